@@ -1,0 +1,81 @@
+"""Pytrees as flat vectors, and two halves of a real vector as one complex vector."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+def ravel(tree: Any, num_batch_axes: int = 0) -> jax.Array:
+    """The leaves of `tree` side by side: a real array (*batch, size).
+
+    In the widest dtype of the leaves and at least float32, so that gradients in
+    bfloat16 or float16 are coded in float32. A complex leaf gives its real parts,
+    then its imaginary parts.
+    """
+    leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+    dtype = jnp.result_type(jnp.float32, *(_real_dtype(leaf) for leaf in leaves))
+    batch = leaves[0].shape[:num_batch_axes]
+    rows = []
+    for leaf in leaves:
+        row = leaf.reshape(*batch, math.prod(leaf.shape[num_batch_axes:]))
+        rows += [row.real, row.imag] if jnp.iscomplexobj(row) else [row]
+    return jnp.concatenate([row.astype(dtype) for row in rows], axis=-1)
+
+
+def unravel(flat: jax.Array, like: Any) -> Any:
+    """The inverse of `ravel`: leaves of the shapes and dtypes of those in `like`."""
+    leaves, structure = jax.tree.flatten(like)
+    batch = flat.shape[:-1]
+    unraveled = []
+    start = 0
+    for leaf in leaves:
+        size = math.prod(leaf.shape)
+        row = flat[..., start : start + size]
+        start += size
+        if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+            row = jax.lax.complex(row, flat[..., start : start + size])
+            start += size
+        unraveled.append(row.reshape(*batch, *leaf.shape).astype(leaf.dtype))
+    return jax.tree.unflatten(structure, unraveled)
+
+
+def raveled_size(like: Any) -> int:
+    """The length of `ravel(like)`: a complex entry counts twice."""
+    return sum(
+        math.prod(leaf.shape) * (2 if _is_complex(leaf) else 1)
+        for leaf in jax.tree.leaves(like)
+    )
+
+
+def halves(flat: jax.Array) -> jax.Array:
+    """(..., size) as two rows (..., 2, ceil(size / 2)), with a zero added if odd."""
+    size = flat.shape[-1]
+    half = -(-size // 2)
+    if size % 2:
+        flat = jnp.pad(flat, [(0, 0)] * (flat.ndim - 1) + [(0, 1)])
+    return flat.reshape(*flat.shape[:-1], 2, half)
+
+
+def whole(rows: jax.Array, size: int) -> jax.Array:
+    """The inverse of `halves`: (..., 2, half) as (..., size)."""
+    return rows.reshape(*rows.shape[:-2], -1)[..., :size]
+
+
+def real_form(matrix: jax.Array) -> jax.Array:
+    """The real matrix (..., n, 2, k, 2) that acts on halves as the complex one does.
+
+    Real products are several times faster than complex ones on the CPU.
+    """
+    first = jnp.stack([matrix.real, -matrix.imag], axis=-1)
+    second = jnp.stack([matrix.imag, matrix.real], axis=-1)
+    return jnp.stack([first, second], axis=-3)
+
+
+def _is_complex(leaf):
+    return jnp.issubdtype(leaf.dtype, jnp.complexfloating)
+
+
+def _real_dtype(leaf):
+    return jnp.finfo(leaf.dtype).dtype if _is_complex(leaf) else leaf.dtype

@@ -1,0 +1,129 @@
+"""Checks of arguments, with one wording for the whole library.
+
+Each check names the argument, the value it got and the rule that was broken:
+`ValueError` for a wrong value, `TypeError` for a wrong type.
+"""
+
+import operator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def is_traced(*values: Any) -> bool:
+    """True where a leaf of `values` is a tracer, whose value is not known yet."""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values))
+
+
+def check_int(name: str, value: Any, minimum: int | None = None) -> int:
+    """`value` as a Python int; numpy integers pass, bools and floats do not."""
+    if isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be an int; got {value!r}")
+    try:
+        value = operator.index(value)
+    except (TypeError, jax.errors.TracerIntegerConversionError):
+        raise TypeError(
+            f"{name} must be a Python int, since it sets shapes; got {value!r}"
+        ) from None
+    if minimum is not None and value < minimum:
+        raise ValueError(f"{name} must be at least {minimum}; got {value}")
+    return value
+
+
+def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
+    """`value`, which must be one of the strings in `choices`."""
+    if not (isinstance(value, str) and value in choices):
+        listed = ", ".join(repr(choice) for choice in choices)
+        raise ValueError(f"{name} must be one of {listed}; got {value!r}")
+    return value
+
+
+def check_number(
+    name: str,
+    value: Any,
+    *,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    positive: bool = False,
+) -> None:
+    """A real scalar within its bounds; bounds of a traced value are not checked."""
+    if jnp.ndim(value) != 0 or jnp.iscomplexobj(value) or isinstance(value, str):
+        raise TypeError(f"{name} must be a real scalar; got {value!r}")
+    if is_traced(value):
+        return
+    if np.isnan(value):
+        raise ValueError(f"{name} must be a number; got {value}")
+    if positive and not value > 0:
+        raise ValueError(f"{name} must be positive; got {value}")
+    if minimum is not None and value < minimum:
+        raise ValueError(f"{name} must be at least {minimum}; got {value}")
+    if maximum is not None and value > maximum:
+        raise ValueError(f"{name} must be at most {maximum}; got {value}")
+
+
+def check_key(key: Any, name: str = "key") -> jax.Array:
+    """One PRNG key of either kind, from `jax.random.key` or `jax.random.PRNGKey`."""
+    dtype = getattr(key, "dtype", None)
+    if dtype is None:
+        raise TypeError(
+            f"{name} must be a PRNG key from jax.random.key or jax.random.PRNGKey; "
+            f"got {key!r}"
+        )
+    if jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        if key.ndim != 0:
+            raise ValueError(f"{name} must be one key; got an array of {key.shape}")
+    elif dtype == np.uint32:
+        if key.ndim != 1:
+            raise ValueError(
+                f"{name} must be one key, so uint32 of one axis; got {key.shape}"
+            )
+    else:
+        raise TypeError(
+            f"{name} must be a PRNG key from jax.random.key or jax.random.PRNGKey; "
+            f"got an array of {dtype}"
+        )
+    return key
+
+
+def check_received(received: Any, num_workers: int) -> jax.Array:
+    """A bool mask (..., num_workers) of the workers that answered."""
+    dtype = getattr(received, "dtype", None)
+    received = jnp.asarray(received)
+    if received.dtype != jnp.bool_:
+        raise TypeError(
+            "received must be a bool mask of the workers that answered; got "
+            f"{dtype or received.dtype}"
+        )
+    if received.ndim == 0 or received.shape[-1] != num_workers:
+        raise ValueError(
+            f"received must have shape (..., num_workers) with num_workers = "
+            f"{num_workers}; got {received.shape}"
+        )
+    return received
+
+
+def check_leading_axis(name: str, tree: Any, size: int, axis_name: str) -> None:
+    """Every leaf of `tree` has a leading axis of `size`."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    if not leaves:
+        raise ValueError(f"{name} must have at least one array; got {tree!r}")
+    for path, leaf in leaves:
+        shape = jnp.shape(leaf)
+        if not shape or shape[0] != size:
+            raise ValueError(
+                f"{name}{jax.tree_util.keystr(path)} must have a leading axis of "
+                f"{axis_name} = {size}; got shape {shape}"
+            )
+
+
+def check_stragglers(num_stragglers: Any, num_workers: int) -> int:
+    """A number of stragglers that leaves at least one worker to answer."""
+    num_stragglers = check_int("num_stragglers", num_stragglers, minimum=0)
+    if num_stragglers >= num_workers:
+        raise ValueError(
+            "num_stragglers must be less than num_workers; got "
+            f"num_stragglers = {num_stragglers} and num_workers = {num_workers}"
+        )
+    return num_stragglers

@@ -1,0 +1,83 @@
+"""Cyclic repetition: every worker holds the next s + 1 parts around a ring."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxwgc import _validation
+from jaxwgc.codes._gradient_code import GradientCode
+
+
+def cyclic_repetition(
+    key: jax.Array, num_workers: int, num_stragglers: int
+) -> GradientCode:
+    """Worker i holds parts i, ..., i + s around the ring, randomly mixed (Tandon et al.).
+
+    H is a random s x n Gaussian matrix with rows that sum to zero. Row i of B has
+    B_ii = 1 and otherwise the coefficients that put it in the null space of H. Any n - s
+    rows then span that null space, which holds the vector of ones, with probability
+    one. Large s is ill-conditioned: prefer `reed_solomon` from about s = 10.
+
+    Args:
+      key: PRNG key of either kind. The same key gives the same code whatever JAX's
+        precision setting. With a traced key, so under `jit` or `vmap` over keys, the
+        linear systems are solved in JAX's working precision, otherwise in float64.
+      num_workers: n, at least 1; also the number of parts.
+      num_stragglers: s, from 0 to n - 1.
+
+    Returns:
+      A real code.
+
+    Raises:
+      ValueError: where s is negative or not less than n.
+      TypeError: where the integers are not ints or the key is no PRNG key.
+
+    Example:
+      >>> import jax, jaxwgc
+      >>> code = jaxwgc.codes.cyclic_repetition(jax.random.key(0), 5, num_stragglers=2)
+      >>> code.assignment.astype(int)
+      array([[1, 1, 1, 0, 0],
+             [0, 1, 1, 1, 0],
+             [0, 0, 1, 1, 1],
+             [1, 0, 0, 1, 1],
+             [1, 1, 0, 0, 1]])
+
+    References:
+      Tandon, Lei, Dimakis, Karampatziakis, "Gradient coding: avoiding stragglers in
+      distributed learning", ICML 2017, section 4, algorithm 2.
+    """
+    key = _validation.check_key(key)
+    num_workers = _validation.check_int("num_workers", num_workers, minimum=1)
+    num_stragglers = _validation.check_stragglers(num_stragglers, num_workers)
+    first = np.arange(num_workers)
+    others = (first[:, None] + np.arange(1, num_stragglers + 1)) % num_workers
+    assignment = np.eye(num_workers, dtype=bool)
+    assignment[first[:, None], others] = True
+    return GradientCode(
+        encoding_matrix=_null_space_rows(key, others),
+        assignment=assignment,
+        target=np.ones(num_workers),
+        num_stragglers=num_stragglers,
+    )
+
+
+def _null_space_rows(key: jax.Array, others: np.ndarray) -> jax.Array | np.ndarray:
+    """Rows b_i with b_ii = 1, support {i} and others[i], and H b_i = 0."""
+    num_workers, num_stragglers = others.shape
+    # The draws are float32 whatever the precision setting, so the code is too.
+    draws = jax.random.normal(key, (num_stragglers, num_workers - 1), jnp.float32)
+    rows = np.arange(num_workers)
+    if _validation.is_traced(draws):
+        draws = draws.astype(jnp.result_type(float))
+        parity = jnp.concatenate([draws, -draws.sum(1, keepdims=True)], axis=1)
+        systems = jnp.moveaxis(parity[:, others], 1, 0)
+        tails = jnp.linalg.solve(systems, -parity.T[..., None])[..., 0]
+        matrix = jnp.eye(num_workers, dtype=parity.dtype)
+        return matrix.at[rows[:, None], others].set(tails)
+    draws = np.asarray(draws, np.float64)
+    parity = np.concatenate([draws, -draws.sum(1, keepdims=True)], axis=1)
+    systems = np.moveaxis(parity[:, others], 1, 0)
+    tails = np.linalg.solve(systems, -parity.T[..., None])[..., 0]
+    matrix = np.eye(num_workers)
+    matrix[rows[:, None], others] = tails
+    return matrix

@@ -1,0 +1,127 @@
+"""Uncoded, fractional and cyclic repetition."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.linalg
+
+import jaxwgc
+from tests.conftest import every_pattern, random_patterns
+
+decoding_weights = jax.jit(jaxwgc.decoding_weights)
+
+
+def codes_of_size(num_workers):
+    yield jaxwgc.codes.uncoded(num_workers)
+    for num_stragglers in range(num_workers):
+        if num_workers % (num_stragglers + 1) == 0:
+            yield jaxwgc.codes.fractional_repetition(num_workers, num_stragglers)
+        yield jaxwgc.codes.cyclic_repetition(
+            jax.random.key(1), num_workers, num_stragglers
+        )
+
+
+@pytest.mark.parametrize("num_workers", range(1, 11))
+def test_every_pattern_decodes_for_all_valid_parameters(num_workers, with_x64):
+    for code in codes_of_size(num_workers):
+        received = every_pattern(num_workers, code.num_stragglers)
+        weights = np.asarray(decoding_weights(code, received))
+        assert np.all(weights[~received] == 0)
+        assert np.abs(weights @ code.encoding_matrix - 1).max() < 1e-10, code
+
+
+def test_weights_are_those_of_the_pseudo_inverse(with_x64):
+    code = jaxwgc.codes.cyclic_repetition(jax.random.key(3), 8, 3)
+    received = every_pattern(8, 8)
+    weights = np.asarray(decoding_weights(code, received))
+    for mask, found in zip(received, weights, strict=True):
+        rows = np.where(mask[:, None], code.encoding_matrix, 0)
+        np.testing.assert_allclose(
+            found, scipy.linalg.pinv(rows.T) @ np.ones(8), atol=1e-9
+        )
+
+
+class TestFractionalRepetition:
+    def test_blocks(self):
+        code = jaxwgc.codes.fractional_repetition(12, 2)
+        assert np.all(code.assignment.sum(0) == 3)
+        assert np.all(code.assignment.sum(1) == 3)
+        assert len(np.unique(code.encoding_matrix, axis=0)) == 4
+
+    def test_float32_at_two_hundred_workers(self):
+        code = jaxwgc.codes.fractional_repetition(200, 19)
+        received = random_patterns(200, 19, 20)
+        weights = np.asarray(decoding_weights(code, received), np.float64)
+        assert np.abs(weights @ code.encoding_matrix - 1).max() < 1e-5
+
+    def test_a_lost_block_loses_its_parts_alone(self):
+        code = jaxwgc.codes.fractional_repetition(6, 1)
+        received = np.array([True, False, True, True, False, True])
+        lost = ~code.assignment[received].any(axis=0)
+        assert lost.sum() == 2
+        weights = jaxwgc.effective_weights(code, received)
+        np.testing.assert_allclose(weights, ~lost, atol=1e-6)
+        error = jaxwgc.decoding_error(code, received)
+        np.testing.assert_allclose(error, 2, rtol=1e-5)
+
+    def test_bad_parameters(self):
+        with pytest.raises(ValueError, match=r"num_stragglers \+ 1 must divide"):
+            jaxwgc.codes.fractional_repetition(10, 2)
+        with pytest.raises(ValueError, match="num_stragglers must be less than"):
+            jaxwgc.codes.fractional_repetition(10, 10)
+        with pytest.raises(ValueError, match="num_stragglers must be at least 0"):
+            jaxwgc.codes.fractional_repetition(10, -1)
+
+
+class TestCyclicRepetition:
+    def test_rows_are_in_the_null_space_of_the_random_matrix(self):
+        code = jaxwgc.codes.cyclic_repetition(jax.random.key(0), 12, 4)
+        matrix = code.encoding_matrix
+        assert np.all(np.diag(matrix) == 1)
+        assert np.all((matrix != 0) == code.assignment)
+        # All rows in one space of dimension n - s, which holds the vector of ones.
+        assert np.linalg.matrix_rank(matrix) == 8
+        ones = np.linalg.lstsq(matrix.T, np.ones(12), rcond=None)[0] @ matrix
+        np.testing.assert_allclose(ones, 1, atol=1e-10)
+
+    def test_is_the_same_whatever_the_precision_and_the_kind_of_key(self, make_key):
+        here = jaxwgc.codes.cyclic_repetition(make_key(5), 9, 3).encoding_matrix
+        with jax.enable_x64(True):
+            there = jaxwgc.codes.cyclic_repetition(jax.random.key(5), 9, 3)
+        assert here.dtype == np.float64
+        np.testing.assert_array_equal(here, there.encoding_matrix)
+
+    def test_vmap_over_codes(self, x64):
+        keys = jax.random.split(jax.random.key(0), 5)
+        received = jnp.array([True, False, True, True, False, True, True])
+
+        def error(key):
+            code = jaxwgc.codes.cyclic_repetition(key, 7, 2)
+            return jaxwgc.decoding_error(code, received), code.encoding_matrix
+
+        errors, matrices = jax.jit(jax.vmap(error))(keys)
+        assert np.all(errors < (1e-16 if x64 else 1e-4))
+        for key, matrix in zip(keys, matrices, strict=True):
+            alone = jaxwgc.codes.cyclic_repetition(key, 7, 2).encoding_matrix
+            np.testing.assert_allclose(matrix, alone, rtol=1e-9 if x64 else 2e-2)
+
+    def test_bad_arguments(self):
+        key = jax.random.key(0)
+        with pytest.raises(ValueError, match="num_stragglers must be less than"):
+            jaxwgc.codes.cyclic_repetition(key, 4, 4)
+        with pytest.raises(TypeError, match="key must be a PRNG key"):
+            jaxwgc.codes.cyclic_repetition(4, 4, 1)
+        with pytest.raises(TypeError, match="key must be a PRNG key"):
+            jaxwgc.codes.cyclic_repetition(np.zeros(2), 4, 1)
+        with pytest.raises(ValueError, match="key must be one key"):
+            jaxwgc.codes.cyclic_repetition(jax.random.split(key), 4, 1)
+
+
+def test_uncoded_keeps_what_answers():
+    code = jaxwgc.codes.uncoded(5)
+    received = np.array([True, False, True, True, False])
+    np.testing.assert_allclose(jaxwgc.effective_weights(code, received), received)
+    np.testing.assert_allclose(jaxwgc.decoding_error(code, received), 2)
+    with pytest.raises(ValueError, match="num_workers must be at least 1"):
+        jaxwgc.codes.uncoded(0)

@@ -1,0 +1,334 @@
+"""Encoding and decoding against NumPy in float64, for every code."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+import jaxwgc
+from jaxwgc import _messages
+from jaxwgc._decoders import lagrange
+from tests.conftest import random_patterns
+
+CODES = {
+    "reed_solomon": jaxwgc.codes.reed_solomon(10, 5, 6),
+    "published": jaxwgc.codes.reed_solomon(10, 5, 6, interleave=False),
+    "no_slack": jaxwgc.codes.reed_solomon(8, 8, 3),
+    "uncoded": jaxwgc.codes.uncoded(6),
+    "fractional": jaxwgc.codes.fractional_repetition(6, 2),
+    "cyclic": jaxwgc.codes.cyclic_repetition(jax.random.key(2), 7, 2),
+}
+every_code = pytest.mark.parametrize("code", CODES.values(), ids=CODES)
+
+
+def gradients_of(code, seed=0, dtype=np.float32):
+    draw = np.random.default_rng(seed).normal
+    return {
+        "matrix": draw(size=(code.num_parts, 3, 2)).astype(dtype),
+        "scalar": draw(size=code.num_parts).astype(dtype),
+    }
+
+
+def like(gradients):
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), gradients
+    )
+
+
+@every_code
+def test_round_trip(code, x64):
+    dtype = np.float64 if x64 else np.float32
+    gradients = gradients_of(code, dtype=dtype)
+    messages = jaxwgc.encode(code, gradients)
+    length = 4 if code.is_complex else 7
+    assert messages.shape == (code.num_workers, length)
+    assert messages.dtype == (np.result_type(dtype, 1j) if code.is_complex else dtype)
+    received = random_patterns(code.num_workers, code.num_stragglers, 4)
+    decode = jax.jit(
+        lambda mask: jaxwgc.decode(code, messages, mask, like(gradients))
+    )
+    batched = decode(received)
+    alone = decode(received[1])
+    tolerance = 1e-10 if x64 else 2e-4
+    for name, leaf in gradients.items():
+        truth = np.broadcast_to(leaf.sum(0), batched[name].shape)
+        assert batched[name].dtype == dtype
+        np.testing.assert_allclose(batched[name], truth, atol=tolerance)
+        np.testing.assert_allclose(alone[name], batched[name][1], atol=tolerance)
+    mapped = jax.vmap(decode)(received)
+    for name in gradients:
+        np.testing.assert_allclose(mapped[name], batched[name], atol=tolerance)
+
+
+@every_code
+def test_messages_are_rows_of_the_matrix_times_the_gradients(code):
+    gradients = gradients_of(code)
+    flat = np.concatenate(
+        [gradients["matrix"].reshape(code.num_parts, -1), gradients["scalar"][:, None]],
+        axis=1,
+    )
+    if code.is_complex:
+        padded = np.pad(flat, [(0, 0), (0, 1)])
+        flat = padded[:, :4] + 1j * padded[:, 4:]
+    np.testing.assert_allclose(
+        jaxwgc.encode(code, gradients), code.encoding_matrix @ flat, rtol=2e-4, atol=1e-3
+    )
+
+
+@every_code
+@pytest.mark.parametrize("garbage", [np.nan, np.inf, 1e38])
+def test_messages_of_stragglers_never_reach_the_result(code, garbage):
+    gradients = gradients_of(code)
+    received = random_patterns(code.num_workers, code.num_stragglers, 1)[0]
+    clean = jaxwgc.encode(code, gradients)
+    spoiled = jnp.where(received[:, None], clean, garbage)
+    np.testing.assert_array_equal(
+        jaxwgc.decode(code, spoiled, received, like(gradients))["matrix"],
+        jaxwgc.decode(code, clean, received, like(gradients))["matrix"],
+    )
+
+
+@every_code
+def test_more_than_enough_answers_decode_exactly(code):
+    received = np.ones((code.num_workers, code.num_workers), bool)
+    for row in range(code.num_workers):
+        received[row, : min(row, code.num_stragglers)] = False
+    weights = jax.jit(lambda mask: jaxwgc.effective_weights(code, mask))(received)
+    np.testing.assert_allclose(weights, 1, atol=2e-4)
+
+
+@every_code
+def test_too_few_answers_decode_as_least_squares(code, with_x64):
+    lost = min(code.num_stragglers + 2, code.num_workers - 1)
+    received = random_patterns(code.num_workers, lost, 6)
+    error = jax.jit(lambda mask: jaxwgc.decoding_error(code, mask))(received)
+    weights = jax.jit(lambda mask: jaxwgc.decoding_weights(code, mask))(received)
+    for mask, found, own_error in zip(received, weights, error, strict=True):
+        rows = np.where(mask[:, None], code.encoding_matrix, 0)
+        best = np.linalg.pinv(rows.T) @ np.ones(code.num_parts)
+        least = np.linalg.norm(best @ rows - 1) ** 2
+        np.testing.assert_allclose(own_error, least, atol=1e-12)
+        np.testing.assert_allclose(found, best, atol=1e-8)
+
+
+def test_no_answer_at_all():
+    code = CODES["no_slack"]
+    received = np.zeros(8, bool)
+    np.testing.assert_array_equal(jaxwgc.decoding_weights(code, received), 0)
+    np.testing.assert_allclose(jaxwgc.decoding_error(code, received), 8)
+    decoded = jaxwgc.decode(code, np.full((8, 2), np.nan + 0j), received, jnp.zeros(3))
+    np.testing.assert_array_equal(decoded, 0)
+
+
+@every_code
+def test_weighted(code, x64):
+    """Theorem 4.1, which holds for every linear code."""
+    target = np.random.default_rng(1).normal(size=code.num_parts)
+    received = random_patterns(code.num_workers, code.num_stragglers, 5)
+    weighted = jaxwgc.weighted(code, target)
+    reached = jax.jit(lambda mask: jaxwgc.effective_weights(weighted, mask))(received)
+    tolerance = 1e-10 if x64 else 2e-4
+    np.testing.assert_allclose(
+        reached, np.broadcast_to(target, reached.shape), atol=tolerance
+    )
+    np.testing.assert_allclose(
+        weighted.encoding_matrix, code.encoding_matrix * target, rtol=1e-12
+    )
+    twice = jaxwgc.weighted(weighted, 1 / target)
+    np.testing.assert_allclose(twice.target, 1, rtol=1e-6)
+
+
+@every_code
+def test_weights_that_are_mapped_over(code):
+    targets = np.random.default_rng(2).integers(0, 4, (6, code.num_parts))
+    received = random_patterns(code.num_workers, code.num_stragglers, 6)
+
+    def reach(mask, target):
+        return jaxwgc.effective_weights(jaxwgc.weighted(code, target), mask)
+
+    reached = jax.jit(jax.vmap(reach))(received, targets.astype(np.float32))
+    np.testing.assert_allclose(reached, targets, atol=1e-3)
+    grid = jax.jit(jax.vmap(jax.vmap(reach, (None, 0)), (0, None)))(
+        received, targets.astype(np.float32)
+    )
+    np.testing.assert_allclose(grid, np.broadcast_to(targets, grid.shape), atol=1e-3)
+
+
+def test_undecodable_masks_in_a_batch_leave_the_others_alone():
+    """Least squares for the masks that need it, under nested vmaps and weights."""
+    code = CODES["no_slack"]
+    received = random_patterns(8, 2, 6).reshape(2, 3, 8)
+    received[0, 1, :6] = False
+    targets = np.random.default_rng(3).uniform(1, 2, (2, 8)).astype(np.float32)
+
+    def error(mask, target):
+        return jaxwgc.decoding_error(jaxwgc.weighted(code, target), mask)
+
+    mapped = jax.jit(jax.vmap(jax.vmap(error, (0, None))))(received, targets)
+    for row in range(2):
+        for column in range(3):
+            alone = error(received[row, column], targets[row])
+            np.testing.assert_allclose(mapped[row, column], alone, atol=1e-4)
+    assert mapped[0, 1] > 1
+    assert np.sort(mapped.ravel())[-2] < 1e-6
+
+
+def test_least_squares_rescues_masks_where_lagrange_amplifies():
+    """One in a hundred masks of the paper's code, in float32."""
+    code = jaxwgc.codes.reed_solomon(50, 20, 30)
+    received = random_patterns(50, 29, 1000)
+    alone = np.asarray(lagrange(jnp.asarray(received), code.point_step))
+    missed = np.abs(alone @ code.encoding_matrix - 1).max(axis=1)
+    poor = missed > 1.5e-4
+    assert 1 <= poor.sum() <= 30
+    weights = np.asarray(jaxwgc.decoding_weights(code, received))
+    rescued = weights @ code.encoding_matrix
+    assert np.all(np.abs(rescued[poor] - 1).max(axis=1) < missed[poor] / 2)
+
+
+def test_least_squares_by_name_has_least_norm(with_x64):
+    code = CODES["reed_solomon"]
+    received = random_patterns(10, 3, 5)
+    lagrange = jaxwgc.decoding_weights(code, received)
+    least = jaxwgc.decoding_weights(code, received, decoder="least_squares")
+    for weights in (lagrange, least):
+        np.testing.assert_allclose(weights @ code.encoding_matrix, 1, atol=1e-10)
+    assert np.all(
+        np.linalg.norm(least, axis=1) <= np.linalg.norm(lagrange, axis=1) + 1e-12
+    )
+    for mask, found in zip(received, least, strict=True):
+        rows = np.where(mask[:, None], code.encoding_matrix, 0)
+        np.testing.assert_allclose(found, np.linalg.pinv(rows.T) @ np.ones(5), atol=1e-9)
+
+
+def test_code_passes_through_jit_and_tree_map():
+    code = CODES["reed_solomon"]
+    received = random_patterns(10, 5, 3)
+    inside = jax.jit(jaxwgc.decoding_weights)(code, received)
+    np.testing.assert_allclose(
+        inside, jaxwgc.decoding_weights(code, received), atol=1e-5
+    )
+    copy = jax.tree.map(jnp.asarray, code)
+    assert copy.num_stragglers == code.num_stragglers
+    assert copy.point_step == code.point_step
+    assert "num_workers=10" in repr(code)
+
+
+def test_decoding_error_is_differentiable_in_the_entries(with_x64):
+    code = CODES["cyclic"]
+    received = random_patterns(7, 4, 1)[0]
+
+    def error(matrix):
+        return jaxwgc.decoding_error(
+            dataclasses.replace(code, encoding_matrix=matrix), received
+        )
+
+    matrix = jnp.asarray(code.encoding_matrix)
+    direction = jnp.asarray(np.random.default_rng(0).normal(size=(7, 7)))
+    slope = jnp.vdot(jax.grad(error)(matrix), direction)
+    step = 1e-6
+    difference = error(matrix + step * direction) - error(matrix - step * direction)
+    np.testing.assert_allclose(slope, difference / (2 * step), rtol=1e-5)
+
+
+def test_reverse_mode_passes_by_decoding_weights():
+    code = CODES["reed_solomon"]
+    received = random_patterns(10, 5, 1)[0]
+    gradient = jax.grad(
+        lambda target: jaxwgc.effective_weights(
+            jaxwgc.weighted(code, target), received
+        ).sum()
+    )(jnp.ones(5))
+    np.testing.assert_allclose(gradient, 1, atol=1e-4)
+
+
+class TestPytrees:
+    def test_half_precision_is_coded_in_float32_and_cast_back(self):
+        code = CODES["reed_solomon"]
+        gradients = {
+            "half": jnp.ones((5, 3), jnp.bfloat16),
+            "single": jnp.full((5, 2), 1 / 3, jnp.float32),
+        }
+        messages = jaxwgc.encode(code, gradients)
+        assert messages.dtype == jnp.complex64
+        received = random_patterns(10, 5, 1)[0]
+        decoded = jaxwgc.decode(code, messages, received, like(gradients))
+        assert decoded["half"].dtype == jnp.bfloat16
+        np.testing.assert_allclose(decoded["single"], 5 / 3, rtol=1e-4)
+        np.testing.assert_array_equal(decoded["half"].astype(np.float32), 5)
+
+    @every_code
+    def test_complex_parameters(self, code):
+        draw = np.random.default_rng(0).normal(size=(2, code.num_parts, 3))
+        gradients = {"z": (draw[0] + 1j * draw[1]).astype(np.complex64)}
+        messages = jaxwgc.encode(code, gradients)
+        received = random_patterns(code.num_workers, code.num_stragglers, 1)[0]
+        decoded = jaxwgc.decode(code, messages, received, like(gradients))
+        assert decoded["z"].dtype == np.complex64
+        np.testing.assert_allclose(decoded["z"], gradients["z"].sum(0), atol=1e-3)
+
+    @settings(max_examples=50, deadline=None)
+    @given(
+        hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4),
+        st.integers(1, 3),
+    )
+    def test_ravel_and_halves_are_undone(self, shape, num_rows):
+        tree = [
+            np.random.default_rng(0).normal(size=(num_rows, *shape)).astype(np.float32),
+            np.arange(num_rows, dtype=np.float32),
+        ]
+        flat = _messages.ravel(tree, num_batch_axes=1)
+        again = _messages.whole(_messages.halves(flat), flat.shape[-1])
+        np.testing.assert_array_equal(flat, again)
+        for leaf, restored in zip(
+            tree, _messages.unravel(again, like(tree)), strict=True
+        ):
+            np.testing.assert_array_equal(leaf, restored)
+
+
+class TestBadInput:
+    code = CODES["reed_solomon"]
+
+    @pytest.mark.parametrize("shape", [(9,), (11,), (10, 1), ()])
+    def test_mask_of_the_wrong_shape(self, shape):
+        with pytest.raises(ValueError, match=r"received must have shape .* 10"):
+            jaxwgc.decoding_weights(self.code, np.ones(shape, bool))
+
+    @pytest.mark.parametrize("dtype", [np.int32, np.float32])
+    def test_mask_of_the_wrong_type(self, dtype):
+        with pytest.raises(TypeError, match="received must be a bool mask"):
+            jaxwgc.decoding_weights(self.code, np.ones(10, dtype))
+
+    def test_decoder(self):
+        mask = np.ones(7, bool)
+        with pytest.raises(ValueError, match="needs a code evaluated at roots of unity"):
+            jaxwgc.decoding_weights(CODES["cyclic"], mask, decoder="lagrange")
+        with pytest.raises(ValueError, match="decoder must be one of 'lagrange'"):
+            jaxwgc.decoding_weights(CODES["cyclic"], mask, decoder="guess")
+
+    @pytest.mark.parametrize("shape", [(), (4,), (6,), (1, 5)])
+    def test_weights_of_the_wrong_shape(self, shape):
+        with pytest.raises(ValueError, match=r"weights must have shape \(num_parts,\)"):
+            jaxwgc.weighted(self.code, np.ones(shape))
+
+    def test_complex_weights(self):
+        with pytest.raises(TypeError, match="weights must be real"):
+            jaxwgc.weighted(self.code, np.ones(5, complex))
+
+    def test_partial_gradients_of_the_wrong_shape(self):
+        with pytest.raises(ValueError, match=r"partial_gradients\['w'\] .* = 5"):
+            jaxwgc.encode(self.code, {"w": np.ones((4, 2))})
+        with pytest.raises(ValueError, match="at least one array"):
+            jaxwgc.encode(self.code, {})
+
+    def test_messages_of_the_wrong_shape_or_type(self):
+        mask = np.ones(10, bool)
+        with pytest.raises(ValueError, match=r"messages must have shape .* 10, 2"):
+            jaxwgc.decode(self.code, np.ones((10, 4), complex), mask, np.zeros(4))
+        with pytest.raises(TypeError, match="messages must be complex"):
+            jaxwgc.decode(self.code, np.ones((10, 2)), mask, np.zeros(4))
