@@ -1,0 +1,191 @@
+"""The optax transformation: partial gradients in, a decoded gradient out."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from optax.experimental import aggregating
+
+from jaxwgc import _combining, _validation, coding
+from jaxwgc._decoders import product
+from jaxwgc.codes import GradientCode
+from jaxwgc.stragglers import StragglerModel
+
+METHODS = ("partials", "messages")
+UNDECODABLE = ("least_squares", "skip")
+
+
+class CodedAggregateState(NamedTuple):
+    """State of `coded_aggregate`.
+
+    Attributes:
+      key: PRNG key for the rounds to come, of the kind that was given.
+      stragglers: state of the straggler model.
+      received: bool (num_workers,), who answered in the last round.
+      elapsed: float scalar, time of all rounds so far, in the unit of the model.
+      residual: float scalar, norm of a^T B - target in the last round; the square root
+        of `jaxwgc.decoding_error`.
+      num_undecodable: int32 scalar, rounds so far in which too few workers answered.
+    """
+
+    key: jax.Array
+    stragglers: Any
+    received: jax.Array
+    elapsed: jax.Array
+    residual: jax.Array
+    num_undecodable: jax.Array
+
+
+def coded_aggregate(
+    code: GradientCode,
+    model: StragglerModel,
+    key: jax.Array,
+    *,
+    method: str = "partials",
+    undecodable: str = "least_squares",
+    tolerance: float = 1e-3,
+    decoder: str | None = None,
+) -> aggregating.Aggregator:
+    """Aggregates partial gradients as a coded cluster with stragglers would.
+
+    Put it first in `optax.chain`, or as the aggregator in
+    `optax.experimental.aggregating.process`. Its updates have a leading axis of
+    num_parts; what it returns is like params. Partial gradients come from
+    `jaxwgc.partial_value_and_grad`, and their sum, not their mean, is what an exact
+    code decodes.
+
+    Every round draws who answers from the straggler model. A mask of workers that were
+    observed instead goes in as `received`, an extra argument of `update`, with
+    `elapsed` beside it if the round's time is to be counted; then the model is not
+    asked.
+
+    Args:
+      code: a gradient code.
+      model: a straggler model; sees each worker's number of parts as its load.
+      key: PRNG key of either kind.
+      method: `"partials"` applies the effective weights to the partial gradients, at
+        about the price of summing them. `"messages"` forms, selects and decodes the
+        message of each worker. The results agree to rounding.
+      undecodable: what to do with a round where the gradient cannot be decoded exactly:
+        `"least_squares"` takes the nearest that the answers give, `"skip"` a zero
+        update.
+      tolerance: a round is undecodable where the norm of a^T B - target is above this
+        share of the norm of the target. Far above the rounding of well-conditioned
+        codes in float32.
+      decoder: as for `jaxwgc.decoding_weights`.
+
+    Returns:
+      An `optax.experimental.aggregating.Aggregator`, so an optax gradient
+      transformation with extra arguments. Its state is a `CodedAggregateState`.
+
+    Raises:
+      ValueError: where an argument breaks its rule, or (at `update`) a leaf's leading
+        axis is not num_parts or `received` has the wrong shape.
+      TypeError: where the code, model, key or `received` has the wrong type.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, jaxwgc, optax
+      >>> code = jaxwgc.codes.reed_solomon(num_workers=6, num_parts=3, replication=4)
+      >>> optimizer = optax.chain(
+      ...     jaxwgc.coded_aggregate(
+      ...         code, jaxwgc.stragglers.uniform(code.num_stragglers), jax.random.key(0)
+      ...     ),
+      ...     optax.sgd(0.1),
+      ... )
+      >>> params = {"w": jnp.zeros(2)}
+      >>> state = optimizer.init(params)
+      >>> partial_gradients = {"w": jnp.array([[1.0, 0.0], [2.0, 0.0], [3.0, 5.0]])}
+      >>> updates, state = optimizer.update(partial_gradients, state, params)
+      >>> updates["w"].round(3)
+      Array([-0.6, -0.5], dtype=float32)
+
+    References:
+      The paper's sections 2 and 4 and figure 1.
+    """
+    if not isinstance(code, GradientCode):
+        raise TypeError(f"code must be a GradientCode; got {code!r}")
+    if not isinstance(model, StragglerModel):
+        raise TypeError(f"model must be a StragglerModel; got {model!r}")
+    _validation.check_key(key)
+    _validation.check_choice("method", method, METHODS)
+    _validation.check_choice("undecodable", undecodable, UNDECODABLE)
+    _validation.check_number("tolerance", tolerance, minimum=0)
+    loads = jnp.asarray(code.loads, jnp.result_type(float))
+
+    def init(params):
+        del params
+        return CodedAggregateState(
+            key=jnp.asarray(key),
+            stragglers=model.init(code.num_workers),
+            received=jnp.ones(code.num_workers, bool),
+            elapsed=jnp.zeros((), loads.dtype),
+            residual=jnp.zeros((), loads.dtype),
+            num_undecodable=jnp.zeros((), jnp.int32),
+        )
+
+    def update(updates, state, params=None, *, received=None, elapsed=None, **extra):
+        del params, extra
+        _validation.check_leading_axis(
+            "updates", updates, code.num_parts, "num_parts"
+        )
+        next_key, stragglers = state.key, state.stragglers
+        if received is None:
+            if elapsed is not None:
+                raise ValueError(
+                    "elapsed goes with received, for an observed round; got elapsed "
+                    f"= {elapsed!r} and no received"
+                )
+            next_key, round_key = jax.random.split(state.key)
+            arrivals, stragglers = model.sample(round_key, state.stragglers, loads)
+            received, elapsed = arrivals.received, arrivals.elapsed
+        elapsed = 0.0 if elapsed is None else elapsed
+        received = _validation.check_received(received, code.num_workers)
+        if received.ndim != 1:
+            raise ValueError(
+                "received must have shape (num_workers,) = "
+                f"({code.num_workers},); got {received.shape}"
+            )
+
+        weights = coding.decoding_weights(code, received, decoder)
+        mixing = coding.mixing_weights(code, weights)
+        residual = jnp.sqrt(coding.squared_error(code, mixing))
+        failed = ~(residual <= tolerance * jnp.linalg.norm(jnp.asarray(code.target)))
+        if method == "messages":
+            like = jax.tree.map(
+                lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), updates
+            )
+            messages = coding.encode(code, updates)
+            decoded = _combining.combine_messages(
+                code, weights, messages, received, like
+            )
+        else:
+            decoded = _combining.combine_partials(
+                code, mixing, functools.partial(_weighted_sum, updates)
+            )
+        if undecodable == "skip":
+            decoded = jax.tree.map(
+                lambda leaf: jnp.where(failed, jnp.zeros_like(leaf), leaf), decoded
+            )
+        return decoded, CodedAggregateState(
+            key=next_key,
+            stragglers=stragglers,
+            received=received,
+            elapsed=(state.elapsed + elapsed).astype(state.elapsed.dtype),
+            residual=residual.astype(state.residual.dtype),
+            num_undecodable=state.num_undecodable + failed.astype(jnp.int32),
+        )
+
+    return aggregating.Aggregator(init, update)
+
+
+def _weighted_sum(updates, weights):
+    """Sum over the leading axis, in at least float32 as messages are."""
+
+    def of_leaf(leaf):
+        dtype = jnp.result_type(leaf.dtype, jnp.float32)
+        flat = leaf.reshape(len(leaf), -1).astype(dtype)
+        summed = product(weights.astype(dtype), flat)
+        return summed.reshape(leaf.shape[1:]).astype(leaf.dtype)
+
+    return jax.tree.map(of_leaf, updates)
