@@ -37,7 +37,9 @@ def combine_messages(
     messages = jnp.where(received[..., None], messages, 0)
     weights = weights.astype(messages.dtype)
     if not code.is_complex:
-        return _messages.unravel(product(weights[..., None, :], messages)[..., 0, :], like)
+        return _messages.unravel(
+            product(weights[..., None, :], messages)[..., 0, :], like
+        )
     rows = jnp.stack([messages.real, messages.imag], axis=-2)
     rows = rows.reshape(*rows.shape[:-3], 2 * code.num_workers, rows.shape[-1])
     mixer = _messages.real_form(weights[..., None, :])

@@ -91,7 +91,6 @@ def least_squares(
     Returns:
       (..., num_workers) in the dtype of `matrix`, zero at stragglers.
     """
-
     eps = jnp.finfo(matrix.dtype).eps
 
     def of_one_mask(mask):

@@ -89,7 +89,9 @@ def coded_aggregate(
       >>> code = jaxwgc.codes.reed_solomon(num_workers=6, num_parts=3, replication=4)
       >>> optimizer = optax.chain(
       ...     jaxwgc.coded_aggregate(
-      ...         code, jaxwgc.stragglers.uniform(code.num_stragglers), jax.random.key(0)
+      ...         code,
+      ...         jaxwgc.stragglers.uniform(code.num_stragglers),
+      ...         jax.random.key(0),
       ...     ),
       ...     optax.sgd(0.1),
       ... )
@@ -126,9 +128,7 @@ def coded_aggregate(
 
     def update(updates, state, params=None, *, received=None, elapsed=None, **extra):
         del params, extra
-        _validation.check_leading_axis(
-            "updates", updates, code.num_parts, "num_parts"
-        )
+        _validation.check_leading_axis("updates", updates, code.num_parts, "num_parts")
         next_key, stragglers = state.key, state.stragglers
         if received is None:
             if elapsed is not None:

@@ -59,7 +59,9 @@ class DelayModel(NamedTuple):
 class WaitingRule(Protocol):
     """Finish times (num_workers,) to the arrivals that the server decodes."""
 
-    def __call__(self, key: jax.Array, times: jax.Array) -> Arrivals: ...
+    def __call__(self, key: jax.Array, times: jax.Array) -> Arrivals:
+        """Takes a PRNG key, for ties, and times (num_workers,)."""
+        ...
 
 
 def uniform(num_stragglers: int) -> StragglerModel:

@@ -23,9 +23,9 @@ def monte_carlo(
 ) -> Any:
     """Runs a trial many times, vmapped in batches, compiled once.
 
-    Trial i gets the key fold_in(key, i), so results depend neither on the batch size nor
-    on how many trials follow: more trials extend a study. Results are collected on the
-    host after each batch, so the device holds no more than one batch.
+    Trial i gets the key fold_in(key, i), so results depend neither on the batch size
+    nor on how many trials follow: more trials extend a study. Results are collected on
+    the host after each batch, so the device holds no more than one batch.
 
     Args:
       trial: `trial(key) -> pytree` of arrays; a pure function that can be vmapped.
@@ -105,8 +105,8 @@ def summarize(results: Any, confidence: float = 0.95) -> Any:
     """Means over the trials, with Student's confidence intervals.
 
     Args:
-      results: a pytree, leaves (num_trials, ...), such as `monte_carlo` returns; real or
-        bool (a mean of bools is a proportion). NumPy leaves are averaged in float64,
+      results: a pytree, leaves (num_trials, ...), such as `monte_carlo` returns; real
+        or bool (a mean of bools is a proportion). NumPy leaves are averaged in float64,
         JAX arrays in their own precision, also under `jit`.
       confidence: of the interval, between 0 and 1.
 

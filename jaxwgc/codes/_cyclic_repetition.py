@@ -11,12 +11,13 @@ from jaxwgc.codes._gradient_code import GradientCode
 def cyclic_repetition(
     key: jax.Array, num_workers: int, num_stragglers: int
 ) -> GradientCode:
-    """Worker i holds parts i, ..., i + s around the ring, randomly mixed (Tandon et al.).
+    """Worker i holds parts i, ..., i + s around a ring, randomly mixed (Tandon et al.).
 
     H is a random s x n Gaussian matrix with rows that sum to zero. Row i of B has
-    B_ii = 1 and otherwise the coefficients that put it in the null space of H. Any n - s
-    rows then span that null space, which holds the vector of ones, with probability
-    one. Large s is ill-conditioned: prefer `reed_solomon` from about s = 10.
+    B_ii = 1 and otherwise the coefficients that put it in the null space of H. Any
+    n - s rows then span that null space, which holds the vector of ones, with
+    probability one. The code is badly conditioned: float32 is enough for few
+    stragglers only (s = 2 or so), and `reed_solomon` is the better choice for more.
 
     Args:
       key: PRNG key of either kind. The same key gives the same code whatever JAX's

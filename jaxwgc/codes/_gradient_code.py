@@ -37,12 +37,8 @@ class GradientCode:
     assignment: Array
     target: Array
     num_stragglers: int = dataclasses.field(metadata={"static": True})
-    decoder: str = dataclasses.field(
-        default="least_squares", metadata={"static": True}
-    )
-    point_step: int | None = dataclasses.field(
-        default=None, metadata={"static": True}
-    )
+    decoder: str = dataclasses.field(default="least_squares", metadata={"static": True})
+    point_step: int | None = dataclasses.field(default=None, metadata={"static": True})
 
     @property
     def num_workers(self) -> int:

@@ -1,0 +1,1 @@
+"""The paper's tables and figures, and benchmarks: `python -m experiments`."""

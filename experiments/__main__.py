@@ -1,0 +1,54 @@
+"""The command line: `python -m experiments` lists, `... NAME` runs one."""
+
+import sys
+from collections.abc import Callable
+
+import tyro
+from rich.table import Table
+
+from experiments.benchmark import benchmark
+from experiments.figure2 import figure2
+from experiments.linear_regression import linear_regression
+from experiments.mnist import mnist
+from experiments.results import ExperimentError, console
+
+EXPERIMENTS: dict[str, Callable[..., None]] = {
+    "mnist": mnist,
+    "linear-regression": linear_regression,
+    "figure2": figure2,
+    "benchmark": benchmark,
+}
+
+
+def list_experiments() -> None:
+    """A line an experiment."""
+    table = Table(title="python -m experiments NAME [--help]", title_justify="left")
+    table.add_column("NAME", style="bold")
+    table.add_column("what it does")
+    for name, experiment in EXPERIMENTS.items():
+        table.add_row(name, (experiment.__doc__ or "").strip().splitlines()[0])
+    console.print(table)
+
+
+def main() -> int:
+    """Runs what the command line asks for; gives the exit status."""
+    if len(sys.argv) == 1:
+        list_experiments()
+        return 0
+    try:
+        tyro.extras.subcommand_cli_from_dict(
+            EXPERIMENTS,
+            prog="python -m experiments",
+            description="The paper's tables and figures, and benchmarks.",
+        )
+    except KeyboardInterrupt:
+        console.print("\n[red]Interrupted.[/red] Nothing was written.")
+        return 130
+    except ExperimentError as error:
+        console.print(f"[red]error:[/red] {error}", highlight=False, soft_wrap=True)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,100 @@
+"""Gradient descent on a simulated cluster, which every experiment here runs on.
+
+Every iteration loses as many random workers as the code tolerates and decodes the
+gradient from the messages of the others.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import jaxwgc
+
+# The paper's cluster: n = 50 workers, k = 20 parts, d = 30 copies of each, so w = 12
+# parts a worker and s = 29 stragglers.
+CODE = jaxwgc.codes.reed_solomon(num_workers=50, num_parts=20, replication=30)
+STRAGGLERS = jaxwgc.stragglers.uniform(CODE.num_stragglers)
+
+
+class Descent(NamedTuple):
+    """Where gradient descent ended: parameters, iterations, norm of the gradient."""
+
+    params: Any
+    iterations: jax.Array
+    gradient_norm: jax.Array
+
+
+def descend(
+    key: jax.Array,
+    loss: Callable[[Any, Any], jax.Array],
+    params: Any,
+    parts: Any,
+    weights: jax.Array,
+    step_size: jax.typing.ArrayLike,
+    stop_norm: float,
+    max_iterations: int,
+) -> Descent:
+    """Descends until the decoded gradient is shorter than `stop_norm`.
+
+    An iteration is a step that was taken.
+    """
+    initial, step = _stepper(key, loss, parts, weights, step_size)
+
+    def go_on(carry):
+        _, _, norm, iterations = carry
+        return (norm >= stop_norm) & (iterations < max_iterations)
+
+    def one_iteration(carry):
+        params, state, _, iterations = carry
+        new_params, state, norm = step(params, state)
+        # The step that finds a short gradient is not taken.
+        done = norm < stop_norm
+        params = jax.tree.map(
+            lambda new, old: jnp.where(done, old, new), new_params, params
+        )
+        return params, state, norm, iterations + jnp.where(done, 0, 1)
+
+    infinite = jnp.full((), jnp.inf, jax.tree.leaves(params)[0].dtype)
+    start = (params, initial(params), infinite, jnp.zeros((), jnp.int32))
+    params, _, norm, iterations = jax.lax.while_loop(go_on, one_iteration, start)
+    return Descent(params, iterations, norm)
+
+
+def gradient_norms(
+    key: jax.Array,
+    loss: Callable[[Any, Any], jax.Array],
+    params: Any,
+    parts: Any,
+    weights: jax.Array,
+    step_size: jax.typing.ArrayLike,
+    num_iterations: int,
+) -> jax.Array:
+    """The norm of the decoded gradient at every iteration, with no stop."""
+    initial, step = _stepper(key, loss, parts, weights, step_size)
+
+    def one_iteration(carry, _):
+        params, state, norm = step(*carry)
+        return (params, state), norm
+
+    _, norms = jax.lax.scan(
+        one_iteration, (params, initial(params)), length=num_iterations
+    )
+    return norms
+
+
+def _stepper(key, loss, parts, weights, step_size):
+    """The optax chain of a coded step: its initial state, and the step itself."""
+    code = jaxwgc.weighted(CODE, weights)
+    aggregate = jaxwgc.coded_aggregate(code, STRAGGLERS, key)
+    partial_gradients = jaxwgc.partial_value_and_grad(loss)
+
+    def step(params, state):
+        _, gradients = partial_gradients(params, parts)
+        gradient, state = aggregate.update(gradients, state, params)
+        updates = jax.tree.map(lambda leaf: -step_size * leaf, gradient)
+        return optax.apply_updates(params, updates), state, optax.tree.norm(gradient)
+
+    return aggregate.init, step

@@ -1,0 +1,148 @@
+"""The experiments end to end on few runs, and the protocols they follow."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import sklearn.linear_model
+
+import jaxwgc
+from experiments import benchmark, descent, figure2, linear_regression, mnist
+
+
+class TestDescent:
+    def test_coded_descent_ends_where_plain_descent_ends(self, with_x64):
+        rng = np.random.default_rng(0)
+        features = rng.normal(size=(20, 5, 3))
+        responses = rng.normal(size=(20, 5))
+        weights = rng.integers(1, 4, 20).astype(float)
+        found = jax.jit(
+            lambda key: descent.descend(
+                key,
+                linear_regression.squared_error,
+                jnp.zeros(3),
+                (features, responses),
+                weights,
+                1e-3,
+                1e-6,
+                1000,
+            )
+        )(jax.random.key(0))
+        params = np.zeros(3)
+        for iterations in range(1000):  # noqa: B007
+            residual = np.einsum("jrp,p->jr", features, params) - responses
+            gradient = 2 * np.einsum("j,jr,jrp->p", weights, residual, features)
+            if np.linalg.norm(gradient) < 1e-6:
+                break
+            params -= 1e-3 * gradient
+        assert int(found.iterations) == iterations > 10
+        np.testing.assert_allclose(found.params, params, atol=1e-9)
+        assert float(found.gradient_norm) < 1e-6
+
+    def test_the_cluster_is_the_paper_s(self):
+        code = descent.CODE
+        assert (code.num_workers, code.num_parts, code.num_stragglers) == (50, 20, 29)
+        assert set(code.loads) == {12}
+
+
+class TestLinearRegression:
+    def test_data_follow_the_paper(self, with_x64):
+        features, responses = linear_regression.draw_data(jax.random.key(0))
+        assert features.shape == (1000, 20)
+        np.testing.assert_array_equal(features, np.round(features))
+        assert np.abs(features).max() == 300
+        largest = np.sort(np.abs(features).max(axis=1))
+        # Fifty rows below 15, fifty below 30, ...
+        assert np.all(largest[:50] <= 15)
+        assert np.all(largest[:500] <= 150)
+        residual = responses - features @ np.linalg.lstsq(features, responses)[0]
+        assert 0.9 < np.std(residual) < 1.1
+
+    def test_few_runs(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(linear_regression, "COMPRESSIONS", (4,))
+        linear_regression.linear_regression(runs=60, out=tmp_path)
+        written = json.loads((tmp_path / "table2.json").read_text())
+        cell = written["reproduced"]["rho=4 doubled"]
+        for weighting, published in (("weighted", 75.3), ("unweighted", 84.4)):
+            iterations = cell[weighting]["iterations"]
+            assert iterations["low"] < iterations["mean"] < iterations["high"]
+            assert abs(iterations["mean"] / published - 1) < 0.15
+        literal = written["reproduced"]["rho=4 literal"]["weighted"]["iterations"]
+        assert 1.9 < literal["mean"] / cell["weighted"]["iterations"]["mean"] < 2.3
+        assert (tmp_path / "table2.png").read_bytes().startswith(b"\x89PNG")
+        assert "75.3" in (tmp_path / "table2.md").read_text()
+        assert not jax.config.jax_enable_x64
+
+
+def test_figure2_few_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(figure2, "NUM_ITERATIONS", 60)
+    figure2.figure2(runs=10, out=tmp_path)
+    written = json.loads((tmp_path / "figure2.json").read_text())
+    weighted = written["gradient_norm"]["weighted"]["mean"]
+    unweighted = written["gradient_norm"]["unweighted"]["mean"]
+    # "Even though the weights introduce a much higher gradient norm at first, it drops
+    # much faster."
+    assert weighted[0] > unweighted[0]
+    assert weighted[50] < unweighted[50] < unweighted[0] / 100
+    assert (tmp_path / "figure2.png").read_bytes().startswith(b"\x89PNG")
+
+
+class TestMnist:
+    def test_data_are_the_paper_s(self):
+        training, test = mnist.load_digits()
+        assert training.images.shape == (10_000, 784)
+        assert test.images.shape == (1_791, 784)
+        assert 0 <= float(training.images.min()) and float(training.images.max()) == 1
+        nines = float(training.labels.sum() + test.labels.sum())
+        assert nines == 5_949
+        model = sklearn.linear_model.LogisticRegression(max_iter=30)
+        model.fit(training.images[:2000], training.labels[:2000])
+        assert model.score(test.images, test.labels) > 0.93
+
+    def test_rules_come_from_the_uncompressed_run(self):
+        rules, uncompressed = mnist.calibrate(*mnist.load_digits())
+        assert uncompressed["error_percent"] == pytest.approx(4.37, abs=0.1)
+        # The same run in both scalings: steps by the square, gradients by the factor.
+        scale = np.sqrt(20 / 10_000)
+        paper, unbiased = rules["paper"], rules["unbiased"]
+        assert paper.step_size * scale**2 == pytest.approx(unbiased.step_size)
+        assert paper.stop_norm / scale == pytest.approx(unbiased.stop_norm)
+
+    def test_few_runs(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(mnist, "COMPRESSIONS", (20,))
+        mnist.mnist(runs=4, out=tmp_path)
+        written = json.loads((tmp_path / "table1.json").read_text())
+        for protocol in ("paper", "unbiased"):
+            for weighting in ("weighted", "unweighted"):
+                cell = written["reproduced"]["rho=20"][protocol][weighting]
+                assert 3 < cell["error"]["mean"] < 9
+                assert 5 < cell["iterations"]["mean"] < 150
+        assert (tmp_path / "table1.png").read_bytes().startswith(b"\x89PNG")
+
+
+class TestBenchmark:
+    def test_peers_compute_the_same(self):
+        code = jaxwgc.codes.reed_solomon(10, 10, 4)
+        mask = np.arange(10) % 4 != 0
+        ours = np.asarray(jaxwgc.decoding_weights(code, mask))[mask]
+        np.testing.assert_allclose(
+            benchmark.numpy_lagrange(code, mask), ours, atol=1e-5
+        )
+        np.testing.assert_allclose(benchmark.numpy_lstsq(code, mask), ours, atol=1e-5)
+
+    def test_quick(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(benchmark, "CODES", ((10, 5, 6),))
+        monkeypatch.setattr(benchmark, "table2", lambda *_: benchmark_stub())
+        benchmark.benchmark(repeats=2, quick=True, out=tmp_path)
+        written = json.loads((tmp_path / "benchmark.json").read_text())
+        assert written["decoding"][0]["ratio"] > 0
+        assert written["accuracy"][0]["weights_float64"]["worst"] < 1e-10
+        assert set(written["step"]) == {"plain", "collapsed", "partials", "messages"}
+
+
+def benchmark_stub():
+    from experiments.results import ResultTable
+
+    return ResultTable("table 2", ["runs"]), {}

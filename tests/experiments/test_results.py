@@ -1,0 +1,112 @@
+"""What experiments write: whole files or none."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import jaxwgc
+from experiments import results
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*arguments, **kwargs):
+    return subprocess.run(
+        [sys.executable, "-m", "experiments", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        **kwargs,
+    )
+
+
+def test_no_argument_lists_the_experiments():
+    listed = run()
+    assert listed.returncode == 0
+    for name in ("mnist", "linear-regression", "figure2", "benchmark"):
+        assert name in listed.stdout
+
+
+def test_unwritable_out_is_said_before_any_work(tmp_path):
+    occupied = tmp_path / "file"
+    occupied.write_text("mine")
+    for out in (occupied, occupied / "below"):
+        failed = run("figure2", "--out", str(out))
+        assert failed.returncode == 1
+        assert "--out must be a folder that can be written to" in failed.stdout
+    assert occupied.read_text() == "mine"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_wrong_option_is_refused(tmp_path):
+    for arguments in (["--runs", "0"], ["--runs", "many"], ["--no-such-option"]):
+        refused = run("figure2", *arguments, "--out", str(tmp_path / "new"))
+        assert refused.returncode != 0
+        assert "Traceback" not in refused.stdout + refused.stderr
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_interrupted_run_says_so_and_leaves_nothing(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "experiments", "linear-regression", "--out", tmp_path],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    # Under way once the title is on the screen.
+    assert process.stdout is not None
+    seen = ""
+    while "Table 2" not in seen:
+        character = process.stdout.read(1)
+        assert character, seen
+        seen += character
+    time.sleep(2)
+    process.send_signal(signal.SIGINT)
+    rest, _ = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "Interrupted. Nothing was written." in rest
+    assert not list(tmp_path.iterdir())
+
+
+def test_files_appear_whole_or_not_at_all(tmp_path, monkeypatch):
+    folder = results.Results("Test", tmp_path, 1)
+    folder.add_json("numbers.json", {"mean": np.float64(1.5), "list": np.arange(2)})
+
+    def full_disk(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full_disk)
+        with pytest.raises(results.ExperimentError, match="No space left"):
+            folder.save()
+    assert not list(tmp_path.iterdir())
+    folder.save()
+    written = json.loads((tmp_path / "numbers.json").read_text())
+    assert written["mean"] == 1.5
+    assert written["list"] == [0, 1]
+    assert written["environment"]["jaxwgc"] == jaxwgc.__version__
+
+
+def test_table_in_markdown():
+    table = results.ResultTable("title", ["name", "value"])
+    table.add_row("a", "1")
+    assert table.to_markdown() == "| name | value |\n|:--|--:|\n| a | 1 |\n"
+    with pytest.raises(ValueError, match="2 cells expected"):
+        table.add_row("b")
+
+
+def test_interval_formats():
+    summary = jaxwgc.summarize(np.array([2.0e-6, 3.0e-6, 4.0e-6]))
+    assert results.interval_power_of_ten(summary) == "(3.00 ± 2.48) × 10⁻⁶"
+    assert (
+        results.interval(jaxwgc.summarize(np.array([1.0, 2.0, 3.0])), 1) == "2.0 ± 2.5"
+    )
