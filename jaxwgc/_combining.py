@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 
-from jaxwgc import _messages
+from jaxwgc import _messages, _validation
 from jaxwgc._decoders import product
 from jaxwgc.codes import GradientCode
 
@@ -75,6 +75,9 @@ def combine_partials(
         return _messages.unravel(flat + _messages.whole(leak, flat.size), own)
 
     leaks = _in_any_lane(jnp.any(jnp.abs(mixing.imag) > _LEAK_TOLERANCE))
+    if not _validation.is_traced(leaks):
+        # Outside of jit, lax.cond would compile its new functions at every call.
+        return add_leak() if leaks else own
     return jax.lax.cond(leaks, add_leak, lambda: own)
 
 

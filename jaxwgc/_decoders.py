@@ -1,5 +1,6 @@
 """How decoding weights are found: Lagrange interpolation and least squares."""
 
+import functools
 import math
 
 import jax
@@ -73,6 +74,8 @@ def lagrange(received: jax.Array, point_step: int) -> jax.Array:
     return jnp.where(received, weights, 0)
 
 
+# Jitted so that calls outside of jit find the compiled function again.
+@jax.jit
 def least_squares(
     received: jax.Array, matrix: jax.Array, target: jax.Array
 ) -> jax.Array:
@@ -116,6 +119,7 @@ def least_squares(
     return weights.reshape(received.shape)
 
 
+@functools.partial(jax.jit, static_argnames=("num_required", "point_step"))
 def lagrange_or_least_squares(
     received: jax.Array,
     matrix: jax.Array,

@@ -355,6 +355,7 @@ def _random_workers(key: jax.Array, among: jax.Array, count: Any) -> jax.Array:
     return draws < _largest_bound(draws, count)
 
 
+@jax.jit
 def _largest_bound(values: jax.Array, count: Any) -> jax.Array:
     """The largest t with at most `count` of the integers `values` below it.
 

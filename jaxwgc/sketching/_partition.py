@@ -1,0 +1,123 @@
+"""Splitting a data set into parts, and the sampling probability of each part."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxwgc import _validation
+from jaxwgc.sketching import _checks
+from jaxwgc.sketching._powers import inverse_power_of_two
+
+
+def partition(data: Any, num_parts: int) -> tuple[Any, jax.Array]:
+    """Split a data set into contiguous parts of equal shape.
+
+    Part sizes differ by at most one: the first N mod K parts have a row more than the
+    others, which are filled up with a row of zeros. Where K divides N nothing is filled
+    up, and the parts are a mere reshape of the data. Rows keep their order: shuffle
+    them first where neighbours are alike.
+
+    Args:
+      data: a pytree of arrays of any dtype that share a leading axis of N rows.
+      num_parts: K, an int from 1 to N.
+
+    Returns:
+      A pair `(parts, row_weights)`. The leaves of `parts` have shape
+      (K, ceil(N / K), ...) and the dtypes of `data`. `row_weights` has shape
+      (K, ceil(N / K)): 1 for a row of the data, 0 for a filled-up one. It has the
+      widest float dtype of the leaves (at least float32), or the default float dtype if
+      no leaf is a float.
+
+    Raises:
+      ValueError: where there is no leaf, a leaf has no leading axis, leaves disagree on
+        N, or num_parts is not from 1 to N.
+      TypeError: where num_parts is not an int.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxwgc
+      >>> parts, row_weights = jaxwgc.partition({"x": jnp.arange(1, 6)}, num_parts=2)
+      >>> print(parts["x"])
+      [[1 2 3]
+       [4 5 0]]
+      >>> print(row_weights)
+      [[1. 1. 1.]
+       [1. 1. 0.]]
+
+    References:
+      The paper's section 3.2, where K divides N.
+    """
+    num_parts = _validation.check_int("num_parts", num_parts, minimum=1)
+    data = jax.tree.map(jnp.asarray, data)
+    leaves = jax.tree_util.tree_leaves_with_path(data)
+    if not leaves:
+        raise ValueError(f"data must have at least one array; got {data!r}")
+    first_path, first = leaves[0]
+    if first.ndim == 0:
+        raise ValueError(
+            f"data{jax.tree_util.keystr(first_path)} must have a leading axis of rows; "
+            "got a scalar"
+        )
+    num_rows = first.shape[0]
+    _validation.check_leading_axis("data", data, num_rows, "N")
+    if num_parts > num_rows:
+        raise ValueError(
+            "num_parts must be at most the number of rows of data; got "
+            f"num_parts = {num_parts} and {num_rows} rows"
+        )
+    dtypes = [
+        leaf.dtype for _, leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)
+    ]
+    dtype = jnp.result_type(jnp.float32, *dtypes) if dtypes else jnp.result_type(float)
+    parts = jax.tree.map(lambda leaf: _split(leaf, num_parts), data)
+    return parts, _split(jnp.ones(num_rows, dtype), num_parts)
+
+
+def _split(rows: jax.Array, num_parts: int) -> jax.Array:
+    """(N, ...) -> (num_parts, ceil(N / num_parts), ...), short parts zero-padded."""
+    size, num_longer = divmod(rows.shape[0], num_parts)
+    if num_longer == 0:
+        return rows.reshape(num_parts, size, *rows.shape[1:])
+    boundary = num_longer * (size + 1)
+    longer = rows[:boundary].reshape(num_longer, size + 1, *rows.shape[1:])
+    shorter = rows[boundary:].reshape(num_parts - num_longer, size, *rows.shape[1:])
+    padding = [(0, 0), (0, 1)] + [(0, 0)] * (rows.ndim - 1)
+    return jnp.concatenate([longer, jnp.pad(shorter, padding)])
+
+
+def partition_probabilities(scores: jax.typing.ArrayLike, num_parts: int) -> jax.Array:
+    """The sampling probability of every part: its share of the scores of all rows.
+
+    Π_j is the sum of the scores of the rows in part j over the sum of all scores, with
+    the parts of `partition`. Any scores that are not negative will do; ones give each
+    part a probability in proportion to its size.
+
+    Args:
+      scores: (N,), one number a row, such as `leverage_scores`. Integers are computed
+        in the default float dtype.
+      num_parts: K, an int from 1 to N.
+
+    Returns:
+      (K,), sums to 1. All NaN where traced scores break the rules below.
+
+    Raises:
+      ValueError: where scores have not one axis, num_parts is not from 1 to N, or
+        (where not traced) a score is negative, NaN or infinite, or all are zero.
+      TypeError: where num_parts is not an int, or scores are not real.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxwgc import sketching
+      >>> scores = jnp.array([0.5, 0.5, 0.25, 0.25, 0.5])
+      >>> print(sketching.partition_probabilities(scores, num_parts=2))
+      [0.625 0.375]
+
+    References:
+      The paper's section 3.2, Π_i.
+    """
+    scores = _checks.nonnegative_vector("scores", scores)
+    parts, _ = partition(scores, num_parts)
+    # Scaled first, so that sums of huge scores do not overflow.
+    totals = jnp.sum(parts * inverse_power_of_two(jnp.max(scores)), axis=1)
+    valid = _checks.is_distribution(scores)
+    return jnp.where(valid, totals / jnp.sum(totals), jnp.nan)

@@ -1,0 +1,214 @@
+"""From a sample of parts to a small weighted data set."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxwgc import _validation
+from jaxwgc.sketching import _checks
+from jaxwgc.sketching._sampling import PartitionSample
+
+RESCALINGS = ("unbiased", "paper")
+SCALES = ("row_weights", "rows")
+
+
+class WeightedParts(NamedTuple):
+    """A small data set of k parts, with weights for its rows and its parts.
+
+    Attributes:
+      parts: the sampled parts; leaves (k, m, ...).
+      row_weights: (k, m), to be multiplied with the loss of each row; 0 for filled-up
+        rows.
+      weights: (k,), the counts as floats, to be multiplied with the gradient of each
+        part: `jaxwgc.weighted(code, weights)`.
+    """
+
+    parts: Any
+    row_weights: jax.Array
+    weights: jax.Array
+
+
+def rescaling_factors(
+    sample: PartitionSample,
+    rescaling: str = "unbiased",
+    num_rows: jax.typing.ArrayLike | None = None,
+) -> jax.Array:
+    """The factor that the rows of every sampled part are multiplied by.
+
+    - `"unbiased"`: 1 / √(q Π_j) for q draws. Then for the sketch Ŝ, which picks rows,
+      multiplies them by the factor and by √count, E[ŜᵀŜ] = I where q was fixed
+      (`num_draws`).
+    - `"paper"`: 1 / √(r Π_j) for r sampled rows. This differs by the constant √(q/r),
+      which a fixed step size feels.
+
+    Args:
+      sample: from `sample_partitions`.
+      rescaling: `"unbiased"` or `"paper"`.
+      num_rows: r, a positive number, may be traced; for `"paper"` only.
+
+    Returns:
+      (k,), the factors; 0 for a slot of count 0, so that nothing becomes infinite for a
+      part of probability 0.
+
+    Raises:
+      ValueError: for another rescaling, or where num_rows is missing with `"paper"`,
+        given with `"unbiased"` or not positive.
+      TypeError: where num_rows is not a real scalar.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxwgc import sketching
+      >>> sample = sketching.sample_partitions(
+      ...     jax.random.key(0), jnp.ones(4), num_draws=1
+      ... )
+      >>> print(sketching.rescaling_factors(sample))
+      [2.]
+      >>> print(sketching.rescaling_factors(sample, "paper", num_rows=100))
+      [0.2]
+
+    References:
+      The paper's sections 3.1 and 3.2, step 3; Drineas, Mahoney and Muthukrishnan,
+      "Sampling algorithms for l2 regression and applications", SODA 2006, for q draws.
+    """
+    _validation.check_choice("rescaling", rescaling, RESCALINGS)
+    if rescaling == "paper":
+        if num_rows is None:
+            raise ValueError(
+                'num_rows must be given with rescaling = "paper"; got None'
+            )
+        _validation.check_number("num_rows", num_rows, positive=True)
+        size = num_rows
+    else:
+        if num_rows is not None:
+            raise ValueError(
+                'num_rows is for rescaling = "paper" only; got '
+                f'num_rows = {num_rows} with rescaling = "{rescaling}"'
+            )
+        size = sample.num_draws
+    dtype = sample.probabilities.dtype
+    is_drawn = sample.counts > 0
+    # In two roots, since the product may leave the range of float32.
+    roots = jnp.sqrt(jnp.where(is_drawn, sample.probabilities, 1))
+    roots *= jnp.sqrt(jnp.maximum(jnp.asarray(size, dtype), jnp.finfo(dtype).tiny))
+    return jnp.where(is_drawn, 1 / roots, 0)
+
+
+def scale_rows(rows: Any, factors: jax.typing.ArrayLike) -> Any:
+    """Multiply all rows of part j by factor j, in every leaf.
+
+    This is the paper's way to rescale: for least squares the rows of X and the entries
+    of y are both multiplied. For other losses, multiply row weights by the square of
+    the factor instead, as `weighted_parts` does by default; and do not pass labels.
+
+    Args:
+      rows: a pytree, leaves (k, m, ...). Integers and bools become the default float
+        dtype, other leaves keep their dtype.
+      factors: (k,), such as `rescaling_factors`.
+
+    Returns:
+      A pytree like `rows`.
+
+    Raises:
+      ValueError: where factors have not one axis, or a leaf's leading axis is not k.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxwgc import sketching
+      >>> print(sketching.scale_rows(jnp.ones((2, 3)), jnp.array([1.0, 2.0])))
+      [[1. 1. 1.]
+       [2. 2. 2.]]
+
+    References:
+      The paper's section 3.2, step 3.
+    """
+    factors = _checks.float_array("factors", factors)
+    if factors.ndim != 1:
+        raise ValueError(f"factors must have one axis; got shape {factors.shape}")
+    _validation.check_leading_axis("rows", rows, factors.shape[0], "len(factors)")
+
+    def scale(leaf: Any) -> jax.Array:
+        leaf = jnp.asarray(leaf)
+        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+            leaf = leaf.astype(float)
+        shape = (-1,) + (1,) * (leaf.ndim - 1)
+        return (leaf * factors.reshape(shape)).astype(leaf.dtype)
+
+    return jax.tree.map(scale, rows)
+
+
+def weighted_parts(
+    sample: PartitionSample,
+    parts: Any,
+    row_weights: jax.typing.ArrayLike,
+    rescaling: str = "unbiased",
+    scale: str = "row_weights",
+) -> WeightedParts:
+    """The sampled parts, with weights that make them stand for the whole data set.
+
+    With the defaults and a fixed number of draws, the sum over the sampled parts j and
+    their rows i of weights_j * row_weights_ji * loss(row_ji) is an unbiased estimate of
+    the sum of row_weights * loss over all rows of all K parts, for any loss. So are its
+    gradients.
+
+    Args:
+      sample: from `sample_partitions`.
+      parts: a pytree, leaves (K, m, ...), from `partition`.
+      row_weights: (K, m), from `partition`.
+      rescaling: `"unbiased"` or `"paper"`, see `rescaling_factors`. The paper's number
+        of rows r is taken to be the sum of the row weights of the drawn parts.
+      scale: what the rescaling is applied to.
+        - `"row_weights"`: row weights are multiplied by the square of the factor, and
+          the data are left as they are.
+        - `"rows"`: all leaves of the parts are multiplied by the factor, as in the
+          paper (see `scale_rows`), and row weights are left as they are. The same for
+          least squares; for other losses not a rescaling of the loss.
+
+    Returns:
+      `WeightedParts`. Slots of count 0 have row weights of 0 (or rows of 0) and weight
+      0.
+
+    Raises:
+      ValueError: for another rescaling or scale, row_weights without two axes, or a
+        leaf that does not start with the axes (K, m).
+
+    Example:
+      >>> import jax, jax.numpy as jnp, jaxwgc
+      >>> from jaxwgc import sketching
+      >>> parts, row_weights = jaxwgc.partition(jnp.arange(8.0), num_parts=4)
+      >>> sample = sketching.sample_partitions(
+      ...     jax.random.key(0), jnp.ones(4), num_draws=100
+      ... )
+      >>> small = sketching.weighted_parts(sample, parts, row_weights)
+      >>> print(small.parts.shape, small.row_weights[0], small.weights.sum())
+      (4, 2) [0.04 0.04] 100.0
+
+    References:
+      The paper's section 3.2 and, for the equality with a sketch of repeated rows,
+      Theorem 5.1 and Corollary 5.2.
+    """
+    _validation.check_choice("rescaling", rescaling, RESCALINGS)
+    _validation.check_choice("scale", scale, SCALES)
+    row_weights = _checks.float_array("row_weights", row_weights)
+    if row_weights.ndim != 2:
+        raise ValueError(f"row_weights must have shape (K, m); got {row_weights.shape}")
+    num_parts, size = row_weights.shape
+    _validation.check_leading_axis("parts", parts, num_parts, "len(row_weights)")
+    for path, leaf in jax.tree_util.tree_leaves_with_path(parts):
+        if np.shape(leaf)[:2] != (num_parts, size):
+            raise ValueError(
+                f"parts{jax.tree_util.keystr(path)} must start with the axes of "
+                f"row_weights, {(num_parts, size)}; got shape {np.shape(leaf)}"
+            )
+    parts = jax.tree.map(lambda leaf: jnp.asarray(leaf)[sample.indices], parts)
+    row_weights = row_weights[sample.indices]
+    num_rows = None
+    if rescaling == "paper":
+        num_rows = jnp.sum(jnp.where(sample.counts[:, None] > 0, row_weights, 0))
+    factors = rescaling_factors(sample, rescaling, num_rows)
+    if scale == "rows":
+        parts = scale_rows(parts, factors)
+    else:
+        row_weights = row_weights * (factors**2).astype(row_weights.dtype)[:, None]
+    return WeightedParts(parts, row_weights, sample.counts.astype(row_weights.dtype))

@@ -1,0 +1,252 @@
+"""Drawing parts with replacement, each kept once with the number of its draws."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxwgc import _validation
+from jaxwgc.sketching import _checks
+from jaxwgc.sketching._poisson import poisson
+from jaxwgc.sketching._powers import inverse_power_of_two
+
+_MAX_COUNT = 2**31 - 1
+
+
+class PartitionSample(NamedTuple):
+    """Distinct parts that were drawn, and how often.
+
+    Attributes:
+      indices: int32 (k,), the distinct parts.
+      counts: int32 (k,), how many times each was drawn; 0 marks an unused slot.
+      probabilities: (k,), the probability of each of these parts in one draw, out of
+        all K parts. So they do not sum to 1.
+      num_draws: int32 scalar q, the sum of the counts.
+    """
+
+    indices: jax.Array
+    counts: jax.Array
+    probabilities: jax.Array
+    num_draws: jax.Array
+
+
+def sample_partitions(
+    key: jax.Array,
+    probabilities: jax.typing.ArrayLike,
+    *,
+    num_distinct: int | None = None,
+    num_draws: int | None = None,
+) -> PartitionSample:
+    """Draw parts with replacement; keep each distinct part once, with its count.
+
+    Exactly one of two rules says when drawing stops:
+
+    - `num_distinct=k`: when k distinct parts have been seen. They come in the order of
+      their first draws, so the last one has count 1. Nothing is drawn one by one: the
+      draws are seen as a Poisson process in which part j arrives at rate Π_j, so that
+      first arrivals are independent exponential times, the k-th of them is where
+      drawing stops, and the further arrivals before it are Poisson counts. This has
+      exactly the law of sequential draws. Work and memory are of the order of K,
+      however many draws there are.
+    - `num_draws=q`: after q draws. Drawn parts come first, by falling count; the slots
+      after them have count 0. Memory is of the order of K + q.
+
+    Args:
+      key: one PRNG key, from `jax.random.key` or `jax.random.PRNGKey`.
+      probabilities: Π, (K,), not negative; normalised to sum to 1.
+      num_distinct: k, an int from 1 to the number of positive probabilities.
+      num_draws: q, an int of at least 1.
+
+    Returns:
+      A `PartitionSample` with k, or min(q, K), slots. Where traced probabilities have
+      fewer than k positive ones, drawing stops when all of those have been seen and the
+      remaining slots have count 0; where they are negative, NaN, infinite or all zero,
+      all counts are 0. With `num_distinct` the count of a part stops at 2³¹ / k, which
+      takes probabilities that differ by as much.
+
+    Raises:
+      ValueError: where not exactly one of num_distinct and num_draws is given, one is
+        out of range, probabilities have not one axis or (where not traced) one is
+        negative, NaN or infinite, or all are zero.
+      TypeError: for anything but a key, or counts that are not ints.
+
+    Note:
+      With `num_draws`, count / (q Π_j) has the expectation 1 for every part: the
+      rescaling of `weighted_parts` is unbiased. With `num_distinct`, q is random and
+      the last draw is bound to be a new part, most likely a rare one, so that rare
+      parts count for too much and likely ones for too little; the mean over all parts,
+      weighted by Π, stays 1. Measured, this bias is within 3% in the paper's
+      experiments, from -2% to +14% for 20 out of 40 parts with probabilities spread
+      over a factor of 100, and from -10% to +35% for 3 out of 4 parts with
+      probabilities 0.5, 0.3, 0.15 and 0.05. `drop_last_distinct` removes it.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxwgc import sketching
+      >>> probabilities = jnp.array([0.7, 0.1, 0.1, 0.1])
+      >>> sample = sketching.sample_partitions(
+      ...     jax.random.key(0), probabilities, num_draws=10
+      ... )
+      >>> print(sample.counts.sum(), sample.indices[0])
+      10 0
+      >>> sample = sketching.sample_partitions(
+      ...     jax.random.key(0), probabilities, num_distinct=3
+      ... )
+      >>> print(len(set(sample.indices.tolist())), sample.counts[-1])
+      3 1
+
+    References:
+      The paper's section 3.2: its text draws until k distinct parts are found
+      (`num_distinct`), its first step, read literally, is k draws (`num_draws`).
+    """
+    key = _validation.check_key(key)
+    values = probabilities
+    probabilities = _checks.nonnegative_vector("probabilities", values)
+    if (num_distinct is None) == (num_draws is None):
+        raise ValueError(
+            "exactly one of num_distinct and num_draws must be given; got "
+            f"num_distinct = {num_distinct} and num_draws = {num_draws}"
+        )
+    valid = _checks.is_distribution(probabilities)
+    # Scaled first, so that the sum of huge values does not overflow.
+    scaled = jnp.where(valid, probabilities, 0)
+    scaled = scaled * inverse_power_of_two(jnp.max(scaled))
+    normalised = scaled / jnp.where(valid, jnp.sum(scaled), 1)
+    if num_distinct is not None:
+        num_distinct = _check_num_distinct(
+            num_distinct,
+            probabilities.shape[0],
+            _checks.concrete(values, probabilities.dtype),
+        )
+        indices, counts = _until_distinct(key, normalised, num_distinct)
+    else:
+        num_draws = _validation.check_int("num_draws", num_draws, minimum=1)
+        drawn = _count_draws(key, normalised, num_draws)
+        counts, indices = lax.top_k(drawn, min(num_draws, drawn.shape[0]))
+    counts = jnp.where(valid, counts, 0).astype(jnp.int32)
+    return PartitionSample(
+        indices=indices.astype(jnp.int32),
+        counts=counts,
+        probabilities=normalised[indices],
+        num_draws=jnp.sum(counts, dtype=jnp.int32),
+    )
+
+
+def drop_last_distinct(sample: PartitionSample) -> PartitionSample:
+    """A sample without its last draw, which makes a `num_distinct` sample unbiased.
+
+    Drawing until k distinct parts are seen stops at a draw that is bound to be a new
+    part. Without that draw, and its part, the other q - 1 draws are exchangeable: given
+    their counts, each count / (q - 1) is the chance that the very first draw was that
+    part. So count / ((q - 1) Π_j) has the expectation 1 for every part, which
+    count / (q Π_j) has not. Sample one part more than is wanted, and drop it.
+
+    Args:
+      sample: from `sample_partitions` with `num_distinct` (not with `num_draws`, where
+        no draw is special), of k >= 2 slots.
+
+    Returns:
+      A `PartitionSample` with k - 1 slots and num_draws = q - 1.
+
+    Raises:
+      ValueError: for a sample of one slot.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxwgc import sketching
+      >>> sample = sketching.sample_partitions(
+      ...     jax.random.key(0), jnp.ones(6), num_distinct=4
+      ... )
+      >>> print(sketching.drop_last_distinct(sample).indices.shape)
+      (3,)
+
+    References:
+      Haldane, "On a method of estimating frequencies", Biometrika 33 (1945), for a
+      single part.
+    """
+    num_slots = sample.counts.shape[-1]
+    if num_slots < 2:
+        raise ValueError(f"sample must have at least 2 slots; got {num_slots}")
+    counts = sample.counts[..., :-1]
+    return PartitionSample(
+        indices=sample.indices[..., :-1],
+        counts=counts,
+        probabilities=sample.probabilities[..., :-1],
+        num_draws=jnp.sum(counts, axis=-1, dtype=jnp.int32),
+    )
+
+
+def _check_num_distinct(
+    num_distinct: int, num_parts: int, values: np.ndarray | None
+) -> int:
+    num_distinct = _validation.check_int("num_distinct", num_distinct, minimum=1)
+    if num_distinct > num_parts:
+        raise ValueError(
+            "num_distinct must be at most the number of probabilities; got "
+            f"num_distinct = {num_distinct} and {num_parts} probabilities"
+        )
+    if values is not None and num_distinct > (num_positive := np.sum(values > 0)):
+        raise ValueError(
+            "num_distinct must be at most the number of positive probabilities; got "
+            f"num_distinct = {num_distinct} and {num_positive} positive probabilities"
+        )
+    return num_distinct
+
+
+def _until_distinct(
+    key: jax.Array, probabilities: jax.Array, num_distinct: int
+) -> tuple[jax.Array, jax.Array]:
+    """Indices and counts of the draws until num_distinct parts have been seen."""
+    arrival_key, count_key = jax.random.split(key)
+    units = _exponential(arrival_key, probabilities.shape, probabilities.dtype)
+    # Logarithms keep their precision over all ratios of probabilities.
+    log_arrivals = jnp.log(units) - jnp.log(probabilities)
+    negated, indices = lax.top_k(-log_arrivals, num_distinct)
+    log_arrivals = -negated
+    is_drawn = jnp.isfinite(log_arrivals)
+    # The last part to arrive; unused slots, which never arrive, come after it.
+    last = jnp.sum(is_drawn) - 1
+    # Π_j (stop - arrival_j), with no difference of large numbers.
+    means = units[indices] * jnp.expm1(log_arrivals[last] - log_arrivals)
+    later = poisson(count_key, jnp.where(is_drawn, jnp.maximum(means, 0), 0))
+    # The sum of all counts has to fit as well.
+    counts = 1 + jnp.minimum(later, _MAX_COUNT // num_distinct - 1)
+    return indices, jnp.where(is_drawn, counts, 0)
+
+
+def _exponential(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
+    """Positive exponential variables that are precise near zero.
+
+    Only the earliest of many arrivals count. Those come from uniform variables near
+    zero, which `jax.random.uniform` draws from a grid with steps of one rounding unit;
+    a second one fills the gaps of the grid, so that they do not tie or vanish.
+    """
+    info = jnp.finfo(dtype)
+    coarse, fine = jax.random.uniform(key, (2, *shape), dtype)
+    uniform = jnp.where(
+        coarse >= 0.5, coarse, coarse + info.eps * fine + info.smallest_normal
+    )
+    return -jnp.log1p(-uniform)
+
+
+def _count_draws(key: jax.Array, probabilities: jax.Array, num_draws: int) -> jax.Array:
+    """How often each part is drawn in num_draws draws: int32 (K,).
+
+    Every draw walks down a binary tree of sums of probabilities, with a fresh uniform
+    variable at each level. One search in one cumulative sum would be shorter, but in
+    float32 its rounding errors are of the size of the probabilities of 1e5 parts.
+    """
+    num_parts = probabilities.shape[0]
+    depth = (num_parts - 1).bit_length()
+    levels = [jnp.pad(probabilities, (0, 2**depth - num_parts))]
+    for _ in range(depth):
+        levels.append(levels[-1].reshape(-1, 2).sum(axis=1))
+    nodes = jnp.zeros(num_draws, jnp.int32)
+    for level, level_key in zip(reversed(levels[:-1]), jax.random.split(key, depth)):
+        uniform = jax.random.uniform(level_key, (num_draws,), level.dtype)
+        left, right = level[2 * nodes], level[2 * nodes + 1]
+        # A side of probability zero is never taken: u < 1 and u >= 0.
+        nodes = 2 * nodes + (uniform * (left + right) >= left)
+    return jnp.zeros(num_parts, jnp.int32).at[nodes].add(1)

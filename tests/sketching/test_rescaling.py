@@ -1,0 +1,269 @@
+"""Weighted parts: unbiased sums, and equality with sketches of repeated rows."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxwgc import sketching
+
+NUM_PARTS = 6
+
+
+def make_data(num_rows=24, num_columns=3):
+    random = np.random.default_rng(0)
+    x = random.standard_normal((num_rows, num_columns)) * (
+        1 + np.arange(num_rows)[:, None] % 7
+    )
+    return {"x": x, "y": random.standard_normal(num_rows)}
+
+
+def probabilities_of(data):
+    scores = np.sum(np.linalg.qr(data["x"])[0] ** 2, axis=1)
+    return sketching.partition_probabilities(scores, NUM_PARTS)
+
+
+def squared_loss(theta, rows, row_weights):
+    return jnp.sum(row_weights * (rows["x"] @ theta - rows["y"]) ** 2)
+
+
+@jax.jit
+def weighted_value_and_grad(theta, small):
+    return jax.value_and_grad(weighted_loss)(theta, small)
+
+
+def weighted_loss(theta, small):
+    losses = jax.vmap(squared_loss, in_axes=(None, 0, 0))(
+        theta, small.parts, small.row_weights
+    )
+    return jnp.sum(small.weights * losses)
+
+
+def sketch_matrix(indices, factors, num_rows):
+    """The paper's D S^T: for each slot its part's rows of the identity, rescaled."""
+    size = num_rows // NUM_PARTS
+    rows = np.eye(num_rows).reshape(NUM_PARTS, size, num_rows)[indices]
+    return (rows * factors[:, None, None]).reshape(-1, num_rows)
+
+
+@pytest.mark.parametrize(
+    ("rescaling", "scale"), [("unbiased", "row_weights"), ("paper", "rows")]
+)
+@pytest.mark.parametrize("num_rows", [NUM_PARTS, 4 * NUM_PARTS])
+@pytest.mark.parametrize("rule", [{"num_distinct": 4}, {"num_draws": 9}])
+def test_theorem_5_1_and_corollary_5_2(rule, num_rows, rescaling, scale, x64):
+    # One row a part is the theorem, more are the corollary.
+    data = make_data(num_rows)
+    probabilities = probabilities_of(data)
+    sample = sketching.sample_partitions(jax.random.key(1), probabilities, **rule)
+    indices, counts = np.asarray(sample.indices), np.asarray(sample.counts)
+    size = num_rows // NUM_PARTS
+    num = counts.sum() if rescaling == "unbiased" else (counts > 0).sum() * size
+
+    def factors(parts):
+        return 1 / np.sqrt(num * np.asarray(probabilities, np.float64)[parts])
+
+    # One slot a draw, in any order, against each part once with its count.
+    draws = np.random.default_rng(2).permutation(np.repeat(indices, counts))
+    repeated = sketch_matrix(draws, factors(draws), num_rows)
+    counted = sketch_matrix(indices, np.sqrt(counts) * factors(indices), num_rows)
+
+    theta = np.array([0.5, -1.0, 2.0])
+
+    def objective_and_gradient(sketch):
+        residual = sketch @ (data["x"] @ theta - data["y"])
+        return residual @ residual, 2 * (sketch @ data["x"]).T @ residual
+
+    parts, row_weights = sketching.partition(data, NUM_PARTS)
+    small = sketching.weighted_parts(
+        sample, parts, row_weights, rescaling=rescaling, scale=scale
+    )
+    rtol = 1e-12 if x64 else 2e-5
+    value, gradient = objective_and_gradient(repeated)
+    for other, other_gradient in [
+        objective_and_gradient(counted),
+        weighted_value_and_grad(jnp.asarray(theta), small),
+    ]:
+        np.testing.assert_allclose(other, value, rtol=rtol)
+        np.testing.assert_allclose(
+            other_gradient, gradient, rtol=rtol, atol=rtol * np.abs(gradient).max()
+        )
+
+
+def test_sketch_is_the_identity_on_average(with_x64):
+    # Seven rows in three parts: sizes 3, 2, 2 and filled-up rows. Rows of the identity
+    # make the weighted sum of squares the diagonal of S^T S.
+    probabilities = np.array([0.6, 0.3, 0.1])
+    parts, row_weights = sketching.partition(jnp.eye(7), 3)
+
+    def gram(key):
+        sample = sketching.sample_partitions(key, probabilities, num_draws=5)
+        small = sketching.weighted_parts(sample, parts, row_weights)
+        return jnp.einsum(
+            "j,ji,jia,jib->ab",
+            small.weights,
+            small.row_weights,
+            small.parts,
+            small.parts,
+        )
+
+    num = 20_000
+    grams = np.asarray(
+        jax.jit(jax.vmap(gram))(jax.random.split(jax.random.key(3), num))
+    )
+    diagonal = np.einsum("taa->ta", grams)
+    np.testing.assert_array_equal(grams.sum((1, 2)), grams.trace(axis1=1, axis2=2))
+    error = diagonal.std(0) / np.sqrt(num)
+    assert np.all(np.abs(diagonal.mean(0) - 1) < 4 * error)
+    assert np.all(error < 0.03)
+
+
+def test_any_loss_is_unbiased():
+    data = make_data(num_rows=20)
+    parts, row_weights = sketching.partition(data, NUM_PARTS)
+    theta = jnp.array([0.3, -0.2, 0.1])
+
+    def logistic(rows, row_weights):
+        margins = rows["x"] @ theta
+        losses = jax.nn.softplus(margins) - (rows["y"] > 0) * margins
+        return jnp.sum(row_weights * losses)
+
+    probabilities = probabilities_of(data)
+
+    def estimate(key):
+        sample = sketching.sample_partitions(key, probabilities, num_draws=4)
+        small = sketching.weighted_parts(sample, parts, row_weights)
+        return small.weights @ jax.vmap(logistic)(small.parts, small.row_weights)
+
+    keys = jax.random.split(jax.random.key(4), 10_000)
+    estimates = jax.jit(jax.vmap(estimate))(keys)
+    expected = logistic(data, 1.0)
+    error = estimates.std() / 100
+    assert abs(estimates.mean() - expected) < 4 * error
+    assert error < 0.02 * expected
+
+
+def test_uneven_parts_count_their_real_rows():
+    # Sizes 3, 2, 2.
+    parts, row_weights = sketching.partition(jnp.arange(1.0, 8.0), 3)
+    sample = sketching.PartitionSample(
+        indices=jnp.array([0, 2, 1]),
+        counts=jnp.array([4, 1, 0]),
+        probabilities=jnp.array([0.5, 0.25, 0.25]),
+        num_draws=jnp.array(5),
+    )
+    small = sketching.weighted_parts(sample, parts, row_weights, "paper", "rows")
+    factors = np.array([1 / np.sqrt(5 * 0.5), 1 / np.sqrt(5 * 0.25), 0])
+    np.testing.assert_allclose(
+        small.parts,
+        np.array([[1, 2, 3], [6, 7, 0], [4, 5, 0]]) * factors[:, None],
+        rtol=1e-6,
+    )
+    np.testing.assert_array_equal(small.row_weights, [[1, 1, 1], [1, 1, 0], [1, 1, 0]])
+    np.testing.assert_array_equal(small.weights, [4, 1, 0])
+    unscaled = sketching.weighted_parts(sample, parts, row_weights, "paper")
+    np.testing.assert_array_equal(unscaled.parts, [[1, 2, 3], [6, 7, 0], [4, 5, 0]])
+    np.testing.assert_allclose(
+        unscaled.row_weights, small.row_weights * factors[:, None] ** 2, rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize("scale", ["row_weights", "rows"])
+def test_parts_of_probability_zero_do_no_harm(scale):
+    sample = sketching.sample_partitions(
+        jax.random.key(5), np.array([1.0, 0.0, 0.0]), num_draws=3
+    )
+    parts, row_weights = sketching.partition(jnp.ones(6), 3)
+    small = sketching.weighted_parts(sample, parts, row_weights, scale=scale)
+    total = jnp.sum(small.weights[:, None] * small.row_weights * small.parts)
+    assert jnp.isfinite(total) and total > 0
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(small))
+
+
+def test_jit_and_vmap_over_keys():
+    data = make_data()
+    parts, row_weights = sketching.partition(data, NUM_PARTS)
+    probabilities = probabilities_of(data)
+
+    @jax.jit
+    def trial(key):
+        sample = sketching.sample_partitions(key, probabilities, num_distinct=4)
+        small = sketching.weighted_parts(sample, parts, row_weights)
+        return jax.grad(weighted_loss)(jnp.ones(3), small)
+
+    keys = jax.random.split(jax.random.key(6), 2)
+    expected = jnp.stack([trial(key) for key in keys])
+    np.testing.assert_allclose(jax.vmap(trial)(keys), expected, rtol=1e-4)
+
+
+def test_dtypes_of_weighted_parts(x64):
+    rows = {"x": np.ones((6, 2), np.float16), "label": np.arange(6, dtype=np.int8)}
+    parts, row_weights = sketching.partition(rows, 3)
+    sample = sketching.sample_partitions(jax.random.key(7), np.ones(3), num_draws=2)
+    small = sketching.weighted_parts(sample, parts, row_weights)
+    assert small.parts["x"].dtype == np.float16
+    assert small.parts["label"].dtype == np.int8
+    assert small.row_weights.dtype == small.weights.dtype == np.float32
+    scaled = sketching.weighted_parts(sample, parts, row_weights, scale="rows")
+    assert scaled.parts["x"].dtype == np.float16
+    assert scaled.parts["label"].dtype == (np.float64 if x64 else np.float32)
+    assert scaled.parts["label"].shape == (2, 2)
+
+
+SAMPLE = sketching.PartitionSample(
+    indices=np.array([0, 1]),
+    counts=np.array([1, 1]),
+    probabilities=np.array([0.5, 0.5]),
+    num_draws=np.array(2),
+)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"rescaling": "none"}, ValueError, "rescaling must be one of"),
+        ({"rescaling": "paper"}, ValueError, "num_rows must be given"),
+        (
+            {"rescaling": "paper", "num_rows": 0},
+            ValueError,
+            "num_rows must be positive",
+        ),
+        (
+            {"rescaling": "paper", "num_rows": np.ones(2)},
+            TypeError,
+            "num_rows must be a",
+        ),
+        ({"num_rows": 4}, ValueError, "num_rows is for rescaling"),
+    ],
+)
+def test_rescaling_wrong_arguments(arguments, error, message):
+    with pytest.raises(error, match=message):
+        sketching.rescaling_factors(SAMPLE, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"rescaling": "none"}, "rescaling must be one of"),
+        ({"scale": "columns"}, "scale must be one of"),
+        ({"row_weights": np.ones(3)}, r"row_weights must have shape \(K, m\)"),
+        ({"parts": {"x": np.ones((2, 2))}}, r"parts\['x'\]"),
+        ({"parts": {"x": np.ones((3, 1))}}, r"parts\['x'\].*row_weights, \(3, 2\)"),
+        ({"parts": {}}, "parts must have at least one array"),
+    ],
+)
+def test_weighted_parts_wrong_arguments(arguments, message):
+    good = {"parts": {"x": np.ones((3, 2, 4))}, "row_weights": np.ones((3, 2))}
+    with pytest.raises(ValueError, match=message):
+        sketching.weighted_parts(SAMPLE, **(good | arguments))
+
+
+def test_scale_rows():
+    rows = {"x": np.ones((2, 3, 4)), "y": np.array([[1, 2, 3], [4, 5, 6]])}
+    scaled = sketching.scale_rows(rows, np.array([2.0, 0.5]))
+    np.testing.assert_array_equal(scaled["y"], [[2, 4, 6], [2, 2.5, 3]])
+    np.testing.assert_array_equal(scaled["x"][:, 0, 0], [2, 0.5])
+    with pytest.raises(ValueError, match=r"rows\['x'\].*len\(factors\) = 3"):
+        sketching.scale_rows(rows, np.ones(3))
+    with pytest.raises(ValueError, match="factors must have one axis"):
+        sketching.scale_rows(rows, np.ones((2, 1)))

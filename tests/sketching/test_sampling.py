@@ -1,0 +1,325 @@
+"""The laws of the two ways to draw parts, against closed forms and NumPy."""
+
+import collections
+import functools
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxwgc import sketching
+from jaxwgc.sketching._poisson import poisson
+from jaxwgc.sketching._sampling import _exponential
+
+
+@functools.partial(jax.jit, static_argnames=("num", "num_distinct", "num_draws"))
+def many_samples(key, probabilities, num, **rule):
+    keys = jax.random.split(key, num)
+    return jax.vmap(lambda k: sketching.sample_partitions(k, probabilities, **rule))(
+        keys
+    )
+
+
+def assert_law(observed, expected_probabilities, num):
+    """A chi-square test of counts of outcomes; rare outcomes are pooled."""
+    expected = {cell: num * p for cell, p in expected_probabilities.items()}
+    common = [cell for cell, size in expected.items() if size >= 10]
+    observed_sizes = np.array([observed[cell] for cell in common], float)
+    expected_sizes = np.array([expected[cell] for cell in common])
+    observed_sizes = np.append(observed_sizes, num - observed_sizes.sum())
+    expected_sizes = np.append(expected_sizes, num - expected_sizes.sum())
+    if expected_sizes[-1] < 1:
+        assert observed_sizes[-1] < 10
+        observed_sizes, expected_sizes = observed_sizes[:-1], expected_sizes[:-1]
+        expected_sizes *= observed_sizes.sum() / expected_sizes.sum()
+    assert scipy.stats.chisquare(observed_sizes, expected_sizes).pvalue > 1e-3
+
+
+def outcomes(sample):
+    rows = np.concatenate([sample.indices, sample.counts], axis=1)
+    return collections.Counter(map(tuple, rows.tolist()))
+
+
+PROBABILITIES = np.array([0.5, 0.3, 0.15, 0.05])
+
+
+def test_num_distinct_has_the_exact_joint_law(x64):
+    # Draws a first; the other na - 1 draws of a and the nb of b in any order; then c.
+    law = {}
+    for a, b, c in itertools.permutations(range(4), 3):
+        for num_a, num_b in itertools.product(range(1, 30), repeat=2):
+            orders = math.comb(num_a + num_b - 1, num_b)
+            pa, pb, pc = PROBABILITIES[[a, b, c]]
+            law[a, b, c, num_a, num_b, 1] = orders * pa**num_a * pb**num_b * pc
+    assert abs(sum(law.values()) - 1) < 2e-3
+    num = 10_000
+    sample = many_samples(jax.random.key(0), PROBABILITIES, num, num_distinct=3)
+    assert_law(outcomes(sample), law, num)
+    np.testing.assert_array_equal(sample.num_draws, sample.counts.sum(1))
+    np.testing.assert_allclose(
+        sample.probabilities, PROBABILITIES[sample.indices], rtol=1e-6
+    )
+
+
+def test_num_distinct_of_one_draws_once():
+    num = 5_000
+    sample = many_samples(jax.random.key(1), PROBABILITIES, num, num_distinct=1)
+    assert_law(outcomes(sample), {(j, 1): p for j, p in enumerate(PROBABILITIES)}, num)
+
+
+def sequential_draws(random, probabilities, num_distinct):
+    counts = collections.Counter()
+    while len(counts) < num_distinct:
+        counts[int(random.choice(len(probabilities), p=probabilities))] += 1
+    return counts
+
+
+def test_num_distinct_agrees_with_sequential_draws():
+    probabilities = np.array([8, 5, 3, 2, 1, 1, 1, 1]) / 22
+    random = np.random.default_rng(0)
+    num = 3_000
+    drawn = [sequential_draws(random, probabilities, 5) for _ in range(num)]
+    sample = many_samples(jax.random.key(2), probabilities, num, num_distinct=5)
+    ours = [
+        dict(zip(indices, counts))
+        for indices, counts in zip(sample.indices.tolist(), sample.counts.tolist())
+    ]
+    statistics = [
+        lambda counts: tuple(sorted(counts)),
+        lambda counts: min(sum(counts.values()), 20),
+        lambda counts: min(counts.get(0, 0), 8),
+        lambda counts: (min(counts.get(1, 0), 3), min(counts.get(2, 0), 3)),
+        lambda counts: max(counts.values()),
+        lambda counts: tuple(counts)[0],
+        lambda counts: tuple(counts)[-1],
+    ]
+    for statistic in statistics:
+        theirs = collections.Counter(map(statistic, drawn))
+        mine = collections.Counter(map(statistic, ours))
+        cells = [cell for cell in theirs if theirs[cell] + mine[cell] >= 20]
+        table = np.array([[c[cell] for cell in cells] for c in (theirs, mine)])
+        assert scipy.stats.chi2_contingency(table).pvalue > 1e-3
+
+
+def test_every_part_can_be_asked_for(make_key):
+    sample = sketching.sample_partitions(make_key(0), PROBABILITIES, num_distinct=4)
+    assert sorted(sample.indices.tolist()) == [0, 1, 2, 3]
+    assert sample.counts[-1] == 1 and sample.counts.min() >= 1
+    assert sample.indices.dtype == sample.counts.dtype == jnp.int32
+    assert sample.num_draws.shape == () and sample.num_draws.dtype == jnp.int32
+
+
+@pytest.mark.parametrize("ratio", [1e-3, 1e-6])
+def test_rare_parts_take_a_geometric_number_of_draws(ratio):
+    # The count of the first part is geometric; a float32 law of large means is easily
+    # wrong.
+    probabilities = np.array([1 - ratio, ratio])
+    num = 4_000
+    sample = many_samples(jax.random.key(3), probabilities, num, num_distinct=2)
+    counts = np.asarray(sample.counts[:, 0])[np.asarray(sample.indices[:, 0]) == 0]
+    assert len(counts) > 0.98 * num
+    bins = scipy.stats.geom.ppf(np.linspace(0, 1, 41), ratio)
+    observed = np.histogram(counts, bins + 0.5)[0]
+    expected = np.diff(scipy.stats.geom.cdf(bins, ratio)) * len(counts)
+    assert abs(expected.sum() / len(counts) - 1) < 1e-6
+    assert scipy.stats.chisquare(observed, expected).pvalue > 1e-3
+
+
+def test_counts_saturate_and_do_not_overflow():
+    probabilities = np.array([1.0, 1e-3, 1e-30])
+    sample = many_samples(jax.random.key(4), probabilities, 50, num_distinct=3)
+    assert np.all(sample.counts > 0) and np.all(sample.num_draws > 0)
+    assert np.all(sample.counts[:, 0] == (2**31 - 1) // 3)
+
+
+@pytest.mark.parametrize("mean", [0.0, 0.3, 12.0, 3e3, 5e3, 1e5, 1e6])
+def test_poisson_law_in_float32(mean):
+    num = 200_000
+    drawn = np.asarray(poisson(jax.random.key(5), jnp.full(num, mean, jnp.float32)))
+    if mean == 0:
+        assert not drawn.any()
+        return
+    law = scipy.stats.poisson(mean)
+    edges = np.unique(law.ppf(np.linspace(0, 1, 31)[1:-1]))
+    observed = np.histogram(drawn, np.concatenate([[-1], edges + 0.5, [np.inf]]))[0]
+    expected = np.diff(np.concatenate([[0], law.cdf(edges), [1]])) * num
+    assert scipy.stats.chisquare(observed, expected).pvalue > 1e-3
+
+
+def test_earliest_arrivals_of_many_do_not_tie():
+    # On a grid of 2**-23, 2**18 arrivals would have 4,000 pairs that tie.
+    arrivals = np.asarray(_exponential(jax.random.key(6), (2**18,), jnp.float32))
+    smallest = np.sort(arrivals)[:1000]
+    assert smallest[0] > 0 and len(np.unique(smallest)) > 990
+    law = scipy.stats.expon()
+    assert scipy.stats.kstest(arrivals[:20_000], law.cdf).pvalue > 1e-3
+    # The gaps between the smallest are exponential as well.
+    gaps = np.diff(smallest) * (2**18 - np.arange(1, 1000))
+    assert scipy.stats.kstest(gaps, law.cdf).pvalue > 1e-3
+
+
+def multinomial_law(num_draws, probabilities):
+    law = {}
+    for drawn in itertools.product(range(num_draws + 1), repeat=len(probabilities)):
+        if sum(drawn) == num_draws:
+            law[drawn] = scipy.stats.multinomial.pmf(drawn, num_draws, probabilities)
+    return law
+
+
+@pytest.mark.parametrize("num_parts", [3, 4])
+def test_num_draws_has_the_multinomial_law(num_parts, x64):
+    probabilities = PROBABILITIES[:num_parts] / PROBABILITIES[:num_parts].sum()
+    num, num_draws = 20_000, 5
+    sample = many_samples(jax.random.key(7), probabilities, num, num_draws=num_draws)
+    assert sample.indices.shape == (num, num_parts)
+    counts = np.zeros((num, num_parts), int)
+    np.put_along_axis(counts, np.asarray(sample.indices), np.asarray(sample.counts), 1)
+    observed = collections.Counter(map(tuple, counts.tolist()))
+    assert_law(observed, multinomial_law(num_draws, probabilities), num)
+    assert np.all(np.diff(sample.counts, axis=1) <= 0)
+    np.testing.assert_array_equal(sample.num_draws, num_draws)
+
+
+def test_num_draws_of_many_parts_in_float32():
+    # A cumulative sum in float32 would round the small probabilities at its end away.
+    num_parts = 2**16
+    probabilities = np.full(num_parts, 1e-9)
+    probabilities[: num_parts // 2] = 1.0
+    probabilities[-1000:] = 1e-3
+    sample = traced_sample(jax.random.key(8), probabilities, "num_draws", 2**20)
+    counts = np.zeros(num_parts)
+    counts[sample.indices] = sample.counts
+    expected = probabilities / probabilities.sum() * 2**20
+    observed = [counts[: num_parts // 2].sum(), counts[-1000:].sum()]
+    assert abs(observed[1] - expected[-1000:].sum()) < 5 * np.sqrt(32)
+    large = counts[: num_parts // 2]
+    assert scipy.stats.chisquare(large, np.full_like(large, large.mean())).pvalue > 1e-3
+    assert counts.sum() == 2**20
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(st.sampled_from([0.0, 1e-6, 0.5, 1.0, 7.0]), min_size=5, max_size=5),
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([("num_distinct", 3), ("num_draws", 3), ("num_draws", 9)]),
+)
+def test_invariants(values, seed, rule):
+    probabilities = jnp.asarray(values)
+    num_positive = int((probabilities > 0).sum())
+    sample = traced_sample(jax.random.key(seed), probabilities, *rule)
+    used = sample.counts > 0
+    assert len(set(sample.indices.tolist())) == len(sample.indices)
+    assert sample.num_draws == sample.counts.sum()
+    assert jnp.all(jnp.where(used, probabilities[sample.indices] > 0, True))
+    # Used slots come first.
+    assert jnp.all(used[:-1] | ~used[1:])
+    if num_positive == 0:
+        assert not used.any()
+    elif rule[0] == "num_distinct":
+        assert used.sum() == min(3, num_positive)
+        assert sample.counts[used.sum() - 1] == 1
+    else:
+        assert sample.num_draws == rule[1]
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def traced_sample(key, probabilities, rule, value):
+    return sketching.sample_partitions(key, probabilities, **{rule: value})
+
+
+def test_jit_and_vmap_give_the_samples_of_single_calls(make_key):
+    keys = jax.random.split(make_key(9), 3)
+    for rule, value in (("num_distinct", 3), ("num_draws", 6)):
+        batch = many_samples(make_key(9), PROBABILITIES, 3, **{rule: value})
+        for i in range(3):
+            one = traced_sample(keys[i], PROBABILITIES, rule, value)
+            jax.tree.map(
+                lambda a, b: np.testing.assert_allclose(a[i], b, rtol=1e-6),  # noqa: B023
+                batch,
+                one,
+            )
+
+
+@pytest.mark.parametrize("num_draws", [1, 7])
+def test_a_single_part(num_draws):
+    sample = sketching.sample_partitions(
+        jax.random.key(0), np.ones(1), num_draws=num_draws
+    )
+    assert sample.indices.tolist() == [0] and sample.counts.tolist() == [num_draws]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -0.5])
+def test_invalid_probabilities(bad):
+    probabilities = np.array([0.5, bad, 0.5])
+    with pytest.raises(ValueError, match=r"probabilities\[1\] = "):
+        sketching.sample_partitions(jax.random.key(0), probabilities, num_draws=2)
+    for rule in (("num_distinct", 2), ("num_draws", 2)):
+        sample = traced_sample(jax.random.key(0), probabilities, *rule)
+        assert not sample.counts.any() and sample.num_draws == 0
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "rule", "error", "message"),
+    [
+        (np.ones(3), {}, ValueError, "exactly one of num_distinct and num_draws"),
+        (np.ones(3), {"num_distinct": 1, "num_draws": 1}, ValueError, "exactly one of"),
+        (np.ones(3), {"num_distinct": 4}, ValueError, "num_distinct = 4 and 3 prob"),
+        (
+            np.array([1.0, 0.0, 1.0]),
+            {"num_distinct": 3},
+            ValueError,
+            "num_distinct = 3 and 2 positive",
+        ),
+        (np.ones(3), {"num_distinct": 0}, ValueError, "num_distinct must be at least"),
+        (np.ones(3), {"num_draws": 0}, ValueError, "num_draws must be at least 1"),
+        (np.ones(3), {"num_draws": True}, TypeError, "num_draws must be an int"),
+        (np.ones(3), {"num_distinct": 1.0}, TypeError, "num_distinct must be a Py"),
+        (np.zeros(3), {"num_draws": 1}, ValueError, "probabilities must not all be"),
+        (np.ones((3, 1)), {"num_draws": 1}, ValueError, "probabilities must have one"),
+        (np.ones(0), {"num_draws": 1}, ValueError, "probabilities must not be empty"),
+    ],
+)
+def test_wrong_arguments(probabilities, rule, error, message):
+    with pytest.raises(error, match=message):
+        sketching.sample_partitions(jax.random.key(0), probabilities, **rule)
+
+
+def test_wrong_keys():
+    with pytest.raises(TypeError, match="key must be a PRNG key"):
+        sketching.sample_partitions(0, np.ones(3), num_draws=1)  # type: ignore
+    with pytest.raises(ValueError, match="key must be one key"):
+        keys = jax.random.split(jax.random.key(0))
+        sketching.sample_partitions(keys, np.ones(3), num_draws=1)
+
+
+def test_drop_last_distinct_is_unbiased():
+    num = 20_000
+    sample = many_samples(jax.random.key(10), PROBABILITIES, num, num_distinct=3)
+    dropped = sketching.drop_last_distinct(sample)
+    assert dropped.indices.shape == dropped.counts.shape == (num, 2)
+    np.testing.assert_array_equal(dropped.num_draws, sample.num_draws - 1)
+
+    def deviations(sample):
+        estimates = np.zeros((num, 4))
+        values = sample.counts / sample.num_draws[:, None] / sample.probabilities
+        np.put_along_axis(
+            estimates, np.asarray(sample.indices), np.asarray(values), axis=1
+        )
+        error = estimates.std(0) / np.sqrt(num)
+        return (estimates.mean(0) - 1) / error
+
+    assert np.all(np.abs(deviations(dropped)) < 4)
+    # Without the drop the rare part is counted too often, as documented.
+    assert deviations(sample)[3] > 10
+
+
+def test_drop_last_distinct_needs_two_slots():
+    sample = sketching.sample_partitions(jax.random.key(0), np.ones(3), num_distinct=1)
+    with pytest.raises(ValueError, match="sample must have at least 2 slots; got 1"):
+        sketching.drop_last_distinct(sample)
