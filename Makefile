@@ -35,7 +35,7 @@ VENV_WORKS := $(shell $(BIN)/python -c 'import pip, sys; print(sys.version_info 
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help reproduce test lint format types docs serve benchmark clean
+.PHONY: help reproduce test lint format types docs serve benchmark measure clean
 
 help:
 	@echo 'make reproduce   run the experiments of the paper (QUICK=1: few runs)'
@@ -46,6 +46,7 @@ help:
 	@echo 'make docs        build the documentation, strictly, into site/'
 	@echo 'make serve       serve the documentation while editing it'
 	@echo 'make benchmark   time the library and its peers'
+	@echo 'make measure     measure every number of README and docs anew'
 	@echo 'make clean       remove the environment and everything built'
 
 reproduce: $(STAMPS)/experiments
@@ -56,8 +57,9 @@ reproduce: $(STAMPS)/experiments
 	@echo "Tables and figures are in $(abspath $(RESULTS)):"
 	@find "$(RESULTS)" -type f ! -name '.*' | sort | sed 's/^/  /'
 
+# One thread a process: two processes with two threads each spin more than they work.
 test: $(STAMPS)/test
-	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_FLAGS)
 
 lint: $(STAMPS)/dev
 	$(BIN)/ruff check .
@@ -78,6 +80,12 @@ serve: $(STAMPS)/docs
 
 benchmark: $(STAMPS)/experiments
 	$(BIN)/python -m experiments benchmark --out $(RESULTS)
+
+# Every number in the README and the documentation, measured anew.
+measure:
+	$(MAKE) reproduce RESULTS=docs/results
+	$(MAKE) benchmark RESULTS=docs/results
+	$(BIN)/python docs/hooks/readme.py
 
 clean:
 	@if [ -f "$(VENV)/pyvenv.cfg" ]; then rm -rf "$(VENV)"; fi

@@ -357,7 +357,7 @@ def draw(summaries, runs: int):
     axes.set_xlabel("compression factor ρ = N/r")
     axes.set_ylabel("test error (%)")
     axes.set_title("Table 1: MNIST 4 vs 9, 29 of 50 workers lost in every iteration")
-    axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(0, 0.78))
+    axes.legend(frameon=False, fontsize=9, loc="center right", bbox_to_anchor=(1, 0.46))
     return figure
 
 

@@ -130,14 +130,16 @@ def lagrange_or_least_squares(
     """Lagrange weights, and least squares for the masks where those fall short.
 
     These are masks with fewer than `num_required` answers, where interpolation does
-    not apply, and the rare ones that amplify rounding so much that Lagrange's weights
-    miss the target by 1e-4 of it, where slack in the code (fewer parts than answers)
-    lets least squares do better.
+    not apply, and those with slack (more answers than parts, or than are required) on
+    which Lagrange's weights amplify rounding so much that they miss the target by 1e-4
+    of it. Without slack no other weights decode, and Lagrange's are as good as any.
     """
     weights = lagrange(received, point_step)
     miss = _relative_miss(weights, matrix, target)
-    too_few = received.sum(-1) < num_required
-    poor = too_few | ~(miss <= _LAGRANGE_TOLERANCE)
+    num_answers = received.sum(-1)
+    has_slack = num_answers > min(num_required, matrix.shape[-1])
+    amplified = has_slack & ~(miss <= _LAGRANGE_TOLERANCE)
+    poor = (num_answers < num_required) | amplified
     return _replace_poor_weights(weights, received, poor, matrix, target)
 
 

@@ -74,8 +74,8 @@ def decoding_weights(
       decoder: None for the code's own. `"lagrange"`, for Reed-Solomon codes, is a
         closed form that costs one matrix product for a whole batch of masks. It turns
         to least squares for the masks with fewer than n - s answers and for the rare
-        ones that amplify rounding to 1e-4, one by one. `"least_squares"` is the
-        solution of least norm, by a rank-revealing decomposition of every mask.
+        ones with slack that amplify rounding to 1e-4, one by one. `"least_squares"` is
+        the solution of least norm, by a rank-revealing decomposition of every mask.
 
     Returns:
       (..., num_workers), complex for a complex code, zero at stragglers.
