@@ -119,12 +119,12 @@ def least_squares(
     return weights.reshape(received.shape)
 
 
-@functools.partial(jax.jit, static_argnames=("num_required", "point_step"))
+@functools.partial(jax.jit, static_argnames="point_step")
 def lagrange_or_least_squares(
     received: jax.Array,
     matrix: jax.Array,
     target: jax.Array,
-    num_required: int,
+    num_required: int | jax.Array,
     point_step: int,
 ) -> jax.Array:
     """Lagrange weights, and least squares for the masks where those fall short.
@@ -137,7 +137,7 @@ def lagrange_or_least_squares(
     weights = lagrange(received, point_step)
     miss = _relative_miss(weights, matrix, target)
     num_answers = received.sum(-1)
-    has_slack = num_answers > min(num_required, matrix.shape[-1])
+    has_slack = num_answers > jnp.minimum(num_required, matrix.shape[-1])
     amplified = has_slack & ~(miss <= _LAGRANGE_TOLERANCE)
     poor = (num_answers < num_required) | amplified
     return _replace_poor_weights(weights, received, poor, matrix, target)

@@ -50,7 +50,8 @@ def check_number(
     positive: bool = False,
 ) -> None:
     """A real scalar within its bounds; bounds of a traced value are not checked."""
-    if jnp.ndim(value) != 0 or jnp.iscomplexobj(value) or isinstance(value, str):
+    is_number = isinstance(value, int | float | np.number | np.ndarray | jax.Array)
+    if not is_number or np.ndim(value) != 0 or np.iscomplexobj(value):
         raise TypeError(f"{name} must be a real scalar; got {value!r}")
     if is_traced(value):
         return
@@ -76,9 +77,11 @@ def check_key(key: Any, name: str = "key") -> jax.Array:
         if key.ndim != 0:
             raise ValueError(f"{name} must be one key; got an array of {key.shape}")
     elif dtype == np.uint32:
-        if key.ndim != 1:
+        # Two words, or four, by the implementation that is set as the default.
+        one_key = jax.eval_shape(jax.random.PRNGKey, 0).shape
+        if key.shape != one_key:
             raise ValueError(
-                f"{name} must be one key, so uint32 of one axis; got {key.shape}"
+                f"{name} must be one key, so uint32 of shape {one_key}; got {key.shape}"
             )
     else:
         raise TypeError(
@@ -88,15 +91,25 @@ def check_key(key: Any, name: str = "key") -> jax.Array:
     return key
 
 
+def check_one_round(received: Any, num_workers: int) -> jax.Array:
+    """A bool mask (num_workers,), with no batch axes."""
+    received = check_received(received, num_workers)
+    if received.ndim != 1:
+        raise ValueError(
+            f"received must have shape (num_workers,) = ({num_workers},); got "
+            f"{received.shape}"
+        )
+    return received
+
+
 def check_received(received: Any, num_workers: int) -> jax.Array:
     """A bool mask (..., num_workers) of the workers that answered."""
-    dtype = getattr(received, "dtype", None)
-    received = jnp.asarray(received)
-    if received.dtype != jnp.bool_:
+    dtype = getattr(received, "dtype", None) or np.asarray(received).dtype
+    if dtype != np.bool_:
         raise TypeError(
-            "received must be a bool mask of the workers that answered; got "
-            f"{dtype or received.dtype}"
+            f"received must be a bool mask of the workers that answered; got {dtype}"
         )
+    received = jnp.asarray(received)
     if received.ndim == 0 or received.shape[-1] != num_workers:
         raise ValueError(
             f"received must have shape (..., num_workers) with num_workers = "

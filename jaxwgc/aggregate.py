@@ -113,6 +113,7 @@ def coded_aggregate(
     _validation.check_choice("method", method, METHODS)
     _validation.check_choice("undecodable", undecodable, UNDECODABLE)
     _validation.check_number("tolerance", tolerance, minimum=0)
+    coding.check_decoder(code, decoder)
     loads = jnp.asarray(code.loads, jnp.result_type(float))
 
     def init(params):
@@ -140,12 +141,8 @@ def coded_aggregate(
             arrivals, stragglers = model.sample(round_key, state.stragglers, loads)
             received, elapsed = arrivals.received, arrivals.elapsed
         elapsed = 0.0 if elapsed is None else elapsed
-        received = _validation.check_received(received, code.num_workers)
-        if received.ndim != 1:
-            raise ValueError(
-                "received must have shape (num_workers,) = "
-                f"({code.num_workers},); got {received.shape}"
-            )
+        _validation.check_number("elapsed", elapsed)
+        received = _validation.check_one_round(received, code.num_workers)
 
         weights = coding.decoding_weights(code, received, decoder)
         mixing = coding.mixing_weights(code, weights)

@@ -21,6 +21,9 @@ DECODERS = ("lagrange", "least_squares")
 def encode(code: GradientCode, partial_gradients: Any) -> jax.Array:
     """The message of every worker: row i is the sum over j of B_ij g_j.
 
+    A NaN in a partial gradient reaches every message, since the product takes it times
+    zero. (One in a message that is not received reaches nothing: see `decode`.)
+
     Args:
       code: a gradient code.
       partial_gradients: a pytree; leaves (num_parts, ...), entry j of each belongs
@@ -58,7 +61,7 @@ def encode(code: GradientCode, partial_gradients: Any) -> jax.Array:
     half = rows.shape[-1]
     mixer = _messages.real_form(matrix).astype(gradients.dtype)
     mixed = product(
-        mixer.reshape(2 * code.num_workers, -1), rows.reshape(-1, half)
+        mixer.reshape(2 * code.num_workers, -1), rows.reshape(2 * code.num_parts, half)
     ).reshape(code.num_workers, 2, half)
     return jax.lax.complex(mixed[:, 0], mixed[:, 1])
 
@@ -96,21 +99,27 @@ def decoding_weights(
       The paper's section 2.2 and theorem 4.1; Halbawi et al., ISIT 2018.
     """
     received = _validation.check_received(received, code.num_workers)
-    decoder = code.decoder if decoder is None else decoder
-    _validation.check_choice("decoder", decoder, DECODERS)
+    decoder = check_decoder(code, decoder)
     matrix = jax.lax.stop_gradient(jnp.asarray(code.encoding_matrix))
     target = jax.lax.stop_gradient(jnp.asarray(code.target)).astype(matrix.dtype)
     if decoder == "least_squares":
         return _decoders.least_squares(received, matrix, target)
-    if code.point_step is None:
-        raise ValueError(
-            "decoder 'lagrange' needs a code evaluated at roots of unity, such as "
-            f"codes.reed_solomon; got {code}"
-        )
     num_required = code.num_workers - code.num_stragglers
     return _decoders.lagrange_or_least_squares(
         received, matrix, target, num_required, code.point_step
     )
+
+
+def check_decoder(code: GradientCode, decoder: str | None) -> str:
+    """The decoder by name, the code's own for None."""
+    decoder = code.decoder if decoder is None else decoder
+    _validation.check_choice("decoder", decoder, DECODERS)
+    if decoder == "lagrange" and code.point_step is None:
+        raise ValueError(
+            "decoder 'lagrange' needs a code evaluated at roots of unity, such as "
+            f"codes.reed_solomon; got {code}"
+        )
+    return decoder
 
 
 def effective_weights(

@@ -81,10 +81,10 @@ def decoded_value_and_grad(
     Raises:
       ValueError: where the leading axis of parts is not num_parts, or received has the
         wrong shape.
-      TypeError: where received is not bool.
+      TypeError: where code is no code, received is not bool or loss no scalar.
 
     Example:
-      >>> import jax.numpy as jnp, jaxwgc
+      >>> import jax, jax.numpy as jnp, jaxwgc
       >>> loss = lambda params, part: jnp.sum((part @ params["w"]) ** 2)
       >>> code = jaxwgc.codes.cyclic_repetition(jax.random.key(0), 3, num_stragglers=1)
       >>> step = jaxwgc.decoded_value_and_grad(loss, code)
@@ -97,9 +97,12 @@ def decoded_value_and_grad(
     References:
       The paper's section 2.2: c = a^T B.
     """
+    if not isinstance(code, GradientCode):
+        raise TypeError(f"code must be a GradientCode; got {code!r}")
+    coding.check_decoder(code, decoder)
 
     def decoded(params, parts, received):
-        received = _validation.check_received(received, code.num_workers)
+        received = _validation.check_one_round(received, code.num_workers)
         _validation.check_leading_axis("parts", parts, code.num_parts, "num_parts")
 
         def losses(params):
@@ -107,6 +110,10 @@ def decoded_value_and_grad(
             return outputs if has_aux else (outputs, None)
 
         values, backward, aux = jax.vjp(losses, params, has_aux=True)
+        if values.shape != (code.num_parts,):
+            raise TypeError(
+                f"loss must return a scalar; got an array of {values.shape[1:]}"
+            )
 
         def weighted_sum(weights):
             return backward(weights.astype(values.dtype))[0]

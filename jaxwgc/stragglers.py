@@ -93,6 +93,7 @@ def uniform(num_stragglers: int) -> StragglerModel:
     num_stragglers = _validation.check_int("num_stragglers", num_stragglers, minimum=0)
 
     def init(num_workers):
+        num_workers = _validation.check_int("num_workers", num_workers, minimum=1)
         _validation.check_stragglers(num_stragglers, num_workers)
         return ()
 
@@ -249,9 +250,9 @@ def bernoulli_slowdown(
 def fastest(num_required: int) -> WaitingRule:
     """Wait for exactly that many workers, the fastest ones.
 
-    Ties are decided at random. A worker that never finishes (an infinite time) never
-    counts; where fewer finish than are waited for, the round takes forever (`elapsed`
-    is infinite).
+    Times are at least zero; ties are decided at random. A worker that never finishes
+    (an infinite time) never counts; where fewer finish than are waited for, the round
+    takes forever (`elapsed` is infinite).
 
     Args:
       num_required: f, at least 1 and at most the number of workers.
@@ -281,7 +282,9 @@ def fastest(num_required: int) -> WaitingRule:
                 "num_required must be at most num_workers; got num_required = "
                 f"{num_required} and num_workers = {len(times)}"
             )
-        first = _fastest_workers(key, times, num_required)
+        times = jnp.asarray(times)
+        times = times.astype(jnp.promote_types(times.dtype, jnp.float32))
+        first = _fastest_workers(_validation.check_key(key), times, num_required)
         elapsed = jnp.max(times, where=first, initial=-jnp.inf)
         return Arrivals(first & jnp.isfinite(times), times, elapsed)
 
@@ -324,7 +327,9 @@ def _independent(draw: Callable[[jax.Array, tuple[int]], jax.Array]) -> DelayMod
     """Independent times for one part, in proportion to the load."""
 
     def sample(key, state, loads):
-        return loads * draw(_validation.check_key(key), (len(loads),)), state
+        times = draw(_validation.check_key(key), (len(loads),))
+        # No work takes no time, of a dead worker too.
+        return jnp.where(loads > 0, loads * times, 0), state
 
     return DelayModel(lambda num_workers: (), sample)
 

@@ -117,6 +117,7 @@ def summarize(results: Any, confidence: float = 0.95) -> Any:
     Raises:
       ValueError: where leaves are empty or differ in the number of trials, or
         confidence is not between 0 and 1.
+      TypeError: where results are complex.
 
     Example:
       >>> import numpy as np, jaxwgc
@@ -139,6 +140,8 @@ def summarize(results: Any, confidence: float = 0.95) -> Any:
         quantile = _student_quantile((1 + confidence) / 2, num_trials - 1)
 
     def of_leaf(leaf):
+        if np.iscomplexobj(leaf):
+            raise TypeError(f"results must be real; got {leaf.dtype}")
         if isinstance(leaf, jax.Array):
             xp, leaf = jnp, leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
         else:
@@ -158,13 +161,14 @@ def _student_quantile(probability: float, degrees: int) -> float:
 
     The distribution function has a finite form for whole degrees of freedom
     (Abramowitz and Stegun 26.7.3 and 26.7.4); past a thousand degrees the expansion
-    around the normal quantile (26.7.5) is as exact as a float.
+    around the normal quantile (26.7.5) is exact to nine digits.
     """
     if degrees > 1000:
         z = NormalDist().inv_cdf(probability)
         first = (z**3 + z) / 4
         second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
-        return z + first / degrees + second / degrees**2
+        third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+        return z + first / degrees + second / degrees**2 + third / degrees**3
     low, high = 0.0, 1.0
     while _student_within(high, degrees) < 2 * probability - 1:
         high *= 2

@@ -51,9 +51,7 @@ def test_round_trip(code, x64):
     assert messages.shape == (code.num_workers, length)
     assert messages.dtype == (np.result_type(dtype, 1j) if code.is_complex else dtype)
     received = random_patterns(code.num_workers, code.num_stragglers, 4)
-    decode = jax.jit(
-        lambda mask: jaxwgc.decode(code, messages, mask, like(gradients))
-    )
+    decode = jax.jit(lambda mask: jaxwgc.decode(code, messages, mask, like(gradients)))
     batched = decode(received)
     alone = decode(received[1])
     tolerance = 1e-10 if x64 else 2e-4
@@ -78,7 +76,10 @@ def test_messages_are_rows_of_the_matrix_times_the_gradients(code):
         padded = np.pad(flat, [(0, 0), (0, 1)])
         flat = padded[:, :4] + 1j * padded[:, 4:]
     np.testing.assert_allclose(
-        jaxwgc.encode(code, gradients), code.encoding_matrix @ flat, rtol=2e-4, atol=1e-3
+        jaxwgc.encode(code, gradients),
+        code.encoding_matrix @ flat,
+        rtol=2e-4,
+        atol=1e-3,
     )
 
 
@@ -210,7 +211,9 @@ def test_least_squares_by_name_has_least_norm(with_x64):
     )
     for mask, found in zip(received, least, strict=True):
         rows = np.where(mask[:, None], code.encoding_matrix, 0)
-        np.testing.assert_allclose(found, np.linalg.pinv(rows.T) @ np.ones(5), atol=1e-9)
+        np.testing.assert_allclose(
+            found, np.linalg.pinv(rows.T) @ np.ones(5), atol=1e-9
+        )
 
 
 def test_code_passes_through_jit_and_tree_map():
@@ -313,7 +316,9 @@ class TestBadInput:
 
     def test_decoder(self):
         mask = np.ones(7, bool)
-        with pytest.raises(ValueError, match="needs a code evaluated at roots of unity"):
+        with pytest.raises(
+            ValueError, match="needs a code evaluated at roots of unity"
+        ):
             jaxwgc.decoding_weights(CODES["cyclic"], mask, decoder="lagrange")
         with pytest.raises(ValueError, match="decoder must be one of 'lagrange'"):
             jaxwgc.decoding_weights(CODES["cyclic"], mask, decoder="guess")

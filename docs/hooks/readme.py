@@ -18,11 +18,9 @@ BLOCK = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 def filled(text: str) -> str:
     """`text` with every table as it was measured last."""
     return BLOCK.sub(
-        lambda match: match[1]
-        + "\n"
-        + (RESULTS / f"{match[2]}.md").read_text()
-        + "\n"
-        + match[3],
+        lambda match: (
+            match[1] + "\n" + (RESULTS / f"{match[2]}.md").read_text() + "\n" + match[3]
+        ),
         text,
     )
 

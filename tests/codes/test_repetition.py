@@ -26,7 +26,7 @@ def codes_of_size(num_workers):
 def test_every_pattern_decodes_for_all_valid_parameters(num_workers, with_x64):
     for code in codes_of_size(num_workers):
         received = every_pattern(num_workers, code.num_stragglers)
-        weights = np.asarray(decoding_weights(code, received))
+        weights = np.asarray(jaxwgc.decoding_weights(code, received))
         assert np.all(weights[~received] == 0)
         assert np.abs(weights @ code.encoding_matrix - 1).max() < 1e-10, code
 

@@ -1,0 +1,56 @@
+"""The code of the README and of the pages runs as it stands there."""
+
+import importlib.util
+import pathlib
+import re
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+PAGES = ["README.md", "docs/getting-started.md"]
+
+
+def blocks_of(page):
+    """The Python blocks of a page and the lines they start in."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return [
+        (text[: match.start(1)].count("\n") + 1, match.group(1))
+        for match in re.finditer(r"^```python[^\n]*\n(.*?)^```$", text, re.M | re.S)
+    ]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_blocks_run_in_order(page):
+    blocks = blocks_of(page)
+    assert blocks
+    namespace = {"__name__": page}
+    for line, code in blocks:
+        # Padded, so that a traceback names the line of the page.
+        exec(compile("\n" * (line - 1) + code, str(ROOT / page), "exec"), namespace)
+
+
+def test_first_example_of_the_readme_is_short():
+    """Under 25 lines, with an optax chain and a loss of the user's own."""
+    _, code = blocks_of("README.md")[0]
+    assert len(code.splitlines()) < 25
+    for part in ("def loss(", "optax.chain(", "coded_aggregate("):
+        assert part in code
+
+
+def test_readme_holds_the_tables_that_were_measured():
+    """`python docs/hooks/readme.py` has been run since the last `make measure`."""
+    spec = importlib.util.spec_from_file_location(
+        "readme", ROOT / "docs/hooks/readme.py"
+    )
+    readme = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(readme)
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(readme.BLOCK.findall(text)) >= 4
+    assert readme.filled(text) == text
+
+
+def test_fences_are_closed():
+    """An open fence would hide the blocks after it."""
+    for page in PAGES:
+        fences = re.findall(r"^\s*```", (ROOT / page).read_text(encoding="utf-8"), re.M)
+        assert len(fences) % 2 == 0

@@ -1,0 +1,210 @@
+"""What every public name owes: a docstring whose example runs, and no side effects."""
+
+import doctest
+import inspect
+import json
+import pathlib
+import subprocess
+import sys
+import types
+
+import pytest
+
+import jaxwgc
+from jaxwgc import codes, sketching, stragglers
+
+# Names that stand for a type or a protocol are shown in the examples of the functions
+# that make them or take them.
+TYPES = {
+    "Arrivals",
+    "CodedAggregateState",
+    "DelayModel",
+    "GradientCode",
+    "PartitionSample",
+    "StragglerModel",
+    "Summary",
+    "WaitingRule",
+    "WeightedParts",
+}
+
+
+def public_names():
+    """Every public object of the library by its dotted name, modules aside."""
+    names = {}
+    for module in (jaxwgc, codes, sketching):
+        for name in module.__all__:
+            names[f"{module.__name__}.{name}"] = getattr(module, name)
+    for name, value in vars(stragglers).items():
+        if getattr(value, "__module__", None) == stragglers.__name__:
+            if not name.startswith("_"):
+                names[f"{stragglers.__name__}.{name}"] = value
+    return {
+        name: value
+        for name, value in names.items()
+        if not isinstance(value, types.ModuleType)
+    }
+
+
+NAMES = public_names()
+FUNCTIONS = {name: own for name, own in NAMES.items() if inspect.isfunction(own)}
+
+
+def run(code):
+    """Standard output of a fresh interpreter, as JSON."""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=pathlib.Path(jaxwgc.__file__).parents[1],
+    )
+    return json.loads(done.stdout)
+
+
+def test_names_are_those_of_the_design():
+    """People's code depends on these."""
+    for name in (
+        "coded_aggregate",
+        "decode",
+        "decoded_value_and_grad",
+        "decoding_weights",
+        "effective_weights",
+        "encode",
+        "monte_carlo",
+        "partial_value_and_grad",
+        "partition",
+        "summarize",
+        "weighted",
+    ):
+        assert f"jaxwgc.{name}" in FUNCTIONS
+    for name in (
+        "cyclic_repetition",
+        "fractional_repetition",
+        "reed_solomon",
+        "uncoded",
+    ):
+        assert f"jaxwgc.codes.{name}" in FUNCTIONS
+    for name in ("leverage_scores", "partition_probabilities", "sample_partitions"):
+        assert f"jaxwgc.sketching.{name}" in FUNCTIONS
+    for name in (
+        "bernoulli_slowdown",
+        "deadline",
+        "delayed",
+        "fastest",
+        "pareto",
+        "shifted_exponential",
+        "uniform",
+    ):
+        assert f"jaxwgc.stragglers.{name}" in FUNCTIONS
+    assert {name.rpartition(".")[2] for name in NAMES if name not in FUNCTIONS} == TYPES
+
+
+@pytest.mark.parametrize("module", [jaxwgc, codes, sketching])
+def test_all_is_complete(module):
+    """`from module import *` gives what dir() shows, but for private names."""
+    assert len(module.__all__) == len(set(module.__all__))
+    shown = {
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_") and not isinstance(value, types.ModuleType)
+    }
+    modules = {name for name in module.__all__ if name not in shown}
+    assert shown | modules == set(module.__all__)
+    for name in modules:
+        assert isinstance(getattr(module, name), types.ModuleType)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_docstrings_of_functions(name):
+    """A line of summary, then the sections of the design."""
+    docstring = inspect.getdoc(FUNCTIONS[name])
+    first, _, rest = docstring.partition("\n")
+    assert len(first) > 10
+    assert first[-1] in ".:;"
+    assert not rest or rest.startswith("\n")
+    sections = ["Args:", "Returns:", "Example:"]
+    positions = [docstring.find(f"\n{section}\n") for section in sections]
+    assert min(positions) > 0
+    assert positions == sorted(positions)
+    for parameter in inspect.signature(FUNCTIONS[name]).parameters:
+        assert f"\n  {parameter}: " in docstring, parameter
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_examples_of_functions(name):
+    """There is one, it calls the function, and it runs."""
+    function = FUNCTIONS[name]
+    finder = doctest.DocTestFinder(recurse=False)
+    [test] = finder.find(function, name, globs={})
+    assert test.examples
+    source = "".join(example.source for example in test.examples)
+    assert function.__name__ in source
+    # Doctests may not lean on names of the module that they are in.
+    test.globs.clear()
+    outcome = doctest.DocTestRunner().run(test)
+    assert outcome.attempted > 0
+    assert outcome.failed == 0
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in FUNCTIONS])
+def test_docstrings_of_types(name):
+    """Their fields are explained, and they are shown in an example or in Returns."""
+    docstring = inspect.getdoc(NAMES[name])
+    assert len(docstring.partition("\n")[0]) > 10
+    assert docstring != inspect.getdoc(tuple)
+    for field in getattr(NAMES[name], "_fields", ()):
+        assert f"\n  {field}: " in docstring, field
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        value
+        for name, value in sorted(sys.modules.items())
+        if name.partition(".")[0] == "jaxwgc"
+    ],
+    ids=lambda module: module.__name__,
+)
+def test_every_module_says_what_it_is(module):
+    assert module.__doc__
+    assert module.__doc__.partition("\n")[0].endswith(".")
+
+
+def test_import_leaves_jax_configuration_alone():
+    before, after = run(
+        "import jax, json\n"
+        "import jax.numpy, optax, chex\n"
+        "values = jax.config.values\n"
+        "snapshot = lambda: {key: repr(value) for key, value in values.items()}\n"
+        "before = snapshot()\n"
+        "import jaxwgc\n"
+        "print(json.dumps([before, snapshot()]))"
+    )
+    assert len(before) > 50
+    assert before == after
+
+
+def test_import_starts_no_device():
+    """So that a program can still choose its platform after the import."""
+    assert (
+        run(
+            "import json, jaxwgc\n"
+            "from jax._src import xla_bridge\n"
+            "print(json.dumps(xla_bridge.backends_are_initialized()))"
+        )
+        is False
+    )
+
+
+def test_import_brings_no_package_beyond_the_core():
+    """Only what jax, optax, chex and numpy import themselves."""
+    core, all_ = run(
+        "import json, sys\n"
+        "import chex, jax, jax.numpy, numpy, optax, optax.experimental\n"
+        "packages = lambda: sorted({name.partition('.')[0] for name in sys.modules})\n"
+        "core = packages()\n"
+        "import jaxwgc\n"
+        "print(json.dumps([core, packages()]))"
+    )
+    extra = set(all_) - set(core) - set(sys.stdlib_module_names) - {"jaxwgc"}
+    assert extra == set()

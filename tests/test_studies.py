@@ -1,0 +1,318 @@
+"""Monte Carlo studies against a Python loop, summaries against SciPy."""
+
+import collections
+import math
+import warnings
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+import jaxwgc
+from jaxwgc import studies
+
+Result = collections.namedtuple("Result", ["draws", "more"])
+
+
+def trial(key):
+    """A pytree of floats, ints, bools and an empty array."""
+    first, second = jax.random.split(key)
+    draws = jax.random.normal(first, (2, 3))
+    count = jax.random.randint(second, (), 0, 1000)
+    return Result(draws, {"count": count, "even": count % 2 == 0, "none": draws[:0]})
+
+
+alone = jax.jit(lambda key, index: trial(jax.random.fold_in(key, index)))
+
+
+def one_by_one(key, num_trials):
+    """What the docstring promises, in a Python loop."""
+    results = [alone(key, index) for index in range(num_trials)]
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *results)
+
+
+class TestMonteCarlo:
+    @pytest.mark.parametrize("batch_size", [None, 1, 2, 3, 4, 5, 7, 100])
+    def test_equals_a_loop_whatever_the_batch_size(self, batch_size, make_key):
+        results = jaxwgc.monte_carlo(trial, make_key(3), 7, batch_size)
+        expected = one_by_one(make_key(3), 7)
+        chex.assert_trees_all_equal(results.more, expected.more)
+        chex.assert_trees_all_close(results.draws, expected.draws, rtol=1e-6)
+        chex.assert_trees_all_equal_shapes_and_dtypes(results, expected)
+        for leaf in jax.tree.leaves(results):
+            assert isinstance(leaf, np.ndarray)
+
+    def test_precision_is_that_of_the_trial(self, x64):
+        results = jaxwgc.monte_carlo(trial, jax.random.key(0), 3, batch_size=2)
+        assert results.draws.dtype == (np.float64 if x64 else np.float32)
+        assert results.more["count"].dtype == (np.int64 if x64 else np.int32)
+        chex.assert_trees_all_close(
+            results, one_by_one(jax.random.key(0), 3), rtol=1e-6
+        )
+
+    @settings(max_examples=4, deadline=None)
+    @given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 6))
+    @example(9, 12, 4)
+    @example(8, 9, 4)
+    def test_more_trials_extend_a_study(self, fewer, more, batch_size):
+        fewer, more = sorted([fewer, more])
+        key = jax.random.key(1)
+        first = jaxwgc.monte_carlo(jax.random.bits, key, fewer, batch_size)
+        second = jaxwgc.monte_carlo(jax.random.bits, key, more)
+        np.testing.assert_array_equal(first, second[:fewer])
+        assert len(np.unique(second)) == more
+
+    @pytest.mark.parametrize(
+        ("num_trials", "batch_size", "lanes"),
+        [(10, 4, 4), (10, 3, 3), (7, 7, 7), (7, 100, 7), (5, 1, 1), (9, 8, 5)],
+    )
+    def test_compiled_once_with_no_more_lanes_than_the_batch(
+        self, num_trials, batch_size, lanes
+    ):
+        """The trial is traced once, and sees its batch through a batching rule."""
+        traces, batches = [], []
+
+        @jax.custom_batching.custom_vmap
+        def watched(key):
+            return jax.random.normal(key)
+
+        @watched.def_vmap
+        def _(axis_size, in_batched, keys):
+            batches.append(axis_size)
+            return jax.vmap(jax.random.normal)(keys), True
+
+        def counted(key):
+            traces.append(1)
+            return watched(key)
+
+        results = jaxwgc.monte_carlo(counted, jax.random.key(0), num_trials, batch_size)
+        assert results.shape == (num_trials,)
+        assert len(traces) == 1
+        assert batches == [lanes]
+        assert lanes <= batch_size
+
+    def test_default_batches_are_bounded(self):
+        batches = []
+
+        @jax.custom_batching.custom_vmap
+        def watched(key):
+            return key[0]
+
+        @watched.def_vmap
+        def _(axis_size, in_batched, keys):
+            batches.append(axis_size)
+            return keys[:, 0], True
+
+        jaxwgc.monte_carlo(watched, jax.random.PRNGKey(0), 1000)
+        assert batches == [250]
+
+    def test_progress(self):
+        calls = []
+        jaxwgc.monte_carlo(
+            jax.random.bits,
+            jax.random.key(0),
+            10,
+            batch_size=4,
+            progress=lambda *own: calls.append(own),
+        )
+        assert calls == [(4, 10), (8, 10), (10, 10)]
+
+    def test_progress_that_stops_a_study(self):
+        """An interruption passes through."""
+
+        def stop(done, total):
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            jaxwgc.monte_carlo(jax.random.bits, jax.random.key(0), 3, progress=stop)
+
+    def test_inside_jit_and_vmap(self, make_key):
+        """A study in a study: JAX arrays, the same numbers."""
+
+        def full(key):
+            # JAX itself cannot map in batches over an array without entries.
+            draws, more = trial(key)
+            return Result(draws, {name: more[name] for name in ("count", "even")})
+
+        def study(key):
+            return jaxwgc.monte_carlo(full, key, 5, batch_size=2)
+
+        inside = jax.jit(study)(make_key(3))
+        assert isinstance(inside.draws, jax.Array)
+        chex.assert_trees_all_close(inside, study(make_key(3)), rtol=1e-6)
+        keys = jnp.stack([make_key(3), make_key(4)])
+        mapped = jax.vmap(study)(keys)
+        chex.assert_trees_all_close(
+            jax.tree.map(lambda leaf: leaf[1], mapped), study(make_key(4)), rtol=1e-6
+        )
+        nested = jaxwgc.monte_carlo(lambda key: study(key).draws.mean(), make_key(3), 2)
+        own = study(jax.random.fold_in(make_key(3), 1)).draws.mean()
+        np.testing.assert_allclose(nested[1], own, rtol=1e-5)
+
+    def test_mean_of_a_known_law(self):
+        """A study end to end: uniform draws, their mean within five deviations."""
+        draws = jaxwgc.monte_carlo(jax.random.uniform, jax.random.key(0), 20_000)
+        assert scipy.stats.kstest(draws, "uniform").pvalue > 1e-3
+        assert abs(draws.mean() - 0.5) < 5 * math.sqrt(1 / 12 / 20_000)
+
+
+class TestSummarize:
+    @pytest.mark.parametrize("num_trials", [2, 3, 6, 30, 1000, 5000])
+    @pytest.mark.parametrize("confidence", [0.5, 0.9, 0.95, 0.999])
+    def test_intervals_are_those_of_scipy(self, num_trials, confidence):
+        draw = np.random.default_rng(num_trials)
+        results = {
+            "normal": draw.normal(3.0, 2.0, (num_trials, 2)),
+            "hit": np.arange(num_trials) % 3 == 0,
+            "count": draw.integers(0, 2**40, num_trials),
+        }
+        summary = jaxwgc.summarize(results, confidence)
+        for name, leaf in results.items():
+            error = scipy.stats.sem(leaf.astype(float), axis=0)
+            mean = leaf.mean(axis=0)
+            low, high = scipy.stats.t.interval(
+                confidence, num_trials - 1, loc=mean, scale=error
+            )
+            own = summary[name]
+            np.testing.assert_allclose(own.mean, mean, rtol=1e-12)
+            np.testing.assert_allclose(own.standard_error, error, rtol=1e-10)
+            np.testing.assert_allclose(own.low, low, rtol=1e-8, atol=1e-9 * error.max())
+            np.testing.assert_allclose(own.high, high, rtol=1e-8)
+            assert own.mean.dtype == np.float64
+
+    def test_default_confidence_is_95_percent(self):
+        results = np.random.default_rng(0).normal(size=20)
+        chex.assert_trees_all_equal(
+            jaxwgc.summarize(results), jaxwgc.summarize(results, confidence=0.95)
+        )
+
+    @pytest.mark.parametrize("num_trials", [4, 15])
+    def test_coverage(self, num_trials):
+        """90% of the intervals of normal samples hold the mean, to binomial error."""
+        draw = np.random.default_rng(1).normal(5.0, 3.0, (num_trials, 4000))
+        summary = jaxwgc.summarize(draw, confidence=0.9)
+        covered = np.sum((summary.low <= 5.0) & (5.0 <= summary.high))
+        assert scipy.stats.binomtest(covered, 4000, 0.9).pvalue > 1e-3
+
+    def test_large_offsets_do_not_cancel(self):
+        results = 1e9 + np.array([0.0, 1.0, 2.0, 3.0])
+        np.testing.assert_allclose(
+            jaxwgc.summarize(results).standard_error, scipy.stats.sem(np.arange(4.0))
+        )
+
+    def test_jax_arrays_under_jit_and_vmap(self, x64):
+        dtype = np.float64 if x64 else np.float32
+        results = np.random.default_rng(2).normal(size=(3, 40)).astype(dtype)
+        summary = jax.jit(jax.vmap(lambda own: jaxwgc.summarize(own, 0.9)))(results)
+        for row in range(3):
+            low, high = scipy.stats.t.interval(
+                0.9, 39, results[row].mean(), scipy.stats.sem(results[row])
+            )
+            np.testing.assert_allclose(summary.low[row], low, rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(summary.high[row], high, rtol=1e-5, atol=1e-6)
+        for leaf in jax.tree.leaves(summary):
+            assert isinstance(leaf, jax.Array)
+            assert leaf.dtype == dtype
+
+    def test_jax_arrays_of_other_dtypes(self):
+        hits = jnp.arange(10) < 3
+        half = jnp.arange(10, dtype=jnp.bfloat16)
+        for leaf, mean in ((hits, 0.3), (half, 4.5), (jnp.arange(10), 4.5)):
+            summary = jaxwgc.summarize(leaf)
+            np.testing.assert_allclose(summary.mean, mean, rtol=1e-6)
+            error = scipy.stats.sem(np.asarray(leaf, float))
+            np.testing.assert_allclose(summary.standard_error, error, rtol=1e-5)
+            assert summary.mean.dtype == np.float32
+
+    def test_a_single_trial_has_no_interval(self):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            summary = jaxwgc.summarize({"a": np.array([[1.0, 2.0]])})["a"]
+        np.testing.assert_array_equal(summary.mean, [1.0, 2.0])
+        for leaf in (summary.low, summary.high, summary.standard_error):
+            np.testing.assert_array_equal(leaf, [np.nan, np.nan])
+
+    def test_equal_results_have_no_width(self):
+        summary = jaxwgc.summarize(np.full(7, 2.5))
+        assert summary == studies.Summary(2.5, 2.5, 2.5, 0.0)
+
+    def test_a_value_that_is_not_finite_shows(self):
+        summary = jaxwgc.summarize(np.array([[1.0, 1.0], [np.nan, 3.0]]))
+        assert np.isnan(summary.mean[0])
+        assert summary.mean[1] == 2.0
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    degrees=st.one_of(
+        st.integers(1, 1000), st.integers(990, 1010), st.integers(1, 10**6)
+    ),
+    probability=st.floats(0.5, 1 - 1e-6),
+)
+@example(degrees=1, probability=0.975)
+@example(degrees=150, probability=0.9999)
+@example(degrees=1001, probability=1 - 1e-6)
+def test_student_quantile(degrees, probability):
+    np.testing.assert_allclose(
+        studies._student_quantile(probability, degrees),
+        scipy.stats.t.ppf(probability, degrees),
+        rtol=1e-9,
+        atol=1e-12,
+    )
+
+
+class TestBadInput:
+    key = jax.random.key(0)
+
+    @pytest.mark.parametrize("number", [0, -3])
+    def test_fewer_than_one(self, number):
+        rule = f"must be at least 1; got {number}"
+        with pytest.raises(ValueError, match=f"num_trials {rule}"):
+            jaxwgc.monte_carlo(trial, self.key, number)
+        with pytest.raises(ValueError, match=f"batch_size {rule}"):
+            jaxwgc.monte_carlo(trial, self.key, 3, batch_size=number)
+
+    @pytest.mark.parametrize("number", [2.0, "2", True, np.ones(2)])
+    def test_numbers_that_are_not_ints(self, number):
+        with pytest.raises(TypeError, match="num_trials must be a.* int"):
+            jaxwgc.monte_carlo(trial, self.key, number)
+        with pytest.raises(TypeError, match="batch_size must be a.* int"):
+            jaxwgc.monte_carlo(trial, self.key, 3, batch_size=number)
+
+    @pytest.mark.parametrize("key", [0, None, np.zeros(2, np.int32)])
+    def test_key_of_the_wrong_type(self, key):
+        with pytest.raises(TypeError, match="key must be a PRNG key from jax"):
+            jaxwgc.monte_carlo(trial, key, 3)
+
+    def test_more_than_one_key(self, make_key):
+        with pytest.raises(ValueError, match=r"key must be one key.* \(3"):
+            jaxwgc.monte_carlo(trial, jax.random.split(make_key(0), 3), 3)
+
+    @pytest.mark.parametrize("confidence", [0.0, 1.0, -0.5, 95])
+    def test_confidence(self, confidence):
+        with pytest.raises(ValueError, match="confidence must be between 0 and 1; got"):
+            jaxwgc.summarize(np.ones(3), confidence)
+        with pytest.raises(ValueError, match="confidence must be a number; got nan"):
+            jaxwgc.summarize(np.ones(3), math.nan)
+        with pytest.raises(TypeError, match="confidence must be a real scalar"):
+            jaxwgc.summarize(np.ones(3), "95%")
+
+    @pytest.mark.parametrize("results", [{}, None, 1.0, np.ones(0), np.ones((0, 3))])
+    def test_results_without_trials(self, results):
+        with pytest.raises(ValueError, match="results must have arrays with a leading"):
+            jaxwgc.summarize(results)
+
+    def test_results_of_different_lengths(self):
+        with pytest.raises(ValueError, match=r"results\['b'\] .* num_trials = 3; got"):
+            jaxwgc.summarize({"a": np.ones(3), "b": np.ones(2)})
+
+    def test_complex_results(self):
+        with pytest.raises(TypeError, match="results must be real"):
+            jaxwgc.summarize(np.ones(3, complex))
+        with pytest.raises(TypeError, match="results must be real"):
+            jaxwgc.summarize(jnp.ones(3, complex))

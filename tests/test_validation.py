@@ -1,0 +1,164 @@
+"""The checks that the whole library shares."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxwgc import _validation
+
+
+class TestInt:
+    @pytest.mark.parametrize(
+        "value", [3, np.int8(3), np.uint64(3), np.array(3), jnp.int32(3)]
+    )
+    def test_ints_of_every_kind(self, value):
+        found = _validation.check_int("size", value, minimum=3)
+        assert found == 3
+        assert type(found) is int
+
+    @pytest.mark.parametrize(
+        "value", [True, np.True_, 3.0, np.float32(3), "3", None, np.ones(1, int)[:0]]
+    )
+    def test_other_types(self, value):
+        with pytest.raises(TypeError, match=r"size must be a.* int.*; got "):
+            _validation.check_int("size", value)
+
+    def test_traced(self):
+        with pytest.raises(TypeError, match="size must be a Python int, since it sets"):
+            jax.jit(lambda value: _validation.check_int("size", value))(3)
+
+    @settings(max_examples=50, deadline=None)
+    @given(st.integers(), st.integers())
+    def test_bound(self, value, minimum):
+        if value >= minimum:
+            assert _validation.check_int("size", value, minimum) == value
+        else:
+            rule = re.escape(f"size must be at least {minimum}; got {value}")
+            with pytest.raises(ValueError, match=rule):
+                _validation.check_int("size", value, minimum)
+
+    def test_stragglers(self):
+        assert _validation.check_stragglers(np.int64(3), 4) == 3
+        with pytest.raises(ValueError, match="num_stragglers = 4 and num_workers = 4"):
+            _validation.check_stragglers(4, 4)
+        with pytest.raises(ValueError, match="num_stragglers must be at least 0; got"):
+            _validation.check_stragglers(-1, 4)
+
+
+class TestNumber:
+    @pytest.mark.parametrize(
+        "value", [0, 0.5, np.float32(1), np.array(1), jnp.ones(())]
+    )
+    def test_real_scalars(self, value):
+        assert _validation.check_number("rate", value, minimum=0, maximum=1) is None
+
+    @pytest.mark.parametrize(
+        "value", ["1", None, 1j, np.complex64(1), np.ones(1), [1.0], {}, jnp.ones(2)]
+    )
+    def test_other_types(self, value):
+        with pytest.raises(TypeError, match="rate must be a real scalar; got "):
+            _validation.check_number("rate", value)
+
+    def test_bounds(self):
+        for bounds, rule in (
+            ({"minimum": 3}, "at least 3; got 2.5"),
+            ({"maximum": 2}, "at most 2; got 2.5"),
+        ):
+            with pytest.raises(ValueError, match=f"rate must be {rule}"):
+                _validation.check_number("rate", 2.5, **bounds)
+        with pytest.raises(ValueError, match="rate must be positive; got 0"):
+            _validation.check_number("rate", 0, positive=True)
+        for value in (np.nan, np.float32("nan"), jnp.array(jnp.nan)):
+            with pytest.raises(ValueError, match="rate must be a number; got nan"):
+                _validation.check_number("rate", value)
+
+    def test_values_that_are_traced_pass(self):
+        """Their type is known, their value is not."""
+
+        def check(value):
+            _validation.check_number("rate", value, minimum=0)
+            return value
+
+        assert jax.jit(check)(-1.0) == -1
+        np.testing.assert_array_equal(
+            jax.vmap(check)(np.arange(-2.0, 2)), [-2, -1, 0, 1]
+        )
+        with pytest.raises(TypeError, match="rate must be a real scalar"):
+            jax.jit(check)(np.ones(2))
+
+
+class TestKey:
+    def test_both_kinds(self, make_key):
+        key = make_key(0)
+        assert _validation.check_key(key) is key
+        keys = jax.random.split(key, 3)
+        with pytest.raises(ValueError, match=r"key must be one key.*\(3"):
+            _validation.check_key(keys)
+        seen = []
+        jax.vmap(lambda own: seen.append(_validation.check_key(own)) or 0)(keys)
+        assert len(seen) == 1
+
+    @pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
+    def test_other_generators(self, impl):
+        """A raw key is as long as the generator wants it; rbg keys have four words."""
+        typed = jax.random.key(0, impl=impl)
+        assert _validation.check_key(typed) is typed
+
+    @pytest.mark.parametrize(
+        "key", [0, 1.0, None, "key", np.zeros(2), np.zeros(2, int)]
+    )
+    def test_other_types(self, key):
+        with pytest.raises(TypeError, match="seed must be a PRNG key from jax"):
+            _validation.check_key(key, "seed")
+
+    @pytest.mark.parametrize("shape", [(), (3, 2), (3,), (0,)])
+    def test_raw_keys_of_the_wrong_shape(self, shape):
+        with pytest.raises(ValueError, match="seed must be one key"):
+            _validation.check_key(np.zeros(shape, np.uint32), "seed")
+
+
+class TestArrays:
+    def test_choice(self):
+        assert _validation.check_choice("method", "qr", ("qr", "svd")) == "qr"
+        for value in ("QR", "", None, 1, ["qr"]):
+            rule = "method must be one of 'qr', 'svd'; got " + re.escape(repr(value))
+            with pytest.raises(ValueError, match=rule):
+                _validation.check_choice("method", value, ("qr", "svd"))
+
+    def test_received(self):
+        for mask in ([True, False], np.ones((4, 2), bool), jnp.ones((0, 2), bool)):
+            found = _validation.check_received(mask, 2)
+            assert isinstance(found, jax.Array)
+            np.testing.assert_array_equal(found, mask)
+        for mask in (True, [True], np.ones((2, 3), bool)):
+            with pytest.raises(ValueError, match="received must have shape .* = 2"):
+                _validation.check_received(mask, 2)
+        for mask in ([1, 0], np.ones(2), None, "no"):
+            with pytest.raises(TypeError, match="received must be a bool mask"):
+                _validation.check_received(mask, 2)
+
+    def test_leading_axis(self):
+        tree = {"a": np.ones((3, 2)), "b": [jnp.ones(3), None]}
+        _validation.check_leading_axis("parts", tree, 3, "num_parts")
+        for leaf, shape in ((np.ones((2, 3)), "2, 3"), (1.0, "")):
+            rule = (
+                r"parts\['b'\]\[1\] must have a leading axis of num_parts = 3; "
+                rf"got shape \({shape}\)"
+            )
+            with pytest.raises(ValueError, match=rule):
+                _validation.check_leading_axis(
+                    "parts", {**tree, "b": [np.ones(3), leaf]}, 3, "num_parts"
+                )
+        with pytest.raises(ValueError, match="parts must have at least one array; got"):
+            _validation.check_leading_axis("parts", {"a": None}, 3, "num_parts")
+
+    def test_is_traced(self):
+        assert not _validation.is_traced(1, np.ones(2), {"a": jnp.ones(2)}, None)
+        seen = []
+        jax.jit(lambda x: seen.append(_validation.is_traced(1, {"a": [x]})) or x)(1.0)
+        assert seen == [True]
