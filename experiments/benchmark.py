@@ -267,15 +267,13 @@ def leverage_scores(repeats: int, seed: int, quick: bool):
             small = on_device[:num_columns]
             score = jax.jit(sketching.leverage_scores)
             two_products = jax.jit(lambda x, y: (x.T @ x, x @ y))
-            floor, ours = median_seconds(
+            floor, ours, peer = median_seconds(
                 repeats,
-                lambda: two_products(on_device, small),  # noqa: B023
-                lambda: score(on_device),  # noqa: B023
+                functools.partial(two_products, on_device, small),
+                functools.partial(score, on_device),
+                functools.partial(np.linalg.svd, matrix, full_matrices=False),
             )
             found = np.asarray(score(on_device))
-        start = time.perf_counter()
-        np.linalg.svd(matrix, full_matrices=False)
-        peer = time.perf_counter() - start
         left, singular, _ = scipy.linalg.svd(
             matrix.astype(np.float64), full_matrices=False
         )
