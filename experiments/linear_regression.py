@@ -238,7 +238,7 @@ def iterations_table(cells, runs: int) -> results.ResultTable:
                 "yes" if weighting == "weighted" else "no",
                 f"{published:g}",
                 results.interval(iterations, 1),
-                f"{100 * (iterations.mean / published - 1):+.1f}%",
+                f"{100 * (iterations.mean / published - 1):+z.1f}%",
                 results.interval(literal[weighting]["iterations"], 1),
                 ratio if weighting == "weighted" else "",
             )

@@ -132,7 +132,7 @@ class ResultTable:
 def interval(summary: jaxwgc.Summary, digits: int = 2) -> str:
     """A mean with its 95% confidence interval."""
     half = (summary.high - summary.low) / 2
-    return f"{summary.mean:.{digits}f} ± {half:.{digits}f}"
+    return f"{summary.mean:z.{digits}f} ± {half:.{digits}f}"
 
 
 def interval_power_of_ten(summary: jaxwgc.Summary) -> str:

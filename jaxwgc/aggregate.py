@@ -12,6 +12,11 @@ from jaxwgc._decoders import product
 from jaxwgc.codes import GradientCode
 from jaxwgc.stragglers import StragglerModel
 
+__all__ = [
+    "CodedAggregateState",
+    "coded_aggregate",
+]
+
 METHODS = ("partials", "messages")
 UNDECODABLE = ("least_squares", "skip")
 
@@ -58,7 +63,8 @@ def coded_aggregate(
     Every round draws who answers from the straggler model. A mask of workers that were
     observed instead goes in as `received`, an extra argument of `update`, with
     `elapsed` beside it if the round's time is to be counted; then the model is not
-    asked.
+    asked. (`aggregating.process` hands extra arguments to its pre- and postprocessor,
+    too: wrap those that take none in `optax.with_extra_args_support`.)
 
     Args:
       code: a gradient code.

@@ -15,6 +15,15 @@ from jaxwgc import _combining, _decoders, _messages, _validation
 from jaxwgc._decoders import product
 from jaxwgc.codes import GradientCode
 
+__all__ = [
+    "decode",
+    "decoding_error",
+    "decoding_weights",
+    "effective_weights",
+    "encode",
+    "weighted",
+]
+
 DECODERS = ("lagrange", "least_squares")
 
 

@@ -10,6 +10,11 @@ from jaxwgc import _combining, _validation, coding
 from jaxwgc._decoders import product
 from jaxwgc.codes import GradientCode
 
+__all__ = [
+    "decoded_value_and_grad",
+    "partial_value_and_grad",
+]
+
 
 def partial_value_and_grad(loss: Callable[..., Any], has_aux: bool = False) -> Callable:
     """The loss of every part and its gradient, side by side.

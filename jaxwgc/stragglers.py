@@ -14,6 +14,20 @@ import jax.numpy as jnp
 
 from jaxwgc import _validation
 
+__all__ = [
+    "Arrivals",
+    "DelayModel",
+    "StragglerModel",
+    "WaitingRule",
+    "bernoulli_slowdown",
+    "deadline",
+    "delayed",
+    "fastest",
+    "pareto",
+    "shifted_exponential",
+    "uniform",
+]
+
 
 class Arrivals(NamedTuple):
     """What the server sees of a round.

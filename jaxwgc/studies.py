@@ -11,6 +11,12 @@ import numpy as np
 
 from jaxwgc import _validation
 
+__all__ = [
+    "Summary",
+    "monte_carlo",
+    "summarize",
+]
+
 _DEFAULT_BATCH_SIZE = 256
 
 
