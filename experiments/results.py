@@ -42,7 +42,9 @@ class Results:
 
     def __init__(self, title: str, out: Path, runs: int):
         if runs < 1:
-            raise ExperimentError(f"runs and repeats must be at least 1; got {runs}")
+            raise ExperimentError(
+                f"--runs and --repeats must be at least 1; got {runs}"
+            )
         self.out = out
         self._files: dict[str, bytes] = {}
         try:

@@ -88,7 +88,7 @@ def coded_aggregate(
     Raises:
       ValueError: where an argument breaks its rule, or (at `update`) a leaf's leading
         axis is not num_parts or `received` has the wrong shape.
-      TypeError: where the code, model, key or `received` has the wrong type.
+      TypeError: where the code, model, key, updates or `received` have the wrong type.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxwgc, optax
@@ -111,8 +111,7 @@ def coded_aggregate(
     References:
       The paper's sections 2 and 4 and figure 1.
     """
-    if not isinstance(code, GradientCode):
-        raise TypeError(f"code must be a GradientCode; got {code!r}")
+    coding.check_code(code)
     if not isinstance(model, StragglerModel):
         raise TypeError(f"model must be a StragglerModel; got {model!r}")
     _validation.check_key(key)
@@ -125,7 +124,8 @@ def coded_aggregate(
     def init(params):
         del params
         return CodedAggregateState(
-            key=jnp.asarray(key),
+            # A copy, so that donating the state leaves the caller's key alone.
+            key=jnp.array(key, copy=True),
             stragglers=model.init(code.num_workers),
             received=jnp.ones(code.num_workers, bool),
             elapsed=jnp.zeros((), loads.dtype),
@@ -136,6 +136,12 @@ def coded_aggregate(
     def update(updates, state, params=None, *, received=None, elapsed=None, **extra):
         del params, extra
         _validation.check_leading_axis("updates", updates, code.num_parts, "num_parts")
+        for path, leaf in jax.tree_util.tree_leaves_with_path(updates):
+            if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+                raise TypeError(
+                    f"updates{jax.tree_util.keystr(path)} must be real or complex "
+                    f"floats; got {leaf.dtype}"
+                )
         next_key, stragglers = state.key, state.stragglers
         if received is None:
             if elapsed is not None:

@@ -1,8 +1,10 @@
 """What is done with any gradient code: encode, decode, and weigh the parts.
 
 All functions are pure, and work under `jax.jit` and `jax.vmap`. They compute in JAX's
-default precision and take part in no differentiation: decoding weights depend on who
-answered and on the code, not on parameters, and are constants to `jax.grad`.
+default precision. Decoding weights are constants to `jax.grad`: they do not depend on
+parameters. They do depend on the weights and the entries of a code where a round cannot
+be decoded exactly; derivatives of the decoded gradient with respect to those leave this
+out (those of `decoding_error` lose nothing by it).
 """
 
 import dataclasses
@@ -10,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxwgc import _combining, _decoders, _messages, _validation
 from jaxwgc._decoders import product
@@ -59,6 +62,7 @@ def encode(code: GradientCode, partial_gradients: Any) -> jax.Array:
     References:
       The paper's section 2.2; the packing is the library's.
     """
+    check_code(code)
     _validation.check_leading_axis(
         "partial_gradients", partial_gradients, code.num_parts, "num_parts"
     )
@@ -107,6 +111,7 @@ def decoding_weights(
     References:
       The paper's section 2.2 and theorem 4.1; Halbawi et al., ISIT 2018.
     """
+    check_code(code)
     received = _validation.check_received(received, code.num_workers)
     decoder = check_decoder(code, decoder)
     matrix = jax.lax.stop_gradient(jnp.asarray(code.encoding_matrix))
@@ -234,6 +239,8 @@ def decode(
     Returns:
       The decoded gradient, the sum over j of c_j g_j with the weights c of
       `effective_weights`: a pytree like params, leaves with the batch axes in front.
+      For a complex code and too few answers, with what the two halves of the gradient
+      leak into each other besides.
 
     Raises:
       ValueError: where messages or received have the wrong shape.
@@ -251,6 +258,8 @@ def decode(
     References:
       The paper's section 2.2.
     """
+    check_code(code)
+    params = jax.tree.map(_as_array, params)
     messages = jnp.asarray(messages)
     received = _validation.check_received(received, code.num_workers)
     _check_messages(code, messages, params)
@@ -258,7 +267,7 @@ def decode(
     return _combining.combine_messages(code, weights, messages, received, params)
 
 
-def weighted(code: GradientCode, weights: jax.Array) -> GradientCode:
+def weighted(code: GradientCode, weights: jax.typing.ArrayLike) -> GradientCode:
     """The code whose decoded gradient is the sum over j of w_j g_j.
 
     Scales the columns of B and the target of decoding together. Works for every code,
@@ -284,18 +293,31 @@ def weighted(code: GradientCode, weights: jax.Array) -> GradientCode:
     References:
       The paper's theorem 4.1.
     """
-    if jnp.shape(weights) != (code.num_parts,):
+    check_code(code)
+    factors = _as_array(weights)
+    if jnp.shape(factors) != (code.num_parts,):
         raise ValueError(
             f"weights must have shape (num_parts,) = ({code.num_parts},); got "
-            f"{jnp.shape(weights)}"
+            f"{jnp.shape(factors)}"
         )
-    if jnp.iscomplexobj(weights):
-        raise TypeError(f"weights must be real; got {jnp.asarray(weights).dtype}")
+    if jnp.iscomplexobj(factors):
+        raise TypeError(f"weights must be real; got {factors.dtype}")
     return dataclasses.replace(
         code,
-        encoding_matrix=code.encoding_matrix * weights,
-        target=code.target * weights,
+        encoding_matrix=code.encoding_matrix * factors,
+        target=code.target * factors,
     )
+
+
+def check_code(code: Any) -> None:
+    """A gradient code, and nothing else."""
+    if not isinstance(code, GradientCode):
+        raise TypeError(f"code must be a GradientCode; got {code!r}")
+
+
+def _as_array(leaf):
+    """`leaf`, or a NumPy array of it where it is a Python number or list."""
+    return leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
 
 
 def _check_messages(code, messages, params):

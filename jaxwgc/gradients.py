@@ -69,7 +69,8 @@ def decoded_value_and_grad(
     c_j loss_j with the effective weights c. The result equals `decode` of `encode` of
     the partial gradients to rounding, at about the price of a plain gradient. (A
     complex code in a round with too many stragglers takes a second backward pass, for
-    what leaks between the packed halves.)
+    what leaks between the packed halves. The gradient is then not quite that of the
+    value.)
 
     Args:
       loss: `loss(params, part) -> scalar`, summed over the rows of the part.
@@ -102,8 +103,7 @@ def decoded_value_and_grad(
     References:
       The paper's section 2.2: c = a^T B.
     """
-    if not isinstance(code, GradientCode):
-        raise TypeError(f"code must be a GradientCode; got {code!r}")
+    coding.check_code(code)
     coding.check_decoder(code, decoder)
 
     def decoded(params, parts, received):
@@ -112,7 +112,14 @@ def decoded_value_and_grad(
 
         def losses(params):
             outputs = jax.vmap(loss, in_axes=(None, 0))(params, parts)
-            return outputs if has_aux else (outputs, None)
+            if has_aux:
+                return outputs
+            if not isinstance(outputs, jax.Array):
+                raise TypeError(
+                    "loss must return a scalar, or (scalar, aux) with has_aux; got "
+                    f"{jax.tree.structure(outputs)}"
+                )
+            return outputs, None
 
         values, backward, aux = jax.vjp(losses, params, has_aux=True)
         if values.shape != (code.num_parts,):

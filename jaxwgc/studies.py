@@ -67,16 +67,23 @@ def monte_carlo(
     def numbered_trial(key, number):
         return trial(jax.random.fold_in(key, number))
 
-    if _validation.is_traced(key):
-        numbers = jnp.arange(num_trials)
+    def run_traced():
         return jax.lax.map(
-            lambda number: numbered_trial(key, number), numbers, batch_size=batch_size
+            lambda number: numbered_trial(key, number),
+            jnp.arange(num_trials),
+            batch_size=batch_size,
         )
 
+    if _validation.is_traced(key):
+        return run_traced()
     run_batch = jax.jit(jax.vmap(numbered_trial, in_axes=(None, 0)))
     collected = None
     for start in range(0, num_trials, batch_size):
-        batch = jax.device_get(run_batch(key, start + np.arange(batch_size)))
+        batch = run_batch(key, start + np.arange(batch_size))
+        if _validation.is_traced(batch):
+            # The trial reads something traced, or jit is around this call.
+            return run_traced()
+        batch = jax.device_get(batch)
         stop = min(start + batch_size, num_trials)
         if collected is None:
             collected = jax.tree.map(

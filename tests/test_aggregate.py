@@ -632,3 +632,28 @@ class TestBadInput:
         mask = np.ones(6, bool)
         with pytest.raises(TypeError, match="elapsed must be a real scalar"):
             self.update(received=mask, elapsed=np.ones(6))
+
+
+class TestNewcomers:
+    """What a first user ran into."""
+
+    code = jaxwgc.codes.reed_solomon(6, 3, 4)
+
+    def test_donating_the_state_leaves_the_key_alone(self, make_key):
+        key = make_key(0)
+        aggregate = jaxwgc.coded_aggregate(self.code, jaxwgc.stragglers.uniform(3), key)
+        step = jax.jit(
+            lambda state: aggregate.update(jnp.ones((3, 2)), state)[1],
+            donate_argnums=0,
+        )
+        first = step(aggregate.init(None))
+        again = step(aggregate.init(None))
+        np.testing.assert_array_equal(first.received, again.received)
+        jax.random.uniform(key)
+
+    def test_integer_updates_are_refused(self):
+        aggregate = jaxwgc.coded_aggregate(
+            self.code, jaxwgc.stragglers.uniform(3), jax.random.key(0)
+        )
+        with pytest.raises(TypeError, match=r"updates\['w'\] must be real or complex"):
+            aggregate.update({"w": jnp.ones((3, 2), int)}, aggregate.init(None))

@@ -344,3 +344,21 @@ class TestBadInput:
             jaxwgc.decode(self.code, np.ones((10, 4), complex), mask, np.zeros(4))
         with pytest.raises(TypeError, match="messages must be complex"):
             jaxwgc.decode(self.code, np.ones((10, 2)), mask, np.zeros(4))
+
+    @pytest.mark.parametrize("wrong", [None, "code", np.eye(3)])
+    def test_code_of_the_wrong_type(self, wrong):
+        mask = np.ones(3, bool)
+        for call in (
+            lambda: jaxwgc.encode(wrong, np.ones((3, 2))),
+            lambda: jaxwgc.decoding_weights(wrong, mask),
+            lambda: jaxwgc.decode(wrong, np.ones((3, 2)), mask, np.zeros(2)),
+            lambda: jaxwgc.weighted(wrong, np.ones(3)),
+        ):
+            with pytest.raises(TypeError, match="code must be a GradientCode"):
+                call()
+
+    def test_python_numbers_are_taken_as_parameters_and_weights(self):
+        code = jaxwgc.weighted(CODES["uncoded"], [1, 2, 3, 4, 5, 6])
+        messages = jaxwgc.encode(code, {"b": np.ones(6, np.float32)})
+        decoded = jaxwgc.decode(code, messages, np.ones(6, bool), {"b": np.float32(0)})
+        np.testing.assert_allclose(decoded["b"], 21, rtol=1e-6)

@@ -316,3 +316,16 @@ class TestBadInput:
             jaxwgc.summarize(np.ones(3, complex))
         with pytest.raises(TypeError, match="results must be real"):
             jaxwgc.summarize(jnp.ones(3, complex))
+
+
+def test_trial_that_reads_something_traced():
+    """A derivative and a jit around a study whose key is concrete."""
+    key = jax.random.key(0)
+
+    def study(scale):
+        return jaxwgc.monte_carlo(lambda k: scale * jax.random.normal(k) ** 2, key, 50)
+
+    plain = study(1.0)
+    np.testing.assert_allclose(jax.jit(study)(2.0), 2 * plain, rtol=1e-5)
+    slope = jax.grad(lambda scale: study(scale).mean())(1.0)
+    np.testing.assert_allclose(slope, plain.mean(), rtol=1e-5)

@@ -170,8 +170,9 @@ def weighted_parts(
       0.
 
     Raises:
-      ValueError: for another rescaling or scale, row_weights without two axes, or a
-        leaf that does not start with the axes (K, m).
+      ValueError: for another rescaling or scale, row_weights without two axes, a leaf
+        that does not start with the axes (K, m), or (where not traced) a sample of more
+        parts than there are.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxwgc
@@ -200,6 +201,13 @@ def weighted_parts(
             raise ValueError(
                 f"parts{jax.tree_util.keystr(path)} must start with the axes of "
                 f"row_weights, {(num_parts, size)}; got shape {np.shape(leaf)}"
+            )
+    if not _validation.is_traced(sample.indices):
+        largest = int(np.max(sample.indices))
+        if largest >= num_parts:
+            raise ValueError(
+                "parts must be those that the sample was drawn from; got "
+                f"{num_parts} parts and a sample with part {largest}"
             )
     parts = jax.tree.map(lambda leaf: jnp.asarray(leaf)[sample.indices], parts)
     row_weights = row_weights[sample.indices]

@@ -267,3 +267,10 @@ def test_scale_rows():
         sketching.scale_rows(rows, np.ones(3))
     with pytest.raises(ValueError, match="factors must have one axis"):
         sketching.scale_rows(rows, np.ones((2, 1)))
+
+
+def test_sample_of_more_parts_than_there_are():
+    sample = sketching.sample_partitions(jax.random.key(0), np.ones(40), num_distinct=9)
+    parts, row_weights = sketching.partition(np.arange(80.0), 20)
+    with pytest.raises(ValueError, match="parts must be those that the sample"):
+        sketching.weighted_parts(sample, parts, row_weights)
