@@ -315,7 +315,7 @@ def check_code(code: Any) -> None:
         raise TypeError(f"code must be a GradientCode; got {code!r}")
 
 
-def _as_array(leaf):
+def _as_array(leaf: Any) -> Any:
     """`leaf`, or a NumPy array of it where it is a Python number or list."""
     return leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
 
