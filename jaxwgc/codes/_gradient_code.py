@@ -1,12 +1,17 @@
 """What every gradient code is: who holds what, and how it is mixed."""
 
 import dataclasses
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
 
 Array: TypeAlias = jax.Array | np.ndarray
+
+
+def _static(default: Any = dataclasses.MISSING) -> Any:
+    """A field that is part of the pytree's structure, not one of its arrays."""
+    return dataclasses.field(default=default, metadata={"static": True})
 
 
 @jax.tree_util.register_dataclass
@@ -21,34 +26,70 @@ class GradientCode:
     so that their accuracy does not depend on JAX's precision setting.
 
     Attributes:
-      encoding_matrix: B, real or complex of shape (num_workers, num_parts).
+      encoding_matrix: B, real or complex of shape (num_messages, num_parts *
+        num_segments): (num_workers, num_parts) for all codes but those of several
+        messages a worker or of segments. Row i * messages_per_worker + t is message t
+        of worker i; column j * num_segments + u is segment u of part j.
       assignment: bool of shape (num_workers, num_parts); True where the worker holds
         the part. B is zero elsewhere.
       target: the weights of the parts that decoding aims at, of shape (num_parts,):
         ones, so that decoding gives the plain sum of the partial gradients, unless
         `jaxwgc.weighted` has set others.
       num_stragglers: s; whichever s workers fail to answer, decoding is exact.
-      decoder: `"lagrange"` or `"least_squares"`, how decoding weights are found.
+      decoder: how decoding weights are found: `"least_squares"`, `"lagrange"`,
+        `"one_step"`, `"peeling"` or `"group"`; see `jaxwgc.decoding_weights`.
+      num_segments: m, the segments that a gradient is cut into; messages are as long
+        as one of them.
+      num_clusters: the workers and parts come in that many clusters of equal size and
+        equal code, one after the other, and are decoded cluster by cluster.
+      messages_per_worker: how many messages a worker sends, one after the other.
+      required_parts: int (num_workers, messages_per_worker), how many of its parts a
+        worker must have finished before it can send the message. None where it sends
+        one message at the end.
       point_step: for codes evaluated at roots of unity, worker i sits at the point
         exp(2 pi i (point_step * i) / num_workers). None for other codes.
+      one_step_scale: one-step decoding gives each of r answers (in its cluster) the
+        weight one_step_scale / r. None where one-step decoding makes no sense.
+      one_step_shared: False where one-step decoding gives every answer the weight
+        one_step_scale itself, however many there are.
+      batch_size: for peeling, which needs a matrix of zeros and ones (before
+        weighting): the parts come in batches of this size, one after the other, that
+        workers hold whole. None where peeling makes no sense.
+      groups: int (num_families, num_workers in a cluster), for group decoding. Workers
+        of one group hold the same parts and send the same message; the groups of a
+        family hold every part once. -1 where a worker is in no group of the family.
+        None for other codes.
     """
 
     encoding_matrix: Array
     assignment: Array
     target: Array
-    num_stragglers: int = dataclasses.field(metadata={"static": True})
-    decoder: str = dataclasses.field(default="least_squares", metadata={"static": True})
-    point_step: int | None = dataclasses.field(default=None, metadata={"static": True})
+    num_stragglers: int = _static()
+    decoder: str = _static("least_squares")
+    num_segments: int = _static(1)
+    num_clusters: int = _static(1)
+    messages_per_worker: int = _static(1)
+    required_parts: Array | None = None
+    point_step: int | None = _static(None)
+    one_step_scale: float | None = _static(None)
+    one_step_shared: bool = _static(True)
+    batch_size: int | None = _static(None)
+    groups: Array | None = None
+
+    @property
+    def num_messages(self) -> int:
+        """Messages of all workers together."""
+        return self.encoding_matrix.shape[-2]
 
     @property
     def num_workers(self) -> int:
         """n, the number of workers."""
-        return self.encoding_matrix.shape[-2]
+        return self.num_messages // self.messages_per_worker
 
     @property
     def num_parts(self) -> int:
         """k, the number of data parts that are coded over."""
-        return self.encoding_matrix.shape[-1]
+        return self.encoding_matrix.shape[-1] // self.num_segments
 
     @property
     def is_complex(self) -> bool:
