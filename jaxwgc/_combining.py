@@ -3,6 +3,7 @@
 Both give the same decoded gradient to rounding.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,11 +11,11 @@ import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 
-from jaxwgc import _messages, _validation
+from jaxwgc import _messages, _validation, _weights
 from jaxwgc._decoders import product
 from jaxwgc.codes import GradientCode
 
-# Below this the imaginary part of the effective weights is rounding, not leakage.
+# Below this leakage between halves or segments is rounding.
 _LEAK_TOLERANCE = 1e-3
 
 
@@ -22,30 +23,28 @@ def combine_messages(
     code: GradientCode,
     weights: jax.Array,
     messages: jax.Array,
-    received: jax.Array,
+    mask: jax.Array,
     like: Any,
 ) -> Any:
     """The sum over the received messages i of a_i message_i, as a pytree like `like`.
 
     Args:
       code: the code of the messages.
-      weights: decoding weights a (..., num_workers).
-      messages: (..., num_workers, length); those not received may hold anything.
-      received: bool (..., num_workers).
+      weights: decoding weights a (..., num_segments, num_messages).
+      messages: (..., num_messages, length); those not received may hold anything.
+      mask: bool (..., num_messages), the messages that were received.
       like: a pytree with the shapes and dtypes of the gradient.
     """
-    messages = jnp.where(received[..., None], messages, 0)
+    messages = jnp.where(mask[..., None], messages, 0)
     weights = weights.astype(messages.dtype)
-    if not code.is_complex:
-        return _messages.unravel(
-            product(weights[..., None, :], messages)[..., 0, :], like
-        )
-    rows = jnp.stack([messages.real, messages.imag], axis=-2)
-    rows = rows.reshape(*rows.shape[:-3], 2 * code.num_workers, rows.shape[-1])
-    mixer = _messages.real_form(weights[..., None, :])
-    mixer = mixer.reshape(*mixer.shape[:-4], 2, 2 * code.num_workers)
-    flat = _messages.whole(product(mixer, rows), _messages.raveled_size(like))
-    return _messages.unravel(flat, like)
+    if code.is_complex:
+        pairs = jnp.stack([messages.real, messages.imag], axis=-2)
+        rows = 2 * code.num_messages
+        messages = pairs.reshape(*pairs.shape[:-3], rows, pairs.shape[-1])
+        mixer = _messages.real_form(weights)
+        weights = mixer.reshape(*mixer.shape[:-4], 2 * code.num_segments, rows)
+    size = _messages.raveled_size(like)
+    return _messages.unravel(_messages.whole(product(weights, messages), size), like)
 
 
 def combine_partials(
@@ -57,24 +56,41 @@ def combine_partials(
 
     A complex code packs the halves (u, v) of a gradient as u + iv. Effective weights
     with an imaginary part, so those of a round with too many stragglers, therefore turn
-    a share Im(c) of each half into the other: u loses v's, v gains u's.
+    a share Im(c) of each half into the other: u loses v's, v gains u's. In the same
+    way the segments of a code with segments leak into each other in such a round.
 
     Args:
       code: a gradient code.
-      mixing: c = a^T B (num_parts,), complex for a complex code.
+      mixing: a^T B (num_segments, num_parts, num_segments), see `_weights.mixing`.
       weighted_sum: real weights c (num_parts,) to the pytree sum over j of c_j g_j.
     """
-    own = weighted_sum(mixing.real)
-    if not code.is_complex:
+    own = weighted_sum(_weights.effective(mixing))
+    segments = code.num_segments
+    if segments == 1 and not code.is_complex:
         return own
+    leakage = _weights.leakage(mixing)
+
+    def segments_of_sums(weights):
+        """Segment u: the sum over v of segment v of the sum with weights (u, :, v)."""
+        weights = jnp.moveaxis(weights, 1, -1).reshape(segments**2, code.num_parts)
+        sums = jax.vmap(lambda own: _messages.ravel(weighted_sum(own)))(weights)
+        pairs = 2 if code.is_complex else 1
+        rows = _messages.blocks(sums, segments * pairs)
+        rows = rows.reshape(segments, segments, segments, pairs, rows.shape[-1])
+        return jnp.trace(rows, axis1=1, axis2=2)
 
     def add_leak():
         flat = _messages.ravel(own)
-        leak = _messages.halves(_messages.ravel(weighted_sum(mixing.imag)))
-        leak = jnp.stack([-leak[1], leak[0]])
+        leak = 0.0
+        if segments > 1:
+            leak = segments_of_sums(leakage.real)
+        if code.is_complex:
+            turned = segments_of_sums(leakage.imag)
+            leak = leak + jnp.stack([-turned[:, 1], turned[:, 0]], axis=1)
+        leak = leak.reshape(math.prod(leak.shape[:2]), leak.shape[2])
         return _messages.unravel(flat + _messages.whole(leak, flat.size), own)
 
-    leaks = _in_any_lane(jnp.any(jnp.abs(mixing.imag) > _LEAK_TOLERANCE))
+    leaks = _in_any_lane(jnp.any(jnp.abs(leakage) > _LEAK_TOLERANCE))
     if not _validation.is_traced(leaks):
         # Outside of jit, lax.cond would compile its new functions at every call.
         return add_leak() if leaks else own

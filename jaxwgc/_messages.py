@@ -1,4 +1,4 @@
-"""Pytrees as flat vectors, and two halves of a real vector as one complex vector."""
+"""Pytrees as flat vectors, and flat vectors as blocks: segments, and halves."""
 
 import math
 from typing import Any
@@ -49,22 +49,23 @@ def raveled_size(like: Any) -> int:
     )
 
 
-def halves(flat: jax.Array) -> jax.Array:
-    """(..., size) as two rows (..., 2, ceil(size / 2)), with a zero added if odd."""
+def blocks(flat: jax.Array, count: int) -> jax.Array:
+    """(..., size) as rows (..., count, ceil(size / count)), filled up with zeros."""
     size = flat.shape[-1]
-    half = -(-size // 2)
-    if size % 2:
-        flat = jnp.pad(flat, [(0, 0)] * (flat.ndim - 1) + [(0, 1)])
-    return flat.reshape(*flat.shape[:-1], 2, half)
+    length = -(-size // count)
+    if size % count:
+        padding = count * length - size
+        flat = jnp.pad(flat, [(0, 0)] * (flat.ndim - 1) + [(0, padding)])
+    return flat.reshape(*flat.shape[:-1], count, length)
 
 
 def whole(rows: jax.Array, size: int) -> jax.Array:
-    """The inverse of `halves`: (..., 2, half) as (..., size)."""
+    """The inverse of `blocks`: (..., count, length) as (..., size)."""
     return rows.reshape(*rows.shape[:-2], -1)[..., :size]
 
 
 def real_form(matrix: jax.Array) -> jax.Array:
-    """The real matrix (..., n, 2, k, 2) that acts on halves as the complex one does.
+    """The real matrix (..., n, 2, k, 2) that acts on pairs as the complex one does.
 
     Real products are several times faster than complex ones on the CPU.
     """

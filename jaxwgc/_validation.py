@@ -91,33 +91,6 @@ def check_key(key: Any, name: str = "key") -> jax.Array:
     return key
 
 
-def check_one_round(received: Any, num_workers: int) -> jax.Array:
-    """A bool mask (num_workers,), with no batch axes."""
-    received = check_received(received, num_workers)
-    if received.ndim != 1:
-        raise ValueError(
-            f"received must have shape (num_workers,) = ({num_workers},); got "
-            f"{received.shape}"
-        )
-    return received
-
-
-def check_received(received: Any, num_workers: int) -> jax.Array:
-    """A bool mask (..., num_workers) of the workers that answered."""
-    dtype = getattr(received, "dtype", None) or np.asarray(received).dtype
-    if dtype != np.bool_:
-        raise TypeError(
-            f"received must be a bool mask of the workers that answered; got {dtype}"
-        )
-    received = jnp.asarray(received)
-    if received.ndim == 0 or received.shape[-1] != num_workers:
-        raise ValueError(
-            f"received must have shape (..., num_workers) with num_workers = "
-            f"{num_workers}; got {received.shape}"
-        )
-    return received
-
-
 def check_leading_axis(name: str, tree: Any, size: int, axis_name: str) -> None:
     """Every leaf of `tree` has a leading axis of `size`."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)

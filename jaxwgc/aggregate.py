@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from optax.experimental import aggregating
 
-from jaxwgc import _combining, _validation, coding
+from jaxwgc import _combining, _validation, _weights, coding
 from jaxwgc._decoders import product
 from jaxwgc.codes import GradientCode
 from jaxwgc.stragglers import StragglerModel
@@ -111,14 +111,14 @@ def coded_aggregate(
     References:
       The paper's sections 2 and 4 and figure 1.
     """
-    coding.check_code(code)
+    _weights.check_code(code)
     if not isinstance(model, StragglerModel):
         raise TypeError(f"model must be a StragglerModel; got {model!r}")
     _validation.check_key(key)
     _validation.check_choice("method", method, METHODS)
     _validation.check_choice("undecodable", undecodable, UNDECODABLE)
     _validation.check_number("tolerance", tolerance, minimum=0)
-    coding.check_decoder(code, decoder)
+    decoder = _weights.check_decoder(code, decoder)
     loads = jnp.asarray(code.loads, jnp.result_type(float))
 
     def init(params):
@@ -152,22 +152,23 @@ def coded_aggregate(
             next_key, round_key = jax.random.split(state.key)
             arrivals, stragglers = model.sample(round_key, state.stragglers, loads)
             received, elapsed = arrivals.received, arrivals.elapsed
+            if code.messages_per_worker > 1 and arrivals.finished is not None:
+                received = arrivals.finished
         elapsed = 0.0 if elapsed is None else elapsed
         _validation.check_number("elapsed", elapsed)
-        received = _validation.check_one_round(received, code.num_workers)
+        received = _weights.check_one_round(code, received)
 
-        weights = coding.decoding_weights(code, received, decoder)
-        mixing = coding.mixing_weights(code, weights)
-        residual = jnp.sqrt(coding.squared_error(code, mixing))
+        mask = _weights.message_mask(code, received)
+        weights = _weights.solve(code, mask, decoder)
+        mixing = _weights.mixing(code, weights)
+        residual = jnp.sqrt(_weights.squared_error(code, mixing))
         failed = ~(residual <= tolerance * jnp.linalg.norm(jnp.asarray(code.target)))
         if method == "messages":
             like = jax.tree.map(
                 lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), updates
             )
             messages = coding.encode(code, updates)
-            decoded = _combining.combine_messages(
-                code, weights, messages, received, like
-            )
+            decoded = _combining.combine_messages(code, weights, messages, mask, like)
         else:
             decoded = _combining.combine_partials(
                 code, mixing, functools.partial(_weighted_sum, updates)
@@ -179,7 +180,7 @@ def coded_aggregate(
         return decoded, CodedAggregateState(
             key=next_key,
             stragglers=stragglers,
-            received=received,
+            received=_weights.answered(code, received),
             elapsed=(state.elapsed + elapsed).astype(state.elapsed.dtype),
             residual=residual.astype(state.residual.dtype),
             num_undecodable=state.num_undecodable + failed.astype(jnp.int32),

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxwgc import _combining, _validation, coding
+from jaxwgc import _combining, _validation, _weights
 from jaxwgc._decoders import product
 from jaxwgc.codes import GradientCode
 
@@ -79,10 +79,10 @@ def decoded_value_and_grad(
       decoder: as for `jaxwgc.decoding_weights`.
 
     Returns:
-      A function of `params`, `parts` (leaves (num_parts, ...)) and `received` (bool
-      (num_workers,)). It returns `(value, gradient)`: the scalar sum over j of
-      c_j loss_j, and a pytree like params. With has_aux, `((value, aux), gradient)`,
-      leaves of aux (num_parts, ...).
+      A function of `params`, `parts` (leaves (num_parts, ...)) and `received` (as for
+      `jaxwgc.decoding_weights`, without batch axes). It returns `(value, gradient)`:
+      the scalar sum over j of c_j loss_j, and a pytree like params. With has_aux,
+      `((value, aux), gradient)`, leaves of aux (num_parts, ...).
 
     Raises:
       ValueError: where the leading axis of parts is not num_parts, or received has the
@@ -103,11 +103,11 @@ def decoded_value_and_grad(
     References:
       The paper's section 2.2: c = a^T B.
     """
-    coding.check_code(code)
-    coding.check_decoder(code, decoder)
+    _weights.check_code(code)
+    decoder = _weights.check_decoder(code, decoder)
 
     def decoded(params, parts, received):
-        received = _validation.check_one_round(received, code.num_workers)
+        received = _weights.check_one_round(code, received)
         _validation.check_leading_axis("parts", parts, code.num_parts, "num_parts")
 
         def losses(params):
@@ -130,10 +130,10 @@ def decoded_value_and_grad(
         def weighted_sum(weights):
             return backward(weights.astype(values.dtype))[0]
 
-        weights = coding.decoding_weights(code, received, decoder)
-        mixing = coding.mixing_weights(code, weights)
+        mask = _weights.message_mask(code, received)
+        mixing = _weights.mixing(code, _weights.solve(code, mask, decoder))
         gradient = _combining.combine_partials(code, mixing, weighted_sum)
-        value = product(mixing.real.astype(values.dtype), values)
+        value = product(_weights.effective(mixing).astype(values.dtype), values)
         return ((value, aux) if has_aux else value), gradient
 
     return decoded

@@ -591,7 +591,7 @@ class TestBadInput:
             aggregate(self.code, undecodable=None)
 
     def test_decoder(self):
-        with pytest.raises(ValueError, match="decoder must be one of 'lagrange'"):
+        with pytest.raises(ValueError, match="decoder must be one of 'least_squares'"):
             aggregate(self.code, decoder="guess")
         with pytest.raises(ValueError, match="decoder 'lagrange' needs a code"):
             aggregate(CODES["cyclic"], decoder="lagrange")

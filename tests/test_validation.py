@@ -130,18 +130,6 @@ class TestArrays:
             with pytest.raises(ValueError, match=rule):
                 _validation.check_choice("method", value, ("qr", "svd"))
 
-    def test_received(self):
-        for mask in ([True, False], np.ones((4, 2), bool), jnp.ones((0, 2), bool)):
-            found = _validation.check_received(mask, 2)
-            assert isinstance(found, jax.Array)
-            np.testing.assert_array_equal(found, mask)
-        for mask in (True, [True], np.ones((2, 3), bool)):
-            with pytest.raises(ValueError, match="received must have shape .* = 2"):
-                _validation.check_received(mask, 2)
-        for mask in ([1, 0], np.ones(2), None, "no"):
-            with pytest.raises(TypeError, match="received must be a bool mask"):
-                _validation.check_received(mask, 2)
-
     def test_leading_axis(self):
         tree = {"a": np.ones((3, 2)), "b": [jnp.ones(3), None]}
         _validation.check_leading_axis("parts", tree, 3, "num_parts")

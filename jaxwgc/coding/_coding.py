@@ -1,11 +1,4 @@
-"""What is done with any gradient code: encode, decode, and weigh the parts.
-
-All functions are pure, and work under `jax.jit` and `jax.vmap`. They compute in JAX's
-default precision. Decoding weights are constants to `jax.grad`: they do not depend on
-parameters. They do depend on the weights and the entries of a code where a round cannot
-be decoded exactly; derivatives of the decoded gradient with respect to those leave this
-out (those of `decoding_error` lose nothing by it).
-"""
+"""Encoding, decoding and weighting, for any gradient code."""
 
 import dataclasses
 from typing import Any
@@ -14,20 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxwgc import _combining, _decoders, _messages, _validation
+from jaxwgc import _combining, _messages, _validation, _weights
 from jaxwgc._decoders import product
 from jaxwgc.codes import GradientCode
-
-__all__ = [
-    "decode",
-    "decoding_error",
-    "decoding_weights",
-    "effective_weights",
-    "encode",
-    "weighted",
-]
-
-DECODERS = ("lagrange", "least_squares")
 
 
 def encode(code: GradientCode, partial_gradients: Any) -> jax.Array:
@@ -42,10 +24,12 @@ def encode(code: GradientCode, partial_gradients: Any) -> jax.Array:
         to g_j.
 
     Returns:
-      (num_workers, length), the raveled gradient. For a real code it is real and
-      length is P, the number of parameters; for a complex code it is complex and
-      length is ceil(P / 2), the two halves of the gradient as real and imaginary
-      parts. In the widest dtype of the leaves and at least float32.
+      (num_messages, length), the raveled gradient; num_messages is num_workers, except
+      for codes of several messages a worker. For a real code it is real and length is
+      P, the number of parameters; for a complex code it is complex and length is
+      ceil(P / 2), the two halves of the gradient as real and imaginary parts. A code
+      with m segments divides these lengths by m. In the widest dtype of the leaves and
+      at least float32.
 
     Raises:
       ValueError: where a leaf's leading axis is not num_parts.
@@ -62,20 +46,20 @@ def encode(code: GradientCode, partial_gradients: Any) -> jax.Array:
     References:
       The paper's section 2.2; the packing is the library's.
     """
-    check_code(code)
+    _weights.check_code(code)
     _validation.check_leading_axis(
         "partial_gradients", partial_gradients, code.num_parts, "num_parts"
     )
     gradients = _messages.ravel(partial_gradients, num_batch_axes=1)
     matrix = jnp.asarray(code.encoding_matrix)
+    num_blocks = code.num_segments * (2 if code.is_complex else 1)
+    rows = _messages.blocks(gradients, num_blocks)
+    rows = rows.reshape(code.num_parts * num_blocks, rows.shape[-1])
     if not code.is_complex:
-        return product(matrix.astype(gradients.dtype), gradients)
-    rows = _messages.halves(gradients)
-    half = rows.shape[-1]
+        return product(matrix.astype(gradients.dtype), rows)
     mixer = _messages.real_form(matrix).astype(gradients.dtype)
-    mixed = product(
-        mixer.reshape(2 * code.num_workers, -1), rows.reshape(2 * code.num_parts, half)
-    ).reshape(code.num_workers, 2, half)
+    mixed = product(mixer.reshape(2 * code.num_messages, len(rows)), rows)
+    mixed = mixed.reshape(code.num_messages, 2, rows.shape[-1])
     return jax.lax.complex(mixed[:, 0], mixed[:, 1])
 
 
@@ -86,54 +70,60 @@ def decoding_weights(
 
     Args:
       code: a gradient code.
-      received: bool (..., num_workers), the workers that answered.
-      decoder: None for the code's own. `"lagrange"`, for Reed-Solomon codes, is a
-        closed form that costs one matrix product for a whole batch of masks. It turns
-        to least squares for the masks with fewer than n - s answers and for the rare
-        ones with slack that amplify rounding to 1e-4, one by one. `"least_squares"` is
-        the solution of least norm, by a rank-revealing decomposition of every mask.
+      received: bool (..., num_workers), the workers that answered. For a code of
+        several messages a worker also integers, the number of its parts that each
+        worker has finished (`Arrivals.finished` of a straggler model).
+      decoder: None for the code's own, or one by name that fits the code:
+
+        - `"least_squares"`, any code: the weights of least norm among those of least
+          error ("optimal decoding"). Many masks share the products of conjugate
+          gradients; masks on which these do not converge are decomposed one by one.
+        - `"lagrange"`, Reed-Solomon codes: a closed form that costs one matrix product
+          for a whole batch of masks. It turns to least squares for the masks with fewer
+          than n - s answers and for the rare ones with slack that amplify rounding to
+          1e-4, one by one.
+        - `"one_step"`, codes whose parts have about equally many copies: every answer
+          counts the same, scaled so that the sum is right on average.
+        - `"peeling"`, codes of zeros and ones: parts that are alone in a message, then
+          those alone beside known ones; the sum of the k' recovered parts times k / k'.
+        - `"group"`, codes of groups of workers that send the same: the sum of the first
+          answer of each group, exact to the last bit.
 
     Returns:
-      (..., num_workers), complex for a complex code, zero at stragglers.
+      (..., num_messages), complex for a complex code, zero at stragglers; num_messages
+      is num_workers, except for codes of several messages a worker. For a code with
+      segments (..., num_segments, num_messages), the weights for each segment.
 
     Raises:
       ValueError: where received has the wrong shape, or the decoder does not fit the
         code.
-      TypeError: where received is not bool.
+      TypeError: where received is not bool, nor integers for a code of several
+        messages.
 
     Example:
       >>> import jax.numpy as jnp, jaxwgc
       >>> code = jaxwgc.codes.fractional_repetition(4, num_stragglers=1)
       >>> received = jnp.array([True, True, False, True])
       >>> jaxwgc.decoding_weights(code, received).round(3)
+      Array([1., 1., 0., 0.], dtype=float32)
+      >>> jaxwgc.decoding_weights(code, received, decoder="least_squares").round(3)
       Array([1. , 0.5, 0. , 0.5], dtype=float32)
 
     References:
-      The paper's section 2.2 and theorem 4.1; Halbawi et al., ISIT 2018.
+      The paper's section 2.2 and theorem 4.1; Halbawi et al., ISIT 2018; Charles,
+      Papailiopoulos, Ellenberg, "Approximate gradient coding via sparse random graphs",
+      2017 (one-step and optimal decoding); Horii, Yoshida, Kobayashi, Matsushima,
+      "Distributed stochastic gradient descent using LDGM codes", 2019 (peeling).
     """
-    check_code(code)
-    received = _validation.check_received(received, code.num_workers)
-    decoder = check_decoder(code, decoder)
-    matrix = jax.lax.stop_gradient(jnp.asarray(code.encoding_matrix))
-    target = jax.lax.stop_gradient(jnp.asarray(code.target)).astype(matrix.dtype)
-    if decoder == "least_squares":
-        return _decoders.least_squares(received, matrix, target)
-    num_required = code.num_workers - code.num_stragglers
-    return _decoders.lagrange_or_least_squares(
-        received, matrix, target, num_required, code.point_step
-    )
+    weights = _solve(code, received, decoder)
+    return weights[..., 0, :] if code.num_segments == 1 else weights
 
 
-def check_decoder(code: GradientCode, decoder: str | None) -> str:
-    """The decoder by name, the code's own for None."""
-    decoder = code.decoder if decoder is None else decoder
-    _validation.check_choice("decoder", decoder, DECODERS)
-    if decoder == "lagrange" and code.point_step is None:
-        raise ValueError(
-            "decoder 'lagrange' needs a code evaluated at roots of unity, such as "
-            f"codes.reed_solomon; got {code}"
-        )
-    return decoder
+def _solve(code, received, decoder):
+    _weights.check_code(code)
+    received = _weights.check_received(code, received)
+    decoder = _weights.check_decoder(code, decoder)
+    return _weights.solve(code, _weights.message_mask(code, received), decoder)
 
 
 def effective_weights(
@@ -145,11 +135,12 @@ def effective_weights(
     fail. For a complex code this is the real part. The imaginary part is rounding as
     long as decoding is exact; beyond, it is what the two packed halves of the gradient
     leak into each other, which `decode`, `coded_aggregate` and
-    `decoded_value_and_grad` all account for, and so does `decoding_error`.
+    `decoded_value_and_grad` all account for, and so does `decoding_error`. For a code
+    with segments, which leak into each other in the same way, it is their mean.
 
     Args:
       code: a gradient code.
-      received: bool (..., num_workers).
+      received: as for `decoding_weights`.
       decoder: as for `decoding_weights`.
 
     Returns:
@@ -167,12 +158,11 @@ def effective_weights(
     References:
       The paper's section 2.2.
     """
-    return mixing_weights(code, decoding_weights(code, received, decoder)).real
+    return _weights.effective(_mixing(code, received, decoder))
 
 
-def mixing_weights(code: GradientCode, weights: jax.Array) -> jax.Array:
-    """a^T B as it stands, complex for a complex code; see `effective_weights`."""
-    return product(weights, jnp.asarray(code.encoding_matrix))
+def _mixing(code, received, decoder):
+    return _weights.mixing(code, _solve(code, received, decoder))
 
 
 def decoding_error(
@@ -181,13 +171,14 @@ def decoding_error(
     """The squared decoding error of each mask, the squared norm of a^T B - target.
 
     Zero to rounding as long as no more than s workers fail; divided by the number of
-    parts, the part of the gradient that is missed. Differentiable in the entries of
+    parts, the part of the gradient that is missed. (Of a code with segments, the mean
+    over the segments.) Differentiable in the entries of
     B, at the decoding weights of least squares: those minimise it, so that their own
     change does not count to first order.
 
     Args:
       code: a gradient code.
-      received: bool (..., num_workers).
+      received: as for `decoding_weights`.
       decoder: as for `decoding_weights`.
 
     Returns:
@@ -206,14 +197,7 @@ def decoding_error(
       Charles, Papailiopoulos, Ellenberg, "Approximate gradient coding via sparse
       random graphs", 2017 ("optimal decoding").
     """
-    mixing = mixing_weights(code, decoding_weights(code, received, decoder))
-    return squared_error(code, mixing)
-
-
-def squared_error(code: GradientCode, mixing: jax.Array) -> jax.Array:
-    """The squared norm of c - target over the last axis, real."""
-    miss = mixing - code.target
-    return jnp.sum(miss.real**2 + miss.imag**2, axis=-1)
+    return _weights.squared_error(code, _mixing(code, received, decoder))
 
 
 def decode(
@@ -229,8 +213,8 @@ def decode(
 
     Args:
       code: the gradient code of the messages.
-      messages: (..., num_workers, length), from `encode`.
-      received: bool (..., num_workers). Its batch axes and those of the messages are
+      messages: (..., num_messages, length), from `encode`.
+      received: as for `decoding_weights`. Its batch axes and those of the messages are
         broadcast against each other.
       params: a pytree of arrays (or `jax.ShapeDtypeStruct`) with the structure, shapes
         and dtypes of the gradient.
@@ -258,13 +242,15 @@ def decode(
     References:
       The paper's section 2.2.
     """
-    check_code(code)
+    _weights.check_code(code)
     params = jax.tree.map(_as_array, params)
     messages = jnp.asarray(messages)
-    received = _validation.check_received(received, code.num_workers)
+    received = _weights.check_received(code, received)
     _check_messages(code, messages, params)
-    weights = decoding_weights(code, received, decoder)
-    return _combining.combine_messages(code, weights, messages, received, params)
+    decoder = _weights.check_decoder(code, decoder)
+    mask = _weights.message_mask(code, received)
+    weights = _weights.solve(code, mask, decoder)
+    return _combining.combine_messages(code, weights, messages, mask, params)
 
 
 def weighted(code: GradientCode, weights: jax.typing.ArrayLike) -> GradientCode:
@@ -293,7 +279,7 @@ def weighted(code: GradientCode, weights: jax.typing.ArrayLike) -> GradientCode:
     References:
       The paper's theorem 4.1.
     """
-    check_code(code)
+    _weights.check_code(code)
     factors = _as_array(weights)
     if jnp.shape(factors) != (code.num_parts,):
         raise ValueError(
@@ -302,17 +288,12 @@ def weighted(code: GradientCode, weights: jax.typing.ArrayLike) -> GradientCode:
         )
     if jnp.iscomplexobj(factors):
         raise TypeError(f"weights must be real; got {factors.dtype}")
+    columns = factors.repeat(code.num_segments) if code.num_segments > 1 else factors
     return dataclasses.replace(
         code,
-        encoding_matrix=code.encoding_matrix * factors,
+        encoding_matrix=code.encoding_matrix * columns,
         target=code.target * factors,
     )
-
-
-def check_code(code: Any) -> None:
-    """A gradient code, and nothing else."""
-    if not isinstance(code, GradientCode):
-        raise TypeError(f"code must be a GradientCode; got {code!r}")
 
 
 def _as_array(leaf: Any) -> Any:
@@ -322,11 +303,11 @@ def _as_array(leaf: Any) -> Any:
 
 def _check_messages(code, messages, params):
     size = _messages.raveled_size(params)
-    length = -(-size // 2) if code.is_complex else size
-    expected = (code.num_workers, length)
+    length = -(-size // (code.num_segments * (2 if code.is_complex else 1)))
+    expected = (code.num_messages, length)
     if messages.ndim < 2 or messages.shape[-2:] != expected:
         raise ValueError(
-            f"messages must have shape (..., num_workers, length) = (..., "
+            f"messages must have shape (..., num_messages, length) = (..., "
             f"{expected[0]}, {expected[1]}) for {size} parameters; got {messages.shape}"
         )
     if jnp.iscomplexobj(messages) != code.is_complex:

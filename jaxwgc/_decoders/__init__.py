@@ -1,0 +1,23 @@
+"""How decoding weights are found, one way a file.
+
+Each decoder takes masks `received` (..., num_messages) of the messages that arrived
+and the arrays of one cluster of a code, and returns weights
+(..., num_segments, num_messages), zero at messages that did not.
+"""
+
+from jaxwgc._decoders._group import group
+from jaxwgc._decoders._lagrange import lagrange, lagrange_or_least_squares
+from jaxwgc._decoders._least_squares import least_squares
+from jaxwgc._decoders._one_step import one_step
+from jaxwgc._decoders._peeling import peeling
+from jaxwgc._decoders._product import product
+
+__all__ = [
+    "group",
+    "lagrange",
+    "lagrange_or_least_squares",
+    "least_squares",
+    "one_step",
+    "peeling",
+    "product",
+]

@@ -1,0 +1,80 @@
+"""Peeling: parts that are alone in a message, then those alone beside known ones."""
+
+import jax
+import jax.numpy as jnp
+
+from jaxwgc._decoders._product import product
+
+
+@jax.jit
+def peeling(received: jax.Array, assignment: jax.Array) -> jax.Array:
+    """Weights that sum the parts which peeling recovers, scaled up for the others.
+
+    In each round, messages with one unknown part give that part; where several give
+    the same, their mean. The k' parts recovered in the end are summed exactly and
+    scaled by k / k', so that a part lost to chance costs no bias.
+
+    Which parts come in which round is found first, with products of masks only. The
+    weights of their sum then follow backwards, from the last round to the first: a
+    message that gave a part stands for it, minus its other parts.
+
+    Args:
+      received: bool (..., num_messages).
+      assignment: bool (num_messages, k), the parts that a message sums.
+
+    Returns:
+      (..., 1, num_messages) in JAX's default precision.
+    """
+    dtype = jnp.result_type(float)
+    matrix = assignment.astype(dtype)
+    num_parts = matrix.shape[1]
+    batch = received.shape[:-1]
+
+    def unfinished(state):
+        return state[0]
+
+    def peel(state):
+        _, round_number, unknown, part_round, message_round = state
+        degree = product(unknown.astype(dtype), matrix.T)
+        single = received & (degree == 1)
+        found = unknown & (product(single.astype(dtype), matrix) > 0)
+        return (
+            found.any(),
+            round_number + 1,
+            unknown & ~found,
+            jnp.where(found, round_number, part_round),
+            jnp.where(single, round_number, message_round),
+        )
+
+    start = (
+        jnp.asarray(True),
+        jnp.zeros((), jnp.int32),
+        jnp.ones((*batch, num_parts), bool),
+        jnp.full((*batch, num_parts), -1),
+        jnp.full(received.shape, -1),
+    )
+    _, num_rounds, unknown, part_round, message_round = jax.lax.while_loop(
+        unfinished, peel, start
+    )
+
+    def unpeel(step, carry):
+        weights, owed = carry
+        round_number = num_rounds - 1 - step
+        single = message_round == round_number
+        found = part_round == round_number
+        givers = product(single.astype(dtype), matrix)
+        share = jnp.where(found, owed / jnp.where(found, givers, 1), 0)
+        given = jnp.where(single, product(share, matrix.T), 0)
+        owed = owed - product(given, matrix)
+        return weights + given, owed
+
+    recovered = ~unknown
+    weights, _ = jax.lax.fori_loop(
+        0,
+        num_rounds,
+        unpeel,
+        (jnp.zeros(received.shape, dtype), recovered.astype(dtype)),
+    )
+    num_recovered = recovered.sum(-1, keepdims=True)
+    weights = weights * (num_parts / jnp.maximum(num_recovered, 1))
+    return weights.astype(dtype)[..., None, :]

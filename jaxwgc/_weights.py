@@ -1,0 +1,190 @@
+"""Decoding weights of any code, with its segments, clusters and messages.
+
+The shapes here are those of the general case: weights
+(..., num_segments, num_messages), and mixing (..., num_segments, num_parts,
+num_segments), where entry (u, j, v) is the share of segment v of part j in segment u
+of the decoded gradient.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxwgc import _decoders, _validation
+from jaxwgc.codes import GradientCode
+
+DECODERS = ("least_squares", "lagrange", "one_step", "peeling", "group")
+
+
+def check_code(code: Any) -> None:
+    """A gradient code, and nothing else."""
+    if not isinstance(code, GradientCode):
+        raise TypeError(f"code must be a GradientCode; got {code!r}")
+
+
+def check_decoder(code: GradientCode, decoder: str | None) -> str:
+    """The decoder by name, the code's own for None."""
+    decoder = code.decoder if decoder is None else decoder
+    _validation.check_choice("decoder", decoder, DECODERS)
+    needs = {
+        "least_squares": (True, ""),
+        "lagrange": (
+            code.point_step is not None and code.num_segments == 1,
+            "evaluated at roots of unity, such as codes.reed_solomon",
+        ),
+        "one_step": (
+            code.one_step_scale is not None,
+            "whose columns add up to the same, such as codes.bernoulli",
+        ),
+        "peeling": (
+            code.batch_size is not None,
+            "of zeros and ones, such as codes.ldgm",
+        ),
+        "group": (
+            code.groups is not None,
+            "of groups of workers that send the same, such as "
+            "codes.fractional_repetition",
+        ),
+    }
+    fits, kind = needs[decoder]
+    if not fits:
+        raise ValueError(f"decoder {decoder!r} needs a code {kind}; got {code}")
+    if decoder != "least_squares" and code.messages_per_worker > 1:
+        raise ValueError(
+            "a code of several messages a worker needs decoder 'least_squares'; got "
+            f"decoder = {decoder!r} and {code}"
+        )
+    return decoder
+
+
+def check_received(code: GradientCode, received: Any) -> jax.Array:
+    """A bool mask (..., num_workers), or integers for a code of several messages."""
+    dtype = getattr(received, "dtype", None)
+    dtype = np.asarray(received).dtype if dtype is None else dtype
+    several = code.messages_per_worker > 1
+    if not (dtype == np.bool_ or (several and np.issubdtype(dtype, np.integer))):
+        also = ", or the number of parts that each has finished" if several else ""
+        raise TypeError(
+            f"received must be a bool mask of the workers that answered{also}; got "
+            f"{dtype}"
+        )
+    received = jnp.asarray(received)
+    if received.ndim == 0 or received.shape[-1] != code.num_workers:
+        raise ValueError(
+            f"received must have shape (..., num_workers) with num_workers = "
+            f"{code.num_workers}; got {received.shape}"
+        )
+    return received
+
+
+def check_one_round(code: GradientCode, received: Any) -> jax.Array:
+    """The same with no batch axes."""
+    received = check_received(code, received)
+    if received.ndim != 1:
+        raise ValueError(
+            f"received must have shape (num_workers,) = ({code.num_workers},); got "
+            f"{received.shape}"
+        )
+    return received
+
+
+def answered(code: GradientCode, received: jax.Array) -> jax.Array:
+    """Which workers have sent all that they send, bool (..., num_workers)."""
+    if received.dtype == np.bool_:
+        return received
+    return received >= jnp.asarray(code.loads)
+
+
+def message_mask(code: GradientCode, received: jax.Array) -> jax.Array:
+    """Which messages have arrived, bool (..., num_messages)."""
+    if code.messages_per_worker == 1:
+        return received
+    if received.dtype == np.bool_:
+        return jnp.repeat(received, code.messages_per_worker, axis=-1)
+    arrived = received[..., None] >= jnp.asarray(code.required_parts)
+    return arrived.reshape(*received.shape[:-1], code.num_messages)
+
+
+def solve(code: GradientCode, mask: jax.Array, decoder: str) -> jax.Array:
+    """Decoding weights for the messages that have arrived, constants to `jax.grad`."""
+    matrix = jax.lax.stop_gradient(jnp.asarray(code.encoding_matrix))
+    target = jax.lax.stop_gradient(jnp.asarray(code.target)).astype(matrix.dtype)
+    assignment = jnp.asarray(code.assignment)
+    decode = functools.partial(_solve_cluster, code, decoder)
+    clusters = code.num_clusters
+    if clusters == 1:
+        return decode(mask, matrix, assignment, target)
+    masks = mask.reshape(*mask.shape[:-1], clusters, -1)
+    decode_all = jax.vmap(decode, in_axes=(-2, 0, 0, 0), out_axes=-2)
+    weights = decode_all(
+        masks,
+        _diagonal_blocks(matrix, clusters),
+        _diagonal_blocks(assignment, clusters),
+        target.reshape(clusters, -1),
+    )
+    return weights.reshape(*weights.shape[:-2], code.num_messages)
+
+
+def _diagonal_blocks(matrix, count):
+    rows, columns = (size // count for size in matrix.shape)
+    index = np.arange(count)
+    return matrix.reshape(count, rows, count, columns)[index, :, index, :]
+
+
+def _solve_cluster(code, decoder, mask, matrix, assignment, target):
+    """The same for one cluster of `code`, whose arrays are given."""
+    if decoder == "least_squares":
+        target = segment_target(target, code.num_segments)
+        return _decoders.least_squares(mask, matrix, target)
+    if decoder == "lagrange":
+        num_required = mask.shape[-1] - code.num_stragglers
+        return _decoders.lagrange_or_least_squares(
+            mask, matrix, target[None], num_required, code.point_step
+        )
+    if decoder == "one_step":
+        weights = _decoders.one_step(mask, code.one_step_scale, code.one_step_shared)
+    elif decoder == "peeling":
+        weights = _decoders.peeling(mask, assignment[:, :: code.batch_size])
+    else:
+        weights = _decoders.group(mask, code.groups, assignment, target)
+    return weights.astype(matrix.dtype)
+
+
+def segment_target(target: jax.Array, num_segments: int) -> jax.Array:
+    """What a^T B should be, (num_segments, num_parts * num_segments)."""
+    if num_segments == 1:
+        return target[None]
+    each = target[:, None] * jnp.eye(num_segments, dtype=target.dtype)[:, None, :]
+    return each.reshape(num_segments, -1)
+
+
+def mixing(code: GradientCode, weights: jax.Array) -> jax.Array:
+    """a^T B, complex for a complex code."""
+    mixed = _decoders.product(weights, jnp.asarray(code.encoding_matrix))
+    return mixed.reshape(*mixed.shape[:-1], code.num_parts, code.num_segments)
+
+
+def effective(mixing: jax.Array) -> jax.Array:
+    """What multiplies each partial gradient, real (..., num_parts).
+
+    The mean over the segments, each of which has its own weights.
+    """
+    return jnp.diagonal(mixing.real, axis1=-3, axis2=-1).mean(-1)
+
+
+def leakage(mixing: jax.Array) -> jax.Array:
+    """What remains of `mixing` when every segment has the effective weights."""
+    identity = jnp.eye(mixing.shape[-1])[:, None, :]
+    own = effective(mixing)[..., None, :, None] * identity
+    return mixing - own.astype(mixing.dtype)
+
+
+def squared_error(code: GradientCode, mixing: jax.Array) -> jax.Array:
+    """The squared norm of a^T B - target, real (...); the mean over the segments."""
+    num_segments = code.num_segments
+    target = segment_target(jnp.asarray(code.target), num_segments)
+    miss = mixing - target.reshape(mixing.shape[-3:])
+    return jnp.sum(miss.real**2 + miss.imag**2, axis=(-3, -2, -1)) / num_segments

@@ -1,0 +1,26 @@
+"""What is done with any gradient code: encode, decode, and weigh the parts.
+
+All functions are pure, and work under `jax.jit` and `jax.vmap`. They compute in JAX's
+default precision. Decoding weights are constants to `jax.grad`: they do not depend on
+parameters. They do depend on the weights and the entries of a code where a round cannot
+be decoded exactly; derivatives of the decoded gradient with respect to those leave this
+out (those of `decoding_error` lose nothing by it).
+"""
+
+from jaxwgc.coding._coding import (
+    decode,
+    decoding_error,
+    decoding_weights,
+    effective_weights,
+    encode,
+    weighted,
+)
+
+__all__ = [
+    "decode",
+    "decoding_error",
+    "decoding_weights",
+    "effective_weights",
+    "encode",
+    "weighted",
+]
