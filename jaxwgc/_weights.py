@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc import _decoders, _validation
-from jaxwgc.codes import GradientCode
+from jaxwgc.codes._gradient_code import GradientCode
 
 DECODERS = ("least_squares", "lagrange", "one_step", "peeling", "group")
 

@@ -1,19 +1,50 @@
 """Gradient codes: who holds which parts, and how a worker mixes their gradients.
 
 Each constructor returns a `GradientCode`, to be used with `jaxwgc.encode`,
-`jaxwgc.decode` and the other functions of `jaxwgc.coding`.
+`jaxwgc.decode` and the other functions of `jaxwgc.coding`. Constructors that take a
+code build on it.
 """
 
+from jaxwgc.codes._batch_raptor import batch_raptor
+from jaxwgc.codes._bernoulli import bernoulli, regularized_bernoulli
+from jaxwgc.codes._binary import binary
+from jaxwgc.codes._block_designs import paley, projective_plane
+from jaxwgc.codes._clustered import clustered
+from jaxwgc.codes._communication_efficient import communication_efficient
+from jaxwgc.codes._cyclic_mds import cyclic_mds
 from jaxwgc.codes._cyclic_repetition import cyclic_repetition
 from jaxwgc.codes._fractional_repetition import fractional_repetition
 from jaxwgc.codes._gradient_code import GradientCode
+from jaxwgc.codes._ldgm import ldgm
+from jaxwgc.codes._multi_message import multi_message
+from jaxwgc.codes._optimize import optimize
+from jaxwgc.codes._partial import partial
 from jaxwgc.codes._reed_solomon import reed_solomon
+from jaxwgc.codes._regular_graph import regular_graph
+from jaxwgc.codes._stochastic import stochastic
+from jaxwgc.codes._stochastic_block import stochastic_block
 from jaxwgc.codes._uncoded import uncoded
 
 __all__ = [
     "GradientCode",
+    "batch_raptor",
+    "bernoulli",
+    "binary",
+    "clustered",
+    "communication_efficient",
+    "cyclic_mds",
     "cyclic_repetition",
     "fractional_repetition",
+    "ldgm",
+    "multi_message",
+    "optimize",
+    "paley",
+    "partial",
+    "projective_plane",
     "reed_solomon",
+    "regular_graph",
+    "regularized_bernoulli",
+    "stochastic",
+    "stochastic_block",
     "uncoded",
 ]

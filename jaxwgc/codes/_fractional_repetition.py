@@ -4,6 +4,7 @@ import numpy as np
 
 from jaxwgc import _validation
 from jaxwgc.codes._gradient_code import GradientCode
+from jaxwgc.codes._nearest import nearest
 
 
 def fractional_repetition(num_workers: int, num_stragglers: int) -> GradientCode:
@@ -11,7 +12,8 @@ def fractional_repetition(num_workers: int, num_stragglers: int) -> GradientCode
 
     The workers form s + 1 groups; in each group the n / (s + 1) workers hold all parts
     between them, a block each, and send the plain sum of their block. Any worker
-    that answers speaks for its block, and s stragglers cannot silence a block.
+    that answers speaks for its block, and s stragglers cannot silence a block: decoding
+    adds up one answer a block, exactly. A block that is lost loses its parts alone.
 
     Args:
       num_workers: n, at least 1; also the number of parts.
@@ -40,9 +42,12 @@ def fractional_repetition(num_workers: int, num_stragglers: int) -> GradientCode
     num_stragglers = _validation.check_stragglers(num_stragglers, num_workers)
     replication = num_stragglers + 1
     if num_workers % replication:
+        nearest_ones = nearest(
+            num_stragglers, lambda other: num_workers % (other + 1) == 0, minimum=0
+        )
         raise ValueError(
             "num_stragglers + 1 must divide num_workers; got num_stragglers = "
-            f"{num_stragglers} and num_workers = {num_workers}"
+            f"{num_stragglers} and num_workers = {num_workers}; {nearest_ones}"
         )
     num_blocks = num_workers // replication
     block_of_worker = np.arange(num_workers) % num_blocks
@@ -53,4 +58,8 @@ def fractional_repetition(num_workers: int, num_stragglers: int) -> GradientCode
         assignment=assignment,
         target=np.ones(num_workers),
         num_stragglers=num_stragglers,
+        decoder="group",
+        one_step_scale=num_workers / replication,
+        batch_size=1,
+        groups=block_of_worker[None],
     )

@@ -57,7 +57,7 @@ class GradientCode:
         workers hold whole. None where peeling makes no sense.
       groups: int (num_families, num_workers in a cluster), for group decoding. Workers
         of one group hold the same parts and send the same message; the groups of a
-        family hold every part once. -1 where a worker is in no group of the family.
+        family hold every part once. A worker is in one family, and -1 in the others.
         None for other codes.
     """
 

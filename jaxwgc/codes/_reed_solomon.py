@@ -1,15 +1,12 @@
 """The balanced Reed-Solomon code, interleaved so that float32 can decode it."""
 
 import functools
-import math
 
 import numpy as np
 
 from jaxwgc import _validation
 from jaxwgc.codes._gradient_code import GradientCode
-
-# Every step is tried up to this many workers; above, as many evenly spread ones.
-_MAX_CANDIDATES = 64
+from jaxwgc.codes._roots_of_unity import best_step, vanishing_products
 
 
 def reed_solomon(
@@ -77,7 +74,7 @@ def reed_solomon(
     if interleave:
         step = _best_step(num_workers, num_parts, replication)
     return GradientCode(
-        encoding_matrix=_encoding_matrix(assignment, step),
+        encoding_matrix=vanishing_products(assignment, step),
         assignment=assignment,
         target=np.ones(num_parts),
         num_stragglers=replication - 1,
@@ -100,47 +97,11 @@ def _balanced_assignment(
     return assignment
 
 
-def _encoding_matrix(assignment: np.ndarray, step: int) -> np.ndarray:
-    """B_ij = prod_l (1 - alpha_i / alpha_l) over the workers l without part j.
-
-    A factor has modulus 2 sin(pi delta / n) and phase pi (2 delta - n) / (2n) with
-    delta = (p_i - p_l) mod n: log-moduli add, and phases are integers modulo 4n,
-    which add exactly.
-    """
-    num_workers = len(assignment)
-    points = step * np.arange(num_workers) % num_workers
-    difference = (points[:, None] - points) % num_workers
-    off_diagonal = difference != 0
-    modulus = 2 * np.sin(np.pi * difference / num_workers)
-    log_modulus = np.log(modulus, where=off_diagonal, out=np.zeros_like(modulus))
-    phase = np.where(off_diagonal, 2 * difference - num_workers, 0)
-    without = (~assignment).astype(np.float64)
-    total_phase = (phase @ without) % (4 * num_workers)
-    matrix = np.exp(
-        log_modulus @ without + 1j * np.pi * total_phase / (2 * num_workers)
-    )
-    return np.where(assignment, matrix, 0)
-
-
 @functools.lru_cache(maxsize=256)
 def _best_step(num_workers: int, num_parts: int, replication: int) -> int:
     """The step m between the points of neighbours that minimises the norm of B."""
-    # m and n - m give conjugate matrices, so half of the steps suffice.
-    steps = [
-        step
-        for step in range(1, num_workers // 2 + 1)
-        if math.gcd(step, num_workers) == 1
-    ]
-    if len(steps) > _MAX_CANDIDATES:
-        chosen = np.linspace(0, len(steps) - 1, _MAX_CANDIDATES).round().astype(int)
-        steps = [steps[index] for index in chosen]
-    if len(steps) < 2:
-        return 1
     assignment = _balanced_assignment(num_workers, num_parts, replication)
-    norms = [np.linalg.norm(_encoding_matrix(assignment, step), 2) for step in steps]
-    # Ties are decided for the smallest step whatever the rounding of the norms.
-    return next(
-        step
-        for step, norm in zip(steps, norms, strict=True)
-        if norm <= min(norms) * (1 + 1e-9)
+    return best_step(
+        num_workers,
+        lambda step: float(np.linalg.norm(vanishing_products(assignment, step), 2)),
     )

@@ -4,23 +4,25 @@ import numpy as np
 
 from jaxwgc import _validation
 from jaxwgc.codes._gradient_code import GradientCode
+from jaxwgc.codes._nearest import nearest
 
 
-def uncoded(num_workers: int) -> GradientCode:
-    """Every part on one worker: B = I, and no straggler is tolerated.
+def uncoded(num_workers: int, num_parts: int | None = None) -> GradientCode:
+    """Every part on one worker, and no straggler is tolerated.
 
-    A straggler's part is lost; the least-squares decoder keeps the others as they
-    are.
+    Worker i holds the i-th run of k / n parts and sends their sum. A straggler's parts
+    are lost; decoding keeps the others as they are, exactly.
 
     Args:
-      num_workers: n, at least 1; also the number of parts.
+      num_workers: n, at least 1.
+      num_parts: k, a multiple of n, or None for n.
 
     Returns:
-      A real code.
+      A real code with entries 0 and 1: B = I where k = n.
 
     Raises:
-      ValueError: where num_workers is less than 1.
-      TypeError: where it is not an int.
+      ValueError: where num_workers is less than 1 or does not divide num_parts.
+      TypeError: where the parameters are not ints.
 
     Example:
       >>> import jaxwgc
@@ -33,9 +35,26 @@ def uncoded(num_workers: int) -> GradientCode:
       The paper's section 2.2, before coding.
     """
     num_workers = _validation.check_int("num_workers", num_workers, minimum=1)
+    if num_parts is None:
+        num_parts = num_workers
+    num_parts = _validation.check_int("num_parts", num_parts, minimum=1)
+    if num_parts % num_workers:
+        nearest_ones = nearest(
+            num_parts, lambda other: other % num_workers == 0, minimum=1
+        )
+        raise ValueError(
+            "num_parts must be a multiple of num_workers; got num_parts = "
+            f"{num_parts} and num_workers = {num_workers}; {nearest_ones}"
+        )
+    load = num_parts // num_workers
+    assignment = np.eye(num_workers, dtype=bool).repeat(load, axis=1)
     return GradientCode(
-        encoding_matrix=np.eye(num_workers),
-        assignment=np.eye(num_workers, dtype=bool),
-        target=np.ones(num_workers),
+        encoding_matrix=assignment.astype(np.float64),
+        assignment=assignment,
+        target=np.ones(num_parts),
         num_stragglers=0,
+        decoder="group",
+        one_step_scale=float(num_workers),
+        batch_size=load,
+        groups=np.arange(num_workers)[None],
     )

@@ -49,6 +49,14 @@ class TestFractionalRepetition:
         assert np.all(code.assignment.sum(1) == 3)
         assert len(np.unique(code.encoding_matrix, axis=0)) == 4
 
+    def test_groups_are_the_workers_of_a_block(self):
+        code = jaxwgc.codes.fractional_repetition(12, 2)
+        [groups] = code.groups
+        same_rows = (code.encoding_matrix[:, None] == code.encoding_matrix).all(-1)
+        np.testing.assert_array_equal(groups[:, None] == groups, same_rows)
+        assert code.decoder == "group"
+        assert code.one_step_scale == 4
+
     def test_float32_at_two_hundred_workers(self):
         code = jaxwgc.codes.fractional_repetition(200, 19)
         received = random_patterns(200, 19, 20)
@@ -66,7 +74,11 @@ class TestFractionalRepetition:
         np.testing.assert_allclose(error, 2, rtol=1e-5)
 
     def test_bad_parameters(self):
-        with pytest.raises(ValueError, match=r"num_stragglers \+ 1 must divide"):
+        with pytest.raises(
+            ValueError,
+            match=r"num_stragglers \+ 1 must divide num_workers; got num_stragglers = "
+            "2 and num_workers = 10; the nearest that work are 1 and 4",
+        ):
             jaxwgc.codes.fractional_repetition(10, 2)
         with pytest.raises(ValueError, match="num_stragglers must be less than"):
             jaxwgc.codes.fractional_repetition(10, 10)
@@ -118,10 +130,35 @@ class TestCyclicRepetition:
             jaxwgc.codes.cyclic_repetition(jax.random.split(key), 4, 1)
 
 
-def test_uncoded_keeps_what_answers():
-    code = jaxwgc.codes.uncoded(5)
+@pytest.mark.parametrize("load", [1, 3])
+def test_uncoded_keeps_what_answers(load):
+    code = jaxwgc.codes.uncoded(5, 5 * load)
     received = np.array([True, False, True, True, False])
-    np.testing.assert_allclose(jaxwgc.effective_weights(code, received), received)
-    np.testing.assert_allclose(jaxwgc.decoding_error(code, received), 2)
+    np.testing.assert_array_equal(
+        jaxwgc.effective_weights(code, received), received.repeat(load)
+    )
+    assert jaxwgc.decoding_error(code, received) == 2 * load
+
+
+def test_uncoded_shares_parts_out_in_runs():
+    code = jaxwgc.codes.uncoded(2, 6)
+    expected = [[1, 1, 1, 0, 0, 0], [0, 0, 0, 1, 1, 1]]
+    np.testing.assert_array_equal(code.encoding_matrix, expected)
+    np.testing.assert_array_equal(code.assignment, expected)
+    assert (code.one_step_scale, code.batch_size) == (2, 3)
+    np.testing.assert_array_equal(jaxwgc.codes.uncoded(3).encoding_matrix, np.eye(3))
+
+
+def test_uncoded_of_bad_parameters():
     with pytest.raises(ValueError, match="num_workers must be at least 1"):
         jaxwgc.codes.uncoded(0)
+    with pytest.raises(ValueError, match="num_parts must be at least 1; got 0"):
+        jaxwgc.codes.uncoded(3, 0)
+    with pytest.raises(
+        ValueError,
+        match="num_parts must be a multiple of num_workers; got num_parts = 8 and "
+        "num_workers = 3; the nearest that work are 6 and 9",
+    ):
+        jaxwgc.codes.uncoded(3, 8)
+    with pytest.raises(TypeError, match="num_parts must be"):
+        jaxwgc.codes.uncoded(3, 6.0)

@@ -1,0 +1,126 @@
+"""Codes from symmetric block designs: one error for every pattern of one size."""
+
+import itertools
+import math
+
+import numpy as np
+
+from jaxwgc import _validation
+from jaxwgc.codes._gradient_code import GradientCode
+from jaxwgc.codes._nearest import nearest
+
+
+def projective_plane(order: int) -> GradientCode:
+    """Parts are the points of a projective plane, workers its lines (Kadhe et al.).
+
+    The plane over the integers modulo a prime q has v = q^2 + q + 1 points and as many
+    lines. Every line has q + 1 points, every point is on q + 1 lines, and two lines
+    meet in one point. From any f answers the least-squares weights are the same at
+    each of them, kappa / (kappa - lambda + lambda f) with kappa = q + 1 and lambda = 1,
+    and the squared decoding error is v - kappa^2 f / (kappa - lambda + lambda f),
+    whichever workers straggle: an adversary can do no harm that chance does not.
+
+    Args:
+      order: q, a prime. There are planes of prime-power orders, too, but they are not
+        built here.
+
+    Returns:
+      A real code with v workers and parts and entries 0 and 1, decoded by least squares
+      unless asked otherwise.
+
+    Raises:
+      ValueError: where the order is no prime.
+      TypeError: where it is not an int.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxwgc
+      >>> code = jaxwgc.codes.projective_plane(2)
+      >>> received = jnp.array([True, True, True, False, False, True, False])
+      >>> jaxwgc.decoding_weights(code, received).round(3)
+      Array([0.5, 0.5, 0.5, 0. , 0. , 0.5, 0. ], dtype=float32)
+
+    References:
+      Kadhe, Koyluoglu, Ramchandran, "Gradient coding based on block designs for
+      mitigating adversarial stragglers", ISIT 2019.
+    """
+    order = _validation.check_int("order", order)
+    if not _is_prime(order):
+        raise ValueError(
+            "order must be a prime (planes of prime-power orders exist, but are not "
+            f"built here); got order = {order}; {nearest(order, _is_prime, 2)}"
+        )
+    # A point of the plane is a line through the origin of the space: the vector on it
+    # whose first non-zero coordinate is one. The lines of the plane are the planes
+    # through the origin, each named by its normal in the same way.
+    residues = range(order)
+    points = np.array(
+        [(0, 0, 1)]
+        + [(0, 1, last) for last in residues]
+        + [(1, *rest) for rest in itertools.product(residues, repeat=2)]
+    )
+    return _code_of_design(points @ points.T % order == 0)
+
+
+def paley(num_workers: int) -> GradientCode:
+    """Worker i holds the parts i + r mod v, r the squares modulo v (Kadhe et al.).
+
+    For a prime v = 3 mod 4 the non-zero squares modulo v are a difference set: this is
+    a symmetric design with kappa = (v - 1) / 2 parts a worker, of which two workers
+    share lambda = (v - 3) / 4. Decoding and its error are as for `projective_plane`:
+    v - kappa^2 f / (kappa - lambda + lambda f) from any f answers.
+
+    Args:
+      num_workers: v, a prime that leaves the remainder 3 when divided by 4; also the
+        number of parts.
+
+    Returns:
+      A real code with entries 0 and 1, decoded by least squares unless asked otherwise.
+
+    Raises:
+      ValueError: where num_workers is no such prime.
+      TypeError: where it is not an int.
+
+    Example:
+      >>> import jaxwgc
+      >>> code = jaxwgc.codes.paley(7)
+      >>> code.assignment[0].astype(int)
+      array([0, 1, 1, 0, 1, 0, 0])
+
+    References:
+      Kadhe, Koyluoglu, Ramchandran, "Gradient coding based on block designs for
+      mitigating adversarial stragglers", ISIT 2019; Paley, "On orthogonal matrices",
+      1933.
+    """
+    num_workers = _validation.check_int("num_workers", num_workers)
+    if not _is_paley_prime(num_workers):
+        raise ValueError(
+            "num_workers must be a prime that leaves the remainder 3 when divided by "
+            f"4; got num_workers = {num_workers}; "
+            f"{nearest(num_workers, _is_paley_prime, 3)}"
+        )
+    numbers = np.arange(num_workers)
+    is_square = np.zeros(num_workers, bool)
+    is_square[numbers[1:] ** 2 % num_workers] = True
+    return _code_of_design(is_square[(numbers - numbers[:, None]) % num_workers])
+
+
+def _code_of_design(incidence: np.ndarray) -> GradientCode:
+    num_workers = len(incidence)
+    return GradientCode(
+        encoding_matrix=incidence.astype(np.float64),
+        assignment=incidence,
+        target=np.ones(num_workers),
+        num_stragglers=0,
+        one_step_scale=num_workers / int(incidence[0].sum()),
+        batch_size=1,
+    )
+
+
+def _is_paley_prime(number: int) -> bool:
+    return number % 4 == 3 and _is_prime(number)
+
+
+def _is_prime(number: int) -> bool:
+    if number < 2:
+        return False
+    return all(number % divisor for divisor in range(2, math.isqrt(number) + 1))

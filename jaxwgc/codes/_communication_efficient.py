@@ -1,0 +1,166 @@
+"""Communication-efficient codes: messages m times shorter, for m times more work."""
+
+import functools
+
+import numpy as np
+
+from jaxwgc import _validation
+from jaxwgc.codes._gradient_code import GradientCode
+from jaxwgc.codes._roots_of_unity import best_step, positions, vanishing_products
+
+
+def communication_efficient(
+    num_workers: int, num_stragglers: int, num_segments: int
+) -> GradientCode:
+    """Messages of a fraction of the gradient's length (Ye and Abbe).
+
+    A gradient is cut into m segments, and a message is as long as one of them. Worker
+    i holds parts i, ..., i + d - 1 around a ring, d = s + m. For every part and
+    segment there is a polynomial of degree n - s - 1 that vanishes at the n - d
+    workers without the part, and of whose coefficients m are given: one for the
+    segment, zero for the others. A worker sends the sum of the segments times the
+    values of their polynomials at its point. Any n - s messages give the polynomial
+    that is the sum of all, and m of its coefficients are the segments of the gradient.
+
+    The published code has real points and the m highest coefficients, which float64
+    cannot decode from about 30 workers. This one has the n-th roots of unity, their
+    order interleaved as for `reed_solomon`, and half of the segments on the lowest
+    coefficients, half on the highest ones. With n = 100, s = 10, m = 5 the error of a
+    typical pattern is 1e-14 in float64 and 1e-6 in float32.
+
+    Args:
+      num_workers: n, at least 1; also the number of parts.
+      num_stragglers: s, from 0 to n - 1.
+      num_segments: m, from 1 to n - s.
+
+    Returns:
+      A real code for an even number of segments. For an odd one it is complex, and
+      its messages pack two halves of a segment as real and imaginary parts, so they
+      have the bytes of one segment either way. For m = 1 it is the `reed_solomon` code
+      of n parts on cyclic workers.
+
+    Raises:
+      ValueError: where s is negative or not less than n, or s + m is more than n.
+      TypeError: where the parameters are not ints.
+
+    Example:
+      >>> import jaxwgc
+      >>> code = jaxwgc.codes.communication_efficient(
+      ...     8, num_stragglers=2, num_segments=2
+      ... )
+      >>> code.num_segments, code.encoding_matrix.shape
+      (2, (8, 16))
+      >>> code.assignment[0].astype(int)
+      array([1, 1, 1, 1, 0, 0, 0, 0])
+
+    References:
+      Ye, Abbe, "Communication-computation efficient gradient coding", ICML 2018,
+      section 3. Roots of unity and the choice of coefficients are the library's.
+    """
+    num_workers = _validation.check_int("num_workers", num_workers, minimum=1)
+    num_stragglers = _validation.check_stragglers(num_stragglers, num_workers)
+    num_segments = _validation.check_int("num_segments", num_segments, minimum=1)
+    replication = num_stragglers + num_segments
+    if replication > num_workers:
+        nearest = f"num_segments = {num_workers - num_stragglers}"
+        if num_segments <= num_workers:
+            nearest += f" or num_stragglers = {num_workers - num_segments}"
+        raise ValueError(
+            "num_stragglers + num_segments must be at most num_workers; got "
+            f"{num_stragglers} + {num_segments} and {num_workers}; the nearest that "
+            f"works is {nearest}"
+        )
+    first = np.arange(num_workers)[:, None]
+    assignment = np.zeros((num_workers, num_workers), bool)
+    assignment[first, (first + np.arange(replication)) % num_workers] = True
+    step = _best_step(num_workers, num_stragglers, num_segments)
+    return GradientCode(
+        encoding_matrix=_encoding_matrix(assignment, num_segments, step),
+        assignment=assignment,
+        target=np.ones(num_workers),
+        num_stragglers=num_stragglers,
+        num_segments=num_segments,
+    )
+
+
+def _encoding_matrix(
+    assignment: np.ndarray, num_segments: int, step: int
+) -> np.ndarray:
+    """Columns (part, segment): the values of the polynomials of the code.
+
+    Polynomials P(x) of degree f - 1, f = n - s, and x^(f - 1) times the conjugate of
+    P(x) at the roots of unity (where the coefficients come in reverse and conjugate)
+    are the two halves. Rows times x^((1 - f) / 2) make the halves each other's
+    conjugates, and their real and imaginary parts an orthogonal change of segments.
+    """
+    num_workers = len(assignment)
+    num_conjugate = num_segments // 2
+    degree = num_workers - assignment[0].sum() + num_segments - 1
+    low = _low_columns(assignment, num_segments - num_conjugate, step)
+    points = positions(num_workers, step)
+    if num_segments % 2 == 0:
+        # Angles are multiples of pi / n modulo 2n, exact until they become floats.
+        angle = np.pi * (degree * points % (2 * num_workers)) / num_workers
+        centred = np.exp(-1j * angle)[:, None, None] * low
+        columns = np.sqrt(2) * np.concatenate([centred.real, centred.imag], -1)
+    else:
+        high = _low_columns(assignment, num_conjugate, step)
+        angle = 2 * np.pi * (degree * points % num_workers) / num_workers
+        columns = np.concatenate(
+            [low, np.exp(1j * angle)[:, None, None] * high.conj()], -1
+        )
+    columns = np.where(assignment[..., None], columns, 0)
+    return columns.reshape(num_workers, num_workers * num_segments)
+
+
+def _low_columns(assignment: np.ndarray, count: int, step: int) -> np.ndarray:
+    """Values at the workers of the P whose coefficient of x^u is one, u < count.
+
+    (num_workers, num_parts, count). P vanishes at the workers without the part, and
+    its other coefficients below x^count are zero, as are those of the conjugate half.
+    Part j's is that of part 0 turned by j workers, times a phase.
+    """
+    num_workers = len(assignment)
+    points = positions(num_workers, step)
+    of_first = _low_columns_of_first_part(assignment[:, :1], count, step)
+    turned = (np.arange(num_workers)[:, None] - np.arange(num_workers)) % num_workers
+    phases = np.outer(points, np.arange(count)) % num_workers
+    return of_first[turned] * np.exp(2j * np.pi * phases / num_workers)
+
+
+def _low_columns_of_first_part(
+    assignment: np.ndarray, count: int, step: int
+) -> np.ndarray:
+    """P = q x^u times the first count - u terms of the power series 1 / q.
+
+    With q = prod_l (1 - x / alpha_l) over the workers l without the part, q times the
+    same product h over the workers with it is 1 - x^n: the series 1 / q starts as h.
+    """
+    num_workers = len(assignment)
+    points = positions(num_workers, step)
+    roots = np.exp(2j * np.pi * np.arange(num_workers) / num_workers)
+    series = np.ones(1, complex)
+    for point in points[assignment[:, 0]]:
+        series = np.convolve(series, [1, -roots[-point]])
+    order = np.arange(count)
+    # Entry (p, u) is the coefficient of x^p in x^u h(x); above the diagonal it wraps.
+    terms = np.tril(series[order[:, None] - order])
+    powers = roots[np.outer(points, order) % num_workers]
+    return vanishing_products(assignment, step) * (powers @ terms)
+
+
+@functools.lru_cache(maxsize=256)
+def _best_step(num_workers: int, num_stragglers: int, num_segments: int) -> int:
+    """The step that minimises the Frobenius norm of B, which is that of one part's."""
+    held_by = -np.arange(num_stragglers + num_segments) % num_workers
+    assignment = np.zeros((num_workers, 1), bool)
+    assignment[held_by] = True
+    counts = {num_segments // 2, num_segments - num_segments // 2}
+
+    def norm(step: int) -> float:
+        columns = [
+            _low_columns_of_first_part(assignment, count, step) for count in counts
+        ]
+        return float(np.linalg.norm(np.concatenate(columns, 1)))
+
+    return best_step(num_workers, norm)

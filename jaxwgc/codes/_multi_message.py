@@ -1,0 +1,106 @@
+"""Several messages a worker: one after each part that it finishes."""
+
+import dataclasses
+
+import numpy as np
+
+from jaxwgc import _validation
+from jaxwgc.codes._gradient_code import GradientCode
+from jaxwgc.codes._inner_code import (
+    array_module,
+    check_inner_code,
+    check_plain_messages,
+)
+
+
+def multi_message(code: GradientCode) -> GradientCode:
+    """A message after each finished part, so slow workers count (Ozfatura et al.).
+
+    Message t of a worker is `code`'s mix of the first t parts that it goes through; its
+    last message is the one of `code`. So whatever `code` survives is survived, and a
+    worker that has finished some of its parts contributes those.
+
+    The order of the parts spreads early work over all of them: position by position,
+    worker by worker, each takes the part that was taken least often so far; ties go to
+    the next one around a ring, on which worker i of n starts at k * i / n.
+
+    Args:
+      code: a code of one message a worker and one segment. Its assignment must not be
+        traced, since the order depends on it; its other arrays may be.
+
+    Returns:
+      A code with as many messages a worker as the largest load, decoded by least
+      squares. A worker with fewer parts has rows of zeros in the place of messages
+      that it does not send.
+
+    Raises:
+      ValueError: where code sends several messages a worker already, or has segments.
+      TypeError: where code is no code, or its assignment is traced.
+
+    Example:
+      >>> import jaxwgc
+      >>> inner = jaxwgc.codes.fractional_repetition(2, num_stragglers=1)
+      >>> code = jaxwgc.codes.multi_message(inner)
+      >>> code.encoding_matrix
+      array([[1., 0.],
+             [1., 1.],
+             [0., 1.],
+             [1., 1.]])
+      >>> code.required_parts
+      array([[1, 2],
+             [1, 2]])
+
+    References:
+      Ozfatura, Gunduz, Ulukus, "Gradient coding with clustering and multi-message
+      communication", IEEE Data Science Workshop 2019, section IV. The order of the
+      parts is the library's.
+    """
+    code = check_inner_code(code)
+    check_plain_messages(code, "multi_message")
+    if _validation.is_traced(code.assignment):
+        raise TypeError(
+            "multi_message needs a code whose assignment is known; got a traced one. "
+            "Make the code outside of jit and vmap"
+        )
+    assignment = np.asarray(code.assignment)
+    loads = assignment.sum(1)
+    num_messages = max(1, int(loads.max()))
+    finished = np.minimum(np.arange(1, num_messages + 1), loads[:, None])
+    included = _turns(assignment)[:, None] < finished[..., None]
+    sent = np.arange(num_messages) < loads[:, None]
+    matrix = array_module(code.encoding_matrix).where(
+        included & sent[..., None], code.encoding_matrix[:, None], 0
+    )
+    return dataclasses.replace(
+        code,
+        encoding_matrix=matrix.reshape(-1, code.num_parts),
+        decoder="least_squares",
+        messages_per_worker=num_messages,
+        required_parts=finished,
+        point_step=None,
+        one_step_scale=None,
+        one_step_shared=True,
+        batch_size=None,
+        groups=None,
+    )
+
+
+def _turns(assignment: np.ndarray) -> np.ndarray:
+    """When a worker comes to each of its parts: 0, 1, ...; k where it has not got it.
+
+    (num_workers, num_parts).
+    """
+    num_workers, num_parts = assignment.shape
+    starts = np.arange(num_workers) * num_parts // num_workers
+    turns = np.full(assignment.shape, num_parts)
+    times_taken = np.zeros(num_parts, int)
+    for turn in range(assignment.sum(1).max(initial=0)):
+        for worker in range(num_workers):
+            remaining = np.flatnonzero(assignment[worker] & (turns[worker] > turn))
+            if remaining.size == 0:
+                continue
+            around_ring = (remaining - starts[worker]) % num_parts
+            taken = remaining[np.lexsort((around_ring, times_taken[remaining]))[0]]
+            turns[worker, taken] = turn
+            times_taken[taken] += 1
+    return turns

@@ -1,0 +1,70 @@
+"""Polynomials at the n-th roots of unity, one root a worker, in an order that helps."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+# Every step is tried up to this many workers; above, as many evenly spread ones.
+_MAX_CANDIDATES = 64
+
+
+def positions(num_workers: int, step: int) -> np.ndarray:
+    """The p_i = step * i mod n of the workers' points exp(2 pi i p_i / n)."""
+    return step * np.arange(num_workers) % num_workers
+
+
+def vanishing_products(assignment: np.ndarray, step: int) -> np.ndarray:
+    """prod_l (1 - alpha_i / alpha_l) over the workers l without part j, for all i, j.
+
+    A factor has modulus 2 sin(pi delta / n) and phase pi (2 delta - n) / (2n) with
+    delta = (p_i - p_l) mod n: log-moduli add, and phases are integers modulo 4n,
+    which add exactly.
+
+    Args:
+      assignment: bool (num_workers, num_parts).
+      step: the distance on the circle between neighbours among the workers.
+
+    Returns:
+      Complex (num_workers, num_parts), zero where the worker is without the part.
+    """
+    num_workers = len(assignment)
+    points = positions(num_workers, step)
+    difference = (points[:, None] - points) % num_workers
+    off_diagonal = difference != 0
+    modulus = 2 * np.sin(np.pi * difference / num_workers)
+    log_modulus = np.log(modulus, where=off_diagonal, out=np.zeros_like(modulus))
+    phase = np.where(off_diagonal, 2 * difference - num_workers, 0)
+    without = (~assignment).astype(np.float64)
+    total_phase = (phase @ without) % (4 * num_workers)
+    products = np.exp(
+        log_modulus @ without + 1j * np.pi * total_phase / (2 * num_workers)
+    )
+    return np.where(assignment, products, 0)
+
+
+def best_step(num_workers: int, norm: Callable[[int], float]) -> int:
+    """The step between the points of neighbours that has the least norm.
+
+    Args:
+      num_workers: n; steps have no factor in common with it.
+      norm: of the encoding matrix, for a step. m and n - m must have the same.
+    """
+    # m and n - m give conjugate matrices, so half of the steps suffice.
+    steps = [
+        step
+        for step in range(1, num_workers // 2 + 1)
+        if math.gcd(step, num_workers) == 1
+    ]
+    if len(steps) > _MAX_CANDIDATES:
+        chosen = np.linspace(0, len(steps) - 1, _MAX_CANDIDATES).round().astype(int)
+        steps = [steps[index] for index in chosen]
+    if len(steps) < 2:
+        return 1
+    norms = [norm(step) for step in steps]
+    # Ties are decided for the smallest step whatever the rounding of the norms.
+    return next(
+        step
+        for step, norm_of_step in zip(steps, norms, strict=True)
+        if norm_of_step <= min(norms) * (1 + 1e-9)
+    )

@@ -1,0 +1,115 @@
+"""Stochastic gradient coding: right on average when workers straggle at random."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxwgc import _validation
+from jaxwgc.codes import _random_matrices
+from jaxwgc.codes._gradient_code import GradientCode
+
+
+def stochastic(
+    key: jax.Array,
+    num_workers: int,
+    num_parts: int,
+    replication: int | Sequence[int],
+    straggler_probability: jax.typing.ArrayLike,
+) -> GradientCode:
+    """Coefficients 1 / (d_j (1 - p)), and answers are just summed (Bitar et al.).
+
+    Part j is on d_j workers. Where every worker straggles with probability p on its
+    own, the sum of the answers is the gradient on average: the weight of part j has
+    mean 1 and variance p / ((1 - p) d_j). Nothing is solved for and no number of
+    answers is waited for, and the step is one of stochastic gradient descent.
+
+    The scheme asks for pairwise balance: parts i and j share d_i d_j / n workers. Few
+    parameters allow that exactly (those of symmetric block designs do). Here the d_j
+    workers of each part are drawn uniformly without replacement, and the parts share
+    that many on average.
+
+    Args:
+      key: PRNG key of either kind. The same key gives the same code whatever JAX's
+        precision setting. May be traced.
+      num_workers: n, at least 1.
+      num_parts: k, at least 1.
+      replication: d from 1 to n, an int for all parts or a sequence of num_parts ints:
+        important parts can be on more workers.
+      straggler_probability: p, at least 0 and less than 1. May be traced.
+
+    Returns:
+      A real code, decoded in one step with weight 1 at every answer.
+
+    Raises:
+      ValueError: where the parameters break one of the rules above.
+      TypeError: where the integers are not ints, the probability is not a real scalar
+        or the key is no PRNG key.
+
+    Example:
+      >>> import jax, jaxwgc
+      >>> key = jax.random.key(0)
+      >>> code = jaxwgc.codes.stochastic(key, 10, 4, 2, straggler_probability=0.2)
+      >>> code.assignment.sum(0), float(code.encoding_matrix.max())
+      (array([2, 2, 2, 2]), 0.625)
+
+    References:
+      Bitar, Wootters, El Rouayheb, "Stochastic gradient coding for straggler mitigation
+      in distributed learning", IEEE Journal on Selected Areas in Information Theory,
+      2020.
+    """
+    key = _validation.check_key(key)
+    num_workers = _validation.check_int("num_workers", num_workers, minimum=1)
+    num_parts = _validation.check_int("num_parts", num_parts, minimum=1)
+    replications = _check_replications(replication, num_workers, num_parts)
+    _validation.check_number(
+        "straggler_probability", straggler_probability, minimum=0, maximum=1
+    )
+    if not _validation.is_traced(straggler_probability) and straggler_probability == 1:
+        raise ValueError("straggler_probability must be less than 1; got 1")
+    assignment = _random_matrices.known(
+        _random_matrices.random_subsets(key, replications, (num_parts, num_workers)).T
+    )
+    coefficients = 1 / (replications * (1 - _in_full_precision(straggler_probability)))
+    return GradientCode(
+        encoding_matrix=_random_matrices.zeros_and_ones(assignment) * coefficients,
+        assignment=assignment,
+        target=np.ones(num_parts),
+        num_stragglers=0,
+        decoder="one_step",
+        one_step_scale=1.0,
+        one_step_shared=False,
+    )
+
+
+def _check_replications(
+    replication: int | Sequence[int], num_workers: int, num_parts: int
+) -> np.ndarray:
+    """The d_j, of shape (num_parts,)."""
+    if not isinstance(replication, Sequence | np.ndarray) or np.ndim(replication) == 0:
+        replications = [_validation.check_int("replication", replication)] * num_parts
+    else:
+        replications = [
+            _validation.check_int(f"replication[{part}]", own)
+            for part, own in enumerate(replication)
+        ]
+    if len(replications) != num_parts:
+        raise ValueError(
+            "replication must be an int or have num_parts entries; got "
+            f"{len(replications)} entries and num_parts = {num_parts}"
+        )
+    for own in replications:
+        if not 1 <= own <= num_workers:
+            raise ValueError(
+                "replication must be from 1 to num_workers; got "
+                f"replication = {own} and num_workers = {num_workers}"
+            )
+    return np.array(replications)
+
+
+def _in_full_precision(probability: jax.typing.ArrayLike) -> jax.Array | float:
+    """float64 where the value is known, JAX's working precision where it is traced."""
+    if _validation.is_traced(probability):
+        return jnp.asarray(probability, jnp.result_type(float))
+    return np.asarray(probability, np.float64).item()

@@ -1,0 +1,113 @@
+"""Codes from the stochastic block model: clusters, dense inside and sparse across."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxwgc import _validation
+from jaxwgc.codes import _random_matrices
+from jaxwgc.codes._gradient_code import GradientCode
+from jaxwgc.codes._nearest import nearest
+
+
+def stochastic_block(
+    key: jax.Array,
+    num_workers: int,
+    num_parts: int,
+    num_clusters: int,
+    probability_inside: jax.typing.ArrayLike,
+    probability_across: jax.typing.ArrayLike,
+) -> GradientCode:
+    """Independent entries, likelier inside clusters (Charles and Papailiopoulos).
+
+    The workers and the parts come in equal clusters, one after the other. A worker
+    holds a part of its own cluster with probability p, and a part of another cluster
+    with probability q. With p = 1 and q = 0 this is fractional repetition, with p = q
+    a Bernoulli code; in between it has much of the small average error of the one, and
+    much of what the other withstands of adversaries.
+
+    Args:
+      key: PRNG key of either kind. The same key gives the same code whatever JAX's
+        precision setting. May be traced.
+      num_workers: n, at least 1.
+      num_parts: k, at least 1.
+      num_clusters: C, which divides n and k.
+      probability_inside: p, from 0 to 1. May be traced.
+      probability_across: q, from 0 to 1. May be traced.
+
+    Returns:
+      A real code with entries 0 and 1, decoded by least squares unless asked
+      otherwise. Its scale for one-step decoding, C / (p + (C - 1) q), needs
+      probabilities that are known and not both zero; otherwise there is none.
+
+    Raises:
+      ValueError: where the parameters break one of the rules above.
+      TypeError: where the integers are not ints, the probabilities are not real
+        scalars or the key is no PRNG key.
+
+    Example:
+      >>> import jax, jaxwgc
+      >>> key = jax.random.key(0)
+      >>> code = jaxwgc.codes.stochastic_block(key, 4, 4, 2, 1.0, 0.0)
+      >>> code.encoding_matrix
+      array([[1., 1., 0., 0.],
+             [1., 1., 0., 0.],
+             [0., 0., 1., 1.],
+             [0., 0., 1., 1.]])
+
+    References:
+      Charles, Papailiopoulos, "Gradient coding via the stochastic block model", 2018.
+    """
+    key = _validation.check_key(key)
+    num_workers = _validation.check_int("num_workers", num_workers, minimum=1)
+    num_parts = _validation.check_int("num_parts", num_parts, minimum=1)
+    num_clusters = _validation.check_int("num_clusters", num_clusters, minimum=1)
+    common = math.gcd(num_workers, num_parts)
+    if common % num_clusters:
+        near = nearest(num_clusters, lambda other: common % other == 0, 1, common)
+        raise ValueError(
+            "num_clusters must divide num_workers and num_parts; got num_clusters = "
+            f"{num_clusters}, num_workers = {num_workers} and num_parts = {num_parts}; "
+            f"{near}"
+        )
+    for name, probability in (
+        ("probability_inside", probability_inside),
+        ("probability_across", probability_across),
+    ):
+        _validation.check_number(name, probability, minimum=0, maximum=1)
+    cluster_of_worker = np.arange(num_workers) // (num_workers // num_clusters)
+    cluster_of_part = np.arange(num_parts) // (num_parts // num_clusters)
+    probabilities = jnp.where(
+        cluster_of_worker[:, None] == cluster_of_part,
+        jnp.asarray(probability_inside, jnp.float32),
+        jnp.asarray(probability_across, jnp.float32),
+    )
+    assignment = _random_matrices.known(
+        _random_matrices.bernoulli_matrix(key, probabilities.shape, probabilities)
+    )
+    return GradientCode(
+        encoding_matrix=_random_matrices.zeros_and_ones(assignment),
+        assignment=assignment,
+        target=np.ones(num_parts),
+        num_stragglers=0,
+        one_step_scale=_one_step_scale(
+            num_clusters, probability_inside, probability_across
+        ),
+        batch_size=1,
+    )
+
+
+def _one_step_scale(
+    num_clusters: int,
+    probability_inside: jax.typing.ArrayLike,
+    probability_across: jax.typing.ArrayLike,
+) -> float | None:
+    """One over the probability that a random worker holds a part, where known."""
+    if _validation.is_traced(probability_inside, probability_across):
+        return None
+    inside = np.asarray(probability_inside, np.float64).item()
+    across = np.asarray(probability_across, np.float64).item()
+    total = inside + (num_clusters - 1) * across
+    return num_clusters / total if total else None

@@ -1,0 +1,237 @@
+"""Communication-efficient codes against their definition and every pattern."""
+
+import math
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import jaxwgc
+from jaxwgc.codes._communication_efficient import _best_step, communication_efficient
+from tests.codes.reference import check_round_trip, patterns_within, targets, worst_miss
+from tests.conftest import random_patterns
+
+
+@pytest.mark.parametrize("num_workers", range(1, 9))
+def test_every_pattern_decodes_for_all_valid_parameters(num_workers):
+    for num_stragglers in range(num_workers):
+        received = patterns_within(num_workers, num_stragglers)
+        for num_segments in range(1, num_workers - num_stragglers + 1):
+            code = communication_efficient(num_workers, num_stragglers, num_segments)
+            assert worst_miss(code, received).max() < 1e-9, code
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        (10, 3, 2),
+        (11, 1, 10),
+        (11, 4, 3),
+        (12, 0, 12),
+        (12, 2, 5),
+        (12, 3, 2),
+        (12, 3, 3),
+        (12, 4, 4),
+        (12, 7, 5),
+        (12, 9, 2),
+        (12, 11, 1),
+    ],
+    ids=str,
+)
+def test_every_pattern_decodes_of_larger_codes(parameters):
+    code = communication_efficient(*parameters)
+    received = patterns_within(code.num_workers, code.num_stragglers)
+    assert worst_miss(code, received).max() < 1e-9
+
+
+@pytest.mark.parametrize(
+    "parameters", [(100, 10, 5), (100, 10, 4), (100, 5, 2), (97, 6, 6)], ids=str
+)
+def test_random_patterns_of_a_hundred_workers(parameters):
+    code = communication_efficient(*parameters)
+    received = random_patterns(code.num_workers, code.num_stragglers, 60)
+    assert worst_miss(code, received).max() < 1e-9
+
+
+@pytest.mark.parametrize("num_segments", [4, 5], ids=["real", "complex"])
+def test_decoding_of_a_hundred_workers(num_segments, x64):
+    code = communication_efficient(100, 10, num_segments)
+    received = random_patterns(100, 10, 32)
+    weights = np.asarray(jax.jit(jaxwgc.decoding_weights)(code, received))
+    # The product in float64 leaves the error of the weights themselves.
+    reached = weights.astype(np.complex128) @ code.encoding_matrix
+    misses = np.abs(reached - targets(code)).max((1, 2))
+    assert np.median(misses) < (1e-12 if x64 else 1e-5)
+    assert misses.max() < (1e-9 if x64 else 2e-2)
+
+
+def published_columns(num_workers, num_stragglers, num_segments, points):
+    """p_i^(u)(theta_w), by the published recursion: (workers, parts, segments).
+
+    With coefficients from the highest down, p_i^(u) has the degree n - d + u.
+    """
+    replication = num_stragglers + num_segments
+    degree = num_workers - replication
+    columns = np.zeros((num_workers, num_workers, num_segments), complex)
+    for part in range(num_workers):
+        without = (part + 1 + np.arange(degree)) % num_workers
+        base = np.atleast_1d(np.poly(points[without])).astype(complex)
+        own = base
+        for segment in range(num_segments):
+            columns[:, part, segment] = np.polyval(own, points)
+            # x p - [coefficient of x^(n - d - 1) in p] p_i.
+            below = own[len(own) - degree] if degree else 0
+            own = np.append(own, 0)
+            own[len(own) - len(base) :] -= below * base
+    return columns
+
+
+@pytest.mark.parametrize("parameters", [(5, 1, 2), (8, 2, 3), (10, 3, 2)], ids=str)
+class TestDefinition:
+    def turns(self, parameters):
+        """Where the workers are on the circle, from 0 to 1."""
+        num_workers = parameters[0]
+        return (
+            _best_step(*parameters)
+            * np.arange(num_workers)
+            % num_workers
+            / (num_workers)
+        )
+
+    def row_phases(self, parameters):
+        """The rows of a real code are those of polynomials times x^((1 - f) / 2)."""
+        num_workers, num_stragglers, num_segments = parameters
+        if num_segments % 2:
+            return np.ones((num_workers, 1))
+        degree = num_workers - num_stragglers - 1
+        return np.exp(-1j * np.pi * degree * self.turns(parameters))[:, None]
+
+    def test_the_recursion_decodes_by_a_vandermonde_system(self, parameters):
+        """That what we hold the code against is right: its own decoder recovers."""
+        num_workers, num_stragglers, num_segments = parameters
+        points = np.exp(2j * np.pi * self.turns(parameters))
+        columns = published_columns(*parameters, points)
+        gradients = np.random.default_rng(0).normal(size=(num_workers, num_segments))
+        messages = np.einsum("wiu,iu->w", columns, gradients)
+        powers = np.vander(points, num_workers - num_stragglers, increasing=True)
+        for received in patterns_within(num_workers, num_stragglers):
+            solved = np.linalg.lstsq(powers[received], messages[received], rcond=None)
+            np.testing.assert_allclose(
+                solved[0][-num_segments:], gradients.sum(0), atol=1e-9
+            )
+
+    def test_parts_have_the_polynomials_of_the_definition(self, parameters):
+        """The same space of polynomials a part, in another basis."""
+        num_workers, _, num_segments = parameters
+        code = communication_efficient(*parameters)
+        columns = code.encoding_matrix.reshape(num_workers, num_workers, num_segments)
+        points = np.exp(2j * np.pi * self.turns(parameters))
+        published = published_columns(*parameters, points)
+        for part in range(num_workers):
+            own = columns[:, part]
+            theirs = self.row_phases(parameters) * published[:, part]
+            for some in (own, theirs, np.concatenate([own, theirs], axis=1)):
+                assert np.linalg.matrix_rank(some, tol=1e-8) == num_segments
+
+    def test_segments_are_the_outermost_coefficients(self, parameters):
+        num_workers, num_stragglers, num_segments = parameters
+        code = communication_efficient(*parameters)
+        order = np.arange(num_workers - num_stragglers)
+        powers = np.exp(2j * np.pi * self.turns(parameters)[:, None] * order)
+        solved, residual, *_ = np.linalg.lstsq(
+            self.row_phases(parameters) * powers, code.encoding_matrix, rcond=None
+        )
+        assert residual.max() < 1e-20
+        num_high = num_segments // 2
+        low, high = solved[: num_segments - num_high], solved[::-1][:num_high]
+        if code.is_complex:
+            found = np.concatenate([low, high])
+        else:
+            # The real and the imaginary parts of coefficients that are conjugate.
+            np.testing.assert_allclose(high, low.conj(), atol=1e-12)
+            found = np.sqrt(2) * np.concatenate([low.real, -low.imag])
+        np.testing.assert_allclose(found, targets(code), atol=1e-12)
+
+
+@pytest.mark.parametrize("num_segments", [2, 3], ids=["real", "complex"])
+def test_weighted_round_trip(num_segments, x64):
+    code = communication_efficient(6, 2, num_segments)
+    check_round_trip(code, patterns_within(6, 2), 1e-9 if x64 else 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("num_segments", "length"), [(1, 6), (2, 6), (3, 2), (4, 3), (5, 2)]
+)
+def test_messages_are_as_long_as_a_segment(num_segments, length):
+    """Complex ones of odd m are half as long, of two numbers each."""
+    code = communication_efficient(7, 1, num_segments)
+    messages = jaxwgc.encode(code, np.ones((7, 12)))
+    assert messages.shape == (7, length)
+
+
+def test_one_segment_is_reed_solomon():
+    """With the same points: the constant term carries the gradient."""
+    code = communication_efficient(7, 2, 1)
+    points = np.exp(2j * np.pi * _best_step(7, 2, 1) * np.arange(7) / 7)
+    for part in range(7):
+        without = points[~code.assignment[:, part]]
+        values = np.prod(1 - points[:, None] / without, axis=1)
+        np.testing.assert_allclose(code.encoding_matrix[:, part], values, atol=1e-13)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_shape_and_kind(data):
+    num_workers = data.draw(st.integers(1, 40))
+    num_stragglers = data.draw(st.integers(0, num_workers - 1))
+    num_segments = data.draw(st.integers(1, num_workers - num_stragglers))
+    code = communication_efficient(num_workers, num_stragglers, num_segments)
+    assert code.num_workers == code.num_parts == num_workers
+    assert code.num_segments == num_segments
+    assert code.is_complex == (num_segments % 2 == 1)
+    ahead = (np.arange(num_workers) - np.arange(num_workers)[:, None]) % num_workers
+    np.testing.assert_array_equal(
+        code.assignment, ahead < num_stragglers + num_segments
+    )
+    blocks = code.encoding_matrix.reshape(num_workers, num_workers, num_segments)
+    assert np.all(blocks[~code.assignment] == 0)
+    assert np.all(np.abs(blocks[code.assignment]).max(1) > 0)
+
+
+def test_interleaving_keeps_entries_small():
+    code = communication_efficient(100, 10, 4)
+    assert math.gcd(_best_step(100, 10, 4), 100) == 1
+    assert np.abs(code.encoding_matrix).max() < 20
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        (
+            (10, 6, 5),
+            r"num_stragglers \+ num_segments must be at most num_workers; got 6 \+ 5 "
+            "and 10; the nearest that works is num_segments = 4 or num_stragglers = 5",
+        ),
+        ((10, 6, 11), "the nearest that works is num_segments = 4$"),
+        ((10, 10, 1), "num_stragglers must be less than"),
+        ((10, 1, 0), "num_segments must be at least 1; got 0"),
+        ((0, 0, 1), "num_workers must be at least 1; got 0"),
+    ],
+)
+def test_impossible_parameters(arguments, match):
+    with pytest.raises(ValueError, match=match):
+        communication_efficient(*arguments)
+
+
+def test_parameters_are_ints():
+    with pytest.raises(TypeError, match="num_segments must be"):
+        communication_efficient(5, 1, 2.0)
+
+
+def test_construction_does_not_depend_on_the_precision_setting(x64):
+    for num_segments, dtype in ((2, np.float64), (3, np.complex128)):
+        matrix = communication_efficient(9, 2, num_segments).encoding_matrix
+        assert isinstance(matrix, np.ndarray)
+        assert matrix.dtype == dtype
