@@ -4,7 +4,7 @@ The everyday names are here; constructors of codes are in `jaxwgc.codes`, stragg
 models in `jaxwgc.stragglers`, leverage scores and sampling in `jaxwgc.sketching`.
 """
 
-from jaxwgc import codes, sketching, stragglers
+from jaxwgc import codes, coding, sketching, stragglers
 from jaxwgc.aggregate import CodedAggregateState, coded_aggregate
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding import (
@@ -27,6 +27,7 @@ __all__ = [
     "Summary",
     "coded_aggregate",
     "codes",
+    "coding",
     "decode",
     "decoded_value_and_grad",
     "decoding_error",

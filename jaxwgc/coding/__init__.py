@@ -7,6 +7,7 @@ be decoded exactly; derivatives of the decoded gradient with respect to those le
 out (those of `decoding_error` lose nothing by it).
 """
 
+from jaxwgc._worst_pattern import worst_pattern
 from jaxwgc.coding._coding import (
     decode,
     decoding_error,
@@ -15,12 +16,16 @@ from jaxwgc.coding._coding import (
     encode,
     weighted,
 )
+from jaxwgc.coding._diagnosis import Diagnosis, diagnose
 
 __all__ = [
+    "Diagnosis",
     "decode",
     "decoding_error",
     "decoding_weights",
+    "diagnose",
     "effective_weights",
     "encode",
     "weighted",
+    "worst_pattern",
 ]

@@ -1,0 +1,245 @@
+"""The stragglers that hurt a code most: exact where all can be tried, else searched."""
+
+import functools
+import itertools
+import math
+from collections.abc import Container, Iterator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxwgc import _validation, _weights
+from jaxwgc._strain import Strain, all_swaps, swapped
+from jaxwgc.codes import GradientCode
+
+# Masks that are evaluated in one call. Always as many, so that a code is compiled once.
+_BATCH = 128
+# Errors that differ by less than that many eps of the target's squared norm are equal.
+_NOISE = 100
+# What the search starts from, besides the greedy pattern: random patterns as they are,
+# which matter where the decoder is far from least squares, and the worst of those that
+# were climbed to by strain, which costs little.
+_NUM_RANDOM = 2
+_NUM_CLIMBED = 30
+_NUM_WORST = 4
+
+
+def worst_pattern(
+    code: GradientCode,
+    num_stragglers: int,
+    decoder: str | None = None,
+    *,
+    max_patterns: int = 50_000,
+) -> np.ndarray:
+    """The pattern of exactly s stragglers with the largest decoding error.
+
+    Tries all C(n, s) patterns where there are at most `max_patterns`. Otherwise it
+    searches: it adds straggler to straggler, the one that raises the error most each
+    time, and then swaps stragglers for responders as long as a swap raises the error.
+    Random patterns are improved in the same way, and the worst of all is taken. The
+    true worst pattern may be worse.
+
+    Where the error does not change (a block of copies is lost with the last of them
+    only), the search goes by the strain on the code, the error of ridge regression in
+    the place of least squares, which grows with every straggler.
+
+    The same code gives the same pattern. Patterns whose errors differ by rounding alone
+    tie; of those that were found, the first is taken, in the lexicographic order of the
+    sets of stragglers. Errors are computed in JAX's working precision.
+
+    Args:
+      code: a gradient code. Not traced.
+      num_stragglers: s, at least 0 and less than the number of workers.
+      decoder: as for `jaxwgc.decoding_weights`.
+      max_patterns: the most patterns that are tried one and all.
+
+    Returns:
+      The mask `received` of that pattern, bool (num_workers,) in NumPy: False at the
+      s stragglers.
+
+    Raises:
+      ValueError: where s is negative or not less than the number of workers, or the
+        decoder does not fit the code.
+      TypeError: where the code is none or is traced, or the integers are not ints.
+
+    Example:
+      >>> import jaxwgc
+      >>> code = jaxwgc.codes.fractional_repetition(6, num_stragglers=1)
+      >>> received = jaxwgc.coding.worst_pattern(code, 2)
+      >>> received
+      array([False,  True,  True, False,  True,  True])
+      >>> float(jaxwgc.decoding_error(code, received).round(3))
+      2.0
+
+    References:
+      Charles, Papailiopoulos, Ellenberg, "Approximate gradient coding via sparse
+      random graphs", 2017 (adversarial stragglers); Kadhe, Koyluoglu, Ramchandran,
+      "Gradient coding based on block designs for mitigating adversarial stragglers",
+      2019.
+    """
+    _weights.check_code(code)
+    if _validation.is_traced(code):
+        raise TypeError(
+            "code must be concrete, since its worst pattern is found on the host; got "
+            "a traced one: find the pattern outside of jit, vmap and grad"
+        )
+    if np.ndim(code.encoding_matrix) != 2:
+        raise ValueError(
+            "code must be one code; got an encoding_matrix of shape "
+            f"{np.shape(code.encoding_matrix)}"
+        )
+    decoder = _weights.check_decoder(code, decoder)
+    num_stragglers = _validation.check_stragglers(num_stragglers, code.num_workers)
+    max_patterns = _validation.check_int("max_patterns", max_patterns, minimum=0)
+    # Also in a function that is being traced, a concrete code has a pattern.
+    with jax.ensure_compile_time_eval():
+        adversary = _Adversary(code, decoder)
+        if math.comb(code.num_workers, num_stragglers) <= max(max_patterns, 1):
+            lost = _try_all(adversary, num_stragglers)
+        else:
+            lost = _search(adversary, num_stragglers)
+    received = np.ones(code.num_workers, bool)
+    received[list(lost)] = False
+    return received
+
+
+class _Found(NamedTuple):
+    """A set of stragglers, sorted, with what it does to the code."""
+
+    error: float
+    strain: float
+    lost: tuple[int, ...]
+
+
+class _Adversary:
+    """Evaluates sets of stragglers of one code, in batches of one shape."""
+
+    def __init__(self, code: GradientCode, decoder: str):
+        self.num_workers = code.num_workers
+        self._code = code
+        self._decoder = decoder
+        # The least error that any weights have is never above the strain.
+        self.strain_is_bound = decoder in ("least_squares", "lagrange")
+        self.strain = Strain(code)
+        dtype = jnp.asarray(code.encoding_matrix).dtype
+        scale = float(np.sum(np.asarray(code.target, np.float64) ** 2))
+        self.tolerance = _NOISE * float(jnp.finfo(dtype).eps) * scale
+
+    def errors(self, lost: np.ndarray) -> np.ndarray:
+        """Decoding errors (number,) of the sets (number, s); NaN counts as infinite."""
+        found = []
+        for start in range(0, len(lost), _BATCH):
+            batch = lost[start : start + _BATCH]
+            masks = np.ones((_BATCH, self.num_workers), bool)
+            np.put_along_axis(masks[: len(batch)], batch, False, axis=1)
+            errors = _errors(self._code, masks, self._decoder)
+            found.append(np.asarray(errors, np.float64)[: len(batch)])
+        errors = np.concatenate(found)
+        return np.where(np.isnan(errors), np.inf, errors)
+
+
+@functools.partial(jax.jit, static_argnames="decoder")
+def _errors(code: GradientCode, masks: jax.Array, decoder: str) -> jax.Array:
+    weights = _weights.solve(code, _weights.message_mask(code, masks), decoder)
+    return _weights.squared_error(code, _weights.mixing(code, weights))
+
+
+def _try_all(adversary: _Adversary, num_stragglers: int) -> tuple[int, ...]:
+    workers = range(adversary.num_workers)
+    sets = itertools.combinations(workers, num_stragglers)
+    errors = [adversary.errors(batch) for batch in _arrays(sets, num_stragglers)]
+    errors = np.concatenate(errors)
+    first = int(np.argmax(errors >= errors.max() - adversary.tolerance))
+    sets = itertools.combinations(workers, num_stragglers)
+    return next(itertools.islice(sets, first, None))
+
+
+def _arrays(sets: Iterator[tuple[int, ...]], size: int) -> Iterator[np.ndarray]:
+    """The sets in arrays (_BATCH, size), the last one shorter."""
+    while batch := list(itertools.islice(sets, _BATCH)):
+        yield np.array(batch, int).reshape(len(batch), size)
+
+
+def _search(adversary: _Adversary, num_stragglers: int) -> tuple[int, ...]:
+    generator = np.random.default_rng(0)
+
+    def draw():
+        drawn = generator.permutation(adversary.num_workers)[:num_stragglers]
+        return tuple(sorted(drawn.tolist()))
+
+    climbed = sorted({adversary.strain.climb(draw()) for _ in range(_NUM_CLIMBED)})
+    order = np.argsort(-adversary.errors(np.array(climbed)), kind="stable")
+    starts = [_greedy(adversary, num_stragglers)]
+    starts += [draw() for _ in range(_NUM_RANDOM)]
+    starts += [climbed[place] for place in order[:_NUM_WORST]]
+    found = {}
+    for start in starts:
+        # Where a climb ended before, it would end again.
+        if start not in found:
+            own = _improve(adversary, start, found)
+            found[own.lost] = own
+    worst = max(own.error for own in found.values()) - adversary.tolerance
+    return min(own.lost for own in found.values() if own.error >= worst)
+
+
+def _greedy(adversary: _Adversary, num_stragglers: int) -> tuple[int, ...]:
+    """Adds straggler to straggler, the most harmful one each time."""
+    lost = ()
+    for _ in range(num_stragglers):
+        others = np.setdiff1d(np.arange(adversary.num_workers), lost).astype(int)
+        errors = adversary.errors(np.array([(*lost, other) for other in others]))
+        tied = errors >= errors.max() - adversary.tolerance
+        strains = adversary.strain.after_losing(lost, others)
+        strains = np.where(tied, strains, -np.inf)
+        strained = strains >= strains.max() - adversary.strain.tolerance
+        lost = tuple(sorted((*lost, int(others[np.argmax(strained)]))))
+    return lost
+
+
+def _improve(
+    adversary: _Adversary, lost: tuple[int, ...], known: Container[tuple[int, ...]]
+) -> _Found:
+    """Swaps a straggler for a responder as long as that does more harm.
+
+    Stops at a set that is known.
+    """
+    [error] = adversary.errors(np.array([lost]))
+    found = _Found(error, adversary.strain.of(lost), lost)
+    # Never below the largest error so far: strain cannot win back what rounding took,
+    # and the climb ends.
+    record = error
+    while found.lost not in known:
+        better = _better_swap(adversary, found, record)
+        if better is None:
+            break
+        found = better
+        record = max(record, found.error)
+    return found
+
+
+def _better_swap(adversary: _Adversary, found: _Found, record: float) -> _Found | None:
+    """The best swap of the first batch that has one better than `found`.
+
+    Swaps are tried from the largest strain on, where the largest errors mostly are: a
+    batch is enough then. To see that no swap is better, all are tried, or all whose
+    strain allows a larger error.
+    """
+    swaps = all_swaps(found.lost, adversary.num_workers)
+    strains = adversary.strain.after_swaps(found.lost, swaps)
+    order = np.argsort(-strains, kind="stable")
+    if adversary.strain_is_bound:
+        order = order[strains[order] > record - adversary.tolerance]
+    for start in range(0, len(order), _BATCH):
+        batch = order[start : start + _BATCH]
+        sets = [swapped(found.lost, swap) for swap in swaps[batch]]
+        errors = adversary.errors(np.array(sets))
+        own = int(np.argmax(errors >= errors.max() - adversary.tolerance))
+        strain = strains[batch[own]]
+        more_error = errors.max() > record + adversary.tolerance
+        as_much = errors[own] >= record - adversary.tolerance
+        more_strain = strain > found.strain + adversary.strain.tolerance
+        if more_error or (as_much and more_strain):
+            return _Found(float(errors[own]), float(strain), sets[own])
+    return None

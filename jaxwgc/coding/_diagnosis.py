@@ -1,0 +1,246 @@
+"""What a code costs and what stragglers do to it, as arrays and as a table."""
+
+import functools
+import itertools
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxwgc import _validation, _weights
+from jaxwgc.codes import GradientCode
+from jaxwgc._worst_pattern import worst_pattern
+
+# Numbers of stragglers that are looked at where none are asked for.
+_NUM_ROWS = 8
+
+
+class Diagnosis(NamedTuple):
+    """What `diagnose` found, in NumPy arrays; `print` shows it as a table.
+
+    Errors are those of `jaxwgc.decoding_error`, over the squared norm of the target: 0
+    for exact decoding, 1 for no gradient at all. Rows are numbers of stragglers.
+
+    Attributes:
+      load: parts that a worker holds, mean over the workers.
+      max_load: and of the worker that holds most.
+      replication: workers that hold a part, mean over the parts.
+      min_replication: and of the part that fewest hold.
+      message_length: numbers that a worker sends in a round, all its messages
+        together, over the number of parameters.
+      num_stragglers: int (rows,), how many workers do not answer.
+      is_exhaustive: bool (rows,), True where every pattern of as many stragglers was
+        decoded; elsewhere random patterns were.
+      mean_error: (rows,), over the patterns.
+      standard_error: (rows,), of `mean_error`; 0 where every pattern was decoded.
+      quantile_levels: (levels,).
+      error_quantiles: (rows, levels), of the errors over the patterns.
+      worst_error: (rows,), of the pattern that `worst_pattern` finds.
+      worst_received: bool (rows, num_workers), that pattern.
+      noise_amplification: (rows,), root mean square over the patterns of the noise in
+        the decoded gradient, over that in the sum of the partial gradients, where
+        every message carries noise in proportion to its own size, as rounding does. 1
+        for uncoded workers that all answer.
+    """
+
+    load: float
+    max_load: int
+    replication: float
+    min_replication: int
+    message_length: float
+    num_stragglers: np.ndarray
+    is_exhaustive: np.ndarray
+    mean_error: np.ndarray
+    standard_error: np.ndarray
+    quantile_levels: np.ndarray
+    error_quantiles: np.ndarray
+    worst_error: np.ndarray
+    worst_received: np.ndarray
+    noise_amplification: np.ndarray
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.load:g} parts a worker (at most {self.max_load}), "
+            f"{self.replication:g} workers a part (at least {self.min_replication}), "
+            f"{self.message_length:.3g} gradients sent a worker",
+            "Error over the squared norm of the target; (all): every pattern decoded",
+        ]
+        levels = [f"{100 * level:g}%" for level in self.quantile_levels]
+        header = ["stragglers", "mean", "±", *levels, "worst", "noise"]
+        rows = [header]
+        for row, number in enumerate(self.num_stragglers):
+            every = " (all)" if self.is_exhaustive[row] else ""
+            values = [
+                self.mean_error[row],
+                self.standard_error[row],
+                *self.error_quantiles[row],
+                self.worst_error[row],
+            ]
+            cells = [_number(value) for value in values]
+            noise = f"{self.noise_amplification[row]:.2f}"
+            rows.append([f"{number}{every}", *cells, noise])
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        for row in rows:
+            cells = zip(row, widths, strict=True)
+            lines.append("  ".join(cell.rjust(width) for cell, width in cells))
+        return "\n".join(lines)
+
+
+def _number(value: float) -> str:
+    return f"{value:.4f}" if value == 0 or value >= 1e-4 else f"{value:.0e}"
+
+
+def diagnose(
+    code: GradientCode,
+    key: jax.Array,
+    num_stragglers: int | Sequence[int] | None = None,
+    *,
+    num_patterns: int = 1000,
+    quantile_levels: Sequence[float] = (0.5, 0.9, 0.99),
+    decoder: str | None = None,
+    max_patterns: int = 50_000,
+) -> Diagnosis:
+    """What a code costs, and its decoding error against the number of stragglers.
+
+    For each number of stragglers every pattern is decoded where there are at most
+    `num_patterns`, and as many random ones elsewhere. The same key gives the same
+    patterns to every code with as many workers.
+
+    Args:
+      code: a gradient code. Not traced.
+      key: PRNG key of either kind.
+      num_stragglers: which numbers of stragglers, from 0 to n - 1. None for up to
+        eight from 0 to n / 2.
+      num_patterns: random patterns for each, at least 2.
+      quantile_levels: from 0 to 1, of the errors over the patterns.
+      decoder: as for `jaxwgc.decoding_weights`.
+      max_patterns: as for `worst_pattern`.
+
+    Returns:
+      A `Diagnosis`, in JAX's working precision.
+
+    Raises:
+      ValueError: where an argument breaks its rule.
+      TypeError: where the code is none or is traced, or an argument has the wrong type.
+
+    Example:
+      >>> import jax
+      >>> from jaxwgc import codes, coding
+      >>> code = codes.fractional_repetition(6, num_stragglers=1)
+      >>> print(coding.diagnose(code, jax.random.key(0), [1, 2]))
+      2 parts a worker (at most 2), 2 workers a part (at least 2), 1 gradients sent a \
+worker
+      Error over the squared norm of the target; (all): every pattern decoded
+      stragglers    mean       ±     50%     90%     99%   worst  noise
+         1 (all)  0.0000  0.0000  0.0000  0.0000  0.0000  0.0000   1.00
+         2 (all)  0.0667  0.0000  0.0000  0.3333  0.3333  0.3333   0.97
+
+    References:
+      Charles, Papailiopoulos, Ellenberg, "Approximate gradient coding via sparse
+      random graphs", 2017 (decoding error, random and adversarial).
+    """
+    _weights.check_code(code)
+    if _validation.is_traced(code):
+        raise TypeError(f"code must be concrete, not traced; got {code}")
+    decoder = _weights.check_decoder(code, decoder)
+    key = _validation.check_key(key)
+    num_patterns = _validation.check_int("num_patterns", num_patterns, minimum=2)
+    numbers = _numbers_of_stragglers(num_stragglers, code.num_workers)
+    levels = np.asarray(quantile_levels, np.float64)
+    if levels.ndim != 1 or not np.all((levels >= 0) & (levels <= 1)):
+        raise ValueError(
+            f"quantile_levels must be numbers from 0 to 1; got {quantile_levels!r}"
+        )
+
+    generator = np.random.default_rng(np.asarray(jax.random.bits(key, (4,))))
+    priority = generator.random((num_patterns, code.num_workers)).argsort(axis=1)
+    rank = priority.argsort(axis=1)
+    scale = float(np.sum(np.abs(np.asarray(code.target, np.float64)) ** 2))
+    scale = scale if scale > 0 else 1.0
+    rows = []
+    for number in numbers:
+        exhaustive = math.comb(code.num_workers, number) <= num_patterns
+        if exhaustive:
+            masks = _every_pattern(code.num_workers, number)
+        else:
+            masks = rank >= number
+        # Filled up, so that a code is compiled once.
+        padded = np.ones((num_patterns, code.num_workers), bool)
+        padded[: len(masks)] = masks
+        errors, noise = _errors_and_noise(code, padded, decoder)
+        errors = np.asarray(errors, np.float64)[: len(masks)] / scale
+        noise = np.asarray(noise, np.float64)[: len(masks)] / scale
+        worst = worst_pattern(code, number, decoder, max_patterns=max_patterns)
+        padded[:] = worst
+        worst_error, _ = _errors_and_noise(code, padded, decoder)
+        spread = 0.0 if exhaustive else errors.std(ddof=1) / math.sqrt(len(masks))
+        rows.append(
+            (
+                exhaustive,
+                errors.mean(),
+                spread,
+                np.quantile(errors, levels),
+                # Where the search is not exhaustive a random pattern may be worse.
+                max(float(worst_error[0]) / scale, errors.max()),
+                worst
+                if worst_error[0] / scale >= errors.max()
+                else masks[errors.argmax()],
+                math.sqrt(noise.mean()),
+            )
+        )
+    exhaustive, mean, spread, quantiles, worst_errors, worst, noise = (
+        np.array(column) for column in zip(*rows, strict=True)
+    )
+    copies = np.asarray(code.assignment).sum(axis=0)
+    pieces = code.num_segments
+    return Diagnosis(
+        load=float(np.mean(code.loads)),
+        max_load=int(np.max(code.loads)),
+        replication=float(copies.mean()),
+        min_replication=int(copies.min()),
+        message_length=code.messages_per_worker / pieces,
+        num_stragglers=np.array(numbers),
+        is_exhaustive=exhaustive,
+        mean_error=mean,
+        standard_error=spread,
+        quantile_levels=levels,
+        error_quantiles=quantiles,
+        worst_error=worst_errors,
+        worst_received=worst,
+        noise_amplification=noise,
+    )
+
+
+@functools.partial(jax.jit, static_argnames="decoder")
+def _errors_and_noise(code, masks, decoder):
+    """Decoding errors, and squared noise for messages with noise of their own size."""
+    weights = _weights.solve(code, _weights.message_mask(code, masks), decoder)
+    errors = _weights.squared_error(code, _weights.mixing(code, weights))
+    matrix = jnp.asarray(code.encoding_matrix)
+    sizes = jnp.sum(matrix.real**2 + matrix.imag**2, axis=1)
+    noise = jnp.sum((weights.real**2 + weights.imag**2) * sizes, axis=(-2, -1))
+    return errors, noise / code.num_segments
+
+
+def _every_pattern(num_workers, num_stragglers):
+    sets = list(itertools.combinations(range(num_workers), num_stragglers))
+    masks = np.ones((len(sets), num_workers), bool)
+    np.put_along_axis(
+        masks, np.array(sets, int).reshape(len(sets), num_stragglers), False, axis=1
+    )
+    return masks
+
+
+def _numbers_of_stragglers(numbers, num_workers):
+    if numbers is None:
+        last = num_workers // 2
+        return sorted(
+            {round(x) for x in np.linspace(0, last, min(last + 1, _NUM_ROWS))}
+        )
+    numbers = [numbers] if np.ndim(numbers) == 0 else list(numbers)
+    if not numbers:
+        raise ValueError("num_stragglers must be at least one number; got none")
+    return [_validation.check_stragglers(number, num_workers) for number in numbers]

@@ -1,0 +1,35 @@
+"""Who answers in a round, and when: straggler models, delay models, waiting rules.
+
+A straggler model is a pair of pure functions, like an optax transformation:
+`state = model.init(num_workers)` and
+`arrivals, state = model.sample(key, state, loads)`. So is a delay model, whose `sample`
+gives finish times. A waiting rule is a function of a key (for ties) and the times.
+"""
+
+from jaxwgc.stragglers._adversarial import adversarial
+from jaxwgc.stragglers._delayed import delayed
+from jaxwgc.stragglers._delays import bernoulli_slowdown, pareto, shifted_exponential
+from jaxwgc.stragglers._types import (
+    Arrivals,
+    DelayModel,
+    StragglerModel,
+    WaitingRule,
+)
+from jaxwgc.stragglers._unit_rounds import bernoulli, uniform
+from jaxwgc.stragglers._waiting import deadline, fastest
+
+__all__ = [
+    "Arrivals",
+    "DelayModel",
+    "StragglerModel",
+    "WaitingRule",
+    "adversarial",
+    "bernoulli",
+    "bernoulli_slowdown",
+    "deadline",
+    "delayed",
+    "fastest",
+    "pareto",
+    "shifted_exponential",
+    "uniform",
+]

@@ -1,0 +1,59 @@
+"""What straggler models, delay models and waiting rules are, and what they give."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+
+
+class Arrivals(NamedTuple):
+    """What the server sees of a round.
+
+    Attributes:
+      received: bool (num_workers,), whose messages it decodes.
+      times: float (num_workers,), when each worker finishes, in seconds for the
+        delay models here; infinity where never.
+      elapsed: float scalar, how long the round took, in the unit of times.
+      finished: int32 (num_workers,), the parts that each worker had finished when the
+        round ended: all of them (its load, rounded up) where it was received, fewer
+        where not (and 0 where it has none). None from models that do not report it.
+    """
+
+    received: jax.Array
+    times: jax.Array
+    elapsed: jax.Array
+    finished: jax.Array | None = None
+
+
+class StragglerModel(NamedTuple):
+    """A pair of pure functions that simulate rounds.
+
+    Attributes:
+      init: `init(num_workers) -> state`, a pytree.
+      sample: `sample(key, state, loads) -> (arrivals, state)`, with loads
+        (num_workers,), the work of each worker in parts.
+    """
+
+    init: Callable[[int], Any]
+    sample: Callable[[jax.Array, Any, jax.Array], tuple[Arrivals, Any]]
+
+
+class DelayModel(NamedTuple):
+    """A pair of pure functions that give finish times.
+
+    Attributes:
+      init: `init(num_workers) -> state`, a pytree.
+      sample: `sample(key, state, loads) -> (times, state)`, with loads and times
+        (num_workers,).
+    """
+
+    init: Callable[[int], Any]
+    sample: Callable[[jax.Array, Any, jax.Array], tuple[jax.Array, Any]]
+
+
+class WaitingRule(Protocol):
+    """Finish times (num_workers,) to the arrivals that the server decodes."""
+
+    def __call__(self, key: jax.Array, times: jax.Array) -> Arrivals:
+        """Takes a PRNG key, for ties, and times (num_workers,)."""
+        ...

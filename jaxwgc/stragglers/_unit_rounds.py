@@ -1,0 +1,100 @@
+"""Rounds of one unit of time, in which a worker answers or is lost altogether."""
+
+import jax
+import jax.numpy as jnp
+
+from jaxwgc import _validation
+from jaxwgc.stragglers._selection import random_workers
+from jaxwgc.stragglers._types import Arrivals, StragglerModel
+
+
+def uniform(num_stragglers: int) -> StragglerModel:
+    """Exactly s stragglers a round, uniformly at random; a round takes one unit.
+
+    Args:
+      num_stragglers: s, at least 0 and less than the number of workers.
+
+    Returns:
+      A straggler model. Times are 1 for the workers that answer and infinity for the
+      others, which have finished no part.
+
+    Raises:
+      ValueError: where s is negative, or not less than the number of workers (at
+        `init` or `sample`).
+      TypeError: where s is not an int.
+
+    Example:
+      >>> import jax, jaxwgc
+      >>> model = jaxwgc.stragglers.uniform(2)
+      >>> state = model.init(5)
+      >>> arrivals, state = model.sample(jax.random.key(0), state, jax.numpy.ones(5))
+      >>> int(arrivals.received.sum()), float(arrivals.elapsed)
+      (3, 1.0)
+
+    References:
+      The paper's section 2.1: any s workers may fail.
+    """
+    num_stragglers = _validation.check_int("num_stragglers", num_stragglers, minimum=0)
+
+    def init(num_workers):
+        num_workers = _validation.check_int("num_workers", num_workers, minimum=1)
+        _validation.check_stragglers(num_stragglers, num_workers)
+        return ()
+
+    def sample(key, state, loads):
+        num_workers = len(loads)
+        _validation.check_stragglers(num_stragglers, num_workers)
+        everyone = jnp.ones(num_workers, bool)
+        received = ~random_workers(_validation.check_key(key), everyone, num_stragglers)
+        return unit_round(received, loads), state
+
+    return StragglerModel(init, sample)
+
+
+def bernoulli(probability: jax.typing.ArrayLike) -> StragglerModel:
+    """Each worker straggles by itself with that probability; a round takes one unit.
+
+    Args:
+      probability: of a worker being a straggler, from 0 to 1. May be traced.
+
+    Returns:
+      A straggler model. Times are 1 for the workers that answer and infinity for the
+      others, which have finished no part. The same key gives the same round whatever
+      JAX's precision setting.
+
+    Raises:
+      ValueError, TypeError: where probability breaks its rule.
+
+    Example:
+      >>> import jax, jaxwgc
+      >>> model = jaxwgc.stragglers.bernoulli(0.25)
+      >>> state = model.init(1000)
+      >>> loads = jax.numpy.ones(1000)
+      >>> arrivals, state = model.sample(jax.random.key(0), state, loads)
+      >>> bool(abs(arrivals.received.mean() - 0.75) < 0.05)
+      True
+
+    References:
+      Bitar, Wootters, El Rouayheb, "Stochastic gradient coding for straggler mitigation
+      in distributed learning", 2020, section II (independent stragglers).
+    """
+    _validation.check_number("probability", probability, minimum=0, maximum=1)
+
+    def sample(key, state, loads):
+        key = _validation.check_key(key)
+        draws = jax.random.uniform(key, (len(loads),), jnp.float32)
+        return unit_round(draws >= probability, loads), state
+
+    return StragglerModel(_stateless, sample)
+
+
+def unit_round(received: jax.Array, loads: jax.Array) -> Arrivals:
+    """The round of one unit in which those workers answer and the others never do."""
+    times = jnp.where(received, 1.0, jnp.inf)
+    finished = jnp.where(received, jnp.ceil(jnp.asarray(loads)), 0)
+    return Arrivals(received, times, jnp.ones(()), finished.astype(jnp.int32))
+
+
+def _stateless(num_workers: int) -> tuple[()]:
+    _validation.check_int("num_workers", num_workers, minimum=1)
+    return ()

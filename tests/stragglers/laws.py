@@ -1,0 +1,31 @@
+"""Rounds in numbers, and the level at which a law is rejected."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+# Samples are drawn with fixed keys; a law is rejected below this p-value.
+SIGNIFICANCE = 1e-3
+
+
+def keys_of(make_key, number, seed=0):
+    return jax.random.split(make_key(seed), number)
+
+
+def rounds_of(model, loads, number, make_key=jax.random.key):
+    """Arrivals of that many independent rounds, leaves (number, ...)."""
+    loads = jnp.asarray(loads, float)
+    state = model.init(len(loads))
+    sample = jax.jit(jax.vmap(lambda key: model.sample(key, state, loads)[0]))
+    return jax.tree.map(np.asarray, sample(keys_of(make_key, number)))
+
+
+def times_of(delay, loads, number):
+    loads = jnp.asarray(loads, float)
+    sample = jax.jit(jax.vmap(lambda key: delay.sample(key, (), loads)[0]))
+    return np.asarray(sample(keys_of(jax.random.key, number)))
+
+
+def binary(masks):
+    """Each mask as a number."""
+    return masks @ (1 << np.arange(masks.shape[1]))

@@ -1,0 +1,102 @@
+"""The adversary as a straggler model; its pattern is tested with `worst_pattern`."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxwgc
+from jaxwgc import codes, stragglers
+
+
+def fractional(num_workers=8):
+    return codes.fractional_repetition(num_workers, 1)
+
+
+def test_every_round_loses_the_worst_pattern(make_key, x64):
+    """Workers 0 and 4 are the copies of the first block."""
+    model = stragglers.adversarial(fractional(), 2)
+    state = model.init(8)
+    sample = jax.jit(jax.vmap(lambda key: model.sample(key, state, 3 * jnp.ones(8))[0]))
+    arrivals = sample(jax.random.split(make_key(0), 3))
+    received = np.ones((3, 8), bool)
+    received[:, [0, 4]] = False
+    np.testing.assert_array_equal(arrivals.received, received)
+    np.testing.assert_array_equal(arrivals.times, np.where(received, 1.0, np.inf))
+    np.testing.assert_array_equal(arrivals.elapsed, 1.0)
+    assert arrivals.finished.dtype == np.int32
+    np.testing.assert_array_equal(arrivals.finished, np.where(received, 3, 0))
+
+
+def test_pattern_is_that_of_the_decoder():
+    """Least squares needs the last worker; the plain sum needs the first one more."""
+    matrix = np.array([[1.0, 0.0], [-5.0, 0.0], [0.0, 1.0]])
+    code = codes.GradientCode(
+        encoding_matrix=matrix,
+        assignment=matrix != 0,
+        target=np.ones(2),
+        num_stragglers=0,
+        one_step_scale=1.0,
+        one_step_shared=False,
+    )
+    for decoder, lost in ((None, 2), ("least_squares", 2), ("one_step", 0)):
+        model = stragglers.adversarial(code, 1, decoder)
+        received = model.sample(jax.random.key(0), (), jnp.ones(3))[0].received
+        np.testing.assert_array_equal(np.flatnonzero(~received), lost)
+
+
+def test_search_can_be_asked_for():
+    model = stragglers.adversarial(fractional(), 4, max_patterns=0)
+    arrivals, _ = model.sample(jax.random.key(0), model.init(8), jnp.ones(8))
+    assert jaxwgc.decoding_error(fractional(), arrivals.received) == 4
+
+
+def test_made_inside_of_jit():
+    """The code is concrete there, though nothing that is computed is."""
+
+    @jax.jit
+    def received(key):
+        model = stragglers.adversarial(fractional(), 2)
+        return model.sample(key, model.init(8), jnp.ones(8))[0].received
+
+    np.testing.assert_array_equal(np.flatnonzero(~received(jax.random.key(0))), [0, 4])
+
+
+def test_in_coded_aggregate():
+    """A lost block of two parts, round after round."""
+    code = fractional()
+    optimizer = jaxwgc.coded_aggregate(
+        code, stragglers.adversarial(code, 2), jax.random.key(0)
+    )
+    params = jnp.zeros(1)
+    state = optimizer.init(params)
+    for step in range(2):
+        update, state = optimizer.update(jnp.ones((8, 1)), state, params)
+        np.testing.assert_allclose(update, 6)
+        np.testing.assert_allclose(state.residual, np.sqrt(2), rtol=1e-5)
+        assert state.num_undecodable == step + 1
+    assert isinstance(optimizer, optax.GradientTransformationExtraArgs)
+
+
+def test_bad_input():
+    code = fractional()
+    model = stragglers.adversarial(code, 2)
+    with pytest.raises(ValueError, match="num_workers must be that .* got 6 and 8"):
+        model.init(6)
+    with pytest.raises(ValueError, match="num_workers must be that .* got 6 and 8"):
+        model.sample(jax.random.key(0), (), jnp.ones(6))
+    with pytest.raises(TypeError, match="key must be a PRNG key"):
+        model.sample(0, (), jnp.ones(8))
+    with pytest.raises(ValueError, match="num_stragglers must be less than"):
+        stragglers.adversarial(code, 8)
+    with pytest.raises(TypeError, match="code must be a GradientCode"):
+        stragglers.adversarial(code.encoding_matrix, 2)
+    with pytest.raises(TypeError, match="code must be concrete"):
+        jax.jit(
+            lambda weights: (
+                stragglers.adversarial(jaxwgc.weighted(code, weights), 2)
+                .sample(jax.random.key(0), (), jnp.ones(8))[0]
+                .received
+            )
+        )(jnp.ones(8))

@@ -1,0 +1,181 @@
+"""Delay models and waiting rules together, and the parts that they finish."""
+
+import fractions
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from jaxwgc import stragglers
+
+
+class TestDelayed:
+    def test_state_and_keys_of_a_delay_of_the_user(self):
+        """State is carried; the delay and the rule get different keys."""
+
+        def sample(key, state, loads):
+            return loads + state + jax.random.uniform(key, loads.shape), state + 10.0
+
+        def wait(key, times):
+            return stragglers.Arrivals(times > 0, times, jax.random.uniform(key))
+
+        delay = stragglers.DelayModel(lambda num_workers: jnp.zeros(()), sample)
+        model = stragglers.delayed(delay, wait)
+        state = model.init(3)
+        for round_ in range(3):
+            key = jax.random.key(7)
+            arrivals, state = model.sample(key, state, jnp.arange(3.0))
+            draws = np.asarray(arrivals.times) - np.arange(3) - 10 * round_
+            assert np.all((draws > -1e-5) & (draws < 1 + 1e-5))
+            assert state == 10 * (round_ + 1)
+            assert np.all(np.abs(draws - arrivals.elapsed) > 1e-3)
+
+
+def steady(times_of_a_part):
+    """A delay model without chance: every part of a worker takes the same time."""
+
+    def sample(key, state, loads):
+        del key
+        return jnp.where(loads > 0, loads * jnp.asarray(times_of_a_part), 0), state
+
+    return stragglers.DelayModel(lambda num_workers: (), sample)
+
+
+def finished_of(times_of_a_part, wait, loads):
+    model = stragglers.delayed(steady(times_of_a_part), wait)
+    arrivals, _ = model.sample(jax.random.key(0), (), jnp.asarray(loads))
+    assert arrivals.finished.dtype == np.int32
+    return arrivals
+
+
+@jax.jit
+def by_deadline(seconds, times_of_a_part, loads):
+    return finished_of(times_of_a_part, stragglers.deadline(seconds), loads)
+
+
+class TestFinished:
+    @settings(max_examples=150, deadline=None)
+    @given(
+        loads=st.lists(st.integers(0, 40), min_size=5, max_size=5),
+        tenths=st.lists(st.integers(1, 60), min_size=5, max_size=5),
+        limit=st.integers(1, 900),
+        x64=st.booleans(),
+    )
+    @example(loads=[3] * 5, tenths=[10] * 5, limit=20, x64=False)
+    @example(loads=[7, 7, 9, 11, 40], tenths=[1, 3, 7, 9, 11], limit=63, x64=True)
+    def test_whole_parts_by_a_deadline(self, loads, tenths, limit, x64):
+        """Against exact fractions: where a part ends at the deadline, it counts."""
+        with jax.enable_x64(x64):
+            dtype = np.float64 if x64 else np.float32
+            seconds = np.array(tenths, dtype) / 10
+            arrivals = by_deadline(
+                np.asarray(limit / 10, dtype), seconds, np.array(loads, dtype)
+            )
+        for load, tenth, received, finished in zip(
+            loads, tenths, arrivals.received, arrivals.finished, strict=True
+        ):
+            if received:
+                assert finished == load
+            else:
+                # A last part that ends at the deadline may come a rounding too late.
+                done = math.floor(fractions.Fraction(limit, tenth))
+                assert finished == min(done, load - 1)
+
+    @pytest.mark.parametrize(
+        ("seconds", "expected"), [(2.0, 2), (1.9999, 1), (0.5, 0), (2.9999, 2), (3, 3)]
+    )
+    def test_three_parts_of_a_second(self, seconds, expected, x64):
+        arrivals = finished_of(1.0, stragglers.deadline(seconds), np.array([3.0, 9.0]))
+        assert arrivals.finished[0] == expected
+
+    @pytest.mark.parametrize(
+        ("delay", "wait"),
+        [
+            (stragglers.shifted_exponential(0.5, 2.0), stragglers.fastest(3)),
+            (stragglers.pareto(1.0, 1.1), stragglers.deadline(6.0)),
+            (stragglers.bernoulli_slowdown(0.5, math.inf), stragglers.fastest(3)),
+            (stragglers.bernoulli_slowdown(0.5, math.inf), stragglers.deadline(1.5)),
+            (stragglers.bernoulli_slowdown(0.5, 2.0), stragglers.fastest(2)),
+        ],
+        ids=["exponential", "pareto", "dead", "dead at a deadline", "ties"],
+    )
+    def test_all_parts_are_those_of_the_received(self, delay, wait, x64):
+        loads = np.array([1.0, 2.0, 3.0, 5.0, 2.5, 0.25, 0.0])
+        model = stragglers.delayed(delay, wait)
+
+        @jax.jit
+        @jax.vmap
+        def rounds(key):
+            return model.sample(key, model.init(7), jnp.asarray(loads))[0]
+
+        arrivals = rounds(jax.random.split(jax.random.key(0), 300))
+        finished, received = (
+            np.asarray(arrivals.finished),
+            np.asarray(arrivals.received),
+        )
+        assert finished.dtype == np.int32
+        assert np.all(finished >= 0)
+        working = loads > 0
+        np.testing.assert_array_equal(
+            (finished >= loads)[:, working], received[:, working]
+        )
+        assert np.all(finished <= np.ceil(loads))
+        never = np.isinf(arrivals.times)
+        assert np.all(finished[never] == 0)
+        # Never less than had surely been finished, nor more than could be.
+        times, elapsed = np.asarray(arrivals.times), np.asarray(arrivals.elapsed)
+        usual = ~never & np.isfinite(elapsed)[:, None] & ~received & working
+        elapsed = np.where(usual, elapsed[:, None], 0)
+        done = (loads * elapsed / np.where(usual, times, 1))[usual]
+        upper = np.broadcast_to(np.ceil(loads) - 1, usual.shape)[usual]
+        slack = 1e-5 * (1 + done)
+        assert np.all(finished[usual] >= np.minimum(np.floor(done - slack), upper))
+        assert np.all(finished[usual] <= np.minimum(np.floor(done + slack), upper))
+
+    def test_no_work_and_no_time(self, x64):
+        """No work is finished by nobody who was left out; work may take no time."""
+        arrivals = finished_of(
+            np.array([1.0, 1.0, 0.0, 0.0]),
+            stragglers.fastest(1),
+            np.array([0.0, 2.0, 2.0, 1.0]),
+        )
+        assert arrivals.elapsed == 0
+        expected = np.where(arrivals.received, [0, 2, 2, 1], [0, 0, 1, 0])
+        np.testing.assert_array_equal(arrivals.finished, expected)
+
+    def test_a_round_without_end(self, x64):
+        """Whoever works is but a part from done if the server takes nobody."""
+
+        def nobody(key, times):
+            received = jnp.zeros(len(times), bool)
+            return stragglers.Arrivals(received, times, jnp.asarray(jnp.inf))
+
+        arrivals = finished_of(
+            np.array([1.0, np.inf, 2.0, 0.0]), nobody, np.array([3, 4, 0, 2])
+        )
+        np.testing.assert_array_equal(arrivals.finished, [2, 0, 0, 1])
+
+    def test_a_rule_may_report_it_itself(self):
+        def wait(key, times):
+            parts = jnp.arange(3, dtype=jnp.int32)
+            return stragglers.Arrivals(times > 0, times, times.max(), parts)
+
+        arrivals = finished_of(1.0, wait, np.ones(3))
+        np.testing.assert_array_equal(arrivals.finished, [0, 1, 2])
+
+    def test_times_in_half_precision(self):
+        """Their rounding is coarser, and so is what counts as a whole part."""
+        seconds = np.array(0.1, jnp.bfloat16)
+        model = stragglers.delayed(steady(seconds), stragglers.deadline(0.5))
+        loads = jnp.full(2, 9, jnp.bfloat16)
+        arrivals, _ = model.sample(jax.random.key(0), (), loads)
+        np.testing.assert_array_equal(arrivals.finished, 5)
+
+    def test_waiting_rules_alone_do_not_report_it(self):
+        times = jnp.array([1.0, 2.0])
+        for wait in (stragglers.fastest(1), stragglers.deadline(1.5)):
+            assert wait(jax.random.key(0), times).finished is None

@@ -1,0 +1,126 @@
+"""Rounds of one unit against their laws."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+from jaxwgc import stragglers
+from tests.stragglers.laws import SIGNIFICANCE, binary, keys_of, rounds_of
+
+
+class TestUniform:
+    @pytest.mark.parametrize("num_stragglers", [1, 3, 4])
+    def test_every_subset_is_as_likely(self, num_stragglers, make_key, x64):
+        """Exactly s of 6 workers; chi-square over all C(6, s) subsets."""
+        number = 6000
+        model = stragglers.uniform(num_stragglers)
+        arrivals = rounds_of(model, np.ones(6), number, make_key)
+        assert np.all(arrivals.received.sum(1) == 6 - num_stragglers)
+        _, counts = np.unique(binary(arrivals.received), return_counts=True)
+        assert len(counts) == math.comb(6, num_stragglers)
+        assert scipy.stats.chisquare(counts).pvalue > SIGNIFICANCE
+        lost = number - arrivals.received.sum(0)
+        # Workers are lost without replacement, so their counts vary less by 1 - s/n.
+        share = num_stragglers / 6
+        statistic = np.sum((lost - number * share) ** 2) / (
+            number * share * (1 - share)
+        )
+        law = scipy.stats.chi2(5, scale=6 / 5)
+        assert SIGNIFICANCE < law.cdf(statistic) < 1 - SIGNIFICANCE
+        np.testing.assert_array_equal(
+            arrivals.times, np.where(arrivals.received, 1.0, np.inf)
+        )
+        np.testing.assert_array_equal(arrivals.elapsed, 1.0)
+
+    @pytest.mark.parametrize(
+        ("num_workers", "lost"), [(1, 0), (5, 0), (7, 6), (130, 65)]
+    )
+    def test_number_at_the_ends(self, num_workers, lost):
+        model = stragglers.uniform(lost)
+        arrivals = rounds_of(model, np.ones(num_workers), 20)
+        assert np.all(arrivals.received.sum(1) == num_workers - lost)
+
+    def test_rounds_are_independent(self):
+        """A chain of rounds: which of 3 workers is lost, against the one before."""
+        model = stragglers.uniform(1)
+        _, lost = jax.lax.scan(
+            lambda key, _: (
+                jax.random.split(key)[0],
+                model.sample(jax.random.split(key)[1], (), jnp.ones(3))[
+                    0
+                ].received.argmin(),
+            ),
+            jax.random.key(4),
+            None,
+            2000,
+        )
+        table = np.zeros((3, 3))
+        np.add.at(table, (np.asarray(lost[:-1]), np.asarray(lost[1:])), 1)
+        assert scipy.stats.chi2_contingency(table).pvalue > SIGNIFICANCE
+
+    def test_same_key_same_round(self, make_key):
+        model = stragglers.uniform(3)
+        alone = [model.sample(key, (), jnp.ones(6))[0] for key in keys_of(make_key, 4)]
+        mapped = rounds_of(model, np.ones(6), 4, make_key)
+        for own, received in zip(alone, mapped.received, strict=True):
+            np.testing.assert_array_equal(own.received, received)
+
+
+class TestBernoulli:
+    @pytest.mark.parametrize("probability", [0.2, 0.7])
+    def test_stragglers_are_independent(self, probability, make_key, x64):
+        """Chi-square over all 16 subsets of four workers."""
+        number = 4000
+        model = stragglers.bernoulli(probability)
+        arrivals = rounds_of(model, np.ones(4), number, make_key)
+        subsets = (np.arange(16)[:, None] >> np.arange(4)) & 1
+        answers = subsets.sum(1)
+        expected = (1 - probability) ** answers * probability ** (4 - answers)
+        counts = np.bincount(binary(arrivals.received), minlength=16)
+        assert scipy.stats.chisquare(counts, number * expected).pvalue > SIGNIFICANCE
+        np.testing.assert_array_equal(
+            arrivals.times, np.where(arrivals.received, 1.0, np.inf)
+        )
+        np.testing.assert_array_equal(arrivals.elapsed, 1.0)
+
+    def test_probability_may_be_mapped_over(self):
+        """At the ends, too, where the outcome is sure."""
+
+        def answers(probability, key):
+            model = stragglers.bernoulli(probability)
+            return model.sample(key, model.init(2000), jnp.ones(2000))[0].received
+
+        probabilities = np.array([0.0, 0.1, 0.5, 1.0], np.float32)
+        received = jax.jit(jax.vmap(answers, (0, None)))(
+            probabilities, jax.random.key(1)
+        )
+        share = np.asarray(received).mean(1)
+        error = 4 * np.sqrt(probabilities * (1 - probabilities) / 2000)
+        assert np.all(np.abs(share - (1 - probabilities)) <= error)
+
+    def test_same_key_same_round_in_both_precisions(self):
+        model = stragglers.bernoulli(0.4)
+        rounds = []
+        for mode in (False, True):
+            with jax.enable_x64(mode):
+                rounds.append(model.sample(jax.random.key(5), (), jnp.ones(300))[0])
+        np.testing.assert_array_equal(rounds[0].received, rounds[1].received)
+
+
+@pytest.mark.parametrize("loads", [[3, 0, 1, 12], [2.0, 0.5, 1.0, 0.0]])
+@pytest.mark.parametrize(
+    "model", [stragglers.uniform(2), stragglers.bernoulli(0.5)], ids=["exactly", "each"]
+)
+def test_finished_parts_are_all_or_none(model, loads, x64):
+    loads = np.array(loads)
+    for seed in range(4):
+        arrivals, _ = model.sample(jax.random.key(seed), (), jnp.asarray(loads))
+        received = np.asarray(arrivals.received)
+        assert arrivals.finished.dtype == np.int32
+        np.testing.assert_array_equal(
+            arrivals.finished, np.where(received, np.ceil(loads), 0)
+        )

@@ -1,0 +1,170 @@
+"""Waiting rules against sorting, and against the laws of order statistics."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from jaxwgc import stragglers
+from tests.stragglers.laws import SIGNIFICANCE, binary, keys_of, rounds_of
+
+
+class TestFastest:
+    # At one length and dtype a count, so that few functions are compiled.
+    @staticmethod
+    def check(times, received, elapsed, required):
+        finite = np.isfinite(times)
+        order = np.sort(times)
+        assert received.sum() == min(required, finite.sum())
+        assert not np.any(received & ~finite)
+        assert elapsed == order[required - 1]
+        if received.any() and np.any(finite & ~received):
+            assert times[received].max() <= times[finite & ~received].min()
+
+    @settings(max_examples=150, deadline=None)
+    @given(
+        times=st.lists(
+            st.one_of(
+                st.sampled_from([0.0, 1.0, 2.0, 1e-45, 3e38, math.inf]),
+                st.floats(0, 4, width=32),
+            ),
+            min_size=5,
+            max_size=5,
+        ),
+        required=st.integers(1, 5),
+        seed=st.integers(0, 2**32 - 1),
+    )
+    @example(times=[math.inf] * 5, required=3, seed=0)
+    @example(times=[0.0] * 5, required=5, seed=0)
+    def test_are_the_least_times(self, times, required, seed):
+        """With ties, subnormal times and workers that never finish, in float32."""
+        times = np.array(times, np.float32)
+        key = jax.random.PRNGKey(seed)
+        arrivals = self.wait(required)(key, times)
+        np.testing.assert_array_equal(arrivals.times, times)
+        self.check(times, np.asarray(arrivals.received), arrivals.elapsed, required)
+
+    compiled = {}
+
+    def wait(self, required):
+        if required not in self.compiled:
+            self.compiled[required] = jax.jit(stragglers.fastest(required))
+        return self.compiled[required]
+
+    @settings(max_examples=40, deadline=None)
+    @given(
+        times=st.lists(st.floats(0, math.inf), min_size=5, max_size=5),
+        required=st.integers(1, 5),
+    )
+    @example(times=[1.0, 1.0 + 1e-12, 1.0 - 1e-12, 5e-324, math.inf], required=2)
+    def test_in_float64(self, times, required):
+        with jax.enable_x64(True):
+            wait = self.wait(required)
+            arrivals = wait(jax.random.PRNGKey(0), np.array(times))
+            assert arrivals.elapsed.dtype == np.float64
+            self.check(
+                np.array(times),
+                np.asarray(arrivals.received),
+                arrivals.elapsed,
+                required,
+            )
+
+    def test_map_over_times(self, x64):
+        dtype = np.float64 if x64 else np.float32
+        times = np.random.default_rng(0).exponential(size=(20, 9)).astype(dtype)
+        wait = stragglers.fastest(4)
+        arrivals = jax.jit(jax.vmap(wait))(keys_of(jax.random.key, 20), times)
+        order = np.sort(times, axis=1)
+        np.testing.assert_array_equal(arrivals.received, times <= order[:, 3:4])
+        np.testing.assert_array_equal(arrivals.elapsed, order[:, 3])
+
+    def test_ties_are_decided_uniformly(self, make_key):
+        """One surely, two of the four that tie, never the slowest."""
+        times = jnp.array([2.0, 1.0, 2.0, 3.0, 2.0, 2.0])
+        wait = stragglers.fastest(3)
+        arrivals = jax.jit(jax.vmap(lambda key: wait(key, times)))(
+            keys_of(make_key, 3000)
+        )
+        received = np.asarray(arrivals.received)
+        assert np.all(received[:, 1])
+        assert not np.any(received[:, 3])
+        masks, counts = np.unique(binary(received), return_counts=True)
+        assert len(masks) == math.comb(4, 2)
+        assert scipy.stats.chisquare(counts).pvalue > SIGNIFICANCE
+
+    @pytest.mark.parametrize("required", [1, 4, 6])
+    def test_expected_time_of_the_fastest_exponentials(self, required, with_x64):
+        """Renyi: the mean of the f-th order statistic is a harmonic sum.
+
+        Of n exponentials of rate r, sum over i < f of 1 / ((n - i) r), and the variance
+        is the sum of the squares.
+        """
+        number, shift, rate, load = 4000, 0.25, 2.0, 3.0
+        delay = stragglers.shifted_exponential(shift, rate)
+        model = stragglers.delayed(delay, stragglers.fastest(required))
+        arrivals = rounds_of(model, np.full(6, load), number)
+        terms = load / (rate * (6 - np.arange(required)))
+        mean, deviation = load * shift + terms.sum(), np.sqrt(np.sum(terms**2))
+        assert abs(arrivals.elapsed.mean() - mean) < 3.3 * deviation / np.sqrt(number)
+        np.testing.assert_array_equal(
+            arrivals.elapsed, np.sort(arrivals.times, 1)[:, required - 1]
+        )
+        assert np.all(arrivals.received.sum(1) == required)
+        lost = np.bincount(binary(~arrivals.received))
+        lost = lost[lost > 0]
+        assert len(lost) == math.comb(6, required)
+        if len(lost) > 1:
+            assert scipy.stats.chisquare(lost).pvalue > SIGNIFICANCE
+
+
+class TestDeadline:
+    @settings(max_examples=60, deadline=None)
+    @given(
+        times=st.lists(
+            st.one_of(st.sampled_from([1.5, math.inf]), st.floats(0, 4, width=32)),
+            min_size=4,
+            max_size=4,
+        )
+    )
+    @example(times=[math.inf] * 4)
+    @example(times=[1.0] * 4)
+    @example(times=[1.5] * 4)
+    def test_takes_who_has_answered(self, times):
+        times = np.array(times, np.float32)
+        arrivals = stragglers.deadline(1.5)(jax.random.PRNGKey(0), times)
+        np.testing.assert_array_equal(arrivals.received, times <= 1.5)
+        assert arrivals.elapsed == min(times.max(), 1.5)
+        np.testing.assert_array_equal(arrivals.times, times)
+
+    def test_number_of_answers(self, make_key, x64):
+        """Binomial with the probability of the law at the deadline."""
+        number = 3000
+        delay = stragglers.pareto(1.0, 2.0)
+        model = stragglers.delayed(delay, stragglers.deadline(2.0))
+        arrivals = rounds_of(model, np.ones(4), number, make_key)
+        counts = np.bincount(arrivals.received.sum(1), minlength=5)
+        chance = scipy.stats.pareto(2.0).cdf(2.0)
+        expected = number * scipy.stats.binom(4, chance).pmf(np.arange(5))
+        assert scipy.stats.chisquare(counts, expected).pvalue > SIGNIFICANCE
+        everyone = arrivals.received.all(1)
+        np.testing.assert_array_equal(arrivals.elapsed[~everyone], 2.0)
+        np.testing.assert_array_equal(
+            arrivals.elapsed[everyone], arrivals.times[everyone].max(1)
+        )
+
+    def test_an_infinite_deadline_waits_for_everyone(self):
+        times = jnp.array([1.0, jnp.inf])
+        arrivals = stragglers.deadline(math.inf)(jax.random.key(0), times)
+        np.testing.assert_array_equal(arrivals.received, [True, False])
+        assert arrivals.elapsed == math.inf
+
+    def test_whole_numbers_as_times(self):
+        """A deadline between them is not rounded to one."""
+        arrivals = stragglers.deadline(1.5)(jax.random.key(0), jnp.array([1, 2]))
+        np.testing.assert_array_equal(arrivals.received, [True, False])
+        assert arrivals.elapsed == 1.5

@@ -1,0 +1,326 @@
+"""The worst stragglers against least squares on every pattern, in NumPy float64."""
+
+import dataclasses
+import functools
+import itertools
+import logging
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import jaxwgc
+from jaxwgc import codes
+from jaxwgc._worst_pattern import worst_pattern
+
+
+def code_of(matrix, **fields):
+    """A code that promises nothing, of one message a worker unless told."""
+    return codes.GradientCode(
+        encoding_matrix=matrix,
+        assignment=fields.pop("assignment", matrix != 0),
+        target=fields.pop("target", np.ones(matrix.shape[1])),
+        num_stragglers=0,
+        **fields,
+    )
+
+
+def random_binary_code(num_workers, load, seed):
+    draws = np.random.default_rng(seed).random((num_workers, num_workers))
+    return code_of((draws < load / num_workers).astype(float))
+
+
+def least_squares_error(code, lost):
+    """Of all messages but those of the workers that are lost; mean over the segments.
+
+    Singular values of rounding, which NumPy's own cutoff may let through, do not count.
+    """
+    kept = ~np.isin(np.arange(code.num_workers), lost)
+    rows = np.asarray(code.encoding_matrix)[np.repeat(kept, code.messages_per_worker)]
+    error = 0
+    for segment in range(code.num_segments):
+        target = np.zeros((code.num_parts, code.num_segments), rows.dtype)
+        target[:, segment] = code.target
+        weights = np.linalg.lstsq(rows.T, target.ravel(), rcond=1e-10)[0]
+        error += np.sum(np.abs(rows.T @ weights - target.ravel()) ** 2)
+    return error / code.num_segments
+
+
+def all_errors(code, num_stragglers):
+    sets = itertools.combinations(range(code.num_workers), num_stragglers)
+    return {lost: least_squares_error(code, lost) for lost in sets}
+
+
+def lost_in(received):
+    assert received.dtype == np.bool_
+    return tuple(np.flatnonzero(~received).tolist())
+
+
+SMALL_CODES = {
+    "reed_solomon": lambda: codes.reed_solomon(8, 8, 3),
+    "fractional": lambda: codes.fractional_repetition(8, 1),
+    "cyclic": lambda: codes.cyclic_repetition(jax.random.key(0), 8, 2),
+    "binary": lambda: random_binary_code(8, 3, seed=0),
+    "weighted": lambda: jaxwgc.weighted(
+        random_binary_code(8, 3, seed=0), np.arange(1.0, 9.0)
+    ),
+}
+
+
+@functools.cache
+def small_code(name):
+    return SMALL_CODES[name]()
+
+
+class TestExact:
+    @pytest.mark.parametrize("name", SMALL_CODES)
+    def test_is_the_first_of_the_worst(self, name, x64):
+        """One straggler more than the code survives, and two."""
+        code = small_code(name)
+        least = code.num_stragglers + 1
+        for num_stragglers in (least, least + 1):
+            errors = all_errors(code, num_stragglers)
+            worst = max(errors.values())
+            assert worst > 0.01
+            noise = 1e-10 if x64 else 1e-4
+            first = next(
+                lost for lost, error in errors.items() if error >= worst * (1 - noise)
+            )
+            assert lost_in(worst_pattern(code, num_stragglers)) == first
+
+    @pytest.mark.parametrize("num_stragglers", [1, 2, 3])
+    def test_more_patterns_than_a_batch(self, num_stragglers, with_x64):
+        """Up to C(12, 3) = 220, the worst in any batch."""
+        code = random_binary_code(12, 3, seed=num_stragglers)
+        errors = all_errors(code, num_stragglers)
+        found = lost_in(worst_pattern(code, num_stragglers))
+        assert errors[found] >= max(errors.values()) - 1e-9
+
+    def test_ties_go_to_the_first(self):
+        """Whatever is lost, the error is the same, but for rounding."""
+        for num_stragglers in range(3):
+            received = worst_pattern(small_code("reed_solomon"), num_stragglers)
+            assert lost_in(received) == tuple(range(num_stragglers))
+
+    def test_several_messages_segments_and_clusters(self, with_x64):
+        """Workers are lost with all that they send."""
+        generator = np.random.default_rng(5)
+        several = code_of(
+            generator.normal(size=(10, 8)),
+            assignment=np.ones((5, 8), bool),
+            messages_per_worker=2,
+            required_parts=np.tile([4, 8], (5, 1)),
+        )
+        segments = code_of(
+            generator.normal(size=(5, 8)),
+            assignment=np.ones((5, 4), bool),
+            target=np.array([1.0, 2.0, 0.5, 1.0]),
+            num_segments=2,
+        )
+        blocks = generator.normal(size=(2, 3, 4))
+        matrix = np.block(
+            [[blocks[0], np.zeros((3, 4))], [np.zeros((3, 4)), blocks[1]]]
+        )
+        clusters = code_of(matrix, num_clusters=2)
+        for code in (several, segments, clusters):
+            errors = all_errors(code, 2)
+            worst = max(errors, key=errors.get)
+            assert lost_in(worst_pattern(code, 2)) == worst
+            assert lost_in(worst_pattern(code, 2, max_patterns=0)) == worst
+
+    @pytest.mark.parametrize(
+        "decoder", ["least_squares", "one_step", "group", "peeling"]
+    )
+    def test_decoders(self, decoder):
+        """Against the library's own errors on all 70 patterns; searched, too."""
+        code = dataclasses.replace(
+            codes.fractional_repetition(8, 1), one_step_scale=4.0, batch_size=1
+        )
+        sets = np.array(list(itertools.combinations(range(8), 4)))
+        masks = np.ones((70, 8), bool)
+        np.put_along_axis(masks, sets, False, axis=1)
+        errors = jaxwgc.decoding_error(code, masks, decoder)
+        worst = tuple(sets[np.argmax(errors >= errors.max() - 1e-4)].tolist())
+        assert lost_in(worst_pattern(code, 4, decoder)) == worst
+        searched = worst_pattern(code, 4, decoder, max_patterns=0)
+        error = jaxwgc.decoding_error(code, searched, decoder)
+        np.testing.assert_allclose(error, errors.max(), rtol=1e-4)
+
+
+class TestFractionalRepetition:
+    @pytest.mark.parametrize("max_patterns", [50_000, 0], ids=["exact", "search"])
+    @pytest.mark.parametrize("num_blocks", [1, 2])
+    def test_whole_blocks_are_lost(self, num_blocks, max_patterns):
+        """With s = d stragglers a block of d parts, with s = 2 d two."""
+        code = codes.fractional_repetition(12, 2)
+        received = worst_pattern(code, 3 * num_blocks, max_patterns=max_patterns)
+        lost_parts = ~code.assignment[received].any(axis=0)
+        assert lost_parts.sum() == 3 * num_blocks
+        error = jaxwgc.decoding_error(code, received)
+        np.testing.assert_allclose(error, 3 * num_blocks, rtol=1e-5)
+
+    @pytest.mark.parametrize("decoder", [None, "least_squares"])
+    @pytest.mark.parametrize("num_stragglers", [2, 3, 7, 12])
+    def test_search_among_sixty_workers(self, num_stragglers, decoder):
+        """Where no single straggler changes the error until the last copy is lost."""
+        code = codes.fractional_repetition(60, 2)
+        received = worst_pattern(code, num_stragglers, decoder, max_patterns=0)
+        assert np.sum(~received) == num_stragglers
+        lost_parts = ~code.assignment[received].any(axis=0)
+        assert lost_parts.sum() == 3 * (num_stragglers // 3)
+
+
+class TestSearch:
+    @pytest.mark.parametrize("num_stragglers", [2, 4, 6])
+    def test_reaches_the_worst_of_small_codes(self, num_stragglers, with_x64):
+        """In eleven cases of twelve; it was all of them when this was written."""
+        generator = np.random.default_rng(num_stragglers)
+        reached = 0
+        for trial in range(12):
+            if trial % 3 == 0:
+                matrix = (generator.random((12, 12)) < 1 / 3).astype(float)
+            elif trial % 3 == 1:
+                matrix = generator.normal(size=(12, 12))
+                matrix *= generator.random((12, 12)) < 1 / 3
+            else:
+                orders = [generator.permutation(12) for _ in range(4)]
+                matrix = sum(np.eye(12)[order] for order in orders)
+            code = code_of(matrix)
+            exact = least_squares_error(
+                code, lost_in(worst_pattern(code, num_stragglers))
+            )
+            found = least_squares_error(
+                code, lost_in(worst_pattern(code, num_stragglers, max_patterns=0))
+            )
+            assert found <= exact + 1e-8
+            reached += found >= exact - 1e-8
+        assert reached >= 11
+
+    def test_no_swap_is_worse(self, with_x64):
+        """And no pattern of two hundred at random is."""
+        code = random_binary_code(24, 4, seed=3)
+        lost = lost_in(worst_pattern(code, 6, max_patterns=1000))
+        error = least_squares_error(code, lost)
+        for out, back in itertools.product(range(24), lost):
+            if out not in lost:
+                swapped = {*lost, out} - {back}
+                assert least_squares_error(code, list(swapped)) <= error + 1e-7
+        generator = np.random.default_rng(0)
+        for _ in range(200):
+            drawn = generator.permutation(24)[:6]
+            assert least_squares_error(code, drawn) < error
+
+    def test_same_code_same_pattern(self):
+        code = random_binary_code(24, 4, seed=4)
+        first = worst_pattern(code, 6, max_patterns=0)
+        np.random.seed(1)  # noqa: NPY002
+        np.testing.assert_array_equal(first, worst_pattern(code, 6, max_patterns=0))
+
+    def test_one_shape_a_code(self):
+        """However many stragglers and patterns, one function is compiled."""
+        code = random_binary_code(11, 3, seed=0)
+        worst_pattern(code, 2)
+        with jax.log_compiles(), _Compiled() as compiled:
+            for num_stragglers in (1, 3, 4, 5):
+                worst_pattern(code, num_stragglers)
+                worst_pattern(code, num_stragglers, max_patterns=0)
+        assert not [name for name in compiled.messages if "Compiling" in name]
+
+
+class _Compiled:
+    """The messages that JAX logs while it compiles."""
+
+    def __enter__(self):
+        self.messages = []
+        self._handler = logging.Handler()
+        self._handler.emit = lambda record: self.messages.append(record.getMessage())
+        logging.getLogger("jax").addHandler(self._handler)
+        return self
+
+    def __exit__(self, *_):
+        logging.getLogger("jax").removeHandler(self._handler)
+
+
+class TestAnyCode:
+    @settings(max_examples=25, deadline=None)
+    @given(
+        entries=st.lists(
+            st.sampled_from([0.0, 0.0, 1.0, -2.0]), min_size=20, max_size=20
+        ),
+        num_stragglers=st.integers(0, 4),
+    )
+    def test_as_many_are_lost_as_were_asked_for(self, entries, num_stragglers):
+        """Also where all messages are zero, or no straggler changes anything."""
+        code = code_of(np.array(entries).reshape(5, 4))
+        errors = all_errors(code, num_stragglers)
+        for max_patterns in (0, 10):
+            received = worst_pattern(code, num_stragglers, max_patterns=max_patterns)
+            assert np.sum(~received) == num_stragglers
+            assert errors[lost_in(received)] <= max(errors.values()) + 1e-6
+        if math.comb(5, num_stragglers) <= 10:
+            assert errors[lost_in(received)] >= max(errors.values()) - 1e-3
+
+    def test_one_worker(self):
+        for max_patterns in (0, 1):
+            received = worst_pattern(codes.uncoded(1), 0, max_patterns=max_patterns)
+            np.testing.assert_array_equal(received, [True])
+
+    def test_entries_may_be_arrays_of_jax(self):
+        matrix = jnp.array([[1.0, 1.0], [0.0, 1.0], [0.0, 1.0]])
+        assert lost_in(worst_pattern(code_of(matrix), 1)) == (0,)
+
+    def test_a_concrete_code_under_jit(self):
+        code = codes.fractional_repetition(6, 1)
+
+        @jax.jit
+        def lost_parts(values):
+            received = worst_pattern(code, 2)
+            return values @ (1 - jaxwgc.effective_weights(code, received))
+
+        assert lost_parts(jnp.ones(6)) == 2
+
+
+class TestBadInput:
+    @pytest.mark.parametrize(
+        ("arguments", "rule"),
+        [
+            (
+                {"num_stragglers": 3},
+                "less than num_workers; .* = 3 and num_workers = 3",
+            ),
+            ({"num_stragglers": -1}, "num_stragglers must be at least 0; got -1"),
+            ({"max_patterns": -1}, "max_patterns must be at least 0; got -1"),
+            ({"decoder": "best"}, "decoder must be one of .* got 'best'"),
+            ({"decoder": "lagrange"}, "decoder 'lagrange' needs a code"),
+        ],
+    )
+    def test_values(self, arguments, rule):
+        with pytest.raises(ValueError, match=rule):
+            worst_pattern(codes.uncoded(3), **{"num_stragglers": 1} | arguments)
+
+    def test_types(self):
+        with pytest.raises(TypeError, match="num_stragglers must be a Python int"):
+            worst_pattern(codes.uncoded(3), 1.0)
+        with pytest.raises(TypeError, match="max_patterns must be a Python int"):
+            worst_pattern(codes.uncoded(3), 1, max_patterns=1e4)
+        with pytest.raises(TypeError, match="code must be a GradientCode; got"):
+            worst_pattern(np.eye(3), 1)
+
+    def test_a_traced_code(self):
+        def lost(weights):
+            worst_pattern(jaxwgc.weighted(codes.uncoded(3), weights), 1)
+            return 0
+
+        refused = pytest.raises(TypeError, match="code must be concrete.* outside of")
+        for transform, shape in ((jax.jit, 3), (jax.vmap, (2, 3))):
+            with refused:
+                transform(lost)(jnp.ones(shape))
+
+    def test_several_codes_in_one(self):
+        make = jax.vmap(lambda key: codes.cyclic_repetition(key, 4, 1))
+        with pytest.raises(ValueError, match=r"code must be one code; .* \(2, 4, 4\)"):
+            worst_pattern(make(jax.random.split(jax.random.key(0))), 1)
