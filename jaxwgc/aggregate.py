@@ -60,8 +60,9 @@ def coded_aggregate(
     `jaxwgc.partial_value_and_grad`, and their sum, not their mean, is what an exact
     code decodes.
 
-    Every round draws who answers from the straggler model. A mask of workers that were
-    observed instead goes in as `received`, an extra argument of `update`, with
+    Every round draws who answers from the straggler model, and for a code of several
+    messages a worker, how many parts each has finished. A mask of workers (or numbers
+    of parts) that were observed instead goes in as `received`, an extra argument of `update`, with
     `elapsed` beside it if the round's time is to be counted; then the model is not
     asked. (`aggregating.process` hands extra arguments to its pre- and postprocessor,
     too: wrap those that take none in `optax.with_extra_args_support`.)
@@ -74,11 +75,12 @@ def coded_aggregate(
         about the price of summing them. `"messages"` forms, selects and decodes the
         message of each worker. The results agree to rounding.
       undecodable: what to do with a round where the gradient cannot be decoded exactly:
-        `"least_squares"` takes the nearest that the answers give, `"skip"` a zero
-        update.
+        `"least_squares"` takes the nearest that the answers give (or what another
+        decoder makes of them), `"skip"` a zero update.
       tolerance: a round is undecodable where the norm of a^T B - target is above this
         share of the norm of the target. Far above the rounding of well-conditioned
-        codes in float32.
+        codes in float32. An approximate code decodes hardly any round exactly: raise it
+        to what is close enough.
       decoder: as for `jaxwgc.decoding_weights`.
 
     Returns:
