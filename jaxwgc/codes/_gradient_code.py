@@ -35,7 +35,8 @@ class GradientCode:
       target: the weights of the parts that decoding aims at, of shape (num_parts,):
         ones, so that decoding gives the plain sum of the partial gradients, unless
         `jaxwgc.weighted` has set others.
-      num_stragglers: s; whichever s workers fail to answer, decoding is exact.
+      num_stragglers: s; whichever s workers fail to answer, decoding is exact. 0 for
+        approximate codes, some of which are not exact even when all answer.
       decoder: how decoding weights are found: `"least_squares"`, `"lagrange"`,
         `"one_step"`, `"peeling"` or `"group"`; see `jaxwgc.decoding_weights`.
       num_segments: m, the segments that a gradient is cut into; messages are as long

@@ -1,0 +1,233 @@
+"""Random regular graphs: uniform, expanding, and within the bound for every pattern."""
+
+import functools
+import itertools
+import re
+
+import jax
+import numpy as np
+import pytest
+import scipy.stats
+
+import jaxwgc
+from jaxwgc.codes import _regular_graph, regular_graph
+from tests.conftest import every_pattern
+
+
+@functools.cache
+def random_graphs(num_workers, replication, num_graphs, seed=0):
+    """Adjacency matrices by one vmapped call, bool (num_graphs, n, n)."""
+    keys = jax.random.split(jax.random.key(seed), num_graphs)
+    sample = jax.jit(
+        jax.vmap(lambda key: regular_graph(key, num_workers, replication).assignment)
+    )
+    return np.asarray(sample(keys))
+
+
+def every_graph(num_vertices, degree):
+    """All simple regular graphs with labelled vertices, as tuples of edges."""
+    found = []
+
+    def extend(vertex, edges, missing):
+        while vertex < num_vertices and missing[vertex] == 0:
+            vertex += 1
+        if vertex == num_vertices:
+            found.append(tuple(edges))
+            return
+        others = [w for w in range(vertex + 1, num_vertices) if missing[w]]
+        for chosen in itertools.combinations(others, missing[vertex]):
+            left = list(missing)
+            left[vertex] = 0
+            for other in chosen:
+                left[other] -= 1
+            extend(vertex + 1, edges + [(vertex, w) for w in chosen], left)
+
+    extend(0, [], [degree] * num_vertices)
+    return found
+
+
+def adjacency_of(edges, num_vertices):
+    adjacency = np.zeros((num_vertices, num_vertices), bool)
+    rows, columns = np.array(edges).T
+    adjacency[rows, columns] = adjacency[columns, rows] = True
+    return adjacency
+
+
+def absolute_eigenvalues(graphs):
+    """Of every graph, falling."""
+    values = np.abs(np.linalg.eigvalsh(graphs.astype(np.float64)))
+    return np.sort(values, axis=-1)[..., ::-1]
+
+
+def assert_simple_and_regular(adjacency, degree):
+    assert adjacency.dtype == np.bool_
+    assert np.all(adjacency.sum(axis=-1) == degree)
+    assert np.all(adjacency == np.swapaxes(adjacency, -1, -2))
+    assert not np.diagonal(adjacency, axis1=-2, axis2=-1).any()
+
+
+@pytest.mark.parametrize(
+    ("num_workers", "replication"),
+    [
+        (num_workers, replication)
+        for num_workers in range(2, 7)
+        for replication in range(1, num_workers)
+        if num_workers * replication % 2 == 0
+    ],
+)
+def test_graphs_are_simple_and_regular(num_workers, replication):
+    code = regular_graph(jax.random.key(0), num_workers, replication)
+    assert_simple_and_regular(code.assignment, replication)
+    np.testing.assert_array_equal(
+        code.encoding_matrix, code.assignment.astype(np.float64) / replication
+    )
+    assert code.one_step_scale == num_workers
+    assert code.decoder == "least_squares"
+    assert code.batch_size is None
+
+
+@pytest.mark.parametrize("num_vertices", range(1, 12))
+def test_the_chain_starts_from_a_regular_graph(num_vertices):
+    for degree in range(num_vertices):
+        if num_vertices * degree % 2 == 0:
+            start = _regular_graph._circulant_graph(num_vertices, degree)
+            assert_simple_and_regular(start, degree)
+
+
+@pytest.mark.parametrize(("num_vertices", "degree"), [(5, 2), (6, 2), (6, 3)])
+def test_every_labelled_graph_is_equally_likely(num_vertices, degree):
+    graphs = every_graph(num_vertices, degree)
+    assert len(graphs) == {(5, 2): 12, (6, 2): 70, (6, 3): 70}[num_vertices, degree]
+    index = {edges: number for number, edges in enumerate(graphs)}
+    counts = np.zeros(len(graphs), int)
+    for adjacency in random_graphs(num_vertices, degree, 7000):
+        counts[index[tuple(map(tuple, np.argwhere(np.triu(adjacency)).tolist()))]] += 1
+    assert scipy.stats.chisquare(counts).pvalue > 1e-3
+
+
+def test_isomorphism_classes_have_the_frequencies_of_their_labelled_graphs():
+    """The six cubic graphs on eight vertices, told apart by their eigenvalues."""
+    graphs = np.stack([adjacency_of(edges, 8) for edges in every_graph(8, 3)])
+    assert len(graphs) == 19355
+
+    def spectra(graphs):
+        values = np.linalg.eigvalsh(graphs.astype(np.float64)).round(5) + 0.0
+        return [tuple(own) for own in values]
+
+    classes, sizes = np.unique(spectra(graphs), axis=0, return_counts=True)
+    assert len(classes) == 6
+    drawn, counts = np.unique(
+        spectra(random_graphs(8, 3, 8000)), axis=0, return_counts=True
+    )
+    np.testing.assert_array_equal(classes, drawn)
+    expected = sizes / sizes.sum() * counts.sum()
+    assert scipy.stats.chisquare(counts, expected).pvalue > 1e-3
+
+
+def test_large_graphs_expand():
+    """A thousand at once; the second eigenvalue is near that of the infinite tree."""
+    graphs = random_graphs(100, 6, 1000)
+    assert_simple_and_regular(graphs, 6)
+    second = absolute_eigenvalues(graphs[:300])[:, 1]
+    assert abs(second.mean() / (2 * np.sqrt(5)) - 1) < 0.05
+    assert second.max() < 5.3
+    start = _regular_graph._circulant_graph(100, 6)
+    assert absolute_eigenvalues(start)[1] > 5.9
+    # In the limit Poisson with mean (d - 1)^3 / 6.
+    cube = np.linalg.matrix_power(graphs.astype(np.float64), 3)
+    triangles = np.trace(cube, axis1=1, axis2=2) / 6
+    assert abs(triangles.mean() - 125 / 6) < 1.5
+    # No edge of the start is remembered.
+    kept = (graphs & start).sum(axis=(1, 2)) / 2
+    error = kept.std() / np.sqrt(len(kept))
+    assert abs(kept.mean() - 300 * 6 / 99) < 4 * error
+
+
+def one_step_bound(adjacency, degree, stragglers):
+    num_workers = len(adjacency)
+    second = absolute_eigenvalues(adjacency)[1]
+    left = num_workers - stragglers
+    return (second / degree) ** 2 * num_workers * stragglers / left
+
+
+@pytest.mark.parametrize(("num_workers", "replication"), [(8, 3), (10, 4), (11, 2)])
+def test_one_step_error_is_within_the_bound_for_every_pattern(num_workers, replication):
+    received = every_pattern(num_workers, num_workers - 1)
+    stragglers = (~received).sum(axis=1)
+    for adjacency in random_graphs(num_workers, replication, 5):
+        weights = received * (num_workers / received.sum(axis=1))[:, None]
+        errors = ((weights @ adjacency / replication - 1) ** 2).sum(axis=1)
+        bound = one_step_bound(adjacency, replication, stragglers)
+        assert np.all(errors <= bound + 1e-9)
+
+
+def test_the_library_decodes_within_the_bound(x64):
+    code = regular_graph(jax.random.key(1), 8, 3)
+    received = every_pattern(8, 7)
+    stragglers = (~received).sum(axis=1)
+    bound = one_step_bound(code.assignment, 3, stragglers)
+    slack = 1e-9 if x64 else 1e-4
+    one_step = np.asarray(jaxwgc.decoding_error(code, received, decoder="one_step"))
+    weights = received * (8 / received.sum(axis=1))[:, None]
+    expected = ((weights @ code.encoding_matrix - 1) ** 2).sum(axis=1)
+    np.testing.assert_allclose(one_step, expected, atol=slack)
+    assert np.all(one_step <= bound + slack)
+    optimal = np.asarray(jaxwgc.decoding_error(code, received))
+    assert np.all(optimal <= one_step + slack)
+    assert optimal.sum() < 0.9 * one_step.sum()
+    np.testing.assert_allclose(optimal[received.all(axis=1)], 0, atol=slack)
+
+
+def test_the_bound_is_reached_when_one_side_of_a_bipartite_graph_is_silent():
+    code = regular_graph(jax.random.key(0), 4, 2)
+    received = ~code.assignment[0]
+    error = jaxwgc.decoding_error(code, received, decoder="one_step")
+    assert one_step_bound(code.assignment, 2, 2) == pytest.approx(4)
+    np.testing.assert_allclose(error, 4, rtol=1e-6)
+
+
+def test_calls_outside_of_jit_compile_once():
+    regular_graph(jax.random.key(0), 6, 2)
+    compiled = _regular_graph._random_regular_graph._cache_size()
+    regular_graph(jax.random.key(1), 6, 2)
+    assert _regular_graph._random_regular_graph._cache_size() == compiled
+
+
+@pytest.mark.parametrize(("num_workers", "replication"), [(7, 3), (5, 1), (9, 7)])
+def test_odd_products_name_parameters_that_work(num_workers, replication):
+    key = jax.random.key(0)
+    with pytest.raises(ValueError, match="must be even") as raised:
+        regular_graph(key, num_workers, replication)
+    message = str(raised.value)
+    assert f"got num_workers = {num_workers} and replication = {replication}" in message
+    near = message.partition("nearest that work are ")[2]
+    replications, workers = (re.findall(r"\d+", own) for own in near.split(", or "))
+    assert 1 <= len(replications) <= 2 and len(workers) == 2
+    for other in map(int, replications):
+        assert abs(other - replication) == 1
+        assert_simple_and_regular(
+            regular_graph(key, num_workers, other).assignment, other
+        )
+    for other in map(int, workers):
+        assert abs(other - num_workers) == 1
+        assert regular_graph(key, other, replication).num_workers == other
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ((1, 1), "num_workers must be at least 2; got 1"),
+        ((4, 0), "replication must be from 1 to num_workers - 1.* got replication = 0"),
+        ((4, 4), "replication must be from 1 to num_workers - 1"),
+    ],
+)
+def test_impossible_parameters(arguments, match):
+    with pytest.raises(ValueError, match=match):
+        regular_graph(jax.random.key(0), *arguments)
+
+
+def test_wrong_types():
+    with pytest.raises(TypeError, match="num_workers must be"):
+        regular_graph(jax.random.key(0), 4.0, 2)
+    with pytest.raises(TypeError, match="key must be a PRNG key"):
+        regular_graph(0, 4, 2)
