@@ -1,6 +1,7 @@
 # Needs Python 3.11 or newer, make and a package index; nothing else.
 #
-#   make reproduce          the paper's experiments, into results/
+#   make reproduce          the paper's experiments and the comparison of
+#                           codes, into results/
 #   make reproduce QUICK=1  the same with few runs
 #   make test               every test
 #   make help               the rest
@@ -38,7 +39,7 @@ VENV_WORKS := $(shell $(BIN)/python -c 'import pip, sys; print(sys.version_info 
 .PHONY: help reproduce test lint format types docs serve benchmark measure clean
 
 help:
-	@echo 'make reproduce   run the experiments of the paper (QUICK=1: few runs)'
+	@echo 'make reproduce   run the experiments (QUICK=1: few runs)'
 	@echo 'make test        run the tests'
 	@echo 'make lint        ruff: lint and format check'
 	@echo 'make format      ruff: fix and format'
@@ -53,6 +54,7 @@ reproduce: $(STAMPS)/experiments
 	$(BIN)/python -m experiments mnist $(EXPERIMENT_FLAGS)
 	$(BIN)/python -m experiments linear-regression $(EXPERIMENT_FLAGS)
 	$(BIN)/python -m experiments figure2 $(EXPERIMENT_FLAGS)
+	$(BIN)/python -m experiments codes $(EXPERIMENT_FLAGS)
 	@echo
 	@echo "Tables and figures are in $(abspath $(RESULTS)):"
 	@find "$(RESULTS)" -type f ! -name '.*' | sort | sed 's/^/  /'

@@ -7,6 +7,7 @@ import tyro
 from rich.table import Table
 
 from experiments.benchmark import benchmark
+from experiments.codes import codes
 from experiments.figure2 import figure2
 from experiments.linear_regression import linear_regression
 from experiments.mnist import mnist
@@ -16,6 +17,7 @@ EXPERIMENTS: dict[str, Callable[..., None]] = {
     "mnist": mnist,
     "linear-regression": linear_regression,
     "figure2": figure2,
+    "codes": codes,
     "benchmark": benchmark,
 }
 
@@ -39,7 +41,7 @@ def main() -> int:
         tyro.extras.subcommand_cli_from_dict(
             EXPERIMENTS,
             prog="python -m experiments",
-            description="The paper's tables and figures, and benchmarks.",
+            description="The paper's tables and figures, comparisons and benchmarks.",
         )
     except KeyboardInterrupt:
         console.print("\n[red]Interrupted.[/red] Nothing was written.")

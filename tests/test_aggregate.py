@@ -400,6 +400,108 @@ class TestMethods:
         np.testing.assert_allclose(updates["w"], gradients["w"].sum(0), rtol=1e-10)
 
 
+SEVERAL_MESSAGES = {
+    "multi_message": jaxwgc.codes.multi_message(jaxwgc.codes.uncoded(3, 9)),
+    "partial": jaxwgc.codes.partial(
+        jaxwgc.codes.cyclic_repetition(jax.random.key(2), 4, 1), 1
+    ),
+}
+every_code_of_several_messages = pytest.mark.parametrize(
+    "code", SEVERAL_MESSAGES.values(), ids=SEVERAL_MESSAGES
+)
+
+
+def by_finished_parts(code, gradients, finished):
+    """Each worker's messages that it could send by then, decoded by NumPy."""
+    sent = (np.asarray(finished)[:, None] >= code.required_parts).ravel()
+    rows = np.where(sent[:, None], code.encoding_matrix, 0)
+    mixing = code.target @ np.linalg.pinv(rows, rcond=1e-10) @ rows
+    return {
+        name: np.tensordot(mixing, leaf, axes=1) for name, leaf in gradients.items()
+    }
+
+
+class TestSeveralMessages:
+    """Slow workers count for what they have finished."""
+
+    @every_code_of_several_messages
+    @every_method
+    def test_parts_finished_by_a_deadline(self, code, method, with_x64):
+        delay = stragglers.shifted_exponential(shift=0.5, rate=1.0)
+        model = stragglers.delayed(delay, stragglers.deadline(3.0))
+        transform = jaxwgc.coded_aggregate(
+            code, model, jax.random.key(4), method=method
+        )
+        gradients = gradients_of(code.num_parts)
+        update = jax.jit(transform.update)
+        sample = jax.jit(model.sample)
+        state = transform.init(None)
+        loads = np.asarray(code.loads, float)
+        some = 0
+        for _ in range(6):
+            arrivals, _ = sample(jax.random.split(state.key)[1], (), loads)
+            updates, state = update(gradients, state)
+            expected = by_finished_parts(code, gradients, arrivals.finished)
+            chex.assert_trees_all_close(updates, expected, atol=1e-10)
+            np.testing.assert_array_equal(state.received, arrivals.received)
+            some += np.sum((arrivals.finished > 0) & (arrivals.finished < loads))
+        # Masks alone would have lost these.
+        assert some > 3
+        assert 0 < state.elapsed <= 6 * 3.0
+
+    @every_code_of_several_messages
+    def test_observed_parts(self, code, with_x64):
+        """Integers as `received`, and masks that mean all messages or none."""
+        transform = aggregate(code, lost=1)
+        gradients = gradients_of(code.num_parts)
+        update = jax.jit(transform.update)
+        state = transform.init(None)
+        loads = np.asarray(code.loads)
+        finished = np.minimum(np.arange(code.num_workers) + 1, loads)
+        updates, first = update(gradients, state, received=finished)
+        expected = by_finished_parts(code, gradients, finished)
+        chex.assert_trees_all_close(updates, expected, atol=1e-10)
+        np.testing.assert_array_equal(first.received, finished == loads)
+        assert first.received.dtype == bool
+        mask = finished == loads
+        updates, second = update(gradients, first, received=mask)
+        expected = by_finished_parts(code, gradients, np.where(mask, loads, 0))
+        chex.assert_trees_all_close(updates, expected, atol=1e-10)
+        np.testing.assert_array_equal(second.received, mask)
+        chex.assert_trees_all_equal_shapes_and_dtypes(
+            comparable(state), comparable(second)
+        )
+
+    def test_of_one_message_only_whole_workers_count(self, with_x64):
+        """The model reports finished parts, which this code cannot use."""
+        code = CODES["cyclic"]
+        delay = stragglers.shifted_exponential(shift=0.5, rate=1.0)
+        model = stragglers.delayed(delay, stragglers.deadline(3.0))
+        transform = jaxwgc.coded_aggregate(code, model, jax.random.key(4))
+        state = transform.init(None)
+        loads = np.full(6, 3.0)
+        arrivals, _ = jax.jit(model.sample)(jax.random.split(state.key)[1], (), loads)
+        assert np.any((arrivals.finished > 0) & ~np.asarray(arrivals.received))
+        _, state = jax.jit(transform.update)(gradients_of(6), state)
+        np.testing.assert_array_equal(state.received, arrivals.received)
+        error = jaxwgc.decoding_error(code, arrivals.received)
+        np.testing.assert_allclose(state.residual, np.sqrt(error), atol=1e-9)
+
+    @pytest.mark.parametrize("name", ["segments", "clusters", "partial"])
+    def test_training_is_that_of_the_full_gradient(self, name, with_x64):
+        code = {
+            "segments": jaxwgc.codes.communication_efficient(6, 2, 3),
+            "clusters": jaxwgc.codes.clustered(jaxwgc.codes.binary(3, 1), 2),
+            "partial": SEVERAL_MESSAGES["partial"],
+        }[name]
+        params, parts = regression(code.num_parts)
+        optimizer = optax.chain(aggregate(code, method="messages"), optax.adam(0.1))
+        found, state = jax.jit(lambda: train(optimizer, params, parts, 8))()
+        expected, _ = train(optax.adam(0.1), params, parts, 8, full_gradient)
+        chex.assert_trees_all_close(found, expected, rtol=1e-8)
+        assert state[0].num_undecodable == 0
+
+
 class TestState:
     def test_residual_and_elapsed_of_simulated_rounds(self, make_key, with_x64):
         """Each round is what the model gives; the times add up."""

@@ -15,6 +15,7 @@ from jaxwgc import _messages
 from jaxwgc._decoders import lagrange
 from tests.conftest import random_patterns
 
+KEY = jax.random.key(0)
 decoding_weights = jax.jit(jaxwgc.decoding_weights)
 
 CODES = {
@@ -94,6 +95,45 @@ def test_messages_of_stragglers_never_reach_the_result(code, garbage):
         jaxwgc.decode(code, spoiled, received, like(gradients))["matrix"],
         jaxwgc.decode(code, clean, received, like(gradients))["matrix"],
     )
+
+
+@pytest.mark.parametrize("garbage", [np.nan, np.inf])
+@pytest.mark.parametrize("name", ["multi_message", "partial", "segments"])
+def test_messages_not_yet_sent_never_reach_the_result(name, garbage):
+    """Of a worker that has sent some of its messages, those that are to come."""
+    code = {
+        "multi_message": jaxwgc.codes.multi_message(jaxwgc.codes.uncoded(3, 6)),
+        "partial": jaxwgc.codes.partial(jaxwgc.codes.cyclic_repetition(KEY, 4, 1), 1),
+        "segments": jaxwgc.codes.communication_efficient(6, 2, 2),
+    }[name]
+    received = np.arange(code.num_workers)
+    if code.messages_per_worker == 1:
+        received = received > 1
+        sent = received
+    else:
+        sent = (received[:, None] >= code.required_parts).ravel()
+    gradients = gradients_of(code)
+    clean = jaxwgc.encode(code, gradients)
+    spoiled = jnp.where(sent[:, None], clean, garbage)
+    assert 0 < sent.sum() < len(clean)
+    for name, leaf in jaxwgc.decode(code, spoiled, received, like(gradients)).items():
+        expected = jaxwgc.decode(code, clean, received, like(gradients))[name]
+        np.testing.assert_array_equal(leaf, expected)
+        assert np.all(np.isfinite(leaf))
+
+
+def test_batch_axes_of_messages_and_masks_are_broadcast():
+    """Of a code with segments, whose weights have an axis of their own."""
+    code = jaxwgc.codes.communication_efficient(6, 2, 2)
+    gradients = np.random.default_rng(0).normal(size=(3, 1, 6, 5)).astype(np.float32)
+    messages = jax.vmap(jax.vmap(lambda own: jaxwgc.encode(code, own)))(gradients)
+    received = random_patterns(6, 2, 4)
+    decoded = jaxwgc.decode(code, messages, received, jnp.zeros(5))
+    assert decoded.shape == (3, 4, 5)
+    truth = np.broadcast_to(gradients.sum(2), (3, 4, 5))
+    np.testing.assert_allclose(decoded, truth, atol=1e-4)
+    one = jaxwgc.decode(code, messages[1, 0], received[2], jnp.zeros(5))
+    np.testing.assert_allclose(one, decoded[1, 2], atol=1e-5)
 
 
 @every_code

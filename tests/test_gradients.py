@@ -227,7 +227,14 @@ class TestDecodedGradients:
 
     @pytest.mark.parametrize(
         ("name", "num_lost", "num_passes"),
-        [("no_slack", 2, 1), ("no_slack", 3, 2), ("cyclic", 3, 1)],
+        [
+            ("no_slack", 2, 1),
+            ("no_slack", 3, 2),
+            ("cyclic", 3, 1),
+            ("segments", 2, 1),
+            # One for each pair of segments, all in one pass over the data.
+            ("segments", 3, 5),
+        ],
     )
     def test_number_of_backward_passes(self, name, num_lost, num_passes):
         """A second one only for what leaks, though masks are mapped over."""
@@ -242,7 +249,8 @@ class TestDecodedGradients:
             return (2 * cotangent * params,)
 
         watched.defvjp(lambda params: (watched(params), params), backward)
-        code = CODES[name]
+        segments = jaxwgc.codes.communication_efficient(6, 2, 2)
+        code = segments if name == "segments" else CODES[name]
         step = jaxwgc.decoded_value_and_grad(
             lambda own, part: watched(own * part), code
         )

@@ -104,8 +104,9 @@ def optimize(
         batch_size=None,
         groups=None,
     )
-    run = jax.jit(functools.partial(_learn, learned, stragglers, num_steps, batch_size))
-    entries, difference, standard_error = run(key, scale, learning_rate)
+    entries, difference, standard_error = _learn(
+        learned, stragglers, num_steps, batch_size, key, scale, learning_rate
+    )
     if not difference < -_STANDARD_ERRORS * standard_error:
         return code
     entries = np.asarray(entries, np.float64)
@@ -114,6 +115,7 @@ def optimize(
     )
 
 
+@functools.partial(jax.jit, static_argnames=("stragglers", "num_steps", "batch_size"))
 def _learn(code, stragglers, num_steps, batch_size, key, scale, learning_rate):
     """New entries, and by how much they lower the mean error, with standard error."""
     loads = jnp.asarray(code.loads, jnp.result_type(float))

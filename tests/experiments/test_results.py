@@ -31,7 +31,7 @@ def run(*arguments, **kwargs):
 def test_no_argument_lists_the_experiments():
     listed = run()
     assert listed.returncode == 0
-    for name in ("mnist", "linear-regression", "figure2", "benchmark"):
+    for name in ("mnist", "linear-regression", "figure2", "codes", "benchmark"):
         assert name in listed.stdout
 
 

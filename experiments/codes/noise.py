@@ -1,0 +1,162 @@
+"""How much exact codes amplify rounding, against the number of workers."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+import jaxwgc
+from experiments import results
+from experiments.codes.section import COLORS, MARKERS, Effort, Section
+from jaxwgc import codes as constructors
+
+NUM_WORKERS, FEW_WORKERS = (10, 20, 50, 100, 200), (10,)
+MAX_PATTERNS = 100
+# Relative misses in float64 above that: the code cannot be decoded, and its noise
+# says nothing.
+DECODABLE = 1e-6
+
+
+class Measured(NamedTuple):
+    """Of one code: median noise, and the worst misses in both precisions."""
+
+    num_workers: int
+    noise: float
+    miss_float64: float
+    miss_float32: float
+
+
+def exact_codes(
+    key: jax.Array,
+) -> dict[str, Callable[[int, int], jaxwgc.GradientCode]]:
+    """Functions of n and s."""
+    return {
+        "fractional_repetition": repetition,
+        "binary": constructors.binary,
+        "reed_solomon": lambda n, s: constructors.reed_solomon(n, n, s + 1),
+        "reed_solomon, published order": lambda n, s: constructors.reed_solomon(
+            n, n, s + 1, interleave=False
+        ),
+        "communication_efficient, m = 2": lambda n, s: (
+            constructors.communication_efficient(n, s, 2)
+        ),
+        "cyclic_mds": constructors.cyclic_mds,
+        "cyclic_repetition": lambda n, s: constructors.cyclic_repetition(key, n, s),
+    }
+
+
+def repetition(num_workers: int, num_stragglers: int) -> jaxwgc.GradientCode:
+    """Of the least tolerance that is enough and whose s + 1 divides n."""
+    while num_workers % (num_stragglers + 1):
+        num_stragglers += 1
+    return constructors.fractional_repetition(num_workers, num_stragglers)
+
+
+def section(effort: Effort, key: jax.Array) -> Section:
+    """Table and figure."""
+    sizes = NUM_WORKERS if effort.is_full else FEW_WORKERS
+    num_patterns = min(effort.runs, MAX_PATTERNS)
+    generator = np.random.default_rng(np.asarray(jax.random.bits(key, (4,))))
+    draws = {n: generator.random((num_patterns, n)) for n in sizes}
+    masks = {
+        n: own.argsort(axis=1).argsort(axis=1) >= n // 10 for n, own in draws.items()
+    }
+    codes = exact_codes(jax.random.fold_in(key, 4))
+    measured = {
+        name: [measure(make(n, n // 10), masks[n]) for n in sizes]
+        for name, make in codes.items()
+    }
+    noise = results.ResultTable(
+        f"Noise amplification, s = n / 10, median of {num_patterns} patterns: "
+        "float64 / worst miss in float32",
+        ["code", *(f"n = {n}" for n in sizes)],
+    )
+    for name, row in measured.items():
+        noise.add_row(
+            name if " " in name else f"`{name}`",
+            *(f"{_noise(cell)} / {_scientific(cell.miss_float32)}" for cell in row),
+        )
+    return Section(
+        numbers={
+            "patterns": num_patterns,
+            "codes": {
+                name: [cell._asdict() for cell in row] for name, row in measured.items()
+            },
+        },
+        tables={"noise": noise},
+        figures={"noise": draw(measured)},
+    )
+
+
+def measure(code: jaxwgc.GradientCode, masks: np.ndarray) -> Measured:
+    """With the library's decoder in both precisions; the rest in float64."""
+    decode = jax.jit(jaxwgc.decoding_weights)
+    with jax.enable_x64(True):
+        weights = np.asarray(decode(code, masks))
+    return Measured(
+        code.num_workers,
+        noise=float(np.median(noise_of(code, weights))),
+        miss_float64=float(relative_misses(code, weights).max()),
+        miss_float32=float(
+            relative_misses(code, np.asarray(decode(code, masks))).max()
+        ),
+    )
+
+
+def noise_of(code: jaxwgc.GradientCode, weights: np.ndarray) -> np.ndarray:
+    """Noise of the decoded gradient over that of the sum: see `coding.Diagnosis`."""
+    sizes = np.sum(np.abs(code.encoding_matrix) ** 2, axis=1)
+    square = np.abs(weights) ** 2 @ sizes
+    return np.sqrt(square.reshape(len(weights), -1).sum(axis=1) / _scale(code))
+
+
+def relative_misses(code: jaxwgc.GradientCode, weights: np.ndarray) -> np.ndarray:
+    """The norm of a^T B - target over that of the target."""
+    exactly = weights.astype(np.complex128).reshape(
+        len(weights), code.num_segments, code.num_messages
+    )
+    target = np.kron(np.ones(code.num_parts), np.eye(code.num_segments))
+    misses = exactly @ np.asarray(code.encoding_matrix) - target
+    square = np.sum(np.abs(misses) ** 2, axis=(1, 2))
+    return np.sqrt(square / _scale(code))
+
+
+def _scale(code: jaxwgc.GradientCode) -> int:
+    return code.num_parts * code.num_segments
+
+
+def _noise(cell: Measured) -> str:
+    if cell.miss_float64 > DECODABLE:
+        return "lost"
+    return f"{cell.noise:.3g}" if cell.noise < 1000 else _scientific(cell.noise)
+
+
+def _scientific(value: float) -> str:
+    return "0" if value == 0 else f"{value:.0e}"
+
+
+def draw(measured: dict[str, list[Measured]]) -> Any:
+    """Log-log; codes that float64 cannot decode are left out."""
+    figure, axes = results.new_figure(figsize=(8, 4.8))
+    for index, (name, row) in enumerate(measured.items()):
+        shown = [cell for cell in row if cell.miss_float64 <= DECODABLE]
+        axes.plot(
+            [cell.num_workers for cell in shown],
+            [cell.noise for cell in shown],
+            color=COLORS[index],
+            marker=MARKERS[index],
+            markersize=6,
+            # Two codes that amplify nothing lie on each other.
+            linestyle="--" if name == "binary" else "-",
+            label=name,
+        )
+    sizes = [cell.num_workers for cell in next(iter(measured.values()))]
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xticks(sizes, [str(size) for size in sizes])
+    axes.minorticks_off()
+    axes.set_xlabel("workers n, of which n / 10 straggle")
+    axes.set_ylabel("noise amplification, median")
+    figure.legend(loc="outside right upper", frameon=False, fontsize=9)
+    return figure

@@ -1,0 +1,286 @@
+"""Learned entries: better than those that they start from, on rounds not seen yet."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxwgc
+from jaxwgc import codes, stragglers
+
+KEY = jax.random.key(0)
+REGULAR = codes.regular_graph(jax.random.key(1), 10, replication=3)
+# One object, one number of steps and one shape, so that it is compiled once.
+MODEL = stragglers.bernoulli(0.3)
+
+decoding_error = jax.jit(jaxwgc.decoding_error, static_argnames="decoder")
+error_of_entries = jax.jit(
+    lambda matrix, masks: jaxwgc.decoding_error(
+        dataclasses.replace(
+            codes.uncoded(1),
+            encoding_matrix=matrix,
+            assignment=matrix != 0,
+            target=np.ones(matrix.shape[1]),
+        ),
+        masks,
+        "least_squares",
+    )
+)
+
+
+def learn(code, model=MODEL, key=KEY, num_steps=150, **options):
+    return codes.optimize(code, model, key, num_steps=num_steps, **options)
+
+
+def bernoulli_masks(num_rounds, num_workers, probability, seed=0):
+    draws = np.random.default_rng(seed).random((num_rounds, num_workers))
+    return draws >= probability
+
+
+def with_entries_of_one(code):
+    """The same assignment, with nothing that its decoder could go by."""
+    return dataclasses.replace(
+        code, encoding_matrix=np.asarray(code.assignment, float), num_stragglers=0
+    )
+
+
+class TestImproves:
+    masks = bernoulli_masks(20_000, 10, 0.3)
+
+    def test_on_fresh_rounds(self):
+        learned = learn(REGULAR)
+        before = error_of_entries(REGULAR.encoding_matrix, self.masks)
+        after = error_of_entries(learned.encoding_matrix, self.masks)
+        assert after.mean() < 0.85 * before.mean()
+        # By what the library says of the code itself, too.
+        np.testing.assert_allclose(
+            decoding_error(learned, self.masks).mean(), after.mean(), rtol=1e-5
+        )
+
+    def test_keeps_who_holds_what(self, x64):
+        """Fields are those of a code of any entries, in float64."""
+        code = codes.bernoulli(jax.random.key(2), 10, 10, replication=3)
+        learned = learn(code)
+        assert learned is not code
+        matrix = learned.encoding_matrix
+        assert isinstance(matrix, np.ndarray)
+        assert matrix.dtype == np.float64
+        np.testing.assert_array_equal(learned.assignment, code.assignment)
+        np.testing.assert_array_equal(matrix[~np.asarray(code.assignment)], 0)
+        np.testing.assert_array_equal(learned.target, code.target)
+        assert learned.decoder == "least_squares"
+        assert learned.num_stragglers == 0
+        for field in ("point_step", "one_step_scale", "batch_size", "groups"):
+            assert getattr(learned, field) is None
+        for decoder in ("one_step", "peeling", "group", "lagrange"):
+            with pytest.raises(ValueError, match=f"decoder '{decoder}' needs a code"):
+                jaxwgc.decoding_weights(learned, self.masks[0], decoder)
+
+    def test_does_not_depend_on_the_scale_of_the_entries(self):
+        """Steps are relative to it, and the error does not know it."""
+        plain = learn(REGULAR)
+        large = dataclasses.replace(
+            REGULAR, encoding_matrix=1024.0 * np.asarray(REGULAR.encoding_matrix)
+        )
+        scaled = learn(large)
+        # A power of two: the same digits, but for a step of rounding here and there.
+        np.testing.assert_allclose(
+            scaled.encoding_matrix / 1024, plain.encoding_matrix, atol=0.02
+        )
+
+    def test_weighted_codes(self):
+        """For their own target; a part of no weight stays without entries."""
+        weights = np.array([1.0, 0, 3, 1, 2, 1, 1, 4, 1, 1])
+        code = jaxwgc.weighted(REGULAR, weights)
+        learned = learn(code)
+        masks = self.masks[:4000]
+        before = decoding_error(code, masks, "least_squares").mean()
+        assert decoding_error(learned, masks).mean() < 0.9 * before
+        np.testing.assert_array_equal(learned.target, weights)
+
+    def test_clusters(self):
+        """They stay clusters: nothing outside of their blocks."""
+        inner = codes.bernoulli(jax.random.key(0), 5, 5, replication=3)
+        code = codes.clustered(inner, 2)
+        learned = learn(code, key=jax.random.PRNGKey(0))
+        assert learned.num_clusters == 2
+        np.testing.assert_array_equal(learned.encoding_matrix[:5, 5:], 0)
+        np.testing.assert_array_equal(learned.encoding_matrix[5:, :5], 0)
+        masks = self.masks[:4000]
+        before = decoding_error(code, masks, "least_squares").mean()
+        assert decoding_error(learned, masks).mean() < 0.95 * before
+
+    def test_same_key_same_code(self):
+        codes_ = [learn(REGULAR, key=key) for key in (KEY, KEY, jax.random.key(1))]
+        first, again, other = (code.encoding_matrix for code in codes_)
+        np.testing.assert_array_equal(first, again)
+        assert np.any(first != other)
+
+
+@pytest.mark.parametrize(
+    ("code", "share"),
+    [
+        (codes.regular_graph(jax.random.key(3), 20, replication=4), 0.75),
+        (with_entries_of_one(codes.cyclic_mds(20, 3)), 0.85),
+    ],
+    ids=["regular", "cyclic"],
+)
+def test_twenty_workers_of_four_parts(code, share):
+    """A fifth of the steps of the defaults is enough for what they are known for."""
+    masks = bernoulli_masks(20_000, 20, 0.3, seed=1)
+    before = error_of_entries(code.encoding_matrix, masks).mean()
+    learned = learn(code, num_steps=300)
+    after = error_of_entries(learned.encoding_matrix, masks).mean()
+    assert after <= share * before
+
+
+class TestNeverWorse:
+    @pytest.mark.parametrize(
+        "code",
+        [
+            # Any answer speaks for its block: no entries do better than these.
+            codes.fractional_repetition(10, 1),
+            codes.fractional_repetition(10, 4),
+            # One worker a part: whatever is lost is lost.
+            codes.uncoded(10),
+        ],
+        ids=["pairs", "fives", "uncoded"],
+    )
+    def test_gives_back_what_cannot_be_better(self, code):
+        assert learn(code) is code
+
+    def test_gives_back_exact_codes_where_none_is_lost_that_matters(self):
+        """Up to s stragglers the error is zero, and its guarantee worth keeping."""
+        exact = codes.cyclic_mds(10, 3)
+        assert learn(exact, stragglers.uniform(3)) is exact
+
+    def test_gives_back_codes_of_zeros(self):
+        nothing = jaxwgc.weighted(REGULAR, np.zeros(10))
+        assert learn(nothing, stragglers.uniform(2)) is nothing
+        empty = dataclasses.replace(
+            REGULAR,
+            assignment=np.zeros((10, 10), bool),
+            encoding_matrix=np.zeros((10, 10)),
+        )
+        assert learn(empty, stragglers.uniform(2)) is empty
+
+    @pytest.mark.parametrize("learning_rate", [1e-9, 100.0])
+    def test_whatever_the_learning_rate(self, learning_rate):
+        """Too small to do anything but jitter, or so large that it ruins the code."""
+        learned = learn(REGULAR, learning_rate=learning_rate)
+        masks = bernoulli_masks(20_000, 10, 0.3, seed=2)
+        before = error_of_entries(REGULAR.encoding_matrix, masks).mean()
+        after = error_of_entries(learned.encoding_matrix, masks).mean()
+        assert after <= before * (1 + 1e-6)
+
+    @pytest.mark.parametrize("seed", range(3))
+    def test_on_fresh_rounds_of_random_codes(self, seed):
+        code = codes.bernoulli(jax.random.key(seed), 10, 10, replication=2)
+        learned = learn(code, key=jax.random.key(seed + 10))
+        masks = bernoulli_masks(20_000, 10, 0.3, seed=3)
+        before = error_of_entries(code.encoding_matrix, masks).mean()
+        after = error_of_entries(learned.encoding_matrix, masks).mean()
+        assert after <= before
+
+
+class TestModels:
+    def test_a_model_with_a_state(self):
+        """Five neighbours on a ring are lost, one place further each round."""
+
+        def sample(key, state, loads):
+            num_workers = len(loads)
+            place = (jnp.arange(num_workers) - state) % num_workers
+            arrivals = stragglers.Arrivals(
+                place >= 5, jnp.ones(num_workers), jnp.asarray(1.0)
+            )
+            return arrivals, state + 1
+
+        model = stragglers.StragglerModel(lambda num_workers: jnp.array(0), sample)
+        learned = learn(REGULAR, model)
+        ring = np.array([np.roll(np.arange(10) >= 5, turn) for turn in range(10)])
+        before = error_of_entries(REGULAR.encoding_matrix, ring)
+        after = error_of_entries(learned.encoding_matrix, ring)
+        # Every place on the ring counts, so all of them have been seen.
+        assert after.mean() < 0.8 * before.mean()
+
+    def test_delayed_workers(self):
+        """Loads reach the model: who has more parts is later, and missed."""
+        assignment = np.asarray(REGULAR.assignment).copy()
+        assignment[:2] = True
+        code = dataclasses.replace(
+            with_entries_of_one(REGULAR),
+            assignment=assignment,
+            encoding_matrix=assignment.astype(float),
+        )
+        model = stragglers.delayed(
+            stragglers.shifted_exponential(shift=1.0, rate=1.5),
+            stragglers.deadline(6.0),
+        )
+        loads = jnp.asarray(code.loads, float)
+        keys = jax.random.split(jax.random.key(5), 4000)
+        draw = jax.jit(jax.vmap(lambda key: model.sample(key, (), loads)[0].received))
+        masks = np.asarray(draw(keys))
+        assert not masks[:, :2].any()
+        learned = learn(code, model)
+        before = decoding_error(code, masks, "least_squares").mean()
+        after = decoding_error(learned, masks).mean()
+        assert after < 0.9 * before
+        # Nobody has seen the two that are always late: nothing but jitter on them.
+        np.testing.assert_allclose(learned.encoding_matrix[:2], 1, atol=0.15)
+
+
+class TestBadInput:
+    model = stragglers.uniform(2)
+
+    @pytest.mark.parametrize(
+        "code",
+        [
+            codes.reed_solomon(6, 6, 3),
+            codes.communication_efficient(6, 2, 2),
+            codes.partial(codes.cyclic_mds(4, 1), 1),
+        ],
+        ids=["complex", "segments", "messages"],
+    )
+    def test_codes_that_are_not_of_plain_real_messages(self, code):
+        with pytest.raises(ValueError, match="code must be real, with one message"):
+            codes.optimize(code, self.model, KEY)
+
+    def test_types(self):
+        with pytest.raises(TypeError, match="code must be a GradientCode; got 3"):
+            codes.optimize(3, self.model, KEY)
+        with pytest.raises(TypeError, match="stragglers must be a StragglerModel"):
+            codes.optimize(REGULAR, 0.3, KEY)
+        with pytest.raises(TypeError, match="key must be a PRNG key"):
+            codes.optimize(REGULAR, self.model, 0)
+        with pytest.raises(ValueError, match="key must be one key"):
+            codes.optimize(REGULAR, self.model, jax.random.split(KEY, 2))
+        with pytest.raises(TypeError, match="num_steps must be"):
+            codes.optimize(REGULAR, self.model, KEY, num_steps=10.0)
+        with pytest.raises(TypeError, match="batch_size must be"):
+            codes.optimize(REGULAR, self.model, KEY, batch_size=None)
+        with pytest.raises(TypeError, match="learning_rate must be a real scalar"):
+            codes.optimize(REGULAR, self.model, KEY, learning_rate="fast")
+
+    @pytest.mark.parametrize(
+        ("options", "rule"),
+        [
+            ({"num_steps": 0}, "num_steps must be at least 1; got 0"),
+            ({"batch_size": 0}, "batch_size must be at least 1; got 0"),
+            ({"learning_rate": 0.0}, "learning_rate must be positive; got 0.0"),
+            ({"learning_rate": -1.0}, "learning_rate must be positive; got -1.0"),
+            ({"learning_rate": float("nan")}, "learning_rate must be a number"),
+        ],
+    )
+    def test_values(self, options, rule):
+        with pytest.raises(ValueError, match=rule):
+            codes.optimize(REGULAR, self.model, KEY, **options)
+
+    def test_more_stragglers_than_workers(self):
+        with pytest.raises(ValueError, match="num_stragglers must be less than num"):
+            codes.optimize(REGULAR, stragglers.uniform(10), KEY)
+
+    def test_a_traced_code(self):
+        with pytest.raises(TypeError, match="code must be concrete, not traced"):
+            jax.jit(lambda code: codes.optimize(code, self.model, KEY))(REGULAR)

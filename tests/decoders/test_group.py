@@ -1,0 +1,195 @@
+"""Group decoding: exact to the last bit, and what it loses beyond."""
+
+import dataclasses
+import itertools
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import jaxwgc
+from jaxwgc._decoders import group
+from tests.conftest import every_pattern, random_patterns
+
+decoding_weights = jax.jit(jaxwgc.decoding_weights, static_argnames="decoder")
+decoding_error = jax.jit(jaxwgc.decoding_error, static_argnames="decoder")
+
+
+def codes_of_size(num_workers):
+    """Both constructions for every s that they have."""
+    for s in range(num_workers):
+        yield jaxwgc.codes.binary(num_workers, s)
+        if num_workers % (s + 1) == 0:
+            yield jaxwgc.codes.fractional_repetition(num_workers, s)
+
+
+def by_hand(code, mask, worth):
+    """The first answers of the family whose silent groups weigh least."""
+    best = None
+    for family in np.asarray(code.groups):
+        answers, silent = [], 0.0
+        for own in np.unique(family[family >= 0]):
+            workers = np.flatnonzero(family == own)
+            answering = workers[mask[workers]]
+            answers += list(answering[:1])
+            if not len(answering):
+                silent += worth[np.asarray(code.assignment)[workers[0]]].sum()
+        if best is None or silent < best[0]:
+            best = silent, answers
+    weights = np.zeros(code.num_workers)
+    weights[best[1]] = 1
+    return weights
+
+
+@pytest.mark.parametrize("num_workers", [1, 2, 5, 9, 10])
+def test_one_of_each_part_up_to_s(num_workers, x64):
+    """Every pattern and every s, not to rounding but to the last bit."""
+    decode = jax.jit(group)
+    for code in codes_of_size(num_workers):
+        masks = every_pattern(num_workers, code.num_stragglers)
+        # An empty family more, so that all codes share a compiled function.
+        families = np.full((2, num_workers), -1)
+        families[: len(code.groups)] = code.groups
+        weights = np.asarray(decode(masks, families, code.assignment, code.target))
+        weights = weights[:, 0]
+        assert set(np.unique(weights)) <= {0, 1}
+        assert not np.any(weights[~masks])
+        np.testing.assert_array_equal(weights @ code.encoding_matrix, 1)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        jaxwgc.codes.fractional_repetition(10, 1),
+        jaxwgc.codes.binary(10, 3),
+        jaxwgc.codes.binary(10, 6),
+        jaxwgc.codes.uncoded(10),
+    ],
+)
+def test_no_error_at_all_up_to_s(code, x64):
+    masks = every_pattern(10, code.num_stragglers)
+    assert np.all(np.asarray(decoding_error(code, masks)) == 0)
+
+
+@pytest.mark.parametrize("name", ["fractional_repetition", "binary", "uncoded"])
+def test_weighted_codes_have_no_error_either(name, x64):
+    """Weights that no float holds exactly, zero among them."""
+    code = {
+        "fractional_repetition": jaxwgc.codes.fractional_repetition(8, 1),
+        "binary": jaxwgc.codes.binary(8, 2),
+        "uncoded": jaxwgc.codes.uncoded(4, 8),
+    }[name]
+    weights = np.random.default_rng(0).uniform(0.1, 3, 8)
+    weights[3] = 0
+    code = jaxwgc.weighted(code, weights)
+    masks = every_pattern(code.num_workers, code.num_stragglers)
+    assert np.all(np.asarray(decoding_error(code, masks)) == 0)
+
+
+@pytest.mark.parametrize(("num_workers", "s"), [(6, 1), (6, 2)])
+def test_beyond_s_it_is_least_squares(num_workers, s, x64):
+    """Fractional repetition loses silent blocks, and nothing does better."""
+    code = jaxwgc.codes.fractional_repetition(num_workers, s)
+    masks = every_pattern(num_workers, num_workers)
+    lost = [
+        sum(not mask[code.assignment[:, part]].any() for part in range(num_workers))
+        for mask in masks
+    ]
+    np.testing.assert_array_equal(decoding_error(code, masks), lost)
+    np.testing.assert_allclose(
+        decoding_error(code, masks, "least_squares"), lost, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(("num_workers", "s"), [(7, 2), (9, 6)])
+def test_the_family_that_loses_least(num_workers, s, weighted):
+    """Binary codes have two families where s + 1 does not divide n."""
+    code = jaxwgc.codes.binary(num_workers, s)
+    assert len(code.groups) == 2
+    worth = np.ones(num_workers)
+    if weighted:
+        weights = np.random.default_rng(1).integers(0, 4, num_workers).astype(float)
+        code = jaxwgc.weighted(code, weights)
+        worth = weights**2
+    masks = every_pattern(num_workers, num_workers)
+    expected = np.array([by_hand(code, mask, worth) for mask in masks])
+    np.testing.assert_array_equal(decoding_weights(code, masks), expected)
+    mixed = expected @ code.encoding_matrix
+    np.testing.assert_array_equal(
+        decoding_error(code, masks), np.sum((mixed - code.target) ** 2, 1)
+    )
+    # Both families are chosen, each where the other would lose more.
+    families = np.asarray(code.groups) >= 0
+    chosen = [
+        {bool((own[family] > 0).any()) for own in expected} for family in families
+    ]
+    assert chosen == [{False, True}] * 2
+
+
+def test_a_whole_family_is_taken_whatever_the_other_covers():
+    """With n = 3 and s = 1: worker 1 alone has all, 0 and 2 have it together."""
+    code = jaxwgc.codes.binary(3, 1)
+    for mask in itertools.product([False, True], repeat=3):
+        whole = mask[1] or (mask[0] and mask[2])
+        assert (decoding_error(code, np.array(mask)) == 0) == whole
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_any_groups(data):
+    """Families made up at random; one shape, so compiled once."""
+    num_workers, num_parts, num_families = 7, 6, 2
+    family = np.array(
+        data.draw(st.lists(st.integers(0, 2), min_size=7, max_size=7)), int
+    )
+    groups = np.full((num_families, num_workers), -1)
+    assignment = np.zeros((num_workers, num_parts), bool)
+    for own in range(num_families):
+        workers = np.flatnonzero(family == own)
+        if len(workers) == 0:
+            continue
+        size = data.draw(st.integers(1, min(len(workers), num_parts)))
+        slots = np.append(np.arange(size), np.arange(len(workers) - size) % size)
+        groups[own, workers] = data.draw(st.permutations(slots.tolist()))
+        slot_of_part = np.arange(num_parts) % size
+        assignment[workers] = groups[own, workers][:, None] == slot_of_part
+    code = dataclasses.replace(
+        jaxwgc.codes.uncoded(1),
+        encoding_matrix=assignment.astype(float),
+        assignment=assignment,
+        target=np.ones(num_parts),
+        groups=groups,
+    )
+    masks = every_pattern(7, 7)
+    found = group(masks, groups, assignment, np.ones(num_parts))
+    mixed = found[:, 0] @ assignment.astype(float)
+    expected = [
+        by_hand(code, mask, np.ones(num_parts)) @ assignment
+        for mask in masks
+        if all((groups[own] >= 0).any() for own in range(num_families))
+    ]
+    assert np.all(mixed <= 1)
+    if expected:
+        np.testing.assert_array_equal(mixed, expected)
+
+
+def test_batch_axes_jit_and_map():
+    code = jaxwgc.codes.binary(8, 2)
+    masks = random_patterns(8, 4, 6)
+    flat = decoding_weights(code, masks)
+    grid = decoding_weights(code, masks.reshape(2, 3, 8))
+    np.testing.assert_array_equal(grid.reshape(6, 8), flat)
+    np.testing.assert_array_equal(decoding_weights(code, masks[0]), flat[0])
+    mapped = jax.jit(jax.vmap(jaxwgc.decoding_weights, (None, 0)))(code, masks)
+    np.testing.assert_array_equal(mapped, flat)
+    assert jaxwgc.decoding_weights(code, masks[:0]).shape == (0, 8)
+
+    def error(weights):
+        return jaxwgc.decoding_error(jaxwgc.weighted(code, weights), masks)
+
+    weights = np.random.default_rng(0).integers(0, 4, (3, 8)).astype(np.float32)
+    for own, found in zip(weights, jax.jit(jax.vmap(error))(weights), strict=True):
+        np.testing.assert_array_equal(found, error(own))

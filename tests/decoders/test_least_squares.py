@@ -1,0 +1,335 @@
+"""Shared conjugate gradients with their fallback, against NumPy's pseudoinverse."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+import jaxwgc
+from jaxwgc._decoders import _least_squares
+from jaxwgc._decoders._least_squares import least_squares
+from tests.conftest import every_pattern, random_patterns
+
+# Every mask, so two batches of those that iterate side by side.
+MASKS = every_pattern(8, 8)
+SHAPE = 8, 6
+
+
+def zeros_and_ones(seed, density=0.4):
+    return (np.random.default_rng(seed).random(SHAPE) < density).astype(float)
+
+
+def with_condition(number, seed=0):
+    draw = np.random.default_rng(seed).normal
+    left, _ = np.linalg.qr(draw(size=SHAPE))
+    right, _ = np.linalg.qr(draw(size=(6, 6)))
+    return left * np.geomspace(1, 1 / number, 6) @ right
+
+
+def zero_at(matrix, rows, columns):
+    matrix = matrix.copy()
+    matrix[rows] = 0
+    matrix[:, columns] = 0
+    return matrix
+
+
+MATRICES = {
+    "sparse": zeros_and_ones(0),
+    "sparser": zeros_and_ones(1, 0.2),
+    "gaussian": np.random.default_rng(2).normal(size=SHAPE),
+    "equal rows": np.tile(zeros_and_ones(3, 0.6)[:4], (2, 1)),
+    "equal columns": np.tile(zeros_and_ones(4, 0.6)[:, :3], (1, 2)),
+    "zero rows and columns": zero_at(zeros_and_ones(5, 0.6), [1, 4], [0, 3]),
+    "rank one": np.ones(SHAPE),
+    "nothing": np.zeros(SHAPE),
+    "uncoded": np.eye(8)[:, :6],
+    "tiny": 1e-9 * zeros_and_ones(6),
+    "huge": 1e9 * zeros_and_ones(6),
+    "rows of all sizes": np.geomspace(0.01, 100, 8)[:, None] * zeros_and_ones(7),
+    "condition 1e3": with_condition(1e3),
+}
+HARD = "rows of all sizes", "condition 1e3"
+
+
+def by_numpy(matrix, target, masks):
+    """Weights (T, num_segments, num_messages) of least norm, in float64."""
+    rows = np.where(masks[:, :, None], matrix, 0)
+    return target @ np.linalg.pinv(rows, rcond=1e-10)
+
+
+def miss(weights, matrix, target):
+    """Squared, of each segment, in float64 whatever the weights are in."""
+    return np.sum(np.abs(np.asarray(weights) @ matrix - target) ** 2, axis=-1)
+
+
+def check(matrix, target, found, masks, dtype, hard=False):
+    """The least error, and the weights of least norm that have it.
+
+    NumPy's own error is above the least one where a code is badly conditioned, which
+    only the error is compared for, and with less strictness.
+    """
+    matrix, target = (
+        np.asarray(own, np.result_type(own, float)) for own in (matrix, target)
+    )
+    expected = by_numpy(matrix, target, masks)
+    assert found.shape == expected.shape
+    assert found.dtype == dtype
+    single = np.finfo(dtype).bits == 32
+    share = (1e-6 if hard else 1e-9) if single else (1e-12 if hard else 1e-18)
+    tolerance = share * np.sum(np.abs(target) ** 2)
+    least = miss(expected, matrix, target)
+    excess = miss(found, matrix, target) - least
+    assert np.all(excess <= tolerance + (2e-6 if single else 1e-11) * least)
+    silent = np.broadcast_to(~masks[:, None], found.shape)
+    np.testing.assert_array_equal(np.asarray(found)[silent], 0)
+    if not hard:
+        scale = np.abs(expected).max()
+        np.testing.assert_allclose(
+            found, expected, rtol=0, atol=scale * (1e-4 if single else 1e-8)
+        )
+
+
+class TestAgainstNumpy:
+    @pytest.mark.parametrize("name", MATRICES)
+    def test_every_mask(self, name, x64):
+        dtype = np.float64 if x64 else np.float32
+        matrix = MATRICES[name].astype(dtype)
+        target = np.ones((1, 6))
+        found = least_squares(MASKS, matrix, target.astype(dtype))
+        check(matrix, target, found, MASKS, dtype, hard=name in HARD)
+
+    @pytest.mark.parametrize("name", ["sparse", "equal rows", "zero rows and columns"])
+    def test_weighted(self, name, x64):
+        """Columns and target scaled together, one of the weights being zero."""
+        dtype = np.float64 if x64 else np.float32
+        weights = np.array([2, 0, 1, 5, 0.25, 1])
+        matrix = (MATRICES[name] * weights).astype(dtype)
+        target = weights[None]
+        found = least_squares(MASKS, matrix, target.astype(dtype))
+        check(matrix, target, found, MASKS, dtype)
+
+    @pytest.mark.parametrize("deficient", [False, True])
+    def test_complex(self, deficient, x64):
+        dtype = np.complex128 if x64 else np.complex64
+        draw = np.random.default_rng(0).normal(size=(2, *SHAPE))
+        matrix = (draw[0] + 1j * draw[1]).astype(dtype)
+        if deficient:
+            matrix[5:] = 1j * matrix[:3]
+        target = np.ones((1, 6), dtype)
+        found = least_squares(MASKS, matrix, target)
+        check(matrix, target, found, MASKS, dtype)
+
+    def test_several_segments(self, x64):
+        """Each row of the target on its own, one of them in reach and one not."""
+        dtype = np.float64 if x64 else np.float32
+        matrix = MATRICES["sparse"].astype(dtype)
+        target = np.stack([matrix[0], matrix[1] - matrix[2], np.arange(6)])
+        found = least_squares(MASKS, matrix, target.astype(dtype))
+        check(matrix, target, found, MASKS, dtype)
+
+    def test_zero_target(self, x64):
+        found = least_squares(MASKS, MATRICES["sparse"], np.zeros((1, 6)))
+        np.testing.assert_array_equal(found, 0)
+
+    @settings(max_examples=40, deadline=None)
+    @given(
+        hnp.arrays(np.int8, SHAPE, elements=st.integers(-1, 2)),
+        hnp.arrays(np.int8, (1, 6), elements=st.integers(-2, 2)),
+    )
+    def test_any_small_integers(self, matrix, target):
+        """Ranks, zeros and equal rows of every kind."""
+        matrix, target = matrix.astype(np.float32), target.astype(np.float32)
+        found = least_squares(MASKS, matrix, target)
+        check(matrix, target, found, MASKS, np.float32, hard=True)
+
+    def test_where_conjugate_gradients_do_not_converge(self, with_x64):
+        """The Gram matrix has the square of the code's condition: up to 1e13 here."""
+        matrix = with_condition(1e5)
+        target = np.ones((1, 6))
+        found = least_squares(MASKS, matrix, target)
+        check(matrix, target, found, MASKS, np.float64, hard=True)
+
+    def test_wide_codes(self, with_x64):
+        """More parts than messages."""
+        matrix = zeros_and_ones(8).T
+        masks = every_pattern(6, 6)
+        target = np.ones((1, 8))
+        check(matrix, target, least_squares(masks, matrix, target), masks, np.float64)
+
+
+class TestBatches:
+    matrix = zeros_and_ones(9).astype(np.float32)
+    target = np.ones((1, 6), np.float32)
+
+    @pytest.mark.parametrize("num_masks", [0, 128, 200])
+    def test_any_number_of_masks(self, num_masks):
+        """The last batch is filled up; what fills it up does not show."""
+        masks = MASKS[-num_masks:] if num_masks else MASKS[:0]
+        found = least_squares(masks, self.matrix, self.target)
+        assert found.shape == (num_masks, 1, 8)
+        if num_masks:
+            whole = least_squares(MASKS, self.matrix, self.target)
+            np.testing.assert_allclose(found, whole[-num_masks:], atol=2e-5)
+
+    def test_batch_axes(self):
+        whole = least_squares(MASKS, self.matrix, self.target)
+        for shape in ((2, 2, 5), (4, 0), ()):
+            masks = MASKS[50 : 50 + int(np.prod(shape))].reshape(*shape, 8)
+            found = least_squares(masks, self.matrix, self.target)
+            assert found.shape == (*shape, 1, 8)
+            np.testing.assert_allclose(
+                found.reshape(-1, 1, 8), whole[50 : 50 + found.size // 8], atol=2e-5
+            )
+
+    def test_map_over_masks_codes_and_targets(self):
+        """Rank-deficient codes among them, so that lanes fall back on their own."""
+        masks = MASKS[40:240:40]
+        matrices = np.stack(
+            [MATRICES[name] for name in ("sparse", "rank one", "condition 1e3")]
+        ).astype(np.float32)
+        targets = np.stack([np.ones((1, 6)), np.arange(6.0)[None]]).astype(np.float32)
+
+        @jax.jit
+        def grid(masks, matrices, targets):
+            over_masks = jax.vmap(least_squares, (0, None, None))
+            over_targets = jax.vmap(over_masks, (None, None, 0))
+            return jax.vmap(over_targets, (None, 0, None))(masks, matrices, targets)
+
+        found = grid(masks, matrices, targets)
+        assert found.shape == (3, 2, 5, 1, 8)
+        for code, matrix in enumerate(matrices.astype(float)):
+            for own, target in enumerate(targets.astype(float)):
+                least = miss(by_numpy(matrix, target, masks), matrix, target)
+                np.testing.assert_allclose(
+                    miss(found[code, own], matrix, target),
+                    least,
+                    rtol=1e-5,
+                    atol=1e-7 * np.sum(target**2),
+                )
+
+    def test_a_code_for_each_mask(self):
+        """One mask a code, as a study over random codes has it."""
+        matrices = np.stack([zeros_and_ones(seed) for seed in range(30)])
+        masks = MASKS[100:130]
+        found = jax.jit(jax.vmap(least_squares, (0, 0, None)))(
+            masks, matrices.astype(np.float32), self.target
+        )
+        for mask, matrix, own in zip(masks, matrices, found, strict=True):
+            check(matrix, np.ones((1, 6)), own[None], mask[None], np.float32)
+
+
+class TestLargeBernoulliCode:
+    """n = 100: the code that Monte Carlo studies decode by the thousands."""
+
+    code = jaxwgc.codes.bernoulli(jax.random.key(0), 100, 100, replication=10)
+    masks = random_patterns(100, 30, 128)
+
+    @staticmethod
+    def means(code, masks):
+        error = jax.jit(
+            lambda masks: jaxwgc.decoding_error(code, masks, "least_squares")
+        )
+        target = np.ones((1, 100))
+        least = by_numpy(code.encoding_matrix, target, masks)
+        expected = miss(least, code.encoding_matrix, target)
+        return np.mean(error(masks), dtype=float), expected.mean()
+
+    def test_mean_error_has_six_digits_in_float32(self):
+        found, expected = self.means(self.code, self.masks)
+        assert 0.1 < expected < 20
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+    def test_mean_error_has_ten_digits_in_float64(self, with_x64):
+        found, expected = self.means(self.code, self.masks)
+        np.testing.assert_allclose(found, expected, rtol=1e-10)
+
+    def test_falls_back_for_no_mask(self):
+        matrix = jnp.asarray(self.code.encoding_matrix, jnp.float32)
+        _, converged = jax.jit(_least_squares._conjugate_gradients)(
+            self.masks, matrix, jnp.ones((1, 100), jnp.float32)
+        )
+        assert converged.all()
+
+
+class TestFallback:
+    """Which masks are decomposed one by one, counted as they come."""
+
+    @pytest.fixture
+    def decomposed(self, monkeypatch):
+        calls = []
+        original = _least_squares.singular_values
+
+        def counted(received, matrix, target):
+            jax.debug.callback(lambda mask: calls.append(mask), received)
+            return original(received, matrix, target)
+
+        monkeypatch.setattr(_least_squares, "singular_values", counted)
+        return calls
+
+    @staticmethod
+    def solve(masks, matrix, decoder):
+        """Traced anew, so that the counting is part of it."""
+        jax.block_until_ready(jax.jit(decoder)(masks, matrix, jnp.ones((1, 6))))
+        jax.effects_barrier()
+
+    @pytest.mark.parametrize("mapped", [False, True])
+    def test_only_masks_that_need_it(self, decomposed, mapped):
+        """The last rows make the code badly conditioned, the first ones do not."""
+        matrix = np.float32(MATRICES["gaussian"])
+        matrix[6] = matrix[0] + 3e-4 * matrix[6]
+        matrix[7] = matrix[1] + 3e-4 * matrix[7]
+        masks = np.ones((20, 8), bool)
+        masks[:, 6:] = False
+        masks[[3, 11], 6:] = True
+        masks[[3, 11], 2] = False
+        plain = _least_squares.least_squares.__wrapped__
+        decoder = jax.vmap(plain, (0, None, None)) if mapped else plain
+        self.solve(masks, jnp.asarray(matrix), decoder)
+        assert 1 <= len(decomposed) <= 2
+        assert all(mask[6] for mask in decomposed)
+
+    def test_none_of_a_sparse_code(self, decomposed):
+        plain = _least_squares.least_squares.__wrapped__
+        self.solve(MASKS, jnp.asarray(np.float32(MATRICES["sparse"])), plain)
+        assert not decomposed
+
+
+class TestDecodingError:
+    """Its derivatives in the entries of B, those that are learned."""
+
+    CODES = {
+        "weighted": jaxwgc.weighted(
+            jaxwgc.codes.bernoulli(jax.random.key(4), 8, 6, replication=3),
+            np.array([1.0, 3, 0, 2, 1, 0.5]),
+        ),
+        "complex": jaxwgc.codes.reed_solomon(6, 6, 3),
+        "segments": jaxwgc.codes.communication_efficient(6, 2, 2),
+        "clusters": jaxwgc.codes.clustered(jaxwgc.codes.cyclic_mds(4, 1), 2),
+        "messages": jaxwgc.codes.partial(
+            jaxwgc.codes.cyclic_repetition(jax.random.key(5), 4, 1), 1
+        ),
+    }
+
+    @pytest.mark.parametrize("name", CODES)
+    def test_gradient_is_that_of_finite_differences(self, name, with_x64):
+        code = self.CODES[name]
+        masks = random_patterns(code.num_workers, code.num_workers // 2 + 1, 5)
+        draw = np.random.default_rng(0).normal
+        direction = draw(size=code.encoding_matrix.shape) * (code.encoding_matrix != 0)
+
+        @jax.jit
+        @jax.value_and_grad
+        def error(step):
+            matrix = code.encoding_matrix + step * direction
+            own = dataclasses.replace(code, encoding_matrix=matrix)
+            return jaxwgc.decoding_error(own, masks, "least_squares").mean()
+
+        step = 1e-5
+        difference = (error(step)[0] - error(-step)[0]) / (2 * step)
+        assert abs(difference) > 1e-3
+        np.testing.assert_allclose(error(0.0)[1], difference, rtol=1e-6)

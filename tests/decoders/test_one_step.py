@@ -1,0 +1,122 @@
+"""One-step decoding: the formulas of the literature, r the number of answers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxwgc
+from jaxwgc import codes
+from jaxwgc._decoders import one_step
+from tests.conftest import every_pattern
+
+KEY = jax.random.key(0)
+MASKS = every_pattern(7, 7)
+
+# Each with the weight of an answer among r.
+CODES = {
+    "bernoulli": (codes.bernoulli(KEY, 7, 10, replication=3), lambda r: 7 / (r * 3)),
+    "regularized_bernoulli": (
+        codes.regularized_bernoulli(KEY, 7, 10, replication=3),
+        lambda r: 7 / (r * 3),
+    ),
+    # Its entries are those of the adjacency matrix over the degree.
+    "regular_graph": (codes.regular_graph(KEY, 7, replication=4), lambda r: 7 / r),
+    "stochastic": (codes.stochastic(KEY, 7, 5, 3, 0.2), lambda r: 1.0),
+    "uncoded": (codes.uncoded(7), lambda r: 7 / r),
+    "uncoded, several parts": (codes.uncoded(7, 14), lambda r: 7 / r),
+    "projective_plane": (codes.projective_plane(2), lambda r: 7 / (r * 3)),
+    "binary": (codes.binary(7, 2), lambda r: 7 / (r * 3)),
+}
+
+
+@pytest.mark.parametrize("name", CODES)
+def test_weights(name, x64):
+    code, formula = CODES[name]
+    found = jaxwgc.decoding_weights(code, MASKS, decoder="one_step")
+    assert found.shape == (128, 7)
+    assert found.dtype == (np.float64 if x64 else np.float32)
+    answers = MASKS.sum(1)
+    expected = [
+        np.where(mask, formula(r), 0) if r else np.zeros(7)
+        for mask, r in zip(MASKS, answers, strict=True)
+    ]
+    np.testing.assert_allclose(found, expected, rtol=1e-12 if x64 else 1e-6)
+
+
+@pytest.mark.parametrize("name", CODES)
+def test_nobody_answers(name):
+    """Zero, not 0 / 0, also for derivatives; all of the target is missed."""
+    code, _ = CODES[name]
+    nobody = np.zeros(7, bool)
+    np.testing.assert_array_equal(
+        jaxwgc.decoding_weights(code, nobody, decoder="one_step"), 0
+    )
+    error = jaxwgc.decoding_error(code, nobody, decoder="one_step")
+    np.testing.assert_allclose(error, code.num_parts, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["uncoded", "regular_graph", "projective_plane"])
+def test_everybody_answers_where_all_parts_have_as_many_copies(name):
+    """Then the sum is exact."""
+    code, _ = CODES[name]
+    reached = jaxwgc.effective_weights(code, np.ones(7, bool), decoder="one_step")
+    np.testing.assert_allclose(reached, 1, rtol=1e-6)
+
+
+@pytest.mark.parametrize("r", [1, 3, 6])
+def test_uncoded_is_right_on_average(r):
+    """Over all sets of r answers each part has the weight one."""
+    code, _ = CODES["uncoded"]
+    masks = MASKS[MASKS.sum(1) == r]
+    reached = jaxwgc.effective_weights(code, masks, decoder="one_step")
+    np.testing.assert_allclose(reached.mean(0), 1, rtol=1e-6)
+    # n - r parts are missed, r are counted n / r times.
+    error = jaxwgc.decoding_error(code, masks, decoder="one_step")
+    np.testing.assert_allclose(error, 7 - r + r * (7 / r - 1) ** 2, rtol=1e-5)
+
+
+def test_each_cluster_shares_among_its_own_answers():
+    code = codes.clustered(codes.uncoded(3), 2)
+    masks = np.array([[1, 0, 0, 1, 1, 0], [0, 0, 0, 1, 1, 1]], bool)
+    found = jaxwgc.decoding_weights(code, masks, decoder="one_step")
+    np.testing.assert_allclose(found, [[3, 0, 0, 1.5, 1.5, 0], [0, 0, 0, 1, 1, 1]])
+
+
+def test_weighted():
+    """Answers count as before: the messages have the weights in them."""
+    code, _ = CODES["bernoulli"]
+    weights = np.arange(10.0)
+    plain = jaxwgc.effective_weights(code, MASKS, decoder="one_step")
+    own = jaxwgc.effective_weights(
+        jaxwgc.weighted(code, weights), MASKS, decoder="one_step"
+    )
+    np.testing.assert_allclose(own, plain * weights, rtol=1e-5)
+
+
+def test_batch_axes_jit_and_map():
+    masks = jnp.asarray(MASKS[:30])
+    flat = one_step(masks, 7.0, True)
+    assert flat.shape == (30, 1, 7)
+    np.testing.assert_array_equal(
+        one_step(masks.reshape(5, 6, 7), 7.0, True).reshape(30, 1, 7), flat
+    )
+    np.testing.assert_array_equal(
+        jax.jit(jax.vmap(lambda mask: one_step(mask, 7.0, True)))(masks), flat
+    )
+    assert one_step(masks[:0], 7.0, True).shape == (0, 1, 7)
+    assert one_step(masks[3], 7.0, False).shape == (1, 7)
+
+
+def test_map_over_codes():
+    """Another random code for each lane, and the mean error of all as one call."""
+
+    def error(key, mask):
+        code = codes.bernoulli(key, 7, 10, replication=3)
+        return code.encoding_matrix, jaxwgc.decoding_error(code, mask, "one_step")
+
+    keys = jax.random.split(KEY, 20)
+    matrices, found = jax.jit(jax.vmap(error))(keys, MASKS[100:120])
+    for matrix, mask, own in zip(matrices, MASKS[100:120], found, strict=True):
+        reached = 7 / (mask.sum() * 3) * np.asarray(matrix)[mask].sum(0)
+        np.testing.assert_allclose(own, np.sum((reached - 1) ** 2), rtol=1e-5)

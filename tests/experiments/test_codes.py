@@ -1,0 +1,177 @@
+"""The comparison of codes: end to end on few runs, and what it computes by itself."""
+
+import json
+import math
+
+import jax
+import numpy as np
+import pytest
+
+import jaxwgc
+from experiments.codes import (
+    codes,
+    equal_load,
+    learned,
+    matrices,
+    noise,
+    orderings,
+    partial_work,
+    recovery,
+)
+from experiments.codes.section import Effort, percent
+from jaxwgc import codes as constructors
+
+KEY = jax.random.key(0)
+FILES = (
+    "codes.json",
+    "codes_equal_load.png",
+    "codes_equal_load_adversarial.md",
+    "codes_equal_load_random.md",
+    "codes_learned.md",
+    "codes_matrices.png",
+    "codes_noise.md",
+    "codes_noise.png",
+    "codes_orderings.md",
+    "codes_partial_work.md",
+    "codes_recovery.md",
+    "codes_recovery.png",
+)
+
+
+def test_few_runs_write_everything(tmp_path):
+    codes(runs=4, out=tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(FILES)
+    for path in tmp_path.glob("*.png"):
+        assert path.read_bytes().startswith(b"\x89PNG")
+    written = json.loads((tmp_path / "codes.json").read_text())
+    assert written["command"] == "python -m experiments codes --runs 4 --seed 0"
+    errors = written["equal_load"]["errors"]
+    # 13 workers, of whom 1, 3 and 5 straggle.
+    assert errors["uncoded(13)"]["random"]["mean"] == pytest.approx(
+        [1 / 13, 3 / 13, 5 / 13]
+    )
+    # Every pattern of a block design has the error of the formula, the worst one too.
+    answers = 13 - np.array([1, 3, 5])
+    expected = (13 - 16 * answers / (3 + answers)) / 13
+    plane = errors["projective_plane(3)"]
+    np.testing.assert_allclose(plane["random"]["mean"], expected, atol=1e-12)
+    np.testing.assert_allclose(plane["adversarial"], expected, atol=1e-12)
+    # Four of five stragglers are the copies of a block of 4 of 12 parts.
+    repetition = errors["fractional_repetition(12, 3)"]["adversarial"]
+    np.testing.assert_allclose(repetition, [0, 0, 1 / 3], atol=1e-12)
+    assert not jax.config.jax_enable_x64
+
+
+@pytest.mark.parametrize("order", [equal_load.ORDER, equal_load.SMALL_ORDER])
+def test_loads_are_equal(order, monkeypatch):
+    monkeypatch.setattr(equal_load, "ORDER", order)
+    monkeypatch.setattr(constructors, "optimize", lambda code, *_: code)
+    for entry in equal_load.entries(Effort(100, is_full=True), KEY)[1:]:
+        loads = [entry.make(key).loads.mean() for key in jax.random.split(KEY, 5)]
+        # Of five draws of about 30 times 30 parts at most.
+        assert abs(np.mean(loads) - (order + 1)) < 0.6, entry.name
+
+
+def test_orderings_say_yes_no_and_tie():
+    assert orderings.compare(1.0, 2.0, 0.1, 0.1) == "yes"
+    assert orderings.compare(2.0, 1.0, 0.1, 0.1) == "no"
+    assert orderings.compare(1.0, 1.1, 0.1, 0.1) == "tie"
+    assert orderings.compare(1e-30, 0.0, 0.0, 0.0) == "tie"
+
+
+def test_noise_is_that_of_the_diagnosis(with_x64):
+    code = constructors.communication_efficient(10, 1, 2)
+    # All ten patterns of one straggler, as the diagnosis takes them.
+    found = jaxwgc.coding.diagnose(code, KEY, [1])
+    masks = ~np.eye(10, dtype=bool)
+    weights = np.asarray(jaxwgc.decoding_weights(code, masks))
+    root_mean_square = np.sqrt(np.mean(noise.noise_of(code, weights) ** 2))
+    assert root_mean_square == pytest.approx(found.noise_amplification[0])
+    assert noise.relative_misses(code, weights).max() < 1e-12
+    assert noise.relative_misses(code, 0 * weights) == pytest.approx(1.0)
+
+
+def test_repetition_takes_the_nearest_tolerance_that_divides():
+    assert noise.repetition(50, 5).num_stragglers == 9
+    assert noise.repetition(10, 1).num_stragglers == 1
+
+
+def test_every_constructor_has_its_picture():
+    assert set(matrices.small_codes(KEY, num_steps=1)) == (
+        set(constructors.__all__) - {"GradientCode"}
+    )
+
+
+def test_determined_parts_are_those_of_a_row_echelon_form(with_x64):
+    matrix = np.array([[1.0, 1, 0, 0], [0, 1, 1, 0], [1, 0, 1, 0], [0, 0, 1, 1]])
+    # Three sums around a triangle determine its parts; two do not.
+    everything = recovery.determined(matrix, np.array([True] * 4))
+    np.testing.assert_array_equal(everything, [True] * 4)
+    two = recovery.determined(matrix, np.array([True, True, False, True]))
+    np.testing.assert_array_equal(two, [False] * 4)
+    nothing = recovery.determined(matrix, np.zeros(4, bool))
+    np.testing.assert_array_equal(nothing, [False] * 4)
+
+
+def test_elimination_recovers_what_peeling_does_and_more(with_x64):
+    for setting in (recovery.SETTINGS[2], recovery.SETTINGS[-1]):
+        found = recovery.one_run(KEY, setting, 20, 10)
+        assert np.all(found["elimination"] >= found["peeling"])
+        assert np.all(np.diff(found["elimination"]) >= 0)
+
+
+def test_reduction_and_its_interval_are_those_of_the_bootstrap():
+    code = constructors.uncoded(20)
+    better = learned.zeros_and_ones(KEY)["cyclic"]
+    rng = np.random.default_rng(0)
+    masks = rng.random((400, 20)) > 0.3
+    found = learned.compare(code, better, masks)
+    before, after = (
+        np.asarray(jaxwgc.decoding_error(own, masks, "least_squares"))
+        for own in (code, better)
+    )
+    assert found.reduction == pytest.approx(1 - after.mean() / before.mean(), abs=1e-4)
+    draws = rng.integers(0, 400, (2000, 400))
+    ratios = 1 - after[draws].mean(axis=1) / before[draws].mean(axis=1)
+    assert found.half == pytest.approx(1.96 * ratios.std(), rel=0.1)
+    assert not found.is_unchanged
+
+
+def test_finished_parts_never_hurt_and_work_is_in_shares_of_the_data():
+    every = {entry.name.split("(")[0]: entry for entry in partial_work.entries()}
+    assert partial_work.work(every["uncoded"].single) == 1
+    assert partial_work.work(every["fractional_repetition"].single) == 4
+    # Two uncoded parts and two of twenty coded ones, of 60 parts.
+    assert partial_work.work(every["partial"].single) == pytest.approx(4 * 20 / 60)
+    keys = jax.random.split(KEY, 20)
+    for entry in every.values():
+        found = jax.vmap(
+            lambda key, entry=entry: partial_work.one_run(key, entry, (0.75, 2.0))
+        )(keys)
+        assert np.all(found["finished"] <= found["whole"] + 1e-4)
+        assert found["finished"].sum() < found["whole"].sum()
+    # Of an uncoded worker's whole time, E[share missed] = P(time > deadline).
+    missed = math.exp(-(2.0 - partial_work.SHIFT) * partial_work.RATE)
+    many = jax.jit(
+        jax.vmap(
+            lambda key: partial_work.one_run(key, every["uncoded"], (2.0,))["whole"]
+        )
+    )(jax.random.split(KEY, 400))
+    # Four standard errors of 400 times 20 workers.
+    bound = 4 * math.sqrt(missed * (1 - missed) / 8000)
+    assert abs(float(many.mean()) - missed) < bound
+
+
+@pytest.mark.parametrize(
+    ("mean", "half", "shown"),
+    [
+        (0.0, 0.0, "0"),
+        (0.25, 0.0, "25"),
+        (0.01234, 0.0002, "1.23 ± 0.02"),
+        (0.01234, 0.00015, "1.234 ± 0.015"),
+        (0.5, 0.2, "50 ± 20"),
+        (2e-8, 1e-9, "< 0.001"),
+    ],
+)
+def test_percent(mean, half, shown):
+    assert percent(mean, half) == shown

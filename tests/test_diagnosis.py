@@ -1,0 +1,302 @@
+"""Diagnosis of codes against brute force in NumPy."""
+
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxwgc
+from jaxwgc import codes, coding
+from tests.codes.reference import best_mixtures, targets
+
+KEY = jax.random.key(0)
+BERNOULLI = codes.bernoulli(KEY, 7, 5, replication=3)
+# Decoded by least squares below: their own decoders where they are the same.
+CODES = {
+    "bernoulli": BERNOULLI,
+    "weighted": jaxwgc.weighted(BERNOULLI, np.array([2.0, 0, 1, 3, 0.5])),
+    "complex": codes.reed_solomon(7, 7, 3),
+    "segments": codes.communication_efficient(7, 2, 2),
+    "messages": codes.partial(codes.cyclic_mds(7, 2), 1),
+}
+
+
+def patterns(num_workers, num_stragglers):
+    """Masks in the lexicographic order of the sets of stragglers."""
+    masks = []
+    for lost in itertools.combinations(range(num_workers), num_stragglers):
+        masks.append(~np.isin(np.arange(num_workers), lost))
+    return np.array(masks)
+
+
+def least_errors(code, masks):
+    """Of least squares, over the squared norm of the target."""
+    sent = masks.repeat(code.messages_per_worker, axis=1)
+    miss = np.abs(best_mixtures(code, sent) - targets(code)) ** 2
+    return miss.sum((1, 2)) / code.num_segments / np.sum(np.asarray(code.target) ** 2)
+
+
+def decoded_noise(code, masks, num_numbers=3000):
+    """Root mean square of what is decoded from nothing but noise, by `decode`.
+
+    Every message has noise as large as the message itself would be for partial
+    gradients of independent standard normal numbers, and so has the plain sum.
+    """
+    length = num_numbers // (code.num_segments * (2 if code.is_complex else 1))
+    sizes = np.linalg.norm(code.encoding_matrix, axis=1)[:, None]
+    draw = np.random.default_rng(0).normal(size=(2, len(masks), len(sizes), length))
+    noise = sizes * (draw[0] + 1j * draw[1] if code.is_complex else draw[0])
+    decode = jax.jit(
+        jax.vmap(
+            lambda noise, mask: jaxwgc.decode(
+                code, noise, mask, jnp.zeros(num_numbers), "least_squares"
+            )
+        )
+    )
+    decoded = np.asarray(decode(noise, masks))
+    return math.sqrt(np.mean(decoded**2) / np.sum(np.asarray(code.target) ** 2))
+
+
+class TestEveryPattern:
+    def check(self, code, tolerance):
+        levels = [0.0, 0.3, 0.5, 1.0]
+        found = coding.diagnose(
+            code,
+            KEY,
+            [0, 2, 3, 6],
+            num_patterns=35,
+            quantile_levels=levels,
+            decoder="least_squares",
+        )
+        np.testing.assert_array_equal(found.num_stragglers, [0, 2, 3, 6])
+        np.testing.assert_array_equal(found.is_exhaustive, True)
+        np.testing.assert_array_equal(found.standard_error, 0)
+        np.testing.assert_array_equal(found.quantile_levels, levels)
+        for row, number in enumerate(found.num_stragglers):
+            errors = least_errors(code, patterns(7, number))
+            received = found.worst_received[row]
+            assert received.sum() == 7 - number
+            for own, expected in (
+                (found.mean_error[row], errors.mean()),
+                (found.error_quantiles[row], np.quantile(errors, levels)),
+                (found.worst_error[row], errors.max()),
+                (least_errors(code, received[None]), errors.max()),
+            ):
+                np.testing.assert_allclose(own, expected, atol=tolerance)
+
+    @pytest.mark.parametrize("name", CODES)
+    def test_by_brute_force(self, name, with_x64):
+        self.check(CODES[name], 1e-12)
+
+    def test_by_brute_force_in_float32(self):
+        self.check(CODES["segments"], 1e-5)
+
+    @pytest.mark.parametrize("name", CODES)
+    def test_noise_by_decoding_noise(self, name, with_x64):
+        """Within 3 %: the mean of tens of thousands of squared numbers."""
+        code = CODES[name]
+        found = coding.diagnose(
+            code, KEY, [2], num_patterns=35, decoder="least_squares"
+        )
+        expected = decoded_noise(code, patterns(7, 2))
+        np.testing.assert_allclose(found.noise_amplification, [expected], rtol=0.03)
+
+    def test_uncoded_workers_that_all_answer_amplify_nothing(self):
+        found = coding.diagnose(codes.uncoded(5), KEY, 0, num_patterns=2)
+        np.testing.assert_allclose(found.noise_amplification, [1], rtol=1e-6)
+        assert found.mean_error == [0]
+
+    def test_law_of_fractional_repetition_past_its_tolerance(self):
+        """E of the error is k C(n - d, r) / C(n, r) for r answers, d = s + 1."""
+        code = codes.fractional_repetition(8, 1)
+        found = coding.diagnose(code, KEY, range(8), num_patterns=70)
+        answers = 8 - found.num_stragglers
+        law = [math.comb(6, r) / math.comb(8, r) for r in answers]
+        np.testing.assert_allclose(found.mean_error, law, atol=1e-6)
+        # At worst a block of two parts goes with every second straggler.
+        np.testing.assert_allclose(
+            found.worst_error, found.num_stragglers // 2 * 2 / 8, atol=1e-6
+        )
+
+    def test_an_impossible_target_of_zeros(self):
+        """Nothing is asked for, and nothing is missed; no division by zero."""
+        code = jaxwgc.weighted(BERNOULLI, np.zeros(5))
+        found = coding.diagnose(code, KEY, 2, num_patterns=35)
+        assert found.mean_error == found.worst_error == found.noise_amplification == 0
+
+
+class TestRandomPatterns:
+    # C(8, 4) = 70 patterns are more than 60.
+    code = codes.bernoulli(jax.random.key(1), 8, 6, replication=2)
+
+    def test_are_drawn_where_there_are_too_many(self):
+        found = coding.diagnose(self.code, KEY, [1, 4, 7], num_patterns=60)
+        np.testing.assert_array_equal(found.is_exhaustive, [True, False, True])
+        np.testing.assert_array_equal(found.standard_error > 0, [False, True, False])
+
+    def test_estimate_the_mean(self):
+        """Four standard errors at most, and these are of the right size."""
+        errors = least_errors(self.code, patterns(8, 4))
+        found = [
+            coding.diagnose(self.code, key, 4, num_patterns=60, decoder="least_squares")
+            for key in jax.random.split(KEY, 20)
+        ]
+        means = np.array([own.mean_error[0] for own in found])
+        expected = errors.std() / np.sqrt(60)
+        np.testing.assert_allclose(means.mean(), errors.mean(), atol=expected)
+        assert np.all(np.abs(means - errors.mean()) < 4 * expected)
+        assert len(np.unique(means)) == 20
+        np.testing.assert_allclose(
+            [own.standard_error[0] for own in found], expected, rtol=0.35
+        )
+
+    def test_worst_is_not_less_than_what_was_drawn(self):
+        """Also where the search has one pattern to try at a time."""
+        found = coding.diagnose(
+            self.code, KEY, 4, num_patterns=60, quantile_levels=[1.0], max_patterns=1
+        )
+        assert found.worst_error >= found.error_quantiles[0, 0]
+        error = jaxwgc.decoding_error(self.code, found.worst_received[0])
+        np.testing.assert_allclose(found.worst_error, error / 6, rtol=1e-5)
+
+    def test_same_key_same_patterns_for_every_code(self, make_key):
+        """Scaling a code's rows changes neither its errors nor the patterns."""
+        found = [
+            coding.diagnose(
+                codes.fractional_repetition(8, 3), make_key(5), 4, num_patterns=60
+            )
+            for _ in range(2)
+        ]
+        for one, other in zip(*found, strict=True):
+            np.testing.assert_array_equal(one, other)
+        # The blocks of four in another order: errors of other masks, of the same law.
+        assert found[0].is_exhaustive == [False]
+        errors = [
+            coding.diagnose(code, make_key(5), 4, num_patterns=60).mean_error
+            for code in (codes.uncoded(8), codes.fractional_repetition(8, 0))
+        ]
+        assert errors[0] == errors[1] == 0.5
+
+
+class TestCost:
+    def test_loads_copies_and_lengths(self):
+        assignment = np.asarray(BERNOULLI.assignment)
+        found = coding.diagnose(BERNOULLI, KEY, 0, num_patterns=2)
+        assert found.load == assignment.sum() / 7
+        assert found.max_load == assignment.sum(1).max()
+        assert found.replication == assignment.sum() / 5
+        assert found.min_replication == assignment.sum(0).min()
+        assert found.message_length == 1
+
+    @pytest.mark.parametrize(
+        ("name", "length"),
+        [("bernoulli", 1), ("complex", 1), ("segments", 0.5), ("messages", 2)],
+    )
+    def test_message_length_is_what_encode_gives(self, name, length):
+        """In real numbers, for a gradient of twelve."""
+        code = CODES[name]
+        found = coding.diagnose(code, KEY, 0, num_patterns=35, decoder="least_squares")
+        messages = jax.eval_shape(
+            lambda: jaxwgc.encode(code, jnp.ones((code.num_parts, 12)))
+        )
+        numbers = messages.size * (2 if code.is_complex else 1)
+        assert found.message_length == numbers / 7 / 12 == length
+
+    def test_numbers_of_stragglers_by_default(self):
+        """From none to half of the workers, eight at most."""
+        for num_workers, expected in (
+            (1, [0]),
+            (5, [0, 1, 2]),
+            (20, [0, 1, 3, 4, 6, 7, 9, 10]),
+        ):
+            found = coding.diagnose(codes.uncoded(num_workers), KEY, num_patterns=20)
+            np.testing.assert_array_equal(found.num_stragglers, expected)
+
+    def test_decoder_by_name(self):
+        """One-step decoding of uncoded workers: n / r each, so r (n / r - 1)^2 + s."""
+        found = coding.diagnose(
+            codes.uncoded(6), KEY, [2], num_patterns=15, decoder="one_step"
+        )
+        np.testing.assert_allclose(found.mean_error, [(2 + 4 / 4) / 6], rtol=1e-6)
+
+
+class TestTable:
+    @pytest.mark.parametrize("levels", [(0.5, 0.9, 0.99), (0.25,), ()])
+    def test_has_a_row_for_each_number(self, levels):
+        found = coding.diagnose(
+            codes.reed_solomon(7, 7, 3),
+            KEY,
+            [0, 3, 4],
+            num_patterns=30,
+            quantile_levels=levels,
+        )
+        cost, _, header, *rows = str(found).splitlines()
+        assert "3 parts a worker" in cost
+        assert "3 workers a part" in cost
+        assert header.split() == [
+            *("stragglers", "mean", "±"),
+            *(f"{100 * level:g}%" for level in levels),
+            *("worst", "noise"),
+        ]
+        assert len(rows) == 3
+        assert len({len(line) for line in [header, *rows]}) == 1
+        for row, line in enumerate(rows):
+            own = line.replace(" (all)", "").split()
+            assert ("(all)" in line) == found.is_exhaustive[row]
+            assert int(own[0]) == found.num_stragglers[row]
+            shown = [
+                found.mean_error[row],
+                found.standard_error[row],
+                *found.error_quantiles[row],
+                found.worst_error[row],
+            ]
+            # Four digits, or the magnitude of what is smaller.
+            np.testing.assert_allclose(
+                np.array(own[1:-1], float), shown, atol=6e-5, rtol=0.6
+            )
+            amplification = found.noise_amplification[row]
+            np.testing.assert_allclose(float(own[-1]), amplification, atol=6e-3)
+
+
+class TestBadInput:
+    code = codes.uncoded(4)
+
+    @pytest.mark.parametrize(
+        ("arguments", "rule"),
+        [
+            ({"num_stragglers": 4}, "num_stragglers must be less than num_workers"),
+            ({"num_stragglers": [1, 9]}, "num_stragglers must be less than num_work"),
+            ({"num_stragglers": -1}, "num_stragglers must be at least 0; got -1"),
+            ({"num_stragglers": []}, "num_stragglers must be at least one number"),
+            ({"num_patterns": 1}, "num_patterns must be at least 2; got 1"),
+            ({"quantile_levels": [1.1]}, r"quantile_levels must be .*\[1.1\]"),
+            ({"quantile_levels": [-0.1]}, "quantile_levels must be numbers from 0"),
+            ({"quantile_levels": [math.nan]}, "quantile_levels must be numbers from"),
+            ({"quantile_levels": 0.5}, "quantile_levels must be numbers from 0 to 1"),
+            ({"decoder": "guess"}, "decoder must be one of 'least_squares'"),
+            ({"decoder": "lagrange"}, "decoder 'lagrange' needs a code evaluated"),
+            ({"max_patterns": -1}, "max_patterns must be at least 0; got -1"),
+        ],
+    )
+    def test_values(self, arguments, rule):
+        with pytest.raises(ValueError, match=rule):
+            coding.diagnose(self.code, KEY, **{"num_stragglers": 1, **arguments})
+
+    def test_types(self):
+        with pytest.raises(TypeError, match="code must be a GradientCode; got 3"):
+            coding.diagnose(3, KEY)
+        with pytest.raises(TypeError, match="key must be a PRNG key"):
+            coding.diagnose(self.code, 0)
+        with pytest.raises(ValueError, match="key must be one key"):
+            coding.diagnose(self.code, jax.random.split(KEY, 2))
+        with pytest.raises(TypeError, match="num_stragglers must be"):
+            coding.diagnose(self.code, KEY, 1.0)
+        with pytest.raises(TypeError, match="num_patterns must be"):
+            coding.diagnose(self.code, KEY, 1, num_patterns=10.0)
+
+    def test_a_traced_code(self):
+        with pytest.raises(TypeError, match="code must be concrete, not traced"):
+            jax.jit(lambda code: coding.diagnose(code, KEY, 1).mean_error)(self.code)
