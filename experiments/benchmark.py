@@ -14,7 +14,7 @@ import scipy.linalg
 
 import jaxwgc
 from experiments import descent, linear_regression, results
-from jaxwgc import _combining, _decoders, sketching
+from jaxwgc import _combining, _decoders, _weights, sketching
 
 CODES = ((50, 20, 30), (100, 100, 10), (200, 200, 20))
 NUM_MASKS = 2_000
@@ -141,10 +141,10 @@ def errors(code: jaxwgc.GradientCode, masks: np.ndarray, seed: int):
         if code.point_step == 1:
             weights = _decoders.lagrange(masks, code.point_step)
         else:
-            weights = jaxwgc.decoding_weights(code, masks)
+            weights = _weights.solve(code, masks, code.decoder)
         messages = jaxwgc.encode(code, gradients)
         like = jax.ShapeDtypeStruct(gradients.shape[1:], gradients.dtype)
-        return weights, _combining.combine_messages(
+        return weights[:, 0], _combining.combine_messages(
             code, weights, messages, masks, like
         )
 
