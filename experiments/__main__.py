@@ -1,5 +1,6 @@
 """The command line: `python -m experiments` lists, `... NAME` runs one."""
 
+import os
 import sys
 from collections.abc import Callable
 
@@ -45,7 +46,9 @@ def main() -> int:
         )
     except KeyboardInterrupt:
         console.print("\n[red]Interrupted.[/red] Nothing was written.")
-        return 130
+        sys.stdout.flush()
+        # JAX may be at work in other threads, and an orderly end would crash in them.
+        os._exit(130)
     except ExperimentError as error:
         console.print(f"[red]error:[/red] {error}", highlight=False, soft_wrap=True)
         return 1

@@ -23,7 +23,7 @@ from jaxwgc import codes as constructors
 NUM_WORKERS, NUM_PARTS = 100, 50
 FEW_WORKERS, FEW_PARTS = 20, 10
 SHARES = tuple(np.round(np.arange(0.1, 1.01, 0.1), 1))
-SHOWN_SHARES = (0.2, 0.4, 0.5, 0.6, 0.8, 1.0)
+SHOWN_SHARES = (0.2, 0.4, 0.5, 0.6, 0.8)
 # Eliminating is dearer than peeling, and more of the same says little.
 MAX_RUNS = 500
 BATCH_SIZE = 50

@@ -10,7 +10,7 @@ import pytest
 import jaxwgc
 from experiments.codes import (
     codes,
-    equal_load,
+    equal_codes,
     learned,
     matrices,
     noise,
@@ -26,6 +26,7 @@ FILES = (
     "codes.json",
     "codes_equal_load.png",
     "codes_equal_load_adversarial.md",
+    "codes_equal_load_codes.md",
     "codes_equal_load_random.md",
     "codes_learned.md",
     "codes_matrices.png",
@@ -62,11 +63,11 @@ def test_few_runs_write_everything(tmp_path):
     assert not jax.config.jax_enable_x64
 
 
-@pytest.mark.parametrize("order", [equal_load.ORDER, equal_load.SMALL_ORDER])
+@pytest.mark.parametrize("order", [equal_codes.ORDER, equal_codes.SMALL_ORDER])
 def test_loads_are_equal(order, monkeypatch):
-    monkeypatch.setattr(equal_load, "ORDER", order)
+    monkeypatch.setattr(equal_codes, "ORDER", order)
     monkeypatch.setattr(constructors, "optimize", lambda code, *_: code)
-    for entry in equal_load.entries(Effort(100, is_full=True), KEY)[1:]:
+    for entry in equal_codes.entries(Effort(100, is_full=True), KEY)[1:]:
         loads = [entry.make(key).loads.mean() for key in jax.random.split(KEY, 5)]
         # Of five draws of about 30 times 30 parts at most.
         assert abs(np.mean(loads) - (order + 1)) < 0.6, entry.name
