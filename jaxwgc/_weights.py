@@ -20,9 +20,14 @@ DECODERS = ("least_squares", "lagrange", "one_step", "peeling", "group")
 
 
 def check_code(code: Any) -> None:
-    """A gradient code, and nothing else."""
+    """One gradient code, and nothing else."""
     if not isinstance(code, GradientCode):
         raise TypeError(f"code must be a GradientCode; got {code!r}")
+    if np.ndim(code.encoding_matrix) != 2:
+        raise ValueError(
+            "code must be one code, with an encoding matrix of two axes; got one of "
+            f"shape {np.shape(code.encoding_matrix)} (use jax.vmap for a batch)"
+        )
 
 
 def check_decoder(code: GradientCode, decoder: str | None) -> str:
@@ -111,7 +116,12 @@ def message_mask(code: GradientCode, received: jax.Array) -> jax.Array:
 def solve(code: GradientCode, mask: jax.Array, decoder: str) -> jax.Array:
     """Decoding weights for the messages that have arrived, constants to `jax.grad`."""
     matrix = jax.lax.stop_gradient(jnp.asarray(code.encoding_matrix))
+    matrix = matrix.astype(jnp.promote_types(matrix.dtype, jnp.float32))
     target = jax.lax.stop_gradient(jnp.asarray(code.target)).astype(matrix.dtype)
+    # Tiny or huge weights would under- or overflow in squares. Dividing both leaves the
+    # decoding weights as they are.
+    scale = target_scale(code).astype(matrix.dtype)
+    matrix, target = matrix / scale, target / scale
     assignment = jnp.asarray(code.assignment)
     decode = functools.partial(_solve_cluster, code, decoder)
     clusters = code.num_clusters
@@ -153,6 +163,12 @@ def _solve_cluster(code, decoder, mask, matrix, assignment, target):
     return weights.astype(matrix.dtype)
 
 
+def target_scale(code: GradientCode) -> jax.Array:
+    """The largest entry of the target, or one where all are zero; a real scalar."""
+    largest = jnp.max(jnp.abs(jax.lax.stop_gradient(jnp.asarray(code.target))))
+    return jnp.where(largest > 0, largest, 1)
+
+
 def segment_target(target: jax.Array, num_segments: int) -> jax.Array:
     """What a^T B should be, (num_segments, num_parts * num_segments)."""
     if num_segments == 1:
@@ -182,9 +198,14 @@ def leakage(mixing: jax.Array) -> jax.Array:
     return mixing - own.astype(mixing.dtype)
 
 
-def squared_error(code: GradientCode, mixing: jax.Array) -> jax.Array:
-    """The squared norm of a^T B - target, real (...); the mean over the segments."""
+def squared_error(
+    code: GradientCode, mixing: jax.Array, scale: jax.typing.ArrayLike = 1
+) -> jax.Array:
+    """The squared norm of (a^T B - target) / scale, real (...).
+
+    The mean over the segments.
+    """
     num_segments = code.num_segments
     target = segment_target(jnp.asarray(code.target), num_segments)
-    miss = mixing - target.reshape(mixing.shape[-3:])
+    miss = (mixing - target.reshape(mixing.shape[-3:])) / scale
     return jnp.sum(miss.real**2 + miss.imag**2, axis=(-3, -2, -1)) / num_segments

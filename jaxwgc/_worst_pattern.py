@@ -39,7 +39,8 @@ def worst_pattern(
     searches: it adds straggler to straggler, the one that raises the error most each
     time, and then swaps stragglers for responders as long as a swap raises the error.
     Random patterns are improved in the same way, and the worst of all is taken. The
-    true worst pattern may be worse.
+    true worst pattern may be worse. A search among 100 workers takes seconds where
+    least squares converges, minutes where every pattern has to be decomposed.
 
     Where the error does not change (a block of copies is lost with the last of them
     only), the search goes by the strain on the code, the error of ridge regression in

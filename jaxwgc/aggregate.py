@@ -27,10 +27,11 @@ class CodedAggregateState(NamedTuple):
     Attributes:
       key: PRNG key for the rounds to come, of the kind that was given.
       stragglers: state of the straggler model.
-      received: bool (num_workers,), who answered in the last round.
+      received: bool (num_workers,), who answered in the last round; for a code of
+        several messages, who sent all of them.
       elapsed: float scalar, time of all rounds so far, in the unit of the model.
       residual: float scalar, norm of a^T B - target in the last round; the square root
-        of `jaxwgc.decoding_error`.
+        of `jaxwgc.decoding_error`. Absolute, where `tolerance` is relative.
       num_undecodable: int32 scalar, rounds so far in which too few workers answered.
     """
 
@@ -62,10 +63,10 @@ def coded_aggregate(
 
     Every round draws who answers from the straggler model, and for a code of several
     messages a worker, how many parts each has finished. A mask of workers (or numbers
-    of parts) that were observed instead goes in as `received`, an extra argument of `update`, with
-    `elapsed` beside it if the round's time is to be counted; then the model is not
-    asked. (`aggregating.process` hands extra arguments to its pre- and postprocessor,
-    too: wrap those that take none in `optax.with_extra_args_support`.)
+    of parts) that were observed instead goes in as `received`, an extra argument of
+    `update`, with `elapsed` beside it if the round's time is to be counted; then the
+    model is not asked. (`aggregating.process` hands extra arguments to its pre- and
+    postprocessor, too: wrap those that take none in `optax.with_extra_args_support`.)
 
     Args:
       code: a gradient code.
@@ -163,8 +164,13 @@ def coded_aggregate(
         mask = _weights.message_mask(code, received)
         weights = _weights.solve(code, mask, decoder)
         mixing = _weights.mixing(code, weights)
-        residual = jnp.sqrt(_weights.squared_error(code, mixing))
-        failed = ~(residual <= tolerance * jnp.linalg.norm(jnp.asarray(code.target)))
+        # Relative to the largest weight: squares of tiny ones would underflow.
+        scale = _weights.target_scale(code)
+        miss = jnp.sqrt(_weights.squared_error(code, mixing, scale))
+        residual = miss * scale
+        failed = ~(
+            miss <= tolerance * jnp.linalg.norm(jnp.asarray(code.target) / scale)
+        )
         if method == "messages":
             like = jax.tree.map(
                 lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), updates

@@ -233,7 +233,7 @@ class TestTable:
             num_patterns=30,
             quantile_levels=levels,
         )
-        cost, _, header, *rows = str(found).splitlines()
+        cost, _, _, header, *rows = str(found).splitlines()
         assert "3 parts a worker" in cost
         assert "3 workers a part" in cost
         assert header.split() == [
@@ -298,5 +298,5 @@ class TestBadInput:
             coding.diagnose(self.code, KEY, 1, num_patterns=10.0)
 
     def test_a_traced_code(self):
-        with pytest.raises(TypeError, match="code must be concrete, not traced"):
+        with pytest.raises(TypeError, match="code must be concrete, since patterns"):
             jax.jit(lambda code: coding.diagnose(code, KEY, 1).mean_error)(self.code)

@@ -412,3 +412,20 @@ def test_map_over_codes_in_clusters():
     np.testing.assert_allclose(weights[:, 1, 4:], 1, atol=tolerance)
     np.testing.assert_allclose(found, weights @ gradients, atol=tolerance)
     assert np.all(np.abs(weights[:, 1, :4] - 1).max(1) > 0.1)
+
+
+@pytest.mark.parametrize("scale", [1e-20, 1e-10, 1e10, 1e18])
+def test_weights_of_any_scale(scale):
+    """In float32, where their squares under- or overflow."""
+    code = jaxwgc.weighted(jaxwgc.codes.cyclic_mds(10, 3), np.full(10, scale))
+    received = np.arange(10) >= 3
+    found = jaxwgc.effective_weights(code, received)
+    np.testing.assert_allclose(found, scale, rtol=1e-4)
+    transform = jaxwgc.coded_aggregate(
+        code, jaxwgc.stragglers.uniform(3), jax.random.key(0)
+    )
+    state = transform.init(None)
+    for mask, num_undecodable in ((received, 0), (np.arange(10) >= 6, 1)):
+        _, state = transform.update(np.ones((10, 2)), state, received=mask)
+        assert state.num_undecodable == num_undecodable
+    assert state.residual > 0.1 * scale

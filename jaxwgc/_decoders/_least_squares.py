@@ -16,6 +16,9 @@ _BATCH = 128
 # Weights are done where the gradient of the squared miss is below this share of the
 # norms of matrix and miss. The excess of the squared miss is of second order in it.
 _GRADIENT = {32: 3e-6, 64: 1e-10}
+# The most by which the squared miss may be above the least one, relative to it. The
+# longest step of conjugate gradients tells how: at most one over the least eigenvalue.
+_EXCESS = {32: 5e-7, 64: 1e-12}
 # ... or where the miss itself is below this many eps of the target.
 _MISS = 64
 
@@ -41,6 +44,10 @@ def least_squares(
       were not received.
     """
     masks = received.reshape(-1, received.shape[-1])
+    # So that squares neither under- nor overflow.
+    largest = jnp.max(jnp.abs(matrix))
+    largest = jnp.where(largest > 0, largest, 1)
+    matrix = matrix / largest
     iterate = functools.partial(_conjugate_gradients, matrix=matrix, target=target)
     num_batches = -(-len(masks) // _BATCH)
     if num_batches > 1:
@@ -54,6 +61,7 @@ def least_squares(
     else:
         weights, converged = iterate(masks)
     weights = replace_poor_weights(weights, masks, ~converged, matrix, target)
+    weights = weights / largest
     return weights.reshape(*received.shape[:-1], *weights.shape[1:])
 
 
@@ -81,7 +89,8 @@ def _conjugate_gradients(masks, matrix, target):
         gradient = jnp.where(mask, product(miss, adjoint), 0)
         return _squared_norm(miss), gradient
 
-    def improve(weights):
+    def improve(_, state):
+        weights, longest = state
         miss_norm, gradient = miss_of(weights)
         gradient_norm = _squared_norm(gradient)
         done = is_minimum(gradient_norm, miss_norm) | (gradient_norm == 0)
@@ -91,7 +100,8 @@ def _conjugate_gradients(masks, matrix, target):
             return (step < max_steps) & ~done.all()
 
         def advance(state):
-            step, weights, gradient, direction, gradient_norm, miss_norm, done = state
+            step, weights, longest, gradient, direction, *norms, done = state
+            gradient_norm, miss_norm = norms
             image = jnp.where(mask, product(direction, gram), 0)
             curvature = jnp.sum((direction.conj() * image).real, axis=-1)
             # Below that the direction is rounding in the null space.
@@ -100,6 +110,7 @@ def _conjugate_gradients(masks, matrix, target):
             length = jnp.where(
                 usable, gradient_norm / jnp.where(usable, curvature, 1), 0
             )
+            longest = jnp.maximum(longest, length)
             weights = weights + length[..., None] * direction
             gradient = gradient - length[..., None] * image
             # The squared miss falls by that much in exact arithmetic.
@@ -111,6 +122,7 @@ def _conjugate_gradients(masks, matrix, target):
             return (
                 step + 1,
                 weights,
+                longest,
                 gradient,
                 direction,
                 new_norm,
@@ -121,20 +133,25 @@ def _conjugate_gradients(masks, matrix, target):
         start = (
             jnp.zeros((), jnp.int32),
             weights,
+            longest,
             gradient,
             gradient,
             gradient_norm,
             miss_norm,
             done,
         )
-        return jax.lax.while_loop(unfinished, advance, start)[1]
+        return jax.lax.while_loop(unfinished, advance, start)[1:3]
 
     weights = jnp.zeros((len(masks), len(target), num_messages), matrix.dtype)
+    longest = jnp.zeros(weights.shape[:-1], row_norms.dtype)
     # The second time starts from a miss that is computed anew, so without the rounding
     # that has gathered, and has nothing to do where the first was enough.
-    weights = jax.lax.fori_loop(0, 2, lambda _, weights: improve(weights), weights)
+    weights, longest = jax.lax.fori_loop(0, 2, improve, (weights, longest))
     miss_norm, gradient = miss_of(weights)
-    return weights, is_minimum(_squared_norm(gradient) / 4, miss_norm).all(axis=-1)
+    gradient_norm = _squared_norm(gradient)
+    excess = gradient_norm * longest
+    accurate = (excess <= _EXCESS[precision.bits] * miss_norm) | (miss_norm <= floor)
+    return weights, (is_minimum(gradient_norm / 4, miss_norm) & accurate).all(axis=-1)
 
 
 def _squared_norm(vectors):

@@ -27,7 +27,9 @@ def batch_raptor(
     degree from the robust soliton distribution over 1, ..., K, with K the number of
     batches, and sends the sum of that many batches, drawn uniformly without
     replacement. Peeling decodes: a message of which all batches but one are known gives
-    the last one. The batches that it recovers are exact.
+    the last one. The batches that it recovers are exact, and scaled up for the lost
+    ones. With few workers few batches are recovered, and the error is larger than
+    without any gradient; `decoder="least_squares"` has the least error.
 
     The robust soliton distribution is the ideal one, 1 / K at degree 1 and
     1 / (i (i - 1)) at degree i, plus R / (i K) below degree K / R and R log(R / delta)

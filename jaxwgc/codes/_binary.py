@@ -17,7 +17,8 @@ def binary(num_workers: int, num_stragglers: int) -> GradientCode:
 
     Where s + 1 divides n this is `fractional_repetition`, with the workers in another
     order. Where it does not, there are classes of two sizes, and the workers of the
-    smaller ones hold more parts.
+    smaller ones hold more parts. Group decoding takes the answers of classes of one
+    size. Beyond s, `decoder="least_squares"` combines all that there are.
 
     Args:
       num_workers: n, at least 1; also the number of parts.

@@ -17,7 +17,8 @@ def ldgm(
     Worker i < k is systematic: it holds part i alone. Each of the n - k others sends
     the sum of `parity_degree` parts, drawn uniformly without replacement. Peeling
     decodes: a parity of which all parts but one are known gives the last one. The parts
-    that it recovers are exact.
+    that it recovers are exact, and scaled up for the lost ones. That is right on
+    average, not small in error: `decoder="least_squares"` has the least error.
 
     Args:
       key: PRNG key of either kind. The same key gives the same code whatever JAX's

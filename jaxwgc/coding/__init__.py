@@ -4,7 +4,8 @@ All functions are pure, and work under `jax.jit` and `jax.vmap`. They compute in
 default precision. Decoding weights are constants to `jax.grad`: they do not depend on
 parameters. They do depend on the weights and the entries of a code where a round cannot
 be decoded exactly; derivatives of the decoded gradient with respect to those leave this
-out (those of `decoding_error` lose nothing by it).
+out. First derivatives of `decoding_error` under least squares lose nothing by it; its
+second derivatives are wrong.
 """
 
 from jaxwgc._worst_pattern import worst_pattern

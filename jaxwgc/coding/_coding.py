@@ -86,6 +86,8 @@ def decoding_weights(
           counts the same, scaled so that the sum is right on average.
         - `"peeling"`, codes of zeros and ones: parts that are alone in a message, then
           those alone beside known ones; the sum of the k' recovered parts times k / k'.
+          That factor makes up for lost parts on average, at the price of a larger
+          error: where few parts are recovered, larger than without any gradient.
         - `"group"`, codes of groups of workers that send the same: the sum of the first
           answer of each group, exact to the last bit.
 
@@ -267,7 +269,8 @@ def weighted(code: GradientCode, weights: jax.typing.ArrayLike) -> GradientCode:
       A code with encoding matrix B diag(w).
 
     Raises:
-      ValueError: where weights has the wrong shape.
+      ValueError: where weights has the wrong shape, or (where not traced) a NaN or
+        infinite entry.
       TypeError: where weights is complex.
 
     Example:
@@ -288,6 +291,8 @@ def weighted(code: GradientCode, weights: jax.typing.ArrayLike) -> GradientCode:
         )
     if jnp.iscomplexobj(factors):
         raise TypeError(f"weights must be real; got {factors.dtype}")
+    if not _validation.is_traced(factors) and not np.isfinite(factors).all():
+        raise ValueError(f"weights must be finite; got {factors}")
     columns = factors.repeat(code.num_segments) if code.num_segments > 1 else factors
     return dataclasses.replace(
         code,

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc import _validation, _weights
-from jaxwgc.codes import GradientCode
 from jaxwgc._worst_pattern import worst_pattern
+from jaxwgc.codes import GradientCode
 
 # Numbers of stragglers that are looked at where none are asked for.
 _NUM_ROWS = 8
@@ -65,8 +65,9 @@ class Diagnosis(NamedTuple):
         lines = [
             f"{self.load:g} parts a worker (at most {self.max_load}), "
             f"{self.replication:g} workers a part (at least {self.min_replication}), "
-            f"{self.message_length:.3g} gradients sent a worker",
-            "Error over the squared norm of the target; (all): every pattern decoded",
+            f"messages of {self.message_length:.3g} times the gradient's length",
+            "errors over the squared norm of the target, ± standard error; (all): all",
+            "patterns decoded; worst: found by search; noise: amplification of rounding",
         ]
         levels = [f"{100 * level:g}%" for level in self.quantile_levels]
         header = ["stragglers", "mean", "±", *levels, "worst", "noise"]
@@ -131,9 +132,10 @@ def diagnose(
       >>> from jaxwgc import codes, coding
       >>> code = codes.fractional_repetition(6, num_stragglers=1)
       >>> print(coding.diagnose(code, jax.random.key(0), [1, 2]))
-      2 parts a worker (at most 2), 2 workers a part (at least 2), 1 gradients sent a \
-worker
-      Error over the squared norm of the target; (all): every pattern decoded
+      2 parts a worker (at most 2), 2 workers a part (at least 2), messages of 1 times \
+the gradient's length
+      errors over the squared norm of the target, ± standard error; (all): all
+      patterns decoded; worst: found by search; noise: amplification of rounding
       stragglers    mean       ±     50%     90%     99%   worst  noise
          1 (all)  0.0000  0.0000  0.0000  0.0000  0.0000  0.0000   1.00
          2 (all)  0.0667  0.0000  0.0000  0.3333  0.3333  0.3333   0.97
@@ -144,7 +146,10 @@ worker
     """
     _weights.check_code(code)
     if _validation.is_traced(code):
-        raise TypeError(f"code must be concrete, not traced; got {code}")
+        raise TypeError(
+            "code must be concrete, since patterns are enumerated on the host; got a "
+            "traced one: diagnose it outside of jit, vmap and grad"
+        )
     decoder = _weights.check_decoder(code, decoder)
     key = _validation.check_key(key)
     num_patterns = _validation.check_int("num_patterns", num_patterns, minimum=2)
