@@ -67,7 +67,7 @@ class Diagnosis(NamedTuple):
             f"{self.replication:g} workers a part (at least {self.min_replication}), "
             f"messages of {self.message_length:.3g} times the gradient's length",
             "errors over the squared norm of the target, ± standard error; (all): all",
-            "patterns decoded; worst: found by search; noise: amplification of rounding",
+            "patterns decoded; worst: by search; noise: amplification of rounding",
         ]
         levels = [f"{100 * level:g}%" for level in self.quantile_levels]
         header = ["stragglers", "mean", "±", *levels, "worst", "noise"]
@@ -135,7 +135,7 @@ def diagnose(
       2 parts a worker (at most 2), 2 workers a part (at least 2), messages of 1 times \
 the gradient's length
       errors over the squared norm of the target, ± standard error; (all): all
-      patterns decoded; worst: found by search; noise: amplification of rounding
+      patterns decoded; worst: by search; noise: amplification of rounding
       stragglers    mean       ±     50%     90%     99%   worst  noise
          1 (all)  0.0000  0.0000  0.0000  0.0000  0.0000  0.0000   1.00
          2 (all)  0.0667  0.0000  0.0000  0.3333  0.3333  0.3333   0.97
