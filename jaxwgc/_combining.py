@@ -81,7 +81,7 @@ def combine_partials(
 
     def add_leak():
         flat = _messages.ravel(own)
-        leak = 0.0
+        leak = jnp.zeros(())
         if segments > 1:
             leak = segments_of_sums(leakage.real)
         if code.is_complex:
