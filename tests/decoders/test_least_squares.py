@@ -274,7 +274,9 @@ class TestFallback:
     @staticmethod
     def solve(masks, matrix, decoder):
         """Traced anew, so that the counting is part of it."""
-        jax.block_until_ready(jax.jit(decoder)(masks, matrix, jnp.ones((1, 6))))
+        # A new function each time: jit would find what another test has traced.
+        fresh = jax.jit(lambda *operands: decoder(*operands))
+        jax.block_until_ready(fresh(masks, matrix, jnp.ones((1, 6))))
         jax.effects_barrier()
 
     @pytest.mark.parametrize("mapped", [False, True])
