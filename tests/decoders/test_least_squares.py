@@ -256,49 +256,67 @@ class TestLargeBernoulliCode:
         assert converged.all()
 
 
+def primitives(jaxpr, skip=None):
+    """Names of all primitives, save those inside of `skip`."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name != skip:
+            yield equation.primitive.name
+            for parameter in jax.tree.leaves(list(equation.params.values())):
+                inner = getattr(parameter, "jaxpr", parameter)
+                if hasattr(inner, "eqns"):
+                    yield from primitives(inner, skip)
+
+
 class TestFallback:
-    """Which masks are decomposed one by one, counted as they come."""
+    """Which masks are decomposed one by one."""
 
-    @pytest.fixture
-    def decomposed(self, monkeypatch):
-        calls = []
-        original = _least_squares.singular_values
+    MASKS = np.ones((20, 8), bool)
+    MASKS[:, 6:] = False
+    MASKS[[3, 11], 6:] = True
+    MASKS[[3, 11], 2] = False
 
-        def counted(received, matrix, target):
-            jax.debug.callback(lambda mask: calls.append(mask), received)
-            return original(received, matrix, target)
-
-        monkeypatch.setattr(_least_squares, "singular_values", counted)
-        return calls
-
-    @staticmethod
-    def solve(masks, matrix, decoder):
-        """Traced anew, so that the counting is part of it."""
-        # A new function each time: jit would find what another test has traced.
-        fresh = jax.jit(lambda *operands: decoder(*operands))
-        jax.block_until_ready(fresh(masks, matrix, jnp.ones((1, 6))))
-        jax.effects_barrier()
-
-    @pytest.mark.parametrize("mapped", [False, True])
-    def test_only_masks_that_need_it(self, decomposed, mapped):
+    def test_masks_that_converge_are_left_alone(self):
         """The last rows make the code badly conditioned, the first ones do not."""
         matrix = np.float32(MATRICES["gaussian"])
         matrix[6] = matrix[0] + 3e-4 * matrix[6]
         matrix[7] = matrix[1] + 3e-4 * matrix[7]
-        masks = np.ones((20, 8), bool)
-        masks[:, 6:] = False
-        masks[[3, 11], 6:] = True
-        masks[[3, 11], 2] = False
-        plain = _least_squares.least_squares.__wrapped__
-        decoder = jax.vmap(plain, (0, None, None)) if mapped else plain
-        self.solve(masks, jnp.asarray(matrix), decoder)
-        assert 1 <= len(decomposed) <= 2
-        assert all(mask[6] for mask in decomposed)
+        iterate = jax.jit(_least_squares._conjugate_gradients)
+        _, converged = iterate(self.MASKS, matrix, np.ones((1, 6), np.float32))
+        assert np.delete(converged, [3, 11]).all()
+        target = np.ones((1, 6), np.float32)
+        found = least_squares(self.MASKS, matrix, target)
+        check(matrix, target, found, self.MASKS, np.float32, hard=True)
 
-    def test_none_of_a_sparse_code(self, decomposed):
-        plain = _least_squares.least_squares.__wrapped__
-        self.solve(MASKS, jnp.asarray(np.float32(MATRICES["sparse"])), plain)
-        assert not decomposed
+    @pytest.mark.parametrize("mapped", [False, True])
+    def test_replaces_poor_weights_only(self, mapped):
+        matrix = np.float32(MATRICES["gaussian"])
+        target = np.ones((1, 6), np.float32)
+        poor = ~self.MASKS[:, 2]
+        weights = np.zeros((20, 1, 8), np.float32)
+        replace = _least_squares.replace_poor_weights
+        if mapped:
+            replace = jax.vmap(replace, (0, 0, 0, None, None))
+        found = jax.jit(replace)(weights, self.MASKS, poor, matrix, target)
+        expected = by_numpy(matrix, target, self.MASKS)
+        np.testing.assert_allclose(found[poor], expected[poor], rtol=2e-3, atol=2e-4)
+        assert not np.any(found[~poor])
+
+    @pytest.mark.parametrize("mapped", [False, True])
+    def test_decompositions_stand_behind_a_condition(self, mapped):
+        """Under vmap too, where a plain condition becomes a select."""
+        operands = (
+            np.zeros((20, 1, 8), np.float32),
+            self.MASKS,
+            np.zeros(20, bool),
+            np.float32(MATRICES["gaussian"]),
+            np.ones((1, 6), np.float32),
+        )
+        replace = _least_squares.replace_poor_weights
+        if mapped:
+            replace = jax.vmap(replace, (0, 0, 0, None, None))
+        jaxpr = jax.make_jaxpr(replace)(*operands).jaxpr
+        assert "svd" in set(primitives(jaxpr))
+        assert "svd" not in set(primitives(jaxpr, skip="cond"))
 
 
 class TestDecodingError:
