@@ -1,11 +1,17 @@
 """Gradient coding with importance-weighted data, for JAX and optax.
 
 The everyday names are here; constructors of codes are in `jaxwgc.codes`, straggler
-models in `jaxwgc.stragglers`, leverage scores and sampling in `jaxwgc.sketching`.
+models in `jaxwgc.stragglers`, leverage scores, sampling, embeddings and least squares
+in `jaxwgc.sketching`.
 """
 
 from jaxwgc import codes, coding, sketching, stragglers
 from jaxwgc.aggregate import CodedAggregateState, coded_aggregate
+from jaxwgc.block_leverage import (
+    BlockLeverageState,
+    block_leverage_aggregate,
+    sampled_value_and_grad,
+)
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding import (
     decode,
@@ -22,9 +28,11 @@ from jaxwgc.studies import Summary, monte_carlo, summarize
 __version__ = "0.1.0"
 
 __all__ = [
+    "BlockLeverageState",
     "CodedAggregateState",
     "GradientCode",
     "Summary",
+    "block_leverage_aggregate",
     "coded_aggregate",
     "codes",
     "coding",
@@ -37,6 +45,7 @@ __all__ = [
     "monte_carlo",
     "partial_value_and_grad",
     "partition",
+    "sampled_value_and_grad",
     "sketching",
     "stragglers",
     "summarize",

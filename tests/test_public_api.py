@@ -17,11 +17,17 @@ from jaxwgc import codes, coding, sketching, stragglers
 # that make them or take them.
 TYPES = {
     "Arrivals",
+    "BlessSample",
+    "BlockLeverageState",
     "CodedAggregateState",
     "DelayModel",
     "Diagnosis",
+    "Embedding",
     "GradientCode",
+    "LewisWeights",
     "PartitionSample",
+    "RowSample",
+    "Solution",
     "StragglerModel",
     "Summary",
     "WaitingRule",

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from experiments import results
+from experiments import results, sections
 from experiments.codes import (
     equal_load,
     learned,
@@ -15,7 +15,7 @@ from experiments.codes import (
     partial_work,
     recovery,
 )
-from experiments.codes.section import Effort, Section
+from experiments.sections import Effort, Section
 
 
 def codes(runs: int = 2_000, seed: int = 0, out: Path = Path("results")) -> None:
@@ -36,13 +36,9 @@ def codes(runs: int = 2_000, seed: int = 0, out: Path = Path("results")) -> None
 
     def add(name: str, section: Section) -> None:
         content[name] = section.numbers
-        for table_name, table in section.tables.items():
-            folder.add_table(f"codes_{table_name}.md", table)
-            table.print()
-        for figure_name, figure in section.figures.items():
-            folder.add_figure(f"codes_{figure_name}.png", figure)
+        sections.add(folder, "codes", section)
 
-    sections = {
+    others = {
         "noise": noise.section,
         "matrices": matrices.section,
         "recovery": recovery.section,
@@ -50,13 +46,13 @@ def codes(runs: int = 2_000, seed: int = 0, out: Path = Path("results")) -> None
         "partial_work": partial_work.section,
     }
     with results.progress_bar() as progress:
-        task = progress.add_task("equal load", total=2 + len(sections))
+        task = progress.add_task("equal load", total=2 + len(others))
         errors = equal_load.measure(effort, key)
         add("equal_load", equal_load.section(errors))
         progress.advance(task)
         add("orderings", orderings.section(errors))
         progress.advance(task)
-        for name, section in sections.items():
+        for name, section in others.items():
             progress.update(task, description=name.replace("_", " "))
             add(name, section(effort, key))
             progress.advance(task)

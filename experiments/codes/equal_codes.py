@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 
 import jaxwgc
-from experiments.codes.section import Effort
+from experiments.sections import Effort
 from jaxwgc import codes as constructors
 from jaxwgc import stragglers
 

@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 import jaxwgc
 from experiments import results
 from experiments.codes.equal_codes import Entry, entries
-from experiments.codes.section import (
+from experiments.sections import (
     COLORS,
     MARKERS,
     ROUNDING,

@@ -9,7 +9,7 @@ import numpy as np
 
 import jaxwgc
 from experiments import results
-from experiments.codes.section import Effort, Section, half_width, percent
+from experiments.sections import Effort, Section, half_width, percent
 from jaxwgc import codes as constructors
 from jaxwgc import stragglers
 

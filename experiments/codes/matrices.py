@@ -6,7 +6,7 @@ from matplotlib.colors import FuncNorm
 from matplotlib.figure import Figure
 
 import jaxwgc
-from experiments.codes.section import Effort, Section
+from experiments.sections import Effort, Section
 from jaxwgc import codes as constructors
 from jaxwgc import stragglers
 

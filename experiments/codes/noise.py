@@ -8,7 +8,7 @@ import numpy as np
 
 import jaxwgc
 from experiments import results
-from experiments.codes.section import COLORS, MARKERS, Effort, Section
+from experiments.sections import COLORS, MARKERS, Effort, Section
 from jaxwgc import codes as constructors
 
 NUM_WORKERS, FEW_WORKERS = (10, 20, 50, 100, 200), (10,)

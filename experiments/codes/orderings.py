@@ -4,7 +4,7 @@ import numpy as np
 
 from experiments import results
 from experiments.codes.equal_load import Errors
-from experiments.codes.section import ROUNDING, Section, half_width, percent
+from experiments.sections import ROUNDING, Section, half_width, percent
 
 DESIGN = ("projective_plane",)
 REPETITION = ("fractional_repetition",)

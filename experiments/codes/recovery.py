@@ -9,7 +9,7 @@ import numpy as np
 
 import jaxwgc
 from experiments import results
-from experiments.codes.section import (
+from experiments.sections import (
     COLORS,
     MARKERS,
     Effort,

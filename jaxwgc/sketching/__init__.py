@@ -1,33 +1,98 @@
-"""Scores of rows, and small weighted data sets sampled by them.
+"""Randomised linear algebra: scores, samples, embeddings and solvers.
 
-`leverage_scores` and `partition_probabilities` say how much each part of a data set
-matters, `sample_partitions` draws parts accordingly, and `weighted_parts` gathers them
-with the weights that make the small data set stand for the large one.
+- **Scores** say how much each row of a matrix matters: `leverage_scores` and its kin
+  for large, sparse, sharded and kernel matrices.
+- **Samplers** draw rows (`sample_rows`) or parts of a data set (`sample_partitions`)
+  by their scores, with the scale that makes the small data set stand for the large one.
+- **Embeddings** are random matrices S with E[SᵀS] = I, which keep a subspace up to a
+  distortion that `embedding_distortion` measures and `recommended_sketch_size` bounds.
+- **Solvers** use them for least squares and for convex losses.
 """
 
-from jaxwgc.sketching._leverage_scores import leverage_scores
-from jaxwgc.sketching._partition import partition, partition_probabilities
-from jaxwgc.sketching._rescaling import (
+from jaxwgc.sketching._embeddings._dense_embeddings import gaussian, rademacher
+from jaxwgc.sketching._embeddings._distortion import (
+    embedding_distortion,
+    recommended_sketch_size,
+)
+from jaxwgc.sketching._embeddings._embedding import Embedding
+from jaxwgc.sketching._embeddings._hadamard import hadamard_transform
+from jaxwgc.sketching._embeddings._row_sampling import row_sampling
+from jaxwgc.sketching._embeddings._sparse_embeddings import count_sketch, sparse_sign
+from jaxwgc.sketching._embeddings._srht import srht
+from jaxwgc.sketching._samplers._partition import partition, partition_probabilities
+from jaxwgc.sketching._samplers._rescaling import (
     WeightedParts,
     rescaling_factors,
     scale_rows,
     weighted_parts,
 )
-from jaxwgc.sketching._sampling import (
+from jaxwgc.sketching._samplers._row_probabilities import row_probabilities
+from jaxwgc.sketching._samplers._sample_rows import RowSample, sample_rows
+from jaxwgc.sketching._samplers._sampling import (
     PartitionSample,
     drop_last_distinct,
     sample_partitions,
 )
+from jaxwgc.sketching._scores._approximate_scores import approximate_leverage_scores
+from jaxwgc.sketching._scores._bless import BlessSample, bless
+from jaxwgc.sketching._scores._effective_resistances import effective_resistances
+from jaxwgc.sketching._scores._leverage_scores import leverage_scores
+from jaxwgc.sketching._scores._lewis_weights import LewisWeights, lewis_weights
+from jaxwgc.sketching._scores._ridge_scores import ridge_leverage_scores
+from jaxwgc.sketching._scores._sharded_scores import sharded_leverage_scores
+from jaxwgc.sketching._scores._streaming_scores import streaming_leverage_scores
+from jaxwgc.sketching._solvers._iterative_hessian_sketch import (
+    iterative_hessian_sketch,
+)
+from jaxwgc.sketching._solvers._logistic_newton_sketch import logistic_newton_sketch
+from jaxwgc.sketching._solvers._newton_sketch import newton_sketch
+from jaxwgc.sketching._solvers._preconditioned import preconditioned
+from jaxwgc.sketching._solvers._sketch_and_solve import sketch_and_solve
+from jaxwgc.sketching._solvers._solution import Solution
 
+# In the order of the documentation.
 __all__ = [
-    "PartitionSample",
-    "WeightedParts",
-    "drop_last_distinct",
+    # Scores.
     "leverage_scores",
+    "approximate_leverage_scores",
+    "streaming_leverage_scores",
+    "sharded_leverage_scores",
+    "ridge_leverage_scores",
+    "bless",
+    "BlessSample",
+    "effective_resistances",
+    "lewis_weights",
+    "LewisWeights",
+    # Samplers of rows.
+    "row_probabilities",
+    "sample_rows",
+    "RowSample",
+    # Samplers of parts.
     "partition",
     "partition_probabilities",
-    "rescaling_factors",
     "sample_partitions",
+    "PartitionSample",
+    "drop_last_distinct",
+    "rescaling_factors",
     "scale_rows",
     "weighted_parts",
+    "WeightedParts",
+    # Embeddings.
+    "Embedding",
+    "gaussian",
+    "rademacher",
+    "srht",
+    "count_sketch",
+    "sparse_sign",
+    "row_sampling",
+    "hadamard_transform",
+    "embedding_distortion",
+    "recommended_sketch_size",
+    # Solvers.
+    "sketch_and_solve",
+    "preconditioned",
+    "iterative_hessian_sketch",
+    "newton_sketch",
+    "logistic_newton_sketch",
+    "Solution",
 ]

@@ -18,7 +18,7 @@ from experiments.codes import (
     partial_work,
     recovery,
 )
-from experiments.codes.section import Effort, percent
+from experiments.sections import Effort, percent
 from jaxwgc import codes as constructors
 
 KEY = jax.random.key(0)

@@ -103,6 +103,27 @@ def test_agrees_with_float64_svd(name, method, x64):
     assert jnp.all((scores >= 0) & (scores <= 1))
 
 
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("power", [0, 1, 2, 3, 4, 5, 6, 8, 10])
+def test_sweep_of_condition_numbers(power, method, x64):
+    """No condition number at which the way is changed loses accuracy."""
+    dtype = np.float64 if x64 else np.float32
+    eps = np.finfo(dtype).eps
+    if 10.0**power * default_rcond(np.zeros((300, 12), dtype)) > 0.3:
+        pytest.skip("below the cut-off of this dtype")
+    random = np.random.default_rng(7)
+    left = np.linalg.qr(random.standard_normal((NUM_ROWS, NUM_COLUMNS)))[0]
+    right = np.linalg.qr(random.standard_normal((NUM_COLUMNS,) * 2))[0]
+    matrix = (left * np.logspace(0, -power, NUM_COLUMNS) @ right).astype(dtype)
+    expected, rank, condition = reference(matrix, default_rcond(matrix))
+    assert rank == NUM_COLUMNS
+    tolerance = 100 * eps * condition
+    if x64 and condition < 1e4:
+        tolerance = min(tolerance, 1e-10)
+    scores = sketching.leverage_scores(matrix, method)
+    np.testing.assert_allclose(scores, expected, rtol=0, atol=tolerance)
+
+
 def test_condition_1e10_is_full_rank_in_float64(with_x64):
     # One pass over the Gram matrix sees nothing below a condition number of 1e8.
     matrix, _ = cases()["condition 1e10"]

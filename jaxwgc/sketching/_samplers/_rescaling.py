@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxwgc import _validation
 from jaxwgc.sketching import _checks
-from jaxwgc.sketching._sampling import PartitionSample
+from jaxwgc.sketching._samplers._sampling import PartitionSample, unbiased_factors
 
 RESCALINGS = ("unbiased", "paper")
 SCALES = ("row_weights", "rows")
@@ -87,12 +87,7 @@ def rescaling_factors(
                 f'num_rows = {num_rows} with rescaling = "{rescaling}"'
             )
         size = sample.num_draws
-    dtype = sample.probabilities.dtype
-    is_drawn = sample.counts > 0
-    # In two roots, since the product may leave the range of float32.
-    roots = jnp.sqrt(jnp.where(is_drawn, sample.probabilities, 1))
-    roots *= jnp.sqrt(jnp.maximum(jnp.asarray(size, dtype), jnp.finfo(dtype).tiny))
-    return jnp.where(is_drawn, 1 / roots, 0)
+    return unbiased_factors(sample, size)
 
 
 def scale_rows(rows: Any, factors: jax.typing.ArrayLike) -> Any:

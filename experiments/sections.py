@@ -1,4 +1,4 @@
-"""What a section of the comparison gets and gives, and how its numbers look."""
+"""What a section of a comparison gets and gives, and how its numbers look."""
 
 from typing import Any, NamedTuple
 
@@ -37,6 +37,15 @@ class Section(NamedTuple):
     numbers: Any
     tables: dict[str, results.ResultTable]
     figures: dict[str, Figure]
+
+
+def add(folder: results.Results, prefix: str, section: Section) -> None:
+    """Its tables, which are printed too, and figures, in files `prefix_NAME`."""
+    for name, table in section.tables.items():
+        folder.add_table(f"{prefix}_{name}.md", table)
+        table.print()
+    for name, figure in section.figures.items():
+        folder.add_figure(f"{prefix}_{name}.png", figure)
 
 
 def percent(mean: float, half: float = 0.0) -> str:

@@ -9,8 +9,8 @@ from jax import lax
 
 from jaxwgc import _validation
 from jaxwgc.sketching import _checks
-from jaxwgc.sketching._poisson import poisson
 from jaxwgc.sketching._powers import inverse_power_of_two
+from jaxwgc.sketching._samplers._poisson import poisson
 
 _MAX_COUNT = 2**31 - 1
 
@@ -30,6 +30,17 @@ class PartitionSample(NamedTuple):
     counts: jax.Array
     probabilities: jax.Array
     num_draws: jax.Array
+
+    @property
+    def scale(self) -> jax.Array:
+        """The factor of the rows of each part, √(count / (q Π)); 0 in unused slots.
+
+        As in `RowSample`: with it the sketch is unbiased where q was fixed, see the
+        note of `sample_partitions`. It is the root of the count times the default of
+        `rescaling_factors`.
+        """
+        roots = jnp.sqrt(self.counts).astype(self.probabilities.dtype)
+        return roots * unbiased_factors(self, self.num_draws)
 
 
 def sample_partitions(
@@ -132,6 +143,16 @@ def sample_partitions(
         probabilities=normalised[indices],
         num_draws=jnp.sum(counts, dtype=jnp.int32),
     )
+
+
+def unbiased_factors(sample: PartitionSample, size: jax.typing.ArrayLike) -> jax.Array:
+    """1 / √(size Π_j), and 0 where the count is."""
+    dtype = sample.probabilities.dtype
+    is_drawn = sample.counts > 0
+    # In two roots, since the product may leave the range of float32.
+    roots = jnp.sqrt(jnp.where(is_drawn, sample.probabilities, 1))
+    roots *= jnp.sqrt(jnp.maximum(jnp.asarray(size, dtype), jnp.finfo(dtype).tiny))
+    return jnp.where(is_drawn, 1 / roots, 0)
 
 
 def drop_last_distinct(sample: PartitionSample) -> PartitionSample:

@@ -1,0 +1,1 @@
+"""Random matrices that keep subspaces."""

@@ -1,0 +1,122 @@
+"""What every embedding is: a random matrix S that is applied without being formed."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxwgc import _validation
+from jaxwgc.sketching import _checks
+
+
+def static() -> Any:
+    """A field that is part of the pytree's structure, not one of its arrays."""
+    return dataclasses.field(metadata={"static": True})
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class Embedding:
+    """A random matrix S of shape (sketch_size, num_rows) with E[SᵀS] = I.
+
+    Made by `gaussian`, `rademacher`, `srht`, `count_sketch`, `sparse_sign` and
+    `row_sampling`. It holds a key, not S: every use draws the same S again. The key
+    alone decides S, whatever the dtype of what it is applied to and whether 64-bit mode
+    is on. It is a pytree, and passes through `jax.jit` and `jax.vmap`.
+
+    Attributes:
+      key: the PRNG key that S is drawn with.
+      sketch_size: the number of rows of S, an int.
+      num_rows: N, the number of columns of S and of rows of what it is applied to.
+    """
+
+    key: jax.Array
+    sketch_size: int = static()
+    num_rows: int = static()
+
+    def apply(self, tree: Any) -> Any:
+        """S times every array of a pytree, from the left.
+
+        Linear and differentiable. S is the same for all leaves, so that a matrix and a
+        right-hand side can be embedded together or one after the other.
+
+        Args:
+          tree: a pytree; leaves (num_rows, ...), real or complex. Integers and bools
+            become the default float dtype, float16 and bfloat16 become float32.
+
+        Returns:
+          A pytree of the same structure, leaves (sketch_size, ...).
+        """
+        _validation.check_key(self.key, "embedding.key")
+        _validation.check_leading_axis("tree", tree, self.num_rows, "num_rows")
+        return _apply(self, jax.tree.map(_number_array, tree))
+
+    def matrix(self, dtype: Any = None) -> jax.Array:
+        """S itself, (sketch_size, num_rows), in the default float dtype or `dtype`."""
+        _validation.check_key(self.key, "embedding.key")
+        return _matrix(self, jnp.result_type(float if dtype is None else dtype))
+
+    def _apply_to_columns(self, arrays: list[jax.Array]) -> list[jax.Array]:
+        """S times each of several real matrices (num_rows, any)."""
+        raise NotImplementedError
+
+    def _matrix(self, dtype: Any) -> jax.Array:
+        raise NotImplementedError
+
+
+def check_sizes(
+    key: Any, sketch_size: Any, num_rows: Any
+) -> tuple[jax.Array, int, int]:
+    """The arguments that all embeddings share."""
+    return (
+        _validation.check_key(key),
+        _validation.check_int("sketch_size", sketch_size, minimum=1),
+        _validation.check_int("num_rows", num_rows, minimum=1),
+    )
+
+
+def random_signs(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Independent signs, float32; 32 of them from every word of random bits."""
+    *leading, size = shape
+    words = jax.random.bits(key, (*leading, -(-size // 32)), jnp.uint32)
+    bits = words[..., None] >> jnp.arange(32, dtype=jnp.uint32) & jnp.uint32(1)
+    signs = 1 - 2 * bits.astype(jnp.float32)
+    return signs.reshape(*leading, -1)[..., :size]
+
+
+@jax.jit
+def _apply(embedding: Embedding, tree: Any) -> Any:
+    leaves, structure = jax.tree.flatten(tree)
+    columns = [_to_columns(leaf) for leaf in leaves]
+    sketches = embedding._apply_to_columns(columns)
+    return jax.tree.unflatten(
+        structure, [_from_columns(*pair) for pair in zip(sketches, leaves)]
+    )
+
+
+@functools.partial(jax.jit, static_argnames="dtype")
+def _matrix(embedding: Embedding, dtype: Any) -> jax.Array:
+    return embedding._matrix(dtype)
+
+
+def _number_array(leaf: Any) -> jax.Array:
+    if np.iscomplexobj(leaf):
+        return jnp.asarray(leaf)
+    return _checks.float_array("tree", leaf)
+
+
+def _to_columns(leaf: jax.Array) -> jax.Array:
+    """A real matrix; the imaginary part makes columns of its own."""
+    columns = leaf.reshape(leaf.shape[0], -1)
+    if not jnp.iscomplexobj(leaf):
+        return columns
+    return jnp.concatenate([columns.real, columns.imag], axis=1)
+
+
+def _from_columns(columns: jax.Array, like: jax.Array) -> jax.Array:
+    if jnp.iscomplexobj(like):
+        columns = jax.lax.complex(*jnp.split(columns, 2, axis=1))
+    return columns.reshape(columns.shape[0], *like.shape[1:])

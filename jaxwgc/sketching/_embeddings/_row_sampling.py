@@ -1,0 +1,96 @@
+"""The embedding that keeps sampled rows."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxwgc.sketching import _checks
+from jaxwgc.sketching._embeddings._embedding import Embedding, check_sizes
+from jaxwgc.sketching._samplers._row_probabilities import normalised
+from jaxwgc.sketching._samplers._sample_rows import RowSample, sample_rows
+
+
+def row_sampling(
+    key: jax.Array,
+    sketch_size: int,
+    num_rows: int,
+    probabilities: jax.typing.ArrayLike | None = None,
+) -> Embedding:
+    """An embedding that keeps sampled rows, drawn with replacement.
+
+    Every row of S has a single entry. It works for a matrix whose leverage scores are
+    next to proportional to the probabilities; for others it may miss what matters.
+
+    Args:
+      key: PRNG key of either kind.
+      sketch_size: the number of draws, at least 1. Rows that are drawn more than once
+        take one row of the sketch; what is left of it is zero.
+      num_rows: N, the number of rows of what it is applied to, at least 1.
+      probabilities: (num_rows,), not negative; normalised to sum to 1. Leverage scores
+        will do. Uniform by default. Rounded to float32, so that S does not depend on
+        the precision they come in.
+
+    Returns:
+      An `Embedding`. Where traced probabilities are negative, NaN, infinite or all
+      zero, what it returns is NaN.
+
+    Raises:
+      ValueError: where a size is less than 1, or probabilities have another shape or
+        (where not traced) are negative, NaN, infinite or all zero.
+      TypeError: where a size is no int, the key is no key, or probabilities are not
+        real.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxwgc import sketching
+      >>> scores = jnp.array([1.0, 0.0, 1.0, 0.0])
+      >>> embedding = sketching.row_sampling(jax.random.key(0), 1, 4, scores)
+      >>> print(embedding.matrix().sum())
+      1.4142135
+
+    References:
+      Drineas, Mahoney and Muthukrishnan, "Sampling algorithms for l2 regression and
+      applications", SODA 2006.
+    """
+    key, sketch_size, num_rows = check_sizes(key, sketch_size, num_rows)
+    if probabilities is None:
+        chances = jnp.full(num_rows, 1 / num_rows, jnp.float32)
+    else:
+        values = _checks.nonnegative_vector("probabilities", probabilities)
+        if values.shape != (num_rows,):
+            raise ValueError(
+                f"probabilities must have shape (num_rows,) = ({num_rows},); got "
+                f"{values.shape}"
+            )
+        # NaN where it is no distribution, and then so is all that it is applied to.
+        valid = _checks.is_distribution(values)
+        chances = jnp.where(valid, normalised(values), jnp.nan).astype(jnp.float32)
+    return _RowEmbedding(key, sketch_size, num_rows, probabilities=chances)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class _RowEmbedding(Embedding):
+    probabilities: jax.Array
+
+    def _draw(self) -> RowSample:
+        return sample_rows(self.key, self.probabilities, self.sketch_size)
+
+    def _apply_to_columns(self, arrays: list[jax.Array]) -> list[jax.Array]:
+        sample = self._draw()
+        padding = [(0, self.sketch_size - sample.indices.shape[0]), (0, 0)]
+        return [
+            jnp.pad(
+                array[sample.indices] * sample.scale.astype(array.dtype)[:, None],
+                padding,
+            )
+            for array in arrays
+        ]
+
+    def _matrix(self, dtype: Any) -> jax.Array:
+        sample = self._draw()
+        zeros = jnp.zeros((self.sketch_size, self.num_rows), dtype)
+        slots = jnp.arange(sample.indices.shape[0])
+        return zeros.at[slots, sample.indices].set(sample.scale.astype(dtype))

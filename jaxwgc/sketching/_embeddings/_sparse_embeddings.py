@@ -1,0 +1,196 @@
+"""Embeddings with few non-zeros in every column: each row goes into few buckets."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxwgc import _validation
+from jaxwgc.sketching._embeddings._embedding import (
+    Embedding,
+    check_sizes,
+    random_signs,
+    static,
+)
+
+
+def count_sketch(key: jax.Array, sketch_size: int, num_rows: int) -> Embedding:
+    """An embedding with one entry ±1 a column: every row is added to one bucket.
+
+    The cheapest to apply, in one pass over the non-zeros of a matrix. It needs a sketch
+    size that grows with the square of the number of columns, see
+    `recommended_sketch_size`.
+
+    Args:
+      key: PRNG key of either kind.
+      sketch_size: the number of buckets, which are the rows of S, at least 1.
+      num_rows: N, the number of rows of what it is applied to, at least 1.
+
+    Returns:
+      An `Embedding`.
+
+    Raises:
+      ValueError: where a size is less than 1.
+      TypeError: where a size is no int or the key is no key.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxwgc import sketching
+      >>> embedding = sketching.count_sketch(jax.random.key(0), 4, 10)
+      >>> print(jnp.abs(embedding.matrix()).sum(axis=0))
+      [1. 1. 1. 1. 1. 1. 1. 1. 1. 1.]
+
+    References:
+      Charikar, Chen and Farach-Colton, "Finding frequent items in data streams",
+      ICALP 2002; Clarkson and Woodruff, "Low-rank approximation and regression in input
+      sparsity time", STOC 2013.
+    """
+    return _SparseEmbedding(*check_sizes(key, sketch_size, num_rows), num_nonzeros=1)
+
+
+def sparse_sign(
+    key: jax.Array, sketch_size: int, num_rows: int, num_nonzeros: int = 8
+) -> Embedding:
+    """An embedding with few entries ±1 / √num_nonzeros a column, in distinct rows.
+
+    With the default of 8, about as accurate as `gaussian` at the same sketch size on
+    most matrices, at the price of 8 passes over the matrix. Also called OSNAP.
+
+    Args:
+      key: PRNG key of either kind.
+      sketch_size: the number of rows of S, at least 1.
+      num_rows: N, the number of rows of what it is applied to, at least 1.
+      num_nonzeros: entries in every column, from 1 to sketch_size. With 1 it is
+        `count_sketch`.
+
+    Returns:
+      An `Embedding`.
+
+    Raises:
+      ValueError: where a size is less than 1, or num_nonzeros above sketch_size.
+      TypeError: where a size is no int or the key is no key.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxwgc import sketching
+      >>> embedding = sketching.sparse_sign(jax.random.key(0), 20, 6, num_nonzeros=4)
+      >>> print(jnp.sum(embedding.matrix() != 0, axis=0))
+      [4 4 4 4 4 4]
+      >>> print(jnp.abs(embedding.matrix()).max())
+      0.5
+
+    References:
+      Nelson and Nguyen, "OSNAP: faster numerical linear algebra algorithms via sparser
+      subspace embeddings", FOCS 2013; Martinsson and Tropp, "Randomized numerical
+      linear algebra: foundations and algorithms", Acta Numerica 29 (2020), section 9.2,
+      for the default.
+    """
+    key, sketch_size, num_rows = check_sizes(key, sketch_size, num_rows)
+    num_nonzeros = _validation.check_int("num_nonzeros", num_nonzeros, minimum=1)
+    if num_nonzeros > sketch_size:
+        raise ValueError(
+            "num_nonzeros must be at most sketch_size; got "
+            f"num_nonzeros = {num_nonzeros} and sketch_size = {sketch_size}"
+        )
+    return _SparseEmbedding(key, sketch_size, num_rows, num_nonzeros=num_nonzeros)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class _SparseEmbedding(Embedding):
+    num_nonzeros: int = static()
+
+    def _draw(self) -> tuple[jax.Array, jax.Array]:
+        """Buckets and signs, int32 and float32 (num_nonzeros, num_rows)."""
+        bucket_key, sign_key = jax.random.split(self.key)
+        shape = self.num_nonzeros, self.num_rows
+        buckets = _distinct(bucket_key, *shape, self.sketch_size)
+        return buckets, random_signs(sign_key, shape)
+
+    def _apply_to_columns(self, arrays: list[jax.Array]) -> list[jax.Array]:
+        buckets, signs = self._draw()
+        return [
+            _bucket_sums(array, buckets, signs.astype(array.dtype), self.sketch_size)
+            / jnp.sqrt(jnp.asarray(self.num_nonzeros, array.dtype))
+            for array in arrays
+        ]
+
+    def _matrix(self, dtype: Any) -> jax.Array:
+        buckets, signs = self._draw()
+        entries = signs.astype(dtype) / jnp.sqrt(jnp.asarray(self.num_nonzeros, dtype))
+        zeros = jnp.zeros((self.sketch_size, self.num_rows), dtype)
+        return zeros.at[buckets, jnp.arange(self.num_rows)].set(entries)
+
+
+def _distinct(key: jax.Array, count: int, num_columns: int, size: int) -> jax.Array:
+    """For every column `count` distinct numbers below `size`: int32 (count, columns).
+
+    Floyd's algorithm: every subset is as likely, in `count` steps however large the
+    size.
+    """
+    last = jnp.arange(size - count, size, dtype=jnp.int32)[:, None]
+    drawn = jax.random.randint(key, (count, num_columns), 0, last + 1, jnp.int32)
+    chosen: list[jax.Array] = []
+    for step in range(count):
+        is_taken = jnp.zeros(num_columns, bool)
+        for earlier in chosen:
+            is_taken |= drawn[step] == earlier
+        chosen.append(jnp.where(is_taken, last[step], drawn[step]))
+    return jnp.stack(chosen)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
+def _bucket_sums(
+    array: jax.Array, buckets: jax.Array, signs: jax.Array, num_buckets: int
+) -> jax.Array:
+    """Adds every row, times its sign, to its bucket; once for each row of `buckets`."""
+    return lax.platform_dependent(
+        array,
+        buckets,
+        signs,
+        cpu=functools.partial(_row_by_row, num_buckets=num_buckets),
+        default=functools.partial(_all_at_once, num_buckets=num_buckets),
+    )
+
+
+@_bucket_sums.defjvp
+def _bucket_sums_jvp(
+    num_buckets: int, primals: tuple[Any, Any, Any], tangents: tuple[Any, Any, Any]
+) -> tuple[jax.Array, jax.Array]:
+    # Linear in the array, and of the two forms the one that transposes to a gather.
+    _, buckets, signs = primals
+    return (
+        _bucket_sums(*primals, num_buckets),
+        _all_at_once(tangents[0], buckets, signs, num_buckets),
+    )
+
+
+def _row_by_row(
+    array: jax.Array, buckets: jax.Array, signs: jax.Array, num_buckets: int
+) -> jax.Array:
+    """Updates in place: 3 to 10 times as fast as a scatter on CPUs, for wide arrays."""
+    total = jnp.zeros((num_buckets, array.shape[1]), array.dtype)
+    for bucket, sign in zip(buckets, signs):
+
+        def add(index: Any, total: jax.Array, bucket: Any = bucket, sign: Any = sign):
+            place = bucket[index]
+            row = lax.dynamic_slice_in_dim(array, index, 1) * sign[index]
+            row += lax.dynamic_slice_in_dim(total, place, 1)
+            return lax.dynamic_update_slice_in_dim(total, row, place, 0)
+
+        total = lax.fori_loop(0, array.shape[0], add, total)
+    return total
+
+
+def _all_at_once(
+    array: jax.Array, buckets: jax.Array, signs: jax.Array, num_buckets: int
+) -> jax.Array:
+    total = jnp.zeros((num_buckets, array.shape[1]), array.dtype)
+    for bucket, sign in zip(buckets, signs):
+        total += jax.ops.segment_sum(
+            array * sign[:, None], bucket, num_segments=num_buckets
+        )
+    return total

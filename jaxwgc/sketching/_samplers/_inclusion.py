@@ -1,0 +1,119 @@
+"""Which rows are in a sample, with exactly known chances."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+# Chances are held as multiples of 2**-32, so that sums of them are exact.
+_UNIT = 2.0**32
+_LARGEST = np.uint32(2**32 - 1)
+
+
+def _in_units(chances: jax.Array) -> jax.Array:
+    """Chances below 1 as uint32 multiples of 2**-32; a positive one stays positive."""
+    largest = jnp.asarray(np.nextafter(1, 0, dtype=chances.dtype), chances.dtype)
+    units = jnp.round(jnp.clip(chances, 0, largest) * _UNIT)
+    # The conversion of 2**32, which float64 may round to, is not defined.
+    units = jnp.where(units >= _UNIT, _LARGEST, units.astype(jnp.uint32))
+    return jnp.where(chances > 0, jnp.maximum(units, 1), 0).astype(jnp.uint32)
+
+
+def _from_units(units: jax.Array, is_certain: jax.Array, dtype: Any) -> jax.Array:
+    return jnp.where(is_certain, 1, units.astype(dtype) / _UNIT).astype(dtype)
+
+
+def poisson_rows(
+    key: jax.Array, probabilities: jax.Array, sample_size: int
+) -> tuple[jax.Array, jax.Array]:
+    """Which rows are in the sample, and the chance of each to be in it."""
+    chances = sample_size * probabilities
+    is_certain = chances >= 1
+    units = jnp.where(is_certain, 0, _in_units(chances))
+    bits = jax.random.bits(key, probabilities.shape, jnp.uint32)
+    inclusion = _from_units(units, is_certain, probabilities.dtype)
+    return is_certain | (bits < units), inclusion
+
+
+def systematic_rows(
+    key: jax.Array, probabilities: jax.Array, sample_size: int
+) -> tuple[jax.Array, jax.Array]:
+    """The same for systematic sampling in random order.
+
+    All sums are modulo 2**32 in integers: a row contains a tooth of the comb where
+    adding its length overflows. So chances are exact, where sums of 1e5 floats are not.
+    """
+    order_key, start_key = jax.random.split(key)
+    num_rows = probabilities.shape[0]
+    order = jnp.arange(num_rows, dtype=jnp.int32)
+    order = jax.random.permutation(order_key, order)
+    shuffled = probabilities[order]
+    chances, num_certain = _inclusion_chances(shuffled, sample_size)
+    is_certain = chances >= 1
+    units = jnp.where(is_certain, 0, _in_units(chances))
+    units = _fit_total(units, sample_size - num_certain)
+    start = jax.random.bits(start_key, (), jnp.uint32)
+    ends = start + jnp.cumsum(units, dtype=jnp.uint32)
+    is_selected = is_certain | (ends < units)
+    inclusion = _from_units(units, is_certain, probabilities.dtype)
+    unshuffled = jnp.zeros(num_rows, bool).at[order].set(is_selected)
+    return unshuffled, jnp.zeros_like(probabilities).at[order].set(inclusion)
+
+
+def _inclusion_chances(
+    probabilities: jax.Array, sample_size: int
+) -> tuple[jax.Array, jax.Array]:
+    """min(1, c p) that sum to sample_size, and how many of them are 1."""
+    descending = -jnp.sort(-probabilities)
+    num_rows = descending.shape[0]
+    tails = jnp.cumsum(descending[::-1])[::-1]
+    remaining = sample_size - jnp.arange(num_rows)
+    # Without the tolerance, rounding would leave equal probabilities at the limit just
+    # below 1.
+    tolerance = 1 - 8 * jnp.finfo(descending.dtype).eps
+    is_certain = (descending > 0) & (remaining > 0)
+    is_certain &= remaining * descending >= tolerance * tails
+    num_certain = jnp.sum(jnp.cumprod(is_certain), dtype=jnp.int32)
+    smallest_certain = jnp.where(
+        num_certain > 0, descending[jnp.maximum(num_certain - 1, 0)], jnp.inf
+    )
+    # Again, since rounding may part rows of the same probability.
+    num_certain = jnp.sum(descending >= smallest_certain, dtype=jnp.int32)
+    last = jnp.minimum(num_certain, num_rows - 1)
+    tail = jnp.where(num_certain < num_rows, tails[last], 0)
+    factor = (sample_size - num_certain) / jnp.where(tail > 0, tail, 1)
+    below_one = 1 - jnp.finfo(descending.dtype).epsneg
+    chances = jnp.minimum(factor.astype(descending.dtype) * probabilities, below_one)
+    return jnp.where(probabilities >= smallest_certain, 1, chances), num_certain
+
+
+def _fit_total(units: jax.Array, total: jax.Array) -> jax.Array:
+    """Adjusts rounded chances so that they sum to `total`, which is an integer."""
+
+    def excess(units: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Of the sum over `total`: whole ones, and a rest as multiples of 2**-32."""
+        ends = jnp.cumsum(units, dtype=jnp.uint32)
+        num_overflows = jnp.sum(ends < units, dtype=jnp.int32)
+        rest = lax.bitcast_convert_type(ends[-1], jnp.int32)
+        return num_overflows + (rest < 0) - total, rest
+
+    def shift(units: jax.Array, by: jax.Array) -> jax.Array:
+        room_below = jnp.minimum(units, 2**31 - 1).astype(jnp.int32) - 1
+        room_above = jnp.minimum(_LARGEST - units, 2**31 - 1).astype(jnp.int32)
+        by = jnp.where(units > 0, jnp.clip(by, -room_below, room_above), 0)
+        return units + lax.bitcast_convert_type(by, jnp.uint32)
+
+    # In proportion, down to what rounding to integers leaves; then one unit for each of
+    # as many rows as are needed.
+    for _ in range(2):
+        whole, rest = excess(units)
+        share = (whole + rest / _UNIT) / jnp.maximum(total, 1)
+        by = -units.astype(jnp.float32) * share.astype(jnp.float32)
+        bound = 2.0**31 - 128
+        units = shift(units, jnp.round(jnp.clip(by, -bound, bound)).astype(jnp.int32))
+    _, rest = excess(units)
+    is_free = (units > 1) & (units < _LARGEST)
+    is_moved = is_free & (jnp.cumsum(is_free) <= jnp.abs(rest))
+    return shift(units, jnp.where(is_moved, -jnp.sign(rest), 0))

@@ -1,0 +1,74 @@
+"""Sampling probabilities of rows, from their scores."""
+
+import jax
+import jax.numpy as jnp
+
+from jaxwgc import _validation
+from jaxwgc.sketching import _checks
+from jaxwgc.sketching._powers import inverse_power_of_two
+
+RULES = ("lev", "unif", "slev")
+
+
+def row_probabilities(
+    scores: jax.typing.ArrayLike,
+    rule: str = "lev",
+    alpha: jax.typing.ArrayLike = 0.9,
+) -> jax.Array:
+    """Sampling probabilities of rows by the rules LEV, UNIF and SLEV.
+
+    Args:
+      scores: (N,), one number a row that is not negative, such as `leverage_scores`.
+      rule: how scores become probabilities.
+        - `"lev"`: in proportion to the scores.
+        - `"unif"`: the same for all rows.
+        - `"slev"`: alpha times the first plus 1 - alpha times the second. Rows of small
+          scores, which blow up the variance by their scale, are not so rare then.
+      alpha: the share of the scores in `"slev"`, from 0 to 1, may be traced.
+
+    Returns:
+      (N,), sums to 1. All NaN where traced scores are negative, NaN, infinite or all
+      zero.
+
+    Raises:
+      ValueError: for another rule, an alpha outside [0, 1], or scores that have not one
+        axis or (where not traced) are negative, NaN, infinite or all zero.
+      TypeError: where alpha is not a real scalar, or scores are not real.
+
+    Note:
+      LEVUNW, the leverage rule with an unweighted solve, is `"lev"` here and
+      `sample_rows` with `weighted=False`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxwgc import sketching
+      >>> scores = jnp.array([1.0, 0.5, 0.5])
+      >>> print(sketching.row_probabilities(scores))
+      [0.5  0.25 0.25]
+      >>> scores = jnp.array([1.0, 0.0])
+      >>> print(sketching.row_probabilities(scores, "slev", alpha=0.5))
+      [0.75 0.25]
+
+    References:
+      Ma, Mahoney and Yu, "A statistical perspective on algorithmic leveraging", JMLR 16
+      (2015), section 2.
+    """
+    _validation.check_choice("rule", rule, RULES)
+    _validation.check_number("alpha", alpha, minimum=0, maximum=1)
+    scores = _checks.nonnegative_vector("scores", scores)
+    leverage = normalised(scores)
+    uniform = jnp.full_like(leverage, 1 / leverage.shape[0])
+    if rule == "lev":
+        probabilities = leverage
+    elif rule == "unif":
+        probabilities = uniform
+    else:
+        alpha = jnp.asarray(alpha, leverage.dtype)
+        probabilities = alpha * leverage + (1 - alpha) * uniform
+    return jnp.where(_checks.is_distribution(scores), probabilities, jnp.nan)
+
+
+def normalised(values: jax.Array) -> jax.Array:
+    """The same, summing to 1; scaled first, so that sums do not overflow."""
+    scaled = values * inverse_power_of_two(jnp.max(values))
+    return scaled / jnp.sum(scaled)

@@ -1,0 +1,189 @@
+"""Sampling rows by given probabilities, with the scale that makes it unbiased."""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxwgc import _validation
+from jaxwgc.sketching import _checks
+from jaxwgc.sketching._samplers._inclusion import poisson_rows, systematic_rows
+from jaxwgc.sketching._samplers._row_probabilities import normalised
+from jaxwgc.sketching._samplers._sampling import sample_partitions
+
+METHODS = ("with_replacement", "without_replacement", "poisson", "top_k")
+
+# The chance that Poisson sampling selects more rows than there are slots, in logarithm.
+_LOG_OVERFLOW = math.log(1e9)
+
+
+class RowSample(NamedTuple):
+    """Rows that were sampled, each once, and what to multiply them with.
+
+    Attributes:
+      indices: int32 (num_slots,), distinct rows in the slots that are used.
+      counts: int32 (num_slots,), how many times each was drawn; 0 marks an unused slot.
+      probabilities: (num_slots,); with replacement the probability of the row in one
+        draw, otherwise the probability that the row is in the sample.
+      scale: (num_slots,), the factor of each row, with its count accounted for. The sum
+        over the slots of scale² x xᵀ has the expectation XᵀX. 0 in unused slots.
+      num_lost: int32 scalar, rows that were selected and found no slot.
+    """
+
+    indices: jax.Array
+    counts: jax.Array
+    probabilities: jax.Array
+    scale: jax.Array
+    num_lost: jax.Array
+
+
+def sample_rows(
+    key: jax.Array,
+    probabilities: jax.typing.ArrayLike,
+    sample_size: int,
+    method: str = "with_replacement",
+    *,
+    weighted: bool = True,
+    num_slots: int | None = None,
+) -> RowSample:
+    """Sample rows, each once with its count and the scale that makes it unbiased.
+
+    - `"with_replacement"`: sample_size independent draws; a row that is drawn c times
+      has the scale √(c / (sample_size p)).
+    - `"without_replacement"`: sample_size distinct rows, by systematic sampling in
+      random order: rows lie side by side in random order on a line, each as long as its
+      inclusion probability, and a comb with teeth at distance 1 and a random start
+      falls on them. The inclusion probability π is min(1, c p), with c such that they
+      sum to sample_size. It is known exactly, unlike that of successive or Gumbel
+      top-k draws, so that the scale 1 / √π is exactly unbiased (Horvitz-Thompson).
+    - `"poisson"`: every row on its own, with the probability π = min(1, sample_size p).
+      The number of rows is random, and sample_size at most on average. The scale is
+      1 / √π.
+    - `"top_k"`: the sample_size rows with the largest probabilities, the scale 1. This
+      draws nothing and is not unbiased: it leaves out what the other rows add.
+
+    Args:
+      key: PRNG key of either kind; not used by `"top_k"`.
+      probabilities: p, (N,), not negative; normalised to sum to 1. Scores will do.
+      sample_size: how many rows, an int of at least 1; at most the number of positive
+        probabilities for methods that draw distinct rows.
+      method: one of the four above.
+      weighted: False for an unweighted sample, as LEVUNW needs: the scale is the square
+        root of the count, so that a row is counted as often as it was drawn.
+      num_slots: for `"poisson"`, the length of the result, an int of at least 1. The
+        default exceeds sample_size by what makes an overflow less likely than 1e-9.
+
+    Returns:
+      A `RowSample`. It has min(sample_size, N) slots with replacement, num_slots with
+      Poisson sampling and sample_size otherwise. Where traced probabilities are
+      negative, NaN, infinite or all zero, all counts are 0 and the scale is NaN. Where
+      fewer than sample_size of them are positive, the remaining slots of the methods
+      that draw distinct rows have count 0.
+
+    Raises:
+      ValueError: for another method, a sample_size that is out of range, num_slots with
+        a method other than `"poisson"`, or probabilities that have not one axis or
+        (where not traced) are negative, NaN, infinite or all zero.
+      TypeError: for anything but a key, or sizes that are not ints.
+
+    Note:
+      Inclusion probabilities are multiples of 2⁻³² (a positive one is not rounded to
+      0); the rounded ones are what rows are drawn with, and what is returned.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxwgc import sketching
+      >>> matrix = jnp.arange(12.0).reshape(6, 2)
+      >>> probabilities = jnp.sum(matrix**2, axis=1)
+      >>> sample = sketching.sample_rows(
+      ...     jax.random.key(0), probabilities, 3, "without_replacement"
+      ... )
+      >>> sketch = sketching.scale_rows(matrix[sample.indices], sample.scale)
+      >>> print(sketch.shape)
+      (3, 2)
+      >>> print(sketching.sample_rows(None, probabilities, 3, "top_k").indices)
+      [5 4 3]
+
+    References:
+      Drineas, Mahoney and Muthukrishnan, "Sampling algorithms for l2 regression and
+      applications", SODA 2006, for draws with replacement and Poisson sampling; Madow,
+      "On the theory of systematic sampling, II", Ann. Math. Statist. 20 (1949); Hartley
+      and Rao, "Sampling with unequal probabilities and without replacement", Ann. Math.
+      Statist. 33 (1962), for the random order; Papailiopoulos, Kyrillidis and
+      Boutsidis, "Provable deterministic leverage score sampling", KDD 2014, for top-k.
+    """
+    _validation.check_choice("method", method, METHODS)
+    if method != "top_k":
+        key = _validation.check_key(key)
+    sample_size = _validation.check_int("sample_size", sample_size, minimum=1)
+    value = probabilities
+    probabilities = _checks.nonnegative_vector("probabilities", value)
+    if num_slots is not None and method != "poisson":
+        raise ValueError(
+            "num_slots is for method = 'poisson' only; got "
+            f"num_slots = {num_slots} with method = {method!r}"
+        )
+    if method in ("without_replacement", "top_k"):
+        _check_distinct(sample_size, _checks.concrete(value, probabilities.dtype))
+    valid = _checks.is_distribution(probabilities)
+    probabilities = jnp.where(valid, normalised(probabilities), 0)
+    num_lost = jnp.zeros((), jnp.int32)
+    if method == "with_replacement":
+        drawn = sample_partitions(key, probabilities, num_draws=sample_size)
+        indices, counts, chances = drawn.indices, drawn.counts, drawn.probabilities
+        scale = drawn.scale
+    elif method == "top_k":
+        chances, indices = lax.top_k(probabilities, sample_size)
+        is_used = chances > 0
+        counts, scale = is_used.astype(jnp.int32), is_used.astype(chances.dtype)
+        chances = scale
+    else:
+        if method == "poisson":
+            is_selected, inclusion = poisson_rows(key, probabilities, sample_size)
+            num_slots = _check_num_slots(num_slots, sample_size, probabilities.shape[0])
+        else:
+            is_selected, inclusion = systematic_rows(key, probabilities, sample_size)
+            num_slots = sample_size
+        indices, counts, num_lost = _into_slots(is_selected, num_slots)
+        chances = inclusion[indices]
+        scale = counts / jnp.sqrt(jnp.where(counts > 0, chances, 1))
+    if not weighted:
+        scale = jnp.sqrt(counts).astype(chances.dtype)
+    return RowSample(
+        indices=indices.astype(jnp.int32),
+        counts=counts,
+        probabilities=chances,
+        scale=jnp.where(valid, scale, jnp.nan),
+        num_lost=num_lost,
+    )
+
+
+def _check_distinct(sample_size: int, values: np.ndarray | None) -> None:
+    if values is not None and sample_size > (num_positive := int(np.sum(values > 0))):
+        raise ValueError(
+            "sample_size must be at most the number of positive probabilities; got "
+            f"sample_size = {sample_size} and {num_positive} positive probabilities"
+        )
+
+
+def _check_num_slots(num_slots: int | None, sample_size: int, num_rows: int) -> int:
+    if num_slots is None:
+        # Bernstein's inequality, for a sum whose mean and variance are at most
+        # sample_size.
+        third = _LOG_OVERFLOW / 3
+        excess = third + math.sqrt(third**2 + 2 * _LOG_OVERFLOW * sample_size)
+        num_slots = math.ceil(sample_size + excess)
+    return min(_validation.check_int("num_slots", num_slots, minimum=1), num_rows)
+
+
+def _into_slots(
+    is_selected: jax.Array, num_slots: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Indices, counts and the number of rows that found no slot."""
+    (indices,) = jnp.nonzero(is_selected, size=num_slots, fill_value=0)
+    num_selected = jnp.sum(is_selected, dtype=jnp.int32)
+    counts = (jnp.arange(num_slots) < num_selected).astype(jnp.int32)
+    return indices, counts, jnp.maximum(num_selected - num_slots, 0)

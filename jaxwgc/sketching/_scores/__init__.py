@@ -1,0 +1,1 @@
+"""Leverage scores of every kind."""

@@ -1,0 +1,315 @@
+"""BLESS: approximate ridge leverage scores of a kernel matrix never formed."""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.linalg import solve_triangular
+
+from jaxwgc import _validation
+from jaxwgc.sketching import _checks, _matrix_checks
+from jaxwgc.sketching._scores._gram_scores import HIGHEST
+
+Kernel = Callable[[jax.Array, jax.Array], jax.Array]
+
+_BLOCK = 4096
+
+
+class BlessSample(NamedTuple):
+    """Landmarks drawn by ridge leverage scores, and the scores of all points.
+
+    Attributes:
+      indices: int32 (M,), the landmarks, all different and in order.
+      weights: (M,), one over the probability with which each was kept, so at least 1.
+        Σ weight_j f(x_j) over the landmarks stands for Σ f(x_i) over all points.
+      scores: (n,), the approximate ridge leverage score of every point, in (0, 1].
+    """
+
+    indices: jax.Array
+    weights: jax.Array
+    scores: jax.Array
+
+
+def bless(
+    key: jax.Array,
+    kernel: Kernel,
+    data: jax.typing.ArrayLike,
+    ridge: float,
+    *,
+    oversampling: float = 8.0,
+    step: float = 2.0,
+) -> BlessSample:
+    """Approximate ridge leverage scores of kernel points, without the kernel matrix.
+
+    The scores are the diagonal of K (K + ridge I)⁻¹ with K_ij = k(x_i, x_j): those of
+    `ridge_leverage_scores` for the features of the kernel. They are found along a path
+    of falling ridges: at a large ridge all are alike and few points stand for all; the
+    points kept at one ridge give the scores at the next, by which more are kept. The
+    scores that are returned are the exact ones of the kernel projected to the span of
+    the last landmarks, plus what is left of each point over the ridge.
+
+    Args:
+      key: one PRNG key, from `jax.random.key` or `jax.random.PRNGKey`.
+      kernel: a positive semi-definite kernel that takes two arrays of points, (a, ...)
+        and (b, ...), to the matrix (a, b); made of JAX functions, and the same object
+        in every call, so that it is compiled once.
+      data: the points, real, of shape (n, ...).
+      ridge: a positive number, added to K as it is. Rudi et al. write λn for it. It
+        must be at least 8 rounding units of the dtype times the trace of K: below that
+        K itself is not known well enough.
+      oversampling: how many landmarks are kept for each unit of effective dimension; a
+        positive number. With the default, scores are within a factor of 2 in practice.
+      step: the ratio of successive ridges, above 1.
+
+    Returns:
+      A `BlessSample`. Scores are too large, not too small, where there are too few
+      landmarks. Rounding adds an error of the order of the rounding unit times the
+      trace of K over the ridge.
+
+    Raises:
+      ValueError: for data without points or (NaN or infinite) values, a kernel that
+        gives another shape, or values that are not finite or negative on the diagonal;
+        for numbers out of range.
+      TypeError: for a traced key, data or ridge: how many points are kept depends on
+        them. For anything but numbers.
+
+    Note:
+      The path runs on the host; each of its steps is compiled, with sizes that are
+      powers of two. With M landmarks, about `oversampling` times the effective
+      dimension, this takes time of the order of n M² and memory of 4096 M.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxwgc import sketching
+      >>> def kernel(x, y):
+      ...     return jnp.exp(-jnp.sum((x[:, None] - y) ** 2, axis=-1))
+      >>> data = jax.random.normal(jax.random.key(0), (300, 1))
+      >>> sample = sketching.bless(jax.random.key(1), kernel, data, ridge=1.0)
+      >>> matrix = kernel(data, data)
+      >>> exact = jnp.diag(jnp.linalg.solve(matrix + jnp.eye(300), matrix))
+      >>> ratios = sample.scores / exact
+      >>> print(bool(ratios.min() > 0.5), bool(ratios.max() < 2))
+      True True
+
+    References:
+      Rudi, Calandriello, Carratino and Rosasco, "On fast leverage score sampling and
+      optimal learning", NeurIPS 2018, algorithm 2 (BLESS-R) and equation 3, which is
+      used along the path. Its weighted sums over landmarks leave a sampling error of
+      one over the root of `oversampling` in the scores; the projection, with sums over
+      all points, does not.
+    """
+    key = _validation.check_key(key)
+    _validation.check_number("ridge", ridge, positive=True)
+    _validation.check_number("oversampling", oversampling, positive=True)
+    _validation.check_number("step", step, minimum=1)
+    if _validation.is_traced(key, data, ridge, oversampling, step):
+        raise TypeError(
+            "bless must not be traced: how many points it keeps depends on their values"
+        )
+    if not step > 1:
+        raise ValueError(f"step must be more than 1; got {step}")
+    points = _checks.float_array("data", data)
+    if points.ndim < 1 or points.shape[0] < 1:
+        raise ValueError(f"data must have at least one point; got shape {points.shape}")
+    _matrix_checks.check_finite("data", data, points.dtype)
+    diagonal = _diagonal(kernel, points)
+    largest, trace = float(diagonal.max()), float(diagonal.sum())
+    smallest_ridge = 8 * float(jnp.finfo(diagonal.dtype).eps) * trace
+    if not (math.isfinite(ridge) and ridge >= smallest_ridge):
+        raise ValueError(
+            "ridge must be finite and at least 8 rounding units times the trace of the "
+            f"kernel matrix, {smallest_ridge:.3g} in {diagonal.dtype}; got {ridge}"
+        )
+
+    num_points = points.shape[0]
+    indices = np.zeros(0, np.int32)
+    weights = np.zeros(0)
+    # At a ridge of the trace, no score is above 1/2 of its bound k(x, x) / ridge.
+    num_steps = max(1, math.ceil(math.log(max(trace / ridge, 1)) / math.log(step)))
+    for i, step_key in enumerate(jax.random.split(key, num_steps)):
+        current = float(ridge) * step ** (num_steps - 1 - i)
+        # No point is kept with more than this probability, so that the scores of the
+        # others are not needed.
+        bound = min(1.0, oversampling * largest / current)
+        uniform = np.asarray(jax.random.uniform(step_key, (num_points,), np.float32))
+        candidates = np.flatnonzero(uniform < bound)
+        scores = _scores(
+            kernel, points, diagonal, candidates, indices, weights, current
+        )
+        probabilities = np.minimum(oversampling * scores.astype(np.float64), 1)
+        kept = uniform[candidates] < probabilities
+        indices, weights = candidates[kept], 1 / probabilities[kept]
+    scores = _projected_scores(kernel, points, diagonal, indices, float(ridge))
+    return BlessSample(
+        indices=jnp.asarray(indices, jnp.int32),
+        weights=jnp.asarray(weights, diagonal.dtype),
+        scores=jnp.asarray(scores),
+    )
+
+
+def _diagonal(kernel: Kernel, points: jax.Array) -> np.ndarray:
+    """k(x, x) of all points, and a check of the kernel."""
+    shape = jax.eval_shape(kernel, points[:2], points[:1])
+    expected = (min(2, points.shape[0]), 1)
+    if getattr(shape, "shape", None) != expected:
+        raise ValueError(
+            "kernel must take (a, ...) and (b, ...) to an array of shape (a, b); for "
+            f"a, b = {expected} it gave {shape}"
+        )
+    if not jnp.issubdtype(shape.dtype, jnp.floating):
+        raise TypeError(f"kernel must give real numbers; got {shape.dtype}")
+    diagonal = np.asarray(_compiled_diagonal(kernel, points))
+    is_wrong = ~(np.isfinite(diagonal) & (diagonal >= 0))
+    if is_wrong.any():
+        first = int(is_wrong.argmax())
+        raise ValueError(
+            "kernel must be finite and not negative for a point and itself; got "
+            f"{diagonal[first]} for point {first}"
+        )
+    if not diagonal.any():
+        raise ValueError("kernel must not be zero for all points and themselves")
+    return diagonal
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _compiled_diagonal(kernel: Kernel, points: jax.Array) -> jax.Array:
+    return jax.vmap(lambda point: kernel(point[None], point[None])[0, 0])(points)
+
+
+def _scores(
+    kernel: Kernel,
+    points: jax.Array,
+    diagonal: np.ndarray,
+    candidates: np.ndarray,
+    indices: np.ndarray,
+    weights: np.ndarray,
+    ridge: float,
+) -> np.ndarray:
+    """Scores of the candidates, by sums over weighted landmarks."""
+    landmarks, roots = _landmarks(indices, np.sqrt(weights), diagonal.dtype)
+    factor = _factor(kernel, points, landmarks, roots, ridge)
+    bounds = np.stack([diagonal / (ridge + diagonal.sum()), diagonal / ridge])
+
+    def block_scores(block: np.ndarray) -> jax.Array:
+        features = _features(kernel, points, factor, landmarks, roots, block)
+        own = diagonal[block]
+        scores = (own - jnp.sum(features**2, axis=0)) / ridge
+        # The bounds hold for the exact scores; rounding may leave them.
+        return jnp.clip(scores, bounds[0, block], jnp.minimum(bounds[1, block], 1))
+
+    return _in_blocks(block_scores, candidates, diagonal.dtype)
+
+
+def _projected_scores(
+    kernel: Kernel,
+    points: jax.Array,
+    diagonal: np.ndarray,
+    indices: np.ndarray,
+    ridge: float,
+) -> np.ndarray:
+    """Scores of all points, with z the coordinates of a point in the landmarks' span.
+
+    They are zᵀ (Σ z zᵀ + ridge I)⁻¹ z + (k(x, x) - zᵀz) / ridge.
+    """
+    landmarks, roots = _landmarks(indices, np.ones(indices.size), diagonal.dtype)
+    # Landmarks may be as good as dependent. The ridge is larger than this.
+    shift = 4 * np.finfo(diagonal.dtype).eps * diagonal[indices].sum()
+    shift = shift if indices.size else 1.0
+    factor = _factor(kernel, points, landmarks, roots, shift)
+    num_points = diagonal.size
+    size = min(_BLOCK, _power_of_two(num_points))
+    gram = jnp.zeros_like(factor)
+    for start in range(0, num_points, size):
+        block = np.arange(start, min(start + size, num_points))
+        features = _features(
+            kernel, points, factor, landmarks, roots, _padded(block, size)
+        )
+        gram = _add_gram(gram, features, block.size)
+    inner = jnp.linalg.cholesky(gram + ridge * jnp.eye(roots.size, dtype=roots.dtype))
+
+    def block_scores(block: np.ndarray) -> jax.Array:
+        features = _features(kernel, points, factor, landmarks, roots, block)
+        return _split_scores(features, inner, diagonal[block], ridge)
+
+    return _in_blocks(block_scores, np.arange(num_points), diagonal.dtype)
+
+
+def _landmarks(
+    indices: np.ndarray, roots: np.ndarray, dtype: np.dtype
+) -> tuple[np.ndarray, np.ndarray]:
+    """Landmarks and the roots of their weights, filled up to a power of two."""
+    padded = _padded(indices, _power_of_two(indices.size))
+    # A landmark of weight 0 is none.
+    return padded, np.pad(roots, (0, padded.size - indices.size)).astype(dtype)
+
+
+def _in_blocks(
+    function: Callable[[np.ndarray], jax.Array], candidates: np.ndarray, dtype: np.dtype
+) -> np.ndarray:
+    """`function` of the candidates, at most so many at a time."""
+    scores = np.empty(candidates.size, dtype)
+    size = min(_BLOCK, _power_of_two(candidates.size))
+    for start in range(0, candidates.size, size):
+        block = candidates[start : start + size]
+        values = np.asarray(function(_padded(block, size)))
+        scores[start : start + size] = values[: block.size]
+    if not np.isfinite(scores).all():
+        raise ValueError("kernel must be finite and positive semi-definite; it is not")
+    return scores
+
+
+def _power_of_two(number: int) -> int:
+    return 1 << max(3, (number - 1).bit_length())
+
+
+def _padded(indices: np.ndarray, size: int) -> np.ndarray:
+    return np.pad(indices.astype(np.int32), (0, size - indices.size))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _factor(
+    kernel: Kernel,
+    points: jax.Array,
+    landmarks: jax.Array,
+    roots: jax.Array,
+    shift: jax.Array,
+) -> jax.Array:
+    """The Cholesky factor of W^(1/2) K W^(1/2) + shift I over the landmarks."""
+    chosen = points[landmarks]
+    matrix = kernel(chosen, chosen) * roots * roots[:, None]
+    return jnp.linalg.cholesky(matrix + shift * jnp.eye(roots.size, dtype=roots.dtype))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _features(
+    kernel: Kernel,
+    points: jax.Array,
+    factor: jax.Array,
+    landmarks: jax.Array,
+    roots: jax.Array,
+    block: jax.Array,
+) -> jax.Array:
+    """Columns z with zᵀz the part of k(x, x) that the landmarks explain."""
+    cross = kernel(points[landmarks], points[block]) * roots[:, None]
+    return solve_triangular(factor, cross, lower=True)
+
+
+@jax.jit
+def _add_gram(gram: jax.Array, features: jax.Array, number: jax.Array) -> jax.Array:
+    features = jnp.where(jnp.arange(features.shape[1]) < number, features, 0)
+    return gram + jnp.matmul(features, features.T, precision=HIGHEST)
+
+
+@jax.jit
+def _split_scores(
+    features: jax.Array, inner: jax.Array, own: jax.Array, ridge: jax.Array
+) -> jax.Array:
+    solved = solve_triangular(inner, features, lower=True)
+    left = jnp.maximum(own - jnp.sum(features**2, axis=0), 0)
+    scores = jnp.sum(solved**2, axis=0) + left / ridge
+    # Holds for the exact scores.
+    return jnp.minimum(scores, own / (ridge + own))

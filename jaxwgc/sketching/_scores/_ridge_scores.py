@@ -1,0 +1,109 @@
+"""Ridge leverage scores of the rows of a matrix."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxwgc import _validation
+from jaxwgc.sketching import _matrix_checks
+from jaxwgc.sketching._powers import inverse_power_of_two
+from jaxwgc.sketching._scores._gram_scores import gram_scores
+from jaxwgc.sketching._scores._row_blocks import DenseRows
+
+
+def ridge_leverage_scores(
+    matrix: jax.typing.ArrayLike,
+    ridge: jax.typing.ArrayLike,
+    rcond: jax.typing.ArrayLike | None = None,
+) -> jax.Array:
+    """The ridge leverage score of every row: the diagonal of X (XᵀX + ridge I)⁻¹ Xᵀ.
+
+    The scores sum to the effective dimension Σ σ² / (σ² + ridge) over the singular
+    values σ of X. They fall as the ridge grows, and at ridge 0 they are the leverage
+    scores.
+
+    Args:
+      matrix: X, real, of shape (N, p), in any units. Integers and bools are computed in
+        the default float dtype, float16 and bfloat16 in float32.
+      ridge: a real scalar of at least 0, may be traced. It is added to XᵀX as it is,
+        not times N.
+      rcond: as in `leverage_scores`, of which these are the scores of X on top of
+        √ridge I, a matrix of full rank. Where √ridge is below the cut-off, directions
+        that X does not have, or has as noise only, count 0 as they do without a ridge.
+
+    Returns:
+      (N,), each in [0, 1]. The error is of the order of the rounding unit times the
+      condition number of X on top of √ridge I; XᵀX + ridge I itself, whose condition
+      number is the square, is not solved with. All NaN where a traced matrix is not
+      finite or a traced ridge is negative or not finite.
+
+    Raises:
+      ValueError: for a matrix without two axes, without rows or columns, or (where not
+        traced) with NaN or infinite entries; for a ridge that is negative or not
+        finite; for an rcond outside [0, 1).
+      TypeError: for a complex matrix or anything but numbers.
+
+    Note:
+      A matrix with N >= p takes the two or four products of `leverage_scores`. A wide
+      one is first reduced to its square factor, X = RᵀQᵀ: this is the dual way, which
+      does not form XᵀX.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxwgc import sketching
+      >>> matrix = jnp.array([[1.0, 0.0], [1.0, 0.0], [0.0, 3.0]])
+      >>> print(sketching.ridge_leverage_scores(matrix, 2.0).round(2))
+      [0.25 0.25 0.82]
+
+    References:
+      Alaoui and Mahoney, "Fast randomized kernel ridge regression with statistical
+      guarantees", NeurIPS 2015, definition 1.
+    """
+    matrix = _matrix_checks.finite_matrix("matrix", matrix)
+    _validation.check_number("ridge", ridge, minimum=0)
+    if not _validation.is_traced(ridge) and not np.isfinite(np.asarray(ridge)):
+        raise ValueError(f"ridge must be finite; got {ridge}")
+    rcond = _matrix_checks.relative_cutoff(rcond, matrix.shape, matrix.dtype)
+    return _ridge_scores(matrix, jnp.asarray(ridge, matrix.dtype), rcond)
+
+
+@jax.jit
+def _ridge_scores(matrix: jax.Array, ridge: jax.Array, rcond: jax.Array) -> jax.Array:
+    root = jnp.sqrt(ridge)
+    if matrix.shape[0] >= matrix.shape[1]:
+        return gram_scores(_RowsAndRidge(matrix, root), rcond)
+    largest = jnp.maximum(jnp.abs(matrix).max(), root)
+    finite = jnp.isfinite(largest)
+    # One unit for all columns, which the ridge ties together.
+    scale = jnp.where(finite, inverse_power_of_two(largest), 0)
+    matrix = jnp.where(finite, matrix, 0) * scale
+    # A maximum need not show a NaN.
+    finite &= jnp.isfinite(jnp.sum(matrix))
+    square = jnp.linalg.qr(matrix.T, mode="r").T
+    left, singular_values, _ = jnp.linalg.svd(square)
+    total = jnp.hypot(singular_values, root * scale)
+    kept = total > rcond * total[0]
+    shares = jnp.where(kept, singular_values / jnp.where(kept, total, 1), 0)
+    scores = jnp.sum((left * shares) ** 2, axis=1)
+    return jnp.where(finite, jnp.clip(scores, 0, 1), jnp.nan)
+
+
+class _RowsAndRidge(DenseRows):
+    """The rows of a matrix on top of those of `root` I, of which there is no score.
+
+    The columns of the two together may be multiplied by anything, so that units of the
+    columns matter as little as without a ridge.
+    """
+
+    def __init__(self, matrix: jax.Array, root: jax.Array):
+        super().__init__(matrix)
+        self.root = root
+
+    def largest(self) -> jax.Array:
+        return jnp.maximum(super().largest(), self.root)
+
+    def sum(self, function: Callable[[jax.Array], jax.Array]) -> jax.Array:
+        ridge = self.root * jnp.eye(self.num_columns, dtype=self.dtype)
+        return super().sum(function) + function(ridge)

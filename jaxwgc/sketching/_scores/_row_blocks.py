@@ -1,0 +1,70 @@
+"""Sums and values over the rows of a matrix, taken in blocks, wherever the rows are."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+class Rows(Protocol):
+    """What the scores ask of a matrix: never all of its rows at a time."""
+
+    num_columns: int
+    dtype: jnp.dtype
+
+    def largest(self) -> jax.Array:
+        """(p,), bounds of the absolute values in every column, up to a factor."""
+        ...
+
+    def sum(self, function: Callable[[jax.Array], jax.Array]) -> jax.Array:
+        """The sum of `function` over blocks of rows; zero rows may be added."""
+        ...
+
+    def map(self, function: Callable[[jax.Array], jax.Array]) -> jax.Array:
+        """`function`, which gives one number a row, of all rows."""
+        ...
+
+
+class DenseRows:
+    """The rows of an array."""
+
+    def __init__(self, matrix: jax.Array):
+        self.matrix = matrix
+        self.num_columns = matrix.shape[1]
+        self.dtype = matrix.dtype
+
+    def largest(self) -> jax.Array:
+        return jnp.abs(self.matrix).max(axis=0)
+
+    def sum(self, function: Callable[[jax.Array], jax.Array]) -> jax.Array:
+        size = block_size(*self.matrix.shape)
+        num_blocks = self.matrix.shape[0] // size
+        total = function(self.matrix[num_blocks * size :])
+
+        def add(i: jax.Array, total: jax.Array) -> jax.Array:
+            rows = lax.dynamic_slice_in_dim(self.matrix, i * size, size)
+            return total + function(rows)
+
+        return lax.fori_loop(0, num_blocks, add, total)
+
+    def map(self, function: Callable[[jax.Array], jax.Array]) -> jax.Array:
+        num_rows = self.matrix.shape[0]
+        size = block_size(*self.matrix.shape)
+        num_blocks = -(-num_rows // size)
+
+        def fill(i: jax.Array, values: jax.Array) -> jax.Array:
+            # The last block starts early enough to be whole, and repeats some rows.
+            start = jnp.minimum(i * size, num_rows - size)
+            block = function(lax.dynamic_slice_in_dim(self.matrix, start, size))
+            return lax.dynamic_update_slice_in_dim(values, block, start, 0)
+
+        return lax.fori_loop(0, num_blocks, fill, jnp.zeros(num_rows, self.dtype))
+
+
+def block_size(num_rows: int, num_columns: int) -> int:
+    """How many rows to take at a time."""
+    # About 4 MiB in float64: a block and its product stay in a cache, and sums over
+    # rows are taken in two levels, which keeps their rounding small.
+    return min(num_rows, max(256, min(8192, 2**19 // num_columns)))

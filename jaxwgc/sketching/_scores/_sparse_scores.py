@@ -1,0 +1,162 @@
+"""Leverage scores of sparse matrices, a few rows of them dense at a time."""
+
+import functools
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxwgc import _validation
+from jaxwgc.sketching import _checks, _matrix_checks
+from jaxwgc.sketching._powers import inverse_power_of_two
+from jaxwgc.sketching._scores._gram_scores import (
+    column_scale,
+    gram,
+    gram_scores,
+    refine,
+)
+from jaxwgc.sketching._scores._row_blocks import block_size
+
+
+def is_sparse(value: Any) -> bool:
+    """True for any sparse matrix of JAX."""
+    # Importing the module takes as long as importing the rest of the library; where
+    # nobody has imported it, there is no such matrix.
+    sparse = sys.modules.get("jax.experimental.sparse")
+    return sparse is not None and isinstance(value, sparse.JAXSparse)
+
+
+def sparse_leverage_scores(
+    matrix: Any, rcond: jax.typing.ArrayLike | None
+) -> jax.Array:
+    """`leverage_scores` of a BCOO matrix, by `"gram"`."""
+    from jax.experimental import sparse
+
+    if not isinstance(matrix, sparse.BCOO):
+        raise TypeError(
+            "a sparse matrix must be a jax.experimental.sparse.BCOO; got "
+            f"{type(matrix).__name__}"
+        )
+    if matrix.n_batch or matrix.n_dense or matrix.ndim != 2:
+        raise ValueError(
+            "a sparse matrix must have two axes, both sparse; got shape "
+            f"{matrix.shape} with n_batch = {matrix.n_batch} and "
+            f"n_dense = {matrix.n_dense}"
+        )
+    _matrix_checks.check_not_empty("matrix", matrix.shape)
+    data = _checks.float_array("matrix", matrix.data)
+    if not _validation.is_traced(matrix.data):
+        _matrix_checks.check_finite("matrix", matrix.data, data.dtype)
+    rcond = _matrix_checks.relative_cutoff(rcond, matrix.shape, data.dtype)
+    row, column = jnp.asarray(matrix.indices).T
+    return _sparse_scores(
+        data, row, column, rcond, shape=matrix.shape, is_sorted=matrix.indices_sorted
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("shape", "is_sorted"))
+def _sparse_scores(
+    data: jax.Array,
+    row: jax.Array,
+    column: jax.Array,
+    rcond: jax.Array,
+    shape: tuple[int, int],
+    is_sorted: bool,
+) -> jax.Array:
+    rows = SparseRows(data, row, column, shape, is_sorted)
+    num_rows, num_columns = shape
+    if num_rows >= num_columns:
+        return gram_scores(rows, rcond)
+    finite, scale = column_scale(rows)
+    norms = jnp.sqrt(rows.sum(lambda block: jnp.sum((block * scale) ** 2, axis=0)))
+    finite &= jnp.isfinite(norms).all()
+    # Out of bounds, any unit will do.
+    data = data * scale.at[column].get(mode="clip")
+    data = data * inverse_power_of_two(norms).at[column].get(mode="clip")
+    # Xᵀ = U R with orthonormal columns in U: the columns of X span those of Rᵀ, which
+    # is square.
+    tall = SparseRows(data, column, row, (num_columns, num_rows), is_sorted=False)
+    # Not equilibrated again, since these are the rows of X.
+    ones = jnp.ones(num_rows, data.dtype)
+    eigenvalues, vectors = jnp.linalg.eigh(tall.sum(gram))
+    square = refine(tall, ones, ones, eigenvalues, vectors).factor().T
+    left, singular_values, _ = jnp.linalg.svd(square)
+    left = jnp.where(singular_values > rcond * singular_values[0], left, 0)
+    scores = jnp.sum(left**2, axis=1)
+    return jnp.where(finite, jnp.clip(scores, 0, 1), jnp.nan)
+
+
+class SparseRows:
+    """The rows of a sparse matrix given by its entries; see `Rows`.
+
+    Entries out of bounds, with which JAX fills up, are dropped, and those in one place
+    add up. The memory is that of the entries, sorted, and of one block of rows.
+    """
+
+    def __init__(
+        self,
+        data: jax.Array,
+        row: jax.Array,
+        column: jax.Array,
+        shape: tuple[int, int],
+        is_sorted: bool,
+    ):
+        self.num_rows, self.num_columns = shape
+        self.dtype = data.dtype
+        self._size = block_size(*shape)
+        self._num_blocks = -(-self.num_rows // self._size)
+        # As unsigned, so that negative ones are out of bounds as well.
+        row, column = row.astype(jnp.uint32), column.astype(jnp.uint32)
+        if not is_sorted:
+            row, column, data = lax.sort((row, column, data), num_keys=1)
+        # Entries are taken in windows of one size, about as many as a block has.
+        self._window = max(256, -(-data.shape[0] // self._num_blocks))
+        width = (0, self._window)
+        self._row = jnp.pad(row, width, constant_values=np.uint32(2**32 - 1))
+        self._column = jnp.pad(column, width)
+        self._data = jnp.pad(data, width)
+        firsts = self._size * jnp.arange(self._num_blocks + 1, dtype=jnp.uint32)
+        self._starts = jnp.searchsorted(row, firsts)
+
+    def largest(self) -> jax.Array:
+        inside = self._row < self.num_rows
+        values = jnp.where(inside, jnp.abs(self._data), 0)
+        largest = jnp.zeros(self.num_columns, self.dtype)
+        return largest.at[self._column].max(values, mode="drop")
+
+    def sum(self, function: Callable[[jax.Array], jax.Array]) -> jax.Array:
+        def add(i: jax.Array, total: jax.Array) -> jax.Array:
+            return total + function(self._block(i))
+
+        return lax.fori_loop(1, self._num_blocks, add, function(self._block(0)))
+
+    def map(self, function: Callable[[jax.Array], jax.Array]) -> jax.Array:
+        values = lax.map(
+            lambda i: function(self._block(i)), jnp.arange(self._num_blocks)
+        )
+        return values.reshape(-1)[: self.num_rows]
+
+    def _block(self, i: jax.typing.ArrayLike) -> jax.Array:
+        """Rows i * size, ..., dense; zero rows at the end."""
+        first = jnp.asarray(i * self._size, jnp.uint32)
+        end = self._starts[i + 1]
+
+        def add(carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+            start, block = carry
+            row, column, data = (
+                lax.dynamic_slice_in_dim(entries, start, self._window)
+                for entries in (self._row, self._column, self._data)
+            )
+            # Those of later blocks fall out.
+            row = jnp.where(row < first + self._size, row - first, self._size)
+            block = block.at[row, column].add(data, mode="drop")
+            return start + self._window, block
+
+        block = jnp.zeros((self._size, self.num_columns), self.dtype)
+        return lax.while_loop(
+            lambda carry: carry[0] < end, add, (self._starts[i], block)
+        )[1]

@@ -1,0 +1,276 @@
+"""Leverage scores of a matrix that is only ever there in blocks of rows."""
+
+from collections.abc import Callable, Iterable, Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxwgc.sketching import _checks, _matrix_checks
+from jaxwgc.sketching._scores._gram_scores import (
+    WELL_CONDITIONED,
+    default_rcond,
+    equilibrated_gram,
+    refine,
+    squared_row_norms,
+)
+from jaxwgc.sketching._scores._row_blocks import DenseRows
+
+# The exponent of a column that is zero so far.
+_NO_EXPONENT = -(2**14)
+
+_CHUNK_BYTES = 2**25
+
+
+def streaming_leverage_scores(
+    blocks: Callable[[], Iterable[jax.typing.ArrayLike]],
+    rcond: jax.typing.ArrayLike | None = None,
+) -> np.ndarray:
+    """The leverage scores of a matrix that does not fit in memory, in two passes.
+
+    The first pass finds a square R with XᵀX = RᵀR, the second the row norms of X R⁻¹.
+
+    Two passes are enough for the accuracy of `leverage_scores`: rows are gathered in
+    chunks, and where the Gram matrix of a chunk is well-conditioned it is as good as
+    its QR factor and is added to a sum in float64; otherwise the chunk, which is still
+    in memory, gets the second look that `leverage_scores` gives a matrix, and its R is
+    folded into the others by a QR factorisation in float64.
+
+    Args:
+      blocks: a function without arguments that returns the blocks anew each time: an
+        iterable of real arrays (b, p), b may vary and may be 0. All are computed in the
+        dtype of the first.
+      rcond: as in `leverage_scores`; not traced.
+
+    Returns:
+      A NumPy array (N,), each in [0, 1], in the dtype of the computation.
+
+    Raises:
+      ValueError: where there are no rows, blocks differ in their columns, the second
+        pass has another number of rows than the first, or one has NaN or infinite
+        entries; for an rcond outside [0, 1).
+      TypeError: where blocks is not a function that gives an iterable of arrays.
+
+    Note:
+      This runs on the host, and not under `jax.jit`. Beside the scores it takes the
+      memory of one block, of a chunk (32 MiB, or 16p rows where that is more) and of a
+      few p×p matrices.
+
+    Example:
+      >>> import numpy as np
+      >>> from jaxwgc import sketching
+      >>> def blocks():
+      ...     for seed in range(3):
+      ...         yield np.random.default_rng(seed).standard_normal((1000, 4))
+      >>> scores = sketching.streaming_leverage_scores(blocks)
+      >>> print(scores.shape, scores.sum().round(3))
+      (3000,) 4.0
+
+    References:
+      As `leverage_scores`; Demmel, Grigori, Hoemmen and Langou, "Communication-optimal
+      parallel and sequential QR and LU factorizations", SIAM J. Sci. Comput. 34 (2012),
+      for the folding of factors.
+    """
+    if not callable(blocks):
+        raise TypeError(
+            "blocks must be a function that returns an iterable of arrays, since it is "
+            f"passed over twice; got {type(blocks).__name__}"
+        )
+    factor = None
+    num_rows = 0
+    for chunk, size in _chunks(blocks):
+        if factor is None:
+            factor = _Factor(chunk.shape[1])
+        factor.add(chunk, num_rows, size)
+        num_rows += size
+    if factor is None:
+        raise ValueError("blocks must have at least one row; got none")
+    if rcond is None:
+        rcond = default_rcond(num_rows, factor.num_columns, chunk.dtype)
+    else:
+        rcond = float(
+            _matrix_checks.relative_cutoff(
+                rcond, (num_rows, factor.num_columns), chunk.dtype
+            )
+        )
+    scales, lower = factor.orthonormaliser(rcond)
+    scales, lower = scales.astype(chunk.dtype), lower.astype(chunk.dtype)
+    scores = np.empty(num_rows, chunk.dtype)
+    start = 0
+    for chunk, size in _chunks(blocks):
+        if start + size <= num_rows:
+            norms = np.asarray(_chunk_scores(chunk, scales, lower))
+            if not np.isfinite(norms).all():
+                raise ValueError("blocks must be the same in both passes; got others")
+            scores[start : start + size] = norms[:size]
+        start += size
+    if start != num_rows:
+        raise ValueError(
+            f"blocks must be the same in both passes; got {num_rows} rows in the first "
+            f"and {start} in the second"
+        )
+    return scores
+
+
+def _chunks(
+    blocks: Callable[[], Iterable[jax.typing.ArrayLike]], num_bytes: int = _CHUNK_BYTES
+) -> Iterator[tuple[np.ndarray, int]]:
+    """All rows, in arrays of one size but for the last, and how many are not padding.
+
+    One size, so that one function is compiled. An array may be overwritten when the
+    next one is asked for.
+    """
+    iterable = blocks()
+    if not isinstance(iterable, Iterable) or isinstance(iterable, jax.Array):
+        raise TypeError(
+            f"blocks() must be an iterable of arrays; got {type(iterable).__name__}"
+        )
+    buffer = None
+    filled = 0
+    for block in iterable:
+        rows = np.asarray(block)
+        if rows.ndim != 2:
+            raise ValueError(f"every block must have shape (b, p); got {rows.shape}")
+        if buffer is None:
+            num_columns = rows.shape[1]
+            if num_columns < 1:
+                raise ValueError("every block must have at least one column; got none")
+            dtype = _checks.float_array("every block", rows[:0]).dtype
+            row_bytes = num_columns * dtype.itemsize
+            # At least 16p rows, so that p x p matrices are cheap beside a chunk.
+            size = max(num_bytes // row_bytes, 16 * num_columns, 1)
+            buffer = np.empty((size, num_columns), dtype)
+        if rows.shape[1] != num_columns:
+            raise ValueError(
+                f"all blocks must have the same columns; got {num_columns} and "
+                f"{rows.shape[1]}"
+            )
+        if rows.dtype != dtype:
+            _checks.float_array("every block", rows[:0])
+            with np.errstate(over="ignore"):
+                rows = rows.astype(dtype)
+        first = 0
+        while first < rows.shape[0]:
+            number = min(size - filled, rows.shape[0] - first)
+            if number == size:
+                yield rows[first : first + size], size
+            else:
+                buffer[filled : filled + number] = rows[first : first + number]
+                filled += number
+                if filled == size:
+                    yield buffer, size
+                    filled = 0
+            first += number
+    if buffer is not None and filled:
+        # Few different sizes, and little to do for small matrices.
+        padded = min(size, max(256, 1 << (filled - 1).bit_length()))
+        buffer[filled:padded] = 0
+        yield buffer[:padded], filled
+
+
+class _Factor:
+    """R with XᵀX = RᵀR for the rows so far, on the host in float64.
+
+    It is kept in two parts, XᵀX = G + FᵀF: G is the sum of the Gram matrices of the
+    well-conditioned chunks, F is triangular. All columns are divided by powers of two,
+    `exponents`, so that nothing overflows and small columns do not vanish.
+    """
+
+    def __init__(self, num_columns: int):
+        self.num_columns = num_columns
+        self.exponents = np.full(num_columns, _NO_EXPONENT)
+        self.gram = np.zeros((num_columns, num_columns))
+        self.triangular: np.ndarray | None = None
+
+    def add(self, chunk: np.ndarray, start: int, size: int) -> None:
+        """Take in the rows of a chunk."""
+        finite, scale, unit, gram = _chunk_gram(chunk)
+        if not bool(finite):
+            wrong = start + int(np.argmax(~np.isfinite(chunk[:size]).all(axis=1)))
+            raise ValueError(
+                f"blocks must be finite; got NaN or infinity in row {wrong}"
+            )
+        host_gram = np.asarray(gram, np.float64)
+        exponents = 2 - np.frexp(np.asarray(scale))[1] - np.frexp(np.asarray(unit))[1]
+        is_zero = np.diagonal(host_gram) == 0
+        exponents = np.where(is_zero, _NO_EXPONENT, exponents)
+        # As long as a column is zero its unit is not known, and needs not be.
+        total = np.maximum(self.exponents, exponents)
+        old = np.maximum(self.exponents - total, _NO_EXPONENT)
+        new = np.maximum(exponents - total, _NO_EXPONENT)
+        self.gram = np.ldexp(self.gram, old[:, None] + old)
+        if self.triangular is not None:
+            self.triangular = np.ldexp(self.triangular, old)
+        self.exponents = total
+        if _is_well_conditioned(host_gram, is_zero):
+            # Exact in every direction to 1e4 roundings, and so is the sum.
+            self.gram += np.ldexp(host_gram, new[:, None] + new)
+        else:
+            square = np.asarray(_chunk_factor(chunk, scale, unit, gram), np.float64)
+            self._fold(np.ldexp(square, new))
+
+    def _fold(self, rows: np.ndarray) -> None:
+        if self.triangular is not None:
+            rows = np.concatenate([self.triangular, rows])
+        self.triangular = np.asarray(np.linalg.qr(rows, mode="r"))
+
+    def orthonormaliser(self, rcond: float) -> tuple[np.ndarray, np.ndarray]:
+        """Two powers of two a column, and L: X diag(both) L is orthonormal."""
+        if self.gram.any():
+            eigenvalues, vectors = np.linalg.eigh(self.gram)
+            roots = np.sqrt(np.maximum(eigenvalues, 0))
+            self._fold(roots[:, None] * vectors.T)
+            self.gram[:] = 0
+        # Nothing has been folded where all rows are zero.
+        triangular = np.zeros_like(self.gram)
+        if self.triangular is not None:
+            triangular = self.triangular
+        norms = np.linalg.norm(triangular, axis=0)
+        more = np.where(norms > 0, np.round(np.log2(np.where(norms > 0, norms, 1))), 0)
+        more = more.astype(int)
+        _, singular_values, right = np.linalg.svd(np.ldexp(triangular, -more))
+        kept = singular_values > rcond * singular_values[0]
+        inverse = right.T * np.where(kept, 1 / np.where(kept, singular_values, 1), 0)
+        lower = np.asarray(np.linalg.qr(inverse.T, mode="r")).T
+        exponents = np.where(norms > 0, self.exponents + more, 0)
+        # In two, since powers near the ends of the range are subnormal.
+        half = exponents // 2
+        return np.ldexp(1.0, -np.stack([half, exponents - half])), lower
+
+
+def _is_well_conditioned(gram: np.ndarray, is_zero: np.ndarray) -> bool:
+    """Whether the smallest eigenvalue is above 1e-4 times the largest.
+
+    Columns that are zero throughout do not count: nothing is lost in them.
+    """
+    largest = max(np.abs(gram).sum(axis=0).max(), 1.0)
+    shifted = gram + np.diag(is_zero - WELL_CONDITIONED * largest)
+    try:
+        np.linalg.cholesky(shifted)
+    except np.linalg.LinAlgError:
+        return False
+    return True
+
+
+@jax.jit
+def _chunk_gram(
+    chunk: jax.Array,
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    return equilibrated_gram(DenseRows(chunk))
+
+
+@jax.jit
+def _chunk_factor(
+    chunk: jax.Array, scale: jax.Array, unit: jax.Array, gram: jax.Array
+) -> jax.Array:
+    eigenvalues, vectors = jnp.linalg.eigh(gram)
+    return refine(DenseRows(chunk), scale, unit, eigenvalues, vectors).factor()
+
+
+@jax.jit
+def _chunk_scores(chunk: jax.Array, scales: jax.Array, lower: jax.Array) -> jax.Array:
+    first, second = scales
+    scores = DenseRows(chunk).map(
+        lambda rows: squared_row_norms(rows * first, second[:, None] * lower)
+    )
+    return jnp.clip(scores, 0, 1)

@@ -1,0 +1,1 @@
+"""Least squares and Newton's method by sketches."""

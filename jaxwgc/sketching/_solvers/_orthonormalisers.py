@@ -1,0 +1,139 @@
+"""Matrices P such that X P has orthonormal columns, or nearly so."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxwgc.sketching._powers import inverse_power_of_two
+from jaxwgc.sketching._scores._gram_scores import (
+    HIGHEST,
+    column_scale,
+    equilibrated_gram,
+    refine,
+)
+from jaxwgc.sketching._scores._row_blocks import DenseRows
+
+
+class Orthonormaliser(NamedTuple):
+    """V and s of X diag(scale) = U diag(s) Vᵀ, found from X, its Gram matrix or sketch.
+
+    Attributes:
+      scale: (p,), powers of two that bring the norms of columns next to 1.
+      vectors: V, (p, k), zero in the columns of the singular values that are cut off.
+      singular_values: s, (k,), in descending order, zero where they are cut off.
+    """
+
+    scale: jax.Array
+    vectors: jax.Array
+    singular_values: jax.Array
+
+    @property
+    def matrix(self) -> jax.Array:
+        """P = V diag(1 / s), (p, k), for which X diag(scale) P = U."""
+        values = self.singular_values
+        return self.vectors / jnp.where(values > 0, values, 1)
+
+    def shortest(self, solution: jax.Array) -> jax.Array:
+        """What is left of a solution without its part in the null space of X.
+
+        V spans the row space of X diag(scale), in which the shortest solution is not
+        the shortest one in the units of X.
+        """
+        is_kept = self.singular_values > 0
+
+        def project(solution: jax.Array) -> jax.Array:
+            rows = self.vectors / self.scale[:, None]
+            # Cut-off columns are zero and last.
+            basis = jnp.linalg.qr(rows / jnp.max(jnp.abs(rows)))[0] * is_kept
+            # Twice, so that rounding in the first leaves no null space behind.
+            for _ in range(2):
+                coordinates = jnp.matmul(solution, basis, precision=HIGHEST)
+                solution = jnp.matmul(basis, coordinates, precision=HIGHEST)
+            return solution
+
+        has_null_space = jnp.sum(is_kept) < self.vectors.shape[0]
+        # A zero matrix has no rows to project on, and no solution but zero.
+        return lax.cond(
+            has_null_space & jnp.any(is_kept), project, lambda x: x, solution
+        )
+
+
+def from_factors(
+    matrix: jax.Array, ridge: jax.Array | None, rcond: jax.Array
+) -> Orthonormaliser:
+    """By orthogonal factorisations, of X or of a sketch of it.
+
+    A ridge adds the rows √ridge I.
+    """
+    # Decompositions of NaN may do anything, and differ by backend.
+    rows = jnp.where(jnp.isfinite(matrix).all(), matrix, 0)
+    if ridge is not None:
+        rows = jnp.concatenate([rows, _ridge_rows(matrix, ridge)])
+    _, scale = column_scale(DenseRows(rows))
+    scale = scale * inverse_power_of_two(jnp.linalg.norm(rows * scale, axis=0))
+    matrix = rows * scale
+    if matrix.shape[0] < matrix.shape[1]:
+        basis, upper = jnp.linalg.qr(matrix.T)
+        rotation, values, _ = jnp.linalg.svd(upper)
+        vectors = jnp.matmul(basis, rotation, precision=HIGHEST)
+    else:
+        _, values, rotation = jnp.linalg.svd(jnp.linalg.qr(matrix, mode="r"))
+        vectors = rotation.T
+    return _cut_off(scale, vectors, values, rcond)
+
+
+def from_gram(
+    matrix: jax.Array, ridge: jax.Array | None, rcond: jax.Array
+) -> Orthonormaliser:
+    """From the Gram matrix of a tall X, and one more of X P where it is needed."""
+    rows = DenseRows(matrix) if ridge is None else _RowsWithRidge(matrix, ridge)
+    finite, scale, unit, gram = equilibrated_gram(rows)
+    # Decompositions of NaN may do anything, and differ by backend.
+    gram = jnp.where(finite, gram, jnp.eye(len(unit), dtype=gram.dtype))
+    eigenvalues, basis = jnp.linalg.eigh(gram)
+    eps = jnp.finfo(matrix.dtype).eps
+
+    def plain(_: None) -> tuple[jax.Array, jax.Array]:
+        return basis[:, ::-1], jnp.sqrt(eigenvalues[::-1])
+
+    def refined(_: None) -> tuple[jax.Array, jax.Array]:
+        small = refine(rows, scale, unit, eigenvalues, basis).small()
+        values, rotation = jnp.linalg.svd(small)[1:]
+        return jnp.matmul(basis, rotation.T, precision=HIGHEST), values
+
+    # The error of P in one pass, eps times the ratio of eigenvalues, is the factor by
+    # which an iteration then shrinks the error of the solution.
+    threshold = jnp.maximum(1e4 * eps, rcond**2)
+    is_plain = eigenvalues[0] > threshold * eigenvalues[-1]
+    vectors, values = lax.cond(is_plain, plain, refined, None)
+    return _cut_off(scale * unit, vectors, values, rcond)
+
+
+class _RowsWithRidge(DenseRows):
+    """The rows of X, and below them those of √ridge I."""
+
+    def __init__(self, matrix: jax.Array, ridge: jax.Array):
+        super().__init__(matrix)
+        self.ridge_rows = _ridge_rows(matrix, ridge)
+
+    def largest(self) -> jax.Array:
+        return jnp.maximum(super().largest(), jnp.diagonal(self.ridge_rows))
+
+    def sum(self, function: Callable[[jax.Array], jax.Array]) -> jax.Array:
+        return super().sum(function) + function(self.ridge_rows)
+
+
+def _ridge_rows(matrix: jax.Array, ridge: jax.Array) -> jax.Array:
+    return jnp.sqrt(ridge) * jnp.eye(matrix.shape[1], dtype=matrix.dtype)
+
+
+def _cut_off(
+    scale: jax.Array, vectors: jax.Array, values: jax.Array, rcond: jax.Array
+) -> Orthonormaliser:
+    is_kept = values > rcond * values[0]
+    return Orthonormaliser(
+        scale, jnp.where(is_kept, vectors, 0), jnp.where(is_kept, values, 0)
+    )

@@ -1,0 +1,27 @@
+"""What every solver returns."""
+
+from typing import NamedTuple
+
+import jax
+
+
+class Solution(NamedTuple):
+    """The result of an iterative solver, of fixed shapes, so that it passes `jax.jit`.
+
+    For least squares with a target (N, c), the c columns are solved as c systems:
+    every field has them as its last axis.
+
+    Attributes:
+      solution: θ, of shape (p,), or a pytree like the parameters.
+      num_iterations: how many iterations were made: int32.
+      converged: whether the solver's own test was passed; the docstring of the solver
+        says which. False wherever the result is not finite.
+      residual_history: (max_iterations + 1,), from the starting point on: the norm of
+        the residual, or the value of the objective where the docstring says so. After
+        the last iteration its value is repeated.
+    """
+
+    solution: jax.Array
+    num_iterations: jax.Array
+    converged: jax.Array
+    residual_history: jax.Array

@@ -1,0 +1,184 @@
+"""Approximate leverage scores: within 1 ± epsilon of the exact ones."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxwgc.sketching import approximate_leverage_scores, leverage_scores
+from jaxwgc.sketching._scores import _approximate_scores
+
+NUM_ROWS, NUM_COLUMNS = 4000, 100
+
+
+@functools.cache
+def cases():
+    random = np.random.default_rng(0)
+    gaussian = random.standard_normal((NUM_ROWS, NUM_COLUMNS)).astype(np.float32)
+    # Half of the leverage is on single rows, neighbours and far apart, the worst case
+    # for sparse sketches: two of them in one place leave a direction out.
+    spikes = 1e-2 * gaussian
+    spikes[random.permutation(NUM_ROWS)[:50], np.arange(50)] += 10
+    spikes[1000:1050, np.arange(50, 100)] += 10
+    groups = np.zeros_like(gaussian)
+    column = (NUM_COLUMNS * random.random(NUM_ROWS) ** 2).astype(int)
+    groups[np.arange(NUM_ROWS), column] = random.lognormal(size=NUM_ROWS)
+    ill_conditioned = gaussian @ random.standard_normal((NUM_COLUMNS, NUM_COLUMNS))
+    ill_conditioned = ill_conditioned * np.geomspace(1, 1e-3, NUM_COLUMNS)
+    mixed = ill_conditioned @ np.linalg.qr(gaussian[:NUM_COLUMNS])[0]
+    deficient = np.hstack([gaussian[:, :40]] * 2 + [np.zeros((NUM_ROWS, 20))])
+    return {
+        "gaussian": gaussian,
+        "heavy tails": gaussian / random.standard_normal((NUM_ROWS, 1)),
+        "spikes": spikes,
+        "groups": groups,
+        "ill-conditioned": mixed,
+        "rank-deficient": deficient,
+        "repeated rows": np.tile(gaussian[:1000], (4, 1)),
+    }
+
+
+def shares(case, epsilon, num_keys=4):
+    """The share of rows within 1 ± epsilon, for every key."""
+    matrix = jnp.asarray(cases()[case], jnp.float32)
+    exact = leverage_scores(matrix)
+    result = []
+    for seed in range(num_keys):
+        key = jax.random.key(seed)
+        scores = approximate_leverage_scores(key, matrix, epsilon)
+        assert jnp.isfinite(scores).all() and jnp.all((scores >= 0) & (scores <= 1))
+        close = jnp.abs(scores - exact) <= epsilon * exact + 1e-6
+        result.append(float(close.mean()))
+    return np.array(result)
+
+
+@pytest.mark.parametrize("case", cases())
+@pytest.mark.parametrize("epsilon", [0.5, 0.3])
+def test_99_percent_of_rows_are_within_epsilon(case, epsilon):
+    assert shares(case, epsilon).min() >= 0.99
+
+
+def test_sizes_are_not_wasteful():
+    # With a third of the degrees of freedom, many rows miss.
+    sizes = _approximate_scores._sizes(NUM_COLUMNS, 0.5)
+    assert sizes == (400, 92)
+    matrix = jnp.asarray(cases()["gaussian"])
+    rcond = jnp.asarray(1e-5, jnp.float32)
+    scores = _approximate_scores._approximate_scores(
+        jax.random.key(0), matrix, rcond, 400, 25
+    )
+    exact = leverage_scores(matrix)
+    assert jnp.mean(jnp.abs(scores - exact) <= 0.5 * exact) < 0.98
+
+
+def test_projections_for_many_columns():
+    # Here there are a few projections to many columns, as where it pays.
+    random = np.random.default_rng(1)
+    matrix = jnp.asarray(random.standard_normal((3000, 300)) ** 3, jnp.float32)
+    size, number = _approximate_scores._sizes(300, 0.5)
+    assert size == 1200 and 70 <= number <= 80
+    exact = leverage_scores(matrix)
+    scores = approximate_leverage_scores(jax.random.key(0), matrix)
+    assert jnp.mean(jnp.abs(scores - exact) <= 0.5 * exact) >= 0.99
+    assert jnp.mean((scores < 2 * exact) & (scores > exact / 2)) >= 0.99
+    np.testing.assert_allclose(scores.sum(), 300, rtol=1e-4)
+
+
+def test_degrees_of_freedom_follow_the_chi_square_law():
+    stats = pytest.importorskip("scipy.stats")
+    for epsilon in (0.1, 0.3, 0.5, 0.9):
+        number = _approximate_scores._degrees_of_freedom(epsilon)
+        law = stats.chi2(number)
+        misses = law.cdf(number * (1 - epsilon)) + law.sf(number * (1 + epsilon))
+        assert 0.003 < misses < 0.0065
+
+
+def test_sketch_keeps_squares_on_average():
+    """E[SᵀS] = I up to its constant, for every row at every place."""
+    matrix = jnp.eye(13)
+    sketch = jax.vmap(
+        lambda key: _approximate_scores._sparse_sign_sketch(
+            key, matrix, jnp.ones(13), 7
+        )
+    )(jax.random.split(jax.random.key(0), 4000))
+    count = _approximate_scores._NUM_NONZEROS
+    np.testing.assert_array_equal(jnp.abs(sketch).sum(axis=1) <= count, True)
+    mean = jnp.mean(jnp.einsum("kij,kil->kjl", sketch, sketch), axis=0) / count
+    np.testing.assert_allclose(mean, np.eye(13), atol=0.1)
+    # Every place is as likely as another.
+    places = jnp.mean(sketch**2, axis=0)
+    np.testing.assert_allclose(places, count / 7, rtol=0.15)
+
+
+def test_zero_matrix_and_small_matrices():
+    key = jax.random.key(0)
+    zeros = jnp.zeros((NUM_ROWS, NUM_COLUMNS))
+    np.testing.assert_array_equal(approximate_leverage_scores(key, zeros), 0)
+    # A sketch would not be smaller.
+    small = np.random.default_rng(2).standard_normal((30, 5))
+    np.testing.assert_array_equal(
+        approximate_leverage_scores(key, small), leverage_scores(small)
+    )
+    column = jnp.arange(1000.0)
+    np.testing.assert_allclose(
+        approximate_leverage_scores(key, column[:, None]),
+        column**2 / jnp.sum(column**2),
+        atol=1e-6,
+    )
+
+
+def test_units_do_not_matter():
+    matrix = cases()["gaussian"]
+    units = 10.0 ** np.linspace(-34, 34, NUM_COLUMNS)
+    key = jax.random.key(0)
+    scaled = (matrix.astype(float) * 2 ** np.round(np.log2(units))).astype(np.float32)
+    np.testing.assert_allclose(
+        approximate_leverage_scores(key, scaled),
+        approximate_leverage_scores(key, matrix),
+        rtol=0.02,
+    )
+
+
+def test_jit_keys_and_x64(x64, make_key):
+    matrix = jnp.asarray(cases()["gaussian"][:1200, :10], float)
+    one = functools.partial(approximate_leverage_scores, matrix=matrix)
+    scores = one(make_key(3))
+    assert scores.dtype == (jnp.float64 if x64 else jnp.float32)
+    np.testing.assert_allclose(jax.jit(one)(make_key(3)), scores, rtol=1e-4)
+    keys = jnp.stack([make_key(3), make_key(4)])
+    mapped = jax.vmap(lambda key: one(key))(keys)
+    np.testing.assert_allclose(mapped[0], scores, rtol=1e-4)
+    assert not np.allclose(mapped[0], mapped[1], rtol=1e-4)
+
+
+def test_non_finite():
+    matrix = jnp.asarray(cases()["gaussian"]).at[17, 3].set(jnp.nan)
+    key = jax.random.key(0)
+    with pytest.raises(ValueError, match="matrix must be finite"):
+        approximate_leverage_scores(key, matrix)
+    assert jnp.isnan(jax.jit(approximate_leverage_scores)(key, matrix)).all()
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "error", "message"),
+    [
+        (0.0, ValueError, "epsilon must be positive"),
+        (1.0, ValueError, "epsilon must be less than 1"),
+        (np.nan, ValueError, "epsilon must be a number"),
+        ("0.5", TypeError, "epsilon must be a real scalar"),
+    ],
+)
+def test_wrong_epsilon(epsilon, error, message):
+    with pytest.raises(error, match=message):
+        approximate_leverage_scores(jax.random.key(0), np.eye(3), epsilon)
+
+
+def test_wrong_arguments():
+    with pytest.raises(TypeError, match="key"):
+        approximate_leverage_scores(0, np.eye(3))
+    with pytest.raises(TypeError, match="epsilon must not be traced"):
+        jax.jit(lambda e: approximate_leverage_scores(jax.random.key(0), np.eye(3), e))(
+            0.5
+        )

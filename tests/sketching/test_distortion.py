@@ -1,0 +1,222 @@
+"""Distortion against NumPy, and the sizes of theory against measured distortion."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxwgc.sketching import (
+    count_sketch,
+    embedding_distortion,
+    gaussian,
+    rademacher,
+    recommended_sketch_size,
+    row_sampling,
+    sparse_sign,
+    srht,
+)
+from jaxwgc.sketching._embeddings._by_name import CONSTRUCTORS
+
+NUM_COLUMNS, EPSILON = 3, 0.5
+
+
+def basis_of(kind, num_rows, num_columns=NUM_COLUMNS, dtype=np.float32):
+    """Incoherent, or with rows of leverage 1 beside many of next to none."""
+    draw = np.random.default_rng(0)
+    matrix = draw.normal(size=(num_rows, num_columns))
+    if kind == "coherent":
+        matrix *= 1e-3
+        matrix[draw.permutation(num_rows)[:num_columns]] += np.eye(num_columns)
+    return np.linalg.qr(matrix)[0].astype(dtype)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 2))
+def measure(make, basis, size):
+    """The distortion in 100 seeds."""
+
+    def of_seed(key):
+        return embedding_distortion(basis, make(key, size, len(basis)))
+
+    return jax.lax.map(of_seed, jax.random.split(jax.random.key(1), 100))
+
+
+@pytest.mark.parametrize("kind", ["incoherent", "coherent"])
+@pytest.mark.parametrize(
+    ("name", "make", "num_rows", "options"),
+    [
+        ("gaussian", gaussian, 600, {}),
+        ("rademacher", rademacher, 600, {}),
+        # Below this many rows theory asks for all of them.
+        ("srht", srht, 9000, {"num_rows": 9000}),
+        ("count_sketch", count_sketch, 2000, {}),
+        ("sparse_sign", sparse_sign, 2000, {}),
+        (
+            "sparse_sign",
+            functools.partial(sparse_sign, num_nonzeros=12),
+            600,
+            {"num_nonzeros": 12},
+        ),
+    ],
+)
+def test_recommended_size_keeps_its_promise(name, make, num_rows, options, kind):
+    size = recommended_sketch_size(name, NUM_COLUMNS, EPSILON, **options)
+    assert size < num_rows
+    distortions = measure(make, basis_of(kind, num_rows), size)
+    assert np.sum(distortions <= EPSILON) >= 95
+
+
+@pytest.mark.parametrize("kind", ["incoherent", "coherent"])
+def test_recommended_size_of_row_sampling(kind):
+    """By exact scores, and uniformly with the coherence that this has."""
+    num_rows = 600
+    basis = basis_of(kind, num_rows)
+    scores = np.sum(basis**2, axis=1)
+
+    def by_scores(key, size, num_rows):
+        return row_sampling(key, size, num_rows, scores)
+
+    size = recommended_sketch_size("row_sampling", NUM_COLUMNS, EPSILON)
+    assert size < num_rows
+    assert np.sum(measure(by_scores, basis, size) <= EPSILON) >= 95
+    coherence = num_rows * float(scores.max())
+    uniform = recommended_sketch_size(
+        "row_sampling", NUM_COLUMNS, EPSILON, coherence=coherence
+    )
+    assert np.sum(measure(row_sampling, basis, uniform) <= EPSILON) >= 95
+    if kind == "coherent":
+        # The size that scores need is not enough without them.
+        assert np.sum(measure(row_sampling, basis, size) <= EPSILON) < 50
+
+
+def test_gaussian_size_is_sharp():
+    """An eighth of it breaks the promise, so that the tests above can fail."""
+    size = recommended_sketch_size("gaussian", NUM_COLUMNS, EPSILON) // 8
+    distortions = measure(gaussian, basis_of("incoherent", 600), size)
+    assert np.sum(distortions <= EPSILON) < 80
+
+
+@pytest.mark.parametrize("sketch_size", [2, 40])
+def test_against_numpy(sketch_size, x64):
+    """By singular values of the formed product; below the rank, at least 1."""
+    basis = basis_of("incoherent", 50, dtype=np.float64 if x64 else np.float32)
+    embedding = gaussian(jax.random.key(0), sketch_size, 50)
+    product = np.asarray(embedding.matrix(np.float32), np.float64) @ basis
+    gram = product.T @ product - np.eye(NUM_COLUMNS)
+    found = embedding_distortion(basis, embedding)
+    assert found.dtype == basis.dtype
+    np.testing.assert_allclose(found, np.linalg.norm(gram, 2), rtol=1e-5)
+    assert sketch_size > NUM_COLUMNS or found >= 1 - 1e-6
+
+
+def test_jit_and_an_isometry():
+    basis = basis_of("incoherent", 32)
+    found = jax.jit(embedding_distortion)(basis, srht(jax.random.key(0), 32, 32))
+    assert found < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("basis", "error", "message"),
+    [
+        (np.ones((5, 1)), ValueError, "basis must have orthonormal columns"),
+        (np.full((5, 1), np.nan), ValueError, "basis must have orthonormal columns"),
+        (np.ones((4, 1)), ValueError, r"num_rows = 5; got \(4, 1\)"),
+        (np.ones(5), ValueError, "basis must have shape"),
+        (np.ones((5, 0)), ValueError, "basis must have shape"),
+        (1j * np.ones((5, 1)), TypeError, "basis must be real"),
+    ],
+)
+def test_wrong_basis(basis, error, message):
+    with pytest.raises(error, match=message):
+        embedding_distortion(basis, gaussian(jax.random.key(0), 3, 5))
+
+
+def test_wrong_embedding():
+    with pytest.raises(TypeError, match="embedding must be an Embedding"):
+        embedding_distortion(np.eye(5), np.eye(5))  # type: ignore
+
+
+class TestRecommendedSize:
+    """The formulas, worked out by hand, and how sizes depend on the target."""
+
+    def test_values(self):
+        size = functools.partial(recommended_sketch_size, num_columns=4)
+        root = math.sqrt(1.21) - 1
+        by_hand = ((2 + math.sqrt(2 * math.log(2 / 0.1))) / root) ** 2
+        assert size("gaussian", epsilon=0.21, delta=0.1) == math.ceil(by_hand)
+        assert size("count_sketch", epsilon=0.5, delta=0.1) == 800
+        chernoff = 1.5 * math.log(1.5) - 0.5
+        by_hand = 7 * math.log(80) / chernoff
+        found = size("row_sampling", epsilon=0.5, delta=0.1, coherence=7)
+        assert found == math.ceil(by_hand)
+        spread = (2 + math.sqrt(8 * math.log(2**21 / 0.1))) ** 2
+        found = size("srht", epsilon=0.5, delta=0.1, num_rows=2**20 - 5)
+        assert found == math.ceil(spread * math.log(160) / chernoff)
+        # A net of fineness 1/4, as in the textbook, asks for more.
+        textbook = 2 * (4 * math.log(9) + math.log(20)) / (0.25**2 / 2 - 0.25**3 / 3)
+        found = size("rademacher", epsilon=0.5, delta=0.1)
+        assert textbook / 2 < found < textbook
+
+    def test_sparse_sign(self):
+        size = functools.partial(recommended_sketch_size, "sparse_sign", 10, 0.5)
+        log = math.log(200)
+        assert size(num_nonzeros=11) == math.ceil(160 * log)
+        # Too few entries for the theorem: that of count_sketch still holds.
+        assert size(num_nonzeros=10) == recommended_sketch_size("count_sketch", 10, 0.5)
+        assert size(num_nonzeros=5000) == 5000
+
+    @pytest.mark.parametrize("name", CONSTRUCTORS)
+    def test_monotone(self, name):
+        def size(num_columns, epsilon, delta):
+            return recommended_sketch_size(
+                name, num_columns, epsilon, delta, num_rows=2**40
+            )
+
+        base = size(5, 0.5, 0.1)
+        assert isinstance(base, int)
+        assert size(6, 0.5, 0.1) > base
+        assert size(5, 0.4, 0.1) > base
+        assert size(5, 0.5, 0.05) > base
+
+    def test_srht_never_needs_more_than_all_rows(self):
+        assert recommended_sketch_size("srht", 5, 0.01, num_rows=1000) == 1024
+
+    @pytest.mark.parametrize(
+        ("arguments", "options", "error", "message"),
+        [
+            (
+                ("fourier", 3, 0.5),
+                {},
+                ValueError,
+                "embedding must be one of",
+            ),
+            (("gaussian", 0, 0.5), {}, ValueError, "num_columns must be at least 1"),
+            (("gaussian", 3.0, 0.5), {}, TypeError, "num_columns must be a Python int"),
+            (("gaussian", 3, 0), {}, ValueError, "epsilon must be between 0 and 1"),
+            (("gaussian", 3, 1.0), {}, ValueError, "epsilon must be between 0 and 1"),
+            (("gaussian", 3, 0.5, 0), {}, ValueError, "delta must be between 0 and 1"),
+            (("gaussian", 3, 0.5, "a"), {}, TypeError, "delta must be a real scalar"),
+            (("srht", 3, 0.5), {}, ValueError, "num_rows must be given for 'srht'"),
+            (
+                ("row_sampling", 3, 0.5),
+                {"coherence": 2},
+                ValueError,
+                "coherence must be at least 3; got 2",
+            ),
+            (
+                ("sparse_sign", 3, 0.5),
+                {"num_nonzeros": 0},
+                ValueError,
+                "num_nonzeros must be at least 1",
+            ),
+        ],
+    )
+    def test_wrong_arguments(self, arguments, options, error, message):
+        with pytest.raises(error, match=message):
+            recommended_sketch_size(*arguments, **options)
+
+    def test_traced_epsilon(self):
+        with pytest.raises(TypeError, match="epsilon must be a number, since it sets"):
+            jax.jit(lambda e: jnp.ones(recommended_sketch_size("gaussian", 3, e)))(0.5)

@@ -1,0 +1,162 @@
+"""Effective resistances against pseudo-inverses in float64, and known graphs."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxwgc.sketching import effective_resistances
+
+
+def laplacian(edges, weights, num_vertices):
+    incidence = np.zeros((len(edges), num_vertices))
+    order = np.arange(len(edges))
+    incidence[order, edges[:, 0]] += 1
+    incidence[order, edges[:, 1]] -= 1
+    return incidence.T * weights @ incidence, incidence
+
+
+def reference(edges, weights, num_vertices):
+    matrix, incidence = laplacian(edges, weights, num_vertices)
+    inverse = np.linalg.pinv(matrix, rcond=1e-11, hermitian=True)
+    return np.einsum("ij,jk,ik->i", incidence, inverse, incidence)
+
+
+def random_graph(num_vertices, num_edges, seed=0):
+    random = np.random.default_rng(seed)
+    edges = random.integers(0, num_vertices, (num_edges, 2))
+    edges = edges[edges[:, 0] != edges[:, 1]]
+    return edges, np.exp(random.standard_normal(len(edges)))
+
+
+# The last has isolated vertices, many components, and fewer edges than vertices.
+@pytest.mark.parametrize(("num_vertices", "num_edges"), [(20, 90), (40, 24)])
+def test_equal_to_pseudo_inverse(num_vertices, num_edges, x64):
+    edges, weights = random_graph(num_vertices, num_edges)
+    resistances = effective_resistances(edges, weights, num_vertices)
+    assert resistances.dtype == (jnp.float64 if x64 else jnp.float32)
+    expected = reference(edges, weights, num_vertices)
+    np.testing.assert_allclose(resistances, expected, rtol=1e-10 if x64 else 1e-4)
+
+
+def test_foster(with_x64):
+    """Leverages sum to vertices minus components."""
+    edges, weights = random_graph(20, 90)
+    both = np.concatenate([edges, edges + 20])
+    resistances = effective_resistances(both, np.tile(weights, 2), 45)
+    leverages = np.tile(weights, 2) * resistances
+    np.testing.assert_allclose(leverages.sum(), 38)
+    assert jnp.all((leverages > 0) & (leverages <= 1 + 1e-12))
+
+
+@pytest.mark.parametrize("length", [2, 3, 200])
+def test_path_and_cycle(length, x64):
+    vertices = np.arange(length)
+    path = np.stack([vertices[:-1], vertices[1:]], axis=1)
+    weights = np.linspace(0.5, 2, length - 1)
+    tolerance = 1e-9 if x64 else 2e-4
+    np.testing.assert_allclose(
+        effective_resistances(path, weights), 1 / weights, rtol=tolerance
+    )
+    cycle = np.stack([vertices, np.roll(vertices, 1)], axis=1)
+    np.testing.assert_allclose(
+        effective_resistances(cycle), (length - 1) / length, rtol=tolerance
+    )
+
+
+@pytest.mark.parametrize("bridge", [1e-9, 1e-25])
+def test_weakly_connected_clusters(bridge, x64):
+    # The second eigenvalue is far below the rounding unit. The other clusters hang
+    # together by two bridges, which carry a little current for edges inside.
+    edges, weights = random_graph(20, 90)
+    both = np.concatenate([edges, edges + 20, edges + 40])
+    bridges = np.array([[0, 20], [25, 45], [27, 50]])
+    resistances = effective_resistances(
+        np.concatenate([both, bridges]),
+        np.concatenate([np.tile(weights, 3), [bridge, bridge, 2 * bridge]]),
+    )
+    inside = reference(edges, weights, 20)
+    # Beside the bridge, a cluster is a point.
+    between = np.array([1, 1 / 3, 1 / 3]) / bridge
+    np.testing.assert_allclose(
+        resistances,
+        np.concatenate([inside, inside, inside, between]),
+        rtol=1e-7 if x64 else 1e-4,
+    )
+
+
+def test_weights_over_many_orders_of_magnitude(x64):
+    # A path of double edges.
+    strengths = np.logspace(-25, 5, 30)
+    edges = np.concatenate([[[i, i + 1], [i, i + 1]] for i in range(30)])
+    weights = np.stack([strengths, 3 * strengths], axis=1).reshape(-1)
+    resistances = effective_resistances(edges, weights)
+    np.testing.assert_allclose(
+        weights * resistances, np.tile([0.25, 0.75], 30), rtol=1e-10 if x64 else 1e-4
+    )
+
+
+def test_units_of_weights():
+    edges, weights = random_graph(20, 90)
+    resistances = effective_resistances(edges, weights)
+    for unit in (1e-30, 1e30):
+        np.testing.assert_allclose(
+            effective_resistances(edges, unit * weights) * unit, resistances, rtol=1e-4
+        )
+
+
+def test_loops_and_parallel_edges():
+    edges = np.array([[0, 1], [1, 0], [2, 2], [1, 1], [3, 4]])
+    resistances = effective_resistances(edges, num_vertices=6)
+    np.testing.assert_allclose(resistances, [0.5, 0.5, 0, 0, 1], rtol=1e-5)
+    np.testing.assert_array_equal(effective_resistances([[0, 0]]), [0])
+
+
+def test_many_labels_travel_far():
+    """Components whose vertices are numbered in a random order."""
+    random = np.random.default_rng(3)
+    names = random.permutation(120)
+    paths = np.stack([names[:-1], names[1:]], axis=1)[np.arange(119) % 40 != 39]
+    np.testing.assert_allclose(
+        effective_resistances(paths[random.permutation(len(paths))]), 1, rtol=1e-3
+    )
+
+
+def test_jit_vmap_and_traced_values():
+    edges, weights = random_graph(20, 90)
+    edges, weights = jnp.asarray(edges), jnp.asarray(weights)
+    expected = effective_resistances(edges, weights)
+    traced = jax.jit(effective_resistances, static_argnums=2)
+    np.testing.assert_allclose(traced(edges, weights, 20), expected, rtol=1e-4)
+    mapped = jax.vmap(lambda w: effective_resistances(edges, w))(
+        jnp.stack([weights, 2 * weights])
+    )
+    np.testing.assert_allclose(mapped[1], expected / 2, rtol=1e-4)
+    assert jnp.isnan(traced(edges, weights.at[3].set(-1), 20)).all()
+    assert jnp.isnan(traced(edges, weights.at[3].set(jnp.nan), 20)).all()
+    assert jnp.isnan(traced(edges.at[3, 0].set(20), weights, 20)).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ((np.ones((2, 2)),), TypeError, "edges must be integers"),
+        ((np.ones((2, 3), int),), ValueError, r"edges must have shape \(m, 2\)"),
+        ((np.ones((0, 2), int),), ValueError, "m at least 1"),
+        (([[0, -1]],), ValueError, "got -1 to 0"),
+        (([[0, 3]], None, 3), ValueError, "got 0 to 3 with num_vertices = 3"),
+        (([[0, 1]], [1.0, 2.0]), ValueError, r"weights must have shape \(1,\)"),
+        (([[0, 1]], [0.0]), ValueError, r"weights\[0\] = 0.0"),
+        (([[0, 1]], [np.nan]), ValueError, "weights must be positive and finite"),
+        (([[0, 1]], [1j]), TypeError, "weights must be real"),
+        (([[0, 1]], None, 2.0), TypeError, "num_vertices"),
+    ],
+)
+def test_wrong_arguments(arguments, error, message):
+    with pytest.raises(error, match=message):
+        effective_resistances(*arguments)
+
+
+def test_traced_edges_need_the_number_of_vertices():
+    with pytest.raises(TypeError, match="num_vertices must be given"):
+        jax.jit(effective_resistances)(jnp.array([[0, 1]]))

@@ -1,0 +1,336 @@
+"""Every embedding: the same S in every use, its law, and E[SᵀS] = I."""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.linalg
+import scipy.stats
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxwgc.sketching import (
+    Embedding,
+    count_sketch,
+    gaussian,
+    rademacher,
+    row_sampling,
+    sparse_sign,
+    srht,
+)
+
+PROBABILITIES = np.array([0.3, 0.25, 0.2, 0.05, 0.2])
+
+
+def weighted_rows(key, sketch_size, num_rows):
+    weights = 1 + np.arange(num_rows, dtype=np.float32)
+    return row_sampling(key, sketch_size, num_rows, weights)
+
+
+MAKERS = {
+    "gaussian": gaussian,
+    "rademacher": rademacher,
+    "srht": srht,
+    "count_sketch": count_sketch,
+    "sparse_sign": functools.partial(sparse_sign, num_nonzeros=3),
+    "row_sampling": weighted_rows,
+}
+every_embedding = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+
+
+def normal(*shape, seed=0, dtype=np.float32):
+    return np.random.default_rng(seed).normal(size=shape).astype(dtype)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 2, 3, 4))
+def many_matrices(make, key, sketch_size, num_rows, num):
+    keys = jax.random.split(key, num)
+    return jax.vmap(lambda key: make(key, sketch_size, num_rows).matrix())(keys)
+
+
+@every_embedding
+@pytest.mark.parametrize(("sketch_size", "num_rows"), [(3, 5), (11, 5)])
+def test_unbiased(make, sketch_size, num_rows):
+    """E[SᵀS] = I within four standard errors, entry by entry."""
+    num = 4000
+    matrices = many_matrices(make, jax.random.key(1), sketch_size, num_rows, num)
+    matrices = np.asarray(matrices, np.float64)
+    assert matrices.shape == (num, sketch_size, num_rows)
+    grams = matrices.transpose(0, 2, 1) @ matrices
+    error = grams.std(0) / np.sqrt(num)
+    assert np.all(np.abs(grams.mean(0) - np.eye(num_rows)) < 4 * error + 1e-6)
+
+
+@every_embedding
+@pytest.mark.parametrize(
+    ("sketch_size", "num_rows"),
+    # Dense ones need several blocks for the first size, srht for the second; no size is
+    # a power of two.
+    [(3000, 1500), (50, 2500)],
+)
+def test_apply_is_the_product_with_the_matrix(make, sketch_size, num_rows, with_x64):
+    embedding = make(jax.random.key(0), sketch_size, num_rows)
+    array = normal(num_rows, 2, dtype=np.float64)
+    matrix = np.asarray(embedding.matrix())
+    assert matrix.dtype == np.float64 and matrix.shape == (sketch_size, num_rows)
+    expected = matrix @ array
+    np.testing.assert_allclose(
+        embedding.apply(array), expected, atol=1e-12 * np.abs(expected).max()
+    )
+
+
+@every_embedding
+def test_precision_does_not_change_the_draws(make):
+    """Neither the 64-bit mode nor the dtype of the arrays, nor how it is called."""
+    array = normal(40, 3, dtype=np.float64)
+    key = jax.random.key(3)
+    single = np.asarray(make(key, 9, 40).matrix())
+    assert single.dtype == np.float32
+    sketch = make(key, 9, 40).apply(array.astype(np.float32))
+    assert sketch.dtype == np.float32
+    with jax.enable_x64(True):
+        embedding = make(key, 9, 40)
+        np.testing.assert_allclose(embedding.matrix(), single, atol=3e-7)
+        assert embedding.matrix(np.float32).dtype == np.float32
+        assert embedding.apply(array).dtype == np.float64
+        np.testing.assert_allclose(embedding.apply(array), sketch, atol=2e-5)
+        single_in_double = embedding.apply(array.astype(np.float32))
+        assert single_in_double.dtype == np.float32
+        np.testing.assert_allclose(single_in_double, sketch, atol=2e-6)
+
+
+@every_embedding
+def test_pytrees(make):
+    """One S for all leaves: matrices, vectors, images, complex, integers, bfloat16."""
+    embedding = make(jax.random.key(4), 6, 10)
+    matrix = np.asarray(embedding.matrix())
+    tree = {
+        "matrix": normal(10, 3),
+        "vector": normal(10, seed=1),
+        "images": normal(10, 2, 1, 2, seed=2),
+        "complex": (normal(10, 2, seed=3) + 1j * normal(10, 2, seed=4)),
+        "integers": np.arange(10),
+        "half": jnp.ones((10, 1), jnp.bfloat16),
+        "empty": np.zeros((10, 0), np.float32),
+    }
+    sketch = embedding.apply(tree)
+    assert sketch.keys() == tree.keys()
+    for name, leaf in tree.items():
+        assert sketch[name].shape == (6, *leaf.shape[1:])
+        assert sketch[name].dtype == (
+            np.complex64 if name == "complex" else np.float32
+        ), name
+        expected = np.tensordot(matrix, np.asarray(leaf), axes=1)
+        np.testing.assert_allclose(sketch[name], expected, atol=2e-5)
+
+
+@every_embedding
+def test_jit_and_vmap_over_keys(make):
+    array = normal(20, 3)
+    keys = jax.random.split(jax.random.key(0), 2)
+    embeddings = jax.vmap(lambda key: make(key, 5, 20))(keys)
+    assert embeddings.sketch_size == 5 and embeddings.num_rows == 20
+    batch = jax.jit(jax.vmap(lambda embedding: embedding.apply(array)))(embeddings)
+    assert batch.shape == (2, 5, 3)
+    for key, sketch in zip(keys, batch):
+        np.testing.assert_allclose(sketch, make(key, 5, 20).apply(array), atol=1e-5)
+    assert np.abs(batch[0] - batch[1]).max() > 1e-3
+
+
+def test_both_kinds_of_keys(make_key):
+    embedding = count_sketch(make_key(0), 5, 20)
+    expected = count_sketch(jax.random.key(0), 5, 20).matrix()
+    np.testing.assert_array_equal(embedding.matrix(), expected)
+
+
+@every_embedding
+def test_gradient_is_the_adjoint(make):
+    """Also where it takes several blocks, and forward as well as backward."""
+    for sketch_size, num_rows in ((6, 10), (20, 2500)):
+        embedding = make(jax.random.key(5), sketch_size, num_rows)
+        matrix = np.asarray(embedding.matrix())
+        array, weights = normal(num_rows, 2), normal(sketch_size, 2, seed=1)
+        sketch, adjoint = jax.vjp(embedding.apply, array)
+        np.testing.assert_allclose(adjoint(weights)[0], matrix.T @ weights, atol=1e-5)
+        _, tangent = jax.jvp(embedding.apply, (array,), (array,))
+        np.testing.assert_allclose(tangent, sketch, atol=1e-4)
+
+
+@every_embedding
+def test_never_forms_the_matrix(make):
+    sketch_size, num_rows = 1000, 200_000
+    embedding = make(jax.random.key(0), sketch_size, num_rows)
+    lowered = jax.jit(embedding.apply).lower(
+        jax.ShapeDtypeStruct((num_rows, 2), np.float32)
+    )
+    memory = lowered.compile().memory_analysis()
+    # In bytes; S would take 800 MB.
+    assert memory is not None and memory.temp_size_in_bytes < 100e6
+
+
+@settings(deadline=None, max_examples=6)
+@given(
+    name=st.sampled_from(sorted(MAKERS)),
+    sketch_size=st.integers(3, 40),
+    num_rows=st.integers(1, 40),
+    seed=st.integers(0, 2**31 - 1),
+)
+def test_any_size(name, sketch_size, num_rows, seed):
+    embedding = MAKERS[name](jax.random.key(seed), sketch_size, num_rows)
+    matrix = np.asarray(embedding.matrix())
+    array = normal(num_rows, seed=seed)
+    np.testing.assert_allclose(embedding.apply(array), matrix @ array, atol=1e-4)
+    assert np.isfinite(matrix).all()
+
+
+class TestLaws:
+    """Beyond the second moment, what each embedding is made of."""
+
+    def test_gaussian_entries(self):
+        entries = np.ravel(gaussian(jax.random.key(0), 100, 30).matrix()) * 10
+        assert scipy.stats.kstest(entries, "norm").pvalue > 1e-3
+
+    def test_blocks_differ(self):
+        """A key of its own for every block of rows."""
+        for make in (gaussian, rademacher):
+            matrix = np.asarray(make(jax.random.key(0), 2**16, 64).matrix())
+            # Blocks are 32 rows long for a sketch as large.
+            overlap = np.mean(matrix[:, :32] * matrix[:, 32:]) * 2**16
+            assert abs(overlap) < 5 / np.sqrt(2**21)
+
+    def test_rademacher_entries(self):
+        matrix = np.asarray(rademacher(jax.random.key(0), 64, 300).matrix()) * 8
+        assert set(np.unique(matrix)) == {-1, 1}
+        # All 32 bits of a word are used, and none twice.
+        correlations = matrix.T @ matrix / 64 - np.eye(300)
+        assert np.abs(correlations).max() < 6.5 / 8
+        assert scipy.stats.binomtest(int(np.sum(matrix > 0)), matrix.size).pvalue > 1e-3
+
+    def test_srht_rows_are_distinct_hadamard_rows(self):
+        matrix = np.asarray(srht(jax.random.key(0), 5, 16).matrix()) * np.sqrt(5)
+        np.testing.assert_allclose(matrix @ matrix.T, 16 * np.eye(5), atol=1e-4)
+        # One sign pattern on all rows: products of rows are rows of H again.
+        hadamard = scipy.linalg.hadamard(16)
+        for row in matrix[1:]:
+            assert np.isclose(hadamard @ (matrix[0] * row), 16, atol=1e-3).sum() == 1
+
+    def test_srht_picks_rows_uniformly(self):
+        keys = jax.random.split(jax.random.key(1), 4000)
+        picked = jax.vmap(lambda key: srht(key, 3, 7)._draw()[0])(keys)
+        counts = np.bincount(np.ravel(picked), minlength=8)
+        # Draws without replacement vary less than those with.
+        statistic = scipy.stats.chisquare(counts).statistic / (1 - 2 / 7)
+        assert 1e-3 < scipy.stats.chi2(7).cdf(statistic) < 1 - 1e-3
+
+    @pytest.mark.parametrize("sketch_size", [8, 16])
+    def test_srht_of_full_size_is_an_isometry(self, sketch_size):
+        matrix = np.asarray(srht(jax.random.key(2), sketch_size, 7).matrix())
+        np.testing.assert_allclose(matrix.T @ matrix, np.eye(7), atol=1e-6)
+
+    def test_count_sketch(self):
+        matrix = np.asarray(count_sketch(jax.random.key(0), 8, 4000).matrix())
+        assert np.all((matrix != 0).sum(0) == 1)
+        assert set(np.unique(matrix)) == {-1, 0, 1}
+        cells = np.array([(matrix == 1).sum(1), (matrix == -1).sum(1)])
+        assert scipy.stats.chisquare(np.ravel(cells)).pvalue > 1e-3
+
+    def test_sparse_sign(self):
+        """Every subset of rows is as likely, and signs are independent of it."""
+        matrix = np.asarray(sparse_sign(jax.random.key(0), 5, 8000, 3).matrix())
+        rows = np.nonzero(matrix.T)[1].reshape(8000, 3)
+        signs = np.sign(np.take_along_axis(matrix.T, rows, axis=1)) > 0
+        subsets = list(itertools.combinations(range(5), 3))
+        cells = [
+            subsets.index(tuple(row)) * 8 + sign @ [4, 2, 1]
+            for row, sign in zip(rows.tolist(), signs)
+        ]
+        assert scipy.stats.chisquare(np.bincount(cells, minlength=80)).pvalue > 1e-3
+        np.testing.assert_allclose(np.linalg.norm(matrix, axis=0), 1, atol=1e-6)
+
+    def test_sparse_sign_of_all_rows(self):
+        matrix = np.asarray(sparse_sign(jax.random.key(0), 4, 6, 4).matrix())
+        np.testing.assert_array_equal(np.abs(matrix), 0.5)
+
+    def test_row_sampling(self):
+        """One entry a row, by the probabilities, each as large as makes it unbiased."""
+        embedding = row_sampling(jax.random.key(0), 3000, 5, 10 * PROBABILITIES)
+        matrix = np.asarray(embedding.matrix())
+        assert np.all((matrix != 0).sum(1) <= 1) and np.all((matrix != 0).sum(0) == 1)
+        counts = matrix.max(0) ** 2 * 3000 * PROBABILITIES
+        np.testing.assert_allclose(counts, counts.round(), atol=1e-2)
+        assert counts.sum().round() == 3000
+        pvalue = scipy.stats.chisquare(counts.round(), 3000 * PROBABILITIES).pvalue
+        assert pvalue > 1e-3
+
+    def test_row_sampling_is_uniform_by_default(self):
+        matrix = np.asarray(row_sampling(jax.random.key(0), 3000, 5).matrix())
+        counts = matrix.max(0) ** 2 * 600
+        assert scipy.stats.chisquare(counts.round()).pvalue > 1e-3
+        assert np.any(counts.round() != 600)
+
+
+class TestBadInput:
+    @every_embedding
+    def test_sizes_and_keys(self, make):
+        key = jax.random.key(0)
+        with pytest.raises(ValueError, match="sketch_size must be at least 1; got 0"):
+            make(key, 0, 5)
+        with pytest.raises(TypeError, match="sketch_size must be a Python int"):
+            make(key, 2.0, 5)
+        with pytest.raises(TypeError, match="key must be a PRNG key"):
+            make(0, 3, 5)
+        if make is not weighted_rows:
+            with pytest.raises(ValueError, match="num_rows must be at least 1; got 0"):
+                make(key, 3, 0)
+
+    def test_arrays(self):
+        embedding = count_sketch(jax.random.key(0), 3, 5)
+        assert isinstance(embedding, Embedding)
+        with pytest.raises(ValueError, match=r"tree\['x'\] must have a leading axis"):
+            embedding.apply({"x": np.ones((4, 2))})
+        with pytest.raises(ValueError, match="tree must have at least one array"):
+            embedding.apply({})
+        with pytest.raises(TypeError, match="tree must be"):
+            embedding.apply(np.array(["a"] * 5))
+
+    def test_batched_embeddings_need_vmap(self):
+        keys = jax.random.split(jax.random.key(0))
+        embeddings = jax.vmap(lambda key: gaussian(key, 3, 5))(keys)
+        with pytest.raises(ValueError, match="embedding.key must be one key"):
+            embeddings.apply(np.ones(5))
+
+    @pytest.mark.parametrize(
+        ("num_nonzeros", "message"),
+        [(0, "num_nonzeros must be at least 1"), (4, "num_nonzeros = 4 and sketch_s")],
+    )
+    def test_num_nonzeros(self, num_nonzeros, message):
+        with pytest.raises(ValueError, match=message):
+            sparse_sign(jax.random.key(0), 3, 5, num_nonzeros)
+
+    @pytest.mark.parametrize(
+        ("probabilities", "message"),
+        [
+            (np.ones(4), r"probabilities must have shape \(num_rows,\) = \(5,\)"),
+            (np.zeros(5), "probabilities must not all be zero"),
+            (np.array([1, np.nan, 1, 1, 1]), r"probabilities\[1\] = nan"),
+            (np.array([1, 1, -1, 1, 1]), r"probabilities\[2\] = -1"),
+        ],
+    )
+    def test_probabilities(self, probabilities, message):
+        with pytest.raises(ValueError, match=message):
+            row_sampling(jax.random.key(0), 3, 5, probabilities)
+
+    def test_traced_probabilities(self):
+        """What cannot be refused is not passed over in silence."""
+
+        @jax.jit
+        def sketch(probabilities):
+            embedding = row_sampling(jax.random.key(0), 3, 5, probabilities)
+            return embedding.apply(jnp.ones(5))
+
+        assert np.isfinite(sketch(jnp.ones(5))).all()
+        assert np.isnan(sketch(jnp.zeros(5))).all()
+        assert np.isnan(sketch(jnp.array([1.0, -1, 1, 1, 1]))).all()

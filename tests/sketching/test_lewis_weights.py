@@ -1,0 +1,141 @@
+"""Lewis weights satisfy their fixed-point equation."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxwgc.sketching import leverage_scores, lewis_weights
+
+
+@functools.cache
+def cases():
+    random = np.random.default_rng(0)
+    gaussian = random.standard_normal((200, 6))
+    coherent = gaussian.copy()
+    coherent[:6] = 1e3 * np.eye(6)
+    coherent[50:60] = 0
+    return {
+        "gaussian": (gaussian, 6),
+        "rows of all sizes": (gaussian * 10 ** random.uniform(-2, 2, (200, 1)), 6),
+        "coherent, zero rows": (coherent, 6),
+        "rank-deficient": (gaussian[:, :3] @ random.standard_normal((3, 6)), 3),
+    }
+
+
+def fixed_point(matrix, weights, p, rank):
+    """Leverage scores of W^(1/2 - 1/p) X in float64."""
+    weights = np.asarray(weights, np.float64)
+    # Weights that are zero, or too small for float32, are those of rows of no account.
+    powers = np.where(weights > 0, weights, 1) ** (0.5 - 1 / p) * (weights > 0)
+    weighted = powers[:, None] * matrix
+    left = np.linalg.svd(weighted / np.abs(weighted).max(), full_matrices=False)[0]
+    return np.sum(left[:, :rank] ** 2, axis=1)
+
+
+@pytest.mark.parametrize("p", [0.5, 1.0, 1.5, 3.0, 3.9, 4.0, 6.0, 20.0])
+def test_fixed_point(p, x64):
+    for matrix, rank in cases().values():
+        result = lewis_weights(matrix, p)
+        assert result.converged
+        expected = fixed_point(matrix, result.weights, p, rank)
+        tolerance = 1e-11 if x64 else 2e-4
+        np.testing.assert_allclose(result.weights, expected, rtol=0, atol=tolerance)
+        np.testing.assert_allclose(result.weights.sum(), rank, rtol=tolerance)
+        zero = ~matrix.any(axis=1)
+        np.testing.assert_array_equal(result.weights[zero], 0)
+        assert jnp.all(result.weights[~zero] > 0) or not x64
+
+
+def test_relative_accuracy_of_small_weights(with_x64):
+    matrix, rank = cases()["rows of all sizes"]
+    result = lewis_weights(matrix, 3.0)
+    assert result.weights.min() < 1e-9
+    expected = fixed_point(matrix, result.weights, 3.0, rank)
+    np.testing.assert_allclose(result.weights, expected, rtol=1e-9)
+
+
+def test_two_gives_leverage_scores(x64):
+    for matrix, _ in cases().values():
+        result = lewis_weights(matrix, 2)
+        np.testing.assert_allclose(
+            result.weights, leverage_scores(matrix), atol=1e-12 if x64 else 1e-5
+        )
+        assert result.converged and result.num_iterations <= 1
+
+
+def test_large_p_counts_the_ellipse_around_all_rows(with_x64):
+    """For p to infinity: weights on the rows that touch the John ellipsoid."""
+    matrix = np.array([[1.0, 0], [0, 1], [0.5, 0.5], [0.1, -0.3]])
+    result = lewis_weights(matrix, 100.0)
+    np.testing.assert_allclose(result.weights, [1, 1, 0, 0], atol=1e-6)
+
+
+def test_invariant_under_change_of_basis(with_x64):
+    matrix, _ = cases()["gaussian"]
+    mixed = matrix @ np.random.default_rng(1).standard_normal((6, 6))
+    np.testing.assert_allclose(
+        lewis_weights(matrix, 1.0).weights, lewis_weights(mixed, 1.0).weights, rtol=1e-9
+    )
+
+
+def test_wide_zero_and_one_row(x64):
+    wide = np.random.default_rng(2).standard_normal((3, 8))
+    np.testing.assert_allclose(lewis_weights(wide, 1.0).weights, 1, atol=1e-4)
+    result = lewis_weights(np.zeros((5, 3)), 1.0)
+    np.testing.assert_array_equal(result.weights, 0)
+    assert result.converged
+    np.testing.assert_allclose(lewis_weights([[3.0]], 5.0).weights, 1, atol=1e-5)
+
+
+def test_too_few_iterations_are_told():
+    matrix, _ = cases()["gaussian"]
+    result = lewis_weights(matrix, 0.5, max_iterations=2)
+    assert not result.converged
+    assert result.num_iterations == 2 and result.residual > 1e-3
+    loose = lewis_weights(matrix, 0.5, tolerance=0.1)
+    assert loose.converged and loose.residual <= 0.1
+
+
+def test_a_tolerance_out_of_reach_ends():
+    matrix, _ = cases()["gaussian"]
+    result = lewis_weights(matrix, 3.0, tolerance=0.0)
+    assert result.num_iterations < 200
+    assert result.residual < 1e-4
+
+
+def test_jit_vmap_and_traced_values(x64):
+    matrix = jnp.asarray(cases()["gaussian"][0])
+    exponents = jnp.array([1.0, 6.0])
+    mapped = jax.vmap(lambda p: lewis_weights(matrix, p).weights)(exponents)
+    for p, weights in zip([1.0, 6.0], mapped):
+        np.testing.assert_allclose(
+            weights, lewis_weights(matrix, p).weights, atol=1e-10 if x64 else 1e-4
+        )
+    traced = jax.jit(lewis_weights)
+    for bad in (
+        traced(matrix.at[0, 0].set(jnp.nan), 1.0),
+        traced(matrix, -1.0),
+        traced(matrix, jnp.nan),
+    ):
+        assert jnp.isnan(bad.weights).all() and not bad.converged
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"p": 0.0}, ValueError, "p must be positive"),
+        ({"p": np.inf}, ValueError, "p must be finite"),
+        ({"p": "2"}, TypeError, "p must be a real scalar"),
+        ({"p": 1, "tolerance": -1.0}, ValueError, "tolerance must be at least 0"),
+        ({"p": 1, "max_iterations": 0}, ValueError, "max_iterations must be at least"),
+        ({"p": 1, "rcond": 1.0}, ValueError, "rcond must be less than 1"),
+        ({"p": 1, "matrix": np.ones(3)}, ValueError, r"matrix must have shape"),
+        ({"p": 1, "matrix": np.full((3, 1), np.nan)}, ValueError, "must be finite"),
+    ],
+)
+def test_wrong_arguments(arguments, error, message):
+    with pytest.raises(error, match=message):
+        lewis_weights(**{"matrix": np.eye(2), **arguments})

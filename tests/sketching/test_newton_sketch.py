@@ -1,0 +1,326 @@
+"""The Newton sketch against scikit-learn, SciPy and closed forms."""
+
+import functools
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.optimize
+import sklearn.linear_model
+
+from jaxwgc import sketching
+
+MNIST = pathlib.Path(__file__).parents[2] / "experiments" / "data" / "mnist_4_9.npz"
+NUM_ROWS, NUM_COLUMNS = 400, 8
+KEY = jax.random.key(0)
+
+# Gaussian sketches compile faster than the default.
+newton_sketch = functools.partial(sketching.newton_sketch, embedding="gaussian")
+logistic_newton_sketch = functools.partial(
+    sketching.logistic_newton_sketch, embedding="gaussian"
+)
+
+
+@functools.cache
+def data():
+    random = np.random.default_rng(0)
+    features = random.standard_normal((NUM_ROWS, NUM_COLUMNS))
+    logits = features @ random.standard_normal(NUM_COLUMNS)
+    return features, (logits + random.logistic(size=NUM_ROWS) > 0).astype(float)
+
+
+def logistic_reference(features, labels, ridge):
+    model = sklearn.linear_model.LogisticRegression(
+        C=1 / (len(labels) * ridge),
+        fit_intercept=False,
+        solver="newton-cholesky",
+        tol=1e-13,
+        max_iter=1000,
+    )
+    return model.fit(features, labels).coef_[0]
+
+
+def squares(params, matrix, target):
+    return jnp.sum((matrix @ params - target) ** 2) / 2
+
+
+def root_of_squares(params, matrix, target):
+    return matrix
+
+
+def poisson(params, features, counts):
+    logits = features @ params["slope"] + params["constant"]
+    return jnp.sum(jnp.exp(logits) - counts * logits)
+
+
+def root_of_poisson(params, features, counts):
+    root = jnp.exp((features @ params["slope"] + params["constant"]) / 2)
+    return {"constant": root, "slope": root[:, None] * features}
+
+
+@pytest.mark.parametrize("num_refinements", [0, 3])
+def test_logistic_regression_is_that_of_scikit_learn(with_x64, num_refinements):
+    features, labels = data()
+    for ridge in (1e-3, 1.0):
+        found = logistic_newton_sketch(
+            KEY, features, labels, 80, ridge=ridge, num_refinements=num_refinements
+        )
+        expected = logistic_reference(features, labels, ridge)
+        np.testing.assert_allclose(found.solution, expected, rtol=1e-6, atol=1e-7)
+        assert found.converged
+        logits = features @ expected
+        minimum = np.mean(np.logaddexp(0, logits) - labels * logits)
+        minimum += ridge / 2 * np.sum(expected**2)
+        np.testing.assert_allclose(found.residual_history[-1], minimum, rtol=1e-14)
+        np.testing.assert_allclose(found.residual_history[0], np.log(2), rtol=1e-14)
+
+
+def test_mnist_in_fewer_than_15_steps(with_x64):
+    with np.load(MNIST) as file:
+        images = file["images"].reshape(-1, 784) / 255
+        labels = file["labels"] == 9
+    # 2,000 images, of which each pixel is the mean of four, for the sake of time.
+    order = np.random.default_rng(0).permutation(len(images))[:2000]
+    images = images[order].reshape(-1, 14, 2, 14, 2).mean(axis=(2, 4)).reshape(-1, 196)
+    found = sketching.logistic_newton_sketch(
+        KEY, images, labels[order], 784, ridge=1e-3
+    )
+    expected = logistic_reference(images, labels[order], 1e-3)
+    assert found.converged and found.num_iterations < 15
+    assert np.abs(found.solution - expected).max() < 1e-6
+
+
+def test_refinements_save_steps(with_x64):
+    features, labels = data()
+    plain, refined = (
+        logistic_newton_sketch(
+            KEY, features, labels, 80, ridge=1e-3, num_refinements=number
+        )
+        for number in (0, 3)
+    )
+    assert plain.converged and refined.converged
+    assert refined.num_iterations <= plain.num_iterations - 3
+
+
+@pytest.mark.parametrize(
+    "embedding", ["rademacher", "srht", "count_sketch", "sparse_sign", "row_sampling"]
+)
+def test_every_embedding(with_x64, embedding):
+    features, labels = data()
+    found = logistic_newton_sketch(
+        KEY, features, labels, 80, embedding=embedding, ridge=1e-2
+    )
+    expected = logistic_reference(features, labels, 1e-2)
+    np.testing.assert_allclose(found.solution, expected, atol=1e-6)
+    assert found.converged
+
+
+def test_keys_dtypes_and_modes(x64, make_key):
+    features, labels = data()
+    expected = logistic_reference(features, labels, 1e-2)
+    found = jax.jit(
+        lambda key, features, ridge: logistic_newton_sketch(
+            key, features, labels, 80, ridge=ridge
+        )
+    )(make_key(2), features.astype(np.float32), 1e-2)
+    assert found.solution.dtype == jnp.float32 and found.converged
+    np.testing.assert_allclose(found.solution, expected, atol=2e-3)
+
+
+def test_least_squares_is_the_closed_form(with_x64):
+    random = np.random.default_rng(1)
+    matrix = random.standard_normal((NUM_ROWS, NUM_COLUMNS))
+    target = random.standard_normal(NUM_ROWS)
+    for ridge in (1e-9, 10.0):
+        found = newton_sketch(
+            KEY,
+            squares,
+            root_of_squares,
+            np.ones(NUM_COLUMNS),
+            120,
+            args=(matrix, target),
+            ridge=ridge,
+        )
+        normal = matrix.T @ matrix + ridge * np.eye(NUM_COLUMNS)
+        expected = np.linalg.solve(normal, matrix.T @ target)
+        np.testing.assert_allclose(found.solution, expected, atol=1e-7)
+        assert found.converged
+
+
+def test_effective_dimension_sets_the_sketch_size(with_x64):
+    # More columns than sketched rows, and than rows; the ridge is exact.
+    random = np.random.default_rng(1)
+    matrix = random.standard_normal((60, 80)) * np.logspace(0, -3, 80)
+    target = random.standard_normal(60)
+    found = newton_sketch(
+        KEY,
+        squares,
+        root_of_squares,
+        np.zeros(80),
+        50,
+        args=(matrix, target),
+        ridge=5.0,
+    )
+    normal = matrix.T @ matrix + 5.0 * np.eye(80)
+    np.testing.assert_allclose(
+        found.solution, np.linalg.solve(normal, matrix.T @ target), atol=1e-6
+    )
+    assert found.converged
+
+
+def test_poisson_regression_on_a_pytree(with_x64):
+    random = np.random.default_rng(2)
+    features = random.standard_normal((NUM_ROWS, NUM_COLUMNS))
+    counts = random.poisson(np.exp(features[:, 0] / 2 + 1))
+    start = {"constant": 0.0, "slope": np.zeros(NUM_COLUMNS)}
+    found = newton_sketch(
+        KEY, poisson, root_of_poisson, start, 80, args=(features, counts)
+    )
+
+    def flat(vector):
+        logits = features @ vector[1:] + vector[0]
+        values = np.exp(logits) - counts * logits
+        slopes = np.exp(logits) - counts
+        return values.sum(), np.append(slopes.sum(), slopes @ features)
+
+    expected = scipy.optimize.minimize(
+        flat, np.zeros(1 + NUM_COLUMNS), jac=True, tol=1e-10
+    ).x
+    np.testing.assert_allclose(found.solution["constant"], expected[0], atol=1e-5)
+    np.testing.assert_allclose(found.solution["slope"], expected[1:], atol=1e-5)
+    assert found.converged
+
+
+def test_history_falls_and_stays(with_x64):
+    features, labels = data()
+    found = logistic_newton_sketch(
+        KEY, features, labels, 80, ridge=1e-3, max_iterations=30
+    )
+    history = np.asarray(found.residual_history)
+    assert history.shape == (31,)
+    last = int(found.num_iterations)
+    assert np.all(np.diff(history) <= 1e-14) and np.all(history[last:] == history[last])
+
+
+def test_line_search_from_far_away(with_x64):
+    # Steps of full length overshoot from here.
+    features, labels = data()
+    start = 30 * np.ones(NUM_COLUMNS)
+    found = logistic_newton_sketch(KEY, features, labels, 80, ridge=1e-2, initial=start)
+    expected = logistic_reference(features, labels, 1e-2)
+    np.testing.assert_allclose(found.solution, expected, atol=1e-6)
+    assert found.converged
+
+
+def test_vmap_over_keys_and_ridges(with_x64):
+    features, labels = data()
+    ridges = np.array([1e-2, 1e-1, 1.0])
+    found = jax.vmap(
+        lambda key, ridge: logistic_newton_sketch(
+            key, features, labels, 80, ridge=ridge
+        )
+    )(jax.random.split(KEY, 3), ridges)
+    for solution, ridge in zip(found.solution, ridges):
+        expected = logistic_reference(features, labels, ridge)
+        np.testing.assert_allclose(solution, expected, atol=1e-6)
+    assert np.all(found.converged)
+
+
+def test_says_no_where_there_is_no_minimum(with_x64):
+    # A plane separates the labels.
+    features, _ = data()
+    found = logistic_newton_sketch(
+        KEY, features, features[:, 0] > 0, 80, max_iterations=5
+    )
+    assert not found.converged and found.num_iterations == 5
+    assert np.all(np.isfinite(found.solution))
+
+
+def test_duplicated_features_without_a_ridge(with_x64):
+    features, labels = data()
+    doubled = np.hstack([features, features])
+    found = logistic_newton_sketch(KEY, doubled, labels, 80)
+    expected = logistic_reference(features, labels, 1e-12)
+    assert found.converged
+    np.testing.assert_allclose(doubled @ found.solution, features @ expected, atol=1e-4)
+
+
+def test_traced_nan_is_flagged():
+    features, labels = (jnp.asarray(part, jnp.float32) for part in data())
+    solve = jax.jit(
+        lambda features, labels: logistic_newton_sketch(
+            KEY, features, labels, 80, ridge=0.01
+        )
+    )
+    for found in (
+        solve(features.at[3, 4].set(jnp.nan), labels),
+        solve(features, labels.at[3].set(jnp.nan)),
+    ):
+        assert not found.converged and np.isnan(found.residual_history[-1])
+    assert solve(features, labels).converged
+
+
+def test_a_loss_that_is_nan_somewhere_is_stepped_around(with_x64):
+    def loss(params):
+        return jnp.sum(params - jnp.log(params))
+
+    def root(params):
+        return jnp.diag(1 / params)
+
+    # Newton's full step from 3 leaves the domain, where the loss is NaN.
+    found = newton_sketch(KEY, loss, root, jnp.array([3.0, 0.1]), 64)
+    np.testing.assert_allclose(found.solution, 1.0, atol=1e-6)
+    assert found.converged
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"sketch_size": 0}, "sketch_size must be at least 1; got 0"),
+        ({"sketch_size": 3}, r"sketch_size must be at least .* = 4; got 3"),
+        ({"ridge": -1.0}, "ridge must be at least 0"),
+        ({"embedding": "fourier"}, "embedding must be one of"),
+        ({"num_refinements": -1}, "num_refinements must be at least 0"),
+        ({"max_iterations": 0}, "max_iterations must be at least 1"),
+        ({"tolerance": -1.0}, "tolerance must be at least 0"),
+        ({"features": np.full((20, 4), np.nan)}, "features must be finite"),
+        ({"labels": np.ones(19)}, "labels must have shape"),
+        ({"labels": np.full(20, 2.0)}, "labels must be between 0 and 1; got 2"),
+        ({"labels": np.full(20, np.nan)}, "labels must be between 0 and 1; got nan"),
+        ({"initial": np.ones(3)}, "initial must have shape"),
+        ({"initial": np.full(4, np.inf)}, "initial must be finite"),
+    ],
+)
+def test_wrong_values(change, message):
+    args = {"features": np.eye(20)[:, :4], "labels": np.ones(20), "sketch_size": 8}
+    with pytest.raises(ValueError, match=message):
+        logistic_newton_sketch(KEY, **(args | change))
+
+
+@pytest.mark.parametrize(
+    "change, error, message",
+    [
+        ({"loss": lambda params: params}, ValueError, "loss must return a scalar"),
+        ({"loss": 1.0}, TypeError, "loss must be a function"),
+        ({"square_root_hessian": None}, TypeError, "square_root_hessian must be"),
+        (
+            {"square_root_hessian": lambda params: jnp.ones((9, 3))},
+            ValueError,
+            "square_root_hessian must return",
+        ),
+        ({"params": {}}, ValueError, "params must have at least one number"),
+        ({"params": jnp.array([1.0, jnp.nan])}, ValueError, "params must be finite"),
+        ({"params": jnp.ones(2, complex)}, TypeError, "params must be real"),
+    ],
+)
+def test_wrong_functions_and_parameters(change, error, message):
+    args = {
+        "loss": lambda params: jnp.sum(params**2),
+        "square_root_hessian": lambda params: jnp.ones((9, 2)),
+        "params": jnp.ones(2),
+        "sketch_size": 4,
+    }
+    with pytest.raises(error, match=message):
+        newton_sketch(KEY, **(args | change))

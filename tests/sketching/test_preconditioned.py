@@ -1,0 +1,326 @@
+"""Preconditioned least squares against SciPy in float64, in easy and in hard cases."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.linalg
+
+from jaxwgc.sketching import count_sketch, sparse_sign
+from jaxwgc.sketching._solvers import _preconditioned
+
+METHODS = ["gram", "sketch", "factor"]
+
+# One shape for most cases, so that they share compiled functions.
+NUM_ROWS, NUM_COLUMNS = 300, 12
+KEY = jax.random.key(0)
+
+
+# A Gaussian sketch compiles faster than the default.
+preconditioned = functools.partial(_preconditioned.preconditioned, embedding="gaussian")
+
+
+def conditioned(condition, shape=(NUM_ROWS, NUM_COLUMNS), seed=0):
+    random = np.random.default_rng(seed)
+    basis = np.linalg.qr(random.standard_normal(shape))[0]
+    rotation = np.linalg.qr(random.standard_normal((shape[1],) * 2))[0]
+    return (basis * np.logspace(0, -np.log10(condition), shape[1])) @ rotation
+
+
+def make_target(matrix, noise, seed=1):
+    random = np.random.default_rng(seed)
+    exact = matrix @ random.standard_normal(matrix.shape[1])
+    return exact + noise * random.standard_normal(matrix.shape[0])
+
+
+@functools.cache
+def deficient_cases():
+    random = np.random.default_rng(2)
+    gaussian = random.standard_normal((NUM_ROWS, NUM_COLUMNS))
+    half = gaussian[:, : NUM_COLUMNS // 2]
+    zero_columns = gaussian.copy()
+    zero_columns[:, [0, 5]] = 0
+    return {
+        "duplicated columns": np.hstack([half, half]),
+        "duplicates in other units": np.hstack([half, -1e3 * half]),
+        "low-rank product": gaussian[:, :4] @ random.standard_normal((4, NUM_COLUMNS)),
+        "zero columns": zero_columns,
+        "zero matrix": 0 * gaussian,
+    }
+
+
+def residual(matrix, target, solution):
+    matrix, target = np.asarray(matrix, float), np.asarray(target, float)
+    return np.linalg.norm(target - matrix @ np.asarray(solution, float))
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("condition", [1e1, 1e4, 1e6, 1e8, 1e11])
+def test_residual_is_that_of_scipy(with_x64, method, condition):
+    matrix = conditioned(condition)
+    target = make_target(matrix, 1e-2)
+    found = preconditioned(KEY, matrix, target, method=method)
+    expected = residual(matrix, target, scipy.linalg.lstsq(matrix, target)[0])
+    assert found.converged and found.num_iterations < 50
+    # Nothing is smaller than the optimum, up to rounding.
+    error = residual(matrix, target, found.solution) / expected - 1
+    assert abs(error) < max(1e-10, (1e-15 * condition) ** 2)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("condition", [1e1, 1e6, 1e10])
+def test_backward_stable_where_the_residual_is_zero(with_x64, method, condition):
+    matrix = conditioned(condition)
+    target = make_target(matrix, 0)
+    found = preconditioned(KEY, matrix, target, method=method)
+    assert found.converged
+    # ‖X‖ is 1.
+    bound = 100 * np.finfo(float).eps * np.linalg.norm(found.solution)
+    assert residual(matrix, target, found.solution) < bound
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("condition", [1e1, 1e3])
+def test_float32_with_either_mode(x64, method, condition):
+    matrix = conditioned(condition).astype(np.float32)
+    target = make_target(matrix, 1e-2).astype(np.float32)
+    found = preconditioned(KEY, matrix, target, method=method)
+    expected, *_ = scipy.linalg.lstsq(matrix.astype(float), target.astype(float))
+    assert found.solution.dtype == jnp.float32 and found.converged
+    error = np.linalg.norm(found.solution - expected) / np.linalg.norm(expected)
+    assert error < 1e-6 * condition
+    assert residual(matrix, target, found.solution) <= (1 + 1e-5) * residual(
+        matrix, target, expected
+    )
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", list(deficient_cases()))
+def test_least_norm_where_rank_deficient(with_x64, method, name):
+    matrix = deficient_cases()[name]
+    target = make_target(np.ones_like(matrix), 1.0)
+    found = preconditioned(KEY, matrix, target, method=method)
+    expected = scipy.linalg.lstsq(matrix, target, cond=1e-12)[0]
+    assert found.converged
+    size = max(np.linalg.norm(expected), 1e-30)
+    assert np.linalg.norm(found.solution - expected) < 1e-11 * size + 1e-30
+
+
+@pytest.mark.parametrize("rank", [7, 3])
+def test_least_norm_of_a_wide_system(with_x64, rank):
+    random = np.random.default_rng(3)
+    matrix = random.standard_normal((7, rank)) @ random.standard_normal((rank, 20))
+    target = random.standard_normal(7)
+    expected = scipy.linalg.lstsq(matrix, target, cond=1e-12)[0]
+    found = preconditioned(KEY, matrix, target)
+    np.testing.assert_allclose(found.solution, expected, rtol=1e-11, atol=1e-13)
+    assert found.converged
+
+
+def test_units_of_columns_do_not_matter(with_x64):
+    matrix = conditioned(1e2)
+    target = make_target(matrix, 0.1)
+    units = np.logspace(-40, 40, NUM_COLUMNS)
+    expected = scipy.linalg.lstsq(matrix, target)[0]
+    for method in METHODS:
+        found = preconditioned(KEY, matrix * units, target, method=method)
+        np.testing.assert_allclose(found.solution * units, expected, rtol=1e-9)
+        assert found.converged
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_no_overflow_in_float32(method, scale):
+    matrix = conditioned(10).astype(np.float32)
+    target = make_target(matrix, 0.1).astype(np.float32)
+    expected = scipy.linalg.lstsq(matrix, target)[0]
+    scale = np.float32(scale)
+    found = preconditioned(KEY, matrix * scale, target * scale, method=method)
+    np.testing.assert_allclose(found.solution, expected, rtol=1e-4, atol=1e-5)
+    assert found.converged
+    np.testing.assert_allclose(
+        found.residual_history[-1] / scale,
+        residual(matrix, target, expected),
+        rtol=1e-4,
+    )
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("shape", [(NUM_ROWS, NUM_COLUMNS), (7, 20)])
+def test_ridge_is_the_closed_form(with_x64, method, shape):
+    matrix = conditioned(1e3, (300, 20))[: shape[0], : shape[1]]
+    target = make_target(matrix, 0.1)
+    ridge = 1e-3
+    found = jax.jit(
+        lambda ridge: preconditioned(
+            KEY, matrix, target, 8 * shape[1], method=method, ridge=ridge
+        )
+    )(ridge)
+    normal = matrix.T @ matrix + ridge * np.eye(shape[1])
+    expected = np.linalg.solve(normal, matrix.T @ target)
+    np.testing.assert_allclose(found.solution, expected, rtol=1e-9, atol=1e-12)
+    assert found.converged
+    minimum = residual(matrix, target, expected) ** 2 + ridge * np.sum(expected**2)
+    np.testing.assert_allclose(found.residual_history[-1] ** 2, minimum, rtol=1e-10)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_history_falls_to_the_residual_and_stays(with_x64, method):
+    matrix = conditioned(1e5)
+    target = make_target(matrix, 0.1)
+    found = preconditioned(KEY, matrix, target, method=method, max_iterations=30)
+    history = np.asarray(found.residual_history)
+    assert history.shape == (31,)
+    np.testing.assert_allclose(history[0], np.linalg.norm(target), rtol=1e-14)
+    assert np.all(np.diff(history) <= 1e-13 * history[0])
+    last = int(found.num_iterations)
+    assert np.all(history[last:] == history[last])
+    np.testing.assert_allclose(
+        history[-1], residual(matrix, target, found.solution), rtol=1e-12
+    )
+
+
+def test_converges_at_the_rate_of_the_sketch(with_x64):
+    matrix = conditioned(1e4)
+    target = make_target(matrix, 0.0)
+    ratio = 1 / 8
+    found = preconditioned(KEY, matrix, target, 8 * NUM_COLUMNS, method="sketch")
+    history = np.asarray(found.residual_history)
+    rates = (history[8] / history[0]) ** (1 / 8)
+    # The bound of conjugate gradients on the spectrum of a Gaussian sketch, and not by
+    # far better than it.
+    assert 0.4 * ratio**0.5 < rates < 1.3 * ratio**0.5
+
+
+def test_many_targets_are_as_one_after_the_other(with_x64):
+    matrix = conditioned(1e3)
+    targets = np.stack([make_target(matrix, 0.1, seed) for seed in range(3)], axis=1)
+    targets[:, 1] *= 1e6
+    targets[:, 2] = 0
+    solve = functools.partial(preconditioned, KEY, matrix)
+    found = solve(targets)
+    assert found.solution.shape == (NUM_COLUMNS, 3)
+    assert found.residual_history.shape == (50, 3)
+    assert found.converged.shape == found.num_iterations.shape == (3,)
+    mapped = jax.vmap(solve, in_axes=1)(targets)
+    for i in range(3):
+        alone = solve(targets[:, i]).solution
+        np.testing.assert_allclose(found.solution[:, i], alone, rtol=1e-10, atol=1e-14)
+        np.testing.assert_allclose(mapped.solution[i], alone, rtol=1e-10, atol=1e-14)
+        assert found.converged[i] and mapped.converged[i]
+
+
+@pytest.mark.parametrize("make", [count_sketch, sparse_sign])
+def test_takes_an_embedding(with_x64, make_key, make):
+    matrix = conditioned(1e3)
+    target = make_target(matrix, 0.1)
+    expected = scipy.linalg.lstsq(matrix, target)[0]
+
+    @jax.jit
+    def solve(key):
+        embedding = make(key, 96, NUM_ROWS)
+        return preconditioned(
+            key, matrix, target, 96, embedding=embedding, method="sketch"
+        )
+
+    found = solve(make_key(1))
+    np.testing.assert_allclose(found.solution, expected, rtol=1e-10)
+    assert found.converged
+
+
+def test_says_no_where_the_sketch_misses_a_direction(with_x64):
+    # With as many sampled rows as columns, most samples have repeated rows.
+    matrix = conditioned(1e1)
+    target = make_target(matrix, 0.0)
+
+    def solve(key):
+        return preconditioned(
+            key,
+            matrix,
+            target,
+            NUM_COLUMNS,
+            embedding="row_sampling",
+            method="sketch",
+        )
+
+    found = jax.vmap(solve)(jax.random.split(KEY, 40))
+    errors = np.linalg.norm(target - found.solution @ matrix.T, axis=1)
+    is_right = errors < 1e-12 * np.linalg.norm(target)
+    assert np.all(is_right[found.converged])
+    assert not np.all(found.converged)
+
+
+def test_says_no_where_it_may_not_finish(with_x64):
+    matrix = conditioned(1e3)
+    target = make_target(matrix, 0.1)
+    found = preconditioned(KEY, matrix, target, method="sketch", max_iterations=3)
+    assert not found.converged and found.num_iterations == 3
+    found = preconditioned(KEY, matrix, target, method="sketch", max_iterations=0)
+    assert not found.converged and np.all(found.solution == 0)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_traced_nan_is_flagged(method):
+    matrix = conditioned(1e1).astype(np.float32)
+    target = make_target(matrix, 0.1).astype(np.float32)
+    solve = jax.jit(functools.partial(preconditioned, KEY, method=method))
+    bad_matrix = matrix.copy()
+    bad_matrix[5, 3] = np.nan
+    bad_target = target.copy()
+    bad_target[5] = np.inf
+    for found in (solve(bad_matrix, target), solve(matrix, bad_target)):
+        assert not found.converged and np.all(np.isnan(found.solution))
+    assert solve(matrix, target).converged
+
+
+def test_one_row_and_one_column(with_x64):
+    found = preconditioned(KEY, [[2.0]], [3.0])
+    np.testing.assert_allclose(found.solution, [1.5])
+    found = preconditioned(KEY, [[1], [2]], [1, 2])
+    np.testing.assert_allclose(found.solution, [1.0])
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"sketch_size": 0}, "sketch_size must be at least 1; got 0"),
+        ({"sketch_size": 3}, r"sketch_size must be at least .* = 4; got 3"),
+        ({"method": "qr"}, "method must be one of"),
+        ({"embedding": "fourier"}, "embedding must be one of"),
+        ({"embedding": count_sketch(KEY, 8, 9), "sketch_size": 8}, "embedding must"),
+        ({"ridge": -1.0}, "ridge must be at least 0"),
+        ({"ridge": np.inf}, "ridge must be finite"),
+        ({"tolerance": -1.0}, "tolerance must be at least 0"),
+        ({"rcond": 1.0}, "rcond must be less than 1"),
+        ({"max_iterations": -1}, "max_iterations must be at least 0"),
+        ({"matrix": np.ones(9)}, "matrix must have shape"),
+        ({"matrix": np.ones((20, 0))}, "matrix must have at least one row"),
+        ({"matrix": np.full((20, 4), np.nan)}, "matrix must be finite; got 80 NaN"),
+        ({"target": np.full(20, np.inf)}, "target must be finite; got 20 NaN"),
+        ({"target": np.ones(19)}, "target must have as many rows as matrix"),
+        ({"target": np.ones((20, 0))}, "target must not be empty"),
+        ({"target": np.ones((20, 1, 1))}, "target must have shape"),
+    ],
+)
+def test_wrong_values(change, message):
+    args = {"matrix": np.eye(20)[:, :4], "target": np.ones(20)}
+    with pytest.raises(ValueError, match=message):
+        preconditioned(KEY, **(args | change))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"matrix": np.ones((20, 4), complex)},
+        {"target": "abc"},
+        {"sketch_size": 8.0},
+        {"ridge": "1"},
+        {"key": 0},
+    ],
+)
+def test_wrong_types(change):
+    args = {"key": KEY, "matrix": np.eye(20)[:, :4], "target": np.ones(20)}
+    with pytest.raises(TypeError):
+        preconditioned(**(args | change))

@@ -1,0 +1,115 @@
+"""Ridge leverage scores against formulas in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxwgc.sketching import leverage_scores, ridge_leverage_scores
+
+SHAPES = [(60, 8), (8, 60), (8, 8)]
+
+
+def matrix_of(shape, condition, seed=0):
+    random = np.random.default_rng(seed)
+    left, _, right = np.linalg.svd(random.standard_normal(shape), full_matrices=False)
+    return left * np.geomspace(1, 1 / condition, min(shape)) @ right
+
+
+def reference(matrix, ridge):
+    left, values, _ = np.linalg.svd(matrix, full_matrices=False)
+    return left**2 @ (values**2 / (values**2 + ridge))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("condition", [10.0, 1e3])
+def test_agrees_with_svd(shape, condition, x64):
+    eps = np.finfo(np.float64 if x64 else np.float32).eps
+    matrix = matrix_of(shape, condition).astype(np.float64 if x64 else np.float32)
+    for ridge in (1e-12, 1e-6, 1e-3, 1.0, 100.0):
+        scores = ridge_leverage_scores(matrix, ridge)
+        expected = reference(matrix.astype(np.float64), ridge)
+        np.testing.assert_allclose(
+            scores, expected, rtol=0, atol=100 * eps * min(condition, ridge**-0.5 + 1)
+        )
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("ridge", [1e-24, 1e-20, 1e-16, 1e-12])
+def test_tiny_ridges_of_an_ill_conditioned_matrix(shape, ridge, with_x64):
+    # The normal equations, with ridge, have a condition number of 1e20 here.
+    matrix = matrix_of(shape, 1e10)
+    scores = ridge_leverage_scores(matrix, ridge)
+    tolerance = 100 * np.finfo(float).eps * 1e10
+    np.testing.assert_allclose(scores, reference(matrix, ridge), rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_ridge_zero_gives_leverage_scores(shape):
+    matrix = np.random.default_rng(1).standard_normal(shape)
+    matrix[:, 3] = matrix[:, 0]
+    scores = ridge_leverage_scores(matrix, 0.0)
+    np.testing.assert_allclose(scores, leverage_scores(matrix), atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_rank_deficient_with_a_tiny_ridge(shape, x64):
+    matrix = np.random.default_rng(2).standard_normal(shape)
+    matrix[:, 5:] = matrix[:, :1]
+    if shape[0] < shape[1]:
+        matrix[5:] = matrix[:1]
+    ridge = 1e-30
+    scores = ridge_leverage_scores(matrix, ridge)
+    left, values, _ = np.linalg.svd(matrix)
+    rank = int(np.sum(values > 1e-8))
+    expected = np.sum(left[:, :rank] ** 2, axis=1)
+    np.testing.assert_allclose(scores, expected, atol=1e-9 if x64 else 1e-5)
+
+
+def test_units_of_columns_with_a_ridge(with_x64):
+    matrix = np.random.default_rng(3).standard_normal((40, 4)) * [1e-6, 1, 1, 1e6]
+    ridge = 1e-10
+    # In higher precision: columns are nearly orthogonal only after scaling.
+    scaled = matrix / [1e-6, 1, 1, 1e6]
+    inner = scaled.T @ scaled + ridge * np.diag([1e12, 1, 1, 1e-12])
+    expected = np.einsum("ij,ij->i", scaled @ np.linalg.inv(inner), scaled)
+    np.testing.assert_allclose(
+        ridge_leverage_scores(matrix, ridge), expected, rtol=1e-10
+    )
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_zero_matrix(shape):
+    for ridge in (0.0, 1.0):
+        scores = ridge_leverage_scores(np.zeros(shape), ridge)
+        np.testing.assert_array_equal(scores, np.zeros(shape[0]))
+
+
+@pytest.mark.parametrize("shape", SHAPES[:2])
+def test_jit_vmap_and_traced_values(shape):
+    matrix = jnp.asarray(np.random.default_rng(4).standard_normal(shape))
+    ridges = jnp.array([0.1, 3.0])
+    expected = [ridge_leverage_scores(matrix, ridge) for ridge in ridges]
+    mapped = jax.vmap(ridge_leverage_scores, (None, 0))(matrix, ridges)
+    np.testing.assert_allclose(mapped, expected, atol=1e-5)
+    traced = jax.jit(ridge_leverage_scores)
+    assert jnp.isnan(traced(matrix, -1.0)).all()
+    assert jnp.isnan(traced(matrix, jnp.nan)).all()
+    assert jnp.isnan(traced(matrix.at[0, 0].set(jnp.nan), 1.0)).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ((np.eye(2), -1.0), ValueError, "ridge must be at least 0"),
+        ((np.eye(2), np.nan), ValueError, "ridge"),
+        ((np.eye(2), np.inf), ValueError, "ridge must be finite"),
+        ((np.eye(2), "1"), TypeError, "ridge must be a real scalar"),
+        ((np.ones(2), 1.0), ValueError, r"matrix must have shape \(N, p\)"),
+        ((np.full((2, 2), np.nan), 1.0), ValueError, "matrix must be finite"),
+        ((np.eye(2), 1.0, 2.0), ValueError, "rcond must be less than 1"),
+    ],
+)
+def test_wrong_arguments(arguments, error, message):
+    with pytest.raises(error, match=message):
+        ridge_leverage_scores(*arguments)

@@ -1,0 +1,315 @@
+"""The laws of the row samplers, their inclusion probabilities and their scales."""
+
+import collections
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxwgc.sketching import row_probabilities, sample_rows
+from jaxwgc.sketching._samplers._inclusion import (
+    _inclusion_chances,
+    poisson_rows,
+    systematic_rows,
+)
+
+# Row 1 is in every sample of 3 distinct rows, and in every Poisson sample.
+PROBABILITIES = np.array([0.1, 0.5, 0.15, 0.05, 0.2])
+INCLUSION = {
+    "without_replacement": np.array([0.4, 1, 0.6, 0.2, 0.8]),
+    "poisson": np.array([0.3, 1, 0.45, 0.15, 0.6]),
+}
+DISTINCT = sorted(INCLUSION)
+METHODS = ("with_replacement", *DISTINCT)
+
+
+@functools.partial(jax.jit, static_argnames=("num", "size", "method", "weighted"))
+def many_samples(key, probabilities, num, size=3, **options):
+    keys = jax.random.split(key, num)
+    return jax.vmap(lambda key: sample_rows(key, probabilities, size, **options))(keys)
+
+
+def spread(sample, values, num_rows=5):
+    """The values of the slots at their rows, (num, num_rows)."""
+    result = np.zeros((len(values), num_rows))
+    samples, slots = np.nonzero(sample.counts)
+    rows = np.asarray(sample.indices)[samples, slots]
+    result[samples, rows] = np.asarray(values)[samples, slots]
+    # Rows in used slots are distinct.
+    assert np.count_nonzero(result) == np.count_nonzero(np.asarray(values))
+    return result
+
+
+class TestUnbiased:
+    @pytest.mark.parametrize("method", METHODS)
+    @pytest.mark.parametrize("sharp", [False, True])
+    def test_gram_matrix(self, method, sharp):
+        """E[sum of scale² x xᵀ] = XᵀX within four standard errors."""
+        num = 20_000
+        probabilities = PROBABILITIES if sharp else np.ones(5) / 5
+        sample = many_samples(jax.random.key(0), probabilities, num, method=method)
+        squares = spread(sample, sample.scale**2)
+        matrix = np.random.default_rng(0).normal(size=(5, 2))
+        grams = np.einsum("tj,ja,jb->tab", squares, matrix, matrix)
+        error = grams.std(0) / np.sqrt(num)
+        assert np.all(np.abs(grams.mean(0) - matrix.T @ matrix) < 4 * error + 1e-6)
+        deviation = np.abs(squares.mean(0) - 1)
+        assert np.all(deviation < 4 * squares.std(0) / np.sqrt(num) + 1e-6)
+        assert not sample.num_lost.any()
+
+    def test_top_k_is_not(self):
+        sample = sample_rows(None, PROBABILITIES, 3, "top_k")
+        assert sample.indices.tolist() == [1, 4, 2]
+        for values in (sample.counts, sample.probabilities, sample.scale):
+            np.testing.assert_array_equal(values, np.ones(3))
+
+    @pytest.mark.parametrize("method", [*METHODS, "top_k"])
+    def test_unweighted(self, method):
+        """As LEVUNW: a row counts as often as it was drawn."""
+        sample = many_samples(
+            jax.random.key(1), PROBABILITIES, 50, method=method, weighted=False
+        )
+        np.testing.assert_allclose(sample.scale**2, sample.counts, rtol=1e-6)
+        assert sample.counts.any()
+
+
+class TestLaws:
+    def test_with_replacement(self):
+        num = 5000
+        sample = many_samples(jax.random.key(2), PROBABILITIES, num)
+        counts = spread(sample, sample.counts)
+        assert np.all(counts.sum(1) == 3)
+        found = collections.Counter(map(tuple, counts.astype(int).tolist()))
+        cells = [c for c in itertools.product(range(4), repeat=5) if sum(c) == 3]
+        law = scipy.stats.multinomial(3, PROBABILITIES)
+        expected = np.array([law.pmf(cell) for cell in cells]) * num
+        observed = np.array([found[cell] for cell in cells])
+        is_rare = expected < 5
+        observed = np.append(observed[~is_rare], observed[is_rare].sum())
+        expected = np.append(expected[~is_rare], expected[is_rare].sum())
+        assert scipy.stats.chisquare(observed, expected).pvalue > 1e-3
+
+    @pytest.mark.parametrize("method", DISTINCT)
+    def test_inclusion(self, method):
+        """The probabilities that are returned, and how often rows are there."""
+        num = 20_000
+        sample = many_samples(jax.random.key(3), PROBABILITIES, num, method=method)
+        is_in = spread(sample, sample.counts)
+        inclusion = INCLUSION[method]
+        for row in range(5):
+            successes = int(is_in[:, row].sum())
+            if inclusion[row] == 1:
+                assert successes == num
+            else:
+                test = scipy.stats.binomtest(successes, num, inclusion[row])
+                assert test.pvalue > 1e-3
+        used = np.asarray(sample.counts) > 0
+        np.testing.assert_allclose(
+            np.asarray(sample.probabilities)[used],
+            inclusion[np.asarray(sample.indices)[used]],
+            rtol=1e-6,
+        )
+
+    def test_poisson_rows_are_independent(self):
+        num = 20_000
+        sample = many_samples(jax.random.key(4), PROBABILITIES, num, method="poisson")
+        is_in = spread(sample, sample.counts)[:, [0, 2, 3, 4]]
+        chances = INCLUSION["poisson"][[0, 2, 3, 4]]
+        cells = np.array(list(itertools.product([0, 1], repeat=4)))
+        expected = np.prod(np.where(cells, chances, 1 - chances), axis=1) * num
+        observed = np.bincount((is_in @ [8, 4, 2, 1]).astype(int), minlength=16)
+        assert scipy.stats.chisquare(observed, expected).pvalue > 1e-3
+
+    def test_without_replacement_has_its_size_and_every_pair(self):
+        sample = many_samples(
+            jax.random.key(5), np.ones(6), 2000, 2, method="without_replacement"
+        )
+        assert np.all(np.asarray(sample.counts) == 1)
+        pairs = collections.Counter(map(tuple, np.asarray(sample.indices).tolist()))
+        # All 15 pairs are as likely, where rows are: by symmetry of the random order.
+        assert len(pairs) == 15
+        assert scipy.stats.chisquare(list(pairs.values())).pvalue > 1e-3
+
+    @pytest.mark.parametrize(
+        ("num_rows", "size", "spread"),
+        [(2000, 300, 2.0), (2000, 1900, 0.1), (2000, 7, 4.0), (5, 5, 1.0)],
+    )
+    def test_exact_chances(self, num_rows, size, spread, x64):
+        """They sum to the size, which every sample has, also with rounding."""
+        draw = np.random.default_rng(0).normal
+        probabilities = np.exp(spread * draw(size=num_rows))
+        probabilities = jnp.asarray(probabilities / probabilities.sum())
+        keys = jax.random.split(jax.random.key(6), 20)
+        is_in, inclusion = jax.jit(
+            jax.vmap(lambda key: systematic_rows(key, probabilities, size))
+        )(keys)
+        np.testing.assert_array_equal(np.sum(is_in, axis=1), size)
+        total = np.asarray(inclusion, np.float64).sum(1)
+        np.testing.assert_allclose(total, size, rtol=1e-15 if x64 else 1e-6)
+        # In proportion, where they are not 1.
+        ratio = np.asarray(inclusion[0] / probabilities)[np.asarray(inclusion[0]) < 1]
+        if len(ratio):
+            large = np.asarray(inclusion[0])[np.asarray(inclusion[0]) < 1] > 1e-4
+            np.testing.assert_allclose(ratio[large], ratio[large][0], rtol=1e-5)
+
+    @pytest.mark.parametrize("law", [poisson_rows, systematic_rows])
+    def test_rare_rows_are_not_lost(self, law):
+        """Chances below 2⁻³² are rounded up, and the scale uses the rounded ones."""
+        probabilities = jnp.array([0.5, 0.5, 1e-15, 0.0], jnp.float32)
+        _, inclusion = law(jax.random.key(0), probabilities, 1)
+        assert inclusion[2] == 2.0**-32 and inclusion[3] == 0
+
+
+@settings(deadline=None, max_examples=15)
+@given(
+    scores=st.lists(st.floats(0.01, 100), min_size=8, max_size=8),
+    size=st.integers(1, 8),
+)
+def test_inclusion_chances_are_the_fixed_point(scores, size):
+    """min(1, c p) with the sum `size`, c found by bisection."""
+    scores = np.array(scores, np.float32)
+    found, num_certain = _inclusion_chances(jnp.asarray(scores / scores.sum()), size)
+    low, high = 0.0, 1e9
+    for _ in range(200):
+        middle = (low + high) / 2
+        total = np.minimum(1, middle * scores.astype(np.float64)).sum()
+        low, high = (middle, high) if total < size else (low, middle)
+    np.testing.assert_allclose(found, np.minimum(1, high * scores), rtol=1e-4)
+    assert num_certain == np.sum(np.asarray(found) == 1)
+
+
+def test_overflow_is_reported():
+    sample = sample_rows(jax.random.key(0), np.ones(50), 50, "poisson", num_slots=20)
+    # All 50 rows have the probability 1.
+    assert sample.num_lost == 30
+    assert sample.counts.tolist() == [1] * 20
+
+
+def test_default_slots_suffice():
+    sample = many_samples(jax.random.key(7), np.ones(400), 500, 100, method="poisson")
+    assert 100 < sample.counts.shape[1] < 200
+    assert not sample.num_lost.any()
+    sizes = np.sum(sample.counts, axis=1)
+    assert abs(sizes.mean() - 100) < 4 * np.sqrt(75 / 500)
+
+
+@pytest.mark.parametrize("method", [*METHODS, "top_k"])
+def test_precision_keys_and_jit(method, make_key):
+    """float64 in and out in 64-bit mode; a traced call gives the same sample."""
+    key = make_key(8)
+    single = sample_rows(key, PROBABILITIES, 3, method)
+    assert single.scale.dtype == single.probabilities.dtype == np.float32
+    traced = jax.jit(lambda key, p: sample_rows(key, p, 3, method))(key, PROBABILITIES)
+    for one, other in zip(single, traced):
+        np.testing.assert_allclose(one, other, rtol=1e-5)
+    with jax.enable_x64(True):
+        double = sample_rows(key, PROBABILITIES, 3, method)
+    assert double.scale.dtype == double.probabilities.dtype == np.float64
+    assert double.indices.dtype == double.counts.dtype == np.int32
+    assert double.num_lost.dtype == np.int32
+    if method in DISTINCT:
+        # Drawn from bits: the same rows. Draws with replacement use uniform variables.
+        np.testing.assert_array_equal(single.indices, double.indices)
+
+
+@pytest.mark.parametrize("method", [*METHODS, "top_k"])
+def test_invalid_traced_probabilities(method):
+    call = jax.jit(lambda p: sample_rows(jax.random.key(0), p, 2, method))
+    for bad in ([0.5, np.nan, 0.5], [0.5, -1, 0.5], [0, 0, 0], [np.inf, 1, 1]):
+        sample = call(np.array(bad, np.float32))
+        assert not sample.counts.any()
+        assert np.isnan(sample.scale).all()
+    # Fewer positive ones than rows to be drawn.
+    sample = call(np.array([0, 3, 0], np.float32))
+    assert sample.indices[0] == 1
+    used = np.asarray(sample.counts) > 0
+    assert used.tolist()[0] and not used[1:].any()
+    assert np.isfinite(sample.scale).all() and not np.asarray(sample.scale)[1:].any()
+
+
+class TestRowProbabilities:
+    SCORES = np.array([3.0, 1.0, 0.0, 4.0])
+
+    def test_rules(self):
+        leverage = self.SCORES / 8
+        np.testing.assert_allclose(row_probabilities(self.SCORES), leverage)
+        np.testing.assert_allclose(row_probabilities(self.SCORES, "unif"), 0.25)
+        np.testing.assert_allclose(
+            row_probabilities(self.SCORES, "slev", 0.6),
+            0.6 * leverage + 0.1,
+            rtol=1e-6,
+        )
+        default = row_probabilities(self.SCORES, "slev")
+        np.testing.assert_allclose(default, 0.9 * leverage + 0.025, rtol=1e-6)
+
+    def test_huge_scores(self):
+        np.testing.assert_allclose(row_probabilities(np.full(4, 3e38)), 0.25)
+
+    def test_traced(self):
+        call = jax.jit(row_probabilities, static_argnums=1)
+        assert np.isnan(call(np.array([1, np.nan]), "unif")).all()
+        assert np.isnan(call(np.zeros(2), "lev")).all()
+        np.testing.assert_allclose(call(self.SCORES, "slev", 1.0), self.SCORES / 8)
+
+    @pytest.mark.parametrize(
+        ("arguments", "error", "message"),
+        [
+            ((np.zeros(2),), ValueError, "scores must not all be zero"),
+            ((np.array([1, -1.0]),), ValueError, r"scores\[1\] = -1"),
+            ((np.ones((2, 1)),), ValueError, "scores must have one axis"),
+            ((np.ones(2), "levunw"), ValueError, "rule must be one of 'lev', 'unif'"),
+            ((np.ones(2), "slev", 1.5), ValueError, "alpha must be at most 1"),
+            ((np.ones(2), "slev", "a"), TypeError, "alpha must be a real scalar"),
+        ],
+    )
+    def test_wrong_arguments(self, arguments, error, message):
+        with pytest.raises(error, match=message):
+            row_probabilities(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "size", "options", "error", "message"),
+    [
+        (np.ones(3), 0, {}, ValueError, "sample_size must be at least 1; got 0"),
+        (np.ones(3), 1.0, {}, TypeError, "sample_size must be a Python int"),
+        (np.ones(3), 1, {"method": "gumbel"}, ValueError, "method must be one of"),
+        (np.zeros(3), 1, {}, ValueError, "probabilities must not all be zero"),
+        (np.array([1, np.nan]), 1, {}, ValueError, r"probabilities\[1\] = nan"),
+        (
+            np.array([1.0, 0, 1]),
+            3,
+            {"method": "without_replacement"},
+            ValueError,
+            "sample_size = 3 and 2 positive probabilities",
+        ),
+        (
+            np.ones(3),
+            4,
+            {"method": "top_k"},
+            ValueError,
+            "sample_size = 4 and 3 positive probabilities",
+        ),
+        (np.ones(3), 1, {"num_slots": 2}, ValueError, "num_slots is for method"),
+        (
+            np.ones(3),
+            1,
+            {"method": "poisson", "num_slots": 0},
+            ValueError,
+            "num_slots must be at least 1",
+        ),
+    ],
+)
+def test_wrong_arguments(probabilities, size, options, error, message):
+    with pytest.raises(error, match=message):
+        sample_rows(jax.random.key(0), probabilities, size, **options)
+
+
+def test_wrong_key():
+    with pytest.raises(TypeError, match="key must be a PRNG key"):
+        sample_rows(None, np.ones(3), 1, "poisson")

@@ -1,0 +1,114 @@
+"""Leverage scores of rows on four devices, which are threads in another process."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxwgc
+from jaxwgc.sketching import leverage_scores, sharded_leverage_scores
+
+PROGRAM = """
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import NamedSharding, PartitionSpec as P
+from jaxwgc.sketching import leverage_scores, sharded_leverage_scores
+
+assert jax.device_count() == 4
+jax.config.update("jax_enable_x64", True)
+mesh = jax.sharding.Mesh(np.array(jax.devices()), ("rows",))
+random = np.random.default_rng(0)
+matrix = random.standard_normal((400, 12)) ** 3
+deficient = matrix.copy()
+# Well-conditioned on no device, and rank-deficient as a whole.
+deficient[:, 6:] = deficient[:, :6]
+graded = matrix * np.logspace(0, -8, 12) @ random.standard_normal((12, 12))
+traced = jax.jit(lambda x: sharded_leverage_scores(x, mesh, "rows"))
+for case, tolerance in ((matrix, 1e-12), (deficient, 1e-11), (graded, 1e-6)):
+    expected = leverage_scores(case, "svd")
+    shards = jax.device_put(case, NamedSharding(mesh, P("rows")))
+    scores = sharded_leverage_scores(shards, mesh, "rows")
+    assert scores.sharding.is_equivalent_to(NamedSharding(mesh, P("rows")), 1)
+    np.testing.assert_allclose(scores, expected, atol=tolerance)
+    np.testing.assert_allclose(traced(shards), expected, atol=tolerance)
+
+# Rows of one group on one device, and not a multiple of four.
+grouped = np.kron(np.diag([1.0, 2, 3, 4]), random.standard_normal((100, 3)))[:399]
+np.testing.assert_allclose(
+    sharded_leverage_scores(grouped, mesh, "rows"),
+    leverage_scores(grouped),
+    atol=1e-12,
+)
+# Fewer rows on a device than columns.
+few = random.standard_normal((13, 12))
+np.testing.assert_allclose(
+    sharded_leverage_scores(few, mesh, "rows"), leverage_scores(few), atol=1e-11
+)
+# Over one axis of two, and the meshes that jax.make_mesh makes.
+for make in (
+    lambda: jax.sharding.Mesh(np.array(jax.devices()).reshape(2, 2), ("a", "b")),
+    lambda: jax.make_mesh((2, 2), ("a", "b")),
+):
+    np.testing.assert_allclose(
+        sharded_leverage_scores(matrix, make(), "b"),
+        leverage_scores(matrix),
+        atol=1e-12,
+    )
+bad = jax.device_put(matrix, NamedSharding(mesh, P("rows"))).at[399, 3].set(jnp.nan)
+assert jnp.isnan(traced(bad)).all()
+try:
+    sharded_leverage_scores(bad, mesh, "rows")
+except ValueError as error:
+    assert "matrix must be finite; got 1 NaN" in str(error)
+else:
+    raise AssertionError
+# Nothing of the size of the matrix travels: no gathering of rows.
+text = traced.lower(shards).compile().as_text()
+assert "all-reduce" in text and "all-gather" not in text
+print("all good")
+"""
+
+
+def test_four_devices():
+    flags = os.environ.get("XLA_FLAGS", "")
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        capture_output=True,
+        text=True,
+        cwd=pathlib.Path(jaxwgc.__file__).parents[1],
+        env={
+            **os.environ,
+            "XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count=4",
+            "JAX_PLATFORMS": "cpu",
+        },
+    )
+    assert done.stdout.strip() == "all good", done.stderr
+
+
+def one_device():
+    return jax.sharding.Mesh(np.array(jax.devices()[:1]), ("rows",))
+
+
+def test_one_device(x64):
+    matrix = np.random.default_rng(1).standard_normal((40, 4))
+    scores = sharded_leverage_scores(matrix, one_device(), "rows")
+    np.testing.assert_allclose(scores, leverage_scores(matrix), atol=1e-6)
+    assert scores.dtype == (jnp.float64 if x64 else jnp.float32)
+
+
+def test_wrong_arguments():
+    mesh = one_device()
+    with pytest.raises(ValueError, match="axis_name must be one of .* got 'columns'"):
+        sharded_leverage_scores(np.eye(2), mesh, "columns")
+    with pytest.raises(TypeError, match="mesh must be a jax.sharding.Mesh"):
+        sharded_leverage_scores(np.eye(2), None, "rows")
+    with pytest.raises(ValueError, match="at least as many rows as columns"):
+        sharded_leverage_scores(np.ones((2, 3)), mesh, "rows")
+    with pytest.raises(ValueError, match="matrix must be finite"):
+        sharded_leverage_scores(np.full((3, 2), np.nan), mesh, "rows")
+    with pytest.raises(ValueError, match="rcond"):
+        sharded_leverage_scores(np.eye(2), mesh, "rows", rcond=2.0)

@@ -1,0 +1,141 @@
+"""Sketch-and-solve against the least-squares solution of the sketched system."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.linalg
+
+from jaxwgc.sketching import gaussian
+from jaxwgc.sketching._solvers import _sketch_and_solve
+
+NUM_ROWS, NUM_COLUMNS, SKETCH_SIZE = 300, 12, 96
+KEY = jax.random.key(0)
+
+# Gaussian sketches compile faster than the default.
+sketch_and_solve = functools.partial(
+    _sketch_and_solve.sketch_and_solve, embedding="gaussian"
+)
+
+
+@functools.cache
+def system():
+    random = np.random.default_rng(0)
+    matrix = random.standard_normal((NUM_ROWS, NUM_COLUMNS))
+    return matrix, matrix.sum(axis=1) + random.standard_normal(NUM_ROWS)
+
+
+@pytest.mark.parametrize("name", ["full rank", "duplicates", "wide", "zero"])
+def test_solves_the_sketched_system_with_the_least_norm(with_x64, name):
+    matrix, target = system()
+    if name == "duplicates":
+        matrix = np.hstack([matrix[:, :6], 100 * matrix[:, :6]])
+    elif name == "wide":
+        matrix, target = matrix[:8], target[:8]
+    elif name == "zero":
+        matrix = 0 * matrix
+    embedding = gaussian(KEY, SKETCH_SIZE, len(matrix))
+    found = sketch_and_solve(KEY, matrix, target, SKETCH_SIZE, embedding=embedding)
+    sketch = np.asarray(embedding.matrix())
+    expected = scipy.linalg.lstsq(sketch @ matrix, sketch @ target, cond=1e-12)[0]
+    np.testing.assert_allclose(found.solution, expected, rtol=1e-9, atol=1e-12)
+    assert found.converged and found.num_iterations == 1
+    np.testing.assert_allclose(
+        found.residual_history,
+        [np.linalg.norm(target), np.linalg.norm(target - matrix @ expected)],
+        rtol=1e-10,
+        atol=1e-12,
+    )
+
+
+@pytest.mark.parametrize(
+    "embedding", ["rademacher", "srht", "count_sketch", "sparse_sign", "row_sampling"]
+)
+def test_residual_is_near_the_optimum(with_x64, embedding):
+    check_residual(KEY, np.float64, embedding)
+
+
+def test_keys_dtypes_and_modes(x64, make_key):
+    check_residual(make_key(3), np.float32, "gaussian")
+
+
+def check_residual(key, dtype, embedding):
+    matrix, target = system()
+    found = jax.jit(
+        lambda key, matrix, target: sketch_and_solve(
+            key, matrix, target, SKETCH_SIZE, embedding=embedding
+        )
+    )(key, matrix.astype(dtype), target.astype(dtype))
+    assert found.solution.dtype == dtype and found.converged
+    optimum = np.linalg.norm(target - matrix @ scipy.linalg.lstsq(matrix, target)[0])
+    residual = np.linalg.norm(target - matrix @ found.solution)
+    np.testing.assert_allclose(found.residual_history[1], residual, rtol=1e-5)
+    # The squared excess is about p / m in the mean.
+    assert 1 < (residual / optimum) ** 2 < 1 + 3 * NUM_COLUMNS / SKETCH_SIZE
+
+
+def test_expected_excess_of_gaussian_sketches(with_x64):
+    matrix, target = system()
+    found = jax.vmap(lambda key: sketch_and_solve(key, matrix, target, 96))(
+        jax.random.split(KEY, 200)
+    )
+    optimum = np.linalg.norm(target - matrix @ scipy.linalg.lstsq(matrix, target)[0])
+    excess = np.mean(found.residual_history[:, 1] ** 2) / optimum**2 - 1
+    # Of an inverse Wishart matrix; the standard error is about 3%.
+    expected = NUM_COLUMNS / (SKETCH_SIZE - NUM_COLUMNS - 1)
+    np.testing.assert_allclose(excess, expected, rtol=0.12)
+
+
+def test_many_targets_share_the_sketch(with_x64):
+    matrix, target = system()
+    targets = np.stack([target, 1e3 * target, 0 * target], axis=1)
+    found = sketch_and_solve(KEY, matrix, targets, SKETCH_SIZE)
+    alone = sketch_and_solve(KEY, matrix, target, SKETCH_SIZE).solution
+    np.testing.assert_allclose(
+        found.solution, np.stack([alone, 1e3 * alone, 0 * alone], 1), rtol=1e-12
+    )
+    assert found.residual_history.shape == (2, 3)
+    assert found.converged.shape == found.num_iterations.shape == (3,)
+    mapped = jax.vmap(
+        lambda target: sketch_and_solve(KEY, matrix, target, SKETCH_SIZE), in_axes=1
+    )(targets)
+    np.testing.assert_allclose(mapped.solution.T, found.solution, rtol=1e-12)
+
+
+def test_no_overflow_in_float32():
+    matrix, target = (part.astype(np.float32) for part in system())
+    expected = sketch_and_solve(KEY, matrix, target, SKETCH_SIZE).solution
+    for scale in (np.float32(1e-30), np.float32(1e30)):
+        found = sketch_and_solve(KEY, matrix * scale, target * scale, SKETCH_SIZE)
+        np.testing.assert_allclose(found.solution, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_traced_nan_is_flagged():
+    matrix, target = (jnp.asarray(part, jnp.float32) for part in system())
+    solve = jax.jit(lambda *args: sketch_and_solve(KEY, *args, SKETCH_SIZE))
+    for found in (
+        solve(matrix.at[3, 4].set(jnp.nan), target),
+        solve(matrix, target.at[3].set(jnp.inf)),
+    ):
+        assert not found.converged and np.isnan(found.residual_history[-1])
+    assert solve(matrix, target).converged
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"sketch_size": 0}, "sketch_size must be at least 1; got 0"),
+        ({"sketch_size": 3}, r"sketch_size must be at least .* = 4; got 3"),
+        ({"embedding": "fourier"}, "embedding must be one of"),
+        ({"embedding": gaussian(KEY, 7, 20)}, "embedding must have"),
+        ({"rcond": 1.0}, "rcond must be less than 1"),
+        ({"matrix": np.full((20, 4), np.nan)}, "matrix must be finite"),
+        ({"target": np.ones(19)}, "target must have as many rows as matrix"),
+    ],
+)
+def test_wrong_values(change, message):
+    args = {"matrix": np.eye(20)[:, :4], "target": np.ones(20), "sketch_size": 8}
+    with pytest.raises(ValueError, match=message):
+        sketch_and_solve(KEY, **(args | change))

@@ -1,0 +1,132 @@
+"""Leverage scores of BCOO matrices: those of the dense ones."""
+
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental import sparse
+
+from jaxwgc.sketching import leverage_scores
+from jaxwgc.sketching._scores._row_blocks import block_size
+
+
+def sparse_matrix(shape, density, seed=0):
+    random = np.random.default_rng(seed)
+    return random.standard_normal(shape) * (random.random(shape) < density)
+
+
+@pytest.mark.parametrize(
+    ("shape", "density"), [((300, 12), 0.3), ((12, 300), 0.3), ((6, 6), 0.5)]
+)
+def test_equals_dense(shape, density, x64):
+    matrix = sparse_matrix(shape, density)
+    scores = leverage_scores(sparse.BCOO.fromdense(jnp.asarray(matrix)))
+    expected = leverage_scores(matrix)
+    assert scores.dtype == expected.dtype
+    np.testing.assert_allclose(scores, expected, atol=1e-12 if x64 else 1e-5)
+
+
+@pytest.mark.parametrize("is_wide", [False, True])
+def test_rank_deficient_and_ill_conditioned(is_wide, with_x64):
+    matrix = sparse_matrix((200, 10), 0.4)
+    matrix[:, 7] = matrix[:, 0]
+    matrix[:, 8] = matrix[:, 1] + 1e-6 * sparse_matrix((200, 1), 0.4, seed=1)[:, 0]
+    units = np.array([*[1.0] * 9, 1e-9])
+    left, _, _ = np.linalg.svd(matrix, full_matrices=False)
+    expected = np.sum(left[:, :9] ** 2, axis=1)
+    matrix *= units
+    if is_wide:
+        # Its columns are all of the columns' span, but for the repeated row.
+        matrix, expected = matrix.T, np.array([0.5, *[1] * 6, 0.5, 1, 1])
+    scores = leverage_scores(sparse.BCOO.fromdense(jnp.asarray(matrix)))
+    np.testing.assert_allclose(scores, expected, atol=1e-5)
+    np.testing.assert_allclose(scores.sum(), 9, atol=1e-8)
+
+
+def test_many_blocks_of_rows(with_x64):
+    # Rows of very different sizes and numbers of entries, one block without any.
+    shape = (20_001, 40)
+    matrix = sparse_matrix(shape, 0.02) ** 3
+    size = block_size(*shape)
+    assert shape[0] > 2 * size
+    matrix[size : 2 * size] = 0
+    matrix[5] = 1
+    scores = leverage_scores(sparse.BCOO.fromdense(jnp.asarray(matrix)))
+    expected = np.sum(np.linalg.svd(matrix, full_matrices=False)[0] ** 2, axis=1)
+    np.testing.assert_allclose(scores, expected, atol=1e-12)
+
+
+def test_unsorted_repeated_and_filled_up_entries(x64):
+    matrix = sparse_matrix((50, 4), 0.5)
+    whole = sparse.BCOO.fromdense(jnp.asarray(matrix))
+    order = np.random.default_rng(1).permutation(2 * whole.nse)
+    data = jnp.concatenate([0.25 * whole.data, 0.75 * whole.data])[order]
+    indices = jnp.concatenate([whole.indices, whole.indices])[order]
+    # What JAX fills up with is out of bounds, whatever the value.
+    data = jnp.concatenate([data, jnp.full(3, 7.0)])
+    outside = jnp.array([[50, 4], [50, 0], [3, 4]], indices.dtype)
+    indices = jnp.concatenate([indices, outside])
+    entries = sparse.BCOO((data, indices), shape=(50, 4))
+    np.testing.assert_allclose(
+        leverage_scores(entries), leverage_scores(matrix), atol=1e-12 if x64 else 1e-6
+    )
+
+
+def test_no_entries():
+    empty = sparse.BCOO.fromdense(jnp.zeros((5, 3)))
+    assert empty.nse == 0
+    np.testing.assert_array_equal(leverage_scores(empty), np.zeros(5))
+
+
+def test_integers_and_jit():
+    matrix = np.array([[1, 0], [1, 0], [0, 3]])
+    entries = sparse.BCOO.fromdense(jnp.asarray(matrix))
+    np.testing.assert_allclose(leverage_scores(entries), [0.5, 0.5, 1], rtol=1e-6)
+    np.testing.assert_allclose(
+        jax.jit(leverage_scores)(entries), [0.5, 0.5, 1], rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize("shape", [(30, 3), (3, 30)])
+def test_non_finite(shape):
+    matrix = sparse_matrix(shape, 1.0)
+    matrix[1, 2] = np.nan
+    entries = sparse.BCOO.fromdense(jnp.asarray(matrix))
+    with pytest.raises(ValueError, match="matrix must be finite; got 1 NaN"):
+        leverage_scores(entries)
+    assert jnp.isnan(jax.jit(leverage_scores)(entries)).all()
+
+
+def test_memory_is_that_of_the_entries():
+    """Far less than the dense matrix takes."""
+    shape = (200_000, 100)
+    random = np.random.default_rng(0)
+    indices = np.stack([np.arange(shape[0]), random.integers(0, 100, shape[0])], 1)
+    entries = sparse.BCOO((jnp.ones(shape[0]), jnp.asarray(indices)), shape=shape)
+    compiled = jax.jit(leverage_scores).lower(entries).compile()
+    used = compiled.memory_analysis().temp_size_in_bytes
+    assert used < 0.5 * 4 * shape[0] * shape[1]
+    counts = np.bincount(indices[:, 1], minlength=100)
+    np.testing.assert_allclose(compiled(entries), 1 / counts[indices[:, 1]], rtol=1e-4)
+
+
+def test_wrong_arguments():
+    matrix = jnp.eye(3)
+    with pytest.raises(ValueError, match='method must be "auto" or "gram"'):
+        leverage_scores(sparse.BCOO.fromdense(matrix), "svd")
+    with pytest.raises(ValueError, match="rcond"):
+        leverage_scores(sparse.BCOO.fromdense(matrix), rcond=1.0)
+    with pytest.raises(ValueError, match="n_batch = 1"):
+        leverage_scores(sparse.BCOO.fromdense(matrix, n_batch=1))
+    with pytest.raises(ValueError, match="two axes"):
+        leverage_scores(sparse.BCOO.fromdense(matrix[0]))
+    with pytest.raises(TypeError, match="BCOO; got BCSR"):
+        leverage_scores(sparse.BCSR.fromdense(matrix))
+
+
+def test_import_does_not_bring_the_sparse_module():
+    code = "import sys, jaxwgc; assert 'jax.experimental.sparse' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

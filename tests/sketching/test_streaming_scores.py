@@ -1,0 +1,160 @@
+"""Leverage scores in two passes over blocks: those of the whole matrix."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxwgc.sketching import leverage_scores, streaming_leverage_scores
+from jaxwgc.sketching._scores import _streaming_scores
+
+
+def in_blocks(matrix, *cuts):
+    return lambda: iter(np.split(matrix, cuts))
+
+
+def conditioned(condition, num_rows=1000, num_columns=8, seed=0):
+    random = np.random.default_rng(seed)
+    left = np.linalg.qr(random.standard_normal((num_rows, num_columns)))[0]
+    right = np.linalg.qr(random.standard_normal((num_columns, num_columns)))[0]
+    return left * np.geomspace(1, 1 / condition, num_columns) @ right
+
+
+@pytest.fixture
+def small_chunks(monkeypatch):
+    """Chunks of 128 rows of 8 columns, so that small matrices have several."""
+    original = _streaming_scores._chunks
+    monkeypatch.setattr(
+        _streaming_scores, "_chunks", lambda blocks: original(blocks, 4096)
+    )
+
+
+@pytest.mark.parametrize("condition", [1.0, 1e3, 1e6, 1e10])
+def test_agrees_with_svd(condition, x64, small_chunks):
+    dtype = np.float64 if x64 else np.float32
+    eps = np.finfo(dtype).eps
+    if eps * condition > 1e-4:
+        pytest.skip("below the cut-off of float32")
+    matrix = conditioned(condition).astype(dtype)
+    scores = streaming_leverage_scores(in_blocks(matrix, 3, 3, 50, 700))
+    expected = np.sum(np.linalg.svd(matrix.astype(float), False)[0] ** 2, axis=1)
+    assert isinstance(scores, np.ndarray) and scores.dtype == dtype
+    np.testing.assert_allclose(scores, expected, rtol=0, atol=100 * eps * condition)
+
+
+def test_chunks_may_be_deficient_where_the_whole_is_not(x64, small_chunks):
+    # Rows sorted by group: every chunk misses columns that others have.
+    matrix = np.zeros((1024, 8))
+    random = np.random.default_rng(1)
+    for column in range(8):
+        matrix[128 * column : 128 * column + 160, column] = random.random(
+            matrix[128 * column : 128 * column + 160].shape[0]
+        )
+    matrix[:128, :2] += 0.5
+    scores = streaming_leverage_scores(in_blocks(matrix, 100))
+    expected = np.sum(np.linalg.svd(matrix, False)[0] ** 2, axis=1)
+    np.testing.assert_allclose(scores, expected, atol=1e-11 if x64 else 1e-5)
+
+
+@pytest.mark.parametrize("rank", [0, 1, 5])
+def test_rank_deficient(rank, x64, small_chunks):
+    random = np.random.default_rng(2)
+    matrix = random.standard_normal((500, rank)) @ random.standard_normal((rank, 8))
+    scores = streaming_leverage_scores(in_blocks(matrix, 300))
+    np.testing.assert_allclose(scores.sum(), rank, atol=1e-4)
+    expected = np.sum(np.linalg.svd(matrix)[0][:, :rank] ** 2, axis=1)
+    np.testing.assert_allclose(scores, expected, atol=1e-11 if x64 else 1e-5)
+
+
+def test_units_differ_between_columns_and_blocks(small_chunks):
+    matrix = np.random.default_rng(3).standard_normal((512, 8))
+    matrix *= 10.0 ** np.array([-34, -20, 0, 0, 0, 0, 20, 36])
+    matrix[:128, 0] *= 1e-2
+    matrix[256:300, 7] = 0
+    matrix = matrix.astype(np.float32)
+    scores = streaming_leverage_scores(in_blocks(matrix, 128, 256))
+    scaled = matrix.astype(float) / np.abs(matrix.astype(float)).max(axis=0)
+    expected = np.sum(np.linalg.svd(scaled, False)[0] ** 2, axis=1)
+    np.testing.assert_allclose(scores, expected, atol=1e-5)
+
+
+def test_fewer_rows_than_columns():
+    matrix = np.random.default_rng(4).standard_normal((5, 8))
+    scores = streaming_leverage_scores(in_blocks(matrix, 2))
+    np.testing.assert_allclose(scores, np.ones(5), atol=1e-5)
+
+
+def test_many_kinds_of_blocks():
+    rows = np.random.default_rng(5).integers(-5, 6, (30, 3))
+    expected = leverage_scores(rows)
+    for blocks in (
+        lambda: [rows],
+        lambda: (rows[i : i + 1] for i in range(30)),
+        lambda: [jnp.asarray(rows[:7]), rows[7:].astype(np.float32)],
+        lambda: [rows[:0], rows[:9].tolist(), np.asfortranarray(rows[9:])],
+    ):
+        np.testing.assert_allclose(
+            streaming_leverage_scores(blocks), expected, atol=1e-6
+        )
+
+
+def test_whole_chunks_and_what_is_left(with_x64):
+    matrix = np.random.default_rng(6).standard_normal((200, 4)) ** 3
+    expected = leverage_scores(matrix)
+    for cuts in ([], [64], [10, 74, 138], [63, 64, 65]):
+        blocks = in_blocks(matrix, *cuts)
+        chunks = list(_streaming_scores._chunks(blocks, 64 * 4 * 8))
+        assert [size for _, size in chunks] == [64, 64, 64, 8]
+        scores = streaming_leverage_scores(blocks)
+        np.testing.assert_allclose(scores, expected, atol=1e-13)
+
+
+def test_rcond_cuts_directions(small_chunks, with_x64):
+    matrix = conditioned(1e3)
+    assert round(streaming_leverage_scores(in_blocks(matrix)).sum()) == 8
+    cut = streaming_leverage_scores(in_blocks(matrix, 200), rcond=0.05)
+    np.testing.assert_allclose(cut, leverage_scores(matrix, rcond=0.05), atol=1e-12)
+    assert round(cut.sum()) < 8
+
+
+def test_blocks_that_change():
+    calls = []
+
+    def longer():
+        calls.append(0)
+        return [np.eye(3)] * len(calls)
+
+    with pytest.raises(ValueError, match="3 rows in the first and 6 in the second"):
+        streaming_leverage_scores(longer)
+    calls.clear()
+    with pytest.raises(ValueError, match="got 3 rows in the first and 0 in the second"):
+        once = iter([np.eye(3)])
+        streaming_leverage_scores(lambda: once)
+
+
+def test_non_finite():
+    matrix = np.ones((40, 3))
+    matrix[27, 1] = np.inf
+    with pytest.raises(ValueError, match="blocks must be finite; .* in row 27"):
+        streaming_leverage_scores(in_blocks(matrix, 20))
+
+
+@pytest.mark.parametrize(
+    ("blocks", "error", "message"),
+    [
+        ([np.eye(2)], TypeError, "blocks must be a function"),
+        (lambda: 3, TypeError, r"blocks\(\) must be an iterable"),
+        (lambda: jnp.eye(2), TypeError, r"blocks\(\) must be an iterable"),
+        (lambda: [], ValueError, "blocks must have at least one row"),
+        (lambda: [np.ones((0, 2))], ValueError, "blocks must have at least one row"),
+        (lambda: [np.ones(3)], ValueError, r"every block must have shape \(b, p\)"),
+        (lambda: [np.ones((3, 0))], ValueError, "at least one column"),
+        (lambda: [np.eye(2), np.eye(3)], ValueError, "the same columns; got 2 and 3"),
+        (lambda: [np.eye(2) * 1j], TypeError, "every block must be real"),
+        (lambda: [np.eye(2), np.eye(2) * 1j], TypeError, "every block must be real"),
+    ],
+)
+def test_wrong_arguments(blocks, error, message):
+    with pytest.raises(error, match=message):
+        streaming_leverage_scores(blocks)
+    with pytest.raises(ValueError, match="rcond"):
+        streaming_leverage_scores(lambda: [np.eye(2)], rcond=-1.0)

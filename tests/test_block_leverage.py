@@ -1,0 +1,316 @@
+"""A new sample of parts at every step: unbiased, and decoded like any other round."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from optax.experimental import aggregating
+
+import jaxwgc
+from jaxwgc import (
+    BlockLeverageState,
+    block_leverage_aggregate,
+    sampled_value_and_grad,
+    sketching,
+    stragglers,
+)
+from tests.conftest import random_patterns
+
+NUM_PARTS = 6
+PROBABILITIES = np.array([0.3, 0.25, 0.05, 0.1, 0.2, 0.1])
+CODE = jaxwgc.codes.reed_solomon(6, 3, 4)
+RULES = {"distinct": {}, "draws": {"num_draws": 3}}
+every_rule = pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+
+
+def squared_loss(params, part):
+    x, y = part
+    return jnp.sum((x @ params["w"] + params["b"] - y) ** 2) / 2
+
+
+def regression(num_parts=NUM_PARTS, seed=0):
+    draw = np.random.default_rng(seed).normal
+    params = {"w": np.ones(3, np.float32), "b": np.float32(0)}
+    parts = draw(size=(num_parts, 4, 3)), draw(size=(num_parts, 4))
+    return params, jax.tree.map(lambda leaf: leaf.astype(np.float32), parts)
+
+
+def full_value_and_grad(params, parts):
+    values, gradients = jaxwgc.partial_value_and_grad(squared_loss)(params, parts)
+    return values.sum(), jax.tree.map(lambda leaf: leaf.sum(0), gradients)
+
+
+def aggregator(key=None, code=CODE, probabilities=PROBABILITIES, **options):
+    key = jax.random.key(0) if key is None else key
+    model = stragglers.uniform(code.num_stragglers)
+    return block_leverage_aggregate(code, model, key, probabilities, **options)
+
+
+def assert_mean(found, expected, num):
+    """The mean over trials is the expected one within four standard errors."""
+    found = np.asarray(found, np.float64)
+    error = found.std(0) / np.sqrt(num)
+    assert np.all(np.abs(found.mean(0) - expected) < 4 * error + 1e-6)
+    # It does vary: the samples are not all of the data.
+    assert np.all(error > 0)
+
+
+@every_rule
+def test_aggregate_is_unbiased(rule):
+    """Over the steps of one chain, whoever is late."""
+    num = 20_000
+    params, parts = regression()
+    _, gradients = jaxwgc.partial_value_and_grad(squared_loss)(params, parts)
+    optimizer = aggregator(**rule)
+
+    @jax.jit
+    def run():
+        def step(state, _):
+            update, state = optimizer.update(gradients, state, params)
+            return state, (update, state.indices, state.weights)
+
+        return jax.lax.scan(step, optimizer.init(params), None, num)
+
+    state, (updates, indices, weights) = run()
+    _, expected = full_value_and_grad(params, parts)
+    jax.tree.map(lambda a, b: assert_mean(a, b, num), updates, expected)
+    assert state.coded.elapsed == num
+    assert state.coded.num_undecodable == 0
+    # The decoded sum is that of the parts and weights that the state shows.
+    by_hand = np.sum(weights * gradients["b"][indices], axis=1)
+    np.testing.assert_allclose(updates["b"], by_hand, atol=1e-2, rtol=1e-3)
+    per_part = np.zeros((num, NUM_PARTS))
+    np.add.at(per_part, (np.arange(num)[:, None], indices), weights)
+    assert_mean(per_part, np.ones(NUM_PARTS), num)
+    # Steps are independent of each other.
+    shares = per_part[:, 0] - per_part[:, 0].mean()
+    correlation = np.mean(shares[1:] * shares[:-1]) / np.mean(shares**2)
+    assert abs(correlation) < 4 / np.sqrt(num)
+
+
+@every_rule
+def test_sampled_value_and_grad_is_unbiased(rule):
+    num = 20_000
+    params, parts = regression()
+    step = sampled_value_and_grad(squared_loss, CODE, PROBABILITIES, **rule)
+    received = random_patterns(6, CODE.num_stragglers, num)
+    keys = jax.random.split(jax.random.key(1), num)
+    values, gradients = jax.jit(jax.vmap(functools.partial(step, params, parts)))(
+        keys, received
+    )
+    value, gradient = full_value_and_grad(params, parts)
+    assert_mean(values, value, num)
+    jax.tree.map(lambda a, b: assert_mean(a, b, num), gradients, gradient)
+
+
+@every_rule
+def test_both_ways_agree(rule):
+    """The same sample and the same answers give the same gradient."""
+    params, parts = regression()
+    _, gradients = jaxwgc.partial_value_and_grad(squared_loss)(params, parts)
+    optimizer = aggregator(**rule)
+    state = optimizer.init(params)
+    received = random_patterns(6, CODE.num_stragglers, 1)[0]
+    _, step_key = jax.random.split(state.key)
+    update, state = optimizer.update(
+        gradients, state, params, received=received, elapsed=2.5
+    )
+    step = sampled_value_and_grad(squared_loss, CODE, PROBABILITIES, **rule)
+    _, gradient = step(params, parts, step_key, received)
+    for name in params:
+        np.testing.assert_allclose(update[name], gradient[name], rtol=1e-4)
+    assert state.coded.elapsed == 2.5
+    np.testing.assert_array_equal(state.coded.received, received)
+
+
+def test_only_sampled_parts_are_touched():
+    """NaN in the others does no harm; one that is sampled shows."""
+    params, (x, y) = regression()
+    step = sampled_value_and_grad(squared_loss, CODE, PROBABILITIES)
+    key, received = jax.random.key(3), np.ones(6, bool)
+    sample = sketching.sample_partitions(key, PROBABILITIES, num_distinct=4)
+    kept = np.asarray(sketching.drop_last_distinct(sample).indices)
+    spoiled = np.full_like(x, np.nan)
+    spoiled[kept] = x[kept]
+    _, gradient = step(params, (spoiled, y), key, received)
+    expected = step(params, (x, y), key, received)[1]
+    np.testing.assert_array_equal(gradient["w"], expected["w"])
+    spoiled[kept[0]] = np.nan
+    assert np.isnan(step(params, (spoiled, y), key, received)[1]["w"]).all()
+
+
+def test_auxiliary_outputs():
+    params, parts = regression()
+
+    def loss(params, part):
+        return squared_loss(params, part), part[1].sum()
+
+    received, key = np.ones(6, bool), jax.random.key(0)
+    plain = sampled_value_and_grad(squared_loss, CODE, PROBABILITIES)
+    step = sampled_value_and_grad(loss, CODE, PROBABILITIES, has_aux=True)
+    (value, aux), gradient = step(params, parts, key, received)
+    expected_value, expected = plain(params, parts, key, received)
+    np.testing.assert_allclose(value, expected_value)
+    np.testing.assert_allclose(gradient["w"], expected["w"])
+    # Not weighted, and one for each sampled part.
+    assert aux.shape == (3,)
+    assert np.isin(np.asarray(aux).round(4), parts[1].sum(1).round(4)).all()
+
+
+def test_it_solves_the_whole_problem():
+    """Where one sketch solves its own; both with sampling by leverage scores."""
+    params, parts = regression(num_parts=40, seed=1)
+    x, y = parts
+    ones = np.ones((160, 1), np.float32)
+    design = np.concatenate([x.reshape(160, 3), ones], axis=1)
+    scores = sketching.leverage_scores(design)
+    probabilities = sketching.partition_probabilities(scores, 40)
+    best = np.linalg.lstsq(design, y.reshape(-1), rcond=None)[0]
+
+    def distance(params):
+        return np.linalg.norm(np.append(params["w"], params["b"]) - best)
+
+    optimizer = optax.chain(
+        aggregator(probabilities=probabilities),
+        optax.sgd(lambda count: 1 / (160 + 20 * count)),
+    )
+
+    @jax.jit
+    def train(params):
+        def step(carry, _):
+            params, state = carry
+            _, gradients = jaxwgc.partial_value_and_grad(squared_loss)(params, parts)
+            updates, state = optimizer.update(gradients, state, params)
+            return (optax.apply_updates(params, updates), state), None
+
+        carry = params, optimizer.init(params)
+        return jax.lax.scan(step, carry, None, 3000)[0][0]
+
+    found = train(params)
+    sample = sketching.sample_partitions(
+        jax.random.key(5), probabilities, num_distinct=3
+    )
+    rows = design.reshape(40, 4, 4)[sample.indices].reshape(-1, 4)
+    weight = np.repeat(np.sqrt(sample.counts / sample.probabilities), 4)
+    one_shot = np.linalg.lstsq(
+        rows * weight[:, None], y[sample.indices].reshape(-1) * weight, rcond=None
+    )[0]
+    assert distance(found) < 0.05
+    assert np.linalg.norm(one_shot - best) > 0.2
+
+
+def test_in_optax(make_key):
+    """jit, a state of arrays only, both kinds of keys, `aggregating.process`."""
+    params, parts = regression()
+    _, gradients = jaxwgc.partial_value_and_grad(squared_loss)(params, parts)
+    optimizer = aggregator(make_key(0))
+    assert isinstance(optimizer, aggregating.Aggregator)
+    state = optimizer.init(params)
+    assert isinstance(state, BlockLeverageState)
+    assert isinstance(state.coded, jaxwgc.CodedAggregateState)
+    update, new = jax.jit(optimizer.update)(gradients, state, params)
+    assert jax.tree.structure(new) == jax.tree.structure(state)
+    for before, after in zip(jax.tree.leaves(state), jax.tree.leaves(new)):
+        assert before.dtype == after.dtype and before.shape == after.shape
+    eager, _ = optimizer.update(gradients, state, params)
+    np.testing.assert_allclose(update["w"], eager["w"], rtol=1e-4)
+    processed = aggregating.process(optax.identity(), optimizer, optax.sgd(0.5))
+    scaled, _ = processed.update(gradients, processed.init(params), params)
+    np.testing.assert_allclose(scaled["w"], -0.5 * update["w"], rtol=1e-4)
+
+
+def test_samples_and_stragglers_are_independent():
+    """No key is used for both."""
+    state = aggregator().init({"w": np.zeros(2)})
+    sample_keys, straggler_keys = set(), set()
+    for _ in range(4):
+        for key, seen in ((state.key, sample_keys), (state.coded.key, straggler_keys)):
+            both = [key, *jax.random.split(key)]
+            seen.update(tuple(jax.random.key_data(one).tolist()) for one in both)
+        _, state = aggregator().update({"w": np.zeros((6, 2))}, state)
+    assert len(sample_keys) == len(straggler_keys) == 9
+    assert not sample_keys & straggler_keys
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, np.float32, np.complex64])
+def test_dtypes(dtype, x64):
+    updates = {"w": jnp.ones((6, 2), dtype)}
+    optimizer = aggregator(probabilities=np.ones(6))
+    update, state = optimizer.update(updates, optimizer.init({"w": jnp.ones(2, dtype)}))
+    assert update["w"].dtype == dtype
+    assert state.weights.dtype == (np.float64 if x64 else np.float32)
+    np.testing.assert_allclose(
+        np.asarray(update["w"], np.complex64).real, state.weights.sum(), rtol=1e-2
+    )
+
+
+def test_draws_that_leave_slots_empty():
+    """A part that is drawn again and again counts for as much, and nothing is NaN."""
+    probabilities = np.array([1.0, 1e-6, 0, 0, 0, 0])
+    optimizer = aggregator(probabilities=probabilities, num_draws=3)
+    gradients = {"w": np.arange(1.0, 7, dtype=np.float32)}
+    update, state = optimizer.update(gradients, optimizer.init({"w": np.float32(0)}))
+    np.testing.assert_allclose(update["w"], 1, rtol=1e-4)
+    np.testing.assert_allclose(state.weights, [1, 0, 0], rtol=1e-4)
+
+
+def test_options_are_those_of_coded_aggregate():
+    code = jaxwgc.codes.uncoded(3)
+    model = stragglers.uniform(1)
+    optimizer = block_leverage_aggregate(
+        code, model, jax.random.key(0), PROBABILITIES, undecodable="skip"
+    )
+    params = {"w": np.zeros(2, np.float32)}
+    update, state = optimizer.update(
+        {"w": np.ones((6, 2), np.float32)}, optimizer.init(params), params
+    )
+    assert state.coded.num_undecodable == 1
+    np.testing.assert_array_equal(update["w"], 0)
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "rule", "error", "message"),
+    [
+        (np.ones(3), {}, ValueError, "code.num_parts = 3 and 3 positive probabilities"),
+        (np.array([1, 1, 1, 0]), {}, ValueError, "= 3 and 3 positive probabilities"),
+        (np.ones(6), {"num_draws": 4}, ValueError, "num_draws = 4 and 6 probabilities"),
+        (np.ones(6), {"num_draws": 0}, ValueError, "num_draws must be at least 1"),
+        (np.zeros(6), {}, ValueError, "probabilities must not all be zero"),
+        (np.array([1, np.nan]), {}, ValueError, r"probabilities\[1\] = nan"),
+    ],
+)
+def test_wrong_samples(probabilities, rule, error, message):
+    with pytest.raises(error, match=message):
+        aggregator(probabilities=probabilities, **rule)
+    with pytest.raises(error, match=message):
+        sampled_value_and_grad(squared_loss, CODE, probabilities, **rule)
+
+
+def test_wrong_arguments():
+    params, parts = regression()
+    model = stragglers.uniform(1)
+    with pytest.raises(TypeError, match="key must be a PRNG key"):
+        block_leverage_aggregate(CODE, model, 0, PROBABILITIES)  # type: ignore
+    for make in (
+        lambda: block_leverage_aggregate("a", model, jax.random.key(0), PROBABILITIES),
+        lambda: sampled_value_and_grad(squared_loss, "a", PROBABILITIES),
+    ):
+        with pytest.raises(TypeError, match="code must be a GradientCode; got 'a'"):
+            make()
+    with pytest.raises(ValueError, match="method must be one of"):
+        aggregator(method="a")
+    optimizer = aggregator()
+    with pytest.raises(ValueError, match=r"updates\['w'\] must have a leading axis of"):
+        optimizer.update({"w": np.ones((3, 2))}, optimizer.init({"w": np.ones(2)}))
+    step = sampled_value_and_grad(squared_loss, CODE, PROBABILITIES)
+    received = np.ones(6, bool)
+    fewer = jax.tree.map(lambda leaf: leaf[:3], parts)
+    with pytest.raises(ValueError, match=r"parts\[0\] must have a leading axis of K"):
+        step(params, fewer, jax.random.key(0), received)
+    with pytest.raises(TypeError, match="key must be a PRNG key"):
+        step(params, parts, 0, received)
+    with pytest.raises(ValueError, match="received must have shape"):
+        step(params, parts, jax.random.key(0), received[:3])
