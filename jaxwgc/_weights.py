@@ -19,17 +19,6 @@ from jaxwgc.codes._gradient_code import GradientCode
 DECODERS = ("least_squares", "lagrange", "one_step", "peeling", "group")
 
 
-def check_code(code: Any) -> None:
-    """One gradient code, and nothing else."""
-    if not isinstance(code, GradientCode):
-        raise TypeError(f"code must be a GradientCode; got {code!r}")
-    if np.ndim(code.encoding_matrix) != 2:
-        raise ValueError(
-            "code must be one code, with an encoding matrix of two axes; got one of "
-            f"shape {np.shape(code.encoding_matrix)} (use jax.vmap for a batch)"
-        )
-
-
 def check_decoder(code: GradientCode, decoder: str | None) -> str:
     """The decoder by name, the code's own for None."""
     decoder = code.decoder if decoder is None else decoder

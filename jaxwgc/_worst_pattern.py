@@ -13,6 +13,7 @@ import numpy as np
 from jaxwgc import _validation, _weights
 from jaxwgc._strain import Strain, all_swaps, swapped
 from jaxwgc.codes import GradientCode
+from jaxwgc.codes._gradient_code import check_code
 
 # Masks that are evaluated in one call. Always as many, so that a code is compiled once.
 _BATCH = 128
@@ -80,16 +81,11 @@ def worst_pattern(
       "Gradient coding based on block designs for mitigating adversarial stragglers",
       2019.
     """
-    _weights.check_code(code)
+    check_code(code)
     if _validation.is_traced(code):
         raise TypeError(
             "code must be concrete, since its worst pattern is found on the host; got "
             "a traced one: find the pattern outside of jit, vmap and grad"
-        )
-    if np.ndim(code.encoding_matrix) != 2:
-        raise ValueError(
-            "code must be one code; got an encoding_matrix of shape "
-            f"{np.shape(code.encoding_matrix)}"
         )
     decoder = _weights.check_decoder(code, decoder)
     num_stragglers = _validation.check_stragglers(num_stragglers, code.num_workers)

@@ -10,6 +10,7 @@ from optax.experimental import aggregating
 from jaxwgc import _combining, _validation, _weights, coding
 from jaxwgc._decoders import product
 from jaxwgc.codes import GradientCode
+from jaxwgc.codes._gradient_code import check_code
 from jaxwgc.stragglers import StragglerModel
 
 __all__ = [
@@ -114,7 +115,7 @@ def coded_aggregate(
     References:
       The paper's sections 2 and 4 and figure 1.
     """
-    _weights.check_code(code)
+    check_code(code)
     if not isinstance(model, StragglerModel):
         raise TypeError(f"model must be a StragglerModel; got {model!r}")
     _validation.check_key(key)

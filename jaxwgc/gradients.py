@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxwgc import _combining, _validation, _weights
 from jaxwgc._decoders import product
 from jaxwgc.codes import GradientCode
+from jaxwgc.codes._gradient_code import check_code
 
 __all__ = [
     "decoded_value_and_grad",
@@ -103,7 +104,7 @@ def decoded_value_and_grad(
     References:
       The paper's section 2.2: c = a^T B.
     """
-    _weights.check_code(code)
+    check_code(code)
     decoder = _weights.check_decoder(code, decoder)
 
     def decoded(params, parts, received):

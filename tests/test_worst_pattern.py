@@ -322,5 +322,5 @@ class TestBadInput:
 
     def test_several_codes_in_one(self):
         make = jax.vmap(lambda key: codes.cyclic_repetition(key, 4, 1))
-        with pytest.raises(ValueError, match=r"code must be one code.* \(2, 4, 4\)"):
+        with pytest.raises(ValueError, match=r"code must be one code, .* \(2, 4, 4\)"):
             worst_pattern(make(jax.random.split(jax.random.key(0))), 1)

@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 
 from jaxwgc import _validation
-from jaxwgc.codes._gradient_code import Array, GradientCode
-from jaxwgc.codes._inner_code import array_module, check_inner_code
+from jaxwgc.codes._gradient_code import Array, GradientCode, check_code
+from jaxwgc.codes._inner_code import array_module
 
 
 def clustered(code: GradientCode, num_clusters: int) -> GradientCode:
@@ -42,7 +42,7 @@ def clustered(code: GradientCode, num_clusters: int) -> GradientCode:
       Ozfatura, Gunduz, Ulukus, "Gradient coding with clustering and multi-message
       communication", IEEE Data Science Workshop 2019, section III.
     """
-    code = check_inner_code(code)
+    code = check_code(code)
     num_clusters = _validation.check_int("num_clusters", num_clusters, minimum=1)
     required_parts = code.required_parts
     if required_parts is not None:

@@ -108,3 +108,15 @@ class GradientCode:
             f"num_parts={self.num_parts}, num_stragglers={self.num_stragglers}, "
             f"decoder={self.decoder!r})"
         )
+
+
+def check_code(code: Any) -> GradientCode:
+    """One gradient code, not a batch of them."""
+    if not isinstance(code, GradientCode):
+        raise TypeError(f"code must be a GradientCode; got {code!r}")
+    if np.ndim(code.encoding_matrix) != 2:
+        raise ValueError(
+            "code must be one code, with an encoding matrix of two axes; got one of "
+            f"shape {np.shape(code.encoding_matrix)} (use jax.vmap for a batch)"
+        )
+    return code

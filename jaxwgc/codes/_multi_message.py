@@ -5,12 +5,8 @@ import dataclasses
 import numpy as np
 
 from jaxwgc import _validation
-from jaxwgc.codes._gradient_code import GradientCode
-from jaxwgc.codes._inner_code import (
-    array_module,
-    check_inner_code,
-    check_plain_messages,
-)
+from jaxwgc.codes._gradient_code import GradientCode, check_code
+from jaxwgc.codes._inner_code import array_module, check_plain_messages
 
 
 def multi_message(code: GradientCode) -> GradientCode:
@@ -55,7 +51,7 @@ def multi_message(code: GradientCode) -> GradientCode:
       communication", IEEE Data Science Workshop 2019, section IV. The order of the
       parts is the library's.
     """
-    code = check_inner_code(code)
+    code = check_code(code)
     check_plain_messages(code, "multi_message")
     if _validation.is_traced(code.assignment):
         raise TypeError(

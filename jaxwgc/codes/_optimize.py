@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from jaxwgc import _validation, _weights
-from jaxwgc.codes._gradient_code import GradientCode
+from jaxwgc.codes._gradient_code import GradientCode, check_code
 
 # Rounds that say which of two codes is better, and how many standard errors of the
 # mean difference the new one must be ahead.
@@ -72,7 +72,7 @@ def optimize(
       "Approximate gradient coding via sparse random graphs", 2017. Learning the entries
       is the library's.
     """
-    _weights.check_code(code)
+    check_code(code)
     if _validation.is_traced(code):
         raise TypeError(f"code must be concrete, not traced; got {code}")
     if code.is_complex or code.num_segments > 1 or code.messages_per_worker > 1:

@@ -3,12 +3,8 @@
 import numpy as np
 
 from jaxwgc import _validation
-from jaxwgc.codes._gradient_code import Array, GradientCode
-from jaxwgc.codes._inner_code import (
-    array_module,
-    check_inner_code,
-    check_plain_messages,
-)
+from jaxwgc.codes._gradient_code import Array, GradientCode, check_code
+from jaxwgc.codes._inner_code import array_module, check_plain_messages
 
 
 def partial(code: GradientCode, num_uncoded: int) -> GradientCode:
@@ -52,7 +48,7 @@ def partial(code: GradientCode, num_uncoded: int) -> GradientCode:
       Tandon, Lei, Dimakis, Karampatziakis, "Gradient coding: avoiding stragglers in
       distributed learning", ICML 2017, section 5.
     """
-    code = check_inner_code(code)
+    code = check_code(code)
     num_uncoded = _validation.check_int("num_uncoded", num_uncoded, minimum=0)
     check_plain_messages(code, "partial")
     if code.num_clusters != 1:

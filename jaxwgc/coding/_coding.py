@@ -10,6 +10,7 @@ import numpy as np
 from jaxwgc import _combining, _messages, _validation, _weights
 from jaxwgc._decoders import product
 from jaxwgc.codes import GradientCode
+from jaxwgc.codes._gradient_code import check_code
 
 
 def encode(code: GradientCode, partial_gradients: Any) -> jax.Array:
@@ -46,7 +47,7 @@ def encode(code: GradientCode, partial_gradients: Any) -> jax.Array:
     References:
       The paper's section 2.2; the packing is the library's.
     """
-    _weights.check_code(code)
+    check_code(code)
     _validation.check_leading_axis(
         "partial_gradients", partial_gradients, code.num_parts, "num_parts"
     )
@@ -122,7 +123,7 @@ def decoding_weights(
 
 
 def _solve(code, received, decoder):
-    _weights.check_code(code)
+    check_code(code)
     received = _weights.check_received(code, received)
     decoder = _weights.check_decoder(code, decoder)
     return _weights.solve(code, _weights.message_mask(code, received), decoder)
@@ -244,7 +245,7 @@ def decode(
     References:
       The paper's section 2.2.
     """
-    _weights.check_code(code)
+    check_code(code)
     params = jax.tree.map(_as_array, params)
     messages = jnp.asarray(messages)
     received = _weights.check_received(code, received)
@@ -282,7 +283,7 @@ def weighted(code: GradientCode, weights: jax.typing.ArrayLike) -> GradientCode:
     References:
       The paper's theorem 4.1.
     """
-    _weights.check_code(code)
+    check_code(code)
     factors = _as_array(weights)
     if jnp.shape(factors) != (code.num_parts,):
         raise ValueError(

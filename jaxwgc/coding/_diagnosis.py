@@ -13,6 +13,7 @@ import numpy as np
 from jaxwgc import _validation, _weights
 from jaxwgc._worst_pattern import worst_pattern
 from jaxwgc.codes import GradientCode
+from jaxwgc.codes._gradient_code import check_code
 
 # Numbers of stragglers that are looked at where none are asked for.
 _NUM_ROWS = 8
@@ -144,7 +145,7 @@ the gradient's length
       Charles, Papailiopoulos, Ellenberg, "Approximate gradient coding via sparse
       random graphs", 2017 (decoding error, random and adversarial).
     """
-    _weights.check_code(code)
+    check_code(code)
     if _validation.is_traced(code):
         raise TypeError(
             "code must be concrete, since patterns are enumerated on the host; got a "

@@ -1,0 +1,47 @@
+"""The check that every function which takes one code makes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxwgc
+from jaxwgc import codes, coding, stragglers
+from jaxwgc.codes._gradient_code import check_code
+
+KEY = jax.random.key(0)
+MASK = np.ones(4, bool)
+TAKERS = {
+    "aggregate": lambda code: jaxwgc.coded_aggregate(code, stragglers.uniform(1), KEY),
+    "clustered": lambda code: codes.clustered(code, 2),
+    "decode": lambda code: jaxwgc.decode(code, jnp.ones((4, 3)), MASK, jnp.ones(3)),
+    "decoding_error": lambda code: jaxwgc.decoding_error(code, MASK),
+    "diagnose": lambda code: coding.diagnose(code, KEY),
+    "encode": lambda code: jaxwgc.encode(code, jnp.ones((4, 3))),
+    "gradients": lambda code: jaxwgc.decoded_value_and_grad(lambda p, x: p @ x, code),
+    "multi_message": codes.multi_message,
+    "optimize": lambda code: codes.optimize(code, stragglers.uniform(1), KEY),
+    "partial": lambda code: codes.partial(code, 1),
+    "weighted": lambda code: jaxwgc.weighted(code, np.ones(4)),
+    "worst_pattern": lambda code: coding.worst_pattern(code, 1),
+}
+
+
+@pytest.mark.parametrize("name", TAKERS)
+def test_one_code_and_one_wording(name):
+    with pytest.raises(TypeError, match="code must be a GradientCode; got 'code'"):
+        TAKERS[name]("code")
+    batch = jax.vmap(lambda key: codes.cyclic_repetition(key, 4, 1))(
+        jax.random.split(KEY)
+    )
+    rule = (
+        r"code must be one code, with an encoding matrix of two axes; got one of shape "
+        r"\(2, 4, 4\) \(use jax.vmap for a batch\)"
+    )
+    with pytest.raises(ValueError, match=rule):
+        TAKERS[name](batch)
+
+
+def test_the_code_comes_back():
+    code = codes.uncoded(3)
+    assert check_code(code) is code
