@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from jaxwgc._strain import Strain, all_swaps, swapped
 from jaxwgc.codes import GradientCode
+from jaxwgc.coding._strain import Strain, all_swaps, swapped
 
 
 def random_code(kind):

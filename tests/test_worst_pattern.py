@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import jaxwgc
 from jaxwgc import codes
-from jaxwgc._worst_pattern import worst_pattern
+from jaxwgc.coding import worst_pattern
 
 
 def code_of(matrix, **fields):

@@ -8,7 +8,6 @@ out. First derivatives of `decoding_error` under least squares lose nothing by i
 second derivatives are wrong.
 """
 
-from jaxwgc._worst_pattern import worst_pattern
 from jaxwgc.coding._coding import (
     decode,
     decoding_error,
@@ -18,6 +17,7 @@ from jaxwgc.coding._coding import (
     weighted,
 )
 from jaxwgc.coding._diagnosis import Diagnosis, diagnose
+from jaxwgc.coding._worst_pattern import worst_pattern
 
 __all__ = [
     "Diagnosis",

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc import _validation, _weights
-from jaxwgc._worst_pattern import worst_pattern
 from jaxwgc.codes import GradientCode
 from jaxwgc.codes._gradient_code import check_code
+from jaxwgc.coding._worst_pattern import worst_pattern
 
 # Numbers of stragglers that are looked at where none are asked for.
 _NUM_ROWS = 8

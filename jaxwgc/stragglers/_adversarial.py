@@ -3,8 +3,8 @@
 import jax.numpy as jnp
 
 from jaxwgc import _validation
-from jaxwgc._worst_pattern import worst_pattern
 from jaxwgc.codes import GradientCode
+from jaxwgc.coding import worst_pattern
 from jaxwgc.stragglers._types import StragglerModel
 from jaxwgc.stragglers._unit_rounds import unit_round
 

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc import _validation, _weights
-from jaxwgc._strain import Strain, all_swaps, swapped
 from jaxwgc.codes import GradientCode
 from jaxwgc.codes._gradient_code import check_code
+from jaxwgc.coding._strain import Strain, all_swaps, swapped
 
 # Masks that are evaluated in one call. Always as many, so that a code is compiled once.
 _BATCH = 128
