@@ -10,6 +10,7 @@ import pytest
 
 import jaxwgc
 from jaxwgc import codes, coding
+from jaxwgc.coding import _diagnosis
 from tests.codes.reference import best_mixtures, targets
 
 KEY = jax.random.key(0)
@@ -161,6 +162,32 @@ class TestRandomPatterns:
         assert found.worst_error >= found.error_quantiles[0, 0]
         error = jaxwgc.decoding_error(self.code, found.worst_received[0])
         np.testing.assert_allclose(found.worst_error, error / 6, rtol=1e-5)
+
+    def test_where_a_drawn_pattern_is_worse_than_what_the_search_finds(
+        self, monkeypatch
+    ):
+        """A search that finds nothing: four workers of other blocks."""
+        code = codes.fractional_repetition(8, 1)
+        harmless = np.arange(8) >= 4
+        assert jaxwgc.decoding_error(code, harmless) == 0
+        monkeypatch.setattr(_diagnosis, "worst_pattern", lambda *_, **__: harmless)
+        found = coding.diagnose(code, KEY, 4, num_patterns=60)
+        np.testing.assert_allclose(found.worst_error, [4 / 8])
+        assert jaxwgc.decoding_error(code, found.worst_received[0]) == 4
+
+    def test_the_worst_pattern_is_not_one_of_them(self):
+        """Few patterns, none of which loses a pair of copies, as the worst one does."""
+        code = codes.fractional_repetition(20, 1)
+        found = coding.diagnose(
+            code, KEY, 2, num_patterns=3, quantile_levels=[0.0, 1.0]
+        )
+        assert found.mean_error == found.standard_error == 0
+        np.testing.assert_array_equal(found.error_quantiles, [[0, 0]])
+        np.testing.assert_allclose(found.noise_amplification, [1], rtol=1e-6)
+        np.testing.assert_allclose(found.worst_error, [2 / 20], rtol=1e-6)
+        np.testing.assert_array_equal(
+            found.worst_received, [coding.worst_pattern(code, 2)]
+        )
 
     def test_same_key_same_patterns_for_every_code(self, make_key):
         """Scaling a code's rows changes neither its errors nor the patterns."""

@@ -170,30 +170,32 @@ the gradient's length
     for number in numbers:
         exhaustive = math.comb(code.num_workers, number) <= num_patterns
         if exhaustive:
-            masks = _every_pattern(code.num_workers, number)
+            patterns = _every_pattern(code.num_workers, number)
         else:
-            masks = rank >= number
-        # Filled up, so that a code is compiled once.
-        padded = np.ones((num_patterns, code.num_workers), bool)
-        padded[: len(masks)] = masks
-        errors, noise = _errors_and_noise(code, padded, decoder)
-        errors = np.asarray(errors, np.float64)[: len(masks)] / scale
-        noise = np.asarray(noise, np.float64)[: len(masks)] / scale
+            patterns = rank >= number
         worst = worst_pattern(code, number, decoder, max_patterns=max_patterns)
-        padded[:] = worst
-        worst_error, _ = _errors_and_noise(code, padded, decoder)
-        spread = 0.0 if exhaustive else errors.std(ddof=1) / math.sqrt(len(masks))
+        masks = np.concatenate([worst[None], patterns])
+        # Filled up, so that a code is compiled once.
+        padded = np.ones((num_patterns + 1, code.num_workers), bool)
+        padded[: len(masks)] = masks
+        errors, noise = (
+            np.asarray(values, np.float64)[: len(masks)] / scale
+            for values in _errors_and_noise(code, padded, decoder)
+        )
+        # Where the search is not exhaustive a random pattern may be worse.
+        hardest = errors.argmax()
+        worst_error, worst = errors[hardest], masks[hardest]
+        # Statistics are of the patterns alone.
+        errors, noise = errors[1:], noise[1:]
+        spread = 0.0 if exhaustive else errors.std(ddof=1) / math.sqrt(len(errors))
         rows.append(
             (
                 exhaustive,
                 errors.mean(),
                 spread,
                 np.quantile(errors, levels),
-                # Where the search is not exhaustive a random pattern may be worse.
-                max(float(worst_error[0]) / scale, errors.max()),
-                worst
-                if worst_error[0] / scale >= errors.max()
-                else masks[errors.argmax()],
+                worst_error,
+                worst,
                 math.sqrt(noise.mean()),
             )
         )
@@ -201,13 +203,12 @@ the gradient's length
         np.array(column) for column in zip(*rows, strict=True)
     )
     copies = np.asarray(code.assignment).sum(axis=0)
-    pieces = code.num_segments
     return Diagnosis(
         load=float(np.mean(code.loads)),
         max_load=int(np.max(code.loads)),
         replication=float(copies.mean()),
         min_replication=int(copies.min()),
-        message_length=code.messages_per_worker / pieces,
+        message_length=code.messages_per_worker / code.num_segments,
         num_stragglers=np.array(numbers),
         is_exhaustive=exhaustive,
         mean_error=mean,
