@@ -114,3 +114,16 @@ def check_stragglers(num_stragglers: Any, num_workers: int) -> int:
             f"num_stragglers = {num_stragglers} and num_workers = {num_workers}"
         )
     return num_stragglers
+
+
+def check_replication(
+    replication: Any, num_workers: int, name: str = "replication"
+) -> int:
+    """A number of workers that hold a part, at least one of them."""
+    replication = check_int(name, replication)
+    if not 1 <= replication <= num_workers:
+        raise ValueError(
+            f"{name} must be from 1 to num_workers; got {name} = {replication} and "
+            f"num_workers = {num_workers}"
+        )
+    return replication

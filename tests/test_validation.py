@@ -49,6 +49,16 @@ class TestInt:
         with pytest.raises(ValueError, match="num_stragglers must be at least 0; got"):
             _validation.check_stragglers(-1, 4)
 
+    def test_replication(self):
+        assert _validation.check_replication(np.int64(1), 4) == 1
+        assert _validation.check_replication(4, 4) == 4
+        for value in (0, 5):
+            rule = f"d must be from 1 to num_workers; got d = {value} and num_workers ="
+            with pytest.raises(ValueError, match=rule):
+                _validation.check_replication(value, 4, "d")
+        with pytest.raises(TypeError, match="replication must be a Python int"):
+            _validation.check_replication(1.0, 4)
+
 
 class TestNumber:
     @pytest.mark.parametrize(

@@ -55,12 +55,7 @@ def reed_solomon(
     """
     num_workers = _validation.check_int("num_workers", num_workers, minimum=1)
     num_parts = _validation.check_int("num_parts", num_parts, minimum=1)
-    replication = _validation.check_int("replication", replication)
-    if not 1 <= replication <= num_workers:
-        raise ValueError(
-            "replication must be from 1 to num_workers; got "
-            f"replication = {replication} and num_workers = {num_workers}"
-        )
+    replication = _validation.check_replication(replication, num_workers)
     if (num_parts * replication) % num_workers:
         load = num_parts * replication // num_workers
         raise ValueError(

@@ -88,23 +88,17 @@ def _check_replications(
 ) -> np.ndarray:
     """The d_j, of shape (num_parts,)."""
     if not isinstance(replication, Sequence | np.ndarray) or np.ndim(replication) == 0:
-        replications = [_validation.check_int("replication", replication)] * num_parts
-    else:
-        replications = [
-            _validation.check_int(f"replication[{part}]", own)
-            for part, own in enumerate(replication)
-        ]
-    if len(replications) != num_parts:
+        every = _validation.check_replication(replication, num_workers)
+        return np.full(num_parts, every)
+    if len(replication) != num_parts:
         raise ValueError(
             "replication must be an int or have num_parts entries; got "
-            f"{len(replications)} entries and num_parts = {num_parts}"
+            f"{len(replication)} entries and num_parts = {num_parts}"
         )
-    for own in replications:
-        if not 1 <= own <= num_workers:
-            raise ValueError(
-                "replication must be from 1 to num_workers; got "
-                f"replication = {own} and num_workers = {num_workers}"
-            )
+    replications = [
+        _validation.check_replication(own, num_workers, f"replication[{part}]")
+        for part, own in enumerate(replication)
+    ]
     return np.array(replications)
 
 

@@ -414,7 +414,7 @@ def test_impossible_parameters_of_stochastic_block(arguments, match):
     ("arguments", "match"),
     [
         ((10, 4, 0, 0.1), "replication must be from 1 to num_workers; .* = 0"),
-        ((10, 4, (1, 2, 11, 3), 0.1), "replication must be from 1 to .* = 11"),
+        ((10, 4, (1, 2, 11, 3), 0.1), r"replication\[2\] must be from 1 to .* = 11"),
         ((10, 4, (1, 2, 3), 0.1), "have num_parts entries; got 3 .* num_parts = 4"),
         ((10, 4, 2, 1.0), "straggler_probability must be less than 1; got 1"),
         ((10, 4, 2, 1.1), "straggler_probability must be at most 1; got 1.1"),
