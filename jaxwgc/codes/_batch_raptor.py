@@ -85,9 +85,11 @@ def batch_raptor(
         max_degree = num_batches
     max_degree = _validation.check_int("max_degree", max_degree)
     if not 1 <= max_degree <= num_batches:
+        near = nearest(max_degree, lambda _: True, 1, num_batches)
         raise ValueError(
             "max_degree must be from 1 to the number of batches, num_parts / "
-            f"batch_size; got max_degree = {max_degree} and {num_batches} batches"
+            f"batch_size; got max_degree = {max_degree} and {num_batches} batches; "
+            f"{near}"
         )
     _check_known_number("c", c, minimum=0)
     _check_known_number("delta", delta, positive=True, maximum=1)

@@ -54,9 +54,12 @@ def ldgm(
     num_parts = _validation.check_int("num_parts", num_parts, minimum=1)
     num_workers = _validation.check_int("num_workers", num_workers)
     if num_workers <= num_parts:
+        near = f"for num_workers the nearest that works is {num_parts + 1}"
+        if num_workers > 1:
+            near += f", and for num_parts it is {num_workers - 1}"
         raise ValueError(
             "num_workers must be greater than num_parts; got num_workers = "
-            f"{num_workers} and num_parts = {num_parts}"
+            f"{num_workers} and num_parts = {num_parts}; {near}"
         )
     parity_degree = _validation.check_int("parity_degree", parity_degree)
     if not 1 <= parity_degree <= num_parts:

@@ -6,6 +6,7 @@ import numpy as np
 
 from jaxwgc import _validation
 from jaxwgc.codes._gradient_code import GradientCode
+from jaxwgc.codes._nearest import nearest
 from jaxwgc.codes._roots_of_unity import best_step, vanishing_products
 
 
@@ -58,11 +59,16 @@ def reed_solomon(
     replication = _validation.check_replication(replication, num_workers)
     if (num_parts * replication) % num_workers:
         load = num_parts * replication // num_workers
+        replications = nearest(
+            replication, lambda d: num_parts * d % num_workers == 0, 1, num_workers
+        )
+        parts = nearest(num_parts, lambda k: k * replication % num_workers == 0, 1)
         raise ValueError(
             "num_workers * load must equal num_parts * replication for an integer "
             f"load; got {num_workers} * {load} = {num_workers * load} or "
             f"{num_workers} * {load + 1} = {num_workers * (load + 1)} and "
-            f"{num_parts} * {replication} = {num_parts * replication}"
+            f"{num_parts} * {replication} = {num_parts * replication}; for replication "
+            f"{replications}, and for num_parts {parts}"
         )
     assignment = _balanced_assignment(num_workers, num_parts, replication)
     step = 1

@@ -10,6 +10,7 @@ from jax import lax
 from jaxwgc import _validation
 from jaxwgc.codes import _random_matrices
 from jaxwgc.codes._gradient_code import GradientCode
+from jaxwgc.codes._nearest import nearest
 
 # Attempted swaps: in rounds of one for each edge, and no fewer than that many. Up to 12
 # edges the distribution is then within 1e-8 of the uniform one (total variation, by
@@ -63,9 +64,16 @@ def regular_graph(key: jax.Array, num_workers: int, replication: int) -> Gradien
     num_workers = _validation.check_int("num_workers", num_workers, minimum=2)
     replication = _validation.check_int("replication", replication)
     if not 1 <= replication < num_workers:
+        near = nearest(
+            replication, lambda d: num_workers * d % 2 == 0, 1, num_workers - 1
+        )
+        near = f"for replication {near}"
+        if replication > 0:
+            near += f", and for num_workers it is {replication + 1}"
         raise ValueError(
             "replication must be from 1 to num_workers - 1, since a simple graph has "
-            f"no loops; got replication = {replication} and num_workers = {num_workers}"
+            f"no loops; got replication = {replication} and num_workers = "
+            f"{num_workers}; {near}"
         )
     if num_workers * replication % 2:
         near = " or ".join(

@@ -178,6 +178,8 @@ class TestLdgm:
         ("arguments", "match"),
         [
             ((4, 4, 2), "num_workers must be greater than num_parts; .* = 4 and"),
+            ((3, 5, 2), "num_workers the nearest .* is 6, and for num_parts it is 2$"),
+            ((1, 5, 2), "for num_workers the nearest that works is 6$"),
             ((6, 4, 0), "parity_degree must be from 1 to num_parts; .* = 0 and"),
             ((6, 4, 5), "parity_degree must be from 1 to num_parts; .* = 5 and"),
             ((6, 0, 1), "num_parts must be at least 1; got 0"),
@@ -296,10 +298,13 @@ class TestBatchRaptor:
             ({"batch_size": 5}, "got batch_size = 5 .*nearest that work are 4 and 6$"),
             ({"batch_size": 13}, "batch_size = 13 .*nearest that works is 12$"),
             ({"batch_size": 0}, "batch_size must be at least 1; got 0"),
-            ({"max_degree": 0}, "max_degree must be from 1 to .* = 0 and 12 batches"),
+            (
+                {"max_degree": 0},
+                "max_degree must be .* = 0 and 12 batches; the nearest .* is 1$",
+            ),
             (
                 {"max_degree": 7, "batch_size": 2},
-                "max_degree must be from 1 .* = 7 and 6 batches",
+                "max_degree .* = 7 and 6 batches; the nearest that works is 6$",
             ),
             ({"c": -0.1}, "c must be at least 0; got -0.1"),
             ({"delta": 0}, "delta must be positive; got 0"),

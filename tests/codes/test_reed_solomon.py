@@ -1,6 +1,7 @@
 """The balanced Reed-Solomon code against its definition and every pattern."""
 
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -154,6 +155,31 @@ def test_construction_does_not_depend_on_the_precision_setting(x64):
 def test_impossible_parameters(arguments, match):
     with pytest.raises(ValueError, match=match):
         jaxwgc.codes.reed_solomon(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("num_workers", "num_parts", "replication", "expected"),
+    [
+        (50, 20, 11, ([10, 15], [50])),
+        (6, 4, 2, ([3], [3, 6])),
+        (6, 9, 1, ([2], [6, 12])),
+        (7, 3, 5, ([7], [7])),
+    ],
+)
+def test_uneven_loads_name_parameters_that_work(
+    num_workers, num_parts, replication, expected
+):
+    with pytest.raises(ValueError, match="for an integer load") as raised:
+        jaxwgc.codes.reed_solomon(num_workers, num_parts, replication)
+    replications, parts = (
+        [int(own) for own in re.findall(r"\d+", half)]
+        for half in str(raised.value).partition("; for ")[2].split(", and for ")
+    )
+    assert (replications, parts) == expected
+    for other in replications:
+        jaxwgc.codes.reed_solomon(num_workers, num_parts, other)
+    for other in parts:
+        jaxwgc.codes.reed_solomon(num_workers, other, replication)
 
 
 @pytest.mark.parametrize("wrong", [2.0, True, "2", None])

@@ -218,7 +218,11 @@ def test_odd_products_name_parameters_that_work(num_workers, replication):
     [
         ((1, 1), "num_workers must be at least 2; got 1"),
         ((4, 0), "replication must be from 1 to num_workers - 1.* got replication = 0"),
+        ((4, 0), "for replication the nearest that works is 1$"),
+        ((5, 0), "for replication the nearest that works is 2$"),
         ((4, 4), "replication must be from 1 to num_workers - 1"),
+        ((4, 4), "the nearest that works is 3, and for num_workers it is 5$"),
+        ((5, 8), "the nearest that works is 4, and for num_workers it is 9$"),
     ],
 )
 def test_impossible_parameters(arguments, match):
