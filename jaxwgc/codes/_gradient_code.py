@@ -19,11 +19,12 @@ def _static(default: Any = dataclasses.MISSING) -> Any:
 class GradientCode:
     """A gradient code: worker i sends the sum over j of B_ij g_j.
 
-    Made by the constructors in `jaxwgc.codes`; used through the functions of
-    `jaxwgc.coding`. It is a pytree: its arrays can be traced, mapped over by
-    `jax.vmap` and passed through `jax.jit`, and its integers are static. Codes made
-    on the host keep their arrays in NumPy float64 or complex128 until they are used,
-    so that their accuracy does not depend on JAX's precision setting.
+    Made by the constructors in `jaxwgc.codes`, or by hand from a matrix of one's own;
+    used through the functions of `jaxwgc.coding`. It is a pytree: its arrays can be
+    traced, mapped over by `jax.vmap` and passed through `jax.jit`, and its integers are
+    static. Codes made on the host keep their arrays in NumPy float64 or complex128
+    until they are used, so that their accuracy does not depend on JAX's precision
+    setting.
 
     Attributes:
       encoding_matrix: B, real or complex of shape (num_messages, num_parts *
@@ -60,6 +61,33 @@ class GradientCode:
         of one group hold the same parts and send the same message; the groups of a
         family hold every part once. A worker is in one family, and -1 in the others.
         None for other codes.
+
+    Example:
+      Three workers with two parts each, any two of which give the gradient:
+
+      >>> import jax.numpy as jnp
+      >>> import numpy as np
+      >>> import jaxwgc
+      >>> matrix = np.array([[0.5, 1, 0], [0, 1, -1], [0.5, 0, 1]])
+      >>> code = jaxwgc.GradientCode(
+      ...     encoding_matrix=matrix,
+      ...     assignment=matrix != 0,
+      ...     target=np.ones(3),
+      ...     num_stragglers=1,
+      ... )
+      >>> gradients = jnp.array([[1.0, 0], [2, 5], [3, 1]])
+      >>> messages = jaxwgc.encode(code, gradients)
+      >>> received = np.array([True, False, True])
+      >>> decoded = jaxwgc.decode(code, messages, received, params=jnp.zeros(2))
+      >>> bool(jnp.allclose(decoded, gradients.sum(0)))
+      True
+
+      Nothing is checked when a code is made: its arrays may be traced. Whether it is as
+      good as it says, the errors over all patterns tell:
+
+      >>> patterns = ~np.eye(3, dtype=bool)
+      >>> bool((jaxwgc.decoding_error(code, patterns) < 1e-6).all())
+      True
     """
 
     encoding_matrix: Array
