@@ -9,7 +9,8 @@ import pytest
 import sklearn.linear_model
 
 import jaxwgc
-from experiments import benchmark, descent, figure2, linear_regression, mnist
+from experiments import descent, figure2, linear_regression, mnist
+from experiments.benchmark import _peers, _reed_solomon, benchmark, command
 
 
 class TestDescent:
@@ -127,18 +128,21 @@ class TestBenchmark:
         code = jaxwgc.codes.reed_solomon(10, 10, 4)
         mask = np.arange(10) % 4 != 0
         ours = np.asarray(jaxwgc.decoding_weights(code, mask))[mask]
-        np.testing.assert_allclose(
-            benchmark.numpy_lagrange(code, mask), ours, atol=1e-5
-        )
-        np.testing.assert_allclose(benchmark.numpy_lstsq(code, mask), ours, atol=1e-5)
+        np.testing.assert_allclose(_peers.numpy_lagrange(code, mask), ours, atol=1e-5)
+        np.testing.assert_allclose(_peers.numpy_lstsq(code, mask), ours, atol=1e-5)
 
     def test_quick(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(benchmark, "CODES", ((10, 5, 6),))
-        monkeypatch.setattr(benchmark, "table2", lambda *_: benchmark_stub())
-        benchmark.benchmark(repeats=2, quick=True, out=tmp_path)
+        monkeypatch.setattr(_reed_solomon, "CODES", ((10, 5, 6),))
+        monkeypatch.setitem(command.SECTIONS, "table2", lambda *_: benchmark_stub())
+        benchmark(repeats=2, quick=True, out=tmp_path)
         written = json.loads((tmp_path / "benchmark.json").read_text())
         assert written["decoding"][0]["ratio"] > 0
         assert written["accuracy"][0]["weights_float64"]["worst"] < 1e-10
+        files = {
+            "benchmark.json",
+            *(f"benchmark_{name}.md" for name in command.SECTIONS),
+        }
+        assert {path.name for path in tmp_path.iterdir()} == files
         assert set(written["step"]) == {"plain", "collapsed", "partials", "messages"}
 
 
