@@ -55,6 +55,7 @@ reproduce: $(STAMPS)/experiments
 	$(BIN)/python -m experiments linear-regression $(EXPERIMENT_FLAGS)
 	$(BIN)/python -m experiments figure2 $(EXPERIMENT_FLAGS)
 	$(BIN)/python -m experiments codes $(EXPERIMENT_FLAGS)
+	$(BIN)/python -m experiments sketching $(EXPERIMENT_FLAGS)
 	@echo
 	@echo "Tables and figures are in $(abspath $(RESULTS)):"
 	@find "$(RESULTS)" -type f ! -name '.*' | sort | sed 's/^/  /'

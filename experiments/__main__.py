@@ -13,12 +13,14 @@ from experiments.figure2 import figure2
 from experiments.linear_regression import linear_regression
 from experiments.mnist import mnist
 from experiments.results import ExperimentError, console
+from experiments.sketching import sketching
 
 EXPERIMENTS: dict[str, Callable[..., None]] = {
     "mnist": mnist,
     "linear-regression": linear_regression,
     "figure2": figure2,
     "codes": codes,
+    "sketching": sketching,
     "benchmark": benchmark,
 }
 

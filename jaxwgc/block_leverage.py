@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 from optax.experimental import aggregating
 
-from jaxwgc import _validation, _weights, sketching
+from jaxwgc import _validation, sketching
 from jaxwgc.aggregate import coded_aggregate
 from jaxwgc.codes import GradientCode
+from jaxwgc.codes._gradient_code import check_code
 from jaxwgc.gradients import decoded_value_and_grad
 from jaxwgc.sketching import _checks
 from jaxwgc.stragglers import StragglerModel
@@ -198,7 +199,7 @@ def sampled_value_and_grad(
       coding with iterative block leverage score sampling", IEEE Trans. Inf. Theory 70
       (2024).
     """
-    _weights.check_code(code)
+    check_code(code)
     num_parts, draw = _sampler(code, probabilities, num_draws)
 
     def weighted_loss(params, weighted_part):

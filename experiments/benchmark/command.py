@@ -7,10 +7,12 @@ from typing import Any
 from experiments import results
 from experiments.benchmark import (
     accuracy,
+    approximate_scores,
     decoding,
     least_squares,
     leverage_scores,
     step,
+    streaming_scores,
     table2,
 )
 
@@ -21,6 +23,8 @@ SECTIONS: dict[str, Callable[[int, int, bool], tuple[results.ResultTable, Any]]]
     "decoding": decoding.section,
     "least_squares": least_squares.section,
     "leverage_scores": leverage_scores.section,
+    "approximate_scores": approximate_scores.section,
+    "streaming_scores": streaming_scores.section,
     "step": step.section,
     "table2": table2.section,
 }

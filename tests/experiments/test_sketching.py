@@ -1,0 +1,143 @@
+"""Embeddings and samplers measured: end to end on few runs, and against NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.sections import Effort
+from experiments.sketching import (
+    data,
+    distortion,
+    recommended,
+    sampled_rows,
+    samplers,
+)
+
+KEY = jax.random.key(0)
+EFFORT = Effort(4, is_full=False)
+
+
+@pytest.fixture(scope="module")
+def every():
+    return data.regressions(KEY, 300, 5)
+
+
+def test_data_are_as_coherent_as_they_say(every):
+    assert every["GA"].coherence < every["T3"].coherence < every["T1"].coherence
+    for own in every.values():
+        assert own.scores.sum() == pytest.approx(5)
+        exact, squared, *_ = np.linalg.lstsq(own.matrix, own.target, rcond=None)
+        assert own.squared_residual == pytest.approx(squared[0])
+        np.testing.assert_allclose(
+            own.basis @ own.coordinates, own.matrix @ exact, atol=1e-8
+        )
+    # Normal rows of variance 2 around ones, and y = Xβ + noise of deviation 3.
+    large = data.regressions(KEY, 20_000, 5)["GA"]
+    covariance = 2 * 0.5 ** np.abs(np.subtract.outer(np.arange(5), np.arange(5)))
+    np.testing.assert_allclose(large.matrix.mean(axis=0), 1, atol=0.05)
+    np.testing.assert_allclose(np.cov(large.matrix.T), covariance, atol=0.1)
+    np.testing.assert_allclose(large.coefficients, [1, 0.1, 0.1, 0.1, 1])
+    noise = large.target - large.matrix @ large.coefficients
+    assert noise.std() == pytest.approx(3, rel=0.02)
+
+
+def test_distortion_section_writes_all_embeddings():
+    found = distortion.section(EFFORT, KEY)
+    (table,) = found.tables.values()
+    assert len(table.rows) == len(distortion.EMBEDDINGS) == 7
+    assert set(found.figures) == {"distortion"}
+    means = found.numbers["distortion"]
+    assert found.numbers["sketch_sizes"] == [20, 80]
+    # Larger sketches distort less; uniform rows miss what matters in coherent data.
+    for name, row in means.items():
+        if "uniform" not in name:
+            assert row[1]["GA"]["mean"] < row[0]["GA"]["mean"]
+            assert row[1]["T1"]["mean"] < row[0]["T1"]["mean"]
+    uniform, leverage = (
+        means[f"row_sampling, {kind}"][1]["T1"]["mean"]
+        for kind in ("uniform", "leverage")
+    )
+    assert uniform > 1 > leverage
+
+
+def test_distortions_are_those_of_the_matrices(every):
+    chosen = {"T1": every["T1"]}
+    basis = every["T1"].basis
+    for name in ("count_sketch", "row_sampling, leverage"):
+        found = distortion.measure(KEY, name, 40, chosen, 3)["T1"]
+        make = distortion.EMBEDDINGS[name]
+        scores = jnp.asarray(every["T1"].scores, jnp.float32)
+        for key, value in zip(jax.random.split(KEY, 3), found, strict=True):
+            sketch = np.asarray(make(key, 40, scores).matrix(), float) @ basis
+            expected = np.linalg.norm(sketch.T @ sketch - np.eye(5), 2)
+            assert value == pytest.approx(expected, rel=1e-4)
+
+
+def test_recommended_section_counts_what_is_within_epsilon():
+    found = recommended.section(EFFORT, KEY)
+    table = found.tables["recommended"]
+    assert len(table.rows) == len(recommended.SETTINGS)
+    numbers = found.numbers["embeddings"]
+    # (√p + √(2 log(2 / δ)))² / (√(1 + ε) - 1)².
+    size = (5**0.5 + (2 * np.log(40)) ** 0.5) ** 2 / (1.5**0.5 - 1) ** 2
+    assert numbers["gaussian"]["GA"]["size"] == np.ceil(size)
+    assert numbers["gaussian"]["GA"]["successes"] == 4
+    # All rows of the Hadamard matrix keep everything.
+    assert numbers["srht"]["T1"]["size"] == 2048
+    assert numbers["srht"]["T1"]["distortion"]["mean"] < 1e-5
+    # More draws than rows.
+    assert "successes" not in numbers["row_sampling, uniform"]["T1"]
+
+
+def test_samplers_section_and_its_least_squares():
+    found = samplers.section(EFFORT, KEY)
+    assert set(found.tables) == {"samplers", "samplers_bias"}
+    assert set(found.figures) == {"samplers"}
+    excess = found.numbers["excess"]
+    assert set(excess) == set(sampled_rows.SAMPLERS)
+    assert excess["UNIF"]["T1"]["median"][-1] > 10 * excess["LEV"]["T1"]["median"][-1]
+    # The rows of the largest scores, solved by NumPy.
+    data_key, _ = jax.random.split(KEY)
+    own = data.regressions(data_key, 512, 5)["T3"]
+    for at, size in enumerate(found.numbers["sizes"]):
+        top = np.argsort(-own.scores)[:size]
+        solution, *_ = np.linalg.lstsq(own.matrix[top], own.target[top], rcond=None)
+        squared = np.sum((own.matrix @ solution - own.target) ** 2)
+        assert excess["LEV, top k"]["T3"]["median"][at] == pytest.approx(
+            squared / own.squared_residual - 1, rel=1e-6
+        )
+    assert not jax.config.jax_enable_x64
+
+
+@pytest.mark.parametrize("name", list(sampled_rows.SAMPLERS))
+def test_sampled_rows_stand_for_the_whole(name, with_x64, every):
+    scores = every["T3"].scores
+    sampled = sampled_rows.SAMPLERS[name](KEY, scores, 60)
+    assert sampled.indices.shape == sampled.scale.shape
+    keys = jax.random.split(KEY, 2000)
+    draw = jax.vmap(lambda key: sampled_rows.SAMPLERS[name](key, scores, 60))
+    found = draw(keys)
+    squares = jnp.zeros(300).at[found.indices].add(found.scale**2) / len(keys)
+    if name in ("LEVUNW", "LEV, top k"):
+        # Rows count as often as they are drawn: 60 of them.
+        assert squares.sum() == pytest.approx(60)
+    else:
+        # E[Σ scale²] of a row is 1; the sum of all has the smaller relative error.
+        assert squares.sum() == pytest.approx(300, rel=0.02)
+
+
+def test_bias_and_variance_add_up_to_the_mean_excess(with_x64, every):
+    found = sampled_rows.measure(KEY, {"T3": every["T3"]}, 40, 50)
+    for name, own in found.items():
+        cell = own["T3"]
+        if cell.squared_bias > 0:
+            # The sample variance, less what was taken off the square of the mean.
+            total = cell.squared_bias + cell.variance
+            assert total == pytest.approx(cell.excess.mean(), rel=1e-9), name
+
+
+def test_interval_of_a_median():
+    median, low, high = samplers.median_interval(np.arange(1.0, 101.0))
+    assert (median, low, high) == (50.5, 40, 61)
+    assert samplers.median_interval(np.array([3.0, 1.0, 2.0])).tolist() == [2, 1, 3]

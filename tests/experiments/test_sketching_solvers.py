@@ -1,0 +1,137 @@
+"""The solvers' half of the comparison of sketches, end to end on small problems."""
+
+import time
+
+import jax
+import numpy as np
+import pytest
+import scipy.linalg
+import scipy.optimize
+
+from experiments.sections import Effort
+from experiments.sketching import (
+    block_descent,
+    block_leverage,
+    contraction,
+    least_squares,
+    logistic,
+    solvers,
+    timing,
+)
+
+KEY = jax.random.key(0)
+EFFORT = Effort(4, is_full=False)
+
+
+def check_shown(section, tables, figure):
+    assert set(section.tables) == set(tables) and set(section.figures) == {figure}
+    for table in section.tables.values():
+        assert table.rows
+    assert not jax.config.jax_enable_x64
+
+
+def test_solvers():
+    section = solvers.section(EFFORT, KEY)
+    check_shown(section, ["solvers_ill", "solvers_well"], "solvers")
+    for rows in section.numbers["measured"].values():
+        assert all(row["time"]["runs"] == 1 for row in rows)
+        excess = {(row["family"], row["setting"]): row["excess"] for row in rows}
+        for method in ('"gram"', '"sketch"'):
+            assert abs(excess["`preconditioned`", method]) < 1e-10
+            (own,) = (row for row in rows if row["setting"] == method)
+            assert own["converged"] and own["iterations"] < 50
+        assert abs(excess["scipy `lstsq`, gelsy", ""]) < 1e-10
+        # Of a Gaussian sketch of 4p rows p / (m - p - 1) in the square on average.
+        assert 0.03 < excess["`sketch_and_solve`, gaussian", "4p"] < 0.6
+
+
+def test_system_has_the_condition_number_and_the_excess_is_that_of_numpy(with_x64):
+    factors = least_squares.orthonormal(KEY, (300, 5))
+    matrix, target = least_squares.system(KEY, *factors, 1e4)
+    assert np.linalg.cond(matrix) == pytest.approx(1e4)
+    entry = least_squares.Entry("zero", "", lambda: np.zeros(5), False)
+    (found,) = solvers.compare([entry], matrix, target, 1)
+    residual = target - matrix @ np.linalg.pinv(matrix) @ target
+    expected = np.linalg.norm(target) / np.linalg.norm(residual) - 1
+    assert found.excess == pytest.approx(expected)
+
+
+def test_logistic():
+    section = logistic.section(EFFORT, KEY)
+    check_shown(section, ["logistic"], "logistic")
+    features, labels = logistic.load(EFFORT)
+    found = scipy.optimize.minimize(
+        lambda params: logistic.objective(features, labels, params),
+        np.zeros(features.shape[1]),
+    )
+    for row in section.numbers["measured"][2:]:
+        assert row["converged"] and row["largest_difference"] < 1e-6
+        # All logits are zero at the start.
+        assert row["gaps"][0] == pytest.approx(np.log(2) - found.fun, abs=1e-7)
+        assert abs(row["gaps"][-1]) < 1e-14
+
+
+def test_contraction():
+    section = contraction.section(EFFORT, KEY)
+    check_shown(section, ["contraction"], "contraction")
+    measured = section.numbers["measured"]
+    for name, expected in section.numbers["theory"].items():
+        # Twelve dependent steps of four runs.
+        assert measured[name]["factor"]["mean"] == pytest.approx(expected, rel=0.5)
+    for name, row in measured.items():
+        assert row["last"]["mean"] < (1e-4 if "4p" in name else 1e-7)
+
+
+@pytest.mark.parametrize("ratio", [2, 4, 16])
+def test_theory_is_what_wishart_matrices_give(ratio):
+    num_columns, size = 8, ratio * 8
+    rng = np.random.default_rng(0)
+    sketches = rng.standard_normal((20_000, size, num_columns)) / np.sqrt(size)
+    first = np.linalg.inv(sketches.mT @ sketches)[:, 0]
+    free = size - num_columns
+    step = free * (free - 3) / (size * (size - 1))
+    squares = np.sum((np.eye(num_columns)[0] - step * first) ** 2, axis=1)
+    expected = contraction.theory(contraction.NEW, size, num_columns)
+    assert abs(squares.mean() - expected) < 4 * squares.std() / np.sqrt(len(squares))
+
+
+def test_non_negative_optimum_is_that_of_a_general_solver():
+    matrix, target = contraction.system(KEY, (50, 4))
+    found = scipy.optimize.lsq_linear(matrix, target, (0, np.inf)).x
+    np.testing.assert_allclose(
+        contraction.optimum(matrix, target, contraction.CONSTRAINED), found, atol=1e-6
+    )
+
+
+def test_block_leverage():
+    section = block_leverage.section(EFFORT, KEY)
+    check_shown(section, ["block_leverage"], "block_leverage")
+    numbers = section.numbers
+    last = {name: row["mean"][-1] for name, row in numbers["errors"].items()}
+    # One sample stays where its own solution is; new samples go past that.
+    limit = numbers["limits"]["one-shot, leverage"]["mean"]
+    assert last["one-shot, leverage"] == pytest.approx(limit, rel=1e-3)
+    assert last["iterative, leverage"] < limit / 2
+
+
+def test_coherent_data_have_orthonormal_columns_and_the_error_is_one_at_zero(with_x64):
+    matrix, target = map(np.asarray, block_descent.draw_data(KEY))
+    num_columns = block_descent.NUM_COLUMNS
+    np.testing.assert_allclose(matrix.T @ matrix, np.eye(num_columns), atol=1e-12)
+    solution = scipy.linalg.lstsq(matrix, target)[0]
+    np.testing.assert_allclose(target @ matrix, solution, atol=1e-12)
+    blocks = (matrix**2).reshape(block_descent.NUM_PARTS, -1).sum(axis=1)
+    assert blocks.max() > 4 * blocks.mean()
+    found = block_descent.one_run(KEY, num_steps=1)["errors"]
+    np.testing.assert_allclose(found["one-shot, uniform"][0], 1)
+    np.testing.assert_allclose(found["iterative, leverage"][:, 0], 1)
+
+
+def test_times_are_counted_until_the_budget_is_spent():
+    calls = []
+    result, found = timing.measure(lambda: calls.append(time.sleep(0.01)), 5, 0.015)
+    assert result is None and found.runs == len(calls) == 2
+    assert 0.01 <= found.shortest <= found.median <= found.longest
+    _, found = timing.measure(lambda: 1, 3, warm=lambda: calls.append(None))
+    assert found.runs == len(calls) == 3
+    assert found.cell().count("–") == 1
