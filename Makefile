@@ -1,7 +1,7 @@
 # Needs Python 3.11 or newer, make and a package index; nothing else.
 #
-#   make reproduce          the paper's experiments and the comparison of
-#                           codes, into results/
+#   make reproduce          the paper's experiments and the comparisons of codes
+#                           and of sketches, into results/
 #   make reproduce QUICK=1  the same with few runs
 #   make test               every test
 #   make help               the rest

@@ -13,6 +13,7 @@ import pytest
 
 import jaxwgc
 from experiments import results
+from experiments.__main__ import EXPERIMENTS
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,7 +32,7 @@ def run(*arguments, **kwargs):
 def test_no_argument_lists_the_experiments():
     listed = run()
     assert listed.returncode == 0
-    for name in ("mnist", "linear-regression", "figure2", "codes", "benchmark"):
+    for name in EXPERIMENTS:
         assert name in listed.stdout
 
 

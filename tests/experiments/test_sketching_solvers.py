@@ -5,8 +5,8 @@ import time
 import jax
 import numpy as np
 import pytest
-import scipy.linalg
 import scipy.optimize
+import scipy.special
 
 from experiments.sections import Effort
 from experiments.sketching import (
@@ -63,11 +63,15 @@ def test_logistic():
     found = scipy.optimize.minimize(
         lambda params: logistic.objective(features, labels, params),
         np.zeros(features.shape[1]),
+        jac=lambda params: (
+            features.T @ (scipy.special.expit(features @ params) - labels) / len(labels)
+            + logistic.RIDGE * params
+        ),
     )
     for row in section.numbers["measured"][2:]:
         assert row["converged"] and row["largest_difference"] < 1e-6
         # All logits are zero at the start.
-        assert row["gaps"][0] == pytest.approx(np.log(2) - found.fun, abs=1e-7)
+        assert row["gaps"][0] == pytest.approx(np.log(2) - found.fun, abs=1e-6)
         assert abs(row["gaps"][-1]) < 1e-14
 
 
@@ -107,6 +111,8 @@ def test_block_leverage():
     section = block_leverage.section(EFFORT, KEY)
     check_shown(section, ["block_leverage"], "block_leverage")
     numbers = section.numbers
+    for row in numbers["errors"].values():
+        assert row["mean"][0] == pytest.approx(1)
     last = {name: row["mean"][-1] for name, row in numbers["errors"].items()}
     # One sample stays where its own solution is; new samples go past that.
     limit = numbers["limits"]["one-shot, leverage"]["mean"]
@@ -114,17 +120,14 @@ def test_block_leverage():
     assert last["iterative, leverage"] < limit / 2
 
 
-def test_coherent_data_have_orthonormal_columns_and_the_error_is_one_at_zero(with_x64):
+def test_coherent_data_have_orthonormal_columns_and_heavy_parts(with_x64):
     matrix, target = map(np.asarray, block_descent.draw_data(KEY))
     num_columns = block_descent.NUM_COLUMNS
     np.testing.assert_allclose(matrix.T @ matrix, np.eye(num_columns), atol=1e-12)
-    solution = scipy.linalg.lstsq(matrix, target)[0]
+    solution = np.linalg.lstsq(matrix, target)[0]
     np.testing.assert_allclose(target @ matrix, solution, atol=1e-12)
     blocks = (matrix**2).reshape(block_descent.NUM_PARTS, -1).sum(axis=1)
     assert blocks.max() > 4 * blocks.mean()
-    found = block_descent.one_run(KEY, num_steps=1)["errors"]
-    np.testing.assert_allclose(found["one-shot, uniform"][0], 1)
-    np.testing.assert_allclose(found["iterative, leverage"][:, 0], 1)
 
 
 def test_times_are_counted_until_the_budget_is_spent():

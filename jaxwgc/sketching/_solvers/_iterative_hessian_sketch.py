@@ -61,7 +61,10 @@ def iterative_hessian_sketch(
         `"count_sketch"`, `"sparse_sign"` or `"row_sampling"`.
       refresh: whether there is a new sketch in every iteration. With one sketch for
         all, which is cheaper, and heavy-ball momentum, the factor is p / m as well, but
-        only after some iterations, and not with a projection.
+        only after some iterations, not with a projection, and in the limit of many
+        columns: with tens of them, one sketch in many has singular values outside of
+        the limiting range, and is slower or, for m of a few times p, diverges. Take
+        m of 16 p or more then, or a smaller step_size; `converged` tells.
       step_size: by default, the best one for Gaussian sketches,
         (m - p)(m - p - 3) / (m (m - 1)); for `refresh=False` it is (1 - p / m)². For
         N < p read N for p.

@@ -49,8 +49,9 @@ def newton_sketch(
     Near the solution the error falls by a factor of about √(d / m) a step, where d is
     the effective dimension of the Hessian H, the trace of H (H + ridge I)⁻¹, at most p.
     With `num_refinements` the direction is improved towards the exact Newton direction
-    by that many preconditioned conjugate-gradient steps, each of which reads B twice
-    and gains about one more such factor.
+    by that many preconditioned conjugate-gradient steps, each of which reads B twice.
+    The first only scales the sketched direction, which the line search does as well;
+    from the second on, each gains about one more such factor.
 
     Args:
       key: a PRNG key.

@@ -1,0 +1,61 @@
+"""Seconds that a function takes, with their spread."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+
+class Timing(NamedTuple):
+    """Seconds: the median of some runs, the shortest and the longest of them."""
+
+    median: float
+    shortest: float
+    longest: float
+    runs: int
+
+    def cell(self) -> str:
+        """For a table: the median, and the range where there is one."""
+        if self.runs == 1:
+            return f"{self.median:.3g}"
+        return f"{self.median:.3g} ({self.shortest:.3g}–{self.longest:.3g})"
+
+
+def measure(
+    function: Callable[[], Any],
+    repeats: int,
+    budget: float = math.inf,
+    warm: Callable[[], Any] | None = None,
+) -> tuple[Any, Timing]:
+    """What the function gives, and its times, until their sum is above the budget.
+
+    `warm` is called first and not timed: the function itself where it is compiled.
+    """
+    if warm is not None:
+        jax.block_until_ready(warm())
+    return measure_in_turn([function], repeats, budget)[0]
+
+
+def measure_in_turn(
+    functions: Sequence[Callable[[], Any]], repeats: int, budget: float
+) -> list[tuple[Any, Timing]]:
+    """The same for several, one run of each after the other.
+
+    A machine that is busy for a while then slows all of them down alike.
+    """
+    results: list[Any] = [None] * len(functions)
+    times: list[list[float]] = [[] for _ in functions]
+    for _ in range(repeats):
+        for index, function in enumerate(functions):
+            if sum(times[index]) > budget:
+                continue
+            start = time.perf_counter()
+            results[index] = jax.block_until_ready(function())
+            times[index].append(time.perf_counter() - start)
+    return [
+        (result, Timing(float(np.median(own)), min(own), max(own), runs=len(own)))
+        for result, own in zip(results, times, strict=True)
+    ]
