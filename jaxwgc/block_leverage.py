@@ -67,7 +67,8 @@ def block_leverage_aggregate(
       model: a straggler model.
       key: PRNG key of either kind.
       probabilities: Π, (K,), such as `jaxwgc.sketching.partition_probabilities`;
-        normalised to sum to 1. A part of probability 0 is never used.
+        normalised to sum to 1. A part of probability 0 is never used. Where they are
+        traced and wrong, or too few are positive, the result is NaN.
       num_draws: the number q of draws with replacement in a sample, with
         min(q, K) = k; slots that are not used have the weight 0. By default, parts are
         drawn until k + 1 different ones have been seen and the last of them is dropped
@@ -173,7 +174,8 @@ def sampled_value_and_grad(
       A function of `params`, `parts` (leaves (K, ...)), `key` and `received` (as for
       `jaxwgc.decoding_weights`, without batch axes). It returns `(value, gradient)`, a
       scalar and a pytree like params. With has_aux, `((value, aux), gradient)`, leaves
-      of aux (k, ...), for the sampled parts.
+      of aux (k, ...), for the sampled parts. With too few answers both are those of
+      least-squares decoding, in which a value need not be a sum of losses any more.
 
     Raises:
       ValueError: where k does not go with num_draws or with the number of positive
@@ -246,6 +248,11 @@ def _sampler(
                 f"{num_draws} and {num_parts} probabilities"
             )
 
+    # Where they are traced. A zero gradient would look like the end of the descent.
+    valid = _checks.is_distribution(probabilities)
+    if num_draws is None:
+        valid &= jnp.sum(probabilities > 0) > num_slots
+
     def draw(key: jax.Array) -> tuple[jax.Array, jax.Array]:
         if num_draws is None:
             sample = sketching.sample_partitions(
@@ -257,6 +264,7 @@ def _sampler(
                 key, probabilities, num_draws=num_draws
             )
         factors = sketching.rescaling_factors(sample)
-        return sample.indices, sample.counts * factors**2
+        weights = sample.counts * factors**2
+        return sample.indices, jnp.where(valid, weights, jnp.nan)
 
     return num_parts, draw

@@ -314,3 +314,20 @@ def test_wrong_arguments():
         step(params, parts, 0, received)
     with pytest.raises(ValueError, match="received must have shape"):
         step(params, parts, jax.random.key(0), received[:3])
+
+
+@pytest.mark.parametrize(
+    "wrong", [PROBABILITIES * np.nan, -PROBABILITIES, [0.5, 0.2, 0.3, 0, 0, 0]]
+)
+def test_traced_probabilities_that_are_wrong_give_nan(wrong):
+    """A zero gradient would look like the end of the descent."""
+    params, parts = regression()
+    received = np.ones(CODE.num_workers, bool)
+
+    @jax.jit
+    def step(probabilities):
+        sampled = sampled_value_and_grad(squared_loss, CODE, probabilities)
+        return sampled(params, parts, jax.random.key(0), received)
+
+    value, gradient = step(np.asarray(wrong, np.float32))
+    assert np.isnan(value) and np.isnan(gradient["w"]).all()

@@ -60,11 +60,16 @@ def nonnegative_vector(name: str, value: Any) -> jax.Array:
             f"{name} must be finite and not negative; got {name}[{first}] = "
             f"{values[first]}"
         )
-    if not values.any():
-        raise ValueError(f"{name} must not all be zero; got {values.size} zeros")
+    # Subnormal numbers count as zero in much of JAX.
+    if not (values >= np.finfo(values.dtype).tiny).any():
+        raise ValueError(
+            f"{name} must not all be zero (as {values.dtype}); got {values.size} zeros"
+        )
     return array
 
 
 def is_distribution(values: jax.Array) -> jax.Array:
     """True where all values are finite, none is negative and not all are zero."""
-    return jnp.all(jnp.isfinite(values) & (values >= 0)) & jnp.any(values > 0)
+    return jnp.all(jnp.isfinite(values) & (values >= 0)) & jnp.any(
+        values >= jnp.finfo(values.dtype).tiny
+    )

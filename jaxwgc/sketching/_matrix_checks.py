@@ -58,6 +58,16 @@ def relative_cutoff(
     return jnp.asarray(rcond, dtype)
 
 
+def nan_for_wrong_cutoff(
+    array: jax.Array, rcond: jax.typing.ArrayLike | None
+) -> jax.Array:
+    """`array`, but NaN where a traced `rcond` is not in [0, 1); so is what follows."""
+    if not _validation.is_traced(rcond):
+        return array
+    cutoff = jnp.asarray(rcond)
+    return jnp.where((cutoff >= 0) & (cutoff < 1), array, jnp.nan)
+
+
 @jax.jit
 def _is_finite(array: jax.Array) -> jax.Array:
     # Several times faster than a count. A maximum would lose a NaN on CPUs.

@@ -160,3 +160,14 @@ def test_wrong_arguments(arguments, error, message):
 def test_traced_edges_need_the_number_of_vertices():
     with pytest.raises(TypeError, match="num_vertices must be given"):
         jax.jit(effective_resistances)(jnp.array([[0, 1]]))
+
+
+def test_weights_beyond_the_range(with_x64):
+    """The smaller one would underflow, and its edge would be taken for none."""
+    path = [[0, 1], [1, 2]]
+    found = effective_resistances(path, [1e-150, 1e150])
+    np.testing.assert_allclose(found, [1e150, 1e-150])
+    with pytest.raises(ValueError, match="weights must not differ by more than"):
+        effective_resistances(path, [1e-200, 1e200])
+    traced = jax.jit(lambda weights: effective_resistances(path, weights, 3))
+    assert np.isnan(traced(np.array([1e-200, 1e200]))).all()

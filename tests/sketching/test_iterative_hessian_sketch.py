@@ -267,3 +267,17 @@ def test_wrong_values(change, message):
 def test_wrong_types():
     with pytest.raises(TypeError, match="projection must be a function"):
         iterative_hessian_sketch(KEY, np.eye(20)[:, :4], np.ones(20), 16, 2, "box")
+
+
+def test_small_steps_and_missed_directions_are_no_convergence(with_x64):
+    random = np.random.default_rng(0)
+    matrix, target = random.normal(size=(200, 4)), random.normal(size=200)
+    key = jax.random.key(0)
+    found = iterative_hessian_sketch(key, matrix, target, 20, 5, step_size=1e-12)
+    assert not found.converged
+    coherent = np.zeros((200, 4))
+    coherent[:4] = np.eye(4)
+    found = iterative_hessian_sketch(
+        key, coherent, target, 20, 5, embedding="row_sampling"
+    )
+    assert not found.converged

@@ -10,6 +10,7 @@ import pytest
 import scipy.linalg
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.experimental import sparse
 
 from jaxwgc import sketching
 
@@ -312,3 +313,23 @@ def test_integer_matrices_have_scores_that_sum_to_the_rank(shape, method, seed):
     )
     projector = matrix @ np.linalg.pinv(matrix.astype(float))
     np.testing.assert_allclose(scores, np.diag(projector), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "scores",
+    [
+        sketching.leverage_scores,
+        functools.partial(sketching.ridge_leverage_scores, ridge=1.0),
+        lambda matrix, rcond: sketching.lewis_weights(matrix, 1.0, rcond=rcond).weights,
+        lambda matrix, rcond: sketching.leverage_scores(
+            sparse.BCOO.fromdense(matrix, nse=matrix.size), rcond=rcond
+        ),
+    ],
+    ids=["dense", "ridge", "lewis", "sparse"],
+)
+def test_traced_cutoff_out_of_range(scores):
+    matrix = jnp.asarray(np.random.default_rng(0).normal(size=(20, 3)), jnp.float32)
+    traced = jax.jit(lambda rcond: scores(matrix, rcond=rcond))
+    assert jnp.isfinite(traced(1e-4)).all()
+    for rcond in (np.nan, -1.0, 2.0):
+        assert jnp.isnan(traced(rcond)).all()

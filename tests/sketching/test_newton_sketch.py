@@ -324,3 +324,50 @@ def test_wrong_functions_and_parameters(change, error, message):
     }
     with pytest.raises(error, match=message):
         newton_sketch(KEY, **(args | change))
+
+
+def test_says_no_where_no_sketch_sees_the_gradient(with_x64):
+    """All of the leverage is on four rows, which uniform sampling misses."""
+    features = np.zeros((200, 4))
+    features[:4] = 10 * np.eye(4)
+    labels = np.tile([0.1, 0.9], 100)
+    found = sketching.logistic_newton_sketch(KEY, features, labels, 8, "row_sampling")
+    assert not found.converged
+    # The Hessian is zero in one direction, the gradient is not.
+    root = np.array([[2**0.5, 0.0], [0.0, 0.0], [0.0, 0.0]])
+    found = newton_sketch(
+        KEY,
+        lambda x: jnp.sum((x - 1) ** 2),
+        lambda x: jnp.asarray(root),
+        np.zeros(2),
+        4,
+    )
+    np.testing.assert_allclose(found.solution, [1, 0], atol=1e-6)
+    assert not found.converged
+
+
+def test_says_no_where_labels_are_separated(with_x64):
+    features = np.random.default_rng(0).normal(size=(100, 2))
+    labels = features[:, 0] > 0
+    assert not logistic_newton_sketch(KEY, features, labels, 40).converged
+    assert logistic_newton_sketch(KEY, features, labels, 40, ridge=0.1).converged
+
+
+def test_traced_ridges_and_labels_out_of_range_are_flagged(with_x64):
+    features = np.random.default_rng(0).normal(size=(100, 2))
+    labels = np.random.default_rng(1).random(100) < 0.5
+
+    @jax.jit
+    def solve(ridge, labels):
+        return logistic_newton_sketch(KEY, features, labels, 40, ridge=ridge).converged
+
+    assert solve(0.1, labels * 1.0)
+    assert not solve(-0.1, labels * 1.0)
+    assert not solve(0.1, labels * 1.2)
+
+
+def test_arguments_are_a_tuple():
+    with pytest.raises(TypeError, match="args must be a tuple"):
+        newton_sketch(
+            KEY, jnp.sum, lambda x: jnp.ones((9, 2)), np.zeros(2), 4, args=np.ones(2)
+        )

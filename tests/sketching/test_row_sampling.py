@@ -313,3 +313,14 @@ def test_wrong_arguments(probabilities, size, options, error, message):
 def test_wrong_key():
     with pytest.raises(TypeError, match="key must be a PRNG key"):
         sample_rows(None, np.ones(3), 1, "poisson")
+
+
+def test_traced_alpha_out_of_range():
+    mixed = jax.jit(lambda alpha: row_probabilities(PROBABILITIES, "slev", alpha))
+    assert np.isfinite(mixed(0.5)).all()
+    assert np.isnan(mixed(2.0)).all() and np.isnan(mixed(-0.5)).all()
+
+
+def test_subnormal_scores_are_zero(with_x64):
+    with pytest.raises(ValueError, match="must not all be zero"):
+        row_probabilities([1e-310, 3e-310])

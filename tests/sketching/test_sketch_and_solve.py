@@ -8,16 +8,14 @@ import numpy as np
 import pytest
 import scipy.linalg
 
+from jaxwgc import sketching
 from jaxwgc.sketching import gaussian
-from jaxwgc.sketching._solvers import _sketch_and_solve
 
 NUM_ROWS, NUM_COLUMNS, SKETCH_SIZE = 300, 12, 96
 KEY = jax.random.key(0)
 
 # Gaussian sketches compile faster than the default.
-sketch_and_solve = functools.partial(
-    _sketch_and_solve.sketch_and_solve, embedding="gaussian"
-)
+sketch_and_solve = functools.partial(sketching.sketch_and_solve, embedding="gaussian")
 
 
 @functools.cache
@@ -139,3 +137,37 @@ def test_wrong_values(change, message):
     args = {"matrix": np.eye(20)[:, :4], "target": np.ones(20), "sketch_size": 8}
     with pytest.raises(ValueError, match=message):
         sketch_and_solve(KEY, **(args | change))
+
+
+def test_says_no_where_the_sketch_misses_a_direction(with_x64):
+    matrix = np.zeros((200, 4))
+    matrix[:4] = np.eye(4)
+    target = np.arange(200.0)
+    key = jax.random.key(0)
+    lost = sketching.sketch_and_solve(key, matrix, target, 8, "row_sampling")
+    assert not lost.converged
+    # A direction that the matrix does not have is no loss.
+    deficient = np.random.default_rng(0).normal(size=(200, 4))[:, [0, 1, 0, 1]]
+    assert sketching.sketch_and_solve(key, deficient, target, 8).converged
+
+
+def test_small_sketches_by_name():
+    """The default embedding then has fewer non-zeros."""
+    matrix = np.random.default_rng(0).normal(size=(50, 4))
+    found = sketching.sketch_and_solve(jax.random.key(0), matrix, matrix[:, 0], 4)
+    np.testing.assert_allclose(found.solution, [1, 0, 0, 0], atol=1e-3)
+
+
+def test_traced_cutoff_out_of_range_is_flagged():
+    matrix = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
+
+    @jax.jit
+    def solve(rcond):
+        return sketching.sketch_and_solve(
+            jax.random.key(0), matrix, matrix[:, 0], 20, rcond=rcond
+        )
+
+    assert solve(1e-4).converged
+    for rcond in (np.nan, -1.0, 2.0):
+        found = solve(rcond)
+        assert not found.converged and np.isnan(found.solution).all()

@@ -61,10 +61,10 @@ class Embedding:
 
     def _apply_to_columns(self, arrays: list[jax.Array]) -> list[jax.Array]:
         """S times each of several real matrices (num_rows, any)."""
-        raise NotImplementedError
+        raise NotImplementedError("make one with gaussian, srht, ...")
 
     def _matrix(self, dtype: Any) -> jax.Array:
-        raise NotImplementedError
+        raise NotImplementedError("make one with gaussian, srht, ...")
 
 
 def check_sizes(

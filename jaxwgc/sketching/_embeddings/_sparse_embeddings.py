@@ -16,6 +16,9 @@ from jaxwgc.sketching._embeddings._embedding import (
     static,
 )
 
+# In a column of `sparse_sign`.
+NUM_NONZEROS = 8
+
 
 def count_sketch(key: jax.Array, sketch_size: int, num_rows: int) -> Embedding:
     """An embedding with one entry ±1 a column: every row is added to one bucket.
@@ -52,7 +55,7 @@ def count_sketch(key: jax.Array, sketch_size: int, num_rows: int) -> Embedding:
 
 
 def sparse_sign(
-    key: jax.Array, sketch_size: int, num_rows: int, num_nonzeros: int = 8
+    key: jax.Array, sketch_size: int, num_rows: int, num_nonzeros: int = NUM_NONZEROS
 ) -> Embedding:
     """An embedding with few entries ±1 / √num_nonzeros a column, in distinct rows.
 

@@ -28,7 +28,7 @@ def row_probabilities(
 
     Returns:
       (N,), sums to 1. All NaN where traced scores are negative, NaN, infinite or all
-      zero.
+      zero, or a traced alpha is out of range.
 
     Raises:
       ValueError: for another rule, an alpha outside [0, 1], or scores that have not one
@@ -64,6 +64,7 @@ def row_probabilities(
         probabilities = uniform
     else:
         alpha = jnp.asarray(alpha, leverage.dtype)
+        alpha = jnp.where((alpha >= 0) & (alpha <= 1), alpha, jnp.nan)
         probabilities = alpha * leverage + (1 - alpha) * uniform
     return jnp.where(_checks.is_distribution(scores), probabilities, jnp.nan)
 

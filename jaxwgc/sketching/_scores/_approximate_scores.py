@@ -100,6 +100,7 @@ def approximate_leverage_scores(
     sketch_size, num_projections = _sizes(num_columns, float(epsilon))
     if 2 * sketch_size >= num_rows:
         return leverage_scores(matrix, rcond=rcond)
+    matrix = _matrix_checks.nan_for_wrong_cutoff(matrix, rcond)
     rcond = _matrix_checks.relative_cutoff(rcond, matrix.shape, matrix.dtype)
     return _approximate_scores(key, matrix, rcond, sketch_size, num_projections)
 

@@ -1,6 +1,7 @@
 """Effective resistances of the edges of a weighted graph."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -104,6 +105,12 @@ def effective_resistances(
                     "weights must be positive and finite; got "
                     f"weights[{first}] = {concrete[first]}"
                 )
+            if concrete.size and _is_too_small(concrete, np.max(concrete)).any():
+                raise ValueError(
+                    "weights must not differ by more than the range of "
+                    f"{concrete.dtype}; got weights from {concrete.min()} to "
+                    f"{concrete.max()}"
+                )
     return _resistances(edges, conductances, num_vertices)
 
 
@@ -116,7 +123,10 @@ def _resistances(edges: jax.Array, weights: jax.Array, num_vertices: int) -> jax
     weights = jnp.where(valid, weights, 1)
     first, second = edges.T
     # In units of the largest weight, so that sums do not overflow.
-    unit = jnp.max(weights)
+    unit = jnp.max(weights, initial=0)
+    unit = jnp.where(unit > 0, unit, 1)
+    # One that underflows would be taken for an edge that is not there.
+    valid &= ~jnp.any(_is_too_small(weights, unit))
     conductances = jnp.where(first != second, weights / unit, 0)
 
     adjacency = jnp.zeros((num_vertices, num_vertices), dtype)
@@ -166,6 +176,11 @@ def _resistances(edges: jax.Array, weights: jax.Array, num_vertices: int) -> jax
     batch = max(1, _BLOCK // num_vertices)
     resistances = lax.map(resistance, (first, second, conductances), batch_size=batch)
     return jnp.where(valid, resistances / unit, jnp.nan)
+
+
+def _is_too_small(weights: Any, largest: Any) -> Any:
+    """Whether a weight is lost in units of the largest one."""
+    return weights / largest < 4 * np.finfo(weights.dtype).tiny
 
 
 def _eliminated(adjacency: jax.Array) -> tuple[jax.Array, jax.Array]:

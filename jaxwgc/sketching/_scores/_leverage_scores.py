@@ -80,6 +80,9 @@ def leverage_scores(
       `"gram"` decides by `jax.lax.cond` whether the second pass is needed. Under
       `jax.vmap` over matrices the condition becomes a selection and both are computed.
 
+      Derivatives go through the decompositions, and are NaN where X has equal singular
+      values, as one-hot features do; those of a sparse matrix are forward-mode only.
+
     Example:
       >>> import jax.numpy as jnp
       >>> from jaxwgc import sketching
@@ -106,6 +109,7 @@ def leverage_scores(
     num_rows, num_columns = matrix.shape
     if method == "auto":
         method = "gram" if num_rows >= 4 * num_columns else "qr"
+    matrix = _matrix_checks.nan_for_wrong_cutoff(matrix, rcond)
     rcond = _matrix_checks.relative_cutoff(rcond, matrix.shape, matrix.dtype)
     return _scores(matrix, rcond, method)
 

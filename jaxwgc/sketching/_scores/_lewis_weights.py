@@ -82,6 +82,10 @@ def lewis_weights(
       Every step takes the scores of a matrix of the size of X, two or four products
       with a d×d matrix.
 
+    Note:
+      Reverse-mode differentiation is not available: the number of iterations is not
+      known beforehand.
+
     Example:
       >>> import jax.numpy as jnp
       >>> from jaxwgc import sketching
@@ -105,6 +109,7 @@ def lewis_weights(
         rounding = 100 * matrix.shape[1] ** 0.5 * float(jnp.finfo(dtype).eps)
         tolerance = rounding * jnp.maximum(1, p)
     _validation.check_number("tolerance", tolerance, minimum=0)
+    matrix = _matrix_checks.nan_for_wrong_cutoff(matrix, rcond)
     rcond = _matrix_checks.relative_cutoff(rcond, matrix.shape, dtype)
     return _lewis_weights(
         matrix,

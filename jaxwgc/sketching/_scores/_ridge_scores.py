@@ -65,6 +65,7 @@ def ridge_leverage_scores(
     _validation.check_number("ridge", ridge, minimum=0)
     if not _validation.is_traced(ridge) and not np.isfinite(np.asarray(ridge)):
         raise ValueError(f"ridge must be finite; got {ridge}")
+    matrix = _matrix_checks.nan_for_wrong_cutoff(matrix, rcond)
     rcond = _matrix_checks.relative_cutoff(rcond, matrix.shape, matrix.dtype)
     return _ridge_scores(matrix, jnp.asarray(ridge, matrix.dtype), rcond)
 

@@ -68,6 +68,7 @@ def sharded_leverage_scores(
             "matrix must have at least as many rows as columns to be sharded by rows; "
             f"got {matrix.shape}; use leverage_scores"
         )
+    matrix = _matrix_checks.nan_for_wrong_cutoff(matrix, rcond)
     rcond = _matrix_checks.relative_cutoff(rcond, matrix.shape, matrix.dtype)
     return _sharded_scores(matrix, rcond, mesh=mesh, axis_name=axis_name)
 

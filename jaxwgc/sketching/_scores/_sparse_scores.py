@@ -51,6 +51,7 @@ def sparse_leverage_scores(
     data = _checks.float_array("matrix", matrix.data)
     if not _validation.is_traced(matrix.data):
         _matrix_checks.check_finite("matrix", matrix.data, data.dtype)
+    data = _matrix_checks.nan_for_wrong_cutoff(data, rcond)
     rcond = _matrix_checks.relative_cutoff(rcond, matrix.shape, data.dtype)
     row, column = jnp.asarray(matrix.indices).T
     return _sparse_scores(

@@ -75,8 +75,10 @@ def iterative_hessian_sketch(
 
     Returns:
       `Solution`, with norms of the residual y - Xθ_t, (T + 1,). `converged` says that
-      the last step moved Xθ by less than `tolerance` times the norm of y, as far as the
-      sketch can see. Where X is rank-deficient, and without a projection, the solution
+      a whole last step would move Xθ by less than `tolerance` times the norm of y, as
+      far as the sketch can see, and without a projection that the gradient is as small.
+      With a projection, and where X is ill-conditioned, θ may still be far from the
+      solution. Where X is rank-deficient, and without a projection, the solution
       of the least norm. A NaN in a traced matrix or target gives NaN and False.
 
     Raises:
@@ -221,11 +223,17 @@ def _solve(
             start = projection(start).astype(matrix.dtype)
         gradient, squared = residual_products(matrix, target, start)
         keys = jax.random.split(key, num_iterations)
-        (solution, _, _), (norms, moved) = lax.scan(
+        (solution, _, gradient), (norms, moved) = lax.scan(
             step, (start, start, gradient), keys
         )
         history = jnp.concatenate([jnp.sqrt(squared)[None], norms]) / unit
-        converged = moved[-1] <= tolerance * jnp.linalg.norm(target)
+        # A small step size is no sign that the end is near.
+        length = moved[-1] / jnp.minimum(step_size, 1)
+        converged = length <= tolerance * jnp.linalg.norm(target)
+        if projection is None:
+            # What the sketch did not see of it, too.
+            bound = 10 * tolerance * jnp.linalg.norm(matrix) * jnp.linalg.norm(target)
+            converged &= jnp.linalg.norm(gradient) <= bound
         converged &= jnp.isfinite(solution).all()
         return Solution(solution, jnp.int32(num_iterations), converged, history)
 

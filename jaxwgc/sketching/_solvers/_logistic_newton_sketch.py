@@ -39,15 +39,16 @@ def logistic_newton_sketch(
         times the effective dimension is a good choice.
       embedding: see `newton_sketch`.
       ridge: a non-negative number, may be traced. Without it there is no solution where
-        a plane separates the labels: then the result is not marked as converged, or is
-        far out.
+        a plane separates the labels: then the result is not marked as converged.
       initial: the starting point, (p,), zero by default.
       num_refinements: see `newton_sketch`.
       tolerance: see `newton_sketch`.
       max_iterations: the largest number of steps.
 
     Returns:
-      `Solution`, with values of the objective as its history.
+      `Solution`, with values of the objective as its history. `converged` as in
+      `newton_sketch`, and False where θ separates the labels and there is no ridge.
+      Traced labels outside [0, 1] are NaN, and give False.
 
     Raises:
       ValueError: as `newton_sketch`, and for labels outside [0, 1], features that are
@@ -87,19 +88,37 @@ def logistic_newton_sketch(
         raise ValueError(
             f"initial must have shape (p,) = {(num_columns,)}; got {initial.shape}"
         )
-    return newton_sketch(
+    label_array = jnp.where(
+        (label_array >= 0) & (label_array <= 1), label_array, jnp.nan
+    ).astype(features.dtype)
+    found = newton_sketch(
         key,
         _logistic_loss,
         _logistic_root,
         initial,
         sketch_size,
         embedding,
-        args=(features, label_array.astype(features.dtype)),
+        args=(features, label_array),
         ridge=ridge,
         num_refinements=num_refinements,
         tolerance=tolerance,
         max_iterations=max_iterations,
     )
+    has_minimum = _has_minimum(found.solution, features, label_array, ridge)
+    return found._replace(converged=found.converged & has_minimum)
+
+
+@jax.jit
+def _has_minimum(
+    solution: jax.Array,
+    features: jax.Array,
+    labels: jax.Array,
+    ridge: jax.typing.ArrayLike,
+) -> jax.Array:
+    """False where θ separates the labels: without a ridge, 2θ is then better than θ."""
+    margins = jnp.matmul(features, solution, precision=HIGHEST) * (2 * labels - 1)
+    is_separated = jnp.all((margins > 0) & ((labels == 0) | (labels == 1)))
+    return ~is_separated | (jnp.asarray(ridge) > 0)
 
 
 def _logistic_loss(

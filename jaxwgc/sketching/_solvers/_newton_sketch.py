@@ -78,7 +78,8 @@ def newton_sketch(
     Returns:
       `Solution`. `solution` is a pytree like params. The history holds values of the
       objective (with the ridge), not residuals. `converged` says that the last step
-      passed the test of `tolerance`, and the result is finite.
+      passed the test of `tolerance`, that its sketch saw all of the gradient, and that
+      the result is finite. A traced ridge that is negative gives False.
 
     Raises:
       ValueError: for a sketch that is too small, params that are not finite (where not
@@ -117,6 +118,8 @@ def newton_sketch(
     ):
         if not callable(function):
             raise TypeError(f"{name} must be a function; got {function!r}")
+    if not isinstance(args, tuple):
+        raise TypeError(f"args must be a tuple of what loss takes; got {args!r}")
     params = _float_params(params)
     flat, _ = ravel_pytree(params)
     value = jax.eval_shape(loss, params, *args)
@@ -190,6 +193,7 @@ class _State(NamedTuple):
     value: jax.Array
     gradient: jax.Array
     decrease: jax.Array
+    unseen: jax.Array
     stalled: jax.Array
     iteration: jax.Array
     history: jax.Array
@@ -221,10 +225,14 @@ def _minimise(
         columns = [leaf.reshape(leaf.shape[0], -1) for leaf in leaves]
         return jnp.concatenate(columns, axis=1).astype(flat.dtype)
 
-    eps = jnp.finfo(flat.dtype).eps
+    eps, tiny = jnp.finfo(flat.dtype).eps, jnp.finfo(flat.dtype).tiny
     rcond = jnp.asarray(default_rcond(sketch_size, flat.size, flat.dtype), flat.dtype)
 
-    def direction(state: _State) -> jax.Array:
+    def direction(state: _State) -> tuple[jax.Array, jax.Array]:
+        """A descent direction, and what of the gradient the sketch did not see.
+
+        The second is relative to what can be told from rounding.
+        """
         matrix = root(state.flat)
         step_key = jax.random.fold_in(key, state.iteration)
         sketch = embed(embedding, step_key, sketch_size, matrix.shape[0])
@@ -235,25 +243,34 @@ def _minimise(
             small = jnp.matmul(vector, inverse, precision=HIGHEST)
             return jnp.matmul(inverse, small, precision=HIGHEST)
 
+        change = -precondition(state.gradient)
+        image = jnp.matmul(small, change, precision=HIGHEST)
+        image = jnp.matmul(image, small, precision=HIGHEST)
+        unseen = jnp.linalg.norm(state.gradient + image + weight * change)
+        size = jnp.linalg.norm(small) * jnp.sqrt(jnp.abs(state.value))
+        unseen = unseen / jnp.maximum(jnp.maximum(size, start_norm), tiny)
+
         def hessian(vector: jax.Array) -> jax.Array:
             image = jnp.matmul(matrix, vector, precision=HIGHEST)
             return jnp.matmul(image, matrix, precision=HIGHEST) + weight * vector
 
         if num_refinements == 0:
-            return -precondition(state.gradient)
-        return _conjugate_gradients(
+            return change, unseen
+        refined = _conjugate_gradients(
             hessian, precondition, -state.gradient, num_refinements
         )
+        return refined, unseen
+
+    def is_done(state: _State) -> jax.Array:
+        # Half the digits are more than any step needs, and less than what is lost to
+        # rounding; of a gradient that no sketch sees, all of it is left.
+        return (state.decrease <= tolerance * scale) & (state.unseen <= eps**0.5)
 
     def is_open(state: _State) -> jax.Array:
-        return (
-            (state.iteration < max_iterations)
-            & (state.decrease > tolerance * scale)
-            & ~state.stalled
-        )
+        return (state.iteration < max_iterations) & ~is_done(state) & ~state.stalled
 
     def step(state: _State) -> _State:
-        change = direction(state)
+        change, unseen = direction(state)
         slope = jnp.dot(change, state.gradient, precision=HIGHEST)
         # Values cannot be told apart below this.
         noise = 4 * eps * jnp.abs(state.value)
@@ -282,6 +299,7 @@ def _minimise(
             value,
             jax.grad(objective)(new),
             jnp.maximum(-slope / 2, 0),
+            unseen,
             stalled,
             iteration,
             jnp.where(
@@ -291,6 +309,7 @@ def _minimise(
 
     value, gradient = jax.value_and_grad(objective)(flat)
     scale = jnp.where(value == 0, 1, jnp.abs(value))
+    start_norm = jnp.linalg.norm(gradient)
     state = lax.while_loop(
         is_open,
         step,
@@ -299,16 +318,13 @@ def _minimise(
             value,
             gradient,
             jnp.full((), jnp.inf, flat.dtype),
+            jnp.zeros((), flat.dtype),
             ~jnp.isfinite(value),
             jnp.int32(0),
             jnp.full(max_iterations + 1, value),
         ),
     )
-    converged = (
-        (state.decrease <= tolerance * scale)
-        & ~state.stalled
-        & jnp.isfinite(state.value)
-    )
+    converged = is_done(state) & ~state.stalled & jnp.isfinite(state.value)
     return Solution(unravel(state.flat), state.iteration, converged, state.history)
 
 

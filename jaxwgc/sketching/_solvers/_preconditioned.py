@@ -10,7 +10,7 @@ from jax import lax
 from jaxwgc import _validation
 from jaxwgc.sketching._embeddings._by_name import embed
 from jaxwgc.sketching._embeddings._embedding import Embedding
-from jaxwgc.sketching._matrix_checks import relative_cutoff
+from jaxwgc.sketching._matrix_checks import nan_for_wrong_cutoff, relative_cutoff
 from jaxwgc.sketching._powers import inverse_power_of_two
 from jaxwgc.sketching._scores._gram_scores import HIGHEST
 from jaxwgc.sketching._solvers import _systems
@@ -102,6 +102,10 @@ def preconditioned(
         [0, 1).
       TypeError: for complex arrays or anything but numbers.
 
+    Note:
+      Reverse-mode differentiation is not available: the number of iterations is not
+      known beforehand. Forward mode is.
+
     Example:
       >>> import jax, jax.numpy as jnp
       >>> from jaxwgc import sketching
@@ -129,6 +133,7 @@ def preconditioned(
     max_iterations = _validation.check_int("max_iterations", max_iterations, minimum=0)
     eps = float(jnp.finfo(matrix.dtype).eps)
     tolerance = _systems.stopping_tolerance(tolerance, 4 * eps, matrix.dtype)
+    matrix = nan_for_wrong_cutoff(matrix, rcond)
     rcond = relative_cutoff(rcond, (num_rows, num_columns), matrix.dtype)
     regulariser = _systems.regulariser(ridge, matrix.dtype)
     if sketch_size is None:

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxwgc import _validation
 from jaxwgc.sketching._embeddings._by_name import embed
 from jaxwgc.sketching._embeddings._embedding import Embedding
-from jaxwgc.sketching._matrix_checks import relative_cutoff
+from jaxwgc.sketching._matrix_checks import nan_for_wrong_cutoff, relative_cutoff
 from jaxwgc.sketching._powers import inverse_power_of_two
 from jaxwgc.sketching._scores._gram_scores import HIGHEST
 from jaxwgc.sketching._solvers import _systems
@@ -46,8 +46,8 @@ def sketch_and_solve(
     Returns:
       `Solution`. Where SX is rank-deficient, the θ of the least norm. The residual
       history holds the norms of y and of y - Xθ. `num_iterations` is 1. `converged`
-      says that the result is finite: a NaN in a traced matrix or target gives NaN and
-      False.
+      says that the sketch kept the rank of X, and that the result is finite: a NaN in a
+      traced matrix or target gives NaN and False. It does not say how good θ is.
 
     Raises:
       ValueError: for a sketch smaller than min(N, p), shapes that do not match, entries
@@ -74,6 +74,7 @@ def sketch_and_solve(
     matrix, target = _systems.system(matrix, target)
     num_rows, num_columns = matrix.shape
     sketch_size = _systems.sketch_size(sketch_size, num_rows, num_columns)
+    matrix = nan_for_wrong_cutoff(matrix, rcond)
     rcond = relative_cutoff(rcond, (num_rows, num_columns), matrix.dtype)
     embedding = embed(embedding, key, sketch_size, num_rows)
     return _solve(matrix, target, embedding, rcond)
@@ -92,6 +93,18 @@ def _solve(
     # S X diag(scale) P = U, an orthonormal basis.
     left = jnp.matmul(small_matrix * factors.scale, inverse, precision=HIGHEST)
 
+    # A direction of X that the sketch misses is in the null space of SX, as is one that
+    # X does not have. A random vector of that space tells which.
+    probe = jax.random.normal(
+        jax.random.fold_in(embedding.key, 1), factors.scale.shape, matrix.dtype
+    )
+    seen = jnp.matmul(probe, factors.vectors, precision=HIGHEST)
+    unseen = probe - jnp.matmul(factors.vectors, seen, precision=HIGHEST)
+    image = jnp.matmul(matrix, factors.scale * unseen, precision=HIGHEST)
+    bound = 8 * rcond * jnp.linalg.norm(factors.singular_values)
+    bound = bound * jnp.linalg.norm(probe)
+    is_complete = jnp.linalg.norm(image) <= bound
+
     def solve(
         small_target: jax.Array, target: jax.Array, unit: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -100,7 +113,7 @@ def _solve(
         solution = factors.shortest(factors.scale * solution)
         residual = target - jnp.matmul(matrix, solution, precision=HIGHEST)
         norms = jnp.stack([jnp.linalg.norm(target), jnp.linalg.norm(residual)]) / unit
-        return solution / unit, jnp.isfinite(solution).all(), norms
+        return solution / unit, is_complete & jnp.isfinite(solution).all(), norms
 
     if target.ndim == 2:
         solve = jax.vmap(solve, in_axes=-1, out_axes=-1)

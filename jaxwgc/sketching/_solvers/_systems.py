@@ -51,14 +51,18 @@ def sketch_size(value: Any, num_rows: int, num_columns: int) -> int:
 
 
 def regulariser(ridge: Any, dtype: jnp.dtype) -> jax.Array | None:
-    """A non-negative, finite number; None where it is known to be zero."""
+    """A non-negative, finite number; None where it is known to be zero.
+
+    A traced one that is negative is NaN.
+    """
     _validation.check_number("ridge", ridge, minimum=0)
     if not _validation.is_traced(ridge):
         if ridge == 0:
             return None
         if not np.isfinite(ridge):
             raise ValueError(f"ridge must be finite; got {ridge}")
-    return jnp.asarray(ridge, dtype)
+    ridge = jnp.asarray(ridge, dtype)
+    return jnp.where(ridge >= 0, ridge, jnp.nan)
 
 
 def stopping_tolerance(value: Any, default: float, dtype: jnp.dtype) -> jax.Array:
