@@ -82,7 +82,6 @@ def lewis_weights(
       Every step takes the scores of a matrix of the size of X, two or four products
       with a d×d matrix.
 
-    Note:
       Reverse-mode differentiation is not available: the number of iterations is not
       known beforehand.
 
