@@ -88,7 +88,9 @@ def draw(
     width = num_columns * 3 // 5 if name == "rank 3/5" else num_columns
     matrix = rng.standard_normal((num_rows, width), np.float32)
     if name == "heavy tails":
-        matrix /= rng.standard_normal((num_rows, 1), np.float32)
+        # Student's t with two degrees of freedom. With one, a single row is 1e6 times
+        # as long as most, and the rest is at the cut-off of the rank in float32.
+        matrix /= np.sqrt(rng.standard_exponential((num_rows, 1), np.float32))
     if width < num_columns:
         matrix = matrix @ rng.standard_normal((width, num_columns), np.float32)
     return jnp.asarray(matrix)

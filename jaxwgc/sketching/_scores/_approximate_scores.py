@@ -62,7 +62,9 @@ def approximate_leverage_scores(
 
     Returns:
       (N,), each in [0, 1]. At least 99% of the scores that are not 0 are within
-      1 ± epsilon of the exact ones, but for the rounding errors of `leverage_scores`.
+      1 ± epsilon of the exact ones, but for the rounding errors of `leverage_scores`,
+      and where no singular value is near the cut-off of the rank, which the sketch may
+      see on the other side of it.
       With a NaN or infinity in a traced matrix, all are NaN.
 
     Raises:
