@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import results
-from experiments.benchmark._timing import median_seconds
+from experiments.timing import median_seconds
 from jaxwgc import sketching
 
 SHAPE = (100_000, 1_000)

@@ -8,7 +8,7 @@ import jaxwgc
 from experiments import results
 from experiments.benchmark import _reed_solomon
 from experiments.benchmark._peers import numpy_lagrange, numpy_lstsq
-from experiments.benchmark._timing import median_seconds
+from experiments.timing import median_seconds
 
 NUM_MASKS = 2_000
 

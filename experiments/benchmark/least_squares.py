@@ -8,7 +8,7 @@ import numpy as np
 import jaxwgc
 from experiments import results
 from experiments.benchmark._peers import numpy_lstsq
-from experiments.benchmark._timing import median_seconds
+from experiments.timing import median_seconds
 
 # Replication and stragglers of Bernoulli codes with 100 workers and parts.
 BERNOULLI = ((10, 10), (10, 30), (4, 20))

@@ -8,7 +8,7 @@ import numpy as np
 import scipy.linalg
 
 from experiments import results
-from experiments.benchmark._timing import median_seconds
+from experiments.timing import median_seconds
 from jaxwgc import sketching
 
 SCORES_SHAPE = (100_000, 200)

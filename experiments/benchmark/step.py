@@ -8,7 +8,7 @@ import optax
 
 import jaxwgc
 from experiments import descent, results
-from experiments.benchmark._timing import median_seconds
+from experiments.timing import median_seconds
 
 
 def section(repeats: int, seed: int, quick: bool):

@@ -6,9 +6,8 @@ import jax
 import numpy as np
 import sklearn.linear_model
 
-from experiments import mnist, results
+from experiments import mnist, results, timing
 from experiments.sections import COLORS, MARKERS, Effort, Section
-from experiments.sketching import timing
 from jaxwgc import sketching
 
 RIDGE = 1e-3

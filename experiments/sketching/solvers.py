@@ -5,9 +5,8 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from experiments import results
+from experiments import results, timing
 from experiments.sections import COLORS, MARKERS, Effort, Section, panels
-from experiments.sketching import timing
 from experiments.sketching.least_squares import (
     PRODUCTS,
     Entry,

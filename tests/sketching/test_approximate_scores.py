@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
 from jaxwgc.sketching import approximate_leverage_scores, leverage_scores
 from jaxwgc.sketching._scores import _approximate_scores
@@ -87,10 +88,9 @@ def test_projections_for_many_columns():
 
 
 def test_degrees_of_freedom_follow_the_chi_square_law():
-    stats = pytest.importorskip("scipy.stats")
     for epsilon in (0.1, 0.3, 0.5, 0.9):
         number = _approximate_scores._degrees_of_freedom(epsilon)
-        law = stats.chi2(number)
+        law = scipy.stats.chi2(number)
         misses = law.cdf(number * (1 - epsilon)) + law.sf(number * (1 + epsilon))
         assert 0.003 < misses < 0.0065
 

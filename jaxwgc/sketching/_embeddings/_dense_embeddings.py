@@ -1,5 +1,6 @@
 """Embeddings with independent entries, generated block by block."""
 
+import abc
 import dataclasses
 from typing import Any
 
@@ -86,9 +87,9 @@ def rademacher(key: jax.Array, sketch_size: int, num_rows: int) -> Embedding:
 class _DenseEmbedding(Embedding):
     """S = [S_0 S_1 ...], every block from a key of its own."""
 
+    @abc.abstractmethod
     def _entries(self, key: jax.Array, shape: tuple[int, int]) -> jax.Array:
         """Independent entries of mean 0 and variance 1, float32."""
-        raise NotImplementedError
 
     @property
     def _block_size(self) -> int:

@@ -1,5 +1,6 @@
 """What every embedding is: a random matrix S that is applied without being formed."""
 
+import abc
 import dataclasses
 import functools
 from typing import Any
@@ -19,7 +20,7 @@ def static() -> Any:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
-class Embedding:
+class Embedding(abc.ABC):
     """A random matrix S of shape (sketch_size, num_rows) with E[SᵀS] = I.
 
     Made by `gaussian`, `rademacher`, `srht`, `count_sketch`, `sparse_sign` and
@@ -59,12 +60,13 @@ class Embedding:
         _validation.check_key(self.key, "embedding.key")
         return _matrix(self, jnp.result_type(float if dtype is None else dtype))
 
+    @abc.abstractmethod
     def _apply_to_columns(self, arrays: list[jax.Array]) -> list[jax.Array]:
         """S times each of several real matrices (num_rows, any)."""
-        raise NotImplementedError("make one with gaussian, srht, ...")
 
+    @abc.abstractmethod
     def _matrix(self, dtype: Any) -> jax.Array:
-        raise NotImplementedError("make one with gaussian, srht, ...")
+        """S in that dtype."""
 
 
 def check_sizes(

@@ -1,7 +1,5 @@
 """Ridge leverage scores of the rows of a matrix."""
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +8,7 @@ from jaxwgc import _validation
 from jaxwgc.sketching import _matrix_checks
 from jaxwgc.sketching._powers import inverse_power_of_two
 from jaxwgc.sketching._scores._gram_scores import gram_scores
-from jaxwgc.sketching._scores._row_blocks import DenseRows
+from jaxwgc.sketching._scores._row_blocks import RidgedRows
 
 
 def ridge_leverage_scores(
@@ -72,9 +70,9 @@ def ridge_leverage_scores(
 
 @jax.jit
 def _ridge_scores(matrix: jax.Array, ridge: jax.Array, rcond: jax.Array) -> jax.Array:
-    root = jnp.sqrt(ridge)
     if matrix.shape[0] >= matrix.shape[1]:
-        return gram_scores(_RowsAndRidge(matrix, root), rcond)
+        return gram_scores(RidgedRows(matrix, ridge), rcond)
+    root = jnp.sqrt(ridge)
     largest = jnp.maximum(jnp.abs(matrix).max(), root)
     finite = jnp.isfinite(largest)
     # One unit for all columns, which the ridge ties together.
@@ -89,22 +87,3 @@ def _ridge_scores(matrix: jax.Array, ridge: jax.Array, rcond: jax.Array) -> jax.
     shares = jnp.where(kept, singular_values / jnp.where(kept, total, 1), 0)
     scores = jnp.sum((left * shares) ** 2, axis=1)
     return jnp.where(finite, jnp.clip(scores, 0, 1), jnp.nan)
-
-
-class _RowsAndRidge(DenseRows):
-    """The rows of a matrix on top of those of `root` I, of which there is no score.
-
-    The columns of the two together may be multiplied by anything, so that units of the
-    columns matter as little as without a ridge.
-    """
-
-    def __init__(self, matrix: jax.Array, root: jax.Array):
-        super().__init__(matrix)
-        self.root = root
-
-    def largest(self) -> jax.Array:
-        return jnp.maximum(super().largest(), self.root)
-
-    def sum(self, function: Callable[[jax.Array], jax.Array]) -> jax.Array:
-        ridge = self.root * jnp.eye(self.num_columns, dtype=self.dtype)
-        return super().sum(function) + function(ridge)

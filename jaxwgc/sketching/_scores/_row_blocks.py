@@ -63,6 +63,29 @@ class DenseRows:
         return lax.fori_loop(0, num_blocks, fill, jnp.zeros(num_rows, self.dtype))
 
 
+class RidgedRows(DenseRows):
+    """The rows of a matrix on top of those of √ridge I, which count in sums only.
+
+    The columns of the two together may be multiplied by anything, so that units of the
+    columns matter as little as without a ridge.
+    """
+
+    def __init__(self, matrix: jax.Array, ridge: jax.Array):
+        super().__init__(matrix)
+        self._root = jnp.sqrt(ridge)
+
+    def largest(self) -> jax.Array:
+        return jnp.maximum(super().largest(), self._root)
+
+    def sum(self, function: Callable[[jax.Array], jax.Array]) -> jax.Array:
+        return super().sum(function) + function(ridge_rows(self.matrix, self._root))
+
+
+def ridge_rows(matrix: jax.Array, root: jax.Array) -> jax.Array:
+    """`root` I, (p, p), to go below a matrix (N, p)."""
+    return root * jnp.eye(matrix.shape[1], dtype=matrix.dtype)
+
+
 def block_size(num_rows: int, num_columns: int) -> int:
     """How many rows to take at a time."""
     # About 4 MiB in float64: a block and its product stay in a cache, and sums over

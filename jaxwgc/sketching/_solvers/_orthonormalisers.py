@@ -1,6 +1,5 @@
 """Matrices P such that X P has orthonormal columns, or nearly so."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -14,7 +13,7 @@ from jaxwgc.sketching._scores._gram_scores import (
     equilibrated_gram,
     refine,
 )
-from jaxwgc.sketching._scores._row_blocks import DenseRows
+from jaxwgc.sketching._scores._row_blocks import DenseRows, RidgedRows, ridge_rows
 
 
 class Orthonormaliser(NamedTuple):
@@ -71,7 +70,7 @@ def from_factors(
     # Decompositions of NaN may do anything, and differ by backend.
     rows = jnp.where(jnp.isfinite(matrix).all(), matrix, 0)
     if ridge is not None:
-        rows = jnp.concatenate([rows, _ridge_rows(matrix, ridge)])
+        rows = jnp.concatenate([rows, ridge_rows(matrix, jnp.sqrt(ridge))])
     _, scale = column_scale(DenseRows(rows))
     scale = scale * inverse_power_of_two(jnp.linalg.norm(rows * scale, axis=0))
     matrix = rows * scale
@@ -89,7 +88,7 @@ def from_gram(
     matrix: jax.Array, ridge: jax.Array | None, rcond: jax.Array
 ) -> Orthonormaliser:
     """From the Gram matrix of a tall X, and one more of X P where it is needed."""
-    rows = DenseRows(matrix) if ridge is None else _RowsWithRidge(matrix, ridge)
+    rows = DenseRows(matrix) if ridge is None else RidgedRows(matrix, ridge)
     finite, scale, unit, gram = equilibrated_gram(rows)
     # Decompositions of NaN may do anything, and differ by backend.
     gram = jnp.where(finite, gram, jnp.eye(len(unit), dtype=gram.dtype))
@@ -110,24 +109,6 @@ def from_gram(
     is_plain = eigenvalues[0] > threshold * eigenvalues[-1]
     vectors, values = lax.cond(is_plain, plain, refined, None)
     return _cut_off(scale * unit, vectors, values, rcond)
-
-
-class _RowsWithRidge(DenseRows):
-    """The rows of X, and below them those of √ridge I."""
-
-    def __init__(self, matrix: jax.Array, ridge: jax.Array):
-        super().__init__(matrix)
-        self.ridge_rows = _ridge_rows(matrix, ridge)
-
-    def largest(self) -> jax.Array:
-        return jnp.maximum(super().largest(), jnp.diagonal(self.ridge_rows))
-
-    def sum(self, function: Callable[[jax.Array], jax.Array]) -> jax.Array:
-        return super().sum(function) + function(self.ridge_rows)
-
-
-def _ridge_rows(matrix: jax.Array, ridge: jax.Array) -> jax.Array:
-    return jnp.sqrt(ridge) * jnp.eye(matrix.shape[1], dtype=matrix.dtype)
 
 
 def _cut_off(

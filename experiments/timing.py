@@ -40,7 +40,7 @@ def measure(
 
 
 def measure_in_turn(
-    functions: Sequence[Callable[[], Any]], repeats: int, budget: float
+    functions: Sequence[Callable[[], Any]], repeats: int, budget: float = math.inf
 ) -> list[tuple[Any, Timing]]:
     """The same for several, one run of each after the other.
 
@@ -59,3 +59,11 @@ def measure_in_turn(
         (result, Timing(float(np.median(own)), min(own), max(own), runs=len(own)))
         for result, own in zip(results, times, strict=True)
     ]
+
+
+def median_seconds(repeats: int, *functions: Callable[[], Any]) -> list[float]:
+    """Median times of functions that are called in turn, after one call each."""
+    for function in functions:
+        jax.block_until_ready(function())
+    timed = measure_in_turn(functions, repeats)
+    return [timing.median for _, timing in timed]
