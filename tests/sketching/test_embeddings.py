@@ -140,6 +140,15 @@ def test_jit_and_vmap_over_keys(make):
     assert np.abs(batch[0] - batch[1]).max() > 1e-3
 
 
+def test_jit_tells_embeddings_apart():
+    """Their structures differ, or a cache might take one program for the other."""
+    makers = (gaussian, rademacher, srht, count_sketch, row_sampling)
+    structures = [jax.tree.structure(make(jax.random.key(0), 5, 20)) for make in makers]
+    for index, structure in enumerate(structures):
+        assert structure not in structures[:index]
+    assert structures[0] == jax.tree.structure(gaussian(jax.random.key(1), 5, 20))
+
+
 def test_both_kinds_of_keys(make_key):
     embedding = count_sketch(make_key(0), 5, 20)
     expected = count_sketch(jax.random.key(0), 5, 20).matrix()

@@ -8,7 +8,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxwgc.sketching._embeddings._embedding import Embedding, check_sizes, random_signs
+from jaxwgc.sketching._embeddings._embedding import (
+    Embedding,
+    check_sizes,
+    random_signs,
+    register,
+)
 
 # Entries of S that exist at one time: large enough for products to run at full speed.
 _BLOCK_ENTRIES = 2**21
@@ -144,14 +149,14 @@ class _DenseEmbedding(Embedding):
         return jnp.concatenate(list(blocks), axis=1)[:, : self.num_rows]
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclasses.dataclass(frozen=True, eq=False)
 class _GaussianEmbedding(_DenseEmbedding):
     def _entries(self, key: jax.Array, shape: tuple[int, int]) -> jax.Array:
         return jax.random.normal(key, shape, jnp.float32)
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclasses.dataclass(frozen=True, eq=False)
 class _RademacherEmbedding(_DenseEmbedding):
     def _entries(self, key: jax.Array, shape: tuple[int, int]) -> jax.Array:

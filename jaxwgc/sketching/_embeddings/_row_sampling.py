@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxwgc.sketching import _checks
-from jaxwgc.sketching._embeddings._embedding import Embedding, check_sizes
+from jaxwgc.sketching._embeddings._embedding import Embedding, check_sizes, register
 from jaxwgc.sketching._samplers._row_probabilities import normalised
 from jaxwgc.sketching._samplers._sample_rows import RowSample, sample_rows
 
@@ -70,7 +70,7 @@ def row_sampling(
     return _RowEmbedding(key, sketch_size, num_rows, probabilities=chances)
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class _RowEmbedding(Embedding):
     probabilities: jax.Array

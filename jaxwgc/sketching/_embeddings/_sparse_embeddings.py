@@ -13,6 +13,7 @@ from jaxwgc.sketching._embeddings._embedding import (
     Embedding,
     check_sizes,
     random_signs,
+    register,
     static,
 )
 
@@ -101,7 +102,7 @@ def sparse_sign(
     return _SparseEmbedding(key, sketch_size, num_rows, num_nonzeros=num_nonzeros)
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclasses.dataclass(frozen=True, eq=False)
 class _SparseEmbedding(Embedding):
     num_nonzeros: int = static()

@@ -7,7 +7,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxwgc.sketching._embeddings._embedding import Embedding, check_sizes, random_signs
+from jaxwgc.sketching._embeddings._embedding import (
+    Embedding,
+    check_sizes,
+    random_signs,
+    register,
+)
 from jaxwgc.sketching._embeddings._hadamard import (
     BLOCK_ROWS,
     next_power_of_two,
@@ -57,7 +62,7 @@ def srht(key: jax.Array, sketch_size: int, num_rows: int) -> Embedding:
     return _HadamardEmbedding(*check_sizes(key, sketch_size, num_rows))
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclasses.dataclass(frozen=True, eq=False)
 class _HadamardEmbedding(Embedding):
     def _draw(self) -> tuple[jax.Array, jax.Array]:
