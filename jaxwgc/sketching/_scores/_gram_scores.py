@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxwgc.sketching._powers import inverse_power_of_two
-from jaxwgc.sketching._scores._row_blocks import Rows
+from jaxwgc.sketching._scores._row_blocks import DenseRows, Rows
 
 HIGHEST = lax.Precision.HIGHEST
 
@@ -38,6 +38,21 @@ def column_scale(rows: Rows) -> tuple[jax.Array, jax.Array]:
     largest = rows.largest()
     finite = jnp.isfinite(largest).all()
     return finite, jnp.where(finite, inverse_power_of_two(largest), 0)
+
+
+def equilibrated(
+    matrix: jax.Array,
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Whether X is finite, X diag(scale) diag(unit) (0 if not), scales, and units.
+
+    All are powers of two, which bring the norms of columns next to 1.
+    """
+    finite, scale = column_scale(DenseRows(matrix))
+    matrix = jnp.where(finite, matrix, 0) * scale
+    norms = jnp.linalg.norm(matrix, axis=0)
+    finite &= jnp.isfinite(norms).all()
+    unit = inverse_power_of_two(norms)
+    return finite, jnp.where(finite, matrix * unit, 0), scale, unit
 
 
 def equilibrated_gram(

@@ -8,10 +8,9 @@ import jax.numpy as jnp
 
 from jaxwgc import _validation
 from jaxwgc.sketching import _matrix_checks
-from jaxwgc.sketching._powers import inverse_power_of_two
 from jaxwgc.sketching._scores._gram_scores import (
     HIGHEST,
-    column_scale,
+    equilibrated,
     gram,
     gram_scores,
     scores_from_gram,
@@ -116,15 +115,10 @@ def leverage_scores(
 
 @functools.partial(jax.jit, static_argnames="method")
 def _scores(matrix: jax.Array, rcond: jax.Array, method: str) -> jax.Array:
-    rows = DenseRows(matrix)
     num_rows, num_columns = matrix.shape
     if method == "gram" and num_rows >= num_columns:
-        return gram_scores(rows, rcond)
-    finite, scale = column_scale(rows)
-    matrix = jnp.where(finite, matrix, 0) * scale
-    norms = jnp.linalg.norm(matrix, axis=0)
-    finite &= jnp.isfinite(norms).all()
-    matrix = matrix * inverse_power_of_two(norms)
+        return gram_scores(DenseRows(matrix), rcond)
+    finite, matrix, _, _ = equilibrated(matrix)
     scores = _from_factors(matrix, rcond, method)
     return jnp.where(finite, jnp.clip(scores, 0, 1), jnp.nan)
 

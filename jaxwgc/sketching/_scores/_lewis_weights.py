@@ -10,11 +10,10 @@ from jax import lax
 
 from jaxwgc import _validation
 from jaxwgc.sketching import _matrix_checks
-from jaxwgc.sketching._powers import inverse_power_of_two
 from jaxwgc.sketching._scores._gram_scores import (
     HIGHEST,
-    column_scale,
     default_rcond,
+    equilibrated,
     equilibrated_gram,
     refine,
     scores_from_gram,
@@ -194,11 +193,7 @@ def _orthonormal_basis(
     """
     rows = DenseRows(matrix)
     if matrix.shape[0] < matrix.shape[1]:
-        finite, scale = column_scale(rows)
-        matrix = matrix * scale
-        norms = jnp.linalg.norm(matrix, axis=0)
-        finite &= jnp.isfinite(norms).all()
-        matrix = jnp.where(finite, matrix * inverse_power_of_two(norms), 0)
+        finite, matrix, _, _ = equilibrated(matrix)
         square = jnp.linalg.qr(matrix.T, mode="r").T
         left, singular_values, _ = jnp.linalg.svd(square)
         return finite, jnp.where(singular_values > rcond * singular_values[0], left, 0)

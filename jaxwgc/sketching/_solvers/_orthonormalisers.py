@@ -6,10 +6,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxwgc.sketching._powers import inverse_power_of_two
 from jaxwgc.sketching._scores._gram_scores import (
     HIGHEST,
-    column_scale,
+    equilibrated,
     equilibrated_gram,
     refine,
 )
@@ -67,13 +66,10 @@ def from_factors(
 
     A ridge adds the rows √ridge I.
     """
-    # Decompositions of NaN may do anything, and differ by backend.
-    rows = jnp.where(jnp.isfinite(matrix).all(), matrix, 0)
     if ridge is not None:
-        rows = jnp.concatenate([rows, ridge_rows(matrix, jnp.sqrt(ridge))])
-    _, scale = column_scale(DenseRows(rows))
-    scale = scale * inverse_power_of_two(jnp.linalg.norm(rows * scale, axis=0))
-    matrix = rows * scale
+        matrix = jnp.concatenate([matrix, ridge_rows(matrix, jnp.sqrt(ridge))])
+    _, matrix, scale, unit = equilibrated(matrix)
+    scale = scale * unit
     if matrix.shape[0] < matrix.shape[1]:
         basis, upper = jnp.linalg.qr(matrix.T)
         rotation, values, _ = jnp.linalg.svd(upper)
