@@ -8,6 +8,7 @@ import pytest
 import scipy.optimize
 import scipy.special
 
+from experiments import timing
 from experiments.sections import Effort
 from experiments.sketching import (
     block_descent,
@@ -16,7 +17,6 @@ from experiments.sketching import (
     least_squares,
     logistic,
     solvers,
-    timing,
 )
 
 KEY = jax.random.key(0)
