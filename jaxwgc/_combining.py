@@ -9,14 +9,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.custom_batching import custom_vmap
 
 from jaxwgc import _messages, _validation, _weights
-from jaxwgc._decoders import product
+from jaxwgc._decoders import in_any_lane, product, rounding
 from jaxwgc.codes import GradientCode
-
-# Below this leakage between halves or segments is rounding.
-_LEAK_TOLERANCE = 1e-3
 
 
 def combine_messages(
@@ -90,24 +86,9 @@ def combine_partials(
         leak = leak.reshape(math.prod(leak.shape[:2]), leak.shape[2])
         return _messages.unravel(flat + _messages.whole(leak, flat.size), own)
 
-    leaks = _in_any_lane(jnp.any(jnp.abs(leakage) > _LEAK_TOLERANCE))
+    largest = rounding(leakage.dtype) * _weights.target_scale(code)
+    leaks = in_any_lane(jnp.any(jnp.abs(leakage) > largest))
     if not _validation.is_traced(leaks):
         # Outside of jit, lax.cond would compile its new functions at every call.
         return add_leak() if leaks else own
     return jax.lax.cond(leaks, add_leak, lambda: own)
-
-
-@custom_vmap
-def _in_any_lane(condition: jax.Array) -> jax.Array:
-    """`condition`, reduced by `or` over every axis of an enclosing vmap.
-
-    A condition that differs from lane to lane would turn `lax.cond` into a select
-    that always runs both branches.
-    """
-    return condition
-
-
-@_in_any_lane.def_vmap
-def _in_any_lane_vmap(axis_size, in_batched, condition):
-    del axis_size, in_batched
-    return _in_any_lane(condition.any(axis=0)), False

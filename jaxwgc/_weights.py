@@ -16,6 +16,10 @@ import numpy as np
 from jaxwgc import _decoders, _validation
 from jaxwgc.codes._gradient_code import GradientCode
 
+# Parts are decoded one and all where the weights of the code without its target, of
+# ones instead, miss by no more than this share.
+_DECODED = 1e-3
+
 DECODERS = ("least_squares", "lagrange", "one_step", "peeling", "group")
 
 
@@ -104,9 +108,9 @@ def message_mask(code: GradientCode, received: jax.Array) -> jax.Array:
 
 def solve(code: GradientCode, mask: jax.Array, decoder: str) -> jax.Array:
     """Decoding weights for the messages that have arrived, constants to `jax.grad`."""
-    matrix = jax.lax.stop_gradient(jnp.asarray(code.encoding_matrix))
+    matrix = jax.lax.stop_gradient(working(code.encoding_matrix))
     matrix = matrix.astype(jnp.promote_types(matrix.dtype, jnp.float32))
-    target = jax.lax.stop_gradient(jnp.asarray(code.target)).astype(matrix.dtype)
+    target = jax.lax.stop_gradient(working(code.target)).astype(matrix.dtype)
     # Tiny or huge weights would under- or overflow in squares. Dividing both leaves the
     # decoding weights as they are.
     scale = target_scale(code).astype(matrix.dtype)
@@ -127,6 +131,15 @@ def solve(code: GradientCode, mask: jax.Array, decoder: str) -> jax.Array:
     return weights.reshape(*weights.shape[:-2], code.num_messages)
 
 
+def working(array: Any) -> jax.Array:
+    """`array` in JAX, in no more than its working precision.
+
+    An array of JAX made in double precision keeps it where that is switched off, but
+    nothing computes with it there.
+    """
+    return jnp.asarray(array, jax.dtypes.canonicalize_dtype(array.dtype))
+
+
 def _diagonal_blocks(matrix, count):
     rows, columns = (size // count for size in matrix.shape)
     index = np.arange(count)
@@ -135,14 +148,8 @@ def _diagonal_blocks(matrix, count):
 
 def _solve_cluster(code, decoder, mask, matrix, assignment, target):
     """The same for one cluster of `code`, whose arrays are given."""
-    if decoder == "least_squares":
-        target = segment_target(target, code.num_segments)
-        return _decoders.least_squares(mask, matrix, target)
-    if decoder == "lagrange":
-        num_required = mask.shape[-1] - code.num_stragglers
-        return _decoders.lagrange_or_least_squares(
-            mask, matrix, target[None], num_required, code.point_step
-        )
+    if decoder in ("least_squares", "lagrange"):
+        return _solve_part_by_part(code, decoder, mask, matrix, target)
     if decoder == "one_step":
         weights = _decoders.one_step(mask, code.one_step_scale, code.one_step_shared)
     elif decoder == "peeling":
@@ -152,9 +159,41 @@ def _solve_cluster(code, decoder, mask, matrix, assignment, target):
     return weights.astype(matrix.dtype)
 
 
+def _solve_part_by_part(code, decoder, mask, matrix, target):
+    """Weights that decode every part, however much it counts, or else the nearest.
+
+    The code is decoded as if its target were ones: where that works, no part is lost
+    in the rounding of heavier ones (the paper's theorem 4.1). Where it does not, what
+    can be had is fitted to the target itself.
+    """
+    num_segments = code.num_segments
+    parts = jnp.where(target == 0, 1, target)
+    plain_matrix = matrix / jnp.repeat(parts, num_segments)
+    plain_target = segment_target(target / parts, num_segments)
+    if decoder == "lagrange":
+        weights = _decoders.lagrange_or_least_squares(
+            mask, plain_matrix, plain_target, code.num_stragglers, code.point_step
+        )
+    else:
+        weights = _decoders.least_squares(mask, plain_matrix, plain_target)
+    if isinstance(code.target, np.ndarray) and np.ptp(np.abs(code.target)) == 0:
+        return weights
+    sizes = jnp.abs(target)
+    uneven = sizes.max() > sizes.min()
+    miss = _decoders.relative_miss(weights, plain_matrix, plain_target)
+    lost = ~(miss <= _DECODED) & uneven
+
+    def fit():
+        target_rows = segment_target(target, num_segments)
+        nearest = _decoders.least_squares(mask, matrix, target_rows)
+        return jnp.where(lost[..., None, None], nearest, weights)
+
+    return jax.lax.cond(_decoders.in_any_lane(lost.any()), fit, lambda: weights)
+
+
 def target_scale(code: GradientCode) -> jax.Array:
     """The largest entry of the target, or one where all are zero; a real scalar."""
-    largest = jnp.max(jnp.abs(jax.lax.stop_gradient(jnp.asarray(code.target))))
+    largest = jnp.max(jnp.abs(jax.lax.stop_gradient(working(code.target))))
     return jnp.where(largest > 0, largest, 1)
 
 
@@ -168,7 +207,7 @@ def segment_target(target: jax.Array, num_segments: int) -> jax.Array:
 
 def mixing(code: GradientCode, weights: jax.Array) -> jax.Array:
     """a^T B, complex for a complex code."""
-    mixed = _decoders.product(weights, jnp.asarray(code.encoding_matrix))
+    mixed = _decoders.product(weights, working(code.encoding_matrix))
     return mixed.reshape(*mixed.shape[:-1], code.num_parts, code.num_segments)
 
 
@@ -195,6 +234,6 @@ def squared_error(
     The mean over the segments.
     """
     num_segments = code.num_segments
-    target = segment_target(jnp.asarray(code.target), num_segments)
+    target = segment_target(working(code.target), num_segments)
     miss = (mixing - target.reshape(mixing.shape[-3:])) / scale
     return jnp.sum(miss.real**2 + miss.imag**2, axis=(-3, -2, -1)) / num_segments

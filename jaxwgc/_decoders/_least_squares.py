@@ -5,12 +5,16 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jax.custom_batching import custom_vmap
 
+from jaxwgc._decoders._accuracy import best_weights, squared_norm
 from jaxwgc._decoders._product import product
+from jaxwgc._decoders._some_masks import compute_where
 
 # Singular values below this many sqrt(max(n, k)) eps of the largest count as zero.
 _CUTOFF = 2
+# Ridges that are tried beside the cut-off, in eps of the largest singular value.
+_RIDGES = (1, 2, 4)
+_STEPS = 4
 # Masks that iterate side by side: few enough that their vectors stay in cache.
 _BATCH = 128
 # Weights are done where the gradient of the squared miss is below this share of the
@@ -29,10 +33,14 @@ def least_squares(
 ) -> jax.Array:
     """The a of least norm among those that minimise the norm of a^T B - target.
 
+    The norm is that of the a_i times the norms of the rows of B, so that the scale of
+    a message does not matter: it is the noise in the sum of messages that carry noise
+    in proportion to their size, as rounding is.
+
     All masks share their products with one Gram matrix in conjugate gradients, which
     take few steps on sparse random codes. A mask whose weights do not pass the test
     that they are a minimum, as on badly conditioned codes, is decomposed on its own
-    (`singular_values`).
+    (`solve_by_svd`).
 
     Args:
       received: bool (..., num_messages).
@@ -44,10 +52,7 @@ def least_squares(
       were not received.
     """
     masks = received.reshape(-1, received.shape[-1])
-    # So that squares neither under- nor overflow.
-    largest = jnp.max(jnp.abs(matrix))
-    largest = jnp.where(largest > 0, largest, 1)
-    matrix = matrix / largest
+    matrix, norms = scaled_rows(matrix)
     iterate = functools.partial(_conjugate_gradients, matrix=matrix, target=target)
     num_batches = -(-len(masks) // _BATCH)
     if num_batches > 1:
@@ -60,9 +65,22 @@ def least_squares(
         converged = converged.reshape(-1)[: len(masks)]
     else:
         weights, converged = iterate(masks)
-    weights = replace_poor_weights(weights, masks, ~converged, matrix, target)
-    weights = weights / largest
+    weights = compute_where(
+        ~converged, solve_by_svd, weights, (weights, masks), (matrix, target)
+    )
+    weights = weights / norms
     return weights.reshape(*received.shape[:-1], *weights.shape[1:])
+
+
+def scaled_rows(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """A matrix with rows of norm one, and the norms; rows of zeros stay, with one."""
+    # So that squares neither under- nor overflow.
+    largest = jnp.max(jnp.abs(matrix), axis=1)
+    largest = jnp.where(largest > 0, largest, 1)
+    matrix = matrix / largest[:, None]
+    norms = jnp.sqrt(squared_norm(matrix))
+    norms = jnp.where(norms > 0, norms, 1)
+    return matrix / norms[:, None], norms * largest
 
 
 def _conjugate_gradients(masks, matrix, target):
@@ -75,7 +93,7 @@ def _conjugate_gradients(masks, matrix, target):
     mask = masks[:, None, :]
     row_norms = jnp.diagonal(gram).real
     matrix_norm = jnp.sum(jnp.where(mask, row_norms, 0), axis=-1)
-    target_norm = _squared_norm(target)
+    target_norm = squared_norm(target)
     tolerance = _GRADIENT[precision.bits] ** 2 * matrix_norm
     floor = (_MISS * precision.eps) ** 2 * target_norm
     # What the gradient is rounded by; iterating on would only gather noise.
@@ -87,12 +105,12 @@ def _conjugate_gradients(masks, matrix, target):
     def miss_of(weights):
         miss = target - product(weights, matrix)
         gradient = jnp.where(mask, product(miss, adjoint), 0)
-        return _squared_norm(miss), gradient
+        return squared_norm(miss), gradient
 
     def improve(_, state):
         weights, longest = state
         miss_norm, gradient = miss_of(weights)
-        gradient_norm = _squared_norm(gradient)
+        gradient_norm = squared_norm(gradient)
         done = is_minimum(gradient_norm, miss_norm) | (gradient_norm == 0)
 
         def unfinished(state):
@@ -105,7 +123,7 @@ def _conjugate_gradients(masks, matrix, target):
             image = jnp.where(mask, product(direction, gram), 0)
             curvature = jnp.sum((direction.conj() * image).real, axis=-1)
             # Below that the direction is rounding in the null space.
-            least = precision.eps * matrix_norm * _squared_norm(direction)
+            least = precision.eps * matrix_norm * squared_norm(direction)
             usable = ~done & (curvature > least)
             length = jnp.where(
                 usable, gradient_norm / jnp.where(usable, curvature, 1), 0
@@ -115,7 +133,7 @@ def _conjugate_gradients(masks, matrix, target):
             gradient = gradient - length[..., None] * image
             # The squared miss falls by that much in exact arithmetic.
             miss_norm = miss_norm - length * gradient_norm
-            new_norm = _squared_norm(gradient)
+            new_norm = squared_norm(gradient)
             ratio = jnp.where(usable, new_norm / jnp.where(usable, gradient_norm, 1), 0)
             direction = gradient + ratio[..., None] * direction
             reached = new_norm <= jnp.maximum(tolerance * miss_norm, rounding)
@@ -148,121 +166,55 @@ def _conjugate_gradients(masks, matrix, target):
     # that has gathered, and has nothing to do where the first was enough.
     weights, longest = jax.lax.fori_loop(0, 2, improve, (weights, longest))
     miss_norm, gradient = miss_of(weights)
-    gradient_norm = _squared_norm(gradient)
+    gradient_norm = squared_norm(gradient)
     excess = gradient_norm * longest
     accurate = (excess <= _EXCESS[precision.bits] * miss_norm) | (miss_norm <= floor)
     return weights, (is_minimum(gradient_norm / 4, miss_norm) & accurate).all(axis=-1)
 
 
-def _squared_norm(vectors):
-    return jnp.sum(vectors.real**2 + vectors.imag**2, axis=-1)
-
-
-def singular_values(
-    received: jax.Array, matrix: jax.Array, target: jax.Array
+def solve_by_svd(
+    weights: jax.Array, received: jax.Array, matrix: jax.Array, target: jax.Array
 ) -> jax.Array:
-    """The same for one mask, by a singular value decomposition, so rank-revealing.
+    """Weights of one mask by a singular value decomposition, or those given.
 
     Directions below 2 sqrt(max(n, k)) eps of the largest singular value are left out.
-    NumPy leaves out those below max(n, k) eps, which in float32 would cost codes of
-    condition 1e5 what they need. Rounding reached half a sqrt(n) eps, up to n = 400.
+    (NumPy leaves out those below max(n, k) eps, which in float32 would cost codes of
+    condition 1e5 what they need. Rounding reached half a sqrt(n) eps, up to n = 400.)
+    On nearly singular masks, ridges of a few eps are better: they trade the miss
+    against the rounding of large weights. The best of these is taken.
 
     Args:
+      weights: (num_segments, num_messages), with which to compare.
       received: bool (num_messages,).
-      matrix: (num_messages, c).
+      matrix: (num_messages, c), its rows of norm one.
       target: (num_segments, c).
 
     Returns:
-      (num_segments, num_messages).
+      (num_segments, num_messages), zero at messages that were not received.
     """
     eps = jnp.finfo(matrix.dtype).eps
     rows = jnp.where(received[:, None], matrix, 0)
     left, singular, right = jnp.linalg.svd(rows, full_matrices=False)
     cutoff = _CUTOFF * math.sqrt(max(matrix.shape)) * eps * singular[0]
     kept = singular > cutoff
-    inverse = jnp.where(kept, 1 / jnp.where(kept, singular, 1), 0)
+    squared_ridges = (jnp.array(_RIDGES, singular.dtype) * eps * singular[0]) ** 2
+    regularised = singular**2 + squared_ridges[:, None]
+    inverses = jnp.concatenate(
+        [
+            jnp.where(kept, 1 / jnp.where(kept, singular, 1), 0)[None],
+            singular / jnp.where(regularised > 0, regularised, 1),
+        ]
+    )
 
     def solve(target):
-        coordinates = product(target, right.conj().T) * inverse
+        coordinates = product(target, right.conj().T) * inverses[:, None]
         return jnp.where(received, product(coordinates, left.conj().T), 0)
 
-    weights = solve(target)
-    # One step of refinement: the decomposition is rounded more than its use is.
-    return weights + solve(target - product(weights, matrix))
-
-
-def relative_miss(
-    weights: jax.Array, matrix: jax.Array, target: jax.Array
-) -> jax.Array:
-    """The norm of a^T B - target over that of the target, over all segments."""
-    miss = product(weights, matrix) - target
-    scale = jnp.sqrt(_squared_norm(target).sum(-1))
-    return jnp.sqrt(_squared_norm(miss).sum(-1)) / jnp.where(scale > 0, scale, 1)
-
-
-# A rule of its own for vmap: plain vmap would turn the conditions into selects and
-# decompose every mask of a study when a handful need it, or none.
-@custom_vmap
-def replace_poor_weights(weights, received, poor, matrix, target):
-    """Those of `singular_values` in the place of poor weights, mask by mask.
-
-    Args:
-      weights: (..., num_segments, num_messages).
-      received: bool (..., num_messages).
-      poor: bool (...).
-      matrix: (num_messages, c); batch axes may stand in front.
-      target: (num_segments, c); batch axes may stand in front.
-    """
-    batch = received.shape[:-1]
-
-    def replace_one(operands):
-        weights, received, poor, *own = operands
-        own_matrix, own_target = own if own else (matrix, target)
-
-        def solve():
-            solved = singular_values(received, own_matrix, own_target)
-            better = relative_miss(solved, own_matrix, own_target) <= relative_miss(
-                weights, own_matrix, own_target
-            )
-            return jnp.where(better, solved, weights)
-
-        return jax.lax.cond(poor, solve, lambda: weights)
-
-    def replace_all():
-        operands = [
-            weights.reshape(-1, *weights.shape[-2:]),
-            received.reshape(-1, received.shape[-1]),
-            poor.reshape(-1),
-        ]
-        if matrix.ndim > 2 or target.ndim > 2:
-            matrices = jnp.broadcast_to(matrix, (*batch, *matrix.shape[-2:]))
-            targets = jnp.broadcast_to(target, (*batch, *target.shape[-2:]))
-            operands += [
-                matrices.reshape(-1, *matrix.shape[-2:]),
-                targets.reshape(-1, *target.shape[-2:]),
-            ]
-        return jax.lax.map(replace_one, tuple(operands)).reshape(weights.shape)
-
-    return jax.lax.cond(poor.any(), replace_all, lambda: weights)
-
-
-@replace_poor_weights.def_vmap
-def _replace_poor_weights_vmap(axis_size, in_batched, *operands):
-    *mapped, matrix, target = operands
-    *mapped_batched, matrix_batched, target_batched = in_batched
-    mapped = [
-        operand if batched else jnp.broadcast_to(operand, (axis_size, *operand.shape))
-        for operand, batched in zip(mapped, mapped_batched, strict=True)
-    ]
-    num_axes = mapped[1].ndim + 1
-    if matrix_batched:
-        matrix = _insert_axes(matrix, num_axes)
-    if target_batched:
-        target = _insert_axes(target, num_axes)
-    return replace_poor_weights(*mapped, matrix, target), True
-
-
-def _insert_axes(operand, ndim):
-    """Axes of length one behind the mapped axis, up to `ndim` axes."""
-    own = operand.shape[1:]
-    return operand.reshape(operand.shape[:1] + (1,) * (ndim - operand.ndim) + own)
+    # Refined, since the decomposition is rounded more than its use is.
+    found = jax.lax.fori_loop(
+        0,
+        _STEPS,
+        lambda _, found: found + solve(target - product(found, matrix)),
+        jnp.zeros((len(inverses), *weights.shape), weights.dtype),
+    )
+    return best_weights(jnp.concatenate([found, weights[None]]), matrix, target)

@@ -52,7 +52,7 @@ def encode(code: GradientCode, partial_gradients: Any) -> jax.Array:
         "partial_gradients", partial_gradients, code.num_parts, "num_parts"
     )
     gradients = _messages.ravel(partial_gradients, num_batch_axes=1)
-    matrix = jnp.asarray(code.encoding_matrix)
+    matrix = _weights.working(code.encoding_matrix)
     num_blocks = code.num_segments * (2 if code.is_complex else 1)
     rows = _messages.blocks(gradients, num_blocks)
     rows = rows.reshape(code.num_parts * num_blocks, rows.shape[-1])
@@ -292,8 +292,11 @@ def weighted(code: GradientCode, weights: jax.typing.ArrayLike) -> GradientCode:
         )
     if jnp.iscomplexobj(factors):
         raise TypeError(f"weights must be real; got {factors.dtype}")
-    if not _validation.is_traced(factors) and not np.isfinite(factors).all():
-        raise ValueError(f"weights must be finite; got {factors}")
+    if not _validation.is_traced(factors):
+        # On the host, where a code that was made there keeps its precision.
+        factors = np.asarray(factors)
+        if not np.isfinite(factors).all():
+            raise ValueError(f"weights must be finite; got {factors}")
     columns = factors.repeat(code.num_segments) if code.num_segments > 1 else factors
     return dataclasses.replace(
         code,

@@ -1,0 +1,108 @@
+"""Work on some of many masks, at the price of those alone."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.custom_batching import custom_vmap
+
+
+@custom_vmap
+def in_any_lane(condition: jax.Array) -> jax.Array:
+    """`condition`, reduced by `or` over every axis of an enclosing vmap.
+
+    A condition that differs from lane to lane would turn `lax.cond` into a select
+    that always runs both branches.
+    """
+    return condition
+
+
+@in_any_lane.def_vmap
+def _in_any_lane_vmap(axis_size, in_batched, condition):
+    del axis_size, in_batched
+    return in_any_lane(condition.any(axis=0)), False
+
+
+def compute_where(
+    condition: jax.Array,
+    function: Callable[..., jax.Array],
+    default: jax.Array,
+    mapped: tuple[jax.Array, ...],
+    shared: tuple[jax.Array, ...],
+    chunk: int = 1,
+) -> jax.Array:
+    """`default`, with what `function` gives in its place where a condition holds.
+
+    Under `jax.vmap` too the cost is that of the masks for which it holds: plain vmap
+    would turn a condition into a select, and work on every mask of a study when a
+    handful need it, or none.
+
+    Args:
+      condition: bool (...), by mask.
+      function: `function(*mapped, *shared)` of one mask.
+      default: (..., *shape), shape being that of what the function gives.
+      mapped: arrays with axes (...) in front.
+      shared: arrays that all masks share. `jax.vmap` may give them axes of their own.
+      chunk: how many masks are worked on side by side. More than one pays where
+        `function` is made of products; up to that many less one are done for nothing.
+    """
+    if condition.size == 0:
+        return default
+    num_mapped = len(mapped)
+    base = [array.ndim for array in shared]
+
+    @custom_vmap
+    def compute(condition, default, *arrays):
+        batch = condition.shape
+        size = condition.size
+
+        def flatten(array):
+            return array.reshape(size, *array.shape[len(batch) :])
+
+        condition = flatten(condition)
+        mapped = [flatten(array) for array in arrays[:num_mapped]]
+        # Shared arrays with axes of their own as lists, and which entry is whose.
+        lists, owners = [], []
+        for array, ndim in zip(arrays[num_mapped:], base, strict=True):
+            own = array.shape[: array.ndim - ndim]
+            lists.append(array.reshape(-1, *array.shape[len(own) :]))
+            entries = jnp.arange(len(lists[-1])).reshape(own)
+            owners.append(jnp.broadcast_to(entries, batch).reshape(size))
+        at_once = min(chunk, size)
+        order = jnp.argsort(~condition, stable=True)
+
+        def compute_chunk(step, values):
+            places = jax.lax.dynamic_slice(order, [step * at_once], [at_once])
+            axes, own = [0] * num_mapped, [array[places] for array in mapped]
+            for entries, owner in zip(lists, owners, strict=True):
+                one = len(entries) == 1
+                axes.append(None if one else 0)
+                own.append(entries[0] if one else entries[owner[places]])
+            computed = jax.vmap(function, in_axes=axes)(*own)
+            chosen = condition[places].reshape(-1, *[1] * (values.ndim - 1))
+            return values.at[places].set(jnp.where(chosen, computed, values[places]))
+
+        num_chunks = -(-condition.sum() // at_once)
+        values = jax.lax.fori_loop(0, num_chunks, compute_chunk, flatten(default))
+        return values.reshape(default.shape)
+
+    @compute.def_vmap
+    def _(axis_size, in_batched, *arrays):
+        num_axes = arrays[0].ndim + (0 if in_batched[0] else 1)
+        first = num_mapped + 2
+        batched = [
+            array if has_axis else jnp.broadcast_to(array, (axis_size, *array.shape))
+            for array, has_axis in zip(arrays[:first], in_batched[:first], strict=True)
+        ]
+        # Axes of length one, so that their own stand before those of the masks.
+        for array, has_axis, ndim in zip(
+            arrays[first:], in_batched[first:], base, strict=True
+        ):
+            if has_axis:
+                axis, *shape = array.shape
+                ones = [1] * (num_axes - (array.ndim - ndim))
+                array = array.reshape(axis, *ones, *shape)
+            batched.append(array)
+        return compute(*batched), True
+
+    return compute(condition, default, *mapped, *shared)
