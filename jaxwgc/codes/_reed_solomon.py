@@ -7,7 +7,11 @@ import numpy as np
 from jaxwgc import _validation
 from jaxwgc.codes._gradient_code import GradientCode
 from jaxwgc.codes._nearest import nearest
-from jaxwgc.codes._roots_of_unity import best_step, vanishing_products
+from jaxwgc.codes._roots_of_unity import (
+    best_step,
+    norm_of_products,
+    vanishing_products,
+)
 
 
 def reed_solomon(
@@ -26,7 +30,8 @@ def reed_solomon(
     neighbours on the circle and the entries of B grow like a binomial coefficient:
     float32 is useless from about 50 workers, float64 from about 200. The same code
     with worker i at the point number m * i mod n, gcd(m, n) = 1, spreads the zeros;
-    `interleave` picks the m of least spectral norm of B.
+    `interleave` picks the m of least Frobenius norm of B, which is what
+    amplifies rounding.
 
     Args:
       num_workers: n, at least 1.
@@ -102,7 +107,4 @@ def _balanced_assignment(
 def _best_step(num_workers: int, num_parts: int, replication: int) -> int:
     """The step m between the points of neighbours that minimises the norm of B."""
     assignment = _balanced_assignment(num_workers, num_parts, replication)
-    return best_step(
-        num_workers,
-        lambda step: float(np.linalg.norm(vanishing_products(assignment, step), 2)),
-    )
+    return best_step(num_workers, lambda step: norm_of_products(assignment, step))
