@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxwgc import _decoders, _validation
 from jaxwgc.codes._gradient_code import GradientCode
@@ -75,7 +76,18 @@ def check_received(code: GradientCode, received: Any) -> jax.Array:
             f"received must have shape (..., num_workers) with num_workers = "
             f"{code.num_workers}; got {received.shape}"
         )
+    mesh, spec = _explicit_sharding(received)
+    if spec and spec[-1] is not None:
+        whole_rows = NamedSharding(mesh, PartitionSpec(*spec[:-1], None))
+        received = jax.sharding.reshard(received, whole_rows)
     return received
+
+
+def _explicit_sharding(array):
+    """Mesh and spec of an array with a sharding in its type; None, None without."""
+    sharding = jax.typeof(array).sharding
+    is_explicit = AxisType.Explicit in sharding.mesh.axis_types
+    return (sharding.mesh, sharding.spec) if is_explicit else (None, None)
 
 
 def check_one_round(code: GradientCode, received: Any) -> jax.Array:
@@ -116,6 +128,17 @@ def solve(code: GradientCode, mask: jax.Array, decoder: str) -> jax.Array:
     scale = target_scale(code).astype(matrix.dtype)
     matrix, target = matrix / scale, target / scale
     assignment = jnp.asarray(code.assignment)
+    decode = functools.partial(_solve_clusters, code, decoder)
+    mesh, spec = _explicit_sharding(mask)
+    if spec:
+        # Inside, where masks go side by side and are sorted, the compiler may choose.
+        by_batch = NamedSharding(mesh, PartitionSpec(*spec[:-1], None, None))
+        decode = jax.sharding.auto_axes(decode, out_sharding=by_batch)
+    return decode(mask, matrix, assignment, target)
+
+
+def _solve_clusters(code, decoder, mask, matrix, assignment, target):
+    """The same, cluster by cluster."""
     decode = functools.partial(_solve_cluster, code, decoder)
     clusters = code.num_clusters
     if clusters == 1:

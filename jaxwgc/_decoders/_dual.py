@@ -107,6 +107,6 @@ def dual_weights(
         return found, found
 
     # The miss is rounding in the end, which differs from step to step.
-    start = jnp.zeros_like(weights)
+    start = jnp.where(received, jnp.zeros((1, 1), weights.dtype), 0)
     _, found = jax.lax.scan(refine, start, None, length=_STEPS)
     return best_weights(jnp.concatenate([found[::-1], weights[None]]), matrix, target)

@@ -86,7 +86,6 @@ def scaled_rows(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
 def _conjugate_gradients(masks, matrix, target):
     """Weights (T, num_segments, num_messages), and for which masks they are minima."""
     precision = jnp.finfo(matrix.dtype)
-    num_messages = masks.shape[-1]
     max_steps = 4 * min(matrix.shape) + 10
     adjoint = matrix.conj().T
     gram = product(matrix, adjoint)
@@ -160,8 +159,9 @@ def _conjugate_gradients(masks, matrix, target):
         )
         return jax.lax.while_loop(unfinished, advance, start)[1:3]
 
-    weights = jnp.zeros((len(masks), len(target), num_messages), matrix.dtype)
-    longest = jnp.zeros(weights.shape[:-1], row_norms.dtype)
+    # Made of the mask, so that under shard_map they vary with the device as it does.
+    weights = jnp.where(mask, jnp.zeros((len(target), 1), matrix.dtype), 0)
+    longest = squared_norm(weights)
     # The second time starts from a miss that is computed anew, so without the rounding
     # that has gathered, and has nothing to do where the first was enough.
     weights, longest = jax.lax.fori_loop(0, 2, improve, (weights, longest))
@@ -212,9 +212,9 @@ def solve_by_svd(
 
     # Refined, since the decomposition is rounded more than its use is.
     found = jax.lax.fori_loop(
-        0,
+        1,
         _STEPS,
         lambda _, found: found + solve(target - product(found, matrix)),
-        jnp.zeros((len(inverses), *weights.shape), weights.dtype),
+        solve(target),
     )
     return best_weights(jnp.concatenate([found, weights[None]]), matrix, target)

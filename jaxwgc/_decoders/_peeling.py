@@ -28,7 +28,6 @@ def peeling(received: jax.Array, assignment: jax.Array) -> jax.Array:
     dtype = jnp.result_type(float)
     matrix = assignment.astype(dtype)
     num_parts = matrix.shape[1]
-    batch = received.shape[:-1]
 
     def unfinished(state):
         return state[0]
@@ -46,12 +45,14 @@ def peeling(received: jax.Array, assignment: jax.Array) -> jax.Array:
             jnp.where(single, round_number, message_round),
         )
 
+    # Made of the mask, so that under shard_map they vary with the device as it does.
+    unknown = jnp.where(received[..., :1], jnp.ones(num_parts, bool), True)
     start = (
-        jnp.asarray(True),
+        unknown.any(),
         jnp.zeros((), jnp.int32),
-        jnp.ones((*batch, num_parts), bool),
-        jnp.full((*batch, num_parts), -1),
-        jnp.full(received.shape, -1),
+        unknown,
+        jnp.where(unknown, -1, 0),
+        jnp.where(received, -1, -1),
     )
     _, num_rounds, unknown, part_round, message_round = jax.lax.while_loop(
         unfinished, peel, start
@@ -73,7 +74,7 @@ def peeling(received: jax.Array, assignment: jax.Array) -> jax.Array:
         0,
         num_rounds,
         unpeel,
-        (jnp.zeros(received.shape, dtype), recovered.astype(dtype)),
+        (jnp.where(received, jnp.zeros((), dtype), 0), recovered.astype(dtype)),
     )
     num_recovered = recovered.sum(-1, keepdims=True)
     weights = weights * (num_parts / jnp.maximum(num_recovered, 1))
