@@ -18,6 +18,19 @@ def is_traced(*values: Any) -> bool:
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values))
 
 
+def dtype_of(value: Any) -> np.dtype:
+    """The dtype of an array, or of what NumPy makes of a number or list."""
+    dtype = getattr(value, "dtype", None)
+    return np.asarray(value).dtype if dtype is None else dtype
+
+
+def check_bool(name: str, value: Any) -> bool:
+    """`value`, which must be True or False."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be True or False; got {value!r}")
+    return bool(value)
+
+
 def check_int(name: str, value: Any, minimum: int | None = None) -> int:
     """`value` as a Python int; numpy integers pass, bools and floats do not."""
     if isinstance(value, bool | np.bool_):
@@ -48,12 +61,15 @@ def check_number(
     minimum: float | None = None,
     maximum: float | None = None,
     positive: bool = False,
+    traceable: bool = True,
 ) -> None:
     """A real scalar within its bounds; bounds of a traced value are not checked."""
     is_number = isinstance(value, int | float | np.number | np.ndarray | jax.Array)
-    if not is_number or np.ndim(value) != 0 or np.iscomplexobj(value):
+    if not is_number or np.ndim(value) != 0 or not _is_any(value, "real numbers"):
         raise TypeError(f"{name} must be a real scalar; got {value!r}")
     if is_traced(value):
+        if not traceable:
+            raise TypeError(f"{name} must be concrete, not traced; got {value!r}")
         return
     if np.isnan(value):
         raise ValueError(f"{name} must be a number; got {value}")
@@ -102,6 +118,32 @@ def check_leading_axis(name: str, tree: Any, size: int, axis_name: str) -> None:
             raise ValueError(
                 f"{name}{jax.tree_util.keystr(path)} must have a leading axis of "
                 f"{axis_name} = {size}; got shape {shape}"
+            )
+
+
+# What the entries of an array may be, by the words of the message.
+_KINDS = {
+    "numbers or bools": (jnp.number, jnp.bool_),
+    "numbers": (jnp.number,),
+    "real numbers or bools": (jnp.floating, jnp.integer, jnp.bool_),
+    "real numbers": (jnp.floating, jnp.integer),
+    "real or complex floats": (jnp.inexact,),
+    "real floats": (jnp.floating,),
+}
+
+
+def _is_any(value, kind):
+    dtype = dtype_of(value)
+    return any(jnp.issubdtype(dtype, own) for own in _KINDS[kind])
+
+
+def check_dtypes(name: str, tree: Any, kind: str) -> None:
+    """Every leaf of `tree` has entries of a kind in `_KINDS`."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if not _is_any(leaf, kind):
+            raise TypeError(
+                f"{name}{jax.tree_util.keystr(path)} must be {kind}; got "
+                f"{dtype_of(leaf)}"
             )
 
 
