@@ -5,6 +5,22 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+
+def promoted(leaf: Any) -> jax.Array:
+    """`leaf` as a JAX array of floats of at least 32 bits, real or complex.
+
+    Integers and bools become default floats. NumPy's do so in NumPy, since JAX's may
+    have fewer bits.
+    """
+    array = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
+    dtype = array.dtype
+    if not jnp.issubdtype(dtype, jnp.inexact):
+        array = array.astype(jnp.result_type(float))
+    elif jnp.finfo(dtype).bits < 32:
+        array = array.astype(jnp.float32)
+    return jnp.asarray(array)
 
 
 def ravel(tree: Any, num_batch_axes: int = 0) -> jax.Array:
@@ -14,14 +30,12 @@ def ravel(tree: Any, num_batch_axes: int = 0) -> jax.Array:
     bfloat16 or float16 are coded in float32. A complex leaf gives its real parts,
     then its imaginary parts.
     """
-    leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(tree)]
-    dtype = jnp.result_type(jnp.float32, *(_real_dtype(leaf) for leaf in leaves))
-    batch = leaves[0].shape[:num_batch_axes]
     rows = []
-    for leaf in leaves:
+    for leaf in map(promoted, jax.tree.leaves(tree)):
+        batch = leaf.shape[:num_batch_axes]
         row = leaf.reshape(*batch, math.prod(leaf.shape[num_batch_axes:]))
         rows += [row.real, row.imag] if jnp.iscomplexobj(row) else [row]
-    return jnp.concatenate([row.astype(dtype) for row in rows], axis=-1)
+    return jnp.concatenate(rows, axis=-1)
 
 
 def unravel(flat: jax.Array, like: Any) -> Any:
@@ -37,7 +51,8 @@ def unravel(flat: jax.Array, like: Any) -> Any:
         if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
             row = jax.lax.complex(row, flat[..., start : start + size])
             start += size
-        unraveled.append(row.reshape(*batch, *leaf.shape).astype(leaf.dtype))
+        dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)
+        unraveled.append(row.reshape(*batch, *leaf.shape).astype(dtype))
     return jax.tree.unflatten(structure, unraveled)
 
 
@@ -76,7 +91,3 @@ def real_form(matrix: jax.Array) -> jax.Array:
 
 def _is_complex(leaf):
     return jnp.issubdtype(leaf.dtype, jnp.complexfloating)
-
-
-def _real_dtype(leaf):
-    return jnp.finfo(leaf.dtype).dtype if _is_complex(leaf) else leaf.dtype

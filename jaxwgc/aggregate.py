@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from optax.experimental import aggregating
 
-from jaxwgc import _combining, _validation, _weights, coding
+from jaxwgc import _combining, _messages, _validation, _weights, coding
 from jaxwgc._decoders import product
 from jaxwgc.codes import GradientCode
 from jaxwgc.codes._gradient_code import check_code
@@ -202,9 +202,9 @@ def _weighted_sum(updates, weights):
     """Sum over the leading axis, in at least float32 as messages are."""
 
     def of_leaf(leaf):
-        dtype = jnp.result_type(leaf.dtype, jnp.float32)
-        flat = leaf.reshape(len(leaf), -1).astype(dtype)
-        summed = product(weights.astype(dtype), flat)
-        return summed.reshape(leaf.shape[1:]).astype(leaf.dtype)
+        wide = _messages.promoted(leaf)
+        flat = wide.reshape(len(wide), -1)
+        summed = product(weights.astype(flat.dtype), flat)
+        return summed.reshape(wide.shape[1:]).astype(leaf.dtype)
 
     return jax.tree.map(of_leaf, updates)

@@ -5,8 +5,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jaxwgc import _combining, _validation, _weights
+from jaxwgc import _combining, _messages, _validation, _weights
 from jaxwgc._decoders import product
 from jaxwgc.codes import GradientCode
 from jaxwgc.codes._gradient_code import check_code
@@ -33,6 +34,7 @@ def partial_value_and_grad(loss: Callable[..., Any], has_aux: bool = False) -> C
 
     Raises:
       ValueError: where the leaves of parts differ in their leading axis.
+      TypeError: where loss gives no scalar of real floats, or params are not floats.
 
     Example:
       >>> import jax.numpy as jnp, jaxwgc
@@ -48,12 +50,14 @@ def partial_value_and_grad(loss: Callable[..., Any], has_aux: bool = False) -> C
       The paper's section 2.1 (partial gradients g_j).
     """
     value_and_grad = jax.vmap(
-        jax.value_and_grad(loss, has_aux=has_aux), in_axes=(None, 0)
+        jax.value_and_grad(_checked(loss, has_aux), has_aux=True), in_axes=(None, 0)
     )
 
     def partial(params, parts):
+        _validation.check_dtypes("params", params, "real or complex floats")
         _check_parts(parts)
-        return value_and_grad(params, parts)
+        (values, aux), gradients = value_and_grad(params, parts)
+        return ((values, aux) if has_aux else values), gradients
 
     return partial
 
@@ -82,13 +86,15 @@ def decoded_value_and_grad(
     Returns:
       A function of `params`, `parts` (leaves (num_parts, ...)) and `received` (as for
       `jaxwgc.decoding_weights`, without batch axes). It returns `(value, gradient)`:
-      the scalar sum over j of c_j loss_j, and a pytree like params. With has_aux,
+      the scalar sum over j of c_j loss_j, in at least float32, and a pytree like
+      params. With has_aux,
       `((value, aux), gradient)`, leaves of aux (num_parts, ...).
 
     Raises:
       ValueError: where the leading axis of parts is not num_parts, or received has the
         wrong shape.
-      TypeError: where code is no code, received is not bool or loss no scalar.
+      TypeError: where code is no code, received is not bool, loss gives no scalar of
+        real floats, or params are not floats.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxwgc
@@ -106,38 +112,67 @@ def decoded_value_and_grad(
     """
     check_code(code)
     decoder = _weights.check_decoder(code, decoder)
+    losses = jax.vmap(_checked(loss, has_aux), in_axes=(None, 0))
 
     def decoded(params, parts, received):
         received = _weights.check_one_round(code, received)
+        _validation.check_dtypes("params", params, "real or complex floats")
         _validation.check_leading_axis("parts", parts, code.num_parts, "num_parts")
 
-        def losses(params):
-            outputs = jax.vmap(loss, in_axes=(None, 0))(params, parts)
-            if has_aux:
-                return outputs
-            if not isinstance(outputs, jax.Array):
-                raise TypeError(
-                    "loss must return a scalar, or (scalar, aux) with has_aux; got "
-                    f"{jax.tree.structure(outputs)}"
-                )
-            return outputs, None
-
-        values, backward, aux = jax.vjp(losses, params, has_aux=True)
-        if values.shape != (code.num_parts,):
-            raise TypeError(
-                f"loss must return a scalar; got an array of {values.shape[1:]}"
-            )
+        values, backward, aux = jax.vjp(
+            lambda params: losses(params, parts), params, has_aux=True
+        )
 
         def weighted_sum(weights):
-            return backward(weights.astype(values.dtype))[0]
+            # A large weight would overflow on its way back through a loss in half
+            # precision, so the loss sees weights of at most one.
+            _, exponent = jnp.frexp(jnp.max(jnp.abs(weights)))
+            # Of every float a power of two, which is exact.
+            scale = jnp.ldexp(jnp.ones_like(weights[0]), jnp.clip(exponent, -126, 126))
+            [sums] = backward((weights / scale).astype(values.dtype))
+
+            def scaled(leaf):
+                wide = _messages.promoted(leaf)
+                return (wide * scale.astype(wide.dtype)).astype(leaf.dtype)
+
+            return jax.tree.map(scaled, sums)
 
         mask = _weights.message_mask(code, received)
         mixing = _weights.mixing(code, _weights.solve(code, mask, decoder))
         gradient = _combining.combine_partials(code, mixing, weighted_sum)
+        values = _messages.promoted(values)
         value = product(_weights.effective(mixing).astype(values.dtype), values)
         return ((value, aux) if has_aux else value), gradient
 
     return decoded
+
+
+def _checked(loss, has_aux):
+    """`loss` with its result as (scalar, aux), and the scalar a real float."""
+
+    def checked(params, part):
+        outputs = loss(params, part)
+        value, aux = outputs, None
+        if has_aux:
+            if not (isinstance(outputs, tuple) and len(outputs) == 2):
+                raise TypeError(
+                    "loss must return (scalar, aux) with has_aux; got "
+                    f"{jax.tree.structure(outputs)}"
+                )
+            value, aux = outputs
+        if not jax.tree_util.all_leaves([value]):
+            raise TypeError(
+                "loss must return a scalar, or (scalar, aux) with has_aux; got "
+                f"{jax.tree.structure(outputs)}"
+            )
+        if np.shape(value):
+            raise TypeError(
+                f"loss must return a scalar; got an array of {np.shape(value)}"
+            )
+        _validation.check_dtypes("loss's result", value, "real floats")
+        return jnp.asarray(value), aux
+
+    return checked
 
 
 def _check_parts(parts):
