@@ -107,7 +107,9 @@ def check_key(key: Any, name: str = "key") -> jax.Array:
     return key
 
 
-def check_leading_axis(name: str, tree: Any, size: int, axis_name: str) -> None:
+def check_leading_axis(
+    name: str, tree: Any, size: int, axis_name: str, hint: str = ""
+) -> None:
     """Every leaf of `tree` has a leading axis of `size`."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     if not leaves:
@@ -117,8 +119,55 @@ def check_leading_axis(name: str, tree: Any, size: int, axis_name: str) -> None:
         if not shape or shape[0] != size:
             raise ValueError(
                 f"{name}{jax.tree_util.keystr(path)} must have a leading axis of "
-                f"{axis_name} = {size}; got shape {shape}"
+                f"{axis_name} = {size}; got shape {shape}{hint}"
             )
+
+
+def shapes_of(tree: Any, num_batch_axes: int = 0) -> Any:
+    """A pytree like `tree` without arrays: in place of each a dict, its shape the key.
+
+    Made of dicts and tuples alone, so that a state that holds it can be saved by
+    whatever saves pytrees.
+    """
+    return jax.tree.map(lambda leaf: {str(jnp.shape(leaf)[num_batch_axes:]): ()}, tree)
+
+
+_ORDER = (
+    " (an aggregator goes first in optax.chain, and only one; what wraps an optimizer, "
+    "such as optax.MultiSteps, goes around those after it)"
+)
+
+
+def check_updates(
+    updates: Any, size: int, axis_name: str, params: Any, shapes: Any
+) -> None:
+    """Updates of an aggregator are like params, with a leading axis in front.
+
+    Where params are None, `shapes` are those that `init` has seen; None if it has seen
+    none either.
+    """
+    check_leading_axis("updates", updates, size, axis_name, _ORDER)
+    check_dtypes("updates", updates, "real or complex floats")
+    expected = shapes if params is None else shapes_of(params)
+    found = shapes_of(updates, num_batch_axes=1)
+    if expected is None or jax.tree.structure(expected) == jax.tree.structure(found):
+        return
+    expected, found = _by_path(expected), _by_path(found)
+    paths = [path for path in found | expected if found.get(path) != expected.get(path)]
+    path = paths[0] if paths else ""
+    raise ValueError(
+        f"updates{path} must be like params{path} with a leading axis of {axis_name} = "
+        f"{size} in front; behind that axis got shape {found.get(path)} for params of "
+        f"{expected.get(path)}{_ORDER}"
+    )
+
+
+def _by_path(shapes):
+    """The shapes in the keys of `shapes_of`, by the paths of their leaves."""
+    leaves = jax.tree_util.tree_leaves_with_path(
+        shapes, is_leaf=lambda node: isinstance(node, dict) and [()] == [*node.values()]
+    )
+    return {jax.tree_util.keystr(path): next(iter(leaf)) for path, leaf in leaves}
 
 
 # What the entries of an array may be, by the words of the message.
@@ -129,6 +178,7 @@ _KINDS = {
     "real numbers": (jnp.floating, jnp.integer),
     "real or complex floats": (jnp.inexact,),
     "real floats": (jnp.floating,),
+    "bools": (jnp.bool_,),
 }
 
 
@@ -169,3 +219,24 @@ def check_replication(
             f"num_workers = {num_workers}"
         )
     return replication
+
+
+def host_array(name: str, value: Any, kind: str, num_axes: int) -> np.ndarray:
+    """`value` in NumPy, all of whose entries are finite and of that kind."""
+    if is_traced(value):
+        raise TypeError(
+            f"{name} must be concrete, since its entries are checked; got a traced one"
+        )
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{name} must be an array, or rows of one length") from error
+    check_dtypes(name, array, kind)
+    if array.ndim != num_axes or not array.size:
+        raise ValueError(
+            f"{name} must have {num_axes} axes, none of them empty; got shape "
+            f"{array.shape}"
+        )
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} must be finite; got {array}")
+    return array

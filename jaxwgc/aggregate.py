@@ -34,6 +34,8 @@ class CodedAggregateState(NamedTuple):
       residual: float scalar, norm of a^T B - target in the last round; the square root
         of `jaxwgc.decoding_error`. Absolute, where `tolerance` is relative.
       num_undecodable: int32 scalar, rounds so far in which too few workers answered.
+      shapes: those of params, as keys in a pytree without arrays. They tell partial
+        gradients from others where `update` is called without params.
     """
 
     key: jax.Array
@@ -42,6 +44,7 @@ class CodedAggregateState(NamedTuple):
     elapsed: jax.Array
     residual: jax.Array
     num_undecodable: jax.Array
+    shapes: Any
 
 
 def coded_aggregate(
@@ -90,8 +93,9 @@ def coded_aggregate(
       transformation with extra arguments. Its state is a `CodedAggregateState`.
 
     Raises:
-      ValueError: where an argument breaks its rule, or (at `update`) a leaf's leading
-        axis is not num_parts or `received` has the wrong shape.
+      ValueError: where an argument breaks its rule, or (at `update`) updates are not
+        like params with a leading axis of num_parts in front, or `received` has the
+        wrong shape.
       TypeError: where the code, model, key, updates or `received` have the wrong type.
 
     Example:
@@ -126,7 +130,6 @@ def coded_aggregate(
     loads = jnp.asarray(code.loads, jnp.result_type(float))
 
     def init(params):
-        del params
         return CodedAggregateState(
             # A copy, so that donating the state leaves the caller's key alone.
             key=jnp.array(key, copy=True),
@@ -135,17 +138,14 @@ def coded_aggregate(
             elapsed=jnp.zeros((), loads.dtype),
             residual=jnp.zeros((), loads.dtype),
             num_undecodable=jnp.zeros((), jnp.int32),
+            shapes=_validation.shapes_of(params),
         )
 
     def update(updates, state, params=None, *, received=None, elapsed=None, **extra):
-        del params, extra
-        _validation.check_leading_axis("updates", updates, code.num_parts, "num_parts")
-        for path, leaf in jax.tree_util.tree_leaves_with_path(updates):
-            if not jnp.issubdtype(leaf.dtype, jnp.inexact):
-                raise TypeError(
-                    f"updates{jax.tree_util.keystr(path)} must be real or complex "
-                    f"floats; got {leaf.dtype}"
-                )
+        del extra
+        _validation.check_updates(
+            updates, code.num_parts, "num_parts", params, state.shapes
+        )
         next_key, stragglers = state.key, state.stragglers
         if received is None:
             if elapsed is not None:
@@ -193,6 +193,7 @@ def coded_aggregate(
             elapsed=(state.elapsed + elapsed).astype(state.elapsed.dtype),
             residual=residual.astype(state.residual.dtype),
             num_undecodable=state.num_undecodable + failed.astype(jnp.int32),
+            shapes=state.shapes,
         )
 
     return aggregating.Aggregator(init, update)
