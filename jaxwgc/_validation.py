@@ -197,6 +197,32 @@ def check_dtypes(name: str, tree: Any, kind: str) -> None:
             )
 
 
+def check_model(name: str, model: Any, loads: Any) -> None:
+    """A straggler model that gives rounds of as many workers; nothing is drawn."""
+    if not (hasattr(model, "init") and hasattr(model, "sample")):
+        raise TypeError(f"{name} must be a StragglerModel; got {model!r}")
+    num_workers = len(loads)
+    state = model.init(num_workers)
+    found = jax.eval_shape(
+        lambda key: model.sample(key, state, loads), jax.random.key(0)
+    )
+    arrivals = found[0] if isinstance(found, tuple) and len(found) == 2 else None
+    received, elapsed = (
+        getattr(arrivals, field, None) for field in ("received", "elapsed")
+    )
+    if not (
+        np.shape(received) == (num_workers,)
+        and _is_any(received, "bools")
+        and np.shape(elapsed) == ()
+        and _is_any(elapsed, "real numbers")
+    ):
+        raise TypeError(
+            f"{name} must be a StragglerModel, whose sample gives (arrivals, state) "
+            f"with bools received ({num_workers},) and a real scalar elapsed; got one "
+            f"that gives {found}: {model!r}"
+        )
+
+
 def check_stragglers(num_stragglers: Any, num_workers: int) -> int:
     """A number of stragglers that leaves at least one worker to answer."""
     num_stragglers = check_int("num_stragglers", num_stragglers, minimum=0)

@@ -128,6 +128,7 @@ def coded_aggregate(
     _validation.check_number("tolerance", tolerance, minimum=0)
     decoder = _weights.check_decoder(code, decoder)
     loads = jnp.asarray(code.loads, jnp.result_type(float))
+    _validation.check_model("model", model, loads)
 
     def init(params):
         return CodedAggregateState(
@@ -159,7 +160,9 @@ def coded_aggregate(
             if code.messages_per_worker > 1 and arrivals.finished is not None:
                 received = arrivals.finished
         elapsed = 0.0 if elapsed is None else elapsed
-        _validation.check_number("elapsed", elapsed)
+        _validation.check_number("elapsed", elapsed, minimum=0)
+        # A traced time that is none shows in the sum.
+        elapsed = jnp.where(elapsed >= 0, elapsed, jnp.nan)
         received = _weights.check_one_round(code, received)
 
         mask = _weights.message_mask(code, received)

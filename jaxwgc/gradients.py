@@ -49,6 +49,7 @@ def partial_value_and_grad(loss: Callable[..., Any], has_aux: bool = False) -> C
     References:
       The paper's section 2.1 (partial gradients g_j).
     """
+    has_aux = _validation.check_bool("has_aux", has_aux)
     value_and_grad = jax.vmap(
         jax.value_and_grad(_checked(loss, has_aux), has_aux=True), in_axes=(None, 0)
     )
@@ -86,8 +87,7 @@ def decoded_value_and_grad(
     Returns:
       A function of `params`, `parts` (leaves (num_parts, ...)) and `received` (as for
       `jaxwgc.decoding_weights`, without batch axes). It returns `(value, gradient)`:
-      the scalar sum over j of c_j loss_j, in at least float32, and a pytree like
-      params. With has_aux,
+      the scalar sum over j of c_j loss_j, and a pytree like params. With has_aux,
       `((value, aux), gradient)`, leaves of aux (num_parts, ...).
 
     Raises:
@@ -112,6 +112,7 @@ def decoded_value_and_grad(
     """
     check_code(code)
     decoder = _weights.check_decoder(code, decoder)
+    has_aux = _validation.check_bool("has_aux", has_aux)
     losses = jax.vmap(_checked(loss, has_aux), in_axes=(None, 0))
 
     def decoded(params, parts, received):
@@ -140,8 +141,9 @@ def decoded_value_and_grad(
         mask = _weights.message_mask(code, received)
         mixing = _weights.mixing(code, _weights.solve(code, mask, decoder))
         gradient = _combining.combine_partials(code, mixing, weighted_sum)
-        values = _messages.promoted(values)
-        value = product(_weights.effective(mixing).astype(values.dtype), values)
+        wide = _messages.promoted(values)
+        value = product(_weights.effective(mixing).astype(wide.dtype), wide)
+        value = value.astype(values.dtype)
         return ((value, aux) if has_aux else value), gradient
 
     return decoded

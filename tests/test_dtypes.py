@@ -107,8 +107,9 @@ class TestLosses:
         # A few roundings of the dtype, in sums that cancel by a factor of at most ten.
         bound = 16 * float(jnp.finfo(dtype).eps)
         assert share_of_miss(gradient, truth) < bound
-        assert value.dtype == np.float32
-        assert share_of_miss(value, code.target @ np.asarray(values, float)) < 1e-2
+        assert value.dtype == dtype
+        if np.isfinite(value):
+            assert share_of_miss(value, code.target @ np.float64(values)) < bound
         messages = jaxwgc.encode(code, gradients)
         by_messages = jaxwgc.decode(code, messages, LOST_TWO, params)
         assert share_of_miss(by_messages, truth) < bound

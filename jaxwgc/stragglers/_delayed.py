@@ -51,6 +51,8 @@ def delayed(delay: DelayModel, wait: WaitingRule) -> StragglerModel:
         loads = loads_of(loads)
         times, state = delay.sample(delay_key, state, loads)
         arrivals = wait(wait_key, times)
+        if not isinstance(arrivals, Arrivals):
+            raise TypeError(f"wait must be a waiting rule; got one giving {arrivals!r}")
         if arrivals.finished is None:
             arrivals = arrivals._replace(
                 finished=_finished_parts(loads, times, arrivals)

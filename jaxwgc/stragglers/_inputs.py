@@ -16,8 +16,9 @@ def loads_of(loads: Any) -> jax.Array:
 
 
 def times_of(times: Any) -> jax.Array:
-    """Finish times (num_workers,); NaN in the place of traced ones below 0."""
+    """Times in at least float32; NaN in the place of traced ones below 0."""
     times = _vector("times", times, "at least 0, and infinity where never")
+    times = _messages.promoted(times)
     return jnp.where(times >= 0, times, jnp.nan)
 
 
@@ -40,4 +41,6 @@ def _vector(name, value, rule, largest=None):
             raise ValueError(
                 f"{name} must be {rule}; got {name}[{first}] = {values[first]}"
             )
-    return _messages.promoted(array)
+    # Half precision stays half: how coarse times are is judged by it.
+    is_half = jnp.issubdtype(array.dtype, jnp.floating) and array.dtype.itemsize == 2
+    return jnp.asarray(array) if is_half else _messages.promoted(array)
