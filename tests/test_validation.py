@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import jaxwgc
 from jaxwgc import _validation
 
 
@@ -68,7 +69,11 @@ class TestNumber:
         assert _validation.check_number("rate", value, minimum=0, maximum=1) is None
 
     @pytest.mark.parametrize(
-        "value", ["1", None, 1j, np.complex64(1), np.ones(1), [1.0], {}, jnp.ones(2)]
+        "value",
+        [
+            *("1", None, 1j, np.complex64(1), np.ones(1), [1.0], {}, jnp.ones(2)),
+            *(True, np.True_, np.array(False), jnp.array(True), np.array("1")),
+        ],
     )
     def test_other_types(self, value):
         with pytest.raises(TypeError, match="rate must be a real scalar; got "):
@@ -100,6 +105,69 @@ class TestNumber:
         )
         with pytest.raises(TypeError, match="rate must be a real scalar"):
             jax.jit(check)(np.ones(2))
+
+    def test_values_that_must_not_be_traced(self):
+        def check(value):
+            _validation.check_number("rate", value, traceable=False)
+            return value
+
+        assert check(0.5) == 0.5
+        with pytest.raises(TypeError, match="rate must be concrete, not traced; got"):
+            jax.jit(check)(0.5)
+
+
+class TestBool:
+    def test_bools(self):
+        assert _validation.check_bool("flag", True) is True
+        assert _validation.check_bool("flag", np.False_) is False
+
+    @pytest.mark.parametrize("value", ["no", 0, 1, None, np.ones(1, bool), 1.0])
+    def test_other_types(self, value):
+        with pytest.raises(TypeError, match="flag must be True or False; got "):
+            _validation.check_bool("flag", value)
+        with pytest.raises(TypeError, match="interleave must be True or False; got "):
+            jaxwgc.codes.reed_solomon(6, 6, 3, interleave=value)
+        with pytest.raises(TypeError, match="has_aux must be True or False; got "):
+            jaxwgc.partial_value_and_grad(jnp.sum, has_aux=value)
+        with pytest.raises(TypeError, match="has_aux must be True or False; got "):
+            jaxwgc.decoded_value_and_grad(jnp.sum, jaxwgc.codes.uncoded(2), value)
+
+
+class TestDtypes:
+    leaves = {
+        "bools": [np.ones(2, bool), True, [False]],
+        "real numbers": [1, 1.5, np.ones(2, np.uint8), jnp.ones(2, jnp.bfloat16)],
+        "numbers": [1j, jnp.ones(2, jnp.complex64)],
+        None: ["a", object(), np.array(None), jax.random.key(0), np.array(["a"])],
+    }
+
+    def accepted(self, kind, leaf):
+        try:
+            _validation.check_dtypes("tree", {"x": [leaf]}, kind)
+        except TypeError as error:
+            assert str(error).startswith("tree['x'][0]")
+            assert f" must be {kind}; got " in str(error)
+            return False
+        return True
+
+    @pytest.mark.parametrize("own", leaves)
+    def test_kinds(self, own):
+        contains = {
+            "bools": {"bools", "real numbers or bools", "numbers or bools"},
+            "real numbers": {
+                *("real numbers", "real numbers or bools"),
+                *("numbers", "numbers or bools"),
+            },
+            "numbers": {"numbers", "numbers or bools", "real or complex floats"},
+            None: set(),
+        }[own]
+        for leaf in self.leaves[own]:
+            for kind in _validation._KINDS:
+                if "floats" in kind and own == "real numbers":
+                    floats = jnp.issubdtype(_validation.dtype_of(leaf), jnp.floating)
+                    assert self.accepted(kind, leaf) == floats
+                else:
+                    assert self.accepted(kind, leaf) == (kind in contains)
 
 
 class TestKey:
