@@ -61,15 +61,17 @@ def coded_aggregate(
 
     Put it first in `optax.chain`, or as the aggregator in
     `optax.experimental.aggregating.process`. Its updates have a leading axis of
-    num_parts; what it returns is like params. Partial gradients come from
+    num_parts; what it returns is like params. So `optax.MultiSteps`,
+    `optax.apply_if_finite`, `optax.flatten` and other wrappers go around the
+    transformations behind it, not around the chain. Partial gradients come from
     `jaxwgc.partial_value_and_grad`, and their sum, not their mean, is what an exact
     code decodes.
 
     Every round draws who answers from the straggler model, and for a code of several
     messages a worker, how many parts each has finished. A mask of workers (or numbers
     of parts) that were observed instead goes in as `received`, an extra argument of
-    `update`, with `elapsed` beside it if the round's time is to be counted; then the
-    model is not asked. (`aggregating.process` hands extra arguments to its pre- and
+    `update`, with `elapsed` beside it if the round's time is to be counted (a traced
+    one below 0 makes the sum NaN); then the model is not asked. (`aggregating.process` hands extra arguments to its pre- and
     postprocessor, too: wrap those that take none in `optax.with_extra_args_support`.)
 
     Args:
@@ -97,6 +99,8 @@ def coded_aggregate(
         like params with a leading axis of num_parts in front, or `received` has the
         wrong shape.
       TypeError: where the code, model, key, updates or `received` have the wrong type.
+        A model that gives no rounds for the workers of the code is found here, before
+        the first update.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxwgc, optax

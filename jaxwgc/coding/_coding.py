@@ -75,7 +75,8 @@ def decoding_weights(
       code: a gradient code.
       received: bool (..., num_workers), the workers that answered. For a code of
         several messages a worker also integers, the number of its parts that each
-        worker has finished (`Arrivals.finished` of a straggler model).
+        worker has finished (`Arrivals.finished` of a straggler model); a traced number
+        of more parts than it has counts as no answer.
       decoder: None for the code's own, or one by name that fits the code:
 
         - `"least_squares"`, any code: the weights of least norm among those of least
@@ -100,8 +101,8 @@ def decoding_weights(
       segments (..., num_segments, num_messages), the weights for each segment.
 
     Raises:
-      ValueError: where received has the wrong shape, or the decoder does not fit the
-        code.
+      ValueError: where received has the wrong shape or counts more parts than there
+        are, or the decoder does not fit the code.
       TypeError: where received is not bool, nor integers for a code of several
         messages.
 
