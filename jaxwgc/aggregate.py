@@ -71,8 +71,9 @@ def coded_aggregate(
     messages a worker, how many parts each has finished. A mask of workers (or numbers
     of parts) that were observed instead goes in as `received`, an extra argument of
     `update`, with `elapsed` beside it if the round's time is to be counted (a traced
-    one below 0 makes the sum NaN); then the model is not asked. (`aggregating.process` hands extra arguments to its pre- and
-    postprocessor, too: wrap those that take none in `optax.with_extra_args_support`.)
+    one below 0 makes the sum NaN); then the model is not asked.
+    (`aggregating.process` hands extra arguments to its pre- and postprocessor, too:
+    wrap those that take none in `optax.with_extra_args_support`.)
 
     Args:
       code: a gradient code.
