@@ -24,6 +24,12 @@ def dtype_of(value: Any) -> np.dtype:
     return np.asarray(value).dtype if dtype is None else dtype
 
 
+def check_callable(name: str, value: Any) -> None:
+    """A function, or what can be called like one."""
+    if not callable(value):
+        raise TypeError(f"{name} must be a function; got {value!r}")
+
+
 def check_bool(name: str, value: Any) -> bool:
     """`value`, which must be True or False."""
     if not isinstance(value, bool | np.bool_):
@@ -179,6 +185,7 @@ _KINDS = {
     "real or complex floats": (jnp.inexact,),
     "real floats": (jnp.floating,),
     "bools": (jnp.bool_,),
+    "numbers, bools or keys": (jnp.number, jnp.bool_, jax.dtypes.prng_key),
 }
 
 
@@ -187,13 +194,17 @@ def _is_any(value, kind):
     return any(jnp.issubdtype(dtype, own) for own in _KINDS[kind])
 
 
-def check_dtypes(name: str, tree: Any, kind: str) -> None:
-    """Every leaf of `tree` has entries of a kind in `_KINDS`."""
+def check_dtypes(name: str, tree: Any, kind: str, abstract: bool = False) -> None:
+    """Every leaf of `tree` has entries of a kind in `_KINDS`.
+
+    With `abstract` it need not have any, and may be a `jax.ShapeDtypeStruct`.
+    """
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        if not _is_any(leaf, kind):
+        has_entries = abstract or not isinstance(leaf, jax.ShapeDtypeStruct)
+        if not (has_entries and _is_any(leaf, kind)):
             raise TypeError(
                 f"{name}{jax.tree_util.keystr(path)} must be {kind}; got "
-                f"{dtype_of(leaf)}"
+                f"{dtype_of(leaf) if has_entries else leaf}"
             )
 
 
@@ -255,13 +266,15 @@ def host_array(name: str, value: Any, kind: str, num_axes: int) -> np.ndarray:
         )
     try:
         array = np.asarray(value)
-    except ValueError as error:
-        raise ValueError(f"{name} must be an array, or rows of one length") from error
+    except (TypeError, ValueError) as error:
+        raise type(error)(
+            f"{name} must be an array of {kind}, or rows of one length; got {value!r}"
+        ) from error
     check_dtypes(name, array, kind)
-    if array.ndim != num_axes or not array.size:
+    if array.ndim != num_axes:
         raise ValueError(
-            f"{name} must have {num_axes} axes, none of them empty; got shape "
-            f"{array.shape}"
+            f"{name} must have {num_axes} ax{'es' if num_axes > 1 else 'is'}; got "
+            f"shape {array.shape}"
         )
     if not np.isfinite(array).all():
         raise ValueError(f"{name} must be finite; got {array}")

@@ -58,7 +58,7 @@ def check_received(code: GradientCode, received: Any) -> jax.Array:
     """A bool mask (..., num_workers), or integers for a code of several messages."""
     given, dtype = received, _validation.dtype_of(received)
     several = code.messages_per_worker > 1
-    if not (dtype == np.bool_ or (several and np.issubdtype(dtype, np.integer))):
+    if not (dtype == np.bool_ or (several and jnp.issubdtype(dtype, jnp.integer))):
         also = ", or the number of parts that each has finished" if several else ""
         raise TypeError(
             f"received must be a bool mask of the workers that answered{also}; got "

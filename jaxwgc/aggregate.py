@@ -149,6 +149,10 @@ def coded_aggregate(
 
     def update(updates, state, params=None, *, received=None, elapsed=None, **extra):
         del extra
+        if not isinstance(state, CodedAggregateState):
+            raise TypeError(
+                f"state must be a CodedAggregateState, from init; got {state!r}"
+            )
         _validation.check_updates(
             updates, code.num_parts, "num_parts", params, state.shapes
         )

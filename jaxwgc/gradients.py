@@ -49,14 +49,19 @@ def partial_value_and_grad(loss: Callable[..., Any], has_aux: bool = False) -> C
     References:
       The paper's section 2.1 (partial gradients g_j).
     """
-    has_aux = _validation.check_bool("has_aux", has_aux)
     value_and_grad = jax.vmap(
         jax.value_and_grad(_checked(loss, has_aux), has_aux=True), in_axes=(None, 0)
     )
 
     def partial(params, parts):
         _validation.check_dtypes("params", params, "real or complex floats")
-        _check_parts(parts)
+        shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(parts)]
+        if not shapes or not shapes[0]:
+            raise ValueError(
+                "parts must have arrays with a leading axis of num_parts; got "
+                f"{parts!r}"
+            )
+        _check_parts(parts, shapes[0][0])
         (values, aux), gradients = value_and_grad(params, parts)
         return ((values, aux) if has_aux else values), gradients
 
@@ -112,13 +117,12 @@ def decoded_value_and_grad(
     """
     check_code(code)
     decoder = _weights.check_decoder(code, decoder)
-    has_aux = _validation.check_bool("has_aux", has_aux)
     losses = jax.vmap(_checked(loss, has_aux), in_axes=(None, 0))
 
     def decoded(params, parts, received):
         received = _weights.check_one_round(code, received)
         _validation.check_dtypes("params", params, "real or complex floats")
-        _validation.check_leading_axis("parts", parts, code.num_parts, "num_parts")
+        _check_parts(parts, code.num_parts)
 
         values, backward, aux = jax.vjp(
             lambda params: losses(params, parts), params, has_aux=True
@@ -151,6 +155,8 @@ def decoded_value_and_grad(
 
 def _checked(loss, has_aux):
     """`loss` with its result as (scalar, aux), and the scalar a real float."""
+    _validation.check_callable("loss", loss)
+    _validation.check_bool("has_aux", has_aux)
 
     def checked(params, part):
         outputs = loss(params, part)
@@ -177,10 +183,6 @@ def _checked(loss, has_aux):
     return checked
 
 
-def _check_parts(parts):
-    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(parts)]
-    if not shapes or not shapes[0]:
-        raise ValueError(
-            f"parts must have arrays with a leading axis of num_parts; got {parts!r}"
-        )
-    _validation.check_leading_axis("parts", parts, shapes[0][0], "num_parts")
+def _check_parts(parts, num_parts):
+    _validation.check_leading_axis("parts", parts, num_parts, "num_parts")
+    _validation.check_dtypes("parts", parts, "numbers, bools or keys")

@@ -47,9 +47,9 @@ def monte_carlo(
 
     Raises:
       ValueError: where num_trials or batch_size is less than 1.
-      TypeError: where they are not ints, key is no PRNG key, or the trial returns
-        something else than numbers and bools (of a key, return
-        `jax.random.key_data(key)`).
+      TypeError: where they are not ints, key is no PRNG key, trial or progress no
+        function, or the trial returns something else than numbers and bools (of a key,
+        return `jax.random.key_data(key)`).
 
     Example:
       >>> import jax, jaxwgc
@@ -57,6 +57,9 @@ def monte_carlo(
       >>> draws.shape
       (1000,)
     """
+    _validation.check_callable("trial", trial)
+    if progress is not None:
+        _validation.check_callable("progress", progress)
     key = jnp.asarray(_validation.check_key(key))
     num_trials = _validation.check_int("num_trials", num_trials, minimum=1)
     if batch_size is None:

@@ -82,6 +82,13 @@ class TestUpdatesUnlikeParams:
         with pytest.raises(ValueError, match="must be like params"):
             aggregate.update(gradients, state)
 
+    @pytest.mark.parametrize("state", [None, (), {}, np.ones(6)])
+    def test_states_of_something_else(self, state):
+        with pytest.raises(
+            TypeError, match="state must be a CodedAggregateState, from"
+        ):
+            coded().update(GRADIENTS, state, PARAMS)
+
     def test_nothing_is_known_without_params(self):
         aggregate = coded()
         updates, _ = aggregate.update(SUMMED, aggregate.init(None))

@@ -90,6 +90,27 @@ class TestMessages:
             jaxwgc.weighted(CODES["real"], wrong)
 
 
+def test_shapes_have_no_entries():
+    """A `jax.ShapeDtypeStruct` is taken for parameters, and for nothing else."""
+    struct = jax.ShapeDtypeStruct((6,), np.float32)
+    plain, parts = codes.uncoded(6), np.ones((6, 1), np.float32)
+    column = jax.ShapeDtypeStruct((6, 1), np.float32)
+    for call in (
+        lambda: jaxwgc.encode(plain, struct),
+        lambda: jaxwgc.decode(plain, column, np.ones(6, bool), np.zeros(1)),
+        lambda: jaxwgc.weighted(plain, struct),
+        lambda: jaxwgc.summarize(struct),
+        lambda: jaxwgc.partial_value_and_grad(linear)(np.ones(1), column),
+        lambda: jaxwgc.decoded_value_and_grad(linear, plain)(
+            jax.ShapeDtypeStruct((1,), np.float32), parts, np.ones(6, bool)
+        ),
+        lambda: stragglers.pareto(1.0, 2.0).sample(KEY, (), struct),
+        lambda: stragglers.fastest(2)(KEY, struct),
+    ):
+        with pytest.raises(TypeError, match="must be .*; got ShapeDtypeStruct"):
+            call()
+
+
 class TestLosses:
     @every_code
     @pytest.mark.parametrize("dtype", [np.float16, jnp.bfloat16])
@@ -156,6 +177,40 @@ class TestLosses:
             jaxwgc.decoded_value_and_grad(loss, CODES["real"], has_aux)(
                 params, parts, LOST_TWO
             )
+
+    @pytest.mark.parametrize("loss", [None, "loss", 3.0, np.ones(6)])
+    def test_losses_that_are_no_functions(self, loss):
+        with pytest.raises(TypeError, match="loss must be a function; got"):
+            jaxwgc.partial_value_and_grad(loss)
+        with pytest.raises(TypeError, match="loss must be a function; got"):
+            jaxwgc.decoded_value_and_grad(loss, CODES["real"])
+
+    @pytest.mark.parametrize("leaf", ["a", None])
+    def test_parts_that_are_no_arrays(self, leaf):
+        parts = {"x": np.array([leaf] * 6)}
+        with pytest.raises(
+            TypeError, match=r"parts\['x'\] must be numbers, bools or k"
+        ):
+            jaxwgc.partial_value_and_grad(linear)(np.ones(1), parts)
+        with pytest.raises(
+            TypeError, match=r"parts\['x'\] must be numbers, bools or k"
+        ):
+            jaxwgc.decoded_value_and_grad(linear, CODES["real"])(
+                np.ones(1), parts, LOST_TWO
+            )
+
+    def test_parts_with_keys(self):
+        """Such as those of dropout."""
+        keys = jax.random.split(KEY, 6)
+
+        def loss(params, key):
+            return jnp.sum(params * jax.random.normal(key, (4,)))
+
+        _, gradient = jaxwgc.decoded_value_and_grad(loss, CODES["real"])(
+            np.ones(4, np.float32), keys, LOST_TWO
+        )
+        draws = [jax.random.normal(key, (4,)) for key in keys]
+        np.testing.assert_allclose(gradient, np.sum(draws, 0), rtol=1e-5, atol=1e-6)
 
     def test_auxiliary_results_that_are_missing(self):
         for make, extra in (

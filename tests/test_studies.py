@@ -362,6 +362,13 @@ class TestBadInput:
         with pytest.raises(TypeError, match="results must be real numbers or bools"):
             jaxwgc.summarize(jax.random.split(self.key))
 
+    @pytest.mark.parametrize("wrong", ["trial", 3, np.ones(2)])
+    def test_what_is_no_function(self, wrong):
+        with pytest.raises(TypeError, match="trial must be a function; got"):
+            jaxwgc.monte_carlo(wrong, self.key, 3)
+        with pytest.raises(TypeError, match="progress must be a function; got"):
+            jaxwgc.monte_carlo(trial, self.key, 3, progress=wrong)
+
     def test_trial_that_returns_keys(self):
         rule = r"trial's result\['b'\] must be numbers or bools; got key<fry>"
         with pytest.raises(TypeError, match=rule):

@@ -149,6 +149,10 @@ decoder='least_squares')
         )
         matrix = matrix.astype(np.result_type(matrix, np.float64))
         num_workers, num_parts = matrix.shape
+        if not matrix.size:
+            raise ValueError(
+                f"encoding_matrix must have workers and parts; got shape {matrix.shape}"
+            )
         if assignment is None:
             assignment = matrix != 0
         if target is None:

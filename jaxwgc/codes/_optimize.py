@@ -86,7 +86,9 @@ def optimize(
     key = _validation.check_key(key)
     num_steps = _validation.check_int("num_steps", num_steps, minimum=1)
     batch_size = _validation.check_int("batch_size", batch_size, minimum=1)
-    _validation.check_number("learning_rate", learning_rate, positive=True)
+    _validation.check_number(
+        "learning_rate", learning_rate, positive=True, traceable=False
+    )
 
     matrix = np.asarray(code.encoding_matrix, np.float64)
     assignment = np.asarray(code.assignment)

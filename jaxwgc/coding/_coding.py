@@ -312,7 +312,7 @@ def _as_array(leaf: Any) -> Any:
 
 def _check_messages(code, messages, params):
     _validation.check_dtypes("messages", messages, "numbers or bools")
-    _validation.check_dtypes("params", params, "real or complex floats")
+    _validation.check_dtypes("params", params, "real or complex floats", abstract=True)
     size = _messages.raveled_size(params)
     length = -(-size // (code.num_segments * (2 if code.is_complex else 1)))
     expected = (code.num_messages, length)

@@ -76,7 +76,7 @@ def deadline(seconds: float) -> WaitingRule:
     _validation.check_number("seconds", seconds, positive=True)
 
     def wait(key, times):
-        del key
+        _validation.check_key(key)
         times = times_of(times)
         elapsed = jnp.minimum(jnp.max(times), jnp.asarray(seconds, times.dtype))
         return Arrivals((times <= seconds) & jnp.isfinite(times), times, elapsed)
