@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 
-from jaxwgc import _messages, _validation, _weights
+from jaxwgc import _dtypes, _messages, _validation, _weights
 from jaxwgc._decoders import product
 from jaxwgc.codes import GradientCode
 
@@ -35,7 +35,7 @@ def combine_messages(
       mask: bool (..., num_messages), the messages that were received.
       like: a pytree with the shapes and dtypes of the gradient.
     """
-    messages = jnp.where(mask[..., None], _messages.promoted(messages), 0)
+    messages = jnp.where(mask[..., None], _dtypes.promoted(messages), 0)
     weights = weights.astype(messages.dtype)
     if code.is_complex:
         pairs = jnp.stack([messages.real, messages.imag], axis=-2)

@@ -5,22 +5,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-
-def promoted(leaf: Any) -> jax.Array:
-    """`leaf` as a JAX array of floats of at least 32 bits, real or complex.
-
-    Integers and bools become default floats. NumPy's do so in NumPy, since JAX's may
-    have fewer bits.
-    """
-    array = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
-    dtype = array.dtype
-    if not jnp.issubdtype(dtype, jnp.inexact):
-        array = array.astype(jnp.result_type(float))
-    elif jnp.finfo(dtype).bits < 32:
-        array = array.astype(jnp.float32)
-    return jnp.asarray(array)
+from jaxwgc import _dtypes
 
 
 def ravel(tree: Any, num_batch_axes: int = 0) -> jax.Array:
@@ -31,7 +17,7 @@ def ravel(tree: Any, num_batch_axes: int = 0) -> jax.Array:
     then its imaginary parts.
     """
     rows = []
-    for leaf in map(promoted, jax.tree.leaves(tree)):
+    for leaf in map(_dtypes.promoted, jax.tree.leaves(tree)):
         batch = leaf.shape[:num_batch_axes]
         row = leaf.reshape(*batch, math.prod(leaf.shape[num_batch_axes:]))
         rows += [row.real, row.imag] if jnp.iscomplexobj(row) else [row]

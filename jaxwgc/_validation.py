@@ -12,16 +12,12 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
+from jaxwgc import _dtypes
+
 
 def is_traced(*values: Any) -> bool:
     """True where a leaf of `values` is a tracer, whose value is not known yet."""
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values))
-
-
-def dtype_of(value: Any) -> np.dtype:
-    """The dtype of an array, or of what NumPy makes of a number or list."""
-    dtype = getattr(value, "dtype", None)
-    return np.asarray(value).dtype if dtype is None else dtype
 
 
 def check_callable(name: str, value: Any) -> None:
@@ -71,7 +67,11 @@ def check_number(
 ) -> None:
     """A real scalar within its bounds; bounds of a traced value are not checked."""
     is_number = isinstance(value, int | float | np.number | np.ndarray | jax.Array)
-    if not is_number or np.ndim(value) != 0 or not _is_any(value, "real numbers"):
+    if (
+        not is_number
+        or np.ndim(value) != 0
+        or not _dtypes.is_kind(value, "real numbers")
+    ):
         raise TypeError(f"{name} must be a real scalar; got {value!r}")
     if is_traced(value):
         if not traceable:
@@ -121,7 +121,7 @@ def check_leading_axis(
     if not leaves:
         raise ValueError(f"{name} must have at least one array; got {tree!r}")
     for path, leaf in leaves:
-        shape = jnp.shape(leaf)
+        shape = np.shape(leaf)
         if not shape or shape[0] != size:
             raise ValueError(
                 f"{name}{jax.tree_util.keystr(path)} must have a leading axis of "
@@ -135,7 +135,7 @@ def shapes_of(tree: Any, num_batch_axes: int = 0) -> Any:
     Made of dicts and tuples alone, so that a state that holds it can be saved by
     whatever saves pytrees.
     """
-    return jax.tree.map(lambda leaf: {str(jnp.shape(leaf)[num_batch_axes:]): ()}, tree)
+    return jax.tree.map(lambda leaf: {str(np.shape(leaf)[num_batch_axes:]): ()}, tree)
 
 
 _ORDER = (
@@ -161,10 +161,12 @@ def check_updates(
     expected, found = _by_path(expected), _by_path(found)
     paths = [path for path in found | expected if found.get(path) != expected.get(path)]
     path = paths[0] if paths else ""
+    # The same paths and shapes, then, in a tuple for a list, or the like.
+    kinds = found.get(path, "another node"), expected.get(path, "none of it")
     raise ValueError(
         f"updates{path} must be like params{path} with a leading axis of {axis_name} = "
-        f"{size} in front; behind that axis got shape {found.get(path)} for params of "
-        f"{expected.get(path)}{_ORDER}"
+        f"{size} in front; behind that axis got {kinds[0]}, and params have {kinds[1]}"
+        f"{_ORDER}"
     )
 
 
@@ -176,35 +178,17 @@ def _by_path(shapes):
     return {jax.tree_util.keystr(path): next(iter(leaf)) for path, leaf in leaves}
 
 
-# What the entries of an array may be, by the words of the message.
-_KINDS = {
-    "numbers or bools": (jnp.number, jnp.bool_),
-    "numbers": (jnp.number,),
-    "real numbers or bools": (jnp.floating, jnp.integer, jnp.bool_),
-    "real numbers": (jnp.floating, jnp.integer),
-    "real or complex floats": (jnp.inexact,),
-    "real floats": (jnp.floating,),
-    "bools": (jnp.bool_,),
-    "numbers, bools or keys": (jnp.number, jnp.bool_, jax.dtypes.prng_key),
-}
-
-
-def _is_any(value, kind):
-    dtype = dtype_of(value)
-    return any(jnp.issubdtype(dtype, own) for own in _KINDS[kind])
-
-
 def check_dtypes(name: str, tree: Any, kind: str, abstract: bool = False) -> None:
-    """Every leaf of `tree` has entries of a kind in `_KINDS`.
+    """Every leaf of `tree` has entries of a kind in `_dtypes.KINDS`.
 
     With `abstract` it need not have any, and may be a `jax.ShapeDtypeStruct`.
     """
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         has_entries = abstract or not isinstance(leaf, jax.ShapeDtypeStruct)
-        if not (has_entries and _is_any(leaf, kind)):
+        if not (has_entries and _dtypes.is_kind(leaf, kind)):
             raise TypeError(
                 f"{name}{jax.tree_util.keystr(path)} must be {kind}; got "
-                f"{dtype_of(leaf) if has_entries else leaf}"
+                f"{_dtypes.dtype_of(leaf) if has_entries else leaf}"
             )
 
 
@@ -223,9 +207,9 @@ def check_model(name: str, model: Any, loads: Any) -> None:
     )
     if not (
         np.shape(received) == (num_workers,)
-        and _is_any(received, "bools")
+        and _dtypes.is_kind(received, "bools")
         and np.shape(elapsed) == ()
-        and _is_any(elapsed, "real numbers")
+        and _dtypes.is_kind(elapsed, "real numbers")
     ):
         raise TypeError(
             f"{name} must be a StragglerModel, whose sample gives (arrivals, state) "

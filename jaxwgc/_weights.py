@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxwgc import _decoders, _validation
+from jaxwgc import _decoders, _dtypes, _validation
 from jaxwgc.codes._gradient_code import GradientCode
 
 DECODERS = ("least_squares", "lagrange", "one_step", "peeling", "group")
@@ -56,7 +56,7 @@ def check_decoder(code: GradientCode, decoder: str | None) -> str:
 
 def check_received(code: GradientCode, received: Any) -> jax.Array:
     """A bool mask (..., num_workers), or integers for a code of several messages."""
-    given, dtype = received, _validation.dtype_of(received)
+    given, dtype = received, _dtypes.dtype_of(received)
     several = code.messages_per_worker > 1
     if not (dtype == np.bool_ or (several and jnp.issubdtype(dtype, jnp.integer))):
         also = ", or the number of parts that each has finished" if several else ""

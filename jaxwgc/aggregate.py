@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from optax.experimental import aggregating
 
-from jaxwgc import _combining, _messages, _validation, _weights, coding
+from jaxwgc import _combining, _dtypes, _validation, _weights, coding
 from jaxwgc._decoders import product
 from jaxwgc.codes import GradientCode
 from jaxwgc.codes._gradient_code import check_code
@@ -215,7 +215,7 @@ def _weighted_sum(updates, weights):
     """Sum over the leading axis, in at least float32 as messages are."""
 
     def of_leaf(leaf):
-        wide = _messages.promoted(leaf)
+        wide = _dtypes.promoted(leaf)
         flat = wide.reshape(len(wide), -1)
         summed = product(weights.astype(flat.dtype), flat)
         return summed.reshape(wide.shape[1:]).astype(leaf.dtype)

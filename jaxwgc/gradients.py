@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxwgc import _combining, _messages, _validation, _weights
+from jaxwgc import _combining, _dtypes, _validation, _weights
 from jaxwgc._decoders import product
 from jaxwgc.codes import GradientCode
 from jaxwgc.codes._gradient_code import check_code
@@ -55,7 +55,7 @@ def partial_value_and_grad(loss: Callable[..., Any], has_aux: bool = False) -> C
 
     def partial(params, parts):
         _validation.check_dtypes("params", params, "real or complex floats")
-        shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(parts)]
+        shapes = [np.shape(leaf) for leaf in jax.tree.leaves(parts)]
         if not shapes or not shapes[0]:
             raise ValueError(
                 "parts must have arrays with a leading axis of num_parts; got "
@@ -137,7 +137,7 @@ def decoded_value_and_grad(
             [sums] = backward((weights / scale).astype(values.dtype))
 
             def scaled(leaf):
-                wide = _messages.promoted(leaf)
+                wide = _dtypes.promoted(leaf)
                 return (wide * scale.astype(wide.dtype)).astype(leaf.dtype)
 
             return jax.tree.map(scaled, sums)
@@ -145,7 +145,7 @@ def decoded_value_and_grad(
         mask = _weights.message_mask(code, received)
         mixing = _weights.mixing(code, _weights.solve(code, mask, decoder))
         gradient = _combining.combine_partials(code, mixing, weighted_sum)
-        wide = _messages.promoted(values)
+        wide = _dtypes.promoted(values)
         value = product(_weights.effective(mixing).astype(wide.dtype), wide)
         value = value.astype(values.dtype)
         return ((value, aux) if has_aux else value), gradient

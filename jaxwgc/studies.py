@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import special
 
-from jaxwgc import _messages, _validation
+from jaxwgc import _dtypes, _validation
 
 __all__ = [
     "Summary",
@@ -171,7 +171,7 @@ def summarize(results: Any, confidence: float = 0.95) -> Any:
 
     def of_leaf(leaf):
         if isinstance(leaf, jax.Array):
-            xp, values = jnp, _messages.promoted(leaf)
+            xp, values = jnp, _dtypes.promoted(leaf)
         else:
             xp, values = np, np.asarray(leaf, np.float64)
         mean = xp.mean(values, axis=0)
@@ -179,7 +179,7 @@ def summarize(results: Any, confidence: float = 0.95) -> Any:
         error = xp.sqrt(variance / num_trials)
         if num_trials == 1:
             error = xp.full_like(mean, math.nan)
-        if _validation.dtype_of(leaf) == np.bool_:
+        if _dtypes.dtype_of(leaf) == np.bool_:
             low, high = _wilson_interval(xp, values.sum(0), num_trials, confidence)
         else:
             half = special.stdtrit(num_trials - 1, (1 + confidence) / 2) * error

@@ -48,8 +48,8 @@ class TestUpdatesUnlikeParams:
         assert jax.tree.map(np.shape, updates) == jax.tree.map(np.shape, PARAMS)
         rule = (
             r"updates\['b'\]\[0\] must be like params\['b'\]\[0\] with a leading axis "
-            r"of (num_parts|K) = 6 in front; behind that axis got shape \(\) for "
-            r"params of \(6,\) \(an aggregator goes first in optax.chain"
+            r"of (num_parts|K) = 6 in front; behind that axis got \(\), and "
+            r"params have \(6,\) \(an aggregator goes first in optax.chain"
         )
         with pytest.raises(ValueError, match=rule):
             wrap(aggregate.update)(SUMMED, state, *extra)

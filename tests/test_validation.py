@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxwgc
-from jaxwgc import _validation
+from jaxwgc import _dtypes, _validation
 
 
 class TestInt:
@@ -162,9 +162,9 @@ class TestDtypes:
             None: set(),
         }[own]
         for leaf in self.leaves[own]:
-            for kind in _validation._KINDS:
+            for kind in _dtypes.KINDS:
                 if "floats" in kind and own == "real numbers":
-                    floats = jnp.issubdtype(_validation.dtype_of(leaf), jnp.floating)
+                    floats = jnp.issubdtype(_dtypes.dtype_of(leaf), jnp.floating)
                     assert self.accepted(kind, leaf) == floats
                 else:
                     assert self.accepted(kind, leaf) == (kind in contains)

@@ -147,7 +147,8 @@ decoder='least_squares')
         matrix = _validation.host_array(
             "encoding_matrix", encoding_matrix, "numbers or bools", 2
         )
-        matrix = matrix.astype(np.result_type(matrix, np.float64))
+        is_complex = np.iscomplexobj(matrix)
+        matrix = matrix.astype(np.complex128 if is_complex else np.float64)
         num_workers, num_parts = matrix.shape
         if not matrix.size:
             raise ValueError(
@@ -159,10 +160,11 @@ decoder='least_squares')
             target = np.ones(num_parts)
         assignment = _validation.host_array("assignment", assignment, "bools", 2)
         target = _validation.host_array("target", target, "real numbers or bools", 1)
+        target = target.astype(np.float64)
         code = cls(
             encoding_matrix=matrix,
             assignment=assignment,
-            target=target.astype(np.float64),
+            target=target,
             num_stragglers=_validation.check_stragglers(num_stragglers, num_workers),
         )
         check_code(code)
@@ -174,7 +176,7 @@ decoder='least_squares')
                 f"{matrix[worker, part]} for worker {worker} and part {part}"
             )
         if _validation.check_int("check_patterns", check_patterns, minimum=0):
-            check_tolerance(matrix, code.target, num_stragglers, check_patterns)
+            check_tolerance(matrix, target, num_stragglers, check_patterns)
         return code
 
     @property

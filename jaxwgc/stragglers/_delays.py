@@ -106,7 +106,7 @@ def bernoulli_slowdown(
     return _independent(draw)
 
 
-def _independent(draw: Callable[[jax.Array, tuple[int]], jax.Array]) -> DelayModel:
+def _independent(draw: Callable[[jax.Array, tuple[int, ...]], jax.Array]) -> DelayModel:
     """Independent times for one part, in proportion to the load."""
 
     def sample(key, state, loads):

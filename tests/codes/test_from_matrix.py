@@ -73,7 +73,11 @@ class TestFromMatrix:
             ({"encoding_matrix": [[1, 2], [3]]}, ValueError, "matrix must be an array"),
             ({"encoding_matrix": [1, 2]}, ValueError, r"must have 2 axes; .* \(2,\)"),
             ({"encoding_matrix": []}, ValueError, r"encoding_matrix must have 2 axes"),
-            ({"encoding_matrix": np.ones((0, 3))}, ValueError, r"workers and parts; .* \(0, 3\)"),
+            (
+                {"encoding_matrix": np.ones((0, 3))},
+                ValueError,
+                r"workers and parts; .* \(0, 3\)",
+            ),
             (
                 {"encoding_matrix": [["a"]]},
                 TypeError,
