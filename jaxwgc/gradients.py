@@ -81,7 +81,8 @@ def decoded_value_and_grad(
     the partial gradients to rounding, at about the price of a plain gradient. (A
     complex code in a round with too many stragglers takes a second backward pass, for
     what leaks between the packed halves. The gradient is then not quite that of the
-    value.)
+    value. Inside of a loss in float16, weights below 1e-4 of the largest are rounded
+    coarsely; partial gradients are weighted in float32.)
 
     Args:
       loss: `loss(params, part) -> scalar`, summed over the rows of the part.
@@ -130,9 +131,9 @@ def decoded_value_and_grad(
 
         def weighted_sum(weights):
             # A large weight would overflow on its way back through a loss in half
-            # precision, so the loss sees weights of at most one.
+            # precision, so the loss sees weights of at most one. By a power of two,
+            # which is exact, and within those of float32.
             _, exponent = jnp.frexp(jnp.max(jnp.abs(weights)))
-            # Of every float a power of two, which is exact.
             scale = jnp.ldexp(jnp.ones_like(weights[0]), jnp.clip(exponent, -126, 126))
             [sums] = backward((weights / scale).astype(values.dtype))
 
