@@ -218,6 +218,7 @@ def _weighted_sum(updates, weights):
         wide = _dtypes.promoted(leaf)
         flat = wide.reshape(len(wide), -1)
         summed = product(weights.astype(flat.dtype), flat)
-        return summed.reshape(wide.shape[1:]).astype(leaf.dtype)
+        dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)
+        return summed.reshape(wide.shape[1:]).astype(dtype)
 
     return jax.tree.map(of_leaf, updates)
