@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxwgc import _messages, _validation, _weights
+from jaxwgc import _dtypes, _messages, _validation, _weights
 from jaxwgc._decoders import in_any_lane, product, rounding
 from jaxwgc.codes import GradientCode
 
@@ -31,7 +31,7 @@ def combine_messages(
       mask: bool (..., num_messages), the messages that were received.
       like: a pytree with the shapes and dtypes of the gradient.
     """
-    messages = jnp.where(mask[..., None], messages, 0)
+    messages = jnp.where(mask[..., None], _dtypes.promoted(messages), 0)
     weights = weights.astype(messages.dtype)
     if code.is_complex:
         pairs = jnp.stack([messages.real, messages.imag], axis=-2)

@@ -6,6 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxwgc import _dtypes
+
 
 def ravel(tree: Any, num_batch_axes: int = 0) -> jax.Array:
     """The leaves of `tree` side by side: a real array (*batch, size).
@@ -14,14 +16,12 @@ def ravel(tree: Any, num_batch_axes: int = 0) -> jax.Array:
     bfloat16 or float16 are coded in float32. A complex leaf gives its real parts,
     then its imaginary parts.
     """
-    leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(tree)]
-    dtype = jnp.result_type(jnp.float32, *(_real_dtype(leaf) for leaf in leaves))
-    batch = leaves[0].shape[:num_batch_axes]
     rows = []
-    for leaf in leaves:
+    for leaf in map(_dtypes.promoted, jax.tree.leaves(tree)):
+        batch = leaf.shape[:num_batch_axes]
         row = leaf.reshape(*batch, math.prod(leaf.shape[num_batch_axes:]))
         rows += [row.real, row.imag] if jnp.iscomplexobj(row) else [row]
-    return jnp.concatenate([row.astype(dtype) for row in rows], axis=-1)
+    return jnp.concatenate(rows, axis=-1)
 
 
 def unravel(flat: jax.Array, like: Any) -> Any:
@@ -37,7 +37,8 @@ def unravel(flat: jax.Array, like: Any) -> Any:
         if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
             row = jax.lax.complex(row, flat[..., start : start + size])
             start += size
-        unraveled.append(row.reshape(*batch, *leaf.shape).astype(leaf.dtype))
+        dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)
+        unraveled.append(row.reshape(*batch, *leaf.shape).astype(dtype))
     return jax.tree.unflatten(structure, unraveled)
 
 
@@ -76,7 +77,3 @@ def real_form(matrix: jax.Array) -> jax.Array:
 
 def _is_complex(leaf):
     return jnp.issubdtype(leaf.dtype, jnp.complexfloating)
-
-
-def _real_dtype(leaf):
-    return jnp.finfo(leaf.dtype).dtype if _is_complex(leaf) else leaf.dtype

@@ -12,10 +12,25 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
+from jaxwgc import _dtypes
+
 
 def is_traced(*values: Any) -> bool:
     """True where a leaf of `values` is a tracer, whose value is not known yet."""
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values))
+
+
+def check_callable(name: str, value: Any) -> None:
+    """A function, or what can be called like one."""
+    if not callable(value):
+        raise TypeError(f"{name} must be a function; got {value!r}")
+
+
+def check_bool(name: str, value: Any) -> bool:
+    """`value`, which must be True or False."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be True or False; got {value!r}")
+    return bool(value)
 
 
 def check_int(name: str, value: Any, minimum: int | None = None) -> int:
@@ -48,12 +63,19 @@ def check_number(
     minimum: float | None = None,
     maximum: float | None = None,
     positive: bool = False,
+    traceable: bool = True,
 ) -> None:
     """A real scalar within its bounds; bounds of a traced value are not checked."""
     is_number = isinstance(value, int | float | np.number | np.ndarray | jax.Array)
-    if not is_number or np.ndim(value) != 0 or np.iscomplexobj(value):
+    if (
+        not is_number
+        or np.ndim(value) != 0
+        or not _dtypes.is_kind(value, "real numbers")
+    ):
         raise TypeError(f"{name} must be a real scalar; got {value!r}")
     if is_traced(value):
+        if not traceable:
+            raise TypeError(f"{name} must be concrete, not traced; got {value!r}")
         return
     if np.isnan(value):
         raise ValueError(f"{name} must be a number; got {value}")
@@ -91,18 +113,109 @@ def check_key(key: Any, name: str = "key") -> jax.Array:
     return key
 
 
-def check_leading_axis(name: str, tree: Any, size: int, axis_name: str) -> None:
+def check_leading_axis(
+    name: str, tree: Any, size: int, axis_name: str, hint: str = ""
+) -> None:
     """Every leaf of `tree` has a leading axis of `size`."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     if not leaves:
         raise ValueError(f"{name} must have at least one array; got {tree!r}")
     for path, leaf in leaves:
-        shape = jnp.shape(leaf)
+        shape = np.shape(leaf)
         if not shape or shape[0] != size:
             raise ValueError(
                 f"{name}{jax.tree_util.keystr(path)} must have a leading axis of "
-                f"{axis_name} = {size}; got shape {shape}"
+                f"{axis_name} = {size}; got shape {shape}{hint}"
             )
+
+
+def shapes_of(tree: Any, num_batch_axes: int = 0) -> Any:
+    """A pytree like `tree` without arrays: in place of each a dict, its shape the key.
+
+    Made of dicts and tuples alone, so that a state that holds it can be saved by
+    whatever saves pytrees.
+    """
+    return jax.tree.map(lambda leaf: {str(np.shape(leaf)[num_batch_axes:]): ()}, tree)
+
+
+_ORDER = (
+    " (an aggregator goes first in optax.chain, and only one; what wraps an optimizer, "
+    "such as optax.MultiSteps, goes around those after it)"
+)
+
+
+def check_updates(
+    updates: Any, size: int, axis_name: str, params: Any, shapes: Any
+) -> None:
+    """Updates of an aggregator are like params, with a leading axis in front.
+
+    Where params are None, `shapes` are those that `init` has seen; None if it has seen
+    none either.
+    """
+    check_leading_axis("updates", updates, size, axis_name, _ORDER)
+    check_dtypes("updates", updates, "real or complex floats")
+    expected = shapes if params is None else shapes_of(params)
+    found = shapes_of(updates, num_batch_axes=1)
+    if expected is None or jax.tree.structure(expected) == jax.tree.structure(found):
+        return
+    expected, found = _by_path(expected), _by_path(found)
+    paths = [path for path in found | expected if found.get(path) != expected.get(path)]
+    path = paths[0] if paths else ""
+    # The same paths and shapes, then, in a tuple for a list, or the like.
+    kinds = found.get(path, "another node"), expected.get(path, "none of it")
+    raise ValueError(
+        f"updates{path} must be like params{path} with a leading axis of {axis_name} = "
+        f"{size} in front; behind that axis got {kinds[0]}, and params have {kinds[1]}"
+        f"{_ORDER}"
+    )
+
+
+def _by_path(shapes):
+    """The shapes in the keys of `shapes_of`, by the paths of their leaves."""
+    leaves = jax.tree_util.tree_leaves_with_path(
+        shapes, is_leaf=lambda node: isinstance(node, dict) and [()] == [*node.values()]
+    )
+    return {jax.tree_util.keystr(path): next(iter(leaf)) for path, leaf in leaves}
+
+
+def check_dtypes(name: str, tree: Any, kind: str, abstract: bool = False) -> None:
+    """Every leaf of `tree` has entries of a kind in `_dtypes.KINDS`.
+
+    With `abstract` it need not have any, and may be a `jax.ShapeDtypeStruct`.
+    """
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        has_entries = abstract or not isinstance(leaf, jax.ShapeDtypeStruct)
+        if not (has_entries and _dtypes.is_kind(leaf, kind)):
+            raise TypeError(
+                f"{name}{jax.tree_util.keystr(path)} must be {kind}; got "
+                f"{_dtypes.dtype_of(leaf) if has_entries else leaf}"
+            )
+
+
+def check_model(name: str, model: Any, loads: Any) -> None:
+    """A straggler model that gives rounds of as many workers; nothing is drawn."""
+    if not (hasattr(model, "init") and hasattr(model, "sample")):
+        raise TypeError(f"{name} must be a StragglerModel; got {model!r}")
+    num_workers = len(loads)
+    state = model.init(num_workers)
+    found = jax.eval_shape(
+        lambda key: model.sample(key, state, loads), jax.random.key(0)
+    )
+    arrivals = found[0] if isinstance(found, tuple) and len(found) == 2 else None
+    received, elapsed = (
+        getattr(arrivals, field, None) for field in ("received", "elapsed")
+    )
+    if not (
+        np.shape(received) == (num_workers,)
+        and _dtypes.is_kind(received, "bools")
+        and np.shape(elapsed) == ()
+        and _dtypes.is_kind(elapsed, "real numbers")
+    ):
+        raise TypeError(
+            f"{name} must be a StragglerModel, whose sample gives (arrivals, state) "
+            f"with bools received ({num_workers},) and a real scalar elapsed; got one "
+            f"that gives {found}: {model!r}"
+        )
 
 
 def check_stragglers(num_stragglers: Any, num_workers: int) -> int:
@@ -127,3 +240,26 @@ def check_replication(
             f"num_workers = {num_workers}"
         )
     return replication
+
+
+def host_array(name: str, value: Any, kind: str, num_axes: int) -> np.ndarray:
+    """`value` in NumPy, all of whose entries are finite and of that kind."""
+    if is_traced(value):
+        raise TypeError(
+            f"{name} must be concrete, since its entries are checked; got a traced one"
+        )
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise type(error)(
+            f"{name} must be an array of {kind}, or rows of one length; got {value!r}"
+        ) from error
+    check_dtypes(name, array, kind)
+    if array.ndim != num_axes:
+        raise ValueError(
+            f"{name} must have {num_axes} ax{'es' if num_axes > 1 else 'is'}; got "
+            f"shape {array.shape}"
+        )
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} must be finite; got {array}")
+    return array

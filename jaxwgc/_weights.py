@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from jaxwgc import _decoders, _validation
+from jaxwgc import _decoders, _dtypes, _validation
 from jaxwgc.codes._gradient_code import GradientCode
 
 # Parts are decoded one and all where the weights of the code without its target, of
@@ -61,10 +61,9 @@ def check_decoder(code: GradientCode, decoder: str | None) -> str:
 
 def check_received(code: GradientCode, received: Any) -> jax.Array:
     """A bool mask (..., num_workers), or integers for a code of several messages."""
-    dtype = getattr(received, "dtype", None)
-    dtype = np.asarray(received).dtype if dtype is None else dtype
+    given, dtype = received, _dtypes.dtype_of(received)
     several = code.messages_per_worker > 1
-    if not (dtype == np.bool_ or (several and np.issubdtype(dtype, np.integer))):
+    if not (dtype == np.bool_ or (several and jnp.issubdtype(dtype, jnp.integer))):
         also = ", or the number of parts that each has finished" if several else ""
         raise TypeError(
             f"received must be a bool mask of the workers that answered{also}; got "
@@ -76,6 +75,13 @@ def check_received(code: GradientCode, received: Any) -> jax.Array:
             f"received must have shape (..., num_workers) with num_workers = "
             f"{code.num_workers}; got {received.shape}"
         )
+    if several and not _validation.is_traced(given, code.assignment):
+        counts, loads = np.asarray(given), np.asarray(code.loads)
+        if dtype != np.bool_ and np.any((counts < 0) | (counts > loads)):
+            raise ValueError(
+                "received must count parts from 0 to those that the worker holds, "
+                f"{loads.tolist()}; got {counts.tolist()}"
+            )
     mesh, spec = _explicit_sharding(received)
     if spec and spec[-1] is not None:
         whole_rows = NamedSharding(mesh, PartitionSpec(*spec[:-1], None))
@@ -105,7 +111,7 @@ def answered(code: GradientCode, received: jax.Array) -> jax.Array:
     """Which workers have sent all that they send, bool (..., num_workers)."""
     if received.dtype == np.bool_:
         return received
-    return received >= jnp.asarray(code.loads)
+    return received == jnp.asarray(code.loads)
 
 
 def message_mask(code: GradientCode, received: jax.Array) -> jax.Array:
@@ -114,7 +120,10 @@ def message_mask(code: GradientCode, received: jax.Array) -> jax.Array:
         return received
     if received.dtype == np.bool_:
         return jnp.repeat(received, code.messages_per_worker, axis=-1)
+    # A traced count of more parts than there are is no answer.
+    possible = received <= jnp.asarray(code.loads)
     arrived = received[..., None] >= jnp.asarray(code.required_parts)
+    arrived &= possible[..., None]
     return arrived.reshape(*received.shape[:-1], code.num_messages)
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from optax.experimental import aggregating
 
-from jaxwgc import _combining, _validation, _weights, coding
+from jaxwgc import _combining, _dtypes, _validation, _weights, coding
 from jaxwgc._decoders import product
 from jaxwgc.codes import GradientCode
 from jaxwgc.codes._gradient_code import check_code
@@ -34,6 +34,8 @@ class CodedAggregateState(NamedTuple):
       residual: float scalar, norm of a^T B - target in the last round; the square root
         of `jaxwgc.decoding_error`. Absolute, where `tolerance` is relative.
       num_undecodable: int32 scalar, rounds so far in which too few workers answered.
+      shapes: those of params, as keys in a pytree without arrays. They tell partial
+        gradients from others where `update` is called without params.
     """
 
     key: jax.Array
@@ -42,6 +44,7 @@ class CodedAggregateState(NamedTuple):
     elapsed: jax.Array
     residual: jax.Array
     num_undecodable: jax.Array
+    shapes: Any
 
 
 def coded_aggregate(
@@ -58,16 +61,19 @@ def coded_aggregate(
 
     Put it first in `optax.chain`, or as the aggregator in
     `optax.experimental.aggregating.process`. Its updates have a leading axis of
-    num_parts; what it returns is like params. Partial gradients come from
+    num_parts; what it returns is like params. So `optax.MultiSteps`,
+    `optax.apply_if_finite`, `optax.flatten` and other wrappers go around the
+    transformations behind it, not around the chain. Partial gradients come from
     `jaxwgc.partial_value_and_grad`, and their sum, not their mean, is what an exact
     code decodes.
 
     Every round draws who answers from the straggler model, and for a code of several
     messages a worker, how many parts each has finished. A mask of workers (or numbers
     of parts) that were observed instead goes in as `received`, an extra argument of
-    `update`, with `elapsed` beside it if the round's time is to be counted; then the
-    model is not asked. (`aggregating.process` hands extra arguments to its pre- and
-    postprocessor, too: wrap those that take none in `optax.with_extra_args_support`.)
+    `update`, with `elapsed` beside it if the round's time is to be counted (a traced
+    one below 0 makes the sum NaN); then the model is not asked.
+    (`aggregating.process` hands extra arguments to its pre- and postprocessor, too:
+    wrap those that take none in `optax.with_extra_args_support`.)
 
     Args:
       code: a gradient code.
@@ -90,9 +96,12 @@ def coded_aggregate(
       transformation with extra arguments. Its state is a `CodedAggregateState`.
 
     Raises:
-      ValueError: where an argument breaks its rule, or (at `update`) a leaf's leading
-        axis is not num_parts or `received` has the wrong shape.
+      ValueError: where an argument breaks its rule, or (at `update`) updates are not
+        like params with a leading axis of num_parts in front, or `received` has the
+        wrong shape.
       TypeError: where the code, model, key, updates or `received` have the wrong type.
+        A model that gives no rounds for the workers of the code is found here, before
+        the first update.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxwgc, optax
@@ -124,9 +133,9 @@ def coded_aggregate(
     _validation.check_number("tolerance", tolerance, minimum=0)
     decoder = _weights.check_decoder(code, decoder)
     loads = jnp.asarray(code.loads, jnp.result_type(float))
+    _validation.check_model("model", model, loads)
 
     def init(params):
-        del params
         return CodedAggregateState(
             # A copy, so that donating the state leaves the caller's key alone.
             key=jnp.array(key, copy=True),
@@ -135,17 +144,18 @@ def coded_aggregate(
             elapsed=jnp.zeros((), loads.dtype),
             residual=jnp.zeros((), loads.dtype),
             num_undecodable=jnp.zeros((), jnp.int32),
+            shapes=_validation.shapes_of(params),
         )
 
     def update(updates, state, params=None, *, received=None, elapsed=None, **extra):
-        del params, extra
-        _validation.check_leading_axis("updates", updates, code.num_parts, "num_parts")
-        for path, leaf in jax.tree_util.tree_leaves_with_path(updates):
-            if not jnp.issubdtype(leaf.dtype, jnp.inexact):
-                raise TypeError(
-                    f"updates{jax.tree_util.keystr(path)} must be real or complex "
-                    f"floats; got {leaf.dtype}"
-                )
+        del extra
+        if not isinstance(state, CodedAggregateState):
+            raise TypeError(
+                f"state must be a CodedAggregateState, from init; got {state!r}"
+            )
+        _validation.check_updates(
+            updates, code.num_parts, "num_parts", params, state.shapes
+        )
         next_key, stragglers = state.key, state.stragglers
         if received is None:
             if elapsed is not None:
@@ -159,7 +169,9 @@ def coded_aggregate(
             if code.messages_per_worker > 1 and arrivals.finished is not None:
                 received = arrivals.finished
         elapsed = 0.0 if elapsed is None else elapsed
-        _validation.check_number("elapsed", elapsed)
+        _validation.check_number("elapsed", elapsed, minimum=0)
+        # A traced time that is none shows in the sum.
+        elapsed = jnp.where(elapsed >= 0, elapsed, jnp.nan)
         received = _weights.check_one_round(code, received)
 
         mask = _weights.message_mask(code, received)
@@ -193,6 +205,7 @@ def coded_aggregate(
             elapsed=(state.elapsed + elapsed).astype(state.elapsed.dtype),
             residual=residual.astype(state.residual.dtype),
             num_undecodable=state.num_undecodable + failed.astype(jnp.int32),
+            shapes=state.shapes,
         )
 
     return aggregating.Aggregator(init, update)
@@ -202,9 +215,10 @@ def _weighted_sum(updates, weights):
     """Sum over the leading axis, in at least float32 as messages are."""
 
     def of_leaf(leaf):
-        dtype = jnp.result_type(leaf.dtype, jnp.float32)
-        flat = leaf.reshape(len(leaf), -1).astype(dtype)
-        summed = product(weights.astype(dtype), flat)
-        return summed.reshape(leaf.shape[1:]).astype(leaf.dtype)
+        wide = _dtypes.promoted(leaf)
+        flat = wide.reshape(len(wide), -1)
+        summed = product(weights.astype(flat.dtype), flat)
+        dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)
+        return summed.reshape(wide.shape[1:]).astype(dtype)
 
     return jax.tree.map(of_leaf, updates)

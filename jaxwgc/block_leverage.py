@@ -125,7 +125,8 @@ def block_leverage_aggregate(
         )
 
     def update(updates, state, params=None, **extra):
-        _validation.check_leading_axis("updates", updates, num_parts, "K")
+        shapes = state.coded.shapes
+        _validation.check_updates(updates, num_parts, "K", params, shapes)
         updates = jax.tree.map(jnp.asarray, updates)
         next_key, step_key = jax.random.split(state.key)
         indices, weights = draw(step_key)

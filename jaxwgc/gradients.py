@@ -5,8 +5,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jaxwgc import _combining, _validation, _weights
+from jaxwgc import _combining, _dtypes, _validation, _weights
 from jaxwgc._decoders import product
 from jaxwgc.codes import GradientCode
 from jaxwgc.codes._gradient_code import check_code
@@ -33,6 +34,7 @@ def partial_value_and_grad(loss: Callable[..., Any], has_aux: bool = False) -> C
 
     Raises:
       ValueError: where the leaves of parts differ in their leading axis.
+      TypeError: where loss gives no scalar of real floats, or params are not floats.
 
     Example:
       >>> import jax.numpy as jnp, jaxwgc
@@ -48,12 +50,20 @@ def partial_value_and_grad(loss: Callable[..., Any], has_aux: bool = False) -> C
       The paper's section 2.1 (partial gradients g_j).
     """
     value_and_grad = jax.vmap(
-        jax.value_and_grad(loss, has_aux=has_aux), in_axes=(None, 0)
+        jax.value_and_grad(_checked(loss, has_aux), has_aux=True), in_axes=(None, 0)
     )
 
     def partial(params, parts):
-        _check_parts(parts)
-        return value_and_grad(params, parts)
+        _validation.check_dtypes("params", params, "real or complex floats")
+        shapes = [np.shape(leaf) for leaf in jax.tree.leaves(parts)]
+        if not shapes or not shapes[0]:
+            raise ValueError(
+                "parts must have arrays with a leading axis of num_parts; got "
+                f"{parts!r}"
+            )
+        _check_parts(parts, shapes[0][0])
+        (values, aux), gradients = value_and_grad(params, parts)
+        return ((values, aux) if has_aux else values), gradients
 
     return partial
 
@@ -71,7 +81,8 @@ def decoded_value_and_grad(
     the partial gradients to rounding, at about the price of a plain gradient. (A
     complex code in a round with too many stragglers takes a second backward pass, for
     what leaks between the packed halves. The gradient is then not quite that of the
-    value.)
+    value. Inside of a loss in float16, weights below 1e-4 of the largest are rounded
+    coarsely; partial gradients are weighted in float32.)
 
     Args:
       loss: `loss(params, part) -> scalar`, summed over the rows of the part.
@@ -88,7 +99,8 @@ def decoded_value_and_grad(
     Raises:
       ValueError: where the leading axis of parts is not num_parts, or received has the
         wrong shape.
-      TypeError: where code is no code, received is not bool or loss no scalar.
+      TypeError: where code is no code, received is not bool, loss gives no scalar of
+        real floats, or params are not floats.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxwgc
@@ -106,44 +118,72 @@ def decoded_value_and_grad(
     """
     check_code(code)
     decoder = _weights.check_decoder(code, decoder)
+    losses = jax.vmap(_checked(loss, has_aux), in_axes=(None, 0))
 
     def decoded(params, parts, received):
         received = _weights.check_one_round(code, received)
-        _validation.check_leading_axis("parts", parts, code.num_parts, "num_parts")
+        _validation.check_dtypes("params", params, "real or complex floats")
+        _check_parts(parts, code.num_parts)
 
-        def losses(params):
-            outputs = jax.vmap(loss, in_axes=(None, 0))(params, parts)
-            if has_aux:
-                return outputs
-            if not isinstance(outputs, jax.Array):
-                raise TypeError(
-                    "loss must return a scalar, or (scalar, aux) with has_aux; got "
-                    f"{jax.tree.structure(outputs)}"
-                )
-            return outputs, None
-
-        values, backward, aux = jax.vjp(losses, params, has_aux=True)
-        if values.shape != (code.num_parts,):
-            raise TypeError(
-                f"loss must return a scalar; got an array of {values.shape[1:]}"
-            )
+        values, backward, aux = jax.vjp(
+            lambda params: losses(params, parts), params, has_aux=True
+        )
 
         def weighted_sum(weights):
-            return backward(weights.astype(values.dtype))[0]
+            # A large weight would overflow on its way back through a loss in half
+            # precision, so the loss sees weights of at most one. By a power of two,
+            # which is exact, and within those of float32.
+            _, exponent = jnp.frexp(jnp.max(jnp.abs(weights)))
+            scale = jnp.ldexp(jnp.ones_like(weights[0]), jnp.clip(exponent, -126, 126))
+            [sums] = backward((weights / scale).astype(values.dtype))
+
+            def scaled(leaf):
+                wide = _dtypes.promoted(leaf)
+                return (wide * scale.astype(wide.dtype)).astype(leaf.dtype)
+
+            return jax.tree.map(scaled, sums)
 
         mask = _weights.message_mask(code, received)
         mixing = _weights.mixing(code, _weights.solve(code, mask, decoder))
         gradient = _combining.combine_partials(code, mixing, weighted_sum)
-        value = product(_weights.effective(mixing).astype(values.dtype), values)
+        wide = _dtypes.promoted(values)
+        value = product(_weights.effective(mixing).astype(wide.dtype), wide)
+        value = value.astype(values.dtype)
         return ((value, aux) if has_aux else value), gradient
 
     return decoded
 
 
-def _check_parts(parts):
-    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(parts)]
-    if not shapes or not shapes[0]:
-        raise ValueError(
-            f"parts must have arrays with a leading axis of num_parts; got {parts!r}"
-        )
-    _validation.check_leading_axis("parts", parts, shapes[0][0], "num_parts")
+def _checked(loss, has_aux):
+    """`loss` with its result as (scalar, aux), and the scalar a real float."""
+    _validation.check_callable("loss", loss)
+    _validation.check_bool("has_aux", has_aux)
+
+    def checked(params, part):
+        outputs = loss(params, part)
+        value, aux = outputs, None
+        if has_aux:
+            if not (isinstance(outputs, tuple) and len(outputs) == 2):
+                raise TypeError(
+                    "loss must return (scalar, aux) with has_aux; got "
+                    f"{jax.tree.structure(outputs)}"
+                )
+            value, aux = outputs
+        if not jax.tree_util.all_leaves([value]):
+            raise TypeError(
+                "loss must return a scalar, or (scalar, aux) with has_aux; got "
+                f"{jax.tree.structure(outputs)}"
+            )
+        if np.shape(value):
+            raise TypeError(
+                f"loss must return a scalar; got an array of {np.shape(value)}"
+            )
+        _validation.check_dtypes("loss's result", value, "real floats")
+        return jnp.asarray(value), aux
+
+    return checked
+
+
+def _check_parts(parts, num_parts):
+    _validation.check_leading_axis("parts", parts, num_parts, "num_parts")
+    _validation.check_dtypes("parts", parts, "numbers, bools or keys")

@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Callable
-from statistics import NormalDist
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy import special
 
-from jaxwgc import _validation
+from jaxwgc import _dtypes, _validation
 
 __all__ = [
     "Summary",
@@ -47,7 +47,9 @@ def monte_carlo(
 
     Raises:
       ValueError: where num_trials or batch_size is less than 1.
-      TypeError: where they are not ints, or key is no PRNG key.
+      TypeError: where they are not ints, key is no PRNG key, trial or progress no
+        function, or the trial returns something else than numbers and bools (of a key,
+        return `jax.random.key_data(key)`).
 
     Example:
       >>> import jax, jaxwgc
@@ -55,6 +57,9 @@ def monte_carlo(
       >>> draws.shape
       (1000,)
     """
+    _validation.check_callable("trial", trial)
+    if progress is not None:
+        _validation.check_callable("progress", progress)
     key = jnp.asarray(_validation.check_key(key))
     num_trials = _validation.check_int("num_trials", num_trials, minimum=1)
     if batch_size is None:
@@ -65,7 +70,9 @@ def monte_carlo(
     batch_size = -(-num_trials // num_batches)
 
     def numbered_trial(key, number):
-        return trial(jax.random.fold_in(key, number))
+        result = trial(jax.random.fold_in(key, number))
+        _validation.check_dtypes("trial's result", result, "numbers or bools")
+        return result
 
     def run_traced():
         return jax.lax.map(
@@ -115,30 +122,42 @@ class Summary(NamedTuple):
 
 
 def summarize(results: Any, confidence: float = 0.95) -> Any:
-    """Means over the trials, with Student's confidence intervals.
+    """Means over the trials, with confidence intervals.
+
+    Of numbers Student's intervals. The mean of bools is a proportion, and its interval
+    is Wilson's with continuity correction. At 95%, and p = 0.01, 0.1 and 0.5 with 10,
+    30 and 200 trials each, it covers p with a probability of 95.6 to 98.7% (99.6% at
+    p = 0.01 with 10 trials, where no interval has one from 93 to 99%).
 
     Args:
       results: a pytree, leaves (num_trials, ...), such as `monte_carlo` returns; real
-        or bool (a mean of bools is a proportion). NumPy leaves are averaged in float64,
-        JAX arrays in their own precision, also under `jit`.
+        or bool. NumPy leaves are averaged in float64, JAX arrays in their own
+        precision, also under `jit`.
       confidence: of the interval, between 0 and 1.
 
     Returns:
       The pytree with a `Summary` in the place of each leaf. From a single trial the
-      interval is NaN.
+      interval of a number is NaN.
 
     Raises:
       ValueError: where leaves are empty or differ in the number of trials, or
         confidence is not between 0 and 1.
-      TypeError: where results are complex.
+      TypeError: where results are not real numbers or bools.
 
     Example:
       >>> import numpy as np, jaxwgc
       >>> summary = jaxwgc.summarize(np.array([1.0, 2.0, 3.0, 4.0, 5.0]))
       >>> float(summary.mean), float(summary.low.round(3)), float(summary.high.round(3))
       (3.0, 1.037, 4.963)
+      >>> never = jaxwgc.summarize(np.zeros(200, bool))
+      >>> float(never.low), float(never.high.round(3))
+      (0.0, 0.023)
+
+    References:
+      Newcombe, "Two-sided confidence intervals for the single proportion: comparison of
+      seven methods", 1998 (method 4).
     """
-    _validation.check_number("confidence", confidence)
+    _validation.check_number("confidence", confidence, traceable=False)
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must be between 0 and 1; got {confidence}")
     shapes = [np.shape(leaf) for leaf in jax.tree.leaves(results)]
@@ -148,63 +167,37 @@ def summarize(results: Any, confidence: float = 0.95) -> Any:
         )
     num_trials = shapes[0][0]
     _validation.check_leading_axis("results", results, num_trials, "num_trials")
-    quantile = math.nan
-    if num_trials > 1:
-        quantile = _student_quantile((1 + confidence) / 2, num_trials - 1)
+    _validation.check_dtypes("results", results, "real numbers or bools")
 
     def of_leaf(leaf):
-        if np.iscomplexobj(leaf):
-            raise TypeError(f"results must be real; got {leaf.dtype}")
         if isinstance(leaf, jax.Array):
-            xp, leaf = jnp, leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
+            xp, values = jnp, _dtypes.promoted(leaf)
         else:
-            xp, leaf = np, np.asarray(leaf, np.float64)
-        mean = xp.mean(leaf, axis=0)
-        variance = xp.sum((leaf - mean) ** 2, axis=0) / max(num_trials - 1, 1)
+            xp, values = np, np.asarray(leaf, np.float64)
+        mean = xp.mean(values, axis=0)
+        variance = xp.sum((values - mean) ** 2, axis=0) / max(num_trials - 1, 1)
         error = xp.sqrt(variance / num_trials)
         if num_trials == 1:
             error = xp.full_like(mean, math.nan)
-        return Summary(mean, mean - quantile * error, mean + quantile * error, error)
+        if _dtypes.dtype_of(leaf) == np.bool_:
+            low, high = _wilson_interval(xp, values.sum(0), num_trials, confidence)
+        else:
+            half = special.stdtrit(num_trials - 1, (1 + confidence) / 2) * error
+            low, high = mean - half, mean + half
+        return Summary(mean, low, high, error)
 
     return jax.tree.map(of_leaf, results)
 
 
-def _student_quantile(probability: float, degrees: int) -> float:
-    """Quantile of Student's distribution above the median, by bisection.
+def _wilson_interval(xp, hits, num_trials, confidence):
+    """Wilson's interval of a proportion, with continuity correction."""
+    z = special.ndtri((1 + confidence) / 2)
 
-    The distribution function has a finite form for whole degrees of freedom
-    (Abramowitz and Stegun 26.7.3 and 26.7.4); past a thousand degrees the expansion
-    around the normal quantile (26.7.5) is exact to nine digits.
-    """
-    if degrees > 1000:
-        z = NormalDist().inv_cdf(probability)
-        first = (z**3 + z) / 4
-        second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
-        third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
-        return z + first / degrees + second / degrees**2 + third / degrees**3
-    low, high = 0.0, 1.0
-    while _student_within(high, degrees) < 2 * probability - 1:
-        high *= 2
-    for _ in range(100):
-        middle = (low + high) / 2
-        if _student_within(middle, degrees) < 2 * probability - 1:
-            low = middle
-        else:
-            high = middle
-    return (low + high) / 2
+    def low_end(count):
+        # Without hits the end is 0, and the root may not exist.
+        spread = 4 * count * (num_trials - count + 1) / num_trials - 2 - 1 / num_trials
+        root = xp.sqrt(xp.maximum(z**2 + spread, 0))
+        low = (2 * count + z**2 - 1 - z * root) / (2 * (num_trials + z**2))
+        return xp.where(count > 0, low, 0)
 
-
-def _student_within(bound: float, degrees: int) -> float:
-    """P(|T| < bound) for a whole number of degrees of freedom."""
-    angle = math.atan2(bound, math.sqrt(degrees))
-    squared_cosine = math.cos(angle) ** 2
-    odd = degrees % 2
-    term = math.cos(angle) if odd else 1.0
-    total = 0.0
-    for index in range(degrees // 2):
-        total += term
-        step = 2 * index + 1 + odd
-        term *= squared_cosine * step / (step + 1)
-    if odd:
-        return 2 / math.pi * (angle + math.sin(angle) * total)
-    return math.sin(angle) * total
+    return low_end(hits), 1 - low_end(num_trials - hits)

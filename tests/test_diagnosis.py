@@ -324,6 +324,16 @@ class TestBadInput:
         with pytest.raises(TypeError, match="num_patterns must be"):
             coding.diagnose(self.code, KEY, 1, num_patterns=10.0)
 
+        for levels in (["half"], [True], [0.5j], ["0.5"]):
+            with pytest.raises(
+                TypeError, match=r"quantile_levels\[0\] must be real num"
+            ):
+                coding.diagnose(self.code, KEY, 1, quantile_levels=levels)
+
+    def test_inside_jit(self):
+        with pytest.raises(TypeError, match="key must be concrete, since patterns are"):
+            jax.jit(lambda key: coding.diagnose(self.code, key, 1).mean_error)(KEY)
+
     def test_a_traced_code(self):
         with pytest.raises(TypeError, match="code must be concrete, since patterns"):
             jax.jit(lambda code: coding.diagnose(code, KEY, 1).mean_error)(self.code)

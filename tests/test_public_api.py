@@ -224,10 +224,10 @@ def test_import_starts_no_device():
 
 
 def test_import_brings_no_package_beyond_the_core():
-    """Only what jax, optax, chex and numpy import themselves."""
+    """Only what jax, optax, chex, numpy and scipy import themselves."""
     core, all_ = run(
         "import json, sys\n"
-        "import chex, jax, jax.numpy, numpy, optax, optax.experimental\n"
+        "import chex, jax, jax.numpy, numpy, optax, optax.experimental, scipy.special\n"
         "packages = lambda: sorted({name.partition('.')[0] for name in sys.modules})\n"
         "core = packages()\n"
         "import jaxwgc\n"

@@ -168,7 +168,6 @@ class TestSummarize:
         draw = np.random.default_rng(num_trials)
         results = {
             "normal": draw.normal(3.0, 2.0, (num_trials, 2)),
-            "hit": np.arange(num_trials) % 3 == 0,
             "count": draw.integers(0, 2**40, num_trials),
         }
         summary = jaxwgc.summarize(results, confidence)
@@ -247,23 +246,64 @@ class TestSummarize:
         assert summary.mean[1] == 2.0
 
 
-@settings(max_examples=60, deadline=None)
-@given(
-    degrees=st.one_of(
-        st.integers(1, 1000), st.integers(990, 1010), st.integers(1, 10**6)
-    ),
-    probability=st.floats(0.5, 1 - 1e-6),
-)
-@example(degrees=1, probability=0.975)
-@example(degrees=150, probability=0.9999)
-@example(degrees=1001, probability=1 - 1e-6)
-def test_student_quantile(degrees, probability):
-    np.testing.assert_allclose(
-        studies._student_quantile(probability, degrees),
-        scipy.stats.t.ppf(probability, degrees),
-        rtol=1e-9,
-        atol=1e-12,
-    )
+class TestProportions:
+    """The mean of bools has an interval of its own."""
+
+    @pytest.mark.parametrize("num_trials", [1, 2, 3, 10, 200])
+    @pytest.mark.parametrize("confidence", [0.01, 0.5, 0.95, 0.999])
+    def test_intervals_are_those_of_scipy(self, num_trials, confidence):
+        """All counts of hits side by side, in NumPy, in JAX and under jit."""
+        hits = np.arange(num_trials)[:, None] < np.arange(num_trials + 1)
+        found = jaxwgc.summarize(hits, confidence)
+        traced = jax.jit(lambda own: jaxwgc.summarize(own, confidence))(hits)
+        for count in range(num_trials + 1):
+            test = scipy.stats.binomtest(count, num_trials)
+            low, high = test.proportion_ci(confidence, method="wilsoncc")
+            np.testing.assert_allclose(found.low[count], low, atol=1e-14)
+            np.testing.assert_allclose(found.high[count], high, atol=1e-14)
+            np.testing.assert_allclose(traced.low[count], low, atol=1e-6)
+            np.testing.assert_allclose(traced.high[count], high, atol=1e-6)
+        np.testing.assert_allclose(found.mean, hits.mean(0), rtol=1e-14)
+        if num_trials > 1:
+            errors = scipy.stats.sem(hits, axis=0)
+            np.testing.assert_allclose(found.standard_error, errors, atol=1e-14)
+        for leaf in traced:
+            assert leaf.dtype == np.float32
+
+    @pytest.mark.parametrize("probability", [0.01, 0.1, 0.5])
+    @pytest.mark.parametrize("num_trials", [10, 30, 200])
+    def test_exact_coverage(self, probability, num_trials):
+        """The binomial probability of the counts whose interval holds p: 93 to 99%.
+
+        Where no interval has such a coverage, since few counts are likely, it is the
+        least one above.
+        """
+        hits = np.arange(num_trials)[:, None] < np.arange(num_trials + 1)
+        summary = jaxwgc.summarize(hits)
+        counts = np.arange(-1, num_trials + 1)
+        cumulative = scipy.stats.binom.cdf(counts, num_trials, probability)
+        law = np.diff(cumulative)
+        coverage = law[(summary.low <= probability) & (probability <= summary.high)]
+        # An interval for every count, with ends that do not fall: p is in those of
+        # some counts in a row.
+        possible = cumulative[None, :] - cumulative[:, None]
+        if np.any((possible >= 0.93) & (possible <= 0.99)):
+            assert 0.93 <= coverage.sum() <= 0.99
+        else:
+            assert (probability, num_trials) == (0.01, 10)
+            least = possible[possible > 0.93].min()
+            np.testing.assert_allclose(coverage.sum(), least, rtol=1e-12)
+
+    def test_examples_of_what_went_wrong(self):
+        """Student's interval of 200 misses was [0, 0], and [-0.77, 2.10] below."""
+        never = jaxwgc.summarize(np.zeros(200, bool))
+        assert never.low == 0
+        assert 0.01 < never.high < 0.03
+        always = jaxwgc.summarize(jnp.ones(200, bool))
+        np.testing.assert_allclose(always.low, 1 - never.high, rtol=1e-6)
+        assert always.high == 1
+        few = jaxwgc.summarize(np.array([True, False, True]))
+        assert 0 < few.low < 2 / 3 < few.high < 1
 
 
 class TestBadInput:
@@ -310,6 +350,33 @@ class TestBadInput:
     def test_results_of_different_lengths(self):
         with pytest.raises(ValueError, match=r"results\['b'\] .* num_trials = 3; got"):
             jaxwgc.summarize({"a": np.ones(3), "b": np.ones(2)})
+
+    def test_traced_confidence(self):
+        with pytest.raises(TypeError, match="confidence must be concrete, not traced"):
+            jax.jit(jaxwgc.summarize)(np.ones(3), 0.9)
+
+    @pytest.mark.parametrize("leaf", [np.array(["a", "b"]), np.array([None, 1])])
+    def test_results_that_are_no_numbers(self, leaf):
+        with pytest.raises(TypeError, match=r"results\['x'\] must be real numbers or"):
+            jaxwgc.summarize({"x": leaf})
+        with pytest.raises(TypeError, match="results must be real numbers or bools"):
+            jaxwgc.summarize(jax.random.split(self.key))
+
+    @pytest.mark.parametrize("wrong", ["trial", 3, np.ones(2)])
+    def test_what_is_no_function(self, wrong):
+        with pytest.raises(TypeError, match="trial must be a function; got"):
+            jaxwgc.monte_carlo(wrong, self.key, 3)
+        with pytest.raises(TypeError, match="progress must be a function; got"):
+            jaxwgc.monte_carlo(trial, self.key, 3, progress=wrong)
+
+    def test_trial_that_returns_keys(self):
+        rule = r"trial's result\['b'\] must be numbers or bools; got key<fry>"
+        with pytest.raises(TypeError, match=rule):
+            jaxwgc.monte_carlo(lambda key: {"a": 1.0, "b": key}, self.key, 3)
+        with pytest.raises(TypeError, match=rule):
+            jax.jit(
+                lambda key: jaxwgc.monte_carlo(lambda own: {"b": own}, key, 3)["b"]
+            )(self.key)
 
     def test_complex_results(self):
         with pytest.raises(TypeError, match="results must be real"):

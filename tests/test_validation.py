@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxwgc import _validation
+import jaxwgc
+from jaxwgc import _dtypes, _validation
 
 
 class TestInt:
@@ -68,7 +69,11 @@ class TestNumber:
         assert _validation.check_number("rate", value, minimum=0, maximum=1) is None
 
     @pytest.mark.parametrize(
-        "value", ["1", None, 1j, np.complex64(1), np.ones(1), [1.0], {}, jnp.ones(2)]
+        "value",
+        [
+            *("1", None, 1j, np.complex64(1), np.ones(1), [1.0], {}, jnp.ones(2)),
+            *(True, np.True_, np.array(False), jnp.array(True), np.array("1")),
+        ],
     )
     def test_other_types(self, value):
         with pytest.raises(TypeError, match="rate must be a real scalar; got "):
@@ -100,6 +105,67 @@ class TestNumber:
         )
         with pytest.raises(TypeError, match="rate must be a real scalar"):
             jax.jit(check)(np.ones(2))
+
+    def test_values_that_must_not_be_traced(self):
+        def check(value):
+            _validation.check_number("rate", value, traceable=False)
+            return value
+
+        assert check(0.5) == 0.5
+        with pytest.raises(TypeError, match="rate must be concrete, not traced; got"):
+            jax.jit(check)(0.5)
+
+
+class TestBool:
+    def test_bools(self):
+        assert _validation.check_bool("flag", True) is True
+        assert _validation.check_bool("flag", np.False_) is False
+
+    @pytest.mark.parametrize("value", ["no", 0, 1, None, np.ones(1, bool), 1.0])
+    def test_other_types(self, value):
+        with pytest.raises(TypeError, match="flag must be True or False; got "):
+            _validation.check_bool("flag", value)
+        with pytest.raises(TypeError, match="interleave must be True or False; got "):
+            jaxwgc.codes.reed_solomon(6, 6, 3, interleave=value)
+        with pytest.raises(TypeError, match="has_aux must be True or False; got "):
+            jaxwgc.partial_value_and_grad(jnp.sum, has_aux=value)
+        with pytest.raises(TypeError, match="has_aux must be True or False; got "):
+            jaxwgc.decoded_value_and_grad(jnp.sum, jaxwgc.codes.uncoded(2), value)
+
+
+class TestDtypes:
+    leaves = {
+        "bool": [np.ones(2, bool), True, [False]],
+        "int": [1, np.ones(2, np.uint8), jnp.ones(2, jnp.int4)],
+        "float": [1.5, np.ones(2), jnp.ones(2, jnp.bfloat16)],
+        "complex": [1j, jnp.ones(2, jnp.complex64)],
+        "key": [jax.random.key(0)],
+        "other": ["a", object(), np.array(None), np.array(["a"])],
+    }
+    kinds = {
+        "numbers or bools": {"bool", "int", "float", "complex"},
+        "real numbers or bools": {"bool", "int", "float"},
+        "real numbers": {"int", "float"},
+        "real or complex floats": {"float", "complex"},
+        "real floats": {"float"},
+        "bools": {"bool"},
+        "numbers, bools or keys": {"bool", "int", "float", "complex", "key"},
+    }
+
+    @pytest.mark.parametrize("kind", kinds)
+    def test_kinds(self, kind):
+        for own, leaves in self.leaves.items():
+            for leaf in leaves:
+                tree = {"x": [leaf]}
+                if own in self.kinds[kind]:
+                    _validation.check_dtypes("tree", tree, kind)
+                    continue
+                rule = rf"tree\['x'\]\[0\].* must be {kind}; got "
+                with pytest.raises(TypeError, match=rule):
+                    _validation.check_dtypes("tree", tree, kind)
+
+    def test_every_kind_is_known_here(self):
+        assert set(self.kinds) == set(_dtypes.KINDS)
 
 
 class TestKey:

@@ -56,7 +56,7 @@ def rounds_of(code):
     finished = np.random.default_rng(0).integers(0, loads + 1, (60, len(loads)))
     finished[0] = 0
     finished[1] = loads
-    # A server may count more than there is, or none as a negative number.
+    # Counts that cannot be, of which a traced one is no answer.
     finished[2] = loads + 3
     finished[3] = -1
     return finished
@@ -70,7 +70,7 @@ def sent(code, received):
         return received.repeat(code.messages_per_worker, axis=1)
     arrived = [
         [
-            finished[worker] >= code.required_parts[worker][turn]
+            code.loads[worker] >= finished[worker] >= code.required_parts[worker][turn]
             for worker in range(code.num_workers)
             for turn in range(code.messages_per_worker)
         ]
@@ -208,7 +208,7 @@ def check(code, dtype, tolerance):
     if received.dtype == bool:
         np.testing.assert_array_equal(found["received"], received)
     else:
-        np.testing.assert_array_equal(found["received"], received >= code.loads)
+        np.testing.assert_array_equal(found["received"], received == code.loads)
     return np.array(expected), effective @ flat, error
 
 
@@ -259,7 +259,7 @@ class TestReceived:
     def test_required_parts_one_by_one(self):
         """Two parts for the first message of this worker, five for the second."""
         code = codes.partial(codes.cyclic_repetition(KEY, 4, 2), 2)
-        for finished in range(7):
+        for finished in range(6):
             received = np.array([finished, 0, 0, 0])
             sent_first, sent_second = finished >= 2, finished >= 5
             weights = np.asarray(jaxwgc.decoding_weights(code, received))
@@ -267,6 +267,10 @@ class TestReceived:
                 weights != 0,
                 np.isin(np.arange(8), [0] * sent_first + [1] * sent_second),
             )
+
+        for finished in (-1, 6):
+            with pytest.raises(ValueError, match="received must count parts from 0 to"):
+                jaxwgc.decoding_weights(code, np.array([finished, 0, 0, 0]))
 
     def test_map_over_finished_parts(self):
         code = CODES["messages, uncoded"]

@@ -6,6 +6,9 @@ from typing import Any, TypeAlias
 import jax
 import numpy as np
 
+from jaxwgc import _validation
+from jaxwgc.codes._tolerance import check_tolerance
+
 Array: TypeAlias = jax.Array | np.ndarray
 
 
@@ -19,7 +22,7 @@ def _static(default: Any = dataclasses.MISSING) -> Any:
 class GradientCode:
     """A gradient code: worker i sends the sum over j of B_ij g_j.
 
-    Made by the constructors in `jaxwgc.codes`, or by hand from a matrix of one's own;
+    Made by the constructors in `jaxwgc.codes`, or by `from_matrix` of one's own matrix;
     used through the functions of `jaxwgc.coding`. It is a pytree: its arrays can be
     traced, mapped over by `jax.vmap` and passed through `jax.jit`, and its integers are
     static. Codes made on the host keep their arrays in NumPy float64 or complex128
@@ -68,12 +71,8 @@ class GradientCode:
       >>> import jax.numpy as jnp
       >>> import numpy as np
       >>> import jaxwgc
-      >>> matrix = np.array([[0.5, 1, 0], [0, 1, -1], [0.5, 0, 1]])
-      >>> code = jaxwgc.GradientCode(
-      ...     encoding_matrix=matrix,
-      ...     assignment=matrix != 0,
-      ...     target=np.ones(3),
-      ...     num_stragglers=1,
+      >>> code = jaxwgc.GradientCode.from_matrix(
+      ...     [[0.5, 1, 0], [0, 1, -1], [0.5, 0, 1]], num_stragglers=1
       ... )
       >>> gradients = jnp.array([[1.0, 0], [2, 5], [3, 1]])
       >>> messages = jaxwgc.encode(code, gradients)
@@ -82,12 +81,9 @@ class GradientCode:
       >>> bool(jnp.allclose(decoded, gradients.sum(0)))
       True
 
-      Nothing is checked when a code is made: its arrays may be traced. Whether it is as
-      good as it says, the errors over all patterns tell:
-
-      >>> patterns = ~np.eye(3, dtype=bool)
-      >>> bool((jaxwgc.decoding_error(code, patterns) < 1e-6).all())
-      True
+      `from_matrix` checks the matrix, and on request that any s workers may fail.
+      `GradientCode(...)` itself, with all its fields, is for arrays that may be traced:
+      shapes and types are checked where the code is used, entries are not.
     """
 
     encoding_matrix: Array
@@ -104,6 +100,84 @@ class GradientCode:
     one_step_shared: bool = _static(True)
     batch_size: int | None = _static(None)
     groups: Array | None = None
+
+    @classmethod
+    def from_matrix(
+        cls,
+        encoding_matrix: Any,
+        *,
+        num_stragglers: int = 0,
+        assignment: Any = None,
+        target: Any = None,
+        check_patterns: int = 0,
+    ) -> "GradientCode":
+        """The code of an encoding matrix of one's own, checked.
+
+        Args:
+          encoding_matrix: B (num_workers, num_parts), real or complex: an array or a
+            list of rows. Not traced.
+          num_stragglers: s, whichever workers fail to answer; less than num_workers.
+          assignment: bool of the same shape, who holds what. By default the parts
+            where B is not 0.
+          target: real (num_parts,), the weights of the parts in the decoded gradient;
+            ones by default.
+          check_patterns: decodes that many patterns of s stragglers at random, or every
+            one where there are no more than that, and refuses a code that does not
+            survive one of them. 0 takes num_stragglers at its word.
+
+        Returns:
+          A code of one message a worker, decoded by least squares, in NumPy float64 or
+          complex128.
+
+        Raises:
+          ValueError: where a shape is wrong, an entry is not finite or lies where the
+            worker does not hold the part, or a pattern is not survived: to 1e-6 of the
+            norm of the target, in float64.
+          TypeError: where an argument has the wrong type or is traced.
+
+        Example:
+          >>> import jaxwgc
+          >>> matrix = [[0.5, 1, 0], [0, 1, -1], [0.5, 0, 1]]
+          >>> jaxwgc.GradientCode.from_matrix(
+          ...     matrix, num_stragglers=1, check_patterns=100
+          ... )
+          GradientCode(num_workers=3, num_parts=3, num_stragglers=1, \
+decoder='least_squares')
+        """
+        matrix = _validation.host_array(
+            "encoding_matrix", encoding_matrix, "numbers or bools", 2
+        )
+        is_complex = np.iscomplexobj(matrix)
+        matrix = matrix.astype(np.complex128 if is_complex else np.float64)
+        num_workers, num_parts = matrix.shape
+        if not matrix.size:
+            raise ValueError(
+                f"encoding_matrix must have workers and parts; got shape {matrix.shape}"
+            )
+        if assignment is None:
+            assignment = matrix != 0
+        if target is None:
+            target = np.ones(num_parts)
+        assignment = _validation.host_array("assignment", assignment, "bools", 2)
+        target = _validation.host_array("target", target, "real numbers or bools", 1)
+        target = target.astype(np.float64)
+        code = cls(
+            encoding_matrix=matrix,
+            assignment=assignment,
+            target=target,
+            num_stragglers=_validation.check_stragglers(num_stragglers, num_workers),
+        )
+        check_code(code)
+        outside = np.argwhere((matrix != 0) & ~assignment)
+        if len(outside):
+            worker, part = outside[0].tolist()
+            raise ValueError(
+                "encoding_matrix must be 0 where assignment is False; got "
+                f"{matrix[worker, part]} for worker {worker} and part {part}"
+            )
+        if _validation.check_int("check_patterns", check_patterns, minimum=0):
+            check_tolerance(matrix, target, num_stragglers, check_patterns)
+        return code
 
     @property
     def num_messages(self) -> int:
@@ -139,12 +213,46 @@ class GradientCode:
 
 
 def check_code(code: Any) -> GradientCode:
-    """One gradient code, not a batch of them."""
+    """One gradient code, not a batch of them, whose fields fit together.
+
+    To be called where a code is used: what JAX makes of a code on the way need not be
+    one.
+    """
     if not isinstance(code, GradientCode):
         raise TypeError(f"code must be a GradientCode; got {code!r}")
+    arrays = ("encoding_matrix", "assignment", "target", "required_parts", "groups")
+    for name in arrays:
+        value, optional = getattr(code, name), name in ("required_parts", "groups")
+        is_array = isinstance(value, jax.Array | np.ndarray)
+        if not (is_array or (optional and value is None)):
+            raise TypeError(
+                f"code.{name} must be an array; got {type(value).__name__} (lists are "
+                "for GradientCode.from_matrix)"
+            )
+        _validation.check_dtypes(f"code.{name}", value, "numbers or bools")
     if np.ndim(code.encoding_matrix) != 2:
         raise ValueError(
             "code must be one code, with an encoding matrix of two axes; got one of "
             f"shape {np.shape(code.encoding_matrix)} (use jax.vmap for a batch)"
         )
+    _validation.check_int("code.num_stragglers", code.num_stragglers, minimum=0)
+    for name in ("num_segments", "num_clusters", "messages_per_worker"):
+        _validation.check_int(f"code.{name}", getattr(code, name), minimum=1)
+    per_worker, per_part = code.messages_per_worker, code.num_segments
+    workers, parts = code.num_workers, code.num_parts
+    shapes = {
+        "encoding_matrix": (workers * per_worker, parts * per_part),
+        "assignment": (workers, parts),
+        "target": (parts,),
+    }
+    if per_worker > 1:
+        shapes["required_parts"] = (workers, per_worker)
+    for name, expected in shapes.items():
+        found = getattr(code, name)
+        if found is None or found.shape != expected:
+            raise ValueError(
+                f"code.{name} must have shape {expected} for messages_per_worker = "
+                f"{per_worker}, num_segments = {per_part} and {code}; got "
+                f"{None if found is None else found.shape}"
+            )
     return code

@@ -81,19 +81,20 @@ def optimize(
             f"{code} with {code.encoding_matrix.dtype}, num_segments = "
             f"{code.num_segments} and messages_per_worker = {code.messages_per_worker}"
         )
-    if not (hasattr(stragglers, "init") and hasattr(stragglers, "sample")):
-        raise TypeError(f"stragglers must be a StragglerModel; got {stragglers!r}")
+    loads = np.asarray(code.loads, np.float64)
+    _validation.check_model("stragglers", stragglers, loads)
     key = _validation.check_key(key)
     num_steps = _validation.check_int("num_steps", num_steps, minimum=1)
     batch_size = _validation.check_int("batch_size", batch_size, minimum=1)
-    _validation.check_number("learning_rate", learning_rate, positive=True)
+    _validation.check_number(
+        "learning_rate", learning_rate, positive=True, traceable=False
+    )
 
     matrix = np.asarray(code.encoding_matrix, np.float64)
     assignment = np.asarray(code.assignment)
     scale = np.sqrt(np.mean(matrix[assignment] ** 2)) if assignment.any() else 0.0
     if scale == 0:
         return code
-    stragglers.init(code.num_workers)
     learned = dataclasses.replace(
         code,
         encoding_matrix=matrix,
@@ -104,9 +105,8 @@ def optimize(
         batch_size=None,
         groups=None,
     )
-    entries, difference, standard_error = _learn(
-        learned, stragglers, num_steps, batch_size, key, scale, learning_rate
-    )
+    learn = _learner(stragglers, num_steps, batch_size)
+    entries, difference, standard_error = learn(learned, key, scale, learning_rate)
     if not difference < -_STANDARD_ERRORS * standard_error:
         return code
     entries = np.asarray(entries, np.float64)
@@ -115,8 +115,13 @@ def optimize(
     )
 
 
-@functools.partial(jax.jit, static_argnames=("stragglers", "num_steps", "batch_size"))
-def _learn(code, stragglers, num_steps, batch_size, key, scale, learning_rate):
+@functools.lru_cache(maxsize=1)
+def _learner(stragglers, num_steps, batch_size):
+    """The compiled `_learn`; as a static argument every model would keep its own."""
+    return jax.jit(functools.partial(_learn, stragglers, num_steps, batch_size))
+
+
+def _learn(stragglers, num_steps, batch_size, code, key, scale, learning_rate):
     """New entries, and by how much they lower the mean error, with standard error."""
     loads = jnp.asarray(code.loads, jnp.result_type(float))
     assignment = jnp.asarray(code.assignment)

@@ -34,6 +34,7 @@ def encode(code: GradientCode, partial_gradients: Any) -> jax.Array:
 
     Raises:
       ValueError: where a leaf's leading axis is not num_parts.
+      TypeError: where a leaf is not of numbers.
 
     Example:
       >>> import jax.numpy as jnp, jaxwgc
@@ -51,6 +52,7 @@ def encode(code: GradientCode, partial_gradients: Any) -> jax.Array:
     _validation.check_leading_axis(
         "partial_gradients", partial_gradients, code.num_parts, "num_parts"
     )
+    _validation.check_dtypes("partial_gradients", partial_gradients, "numbers or bools")
     gradients = _messages.ravel(partial_gradients, num_batch_axes=1)
     matrix = _weights.working(code.encoding_matrix)
     num_blocks = code.num_segments * (2 if code.is_complex else 1)
@@ -73,7 +75,8 @@ def decoding_weights(
       code: a gradient code.
       received: bool (..., num_workers), the workers that answered. For a code of
         several messages a worker also integers, the number of its parts that each
-        worker has finished (`Arrivals.finished` of a straggler model).
+        worker has finished (`Arrivals.finished` of a straggler model); a traced number
+        of more parts than it has counts as no answer.
       decoder: None for the code's own, or one by name that fits the code:
 
         - `"least_squares"`, any code: the weights of least norm among those of least
@@ -98,8 +101,8 @@ def decoding_weights(
       segments (..., num_segments, num_messages), the weights for each segment.
 
     Raises:
-      ValueError: where received has the wrong shape, or the decoder does not fit the
-        code.
+      ValueError: where received has the wrong shape or counts more parts than there
+        are, or the decoder does not fit the code.
       TypeError: where received is not bool, nor integers for a code of several
         messages.
 
@@ -216,11 +219,12 @@ def decode(
 
     Args:
       code: the gradient code of the messages.
-      messages: (..., num_messages, length), from `encode`.
+      messages: (..., num_messages, length), from `encode`. Decoded in at least float32,
+        whatever their dtype.
       received: as for `decoding_weights`. Its batch axes and those of the messages are
         broadcast against each other.
-      params: a pytree of arrays (or `jax.ShapeDtypeStruct`) with the structure, shapes
-        and dtypes of the gradient.
+      params: a pytree of arrays of floats (or `jax.ShapeDtypeStruct`) with the
+        structure, shapes and dtypes of the gradient.
       decoder: as for `decoding_weights`.
 
     Returns:
@@ -231,8 +235,8 @@ def decode(
 
     Raises:
       ValueError: where messages or received have the wrong shape.
-      TypeError: where received is not bool, or messages are complex for a real code or
-        real for a complex one.
+      TypeError: where received is not bool, params are not floats, or messages are not
+        numbers, or complex for a real code, or real for a complex one.
 
     Example:
       >>> import jax.numpy as jnp, jaxwgc
@@ -247,7 +251,7 @@ def decode(
     """
     check_code(code)
     params = jax.tree.map(_as_array, params)
-    messages = jnp.asarray(messages)
+    messages = _as_array(messages)
     received = _weights.check_received(code, received)
     _check_messages(code, messages, params)
     decoder = _weights.check_decoder(code, decoder)
@@ -272,7 +276,7 @@ def weighted(code: GradientCode, weights: jax.typing.ArrayLike) -> GradientCode:
     Raises:
       ValueError: where weights has the wrong shape, or (where not traced) a NaN or
         infinite entry.
-      TypeError: where weights is complex.
+      TypeError: where weights are not real numbers.
 
     Example:
       >>> import jax.numpy as jnp, jaxwgc
@@ -290,8 +294,7 @@ def weighted(code: GradientCode, weights: jax.typing.ArrayLike) -> GradientCode:
             f"weights must have shape (num_parts,) = ({code.num_parts},); got "
             f"{jnp.shape(factors)}"
         )
-    if jnp.iscomplexobj(factors):
-        raise TypeError(f"weights must be real; got {factors.dtype}")
+    _validation.check_dtypes("weights", factors, "real numbers or bools")
     if not _validation.is_traced(factors):
         # On the host, where a code that was made there keeps its precision.
         factors = np.asarray(factors)
@@ -311,6 +314,8 @@ def _as_array(leaf: Any) -> Any:
 
 
 def _check_messages(code, messages, params):
+    _validation.check_dtypes("messages", messages, "numbers or bools")
+    _validation.check_dtypes("params", params, "real or complex floats", abstract=True)
     size = _messages.raveled_size(params)
     length = -(-size // (code.num_segments * (2 if code.is_complex else 1)))
     expected = (code.num_messages, length)

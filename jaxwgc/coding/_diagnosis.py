@@ -155,13 +155,20 @@ the gradient's length
     key = _validation.check_key(key)
     num_patterns = _validation.check_int("num_patterns", num_patterns, minimum=2)
     numbers = _numbers_of_stragglers(num_stragglers, code.num_workers)
+    _validation.check_dtypes("quantile_levels", quantile_levels, "real numbers")
     levels = np.asarray(quantile_levels, np.float64)
     if levels.ndim != 1 or not np.all((levels >= 0) & (levels <= 1)):
         raise ValueError(
             f"quantile_levels must be numbers from 0 to 1; got {quantile_levels!r}"
         )
 
-    generator = np.random.default_rng(np.asarray(jax.random.bits(key, (4,))))
+    bits = jax.random.bits(key, (4,))
+    if _validation.is_traced(bits):
+        raise TypeError(
+            "key must be concrete, since patterns are enumerated on the host; got a "
+            "traced one: diagnose outside of jit, vmap and grad"
+        )
+    generator = np.random.default_rng(np.asarray(bits))
     priority = generator.random((num_patterns, code.num_workers)).argsort(axis=1)
     rank = priority.argsort(axis=1)
     scale = float(np.sum(np.abs(np.asarray(code.target, np.float64)) ** 2))

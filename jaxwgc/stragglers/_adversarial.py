@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxwgc import _validation
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding import worst_pattern
+from jaxwgc.stragglers._inputs import loads_of
 from jaxwgc.stragglers._types import StragglerModel
 from jaxwgc.stragglers._unit_rounds import unit_round
 
@@ -66,6 +67,7 @@ def adversarial(
 
     def sample(key, state, loads):
         _validation.check_key(key)
+        loads = loads_of(loads)
         check_workers(len(loads))
         return unit_round(jnp.asarray(pattern), loads), state
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxwgc import _validation
+from jaxwgc.stragglers._inputs import loads_of
 from jaxwgc.stragglers._types import Arrivals, DelayModel, StragglerModel, WaitingRule
 
 # Finish times, the time that has passed, their ratio and its product with the load are
@@ -47,8 +48,11 @@ def delayed(delay: DelayModel, wait: WaitingRule) -> StragglerModel:
 
     def sample(key, state, loads):
         delay_key, wait_key = jax.random.split(_validation.check_key(key))
+        loads = loads_of(loads)
         times, state = delay.sample(delay_key, state, loads)
         arrivals = wait(wait_key, times)
+        if not isinstance(arrivals, Arrivals):
+            raise TypeError(f"wait must be a waiting rule; got one giving {arrivals!r}")
         if arrivals.finished is None:
             arrivals = arrivals._replace(
                 finished=_finished_parts(loads, times, arrivals)
@@ -66,7 +70,7 @@ def _finished_parts(
     The last part is finished where the worker was received, and only there: the waiting
     rule has decided that, and this agrees with it, ties and all.
     """
-    loads, times = jnp.asarray(loads), jnp.asarray(times)
+    times = jnp.asarray(times)
     elapsed = jnp.asarray(arrivals.elapsed)
     slack = _ROUNDINGS * _coarsest_eps(times, elapsed)
     elapsed = elapsed.astype(jnp.promote_types(elapsed.dtype, jnp.float32))

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxwgc import _validation
+from jaxwgc.stragglers._inputs import loads_of, stateless
 from jaxwgc.stragglers._types import DelayModel
 
 
@@ -105,12 +106,13 @@ def bernoulli_slowdown(
     return _independent(draw)
 
 
-def _independent(draw: Callable[[jax.Array, tuple[int]], jax.Array]) -> DelayModel:
+def _independent(draw: Callable[[jax.Array, tuple[int, ...]], jax.Array]) -> DelayModel:
     """Independent times for one part, in proportion to the load."""
 
     def sample(key, state, loads):
-        times = draw(_validation.check_key(key), (len(loads),))
+        loads = loads_of(loads)
+        times = draw(_validation.check_key(key), loads.shape)
         # No work takes no time, of a dead worker too.
-        return jnp.where(loads > 0, loads * times, 0), state
+        return jnp.where(loads == 0, 0, loads * times), state
 
-    return DelayModel(lambda num_workers: (), sample)
+    return DelayModel(stateless, sample)

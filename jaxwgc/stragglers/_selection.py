@@ -44,4 +44,6 @@ def _largest_bound(values: jax.Array, count: Any) -> jax.Array:
         raised = bound | (jnp.ones((), values.dtype) << (num_bits - 1 - step))
         return jnp.where((values < raised).sum() <= count, raised, bound)
 
-    return jax.lax.fori_loop(0, num_bits, set_bit, jnp.zeros((), values.dtype))
+    # A zero that varies over the same axes of a mesh as what it is compared with.
+    zero = (0 * (values.min() + count)).astype(values.dtype)
+    return jax.lax.fori_loop(0, num_bits, set_bit, zero)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxwgc import _validation
+from jaxwgc.stragglers._inputs import loads_of, stateless
 from jaxwgc.stragglers._selection import random_workers
 from jaxwgc.stragglers._types import Arrivals, StragglerModel
 
@@ -42,6 +43,7 @@ def uniform(num_stragglers: int) -> StragglerModel:
         return ()
 
     def sample(key, state, loads):
+        loads = loads_of(loads)
         num_workers = len(loads)
         _validation.check_stragglers(num_stragglers, num_workers)
         everyone = jnp.ones(num_workers, bool)
@@ -81,20 +83,15 @@ def bernoulli(probability: jax.typing.ArrayLike) -> StragglerModel:
     _validation.check_number("probability", probability, minimum=0, maximum=1)
 
     def sample(key, state, loads):
-        key = _validation.check_key(key)
+        key, loads = _validation.check_key(key), loads_of(loads)
         draws = jax.random.uniform(key, (len(loads),), jnp.float32)
         return unit_round(draws >= probability, loads), state
 
-    return StragglerModel(_stateless, sample)
+    return StragglerModel(stateless, sample)
 
 
 def unit_round(received: jax.Array, loads: jax.Array) -> Arrivals:
     """The round of one unit in which those workers answer and the others never do."""
     times = jnp.where(received, 1.0, jnp.inf)
-    finished = jnp.where(received, jnp.ceil(jnp.asarray(loads)), 0)
+    finished = jnp.where(received & (loads > 0), jnp.ceil(loads), 0)
     return Arrivals(received, times, jnp.ones(()), finished.astype(jnp.int32))
-
-
-def _stateless(num_workers: int) -> tuple[()]:
-    _validation.check_int("num_workers", num_workers, minimum=1)
-    return ()

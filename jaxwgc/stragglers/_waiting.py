@@ -1,9 +1,9 @@
 """Waiting rules: for how long the server waits, and for whom."""
 
-import jax
 import jax.numpy as jnp
 
 from jaxwgc import _validation
+from jaxwgc.stragglers._inputs import times_of
 from jaxwgc.stragglers._selection import fastest_workers
 from jaxwgc.stragglers._types import Arrivals, WaitingRule
 
@@ -38,12 +38,12 @@ def fastest(num_required: int) -> WaitingRule:
     num_required = _validation.check_int("num_required", num_required, minimum=1)
 
     def wait(key, times):
+        times = times_of(times)
         if num_required > len(times):
             raise ValueError(
                 "num_required must be at most num_workers; got num_required = "
                 f"{num_required} and num_workers = {len(times)}"
             )
-        times = _as_floats(times)
         first = fastest_workers(_validation.check_key(key), times, num_required)
         elapsed = jnp.max(times, where=first, initial=-jnp.inf)
         return Arrivals(first & jnp.isfinite(times), times, elapsed)
@@ -76,15 +76,9 @@ def deadline(seconds: float) -> WaitingRule:
     _validation.check_number("seconds", seconds, positive=True)
 
     def wait(key, times):
-        del key
-        times = _as_floats(times)
+        _validation.check_key(key)
+        times = times_of(times)
         elapsed = jnp.minimum(jnp.max(times), jnp.asarray(seconds, times.dtype))
         return Arrivals((times <= seconds) & jnp.isfinite(times), times, elapsed)
 
     return wait
-
-
-def _as_floats(times: jax.typing.ArrayLike) -> jax.Array:
-    """Times in at least float32, as bits are compared and deadlines have fractions."""
-    times = jnp.asarray(times)
-    return times.astype(jnp.promote_types(times.dtype, jnp.float32))

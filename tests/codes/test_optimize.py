@@ -1,6 +1,7 @@
 """Learned entries: better than those that they start from, on rounds not seen yet."""
 
 import dataclasses
+import gc
 
 import jax
 import jax.numpy as jnp
@@ -229,6 +230,23 @@ class TestModels:
         assert after < 0.9 * before
         # Nobody has seen the two that are always late: nothing but jitter on them.
         np.testing.assert_allclose(learned.encoding_matrix[:2], 1, atol=0.15)
+
+
+def test_models_that_are_equal_leave_one_program():
+    """Each object had its own, which stayed for good."""
+    client = jax.devices()[0].client
+
+    def programs():
+        gc.collect()
+        return len(client.live_executables())
+
+    def run():
+        learn(REGULAR, stragglers.bernoulli(0.25), num_steps=2, batch_size=8)
+        return programs()
+
+    first = run()
+    assert run() == first
+    assert run() == first
 
 
 class TestBadInput:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxwgc import stragglers
+from jaxwgc import codes, stragglers
 
 
 class TestBadInput:
@@ -145,3 +145,104 @@ class TestBadInput:
                 sample(key, (), jnp.ones(3))
         with pytest.raises(ValueError, match=r"key must be one key; .* \(2"):
             pareto.sample(jax.random.split(jax.random.key(0)), (), jnp.ones(3))
+
+
+KEY = jax.random.key(0)
+MODELS = {
+    "uniform": stragglers.uniform(1),
+    "bernoulli": stragglers.bernoulli(0.5),
+    "adversarial": stragglers.adversarial(codes.fractional_repetition(4, 1), 1),
+    "pareto": stragglers.pareto(1.0, 2.0),
+    "exponential": stragglers.shifted_exponential(1.0, 1.0),
+    "slowdown": stragglers.bernoulli_slowdown(0.5, 2.0),
+    "delayed": stragglers.delayed(stragglers.pareto(1.0, 2.0), stragglers.fastest(2)),
+}
+WRONG = [
+    ([1.0, -1.0, 1.0, 1.0], ValueError, r"be .*at least 0.*; got \w+\[1\] = -1"),
+    ([1.0, 1.0, np.nan, 1.0], ValueError, r"be .*at least 0.*; got \w+\[2\] = nan"),
+    (["a"] * 4, TypeError, "be real numbers; got <U1"),
+    ([True] * 4, TypeError, "be real numbers; got bool"),
+    ([1j] * 4, TypeError, "be real numbers; got complex128"),
+    ([None] * 4, TypeError, "be real numbers; got object"),
+    (4, ValueError, r"have shape \(num_workers,\); got \(\)"),
+    (np.ones((4, 1)), ValueError, r"have shape \(num_workers,\); got \(4, 1\)"),
+    ([], ValueError, r"have shape \(num_workers,\); got \(0,\)"),
+]
+
+
+class TestLoads:
+    @pytest.mark.parametrize(("loads", "error", "rule"), WRONG)
+    @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+    def test_bad_input(self, model, loads, error, rule):
+        with pytest.raises(error, match="loads must " + rule):
+            model.sample(KEY, (), loads)
+
+    @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+    def test_infinite_loads(self, model):
+        with pytest.raises(ValueError, match=r"finite and .*; got loads\[3\] = inf"):
+            model.sample(KEY, (), [1, 1, 1, np.inf])
+
+    @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+    def test_lists_and_ints_are_arrays(self, model):
+        expected = jax.tree.leaves(model.sample(KEY, (), jnp.array([2.0, 1, 0, 3])))
+        for loads in ([2, 1, 0, 3], np.array([2, 1, 0, 3], np.int8)):
+            found = jax.tree.leaves(model.sample(KEY, (), loads))
+            for one, other in zip(found, expected, strict=True):
+                np.testing.assert_array_equal(one, other)
+
+    @pytest.mark.parametrize("load", [-1.0, np.nan, np.inf])
+    def test_traced_loads_that_are_none_show(self, load):
+        """As a time that is no number; such a worker is not received."""
+        loads = jnp.array([1.0, load, 1.0, 1.0])
+        times, _ = jax.jit(lambda own: MODELS["pareto"].sample(KEY, (), own))(loads)
+        np.testing.assert_array_equal(np.isnan(times), [False, True, False, False])
+        for wait in (stragglers.fastest(4), stragglers.deadline(1e6)):
+            model = stragglers.delayed(stragglers.pareto(1.0, 2.0), wait)
+            arrivals, _ = jax.jit(lambda own, model=model: model.sample(KEY, (), own))(
+                loads
+            )
+            np.testing.assert_array_equal(arrivals.received, ~np.isnan(times))
+            assert np.isnan(arrivals.elapsed)
+
+    def test_number_of_workers(self):
+        for model in MODELS.values():
+            with pytest.raises(TypeError, match="num_workers must be a Python int"):
+                model.init(4.0)
+            with pytest.raises(ValueError, match="num_workers must be at least 1"):
+                model.init(0)
+
+
+class TestTimes:
+    rules = {"fastest": stragglers.fastest(2), "deadline": stragglers.deadline(1.0)}
+    every_rule = pytest.mark.parametrize("wait", rules.values(), ids=rules)
+
+    @every_rule
+    @pytest.mark.parametrize(("times", "error", "rule"), WRONG)
+    def test_bad_input(self, wait, times, error, rule):
+        with pytest.raises(error, match="times must " + rule):
+            wait(KEY, times)
+
+    @every_rule
+    def test_lists(self, wait):
+        expected = wait(KEY, jnp.array([0.5, np.inf, 2.0, 0.1]))
+        found = wait(KEY, [0.5, np.inf, 2.0, 0.1])
+        np.testing.assert_array_equal(found.received, [True, False, False, True])
+        np.testing.assert_array_equal(found.received, expected.received)
+
+    @every_rule
+    def test_traced_times_below_zero_are_never(self, wait):
+        times = jnp.array([0.5, -0.1, 2.0, 3.0])
+        arrivals = jax.jit(lambda own: wait(KEY, own))(times)
+        assert not arrivals.received[1]
+
+
+@pytest.mark.parametrize("value", [True, np.True_, jnp.ones((), bool)])
+def test_bools_are_no_numbers(value):
+    for name, make in {
+        "rate": lambda: stragglers.shifted_exponential(1.0, value),
+        "scale": lambda: stragglers.pareto(value, 1.0),
+        "probability": lambda: stragglers.bernoulli(value),
+        "seconds": lambda: stragglers.deadline(value),
+    }.items():
+        with pytest.raises(TypeError, match=f"{name} must be a real scalar; got"):
+            make()

@@ -1,0 +1,45 @@
+"""Dtypes that are taken, and those that they are promoted to."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+# What the entries of an array may be, by the words of the message.
+KINDS = {
+    "numbers or bools": (jnp.number, jnp.bool_),
+    "real numbers or bools": (jnp.floating, jnp.integer, jnp.bool_),
+    "real numbers": (jnp.floating, jnp.integer),
+    "real or complex floats": (jnp.inexact,),
+    "real floats": (jnp.floating,),
+    "bools": (jnp.bool_,),
+    "numbers, bools or keys": (jnp.number, jnp.bool_, jax.dtypes.prng_key),
+}
+
+
+def is_kind(value: Any, kind: str) -> bool:
+    """Whether the entries of `value` are of a kind in `KINDS`."""
+    dtype = dtype_of(value)
+    return any(jnp.issubdtype(dtype, own) for own in KINDS[kind])
+
+
+def dtype_of(value: Any) -> np.dtype:
+    """The dtype of an array, or of what NumPy makes of a number or list."""
+    dtype = getattr(value, "dtype", None)
+    return np.asarray(value).dtype if dtype is None else dtype
+
+
+def promoted(leaf: Any) -> jax.Array:
+    """`leaf` as a JAX array of floats of at least 32 bits, real or complex.
+
+    Integers and bools become default floats. NumPy's do so in NumPy, since JAX's may
+    have fewer bits.
+    """
+    array = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
+    dtype = array.dtype
+    if not jnp.issubdtype(dtype, jnp.inexact):
+        array = array.astype(jnp.result_type(float))
+    elif jnp.finfo(dtype).bits < 32:
+        array = array.astype(jnp.float32)
+    return jnp.asarray(array)

@@ -1,0 +1,37 @@
+"""Whether an encoding matrix survives the stragglers that it is said to survive."""
+
+import itertools
+import math
+
+import numpy as np
+
+# What an exact code may miss of the norm of its target in float64.
+_EXACT = 1e-6
+
+
+def check_tolerance(
+    matrix: np.ndarray, target: np.ndarray, num_stragglers: int, num_patterns: int
+) -> None:
+    """Every pattern of s stragglers decodes, or that many random ones if fewer."""
+    num_workers = len(matrix)
+    if math.comb(num_workers, num_stragglers) <= num_patterns:
+        patterns = itertools.combinations(range(num_workers), num_stragglers)
+    else:
+        draw = np.random.default_rng(0)
+        patterns = (
+            sorted(draw.permutation(num_workers)[:num_stragglers].tolist())
+            for _ in range(num_patterns)
+        )
+    # Rows of very different scale would be lost as rounding of the largest.
+    norms = np.linalg.norm(matrix, axis=1, keepdims=True)
+    rows = matrix / np.where(norms > 0, norms, 1)
+    for lost in patterns:
+        answers = np.delete(rows, list(lost), axis=0).T
+        weights = np.linalg.lstsq(answers, target, rcond=None)[0]
+        miss = np.linalg.norm(answers @ weights - target)
+        if not miss <= _EXACT * np.linalg.norm(target):
+            raise ValueError(
+                f"num_stragglers must be survived; got num_stragglers = "
+                f"{num_stragglers}, and without the workers {list(lost)} the nearest "
+                f"to the target misses it by {miss:.2g}"
+            )

@@ -1,0 +1,46 @@
+"""What models and waiting rules are given: checked, and as arrays of floats."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxwgc import _dtypes, _validation
+
+
+def loads_of(loads: Any) -> jax.Array:
+    """Loads (num_workers,); NaN in the place of traced ones that are none."""
+    loads = _vector("loads", loads, "finite and at least 0", largest=np.inf)
+    return jnp.where((loads >= 0) & (loads < jnp.inf), loads, jnp.nan)
+
+
+def times_of(times: Any) -> jax.Array:
+    """Times in at least float32; NaN in the place of traced ones below 0."""
+    times = _vector("times", times, "at least 0, and infinity where never")
+    times = _dtypes.promoted(times)
+    return jnp.where(times >= 0, times, jnp.nan)
+
+
+def stateless(num_workers: int) -> tuple[()]:
+    """The `init` of a model without a state."""
+    _validation.check_int("num_workers", num_workers, minimum=1)
+    return ()
+
+
+def _vector(name, value, rule, largest=None):
+    array = value if hasattr(value, "dtype") else np.asarray(value)
+    _validation.check_dtypes(name, array, "real numbers")
+    if array.ndim != 1 or not len(array):
+        raise ValueError(f"{name} must have shape (num_workers,); got {array.shape}")
+    if not _validation.is_traced(array):
+        values = np.asarray(array, np.float64)
+        wrong = ~(values >= 0) | (values == largest)
+        if wrong.any():
+            first = int(wrong.argmax())
+            raise ValueError(
+                f"{name} must be {rule}; got {name}[{first}] = {values[first]}"
+            )
+    # Half precision stays half: how coarse times are is judged by it.
+    is_half = jnp.issubdtype(array.dtype, jnp.floating) and array.dtype.itemsize == 2
+    return jnp.asarray(array) if is_half else _dtypes.promoted(array)

@@ -1,0 +1,199 @@
+"""Codes of one's own matrix: checked when made, or else where they are used."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxwgc
+from jaxwgc import codes, stragglers
+from jaxwgc.codes._gradient_code import check_code
+
+# The example of Tandon et al.: any two of three workers are enough.
+ROWS = [[0.5, 1, 0], [0, 1, -1], [0.5, 0, 1]]
+make = jaxwgc.GradientCode.from_matrix
+
+
+class TestFromMatrix:
+    @pytest.mark.parametrize("kind", [list, np.array, jnp.array, np.float16])
+    def test_any_array(self, kind):
+        code = make(kind(ROWS), num_stragglers=1, check_patterns=3)
+        np.testing.assert_array_equal(code.encoding_matrix, ROWS)
+        np.testing.assert_array_equal(code.assignment, np.array(ROWS) != 0)
+        np.testing.assert_array_equal(code.target, 1)
+        assert code.encoding_matrix.dtype == code.target.dtype == np.float64
+        assert code.num_stragglers == 1
+        assert isinstance(code.encoding_matrix, np.ndarray)
+
+    def test_decodes_like_the_codes_of_the_library(self):
+        gradients = np.arange(6.0).reshape(3, 2)
+        code = make(ROWS, num_stragglers=1)
+        for lost in range(3):
+            received = np.arange(3) != lost
+            decoded = jaxwgc.decode(
+                code, jaxwgc.encode(code, gradients), received, np.zeros(2)
+            )
+            np.testing.assert_allclose(decoded, gradients.sum(0), rtol=1e-5)
+
+    def test_complex_matrix_with_an_assignment_and_a_target(self):
+        inner = jaxwgc.weighted(codes.reed_solomon(6, 3, 4), [1.0, 2.0, 0.5])
+        code = make(
+            inner.encoding_matrix,
+            num_stragglers=3,
+            assignment=inner.assignment,
+            target=inner.target,
+            check_patterns=20,
+        )
+        assert code.is_complex
+        np.testing.assert_array_equal(code.target, [1, 2, 0.5])
+        np.testing.assert_array_equal(code.assignment, inner.assignment)
+
+    @pytest.mark.parametrize("scale", [1.0, 1e6])
+    def test_every_pattern_is_checked(self, scale):
+        """Fractional repetition of 2 does not survive two of a kind, and only those."""
+        matrix = codes.fractional_repetition(6, 1).encoding_matrix
+        matrix = matrix * np.geomspace(1, scale, 6)[:, None]
+        make(matrix, num_stragglers=1, check_patterns=6)
+        make(matrix, num_stragglers=2)
+        rule = (
+            r"num_stragglers must be survived; got num_stragglers = 2, and without the "
+            r"workers \[0, 3\] the nearest .* misses it by 1.4"
+        )
+        with pytest.raises(ValueError, match=rule):
+            make(matrix, num_stragglers=2, check_patterns=15)
+        # At random where there are more patterns than are asked for.
+        with pytest.raises(ValueError, match="num_stragglers must be survived"):
+            make(matrix, num_stragglers=3, check_patterns=19)
+
+    @pytest.mark.parametrize(
+        ("arguments", "error", "rule"),
+        [
+            ({"encoding_matrix": [[1, 2], [3]]}, ValueError, "matrix must be an array"),
+            ({"encoding_matrix": [1, 2]}, ValueError, r"must have 2 axes; .* \(2,\)"),
+            ({"encoding_matrix": []}, ValueError, r"encoding_matrix must have 2 axes"),
+            (
+                {"encoding_matrix": np.ones((0, 3))},
+                ValueError,
+                r"workers and parts; .* \(0, 3\)",
+            ),
+            (
+                {"encoding_matrix": [["a"]]},
+                TypeError,
+                "must be numbers or bools; got <",
+            ),
+            ({"encoding_matrix": None}, TypeError, "must be numbers or bools; got obj"),
+            ({"encoding_matrix": [[np.nan]]}, ValueError, "matrix must be finite; got"),
+            ({"encoding_matrix": [[1j * np.inf]]}, ValueError, "must be finite; got"),
+            (
+                {"assignment": np.ones((3, 3))},
+                TypeError,
+                "assignment must be bools; got",
+            ),
+            ({"assignment": [[True]]}, ValueError, r"code.assignment must .* \(3, 3\)"),
+            (
+                {"assignment": np.eye(3, dtype=bool)},
+                ValueError,
+                "must be 0 where assignment is False; got 1.0 for worker 0 and part 1",
+            ),
+            ({"target": [1, 2]}, ValueError, r"code.target must have shape \(3,\)"),
+            ({"target": [1j, 2, 3]}, TypeError, "target must be real numbers or bools"),
+            ({"target": [1, 2, np.inf]}, ValueError, "target must be finite; got"),
+            ({"num_stragglers": 3}, ValueError, "num_stragglers must be less than num"),
+            ({"num_stragglers": -1}, ValueError, "num_stragglers must be at least 0"),
+            ({"num_stragglers": 1.0}, TypeError, "num_stragglers must be a Python int"),
+            ({"check_patterns": True}, TypeError, "check_patterns must be an int; got"),
+            ({"check_patterns": -1}, ValueError, "check_patterns must be at least 0"),
+        ],
+    )
+    def test_bad_input(self, arguments, error, rule):
+        with pytest.raises(error, match=rule):
+            make(**{"encoding_matrix": ROWS, **arguments})
+
+    def test_traced(self):
+        with pytest.raises(TypeError, match="encoding_matrix must be concrete, since"):
+            jax.jit(lambda matrix: make(matrix).encoding_matrix)(np.eye(3))
+
+
+class TestByHand:
+    """`GradientCode` itself checks nothing, what uses it does."""
+
+    fields = {
+        "encoding_matrix": np.array(ROWS),
+        "assignment": np.array(ROWS) != 0,
+        "target": np.ones(3),
+        "num_stragglers": 1,
+    }
+
+    @pytest.mark.parametrize(
+        ("fields", "error", "rule"),
+        [
+            (
+                {"encoding_matrix": ROWS},
+                TypeError,
+                "code.encoding_matrix must be an ar",
+            ),
+            (
+                {"target": [1.0] * 3},
+                TypeError,
+                "code.target must be an array; got list",
+            ),
+            (
+                {"assignment": None},
+                TypeError,
+                "code.assignment must be an array; got N",
+            ),
+            ({"target": np.array(["a"] * 3)}, TypeError, "code.target must be numbers"),
+            ({"target": np.ones(4)}, ValueError, r"code.target must have shape \(3,\)"),
+            (
+                {"assignment": np.ones((3, 4), bool)},
+                ValueError,
+                r"code.assignment must have shape \(3, 3\) for .*; got \(3, 4\)",
+            ),
+            (
+                {"num_stragglers": -1},
+                ValueError,
+                "code.num_stragglers must be at least",
+            ),
+            (
+                {"num_stragglers": "1"},
+                TypeError,
+                "code.num_stragglers must be a Python",
+            ),
+            ({"num_segments": 0}, ValueError, "code.num_segments must be at least 1"),
+            ({"num_segments": 2}, ValueError, r"code.encoding_matrix must have shape"),
+            (
+                {"messages_per_worker": 3},
+                ValueError,
+                r"code.assignment must have shape \(1, 3\)",
+            ),
+            (
+                {"messages_per_worker": 3, "assignment": np.ones((1, 3), bool)},
+                ValueError,
+                r"code.required_parts must have shape \(1, 3\) .*; got None",
+            ),
+        ],
+    )
+    def test_fields_that_do_not_fit(self, fields, error, rule):
+        code = jaxwgc.GradientCode(**{**self.fields, **fields})
+        with pytest.raises(error, match=rule):
+            check_code(code)
+        with pytest.raises(error, match=re.escape("code.") + ".* must"):
+            jaxwgc.coded_aggregate(code, stragglers.uniform(1), jax.random.key(0))
+
+    def test_made_inside_transformations(self):
+        """Traced arrays, and whatever else JAX puts in their place."""
+
+        def error(scale):
+            code = jaxwgc.GradientCode(
+                **{**self.fields, "encoding_matrix": scale * np.array(ROWS)}
+            )
+            return jaxwgc.decoding_error(code, np.arange(3) > 0)
+
+        found = jax.jit(jax.vmap(error))(np.array([1.0, 2.0]))
+        np.testing.assert_allclose(found, 0, atol=1e-6)
+        code = jaxwgc.GradientCode(**self.fields)
+        leaves, structure = jax.tree.flatten(code)
+        again = jax.tree.unflatten(structure, [object() for _ in leaves])
+        assert isinstance(again, jaxwgc.GradientCode)

@@ -1,0 +1,80 @@
+"""Rounds on four devices, which are threads in another process."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+PROGRAM = """
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+import jaxwgc
+from jaxwgc import stragglers
+
+assert jax.device_count() == 4
+delays = {
+    "shifted_exponential": stragglers.shifted_exponential(1.0, 2.0),
+    "pareto": stragglers.pareto(1.0, 2.0),
+    "bernoulli_slowdown": stragglers.bernoulli_slowdown(0.3, 5.0),
+}
+rules = {"fastest": stragglers.fastest(4), "deadline": stragglers.deadline(4.0)}
+models = {
+    "uniform": stragglers.uniform(2),
+    "bernoulli": stragglers.bernoulli(0.3),
+    "adversarial": stragglers.adversarial(
+        jaxwgc.codes.fractional_repetition(6, num_stragglers=1), 2
+    ),
+}
+for name, delay in delays.items():
+    for rule, wait in rules.items():
+        models[name + ", " + rule] = stragglers.delayed(delay, wait)
+loads = jnp.array([2.0, 0.0, 3.0, 1.0, 2.0, 2.0])
+keys = jax.random.split(jax.random.key(0), 8)
+
+
+def rounds(model):
+    return jax.vmap(lambda key: model.sample(key, (), loads)[0])
+
+
+kinds = {
+    "auto": jax.sharding.Mesh(np.array(jax.devices()), ("i",)),
+    "explicit": jax.make_mesh((4,), ("i",), axis_types=(AxisType.Explicit,)),
+}
+for name, model in models.items():
+    expected = jax.jit(rounds(model))(keys)
+    for kind, mesh in kinds.items():
+        with jax.set_mesh(mesh):
+            own = jax.device_put(keys, NamedSharding(mesh, P("i")))
+            found = {
+                # With the checks that JAX makes by default.
+                "shard_map": jax.jit(
+                    jax.shard_map(
+                        rounds(model), mesh=mesh, in_specs=P("i"), out_specs=P("i")
+                    )
+                )(own),
+                "jit": jax.jit(rounds(model))(own),
+            }
+        for way, arrivals in found.items():
+            for field, one, other in zip(arrivals._fields, arrivals, expected):
+                np.testing.assert_allclose(
+                    one, other, rtol=1e-6, err_msg=f"{name}, {kind}, {way}, {field}"
+                )
+    print("done", name)
+"""
+
+
+def test_every_model_on_every_kind_of_mesh():
+    flags = os.environ.get("XLA_FLAGS", "")
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        capture_output=True,
+        text=True,
+        cwd=pathlib.Path(__file__).parents[2],
+        env={
+            **os.environ,
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count=4",
+        },
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("done") == 9

@@ -1,0 +1,307 @@
+"""What an aggregator refuses: updates unlike params, orders that do not work."""
+
+import pickle
+
+import flax.serialization
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import orbax.checkpoint
+import pytest
+
+import jaxwgc
+from jaxwgc import codes, stragglers
+
+KEY = jax.random.key(0)
+CODE = codes.fractional_repetition(6, 2)
+# As many rows as there are parts, as a summed gradient may have.
+PARAMS = {"w": np.zeros((6, 2), np.float32), "b": [np.zeros(6, np.float32)]}
+GRADIENTS = jax.tree.map(lambda leaf: np.stack([leaf + i for i in range(6)]), PARAMS)
+SUMMED = jax.tree.map(lambda leaf: leaf.sum(0), GRADIENTS)
+
+
+def coded(key=KEY):
+    return jaxwgc.coded_aggregate(CODE, stragglers.uniform(2), key)
+
+
+def block_leverage():
+    code = codes.fractional_repetition(4, 1)
+    return jaxwgc.block_leverage_aggregate(
+        code, stragglers.uniform(1), KEY, np.full(6, 1 / 6)
+    )
+
+
+every_aggregator = pytest.mark.parametrize("make", [coded, block_leverage])
+
+
+class TestUpdatesUnlikeParams:
+    @every_aggregator
+    @pytest.mark.parametrize("with_params", [True, False])
+    @pytest.mark.parametrize("wrap", [lambda own: own, jax.jit], ids=["plain", "jit"])
+    def test_summed_gradients(self, make, with_params, wrap):
+        """`init` has seen the shapes where `update` gets no params."""
+        aggregate = make()
+        state = aggregate.init(PARAMS)
+        extra = (PARAMS,) if with_params else ()
+        updates, state = wrap(aggregate.update)(GRADIENTS, state, *extra)
+        assert jax.tree.map(np.shape, updates) == jax.tree.map(np.shape, PARAMS)
+        rule = (
+            r"updates\['b'\]\[0\] must be like params\['b'\]\[0\] with a leading axis "
+            r"of (num_parts|K) = 6 in front; behind that axis got \(\), and "
+            r"params have \(6,\) \(an aggregator goes first in optax.chain"
+        )
+        with pytest.raises(ValueError, match=rule):
+            wrap(aggregate.update)(SUMMED, state, *extra)
+
+    @pytest.mark.parametrize(
+        "updates",
+        [
+            {"w": GRADIENTS["w"]},
+            {**GRADIENTS, "c": GRADIENTS["w"]},
+            {"w": GRADIENTS["w"], "b": (GRADIENTS["b"][0],)},
+            {"w": GRADIENTS["w"], "b": GRADIENTS["b"][0]},
+            {"w": GRADIENTS["w"][..., None], "b": GRADIENTS["b"]},
+        ],
+    )
+    def test_other_structures(self, updates):
+        aggregate = coded()
+        state = aggregate.init(PARAMS)
+        for extra in ((), (PARAMS,)):
+            with pytest.raises(ValueError, match="must be like params"):
+                aggregate.update(updates, state, *extra)
+
+    def test_params_of_the_call_come_first(self):
+        """Inside `jax.shard_map` they are a piece of what `init` has seen."""
+        aggregate = coded()
+        piece = jax.tree.map(lambda leaf: leaf[:3], PARAMS)
+        gradients = jax.tree.map(lambda leaf: leaf[:, :3], GRADIENTS)
+        state = aggregate.init(PARAMS)
+        updates, _ = aggregate.update(gradients, state, piece)
+        np.testing.assert_array_equal(updates["b"][0], SUMMED["b"][0][:3])
+        with pytest.raises(ValueError, match="must be like params"):
+            aggregate.update(gradients, state)
+
+    @pytest.mark.parametrize("state", [None, (), {}, np.ones(6)])
+    def test_states_of_something_else(self, state):
+        with pytest.raises(
+            TypeError, match="state must be a CodedAggregateState, from"
+        ):
+            coded().update(GRADIENTS, state, PARAMS)
+
+    def test_nothing_is_known_without_params(self):
+        aggregate = coded()
+        updates, _ = aggregate.update(SUMMED, aggregate.init(None))
+        np.testing.assert_allclose(updates["w"], SUMMED["w"].sum(0), rtol=1e-6)
+
+
+class TestOrder:
+    inner = [
+        lambda: optax.MultiSteps(optax.sgd(1.0), 2),
+        lambda: optax.apply_if_finite(optax.sgd(1.0), 3),
+        lambda: optax.flatten(optax.sgd(1.0)),
+    ]
+
+    @every_aggregator
+    @pytest.mark.parametrize("wrapped", inner, ids=["steps", "finite", "flatten"])
+    def test_the_order_that_works(self, make, wrapped):
+        """An aggregator first, and the wrapper around what follows."""
+        optimizer = optax.chain(make(), wrapped())
+        params, state = PARAMS, optimizer.init(PARAMS)
+        update = jax.jit(optimizer.update)
+        for _ in range(2):
+            updates, state = update(GRADIENTS, state, params)
+            params = optax.apply_updates(params, updates)
+        assert np.all(params["w"] < 0)
+        if make is coded:
+            rounds = 1 if wrapped is self.inner[0] else 2
+            np.testing.assert_allclose(params["w"], -15.0 * rounds, rtol=1e-5)
+
+    @every_aggregator
+    @pytest.mark.parametrize("with_params", [True, False])
+    def test_two_aggregators(self, make, with_params):
+        optimizer = optax.chain(make(), make(), optax.sgd(1.0))
+        state = optimizer.init(PARAMS)
+        with pytest.raises(ValueError, match="first in optax.chain, and only one"):
+            optimizer.update(GRADIENTS, state, *([PARAMS] if with_params else []))
+
+    @every_aggregator
+    @pytest.mark.parametrize(
+        "wrap", [lambda own: optax.MultiSteps(own, 2), optax.flatten]
+    )
+    def test_wrappers_around_an_aggregator(self, make, wrap):
+        """Refused though the leading axis of params is the number of parts."""
+        optimizer = wrap(optax.chain(make(), optax.sgd(1.0)))
+        state = optimizer.init(PARAMS)
+        with pytest.raises(ValueError, match="goes around those after it"):
+            optimizer.update(GRADIENTS, state, PARAMS)
+
+    def test_apply_if_finite_around_an_aggregator(self):
+        """Its own branches differ, of which JAX complains: see the documentation."""
+        optimizer = optax.apply_if_finite(optax.chain(coded(), optax.sgd(1.0)), 3)
+        state = optimizer.init(PARAMS)
+        with pytest.raises(TypeError, match="branches must have equal output types"):
+            optimizer.update(GRADIENTS, state, PARAMS)
+
+
+class TestShapesInTheState:
+    """They are no arrays, and whatever saves pytrees saves them."""
+
+    def state(self, key=KEY):
+        optimizer = optax.chain(coded(key), optax.adam(0.1))
+        return optimizer, optimizer.init(PARAMS)
+
+    def test_no_leaves(self):
+        _, state = self.state()
+        assert jax.tree.leaves(state[0].shapes) == []
+        assert state[0].shapes == {"w": {"(6, 2)": ()}, "b": [{"(6,)": ()}]}
+
+    def test_saved_and_restored(self, tmp_path, make_key):
+        _, state = self.state(make_key(0))
+        with orbax.checkpoint.StandardCheckpointer() as checkpointer:
+            checkpointer.save(tmp_path / "checkpoint", state)
+            checkpointer.wait_until_finished()
+            restored = checkpointer.restore(tmp_path / "checkpoint", state)
+        assert jax.tree.structure(restored) == jax.tree.structure(state)
+        if make_key is jax.random.PRNGKey:
+            saved = flax.serialization.to_bytes(state)
+            restored = flax.serialization.from_bytes(state, saved)
+            assert jax.tree.structure(restored) == jax.tree.structure(state)
+            restored = pickle.loads(pickle.dumps(state))
+            assert jax.tree.structure(restored) == jax.tree.structure(state)
+
+    def test_map_over_what_is_like_params(self):
+        """Such as for the sharding of an optimiser's state."""
+        optimizer, state = self.state()
+        marked = optax.tree_map_params(optimizer, lambda leaf: leaf + 1, state)
+        assert jax.tree.structure(marked) == jax.tree.structure(state)
+        np.testing.assert_array_equal(marked[1][0].mu["w"], 1)
+
+    def test_vmap_scan_and_donation(self):
+        optimizer, _ = self.state()
+        many = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf + 1]), PARAMS)
+        states = jax.vmap(optimizer.init)(many)
+
+        def step(carry, _):
+            params, states = carry
+            updates, states = jax.vmap(optimizer.update, (None, 0, 0))(
+                GRADIENTS, states, params
+            )
+            return (optax.apply_updates(params, updates), states), None
+
+        run = jax.jit(
+            lambda *carry: jax.lax.scan(step, carry, None, 3)[0], donate_argnums=1
+        )
+        params, states = run(many, states)
+        assert states[0].shapes == optimizer.init(PARAMS)[0].shapes
+        np.testing.assert_allclose(params["w"][1] - params["w"][0], 1, rtol=1e-5)
+
+
+class TestModels:
+    def test_found_when_the_aggregator_is_made(self):
+        delay = stragglers.pareto(1.0, 2.0)
+        with pytest.raises(ValueError, match="num_required = 7 and num_workers = 6"):
+            jaxwgc.coded_aggregate(
+                CODE, stragglers.delayed(delay, stragglers.fastest(7)), KEY
+            )
+        with pytest.raises(ValueError, match="num_stragglers = 6 and num_workers = 6"):
+            jaxwgc.coded_aggregate(CODE, stragglers.uniform(6), KEY)
+        with pytest.raises(
+            TypeError, match="wait must be a waiting rule; got one givi"
+        ):
+            jaxwgc.coded_aggregate(
+                CODE, stragglers.delayed(delay, lambda key, times: times), KEY
+            )
+
+    @pytest.mark.parametrize(
+        "arrivals",
+        [
+            lambda loads: loads > 0,
+            lambda loads: stragglers.Arrivals(loads, loads, loads.sum()),
+            lambda loads: stragglers.Arrivals(loads[1:] > 0, loads, loads.sum()),
+            lambda loads: stragglers.Arrivals(loads > 0, loads, loads),
+            lambda loads: stragglers.Arrivals(loads > 0, loads, None),
+        ],
+    )
+    def test_models_of_ones_own(self, arrivals):
+        model = stragglers.StragglerModel(
+            lambda num_workers: (),
+            lambda key, state, loads: (arrivals(jnp.asarray(loads)), state),
+        )
+        with pytest.raises(
+            TypeError, match="model must be a StragglerModel, whose sam"
+        ):
+            jaxwgc.coded_aggregate(CODE, model, KEY)
+        with pytest.raises(TypeError, match="stragglers must be a StragglerModel, who"):
+            codes.optimize(CODE, model, KEY)
+
+    def test_nothing_is_drawn_or_known_of_the_key(self):
+        """Models whose state is not traced work outside of jit, as before."""
+        seen = []
+
+        def sample(key, state, loads):
+            seen.append(state)
+            received = np.arange(6) != state
+            return stragglers.Arrivals(received, loads, jnp.ones(())), state + 1
+
+        model = stragglers.StragglerModel(lambda num_workers: 0, sample)
+        aggregate = jaxwgc.coded_aggregate(CODE, model, KEY)
+        state = aggregate.init(None)
+        for lost in range(2):
+            _, state = aggregate.update(GRADIENTS, state)
+            np.testing.assert_array_equal(state.received, np.arange(6) != lost)
+        assert seen == [0, 0, 1]
+
+
+class TestElapsed:
+    mask = np.ones(6, bool)
+
+    def test_negative_times(self):
+        aggregate = coded()
+        state = aggregate.init(PARAMS)
+        with pytest.raises(ValueError, match="elapsed must be at least 0; got -1.0"):
+            aggregate.update(GRADIENTS, state, received=self.mask, elapsed=-1.0)
+        with pytest.raises(TypeError, match="elapsed must be a real scalar; got True"):
+            aggregate.update(GRADIENTS, state, received=self.mask, elapsed=True)
+
+    @pytest.mark.parametrize(("elapsed", "total"), [(-1.0, np.nan), (0.5, 0.5)])
+    def test_traced_times_that_are_none_show(self, elapsed, total):
+        aggregate = coded()
+        _, state = jax.jit(
+            lambda state, elapsed: aggregate.update(
+                GRADIENTS, state, received=self.mask, elapsed=elapsed
+            )
+        )(aggregate.init(PARAMS), elapsed)
+        np.testing.assert_array_equal(state.elapsed, total)
+
+
+class TestCounts:
+    """Numbers of finished parts, for codes of several messages a worker."""
+
+    code = codes.multi_message(codes.fractional_repetition(6, 2))
+    calls = {
+        "weights": lambda code, received: jaxwgc.decoding_weights(code, received),
+        "error": lambda code, received: jaxwgc.decoding_error(code, received),
+        "decode": lambda code, received: jaxwgc.decode(
+            code, np.ones((code.num_messages, 1)), received, np.zeros(1)
+        ),
+    }
+
+    @pytest.mark.parametrize("count", [-3, -1, 4, 99, 2**32 + 1])
+    @pytest.mark.parametrize("call", calls.values(), ids=calls)
+    def test_out_of_range(self, count, call):
+        received = np.array([3, 0, count, 1, 2, 3])
+        rule = r"received must count parts from 0 to those that the worker holds, \[3"
+        with pytest.raises(ValueError, match=rule):
+            call(self.code, received)
+
+    @pytest.mark.parametrize("dtype", [np.int32, np.uint8])
+    def test_traced_counts_out_of_range_are_no_answer(self, dtype):
+        """So that the round shows as one that cannot be decoded."""
+        weights = jax.jit(lambda own: jaxwgc.effective_weights(self.code, own))
+        good = weights(np.array([3, 3, 0, 0, 0, 0], dtype))
+        np.testing.assert_allclose(good, 1, atol=1e-5)
+        for count in (99, 255) if dtype == np.uint8 else (99, -3):
+            bad = weights(np.array([3, count, 0, 0, 0, 0], dtype))
+            lost = weights(np.array([3, 0, 0, 0, 0, 0], dtype))
+            np.testing.assert_array_equal(bad, lost)

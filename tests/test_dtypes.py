@@ -1,0 +1,255 @@
+"""Types are promoted or refused, never truncated: against NumPy float64."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxwgc
+from jaxwgc import codes, stragglers
+
+KEY = jax.random.key(0)
+CODES = {
+    "real": codes.fractional_repetition(6, 2),
+    "complex": codes.reed_solomon(6, 6, 3),
+    "segments": codes.communication_efficient(6, 2, 3),
+    "heavy": jaxwgc.weighted(
+        codes.cyclic_repetition(KEY, 6, 2), np.geomspace(1e5, 1e3, 6)
+    ),
+}
+every_code = pytest.mark.parametrize("code", CODES.values(), ids=CODES)
+LOST_TWO = np.arange(6) % 3 > 0
+SMALL = [jnp.bfloat16, np.float16, jnp.float8_e5m2]
+
+
+def linear(params, part):
+    return jnp.sum(params * part)
+
+
+def share_of_miss(found, truth):
+    truth = np.asarray(truth, np.float64)
+    return np.abs(np.asarray(found, np.float64) - truth).max() / np.abs(truth).max()
+
+
+class TestMessages:
+    @pytest.mark.parametrize("dtype", [np.int8, np.int64, np.uint16, bool, jnp.int4])
+    def test_integers_and_bools_are_promoted(self, dtype, x64):
+        code = CODES["real"]
+        whole = np.array([[0, 1], [1, 0], [5, 1], [1, 3], [0, 0], [7, 1]]).astype(dtype)
+        messages = jaxwgc.encode(code, whole)
+        assert messages.dtype == (np.float64 if x64 else np.float32)
+        numbers = whole.astype(float)
+        np.testing.assert_array_equal(messages, code.encoding_matrix @ numbers)
+        plain = codes.uncoded(6)
+        for own in (whole, jnp.asarray(whole), whole.tolist()):
+            decoded = jaxwgc.decode(plain, own, LOST_TWO, np.zeros(2, np.float32))
+            np.testing.assert_allclose(decoded, numbers[LOST_TWO].sum(0), rtol=1e-6)
+
+    def test_integers_of_64_bits_keep_their_size(self):
+        """2**32 + 5 would be 5 in JAX's integers of 32 bits."""
+        big = np.full((6, 1), 2**32 + 5)
+        for decoded in (
+            jaxwgc.encode(codes.uncoded(6), big)[0],
+            jaxwgc.decode(codes.uncoded(6), big, np.arange(6) < 1, np.zeros(1)),
+        ):
+            np.testing.assert_allclose(decoded, 2**32 + 5, rtol=1e-6)
+
+    @pytest.mark.parametrize("dtype", SMALL)
+    def test_small_floats_are_decoded_in_float32(self, dtype):
+        """The gradient is that of the messages as they are, cast once at the end."""
+        code = CODES["heavy"]
+        draw = np.random.default_rng(0).normal(size=(6, 4))
+        messages = jnp.asarray(draw, dtype)
+        decoded = jaxwgc.decode(code, messages, LOST_TWO, np.zeros(4, np.float32))
+        weights = jaxwgc.decoding_weights(code, LOST_TWO)
+        truth = np.float64(weights) @ np.asarray(messages, np.float64)
+        assert share_of_miss(decoded, truth) < 1e-6
+        cast = jaxwgc.decode(code, messages, LOST_TWO, jnp.zeros(4, jnp.bfloat16))
+        np.testing.assert_array_equal(cast, decoded.astype(jnp.bfloat16))
+
+    @pytest.mark.parametrize("dtype", [int, bool, np.uint8, np.int64])
+    def test_integer_parameters_are_refused(self, dtype):
+        code, messages = CODES["real"], np.ones((6, 4), np.float32)
+        for leaf in (np.ones(3, dtype), jax.ShapeDtypeStruct((3,), dtype)):
+            rule = f"params['b'] must be real or complex floats; got {np.dtype(dtype)}"
+            with pytest.raises(TypeError, match=re.escape(rule)):
+                jaxwgc.decode(code, messages, LOST_TWO, {"w": np.zeros(1), "b": leaf})
+        with pytest.raises(TypeError, match="params must be real or complex floats"):
+            jaxwgc.decode(code, messages[:, :1], LOST_TWO, 12)
+
+    @pytest.mark.parametrize("wrong", [["a"] * 6, [None] * 6, np.array([{}] * 6)])
+    def test_what_is_no_number_is_refused(self, wrong):
+        leaf = np.array(wrong)
+        with pytest.raises(TypeError, match=r"gradients\['w'\] must be numbers or bo"):
+            jaxwgc.encode(CODES["real"], {"w": leaf})
+        with pytest.raises(TypeError, match="messages must be numbers or bools; got"):
+            jaxwgc.decode(CODES["real"], leaf[:, None], LOST_TWO, np.zeros(1))
+        with pytest.raises(TypeError, match="weights must be real numbers or bools"):
+            jaxwgc.weighted(CODES["real"], wrong)
+
+
+def test_shapes_have_no_entries():
+    """A `jax.ShapeDtypeStruct` is taken for parameters, and for nothing else."""
+    struct = jax.ShapeDtypeStruct((6,), np.float32)
+    plain, parts = codes.uncoded(6), np.ones((6, 1), np.float32)
+    column = jax.ShapeDtypeStruct((6, 1), np.float32)
+    for call in (
+        lambda: jaxwgc.encode(plain, struct),
+        lambda: jaxwgc.decode(plain, column, np.ones(6, bool), np.zeros(1)),
+        lambda: jaxwgc.weighted(plain, struct),
+        lambda: jaxwgc.summarize(struct),
+        lambda: jaxwgc.partial_value_and_grad(linear)(np.ones(1), column),
+        lambda: jaxwgc.decoded_value_and_grad(linear, plain)(
+            jax.ShapeDtypeStruct((1,), np.float32), parts, np.ones(6, bool)
+        ),
+        lambda: stragglers.pareto(1.0, 2.0).sample(KEY, (), struct),
+        lambda: stragglers.fastest(2)(KEY, struct),
+    ):
+        with pytest.raises(TypeError, match="must be .*; got ShapeDtypeStruct"):
+            call()
+
+
+class TestLosses:
+    @every_code
+    @pytest.mark.parametrize("dtype", [np.float16, jnp.bfloat16])
+    def test_one_result_on_every_path(self, code, dtype):
+        """Weights of 1e5 are beyond float16, the gradients with them are not."""
+        draw = np.random.default_rng(1).normal(size=(6, 4))
+        if code is CODES["heavy"]:
+            draw = draw * 1e-3
+        parts, params = jnp.asarray(draw, dtype), jnp.ones(4, dtype)
+        values, gradients = jaxwgc.partial_value_and_grad(linear)(params, parts)
+        value, gradient = jaxwgc.decoded_value_and_grad(linear, code)(
+            params, parts, LOST_TWO
+        )
+        truth = code.target @ np.asarray(parts, np.float64)
+        # A few roundings of the dtype, in sums that cancel by a factor of at most ten.
+        bound = 16 * float(jnp.finfo(dtype).eps)
+        assert share_of_miss(gradient, truth) < bound
+        assert value.dtype == dtype
+        if np.isfinite(value):
+            assert share_of_miss(value, code.target @ np.float64(values)) < bound
+        messages = jaxwgc.encode(code, gradients)
+        by_messages = jaxwgc.decode(code, messages, LOST_TWO, params)
+        assert share_of_miss(by_messages, truth) < bound
+        aggregate = jaxwgc.coded_aggregate(code, stragglers.uniform(2), KEY)
+        updates, _ = aggregate.update(
+            gradients, aggregate.init(params), params, received=LOST_TWO
+        )
+        assert share_of_miss(updates, truth) < bound
+        assert gradient.dtype == by_messages.dtype == updates.dtype == dtype
+
+    @pytest.mark.parametrize("factor", [1e-36, 1e-12, 1.0, 3e5, 1e36])
+    def test_weights_of_any_size(self, factor):
+        """In float32 nothing is lost by the detour through powers of two."""
+        code = jaxwgc.weighted(codes.uncoded(6), np.full(6, factor))
+        parts = np.random.default_rng(2).normal(size=(6, 4)).astype(np.float32)
+        _, gradient = jaxwgc.decoded_value_and_grad(linear, code)(
+            np.ones(4, np.float32), parts, np.ones(6, bool)
+        )
+        assert share_of_miss(gradient / factor, np.float64(parts).sum(0)) < 1e-6
+
+    @pytest.mark.parametrize("has_aux", [False, True])
+    @pytest.mark.parametrize(
+        ("result", "rule"),
+        [
+            (lambda total: total + 1j, "loss's result must be real floats; got comple"),
+            (lambda total: total.astype(int), "loss's result must be real floats; got"),
+            (lambda total: total > 0, "loss's result must be real floats; got bool"),
+            (lambda total: 3, "loss's result must be real floats; got int"),
+            (lambda total: "3", "loss's result must be real floats; got <U1"),
+            (lambda total: None, "loss must return a scalar, or .*; got"),
+            (lambda total: [total], "loss must return a scalar, or .*; got"),
+            (lambda total: total[None], r"loss must return a scalar; .* \(1,\)"),
+        ],
+    )
+    def test_losses_that_have_no_gradient(self, result, rule, has_aux):
+        def loss(params, part):
+            own = result(linear(params, part))
+            return (own, part) if has_aux else own
+
+        params, parts = np.ones(4, np.float32), np.ones((6, 4), np.float32)
+        with pytest.raises(TypeError, match=rule):
+            jaxwgc.partial_value_and_grad(loss, has_aux)(params, parts)
+        with pytest.raises(TypeError, match=rule):
+            jaxwgc.decoded_value_and_grad(loss, CODES["real"], has_aux)(
+                params, parts, LOST_TWO
+            )
+
+    @pytest.mark.parametrize("loss", [None, "loss", 3.0, np.ones(6)])
+    def test_losses_that_are_no_functions(self, loss):
+        with pytest.raises(TypeError, match="loss must be a function; got"):
+            jaxwgc.partial_value_and_grad(loss)
+        with pytest.raises(TypeError, match="loss must be a function; got"):
+            jaxwgc.decoded_value_and_grad(loss, CODES["real"])
+
+    @pytest.mark.parametrize("leaf", ["a", None])
+    def test_parts_that_are_no_arrays(self, leaf):
+        parts = {"x": np.array([leaf] * 6)}
+        with pytest.raises(
+            TypeError, match=r"parts\['x'\] must be numbers, bools or k"
+        ):
+            jaxwgc.partial_value_and_grad(linear)(np.ones(1), parts)
+        with pytest.raises(
+            TypeError, match=r"parts\['x'\] must be numbers, bools or k"
+        ):
+            jaxwgc.decoded_value_and_grad(linear, CODES["real"])(
+                np.ones(1), parts, LOST_TWO
+            )
+
+    def test_parts_with_keys(self):
+        """Such as those of dropout."""
+        keys = jax.random.split(KEY, 6)
+
+        def loss(params, key):
+            return jnp.sum(params * jax.random.normal(key, (4,)))
+
+        _, gradient = jaxwgc.decoded_value_and_grad(loss, CODES["real"])(
+            np.ones(4, np.float32), keys, LOST_TWO
+        )
+        draws = [jax.random.normal(key, (4,)) for key in keys]
+        np.testing.assert_allclose(gradient, np.sum(draws, 0), rtol=1e-5, atol=1e-6)
+
+    def test_auxiliary_results_that_are_missing(self):
+        for make, extra in (
+            (jaxwgc.partial_value_and_grad, ()),
+            (
+                lambda loss, has_aux: jaxwgc.decoded_value_and_grad(
+                    loss, CODES["real"], has_aux
+                ),
+                (LOST_TWO,),
+            ),
+        ):
+            with pytest.raises(TypeError, match=r"must return \(scalar, aux\) with"):
+                make(linear, True)(np.ones(4), np.ones((6, 4)), *extra)
+
+    @pytest.mark.parametrize("dtype", [int, bool, np.uint8])
+    def test_integer_parameters_are_refused(self, dtype):
+        params = {"a": np.ones(4, np.float32), "b": np.ones(4, dtype)}
+        parts = np.ones((6, 4), np.float32)
+        rule = re.escape("params['b'] must be real or complex floats; got")
+        for call in (
+            jaxwgc.partial_value_and_grad(linear),
+            lambda *own: jaxwgc.decoded_value_and_grad(linear, CODES["real"])(
+                *own, LOST_TWO
+            ),
+        ):
+            with pytest.raises(TypeError, match=rule):
+                call(params, parts)
+
+
+@pytest.mark.parametrize("dtype", SMALL)
+@pytest.mark.parametrize("method", ["partials", "messages"])
+def test_small_floats_are_aggregated_in_float32(dtype, method):
+    """Float8 as well, which JAX itself promotes to nothing."""
+    updates = jnp.asarray(np.random.default_rng(3).normal(size=(6, 5)), dtype)
+    aggregate = jaxwgc.coded_aggregate(
+        CODES["complex"], stragglers.uniform(2), KEY, method=method
+    )
+    found, _ = aggregate.update(updates, aggregate.init(None), received=LOST_TWO)
+    assert found.dtype == dtype
+    truth = np.asarray(updates, np.float64).sum(0)
+    miss = np.abs(np.asarray(found, np.float64) - truth)
+    assert np.all(miss <= (float(jnp.finfo(dtype).eps) / 2 + 1e-5) * np.abs(truth))
