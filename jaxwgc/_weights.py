@@ -207,7 +207,11 @@ def _solve_part_by_part(code, decoder, mask, matrix, target):
             mask, plain_matrix, plain_target, code.num_stragglers, code.point_step
         )
     else:
-        weights = _decoders.least_squares(mask, plain_matrix, plain_target)
+        decodable = False
+        if code.num_stragglers > 0:
+            lost = ~mask.reshape(*mask.shape[:-1], -1, code.messages_per_worker).all(-1)
+            decodable = lost.sum(-1) <= code.num_stragglers
+        weights = _decoders.least_squares(mask, plain_matrix, plain_target, decodable)
     if isinstance(code.target, np.ndarray) and np.ptp(np.abs(code.target)) == 0:
         return weights
     sizes = jnp.abs(target)

@@ -12,7 +12,7 @@ from jaxwgc._decoders._product import product
 _RIDGE = 0.5
 # The weights of all workers are rounded by more than those of a mask have to be;
 # refinement takes that back.
-_STEPS = 6
+_STEPS = 5
 
 
 class DualFactors(NamedTuple):

@@ -6,14 +6,19 @@ import math
 import jax
 import jax.numpy as jnp
 
-from jaxwgc._decoders._accuracy import best_weights, squared_norm
+from jaxwgc._decoders._accuracy import (
+    best_weights,
+    relative_miss,
+    rounding,
+    squared_norm,
+)
 from jaxwgc._decoders._product import product
 from jaxwgc._decoders._some_masks import compute_where
 
 # Singular values below this many sqrt(max(n, k)) eps of the largest count as zero.
 _CUTOFF = 2
 # Ridges that are tried beside the cut-off, in eps of the largest singular value.
-_RIDGES = (1, 2, 4)
+_RIDGES = (1, 4, 16)
 _STEPS = 4
 # Masks that iterate side by side: few enough that their vectors stay in cache.
 _BATCH = 128
@@ -29,7 +34,10 @@ _MISS = 64
 
 @jax.jit
 def least_squares(
-    received: jax.Array, matrix: jax.Array, target: jax.Array
+    received: jax.Array,
+    matrix: jax.Array,
+    target: jax.Array,
+    decodable: jax.Array | bool = False,
 ) -> jax.Array:
     """The a of least norm among those that minimise the norm of a^T B - target.
 
@@ -46,6 +54,8 @@ def least_squares(
       received: bool (..., num_messages).
       matrix: (num_messages, c).
       target: (num_segments, c).
+      decodable: bool (...), masks whose least miss is known to be zero. Conjugate
+        gradients that stop short of it, as on nearly singular masks, have not found it.
 
     Returns:
       (..., num_segments, num_messages) in the dtype of `matrix`, zero at messages that
@@ -65,22 +75,30 @@ def least_squares(
         converged = converged.reshape(-1)[: len(masks)]
     else:
         weights, converged = iterate(masks)
+    decodable = jnp.broadcast_to(decodable, received.shape[:-1]).reshape(-1)
+    misses = relative_miss(weights, matrix, target) > rounding(matrix.dtype)
+    poor = ~converged | (decodable & misses)
     weights = compute_where(
-        ~converged, solve_by_svd, weights, (weights, masks), (matrix, target)
+        poor, solve_by_svd, weights, (weights, masks), (matrix, target)
     )
     weights = weights / norms
     return weights.reshape(*received.shape[:-1], *weights.shape[1:])
 
 
 def scaled_rows(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """A matrix with rows of norm one, and the norms; rows of zeros stay, with one."""
-    # So that squares neither under- nor overflow.
+    """A matrix with rows of norm about one, and the powers of two that scaled them.
+
+    Powers of two, since other numbers would round the matrix: what decodes the rounded
+    one misses the target of the other. Rows of zeros stay, with one.
+    """
     largest = jnp.max(jnp.abs(matrix), axis=1)
-    largest = jnp.where(largest > 0, largest, 1)
-    matrix = matrix / largest[:, None]
-    norms = jnp.sqrt(squared_norm(matrix))
-    norms = jnp.where(norms > 0, norms, 1)
-    return matrix / norms[:, None], norms * largest
+    # First by the largest entry, so that squares neither under- nor overflow.
+    _, exponent = jnp.frexp(jnp.where(largest > 0, largest, 1))
+    matrix = matrix * jnp.ldexp(jnp.ones_like(largest), -exponent)[:, None]
+    norm = jnp.sqrt(squared_norm(matrix))
+    _, finer = jnp.frexp(jnp.where(norm > 0, norm / math.sqrt(2), 0.5))
+    matrix = matrix * jnp.ldexp(jnp.ones_like(norm), -finer)[:, None]
+    return matrix, jnp.ldexp(jnp.ones_like(norm), exponent + finer)
 
 
 def _conjugate_gradients(masks, matrix, target):
@@ -96,7 +114,7 @@ def _conjugate_gradients(masks, matrix, target):
     tolerance = _GRADIENT[precision.bits] ** 2 * matrix_norm
     floor = (_MISS * precision.eps) ** 2 * target_norm
     # What the gradient is rounded by; iterating on would only gather noise.
-    rounding = (2 * precision.eps) ** 2 * matrix_norm * target_norm
+    noise = (2 * precision.eps) ** 2 * matrix_norm * target_norm
 
     def is_minimum(gradient_norm, miss_norm):
         return (gradient_norm <= tolerance * miss_norm) | (miss_norm <= floor)
@@ -135,7 +153,7 @@ def _conjugate_gradients(masks, matrix, target):
             new_norm = squared_norm(gradient)
             ratio = jnp.where(usable, new_norm / jnp.where(usable, gradient_norm, 1), 0)
             direction = gradient + ratio[..., None] * direction
-            reached = new_norm <= jnp.maximum(tolerance * miss_norm, rounding)
+            reached = new_norm <= jnp.maximum(tolerance * miss_norm, noise)
             return (
                 step + 1,
                 weights,
@@ -210,11 +228,13 @@ def solve_by_svd(
         coordinates = product(target, right.conj().T) * inverses[:, None]
         return jnp.where(received, product(coordinates, left.conj().T), 0)
 
-    # Refined, since the decomposition is rounded more than its use is.
-    found = jax.lax.fori_loop(
-        1,
-        _STEPS,
-        lambda _, found: found + solve(target - product(found, matrix)),
-        solve(target),
-    )
-    return best_weights(jnp.concatenate([found, weights[None]]), matrix, target)
+    def refine(found, _):
+        found = found + solve(target - product(found, matrix))
+        return found, found
+
+    # The decomposition is rounded more than its use is, which refinement takes back.
+    # What is left of the miss is rounding, which differs from step to step.
+    start = jnp.where(received, jnp.zeros((len(inverses), len(target), 1)), 0)
+    _, found = jax.lax.scan(refine, start.astype(matrix.dtype), length=_STEPS)
+    candidates = found[::-1].reshape(-1, *weights.shape)
+    return best_weights(jnp.concatenate([candidates, weights[None]]), matrix, target)
