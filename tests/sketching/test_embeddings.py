@@ -140,6 +140,19 @@ def test_jit_and_vmap_over_keys(make):
     assert np.abs(batch[0] - batch[1]).max() > 1e-3
 
 
+@pytest.mark.parametrize("make", [count_sketch, sparse_sign])
+def test_sums_of_many_rows_are_accurate(make):
+    """In float32 too: not one long sum in each of few buckets."""
+    num_rows = 300_000
+    embedding = make(jax.random.key(2), 8, num_rows)
+    sketch = embedding.apply(np.ones(num_rows, np.float32))
+    with jax.enable_x64(True):
+        expected = embedding.apply(np.ones(num_rows))
+    # Every sum is one of entries of either sign.
+    bound = 10 * np.finfo(np.float32).eps * num_rows**0.5
+    np.testing.assert_allclose(sketch, expected, atol=bound)
+
+
 def test_jit_tells_embeddings_apart():
     """Their structures differ, or a cache might take one program for the other."""
     makers = (gaussian, rademacher, srht, count_sketch, row_sampling)

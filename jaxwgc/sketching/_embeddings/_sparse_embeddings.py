@@ -19,6 +19,8 @@ from jaxwgc.sketching._embeddings._embedding import (
 
 # In a column of `sparse_sign`.
 NUM_NONZEROS = 8
+# Rows that are summed up one after the other.
+_BLOCK_ROWS = 4096
 
 
 def count_sketch(key: jax.Array, sketch_size: int, num_rows: int) -> Embedding:
@@ -175,17 +177,27 @@ def _bucket_sums_jvp(
 def _row_by_row(
     array: jax.Array, buckets: jax.Array, signs: jax.Array, num_buckets: int
 ) -> jax.Array:
-    """Updates in place: 3 to 10 times as fast as a scatter on CPUs, for wide arrays."""
-    total = jnp.zeros((num_buckets, array.shape[1]), array.dtype)
+    """Updates in place: 3 to 10 times as fast as a scatter on CPUs, for wide arrays.
+
+    Sums are taken in two levels, which keeps their rounding small however many rows
+    there are.
+    """
+    num_rows = array.shape[0]
+    size = max(_BLOCK_ROWS, num_buckets)
+    total = zeros = jnp.zeros((num_buckets, array.shape[1]), array.dtype)
     for bucket, sign in zip(buckets, signs):
 
-        def add(index: Any, total: jax.Array, bucket: Any = bucket, sign: Any = sign):
+        def add(index: Any, sums: jax.Array, bucket: Any = bucket, sign: Any = sign):
             place = bucket[index]
             row = lax.dynamic_slice_in_dim(array, index, 1) * sign[index]
-            row += lax.dynamic_slice_in_dim(total, place, 1)
-            return lax.dynamic_update_slice_in_dim(total, row, place, 0)
+            row += lax.dynamic_slice_in_dim(sums, place, 1)
+            return lax.dynamic_update_slice_in_dim(sums, row, place, 0)
 
-        total = lax.fori_loop(0, array.shape[0], add, total)
+        def add_block(index: Any, total: jax.Array, add: Any = add):
+            stop = jnp.minimum((index + 1) * size, num_rows)
+            return total + lax.fori_loop(index * size, stop, add, zeros)
+
+        total = lax.fori_loop(0, -(-num_rows // size), add_block, total)
     return total
 
 
