@@ -80,13 +80,7 @@ class _Problem(NamedTuple):
         factors = self.factors
         slack = self.slack(solution, squared)
         seen = self.direction(self.in_range(gradient))
-        unseen = gradient
-        # Twice, so that rounding in the first leaves nothing behind that P sees.
-        for _ in range(2):
-            coordinates = jnp.matmul(unseen, factors.vectors, precision=HIGHEST)
-            unseen = unseen - jnp.matmul(
-                factors.vectors, coordinates, precision=HIGHEST
-            )
+        unseen = factors.unseen(gradient)
 
         # A singular value of a sketch may be far from that of X.
         directions = jnp.stack([seen, unseen, factors.vectors[:, 0]])

@@ -37,6 +37,14 @@ class Orthonormaliser(NamedTuple):
         values = self.singular_values
         return self.vectors / jnp.where(values > 0, values, 1)
 
+    def unseen(self, vector: jax.Array) -> jax.Array:
+        """What is left of a vector without its part in the span of V."""
+        # Twice, so that rounding in the first leaves nothing of it behind.
+        for _ in range(2):
+            seen = jnp.matmul(vector, self.vectors, precision=HIGHEST)
+            vector = vector - jnp.matmul(self.vectors, seen, precision=HIGHEST)
+        return vector
+
     def shortest(self, solution: jax.Array) -> jax.Array:
         """What is left of a solution without its part in the null space of X.
 

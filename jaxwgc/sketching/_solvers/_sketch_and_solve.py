@@ -98,9 +98,8 @@ def _solve(
     probe = jax.random.normal(
         jax.random.fold_in(embedding.key, 1), factors.scale.shape, matrix.dtype
     )
-    seen = jnp.matmul(probe, factors.vectors, precision=HIGHEST)
-    unseen = probe - jnp.matmul(factors.vectors, seen, precision=HIGHEST)
-    image = jnp.matmul(matrix, factors.scale * unseen, precision=HIGHEST)
+    unseen = factors.scale * factors.unseen(probe)
+    image = jnp.matmul(matrix, unseen, precision=HIGHEST)
     bound = 8 * rcond * jnp.linalg.norm(factors.singular_values)
     bound = bound * jnp.linalg.norm(probe)
     is_complete = jnp.linalg.norm(image) <= bound
