@@ -77,8 +77,8 @@ def block_leverage_aggregate(
 
     Returns:
       An `optax.experimental.aggregating.Aggregator`; updates have a leading axis of K.
-      Extra arguments of `update` are those of `jaxwgc.coded_aggregate`. Its state is a
-      `BlockLeverageState`.
+      Integers and bools become the default float. Extra arguments of `update` are those
+      of `jaxwgc.coded_aggregate`. Its state is a `BlockLeverageState`.
 
     Raises:
       ValueError: where k does not go with num_draws or with the number of positive
@@ -126,7 +126,7 @@ def block_leverage_aggregate(
 
     def update(updates, state, params=None, **extra):
         _validation.check_leading_axis("updates", updates, num_parts, "K")
-        updates = jax.tree.map(jnp.asarray, updates)
+        updates = jax.tree.map(_inexact, updates)
         next_key, step_key = jax.random.split(state.key)
         indices, weights = draw(step_key)
 
@@ -221,6 +221,12 @@ def sampled_value_and_grad(
         return decoded(params, (chosen, weights), received)
 
     return sampled
+
+
+def _inexact(leaf: Any) -> jax.Array:
+    """Weights are no integers, and neither is what they make of integers."""
+    leaf = jnp.asarray(leaf)
+    return leaf if jnp.issubdtype(leaf.dtype, jnp.inexact) else leaf.astype(float)
 
 
 def _sampler(

@@ -247,6 +247,20 @@ def test_dtypes(dtype, x64):
     )
 
 
+@pytest.mark.parametrize("dtype", [np.int32, bool])
+def test_integers_become_floats(dtype):
+    """Their weighted sum is none, and would be cut off."""
+    gradients = np.eye(NUM_PARTS)
+    found = []
+    for like in (dtype, np.float32):
+        optimizer = aggregator()
+        state = optimizer.init(np.zeros(NUM_PARTS, np.float32))
+        update, state = optimizer.update(gradients.astype(like), state)
+        assert update.dtype == np.float32
+        found.append(update)
+    np.testing.assert_array_equal(*found)
+
+
 def test_draws_that_leave_slots_empty():
     """A part that is drawn again and again counts for as much, and nothing is NaN."""
     probabilities = np.array([1.0, 1e-6, 0, 0, 0, 0])

@@ -182,22 +182,26 @@ def _row_by_row(
     Sums are taken in two levels, which keeps their rounding small however many rows
     there are.
     """
-    num_rows = array.shape[0]
     size = max(_BLOCK_ROWS, num_buckets)
+    num_blocks, rest = divmod(array.shape[0], size)
     total = zeros = jnp.zeros((num_buckets, array.shape[1]), array.dtype)
     for bucket, sign in zip(buckets, signs):
 
-        def add(index: Any, sums: jax.Array, bucket: Any = bucket, sign: Any = sign):
-            place = bucket[index]
-            row = lax.dynamic_slice_in_dim(array, index, 1) * sign[index]
-            row += lax.dynamic_slice_in_dim(sums, place, 1)
-            return lax.dynamic_update_slice_in_dim(sums, row, place, 0)
+        def sums(start: Any, count: int, bucket: Any = bucket, sign: Any = sign):
+            def add(index: Any, sums: jax.Array) -> jax.Array:
+                place = bucket[start + index]
+                row = lax.dynamic_slice_in_dim(array, start + index, 1)
+                row = row * sign[start + index]
+                row += lax.dynamic_slice_in_dim(sums, place, 1)
+                return lax.dynamic_update_slice_in_dim(sums, row, place, 0)
 
-        def add_block(index: Any, total: jax.Array, add: Any = add):
-            stop = jnp.minimum((index + 1) * size, num_rows)
-            return total + lax.fori_loop(index * size, stop, add, zeros)
+            return lax.fori_loop(0, count, add, zeros)
 
-        total = lax.fori_loop(0, -(-num_rows // size), add_block, total)
+        def add_block(index: Any, total: jax.Array, sums: Any = sums) -> jax.Array:
+            return total + sums(index * size, size)
+
+        total = lax.fori_loop(0, num_blocks, add_block, total)
+        total += sums(num_blocks * size, rest)
     return total
 
 
