@@ -7,7 +7,7 @@ of the decoded gradient.
 """
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -146,6 +146,16 @@ def solve(code: GradientCode, mask: jax.Array, decoder: str) -> jax.Array:
     return decode(mask, matrix, assignment, target)
 
 
+class _Plan(NamedTuple):
+    """What `_part_by_part` is compiled for; `point_step` for Lagrange's weights."""
+
+    num_segments: int
+    num_stragglers: int
+    messages_per_worker: int
+    point_step: int | None
+    is_even: bool
+
+
 def _solve_clusters(code, decoder, mask, matrix, assignment, target):
     """The same, cluster by cluster."""
     decode = functools.partial(_solve_cluster, code, decoder)
@@ -181,7 +191,15 @@ def _diagonal_blocks(matrix, count):
 def _solve_cluster(code, decoder, mask, matrix, assignment, target):
     """The same for one cluster of `code`, whose arrays are given."""
     if decoder in ("least_squares", "lagrange"):
-        return _solve_part_by_part(code, decoder, mask, matrix, target)
+        sizes = np.abs(code.target) if isinstance(code.target, np.ndarray) else [0, 1]
+        plan = _Plan(
+            code.num_segments,
+            code.num_stragglers,
+            code.messages_per_worker,
+            code.point_step if decoder == "lagrange" else None,
+            is_even=bool(np.ptp(sizes) == 0),
+        )
+        return _part_by_part(plan, mask, matrix, target)
     if decoder == "one_step":
         weights = _decoders.one_step(mask, code.one_step_scale, code.one_step_shared)
     elif decoder == "peeling":
@@ -191,36 +209,35 @@ def _solve_cluster(code, decoder, mask, matrix, assignment, target):
     return weights.astype(matrix.dtype)
 
 
-def _solve_part_by_part(code, decoder, mask, matrix, target):
+@functools.partial(jax.jit, static_argnames=("plan",))
+def _part_by_part(plan, mask, matrix, target):
     """Weights that decode every part, however much it counts, or else the nearest.
 
     The code is decoded as if its target were ones: where that works, no part is lost
     in the rounding of heavier ones (the paper's theorem 4.1). Where it does not, what
     can be had is fitted to the target itself.
     """
-    num_segments = code.num_segments
     parts = jnp.where(target == 0, 1, target)
-    plain_matrix = matrix / jnp.repeat(parts, num_segments)
-    plain_target = segment_target(target / parts, num_segments)
-    if decoder == "lagrange":
+    plain_matrix = matrix / jnp.repeat(parts, plan.num_segments)
+    plain_target = segment_target(target / parts, plan.num_segments)
+    if plan.point_step is not None:
         weights = _decoders.lagrange_or_least_squares(
-            mask, plain_matrix, plain_target, code.num_stragglers, code.point_step
+            mask, plain_matrix, plain_target, plan.num_stragglers, plan.point_step
         )
     else:
         decodable = False
-        if code.num_stragglers > 0:
-            lost = ~mask.reshape(*mask.shape[:-1], -1, code.messages_per_worker).all(-1)
-            decodable = lost.sum(-1) <= code.num_stragglers
+        if plan.num_stragglers > 0:
+            by_worker = mask.reshape(*mask.shape[:-1], -1, plan.messages_per_worker)
+            decodable = (~by_worker.all(-1)).sum(-1) <= plan.num_stragglers
         weights = _decoders.least_squares(mask, plain_matrix, plain_target, decodable)
-    if isinstance(code.target, np.ndarray) and np.ptp(np.abs(code.target)) == 0:
+    if plan.is_even:
         return weights
     sizes = jnp.abs(target)
-    uneven = sizes.max() > sizes.min()
     miss = _decoders.relative_miss(weights, plain_matrix, plain_target)
-    lost = ~(miss <= _DECODED) & uneven
+    lost = ~(miss <= _DECODED) & (sizes.max() > sizes.min())
 
     def fit():
-        target_rows = segment_target(target, num_segments)
+        target_rows = segment_target(target, plan.num_segments)
         nearest = _decoders.least_squares(mask, matrix, target_rows)
         return jnp.where(lost[..., None, None], nearest, weights)
 

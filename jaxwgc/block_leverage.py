@@ -77,8 +77,8 @@ def block_leverage_aggregate(
 
     Returns:
       An `optax.experimental.aggregating.Aggregator`; updates have a leading axis of K.
-      Extra arguments of `update` are those of `jaxwgc.coded_aggregate`. Its state is a
-      `BlockLeverageState`.
+      Integers and bools become the default float. Extra arguments of `update` are those
+      of `jaxwgc.coded_aggregate`. Its state is a `BlockLeverageState`.
 
     Raises:
       ValueError: where k does not go with num_draws or with the number of positive

@@ -7,6 +7,11 @@ import pathlib
 import jax
 import numpy as np
 import pytest
+from hypothesis import settings
+
+# `--hypothesis-profile=thorough` for a night; compilation takes longer than a deadline.
+settings.register_profile("default", max_examples=200, deadline=None)
+settings.register_profile("thorough", max_examples=10_000, deadline=None)
 
 # A process may have 65,530 memory mappings on Linux, and JAX needs about 13 for every
 # compiled function that it keeps; beyond that, it can compile no more.

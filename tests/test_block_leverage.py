@@ -247,6 +247,15 @@ def test_dtypes(dtype, x64):
     )
 
 
+@pytest.mark.parametrize("dtype", [np.int32, bool])
+def test_integers_are_refused(dtype):
+    """Their weighted sum is none, and would be cut off."""
+    optimizer = aggregator()
+    state = optimizer.init(np.zeros(NUM_PARTS, np.float32))
+    with pytest.raises(TypeError, match="updates must be real or complex floats"):
+        optimizer.update(np.eye(NUM_PARTS).astype(dtype), state)
+
+
 def test_draws_that_leave_slots_empty():
     """A part that is drawn again and again counts for as much, and nothing is NaN."""
     probabilities = np.array([1.0, 1e-6, 0, 0, 0, 0])

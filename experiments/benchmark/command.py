@@ -11,6 +11,7 @@ from experiments.benchmark import (
     decoding,
     least_squares,
     leverage_scores,
+    projections,
     step,
     streaming_scores,
     table2,
@@ -25,6 +26,7 @@ SECTIONS: dict[str, Callable[[int, int, bool], tuple[results.ResultTable, Any]]]
     "leverage_scores": leverage_scores.section,
     "approximate_scores": approximate_scores.section,
     "streaming_scores": streaming_scores.section,
+    "projections": projections.section,
     "step": step.section,
     "table2": table2.section,
 }

@@ -41,9 +41,9 @@ def least_squares(
 ) -> jax.Array:
     """The a of least norm among those that minimise the norm of a^T B - target.
 
-    The norm is that of the a_i times the norms of the rows of B, so that the scale of
-    a message does not matter: it is the noise in the sum of messages that carry noise
-    in proportion to their size, as rounding is.
+    The norm is that of the a_i times the norms of the rows of B, as powers of two, so
+    that the scale of a message does not matter: it is about the noise in the sum of
+    messages that carry noise in proportion to their size, as rounding is.
 
     All masks share their products with one Gram matrix in conjugate gradients, which
     take few steps on sparse random codes. A mask whose weights do not pass the test

@@ -11,6 +11,7 @@ import scipy.linalg
 import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.experimental import sparse
 
 from jaxwgc.sketching import (
     Embedding,
@@ -140,6 +141,19 @@ def test_jit_and_vmap_over_keys(make):
     assert np.abs(batch[0] - batch[1]).max() > 1e-3
 
 
+@pytest.mark.parametrize("make", [count_sketch, sparse_sign])
+def test_sums_of_many_rows_are_accurate(make):
+    """In float32 too: not one long sum in each of few buckets."""
+    num_rows = 300_000
+    embedding = make(jax.random.key(2), 8, num_rows)
+    sketch = embedding.apply(np.ones(num_rows, np.float32))
+    with jax.enable_x64(True):
+        expected = embedding.apply(np.ones(num_rows))
+    # Every sum is one of entries of either sign.
+    bound = 10 * np.finfo(np.float32).eps * num_rows**0.5
+    np.testing.assert_allclose(sketch, expected, atol=bound)
+
+
 def test_jit_tells_embeddings_apart():
     """Their structures differ, or a cache might take one program for the other."""
     makers = (gaussian, rademacher, srht, count_sketch, row_sampling)
@@ -164,6 +178,8 @@ def test_gradient_is_the_adjoint(make):
         array, weights = normal(num_rows, 2), normal(sketch_size, 2, seed=1)
         sketch, adjoint = jax.vjp(embedding.apply, array)
         np.testing.assert_allclose(adjoint(weights)[0], matrix.T @ weights, atol=1e-5)
+        transposed = jax.linear_transpose(embedding.apply, array)
+        np.testing.assert_allclose(transposed(weights)[0], adjoint(weights)[0], 1e-6)
         _, tangent = jax.jvp(embedding.apply, (array,), (array,))
         np.testing.assert_allclose(tangent, sketch, atol=1e-4)
 
@@ -304,6 +320,19 @@ class TestBadInput:
             embedding.apply({})
         with pytest.raises(TypeError, match="tree must be"):
             embedding.apply(np.array(["a"] * 5))
+
+    @pytest.mark.parametrize("kind", [sparse.BCOO, sparse.BCSR])
+    def test_sparse_matrices(self, kind):
+        """One with an entry a row has arrays of that many rows, too."""
+        embedding = count_sketch(jax.random.key(0), 3, 5)
+        tree = {"x": kind.fromdense(np.eye(5, dtype=np.float32))}
+        with pytest.raises(TypeError, match=f"tree must have dense .* {kind.__name__}"):
+            embedding.apply(tree)
+
+    @pytest.mark.parametrize("dtype", [np.int32, bool])
+    def test_dtypes_that_cut_entries_off(self, dtype):
+        with pytest.raises(ValueError, match="dtype must be real or complex; got"):
+            gaussian(jax.random.key(0), 3, 5).matrix(dtype)
 
     def test_batched_embeddings_need_vmap(self):
         keys = jax.random.split(jax.random.key(0))

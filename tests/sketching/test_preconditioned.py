@@ -119,6 +119,117 @@ def test_least_norm_of_a_wide_system(with_x64, rank):
     assert found.converged
 
 
+class Truncated:
+    """Least squares in float64 without what is below a cut-off, in scaled columns."""
+
+    def __init__(self, matrix, target):
+        norms = np.linalg.norm(matrix.astype(float), axis=0)
+        self.units = 2.0 ** np.round(np.log2(np.where(norms > 0, norms, 1)))
+        self.target = target.astype(float)
+        left, self.values, self.right = np.linalg.svd(
+            matrix.astype(float) / self.units, full_matrices=False
+        )
+        self.coordinates = left.T @ self.target
+
+    def residual(self, rcond):
+        is_kept = self.values > rcond * self.values[0]
+        unfitted = np.sum(self.target**2) - np.sum(self.coordinates[is_kept] ** 2)
+        return np.sqrt(max(unfitted, 0))
+
+
+@functools.cache
+def hard_cases():
+    """Conditions, scales, zeros, duplicates, outliers x targets in and out of range."""
+    random = np.random.default_rng(4)
+    gaussian = random.standard_normal((NUM_ROWS, NUM_COLUMNS))
+    outlier = conditioned(1e4)
+    outlier[3] *= 1e4
+    coherent = 1e-3 * gaussian
+    coherent[::25] += np.eye(NUM_COLUMNS)
+    matrices = [conditioned(10.0**power, seed=power) for power in range(13)]
+    matrices += [*deficient_cases().values(), outlier, coherent]
+    matrices += [1e30 * conditioned(10), 1e-30 * conditioned(10)]
+    noise = random.standard_normal(NUM_ROWS) / NUM_ROWS**0.5
+    pairs = []
+    for matrix in matrices:
+        exact = matrix @ random.standard_normal(NUM_COLUMNS)
+        size = np.linalg.norm(exact)
+        weakest = np.linalg.svd(matrix, full_matrices=False)[0][:, -1]
+        pairs += [(matrix, exact), (matrix, exact + size * noise)]
+        pairs += [(matrix, exact + 1e-2 * size * noise)]
+        pairs += [(matrix, size * (weakest + 0.1 * noise))]
+    return tuple(np.stack(arrays) for arrays in zip(*pairs))
+
+
+@pytest.mark.parametrize(
+    "options, least",
+    [
+        ({"method": "gram"}, 0.95),
+        ({"method": "factor"}, 0.95),
+        ({"method": "sketch", "embedding": "gaussian"}, 0.9),
+        ({"method": "sketch", "sketch_size": 13, "embedding": "gaussian"}, 0.7),
+        ({"method": "sketch", "sketch_size": 12, "embedding": "row_sampling"}, 0.4),
+        ({"method": "sketch", "sketch_size": 24, "embedding": "count_sketch"}, 0.8),
+    ],
+)
+def test_never_converged_with_a_wrong_answer(x64, options, least):
+    """The residual is what is promised, and what is right is mostly said to be so."""
+    dtype = np.float64 if x64 else np.float32
+    matrices, targets = (array.astype(dtype) for array in hard_cases())
+    keys = jax.random.split(KEY, len(targets))
+    found = jax.jit(
+        lambda *cases: jax.lax.map(lambda case: preconditioned(*case, **options), cases)
+    )(keys, matrices, targets)
+    unit = float(np.finfo(dtype).eps)
+    rcond = (4 + NUM_COLUMNS**0.5) * unit
+    assert np.mean(found.converged) >= least
+    for case in np.flatnonzero(found.converged):
+        solution = found.solution[case]
+        assert np.isfinite(solution).all()
+        # By rounding, and in sketches, what is next to the cut-off mixes with the rest.
+        promised = Truncated(matrices[case], targets[case]).residual(4 * rcond)
+        slack = 1.5 * unit**0.5 * np.linalg.norm(targets[case].astype(float))
+        excess = residual(matrices[case], targets[case], solution) - promised
+        assert excess <= slack, case
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_float32_at_the_limit_of_its_precision(method):
+    """As SciPy in float32: at a condition of 1e6 no direction is given up."""
+    matrix = conditioned(1e6).astype(np.float32)
+    for noise in (0.0, 1e-3, 1e-2):
+        target = make_target(matrix, noise).astype(np.float32)
+        expected = scipy.linalg.lstsq(matrix.astype(float), target.astype(float))[0]
+        found = preconditioned(KEY, matrix, target, method=method)
+        least = residual(matrix, target, expected)
+        error = residual(matrix, target, found.solution) - least
+        assert found.converged
+        assert error < 5e-4 * least + 5e-6 * np.linalg.norm(target)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_duplicates_in_other_units_in_float32(method):
+    """The shortest solution is as near to the target as any."""
+    matrix = deficient_cases()["duplicates in other units"].astype(np.float32)
+    target = make_target(matrix, 0).astype(np.float32)
+    found = preconditioned(KEY, matrix, target, method=method)
+    assert found.converged
+    error = residual(matrix, target, found.solution)
+    assert error < 20 * np.finfo(np.float32).eps * np.linalg.norm(target)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_equal_columns_of_many_rows_in_float32(method):
+    """Rounding of long sums is not taken for a direction of X."""
+    matrix = np.full((200_000, 2), 1.1, np.float32)
+    target = 2.2 + np.random.default_rng(5).standard_normal(200_000)
+    found = preconditioned(
+        KEY, matrix, target.astype(np.float32), method=method, embedding="sparse_sign"
+    )
+    assert found.converged
+    np.testing.assert_allclose(found.solution, [target.mean() / 2.2] * 2, rtol=1e-5)
+
+
 def test_units_of_columns_do_not_matter(with_x64):
     matrix = conditioned(1e2)
     target = make_target(matrix, 0.1)

@@ -151,6 +151,18 @@ def test_says_no_where_the_sketch_misses_a_direction(with_x64):
     assert sketching.sketch_and_solve(key, deficient, target, 8).converged
 
 
+def test_says_yes_where_an_outlier_was_not_sampled(with_x64):
+    """Rounding in a row 1e8 times as long as the others is no missed direction."""
+    matrix = np.random.default_rng(0).normal(size=(200, 4))
+    matrix[3] *= 1e8
+    found = jax.vmap(
+        lambda key: sketching.sketch_and_solve(
+            key, matrix, matrix[:, 0], 20, "row_sampling"
+        )
+    )(jax.random.split(KEY, 20))
+    assert found.converged.all()
+
+
 def test_small_sketches_by_name():
     """The default embedding then has fewer non-zeros."""
     matrix = np.random.default_rng(0).normal(size=(50, 4))

@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxwgc import _validation
 from jaxwgc.sketching import _checks
+from jaxwgc.sketching._scores._sparse_scores import is_sparse
 
 T = TypeVar("T")
 
@@ -78,15 +79,33 @@ class Embedding(abc.ABC):
 
         Returns:
           A pytree of the same structure, leaves (sketch_size, ...).
+
+        Raises:
+          ValueError: where a leaf has another leading axis.
+          TypeError: for anything but arrays of numbers; so for a sparse matrix, whose
+            own arrays are no rows of it.
         """
+        for leaf in jax.tree.leaves(tree, is_leaf=is_sparse):
+            if is_sparse(leaf):
+                raise TypeError(
+                    "tree must have dense arrays; got a sparse one, "
+                    f"{type(leaf).__name__} of shape {leaf.shape}: take its todense()"
+                )
         _validation.check_key(self.key, "embedding.key")
         _validation.check_leading_axis("tree", tree, self.num_rows, "num_rows")
         return _apply(self, jax.tree.map(_number_array, tree))
 
     def matrix(self, dtype: Any = None) -> jax.Array:
-        """S itself, (sketch_size, num_rows), in the default float dtype or `dtype`."""
+        """S itself, (sketch_size, num_rows), in the default float dtype or `dtype`.
+
+        Raises:
+          ValueError: for a dtype of integers or bools, which would cut entries off.
+        """
         _validation.check_key(self.key, "embedding.key")
-        return _matrix(self, jnp.result_type(float if dtype is None else dtype))
+        dtype = jnp.result_type(float if dtype is None else dtype)
+        if not jnp.issubdtype(dtype, jnp.inexact):
+            raise ValueError(f"dtype must be real or complex; got {dtype}")
+        return _matrix(self, dtype)
 
     @abc.abstractmethod
     def _apply_to_columns(self, arrays: list[jax.Array]) -> list[jax.Array]:

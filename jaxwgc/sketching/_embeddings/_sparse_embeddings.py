@@ -19,6 +19,8 @@ from jaxwgc.sketching._embeddings._embedding import (
 
 # In a column of `sparse_sign`.
 NUM_NONZEROS = 8
+# Rows that are summed up one after the other.
+_BLOCK_ROWS = 4096
 
 
 def count_sketch(key: jax.Array, sketch_size: int, num_rows: int) -> Embedding:
@@ -175,17 +177,31 @@ def _bucket_sums_jvp(
 def _row_by_row(
     array: jax.Array, buckets: jax.Array, signs: jax.Array, num_buckets: int
 ) -> jax.Array:
-    """Updates in place: 3 to 10 times as fast as a scatter on CPUs, for wide arrays."""
-    total = jnp.zeros((num_buckets, array.shape[1]), array.dtype)
+    """Updates in place: 3 to 10 times as fast as a scatter on CPUs, for wide arrays.
+
+    Sums are taken in two levels, which keeps their rounding small however many rows
+    there are.
+    """
+    size = max(_BLOCK_ROWS, num_buckets)
+    num_blocks, rest = divmod(array.shape[0], size)
+    total = zeros = jnp.zeros((num_buckets, array.shape[1]), array.dtype)
     for bucket, sign in zip(buckets, signs):
 
-        def add(index: Any, total: jax.Array, bucket: Any = bucket, sign: Any = sign):
-            place = bucket[index]
-            row = lax.dynamic_slice_in_dim(array, index, 1) * sign[index]
-            row += lax.dynamic_slice_in_dim(total, place, 1)
-            return lax.dynamic_update_slice_in_dim(total, row, place, 0)
+        def sums(start: Any, count: int, bucket: Any = bucket, sign: Any = sign):
+            def add(index: Any, sums: jax.Array) -> jax.Array:
+                place = bucket[start + index]
+                row = lax.dynamic_slice_in_dim(array, start + index, 1)
+                row = row * sign[start + index]
+                row += lax.dynamic_slice_in_dim(sums, place, 1)
+                return lax.dynamic_update_slice_in_dim(sums, row, place, 0)
 
-        total = lax.fori_loop(0, array.shape[0], add, total)
+            return lax.fori_loop(0, count, add, zeros)
+
+        def add_block(index: Any, total: jax.Array, sums: Any = sums) -> jax.Array:
+            return total + sums(index * size, size)
+
+        total = lax.fori_loop(0, num_blocks, add_block, total)
+        total += sums(num_blocks * size, rest)
     return total
 
 

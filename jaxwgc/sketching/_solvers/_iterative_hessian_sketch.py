@@ -11,7 +11,7 @@ from jax import lax
 from jaxwgc import _validation
 from jaxwgc.sketching._embeddings._by_name import CONSTRUCTORS, embed
 from jaxwgc.sketching._powers import inverse_power_of_two
-from jaxwgc.sketching._scores._gram_scores import HIGHEST, default_rcond, gram
+from jaxwgc.sketching._scores._gram_scores import HIGHEST, gram
 from jaxwgc.sketching._solvers import _systems
 from jaxwgc.sketching._solvers._orthonormalisers import Orthonormaliser, from_factors
 from jaxwgc.sketching._solvers._residuals import residual_products
@@ -260,9 +260,8 @@ class _Free(NamedTuple):
 
 
 def _prepare_free(small: jax.Array) -> _Free:
-    num_rows, num_columns = small.shape
-    rcond = default_rcond(num_rows, num_columns, small.dtype)
-    return _Free(from_factors(small, None, jnp.asarray(rcond, small.dtype)), small)
+    rcond = _systems.cutoff(None, small.shape, small.dtype)
+    return _Free(from_factors(small, None, rcond), small)
 
 
 def _move_free(prepared: _Free, solution: jax.Array, gradient: jax.Array) -> jax.Array:

@@ -48,6 +48,8 @@ def logistic_newton_sketch(
     Returns:
       `Solution`, with values of the objective as its history. `converged` as in
       `newton_sketch`, and False where θ separates the labels and there is no ridge.
+      A plane that separates some of the labels and has the others on it is not
+      noticed: θ is then where the loss stopped to change, and grows with precision.
       Traced labels outside [0, 1] are NaN, and give False.
 
     Raises:

@@ -70,7 +70,8 @@ def newton_sketch(
       `Solution`. `solution` is a pytree like params. The history holds values of the
       objective (with the ridge), not residuals. `converged` says that the last step
       passed the test of `tolerance`, that its sketch saw all of the gradient, and that
-      the result is finite. A traced ridge that is negative gives False.
+      the result is finite. What directions of B below rounding (4 + √p units of it)
+      could gain is not looked at. A traced ridge that is negative gives False.
 
     Raises:
       ValueError: for a sketch that is too small, params that are not finite (where not

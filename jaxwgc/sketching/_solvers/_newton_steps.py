@@ -12,7 +12,8 @@ from jax.scipy.linalg import solve_triangular
 
 from jaxwgc.sketching._embeddings._by_name import embed
 from jaxwgc.sketching._powers import inverse_power_of_two
-from jaxwgc.sketching._scores._gram_scores import HIGHEST, default_rcond, gram
+from jaxwgc.sketching._scores._gram_scores import HIGHEST, gram
+from jaxwgc.sketching._solvers import _systems
 from jaxwgc.sketching._solvers._orthonormalisers import from_factors
 from jaxwgc.sketching._solvers._solution import Solution
 
@@ -59,7 +60,7 @@ def minimise(
         return jnp.concatenate(columns, axis=1).astype(flat.dtype)
 
     eps, tiny = jnp.finfo(flat.dtype).eps, jnp.finfo(flat.dtype).tiny
-    rcond = jnp.asarray(default_rcond(sketch_size, flat.size, flat.dtype), flat.dtype)
+    rcond = _systems.cutoff(None, (sketch_size, flat.size), flat.dtype)
 
     def direction(state: _State) -> tuple[jax.Array, jax.Array]:
         """A descent direction, and what of the gradient the sketch did not see.

@@ -14,6 +14,9 @@ from jaxwgc.sketching._scores._gram_scores import (
 )
 from jaxwgc.sketching._scores._row_blocks import DenseRows, RidgedRows, ridge_rows
 
+# At a time in a QR factorisation.
+_BLOCK_ROWS = 256
+
 
 class Orthonormaliser(NamedTuple):
     """V and s of X diag(scale) = U diag(s) Vᵀ, found from X, its Gram matrix or sketch.
@@ -33,6 +36,14 @@ class Orthonormaliser(NamedTuple):
         """P = V diag(1 / s), (p, k), for which X diag(scale) P = U."""
         values = self.singular_values
         return self.vectors / jnp.where(values > 0, values, 1)
+
+    def unseen(self, vector: jax.Array) -> jax.Array:
+        """What is left of a vector without its part in the span of V."""
+        # Twice, so that rounding in the first leaves nothing of it behind.
+        for _ in range(2):
+            seen = jnp.matmul(vector, self.vectors, precision=HIGHEST)
+            vector = vector - jnp.matmul(self.vectors, seen, precision=HIGHEST)
+        return vector
 
     def shortest(self, solution: jax.Array) -> jax.Array:
         """What is left of a solution without its part in the null space of X.
@@ -75,9 +86,24 @@ def from_factors(
         rotation, values, _ = jnp.linalg.svd(upper)
         vectors = jnp.matmul(basis, rotation, precision=HIGHEST)
     else:
-        _, values, rotation = jnp.linalg.svd(jnp.linalg.qr(matrix, mode="r"))
+        _, values, rotation = jnp.linalg.svd(_triangle(matrix))
         vectors = rotation.T
     return _cut_off(scale, vectors, values, rcond)
+
+
+def _triangle(matrix: jax.Array) -> jax.Array:
+    """R of QR, block by block where there are many rows.
+
+    The rounding of one long sum over all of them would hide small singular values.
+    """
+    num_rows, num_columns = matrix.shape
+    size = max(_BLOCK_ROWS, 4 * num_columns)
+    num_blocks = num_rows // size
+    if num_blocks < 2:
+        return jnp.linalg.qr(matrix, mode="r")
+    blocks = matrix[: num_blocks * size].reshape(num_blocks, size, num_columns)
+    triangles = jnp.linalg.qr(blocks, mode="r").reshape(-1, num_columns)
+    return _triangle(jnp.concatenate([triangles, matrix[num_blocks * size :]]))
 
 
 def from_gram(

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxwgc import _validation
 from jaxwgc.sketching._embeddings._by_name import embed
 from jaxwgc.sketching._embeddings._embedding import Embedding
-from jaxwgc.sketching._matrix_checks import nan_for_wrong_cutoff, relative_cutoff
+from jaxwgc.sketching._matrix_checks import nan_for_wrong_cutoff
 from jaxwgc.sketching._powers import inverse_power_of_two
 from jaxwgc.sketching._scores._gram_scores import HIGHEST
 from jaxwgc.sketching._solvers import _systems
@@ -41,7 +41,7 @@ def sketch_and_solve(
         `Embedding` of the shape (m, N), whose own key is used.
       rcond: singular values of SX below `rcond` times the largest, after its columns
         have been scaled to norms next to 1, count as zero. By default
-        10 √min(N, p) times the rounding unit of the dtype.
+        4 + √min(N, p) times the rounding unit of the dtype.
 
     Returns:
       `Solution`. Where SX is rank-deficient, the θ of the least norm. The residual
@@ -75,7 +75,7 @@ def sketch_and_solve(
     num_rows, num_columns = matrix.shape
     sketch_size = _systems.sketch_size(sketch_size, num_rows, num_columns)
     matrix = nan_for_wrong_cutoff(matrix, rcond)
-    rcond = relative_cutoff(rcond, (num_rows, num_columns), matrix.dtype)
+    rcond = _systems.cutoff(rcond, (num_rows, num_columns), matrix.dtype)
     embedding = embed(embedding, key, sketch_size, num_rows)
     return _solve(matrix, target, embedding, rcond)
 
@@ -98,9 +98,8 @@ def _solve(
     probe = jax.random.normal(
         jax.random.fold_in(embedding.key, 1), factors.scale.shape, matrix.dtype
     )
-    seen = jnp.matmul(probe, factors.vectors, precision=HIGHEST)
-    unseen = probe - jnp.matmul(factors.vectors, seen, precision=HIGHEST)
-    image = jnp.matmul(matrix, factors.scale * unseen, precision=HIGHEST)
+    unseen = factors.scale * factors.unseen(probe)
+    image = jnp.matmul(matrix, unseen, precision=HIGHEST)
     bound = 8 * rcond * jnp.linalg.norm(factors.singular_values)
     bound = bound * jnp.linalg.norm(probe)
     is_complete = jnp.linalg.norm(image) <= bound
