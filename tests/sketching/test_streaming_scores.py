@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import sklearn.datasets
 
 from jaxwgc.sketching import leverage_scores, streaming_leverage_scores
 from jaxwgc.sketching._scores import _streaming_scores
@@ -63,6 +64,21 @@ def test_rank_deficient(rank, x64, small_chunks):
     np.testing.assert_allclose(scores.sum(), rank, atol=1e-4)
     expected = np.sum(np.linalg.svd(matrix)[0][:, :rank] ** 2, axis=1)
     np.testing.assert_allclose(scores, expected, atol=1e-11 if x64 else 1e-5)
+
+
+@pytest.mark.parametrize("num_chunks", [1, 4])
+def test_digits_have_columns_of_zeros(num_chunks, x64, monkeypatch):
+    images = sklearn.datasets.load_digits().data.astype(float if x64 else np.float32)
+    assert not images[:, [0, 32, 39]].any()
+    original = _streaming_scores._chunks
+    num_bytes = images.nbytes // num_chunks
+    monkeypatch.setattr(
+        _streaming_scores, "_chunks", lambda blocks: original(blocks, num_bytes)
+    )
+    scores = streaming_leverage_scores(in_blocks(images, 500, 1000, 1500))
+    left = np.linalg.svd(images.astype(float), False)[0][:, :61]
+    expected = np.sum(left**2, axis=1)
+    np.testing.assert_allclose(scores, expected, atol=1e-11 if x64 else 1e-4)
 
 
 def test_units_differ_between_columns_and_blocks(small_chunks):

@@ -224,7 +224,9 @@ class _Factor:
         # Nothing has been folded where all rows are zero.
         triangular = np.zeros_like(self.gram)
         if self.triangular is not None:
-            triangular = self.triangular
+            # A column that is zero throughout has nothing but rounding in its factor,
+            # and no unit to measure that by.
+            triangular = np.where(self.exponents > _NO_EXPONENT, self.triangular, 0)
         norms = np.linalg.norm(triangular, axis=0)
         more = np.where(norms > 0, np.round(np.log2(np.where(norms > 0, norms, 1))), 0)
         more = more.astype(int)
