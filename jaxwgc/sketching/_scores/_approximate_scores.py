@@ -15,7 +15,7 @@ from jaxwgc.sketching._scores._gram_scores import (
     WELL_CONDITIONED,
     column_scale,
     equilibrated_gram,
-    refine,
+    refined_orthonormaliser,
 )
 from jaxwgc.sketching._scores._leverage_scores import leverage_scores
 from jaxwgc.sketching._scores._row_blocks import DenseRows, block_size
@@ -168,10 +168,7 @@ def _approximate_scores(
         return solve_triangular(lower.T, projection), jnp.asarray(num_columns)
 
     def refined(_: None) -> tuple[jax.Array, jax.Array]:
-        eigenvalues, vectors = jnp.linalg.eigh(gram)
-        inverse = refine(
-            sketch, sketch_scale, unit, eigenvalues, vectors
-        ).orthonormaliser(rcond)
+        inverse = refined_orthonormaliser(sketch, sketch_scale, unit, gram, rcond)
         rank = jnp.any(inverse != 0, axis=0).sum()
         return jnp.matmul(inverse, projection, precision=HIGHEST), rank
 

@@ -6,10 +6,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jax import lax
+
 from jaxwgc import _validation
 from jaxwgc.sketching import _matrix_checks
-from jaxwgc.sketching._scores._gram_scores import (
+from jaxwgc.sketching._scores._derivatives import (
     HIGHEST,
+    known_product,
+    orthonormal_columns,
+)
+from jaxwgc.sketching._scores._gram_scores import (
     equilibrated,
     gram,
     gram_scores,
@@ -120,28 +126,43 @@ def _scores(matrix: jax.Array, rcond: jax.Array, method: str) -> jax.Array:
         return gram_scores(DenseRows(matrix), rcond)
     finite, matrix, _, _ = equilibrated(matrix)
     scores = _from_factors(matrix, rcond, method)
-    return jnp.where(finite, jnp.clip(scores, 0, 1), jnp.nan)
+    return jnp.where(finite, jnp.minimum(scores, 1), jnp.nan)
 
 
 def _from_factors(matrix: jax.Array, rcond: jax.Array, method: str) -> jax.Array:
     """Scores of a matrix with equilibrated columns, by orthogonal factorisations."""
     num_rows, num_columns = matrix.shape
+    orthogonal = None
     if num_rows < num_columns and method != "svd":
-        # X = RᵀQᵀ with orthonormal rows in Qᵀ: the columns of X span those of Rᵀ,
-        # which is square.
-        matrix = jnp.linalg.qr(matrix.T, mode="r").T
+        matrix = square_of_wide(matrix)
         if method == "gram":
             # Not equilibrated again: the last columns of Rᵀ may be nothing but noise.
             ones = jnp.ones(num_rows, matrix.dtype)
             rows = DenseRows(matrix)
             return scores_from_gram(rows, ones, ones, gram(matrix), rcond)
-        basis = None
+        small = matrix
     elif method == "qr":
-        basis, matrix = jnp.linalg.qr(matrix)
+        orthogonal, small = jnp.linalg.qr(lax.stop_gradient(matrix))
     else:
-        basis = None
-    left, singular_values, _ = jnp.linalg.svd(matrix, full_matrices=False)
-    left = jnp.where(singular_values > rcond * singular_values[0], left, 0)
-    if basis is not None:
-        left = jnp.matmul(basis, left, precision=HIGHEST)
+        small = matrix
+    left, singular_values, right = jnp.linalg.svd(
+        lax.stop_gradient(small), full_matrices=False
+    )
+    is_kept = singular_values > rcond * singular_values[0]
+    left = jnp.where(is_kept, left, 0)
+    if orthogonal is not None:
+        left = jnp.matmul(orthogonal, left, precision=HIGHEST)
+    row_basis = jnp.where(is_kept, right.T, 0)
+    inverse = row_basis / jnp.where(is_kept, singular_values, 1)
+    left, _ = orthonormal_columns(matrix, left, inverse, row_basis)
     return jnp.sum(left**2, axis=1)
+
+
+def square_of_wide(matrix: jax.Array) -> jax.Array:
+    """Rᵀ of a wide X = RᵀQᵀ with orthonormal rows in Qᵀ: its columns span those of X.
+
+    A constant Q does as well for derivatives: X Q has the columns of X for any Q on
+    which no rank is lost.
+    """
+    basis, upper = jnp.linalg.qr(lax.stop_gradient(matrix).T)
+    return known_product(matrix, basis, upper.T)

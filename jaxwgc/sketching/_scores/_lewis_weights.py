@@ -15,7 +15,7 @@ from jaxwgc.sketching._scores._gram_scores import (
     default_rcond,
     equilibrated,
     equilibrated_gram,
-    refine,
+    refined_orthonormaliser,
     scores_from_gram,
 )
 from jaxwgc.sketching._scores._row_blocks import DenseRows
@@ -198,8 +198,7 @@ def _orthonormal_basis(
         left, singular_values, _ = jnp.linalg.svd(square)
         return finite, jnp.where(singular_values > rcond * singular_values[0], left, 0)
     finite, scale, unit, gram = equilibrated_gram(rows)
-    eigenvalues, vectors = jnp.linalg.eigh(gram)
-    inverse = refine(rows, scale, unit, eigenvalues, vectors).orthonormaliser(rcond)
+    inverse = refined_orthonormaliser(rows, scale, unit, gram, rcond)
     inverse = inverse * unit[:, None]
     basis = jnp.matmul(matrix * scale, inverse, precision=HIGHEST)
     return finite, jnp.where(finite, basis, 0)

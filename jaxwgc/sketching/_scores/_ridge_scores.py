@@ -3,11 +3,17 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from jaxwgc import _validation
 from jaxwgc.sketching import _matrix_checks
 from jaxwgc.sketching._powers import inverse_power_of_two
-from jaxwgc.sketching._scores._gram_scores import gram_scores
+from jaxwgc.sketching._scores._derivatives import (
+    known_product,
+    orthonormaliser_of_gram,
+)
+from jaxwgc.sketching._scores._gram_scores import gram, gram_scores
+from jaxwgc.sketching._scores._leverage_scores import square_of_wide
 from jaxwgc.sketching._scores._row_blocks import RidgedRows
 
 
@@ -72,18 +78,23 @@ def ridge_leverage_scores(
 def _ridge_scores(matrix: jax.Array, ridge: jax.Array, rcond: jax.Array) -> jax.Array:
     if matrix.shape[0] >= matrix.shape[1]:
         return gram_scores(RidgedRows(matrix, ridge), rcond)
-    root = jnp.sqrt(ridge)
-    largest = jnp.maximum(jnp.abs(matrix).max(), root)
+    root = jnp.sqrt(lax.stop_gradient(ridge))
+    largest = jnp.maximum(jnp.abs(lax.stop_gradient(matrix)).max(), root)
     finite = jnp.isfinite(largest)
     # One unit for all columns, which the ridge ties together.
     scale = jnp.where(finite, inverse_power_of_two(largest), 0)
     matrix = jnp.where(finite, matrix, 0) * scale
     # A maximum need not show a NaN.
     finite &= jnp.isfinite(jnp.sum(matrix))
-    square = jnp.linalg.qr(matrix.T, mode="r").T
-    left, singular_values, _ = jnp.linalg.svd(square)
+    square = square_of_wide(matrix)
+    left, singular_values, right = jnp.linalg.svd(lax.stop_gradient(square))
     total = jnp.hypot(singular_values, root * scale)
-    kept = total > rcond * total[0]
-    shares = jnp.where(kept, singular_values / jnp.where(kept, total, 1), 0)
-    scores = jnp.sum((left * shares) ** 2, axis=1)
-    return jnp.where(finite, jnp.clip(scores, 0, 1), jnp.nan)
+    is_kept = total > rcond * total[0]
+    row_basis = jnp.where(is_kept, right.T, 0)
+    inverse = row_basis / jnp.where(is_kept, total, 1)
+    with_ridge = gram(square) + scale * ridge * scale * jnp.eye(square.shape[0])
+    inverse = orthonormaliser_of_gram(inverse, row_basis, with_ridge)
+    shares = jnp.where(is_kept, singular_values / jnp.where(is_kept, total, 1), 0)
+    rows = known_product(square, inverse, left * shares)
+    scores = jnp.sum(rows**2, axis=1)
+    return jnp.where(finite, jnp.minimum(scores, 1), jnp.nan)
