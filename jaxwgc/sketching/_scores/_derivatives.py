@@ -1,14 +1,12 @@
 """Derivatives of orthonormal bases that need no derivative of a decomposition.
 
-Scores are the diagonal of a projector, which is smooth as long as the rank is kept, also
-where singular values coincide; singular vectors are not. So the values come from
+Scores are the diagonal of a projector, which is smooth as long as the rank is kept,
+also where singular values coincide; singular vectors are not. So the values come from
 decompositions of constants, and the derivatives from the equations that they solve.
 
-Directions beyond the rank are taken to stay so: that is the derivative along matrices of
-the same rank. Along others there is none, since the rank jumps.
+Directions beyond the rank are taken to stay so: this is the derivative along matrices
+of the same rank. Along others there is none, since the rank jumps.
 """
-
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -37,11 +35,8 @@ def _orthonormal_columns_jvp(primals, tangents):
     basis, lower = orthonormal_columns(*primals)
     moved = _matmul(change, lower)
     inner = _matmul(basis.T, moved)
-
-    def row_projection(vectors: jax.Array) -> jax.Array:
-        return _matmul(lower, _matmul(basis.T, _matmul(matrix, vectors)))
-
-    turned = _off_rows(row_basis, row_projection, _matmul(change.T, basis))
+    off_rows = _off_rows(row_basis, _matmul(lower, _matmul(basis.T, matrix)))
+    turned = _matmul(off_rows, _matmul(change.T, basis))
     lower_change = _matmul(turned, _matmul(lower.T, lower)) - _matmul(lower, inner)
     return (basis, lower), (moved - _matmul(basis, inner), lower_change)
 
@@ -61,11 +56,8 @@ def _orthonormaliser_of_gram_jvp(primals, tangents):
     lower = orthonormaliser_of_gram(*primals)
     moved = _matmul(tangents[2], lower)
     inner = _matmul(lower.T, moved)
-
-    def row_projection(vectors: jax.Array) -> jax.Array:
-        return _matmul(lower, _matmul(lower.T, _matmul(gram, vectors)))
-
-    turned = _off_rows(row_basis, row_projection, moved)
+    off_rows = _off_rows(row_basis, _matmul(lower, _matmul(lower.T, gram)))
+    turned = _matmul(off_rows, moved)
     lower_change = _matmul(turned, _matmul(lower.T, lower)) - _matmul(lower, inner / 2)
     return lower, lower_change
 
@@ -85,21 +77,17 @@ def _known_product_jvp(primals, tangents):
     return known_product(*primals), change
 
 
-def _off_rows(
-    row_basis: jax.Array,
-    row_projection: Callable[[jax.Array], jax.Array],
-    vectors: jax.Array,
-) -> jax.Array:
-    """`vectors` without their part in the span of the rows of X.
+def _off_rows(row_basis: jax.Array, row_projector: jax.Array) -> jax.Array:
+    """The projector on what the rows of X do not span.
 
-    The value is that of the orthonormal `row_basis`, since X times it has to vanish;
-    `row_projection`, a product with X⁺X that may be less exact, gives derivatives.
+    Its value is that of the orthonormal `row_basis`, since X times it has to vanish;
+    X⁺X from other factors, `row_projector`, may be less exact and gives derivatives.
     """
     rank = jnp.sum(jnp.any(row_basis != 0, axis=0))
-    value = vectors - _matmul(row_basis, _matmul(row_basis.T, vectors))
-    turning = row_projection(lax.stop_gradient(vectors))
-    value = value - (turning - lax.stop_gradient(turning))
-    return jnp.where(rank < row_basis.shape[0], value, 0)
+    projector = jnp.eye(row_basis.shape[0], dtype=row_basis.dtype)
+    projector -= _matmul(row_basis, row_basis.T)
+    projector -= row_projector - lax.stop_gradient(row_projector)
+    return jnp.where(rank < row_basis.shape[0], projector, 0)
 
 
 def _matmul(left: jax.Array, right: jax.Array) -> jax.Array:

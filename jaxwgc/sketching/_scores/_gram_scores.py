@@ -26,7 +26,12 @@ def gram_scores(rows: Rows, rcond: jax.Array) -> jax.Array:
     """Scores of a tall matrix; NaN where it is not finite."""
     finite, scale, unit, gram = equilibrated_gram(rows)
     scores = scores_from_gram(rows, scale, unit, gram, rcond)
-    return jnp.where(finite, jnp.minimum(scores, 1), jnp.nan)
+    return jnp.where(finite, at_most_one(scores), jnp.nan)
+
+
+def at_most_one(scores: jax.Array) -> jax.Array:
+    """Without what rounding adds; derivatives are those of the scores throughout."""
+    return scores - lax.stop_gradient(jnp.maximum(scores - 1, 0))
 
 
 def column_scale(rows: Rows) -> tuple[jax.Array, jax.Array]:

@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-
 from jax import lax
 
 from jaxwgc import _validation
@@ -16,6 +15,7 @@ from jaxwgc.sketching._scores._derivatives import (
     orthonormal_columns,
 )
 from jaxwgc.sketching._scores._gram_scores import (
+    at_most_one,
     equilibrated,
     gram,
     gram_scores,
@@ -85,8 +85,9 @@ def leverage_scores(
       `"gram"` decides by `jax.lax.cond` whether the second pass is needed. Under
       `jax.vmap` over matrices the condition becomes a selection and both are computed.
 
-      Derivatives go through the decompositions, and are NaN where X has equal singular
-      values, as one-hot features do; those of a sparse matrix are forward-mode only.
+      Derivatives are those along matrices of the same rank: a column of zeros stays
+      zero, since the scores jump where it does not. Those of a sparse matrix are
+      forward-mode only.
 
     Example:
       >>> import jax.numpy as jnp
@@ -126,36 +127,44 @@ def _scores(matrix: jax.Array, rcond: jax.Array, method: str) -> jax.Array:
         return gram_scores(DenseRows(matrix), rcond)
     finite, matrix, _, _ = equilibrated(matrix)
     scores = _from_factors(matrix, rcond, method)
-    return jnp.where(finite, jnp.minimum(scores, 1), jnp.nan)
+    return jnp.where(finite, at_most_one(scores), jnp.nan)
 
 
 def _from_factors(matrix: jax.Array, rcond: jax.Array, method: str) -> jax.Array:
     """Scores of a matrix with equilibrated columns, by orthogonal factorisations."""
     num_rows, num_columns = matrix.shape
-    orthogonal = None
-    if num_rows < num_columns and method != "svd":
+    if num_rows < num_columns and method == "gram":
         matrix = square_of_wide(matrix)
-        if method == "gram":
-            # Not equilibrated again: the last columns of Rᵀ may be nothing but noise.
-            ones = jnp.ones(num_rows, matrix.dtype)
-            rows = DenseRows(matrix)
-            return scores_from_gram(rows, ones, ones, gram(matrix), rcond)
-        small = matrix
-    elif method == "qr":
-        orthogonal, small = jnp.linalg.qr(lax.stop_gradient(matrix))
-    else:
-        small = matrix
+        # Not equilibrated again: the last columns of Rᵀ may be nothing but noise.
+        ones = jnp.ones(num_rows, matrix.dtype)
+        return scores_from_gram(DenseRows(matrix), ones, ones, gram(matrix), rcond)
+    return jnp.sum(orthonormal_basis(matrix, rcond, method) ** 2, axis=1)
+
+
+def orthonormal_basis(matrix: jax.Array, rcond: jax.Array, method: str) -> jax.Array:
+    """Of the columns, by `"qr"` or `"svd"`; with zeros for columns beyond the rank."""
+    num_rows, num_columns = matrix.shape
+    orthogonal = None
+    small = matrix
+    if method == "qr":
+        if num_rows < num_columns:
+            small = matrix = square_of_wide(matrix)
+        else:
+            orthogonal, small = jnp.linalg.qr(lax.stop_gradient(matrix))
     left, singular_values, right = jnp.linalg.svd(
         lax.stop_gradient(small), full_matrices=False
     )
+    if method == "svd" and num_rows < num_columns:
+        # For derivatives, of a square matrix as well.
+        matrix = known_product(matrix, right.T, left * singular_values)
+        right = jnp.eye(num_rows, dtype=matrix.dtype)
     is_kept = singular_values > rcond * singular_values[0]
     left = jnp.where(is_kept, left, 0)
     if orthogonal is not None:
         left = jnp.matmul(orthogonal, left, precision=HIGHEST)
     row_basis = jnp.where(is_kept, right.T, 0)
     inverse = row_basis / jnp.where(is_kept, singular_values, 1)
-    left, _ = orthonormal_columns(matrix, left, inverse, row_basis)
-    return jnp.sum(left**2, axis=1)
+    return orthonormal_columns(matrix, left, inverse, row_basis)[0]
 
 
 def square_of_wide(matrix: jax.Array) -> jax.Array:

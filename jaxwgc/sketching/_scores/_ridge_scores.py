@@ -12,9 +12,14 @@ from jaxwgc.sketching._scores._derivatives import (
     known_product,
     orthonormaliser_of_gram,
 )
-from jaxwgc.sketching._scores._gram_scores import gram, gram_scores
+from jaxwgc.sketching._scores._gram_scores import (
+    at_most_one,
+    equilibrated_gram,
+    gram,
+    scores_from_gram,
+)
 from jaxwgc.sketching._scores._leverage_scores import square_of_wide
-from jaxwgc.sketching._scores._row_blocks import RidgedRows
+from jaxwgc.sketching._scores._row_blocks import RidgedRows, ridge_rows
 
 
 def ridge_leverage_scores(
@@ -77,7 +82,13 @@ def ridge_leverage_scores(
 @jax.jit
 def _ridge_scores(matrix: jax.Array, ridge: jax.Array, rcond: jax.Array) -> jax.Array:
     if matrix.shape[0] >= matrix.shape[1]:
-        return gram_scores(RidgedRows(matrix, ridge), rcond)
+        rows = RidgedRows(matrix, lax.stop_gradient(ridge))
+        finite, scale, unit, total = equilibrated_gram(rows)
+        # Its derivative, which that of a root would lose at zero.
+        change = ridge - lax.stop_gradient(ridge)
+        total += jnp.diag(change * scale * unit * scale * unit)
+        scores = scores_from_gram(rows, scale, unit, total, rcond)
+        return jnp.where(finite, at_most_one(scores), jnp.nan)
     root = jnp.sqrt(lax.stop_gradient(ridge))
     largest = jnp.maximum(jnp.abs(lax.stop_gradient(matrix)).max(), root)
     finite = jnp.isfinite(largest)
@@ -92,9 +103,9 @@ def _ridge_scores(matrix: jax.Array, ridge: jax.Array, rcond: jax.Array) -> jax.
     is_kept = total > rcond * total[0]
     row_basis = jnp.where(is_kept, right.T, 0)
     inverse = row_basis / jnp.where(is_kept, total, 1)
-    with_ridge = gram(square) + scale * ridge * scale * jnp.eye(square.shape[0])
+    with_ridge = gram(square) + ridge_rows(square, scale * ridge * scale)
     inverse = orthonormaliser_of_gram(inverse, row_basis, with_ridge)
     shares = jnp.where(is_kept, singular_values / jnp.where(is_kept, total, 1), 0)
     rows = known_product(square, inverse, left * shares)
     scores = jnp.sum(rows**2, axis=1)
-    return jnp.where(finite, jnp.minimum(scores, 1), jnp.nan)
+    return jnp.where(finite, at_most_one(scores), jnp.nan)

@@ -15,6 +15,7 @@ from jaxwgc.sketching import _checks, _matrix_checks
 from jaxwgc.sketching._powers import inverse_power_of_two
 from jaxwgc.sketching._scores._derivatives import orthonormal_columns
 from jaxwgc.sketching._scores._gram_scores import (
+    at_most_one,
     column_scale,
     gram,
     gram_scores,
@@ -94,7 +95,7 @@ def _sparse_scores(
     inverse = left / jnp.where(is_kept, singular_values, 1) ** 2
     left, _ = orthonormal_columns(total, left, inverse, left)
     scores = jnp.sum(left**2, axis=1)
-    return jnp.where(finite, jnp.minimum(scores, 1), jnp.nan)
+    return jnp.where(finite, at_most_one(scores), jnp.nan)
 
 
 class SparseRows:
@@ -131,7 +132,8 @@ class SparseRows:
 
     def largest(self) -> jax.Array:
         inside = self._row < self.num_rows
-        values = jnp.where(inside, jnp.abs(self._data), 0)
+        values = jnp.abs(lax.stop_gradient(self._data))
+        values = jnp.where(inside, values, 0)
         largest = jnp.zeros(self.num_columns, self.dtype)
         return largest.at[self._column].max(values, mode="drop")
 
