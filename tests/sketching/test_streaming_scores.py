@@ -93,6 +93,15 @@ def test_units_differ_between_columns_and_blocks(small_chunks):
     np.testing.assert_allclose(scores, expected, atol=1e-5)
 
 
+def test_one_row_that_outweighs_all_others(small_chunks, with_x64):
+    matrix = np.random.default_rng(6).standard_normal((512, 8))
+    # In a few columns only: in their units, what other rows have there is small.
+    matrix[5, :5] *= 1e9
+    scores = streaming_leverage_scores(in_blocks(matrix, 100))
+    np.testing.assert_allclose(scores, leverage_scores(matrix, "svd"), atol=1e-6)
+    np.testing.assert_allclose(scores.sum(), 8, atol=1e-6)
+
+
 def test_fewer_rows_than_columns():
     matrix = np.random.default_rng(4).standard_normal((5, 8))
     scores = streaming_leverage_scores(in_blocks(matrix, 2))
