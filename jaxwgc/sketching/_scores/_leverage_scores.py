@@ -50,9 +50,11 @@ def leverage_scores(
         are computed in the default float dtype, float16 and bfloat16 in float32.
       method: how the scores are found; all four agree up to rounding.
         - `"gram"`: from the Gram matrix XᵀX, in two products of the size of X where X
-          is well-conditioned (condition number below 100) and in four otherwise: the
-          second pass works on X times an inverse square root of a shifted Gram matrix,
-          which makes it as good as QR. No array of the size of X is made.
+          is well-conditioned (condition number below 100). Where it is but for
+          directions that look like zero, one more product, with these alone, tells
+          whether they are. Otherwise it takes four: the second pass works on X times
+          an inverse square root of a shifted Gram matrix, which makes it as good as
+          QR. No array of the size of X is made.
         - `"qr"`: from X = QR and the singular value decomposition of R.
         - `"svd"`: from the singular value decomposition of X: the slowest, the
           reference.
@@ -82,8 +84,8 @@ def leverage_scores(
         anything but numbers.
 
     Note:
-      `"gram"` decides by `jax.lax.cond` whether the second pass is needed. Under
-      `jax.vmap` over matrices the condition becomes a selection and both are computed.
+      `"gram"` decides by `jax.lax.cond` what is needed beyond the first pass. Under
+      `jax.vmap` over matrices the condition becomes a selection and all is computed.
 
       Derivatives are those along matrices of the same rank: a column of zeros stays
       zero, since the scores jump where it does not. Those of a sparse matrix are

@@ -81,7 +81,7 @@ def lewis_weights(
       TypeError: for a complex matrix or anything but numbers.
 
     Note:
-      Every step takes the scores of a matrix of the size of X, two or four products
+      Every step takes the scores of a matrix of the size of X, two to four products
       with a d×d matrix.
 
       Derivatives are those of the solution of the equation, which a weight that has

@@ -55,7 +55,7 @@ def ridge_leverage_scores(
       TypeError: for a complex matrix or anything but numbers.
 
     Note:
-      A matrix with N >= p takes the two or four products of `leverage_scores`. A wide
+      A matrix with N >= p takes the two to four products of `leverage_scores`. A wide
       one is first reduced to its square factor, X = RᵀQᵀ: this is the dual way, which
       does not form XᵀX.
 
