@@ -6,7 +6,7 @@ import numpy as np
 from jax import lax
 
 from jaxwgc import _validation
-from jaxwgc.sketching import _matrix_checks
+from jaxwgc.sketching import _checks, _matrix_checks
 from jaxwgc.sketching._powers import inverse_power_of_two
 from jaxwgc.sketching._scores._derivatives import (
     known_product,
@@ -37,7 +37,7 @@ def ridge_leverage_scores(
       matrix: X, real, of shape (N, p), in any units. Integers and bools are computed in
         the default float dtype, float16 and bfloat16 in float32.
       ridge: a real scalar of at least 0, may be traced. It is added to XᵀX as it is,
-        not times N.
+        not times N, and must be in the range of the dtype of X.
       rcond: as in `leverage_scores`, of which these are the scores of X on top of
         √ridge I, a matrix of full rank. Where √ridge is below the cut-off, directions
         that X does not have, or has as noise only, count 0 as they do without a ridge.
@@ -50,8 +50,8 @@ def ridge_leverage_scores(
 
     Raises:
       ValueError: for a matrix without two axes, without rows or columns, or (where not
-        traced) with NaN or infinite entries; for a ridge that is negative or not
-        finite; for an rcond outside [0, 1).
+        traced) with NaN or infinite entries; for a ridge that is negative, not finite or
+        lost in the dtype; for an rcond outside [0, 1).
       TypeError: for a complex matrix or anything but numbers.
 
     Note:
@@ -72,8 +72,12 @@ def ridge_leverage_scores(
     """
     matrix = _matrix_checks.finite_matrix("matrix", matrix)
     _validation.check_number("ridge", ridge, minimum=0)
-    if not _validation.is_traced(ridge) and not np.isfinite(np.asarray(ridge)):
-        raise ValueError(f"ridge must be finite; got {ridge}")
+    value = _checks.concrete(ridge, matrix.dtype)
+    if value is not None:
+        if not np.isfinite(value):
+            raise ValueError(f"ridge must be finite in {matrix.dtype}; got {ridge}")
+        if ridge and value < jnp.finfo(matrix.dtype).tiny:
+            raise ValueError(f"ridge must not vanish in {matrix.dtype}; got {ridge}")
     matrix = _matrix_checks.nan_for_wrong_cutoff(matrix, rcond)
     rcond = _matrix_checks.relative_cutoff(rcond, matrix.shape, matrix.dtype)
     return _ridge_scores(matrix, jnp.asarray(ridge, matrix.dtype), rcond)
