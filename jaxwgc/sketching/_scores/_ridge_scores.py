@@ -50,8 +50,8 @@ def ridge_leverage_scores(
 
     Raises:
       ValueError: for a matrix without two axes, without rows or columns, or (where not
-        traced) with NaN or infinite entries; for a ridge that is negative, not finite or
-        lost in the dtype; for an rcond outside [0, 1).
+        traced) with NaN or infinite entries; for a ridge that is negative, not finite
+        or lost in the dtype; for an rcond outside [0, 1).
       TypeError: for a complex matrix or anything but numbers.
 
     Note:
