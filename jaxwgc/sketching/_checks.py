@@ -68,6 +68,13 @@ def nonnegative_vector(name: str, value: Any) -> jax.Array:
     return array
 
 
+def num_positive(values: np.ndarray) -> int:
+    """How many are not zero once they are normalised in their dtype."""
+    shares = values.astype(float) / values.max()
+    # Subnormal numbers count as zero here as well.
+    return int(np.sum(shares / shares.sum() >= np.finfo(values.dtype).tiny))
+
+
 def is_distribution(values: jax.Array) -> jax.Array:
     """True where all values are finite, none is negative and not all are zero."""
     return jnp.all(jnp.isfinite(values) & (values >= 0)) & jnp.any(

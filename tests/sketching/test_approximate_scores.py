@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
+import sklearn.datasets
 
 from jaxwgc.sketching import approximate_leverage_scores, leverage_scores
 from jaxwgc.sketching._scores import _approximate_scores
@@ -93,6 +94,30 @@ def test_degrees_of_freedom_follow_the_chi_square_law():
         law = scipy.stats.chi2(number)
         misses = law.cdf(number * (1 - epsilon)) + law.sf(number * (1 + epsilon))
         assert 0.003 < misses < 0.0065
+
+
+def test_degrees_of_freedom_of_the_inverse():
+    for epsilon in (0.1, 0.3, 0.5):
+        number = _approximate_scores._degrees_of_freedom(epsilon, of_inverse=True)
+        law = scipy.stats.chi2(number)
+        misses = law.cdf(number / (1 + epsilon)) + law.sf(number / (1 - epsilon))
+        assert 5e-5 < misses < 1.5e-4
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "wine", "a direction of its own"])
+def test_few_columns_in_every_draw(kind):
+    """Where rows are of few directions, one that is missed is a large share of them."""
+    matrix = np.random.default_rng(3).standard_normal((712, 13))
+    if kind == "wine":
+        matrix = np.tile(sklearn.datasets.load_wine().data, (4, 1))
+    elif kind == "a direction of its own":
+        matrix[:356, 12] = matrix[356:, :12] = 0
+    matrix = jnp.asarray(matrix, jnp.float32)
+    exact = leverage_scores(matrix)
+    mapped = jax.jit(jax.vmap(lambda key: approximate_leverage_scores(key, matrix)))
+    scores = mapped(jax.random.split(jax.random.key(0), 500))
+    close = jnp.abs(scores - exact) <= 0.5 * exact + 1e-6
+    assert jnp.mean(jnp.mean(close, axis=1) < 0.99) <= 0.01
 
 
 def test_sketch_keeps_squares_on_average():

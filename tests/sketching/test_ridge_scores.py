@@ -104,6 +104,12 @@ def test_jit_vmap_and_traced_values(shape):
         ((np.eye(2), -1.0), ValueError, "ridge must be at least 0"),
         ((np.eye(2), np.nan), ValueError, "ridge"),
         ((np.eye(2), np.inf), ValueError, "ridge must be finite"),
+        ((np.eye(2, dtype="f4"), 1e60), ValueError, "ridge must be finite in float32"),
+        (
+            (np.eye(2, dtype="f4"), 1e-50),
+            ValueError,
+            "ridge must not vanish in float32",
+        ),
         ((np.eye(2), "1"), TypeError, "ridge must be a real scalar"),
         ((np.ones(2), 1.0), ValueError, r"matrix must have shape \(N, p\)"),
         ((np.full((2, 2), np.nan), 1.0), ValueError, "matrix must be finite"),

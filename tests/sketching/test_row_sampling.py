@@ -289,6 +289,14 @@ class TestRowProbabilities:
             "sample_size = 3 and 2 positive probabilities",
         ),
         (
+            # Zero in float32 once it is a share of their sum.
+            np.array([1, 1, 1.2e-38], np.float32),
+            3,
+            {"method": "without_replacement"},
+            ValueError,
+            "sample_size = 3 and 2 positive probabilities",
+        ),
+        (
             np.ones(3),
             4,
             {"method": "top_k"},

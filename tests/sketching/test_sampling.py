@@ -283,6 +283,12 @@ def test_invalid_probabilities(bad):
         (np.zeros(3), {"num_draws": 1}, ValueError, "probabilities must not all be"),
         (np.ones((3, 1)), {"num_draws": 1}, ValueError, "probabilities must have one"),
         (np.ones(0), {"num_draws": 1}, ValueError, "probabilities must not be empty"),
+        (
+            np.array([1, 1, 1.2e-38], np.float32),
+            {"num_distinct": 3},
+            ValueError,
+            "num_distinct = 3 and 2 positive probabilities",
+        ),
     ],
 )
 def test_wrong_arguments(probabilities, rule, error, message):

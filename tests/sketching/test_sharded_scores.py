@@ -48,16 +48,23 @@ few = random.standard_normal((13, 12))
 np.testing.assert_allclose(
     sharded_leverage_scores(few, mesh, "rows"), leverage_scores(few), atol=1e-11
 )
-# Over one axis of two, and the meshes that jax.make_mesh makes.
-for make in (
-    lambda: jax.sharding.Mesh(np.array(jax.devices()).reshape(2, 2), ("a", "b")),
-    lambda: jax.make_mesh((2, 2), ("a", "b")),
-):
-    np.testing.assert_allclose(
-        sharded_leverage_scores(matrix, make(), "b"),
-        leverage_scores(matrix),
-        atol=1e-12,
-    )
+# Over one axis of two, and the meshes that jax.make_mesh makes, with axes of all types;
+# also where the rows are not a multiple of the devices.
+auto, explicit = jax.sharding.AxisType.Auto, jax.sharding.AxisType.Explicit
+meshes = [
+    jax.sharding.Mesh(np.array(jax.devices()).reshape(2, 2), ("a", "b")),
+    jax.make_mesh((2, 2), ("a", "b")),
+    *(
+        jax.make_mesh((2, 2), ("a", "b"), axis_types=types)
+        for types in [(auto, auto), (auto, explicit), (explicit, explicit)]
+    ),
+]
+for other in meshes:
+    over_b = lambda x: sharded_leverage_scores(x, other, "b")
+    everywhere = jax.device_put(few, NamedSharding(other, P()))
+    np.testing.assert_allclose(over_b(matrix), leverage_scores(matrix), atol=1e-12)
+    for scores in (over_b(few), over_b(everywhere), jax.jit(over_b)(everywhere)):
+        np.testing.assert_allclose(scores, leverage_scores(few), atol=1e-11)
 bad = jax.device_put(matrix, NamedSharding(mesh, P("rows"))).at[399, 3].set(jnp.nan)
 assert jnp.isnan(traced(bad)).all()
 try:

@@ -75,10 +75,12 @@ def test_unsorted_repeated_and_filled_up_entries(x64):
     )
 
 
-def test_no_entries():
-    empty = sparse.BCOO.fromdense(jnp.zeros((5, 3)))
-    assert empty.nse == 0
-    np.testing.assert_array_equal(leverage_scores(empty), np.zeros(5))
+@pytest.mark.parametrize("shape", [(5, 3), (3, 5)])
+@pytest.mark.parametrize("num_entries", [0, 4])
+def test_zero_matrices(shape, num_entries):
+    zeros = sparse.BCOO.fromdense(jnp.zeros(shape), nse=num_entries)
+    assert zeros.nse == num_entries
+    np.testing.assert_array_equal(leverage_scores(zeros), np.zeros(shape[0]))
 
 
 def test_integers_and_jit():

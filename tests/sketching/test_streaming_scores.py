@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import sklearn.datasets
 
 from jaxwgc.sketching import leverage_scores, streaming_leverage_scores
 from jaxwgc.sketching._scores import _streaming_scores
@@ -65,6 +66,21 @@ def test_rank_deficient(rank, x64, small_chunks):
     np.testing.assert_allclose(scores, expected, atol=1e-11 if x64 else 1e-5)
 
 
+@pytest.mark.parametrize("num_chunks", [1, 4])
+def test_digits_have_columns_of_zeros(num_chunks, x64, monkeypatch):
+    images = sklearn.datasets.load_digits().data.astype(float if x64 else np.float32)
+    assert not images[:, [0, 32, 39]].any()
+    original = _streaming_scores._chunks
+    num_bytes = images.nbytes // num_chunks
+    monkeypatch.setattr(
+        _streaming_scores, "_chunks", lambda blocks: original(blocks, num_bytes)
+    )
+    scores = streaming_leverage_scores(in_blocks(images, 500, 1000, 1500))
+    left = np.linalg.svd(images.astype(float), False)[0][:, :61]
+    expected = np.sum(left**2, axis=1)
+    np.testing.assert_allclose(scores, expected, atol=1e-11 if x64 else 1e-4)
+
+
 def test_units_differ_between_columns_and_blocks(small_chunks):
     matrix = np.random.default_rng(3).standard_normal((512, 8))
     matrix *= 10.0 ** np.array([-34, -20, 0, 0, 0, 0, 20, 36])
@@ -75,6 +91,15 @@ def test_units_differ_between_columns_and_blocks(small_chunks):
     scaled = matrix.astype(float) / np.abs(matrix.astype(float)).max(axis=0)
     expected = np.sum(np.linalg.svd(scaled, False)[0] ** 2, axis=1)
     np.testing.assert_allclose(scores, expected, atol=1e-5)
+
+
+def test_one_row_that_outweighs_all_others(small_chunks, with_x64):
+    matrix = np.random.default_rng(6).standard_normal((512, 8))
+    # In a few columns only: in their units, what other rows have there is small.
+    matrix[5, :5] *= 1e9
+    scores = streaming_leverage_scores(in_blocks(matrix, 100))
+    np.testing.assert_allclose(scores, leverage_scores(matrix, "svd"), atol=1e-6)
+    np.testing.assert_allclose(scores.sum(), 8, atol=1e-6)
 
 
 def test_fewer_rows_than_columns():

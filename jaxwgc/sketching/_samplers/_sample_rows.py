@@ -162,7 +162,10 @@ def sample_rows(
 
 
 def _check_distinct(sample_size: int, values: np.ndarray | None) -> None:
-    if values is not None and sample_size > (num_positive := int(np.sum(values > 0))):
+    if values is None:
+        return
+    num_positive = _checks.num_positive(values)
+    if sample_size > num_positive:
         raise ValueError(
             "sample_size must be at most the number of positive probabilities; got "
             f"sample_size = {sample_size} and {num_positive} positive probabilities"

@@ -208,7 +208,10 @@ def _check_num_distinct(
             "num_distinct must be at most the number of probabilities; got "
             f"num_distinct = {num_distinct} and {num_parts} probabilities"
         )
-    if values is not None and num_distinct > (num_positive := np.sum(values > 0)):
+    if values is None:
+        return num_distinct
+    num_positive = _checks.num_positive(values)
+    if num_distinct > num_positive:
         raise ValueError(
             "num_distinct must be at most the number of positive probabilities; got "
             f"num_distinct = {num_distinct} and {num_positive} positive probabilities"

@@ -133,10 +133,10 @@ def _resistances(edges: jax.Array, weights: jax.Array, num_vertices: int) -> jax
     adjacency = adjacency.at[first, second].add(conductances)
     adjacency = adjacency + adjacency.T
     degrees = jnp.sum(adjacency, axis=1)
-    inverse_roots = jnp.where(
-        degrees > 0, 1 / jnp.sqrt(jnp.where(degrees > 0, degrees, 1)), 0
-    )
-    roots = jnp.sqrt(degrees)
+    # A vertex without edges has neither, nor derivatives of them.
+    roots = jnp.sqrt(jnp.where(degrees > 0, degrees, 1))
+    inverse_roots = jnp.where(degrees > 0, 1 / roots, 0)
+    roots = jnp.where(degrees > 0, roots, 0)
     # D^(-1/2) L D^(-1/2), plus a projection on its null space, which is spanned by the
     # √degree of the vertices of one component, for every component.
     labels = _components(first, second, num_vertices)

@@ -5,11 +5,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jaxwgc import _validation
 from jaxwgc.sketching import _matrix_checks
-from jaxwgc.sketching._scores._gram_scores import (
+from jaxwgc.sketching._scores._derivatives import (
     HIGHEST,
+    known_product,
+    orthonormal_columns,
+)
+from jaxwgc.sketching._scores._gram_scores import (
+    at_most_one,
     equilibrated,
     gram,
     gram_scores,
@@ -44,9 +50,11 @@ def leverage_scores(
         are computed in the default float dtype, float16 and bfloat16 in float32.
       method: how the scores are found; all four agree up to rounding.
         - `"gram"`: from the Gram matrix XᵀX, in two products of the size of X where X
-          is well-conditioned (condition number below 100) and in four otherwise: the
-          second pass works on X times an inverse square root of a shifted Gram matrix,
-          which makes it as good as QR. No array of the size of X is made.
+          is well-conditioned (condition number below 100). Where it is but for
+          directions that look like zero, one more product, with these alone, tells
+          whether they are. Otherwise it takes four: the second pass works on X times
+          an inverse square root of a shifted Gram matrix, which makes it as good as
+          QR. No array of the size of X is made.
         - `"qr"`: from X = QR and the singular value decomposition of R.
         - `"svd"`: from the singular value decomposition of X: the slowest, the
           reference.
@@ -76,11 +84,12 @@ def leverage_scores(
         anything but numbers.
 
     Note:
-      `"gram"` decides by `jax.lax.cond` whether the second pass is needed. Under
-      `jax.vmap` over matrices the condition becomes a selection and both are computed.
+      `"gram"` decides by `jax.lax.cond` what is needed beyond the first pass. Under
+      `jax.vmap` over matrices the condition becomes a selection and all is computed.
 
-      Derivatives go through the decompositions, and are NaN where X has equal singular
-      values, as one-hot features do; those of a sparse matrix are forward-mode only.
+      Derivatives are those along matrices of the same rank: a column of zeros stays
+      zero, since the scores jump where it does not. Those of a sparse matrix are
+      forward-mode only.
 
     Example:
       >>> import jax.numpy as jnp
@@ -120,28 +129,51 @@ def _scores(matrix: jax.Array, rcond: jax.Array, method: str) -> jax.Array:
         return gram_scores(DenseRows(matrix), rcond)
     finite, matrix, _, _ = equilibrated(matrix)
     scores = _from_factors(matrix, rcond, method)
-    return jnp.where(finite, jnp.clip(scores, 0, 1), jnp.nan)
+    return jnp.where(finite, at_most_one(scores), jnp.nan)
 
 
 def _from_factors(matrix: jax.Array, rcond: jax.Array, method: str) -> jax.Array:
     """Scores of a matrix with equilibrated columns, by orthogonal factorisations."""
     num_rows, num_columns = matrix.shape
-    if num_rows < num_columns and method != "svd":
-        # X = RᵀQᵀ with orthonormal rows in Qᵀ: the columns of X span those of Rᵀ,
-        # which is square.
-        matrix = jnp.linalg.qr(matrix.T, mode="r").T
-        if method == "gram":
-            # Not equilibrated again: the last columns of Rᵀ may be nothing but noise.
-            ones = jnp.ones(num_rows, matrix.dtype)
-            rows = DenseRows(matrix)
-            return scores_from_gram(rows, ones, ones, gram(matrix), rcond)
-        basis = None
-    elif method == "qr":
-        basis, matrix = jnp.linalg.qr(matrix)
-    else:
-        basis = None
-    left, singular_values, _ = jnp.linalg.svd(matrix, full_matrices=False)
-    left = jnp.where(singular_values > rcond * singular_values[0], left, 0)
-    if basis is not None:
-        left = jnp.matmul(basis, left, precision=HIGHEST)
-    return jnp.sum(left**2, axis=1)
+    if num_rows < num_columns and method == "gram":
+        matrix = square_of_wide(matrix)
+        # Not equilibrated again: the last columns of Rᵀ may be nothing but noise.
+        ones = jnp.ones(num_rows, matrix.dtype)
+        return scores_from_gram(DenseRows(matrix), ones, ones, gram(matrix), rcond)
+    return jnp.sum(orthonormal_basis(matrix, rcond, method) ** 2, axis=1)
+
+
+def orthonormal_basis(matrix: jax.Array, rcond: jax.Array, method: str) -> jax.Array:
+    """Of the columns, by `"qr"` or `"svd"`; with zeros for columns beyond the rank."""
+    num_rows, num_columns = matrix.shape
+    orthogonal = None
+    small = matrix
+    if method == "qr":
+        if num_rows < num_columns:
+            small = matrix = square_of_wide(matrix)
+        else:
+            orthogonal, small = jnp.linalg.qr(lax.stop_gradient(matrix))
+    left, singular_values, right = jnp.linalg.svd(
+        lax.stop_gradient(small), full_matrices=False
+    )
+    if method == "svd" and num_rows < num_columns:
+        # For derivatives, of a square matrix as well.
+        matrix = known_product(matrix, right.T, left * singular_values)
+        right = jnp.eye(num_rows, dtype=matrix.dtype)
+    is_kept = singular_values > rcond * singular_values[0]
+    left = jnp.where(is_kept, left, 0)
+    if orthogonal is not None:
+        left = jnp.matmul(orthogonal, left, precision=HIGHEST)
+    row_basis = jnp.where(is_kept, right.T, 0)
+    inverse = row_basis / jnp.where(is_kept, singular_values, 1)
+    return orthonormal_columns(matrix, left, inverse, row_basis)[0]
+
+
+def square_of_wide(matrix: jax.Array) -> jax.Array:
+    """Rᵀ of a wide X = RᵀQᵀ with orthonormal rows in Qᵀ: its columns span those of X.
+
+    A constant Q does as well for derivatives: X Q has the columns of X for any Q on
+    which no rank is lost.
+    """
+    basis, upper = jnp.linalg.qr(lax.stop_gradient(matrix).T)
+    return known_product(matrix, basis, upper.T)

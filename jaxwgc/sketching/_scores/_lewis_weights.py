@@ -1,5 +1,6 @@
 """Lewis weights: the leverage scores of other norms."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -12,12 +13,14 @@ from jaxwgc import _validation
 from jaxwgc.sketching import _matrix_checks
 from jaxwgc.sketching._scores._gram_scores import (
     HIGHEST,
+    at_most_one,
     default_rcond,
     equilibrated,
     equilibrated_gram,
-    refine,
+    refined_orthonormaliser,
     scores_from_gram,
 )
+from jaxwgc.sketching._scores._leverage_scores import orthonormal_basis
 from jaxwgc.sketching._scores._row_blocks import DenseRows
 
 
@@ -78,11 +81,11 @@ def lewis_weights(
       TypeError: for a complex matrix or anything but numbers.
 
     Note:
-      Every step takes the scores of a matrix of the size of X, two or four products
+      Every step takes the scores of a matrix of the size of X, two to four products
       with a d×d matrix.
 
-      Reverse-mode differentiation is not available: the number of iterations is not
-      known beforehand.
+      Derivatives are those of the solution of the equation, which a weight that has
+      not converged is not; they take as many steps again.
 
     Example:
       >>> import jax.numpy as jnp
@@ -131,12 +134,11 @@ def _lewis_weights(
     p = jnp.where(valid, p, 2)
     # Directions of rows and the logarithms of their lengths, so that powers of weights
     # do not leave the range of the dtype.
-    lengths = jnp.linalg.norm(basis, axis=1)
-    is_row = lengths > 0
-    safe_lengths = jnp.where(is_row, lengths, 1)
+    squares = jnp.sum(basis**2, axis=1)
+    is_row = squares > 0
+    safe_lengths = jnp.sqrt(jnp.where(is_row, squares, 1))
     directions = basis / safe_lengths[:, None]
     log_lengths = jnp.log(safe_lengths)
-    power = jnp.where(p < 1, p / 2, 2 * p / (p + 2))
 
     def log_ratios(log_weights: jax.Array) -> jax.Array:
         """log(τ / w), 0 for rows of zeros."""
@@ -150,6 +152,37 @@ def _lewis_weights(
         is_seen = is_row & (norms > 0)
         log_scores = jnp.log(jnp.where(is_seen, norms, 1)) + 2 * logs
         return jnp.where(is_seen, log_scores - log_weights, 0)
+
+    num_rows, num_columns = basis.shape
+    cutoff = jnp.asarray(default_rcond(num_rows, num_columns, basis.dtype), basis.dtype)
+    mean = jnp.sum(basis**2) / jnp.maximum(jnp.sum(is_row), 1)
+    start = jnp.full(squares.shape, jnp.log(jnp.where(mean > 0, mean, 1)))
+    rules = (*lax.stop_gradient((p, tolerance)), max_iterations)
+    log_weights, (num_iterations, residual) = lax.custom_root(
+        log_ratios,
+        lax.stop_gradient(start),
+        functools.partial(_solve, *rules),
+        functools.partial(_tangent_solve, *rules),
+        has_aux=True,
+    )
+    weights = jnp.where(is_row, at_most_one(jnp.exp(log_weights)), 0)
+    return LewisWeights(
+        weights=jnp.where(valid, weights, jnp.nan),
+        num_iterations=num_iterations,
+        converged=valid & (residual <= tolerance),
+        residual=jnp.where(valid, residual, jnp.nan),
+    )
+
+
+def _solve(
+    p: jax.Array,
+    tolerance: jax.Array,
+    max_iterations: jax.Array,
+    log_ratios: Callable[[jax.Array], jax.Array],
+    start: jax.Array,
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    """Logarithms of weights; the number of iterations, and the residual."""
+    power = jnp.where(p < 1, p / 2, 2 * p / (p + 2))
 
     def step(state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         log_weights, ratios, residual, shortening, iteration = state
@@ -167,21 +200,42 @@ def _lewis_weights(
         is_moving = (residual > tolerance) & (shortening > 1e-4)
         return is_moving & (iteration < max_iterations)
 
-    num_rows, num_columns = basis.shape
-    cutoff = jnp.asarray(default_rcond(num_rows, num_columns, basis.dtype), basis.dtype)
-    mean = jnp.sum(basis**2) / jnp.maximum(jnp.sum(is_row), 1)
-    start = jnp.full(lengths.shape, jnp.log(jnp.where(mean > 0, mean, 1)))
     ratios = log_ratios(start)
-    one = jnp.ones((), basis.dtype)
+    one = jnp.ones((), start.dtype)
     state = (start, ratios, jnp.max(jnp.abs(ratios)), one, jnp.zeros((), jnp.int32))
     log_weights, _, residual, _, num_iterations = lax.while_loop(is_open, step, state)
-    weights = jnp.where(is_row, jnp.clip(jnp.exp(log_weights), 0, 1), 0)
-    return LewisWeights(
-        weights=jnp.where(valid, weights, jnp.nan),
-        num_iterations=num_iterations,
-        converged=valid & (residual <= tolerance),
-        residual=jnp.where(valid, residual, jnp.nan),
-    )
+    return log_weights, (num_iterations, residual)
+
+
+def _tangent_solve(
+    p: jax.Array,
+    tolerance: jax.Array,
+    max_iterations: jax.Array,
+    derivative: Callable[[jax.Array], jax.Array],
+    target: jax.Array,
+) -> jax.Array:
+    """The solution of a linear equation with the derivative of the log ratios.
+
+    Its eigenvalues are from -1 to -2 / p, so that the same steps converge.
+    """
+
+    def solve(
+        derivative: Callable[[jax.Array], jax.Array], target: jax.Array
+    ) -> jax.Array:
+        def step(state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+            solution, change, iteration = state
+            solution = solution + 2 * p / (p + 2) * change
+            return solution, derivative(solution) - target, iteration + 1
+
+        def is_open(state: tuple[jax.Array, ...]) -> jax.Array:
+            _, change, iteration = state
+            is_large = jnp.max(jnp.abs(change)) > tolerance * jnp.max(jnp.abs(target))
+            return is_large & (iteration < max_iterations)
+
+        state = jnp.zeros_like(target), -target, jnp.zeros((), jnp.int32)
+        return lax.while_loop(is_open, step, state)[0]
+
+    return lax.custom_linear_solve(derivative, target, solve, solve)
 
 
 def _orthonormal_basis(
@@ -194,12 +248,9 @@ def _orthonormal_basis(
     rows = DenseRows(matrix)
     if matrix.shape[0] < matrix.shape[1]:
         finite, matrix, _, _ = equilibrated(matrix)
-        square = jnp.linalg.qr(matrix.T, mode="r").T
-        left, singular_values, _ = jnp.linalg.svd(square)
-        return finite, jnp.where(singular_values > rcond * singular_values[0], left, 0)
+        return finite, orthonormal_basis(matrix, rcond, "qr")
     finite, scale, unit, gram = equilibrated_gram(rows)
-    eigenvalues, vectors = jnp.linalg.eigh(gram)
-    inverse = refine(rows, scale, unit, eigenvalues, vectors).orthonormaliser(rcond)
+    inverse = refined_orthonormaliser(rows, scale, unit, gram, rcond)
     inverse = inverse * unit[:, None]
     basis = jnp.matmul(matrix * scale, inverse, precision=HIGHEST)
     return finite, jnp.where(finite, basis, 0)

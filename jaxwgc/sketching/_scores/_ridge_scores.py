@@ -3,12 +3,23 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from jaxwgc import _validation
-from jaxwgc.sketching import _matrix_checks
+from jaxwgc.sketching import _checks, _matrix_checks
 from jaxwgc.sketching._powers import inverse_power_of_two
-from jaxwgc.sketching._scores._gram_scores import gram_scores
-from jaxwgc.sketching._scores._row_blocks import RidgedRows
+from jaxwgc.sketching._scores._derivatives import (
+    known_product,
+    orthonormaliser_of_gram,
+)
+from jaxwgc.sketching._scores._gram_scores import (
+    at_most_one,
+    equilibrated_gram,
+    gram,
+    scores_from_gram,
+)
+from jaxwgc.sketching._scores._leverage_scores import square_of_wide
+from jaxwgc.sketching._scores._row_blocks import RidgedRows, ridge_rows
 
 
 def ridge_leverage_scores(
@@ -26,7 +37,7 @@ def ridge_leverage_scores(
       matrix: X, real, of shape (N, p), in any units. Integers and bools are computed in
         the default float dtype, float16 and bfloat16 in float32.
       ridge: a real scalar of at least 0, may be traced. It is added to XᵀX as it is,
-        not times N.
+        not times N, and must be in the range of the dtype of X.
       rcond: as in `leverage_scores`, of which these are the scores of X on top of
         √ridge I, a matrix of full rank. Where √ridge is below the cut-off, directions
         that X does not have, or has as noise only, count 0 as they do without a ridge.
@@ -39,12 +50,12 @@ def ridge_leverage_scores(
 
     Raises:
       ValueError: for a matrix without two axes, without rows or columns, or (where not
-        traced) with NaN or infinite entries; for a ridge that is negative or not
-        finite; for an rcond outside [0, 1).
+        traced) with NaN or infinite entries; for a ridge that is negative, not finite
+        or lost in the dtype; for an rcond outside [0, 1).
       TypeError: for a complex matrix or anything but numbers.
 
     Note:
-      A matrix with N >= p takes the two or four products of `leverage_scores`. A wide
+      A matrix with N >= p takes the two to four products of `leverage_scores`. A wide
       one is first reduced to its square factor, X = RᵀQᵀ: this is the dual way, which
       does not form XᵀX.
 
@@ -61,8 +72,12 @@ def ridge_leverage_scores(
     """
     matrix = _matrix_checks.finite_matrix("matrix", matrix)
     _validation.check_number("ridge", ridge, minimum=0)
-    if not _validation.is_traced(ridge) and not np.isfinite(np.asarray(ridge)):
-        raise ValueError(f"ridge must be finite; got {ridge}")
+    value = _checks.concrete(ridge, matrix.dtype)
+    if value is not None:
+        if not np.isfinite(value):
+            raise ValueError(f"ridge must be finite in {matrix.dtype}; got {ridge}")
+        if ridge and value < jnp.finfo(matrix.dtype).tiny:
+            raise ValueError(f"ridge must not vanish in {matrix.dtype}; got {ridge}")
     matrix = _matrix_checks.nan_for_wrong_cutoff(matrix, rcond)
     rcond = _matrix_checks.relative_cutoff(rcond, matrix.shape, matrix.dtype)
     return _ridge_scores(matrix, jnp.asarray(ridge, matrix.dtype), rcond)
@@ -71,19 +86,30 @@ def ridge_leverage_scores(
 @jax.jit
 def _ridge_scores(matrix: jax.Array, ridge: jax.Array, rcond: jax.Array) -> jax.Array:
     if matrix.shape[0] >= matrix.shape[1]:
-        return gram_scores(RidgedRows(matrix, ridge), rcond)
-    root = jnp.sqrt(ridge)
-    largest = jnp.maximum(jnp.abs(matrix).max(), root)
+        rows = RidgedRows(matrix, lax.stop_gradient(ridge))
+        finite, scale, unit, total = equilibrated_gram(rows)
+        # Its derivative, which that of a root would lose at zero.
+        change = ridge - lax.stop_gradient(ridge)
+        total += jnp.diag(change * scale * unit * scale * unit)
+        scores = scores_from_gram(rows, scale, unit, total, rcond)
+        return jnp.where(finite, at_most_one(scores), jnp.nan)
+    root = jnp.sqrt(lax.stop_gradient(ridge))
+    largest = jnp.maximum(jnp.abs(lax.stop_gradient(matrix)).max(), root)
     finite = jnp.isfinite(largest)
     # One unit for all columns, which the ridge ties together.
     scale = jnp.where(finite, inverse_power_of_two(largest), 0)
     matrix = jnp.where(finite, matrix, 0) * scale
     # A maximum need not show a NaN.
     finite &= jnp.isfinite(jnp.sum(matrix))
-    square = jnp.linalg.qr(matrix.T, mode="r").T
-    left, singular_values, _ = jnp.linalg.svd(square)
+    square = square_of_wide(matrix)
+    left, singular_values, right = jnp.linalg.svd(lax.stop_gradient(square))
     total = jnp.hypot(singular_values, root * scale)
-    kept = total > rcond * total[0]
-    shares = jnp.where(kept, singular_values / jnp.where(kept, total, 1), 0)
-    scores = jnp.sum((left * shares) ** 2, axis=1)
-    return jnp.where(finite, jnp.clip(scores, 0, 1), jnp.nan)
+    is_kept = total > rcond * total[0]
+    row_basis = jnp.where(is_kept, right.T, 0)
+    inverse = row_basis / jnp.where(is_kept, total, 1)
+    with_ridge = gram(square) + ridge_rows(square, scale * ridge * scale)
+    inverse = orthonormaliser_of_gram(inverse, row_basis, with_ridge)
+    shares = jnp.where(is_kept, singular_values / jnp.where(is_kept, total, 1), 0)
+    rows = known_product(square, inverse, left * shares)
+    scores = jnp.sum(rows**2, axis=1)
+    return jnp.where(finite, at_most_one(scores), jnp.nan)

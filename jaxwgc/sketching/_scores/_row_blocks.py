@@ -36,7 +36,7 @@ class DenseRows:
         self.dtype = matrix.dtype
 
     def largest(self) -> jax.Array:
-        return jnp.abs(self.matrix).max(axis=0)
+        return jnp.abs(lax.stop_gradient(self.matrix)).max(axis=0)
 
     def sum(self, function: Callable[[jax.Array], jax.Array]) -> jax.Array:
         size = block_size(*self.matrix.shape)

@@ -35,7 +35,8 @@ def sharded_leverage_scores(
       rcond: as in `leverage_scores`.
 
     Returns:
-      (N,), each in [0, 1]; sharded over the axis where N is a multiple of its size.
+      (N,), each in [0, 1]; sharded over the axis where N is a multiple of its size,
+      else on every device.
 
     Raises:
       ValueError: for a matrix without two axes, with fewer rows than columns, without
@@ -93,6 +94,9 @@ def _sharded_scores(
         # that are not.
         check_vma=False,
     )(matrix, rcond)
+    if missing:
+        # What is not a multiple of the devices cannot be spread over them.
+        scores = jax.device_put(scores, NamedSharding(mesh, PartitionSpec()))
     return scores[:num_rows]
 
 

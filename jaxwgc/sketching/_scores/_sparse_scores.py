@@ -13,7 +13,9 @@ from jax import lax
 from jaxwgc import _validation
 from jaxwgc.sketching import _checks, _matrix_checks
 from jaxwgc.sketching._powers import inverse_power_of_two
+from jaxwgc.sketching._scores._derivatives import orthonormal_columns
 from jaxwgc.sketching._scores._gram_scores import (
+    at_most_one,
     column_scale,
     gram,
     gram_scores,
@@ -83,12 +85,17 @@ def _sparse_scores(
     tall = SparseRows(data, column, row, (num_columns, num_rows), is_sorted=False)
     # Not equilibrated again, since these are the rows of X.
     ones = jnp.ones(num_rows, data.dtype)
-    eigenvalues, vectors = jnp.linalg.eigh(tall.sum(gram))
+    total = tall.sum(gram)
+    eigenvalues, vectors = jnp.linalg.eigh(lax.stop_gradient(total))
     square = refine(tall, ones, ones, eigenvalues, vectors).factor().T
     left, singular_values, _ = jnp.linalg.svd(square)
-    left = jnp.where(singular_values > rcond * singular_values[0], left, 0)
+    is_kept = singular_values > rcond * singular_values[0]
+    left = jnp.where(is_kept, left, 0)
+    # X Xᵀ has the same columns' span: for derivatives.
+    inverse = left / jnp.where(is_kept, singular_values, 1) ** 2
+    left, _ = orthonormal_columns(total, left, inverse, left)
     scores = jnp.sum(left**2, axis=1)
-    return jnp.where(finite, jnp.clip(scores, 0, 1), jnp.nan)
+    return jnp.where(finite, at_most_one(scores), jnp.nan)
 
 
 class SparseRows:
@@ -125,7 +132,8 @@ class SparseRows:
 
     def largest(self) -> jax.Array:
         inside = self._row < self.num_rows
-        values = jnp.where(inside, jnp.abs(self._data), 0)
+        values = jnp.abs(lax.stop_gradient(self._data))
+        values = jnp.where(inside, values, 0)
         largest = jnp.zeros(self.num_columns, self.dtype)
         return largest.at[self._column].max(values, mode="drop")
 

@@ -217,14 +217,20 @@ class _Factor:
     def orthonormaliser(self, rcond: float) -> tuple[np.ndarray, np.ndarray]:
         """Two powers of two a column, and L: X diag(both) L is orthonormal."""
         if self.gram.any():
-            eigenvalues, vectors = np.linalg.eigh(self.gram)
+            # Well-conditioned in its own units; those of all rows may be other ones.
+            unit = np.frexp(np.sqrt(np.diagonal(self.gram)))[1]
+            eigenvalues, vectors = np.linalg.eigh(
+                np.ldexp(self.gram, -unit - unit[:, None])
+            )
             roots = np.sqrt(np.maximum(eigenvalues, 0))
-            self._fold(roots[:, None] * vectors.T)
+            self._fold(np.ldexp(roots[:, None] * vectors.T, unit))
             self.gram[:] = 0
         # Nothing has been folded where all rows are zero.
         triangular = np.zeros_like(self.gram)
         if self.triangular is not None:
-            triangular = self.triangular
+            # A column that is zero throughout has nothing but rounding in its factor,
+            # and no unit to measure that by.
+            triangular = np.where(self.exponents > _NO_EXPONENT, self.triangular, 0)
         norms = np.linalg.norm(triangular, axis=0)
         more = np.where(norms > 0, np.round(np.log2(np.where(norms > 0, norms, 1))), 0)
         more = more.astype(int)

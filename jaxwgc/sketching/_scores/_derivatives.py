@@ -1,0 +1,94 @@
+"""Derivatives of orthonormal bases that need no derivative of a decomposition.
+
+Scores are the diagonal of a projector, which is smooth as long as the rank is kept,
+also where singular values coincide; singular vectors are not. So the values come from
+decompositions of constants, and the derivatives from the equations that they solve.
+
+Directions beyond the rank are taken to stay so: this is the derivative along matrices
+of the same rank. Along others there is none, since the rank jumps.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+HIGHEST = lax.Precision.HIGHEST
+
+
+@jax.custom_jvp
+def orthonormal_columns(
+    matrix: jax.Array, basis: jax.Array, lower: jax.Array, row_basis: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """U = `basis` and L = `lower`, with U = X L orthonormal and the derivatives of X.
+
+    `row_basis` is an orthonormal basis of the rows of X, of which L is in the span.
+    Columns that are cut off are zero in all three.
+    """
+    del matrix, row_basis
+    return basis, lower
+
+
+@orthonormal_columns.defjvp
+def _orthonormal_columns_jvp(primals, tangents):
+    matrix, _, _, row_basis = primals
+    change = tangents[0]
+    basis, lower = orthonormal_columns(*primals)
+    moved = _matmul(change, lower)
+    inner = _matmul(basis.T, moved)
+    off_rows = _off_rows(row_basis, _matmul(lower, _matmul(basis.T, matrix)))
+    turned = _matmul(off_rows, _matmul(change.T, basis))
+    lower_change = _matmul(turned, _matmul(lower.T, lower)) - _matmul(lower, inner)
+    return (basis, lower), (moved - _matmul(basis, inner), lower_change)
+
+
+@jax.custom_jvp
+def orthonormaliser_of_gram(
+    lower: jax.Array, row_basis: jax.Array, gram: jax.Array
+) -> jax.Array:
+    """The same L, with the derivatives of XᵀX = `gram`, up to a rotation of X L."""
+    del row_basis, gram
+    return lower
+
+
+@orthonormaliser_of_gram.defjvp
+def _orthonormaliser_of_gram_jvp(primals, tangents):
+    _, row_basis, gram = primals
+    lower = orthonormaliser_of_gram(*primals)
+    moved = _matmul(tangents[2], lower)
+    inner = _matmul(lower.T, moved)
+    off_rows = _off_rows(row_basis, _matmul(lower, _matmul(lower.T, gram)))
+    turned = _matmul(off_rows, moved)
+    lower_change = _matmul(turned, _matmul(lower.T, lower)) - _matmul(lower, inner / 2)
+    return lower, lower_change
+
+
+@jax.custom_jvp
+def known_product(left: jax.Array, right: jax.Array, product: jax.Array) -> jax.Array:
+    """`product`, with the derivative of `left` @ `right`, which it is equal to."""
+    del left, right
+    return product
+
+
+@known_product.defjvp
+def _known_product_jvp(primals, tangents):
+    left, right, _ = primals
+    left_change, right_change, _ = tangents
+    change = _matmul(left_change, right) + _matmul(left, right_change)
+    return known_product(*primals), change
+
+
+def _off_rows(row_basis: jax.Array, row_projector: jax.Array) -> jax.Array:
+    """The projector on what the rows of X do not span.
+
+    Its value is that of the orthonormal `row_basis`, since X times it has to vanish;
+    X⁺X from other factors, `row_projector`, may be less exact and gives derivatives.
+    """
+    rank = jnp.sum(jnp.any(row_basis != 0, axis=0))
+    projector = jnp.eye(row_basis.shape[0], dtype=row_basis.dtype)
+    projector -= _matmul(row_basis, row_basis.T)
+    projector -= row_projector - lax.stop_gradient(row_projector)
+    return jnp.where(rank < row_basis.shape[0], projector, 0)
+
+
+def _matmul(left: jax.Array, right: jax.Array) -> jax.Array:
+    return jnp.matmul(left, right, precision=HIGHEST)

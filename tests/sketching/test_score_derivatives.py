@@ -1,0 +1,203 @@
+"""Derivatives of scores against closed forms and finite differences in float64."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental import sparse
+
+from jaxwgc import sketching
+
+pytestmark = pytest.mark.usefixtures("with_x64")
+
+
+def low_rank(random, num_rows, num_columns, rank=2):
+    """A matrix, and a change of it that keeps its rank to first order."""
+    left, left_change = random.standard_normal((2, num_rows, rank))
+    right, right_change = random.standard_normal((2, rank, num_columns))
+    return left @ right, left_change @ right + left @ right_change
+
+
+@functools.cache
+def cases():
+    random = np.random.default_rng(0)
+    full = random.standard_normal((30, 4))
+    zero_column = full * [1, 0, 1, 1]
+    groups = random.integers(0, 4, 30)
+    pairs = {
+        "full rank": (full, random.standard_normal(full.shape)),
+        "column of zeros": (zero_column, full[::-1] * [1, 0, 1, 1]),
+        "one-hot": (np.eye(4)[groups], random.standard_normal((30, 4))),
+        "equal singular values": (np.eye(30)[:, :4], random.standard_normal((30, 4))),
+        "rank 2 of 4": low_rank(random, 30, 4),
+        "zero": (np.zeros((30, 4)), np.zeros((30, 4))),
+        "wide": tuple(random.standard_normal((2, 4, 9))),
+        "wide of rank 2": low_rank(random, 6, 9),
+    }
+    ill = np.linalg.qr(full)[0] * [1, 1, 1e-3, 1e-5] @ random.standard_normal((4, 4))
+    pairs["condition 1e5"] = ill, random.standard_normal(ill.shape)
+    return pairs
+
+
+def expected_change(matrix, change):
+    """2 diag((I - P) dX X⁺), the change of the diagonal of P = X X⁺."""
+    left, values, right = np.linalg.svd(matrix, full_matrices=False)
+    is_kept = values > 1e-9 * max(values[0], 1e-300)
+    left = left[:, is_kept]
+    moved = change @ (right[is_kept].T / values[is_kept])
+    return 2 * np.sum((moved - left @ (left.T @ moved)) * left, axis=1)
+
+
+def of_sparse(matrix):
+    # All entries, so that none is left out where it is zero.
+    indices = jnp.argwhere(jnp.ones(matrix.shape), size=matrix.size)
+    entries = sparse.BCOO((matrix.reshape(-1), indices), shape=matrix.shape)
+    return sketching.leverage_scores(entries)
+
+
+def of_shards(matrix):
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("rows",))
+    return sketching.sharded_leverage_scores(matrix, mesh, "rows")
+
+
+SCORES = {
+    "gram": functools.partial(sketching.leverage_scores, method="gram"),
+    "qr": functools.partial(sketching.leverage_scores, method="qr"),
+    "svd": functools.partial(sketching.leverage_scores, method="svd"),
+    "sparse": of_sparse,
+    "sharded": of_shards,
+    "no ridge": lambda matrix: sketching.ridge_leverage_scores(matrix, 0.0),
+    "Lewis": lambda matrix: sketching.lewis_weights(matrix, 2.0).weights,
+}
+
+
+@pytest.mark.parametrize("scores", SCORES)
+@pytest.mark.parametrize("name", cases())
+def test_first_derivative(name, scores):
+    matrix, change = cases()[name]
+    function = SCORES[scores]
+    if scores == "sharded" and matrix.shape[0] < matrix.shape[1]:
+        pytest.skip("wide matrices are not sharded by rows")
+    expected = expected_change(matrix, change)
+    tolerance = 1e-10 * (1 + np.abs(expected).max())
+    if name == "condition 1e5":
+        tolerance *= 1e5
+    _, forward = jax.jvp(function, (matrix,), (change,))
+    np.testing.assert_allclose(forward, expected, rtol=0, atol=tolerance)
+    if scores == "sparse":
+        return
+    weights = np.linspace(1, 2, matrix.shape[0])
+    gradient = jax.grad(lambda matrix: function(matrix) @ weights)(matrix)
+    np.testing.assert_allclose(
+        np.sum(gradient * change), expected @ weights, rtol=0, atol=100 * tolerance
+    )
+
+
+@pytest.mark.parametrize("scores", ["gram", "svd"])
+@pytest.mark.parametrize("shape", [(30, 4), (6, 9)])
+def test_second_derivative_along_matrices_of_one_rank(shape, scores):
+    random = np.random.default_rng(1)
+    left, left_change = random.standard_normal((2, shape[0], 2))
+    right, right_change = random.standard_normal((2, 2, shape[1]))
+
+    def along(t):
+        matrix = (left + t * left_change) @ (right + t * right_change)
+        return SCORES[scores](matrix)
+
+    def reference(t):
+        basis = np.linalg.qr(left + t * left_change)[0]
+        return np.sum(basis**2, axis=1)
+
+    step = 1e-3
+    expected = reference(step) - 2 * reference(0) + reference(-step)
+    found = jax.jacfwd(jax.jacfwd(along))(0.0)
+    np.testing.assert_allclose(found, expected / step**2, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("ridge", [0.0, 0.3])
+@pytest.mark.parametrize("name", ["full rank", "one-hot", "wide", "wide of rank 2"])
+def test_ridge(name, ridge):
+    matrix, change = cases()[name]
+    if name == "wide of rank 2" and not ridge:
+        pytest.skip("documented")
+
+    def reference(matrix, ridge):
+        left, values, _ = np.linalg.svd(matrix, full_matrices=False)
+        return left**2 @ (values**2 / (values**2 + ridge))
+
+    step = 1e-5
+    by_matrix = reference(matrix + step * change, ridge)
+    by_matrix -= reference(matrix - step * change, ridge)
+    by_ridge = reference(matrix, ridge + step) - reference(matrix, ridge - step)
+    primals = jnp.asarray(matrix), jnp.asarray(ridge)
+    first, second = np.zeros_like(matrix), jnp.zeros(())
+    function = sketching.ridge_leverage_scores
+    for tangents, expected in [
+        ((change, second), by_matrix),
+        ((first, second + 1), by_ridge),
+    ]:
+        _, found = jax.jvp(function, primals, tangents)
+        np.testing.assert_allclose(found, expected / (2 * step), rtol=1e-5, atol=1e-5)
+    gradient = jax.grad(lambda *args: function(*args)[0], argnums=(0, 1))(*primals)
+    np.testing.assert_allclose(
+        np.sum(gradient[0] * change), by_matrix[0] / (2 * step), rtol=1e-4, atol=1e-5
+    )
+    np.testing.assert_allclose(gradient[1], by_ridge[0] / (2 * step), rtol=1e-4)
+
+
+@pytest.mark.parametrize("p", [1.0, 6.0])
+@pytest.mark.parametrize("name", ["full rank", "column of zeros", "one-hot"])
+def test_lewis_weights(name, p):
+    matrix, change = cases()[name]
+
+    def weights(matrix, p):
+        return sketching.lewis_weights(matrix, p, tolerance=1e-13).weights
+
+    step = 1e-5
+    by_matrix = weights(matrix + step * change, p) - weights(matrix - step * change, p)
+    by_p = weights(matrix, p + step) - weights(matrix, p - step)
+    primals = jnp.asarray(matrix), jnp.asarray(p)
+    for tangents, expected in [
+        ((jnp.asarray(change), jnp.zeros(())), by_matrix),
+        ((jnp.zeros_like(primals[0]), jnp.ones(())), by_p),
+    ]:
+        _, found = jax.jvp(weights, primals, tangents)
+        np.testing.assert_allclose(found, expected / (2 * step), rtol=1e-5, atol=1e-6)
+    gradient = jax.grad(lambda matrix: weights(matrix, p)[0])(matrix)
+    np.testing.assert_allclose(
+        np.sum(gradient * change), by_matrix[0] / (2 * step), rtol=1e-5, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("kind", ["one-hot", "column of zeros", "repeated column"])
+def test_approximate_scores_for_one_key(kind):
+    random = np.random.default_rng(2)
+    matrix, change = random.standard_normal((2, 2000, 3))
+    if kind == "one-hot":
+        matrix = np.eye(3)[random.integers(0, 3, 2000)]
+    elif kind == "column of zeros":
+        matrix[:, 1] = change[:, 1] = 0
+    else:
+        matrix[:, 1], change[:, 1] = matrix[:, 0], change[:, 0]
+    function = functools.partial(
+        sketching.approximate_leverage_scores, jax.random.key(0)
+    )
+    step = 1e-6
+    expected = function(matrix + step * change) - function(matrix - step * change)
+    _, found = jax.jvp(function, (matrix,), (change,))
+    np.testing.assert_allclose(found, expected / (2 * step), rtol=1e-4, atol=1e-8)
+
+
+@pytest.mark.parametrize("bridge", [1.0, 1e-9])
+def test_effective_resistances(bridge):
+    edges = np.array([[0, 1], [1, 2], [2, 0], [2, 3], [3, 4], [4, 5], [5, 3], [1, 1]])
+    weights = np.array([1.0, 2, 3, bridge, 1, 2, 1, 1])
+    change = weights * np.linspace(-1, 1, 8)
+    # And a vertex without edges.
+    function = functools.partial(sketching.effective_resistances, edges, num_vertices=7)
+    step = 1e-6
+    expected = function(weights + step * change) - function(weights - step * change)
+    _, found = jax.jvp(function, (weights,), (change,))
+    np.testing.assert_allclose(found, expected / (2 * step), rtol=1e-6, atol=1e-8)

@@ -1,0 +1,154 @@
+"""Every way to leverage scores, on real and spoilt data, against NumPy in float64."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import sklearn.datasets
+from jax.experimental import sparse
+
+from jaxwgc import sketching
+
+# One shape, so that all cases share compiled functions.
+NUM_ROWS, NUM_COLUMNS = 150, 12
+SETS = ("digits", "breast_cancer", "diabetes", "wine", "iris")
+
+
+@functools.cache
+def data(name):
+    """Features, followed by products of features where there are too few."""
+    features = getattr(sklearn.datasets, f"load_{name}")().data
+    products = [features * np.roll(features, i, axis=1) for i in range(2)]
+    return np.hstack([features, *products])[:NUM_ROWS, :NUM_COLUMNS]
+
+
+def spoilt(matrix, how, precision):
+    random = np.random.default_rng(0)
+    matrix = matrix.copy()
+    if how == "zero columns":
+        matrix[:, ::3] = 0
+    elif how == "repeated columns":
+        matrix[:, 1] = matrix[:, 0]
+        matrix[:, -1] = -3 * matrix[:, 0]
+    elif how == "outlier":
+        matrix[5] *= 1e-4 / precision**0.75
+    elif how == "equal rows":
+        matrix[:] = matrix[0]
+    elif how == "few rows":
+        matrix[random.random(NUM_ROWS) > 0.05] = 0
+    elif how == "rank 5":
+        matrix = matrix[:, :5] @ random.standard_normal((5, NUM_COLUMNS))
+    elif how == "ill-conditioned":
+        left = np.linalg.qr(random.standard_normal(matrix.shape))[0]
+        values = np.geomspace(1, 200 * precision, NUM_COLUMNS)
+        matrix = left * values @ np.linalg.qr(matrix[:NUM_COLUMNS])[0]
+    elif how in ("1e30", "1e-30"):
+        matrix *= float(how) / np.abs(matrix).max()
+    elif how == "units from 1e-30 to 1e30":
+        largest = np.abs(matrix).max(axis=0)
+        units = np.geomspace(1e-30, 1e30, NUM_COLUMNS)
+        matrix *= units / np.where(largest > 0, largest, 1)
+    elif how == "zero":
+        matrix[:] = 0
+    elif how == "wide":
+        matrix = matrix.T
+    elif how == "wide of rank 5":
+        matrix = (matrix[:, :5] @ random.standard_normal((5, NUM_COLUMNS))).T
+    return matrix
+
+
+def reference(matrix):
+    """Left singular vectors and singular values, with columns of norms next to 1."""
+    matrix = matrix.astype(float)
+    largest = np.abs(matrix).max(axis=0)
+    matrix = matrix / np.where(largest > 0, largest, 1)
+    norms = np.linalg.norm(matrix, axis=0)
+    matrix = matrix / 2 ** np.round(np.log2(np.where(norms > 0, norms, 1)))
+    left, values, _ = np.linalg.svd(matrix, full_matrices=False)
+    return left, values
+
+
+def messy(matrix):
+    """All entries in two parts, in any order, and others out of bounds."""
+    random = np.random.default_rng(1)
+    num_rows, num_columns = matrix.shape
+    places = np.indices(matrix.shape).reshape(2, -1).T
+    outside = [[num_rows, num_columns], [num_rows, 0], [0, num_columns], [-1, 2]]
+    indices = np.concatenate([places, places, outside]).astype(np.int32)
+    flat = matrix.ravel()
+    entries = np.concatenate([0.25 * flat, 0.75 * flat, np.full(4, 5.0)])
+    order = random.permutation(entries.size)
+    entries = jnp.asarray(entries[order].astype(matrix.dtype))
+    return sparse.BCOO((entries, jnp.asarray(indices[order])), shape=matrix.shape)
+
+
+def sharded(matrix):
+    mesh = jax.make_mesh((1,), ("rows",), devices=jax.devices()[:1])
+    return sketching.sharded_leverage_scores(matrix, mesh, "rows")
+
+
+SCORES = {
+    "gram": lambda matrix: sketching.leverage_scores(matrix, "gram"),
+    "qr": lambda matrix: sketching.leverage_scores(matrix, "qr"),
+    "svd": lambda matrix: sketching.leverage_scores(matrix, "svd"),
+    "sparse": lambda matrix: sketching.leverage_scores(messy(matrix)),
+    "streaming": lambda matrix: sketching.streaming_leverage_scores(
+        lambda: np.array_split(matrix, 4)
+    ),
+    "no ridge": lambda matrix: sketching.ridge_leverage_scores(matrix, 0.0),
+    "sharded": sharded,
+}
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "as it is",
+        "zero columns",
+        "repeated columns",
+        "outlier",
+        "equal rows",
+        "few rows",
+        "rank 5",
+        "ill-conditioned",
+        "1e30",
+        "1e-30",
+        "units from 1e-30 to 1e30",
+        "zero",
+        "wide",
+        "wide of rank 5",
+    ],
+)
+def test_agree_with_numpy(how, x64):
+    dtype = np.float64 if x64 else np.float32
+    eps = float(np.finfo(dtype).eps)
+    num_clear = 0
+    for name in SETS:
+        matrix = spoilt(data(name), how, eps).astype(dtype)
+        left, values = reference(matrix)
+        cut = 10 * np.sqrt(NUM_COLUMNS) * eps * values[0]
+        if np.any((values > cut / 4) & (values < 4 * cut)):
+            # Rounding may put this one on either side.
+            continue
+        num_clear += 1
+        is_kept = values > cut
+        expected = np.sum(left[:, is_kept] ** 2, axis=1)
+        condition = values[0] / values[is_kept].min(initial=values[0]) if cut else 1
+        for way, function in SCORES.items():
+            # Where the columns of a wide matrix are tied together by their ridge, or
+            # the rows cannot be split.
+            if how.startswith("wide") and way in ("no ridge", "sharded"):
+                continue
+            scores = np.asarray(function(matrix))
+            assert scores.dtype == dtype
+            assert scores.min() >= 0 and scores.max() <= 1
+            np.testing.assert_allclose(
+                scores,
+                expected,
+                rtol=0,
+                atol=100 * eps * max(condition, 10),
+                err_msg=f"{name}, {way}",
+            )
+    assert num_clear >= 3
