@@ -96,7 +96,9 @@ def scaled_rows(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
     _, exponent = jnp.frexp(jnp.where(largest > 0, largest, 1))
     matrix = matrix * jnp.ldexp(jnp.ones_like(largest), -exponent)[:, None]
     norm = jnp.sqrt(squared_norm(matrix))
-    _, finer = jnp.frexp(jnp.where(norm > 0, norm / math.sqrt(2), 0.5))
+    # Codes of small integers have norms whose squares are integers: 1.44 times a power
+    # of four is none of them, so that rounding does not decide between two powers.
+    _, finer = jnp.frexp(jnp.where(norm > 0, norm / 1.2, 0.5))
     matrix = matrix * jnp.ldexp(jnp.ones_like(norm), -finer)[:, None]
     return matrix, jnp.ldexp(jnp.ones_like(norm), exponent + finer)
 

@@ -63,7 +63,7 @@ def by_numpy(matrix, target, masks):
     The norm is of the weights times the norms of the rows as powers of two.
     """
     norms = np.linalg.norm(matrix, axis=1)
-    norms = 2.0 ** np.floor(np.log2(np.where(norms > 0, norms, 1)) + 0.5)
+    norms = 2.0 ** np.ceil(np.log2(np.where(norms > 0, norms, 1) / 1.2))
     rows = np.where(masks[:, :, None], matrix / norms[:, None], 0)
     weights = target @ np.linalg.pinv(rows, rcond=1e-10) / norms
     # Large weights leave rounding at the rows of zeros.
