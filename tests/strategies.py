@@ -102,15 +102,16 @@ def message_masks(code, received):
 def least_miss(matrix, target, mask):
     """The least norm of a^T B - target over weights that are rounded as `matrix` is.
 
-    The best of NumPy's least squares with some cut-offs, its rows of norm one; as in
-    `numpy.linalg.lstsq`, in double precision inside.
+    The best of NumPy's least squares, its rows of norm one, with cut-offs that fit the
+    rounding of `matrix`; as in `numpy.linalg.lstsq`, in double precision inside.
     """
     rows = np.asarray(matrix)[mask]
     wide = rows.astype(np.result_type(rows, np.float64))
     norms = np.linalg.norm(wide, axis=1)
     norms[norms == 0] = 1
     missed = [np.linalg.norm(target)]
-    for cutoff in (None, 1e-6, 1e-5) if len(rows) else ():
+    eps = np.finfo(rows.dtype).eps
+    for cutoff in (max(rows.shape) * eps, 100 * eps) if len(rows) else ():
         solved = np.linalg.lstsq(
             (wide / norms[:, None]).T, target.T.astype(wide.dtype), rcond=cutoff
         )[0].T
