@@ -27,7 +27,7 @@ def prepared(drawn):
 
 def wide(array):
     """In double precision."""
-    return np.asarray(array, np.result_type(array, np.float64))
+    return np.asarray(array, np.complex128 if np.iscomplexobj(array) else np.float64)
 
 
 def decoding_weights(code, received):

@@ -1,0 +1,91 @@
+"""Work on some of many masks, against the same work on all of them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxwgc._decoders._some_masks import compute_where, in_any_lane
+
+draw = np.random.default_rng(0).normal
+CONDITION = np.random.default_rng(1).random((3, 5)) < 0.4
+MAPPED = draw(size=(3, 5, 4)).astype(np.float32)
+SHARED = draw(size=(2, 4)).astype(np.float32)
+
+
+def function(mapped, shared):
+    return jnp.cumsum(shared @ mapped)
+
+
+def expected(condition, mapped, shared):
+    everywhere = np.cumsum(np.einsum("...ij,...j->...i", shared, mapped), axis=-1)
+    return np.where(condition[..., None], everywhere, -1)
+
+
+def compute(condition, mapped, shared, chunk=1):
+    default = jnp.full((*condition.shape, 2), -1, jnp.float32)
+    return compute_where(condition, function, default, (mapped,), (shared,), chunk)
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 100])
+def test_equals_a_select(chunk):
+    found = compute(CONDITION, MAPPED, SHARED, chunk)
+    np.testing.assert_allclose(found, expected(CONDITION, MAPPED, SHARED), rtol=1e-5)
+
+
+@pytest.mark.parametrize("condition", [np.zeros((3, 5), bool), np.ones((3, 5), bool)])
+def test_none_and_all(condition):
+    found = jax.jit(compute)(condition, MAPPED, SHARED)
+    np.testing.assert_allclose(found, expected(condition, MAPPED, SHARED), rtol=1e-5)
+
+
+@pytest.mark.parametrize("axis", [0, None])
+def test_map_over_masks(axis):
+    condition = CONDITION if axis == 0 else CONDITION[0]
+    found = jax.jit(jax.vmap(compute, (axis, 0, None)))(condition, MAPPED, SHARED)
+    condition = np.broadcast_to(condition, (3, 5))
+    np.testing.assert_allclose(found, expected(condition, MAPPED, SHARED), rtol=1e-5)
+
+
+@pytest.mark.parametrize("chunk", [1, 4])
+def test_map_over_what_is_shared(chunk):
+    """Codes by the outer axis, and each with masks of its own or the same ones."""
+    shared = draw(size=(6, 2, 4)).astype(np.float32)
+
+    def own(shared):
+        return compute(CONDITION, MAPPED, shared, chunk)
+
+    found = jax.jit(jax.vmap(own))(shared)
+    np.testing.assert_allclose(
+        found, expected(CONDITION, MAPPED, shared[:, None, None]), rtol=1e-5
+    )
+
+
+def test_two_axes_of_what_is_shared():
+    shared = draw(size=(3, 6, 2, 4)).astype(np.float32)
+    found = jax.jit(jax.vmap(jax.vmap(compute, (None, None, 0))))(
+        CONDITION, MAPPED, shared
+    )
+    np.testing.assert_allclose(
+        found,
+        expected(CONDITION[:, None], MAPPED[:, None], shared[:, :, None]),
+        rtol=1e-5,
+    )
+
+
+def test_no_masks():
+    empty = np.zeros((0, 5), bool)
+    assert compute(empty, MAPPED[:0], SHARED).shape == (0, 5, 2)
+
+
+def test_any_lane_is_one_condition():
+    """Under vmap a condition that differs from lane to lane would run both branches."""
+
+    def both(condition):
+        return jax.lax.cond(in_any_lane(condition), lambda: 1, lambda: 0)
+
+    jaxpr = str(jax.make_jaxpr(jax.vmap(both))(np.array([True, False])))
+    assert "cond" in jaxpr
+    assert "select_n" not in jaxpr
+    np.testing.assert_array_equal(jax.vmap(both)(np.array([True, False])), 1)
+    np.testing.assert_array_equal(jax.vmap(both)(np.array([False, False])), 0)
