@@ -66,3 +66,9 @@ def random_patterns(num_workers, num_stragglers, num_patterns, seed=0):
     """Masks with exactly that many stragglers."""
     order = np.random.default_rng(seed).random((num_patterns, num_workers))
     return order.argsort(axis=1).argsort(axis=1) >= num_stragglers
+
+
+def row_scales(matrix):
+    """Norms of the rows as powers of two: weights of least norm are so times these."""
+    norms = np.linalg.norm(matrix, axis=1)
+    return 2.0 ** np.ceil(np.log2(np.where(norms > 0, norms, 1) / 1.2))

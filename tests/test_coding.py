@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 import jaxwgc
 from jaxwgc import _messages
 from jaxwgc._decoders import lagrange
-from tests.conftest import random_patterns
+from tests.conftest import random_patterns, row_scales
 
 KEY = jax.random.key(0)
 decoding_weights = jax.jit(jaxwgc.decoding_weights, static_argnames="decoder")
@@ -247,14 +247,15 @@ def test_least_squares_by_name_has_least_norm(with_x64):
     least = jaxwgc.decoding_weights(code, received, decoder="least_squares")
     for weights in (lagrange, least):
         np.testing.assert_allclose(weights @ code.encoding_matrix, 1, atol=1e-10)
-    assert np.all(
-        np.linalg.norm(least, axis=1) <= np.linalg.norm(lagrange, axis=1) + 1e-12
+    scales = row_scales(code.encoding_matrix)
+    norms, of_lagrange = (
+        np.linalg.norm(own * scales, axis=1) for own in (least, lagrange)
     )
+    assert np.all(norms <= of_lagrange + 1e-12)
     for mask, found in zip(received, least, strict=True):
-        rows = np.where(mask[:, None], code.encoding_matrix, 0)
-        np.testing.assert_allclose(
-            found, np.linalg.pinv(rows.T) @ np.ones(5), atol=1e-9
-        )
+        rows = np.where(mask[:, None], code.encoding_matrix / scales[:, None], 0)
+        expected = np.linalg.pinv(rows.T) @ np.ones(5) / scales
+        np.testing.assert_allclose(found, expected, atol=1e-9)
 
 
 def test_code_passes_through_jit_and_tree_map():

@@ -71,6 +71,10 @@ def decoding_weights(
 ) -> jax.Array:
     """The a that makes a^T B the target, or as near as can be, for each mask.
 
+    Least squares and Lagrange decode a weighted code as the code itself, for which all
+    parts count alike, so that the error of each part is relative to its own weight; and
+    fit the target only where that misses by more than a thousandth.
+
     Args:
       code: a gradient code.
       received: bool (..., num_workers), the workers that answered. For a code of
@@ -80,12 +84,15 @@ def decoding_weights(
       decoder: None for the code's own, or one by name that fits the code:
 
         - `"least_squares"`, any code: the weights of least norm among those of least
-          error ("optimal decoding"). Many masks share the products of conjugate
-          gradients; masks on which these do not converge are decomposed one by one.
+          error ("optimal decoding"). The norm is that of the weights times the norms of
+          the rows of B, these as powers of two, so that the scale of a message does not
+          matter. Many masks share the products of conjugate gradients; masks on which
+          these do not converge are decomposed one by one.
         - `"lagrange"`, Reed-Solomon codes: a closed form that costs one matrix product
-          for a whole batch of masks. It turns to least squares for the masks with fewer
-          than n - s answers and for the rare ones with slack that amplify rounding to
-          1e-4, one by one.
+          for a whole batch of masks. Where its weights are so large that they miss the
+          target by more than rounding, as on masks whose stragglers are neighbours on
+          the circle of points, smaller ones come from a system of the size of s; and
+          masks with fewer than n - s answers get least squares, one by one.
         - `"one_step"`, codes whose parts have about equally many copies: every answer
           counts the same, scaled so that the sum is right on average.
         - `"peeling"`, codes of zeros and ones: parts that are alone in a message, then

@@ -7,7 +7,7 @@ import pytest
 import scipy.linalg
 
 import jaxwgc
-from tests.conftest import every_pattern, random_patterns
+from tests.conftest import every_pattern, random_patterns, row_scales
 
 decoding_weights = jax.jit(jaxwgc.decoding_weights)
 
@@ -35,11 +35,11 @@ def test_weights_are_those_of_the_pseudo_inverse(with_x64):
     code = jaxwgc.codes.cyclic_repetition(jax.random.key(3), 8, 3)
     received = every_pattern(8, 8)
     weights = np.asarray(decoding_weights(code, received))
+    scales = row_scales(code.encoding_matrix)
     for mask, found in zip(received, weights, strict=True):
-        rows = np.where(mask[:, None], code.encoding_matrix, 0)
-        np.testing.assert_allclose(
-            found, scipy.linalg.pinv(rows.T) @ np.ones(8), atol=1e-9
-        )
+        rows = np.where(mask[:, None], code.encoding_matrix / scales[:, None], 0)
+        expected = scipy.linalg.pinv(rows.T) @ np.ones(8) / scales
+        np.testing.assert_allclose(found, expected, atol=1e-9)
 
 
 class TestFractionalRepetition:

@@ -14,7 +14,7 @@ import jaxwgc
 from jaxwgc._decoders import _least_squares
 from jaxwgc._decoders._least_squares import least_squares
 from jaxwgc._decoders._some_masks import compute_where
-from tests.conftest import every_pattern, random_patterns
+from tests.conftest import every_pattern, random_patterns, row_scales
 
 # Every mask, so two batches of those that iterate side by side.
 MASKS = every_pattern(8, 8)
@@ -62,8 +62,7 @@ def by_numpy(matrix, target, masks):
 
     The norm is of the weights times the norms of the rows as powers of two.
     """
-    norms = np.linalg.norm(matrix, axis=1)
-    norms = 2.0 ** np.ceil(np.log2(np.where(norms > 0, norms, 1) / 1.2))
+    norms = row_scales(matrix)
     rows = np.where(masks[:, :, None], matrix / norms[:, None], 0)
     weights = target @ np.linalg.pinv(rows, rcond=1e-10) / norms
     # Large weights leave rounding at the rows of zeros.
