@@ -222,8 +222,8 @@ def test_undecodable_masks_in_a_batch_leave_the_others_alone():
     assert np.sort(mapped.ravel())[-2] < 1e-6
 
 
-def test_least_squares_rescues_masks_where_lagrange_amplifies():
-    """One in a hundred masks of the paper's code, in float32, the worst among them."""
+def test_masks_where_lagrange_amplifies_are_rescued():
+    """One in ten masks of the paper's code, in float32, the worst among them."""
     code = jaxwgc.codes.reed_solomon(50, 20, 30)
     received = random_patterns(50, 29, 1000, seed=1)
     # The matrix that encodes in float32; products in float64.
@@ -237,7 +237,7 @@ def test_least_squares_rescues_masks_where_lagrange_amplifies():
     assert rescued.max() < alone.max() / 2
     assert np.all(rescued <= 1.1 * alone)
     changed = np.abs(rescued / alone - 1) > 0.5
-    assert 2 <= changed.sum() <= 30
+    assert 2 <= changed.sum() <= 200
 
 
 def test_least_squares_by_name_has_least_norm(with_x64):
