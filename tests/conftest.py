@@ -2,7 +2,10 @@
 
 import gc
 import itertools
+import os
 import pathlib
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -72,3 +75,21 @@ def row_scales(matrix):
     """Norms of the rows as powers of two: weights of least norm are so times these."""
     norms = np.linalg.norm(matrix, axis=1)
     return 2.0 ** np.ceil(np.log2(np.where(norms > 0, norms, 1) / 1.2))
+
+
+def run_on_four_devices(program):
+    """What a program prints that runs on four devices, threads in another process."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        cwd=pathlib.Path(__file__).parents[1],
+        env={
+            **os.environ,
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count=4",
+        },
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout

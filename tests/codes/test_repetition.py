@@ -8,6 +8,7 @@ import scipy.linalg
 
 import jaxwgc
 from tests.conftest import every_pattern, random_patterns, row_scales
+from tests.strategies import least_miss
 
 decoding_weights = jax.jit(jaxwgc.decoding_weights)
 
@@ -40,6 +41,18 @@ def test_weights_are_those_of_the_pseudo_inverse(with_x64):
         rows = np.where(mask[:, None], code.encoding_matrix / scales[:, None], 0)
         expected = scipy.linalg.pinv(rows.T) @ np.ones(8) / scales
         np.testing.assert_allclose(found, expected, atol=1e-9)
+
+
+def test_float32_whatever_the_norms_of_the_rows():
+    """Tandon's matrices: their rows differ by orders of magnitude."""
+    code = jaxwgc.codes.cyclic_repetition(jax.random.key(0), 40, 5)
+    received = random_patterns(40, 5, 200)
+    weights = np.asarray(decoding_weights(code, received), float)
+    matrix = np.asarray(code.encoding_matrix, np.float32)
+    found = np.linalg.norm(weights @ matrix.astype(float) - 1, axis=1)
+    least = [least_miss(matrix, np.ones((1, 40)), mask) for mask in received]
+    assert np.mean(found > 1e-3 * np.sqrt(40)) < 0.05
+    assert np.mean((found <= 1e-5 * np.sqrt(40)) | (found <= 3 * np.array(least))) > 0.9
 
 
 class TestFractionalRepetition:

@@ -1,17 +1,12 @@
 """Leverage scores of rows on four devices, which are threads in another process."""
 
-import os
-import pathlib
-import subprocess
-import sys
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import jaxwgc
 from jaxwgc.sketching import leverage_scores, sharded_leverage_scores
+from tests.conftest import run_on_four_devices
 
 PROGRAM = """
 import jax, jax.numpy as jnp, numpy as np
@@ -81,19 +76,7 @@ print("all good")
 
 
 def test_four_devices():
-    flags = os.environ.get("XLA_FLAGS", "")
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM],
-        capture_output=True,
-        text=True,
-        cwd=pathlib.Path(jaxwgc.__file__).parents[1],
-        env={
-            **os.environ,
-            "XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count=4",
-            "JAX_PLATFORMS": "cpu",
-        },
-    )
-    assert done.stdout.strip() == "all good", done.stderr
+    assert run_on_four_devices(PROGRAM).strip() == "all good"
 
 
 def one_device():

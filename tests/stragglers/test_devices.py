@@ -1,9 +1,6 @@
 """Rounds on four devices, which are threads in another process."""
 
-import os
-import pathlib
-import subprocess
-import sys
+from tests.conftest import run_on_four_devices
 
 PROGRAM = """
 import jax, jax.numpy as jnp, numpy as np
@@ -64,17 +61,4 @@ for name, model in models.items():
 
 
 def test_every_model_on_every_kind_of_mesh():
-    flags = os.environ.get("XLA_FLAGS", "")
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM],
-        capture_output=True,
-        text=True,
-        cwd=pathlib.Path(__file__).parents[2],
-        env={
-            **os.environ,
-            "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count=4",
-        },
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("done") == 9
+    assert run_on_four_devices(PROGRAM).count("done") == 9

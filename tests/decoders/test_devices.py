@@ -1,0 +1,66 @@
+"""Decoding on four devices, which are threads in another process."""
+
+from tests.conftest import run_on_four_devices
+
+PROGRAM = """
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+import jaxwgc
+from jaxwgc import codes
+
+assert jax.device_count() == 4
+key = jax.random.key(0)
+mds = codes.cyclic_mds(6, 2)
+all_codes = {
+    "lagrange": jaxwgc.weighted(codes.reed_solomon(6, 6, 3), np.arange(1.0, 7)),
+    "least_squares": jaxwgc.weighted(mds, np.arange(1.0, 7)),
+    "one_step": codes.bernoulli(key, 6, 6, replication=2),
+    "peeling": codes.ldgm(key, 8, 6, 2),
+    "group": codes.fractional_repetition(6, 2),
+    "segments": codes.communication_efficient(6, 2, 2),
+    "clusters": codes.clustered(codes.cyclic_mds(4, 1), 2),
+    "messages": codes.multi_message(codes.fractional_repetition(4, 1)),
+}
+kinds = {
+    "auto": jax.sharding.Mesh(np.array(jax.devices()), ("i",)),
+    "explicit": jax.make_mesh((4,), ("i",), axis_types=(AxisType.Explicit,)),
+}
+for name, code in all_codes.items():
+    decoder = name if name in ("one_step",) else None
+    number = code.num_workers
+    masks = np.random.default_rng(0).random((8, number)) < 0.7
+    gradients = jax.random.normal(key, (code.num_parts, 12))
+    messages = jaxwgc.encode(code, gradients)
+    like = jax.ShapeDtypeStruct((12,), jnp.float32)
+
+    def everything(masks):
+        return (
+            jaxwgc.effective_weights(code, masks, decoder),
+            jaxwgc.decoding_error(code, masks, decoder),
+            jaxwgc.decode(code, messages, masks, like, decoder),
+        )
+
+    expected = jax.jit(everything)(masks)
+    for kind, mesh in kinds.items():
+        specs = [P("i"), P(None, "i")] if number % 4 == 0 else [P("i")]
+        with jax.set_mesh(mesh):
+            by_batch = jax.device_put(masks, NamedSharding(mesh, P("i")))
+            # With the checks that JAX makes by default.
+            mapped = jax.shard_map(
+                everything, mesh=mesh, in_specs=P("i"), out_specs=P("i")
+            )
+            found = [jax.jit(mapped)(by_batch)]
+            for spec in specs:
+                own = jax.device_put(masks, NamedSharding(mesh, spec))
+                found += [jax.jit(everything)(own), everything(own)]
+        for results in found:
+            for one, other in zip(results, expected):
+                np.testing.assert_allclose(
+                    one, other, rtol=1e-4, atol=1e-4, err_msg=f"{name}, {kind}"
+                )
+    print("done", name)
+"""
+
+
+def test_every_decoder_on_every_kind_of_mesh():
+    assert run_on_four_devices(PROGRAM).count("done") == 8
