@@ -19,7 +19,7 @@ settings.register_profile("thorough", max_examples=10_000, deadline=None)
 # A process may have 65,530 memory mappings on Linux, and JAX needs about 13 for every
 # compiled function that it keeps; beyond that, it can compile no more.
 MAX_MAPPINGS = 30_000
-NUM_TESTS_BETWEEN = 20
+NUM_TESTS_BETWEEN = 5
 tests_to_come = itertools.count(1)
 
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxwgc._decoders._product import product
 
 # A miss below this share of the target is rounding; by the bits of a real number.
-ROUNDING = {32: 8e-6, 64: 1e-10}
+ROUNDING = {32: 1e-5, 64: 1e-10}
 
 
 def rounding(dtype: jax.typing.DTypeLike) -> float:

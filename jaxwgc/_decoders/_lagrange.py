@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxwgc._decoders._accuracy import relative_miss, rounding, squared_norm
+from jaxwgc._decoders._accuracy import rounding, squared_norm
 from jaxwgc._decoders._dual import dual_factors, dual_weights
 from jaxwgc._decoders._least_squares import scaled_rows, solve_by_svd
 from jaxwgc._decoders._product import product
@@ -20,8 +20,8 @@ _FRACTION_BITS = 10
 _TABLE_BITS = 11
 # Rounding weights and entries of B makes weights miss by at most about so many eps of
 # their norm: by a fifth to a half, over random masks of n from 50 to 200.
-_EPS_OF_NORM = 0.6
-# Masks that are worked on side by side.
+_EPS_OF_NORM = 0.5
+# Masks that are decoded with the dual code side by side.
 _CHUNK = 32
 
 
@@ -109,24 +109,21 @@ def lagrange_or_least_squares(
     weights = lagrange(received, point_step)
     too_few = (~received).sum(-1) > num_stragglers
     weights = jnp.where(too_few[..., None, None], 0, weights * norms)
-    least_miss = rounding(matrix.dtype)
-    # Estimated first, since the miss takes as long to compute as the weights did.
+    # An estimate of the miss: to compute it would take as long as the weights took.
     size = jnp.sqrt(squared_norm(weights[..., 0, :]) / squared_norm(target[0]))
     miss = _EPS_OF_NORM * jnp.finfo(matrix.dtype).eps * size
+    poor = ~(miss <= rounding(matrix.dtype))
     shared = (matrix, target)
-    miss = compute_where(
-        ~(miss <= least_miss), relative_miss, miss, (weights,), shared, _CHUNK
-    )
-    if num_stragglers > 0:
-        poor = ~(miss <= least_miss)
-        solve = functools.partial(dual_weights, num_stragglers=num_stragglers)
+    own = (weights, received)
+    if not 0 < 4 * num_stragglers <= received.shape[-1]:
+        weights = compute_where(poor | too_few, solve_by_svd, weights, own, shared)
+        return weights / norms
+    solve = functools.partial(dual_weights, num_stragglers=num_stragglers)
 
-        def improve():
-            factors = dual_factors(matrix, num_stragglers)
-            return compute_where(
-                poor, solve, weights, (weights, received), (*shared, *factors), _CHUNK
-            )
+    def improve():
+        factors = dual_factors(matrix, num_stragglers)
+        return compute_where(poor, solve, weights, own, (*shared, *factors), _CHUNK)
 
-        weights = jax.lax.cond(in_any_lane(poor.any()), improve, lambda: weights)
+    weights = jax.lax.cond(in_any_lane(poor.any()), improve, lambda: weights)
     weights = compute_where(too_few, solve_by_svd, weights, (weights, received), shared)
     return weights / norms

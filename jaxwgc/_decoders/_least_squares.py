@@ -18,8 +18,8 @@ from jaxwgc._decoders._some_masks import compute_where
 # Singular values below this many sqrt(max(n, k)) eps of the largest count as zero.
 _CUTOFF = 2
 # Ridges that are tried beside the cut-off, in eps of the largest singular value.
-_RIDGES = (1, 4, 16)
-_STEPS = 4
+_RIDGES = (0.5, 2, 8)
+_STEPS = 8
 # Masks that iterate side by side: few enough that their vectors stay in cache.
 _BATCH = 128
 # Weights are done where the gradient of the squared miss is below this share of the
