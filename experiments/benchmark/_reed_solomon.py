@@ -1,5 +1,7 @@
 """The codes whose accuracy and speed are measured, and masks for them."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 import jaxwgc
@@ -12,3 +14,58 @@ def random_masks(seed: int, code: jaxwgc.GradientCode, number: int) -> np.ndarra
     rng = np.random.default_rng(seed)
     order = rng.random((number, code.num_workers)).argsort(axis=1).argsort(axis=1)
     return order >= code.num_stragglers
+
+
+def strides(code: jaxwgc.GradientCode) -> np.ndarray:
+    """Masks that lose workers at equal distances, for every distance."""
+    number, lost = code.num_workers, np.arange(code.num_stragglers)
+    sets = [step * lost % number for step in range(1, number)]
+    return _losing(number, [own for own in sets if len(set(own)) == len(own)])
+
+
+def neighbours(code: jaxwgc.GradientCode) -> np.ndarray:
+    """Masks that lose neighbours on the circle of points, in one run and in two."""
+    assert code.point_step is not None
+    number, lost = code.num_workers, np.arange(code.num_stragglers)
+    around = np.argsort(code.point_step * np.arange(number) % number)
+    halves = lost + (lost >= len(lost) // 2) * (number // 2)
+    return _losing(
+        number,
+        [around[(own + at) % number] for at in range(number) for own in (lost, halves)],
+    )
+
+
+def climb(
+    seed: int,
+    masks: np.ndarray,
+    error: Callable[[np.ndarray], np.ndarray],
+    num_steps: int,
+    num_swaps: int = 256,
+) -> np.ndarray:
+    """Each mask after swaps of a straggler for another, the worst of many each time.
+
+    As long as a swap does more harm, and at most `num_steps` of them.
+    """
+    rng = np.random.default_rng(seed)
+    climbed = masks.copy()
+    for mask in climbed:
+        worst = error(mask[None])[0]
+        for _ in range(num_steps):
+            swapped = np.tile(mask, (num_swaps, 1))
+            places = np.arange(num_swaps)
+            swapped[places, rng.choice(np.flatnonzero(mask), num_swaps)] = False
+            swapped[places, rng.choice(np.flatnonzero(~mask), num_swaps)] = True
+            errors = error(swapped)
+            best = errors.argmax()
+            if not errors[best] > worst:
+                break
+            worst = errors[best]
+            mask[:] = swapped[best]
+    return climbed
+
+
+def _losing(number: int, sets: list[np.ndarray]) -> np.ndarray:
+    masks = np.ones((len(sets), number), bool)
+    for mask, lost in zip(masks, sets, strict=True):
+        mask[lost] = False
+    return masks

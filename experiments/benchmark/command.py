@@ -15,12 +15,14 @@ from experiments.benchmark import (
     step,
     streaming_scores,
     table2,
+    worst_patterns,
 )
 
 # By the names of their files. A section takes repeats, seed and quick, and gives a
 # table and numbers for JSON.
 SECTIONS: dict[str, Callable[[int, int, bool], tuple[results.ResultTable, Any]]] = {
     "accuracy": accuracy.section,
+    "worst_patterns": worst_patterns.section,
     "decoding": decoding.section,
     "least_squares": least_squares.section,
     "leverage_scores": leverage_scores.section,

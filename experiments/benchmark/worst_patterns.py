@@ -1,0 +1,86 @@
+"""The largest errors of decoding weights that a search finds, in float32."""
+
+import jax
+import numpy as np
+
+import jaxwgc
+from experiments import results
+from experiments.benchmark import _reed_solomon
+
+CODES = tuple(
+    (number, number, replication)
+    for number in (50, 100, 200)
+    for replication in (number // 10, number // 5, number // 2)
+) + ((50, 20, 30), (100, 50, 10))
+NUM_RANDOM = 2_000
+# Climbs start from the worst masks of all kinds.
+NUM_CLIMBS = 3
+NUM_STEPS = 20
+
+
+def section(repeats: int, seed: int, quick: bool):
+    """By kind of pattern: the norm of a^T B - 1 over that of 1, the largest found.
+
+    With B rounded to float32, as messages are encoded with it.
+    """
+    del repeats
+    table = results.ResultTable(
+        "Reed-Solomon codes in float32: the largest relative miss of decoding weights "
+        "for exactly d - 1 stragglers",
+        [
+            "(n, k, d)",
+            "at random",
+            "at equal distances",
+            "side by side",
+            "by search",
+            "NumPy lstsq there",
+        ],
+    )
+    numbers = []
+    for parameters in CODES[:1] if quick else CODES:
+        code = jaxwgc.codes.reed_solomon(*parameters)
+        number = 20 if quick else NUM_RANDOM
+        found = {
+            "random": _reed_solomon.random_masks(seed, code, number),
+            "strides": _reed_solomon.strides(code),
+            "neighbours": _reed_solomon.neighbours(code),
+        }
+        error = relative_miss(code)
+        every = np.concatenate([*found.values()])
+        starts = every[np.argsort(-error(every))[: 1 if quick else NUM_CLIMBS]]
+        found["search"] = _reed_solomon.climb(
+            seed, starts, error, 2 if quick else NUM_STEPS
+        )
+        errors = {kind: error(masks) for kind, masks in found.items()}
+        worst = found["search"][errors["search"].argmax()]
+        largest = {kind: float(own.max()) for kind, own in errors.items()}
+        largest["lstsq"] = numpy_miss(code, worst)
+        numbers.append({"code": parameters, **largest})
+        table.add_row(str(parameters), *(f"{value:.1e}" for value in largest.values()))
+    return table, numbers
+
+
+def relative_miss(code: jaxwgc.GradientCode):
+    """A function of masks (number, num_workers) on the host."""
+    decode = jax.jit(lambda masks: jaxwgc.decoding_weights(code, masks))
+    matrix = code.encoding_matrix.astype(np.complex64).astype(np.complex128)
+
+    def error(masks: np.ndarray) -> np.ndarray:
+        batch = 256
+        padded = np.ones((-(-len(masks) // batch) * batch, masks.shape[1]), bool)
+        padded[: len(masks)] = masks
+        weights = [decode(part) for part in padded.reshape(-1, batch, masks.shape[1])]
+        weights = np.concatenate(weights)[: len(masks)].astype(np.complex128)
+        miss = np.linalg.norm(weights @ matrix - 1, axis=1)
+        return miss / np.sqrt(code.num_parts)
+
+    return error
+
+
+def numpy_miss(code: jaxwgc.GradientCode, mask: np.ndarray) -> float:
+    """The same of NumPy's least squares, its weights rounded to complex64."""
+    rows = code.encoding_matrix.astype(np.complex64)[mask].astype(np.complex128)
+    norms = np.linalg.norm(rows, axis=1)
+    solved = np.linalg.lstsq((rows / norms[:, None]).T, np.ones(code.num_parts))[0]
+    weights = (solved / norms).astype(np.complex64).astype(np.complex128)
+    return float(np.linalg.norm(weights @ rows - 1) / np.sqrt(code.num_parts))
