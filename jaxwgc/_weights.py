@@ -82,18 +82,22 @@ def check_received(code: GradientCode, received: Any) -> jax.Array:
                 "received must count parts from 0 to those that the worker holds, "
                 f"{loads.tolist()}; got {counts.tolist()}"
             )
-    mesh, spec = _explicit_sharding(received)
-    if spec and spec[-1] is not None:
-        whole_rows = NamedSharding(mesh, PartitionSpec(*spec[:-1], None))
-        received = jax.sharding.reshard(received, whole_rows)
+    by_batch = _sharding_by_batch(received, 1)
+    if by_batch is not None and jax.typeof(received).sharding.spec[-1] is not None:
+        received = jax.sharding.reshard(received, by_batch)
     return received
 
 
-def _explicit_sharding(array):
-    """Mesh and spec of an array with a sharding in its type; None, None without."""
-    sharding = jax.typeof(array).sharding
-    is_explicit = AxisType.Explicit in sharding.mesh.axis_types
-    return (sharding.mesh, sharding.spec) if is_explicit else (None, None)
+def _sharding_by_batch(masks: jax.Array, num_axes: int) -> NamedSharding | None:
+    """That of the batch axes of `masks`, with `num_axes` more that are whole.
+
+    None where masks have no sharding in their type.
+    """
+    sharding = jax.typeof(masks).sharding
+    if AxisType.Explicit not in sharding.mesh.axis_types:
+        return None
+    spec = PartitionSpec(*sharding.spec[:-1], *[None] * num_axes)
+    return NamedSharding(sharding.mesh, spec)
 
 
 def check_one_round(code: GradientCode, received: Any) -> jax.Array:
@@ -138,11 +142,10 @@ def solve(code: GradientCode, mask: jax.Array, decoder: str) -> jax.Array:
     matrix, target = matrix / scale, target / scale
     assignment = jnp.asarray(code.assignment)
     decode = functools.partial(_solve_clusters, code, decoder)
-    mesh, spec = _explicit_sharding(mask)
-    if spec:
+    by_batch = _sharding_by_batch(mask, 2)
+    if by_batch is not None:
         # Inside, where masks go side by side and are sorted, the compiler may choose.
-        by_batch = NamedSharding(mesh, PartitionSpec(*spec[:-1], None, None))
-        decode = jax.sharding.auto_axes(decode, out_sharding=by_batch)
+        decode = jax.sharding.auto_axes(out_sharding=by_batch)(decode)
     return decode(mask, matrix, assignment, target)
 
 

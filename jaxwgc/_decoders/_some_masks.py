@@ -73,7 +73,8 @@ def compute_where(
 
         def compute_chunk(step, values):
             places = jax.lax.dynamic_slice(order, [step * at_once], [at_once])
-            axes, own = [0] * num_mapped, [array[places] for array in mapped]
+            axes: list[int | None] = [0] * num_mapped
+            own = [array[places] for array in mapped]
             for entries, owner in zip(lists, owners, strict=True):
                 one = len(entries) == 1
                 axes.append(None if one else 0)
