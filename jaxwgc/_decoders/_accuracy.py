@@ -39,7 +39,7 @@ def best_weights(
 
     Args:
       candidates: (count, num_segments, num_messages).
-      matrix: (num_messages, c), its rows of norm one.
+      matrix: (num_messages, c), its rows of norm about one.
       target: (num_segments, c).
 
     Returns:

@@ -32,11 +32,13 @@ class DualFactors(NamedTuple):
 
 
 def dual_factors(matrix: jax.Array, num_stragglers: int) -> DualFactors:
-    """Of a code of full rank for its number of stragglers, one decomposition."""
+    """Of a code that decodes without any `num_stragglers`, by one decomposition."""
     rank = min(matrix.shape[0] - num_stragglers, matrix.shape[1])
     left, singular, right = jnp.linalg.svd(matrix, full_matrices=True)
     left, null = left[:, :rank].conj(), left[:, rank:].conj()
-    scaled = left / singular[:rank]
+    # Fewer than `rank` where columns are zero, as of parts that do not count.
+    is_kept = singular[:rank] > 100 * jnp.finfo(matrix.dtype).eps * singular[0]
+    scaled = jnp.where(is_kept, left / jnp.where(is_kept, singular[:rank], 1), 0)
     return DualFactors(
         inverse=product(right[:rank].conj().T, scaled.T),
         null=null,
@@ -57,16 +59,15 @@ def dual_weights(
 
     The weights of all workers, plus the combination of the dual code that makes them
     zero at the stragglers: a system as large as there are stragglers, whose condition
-    is that of the mask. Its singular vectors tell near-singular directions apart. In
-    those it costs less to miss the target a little, as ridge regression does: to the
-    ridge times the squared norm of the combination, what it adds to the message is
-    compared. Accurate however near to singular a mask is, since no small number comes
-    from the difference of large ones.
+    is that of the mask. Its singular vectors tell near-singular directions apart, in
+    which the target would take large weights: there the ridge weighs what they are
+    rounded by against missing the target. Accurate however near to singular a mask is,
+    since no small number comes from the difference of large ones.
 
     Args:
       weights: (1, n), with which to compare.
       received: bool (n,), at most `num_stragglers` of them False.
-      matrix: (n, c), its rows of norm one.
+      matrix: (n, c), its rows of norm about one.
       target: (1, c).
       factors: those of `DualFactors`.
       num_stragglers: the most stragglers.

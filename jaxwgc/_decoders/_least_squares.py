@@ -206,7 +206,7 @@ def solve_by_svd(
     Args:
       weights: (num_segments, num_messages), with which to compare.
       received: bool (num_messages,).
-      matrix: (num_messages, c), its rows of norm one.
+      matrix: (num_messages, c), its rows of norm about one.
       target: (num_segments, c).
 
     Returns:

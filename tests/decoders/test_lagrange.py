@@ -82,6 +82,18 @@ class TestPatternsOfEveryKind:
         assert found.max() < 1e-6
 
 
+@pytest.mark.parametrize("number_without", [1, 20])
+def test_parts_that_do_not_count(number_without):
+    """Their columns are zero, and the code may have a smaller rank than it says."""
+    code = jaxwgc.codes.reed_solomon(40, 40, 10)
+    weights = np.arange(40) >= number_without
+    own = jaxwgc.weighted(code, weights)
+    masks = np.concatenate([neighbours(code), random_patterns(40, 9, 100)])
+    found = np.asarray(decoding_weights(own, masks), np.complex128)
+    missed = np.linalg.norm(found @ own.encoding_matrix - own.target, axis=1)
+    assert missed.max() <= 2e-5 * np.linalg.norm(own.target)
+
+
 def test_near_singular_masks_are_decoded_or_counted():
     """Whatever `coded_aggregate` applies is near the gradient, or the state says so."""
     code = jaxwgc.codes.reed_solomon(100, 100, 50)
