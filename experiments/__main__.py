@@ -1,6 +1,10 @@
 """The command line: `python -m experiments` lists, `... NAME` runs one."""
 
-import os
+from experiments.interrupts import end_on_interrupt
+
+if __name__ == "__main__":
+    end_on_interrupt()  # before the imports, which take seconds
+
 import sys
 from collections.abc import Callable
 
@@ -46,11 +50,6 @@ def main() -> int:
             prog="python -m experiments",
             description="The paper's tables and figures, comparisons and benchmarks.",
         )
-    except KeyboardInterrupt:
-        console.print("\n[red]Interrupted.[/red] Nothing was written.")
-        sys.stdout.flush()
-        # JAX may be at work in other threads, and an orderly end would crash in them.
-        os._exit(130)
     except ExperimentError as error:
         console.print(f"[red]error:[/red] {error}", highlight=False, soft_wrap=True)
         return 1

@@ -26,6 +26,7 @@ from rich.progress import (
 from rich.table import Table
 
 import jaxwgc
+from experiments.interrupts import writing
 
 console = Console()
 
@@ -77,6 +78,13 @@ class Results:
 
     def save(self) -> None:
         """Writes every file under another name first, so none is ever half there."""
+        with writing:
+            self._write()
+        console.print()
+        for name in self._files:
+            console.print(f"Wrote {self.out / name}", highlight=False, soft_wrap=True)
+
+    def _write(self) -> None:
         try:
             for name, content in self._files.items():
                 temporary = tempfile.NamedTemporaryFile(dir=self.out, delete=False)
@@ -92,9 +100,6 @@ class Results:
             raise ExperimentError(
                 f"cannot write to {self.out} ({error.strerror})"
             ) from error
-        console.print()
-        for name in self._files:
-            console.print(f"Wrote {self.out / name}", highlight=False, soft_wrap=True)
 
 
 class ResultTable:

@@ -1,0 +1,34 @@
+"""Ctrl-C ends the program at once, whatever it is doing."""
+
+import os
+import signal
+import socket
+import sys
+import threading
+
+# Held while files are written, which takes milliseconds and is not interrupted.
+writing = threading.Lock()
+
+
+def end_on_interrupt() -> None:
+    """Ctrl-C says so and ends the program with status 130.
+
+    Python's own `KeyboardInterrupt` waits until compiled code is done, prints a
+    traceback while modules are imported, and is lost where it is raised in a callback
+    of the garbage collector, of which JAX has one. So another thread reads the signal
+    from a socket.
+    """
+    reading, writing_end = socket.socketpair()
+    writing_end.setblocking(False)
+    signal.signal(signal.SIGINT, lambda *_: None)
+    signal.set_wakeup_fd(writing_end.detach(), warn_on_full_buffer=False)
+    threading.Thread(target=_wait, args=(reading,), daemon=True).start()
+
+
+def _wait(reading: socket.socket) -> None:
+    while True:
+        interrupted = reading.recv(1) == bytes([signal.SIGINT])
+        if interrupted and writing.acquire(blocking=False):
+            show_cursor = "\x1b[?25h" if sys.stdout.isatty() else ""
+            print(f"\n{show_cursor}Interrupted. Nothing was written.", flush=True)
+            os._exit(130)
