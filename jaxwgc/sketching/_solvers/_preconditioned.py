@@ -89,9 +89,9 @@ def preconditioned(
       X itself is asked, so that a sketch may miss what it will. Directions with
       singular values up to a few times `rcond` are no part of that, since rounding
       of X makes such: the least residual is then that of X without them. Close to
-      that the gradient is known less well; the most that we saw in a search is 1.5e-3 of
-      the norm of y in float32, and 3e-6 in float64. A NaN in a traced matrix or target
-      gives NaN and False.
+      that the gradient is known less well; the most that we saw in a search is 1.5e-3
+      of the norm of y in float32, and 3e-6 in float64. A NaN in a traced matrix or
+      target gives NaN and False.
 
     Raises:
       ValueError: for a sketch smaller than min(N, p), shapes that do not match, entries
