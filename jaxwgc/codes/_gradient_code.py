@@ -188,7 +188,7 @@ decoders=[LeastSquares])
         """The number of parts that each worker holds, of shape (num_workers,)."""
         return self.assignment.sum(-1)
 
-    def decoders_of(self, kind: type[Decoder]) -> tuple[Decoder, ...]:
+    def decoders_of(self, kind: type[Decoder]) -> tuple[Any, ...]:
         """Those of the code's decoders that are of a class, in their order."""
         return tuple(decoder for decoder in self.decoders if decoder.is_a(kind))
 
