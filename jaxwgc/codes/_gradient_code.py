@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from jaxwgc import _validation
-from jaxwgc._pytrees import register, static
+from jaxwgc._pytrees import Static, register
 from jaxwgc.codes._tolerance import check_tolerance
 from jaxwgc.decoders import Decoder, LeastSquares
 
@@ -79,10 +79,10 @@ class GradientCode:
     encoding_matrix: Array
     assignment: Array
     target: Array
-    num_stragglers: int = static()
+    num_stragglers: Static[int]
     decoders: tuple[Decoder, ...] = (LeastSquares(),)
-    num_segments: int = static(1)
-    messages_per_worker: int = static(1)
+    num_segments: Static[int] = 1
+    messages_per_worker: Static[int] = 1
     required_parts: Array | None = None
 
     @classmethod
