@@ -1,5 +1,6 @@
 """Diagnosis of codes against brute force in NumPy."""
 
+import dataclasses
 import itertools
 import math
 
@@ -219,6 +220,16 @@ class TestCost:
         assert found.replication == assignment.sum() / 5
         assert found.min_replication == assignment.sum(0).min()
         assert found.message_length == 1
+        assert "on no worker" not in str(found)
+
+    def test_parts_on_no_worker_are_named(self):
+        empty = dataclasses.replace(
+            codes.uncoded(3),
+            encoding_matrix=np.diag([1.0, 1.0, 0.0]),
+            assignment=np.diag([True, True, False]),
+        )
+        found = coding.diagnose(empty, KEY, 0, num_patterns=2)
+        assert "some parts are on no worker" in str(found)
 
     @pytest.mark.parametrize(
         ("name", "length"),

@@ -71,6 +71,10 @@ class Diagnosis(NamedTuple):
             "errors over the squared norm of the target, ± standard error; (all): all",
             "patterns decoded; worst: by search; noise: amplification of rounding",
         ]
+        if self.min_replication == 0:
+            lines.insert(
+                1, "some parts are on no worker: whoever answers, they are lost"
+            )
         levels = [f"{100 * level:g}%" for level in self.quantile_levels]
         header = ["stragglers", "mean", "±", *levels, "worst", "noise"]
         rows = [header]
@@ -172,44 +176,32 @@ the gradient's length
     generator = np.random.default_rng(np.asarray(bits))
     priority = generator.random((num_patterns, code.num_workers)).argsort(axis=1)
     rank = priority.argsort(axis=1)
-    scale = float(np.sum(np.abs(np.asarray(code.target, np.float64)) ** 2))
-    scale = scale if scale > 0 else 1.0
     rows = []
     for number in numbers:
-        exhaustive = math.comb(code.num_workers, number) <= num_patterns
-        if exhaustive:
-            patterns = _every_pattern(code.num_workers, number)
-        else:
-            patterns = rank >= number
+        is_exhaustive = math.comb(code.num_workers, number) <= num_patterns
+        patterns = (
+            _every_pattern(code.num_workers, number)
+            if is_exhaustive
+            else rank >= number
+        )
         worst = worst_pattern(code, number, decoder, max_patterns=max_patterns)
         masks = np.concatenate([worst[None], patterns])
-        # Filled up, so that a code is compiled once.
-        padded = np.ones((num_patterns + 1, code.num_workers), bool)
-        padded[: len(masks)] = masks
-        errors, noise = (
-            np.asarray(values, np.float64)[: len(masks)] / scale
-            for values in _errors_and_noise(code, padded, decoder)
-        )
+        errors, noise = _evaluate(code, decoder, masks, num_patterns + 1)
         # Where the search is not exhaustive a random pattern may be worse.
         hardest = errors.argmax()
-        worst_error, worst = errors[hardest], masks[hardest]
-        # Statistics are of the patterns alone.
-        errors, noise = errors[1:], noise[1:]
-        spread = 0.0 if exhaustive else errors.std(ddof=1) / math.sqrt(len(errors))
+        spread = 0.0 if is_exhaustive else errors[1:].std(ddof=1)
         rows.append(
-            (
-                exhaustive,
-                errors.mean(),
-                spread,
-                np.quantile(errors, levels),
-                worst_error,
-                worst,
-                math.sqrt(noise.mean()),
-            )
+            {
+                "num_stragglers": number,
+                "is_exhaustive": is_exhaustive,
+                "mean_error": errors[1:].mean(),
+                "standard_error": spread / math.sqrt(len(patterns)),
+                "error_quantiles": np.quantile(errors[1:], levels),
+                "worst_error": errors[hardest],
+                "worst_received": masks[hardest],
+                "noise_amplification": math.sqrt(noise[1:].mean()),
+            }
         )
-    exhaustive, mean, spread, quantiles, worst_errors, worst, noise = (
-        np.array(column) for column in zip(*rows, strict=True)
-    )
     copies = np.asarray(code.assignment).sum(axis=0)
     return Diagnosis(
         load=float(np.mean(code.loads)),
@@ -217,16 +209,23 @@ the gradient's length
         replication=float(copies.mean()),
         min_replication=int(copies.min()),
         message_length=code.messages_per_worker / code.num_segments,
-        num_stragglers=np.array(numbers),
-        is_exhaustive=exhaustive,
-        mean_error=mean,
-        standard_error=spread,
         quantile_levels=levels,
-        error_quantiles=quantiles,
-        worst_error=worst_errors,
-        worst_received=worst,
-        noise_amplification=noise,
+        **{name: np.array([row[name] for row in rows]) for name in rows[0]},
     )
+
+
+def _evaluate(code, decoder, masks, size):
+    """Errors and squared noise of masks, over the squared norm of the target.
+
+    Filled up to `size` masks, so that a code is compiled once.
+    """
+    scale = float(np.sum(np.asarray(code.target, np.float64) ** 2))
+    padded = np.ones((size, code.num_workers), bool)
+    padded[: len(masks)] = masks
+    return [
+        np.asarray(values, np.float64)[: len(masks)] / (scale if scale > 0 else 1.0)
+        for values in _errors_and_noise(code, padded, decoder)
+    ]
 
 
 @jax.jit
