@@ -335,6 +335,8 @@ class TestBadInput:
             coding.diagnose(3, KEY)
         with pytest.raises(TypeError, match="key must be a PRNG key"):
             coding.diagnose(self.code, 0)
+        with pytest.raises(TypeError, match="decoder must be a .*; got 'guess'"):
+            coding.diagnose(self.code, KEY, decoder="guess")
         with pytest.raises(ValueError, match="key must be one key"):
             coding.diagnose(self.code, jax.random.split(KEY, 2))
         with pytest.raises(TypeError, match="num_stragglers must be"):
