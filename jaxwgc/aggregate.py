@@ -8,8 +8,8 @@ from optax.experimental import aggregating
 
 from jaxwgc import _validation, coding
 from jaxwgc.codes import GradientCode
-from jaxwgc.decoders import Decoder, choose_decoder
-from jaxwgc.stragglers import StragglerModel, check_model
+from jaxwgc.decoders import Decoder
+from jaxwgc.stragglers import StragglerModel
 
 __all__ = [
     "CodedAggregateState",
@@ -124,12 +124,12 @@ def coded_aggregate(
     """
     GradientCode.check(code)
     loads = jnp.asarray(code.loads, jnp.result_type(float))
-    check_model("model", model, loads)
+    StragglerModel.check("model", model, loads)
     _validation.check_key(key)
     _validation.check_choice("method", method, METHODS)
     _validation.check_choice("undecodable", undecodable, UNDECODABLE)
     _validation.check_number("tolerance", tolerance, minimum=0)
-    decoder = choose_decoder(code, decoder)
+    decoder = code.choose_decoder(decoder)
 
     def init(params):
         return CodedAggregateState(

@@ -11,7 +11,7 @@ from jaxwgc import _dtypes, _validation
 from jaxwgc._product import product
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding import decode_round
-from jaxwgc.decoders import Decoder, choose_decoder
+from jaxwgc.decoders import Decoder
 
 __all__ = [
     "decoded_value_and_grad",
@@ -119,7 +119,7 @@ def decoded_value_and_grad(
       The paper's section 2.2: c = a^T B.
     """
     GradientCode.check(code)
-    decoder = choose_decoder(code, decoder)
+    decoder = code.choose_decoder(decoder)
     losses = jax.vmap(_checked(loss, has_aux), in_axes=(None, 0))
 
     def decoded(params, parts, received=None, *, finished=None):

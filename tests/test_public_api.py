@@ -11,7 +11,7 @@ import types
 import pytest
 
 import jaxwgc
-from jaxwgc import codes, coding, sketching, stragglers
+from jaxwgc import codes, coding, decoders, sketching, stragglers, studies
 
 # Names that stand for a type or a protocol are shown in the examples of the functions
 # that make them or take them.
@@ -19,15 +19,24 @@ TYPES = {
     "Arrivals",
     "BlessSample",
     "BlockLeverageState",
+    "Clustered",
     "CodedAggregateState",
+    "DecodedRound",
+    "Decoder",
     "DelayModel",
     "Diagnosis",
     "Embedding",
     "GradientCode",
+    "Group",
+    "Lagrange",
+    "LeastSquares",
     "LewisWeights",
+    "OneStep",
     "PartitionSample",
+    "Peeling",
     "RowSample",
     "Solution",
+    "Static",
     "StragglerModel",
     "Summary",
     "WaitingRule",
@@ -35,10 +44,13 @@ TYPES = {
 }
 
 
+MODULES = (jaxwgc, codes, coding, decoders, sketching, stragglers, studies)
+
+
 def public_names():
     """Every public object of the library by its dotted name, modules aside."""
     names = {}
-    for module in (jaxwgc, codes, coding, sketching, stragglers):
+    for module in MODULES:
         for name in module.__all__:
             names[f"{module.__name__}.{name}"] = getattr(module, name)
     return {
@@ -92,7 +104,6 @@ def test_names_are_those_of_the_design():
         "fractional_repetition",
         "ldgm",
         "multi_message",
-        "optimize",
         "paley",
         "partial",
         "projective_plane",
@@ -104,26 +115,28 @@ def test_names_are_those_of_the_design():
         "uncoded",
     ):
         assert f"jaxwgc.codes.{name}" in FUNCTIONS
-    for name in ("decoding_error", "diagnose", "worst_pattern"):
+    for name in ("decode_round", "diagnose", "form_messages", "worst_pattern"):
         assert f"jaxwgc.coding.{name}" in FUNCTIONS
     for name in ("leverage_scores", "partition_probabilities", "sample_partitions"):
         assert f"jaxwgc.sketching.{name}" in FUNCTIONS
     for name in (
-        "adversarial",
         "bernoulli",
         "bernoulli_slowdown",
         "deadline",
         "delayed",
         "fastest",
+        "fixed",
         "pareto",
         "shifted_exponential",
         "uniform",
     ):
         assert f"jaxwgc.stragglers.{name}" in FUNCTIONS
+    for name in ("adversarial", "monte_carlo", "optimize", "summarize"):
+        assert f"jaxwgc.studies.{name}" in FUNCTIONS
     assert {name.rpartition(".")[2] for name in NAMES if name not in FUNCTIONS} == TYPES
 
 
-@pytest.mark.parametrize("module", [jaxwgc, codes, coding, sketching, stragglers])
+@pytest.mark.parametrize("module", MODULES)
 def test_all_is_complete(module):
     """`from module import *` gives what dir() shows, but for private names."""
     assert len(module.__all__) == len(set(module.__all__))

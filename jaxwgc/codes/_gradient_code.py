@@ -192,6 +192,35 @@ decoders=[LeastSquares])
         """Those of the code's decoders that are of a class, in their order."""
         return tuple(decoder for decoder in self.decoders if decoder.is_a(kind))
 
+    def choose_decoder(self, decoder: Any = None) -> Decoder:
+        """A decoder that can decode this code.
+
+        Args:
+          decoder: None for the first of the code's own; a class for the first of the
+            code's own of that class, or, where its decoders have no fields, for one of
+            them; or a decoder.
+
+        Raises:
+          ValueError: where there is none, or it cannot decode the code.
+          TypeError: where `decoder` is neither.
+        """
+        if decoder is None:
+            if not self.decoders:
+                raise ValueError(
+                    f"decoder must be given, since the code has none: {self}"
+                )
+            decoder = self.decoders[0]
+        elif isinstance(decoder, type) and issubclass(decoder, Decoder):
+            own = self.decoders_of(decoder)
+            decoder = own[0] if own else decoder.without_fields(self)
+        elif not isinstance(decoder, Decoder):
+            raise TypeError(
+                "decoder must be a jaxwgc.decoders.Decoder, or a class of them for the "
+                f"code's own; got {decoder!r}"
+            )
+        decoder.check(self)
+        return decoder
+
     def check_plain(self, user: str) -> None:
         """Raises ValueError where messages are several, or shorter than the gradient.
 

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 from jaxwgc import _dtypes, _validation
 from jaxwgc._dtypes import rounding, working
 from jaxwgc._product import product
+from jaxwgc._segments import segment_target
 from jaxwgc._some_masks import in_any_lane
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding import _flat_vectors
-from jaxwgc.decoders import segment_target
 
 
 def mixing(code: GradientCode, weights: jax.Array) -> jax.Array:

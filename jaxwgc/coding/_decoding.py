@@ -19,7 +19,7 @@ from jaxwgc.coding._arrivals import (
     check_one_round,
     sharding_by_batch,
 )
-from jaxwgc.decoders import Decoder, choose_decoder
+from jaxwgc.decoders import Decoder
 
 
 def find_weights(
@@ -37,7 +37,7 @@ def find_weights(
     # What NumPy holds stays there, in its precision.
     constant, chosen = jax.tree.map(
         lambda leaf: stop_gradient(leaf) if isinstance(leaf, jax.Array) else leaf,
-        (code, choose_decoder(code, decoder)),
+        (code, code.choose_decoder(decoder)),
     )
     decode = functools.partial(chosen.weights, constant)
     by_batch = sharding_by_batch(mask, 2)

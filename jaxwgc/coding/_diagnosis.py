@@ -14,7 +14,7 @@ from jaxwgc.codes import GradientCode
 from jaxwgc.coding import _collapsed
 from jaxwgc.coding._decoding import find_weights
 from jaxwgc.coding._worst_pattern import worst_pattern
-from jaxwgc.decoders import Decoder, choose_decoder
+from jaxwgc.decoders import Decoder
 
 # Numbers of stragglers that are looked at where none are asked for.
 _NUM_ROWS = 8
@@ -156,7 +156,7 @@ the gradient's length
             "code must be concrete, since patterns are enumerated on the host; got a "
             "traced one: diagnose it outside of jit, vmap and grad"
         )
-    decoder = choose_decoder(code, decoder)
+    decoder = code.choose_decoder(decoder)
     key = _validation.check_key(key)
     num_patterns = _validation.check_int("num_patterns", num_patterns, minimum=2)
     numbers = _numbers_of_stragglers(num_stragglers, code.num_workers)

@@ -13,7 +13,7 @@ from jaxwgc import _validation
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding._decoding import decoding_error
 from jaxwgc.coding._ridge_errors import RidgeErrors, all_swaps, swapped
-from jaxwgc.decoders import Decoder, choose_decoder
+from jaxwgc.decoders import Decoder
 
 # Masks that are evaluated in one call. Always as many, so that a code is compiled once.
 _BATCH = 128
@@ -89,7 +89,7 @@ def worst_pattern(
             "code must be concrete, since its worst pattern is found on the host; got "
             "a traced one: find the pattern outside of jit, vmap and grad"
         )
-    decoder = choose_decoder(code, decoder)
+    decoder = code.choose_decoder(decoder)
     num_stragglers = _validation.check_stragglers(num_stragglers, code.num_workers)
     max_patterns = _validation.check_int("max_patterns", max_patterns, minimum=0)
     # Also in a function that is being traced, a concrete code has a pattern.

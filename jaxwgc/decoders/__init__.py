@@ -8,12 +8,10 @@ for the code's own decoder of that class, or any instance of `Decoder`.
 from jaxwgc._pytrees import Static
 from jaxwgc.decoders._clustered import Clustered
 from jaxwgc.decoders._decoder import Decoder
-from jaxwgc.decoders._decoder import choose_decoder as choose_decoder
 from jaxwgc.decoders._group import Group
 from jaxwgc.decoders._lagrange import Lagrange
 from jaxwgc.decoders._least_squares import LeastSquares
 from jaxwgc.decoders._one_step import OneStep
-from jaxwgc.decoders._part_by_part import segment_target as segment_target
 from jaxwgc.decoders._peeling import Peeling
 
 __all__ = [

@@ -72,37 +72,17 @@ class Decoder(abc.ABC):
         """Whether it decodes in the way of that class."""
         return isinstance(self, kind)
 
+    @classmethod
+    def without_fields(cls, code: Any) -> "Decoder":
+        """One that needs nothing of the code, or ValueError where it does."""
+        if dataclasses.fields(cls):  # pyright: ignore[reportArgumentType]
+            cls.refuse(code)
+        return cls()
+
+    @classmethod
+    def refuse(cls, code: Any) -> NoReturn:
+        """Says which codes it is for."""
+        raise ValueError(f"decoder {cls.__name__} needs a code {cls.needs}; got {code}")
+
     def __str__(self) -> str:
         return type(self).__name__
-
-
-def choose_decoder(code: Any, decoder: Any) -> Decoder:
-    """The code's first decoder for None, its own of a class, or the one that is given.
-
-    A class whose decoders have no fields needs none of the code's.
-    """
-    if decoder is None:
-        if not code.decoders:
-            raise ValueError(f"decoder must be given, since the code has none: {code}")
-        decoder = code.decoders[0]
-    elif isinstance(decoder, type) and issubclass(decoder, Decoder):
-        own = code.decoders_of(decoder)
-        decoder = own[0] if own else _without_fields(decoder, code)
-    elif not isinstance(decoder, Decoder):
-        raise TypeError(
-            "decoder must be a jaxwgc.decoders.Decoder, or a class of them for the "
-            f"code's own; got {decoder!r}"
-        )
-    decoder.check(code)
-    return decoder
-
-
-def _without_fields(kind: type[Decoder], code: Any) -> Decoder:
-    if dataclasses.fields(kind):  # pyright: ignore[reportArgumentType]
-        refuse(kind, code)
-    return kind()
-
-
-def refuse(kind: type[Decoder], code: Any) -> NoReturn:
-    """Says which codes a class of decoders is for."""
-    raise ValueError(f"decoder {kind.__name__} needs a code {kind.needs}; got {code}")

@@ -4,7 +4,6 @@ from typing import Any, ClassVar
 
 from jaxwgc import _validation
 from jaxwgc._pytrees import Static
-from jaxwgc.decoders._decoder import refuse
 from jaxwgc.decoders._interpolation import lagrange_or_least_squares
 from jaxwgc.decoders._part_by_part import PartByPart
 
@@ -42,7 +41,7 @@ class Lagrange(PartByPart):
     def check(self, code: Any) -> None:
         code.check_plain(f"decoder {self}")
         if not code.is_complex:
-            refuse(Lagrange, code)
+            self.refuse(code)
         _validation.check_int("point_step", self.point_step, minimum=1)
 
     def _plain_weights(self, mask, matrix, target, num_lost, num_stragglers):

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc._dtypes import working
+from jaxwgc._segments import segment_target
 from jaxwgc._some_masks import in_any_lane
 from jaxwgc.decoders._accuracy import relative_miss
 from jaxwgc.decoders._decoder import Decoder
@@ -64,14 +65,6 @@ class PartByPart(Decoder):
             messages_per_worker=code.messages_per_worker,
             is_even=bool(np.ptp(sizes) == 0),
         )
-
-
-def segment_target(target: jax.Array, num_segments: int) -> jax.Array:
-    """What a^T B should be, (num_segments, num_parts * num_segments)."""
-    if num_segments == 1:
-        return target[None]
-    each = target[:, None] * jnp.eye(num_segments, dtype=target.dtype)[:, None, :]
-    return each.reshape(num_segments, -1)
 
 
 @functools.partial(

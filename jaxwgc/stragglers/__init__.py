@@ -14,7 +14,6 @@ from jaxwgc.stragglers._types import (
     StragglerModel,
     WaitingRule,
 )
-from jaxwgc.stragglers._types import check_model as check_model
 from jaxwgc.stragglers._unit_rounds import bernoulli, fixed, uniform
 from jaxwgc.stragglers._waiting import deadline, fastest
 

@@ -12,7 +12,7 @@ from jaxwgc import _validation
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding import decoding_error
 from jaxwgc.decoders import LeastSquares
-from jaxwgc.stragglers import StragglerModel, check_model
+from jaxwgc.stragglers import StragglerModel
 
 # Rounds that say which of two codes is better, and how many standard errors of the
 # mean difference the new one must be ahead.
@@ -84,7 +84,7 @@ def optimize(
             f"{code.num_segments} and messages_per_worker = {code.messages_per_worker}"
         )
     loads = np.asarray(code.loads, np.float64)
-    check_model("model", model, loads)
+    StragglerModel.check("model", model, loads)
     key = _validation.check_key(key)
     num_steps = _validation.check_int("num_steps", num_steps, minimum=1)
     batch_size = _validation.check_int("batch_size", batch_size, minimum=1)
