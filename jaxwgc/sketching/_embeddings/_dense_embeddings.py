@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxwgc.sketching._arithmetic import matmul
 from jaxwgc.sketching._embeddings._embedding import (
     Embedding,
     check_sizes,
@@ -119,10 +120,7 @@ class _DenseEmbedding(Embedding):
                 for array in arrays
             ]
             return [
-                total
-                + jnp.matmul(
-                    block.astype(part.dtype), part, precision=lax.Precision.HIGHEST
-                )
+                total + matmul(block.astype(part.dtype), part)
                 for total, part in zip(sums, rows)
             ]
 

@@ -3,6 +3,7 @@
 import abc
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
@@ -11,7 +12,6 @@ import numpy as np
 
 from jaxwgc import _validation
 from jaxwgc.sketching import _checks
-from jaxwgc.sketching._scores._sparse_scores import is_sparse
 
 T = TypeVar("T")
 
@@ -55,7 +55,8 @@ class Embedding(abc.ABC):
     Made by `gaussian`, `rademacher`, `srht`, `count_sketch`, `sparse_sign` and
     `row_sampling`. It holds a key, not S: every use draws the same S again. The key
     alone decides S, whatever the dtype of what it is applied to and whether 64-bit mode
-    is on. It is a pytree, and passes through `jax.jit` and `jax.vmap`.
+    is on. It is a pytree, and passes through `jax.jit` and `jax.vmap`. `embedding @ X`
+    is SX.
 
     Attributes:
       key: the PRNG key that S is drawn with.
@@ -85,8 +86,8 @@ class Embedding(abc.ABC):
           TypeError: for anything but arrays of numbers; so for a sparse matrix, whose
             own arrays are no rows of it.
         """
-        for leaf in jax.tree.leaves(tree, is_leaf=is_sparse):
-            if is_sparse(leaf):
+        for leaf in jax.tree.leaves(tree, is_leaf=_checks.is_sparse):
+            if _checks.is_sparse(leaf):
                 raise TypeError(
                     "tree must have dense arrays; got a sparse one, "
                     f"{type(leaf).__name__} of shape {leaf.shape}: take its todense()"
@@ -94,6 +95,10 @@ class Embedding(abc.ABC):
         _validation.check_key(self.key, "embedding.key")
         _validation.check_leading_axis("tree", tree, self.num_rows, "num_rows")
         return _apply(self, jax.tree.map(_number_array, tree))
+
+    def __matmul__(self, tree: Any) -> Any:
+        """`embedding @ tree` is `embedding.apply(tree)`."""
+        return self.apply(tree)
 
     def matrix(self, dtype: Any = None) -> jax.Array:
         """S itself, (sketch_size, num_rows), in the default float dtype or `dtype`.
@@ -114,6 +119,31 @@ class Embedding(abc.ABC):
     @abc.abstractmethod
     def _matrix(self, dtype: Any) -> jax.Array:
         """S in that dtype."""
+
+
+# A constructor, called with a key, sketch_size and num_rows; or what it makes.
+EmbeddingLike = Callable[[jax.Array, int, int], Embedding] | Embedding
+
+
+def embed(
+    embedding: EmbeddingLike, key: jax.Array, sketch_size: int, num_rows: int
+) -> Embedding:
+    """A new embedding from its constructor, or the given one if its sizes are right."""
+    made = embedding
+    if callable(embedding):
+        made = embedding(key, sketch_size, num_rows)
+    if not isinstance(made, Embedding):
+        raise TypeError(
+            "embedding must be a constructor, such as sketching.srht (not its name), "
+            f"or an Embedding; got {embedding!r}"
+        )
+    sizes = (made.sketch_size, made.num_rows)
+    if sizes != (sketch_size, num_rows):
+        raise ValueError(
+            "embedding must have (sketch_size, num_rows) = "
+            f"{(sketch_size, num_rows)}; got {sizes}"
+        )
+    return made
 
 
 def check_sizes(

@@ -17,8 +17,6 @@ from jaxwgc.sketching._embeddings._embedding import (
     static,
 )
 
-# In a column of `sparse_sign`.
-NUM_NONZEROS = 8
 # Rows that are summed up one after the other.
 _BLOCK_ROWS = 4096
 
@@ -58,7 +56,7 @@ def count_sketch(key: jax.Array, sketch_size: int, num_rows: int) -> Embedding:
 
 
 def sparse_sign(
-    key: jax.Array, sketch_size: int, num_rows: int, num_nonzeros: int = NUM_NONZEROS
+    key: jax.Array, sketch_size: int, num_rows: int, num_nonzeros: int | None = None
 ) -> Embedding:
     """An embedding with few entries ±1 / √num_nonzeros a column, in distinct rows.
 
@@ -69,8 +67,8 @@ def sparse_sign(
       key: PRNG key of either kind.
       sketch_size: the number of rows of S, at least 1.
       num_rows: N, the number of rows of what it is applied to, at least 1.
-      num_nonzeros: entries in every column, from 1 to sketch_size. With 1 it is
-        `count_sketch`.
+      num_nonzeros: entries in every column, from 1 to sketch_size; by default 8, or
+        sketch_size where that is less. With 1 it is `count_sketch`.
 
     Returns:
       An `Embedding`.
@@ -95,6 +93,8 @@ def sparse_sign(
       for the default.
     """
     key, sketch_size, num_rows = check_sizes(key, sketch_size, num_rows)
+    if num_nonzeros is None:
+        num_nonzeros = min(8, sketch_size)
     num_nonzeros = _validation.check_int("num_nonzeros", num_nonzeros, minimum=1)
     if num_nonzeros > sketch_size:
         raise ValueError(

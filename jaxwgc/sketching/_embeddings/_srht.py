@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxwgc.sketching._arithmetic import next_power_of_two
 from jaxwgc.sketching._embeddings._embedding import (
     Embedding,
     check_sizes,
@@ -15,7 +16,6 @@ from jaxwgc.sketching._embeddings._embedding import (
 )
 from jaxwgc.sketching._embeddings._hadamard import (
     BLOCK_ROWS,
-    next_power_of_two,
     parity_sign,
     transform_block,
 )

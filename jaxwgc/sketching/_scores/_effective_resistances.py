@@ -98,13 +98,8 @@ def effective_resistances(
             )
         concrete = _checks.concrete(weights, conductances.dtype)
         if concrete is not None:
-            is_wrong = ~(np.isfinite(concrete) & (concrete > 0))
-            if is_wrong.any():
-                first = int(is_wrong.argmax())
-                raise ValueError(
-                    "weights must be positive and finite; got "
-                    f"weights[{first}] = {concrete[first]}"
-                )
+            is_right = np.isfinite(concrete) & (concrete > 0)
+            _checks.check_entries("weights", concrete, is_right, "positive and finite")
             if concrete.size and _is_too_small(concrete, np.max(concrete)).any():
                 raise ValueError(
                     "weights must not differ by more than the range of "
@@ -114,7 +109,7 @@ def effective_resistances(
     return _resistances(edges, conductances, num_vertices)
 
 
-@functools.partial(jax.jit, static_argnums=2)
+@functools.partial(jax.jit, static_argnames="num_vertices")
 def _resistances(edges: jax.Array, weights: jax.Array, num_vertices: int) -> jax.Array:
     dtype = weights.dtype
     valid = jnp.all((edges >= 0) & (edges < num_vertices))

@@ -1,7 +1,6 @@
 """Leverage scores of sparse matrices, a few rows of them dense at a time."""
 
 import functools
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -10,26 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxwgc import _validation
-from jaxwgc.sketching import _checks, _matrix_checks
-from jaxwgc.sketching._powers import inverse_power_of_two
-from jaxwgc.sketching._scores._derivatives import orthonormal_columns
-from jaxwgc.sketching._scores._gram_scores import (
-    at_most_one,
-    column_scale,
-    gram,
-    gram_scores,
-    refine,
-)
-from jaxwgc.sketching._scores._row_blocks import block_size
-
-
-def is_sparse(value: Any) -> bool:
-    """True for any sparse matrix of JAX."""
-    # Importing the module takes as long as importing the rest of the library; where
-    # nobody has imported it, there is no such matrix.
-    sparse = sys.modules.get("jax.experimental.sparse")
-    return sparse is not None and isinstance(value, sparse.JAXSparse)
+from jaxwgc.sketching import _checks
+from jaxwgc.sketching._arithmetic import inverse_power_of_two
+from jaxwgc.sketching._derivatives import orthonormal_columns
+from jaxwgc.sketching._gram import Gram, column_scale
+from jaxwgc.sketching._row_blocks import block_size
+from jaxwgc.sketching._scores._gram_scores import at_most_one, gram_scores
 
 
 def sparse_leverage_scores(
@@ -49,12 +34,9 @@ def sparse_leverage_scores(
             f"{matrix.shape} with n_batch = {matrix.n_batch} and "
             f"n_dense = {matrix.n_dense}"
         )
-    _matrix_checks.check_not_empty("matrix", matrix.shape)
-    data = _checks.float_array("matrix", matrix.data)
-    if not _validation.is_traced(matrix.data):
-        _matrix_checks.check_finite("matrix", matrix.data, data.dtype)
-    data = _matrix_checks.nan_for_wrong_cutoff(data, rcond)
-    rcond = _matrix_checks.relative_cutoff(rcond, matrix.shape, data.dtype)
+    _checks.check_not_empty("matrix", matrix.shape)
+    data = _checks.finite_array("matrix", matrix.data)
+    data, rcond = _checks.with_cutoff(data, rcond, shape=matrix.shape)
     row, column = jnp.asarray(matrix.indices).T
     return _sparse_scores(
         data, row, column, rcond, shape=matrix.shape, is_sorted=matrix.indices_sorted
@@ -73,7 +55,7 @@ def _sparse_scores(
     rows = SparseRows(data, row, column, shape, is_sorted)
     num_rows, num_columns = shape
     if num_rows >= num_columns:
-        return gram_scores(rows, rcond)
+        return gram_scores(Gram.equilibrated(rows), rcond)
     finite, scale = column_scale(rows)
     norms = jnp.sqrt(rows.sum(lambda block: jnp.sum((block * scale) ** 2, axis=0)))
     finite &= jnp.isfinite(norms).all()
@@ -84,16 +66,14 @@ def _sparse_scores(
     # is square.
     tall = SparseRows(data, column, row, (num_columns, num_rows), is_sorted=False)
     # Not equilibrated again, since these are the rows of X.
-    ones = jnp.ones(num_rows, data.dtype)
-    total = tall.sum(gram)
-    eigenvalues, vectors = jnp.linalg.eigh(lax.stop_gradient(total))
-    square = refine(tall, ones, ones, eigenvalues, vectors).factor().T
+    gram = Gram.plain(tall)
+    square = gram.refined(*gram.decomposed()).factor().T
     left, singular_values, _ = jnp.linalg.svd(square)
     is_kept = singular_values > rcond * singular_values[0]
     left = jnp.where(is_kept, left, 0)
     # X Xᵀ has the same columns' span: for derivatives.
     inverse = left / jnp.where(is_kept, singular_values, 1) ** 2
-    left, _ = orthonormal_columns(total, left, inverse, left)
+    left, _ = orthonormal_columns(gram.matrix, left, inverse, left)
     scores = jnp.sum(left**2, axis=1)
     return jnp.where(finite, at_most_one(scores), jnp.nan)
 

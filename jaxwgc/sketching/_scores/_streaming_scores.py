@@ -6,15 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxwgc.sketching import _checks, _matrix_checks
-from jaxwgc.sketching._scores._gram_scores import (
-    WELL_CONDITIONED,
-    default_rcond,
-    equilibrated_gram,
-    refine,
-    squared_row_norms,
-)
-from jaxwgc.sketching._scores._row_blocks import DenseRows
+from jaxwgc.sketching import _checks
+from jaxwgc.sketching._gram import WELL_CONDITIONED, Gram
+from jaxwgc.sketching._row_blocks import DenseRows
+from jaxwgc.sketching._scores._gram_scores import squared_row_norms
 
 # The exponent of a column that is zero so far.
 _NO_EXPONENT = -(2**14)
@@ -85,15 +80,9 @@ def streaming_leverage_scores(
         num_rows += size
     if factor is None:
         raise ValueError("blocks must have at least one row; got none")
-    if rcond is None:
-        rcond = default_rcond(num_rows, factor.num_columns, chunk.dtype)
-    else:
-        rcond = float(
-            _matrix_checks.relative_cutoff(
-                rcond, (num_rows, factor.num_columns), chunk.dtype
-            )
-        )
-    scales, lower = factor.orthonormaliser(rcond)
+    shape = num_rows, factor.num_columns
+    _, rcond = _checks.with_cutoff(jnp.asarray(chunk[:0]), rcond, shape=shape)
+    scales, lower = factor.orthonormaliser(float(rcond))
     scales, lower = scales.astype(chunk.dtype), lower.astype(chunk.dtype)
     scores = np.empty(num_rows, chunk.dtype)
     start = 0
@@ -184,7 +173,7 @@ class _Factor:
 
     def add(self, chunk: np.ndarray, start: int, size: int) -> None:
         """Take in the rows of a chunk."""
-        finite, scale, unit, gram = _chunk_gram(chunk)
+        scale, unit, gram, finite = _chunk_gram(chunk)
         if not bool(finite):
             wrong = start + int(np.argmax(~np.isfinite(chunk[:size]).all(axis=1)))
             raise ValueError(
@@ -259,18 +248,14 @@ def _is_well_conditioned(gram: np.ndarray, is_zero: np.ndarray) -> bool:
 
 
 @jax.jit
-def _chunk_gram(
-    chunk: jax.Array,
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    return equilibrated_gram(DenseRows(chunk))
+def _chunk_gram(chunk: jax.Array) -> tuple[jax.Array, ...]:
+    return Gram.equilibrated(DenseRows(chunk))[1:]
 
 
 @jax.jit
-def _chunk_factor(
-    chunk: jax.Array, scale: jax.Array, unit: jax.Array, gram: jax.Array
-) -> jax.Array:
-    eigenvalues, vectors = jnp.linalg.eigh(gram)
-    return refine(DenseRows(chunk), scale, unit, eigenvalues, vectors).factor()
+def _chunk_factor(chunk: jax.Array, *parts: jax.Array) -> jax.Array:
+    gram = Gram(DenseRows(chunk), *parts)
+    return gram.refined(*gram.decomposed()).factor()
 
 
 @jax.jit

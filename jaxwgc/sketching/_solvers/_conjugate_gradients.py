@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxwgc.sketching._powers import inverse_power_of_two
-from jaxwgc.sketching._scores._gram_scores import HIGHEST
+from jaxwgc.sketching._arithmetic import inverse_power_of_two, matmul
 from jaxwgc.sketching._solvers._orthonormalisers import Orthonormaliser
 from jaxwgc.sketching._solvers._residuals import residual_products
 from jaxwgc.sketching._solvers._solution import Solution
@@ -26,51 +25,42 @@ class _Problem(NamedTuple):
     def evaluate(self, solution: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Half of the negative gradient of what is minimised, and its value."""
         scale = self.factors.scale
-        gradient, squared = residual_products(
-            self.matrix, self.target, scale * solution
-        )
+        theta = scale * solution
+        gradient, squared = residual_products(self.matrix, self.target, theta)
         pulled = self.root * solution
         return scale * gradient - self.root * pulled, squared + jnp.sum(pulled**2)
 
     def in_range(self, gradient: jax.Array) -> jax.Array:
         """The part of the residual in the range of X, in the basis X P."""
-        return jnp.matmul(gradient, self.factors.matrix, precision=HIGHEST)
+        return matmul(gradient, self.factors.matrix)
 
     def direction(self, in_range: jax.Array) -> jax.Array:
         """The step that takes this part off the residual, if X P is orthonormal."""
-        return jnp.matmul(self.factors.matrix, in_range, precision=HIGHEST)
+        return matmul(self.factors.matrix, in_range)
 
-    def slack(self, solution: jax.Array, squared: jax.Array) -> jax.Array:
+    def slack(self, state: "_State") -> jax.Array:
         """How much of the residual may be left in the range of X, as a length.
 
         As much as makes it longer by half the root of the rounding unit, as a share of
         it. Where the target is in the range, all that is left is rounding of X θ, which
         must not excuse a θ that is far too large.
         """
-        unit = float(jnp.finfo(solution.dtype).eps)
+        unit = float(jnp.finfo(state.solution.dtype).eps)
         norm = jnp.linalg.norm(self.factors.singular_values)
-        rounding = self.tolerance * norm * jnp.linalg.norm(solution)
+        rounding = self.tolerance * norm * jnp.linalg.norm(state.solution)
         most = jnp.maximum(unit**0.5, self.tolerance) * jnp.linalg.norm(self.target)
         share = jnp.maximum(unit**0.25, self.tolerance)
-        return share * jnp.sqrt(squared) + jnp.minimum(rounding, most)
+        return share * jnp.sqrt(state.squared) + jnp.minimum(rounding, most)
 
-    def is_solved(
-        self, solution: jax.Array, in_range: jax.Array, squared: jax.Array
-    ) -> jax.Array:
+    def is_solved(self, state: "_State") -> jax.Array:
         """Whether the backward error is small, and the residual next to the least."""
         values = self.factors.singular_values
-        weight = values**2 * jnp.sum(solution**2) + squared
-        share = values * in_range / jnp.sqrt(jnp.where(weight > 0, weight, 1))
+        weight = values**2 * jnp.sum(state.solution**2) + state.squared
+        share = values * state.in_range / jnp.sqrt(jnp.where(weight > 0, weight, 1))
         is_stable = jnp.linalg.norm(share) <= self.tolerance * jnp.linalg.norm(values)
-        return is_stable & (jnp.linalg.norm(in_range) <= self.slack(solution, squared))
+        return is_stable & (jnp.linalg.norm(state.in_range) <= self.slack(state))
 
-    def is_lowest(
-        self,
-        solution: jax.Array,
-        gradient: jax.Array,
-        squared: jax.Array,
-        rcond: jax.Array,
-    ) -> jax.Array:
+    def is_lowest(self, state: "_State", rcond: jax.Array) -> jax.Array:
         """Whether no step shortens the residual, seen by X itself.
 
         P may come from a sketch that misses a direction of X, or stretches one. So X is
@@ -78,28 +68,21 @@ class _Problem(NamedTuple):
         and what P does not see of it at all, unless that is one that is cut off.
         """
         factors = self.factors
-        slack = self.slack(solution, squared)
-        seen = self.direction(self.in_range(gradient))
-        unseen = factors.unseen(gradient)
+        seen = self.direction(self.in_range(state.gradient))
+        unseen = factors.unseen(state.gradient)
 
         # A singular value of a sketch may be far from that of X.
         directions = jnp.stack([seen, unseen, factors.vectors[:, 0]])
         norms = jnp.linalg.norm(directions, axis=1, keepdims=True)
         directions = directions / jnp.where(norms > 0, norms, 1)
-        images = jnp.matmul(
-            directions * factors.scale, self.matrix.T, precision=HIGHEST
-        )
-        sizes = jnp.hypot(
-            jnp.linalg.norm(images, axis=1),
-            jnp.linalg.norm(directions * self.root, axis=1),
-        )
-        slopes = jnp.matmul(directions, gradient, precision=HIGHEST)
-        is_low = slopes <= slack * sizes
+        images = matmul(directions * factors.scale, self.matrix.T)
+        pulls = jnp.linalg.norm(directions * self.root, axis=1)
+        sizes = jnp.hypot(jnp.linalg.norm(images, axis=1), pulls)
+        is_low = matmul(directions, state.gradient) <= self.slack(state) * sizes
         is_cut_off = sizes[1] <= 2 * rcond * sizes[2]
         # Where the gradient is all rounding, nothing may be left to see but this.
-        is_worse = squared > (1 + 2 * jnp.finfo(solution.dtype).eps ** 0.5) * jnp.sum(
-            self.target**2
-        )
+        growth = 1 + 2 * jnp.finfo(sizes.dtype).eps ** 0.5
+        is_worse = state.squared > growth * jnp.sum(self.target**2)
         return is_low[0] & (is_low[1] | is_cut_off) & ~is_worse
 
 
@@ -113,7 +96,7 @@ class _State(NamedTuple):
     history: jax.Array
 
 
-def iterate(
+def conjugate_gradients(
     matrix: jax.Array,
     target: jax.Array,
     factors: Orthonormaliser,
@@ -162,8 +145,8 @@ def iterate(
     state = lax.while_loop(is_open, restart, state)
     solution = jnp.where(jnp.isfinite(state.squared), scale * state.solution, jnp.nan)
     converged = (
-        problem.is_solved(state.solution, state.in_range, state.squared)
-        & problem.is_lowest(state.solution, state.gradient, state.squared, rcond)
+        problem.is_solved(state)
+        & problem.is_lowest(state, rcond)
         & jnp.isfinite(solution).all()
     )
     history = state.history / unit
@@ -173,8 +156,8 @@ def iterate(
 def _is_open(problem: _Problem, state: _State, max_iterations: int) -> jax.Array:
     # The second step makes a direct solution as good as a refined one.
     is_early = (state.iteration < 2) & jnp.any(state.in_range != 0)
-    is_solved = problem.is_solved(state.solution, state.in_range, state.squared)
-    is_worth_it = jnp.isfinite(state.squared) & (is_early | ~is_solved)
+    is_open = is_early | ~problem.is_solved(state)
+    is_worth_it = jnp.isfinite(state.squared) & is_open
     return (state.iteration < max_iterations) & is_worth_it
 
 
@@ -188,19 +171,17 @@ def _step(problem: _Problem, state: _State) -> _State:
     trial = state.solution + state.direction
     trial_gradient, trial_squared = problem.evaluate(trial)
     curved = state.gradient - trial_gradient
-    curvature = jnp.dot(state.direction, curved, precision=HIGHEST)
-    slope = jnp.dot(state.direction, state.gradient, precision=HIGHEST)
+    curvature = matmul(state.direction, curved)
+    slope = matmul(state.direction, state.gradient)
     is_curved = curvature > 0
     rest = jnp.where(is_curved, 1 - slope / jnp.where(is_curved, curvature, 1), 0)
     gradient = trial_gradient + rest * curved
-    squared = trial_squared + rest * (
-        2 * jnp.dot(state.direction, trial_gradient, precision=HIGHEST)
-        + rest * curvature
-    )
+    trial_slope = matmul(state.direction, trial_gradient)
+    squared = trial_squared + rest * (2 * trial_slope + rest * curvature)
     # Near zero it is a difference of larger numbers.
     squared = jnp.maximum(squared, 0)
     in_range = problem.in_range(gradient)
-    change = jnp.dot(in_range, in_range - state.in_range, precision=HIGHEST)
+    change = matmul(in_range, in_range - state.in_range)
     last = jnp.sum(state.in_range**2)
     conjugation = jnp.maximum(change, 0) / jnp.where(last > 0, last, 1)
     iteration = state.iteration + 1

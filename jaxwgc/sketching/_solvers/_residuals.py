@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxwgc.sketching._scores._gram_scores import HIGHEST
-from jaxwgc.sketching._scores._row_blocks import block_size
+from jaxwgc.sketching._arithmetic import matmul
+from jaxwgc.sketching._row_blocks import block_size
 
 
 def residual_products(
@@ -16,8 +16,8 @@ def residual_products(
     num_blocks = matrix.shape[0] // size
 
     def products(rows: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array]:
-        residual = target - jnp.matmul(rows, solution, precision=HIGHEST)
-        return jnp.matmul(residual, rows, precision=HIGHEST), jnp.sum(residual**2)
+        residual = target - matmul(rows, solution)
+        return matmul(residual, rows), jnp.sum(residual**2)
 
     def add(i: jax.Array, total: tuple[jax.Array, jax.Array]):
         rows = lax.dynamic_slice_in_dim(matrix, i * size, size)
