@@ -15,6 +15,7 @@ from jaxwgc.sketching._embeddings._embedding import (
     random_signs,
     register,
 )
+from jaxwgc.sketching._row_blocks import fold_blocks
 
 # Entries of S that exist at one time: large enough for products to run at full speed.
 _BLOCK_ENTRIES = 2**21
@@ -110,33 +111,24 @@ class _DenseEmbedding(Embedding):
 
     def _apply_to_columns(self, arrays: list[jax.Array]) -> list[jax.Array]:
         size = self._block_size
-        num_blocks, rest = divmod(self.num_rows, size)
         dtype = jnp.result_type(*arrays)
 
         def add(index: Any, sums: list[jax.Array], num_used: int) -> list[jax.Array]:
             block = self._block(index, dtype)[:, :num_used]
-            rows = [
+            parts = [
                 lax.dynamic_slice_in_dim(array, index * size, num_used)
                 for array in arrays
             ]
             return [
                 total + matmul(block.astype(part.dtype), part)
-                for total, part in zip(sums, rows)
+                for total, part in zip(sums, parts)
             ]
 
         sums = [
             jnp.zeros((self.sketch_size, array.shape[1]), array.dtype)
             for array in arrays
         ]
-        if num_blocks == 1:
-            sums = add(jnp.int32(0), sums, size)
-        else:
-            sums, _ = lax.scan(
-                lambda sums, index: (add(index, sums, size), None),
-                sums,
-                jnp.arange(num_blocks, dtype=jnp.int32),
-            )
-        return add(jnp.int32(num_blocks), sums, rest) if rest else sums
+        return fold_blocks(add, sums, self.num_rows, size)
 
     def _matrix(self, dtype: Any) -> jax.Array:
         num_blocks = -(-self.num_rows // self._block_size)

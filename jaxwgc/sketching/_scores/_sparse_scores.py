@@ -16,6 +16,9 @@ from jaxwgc.sketching._gram import Gram, column_scale
 from jaxwgc.sketching._row_blocks import block_size
 from jaxwgc.sketching._scores._gram_scores import at_most_one, gram_scores
 
+# Rows, columns and values.
+Entries = tuple[jax.Array, jax.Array, jax.Array]
+
 
 def sparse_leverage_scores(
     matrix: Any, rcond: jax.typing.ArrayLike | None
@@ -37,34 +40,28 @@ def sparse_leverage_scores(
     _checks.check_not_empty("matrix", matrix.shape)
     data = _checks.finite_array("matrix", matrix.data)
     data, rcond = _checks.with_cutoff(data, rcond, shape=matrix.shape)
-    row, column = jnp.asarray(matrix.indices).T
-    return _sparse_scores(
-        data, row, column, rcond, shape=matrix.shape, is_sorted=matrix.indices_sorted
-    )
+    entries = (*jnp.asarray(matrix.indices).T, data)
+    return _sparse_scores(entries, rcond, matrix.shape, matrix.indices_sorted)
 
 
 @functools.partial(jax.jit, static_argnames=("shape", "is_sorted"))
 def _sparse_scores(
-    data: jax.Array,
-    row: jax.Array,
-    column: jax.Array,
-    rcond: jax.Array,
-    shape: tuple[int, int],
-    is_sorted: bool,
+    entries: Entries, rcond: jax.Array, shape: tuple[int, int], is_sorted: bool
 ) -> jax.Array:
-    rows = SparseRows(data, row, column, shape, is_sorted)
+    rows = SparseRows(entries, shape, is_sorted)
     num_rows, num_columns = shape
     if num_rows >= num_columns:
         return gram_scores(Gram.equilibrated(rows), rcond)
     finite, scale = column_scale(rows)
     norms = jnp.sqrt(rows.sum(lambda block: jnp.sum((block * scale) ** 2, axis=0)))
     finite &= jnp.isfinite(norms).all()
+    row, column, data = entries
     # Out of bounds, any unit will do.
     data = data * scale.at[column].get(mode="clip")
     data = data * inverse_power_of_two(norms).at[column].get(mode="clip")
     # Xᵀ = U R with orthonormal columns in U: the columns of X span those of Rᵀ, which
     # is square.
-    tall = SparseRows(data, column, row, (num_columns, num_rows), is_sorted=False)
+    tall = SparseRows((column, row, data), (num_columns, num_rows), is_sorted=False)
     # Not equilibrated again, since these are the rows of X.
     gram = Gram.plain(tall)
     square = gram.refined(*gram.decomposed()).factor().T
@@ -85,14 +82,8 @@ class SparseRows:
     add up. The memory is that of the entries, sorted, and of one block of rows.
     """
 
-    def __init__(
-        self,
-        data: jax.Array,
-        row: jax.Array,
-        column: jax.Array,
-        shape: tuple[int, int],
-        is_sorted: bool,
-    ):
+    def __init__(self, entries: Entries, shape: tuple[int, int], is_sorted: bool):
+        row, column, data = entries
         self.num_rows, self.num_columns = shape
         self.dtype = data.dtype
         self._size = block_size(*shape)

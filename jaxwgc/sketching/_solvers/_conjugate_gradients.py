@@ -1,6 +1,5 @@
 """Conjugate gradients for least squares with a preconditioner, and when they end."""
 
-import functools
 from typing import NamedTuple
 
 import jax
@@ -10,7 +9,17 @@ from jax import lax
 from jaxwgc.sketching._arithmetic import inverse_power_of_two, matmul
 from jaxwgc.sketching._solvers._orthonormalisers import Orthonormaliser
 from jaxwgc.sketching._solvers._residuals import residual_products
-from jaxwgc.sketching._solvers._solution import Solution
+from jaxwgc.sketching._solvers._solution import Solution, record
+
+
+class _State(NamedTuple):
+    solution: jax.Array
+    gradient: jax.Array
+    in_range: jax.Array
+    direction: jax.Array
+    squared: jax.Array
+    iteration: jax.Array
+    history: jax.Array
 
 
 class _Problem(NamedTuple):
@@ -38,7 +47,38 @@ class _Problem(NamedTuple):
         """The step that takes this part off the residual, if X P is orthonormal."""
         return matmul(self.factors.matrix, in_range)
 
-    def slack(self, state: "_State") -> jax.Array:
+    def step(self, state: _State) -> _State:
+        """One iteration.
+
+        The gradient is that of the residual y - Xθ itself at the trial point, not one
+        that is updated: rounding errors do not pile up, and the solution becomes as
+        good as that of iterative refinement.
+        """
+        trial = state.solution + state.direction
+        trial_gradient, trial_squared = self.evaluate(trial)
+        curved = state.gradient - trial_gradient
+        curvature = matmul(state.direction, curved)
+        slope = matmul(state.direction, state.gradient)
+        is_curved = curvature > 0
+        rest = jnp.where(is_curved, 1 - slope / jnp.where(is_curved, curvature, 1), 0)
+        solution = trial - rest * state.direction
+        gradient = trial_gradient + rest * curved
+        trial_slope = matmul(state.direction, trial_gradient)
+        squared = trial_squared + rest * (2 * trial_slope + rest * curvature)
+        # Near zero it is a difference of larger numbers.
+        squared = jnp.maximum(squared, 0)
+        in_range = self.in_range(gradient)
+        change = matmul(in_range, in_range - state.in_range)
+        last = jnp.sum(state.in_range**2)
+        conjugation = jnp.maximum(change, 0) / jnp.where(last > 0, last, 1)
+        direction = self.direction(in_range) + conjugation * state.direction
+        iteration = state.iteration + 1
+        history = record(state.history, iteration, jnp.sqrt(squared))
+        return _State(
+            solution, gradient, in_range, direction, squared, iteration, history
+        )
+
+    def slack(self, state: _State) -> jax.Array:
         """How much of the residual may be left in the range of X, as a length.
 
         As much as makes it longer by half the root of the rounding unit, as a share of
@@ -52,7 +92,7 @@ class _Problem(NamedTuple):
         share = jnp.maximum(unit**0.25, self.tolerance)
         return share * jnp.sqrt(state.squared) + jnp.minimum(rounding, most)
 
-    def is_solved(self, state: "_State") -> jax.Array:
+    def is_solved(self, state: _State) -> jax.Array:
         """Whether the backward error is small, and the residual next to the least."""
         values = self.factors.singular_values
         weight = values**2 * jnp.sum(state.solution**2) + state.squared
@@ -60,7 +100,7 @@ class _Problem(NamedTuple):
         is_stable = jnp.linalg.norm(share) <= self.tolerance * jnp.linalg.norm(values)
         return is_stable & (jnp.linalg.norm(state.in_range) <= self.slack(state))
 
-    def is_lowest(self, state: "_State", rcond: jax.Array) -> jax.Array:
+    def is_lowest(self, state: _State, rcond: jax.Array) -> jax.Array:
         """Whether no step shortens the residual, seen by X itself.
 
         P may come from a sketch that misses a direction of X, or stretches one. So X is
@@ -86,24 +126,14 @@ class _Problem(NamedTuple):
         return is_low[0] & (is_low[1] | is_cut_off) & ~is_worse
 
 
-class _State(NamedTuple):
-    solution: jax.Array
-    gradient: jax.Array
-    in_range: jax.Array
-    direction: jax.Array
-    squared: jax.Array
-    iteration: jax.Array
-    history: jax.Array
-
-
 def conjugate_gradients(
     matrix: jax.Array,
-    target: jax.Array,
     factors: Orthonormaliser,
     ridge: jax.Array | None,
     tolerance: jax.Array,
     rcond: jax.Array,
     max_iterations: int,
+    target: jax.Array,
 ) -> Solution:
     """Conjugate gradients from zero, and on from where they end if that is not enough.
 
@@ -119,79 +149,29 @@ def conjugate_gradients(
     def start(solution: jax.Array, iteration: jax.Array, history: jax.Array) -> _State:
         gradient, squared = problem.evaluate(solution)
         in_range = problem.in_range(gradient)
-        is_later = jnp.arange(max_iterations + 1) >= iteration
+        direction = problem.direction(in_range)
+        history = record(history, iteration, jnp.sqrt(squared))
         return _State(
-            solution,
-            gradient,
-            in_range,
-            problem.direction(in_range),
-            squared,
-            iteration,
-            jnp.where(is_later, jnp.sqrt(squared), history),
+            solution, gradient, in_range, direction, squared, iteration, history
         )
 
     def is_open(state: _State) -> jax.Array:
-        return _is_open(problem, state, max_iterations)
+        # The second step makes a direct solution as good as a refined one.
+        is_early = (state.iteration < 2) & jnp.any(state.in_range != 0)
+        is_open = jnp.isfinite(state.squared) & (is_early | ~problem.is_solved(state))
+        return is_open & (state.iteration < max_iterations)
 
     def restart(state: _State) -> _State:
-        done = lax.while_loop(is_open, functools.partial(_step, problem), state)
+        done = lax.while_loop(is_open, problem.step, state)
         change = scale * (done.solution - state.solution)
         solution = state.solution + factors.shortest(change) / scale
         return start(solution, done.iteration, done.history)
 
-    state = start(
-        jnp.zeros_like(scale), jnp.int32(0), jnp.zeros(max_iterations + 1, scale.dtype)
-    )
+    history = jnp.zeros(max_iterations + 1, scale.dtype)
+    state = start(jnp.zeros_like(scale), jnp.int32(0), history)
     state = lax.while_loop(is_open, restart, state)
     solution = jnp.where(jnp.isfinite(state.squared), scale * state.solution, jnp.nan)
-    converged = (
-        problem.is_solved(state)
-        & problem.is_lowest(state, rcond)
-        & jnp.isfinite(solution).all()
-    )
+    converged = problem.is_solved(state) & problem.is_lowest(state, rcond)
+    converged &= jnp.isfinite(solution).all()
     history = state.history / unit
     return Solution(solution / unit, state.iteration, converged, history)
-
-
-def _is_open(problem: _Problem, state: _State, max_iterations: int) -> jax.Array:
-    # The second step makes a direct solution as good as a refined one.
-    is_early = (state.iteration < 2) & jnp.any(state.in_range != 0)
-    is_open = is_early | ~problem.is_solved(state)
-    is_worth_it = jnp.isfinite(state.squared) & is_open
-    return (state.iteration < max_iterations) & is_worth_it
-
-
-def _step(problem: _Problem, state: _State) -> _State:
-    """One iteration.
-
-    The gradient is that of the residual y - Xθ itself at the trial point, not one that
-    is updated: rounding errors do not pile up, and the solution becomes as good as that
-    of iterative refinement.
-    """
-    trial = state.solution + state.direction
-    trial_gradient, trial_squared = problem.evaluate(trial)
-    curved = state.gradient - trial_gradient
-    curvature = matmul(state.direction, curved)
-    slope = matmul(state.direction, state.gradient)
-    is_curved = curvature > 0
-    rest = jnp.where(is_curved, 1 - slope / jnp.where(is_curved, curvature, 1), 0)
-    gradient = trial_gradient + rest * curved
-    trial_slope = matmul(state.direction, trial_gradient)
-    squared = trial_squared + rest * (2 * trial_slope + rest * curvature)
-    # Near zero it is a difference of larger numbers.
-    squared = jnp.maximum(squared, 0)
-    in_range = problem.in_range(gradient)
-    change = matmul(in_range, in_range - state.in_range)
-    last = jnp.sum(state.in_range**2)
-    conjugation = jnp.maximum(change, 0) / jnp.where(last > 0, last, 1)
-    iteration = state.iteration + 1
-    is_later = jnp.arange(state.history.shape[0]) >= iteration
-    return _State(
-        trial - rest * state.direction,
-        gradient,
-        in_range,
-        problem.direction(in_range) + conjugation * state.direction,
-        squared,
-        iteration,
-        jnp.where(is_later, jnp.sqrt(squared), state.history),
-    )

@@ -166,8 +166,7 @@ def iterative_hessian_sketch(
 
 
 def _check_projection(projection: Projection, matrix: jax.Array) -> None:
-    if not callable(projection):
-        raise TypeError(f"projection must be a function; got {projection!r}")
+    _validation.check_callable("projection", projection)
     like = jax.ShapeDtypeStruct(matrix.shape[1:], matrix.dtype)
     found = jax.eval_shape(projection, like)
     if getattr(found, "shape", None) != like.shape:
@@ -198,32 +197,25 @@ def _solve(
     matrix = jnp.where(finite, matrix, 0) * unit
     target = jnp.where(finite, target, jnp.nan) * unit
 
-    def prepare(key: jax.Array) -> tuple[jax.Array, Any]:
-        """A sketch of X, and what a change of θ needs of it."""
+    def sketch(key: jax.Array) -> tuple[jax.Array, Any]:
         small = dataclasses.replace(embedding, key=key) @ matrix
-        if projection is None:
-            rcond = _checks.solver_cutoff(small.shape, small.dtype)
-            return small, from_factors(small, None, rcond)
-        hessian = gram(small)
-        return small, (hessian, jnp.linalg.eigvalsh(hessian)[-1])
-
-    def change_of(prepared: Any, solution: jax.Array, gradient: jax.Array) -> jax.Array:
-        if projection is None:
-            return _free_change(prepared, gradient)
-        hessian, largest = prepared
-        return _constrained_change(
-            hessian, largest, solution, gradient, projection, num_inner_steps
-        )
+        return small, _prepared(small, projection)
 
     # The same for all targets, and outside of the loop where it stays the same.
-    fixed = None if refresh else prepare(embedding.key)
+    fixed = None if refresh else sketch(embedding.key)
     momentum = 0 if refresh else min(matrix.shape) / embedding.sketch_size
 
     def solve(target: jax.Array) -> Solution:
         def step(state, key):
             solution, last, gradient = state
-            small, prepared = fixed or prepare(key)
-            change = change_of(prepared, solution, step_size * gradient)
+            small, prepared = fixed or sketch(key)
+            downhill = step_size * gradient
+            if projection is None:
+                change = _free_change(prepared, downhill)
+            else:
+                change = _constrained_change(
+                    prepared, solution, downhill, projection, num_inner_steps
+                )
             change = change + momentum * (solution - last)
             moved = jnp.linalg.norm(matmul(small, change))
             new = solution + change
@@ -252,6 +244,15 @@ def _solve(
     return every_target(solve, target)
 
 
+def _prepared(small: jax.Array, projection: Projection | None) -> Any:
+    """What a change of θ needs of a sketch of X."""
+    if projection is None:
+        rcond = _checks.solver_cutoff(small.shape, small.dtype)
+        return from_factors(small, None, rcond)
+    hessian = gram(small)
+    return hessian, jnp.linalg.eigvalsh(hessian)[-1]
+
+
 def _free_change(factors: Orthonormaliser, gradient: jax.Array) -> jax.Array:
     """The Newton step of a sketched Hessian."""
     coordinates = matmul(factors.scale * gradient, factors.matrix)
@@ -259,14 +260,14 @@ def _free_change(factors: Orthonormaliser, gradient: jax.Array) -> jax.Array:
 
 
 def _constrained_change(
-    hessian: jax.Array,
-    largest: jax.Array,
+    prepared: tuple[jax.Array, jax.Array],
     solution: jax.Array,
     gradient: jax.Array,
     projection: Projection,
     num_steps: int,
 ) -> jax.Array:
     """Accelerated projected gradient steps, restarted where they overshoot."""
+    hessian, largest = prepared
     inverse = 1 / jnp.where(largest > 0, largest, 1)
 
     def step(_, state):

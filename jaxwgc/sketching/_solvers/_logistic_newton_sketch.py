@@ -74,15 +74,18 @@ def logistic_newton_sketch(
     """
     features = _checks.finite_matrix("features", features)
     num_rows, num_columns = features.shape
-    label_array = _checks.float_array("labels", labels)
-    if label_array.shape != (num_rows,):
+    targets = _checks.float_array("labels", labels)
+    if targets.shape != (num_rows,):
         raise ValueError(
-            f"labels must have shape (N,) = {(num_rows,)}; got {label_array.shape}"
+            f"labels must have shape (N,) = {(num_rows,)}; got {targets.shape}"
         )
-    values = _checks.concrete(labels, label_array.dtype)
-    if values is not None and not ((values >= 0) & (values <= 1)).all():
-        wrong = values[~((values >= 0) & (values <= 1))][0]
-        raise ValueError(f"labels must be between 0 and 1; got {wrong}")
+    values = _checks.concrete(labels, targets.dtype)
+    if values is not None:
+        wrong = values[~((values >= 0) & (values <= 1))]
+        if wrong.size:
+            raise ValueError(f"labels must be between 0 and 1; got {wrong[0]}")
+    targets = jnp.where((targets >= 0) & (targets <= 1), targets, jnp.nan)
+    targets = targets.astype(features.dtype)
     if initial is None:
         initial = jnp.zeros(num_columns, features.dtype)
     initial = _checks.finite_array("initial", initial).astype(features.dtype)
@@ -90,9 +93,6 @@ def logistic_newton_sketch(
         raise ValueError(
             f"initial must have shape (p,) = {(num_columns,)}; got {initial.shape}"
         )
-    label_array = jnp.where(
-        (label_array >= 0) & (label_array <= 1), label_array, jnp.nan
-    ).astype(features.dtype)
     found = newton_sketch(
         key,
         _logistic_loss,
@@ -100,13 +100,13 @@ def logistic_newton_sketch(
         initial,
         sketch_size,
         embedding,
-        args=(features, label_array),
+        args=(features, targets),
         ridge=ridge,
         num_refinements=num_refinements,
         tolerance=tolerance,
         max_iterations=max_iterations,
     )
-    has_minimum = _has_minimum(found.solution, features, label_array, ridge)
+    has_minimum = _has_minimum(found.solution, features, targets, ridge)
     return found._replace(converged=found.converged & has_minimum)
 
 

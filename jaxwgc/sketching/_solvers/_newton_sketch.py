@@ -153,20 +153,17 @@ def _float_params(params: Any) -> Any:
 
 def _num_rows(root: Any, params: Any) -> int:
     """N, after a check that B fits the parameters."""
-    shapes = jax.tree.map(jnp.shape, root), jax.tree.map(jnp.shape, params)
-    found, wanted = (jax.tree.leaves(s, is_leaf=_is_shape) for s in shapes)
-    same_tree = jax.tree.structure(root) == jax.tree.structure(params)
+    leaves, likes = jax.tree.leaves(root), jax.tree.leaves(params)
+    num_rows = {leaf.shape[:1] for leaf in leaves}
     if (
-        not same_tree
-        or any(shape[1:] != like for shape, like in zip(found, wanted))
-        or any(len(shape) == 0 or shape[0] != found[0][0] for shape in found)
+        jax.tree.structure(root) != jax.tree.structure(params)
+        or len(num_rows) != 1
+        or any(leaf.shape[1:] != like.shape for leaf, like in zip(leaves, likes))
+        or leaves[0].ndim == 0
     ):
         raise ValueError(
             "square_root_hessian must return a pytree like params, with an axis of N "
-            f"in front of every leaf; got {shapes[0]} with params of {shapes[1]}"
+            f"in front of every leaf; got {jax.tree.map(jnp.shape, root)} with params "
+            f"of {jax.tree.map(jnp.shape, params)}"
         )
-    return found[0][0]
-
-
-def _is_shape(value: Any) -> bool:
-    return isinstance(value, tuple) and all(isinstance(size, int) for size in value)
+    return leaves[0].shape[0]

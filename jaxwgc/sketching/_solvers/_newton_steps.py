@@ -16,7 +16,7 @@ from jaxwgc.sketching._arithmetic import inverse_power_of_two, matmul
 from jaxwgc.sketching._embeddings._embedding import Embedding
 from jaxwgc.sketching._gram import gram
 from jaxwgc.sketching._solvers._orthonormalisers import from_factors
-from jaxwgc.sketching._solvers._solution import Solution
+from jaxwgc.sketching._solvers._solution import Solution, record
 
 # Armijo's constant, and how often a step may be halved.
 _SUFFICIENT = 0.1
@@ -32,6 +32,77 @@ class _State(NamedTuple):
     stalled: jax.Array
     iteration: jax.Array
     history: jax.Array
+
+
+class _Problem(NamedTuple):
+    """A loss with a ridge, of flat parameters, and a root of its Hessian."""
+
+    loss: Callable[..., jax.Array]
+    square_root_hessian: Callable[..., Any]
+    args: tuple[Any, ...]
+    ridge: jax.Array | None
+    unravel: Callable[[jax.Array], Any]
+
+    def objective(self, flat: jax.Array) -> jax.Array:
+        """What is minimised."""
+        value = jnp.asarray(self.loss(self.unravel(flat), *self.args), flat.dtype)
+        weight = 0 if self.ridge is None else self.ridge
+        return value + weight / 2 * jnp.sum(flat**2)
+
+    def root(self, flat: jax.Array) -> jax.Array:
+        """B (N, p) with BᵀB the Hessian without the ridge."""
+        tree = self.square_root_hessian(self.unravel(flat), *self.args)
+        columns = [leaf.reshape(leaf.shape[0], -1) for leaf in jax.tree.leaves(tree)]
+        return jnp.concatenate(columns, axis=1).astype(flat.dtype)
+
+    def hessian(self, root: jax.Array, vector: jax.Array) -> jax.Array:
+        """The Hessian with this B times a vector."""
+        image = matmul(matmul(root, vector), root)
+        return image if self.ridge is None else image + self.ridge * vector
+
+    def direction(
+        self, root: jax.Array, small: jax.Array, gradient: jax.Array, num_steps: int
+    ) -> tuple[jax.Array, jax.Array]:
+        """A descent direction by a sketch of B, improved by B itself.
+
+        And the length of what of the gradient the sketch did not see.
+        """
+        inverse = _inverse_root(small, self.ridge)
+
+        def precondition(vector: jax.Array) -> jax.Array:
+            return matmul(inverse, matmul(vector, inverse))
+
+        change = -precondition(gradient)
+        unseen = jnp.linalg.norm(gradient + self.hessian(small, change))
+        if num_steps:
+            hessian = functools.partial(self.hessian, root)
+            change = _conjugate_gradients(hessian, precondition, -gradient, num_steps)
+        return change, unseen
+
+    def line_search(
+        self, state: _State, change: jax.Array, slope: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """The next point and its value, and whether no step is short enough."""
+        # Values cannot be told apart below this.
+        noise = 4 * jnp.finfo(change.dtype).eps * jnp.abs(state.value)
+
+        def is_too_long(search):
+            size, value, count = search
+            bound = state.value + _SUFFICIENT * size * slope + noise
+            # A NaN is too long as well.
+            return ~(value <= bound) & (count < _MAX_HALVINGS)
+
+        def halve(search):
+            size, _, count = search
+            size = size / 2
+            return size, self.objective(state.flat + size * change), count + 1
+
+        one = jnp.ones((), change.dtype)
+        start = one, self.objective(state.flat + change), jnp.int32(0)
+        size, value, count = lax.while_loop(is_too_long, halve, start)
+        stalled = (count == _MAX_HALVINGS) | ~jnp.isfinite(value)
+        new = jnp.where(stalled, state.flat, state.flat + size * change)
+        return new, jnp.where(stalled, state.value, value), stalled
 
 
 @functools.partial(
@@ -56,21 +127,11 @@ def newton_steps(
 ) -> Solution:
     """From `params` to the minimum of the loss with the ridge: see `newton_sketch`."""
     flat, unravel = ravel_pytree(params)
-    weight = 0 if ridge is None else ridge
-    eps, tiny = jnp.finfo(flat.dtype).eps, jnp.finfo(flat.dtype).tiny
-
-    def objective(flat: jax.Array) -> jax.Array:
-        value = jnp.asarray(loss(unravel(flat), *args), flat.dtype)
-        return value + weight / 2 * jnp.sum(flat**2)
-
-    def root(flat: jax.Array) -> jax.Array:
-        leaves = jax.tree.leaves(square_root_hessian(unravel(flat), *args))
-        columns = [leaf.reshape(leaf.shape[0], -1) for leaf in leaves]
-        return jnp.concatenate(columns, axis=1).astype(flat.dtype)
-
-    value, gradient = jax.value_and_grad(objective)(flat)
+    problem = _Problem(loss, square_root_hessian, args, ridge, unravel)
+    value, gradient = jax.value_and_grad(problem.objective)(flat)
     scale = jnp.where(value == 0, 1, jnp.abs(value))
     start_norm = jnp.linalg.norm(gradient)
+    eps, tiny = jnp.finfo(flat.dtype).eps, jnp.finfo(flat.dtype).tiny
 
     def is_done(state: _State) -> jax.Array:
         # Half the digits are more than any step needs, and less than what is lost to
@@ -81,107 +142,36 @@ def newton_steps(
         return (state.iteration < max_iterations) & ~is_done(state) & ~state.stalled
 
     def step(state: _State) -> _State:
-        matrix = root(state.flat)
+        root = problem.root(state.flat)
         key = jax.random.fold_in(embedding.key, state.iteration)
-        small = dataclasses.replace(embedding, key=key) @ matrix
-        change, unseen = _direction(
-            matrix, small, state.gradient, ridge, num_refinements
-        )
+        small = dataclasses.replace(embedding, key=key) @ root
+        change, unseen = problem.direction(root, small, state.gradient, num_refinements)
         # Relative to what can be told from rounding.
         size = jnp.linalg.norm(small) * jnp.sqrt(jnp.abs(state.value))
         unseen = unseen / jnp.maximum(jnp.maximum(size, start_norm), tiny)
         slope = matmul(change, state.gradient)
-        new, value, stalled = _line_search(
-            objective, state.flat, state.value, change, slope
-        )
+        new, value, stalled = problem.line_search(state, change, slope)
+        gradient = jax.grad(problem.objective)(new)
+        decrease = jnp.maximum(-slope / 2, 0)
         iteration = state.iteration + 1
-        is_later = jnp.arange(max_iterations + 1) >= iteration
+        history = record(state.history, iteration, value)
         return _State(
-            new,
-            value,
-            jax.grad(objective)(new),
-            jnp.maximum(-slope / 2, 0),
-            unseen,
-            stalled,
-            iteration,
-            jnp.where(is_later, value, state.history),
+            new, value, gradient, decrease, unseen, stalled, iteration, history
         )
 
     start = _State(
         flat,
         value,
         gradient,
-        jnp.full((), jnp.inf, flat.dtype),
-        jnp.zeros((), flat.dtype),
-        ~jnp.isfinite(value),
-        jnp.int32(0),
-        jnp.full(max_iterations + 1, value),
+        decrease=jnp.full((), jnp.inf, flat.dtype),
+        unseen=jnp.zeros((), flat.dtype),
+        stalled=~jnp.isfinite(value),
+        iteration=jnp.int32(0),
+        history=jnp.full(max_iterations + 1, value),
     )
     state = lax.while_loop(is_open, step, start)
     converged = is_done(state) & ~state.stalled & jnp.isfinite(state.value)
     return Solution(unravel(state.flat), state.iteration, converged, state.history)
-
-
-def _direction(
-    matrix: jax.Array,
-    small: jax.Array,
-    gradient: jax.Array,
-    ridge: jax.Array | None,
-    num_refinements: int,
-) -> tuple[jax.Array, jax.Array]:
-    """A descent direction from B and its sketch.
-
-    And the norm of what of the gradient the sketch did not see.
-    """
-    inverse = _inverse_root(small, ridge)
-
-    def hessian(matrix: jax.Array, vector: jax.Array) -> jax.Array:
-        image = matmul(matmul(matrix, vector), matrix)
-        return image if ridge is None else image + ridge * vector
-
-    def precondition(vector: jax.Array) -> jax.Array:
-        return matmul(inverse, matmul(vector, inverse))
-
-    change = -precondition(gradient)
-    unseen = jnp.linalg.norm(gradient + hessian(small, change))
-    if num_refinements:
-        change = _conjugate_gradients(
-            functools.partial(hessian, matrix),
-            precondition,
-            -gradient,
-            num_refinements,
-        )
-    return change, unseen
-
-
-def _line_search(
-    objective: Callable[[jax.Array], jax.Array],
-    flat: jax.Array,
-    value: jax.Array,
-    change: jax.Array,
-    slope: jax.Array,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The next point and its value, and whether no step is short enough."""
-    # Values cannot be told apart below this.
-    noise = 4 * jnp.finfo(flat.dtype).eps * jnp.abs(value)
-
-    def is_too_long(search):
-        size, found, count = search
-        # A NaN is too long as well.
-        bound = value + _SUFFICIENT * size * slope + noise
-        return ~(found <= bound) & (count < _MAX_HALVINGS)
-
-    def halve(search):
-        size, _, count = search
-        size = size / 2
-        return size, objective(flat + size * change), count + 1
-
-    one = jnp.ones((), flat.dtype)
-    start = one, objective(flat + change), jnp.int32(0)
-    size, found, count = lax.while_loop(is_too_long, halve, start)
-    stalled = (count == _MAX_HALVINGS) | ~jnp.isfinite(found)
-    new = jnp.where(stalled, flat, flat + size * change)
-    return new, jnp.where(stalled, value, found), stalled
 
 
 def _inverse_root(small: jax.Array, ridge: jax.Array | None) -> jax.Array:

@@ -171,9 +171,7 @@ def _solve(
         small = matrix if embedding is None else embedding @ matrix
         factors = from_factors(small, ridge, rcond)
 
-    def solve(column: jax.Array) -> Solution:
-        return conjugate_gradients(
-            matrix, column, factors, ridge, tolerance, rcond, max_iterations
-        )
-
+    solve = functools.partial(
+        conjugate_gradients, matrix, factors, ridge, tolerance, rcond, max_iterations
+    )
     return every_target(solve, target)

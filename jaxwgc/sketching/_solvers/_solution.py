@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 
 class Solution(NamedTuple):
@@ -33,3 +34,8 @@ def every_target(solve: Callable[..., Solution], *targets: jax.Array) -> Solutio
     if targets[0].ndim == 1:
         return solve(*targets)
     return jax.vmap(solve, in_axes=-1, out_axes=-1)(*targets)
+
+
+def record(history: jax.Array, iteration: jax.Array, value: jax.Array) -> jax.Array:
+    """A history with this value from that iteration on."""
+    return jnp.where(jnp.arange(history.size) >= iteration, value, history)
