@@ -11,10 +11,10 @@ from jax import lax
 from jaxwgc import _validation
 from jaxwgc.sketching import _checks
 from jaxwgc.sketching._arithmetic import matmul
+from jaxwgc.sketching._factors import orthonormal_basis
 from jaxwgc.sketching._gram import Gram, equilibrated
 from jaxwgc.sketching._row_blocks import DenseRows
 from jaxwgc.sketching._scores._gram_scores import at_most_one, scores_from_gram
-from jaxwgc.sketching._scores._leverage_scores import orthonormal_basis
 
 
 class LewisWeights(NamedTuple):
