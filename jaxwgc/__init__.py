@@ -1,11 +1,12 @@
 """Gradient coding with importance-weighted data, for JAX and optax.
 
-The everyday names are here; constructors of codes are in `jaxwgc.codes`, straggler
-models in `jaxwgc.stragglers`, leverage scores, sampling, embeddings and least squares
-in `jaxwgc.sketching`.
+The everyday names are here; constructors of codes are in `jaxwgc.codes`, ways to decode
+them in `jaxwgc.decoders`, straggler models in `jaxwgc.stragglers`, leverage scores,
+sampling, embeddings and least squares in `jaxwgc.sketching`, what judges and learns
+codes in `jaxwgc.studies`.
 """
 
-from jaxwgc import codes, coding, sketching, stragglers
+from jaxwgc import codes, coding, decoders, sketching, stragglers, studies
 from jaxwgc.aggregate import CodedAggregateState, coded_aggregate
 from jaxwgc.block_leverage import (
     BlockLeverageState,
@@ -38,6 +39,7 @@ __all__ = [
     "coding",
     "decode",
     "decoded_value_and_grad",
+    "decoders",
     "decoding_error",
     "decoding_weights",
     "effective_weights",
@@ -48,6 +50,7 @@ __all__ = [
     "sampled_value_and_grad",
     "sketching",
     "stragglers",
+    "studies",
     "summarize",
     "weighted",
 ]

@@ -1,4 +1,4 @@
-"""Dtypes that are taken, and those that they are promoted to."""
+"""Dtypes that are taken, those that they are promoted to, and what those round to."""
 
 from typing import Any
 
@@ -13,6 +13,7 @@ KINDS = {
     "real numbers": (jnp.floating, jnp.integer),
     "real or complex floats": (jnp.inexact,),
     "real floats": (jnp.floating,),
+    "integers": (jnp.integer,),
     "bools": (jnp.bool_,),
     "numbers, bools or keys": (jnp.number, jnp.bool_, jax.dtypes.prng_key),
 }
@@ -43,3 +44,17 @@ def promoted(leaf: Any) -> jax.Array:
     elif jnp.finfo(dtype).bits < 32:
         array = array.astype(jnp.float32)
     return jnp.asarray(array)
+
+
+def working(array: Any) -> jax.Array:
+    """`array` in JAX, in no more than its working precision.
+
+    An array of JAX made in double precision keeps it where that is switched off, but
+    nothing computes with it there.
+    """
+    return jnp.asarray(array, jax.dtypes.canonicalize_dtype(array.dtype))
+
+
+def rounding(dtype: jax.typing.DTypeLike) -> float:
+    """The share of the target of decoding below which a miss is rounding."""
+    return {32: 1e-5, 64: 1e-10}[jnp.finfo(dtype).bits]

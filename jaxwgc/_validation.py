@@ -11,6 +11,7 @@ import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from jaxwgc import _dtypes
 
@@ -135,7 +136,19 @@ def shapes_of(tree: Any, num_batch_axes: int = 0) -> Any:
     Made of dicts and tuples alone, so that a state that holds it can be saved by
     whatever saves pytrees.
     """
-    return jax.tree.map(lambda leaf: {str(np.shape(leaf)[num_batch_axes:]): ()}, tree)
+
+    def shape_of(leaf):
+        if isinstance(leaf, optax.MaskedNode):
+            raise ValueError(
+                "updates and params must be whole; got some that are masked: "
+                "optax.masked and optax.multi_transform go around transformations "
+                "after the aggregator, since it must see all of a gradient"
+            )
+        return {str(np.shape(leaf)[num_batch_axes:]): ()}
+
+    return jax.tree.map(
+        shape_of, tree, is_leaf=lambda node: isinstance(node, optax.MaskedNode)
+    )
 
 
 _ORDER = (
@@ -156,13 +169,18 @@ def check_updates(
     check_dtypes("updates", updates, "real or complex floats")
     expected = shapes if params is None else shapes_of(params)
     found = shapes_of(updates, num_batch_axes=1)
-    if expected is None or jax.tree.structure(expected) == jax.tree.structure(found):
+    structures = jax.tree.structure(found), jax.tree.structure(expected)
+    if expected is None or structures[0] == structures[1]:
         return
-    expected, found = _by_path(expected), _by_path(found)
-    paths = [path for path in found | expected if found.get(path) != expected.get(path)]
+    shapes = _by_path(found), _by_path(expected)
+    paths = [
+        path
+        for path in shapes[0] | shapes[1]
+        if shapes[0].get(path) != shapes[1].get(path)
+    ]
     path = paths[0] if paths else ""
-    # The same paths and shapes, then, in a tuple for a list, or the like.
-    kinds = found.get(path, "another node"), expected.get(path, "none of it")
+    # Without paths that differ, a tuple stands for a list, or the like.
+    kinds = [own.get(path, "nothing") for own in shapes] if paths else structures
     raise ValueError(
         f"updates{path} must be like params{path} with a leading axis of {axis_name} = "
         f"{size} in front; behind that axis got {kinds[0]}, and params have {kinds[1]}"
@@ -176,6 +194,18 @@ def _by_path(shapes):
         shapes, is_leaf=lambda node: isinstance(node, dict) and [()] == [*node.values()]
     )
     return {jax.tree_util.keystr(path): next(iter(leaf)) for path, leaf in leaves}
+
+
+def as_array(name: str, value: Any) -> Any:
+    """`value`, or a NumPy array of it where it is a number or rows of numbers."""
+    if hasattr(value, "dtype"):
+        return value
+    try:
+        return np.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise type(error)(
+            f"{name} must be an array, or rows of one length; got {value!r}"
+        ) from error
 
 
 def check_dtypes(name: str, tree: Any, kind: str, abstract: bool = False) -> None:
@@ -192,39 +222,15 @@ def check_dtypes(name: str, tree: Any, kind: str, abstract: bool = False) -> Non
             )
 
 
-def check_model(name: str, model: Any, loads: Any) -> None:
-    """A straggler model that gives rounds of as many workers; nothing is drawn."""
-    if not (hasattr(model, "init") and hasattr(model, "sample")):
-        raise TypeError(f"{name} must be a StragglerModel; got {model!r}")
-    num_workers = len(loads)
-    state = model.init(num_workers)
-    found = jax.eval_shape(
-        lambda key: model.sample(key, state, loads), jax.random.key(0)
-    )
-    arrivals = found[0] if isinstance(found, tuple) and len(found) == 2 else None
-    received, elapsed = (
-        getattr(arrivals, field, None) for field in ("received", "elapsed")
-    )
-    if not (
-        np.shape(received) == (num_workers,)
-        and _dtypes.is_kind(received, "bools")
-        and np.shape(elapsed) == ()
-        and _dtypes.is_kind(elapsed, "real numbers")
-    ):
-        raise TypeError(
-            f"{name} must be a StragglerModel, whose sample gives (arrivals, state) "
-            f"with bools received ({num_workers},) and a real scalar elapsed; got one "
-            f"that gives {found}: {model!r}"
-        )
-
-
-def check_stragglers(num_stragglers: Any, num_workers: int) -> int:
+def check_stragglers(
+    num_stragglers: Any, num_workers: int, name: str = "num_stragglers"
+) -> int:
     """A number of stragglers that leaves at least one worker to answer."""
-    num_stragglers = check_int("num_stragglers", num_stragglers, minimum=0)
+    num_stragglers = check_int(name, num_stragglers, minimum=0)
     if num_stragglers >= num_workers:
         raise ValueError(
-            "num_stragglers must be less than num_workers; got "
-            f"num_stragglers = {num_stragglers} and num_workers = {num_workers}"
+            f"{name} must be less than num_workers; got {name} = {num_stragglers} and "
+            f"num_workers = {num_workers}"
         )
     return num_stragglers
 
@@ -248,12 +254,7 @@ def host_array(name: str, value: Any, kind: str, num_axes: int) -> np.ndarray:
         raise TypeError(
             f"{name} must be concrete, since its entries are checked; got a traced one"
         )
-    try:
-        array = np.asarray(value)
-    except (TypeError, ValueError) as error:
-        raise type(error)(
-            f"{name} must be an array of {kind}, or rows of one length; got {value!r}"
-        ) from error
+    array = np.asarray(as_array(name, value))
     check_dtypes(name, array, kind)
     if array.ndim != num_axes:
         raise ValueError(

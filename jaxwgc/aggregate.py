@@ -1,17 +1,15 @@
 """The optax transformation: partial gradients in, a decoded gradient out."""
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from optax.experimental import aggregating
 
-from jaxwgc import _combining, _dtypes, _validation, _weights, coding
-from jaxwgc._decoders import product
+from jaxwgc import _validation, coding
 from jaxwgc.codes import GradientCode
-from jaxwgc.codes._gradient_code import check_code
-from jaxwgc.stragglers import StragglerModel
+from jaxwgc.decoders import Decoder, choose_decoder
+from jaxwgc.stragglers import StragglerModel, check_model
 
 __all__ = [
     "CodedAggregateState",
@@ -55,7 +53,7 @@ def coded_aggregate(
     method: str = "partials",
     undecodable: str = "least_squares",
     tolerance: float = 1e-3,
-    decoder: str | None = None,
+    decoder: Decoder | type[Decoder] | None = None,
 ) -> aggregating.Aggregator:
     """Aggregates partial gradients as a coded cluster with stragglers would.
 
@@ -69,9 +67,9 @@ def coded_aggregate(
 
     Every round draws who answers from the straggler model, and for a code of several
     messages a worker, how many parts each has finished. A mask of workers (or numbers
-    of parts) that were observed instead goes in as `received`, an extra argument of
-    `update`, with `elapsed` beside it if the round's time is to be counted (a traced
-    one below 0 makes the sum NaN); then the model is not asked.
+    of parts) that were observed instead goes in as `received` (or `finished`), an extra
+    argument of `update`, with `elapsed` beside it if the round's time is to be counted
+    (a traced one below 0 makes the sum NaN); then the model is not asked.
     (`aggregating.process` hands extra arguments to its pre- and postprocessor, too:
     wrap those that take none in `optax.with_extra_args_support`.)
 
@@ -124,16 +122,14 @@ def coded_aggregate(
     References:
       The paper's sections 2 and 4 and figure 1.
     """
-    check_code(code)
-    if not isinstance(model, StragglerModel):
-        raise TypeError(f"model must be a StragglerModel; got {model!r}")
+    GradientCode.check(code)
+    loads = jnp.asarray(code.loads, jnp.result_type(float))
+    check_model("model", model, loads)
     _validation.check_key(key)
     _validation.check_choice("method", method, METHODS)
     _validation.check_choice("undecodable", undecodable, UNDECODABLE)
     _validation.check_number("tolerance", tolerance, minimum=0)
-    decoder = _weights.check_decoder(code, decoder)
-    loads = jnp.asarray(code.loads, jnp.result_type(float))
-    _validation.check_model("model", model, loads)
+    decoder = choose_decoder(code, decoder)
 
     def init(params):
         return CodedAggregateState(
@@ -147,7 +143,16 @@ def coded_aggregate(
             shapes=_validation.shapes_of(params),
         )
 
-    def update(updates, state, params=None, *, received=None, elapsed=None, **extra):
+    def update(
+        updates,
+        state,
+        params=None,
+        *,
+        received=None,
+        finished=None,
+        elapsed=None,
+        **extra,
+    ):
         del extra
         if not isinstance(state, CodedAggregateState):
             raise TypeError(
@@ -157,7 +162,7 @@ def coded_aggregate(
             updates, code.num_parts, "num_parts", params, state.shapes
         )
         next_key, stragglers = state.key, state.stragglers
-        if received is None:
+        if received is None and finished is None:
             if elapsed is not None:
                 raise ValueError(
                     "elapsed goes with received, for an observed round; got elapsed "
@@ -167,58 +172,40 @@ def coded_aggregate(
             arrivals, stragglers = model.sample(round_key, state.stragglers, loads)
             received, elapsed = arrivals.received, arrivals.elapsed
             if code.messages_per_worker > 1 and arrivals.finished is not None:
-                received = arrivals.finished
+                received, finished = None, arrivals.finished
         elapsed = 0.0 if elapsed is None else elapsed
         _validation.check_number("elapsed", elapsed, minimum=0)
         # A traced time that is none shows in the sum.
         elapsed = jnp.where(elapsed >= 0, elapsed, jnp.nan)
-        received = _weights.check_one_round(code, received)
 
-        mask = _weights.message_mask(code, received)
-        weights = _weights.solve(code, mask, decoder)
-        mixing = _weights.mixing(code, weights)
-        # Relative to the largest weight: squares of tiny ones would underflow.
-        scale = _weights.target_scale(code)
-        miss = jnp.sqrt(_weights.squared_error(code, mixing, scale))
-        residual = miss * scale
-        failed = ~(
-            miss <= tolerance * jnp.linalg.norm(jnp.asarray(code.target) / scale)
-        )
+        given: dict[str, Any] = {"partial_gradients": updates}
         if method == "messages":
             like = jax.tree.map(
                 lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), updates
             )
-            messages = coding.encode(code, updates)
-            decoded = _combining.combine_messages(code, weights, messages, mask, like)
-        else:
-            decoded = _combining.combine_partials(
-                code, mixing, functools.partial(_weighted_sum, updates)
-            )
+            given = {"messages": coding.encode(code, updates), "params": like}
+        decoded = coding.decode_round(
+            code,
+            received,
+            finished=finished,
+            decoder=decoder,
+            tolerance=tolerance,
+            **given,
+        )
+        gradient = decoded.gradient
         if undecodable == "skip":
-            decoded = jax.tree.map(
-                lambda leaf: jnp.where(failed, jnp.zeros_like(leaf), leaf), decoded
+            gradient = jax.tree.map(
+                lambda leaf: jnp.where(decoded.failed, jnp.zeros_like(leaf), leaf),
+                gradient,
             )
-        return decoded, CodedAggregateState(
+        return gradient, CodedAggregateState(
             key=next_key,
             stragglers=stragglers,
-            received=_weights.answered(code, received),
+            received=decoded.received,
             elapsed=(state.elapsed + elapsed).astype(state.elapsed.dtype),
-            residual=residual.astype(state.residual.dtype),
-            num_undecodable=state.num_undecodable + failed.astype(jnp.int32),
+            residual=decoded.residual.astype(state.residual.dtype),
+            num_undecodable=state.num_undecodable + decoded.failed.astype(jnp.int32),
             shapes=state.shapes,
         )
 
     return aggregating.Aggregator(init, update)
-
-
-def _weighted_sum(updates, weights):
-    """Sum over the leading axis, in at least float32 as messages are."""
-
-    def of_leaf(leaf):
-        wide = _dtypes.promoted(leaf)
-        flat = wide.reshape(len(wide), -1)
-        summed = product(weights.astype(flat.dtype), flat)
-        dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)
-        return summed.reshape(wide.shape[1:]).astype(dtype)
-
-    return jax.tree.map(of_leaf, updates)

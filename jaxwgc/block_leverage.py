@@ -11,7 +11,7 @@ from optax.experimental import aggregating
 from jaxwgc import _validation, sketching
 from jaxwgc.aggregate import coded_aggregate
 from jaxwgc.codes import GradientCode
-from jaxwgc.codes._gradient_code import check_code
+from jaxwgc.decoders import Decoder
 from jaxwgc.gradients import decoded_value_and_grad
 from jaxwgc.stragglers import StragglerModel
 
@@ -154,7 +154,7 @@ def sampled_value_and_grad(
     *,
     num_draws: int | None = None,
     has_aux: bool = False,
-    decoder: str | None = None,
+    decoder: Decoder | type[Decoder] | None = None,
 ) -> Callable:
     """The decoded gradient of a new sample of parts, in one backward pass over them.
 
@@ -202,7 +202,7 @@ def sampled_value_and_grad(
       coding with iterative block leverage score sampling", IEEE Trans. Inf. Theory 70
       (2024).
     """
-    check_code(code)
+    GradientCode.check(code)
     num_parts, draw = _sampler(code, probabilities, num_draws)
 
     def weighted_loss(params, weighted_part):

@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxwgc import _combining, _dtypes, _validation, _weights
-from jaxwgc._decoders import product
+from jaxwgc import _dtypes, _validation
+from jaxwgc._product import product
 from jaxwgc.codes import GradientCode
-from jaxwgc.codes._gradient_code import check_code
+from jaxwgc.coding import decode_round
+from jaxwgc.decoders import Decoder, choose_decoder
 
 __all__ = [
     "decoded_value_and_grad",
@@ -72,7 +73,7 @@ def decoded_value_and_grad(
     loss: Callable[..., Any],
     code: GradientCode,
     has_aux: bool = False,
-    decoder: str | None = None,
+    decoder: Decoder | type[Decoder] | None = None,
 ) -> Callable:
     """What a coded step computes, without its messages: one backward pass.
 
@@ -91,8 +92,9 @@ def decoded_value_and_grad(
       decoder: as for `jaxwgc.decoding_weights`.
 
     Returns:
-      A function of `params`, `parts` (leaves (num_parts, ...)) and `received` (as for
-      `jaxwgc.decoding_weights`, without batch axes). It returns `(value, gradient)`:
+      A function of `params`, `parts` (leaves (num_parts, ...)) and `received`, or
+      `finished` in its place (as for `jaxwgc.decoding_weights`, without batch axes). It
+      returns `(value, gradient)`:
       the scalar sum over j of c_j loss_j, and a pytree like params. With has_aux,
       `((value, aux), gradient)`, leaves of aux (num_parts, ...).
 
@@ -116,12 +118,11 @@ def decoded_value_and_grad(
     References:
       The paper's section 2.2: c = a^T B.
     """
-    check_code(code)
-    decoder = _weights.check_decoder(code, decoder)
+    GradientCode.check(code)
+    decoder = choose_decoder(code, decoder)
     losses = jax.vmap(_checked(loss, has_aux), in_axes=(None, 0))
 
-    def decoded(params, parts, received):
-        received = _weights.check_one_round(code, received)
+    def decoded(params, parts, received=None, *, finished=None):
         _validation.check_dtypes("params", params, "real or complex floats")
         _check_parts(parts, code.num_parts)
 
@@ -143,13 +144,17 @@ def decoded_value_and_grad(
 
             return jax.tree.map(scaled, sums)
 
-        mask = _weights.message_mask(code, received)
-        mixing = _weights.mixing(code, _weights.solve(code, mask, decoder))
-        gradient = _combining.combine_partials(code, mixing, weighted_sum)
+        found = decode_round(
+            code,
+            received,
+            partial_gradients=weighted_sum,
+            finished=finished,
+            decoder=decoder,
+        )
         wide = _dtypes.promoted(values)
-        value = product(_weights.effective(mixing).astype(wide.dtype), wide)
+        value = product(found.effective_weights.astype(wide.dtype), wide)
         value = value.astype(values.dtype)
-        return ((value, aux) if has_aux else value), gradient
+        return ((value, aux) if has_aux else value), found.gradient
 
     return decoded
 

@@ -71,6 +71,16 @@ def random_patterns(num_workers, num_stragglers, num_patterns, seed=0):
     return order.argsort(axis=1).argsort(axis=1) >= num_stragglers
 
 
+def arrivals(observed):
+    """Masks go by one name, numbers of finished parts by another."""
+    return {"received" if observed.dtype == bool else "finished": observed}
+
+
+def own_decoder(code, kind):
+    """A code's own decoder of a class, or None."""
+    return next(iter(code.decoders_of(kind)), None)
+
+
 def row_scales(matrix):
     """Norms of the rows as powers of two: weights of least norm are so times these."""
     norms = np.linalg.norm(matrix, axis=1)

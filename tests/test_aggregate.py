@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from optax.experimental import aggregating
 
 import jaxwgc
-from jaxwgc import stragglers
+from jaxwgc import decoders, stragglers
 from tests.conftest import every_pattern, random_patterns
 
 CODES = {
@@ -394,7 +394,7 @@ class TestMethods:
     def test_decoder_by_name(self, with_x64):
         code = CODES["reed_solomon"]
         gradients = gradients_of(3)
-        transform = aggregate(code, decoder="least_squares", method="messages")
+        transform = aggregate(code, decoder=decoders.LeastSquares, method="messages")
         mask = np.arange(6) > 0
         update = jax.jit(transform.update)
         updates, _ = update(gradients, transform.init(None), received=mask)
@@ -452,14 +452,14 @@ class TestSeveralMessages:
 
     @every_code_of_several_messages
     def test_observed_parts(self, code, with_x64):
-        """Integers as `received`, and masks that mean all messages or none."""
+        """Integers as `finished`, and masks that mean all messages or none."""
         transform = aggregate(code, lost=1)
         gradients = gradients_of(code.num_parts)
         update = jax.jit(transform.update)
         state = transform.init(None)
         loads = np.asarray(code.loads)
         finished = np.minimum(np.arange(code.num_workers) + 1, loads)
-        updates, first = update(gradients, state, received=finished)
+        updates, first = update(gradients, state, finished=finished)
         expected = by_finished_parts(code, gradients, finished)
         chex.assert_trees_all_close(updates, expected, atol=1e-10)
         np.testing.assert_array_equal(first.received, finished == loads)
@@ -694,10 +694,10 @@ class TestBadInput:
             aggregate(self.code, undecodable=None)
 
     def test_decoder(self):
-        with pytest.raises(ValueError, match="decoder must be one of 'least_squares'"):
+        with pytest.raises(TypeError, match="decoder must be a jaxwgc.decoders"):
             aggregate(self.code, decoder="guess")
-        with pytest.raises(ValueError, match="decoder 'lagrange' needs a code"):
-            aggregate(CODES["cyclic"], decoder="lagrange")
+        with pytest.raises(ValueError, match="decoder Lagrange needs a code"):
+            aggregate(CODES["cyclic"], decoder=decoders.Lagrange)
 
     def test_tolerance(self):
         for tolerance in (-1e-3, float("nan")):

@@ -11,7 +11,7 @@ import orbax.checkpoint
 import pytest
 
 import jaxwgc
-from jaxwgc import codes, stragglers
+from jaxwgc import codes, stragglers, studies
 
 KEY = jax.random.key(0)
 CODE = codes.fractional_repetition(6, 2)
@@ -136,6 +136,18 @@ class TestOrder:
         with pytest.raises(ValueError, match="goes around those after it"):
             optimizer.update(GRADIENTS, state, PARAMS)
 
+    @every_aggregator
+    def test_masks_around_an_aggregator(self, make):
+        """It would sum what it sees, and the rest would pass unsummed."""
+        chain = optax.chain(make(), optax.sgd(1.0))
+        groups = {"learned": chain, "frozen": optax.set_to_zero()}
+        for optimizer in (
+            optax.masked(chain, {"w": True, "b": False}),
+            optax.multi_transform(groups, {"w": "learned", "b": "frozen"}),
+        ):
+            with pytest.raises(ValueError, match="go around transformations after"):
+                optimizer.update(GRADIENTS, optimizer.init(PARAMS), PARAMS)
+
     def test_apply_if_finite_around_an_aggregator(self):
         """Its own branches differ, of which JAX complains: see the documentation."""
         optimizer = optax.apply_if_finite(optax.chain(coded(), optax.sgd(1.0)), 3)
@@ -233,7 +245,7 @@ class TestModels:
         ):
             jaxwgc.coded_aggregate(CODE, model, KEY)
         with pytest.raises(TypeError, match="stragglers must be a StragglerModel, who"):
-            codes.optimize(CODE, model, KEY)
+            studies.optimize(CODE, model, KEY)
 
     def test_nothing_is_drawn_or_known_of_the_key(self):
         """Models whose state is not traced work outside of jit, as before."""
@@ -280,25 +292,25 @@ class TestCounts:
 
     code = codes.multi_message(codes.fractional_repetition(6, 2))
     calls = {
-        "weights": lambda code, received: jaxwgc.decoding_weights(code, received),
-        "error": lambda code, received: jaxwgc.decoding_error(code, received),
-        "decode": lambda code, received: jaxwgc.decode(
-            code, np.ones((code.num_messages, 1)), received, np.zeros(1)
+        "weights": lambda code, own: jaxwgc.decoding_weights(code, finished=own),
+        "error": lambda code, own: jaxwgc.decoding_error(code, finished=own),
+        "decode": lambda code, own: jaxwgc.decode(
+            code, np.ones((code.num_messages, 1)), params=np.zeros(1), finished=own
         ),
     }
 
     @pytest.mark.parametrize("count", [-3, -1, 4, 99, 2**32 + 1])
     @pytest.mark.parametrize("call", calls.values(), ids=calls)
     def test_out_of_range(self, count, call):
-        received = np.array([3, 0, count, 1, 2, 3])
-        rule = r"received must count parts from 0 to those that the worker holds, \[3"
+        finished = np.array([3, 0, count, 1, 2, 3])
+        rule = r"finished must count parts from 0 to those that the worker holds, \[3"
         with pytest.raises(ValueError, match=rule):
-            call(self.code, received)
+            call(self.code, finished)
 
     @pytest.mark.parametrize("dtype", [np.int32, np.uint8])
     def test_traced_counts_out_of_range_are_no_answer(self, dtype):
         """So that the round shows as one that cannot be decoded."""
-        weights = jax.jit(lambda own: jaxwgc.effective_weights(self.code, own))
+        weights = jax.jit(lambda own: jaxwgc.effective_weights(self.code, finished=own))
         good = weights(np.array([3, 3, 0, 0, 0, 0], dtype))
         np.testing.assert_allclose(good, 1, atol=1e-5)
         for count in (99, 255) if dtype == np.uint8 else (99, -3):

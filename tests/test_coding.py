@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import jaxwgc
-from jaxwgc import _messages
-from jaxwgc._decoders import lagrange
+from jaxwgc import decoders
+from jaxwgc.coding import _flat_vectors
+from jaxwgc.decoders._interpolation import lagrange
 from tests.conftest import random_patterns, row_scales
 
 KEY = jax.random.key(0)
@@ -151,7 +152,7 @@ def test_too_few_answers_decode_as_least_squares(code, with_x64):
     received = random_patterns(code.num_workers, lost, 6)
     error = jax.jit(lambda mask: jaxwgc.decoding_error(code, mask))(received)
     # Fractional repetition's own decoder has other weights of no more error.
-    weights = decoding_weights(code, received, decoder="least_squares")
+    weights = decoding_weights(code, received, decoder=decoders.LeastSquares)
     for mask, found, own_error in zip(received, weights, error, strict=True):
         rows = np.where(mask[:, None], code.encoding_matrix, 0)
         best = np.linalg.pinv(rows.T) @ np.ones(code.num_parts)
@@ -232,7 +233,7 @@ def test_masks_where_lagrange_amplifies_are_rescued():
     def miss(weights):
         return np.abs(np.asarray(weights) @ matrix - 1).max(axis=1)
 
-    alone = miss(lagrange(jnp.asarray(received), code.point_step)[:, 0])
+    alone = miss(lagrange(jnp.asarray(received), code.decoders[0].point_step)[:, 0])
     rescued = miss(decoding_weights(code, received))
     assert rescued.max() < alone.max() / 2
     assert np.all(rescued <= 1.1 * alone)
@@ -244,7 +245,7 @@ def test_least_squares_by_name_has_least_norm(with_x64):
     code = CODES["reed_solomon"]
     received = random_patterns(10, 3, 5)
     lagrange = jaxwgc.decoding_weights(code, received)
-    least = jaxwgc.decoding_weights(code, received, decoder="least_squares")
+    least = jaxwgc.decoding_weights(code, received, decoder=decoders.LeastSquares)
     for weights in (lagrange, least):
         np.testing.assert_allclose(weights @ code.encoding_matrix, 1, atol=1e-10)
     scales = row_scales(code.encoding_matrix)
@@ -267,7 +268,7 @@ def test_code_passes_through_jit_and_tree_map():
     )
     copy = jax.tree.map(jnp.asarray, code)
     assert copy.num_stragglers == code.num_stragglers
-    assert copy.point_step == code.point_step
+    assert copy.decoders == code.decoders
     assert "num_workers=10" in repr(code)
 
 
@@ -334,11 +335,11 @@ class TestPytrees:
             np.random.default_rng(0).normal(size=(num_rows, *shape)).astype(np.float32),
             np.arange(num_rows, dtype=np.float32),
         ]
-        flat = _messages.ravel(tree, num_batch_axes=1)
-        again = _messages.whole(_messages.blocks(flat, 2), flat.shape[-1])
+        flat = _flat_vectors.ravel(tree, num_batch_axes=1)
+        again = _flat_vectors.whole(_flat_vectors.blocks(flat, 2), flat.shape[-1])
         np.testing.assert_array_equal(flat, again)
         for leaf, restored in zip(
-            tree, _messages.unravel(again, like(tree)), strict=True
+            tree, _flat_vectors.unravel(again, like(tree)), strict=True
         ):
             np.testing.assert_array_equal(leaf, restored)
 
@@ -361,14 +362,45 @@ class TestBadInput:
         with pytest.raises(
             ValueError, match="needs a code evaluated at roots of unity"
         ):
-            jaxwgc.decoding_weights(CODES["cyclic"], mask, decoder="lagrange")
-        with pytest.raises(ValueError, match="decoder must be one of 'least_squares'"):
+            jaxwgc.decoding_weights(CODES["cyclic"], mask, decoder=decoders.Lagrange)
+        with pytest.raises(TypeError, match="decoder must be a jaxwgc.decoders"):
             jaxwgc.decoding_weights(CODES["cyclic"], mask, decoder="guess")
 
     @pytest.mark.parametrize("shape", [(), (4,), (6,), (1, 5)])
     def test_weights_of_the_wrong_shape(self, shape):
         with pytest.raises(ValueError, match=r"weights must have shape \(num_parts,\)"):
             jaxwgc.weighted(self.code, np.ones(shape))
+
+    def test_rows_of_unequal_length(self):
+        mask = np.ones(5, bool)
+        for name, call in {
+            "weights": lambda own: jaxwgc.weighted(self.code, own),
+            "received": lambda own: jaxwgc.decoding_weights(self.code, own),
+            "messages": lambda own: jaxwgc.decode(self.code, own, mask, np.zeros(1)),
+        }.items():
+            with pytest.raises(ValueError, match=f"{name} must be an array, or rows"):
+                call([[1], [1, 2]])
+
+    def test_small_integers_do_not_wrap_around(self):
+        """Neither those of the code nor those of the weights."""
+        for dtype in (np.int8, np.uint8, bool):
+            code = jaxwgc.GradientCode(
+                encoding_matrix=np.eye(2, dtype=dtype),
+                assignment=np.eye(2, dtype=bool),
+                target=np.ones(2, dtype),
+                num_stragglers=0,
+            )
+            for factors in ([100, 3], [2, 3]):
+                code = jaxwgc.weighted(code, np.array(factors, np.int8))
+            found = jaxwgc.effective_weights(code, np.ones(2, bool))
+            np.testing.assert_allclose(found, [200, 9], rtol=1e-6)
+
+    @pytest.mark.parametrize("code", CODES.values(), ids=CODES)
+    def test_no_masks_at_all(self, code):
+        masks = np.ones((0, code.num_workers), bool)
+        weights = jaxwgc.decoding_weights(code, masks)
+        assert weights.shape[0] == 0
+        assert jaxwgc.decoding_error(code, masks).shape == (0,)
 
     def test_complex_weights(self):
         with pytest.raises(TypeError, match="weights must be real"):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import jaxwgc
-from jaxwgc import codes, coding
+from jaxwgc import codes, coding, decoders
 from jaxwgc.coding import _diagnosis
 from tests.codes.reference import best_mixtures, targets
 
@@ -53,7 +53,7 @@ def decoded_noise(code, masks, num_numbers=3000):
     decode = jax.jit(
         jax.vmap(
             lambda noise, mask: jaxwgc.decode(
-                code, noise, mask, jnp.zeros(num_numbers), "least_squares"
+                code, noise, mask, jnp.zeros(num_numbers), decoders.LeastSquares
             )
         )
     )
@@ -70,7 +70,7 @@ class TestEveryPattern:
             [0, 2, 3, 6],
             num_patterns=35,
             quantile_levels=levels,
-            decoder="least_squares",
+            decoder=decoders.LeastSquares,
         )
         np.testing.assert_array_equal(found.num_stragglers, [0, 2, 3, 6])
         np.testing.assert_array_equal(found.is_exhaustive, True)
@@ -100,7 +100,7 @@ class TestEveryPattern:
         """Within 3 %: the mean of tens of thousands of squared numbers."""
         code = CODES[name]
         found = coding.diagnose(
-            code, KEY, [2], num_patterns=35, decoder="least_squares"
+            code, KEY, [2], num_patterns=35, decoder=decoders.LeastSquares
         )
         expected = decoded_noise(code, patterns(7, 2))
         np.testing.assert_allclose(found.noise_amplification, [expected], rtol=0.03)
@@ -142,7 +142,9 @@ class TestRandomPatterns:
         """Four standard errors at most, and these are of the right size."""
         errors = least_errors(self.code, patterns(8, 4))
         found = [
-            coding.diagnose(self.code, key, 4, num_patterns=60, decoder="least_squares")
+            coding.diagnose(
+                self.code, key, 4, num_patterns=60, decoder=decoders.LeastSquares
+            )
             for key in jax.random.split(KEY, 20)
         ]
         means = np.array([own.mean_error[0] for own in found])
@@ -225,7 +227,9 @@ class TestCost:
     def test_message_length_is_what_encode_gives(self, name, length):
         """In real numbers, for a gradient of twelve."""
         code = CODES[name]
-        found = coding.diagnose(code, KEY, 0, num_patterns=35, decoder="least_squares")
+        found = coding.diagnose(
+            code, KEY, 0, num_patterns=35, decoder=decoders.LeastSquares
+        )
         messages = jax.eval_shape(
             lambda: jaxwgc.encode(code, jnp.ones((code.num_parts, 12)))
         )
@@ -242,10 +246,10 @@ class TestCost:
             found = coding.diagnose(codes.uncoded(num_workers), KEY, num_patterns=20)
             np.testing.assert_array_equal(found.num_stragglers, expected)
 
-    def test_decoder_by_name(self):
+    def test_decoder_by_class(self):
         """One-step decoding of uncoded workers: n / r each, so r (n / r - 1)^2 + s."""
         found = coding.diagnose(
-            codes.uncoded(6), KEY, [2], num_patterns=15, decoder="one_step"
+            codes.uncoded(6), KEY, [2], num_patterns=15, decoder=decoders.OneStep
         )
         np.testing.assert_allclose(found.mean_error, [(2 + 4 / 4) / 6], rtol=1e-6)
 
@@ -303,8 +307,11 @@ class TestBadInput:
             ({"quantile_levels": [-0.1]}, "quantile_levels must be numbers from 0"),
             ({"quantile_levels": [math.nan]}, "quantile_levels must be numbers from"),
             ({"quantile_levels": 0.5}, "quantile_levels must be numbers from 0 to 1"),
-            ({"decoder": "guess"}, "decoder must be one of 'least_squares'"),
-            ({"decoder": "lagrange"}, "decoder 'lagrange' needs a code evaluated"),
+            (
+                {"decoder": decoders.OneStep},
+                "decoder OneStep needs a code whose",
+            ),
+            ({"decoder": decoders.Lagrange}, "decoder Lagrange needs a code evaluated"),
             ({"max_patterns": -1}, "max_patterns must be at least 0; got -1"),
         ],
     )

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from jax.flatten_util import ravel_pytree
 
 import jaxwgc
+from jaxwgc import decoders
 from tests.conftest import every_pattern, random_patterns
 
 CODES = {
@@ -216,11 +217,13 @@ class TestDecodedGradients:
         code = CODES["reed_solomon"]
         params, parts = logistic_problem(3)
         mask = np.arange(6) > 0
-        step = jaxwgc.decoded_value_and_grad(logistic, code, decoder="least_squares")
+        step = jaxwgc.decoded_value_and_grad(
+            logistic, code, decoder=decoders.LeastSquares
+        )
         _, gradient = step(params, parts, mask)
         _, gradients = one_by_one(logistic, params, parts, 3)
         np.testing.assert_allclose(gradient["w"], gradients["w"].sum(0), rtol=1e-10)
-        with pytest.raises(ValueError, match="decoder must be one of"):
+        with pytest.raises(TypeError, match="decoder must be a jaxwgc.decoders"):
             jaxwgc.decoded_value_and_grad(logistic, code, decoder="guess")(
                 params, parts, mask
             )

@@ -148,6 +148,7 @@ class TestDtypes:
         "real numbers": {"int", "float"},
         "real or complex floats": {"float", "complex"},
         "real floats": {"float"},
+        "integers": {"int"},
         "bools": {"bool"},
         "numbers, bools or keys": {"bool", "int", "float", "complex", "key"},
     }

@@ -1,6 +1,5 @@
 """Segments, clusters and several messages: every path against NumPy."""
 
-import dataclasses
 import re
 
 import jax
@@ -9,9 +8,10 @@ import numpy as np
 import pytest
 
 import jaxwgc
-from jaxwgc import _weights, codes, stragglers
+from jaxwgc import codes, decoders, stragglers
+from jaxwgc.coding._arrivals import arrived_messages, arrived_workers
 from tests.codes.reference import best_mixtures, targets
-from tests.conftest import every_pattern
+from tests.conftest import arrivals, every_pattern
 
 KEY = jax.random.key(0)
 CODES = {
@@ -44,7 +44,6 @@ LEAKING = (
     "partial, complex",
 )
 every_code = pytest.mark.parametrize("name", CODES)
-EXACT = ("least_squares", "lagrange")
 
 
 def rounds_of(code):
@@ -132,22 +131,24 @@ def all_paths(code, received, gradients):
                 code, stragglers.uniform(0), KEY, method=method
             )
             state = transform.init(None)
-            return transform.update(gradients, state, received=received)
+            return transform.update(gradients, state, **arrivals(received))
 
         collapsed = jaxwgc.decoded_value_and_grad(loss, code)
-        value, by_collapse = collapsed(params, gradients, received)
+        value, by_collapse = collapsed(params, gradients, **arrivals(received))
         by_partials, state = aggregated("partials")
         by_messages, _ = aggregated("messages")
         return {
-            "weights": jaxwgc.decoding_weights(code, received),
-            "effective": jaxwgc.effective_weights(code, received),
-            "error": jaxwgc.decoding_error(code, received),
+            "weights": jaxwgc.decoding_weights(code, **arrivals(received)),
+            "effective": jaxwgc.effective_weights(code, **arrivals(received)),
+            "error": jaxwgc.decoding_error(code, **arrivals(received)),
             "residual": state.residual,
             "failed": state.num_undecodable,
             "received": state.received,
             "value": value,
             "paths": {
-                "decode": jaxwgc.decode(code, messages, received, params),
+                "decode": jaxwgc.decode(
+                    code, messages, params=params, **arrivals(received)
+                ),
                 "collapsed": by_collapse,
                 "partials": by_partials,
                 "messages": by_messages,
@@ -182,7 +183,7 @@ def check(code, dtype, tolerance):
     error = np.sum(np.abs(mixing - targets(code)) ** 2, (1, 2)) / code.num_segments
     scale = np.sum(np.asarray(code.target) ** 2)
     np.testing.assert_allclose(found["error"], error, atol=tolerance * scale)
-    if code.decoder in EXACT:
+    if code.decoders[0].is_optimal:
         best = best_mixtures(code, arrived) - targets(code)
         least = np.sum(np.abs(best) ** 2, (1, 2)) / code.num_segments
         np.testing.assert_allclose(error, least, atol=tolerance * scale)
@@ -247,14 +248,13 @@ class TestReceived:
     def test_all_parts_or_none_are_what_a_mask_says(self, name):
         code = CODES[name]
         masks = every_pattern(code.num_workers, code.num_workers)
-        arrived = _weights.message_mask(code, jnp.asarray(masks))
+        arrived = arrived_messages(code, jnp.asarray(masks), None)
         np.testing.assert_array_equal(arrived, sent(code, masks))
         for dtype in (np.int32, np.uint8):
             finished = jnp.asarray(np.where(masks, code.loads, 0).astype(dtype))
-            np.testing.assert_array_equal(
-                _weights.message_mask(code, finished), arrived
-            )
-            np.testing.assert_array_equal(_weights.answered(code, finished), masks)
+            found = arrived_messages(code, None, finished)
+            np.testing.assert_array_equal(found, arrived)
+            np.testing.assert_array_equal(arrived_workers(code, found), masks)
 
     def test_required_parts_one_by_one(self):
         """Two parts for the first message of this worker, five for the second."""
@@ -262,27 +262,26 @@ class TestReceived:
         for finished in range(6):
             received = np.array([finished, 0, 0, 0])
             sent_first, sent_second = finished >= 2, finished >= 5
-            weights = np.asarray(jaxwgc.decoding_weights(code, received))
+            weights = np.asarray(jaxwgc.decoding_weights(code, finished=received))
             np.testing.assert_array_equal(
                 weights != 0,
                 np.isin(np.arange(8), [0] * sent_first + [1] * sent_second),
             )
 
         for finished in (-1, 6):
-            with pytest.raises(ValueError, match="received must count parts from 0 to"):
-                jaxwgc.decoding_weights(code, np.array([finished, 0, 0, 0]))
+            with pytest.raises(ValueError, match="finished must count parts from 0 to"):
+                jaxwgc.decoding_weights(code, finished=np.array([finished, 0, 0, 0]))
 
     def test_map_over_finished_parts(self):
         code = CODES["messages, uncoded"]
         finished = np.random.default_rng(0).integers(0, 4, (2, 3, 3))
-        weights = jax.jit(jax.vmap(lambda own: jaxwgc.effective_weights(code, own)))(
-            finished
-        )
+        own = jax.vmap(lambda own: jaxwgc.effective_weights(code, finished=own))
+        weights = jax.jit(own)(finished)
         assert weights.shape == (2, 3, 9)
         np.testing.assert_allclose(weights.sum(-1), finished.sum(-1), rtol=1e-5)
 
-    @pytest.mark.parametrize("name", [name for name in CODES if name not in SEVERAL])
-    def test_integers_for_codes_of_one_message(self, name):
+    @every_code
+    def test_integers_are_no_mask(self, name):
         code = CODES[name]
         for call in (jaxwgc.decoding_weights, jaxwgc.decoding_error):
             with pytest.raises(TypeError, match="must be a bool mask of .*; got int"):
@@ -291,8 +290,16 @@ class TestReceived:
     @pytest.mark.parametrize("name", SEVERAL)
     def test_neither_mask_nor_integers(self, name):
         code = CODES[name]
-        with pytest.raises(TypeError, match="or the number of parts .*; got float32"):
-            jaxwgc.decoding_weights(code, np.ones(code.num_workers, np.float32))
+        with pytest.raises(TypeError, match="the number of parts .*; got float32"):
+            jaxwgc.decoding_weights(
+                code, finished=np.ones(code.num_workers, np.float32)
+            )
+
+    def test_one_of_the_two(self):
+        code, mask = CODES["messages, uncoded"], np.ones(3, bool)
+        for given in ({}, {"received": mask, "finished": np.ones(3, int)}):
+            with pytest.raises(ValueError, match="must be given, and not both"):
+                jaxwgc.decoding_weights(code, **given)
 
     @pytest.mark.parametrize("name", SEVERAL)
     def test_a_mask_of_messages_is_not_one_of_workers(self, name):
@@ -302,10 +309,10 @@ class TestReceived:
 
 
 class TestDecoders:
-    """By name, for codes that they fit and for others."""
+    """By class, for codes that they fit and for others."""
 
     UNFIT = {
-        "lagrange": (
+        decoders.Lagrange: (
             "evaluated at roots of unity",
             [
                 codes.cyclic_mds(4, 1),
@@ -314,7 +321,7 @@ class TestDecoders:
                 codes.multi_message(codes.reed_solomon(4, 2, 2)),
             ],
         ),
-        "one_step": (
+        decoders.OneStep: (
             "whose columns add up to the same",
             [
                 codes.reed_solomon(4, 2, 2),
@@ -323,7 +330,7 @@ class TestDecoders:
                 codes.partial(codes.uncoded(3), 1),
             ],
         ),
-        "peeling": (
+        decoders.Peeling: (
             "of zeros and ones",
             [
                 codes.regular_graph(KEY, 4, 2),
@@ -331,7 +338,7 @@ class TestDecoders:
                 codes.multi_message(codes.binary(4, 1)),
             ],
         ),
-        "group": (
+        decoders.Group: (
             "of groups of workers that send the same",
             [
                 codes.bernoulli(KEY, 4, 4, 2),
@@ -347,7 +354,8 @@ class TestDecoders:
         [(name, kind, code) for name, (kind, own) in UNFIT.items() for code in own],
     )
     def test_that_do_not_fit(self, decoder, kind, code):
-        rule = f"decoder '{decoder}' needs a code {kind}.*got {re.escape(repr(code))}"
+        name = decoder.__name__
+        rule = f"decoder {name} needs a code {kind}.*got {re.escape(repr(code))}"
         mask = np.ones(code.num_workers, bool)
         for call in (
             lambda: jaxwgc.decoding_weights(code, mask, decoder=decoder),
@@ -362,15 +370,20 @@ class TestDecoders:
             with pytest.raises(ValueError, match=rule):
                 call()
 
-    def test_several_messages_need_least_squares(self):
+    @pytest.mark.parametrize(
+        "decoder", [decoders.OneStep(3.0), decoders.Peeling(), decoders.Lagrange(1)]
+    )
+    def test_several_messages_need_least_squares(self, decoder):
         """However the code came to say otherwise."""
-        code = dataclasses.replace(CODES["messages, uncoded"], one_step_scale=3.0)
-        with pytest.raises(ValueError, match="several messages .* 'least_squares'"):
-            jaxwgc.decoding_weights(code, np.ones(3, bool), decoder="one_step")
+        rule = f"{decoder} needs a code with messages_per_worker = 1; got .* = 3"
+        with pytest.raises(ValueError, match=rule):
+            jaxwgc.decoding_weights(
+                CODES["messages, uncoded"], np.ones(3, bool), decoder
+            )
 
-    @pytest.mark.parametrize("decoder", ["", "lstsq", 3, ["group"]])
-    def test_that_do_not_exist(self, decoder):
-        with pytest.raises(ValueError, match="decoder must be one of 'least_squares'"):
+    @pytest.mark.parametrize("decoder", ["", "group", 3, dict])
+    def test_that_are_none(self, decoder):
+        with pytest.raises(TypeError, match="decoder must be a jaxwgc.decoders.Deco"):
             jaxwgc.decoding_weights(codes.uncoded(3), np.ones(3, bool), decoder)
 
 

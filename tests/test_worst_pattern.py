@@ -1,6 +1,5 @@
 """The worst stragglers against least squares on every pattern, in NumPy float64."""
 
-import dataclasses
 import functools
 import itertools
 import logging
@@ -14,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxwgc
-from jaxwgc import codes
+from jaxwgc import codes, decoders
 from jaxwgc.coding import worst_pattern
 
 
@@ -125,7 +124,8 @@ class TestExact:
         matrix = np.block(
             [[blocks[0], np.zeros((3, 4))], [np.zeros((3, 4)), blocks[1]]]
         )
-        clusters = code_of(matrix, num_clusters=2)
+        two = decoders.Clustered(decoders.LeastSquares(), 2)
+        clusters = code_of(matrix, decoders=(two,))
         for code in (several, segments, clusters):
             errors = all_errors(code, 2)
             worst = max(errors, key=errors.get)
@@ -133,13 +133,12 @@ class TestExact:
             assert lost_in(worst_pattern(code, 2, max_patterns=0)) == worst
 
     @pytest.mark.parametrize(
-        "decoder", ["least_squares", "one_step", "group", "peeling"]
+        "decoder",
+        [decoders.LeastSquares, decoders.OneStep, decoders.Group, decoders.Peeling],
     )
     def test_decoders(self, decoder):
         """Against the library's own errors on all 70 patterns; searched, too."""
-        code = dataclasses.replace(
-            codes.fractional_repetition(8, 1), one_step_scale=4.0, batch_size=1
-        )
+        code = codes.fractional_repetition(8, 1)
         sets = np.array(list(itertools.combinations(range(8), 4)))
         masks = np.ones((70, 8), bool)
         np.put_along_axis(masks, sets, False, axis=1)
@@ -163,7 +162,7 @@ class TestFractionalRepetition:
         error = jaxwgc.decoding_error(code, received)
         np.testing.assert_allclose(error, 3 * num_blocks, rtol=1e-5)
 
-    @pytest.mark.parametrize("decoder", [None, "least_squares"])
+    @pytest.mark.parametrize("decoder", [None, decoders.LeastSquares])
     @pytest.mark.parametrize("num_stragglers", [2, 3, 7, 12])
     def test_search_among_sixty_workers(self, num_stragglers, decoder):
         """Where no single straggler changes the error until the last copy is lost."""
@@ -294,8 +293,8 @@ class TestBadInput:
             ),
             ({"num_stragglers": -1}, "num_stragglers must be at least 0; got -1"),
             ({"max_patterns": -1}, "max_patterns must be at least 0; got -1"),
-            ({"decoder": "best"}, "decoder must be one of .* got 'best'"),
-            ({"decoder": "lagrange"}, "decoder 'lagrange' needs a code"),
+            ({"decoder": decoders.Peeling}, "decoder Peeling needs a code of zeros"),
+            ({"decoder": decoders.Lagrange}, "decoder Lagrange needs a code"),
         ],
     )
     def test_values(self, arguments, rule):

@@ -17,7 +17,6 @@ from jaxwgc.codes._fractional_repetition import fractional_repetition
 from jaxwgc.codes._gradient_code import GradientCode
 from jaxwgc.codes._ldgm import ldgm
 from jaxwgc.codes._multi_message import multi_message
-from jaxwgc.codes._optimize import optimize
 from jaxwgc.codes._partial import partial
 from jaxwgc.codes._reed_solomon import reed_solomon
 from jaxwgc.codes._regular_graph import regular_graph
@@ -37,7 +36,6 @@ __all__ = [
     "fractional_repetition",
     "ldgm",
     "multi_message",
-    "optimize",
     "paley",
     "partial",
     "projective_plane",

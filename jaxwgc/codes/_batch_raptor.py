@@ -9,7 +9,8 @@ import numpy as np
 from jaxwgc import _validation
 from jaxwgc.codes import _random_matrices
 from jaxwgc.codes._gradient_code import GradientCode
-from jaxwgc.codes._nearest import nearest
+from jaxwgc.codes._suggestions import nearest
+from jaxwgc.decoders import LeastSquares, Peeling
 
 
 def batch_raptor(
@@ -29,7 +30,7 @@ def batch_raptor(
     replacement. Peeling decodes: a message of which all batches but one are known gives
     the last one. The batches that it recovers are exact, and scaled up for the lost
     ones. With few workers few batches are recovered, and the error is larger than
-    without any gradient; `decoder="least_squares"` has the least error.
+    without any gradient; `decoders.LeastSquares` has the least error.
 
     The robust soliton distribution is the ideal one, 1 / K at degree 1 and
     1 / (i (i - 1)) at degree i, plus R / (i K) below degree K / R and R log(R / delta)
@@ -105,8 +106,7 @@ def batch_raptor(
         assignment=assignment,
         target=np.ones(num_parts),
         num_stragglers=0,
-        decoder="peeling",
-        batch_size=batch_size,
+        decoders=(Peeling(batch_size), LeastSquares()),
     )
 
 

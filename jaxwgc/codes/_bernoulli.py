@@ -7,6 +7,7 @@ import numpy as np
 from jaxwgc import _validation
 from jaxwgc.codes import _random_matrices
 from jaxwgc.codes._gradient_code import GradientCode
+from jaxwgc.decoders import LeastSquares, OneStep, Peeling
 
 
 def bernoulli(
@@ -115,6 +116,5 @@ def _code(assignment: jax.Array, replication: int) -> GradientCode:
         assignment=known,
         target=np.ones(num_parts),
         num_stragglers=0,
-        one_step_scale=num_workers / replication,
-        batch_size=1,
+        decoders=(LeastSquares(), OneStep(num_workers / replication), Peeling()),
     )

@@ -4,6 +4,7 @@ import numpy as np
 
 from jaxwgc import _validation
 from jaxwgc.codes._gradient_code import GradientCode
+from jaxwgc.decoders import Group, LeastSquares, OneStep, Peeling
 
 
 def binary(num_workers: int, num_stragglers: int) -> GradientCode:
@@ -18,7 +19,7 @@ def binary(num_workers: int, num_stragglers: int) -> GradientCode:
     Where s + 1 divides n this is `fractional_repetition`, with the workers in another
     order. Where it does not, there are classes of two sizes, and the workers of the
     smaller ones hold more parts. Group decoding takes the answers of classes of one
-    size. Beyond s, `decoder="least_squares"` combines all that there are.
+    size. Beyond s, `decoders.LeastSquares` combines all that there are.
 
     Args:
       num_workers: n, at least 1; also the number of parts.
@@ -40,7 +41,7 @@ def binary(num_workers: int, num_stragglers: int) -> GradientCode:
              [0., 0., 1., 1., 0.],
              [0., 0., 0., 1., 1.],
              [0., 0., 0., 0., 1.]])
-      >>> code.groups
+      >>> code.decoders[0].groups
       array([[ 0, -1,  1, -1,  2],
              [-1,  0, -1,  1, -1]])
 
@@ -64,10 +65,12 @@ def binary(num_workers: int, num_stragglers: int) -> GradientCode:
         assignment=assignment,
         target=np.ones(num_workers),
         num_stragglers=num_stragglers,
-        decoder="group",
-        one_step_scale=num_workers / num_classes,
-        batch_size=1,
-        groups=np.where(size_of_worker == sizes[:, None], slot_of_worker, -1),
+        decoders=(
+            Group(np.where(size_of_worker == sizes[:, None], slot_of_worker, -1)),
+            LeastSquares(),
+            OneStep(num_workers / num_classes),
+            Peeling(),
+        ),
     )
 
 

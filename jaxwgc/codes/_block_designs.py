@@ -7,7 +7,8 @@ import numpy as np
 
 from jaxwgc import _validation
 from jaxwgc.codes._gradient_code import GradientCode
-from jaxwgc.codes._nearest import nearest
+from jaxwgc.codes._suggestions import nearest
+from jaxwgc.decoders import LeastSquares, OneStep, Peeling
 
 
 def projective_plane(order: int) -> GradientCode:
@@ -111,8 +112,11 @@ def _code_of_design(incidence: np.ndarray) -> GradientCode:
         assignment=incidence,
         target=np.ones(num_workers),
         num_stragglers=0,
-        one_step_scale=num_workers / int(incidence[0].sum()),
-        batch_size=1,
+        decoders=(
+            LeastSquares(),
+            OneStep(num_workers / int(incidence[0].sum())),
+            Peeling(),
+        ),
     )
 
 

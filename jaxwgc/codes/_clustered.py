@@ -5,8 +5,9 @@ import dataclasses
 import numpy as np
 
 from jaxwgc import _validation
-from jaxwgc.codes._gradient_code import Array, GradientCode, check_code
-from jaxwgc.codes._inner_code import array_module
+from jaxwgc.codes._gradient_code import Array, GradientCode
+from jaxwgc.codes._host_or_device import array_module
+from jaxwgc.decoders import Clustered, Decoder
 
 
 def clustered(code: GradientCode, num_clusters: int) -> GradientCode:
@@ -42,20 +43,26 @@ def clustered(code: GradientCode, num_clusters: int) -> GradientCode:
       Ozfatura, Gunduz, Ulukus, "Gradient coding with clustering and multi-message
       communication", IEEE Data Science Workshop 2019, section III.
     """
-    code = check_code(code)
+    GradientCode.check(code)
     num_clusters = _validation.check_int("num_clusters", num_clusters, minimum=1)
     required_parts = code.required_parts
     if required_parts is not None:
         required_parts = _repeated(required_parts, (num_clusters, 1))
-    # Everything else, groups included, says what holds in each cluster.
     return dataclasses.replace(
         code,
         encoding_matrix=_block_diagonal(code.encoding_matrix, num_clusters),
         assignment=_block_diagonal(code.assignment, num_clusters),
         target=_repeated(code.target, (num_clusters,)),
-        num_clusters=code.num_clusters * num_clusters,
+        decoders=tuple(_clustered(own, num_clusters) for own in code.decoders),
         required_parts=required_parts,
     )
+
+
+def _clustered(decoder: Decoder, num_clusters: int) -> Clustered:
+    """Of clusters of clusters all clusters at once."""
+    if isinstance(decoder, Clustered):
+        return Clustered(decoder.inner, decoder.num_clusters * num_clusters)
+    return Clustered(decoder, num_clusters)
 
 
 def _block_diagonal(block: Array, num_blocks: int) -> Array:

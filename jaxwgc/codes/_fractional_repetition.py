@@ -4,7 +4,8 @@ import numpy as np
 
 from jaxwgc import _validation
 from jaxwgc.codes._gradient_code import GradientCode
-from jaxwgc.codes._nearest import nearest
+from jaxwgc.codes._suggestions import nearest
+from jaxwgc.decoders import Group, LeastSquares, OneStep, Peeling
 
 
 def fractional_repetition(num_workers: int, num_stragglers: int) -> GradientCode:
@@ -58,8 +59,10 @@ def fractional_repetition(num_workers: int, num_stragglers: int) -> GradientCode
         assignment=assignment,
         target=np.ones(num_workers),
         num_stragglers=num_stragglers,
-        decoder="group",
-        one_step_scale=num_workers / replication,
-        batch_size=1,
-        groups=block_of_worker[None],
+        decoders=(
+            Group(block_of_worker[None]),
+            LeastSquares(),
+            OneStep(num_workers / replication),
+            Peeling(),
+        ),
     )

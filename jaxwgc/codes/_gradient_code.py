@@ -7,17 +7,22 @@ import jax
 import numpy as np
 
 from jaxwgc import _validation
+from jaxwgc._pytrees import register, static
 from jaxwgc.codes._tolerance import check_tolerance
+from jaxwgc.decoders import Decoder, LeastSquares
 
 Array: TypeAlias = jax.Array | np.ndarray
 
 
-def _static(default: Any = dataclasses.MISSING) -> Any:
-    """A field that is part of the pytree's structure, not one of its arrays."""
-    return dataclasses.field(default=default, metadata={"static": True})
+_KINDS = {
+    "encoding_matrix": "numbers or bools",
+    "assignment": "bools",
+    "target": "real numbers or bools",
+    "required_parts": "integers",
+}
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class GradientCode:
     """A gradient code: worker i sends the sum over j of B_ij g_j.
@@ -41,29 +46,14 @@ class GradientCode:
         `jaxwgc.weighted` has set others.
       num_stragglers: s; whichever s workers fail to answer, decoding is exact. 0 for
         approximate codes, some of which are not exact even when all answer.
-      decoder: how decoding weights are found: `"least_squares"`, `"lagrange"`,
-        `"one_step"`, `"peeling"` or `"group"`; see `jaxwgc.decoding_weights`.
+      decoders: those of `jaxwgc.decoders` that fit the code; the first is used unless
+        another is asked for.
       num_segments: m, the segments that a gradient is cut into; messages are as long
         as one of them.
-      num_clusters: the workers and parts come in that many clusters of equal size and
-        equal code, one after the other, and are decoded cluster by cluster.
       messages_per_worker: how many messages a worker sends, one after the other.
       required_parts: int (num_workers, messages_per_worker), how many of its parts a
         worker must have finished before it can send the message. None where it sends
         one message at the end.
-      point_step: for codes evaluated at roots of unity, worker i sits at the point
-        exp(2 pi i (point_step * i) / num_workers). None for other codes.
-      one_step_scale: one-step decoding gives each of r answers (in its cluster) the
-        weight one_step_scale / r. None where one-step decoding makes no sense.
-      one_step_shared: False where one-step decoding gives every answer the weight
-        one_step_scale itself, however many there are.
-      batch_size: for peeling, which needs a matrix of zeros and ones (before
-        weighting): the parts come in batches of this size, one after the other, that
-        workers hold whole. None where peeling makes no sense.
-      groups: int (num_families, num_workers in a cluster), for group decoding. Workers
-        of one group hold the same parts and send the same message; the groups of a
-        family hold every part once. A worker is in one family, and -1 in the others.
-        None for other codes.
 
     Example:
       Three workers with two parts each, any two of which give the gradient:
@@ -89,17 +79,11 @@ class GradientCode:
     encoding_matrix: Array
     assignment: Array
     target: Array
-    num_stragglers: int = _static()
-    decoder: str = _static("least_squares")
-    num_segments: int = _static(1)
-    num_clusters: int = _static(1)
-    messages_per_worker: int = _static(1)
+    num_stragglers: int = static()
+    decoders: tuple[Decoder, ...] = (LeastSquares(),)
+    num_segments: int = static(1)
+    messages_per_worker: int = static(1)
     required_parts: Array | None = None
-    point_step: int | None = _static(None)
-    one_step_scale: float | None = _static(None)
-    one_step_shared: bool = _static(True)
-    batch_size: int | None = _static(None)
-    groups: Array | None = None
 
     @classmethod
     def from_matrix(
@@ -142,7 +126,7 @@ class GradientCode:
           ...     matrix, num_stragglers=1, check_patterns=100
           ... )
           GradientCode(num_workers=3, num_parts=3, num_stragglers=1, \
-decoder='least_squares')
+decoders=[LeastSquares])
         """
         matrix = _validation.host_array(
             "encoding_matrix", encoding_matrix, "numbers or bools", 2
@@ -167,7 +151,7 @@ decoder='least_squares')
             target=target,
             num_stragglers=_validation.check_stragglers(num_stragglers, num_workers),
         )
-        check_code(code)
+        cls.check(code)
         outside = np.argwhere((matrix != 0) & ~assignment)
         if len(outside):
             worker, part = outside[0].tolist()
@@ -204,55 +188,84 @@ decoder='least_squares')
         """The number of parts that each worker holds, of shape (num_workers,)."""
         return self.assignment.sum(-1)
 
+    def decoders_of(self, kind: type[Decoder]) -> tuple[Decoder, ...]:
+        """Those of the code's decoders that are of a class, in their order."""
+        return tuple(decoder for decoder in self.decoders if decoder.is_a(kind))
+
+    def check_plain(self, user: str) -> None:
+        """Raises ValueError where messages are several, or shorter than the gradient.
+
+        Args:
+          user: who needs that, for the message.
+        """
+        for name in ("num_segments", "messages_per_worker"):
+            if getattr(self, name) != 1:
+                raise ValueError(
+                    f"{user} needs a code with {name} = 1; got {name} = "
+                    f"{getattr(self, name)} for {self}"
+                )
+
+    @staticmethod
+    def check(code: Any) -> "GradientCode":
+        """`code`, which must be one code (no batch) whose fields fit together.
+
+        For where a code is used: what JAX makes of a code on the way need not be one.
+
+        Raises:
+          ValueError: for a batch of codes, or arrays of shapes that do not fit.
+          TypeError: where it is no code, or a field is no array.
+        """
+        if not isinstance(code, GradientCode):
+            raise TypeError(f"code must be a GradientCode; got {code!r}")
+        for name, kind in _KINDS.items():
+            value = getattr(code, name)
+            is_array = isinstance(value, jax.Array | np.ndarray)
+            if not (is_array or (name == "required_parts" and value is None)):
+                raise TypeError(
+                    f"code.{name} must be an array; got {type(value).__name__} (lists "
+                    "are for GradientCode.from_matrix)"
+                )
+            _validation.check_dtypes(f"code.{name}", value, kind)
+        if np.ndim(code.encoding_matrix) != 2:
+            raise ValueError(
+                "code must be one code, with an encoding matrix of two axes; got one "
+                f"of shape {np.shape(code.encoding_matrix)} (use jax.vmap for a batch)"
+            )
+        if not (
+            isinstance(code.decoders, tuple)
+            and all(isinstance(decoder, Decoder) for decoder in code.decoders)
+        ):
+            raise TypeError(
+                "code.decoders must be a tuple of jaxwgc.decoders.Decoder; got "
+                f"{code.decoders!r}"
+            )
+        for name in ("num_segments", "messages_per_worker"):
+            _validation.check_int(f"code.{name}", getattr(code, name), minimum=1)
+        per_worker, per_part = code.messages_per_worker, code.num_segments
+        workers, parts = code.num_workers, code.num_parts
+        shapes = {
+            "encoding_matrix": (workers * per_worker, parts * per_part),
+            "assignment": (workers, parts),
+            "target": (parts,),
+        }
+        if per_worker > 1:
+            shapes["required_parts"] = (workers, per_worker)
+        for name, expected in shapes.items():
+            found = getattr(code, name)
+            if found is None or found.shape != expected:
+                raise ValueError(
+                    f"code.{name} must have shape {expected} for messages_per_worker = "
+                    f"{per_worker}, num_segments = {per_part} and {code}; got "
+                    f"{None if found is None else found.shape}"
+                )
+        _validation.check_stragglers(
+            code.num_stragglers, workers, "code.num_stragglers"
+        )
+        return code
+
     def __repr__(self) -> str:
         return (
             f"GradientCode(num_workers={self.num_workers}, "
             f"num_parts={self.num_parts}, num_stragglers={self.num_stragglers}, "
-            f"decoder={self.decoder!r})"
+            f"decoders=[{', '.join(map(str, self.decoders))}])"
         )
-
-
-def check_code(code: Any) -> GradientCode:
-    """One gradient code, not a batch of them, whose fields fit together.
-
-    To be called where a code is used: what JAX makes of a code on the way need not be
-    one.
-    """
-    if not isinstance(code, GradientCode):
-        raise TypeError(f"code must be a GradientCode; got {code!r}")
-    arrays = ("encoding_matrix", "assignment", "target", "required_parts", "groups")
-    for name in arrays:
-        value, optional = getattr(code, name), name in ("required_parts", "groups")
-        is_array = isinstance(value, jax.Array | np.ndarray)
-        if not (is_array or (optional and value is None)):
-            raise TypeError(
-                f"code.{name} must be an array; got {type(value).__name__} (lists are "
-                "for GradientCode.from_matrix)"
-            )
-        _validation.check_dtypes(f"code.{name}", value, "numbers or bools")
-    if np.ndim(code.encoding_matrix) != 2:
-        raise ValueError(
-            "code must be one code, with an encoding matrix of two axes; got one of "
-            f"shape {np.shape(code.encoding_matrix)} (use jax.vmap for a batch)"
-        )
-    _validation.check_int("code.num_stragglers", code.num_stragglers, minimum=0)
-    for name in ("num_segments", "num_clusters", "messages_per_worker"):
-        _validation.check_int(f"code.{name}", getattr(code, name), minimum=1)
-    per_worker, per_part = code.messages_per_worker, code.num_segments
-    workers, parts = code.num_workers, code.num_parts
-    shapes = {
-        "encoding_matrix": (workers * per_worker, parts * per_part),
-        "assignment": (workers, parts),
-        "target": (parts,),
-    }
-    if per_worker > 1:
-        shapes["required_parts"] = (workers, per_worker)
-    for name, expected in shapes.items():
-        found = getattr(code, name)
-        if found is None or found.shape != expected:
-            raise ValueError(
-                f"code.{name} must have shape {expected} for messages_per_worker = "
-                f"{per_worker}, num_segments = {per_part} and {code}; got "
-                f"{None if found is None else found.shape}"
-            )
-    return code

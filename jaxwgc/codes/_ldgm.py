@@ -7,6 +7,7 @@ import numpy as np
 from jaxwgc import _validation
 from jaxwgc.codes import _random_matrices
 from jaxwgc.codes._gradient_code import GradientCode
+from jaxwgc.decoders import LeastSquares, Peeling
 
 
 def ldgm(
@@ -18,7 +19,7 @@ def ldgm(
     the sum of `parity_degree` parts, drawn uniformly without replacement. Peeling
     decodes: a parity of which all parts but one are known gives the last one. The parts
     that it recovers are exact, and scaled up for the lost ones. That is right on
-    average, not small in error: `decoder="least_squares"` has the least error.
+    average, not small in error: `decoders.LeastSquares` has the least error.
 
     Args:
       key: PRNG key of either kind. The same key gives the same code whatever JAX's
@@ -78,6 +79,5 @@ def ldgm(
         assignment=assignment,
         target=np.ones(num_parts),
         num_stragglers=1 if parity_degree == num_parts else 0,
-        decoder="peeling",
-        batch_size=1,
+        decoders=(Peeling(), LeastSquares()),
     )

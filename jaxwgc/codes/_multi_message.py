@@ -5,8 +5,9 @@ import dataclasses
 import numpy as np
 
 from jaxwgc import _validation
-from jaxwgc.codes._gradient_code import GradientCode, check_code
-from jaxwgc.codes._inner_code import array_module, check_plain_messages
+from jaxwgc.codes._gradient_code import GradientCode
+from jaxwgc.codes._host_or_device import array_module
+from jaxwgc.decoders import LeastSquares
 
 
 def multi_message(code: GradientCode) -> GradientCode:
@@ -51,8 +52,8 @@ def multi_message(code: GradientCode) -> GradientCode:
       communication", IEEE Data Science Workshop 2019, section IV. The order of the
       parts is the library's.
     """
-    code = check_code(code)
-    check_plain_messages(code, "multi_message")
+    GradientCode.check(code)
+    code.check_plain("multi_message")
     if _validation.is_traced(code.assignment):
         raise TypeError(
             "multi_message needs a code whose assignment is known; got a traced one. "
@@ -70,14 +71,9 @@ def multi_message(code: GradientCode) -> GradientCode:
     return dataclasses.replace(
         code,
         encoding_matrix=matrix.reshape(-1, code.num_parts),
-        decoder="least_squares",
+        decoders=code.decoders_of(LeastSquares),
         messages_per_worker=num_messages,
         required_parts=finished,
-        point_step=None,
-        one_step_scale=None,
-        one_step_shared=True,
-        batch_size=None,
-        groups=None,
     )
 
 

@@ -3,8 +3,9 @@
 import numpy as np
 
 from jaxwgc import _validation
-from jaxwgc.codes._gradient_code import Array, GradientCode, check_code
-from jaxwgc.codes._inner_code import array_module, check_plain_messages
+from jaxwgc.codes._gradient_code import Array, GradientCode
+from jaxwgc.codes._host_or_device import array_module
+from jaxwgc.decoders import Clustered
 
 
 def partial(code: GradientCode, num_uncoded: int) -> GradientCode:
@@ -48,13 +49,13 @@ def partial(code: GradientCode, num_uncoded: int) -> GradientCode:
       Tandon, Lei, Dimakis, Karampatziakis, "Gradient coding: avoiding stragglers in
       distributed learning", ICML 2017, section 5.
     """
-    code = check_code(code)
+    GradientCode.check(code)
     num_uncoded = _validation.check_int("num_uncoded", num_uncoded, minimum=0)
-    check_plain_messages(code, "partial")
-    if code.num_clusters != 1:
+    code.check_plain("partial")
+    if code.decoders_of(Clustered):
         raise ValueError(
-            "partial needs a code with num_clusters = 1; got num_clusters = "
-            f"{code.num_clusters}: use clustered on the partial code instead"
+            f"partial needs a code without clusters; got {code}: use clustered on the "
+            "partial code instead"
         )
     num_workers, num_parts = code.num_workers, code.num_parts
     own = np.eye(num_workers, dtype=bool).repeat(num_uncoded, axis=1)

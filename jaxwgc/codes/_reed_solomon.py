@@ -6,12 +6,13 @@ import numpy as np
 
 from jaxwgc import _validation
 from jaxwgc.codes._gradient_code import GradientCode
-from jaxwgc.codes._nearest import nearest
 from jaxwgc.codes._roots_of_unity import (
     best_step,
     norm_of_products,
     vanishing_products,
 )
+from jaxwgc.codes._suggestions import nearest
+from jaxwgc.decoders import Lagrange, LeastSquares
 
 
 def reed_solomon(
@@ -85,8 +86,7 @@ def reed_solomon(
         assignment=assignment,
         target=np.ones(num_parts),
         num_stragglers=replication - 1,
-        decoder="lagrange",
-        point_step=step,
+        decoders=(Lagrange(step), LeastSquares()),
     )
 
 

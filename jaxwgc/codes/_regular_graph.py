@@ -10,7 +10,8 @@ from jax import lax
 from jaxwgc import _validation
 from jaxwgc.codes import _random_matrices
 from jaxwgc.codes._gradient_code import GradientCode
-from jaxwgc.codes._nearest import nearest
+from jaxwgc.codes._suggestions import nearest
+from jaxwgc.decoders import LeastSquares, OneStep
 
 # Attempted swaps: in rounds of one for each edge, and no fewer than that many. Up to 12
 # edges the distribution is then within 1e-8 of the uniform one (total variation, by
@@ -93,7 +94,7 @@ def regular_graph(key: jax.Array, num_workers: int, replication: int) -> Gradien
         assignment=adjacency,
         target=np.ones(num_workers),
         num_stragglers=0,
-        one_step_scale=float(num_workers),
+        decoders=(LeastSquares(), OneStep(float(num_workers))),
     )
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from jaxwgc import _validation
 from jaxwgc.codes import _random_matrices
 from jaxwgc.codes._gradient_code import GradientCode
+from jaxwgc.decoders import LeastSquares, OneStep
 
 
 def stochastic(
@@ -77,9 +78,7 @@ def stochastic(
         assignment=assignment,
         target=np.ones(num_parts),
         num_stragglers=0,
-        decoder="one_step",
-        one_step_scale=1.0,
-        one_step_shared=False,
+        decoders=(OneStep(1.0, shared=False), LeastSquares()),
     )
 
 

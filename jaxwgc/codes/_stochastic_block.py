@@ -9,7 +9,8 @@ import numpy as np
 from jaxwgc import _validation
 from jaxwgc.codes import _random_matrices
 from jaxwgc.codes._gradient_code import GradientCode
-from jaxwgc.codes._nearest import nearest
+from jaxwgc.codes._suggestions import nearest
+from jaxwgc.decoders import LeastSquares, OneStep, Peeling
 
 
 def stochastic_block(
@@ -87,27 +88,25 @@ def stochastic_block(
     assignment = _random_matrices.known(
         _random_matrices.bernoulli_matrix(key, probabilities.shape, probabilities)
     )
+    one_step = _one_step(num_clusters, probability_inside, probability_across)
     return GradientCode(
         encoding_matrix=_random_matrices.zeros_and_ones(assignment),
         assignment=assignment,
         target=np.ones(num_parts),
         num_stragglers=0,
-        one_step_scale=_one_step_scale(
-            num_clusters, probability_inside, probability_across
-        ),
-        batch_size=1,
+        decoders=(LeastSquares(), *one_step, Peeling()),
     )
 
 
-def _one_step_scale(
+def _one_step(
     num_clusters: int,
     probability_inside: jax.typing.ArrayLike,
     probability_across: jax.typing.ArrayLike,
-) -> float | None:
-    """One over the probability that a random worker holds a part, where known."""
+) -> tuple[OneStep, ...]:
+    """One-step decoding, where the mean number of copies of a part is known."""
     if _validation.is_traced(probability_inside, probability_across):
-        return None
+        return ()
     inside = np.asarray(probability_inside, np.float64).item()
     across = np.asarray(probability_across, np.float64).item()
     total = inside + (num_clusters - 1) * across
-    return num_clusters / total if total else None
+    return (OneStep(num_clusters / total),) if total else ()

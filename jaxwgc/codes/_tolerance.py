@@ -23,8 +23,8 @@ def check_tolerance(
             for _ in range(num_patterns)
         )
     # Rows of very different scale would be lost as rounding of the largest.
-    norms = np.linalg.norm(matrix, axis=1, keepdims=True)
-    rows = matrix / np.where(norms > 0, norms, 1)
+    largest = np.abs(matrix).max(axis=1, keepdims=True)
+    rows = matrix / np.where(largest > 0, largest, 1)
     for lost in patterns:
         answers = np.delete(rows, list(lost), axis=0).T
         weights = np.linalg.lstsq(answers, target, rcond=None)[0]

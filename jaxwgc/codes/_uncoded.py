@@ -4,7 +4,8 @@ import numpy as np
 
 from jaxwgc import _validation
 from jaxwgc.codes._gradient_code import GradientCode
-from jaxwgc.codes._nearest import nearest
+from jaxwgc.codes._suggestions import nearest
+from jaxwgc.decoders import Group, LeastSquares, OneStep, Peeling
 
 
 def uncoded(num_workers: int, num_parts: int | None = None) -> GradientCode:
@@ -53,8 +54,10 @@ def uncoded(num_workers: int, num_parts: int | None = None) -> GradientCode:
         assignment=assignment,
         target=np.ones(num_parts),
         num_stragglers=0,
-        decoder="group",
-        one_step_scale=float(num_workers),
-        batch_size=load,
-        groups=np.arange(num_workers)[None],
+        decoders=(
+            Group(np.arange(num_workers)[None]),
+            LeastSquares(),
+            OneStep(float(num_workers)),
+            Peeling(load),
+        ),
     )

@@ -8,25 +8,30 @@ out. First derivatives of `decoding_error` under least squares lose nothing by i
 second derivatives are wrong.
 """
 
-from jaxwgc.coding._coding import (
+from jaxwgc.coding._decoding import (
+    DecodedRound,
     decode,
+    decode_round,
     decoding_error,
     decoding_weights,
     effective_weights,
-    encode,
-    weighted,
 )
 from jaxwgc.coding._diagnosis import Diagnosis, diagnose
+from jaxwgc.coding._messages import encode, form_messages
+from jaxwgc.coding._weighting import weighted
 from jaxwgc.coding._worst_pattern import worst_pattern
 
 __all__ = [
+    "DecodedRound",
     "Diagnosis",
     "decode",
+    "decode_round",
     "decoding_error",
     "decoding_weights",
     "diagnose",
     "effective_weights",
     "encode",
+    "form_messages",
     "weighted",
     "worst_pattern",
 ]

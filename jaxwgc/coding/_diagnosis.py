@@ -1,6 +1,5 @@
 """What a code costs and what stragglers do to it, as arrays and as a table."""
 
-import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -10,10 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxwgc import _validation, _weights
+from jaxwgc import _validation
 from jaxwgc.codes import GradientCode
-from jaxwgc.codes._gradient_code import check_code
+from jaxwgc.coding import _collapsed
+from jaxwgc.coding._decoding import find_weights
 from jaxwgc.coding._worst_pattern import worst_pattern
+from jaxwgc.decoders import Decoder, choose_decoder
 
 # Numbers of stragglers that are looked at where none are asked for.
 _NUM_ROWS = 8
@@ -102,7 +103,7 @@ def diagnose(
     *,
     num_patterns: int = 1000,
     quantile_levels: Sequence[float] = (0.5, 0.9, 0.99),
-    decoder: str | None = None,
+    decoder: Decoder | type[Decoder] | None = None,
     max_patterns: int = 50_000,
 ) -> Diagnosis:
     """What a code costs, and its decoding error against the number of stragglers.
@@ -145,13 +146,13 @@ the gradient's length
       Charles, Papailiopoulos, Ellenberg, "Approximate gradient coding via sparse
       random graphs", 2017 (decoding error, random and adversarial).
     """
-    check_code(code)
+    GradientCode.check(code)
     if _validation.is_traced(code):
         raise TypeError(
             "code must be concrete, since patterns are enumerated on the host; got a "
             "traced one: diagnose it outside of jit, vmap and grad"
         )
-    decoder = _weights.check_decoder(code, decoder)
+    decoder = choose_decoder(code, decoder)
     key = _validation.check_key(key)
     num_patterns = _validation.check_int("num_patterns", num_patterns, minimum=2)
     numbers = _numbers_of_stragglers(num_stragglers, code.num_workers)
@@ -228,11 +229,11 @@ the gradient's length
     )
 
 
-@functools.partial(jax.jit, static_argnames="decoder")
+@jax.jit
 def _errors_and_noise(code, masks, decoder):
     """Decoding errors, and squared noise for messages with noise of their own size."""
-    weights = _weights.solve(code, _weights.message_mask(code, masks), decoder)
-    errors = _weights.squared_error(code, _weights.mixing(code, weights))
+    _, weights = find_weights(code, masks, decoder)
+    errors = _collapsed.squared_error(code, _collapsed.mixing(code, weights))
     matrix = jnp.asarray(code.encoding_matrix)
     sizes = jnp.sum(matrix.real**2 + matrix.imag**2, axis=1)
     noise = jnp.sum((weights.real**2 + weights.imag**2) * sizes, axis=(-2, -1))

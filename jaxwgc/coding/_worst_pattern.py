@@ -1,6 +1,5 @@
 """The stragglers that hurt a code most: exact where all can be tried, else searched."""
 
-import functools
 import itertools
 import math
 from collections.abc import Container, Iterator
@@ -10,10 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxwgc import _validation, _weights
+from jaxwgc import _validation
 from jaxwgc.codes import GradientCode
-from jaxwgc.codes._gradient_code import check_code
-from jaxwgc.coding._strain import Strain, all_swaps, swapped
+from jaxwgc.coding._decoding import decoding_error
+from jaxwgc.coding._ridge_errors import RidgeErrors, all_swaps, swapped
+from jaxwgc.decoders import Decoder, choose_decoder
 
 # Masks that are evaluated in one call. Always as many, so that a code is compiled once.
 _BATCH = 128
@@ -21,16 +21,18 @@ _BATCH = 128
 _NOISE = 100
 # What the search starts from, besides the greedy pattern: random patterns as they are,
 # which matter where the decoder is far from least squares, and the worst of those that
-# were climbed to by strain, which costs little.
+# were climbed to by ridge errors, which cost little.
 _NUM_RANDOM = 2
 _NUM_CLIMBED = 30
 _NUM_WORST = 4
+
+_decoding_error = jax.jit(decoding_error)
 
 
 def worst_pattern(
     code: GradientCode,
     num_stragglers: int,
-    decoder: str | None = None,
+    decoder: Decoder | type[Decoder] | None = None,
     *,
     max_patterns: int = 50_000,
 ) -> np.ndarray:
@@ -44,8 +46,8 @@ def worst_pattern(
     least squares converges, minutes where every pattern has to be decomposed.
 
     Where the error does not change (a block of copies is lost with the last of them
-    only), the search goes by the strain on the code, the error of ridge regression in
-    the place of least squares, which grows with every straggler.
+    only), the search goes by the error of ridge regression in the place of least
+    squares, which grows with every straggler.
 
     The same code gives the same pattern. Patterns whose errors differ by rounding alone
     tie; of those that were found, the first is taken, in the lexicographic order of the
@@ -81,13 +83,13 @@ def worst_pattern(
       "Gradient coding based on block designs for mitigating adversarial stragglers",
       2019.
     """
-    check_code(code)
+    GradientCode.check(code)
     if _validation.is_traced(code):
         raise TypeError(
             "code must be concrete, since its worst pattern is found on the host; got "
             "a traced one: find the pattern outside of jit, vmap and grad"
         )
-    decoder = _weights.check_decoder(code, decoder)
+    decoder = choose_decoder(code, decoder)
     num_stragglers = _validation.check_stragglers(num_stragglers, code.num_workers)
     max_patterns = _validation.check_int("max_patterns", max_patterns, minimum=0)
     # Also in a function that is being traced, a concrete code has a pattern.
@@ -106,20 +108,20 @@ class _Found(NamedTuple):
     """A set of stragglers, sorted, with what it does to the code."""
 
     error: float
-    strain: float
+    ridge_error: float
     lost: tuple[int, ...]
 
 
 class _Adversary:
     """Evaluates sets of stragglers of one code, in batches of one shape."""
 
-    def __init__(self, code: GradientCode, decoder: str):
+    def __init__(self, code: GradientCode, decoder: Decoder):
         self.num_workers = code.num_workers
         self._code = code
         self._decoder = decoder
-        # The least error that any weights have is never above the strain.
-        self.strain_is_bound = decoder in ("least_squares", "lagrange")
-        self.strain = Strain(code)
+        # The least error that any weights have is never above the ridge error.
+        self.ridge_error_is_bound = decoder.is_optimal
+        self.ridge_errors = RidgeErrors(code)
         dtype = jnp.asarray(code.encoding_matrix).dtype
         scale = float(np.sum(np.asarray(code.target, np.float64) ** 2))
         self.tolerance = _NOISE * float(jnp.finfo(dtype).eps) * scale
@@ -131,16 +133,10 @@ class _Adversary:
             batch = lost[start : start + _BATCH]
             masks = np.ones((_BATCH, self.num_workers), bool)
             np.put_along_axis(masks[: len(batch)], batch, False, axis=1)
-            errors = _errors(self._code, masks, self._decoder)
+            errors = _decoding_error(self._code, masks, self._decoder)
             found.append(np.asarray(errors, np.float64)[: len(batch)])
         errors = np.concatenate(found)
         return np.where(np.isnan(errors), np.inf, errors)
-
-
-@functools.partial(jax.jit, static_argnames="decoder")
-def _errors(code: GradientCode, masks: jax.Array, decoder: str) -> jax.Array:
-    weights = _weights.solve(code, _weights.message_mask(code, masks), decoder)
-    return _weights.squared_error(code, _weights.mixing(code, weights))
 
 
 def _try_all(adversary: _Adversary, num_stragglers: int) -> tuple[int, ...]:
@@ -166,7 +162,8 @@ def _search(adversary: _Adversary, num_stragglers: int) -> tuple[int, ...]:
         drawn = generator.permutation(adversary.num_workers)[:num_stragglers]
         return tuple(sorted(drawn.tolist()))
 
-    climbed = sorted({adversary.strain.climb(draw()) for _ in range(_NUM_CLIMBED)})
+    climb = adversary.ridge_errors.climb
+    climbed = sorted({climb(draw()) for _ in range(_NUM_CLIMBED)})
     order = np.argsort(-adversary.errors(np.array(climbed)), kind="stable")
     starts = [_greedy(adversary, num_stragglers)]
     starts += [draw() for _ in range(_NUM_RANDOM)]
@@ -188,10 +185,10 @@ def _greedy(adversary: _Adversary, num_stragglers: int) -> tuple[int, ...]:
         others = np.setdiff1d(np.arange(adversary.num_workers), lost).astype(int)
         errors = adversary.errors(np.array([(*lost, other) for other in others]))
         tied = errors >= errors.max() - adversary.tolerance
-        strains = adversary.strain.after_losing(lost, others)
-        strains = np.where(tied, strains, -np.inf)
-        strained = strains >= strains.max() - adversary.strain.tolerance
-        lost = tuple(sorted((*lost, int(others[np.argmax(strained)]))))
+        ridge_errors = adversary.ridge_errors.after_losing(lost, others)
+        ridge_errors = np.where(tied, ridge_errors, -np.inf)
+        largest = ridge_errors >= ridge_errors.max() - adversary.ridge_errors.tolerance
+        lost = tuple(sorted((*lost, int(others[np.argmax(largest)]))))
     return lost
 
 
@@ -203,9 +200,9 @@ def _improve(
     Stops at a set that is known.
     """
     [error] = adversary.errors(np.array([lost]))
-    found = _Found(error, adversary.strain.of(lost), lost)
-    # Never below the largest error so far: strain cannot win back what rounding took,
-    # and the climb ends.
+    found = _Found(error, adversary.ridge_errors.of(lost), lost)
+    # Never below the largest error so far: a ridge error cannot win back what rounding
+    # took, and the climb ends.
     record = error
     while found.lost not in known:
         better = _better_swap(adversary, found, record)
@@ -219,24 +216,26 @@ def _improve(
 def _better_swap(adversary: _Adversary, found: _Found, record: float) -> _Found | None:
     """The best swap of the first batch that has one better than `found`.
 
-    Swaps are tried from the largest strain on, where the largest errors mostly are: a
-    batch is enough then. To see that no swap is better, all are tried, or all whose
-    strain allows a larger error.
+    Swaps are tried from the largest ridge error on, where the largest errors mostly
+    are: a batch is enough then. To see that no swap is better, all are tried, or all
+    whose ridge error allows a larger error.
     """
     swaps = all_swaps(found.lost, adversary.num_workers)
-    strains = adversary.strain.after_swaps(found.lost, swaps)
-    order = np.argsort(-strains, kind="stable")
-    if adversary.strain_is_bound:
-        order = order[strains[order] > record - adversary.tolerance]
+    ridge_errors = adversary.ridge_errors.after_swaps(found.lost, swaps)
+    order = np.argsort(-ridge_errors, kind="stable")
+    if adversary.ridge_error_is_bound:
+        order = order[ridge_errors[order] > record - adversary.tolerance]
     for start in range(0, len(order), _BATCH):
         batch = order[start : start + _BATCH]
         sets = [swapped(found.lost, swap) for swap in swaps[batch]]
         errors = adversary.errors(np.array(sets))
         own = int(np.argmax(errors >= errors.max() - adversary.tolerance))
-        strain = strains[batch[own]]
+        ridge_error = ridge_errors[batch[own]]
         more_error = errors.max() > record + adversary.tolerance
         as_much = errors[own] >= record - adversary.tolerance
-        more_strain = strain > found.strain + adversary.strain.tolerance
-        if more_error or (as_much and more_strain):
-            return _Found(float(errors[own]), float(strain), sets[own])
+        more_ridge_error = (
+            ridge_error > found.ridge_error + adversary.ridge_errors.tolerance
+        )
+        if more_error or (as_much and more_ridge_error):
+            return _Found(float(errors[own]), float(ridge_error), sets[own])
     return None

@@ -6,7 +6,6 @@ A straggler model is a pair of pure functions, like an optax transformation:
 gives finish times. A waiting rule is a function of a key (for ties) and the times.
 """
 
-from jaxwgc.stragglers._adversarial import adversarial
 from jaxwgc.stragglers._delayed import delayed
 from jaxwgc.stragglers._delays import bernoulli_slowdown, pareto, shifted_exponential
 from jaxwgc.stragglers._types import (
@@ -15,7 +14,8 @@ from jaxwgc.stragglers._types import (
     StragglerModel,
     WaitingRule,
 )
-from jaxwgc.stragglers._unit_rounds import bernoulli, uniform
+from jaxwgc.stragglers._types import check_model as check_model
+from jaxwgc.stragglers._unit_rounds import bernoulli, fixed, uniform
 from jaxwgc.stragglers._waiting import deadline, fastest
 
 __all__ = [
@@ -23,12 +23,12 @@ __all__ = [
     "DelayModel",
     "StragglerModel",
     "WaitingRule",
-    "adversarial",
     "bernoulli",
     "bernoulli_slowdown",
     "deadline",
     "delayed",
     "fastest",
+    "fixed",
     "pareto",
     "shifted_exponential",
     "uniform",

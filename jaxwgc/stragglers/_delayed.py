@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxwgc import _validation
+from jaxwgc.stragglers._equal_models import equal_models
 from jaxwgc.stragglers._inputs import loads_of
 from jaxwgc.stragglers._types import Arrivals, DelayModel, StragglerModel, WaitingRule
 
@@ -12,6 +13,7 @@ from jaxwgc.stragglers._types import Arrivals, DelayModel, StragglerModel, Waiti
 _ROUNDINGS = 4
 
 
+@equal_models
 def delayed(delay: DelayModel, wait: WaitingRule) -> StragglerModel:
     """Finish times from a delay model, and a rule for how long the server waits.
 
@@ -50,6 +52,11 @@ def delayed(delay: DelayModel, wait: WaitingRule) -> StragglerModel:
         delay_key, wait_key = jax.random.split(_validation.check_key(key))
         loads = loads_of(loads)
         times, state = delay.sample(delay_key, state, loads)
+        if jnp.shape(times) != loads.shape:
+            raise ValueError(
+                f"delay must give times {loads.shape} for loads of that shape; got "
+                f"{jnp.shape(times)}"
+            )
         arrivals = wait(wait_key, times)
         if not isinstance(arrivals, Arrivals):
             raise TypeError(f"wait must be a waiting rule; got one giving {arrivals!r}")

@@ -6,10 +6,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxwgc import _validation
+from jaxwgc.stragglers._equal_models import equal_models
 from jaxwgc.stragglers._inputs import loads_of, stateless
 from jaxwgc.stragglers._types import DelayModel
 
 
+@equal_models
 def shifted_exponential(shift: float, rate: float) -> DelayModel:
     """Times load * (shift + E / rate), E standard exponential.
 
@@ -40,6 +42,7 @@ def shifted_exponential(shift: float, rate: float) -> DelayModel:
     )
 
 
+@equal_models
 def pareto(scale: float, shape: float) -> DelayModel:
     """Times load * scale * P, P Pareto: P(P > t) = t ** -shape for t at least 1.
 
@@ -69,6 +72,7 @@ def pareto(scale: float, shape: float) -> DelayModel:
     return _independent(lambda key, size: scale * jax.random.pareto(key, shape, size))
 
 
+@equal_models
 def bernoulli_slowdown(
     probability: float, slowdown: float, time: float = 1.0
 ) -> DelayModel:

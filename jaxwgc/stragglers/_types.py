@@ -4,6 +4,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import jax
+import numpy as np
+
+from jaxwgc._dtypes import is_kind
 
 
 class Arrivals(NamedTuple):
@@ -57,3 +60,29 @@ class WaitingRule(Protocol):
     def __call__(self, key: jax.Array, times: jax.Array) -> Arrivals:
         """Takes a PRNG key, for ties, and times (num_workers,)."""
         ...
+
+
+def check_model(name: str, model: Any, loads: Any) -> None:
+    """A straggler model that gives rounds of as many workers; nothing is drawn."""
+    if not isinstance(model, StragglerModel):
+        raise TypeError(f"{name} must be a StragglerModel; got {model!r}")
+    num_workers = len(loads)
+    state = model.init(num_workers)
+    found = jax.eval_shape(
+        lambda key: model.sample(key, state, loads), jax.random.key(0)
+    )
+    arrivals = found[0] if isinstance(found, tuple) and len(found) == 2 else None
+    received, elapsed = (
+        getattr(arrivals, field, None) for field in ("received", "elapsed")
+    )
+    if not (
+        np.shape(received) == (num_workers,)
+        and is_kind(received, "bools")
+        and np.shape(elapsed) == ()
+        and is_kind(elapsed, "real numbers")
+    ):
+        raise TypeError(
+            f"{name} must be a StragglerModel, whose sample gives (arrivals, state) "
+            f"with bools received ({num_workers},) and a real scalar elapsed; got one "
+            f"that gives {found}: {model!r}"
+        )

@@ -4,11 +4,13 @@ import jax
 import jax.numpy as jnp
 
 from jaxwgc import _validation
+from jaxwgc.stragglers._equal_models import equal_models
 from jaxwgc.stragglers._inputs import loads_of, stateless
 from jaxwgc.stragglers._selection import random_workers
 from jaxwgc.stragglers._types import Arrivals, StragglerModel
 
 
+@equal_models
 def uniform(num_stragglers: int) -> StragglerModel:
     """Exactly s stragglers a round, uniformly at random; a round takes one unit.
 
@@ -48,11 +50,12 @@ def uniform(num_stragglers: int) -> StragglerModel:
         _validation.check_stragglers(num_stragglers, num_workers)
         everyone = jnp.ones(num_workers, bool)
         received = ~random_workers(_validation.check_key(key), everyone, num_stragglers)
-        return unit_round(received, loads), state
+        return _unit_round(received, loads), state
 
     return StragglerModel(init, sample)
 
 
+@equal_models
 def bernoulli(probability: jax.typing.ArrayLike) -> StragglerModel:
     """Each worker straggles by itself with that probability; a round takes one unit.
 
@@ -85,12 +88,62 @@ def bernoulli(probability: jax.typing.ArrayLike) -> StragglerModel:
     def sample(key, state, loads):
         key, loads = _validation.check_key(key), loads_of(loads)
         draws = jax.random.uniform(key, (len(loads),), jnp.float32)
-        return unit_round(draws >= probability, loads), state
+        return _unit_round(draws >= probability, loads), state
 
     return StragglerModel(stateless, sample)
 
 
-def unit_round(received: jax.Array, loads: jax.Array) -> Arrivals:
+def fixed(received: jax.typing.ArrayLike) -> StragglerModel:
+    """The same workers answer in every round; a round takes one unit.
+
+    Args:
+      received: bool (num_workers,), who answers. May be traced.
+
+    Returns:
+      A straggler model. Times are 1 for the workers that answer and infinity for the
+      others, which have finished no part. Keys are not used.
+
+    Raises:
+      ValueError: where received has another number of axes than one, or (at `init` or
+        `sample`) there are not as many workers.
+      TypeError: where received is not bool.
+
+    Example:
+      >>> import jax, jaxwgc, numpy as np
+      >>> model = jaxwgc.stragglers.fixed(np.array([True, False, True]))
+      >>> arrivals, _ = model.sample(jax.random.key(0), model.init(3), np.ones(3))
+      >>> arrivals.received
+      Array([ True, False,  True], dtype=bool)
+    """
+    _validation.check_dtypes("received", received, "bools")
+    if jnp.ndim(received) != 1:
+        raise ValueError(
+            f"received must have shape (num_workers,); got {jnp.shape(received)}"
+        )
+    expected = jnp.shape(received)[0]
+
+    def check_workers(num_workers):
+        num_workers = _validation.check_int("num_workers", num_workers, minimum=1)
+        if num_workers != expected:
+            raise ValueError(
+                "num_workers must be that of received; got "
+                f"{num_workers} and {expected}"
+            )
+
+    def init(num_workers):
+        check_workers(num_workers)
+        return ()
+
+    def sample(key, state, loads):
+        _validation.check_key(key)
+        loads = loads_of(loads)
+        check_workers(len(loads))
+        return _unit_round(jnp.asarray(received), loads), state
+
+    return StragglerModel(init, sample)
+
+
+def _unit_round(received: jax.Array, loads: jax.Array) -> Arrivals:
     """The round of one unit in which those workers answer and the others never do."""
     times = jnp.where(received, 1.0, jnp.inf)
     finished = jnp.where(received & (loads > 0), jnp.ceil(loads), 0)

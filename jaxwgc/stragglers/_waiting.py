@@ -3,11 +3,13 @@
 import jax.numpy as jnp
 
 from jaxwgc import _validation
+from jaxwgc.stragglers._equal_models import equal_models
 from jaxwgc.stragglers._inputs import times_of
 from jaxwgc.stragglers._selection import fastest_workers
 from jaxwgc.stragglers._types import Arrivals, WaitingRule
 
 
+@equal_models
 def fastest(num_required: int) -> WaitingRule:
     """Wait for exactly that many workers, the fastest ones.
 
@@ -51,6 +53,7 @@ def fastest(num_required: int) -> WaitingRule:
     return wait
 
 
+@equal_models
 def deadline(seconds: float) -> WaitingRule:
     """Take whoever has answered by a deadline; go on at once when all have.
 

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 import jaxwgc
+from tests.conftest import arrivals
 
 
 def patterns_within(num_workers, num_stragglers):
@@ -54,9 +55,9 @@ def _round_trip(code, weights, received, gradients):
     messages = jaxwgc.encode(code, gradients)
     like = jax.tree.map(lambda leaf: leaf[0], gradients)
     return (
-        jaxwgc.decoding_weights(code, received),
-        jaxwgc.decoding_error(code, received),
-        jaxwgc.decode(code, messages, received, like),
+        jaxwgc.decoding_weights(code, **arrivals(received)),
+        jaxwgc.decoding_error(code, **arrivals(received)),
+        jaxwgc.decode(code, messages, params=like, **arrivals(received)),
     )
 
 

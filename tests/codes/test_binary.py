@@ -7,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxwgc
+from jaxwgc import decoders
 from jaxwgc.codes._binary import binary
 from tests.codes.reference import check_round_trip, patterns_within, worst_miss
-from tests.conftest import random_patterns
+from tests.conftest import own_decoder, random_patterns
 
 decoding_weights = jax.jit(jaxwgc.decoding_weights)
 decoding_error = jax.jit(jaxwgc.decoding_error)
@@ -18,7 +19,7 @@ decoding_error = jax.jit(jaxwgc.decoding_error)
 def whole_family(code, received):
     """For each mask whether some family has an answer in each of its groups."""
     whole = np.zeros(len(received), bool)
-    for family in code.groups:
+    for family in code.decoders[0].groups:
         answered = [received[:, family == group].any(1) for group in set(family) - {-1}]
         whole |= np.all(answered, axis=0)
     return whole
@@ -73,7 +74,7 @@ def test_groups_and_classes(data):
         assert np.ptp(rows.sum(1)) <= 1
         held_by = rows.argmax(0)
         assert np.all(np.diff(held_by) >= 0)
-    for family in code.groups:
+    for family in code.decoders[0].groups:
         groups = sorted(set(family) - {-1})
         total = np.zeros(num_workers)
         for group in groups:
@@ -82,10 +83,14 @@ def test_groups_and_classes(data):
             total += rows[0]
         np.testing.assert_array_equal(total, 1)
     # Every worker is in the family of its class, and in no other.
-    np.testing.assert_array_equal((code.groups >= 0).sum(0), 1)
-    assert len(code.groups) == (1 if num_workers % (num_stragglers + 1) == 0 else 2)
-    assert code.one_step_scale == num_workers / (num_stragglers + 1)
-    assert (code.decoder, code.batch_size) == ("group", 1)
+    np.testing.assert_array_equal((code.decoders[0].groups >= 0).sum(0), 1)
+    assert len(code.decoders[0].groups) == (
+        1 if num_workers % (num_stragglers + 1) == 0 else 2
+    )
+    assert own_decoder(code, decoders.OneStep).scale == num_workers / (
+        num_stragglers + 1
+    )
+    assert own_decoder(code, decoders.Peeling).batch_size == 1
 
 
 @pytest.mark.parametrize("make", [binary, jaxwgc.codes.fractional_repetition])

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import jaxwgc
+from jaxwgc import decoders
 from jaxwgc.codes import _block_designs, paley, projective_plane
-from jaxwgc.codes._nearest import nearest
+from jaxwgc.codes._suggestions import nearest
 from tests.conftest import every_pattern, random_patterns
 
 decoding_weights = jax.jit(jaxwgc.decoding_weights, static_argnames="decoder")
@@ -89,11 +90,13 @@ def test_one_step_weights_are_right_on_average(design):
     """The effective weights add up to v from any answers, and all answers decode."""
     code, v, _, _ = design
     received = random_patterns(v, v // 2, 5)
-    weights = np.asarray(jaxwgc.decoding_weights(code, received, decoder="one_step"))
+    weights = np.asarray(
+        jaxwgc.decoding_weights(code, received, decoder=decoders.OneStep)
+    )
     sums = (weights @ code.encoding_matrix).sum(axis=1)
     np.testing.assert_allclose(sums, v, rtol=1e-5)
     everyone = np.ones(v, bool)
-    error = jaxwgc.decoding_error(code, everyone, decoder="one_step")
+    error = jaxwgc.decoding_error(code, everyone, decoder=decoders.OneStep)
     np.testing.assert_allclose(error, 0, atol=1e-9)
 
 
@@ -102,7 +105,7 @@ def test_construction_does_not_depend_on_the_precision_setting(x64):
         assert isinstance(code.encoding_matrix, np.ndarray)
         assert code.encoding_matrix.dtype == np.float64
         assert code.assignment.dtype == np.bool_
-        assert code.decoder == "least_squares"
+        assert code.decoders[0].is_a(decoders.LeastSquares)
         assert code.num_stragglers == 0
 
 

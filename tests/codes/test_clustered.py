@@ -48,7 +48,8 @@ def test_fields(name):
     code = clustered(inner, 3)
     assert code.num_workers == 3 * inner.num_workers
     assert code.num_parts == 3 * inner.num_parts
-    assert code.num_clusters == 3
+    assert [own.num_clusters for own in code.decoders] == [3] * len(inner.decoders)
+    assert [own.inner for own in code.decoders] == [*inner.decoders]
     for matrix, block in (
         (code.encoding_matrix, inner.encoding_matrix),
         (code.assignment, inner.assignment),
@@ -60,7 +61,7 @@ def test_fields(name):
         "encoding_matrix",
         "assignment",
         "target",
-        "num_clusters",
+        "decoders",
         "required_parts",
     }
     for field in same:
@@ -70,7 +71,8 @@ def test_fields(name):
 def test_clusters_of_clusters():
     code = clustered(clustered(cyclic_mds(3, 1), 2), 2)
     flat = clustered(cyclic_mds(3, 1), 4)
-    assert code.num_clusters == flat.num_clusters == 4
+    assert code.decoders == flat.decoders
+    assert code.decoders[0].num_clusters == 4
     np.testing.assert_array_equal(code.encoding_matrix, flat.encoding_matrix)
 
 
@@ -94,7 +96,8 @@ def test_several_messages_are_carried_over():
     other = clustered(multi_message(cyclic_mds(4, 1)), 3)
     np.testing.assert_array_equal(one.encoding_matrix, other.encoding_matrix)
     np.testing.assert_array_equal(one.required_parts, other.required_parts)
-    assert one.num_clusters == other.num_clusters == 3
+    assert one.decoders == other.decoders
+    assert one.decoders[0].num_clusters == 3
 
 
 @pytest.mark.parametrize("name", ["binary", "mds", "reed_solomon", "segments"])

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 import jaxwgc
-from jaxwgc import codes, coding, stragglers
-from jaxwgc.codes._gradient_code import check_code
+from jaxwgc import codes, coding, stragglers, studies
 
 KEY = jax.random.key(0)
 MASK = np.ones(4, bool)
@@ -20,7 +19,7 @@ TAKERS = {
     "encode": lambda code: jaxwgc.encode(code, jnp.ones((4, 3))),
     "gradients": lambda code: jaxwgc.decoded_value_and_grad(lambda p, x: p @ x, code),
     "multi_message": codes.multi_message,
-    "optimize": lambda code: codes.optimize(code, stragglers.uniform(1), KEY),
+    "optimize": lambda code: studies.optimize(code, stragglers.uniform(1), KEY),
     "partial": lambda code: codes.partial(code, 1),
     "weighted": lambda code: jaxwgc.weighted(code, np.ones(4)),
     "worst_pattern": lambda code: coding.worst_pattern(code, 1),
@@ -44,4 +43,4 @@ def test_one_code_and_one_wording(name):
 
 def test_the_code_comes_back():
     code = codes.uncoded(3)
-    assert check_code(code) is code
+    assert jaxwgc.GradientCode.check(code) is code

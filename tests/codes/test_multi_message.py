@@ -158,7 +158,7 @@ def test_multi_message_round_trip(x64):
 def test_decoded_from_finished_parts_as_by_numpy(with_x64):
     code = multi_message(jaxwgc.codes.uncoded(3, 6))
     finished = np.array(list(itertools.product(range(3), repeat=3)))
-    weights = jaxwgc.effective_weights(code, finished)
+    weights = jaxwgc.effective_weights(code, finished=finished)
     np.testing.assert_allclose(weights.sum(1), finished.sum(1), atol=1e-9)
     expected = best_mixtures(code, sent(code, finished))[:, 0]
     np.testing.assert_allclose(weights, expected, atol=1e-9)
@@ -286,6 +286,6 @@ def test_partial_of_bad_codes():
         partial(communication_efficient(4, 1, 2), 1)
     with pytest.raises(ValueError, match="partial needs a code with messages_per"):
         partial(multi_message(code), 1)
-    two = dataclasses.replace(code, num_clusters=2)
+    two = jaxwgc.codes.clustered(cyclic_mds(2, 1), 2)
     with pytest.raises(ValueError, match="use clustered on the partial code instead"):
         partial(two, 1)

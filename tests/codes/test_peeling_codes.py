@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import jaxwgc
+from jaxwgc import decoders
 from jaxwgc.codes import batch_raptor, ldgm
 from jaxwgc.codes._batch_raptor import robust_soliton
-from tests.conftest import every_pattern, random_patterns
+from tests.conftest import every_pattern, own_decoder, random_patterns
 
 effective_weights = jax.jit(jaxwgc.effective_weights, static_argnames="decoder")
 KEY = jax.random.key(0)
@@ -69,8 +70,8 @@ def expected_weights(code, received):
     """k / recovered at the parts that peeling recovers, by elimination."""
     expected = np.zeros((len(received), code.num_parts))
     for mask, own in zip(received, expected, strict=True):
-        solved = peeled(code.assignment[mask][:, :: code.batch_size])
-        solved = solved.repeat(code.batch_size)
+        solved = peeled(code.assignment[mask][:, :: code.decoders[0].batch_size])
+        solved = solved.repeat(code.decoders[0].batch_size)
         own[solved] = code.num_parts / max(1, solved.sum())
     return expected
 
@@ -119,7 +120,7 @@ def test_full_elimination_recovers_more():
     for name in SMALL:
         for seed in range(3):
             code = SMALL[name](seed)
-            columns = code.assignment[:, :: code.batch_size]
+            columns = code.assignment[:, :: code.decoders[0].batch_size]
             for mask in random_patterns(9, 2, 20, seed):
                 some, all_ = peeled(columns[mask]), solvable(columns[mask])
                 assert not np.any(some & ~all_)
@@ -148,9 +149,9 @@ class TestLdgm:
         code = ldgm(KEY, 10, 6, 2)
         np.testing.assert_array_equal(code.encoding_matrix[:6], np.eye(6))
         np.testing.assert_array_equal(code.loads, [1] * 6 + [2] * 4)
-        assert code.decoder == "peeling"
-        assert code.batch_size == 1
-        assert code.one_step_scale is None
+        assert code.decoders[0].is_a(decoders.Peeling)
+        assert code.decoders[0].batch_size == 1
+        assert own_decoder(code, decoders.OneStep) is None
 
     def test_parities_are_uniform(self):
         parities = ldgm(KEY, 20_005, 5, 3).assignment[5:]
@@ -270,9 +271,9 @@ class TestBatchRaptor:
         code = batch_raptor(KEY, 40, 12, batch_size=3)
         batches = code.assignment.reshape(40, 4, 3)
         np.testing.assert_array_equal(batches.all(axis=2), batches.any(axis=2))
-        assert code.batch_size == 3
-        assert code.decoder == "peeling"
-        assert code.one_step_scale is None
+        assert code.decoders[0].batch_size == 3
+        assert code.decoders[0].is_a(decoders.Peeling)
+        assert own_decoder(code, decoders.OneStep) is None
 
     def test_recovery_grows_with_the_answers(self):
         """Little from few answers, an avalanche, then everything."""

@@ -10,6 +10,7 @@ import pytest
 import scipy.stats
 
 import jaxwgc
+from jaxwgc import decoders
 from jaxwgc.codes import (
     _random_matrices,
     batch_raptor,
@@ -20,7 +21,7 @@ from jaxwgc.codes import (
     stochastic,
     stochastic_block,
 )
-from tests.conftest import every_pattern
+from tests.conftest import every_pattern, own_decoder
 
 KEY = jax.random.key(0)
 
@@ -96,8 +97,10 @@ class TestEveryRandomCode:
                 jnp.array([3, 6, 12])
             )
             own = one_step = jaxwgc.decoding_error(code, received)
-            if code.decoder == "least_squares":
-                one_step = jaxwgc.decoding_error(code, received, decoder="one_step")
+            if code.decoders[0].is_a(decoders.LeastSquares):
+                one_step = jaxwgc.decoding_error(
+                    code, received, decoder=decoders.OneStep
+                )
             return code, own, one_step
 
         codes, own, one_step = jax.jit(jax.vmap(trial))(keys(1000))
@@ -175,7 +178,7 @@ class TestBernoulli:
             lambda key: bernoulli(key, num_workers, num_parts, replication),
             num_answers,
             4000,
-            "one_step",
+            decoders.OneStep,
         )
         density = replication / num_workers
         expected = num_parts / (num_answers * density) * (1 - density)
@@ -185,7 +188,7 @@ class TestBernoulli:
     def test_full_replication_is_exact(self):
         code = bernoulli(KEY, 6, 9, 6)
         received = np.array([False, True, False, False, True, False])
-        error = jaxwgc.decoding_error(code, received, decoder="one_step")
+        error = jaxwgc.decoding_error(code, received, decoder=decoders.OneStep)
         np.testing.assert_allclose(error, 0, atol=1e-10)
 
     def test_entries_are_independent(self):
@@ -200,10 +203,10 @@ class TestBernoulli:
 
     def test_fields(self):
         code = bernoulli(jax.random.key(0), 10, 4, 3)
-        assert code.one_step_scale == pytest.approx(10 / 3)
-        assert code.one_step_shared
-        assert code.decoder == "least_squares"
-        assert code.batch_size == 1
+        assert own_decoder(code, decoders.OneStep).scale == pytest.approx(10 / 3)
+        assert own_decoder(code, decoders.OneStep).shared
+        assert code.decoders[0].is_a(decoders.LeastSquares)
+        assert own_decoder(code, decoders.Peeling).batch_size == 1
         assert code.num_stragglers == 0
 
 
@@ -257,7 +260,10 @@ class TestStochasticBlock:
 
     def test_one_step_decoding_is_right_on_average(self):
         _, mixing = errors_and_mixing(
-            lambda key: stochastic_block(key, 8, 12, 4, 0.9, 0.1), 5, 4000, "one_step"
+            lambda key: stochastic_block(key, 8, 12, 4, 0.9, 0.1),
+            5,
+            4000,
+            decoders.OneStep,
         )
         assert_mean(mixing, 1)
 
@@ -267,12 +273,14 @@ class TestStochasticBlock:
         codes = jax.jit(
             jax.vmap(lambda inside: stochastic_block(key, 4, 6, 2, inside, 0.25))
         )(probabilities)
-        assert codes.one_step_scale is None
+        assert own_decoder(codes, decoders.OneStep) is None
         for index, inside in enumerate(probabilities):
             alone = stochastic_block(key, 4, 6, 2, inside, 0.25)
             np.testing.assert_array_equal(codes.assignment[index], alone.assignment)
             expected = 2 / (float(inside) + 0.25)
-            assert alone.one_step_scale == pytest.approx(expected, rel=1e-6)
+            assert own_decoder(alone, decoders.OneStep).scale == pytest.approx(
+                expected, rel=1e-6
+            )
 
     def test_between_fractional_repetition_and_bernoulli(self):
         key = jax.random.key(0)
@@ -280,13 +288,15 @@ class TestStochasticBlock:
         np.testing.assert_array_equal(
             repetition.encoding_matrix, np.kron(np.eye(2), np.ones((3, 3)))
         )
-        assert repetition.one_step_scale == 2
+        assert own_decoder(repetition, decoders.OneStep).scale == 2
         even = stochastic_block(key, 6, 4, 2, 0.5, 0.5)
         np.testing.assert_array_equal(
             even.assignment, bernoulli(key, 6, 4, 3).assignment
         )
-        assert even.one_step_scale == 2
-        assert stochastic_block(key, 6, 6, 2, 0, 0).one_step_scale is None
+        assert own_decoder(even, decoders.OneStep).scale == 2
+        assert (
+            own_decoder(stochastic_block(key, 6, 6, 2, 0, 0), decoders.OneStep) is None
+        )
         assert stochastic_block(key, 6, 6, 2, 0, 0).assignment.sum() == 0
 
 
@@ -296,7 +306,7 @@ class TestStochastic:
         replication = (1, 2, 3, 8, 5)
         code = stochastic(jax.random.key(0), 8, 5, replication, 0.3)
         np.testing.assert_array_equal(code.assignment.sum(axis=0), replication)
-        assert code.decoder == "one_step"
+        assert code.decoders[0].is_a(decoders.OneStep)
         received = every_pattern(8, 8)
         answers = received.sum(axis=1)
         chance = 0.7**answers * 0.3 ** (8 - answers)
@@ -356,13 +366,15 @@ class TestPastTheTolerance:
     def test_law_of_fractional_repetition(self, num_answers):
         code = jaxwgc.codes.fractional_repetition(12, 2)
         masks = jax.vmap(lambda key: random_mask(key, 12, num_answers))(keys(2**12))
-        samples = decoding_error(code, masks, decoder="least_squares")
+        samples = decoding_error(code, masks, decoder=decoders.LeastSquares)
         assert_mean(samples, self.expected(num_answers))
 
     def test_law_of_fractional_repetition_over_all_patterns(self):
         code = jaxwgc.codes.fractional_repetition(12, 2)
         received = every_pattern(12, 12)
-        errors = np.asarray(decoding_error(code, received, decoder="least_squares"))
+        errors = np.asarray(
+            decoding_error(code, received, decoder=decoders.LeastSquares)
+        )
         for num_answers in range(13):
             own = errors[received.sum(axis=1) == num_answers]
             np.testing.assert_allclose(
@@ -375,7 +387,7 @@ class TestPastTheTolerance:
         received = every_pattern(8, 8)
         received = received[received.any(axis=1)]
         answers = received.sum(axis=1)
-        errors = jaxwgc.decoding_error(code, received, decoder="one_step")
+        errors = jaxwgc.decoding_error(code, received, decoder=decoders.OneStep)
         np.testing.assert_allclose(errors, 8 * (8 - answers) / answers, atol=1e-4)
 
 

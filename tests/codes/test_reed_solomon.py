@@ -91,7 +91,7 @@ class TestLargeCodes:
 
 def test_matches_the_product_that_defines_it():
     code = jaxwgc.codes.reed_solomon(10, 5, 4)
-    points = np.exp(2j * np.pi * code.point_step * np.arange(10) / 10)
+    points = np.exp(2j * np.pi * code.decoders[0].point_step * np.arange(10) / 10)
     for part in range(5):
         without = points[~code.assignment[:, part]]
         values = np.prod(1 - points[:, None] / without, axis=1)
@@ -114,8 +114,8 @@ def test_assignment_is_balanced(data):
 def test_interleaving_is_the_same_code_with_workers_moved_on_the_circle():
     plain = jaxwgc.codes.reed_solomon(50, 20, 30, interleave=False)
     interleaved = jaxwgc.codes.reed_solomon(50, 20, 30)
-    assert plain.point_step == 1
-    assert math.gcd(interleaved.point_step, 50) == 1
+    assert plain.decoders[0].point_step == 1
+    assert math.gcd(interleaved.decoders[0].point_step, 50) == 1
     np.testing.assert_array_equal(plain.assignment, interleaved.assignment)
     # 14 orders of magnitude at n = 200, five of them here.
     assert np.abs(plain.encoding_matrix).max() > 1e5

@@ -10,8 +10,9 @@ import pytest
 import scipy.stats
 
 import jaxwgc
+from jaxwgc import decoders
 from jaxwgc.codes import _regular_graph, regular_graph
-from tests.conftest import every_pattern
+from tests.conftest import every_pattern, own_decoder
 
 
 @functools.cache
@@ -81,9 +82,9 @@ def test_graphs_are_simple_and_regular(num_workers, replication):
     np.testing.assert_array_equal(
         code.encoding_matrix, code.assignment.astype(np.float64) / replication
     )
-    assert code.one_step_scale == num_workers
-    assert code.decoder == "least_squares"
-    assert code.batch_size is None
+    assert own_decoder(code, decoders.OneStep).scale == num_workers
+    assert code.decoders[0].is_a(decoders.LeastSquares)
+    assert own_decoder(code, decoders.Peeling) is None
 
 
 @pytest.mark.parametrize("num_vertices", range(1, 12))
@@ -167,7 +168,9 @@ def test_the_library_decodes_within_the_bound(x64):
     stragglers = (~received).sum(axis=1)
     bound = one_step_bound(code.assignment, 3, stragglers)
     slack = 1e-9 if x64 else 1e-4
-    one_step = np.asarray(jaxwgc.decoding_error(code, received, decoder="one_step"))
+    one_step = np.asarray(
+        jaxwgc.decoding_error(code, received, decoder=decoders.OneStep)
+    )
     weights = received * (8 / received.sum(axis=1))[:, None]
     expected = ((weights @ code.encoding_matrix - 1) ** 2).sum(axis=1)
     np.testing.assert_allclose(one_step, expected, atol=slack)
@@ -181,7 +184,7 @@ def test_the_library_decodes_within_the_bound(x64):
 def test_the_bound_is_reached_when_one_side_of_a_bipartite_graph_is_silent():
     code = regular_graph(jax.random.key(0), 4, 2)
     received = ~code.assignment[0]
-    error = jaxwgc.decoding_error(code, received, decoder="one_step")
+    error = jaxwgc.decoding_error(code, received, decoder=decoders.OneStep)
     assert one_step_bound(code.assignment, 2, 2) == pytest.approx(4)
     np.testing.assert_allclose(error, 4, rtol=1e-6)
 

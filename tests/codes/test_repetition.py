@@ -7,7 +7,8 @@ import pytest
 import scipy.linalg
 
 import jaxwgc
-from tests.conftest import every_pattern, random_patterns, row_scales
+from jaxwgc import decoders
+from tests.conftest import every_pattern, own_decoder, random_patterns, row_scales
 from tests.strategies import least_miss
 
 decoding_weights = jax.jit(jaxwgc.decoding_weights)
@@ -64,11 +65,11 @@ class TestFractionalRepetition:
 
     def test_groups_are_the_workers_of_a_block(self):
         code = jaxwgc.codes.fractional_repetition(12, 2)
-        [groups] = code.groups
+        [groups] = code.decoders[0].groups
         same_rows = (code.encoding_matrix[:, None] == code.encoding_matrix).all(-1)
         np.testing.assert_array_equal(groups[:, None] == groups, same_rows)
-        assert code.decoder == "group"
-        assert code.one_step_scale == 4
+        assert code.decoders[0].is_a(decoders.Group)
+        assert own_decoder(code, decoders.OneStep).scale == 4
 
     def test_float32_at_two_hundred_workers(self):
         code = jaxwgc.codes.fractional_repetition(200, 19)
@@ -158,7 +159,8 @@ def test_uncoded_shares_parts_out_in_runs():
     expected = [[1, 1, 1, 0, 0, 0], [0, 0, 0, 1, 1, 1]]
     np.testing.assert_array_equal(code.encoding_matrix, expected)
     np.testing.assert_array_equal(code.assignment, expected)
-    assert (code.one_step_scale, code.batch_size) == (2, 3)
+    assert own_decoder(code, decoders.OneStep).scale == 2
+    assert own_decoder(code, decoders.Peeling).batch_size == 3
     np.testing.assert_array_equal(jaxwgc.codes.uncoded(3).encoding_matrix, np.eye(3))
 
 

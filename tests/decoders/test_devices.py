@@ -26,7 +26,7 @@ kinds = {
     "explicit": jax.make_mesh((4,), ("i",), axis_types=(AxisType.Explicit,)),
 }
 for name, code in all_codes.items():
-    decoder = name if name in ("one_step",) else None
+    decoder = jaxwgc.decoders.OneStep if name == "one_step" else None
     number = code.num_workers
     masks = np.random.default_rng(0).random((8, number)) < 0.7
     gradients = jax.random.normal(key, (code.num_parts, 12))

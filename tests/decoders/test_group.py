@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxwgc
-from jaxwgc._decoders import group
+from jaxwgc import decoders
+from jaxwgc.decoders import Group
 from tests.conftest import every_pattern, random_patterns
 
 decoding_weights = jax.jit(jaxwgc.decoding_weights, static_argnames="decoder")
@@ -25,10 +26,18 @@ def codes_of_size(num_workers):
             yield jaxwgc.codes.fractional_repetition(num_workers, s)
 
 
+def group(masks, groups, assignment, target):
+    """The decoder on its own, from the arrays that it looks at."""
+    code = dataclasses.replace(
+        jaxwgc.codes.uncoded(1), assignment=assignment, target=target
+    )
+    return Group(groups).weights(code, masks)
+
+
 def by_hand(code, mask, worth):
     """The first answers of the family whose silent groups weigh least."""
     best = None
-    for family in np.asarray(code.groups):
+    for family in np.asarray(code.decoders[0].groups):
         answers, silent = [], 0.0
         for own in np.unique(family[family >= 0]):
             workers = np.flatnonzero(family == own)
@@ -51,7 +60,7 @@ def test_one_of_each_part_up_to_s(num_workers, x64):
         masks = every_pattern(num_workers, code.num_stragglers)
         # An empty family more, so that all codes share a compiled function.
         families = np.full((2, num_workers), -1)
-        families[: len(code.groups)] = code.groups
+        families[: len(code.decoders[0].groups)] = code.decoders[0].groups
         weights = np.asarray(decode(masks, families, code.assignment, code.target))
         weights = weights[:, 0]
         assert set(np.unique(weights)) <= {0, 1}
@@ -99,7 +108,7 @@ def test_beyond_s_it_is_least_squares(num_workers, s, x64):
     ]
     np.testing.assert_array_equal(decoding_error(code, masks), lost)
     np.testing.assert_allclose(
-        decoding_error(code, masks, "least_squares"), lost, atol=1e-4
+        decoding_error(code, masks, decoders.LeastSquares), lost, atol=1e-4
     )
 
 
@@ -108,7 +117,7 @@ def test_beyond_s_it_is_least_squares(num_workers, s, x64):
 def test_the_family_that_loses_least(num_workers, s, weighted):
     """Binary codes have two families where s + 1 does not divide n."""
     code = jaxwgc.codes.binary(num_workers, s)
-    assert len(code.groups) == 2
+    assert len(code.decoders[0].groups) == 2
     worth = np.ones(num_workers)
     if weighted:
         weights = np.random.default_rng(1).integers(0, 4, num_workers).astype(float)
@@ -122,7 +131,7 @@ def test_the_family_that_loses_least(num_workers, s, weighted):
         decoding_error(code, masks), np.sum((mixed - code.target) ** 2, 1)
     )
     # Both families are chosen, each where the other would lose more.
-    families = np.asarray(code.groups) >= 0
+    families = np.asarray(code.decoders[0].groups) >= 0
     chosen = [
         {bool((own[family] > 0).any()) for own in expected} for family in families
     ]
@@ -161,7 +170,7 @@ def test_any_groups(data):
         encoding_matrix=assignment.astype(float),
         assignment=assignment,
         target=np.ones(num_parts),
-        groups=groups,
+        decoders=(Group(groups),),
     )
     masks = every_pattern(7, 7)
     found = group(masks, groups, assignment, np.ones(num_parts))

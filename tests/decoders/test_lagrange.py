@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jaxwgc
-from jaxwgc._decoders import lagrange
+from jaxwgc.decoders._interpolation import lagrange
 from tests.conftest import random_patterns
 from tests.strategies import least_miss
 
@@ -23,7 +23,7 @@ def strides(code):
 def neighbours(code):
     """Stragglers side by side on the circle of points, in one run and in two."""
     number, lost = code.num_workers, np.arange(code.num_stragglers)
-    around = np.argsort(code.point_step * np.arange(number) % number)
+    around = np.argsort(code.decoders[0].point_step * np.arange(number) % number)
     halves = lost + (lost >= len(lost) // 2) * (number // 2)
     starts = range(0, number, 10)
     return losing(

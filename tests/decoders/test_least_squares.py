@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import jaxwgc
-from jaxwgc._decoders import _least_squares
-from jaxwgc._decoders._least_squares import least_squares
-from jaxwgc._decoders._some_masks import compute_where
+from jaxwgc._some_masks import compute_where
+from jaxwgc.decoders import _nearest_weights
+from jaxwgc.decoders._accuracy import scaled_rows
+from jaxwgc.decoders._decomposition import solve_by_svd
+from jaxwgc.decoders._nearest_weights import nearest_weights
 from tests.conftest import every_pattern, random_patterns, row_scales
 
 # Every mask, so two batches of those that iterate side by side.
@@ -107,7 +109,7 @@ class TestAgainstNumpy:
         dtype = np.float64 if x64 else np.float32
         matrix = MATRICES[name].astype(dtype)
         target = np.ones((1, 6))
-        found = least_squares(MASKS, matrix, target.astype(dtype))
+        found = nearest_weights(MASKS, matrix, target.astype(dtype))
         check(matrix, target, found, MASKS, dtype, hard=name in HARD)
 
     @pytest.mark.parametrize("name", ["sparse", "equal rows", "zero rows and columns"])
@@ -117,7 +119,7 @@ class TestAgainstNumpy:
         weights = np.array([2, 0, 1, 5, 0.25, 1])
         matrix = (MATRICES[name] * weights).astype(dtype)
         target = weights[None]
-        found = least_squares(MASKS, matrix, target.astype(dtype))
+        found = nearest_weights(MASKS, matrix, target.astype(dtype))
         check(matrix, target, found, MASKS, dtype)
 
     @pytest.mark.parametrize("deficient", [False, True])
@@ -128,7 +130,7 @@ class TestAgainstNumpy:
         if deficient:
             matrix[5:] = 1j * matrix[:3]
         target = np.ones((1, 6), dtype)
-        found = least_squares(MASKS, matrix, target)
+        found = nearest_weights(MASKS, matrix, target)
         check(matrix, target, found, MASKS, dtype)
 
     def test_several_segments(self, x64):
@@ -136,11 +138,11 @@ class TestAgainstNumpy:
         dtype = np.float64 if x64 else np.float32
         matrix = MATRICES["sparse"].astype(dtype)
         target = np.stack([matrix[0], matrix[1] - matrix[2], np.arange(6)])
-        found = least_squares(MASKS, matrix, target.astype(dtype))
+        found = nearest_weights(MASKS, matrix, target.astype(dtype))
         check(matrix, target, found, MASKS, dtype)
 
     def test_zero_target(self, x64):
-        found = least_squares(MASKS, MATRICES["sparse"], np.zeros((1, 6)))
+        found = nearest_weights(MASKS, MATRICES["sparse"], np.zeros((1, 6)))
         np.testing.assert_array_equal(found, 0)
 
     @settings(max_examples=40, deadline=None)
@@ -151,14 +153,14 @@ class TestAgainstNumpy:
     def test_any_small_integers(self, matrix, target):
         """Ranks, zeros and equal rows of every kind."""
         matrix, target = matrix.astype(np.float32), target.astype(np.float32)
-        found = least_squares(MASKS, matrix, target)
+        found = nearest_weights(MASKS, matrix, target)
         check(matrix, target, found, MASKS, np.float32, hard=True)
 
     def test_where_conjugate_gradients_do_not_converge(self, with_x64):
         """The Gram matrix has the square of the code's condition: up to 1e13 here."""
         matrix = with_condition(1e5)
         target = np.ones((1, 6))
-        found = least_squares(MASKS, matrix, target)
+        found = nearest_weights(MASKS, matrix, target)
         check(matrix, target, found, MASKS, np.float64, hard=True)
 
     def test_wide_codes(self, with_x64):
@@ -166,7 +168,7 @@ class TestAgainstNumpy:
         matrix = zeros_and_ones(8).T
         masks = every_pattern(6, 6)
         target = np.ones((1, 8))
-        check(matrix, target, least_squares(masks, matrix, target), masks, np.float64)
+        check(matrix, target, nearest_weights(masks, matrix, target), masks, np.float64)
 
 
 class TestBatches:
@@ -177,17 +179,17 @@ class TestBatches:
     def test_any_number_of_masks(self, num_masks):
         """The last batch is filled up; what fills it up does not show."""
         masks = MASKS[-num_masks:] if num_masks else MASKS[:0]
-        found = least_squares(masks, self.matrix, self.target)
+        found = nearest_weights(masks, self.matrix, self.target)
         assert found.shape == (num_masks, 1, 8)
         if num_masks:
-            whole = least_squares(MASKS, self.matrix, self.target)
+            whole = nearest_weights(MASKS, self.matrix, self.target)
             np.testing.assert_allclose(found, whole[-num_masks:], atol=2e-5)
 
     def test_batch_axes(self):
-        whole = least_squares(MASKS, self.matrix, self.target)
+        whole = nearest_weights(MASKS, self.matrix, self.target)
         for shape in ((2, 2, 5), (4, 0), ()):
             masks = MASKS[50 : 50 + int(np.prod(shape))].reshape(*shape, 8)
-            found = least_squares(masks, self.matrix, self.target)
+            found = nearest_weights(masks, self.matrix, self.target)
             assert found.shape == (*shape, 1, 8)
             np.testing.assert_allclose(
                 found.reshape(-1, 1, 8), whole[50 : 50 + found.size // 8], atol=2e-5
@@ -203,7 +205,7 @@ class TestBatches:
 
         @jax.jit
         def grid(masks, matrices, targets):
-            over_masks = jax.vmap(least_squares, (0, None, None))
+            over_masks = jax.vmap(nearest_weights, (0, None, None))
             over_targets = jax.vmap(over_masks, (None, None, 0))
             return jax.vmap(over_targets, (None, 0, None))(masks, matrices, targets)
 
@@ -223,7 +225,7 @@ class TestBatches:
         """One mask a code, as a study over random codes has it."""
         matrices = np.stack([zeros_and_ones(seed) for seed in range(30)])
         masks = MASKS[100:130]
-        found = jax.jit(jax.vmap(least_squares, (0, 0, None)))(
+        found = jax.jit(jax.vmap(nearest_weights, (0, 0, None)))(
             masks, matrices.astype(np.float32), self.target
         )
         for mask, matrix, own in zip(masks, matrices, found, strict=True):
@@ -239,7 +241,9 @@ class TestLargeBernoulliCode:
     @staticmethod
     def means(code, masks):
         error = jax.jit(
-            lambda masks: jaxwgc.decoding_error(code, masks, "least_squares")
+            lambda masks: jaxwgc.decoding_error(
+                code, masks, jaxwgc.decoders.LeastSquares
+            )
         )
         target = np.ones((1, 100))
         least = by_numpy(code.encoding_matrix, target, masks)
@@ -257,9 +261,9 @@ class TestLargeBernoulliCode:
 
     def test_falls_back_for_no_mask(self):
         matrix = jnp.asarray(self.code.encoding_matrix, jnp.float32)
-        _, converged = jax.jit(_least_squares._conjugate_gradients)(
+        _, converged = jax.jit(_nearest_weights._conjugate_gradients)(
             self.masks,
-            _least_squares.scaled_rows(matrix)[0],
+            scaled_rows(matrix)[0],
             jnp.ones((1, 100), jnp.float32),
         )
         assert converged.all()
@@ -289,20 +293,20 @@ class TestFallback:
         matrix = np.float32(MATRICES["gaussian"])
         matrix[6] = matrix[0] + 3e-4 * matrix[6]
         matrix[7] = matrix[1] + 3e-4 * matrix[7]
-        iterate = jax.jit(_least_squares._conjugate_gradients)
+        iterate = jax.jit(_nearest_weights._conjugate_gradients)
         _, converged = iterate(self.MASKS, matrix, np.ones((1, 6), np.float32))
         assert np.delete(converged, [3, 11]).all()
         target = np.ones((1, 6), np.float32)
-        found = least_squares(self.MASKS, matrix, target)
+        found = nearest_weights(self.MASKS, matrix, target)
         check(matrix, target, found, self.MASKS, np.float32, hard=True)
 
     @staticmethod
     def solver(mapped):
         def solve(weights, masks, poor, matrix, target):
-            matrix, norms = _least_squares.scaled_rows(matrix)
+            matrix, norms = scaled_rows(matrix)
             solved = compute_where(
                 poor,
-                _least_squares.solve_by_svd,
+                solve_by_svd,
                 weights,
                 (weights, masks),
                 (matrix, target),
@@ -366,7 +370,9 @@ class TestDecodingError:
         def error(step):
             matrix = code.encoding_matrix + step * direction
             own = dataclasses.replace(code, encoding_matrix=matrix)
-            return jaxwgc.decoding_error(own, masks, "least_squares").mean()
+            return jaxwgc.decoding_error(
+                own, masks, jaxwgc.decoders.LeastSquares
+            ).mean()
 
         step = 1e-5
         difference = (error(step)[0] - error(-step)[0]) / (2 * step)

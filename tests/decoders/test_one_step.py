@@ -1,13 +1,15 @@
 """One-step decoding: the formulas of the literature, r the number of answers."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import jaxwgc
-from jaxwgc import codes
-from jaxwgc._decoders import one_step
+from jaxwgc import codes, decoders
+from jaxwgc.decoders import OneStep
 from tests.conftest import every_pattern
 
 KEY = jax.random.key(0)
@@ -33,7 +35,7 @@ CODES = {
 @pytest.mark.parametrize("name", CODES)
 def test_weights(name, x64):
     code, formula = CODES[name]
-    found = jaxwgc.decoding_weights(code, MASKS, decoder="one_step")
+    found = jaxwgc.decoding_weights(code, MASKS, decoder=decoders.OneStep)
     assert found.shape == (128, 7)
     assert found.dtype == (np.float64 if x64 else np.float32)
     answers = MASKS.sum(1)
@@ -50,9 +52,9 @@ def test_nobody_answers(name):
     code, _ = CODES[name]
     nobody = np.zeros(7, bool)
     np.testing.assert_array_equal(
-        jaxwgc.decoding_weights(code, nobody, decoder="one_step"), 0
+        jaxwgc.decoding_weights(code, nobody, decoder=decoders.OneStep), 0
     )
-    error = jaxwgc.decoding_error(code, nobody, decoder="one_step")
+    error = jaxwgc.decoding_error(code, nobody, decoder=decoders.OneStep)
     np.testing.assert_allclose(error, code.num_parts, rtol=1e-6)
 
 
@@ -60,7 +62,7 @@ def test_nobody_answers(name):
 def test_everybody_answers_where_all_parts_have_as_many_copies(name):
     """Then the sum is exact."""
     code, _ = CODES[name]
-    reached = jaxwgc.effective_weights(code, np.ones(7, bool), decoder="one_step")
+    reached = jaxwgc.effective_weights(code, np.ones(7, bool), decoder=decoders.OneStep)
     np.testing.assert_allclose(reached, 1, rtol=1e-6)
 
 
@@ -69,17 +71,17 @@ def test_uncoded_is_right_on_average(r):
     """Over all sets of r answers each part has the weight one."""
     code, _ = CODES["uncoded"]
     masks = MASKS[MASKS.sum(1) == r]
-    reached = jaxwgc.effective_weights(code, masks, decoder="one_step")
+    reached = jaxwgc.effective_weights(code, masks, decoder=decoders.OneStep)
     np.testing.assert_allclose(reached.mean(0), 1, rtol=1e-6)
     # n - r parts are missed, r are counted n / r times.
-    error = jaxwgc.decoding_error(code, masks, decoder="one_step")
+    error = jaxwgc.decoding_error(code, masks, decoder=decoders.OneStep)
     np.testing.assert_allclose(error, 7 - r + r * (7 / r - 1) ** 2, rtol=1e-5)
 
 
 def test_each_cluster_shares_among_its_own_answers():
     code = codes.clustered(codes.uncoded(3), 2)
     masks = np.array([[1, 0, 0, 1, 1, 0], [0, 0, 0, 1, 1, 1]], bool)
-    found = jaxwgc.decoding_weights(code, masks, decoder="one_step")
+    found = jaxwgc.decoding_weights(code, masks, decoder=decoders.OneStep)
     np.testing.assert_allclose(found, [[3, 0, 0, 1.5, 1.5, 0], [0, 0, 0, 1, 1, 1]])
 
 
@@ -87,25 +89,26 @@ def test_weighted():
     """Answers count as before: the messages have the weights in them."""
     code, _ = CODES["bernoulli"]
     weights = np.arange(10.0)
-    plain = jaxwgc.effective_weights(code, MASKS, decoder="one_step")
+    plain = jaxwgc.effective_weights(code, MASKS, decoder=decoders.OneStep)
     own = jaxwgc.effective_weights(
-        jaxwgc.weighted(code, weights), MASKS, decoder="one_step"
+        jaxwgc.weighted(code, weights), MASKS, decoder=decoders.OneStep
     )
     np.testing.assert_allclose(own, plain * weights, rtol=1e-5)
 
 
 def test_batch_axes_jit_and_map():
     masks = jnp.asarray(MASKS[:30])
-    flat = one_step(masks, 7.0, True)
+    one_step = functools.partial(OneStep(7.0).weights, None)
+    flat = one_step(masks)
     assert flat.shape == (30, 1, 7)
     np.testing.assert_array_equal(
-        one_step(masks.reshape(5, 6, 7), 7.0, True).reshape(30, 1, 7), flat
+        one_step(masks.reshape(5, 6, 7)).reshape(30, 1, 7), flat
     )
     np.testing.assert_array_equal(
-        jax.jit(jax.vmap(lambda mask: one_step(mask, 7.0, True)))(masks), flat
+        jax.jit(jax.vmap(lambda mask: one_step(mask)))(masks), flat
     )
-    assert one_step(masks[:0], 7.0, True).shape == (0, 1, 7)
-    assert one_step(masks[3], 7.0, False).shape == (1, 7)
+    assert one_step(masks[:0]).shape == (0, 1, 7)
+    assert OneStep(7.0, shared=False).weights(None, masks[3]).shape == (1, 7)
 
 
 def test_map_over_codes():
@@ -113,7 +116,7 @@ def test_map_over_codes():
 
     def error(key, mask):
         code = codes.bernoulli(key, 7, 10, replication=3)
-        return code.encoding_matrix, jaxwgc.decoding_error(code, mask, "one_step")
+        return code.encoding_matrix, jaxwgc.decoding_error(code, mask, OneStep)
 
     keys = jax.random.split(KEY, 20)
     matrices, found = jax.jit(jax.vmap(error))(keys, MASKS[100:120])

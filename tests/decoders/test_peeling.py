@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import jaxwgc
-from jaxwgc._decoders import peeling
+from jaxwgc import decoders
+from jaxwgc.decoders._peeling import _peel as peeling
 from tests.conftest import every_pattern
 
 MASKS = every_pattern(7, 7)
@@ -167,14 +168,14 @@ class TestBatchesOfParts:
 def test_by_name_for_codes_of_zeros_and_ones():
     """Never better than least squares, which sees more than single parts."""
     code = jaxwgc.codes.bernoulli(jax.random.key(1), 7, 5, replication=2)
-    assert code.decoder != "peeling"
+    assert not code.decoders[0].is_a(decoders.Peeling)
 
     @jax.jit
     def both(masks):
         return (
-            jaxwgc.effective_weights(code, masks, "peeling"),
-            jaxwgc.decoding_error(code, masks, "peeling"),
-            jaxwgc.decoding_error(code, masks, "least_squares"),
+            jaxwgc.effective_weights(code, masks, decoders.Peeling),
+            jaxwgc.decoding_error(code, masks, decoders.Peeling),
+            jaxwgc.decoding_error(code, masks, decoders.LeastSquares),
         )
 
     reached, error, least = both(MASKS)

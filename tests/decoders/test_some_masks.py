@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxwgc._decoders._some_masks import compute_where, in_any_lane
+from jaxwgc._some_masks import compute_where, in_any_lane
 
 draw = np.random.default_rng(0).normal
 CONDITION = np.random.default_rng(1).random((3, 5)) < 0.4

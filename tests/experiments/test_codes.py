@@ -128,7 +128,7 @@ def test_reduction_and_its_interval_are_those_of_the_bootstrap():
     masks = rng.random((400, 20)) > 0.3
     found = learned.compare(code, better, masks)
     before, after = (
-        np.asarray(jaxwgc.decoding_error(own, masks, "least_squares"))
+        np.asarray(jaxwgc.decoding_error(own, masks, jaxwgc.decoders.LeastSquares))
         for own in (code, better)
     )
     assert found.reduction == pytest.approx(1 - after.mean() / before.mean(), abs=1e-4)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxwgc import codes, stragglers
+from jaxwgc import codes, stragglers, studies
 
 
 class TestBadInput:
@@ -151,7 +151,7 @@ KEY = jax.random.key(0)
 MODELS = {
     "uniform": stragglers.uniform(1),
     "bernoulli": stragglers.bernoulli(0.5),
-    "adversarial": stragglers.adversarial(codes.fractional_repetition(4, 1), 1),
+    "adversarial": studies.adversarial(codes.fractional_repetition(4, 1), 1),
     "pareto": stragglers.pareto(1.0, 2.0),
     "exponential": stragglers.shifted_exponential(1.0, 1.0),
     "slowdown": stragglers.bernoulli_slowdown(0.5, 2.0),

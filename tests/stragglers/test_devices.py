@@ -6,7 +6,7 @@ PROGRAM = """
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 import jaxwgc
-from jaxwgc import stragglers
+from jaxwgc import stragglers, studies
 
 assert jax.device_count() == 4
 delays = {
@@ -18,7 +18,7 @@ rules = {"fastest": stragglers.fastest(4), "deadline": stragglers.deadline(4.0)}
 models = {
     "uniform": stragglers.uniform(2),
     "bernoulli": stragglers.bernoulli(0.3),
-    "adversarial": stragglers.adversarial(
+    "adversarial": studies.adversarial(
         jaxwgc.codes.fractional_repetition(6, num_stragglers=1), 2
     ),
 }

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import jaxwgc
-from jaxwgc import codes, stragglers
+from jaxwgc import codes, decoders, studies
 
 
 def fractional(num_workers=8):
@@ -16,7 +16,7 @@ def fractional(num_workers=8):
 
 def test_every_round_loses_the_worst_pattern(make_key, x64):
     """Workers 0 and 4 are the copies of the first block."""
-    model = stragglers.adversarial(fractional(), 2)
+    model = studies.adversarial(fractional(), 2)
     state = model.init(8)
     sample = jax.jit(jax.vmap(lambda key: model.sample(key, state, 3 * jnp.ones(8))[0]))
     arrivals = sample(jax.random.split(make_key(0), 3))
@@ -37,17 +37,16 @@ def test_pattern_is_that_of_the_decoder():
         assignment=matrix != 0,
         target=np.ones(2),
         num_stragglers=0,
-        one_step_scale=1.0,
-        one_step_shared=False,
+        decoders=(decoders.LeastSquares(), decoders.OneStep(1.0, shared=False)),
     )
-    for decoder, lost in ((None, 2), ("least_squares", 2), ("one_step", 0)):
-        model = stragglers.adversarial(code, 1, decoder)
+    for decoder, lost in ((None, 2), (decoders.LeastSquares, 2), (decoders.OneStep, 0)):
+        model = studies.adversarial(code, 1, decoder)
         received = model.sample(jax.random.key(0), (), jnp.ones(3))[0].received
         np.testing.assert_array_equal(np.flatnonzero(~received), lost)
 
 
 def test_search_can_be_asked_for():
-    model = stragglers.adversarial(fractional(), 4, max_patterns=0)
+    model = studies.adversarial(fractional(), 4, max_patterns=0)
     arrivals, _ = model.sample(jax.random.key(0), model.init(8), jnp.ones(8))
     assert jaxwgc.decoding_error(fractional(), arrivals.received) == 4
 
@@ -57,7 +56,7 @@ def test_made_inside_of_jit():
 
     @jax.jit
     def received(key):
-        model = stragglers.adversarial(fractional(), 2)
+        model = studies.adversarial(fractional(), 2)
         return model.sample(key, model.init(8), jnp.ones(8))[0].received
 
     np.testing.assert_array_equal(np.flatnonzero(~received(jax.random.key(0))), [0, 4])
@@ -67,7 +66,7 @@ def test_in_coded_aggregate():
     """A lost block of two parts, round after round."""
     code = fractional()
     optimizer = jaxwgc.coded_aggregate(
-        code, stragglers.adversarial(code, 2), jax.random.key(0)
+        code, studies.adversarial(code, 2), jax.random.key(0)
     )
     params = jnp.zeros(1)
     state = optimizer.init(params)
@@ -81,7 +80,7 @@ def test_in_coded_aggregate():
 
 def test_bad_input():
     code = fractional()
-    model = stragglers.adversarial(code, 2)
+    model = studies.adversarial(code, 2)
     with pytest.raises(ValueError, match="num_workers must be that .* got 6 and 8"):
         model.init(6)
     with pytest.raises(ValueError, match="num_workers must be that .* got 6 and 8"):
@@ -89,13 +88,13 @@ def test_bad_input():
     with pytest.raises(TypeError, match="key must be a PRNG key"):
         model.sample(0, (), jnp.ones(8))
     with pytest.raises(ValueError, match="num_stragglers must be less than"):
-        stragglers.adversarial(code, 8)
+        studies.adversarial(code, 8)
     with pytest.raises(TypeError, match="code must be a GradientCode"):
-        stragglers.adversarial(code.encoding_matrix, 2)
+        studies.adversarial(code.encoding_matrix, 2)
     with pytest.raises(TypeError, match="code must be concrete"):
         jax.jit(
             lambda weights: (
-                stragglers.adversarial(jaxwgc.weighted(code, weights), 2)
+                studies.adversarial(jaxwgc.weighted(code, weights), 2)
                 .sample(jax.random.key(0), (), jnp.ones(8))[0]
                 .received
             )

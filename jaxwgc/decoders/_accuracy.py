@@ -3,15 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxwgc._decoders._product import product
-
-# A miss below this share of the target is rounding; by the bits of a real number.
-ROUNDING = {32: 1e-5, 64: 1e-10}
-
-
-def rounding(dtype: jax.typing.DTypeLike) -> float:
-    """The share of the target below which a miss is rounding."""
-    return ROUNDING[jnp.finfo(dtype).bits]
+from jaxwgc._product import product
 
 
 def squared_norm(vectors: jax.Array) -> jax.Array:
@@ -50,3 +42,21 @@ def best_weights(
     cost = miss + (eps / 2) ** 2 * squared_norm(candidates).sum(-1)
     cost = jnp.where(jnp.isfinite(cost), cost, jnp.inf)
     return candidates[jnp.argmin(cost.at[0].multiply(0.9))]
+
+
+def scaled_rows(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """A matrix with rows of norm about one, and the powers of two that scaled them.
+
+    Powers of two, since other numbers would round the matrix: what decodes the rounded
+    one misses the target of the other. Rows of zeros stay, with one.
+    """
+    largest = jnp.max(jnp.abs(matrix), axis=1)
+    # First by the largest entry, so that squares neither under- nor overflow.
+    _, exponent = jnp.frexp(jnp.where(largest > 0, largest, 1))
+    matrix = matrix * jnp.ldexp(jnp.ones_like(largest), -exponent)[:, None]
+    norm = jnp.sqrt(squared_norm(matrix))
+    # Codes of small integers have norms whose squares are integers: 1.44 times a power
+    # of four is none of them, so that rounding does not decide between two powers.
+    _, finer = jnp.frexp(jnp.where(norm > 0, norm / 1.2, 0.5))
+    matrix = matrix * jnp.ldexp(jnp.ones_like(norm), -finer)[:, None]
+    return matrix, jnp.ldexp(jnp.ones_like(norm), exponent + finer)

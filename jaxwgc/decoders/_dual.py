@@ -5,8 +5,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxwgc._decoders._accuracy import best_weights
-from jaxwgc._decoders._product import product
+from jaxwgc._product import product
+from jaxwgc.decoders._accuracy import best_weights
 
 # The ridge, in eps of the largest singular value: below it weights gain no accuracy.
 _RIDGE = 0.5

@@ -1,26 +1,26 @@
-"""How near a set of stragglers brings a code to a loss: a smooth guide for a search."""
+"""Errors of ridge regression: a smooth guide in the search for the worst stragglers."""
 
 import numpy as np
 
 from jaxwgc.codes import GradientCode
 
-# Ridge, in mean squared norms of the rows of B. Small, so that strain follows the
+# Ridge, in mean squared norms of the rows of B. Small, so that they follow the
 # error of least squares; not so small that copies that are still there hide a lost one.
 _RIDGE = 0.01
 
 
-class Strain:
+class RidgeErrors:
     """Errors of ridge regression in the place of least squares, on the host in float64.
 
-    The strain of a set of stragglers is the least of the squared norm of a^T B - target
-    plus a ridge times the squared norm of a, over the a that are zero at them. It is
-    never below the error of least squares, and grows with every straggler, also where
-    that error does not (a block of copies is lost with the last of them only). What a
-    swap does to it is an update of rank two, so all swaps together cost one inverse.
+    That of a set of stragglers is the least of the squared norm of a^T B - target plus
+    a ridge times the squared norm of a, over the a that are zero at them. It is never
+    below the error of least squares, and grows with every straggler, also where that
+    does not (a block of copies is lost with the last of them only). What a swap does to
+    it is an update of rank two, so all swaps together cost one inverse.
 
     Attributes:
       num_workers: n.
-      tolerance: strains that differ by less are equal.
+      tolerance: errors that differ by less are equal.
     """
 
     def __init__(self, code: GradientCode):
@@ -41,27 +41,27 @@ class Strain:
         self.tolerance = 1e-9 * np.sum(self._targets**2)
 
     def of(self, lost: tuple[int, ...]) -> float:
-        """The strain of a set of stragglers."""
+        """The ridge error of a set of stragglers."""
         return float(np.sum(self._targets * (self._inverse(lost) @ self._targets)).real)
 
     def after_losing(self, lost: tuple[int, ...], others: np.ndarray) -> np.ndarray:
-        """Strains (number,) with one more straggler each, of `others` (number,)."""
+        """Errors (number,) with one more straggler each, of `others` (number,)."""
         return self._after(lost, others[:, None], np.array([-1.0]))
 
     def after_swaps(self, lost: tuple[int, ...], swaps: np.ndarray) -> np.ndarray:
-        """Strains (number,) after each swap (number, 2): who is lost, who is back."""
+        """Errors (number,) after each swap (number, 2): who is lost, who is back."""
         return self._after(lost, swaps, np.array([-1.0, 1.0]))
 
     def climb(self, lost: tuple[int, ...]) -> tuple[int, ...]:
-        """Makes the swap of the largest strain as long as it strains more."""
-        strain = self.of(lost)
+        """Makes the swap of the largest error as long as that is larger."""
+        error = self.of(lost)
         while True:
             swaps = all_swaps(lost, self.num_workers)
-            strains = self.after_swaps(lost, swaps)
-            best = int(np.argmax(strains))
-            if not strains[best] > strain + self.tolerance:
+            errors = self.after_swaps(lost, swaps)
+            best = int(np.argmax(errors))
+            if not errors[best] > error + self.tolerance:
                 return lost
-            lost, strain = swapped(lost, swaps[best]), strains[best]
+            lost, error = swapped(lost, swaps[best]), errors[best]
 
     def _inverse(self, lost: tuple[int, ...]) -> np.ndarray:
         """Inverse of the identity plus B^H B, over the rows that are not lost."""
@@ -72,7 +72,7 @@ class Strain:
     def _after(
         self, lost: tuple[int, ...], workers: np.ndarray, signs: np.ndarray
     ) -> np.ndarray:
-        """Strains with workers (number, size) taken away (-1) or given back (1).
+        """Errors with workers (number, size) taken away (-1) or given back (1).
 
         By the Woodbury identity. Entry p of `workers` changes B^H B by U_p S U_p^H, U_p
         the rows of its workers.
@@ -83,7 +83,7 @@ class Strain:
             [self._targets, rows.conj().T], axis=1
         )
         num_targets = self._targets.shape[1]
-        strain = np.sum(self._targets * solved[:, :num_targets]).real
+        error = np.sum(self._targets * solved[:, :num_targets]).real
         products = (rows @ solved).reshape(num_workers, num_messages, -1)
         reached = products[..., :num_targets][workers]
         gram = products[..., num_targets:].reshape(
@@ -98,7 +98,7 @@ class Strain:
         changes = np.sum(
             reached.conj() * np.linalg.solve(systems, reached), axis=(1, 2)
         )
-        return strain - changes.real
+        return error - changes.real
 
 
 def all_swaps(lost: tuple[int, ...], num_workers: int) -> np.ndarray:

@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxwgc._decoders._accuracy import rounding, squared_norm
-from jaxwgc._decoders._dual import dual_factors, dual_weights
-from jaxwgc._decoders._least_squares import scaled_rows, solve_by_svd
-from jaxwgc._decoders._product import product
-from jaxwgc._decoders._some_masks import compute_where, in_any_lane
+from jaxwgc._dtypes import rounding
+from jaxwgc._product import product
+from jaxwgc._some_masks import compute_where, in_any_lane
+from jaxwgc.decoders._accuracy import scaled_rows, squared_norm
+from jaxwgc.decoders._decomposition import solve_by_svd
+from jaxwgc.decoders._dual import dual_factors, dual_weights
 
 # Moduli are split into a multiple of 1 / 2**10 (in log2), whose sums are exact in
 # float32, and a remainder so small that the rounding of its sum does not matter.
@@ -107,23 +108,25 @@ def lagrange_or_least_squares(
     """
     matrix, norms = scaled_rows(matrix)
     weights = lagrange(received, point_step)
-    too_few = (~received).sum(-1) > num_stragglers
-    weights = jnp.where(too_few[..., None, None], 0, weights * norms)
+    is_short = (~received).sum(-1) > num_stragglers
+    weights = jnp.where(is_short[..., None, None], 0, weights * norms)
     # An estimate of the miss: to compute it would take as long as the weights took.
     size = jnp.sqrt(squared_norm(weights[..., 0, :]) / squared_norm(target[0]))
     miss = _EPS_OF_NORM * jnp.finfo(matrix.dtype).eps * size
-    poor = ~(miss <= rounding(matrix.dtype))
+    is_poor = ~(miss <= rounding(matrix.dtype))
     shared = (matrix, target)
     own = (weights, received)
     if not 0 < 4 * num_stragglers <= received.shape[-1]:
-        weights = compute_where(poor | too_few, solve_by_svd, weights, own, shared)
+        weights = compute_where(is_poor | is_short, solve_by_svd, weights, own, shared)
         return weights / norms
     solve = functools.partial(dual_weights, num_stragglers=num_stragglers)
 
     def improve():
         factors = dual_factors(matrix, num_stragglers)
-        return compute_where(poor, solve, weights, own, (*shared, *factors), _CHUNK)
+        return compute_where(is_poor, solve, weights, own, (*shared, *factors), _CHUNK)
 
-    weights = jax.lax.cond(in_any_lane(poor.any()), improve, lambda: weights)
-    weights = compute_where(too_few, solve_by_svd, weights, (weights, received), shared)
+    weights = jax.lax.cond(in_any_lane(is_poor.any()), improve, lambda: weights)
+    weights = compute_where(
+        is_short, solve_by_svd, weights, (weights, received), shared
+    )
     return weights / norms

@@ -1,19 +1,15 @@
 """The adversary: the same stragglers every round, those that hurt the code most."""
 
-import jax.numpy as jnp
-
-from jaxwgc import _validation
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding import worst_pattern
-from jaxwgc.stragglers._inputs import loads_of
-from jaxwgc.stragglers._types import StragglerModel
-from jaxwgc.stragglers._unit_rounds import unit_round
+from jaxwgc.decoders import Decoder
+from jaxwgc.stragglers import StragglerModel, fixed
 
 
 def adversarial(
     code: GradientCode,
     num_stragglers: int,
-    decoder: str | None = None,
+    decoder: Decoder | type[Decoder] | None = None,
     *,
     max_patterns: int = 50_000,
 ) -> StragglerModel:
@@ -41,7 +37,7 @@ def adversarial(
     Example:
       >>> import jax, jaxwgc
       >>> code = jaxwgc.codes.fractional_repetition(6, num_stragglers=1)
-      >>> model = jaxwgc.stragglers.adversarial(code, 2)
+      >>> model = jaxwgc.studies.adversarial(code, 2)
       >>> arrivals, _ = model.sample(jax.random.key(0), model.init(6), code.loads)
       >>> arrivals.received
       Array([False,  True,  True, False,  True,  True], dtype=bool)
@@ -51,24 +47,6 @@ def adversarial(
       mitigating adversarial stragglers", 2019; Charles, Papailiopoulos, Ellenberg,
       "Approximate gradient coding via sparse random graphs", 2017.
     """
-    pattern = worst_pattern(code, num_stragglers, decoder, max_patterns=max_patterns)
-
-    def check_workers(num_workers):
-        num_workers = _validation.check_int("num_workers", num_workers, minimum=1)
-        if num_workers != len(pattern):
-            raise ValueError(
-                "num_workers must be that of the code of the adversary; got "
-                f"{num_workers} and {len(pattern)}"
-            )
-
-    def init(num_workers):
-        check_workers(num_workers)
-        return ()
-
-    def sample(key, state, loads):
-        _validation.check_key(key)
-        loads = loads_of(loads)
-        check_workers(len(loads))
-        return unit_round(jnp.asarray(pattern), loads), state
-
-    return StragglerModel(init, sample)
+    return fixed(
+        worst_pattern(code, num_stragglers, decoder, max_patterns=max_patterns)
+    )

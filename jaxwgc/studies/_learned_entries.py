@@ -2,15 +2,17 @@
 
 import dataclasses
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxwgc import _validation, _weights
-from jaxwgc.codes._gradient_code import GradientCode, check_code
+from jaxwgc import _validation
+from jaxwgc.codes import GradientCode
+from jaxwgc.coding import decoding_error
+from jaxwgc.decoders import LeastSquares
+from jaxwgc.stragglers import StragglerModel, check_model
 
 # Rounds that say which of two codes is better, and how many standard errors of the
 # mean difference the new one must be ahead.
@@ -22,7 +24,7 @@ _JITTER = 0.02
 
 def optimize(
     code: GradientCode,
-    stragglers: Any,
+    model: StragglerModel,
     key: jax.Array,
     *,
     num_steps: int = 1500,
@@ -42,7 +44,7 @@ def optimize(
 
     Args:
       code: a real gradient code of one message a worker and no segments. Not traced.
-      stragglers: a straggler model, such as `jaxwgc.stragglers.bernoulli(0.3)`.
+      model: a straggler model, such as `jaxwgc.stragglers.bernoulli(0.3)`.
       key: PRNG key of either kind, of the rounds.
       num_steps: of Adam, at least 1.
       batch_size: rounds for each step, at least 1.
@@ -50,7 +52,7 @@ def optimize(
         entries; positive.
 
     Returns:
-      A code with decoder `"least_squares"`, or `code` itself.
+      A code decoded by least squares, or `code` itself.
 
     Raises:
       ValueError: where the code is complex or has several messages or segments, or an
@@ -59,9 +61,9 @@ def optimize(
 
     Example:
       >>> import jax
-      >>> from jaxwgc import codes, stragglers
+      >>> from jaxwgc import codes, stragglers, studies
       >>> code = codes.regular_graph(jax.random.key(0), 8, replication=3)
-      >>> learned = codes.optimize(
+      >>> learned = studies.optimize(
       ...     code, stragglers.uniform(2), jax.random.key(1), num_steps=100
       ... )
       >>> bool((learned.assignment == code.assignment).all())
@@ -72,7 +74,7 @@ def optimize(
       "Approximate gradient coding via sparse random graphs", 2017. Learning the entries
       is the library's.
     """
-    check_code(code)
+    GradientCode.check(code)
     if _validation.is_traced(code):
         raise TypeError(f"code must be concrete, not traced; got {code}")
     if code.is_complex or code.num_segments > 1 or code.messages_per_worker > 1:
@@ -82,7 +84,7 @@ def optimize(
             f"{code.num_segments} and messages_per_worker = {code.messages_per_worker}"
         )
     loads = np.asarray(code.loads, np.float64)
-    _validation.check_model("stragglers", stragglers, loads)
+    check_model("model", model, loads)
     key = _validation.check_key(key)
     num_steps = _validation.check_int("num_steps", num_steps, minimum=1)
     batch_size = _validation.check_int("batch_size", batch_size, minimum=1)
@@ -99,13 +101,9 @@ def optimize(
         code,
         encoding_matrix=matrix,
         num_stragglers=0,
-        decoder="least_squares",
-        point_step=None,
-        one_step_scale=None,
-        batch_size=None,
-        groups=None,
+        decoders=code.decoders_of(LeastSquares),
     )
-    learn = _learner(stragglers, num_steps, batch_size)
+    learn = _learner(model, num_steps, batch_size)
     entries, difference, standard_error = learn(learned, key, scale, learning_rate)
     if not difference < -_STANDARD_ERRORS * standard_error:
         return code
@@ -116,12 +114,12 @@ def optimize(
 
 
 @functools.lru_cache(maxsize=1)
-def _learner(stragglers, num_steps, batch_size):
+def _learner(model, num_steps, batch_size):
     """The compiled `_learn`; as a static argument every model would keep its own."""
-    return jax.jit(functools.partial(_learn, stragglers, num_steps, batch_size))
+    return jax.jit(functools.partial(_learn, model, num_steps, batch_size))
 
 
-def _learn(stragglers, num_steps, batch_size, code, key, scale, learning_rate):
+def _learn(model, num_steps, batch_size, code, key, scale, learning_rate):
     """New entries, and by how much they lower the mean error, with standard error."""
     loads = jnp.asarray(code.loads, jnp.result_type(float))
     assignment = jnp.asarray(code.assignment)
@@ -132,7 +130,7 @@ def _learn(stragglers, num_steps, batch_size, code, key, scale, learning_rate):
     def draw(key, states):
         """Next rounds of `batch_size` clusters side by side."""
         keys = jax.random.split(key, batch_size)
-        arrivals, states = jax.vmap(stragglers.sample, in_axes=(0, 0, None))(
+        arrivals, states = jax.vmap(model.sample, in_axes=(0, 0, None))(
             keys, states, loads
         )
         return arrivals.received, states
@@ -140,8 +138,7 @@ def _learn(stragglers, num_steps, batch_size, code, key, scale, learning_rate):
     def errors(entries, masks):
         matrix = jnp.where(assignment, entries, 0)
         own = dataclasses.replace(code, encoding_matrix=matrix)
-        weights = _weights.solve(own, masks, "least_squares")
-        return _weights.squared_error(own, _weights.mixing(own, weights))
+        return decoding_error(own, masks)
 
     def step(carry, key):
         relative, optimizer_state, states = carry
@@ -157,7 +154,7 @@ def _learn(stragglers, num_steps, batch_size, code, key, scale, learning_rate):
 
     states = jax.tree.map(
         lambda leaf: jnp.broadcast_to(leaf, (batch_size, *jnp.shape(leaf))),
-        stragglers.init(code.num_workers),
+        model.init(code.num_workers),
     )
     jitter = _JITTER * jax.random.normal(jitter_key, before.shape, before.dtype)
     relative = jnp.where(assignment, before / scale + jitter, 0)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxwgc.codes import GradientCode
-from jaxwgc.coding._strain import Strain, all_swaps, swapped
+from jaxwgc.coding._ridge_errors import RidgeErrors, all_swaps, swapped
 
 
 def random_code(kind):
@@ -49,14 +49,14 @@ def ridge_error(code, lost):
 class TestStrain:
     def test_is_the_error_of_ridge_regression(self, kind):
         code = random_code(kind)
-        strain = Strain(code)
+        strain = RidgeErrors(code)
         for size in range(6):
             for lost in itertools.combinations(range(6), size):
                 expected = ridge_error(code, lost)
                 np.testing.assert_allclose(strain.of(lost), expected, rtol=1e-9)
 
     def test_of_one_straggler_more(self, kind):
-        strain = Strain(random_code(kind))
+        strain = RidgeErrors(random_code(kind))
         for lost in [(), (2,), (1, 4, 5)]:
             others = np.setdiff1d(np.arange(6), lost)
             expected = [strain.of((*lost, other)) for other in others]
@@ -65,7 +65,7 @@ class TestStrain:
             assert np.all(found > strain.of(lost))
 
     def test_of_every_swap(self, kind):
-        strain = Strain(random_code(kind))
+        strain = RidgeErrors(random_code(kind))
         for lost in [(0,), (1, 4), (0, 2, 3, 5)]:
             swaps = all_swaps(lost, 6)
             assert len(swaps) == len(lost) * (6 - len(lost))
@@ -74,7 +74,7 @@ class TestStrain:
             np.testing.assert_allclose(found, expected, rtol=1e-9)
 
     def test_climb_ends_where_no_swap_strains_more(self, kind):
-        strain = Strain(random_code(kind))
+        strain = RidgeErrors(random_code(kind))
         for lost in itertools.combinations(range(6), 3):
             top = strain.climb(lost)
             assert strain.of(top) >= strain.of(lost)
@@ -97,6 +97,6 @@ def test_a_code_of_zeros():
         target=np.ones(2),
         num_stragglers=0,
     )
-    strain = Strain(code)
+    strain = RidgeErrors(code)
     assert strain.of((1,)) == 2
     np.testing.assert_array_equal(strain.after_swaps((1,), all_swaps((1,), 3)), 2)

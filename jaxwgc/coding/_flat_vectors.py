@@ -60,11 +60,6 @@ def blocks(flat: jax.Array, count: int) -> jax.Array:
     return flat.reshape(*flat.shape[:-1], count, length)
 
 
-def whole(rows: jax.Array, size: int) -> jax.Array:
-    """The inverse of `blocks`: (..., count, length) as (..., size)."""
-    return rows.reshape(*rows.shape[:-2], -1)[..., :size]
-
-
 def real_form(matrix: jax.Array) -> jax.Array:
     """The real matrix (..., n, 2, k, 2) that acts on pairs as the complex one does.
 

@@ -1,0 +1,98 @@
+"""Reading arrivals: which messages the server has."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from jaxwgc import _validation
+from jaxwgc.codes import GradientCode
+
+
+def arrived_messages(code: GradientCode, received: Any, finished: Any) -> jax.Array:
+    """Which messages have arrived, bool (..., num_messages).
+
+    Args:
+      code: a gradient code.
+      received: bool (..., num_workers), who answered with all messages. Or None, and
+      finished: int (..., num_workers), how many of its parts each worker has finished;
+        a traced number of more parts than it has counts as no answer.
+
+    Raises:
+      ValueError: where the shape is wrong, a worker has not as many parts, or both or
+        none of the two are given.
+      TypeError: where received is not bool, or finished not integers.
+    """
+    if (received is None) == (finished is None):
+        raise ValueError(
+            "received or finished must be given, and not both; got received = "
+            f"{received!r} and finished = {finished!r}"
+        )
+    if finished is None:
+        mask = _checked("received", received, np.bool_, code)
+        several = code.messages_per_worker
+        return mask if several == 1 else jnp.repeat(mask, several, axis=-1)
+    counts = _checked("finished", finished, jnp.integer, code)
+    if not _validation.is_traced(finished, code.assignment):
+        given, loads = np.asarray(finished), np.asarray(code.loads)
+        if np.any((given < 0) | (given > loads)):
+            raise ValueError(
+                "finished must count parts from 0 to those that the worker holds, "
+                f"{loads.tolist()}; got {given.tolist()}"
+            )
+    loads = jnp.asarray(code.loads)
+    required = loads[:, None] if code.required_parts is None else code.required_parts
+    mask = counts[..., None] >= jnp.asarray(required)
+    mask &= (counts <= loads)[..., None]
+    return mask.reshape(*counts.shape[:-1], code.num_messages)
+
+
+def arrived_workers(code: GradientCode, mask: jax.Array) -> jax.Array:
+    """Who has sent all that it sends, bool (..., num_workers)."""
+    shape = (code.num_workers, code.messages_per_worker)
+    return mask.reshape(*mask.shape[:-1], *shape).all(axis=-1)
+
+
+def check_one_round(code: GradientCode, **given: Any) -> None:
+    """Arrivals, by the name of their argument, without batch axes."""
+    for name, value in given.items():
+        if value is not None and np.ndim(value) > 1:
+            raise ValueError(
+                f"{name} must have shape (num_workers,) = ({code.num_workers},); got "
+                f"{np.shape(value)}"
+            )
+
+
+def sharding_by_batch(masks: jax.Array, num_axes: int) -> NamedSharding | None:
+    """That of the batch axes of `masks`, with `num_axes` more that are whole.
+
+    None where masks have no sharding in their type.
+    """
+    sharding = jax.typeof(masks).sharding
+    if AxisType.Explicit not in sharding.mesh.axis_types:
+        return None
+    spec = PartitionSpec(*sharding.spec[:-1], *[None] * num_axes)
+    return NamedSharding(sharding.mesh, spec)
+
+
+def _checked(name, given, kind, code):
+    given = _validation.as_array(name, given)
+    if not jnp.issubdtype(given.dtype, kind):
+        rule = (
+            "a bool mask of the workers that answered"
+            if name == "received"
+            else "integers, the number of parts that each worker has finished"
+        )
+        raise TypeError(f"{name} must be {rule}; got {given.dtype}")
+    array = jnp.asarray(given)
+    if array.ndim == 0 or array.shape[-1] != code.num_workers:
+        raise ValueError(
+            f"{name} must have shape (..., num_workers) with num_workers = "
+            f"{code.num_workers}; got {array.shape}"
+        )
+    by_batch = sharding_by_batch(array, 1)
+    if by_batch is not None and jax.typeof(array).sharding.spec[-1] is not None:
+        array = jax.sharding.reshard(array, by_batch)
+    return array

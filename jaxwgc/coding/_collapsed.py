@@ -1,0 +1,133 @@
+"""The collapsed gradient: what decoding gives, without forming any message.
+
+Messages, stragglers and decoding together multiply each partial gradient by a number,
+its effective weight; where a round cannot be decoded, halves and segments of the
+gradient leak into each other besides.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxwgc import _dtypes, _validation
+from jaxwgc._dtypes import rounding, working
+from jaxwgc._product import product
+from jaxwgc._some_masks import in_any_lane
+from jaxwgc.codes import GradientCode
+from jaxwgc.coding import _flat_vectors
+from jaxwgc.decoders import segment_target
+
+
+def mixing(code: GradientCode, weights: jax.Array) -> jax.Array:
+    """a^T B, complex for a complex code: (..., num_segments, num_parts, num_segments).
+
+    Entry (u, j, v) is the share of segment v of part j in segment u of the decoded
+    gradient.
+    """
+    mixed = product(weights, working(code.encoding_matrix))
+    return mixed.reshape(*mixed.shape[:-1], code.num_parts, code.num_segments)
+
+
+def effective(mixing: jax.Array) -> jax.Array:
+    """What multiplies each partial gradient, real (..., num_parts).
+
+    The mean over the segments, each of which has its own weights.
+    """
+    return jnp.diagonal(mixing.real, axis1=-3, axis2=-1).mean(-1)
+
+
+def leakage(mixing: jax.Array) -> jax.Array:
+    """What remains of `mixing` when every segment has the effective weights."""
+    identity = jnp.eye(mixing.shape[-1])[:, None, :]
+    own = effective(mixing)[..., None, :, None] * identity
+    return mixing - own.astype(mixing.dtype)
+
+
+def target_scale(code: GradientCode) -> jax.Array:
+    """The largest entry of the target, or one where all are zero; a real scalar."""
+    largest = jnp.max(jnp.abs(jax.lax.stop_gradient(working(code.target))))
+    return jnp.where(largest > 0, largest, 1)
+
+
+def squared_error(
+    code: GradientCode, mixing: jax.Array, scale: jax.typing.ArrayLike = 1
+) -> jax.Array:
+    """The squared norm of (a^T B - target) / scale, real (...).
+
+    The mean over the segments.
+    """
+    num_segments = code.num_segments
+    target = segment_target(working(code.target), num_segments)
+    miss = (mixing - target.reshape(mixing.shape[-3:])) / scale
+    return jnp.sum(miss.real**2 + miss.imag**2, axis=(-3, -2, -1)) / num_segments
+
+
+def weighted_sums(partial_gradients: Any) -> Callable[[jax.Array], Any]:
+    """Weights (num_parts,) to the weighted sum over the leading axis of each leaf.
+
+    In at least float32, as messages are.
+    """
+
+    def sums(weights):
+        def of_leaf(leaf):
+            wide = _dtypes.promoted(leaf)
+            flat = wide.reshape(len(wide), -1)
+            summed = product(weights.astype(flat.dtype), flat)
+            dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)
+            return summed.reshape(wide.shape[1:]).astype(dtype)
+
+        return jax.tree.map(of_leaf, partial_gradients)
+
+    return sums
+
+
+def collapse(
+    code: GradientCode,
+    mixing: jax.Array,
+    weighted_sum: Callable[[jax.Array], Any],
+) -> Any:
+    """What decoding gives, from weighted sums of the partial gradients, no messages.
+
+    A complex code packs the halves (u, v) of a gradient as u + iv. Effective weights
+    with an imaginary part, so those of a round with too many stragglers, therefore turn
+    a share Im(c) of each half into the other: u loses v's, v gains u's. In the same
+    way the segments of a code with segments leak into each other in such a round.
+
+    Args:
+      code: a gradient code.
+      mixing: a^T B (num_segments, num_parts, num_segments), see `mixing`.
+      weighted_sum: real weights c (num_parts,) to the pytree sum over j of c_j g_j.
+    """
+    own = weighted_sum(effective(mixing))
+    segments = code.num_segments
+    if segments == 1 and not code.is_complex:
+        return own
+    leaked = leakage(mixing)
+
+    def segments_of_sums(weights):
+        """Segment u: the sum over v of segment v of the sum with weights (u, :, v)."""
+        weights = jnp.moveaxis(weights, 1, -1).reshape(segments**2, code.num_parts)
+        sums = jax.vmap(lambda own: _flat_vectors.ravel(weighted_sum(own)))(weights)
+        pairs = 2 if code.is_complex else 1
+        rows = _flat_vectors.blocks(sums, segments * pairs)
+        rows = rows.reshape(segments, segments, segments, pairs, rows.shape[-1])
+        return jnp.trace(rows, axis1=1, axis2=2)
+
+    def add_leak():
+        flat = _flat_vectors.ravel(own)
+        leak = jnp.zeros(())
+        if segments > 1:
+            leak = segments_of_sums(leaked.real)
+        if code.is_complex:
+            turned = segments_of_sums(leaked.imag)
+            leak = leak + jnp.stack([-turned[:, 1], turned[:, 0]], axis=1)
+        return _flat_vectors.unravel(flat + leak.ravel()[: flat.size], own)
+
+    largest = rounding(leaked.dtype) * target_scale(code)
+    leaks = in_any_lane(jnp.any(jnp.abs(leaked) > largest))
+    if not _validation.is_traced(leaks):
+        # Outside of jit, lax.cond would compile its new functions at every call.
+        return add_leak() if leaks else own
+    return jax.lax.cond(leaks, add_leak, lambda: own)

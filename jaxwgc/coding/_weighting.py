@@ -1,0 +1,65 @@
+"""Weighting: parts that count more than once."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxwgc import _dtypes, _validation
+from jaxwgc.codes import GradientCode
+
+
+def weighted(code: GradientCode, weights: jax.typing.ArrayLike) -> GradientCode:
+    """The code whose decoded gradient is the sum over j of w_j g_j.
+
+    Scales the columns of B and the target of decoding together. Works for every code,
+    also for one that is weighted already (the weights multiply).
+
+    Args:
+      code: a gradient code.
+      weights: real (num_parts,), such as the counts of a sample.
+
+    Returns:
+      A code with encoding matrix B diag(w).
+
+    Raises:
+      ValueError: where weights has the wrong shape, or (where not traced) a NaN or
+        infinite entry.
+      TypeError: where weights are not real numbers.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxwgc
+      >>> code = jaxwgc.weighted(jaxwgc.codes.uncoded(3), jnp.array([2.0, 1.0, 3.0]))
+      >>> jaxwgc.effective_weights(code, jnp.array([True, True, True]))
+      Array([2., 1., 3.], dtype=float32)
+
+    References:
+      The paper's theorem 4.1.
+    """
+    GradientCode.check(code)
+    factors = _validation.as_array("weights", weights)
+    if jnp.shape(factors) != (code.num_parts,):
+        raise ValueError(
+            f"weights must have shape (num_parts,) = ({code.num_parts},); got "
+            f"{jnp.shape(factors)}"
+        )
+    _validation.check_dtypes("weights", factors, "real numbers or bools")
+    if not _validation.is_traced(factors):
+        # On the host, where a code that was made there keeps its precision.
+        factors = np.asarray(factors)
+        if not np.isfinite(factors).all():
+            raise ValueError(f"weights must be finite; got {factors}")
+    columns = factors.repeat(code.num_segments) if code.num_segments > 1 else factors
+    return dataclasses.replace(
+        code,
+        encoding_matrix=_floats(code.encoding_matrix) * columns,
+        target=_floats(code.target) * factors,
+    )
+
+
+def _floats(array):
+    """As accurate as it may be: products of small integers would wrap around."""
+    if not isinstance(array, np.ndarray):
+        return _dtypes.promoted(array)
+    return array.astype(np.complex128 if np.iscomplexobj(array) else np.float64)

@@ -1,0 +1,26 @@
+"""How decoding weights are found, one way a file.
+
+A code names its decoders, and the first of them is used unless the caller names
+another: `jaxwgc.decode(code, messages, received, params, decoder=...)` takes a class,
+for the code's own decoder of that class, or any instance of `Decoder`.
+"""
+
+from jaxwgc.decoders._clustered import Clustered
+from jaxwgc.decoders._decoder import Decoder
+from jaxwgc.decoders._decoder import choose_decoder as choose_decoder
+from jaxwgc.decoders._group import Group
+from jaxwgc.decoders._lagrange import Lagrange
+from jaxwgc.decoders._least_squares import LeastSquares
+from jaxwgc.decoders._one_step import OneStep
+from jaxwgc.decoders._part_by_part import segment_target as segment_target
+from jaxwgc.decoders._peeling import Peeling
+
+__all__ = [
+    "Clustered",
+    "Decoder",
+    "Group",
+    "Lagrange",
+    "LeastSquares",
+    "OneStep",
+    "Peeling",
+]

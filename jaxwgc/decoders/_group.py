@@ -1,0 +1,74 @@
+"""Group decoding: the first answer of each group of workers that send the same."""
+
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxwgc._dtypes import working
+from jaxwgc._product import product
+from jaxwgc.decoders._decoder import Decoder
+
+
+class Group(Decoder):
+    """The sum of the first answer of each group, exact to the last bit.
+
+    In the family of groups that loses least: exact where every group of one family has
+    an answer; otherwise the parts of the groups without one are lost, and no others.
+
+    Attributes:
+      groups: int (num_families, num_workers). Workers of one group hold the same parts
+        and send the same message; the groups of a family hold every part once. A
+        worker is in one family, and -1 in the others.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxwgc
+      >>> code = jaxwgc.codes.fractional_repetition(4, num_stragglers=1)
+      >>> code.decoders[0].groups
+      array([[0, 1, 0, 1]])
+      >>> received = jnp.array([True, True, False, True])
+      >>> jaxwgc.decoding_weights(code, received, jaxwgc.decoders.Group)
+      Array([1., 1., 0., 0.], dtype=float32)
+
+    References:
+      Tandon, Lei, Dimakis, Karampatziakis, "Gradient coding: avoiding stragglers in
+      distributed learning", ICML 2017, section 4 (fractional repetition).
+    """
+
+    groups: jax.Array | np.ndarray
+
+    needs: ClassVar[str] = (
+        "of groups of workers that send the same, such as codes.fractional_repetition"
+    )
+
+    def check(self, code: Any) -> None:
+        code.check_plain(f"decoder {self}")
+        if np.ndim(self.groups) != 2 or np.shape(self.groups)[1] != code.num_workers:
+            raise ValueError(
+                "groups must have shape (num_families, num_workers) = (any, "
+                f"{code.num_workers}) for {code}; got {np.shape(self.groups)}"
+            )
+
+    def weights(self, code: Any, mask: jax.Array) -> jax.Array:
+        num_workers = mask.shape[-1]
+        dtype = jnp.result_type(float)
+        groups = jnp.asarray(self.groups)
+        member = groups >= 0
+        same = (groups[:, :, None] == groups[:, None, :]) & member[:, :, None]
+        same = same.any(axis=0)
+        order = jnp.arange(num_workers)
+        earlier = same & (order[:, None] < order)
+        answers = mask.astype(dtype)
+        first = mask & (product(answers, earlier.astype(dtype)) == 0)
+        # By what is lost, which is exactly zero for a whole family, not by what is
+        # covered, whose sum is rounded.
+        silent = product(answers, same.astype(dtype)) == 0
+        leader = ~earlier.any(axis=0)
+        worth = product(
+            jnp.asarray(code.assignment).astype(dtype),
+            jnp.abs(working(code.target)) ** 2,
+        )
+        lost = product(jnp.where(silent & leader, worth, 0), member.T.astype(dtype))
+        chosen = member[jnp.argmin(lost, axis=-1)]
+        return jnp.where(first & chosen, 1, 0).astype(dtype)[..., None, :]

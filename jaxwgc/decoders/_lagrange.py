@@ -1,0 +1,51 @@
+"""Lagrange interpolation, for codes evaluated at roots of unity."""
+
+from typing import Any, ClassVar
+
+from jaxwgc import _validation
+from jaxwgc._pytrees import static
+from jaxwgc.decoders._decoder import refuse
+from jaxwgc.decoders._interpolation import lagrange_or_least_squares
+from jaxwgc.decoders._part_by_part import PartByPart
+
+
+class Lagrange(PartByPart):
+    """A closed form that costs one matrix product for a whole batch of masks.
+
+    Where its weights are so large that they miss the target by more than rounding, as
+    on masks whose stragglers are neighbours on the circle of points, smaller ones come
+    from a system of the size of s; and masks with fewer than n - s answers get least
+    squares, one by one. Weighted codes are decoded as by `LeastSquares`.
+
+    Attributes:
+      point_step: worker i sits at the point exp(2 pi i (point_step * i) / num_workers),
+        at which the polynomials of the code are evaluated.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxwgc
+      >>> code = jaxwgc.codes.reed_solomon(4, num_parts=4, replication=2)
+      >>> code.decoders[0]
+      Lagrange(point_step=1)
+      >>> received = jnp.array([True, True, False, True])
+      >>> jaxwgc.effective_weights(code, received).round(3)
+      Array([1., 1., 1., 1.], dtype=float32)
+
+    References:
+      Halbawi, Azizan, Salehi, Hassibi, "Improving distributed gradient descent using
+      Reed-Solomon codes", ISIT 2018; the paper's section 2.2.
+    """
+
+    point_step: int = static()
+
+    needs: ClassVar[str] = "evaluated at roots of unity, such as codes.reed_solomon"
+
+    def check(self, code: Any) -> None:
+        code.check_plain(f"decoder {self}")
+        if not code.is_complex:
+            refuse(Lagrange, code)
+        _validation.check_int("point_step", self.point_step, minimum=1)
+
+    def _plain_weights(self, mask, matrix, target, num_lost, num_stragglers):
+        return lagrange_or_least_squares(
+            mask, matrix, target, num_stragglers, self.point_step
+        )

@@ -1,0 +1,216 @@
+"""The nearest weights: conjugate gradients for many masks, the SVD for the rest."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxwgc._dtypes import rounding
+from jaxwgc._product import product
+from jaxwgc._some_masks import compute_where
+from jaxwgc.decoders._accuracy import relative_miss, scaled_rows, squared_norm
+from jaxwgc.decoders._decomposition import solve_by_svd
+
+# Masks that iterate side by side: few enough that their vectors stay in cache.
+_BATCH = 128
+# Weights are done where the gradient of the squared miss is below this share of the
+# norms of matrix and miss. The excess of the squared miss is of second order in it.
+_GRADIENT = {32: 3e-6, 64: 1e-10}
+# The most by which the squared miss may be above the least one, relative to it. The
+# longest step of conjugate gradients tells how: at most one over the least eigenvalue.
+_EXCESS = {32: 5e-7, 64: 1e-12}
+# ... or where the miss itself is below this many eps of the target.
+_MISS = 64
+
+
+@jax.jit
+def nearest_weights(
+    received: jax.Array,
+    matrix: jax.Array,
+    target: jax.Array,
+    is_decodable: jax.Array | bool = False,
+) -> jax.Array:
+    """The a of least norm among those that minimise the norm of a^T B - target.
+
+    The norm is that of the a_i times the norms of the rows of B, as powers of two, so
+    that the scale of a message does not matter: it is about the noise in the sum of
+    messages that carry noise in proportion to their size, as rounding is.
+
+    All masks share their products with one Gram matrix in conjugate gradients, which
+    take few steps on sparse random codes. A mask whose weights do not pass the test
+    that they are a minimum, as on badly conditioned codes, is decomposed on its own
+    (`solve_by_svd`).
+
+    Args:
+      received: bool (..., num_messages).
+      matrix: (num_messages, c).
+      target: (num_segments, c).
+      is_decodable: bool (...), masks whose least miss is known to be zero. Conjugate
+        gradients that stop short of it, as on nearly singular masks, have not found it.
+
+    Returns:
+      (..., num_segments, num_messages) in the dtype of `matrix`, zero at messages that
+      were not received.
+    """
+    masks = received.reshape(-1, received.shape[-1])
+    matrix, norms = scaled_rows(matrix)
+    iterate = functools.partial(_conjugate_gradients, matrix=matrix, target=target)
+    num_batches = -(-len(masks) // _BATCH)
+    if num_batches > 1:
+        padding = num_batches * _BATCH - len(masks)
+        padded = jnp.pad(masks, [(0, padding), (0, 0)])
+        weights, converged = jax.lax.map(
+            iterate, padded.reshape(num_batches, _BATCH, masks.shape[-1])
+        )
+        weights = weights.reshape(-1, *weights.shape[2:])[: len(masks)]
+        converged = converged.reshape(-1)[: len(masks)]
+    else:
+        weights, converged = iterate(masks)
+    is_decodable = jnp.broadcast_to(is_decodable, received.shape[:-1]).reshape(-1)
+    misses = relative_miss(weights, matrix, target) > rounding(matrix.dtype)
+    is_poor = ~converged | (is_decodable & misses)
+    weights = compute_where(
+        is_poor, solve_by_svd, weights, (weights, masks), (matrix, target)
+    )
+    weights = weights / norms
+    return weights.reshape(*received.shape[:-1], *weights.shape[1:])
+
+
+class _Problem(NamedTuple):
+    """The least squares problems of some masks, and when they are solved.
+
+    Attributes:
+      mask: bool (masks, 1, num_messages).
+      matrix: (num_messages, c).
+      gram: (num_messages, num_messages), the products of its rows.
+      target: (num_segments, c).
+      matrix_norm: (masks, 1), squared, of the rows that have arrived.
+      target_norm: (num_segments,), squared.
+    """
+
+    mask: jax.Array
+    matrix: jax.Array
+    gram: jax.Array
+    target: jax.Array
+    matrix_norm: jax.Array
+    target_norm: jax.Array
+
+    @property
+    def tolerance(self) -> jax.Array:
+        """The squared gradient of a minimum, over the squared miss."""
+        return _GRADIENT[self._precision.bits] ** 2 * self.matrix_norm
+
+    @property
+    def floor(self) -> jax.Array:
+        """The squared miss below which nothing is left to do."""
+        return (_MISS * self._precision.eps) ** 2 * self.target_norm
+
+    @property
+    def noise(self) -> jax.Array:
+        """What the squared gradient is rounded by; iterating on would gather noise."""
+        return (2 * self._precision.eps) ** 2 * self.matrix_norm * self.target_norm
+
+    @property
+    def _precision(self) -> Any:
+        return jnp.finfo(self.matrix.dtype)
+
+    def miss_and_gradient(self, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The squared miss, and half the gradient of what it is at the answers."""
+        miss = self.target - product(weights, self.matrix)
+        gradient = jnp.where(self.mask, product(miss, self.matrix.conj().T), 0)
+        return squared_norm(miss), gradient
+
+    def is_minimum(self, gradient_norm: jax.Array, miss_norm: jax.Array) -> jax.Array:
+        """Whether weights of that squared gradient and miss are done."""
+        is_flat = gradient_norm <= self.tolerance * miss_norm
+        return is_flat | (miss_norm <= self.floor)
+
+
+class _Iterate(NamedTuple):
+    """Where conjugate gradients are; `longest` is the longest step so far."""
+
+    step: jax.Array
+    weights: jax.Array
+    longest: jax.Array
+    gradient: jax.Array
+    direction: jax.Array
+    gradient_norm: jax.Array
+    miss_norm: jax.Array
+    is_done: jax.Array
+
+
+def _conjugate_gradients(masks, matrix, target):
+    """Weights (T, num_segments, num_messages), and for which masks they are minima."""
+    gram = product(matrix, matrix.conj().T)
+    mask = masks[:, None, :]
+    row_norms = jnp.diagonal(gram).real
+    matrix_norm = jnp.sum(jnp.where(mask, row_norms, 0), axis=-1)
+    problem = _Problem(mask, matrix, gram, target, matrix_norm, squared_norm(target))
+    # Made of the mask, so that under shard_map they vary with the device as it does.
+    weights = jnp.where(mask, jnp.zeros((len(target), 1), matrix.dtype), 0)
+    longest = squared_norm(weights)
+    # The second time starts from a miss that is computed anew, so without the rounding
+    # that has gathered, and has nothing to do where the first was enough.
+    weights, longest = jax.lax.fori_loop(
+        0, 2, lambda _, found: _descend(problem, *found), (weights, longest)
+    )
+    miss_norm, gradient = problem.miss_and_gradient(weights)
+    gradient_norm = squared_norm(gradient)
+    excess = gradient_norm * longest
+    is_accurate = excess <= _EXCESS[jnp.finfo(matrix.dtype).bits] * miss_norm
+    is_accurate |= miss_norm <= problem.floor
+    is_minimum = problem.is_minimum(gradient_norm / 4, miss_norm)
+    return weights, (is_minimum & is_accurate).all(axis=-1)
+
+
+def _descend(problem, weights, longest):
+    """Conjugate gradients from given weights on; gives weights and the longest step."""
+    max_steps = 4 * min(problem.matrix.shape) + 10
+    miss_norm, gradient = problem.miss_and_gradient(weights)
+    gradient_norm = squared_norm(gradient)
+    is_done = problem.is_minimum(gradient_norm, miss_norm) | (gradient_norm == 0)
+
+    def is_unfinished(state):
+        return (state.step < max_steps) & ~state.is_done.all()
+
+    def advance(state):
+        direction, gradient_norm = state.direction, state.gradient_norm
+        image = jnp.where(problem.mask, product(direction, problem.gram), 0)
+        curvature = jnp.sum((direction.conj() * image).real, axis=-1)
+        # Below that the direction is rounding in the null space.
+        least = jnp.finfo(image.dtype).eps * problem.matrix_norm
+        is_usable = ~state.is_done & (curvature > least * squared_norm(direction))
+        length = jnp.where(
+            is_usable, gradient_norm / jnp.where(is_usable, curvature, 1), 0
+        )
+        gradient = state.gradient - length[..., None] * image
+        # The squared miss falls by that much in exact arithmetic.
+        miss_norm = state.miss_norm - length * gradient_norm
+        new_norm = squared_norm(gradient)
+        ratio = new_norm / jnp.where(is_usable, gradient_norm, 1)
+        ratio = jnp.where(is_usable, ratio, 0)
+        enough = jnp.maximum(problem.tolerance * miss_norm, problem.noise)
+        return _Iterate(
+            step=state.step + 1,
+            weights=state.weights + length[..., None] * direction,
+            longest=jnp.maximum(state.longest, length),
+            gradient=gradient,
+            direction=gradient + ratio[..., None] * direction,
+            gradient_norm=new_norm,
+            miss_norm=miss_norm,
+            is_done=state.is_done | (new_norm <= enough) | ~is_usable,
+        )
+
+    start = _Iterate(
+        jnp.zeros((), jnp.int32),
+        weights,
+        longest,
+        gradient,
+        gradient,
+        gradient_norm,
+        miss_norm,
+        is_done,
+    )
+    found = jax.lax.while_loop(is_unfinished, advance, start)
+    return found.weights, found.longest

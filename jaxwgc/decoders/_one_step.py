@@ -1,0 +1,47 @@
+"""One-step decoding: every answer counts the same."""
+
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from jaxwgc import _validation
+from jaxwgc._pytrees import static
+from jaxwgc.decoders._decoder import Decoder
+
+
+class OneStep(Decoder):
+    """Every answer counts the same, scaled so that the sum is right on average.
+
+    For codes whose parts have about equally many copies.
+
+    Attributes:
+      scale: what the weights of the answers add up to; or each weight.
+      shared: whether the answers share `scale`.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxwgc
+      >>> code = jaxwgc.codes.fractional_repetition(4, num_stragglers=1)
+      >>> received = jnp.array([True, True, False, True])
+      >>> jaxwgc.decoding_weights(code, received, jaxwgc.decoders.OneStep).round(3)
+      Array([0.667, 0.667, 0.   , 0.667], dtype=float32)
+
+    References:
+      Charles, Papailiopoulos, Ellenberg, "Approximate gradient coding via sparse random
+      graphs", 2017.
+    """
+
+    scale: float = static()
+    shared: bool = static(True)
+
+    needs: ClassVar[str] = "whose columns add up to the same, such as codes.bernoulli"
+
+    def check(self, code: Any) -> None:
+        code.check_plain(f"decoder {self}")
+        _validation.check_number("scale", self.scale, traceable=False)
+
+    def weights(self, code: Any, mask: jax.Array) -> jax.Array:
+        weight = jnp.asarray(self.scale, jnp.result_type(float))
+        if self.shared:
+            weight = weight / jnp.maximum(mask.sum(-1, keepdims=True), 1)
+        return jnp.where(mask, weight, 0)[..., None, :]

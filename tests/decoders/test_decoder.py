@@ -1,0 +1,221 @@
+"""Decoders of one's own, in every place that takes one, and those that do not fit."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxwgc
+from jaxwgc import codes, decoders, stragglers
+from tests.conftest import every_pattern
+
+KEY = jax.random.key(0)
+CODE = codes.regular_graph(KEY, 6, replication=3)
+MASKS = every_pattern(6, 6)
+
+
+class Clipped(decoders.Decoder):
+    """No weight above a limit."""
+
+    inner: decoders.Decoder
+    limit: float
+
+    def weights(self, code, mask):
+        return jnp.clip(self.inner.weights(code, mask), max=self.limit)
+
+
+class Garbled(decoders.Decoder):
+    """Weights at stragglers, too, and integers at that."""
+
+    def weights(self, code, mask):
+        return jnp.ones((*mask.shape[:-1], 1, code.num_messages), int)
+
+
+CLIPPED = Clipped(decoders.LeastSquares(), 0.25)
+
+
+def by_hand(masks):
+    weights = jaxwgc.decoding_weights(CODE, masks, decoders.LeastSquares)
+    return np.minimum(weights, 0.25)
+
+
+class TestOneFromOutside:
+    def test_weights_and_error(self, x64):
+        found = jaxwgc.decoding_weights(CODE, MASKS, CLIPPED)
+        np.testing.assert_array_equal(found, by_hand(MASKS))
+        under_jit = jax.jit(jaxwgc.decoding_weights)(CODE, MASKS, CLIPPED)
+        np.testing.assert_allclose(under_jit, found, atol=1e-6)
+        mapped = jax.vmap(lambda mask: jaxwgc.decoding_weights(CODE, mask, CLIPPED))
+        np.testing.assert_allclose(mapped(MASKS), found, atol=1e-6)
+        effective = np.asarray(found, np.float64) @ CODE.encoding_matrix
+        np.testing.assert_allclose(
+            jaxwgc.effective_weights(CODE, MASKS, CLIPPED), effective, atol=1e-6
+        )
+        error = ((effective - 1) ** 2).sum(1)
+        np.testing.assert_allclose(
+            jaxwgc.decoding_error(CODE, MASKS, CLIPPED), error, atol=1e-5
+        )
+
+    def test_map_over_limits(self):
+        """Its arrays are traced as others are."""
+        limits = jnp.array([0.1, 0.25, 9.0])
+
+        def weights(limit):
+            own = Clipped(decoders.LeastSquares(), limit)
+            return jaxwgc.decoding_weights(CODE, MASKS, own)
+
+        found = jax.jit(jax.vmap(weights))(limits)
+        np.testing.assert_allclose(found[1], by_hand(MASKS), atol=1e-6)
+        assert found[0].max() <= 0.1
+
+    def test_every_step(self):
+        mask = MASKS[-2]
+        gradients = {"w": np.arange(12.0, dtype=np.float32).reshape(6, 2)}
+        expected = by_hand(mask) @ CODE.encoding_matrix @ gradients["w"]
+        params = {"w": jnp.zeros(2)}
+        messages = jaxwgc.encode(CODE, gradients)
+        decoded = jaxwgc.decode(CODE, messages, mask, params, CLIPPED)
+        np.testing.assert_allclose(decoded["w"], expected, rtol=1e-5)
+        for method in ("partials", "messages"):
+            aggregate = jaxwgc.coded_aggregate(
+                CODE, stragglers.uniform(1), KEY, method=method, decoder=CLIPPED
+            )
+            updates, _ = aggregate.update(
+                gradients, aggregate.init(params), params, received=mask
+            )
+            np.testing.assert_allclose(updates["w"], expected, rtol=1e-5)
+        step = jaxwgc.decoded_value_and_grad(
+            lambda params, part: jnp.sum(params["w"] * part), CODE, decoder=CLIPPED
+        )
+        _, gradient = step(params, gradients["w"], mask)
+        np.testing.assert_allclose(gradient["w"], expected, rtol=1e-5)
+
+    def test_diagnosis_and_the_worst_pattern(self):
+        found = jaxwgc.coding.diagnose(CODE, KEY, [2], decoder=CLIPPED)
+        errors = jaxwgc.decoding_error(CODE, MASKS[MASKS.sum(1) == 4], CLIPPED)
+        np.testing.assert_allclose(found.mean_error, errors.mean() / 6, rtol=1e-5)
+        worst = jaxwgc.coding.worst_pattern(CODE, 2, CLIPPED)
+        error = jaxwgc.decoding_error(CODE, worst, CLIPPED)
+        np.testing.assert_allclose(error, errors.max(), rtol=1e-5)
+
+    def test_among_the_decoders_of_a_code(self):
+        code = dataclasses.replace(CODE, decoders=(CLIPPED,))
+        found = jaxwgc.decoding_weights(code, MASKS)
+        np.testing.assert_array_equal(found, by_hand(MASKS))
+        same = jaxwgc.decoding_weights(code, MASKS, Clipped)
+        np.testing.assert_array_equal(same, found)
+        clusters = codes.clustered(code, 2)
+        both = jaxwgc.decoding_weights(clusters, np.tile(MASKS, 2), Clipped)
+        np.testing.assert_allclose(both, np.tile(found, 2), atol=1e-6)
+
+    def test_what_stands_at_stragglers_does_not_count(self):
+        found = jaxwgc.decoding_weights(CODE, MASKS, Garbled)
+        assert found.dtype == jnp.float32
+        np.testing.assert_array_equal(found, MASKS)
+
+
+class TestStructures:
+    """The class is part of the structure, so that no cache takes one for another."""
+
+    def test_classes_differ(self):
+        class Other(decoders.Decoder):
+            def weights(self, code, mask):
+                return 2 * Garbled().weights(code, mask)
+
+        structures = {
+            jax.tree.structure(own)
+            for own in (Other(), Garbled(), decoders.LeastSquares())
+        }
+        assert len(structures) == 3
+        weights = jax.jit(jaxwgc.decoding_weights)
+        np.testing.assert_array_equal(
+            weights(CODE, MASKS, Other()), 2 * weights(CODE, MASKS, Garbled())
+        )
+
+    def test_there_and_back(self):
+        for own in (
+            CLIPPED,
+            *codes.binary(5, 1).decoders,
+            decoders.Clustered(CLIPPED, 3),
+        ):
+            leaves, structure = jax.tree.flatten(own)
+            again = jax.tree.unflatten(structure, leaves)
+            assert type(again) is type(own)
+            assert str(again) == str(own)
+
+    def test_frozen(self):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            CLIPPED.limit = 1.0
+
+
+class WrongShape(decoders.Decoder):
+    def weights(self, code, mask):
+        return jnp.ones(mask.shape)
+
+
+class TestBadInput:
+    def test_weights_of_the_wrong_shape(self):
+        rule = r"num_messages\) = \(64, 1, 6\); got \(64, 6\) from WrongShape"
+        with pytest.raises(ValueError, match=rule):
+            jaxwgc.decoding_weights(CODE, MASKS, WrongShape)
+        with pytest.raises(ValueError, match=r"= \(1, 6\); got \(6,\) from WrongShape"):
+            jax.jit(jaxwgc.decoding_error)(CODE, MASKS[0], WrongShape())
+
+    def test_a_code_without_decoders(self):
+        code = dataclasses.replace(CODE, decoders=())
+        with pytest.raises(ValueError, match="decoder must be given, since the code"):
+            jaxwgc.decoding_weights(code, MASKS)
+        found = jaxwgc.decoding_weights(code, MASKS, decoders.LeastSquares)
+        expected = jaxwgc.decoding_weights(CODE, MASKS)
+        np.testing.assert_array_equal(found, expected)
+
+    @pytest.mark.parametrize(
+        "own", [["least_squares"], "least_squares", (decoders.LeastSquares,), None]
+    )
+    def test_decoders_that_are_none(self, own):
+        code = dataclasses.replace(CODE, decoders=own)
+        with pytest.raises(TypeError, match="code.decoders must be a tuple of"):
+            jaxwgc.decoding_weights(code, MASKS)
+
+    @pytest.mark.parametrize(
+        ("decoder", "rule"),
+        [
+            (decoders.Group(np.zeros((1, 5), int)), r"num_workers\) = \(any, 6\) for"),
+            (
+                decoders.Peeling(4),
+                "batch_size must divide num_parts; got batch_size = 4",
+            ),
+            (decoders.Peeling(0), "batch_size must be at least 1; got 0"),
+            (
+                decoders.Clustered(decoders.LeastSquares(), 4),
+                "num_clusters must divide num_workers; got num_clusters = 4",
+            ),
+            (decoders.Clustered(decoders.Peeling(2), 2), "batch_size must divide num"),
+        ],
+    )
+    def test_that_do_not_fit(self, decoder, rule):
+        with pytest.raises(ValueError, match=rule):
+            jaxwgc.decoding_weights(CODE, MASKS, decoder)
+
+    @pytest.mark.parametrize(
+        "decoder",
+        [decoders.Peeling("2"), decoders.OneStep("1")],
+    )
+    def test_fields_of_the_wrong_type(self, decoder):
+        with pytest.raises(TypeError, match="must be"):
+            jaxwgc.decoding_weights(CODE, MASKS, decoder)
+
+    def test_points_that_are_none(self):
+        code, mask = codes.reed_solomon(4, 4, 2), np.ones(4, bool)
+        with pytest.raises(ValueError, match="point_step must be at least 1; got 0"):
+            jaxwgc.decoding_weights(code, mask, decoders.Lagrange(0))
+        with pytest.raises(TypeError, match="point_step must be a Python int"):
+            jaxwgc.decoding_weights(code, mask, decoders.Lagrange(1.5))
+
+    def test_lagrange_of_a_real_code(self):
+        with pytest.raises(
+            ValueError, match="Lagrange needs a code evaluated at roots"
+        ):
+            jaxwgc.decoding_weights(CODE, MASKS, decoders.Lagrange(1))

@@ -1,0 +1,99 @@
+"""Arrows between the rooms of the library go one way."""
+
+import ast
+import pathlib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1] / "jaxwgc"
+# Each room, and those that it may import from; files that start with an underscore at
+# the top are for all.
+KNOWS = {
+    "decoders": set(),
+    "stragglers": set(),
+    "sketching": set(),
+    "codes": {"decoders"},
+    "coding": {"decoders", "codes"},
+    "gradients": {"decoders", "codes", "coding"},
+    "aggregate": {"decoders", "codes", "coding", "stragglers"},
+    "block_leverage": {
+        "decoders",
+        "codes",
+        "coding",
+        "stragglers",
+        "sketching",
+        "gradients",
+        "aggregate",
+    },
+    "studies": {"decoders", "codes", "coding", "stragglers"},
+}
+
+
+def imported(path):
+    """Names of the library's own modules that a file imports, at any depth."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            for alias in node.names:
+                yield f"{node.module}.{alias.name}"
+
+
+def files_of(room):
+    package = ROOT / room
+    return sorted(package.rglob("*.py")) if package.is_dir() else [ROOT / f"{room}.py"]
+
+
+def arrows():
+    for room in KNOWS:
+        for path in files_of(room):
+            for name in imported(path):
+                parts = name.split(".")
+                if parts[0] == "jaxwgc":
+                    yield room, path, parts[1:]
+
+
+def test_every_room_is_here():
+    found = {
+        path.stem
+        for path in ROOT.iterdir()
+        if not path.name.startswith("_") and (path.suffix == ".py" or path.is_dir())
+    }
+    assert found == set(KNOWS)
+
+
+def test_no_arrow_runs_up():
+    wrong = [
+        f"{path.relative_to(ROOT)} imports jaxwgc.{'.'.join(parts)}"
+        for room, path, parts in arrows()
+        if parts[0] != room and parts[0] not in KNOWS[room]
+        if not parts[0].startswith("_")
+    ]
+    assert not wrong
+
+
+def test_private_files_stay_in_their_rooms():
+    wrong = [
+        f"{path.relative_to(ROOT)} imports jaxwgc.{'.'.join(parts)}"
+        for room, path, parts in arrows()
+        if parts[0] in KNOWS
+        and parts[0] != room
+        and any(part.startswith("_") for part in parts)
+    ]
+    assert not wrong
+
+
+def test_files_for_all_know_no_room():
+    for path in ROOT.glob("_*.py"):
+        if path.name == "__init__.py":
+            continue
+        rooms = [name.split(".")[1] for name in imported(path) if "jaxwgc." in name]
+        assert all(room.startswith("_") for room in rooms), path
+
+
+@pytest.mark.parametrize("room", KNOWS)
+def test_what_is_known_is_below(room):
+    """The table itself has no cycle."""
+    order = list(KNOWS)
+    assert all(order.index(other) < order.index(room) for other in KNOWS[room])
