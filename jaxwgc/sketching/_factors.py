@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxwgc.sketching._arithmetic import matmul
+from jaxwgc._product import product
 from jaxwgc.sketching._derivatives import known_product, orthonormal_columns
 
 
@@ -28,7 +28,7 @@ def orthonormal_basis(matrix: jax.Array, rcond: jax.Array, method: str) -> jax.A
     is_kept = singular_values > rcond * singular_values[0]
     left = jnp.where(is_kept, left, 0)
     if orthogonal is not None:
-        left = matmul(orthogonal, left)
+        left = product(orthogonal, left)
     row_basis = jnp.where(is_kept, right.T, 0)
     inverse = row_basis / jnp.where(is_kept, singular_values, 1)
     return orthonormal_columns(matrix, left, inverse, row_basis)[0]

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxwgc.sketching._arithmetic import inverse_power_of_two, matmul
+from jaxwgc._product import product
 from jaxwgc.sketching._derivatives import orthonormaliser_of_gram
+from jaxwgc.sketching._powers import inverse_power_of_two
 from jaxwgc.sketching._row_blocks import DenseRows, Rows
 
 # One pass over the Gram matrix loses the square of the condition number. Below this
@@ -19,8 +20,8 @@ WELL_CONDITIONED = 1e-4
 def gram(rows: jax.Array) -> jax.Array:
     """The Gram matrix of the columns, without the quarter that symmetry gives."""
     half = half_of(rows.shape[1])
-    upper = matmul(rows[:, :half].T, rows)
-    corner = matmul(rows[:, half:].T, rows[:, half:])
+    upper = product(rows[:, :half].T, rows)
+    corner = product(rows[:, half:].T, rows[:, half:])
     lower = jnp.concatenate([upper[:, half:].T, corner], axis=1)
     return jnp.concatenate([upper, lower], axis=0)
 
@@ -107,7 +108,9 @@ class Gram(NamedTuple):
         root = jnp.sqrt(jnp.maximum(eigenvalues, 0) + shift)
         whitening = vectors / root * self.unit[:, None]
         inner_gram = self.rows.sum(
-            lambda block: gram(matmul(lax.stop_gradient(block) * self.scale, whitening))
+            lambda block: gram(
+                product(lax.stop_gradient(block) * self.scale, whitening)
+            )
         )
         inner_eigenvalues, inner_vectors = jnp.linalg.eigh(inner_gram)
         least = eps * inner_eigenvalues[-1]
@@ -138,7 +141,7 @@ class Refined(NamedTuple):
 
     def factor(self) -> jax.Array:
         """R, square but not triangular, such that X = U R."""
-        return matmul(self.small(), self.vectors.T)
+        return product(self.small(), self.vectors.T)
 
     def orthonormaliser(self, rcond: jax.Array) -> tuple[jax.Array, jax.Array]:
         """P such that X P is an orthonormal basis of the columns of X; one of the rows.
@@ -150,7 +153,7 @@ class Refined(NamedTuple):
         left = jnp.where(is_kept, left, 0)
         # All zero for a zero matrix, of which nothing is kept.
         inner_root = jnp.where(self.inner_root > 0, self.inner_root, 1)[:, None]
-        inner = matmul(self.inner_vectors, left / inner_root)
-        inverse = matmul(self.vectors / self.root, inner)
-        row_basis = matmul(self.vectors, right.T)
+        inner = product(self.inner_vectors, left / inner_root)
+        inverse = product(self.vectors / self.root, inner)
+        row_basis = product(self.vectors, right.T)
         return inverse, jnp.where(is_kept, row_basis, 0)

@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxwgc.sketching._arithmetic import matmul
+from jaxwgc._product import product
+from jaxwgc._pytrees import register
 from jaxwgc.sketching._embeddings._embedding import (
     Embedding,
     check_sizes,
     random_signs,
-    register,
 )
 from jaxwgc.sketching._row_blocks import fold_blocks
 
@@ -120,7 +120,7 @@ class _DenseEmbedding(Embedding):
                 for array in arrays
             ]
             return [
-                total + matmul(block.astype(part.dtype), part)
+                total + product(block.astype(part.dtype), part)
                 for total, part in zip(sums, parts)
             ]
 

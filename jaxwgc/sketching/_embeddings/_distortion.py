@@ -10,13 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc import _validation
+from jaxwgc._product import product
 from jaxwgc.sketching import _checks
-from jaxwgc.sketching._arithmetic import matmul, next_power_of_two
 from jaxwgc.sketching._embeddings._dense_embeddings import gaussian, rademacher
 from jaxwgc.sketching._embeddings._embedding import Embedding
 from jaxwgc.sketching._embeddings._row_sampling import row_sampling
 from jaxwgc.sketching._embeddings._sparse_embeddings import count_sketch, sparse_sign
 from jaxwgc.sketching._embeddings._srht import srht
+from jaxwgc.sketching._powers import next_power_of_two
 
 _CONSTRUCTORS = (gaussian, rademacher, srht, count_sketch, sparse_sign, row_sampling)
 
@@ -82,7 +83,7 @@ def embedding_distortion(
 
 @jax.jit
 def _distance_from_identity(columns: jax.Array) -> jax.Array:
-    return jnp.max(jnp.abs(jnp.linalg.eigvalsh(matmul(columns.T, columns)) - 1))
+    return jnp.max(jnp.abs(jnp.linalg.eigvalsh(product(columns.T, columns)) - 1))
 
 
 def recommended_sketch_size(

@@ -4,48 +4,15 @@ import abc
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc import _validation
+from jaxwgc._pytrees import static
 from jaxwgc.sketching import _checks
-
-T = TypeVar("T")
-
-
-def static() -> Any:
-    """A field that is part of the pytree's structure, not one of its arrays."""
-    return dataclasses.field(metadata={"static": True})
-
-
-def register(cls: type[T]) -> type[T]:
-    """Makes a dataclass a pytree, with the class in what is static.
-
-    `jax.tree_util.register_dataclass` does not: there, the structures of two classes
-    with the same fields compare as equal, and where their hashes agree in the few bits
-    that a cache looks at, `jax.jit` runs the program of one for the other: seen in two
-    of 36 processes.
-    """
-    names = {True: [], False: []}
-    for field in dataclasses.fields(cls):  # pyright: ignore[reportArgumentType]
-        names[field.metadata.get("static", False)].append(field.name)
-
-    def flatten(embedding: T) -> tuple[Any, Any]:
-        children = [
-            (jax.tree_util.GetAttrKey(name), getattr(embedding, name))
-            for name in names[False]
-        ]
-        return children, (cls, *(getattr(embedding, name) for name in names[True]))
-
-    def unflatten(static: Any, children: Any) -> T:
-        arrays = dict(zip(names[False], children, strict=True))
-        return cls(**arrays, **dict(zip(names[True], static[1:], strict=True)))
-
-    jax.tree_util.register_pytree_with_keys(cls, flatten, unflatten)
-    return cls
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

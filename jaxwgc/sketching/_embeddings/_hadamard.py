@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxwgc.sketching._arithmetic import next_power_of_two
+from jaxwgc.sketching._powers import next_power_of_two
 
 # Rows that are transformed while they stay in a processor's cache. Memory traffic, not
 # arithmetic, is what the transform costs: all stages of a block are done before the

@@ -6,8 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxwgc._pytrees import register
 from jaxwgc.sketching import _checks
-from jaxwgc.sketching._embeddings._embedding import Embedding, check_sizes, register
+from jaxwgc.sketching._embeddings._embedding import Embedding, check_sizes
 from jaxwgc.sketching._samplers._sample_rows import RowSample, sample_rows
 
 

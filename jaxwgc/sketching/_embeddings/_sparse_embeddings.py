@@ -9,12 +9,11 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxwgc import _validation
+from jaxwgc._pytrees import register, static
 from jaxwgc.sketching._embeddings._embedding import (
     Embedding,
     check_sizes,
     random_signs,
-    register,
-    static,
 )
 from jaxwgc.sketching._row_blocks import fold_blocks
 

@@ -7,18 +7,18 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxwgc.sketching._arithmetic import next_power_of_two
+from jaxwgc._pytrees import register
 from jaxwgc.sketching._embeddings._embedding import (
     Embedding,
     check_sizes,
     random_signs,
-    register,
 )
 from jaxwgc.sketching._embeddings._hadamard import (
     BLOCK_ROWS,
     parity_sign,
     transform_block,
 )
+from jaxwgc.sketching._powers import next_power_of_two
 from jaxwgc.sketching._row_blocks import fold_blocks
 
 

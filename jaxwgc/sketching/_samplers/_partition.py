@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jaxwgc import _validation
 from jaxwgc.sketching import _checks
-from jaxwgc.sketching._arithmetic import inverse_power_of_two
+from jaxwgc.sketching._powers import inverse_power_of_two
 
 
 def partition(data: Any, num_parts: int) -> tuple[Any, jax.Array]:

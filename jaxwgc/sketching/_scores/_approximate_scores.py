@@ -10,8 +10,8 @@ from jax.scipy.linalg import solve_triangular
 from scipy import special
 
 from jaxwgc import _validation
+from jaxwgc._product import product
 from jaxwgc.sketching import _checks
-from jaxwgc.sketching._arithmetic import matmul
 from jaxwgc.sketching._gram import WELL_CONDITIONED, Gram, column_scale
 from jaxwgc.sketching._row_blocks import DenseRows, block_size
 from jaxwgc.sketching._scores._leverage_scores import leverage_scores
@@ -170,11 +170,13 @@ def _approximate_scores(
     def refined(_: None) -> tuple[jax.Array, jax.Array]:
         inverse = gram.orthonormaliser(rcond)
         rank = jnp.any(inverse != 0, axis=0).sum()
-        return matmul(inverse, projection), rank
+        return product(inverse, projection), rank
 
     inverse, rank = lax.cond(is_plain, plain, refined, None)
     inverse = inverse * (gram.scale * gram.unit)[:, None]
-    norms = rows.map(lambda block: jnp.sum(matmul(block * scale, inverse) ** 2, axis=1))
+    norms = rows.map(
+        lambda block: jnp.sum(product(block * scale, inverse) ** 2, axis=1)
+    )
     total = jnp.sum(norms)
     scores = norms * jnp.where(total > 0, rank / jnp.where(total > 0, total, 1), 0)
     return jnp.where(finite & gram.finite, jnp.clip(scores, 0, 1), jnp.nan)

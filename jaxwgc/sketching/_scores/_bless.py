@@ -11,8 +11,9 @@ import numpy as np
 from jax.scipy.linalg import solve_triangular
 
 from jaxwgc import _validation
+from jaxwgc._product import product
 from jaxwgc.sketching import _checks
-from jaxwgc.sketching._arithmetic import matmul, next_power_of_two
+from jaxwgc.sketching._powers import next_power_of_two
 
 Kernel = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -305,7 +306,7 @@ def _features(
 @jax.jit
 def _add_gram(gram: jax.Array, features: jax.Array, number: jax.Array) -> jax.Array:
     features = jnp.where(jnp.arange(features.shape[1]) < number, features, 0)
-    return gram + matmul(features, features.T)
+    return gram + product(features, features.T)
 
 
 @jax.jit

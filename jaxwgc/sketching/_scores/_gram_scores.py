@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxwgc.sketching._arithmetic import matmul
+from jaxwgc._product import product
 from jaxwgc.sketching._checks import rank_cutoff
 from jaxwgc.sketching._derivatives import orthonormaliser_of_gram
 from jaxwgc.sketching._gram import WELL_CONDITIONED, Gram, half_of
@@ -72,7 +72,7 @@ def _squared_norm(
     def of_first(size: int, _: None) -> jax.Array:
         def squares(block: jax.Array) -> jax.Array:
             block = lax.stop_gradient(block) * scale
-            return jnp.sum(matmul(block, vectors[:, :size]) ** 2)
+            return jnp.sum(product(block, vectors[:, :size]) ** 2)
 
         return rows.sum(squares)
 
@@ -90,8 +90,8 @@ def squared_row_norms(rows: jax.Array, lower: jax.Array) -> jax.Array:
     """Of `rows` @ `lower`, a lower triangular matrix."""
     half = half_of(lower.shape[0])
     # Without the quarter of the triangular matrix that is zero.
-    left = matmul(rows, lower[:, :half])
-    right = matmul(rows[:, half:], lower[half:, half:])
+    left = product(rows, lower[:, :half])
+    right = product(rows[:, half:], lower[half:, half:])
     return jnp.sum(left**2, axis=1) + jnp.sum(right**2, axis=1)
 
 
@@ -99,5 +99,5 @@ def squared_row_norms(rows: jax.Array, lower: jax.Array) -> jax.Array:
 def _squared_row_norms_jvp(primals, tangents):
     # The derivative of `lower` need not be triangular.
     norms = squared_row_norms(*primals)
-    product, change = jax.jvp(matmul, primals, tangents)
-    return norms, 2 * jnp.sum(product * change, axis=1)
+    image, change = jax.jvp(product, primals, tangents)
+    return norms, 2 * jnp.sum(image * change, axis=1)

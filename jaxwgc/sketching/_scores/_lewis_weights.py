@@ -9,8 +9,8 @@ import numpy as np
 from jax import lax
 
 from jaxwgc import _validation
+from jaxwgc._product import product
 from jaxwgc.sketching import _checks
-from jaxwgc.sketching._arithmetic import matmul
 from jaxwgc.sketching._factors import orthonormal_basis
 from jaxwgc.sketching._gram import Gram, equilibrated
 from jaxwgc.sketching._row_blocks import DenseRows
@@ -238,7 +238,7 @@ def _orthonormal_basis(
         return finite, orthonormal_basis(matrix, rcond, "qr")
     gram = Gram.equilibrated(DenseRows(matrix))
     inverse = gram.orthonormaliser(rcond) * gram.unit[:, None]
-    basis = matmul(matrix * gram.scale, inverse)
+    basis = product(matrix * gram.scale, inverse)
     return gram.finite, jnp.where(gram.finite, basis, 0)
 
 

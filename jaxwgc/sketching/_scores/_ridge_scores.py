@@ -7,10 +7,10 @@ from jax import lax
 
 from jaxwgc import _validation
 from jaxwgc.sketching import _checks
-from jaxwgc.sketching._arithmetic import inverse_power_of_two
 from jaxwgc.sketching._derivatives import known_product, orthonormaliser_of_gram
 from jaxwgc.sketching._factors import square_of_wide
 from jaxwgc.sketching._gram import Gram, gram
+from jaxwgc.sketching._powers import inverse_power_of_two
 from jaxwgc.sketching._row_blocks import RidgedRows, ridge_rows
 from jaxwgc.sketching._scores._gram_scores import at_most_one, gram_scores
 

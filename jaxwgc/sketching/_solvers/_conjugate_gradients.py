@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxwgc.sketching._arithmetic import inverse_power_of_two, matmul
+from jaxwgc._product import product
+from jaxwgc.sketching._powers import inverse_power_of_two
 from jaxwgc.sketching._solvers._orthonormalisers import Orthonormaliser
 from jaxwgc.sketching._solvers._residuals import residual_products
 from jaxwgc.sketching._solvers._solution import Solution, record
@@ -41,11 +42,11 @@ class _Problem(NamedTuple):
 
     def in_range(self, gradient: jax.Array) -> jax.Array:
         """The part of the residual in the range of X, in the basis X P."""
-        return matmul(gradient, self.factors.matrix)
+        return product(gradient, self.factors.matrix)
 
     def direction(self, in_range: jax.Array) -> jax.Array:
         """The step that takes this part off the residual, if X P is orthonormal."""
-        return matmul(self.factors.matrix, in_range)
+        return product(self.factors.matrix, in_range)
 
     def step(self, state: _State) -> _State:
         """One iteration.
@@ -57,18 +58,18 @@ class _Problem(NamedTuple):
         trial = state.solution + state.direction
         trial_gradient, trial_squared = self.evaluate(trial)
         curved = state.gradient - trial_gradient
-        curvature = matmul(state.direction, curved)
-        slope = matmul(state.direction, state.gradient)
+        curvature = product(state.direction, curved)
+        slope = product(state.direction, state.gradient)
         is_curved = curvature > 0
         rest = jnp.where(is_curved, 1 - slope / jnp.where(is_curved, curvature, 1), 0)
         solution = trial - rest * state.direction
         gradient = trial_gradient + rest * curved
-        trial_slope = matmul(state.direction, trial_gradient)
+        trial_slope = product(state.direction, trial_gradient)
         squared = trial_squared + rest * (2 * trial_slope + rest * curvature)
         # Near zero it is a difference of larger numbers.
         squared = jnp.maximum(squared, 0)
         in_range = self.in_range(gradient)
-        change = matmul(in_range, in_range - state.in_range)
+        change = product(in_range, in_range - state.in_range)
         last = jnp.sum(state.in_range**2)
         conjugation = jnp.maximum(change, 0) / jnp.where(last > 0, last, 1)
         direction = self.direction(in_range) + conjugation * state.direction
@@ -115,10 +116,10 @@ class _Problem(NamedTuple):
         directions = jnp.stack([seen, unseen, factors.vectors[:, 0]])
         norms = jnp.linalg.norm(directions, axis=1, keepdims=True)
         directions = directions / jnp.where(norms > 0, norms, 1)
-        images = matmul(directions * factors.scale, self.matrix.T)
+        images = product(directions * factors.scale, self.matrix.T)
         pulls = jnp.linalg.norm(directions * self.root, axis=1)
         sizes = jnp.hypot(jnp.linalg.norm(images, axis=1), pulls)
-        is_low = matmul(directions, state.gradient) <= self.slack(state) * sizes
+        is_low = product(directions, state.gradient) <= self.slack(state) * sizes
         is_cut_off = sizes[1] <= 2 * rcond * sizes[2]
         # Where the gradient is all rounding, nothing may be left to see but this.
         growth = 1 + 2 * jnp.finfo(sizes.dtype).eps ** 0.5

@@ -10,11 +10,12 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxwgc import _validation
+from jaxwgc._product import product
 from jaxwgc.sketching import _checks
-from jaxwgc.sketching._arithmetic import inverse_power_of_two, matmul
 from jaxwgc.sketching._embeddings._dense_embeddings import gaussian
 from jaxwgc.sketching._embeddings._embedding import Embedding, EmbeddingLike, embed
 from jaxwgc.sketching._gram import gram
+from jaxwgc.sketching._powers import inverse_power_of_two
 from jaxwgc.sketching._solvers._orthonormalisers import Orthonormaliser, from_factors
 from jaxwgc.sketching._solvers._residuals import residual_products
 from jaxwgc.sketching._solvers._solution import Solution, every_target
@@ -217,7 +218,7 @@ def _solve(
                     prepared, solution, downhill, projection, num_inner_steps
                 )
             change = change + momentum * (solution - last)
-            moved = jnp.linalg.norm(matmul(small, change))
+            moved = jnp.linalg.norm(product(small, change))
             new = solution + change
             gradient, squared = residual_products(matrix, target, new)
             return (new, solution, gradient), (jnp.sqrt(squared), moved)
@@ -255,8 +256,8 @@ def _prepared(small: jax.Array, projection: Projection | None) -> Any:
 
 def _free_change(factors: Orthonormaliser, gradient: jax.Array) -> jax.Array:
     """The Newton step of a sketched Hessian."""
-    coordinates = matmul(factors.scale * gradient, factors.matrix)
-    return factors.shortest(factors.scale * matmul(factors.matrix, coordinates))
+    coordinates = product(factors.scale * gradient, factors.matrix)
+    return factors.shortest(factors.scale * product(factors.matrix, coordinates))
 
 
 def _constrained_change(
@@ -272,7 +273,7 @@ def _constrained_change(
 
     def step(_, state):
         point, extrapolated, weight = state
-        slope = matmul(hessian, extrapolated - solution)
+        slope = product(hessian, extrapolated - solution)
         new = projection(extrapolated - inverse * (slope - gradient))
         new = new.astype(point.dtype)
         is_overshot = jnp.sum((extrapolated - new) * (new - point)) > 0

@@ -3,8 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from jaxwgc._product import product
 from jaxwgc.sketching import _checks
-from jaxwgc.sketching._arithmetic import matmul
 from jaxwgc.sketching._embeddings._embedding import EmbeddingLike
 from jaxwgc.sketching._embeddings._sparse_embeddings import sparse_sign
 from jaxwgc.sketching._solvers._newton_sketch import newton_sketch
@@ -118,7 +118,7 @@ def _has_minimum(
     ridge: jax.typing.ArrayLike,
 ) -> jax.Array:
     """False where θ separates the labels: without a ridge, 2θ is then better than θ."""
-    margins = matmul(features, solution) * (2 * labels - 1)
+    margins = product(features, solution) * (2 * labels - 1)
     is_separated = jnp.all((margins > 0) & ((labels == 0) | (labels == 1)))
     return ~is_separated | (jnp.asarray(ridge) > 0)
 
@@ -126,13 +126,13 @@ def _has_minimum(
 def _logistic_loss(
     params: jax.Array, features: jax.Array, labels: jax.Array
 ) -> jax.Array:
-    logits = matmul(features, params)
+    logits = product(features, params)
     return jnp.mean(jax.nn.softplus(logits) - labels * logits)
 
 
 def _logistic_root(
     params: jax.Array, features: jax.Array, labels: jax.Array
 ) -> jax.Array:
-    logits = matmul(features, params)
+    logits = product(features, params)
     variance = jax.nn.sigmoid(logits) * jax.nn.sigmoid(-logits)
     return features * jnp.sqrt(variance / labels.shape[0])[:, None]

@@ -11,10 +11,11 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 from jax.scipy.linalg import solve_triangular
 
+from jaxwgc._product import product
 from jaxwgc.sketching import _checks
-from jaxwgc.sketching._arithmetic import inverse_power_of_two, matmul
 from jaxwgc.sketching._embeddings._embedding import Embedding
 from jaxwgc.sketching._gram import gram
+from jaxwgc.sketching._powers import inverse_power_of_two
 from jaxwgc.sketching._solvers._orthonormalisers import from_factors
 from jaxwgc.sketching._solvers._solution import Solution, record
 
@@ -57,7 +58,7 @@ class _Problem(NamedTuple):
 
     def hessian(self, root: jax.Array, vector: jax.Array) -> jax.Array:
         """The Hessian with this B times a vector."""
-        image = matmul(matmul(root, vector), root)
+        image = product(product(root, vector), root)
         return image if self.ridge is None else image + self.ridge * vector
 
     def direction(
@@ -70,7 +71,7 @@ class _Problem(NamedTuple):
         inverse = _inverse_root(small, self.ridge)
 
         def precondition(vector: jax.Array) -> jax.Array:
-            return matmul(inverse, matmul(vector, inverse))
+            return product(inverse, product(vector, inverse))
 
         change = -precondition(gradient)
         unseen = jnp.linalg.norm(gradient + self.hessian(small, change))
@@ -149,7 +150,7 @@ def newton_steps(
         # Relative to what can be told from rounding.
         size = jnp.linalg.norm(small) * jnp.sqrt(jnp.abs(state.value))
         unseen = unseen / jnp.maximum(jnp.maximum(size, start_norm), tiny)
-        slope = matmul(change, state.gradient)
+        slope = product(change, state.gradient)
         new, value, stalled = problem.line_search(state, change, slope)
         gradient = jax.grad(problem.objective)(new)
         decrease = jnp.maximum(-slope / 2, 0)
@@ -213,17 +214,17 @@ def _conjugate_gradients(
     def step(_, state):
         solution, residual, small, search, energy = state
         image = hessian(search)
-        curvature = matmul(search, image)
+        curvature = product(search, image)
         # All is solved where there is nothing left to search along.
         size = jnp.where(curvature > 0, energy / curvature, 0)
         solution = solution + size * search
         residual = residual - size * image
         small = precondition(residual)
-        new_energy = matmul(residual, small)
+        new_energy = product(residual, small)
         ratio = jnp.where(energy > 0, new_energy / energy, 0)
         return solution, residual, small, small + ratio * search, new_energy
 
     small = precondition(target)
-    energy = matmul(target, small)
+    energy = product(target, small)
     start = (jnp.zeros_like(target), target, small, small, energy)
     return lax.fori_loop(0, num_steps, step, start)[0]

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxwgc.sketching._arithmetic import matmul
+from jaxwgc._product import product
 from jaxwgc.sketching._gram import Gram, equilibrated
 from jaxwgc.sketching._row_blocks import DenseRows, RidgedRows, ridge_rows
 
@@ -37,7 +37,7 @@ class Orthonormaliser(NamedTuple):
         """What is left of a vector without its part in the span of V."""
         # Twice, so that rounding in the first leaves nothing of it behind.
         for _ in range(2):
-            vector = vector - matmul(self.vectors, matmul(vector, self.vectors))
+            vector = vector - product(self.vectors, product(vector, self.vectors))
         return vector
 
     def shortest(self, solution: jax.Array) -> jax.Array:
@@ -54,7 +54,7 @@ class Orthonormaliser(NamedTuple):
             basis = jnp.linalg.qr(rows / jnp.max(jnp.abs(rows)))[0] * is_kept
             # Twice, so that rounding in the first leaves no null space behind.
             for _ in range(2):
-                solution = matmul(basis, matmul(solution, basis))
+                solution = product(basis, product(solution, basis))
             return solution
 
         has_null_space = jnp.sum(is_kept) < self.vectors.shape[0]
@@ -78,7 +78,7 @@ def from_factors(
     if matrix.shape[0] < matrix.shape[1]:
         basis, upper = jnp.linalg.qr(matrix.T)
         rotation, values, _ = jnp.linalg.svd(upper)
-        vectors = matmul(basis, rotation)
+        vectors = product(basis, rotation)
     else:
         _, values, rotation = jnp.linalg.svd(_triangle(matrix))
         vectors = rotation.T
@@ -118,7 +118,7 @@ def from_gram(
     def refined(_: None) -> tuple[jax.Array, jax.Array]:
         small = gram.refined(eigenvalues, basis).small()
         values, rotation = jnp.linalg.svd(small)[1:]
-        return matmul(basis, rotation.T), values
+        return product(basis, rotation.T), values
 
     # The error of P in one pass, eps times the ratio of eigenvalues, is the factor by
     # which an iteration then shrinks the error of the solution.

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxwgc.sketching._arithmetic import matmul
+from jaxwgc._product import product
 from jaxwgc.sketching._row_blocks import sum_over_blocks
 
 
@@ -13,7 +13,7 @@ def residual_products(
     """Xᵀr and rᵀr of r = y - Xθ, in one pass over the memory of X."""
 
     def products(rows: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array]:
-        residual = target - matmul(rows, solution)
-        return matmul(residual, rows), jnp.sum(residual**2)
+        residual = target - product(rows, solution)
+        return product(residual, rows), jnp.sum(residual**2)
 
     return sum_over_blocks(products, matrix, target)

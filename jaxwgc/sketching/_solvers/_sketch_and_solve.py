@@ -4,10 +4,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxwgc import _validation
+from jaxwgc._product import product
 from jaxwgc.sketching import _checks
-from jaxwgc.sketching._arithmetic import inverse_power_of_two, matmul
 from jaxwgc.sketching._embeddings._embedding import Embedding, EmbeddingLike, embed
 from jaxwgc.sketching._embeddings._sparse_embeddings import sparse_sign
+from jaxwgc.sketching._powers import inverse_power_of_two
 from jaxwgc.sketching._solvers._orthonormalisers import from_factors
 from jaxwgc.sketching._solvers._solution import Solution, every_target
 
@@ -89,7 +90,7 @@ def _solve(
     factors = from_factors(small_matrix, None, rcond)
     inverse = factors.matrix
     # S X diag(scale) P = U, an orthonormal basis.
-    left = matmul(small_matrix * factors.scale, inverse)
+    left = product(small_matrix * factors.scale, inverse)
 
     # A direction of X that the sketch misses is in the null space of SX, as is one that
     # X does not have. A random vector of that space tells which.
@@ -99,12 +100,12 @@ def _solve(
     unseen = factors.scale * factors.unseen(probe)
     bound = 8 * rcond * jnp.linalg.norm(factors.singular_values)
     bound = bound * jnp.linalg.norm(probe)
-    is_complete = jnp.linalg.norm(matmul(matrix, unseen)) <= bound
+    is_complete = jnp.linalg.norm(product(matrix, unseen)) <= bound
 
     def solve(small_target: jax.Array, target: jax.Array, unit: jax.Array) -> Solution:
-        solution = matmul(inverse, matmul(small_target, left))
+        solution = product(inverse, product(small_target, left))
         solution = factors.shortest(factors.scale * solution)
-        residual = target - matmul(matrix, solution)
+        residual = target - product(matrix, solution)
         norms = jnp.stack([jnp.linalg.norm(target), jnp.linalg.norm(residual)]) / unit
         converged = is_complete & jnp.isfinite(solution).all()
         return Solution(solution / unit, jnp.int32(1), converged, norms)

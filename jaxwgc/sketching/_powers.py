@@ -1,13 +1,7 @@
-"""Products and powers of two that lose as little to rounding as they can."""
-
-import functools
+"""Powers of two, which scale without rounding."""
 
 import jax
 import jax.numpy as jnp
-from jax import lax
-
-# Of vectors as well. The default on GPUs and TPUs rounds float32 operands.
-matmul = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)
 
 
 def inverse_power_of_two(values: jax.Array) -> jax.Array:
