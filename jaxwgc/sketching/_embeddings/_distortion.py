@@ -139,7 +139,7 @@ def recommended_sketch_size(
     Example:
       >>> from jaxwgc import sketching
       >>> sketching.recommended_sketch_size(sketching.gaussian, 20, epsilon=0.5)
-      964
+      1024
       >>> sketching.recommended_sketch_size(sketching.count_sketch, 20, epsilon=0.5)
       33600
 
