@@ -1,16 +1,14 @@
 """The one way in which the library's dataclasses become pytrees."""
 
 import dataclasses
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeAlias, TypeVar
 
 import jax
 
 T = TypeVar("T")
 
-
-def static(default: Any = dataclasses.MISSING) -> Any:
-    """A field that is part of the pytree's structure, not one of its arrays."""
-    return dataclasses.field(default=default, metadata={"static": True})
+# A field that is part of the pytree's structure, not one of its arrays: Static[int].
+Static: TypeAlias = Annotated[T, "static"]
 
 
 def register(cls: type[T]) -> type[T]:
@@ -23,7 +21,8 @@ def register(cls: type[T]) -> type[T]:
     """
     names = {True: [], False: []}
     for field in dataclasses.fields(cls):  # pyright: ignore[reportArgumentType]
-        names[field.metadata.get("static", False)].append(field.name)
+        is_static = "static" in getattr(field.type, "__metadata__", ())
+        names[is_static].append(field.name)
 
     def flatten(tree: T) -> tuple[Any, Any]:
         children = [

@@ -244,7 +244,7 @@ class TestModels:
             TypeError, match="model must be a StragglerModel, whose sam"
         ):
             jaxwgc.coded_aggregate(CODE, model, KEY)
-        with pytest.raises(TypeError, match="stragglers must be a StragglerModel, who"):
+        with pytest.raises(TypeError, match="model must be a StragglerModel, whose"):
             studies.optimize(CODE, model, KEY)
 
     def test_nothing_is_drawn_or_known_of_the_key(self):

@@ -5,8 +5,15 @@ from collections.abc import Callable
 import numpy as np
 
 import jaxwgc
+from jaxwgc.decoders import Lagrange
 
 CODES = ((50, 20, 30), (100, 100, 10), (200, 200, 20))
+
+
+def point_step(code: jaxwgc.GradientCode) -> int:
+    """How far apart on the circle of points neighbours among the workers are."""
+    [own] = code.decoders_of(Lagrange)
+    return own.point_step
 
 
 def random_masks(seed: int, code: jaxwgc.GradientCode, number: int) -> np.ndarray:
@@ -25,9 +32,9 @@ def strides(code: jaxwgc.GradientCode) -> np.ndarray:
 
 def neighbours(code: jaxwgc.GradientCode) -> np.ndarray:
     """Masks that lose neighbours on the circle of points, in one run and in two."""
-    assert code.point_step is not None
+    step = point_step(code)
     number, lost = code.num_workers, np.arange(code.num_stragglers)
-    around = np.argsort(code.point_step * np.arange(number) % number)
+    around = np.argsort(step * np.arange(number) % number)
     halves = lost + (lost >= len(lost) // 2) * (number // 2)
     return _losing(
         number,

@@ -7,7 +7,8 @@ import numpy as np
 import jaxwgc
 from experiments import results
 from experiments.benchmark import _reed_solomon
-from jaxwgc import _combining, _decoders, _weights
+from jaxwgc.decoders import Decoder
+from jaxwgc.decoders._interpolation import lagrange
 
 NUM_PATTERNS = 1_000
 
@@ -50,7 +51,7 @@ def section(repeats: int, seed: int, quick: bool):
                 {
                     "code": parameters,
                     "order": order,
-                    "point_step": code.point_step,
+                    "point_step": _reed_solomon.point_step(code),
                     "largest_entry": largest,
                     "gradient_float32": spread(gradient),
                     "weights_float32": spread(weights),
@@ -91,20 +92,24 @@ def errors(code: jaxwgc.GradientCode, masks: np.ndarray, seed: int):
     return errors_of(decoder(code), code, masks, seed)
 
 
+class Interpolation(Decoder):
+    """Lagrange's weights, however large; for points in the published order."""
+
+    def weights(self, code, mask):
+        """Of every mask."""
+        return lagrange(mask, 1)
+
+
 def decoder(code: jaxwgc.GradientCode):
     """Masks and partial gradients to decoding weights and decoded gradients."""
 
     @jax.jit
     def decode(masks, gradients):
-        if code.point_step == 1:
-            weights = _decoders.lagrange(masks, code.point_step)
-        else:
-            weights = _weights.solve(code, masks, code.decoder)
+        own = Interpolation() if _reed_solomon.point_step(code) == 1 else None
         messages = jaxwgc.encode(code, gradients)
         like = jax.ShapeDtypeStruct(gradients.shape[1:], gradients.dtype)
-        return weights[:, 0], _combining.combine_messages(
-            code, weights, messages, masks, like
-        )
+        decoded = jaxwgc.decode(code, messages, masks, like, own)
+        return jaxwgc.decoding_weights(code, masks, own), decoded
 
     return decode
 

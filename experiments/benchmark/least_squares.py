@@ -47,7 +47,7 @@ def section(repeats: int, seed: int, quick: bool):
             with jax.enable_x64(x64):
                 errors = jax.jit(
                     lambda masks, code=code: jaxwgc.decoding_error(
-                        code, masks, decoder="least_squares"
+                        code, masks, decoder=jaxwgc.decoders.LeastSquares
                     )
                 )
                 (seconds,) = median_seconds(repeats, lambda e=errors, m=masks: e(m))

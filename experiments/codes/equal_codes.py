@@ -130,7 +130,7 @@ def entries(effort: Effort, key: jax.Array) -> list[Entry]:
     ]
     if not effort.is_full:
         return [entry for entry in every if entry.name.split("(")[0] in FEW_CODES]
-    learned = constructors.optimize(
+    learned = jaxwgc.studies.optimize(
         constructors.regular_graph(key, num_workers, load),
         stragglers.bernoulli(PROBABILITY),
         key,

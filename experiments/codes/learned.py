@@ -51,7 +51,7 @@ def section(effort: Effort, key: jax.Array) -> Section:
     )
     found = {}
     for name, code in codes.items():
-        better = constructors.optimize(code, model, learn_key, num_steps=num_steps)
+        better = jaxwgc.studies.optimize(code, model, learn_key, num_steps=num_steps)
         found[name] = own = compare(code, better, masks)
         table.add_row(
             name,
@@ -103,7 +103,8 @@ def compare(
     with jax.enable_x64(True):
         error = jax.jit(jaxwgc.decoding_error, static_argnames="decoder")
         before, after = (
-            np.asarray(error(own, masks, decoder="least_squares")) / code.num_parts
+            np.asarray(error(own, masks, decoder=jaxwgc.decoders.LeastSquares))
+            / code.num_parts
             for own in (code, better)
         )
     # The ratio of two means, by the delta method.

@@ -34,7 +34,7 @@ def small_codes(key: jax.Array, num_steps: int) -> dict[str, jaxwgc.GradientCode
         "stochastic": constructors.stochastic(key, 12, 12, [2] * 6 + [5] * 6, 0.2),
         "ldgm": constructors.ldgm(key, 12, 8, 3),
         "batch_raptor": constructors.batch_raptor(key, 12, 12, batch_size=2),
-        "optimize": constructors.optimize(
+        "optimize": jaxwgc.studies.optimize(
             constructors.regular_graph(key, 12, 4),
             stragglers.bernoulli(0.2),
             key,

@@ -110,9 +110,9 @@ def one_run(key: jax.Array, entry: Entry, deadlines: tuple[float, ...]):
         loads = jnp.asarray(code.loads, jnp.float32)
         arrivals, _ = model.sample(key, (), loads)
         assert arrivals.finished is not None
-        for kind, own, seen in (
-            ("whole", code, arrivals.received),
-            ("finished", entry.several, arrivals.finished),
-        ):
-            errors[kind].append(jaxwgc.decoding_error(own, seen) / own.num_parts)
+        finished = jaxwgc.decoding_error(entry.several, finished=arrivals.finished)
+        errors["whole"].append(
+            jaxwgc.decoding_error(code, arrivals.received) / code.num_parts
+        )
+        errors["finished"].append(finished / entry.several.num_parts)
     return {kind: jnp.stack(own) for kind, own in errors.items()}

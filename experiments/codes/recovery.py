@@ -19,6 +19,7 @@ from experiments.sections import (
     percent,
 )
 from jaxwgc import codes as constructors
+from jaxwgc.decoders import Peeling
 
 NUM_WORKERS, NUM_PARTS = 100, 50
 FEW_WORKERS, FEW_PARTS = 20, 10
@@ -120,13 +121,14 @@ def one_run(key: jax.Array, setting: Setting, num_workers: int, num_parts: int):
     rank = jax.random.permutation(order_key, num_workers)
     numbers = np.round(np.array(SHARES) * num_workers)
     received = rank < numbers[:, None]
+    [peeling] = code.decoders_of(Peeling)
     # Each recovered part has the weight k / k' of at least one, the others none.
-    peeled = jaxwgc.effective_weights(code, received, "peeling") > 0.5
+    peeled = jaxwgc.effective_weights(code, received, Peeling) > 0.5
     return {
         "peeling": peeled.mean(axis=-1, dtype=float),
         # The parts of a batch come together, and are determined together.
         "elimination": jax.vmap(determined, in_axes=(None, 0))(
-            jnp.asarray(code.encoding_matrix)[:, :: code.batch_size], received
+            jnp.asarray(code.encoding_matrix)[:, :: peeling.batch_size], received
         ).mean(axis=-1, dtype=float),
         "load": jnp.mean(jnp.asarray(code.loads, float)),
     }

@@ -38,7 +38,7 @@ def bernoulli(
     Example:
       >>> import jax, jaxwgc
       >>> code = jaxwgc.codes.bernoulli(jax.random.key(0), 100, 50, replication=10)
-      >>> code.encoding_matrix.shape, code.one_step_scale
+      >>> code.encoding_matrix.shape, code.decoders_of(OneStep)[0].scale
       ((100, 50), 10.0)
 
     References:

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from jaxwgc import _validation
-from jaxwgc._pytrees import register, static
+from jaxwgc._pytrees import Static, register
 from jaxwgc.codes._tolerance import check_tolerance
 from jaxwgc.decoders import Decoder, LeastSquares
 
@@ -79,10 +79,10 @@ class GradientCode:
     encoding_matrix: Array
     assignment: Array
     target: Array
-    num_stragglers: int = static()
+    num_stragglers: Static[int]
     decoders: tuple[Decoder, ...] = (LeastSquares(),)
-    num_segments: int = static(1)
-    messages_per_worker: int = static(1)
+    num_segments: Static[int] = 1
+    messages_per_worker: Static[int] = 1
     required_parts: Array | None = None
 
     @classmethod
@@ -188,7 +188,7 @@ decoders=[LeastSquares])
         """The number of parts that each worker holds, of shape (num_workers,)."""
         return self.assignment.sum(-1)
 
-    def decoders_of(self, kind: type[Decoder]) -> tuple[Decoder, ...]:
+    def decoders_of(self, kind: type[Decoder]) -> tuple[Any, ...]:
         """Those of the code's decoders that are of a class, in their order."""
         return tuple(decoder for decoder in self.decoders if decoder.is_a(kind))
 

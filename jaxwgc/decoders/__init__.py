@@ -5,6 +5,7 @@ another: `jaxwgc.decode(code, messages, received, params, decoder=...)` takes a 
 for the code's own decoder of that class, or any instance of `Decoder`.
 """
 
+from jaxwgc._pytrees import Static
 from jaxwgc.decoders._clustered import Clustered
 from jaxwgc.decoders._decoder import Decoder
 from jaxwgc.decoders._decoder import choose_decoder as choose_decoder
@@ -23,4 +24,5 @@ __all__ = [
     "LeastSquares",
     "OneStep",
     "Peeling",
+    "Static",
 ]

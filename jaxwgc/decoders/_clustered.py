@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxwgc import _validation
 from jaxwgc._dtypes import working
-from jaxwgc._pytrees import static
+from jaxwgc._pytrees import Static
 from jaxwgc.decoders._decoder import Decoder
 
 
@@ -33,7 +33,7 @@ class Clustered(Decoder):
     """
 
     inner: Decoder
-    num_clusters: int = static()
+    num_clusters: Static[int]
 
     @property
     def is_optimal(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]

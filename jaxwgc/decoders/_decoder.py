@@ -15,8 +15,8 @@ class Decoder(abc.ABC):
 
     A decoder owns what it needs besides the code, so that anyone can write one: a
     subclass is made a frozen dataclass and a pytree as it is defined. Fields are arrays
-    (or pytrees of them), unless `metadata={"static": True}` makes them part of the
-    structure.
+    (or pytrees of them), unless annotated as `Static[int]` or the like, which makes
+    them part of the structure.
 
     Attributes:
       needs: what kind of code it decodes, for the message where a code has no decoder

@@ -3,7 +3,7 @@
 from typing import Any, ClassVar
 
 from jaxwgc import _validation
-from jaxwgc._pytrees import static
+from jaxwgc._pytrees import Static
 from jaxwgc.decoders._decoder import refuse
 from jaxwgc.decoders._interpolation import lagrange_or_least_squares
 from jaxwgc.decoders._part_by_part import PartByPart
@@ -35,7 +35,7 @@ class Lagrange(PartByPart):
       Reed-Solomon codes", ISIT 2018; the paper's section 2.2.
     """
 
-    point_step: int = static()
+    point_step: Static[int]
 
     needs: ClassVar[str] = "evaluated at roots of unity, such as codes.reed_solomon"
 

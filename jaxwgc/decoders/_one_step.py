@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxwgc import _validation
-from jaxwgc._pytrees import static
+from jaxwgc._pytrees import Static
 from jaxwgc.decoders._decoder import Decoder
 
 
@@ -22,17 +22,17 @@ class OneStep(Decoder):
     Example:
       >>> import jax.numpy as jnp, jaxwgc
       >>> code = jaxwgc.codes.fractional_repetition(4, num_stragglers=1)
-      >>> received = jnp.array([True, True, False, True])
-      >>> jaxwgc.decoding_weights(code, received, jaxwgc.decoders.OneStep).round(3)
-      Array([0.667, 0.667, 0.   , 0.667], dtype=float32)
+      >>> received = jnp.array([True, False, False, True])
+      >>> jaxwgc.decoding_weights(code, received, jaxwgc.decoders.OneStep)
+      Array([1., 0., 0., 1.], dtype=float32)
 
     References:
       Charles, Papailiopoulos, Ellenberg, "Approximate gradient coding via sparse random
       graphs", 2017.
     """
 
-    scale: float = static()
-    shared: bool = static(True)
+    scale: Static[float]
+    shared: Static[bool] = True
 
     needs: ClassVar[str] = "whose columns add up to the same, such as codes.bernoulli"
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jaxwgc import _validation
 from jaxwgc._product import product
-from jaxwgc._pytrees import static
+from jaxwgc._pytrees import Static
 from jaxwgc.decoders._decoder import Decoder
 
 
@@ -34,7 +34,7 @@ class Peeling(Decoder):
       using LDGM codes", 2019.
     """
 
-    batch_size: int = static(1)
+    batch_size: Static[int] = 1
 
     needs: ClassVar[str] = "of zeros and ones, such as codes.ldgm"
 
