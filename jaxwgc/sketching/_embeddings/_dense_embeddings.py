@@ -1,7 +1,6 @@
 """Embeddings with independent entries, generated block by block."""
 
 import abc
-import dataclasses
 from typing import Any
 
 import jax
@@ -9,7 +8,6 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxwgc._product import product
-from jaxwgc._pytrees import register
 from jaxwgc.sketching._embeddings._embedding import (
     Embedding,
     check_sizes,
@@ -139,15 +137,11 @@ class _DenseEmbedding(Embedding):
         return jnp.concatenate(list(blocks), axis=1)[:, : self.num_rows]
 
 
-@register
-@dataclasses.dataclass(frozen=True, eq=False)
 class _GaussianEmbedding(_DenseEmbedding):
     def _entries(self, key: jax.Array, shape: tuple[int, int]) -> jax.Array:
         return jax.random.normal(key, shape, jnp.float32)
 
 
-@register
-@dataclasses.dataclass(frozen=True, eq=False)
 class _RademacherEmbedding(_DenseEmbedding):
     def _entries(self, key: jax.Array, shape: tuple[int, int]) -> jax.Array:
         return random_signs(key, shape)

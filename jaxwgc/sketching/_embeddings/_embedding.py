@@ -4,17 +4,18 @@ import abc
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, dataclass_transform
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc import _validation
-from jaxwgc._pytrees import static
+from jaxwgc._pytrees import Static, register
 from jaxwgc.sketching import _checks
 
 
+@dataclass_transform(frozen_default=True)
 @dataclasses.dataclass(frozen=True, eq=False)
 class Embedding(abc.ABC):
     """A random matrix S of shape (sketch_size, num_rows) with E[SᵀS] = I.
@@ -32,8 +33,12 @@ class Embedding(abc.ABC):
     """
 
     key: jax.Array
-    sketch_size: int = static()
-    num_rows: int = static()
+    sketch_size: Static[int]
+    num_rows: Static[int]
+
+    def __init_subclass__(cls, **kwargs: Any):
+        super().__init_subclass__(**kwargs)
+        register(dataclasses.dataclass(frozen=True, eq=False)(cls))
 
     def apply(self, tree: Any) -> Any:
         """S times every array of a pytree, from the left.

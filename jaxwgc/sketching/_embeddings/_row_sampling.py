@@ -1,12 +1,10 @@
 """The embedding that keeps sampled rows."""
 
-import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxwgc._pytrees import register
 from jaxwgc.sketching import _checks
 from jaxwgc.sketching._embeddings._embedding import Embedding, check_sizes
 from jaxwgc.sketching._samplers._sample_rows import RowSample, sample_rows
@@ -69,8 +67,6 @@ def row_sampling(
     return _RowEmbedding(key, sketch_size, num_rows, probabilities=chances)
 
 
-@register
-@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class _RowEmbedding(Embedding):
     probabilities: jax.Array
 

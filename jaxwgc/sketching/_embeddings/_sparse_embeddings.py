@@ -1,6 +1,5 @@
 """Embeddings with few non-zeros in every column: each row goes into few buckets."""
 
-import dataclasses
 import functools
 from typing import Any
 
@@ -9,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxwgc import _validation
-from jaxwgc._pytrees import register, static
+from jaxwgc._pytrees import Static
 from jaxwgc.sketching._embeddings._embedding import (
     Embedding,
     check_sizes,
@@ -104,10 +103,8 @@ def sparse_sign(
     return _SparseEmbedding(key, sketch_size, num_rows, num_nonzeros=num_nonzeros)
 
 
-@register
-@dataclasses.dataclass(frozen=True, eq=False)
 class _SparseEmbedding(Embedding):
-    num_nonzeros: int = static()
+    num_nonzeros: Static[int]
 
     def _draw(self) -> tuple[jax.Array, jax.Array]:
         """Buckets and signs, int32 and float32 (num_nonzeros, num_rows)."""

@@ -1,13 +1,11 @@
 """The subsampled randomised Hadamard transform."""
 
-import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxwgc._pytrees import register
 from jaxwgc.sketching._embeddings._embedding import (
     Embedding,
     check_sizes,
@@ -63,8 +61,6 @@ def srht(key: jax.Array, sketch_size: int, num_rows: int) -> Embedding:
     return _HadamardEmbedding(*check_sizes(key, sketch_size, num_rows))
 
 
-@register
-@dataclasses.dataclass(frozen=True, eq=False)
 class _HadamardEmbedding(Embedding):
     def _draw(self) -> tuple[jax.Array, jax.Array]:
         """The picked rows of H, int32 (sketch_size,); signs, float32 (num_rows,)."""
