@@ -10,7 +10,7 @@ from jax import lax
 from jaxwgc import _validation
 from jaxwgc.sketching import _checks
 from jaxwgc.sketching._samplers._inclusion import poisson_rows, systematic_rows
-from jaxwgc.sketching._samplers._sampling import sample_partitions
+from jaxwgc.sketching._samplers._sample_partitions import sample_partitions
 
 METHODS = ("with_replacement", "without_replacement", "poisson", "top_k")
 
