@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from optax.experimental import aggregating
 
 from jaxwgc import _validation, sketching
@@ -12,7 +13,6 @@ from jaxwgc.aggregate import coded_aggregate
 from jaxwgc.codes import GradientCode
 from jaxwgc.decoders import Decoder
 from jaxwgc.gradients import decoded_value_and_grad
-from jaxwgc.sketching import _checks
 from jaxwgc.stragglers import StragglerModel
 
 __all__ = [
@@ -228,12 +228,17 @@ def _sampler(
     code: GradientCode, probabilities: Any, num_draws: int | None
 ) -> tuple[int, Callable[[jax.Array], tuple[jax.Array, jax.Array]]]:
     """K, and a function of a key that gives the sampled parts and their weights."""
-    value = probabilities
-    probabilities = _checks.nonnegative_vector("probabilities", value)
-    num_parts, num_slots = probabilities.shape[0], code.num_parts
+    # Drawn from without a value, for the checks of probabilities.
+    like = jax.eval_shape(
+        lambda key: sketching.sample_partitions(key, probabilities, num_draws=1),
+        jax.random.key(0),
+    )
+    num_parts, num_slots = np.shape(probabilities)[0], code.num_parts
     if num_draws is None:
-        values = _checks.concrete(value, probabilities.dtype)
-        num_positive = num_parts if values is None else int((values > 0).sum())
+        num_positive = num_parts
+        if not _validation.is_traced(probabilities):
+            values = np.asarray(probabilities, like.probabilities.dtype)
+            num_positive = int((values > 0).sum())
         if num_slots >= num_positive:
             raise ValueError(
                 "code.num_parts must be less than the number of positive "
@@ -249,23 +254,21 @@ def _sampler(
                 f"{num_draws} and {num_parts} probabilities"
             )
 
-    # Where they are traced. A zero gradient would look like the end of the descent.
-    valid = _checks.is_distribution(probabilities)
-    if num_draws is None:
-        valid &= jnp.sum(probabilities > 0) > num_slots
-
     def draw(key: jax.Array) -> tuple[jax.Array, jax.Array]:
         if num_draws is None:
             sample = sketching.sample_partitions(
                 key, probabilities, num_distinct=num_slots + 1
             )
+            # Fewer where traced probabilities are wrong, or too few of them positive.
+            valid = jnp.all(sample.counts > 0)
             sample = sketching.drop_last_distinct(sample)
         else:
             sample = sketching.sample_partitions(
                 key, probabilities, num_draws=num_draws
             )
-        factors = sketching.rescaling_factors(sample)
-        weights = sample.counts * factors**2
+            valid = sample.num_draws > 0
+        weights = sample.counts * sketching.rescaling_factors(sample) ** 2
+        # A zero gradient would look like the end of the descent.
         return sample.indices, jnp.where(valid, weights, jnp.nan)
 
     return num_parts, draw

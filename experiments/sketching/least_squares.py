@@ -91,7 +91,7 @@ def entries(
                 f"`sketch_and_solve`, {name}",
                 f"{factor}p",
                 lambda name=name, size=factor * num_columns: sketching.sketch_and_solve(
-                    key, x, y, size, name
+                    key, x, y, size, getattr(sketching, name)
                 ),
             )
         )
@@ -101,7 +101,7 @@ def entries(
                 "`iterative_hessian_sketch`, 8p",
                 f"{number} it.",
                 lambda number=number: sketching.iterative_hessian_sketch(
-                    key, x, y, 8 * num_columns, number, embedding="sparse_sign"
+                    key, x, y, 8 * num_columns, number, embedding=sketching.sparse_sign
                 ),
             )
         )

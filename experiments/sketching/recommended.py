@@ -33,7 +33,7 @@ class Setting(NamedTuple):
 def recommend(name: str, **options: Any) -> int:
     """The size for this section's p, ε and δ."""
     return sketching.recommended_sketch_size(
-        name, NUM_COLUMNS, EPSILON, DELTA, **options
+        getattr(sketching, name), NUM_COLUMNS, EPSILON, DELTA, **options
     )
 
 

@@ -27,12 +27,12 @@ from jaxwgc.sketching._samplers._rescaling import (
     weighted_parts,
 )
 from jaxwgc.sketching._samplers._row_probabilities import row_probabilities
-from jaxwgc.sketching._samplers._sample_rows import RowSample, sample_rows
-from jaxwgc.sketching._samplers._sampling import (
+from jaxwgc.sketching._samplers._sample_partitions import (
     PartitionSample,
     drop_last_distinct,
     sample_partitions,
 )
+from jaxwgc.sketching._samplers._sample_rows import RowSample, sample_rows
 from jaxwgc.sketching._scores._approximate_scores import approximate_leverage_scores
 from jaxwgc.sketching._scores._bless import BlessSample, bless
 from jaxwgc.sketching._scores._effective_resistances import effective_resistances

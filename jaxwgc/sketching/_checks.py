@@ -1,5 +1,7 @@
-"""Checks and conversions of arguments that the sketching modules share."""
+"""Checks and conversions of arguments, with one wording for all of sketching."""
 
+import sys
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -7,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc import _validation
+from jaxwgc.sketching._powers import inverse_power_of_two
 
 
 def float_array(name: str, value: Any) -> jax.Array:
@@ -40,6 +43,122 @@ def concrete(value: Any, dtype: Any) -> np.ndarray | None:
         return np.asarray(value).astype(dtype)
 
 
+def check_entries(name: str, values: np.ndarray, is_right: np.ndarray, rule: str):
+    """All entries of a concrete vector keep a rule."""
+    if not is_right.all():
+        first = int(is_right.argmin())
+        raise ValueError(
+            f"{name} must be {rule}; got {name}[{first}] = {values[first]}"
+        )
+
+
+def is_sparse(value: Any) -> bool:
+    """True for any sparse matrix of JAX."""
+    # Importing the module takes as long as importing the rest of the library; where
+    # nobody has imported it, there is no such matrix.
+    sparse = sys.modules.get("jax.experimental.sparse")
+    return sparse is not None and isinstance(value, sparse.JAXSparse)
+
+
+# Matrices.
+
+
+def finite_array(name: str, value: Any) -> jax.Array:
+    """A float array, whose entries are finite where they are known."""
+    array = float_array(name, value)
+    check_finite(name, value, array.dtype)
+    return array
+
+
+def finite_matrix(name: str, value: Any) -> jax.Array:
+    """`value` as a real, non-empty matrix; where not traced, a finite one."""
+    matrix = float_array(name, value)
+    if matrix.ndim != 2:
+        raise ValueError(f"{name} must have shape (N, p); got {matrix.shape}")
+    check_not_empty(name, matrix.shape)
+    check_finite(name, value, matrix.dtype)
+    return matrix
+
+
+def check_not_empty(name: str, shape: tuple[int, ...]) -> None:
+    """At least one row and one column."""
+    if min(shape) < 1:
+        raise ValueError(
+            f"{name} must have at least one row and one column; got {shape}"
+        )
+
+
+def check_finite(name: str, value: Any, dtype: jnp.dtype) -> None:
+    """No NaN or infinite entries, where they are known.
+
+    In the dtype that is computed in, where a value may overflow.
+    """
+    if _validation.is_traced(value):
+        return
+    # On the device, where the array is; also inside a traced function, where all that
+    # is computed in any other way is traced.
+    with jax.ensure_compile_time_eval():
+        array = jnp.asarray(value, dtype)
+        if array.size == 0 or bool(_is_finite(array)):
+            return
+        num_wrong = int(_count_non_finite(array))
+    raise ValueError(f"{name} must be finite; got {num_wrong} NaN or infinite entries")
+
+
+@jax.jit
+def _is_finite(array: jax.Array) -> jax.Array:
+    # Several times faster than a count. A maximum would lose a NaN on CPUs.
+    return jnp.isfinite(jnp.sum(0 * array))
+
+
+@jax.jit
+def _count_non_finite(array: jax.Array) -> jax.Array:
+    return jnp.sum(~jnp.isfinite(array))
+
+
+# Cut-offs of the numerical rank.
+
+
+def rank_cutoff(shape: tuple[int, ...], dtype: jnp.dtype) -> float:
+    """By default, for scores."""
+    return 10 * min(shape) ** 0.5 * float(jnp.finfo(dtype).eps)
+
+
+def solver_cutoff(shape: tuple[int, ...], dtype: jnp.dtype) -> float:
+    """By default, for solvers: what keeps all but rounding.
+
+    In rank-deficient matrices of up to half a million rows, the factorisations of
+    X and of its sketches gave singular values of up to 5 units in the place of 0. A
+    larger cut-off would cost residual where X is not deficient.
+    """
+    return (4 + min(shape) ** 0.5) * float(jnp.finfo(dtype).eps)
+
+
+def with_cutoff(
+    array: jax.Array,
+    rcond: Any,
+    default: Callable[..., float] = rank_cutoff,
+    shape: tuple[int, ...] | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """The entries of a matrix and `rcond`, or its default, in their dtype.
+
+    NaN, and so is what follows, where a traced `rcond` is not in [0, 1).
+    """
+    dtype = array.dtype
+    if rcond is None:
+        rcond = default(array.shape if shape is None else shape, dtype)
+        return array, jnp.asarray(rcond, dtype)
+    _validation.check_number("rcond", rcond, minimum=0)
+    if _validation.is_traced(rcond):
+        array = jnp.where((rcond >= 0) & (rcond < 1), array, jnp.nan)
+    elif not rcond < 1:
+        raise ValueError(f"rcond must be less than 1; got {rcond}")
+    return array, jnp.asarray(rcond, dtype)
+
+
+# Probabilities.
+
+
 def nonnegative_vector(name: str, value: Any) -> jax.Array:
     """A float array (size,) that is proportional to probabilities.
 
@@ -53,13 +172,8 @@ def nonnegative_vector(name: str, value: Any) -> jax.Array:
     values = concrete(value, array.dtype)
     if values is None:
         return array
-    is_wrong = ~(np.isfinite(values) & (values >= 0))
-    if is_wrong.any():
-        first = int(is_wrong.argmax())
-        raise ValueError(
-            f"{name} must be finite and not negative; got {name}[{first}] = "
-            f"{values[first]}"
-        )
+    is_right = np.isfinite(values) & (values >= 0)
+    check_entries(name, values, is_right, "finite and not negative")
     # Subnormal numbers count as zero in much of JAX.
     if not (values >= np.finfo(values.dtype).tiny).any():
         raise ValueError(
@@ -68,15 +182,84 @@ def nonnegative_vector(name: str, value: Any) -> jax.Array:
     return array
 
 
-def num_positive(values: np.ndarray) -> int:
-    """How many are not zero once they are normalised in their dtype."""
-    shares = values.astype(float) / values.max()
-    # Subnormal numbers count as zero here as well.
-    return int(np.sum(shares / shares.sum() >= np.finfo(values.dtype).tiny))
-
-
 def is_distribution(values: jax.Array) -> jax.Array:
     """True where all values are finite, none is negative and not all are zero."""
     return jnp.all(jnp.isfinite(values) & (values >= 0)) & jnp.any(
         values >= jnp.finfo(values.dtype).tiny
     )
+
+
+def distribution(name: str, value: Any) -> tuple[jax.Array, jax.Array]:
+    """A non-negative vector over its sum, and whether a traced one is one."""
+    values = nonnegative_vector(name, value)
+    # Scaled first, so that the sum of huge values does not overflow.
+    scaled = values * inverse_power_of_two(jnp.max(values))
+    return scaled / jnp.sum(scaled), is_distribution(values)
+
+
+def check_at_most_positive(name: str, count: int, values: np.ndarray | None) -> None:
+    """As many different ones can be drawn by probabilities, where those are known."""
+    if values is None:
+        return
+    shares = values.astype(float) / values.max()
+    # Subnormal numbers count as zero once they are normalised, too.
+    num_positive = np.sum(shares / shares.sum() >= np.finfo(values.dtype).tiny)
+    if count > num_positive:
+        raise ValueError(
+            f"{name} must be at most the number of positive probabilities; got "
+            f"{name} = {count} and {num_positive} positive probabilities"
+        )
+
+
+# What solvers are given.
+
+
+def system(matrix: Any, target: Any) -> tuple[jax.Array, jax.Array]:
+    """X (N, p) and y (N,) or (N, c), in one dtype."""
+    matrix, target = finite_matrix("matrix", matrix), finite_array("target", target)
+    if target.ndim not in (1, 2):
+        raise ValueError(f"target must have shape (N,) or (N, c); got {target.shape}")
+    if target.shape[0] != matrix.shape[0]:
+        raise ValueError(
+            "target must have as many rows as matrix; got target of shape "
+            f"{target.shape} and matrix of shape {matrix.shape}"
+        )
+    if target.size == 0:
+        raise ValueError(f"target must not be empty; got shape {target.shape}")
+    dtype = jnp.promote_types(matrix.dtype, target.dtype)
+    return matrix.astype(dtype), target.astype(dtype)
+
+
+def sketch_size(value: Any, num_rows: int, num_columns: int) -> int:
+    """A number of sketched rows that can keep the rank of the matrix."""
+    value = _validation.check_int("sketch_size", value, minimum=1)
+    rank = min(num_rows, num_columns)
+    if value < rank:
+        raise ValueError(
+            "sketch_size must be at least the rank that the matrix may have, "
+            f"min(N, p) = {rank}; got {value}"
+        )
+    return value
+
+
+def regulariser(ridge: Any, dtype: jnp.dtype) -> jax.Array | None:
+    """A non-negative, finite number; None where it is known to be zero.
+
+    A traced one that is negative is NaN.
+    """
+    _validation.check_number("ridge", ridge, minimum=0)
+    if not _validation.is_traced(ridge):
+        if ridge == 0:
+            return None
+        if not np.isfinite(ridge):
+            raise ValueError(f"ridge must be finite; got {ridge}")
+    ridge = jnp.asarray(ridge, dtype)
+    return jnp.where(ridge >= 0, ridge, jnp.nan)
+
+
+def stopping_tolerance(value: Any, default: float, dtype: jnp.dtype) -> jax.Array:
+    """A non-negative number, or the default where it is None."""
+    if value is None:
+        return jnp.asarray(default, dtype)
+    _validation.check_number("tolerance", value, minimum=0)
+    return jnp.asarray(value, dtype)

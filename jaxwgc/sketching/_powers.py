@@ -12,3 +12,8 @@ def inverse_power_of_two(values: jax.Array) -> jax.Array:
     safe = jnp.where(values > 0, values, 1)
     exponent = jnp.clip(jnp.round(jnp.log2(safe)), -bound, bound).astype(jnp.int32)
     return jnp.ldexp(jnp.ones_like(values), -exponent)
+
+
+def next_power_of_two(size: int) -> int:
+    """The smallest power of two that is at least `size`."""
+    return 1 << (size - 1).bit_length()

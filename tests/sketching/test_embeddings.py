@@ -84,6 +84,28 @@ def test_apply_is_the_product_with_the_matrix(make, sketch_size, num_rows, with_
 
 
 @every_embedding
+def test_at_applies(make):
+    """`embedding @ X`, of arrays of NumPy and JAX and of pytrees, also under `jit`."""
+    embedding = make(jax.random.key(0), 6, 20)
+    tree = {"x": normal(20, 3), "y": jnp.asarray(normal(20))}
+    expected = embedding.apply(tree)
+    found = jax.jit(lambda embedding, tree: embedding @ tree)(embedding, tree)
+    for name, array in tree.items():
+        np.testing.assert_array_equal(embedding @ array, expected[name])
+        np.testing.assert_allclose(found[name], expected[name], atol=1e-5)
+    with pytest.raises(ValueError, match="must have a leading axis of num_rows = 20"):
+        embedding @ np.ones((19, 2))
+
+
+def test_fewer_nonzeros_by_default_where_there_is_no_room():
+    key = jax.random.key(0)
+    matrix = sparse_sign(key, 5, 30).matrix()
+    np.testing.assert_array_equal(matrix, sparse_sign(key, 5, 30, 5).matrix())
+    matrix = sparse_sign(key, 20, 30).matrix()
+    np.testing.assert_array_equal(matrix, sparse_sign(key, 20, 30, 8).matrix())
+
+
+@every_embedding
 def test_precision_does_not_change_the_draws(make):
     """Neither the 64-bit mode nor the dtype of the arrays, nor how it is called."""
     array = normal(40, 3, dtype=np.float64)

@@ -11,15 +11,23 @@ import scipy.optimize
 import sklearn.linear_model
 
 from jaxwgc import sketching
+from jaxwgc.sketching import (
+    count_sketch,
+    gaussian,
+    rademacher,
+    row_sampling,
+    sparse_sign,
+    srht,
+)
 
 MNIST = pathlib.Path(__file__).parents[2] / "experiments" / "data" / "mnist_4_9.npz"
 NUM_ROWS, NUM_COLUMNS = 400, 8
 KEY = jax.random.key(0)
 
 # Gaussian sketches compile faster than the default.
-newton_sketch = functools.partial(sketching.newton_sketch, embedding="gaussian")
+newton_sketch = functools.partial(sketching.newton_sketch, embedding=gaussian)
 logistic_newton_sketch = functools.partial(
-    sketching.logistic_newton_sketch, embedding="gaussian"
+    sketching.logistic_newton_sketch, embedding=gaussian
 )
 
 
@@ -105,7 +113,7 @@ def test_refinements_save_steps(with_x64):
 
 
 @pytest.mark.parametrize(
-    "embedding", ["rademacher", "srht", "count_sketch", "sparse_sign", "row_sampling"]
+    "embedding", [rademacher, srht, count_sketch, sparse_sign, row_sampling]
 )
 def test_every_embedding(with_x64, embedding):
     features, labels = data()
@@ -281,7 +289,6 @@ def test_a_loss_that_is_nan_somewhere_is_stepped_around(with_x64):
         ({"sketch_size": 0}, "sketch_size must be at least 1; got 0"),
         ({"sketch_size": 3}, r"sketch_size must be at least .* = 4; got 3"),
         ({"ridge": -1.0}, "ridge must be at least 0"),
-        ({"embedding": "fourier"}, "embedding must be one of"),
         ({"num_refinements": -1}, "num_refinements must be at least 0"),
         ({"max_iterations": 0}, "max_iterations must be at least 1"),
         ({"tolerance": -1.0}, "tolerance must be at least 0"),
@@ -331,7 +338,7 @@ def test_says_no_where_no_sketch_sees_the_gradient(with_x64):
     features = np.zeros((200, 4))
     features[:4] = 10 * np.eye(4)
     labels = np.tile([0.1, 0.9], 100)
-    found = sketching.logistic_newton_sketch(KEY, features, labels, 8, "row_sampling")
+    found = sketching.logistic_newton_sketch(KEY, features, labels, 8, row_sampling)
     assert not found.converged
     # The Hessian is zero in one direction, the gradient is not.
     root = np.array([[2**0.5, 0.0], [0.0, 0.0], [0.0, 0.0]])

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from jaxwgc import sketching
 from jaxwgc.sketching._samplers._poisson import poisson
-from jaxwgc.sketching._samplers._sampling import _exponential
+from jaxwgc.sketching._samplers._sample_partitions import _exponential
 
 
 @functools.partial(jax.jit, static_argnames=("num", "num_distinct", "num_draws"))

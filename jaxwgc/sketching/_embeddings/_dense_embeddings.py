@@ -1,19 +1,19 @@
 """Embeddings with independent entries, generated block by block."""
 
 import abc
-import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxwgc._product import product
 from jaxwgc.sketching._embeddings._embedding import (
     Embedding,
     check_sizes,
     random_signs,
-    register,
 )
+from jaxwgc.sketching._row_blocks import fold_blocks
 
 # Entries of S that exist at one time: large enough for products to run at full speed.
 _BLOCK_ENTRIES = 2**21
@@ -109,36 +109,24 @@ class _DenseEmbedding(Embedding):
 
     def _apply_to_columns(self, arrays: list[jax.Array]) -> list[jax.Array]:
         size = self._block_size
-        num_blocks, rest = divmod(self.num_rows, size)
         dtype = jnp.result_type(*arrays)
 
         def add(index: Any, sums: list[jax.Array], num_used: int) -> list[jax.Array]:
             block = self._block(index, dtype)[:, :num_used]
-            rows = [
+            parts = [
                 lax.dynamic_slice_in_dim(array, index * size, num_used)
                 for array in arrays
             ]
             return [
-                total
-                + jnp.matmul(
-                    block.astype(part.dtype), part, precision=lax.Precision.HIGHEST
-                )
-                for total, part in zip(sums, rows)
+                total + product(block.astype(part.dtype), part)
+                for total, part in zip(sums, parts)
             ]
 
         sums = [
             jnp.zeros((self.sketch_size, array.shape[1]), array.dtype)
             for array in arrays
         ]
-        if num_blocks == 1:
-            sums = add(jnp.int32(0), sums, size)
-        else:
-            sums, _ = lax.scan(
-                lambda sums, index: (add(index, sums, size), None),
-                sums,
-                jnp.arange(num_blocks, dtype=jnp.int32),
-            )
-        return add(jnp.int32(num_blocks), sums, rest) if rest else sums
+        return fold_blocks(add, sums, self.num_rows, size)
 
     def _matrix(self, dtype: Any) -> jax.Array:
         num_blocks = -(-self.num_rows // self._block_size)
@@ -149,15 +137,11 @@ class _DenseEmbedding(Embedding):
         return jnp.concatenate(list(blocks), axis=1)[:, : self.num_rows]
 
 
-@register
-@dataclasses.dataclass(frozen=True, eq=False)
 class _GaussianEmbedding(_DenseEmbedding):
     def _entries(self, key: jax.Array, shape: tuple[int, int]) -> jax.Array:
         return jax.random.normal(key, shape, jnp.float32)
 
 
-@register
-@dataclasses.dataclass(frozen=True, eq=False)
 class _RademacherEmbedding(_DenseEmbedding):
     def _entries(self, key: jax.Array, shape: tuple[int, int]) -> jax.Array:
         return random_signs(key, shape)

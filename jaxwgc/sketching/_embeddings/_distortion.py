@@ -2,18 +2,24 @@
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from jaxwgc import _validation
+from jaxwgc._product import product
 from jaxwgc.sketching import _checks
-from jaxwgc.sketching._embeddings._by_name import CONSTRUCTORS
+from jaxwgc.sketching._embeddings._dense_embeddings import gaussian, rademacher
 from jaxwgc.sketching._embeddings._embedding import Embedding
-from jaxwgc.sketching._embeddings._hadamard import next_power_of_two
+from jaxwgc.sketching._embeddings._row_sampling import row_sampling
+from jaxwgc.sketching._embeddings._sparse_embeddings import count_sketch, sparse_sign
+from jaxwgc.sketching._embeddings._srht import srht
+from jaxwgc.sketching._powers import next_power_of_two
+
+_CONSTRUCTORS = (gaussian, rademacher, srht, count_sketch, sparse_sign, row_sampling)
 
 # The theorem for sparse embeddings gives the order of the size, not its constant.
 _SPARSE_CONSTANT = 4
@@ -44,7 +50,7 @@ def embedding_distortion(
       >>> import jax, jax.numpy as jnp
       >>> from jaxwgc import sketching
       >>> basis, _ = jnp.linalg.qr(jax.random.normal(jax.random.key(0), (1000, 5)))
-      >>> size = sketching.recommended_sketch_size("gaussian", 5, epsilon=0.5)
+      >>> size = sketching.recommended_sketch_size(sketching.gaussian, 5, epsilon=0.5)
       >>> embedding = sketching.gaussian(jax.random.key(1), size, 1000)
       >>> print(size, sketching.embedding_distortion(basis, embedding) < 0.5)
       486 True
@@ -77,12 +83,11 @@ def embedding_distortion(
 
 @jax.jit
 def _distance_from_identity(columns: jax.Array) -> jax.Array:
-    gram = jnp.matmul(columns.T, columns, precision=lax.Precision.HIGHEST)
-    return jnp.max(jnp.abs(jnp.linalg.eigvalsh(gram) - 1))
+    return jnp.max(jnp.abs(jnp.linalg.eigvalsh(product(columns.T, columns)) - 1))
 
 
 def recommended_sketch_size(
-    embedding: str,
+    embedding: Callable[..., Embedding],
     num_columns: int,
     epsilon: float,
     delta: float = 0.05,
@@ -97,26 +102,26 @@ def recommended_sketch_size(
     with a probability of at least 1 - delta. All these are upper
     bounds; less may do.
 
-    - `"gaussian"`: ((√p + √(2 log(2 / δ))) / (√(1 + ε) - 1))².
-    - `"rademacher"`: 2 (p log(1 + 2 / θ) + log(2 / δ)) / (τ² / 2 - τ³ / 3) with
+    - `gaussian`: ((√p + √(2 log(2 / δ))) / (√(1 + ε) - 1))².
+    - `rademacher`: 2 (p log(1 + 2 / θ) + log(2 / δ)) / (τ² / 2 - τ³ / 3) with
       τ = (1 - 2θ) ε, the tail of a single vector over a net of fineness θ, for the best
       θ.
-    - `"srht"`: M log(4p / δ) / h(ε) with h(ε) = (1 + ε) log(1 + ε) - ε and
+    - `srht`: M log(4p / δ) / h(ε) with h(ε) = (1 + ε) log(1 + ε) - ε and
       M = (√p + √(8 log(2N / δ)))², N the next power of two; at most N, where the
       distortion is 0.
-    - `"count_sketch"`: p (p + 1) / (ε² δ).
-    - `"sparse_sign"`: the same, or where num_nonzeros is at least log(p / δ) / ε, the
+    - `count_sketch`: p (p + 1) / (ε² δ).
+    - `sparse_sign`: the same, or where num_nonzeros is at least log(p / δ) / ε, the
       smaller 4 p log(p / δ) / ε² (at least num_nonzeros). The theorem gives the order
       only; the constant 4 is ours, not proved, and holds in our measurements for p from
       1 to 50 and ε from 0.3 to 0.9.
-    - `"row_sampling"`: μ log(2p / δ) / h(ε) with the coherence μ.
+    - `row_sampling`: μ log(2p / δ) / h(ε) with the coherence μ.
 
     Args:
-      embedding: the name of the embedding.
+      embedding: the constructor of the embedding, one of these six.
       num_columns: p, the dimension of the subspace, at least 1.
       epsilon: ε, between 0 and 1.
       delta: δ, between 0 and 1.
-      num_rows: N; needed for `"srht"`, not used by the others.
+      num_rows: N; needed for `srht`, not used by the others.
       num_nonzeros: that of `sparse_sign`.
       coherence: μ, the largest ratio of a row's leverage score to its sampling
         probability: p (the default) for sampling by exact scores, N times the largest
@@ -127,15 +132,16 @@ def recommended_sketch_size(
 
     Raises:
       ValueError: for another embedding, epsilon or delta not between 0 and 1, a size
-        below 1, a coherence below num_columns, or `"srht"` without num_rows.
-      TypeError: where a size is no int or a number no real scalar.
+        below 1, a coherence below num_columns, or `srht` without num_rows.
+      TypeError: where embedding is no constructor, a size no int or a number no real
+        scalar.
 
     Example:
       >>> from jaxwgc import sketching
-      >>> sketching.recommended_sketch_size("gaussian", 20, epsilon=0.5, delta=0.01)
-      1183
-      >>> sketching.recommended_sketch_size("count_sketch", 20, epsilon=0.5, delta=0.01)
-      168000
+      >>> sketching.recommended_sketch_size(sketching.gaussian, 20, epsilon=0.5)
+      1024
+      >>> sketching.recommended_sketch_size(sketching.count_sketch, 20, epsilon=0.5)
+      33600
 
     References:
       Davidson and Szarek, "Local operator theory, random matrices and Banach spaces",
@@ -152,7 +158,11 @@ def recommended_sketch_size(
       introduction to matrix concentration inequalities", Found. Trends Mach. Learn. 8
       (2015), Theorem 5.1.1, for `row_sampling`.
     """
-    _validation.check_choice("embedding", embedding, tuple(CONSTRUCTORS))
+    if not callable(embedding) or embedding not in _CONSTRUCTORS:
+        names = ", ".join(constructor.__name__ for constructor in _CONSTRUCTORS)
+        raise (ValueError if callable(embedding) else TypeError)(
+            f"embedding must be one of the constructors {names}; got {embedding!r}"
+        )
     p = _validation.check_int("num_columns", num_columns, minimum=1)
     _check_share("epsilon", epsilon)
     _check_share("delta", delta)
@@ -163,19 +173,19 @@ def recommended_sketch_size(
     # The exponent of matrix Chernoff bounds; the one for the smallest singular value is
     # larger.
     chernoff = (1 + epsilon) * math.log1p(epsilon) - epsilon
-    if embedding == "gaussian":
+    if embedding is gaussian:
         deviation = math.sqrt(p) + math.sqrt(2 * math.log(2 / delta))
         size = (deviation / (math.sqrt(1 + epsilon) - 1)) ** 2
-    elif embedding == "rademacher":
+    elif embedding is rademacher:
         size = _rademacher_size(p, epsilon, delta)
-    elif embedding == "srht":
+    elif embedding is srht:
         if num_rows is None:
             raise ValueError("num_rows must be given for 'srht'; got None")
         padded = next_power_of_two(num_rows)
         # Half of δ is for rows that stay large in spite of the transform.
         spread = math.sqrt(p) + math.sqrt(8 * math.log(2 * padded / delta))
         size = min(spread**2 * math.log(4 * p / delta) / chernoff, padded)
-    elif embedding == "row_sampling":
+    elif embedding is row_sampling:
         if coherence is None:
             coherence = p
         _validation.check_number("coherence", coherence, minimum=p)
@@ -183,7 +193,7 @@ def recommended_sketch_size(
     else:
         size = p * (p + 1) / (epsilon**2 * delta)
         log = math.log(p / delta)
-        if embedding == "sparse_sign":
+        if embedding is sparse_sign:
             if num_nonzeros * epsilon >= log:
                 size = min(size, _SPARSE_CONSTANT * p * log / epsilon**2)
             size = max(size, num_nonzeros)

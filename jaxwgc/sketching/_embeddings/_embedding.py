@@ -3,51 +3,19 @@
 import abc
 import dataclasses
 import functools
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any, dataclass_transform
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc import _validation
+from jaxwgc._pytrees import Static, register
 from jaxwgc.sketching import _checks
-from jaxwgc.sketching._scores._sparse_scores import is_sparse
-
-T = TypeVar("T")
 
 
-def static() -> Any:
-    """A field that is part of the pytree's structure, not one of its arrays."""
-    return dataclasses.field(metadata={"static": True})
-
-
-def register(cls: type[T]) -> type[T]:
-    """Makes a dataclass a pytree, with the class in what is static.
-
-    `jax.tree_util.register_dataclass` does not: there, the structures of two classes
-    with the same fields compare as equal, and where their hashes agree in the few bits
-    that a cache looks at, `jax.jit` runs the program of one for the other: seen in two
-    of 36 processes.
-    """
-    names = {True: [], False: []}
-    for field in dataclasses.fields(cls):  # pyright: ignore[reportArgumentType]
-        names[field.metadata.get("static", False)].append(field.name)
-
-    def flatten(embedding: T) -> tuple[Any, Any]:
-        children = [
-            (jax.tree_util.GetAttrKey(name), getattr(embedding, name))
-            for name in names[False]
-        ]
-        return children, (cls, *(getattr(embedding, name) for name in names[True]))
-
-    def unflatten(static: Any, children: Any) -> T:
-        arrays = dict(zip(names[False], children, strict=True))
-        return cls(**arrays, **dict(zip(names[True], static[1:], strict=True)))
-
-    jax.tree_util.register_pytree_with_keys(cls, flatten, unflatten)
-    return cls
-
-
+@dataclass_transform(frozen_default=True)
 @dataclasses.dataclass(frozen=True, eq=False)
 class Embedding(abc.ABC):
     """A random matrix S of shape (sketch_size, num_rows) with E[SᵀS] = I.
@@ -55,7 +23,8 @@ class Embedding(abc.ABC):
     Made by `gaussian`, `rademacher`, `srht`, `count_sketch`, `sparse_sign` and
     `row_sampling`. It holds a key, not S: every use draws the same S again. The key
     alone decides S, whatever the dtype of what it is applied to and whether 64-bit mode
-    is on. It is a pytree, and passes through `jax.jit` and `jax.vmap`.
+    is on. It is a pytree, and passes through `jax.jit` and `jax.vmap`. `embedding @ X`
+    is SX.
 
     Attributes:
       key: the PRNG key that S is drawn with.
@@ -64,8 +33,12 @@ class Embedding(abc.ABC):
     """
 
     key: jax.Array
-    sketch_size: int = static()
-    num_rows: int = static()
+    sketch_size: Static[int]
+    num_rows: Static[int]
+
+    def __init_subclass__(cls, **kwargs: Any):
+        super().__init_subclass__(**kwargs)
+        register(dataclasses.dataclass(frozen=True, eq=False)(cls))
 
     def apply(self, tree: Any) -> Any:
         """S times every array of a pytree, from the left.
@@ -85,8 +58,8 @@ class Embedding(abc.ABC):
           TypeError: for anything but arrays of numbers; so for a sparse matrix, whose
             own arrays are no rows of it.
         """
-        for leaf in jax.tree.leaves(tree, is_leaf=is_sparse):
-            if is_sparse(leaf):
+        for leaf in jax.tree.leaves(tree, is_leaf=_checks.is_sparse):
+            if _checks.is_sparse(leaf):
                 raise TypeError(
                     "tree must have dense arrays; got a sparse one, "
                     f"{type(leaf).__name__} of shape {leaf.shape}: take its todense()"
@@ -94,6 +67,10 @@ class Embedding(abc.ABC):
         _validation.check_key(self.key, "embedding.key")
         _validation.check_leading_axis("tree", tree, self.num_rows, "num_rows")
         return _apply(self, jax.tree.map(_number_array, tree))
+
+    def __matmul__(self, tree: Any) -> Any:
+        """`embedding @ tree` is `embedding.apply(tree)`."""
+        return self.apply(tree)
 
     def matrix(self, dtype: Any = None) -> jax.Array:
         """S itself, (sketch_size, num_rows), in the default float dtype or `dtype`.
@@ -114,6 +91,31 @@ class Embedding(abc.ABC):
     @abc.abstractmethod
     def _matrix(self, dtype: Any) -> jax.Array:
         """S in that dtype."""
+
+
+# A constructor, called with a key, sketch_size and num_rows; or what it makes.
+EmbeddingLike = Callable[[jax.Array, int, int], Embedding] | Embedding
+
+
+def embed(
+    embedding: EmbeddingLike, key: jax.Array, sketch_size: int, num_rows: int
+) -> Embedding:
+    """A new embedding from its constructor, or the given one if its sizes are right."""
+    made = embedding
+    if callable(embedding):
+        made = embedding(key, sketch_size, num_rows)
+    if not isinstance(made, Embedding):
+        raise TypeError(
+            "embedding must be a constructor, such as sketching.srht (not its name), "
+            f"or an Embedding; got {embedding!r}"
+        )
+    sizes = (made.sketch_size, made.num_rows)
+    if sizes != (sketch_size, num_rows):
+        raise ValueError(
+            "embedding must have (sketch_size, num_rows) = "
+            f"{(sketch_size, num_rows)}; got {sizes}"
+        )
+    return made
 
 
 def check_sizes(

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxwgc.sketching._powers import next_power_of_two
+
 # Rows that are transformed while they stay in a processor's cache. Memory traffic, not
 # arithmetic, is what the transform costs: all stages of a block are done before the
 # next block is read. Additions in radix 4 are then as fast as products with small
@@ -46,11 +48,6 @@ def hadamard_transform(array: jax.typing.ArrayLike) -> jax.Array:
     if not jnp.issubdtype(array.dtype, jnp.inexact):
         array = array.astype(float)
     return _transform(array)
-
-
-def next_power_of_two(size: int) -> int:
-    """The smallest power of two that is at least `size`."""
-    return 1 << (size - 1).bit_length()
 
 
 def transform_block(rows: jax.Array) -> jax.Array:

@@ -1,14 +1,12 @@
 """The embedding that keeps sampled rows."""
 
-import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxwgc.sketching import _checks
-from jaxwgc.sketching._embeddings._embedding import Embedding, check_sizes, register
-from jaxwgc.sketching._samplers._row_probabilities import normalised
+from jaxwgc.sketching._embeddings._embedding import Embedding, check_sizes
 from jaxwgc.sketching._samplers._sample_rows import RowSample, sample_rows
 
 
@@ -58,20 +56,17 @@ def row_sampling(
     if probabilities is None:
         chances = jnp.full(num_rows, 1 / num_rows, jnp.float32)
     else:
-        values = _checks.nonnegative_vector("probabilities", probabilities)
+        values, valid = _checks.distribution("probabilities", probabilities)
         if values.shape != (num_rows,):
             raise ValueError(
                 f"probabilities must have shape (num_rows,) = ({num_rows},); got "
                 f"{values.shape}"
             )
         # NaN where it is no distribution, and then so is all that it is applied to.
-        valid = _checks.is_distribution(values)
-        chances = jnp.where(valid, normalised(values), jnp.nan).astype(jnp.float32)
+        chances = jnp.where(valid, values, jnp.nan).astype(jnp.float32)
     return _RowEmbedding(key, sketch_size, num_rows, probabilities=chances)
 
 
-@register
-@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class _RowEmbedding(Embedding):
     probabilities: jax.Array
 

@@ -1,6 +1,5 @@
 """Embeddings with few non-zeros in every column: each row goes into few buckets."""
 
-import dataclasses
 import functools
 from typing import Any
 
@@ -9,16 +8,14 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxwgc import _validation
+from jaxwgc._pytrees import Static
 from jaxwgc.sketching._embeddings._embedding import (
     Embedding,
     check_sizes,
     random_signs,
-    register,
-    static,
 )
+from jaxwgc.sketching._row_blocks import fold_blocks
 
-# In a column of `sparse_sign`.
-NUM_NONZEROS = 8
 # Rows that are summed up one after the other.
 _BLOCK_ROWS = 4096
 
@@ -58,7 +55,7 @@ def count_sketch(key: jax.Array, sketch_size: int, num_rows: int) -> Embedding:
 
 
 def sparse_sign(
-    key: jax.Array, sketch_size: int, num_rows: int, num_nonzeros: int = NUM_NONZEROS
+    key: jax.Array, sketch_size: int, num_rows: int, num_nonzeros: int | None = None
 ) -> Embedding:
     """An embedding with few entries ±1 / √num_nonzeros a column, in distinct rows.
 
@@ -69,8 +66,8 @@ def sparse_sign(
       key: PRNG key of either kind.
       sketch_size: the number of rows of S, at least 1.
       num_rows: N, the number of rows of what it is applied to, at least 1.
-      num_nonzeros: entries in every column, from 1 to sketch_size. With 1 it is
-        `count_sketch`.
+      num_nonzeros: entries in every column, from 1 to sketch_size; by default 8, or
+        sketch_size where that is less. With 1 it is `count_sketch`.
 
     Returns:
       An `Embedding`.
@@ -95,6 +92,8 @@ def sparse_sign(
       for the default.
     """
     key, sketch_size, num_rows = check_sizes(key, sketch_size, num_rows)
+    if num_nonzeros is None:
+        num_nonzeros = min(8, sketch_size)
     num_nonzeros = _validation.check_int("num_nonzeros", num_nonzeros, minimum=1)
     if num_nonzeros > sketch_size:
         raise ValueError(
@@ -104,10 +103,8 @@ def sparse_sign(
     return _SparseEmbedding(key, sketch_size, num_rows, num_nonzeros=num_nonzeros)
 
 
-@register
-@dataclasses.dataclass(frozen=True, eq=False)
 class _SparseEmbedding(Embedding):
-    num_nonzeros: int = static()
+    num_nonzeros: Static[int]
 
     def _draw(self) -> tuple[jax.Array, jax.Array]:
         """Buckets and signs, int32 and float32 (num_nonzeros, num_rows)."""
@@ -153,12 +150,12 @@ def _bucket_sums(
     array: jax.Array, buckets: jax.Array, signs: jax.Array, num_buckets: int
 ) -> jax.Array:
     """Adds every row, times its sign, to its bucket; once for each row of `buckets`."""
+    row_by_row, all_at_once = (
+        functools.partial(function, num_buckets=num_buckets)
+        for function in (_row_by_row, _all_at_once)
+    )
     return lax.platform_dependent(
-        array,
-        buckets,
-        signs,
-        cpu=functools.partial(_row_by_row, num_buckets=num_buckets),
-        default=functools.partial(_all_at_once, num_buckets=num_buckets),
+        array, buckets, signs, cpu=row_by_row, default=all_at_once
     )
 
 
@@ -167,11 +164,8 @@ def _bucket_sums_jvp(
     num_buckets: int, primals: tuple[Any, Any, Any], tangents: tuple[Any, Any, Any]
 ) -> tuple[jax.Array, jax.Array]:
     # Linear in the array, and of the two forms the one that transposes to a gather.
-    _, buckets, signs = primals
-    return (
-        _bucket_sums(*primals, num_buckets),
-        _all_at_once(tangents[0], buckets, signs, num_buckets),
-    )
+    change = _all_at_once(tangents[0], *primals[1:], num_buckets)
+    return _bucket_sums(*primals, num_buckets), change
 
 
 def _row_by_row(
@@ -183,25 +177,22 @@ def _row_by_row(
     there are.
     """
     size = max(_BLOCK_ROWS, num_buckets)
-    num_blocks, rest = divmod(array.shape[0], size)
     total = zeros = jnp.zeros((num_buckets, array.shape[1]), array.dtype)
+
+    def add_bucket(total: jax.Array, bucket: jax.Array, sign: jax.Array) -> jax.Array:
+        def add_block(index: Any, total: jax.Array, num_used: int) -> jax.Array:
+            def add_row(i: Any, sums: jax.Array) -> jax.Array:
+                i = index * size + i
+                row = lax.dynamic_slice_in_dim(array, i, 1) * sign[i]
+                row += lax.dynamic_slice_in_dim(sums, bucket[i], 1)
+                return lax.dynamic_update_slice_in_dim(sums, row, bucket[i], 0)
+
+            return total + lax.fori_loop(0, num_used, add_row, zeros)
+
+        return fold_blocks(add_block, total, array.shape[0], size)
+
     for bucket, sign in zip(buckets, signs):
-
-        def sums(start: Any, count: int, bucket: Any = bucket, sign: Any = sign):
-            def add(index: Any, sums: jax.Array) -> jax.Array:
-                place = bucket[start + index]
-                row = lax.dynamic_slice_in_dim(array, start + index, 1)
-                row = row * sign[start + index]
-                row += lax.dynamic_slice_in_dim(sums, place, 1)
-                return lax.dynamic_update_slice_in_dim(sums, row, place, 0)
-
-            return lax.fori_loop(0, count, add, zeros)
-
-        def add_block(index: Any, total: jax.Array, sums: Any = sums) -> jax.Array:
-            return total + sums(index * size, size)
-
-        total = lax.fori_loop(0, num_blocks, add_block, total)
-        total += sums(num_blocks * size, rest)
+        total = add_bucket(total, bucket, sign)
     return total
 
 
@@ -210,7 +201,5 @@ def _all_at_once(
 ) -> jax.Array:
     total = jnp.zeros((num_buckets, array.shape[1]), array.dtype)
     for bucket, sign in zip(buckets, signs):
-        total += jax.ops.segment_sum(
-            array * sign[:, None], bucket, num_segments=num_buckets
-        )
+        total += jax.ops.segment_sum(array * sign[:, None], bucket, num_buckets)
     return total

@@ -1,6 +1,5 @@
 """The subsampled randomised Hadamard transform."""
 
-import dataclasses
 from typing import Any
 
 import jax
@@ -11,14 +10,14 @@ from jaxwgc.sketching._embeddings._embedding import (
     Embedding,
     check_sizes,
     random_signs,
-    register,
 )
 from jaxwgc.sketching._embeddings._hadamard import (
     BLOCK_ROWS,
-    next_power_of_two,
     parity_sign,
     transform_block,
 )
+from jaxwgc.sketching._powers import next_power_of_two
+from jaxwgc.sketching._row_blocks import fold_blocks
 
 
 def srht(key: jax.Array, sketch_size: int, num_rows: int) -> Embedding:
@@ -62,8 +61,6 @@ def srht(key: jax.Array, sketch_size: int, num_rows: int) -> Embedding:
     return _HadamardEmbedding(*check_sizes(key, sketch_size, num_rows))
 
 
-@register
-@dataclasses.dataclass(frozen=True, eq=False)
 class _HadamardEmbedding(Embedding):
     def _draw(self) -> tuple[jax.Array, jax.Array]:
         """The picked rows of H, int32 (sketch_size,); signs, float32 (num_rows,)."""
@@ -85,7 +82,6 @@ class _HadamardEmbedding(Embedding):
         # result may have as many rows as there are, only the picked rows are summed up.
         size = next_power_of_two(max(self.sketch_size, BLOCK_ROWS))
         size = min(size, next_power_of_two(self.num_rows))
-        num_blocks, rest = divmod(self.num_rows, size)
         signs = signs.astype(array.dtype)
         outer, inner = picked // size, picked % size
 
@@ -97,15 +93,7 @@ class _HadamardEmbedding(Embedding):
             return total + outer_sign[:, None] * transform_block(rows)[inner]
 
         total = jnp.zeros((self.sketch_size, array.shape[1]), array.dtype)
-        if num_blocks:
-            total = lax.fori_loop(
-                0,
-                num_blocks,
-                lambda index, total: add(jnp.int32(index), total, size),
-                total,
-            )
-        if rest:
-            total = add(jnp.int32(num_blocks), total, rest)
+        total = fold_blocks(add, total, self.num_rows, size)
         return total / jnp.sqrt(jnp.asarray(self.sketch_size, array.dtype))
 
     def _matrix(self, dtype: Any) -> jax.Array:

@@ -12,13 +12,18 @@ _UNIT = 2.0**32
 _LARGEST = np.uint32(2**32 - 1)
 
 
-def _in_units(chances: jax.Array) -> jax.Array:
-    """Chances below 1 as uint32 multiples of 2**-32; a positive one stays positive."""
+def _in_units(chances: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Which chances are 1, and the others as uint32 multiples of 2**-32.
+
+    A positive one stays positive.
+    """
+    is_certain = chances >= 1
     largest = jnp.asarray(np.nextafter(1, 0, dtype=chances.dtype), chances.dtype)
     units = jnp.round(jnp.clip(chances, 0, largest) * _UNIT)
     # The conversion of 2**32, which float64 may round to, is not defined.
     units = jnp.where(units >= _UNIT, _LARGEST, units.astype(jnp.uint32))
-    return jnp.where(chances > 0, jnp.maximum(units, 1), 0).astype(jnp.uint32)
+    units = jnp.where(chances > 0, jnp.maximum(units, 1), 0).astype(jnp.uint32)
+    return is_certain, jnp.where(is_certain, 0, units)
 
 
 def _from_units(units: jax.Array, is_certain: jax.Array, dtype: Any) -> jax.Array:
@@ -29,9 +34,7 @@ def poisson_rows(
     key: jax.Array, probabilities: jax.Array, sample_size: int
 ) -> tuple[jax.Array, jax.Array]:
     """Which rows are in the sample, and the chance of each to be in it."""
-    chances = sample_size * probabilities
-    is_certain = chances >= 1
-    units = jnp.where(is_certain, 0, _in_units(chances))
+    is_certain, units = _in_units(sample_size * probabilities)
     bits = jax.random.bits(key, probabilities.shape, jnp.uint32)
     inclusion = _from_units(units, is_certain, probabilities.dtype)
     return is_certain | (bits < units), inclusion
@@ -51,8 +54,7 @@ def systematic_rows(
     order = jax.random.permutation(order_key, order)
     shuffled = probabilities[order]
     chances, num_certain = _inclusion_chances(shuffled, sample_size)
-    is_certain = chances >= 1
-    units = jnp.where(is_certain, 0, _in_units(chances))
+    is_certain, units = _in_units(chances)
     units = _fit_total(units, sample_size - num_certain)
     start = jax.random.bits(start_key, (), jnp.uint32)
     ends = start + jnp.cumsum(units, dtype=jnp.uint32)

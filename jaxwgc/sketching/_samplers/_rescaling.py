@@ -8,7 +8,10 @@ import numpy as np
 
 from jaxwgc import _validation
 from jaxwgc.sketching import _checks
-from jaxwgc.sketching._samplers._sampling import PartitionSample, unbiased_factors
+from jaxwgc.sketching._samplers._sample_partitions import (
+    PartitionSample,
+    unbiased_factors,
+)
 
 RESCALINGS = ("unbiased", "paper")
 SCALES = ("row_weights", "rows")

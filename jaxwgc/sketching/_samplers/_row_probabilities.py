@@ -5,7 +5,6 @@ import jax.numpy as jnp
 
 from jaxwgc import _validation
 from jaxwgc.sketching import _checks
-from jaxwgc.sketching._powers import inverse_power_of_two
 
 RULES = ("lev", "unif", "slev")
 
@@ -55,8 +54,7 @@ def row_probabilities(
     """
     _validation.check_choice("rule", rule, RULES)
     _validation.check_number("alpha", alpha, minimum=0, maximum=1)
-    scores = _checks.nonnegative_vector("scores", scores)
-    leverage = normalised(scores)
+    leverage, valid = _checks.distribution("scores", scores)
     uniform = jnp.full_like(leverage, 1 / leverage.shape[0])
     if rule == "lev":
         probabilities = leverage
@@ -66,10 +64,4 @@ def row_probabilities(
         alpha = jnp.asarray(alpha, leverage.dtype)
         alpha = jnp.where((alpha >= 0) & (alpha <= 1), alpha, jnp.nan)
         probabilities = alpha * leverage + (1 - alpha) * uniform
-    return jnp.where(_checks.is_distribution(scores), probabilities, jnp.nan)
-
-
-def normalised(values: jax.Array) -> jax.Array:
-    """The same, summing to 1; scaled first, so that sums do not overflow."""
-    scaled = values * inverse_power_of_two(jnp.max(values))
-    return scaled / jnp.sum(scaled)
+    return jnp.where(valid, probabilities, jnp.nan)

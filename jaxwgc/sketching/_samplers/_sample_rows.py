@@ -5,14 +5,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from jaxwgc import _validation
 from jaxwgc.sketching import _checks
 from jaxwgc.sketching._samplers._inclusion import poisson_rows, systematic_rows
-from jaxwgc.sketching._samplers._row_probabilities import normalised
-from jaxwgc.sketching._samplers._sampling import sample_partitions
+from jaxwgc.sketching._samplers._sample_partitions import sample_partitions
 
 METHODS = ("with_replacement", "without_replacement", "poisson", "top_k")
 
@@ -120,16 +118,16 @@ def sample_rows(
         key = _validation.check_key(key)
     sample_size = _validation.check_int("sample_size", sample_size, minimum=1)
     value = probabilities
-    probabilities = _checks.nonnegative_vector("probabilities", value)
+    probabilities, valid = _checks.distribution("probabilities", value)
+    probabilities = jnp.where(valid, probabilities, 0)
     if num_slots is not None and method != "poisson":
         raise ValueError(
             "num_slots is for method = 'poisson' only; got "
             f"num_slots = {num_slots} with method = {method!r}"
         )
     if method in ("without_replacement", "top_k"):
-        _check_distinct(sample_size, _checks.concrete(value, probabilities.dtype))
-    valid = _checks.is_distribution(probabilities)
-    probabilities = jnp.where(valid, normalised(probabilities), 0)
+        values = _checks.concrete(value, probabilities.dtype)
+        _checks.check_at_most_positive("sample_size", sample_size, values)
     num_lost = jnp.zeros((), jnp.int32)
     if method == "with_replacement":
         drawn = sample_partitions(key, probabilities, num_draws=sample_size)
@@ -159,17 +157,6 @@ def sample_rows(
         scale=jnp.where(valid, scale, jnp.nan),
         num_lost=num_lost,
     )
-
-
-def _check_distinct(sample_size: int, values: np.ndarray | None) -> None:
-    if values is None:
-        return
-    num_positive = _checks.num_positive(values)
-    if sample_size > num_positive:
-        raise ValueError(
-            "sample_size must be at most the number of positive probabilities; got "
-            f"sample_size = {sample_size} and {num_positive} positive probabilities"
-        )
 
 
 def _check_num_slots(num_slots: int | None, sample_size: int, num_rows: int) -> int:

@@ -7,18 +7,14 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.scipy.linalg import solve_triangular
+from scipy import special
 
 from jaxwgc import _validation
-from jaxwgc.sketching import _matrix_checks
-from jaxwgc.sketching._scores._gram_scores import (
-    HIGHEST,
-    WELL_CONDITIONED,
-    column_scale,
-    equilibrated_gram,
-    refined_orthonormaliser,
-)
+from jaxwgc._product import product
+from jaxwgc.sketching import _checks
+from jaxwgc.sketching._gram import WELL_CONDITIONED, Gram, column_scale
+from jaxwgc.sketching._row_blocks import DenseRows, block_size
 from jaxwgc.sketching._scores._leverage_scores import leverage_scores
-from jaxwgc.sketching._scores._row_blocks import DenseRows, block_size
 
 # Rows of the sketch that every row of X is added to. With 4, rows of leverage 1 that
 # meet in one of them do no harm; with 1 or 2 they do.
@@ -103,13 +99,12 @@ def approximate_leverage_scores(
         raise TypeError("epsilon must not be traced, since it sets shapes")
     if not epsilon < 1:
         raise ValueError(f"epsilon must be less than 1; got {epsilon}")
-    matrix = _matrix_checks.finite_matrix("matrix", matrix)
+    matrix = _checks.finite_matrix("matrix", matrix)
     num_rows, num_columns = matrix.shape
     sketch_size, num_projections = _sizes(num_columns, float(epsilon))
     if 2 * sketch_size >= num_rows:
         return leverage_scores(matrix, rcond=rcond)
-    matrix = _matrix_checks.nan_for_wrong_cutoff(matrix, rcond)
-    rcond = _matrix_checks.relative_cutoff(rcond, matrix.shape, matrix.dtype)
+    matrix, rcond = _checks.with_cutoff(matrix, rcond)
     return _approximate_scores(key, matrix, rcond, sketch_size, num_projections)
 
 
@@ -127,27 +122,20 @@ def _sizes(num_columns: int, epsilon: float) -> tuple[int, int | None]:
 
 @functools.cache
 def _degrees_of_freedom(epsilon: float, of_inverse: bool = False) -> int:
-    """The least k at which χ²_k / k is within 1 ± epsilon but for a few cases.
+    """A k, to 3%, from which on χ²_k / k is within 1 ± epsilon but for a few cases.
 
     Or its inverse, but for still fewer.
     """
-    bounds, misses = (1 - epsilon, 1 + epsilon), _MISSES
+    low, high, misses = 1 - epsilon, 1 + epsilon, _MISSES
     if of_inverse:
-        bounds, misses = (1 / (1 + epsilon), 1 / (1 - epsilon)), _SKETCH_MISSES
-    number = 1
-    while True:
-        # The cube root of χ²_k / k is nearly normal (Wilson and Hilferty).
-        variance = 2 / (9 * number)
-        low, high = (
-            (bound ** (1 / 3) - 1 + variance) / math.sqrt(2 * variance)
-            for bound in bounds
-        )
-        if (math.erfc(-low) + math.erfc(high)) / 2 <= misses:
-            return number
-        number += 1 + number // 64
+        low, high, misses = 1 / high, 1 / low, _SKETCH_MISSES
+    k = 1
+    while special.chdtr(k, k * low) + special.chdtrc(k, k * high) > misses:
+        k += 1 + k // 32
+    return k
 
 
-@functools.partial(jax.jit, static_argnums=(3, 4))
+@functools.partial(jax.jit, static_argnames=("sketch_size", "num_projections"))
 def _approximate_scores(
     key: jax.Array,
     matrix: jax.Array,
@@ -160,8 +148,7 @@ def _approximate_scores(
     rows = DenseRows(matrix)
     finite, scale = column_scale(rows)
     sketch = DenseRows(_sparse_sign_sketch(sketch_key, matrix, scale, sketch_size))
-    sketch_is_finite, sketch_scale, unit, gram = equilibrated_gram(sketch)
-    finite &= sketch_is_finite
+    gram = Gram.equilibrated(sketch)
     if num_projections is None:
         projection = jnp.eye(num_columns, dtype=matrix.dtype)
     else:
@@ -170,32 +157,29 @@ def _approximate_scores(
 
     # A Cholesky factorisation that succeeds shows that the smallest eigenvalue is
     # above the shift. Eigenvalues would take longer than all the rest.
-    largest = jnp.abs(gram).sum(axis=0).max()
+    largest = jnp.abs(gram.matrix).sum(axis=0).max()
     shift = jnp.maximum(WELL_CONDITIONED, rcond**2) * largest
     diagonal = jnp.arange(num_columns)
-    shifted = jnp.linalg.cholesky(gram.at[diagonal, diagonal].add(-shift))
+    shifted = jnp.linalg.cholesky(gram.matrix.at[diagonal, diagonal].add(-shift))
     is_plain = jnp.isfinite(shifted).all()
 
     def plain(_: None) -> tuple[jax.Array, jax.Array]:
-        lower = jnp.linalg.cholesky(gram)
+        lower = jnp.linalg.cholesky(gram.matrix)
         return solve_triangular(lower.T, projection), jnp.asarray(num_columns)
 
     def refined(_: None) -> tuple[jax.Array, jax.Array]:
-        inverse = refined_orthonormaliser(sketch, sketch_scale, unit, gram, rcond)
+        inverse = gram.orthonormaliser(rcond)
         rank = jnp.any(inverse != 0, axis=0).sum()
-        return jnp.matmul(inverse, projection, precision=HIGHEST), rank
+        return product(inverse, projection), rank
 
     inverse, rank = lax.cond(is_plain, plain, refined, None)
-    inverse = inverse * (sketch_scale * unit)[:, None]
-
-    def squared_norms(block: jax.Array) -> jax.Array:
-        product = jnp.matmul(block * scale, inverse, precision=HIGHEST)
-        return jnp.sum(product**2, axis=1)
-
-    norms = rows.map(squared_norms)
+    inverse = inverse * (gram.scale * gram.unit)[:, None]
+    norms = rows.map(
+        lambda block: jnp.sum(product(block * scale, inverse) ** 2, axis=1)
+    )
     total = jnp.sum(norms)
     scores = norms * jnp.where(total > 0, rank / jnp.where(total > 0, total, 1), 0)
-    return jnp.where(finite, jnp.clip(scores, 0, 1), jnp.nan)
+    return jnp.where(finite & gram.finite, jnp.clip(scores, 0, 1), jnp.nan)
 
 
 def _sparse_sign_sketch(

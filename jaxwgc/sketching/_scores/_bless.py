@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
@@ -11,8 +11,9 @@ import numpy as np
 from jax.scipy.linalg import solve_triangular
 
 from jaxwgc import _validation
-from jaxwgc.sketching import _checks, _matrix_checks
-from jaxwgc.sketching._scores._gram_scores import HIGHEST
+from jaxwgc._product import product
+from jaxwgc.sketching import _checks
+from jaxwgc.sketching._powers import next_power_of_two
 
 Kernel = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -115,19 +116,19 @@ def bless(
     points = _checks.float_array("data", data)
     if points.ndim < 1 or points.shape[0] < 1:
         raise ValueError(f"data must have at least one point; got shape {points.shape}")
-    _matrix_checks.check_finite("data", data, points.dtype)
-    diagonal = _diagonal(kernel, points)
-    largest, trace = float(diagonal.max()), float(diagonal.sum())
-    smallest_ridge = 8 * float(jnp.finfo(diagonal.dtype).eps) * trace
+    _checks.check_finite("data", data, points.dtype)
+    points = _Points(kernel, points, _diagonal(kernel, points))
+    dtype = points.diagonal.dtype
+    largest, trace = float(points.diagonal.max()), float(points.diagonal.sum())
+    smallest_ridge = 8 * float(jnp.finfo(dtype).eps) * trace
     if not (math.isfinite(ridge) and ridge >= smallest_ridge):
         raise ValueError(
             "ridge must be finite and at least 8 rounding units times the trace of the "
-            f"kernel matrix, {smallest_ridge:.3g} in {diagonal.dtype}; got {ridge}"
+            f"kernel matrix, {smallest_ridge:.3g} in {dtype}; got {ridge}"
         )
 
-    num_points = points.shape[0]
-    indices = np.zeros(0, np.int32)
-    weights = np.zeros(0)
+    num_points = points.diagonal.size
+    indices, weights = np.zeros(0, np.int32), np.zeros(0)
     # At a ridge of the trace, no score is above 1/2 of its bound k(x, x) / ridge.
     num_steps = max(1, math.ceil(math.log(max(trace / ridge, 1)) / math.log(step)))
     for i, step_key in enumerate(jax.random.split(key, num_steps)):
@@ -137,17 +138,14 @@ def bless(
         bound = min(1.0, oversampling * largest / current)
         uniform = np.asarray(jax.random.uniform(step_key, (num_points,), np.float32))
         candidates = np.flatnonzero(uniform < bound)
-        scores = _scores(
-            kernel, points, diagonal, candidates, indices, weights, current
-        )
+        scores = points.scores(candidates, indices, weights, current)
         probabilities = np.minimum(oversampling * scores.astype(np.float64), 1)
         kept = uniform[candidates] < probabilities
         indices, weights = candidates[kept], 1 / probabilities[kept]
-    scores = _projected_scores(kernel, points, diagonal, indices, float(ridge))
     return BlessSample(
         indices=jnp.asarray(indices, jnp.int32),
-        weights=jnp.asarray(weights, diagonal.dtype),
-        scores=jnp.asarray(scores),
+        weights=jnp.asarray(weights, dtype),
+        scores=jnp.asarray(points.projected_scores(indices, float(ridge))),
     )
 
 
@@ -162,7 +160,7 @@ def _diagonal(kernel: Kernel, points: jax.Array) -> np.ndarray:
         )
     if not jnp.issubdtype(shape.dtype, jnp.floating):
         raise TypeError(f"kernel must give real numbers; got {shape.dtype}")
-    diagonal = np.asarray(_compiled_diagonal(kernel, points))
+    diagonal = np.asarray(_compiled_diagonal(points, kernel=kernel))
     is_wrong = ~(np.isfinite(diagonal) & (diagonal >= 0))
     if is_wrong.any():
         first = int(is_wrong.argmax())
@@ -175,133 +173,140 @@ def _diagonal(kernel: Kernel, points: jax.Array) -> np.ndarray:
     return diagonal
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _compiled_diagonal(kernel: Kernel, points: jax.Array) -> jax.Array:
-    return jax.vmap(lambda point: kernel(point[None], point[None])[0, 0])(points)
+class _Landmarks(NamedTuple):
+    """Points that stand for all: the roots of their weights, and a Cholesky factor.
 
-
-def _scores(
-    kernel: Kernel,
-    points: jax.Array,
-    diagonal: np.ndarray,
-    candidates: np.ndarray,
-    indices: np.ndarray,
-    weights: np.ndarray,
-    ridge: float,
-) -> np.ndarray:
-    """Scores of the candidates, by sums over weighted landmarks."""
-    landmarks, roots = _landmarks(indices, np.sqrt(weights), diagonal.dtype)
-    factor = _factor(kernel, points, landmarks, roots, ridge)
-    bounds = np.stack([diagonal / (ridge + diagonal.sum()), diagonal / ridge])
-
-    def block_scores(block: np.ndarray) -> jax.Array:
-        features = _features(kernel, points, factor, landmarks, roots, block)
-        own = diagonal[block]
-        scores = (own - jnp.sum(features**2, axis=0)) / ridge
-        # The bounds hold for the exact scores; rounding may leave them.
-        return jnp.clip(scores, bounds[0, block], jnp.minimum(bounds[1, block], 1))
-
-    return _in_blocks(block_scores, candidates, diagonal.dtype)
-
-
-def _projected_scores(
-    kernel: Kernel,
-    points: jax.Array,
-    diagonal: np.ndarray,
-    indices: np.ndarray,
-    ridge: float,
-) -> np.ndarray:
-    """Scores of all points, with z the coordinates of a point in the landmarks' span.
-
-    They are zᵀ (Σ z zᵀ + ridge I)⁻¹ z + (k(x, x) - zᵀz) / ridge.
+    The factor is that of W^(1/2) K W^(1/2) + shift I.
     """
-    landmarks, roots = _landmarks(indices, np.ones(indices.size), diagonal.dtype)
-    # Landmarks may be as good as dependent. The ridge is larger than this.
-    shift = 4 * np.finfo(diagonal.dtype).eps * diagonal[indices].sum()
-    shift = shift if indices.size else 1.0
-    factor = _factor(kernel, points, landmarks, roots, shift)
-    num_points = diagonal.size
-    size = min(_BLOCK, _power_of_two(num_points))
-    gram = jnp.zeros_like(factor)
-    for start in range(0, num_points, size):
-        block = np.arange(start, min(start + size, num_points))
-        features = _features(
-            kernel, points, factor, landmarks, roots, _padded(block, size)
-        )
-        gram = _add_gram(gram, features, block.size)
-    inner = jnp.linalg.cholesky(gram + ridge * jnp.eye(roots.size, dtype=roots.dtype))
 
-    def block_scores(block: np.ndarray) -> jax.Array:
-        features = _features(kernel, points, factor, landmarks, roots, block)
-        return _split_scores(features, inner, diagonal[block], ridge)
-
-    return _in_blocks(block_scores, np.arange(num_points), diagonal.dtype)
+    points: jax.Array
+    roots: jax.Array
+    factor: jax.Array
 
 
-def _landmarks(
-    indices: np.ndarray, roots: np.ndarray, dtype: np.dtype
-) -> tuple[np.ndarray, np.ndarray]:
-    """Landmarks and the roots of their weights, filled up to a power of two."""
-    padded = _padded(indices, _power_of_two(indices.size))
-    # A landmark of weight 0 is none.
-    return padded, np.pad(roots, (0, padded.size - indices.size)).astype(dtype)
+class _Points(NamedTuple):
+    """All points, and k(x, x) of each."""
+
+    kernel: Kernel
+    points: jax.Array
+    diagonal: np.ndarray
+
+    def landmarks(self, indices: np.ndarray, weights: np.ndarray, shift: float):
+        # One that is filled up has the weight 0, and is none.
+        padded = _padded(indices, _size(indices))
+        roots = np.pad(np.sqrt(weights), (0, padded.size - indices.size))
+        roots = roots.astype(self.diagonal.dtype)
+        return _landmarks(self.points, padded, roots, shift, kernel=self.kernel)
+
+    def features(self, landmarks: _Landmarks, block: np.ndarray) -> jax.Array:
+        return _features(self.points, landmarks, block, kernel=self.kernel)
+
+    def scores(
+        self,
+        candidates: np.ndarray,
+        indices: np.ndarray,
+        weights: np.ndarray,
+        ridge: float,
+    ) -> np.ndarray:
+        """Scores of the candidates, by sums over weighted landmarks."""
+        landmarks = self.landmarks(indices, weights, ridge)
+        diagonal = self.diagonal
+        bounds = np.stack([diagonal / (ridge + diagonal.sum()), diagonal / ridge])
+
+        def block_scores(block: np.ndarray) -> jax.Array:
+            features = self.features(landmarks, block)
+            scores = (diagonal[block] - jnp.sum(features**2, axis=0)) / ridge
+            # The bounds hold for the exact scores; rounding may leave them.
+            return jnp.clip(scores, bounds[0, block], jnp.minimum(bounds[1, block], 1))
+
+        return self._in_blocks(block_scores, candidates)
+
+    def projected_scores(self, indices: np.ndarray, ridge: float) -> np.ndarray:
+        """Scores of all points, with z the coordinates of one in the landmarks' span.
+
+        They are zᵀ (Σ z zᵀ + ridge I)⁻¹ z + (k(x, x) - zᵀz) / ridge.
+        """
+        diagonal = self.diagonal
+        # Landmarks may be as good as dependent. The ridge is larger than this.
+        shift = 4 * np.finfo(diagonal.dtype).eps * diagonal[indices].sum()
+        shift = shift if indices.size else 1.0
+        landmarks = self.landmarks(indices, np.ones(indices.size), shift)
+        everyone = np.arange(diagonal.size)
+        gram = jnp.zeros_like(landmarks.factor)
+        for block, number in _blocks(everyone):
+            gram = _add_gram(gram, self.features(landmarks, block), number)
+        inner = jnp.linalg.cholesky(gram + ridge * jnp.eye(len(gram), dtype=gram.dtype))
+
+        def block_scores(block: np.ndarray) -> jax.Array:
+            features = self.features(landmarks, block)
+            return _split_scores(features, inner, diagonal[block], ridge)
+
+        return self._in_blocks(block_scores, everyone)
+
+    def _in_blocks(
+        self, function: Callable[[np.ndarray], jax.Array], candidates: np.ndarray
+    ) -> np.ndarray:
+        """`function` of the candidates, at most so many at a time."""
+        parts = [np.zeros(0, self.diagonal.dtype)]
+        for block, number in _blocks(candidates):
+            parts.append(np.asarray(function(block))[:number])
+        scores = np.concatenate(parts)
+        if not np.isfinite(scores).all():
+            raise ValueError(
+                "kernel must be finite and positive semi-definite; it is not"
+            )
+        return scores
 
 
-def _in_blocks(
-    function: Callable[[np.ndarray], jax.Array], candidates: np.ndarray, dtype: np.dtype
-) -> np.ndarray:
-    """`function` of the candidates, at most so many at a time."""
-    scores = np.empty(candidates.size, dtype)
-    size = min(_BLOCK, _power_of_two(candidates.size))
-    for start in range(0, candidates.size, size):
-        block = candidates[start : start + size]
-        values = np.asarray(function(_padded(block, size)))
-        scores[start : start + size] = values[: block.size]
-    if not np.isfinite(scores).all():
-        raise ValueError("kernel must be finite and positive semi-definite; it is not")
-    return scores
+def _blocks(indices: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
+    """Indices in arrays of one size, and how many in each are not filled up."""
+    size = min(_BLOCK, _size(indices))
+    for start in range(0, indices.size, size):
+        block = indices[start : start + size]
+        yield _padded(block, size), block.size
 
 
-def _power_of_two(number: int) -> int:
-    return 1 << max(3, (number - 1).bit_length())
+def _size(indices: np.ndarray) -> int:
+    # Few different sizes, each of which is compiled.
+    return next_power_of_two(max(8, indices.size))
 
 
 def _padded(indices: np.ndarray, size: int) -> np.ndarray:
     return np.pad(indices.astype(np.int32), (0, size - indices.size))
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _factor(
-    kernel: Kernel,
+@functools.partial(jax.jit, static_argnames="kernel")
+def _compiled_diagonal(points: jax.Array, kernel: Kernel) -> jax.Array:
+    return jax.vmap(lambda point: kernel(point[None], point[None])[0, 0])(points)
+
+
+@functools.partial(jax.jit, static_argnames="kernel")
+def _landmarks(
     points: jax.Array,
-    landmarks: jax.Array,
+    indices: jax.Array,
     roots: jax.Array,
     shift: jax.Array,
-) -> jax.Array:
-    """The Cholesky factor of W^(1/2) K W^(1/2) + shift I over the landmarks."""
-    chosen = points[landmarks]
-    matrix = kernel(chosen, chosen) * roots * roots[:, None]
-    return jnp.linalg.cholesky(matrix + shift * jnp.eye(roots.size, dtype=roots.dtype))
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _features(
     kernel: Kernel,
-    points: jax.Array,
-    factor: jax.Array,
-    landmarks: jax.Array,
-    roots: jax.Array,
-    block: jax.Array,
+) -> _Landmarks:
+    chosen = points[indices]
+    matrix = kernel(chosen, chosen) * roots * roots[:, None]
+    shifted = matrix + shift * jnp.eye(roots.size, dtype=roots.dtype)
+    return _Landmarks(chosen, roots, jnp.linalg.cholesky(shifted))
+
+
+@functools.partial(jax.jit, static_argnames="kernel")
+def _features(
+    points: jax.Array, landmarks: _Landmarks, block: jax.Array, kernel: Kernel
 ) -> jax.Array:
     """Columns z with zᵀz the part of k(x, x) that the landmarks explain."""
-    cross = kernel(points[landmarks], points[block]) * roots[:, None]
-    return solve_triangular(factor, cross, lower=True)
+    cross = kernel(landmarks.points, points[block]) * landmarks.roots[:, None]
+    return solve_triangular(landmarks.factor, cross, lower=True)
 
 
 @jax.jit
 def _add_gram(gram: jax.Array, features: jax.Array, number: jax.Array) -> jax.Array:
     features = jnp.where(jnp.arange(features.shape[1]) < number, features, 0)
-    return gram + jnp.matmul(features, features.T, precision=HIGHEST)
+    return gram + product(features, features.T)
 
 
 @jax.jit

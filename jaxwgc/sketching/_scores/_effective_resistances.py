@@ -68,7 +68,7 @@ def effective_resistances(
       and steady state distributions for Markov chains", Operations Research 33 (1985),
       for the elimination.
     """
-    values = edges
+    ends = None if _validation.is_traced(edges) else np.asarray(edges)
     edges = jnp.asarray(edges)
     if not jnp.issubdtype(edges.dtype, jnp.integer):
         raise TypeError(f"edges must be integers; got an array of {edges.dtype}")
@@ -76,7 +76,6 @@ def effective_resistances(
         raise ValueError(
             f"edges must have shape (m, 2) with m at least 1; got {edges.shape}"
         )
-    ends = None if _validation.is_traced(values) else np.asarray(values)
     if num_vertices is None:
         if ends is None:
             raise TypeError("num_vertices must be given where edges are traced")
@@ -98,14 +97,9 @@ def effective_resistances(
             )
         concrete = _checks.concrete(weights, conductances.dtype)
         if concrete is not None:
-            is_wrong = ~(np.isfinite(concrete) & (concrete > 0))
-            if is_wrong.any():
-                first = int(is_wrong.argmax())
-                raise ValueError(
-                    "weights must be positive and finite; got "
-                    f"weights[{first}] = {concrete[first]}"
-                )
-            if concrete.size and _is_too_small(concrete, np.max(concrete)).any():
+            is_right = np.isfinite(concrete) & (concrete > 0)
+            _checks.check_entries("weights", concrete, is_right, "positive and finite")
+            if _is_too_small(concrete, np.max(concrete)).any():
                 raise ValueError(
                     "weights must not differ by more than the range of "
                     f"{concrete.dtype}; got weights from {concrete.min()} to "
@@ -114,7 +108,7 @@ def effective_resistances(
     return _resistances(edges, conductances, num_vertices)
 
 
-@functools.partial(jax.jit, static_argnums=2)
+@functools.partial(jax.jit, static_argnames="num_vertices")
 def _resistances(edges: jax.Array, weights: jax.Array, num_vertices: int) -> jax.Array:
     dtype = weights.dtype
     valid = jnp.all((edges >= 0) & (edges < num_vertices))
@@ -157,10 +151,7 @@ def _resistances(edges: jax.Array, weights: jax.Array, num_vertices: int) -> jax
         flows = solve_triangular(factor, jnp.diag(inverse_roots), lower=True)
         return flows.T, jnp.ones(num_vertices, dtype)
 
-    def weak(_: None) -> tuple[jax.Array, jax.Array]:
-        return _eliminated(adjacency)
-
-    flows, pivots = lax.cond(is_plain, plain, weak, None)
+    flows, pivots = lax.cond(is_plain, plain, lambda _: _eliminated(adjacency), None)
     inverse_pivots = jnp.where(pivots > 0, 1 / jnp.where(pivots > 0, pivots, 1), 0)
 
     def resistance(edge: tuple[jax.Array, ...]) -> jax.Array:
@@ -195,9 +186,7 @@ def _eliminated(adjacency: jax.Array) -> tuple[jax.Array, jax.Array]:
     num_vertices = adjacency.shape[0]
     order = jnp.arange(num_vertices)
 
-    def eliminate(
-        k: jax.Array, state: tuple[jax.Array, jax.Array, jax.Array]
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def eliminate(k, state):
         left, shares, pivots = state
         row = jnp.where(order > k, left[k], 0)
         pivot = jnp.sum(row)
@@ -217,7 +206,7 @@ def _eliminated(adjacency: jax.Array) -> tuple[jax.Array, jax.Array]:
 def _components(first: jax.Array, second: jax.Array, num_vertices: int) -> jax.Array:
     """For every vertex, the smallest vertex of its component."""
 
-    def step(state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    def step(state):
         old, _ = state
         smaller = jnp.minimum(old[first], old[second])
         # The labels of the ends learn of each other, then everyone asks its label.

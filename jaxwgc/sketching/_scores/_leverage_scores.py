@@ -5,24 +5,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from jaxwgc import _validation
-from jaxwgc.sketching import _matrix_checks
-from jaxwgc.sketching._scores._derivatives import (
-    HIGHEST,
-    known_product,
-    orthonormal_columns,
-)
+from jaxwgc.sketching import _checks
+from jaxwgc.sketching._factors import orthonormal_basis, square_of_wide
+from jaxwgc.sketching._gram import Gram, equilibrated
+from jaxwgc.sketching._row_blocks import DenseRows
 from jaxwgc.sketching._scores._gram_scores import (
     at_most_one,
-    equilibrated,
-    gram,
     gram_scores,
     scores_from_gram,
 )
-from jaxwgc.sketching._scores._row_blocks import DenseRows
-from jaxwgc.sketching._scores._sparse_scores import is_sparse, sparse_leverage_scores
+from jaxwgc.sketching._scores._sparse_scores import sparse_leverage_scores
 
 METHODS = ("auto", "gram", "qr", "svd")
 
@@ -107,73 +101,28 @@ def leverage_scores(
       eigenvectors in place of Cholesky factors, so that rank-deficient matrices pass.
     """
     _validation.check_choice("method", method, METHODS)
-    if is_sparse(matrix):
+    if _checks.is_sparse(matrix):
         if method not in ("auto", "gram"):
             raise ValueError(
                 f'method must be "auto" or "gram" for a sparse matrix; got {method!r}'
             )
         return sparse_leverage_scores(matrix, rcond)
-    matrix = _matrix_checks.finite_matrix("matrix", matrix)
+    matrix = _checks.finite_matrix("matrix", matrix)
     num_rows, num_columns = matrix.shape
     if method == "auto":
         method = "gram" if num_rows >= 4 * num_columns else "qr"
-    matrix = _matrix_checks.nan_for_wrong_cutoff(matrix, rcond)
-    rcond = _matrix_checks.relative_cutoff(rcond, matrix.shape, matrix.dtype)
-    return _scores(matrix, rcond, method)
+    return _scores(*_checks.with_cutoff(matrix, rcond), method)
 
 
 @functools.partial(jax.jit, static_argnames="method")
 def _scores(matrix: jax.Array, rcond: jax.Array, method: str) -> jax.Array:
     num_rows, num_columns = matrix.shape
     if method == "gram" and num_rows >= num_columns:
-        return gram_scores(DenseRows(matrix), rcond)
+        return gram_scores(Gram.equilibrated(DenseRows(matrix)), rcond)
     finite, matrix, _, _ = equilibrated(matrix)
-    scores = _from_factors(matrix, rcond, method)
-    return jnp.where(finite, at_most_one(scores), jnp.nan)
-
-
-def _from_factors(matrix: jax.Array, rcond: jax.Array, method: str) -> jax.Array:
-    """Scores of a matrix with equilibrated columns, by orthogonal factorisations."""
-    num_rows, num_columns = matrix.shape
-    if num_rows < num_columns and method == "gram":
-        matrix = square_of_wide(matrix)
+    if method == "gram":
         # Not equilibrated again: the last columns of Rᵀ may be nothing but noise.
-        ones = jnp.ones(num_rows, matrix.dtype)
-        return scores_from_gram(DenseRows(matrix), ones, ones, gram(matrix), rcond)
-    return jnp.sum(orthonormal_basis(matrix, rcond, method) ** 2, axis=1)
-
-
-def orthonormal_basis(matrix: jax.Array, rcond: jax.Array, method: str) -> jax.Array:
-    """Of the columns, by `"qr"` or `"svd"`; with zeros for columns beyond the rank."""
-    num_rows, num_columns = matrix.shape
-    orthogonal = None
-    small = matrix
-    if method == "qr":
-        if num_rows < num_columns:
-            small = matrix = square_of_wide(matrix)
-        else:
-            orthogonal, small = jnp.linalg.qr(lax.stop_gradient(matrix))
-    left, singular_values, right = jnp.linalg.svd(
-        lax.stop_gradient(small), full_matrices=False
-    )
-    if method == "svd" and num_rows < num_columns:
-        # For derivatives, of a square matrix as well.
-        matrix = known_product(matrix, right.T, left * singular_values)
-        right = jnp.eye(num_rows, dtype=matrix.dtype)
-    is_kept = singular_values > rcond * singular_values[0]
-    left = jnp.where(is_kept, left, 0)
-    if orthogonal is not None:
-        left = jnp.matmul(orthogonal, left, precision=HIGHEST)
-    row_basis = jnp.where(is_kept, right.T, 0)
-    inverse = row_basis / jnp.where(is_kept, singular_values, 1)
-    return orthonormal_columns(matrix, left, inverse, row_basis)[0]
-
-
-def square_of_wide(matrix: jax.Array) -> jax.Array:
-    """Rᵀ of a wide X = RᵀQᵀ with orthonormal rows in Qᵀ: its columns span those of X.
-
-    A constant Q does as well for derivatives: X Q has the columns of X for any Q on
-    which no rank is lost.
-    """
-    basis, upper = jnp.linalg.qr(lax.stop_gradient(matrix).T)
-    return known_product(matrix, basis, upper.T)
+        scores = scores_from_gram(Gram.plain(DenseRows(square_of_wide(matrix))), rcond)
+    else:
+        scores = jnp.sum(orthonormal_basis(matrix, rcond, method) ** 2, axis=1)
+    return jnp.where(finite, at_most_one(scores), jnp.nan)

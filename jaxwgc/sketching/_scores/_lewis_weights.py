@@ -1,6 +1,5 @@
 """Lewis weights: the leverage scores of other norms."""
 
-import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -10,18 +9,12 @@ import numpy as np
 from jax import lax
 
 from jaxwgc import _validation
-from jaxwgc.sketching import _matrix_checks
-from jaxwgc.sketching._scores._gram_scores import (
-    HIGHEST,
-    at_most_one,
-    default_rcond,
-    equilibrated,
-    equilibrated_gram,
-    refined_orthonormaliser,
-    scores_from_gram,
-)
-from jaxwgc.sketching._scores._leverage_scores import orthonormal_basis
-from jaxwgc.sketching._scores._row_blocks import DenseRows
+from jaxwgc._product import product
+from jaxwgc.sketching import _checks
+from jaxwgc.sketching._factors import orthonormal_basis
+from jaxwgc.sketching._gram import Gram, equilibrated
+from jaxwgc.sketching._row_blocks import DenseRows
+from jaxwgc.sketching._scores._gram_scores import at_most_one, scores_from_gram
 
 
 class LewisWeights(NamedTuple):
@@ -100,7 +93,7 @@ def lewis_weights(
       section 3; Fazel, Lee, Padmanabhan and Sidford, "Computing Lewis weights to high
       precision", SODA 2022, for steps that converge for p >= 4.
     """
-    matrix = _matrix_checks.finite_matrix("matrix", matrix)
+    matrix = _checks.finite_matrix("matrix", matrix)
     _validation.check_number("p", p, positive=True)
     if not _validation.is_traced(p) and not np.isfinite(np.asarray(p)):
         raise ValueError(f"p must be finite; got {p}")
@@ -110,8 +103,7 @@ def lewis_weights(
         rounding = 100 * matrix.shape[1] ** 0.5 * float(jnp.finfo(dtype).eps)
         tolerance = rounding * jnp.maximum(1, p)
     _validation.check_number("tolerance", tolerance, minimum=0)
-    matrix = _matrix_checks.nan_for_wrong_cutoff(matrix, rcond)
-    rcond = _matrix_checks.relative_cutoff(rcond, matrix.shape, dtype)
+    matrix, rcond = _checks.with_cutoff(matrix, rcond)
     return _lewis_weights(
         matrix,
         jnp.asarray(p, dtype),
@@ -145,24 +137,22 @@ def _lewis_weights(
         logs = (0.5 - 1 / p) * log_weights + log_lengths
         logs = logs - jnp.max(jnp.where(is_row, logs, -jnp.inf), initial=-jnp.inf)
         factors = jnp.where(is_row, jnp.exp(jnp.where(is_row, logs, 0)), 0)
-        rows = _WeightedRows(directions, factors)
-        _, scale, unit, gram = equilibrated_gram(rows)
+        gram = Gram.equilibrated(_WeightedRows(directions, factors))
         # Of the directions; times the squares of their factors, the scores.
-        norms = scores_from_gram(rows, scale, unit, gram, cutoff)
+        norms = scores_from_gram(gram, cutoff)
         is_seen = is_row & (norms > 0)
         log_scores = jnp.log(jnp.where(is_seen, norms, 1)) + 2 * logs
         return jnp.where(is_seen, log_scores - log_weights, 0)
 
-    num_rows, num_columns = basis.shape
-    cutoff = jnp.asarray(default_rcond(num_rows, num_columns, basis.dtype), basis.dtype)
+    cutoff = jnp.asarray(_checks.rank_cutoff(basis.shape, basis.dtype), basis.dtype)
     mean = jnp.sum(basis**2) / jnp.maximum(jnp.sum(is_row), 1)
     start = jnp.full(squares.shape, jnp.log(jnp.where(mean > 0, mean, 1)))
-    rules = (*lax.stop_gradient((p, tolerance)), max_iterations)
+    iteration = _Iteration(*lax.stop_gradient((p, tolerance)), max_iterations)
     log_weights, (num_iterations, residual) = lax.custom_root(
         log_ratios,
         lax.stop_gradient(start),
-        functools.partial(_solve, *rules),
-        functools.partial(_tangent_solve, *rules),
+        iteration.solve,
+        iteration.tangent_solve,
         has_aux=True,
     )
     weights = jnp.where(is_row, at_most_one(jnp.exp(log_weights)), 0)
@@ -174,68 +164,66 @@ def _lewis_weights(
     )
 
 
-def _solve(
-    p: jax.Array,
-    tolerance: jax.Array,
-    max_iterations: jax.Array,
-    log_ratios: Callable[[jax.Array], jax.Array],
-    start: jax.Array,
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    """Logarithms of weights; the number of iterations, and the residual."""
-    power = jnp.where(p < 1, p / 2, 2 * p / (p + 2))
+class _Iteration(NamedTuple):
+    """How logarithms of weights, and their derivatives, are found."""
 
-    def step(state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-        log_weights, ratios, residual, shortening, iteration = state
-        log_weights = log_weights + shortening * power * ratios
-        ratios = log_ratios(log_weights)
-        new_residual = jnp.max(jnp.abs(ratios))
-        shortening = jnp.where(
-            new_residual < residual, jnp.minimum(1, 1.2 * shortening), shortening / 2
-        )
-        return log_weights, ratios, new_residual, shortening, iteration + 1
-
-    def is_open(state: tuple[jax.Array, ...]) -> jax.Array:
-        _, _, residual, shortening, iteration = state
-        # Where steps have been halved this often, rounding is all that is left.
-        is_moving = (residual > tolerance) & (shortening > 1e-4)
-        return is_moving & (iteration < max_iterations)
-
-    ratios = log_ratios(start)
-    one = jnp.ones((), start.dtype)
-    state = (start, ratios, jnp.max(jnp.abs(ratios)), one, jnp.zeros((), jnp.int32))
-    log_weights, _, residual, _, num_iterations = lax.while_loop(is_open, step, state)
-    return log_weights, (num_iterations, residual)
-
-
-def _tangent_solve(
-    p: jax.Array,
-    tolerance: jax.Array,
-    max_iterations: jax.Array,
-    derivative: Callable[[jax.Array], jax.Array],
-    target: jax.Array,
-) -> jax.Array:
-    """The solution of a linear equation with the derivative of the log ratios.
-
-    Its eigenvalues are from -1 to -2 / p, so that the same steps converge.
-    """
+    p: jax.Array
+    tolerance: jax.Array
+    max_iterations: jax.Array
 
     def solve(
-        derivative: Callable[[jax.Array], jax.Array], target: jax.Array
+        self, log_ratios: Callable[[jax.Array], jax.Array], start: jax.Array
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        """Logarithms of weights; the number of iterations, and the residual."""
+        p = self.p
+        power = jnp.where(p < 1, p / 2, 2 * p / (p + 2))
+
+        def step(state):
+            log_weights, ratios, residual, shortening, iteration = state
+            log_weights = log_weights + shortening * power * ratios
+            ratios = log_ratios(log_weights)
+            new = jnp.max(jnp.abs(ratios))
+            longer = jnp.minimum(1, 1.2 * shortening)
+            shortening = jnp.where(new < residual, longer, shortening / 2)
+            return log_weights, ratios, new, shortening, iteration + 1
+
+        def is_open(state):
+            _, _, residual, shortening, iteration = state
+            # Where steps have been halved this often, rounding is all that is left.
+            is_moving = (residual > self.tolerance) & (shortening > 1e-4)
+            return is_moving & (iteration < self.max_iterations)
+
+        ratios = log_ratios(start)
+        one = jnp.ones((), start.dtype)
+        state = (start, ratios, jnp.max(jnp.abs(ratios)), one, jnp.int32(0))
+        state = lax.while_loop(is_open, step, state)
+        log_weights, _, residual, _, num_iterations = state
+        return log_weights, (num_iterations, residual)
+
+    def tangent_solve(
+        self, derivative: Callable[[jax.Array], jax.Array], target: jax.Array
     ) -> jax.Array:
-        def step(state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-            solution, change, iteration = state
-            solution = solution + 2 * p / (p + 2) * change
-            return solution, derivative(solution) - target, iteration + 1
+        """The solution of a linear equation with the derivative of the log ratios.
 
-        def is_open(state: tuple[jax.Array, ...]) -> jax.Array:
-            _, change, iteration = state
-            is_large = jnp.max(jnp.abs(change)) > tolerance * jnp.max(jnp.abs(target))
-            return is_large & (iteration < max_iterations)
+        Its eigenvalues are from -1 to -2 / p, so that the same steps converge.
+        """
 
-        state = jnp.zeros_like(target), -target, jnp.zeros((), jnp.int32)
-        return lax.while_loop(is_open, step, state)[0]
+        def solve(derivative, target):
+            def step(state):
+                solution, change, iteration = state
+                solution = solution + 2 * self.p / (self.p + 2) * change
+                return solution, derivative(solution) - target, iteration + 1
 
-    return lax.custom_linear_solve(derivative, target, solve, solve)
+            def is_open(state):
+                _, change, iteration = state
+                bound = self.tolerance * jnp.max(jnp.abs(target))
+                is_large = jnp.max(jnp.abs(change)) > bound
+                return is_large & (iteration < self.max_iterations)
+
+            state = jnp.zeros_like(target), -target, jnp.int32(0)
+            return lax.while_loop(is_open, step, state)[0]
+
+        return lax.custom_linear_solve(derivative, target, solve, solve)
 
 
 def _orthonormal_basis(
@@ -245,15 +233,13 @@ def _orthonormal_basis(
 
     Lewis weights of one are those of the other.
     """
-    rows = DenseRows(matrix)
     if matrix.shape[0] < matrix.shape[1]:
         finite, matrix, _, _ = equilibrated(matrix)
         return finite, orthonormal_basis(matrix, rcond, "qr")
-    finite, scale, unit, gram = equilibrated_gram(rows)
-    inverse = refined_orthonormaliser(rows, scale, unit, gram, rcond)
-    inverse = inverse * unit[:, None]
-    basis = jnp.matmul(matrix * scale, inverse, precision=HIGHEST)
-    return finite, jnp.where(finite, basis, 0)
+    gram = Gram.equilibrated(DenseRows(matrix))
+    inverse = gram.orthonormaliser(rcond) * gram.unit[:, None]
+    basis = product(matrix * gram.scale, inverse)
+    return gram.finite, jnp.where(gram.finite, basis, 0)
 
 
 class _WeightedRows(DenseRows):

@@ -6,20 +6,13 @@ import numpy as np
 from jax import lax
 
 from jaxwgc import _validation
-from jaxwgc.sketching import _checks, _matrix_checks
+from jaxwgc.sketching import _checks
+from jaxwgc.sketching._derivatives import known_product, orthonormaliser_of_gram
+from jaxwgc.sketching._factors import square_of_wide
+from jaxwgc.sketching._gram import Gram, gram
 from jaxwgc.sketching._powers import inverse_power_of_two
-from jaxwgc.sketching._scores._derivatives import (
-    known_product,
-    orthonormaliser_of_gram,
-)
-from jaxwgc.sketching._scores._gram_scores import (
-    at_most_one,
-    equilibrated_gram,
-    gram,
-    scores_from_gram,
-)
-from jaxwgc.sketching._scores._leverage_scores import square_of_wide
-from jaxwgc.sketching._scores._row_blocks import RidgedRows, ridge_rows
+from jaxwgc.sketching._row_blocks import RidgedRows, ridge_rows
+from jaxwgc.sketching._scores._gram_scores import at_most_one, gram_scores
 
 
 def ridge_leverage_scores(
@@ -70,7 +63,7 @@ def ridge_leverage_scores(
       Alaoui and Mahoney, "Fast randomized kernel ridge regression with statistical
       guarantees", NeurIPS 2015, definition 1.
     """
-    matrix = _matrix_checks.finite_matrix("matrix", matrix)
+    matrix = _checks.finite_matrix("matrix", matrix)
     _validation.check_number("ridge", ridge, minimum=0)
     value = _checks.concrete(ridge, matrix.dtype)
     if value is not None:
@@ -78,21 +71,18 @@ def ridge_leverage_scores(
             raise ValueError(f"ridge must be finite in {matrix.dtype}; got {ridge}")
         if ridge and value < jnp.finfo(matrix.dtype).tiny:
             raise ValueError(f"ridge must not vanish in {matrix.dtype}; got {ridge}")
-    matrix = _matrix_checks.nan_for_wrong_cutoff(matrix, rcond)
-    rcond = _matrix_checks.relative_cutoff(rcond, matrix.shape, matrix.dtype)
+    matrix, rcond = _checks.with_cutoff(matrix, rcond)
     return _ridge_scores(matrix, jnp.asarray(ridge, matrix.dtype), rcond)
 
 
 @jax.jit
 def _ridge_scores(matrix: jax.Array, ridge: jax.Array, rcond: jax.Array) -> jax.Array:
     if matrix.shape[0] >= matrix.shape[1]:
-        rows = RidgedRows(matrix, lax.stop_gradient(ridge))
-        finite, scale, unit, total = equilibrated_gram(rows)
+        known = Gram.equilibrated(RidgedRows(matrix, lax.stop_gradient(ridge)))
         # Its derivative, which that of a root would lose at zero.
         change = ridge - lax.stop_gradient(ridge)
-        total += jnp.diag(change * scale * unit * scale * unit)
-        scores = scores_from_gram(rows, scale, unit, total, rcond)
-        return jnp.where(finite, at_most_one(scores), jnp.nan)
+        change = jnp.diag(change * known.scale * known.unit * known.scale * known.unit)
+        return gram_scores(known._replace(matrix=known.matrix + change), rcond)
     root = jnp.sqrt(lax.stop_gradient(ridge))
     largest = jnp.maximum(jnp.abs(lax.stop_gradient(matrix)).max(), root)
     finite = jnp.isfinite(largest)

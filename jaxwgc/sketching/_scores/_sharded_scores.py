@@ -8,9 +8,10 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxwgc.sketching import _matrix_checks
+from jaxwgc.sketching import _checks
+from jaxwgc.sketching._gram import Gram
+from jaxwgc.sketching._row_blocks import DenseRows
 from jaxwgc.sketching._scores._gram_scores import gram_scores
-from jaxwgc.sketching._scores._row_blocks import DenseRows
 
 
 def sharded_leverage_scores(
@@ -63,14 +64,13 @@ def sharded_leverage_scores(
             f"axis_name must be one of the axes of mesh, {mesh.axis_names}; got "
             f"{axis_name!r}"
         )
-    matrix = _matrix_checks.finite_matrix("matrix", matrix)
+    matrix = _checks.finite_matrix("matrix", matrix)
     if matrix.shape[0] < matrix.shape[1]:
         raise ValueError(
             "matrix must have at least as many rows as columns to be sharded by rows; "
             f"got {matrix.shape}; use leverage_scores"
         )
-    matrix = _matrix_checks.nan_for_wrong_cutoff(matrix, rcond)
-    rcond = _matrix_checks.relative_cutoff(rcond, matrix.shape, matrix.dtype)
+    matrix, rcond = _checks.with_cutoff(matrix, rcond)
     return _sharded_scores(matrix, rcond, mesh=mesh, axis_name=axis_name)
 
 
@@ -85,8 +85,12 @@ def _sharded_scores(
     by_rows = PartitionSpec(axis_name)
     # On a mesh with explicit axes, shard_map asks for it.
     matrix = jax.device_put(matrix, NamedSharding(mesh, by_rows))
+
+    def of_one_device(rows, rcond):
+        return gram_scores(Gram.equilibrated(_ShardedRows(rows, axis_name)), rcond)
+
     scores = jax.shard_map(
-        lambda rows, rcond: gram_scores(_ShardedRows(rows, axis_name), rcond),
+        of_one_device,
         mesh=mesh,
         in_specs=(by_rows, PartitionSpec()),
         out_specs=by_rows,

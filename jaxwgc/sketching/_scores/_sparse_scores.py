@@ -1,7 +1,6 @@
 """Leverage scores of sparse matrices, a few rows of them dense at a time."""
 
 import functools
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -10,26 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxwgc import _validation
-from jaxwgc.sketching import _checks, _matrix_checks
+from jaxwgc.sketching import _checks
+from jaxwgc.sketching._derivatives import orthonormal_columns
+from jaxwgc.sketching._gram import Gram, column_scale
 from jaxwgc.sketching._powers import inverse_power_of_two
-from jaxwgc.sketching._scores._derivatives import orthonormal_columns
-from jaxwgc.sketching._scores._gram_scores import (
-    at_most_one,
-    column_scale,
-    gram,
-    gram_scores,
-    refine,
-)
-from jaxwgc.sketching._scores._row_blocks import block_size
+from jaxwgc.sketching._row_blocks import block_size
+from jaxwgc.sketching._scores._gram_scores import at_most_one, gram_scores
 
-
-def is_sparse(value: Any) -> bool:
-    """True for any sparse matrix of JAX."""
-    # Importing the module takes as long as importing the rest of the library; where
-    # nobody has imported it, there is no such matrix.
-    sparse = sys.modules.get("jax.experimental.sparse")
-    return sparse is not None and isinstance(value, sparse.JAXSparse)
+# Rows, columns and values.
+Entries = tuple[jax.Array, jax.Array, jax.Array]
 
 
 def sparse_leverage_scores(
@@ -49,51 +37,40 @@ def sparse_leverage_scores(
             f"{matrix.shape} with n_batch = {matrix.n_batch} and "
             f"n_dense = {matrix.n_dense}"
         )
-    _matrix_checks.check_not_empty("matrix", matrix.shape)
-    data = _checks.float_array("matrix", matrix.data)
-    if not _validation.is_traced(matrix.data):
-        _matrix_checks.check_finite("matrix", matrix.data, data.dtype)
-    data = _matrix_checks.nan_for_wrong_cutoff(data, rcond)
-    rcond = _matrix_checks.relative_cutoff(rcond, matrix.shape, data.dtype)
-    row, column = jnp.asarray(matrix.indices).T
-    return _sparse_scores(
-        data, row, column, rcond, shape=matrix.shape, is_sorted=matrix.indices_sorted
-    )
+    _checks.check_not_empty("matrix", matrix.shape)
+    data = _checks.finite_array("matrix", matrix.data)
+    data, rcond = _checks.with_cutoff(data, rcond, shape=matrix.shape)
+    entries = (*jnp.asarray(matrix.indices).T, data)
+    return _sparse_scores(entries, rcond, matrix.shape, matrix.indices_sorted)
 
 
 @functools.partial(jax.jit, static_argnames=("shape", "is_sorted"))
 def _sparse_scores(
-    data: jax.Array,
-    row: jax.Array,
-    column: jax.Array,
-    rcond: jax.Array,
-    shape: tuple[int, int],
-    is_sorted: bool,
+    entries: Entries, rcond: jax.Array, shape: tuple[int, int], is_sorted: bool
 ) -> jax.Array:
-    rows = SparseRows(data, row, column, shape, is_sorted)
+    rows = SparseRows(entries, shape, is_sorted)
     num_rows, num_columns = shape
     if num_rows >= num_columns:
-        return gram_scores(rows, rcond)
+        return gram_scores(Gram.equilibrated(rows), rcond)
     finite, scale = column_scale(rows)
     norms = jnp.sqrt(rows.sum(lambda block: jnp.sum((block * scale) ** 2, axis=0)))
     finite &= jnp.isfinite(norms).all()
+    row, column, data = entries
     # Out of bounds, any unit will do.
     data = data * scale.at[column].get(mode="clip")
     data = data * inverse_power_of_two(norms).at[column].get(mode="clip")
     # Xᵀ = U R with orthonormal columns in U: the columns of X span those of Rᵀ, which
     # is square.
-    tall = SparseRows(data, column, row, (num_columns, num_rows), is_sorted=False)
+    tall = SparseRows((column, row, data), (num_columns, num_rows), is_sorted=False)
     # Not equilibrated again, since these are the rows of X.
-    ones = jnp.ones(num_rows, data.dtype)
-    total = tall.sum(gram)
-    eigenvalues, vectors = jnp.linalg.eigh(lax.stop_gradient(total))
-    square = refine(tall, ones, ones, eigenvalues, vectors).factor().T
+    gram = Gram.plain(tall)
+    square = gram.refined(*gram.decomposed()).factor().T
     left, singular_values, _ = jnp.linalg.svd(square)
     is_kept = singular_values > rcond * singular_values[0]
     left = jnp.where(is_kept, left, 0)
     # X Xᵀ has the same columns' span: for derivatives.
     inverse = left / jnp.where(is_kept, singular_values, 1) ** 2
-    left, _ = orthonormal_columns(total, left, inverse, left)
+    left, _ = orthonormal_columns(gram.matrix, left, inverse, left)
     scores = jnp.sum(left**2, axis=1)
     return jnp.where(finite, at_most_one(scores), jnp.nan)
 
@@ -105,14 +82,8 @@ class SparseRows:
     add up. The memory is that of the entries, sorted, and of one block of rows.
     """
 
-    def __init__(
-        self,
-        data: jax.Array,
-        row: jax.Array,
-        column: jax.Array,
-        shape: tuple[int, int],
-        is_sorted: bool,
-    ):
+    def __init__(self, entries: Entries, shape: tuple[int, int], is_sorted: bool):
+        row, column, data = entries
         self.num_rows, self.num_columns = shape
         self.dtype = data.dtype
         self._size = block_size(*shape)

@@ -6,15 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxwgc.sketching import _checks, _matrix_checks
-from jaxwgc.sketching._scores._gram_scores import (
-    WELL_CONDITIONED,
-    default_rcond,
-    equilibrated_gram,
-    refine,
-    squared_row_norms,
-)
-from jaxwgc.sketching._scores._row_blocks import DenseRows
+from jaxwgc.sketching import _checks
+from jaxwgc.sketching._gram import WELL_CONDITIONED, Gram
+from jaxwgc.sketching._powers import next_power_of_two
+from jaxwgc.sketching._row_blocks import DenseRows
+from jaxwgc.sketching._scores._gram_scores import squared_row_norms
 
 # The exponent of a column that is zero so far.
 _NO_EXPONENT = -(2**14)
@@ -85,15 +81,9 @@ def streaming_leverage_scores(
         num_rows += size
     if factor is None:
         raise ValueError("blocks must have at least one row; got none")
-    if rcond is None:
-        rcond = default_rcond(num_rows, factor.num_columns, chunk.dtype)
-    else:
-        rcond = float(
-            _matrix_checks.relative_cutoff(
-                rcond, (num_rows, factor.num_columns), chunk.dtype
-            )
-        )
-    scales, lower = factor.orthonormaliser(rcond)
+    shape = num_rows, factor.num_columns
+    _, rcond = _checks.with_cutoff(jnp.asarray(chunk[:0]), rcond, shape=shape)
+    scales, lower = factor.orthonormaliser(float(rcond))
     scales, lower = scales.astype(chunk.dtype), lower.astype(chunk.dtype)
     scores = np.empty(num_rows, chunk.dtype)
     start = 0
@@ -125,45 +115,41 @@ def _chunks(
         raise TypeError(
             f"blocks() must be an iterable of arrays; got {type(iterable).__name__}"
         )
-    buffer = None
+    buffer = np.empty((0, 0))
     filled = 0
     for block in iterable:
         rows = np.asarray(block)
         if rows.ndim != 2:
             raise ValueError(f"every block must have shape (b, p); got {rows.shape}")
-        if buffer is None:
+        dtype = _checks.float_array("every block", rows[:0]).dtype
+        if not buffer.size:
             num_columns = rows.shape[1]
             if num_columns < 1:
                 raise ValueError("every block must have at least one column; got none")
-            dtype = _checks.float_array("every block", rows[:0]).dtype
-            row_bytes = num_columns * dtype.itemsize
             # At least 16p rows, so that p x p matrices are cheap beside a chunk.
-            size = max(num_bytes // row_bytes, 16 * num_columns, 1)
+            size = max(num_bytes // (num_columns * dtype.itemsize), 16 * num_columns)
             buffer = np.empty((size, num_columns), dtype)
+        size, num_columns = buffer.shape
         if rows.shape[1] != num_columns:
             raise ValueError(
                 f"all blocks must have the same columns; got {num_columns} and "
                 f"{rows.shape[1]}"
             )
-        if rows.dtype != dtype:
-            _checks.float_array("every block", rows[:0])
-            with np.errstate(over="ignore"):
-                rows = rows.astype(dtype)
-        first = 0
-        while first < rows.shape[0]:
-            number = min(size - filled, rows.shape[0] - first)
-            if number == size:
-                yield rows[first : first + size], size
-            else:
-                buffer[filled : filled + number] = rows[first : first + number]
-                filled += number
-                if filled == size:
-                    yield buffer, size
-                    filled = 0
-            first += number
-    if buffer is not None and filled:
+        with np.errstate(over="ignore"):
+            rows = rows.astype(buffer.dtype, copy=False)
+        while len(rows):
+            taken, rows = np.split(rows, [size - filled])
+            if len(taken) == size:
+                yield taken, size
+                continue
+            buffer[filled : filled + len(taken)] = taken
+            filled += len(taken)
+            if filled == size:
+                yield buffer, size
+                filled = 0
+    if filled:
         # Few different sizes, and little to do for small matrices.
-        padded = min(size, max(256, 1 << (filled - 1).bit_length()))
+        padded = min(len(buffer), max(256, next_power_of_two(filled)))
         buffer[filled:padded] = 0
         yield buffer[:padded], filled
 
@@ -180,38 +166,37 @@ class _Factor:
         self.num_columns = num_columns
         self.exponents = np.full(num_columns, _NO_EXPONENT)
         self.gram = np.zeros((num_columns, num_columns))
-        self.triangular: np.ndarray | None = None
+        self.triangular = np.zeros_like(self.gram)
 
     def add(self, chunk: np.ndarray, start: int, size: int) -> None:
         """Take in the rows of a chunk."""
-        finite, scale, unit, gram = _chunk_gram(chunk)
-        if not bool(finite):
+        parts = _chunk_gram(chunk)
+        scale, unit, gram, finite = map(np.asarray, parts)
+        if not finite:
             wrong = start + int(np.argmax(~np.isfinite(chunk[:size]).all(axis=1)))
             raise ValueError(
                 f"blocks must be finite; got NaN or infinity in row {wrong}"
             )
-        host_gram = np.asarray(gram, np.float64)
-        exponents = 2 - np.frexp(np.asarray(scale))[1] - np.frexp(np.asarray(unit))[1]
-        is_zero = np.diagonal(host_gram) == 0
+        gram = gram.astype(np.float64)
+        exponents = 2 - np.frexp(scale)[1] - np.frexp(unit)[1]
+        is_zero = np.diagonal(gram) == 0
         exponents = np.where(is_zero, _NO_EXPONENT, exponents)
         # As long as a column is zero its unit is not known, and needs not be.
         total = np.maximum(self.exponents, exponents)
         old = np.maximum(self.exponents - total, _NO_EXPONENT)
         new = np.maximum(exponents - total, _NO_EXPONENT)
         self.gram = np.ldexp(self.gram, old[:, None] + old)
-        if self.triangular is not None:
-            self.triangular = np.ldexp(self.triangular, old)
+        self.triangular = np.ldexp(self.triangular, old)
         self.exponents = total
-        if _is_well_conditioned(host_gram, is_zero):
+        if _is_well_conditioned(gram, is_zero):
             # Exact in every direction to 1e4 roundings, and so is the sum.
-            self.gram += np.ldexp(host_gram, new[:, None] + new)
+            self.gram += np.ldexp(gram, new[:, None] + new)
         else:
-            square = np.asarray(_chunk_factor(chunk, scale, unit, gram), np.float64)
+            square = np.asarray(_chunk_factor(chunk, *parts), np.float64)
             self._fold(np.ldexp(square, new))
 
     def _fold(self, rows: np.ndarray) -> None:
-        if self.triangular is not None:
-            rows = np.concatenate([self.triangular, rows])
+        rows = np.concatenate([self.triangular, rows])
         self.triangular = np.asarray(np.linalg.qr(rows, mode="r"))
 
     def orthonormaliser(self, rcond: float) -> tuple[np.ndarray, np.ndarray]:
@@ -225,12 +210,9 @@ class _Factor:
             roots = np.sqrt(np.maximum(eigenvalues, 0))
             self._fold(np.ldexp(roots[:, None] * vectors.T, unit))
             self.gram[:] = 0
-        # Nothing has been folded where all rows are zero.
-        triangular = np.zeros_like(self.gram)
-        if self.triangular is not None:
-            # A column that is zero throughout has nothing but rounding in its factor,
-            # and no unit to measure that by.
-            triangular = np.where(self.exponents > _NO_EXPONENT, self.triangular, 0)
+        # A column that is zero throughout has nothing but rounding in its factor, and
+        # no unit to measure that by.
+        triangular = np.where(self.exponents > _NO_EXPONENT, self.triangular, 0)
         norms = np.linalg.norm(triangular, axis=0)
         more = np.where(norms > 0, np.round(np.log2(np.where(norms > 0, norms, 1))), 0)
         more = more.astype(int)
@@ -259,18 +241,14 @@ def _is_well_conditioned(gram: np.ndarray, is_zero: np.ndarray) -> bool:
 
 
 @jax.jit
-def _chunk_gram(
-    chunk: jax.Array,
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    return equilibrated_gram(DenseRows(chunk))
+def _chunk_gram(chunk: jax.Array) -> tuple[jax.Array, ...]:
+    return Gram.equilibrated(DenseRows(chunk))[1:]
 
 
 @jax.jit
-def _chunk_factor(
-    chunk: jax.Array, scale: jax.Array, unit: jax.Array, gram: jax.Array
-) -> jax.Array:
-    eigenvalues, vectors = jnp.linalg.eigh(gram)
-    return refine(DenseRows(chunk), scale, unit, eigenvalues, vectors).factor()
+def _chunk_factor(chunk: jax.Array, *parts: jax.Array) -> jax.Array:
+    gram = Gram(DenseRows(chunk), *parts)
+    return gram.refined(*gram.decomposed()).factor()
 
 
 @jax.jit

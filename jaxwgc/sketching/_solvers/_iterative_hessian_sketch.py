@@ -1,21 +1,24 @@
 """Least squares, also constrained, by Newton steps with sketched Hessians."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from jaxwgc import _validation
-from jaxwgc.sketching._embeddings._by_name import CONSTRUCTORS, embed
+from jaxwgc._product import product
+from jaxwgc.sketching import _checks
+from jaxwgc.sketching._embeddings._dense_embeddings import gaussian
+from jaxwgc.sketching._embeddings._embedding import Embedding, EmbeddingLike, embed
+from jaxwgc.sketching._gram import gram
 from jaxwgc.sketching._powers import inverse_power_of_two
-from jaxwgc.sketching._scores._gram_scores import HIGHEST, gram
-from jaxwgc.sketching._solvers import _systems
 from jaxwgc.sketching._solvers._orthonormalisers import Orthonormaliser, from_factors
 from jaxwgc.sketching._solvers._residuals import residual_products
-from jaxwgc.sketching._solvers._solution import Solution
+from jaxwgc.sketching._solvers._solution import Solution, every_target
 
 Projection = Callable[[jax.Array], jax.Array]
 
@@ -27,7 +30,7 @@ def iterative_hessian_sketch(
     sketch_size: int,
     num_iterations: int,
     projection: Projection | None = None,
-    embedding: str = "gaussian",
+    embedding: EmbeddingLike = gaussian,
     *,
     refresh: bool = True,
     step_size: jax.typing.ArrayLike | None = None,
@@ -57,8 +60,9 @@ def iterative_hessian_sketch(
         `projection_box` or `projection_l1_ball`. It should be one object, not a new
         lambda in every call, which would compile again. By default there are no
         constraints.
-      embedding: how every S is drawn: `"gaussian"`, `"rademacher"`, `"srht"`,
-        `"count_sketch"`, `"sparse_sign"` or `"row_sampling"`.
+      embedding: how every S is drawn: a constructor, such as `gaussian`, `rademacher`,
+        `srht`, `count_sketch`, `sparse_sign` or `row_sampling`; or an `Embedding` of
+        the shape (m, N), from whose own key those of every S are split.
       refresh: whether there is a new sketch in every iteration. With one sketch for
         all, which is cheaper, and heavy-ball momentum, the factor is p / m as well, but
         only after some iterations, not with a projection, and in the limit of many
@@ -83,11 +87,12 @@ def iterative_hessian_sketch(
 
     Raises:
       ValueError: for a sketch that is too small, shapes that do not match, entries that
-        are not finite (where not traced), an unknown embedding, a projection that
-        does not return (p,) or is given with refresh=False, or a step size that is not
-        positive.
-      TypeError: for complex arrays or anything but numbers, or a projection that is not
-        a function.
+        are not finite (where not traced), an embedding of the wrong shape, a projection
+        that does not return (p,) or is given with refresh=False, or a step size that is
+        not positive.
+      TypeError: for complex arrays or anything but numbers, a projection that is not a
+        function, or an embedding that is neither a constructor nor an `Embedding`, such
+        as a name.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax
@@ -120,7 +125,7 @@ def iterative_hessian_sketch(
       steps.
     """
     _validation.check_key(key)
-    matrix, target = _systems.system(matrix, target)
+    matrix, target = _checks.system(matrix, target)
     rank = min(matrix.shape)
     sketch_size = _validation.check_int("sketch_size", sketch_size, minimum=1)
     if sketch_size < rank + 4:
@@ -132,7 +137,7 @@ def iterative_hessian_sketch(
     num_inner_steps = _validation.check_int(
         "num_inner_steps", num_inner_steps, minimum=1
     )
-    _validation.check_choice("embedding", embedding, tuple(CONSTRUCTORS))
+    embedding = embed(embedding, key, sketch_size, matrix.shape[0])
     if not refresh and projection is not None:
         raise ValueError(
             "refresh must be True with a projection, with which momentum is not known "
@@ -149,13 +154,11 @@ def iterative_hessian_sketch(
     _validation.check_number("step_size", step_size, positive=True)
     eps = float(jnp.finfo(matrix.dtype).eps)
     return _solve(
-        key,
         matrix,
         target,
-        jnp.asarray(step_size, matrix.dtype),
-        _systems.stopping_tolerance(tolerance, eps**0.5, matrix.dtype),
         embedding,
-        sketch_size,
+        jnp.asarray(step_size, matrix.dtype),
+        _checks.stopping_tolerance(tolerance, eps**0.5, matrix.dtype),
         num_iterations,
         projection,
         num_inner_steps,
@@ -164,8 +167,7 @@ def iterative_hessian_sketch(
 
 
 def _check_projection(projection: Projection, matrix: jax.Array) -> None:
-    if not callable(projection):
-        raise TypeError(f"projection must be a function; got {projection!r}")
+    _validation.check_callable("projection", projection)
     like = jax.ShapeDtypeStruct(matrix.shape[1:], matrix.dtype)
     found = jax.eval_shape(projection, like)
     if getattr(found, "shape", None) != like.shape:
@@ -174,15 +176,16 @@ def _check_projection(projection: Projection, matrix: jax.Array) -> None:
         )
 
 
-@functools.partial(jax.jit, static_argnums=(5, 6, 7, 8, 9, 10))
+@functools.partial(
+    jax.jit,
+    static_argnames=("num_iterations", "projection", "num_inner_steps", "refresh"),
+)
 def _solve(
-    key: jax.Array,
     matrix: jax.Array,
     target: jax.Array,
+    embedding: Embedding,
     step_size: jax.Array,
     tolerance: jax.Array,
-    embedding: str,
-    sketch_size: int,
     num_iterations: int,
     projection: Projection | None,
     num_inner_steps: int,
@@ -195,25 +198,27 @@ def _solve(
     matrix = jnp.where(finite, matrix, 0) * unit
     target = jnp.where(finite, target, jnp.nan) * unit
 
-    def sketch(key: jax.Array) -> jax.Array:
-        drawn = embed(embedding, key, sketch_size, matrix.shape[0])
-        return drawn.apply(matrix)
+    def sketch(key: jax.Array) -> tuple[jax.Array, Any]:
+        small = dataclasses.replace(embedding, key=key) @ matrix
+        return small, _prepared(small, projection)
 
-    prepare, move = _method(projection, num_inner_steps)
     # The same for all targets, and outside of the loop where it stays the same.
-    fixed: Any = None
-    if not refresh:
-        fixed = prepare(sketch(key))
-    momentum = 0 if refresh else min(matrix.shape) / sketch_size
+    fixed = None if refresh else sketch(embedding.key)
+    momentum = 0 if refresh else min(matrix.shape) / embedding.sketch_size
 
     def solve(target: jax.Array) -> Solution:
         def step(state, key):
             solution, last, gradient = state
-            prepared = prepare(sketch(key)) if refresh else fixed
-            change = move(prepared, solution, step_size * gradient)
+            small, prepared = fixed or sketch(key)
+            downhill = step_size * gradient
+            if projection is None:
+                change = _free_change(prepared, downhill)
+            else:
+                change = _constrained_change(
+                    prepared, solution, downhill, projection, num_inner_steps
+                )
             change = change + momentum * (solution - last)
-            image = jnp.matmul(prepared.small, change, precision=HIGHEST)
-            moved = jnp.linalg.norm(image)
+            moved = jnp.linalg.norm(product(small, change))
             new = solution + change
             gradient, squared = residual_products(matrix, target, new)
             return (new, solution, gradient), (jnp.sqrt(squared), moved)
@@ -222,7 +227,7 @@ def _solve(
         if projection is not None:
             start = projection(start).astype(matrix.dtype)
         gradient, squared = residual_products(matrix, target, start)
-        keys = jax.random.split(key, num_iterations)
+        keys = jax.random.split(embedding.key, num_iterations)
         (solution, _, gradient), (norms, moved) = lax.scan(
             step, (start, start, gradient), keys
         )
@@ -237,67 +242,38 @@ def _solve(
         converged &= jnp.isfinite(solution).all()
         return Solution(solution, jnp.int32(num_iterations), converged, history)
 
-    return _systems.every_target(solve, target)
+    return every_target(solve, target)
 
 
-def _method(
-    projection: Projection | None, num_inner_steps: int
-) -> tuple[
-    Callable[[jax.Array], Any], Callable[[Any, jax.Array, jax.Array], jax.Array]
-]:
-    """What is computed of a sketch, and the move from a point with that."""
+def _prepared(small: jax.Array, projection: Projection | None) -> Any:
+    """What a change of θ needs of a sketch of X."""
     if projection is None:
-        return _prepare_free, _move_free
-    move = functools.partial(
-        _move_constrained, projection=projection, num_steps=num_inner_steps
-    )
-    return _prepare_constrained, move
-
-
-class _Free(NamedTuple):
-    factors: Orthonormaliser
-    small: jax.Array
-
-
-def _prepare_free(small: jax.Array) -> _Free:
-    rcond = _systems.cutoff(None, small.shape, small.dtype)
-    return _Free(from_factors(small, None, rcond), small)
-
-
-def _move_free(prepared: _Free, solution: jax.Array, gradient: jax.Array) -> jax.Array:
-    del solution
-    factors = prepared.factors
-    inverse = factors.matrix
-    coordinates = jnp.matmul(factors.scale * gradient, inverse, precision=HIGHEST)
-    change = jnp.matmul(inverse, coordinates, precision=HIGHEST)
-    return factors.shortest(factors.scale * change)
-
-
-class _Constrained(NamedTuple):
-    hessian: jax.Array
-    largest: jax.Array
-    small: jax.Array
-
-
-def _prepare_constrained(small: jax.Array) -> _Constrained:
+        rcond = _checks.solver_cutoff(small.shape, small.dtype)
+        return from_factors(small, None, rcond)
     hessian = gram(small)
-    return _Constrained(hessian, jnp.linalg.eigvalsh(hessian)[-1], small)
+    return hessian, jnp.linalg.eigvalsh(hessian)[-1]
 
 
-def _move_constrained(
-    prepared: _Constrained,
+def _free_change(factors: Orthonormaliser, gradient: jax.Array) -> jax.Array:
+    """The Newton step of a sketched Hessian."""
+    coordinates = product(factors.scale * gradient, factors.matrix)
+    return factors.shortest(factors.scale * product(factors.matrix, coordinates))
+
+
+def _constrained_change(
+    prepared: tuple[jax.Array, jax.Array],
     solution: jax.Array,
     gradient: jax.Array,
     projection: Projection,
     num_steps: int,
 ) -> jax.Array:
     """Accelerated projected gradient steps, restarted where they overshoot."""
-    hessian, largest, _ = prepared
+    hessian, largest = prepared
     inverse = 1 / jnp.where(largest > 0, largest, 1)
 
     def step(_, state):
         point, extrapolated, weight = state
-        slope = jnp.matmul(hessian, extrapolated - solution, precision=HIGHEST)
+        slope = product(hessian, extrapolated - solution)
         new = projection(extrapolated - inverse * (slope - gradient))
         new = new.astype(point.dtype)
         is_overshot = jnp.sum((extrapolated - new) * (new - point)) > 0

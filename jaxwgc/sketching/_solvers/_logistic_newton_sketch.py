@@ -3,10 +3,10 @@
 import jax
 import jax.numpy as jnp
 
+from jaxwgc._product import product
 from jaxwgc.sketching import _checks
-from jaxwgc.sketching._matrix_checks import finite_matrix
-from jaxwgc.sketching._scores._gram_scores import HIGHEST
-from jaxwgc.sketching._solvers import _systems
+from jaxwgc.sketching._embeddings._embedding import EmbeddingLike
+from jaxwgc.sketching._embeddings._sparse_embeddings import sparse_sign
 from jaxwgc.sketching._solvers._newton_sketch import newton_sketch
 from jaxwgc.sketching._solvers._solution import Solution
 
@@ -16,7 +16,7 @@ def logistic_newton_sketch(
     features: jax.typing.ArrayLike,
     labels: jax.typing.ArrayLike,
     sketch_size: int,
-    embedding: str = "sparse_sign",
+    embedding: EmbeddingLike = sparse_sign,
     *,
     ridge: jax.typing.ArrayLike = 0.0,
     initial: jax.typing.ArrayLike | None = None,
@@ -72,27 +72,27 @@ def logistic_newton_sketch(
       Pilanci and Wainwright, "Newton sketch: a near linear-time optimization algorithm
       with linear-quadratic convergence", SIAM J. Optim. 27 (2017), section 4.
     """
-    features = finite_matrix("features", features)
+    features = _checks.finite_matrix("features", features)
     num_rows, num_columns = features.shape
-    label_array = _checks.float_array("labels", labels)
-    if label_array.shape != (num_rows,):
+    targets = _checks.float_array("labels", labels)
+    if targets.shape != (num_rows,):
         raise ValueError(
-            f"labels must have shape (N,) = {(num_rows,)}; got {label_array.shape}"
+            f"labels must have shape (N,) = {(num_rows,)}; got {targets.shape}"
         )
-    values = _checks.concrete(labels, label_array.dtype)
-    if values is not None and not ((values >= 0) & (values <= 1)).all():
-        wrong = values[~((values >= 0) & (values <= 1))][0]
-        raise ValueError(f"labels must be between 0 and 1; got {wrong}")
+    values = _checks.concrete(labels, targets.dtype)
+    if values is not None:
+        wrong = values[~((values >= 0) & (values <= 1))]
+        if wrong.size:
+            raise ValueError(f"labels must be between 0 and 1; got {wrong[0]}")
+    targets = jnp.where((targets >= 0) & (targets <= 1), targets, jnp.nan)
+    targets = targets.astype(features.dtype)
     if initial is None:
         initial = jnp.zeros(num_columns, features.dtype)
-    initial = _systems.finite_array("initial", initial).astype(features.dtype)
+    initial = _checks.finite_array("initial", initial).astype(features.dtype)
     if initial.shape != (num_columns,):
         raise ValueError(
             f"initial must have shape (p,) = {(num_columns,)}; got {initial.shape}"
         )
-    label_array = jnp.where(
-        (label_array >= 0) & (label_array <= 1), label_array, jnp.nan
-    ).astype(features.dtype)
     found = newton_sketch(
         key,
         _logistic_loss,
@@ -100,13 +100,13 @@ def logistic_newton_sketch(
         initial,
         sketch_size,
         embedding,
-        args=(features, label_array),
+        args=(features, targets),
         ridge=ridge,
         num_refinements=num_refinements,
         tolerance=tolerance,
         max_iterations=max_iterations,
     )
-    has_minimum = _has_minimum(found.solution, features, label_array, ridge)
+    has_minimum = _has_minimum(found.solution, features, targets, ridge)
     return found._replace(converged=found.converged & has_minimum)
 
 
@@ -118,7 +118,7 @@ def _has_minimum(
     ridge: jax.typing.ArrayLike,
 ) -> jax.Array:
     """False where θ separates the labels: without a ridge, 2θ is then better than θ."""
-    margins = jnp.matmul(features, solution, precision=HIGHEST) * (2 * labels - 1)
+    margins = product(features, solution) * (2 * labels - 1)
     is_separated = jnp.all((margins > 0) & ((labels == 0) | (labels == 1)))
     return ~is_separated | (jnp.asarray(ridge) > 0)
 
@@ -126,13 +126,13 @@ def _has_minimum(
 def _logistic_loss(
     params: jax.Array, features: jax.Array, labels: jax.Array
 ) -> jax.Array:
-    logits = jnp.matmul(features, params, precision=HIGHEST)
+    logits = product(features, params)
     return jnp.mean(jax.nn.softplus(logits) - labels * logits)
 
 
 def _logistic_root(
     params: jax.Array, features: jax.Array, labels: jax.Array
 ) -> jax.Array:
-    logits = jnp.matmul(features, params, precision=HIGHEST)
+    logits = product(features, params)
     variance = jax.nn.sigmoid(logits) * jax.nn.sigmoid(-logits)
     return features * jnp.sqrt(variance / labels.shape[0])[:, None]

@@ -9,10 +9,9 @@ from jax.flatten_util import ravel_pytree
 
 from jaxwgc import _validation
 from jaxwgc.sketching import _checks
-from jaxwgc.sketching._embeddings._by_name import CONSTRUCTORS
-from jaxwgc.sketching._matrix_checks import check_finite
-from jaxwgc.sketching._solvers import _systems
-from jaxwgc.sketching._solvers._newton_steps import minimise
+from jaxwgc.sketching._embeddings._embedding import EmbeddingLike, embed
+from jaxwgc.sketching._embeddings._sparse_embeddings import sparse_sign
+from jaxwgc.sketching._solvers._newton_steps import newton_steps
 from jaxwgc.sketching._solvers._solution import Solution
 
 
@@ -22,7 +21,7 @@ def newton_sketch(
     square_root_hessian: Callable[..., Any],
     params: Any,
     sketch_size: int,
-    embedding: str = "sparse_sign",
+    embedding: EmbeddingLike = sparse_sign,
     *,
     args: tuple[Any, ...] = (),
     ridge: jax.typing.ArrayLike = 0.0,
@@ -53,8 +52,9 @@ def newton_sketch(
         √f_i'' x_iᵀ.
       params: the starting point, a pytree of real arrays.
       sketch_size: m. At least min(N, p), but with a ridge, where any size works.
-      embedding: how every S is drawn: `"gaussian"`, `"rademacher"`, `"srht"`,
-        `"count_sketch"`, `"sparse_sign"` or `"row_sampling"`.
+      embedding: how every S is drawn: a constructor, such as `gaussian`, `rademacher`,
+        `srht`, `count_sketch`, `sparse_sign` or `row_sampling`; or an `Embedding` of
+        the shape (m, N), with whose own key those of every S are made.
       args: what the two functions take besides the parameters. Data that are passed
         here are not compiled into the program; the functions should be the same objects
         in every call, or they are compiled again.
@@ -75,9 +75,9 @@ def newton_sketch(
 
     Raises:
       ValueError: for a sketch that is too small, params that are not finite (where not
-        traced), a B or a loss of the wrong shape, a negative ridge, or an unknown
-        embedding.
-      TypeError: for anything but functions, numbers and arrays where they are due.
+        traced), a B, a loss or an embedding of the wrong shape, or a negative ridge.
+      TypeError: for anything but functions, numbers and arrays where they are due, or
+        an embedding that is neither a constructor nor an `Embedding`, such as a name.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -104,12 +104,8 @@ def newton_sketch(
       with linear-quadratic convergence", SIAM J. Optim. 27 (2017).
     """
     _validation.check_key(key)
-    for name, function in (
-        ("loss", loss),
-        ("square_root_hessian", square_root_hessian),
-    ):
-        if not callable(function):
-            raise TypeError(f"{name} must be a function; got {function!r}")
+    _validation.check_callable("loss", loss)
+    _validation.check_callable("square_root_hessian", square_root_hessian)
     if not isinstance(args, tuple):
         raise TypeError(f"args must be a tuple of what loss takes; got {args!r}")
     params = _float_params(params)
@@ -120,25 +116,23 @@ def newton_sketch(
     root = jax.eval_shape(square_root_hessian, params, *args)
     num_rows = _num_rows(root, params)
     sketch_size = _validation.check_int("sketch_size", sketch_size, minimum=1)
-    regulariser = _systems.regulariser(ridge, flat.dtype)
+    regulariser = _checks.regulariser(ridge, flat.dtype)
     if regulariser is None:
-        sketch_size = _systems.sketch_size(sketch_size, num_rows, flat.size)
-    _validation.check_choice("embedding", embedding, tuple(CONSTRUCTORS))
+        sketch_size = _checks.sketch_size(sketch_size, num_rows, flat.size)
+    embedding = embed(embedding, key, sketch_size, num_rows)
     num_refinements = _validation.check_int(
         "num_refinements", num_refinements, minimum=0
     )
     max_iterations = _validation.check_int("max_iterations", max_iterations, minimum=1)
     eps = float(jnp.finfo(flat.dtype).eps)
-    return minimise(
-        key,
+    return newton_steps(
         params,
         args,
+        embedding,
         regulariser,
-        _systems.stopping_tolerance(tolerance, eps, flat.dtype),
+        _checks.stopping_tolerance(tolerance, eps, flat.dtype),
         loss,
         square_root_hessian,
-        embedding,
-        sketch_size,
         num_refinements,
         max_iterations,
     )
@@ -149,32 +143,27 @@ def _float_params(params: Any) -> Any:
     if not sum(jnp.size(leaf) for _, leaf in leaves):
         raise ValueError(f"params must have at least one number; got {params!r}")
 
-    def convert(path: Any, leaf: Any) -> jax.Array:
-        name = f"params{jax.tree_util.keystr(path)}"
-        array = _checks.float_array(name, leaf)
-        if not _validation.is_traced(leaf):
-            check_finite(name, leaf, array.dtype)
-        return array
-
-    return jax.tree_util.tree_map_with_path(convert, params)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: _checks.finite_array(
+            f"params{jax.tree_util.keystr(path)}", leaf
+        ),
+        params,
+    )
 
 
 def _num_rows(root: Any, params: Any) -> int:
     """N, after a check that B fits the parameters."""
-    shapes = jax.tree.map(jnp.shape, root), jax.tree.map(jnp.shape, params)
-    found, wanted = (jax.tree.leaves(s, is_leaf=_is_shape) for s in shapes)
-    same_tree = jax.tree.structure(root) == jax.tree.structure(params)
+    leaves, likes = jax.tree.leaves(root), jax.tree.leaves(params)
+    num_rows = {leaf.shape[:1] for leaf in leaves}
     if (
-        not same_tree
-        or any(shape[1:] != like for shape, like in zip(found, wanted))
-        or any(len(shape) == 0 or shape[0] != found[0][0] for shape in found)
+        jax.tree.structure(root) != jax.tree.structure(params)
+        or len(num_rows) != 1
+        or any(leaf.shape[1:] != like.shape for leaf, like in zip(leaves, likes))
+        or leaves[0].ndim == 0
     ):
         raise ValueError(
             "square_root_hessian must return a pytree like params, with an axis of N "
-            f"in front of every leaf; got {shapes[0]} with params of {shapes[1]}"
+            f"in front of every leaf; got {jax.tree.map(jnp.shape, root)} with params "
+            f"of {jax.tree.map(jnp.shape, params)}"
         )
-    return found[0][0]
-
-
-def _is_shape(value: Any) -> bool:
-    return isinstance(value, tuple) and all(isinstance(size, int) for size in value)
+    return leaves[0].shape[0]

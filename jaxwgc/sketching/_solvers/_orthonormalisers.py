@@ -6,13 +6,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxwgc.sketching._scores._gram_scores import (
-    HIGHEST,
-    equilibrated,
-    equilibrated_gram,
-    refine,
-)
-from jaxwgc.sketching._scores._row_blocks import DenseRows, RidgedRows, ridge_rows
+from jaxwgc._product import product
+from jaxwgc.sketching._gram import Gram, equilibrated
+from jaxwgc.sketching._row_blocks import DenseRows, RidgedRows, ridge_rows
 
 # At a time in a QR factorisation.
 _BLOCK_ROWS = 256
@@ -41,8 +37,7 @@ class Orthonormaliser(NamedTuple):
         """What is left of a vector without its part in the span of V."""
         # Twice, so that rounding in the first leaves nothing of it behind.
         for _ in range(2):
-            seen = jnp.matmul(vector, self.vectors, precision=HIGHEST)
-            vector = vector - jnp.matmul(self.vectors, seen, precision=HIGHEST)
+            vector = vector - product(self.vectors, product(vector, self.vectors))
         return vector
 
     def shortest(self, solution: jax.Array) -> jax.Array:
@@ -59,8 +54,7 @@ class Orthonormaliser(NamedTuple):
             basis = jnp.linalg.qr(rows / jnp.max(jnp.abs(rows)))[0] * is_kept
             # Twice, so that rounding in the first leaves no null space behind.
             for _ in range(2):
-                coordinates = jnp.matmul(solution, basis, precision=HIGHEST)
-                solution = jnp.matmul(basis, coordinates, precision=HIGHEST)
+                solution = product(basis, product(solution, basis))
             return solution
 
         has_null_space = jnp.sum(is_kept) < self.vectors.shape[0]
@@ -71,7 +65,7 @@ class Orthonormaliser(NamedTuple):
 
 
 def from_factors(
-    matrix: jax.Array, ridge: jax.Array | None, rcond: jax.Array
+    matrix: jax.Array, ridge: jax.Array | None, rcond: jax.typing.ArrayLike
 ) -> Orthonormaliser:
     """By orthogonal factorisations, of X or of a sketch of it.
 
@@ -84,7 +78,7 @@ def from_factors(
     if matrix.shape[0] < matrix.shape[1]:
         basis, upper = jnp.linalg.qr(matrix.T)
         rotation, values, _ = jnp.linalg.svd(upper)
-        vectors = jnp.matmul(basis, rotation, precision=HIGHEST)
+        vectors = product(basis, rotation)
     else:
         _, values, rotation = jnp.linalg.svd(_triangle(matrix))
         vectors = rotation.T
@@ -111,30 +105,34 @@ def from_gram(
 ) -> Orthonormaliser:
     """From the Gram matrix of a tall X, and one more of X P where it is needed."""
     rows = DenseRows(matrix) if ridge is None else RidgedRows(matrix, ridge)
-    finite, scale, unit, gram = equilibrated_gram(rows)
+    gram = Gram.equilibrated(rows)
     # Decompositions of NaN may do anything, and differ by backend.
-    gram = jnp.where(finite, gram, jnp.eye(len(unit), dtype=gram.dtype))
-    eigenvalues, basis = jnp.linalg.eigh(gram)
+    identity = jnp.eye(rows.num_columns, dtype=matrix.dtype)
+    gram = gram._replace(matrix=jnp.where(gram.finite, gram.matrix, identity))
+    eigenvalues, basis = gram.decomposed()
     eps = jnp.finfo(matrix.dtype).eps
 
     def plain(_: None) -> tuple[jax.Array, jax.Array]:
         return basis[:, ::-1], jnp.sqrt(eigenvalues[::-1])
 
     def refined(_: None) -> tuple[jax.Array, jax.Array]:
-        small = refine(rows, scale, unit, eigenvalues, basis).small()
+        small = gram.refined(eigenvalues, basis).small()
         values, rotation = jnp.linalg.svd(small)[1:]
-        return jnp.matmul(basis, rotation.T, precision=HIGHEST), values
+        return product(basis, rotation.T), values
 
     # The error of P in one pass, eps times the ratio of eigenvalues, is the factor by
     # which an iteration then shrinks the error of the solution.
     threshold = jnp.maximum(1e4 * eps, rcond**2)
     is_plain = eigenvalues[0] > threshold * eigenvalues[-1]
     vectors, values = lax.cond(is_plain, plain, refined, None)
-    return _cut_off(scale * unit, vectors, values, rcond)
+    return _cut_off(gram.scale * gram.unit, vectors, values, rcond)
 
 
 def _cut_off(
-    scale: jax.Array, vectors: jax.Array, values: jax.Array, rcond: jax.Array
+    scale: jax.Array,
+    vectors: jax.Array,
+    values: jax.Array,
+    rcond: jax.typing.ArrayLike,
 ) -> Orthonormaliser:
     is_kept = values > rcond * values[0]
     return Orthonormaliser(

@@ -6,13 +6,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxwgc import _validation
-from jaxwgc.sketching._embeddings._by_name import embed
-from jaxwgc.sketching._embeddings._embedding import Embedding
-from jaxwgc.sketching._matrix_checks import nan_for_wrong_cutoff
-from jaxwgc.sketching._solvers import _systems
-from jaxwgc.sketching._solvers._conjugate_gradients import iterate
+from jaxwgc.sketching import _checks
+from jaxwgc.sketching._embeddings._embedding import Embedding, EmbeddingLike, embed
+from jaxwgc.sketching._embeddings._sparse_embeddings import sparse_sign
+from jaxwgc.sketching._solvers._conjugate_gradients import conjugate_gradients
 from jaxwgc.sketching._solvers._orthonormalisers import from_factors, from_gram
-from jaxwgc.sketching._solvers._solution import Solution
+from jaxwgc.sketching._solvers._solution import Solution, every_target
 
 METHODS = ("auto", "gram", "sketch", "factor")
 
@@ -28,7 +27,7 @@ def preconditioned(
     matrix: jax.typing.ArrayLike,
     target: jax.typing.ArrayLike,
     sketch_size: int | None = None,
-    embedding: str | Embedding = "sparse_sign",
+    embedding: EmbeddingLike = sparse_sign,
     *,
     method: str = "auto",
     ridge: jax.typing.ArrayLike = 0.0,
@@ -64,9 +63,10 @@ def preconditioned(
       matrix: X, real, of shape (N, p), of any rank and with columns in any units.
       target: y, of shape (N,), or (N, c) for c systems with the same P.
       sketch_size: m, at least min(N, p); 8p by default.
-      embedding: how S is drawn: `"gaussian"`, `"rademacher"`, `"srht"`,
-        `"count_sketch"`, `"sparse_sign"` or `"row_sampling"` (uniform); or an
-        `Embedding` of the shape (m, N), whose own key is used.
+      embedding: how S is drawn: a constructor, such as `gaussian`, `rademacher`,
+        `srht`, `count_sketch`, `sparse_sign` or `row_sampling` (uniform), which is
+        called with key, m and N; or an `Embedding` of the shape (m, N), whose own key
+        is used.
       method: `"auto"`, `"gram"`, `"sketch"` or `"factor"`, see above; `"gram"` of a
         wide matrix is `"factor"`.
       ridge: a non-negative number, may be traced.
@@ -95,10 +95,10 @@ def preconditioned(
 
     Raises:
       ValueError: for a sketch smaller than min(N, p), shapes that do not match, entries
-        that are not finite (where not traced), an unknown method or embedding, an
-        embedding of the wrong shape, a negative ridge or tolerance, or an rcond outside
-        [0, 1).
-      TypeError: for complex arrays or anything but numbers.
+        that are not finite (where not traced), an unknown method, an embedding of the
+        wrong shape, a negative ridge or tolerance, or an rcond outside [0, 1).
+      TypeError: for complex arrays or anything but numbers, or an embedding that is
+        neither a constructor nor an `Embedding`, such as a name.
 
     Note:
       Reverse-mode differentiation is not available: the number of iterations is not
@@ -125,18 +125,17 @@ def preconditioned(
       is that of Karlson and Waldén.
     """
     _validation.check_key(key)
-    matrix, target = _systems.system(matrix, target)
+    matrix, target = _checks.system(matrix, target)
     num_rows, num_columns = matrix.shape
     _validation.check_choice("method", method, METHODS)
     max_iterations = _validation.check_int("max_iterations", max_iterations, minimum=0)
     eps = float(jnp.finfo(matrix.dtype).eps)
-    tolerance = _systems.stopping_tolerance(tolerance, 4 * eps, matrix.dtype)
-    matrix = nan_for_wrong_cutoff(matrix, rcond)
-    rcond = _systems.cutoff(rcond, (num_rows, num_columns), matrix.dtype)
-    regulariser = _systems.regulariser(ridge, matrix.dtype)
+    tolerance = _checks.stopping_tolerance(tolerance, 4 * eps, matrix.dtype)
+    matrix, rcond = _checks.with_cutoff(matrix, rcond, _checks.solver_cutoff)
+    regulariser = _checks.regulariser(ridge, matrix.dtype)
     if sketch_size is None:
         sketch_size = _SKETCH_ROWS_PER_COLUMN * num_columns
-    sketch_size = _systems.sketch_size(sketch_size, num_rows, num_columns)
+    sketch_size = _checks.sketch_size(sketch_size, num_rows, num_columns)
     if method == "auto":
         if num_rows >= 4 * num_columns and num_columns <= _MAX_GRAM_COLUMNS:
             method = "gram"
@@ -169,10 +168,10 @@ def _solve(
     if method == "gram" and matrix.shape[0] >= matrix.shape[1]:
         factors = from_gram(matrix, ridge, rcond)
     else:
-        small = matrix if embedding is None else embedding.apply(matrix)
+        small = matrix if embedding is None else embedding @ matrix
         factors = from_factors(small, ridge, rcond)
 
-    def solve(column: jax.Array) -> Solution:
-        return iterate(matrix, column, factors, ridge, tolerance, rcond, max_iterations)
-
-    return _systems.every_target(solve, target)
+    solve = functools.partial(
+        conjugate_gradients, matrix, factors, ridge, tolerance, rcond, max_iterations
+    )
+    return every_target(solve, target)

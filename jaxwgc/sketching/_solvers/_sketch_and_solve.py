@@ -4,14 +4,13 @@ import jax
 import jax.numpy as jnp
 
 from jaxwgc import _validation
-from jaxwgc.sketching._embeddings._by_name import embed
-from jaxwgc.sketching._embeddings._embedding import Embedding
-from jaxwgc.sketching._matrix_checks import nan_for_wrong_cutoff
+from jaxwgc._product import product
+from jaxwgc.sketching import _checks
+from jaxwgc.sketching._embeddings._embedding import Embedding, EmbeddingLike, embed
+from jaxwgc.sketching._embeddings._sparse_embeddings import sparse_sign
 from jaxwgc.sketching._powers import inverse_power_of_two
-from jaxwgc.sketching._scores._gram_scores import HIGHEST
-from jaxwgc.sketching._solvers import _systems
 from jaxwgc.sketching._solvers._orthonormalisers import from_factors
-from jaxwgc.sketching._solvers._solution import Solution
+from jaxwgc.sketching._solvers._solution import Solution, every_target
 
 
 def sketch_and_solve(
@@ -19,7 +18,7 @@ def sketch_and_solve(
     matrix: jax.typing.ArrayLike,
     target: jax.typing.ArrayLike,
     sketch_size: int,
-    embedding: str | Embedding = "sparse_sign",
+    embedding: EmbeddingLike = sparse_sign,
     *,
     rcond: jax.typing.ArrayLike | None = None,
 ) -> Solution:
@@ -36,9 +35,10 @@ def sketch_and_solve(
       target: y, of shape (N,), or (N, c) for c systems with the same matrix.
       sketch_size: m, the number of rows of S: at least min(N, p), and some multiples of
         p for a useful answer.
-      embedding: how S is drawn: `"gaussian"`, `"rademacher"`, `"srht"`,
-        `"count_sketch"`, `"sparse_sign"` or `"row_sampling"` (uniform); or an
-        `Embedding` of the shape (m, N), whose own key is used.
+      embedding: how S is drawn: a constructor, such as `gaussian`, `rademacher`,
+        `srht`, `count_sketch`, `sparse_sign` or `row_sampling` (uniform), which is
+        called with key, m and N; or an `Embedding` of the shape (m, N), whose own key
+        is used.
       rcond: singular values of SX below `rcond` times the largest, after its columns
         have been scaled to norms next to 1, count as zero. By default
         4 + √min(N, p) times the rounding unit of the dtype.
@@ -51,9 +51,10 @@ def sketch_and_solve(
 
     Raises:
       ValueError: for a sketch smaller than min(N, p), shapes that do not match, entries
-        that are not finite (where not traced), an unknown embedding or one of the wrong
-        shape, or an rcond outside [0, 1).
-      TypeError: for complex arrays or anything but numbers.
+        that are not finite (where not traced), an embedding of the wrong shape, or an
+        rcond outside [0, 1).
+      TypeError: for complex arrays or anything but numbers, or an embedding that is
+        neither a constructor nor an `Embedding`, such as a name.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -71,12 +72,10 @@ def sketch_and_solve(
       section 2.
     """
     _validation.check_key(key)
-    matrix, target = _systems.system(matrix, target)
-    num_rows, num_columns = matrix.shape
-    sketch_size = _systems.sketch_size(sketch_size, num_rows, num_columns)
-    matrix = nan_for_wrong_cutoff(matrix, rcond)
-    rcond = _systems.cutoff(rcond, (num_rows, num_columns), matrix.dtype)
-    embedding = embed(embedding, key, sketch_size, num_rows)
+    matrix, target = _checks.system(matrix, target)
+    sketch_size = _checks.sketch_size(sketch_size, *matrix.shape)
+    matrix, rcond = _checks.with_cutoff(matrix, rcond, _checks.solver_cutoff)
+    embedding = embed(embedding, key, sketch_size, matrix.shape[0])
     return _solve(matrix, target, embedding, rcond)
 
 
@@ -87,11 +86,11 @@ def _solve(
     # Of every column of the target; against overflow, and exact.
     units = inverse_power_of_two(jnp.abs(target).max(axis=0))
     target = target * units
-    small_matrix, small_target = embedding.apply((matrix, target))
+    small_matrix, small_target = embedding @ (matrix, target)
     factors = from_factors(small_matrix, None, rcond)
     inverse = factors.matrix
     # S X diag(scale) P = U, an orthonormal basis.
-    left = jnp.matmul(small_matrix * factors.scale, inverse, precision=HIGHEST)
+    left = product(small_matrix * factors.scale, inverse)
 
     # A direction of X that the sketch misses is in the null space of SX, as is one that
     # X does not have. A random vector of that space tells which.
@@ -99,22 +98,16 @@ def _solve(
         jax.random.fold_in(embedding.key, 1), factors.scale.shape, matrix.dtype
     )
     unseen = factors.scale * factors.unseen(probe)
-    image = jnp.matmul(matrix, unseen, precision=HIGHEST)
     bound = 8 * rcond * jnp.linalg.norm(factors.singular_values)
     bound = bound * jnp.linalg.norm(probe)
-    is_complete = jnp.linalg.norm(image) <= bound
+    is_complete = jnp.linalg.norm(product(matrix, unseen)) <= bound
 
-    def solve(
-        small_target: jax.Array, target: jax.Array, unit: jax.Array
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        coordinates = jnp.matmul(small_target, left, precision=HIGHEST)
-        solution = jnp.matmul(inverse, coordinates, precision=HIGHEST)
+    def solve(small_target: jax.Array, target: jax.Array, unit: jax.Array) -> Solution:
+        solution = product(inverse, product(small_target, left))
         solution = factors.shortest(factors.scale * solution)
-        residual = target - jnp.matmul(matrix, solution, precision=HIGHEST)
+        residual = target - product(matrix, solution)
         norms = jnp.stack([jnp.linalg.norm(target), jnp.linalg.norm(residual)]) / unit
-        return solution / unit, is_complete & jnp.isfinite(solution).all(), norms
+        converged = is_complete & jnp.isfinite(solution).all()
+        return Solution(solution / unit, jnp.int32(1), converged, norms)
 
-    if target.ndim == 2:
-        solve = jax.vmap(solve, in_axes=-1, out_axes=-1)
-    solution, converged, history = solve(small_target, target, units)
-    return Solution(solution, jnp.ones_like(converged, jnp.int32), converged, history)
+    return every_target(solve, small_target, target, units)

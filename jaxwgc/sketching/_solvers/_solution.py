@@ -1,8 +1,10 @@
 """What every solver returns."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 
 class Solution(NamedTuple):
@@ -25,3 +27,15 @@ class Solution(NamedTuple):
     num_iterations: jax.Array
     converged: jax.Array
     residual_history: jax.Array
+
+
+def every_target(solve: Callable[..., Solution], *targets: jax.Array) -> Solution:
+    """`solve` of y, or of every column of y, with the columns as the last axis."""
+    if targets[0].ndim == 1:
+        return solve(*targets)
+    return jax.vmap(solve, in_axes=-1, out_axes=-1)(*targets)
+
+
+def record(history: jax.Array, iteration: jax.Array, value: jax.Array) -> jax.Array:
+    """A history with this value from that iteration on."""
+    return jnp.where(jnp.arange(history.size) >= iteration, value, history)

@@ -4,12 +4,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from jaxwgc import _validation
 from jaxwgc.sketching import _checks
-from jaxwgc.sketching._powers import inverse_power_of_two
 from jaxwgc.sketching._samplers._poisson import poisson
 
 _MAX_COUNT = 2**31 - 1
@@ -113,34 +111,33 @@ def sample_partitions(
       (`num_distinct`), its first step, read literally, is k draws (`num_draws`).
     """
     key = _validation.check_key(key)
-    values = probabilities
-    probabilities = _checks.nonnegative_vector("probabilities", values)
+    value = probabilities
+    probabilities, valid = _checks.distribution("probabilities", value)
+    probabilities = jnp.where(valid, probabilities, 0)
     if (num_distinct is None) == (num_draws is None):
         raise ValueError(
             "exactly one of num_distinct and num_draws must be given; got "
             f"num_distinct = {num_distinct} and num_draws = {num_draws}"
         )
-    valid = _checks.is_distribution(probabilities)
-    # Scaled first, so that the sum of huge values does not overflow.
-    scaled = jnp.where(valid, probabilities, 0)
-    scaled = scaled * inverse_power_of_two(jnp.max(scaled))
-    normalised = scaled / jnp.where(valid, jnp.sum(scaled), 1)
     if num_distinct is not None:
-        num_distinct = _check_num_distinct(
-            num_distinct,
-            probabilities.shape[0],
-            _checks.concrete(values, probabilities.dtype),
-        )
-        indices, counts = _until_distinct(key, normalised, num_distinct)
+        num_distinct = _validation.check_int("num_distinct", num_distinct, minimum=1)
+        if num_distinct > len(probabilities):
+            raise ValueError(
+                "num_distinct must be at most the number of probabilities; got "
+                f"num_distinct = {num_distinct} and {len(probabilities)} probabilities"
+            )
+        values = _checks.concrete(value, probabilities.dtype)
+        _checks.check_at_most_positive("num_distinct", num_distinct, values)
+        indices, counts = _until_distinct(key, probabilities, num_distinct)
     else:
         num_draws = _validation.check_int("num_draws", num_draws, minimum=1)
-        drawn = _count_draws(key, normalised, num_draws)
+        drawn = _count_draws(key, probabilities, num_draws)
         counts, indices = lax.top_k(drawn, min(num_draws, drawn.shape[0]))
     counts = jnp.where(valid, counts, 0).astype(jnp.int32)
     return PartitionSample(
         indices=indices.astype(jnp.int32),
         counts=counts,
-        probabilities=normalised[indices],
+        probabilities=probabilities[indices],
         num_draws=jnp.sum(counts, dtype=jnp.int32),
     )
 
@@ -197,26 +194,6 @@ def drop_last_distinct(sample: PartitionSample) -> PartitionSample:
         probabilities=sample.probabilities[..., :-1],
         num_draws=jnp.sum(counts, axis=-1, dtype=jnp.int32),
     )
-
-
-def _check_num_distinct(
-    num_distinct: int, num_parts: int, values: np.ndarray | None
-) -> int:
-    num_distinct = _validation.check_int("num_distinct", num_distinct, minimum=1)
-    if num_distinct > num_parts:
-        raise ValueError(
-            "num_distinct must be at most the number of probabilities; got "
-            f"num_distinct = {num_distinct} and {num_parts} probabilities"
-        )
-    if values is None:
-        return num_distinct
-    num_positive = _checks.num_positive(values)
-    if num_distinct > num_positive:
-        raise ValueError(
-            "num_distinct must be at most the number of positive probabilities; got "
-            f"num_distinct = {num_distinct} and {num_positive} positive probabilities"
-        )
-    return num_distinct
 
 
 def _until_distinct(

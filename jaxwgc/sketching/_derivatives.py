@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-HIGHEST = lax.Precision.HIGHEST
+from jaxwgc._product import product
 
 
 @jax.custom_jvp
@@ -33,12 +33,12 @@ def _orthonormal_columns_jvp(primals, tangents):
     matrix, _, _, row_basis = primals
     change = tangents[0]
     basis, lower = orthonormal_columns(*primals)
-    moved = _matmul(change, lower)
-    inner = _matmul(basis.T, moved)
-    off_rows = _off_rows(row_basis, _matmul(lower, _matmul(basis.T, matrix)))
-    turned = _matmul(off_rows, _matmul(change.T, basis))
-    lower_change = _matmul(turned, _matmul(lower.T, lower)) - _matmul(lower, inner)
-    return (basis, lower), (moved - _matmul(basis, inner), lower_change)
+    moved = product(change, lower)
+    inner = product(basis.T, moved)
+    off_rows = _off_rows(row_basis, product(lower, product(basis.T, matrix)))
+    turned = product(off_rows, product(change.T, basis))
+    lower_change = product(turned, product(lower.T, lower)) - product(lower, inner)
+    return (basis, lower), (moved - product(basis, inner), lower_change)
 
 
 @jax.custom_jvp
@@ -54,26 +54,26 @@ def orthonormaliser_of_gram(
 def _orthonormaliser_of_gram_jvp(primals, tangents):
     _, row_basis, gram = primals
     lower = orthonormaliser_of_gram(*primals)
-    moved = _matmul(tangents[2], lower)
-    inner = _matmul(lower.T, moved)
-    off_rows = _off_rows(row_basis, _matmul(lower, _matmul(lower.T, gram)))
-    turned = _matmul(off_rows, moved)
-    lower_change = _matmul(turned, _matmul(lower.T, lower)) - _matmul(lower, inner / 2)
+    moved = product(tangents[2], lower)
+    inner = product(lower.T, moved)
+    off_rows = _off_rows(row_basis, product(lower, product(lower.T, gram)))
+    turned = product(off_rows, moved)
+    lower_change = product(turned, product(lower.T, lower)) - product(lower, inner / 2)
     return lower, lower_change
 
 
 @jax.custom_jvp
-def known_product(left: jax.Array, right: jax.Array, product: jax.Array) -> jax.Array:
-    """`product`, with the derivative of `left` @ `right`, which it is equal to."""
+def known_product(left: jax.Array, right: jax.Array, known: jax.Array) -> jax.Array:
+    """`known`, with the derivative of `left` @ `right`, which it is equal to."""
     del left, right
-    return product
+    return known
 
 
 @known_product.defjvp
 def _known_product_jvp(primals, tangents):
     left, right, _ = primals
     left_change, right_change, _ = tangents
-    change = _matmul(left_change, right) + _matmul(left, right_change)
+    change = product(left_change, right) + product(left, right_change)
     return known_product(*primals), change
 
 
@@ -85,10 +85,6 @@ def _off_rows(row_basis: jax.Array, row_projector: jax.Array) -> jax.Array:
     """
     rank = jnp.sum(jnp.any(row_basis != 0, axis=0))
     projector = jnp.eye(row_basis.shape[0], dtype=row_basis.dtype)
-    projector -= _matmul(row_basis, row_basis.T)
+    projector -= product(row_basis, row_basis.T)
     projector -= row_projector - lax.stop_gradient(row_projector)
     return jnp.where(rank < row_basis.shape[0], projector, 0)
-
-
-def _matmul(left: jax.Array, right: jax.Array) -> jax.Array:
-    return jnp.matmul(left, right, precision=HIGHEST)

@@ -1,7 +1,7 @@
 """Sums and values over the rows of a matrix, taken in blocks, wherever the rows are."""
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -39,15 +39,7 @@ class DenseRows:
         return jnp.abs(lax.stop_gradient(self.matrix)).max(axis=0)
 
     def sum(self, function: Callable[[jax.Array], jax.Array]) -> jax.Array:
-        size = block_size(*self.matrix.shape)
-        num_blocks = self.matrix.shape[0] // size
-        total = function(self.matrix[num_blocks * size :])
-
-        def add(i: jax.Array, total: jax.Array) -> jax.Array:
-            rows = lax.dynamic_slice_in_dim(self.matrix, i * size, size)
-            return total + function(rows)
-
-        return lax.fori_loop(0, num_blocks, add, total)
+        return sum_over_blocks(function, self.matrix)
 
     def map(self, function: Callable[[jax.Array], jax.Array]) -> jax.Array:
         num_rows = self.matrix.shape[0]
@@ -84,6 +76,33 @@ class RidgedRows(DenseRows):
 def ridge_rows(matrix: jax.Array, root: jax.Array) -> jax.Array:
     """`root` I, (p, p), to go below a matrix (N, p)."""
     return root * jnp.eye(matrix.shape[1], dtype=matrix.dtype)
+
+
+def sum_over_blocks(function: Callable[..., Any], *arrays: jax.Array) -> Any:
+    """The sum of `function` over blocks of rows of a matrix and what goes with it."""
+    size = block_size(*arrays[0].shape)
+    num_blocks = arrays[0].shape[0] // size
+
+    def add(i: jax.Array, total: Any) -> Any:
+        rows = (lax.dynamic_slice_in_dim(array, i * size, size) for array in arrays)
+        return jax.tree.map(jnp.add, total, function(*rows))
+
+    rest = function(*(array[num_blocks * size :] for array in arrays))
+    return lax.fori_loop(0, num_blocks, add, rest)
+
+
+def fold_blocks(
+    add: Callable[[Any, Any, int], Any], total: Any, num_rows: int, size: int
+) -> Any:
+    """`add(index, total, number of rows)` for one block of rows after the other."""
+    num_blocks, rest = divmod(num_rows, size)
+    if num_blocks == 1:
+        total = add(jnp.int32(0), total, size)
+    elif num_blocks:
+        total = lax.fori_loop(
+            0, num_blocks, lambda i, total: add(jnp.int32(i), total, size), total
+        )
+    return add(jnp.int32(num_blocks), total, rest) if rest else total
 
 
 def block_size(num_rows: int, num_columns: int) -> int:

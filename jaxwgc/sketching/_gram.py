@@ -1,0 +1,159 @@
+"""Gram matrices of tall matrices, and a second look where one loses too much."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxwgc._product import product
+from jaxwgc.sketching._derivatives import orthonormaliser_of_gram
+from jaxwgc.sketching._powers import inverse_power_of_two
+from jaxwgc.sketching._row_blocks import DenseRows, Rows
+
+# One pass over the Gram matrix loses the square of the condition number. Below this
+# ratio of its eigenvalues (a condition number of 100) the loss is at most 1e4 roundings
+# and the second pass is skipped.
+WELL_CONDITIONED = 1e-4
+
+
+def gram(rows: jax.Array) -> jax.Array:
+    """The Gram matrix of the columns, without the quarter that symmetry gives."""
+    half = half_of(rows.shape[1])
+    upper = product(rows[:, :half].T, rows)
+    corner = product(rows[:, half:].T, rows[:, half:])
+    lower = jnp.concatenate([upper[:, half:].T, corner], axis=1)
+    return jnp.concatenate([upper, lower], axis=0)
+
+
+def half_of(num_columns: int) -> int:
+    """Where to split columns; none in the left part where products are small anyway."""
+    return num_columns // 2 if num_columns >= 64 else 0
+
+
+def column_scale(rows: Rows) -> tuple[jax.Array, jax.Array]:
+    """Whether no entry is infinite, and a power of two for every column.
+
+    Against overflow of squares; exact, since a power of two. A maximum need not show a
+    NaN (on CPUs it does not); sums over columns of scaled entries do.
+    """
+    largest = rows.largest()
+    finite = jnp.isfinite(largest).all()
+    return finite, jnp.where(finite, inverse_power_of_two(largest), 0)
+
+
+def equilibrated(
+    matrix: jax.Array,
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Whether X is finite, X diag(scale) diag(unit) (0 if not), scales, and units.
+
+    All are powers of two, which bring the norms of columns next to 1.
+    """
+    finite, scale = column_scale(DenseRows(matrix))
+    matrix = jnp.where(finite, matrix, 0) * scale
+    norms = jnp.linalg.norm(matrix, axis=0)
+    finite &= jnp.isfinite(norms).all()
+    unit = inverse_power_of_two(norms)
+    return finite, jnp.where(finite, matrix * unit, 0), scale, unit
+
+
+class Gram(NamedTuple):
+    """The Gram matrix of X diag(scale) diag(unit), with the rows of X behind it.
+
+    The two are powers of two, which bring the norms of columns next to 1. They are kept
+    apart, since their product may be subnormal.
+    """
+
+    rows: Rows
+    scale: jax.Array
+    unit: jax.Array
+    matrix: jax.Array
+    finite: jax.Array
+
+    @classmethod
+    def equilibrated(cls, rows: Rows) -> "Gram":
+        """That of X with equilibrated columns, and whether X is finite."""
+        finite, scale = column_scale(rows)
+        total = rows.sum(lambda block: gram(block * scale))
+        squares = jnp.diagonal(total)
+        unit = inverse_power_of_two(jnp.sqrt(squares))
+        finite &= jnp.isfinite(squares).all()
+        return cls(rows, scale, unit, total * unit * unit[:, None], finite)
+
+    @classmethod
+    def plain(cls, rows: Rows) -> "Gram":
+        """That of X as it is."""
+        ones = jnp.ones(rows.num_columns, rows.dtype)
+        return cls(rows, ones, ones, rows.sum(gram), jnp.bool_(True))
+
+    def decomposed(self) -> tuple[jax.Array, jax.Array]:
+        """Eigenvalues and vectors, constant for differentiation: see `_derivatives`."""
+        eigenvalues, vectors = jnp.linalg.eigh(lax.stop_gradient(self.matrix))
+        return eigenvalues, vectors
+
+    def refined(self, eigenvalues: jax.Array, vectors: jax.Array) -> "Refined":
+        """A second pass over X, from what is `decomposed`; constant as well.
+
+        The eigenvalues of XᵀX are known to eps times the largest only, so that singular
+        values below √eps are lost. Y = X V (Λ + shift)^(-1/2) has the columns' span of
+        X, its singular values are at least those of X over √eps, and its Gram matrix
+        shows them down to eps times the largest singular value of X.
+        """
+        eps = jnp.finfo(self.rows.dtype).eps
+        # Just enough to keep rounding noise from being divided by zero: a larger shift
+        # would cost resolution.
+        shift = 4 * eps * eigenvalues[-1]
+        # For a zero matrix; any positive number will do.
+        shift = jnp.where(shift > 0, shift, 1)
+        root = jnp.sqrt(jnp.maximum(eigenvalues, 0) + shift)
+        whitening = vectors / root * self.unit[:, None]
+        inner_gram = self.rows.sum(
+            lambda block: gram(
+                product(lax.stop_gradient(block) * self.scale, whitening)
+            )
+        )
+        inner_eigenvalues, inner_vectors = jnp.linalg.eigh(inner_gram)
+        least = eps * inner_eigenvalues[-1]
+        inner_root = jnp.sqrt(jnp.maximum(inner_eigenvalues, least))
+        return Refined(root, vectors, inner_root, inner_vectors)
+
+    def orthonormaliser(self, rcond: jax.Array) -> jax.Array:
+        """P such that X P is an orthonormal basis of the columns of X."""
+        refined = self.refined(*self.decomposed())
+        return orthonormaliser_of_gram(*refined.orthonormaliser(rcond), self.matrix)
+
+
+class Refined(NamedTuple):
+    """X V (Λ + shift)^(-1/2) = Y = U M^(1/2) Wᵀ with U orthonormal."""
+
+    root: jax.Array
+    vectors: jax.Array
+    inner_root: jax.Array
+    inner_vectors: jax.Array
+
+    def small(self) -> jax.Array:
+        """K with X V = U K.
+
+        The singular values of the small matrix K = M^(1/2) Wᵀ (Λ + shift)^(1/2) are
+        those of X, as with R in X = QR.
+        """
+        return self.inner_root[:, None] * self.inner_vectors.T * self.root
+
+    def factor(self) -> jax.Array:
+        """R, square but not triangular, such that X = U R."""
+        return product(self.small(), self.vectors.T)
+
+    def orthonormaliser(self, rcond: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """P such that X P is an orthonormal basis of the columns of X; one of the rows.
+
+        Both with zeros for columns beyond the rank.
+        """
+        left, singular_values, right = jnp.linalg.svd(self.small())
+        is_kept = singular_values > rcond * singular_values[0]
+        left = jnp.where(is_kept, left, 0)
+        # All zero for a zero matrix, of which nothing is kept.
+        inner_root = jnp.where(self.inner_root > 0, self.inner_root, 1)[:, None]
+        inner = product(self.inner_vectors, left / inner_root)
+        inverse = product(self.vectors / self.root, inner)
+        row_basis = product(self.vectors, right.T)
+        return inverse, jnp.where(is_kept, row_basis, 0)
