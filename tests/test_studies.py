@@ -184,6 +184,12 @@ class TestSummarize:
             np.testing.assert_allclose(own.high, high, rtol=1e-8)
             assert own.mean.dtype == np.float64
 
+    def test_confidence_near_one(self):
+        """One less than it is rounded to nothing, half of the sum to one."""
+        summary = jaxwgc.summarize(np.array([True, False]), 1 - 2**-53)
+        assert 0 < summary.low < 0.01
+        assert 0.99 < summary.high < 1
+
     def test_default_confidence_is_95_percent(self):
         results = np.random.default_rng(0).normal(size=20)
         chex.assert_trees_all_equal(

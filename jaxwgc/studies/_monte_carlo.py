@@ -191,7 +191,8 @@ def summarize(results: Any, confidence: float = 0.95) -> Any:
 
 def _wilson_interval(xp, hits, num_trials, confidence):
     """Wilson's interval of a proportion, with continuity correction."""
-    z = special.ndtri((1 + confidence) / 2)
+    # Not of (1 + confidence) / 2, which may round to one.
+    z = -special.ndtri((1 - confidence) / 2)
 
     def low_end(count):
         # Without hits the end is 0, and the root may not exist.

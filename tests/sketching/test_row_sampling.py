@@ -279,6 +279,7 @@ class TestRowProbabilities:
         (np.ones(3), 0, {}, ValueError, "sample_size must be at least 1; got 0"),
         (np.ones(3), 1.0, {}, TypeError, "sample_size must be a Python int"),
         (np.ones(3), 1, {"method": "gumbel"}, ValueError, "method must be one of"),
+        (np.ones(3), 1, {"weighted": "no"}, TypeError, "weighted must be True or F"),
         (np.zeros(3), 1, {}, ValueError, "probabilities must not all be zero"),
         (np.array([1, np.nan]), 1, {}, ValueError, r"probabilities\[1\] = nan"),
         (

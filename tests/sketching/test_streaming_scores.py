@@ -42,6 +42,24 @@ def test_agrees_with_svd(condition, x64, small_chunks):
     np.testing.assert_allclose(scores, expected, rtol=0, atol=100 * eps * condition)
 
 
+@pytest.mark.parametrize("kind", ["scaled", "redrawn", "permuted"])
+def test_blocks_that_differ_from_pass_to_pass(kind, small_chunks):
+    """Their scores would be of no matrix at all."""
+    matrix = conditioned(10.0, num_rows=300).astype(np.float32)
+    others = {
+        "scaled": 2 * matrix,
+        "redrawn": conditioned(10.0, num_rows=300, seed=1).astype(np.float32),
+        "permuted": np.random.default_rng(0).permutation(matrix),
+    }
+    passes = iter([matrix, others[kind]])
+    with pytest.raises(ValueError, match="blocks must be the same in both passes"):
+        streaming_leverage_scores(lambda: [next(passes)])
+    # Rounding is no difference.
+    passes = iter([matrix, matrix * np.float32(1 + 1e-6)])
+    scores = streaming_leverage_scores(lambda: [next(passes)])
+    np.testing.assert_allclose(scores, leverage_scores(matrix), atol=1e-4)
+
+
 def test_chunks_may_be_deficient_where_the_whole_is_not(x64, small_chunks):
     # Rows sorted by group: every chunk misses columns that others have.
     matrix = np.zeros((1024, 8))

@@ -114,6 +114,7 @@ def sample_rows(
       Boutsidis, "Provable deterministic leverage score sampling", KDD 2014, for top-k.
     """
     _validation.check_choice("method", method, METHODS)
+    _validation.check_bool("weighted", weighted)
     if method != "top_k":
         key = _validation.check_key(key)
     sample_size = _validation.check_int("sample_size", sample_size, minimum=1)

@@ -134,6 +134,7 @@ def iterative_hessian_sketch(
             f"error is not finite; got {sketch_size}"
         )
     num_iterations = _validation.check_int("num_iterations", num_iterations, minimum=1)
+    _validation.check_bool("refresh", refresh)
     num_inner_steps = _validation.check_int(
         "num_inner_steps", num_inner_steps, minimum=1
     )
