@@ -1,18 +1,54 @@
 """Figure 2: the gradient norm by iteration at rho = 2, with and without weights."""
 
+import functools
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from matplotlib.figure import Figure
 
 import jaxwgc
-from experiments import descent, linear_regression, results
+from experiments import descent, figures, linear_regression, studies
+from experiments.tables import ResultTable, interval_power_of_ten
 
 COMPRESSION = 2
 NUM_ITERATIONS = 200
-BATCH_SIZE = 250
 COLORS = {"weighted": "tab:blue", "unweighted": "tab:red"}
+
+
+def figure2(runs: int = 1_000, seed: int = 0, out: Path = Path("results")) -> None:
+    """Figure 2: convergence of the gradient norm at ρ = 2, with and without weights.
+
+    Args:
+        runs: Data sets, each solved with both methods.
+        seed: Of the random numbers.
+        out: Folder for the numbers (JSON) and the figure (PNG).
+    """
+    title = "Figure 2, convergence of linear regression"
+    sections = {"": functools.partial(study, runs, seed)}
+    studies.run("figure2", title, sections, runs, seed, out)
+
+
+def study(runs: int, seed: int) -> studies.Study:
+    """One cell."""
+    return studies.Study(
+        {"runs": runs, "gradient_norm": one_run},
+        key=jax.random.key(seed),
+        runs=runs,
+        batch_size=250,
+        x64=True,
+        reduce=lambda norms: {own: reduce(norms[own]) for own in COLORS},
+        derive=lambda numbers: {
+            "mean_below_stop_norm_after": {
+                weighting: int(np.argmax(own["mean"] < linear_regression.STOP_NORM))
+                for weighting, own in numbers["gradient_norm"].items()
+            }
+        },
+        tables={"": tabulate},
+        figures={"": draw},
+    )
 
 
 def one_run(key: jax.Array) -> dict[str, jax.Array]:
@@ -37,79 +73,49 @@ def one_run(key: jax.Array) -> dict[str, jax.Array]:
     }
 
 
-def figure2(runs: int = 1_000, seed: int = 0, out: Path = Path("results")) -> None:
-    """Figure 2: convergence of the gradient norm at ρ = 2, with and without weights.
+def reduce(norms: np.ndarray) -> dict[str, Any]:
+    """The mean, and where 90% of the runs lie."""
+    quantiles = np.quantile(norms, [0.05, 0.95], axis=0)
+    return {**jaxwgc.summarize(norms)._asdict(), "quantiles_5_95": quantiles}
 
-    Args:
-        runs: Data sets, each solved with both methods.
-        seed: Of the random numbers.
-        out: Folder for the numbers (JSON) and the figure (PNG).
-    """
-    folder = results.Results("Figure 2, convergence of linear regression", out, runs)
-    with jax.enable_x64(True), results.progress_bar() as progress:
-        norms = results.run_trials(
-            progress,
-            f"gradient norms, {NUM_ITERATIONS} iterations",
-            one_run,
-            jax.random.key(seed),
-            runs,
-            BATCH_SIZE,
-        )
-    summaries = jaxwgc.summarize(norms)
-    summaries = {weighting: summaries[weighting] for weighting in COLORS}
-    crossings = {
-        weighting: int(np.argmax(summary.mean < linear_regression.STOP_NORM))
-        for weighting, summary in summaries.items()
-    }
-    table = results.ResultTable(
-        f"Figure 2: mean gradient norm of {runs} runs with 95% confidence interval",
-        ["iteration", *summaries],
-    )
-    for iteration in range(0, NUM_ITERATIONS, 50):
-        table.add_row(
-            str(iteration),
+
+def tabulate(numbers: Any) -> ResultTable:
+    """Every fifty iterations."""
+    every = numbers["gradient_norm"].values()
+
+    def cell(own, iteration):
+        fields = (own[name][iteration] for name in jaxwgc.Summary._fields)
+        return interval_power_of_ten(jaxwgc.Summary(*fields))
+
+    return ResultTable(
+        f"Figure 2: mean gradient norm of {numbers['runs']} runs with 95% confidence "
+        "interval",
+        ["iteration", *numbers["gradient_norm"]],
+        [
             *(
-                results.interval_power_of_ten(
-                    jaxwgc.Summary(*(field[iteration] for field in summary))
-                )
-                for summary in summaries.values()
+                [str(iteration), *(cell(own, iteration) for own in every)]
+                for iteration in range(0, NUM_ITERATIONS, 50)
             ),
-        )
-    table.add_row(
-        f"mean below {linear_regression.STOP_NORM:g} after",
-        *(str(crossing) for crossing in crossings.values()),
+            [
+                f"mean below {linear_regression.STOP_NORM:g} after",
+                *map(str, numbers["mean_below_stop_norm_after"].values()),
+            ],
+        ],
     )
-    table.print()
-    folder.add_table("figure2.md", table)
-    folder.add_json(
-        "figure2.json",
-        {
-            "command": f"python -m experiments figure2 --runs {runs} --seed {seed}",
-            "mean_below_stop_norm_after": crossings,
-            "gradient_norm": results.summary_numbers(summaries),
-        },
-    )
-    folder.add_figure("figure2.png", draw(norms, summaries, runs))
-    folder.save()
 
 
-def draw(norms, summaries, runs: int):
+def draw(numbers: Any) -> Figure:
     """Means with their confidence band, and where 90% of the runs lie."""
-    figure, axes = results.new_figure(figsize=(7, 4.5))
+    figure, (axes,) = figures.new_figure(7, 4.5)
     iterations = np.arange(NUM_ITERATIONS)
-    for weighting, summary in summaries.items():
-        color = COLORS[weighting]
-        low, high = np.quantile(norms[weighting], [0.05, 0.95], axis=0)
-        axes.fill_between(iterations, low, high, color=color, alpha=0.15, linewidth=0)
-        axes.fill_between(
-            iterations,
-            np.maximum(summary.low, summary.mean / 10),
-            summary.high,
-            color=color,
-            alpha=0.35,
-            linewidth=0,
+    for weighting, own in numbers["gradient_norm"].items():
+        band = {"color": COLORS[weighting], "linewidth": 0}
+        low = np.maximum(own["low"], own["mean"] / 10)
+        axes.fill_between(iterations, *own["quantiles_5_95"], alpha=0.15, **band)
+        axes.fill_between(iterations, low, own["high"], alpha=0.35, **band)
+        axes.plot(
+            iterations, own["mean"], color=COLORS[weighting], label=f"{weighting}, mean"
         )
-        axes.plot(iterations, summary.mean, color=color, label=f"{weighting}, mean")
     axes.axhline(linear_regression.STOP_NORM, color="0.3", linestyle=":", linewidth=1)
     axes.annotate(
         "termination, ‖∇‖ < 0.1",
@@ -119,15 +125,12 @@ def draw(norms, summaries, runs: int):
         fontsize=9,
         color="0.3",
     )
-    axes.set_yscale("log")
-    axes.set_ylim(bottom=1e-3)
-    axes.set_xlim(0, NUM_ITERATIONS - 1)
-    axes.set_xlabel("iteration")
-    axes.set_ylabel("norm of the decoded gradient")
     axes.set_title(
-        f"Figure 2: ρ = 2, {runs} runs, 29 of 50 workers lost in every iteration\n"
-        "dark band: 95% CI of the mean, light band: 90% of the runs",
-        fontsize=10,
+        f"Figure 2: ρ = 2, {numbers['runs']} runs, 29 of 50 workers lost in every "
+        "iteration\ndark band: 95% CI of the mean, light band: 90% of the runs"
     )
-    axes.legend(frameon=False)
+    axes.set(yscale="log", xlim=(0, NUM_ITERATIONS - 1))
+    axes.set(xlabel="iteration", ylabel="norm of the decoded gradient")
+    axes.set_ylim(bottom=1e-3)
+    axes.legend()
     return figure

@@ -7,9 +7,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from matplotlib.figure import Figure
 
 import jaxwgc
-from experiments import descent, results
+from experiments import descent, figures, studies
+from experiments.tables import ResultTable, half_width, interval
 from jaxwgc import sketching
 
 DATA = Path(__file__).parent / "data" / "mnist_4_9.npz"
@@ -18,7 +20,6 @@ NUM_PARTS = descent.CODE.num_parts
 COMPRESSIONS = (4, 10, 20)
 WEIGHTINGS = ("weighted", "unweighted")
 MAX_ITERATIONS = 500
-BATCH_SIZE = 20
 
 # The paper's table 1: test error in percent, iterations; means of six runs.
 PUBLISHED = {
@@ -203,142 +204,152 @@ def mnist(runs: int = 200, seed: int = 0, out: Path = Path("results")) -> None:
         seed: Of the random numbers.
         out: Folder for the tables (JSON and Markdown) and the figure (PNG).
     """
-    folder = results.Results("Table 1, MNIST 4 against 9", out, runs)
+    sections = {"": functools.partial(study, runs, seed)}
+    title = "Table 1, MNIST 4 against 9"
+    studies.run("mnist", title, sections, runs, seed, out, prefix="table1")
+
+
+def study(runs: int, seed: int) -> studies.Study:
+    """A cell a compression, with step and stopping norm of the uncompressed run."""
     training, test = load_digits()
     rules, uncompressed = calibrate(training, test)
-    results.console.print(
+    scores = jax.jit(sketching.leverage_scores)(training.images)
+    arguments = {"training": training, "test": test, "scores": scores, "rules": rules}
+    return studies.Study(
+        {
+            "protocols": PROTOCOLS,
+            "rules": rules,
+            "uncompressed": uncompressed,
+            "published": {
+                f"rho={compression} {weighting}": {
+                    "error": own[0],
+                    "iterations": own[1],
+                }
+                for (compression, weighting), own in PUBLISHED.items()
+            },
+            "runs": runs,
+            "reproduced": {
+                f"rho={compression}": functools.partial(
+                    one_run, compression=compression, **arguments
+                )
+                for compression in COMPRESSIONS
+            },
+        },
+        key=jax.random.key(seed),
+        runs=runs,
+        batch_size=20,
+        tables={"": main_table, "weights": weights_table},
+        figures={"": draw},
+        note=note,
+    )
+
+
+def main_table(numbers: Any) -> ResultTable:
+    """Published and reproduced, error and iterations in one cell."""
+
+    def row(compression, weighting):
+        error, iterations = PUBLISHED[compression, weighting]
+        cells = numbers["reproduced"][f"rho={compression}"]
+        cells = [cells[protocol][weighting] for protocol in PROTOCOLS]
+        return [
+            str(compression),
+            "yes" if weighting == "weighted" else "no",
+            f"{error:g} / {iterations:g}",
+            *(
+                f"{interval(c['error'])} / {interval(c['iterations'], 1)}"
+                for c in cells
+            ),
+        ]
+
+    return ResultTable(
+        "Table 1: test error in percent / iterations, mean of "
+        f"{numbers['runs']} runs with 95% confidence interval",
+        ["ρ", "weights", "published (6 runs)", *PROTOCOLS],
+        [row(c, w) for c in COMPRESSIONS for w in WEIGHTINGS],
+    )
+
+
+def weights_table(numbers: Any) -> ResultTable:
+    """What the weights save, paired by run."""
+
+    def row(compression):
+        cells = numbers["reproduced"][f"rho={compression}"]
+        weighted, unweighted = (PUBLISHED[compression, w][0] for w in WEIGHTINGS)
+        return [
+            str(compression),
+            f"{unweighted - weighted:.2f}",
+            *(interval(cells[p]["error_saved"], 3) for p in PROTOCOLS),
+            interval(cells["draws_per_part"], 3),
+        ]
+
+    return ResultTable(
+        "Test error that the weights save, percentage points, "
+        f"{numbers['runs']} paired runs",
+        ["ρ", "published", *PROTOCOLS, "q/k"],
+        map(row, COMPRESSIONS),
+    )
+
+
+def note(numbers: Any) -> str:
+    """Where the numbers differ from the published ones."""
+    uncompressed = numbers["uncompressed"]
+    lines = [
+        "",
         f"Uncompressed: test error {uncompressed['error_percent']:.2f}% (published "
         f"{PUBLISHED_UNCOMPRESSED_ERROR}%) after {uncompressed['iterations']} "
         f"iterations with the step {uncompressed['step_on_mean_loss']} on the mean "
         "loss. That run gives step and stopping norm of all others.",
-        highlight=False,
-    )
-    scores = jax.jit(sketching.leverage_scores)(training.images)
-    summaries = {}
-    with results.progress_bar() as progress:
-        for compression in COMPRESSIONS:
-            trial = functools.partial(
-                one_run,
-                training=training,
-                test=test,
-                scores=scores,
-                rules=rules,
-                compression=compression,
-            )
-            trials = results.run_trials(
-                progress,
-                f"ρ = {compression}",
-                trial,
-                jax.random.key(seed),
-                runs,
-                BATCH_SIZE,
-            )
-            summaries[compression] = jaxwgc.summarize(trials)
-    tables = {"table1.md": main_table(summaries, runs)}
-    tables["table1_weights.md"] = weights_table(summaries, runs)
-    for name, table in tables.items():
-        table.print()
-        folder.add_table(name, table)
-    results.console.print(note(summaries), highlight=False)
-    folder.add_json("table1.json", numbers(summaries, uncompressed, rules, runs, seed))
-    folder.add_figure("table1.png", draw(summaries, runs))
-    folder.save()
-
-
-def main_table(summaries, runs: int) -> results.ResultTable:
-    """Published and reproduced, error and iterations in one cell."""
-    table = results.ResultTable(
-        f"Table 1: test error in percent / iterations, mean of {runs} runs with 95% "
-        "confidence interval",
-        ["ρ", "weights", "published (6 runs)", "paper", "unbiased", "plain"],
-    )
-    for (compression, weighting), published in PUBLISHED.items():
-        if compression not in summaries:
-            continue
-        cells = [summaries[compression][protocol][weighting] for protocol in PROTOCOLS]
-        table.add_row(
-            str(compression),
-            "yes" if weighting == "weighted" else "no",
-            f"{published[0]:g} / {published[1]:g}",
-            *(
-                f"{results.interval(cell['error'])} / "
-                f"{results.interval(cell['iterations'], 1)}"
-                for cell in cells
-            ),
-        )
-    return table
-
-
-def weights_table(summaries, runs: int) -> results.ResultTable:
-    """What the weights save, paired by run."""
-    table = results.ResultTable(
-        f"Test error that the weights save, percentage points, {runs} paired runs",
-        ["ρ", "published", "paper", "unbiased", "plain", "q/k"],
-    )
+        "",
+        "Protocols:",
+        *(f"  {name}: {text}" for name, text in PROTOCOLS.items()),
+        "",
+        "Where this differs from the paper, by more than the interval:",
+    ]
+    if numbers["runs"] == 1:
+        lines.append("  unknown: a single run has no interval")
     for compression in COMPRESSIONS:
-        cells = summaries[compression]
-        saved = (
-            PUBLISHED[compression, "unweighted"][0]
-            - PUBLISHED[compression, "weighted"][0]
-        )
-        table.add_row(
-            str(compression),
-            f"{saved:.2f}",
-            *(results.interval(cells[p]["error_saved"], 3) for p in PROTOCOLS),
-            results.interval(cells["draws_per_part"], 3),
-        )
-    return table
-
-
-def note(summaries) -> str:
-    """Where the numbers differ from the published ones."""
-    lines = ["", "Protocols:"]
-    lines += [f"  {name}: {text}" for name, text in PROTOCOLS.items()]
-    lines += ["", "Where this differs from the paper, by more than the interval:"]
-    for (compression, weighting), (error, iterations) in PUBLISHED.items():
-        if compression not in summaries:
-            continue
-        cell = summaries[compression]["paper"][weighting]
-        for quantity, published in (("error", error), ("iterations", iterations)):
-            summary = cell[quantity]
-            if not summary.low <= published <= summary.high:
-                lines.append(
-                    f"  ρ = {compression}, {weighting}: {quantity} "
-                    f"{summary.mean:.2f}, published {published:g}"
-                )
+        for weighting in WEIGHTINGS:
+            cell = numbers["reproduced"][f"rho={compression}"]["paper"][weighting]
+            published = numbers["published"][f"rho={compression} {weighting}"]
+            lines += [
+                f"  ρ = {compression}, {weighting}: {quantity} {own.mean:.2f}, published "
+                f"{published[quantity]:g}"
+                for quantity, own in cell.items()
+                # NaN, which a single run gives, is not below or above anything.
+                if published[quantity] < own.low or published[quantity] > own.high
+            ]
     return "\n".join(lines)
 
 
-def draw(summaries, runs: int):
+def draw(numbers: Any) -> Figure:
     """Test errors of the paper's protocol and the published ones."""
-    figure, axes = results.new_figure(figsize=(7, 4.2))
-    styles = {
-        "weighted": ("tab:blue", "o", -0.06),
-        "unweighted": ("tab:red", "s", 0.06),
-    }
+    figure, (axes,) = figures.new_figure(7, 4.2)
     positions = np.arange(len(COMPRESSIONS))
-    for weighting, (color, marker, offset) in styles.items():
-        published = [PUBLISHED[c, weighting][0] for c in COMPRESSIONS]
+    for weighting, color, marker, offset in (
+        ("weighted", "tab:blue", "o", -0.06),
+        ("unweighted", "tab:red", "s", 0.06),
+    ):
+        cells = [
+            numbers["reproduced"][f"rho={compression}"]["paper"][weighting]["error"]
+            for compression in COMPRESSIONS
+        ]
         axes.plot(
             positions + offset,
-            published,
+            [PUBLISHED[compression, weighting][0] for compression in COMPRESSIONS],
             marker=marker,
             markerfacecolor="white",
             color=color,
             linestyle=":",
             label=f"published, {weighting} (6 runs)",
         )
-        cells = [summaries[c]["paper"][weighting]["error"] for c in COMPRESSIONS]
-        means = np.array([cell.mean for cell in cells])
-        halves = np.array([(cell.high - cell.low) / 2 for cell in cells])
         axes.errorbar(
             positions + offset,
-            means,
-            yerr=halves,
+            [cell.mean for cell in cells],
+            yerr=[half_width(cell) for cell in cells],
             marker=marker,
             color=color,
             capsize=3,
-            label=f"reproduced, {weighting} ({runs} runs, 95% CI)",
+            label=f"reproduced, {weighting} ({numbers['runs']} runs, 95% CI)",
         )
     axes.axhline(PUBLISHED_UNCOMPRESSED_ERROR, color="0.3", linestyle="--", linewidth=1)
     axes.annotate(
@@ -354,26 +365,7 @@ def draw(summaries, runs: int):
     axes.set_xticks(positions, [str(compression) for compression in COMPRESSIONS])
     axes.set_xlim(-0.3, positions[-1] + 0.3)
     axes.set_ylim(bottom=min(3.8, axes.get_ylim()[0]))
-    axes.set_xlabel("compression factor ρ = N/r")
-    axes.set_ylabel("test error (%)")
+    axes.set(xlabel="compression factor ρ = N/r", ylabel="test error (%)")
     axes.set_title("Table 1: MNIST 4 vs 9, 29 of 50 workers lost in every iteration")
-    axes.legend(frameon=False, fontsize=9, loc="center right", bbox_to_anchor=(1, 0.46))
+    axes.legend(loc="center right", bbox_to_anchor=(1, 0.46))
     return figure
-
-
-def numbers(summaries, uncompressed, rules, runs: int, seed: int) -> dict[str, Any]:
-    """Everything, for JSON."""
-    return {
-        "command": f"python -m experiments mnist --runs {runs} --seed {seed}",
-        "protocols": PROTOCOLS,
-        "rules": {protocol: rule._asdict() for protocol, rule in rules.items()},
-        "uncompressed": uncompressed,
-        "published": {
-            f"rho={compression} {weighting}": {"error": error, "iterations": iterations}
-            for (compression, weighting), (error, iterations) in PUBLISHED.items()
-        },
-        "reproduced": {
-            f"rho={compression}": results.summary_numbers(cells)
-            for compression, cells in summaries.items()
-        },
-    }

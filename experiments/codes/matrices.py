@@ -6,7 +6,7 @@ from matplotlib.colors import FuncNorm
 from matplotlib.figure import Figure
 
 import jaxwgc
-from experiments.sections import Effort, Section
+from experiments.studies import Effort, Study
 from jaxwgc import codes as constructors
 from jaxwgc import stragglers
 
@@ -43,22 +43,20 @@ def small_codes(key: jax.Array, num_steps: int) -> dict[str, jaxwgc.GradientCode
     }
 
 
-def section(effort: Effort, key: jax.Array) -> Section:
+def study(effort: Effort, key: jax.Array) -> Study:
     """The figure alone."""
-    codes = small_codes(
-        jax.random.fold_in(key, 5), num_steps=1500 if effort.is_full else 10
-    )
-    return Section(
-        numbers={name: np.shape(code.encoding_matrix) for name, code in codes.items()},
-        tables={},
-        figures={"matrices": draw(codes)},
+    num_steps = 1500 if effort.is_full else 10
+    codes = small_codes(jax.random.fold_in(key, 5), num_steps)
+    return Study(
+        {name: np.shape(code.encoding_matrix) for name, code in codes.items()},
+        figures={"matrices": lambda numbers: draw(codes)},
     )
 
 
 def draw(codes: dict[str, jaxwgc.GradientCode], columns: int = 5) -> Figure:
     """A panel a code: messages down, parts across, each on a scale of its own."""
     rows = -(-len(codes) // columns)
-    figure = Figure(layout="constrained", figsize=(2.3 * columns, 2.6 * rows))
+    figure = Figure(figsize=(2.3 * columns, 2.6 * rows))
     panels = figure.subplots(rows, columns).ravel()
     for axes in panels[len(codes) :]:
         axes.set_axis_off()
@@ -72,8 +70,8 @@ def draw(codes: dict[str, jaxwgc.GradientCode], columns: int = 5) -> Figure:
         if code.is_complex:
             kind += ", real part"
         axes.set_xlabel(kind, fontsize=8)
-        axes.set_xticks([])
-        axes.set_yticks([])
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(True)
     ticks = [-1, -0.25, -0.05, 0, 0.05, 0.25, 1]
     bar = figure.colorbar(
         panels[0].images[0], ax=panels, shrink=0.5, aspect=40, ticks=ticks

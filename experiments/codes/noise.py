@@ -1,14 +1,18 @@
 """How much exact codes amplify rounding, against the number of workers."""
 
+import functools
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from matplotlib.figure import Figure
 
 import jaxwgc
-from experiments import results
-from experiments.sections import COLORS, MARKERS, Effort, Section
+from experiments.figures import new_figure, style
+from experiments.studies import Effort, Once, Study
+from experiments.tables import ResultTable
 from jaxwgc import codes as constructors
 
 NUM_WORKERS, FEW_WORKERS = (10, 20, 50, 100, 200), (10,)
@@ -27,10 +31,12 @@ class Measured(NamedTuple):
     miss_float32: float
 
 
-def exact_codes(
-    key: jax.Array,
-) -> dict[str, Callable[[int, int], jaxwgc.GradientCode]]:
-    """Functions of n and s."""
+# Of n and s.
+Construct = Callable[[int, int], jaxwgc.GradientCode]
+
+
+def exact_codes(key: jax.Array) -> dict[str, Construct]:
+    """By name."""
     return {
         "fractional_repetition": repetition,
         "binary": constructors.binary,
@@ -53,54 +59,39 @@ def repetition(num_workers: int, num_stragglers: int) -> jaxwgc.GradientCode:
     return constructors.fractional_repetition(num_workers, num_stragglers)
 
 
-def section(effort: Effort, key: jax.Array) -> Section:
-    """Table and figure."""
+def study(effort: Effort, key: jax.Array) -> Study:
+    """A cell a code and a size."""
     sizes = NUM_WORKERS if effort.is_full else FEW_WORKERS
     num_patterns = min(effort.runs, MAX_PATTERNS)
     generator = np.random.default_rng(np.asarray(jax.random.bits(key, (4,))))
-    draws = {n: generator.random((num_patterns, n)) for n in sizes}
-    masks = {
-        n: own.argsort(axis=1).argsort(axis=1) >= n // 10 for n, own in draws.items()
-    }
-    codes = exact_codes(jax.random.fold_in(key, 4))
-    measured = {
-        name: [measure(make(n, n // 10), masks[n]) for n in sizes]
-        for name, make in codes.items()
-    }
-    noise = results.ResultTable(
-        f"Noise amplification, s = n / 10, median of {num_patterns} patterns: "
-        "float64 / worst miss in float32",
-        ["code", *(f"n = {n}" for n in sizes)],
-    )
-    for name, row in measured.items():
-        noise.add_row(
-            name if " " in name else f"`{name}`",
-            *(f"{_noise(cell)} / {_scientific(cell.miss_float32)}" for cell in row),
-        )
-    return Section(
-        numbers={
+    orders = [generator.random((num_patterns, n)).argsort(axis=1) for n in sizes]
+    masks = [own.argsort(axis=1) >= n // 10 for n, own in zip(sizes, orders)]
+    return Study(
+        {
             "patterns": num_patterns,
             "codes": {
-                name: [cell._asdict() for cell in row] for name, row in measured.items()
+                name: [Once(functools.partial(measure, make, own)) for own in masks]
+                for name, make in exact_codes(jax.random.fold_in(key, 4)).items()
             },
         },
-        tables={"noise": noise},
-        figures={"noise": draw(measured)},
+        tables={"noise": tabulate},
+        figures={"noise": draw},
     )
 
 
-def measure(code: jaxwgc.GradientCode, masks: np.ndarray) -> Measured:
+def measure(make: Construct, masks: np.ndarray) -> Measured:
     """With the library's decoder in both precisions; the rest in float64."""
+    num_workers = masks.shape[1]
+    code = make(num_workers, num_workers // 10)
     decode = jax.jit(jaxwgc.decoding_weights)
     with jax.enable_x64(True):
         weights = np.asarray(decode(code, masks))
+    rounded = np.asarray(decode(code, masks))
     return Measured(
-        code.num_workers,
+        num_workers,
         noise=float(np.median(noise_of(code, weights))),
         miss_float64=float(relative_misses(code, weights).max()),
-        miss_float32=float(
-            relative_misses(code, np.asarray(decode(code, masks))).max()
-        ),
+        miss_float32=float(relative_misses(code, rounded).max()),
     )
 
 
@@ -126,6 +117,21 @@ def _scale(code: jaxwgc.GradientCode) -> int:
     return code.num_parts * code.num_segments
 
 
+def tabulate(numbers: Any) -> ResultTable:
+    """A row a code, a column a size."""
+
+    def row(name, cells):
+        shown = (f"{_noise(c)} / {_scientific(c.miss_float32)}" for c in cells)
+        return name if " " in name else f"`{name}`", *shown
+
+    return ResultTable(
+        f"Noise amplification, s = n / 10, median of {numbers['patterns']} patterns: "
+        "float64 / worst miss in float32",
+        ["code", *(f"n = {cell.num_workers}" for cell in numbers["codes"]["binary"])],
+        itertools.starmap(row, numbers["codes"].items()),
+    )
+
+
 def _noise(cell: Measured) -> str:
     if cell.miss_float64 > DECODABLE:
         return "lost"
@@ -136,27 +142,24 @@ def _scientific(value: float) -> str:
     return "0" if value == 0 else f"{value:.0e}"
 
 
-def draw(measured: dict[str, list[Measured]]) -> Any:
+def draw(numbers: Any) -> Figure:
     """Log-log; codes that float64 cannot decode are left out."""
-    figure, axes = results.new_figure(figsize=(8, 4.8))
-    for index, (name, row) in enumerate(measured.items()):
+    figure, (axes,) = new_figure(8, 4.8)
+    for index, (name, row) in enumerate(numbers["codes"].items()):
         shown = [cell for cell in row if cell.miss_float64 <= DECODABLE]
         axes.plot(
             [cell.num_workers for cell in shown],
             [cell.noise for cell in shown],
-            color=COLORS[index],
-            marker=MARKERS[index],
             markersize=6,
             # Two codes that amplify nothing lie on each other.
             linestyle="--" if name == "binary" else "-",
             label=name,
+            **style(index),
         )
-    sizes = [cell.num_workers for cell in next(iter(measured.values()))]
-    axes.set_xscale("log")
-    axes.set_yscale("log")
+    sizes = [cell.num_workers for cell in numbers["codes"]["binary"]]
+    axes.set(xscale="log", yscale="log", ylabel="noise amplification, median")
     axes.set_xticks(sizes, [str(size) for size in sizes])
     axes.minorticks_off()
     axes.set_xlabel("workers n, of which n / 10 straggle")
-    axes.set_ylabel("noise amplification, median")
-    figure.legend(loc="outside right upper", frameon=False, fontsize=9)
+    figure.legend(loc="outside right upper")
     return figure

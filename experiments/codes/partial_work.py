@@ -1,14 +1,15 @@
 """What the unfinished work of stragglers is worth, by the deadline of the round."""
 
-from typing import NamedTuple
+import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import jaxwgc
-from experiments import results
-from experiments.sections import Effort, Section, half_width, percent
+from experiments.studies import Effort, Study
+from experiments.tables import ResultTable, percents
 from jaxwgc import codes as constructors
 from jaxwgc import stragglers
 
@@ -17,7 +18,6 @@ NUM_WORKERS = 20
 SHIFT, RATE = 0.5, 2.0
 DEADLINES, FEW_DEADLINES = (0.75, 1.0, 1.5, 2.0, 3.0, 4.0), (1.0, 2.0)
 MAX_RUNS = 1_000
-BATCH_SIZE = 100
 
 
 class Entry(NamedTuple):
@@ -50,47 +50,50 @@ def entries() -> list[Entry]:
     ]
 
 
-def section(effort: Effort, key: jax.Array) -> Section:
-    """The table."""
+def study(effort: Effort, key: jax.Array) -> Study:
+    """A cell a code."""
     deadlines = DEADLINES if effort.is_full else FEW_DEADLINES
     runs = min(effort.runs, MAX_RUNS)
-    table = results.ResultTable(
-        f"Unfinished work, {NUM_WORKERS} workers: mean error in percent of {runs} "
-        "rounds, whole workers / finished parts",
+    chosen = entries() if effort.is_full else entries()[:2]
+    return Study(
+        {
+            "runs": runs,
+            "deadlines": deadlines,
+            "messages_and_work": {
+                entry.name: (entry.several.messages_per_worker, work(entry.single))
+                for entry in chosen
+            },
+            "errors": {
+                entry.name: functools.partial(one_run, entry=entry, deadlines=deadlines)
+                for entry in chosen
+            },
+        },
+        key=jax.random.fold_in(key, 8),
+        runs=runs,
+        batch_size=100,
+        tables={"partial_work": tabulate},
+    )
+
+
+def tabulate(numbers: Any) -> ResultTable:
+    """A row a code, a column a deadline."""
+
+    def row(name, messages, work):
+        both = [
+            percents(numbers["errors"][name][kind]) for kind in ("whole", "finished")
+        ]
+        return f"`{name}`", str(messages), f"{work:.3g}", *map(" / ".join, zip(*both))
+
+    return ResultTable(
+        f"Unfinished work, {NUM_WORKERS} workers: mean error in percent of "
+        f"{numbers['runs']} rounds, whole workers / finished parts",
         [
             "code",
             "messages",
             "work",
-            *(f"deadline {deadline:g}" for deadline in deadlines),
+            *(f"deadline {d:g}" for d in numbers["deadlines"]),
         ],
-    )
-    numbers = {}
-    for entry in entries()[slice(None if effort.is_full else 2)]:
-        found = jaxwgc.summarize(
-            jaxwgc.monte_carlo(
-                lambda key, entry=entry: one_run(key, entry, deadlines),
-                jax.random.fold_in(key, 8),
-                runs,
-                batch_size=BATCH_SIZE,
-            )
-        )
-        numbers[entry.name] = results.summary_numbers(found)
-        table.add_row(
-            f"`{entry.name}`",
-            str(entry.several.messages_per_worker),
-            f"{work(entry.single):.3g}",
-            *(
-                " / ".join(
-                    percent(found[kind].mean[at], half_width(found[kind])[at])
-                    for kind in ("whole", "finished")
-                )
-                for at in range(len(deadlines))
-            ),
-        )
-    return Section(
-        numbers={"runs": runs, "deadlines": deadlines, "errors": numbers},
-        tables={"partial_work": table},
-        figures={},
+        [row(name, *own) for name, own in numbers["messages_and_work"].items()],
     )
 
 

@@ -1,63 +1,44 @@
 """Iterative block leverage: a new sample of parts at every step, or one for all."""
 
 import functools
+import itertools
+from typing import Any
 
 import jax
 import numpy as np
+from matplotlib.figure import Figure
 
 import jaxwgc
-from experiments import results
-from experiments.sections import COLORS, MARKERS, Effort, Section
+from experiments.figures import new_figure, style
 from experiments.sketching.block_descent import CODE, DELAYS, NUM_PARTS, one_run
+from experiments.studies import Effort, Study
+from experiments.tables import ResultTable, half_width, with_half
 
 NUM_STEPS, FEW_STEPS = 2_000, 200
-BATCH_SIZE = 10
 
 
-def section(effort: Effort, key: jax.Array) -> Section:
-    """Table and figure."""
+def study(effort: Effort, key: jax.Array) -> Study:
+    """One cell, in which all methods run on the same data."""
     steps = shown_steps(NUM_STEPS if effort.is_full else FEW_STEPS)
-    with jax.enable_x64(True):
-        trials = jaxwgc.monte_carlo(
-            functools.partial(one_run, num_steps=int(steps[-1])),
-            key,
-            effort.runs,
-            batch_size=BATCH_SIZE,
-        )
-    found = {
-        name: best(own, steps) if "iterative" in name else (None, own[:, steps])
-        for name, own in trials["errors"].items()
-    }
-    summaries = {name: jaxwgc.summarize(own) for name, (_, own) in found.items()}
-    limits = jaxwgc.summarize(trials["limits"])
-    at = [steps.tolist().index(step) for step in table_steps(int(steps[-1]))]
-    table = results.ResultTable(
-        f"‖X(θ − θ*)‖² / ‖Xθ*‖² in percent, mean of {effort.runs} runs",
-        ["parts", "delay", *(f"step {steps[i]:,}" for i in at), "limit"],
-    )
-    for name, summary in summaries.items():
-        delay, _ = found[name]
-        table.add_row(
-            name,
-            "" if delay is None else str(delay),
-            *(show(jax.tree.map(lambda leaf, i=i: leaf[i], summary)) for i in at),
-            show(limits[name]) if name in limits else "0",
-        )
-    return Section(
-        numbers={
+    return Study(
+        {
             "workers, slots, load": (
                 CODE.num_workers,
                 CODE.num_parts,
                 int(CODE.loads[0]),
             ),
             "num_parts": NUM_PARTS,
+            "runs": effort.runs,
             "steps": steps,
-            "delays": {name: delay for name, (delay, _) in found.items()},
-            "errors": results.summary_numbers(summaries),
-            "limits": results.summary_numbers(limits),
+            "": functools.partial(one_run, num_steps=int(steps[-1])),
         },
-        tables={"block_leverage": table},
-        figures={"block_leverage": draw(steps, summaries)},
+        key=key,
+        runs=effort.runs,
+        batch_size=10,
+        x64=True,
+        reduce=functools.partial(reduce, steps),
+        tables={"block_leverage": tabulate},
+        figures={"block_leverage": draw},
     )
 
 
@@ -72,43 +53,56 @@ def table_steps(num_steps: int) -> list[int]:
     return [int(steps[np.searchsorted(steps, num_steps / f)]) for f in (100, 10, 1)]
 
 
-def best(errors: np.ndarray, steps: np.ndarray) -> tuple[int, np.ndarray]:
-    """The delay of the smallest mean error at the end, and the errors with that."""
-    final = errors[:, :, -1].mean(axis=0)
-    index = int(np.argmin(np.where(np.isfinite(final), final, np.inf)))
-    return DELAYS[index], errors[:, index][:, steps]
+def reduce(steps: np.ndarray, trials: dict[str, Any]) -> dict[str, Any]:
+    """Means, with the delay of the smallest mean error at the end where there are."""
+    delays, errors = {}, {}
+    for name, own in trials["errors"].items():
+        delays[name] = None
+        if "iterative" in name:
+            final = own[:, :, -1].mean(axis=0)
+            index = int(np.argmin(np.where(np.isfinite(final), final, np.inf)))
+            delays[name], own = DELAYS[index], own[:, index]
+        errors[name] = jaxwgc.summarize(own[:, steps])
+    limits = jaxwgc.summarize(trials["limits"])
+    return {"delays": delays, "errors": errors, "limits": limits}
 
 
-def show(summary: jaxwgc.Summary) -> str:
+def tabulate(numbers: Any) -> ResultTable:
+    """Errors at a few steps, and where they end."""
+    steps, limits = numbers["steps"].tolist(), numbers["limits"]
+    shown = table_steps(steps[-1])
+
+    def row(name, own):
+        cells = [
+            show(own.mean[at], half_width(own)[at]) for at in map(steps.index, shown)
+        ]
+        limit = limits.get(name)
+        end = "0" if limit is None else show(limit.mean, half_width(limit))
+        return name, str(numbers["delays"][name] or ""), *cells, end
+
+    return ResultTable(
+        f"‖X(θ − θ*)‖² / ‖Xθ*‖² in percent, mean of {numbers['runs']} runs",
+        ["parts", "delay", *(f"step {step:,}" for step in shown), "limit"],
+        itertools.starmap(row, numbers["errors"].items()),
+    )
+
+
+def show(mean: float, half: float) -> str:
     """In percent, to three digits of the mean."""
-    half = (summary.high - summary.low) / 2
-    digits = max(2 - int(np.floor(np.log10(100 * summary.mean))), 0)
-    return f"{100 * summary.mean:.{digits}f} ± {100 * half:.{digits}f}"
+    digits = max(2 - int(np.floor(np.log10(100 * mean))), 0)
+    return with_half(100 * mean, 100 * half, digits)
 
 
-def draw(steps: np.ndarray, summaries: dict[str, jaxwgc.Summary]):
+def draw(numbers: Any) -> Figure:
     """Log-log; the start is left out."""
-    figure, axes = results.new_figure(figsize=(7.5, 4.6))
-    for index, (name, summary) in enumerate(summaries.items()):
-        axes.plot(
-            steps[1:],
-            summary.mean[1:],
-            color=COLORS[index],
-            marker=MARKERS[index],
-            markersize=4,
-            label=name,
-        )
-        axes.fill_between(
-            steps[1:],
-            summary.low[1:],
-            summary.high[1:],
-            color=COLORS[index],
-            alpha=0.2,
-            linewidth=0,
-        )
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.set_xlabel("step")
+    figure, (axes,) = new_figure(7.5, 4.6)
+    steps = numbers["steps"][1:]
+    for index, (name, own) in enumerate(numbers["errors"].items()):
+        look = style(index)
+        band = {"color": look["color"], "alpha": 0.2, "linewidth": 0}
+        axes.plot(steps, own.mean[1:], markersize=4, label=name, **look)
+        axes.fill_between(steps, own.low[1:], own.high[1:], **band)
+    axes.set(xscale="log", yscale="log", xlabel="step")
     axes.set_ylabel("error ‖X(θ − θ*)‖² / ‖Xθ*‖²")
-    axes.legend(frameon=False, fontsize=9)
+    axes.legend()
     return figure

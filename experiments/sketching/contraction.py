@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import scipy.optimize
+from matplotlib.figure import Figure
 
 import jaxwgc
-from experiments import results
-from experiments.sections import COLORS, MARKERS, Effort, Section, panels
+from experiments.figures import new_figure, style
+from experiments.studies import Effort, Study
+from experiments.tables import ResultTable, interval
 from jaxwgc import sketching
 
 SHAPE, SMALL_SHAPE = (1_000, 20), (200, 8)
@@ -19,7 +21,6 @@ RATIOS = (4, 8, 16)
 NUM_ITERATIONS = 12
 # With momentum, theory speaks of later iterations.
 LATE = 4
-BATCH_SIZE = 25
 NON_NEGATIVE = optax.projections.projection_non_negative
 
 
@@ -37,48 +38,52 @@ NEW, MOMENTUM, CONSTRAINED = METHODS = (
 )
 
 
-def section(effort: Effort, key: jax.Array) -> Section:
-    """Table and figure."""
+def study(effort: Effort, key: jax.Array) -> Study:
+    """A cell a method and a size."""
     shape, ratios = (SHAPE, RATIOS) if effort.is_full else (SMALL_SHAPE, RATIOS[:2])
     with jax.enable_x64(True):
         matrix, target = system(jax.random.fold_in(key, 0), shape)
-        found = {
-            (method.name, ratio): jaxwgc.monte_carlo(
-                functools.partial(
-                    one_run,
-                    matrix=matrix,
-                    target=target,
-                    optimum=optimum(matrix, target, method),
-                    method=method,
-                    sketch_size=ratio * shape[1],
-                ),
-                jax.random.fold_in(key, 1),
-                effort.runs,
-                batch_size=BATCH_SIZE,
-            )
-            for method in METHODS
-            for ratio in ratios
-        }
-    return Section(
-        numbers={
+
+    def trial(method: Method, ratio: int) -> functools.partial:
+        return functools.partial(
+            one_run,
+            matrix=matrix,
+            target=target,
+            optimum=optimum(matrix, target, method),
+            method=method,
+            sketch_size=ratio * shape[1],
+        )
+
+    return Study(
+        {
             "shape": shape,
+            "ratios": ratios,
+            "runs": effort.runs,
             "iterations": NUM_ITERATIONS,
             "theory": {
-                f"{method.name}, m = {ratio}p": theory(
-                    method, ratio * shape[1], shape[1]
-                )
+                name_of(method, ratio): theory(method, ratio * shape[1], shape[1])
                 for method in (NEW, MOMENTUM)
                 for ratio in ratios
             },
             "measured": {
-                f"{name}, m = {ratio}p": results.summary_numbers(jaxwgc.summarize(own))
-                | {"median_last": np.median(own["last"])}
-                for (name, ratio), own in found.items()
+                name_of(method, ratio): trial(method, ratio)
+                for method in METHODS
+                for ratio in ratios
             },
         },
-        tables={"contraction": tabulate(found, shape, effort.runs)},
-        figures={"contraction": draw(found, shape[1])},
+        key=jax.random.fold_in(key, 1),
+        runs=effort.runs,
+        batch_size=25,
+        x64=True,
+        reduce=reduce,
+        tables={"contraction": tabulate},
+        figures={"contraction": draw},
     )
+
+
+def name_of(method: Method, ratio: int) -> str:
+    """Of a cell."""
+    return f"{method.name}, m = {ratio}p"
 
 
 def system(key: jax.Array, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -134,64 +139,63 @@ def one_run(
     }
 
 
-def tabulate(found: dict[tuple[str, int], Any], shape: tuple[int, int], runs: int):
+def reduce(found: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Means, and what a few runs that diverge do not move."""
+    numbers = jaxwgc.summarize(found) | {
+        "median_last": np.median(found["last"]),
+        "worst_last": found["last"].max(),
+    }
+    if "errors" in found:
+        deciles = np.quantile(found["errors"], (0.1, 0.5, 0.9), axis=0)
+        numbers["errors_10_50_90"] = deciles
+    return numbers
+
+
+def tabulate(numbers: Any) -> ResultTable:
     """Measured factors beside those of theory."""
-    table = results.ResultTable(
-        f"Iterative Hessian sketch of {shape[0]:,} × {shape[1]}, Gaussian sketches, "
-        f"{NUM_ITERATIONS} iterations, mean of {runs} runs",
-        [
-            "method",
-            "m / p",
-            "factor, measured",
-            "factor, theory",
-            "last error: median",
-            "worst",
-        ],
+
+    def row(method, ratio):
+        own = numbers["measured"][name_of(method, ratio)]
+        factors = "", ""
+        if "factor" in own:
+            expected = numbers["theory"][name_of(method, ratio)]
+            factors = interval(own["factor"], 4), f"{expected:.4f}"
+        last = f"{own['median_last']:.0e}", f"{own['worst_last']:.0e}"
+        return method.name, str(ratio), *factors, *last
+
+    return ResultTable(
+        f"Iterative Hessian sketch of {numbers['shape'][0]:,} × {numbers['shape'][1]}, "
+        f"Gaussian sketches, {NUM_ITERATIONS} iterations, mean of {numbers['runs']} runs",
+        "method;m / p;factor, measured;factor, theory;last error: median;worst".split(
+            ";"
+        ),
+        [row(method, ratio) for method in METHODS for ratio in numbers["ratios"]],
     )
-    for method in METHODS:
-        for ratio in sorted({ratio for _, ratio in found}):
-            own = found[method.name, ratio]
-            factor = jaxwgc.summarize(own["factor"]) if "factor" in own else None
-            expected = theory(method, ratio * shape[1], shape[1])
-            table.add_row(
-                method.name,
-                str(ratio),
-                "" if factor is None else results.interval(factor, 4),
-                "" if factor is None else f"{expected:.4f}",
-                f"{np.median(own['last']):.0e}",
-                f"{own['last'].max():.0e}",
-            )
-    return table
 
 
-def draw(found: dict[tuple[str, int], Any], num_columns: int):
+def draw(numbers: Any) -> Figure:
     """Errors by iteration, a panel a method.
 
     Medians with momentum, where few runs that diverge make up the mean.
     """
-    figure, every = panels(2, 10, 4.6)
+    figure, panels = new_figure(10, 4.6, columns=2)
     iterations = np.arange(NUM_ITERATIONS + 1)
-    for axes, method in zip(every, (NEW, MOMENTUM), strict=True):
-        for index, ratio in enumerate(sorted({ratio for _, ratio in found})):
-            errors = found[method.name, ratio]["errors"]
-            if method == NEW:
-                middle, low, high, _ = jaxwgc.summarize(errors)
-            else:
-                low, middle, high = np.quantile(errors, (0.1, 0.5, 0.9), axis=0)
-            style = {"color": COLORS[index], "linewidth": 1}
-            marker = {"marker": MARKERS[index], "markersize": 4}
-            axes.plot(iterations, middle, label=f"m = {ratio}p", **marker, **style)
-            axes.fill_between(iterations, low, high, alpha=0.2, **style)
-            expected = theory(method, ratio * num_columns, num_columns)
-            axes.plot(iterations, expected**iterations, ":", **style)
+    for axes, method in zip(panels, (NEW, MOMENTUM), strict=True):
+        for index, ratio in enumerate(numbers["ratios"]):
+            own = numbers["measured"][name_of(method, ratio)]
+            middle, low, high, _ = own["errors"]
+            if method == MOMENTUM:
+                low, middle, high = own["errors_10_50_90"]
+            look = style(index) | {"linewidth": 1, "markersize": 4}
+            line = {"color": look["color"], "linewidth": 1}
+            axes.plot(iterations, middle, label=f"m = {ratio}p", **look)
+            axes.fill_between(iterations, low, high, alpha=0.2, **line)
+            expected = numbers["theory"][name_of(method, ratio)]
+            axes.plot(iterations, expected**iterations, ":", **line)
         axes.plot([], [], ":", color="0.4", label="theory's factor")
-        axes.set_title(
-            f"{method.name}: {'mean' if method == NEW else 'median, 10–90%'}",
-            fontsize=10,
-        )
-        axes.set_yscale("log")
-        axes.set_xlabel("iteration t")
-        axes.set_xticks(iterations[::2])
-        axes.legend(frameon=False, fontsize=9)
-    every[0].set_ylabel("error ‖X(θ_t − θ*)‖² / ‖Xθ*‖²")
+        shown = "mean" if method == NEW else "median, 10–90%"
+        axes.set(title=f"{method.name}: {shown}", yscale="log")
+        axes.set(xlabel="iteration t", xticks=iterations[::2])
+        axes.legend()
+    panels[0].set_ylabel("error ‖X(θ_t − θ*)‖² / ‖Xθ*‖²")
     return figure

@@ -1,5 +1,6 @@
 """A least-squares problem, and the solvers that are compared on it."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -74,49 +75,35 @@ def entries(
     column_major = np.asfortranarray(matrix)
     num_columns = matrix.shape[1]
     products = jax.jit(lambda x: (x.T @ x, x.T @ (2 * x)))
+
+    def own(function, *arguments, **options):
+        return functools.partial(function, key, x, y, *arguments, **options)
+
     found = [Entry(PRODUCTS, "", lambda: products(x))]
     for method in ("gram", "sketch"):
-        found.append(
-            Entry(
-                "`preconditioned`",
-                f'"{method}"',
-                lambda method=method: sketching.preconditioned(
-                    key, x, y, method=method
-                ),
-            )
-        )
+        run = own(sketching.preconditioned, method=method)
+        found.append(Entry("`preconditioned`", f'"{method}"', run))
     for name, factor in SKETCHES if is_full else SKETCHES[::4]:
-        found.append(
-            Entry(
-                f"`sketch_and_solve`, {name}",
-                f"{factor}p",
-                lambda name=name, size=factor * num_columns: sketching.sketch_and_solve(
-                    key, x, y, size, name
-                ),
-            )
-        )
+        run = own(sketching.sketch_and_solve, factor * num_columns, name)
+        found.append(Entry(f"`sketch_and_solve`, {name}", f"{factor}p", run))
     for number in (1, 2, 4) if is_full else (2,):
-        found.append(
-            Entry(
-                "`iterative_hessian_sketch`, 8p",
-                f"{number} it.",
-                lambda number=number: sketching.iterative_hessian_sketch(
-                    key, x, y, 8 * num_columns, number, embedding="sparse_sign"
-                ),
-            )
+        run = own(
+            sketching.iterative_hessian_sketch,
+            8 * num_columns,
+            number,
+            embedding="sparse_sign",
         )
+        found.append(Entry("`iterative_hessian_sketch`, 8p", f"{number} it.", run))
+    lsqr = functools.partial(
+        scipy.sparse.linalg.lsqr, atol=1e-15, btol=1e-15, iter_lim=MAX_LSQR_ITERATIONS
+    )
+    model = sklearn.linear_model.LinearRegression(fit_intercept=False)
     peers: dict[str, Callable[[], Any]] = {
         "scipy `lstsq`, gelsd": lambda: scipy_solution(column_major, target, "gelsd"),
         "scipy `lstsq`, gelsy": lambda: scipy_solution(column_major, target, "gelsy"),
-        "scipy `lsqr`": lambda: scipy.sparse.linalg.lsqr(
-            matrix, target, atol=1e-15, btol=1e-15, iter_lim=MAX_LSQR_ITERATIONS
-        ),
+        "scipy `lsqr`": lambda: lsqr(matrix, target),
         "numpy `lstsq`": lambda: np.linalg.lstsq(column_major, target)[0],
-        "scikit-learn `LinearRegression`": lambda: (
-            sklearn.linear_model.LinearRegression(fit_intercept=False)
-            .fit(matrix, target)
-            .coef_
-        ),
+        "scikit-learn `LinearRegression`": lambda: model.fit(matrix, target).coef_,
     }
     found += [Entry(name, "", run, False) for name, run in peers.items()]
     found.append(Entry("`jax.numpy` `lstsq`", "", lambda: jnp.linalg.lstsq(x, y)[0]))

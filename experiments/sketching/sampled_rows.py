@@ -56,71 +56,51 @@ def draw_rows(
     return indices.reshape(-1), jnp.repeat(blocks.scale, BLOCK_SIZE)
 
 
-# Rules and data are arguments, so that they share what is compiled.
-@functools.partial(jax.jit, static_argnames=("size", "method", "weighted"))
-def solutions_of(
-    keys: jax.Array,
-    probabilities: jax.Array,
-    basis: jax.Array,
-    target: jax.Array,
-    size: int,
-    method: str,
-    weighted: bool,
-) -> jax.Array:
-    """Least squares in sampled rows: the shortest coordinates, (runs, p)."""
+def one_run(
+    key: jax.Array,
+    sampler: Sampler,
+    every: dict[str, data.Regression],
+    sizes: list[int],
+) -> dict[str, jax.Array]:
+    """Least squares in sampled rows: the shortest coordinates (sizes, p), by the kind."""
 
-    def solve(key: jax.Array) -> jax.Array:
-        indices, scale = draw_rows(key, probabilities, size, method, weighted)
+    def solve(size: int, own: tuple[jax.Array, ...]) -> jax.Array:
+        scores, basis, target = own
+        probabilities = sketching.row_probabilities(scores, sampler.rule)
+        indices, scale = draw_rows(
+            key, probabilities, size, sampler.method, sampler.weighted
+        )
         rows, values = sketching.scale_rows((basis[indices], target[indices]), scale)
         inverse = jnp.linalg.pinv(rows.T @ rows, rtol=CUTOFF, hermitian=True)
         return inverse @ (rows.T @ values)
 
-    return jax.lax.map(solve, keys)
+    # Side by side, so that one program serves all kinds.
+    stacked = [(own.scores, own.basis, own.target) for own in every.values()]
+    stacked = tuple(map(jnp.stack, zip(*stacked, strict=True)))
+    found = [jax.vmap(functools.partial(solve, size))(stacked) for size in sizes]
+    return dict(zip(every, jnp.stack(found, axis=1), strict=True))
 
 
 class Measured(NamedTuple):
-    """Over the smallest squared residual: of all runs (runs,), and of their mean.
+    """Over the smallest squared residual: of all runs, and of their mean.
 
     In coordinates of an orthonormal basis, so that bias and variance are those of the
     fitted values Xθ, and add up to the mean of the excess.
     """
 
     excess: np.ndarray
-    squared_bias: float
-    variance: float
+    squared_bias: np.ndarray
+    variance: np.ndarray
 
 
-def measure(
-    key: jax.Array, every: dict[str, data.Regression], size: int, runs: int
-) -> dict[str, dict[str, Measured]]:
-    """By the sampler and the kind of the data, which share keys."""
-    keys = jax.random.split(key, runs)
-
-    def of(sampler: Sampler, own: data.Regression) -> Measured:
-        probabilities = sketching.row_probabilities(own.scores, sampler.rule)
-        found = solutions_of(
-            keys,
-            probabilities,
-            own.basis,
-            own.target,
-            size,
-            sampler.method,
-            sampler.weighted,
-        )
-        return _compare(np.asarray(found), own)
-
-    return {
-        name: {kind: of(sampler, own) for kind, own in every.items()}
-        for name, sampler in SAMPLERS.items()
-    }
-
-
-def _compare(solutions: np.ndarray, own: data.Regression) -> Measured:
+def compare(solutions: np.ndarray, own: data.Regression) -> Measured:
+    """Of coordinates (runs, sizes, p): excess (sizes, runs), the others (sizes,)."""
     errors = solutions - own.coordinates
-    excess = np.sum(errors**2, axis=1) / own.squared_residual
+    excess = np.sum(errors**2, axis=2) / own.squared_residual
     mean = errors.mean(axis=0)
     runs = len(errors)
-    spread = np.sum((errors - mean) ** 2) / max(runs - 1, 1) / own.squared_residual
+    spread = np.sum((errors - mean) ** 2, axis=(0, 2))
+    spread /= max(runs - 1, 1) * own.squared_residual
     # The mean of so many runs has a share of the variance in its square.
-    bias = max(np.sum(mean**2) / own.squared_residual - spread / runs, 0.0)
-    return Measured(excess, float(bias), float(spread))
+    bias = np.sum(mean**2, axis=1) / own.squared_residual - spread / runs
+    return Measured(excess.T, np.maximum(bias, 0.0), spread)

@@ -1,97 +1,69 @@
 """Least squares on sampled rows: what each sampler loses, against the rows it takes."""
 
+import functools
 from typing import Any
 
 import jax
 import numpy as np
+from matplotlib.figure import Figure
 
-from experiments import results
-from experiments.sections import COLORS, MARKERS, ROUNDING, Effort, Section, panels
+from experiments.figures import new_figure, style
 from experiments.sketching import data
-from experiments.sketching.sampled_rows import SAMPLERS, measure
+from experiments.sketching.sampled_rows import SAMPLERS, compare, one_run
+from experiments.studies import Effort, Study
+from experiments.tables import ROUNDING, ResultTable
 
 FACTORS, FEW_FACTORS = (4, 8, 16, 32, 64), (4, 16)
 SHOWN_FACTOR = 16
 
 
-def section(effort: Effort, key: jax.Array) -> Section:
-    """Tables and the figure."""
+def study(effort: Effort, key: jax.Array) -> Study:
+    """A cell a sampler."""
     data_key, run_key = jax.random.split(key)
     num_rows, num_columns = data.sizes(effort)
     every = data.regressions(data_key, num_rows, num_columns)
     factors = FACTORS if effort.is_full else FEW_FACTORS
     sizes = [factor * num_columns for factor in factors]
-    with jax.enable_x64(True):
-        found = {
-            factor: measure(run_key, every, size, effort.runs)
-            for factor, size in zip(factors, sizes, strict=True)
-        }
-    # (sizes, runs) by the sampler and the kind of the data.
-    excess = {
-        name: {
-            kind: np.stack([own[name][kind].excess for own in found.values()])
-            for kind in every
-        }
-        for name in SAMPLERS
-    }
-    size = SHOWN_FACTOR * num_columns
-    described = results.ResultTable(
-        f"The data, N = {num_rows:,} and p = {num_columns}",
-        ["data", "rows", "columns", "largest leverage score", "coherence"],
-    )
-    for own in every.values():
-        described.add_row(
-            own.label,
-            f"{num_rows:,}",
-            str(num_columns),
-            f"{own.scores.max():.2g}",
-            f"{own.coherence:.3g}",
-        )
-    table = results.ResultTable(
-        f"Excess of the squared residual in percent of the smallest one, {size} of "
-        f"{num_rows:,} rows, p = {num_columns}, median of {effort.runs} samples and "
-        "its 95% interval",
-        ["sampler", *(own.label for own in every.values())],
-    )
-    parts = results.ResultTable(
-        "Squared bias / variance of the fitted values in percent of the smallest "
-        f"squared residual, {size} rows",
-        ["sampler", *(own.label for own in every.values())],
-    )
-    for name in SAMPLERS:
-        cells = [found[SHOWN_FACTOR][name][kind] for kind in every]
-        table.add_row(name, *(_median_interval(cell.excess) for cell in cells))
-        parts.add_row(
-            name,
-            *(
-                f"{_percent(cell.squared_bias)} / {_percent(cell.variance)}"
-                for cell in cells
-            ),
-        )
-    return Section(
-        numbers={
+    return Study(
+        {
             "num_rows": num_rows,
             "num_columns": num_columns,
             "runs": effort.runs,
             "sizes": sizes,
             "coherence": {kind: own.coherence for kind, own in every.items()},
+            "largest_score": {kind: own.scores.max() for kind, own in every.items()},
             "excess": {
-                name: {
-                    kind: dict(
-                        zip(
-                            ("median", "low", "high"),
-                            median_interval(values).tolist(),
-                            strict=True,
-                        )
-                    )
-                    for kind, values in own.items()
-                }
-                for name, own in excess.items()
+                name: functools.partial(
+                    one_run, sampler=sampler, every=every, sizes=sizes
+                )
+                for name, sampler in SAMPLERS.items()
             },
         },
-        tables={"data": described, "samplers": table, "samplers_bias": parts},
-        figures={"samplers": draw(excess, every, sizes, num_columns)},
+        key=run_key,
+        runs=effort.runs,
+        batch_size=25,
+        x64=True,
+        reduce=lambda found: {kind: reduce(found[kind], every[kind]) for kind in every},
+        tables={
+            "data": tabulate_data,
+            "samplers": tabulate_excess,
+            "samplers_bias": tabulate_bias,
+        },
+        figures={"samplers": draw},
     )
+
+
+def reduce(solutions: np.ndarray, own: data.Regression) -> dict[str, np.ndarray]:
+    """Of each size."""
+    excess, squared_bias, variance = compare(solutions, own)
+    median, low, high = median_interval(excess)
+    return {
+        "median": median,
+        "low": low,
+        "high": high,
+        "squared_bias": squared_bias,
+        "variance": variance,
+    }
 
 
 def median_interval(values: np.ndarray) -> np.ndarray:
@@ -107,46 +79,68 @@ def median_interval(values: np.ndarray) -> np.ndarray:
     return np.stack([np.median(ordered, -1), ordered[..., low], ordered[..., high]])
 
 
-def draw(
-    excess: dict[str, dict[str, np.ndarray]],
-    every: dict[str, data.Regression],
-    sizes: list[int],
-    num_columns: int,
-) -> Any:
-    """Log-log, a panel a kind of data."""
-    figure, axes_row = panels(len(every), 11, 5.6)
-    for axes, (kind, own) in zip(axes_row, every.items(), strict=True):
-        is_first = axes is axes_row[0]
-        for index, name in enumerate(excess):
-            median, low, high = median_interval(excess[name][kind])
-            style = {"color": COLORS[index]}
-            axes.plot(
-                sizes,
-                median,
-                marker=MARKERS[index],
-                markersize=5,
-                linewidth=1.4,
-                label=name if is_first else None,
-                **style,
+def tabulate_data(numbers: Any) -> ResultTable:
+    """What is sampled from."""
+    shape = f"{numbers['num_rows']:,}", str(numbers["num_columns"])
+    return ResultTable(
+        f"The data, N = {numbers['num_rows']:,} and p = {numbers['num_columns']}",
+        ["data", "rows", "columns", "largest leverage score", "coherence"],
+        [
+            [data.KINDS[kind].label, *shape, f"{score:.2g}", f"{coherence:.3g}"]
+            for (kind, score), coherence in zip(
+                numbers["largest_score"].items(), numbers["coherence"].values()
             )
-            axes.fill_between(sizes, low, high, alpha=0.15, linewidth=0, **style)
-        gaussian = num_columns / (np.array(sizes) - num_columns - 1)
-        axes.plot(
-            sizes,
-            gaussian,
-            ":",
-            color="0.3",
-            label="Gaussian embedding, mean p / (r − p − 1)" if is_first else None,
-        )
-        axes.set_title(own.label, fontsize=10)
-        axes.set_xscale("log", base=2)
-        axes.set_yscale("log")
-        shown = sizes[::2]
-        axes.set_xticks(shown, [f"{size // num_columns}p\n{size:,}" for size in shown])
-        axes.set_xlabel("sampled rows r")
-    axes_row[0].set_ylabel("excess of ‖Xθ − y‖², median, over the smallest")
-    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9)
-    return figure
+        ],
+    )
+
+
+def tabulate_excess(numbers: Any) -> ResultTable:
+    """Medians."""
+
+    def cell(median, low, high):
+        if high - low <= 1e-9 * median:
+            return _percent(median)
+        return f"{_percent(median)} ({_percent(low)} to {_percent(high)})"
+
+    title = (
+        "Excess of the squared residual in percent of the smallest one, {size} of "
+        "{num_rows:,} rows, p = {num_columns}, median of {runs} samples and its 95% "
+        "interval"
+    )
+    return _tabulate(numbers, title, cell, ("median", "low", "high"))
+
+
+def tabulate_bias(numbers: Any) -> ResultTable:
+    """What the excess is made of."""
+    title = (
+        "Squared bias / variance of the fitted values in percent of the smallest "
+        "squared residual, {size} rows"
+    )
+    return _tabulate(
+        numbers,
+        title,
+        lambda bias, variance: f"{_percent(bias)} / {_percent(variance)}",
+        ("squared_bias", "variance"),
+    )
+
+
+def _tabulate(
+    numbers: Any, title: str, cell: Any, names: tuple[str, ...]
+) -> ResultTable:
+    """A row a sampler, a column a kind of data, at one of the sizes."""
+    size = SHOWN_FACTOR * numbers["num_columns"]
+    at = numbers["sizes"].index(size)
+    return ResultTable(
+        title.format(size=size, **numbers),
+        ["sampler", *(data.KINDS[kind].label for kind in numbers["coherence"])],
+        [
+            [
+                sampler,
+                *(cell(*(own[name][at] for name in names)) for own in row.values()),
+            ]
+            for sampler, row in numbers["excess"].items()
+        ],
+    )
 
 
 def _percent(share: float) -> str:
@@ -156,8 +150,25 @@ def _percent(share: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.2g}"
 
 
-def _median_interval(excess: np.ndarray) -> str:
-    median, low, high = median_interval(excess)
-    if high - low <= 1e-9 * median:
-        return _percent(median)
-    return f"{_percent(median)} ({_percent(low)} to {_percent(high)})"
+def draw(numbers: Any) -> Figure:
+    """Log-log, a panel a kind of data."""
+    sizes, num_columns = np.array(numbers["sizes"]), numbers["num_columns"]
+    figure, panels = new_figure(11, 5.6, len(numbers["coherence"]))
+    for axes, kind in zip(panels, numbers["coherence"], strict=True):
+        is_first = axes is panels[0]
+        for index, (name, row) in enumerate(numbers["excess"].items()):
+            own, look = row[kind], style(index)
+            band = {"color": look["color"], "alpha": 0.15, "linewidth": 0}
+            label = name if is_first else None
+            axes.plot(sizes, own["median"], linewidth=1.4, label=label, **look)
+            axes.fill_between(sizes, own["low"], own["high"], **band)
+        label = "Gaussian embedding, mean p / (r − p − 1)" if is_first else None
+        gaussian = num_columns / (sizes - num_columns - 1)
+        axes.plot(sizes, gaussian, ":", color="0.3", label=label)
+        axes.set_xscale("log", base=2)
+        ticks = sizes[::2]
+        axes.set_xticks(ticks, [f"{size // num_columns}p\n{size:,}" for size in ticks])
+        axes.set(yscale="log", title=data.KINDS[kind].label, xlabel="sampled rows r")
+    panels[0].set_ylabel("excess of ‖Xθ − y‖², median, over the smallest")
+    figure.legend(loc="outside lower center", ncols=3)
+    return figure

@@ -1,12 +1,14 @@
 """Least squares: how far from the optimum a solver ends, and how long it takes."""
 
-from typing import NamedTuple
+import functools
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from matplotlib.figure import Figure
 
-from experiments import results, timing
-from experiments.sections import COLORS, MARKERS, Effort, Section, panels
+from experiments import timing
+from experiments.figures import new_figure, style
 from experiments.sketching.least_squares import (
     PRODUCTS,
     Entry,
@@ -15,10 +17,12 @@ from experiments.sketching.least_squares import (
     scipy_solution,
     system,
 )
+from experiments.studies import Effort, Once, Study
+from experiments.tables import YES_NO, ResultTable
 from jaxwgc import sketching
 
 SHAPE, SMALL_SHAPE = (100_000, 200), (4_000, 20)
-CONDITIONS = (1e8, 10.0)
+CONDITIONS = {"ill": 1e8, "well": 10.0}
 # Slow solvers are run less often: no further run after so many seconds.
 REPEATS, BUDGET = 5, 5.0
 # What the accuracy of the figures ends at: rounding below.
@@ -37,48 +41,32 @@ class Measured(NamedTuple):
     converged: bool | None = None
 
 
-def section(effort: Effort, key: jax.Array) -> Section:
-    """A table for each condition number, and a figure."""
+def study(effort: Effort, key: jax.Array) -> Study:
+    """A cell a condition number."""
     shape = SHAPE if effort.is_full else SMALL_SHAPE
+    repeats = REPEATS if effort.is_full else 1
     with jax.enable_x64(True):
         factors = orthonormal(jax.random.fold_in(key, 0), shape)
-        measured = {}
-        for condition in CONDITIONS:
-            matrix, target = system(jax.random.fold_in(key, 1), *factors, condition)
-            measured[condition] = compare(
-                entries(jax.random.fold_in(key, 2), matrix, target, effort.is_full),
-                matrix,
-                target,
-                REPEATS if effort.is_full else 1,
-            )
-    tables = {}
-    for name, condition in zip(("ill", "well"), CONDITIONS, strict=True):
-        table = results.ResultTable(
-            f"{shape[0]:,} × {shape[1]}, float64, condition number {condition:.0e}",
-            ["solver", "seconds", "runs", "excess", "iterations", "converged"],
-        )
-        for row in measured[condition]:
-            table.add_row(
-                f"{row.family} {row.setting}".strip(),
-                row.time.cell(),
-                str(row.time.runs),
-                "" if row.excess is None else f"{row.excess:.1e}",
-                "" if row.iterations is None else str(row.iterations),
-                {None: "", True: "yes", False: "no"}[row.converged],
-            )
-        tables[f"solvers_{name}"] = table
-    return Section(
-        numbers={
+
+    def measure(condition: float) -> list[Measured]:
+        matrix, target = system(jax.random.fold_in(key, 1), *factors, condition)
+        own = entries(jax.random.fold_in(key, 2), matrix, target, effort.is_full)
+        return compare(own, matrix, target, repeats)
+
+    return Study(
+        {
             "shape": shape,
             "measured": {
-                f"{condition:.0e}": [
-                    row._asdict() | {"time": row.time._asdict()} for row in rows
-                ]
-                for condition, rows in measured.items()
+                f"{condition:.0e}": Once(functools.partial(measure, condition))
+                for condition in CONDITIONS.values()
             },
         },
-        tables=tables,
-        figures={"solvers": draw(measured)},
+        x64=True,
+        tables={
+            f"solvers_{name}": functools.partial(tabulate, condition)
+            for name, condition in CONDITIONS.items()
+        },
+        figures={"solvers": draw},
     )
 
 
@@ -113,47 +101,52 @@ def compare(
     return measured
 
 
-def draw(measured: dict[float, list[Measured]]):
+def tabulate(condition: float, numbers: Any) -> ResultTable:
+    """A row a solver and setting."""
+    rows, columns = numbers["shape"]
+    return ResultTable.of_records(
+        f"{rows:,} × {columns}, float64, condition number {condition:.0e}",
+        numbers["measured"][f"{condition:.0e}"],
+        {
+            "solver": lambda row: f"{row.family} {row.setting}".strip(),
+            "seconds": lambda row: row.time.cell(),
+            "runs": lambda row: str(row.time.runs),
+            "excess": lambda row: "" if row.excess is None else f"{row.excess:.1e}",
+            "iterations": lambda row: str(row.iterations or ""),
+            "converged": lambda row: YES_NO[row.converged],
+        },
+    )
+
+
+def draw(numbers: Any) -> Figure:
     """A panel a condition number."""
-    figure, every = panels(len(measured), 11, 5)
+    measured = numbers["measured"]
+    figure, panels = new_figure(11, 5, len(measured))
     families = list(dict.fromkeys(row.family for row in next(iter(measured.values()))))
     families.remove(PRODUCTS)
     num_ours = sum(f.startswith(OURS) for f in families)
-    handles = []
-    for axes, (condition, rows) in zip(every, measured.items(), strict=True):
-        handles = []
+    for axes, (condition, rows) in zip(panels, measured.items(), strict=True):
         for index, family in enumerate(families):
             own = [row for row in rows if row.family == family]
             # Filled and joined: ours; hollow: peers, in the same colours.
             is_ours = index < num_ours
-            place = index if is_ours else index - num_ours
-            (handle,) = axes.plot(
+            look = style(index if is_ours else index - num_ours)
+            axes.plot(
                 [row.time.median for row in own],
                 [max(row.excess or 0.0, FLOOR) for row in own],
-                color=COLORS[place],
-                marker=MARKERS[place],
                 markersize=6,
-                markerfacecolor=COLORS[place] if is_ours else "white",
+                markerfacecolor=look["color"] if is_ours else "white",
                 linestyle="-" if "sketch" in family else "none",
                 linewidth=1,
                 label=family.replace("`", ""),
+                **look,
             )
-            handles.append(handle)
-        products = next(row for row in rows if row.family == PRODUCTS)
-        handles.append(
-            axes.axvline(
-                products.time.median,
-                color="0.4",
-                linestyle=":",
-                label=PRODUCTS,
-            )
-        )
-        axes.set_title(
-            f"condition number $10^{{{np.log10(condition):.0f}}}$", fontsize=10
-        )
-        axes.set_xscale("log")
-        axes.set_yscale("log")
-        axes.set_xlabel("time (s), median")
-    every[0].set_ylabel(f"relative excess of the residual (at least {FLOOR:.0e})")
-    figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=8)
+        (products,) = (row.time.median for row in rows if row.family == PRODUCTS)
+        axes.axvline(products, color="0.4", linestyle=":", label=PRODUCTS)
+        power = f"$10^{{{np.log10(float(condition)):.0f}}}$"
+        axes.set(title=f"condition number {power}", xlabel="time (s), median")
+        axes.set(xscale="log", yscale="log")
+    panels[0].set_ylabel(f"relative excess of the residual (at least {FLOOR:.0e})")
+    handles, _ = panels[0].get_legend_handles_labels()
+    figure.legend(handles=handles, loc="outside right upper", fontsize=8)
     return figure
