@@ -1,6 +1,5 @@
 """Decoding error at equal load, against random stragglers and against an adversary."""
 
-import functools
 import itertools
 import math
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ import jaxwgc
 from experiments.codes import orderings
 from experiments.codes.equal_codes import Entry, entries
 from experiments.figures import new_figure, style
-from experiments.studies import Effort, Once, Study
+from experiments.studies import Effort, Once, Study, Trial
 from experiments.tables import ROUNDING, ResultTable, percent, percents
 from jaxwgc import coding
 
@@ -40,9 +39,9 @@ def study(effort: Effort, key: jax.Array) -> Study:
         return {
             "exact_up_to": entry.make(draw_keys[0]).num_stragglers,
             "is_exact": entry.is_exact,
-            "": functools.partial(one_run, entry=entry, numbers=numbers),
+            "": Trial(one_run, entry, numbers),
             "adversarial": Once(
-                functools.partial(worst_errors, entry, keys, numbers), len(numbers)
+                worst_errors, entry, keys, numbers, num_rows=len(numbers)
             ),
         }
 

@@ -1,7 +1,6 @@
 """Learned entries against zeros and ones on the same assignment."""
 
 import dataclasses
-import functools
 import itertools
 from typing import Any, NamedTuple
 
@@ -51,7 +50,7 @@ def study(effort: Effort, key: jax.Array) -> Study:
         {
             "num_masks": num_masks,
             "assignments": {
-                name: Once(functools.partial(measure, code))
+                name: Once(measure, code)
                 for name, code in zeros_and_ones(code_key).items()
                 if effort.is_full or name in FEW_ASSIGNMENTS
             },

@@ -1,6 +1,5 @@
 """How much exact codes amplify rounding, against the number of workers."""
 
-import functools
 import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -70,7 +69,7 @@ def study(effort: Effort, key: jax.Array) -> Study:
         {
             "patterns": num_patterns,
             "codes": {
-                name: [Once(functools.partial(measure, make, own)) for own in masks]
+                name: [Once(measure, make, own) for own in masks]
                 for name, make in exact_codes(jax.random.fold_in(key, 4)).items()
             },
         },

@@ -1,6 +1,5 @@
 """What the unfinished work of stragglers is worth, by the deadline of the round."""
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -8,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxwgc
-from experiments.studies import Effort, Study
+from experiments.studies import Effort, Study, Trial
 from experiments.tables import ResultTable, percents
 from jaxwgc import codes as constructors
 from jaxwgc import stragglers
@@ -64,8 +63,7 @@ def study(effort: Effort, key: jax.Array) -> Study:
                 for entry in chosen
             },
             "errors": {
-                entry.name: functools.partial(one_run, entry=entry, deadlines=deadlines)
-                for entry in chosen
+                entry.name: Trial(one_run, entry, deadlines) for entry in chosen
             },
         },
         key=jax.random.fold_in(key, 8),

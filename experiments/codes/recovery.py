@@ -1,6 +1,5 @@
 """Parts that peeling recovers against the workers that answer, and what it misses."""
 
-import functools
 import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,7 +11,7 @@ from matplotlib.figure import Figure
 
 import jaxwgc
 from experiments.figures import new_figure, style
-from experiments.studies import Effort, Study
+from experiments.studies import Effort, Study, Trial
 from experiments.tables import ResultTable, percents
 from jaxwgc import codes as constructors
 
@@ -66,12 +65,7 @@ def study(effort: Effort, key: jax.Array) -> Study:
             "runs": runs,
             "shares": SHARES,
             "recovered": {
-                f"{setting.family}, {setting.label}": functools.partial(
-                    one_run,
-                    setting=setting,
-                    num_workers=num_workers,
-                    num_parts=num_parts,
-                )
+                f"{setting.family}, {setting.label}": Trial(one_run, setting, *sizes)
                 for setting in (SETTINGS if effort.is_full else SETTINGS[2:4])
             },
         },
