@@ -10,6 +10,7 @@ import numpy as np
 
 import jaxwgc
 from experiments import descent, figures, studies
+from experiments.studies import Numbers
 from experiments.tables import (
     YES_NO,
     ResultTable,
@@ -165,21 +166,18 @@ def study(runs: int, seed: int) -> studies.Study:
     )
 
 
-def note(numbers: Any) -> str:
+def note(numbers: Numbers) -> str:
     """Where the numbers differ from the published ones, in words."""
     lines = ["", "Where this differs from the paper:"]
     for compression in COMPRESSIONS:
         published = [PUBLISHED_ITERATIONS[f"rho={compression} {w}"] for w in WEIGHTINGS]
-        cells = {
-            protocol: numbers["reproduced"][f"rho={compression} {protocol}"]
-            for protocol in PROTOCOLS
-        }
-        cells["own"] = numbers["own_best_step"][f"rho={compression}"]
+        runs = [numbers["reproduced"][f"rho={compression} {p}"] for p in PROTOCOLS]
+        runs.append(numbers["own_best_step"][f"rho={compression}"])
         literal, doubled, own = (
-            [cell[w]["iterations"].mean for w in WEIGHTINGS] for cell in cells.values()
+            [run[w]["iterations"].mean for w in WEIGHTINGS] for run in runs
         )
-        errors = [cells["doubled"][w]["error"].mean for w in WEIGHTINGS]
-        draws = cells["doubled"]["draws_per_part"].mean
+        errors = [runs[1][w]["error"].mean for w in WEIGHTINGS]
+        draws = runs[1]["draws_per_part"].mean
         lines += [
             f"ρ = {compression}: read literally (the gradient of ‖S(Xθ − y)‖² and the "
             f"step 1e-7), descent takes {literal[0] / published[0]:.2f} and "
@@ -197,10 +195,11 @@ def note(numbers: Any) -> str:
     return "\n".join(lines)
 
 
-def iterations_table(numbers: Any) -> ResultTable:
+def iterations_table(numbers: Numbers) -> ResultTable:
     """Published and reproduced counts."""
 
-    def row(compression, weighting):
+    def show(cell):
+        compression, weighting = cell
         published = PUBLISHED_ITERATIONS[f"rho={compression} {weighting}"]
         literal, doubled = (
             numbers["reproduced"][f"rho={compression} {protocol}"]
@@ -208,33 +207,21 @@ def iterations_table(numbers: Any) -> ResultTable:
         )
         iterations = doubled[weighting]["iterations"]
         is_weighted = weighting == "weighted"
-        return [
-            str(compression),
-            YES_NO[is_weighted],
-            f"{published:g}",
-            interval(iterations, 1),
-            f"{100 * (iterations.mean / published - 1):+z.1f}%",
-            interval(literal[weighting]["iterations"], 1),
-            interval(doubled["draws_per_part"], 3) if is_weighted else "",
-        ]
+        return {
+            "ρ": str(compression),
+            "weights": YES_NO[is_weighted],
+            "published (20 runs)": f"{published:g}",
+            "step 2e-7": interval(iterations, 1),
+            "difference": f"{100 * (iterations.mean / published - 1):+z.1f}%",
+            "step 1e-7 (literal)": interval(literal[weighting]["iterations"], 1),
+            "q/k": interval(doubled["draws_per_part"], 3) if is_weighted else "",
+        }
 
-    return ResultTable(
-        f"Table 2: iterations, mean of {numbers['runs']} runs with 95% confidence "
-        "interval",
-        [
-            "ρ",
-            "weights",
-            "published (20 runs)",
-            "step 2e-7",
-            "difference",
-            "step 1e-7 (literal)",
-            "q/k",
-        ],
-        [row(c, w) for c in COMPRESSIONS for w in WEIGHTINGS],
-    )
+    title = "Table 2: iterations, mean of {runs} runs with 95% confidence interval"
+    return ResultTable.of_records(title.format(**numbers), show, cells())
 
 
-def errors_table(numbers: Any) -> ResultTable:
+def errors_table(numbers: Numbers) -> ResultTable:
     """Squared distance from the least-squares solution of all the data."""
 
     def row(compression):
@@ -250,44 +237,45 @@ def errors_table(numbers: Any) -> ResultTable:
     )
 
 
-def best_table(numbers: Any) -> ResultTable:
+def best_table(numbers: Numbers) -> ResultTable:
     """What is left of the weights' advantage at each method's own best step."""
 
-    def row(compression, weighting):
-        cell = numbers["own_best_step"][f"rho={compression}"][weighting]
-        return [
-            str(compression),
-            YES_NO[weighting == "weighted"],
-            interval(cell["iterations"], 2),
-            interval_power_of_ten(cell["error"]),
-            interval(cell["condition"], 3),
-        ]
+    def show(cell):
+        compression, weighting = cell
+        own = numbers["own_best_step"][f"rho={compression}"][weighting]
+        return {
+            "ρ": str(compression),
+            "weights": YES_NO[weighting == "weighted"],
+            "iterations": interval(own["iterations"], 2),
+            "squared error": interval_power_of_ten(own["error"]),
+            "condition L/μ": interval(own["condition"], 3),
+        }
 
-    return ResultTable(
-        "Unbiased rescaling, step 2/(μ + L) of each run's own Hessian; "
-        f"{numbers['runs']} runs",
-        ["ρ", "weights", "iterations", "squared error", "condition L/μ"],
-        [row(c, w) for c in COMPRESSIONS for w in WEIGHTINGS],
-    )
+    title = "Unbiased rescaling, step 2/(μ + L) of each run's own Hessian; {runs} runs"
+    return ResultTable.of_records(title.format(**numbers), show, cells())
 
 
-def iterations_figure(numbers: Any) -> figures.Figure:
+def cells() -> list[tuple[int, str]]:
+    """Rows of the paper's table."""
+    return [(c, w) for c in COMPRESSIONS for w in WEIGHTINGS]
+
+
+def iterations_figure(numbers: Numbers) -> figures.Figure:
     """Bars of our counts beside the published ones."""
     figure, (axes,) = figures.new_figure(7, 4)
-    cells = [(c, w) for c in COMPRESSIONS for w in WEIGHTINGS]
-    positions = np.arange(len(cells))
-    published = [PUBLISHED_ITERATIONS[f"rho={c} {w}"] for c, w in cells]
+    positions = np.arange(len(cells()))
+    published = [PUBLISHED_ITERATIONS[f"rho={c} {w}"] for c, w in cells()]
     axes.bar(positions - 0.27, published, 0.25, color="0.6", label="published")
     for offset, protocol, color, label in (
         (0.0, "doubled", "tab:blue", "step 2e-7"),
         (0.27, "literal", "tab:orange", "step 1e-7 (literal)"),
     ):
-        runs = [numbers["reproduced"][f"rho={c} {protocol}"][w] for c, w in cells]
+        runs = [numbers["reproduced"][f"rho={c} {protocol}"][w] for c, w in cells()]
         look = {"color": color, "capsize": 3, "error_kw": {"linewidth": 1}}
         means = [own["iterations"].mean for own in runs]
         halves = [half_width(own["iterations"]) for own in runs]
         axes.bar(positions + offset, means, 0.25, yerr=halves, label=label, **look)
-    axes.set_xticks(positions, [f"ρ = {c}\n{w}" for c, w in cells])
+    axes.set_xticks(positions, [f"ρ = {c}\n{w}" for c, w in cells()])
     axes.grid(axis="x", visible=False)
     axes.set_ylabel("iterations to ‖∇‖ < 0.1")
     axes.set_title("Table 2: linear regression (bars: mean, whiskers: 95% CI)")

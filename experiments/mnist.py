@@ -1,6 +1,7 @@
 """Table 1: logistic regression on MNIST, 4 against 9, on sampled parts."""
 
 import functools
+import itertools
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +11,8 @@ import numpy as np
 
 import jaxwgc
 from experiments import descent, figures, studies
-from experiments.tables import ResultTable, half_width, interval
+from experiments.studies import Numbers
+from experiments.tables import YES_NO, ResultTable, half_width, interval
 from jaxwgc import sketching
 
 DATA = Path(__file__).parent / "data" / "mnist_4_9.npz"
@@ -212,55 +214,52 @@ def study(runs: int, seed: int) -> studies.Study:
     )
 
 
-def main_table(numbers: Any) -> ResultTable:
+def main_table(numbers: Numbers) -> ResultTable:
     """Published and reproduced, error and iterations in one cell."""
 
-    def row(compression, weighting):
-        published = PUBLISHED[f"rho={compression} {weighting}"]
-        cells = numbers["reproduced"][f"rho={compression}"]
-        cells = [cells[protocol][weighting] for protocol in PROTOCOLS]
-        return [
-            str(compression),
-            "yes" if weighting == "weighted" else "no",
-            f"{published['error']:g} / {published['iterations']:g}",
-            *(
-                f"{interval(c['error'])} / {interval(c['iterations'], 1)}"
-                for c in cells
-            ),
-        ]
+    def show(cell):
+        compression, weighting = cell
+        published = PUBLISHED[f"{compression} {weighting}"]
+        runs = numbers["reproduced"][compression]
+        runs = {protocol: runs[protocol][weighting] for protocol in PROTOCOLS}
+        return {
+            "ρ": compression.removeprefix("rho="),
+            "weights": YES_NO[weighting == "weighted"],
+            "published (6 runs)": "{error:g} / {iterations:g}".format(**published),
+        } | {
+            protocol: f"{interval(own['error'])} / {interval(own['iterations'], 1)}"
+            for protocol, own in runs.items()
+        }
 
-    return ResultTable(
+    return ResultTable.of_records(
         "Table 1: test error in percent / iterations, mean of "
         f"{numbers['runs']} runs with 95% confidence interval",
-        ["ρ", "weights", "published (6 runs)", *PROTOCOLS],
-        [row(c, w) for c in COMPRESSIONS for w in WEIGHTINGS],
+        show,
+        itertools.product(numbers["reproduced"], WEIGHTINGS),
     )
 
 
-def weights_table(numbers: Any) -> ResultTable:
+def weights_table(numbers: Numbers) -> ResultTable:
     """What the weights save, paired by run."""
 
-    def row(compression):
-        cells = numbers["reproduced"][f"rho={compression}"]
-        weighted, unweighted = (
-            PUBLISHED[f"rho={compression} {w}"]["error"] for w in WEIGHTINGS
-        )
+    def row(compression, own):
+        weighted, unweighted = (PUBLISHED[f"{compression} {w}"] for w in WEIGHTINGS)
         return [
-            str(compression),
-            f"{unweighted - weighted:.2f}",
-            *(interval(cells[p]["error_saved"], 3) for p in PROTOCOLS),
-            interval(cells["draws_per_part"], 3),
+            compression.removeprefix("rho="),
+            f"{unweighted['error'] - weighted['error']:.2f}",
+            *(interval(own[protocol]["error_saved"], 3) for protocol in PROTOCOLS),
+            interval(own["draws_per_part"], 3),
         ]
 
     return ResultTable(
         "Test error that the weights save, percentage points, "
         f"{numbers['runs']} paired runs",
         ["ρ", "published", *PROTOCOLS, "q/k"],
-        map(row, COMPRESSIONS),
+        itertools.starmap(row, numbers["reproduced"].items()),
     )
 
 
-def note(numbers: Any) -> str:
+def note(numbers: Numbers) -> str:
     """Where the numbers differ from the published ones."""
     uncompressed = numbers["uncompressed"]
     lines = [
@@ -277,20 +276,20 @@ def note(numbers: Any) -> str:
     ]
     if numbers["runs"] == 1:
         lines.append("  unknown: a single run has no interval")
-    for name, published in PUBLISHED.items():
-        compression, weighting = name.split()
-        cell = numbers["reproduced"].get(compression, {"paper": {weighting: {}}})
+    for compression, weighting in itertools.product(numbers["reproduced"], WEIGHTINGS):
+        published = PUBLISHED[f"{compression} {weighting}"]
+        runs = numbers["reproduced"][compression]
         lines += [
             f"  {compression.replace('rho=', 'ρ = ')}, {weighting}: {quantity} "
             f"{own.mean:.2f}, published {published[quantity]:g}"
-            for quantity, own in cell["paper"][weighting].items()
+            for quantity, own in runs["paper"][weighting].items()
             # NaN, which a single run gives, is not below or above anything.
             if published[quantity] < own.low or published[quantity] > own.high
         ]
     return "\n".join(lines)
 
 
-def draw(numbers: Any) -> figures.Figure:
+def draw(numbers: Numbers) -> figures.Figure:
     """Test errors of the paper's protocol and the published ones."""
     figure, (axes,) = figures.new_figure(7, 4.2)
     positions = np.arange(len(COMPRESSIONS))

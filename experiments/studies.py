@@ -83,9 +83,9 @@ class Study:
     note: Callable[[Numbers], str] = lambda numbers: ""
 
 
-def timed(cells: Any, title: str, columns: dict[str, Callable[[Any], str]]) -> Study:
-    """Records, and a table whose columns make cells of them."""
-    table = functools.partial(ResultTable.of_records, title, columns)
+def timed(cells: Any, title: str, show: Callable[[Any], dict[str, str]]) -> Study:
+    """Records, and a table that shows them."""
+    table = functools.partial(ResultTable.of_records, title, show)
     return Study(cells, tables={"": table})
 
 

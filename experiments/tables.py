@@ -28,13 +28,11 @@ class ResultTable:
 
     @classmethod
     def of_records(
-        cls, title: str, columns: dict[str, Callable], records: Iterable[Any]
+        cls, title: str, show: Callable[[Any], dict[str, str]], records: Iterable[Any]
     ) -> "ResultTable":
-        """A row a record; `columns` makes its cells."""
-        cells = columns.values()
-        return cls(
-            title, [*columns], [[show(own) for show in cells] for own in records]
-        )
+        """A row a record; `show` gives its cells by their columns."""
+        rows = [show(record) for record in records]
+        return cls(title, rows[0], [own.values() for own in rows])
 
     def add_row(self, *cells: str) -> None:
         """One cell a column."""

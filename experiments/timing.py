@@ -67,13 +67,3 @@ def median_seconds(repeats: int, *functions: Callable[[], Any]) -> list[float]:
         jax.block_until_ready(function())
     timed = measure_in_turn(functions, repeats)
     return [timing.median for _, timing in timed]
-
-
-def column(name: str, factor: float, form: str) -> Callable[[Any], str]:
-    """For a table of records: of their "seconds" the ones of that name."""
-    return lambda row: format(factor * row["seconds"][name], form)
-
-
-def ratio(above: str, below: str, form: str) -> Callable[[Any], str]:
-    """The ratio of two of them."""
-    return lambda row: format(row["seconds"][above] / row["seconds"][below], form)

@@ -44,14 +44,14 @@ def study(repeats: int, seed: int, quick: bool) -> Study:
         f"Accuracy over {number} random patterns with exactly f answers: median / 99% "
         "/ worst. Worst found: weights in float32, patterns of all kinds, and by search"
     )
-    columns = {
-        "(n, k, d)": lambda row: str(row["code"]),
-        "order of points": lambda row: row["order"],
-        "largest entry of B": lambda row: f"{row['largest_entry']:.1e}",
-        "gradient, float32": lambda row: show_spread(row["gradient_float32"]),
-        "weights, float32": lambda row: show_spread(row["weights_float32"]),
-        "worst found": lambda row: f"{row['worst_found_float32']:.1e}",
-        "weights, float64": lambda row: show_spread(row["weights_float64"]),
+    columns = lambda row: {
+        "(n, k, d)": str(row["code"]),
+        "order of points": row["order"],
+        "largest entry of B": f"{row['largest_entry']:.1e}",
+        "gradient, float32": show_spread(row["gradient_float32"]),
+        "weights, float32": show_spread(row["weights_float32"]),
+        "worst found": f"{row['worst_found_float32']:.1e}",
+        "weights, float64": show_spread(row["weights_float64"]),
     }
     cells = itertools.product(_reed_solomon.CODES, (True, False))
     return timed([Once(measure, *own) for own in cells], title, columns)

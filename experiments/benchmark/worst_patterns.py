@@ -37,13 +37,13 @@ def study(repeats: int, seed: int, quick: bool) -> Study:
         [Once(measure, parameters) for parameters in (CODES[:1] if quick else CODES)],
         "Reed-Solomon codes in float32: the largest relative miss of decoding weights "
         "for exactly d - 1 stragglers",
-        {
-            "(n, k, d)": lambda row: str(row["code"]),
-            "at random": lambda row: f"{row['random']:.1e}",
-            "at equal distances": lambda row: f"{row['strides']:.1e}",
-            "side by side": lambda row: f"{row['neighbours']:.1e}",
-            "by search": lambda row: f"{row['search']:.1e}",
-            "NumPy lstsq there": lambda row: f"{row['lstsq']:.1e}",
+        lambda row: {
+            "(n, k, d)": str(row["code"]),
+            "at random": f"{row['random']:.1e}",
+            "at equal distances": f"{row['strides']:.1e}",
+            "side by side": f"{row['neighbours']:.1e}",
+            "by search": f"{row['search']:.1e}",
+            "NumPy lstsq there": f"{row['lstsq']:.1e}",
         },
     )
 

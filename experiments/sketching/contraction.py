@@ -1,5 +1,6 @@
 """The iterative Hessian sketch: how fast its error falls, and theory's factor."""
 
+import itertools
 from typing import Any, NamedTuple
 
 import jax
@@ -137,22 +138,25 @@ def tabulate(numbers: Numbers) -> ResultTable:
     """Measured factors beside those of theory."""
     rows, columns = numbers["shape"]
 
-    def row(method, ratio):
-        own = numbers["measured"][name_of(method, ratio)]
-        factors = "", ""
-        if "factor" in own:
-            expected = numbers["theory"][name_of(method, ratio)]
-            factors = interval(own["factor"], 4), f"{expected:.4f}"
-        last = f"{own['median_last']:.0e}", f"{own['worst_last']:.0e}"
-        return method.name, str(ratio), *factors, *last
+    def show(cell):
+        method, ratio = cell
+        own = numbers["measured"][name_of(*cell)]
+        factor = interval(own["factor"], 4) if "factor" in own else ""
+        expected = numbers["theory"][name_of(*cell)] if factor else None
+        return {
+            "method": method.name,
+            "m / p": str(ratio),
+            "factor, measured": factor,
+            "factor, theory": "" if expected is None else f"{expected:.4f}",
+            "last error: median": f"{own['median_last']:.0e}",
+            "worst": f"{own['worst_last']:.0e}",
+        }
 
-    return ResultTable(
+    return ResultTable.of_records(
         f"Iterative Hessian sketch of {rows:,} × {columns}, Gaussian sketches, "
         f"{NUM_ITERATIONS} iterations, mean of {numbers['runs']} runs",
-        "method;m / p;factor, measured;factor, theory;last error: median;worst".split(
-            ";"
-        ),
-        [row(method, ratio) for method in METHODS for ratio in numbers["ratios"]],
+        show,
+        itertools.product(METHODS, numbers["ratios"]),
     )
 
 

@@ -146,16 +146,14 @@ def tabulate(numbers: Numbers) -> ResultTable:
 
     return ResultTable.of_records(
         f"Logistic regression on {rows:,} × {columns}, ridge {RIDGE}",
-        {
-            "solver": lambda row: row.name,
-            "steps": lambda row: str(row.steps),
-            "largest difference": lambda row: scientific(
-                row.largest_difference, "reference"
-            ),
-            "relative difference": lambda row: scientific(row.relative_difference),
-            "seconds": lambda row: row.time.cell(),
-            "runs": lambda row: str(row.time.runs),
-            "converged": lambda row: YES_NO[row.converged],
+        lambda row: {
+            "solver": row.name,
+            "steps": str(row.steps),
+            "largest difference": scientific(row.largest_difference, "reference"),
+            "relative difference": scientific(row.relative_difference),
+            "seconds": row.time.cell(),
+            "runs": str(row.time.runs),
+            "converged": YES_NO[row.converged],
         },
         numbers["measured"],
     )

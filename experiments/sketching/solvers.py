@@ -189,13 +189,13 @@ def tabulate(condition: float, numbers: Numbers) -> ResultTable:
     rows, columns = numbers["shape"]
     return ResultTable.of_records(
         f"{rows:,} × {columns}, float64, condition number {condition:.0e}",
-        {
-            "solver": lambda row: f"{row.family} {row.setting}".strip(),
-            "seconds": lambda row: row.time.cell(),
-            "runs": lambda row: str(row.time.runs),
-            "excess": lambda row: "" if row.excess is None else f"{row.excess:.1e}",
-            "iterations": lambda row: str(row.iterations or ""),
-            "converged": lambda row: YES_NO[row.converged],
+        lambda row: {
+            "solver": f"{row.family} {row.setting}".strip(),
+            "seconds": row.time.cell(),
+            "runs": str(row.time.runs),
+            "excess": "" if row.excess is None else f"{row.excess:.1e}",
+            "iterations": str(row.iterations or ""),
+            "converged": YES_NO[row.converged],
         },
         numbers["measured"][f"{condition:.0e}"],
     )
