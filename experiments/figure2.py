@@ -1,5 +1,6 @@
 """Figure 2: the gradient norm by iteration at rho = 2, with and without weights."""
 
+import functools
 from pathlib import Path
 
 import jax
@@ -7,34 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxwgc
-from experiments import descent, linear_regression, results
+from experiments import descent, figures, linear_regression, studies
+from experiments.studies import Numbers, Trial
+from experiments.tables import ResultTable, interval_power_of_ten
 
 COMPRESSION = 2
 NUM_ITERATIONS = 200
-BATCH_SIZE = 250
 COLORS = {"weighted": "tab:blue", "unweighted": "tab:red"}
-
-
-def one_run(key: jax.Array) -> dict[str, jax.Array]:
-    """Gradient norms of both methods on one data set and sample."""
-    sample_key, *descent_keys = jax.random.split(key, 3)
-    _, small, _ = linear_regression.draw_sample(sample_key, COMPRESSION)
-    weights = {
-        "weighted": small.weights,
-        "unweighted": jnp.ones_like(small.weights),
-    }
-    return {
-        weighting: descent.gradient_norms(
-            descent_key,
-            linear_regression.squared_error,
-            jnp.zeros(linear_regression.NUM_FEATURES),
-            small.parts,
-            weights[weighting],
-            linear_regression.PROTOCOLS["doubled"],
-            NUM_ITERATIONS,
-        )
-        for weighting, descent_key in zip(weights, descent_keys, strict=True)
-    }
 
 
 def figure2(runs: int = 1_000, seed: int = 0, out: Path = Path("results")) -> None:
@@ -45,89 +25,97 @@ def figure2(runs: int = 1_000, seed: int = 0, out: Path = Path("results")) -> No
         seed: Of the random numbers.
         out: Folder for the numbers (JSON) and the figure (PNG).
     """
-    folder = results.Results("Figure 2, convergence of linear regression", out, runs)
-    with jax.enable_x64(True), results.progress_bar() as progress:
-        norms = results.run_trials(
-            progress,
-            f"gradient norms, {NUM_ITERATIONS} iterations",
-            one_run,
-            jax.random.key(seed),
-            runs,
-            BATCH_SIZE,
-        )
-    summaries = jaxwgc.summarize(norms)
-    summaries = {weighting: summaries[weighting] for weighting in COLORS}
-    crossings = {
-        weighting: int(np.argmax(summary.mean < linear_regression.STOP_NORM))
-        for weighting, summary in summaries.items()
-    }
-    table = results.ResultTable(
-        f"Figure 2: mean gradient norm of {runs} runs with 95% confidence interval",
-        ["iteration", *summaries],
-    )
-    for iteration in range(0, NUM_ITERATIONS, 50):
-        table.add_row(
-            str(iteration),
-            *(
-                results.interval_power_of_ten(
-                    jaxwgc.Summary(*(field[iteration] for field in summary))
-                )
-                for summary in summaries.values()
-            ),
-        )
-    table.add_row(
-        f"mean below {linear_regression.STOP_NORM:g} after",
-        *(str(crossing) for crossing in crossings.values()),
-    )
-    table.print()
-    folder.add_table("figure2.md", table)
-    folder.add_json(
-        "figure2.json",
-        {
-            "command": f"python -m experiments figure2 --runs {runs} --seed {seed}",
-            "mean_below_stop_norm_after": crossings,
-            "gradient_norm": results.summary_numbers(summaries),
+    title = "Figure 2, convergence of linear regression"
+    sections = {"": functools.partial(study, runs, seed)}
+    studies.run("figure2", title, sections, runs, seed, out)
+
+
+def study(runs: int, seed: int) -> studies.Study:
+    """One cell."""
+    return studies.Study(
+        {"gradient_norm": Trial(one_run)},
+        key=jax.random.key(seed),
+        runs=runs,
+        batch_size=250,
+        x64=True,
+        reduce=lambda norms: {own: reduce(norms[own]) for own in COLORS},
+        derive=lambda numbers: {
+            "mean_below_stop_norm_after": {
+                weighting: int(np.argmax(own["mean"] < linear_regression.STOP_NORM))
+                for weighting, own in numbers["gradient_norm"].items()
+            }
         },
+        tables={"": tabulate},
+        figures={"": draw},
     )
-    folder.add_figure("figure2.png", draw(norms, summaries, runs))
-    folder.save()
 
 
-def draw(norms, summaries, runs: int):
-    """Means with their confidence band, and where 90% of the runs lie."""
-    figure, axes = results.new_figure(figsize=(7, 4.5))
-    iterations = np.arange(NUM_ITERATIONS)
-    for weighting, summary in summaries.items():
-        color = COLORS[weighting]
-        low, high = np.quantile(norms[weighting], [0.05, 0.95], axis=0)
-        axes.fill_between(iterations, low, high, color=color, alpha=0.15, linewidth=0)
-        axes.fill_between(
-            iterations,
-            np.maximum(summary.low, summary.mean / 10),
-            summary.high,
-            color=color,
-            alpha=0.35,
-            linewidth=0,
+def one_run(key: jax.Array) -> Numbers:
+    """Gradient norms of both methods on one data set and sample."""
+    sample_key, *descent_keys = jax.random.split(key, 3)
+    _, small, _ = linear_regression.draw_sample(sample_key, COMPRESSION)
+    problem = linear_regression.problem(small.parts)
+    step_size = linear_regression.PROTOCOLS["doubled"]
+    return {
+        weighting: descent.gradient_norms(
+            descent_key, *problem, weights, step_size, NUM_ITERATIONS
         )
-        axes.plot(iterations, summary.mean, color=color, label=f"{weighting}, mean")
-    axes.axhline(linear_regression.STOP_NORM, color="0.3", linestyle=":", linewidth=1)
-    axes.annotate(
-        "termination, ‖∇‖ < 0.1",
-        (2, linear_regression.STOP_NORM),
-        xytext=(0, 4),
-        textcoords="offset points",
-        fontsize=9,
-        color="0.3",
+        for weighting, descent_key, weights in (
+            ("weighted", descent_keys[0], small.weights),
+            ("unweighted", descent_keys[1], jnp.ones_like(small.weights)),
+        )
+    }
+
+
+def reduce(norms: np.ndarray) -> Numbers:
+    """The mean, and where 90% of the runs lie."""
+    quantiles = np.quantile(norms, [0.05, 0.95], axis=0)
+    return {**jaxwgc.summarize(norms)._asdict(), "quantiles_5_95": quantiles}
+
+
+def tabulate(numbers: Numbers) -> ResultTable:
+    """Every fifty iterations."""
+    every = numbers["gradient_norm"].values()
+
+    shown = range(0, NUM_ITERATIONS, 50)
+
+    def cell(own, at):
+        fields = (own[name][at] for name in jaxwgc.Summary._fields)
+        return interval_power_of_ten(jaxwgc.Summary(*fields))
+
+    crossings = map(str, numbers["mean_below_stop_norm_after"].values())
+    return ResultTable(
+        f"Figure 2: mean gradient norm of {numbers['runs']} runs with 95% confidence "
+        "interval",
+        ["iteration", *numbers["gradient_norm"]],
+        [
+            *([str(at), *(cell(own, at) for own in every)] for at in shown),
+            [f"mean below {linear_regression.STOP_NORM:g} after", *crossings],
+        ],
     )
-    axes.set_yscale("log")
-    axes.set_ylim(bottom=1e-3)
-    axes.set_xlim(0, NUM_ITERATIONS - 1)
-    axes.set_xlabel("iteration")
-    axes.set_ylabel("norm of the decoded gradient")
+
+
+def draw(numbers: Numbers) -> figures.Figure:
+    """Means with their confidence band, and where 90% of the runs lie."""
+    figure, (axes,) = figures.new_figure(7, 4.5)
+    iterations = np.arange(NUM_ITERATIONS)
+    for weighting, own in numbers["gradient_norm"].items():
+        band = {"color": COLORS[weighting], "linewidth": 0}
+        low = np.maximum(own["low"], own["mean"] / 10)
+        axes.fill_between(iterations, *own["quantiles_5_95"], alpha=0.15, **band)
+        axes.fill_between(iterations, low, own["high"], alpha=0.35, **band)
+        axes.plot(
+            iterations, own["mean"], color=COLORS[weighting], label=f"{weighting}, mean"
+        )
+    text = "termination, ‖∇‖ < 0.1"
+    level = linear_regression.STOP_NORM
+    figures.threshold(axes, level, text, 2, xytext=(0, 4), linestyle=":")
     axes.set_title(
-        f"Figure 2: ρ = 2, {runs} runs, 29 of 50 workers lost in every iteration\n"
-        "dark band: 95% CI of the mean, light band: 90% of the runs",
-        fontsize=10,
+        f"Figure 2: ρ = 2, {numbers['runs']} runs, 29 of 50 workers lost in every "
+        "iteration\ndark band: 95% CI of the mean, light band: 90% of the runs"
     )
-    axes.legend(frameon=False)
+    axes.set(yscale="log", xlim=(0, NUM_ITERATIONS - 1))
+    axes.set(xlabel="iteration", ylabel="norm of the decoded gradient")
+    axes.set_ylim(bottom=1e-3)
+    axes.legend()
     return figure

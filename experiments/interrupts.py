@@ -5,9 +5,12 @@ import signal
 import socket
 import sys
 import threading
+from pathlib import Path
 
 # Held while files are written, which takes milliseconds and is not interrupted.
 writing = threading.Lock()
+# What lies in the folder of results, whole.
+written: list[Path] = []
 
 
 def end_on_interrupt() -> None:
@@ -26,9 +29,11 @@ def end_on_interrupt() -> None:
 
 
 def _wait(reading: socket.socket) -> None:
-    while True:
-        interrupted = reading.recv(1) == bytes([signal.SIGINT])
-        if interrupted and writing.acquire(blocking=False):
-            show_cursor = "\x1b[?25h" if sys.stdout.isatty() else ""
-            print(f"\n{show_cursor}Interrupted. Nothing was written.", flush=True)
-            os._exit(130)
+    while reading.recv(1) != bytes([signal.SIGINT]):
+        pass
+    with writing:
+        show_cursor = "\x1b[?25h" if sys.stdout.isatty() else ""
+        files = "".join(f"\nWrote {path}" for path in written)
+        left = f"What was finished stays.{files}" if files else "Nothing was written."
+        print(f"\n{show_cursor}Interrupted. {left}", flush=True)
+        os._exit(130)

@@ -1,13 +1,23 @@
 """Table 2 and the data of figure 2: linear regression on uneven leverage scores."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 import jaxwgc
-from experiments import descent, results
+from experiments import descent, figures, studies
+from experiments.studies import Numbers, Trial
+from experiments.tables import (
+    YES_NO,
+    ResultTable,
+    half_width,
+    interval,
+    interval_power_of_ten,
+)
 from jaxwgc import sketching
 
 NUM_FEATURES = 20
@@ -22,10 +32,10 @@ BATCH_SIZE = 250
 
 # The paper's table 2.
 PUBLISHED_ITERATIONS = {
-    (2, "weighted"): 107.55,
-    (2, "unweighted"): 145.6,
-    (4, "weighted"): 75.3,
-    (4, "unweighted"): 84.4,
+    "rho=2 weighted": 107.55,
+    "rho=2 unweighted": 145.6,
+    "rho=4 weighted": 75.3,
+    "rho=4 unweighted": 84.4,
 }
 PUBLISHED_ERROR = {2: "O(10⁻⁵)", 4: "O(10⁻⁴)"}
 # The protocols: what the gradient of the paper's objective is multiplied by in a step.
@@ -36,6 +46,11 @@ def squared_error(params: jax.Array, part: Any) -> jax.Array:
     """Sum of squared residuals: the paper's L_S, whose gradient has the factor 2."""
     features, responses = part
     return jnp.sum((features @ params - responses) ** 2)
+
+
+def problem(parts: Any) -> tuple[Any, Any, Any]:
+    """Loss, start and parts, for `descent`."""
+    return squared_error, jnp.zeros(NUM_FEATURES), parts
 
 
 def draw_data(key: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -71,59 +86,34 @@ def draw_sample(
     return data, small, sample.num_draws
 
 
-def one_run(key: jax.Array, compression: int, step_size: float) -> dict[str, Any]:
-    """One data set and sample, solved with the weights and without."""
+def one_run(key: jax.Array, compression: int, step_size: float | None = None) -> Any:
+    """One data set and sample, solved with the weights and without.
+
+    With no step given: unbiased rescaling, and each method at the step 2 / (mu + L) of
+    its own Hessian.
+    """
+    rescaling = "unbiased" if step_size is None else "paper"
     sample_key, *descent_keys = jax.random.split(key, 3)
-    data, small, num_draws = draw_sample(sample_key, compression)
+    data, small, num_draws = draw_sample(sample_key, compression, rescaling)
     solution = least_squares_solution(*data)
     run: dict[str, Any] = {"draws_per_part": num_draws / descent.CODE.num_parts}
     for weighting, descent_key in zip(WEIGHTINGS, descent_keys, strict=True):
-        found = descent.descend(
-            descent_key,
-            squared_error,
-            jnp.zeros(NUM_FEATURES),
-            small.parts,
-            small.weights if weighting == "weighted" else jnp.ones_like(small.weights),
-            step_size,
-            STOP_NORM,
-            MAX_ITERATIONS,
-        )
-        run[weighting] = {
-            "iterations": found.iterations,
-            "error": jnp.sum((found.params - solution) ** 2),
-        }
-    return run
-
-
-def one_run_at_own_best_step(key: jax.Array, compression: int) -> dict[str, Any]:
-    """Unbiased rescaling, each method at the step 2 / (mu + L) of its own Hessian."""
-    sample_key, *descent_keys = jax.random.split(key, 3)
-    data, small, _ = draw_sample(sample_key, compression, rescaling="unbiased")
-    solution = least_squares_solution(*data)
-    run: dict[str, Any] = {}
-    for weighting, descent_key in zip(WEIGHTINGS, descent_keys, strict=True):
-        weights = small.weights
+        weights, own_step, own_run = small.weights, step_size, {}
         if weighting == "unweighted":
-            # As many draws in all, so that both objectives have the same size.
-            weights = jnp.full_like(weights, weights.mean())
-        features = small.parts[0] * jnp.sqrt(weights)[:, None, None]
-        features = features.reshape(-1, NUM_FEATURES)
-        curvatures = jnp.linalg.eigvalsh(2 * features.T @ features)
-        found = descent.descend(
-            descent_key,
-            squared_error,
-            jnp.zeros(NUM_FEATURES),
-            small.parts,
-            weights,
-            2 / (curvatures[0] + curvatures[-1]),
-            STOP_NORM,
-            MAX_ITERATIONS,
-        )
-        run[weighting] = {
-            "iterations": found.iterations,
-            "error": jnp.sum((found.params - solution) ** 2),
-            "condition": curvatures[-1] / curvatures[0],
-        }
+            # At steps of their own as many draws in all, so that both objectives have
+            # the same size.
+            mean = weights.mean() if step_size is None else 1.0
+            weights = jnp.full_like(weights, mean)
+        if own_step is None:
+            features = small.parts[0] * jnp.sqrt(weights)[:, None, None]
+            features = features.reshape(-1, NUM_FEATURES)
+            curvatures = jnp.linalg.eigvalsh(2 * features.T @ features)
+            own_step = 2 / (curvatures[0] + curvatures[-1])
+            own_run["condition"] = curvatures[-1] / curvatures[0]
+        rule = weights, own_step, STOP_NORM, MAX_ITERATIONS
+        found = descent.descend(descent_key, *problem(small.parts), *rule)
+        error = jnp.sum((found.params - solution) ** 2)
+        run[weighting] = own_run | {"iterations": found.iterations, "error": error}
     return run
 
 
@@ -144,54 +134,45 @@ def linear_regression(
         seed: Of the random numbers.
         out: Folder for the tables (JSON and Markdown) and the figure (PNG).
     """
-    folder = results.Results("Table 2, linear regression", out, runs)
-    with jax.enable_x64(True), results.progress_bar() as progress:
-        key = jax.random.key(seed)
-
-        def collect(title, trial):
-            trials = results.run_trials(progress, title, trial, key, runs, BATCH_SIZE)
-            return jaxwgc.summarize(trials)
-
-        cells = {
-            (protocol, compression): collect(
-                f"ρ = {compression}, {protocol} step",
-                lambda key, c=compression, s=step_size: one_run(key, c, s),
-            )
-            for compression in COMPRESSIONS
-            for protocol, step_size in PROTOCOLS.items()
-        }
-        best = {
-            compression: collect(
-                f"ρ = {compression}, own best step",
-                lambda key, c=compression: one_run_at_own_best_step(key, c),
-            )
-            for compression in COMPRESSIONS
-        }
-    tables = {
-        "table2.md": iterations_table(cells, runs),
-        "table2_errors.md": errors_table(cells, runs),
-        "table2_best_step.md": best_step_table(best, runs),
-    }
-    for name, table in tables.items():
-        table.print()
-        folder.add_table(name, table)
-    results.console.print(note(cells, best), highlight=False)
-    folder.add_json("table2.json", numbers(cells, best, runs, seed))
-    folder.add_figure("table2.png", iterations_figure(cells))
-    folder.save()
+    sections = {"": functools.partial(study, runs, seed)}
+    title = "Table 2, linear regression"
+    studies.run("linear-regression", title, sections, runs, seed, out, prefix="table2")
 
 
-def note(cells, best) -> str:
+def study(runs: int, seed: int) -> studies.Study:
+    """Each protocol at each compression, and each method at its own best step."""
+    return studies.Study(
+        {
+            "published_iterations": PUBLISHED_ITERATIONS,
+            "reproduced": {
+                f"rho={c} {protocol}": Trial(one_run, c, step_size)
+                for c in COMPRESSIONS
+                for protocol, step_size in PROTOCOLS.items()
+            },
+            "own_best_step": {f"rho={c}": Trial(one_run, c) for c in COMPRESSIONS},
+        },
+        key=jax.random.key(seed),
+        runs=runs,
+        batch_size=BATCH_SIZE,
+        x64=True,
+        tables={"": iterations_table, "errors": errors_table, "best_step": best_table},
+        figures={"": iterations_figure},
+        note=note,
+    )
+
+
+def note(numbers: Numbers) -> str:
     """Where the numbers differ from the published ones, in words."""
     lines = ["", "Where this differs from the paper:"]
     for compression in COMPRESSIONS:
-        published = [PUBLISHED_ITERATIONS[compression, w] for w in WEIGHTINGS]
-        literal, doubled = (
-            [cells[protocol, compression][w]["iterations"].mean for w in WEIGHTINGS]
-            for protocol in ("literal", "doubled")
+        published = [PUBLISHED_ITERATIONS[f"rho={compression} {w}"] for w in WEIGHTINGS]
+        runs = [numbers["reproduced"][f"rho={compression} {p}"] for p in PROTOCOLS]
+        runs.append(numbers["own_best_step"][f"rho={compression}"])
+        literal, doubled, own = (
+            [run[w]["iterations"].mean for w in WEIGHTINGS] for run in runs
         )
-        own = [best[compression][w]["iterations"].mean for w in WEIGHTINGS]
-        draws = cells["doubled", compression]["draws_per_part"].mean
+        errors = [runs[1][w]["error"].mean for w in WEIGHTINGS]
+        draws = runs[1]["draws_per_part"].mean
         lines += [
             f"ρ = {compression}: read literally (the gradient of ‖S(Xθ − y)‖² and the "
             f"step 1e-7), descent takes {literal[0] / published[0]:.2f} and "
@@ -203,137 +184,95 @@ def note(cells, best) -> str:
             f"  The weights act as a longer step: their mean q/k is {draws:.2f}. With "
             f"each method at its own best step it takes {own[0]:.1f} iterations with "
             f"them and {own[1]:.1f} without.",
-        ]
-        errors = [cells["doubled", compression][w]["error"].mean for w in WEIGHTINGS]
-        lines.append(
             f"  The squared error against X⁺y is {errors[0]:.1e} and {errors[1]:.1e} "
-            f"(published {PUBLISHED_ERROR[compression]})."
-        )
+            f"(published {PUBLISHED_ERROR[compression]}).",
+        ]
     return "\n".join(lines)
 
 
-def iterations_table(cells, runs: int) -> results.ResultTable:
+def iterations_table(numbers: Numbers) -> ResultTable:
     """Published and reproduced counts."""
-    table = results.ResultTable(
-        f"Table 2: iterations, mean of {runs} runs with 95% confidence interval",
-        [
-            "ρ",
-            "weights",
-            "published (20 runs)",
-            "step 2e-7",
-            "difference",
-            "step 1e-7 (literal)",
-            "q/k",
-        ],
-    )
-    for compression in COMPRESSIONS:
-        for weighting in WEIGHTINGS:
-            published = PUBLISHED_ITERATIONS[compression, weighting]
-            doubled = cells["doubled", compression]
-            literal = cells["literal", compression]
-            iterations = doubled[weighting]["iterations"]
-            ratio = results.interval(doubled["draws_per_part"], 3)
-            table.add_row(
-                str(compression),
-                "yes" if weighting == "weighted" else "no",
-                f"{published:g}",
-                results.interval(iterations, 1),
-                f"{100 * (iterations.mean / published - 1):+z.1f}%",
-                results.interval(literal[weighting]["iterations"], 1),
-                ratio if weighting == "weighted" else "",
-            )
-    return table
 
-
-def errors_table(cells, runs: int) -> results.ResultTable:
-    """Squared distance from the least-squares solution of all the data."""
-    table = results.ResultTable(
-        f"Table 2: squared error against X⁺y, mean of {runs} runs, step 2e-7",
-        ["ρ", "published", "weighted", "unweighted"],
-    )
-    for compression in COMPRESSIONS:
-        cell = cells["doubled", compression]
-        table.add_row(
-            str(compression),
-            PUBLISHED_ERROR[compression],
-            *(
-                results.interval_power_of_ten(cell[weighting]["error"])
-                for weighting in WEIGHTINGS
-            ),
+    def show(cell):
+        compression, weighting = cell
+        published = PUBLISHED_ITERATIONS[f"rho={compression} {weighting}"]
+        literal, doubled = (
+            numbers["reproduced"][f"rho={compression} {protocol}"]
+            for protocol in PROTOCOLS
         )
-    return table
+        iterations = doubled[weighting]["iterations"]
+        is_weighted = weighting == "weighted"
+        return {
+            "ρ": str(compression),
+            "weights": YES_NO[is_weighted],
+            "published (20 runs)": f"{published:g}",
+            "step 2e-7": interval(iterations, 1),
+            "difference": f"{100 * (iterations.mean / published - 1):+z.1f}%",
+            "step 1e-7 (literal)": interval(literal[weighting]["iterations"], 1),
+            "q/k": interval(doubled["draws_per_part"], 3) if is_weighted else "",
+        }
+
+    title = "Table 2: iterations, mean of {runs} runs with 95% confidence interval"
+    return ResultTable.of_records(title.format(**numbers), show, cells())
 
 
-def best_step_table(best, runs: int) -> results.ResultTable:
-    """What is left of the weights' advantage at each method's own best step."""
-    table = results.ResultTable(
-        f"Unbiased rescaling, step 2/(μ + L) of each run's own Hessian; {runs} runs",
-        ["ρ", "weights", "iterations", "squared error", "condition L/μ"],
+def errors_table(numbers: Numbers) -> ResultTable:
+    """Squared distance from the least-squares solution of all the data."""
+
+    def row(compression):
+        cell = numbers["reproduced"][f"rho={compression} doubled"]
+        errors = [interval_power_of_ten(cell[w]["error"]) for w in WEIGHTINGS]
+        return [str(compression), PUBLISHED_ERROR[compression], *errors]
+
+    return ResultTable(
+        f"Table 2: squared error against X⁺y, mean of {numbers['runs']} runs, "
+        "step 2e-7",
+        ["ρ", "published", *WEIGHTINGS],
+        map(row, COMPRESSIONS),
     )
-    for compression in COMPRESSIONS:
-        for weighting in WEIGHTINGS:
-            cell = best[compression][weighting]
-            table.add_row(
-                str(compression),
-                "yes" if weighting == "weighted" else "no",
-                results.interval(cell["iterations"], 2),
-                results.interval_power_of_ten(cell["error"]),
-                results.interval(cell["condition"], 3),
-            )
-    return table
 
 
-def iterations_figure(cells):
+def best_table(numbers: Numbers) -> ResultTable:
+    """What is left of the weights' advantage at each method's own best step."""
+
+    def show(cell):
+        compression, weighting = cell
+        own = numbers["own_best_step"][f"rho={compression}"][weighting]
+        return {
+            "ρ": str(compression),
+            "weights": YES_NO[weighting == "weighted"],
+            "iterations": interval(own["iterations"], 2),
+            "squared error": interval_power_of_ten(own["error"]),
+            "condition L/μ": interval(own["condition"], 3),
+        }
+
+    title = "Unbiased rescaling, step 2/(μ + L) of each run's own Hessian; {runs} runs"
+    return ResultTable.of_records(title.format(**numbers), show, cells())
+
+
+def cells() -> list[tuple[int, str]]:
+    """Rows of the paper's table."""
+    return [(c, w) for c in COMPRESSIONS for w in WEIGHTINGS]
+
+
+def iterations_figure(numbers: Numbers) -> figures.Figure:
     """Bars of our counts beside the published ones."""
-    figure, axes = results.new_figure(figsize=(7, 4))
-    labels = []
-    shown = [cell for cell in PUBLISHED_ITERATIONS if cell[0] in COMPRESSIONS]
-    for position, (compression, weighting) in enumerate(shown):
-        labels.append(f"ρ = {compression}\n{weighting}")
-        published = PUBLISHED_ITERATIONS[compression, weighting]
-        axes.bar(position - 0.27, published, 0.25, color="0.6", label="published")
-        for offset, protocol, color, label in (
-            (0.0, "doubled", "tab:blue", "step 2e-7"),
-            (0.27, "literal", "tab:orange", "step 1e-7 (literal)"),
-        ):
-            summary = cells[protocol, compression][weighting]["iterations"]
-            half = (summary.high - summary.low) / 2
-            axes.bar(
-                position + offset,
-                summary.mean,
-                0.25,
-                yerr=half,
-                color=color,
-                label=label,
-                capsize=3,
-                error_kw={"linewidth": 1},
-            )
-    axes.set_xticks(range(len(labels)), labels)
+    figure, (axes,) = figures.new_figure(7, 4)
+    positions = np.arange(len(cells()))
+    published = [PUBLISHED_ITERATIONS[f"rho={c} {w}"] for c, w in cells()]
+    axes.bar(positions - 0.27, published, 0.25, color="0.6", label="published")
+    for offset, protocol, color, label in (
+        (0.0, "doubled", "tab:blue", "step 2e-7"),
+        (0.27, "literal", "tab:orange", "step 1e-7 (literal)"),
+    ):
+        runs = [numbers["reproduced"][f"rho={c} {protocol}"][w] for c, w in cells()]
+        look = {"color": color, "capsize": 3, "error_kw": {"linewidth": 1}}
+        means = [own["iterations"].mean for own in runs]
+        halves = [half_width(own["iterations"]) for own in runs]
+        axes.bar(positions + offset, means, 0.25, yerr=halves, label=label, **look)
+    axes.set_xticks(positions, [f"ρ = {c}\n{w}" for c, w in cells()])
     axes.grid(axis="x", visible=False)
     axes.set_ylabel("iterations to ‖∇‖ < 0.1")
     axes.set_title("Table 2: linear regression (bars: mean, whiskers: 95% CI)")
-    handles, names = axes.get_legend_handles_labels()
-    unique = dict(zip(names, handles, strict=True))
-    axes.legend(unique.values(), unique.keys(), frameon=False)
+    axes.legend()
     return figure
-
-
-def numbers(cells, best, runs: int, seed: int) -> dict[str, Any]:
-    """Everything, for JSON."""
-
-    return {
-        "command": "python -m experiments linear-regression "
-        f"--runs {runs} --seed {seed}",
-        "published_iterations": {
-            f"rho={compression} {weighting}": value
-            for (compression, weighting), value in PUBLISHED_ITERATIONS.items()
-        },
-        "reproduced": {
-            f"rho={compression} {protocol}": results.summary_numbers(cell)
-            for (protocol, compression), cell in cells.items()
-        },
-        "own_best_step": {
-            f"rho={compression}": results.summary_numbers(cell)
-            for compression, cell in best.items()
-        },
-    }

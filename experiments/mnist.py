@@ -1,6 +1,7 @@
 """Table 1: logistic regression on MNIST, 4 against 9, on sampled parts."""
 
 import functools
+import itertools
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,7 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxwgc
-from experiments import descent, results
+from experiments import descent, figures, studies
+from experiments.studies import Numbers, Trial
+from experiments.tables import YES_NO, ResultTable, half_width, interval
 from jaxwgc import sketching
 
 DATA = Path(__file__).parent / "data" / "mnist_4_9.npz"
@@ -18,16 +21,15 @@ NUM_PARTS = descent.CODE.num_parts
 COMPRESSIONS = (4, 10, 20)
 WEIGHTINGS = ("weighted", "unweighted")
 MAX_ITERATIONS = 500
-BATCH_SIZE = 20
 
 # The paper's table 1: test error in percent, iterations; means of six runs.
 PUBLISHED = {
-    (4, "weighted"): (7.09, 25.5),
-    (4, "unweighted"): (9.08, 24.67),
-    (10, "weighted"): (7.78, 14.67),
-    (10, "unweighted"): (8.32, 14.67),
-    (20, "weighted"): (8.17, 12.5),
-    (20, "unweighted"): (8.5, 12.67),
+    "rho=4 weighted": {"error": 7.09, "iterations": 25.5},
+    "rho=4 unweighted": {"error": 9.08, "iterations": 24.67},
+    "rho=10 weighted": {"error": 7.78, "iterations": 14.67},
+    "rho=10 unweighted": {"error": 8.32, "iterations": 14.67},
+    "rho=20 weighted": {"error": 8.17, "iterations": 12.5},
+    "rho=20 unweighted": {"error": 8.5, "iterations": 12.67},
 }
 PUBLISHED_UNCOMPRESSED_ERROR = 4.37
 # The step is not published: the longest of these, times the mean loss, with which the
@@ -122,26 +124,20 @@ def calibrate(training: Digits, test: Digits) -> tuple[dict[str, Rule], dict[str
     raise AssertionError("no step size of the grid reaches the published error")
 
 
-def one_run(
-    key: jax.Array,
-    training: Digits,
-    test: Digits,
-    scores: jax.Array,
-    rules: dict[str, Rule],
-    compression: int,
-) -> dict[str, Any]:
+def one_run(key: jax.Array, data: Any, rules: dict[str, Rule], compression: int) -> Any:
     """One random partition and sample, descended in every protocol, with and without.
 
-    All six descents read the same images, side by side.
+    All six descents read the same images, side by side. `data` are both sets of images
+    and the leverage scores of the first.
     """
+    training, test, scores = data
     order_key, sample_key, descent_key = jax.random.split(key, 3)
     order = jax.random.permutation(order_key, NUM_TRAINING)
     num_parts = compression * NUM_PARTS
     rows, row_weights = jaxwgc.partition(order, num_parts)
+    probabilities = sketching.partition_probabilities(scores[order], num_parts)
     sample = sketching.sample_partitions(
-        sample_key,
-        sketching.partition_probabilities(scores[order], num_parts),
-        num_distinct=NUM_PARTS,
+        sample_key, probabilities, num_distinct=NUM_PARTS
     )
     rows, real_rows = rows[sample.indices], row_weights[sample.indices]
     images, labels = training.images[rows], training.labels[rows]
@@ -153,22 +149,10 @@ def one_run(
     counts = sample.counts.astype(ones.dtype)
 
     def descend(key, step_size, stop_norm, row_scale, loss_scale, weights):
-        part = (
-            images,
-            labels,
-            real_rows * loss_scale[:, None],
-            jnp.broadcast_to(row_scale[:, None], real_rows.shape),
-        )
-        found = descent.descend(
-            key,
-            logistic_loss,
-            jnp.zeros(784),
-            part,
-            weights,
-            step_size,
-            stop_norm,
-            MAX_ITERATIONS,
-        )
+        row_scales = jnp.broadcast_to(row_scale[:, None], real_rows.shape)
+        part = images, labels, real_rows * loss_scale[:, None], row_scales
+        rule = weights, step_size, stop_norm, MAX_ITERATIONS
+        found = descent.descend(key, logistic_loss, jnp.zeros(784), part, *rule)
         return {"error": test_error(found.params, test), "iterations": found.iterations}
 
     scales = {
@@ -176,22 +160,18 @@ def one_run(
         "unbiased": (ones, unbiased**2),
         "plain": (ones, ones),
     }
-    lanes = [
-        (*rules[protocol], *scales[protocol], weights)
-        for protocol in PROTOCOLS
-        for weights in (counts, ones)
-    ]
+    lanes = [(*rules[p], *scales[p], w) for p in PROTOCOLS for w in (counts, ones)]
     keys = jax.random.split(descent_key, len(lanes))
     found = jax.vmap(descend)(keys, *map(jnp.stack, zip(*lanes, strict=True)))
-    cells = [(p, weighting) for p in PROTOCOLS for weighting in WEIGHTINGS]
-    run: dict[str, Any] = {p: {} for p in PROTOCOLS}
-    for lane, (protocol, weighting) in enumerate(cells):
-        run[protocol][weighting] = jax.tree.map(lambda leaf, i=lane: leaf[i], found)
-    for protocol in PROTOCOLS:
-        difference = run[protocol]["unweighted"]["error"]
-        difference -= run[protocol]["weighted"]["error"]
-        run[protocol]["error_saved"] = difference
-    run["draws_per_part"] = sample.num_draws / NUM_PARTS
+    run: dict[str, Any] = {"draws_per_part": sample.num_draws / NUM_PARTS}
+    for lane, protocol in enumerate(PROTOCOLS):
+        weighted, unweighted = (
+            {name: leaf[2 * lane + second] for name, leaf in found.items()}
+            for second in range(2)
+        )
+        saved = unweighted["error"] - weighted["error"]
+        run[protocol] = {"weighted": weighted, "unweighted": unweighted}
+        run[protocol]["error_saved"] = saved
     return run
 
 
@@ -203,177 +183,137 @@ def mnist(runs: int = 200, seed: int = 0, out: Path = Path("results")) -> None:
         seed: Of the random numbers.
         out: Folder for the tables (JSON and Markdown) and the figure (PNG).
     """
-    folder = results.Results("Table 1, MNIST 4 against 9", out, runs)
+    sections = {"": functools.partial(study, runs, seed)}
+    title = "Table 1, MNIST 4 against 9"
+    studies.run("mnist", title, sections, runs, seed, out, prefix="table1")
+
+
+def study(runs: int, seed: int) -> studies.Study:
+    """A cell a compression, with step and stopping norm of the uncompressed run."""
     training, test = load_digits()
     rules, uncompressed = calibrate(training, test)
-    results.console.print(
+    scores = jax.jit(sketching.leverage_scores)(training.images)
+    data = training, test, scores
+    return studies.Study(
+        {
+            "protocols": PROTOCOLS,
+            "rules": rules,
+            "uncompressed": uncompressed,
+            "published": PUBLISHED,
+            "reproduced": {
+                f"rho={c}": Trial(one_run, data, rules, c) for c in COMPRESSIONS
+            },
+        },
+        key=jax.random.key(seed),
+        runs=runs,
+        batch_size=20,
+        tables={"": main_table, "weights": weights_table},
+        figures={"": draw},
+        note=note,
+    )
+
+
+def main_table(numbers: Numbers) -> ResultTable:
+    """Published and reproduced, error and iterations in one cell."""
+
+    def show(cell):
+        compression, weighting = cell
+        published = PUBLISHED[f"{compression} {weighting}"]
+        runs = numbers["reproduced"][compression]
+        runs = {protocol: runs[protocol][weighting] for protocol in PROTOCOLS}
+        return {
+            "ρ": compression.removeprefix("rho="),
+            "weights": YES_NO[weighting == "weighted"],
+            "published (6 runs)": "{error:g} / {iterations:g}".format(**published),
+        } | {
+            protocol: f"{interval(own['error'])} / {interval(own['iterations'], 1)}"
+            for protocol, own in runs.items()
+        }
+
+    return ResultTable.of_records(
+        "Table 1: test error in percent / iterations, mean of "
+        f"{numbers['runs']} runs with 95% confidence interval",
+        show,
+        itertools.product(numbers["reproduced"], WEIGHTINGS),
+    )
+
+
+def weights_table(numbers: Numbers) -> ResultTable:
+    """What the weights save, paired by run."""
+
+    def row(compression, own):
+        weighted, unweighted = (PUBLISHED[f"{compression} {w}"] for w in WEIGHTINGS)
+        return [
+            compression.removeprefix("rho="),
+            f"{unweighted['error'] - weighted['error']:.2f}",
+            *(interval(own[protocol]["error_saved"], 3) for protocol in PROTOCOLS),
+            interval(own["draws_per_part"], 3),
+        ]
+
+    return ResultTable(
+        "Test error that the weights save, percentage points, "
+        f"{numbers['runs']} paired runs",
+        ["ρ", "published", *PROTOCOLS, "q/k"],
+        itertools.starmap(row, numbers["reproduced"].items()),
+    )
+
+
+def note(numbers: Numbers) -> str:
+    """Where the numbers differ from the published ones."""
+    uncompressed = numbers["uncompressed"]
+    lines = [
+        "",
         f"Uncompressed: test error {uncompressed['error_percent']:.2f}% (published "
         f"{PUBLISHED_UNCOMPRESSED_ERROR}%) after {uncompressed['iterations']} "
         f"iterations with the step {uncompressed['step_on_mean_loss']} on the mean "
         "loss. That run gives step and stopping norm of all others.",
-        highlight=False,
-    )
-    scores = jax.jit(sketching.leverage_scores)(training.images)
-    summaries = {}
-    with results.progress_bar() as progress:
-        for compression in COMPRESSIONS:
-            trial = functools.partial(
-                one_run,
-                training=training,
-                test=test,
-                scores=scores,
-                rules=rules,
-                compression=compression,
-            )
-            trials = results.run_trials(
-                progress,
-                f"ρ = {compression}",
-                trial,
-                jax.random.key(seed),
-                runs,
-                BATCH_SIZE,
-            )
-            summaries[compression] = jaxwgc.summarize(trials)
-    tables = {"table1.md": main_table(summaries, runs)}
-    tables["table1_weights.md"] = weights_table(summaries, runs)
-    for name, table in tables.items():
-        table.print()
-        folder.add_table(name, table)
-    results.console.print(note(summaries), highlight=False)
-    folder.add_json("table1.json", numbers(summaries, uncompressed, rules, runs, seed))
-    folder.add_figure("table1.png", draw(summaries, runs))
-    folder.save()
-
-
-def main_table(summaries, runs: int) -> results.ResultTable:
-    """Published and reproduced, error and iterations in one cell."""
-    table = results.ResultTable(
-        f"Table 1: test error in percent / iterations, mean of {runs} runs with 95% "
-        "confidence interval",
-        ["ρ", "weights", "published (6 runs)", "paper", "unbiased", "plain"],
-    )
-    for (compression, weighting), published in PUBLISHED.items():
-        if compression not in summaries:
-            continue
-        cells = [summaries[compression][protocol][weighting] for protocol in PROTOCOLS]
-        table.add_row(
-            str(compression),
-            "yes" if weighting == "weighted" else "no",
-            f"{published[0]:g} / {published[1]:g}",
-            *(
-                f"{results.interval(cell['error'])} / "
-                f"{results.interval(cell['iterations'], 1)}"
-                for cell in cells
-            ),
-        )
-    return table
-
-
-def weights_table(summaries, runs: int) -> results.ResultTable:
-    """What the weights save, paired by run."""
-    table = results.ResultTable(
-        f"Test error that the weights save, percentage points, {runs} paired runs",
-        ["ρ", "published", "paper", "unbiased", "plain", "q/k"],
-    )
-    for compression in COMPRESSIONS:
-        cells = summaries[compression]
-        saved = (
-            PUBLISHED[compression, "unweighted"][0]
-            - PUBLISHED[compression, "weighted"][0]
-        )
-        table.add_row(
-            str(compression),
-            f"{saved:.2f}",
-            *(results.interval(cells[p]["error_saved"], 3) for p in PROTOCOLS),
-            results.interval(cells["draws_per_part"], 3),
-        )
-    return table
-
-
-def note(summaries) -> str:
-    """Where the numbers differ from the published ones."""
-    lines = ["", "Protocols:"]
-    lines += [f"  {name}: {text}" for name, text in PROTOCOLS.items()]
-    lines += ["", "Where this differs from the paper, by more than the interval:"]
-    for (compression, weighting), (error, iterations) in PUBLISHED.items():
-        if compression not in summaries:
-            continue
-        cell = summaries[compression]["paper"][weighting]
-        for quantity, published in (("error", error), ("iterations", iterations)):
-            summary = cell[quantity]
-            if not summary.low <= published <= summary.high:
-                lines.append(
-                    f"  ρ = {compression}, {weighting}: {quantity} "
-                    f"{summary.mean:.2f}, published {published:g}"
-                )
+        "",
+        "Protocols:",
+        *(f"  {name}: {text}" for name, text in PROTOCOLS.items()),
+        "",
+        "Where this differs from the paper, by more than the interval:",
+    ]
+    if numbers["runs"] == 1:
+        lines.append("  unknown: a single run has no interval")
+    for compression, weighting in itertools.product(numbers["reproduced"], WEIGHTINGS):
+        published = PUBLISHED[f"{compression} {weighting}"]
+        runs = numbers["reproduced"][compression]
+        lines += [
+            f"  {compression.replace('rho=', 'ρ = ')}, {weighting}: {quantity} "
+            f"{own.mean:.2f}, published {published[quantity]:g}"
+            for quantity, own in runs["paper"][weighting].items()
+            # NaN, which a single run gives, is not below or above anything.
+            if published[quantity] < own.low or published[quantity] > own.high
+        ]
     return "\n".join(lines)
 
 
-def draw(summaries, runs: int):
+def draw(numbers: Numbers) -> figures.Figure:
     """Test errors of the paper's protocol and the published ones."""
-    figure, axes = results.new_figure(figsize=(7, 4.2))
-    styles = {
-        "weighted": ("tab:blue", "o", -0.06),
-        "unweighted": ("tab:red", "s", 0.06),
-    }
+    figure, (axes,) = figures.new_figure(7, 4.2)
     positions = np.arange(len(COMPRESSIONS))
-    for weighting, (color, marker, offset) in styles.items():
-        published = [PUBLISHED[c, weighting][0] for c in COMPRESSIONS]
-        axes.plot(
-            positions + offset,
-            published,
-            marker=marker,
-            markerfacecolor="white",
-            color=color,
-            linestyle=":",
-            label=f"published, {weighting} (6 runs)",
-        )
-        cells = [summaries[c]["paper"][weighting]["error"] for c in COMPRESSIONS]
-        means = np.array([cell.mean for cell in cells])
-        halves = np.array([(cell.high - cell.low) / 2 for cell in cells])
-        axes.errorbar(
-            positions + offset,
-            means,
-            yerr=halves,
-            marker=marker,
-            color=color,
-            capsize=3,
-            label=f"reproduced, {weighting} ({runs} runs, 95% CI)",
-        )
-    axes.axhline(PUBLISHED_UNCOMPRESSED_ERROR, color="0.3", linestyle="--", linewidth=1)
-    axes.annotate(
-        "uncompressed, published",
-        (positions[-1] + 0.25, PUBLISHED_UNCOMPRESSED_ERROR),
-        xytext=(0, -4),
-        textcoords="offset points",
-        ha="right",
-        va="top",
-        fontsize=9,
-        color="0.3",
-    )
+    for weighting, color, marker, offset in (
+        ("weighted", "tab:blue", "o", -0.06),
+        ("unweighted", "tab:red", "s", 0.06),
+    ):
+        published = [PUBLISHED[f"rho={c} {weighting}"]["error"] for c in COMPRESSIONS]
+        runs = [numbers["reproduced"][f"rho={c}"]["paper"] for c in COMPRESSIONS]
+        errors = [own[weighting]["error"] for own in runs]
+        look = {"marker": marker, "color": color}
+        label = f"published, {weighting} (6 runs)"
+        hollow = look | {"markerfacecolor": "white", "linestyle": ":"}
+        axes.plot(positions + offset, published, label=label, **hollow)
+        label = f"reproduced, {weighting} ({numbers['runs']} runs, 95% CI)"
+        means, halves = [own.mean for own in errors], [*map(half_width, errors)]
+        at = positions + offset
+        axes.errorbar(at, means, yerr=halves, capsize=3, label=label, **look)
+    look = {"xytext": (0, -4), "ha": "right", "va": "top", "linestyle": "--"}
+    text, at = "uncompressed, published", positions[-1] + 0.25
+    figures.threshold(axes, PUBLISHED_UNCOMPRESSED_ERROR, text, at, **look)
     axes.set_xticks(positions, [str(compression) for compression in COMPRESSIONS])
     axes.set_xlim(-0.3, positions[-1] + 0.3)
     axes.set_ylim(bottom=min(3.8, axes.get_ylim()[0]))
-    axes.set_xlabel("compression factor ρ = N/r")
-    axes.set_ylabel("test error (%)")
+    axes.set(xlabel="compression factor ρ = N/r", ylabel="test error (%)")
     axes.set_title("Table 1: MNIST 4 vs 9, 29 of 50 workers lost in every iteration")
-    axes.legend(frameon=False, fontsize=9, loc="center right", bbox_to_anchor=(1, 0.46))
+    axes.legend(loc="center right", bbox_to_anchor=(1, 0.46))
     return figure
-
-
-def numbers(summaries, uncompressed, rules, runs: int, seed: int) -> dict[str, Any]:
-    """Everything, for JSON."""
-    return {
-        "command": f"python -m experiments mnist --runs {runs} --seed {seed}",
-        "protocols": PROTOCOLS,
-        "rules": {protocol: rule._asdict() for protocol, rule in rules.items()},
-        "uncompressed": uncompressed,
-        "published": {
-            f"rho={compression} {weighting}": {"error": error, "iterations": iterations}
-            for (compression, weighting), (error, iterations) in PUBLISHED.items()
-        },
-        "reproduced": {
-            f"rho={compression}": results.summary_numbers(cells)
-            for compression, cells in summaries.items()
-        },
-    }

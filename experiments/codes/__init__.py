@@ -1,5 +1,43 @@
 """All codes compared: `python -m experiments codes`, a module a section."""
 
-from experiments.codes.command import codes
+import functools
+from pathlib import Path
 
-__all__ = ["codes"]
+import jax
+
+from experiments import studies
+from experiments.codes import (
+    equal_load,
+    learned,
+    matrices,
+    noise,
+    partial_work,
+    recovery,
+)
+
+SECTIONS = {
+    "equal_load": equal_load.study,
+    "noise": noise.study,
+    "matrices": matrices.study,
+    "recovery": recovery.study,
+    "learned": learned.study,
+    "partial_work": partial_work.study,
+}
+
+
+def codes(runs: int = 2_000, seed: int = 0, out: Path = Path("results")) -> None:
+    """Every code compared: error, noise, recovery, learned entries, unfinished work.
+
+    Args:
+        runs: Random patterns of stragglers for each mean; below 100, also fewer
+            workers, sizes and steps, to see that everything runs.
+        seed: Of the random numbers.
+        out: Folder for the tables (JSON and Markdown) and figures (PNG).
+    """
+    effort = studies.Effort(runs, is_full=runs >= 100)
+    key = jax.random.key(seed)
+    sections = {
+        name: functools.partial(study, effort, key) for name, study in SECTIONS.items()
+    }
+    title = "Which code? Patterns of stragglers"
+    studies.run("codes", title, sections, runs, seed, out)

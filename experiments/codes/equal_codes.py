@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 
 import jaxwgc
-from experiments.sections import Effort
+from experiments.studies import Effort
 from jaxwgc import codes as constructors
 from jaxwgc import stragglers
 
@@ -44,89 +44,39 @@ def entries(effort: Effort, key: jax.Array) -> list[Entry]:
     # As many as `load` divides.
     divisible = num_workers - 1
 
-    def fixed(name, code, is_exact=True):
-        return Entry(name, lambda key: code, is_exact)
+    def fixed(construct, *arguments, is_exact=True):
+        code = construct(*arguments)
+        return Entry(_name(construct, *arguments), lambda key: code, is_exact)
 
-    def drawn(name, construct, *arguments, is_exact=False):
+    def drawn(construct, *arguments, is_exact=False):
+        name = _name(construct, *arguments)
         return Entry(name, lambda key: construct(key, *arguments), is_exact, True)
 
+    cluster = constructors.reed_solomon(2 * order, 2 * order, load)
+    clustered = constructors.clustered(cluster, load // 2)
+    inside, across = PROBABILITY_INSIDE, probability_across(order)
+    square = num_workers, num_workers
     every = [
-        fixed(f"uncoded({num_workers})", constructors.uncoded(num_workers)),
-        fixed(
-            f"fractional_repetition({divisible}, {order})",
-            constructors.fractional_repetition(divisible, order),
-        ),
-        fixed(
-            f"binary({num_workers}, {order})", constructors.binary(num_workers, order)
-        ),
-        drawn(
-            f"cyclic_repetition({num_workers}, {order})",
-            constructors.cyclic_repetition,
-            num_workers,
-            order,
+        fixed(constructors.uncoded, num_workers),
+        fixed(constructors.fractional_repetition, divisible, order),
+        fixed(constructors.binary, num_workers, order),
+        drawn(constructors.cyclic_repetition, num_workers, order, is_exact=True),
+        fixed(constructors.cyclic_mds, num_workers, order),
+        fixed(constructors.reed_solomon, *square, load),
+        fixed(constructors.communication_efficient, num_workers, order - 1, 2),
+        Entry(
+            f"clustered(reed_solomon({2 * order}, {2 * order}, {load}), {load // 2})",
+            lambda key: clustered,
             is_exact=True,
         ),
-        fixed(
-            f"cyclic_mds({num_workers}, {order})",
-            constructors.cyclic_mds(num_workers, order),
-        ),
-        fixed(
-            f"reed_solomon({num_workers}, {num_workers}, {load})",
-            constructors.reed_solomon(num_workers, num_workers, load),
-        ),
-        fixed(
-            f"communication_efficient({num_workers}, {order - 1}, 2)",
-            constructors.communication_efficient(num_workers, order - 1, 2),
-        ),
-        fixed(
-            f"clustered(reed_solomon({2 * order}, {2 * order}, {load}), {load // 2})",
-            constructors.clustered(
-                constructors.reed_solomon(2 * order, 2 * order, load), load // 2
-            ),
-        ),
-        fixed(
-            f"projective_plane({order})",
-            constructors.projective_plane(order),
-            is_exact=False,
-        ),
+        fixed(constructors.projective_plane, order, is_exact=False),
+        drawn(constructors.bernoulli, *square, load),
+        drawn(constructors.regularized_bernoulli, *square, load),
+        drawn(constructors.regular_graph, num_workers, load),
         drawn(
-            f"bernoulli({num_workers}, {num_workers}, {load})",
-            constructors.bernoulli,
-            num_workers,
-            num_workers,
-            load,
+            constructors.stochastic_block, divisible, divisible, order, inside, across
         ),
-        drawn(
-            f"regularized_bernoulli({num_workers}, {num_workers}, {load})",
-            constructors.regularized_bernoulli,
-            num_workers,
-            num_workers,
-            load,
-        ),
-        drawn(
-            f"regular_graph({num_workers}, {load})",
-            constructors.regular_graph,
-            num_workers,
-            load,
-        ),
-        drawn(
-            f"stochastic_block({divisible}, {divisible}, {order}, "
-            f"{PROBABILITY_INSIDE:g}, {probability_across(order):g})",
-            constructors.stochastic_block,
-            divisible,
-            divisible,
-            order,
-            PROBABILITY_INSIDE,
-            probability_across(order),
-        ),
-        drawn(
-            f"stochastic({num_workers}, {num_workers}, {load}, {PROBABILITY:g})",
-            constructors.stochastic,
-            num_workers,
-            num_workers,
-            load,
-            PROBABILITY,
-        ),
+        drawn(constructors.stochastic, *square, load, PROBABILITY),
     ]
     if not effort.is_full:
         return [entry for entry in every if entry.name.split("(")[0] in FEW_CODES]
@@ -135,7 +85,11 @@ def entries(effort: Effort, key: jax.Array) -> list[Entry]:
         stragglers.bernoulli(PROBABILITY),
         key,
     )
-    return [*every, fixed("optimize(regular_graph)", learned, is_exact=False)]
+    return [*every, Entry("optimize(regular_graph)", lambda key: learned, False)]
+
+
+def _name(construct: Callable, *arguments: float) -> str:
+    return f"{construct.__name__}({', '.join(f'{own:g}' for own in arguments)})"
 
 
 def probability_across(order: int) -> float:

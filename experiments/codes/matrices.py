@@ -3,10 +3,10 @@
 import jax
 import numpy as np
 from matplotlib.colors import FuncNorm
-from matplotlib.figure import Figure
 
 import jaxwgc
-from experiments.sections import Effort, Section
+from experiments.figures import Figure
+from experiments.studies import Effort, Study
 from jaxwgc import codes as constructors
 from jaxwgc import stragglers
 
@@ -14,6 +14,8 @@ from jaxwgc import stragglers
 def small_codes(key: jax.Array, num_steps: int) -> dict[str, jaxwgc.GradientCode]:
     """One of each constructor, at about twelve workers."""
     repetition = constructors.fractional_repetition(6, 1)
+    graph = constructors.regular_graph(key, 12, 4)
+    model = stragglers.bernoulli(0.2)
     return {
         "uncoded": constructors.uncoded(12),
         "fractional_repetition": constructors.fractional_repetition(12, 2),
@@ -29,36 +31,29 @@ def small_codes(key: jax.Array, num_steps: int) -> dict[str, jaxwgc.GradientCode
         "paley": constructors.paley(11),
         "bernoulli": constructors.bernoulli(key, 12, 12, 4),
         "regularized_bernoulli": constructors.regularized_bernoulli(key, 12, 12, 2),
-        "regular_graph": constructors.regular_graph(key, 12, 4),
+        "regular_graph": graph,
         "stochastic_block": constructors.stochastic_block(key, 12, 12, 3, 0.8, 0.1),
         "stochastic": constructors.stochastic(key, 12, 12, [2] * 6 + [5] * 6, 0.2),
         "ldgm": constructors.ldgm(key, 12, 8, 3),
         "batch_raptor": constructors.batch_raptor(key, 12, 12, batch_size=2),
-        "optimize": jaxwgc.studies.optimize(
-            constructors.regular_graph(key, 12, 4),
-            stragglers.bernoulli(0.2),
-            key,
-            num_steps=num_steps,
-        ),
+        "optimize": jaxwgc.studies.optimize(graph, model, key, num_steps=num_steps),
     }
 
 
-def section(effort: Effort, key: jax.Array) -> Section:
+def study(effort: Effort, key: jax.Array) -> Study:
     """The figure alone."""
-    codes = small_codes(
-        jax.random.fold_in(key, 5), num_steps=1500 if effort.is_full else 10
-    )
-    return Section(
-        numbers={name: np.shape(code.encoding_matrix) for name, code in codes.items()},
-        tables={},
-        figures={"matrices": draw(codes)},
+    num_steps = 1500 if effort.is_full else 10
+    codes = small_codes(jax.random.fold_in(key, 5), num_steps)
+    return Study(
+        {name: np.shape(code.encoding_matrix) for name, code in codes.items()},
+        figures={"matrices": lambda numbers: draw(codes)},
     )
 
 
 def draw(codes: dict[str, jaxwgc.GradientCode], columns: int = 5) -> Figure:
     """A panel a code: messages down, parts across, each on a scale of its own."""
     rows = -(-len(codes) // columns)
-    figure = Figure(layout="constrained", figsize=(2.3 * columns, 2.6 * rows))
+    figure = Figure(figsize=(2.3 * columns, 2.6 * rows))
     panels = figure.subplots(rows, columns).ravel()
     for axes in panels[len(codes) :]:
         axes.set_axis_off()
@@ -68,17 +63,13 @@ def draw(codes: dict[str, jaxwgc.GradientCode], columns: int = 5) -> Figure:
         matrix = np.real(np.asarray(code.encoding_matrix))
         axes.imshow(matrix / np.abs(matrix).max(), cmap="RdBu_r", norm=scale)
         axes.set_title(name, fontsize=9, family="monospace")
-        kind = f"{matrix.shape[0]} × {matrix.shape[1]}"
-        if code.is_complex:
-            kind += ", real part"
-        axes.set_xlabel(kind, fontsize=8)
-        axes.set_xticks([])
-        axes.set_yticks([])
+        part = ", real part" if code.is_complex else ""
+        axes.set_xlabel(f"{matrix.shape[0]} × {matrix.shape[1]}{part}", fontsize=8)
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(True)
     ticks = [-1, -0.25, -0.05, 0, 0.05, 0.25, 1]
-    bar = figure.colorbar(
-        panels[0].images[0], ax=panels, shrink=0.5, aspect=40, ticks=ticks
-    )
-    bar.set_label("entry over the largest one")
+    look = {"shrink": 0.5, "aspect": 40, "label": "entry over the largest one"}
+    figure.colorbar(panels[0].images[0], ax=panels, ticks=ticks, **look)
     return figure
 
 

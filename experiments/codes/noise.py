@@ -1,14 +1,16 @@
 """How much exact codes amplify rounding, against the number of workers."""
 
+import itertools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
 import jaxwgc
-from experiments import results
-from experiments.sections import COLORS, MARKERS, Effort, Section
+from experiments.figures import Figure, line, new_figure
+from experiments.studies import Effort, Numbers, Once, Study
+from experiments.tables import ResultTable
 from jaxwgc import codes as constructors
 
 NUM_WORKERS, FEW_WORKERS = (10, 20, 50, 100, 200), (10,)
@@ -27,10 +29,12 @@ class Measured(NamedTuple):
     miss_float32: float
 
 
-def exact_codes(
-    key: jax.Array,
-) -> dict[str, Callable[[int, int], jaxwgc.GradientCode]]:
-    """Functions of n and s."""
+# Of n and s.
+Construct = Callable[[int, int], jaxwgc.GradientCode]
+
+
+def exact_codes(key: jax.Array) -> dict[str, Construct]:
+    """By name."""
     return {
         "fractional_repetition": repetition,
         "binary": constructors.binary,
@@ -53,77 +57,71 @@ def repetition(num_workers: int, num_stragglers: int) -> jaxwgc.GradientCode:
     return constructors.fractional_repetition(num_workers, num_stragglers)
 
 
-def section(effort: Effort, key: jax.Array) -> Section:
-    """Table and figure."""
+def study(effort: Effort, key: jax.Array) -> Study:
+    """A cell a code and a size."""
     sizes = NUM_WORKERS if effort.is_full else FEW_WORKERS
     num_patterns = min(effort.runs, MAX_PATTERNS)
     generator = np.random.default_rng(np.asarray(jax.random.bits(key, (4,))))
-    draws = {n: generator.random((num_patterns, n)) for n in sizes}
-    masks = {
-        n: own.argsort(axis=1).argsort(axis=1) >= n // 10 for n, own in draws.items()
-    }
-    codes = exact_codes(jax.random.fold_in(key, 4))
-    measured = {
-        name: [measure(make(n, n // 10), masks[n]) for n in sizes]
-        for name, make in codes.items()
-    }
-    noise = results.ResultTable(
-        f"Noise amplification, s = n / 10, median of {num_patterns} patterns: "
-        "float64 / worst miss in float32",
-        ["code", *(f"n = {n}" for n in sizes)],
-    )
-    for name, row in measured.items():
-        noise.add_row(
-            name if " " in name else f"`{name}`",
-            *(f"{_noise(cell)} / {_scientific(cell.miss_float32)}" for cell in row),
-        )
-    return Section(
-        numbers={
+    orders = [generator.random((num_patterns, n)).argsort(axis=1) for n in sizes]
+    masks = [own.argsort(axis=1) >= n // 10 for n, own in zip(sizes, orders)]
+    return Study(
+        {
             "patterns": num_patterns,
             "codes": {
-                name: [cell._asdict() for cell in row] for name, row in measured.items()
+                name: [Once(measure, make, own) for own in masks]
+                for name, make in exact_codes(jax.random.fold_in(key, 4)).items()
             },
         },
-        tables={"noise": noise},
-        figures={"noise": draw(measured)},
+        tables={"noise": tabulate},
+        figures={"noise": draw},
     )
 
 
-def measure(code: jaxwgc.GradientCode, masks: np.ndarray) -> Measured:
+def measure(make: Construct, masks: np.ndarray) -> Measured:
     """With the library's decoder in both precisions; the rest in float64."""
+    num_workers = masks.shape[1]
+    code = make(num_workers, num_workers // 10)
     decode = jax.jit(jaxwgc.decoding_weights)
     with jax.enable_x64(True):
         weights = np.asarray(decode(code, masks))
+    rounded = np.asarray(decode(code, masks))
     return Measured(
-        code.num_workers,
+        num_workers,
         noise=float(np.median(noise_of(code, weights))),
         miss_float64=float(relative_misses(code, weights).max()),
-        miss_float32=float(
-            relative_misses(code, np.asarray(decode(code, masks))).max()
-        ),
+        miss_float32=float(relative_misses(code, rounded).max()),
     )
 
 
 def noise_of(code: jaxwgc.GradientCode, weights: np.ndarray) -> np.ndarray:
     """Noise of the decoded gradient over that of the sum: see `coding.Diagnosis`."""
     sizes = np.sum(np.abs(code.encoding_matrix) ** 2, axis=1)
-    square = np.abs(weights) ** 2 @ sizes
-    return np.sqrt(square.reshape(len(weights), -1).sum(axis=1) / _scale(code))
+    square = (np.abs(weights) ** 2 @ sizes).reshape(len(weights), -1).sum(axis=1)
+    return np.sqrt(square / (code.num_parts * code.num_segments))
 
 
 def relative_misses(code: jaxwgc.GradientCode, weights: np.ndarray) -> np.ndarray:
     """The norm of a^T B - target over that of the target."""
-    exactly = weights.astype(np.complex128).reshape(
-        len(weights), code.num_segments, code.num_messages
-    )
+    shape = len(weights), code.num_segments, code.num_messages
+    exactly = weights.astype(np.complex128).reshape(shape)
     target = np.kron(np.ones(code.num_parts), np.eye(code.num_segments))
     misses = exactly @ np.asarray(code.encoding_matrix) - target
-    square = np.sum(np.abs(misses) ** 2, axis=(1, 2))
-    return np.sqrt(square / _scale(code))
+    return np.linalg.norm(misses, axis=(1, 2)) / np.linalg.norm(target)
 
 
-def _scale(code: jaxwgc.GradientCode) -> int:
-    return code.num_parts * code.num_segments
+def tabulate(numbers: Numbers) -> ResultTable:
+    """A row a code, a column a size."""
+
+    def row(name, cells):
+        shown = (f"{_noise(c)} / {_scientific(c.miss_float32)}" for c in cells)
+        return name if " " in name else f"`{name}`", *shown
+
+    return ResultTable(
+        f"Noise amplification, s = n / 10, median of {numbers['patterns']} patterns: "
+        "float64 / worst miss in float32",
+        ["code", *(f"n = {cell.num_workers}" for cell in numbers["codes"]["binary"])],
+        itertools.starmap(row, numbers["codes"].items()),
+    )
 
 
 def _noise(cell: Measured) -> str:
@@ -136,27 +134,19 @@ def _scientific(value: float) -> str:
     return "0" if value == 0 else f"{value:.0e}"
 
 
-def draw(measured: dict[str, list[Measured]]) -> Any:
+def draw(numbers: Numbers) -> Figure:
     """Log-log; codes that float64 cannot decode are left out."""
-    figure, axes = results.new_figure(figsize=(8, 4.8))
-    for index, (name, row) in enumerate(measured.items()):
+    figure, (axes,) = new_figure(8, 4.8)
+    for index, (name, row) in enumerate(numbers["codes"].items()):
         shown = [cell for cell in row if cell.miss_float64 <= DECODABLE]
-        axes.plot(
-            [cell.num_workers for cell in shown],
-            [cell.noise for cell in shown],
-            color=COLORS[index],
-            marker=MARKERS[index],
-            markersize=6,
-            # Two codes that amplify nothing lie on each other.
-            linestyle="--" if name == "binary" else "-",
-            label=name,
-        )
-    sizes = [cell.num_workers for cell in next(iter(measured.values()))]
-    axes.set_xscale("log")
-    axes.set_yscale("log")
+        points = [c.num_workers for c in shown], [c.noise for c in shown]
+        # Two codes that amplify nothing lie on each other.
+        dashes = "--" if name == "binary" else "-"
+        line(axes, index, *points, linestyle=dashes, label=name)
+    sizes = [cell.num_workers for cell in numbers["codes"]["binary"]]
+    axes.set(xscale="log", yscale="log", ylabel="noise amplification, median")
     axes.set_xticks(sizes, [str(size) for size in sizes])
     axes.minorticks_off()
     axes.set_xlabel("workers n, of which n / 10 straggle")
-    axes.set_ylabel("noise amplification, median")
-    figure.legend(loc="outside right upper", frameon=False, fontsize=9)
+    figure.legend(loc="outside right upper")
     return figure

@@ -1,10 +1,11 @@
 """The orderings that the literature reports, held against the errors measured here."""
 
+from typing import Any
+
 import numpy as np
 
-from experiments import results
-from experiments.codes.equal_load import Errors
-from experiments.sections import ROUNDING, Section, half_width, percent
+from experiments.studies import Numbers
+from experiments.tables import ROUNDING, ResultTable, half_width, percent
 
 DESIGN = ("projective_plane",)
 REPETITION = ("fractional_repetition",)
@@ -23,53 +24,59 @@ CLAIMS = (
 )
 
 
-def section(errors: Errors) -> Section:
+def rows(numbers: Numbers) -> list[dict[str, Any]]:
+    """An entry for each ordering and number of stragglers."""
+    every = {name.split("(")[0]: own for name, own in numbers["errors"].items()}
+    # Errors by number of stragglers, and half of their intervals.
+    errors = {
+        "random": {name: own["random"].mean for name, own in every.items()},
+        "adversarial": {name: own["adversarial"] for name, own in every.items()},
+    }
+    halves = {name: half_width(own["random"]) for name, own in every.items()}
+
+    def row(claim, kind, smaller, larger, column):
+        error = {name: own[column] for name, own in errors[kind].items()}
+        # The hardest pair of codes for the claim.
+        own = max(smaller, key=error.__getitem__)
+        other = min(larger, key=error.__getitem__)
+        both = [halves[c][column] if kind == "random" else 0.0 for c in (own, other)]
+        return {
+            "ordering": claim,
+            "stragglers": numbers["stragglers"][column],
+            "smaller": {own: error[own]},
+            "larger": {other: error[other]},
+            "holds": compare(error[own], error[other], *both),
+        }
+
+    columns = range(len(numbers["stragglers"]))
+    return [row(*claim, column) for claim in CLAIMS for column in columns]
+
+
+def tabulate(numbers: Numbers) -> ResultTable:
     """A row an ordering, a column a number of stragglers."""
-    table = results.ResultTable(
+
+    def cell(row):
+        sign = {"yes": "<", "no": ">", "tie": "≈"}[row["holds"]]
+        pair = [*row["smaller"].values(), *row["larger"].values()]
+        return f"{row['holds']}: {_percent(pair[0])} {sign} {_percent(pair[1])}"
+
+    return ResultTable(
         "Published orderings at equal load: does it hold, errors in percent",
-        ["ordering", *(f"s = {number}" for number in errors.stragglers)],
+        ["ordering", *(f"s = {number}" for number in numbers["stragglers"])],
+        [
+            [claim, *(cell(r) for r in numbers["orderings"] if r["ordering"] == claim)]
+            for claim, *_ in CLAIMS
+        ],
     )
-    names = [entry.name.split("(")[0] for entry in errors.entries]
-    # Arrays (codes, numbers of stragglers): errors, and half of their intervals.
-    means = {
-        "random": np.array([summary.mean for summary in errors.random]),
-        "adversarial": errors.adversarial,
-    }
-    halves = {
-        "random": np.array([half_width(summary) for summary in errors.random]),
-        "adversarial": np.zeros_like(errors.adversarial),
-    }
-    numbers = []
-    for claim, kind, smaller, larger in CLAIMS:
-        cells = []
-        for column, number in enumerate(errors.stragglers):
-            error = dict(zip(names, means[kind][:, column], strict=True))
-            half = dict(zip(names, halves[kind][:, column], strict=True))
-            # The hardest pair of codes for the claim.
-            own = max(smaller, key=error.__getitem__)
-            other = min(larger, key=error.__getitem__)
-            answer = compare(error[own], error[other], half[own], half[other])
-            sign = {"yes": "<", "no": ">", "tie": "≈"}[answer]
-            cells.append(
-                f"{answer}: {_percent(error[own])} {sign} {_percent(error[other])}"
-            )
-            numbers.append(
-                {
-                    "ordering": claim,
-                    "stragglers": number,
-                    "smaller": {own: error[own]},
-                    "larger": {other: error[other]},
-                    "holds": answer,
-                }
-            )
-        table.add_row(claim, *cells)
-    return Section(numbers, {"orderings": table}, {})
 
 
 def compare(own: float, other: float, own_half: float, other_half: float) -> str:
-    """Whether `own` is smaller; a tie where the intervals of both allow either."""
+    """Whether `own` is smaller; a tie where the intervals of both allow either.
+
+    So does an interval from a single run, which is NaN.
+    """
     margin = max(float(np.hypot(own_half, other_half)), ROUNDING)
-    if abs(other - own) <= margin:
+    if not abs(other - own) > margin:
         return "tie"
     return "yes" if own < other else "no"
 

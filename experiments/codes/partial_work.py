@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxwgc
-from experiments import results
-from experiments.sections import Effort, Section, half_width, percent
+from experiments.studies import Effort, Numbers, Study, Trial
+from experiments.tables import ResultTable, percents
 from jaxwgc import codes as constructors
 from jaxwgc import stragglers
 
@@ -17,7 +17,6 @@ NUM_WORKERS = 20
 SHIFT, RATE = 0.5, 2.0
 DEADLINES, FEW_DEADLINES = (0.75, 1.0, 1.5, 2.0, 3.0, 4.0), (1.0, 2.0)
 MAX_RUNS = 1_000
-BATCH_SIZE = 100
 
 
 class Entry(NamedTuple):
@@ -34,63 +33,56 @@ def entries() -> list[Entry]:
     cluster = constructors.cyclic_mds(5, 2)
     clustered = constructors.clustered(cluster, NUM_WORKERS // 5)
     repetition = constructors.fractional_repetition(NUM_WORKERS, 3)
-    partial = constructors.partial(constructors.cyclic_mds(NUM_WORKERS, 1), 2)
     codes = {
         f"uncoded({NUM_WORKERS}, {4 * NUM_WORKERS})": uncoded,
         f"clustered(cyclic_mds(5, 2), {NUM_WORKERS // 5})": clustered,
         f"fractional_repetition({NUM_WORKERS}, 3)": repetition,
     }
-    return [
-        *(
-            Entry(name, code, constructors.multi_message(code))
-            for name, code in codes.items()
-        ),
-        # Both messages or none, against the first without the second.
-        Entry(f"partial(cyclic_mds({NUM_WORKERS}, 1), 2)", partial, partial),
-    ]
+    split = constructors.multi_message
+    several = [Entry(name, code, split(code)) for name, code in codes.items()]
+    # Both messages or none, against the first without the second.
+    partial = constructors.partial(constructors.cyclic_mds(NUM_WORKERS, 1), 2)
+    name = f"partial(cyclic_mds({NUM_WORKERS}, 1), 2)"
+    return [*several, Entry(name, partial, partial)]
 
 
-def section(effort: Effort, key: jax.Array) -> Section:
-    """The table."""
+def study(effort: Effort, key: jax.Array) -> Study:
+    """A cell a code."""
     deadlines = DEADLINES if effort.is_full else FEW_DEADLINES
     runs = min(effort.runs, MAX_RUNS)
-    table = results.ResultTable(
-        f"Unfinished work, {NUM_WORKERS} workers: mean error in percent of {runs} "
-        "rounds, whole workers / finished parts",
-        [
-            "code",
-            "messages",
-            "work",
-            *(f"deadline {deadline:g}" for deadline in deadlines),
-        ],
+    chosen = entries() if effort.is_full else entries()[:2]
+    return Study(
+        {
+            "deadlines": deadlines,
+            "messages_and_work": {
+                entry.name: (entry.several.messages_per_worker, work(entry.single))
+                for entry in chosen
+            },
+            "errors": {
+                entry.name: Trial(one_run, entry, deadlines) for entry in chosen
+            },
+        },
+        key=jax.random.fold_in(key, 8),
+        runs=runs,
+        batch_size=100,
+        tables={"partial_work": tabulate},
     )
-    numbers = {}
-    for entry in entries()[slice(None if effort.is_full else 2)]:
-        found = jaxwgc.summarize(
-            jaxwgc.monte_carlo(
-                lambda key, entry=entry: one_run(key, entry, deadlines),
-                jax.random.fold_in(key, 8),
-                runs,
-                batch_size=BATCH_SIZE,
-            )
-        )
-        numbers[entry.name] = results.summary_numbers(found)
-        table.add_row(
-            f"`{entry.name}`",
-            str(entry.several.messages_per_worker),
-            f"{work(entry.single):.3g}",
-            *(
-                " / ".join(
-                    percent(found[kind].mean[at], half_width(found[kind])[at])
-                    for kind in ("whole", "finished")
-                )
-                for at in range(len(deadlines))
-            ),
-        )
-    return Section(
-        numbers={"runs": runs, "deadlines": deadlines, "errors": numbers},
-        tables={"partial_work": table},
-        figures={},
+
+
+def tabulate(numbers: Numbers) -> ResultTable:
+    """A row a code, a column a deadline."""
+
+    def row(name, messages, work):
+        own = numbers["errors"][name]
+        pairs = zip(percents(own["whole"]), percents(own["finished"]))
+        return f"`{name}`", str(messages), f"{work:.3g}", *map(" / ".join, pairs)
+
+    deadlines = [f"deadline {deadline:g}" for deadline in numbers["deadlines"]]
+    return ResultTable(
+        f"Unfinished work, {NUM_WORKERS} workers: mean error in percent of "
+        f"{numbers['runs']} rounds, whole workers / finished parts",
+        ["code", "messages", "work", *deadlines],
+        [row(name, *own) for name, own in numbers["messages_and_work"].items()],
     )
 
 
@@ -99,7 +91,7 @@ def work(code: jaxwgc.GradientCode) -> float:
     return float(np.mean(code.loads)) * code.num_workers / code.num_parts
 
 
-def one_run(key: jax.Array, entry: Entry, deadlines: tuple[float, ...]):
+def one_run(key: jax.Array, entry: Entry, deadlines: tuple[float, ...]) -> Numbers:
     """Errors (deadlines,) over the number of parts, of the same finish times."""
     code = entry.single
     share = code.num_parts / code.num_workers

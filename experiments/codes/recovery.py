@@ -1,23 +1,17 @@
 """Parts that peeling recovers against the workers that answer, and what it misses."""
 
+import itertools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import jaxwgc
-from experiments import results
-from experiments.sections import (
-    COLORS,
-    MARKERS,
-    Effort,
-    Section,
-    half_width,
-    panels,
-    percent,
-)
+from experiments.figures import Figure, new_figure, style
+from experiments.studies import Effort, Numbers, Study, Trial
+from experiments.tables import ResultTable, percents
 from jaxwgc import codes as constructors
 from jaxwgc.decoders import Peeling
 
@@ -27,7 +21,6 @@ SHARES = tuple(np.round(np.arange(0.1, 1.01, 0.1), 1))
 SHOWN_SHARES = (0.2, 0.4, 0.5, 0.6, 0.8)
 # Eliminating is dearer than peeling, and more of the same says little.
 MAX_RUNS = 500
-BATCH_SIZE = 50
 
 
 class Setting(NamedTuple):
@@ -38,79 +31,50 @@ class Setting(NamedTuple):
     make: Callable[[jax.Array, int, int], jaxwgc.GradientCode]
 
 
+def ldgm(degree: int) -> Setting:
+    """Low-density generator matrices."""
+    return Setting(
+        "ldgm",
+        f"parity degree {degree}",
+        lambda key, n, k: constructors.ldgm(key, n, k, degree),
+    )
+
+
+def raptor(size: int, limit: int | None) -> Setting:
+    """Raptor codes of batches."""
+
+    def make(key, n, k):
+        return constructors.batch_raptor(key, n, k, batch_size=size, max_degree=limit)
+
+    limited = f", max. degree {limit}" if limit else ""
+    return Setting("batch_raptor", f"batch size {size}{limited}", make)
+
+
 SETTINGS = (
-    *(
-        Setting(
-            "ldgm",
-            f"parity degree {degree}",
-            lambda key, n, k, degree=degree: constructors.ldgm(key, n, k, degree),
-        )
-        for degree in (2, 3, 5)
-    ),
-    *(
-        Setting(
-            "batch_raptor",
-            f"batch size {size}" + (f", max. degree {limit}" if limit else ""),
-            lambda key, n, k, size=size, limit=limit: constructors.batch_raptor(
-                key, n, k, batch_size=size, max_degree=limit
-            ),
-        )
-        for size, limit in ((1, None), (1, 5), (5, None), (5, 2))
-    ),
+    *map(ldgm, (2, 3, 5)),
+    *itertools.starmap(raptor, ((1, None), (1, 5), (5, None), (5, 2))),
 )
 
 
-def section(effort: Effort, key: jax.Array) -> Section:
-    """Table and figure."""
+def study(effort: Effort, key: jax.Array) -> Study:
+    """A cell a setting."""
     sizes = (NUM_WORKERS, NUM_PARTS) if effort.is_full else (FEW_WORKERS, FEW_PARTS)
-    runs = min(effort.runs, MAX_RUNS)
-    with jax.enable_x64(True):
-        settings = SETTINGS if effort.is_full else SETTINGS[2:4]
-        found = {
-            setting: jaxwgc.summarize(
-                jaxwgc.monte_carlo(
-                    lambda key, setting=setting: one_run(key, setting, *sizes),
-                    jax.random.fold_in(key, 6),
-                    runs,
-                    batch_size=BATCH_SIZE,
-                )
-            )
-            for setting in settings
-        }
-    table = results.ResultTable(
-        f"Parts recovered in percent, n = {sizes[0]} and k = {sizes[1]}, mean of "
-        f"{runs} codes and patterns: peeling / elimination",
-        [
-            "code",
-            "load",
-            *(f"{100 * share:.0f}% answer" for share in SHOWN_SHARES),
-        ],
-    )
-    for setting, summary in found.items():
-        peeling, elimination = summary["peeling"], summary["elimination"]
-        cells = [
-            f"{percent(peeling.mean[at], half_width(peeling)[at])}"
-            f" / {100 * elimination.mean[at]:.1f}"
-            for at in (SHARES.index(share) for share in SHOWN_SHARES)
-        ]
-        table.add_row(
-            f"`{setting.family}`, {setting.label}",
-            f"{summary['load'].mean:.2f}",
-            *cells,
-        )
-    return Section(
-        numbers={
+    return Study(
+        {
             "num_workers": sizes[0],
             "num_parts": sizes[1],
-            "runs": runs,
             "shares": SHARES,
             "recovered": {
-                f"{setting.family}, {setting.label}": results.summary_numbers(summary)
-                for setting, summary in found.items()
+                f"{setting.family}, {setting.label}": Trial(one_run, setting, *sizes)
+                for setting in (SETTINGS if effort.is_full else SETTINGS[2:4])
             },
         },
-        tables={"recovery": table},
-        figures={"recovery": draw(found)},
+        key=jax.random.fold_in(key, 6),
+        runs=min(effort.runs, MAX_RUNS),
+        batch_size=50,
+        x64=True,
+        tables={"recovery": tabulate},
+        figures={"recovery": draw},
     )
 
 
@@ -124,12 +88,12 @@ def one_run(key: jax.Array, setting: Setting, num_workers: int, num_parts: int):
     [peeling] = code.decoders_of(Peeling)
     # Each recovered part has the weight k / k' of at least one, the others none.
     peeled = jaxwgc.effective_weights(code, received, Peeling) > 0.5
+    # The parts of a batch come together, and are determined together.
+    matrix = jnp.asarray(code.encoding_matrix)[:, :: peeling.batch_size]
+    found = jax.vmap(determined, in_axes=(None, 0))(matrix, received)
     return {
         "peeling": peeled.mean(axis=-1, dtype=float),
-        # The parts of a batch come together, and are determined together.
-        "elimination": jax.vmap(determined, in_axes=(None, 0))(
-            jnp.asarray(code.encoding_matrix)[:, :: peeling.batch_size], received
-        ).mean(axis=-1, dtype=float),
+        "elimination": found.mean(axis=-1, dtype=float),
         "load": jnp.mean(jnp.asarray(code.loads, float)),
     }
 
@@ -146,30 +110,44 @@ def determined(matrix: jax.Array, received: jax.Array) -> jax.Array:
     return jnp.sum(null_space**2, axis=1) < 1e-9
 
 
-def draw(found: dict[Setting, Any]):
+def tabulate(numbers: Numbers) -> ResultTable:
+    """Peeling beside elimination."""
+
+    def row(name, own):
+        family, label = name.split(", ", 1)
+        peeling, elimination = percents(own["peeling"]), own["elimination"].mean
+        shown = [SHARES.index(share) for share in SHOWN_SHARES]
+        return [
+            f"`{family}`, {label}",
+            f"{own['load'].mean:.2f}",
+            *(f"{peeling[at]} / {100 * elimination[at]:.1f}" for at in shown),
+        ]
+
+    return ResultTable(
+        f"Parts recovered in percent, n = {numbers['num_workers']} and k = "
+        f"{numbers['num_parts']}, mean of {numbers['runs']} codes and patterns: "
+        "peeling / elimination",
+        ["code", "load", *(f"{100 * share:.0f}% answer" for share in SHOWN_SHARES)],
+        itertools.starmap(row, numbers["recovered"].items()),
+    )
+
+
+def draw(numbers: Numbers) -> Figure:
     """A panel a family."""
-    families = list(dict.fromkeys(setting.family for setting in found))
-    figure, every = panels(len(families), 10, 5.4)
-    for axes, family in zip(every, families, strict=True):
-        own = [setting for setting in found if setting.family == family]
-        for index, setting in enumerate(own):
-            style = {"color": COLORS[index], "markersize": 5}
-            axes.plot(
-                SHARES,
-                found[setting]["peeling"].mean,
-                marker=MARKERS[index],
-                label=setting.label,
-                **style,
-            )
-            axes.plot(SHARES, found[setting]["elimination"].mean, ":", **style)
+    names = [name.split(", ", 1) for name in numbers["recovered"]]
+    families = list(dict.fromkeys(family for family, _ in names))
+    figure, panels = new_figure(10, 5.4, len(families))
+    for axes, family in zip(panels, families, strict=True):
+        labels = [label for own, label in names if own == family]
+        for index, label in enumerate(labels):
+            own = numbers["recovered"][f"{family}, {label}"]
+            look = style(index)
+            axes.plot(SHARES, own["peeling"].mean, label=label, **look)
+            axes.plot(SHARES, own["elimination"].mean, ":", color=look["color"])
         axes.plot([], [], ":", color="0.4", label="dotted: elimination")
-        axes.set_title(family, family="monospace", fontsize=10)
+        axes.set_title(family, family="monospace")
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15))
+        axes.set(xlim=(0.08, 1.02), ylim=(-0.02, 1.02), yticks=np.arange(0, 1.01, 0.2))
         axes.set_xlabel("share of the workers that answer")
-        axes.legend(
-            frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.15)
-        )
-        axes.set_xlim(0.08, 1.02)
-        axes.set_ylim(-0.02, 1.02)
-        axes.set_yticks(np.arange(0, 1.01, 0.2))
-    every[0].set_ylabel("share of the parts that are recovered")
+    panels[0].set_ylabel("share of the parts that are recovered")
     return figure

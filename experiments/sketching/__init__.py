@@ -1,5 +1,47 @@
 """Sketching measured: `python -m experiments sketching`, a module a section."""
 
-from experiments.sketching.command import sketching
+import functools
+from pathlib import Path
 
-__all__ = ["sketching"]
+import jax
+
+from experiments import studies
+from experiments.sketching import (
+    block_leverage,
+    contraction,
+    distortion,
+    logistic,
+    recommended,
+    samplers,
+    solvers,
+)
+
+# Timings first, while nothing else has filled memory.
+SECTIONS = {
+    "solvers": solvers.study,
+    "logistic": logistic.study,
+    "contraction": contraction.study,
+    "distortion": distortion.study,
+    "recommended": recommended.study,
+    "samplers": samplers.study,
+    "block_leverage": block_leverage.study,
+}
+
+
+def sketching(runs: int = 100, seed: int = 0, out: Path = Path("results")) -> None:
+    """Embeddings, samplers and solvers: error against size, and against time.
+
+    Args:
+        runs: Random embeddings and samples for each mean; below 20, also smaller
+            matrices, to see that everything runs.
+        seed: Of the random numbers.
+        out: Folder for the tables (JSON and Markdown) and figures (PNG).
+    """
+    effort = studies.Effort(runs, is_full=runs >= 20)
+    key = jax.random.key(seed)
+    sections = {
+        name: functools.partial(study, effort, jax.random.fold_in(key, index))
+        for index, (name, study) in enumerate(SECTIONS.items())
+    }
+    title = "Sketching. Random embeddings"
+    studies.run("sketching", title, sections, runs, seed, out)

@@ -1,6 +1,6 @@
 """The iterative Hessian sketch: how fast its error falls, and theory's factor."""
 
-import functools
+import itertools
 from typing import Any, NamedTuple
 
 import jax
@@ -10,8 +10,9 @@ import optax
 import scipy.optimize
 
 import jaxwgc
-from experiments import results
-from experiments.sections import COLORS, MARKERS, Effort, Section, panels
+from experiments.figures import COLORS, Figure, line, new_figure
+from experiments.studies import Effort, Numbers, Study, Trial
+from experiments.tables import ResultTable, interval
 from jaxwgc import sketching
 
 SHAPE, SMALL_SHAPE = (1_000, 20), (200, 8)
@@ -19,7 +20,6 @@ RATIOS = (4, 8, 16)
 NUM_ITERATIONS = 12
 # With momentum, theory speaks of later iterations.
 LATE = 4
-BATCH_SIZE = 25
 NON_NEGATIVE = optax.projections.projection_non_negative
 
 
@@ -37,48 +37,45 @@ NEW, MOMENTUM, CONSTRAINED = METHODS = (
 )
 
 
-def section(effort: Effort, key: jax.Array) -> Section:
-    """Table and figure."""
+def study(effort: Effort, key: jax.Array) -> Study:
+    """A cell a method and a size."""
     shape, ratios = (SHAPE, RATIOS) if effort.is_full else (SMALL_SHAPE, RATIOS[:2])
     with jax.enable_x64(True):
         matrix, target = system(jax.random.fold_in(key, 0), shape)
-        found = {
-            (method.name, ratio): jaxwgc.monte_carlo(
-                functools.partial(
-                    one_run,
-                    matrix=matrix,
-                    target=target,
-                    optimum=optimum(matrix, target, method),
-                    method=method,
-                    sketch_size=ratio * shape[1],
-                ),
-                jax.random.fold_in(key, 1),
-                effort.runs,
-                batch_size=BATCH_SIZE,
-            )
-            for method in METHODS
-            for ratio in ratios
-        }
-    return Section(
-        numbers={
+
+    def trial(method: Method, ratio: int) -> Trial:
+        own = matrix, target, optimum(matrix, target, method)
+        return Trial(one_run, *own, method, ratio * shape[1])
+
+    return Study(
+        {
             "shape": shape,
+            "ratios": ratios,
             "iterations": NUM_ITERATIONS,
             "theory": {
-                f"{method.name}, m = {ratio}p": theory(
-                    method, ratio * shape[1], shape[1]
-                )
+                name_of(method, ratio): theory(method, ratio * shape[1], shape[1])
                 for method in (NEW, MOMENTUM)
                 for ratio in ratios
             },
             "measured": {
-                f"{name}, m = {ratio}p": results.summary_numbers(jaxwgc.summarize(own))
-                | {"median_last": np.median(own["last"])}
-                for (name, ratio), own in found.items()
+                name_of(method, ratio): trial(method, ratio)
+                for method in METHODS
+                for ratio in ratios
             },
         },
-        tables={"contraction": tabulate(found, shape, effort.runs)},
-        figures={"contraction": draw(found, shape[1])},
+        key=jax.random.fold_in(key, 1),
+        runs=effort.runs,
+        batch_size=25,
+        x64=True,
+        reduce=reduce,
+        tables={"contraction": tabulate},
+        figures={"contraction": draw},
     )
+
+
+def name_of(method: Method, ratio: int) -> str:
+    """Of a cell."""
+    return f"{method.name}, m = {ratio}p"
 
 
 def system(key: jax.Array, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -105,16 +102,11 @@ def theory(method: Method, sketch_size: int, num_columns: int) -> float:
 
 
 def one_run(
-    key: jax.Array,
-    matrix: np.ndarray,
-    target: np.ndarray,
-    optimum: np.ndarray,
-    method: Method,
-    sketch_size: int,
-) -> dict[str, jax.Array]:
+    key: jax.Array, matrix: Any, target: Any, optimum: Any, method: Method, size: int
+) -> Numbers:
     """Errors ‖X(θ_t - θ*)‖² over ‖Xθ*‖², and the mean factor from one to the next."""
     found = sketching.iterative_hessian_sketch(
-        key, matrix, target, sketch_size, NUM_ITERATIONS, **method.options
+        key, matrix, target, size, NUM_ITERATIONS, **method.options
     )
     scale = np.sum((matrix @ optimum) ** 2)
     last = jnp.sum((matrix @ (found.solution - optimum)) ** 2) / scale
@@ -123,75 +115,72 @@ def one_run(
     # The residual of θ* is orthogonal to X.
     square = found.residual_history**2 - np.sum((target - matrix @ optimum) ** 2)
     errors = square / scale
+    factor = jnp.mean(errors[1:] / errors[:-1])
     if method == MOMENTUM:
         # Iterates swing, so only the mean factor over many of them says something.
-        late = (errors[-1] / errors[LATE]) ** (1 / (NUM_ITERATIONS - LATE))
-        return {"last": last, "errors": errors, "factor": late}
-    return {
-        "last": last,
-        "errors": errors,
-        "factor": jnp.mean(errors[1:] / errors[:-1]),
+        factor = (errors[-1] / errors[LATE]) ** (1 / (NUM_ITERATIONS - LATE))
+    return {"last": last, "errors": errors, "factor": factor}
+
+
+def reduce(found: dict[str, np.ndarray]) -> Numbers:
+    """Means, and what a few runs that diverge do not move."""
+    numbers = jaxwgc.summarize(found) | {
+        "median_last": np.median(found["last"]),
+        "worst_last": found["last"].max(),
     }
+    if "errors" in found:
+        deciles = np.quantile(found["errors"], (0.1, 0.5, 0.9), axis=0)
+        numbers["errors_10_50_90"] = deciles
+    return numbers
 
 
-def tabulate(found: dict[tuple[str, int], Any], shape: tuple[int, int], runs: int):
+def tabulate(numbers: Numbers) -> ResultTable:
     """Measured factors beside those of theory."""
-    table = results.ResultTable(
-        f"Iterative Hessian sketch of {shape[0]:,} × {shape[1]}, Gaussian sketches, "
-        f"{NUM_ITERATIONS} iterations, mean of {runs} runs",
-        [
-            "method",
-            "m / p",
-            "factor, measured",
-            "factor, theory",
-            "last error: median",
-            "worst",
-        ],
+    rows, columns = numbers["shape"]
+
+    def show(cell):
+        method, ratio = cell
+        own = numbers["measured"][name_of(*cell)]
+        factor = interval(own["factor"], 4) if "factor" in own else ""
+        expected = numbers["theory"][name_of(*cell)] if factor else None
+        return {
+            "method": method.name,
+            "m / p": str(ratio),
+            "factor, measured": factor,
+            "factor, theory": "" if expected is None else f"{expected:.4f}",
+            "last error: median": f"{own['median_last']:.0e}",
+            "worst": f"{own['worst_last']:.0e}",
+        }
+
+    return ResultTable.of_records(
+        f"Iterative Hessian sketch of {rows:,} × {columns}, Gaussian sketches, "
+        f"{NUM_ITERATIONS} iterations, mean of {numbers['runs']} runs",
+        show,
+        itertools.product(METHODS, numbers["ratios"]),
     )
-    for method in METHODS:
-        for ratio in sorted({ratio for _, ratio in found}):
-            own = found[method.name, ratio]
-            factor = jaxwgc.summarize(own["factor"]) if "factor" in own else None
-            expected = theory(method, ratio * shape[1], shape[1])
-            table.add_row(
-                method.name,
-                str(ratio),
-                "" if factor is None else results.interval(factor, 4),
-                "" if factor is None else f"{expected:.4f}",
-                f"{np.median(own['last']):.0e}",
-                f"{own['last'].max():.0e}",
-            )
-    return table
 
 
-def draw(found: dict[tuple[str, int], Any], num_columns: int):
+def draw(numbers: Numbers) -> Figure:
     """Errors by iteration, a panel a method.
 
     Medians with momentum, where few runs that diverge make up the mean.
     """
-    figure, every = panels(2, 10, 4.6)
+    figure, panels = new_figure(10, 4.6, columns=2)
     iterations = np.arange(NUM_ITERATIONS + 1)
-    for axes, method in zip(every, (NEW, MOMENTUM), strict=True):
-        for index, ratio in enumerate(sorted({ratio for _, ratio in found})):
-            errors = found[method.name, ratio]["errors"]
-            if method == NEW:
-                middle, low, high, _ = jaxwgc.summarize(errors)
-            else:
-                low, middle, high = np.quantile(errors, (0.1, 0.5, 0.9), axis=0)
-            style = {"color": COLORS[index], "linewidth": 1}
-            marker = {"marker": MARKERS[index], "markersize": 4}
-            axes.plot(iterations, middle, label=f"m = {ratio}p", **marker, **style)
-            axes.fill_between(iterations, low, high, alpha=0.2, **style)
-            expected = theory(method, ratio * num_columns, num_columns)
-            axes.plot(iterations, expected**iterations, ":", **style)
+    for axes, method in zip(panels, (NEW, MOMENTUM), strict=True):
+        for index, ratio in enumerate(numbers["ratios"]):
+            own = numbers["measured"][name_of(method, ratio)]
+            middle, low, high, _ = own["errors"]
+            if method == MOMENTUM:
+                low, middle, high = own["errors_10_50_90"]
+            look = {"linewidth": 1, "markersize": 4, "label": f"m = {ratio}p"}
+            line(axes, index, iterations, middle, (low, high), **look)
+            expected = numbers["theory"][name_of(method, ratio)] ** iterations
+            axes.plot(iterations, expected, ":", color=COLORS[index], linewidth=1)
         axes.plot([], [], ":", color="0.4", label="theory's factor")
-        axes.set_title(
-            f"{method.name}: {'mean' if method == NEW else 'median, 10–90%'}",
-            fontsize=10,
-        )
-        axes.set_yscale("log")
-        axes.set_xlabel("iteration t")
-        axes.set_xticks(iterations[::2])
-        axes.legend(frameon=False, fontsize=9)
-    every[0].set_ylabel("error ‖X(θ_t − θ*)‖² / ‖Xθ*‖²")
+        shown = "mean" if method == NEW else "median, 10–90%"
+        axes.set(title=f"{method.name}: {shown}", yscale="log")
+        axes.set(xlabel="iteration t", xticks=iterations[::2])
+        axes.legend()
+    panels[0].set_ylabel("error ‖X(θ_t − θ*)‖² / ‖Xθ*‖²")
     return figure

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments.sections import Effort
+from experiments.studies import Effort
 
 # Of the noise of the target.
 DEVIATION = 3.0

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxwgc
-from experiments import results
-from experiments.sections import COLORS, MARKERS, Effort, Section, half_width, panels
+from experiments.figures import Figure, new_figure, sketch_sizes, style
 from experiments.sketching import data
+from experiments.studies import Effort, Numbers, Study, Trial
+from experiments.tables import ResultTable, half_width, interval
 from jaxwgc import sketching
 
 FACTORS, FEW_FACTORS = (2, 4, 8, 16, 32, 64), (4, 16)
@@ -20,135 +21,113 @@ MAX_ROWS = 4096
 KINDS = ("GA", "T1")
 
 # make(key, sketch_size, scores)
-EMBEDDINGS: dict[str, Callable[[jax.Array, int, Any], sketching.Embedding]] = {
-    "gaussian": lambda key, m, scores: sketching.gaussian(key, m, len(scores)),
-    "rademacher": lambda key, m, scores: sketching.rademacher(key, m, len(scores)),
-    "srht": lambda key, m, scores: sketching.srht(key, m, len(scores)),
-    "count_sketch": lambda key, m, scores: sketching.count_sketch(key, m, len(scores)),
-    "sparse_sign": lambda key, m, scores: sketching.sparse_sign(key, m, len(scores)),
-    "row_sampling, uniform": lambda key, m, scores: sketching.row_sampling(
-        key, m, len(scores)
-    ),
-    "row_sampling, leverage": lambda key, m, scores: sketching.row_sampling(
-        key, m, len(scores), scores
+Make = Callable[[jax.Array, int, Any], sketching.Embedding]
+
+
+def oblivious(construct: Callable[..., sketching.Embedding], **options: Any) -> Make:
+    """An embedding that does not look at the scores."""
+    return lambda key, size, scores: construct(key, size, len(scores), **options)
+
+
+EMBEDDINGS: dict[str, Make] = {
+    "gaussian": oblivious(sketching.gaussian),
+    "rademacher": oblivious(sketching.rademacher),
+    "srht": oblivious(sketching.srht),
+    "count_sketch": oblivious(sketching.count_sketch),
+    "sparse_sign": oblivious(sketching.sparse_sign),
+    "row_sampling, uniform": oblivious(sketching.row_sampling),
+    "row_sampling, leverage": lambda key, size, scores: sketching.row_sampling(
+        key, size, len(scores), scores
     ),
 }
 
 
-def section(effort: Effort, key: jax.Array) -> Section:
-    """Table and figure."""
+def study(effort: Effort, key: jax.Array) -> Study:
+    """A cell an embedding and a size."""
     data_key, run_key = jax.random.split(key)
     num_rows, num_columns = data.sizes(effort)
     num_rows = min(num_rows, MAX_ROWS)
     every = data.regressions(data_key, num_rows, num_columns)
     chosen = {kind: every[kind] for kind in KINDS}
     factors = FACTORS if effort.is_full else FEW_FACTORS
-    shown = [factor for factor in SHOWN_FACTORS if factor in factors]
-    sketch_sizes = [factor * num_columns for factor in factors]
-    found = {
-        name: [
-            jaxwgc.summarize(measure(run_key, name, size, chosen, effort.runs))
-            for size in sketch_sizes
-        ]
-        for name in EMBEDDINGS
-    }
-    table = results.ResultTable(
-        f"Distortion, N = {num_rows:,} and p = {num_columns}, mean of {effort.runs} "
-        "embeddings",
-        [
-            "embedding",
-            *(f"{kind}, m = {factor}p" for kind in KINDS for factor in shown),
-        ],
-    )
-    for name, row in found.items():
-        cells = [row[factors.index(factor)] for factor in shown]
-        table.add_row(
-            _code(name), *(_interval(cell[kind]) for kind in KINDS for cell in cells)
-        )
-    return Section(
-        numbers={
+    sizes = [factor * num_columns for factor in factors]
+    return Study(
+        {
             "num_rows": num_rows,
             "num_columns": num_columns,
-            "runs": effort.runs,
-            "sketch_sizes": sketch_sizes,
+            "sketch_sizes": sizes,
             "coherence": {kind: own.coherence for kind, own in chosen.items()},
-            "distortion": results.summary_numbers(found),
+            "distortion": {
+                name: [Trial(one_run, make, size, chosen) for size in sizes]
+                for name, make in EMBEDDINGS.items()
+            },
         },
-        tables={"distortion": table},
-        figures={"distortion": draw(found, sketch_sizes, num_columns, chosen)},
+        key=run_key,
+        runs=effort.runs,
+        # One after the other: compiled faster, and as fast on a CPU.
+        batch_size=1,
+        tables={"distortion": tabulate},
+        figures={"distortion": draw},
     )
 
 
-def measure(
-    key: jax.Array,
-    name: str,
-    sketch_size: int,
-    chosen: dict[str, data.Regression],
-    runs: int,
-) -> dict[str, np.ndarray]:
-    """Distortions (runs,) by the kind of the data, which get the same keys."""
-    bases = {kind: jnp.asarray(own.basis, jnp.float32) for kind, own in chosen.items()}
-    scores = {
-        kind: jnp.asarray(own.scores, jnp.float32) for kind, own in chosen.items()
-    }
+def one_run(key: jax.Array, make: Make, size: int, every: dict[str, Any]) -> Numbers:
+    """Distortions by the kind of the data, in float32."""
 
-    def trial(key: jax.Array) -> dict[str, jax.Array]:
-        return {
-            kind: sketching.embedding_distortion(
-                basis, EMBEDDINGS[name](key, sketch_size, scores[kind])
-            )
-            for kind, basis in bases.items()
-        }
+    def of(own: data.Regression) -> jax.Array:
+        basis, scores = (jnp.asarray(a, jnp.float32) for a in (own.basis, own.scores))
+        return sketching.embedding_distortion(basis, make(key, size, scores))
 
-    # One after the other: compiled faster than side by side, and as fast on a CPU.
-    run = jax.jit(lambda keys: jax.lax.map(trial, keys))
-    return jax.device_get(run(jax.random.split(key, runs)))
+    return {kind: of(own) for kind, own in every.items()}
 
 
-def draw(
-    found: dict[str, list[Any]],
-    sketch_sizes: list[int],
-    num_columns: int,
-    chosen: dict[str, data.Regression],
-) -> Any:
-    """Log-log, a panel a kind of data."""
-    figure, every = panels(len(chosen), 10, 5.2)
-    sizes = np.array(sketch_sizes)
-    for axes, (kind, own) in zip(every, chosen.items(), strict=True):
-        for index, (name, row) in enumerate(found.items()):
-            axes.errorbar(
-                sizes,
-                [summary[kind].mean for summary in row],
-                yerr=[half_width(summary[kind]) for summary in row],
-                color=COLORS[index],
-                marker=MARKERS[index],
-                markersize=5,
-                linewidth=1.4,
-                # Lines that lie on each other.
-                linestyle="--" if name == "rademacher" else "-",
-                label=name if axes is every[0] else None,
-            )
-        guide = np.sqrt(num_columns / sizes)
-        axes.plot(
-            sizes, guide, ":", color="0.3", label="√(p / m)" if axes is every[0] else ""
-        )
-        axes.set_title(own.label, fontsize=10)
-        axes.set_xscale("log", base=2)
-        axes.set_yscale("log")
-        axes.set_xticks(
-            sizes, [f"{size // num_columns}p\n{size:,}" for size in sketch_sizes]
-        )
-        axes.set_xlabel("sketch size m")
-    every[0].set_ylabel("distortion ‖UᵀSᵀSU − I‖, mean")
-    figure.legend(loc="outside right upper", frameon=False, fontsize=9)
-    return figure
-
-
-def _code(name: str) -> str:
+def label(name: str) -> str:
+    """For a table."""
     own, *rest = name.split(", ")
     return ", ".join([f"`{own}`", *rest])
 
 
-def _interval(summary: jaxwgc.Summary) -> str:
-    digits = 3 if summary.mean < 1 else 2 if summary.mean < 10 else 1
-    return results.interval(summary, digits)
+def tabulate(numbers: Numbers) -> ResultTable:
+    """A row an embedding, columns for sizes on both kinds of data."""
+    factors = [size // numbers["num_columns"] for size in numbers["sketch_sizes"]]
+    shown = [factor for factor in SHOWN_FACTORS if factor in factors]
+
+    def cell(summary: jaxwgc.Summary) -> str:
+        return interval(
+            summary, 3 if summary.mean < 1 else 2 if summary.mean < 10 else 1
+        )
+
+    return ResultTable(
+        f"Distortion, N = {numbers['num_rows']:,} and p = {numbers['num_columns']}, "
+        f"mean of {numbers['runs']} embeddings",
+        ["embedding", *(f"{kind}, m = {f}p" for kind in KINDS for f in shown)],
+        [
+            [
+                label(name),
+                *(cell(row[factors.index(f)][k]) for k in KINDS for f in shown),
+            ]
+            for name, row in numbers["distortion"].items()
+        ],
+    )
+
+
+def draw(numbers: Numbers) -> Figure:
+    """Log-log, a panel a kind of data."""
+    figure, panels = new_figure(10, 5.2, len(KINDS))
+    sizes, num_columns = np.array(numbers["sketch_sizes"]), numbers["num_columns"]
+    for axes, kind in zip(panels, KINDS, strict=True):
+        for index, (name, row) in enumerate(numbers["distortion"].items()):
+            means = [summary[kind].mean for summary in row]
+            look = style(index) | {"linewidth": 1.4, "label": name}
+            # Lines that lie on each other.
+            look["linestyle"] = "--" if name == "rademacher" else "-"
+            halves = [half_width(summary[kind]) for summary in row]
+            axes.errorbar(sizes, means, yerr=halves, **look)
+        guide = np.sqrt(num_columns / sizes)
+        axes.plot(sizes, guide, ":", color="0.3", label="√(p / m)")
+        sketch_sizes(axes, sizes, num_columns)
+        axes.set(yscale="log", title=data.KINDS[kind].label, xlabel="sketch size m")
+    panels[0].set_ylabel("distortion ‖UᵀSᵀSU − I‖, mean")
+    handles, _ = panels[0].get_legend_handles_labels()
+    figure.legend(handles=handles, loc="outside right upper")
+    return figure

@@ -1,13 +1,17 @@
 """Logistic regression on MNIST, 4 against 9: the Newton sketch and scikit-learn."""
 
-from typing import Any, NamedTuple
+import functools
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import jax
 import numpy as np
 import sklearn.linear_model
 
-from experiments import mnist, results, timing
-from experiments.sections import COLORS, MARKERS, Effort, Section
+from experiments import mnist, timing
+from experiments.figures import Figure, line, new_figure
+from experiments.studies import Effort, Numbers, Once, Study
+from experiments.tables import YES_NO, ResultTable
 from jaxwgc import sketching
 
 RIDGE = 1e-3
@@ -29,47 +33,23 @@ class Measured(NamedTuple):
     steps: int
     largest_difference: float
     relative_difference: float
-    converged: bool | None
-    gaps: np.ndarray | None
+    converged: bool | None = None
+    gaps: np.ndarray | None = None
 
 
-def section(effort: Effort, key: jax.Array) -> Section:
-    """Table and figure."""
+def study(effort: Effort, key: jax.Array) -> Study:
+    """A row a solver."""
     features, labels = load(effort)
-    with jax.enable_x64(True):
-        measured = compare(key, features, labels, REPEATS if effort.is_full else 1)
-    table = results.ResultTable(
-        f"Logistic regression on {len(labels):,} × {features.shape[1]}, ridge {RIDGE}",
-        [
-            "solver",
-            "steps",
-            "largest difference",
-            "relative difference",
-            "seconds",
-            "runs",
-            "converged",
-        ],
-    )
-    for row in measured:
-        table.add_row(
-            row.name,
-            str(row.steps),
-            f"{row.largest_difference:.1e}" if row.largest_difference else "reference",
-            f"{row.relative_difference:.1e}" if row.relative_difference else "",
-            row.time.cell(),
-            str(row.time.runs),
-            {None: "", True: "yes", False: "no"}[row.converged],
-        )
-    return Section(
-        numbers={
+    problem = key, features, labels, REPEATS if effort.is_full else 1
+    return Study(
+        {
             "shape": features.shape,
             "ridge": RIDGE,
-            "measured": [
-                row._asdict() | {"time": row.time._asdict()} for row in measured
-            ],
+            "measured": Once(compare, *problem, num_rows=2 + len(SETTINGS)),
         },
-        tables={"logistic": table},
-        figures={"logistic": draw(measured)},
+        x64=True,
+        tables={"logistic": tabulate},
+        figures={"logistic": draw},
     )
 
 
@@ -94,92 +74,88 @@ def objective(features: np.ndarray, labels: np.ndarray, params: np.ndarray) -> f
 
 def peer(features: np.ndarray, labels: np.ndarray, solver: str, tolerance: float):
     """Scikit-learn, fitted."""
-    return sklearn.linear_model.LogisticRegression(
-        C=1 / (len(labels) * RIDGE),
-        fit_intercept=False,
-        solver=solver,
-        tol=tolerance,
-        max_iter=10_000,
-    ).fit(features, labels)
+    options = {"fit_intercept": False, "max_iter": 10_000}
+    options["C"] = 1 / (len(labels) * RIDGE)
+    model = sklearn.linear_model.LogisticRegression
+    return model(solver=solver, tol=tolerance, **options).fit(features, labels)
 
 
 def compare(
     key: jax.Array, features: np.ndarray, labels: np.ndarray, repeats: int
-) -> list[Measured]:
+) -> Iterator[Measured]:
     """Against Newton-Cholesky to the last digit, which makes exact Newton steps."""
-    reference, time = timing.measure(
-        lambda: peer(features, labels, "newton-cholesky", 1e-13), repeats, BUDGET
-    )
-    optimum = reference.coef_[0]
-    minimum = objective(features, labels, optimum)
-    every: list[tuple[str, timing.Timing, Any]] = [
-        ("scikit-learn, newton-cholesky", time, reference)
-    ]
-    found, time = timing.measure(
-        lambda: peer(features, labels, "lbfgs", 1e-10), repeats, BUDGET
-    )
-    every.append(("scikit-learn, lbfgs", time, found))
     x, y = jax.device_put((features, labels))
-    for factor, refinements in SETTINGS:
 
-        def solve(tolerance=None, factor=factor, refinements=refinements):
-            return sketching.logistic_newton_sketch(
-                key,
-                x,
-                y,
-                factor * features.shape[1],
-                ridge=RIDGE,
-                num_refinements=refinements,
-                tolerance=tolerance,
-                max_iterations=MAX_STEPS,
-            )
+    def ours(factor, refinements, tolerance=None):
+        size = factor * features.shape[1]
+        options = {"num_refinements": refinements, "max_iterations": MAX_STEPS}
+        options |= {"ridge": RIDGE, "tolerance": tolerance}
+        return sketching.logistic_newton_sketch(key, x, y, size, **options)
 
+    optimum = minimum = None
+    for solver, tolerance in (("newton-cholesky", 1e-13), ("lbfgs", 1e-10)):
+        fit = functools.partial(peer, features, labels, solver, tolerance)
+        found, time = timing.measure(fit, repeats, BUDGET)
+        params, steps = found.coef_[0], int(found.n_iter_[0])
+        if optimum is None:
+            optimum, minimum = params, objective(features, labels, params)
+        off = _off(params, optimum)
+        yield Measured(f"scikit-learn, {solver}", time, steps, *off)
+    for setting in SETTINGS:
+        solve = functools.partial(ours, *setting)
         # With a tolerance that the first step meets, compiling costs one step.
-        found, time = timing.measure(
-            solve, repeats, BUDGET / 2, lambda solve=solve: solve(1e9)
+        warm = functools.partial(solve, tolerance=1e9)
+        found, time = timing.measure(solve, repeats, BUDGET / 2, warm)
+        refined = f", {setting[1]} ref." if setting[1] else ""
+        yield Measured(
+            f"`logistic_newton_sketch`, {setting[0]}p{refined}",
+            time,
+            int(found.num_iterations),
+            *_off(np.asarray(found.solution), optimum),
+            converged=bool(found.converged),
+            gaps=np.asarray(found.residual_history) - minimum,
         )
-        name = f"`logistic_newton_sketch`, {factor}p"
-        every.append(
-            (name + (f", {refinements} ref." if refinements else ""), time, found)
-        )
-    measured = []
-    for name, time, found in every:
-        is_ours = isinstance(found, sketching.Solution)
-        params = np.asarray(found.solution) if is_ours else found.coef_[0]
-        difference = params - optimum
-        measured.append(
-            Measured(
-                name,
-                time,
-                int(found.num_iterations if is_ours else found.n_iter_[0]),
-                float(np.abs(difference).max()),
-                float(np.linalg.norm(difference) / np.linalg.norm(optimum)),
-                bool(found.converged) if is_ours else None,
-                np.asarray(found.residual_history) - minimum if is_ours else None,
-            )
-        )
-    return measured
 
 
-def draw(measured: list[Measured]):
+def _off(params: np.ndarray, optimum: np.ndarray) -> tuple[float, float]:
+    """The largest difference, and the relative one."""
+    difference = params - optimum
+    relative = np.linalg.norm(difference) / np.linalg.norm(optimum)
+    return float(np.abs(difference).max()), float(relative)
+
+
+def tabulate(numbers: Numbers) -> ResultTable:
+    """A row a solver."""
+    rows, columns = numbers["shape"]
+
+    def scientific(value: float, otherwise: str = "") -> str:
+        return f"{value:.1e}" if value else otherwise
+
+    return ResultTable.of_records(
+        f"Logistic regression on {rows:,} × {columns}, ridge {RIDGE}",
+        lambda row: {
+            "solver": row.name,
+            "steps": str(row.steps),
+            "largest difference": scientific(row.largest_difference, "reference"),
+            "relative difference": scientific(row.relative_difference),
+            "seconds": row.time.cell(),
+            "runs": str(row.time.runs),
+            "converged": YES_NO[row.converged],
+        },
+        numbers["measured"],
+    )
+
+
+def draw(numbers: Numbers) -> Figure:
     """What is left of the objective, step by step."""
-    figure, axes = results.new_figure(figsize=(7.5, 4.4))
-    ours = [row for row in measured if row.gaps is not None]
+    figure, (axes,) = new_figure(7.5, 4.4)
+    ours = [row for row in numbers["measured"] if row.gaps is not None]
     for index, row in enumerate(ours):
-        assert row.gaps is not None
-        gaps = row.gaps[: row.steps + 1]
-        axes.plot(
-            np.arange(len(gaps)),
-            np.maximum(gaps, FLOOR),
-            color=COLORS[index],
-            marker=MARKERS[index],
-            markersize=5,
-            label=row.name.split(", ", 1)[1],
-        )
-    axes.set_yscale("log")
+        gaps = np.maximum(row.gaps[: row.steps + 1], FLOOR)
+        label = row.name.split(", ", 1)[1]
+        line(axes, index, np.arange(len(gaps)), gaps, label=label)
+    axes.set(yscale="log", xticks=range(0, max(row.steps for row in ours) + 1, 2))
     axes.set_ylim(bottom=FLOOR / 3)
-    axes.set_xticks(range(0, max(row.steps for row in ours) + 1, 2))
-    axes.set_xlabel("Newton step")
-    axes.set_ylabel("objective above its minimum")
-    axes.legend(frameon=False, fontsize=9, title="sketch size; ref.: refinements")
+    axes.set(xlabel="Newton step", ylabel="objective above its minimum")
+    axes.legend(title="sketch size; ref.: refinements")
     return figure

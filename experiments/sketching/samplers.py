@@ -1,97 +1,149 @@
 """Least squares on sampled rows: what each sampler loses, against the rows it takes."""
 
-from typing import Any
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from experiments import results
-from experiments.sections import COLORS, MARKERS, ROUNDING, Effort, Section, panels
+from experiments.figures import Figure, line, new_figure, sketch_sizes
 from experiments.sketching import data
-from experiments.sketching.sampled_rows import SAMPLERS, measure
+from experiments.studies import Effort, Numbers, Study, Trial
+from experiments.tables import ROUNDING, ResultTable
+from jaxwgc import sketching
 
 FACTORS, FEW_FACTORS = (4, 8, 16, 32, 64), (4, 16)
 SHOWN_FACTOR = 16
+# Data by their kind.
+Every = dict[str, data.Regression]
+# Rows of a block that are drawn together.
+BLOCK_SIZE = 4
+# Of singular values of the sampled basis, squared.
+CUTOFF = 1e-13
 
 
-def section(effort: Effort, key: jax.Array) -> Section:
-    """Tables and the figure."""
+class Sampler(NamedTuple):
+    """How rows are drawn: arguments of the library's functions."""
+
+    rule: str = "lev"
+    method: str = "with_replacement"
+    weighted: bool = True
+
+
+SAMPLERS = {
+    "LEV": Sampler(),
+    "UNIF": Sampler("unif"),
+    "SLEV": Sampler("slev"),
+    "LEVUNW": Sampler(weighted=False),
+    "LEV, without replacement": Sampler(method="without_replacement"),
+    "LEV, Poisson": Sampler(method="poisson"),
+    "LEV, top k": Sampler(method="top_k"),
+    "LEV, blocks": Sampler(method="blocks"),
+}
+
+
+def draw_rows(
+    key: jax.Array, probabilities: jax.Array, size: int, method: str, weighted: bool
+) -> tuple[jax.Array, jax.Array]:
+    """Indices of rows and the factor of each, which is 0 for those that are no rows."""
+    if method != "blocks":
+        found = sketching.sample_rows(
+            key, probabilities, size, method, weighted=weighted
+        )
+        return found.indices, found.scale
+    # Neighbouring rows together, by their share of the scores, as in the paper.
+    shares = sketching.partition_probabilities(
+        probabilities, len(probabilities) // BLOCK_SIZE
+    )
+    blocks = sketching.sample_partitions(key, shares, num_draws=size // BLOCK_SIZE)
+    indices = BLOCK_SIZE * blocks.indices[:, None] + jnp.arange(BLOCK_SIZE)
+    return indices.reshape(-1), jnp.repeat(blocks.scale, BLOCK_SIZE)
+
+
+def one_run(key: jax.Array, sampler: Sampler, every: Every, sizes: Any) -> Numbers:
+    """Least squares in sampled rows: shortest coordinates (sizes, p), by the kind."""
+    rule, method, weighted = sampler
+
+    def solve(size, own):
+        scores, basis, target = own
+        probabilities = sketching.row_probabilities(scores, rule)
+        indices, scale = draw_rows(key, probabilities, size, method, weighted)
+        rows, values = sketching.scale_rows((basis[indices], target[indices]), scale)
+        inverse = jnp.linalg.pinv(rows.T @ rows, rtol=CUTOFF, hermitian=True)
+        return inverse @ (rows.T @ values)
+
+    # One after the other: one program, compiled faster, serves all kinds.
+    stacked = [(own.scores, own.basis, own.target) for own in every.values()]
+    stacked = tuple(map(jnp.stack, zip(*stacked, strict=True)))
+    found = [jax.lax.map(functools.partial(solve, size), stacked) for size in sizes]
+    return dict(zip(every, jnp.stack(found, axis=1), strict=True))
+
+
+class Measured(NamedTuple):
+    """Over the smallest squared residual: of all runs, and of their mean.
+
+    In coordinates of an orthonormal basis, so that bias and variance are those of the
+    fitted values Xθ, and add up to the mean of the excess.
+    """
+
+    excess: np.ndarray
+    squared_bias: np.ndarray
+    variance: np.ndarray
+
+
+def compare(solutions: np.ndarray, own: data.Regression) -> Measured:
+    """Of coordinates (runs, sizes, p): excess (sizes, runs), the others (sizes,)."""
+    errors = solutions - own.coordinates
+    excess = np.sum(errors**2, axis=2) / own.squared_residual
+    mean = errors.mean(axis=0)
+    runs = len(errors)
+    spread = np.sum((errors - mean) ** 2, axis=(0, 2))
+    spread /= max(runs - 1, 1) * own.squared_residual
+    # The mean of so many runs has a share of the variance in its square.
+    bias = np.sum(mean**2, axis=1) / own.squared_residual - spread / runs
+    return Measured(excess.T, np.maximum(bias, 0.0), spread)
+
+
+def study(effort: Effort, key: jax.Array) -> Study:
+    """A cell a sampler."""
     data_key, run_key = jax.random.split(key)
     num_rows, num_columns = data.sizes(effort)
     every = data.regressions(data_key, num_rows, num_columns)
     factors = FACTORS if effort.is_full else FEW_FACTORS
     sizes = [factor * num_columns for factor in factors]
-    with jax.enable_x64(True):
-        found = {
-            factor: measure(run_key, every, size, effort.runs)
-            for factor, size in zip(factors, sizes, strict=True)
-        }
-    # (sizes, runs) by the sampler and the kind of the data.
-    excess = {
-        name: {
-            kind: np.stack([own[name][kind].excess for own in found.values()])
-            for kind in every
-        }
-        for name in SAMPLERS
-    }
-    size = SHOWN_FACTOR * num_columns
-    described = results.ResultTable(
-        f"The data, N = {num_rows:,} and p = {num_columns}",
-        ["data", "rows", "columns", "largest leverage score", "coherence"],
-    )
-    for own in every.values():
-        described.add_row(
-            own.label,
-            f"{num_rows:,}",
-            str(num_columns),
-            f"{own.scores.max():.2g}",
-            f"{own.coherence:.3g}",
-        )
-    table = results.ResultTable(
-        f"Excess of the squared residual in percent of the smallest one, {size} of "
-        f"{num_rows:,} rows, p = {num_columns}, median of {effort.runs} samples and "
-        "its 95% interval",
-        ["sampler", *(own.label for own in every.values())],
-    )
-    parts = results.ResultTable(
-        "Squared bias / variance of the fitted values in percent of the smallest "
-        f"squared residual, {size} rows",
-        ["sampler", *(own.label for own in every.values())],
-    )
-    for name in SAMPLERS:
-        cells = [found[SHOWN_FACTOR][name][kind] for kind in every]
-        table.add_row(name, *(_median_interval(cell.excess) for cell in cells))
-        parts.add_row(
-            name,
-            *(
-                f"{_percent(cell.squared_bias)} / {_percent(cell.variance)}"
-                for cell in cells
-            ),
-        )
-    return Section(
-        numbers={
+    return Study(
+        {
             "num_rows": num_rows,
             "num_columns": num_columns,
-            "runs": effort.runs,
             "sizes": sizes,
             "coherence": {kind: own.coherence for kind, own in every.items()},
+            "largest_score": {kind: own.scores.max() for kind, own in every.items()},
             "excess": {
-                name: {
-                    kind: dict(
-                        zip(
-                            ("median", "low", "high"),
-                            median_interval(values).tolist(),
-                            strict=True,
-                        )
-                    )
-                    for kind, values in own.items()
-                }
-                for name, own in excess.items()
+                name: Trial(one_run, sampler, every, sizes)
+                for name, sampler in SAMPLERS.items()
             },
         },
-        tables={"data": described, "samplers": table, "samplers_bias": parts},
-        figures={"samplers": draw(excess, every, sizes, num_columns)},
+        key=run_key,
+        runs=effort.runs,
+        batch_size=25,
+        x64=True,
+        reduce=lambda found: {kind: reduce(found[kind], every[kind]) for kind in every},
+        tables={
+            "data": tabulate_data,
+            "samplers": tabulate_excess,
+            "samplers_bias": tabulate_bias,
+        },
+        figures={"samplers": draw},
     )
+
+
+def reduce(solutions: np.ndarray, own: data.Regression) -> dict[str, np.ndarray]:
+    """Of each size."""
+    excess, squared_bias, variance = compare(solutions, own)
+    interval = zip(("median", "low", "high"), median_interval(excess), strict=True)
+    return dict(interval) | {"squared_bias": squared_bias, "variance": variance}
 
 
 def median_interval(values: np.ndarray) -> np.ndarray:
@@ -107,46 +159,61 @@ def median_interval(values: np.ndarray) -> np.ndarray:
     return np.stack([np.median(ordered, -1), ordered[..., low], ordered[..., high]])
 
 
-def draw(
-    excess: dict[str, dict[str, np.ndarray]],
-    every: dict[str, data.Regression],
-    sizes: list[int],
-    num_columns: int,
-) -> Any:
-    """Log-log, a panel a kind of data."""
-    figure, axes_row = panels(len(every), 11, 5.6)
-    for axes, (kind, own) in zip(axes_row, every.items(), strict=True):
-        is_first = axes is axes_row[0]
-        for index, name in enumerate(excess):
-            median, low, high = median_interval(excess[name][kind])
-            style = {"color": COLORS[index]}
-            axes.plot(
-                sizes,
-                median,
-                marker=MARKERS[index],
-                markersize=5,
-                linewidth=1.4,
-                label=name if is_first else None,
-                **style,
+def tabulate_data(numbers: Numbers) -> ResultTable:
+    """What is sampled from."""
+    shape = f"{numbers['num_rows']:,}", str(numbers["num_columns"])
+    return ResultTable(
+        f"The data, N = {numbers['num_rows']:,} and p = {numbers['num_columns']}",
+        ["data", "rows", "columns", "largest leverage score", "coherence"],
+        [
+            [data.KINDS[kind].label, *shape, f"{score:.2g}", f"{coherence:.3g}"]
+            for (kind, score), coherence in zip(
+                numbers["largest_score"].items(), numbers["coherence"].values()
             )
-            axes.fill_between(sizes, low, high, alpha=0.15, linewidth=0, **style)
-        gaussian = num_columns / (np.array(sizes) - num_columns - 1)
-        axes.plot(
-            sizes,
-            gaussian,
-            ":",
-            color="0.3",
-            label="Gaussian embedding, mean p / (r − p − 1)" if is_first else None,
-        )
-        axes.set_title(own.label, fontsize=10)
-        axes.set_xscale("log", base=2)
-        axes.set_yscale("log")
-        shown = sizes[::2]
-        axes.set_xticks(shown, [f"{size // num_columns}p\n{size:,}" for size in shown])
-        axes.set_xlabel("sampled rows r")
-    axes_row[0].set_ylabel("excess of ‖Xθ − y‖², median, over the smallest")
-    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9)
-    return figure
+        ],
+    )
+
+
+def tabulate_excess(numbers: Numbers) -> ResultTable:
+    """Medians."""
+
+    def cell(own, at):
+        median, low, high = (own[name][at] for name in ("median", "low", "high"))
+        if high - low <= 1e-9 * median:
+            return _percent(median)
+        return f"{_percent(median)} ({_percent(low)} to {_percent(high)})"
+
+    size = SHOWN_FACTOR * numbers["num_columns"]
+    title = (
+        "Excess of the squared residual in percent of the smallest one, "
+        f"{size} of {numbers['num_rows']:,} rows, p = {numbers['num_columns']}, median "
+        f"of {numbers['runs']} samples and its 95% interval"
+    )
+    return _tabulate(numbers, title, size, cell)
+
+
+def tabulate_bias(numbers: Numbers) -> ResultTable:
+    """What the excess is made of."""
+    size = SHOWN_FACTOR * numbers["num_columns"]
+    title = (
+        "Squared bias / variance of the fitted values in percent of the smallest "
+        f"squared residual, {size} rows"
+    )
+
+    def cell(own, at):
+        return f"{_percent(own['squared_bias'][at])} / {_percent(own['variance'][at])}"
+
+    return _tabulate(numbers, title, size, cell)
+
+
+def _tabulate(numbers: Numbers, title: str, size: int, cell: Callable) -> ResultTable:
+    """A row a sampler, a column a kind of data."""
+    at, excess = numbers["sizes"].index(size), numbers["excess"].items()
+    return ResultTable(
+        title,
+        ["sampler", *(data.KINDS[kind].label for kind in numbers["coherence"])],
+        [[name, *(cell(own, at) for own in row.values())] for name, row in excess],
+    )
 
 
 def _percent(share: float) -> str:
@@ -156,8 +223,21 @@ def _percent(share: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.2g}"
 
 
-def _median_interval(excess: np.ndarray) -> str:
-    median, low, high = median_interval(excess)
-    if high - low <= 1e-9 * median:
-        return _percent(median)
-    return f"{_percent(median)} ({_percent(low)} to {_percent(high)})"
+def draw(numbers: Numbers) -> Figure:
+    """Log-log, a panel a kind of data."""
+    sizes, num_columns = np.array(numbers["sizes"]), numbers["num_columns"]
+    figure, panels = new_figure(11, 5.6, len(numbers["coherence"]))
+    for axes, kind in zip(panels, numbers["coherence"], strict=True):
+        for index, (name, row) in enumerate(numbers["excess"].items()):
+            own = row[kind]
+            band = own["low"], own["high"]
+            line(axes, index, sizes, own["median"], band, linewidth=1.4, label=name)
+        label = "Gaussian embedding, mean p / (r − p − 1)"
+        gaussian = num_columns / (sizes - num_columns - 1)
+        axes.plot(sizes, gaussian, ":", color="0.3", label=label)
+        sketch_sizes(axes, sizes, num_columns, every=2)
+        axes.set(yscale="log", title=data.KINDS[kind].label, xlabel="sampled rows r")
+    panels[0].set_ylabel("excess of ‖Xθ − y‖², median, over the smallest")
+    handles, _ = panels[0].get_legend_handles_labels()
+    figure.legend(handles=handles, loc="outside lower center", ncols=3)
+    return figure
