@@ -186,6 +186,23 @@ def test_examples_of_functions(name):
     assert outcome.failed == 0
 
 
+EXAMPLES_OF_TYPES = {
+    test.name: test
+    for own in {NAMES[name] for name in NAMES if name not in FUNCTIONS}
+    if inspect.isclass(own)
+    for test in doctest.DocTestFinder().find(own, own.__name__, globs={})
+    if test.examples
+}
+
+
+@pytest.mark.parametrize("name", sorted(EXAMPLES_OF_TYPES))
+def test_examples_of_types(name):
+    """Of a class and of its methods."""
+    outcome = doctest.DocTestRunner().run(EXAMPLES_OF_TYPES[name])
+    assert outcome.attempted > 0
+    assert outcome.failed == 0
+
+
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in FUNCTIONS])
 def test_docstrings_of_types(name):
     """Their fields are explained, and they are shown in an example or in Returns."""
