@@ -7,12 +7,16 @@
 #   make help               the rest
 #
 # Variables: PYTHON (the interpreter to build the environment with), VENV (where
-# the environment lies), RESULTS, SITE, RUNS, SEED, PYTEST_FLAGS.
+# the environment lies), LOWEST_PYTHON and LOWEST_VENV (those of `make test-lowest`),
+# RESULTS, SITE, DIST, RUNS, SEED, PYTEST_FLAGS.
 
 PYTHON ?=
 VENV ?= .venv
+LOWEST_PYTHON ?= python3.11
+LOWEST_VENV ?= .venv-lowest
 RESULTS ?= results
 SITE ?= site
+DIST ?= dist
 QUICK ?=
 RUNS ?=
 SEED ?=
@@ -36,16 +40,19 @@ VENV_WORKS := $(shell $(BIN)/python -c 'import pip, sys; print(sys.version_info 
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help reproduce test lint format types docs serve benchmark measure clean
+.PHONY: help reproduce test test-lowest lint format types docs serve package benchmark
+.PHONY: measure clean
 
 help:
 	@echo 'make reproduce   run the experiments (QUICK=1: few runs)'
 	@echo 'make test        run the tests'
+	@echo 'make test-lowest run a core of the tests on the lowest versions supported'
 	@echo 'make lint        ruff: lint and format check'
 	@echo 'make format      ruff: fix and format'
 	@echo 'make types       pyright'
 	@echo 'make docs        build the documentation, strictly, into site/'
 	@echo 'make serve       serve the documentation while editing it'
+	@echo 'make package     build wheel and sdist into dist/, check and try them'
 	@echo 'make benchmark   time the library and its peers'
 	@echo 'make measure     measure every number of README and docs anew'
 	@echo 'make clean       remove the environment and everything built'
@@ -67,6 +74,30 @@ test: XLA_FLAGS ?= --xla_backend_optimization_level=0
 test: $(STAMPS)/test
 	OPENBLAS_NUM_THREADS=1 XLA_FLAGS="$(XLA_FLAGS)" $(BIN)/python -m pytest $(PYTEST_FLAGS)
 
+# A core of the tests with the lowest versions that pyproject.toml declares. The one
+# left out compares two programs in float32 closer than either is to the true value.
+LOWEST_TESTS := $(addprefix tests/,test_rounds.py test_gradients.py test_aggregate_checks.py \
+  decoders/test_decoder.py stragglers/test_equal_models.py) --deselect \
+  tests/decoders/test_decoder.py::TestOneFromOutside::test_map_over_limits
+
+test-lowest: XLA_FLAGS ?= --xla_backend_optimization_level=0
+test-lowest: $(LOWEST_VENV)/.stamp
+	OPENBLAS_NUM_THREADS=1 XLA_FLAGS="$(XLA_FLAGS)" $(LOWEST_VENV)/bin/python -m pytest $(PYTEST_FLAGS) $(LOWEST_TESTS)
+
+$(LOWEST_VENV)/.stamp: pyproject.toml
+	@if ! "$(LOWEST_PYTHON)" -c 'import ensurepip, sys; sys.exit(sys.version_info[:2] != (3, 11))'; then \
+	  echo "error: $(LOWEST_PYTHON) is not Python 3.11 with venv and pip, the lowest supported" >&2; \
+	  echo "Install one (apt install python3.11-venv, pyenv install 3.11, uv python install 3.11)," >&2; \
+	  echo "or name it: make test-lowest LOWEST_PYTHON=/path/to/python3.11" >&2; \
+	  exit 1; \
+	fi
+	@echo "Installing the lowest versions into $(LOWEST_VENV)."
+	"$(LOWEST_PYTHON)" -m venv --clear "$(LOWEST_VENV)"
+	$(LOWEST_VENV)/bin/python -m pip install --quiet --disable-pip-version-check uv
+	$(LOWEST_VENV)/bin/uv pip install --quiet --python $(LOWEST_VENV)/bin/python \
+	  --resolution lowest-direct --editable ".[test]"
+	@touch $@
+
 lint: $(STAMPS)/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -84,6 +115,18 @@ docs: $(STAMPS)/docs
 serve: $(STAMPS)/docs
 	$(BIN)/mkdocs serve
 
+# What would be published, tried in an empty environment and from another folder.
+package: $(STAMPS)/dev
+	rm -rf "$(DIST)"
+	$(BIN)/python -m build --outdir "$(DIST)"
+	$(BIN)/twine check --strict "$(DIST)"/*
+	@set -e; try=$$(mktemp -d); trap 'rm -rf "$$try"' EXIT; \
+	awk '/^```/ {if (on) exit; on = /python/; next} on' README.md > "$$try/example.py"; \
+	$(BIN)/python -m venv "$$try/venv"; \
+	"$$try/venv/bin/python" -m pip install --quiet --disable-pip-version-check "$(DIST)"/*.whl; \
+	(cd "$$try" && venv/bin/python example.py); \
+	echo "The README's first example runs on the wheel alone."
+
 benchmark: $(STAMPS)/experiments
 	$(BIN)/python -m experiments benchmark --out $(RESULTS)
 
@@ -95,6 +138,7 @@ measure:
 
 clean:
 	@if [ -f "$(VENV)/pyvenv.cfg" ]; then rm -rf "$(VENV)"; fi
+	@if [ -f "$(LOWEST_VENV)/pyvenv.cfg" ]; then rm -rf "$(LOWEST_VENV)"; fi
 	rm -rf results site build dist .pytest_cache .ruff_cache .hypothesis
 	find jaxwgc experiments tests docs -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -230,7 +230,7 @@ def test_every_module_says_what_it_is(module):
 def test_import_leaves_jax_configuration_alone():
     before, after = run(
         "import jax, json\n"
-        "import jax.numpy, optax, chex\n"
+        "import jax.numpy, optax\n"
         "values = jax.config.values\n"
         "snapshot = lambda: {key: repr(value) for key, value in values.items()}\n"
         "before = snapshot()\n"
@@ -254,10 +254,10 @@ def test_import_starts_no_device():
 
 
 def test_import_brings_no_package_beyond_the_core():
-    """Only what jax, optax, chex, numpy and scipy import themselves."""
+    """Only what jax, optax, numpy and scipy import themselves."""
     core, all_ = run(
         "import json, sys\n"
-        "import chex, jax, jax.numpy, numpy, optax, optax.experimental, scipy.special\n"
+        "import jax, jax.numpy, numpy, optax, optax.experimental, scipy.special\n"
         "packages = lambda: sorted({name.partition('.')[0] for name in sys.modules})\n"
         "core = packages()\n"
         "import jaxwgc\n"
