@@ -61,18 +61,12 @@ def study(repeats: int, seed: int, quick: bool) -> Study:
 
 def worst_found(code: jaxwgc.GradientCode, masks, seed: int, quick: bool) -> float:
     """The largest error of weights in float32 over all kinds of patterns, by search."""
-    decode = decoder(code)
 
     def error(masks):
-        return errors_of(decode, code, masks, seed)[0]
+        return errors(code, masks, seed)[0]
 
     found = _reed_solomon.search(seed, code, masks, error, quick)
     return float(error(found["search"]).max())
-
-
-def errors(code: jaxwgc.GradientCode, masks: np.ndarray, seed: int):
-    """Per mask: largest entry of |a^T B - 1|, and relative error of a gradient."""
-    return errors_of(decoder(code), code, masks, seed)
 
 
 class Interpolation(Decoder):
@@ -83,30 +77,26 @@ class Interpolation(Decoder):
         return lagrange(mask, 1)
 
 
-def decoder(code: jaxwgc.GradientCode):
-    """Masks and partial gradients to decoding weights and decoded gradients."""
-
-    @jax.jit
-    def decode(masks, gradients):
-        own = Interpolation() if _reed_solomon.point_step(code) == 1 else None
-        messages = jaxwgc.encode(code, gradients)
-        like = jax.ShapeDtypeStruct(gradients.shape[1:], gradients.dtype)
-        decoded = jaxwgc.decode(code, messages, masks, like, own)
-        return jaxwgc.decoding_weights(code, masks, own), decoded
-
-    return decode
-
-
-def errors_of(decode, code: jaxwgc.GradientCode, masks: np.ndarray, seed: int):
-    """The same with a function of `decoder`."""
+def errors(code: jaxwgc.GradientCode, masks: np.ndarray, seed: int):
+    """Per mask: largest entry of |a^T B - 1|, and relative error of a gradient."""
+    own = Interpolation() if _reed_solomon.point_step(code) == 1 else None
     gradients = np.random.default_rng(seed).normal(size=(code.num_parts, 100))
     gradients = gradients.astype(jnp.result_type(float))
-    weights, decoded = decode(jnp.asarray(masks), gradients)
+    weights, decoded = decode(code, jnp.asarray(masks), gradients, own)
     # In float64 from here on, so that only the library's rounding counts.
     reached = np.asarray(weights, np.complex128) @ code.encoding_matrix
     truth = gradients.astype(np.float64).sum(axis=0)
     miss = np.linalg.norm(np.asarray(decoded, np.float64) - truth, axis=1)
     return np.abs(reached - 1).max(axis=1), miss / np.linalg.norm(truth)
+
+
+@jax.jit
+def decode(code, masks, gradients, decoder):
+    """Decoding weights and decoded gradients."""
+    messages = jaxwgc.encode(code, gradients)
+    like = jax.ShapeDtypeStruct(gradients.shape[1:], gradients.dtype)
+    decoded = jaxwgc.decode(code, messages, masks, like, decoder)
+    return jaxwgc.decoding_weights(code, masks, decoder), decoded
 
 
 def spread(errors: np.ndarray) -> dict[str, float]:
