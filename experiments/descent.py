@@ -4,7 +4,6 @@ Every iteration loses as many random workers as the code tolerates and decodes t
 gradient from the messages of the others.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -28,18 +27,12 @@ class Descent(NamedTuple):
 
 
 def descend(
-    key: jax.Array,
-    loss: Callable[[Any, Any], jax.Array],
-    params: Any,
-    parts: Any,
-    weights: jax.Array,
-    step_size: jax.typing.ArrayLike,
-    stop_norm: float,
-    max_iterations: int,
+    key, loss, params, parts, weights, step_size, stop_norm: float, max_iterations: int
 ) -> Descent:
     """Descends until the decoded gradient is shorter than `stop_norm`.
 
-    An iteration is a step that was taken.
+    An iteration is a step that was taken. `loss(params, part)` is the sum over a part,
+    and `weights` is what the gradients of the parts are multiplied by.
     """
     initial, step = _stepper(key, loss, parts, weights, step_size)
 
@@ -64,13 +57,7 @@ def descend(
 
 
 def gradient_norms(
-    key: jax.Array,
-    loss: Callable[[Any, Any], jax.Array],
-    params: Any,
-    parts: Any,
-    weights: jax.Array,
-    step_size: jax.typing.ArrayLike,
-    num_iterations: int,
+    key, loss, params, parts, weights, step_size, num_iterations: int
 ) -> jax.Array:
     """The norm of the decoded gradient at every iteration, with no stop."""
     initial, step = _stepper(key, loss, parts, weights, step_size)

@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from matplotlib.figure import Figure
 
 import jaxwgc
 from experiments import descent, figures, linear_regression, studies
@@ -34,7 +33,7 @@ def figure2(runs: int = 1_000, seed: int = 0, out: Path = Path("results")) -> No
 def study(runs: int, seed: int) -> studies.Study:
     """One cell."""
     return studies.Study(
-        {"runs": runs, "gradient_norm": one_run},
+        {"gradient_norm": studies.Trial(one_run)},
         key=jax.random.key(seed),
         runs=runs,
         batch_size=250,
@@ -55,21 +54,16 @@ def one_run(key: jax.Array) -> dict[str, jax.Array]:
     """Gradient norms of both methods on one data set and sample."""
     sample_key, *descent_keys = jax.random.split(key, 3)
     _, small, _ = linear_regression.draw_sample(sample_key, COMPRESSION)
-    weights = {
-        "weighted": small.weights,
-        "unweighted": jnp.ones_like(small.weights),
-    }
+    problem = linear_regression.problem(small.parts)
+    step_size = linear_regression.PROTOCOLS["doubled"]
     return {
         weighting: descent.gradient_norms(
-            descent_key,
-            linear_regression.squared_error,
-            jnp.zeros(linear_regression.NUM_FEATURES),
-            small.parts,
-            weights[weighting],
-            linear_regression.PROTOCOLS["doubled"],
-            NUM_ITERATIONS,
+            descent_key, *problem, weights, step_size, NUM_ITERATIONS
         )
-        for weighting, descent_key in zip(weights, descent_keys, strict=True)
+        for weighting, descent_key, weights in (
+            ("weighted", descent_keys[0], small.weights),
+            ("unweighted", descent_keys[1], jnp.ones_like(small.weights)),
+        )
     }
 
 
@@ -104,7 +98,7 @@ def tabulate(numbers: Any) -> ResultTable:
     )
 
 
-def draw(numbers: Any) -> Figure:
+def draw(numbers: Any) -> figures.Figure:
     """Means with their confidence band, and where 90% of the runs lie."""
     figure, (axes,) = figures.new_figure(7, 4.5)
     iterations = np.arange(NUM_ITERATIONS)
@@ -116,15 +110,9 @@ def draw(numbers: Any) -> Figure:
         axes.plot(
             iterations, own["mean"], color=COLORS[weighting], label=f"{weighting}, mean"
         )
-    axes.axhline(linear_regression.STOP_NORM, color="0.3", linestyle=":", linewidth=1)
-    axes.annotate(
-        "termination, ‖∇‖ < 0.1",
-        (2, linear_regression.STOP_NORM),
-        xytext=(0, 4),
-        textcoords="offset points",
-        fontsize=9,
-        color="0.3",
-    )
+    text = "termination, ‖∇‖ < 0.1"
+    level = linear_regression.STOP_NORM
+    figures.threshold(axes, level, text, 2, xytext=(0, 4), linestyle=":")
     axes.set_title(
         f"Figure 2: ρ = 2, {numbers['runs']} runs, 29 of 50 workers lost in every "
         "iteration\ndark band: 95% CI of the mean, light band: 90% of the runs"

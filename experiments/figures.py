@@ -1,20 +1,12 @@
-"""The look of all figures."""
+"""The look of all figures, and what they have in common."""
 
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, which colour-blind people tell apart, without the yellow.
-COLORS = (
-    "#0072B2",
-    "#E69F00",
-    "#009E73",
-    "#D55E00",
-    "#CC79A7",
-    "#56B4E9",
-    "#000000",
-    "#8C6D31",
-)
+COLORS = "#0072B2 #E69F00 #009E73 #D55E00 #CC79A7 #56B4E9 #000000 #8C6D31".split()
 MARKERS = "osD^vPX*"
 # While a figure is made: quiet grid lines behind what is drawn.
 LOOK = {
@@ -34,11 +26,31 @@ LOOK = {
 def new_figure(width: float, height: float, columns: int = 1) -> tuple[Figure, Any]:
     """Panels side by side that need no display."""
     figure = Figure(figsize=(width, height))
-    return figure, figure.subplots(
-        ncols=columns, sharex=True, sharey=True, squeeze=False
-    )[0]
+    panels = figure.subplots(ncols=columns, sharex=True, sharey=True, squeeze=False)
+    return figure, panels[0]
 
 
 def style(index: int) -> dict[str, Any]:
     """Colour and marker of a line."""
     return {"color": COLORS[index], "marker": MARKERS[index]}
+
+
+def line(axes: Any, index: int, x: Any, y: Any, band: Any = None, **look: Any) -> None:
+    """A line with markers, and a band from its low to its high end."""
+    axes.plot(x, y, **style(index) | look)
+    if band is not None:
+        axes.fill_between(x, *band, color=COLORS[index], alpha=0.2, linewidth=0)
+
+
+def threshold(axes: Any, level: float, text: str, at: float, **look: Any) -> None:
+    """A line from side to side, with its meaning written at it."""
+    axes.axhline(level, color="0.3", linewidth=1, linestyle=look.pop("linestyle"))
+    look = {"textcoords": "offset points", "fontsize": 9, "color": "0.3"} | look
+    axes.annotate(text, (at, level), **look)
+
+
+def sketch_sizes(axes: Any, sizes: list[int], num_columns: int, every: int = 1) -> None:
+    """Ticks at sizes that double, as multiples of p and as numbers."""
+    ticks = np.array(sizes[::every])
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(ticks, [f"{size // num_columns}p\n{size:,}" for size in ticks])

@@ -6,10 +6,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from matplotlib.figure import Figure
+import numpy as np
 
 import jaxwgc
 from experiments import descent, figures, studies
+from experiments.studies import Numbers
 from experiments.tables import (
     YES_NO,
     ResultTable,
@@ -27,13 +28,14 @@ STOP_NORM = 0.1
 MAX_ITERATIONS = 5_000
 COMPRESSIONS = (2, 4)
 WEIGHTINGS = ("weighted", "unweighted")
+BATCH_SIZE = 250
 
 # The paper's table 2.
 PUBLISHED_ITERATIONS = {
-    (2, "weighted"): 107.55,
-    (2, "unweighted"): 145.6,
-    (4, "weighted"): 75.3,
-    (4, "unweighted"): 84.4,
+    "rho=2 weighted": 107.55,
+    "rho=2 unweighted": 145.6,
+    "rho=4 weighted": 75.3,
+    "rho=4 unweighted": 84.4,
 }
 PUBLISHED_ERROR = {2: "O(10⁻⁵)", 4: "O(10⁻⁴)"}
 # The protocols: what the gradient of the paper's objective is multiplied by in a step.
@@ -44,6 +46,11 @@ def squared_error(params: jax.Array, part: Any) -> jax.Array:
     """Sum of squared residuals: the paper's L_S, whose gradient has the factor 2."""
     features, responses = part
     return jnp.sum((features @ params - responses) ** 2)
+
+
+def problem(parts: Any) -> tuple[Any, ...]:
+    """Loss, start and parts, for `descent`."""
+    return squared_error, jnp.zeros(NUM_FEATURES), parts
 
 
 def draw_data(key: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -79,9 +86,7 @@ def draw_sample(
     return data, small, sample.num_draws
 
 
-def one_run(
-    key: jax.Array, compression: int, step_size: float | None = None
-) -> dict[str, Any]:
+def one_run(key: jax.Array, compression: int, step_size: float | None = None) -> Any:
     """One data set and sample, solved with the weights and without.
 
     With no step given: unbiased rescaling, and each method at the step 2 / (mu + L) of
@@ -105,16 +110,8 @@ def one_run(
             curvatures = jnp.linalg.eigvalsh(2 * features.T @ features)
             own_step = 2 / (curvatures[0] + curvatures[-1])
             own_run["condition"] = curvatures[-1] / curvatures[0]
-        found = descent.descend(
-            descent_key,
-            squared_error,
-            jnp.zeros(NUM_FEATURES),
-            small.parts,
-            weights,
-            own_step,
-            STOP_NORM,
-            MAX_ITERATIONS,
-        )
+        rule = weights, own_step, STOP_NORM, MAX_ITERATIONS
+        found = descent.descend(descent_key, *problem(small.parts), *rule)
         error = jnp.sum((found.params - solution) ** 2)
         run[weighting] = own_run | {"iterations": found.iterations, "error": error}
     return run
@@ -146,28 +143,22 @@ def study(runs: int, seed: int) -> studies.Study:
     """Each protocol at each compression, and each method at its own best step."""
     return studies.Study(
         {
-            "published_iterations": {
-                f"rho={compression} {weighting}": iterations
-                for (compression, weighting), iterations in PUBLISHED_ITERATIONS.items()
-            },
-            "runs": runs,
+            "published_iterations": PUBLISHED_ITERATIONS,
             "reproduced": {
-                f"rho={compression} {protocol}": functools.partial(
-                    one_run, compression=compression, step_size=step_size
+                f"rho={compression} {protocol}": studies.Trial(
+                    one_run, compression, step_size
                 )
                 for compression in COMPRESSIONS
                 for protocol, step_size in PROTOCOLS.items()
             },
             "own_best_step": {
-                f"rho={compression}": functools.partial(
-                    one_run, compression=compression
-                )
+                f"rho={compression}": studies.Trial(one_run, compression)
                 for compression in COMPRESSIONS
             },
         },
         key=jax.random.key(seed),
         runs=runs,
-        batch_size=250,
+        batch_size=BATCH_SIZE,
         x64=True,
         tables={"": iterations_table, "errors": errors_table, "best_step": best_table},
         figures={"": iterations_figure},
@@ -175,21 +166,18 @@ def study(runs: int, seed: int) -> studies.Study:
     )
 
 
-def note(numbers: Any) -> str:
+def note(numbers: Numbers) -> str:
     """Where the numbers differ from the published ones, in words."""
     lines = ["", "Where this differs from the paper:"]
     for compression in COMPRESSIONS:
-        published = [PUBLISHED_ITERATIONS[compression, w] for w in WEIGHTINGS]
-        cells = {
-            protocol: numbers["reproduced"][f"rho={compression} {protocol}"]
-            for protocol in PROTOCOLS
-        }
-        cells["own"] = numbers["own_best_step"][f"rho={compression}"]
+        published = [PUBLISHED_ITERATIONS[f"rho={compression} {w}"] for w in WEIGHTINGS]
+        runs = [numbers["reproduced"][f"rho={compression} {p}"] for p in PROTOCOLS]
+        runs.append(numbers["own_best_step"][f"rho={compression}"])
         literal, doubled, own = (
-            [cell[w]["iterations"].mean for w in WEIGHTINGS] for cell in cells.values()
+            [run[w]["iterations"].mean for w in WEIGHTINGS] for run in runs
         )
-        errors = [cells["doubled"][w]["error"].mean for w in WEIGHTINGS]
-        draws = cells["doubled"]["draws_per_part"].mean
+        errors = [runs[1][w]["error"].mean for w in WEIGHTINGS]
+        draws = runs[1]["draws_per_part"].mean
         lines += [
             f"ρ = {compression}: read literally (the gradient of ‖S(Xθ − y)‖² and the "
             f"step 1e-7), descent takes {literal[0] / published[0]:.2f} and "
@@ -207,37 +195,33 @@ def note(numbers: Any) -> str:
     return "\n".join(lines)
 
 
-def iterations_table(numbers: Any) -> ResultTable:
+def iterations_table(numbers: Numbers) -> ResultTable:
     """Published and reproduced counts."""
 
-    def row(compression, weighting):
-        published = PUBLISHED_ITERATIONS[compression, weighting]
+    def show(cell):
+        compression, weighting = cell
+        published = PUBLISHED_ITERATIONS[f"rho={compression} {weighting}"]
         literal, doubled = (
             numbers["reproduced"][f"rho={compression} {protocol}"]
             for protocol in PROTOCOLS
         )
         iterations = doubled[weighting]["iterations"]
         is_weighted = weighting == "weighted"
-        return [
-            str(compression),
-            YES_NO[is_weighted],
-            f"{published:g}",
-            interval(iterations, 1),
-            f"{100 * (iterations.mean / published - 1):+z.1f}%",
-            interval(literal[weighting]["iterations"], 1),
-            interval(doubled["draws_per_part"], 3) if is_weighted else "",
-        ]
+        return {
+            "ρ": str(compression),
+            "weights": YES_NO[is_weighted],
+            "published (20 runs)": f"{published:g}",
+            "step 2e-7": interval(iterations, 1),
+            "difference": f"{100 * (iterations.mean / published - 1):+z.1f}%",
+            "step 1e-7 (literal)": interval(literal[weighting]["iterations"], 1),
+            "q/k": interval(doubled["draws_per_part"], 3) if is_weighted else "",
+        }
 
-    return ResultTable(
-        f"Table 2: iterations, mean of {numbers['runs']} runs with 95% confidence "
-        "interval",
-        "ρ;weights;published (20 runs);step 2e-7;difference;step 1e-7 (literal);"
-        "q/k".split(";"),
-        [row(c, w) for c in COMPRESSIONS for w in WEIGHTINGS],
-    )
+    title = "Table 2: iterations, mean of {runs} runs with 95% confidence interval"
+    return ResultTable.of_records(title.format(**numbers), show, cells())
 
 
-def errors_table(numbers: Any) -> ResultTable:
+def errors_table(numbers: Numbers) -> ResultTable:
     """Squared distance from the least-squares solution of all the data."""
 
     def row(compression):
@@ -246,63 +230,52 @@ def errors_table(numbers: Any) -> ResultTable:
         return [str(compression), PUBLISHED_ERROR[compression], *errors]
 
     return ResultTable(
-        f"Table 2: squared error against X⁺y, mean of {numbers['runs']} runs, step 2e-7",
+        f"Table 2: squared error against X⁺y, mean of {numbers['runs']} runs, "
+        "step 2e-7",
         ["ρ", "published", *WEIGHTINGS],
         map(row, COMPRESSIONS),
     )
 
 
-def best_table(numbers: Any) -> ResultTable:
+def best_table(numbers: Numbers) -> ResultTable:
     """What is left of the weights' advantage at each method's own best step."""
 
-    def row(compression, weighting):
-        cell = numbers["own_best_step"][f"rho={compression}"][weighting]
-        return [
-            str(compression),
-            YES_NO[weighting == "weighted"],
-            interval(cell["iterations"], 2),
-            interval_power_of_ten(cell["error"]),
-            interval(cell["condition"], 3),
-        ]
+    def show(cell):
+        compression, weighting = cell
+        own = numbers["own_best_step"][f"rho={compression}"][weighting]
+        return {
+            "ρ": str(compression),
+            "weights": YES_NO[weighting == "weighted"],
+            "iterations": interval(own["iterations"], 2),
+            "squared error": interval_power_of_ten(own["error"]),
+            "condition L/μ": interval(own["condition"], 3),
+        }
 
-    return ResultTable(
-        "Unbiased rescaling, step 2/(μ + L) of each run's own Hessian; "
-        f"{numbers['runs']} runs",
-        ["ρ", "weights", "iterations", "squared error", "condition L/μ"],
-        [row(c, w) for c in COMPRESSIONS for w in WEIGHTINGS],
-    )
+    title = "Unbiased rescaling, step 2/(μ + L) of each run's own Hessian; {runs} runs"
+    return ResultTable.of_records(title.format(**numbers), show, cells())
 
 
-def iterations_figure(numbers: Any) -> Figure:
+def cells() -> list[tuple[int, str]]:
+    """Rows of the paper's table."""
+    return [(c, w) for c in COMPRESSIONS for w in WEIGHTINGS]
+
+
+def iterations_figure(numbers: Numbers) -> figures.Figure:
     """Bars of our counts beside the published ones."""
     figure, (axes,) = figures.new_figure(7, 4)
-    shown = [cell for cell in PUBLISHED_ITERATIONS if cell[0] in COMPRESSIONS]
-    axes.bar(
-        [position - 0.27 for position in range(len(shown))],
-        [PUBLISHED_ITERATIONS[cell] for cell in shown],
-        0.25,
-        color="0.6",
-        label="published",
-    )
+    positions = np.arange(len(cells()))
+    published = [PUBLISHED_ITERATIONS[f"rho={c} {w}"] for c, w in cells()]
+    axes.bar(positions - 0.27, published, 0.25, color="0.6", label="published")
     for offset, protocol, color, label in (
         (0.0, "doubled", "tab:blue", "step 2e-7"),
         (0.27, "literal", "tab:orange", "step 1e-7 (literal)"),
     ):
-        summaries = [
-            numbers["reproduced"][f"rho={compression} {protocol}"][weighting]
-            for compression, weighting in shown
-        ]
-        axes.bar(
-            [position + offset for position in range(len(shown))],
-            [own["iterations"].mean for own in summaries],
-            0.25,
-            yerr=[half_width(own["iterations"]) for own in summaries],
-            color=color,
-            label=label,
-            capsize=3,
-            error_kw={"linewidth": 1},
-        )
-    axes.set_xticks(range(len(shown)), [f"ρ = {c}\n{w}" for c, w in shown])
+        runs = [numbers["reproduced"][f"rho={c} {protocol}"][w] for c, w in cells()]
+        look = {"color": color, "capsize": 3, "error_kw": {"linewidth": 1}}
+        means = [own["iterations"].mean for own in runs]
+        halves = [half_width(own["iterations"]) for own in runs]
+        axes.bar(positions + offset, means, 0.25, yerr=halves, label=label, **look)
+    axes.set_xticks(positions, [f"ρ = {c}\n{w}" for c, w in cells()])
     axes.grid(axis="x", visible=False)
     axes.set_ylabel("iterations to ‖∇‖ < 0.1")
     axes.set_title("Table 2: linear regression (bars: mean, whiskers: 95% CI)")

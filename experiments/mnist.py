@@ -1,17 +1,18 @@
 """Table 1: logistic regression on MNIST, 4 against 9, on sampled parts."""
 
 import functools
+import itertools
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from matplotlib.figure import Figure
 
 import jaxwgc
 from experiments import descent, figures, studies
-from experiments.tables import ResultTable, half_width, interval
+from experiments.studies import Numbers
+from experiments.tables import YES_NO, ResultTable, half_width, interval
 from jaxwgc import sketching
 
 DATA = Path(__file__).parent / "data" / "mnist_4_9.npz"
@@ -23,12 +24,12 @@ MAX_ITERATIONS = 500
 
 # The paper's table 1: test error in percent, iterations; means of six runs.
 PUBLISHED = {
-    (4, "weighted"): (7.09, 25.5),
-    (4, "unweighted"): (9.08, 24.67),
-    (10, "weighted"): (7.78, 14.67),
-    (10, "unweighted"): (8.32, 14.67),
-    (20, "weighted"): (8.17, 12.5),
-    (20, "unweighted"): (8.5, 12.67),
+    "rho=4 weighted": {"error": 7.09, "iterations": 25.5},
+    "rho=4 unweighted": {"error": 9.08, "iterations": 24.67},
+    "rho=10 weighted": {"error": 7.78, "iterations": 14.67},
+    "rho=10 unweighted": {"error": 8.32, "iterations": 14.67},
+    "rho=20 weighted": {"error": 8.17, "iterations": 12.5},
+    "rho=20 unweighted": {"error": 8.5, "iterations": 12.67},
 }
 PUBLISHED_UNCOMPRESSED_ERROR = 4.37
 # The step is not published: the longest of these, times the mean loss, with which the
@@ -123,26 +124,20 @@ def calibrate(training: Digits, test: Digits) -> tuple[dict[str, Rule], dict[str
     raise AssertionError("no step size of the grid reaches the published error")
 
 
-def one_run(
-    key: jax.Array,
-    training: Digits,
-    test: Digits,
-    scores: jax.Array,
-    rules: dict[str, Rule],
-    compression: int,
-) -> dict[str, Any]:
+def one_run(key: jax.Array, data: Any, rules: dict[str, Rule], compression: int) -> Any:
     """One random partition and sample, descended in every protocol, with and without.
 
-    All six descents read the same images, side by side.
+    All six descents read the same images, side by side. `data` are both sets of images
+    and the leverage scores of the first.
     """
+    training, test, scores = data
     order_key, sample_key, descent_key = jax.random.split(key, 3)
     order = jax.random.permutation(order_key, NUM_TRAINING)
     num_parts = compression * NUM_PARTS
     rows, row_weights = jaxwgc.partition(order, num_parts)
+    probabilities = sketching.partition_probabilities(scores[order], num_parts)
     sample = sketching.sample_partitions(
-        sample_key,
-        sketching.partition_probabilities(scores[order], num_parts),
-        num_distinct=NUM_PARTS,
+        sample_key, probabilities, num_distinct=NUM_PARTS
     )
     rows, real_rows = rows[sample.indices], row_weights[sample.indices]
     images, labels = training.images[rows], training.labels[rows]
@@ -154,22 +149,10 @@ def one_run(
     counts = sample.counts.astype(ones.dtype)
 
     def descend(key, step_size, stop_norm, row_scale, loss_scale, weights):
-        part = (
-            images,
-            labels,
-            real_rows * loss_scale[:, None],
-            jnp.broadcast_to(row_scale[:, None], real_rows.shape),
-        )
-        found = descent.descend(
-            key,
-            logistic_loss,
-            jnp.zeros(784),
-            part,
-            weights,
-            step_size,
-            stop_norm,
-            MAX_ITERATIONS,
-        )
+        row_scales = jnp.broadcast_to(row_scale[:, None], real_rows.shape)
+        part = images, labels, real_rows * loss_scale[:, None], row_scales
+        rule = weights, step_size, stop_norm, MAX_ITERATIONS
+        found = descent.descend(key, logistic_loss, jnp.zeros(784), part, *rule)
         return {"error": test_error(found.params, test), "iterations": found.iterations}
 
     scales = {
@@ -177,22 +160,18 @@ def one_run(
         "unbiased": (ones, unbiased**2),
         "plain": (ones, ones),
     }
-    lanes = [
-        (*rules[protocol], *scales[protocol], weights)
-        for protocol in PROTOCOLS
-        for weights in (counts, ones)
-    ]
+    lanes = [(*rules[p], *scales[p], w) for p in PROTOCOLS for w in (counts, ones)]
     keys = jax.random.split(descent_key, len(lanes))
     found = jax.vmap(descend)(keys, *map(jnp.stack, zip(*lanes, strict=True)))
-    cells = [(p, weighting) for p in PROTOCOLS for weighting in WEIGHTINGS]
-    run: dict[str, Any] = {p: {} for p in PROTOCOLS}
-    for lane, (protocol, weighting) in enumerate(cells):
-        run[protocol][weighting] = jax.tree.map(lambda leaf, i=lane: leaf[i], found)
-    for protocol in PROTOCOLS:
-        difference = run[protocol]["unweighted"]["error"]
-        difference -= run[protocol]["weighted"]["error"]
-        run[protocol]["error_saved"] = difference
-    run["draws_per_part"] = sample.num_draws / NUM_PARTS
+    run: dict[str, Any] = {"draws_per_part": sample.num_draws / NUM_PARTS}
+    for lane, protocol in enumerate(PROTOCOLS):
+        weighted, unweighted = (
+            {name: leaf[2 * lane + second] for name, leaf in found.items()}
+            for second in range(2)
+        )
+        saved = unweighted["error"] - weighted["error"]
+        run[protocol] = {"weighted": weighted, "unweighted": unweighted}
+        run[protocol]["error_saved"] = saved
     return run
 
 
@@ -214,24 +193,15 @@ def study(runs: int, seed: int) -> studies.Study:
     training, test = load_digits()
     rules, uncompressed = calibrate(training, test)
     scores = jax.jit(sketching.leverage_scores)(training.images)
-    arguments = {"training": training, "test": test, "scores": scores, "rules": rules}
+    data = training, test, scores
     return studies.Study(
         {
             "protocols": PROTOCOLS,
             "rules": rules,
             "uncompressed": uncompressed,
-            "published": {
-                f"rho={compression} {weighting}": {
-                    "error": own[0],
-                    "iterations": own[1],
-                }
-                for (compression, weighting), own in PUBLISHED.items()
-            },
-            "runs": runs,
+            "published": PUBLISHED,
             "reproduced": {
-                f"rho={compression}": functools.partial(
-                    one_run, compression=compression, **arguments
-                )
+                f"rho={compression}": studies.Trial(one_run, data, rules, compression)
                 for compression in COMPRESSIONS
             },
         },
@@ -244,53 +214,52 @@ def study(runs: int, seed: int) -> studies.Study:
     )
 
 
-def main_table(numbers: Any) -> ResultTable:
+def main_table(numbers: Numbers) -> ResultTable:
     """Published and reproduced, error and iterations in one cell."""
 
-    def row(compression, weighting):
-        error, iterations = PUBLISHED[compression, weighting]
-        cells = numbers["reproduced"][f"rho={compression}"]
-        cells = [cells[protocol][weighting] for protocol in PROTOCOLS]
-        return [
-            str(compression),
-            "yes" if weighting == "weighted" else "no",
-            f"{error:g} / {iterations:g}",
-            *(
-                f"{interval(c['error'])} / {interval(c['iterations'], 1)}"
-                for c in cells
-            ),
-        ]
+    def show(cell):
+        compression, weighting = cell
+        published = PUBLISHED[f"{compression} {weighting}"]
+        runs = numbers["reproduced"][compression]
+        runs = {protocol: runs[protocol][weighting] for protocol in PROTOCOLS}
+        return {
+            "ρ": compression.removeprefix("rho="),
+            "weights": YES_NO[weighting == "weighted"],
+            "published (6 runs)": "{error:g} / {iterations:g}".format(**published),
+        } | {
+            protocol: f"{interval(own['error'])} / {interval(own['iterations'], 1)}"
+            for protocol, own in runs.items()
+        }
 
-    return ResultTable(
+    return ResultTable.of_records(
         "Table 1: test error in percent / iterations, mean of "
         f"{numbers['runs']} runs with 95% confidence interval",
-        ["ρ", "weights", "published (6 runs)", *PROTOCOLS],
-        [row(c, w) for c in COMPRESSIONS for w in WEIGHTINGS],
+        show,
+        itertools.product(numbers["reproduced"], WEIGHTINGS),
     )
 
 
-def weights_table(numbers: Any) -> ResultTable:
+def weights_table(numbers: Numbers) -> ResultTable:
     """What the weights save, paired by run."""
 
-    def row(compression):
-        cells = numbers["reproduced"][f"rho={compression}"]
-        weighted, unweighted = (PUBLISHED[compression, w][0] for w in WEIGHTINGS)
+    def row(compression, own):
+        weighted, unweighted = (PUBLISHED[f"{compression} {w}"] for w in WEIGHTINGS)
         return [
-            str(compression),
-            f"{unweighted - weighted:.2f}",
-            *(interval(cells[p]["error_saved"], 3) for p in PROTOCOLS),
-            interval(cells["draws_per_part"], 3),
+            compression.removeprefix("rho="),
+            f"{unweighted['error'] - weighted['error']:.2f}",
+            *(interval(own[protocol]["error_saved"], 3) for protocol in PROTOCOLS),
+            interval(own["draws_per_part"], 3),
         ]
 
     return ResultTable(
         "Test error that the weights save, percentage points, "
         f"{numbers['runs']} paired runs",
         ["ρ", "published", *PROTOCOLS, "q/k"],
-        map(row, COMPRESSIONS),
+        itertools.starmap(row, numbers["reproduced"].items()),
     )
 
 
-def note(numbers: Any) -> str:
+def note(numbers: Numbers) -> str:
     """Where the numbers differ from the published ones."""
     uncompressed = numbers["uncompressed"]
     lines = [
@@ -307,21 +276,20 @@ def note(numbers: Any) -> str:
     ]
     if numbers["runs"] == 1:
         lines.append("  unknown: a single run has no interval")
-    for compression in COMPRESSIONS:
-        for weighting in WEIGHTINGS:
-            cell = numbers["reproduced"][f"rho={compression}"]["paper"][weighting]
-            published = numbers["published"][f"rho={compression} {weighting}"]
-            lines += [
-                f"  ρ = {compression}, {weighting}: {quantity} {own.mean:.2f}, published "
-                f"{published[quantity]:g}"
-                for quantity, own in cell.items()
-                # NaN, which a single run gives, is not below or above anything.
-                if published[quantity] < own.low or published[quantity] > own.high
-            ]
+    for compression, weighting in itertools.product(numbers["reproduced"], WEIGHTINGS):
+        published = PUBLISHED[f"{compression} {weighting}"]
+        runs = numbers["reproduced"][compression]
+        lines += [
+            f"  {compression.replace('rho=', 'ρ = ')}, {weighting}: {quantity} "
+            f"{own.mean:.2f}, published {published[quantity]:g}"
+            for quantity, own in runs["paper"][weighting].items()
+            # NaN, which a single run gives, is not below or above anything.
+            if published[quantity] < own.low or published[quantity] > own.high
+        ]
     return "\n".join(lines)
 
 
-def draw(numbers: Any) -> Figure:
+def draw(numbers: Numbers) -> figures.Figure:
     """Test errors of the paper's protocol and the published ones."""
     figure, (axes,) = figures.new_figure(7, 4.2)
     positions = np.arange(len(COMPRESSIONS))
@@ -329,39 +297,29 @@ def draw(numbers: Any) -> Figure:
         ("weighted", "tab:blue", "o", -0.06),
         ("unweighted", "tab:red", "s", 0.06),
     ):
-        cells = [
-            numbers["reproduced"][f"rho={compression}"]["paper"][weighting]["error"]
-            for compression in COMPRESSIONS
-        ]
+        published = [PUBLISHED[f"rho={c} {weighting}"]["error"] for c in COMPRESSIONS]
+        runs = [numbers["reproduced"][f"rho={c}"]["paper"] for c in COMPRESSIONS]
+        errors = [own[weighting]["error"] for own in runs]
+        look = {"marker": marker, "color": color}
         axes.plot(
             positions + offset,
-            [PUBLISHED[compression, weighting][0] for compression in COMPRESSIONS],
-            marker=marker,
+            published,
+            ":",
             markerfacecolor="white",
-            color=color,
-            linestyle=":",
             label=f"published, {weighting} (6 runs)",
+            **look,
         )
         axes.errorbar(
             positions + offset,
-            [cell.mean for cell in cells],
-            yerr=[half_width(cell) for cell in cells],
-            marker=marker,
-            color=color,
+            [own.mean for own in errors],
+            yerr=[half_width(own) for own in errors],
             capsize=3,
             label=f"reproduced, {weighting} ({numbers['runs']} runs, 95% CI)",
+            **look,
         )
-    axes.axhline(PUBLISHED_UNCOMPRESSED_ERROR, color="0.3", linestyle="--", linewidth=1)
-    axes.annotate(
-        "uncompressed, published",
-        (positions[-1] + 0.25, PUBLISHED_UNCOMPRESSED_ERROR),
-        xytext=(0, -4),
-        textcoords="offset points",
-        ha="right",
-        va="top",
-        fontsize=9,
-        color="0.3",
-    )
+    look = {"xytext": (0, -4), "ha": "right", "va": "top", "linestyle": "--"}
+    text, at = "uncompressed, published", positions[-1] + 0.25
+    figures.threshold(axes, PUBLISHED_UNCOMPRESSED_ERROR, text, at, **look)
     axes.set_xticks(positions, [str(compression) for compression in COMPRESSIONS])
     axes.set_xlim(-0.3, positions[-1] + 0.3)
     axes.set_ylim(bottom=min(3.8, axes.get_ylim()[0]))

@@ -92,10 +92,7 @@ def environment() -> dict[str, Any]:
     """What the numbers were measured with."""
     return {
         "date": datetime.now(UTC).date().isoformat(),
-        "jaxwgc": jaxwgc.__version__,
-        "jax": jax.__version__,
-        "numpy": np.__version__,
-        "matplotlib": matplotlib.__version__,
+        **{own.__name__: own.__version__ for own in (jaxwgc, jax, np, matplotlib)},
         "python": platform.python_version(),
         "machine": platform.machine(),
         "cores": os.cpu_count(),

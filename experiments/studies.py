@@ -2,31 +2,27 @@
 
 import contextlib
 import dataclasses
+import functools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import matplotlib
-from matplotlib.figure import Figure
-from rich.progress import (
-    BarColumn,
-    Progress,
-    SpinnerColumn,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.table import Column
+from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn
 
 import jaxwgc
 from experiments import interrupts
-from experiments.figures import LOOK
+from experiments.figures import LOOK, Figure
 from experiments.results import Results, to_builtin
 from experiments.tables import ResultTable, console
 
+# What is measured: nested dicts and lists.
+Numbers = Any
+Made = TypeVar("Made")
+Watch = Callable[[str, float], Any]
+Shown = Mapping[str, Callable[[Numbers], Made]]
 # Between two lines that say how far it is, where output is not seen as it changes.
 SECONDS_BETWEEN_LINES = 20
 
@@ -38,11 +34,21 @@ class Effort(NamedTuple):
     is_full: bool
 
 
-class Once(NamedTuple):
-    """A cell that is measured once: `measure()` gives its numbers, or yields rows."""
+class Trial:
+    """A cell of pure trials: `function(key, *parameters)`."""
 
-    measure: Callable[[], Any]
-    num_rows: int = 1
+    num_rows = 1
+
+    def __init__(self, function: Callable[..., Any], *parameters: Any):
+        self.run = lambda key: function(key, *parameters)
+
+
+class Once:
+    """A cell measured once: `function(*parameters)` gives numbers, or yields rows."""
+
+    def __init__(self, function: Callable, *parameters: Any, num_rows: int = 1):
+        self.run = lambda: function(*parameters)
+        self.num_rows = num_rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,11 +57,11 @@ class Study:
 
     Attributes:
         numbers: Nested dicts and lists, as they get into JSON. What is known before
-            stands there: sizes, published numbers. Functions are cells, in whose
-            places their numbers come: each is a pure `trial(key)`, or `Once`. Those of
-            a cell called "" are put beside its neighbours.
+            stands there: sizes, published numbers. The others are cells, each a `Trial`
+            or `Once`, in whose places their numbers come; those of a cell called "" are
+            put beside its neighbours.
         key: Of the trials; all cells get the same.
-        runs: Trials a cell.
+        runs: Trials a cell; in a study of trials also among the numbers.
         batch_size: Trials side by side.
         x64: Whether cells compute in float64.
         reduce: Makes numbers of a cell's trials, means with intervals by default.
@@ -65,46 +71,46 @@ class Study:
         note: `note(numbers)` is printed.
     """
 
-    numbers: Any
+    numbers: Numbers
     key: jax.Array | None = None
     runs: int = 1
     batch_size: int | None = None
     x64: bool = False
-    reduce: Callable[[Any], Any] = jaxwgc.summarize
-    derive: Callable[[Any], dict[str, Any]] = lambda numbers: {}
-    tables: dict[str, Callable[[Any], ResultTable]] = dataclasses.field(
-        default_factory=dict
-    )
-    figures: dict[str, Callable[[Any], Figure]] = dataclasses.field(
-        default_factory=dict
-    )
-    note: Callable[[Any], str] | None = None
+    reduce: Callable[[Any], Numbers] = jaxwgc.summarize
+    derive: Callable[[Numbers], dict[str, Any]] = lambda numbers: {}
+    tables: Shown[ResultTable] = dataclasses.field(default_factory=dict)
+    figures: Shown[Figure] = dataclasses.field(default_factory=dict)
+    note: Callable[[Numbers], str] = lambda numbers: ""
+
+
+def timed(cells: Any, title: str, show: Callable[[Any], dict[str, str]]) -> Study:
+    """Records, and a table that shows them."""
+    table = functools.partial(ResultTable.of_records, title, show)
+    return Study(cells, tables={"": table})
 
 
 class Section(NamedTuple):
     """What a study gave: numbers for JSON; tables and figures by their names."""
 
-    numbers: Any
+    numbers: Numbers
     tables: dict[str, ResultTable]
     figures: dict[str, Figure]
-    note: str = ""
+    note: str
 
 
-def measure(
-    study: Study, watch: Callable[[str, float], Any] = lambda cell, share: None
-) -> Section:
+def measure(study: Study, watch: Watch = lambda cell, share: None) -> Section:
     """Runs the cells in turn; `watch` hears the name of the cell and what is done."""
-    total = sum(
-        cell.num_rows if isinstance(cell, Once) else 1 for cell in _cells(study)
-    )
+    cells: list[Trial | Once] = []
+    _filled(study.numbers, lambda cell, name: cells.append(cell))
+    total = sum(cell.num_rows for cell in cells)
     done = 0
 
-    def run(cell: Any, name: str) -> Any:
+    def run(cell: Trial | Once, name: str) -> Any:
         nonlocal done
         watch(name, done / total)
-        if not isinstance(cell, Once):
+        if isinstance(cell, Trial):
             found = jaxwgc.monte_carlo(
-                cell,
+                cell.run,
                 study.key,
                 study.runs,
                 study.batch_size,
@@ -112,7 +118,7 @@ def measure(
             )
             done += 1
             return study.reduce(found)
-        found = cell.measure()
+        found = cell.run()
         if isinstance(found, Iterator):
             rows = []
             for row in found:
@@ -124,31 +130,26 @@ def measure(
 
     with jax.enable_x64(study.x64):
         numbers = _filled(study.numbers, run)
-    if derived := study.derive(numbers):
-        numbers |= derived
+    if study.key is not None:
+        numbers |= {"runs": study.runs}
+        numbers |= study.derive(numbers)
     with matplotlib.rc_context(LOOK):
         return Section(
             to_builtin(numbers),
             {name: table(numbers) for name, table in study.tables.items()},
             {name: draw(numbers) for name, draw in study.figures.items()},
-            study.note(numbers) if study.note else "",
+            study.note(numbers),
         )
 
 
-def _filled(node: Any, run: Callable[[Any, str], Any], name: str = "") -> Any:
+def _filled(node: Any, run: Callable[[Trial | Once, str], Any], name: str = "") -> Any:
     """The same nested dicts and lists, with what `run(cell, name)` gives."""
     if isinstance(node, dict):
         found = {own: _filled(child, run, own or name) for own, child in node.items()}
         return found | (found.pop("", None) or {})
     if isinstance(node, list):
         return [_filled(child, run, name) for child in node]
-    return run(node, name) if callable(node) or isinstance(node, Once) else node
-
-
-def _cells(study: Study) -> list[Any]:
-    found = []
-    _filled(study.numbers, lambda cell, name: found.append(cell))
-    return found
+    return run(node, name) if isinstance(node, Trial | Once) else node
 
 
 def run(
@@ -171,6 +172,10 @@ def run(
     origin = f"python -m experiments {command} --{option} {runs} --seed {seed}"
     content: dict[str, Any] = {"command": origin}
     waiting = list(sections)
+
+    def file_name(name, kind):
+        return f"{prefix}_{name}.{kind}" if name else f"{prefix}.{kind}"
+
     with progress_bar() as progress:
         for name, build in sections.items():
             watch = _watcher(progress, name.replace("_", " ") or command)
@@ -179,24 +184,22 @@ def run(
             watch("", 1.0)
             for own, table in section.tables.items():
                 table.print()
-                folder.add_table(f"{prefix}_{own}.md" if own else f"{prefix}.md", table)
+                folder.add_table(file_name(own or name, "md"), table)
             for own, figure in section.figures.items():
-                folder.add_figure(
-                    f"{prefix}_{own}.png" if own else f"{prefix}.png", figure
-                )
+                folder.add_figure(file_name(own or name, "png"), figure)
             if section.note:
                 console.print(section.note, highlight=False)
             content |= {name: section.numbers} if name else section.numbers
             waiting.remove(name)
             unfinished = {"unfinished": waiting} if waiting else {}
-            folder.add_json(f"{prefix}.json", content | unfinished)
+            folder.add_json(file_name("", "json"), content | unfinished)
             folder.save()
     console.print()
     for path in interrupts.written:
         console.print(f"Wrote {path}", highlight=False, soft_wrap=True)
 
 
-def _watcher(progress: Progress, section: str) -> Callable[[str, float], None]:
+def _watcher(progress: Progress, section: str) -> Watch:
     task = progress.add_task(section, total=1.0)
     return lambda cell, share: progress.update(
         task, completed=share, description=f"{section} {cell}".strip()
@@ -207,18 +210,8 @@ def _watcher(progress: Progress, section: str) -> Callable[[str, float], None]:
 def progress_bar() -> Iterator[Progress]:
     """A bar a section; plain lines now and then where that would not be seen."""
     is_seen = console.is_terminal
-    with Progress(
-        SpinnerColumn(),
-        TextColumn(
-            "{task.description}", table_column=Column(max_width=38, no_wrap=True)
-        ),
-        BarColumn(bar_width=12),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not is_seen,
-    ) as progress:
+    columns = SpinnerColumn(), *Progress.get_default_columns(), TimeElapsedColumn()
+    with Progress(*columns, console=console, disable=not is_seen) as progress:
         ended = threading.Event()
 
         def say() -> None:

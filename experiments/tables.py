@@ -1,6 +1,6 @@
 """Tables to read side by side, and how numbers look in them."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -19,9 +19,7 @@ YES_NO = {None: "", True: "yes", False: "no"}
 class ResultTable:
     """A table for the terminal and for the documentation."""
 
-    def __init__(
-        self, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]] = ()
-    ):
+    def __init__(self, title: str, columns: Iterable[str], rows: Iterable = ()):
         self.title = title
         self.columns = list(columns)
         self.rows: list[list[str]] = []
@@ -30,16 +28,11 @@ class ResultTable:
 
     @classmethod
     def of_records(
-        cls,
-        title: str,
-        records: Iterable[Any],
-        columns: Mapping[str, Callable[[Any], str]],
+        cls, title: str, show: Callable[[Any], dict[str, str]], records: Iterable[Any]
     ) -> "ResultTable":
-        """A row a record; `columns` makes its cells."""
-        cells = columns.values()
-        return cls(
-            title, [*columns], [[show(own) for show in cells] for own in records]
-        )
+        """A row a record; `show` gives its cells by their columns."""
+        rows = [show(record) for record in records]
+        return cls(title, rows[0], [own.values() for own in rows])
 
     def add_row(self, *cells: str) -> None:
         """One cell a column."""

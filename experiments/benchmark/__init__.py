@@ -1,5 +1,49 @@
 """Speed and accuracy: `python -m experiments benchmark`, a module a section."""
 
-from experiments.benchmark.command import benchmark
+import functools
+from collections.abc import Callable
+from pathlib import Path
 
-__all__ = ["benchmark"]
+from experiments import studies
+from experiments.benchmark import (
+    accuracy,
+    decoding,
+    leverage_scores,
+    projections,
+    step,
+    table2,
+    worst_patterns,
+)
+
+# By the names of their files, of repeats, seed and quick.
+SECTIONS: dict[str, Callable[[int, int, bool], studies.Study]] = {
+    "accuracy": accuracy.study,
+    "worst_patterns": worst_patterns.study,
+    "decoding": decoding.exact,
+    "least_squares": decoding.least_squares,
+    "leverage_scores": leverage_scores.exact,
+    "approximate_scores": leverage_scores.approximate,
+    "streaming_scores": leverage_scores.streaming,
+    "projections": projections.study,
+    "step": step.study,
+    "table2": table2.study,
+}
+
+
+def benchmark(
+    repeats: int = 7, seed: int = 0, out: Path = Path("results"), quick: bool = False
+) -> None:
+    """Speed and accuracy: decoding, leverage scores, a training step, table 2.
+
+    Args:
+        repeats: Timings of each entry; the median counts.
+        seed: Of the random numbers.
+        out: Folder for the tables (JSON and Markdown).
+        quick: Small sizes, to see that everything runs.
+    """
+    sections = {
+        name: functools.partial(study, repeats, seed, quick)
+        for name, study in SECTIONS.items()
+    }
+    title = "Benchmark, each entry"
+    studies.run("benchmark", title, sections, repeats, seed, out, option="repeats")

@@ -6,6 +6,11 @@ import numpy as np
 
 import jaxwgc
 
+# Climbs start from the worst masks of all kinds.
+NUM_CLIMBS = 3
+NUM_STEPS = 20
+# Of each of several masks.
+Error = Callable[[np.ndarray], np.ndarray]
 CODES = ((50, 20, 30), (100, 100, 10), (200, 200, 20))
 
 
@@ -36,11 +41,7 @@ def neighbours(code: jaxwgc.GradientCode) -> np.ndarray:
 
 
 def climb(
-    seed: int,
-    masks: np.ndarray,
-    error: Callable[[np.ndarray], np.ndarray],
-    num_steps: int,
-    num_swaps: int = 256,
+    seed: int, masks: np.ndarray, error: Error, num_steps: int, num_swaps: int = 256
 ) -> np.ndarray:
     """Each mask after swaps of a straggler for another, the worst of many each time.
 
@@ -62,6 +63,17 @@ def climb(
             worst = errors[best]
             mask[:] = swapped[best]
     return climbed
+
+
+def search(
+    seed: int, code: jaxwgc.GradientCode, masks: np.ndarray, error: Error, quick: bool
+) -> dict[str, np.ndarray]:
+    """The masks, those of the other kinds, and what climbs from the worst reach."""
+    found = {"random": masks, "strides": strides(code), "neighbours": neighbours(code)}
+    every = np.concatenate([*found.values()])
+    starts = every[np.argsort(-error(every))[: 1 if quick else NUM_CLIMBS]]
+    steps = 2 if quick else NUM_STEPS
+    return found | {"search": climb(seed, starts, error, steps)}
 
 
 def _losing(number: int, sets: list[np.ndarray]) -> np.ndarray:

@@ -1,73 +1,60 @@
 """Errors of decoding weights and of decoded gradients."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import jaxwgc
-from experiments import results
 from experiments.benchmark import _reed_solomon
+from experiments.studies import Once, Study, timed
 from jaxwgc import _combining, _decoders, _weights
 
 NUM_PATTERNS = 1_000
 
 
-def section(repeats: int, seed: int, quick: bool):
+def study(repeats: int, seed: int, quick: bool) -> Study:
     """Errors of decoding weights and of decoded gradients, both orders of the points.
 
     The published order is decoded by Lagrange's formula alone, so that its own accuracy
     shows; the interleaved one as the library does it.
     """
     del repeats
-    table = results.ResultTable(
-        f"Accuracy over {20 if quick else NUM_PATTERNS} random patterns with exactly f "
-        "answers: median / 99% / worst. Worst found: weights in float32, patterns of "
-        "all kinds, and by search",
-        [
-            "(n, k, d)",
-            "order of points",
-            "largest entry of B",
-            "gradient, float32",
-            "weights, float32",
-            "worst found",
-            "weights, float64",
-        ],
+    number = 20 if quick else NUM_PATTERNS
+
+    def measure(parameters, interleave):
+        code = jaxwgc.codes.reed_solomon(*parameters, interleave=interleave)
+        masks = _reed_solomon.random_masks(seed, code, number)
+        weights, gradient = errors(code, masks, seed)
+        with jax.enable_x64(True):
+            weights_float64, _ = errors(code, masks, seed)
+        return {
+            "code": parameters,
+            "order": "interleaved" if interleave else "published",
+            "point_step": code.point_step,
+            "largest_entry": float(np.abs(code.encoding_matrix).max()),
+            "gradient_float32": spread(gradient),
+            "weights_float32": spread(weights),
+            "worst_found_float32": worst_found(code, masks, seed, quick),
+            "weights_float64": spread(weights_float64),
+        }
+
+    title = (
+        f"Accuracy over {number} random patterns with exactly f answers: median / 99% "
+        "/ worst. Worst found: weights in float32, patterns of all kinds, and by search"
     )
-    numbers = []
-    for parameters in _reed_solomon.CODES:
-        for interleave in (True, False):
-            code = jaxwgc.codes.reed_solomon(*parameters, interleave=interleave)
-            masks = _reed_solomon.random_masks(
-                seed, code, 20 if quick else NUM_PATTERNS
-            )
-            weights, gradient = errors(code, masks, seed)
-            worst = worst_found(code, masks, seed, quick)
-            with jax.enable_x64(True):
-                weights_float64, _ = errors(code, masks, seed)
-            largest = float(np.abs(code.encoding_matrix).max())
-            order = "interleaved" if interleave else "published"
-            numbers.append(
-                {
-                    "code": parameters,
-                    "order": order,
-                    "point_step": code.point_step,
-                    "largest_entry": largest,
-                    "gradient_float32": spread(gradient),
-                    "weights_float32": spread(weights),
-                    "worst_found_float32": worst,
-                    "weights_float64": spread(weights_float64),
-                }
-            )
-            table.add_row(
-                str(parameters),
-                order,
-                f"{largest:.1e}",
-                show_spread(gradient),
-                show_spread(weights),
-                f"{worst:.1e}",
-                show_spread(weights_float64),
-            )
-    return table, numbers
+    columns = lambda row: {
+        "(n, k, d)": str(row["code"]),
+        "order of points": row["order"],
+        "largest entry of B": f"{row['largest_entry']:.1e}",
+        "gradient, float32": show_spread(row["gradient_float32"]),
+        "weights, float32": show_spread(row["weights_float32"]),
+        "worst found": f"{row['worst_found_float32']:.1e}",
+        "weights, float64": show_spread(row["weights_float64"]),
+    }
+    cells = itertools.product(_reed_solomon.CODES, (True, False))
+    return timed([Once(measure, *own) for own in cells], title, columns)
 
 
 def worst_found(
@@ -79,11 +66,8 @@ def worst_found(
     def error(masks):
         return errors_of(decode, code, masks, seed)[0]
 
-    every = [masks, _reed_solomon.strides(code), _reed_solomon.neighbours(code)]
-    every = np.concatenate(every)
-    starts = every[np.argsort(-error(every))[: 1 if quick else 3]]
-    climbed = _reed_solomon.climb(seed, starts, error, 2 if quick else 20)
-    return float(error(climbed).max())
+    found = _reed_solomon.search(seed, code, masks, error, quick)
+    return float(error(found["search"]).max())
 
 
 def errors(code: jaxwgc.GradientCode, masks: np.ndarray, seed: int):
@@ -130,6 +114,6 @@ def spread(errors: np.ndarray) -> dict[str, float]:
     }
 
 
-def show_spread(errors: np.ndarray) -> str:
+def show_spread(spread: dict[str, float]) -> str:
     """For a cell."""
-    return " / ".join(f"{value:.1e}" for value in spread(errors).values())
+    return " / ".join(f"{value:.1e}" for value in spread.values())

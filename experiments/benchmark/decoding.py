@@ -1,34 +1,29 @@
-"""Time of decoding, against NumPy."""
+"""Time of decoding, against NumPy: of exact codes, and by least squares."""
 
 import functools
+import time
 
 import jax
+import numpy as np
 
 import jaxwgc
-from experiments import results
 from experiments.benchmark import _reed_solomon
 from experiments.benchmark._peers import numpy_lagrange, numpy_lstsq
+from experiments.studies import Once, Study, timed
 from experiments.timing import median_seconds
 
 NUM_MASKS = 2_000
+# Replication and stragglers of Bernoulli codes with 100 workers and parts.
+BERNOULLI = ((10, 10), (10, 30), (4, 20))
+NUM_STUDY_MASKS = 10_000
+PRECISIONS = ("float32", "float64")
 
 
-def section(repeats: int, seed: int, quick: bool):
+def exact(repeats: int, seed: int, quick: bool) -> Study:
     """Microseconds a mask, a batch of masks against NumPy one mask at a time."""
     number = 100 if quick else NUM_MASKS
-    table = results.ResultTable(
-        f"Decoding {number} masks: microseconds a mask, median of {repeats}",
-        [
-            "(n, k, d)",
-            "NumPy lstsq",
-            "NumPy Lagrange",
-            "jaxwgc complex64",
-            "jaxwgc complex128",
-            "lstsq / complex64",
-        ],
-    )
-    numbers = []
-    for parameters in _reed_solomon.CODES:
+
+    def measure(parameters):
         code = jaxwgc.codes.reed_solomon(*parameters)
         masks = _reed_solomon.random_masks(seed, code, number)
         decode = jax.jit(functools.partial(jaxwgc.decoding_weights, code))
@@ -36,12 +31,12 @@ def section(repeats: int, seed: int, quick: bool):
         few = masks[: 10 if quick else 2_000 // code.num_workers]
         peer_lstsq, peer_lagrange = median_seconds(
             repeats,
-            lambda c=code, f=few: [numpy_lstsq(c, mask) for mask in f],
-            lambda c=code, f=few: [numpy_lagrange(c, mask) for mask in f],
+            lambda: [numpy_lstsq(code, mask) for mask in few],
+            lambda: [numpy_lagrange(code, mask) for mask in few],
         )
-        (single,) = median_seconds(repeats, lambda d=decode, m=masks: d(m))
+        (single,) = median_seconds(repeats, lambda: decode(masks))
         with jax.enable_x64(True):
-            (double,) = median_seconds(repeats, lambda d=decode, m=masks: d(m))
+            (double,) = median_seconds(repeats, lambda: decode(masks))
         times = {
             "numpy_lstsq": peer_lstsq / len(few),
             "numpy_lagrange": peer_lagrange / len(few),
@@ -49,10 +44,76 @@ def section(repeats: int, seed: int, quick: bool):
             "complex128": double / len(masks),
         }
         ratio = times["numpy_lstsq"] / times["complex64"]
-        numbers.append({"code": parameters, "seconds": times, "ratio": ratio})
-        table.add_row(
-            str(parameters),
-            *(f"{1e6 * seconds:.3g}" for seconds in times.values()),
-            f"{ratio:,.0f}",
-        )
-    return table, numbers
+        return {"code": parameters, "seconds": times, "ratio": ratio}
+
+    return timed(
+        [Once(measure, parameters) for parameters in _reed_solomon.CODES],
+        f"Decoding {number} masks: microseconds a mask, median of {repeats}",
+        lambda row: {
+            "(n, k, d)": str(row["code"]),
+            "NumPy lstsq": f"{1e6 * row['seconds']['numpy_lstsq']:.3g}",
+            "NumPy Lagrange": f"{1e6 * row['seconds']['numpy_lagrange']:.3g}",
+            "jaxwgc complex64": f"{1e6 * row['seconds']['complex64']:.3g}",
+            "jaxwgc complex128": f"{1e6 * row['seconds']['complex128']:.3g}",
+            "lstsq / complex64": f"{row['seconds']['numpy_lstsq'] / row['seconds']['complex64']:,.0f}",
+        },
+    )
+
+
+def least_squares(repeats: int, seed: int, quick: bool) -> Study:
+    """Mean decoding error of Bernoulli codes over many masks, against a NumPy loop.
+
+    NumPy's time is that of one pass, since it is long. "off" is the relative difference
+    of the mean error from NumPy's.
+    """
+    number = 200 if quick else NUM_STUDY_MASKS
+
+    def measure(replication, num_stragglers):
+        code = jaxwgc.codes.bernoulli(jax.random.key(seed), 100, 100, replication)
+        order = np.random.default_rng(seed).random((number, 100)).argsort(axis=1)
+        masks = order.argsort(axis=1) >= num_stragglers
+        error = jax.jit(jaxwgc.decoding_error, static_argnames="decoder")
+        seconds, means = {}, {}
+        seconds["numpy"], means["numpy"] = numpy_mean_error(code, masks)
+        for name in PRECISIONS:
+            with jax.enable_x64(name == "float64"):
+                errors = functools.partial(error, code, masks, decoder="least_squares")
+                (whole,) = median_seconds(repeats, errors)
+                means[name] = float(np.asarray(errors(), np.float64).mean())
+                seconds[name] = whole / number
+        return {
+            "code": (100, 100, replication),
+            "num_stragglers": num_stragglers,
+            "seconds": seconds,
+            "mean_error": means,
+            "ratios": [seconds["numpy"] / seconds[name] for name in PRECISIONS],
+            "relative_differences": [
+                abs(means[name] / means["numpy"] - 1) for name in PRECISIONS
+            ],
+        }
+
+    return timed(
+        [Once(measure, *own) for own in BERNOULLI],
+        f"Bernoulli codes by least squares, {number:,} masks: microseconds a mask",
+        lambda row: {
+            "(n, k, d), s": f"{row['code']}, {row['num_stragglers']}",
+            "lstsq": f"{1e6 * row['seconds']['numpy']:.3g}",
+            "float32": f"{1e6 * row['seconds']['float32']:.3g}",
+            "float64": f"{1e6 * row['seconds']['float64']:.3g}",
+            "lstsq / float32": f"{row['seconds']['numpy'] / row['seconds']['float32']:.1f}",
+            "lstsq / float64": f"{row['seconds']['numpy'] / row['seconds']['float64']:.1f}",
+            "mean error": f"{row['mean_error']['numpy']:.4f}",
+            "off, float32": f"{row['relative_differences'][0]:.0e}",
+            "off, float64": f"{row['relative_differences'][1]:.0e}",
+        },
+    )
+
+
+def numpy_mean_error(code: jaxwgc.GradientCode, masks: np.ndarray):
+    """Seconds a mask and mean error of what people do without this library."""
+    start = time.perf_counter()
+    total = 0.0
+    for mask in masks:
+        reached = numpy_lstsq(code, mask) @ code.encoding_matrix[mask]
+        total += np.sum((reached - 1) ** 2)
+    return (time.perf_counter() - start) / len(masks), total / len(masks)

@@ -1,7 +1,7 @@
 """Time and distortion of embeddings, beside SciPy's and scikit-learn's."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -10,7 +10,7 @@ import numpy as np
 import scipy.linalg
 from sklearn.random_projection import GaussianRandomProjection, SparseRandomProjection
 
-from experiments import results
+from experiments.studies import Once, Study, timed
 from experiments.timing import median_seconds
 from jaxwgc import sketching
 
@@ -21,58 +21,62 @@ OURS = ("gaussian", "rademacher", "srht", "sparse_sign", "count_sketch")
 Sketch = Callable[[int, Any], Any]
 
 
-def section(repeats: int, seed: int, quick: bool):
+def study(repeats: int, seed: int, quick: bool) -> Study:
     """Each draws an embedding and applies it to the basis of a subspace, in float32.
 
     The distortion is that of `sketching.embedding_distortion`, in float64 by NumPy.
     """
-    sizes = (2_000, 5, 80) if quick else (NUM_ROWS, NUM_COLUMNS, SKETCH_SIZE)
-    num_rows, num_columns, sketch_size = sizes
+    num_rows, num_columns, sketch_size = sizes = (
+        (2_000, 5, 80) if quick else (NUM_ROWS, NUM_COLUMNS, SKETCH_SIZE)
+    )
     seeds = range(seed, seed + (2 if quick else NUM_SEEDS))
-    rng = np.random.default_rng(seed)
+
+    def distortions(kind):
+        return lambda row: "{:.2f} / {:.2f}".format(
+            np.mean(row["distortion"][kind]), np.max(row["distortion"][kind])
+        )
+
+    return timed(
+        Once(rows, sizes, repeats, seeds, num_rows=8),
+        f"{sketch_size} random combinations of {num_rows:,} rows of {num_columns}, "
+        f"float32: milliseconds, and distortion, mean of {len(seeds)} / worst",
+        lambda row: {
+            "library": row["library"],
+            "embedding": row["embedding"],
+            "milliseconds": f"{1e3 * row['seconds']:.3g}",
+            "Gaussian": distortions("Gaussian"),
+            "Cauchy": distortions("Cauchy"),
+        },
+    )
+
+
+def rows(sizes: tuple[int, int, int], repeats: int, seeds: range) -> Iterator:
+    """All timed in turn, one after the other then measured."""
+    num_rows, num_columns, sketch_size = sizes
+    rng = np.random.default_rng(seeds[0])
     bases = {
         "Gaussian": orthonormal(rng.standard_normal((num_rows, num_columns))),
         # A few rows hold almost everything.
         "Cauchy": orthonormal(rng.standard_cauchy((num_rows, num_columns))),
     }
-    table = results.ResultTable(
-        f"{sketch_size} random combinations of {num_rows:,} rows of {num_columns}, "
-        f"float32: milliseconds, and distortion, mean of {len(seeds)} / worst",
-        ["library", "embedding", "milliseconds", *bases],
-    )
     sketches = every_sketch(sketch_size, num_rows)
     matrix = bases["Gaussian"]
-    on_device = jnp.asarray(matrix)
-    seconds = median_seconds(
-        repeats,
-        *(
-            functools.partial(
-                sketch, seed, on_device if library == "jaxwgc" else matrix
-            )
-            for (library, _), sketch in sketches.items()
-        ),
-    )
-    numbers = []
-    for (library, name), time_of_one in zip(sketches, seconds, strict=True):
-        found = {
-            kind: [distortion(sketches[library, name](s, basis)) for s in seeds]
-            for kind, basis in bases.items()
+    inputs = {"jaxwgc": jnp.asarray(matrix)}
+    calls = [
+        functools.partial(sketch, seeds[0], inputs.get(library, matrix))
+        for (library, _), sketch in sketches.items()
+    ]
+    seconds = median_seconds(repeats, *calls)
+    for ((library, name), sketch), time in zip(sketches.items(), seconds, strict=True):
+        yield {
+            "library": library,
+            "embedding": name,
+            "seconds": time,
+            "distortion": {
+                kind: [distortion(sketch(seed, basis)) for seed in seeds]
+                for kind, basis in bases.items()
+            },
         }
-        numbers.append(
-            {
-                "library": library,
-                "embedding": name,
-                "seconds": time_of_one,
-                "distortion": found,
-            }
-        )
-        table.add_row(
-            library,
-            name,
-            f"{1e3 * time_of_one:.3g}",
-            *(f"{np.mean(own):.2f} / {np.max(own):.2f}" for own in found.values()),
-        )
-    return table, numbers
 
 
 def every_sketch(sketch_size: int, num_rows: int) -> dict[tuple[str, str], Sketch]:

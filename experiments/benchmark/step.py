@@ -7,13 +7,38 @@ import jax.numpy as jnp
 import optax
 
 import jaxwgc
-from experiments import descent, results
+from experiments import descent
+from experiments.studies import Once, Study
+from experiments.tables import ResultTable
 from experiments.timing import median_seconds
 
+DESCRIPTIONS = (
+    "plain full batch",
+    "coded, one backward pass",
+    "coded, effective weights on partial gradients",
+    "coded, every message formed and decoded",
+)
 
-def section(repeats: int, seed: int, quick: bool):
+
+def study(repeats: int, seed: int, quick: bool) -> Study:
     """A coded step on an MLP 784-128-10, float32, the paper's cluster."""
     num_rows = 400 if quick else 10_000
+
+    def tabulate(numbers):
+        return ResultTable(
+            f"A step on an MLP 784-128-10, {num_rows:,} rows, float32",
+            ["step", "milliseconds", "of the plain step"],
+            [
+                [text, f"{1e3 * own:.1f}", f"{own / numbers['plain']:.2f}"]
+                for own, text in zip(numbers.values(), DESCRIPTIONS)
+            ],
+        )
+
+    return Study(Once(measure, repeats, seed, num_rows), tables={"": tabulate})
+
+
+def measure(repeats: int, seed: int, num_rows: int) -> dict[str, float]:
+    """Seconds, all timed in turn."""
     keys = jax.random.split(jax.random.key(seed), 5)
     params = {
         "hidden": jax.random.normal(keys[0], (784, 128)) / 28,
@@ -34,10 +59,12 @@ def section(repeats: int, seed: int, quick: bool):
         logits = hidden @ params["output"] + params["output_bias"]
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).sum()
 
-    def plain(params, state):
-        _, gradient = jax.value_and_grad(loss)(params, whole)
-        updates, state = sgd.update(gradient, state, params)
-        return optax.apply_updates(params, updates), state
+    def stepper(gradient, optimizer):
+        def step(params, state):
+            updates, state = optimizer.update(gradient(params), state, params)
+            return optax.apply_updates(params, updates), state
+
+        return step, optimizer.init(params)
 
     decoded = jaxwgc.decoded_value_and_grad(loss, descent.CODE)
 
@@ -53,17 +80,12 @@ def section(repeats: int, seed: int, quick: bool):
         aggregate = jaxwgc.coded_aggregate(
             descent.CODE, descent.STRAGGLERS, keys[4], method=method
         )
+        partials = jaxwgc.partial_value_and_grad(loss)
         optimizer = optax.chain(aggregate, sgd)
-
-        def step(params, state):
-            _, gradients = jaxwgc.partial_value_and_grad(loss)(params, parts)
-            updates, state = optimizer.update(gradients, state, params)
-            return optax.apply_updates(params, updates), state
-
-        return step, optimizer.init(params)
+        return stepper(lambda params: partials(params, parts)[1], optimizer)
 
     steps = {
-        "plain": (plain, sgd.init(params)),
+        "plain": stepper(lambda params: jax.grad(loss)(params, whole), sgd),
         "collapsed": (collapsed, (keys[4], sgd.init(params))),
         "partials": coded("partials"),
         "messages": coded("messages"),
@@ -73,20 +95,4 @@ def section(repeats: int, seed: int, quick: bool):
         3 * repeats,
         *(functools.partial(step, params, state) for step, state in compiled.values()),
     )
-    table = results.ResultTable(
-        f"A step on an MLP 784-128-10, {num_rows:,} rows, float32",
-        ["step", "milliseconds", "of the plain step"],
-    )
-    descriptions = {
-        "plain": "plain full batch",
-        "collapsed": "coded, one backward pass",
-        "partials": "coded, effective weights on partial gradients",
-        "messages": "coded, every message formed and decoded",
-    }
-    for name, time_of_step in zip(steps, seconds, strict=True):
-        table.add_row(
-            descriptions[name],
-            f"{1e3 * time_of_step:.1f}",
-            f"{time_of_step / seconds[0]:.2f}",
-        )
-    return table, dict(zip(steps, seconds, strict=True))
+    return dict(zip(steps, seconds, strict=True))

@@ -1,36 +1,36 @@
 """Time of the paper's table 2."""
 
-import functools
 import time
 
 import jax
 
 import jaxwgc
-from experiments import linear_regression, results
+from experiments import linear_regression
+from experiments.studies import Once, Study, Trial
+from experiments.tables import ResultTable
 
 TABLE2_RUNS = 2_000
 
 
-def section(repeats: int, seed: int, quick: bool):
+def study(repeats: int, seed: int, quick: bool) -> Study:
     """Wall time of the four cells of table 2, compilation included."""
     del repeats
     runs = 20 if quick else TABLE2_RUNS
-    start = time.perf_counter()
-    with jax.enable_x64(True):
+
+    def measure():
+        start = time.perf_counter()
         for compression in linear_regression.COMPRESSIONS:
-            jaxwgc.monte_carlo(
-                functools.partial(
-                    linear_regression.one_run,
-                    compression=compression,
-                    step_size=linear_regression.PROTOCOLS["doubled"],
-                ),
-                jax.random.key(seed),
-                runs,
-                batch_size=linear_regression.BATCH_SIZE,
-            )
-    seconds = time.perf_counter() - start
-    table = results.ResultTable(
-        "Table 2, four cells, float64, compilation included", ["runs a cell", "seconds"]
-    )
-    table.add_row(f"{runs:,}", f"{seconds:.1f}")
-    return table, {"runs": runs, "seconds": seconds}
+            own = compression, linear_regression.PROTOCOLS["doubled"]
+            trial = Trial(linear_regression.one_run, *own).run
+            key, size = jax.random.key(seed), linear_regression.BATCH_SIZE
+            jaxwgc.monte_carlo(trial, key, runs, size)
+        return {"runs": runs, "seconds": time.perf_counter() - start}
+
+    def tabulate(numbers):
+        return ResultTable(
+            "Table 2, four cells, float64, compilation included",
+            ["runs a cell", "seconds"],
+            [[f"{runs:,}", f"{numbers['seconds']:.1f}"]],
+        )
+
+    return Study(Once(measure), x64=True, tables={"": tabulate})

@@ -4,8 +4,8 @@ import jax
 import numpy as np
 
 import jaxwgc
-from experiments import results
 from experiments.benchmark import _reed_solomon
+from experiments.studies import Once, Study, timed
 
 CODES = tuple(
     (number, number, replication)
@@ -13,51 +13,39 @@ CODES = tuple(
     for replication in (number // 10, number // 5, number // 2)
 ) + ((50, 20, 30), (100, 50, 10))
 NUM_RANDOM = 2_000
-# Climbs start from the worst masks of all kinds.
-NUM_CLIMBS = 3
-NUM_STEPS = 20
 
 
-def section(repeats: int, seed: int, quick: bool):
+def study(repeats: int, seed: int, quick: bool) -> Study:
     """By kind of pattern: the norm of a^T B - 1 over that of 1, the largest found.
 
     With B rounded to float32, as messages are encoded with it.
     """
     del repeats
-    table = results.ResultTable(
-        "Reed-Solomon codes in float32: the largest relative miss of decoding weights "
-        "for exactly d - 1 stragglers",
-        [
-            "(n, k, d)",
-            "at random",
-            "at equal distances",
-            "side by side",
-            "by search",
-            "NumPy lstsq there",
-        ],
-    )
-    numbers = []
-    for parameters in CODES[:1] if quick else CODES:
+
+    def measure(parameters):
         code = jaxwgc.codes.reed_solomon(*parameters)
         number = 20 if quick else NUM_RANDOM
-        found = {
-            "random": _reed_solomon.random_masks(seed, code, number),
-            "strides": _reed_solomon.strides(code),
-            "neighbours": _reed_solomon.neighbours(code),
-        }
+        masks = _reed_solomon.random_masks(seed, code, number)
         error = relative_miss(code)
-        every = np.concatenate([*found.values()])
-        starts = every[np.argsort(-error(every))[: 1 if quick else NUM_CLIMBS]]
-        found["search"] = _reed_solomon.climb(
-            seed, starts, error, 2 if quick else NUM_STEPS
-        )
+        found = _reed_solomon.search(seed, code, masks, error, quick)
         errors = {kind: error(masks) for kind, masks in found.items()}
         worst = found["search"][errors["search"].argmax()]
         largest = {kind: float(own.max()) for kind, own in errors.items()}
-        largest["lstsq"] = numpy_miss(code, worst)
-        numbers.append({"code": parameters, **largest})
-        table.add_row(str(parameters), *(f"{value:.1e}" for value in largest.values()))
-    return table, numbers
+        return {"code": parameters, **largest, "lstsq": numpy_miss(code, worst)}
+
+    return timed(
+        [Once(measure, parameters) for parameters in (CODES[:1] if quick else CODES)],
+        "Reed-Solomon codes in float32: the largest relative miss of decoding weights "
+        "for exactly d - 1 stragglers",
+        lambda row: {
+            "(n, k, d)": str(row["code"]),
+            "at random": f"{row['random']:.1e}",
+            "at equal distances": f"{row['strides']:.1e}",
+            "side by side": f"{row['neighbours']:.1e}",
+            "by search": f"{row['search']:.1e}",
+            "NumPy lstsq there": f"{row['lstsq']:.1e}",
+        },
+    )
 
 
 def relative_miss(code: jaxwgc.GradientCode):

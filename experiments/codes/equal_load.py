@@ -1,22 +1,20 @@
 """Decoding error at equal load, against random stragglers and against an adversary."""
 
-import functools
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 import jaxwgc
 from experiments.codes import orderings
 from experiments.codes.equal_codes import Entry, entries
-from experiments.figures import new_figure, style
-from experiments.studies import Effort, Once, Study
+from experiments.figures import Figure, new_figure, style
+from experiments.studies import Effort, Numbers, Once, Study, Trial
 from experiments.tables import ROUNDING, ResultTable, percent, percents
 from jaxwgc import coding
 
@@ -40,9 +38,9 @@ def study(effort: Effort, key: jax.Array) -> Study:
         return {
             "exact_up_to": entry.make(draw_keys[0]).num_stragglers,
             "is_exact": entry.is_exact,
-            "": functools.partial(one_run, entry=entry, numbers=numbers),
+            "": Trial(one_run, entry, numbers),
             "adversarial": Once(
-                functools.partial(worst_errors, entry, keys, numbers), len(numbers)
+                worst_errors, entry, keys, numbers, num_rows=len(numbers)
             ),
         }
 
@@ -72,9 +70,7 @@ def study(effort: Effort, key: jax.Array) -> Study:
     )
 
 
-def one_run(
-    key: jax.Array, entry: Entry, numbers: tuple[int, ...]
-) -> dict[str, jax.Array]:
+def one_run(key: jax.Array, entry: Entry, numbers: tuple[int, ...]) -> Numbers:
     """Errors over the number of parts, of a code that loses its workers in turn."""
     code_key, order_key = jax.random.split(key)
     code = entry.make(code_key)
@@ -86,9 +82,7 @@ def one_run(
     }
 
 
-def worst_errors(
-    entry: Entry, keys: jax.Array, numbers: tuple[int, ...]
-) -> Iterator[float]:
+def worst_errors(entry: Entry, keys: jax.Array, numbers: Any) -> Iterator[float]:
     """Of the patterns that `worst_pattern` finds, the mean over the codes drawn."""
     codes = [entry.make(key) for key in keys]
     error = jax.jit(jaxwgc.decoding_error)
@@ -100,7 +94,7 @@ def worst_errors(
         yield float(np.mean(errors) / codes[0].num_parts)
 
 
-def tabulate_codes(numbers: Any) -> ResultTable:
+def tabulate_codes(numbers: Numbers) -> ResultTable:
     """What is compared."""
 
     def row(name, own):
@@ -115,72 +109,67 @@ def tabulate_codes(numbers: Any) -> ResultTable:
     )
 
 
-def tabulate_random(numbers: Any) -> ResultTable:
+def tabulate_random(numbers: Numbers) -> ResultTable:
     """Means; zero is proven only for as many stragglers as a code tolerates."""
 
-    def row(name, own):
-        seen = (own["random"].mean > ROUNDING) | (
-            np.array(numbers["stragglers"]) <= own["exact_up_to"]
-        )
-        cells = np.where(seen, percents(own["random"]), "none seen")
-        return f"`{name.split('(')[0]}`", *map(str, cells)
+    def cells(own):
+        is_proven = np.array(numbers["stragglers"]) <= own["exact_up_to"]
+        seen = (own["random"].mean > ROUNDING) | is_proven
+        return map(str, np.where(seen, percents(own["random"]), "none seen"))
 
-    return ResultTable(
-        "Equal load, random stragglers of about "
-        f"{numbers['num_workers']}: mean error, percent",
-        ["code", *(f"s = {s}" for s in numbers["stragglers"])],
-        itertools.starmap(row, numbers["errors"].items()),
+    heads = [f"s = {number}" for number in numbers["stragglers"]]
+    return _tabulate(numbers, "random", "mean error", heads, cells)
+
+
+def tabulate_adversarial(numbers: Numbers) -> ResultTable:
+    """Which numbers of stragglers were searched exhaustively is in the head."""
+    exhaustive = numbers["worst_pattern_is_exhaustive"]
+    heads = [
+        f"s = {number} (all)" if is_exhaustive else f"s = {number}"
+        for number, is_exhaustive in zip(numbers["stragglers"], exhaustive)
+    ]
+    return _tabulate(
+        numbers, "worst", "error", heads, lambda own: map(percent, own["adversarial"])
     )
 
 
-def tabulate_adversarial(numbers: Any) -> ResultTable:
-    """Which numbers of stragglers were searched exhaustively is in the head."""
-    exhaustive = numbers["worst_pattern_is_exhaustive"]
+def _tabulate(
+    numbers: Numbers, kind: str, what: str, heads: list[str], cells: Callable
+) -> ResultTable:
     return ResultTable(
-        "Equal load, worst stragglers of about "
-        f"{numbers['num_workers']}: error, percent",
+        f"Equal load, {kind} stragglers of about {numbers['num_workers']}: {what}, "
+        "percent",
+        ["code", *heads],
         [
-            "code",
-            *(
-                f"s = {s} (all)" if is_exhaustive else f"s = {s}"
-                for s, is_exhaustive in zip(numbers["stragglers"], exhaustive)
-            ),
-        ],
-        [
-            [f"`{name.split('(')[0]}`", *map(percent, own["adversarial"])]
+            [f"`{name.split('(')[0]}`", *cells(own)]
             for name, own in numbers["errors"].items()
         ],
     )
 
 
-def draw(numbers: Any) -> Figure:
+def draw(numbers: Numbers) -> Figure:
     """Random stragglers on the left, the adversary on the right."""
     figure, (left, right) = new_figure(11, 6, columns=2)
     # Zero, and whatever is as good, has a place of its own below the axis.
     floor = LOWEST_SHOWN / 2.5
-    handles = {True: [], False: []}
+    groups = {True: [], False: []}
     labels = {
         "uncoded": "uncoded (load 1)",
         "optimize": "optimize (of a regular graph)",
     }
     for name, own in numbers["errors"].items():
-        group, name = handles[own["is_exact"]], name.split("(")[0]
+        group, name = groups[own["is_exact"]], name.split("(")[0]
+        look = style(len(group)) | {"linestyle": "-" if own["is_exact"] else "--"}
         for axes, errors in ((left, own["random"].mean), (right, own["adversarial"])):
-            (line,) = axes.plot(
-                numbers["stragglers"],
-                np.where(np.array(errors) > LOWEST_SHOWN, errors, floor),
-                linestyle="-" if own["is_exact"] else "--",
-                linewidth=1.4,
-                label=labels.get(name, name),
-                **style(len(group)),
-            )
-        group.append(line)
+            shown = np.where(np.array(errors) > LOWEST_SHOWN, errors, floor)
+            label = labels.get(name, name)
+            (handle,) = axes.plot(numbers["stragglers"], shown, label=label, **look)
+        group.append(handle)
     exponents = range(round(np.log10(LOWEST_SHOWN)), 1)
-    for axes, title in (
-        (left, "random stragglers, mean"),
-        (right, "adversary: the worst pattern found"),
-    ):
-        axes.set(yscale="log", ylim=(floor / 1.5, 1.2), title=title)
+    left.set_title("random stragglers, mean")
+    right.set_title("adversary: the worst pattern found")
+    for axes in (left, right):
+        axes.set(yscale="log", ylim=(floor / 1.5, 1.2))
         axes.set_yticks(
             [floor, *(10.0**exponent for exponent in exponents)],
             ["less or 0", *(f"$10^{{{exponent}}}$" for exponent in exponents)],
@@ -188,14 +177,10 @@ def draw(numbers: Any) -> Figure:
         axes.minorticks_off()
         axes.set(xticks=numbers["stragglers"], xlabel="stragglers s")
     left.set_ylabel("decoding error / number of parts")
-    figure.legend(
-        handles=[
-            Line2D([], [], linestyle="", label="exact for few stragglers:"),
-            *handles[True],
-            Line2D([], [], linestyle="", label="approximate:"),
-            *handles[False],
-        ],
-        loc="outside right upper",
-        handlelength=3,
+    exact, approximate = (
+        Line2D([], [], linestyle="", label=text)
+        for text in ("exact for few stragglers:", "approximate:")
     )
+    handles = [exact, *groups[True], approximate, *groups[False]]
+    figure.legend(handles=handles, loc="outside right upper", handlelength=3)
     return figure

@@ -1,22 +1,22 @@
 """Learned entries against zeros and ones on the same assignment."""
 
 import dataclasses
-import functools
 import itertools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import jaxwgc
-from experiments.studies import Effort, Once, Study
+from experiments.studies import Effort, Numbers, Once, Study
 from experiments.tables import ResultTable, half_width, percent
 from jaxwgc import codes as constructors
 from jaxwgc import stragglers
 
 NUM_WORKERS, REPLICATION, PROBABILITY = 20, 4, 0.3
 FEW_ASSIGNMENTS = ("regular graph",)
+Code = jaxwgc.GradientCode
 # Fresh masks for each of the runs: 20,000 by default.
 MASKS_PER_RUN = 10
 
@@ -51,7 +51,7 @@ def study(effort: Effort, key: jax.Array) -> Study:
         {
             "num_masks": num_masks,
             "assignments": {
-                name: Once(functools.partial(measure, code))
+                name: Once(measure, code)
                 for name, code in zeros_and_ones(code_key).items()
                 if effort.is_full or name in FEW_ASSIGNMENTS
             },
@@ -60,13 +60,12 @@ def study(effort: Effort, key: jax.Array) -> Study:
     )
 
 
-def tabulate(numbers: Any) -> ResultTable:
+def tabulate(numbers: Numbers) -> ResultTable:
     """Both errors, and what learning saves."""
 
     def row(name, own):
-        errors = [
-            percent(e.mean, half_width(e)) for e in (own.zeros_and_ones, own.learned)
-        ]
+        both = own.zeros_and_ones, own.learned
+        errors = [percent(mean.mean, half_width(mean)) for mean in both]
         if own.unchanged:
             return name, errors[0], "unchanged", "–"
         saved = percent(own.reduction, own.reduction_half_interval)
@@ -81,25 +80,19 @@ def tabulate(numbers: Any) -> ResultTable:
     )
 
 
-def zeros_and_ones(key: jax.Array) -> dict[str, jaxwgc.GradientCode]:
+def zeros_and_ones(key: jax.Array) -> dict[str, Code]:
     """Codes of zeros and ones, by what they are called in the table."""
     cyclic = constructors.cyclic_repetition(key, NUM_WORKERS, REPLICATION - 1)
+    ones = np.asarray(cyclic.assignment, np.float64)
+    repetition = constructors.fractional_repetition(NUM_WORKERS, REPLICATION - 1)
     return {
         "regular graph": constructors.regular_graph(key, NUM_WORKERS, REPLICATION),
-        "cyclic": dataclasses.replace(
-            cyclic,
-            encoding_matrix=np.asarray(cyclic.assignment, np.float64),
-            num_stragglers=0,
-        ),
-        "fractional repetition": constructors.fractional_repetition(
-            NUM_WORKERS, REPLICATION - 1
-        ),
+        "cyclic": dataclasses.replace(cyclic, encoding_matrix=ones, num_stragglers=0),
+        "fractional repetition": repetition,
     }
 
 
-def compare(
-    code: jaxwgc.GradientCode, better: jaxwgc.GradientCode, masks: np.ndarray
-) -> Comparison:
+def compare(code: Code, better: Code, masks: np.ndarray) -> Comparison:
     """Both decoded by least squares, on the same masks."""
     with jax.enable_x64(True):
         error = jax.jit(jaxwgc.decoding_error, static_argnames="decoder")

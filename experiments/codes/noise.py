@@ -1,17 +1,15 @@
 """How much exact codes amplify rounding, against the number of workers."""
 
-import functools
 import itertools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
-from matplotlib.figure import Figure
 
 import jaxwgc
-from experiments.figures import new_figure, style
-from experiments.studies import Effort, Once, Study
+from experiments.figures import Figure, line, new_figure
+from experiments.studies import Effort, Numbers, Once, Study
 from experiments.tables import ResultTable
 from jaxwgc import codes as constructors
 
@@ -70,7 +68,7 @@ def study(effort: Effort, key: jax.Array) -> Study:
         {
             "patterns": num_patterns,
             "codes": {
-                name: [Once(functools.partial(measure, make, own)) for own in masks]
+                name: [Once(measure, make, own) for own in masks]
                 for name, make in exact_codes(jax.random.fold_in(key, 4)).items()
             },
         },
@@ -98,26 +96,20 @@ def measure(make: Construct, masks: np.ndarray) -> Measured:
 def noise_of(code: jaxwgc.GradientCode, weights: np.ndarray) -> np.ndarray:
     """Noise of the decoded gradient over that of the sum: see `coding.Diagnosis`."""
     sizes = np.sum(np.abs(code.encoding_matrix) ** 2, axis=1)
-    square = np.abs(weights) ** 2 @ sizes
-    return np.sqrt(square.reshape(len(weights), -1).sum(axis=1) / _scale(code))
+    square = (np.abs(weights) ** 2 @ sizes).reshape(len(weights), -1).sum(axis=1)
+    return np.sqrt(square / (code.num_parts * code.num_segments))
 
 
 def relative_misses(code: jaxwgc.GradientCode, weights: np.ndarray) -> np.ndarray:
     """The norm of a^T B - target over that of the target."""
-    exactly = weights.astype(np.complex128).reshape(
-        len(weights), code.num_segments, code.num_messages
-    )
+    shape = len(weights), code.num_segments, code.num_messages
+    exactly = weights.astype(np.complex128).reshape(shape)
     target = np.kron(np.ones(code.num_parts), np.eye(code.num_segments))
     misses = exactly @ np.asarray(code.encoding_matrix) - target
-    square = np.sum(np.abs(misses) ** 2, axis=(1, 2))
-    return np.sqrt(square / _scale(code))
+    return np.linalg.norm(misses, axis=(1, 2)) / np.linalg.norm(target)
 
 
-def _scale(code: jaxwgc.GradientCode) -> int:
-    return code.num_parts * code.num_segments
-
-
-def tabulate(numbers: Any) -> ResultTable:
+def tabulate(numbers: Numbers) -> ResultTable:
     """A row a code, a column a size."""
 
     def row(name, cells):
@@ -142,20 +134,15 @@ def _scientific(value: float) -> str:
     return "0" if value == 0 else f"{value:.0e}"
 
 
-def draw(numbers: Any) -> Figure:
+def draw(numbers: Numbers) -> Figure:
     """Log-log; codes that float64 cannot decode are left out."""
     figure, (axes,) = new_figure(8, 4.8)
     for index, (name, row) in enumerate(numbers["codes"].items()):
         shown = [cell for cell in row if cell.miss_float64 <= DECODABLE]
-        axes.plot(
-            [cell.num_workers for cell in shown],
-            [cell.noise for cell in shown],
-            markersize=6,
-            # Two codes that amplify nothing lie on each other.
-            linestyle="--" if name == "binary" else "-",
-            label=name,
-            **style(index),
-        )
+        points = [c.num_workers for c in shown], [c.noise for c in shown]
+        # Two codes that amplify nothing lie on each other.
+        dashes = "--" if name == "binary" else "-"
+        line(axes, index, *points, linestyle=dashes, label=name)
     sizes = [cell.num_workers for cell in numbers["codes"]["binary"]]
     axes.set(xscale="log", yscale="log", ylabel="noise amplification, median")
     axes.set_xticks(sizes, [str(size) for size in sizes])

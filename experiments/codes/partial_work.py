@@ -1,14 +1,13 @@
 """What the unfinished work of stragglers is worth, by the deadline of the round."""
 
-import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import jaxwgc
-from experiments.studies import Effort, Study
+from experiments.studies import Effort, Numbers, Study, Trial
 from experiments.tables import ResultTable, percents
 from jaxwgc import codes as constructors
 from jaxwgc import stragglers
@@ -34,20 +33,18 @@ def entries() -> list[Entry]:
     cluster = constructors.cyclic_mds(5, 2)
     clustered = constructors.clustered(cluster, NUM_WORKERS // 5)
     repetition = constructors.fractional_repetition(NUM_WORKERS, 3)
-    partial = constructors.partial(constructors.cyclic_mds(NUM_WORKERS, 1), 2)
     codes = {
         f"uncoded({NUM_WORKERS}, {4 * NUM_WORKERS})": uncoded,
         f"clustered(cyclic_mds(5, 2), {NUM_WORKERS // 5})": clustered,
         f"fractional_repetition({NUM_WORKERS}, 3)": repetition,
     }
-    return [
-        *(
-            Entry(name, code, constructors.multi_message(code))
-            for name, code in codes.items()
-        ),
-        # Both messages or none, against the first without the second.
-        Entry(f"partial(cyclic_mds({NUM_WORKERS}, 1), 2)", partial, partial),
+    several = [
+        Entry(name, c, constructors.multi_message(c)) for name, c in codes.items()
     ]
+    # Both messages or none, against the first without the second.
+    partial = constructors.partial(constructors.cyclic_mds(NUM_WORKERS, 1), 2)
+    name = f"partial(cyclic_mds({NUM_WORKERS}, 1), 2)"
+    return [*several, Entry(name, partial, partial)]
 
 
 def study(effort: Effort, key: jax.Array) -> Study:
@@ -57,15 +54,13 @@ def study(effort: Effort, key: jax.Array) -> Study:
     chosen = entries() if effort.is_full else entries()[:2]
     return Study(
         {
-            "runs": runs,
             "deadlines": deadlines,
             "messages_and_work": {
                 entry.name: (entry.several.messages_per_worker, work(entry.single))
                 for entry in chosen
             },
             "errors": {
-                entry.name: functools.partial(one_run, entry=entry, deadlines=deadlines)
-                for entry in chosen
+                entry.name: Trial(one_run, entry, deadlines) for entry in chosen
             },
         },
         key=jax.random.fold_in(key, 8),
@@ -75,24 +70,19 @@ def study(effort: Effort, key: jax.Array) -> Study:
     )
 
 
-def tabulate(numbers: Any) -> ResultTable:
+def tabulate(numbers: Numbers) -> ResultTable:
     """A row a code, a column a deadline."""
 
     def row(name, messages, work):
-        both = [
-            percents(numbers["errors"][name][kind]) for kind in ("whole", "finished")
-        ]
-        return f"`{name}`", str(messages), f"{work:.3g}", *map(" / ".join, zip(*both))
+        own = numbers["errors"][name]
+        pairs = zip(percents(own["whole"]), percents(own["finished"]))
+        return f"`{name}`", str(messages), f"{work:.3g}", *map(" / ".join, pairs)
 
+    deadlines = [f"deadline {deadline:g}" for deadline in numbers["deadlines"]]
     return ResultTable(
         f"Unfinished work, {NUM_WORKERS} workers: mean error in percent of "
         f"{numbers['runs']} rounds, whole workers / finished parts",
-        [
-            "code",
-            "messages",
-            "work",
-            *(f"deadline {d:g}" for d in numbers["deadlines"]),
-        ],
+        ["code", "messages", "work", *deadlines],
         [row(name, *own) for name, own in numbers["messages_and_work"].items()],
     )
 
@@ -102,7 +92,7 @@ def work(code: jaxwgc.GradientCode) -> float:
     return float(np.mean(code.loads)) * code.num_workers / code.num_parts
 
 
-def one_run(key: jax.Array, entry: Entry, deadlines: tuple[float, ...]):
+def one_run(key: jax.Array, entry: Entry, deadlines: tuple[float, ...]) -> Numbers:
     """Errors (deadlines,) over the number of parts, of the same finish times."""
     code = entry.single
     share = code.num_parts / code.num_workers

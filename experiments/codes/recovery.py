@@ -1,18 +1,16 @@
 """Parts that peeling recovers against the workers that answer, and what it misses."""
 
-import functools
 import itertools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from matplotlib.figure import Figure
 
 import jaxwgc
-from experiments.figures import new_figure, style
-from experiments.studies import Effort, Study
+from experiments.figures import Figure, new_figure, style
+from experiments.studies import Effort, Numbers, Study, Trial
 from experiments.tables import ResultTable, percents
 from jaxwgc import codes as constructors
 
@@ -63,15 +61,9 @@ def study(effort: Effort, key: jax.Array) -> Study:
         {
             "num_workers": num_workers,
             "num_parts": num_parts,
-            "runs": runs,
             "shares": SHARES,
             "recovered": {
-                f"{setting.family}, {setting.label}": functools.partial(
-                    one_run,
-                    setting=setting,
-                    num_workers=num_workers,
-                    num_parts=num_parts,
-                )
+                f"{setting.family}, {setting.label}": Trial(one_run, setting, *sizes)
                 for setting in (SETTINGS if effort.is_full else SETTINGS[2:4])
             },
         },
@@ -115,7 +107,7 @@ def determined(matrix: jax.Array, received: jax.Array) -> jax.Array:
     return jnp.sum(null_space**2, axis=1) < 1e-9
 
 
-def tabulate(numbers: Any) -> ResultTable:
+def tabulate(numbers: Numbers) -> ResultTable:
     """Peeling beside elimination."""
 
     def row(name, own):
@@ -137,7 +129,7 @@ def tabulate(numbers: Any) -> ResultTable:
     )
 
 
-def draw(numbers: Any) -> Figure:
+def draw(numbers: Numbers) -> Figure:
     """A panel a family."""
     names = [name.split(", ", 1) for name in numbers["recovered"]]
     families = list(dict.fromkeys(family for family, _ in names))

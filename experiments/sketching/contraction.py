@@ -1,6 +1,6 @@
 """The iterative Hessian sketch: how fast its error falls, and theory's factor."""
 
-import functools
+import itertools
 from typing import Any, NamedTuple
 
 import jax
@@ -8,11 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import scipy.optimize
-from matplotlib.figure import Figure
 
 import jaxwgc
-from experiments.figures import new_figure, style
-from experiments.studies import Effort, Study
+from experiments.figures import COLORS, Figure, line, new_figure
+from experiments.studies import Effort, Numbers, Study, Trial
 from experiments.tables import ResultTable, interval
 from jaxwgc import sketching
 
@@ -44,21 +43,14 @@ def study(effort: Effort, key: jax.Array) -> Study:
     with jax.enable_x64(True):
         matrix, target = system(jax.random.fold_in(key, 0), shape)
 
-    def trial(method: Method, ratio: int) -> functools.partial:
-        return functools.partial(
-            one_run,
-            matrix=matrix,
-            target=target,
-            optimum=optimum(matrix, target, method),
-            method=method,
-            sketch_size=ratio * shape[1],
-        )
+    def trial(method: Method, ratio: int) -> Trial:
+        own = matrix, target, optimum(matrix, target, method)
+        return Trial(one_run, *own, method, ratio * shape[1])
 
     return Study(
         {
             "shape": shape,
             "ratios": ratios,
-            "runs": effort.runs,
             "iterations": NUM_ITERATIONS,
             "theory": {
                 name_of(method, ratio): theory(method, ratio * shape[1], shape[1])
@@ -110,16 +102,11 @@ def theory(method: Method, sketch_size: int, num_columns: int) -> float:
 
 
 def one_run(
-    key: jax.Array,
-    matrix: np.ndarray,
-    target: np.ndarray,
-    optimum: np.ndarray,
-    method: Method,
-    sketch_size: int,
-) -> dict[str, jax.Array]:
+    key: jax.Array, matrix: Any, target: Any, optimum: Any, method: Method, size: int
+) -> Numbers:
     """Errors ‖X(θ_t - θ*)‖² over ‖Xθ*‖², and the mean factor from one to the next."""
     found = sketching.iterative_hessian_sketch(
-        key, matrix, target, sketch_size, NUM_ITERATIONS, **method.options
+        key, matrix, target, size, NUM_ITERATIONS, **method.options
     )
     scale = np.sum((matrix @ optimum) ** 2)
     last = jnp.sum((matrix @ (found.solution - optimum)) ** 2) / scale
@@ -128,18 +115,14 @@ def one_run(
     # The residual of θ* is orthogonal to X.
     square = found.residual_history**2 - np.sum((target - matrix @ optimum) ** 2)
     errors = square / scale
+    factor = jnp.mean(errors[1:] / errors[:-1])
     if method == MOMENTUM:
         # Iterates swing, so only the mean factor over many of them says something.
-        late = (errors[-1] / errors[LATE]) ** (1 / (NUM_ITERATIONS - LATE))
-        return {"last": last, "errors": errors, "factor": late}
-    return {
-        "last": last,
-        "errors": errors,
-        "factor": jnp.mean(errors[1:] / errors[:-1]),
-    }
+        factor = (errors[-1] / errors[LATE]) ** (1 / (NUM_ITERATIONS - LATE))
+    return {"last": last, "errors": errors, "factor": factor}
 
 
-def reduce(found: dict[str, np.ndarray]) -> dict[str, Any]:
+def reduce(found: dict[str, np.ndarray]) -> Numbers:
     """Means, and what a few runs that diverge do not move."""
     numbers = jaxwgc.summarize(found) | {
         "median_last": np.median(found["last"]),
@@ -151,29 +134,33 @@ def reduce(found: dict[str, np.ndarray]) -> dict[str, Any]:
     return numbers
 
 
-def tabulate(numbers: Any) -> ResultTable:
+def tabulate(numbers: Numbers) -> ResultTable:
     """Measured factors beside those of theory."""
+    rows, columns = numbers["shape"]
 
-    def row(method, ratio):
-        own = numbers["measured"][name_of(method, ratio)]
-        factors = "", ""
-        if "factor" in own:
-            expected = numbers["theory"][name_of(method, ratio)]
-            factors = interval(own["factor"], 4), f"{expected:.4f}"
-        last = f"{own['median_last']:.0e}", f"{own['worst_last']:.0e}"
-        return method.name, str(ratio), *factors, *last
+    def show(cell):
+        method, ratio = cell
+        own = numbers["measured"][name_of(*cell)]
+        factor = interval(own["factor"], 4) if "factor" in own else ""
+        expected = numbers["theory"][name_of(*cell)] if factor else None
+        return {
+            "method": method.name,
+            "m / p": str(ratio),
+            "factor, measured": factor,
+            "factor, theory": "" if expected is None else f"{expected:.4f}",
+            "last error: median": f"{own['median_last']:.0e}",
+            "worst": f"{own['worst_last']:.0e}",
+        }
 
-    return ResultTable(
-        f"Iterative Hessian sketch of {numbers['shape'][0]:,} × {numbers['shape'][1]}, "
-        f"Gaussian sketches, {NUM_ITERATIONS} iterations, mean of {numbers['runs']} runs",
-        "method;m / p;factor, measured;factor, theory;last error: median;worst".split(
-            ";"
-        ),
-        [row(method, ratio) for method in METHODS for ratio in numbers["ratios"]],
+    return ResultTable.of_records(
+        f"Iterative Hessian sketch of {rows:,} × {columns}, Gaussian sketches, "
+        f"{NUM_ITERATIONS} iterations, mean of {numbers['runs']} runs",
+        show,
+        itertools.product(METHODS, numbers["ratios"]),
     )
 
 
-def draw(numbers: Any) -> Figure:
+def draw(numbers: Numbers) -> Figure:
     """Errors by iteration, a panel a method.
 
     Medians with momentum, where few runs that diverge make up the mean.
@@ -186,12 +173,10 @@ def draw(numbers: Any) -> Figure:
             middle, low, high, _ = own["errors"]
             if method == MOMENTUM:
                 low, middle, high = own["errors_10_50_90"]
-            look = style(index) | {"linewidth": 1, "markersize": 4}
-            line = {"color": look["color"], "linewidth": 1}
-            axes.plot(iterations, middle, label=f"m = {ratio}p", **look)
-            axes.fill_between(iterations, low, high, alpha=0.2, **line)
-            expected = numbers["theory"][name_of(method, ratio)]
-            axes.plot(iterations, expected**iterations, ":", **line)
+            look = {"linewidth": 1, "markersize": 4, "label": f"m = {ratio}p"}
+            line(axes, index, iterations, middle, (low, high), **look)
+            expected = numbers["theory"][name_of(method, ratio)] ** iterations
+            axes.plot(iterations, expected, ":", color=COLORS[index], linewidth=1)
         axes.plot([], [], ":", color="0.4", label="theory's factor")
         shown = "mean" if method == NEW else "median, 10–90%"
         axes.set(title=f"{method.name}: {shown}", yscale="log")

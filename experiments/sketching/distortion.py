@@ -1,18 +1,16 @@
 """Distortion of every embedding against its size, on incoherent and coherent data."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from matplotlib.figure import Figure
 
 import jaxwgc
-from experiments.figures import new_figure, style
+from experiments.figures import Figure, new_figure, sketch_sizes, style
 from experiments.sketching import data
-from experiments.studies import Effort, Study
+from experiments.studies import Effort, Numbers, Study, Trial
 from experiments.tables import ResultTable, half_width, interval
 from jaxwgc import sketching
 
@@ -57,14 +55,10 @@ def study(effort: Effort, key: jax.Array) -> Study:
         {
             "num_rows": num_rows,
             "num_columns": num_columns,
-            "runs": effort.runs,
             "sketch_sizes": sizes,
             "coherence": {kind: own.coherence for kind, own in chosen.items()},
             "distortion": {
-                name: [
-                    functools.partial(one_run, make=make, size=size, every=chosen)
-                    for size in sizes
-                ]
+                name: [Trial(one_run, make, size, chosen) for size in sizes]
                 for name, make in EMBEDDINGS.items()
             },
         },
@@ -77,9 +71,7 @@ def study(effort: Effort, key: jax.Array) -> Study:
     )
 
 
-def one_run(
-    key: jax.Array, make: Make, size: int, every: dict[str, data.Regression]
-) -> dict[str, jax.Array]:
+def one_run(key: jax.Array, make: Make, size: int, every: dict[str, Any]) -> Numbers:
     """Distortions by the kind of the data, in float32."""
 
     def of(own: data.Regression) -> jax.Array:
@@ -95,7 +87,7 @@ def label(name: str) -> str:
     return ", ".join([f"`{own}`", *rest])
 
 
-def tabulate(numbers: Any) -> ResultTable:
+def tabulate(numbers: Numbers) -> ResultTable:
     """A row an embedding, columns for sizes on both kinds of data."""
     factors = [size // numbers["num_columns"] for size in numbers["sketch_sizes"]]
     shown = [factor for factor in SHOWN_FACTORS if factor in factors]
@@ -119,28 +111,23 @@ def tabulate(numbers: Any) -> ResultTable:
     )
 
 
-def draw(numbers: Any) -> Figure:
+def draw(numbers: Numbers) -> Figure:
     """Log-log, a panel a kind of data."""
     figure, panels = new_figure(10, 5.2, len(KINDS))
     sizes, num_columns = np.array(numbers["sketch_sizes"]), numbers["num_columns"]
     for axes, kind in zip(panels, KINDS, strict=True):
-        is_first = axes is panels[0]
         for index, (name, row) in enumerate(numbers["distortion"].items()):
-            axes.errorbar(
-                sizes,
-                [summary[kind].mean for summary in row],
-                yerr=[half_width(summary[kind]) for summary in row],
-                linewidth=1.4,
-                # Lines that lie on each other.
-                linestyle="--" if name == "rademacher" else "-",
-                label=name if is_first else None,
-                **style(index),
-            )
-        guide = "√(p / m)" if is_first else None
-        axes.plot(sizes, np.sqrt(num_columns / sizes), ":", color="0.3", label=guide)
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(sizes, [f"{size // num_columns}p\n{size:,}" for size in sizes])
+            means = [summary[kind].mean for summary in row]
+            look = style(index) | {"linewidth": 1.4, "label": name}
+            # Lines that lie on each other.
+            look["linestyle"] = "--" if name == "rademacher" else "-"
+            halves = [half_width(summary[kind]) for summary in row]
+            axes.errorbar(sizes, means, yerr=halves, **look)
+        guide = np.sqrt(num_columns / sizes)
+        axes.plot(sizes, guide, ":", color="0.3", label="√(p / m)")
+        sketch_sizes(axes, sizes, num_columns)
         axes.set(yscale="log", title=data.KINDS[kind].label, xlabel="sketch size m")
     panels[0].set_ylabel("distortion ‖UᵀSᵀSU − I‖, mean")
-    figure.legend(loc="outside right upper")
+    handles, _ = panels[0].get_legend_handles_labels()
+    figure.legend(handles=handles, loc="outside right upper")
     return figure

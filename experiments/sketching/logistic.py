@@ -2,16 +2,15 @@
 
 import functools
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 import sklearn.linear_model
-from matplotlib.figure import Figure
 
 from experiments import mnist, timing
-from experiments.figures import new_figure, style
-from experiments.studies import Effort, Once, Study
+from experiments.figures import Figure, line, new_figure
+from experiments.studies import Effort, Numbers, Once, Study
 from experiments.tables import YES_NO, ResultTable
 from jaxwgc import sketching
 
@@ -41,13 +40,12 @@ class Measured(NamedTuple):
 def study(effort: Effort, key: jax.Array) -> Study:
     """A row a solver."""
     features, labels = load(effort)
-    repeats = REPEATS if effort.is_full else 1
-    rows = functools.partial(compare, key, features, labels, repeats)
+    problem = key, features, labels, REPEATS if effort.is_full else 1
     return Study(
         {
             "shape": features.shape,
             "ridge": RIDGE,
-            "measured": Once(rows, 2 + len(SETTINGS)),
+            "measured": Once(compare, *problem, num_rows=2 + len(SETTINGS)),
         },
         x64=True,
         tables={"logistic": tabulate},
@@ -139,7 +137,7 @@ def _off(params: np.ndarray, optimum: np.ndarray) -> tuple[float, float]:
     return float(np.abs(difference).max()), float(relative)
 
 
-def tabulate(numbers: Any) -> ResultTable:
+def tabulate(numbers: Numbers) -> ResultTable:
     """A row a solver."""
     rows, columns = numbers["shape"]
 
@@ -148,28 +146,27 @@ def tabulate(numbers: Any) -> ResultTable:
 
     return ResultTable.of_records(
         f"Logistic regression on {rows:,} × {columns}, ridge {RIDGE}",
-        numbers["measured"],
-        {
-            "solver": lambda row: row.name,
-            "steps": lambda row: str(row.steps),
-            "largest difference": lambda row: scientific(
-                row.largest_difference, "reference"
-            ),
-            "relative difference": lambda row: scientific(row.relative_difference),
-            "seconds": lambda row: row.time.cell(),
-            "runs": lambda row: str(row.time.runs),
-            "converged": lambda row: YES_NO[row.converged],
+        lambda row: {
+            "solver": row.name,
+            "steps": str(row.steps),
+            "largest difference": scientific(row.largest_difference, "reference"),
+            "relative difference": scientific(row.relative_difference),
+            "seconds": row.time.cell(),
+            "runs": str(row.time.runs),
+            "converged": YES_NO[row.converged],
         },
+        numbers["measured"],
     )
 
 
-def draw(numbers: Any) -> Figure:
+def draw(numbers: Numbers) -> Figure:
     """What is left of the objective, step by step."""
     figure, (axes,) = new_figure(7.5, 4.4)
     ours = [row for row in numbers["measured"] if row.gaps is not None]
     for index, row in enumerate(ours):
         gaps = np.maximum(row.gaps[: row.steps + 1], FLOOR)
-        axes.plot(gaps, label=row.name.split(", ", 1)[1], **style(index))
+        label = row.name.split(", ", 1)[1]
+        line(axes, index, np.arange(len(gaps)), gaps, label=label)
     axes.set(yscale="log", xticks=range(0, max(row.steps for row in ours) + 1, 2))
     axes.set_ylim(bottom=FLOOR / 3)
     axes.set(xlabel="Newton step", ylabel="objective above its minimum")

@@ -1,6 +1,6 @@
 """Whether the recommended sketch sizes keep what they promise."""
 
-import functools
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -8,15 +8,9 @@ import jax
 import numpy as np
 
 import jaxwgc
-from experiments.sketching import data
-from experiments.sketching.distortion import (
-    EMBEDDINGS,
-    KINDS,
-    label,
-    oblivious,
-    one_run,
-)
-from experiments.studies import Effort, Study
+from experiments.sketching import data, distortion
+from experiments.sketching.distortion import KINDS
+from experiments.studies import Effort, Numbers, Study, Trial
 from experiments.tables import ResultTable, interval
 from jaxwgc import sketching
 
@@ -48,22 +42,15 @@ def study(effort: Effort, key: jax.Array) -> Study:
     num_rows = NUM_ROWS if effort.is_full else FEW_ROWS
     data_key, run_key = jax.random.split(key)
     every = data.regressions(data_key, num_rows, NUM_COLUMNS)
-    makes = EMBEDDINGS | {
-        FEW_NONZEROS: oblivious(sketching.sparse_sign, num_nonzeros=NUM_NONZEROS)
-    }
+    few = distortion.oblivious(sketching.sparse_sign, num_nonzeros=NUM_NONZEROS)
+    makes = distortion.EMBEDDINGS | {FEW_NONZEROS: few}
 
     def cells(name, kind):
         own = every[kind]
-        size = sketching.recommended_sketch_size(
-            name.split(", ")[0],
-            NUM_COLUMNS,
-            EPSILON,
-            DELTA,
-            **SETTINGS[name](own.scores),
-        )
-        trial = functools.partial(
-            one_run, make=makes[name], size=size, every={kind: own}
-        )
+        wanted = name.split(", ")[0], NUM_COLUMNS, EPSILON, DELTA
+        options = SETTINGS[name](own.scores)
+        size = sketching.recommended_sketch_size(*wanted, **options)
+        trial = Trial(distortion.one_run, makes[name], size, {kind: own})
         # More draws than there are rows embed nothing.
         return {"size": size} | ({"": trial} if size <= num_rows else {})
 
@@ -73,7 +60,6 @@ def study(effort: Effort, key: jax.Array) -> Study:
             "num_columns": NUM_COLUMNS,
             "epsilon": EPSILON,
             "delta": DELTA,
-            "runs": effort.runs,
             "embeddings": {
                 name: {kind: cells(name, kind) for kind in KINDS} for name in SETTINGS
             },
@@ -86,7 +72,7 @@ def study(effort: Effort, key: jax.Array) -> Study:
     )
 
 
-def reduce(distortions: dict[str, np.ndarray]) -> dict[str, Any]:
+def reduce(distortions: dict[str, np.ndarray]) -> Numbers:
     """How many keep the promise, and the mean."""
     (found,) = distortions.values()
     return {
@@ -95,7 +81,7 @@ def reduce(distortions: dict[str, np.ndarray]) -> dict[str, Any]:
     }
 
 
-def tabulate(numbers: Any) -> ResultTable:
+def tabulate(numbers: Numbers) -> ResultTable:
     """A row a setting."""
 
     def cells(own):
@@ -105,20 +91,14 @@ def tabulate(numbers: Any) -> ResultTable:
         successes = f"{own['successes']} of {numbers['runs']}"
         return size, successes, interval(own["distortion"], 3)
 
+    whats = "size", f"at most {EPSILON}", "mean distortion"
     return ResultTable(
         f"Recommended sizes for p = {NUM_COLUMNS}, ε = {EPSILON} and δ = {DELTA}, "
         f"N = {numbers['num_rows']:,}: of {numbers['runs']} embeddings those with a "
         "distortion of at most ε",
+        ["embedding", *(f"{kind}: {what}" for kind in KINDS for what in whats)],
         [
-            "embedding",
-            *(
-                f"{kind}: {what}"
-                for kind in KINDS
-                for what in ("size", f"at most {EPSILON}", "mean distortion")
-            ),
-        ],
-        [
-            [label(name), *(cell for kind in KINDS for cell in cells(own[kind]))]
+            [distortion.label(name), *itertools.chain(*map(cells, own.values()))]
             for name, own in numbers["embeddings"].items()
         ],
     )

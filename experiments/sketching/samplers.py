@@ -1,20 +1,108 @@
 """Least squares on sampled rows: what each sampler loses, against the rows it takes."""
 
 import functools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from matplotlib.figure import Figure
 
-from experiments.figures import new_figure, style
+from experiments.figures import Figure, line, new_figure, sketch_sizes
 from experiments.sketching import data
-from experiments.sketching.sampled_rows import SAMPLERS, compare, one_run
-from experiments.studies import Effort, Study
+from experiments.studies import Effort, Numbers, Study, Trial
 from experiments.tables import ROUNDING, ResultTable
+from jaxwgc import sketching
 
 FACTORS, FEW_FACTORS = (4, 8, 16, 32, 64), (4, 16)
 SHOWN_FACTOR = 16
+# Data by their kind.
+Every = dict[str, data.Regression]
+# Rows of a block that are drawn together.
+BLOCK_SIZE = 4
+# Of singular values of the sampled basis, squared.
+CUTOFF = 1e-13
+
+
+class Sampler(NamedTuple):
+    """How rows are drawn: arguments of the library's functions."""
+
+    rule: str = "lev"
+    method: str = "with_replacement"
+    weighted: bool = True
+
+
+SAMPLERS = {
+    "LEV": Sampler(),
+    "UNIF": Sampler("unif"),
+    "SLEV": Sampler("slev"),
+    "LEVUNW": Sampler(weighted=False),
+    "LEV, without replacement": Sampler(method="without_replacement"),
+    "LEV, Poisson": Sampler(method="poisson"),
+    "LEV, top k": Sampler(method="top_k"),
+    "LEV, blocks": Sampler(method="blocks"),
+}
+
+
+def draw_rows(
+    key: jax.Array, probabilities: jax.Array, size: int, method: str, weighted: bool
+) -> tuple[jax.Array, jax.Array]:
+    """Indices of rows and the factor of each, which is 0 for those that are no rows."""
+    if method != "blocks":
+        found = sketching.sample_rows(
+            key, probabilities, size, method, weighted=weighted
+        )
+        return found.indices, found.scale
+    # Neighbouring rows together, by their share of the scores, as in the paper.
+    shares = sketching.partition_probabilities(
+        probabilities, len(probabilities) // BLOCK_SIZE
+    )
+    blocks = sketching.sample_partitions(key, shares, num_draws=size // BLOCK_SIZE)
+    indices = BLOCK_SIZE * blocks.indices[:, None] + jnp.arange(BLOCK_SIZE)
+    return indices.reshape(-1), jnp.repeat(blocks.scale, BLOCK_SIZE)
+
+
+def one_run(key: jax.Array, sampler: Sampler, every: Every, sizes: Any) -> Numbers:
+    """Least squares in sampled rows: shortest coordinates (sizes, p), by the kind."""
+    rule, method, weighted = sampler
+
+    def solve(size, scores, basis, target):
+        probabilities = sketching.row_probabilities(scores, rule)
+        indices, scale = draw_rows(key, probabilities, size, method, weighted)
+        rows, values = sketching.scale_rows((basis[indices], target[indices]), scale)
+        inverse = jnp.linalg.pinv(rows.T @ rows, rtol=CUTOFF, hermitian=True)
+        return inverse @ (rows.T @ values)
+
+    # Side by side, so that one program serves all kinds.
+    stacked = [(own.scores, own.basis, own.target) for own in every.values()]
+    stacked = [*map(jnp.stack, zip(*stacked, strict=True))]
+    found = [jax.vmap(functools.partial(solve, size))(*stacked) for size in sizes]
+    return dict(zip(every, jnp.stack(found, axis=1), strict=True))
+
+
+class Measured(NamedTuple):
+    """Over the smallest squared residual: of all runs, and of their mean.
+
+    In coordinates of an orthonormal basis, so that bias and variance are those of the
+    fitted values Xθ, and add up to the mean of the excess.
+    """
+
+    excess: np.ndarray
+    squared_bias: np.ndarray
+    variance: np.ndarray
+
+
+def compare(solutions: np.ndarray, own: data.Regression) -> Measured:
+    """Of coordinates (runs, sizes, p): excess (sizes, runs), the others (sizes,)."""
+    errors = solutions - own.coordinates
+    excess = np.sum(errors**2, axis=2) / own.squared_residual
+    mean = errors.mean(axis=0)
+    runs = len(errors)
+    spread = np.sum((errors - mean) ** 2, axis=(0, 2))
+    spread /= max(runs - 1, 1) * own.squared_residual
+    # The mean of so many runs has a share of the variance in its square.
+    bias = np.sum(mean**2, axis=1) / own.squared_residual - spread / runs
+    return Measured(excess.T, np.maximum(bias, 0.0), spread)
 
 
 def study(effort: Effort, key: jax.Array) -> Study:
@@ -28,14 +116,11 @@ def study(effort: Effort, key: jax.Array) -> Study:
         {
             "num_rows": num_rows,
             "num_columns": num_columns,
-            "runs": effort.runs,
             "sizes": sizes,
             "coherence": {kind: own.coherence for kind, own in every.items()},
             "largest_score": {kind: own.scores.max() for kind, own in every.items()},
             "excess": {
-                name: functools.partial(
-                    one_run, sampler=sampler, every=every, sizes=sizes
-                )
+                name: Trial(one_run, sampler, every, sizes)
                 for name, sampler in SAMPLERS.items()
             },
         },
@@ -56,14 +141,8 @@ def study(effort: Effort, key: jax.Array) -> Study:
 def reduce(solutions: np.ndarray, own: data.Regression) -> dict[str, np.ndarray]:
     """Of each size."""
     excess, squared_bias, variance = compare(solutions, own)
-    median, low, high = median_interval(excess)
-    return {
-        "median": median,
-        "low": low,
-        "high": high,
-        "squared_bias": squared_bias,
-        "variance": variance,
-    }
+    interval = zip(("median", "low", "high"), median_interval(excess), strict=True)
+    return dict(interval) | {"squared_bias": squared_bias, "variance": variance}
 
 
 def median_interval(values: np.ndarray) -> np.ndarray:
@@ -79,7 +158,7 @@ def median_interval(values: np.ndarray) -> np.ndarray:
     return np.stack([np.median(ordered, -1), ordered[..., low], ordered[..., high]])
 
 
-def tabulate_data(numbers: Any) -> ResultTable:
+def tabulate_data(numbers: Numbers) -> ResultTable:
     """What is sampled from."""
     shape = f"{numbers['num_rows']:,}", str(numbers["num_columns"])
     return ResultTable(
@@ -94,52 +173,45 @@ def tabulate_data(numbers: Any) -> ResultTable:
     )
 
 
-def tabulate_excess(numbers: Any) -> ResultTable:
+def tabulate_excess(numbers: Numbers) -> ResultTable:
     """Medians."""
 
-    def cell(median, low, high):
+    def cell(own, at):
+        median, low, high = (own[name][at] for name in ("median", "low", "high"))
         if high - low <= 1e-9 * median:
             return _percent(median)
         return f"{_percent(median)} ({_percent(low)} to {_percent(high)})"
 
+    size = SHOWN_FACTOR * numbers["num_columns"]
     title = (
-        "Excess of the squared residual in percent of the smallest one, {size} of "
-        "{num_rows:,} rows, p = {num_columns}, median of {runs} samples and its 95% "
-        "interval"
+        "Excess of the squared residual in percent of the smallest one, "
+        f"{size} of {numbers['num_rows']:,} rows, p = {numbers['num_columns']}, median "
+        f"of {numbers['runs']} samples and its 95% interval"
     )
-    return _tabulate(numbers, title, cell, ("median", "low", "high"))
+    return _tabulate(numbers, title, size, cell)
 
 
-def tabulate_bias(numbers: Any) -> ResultTable:
+def tabulate_bias(numbers: Numbers) -> ResultTable:
     """What the excess is made of."""
+    size = SHOWN_FACTOR * numbers["num_columns"]
     title = (
         "Squared bias / variance of the fitted values in percent of the smallest "
-        "squared residual, {size} rows"
-    )
-    return _tabulate(
-        numbers,
-        title,
-        lambda bias, variance: f"{_percent(bias)} / {_percent(variance)}",
-        ("squared_bias", "variance"),
+        f"squared residual, {size} rows"
     )
 
+    def cell(own, at):
+        return f"{_percent(own['squared_bias'][at])} / {_percent(own['variance'][at])}"
 
-def _tabulate(
-    numbers: Any, title: str, cell: Any, names: tuple[str, ...]
-) -> ResultTable:
-    """A row a sampler, a column a kind of data, at one of the sizes."""
-    size = SHOWN_FACTOR * numbers["num_columns"]
-    at = numbers["sizes"].index(size)
+    return _tabulate(numbers, title, size, cell)
+
+
+def _tabulate(numbers: Numbers, title: str, size: int, cell: Callable) -> ResultTable:
+    """A row a sampler, a column a kind of data."""
+    at, excess = numbers["sizes"].index(size), numbers["excess"].items()
     return ResultTable(
-        title.format(size=size, **numbers),
+        title,
         ["sampler", *(data.KINDS[kind].label for kind in numbers["coherence"])],
-        [
-            [
-                sampler,
-                *(cell(*(own[name][at] for name in names)) for own in row.values()),
-            ]
-            for sampler, row in numbers["excess"].items()
-        ],
+        [[name, *(cell(own, at) for own in row.values())] for name, row in excess],
     )
 
 
@@ -150,25 +222,21 @@ def _percent(share: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.2g}"
 
 
-def draw(numbers: Any) -> Figure:
+def draw(numbers: Numbers) -> Figure:
     """Log-log, a panel a kind of data."""
     sizes, num_columns = np.array(numbers["sizes"]), numbers["num_columns"]
     figure, panels = new_figure(11, 5.6, len(numbers["coherence"]))
     for axes, kind in zip(panels, numbers["coherence"], strict=True):
-        is_first = axes is panels[0]
         for index, (name, row) in enumerate(numbers["excess"].items()):
-            own, look = row[kind], style(index)
-            band = {"color": look["color"], "alpha": 0.15, "linewidth": 0}
-            label = name if is_first else None
-            axes.plot(sizes, own["median"], linewidth=1.4, label=label, **look)
-            axes.fill_between(sizes, own["low"], own["high"], **band)
-        label = "Gaussian embedding, mean p / (r − p − 1)" if is_first else None
+            own = row[kind]
+            band = own["low"], own["high"]
+            line(axes, index, sizes, own["median"], band, linewidth=1.4, label=name)
+        label = "Gaussian embedding, mean p / (r − p − 1)"
         gaussian = num_columns / (sizes - num_columns - 1)
         axes.plot(sizes, gaussian, ":", color="0.3", label=label)
-        axes.set_xscale("log", base=2)
-        ticks = sizes[::2]
-        axes.set_xticks(ticks, [f"{size // num_columns}p\n{size:,}" for size in ticks])
+        sketch_sizes(axes, sizes, num_columns, every=2)
         axes.set(yscale="log", title=data.KINDS[kind].label, xlabel="sampled rows r")
     panels[0].set_ylabel("excess of ‖Xθ − y‖², median, over the smallest")
-    figure.legend(loc="outside lower center", ncols=3)
+    handles, _ = panels[0].get_legend_handles_labels()
+    figure.legend(handles=handles, loc="outside lower center", ncols=3)
     return figure

@@ -1,23 +1,19 @@
 """Least squares: how far from the optimum a solver ends, and how long it takes."""
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from matplotlib.figure import Figure
+import scipy.linalg
+import scipy.sparse.linalg
+import sklearn.linear_model
 
 from experiments import timing
-from experiments.figures import new_figure, style
-from experiments.sketching.least_squares import (
-    PRODUCTS,
-    Entry,
-    entries,
-    orthonormal,
-    scipy_solution,
-    system,
-)
-from experiments.studies import Effort, Once, Study
+from experiments.figures import Figure, new_figure, style
+from experiments.studies import Effort, Numbers, Once, Study
 from experiments.tables import YES_NO, ResultTable
 from jaxwgc import sketching
 
@@ -28,6 +24,26 @@ REPEATS, BUDGET = 5, 5.0
 # What the accuracy of the figures ends at: rounding below.
 FLOOR = 1e-15
 OURS = ("`preconditioned`", "`sketch_and_solve`", "`iterative")
+# The norm of the noise over that of what it is added to.
+NOISE = 0.1
+MAX_LSQR_ITERATIONS = 200
+PRODUCTS = "two products XᵀX"
+# As (embedding, m / p).
+SKETCHES = (
+    *(("sparse_sign", factor) for factor in (2, 4, 16, 64)),
+    *(("count_sketch", factor) for factor in (4, 16)),
+    *(("srht", factor) for factor in (4, 16)),
+    ("gaussian", 4),
+)
+
+
+class Entry(NamedTuple):
+    """A solver at one setting; `run()` gives θ, or a `Solution`, or nothing."""
+
+    family: str
+    setting: str
+    run: Callable[[], Any]
+    is_compiled: bool = True
 
 
 class Measured(NamedTuple):
@@ -57,7 +73,7 @@ def study(effort: Effort, key: jax.Array) -> Study:
         {
             "shape": shape,
             "measured": {
-                f"{condition:.0e}": Once(functools.partial(measure, condition))
+                f"{condition:.0e}": Once(measure, condition)
                 for condition in CONDITIONS.values()
             },
         },
@@ -70,13 +86,83 @@ def study(effort: Effort, key: jax.Array) -> Study:
     )
 
 
-def compare(
-    own: list[Entry], matrix: np.ndarray, target: np.ndarray, repeats: int
-) -> list[Measured]:
-    """Every solver in turn; excess is against SciPy's default, as the bar is."""
-    best = float(
-        np.linalg.norm(target - matrix @ scipy_solution(matrix, target, "gelsd"))
+def orthonormal(key: jax.Array, shape: tuple[int, int]) -> list[np.ndarray]:
+    """U (N, p) and V (p, p), with orthonormal columns."""
+    rng = np.random.default_rng(np.asarray(jax.random.bits(key, (4,))))
+    shapes = shape, (shape[1], shape[1])
+    return [np.linalg.qr(rng.standard_normal(own))[0] for own in shapes]
+
+
+def system(
+    key: jax.Array, left: np.ndarray, right: np.ndarray, condition: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """X with singular values evenly spaced in their logarithm, and y = Xθ + noise."""
+    rng = np.random.default_rng(np.asarray(jax.random.bits(key, (4,))))
+    matrix = (left * np.geomspace(1, 1 / condition, right.shape[0])) @ right.T
+    target = matrix @ rng.standard_normal(right.shape[0])
+    noise = rng.standard_normal(len(target))
+    scale = NOISE * np.linalg.norm(target) / np.linalg.norm(noise)
+    return matrix, target + noise * scale
+
+
+def scipy_solution(matrix: np.ndarray, target: np.ndarray, driver: str) -> np.ndarray:
+    """θ by LAPACK."""
+    found = scipy.linalg.lstsq(matrix, target, lapack_driver=driver)
+    assert found is not None
+    return found[0]
+
+
+def entries(
+    key: jax.Array, matrix: np.ndarray, target: np.ndarray, is_full: bool
+) -> list[Entry]:
+    """In the order of the table."""
+    x, y = jnp.asarray(matrix), jnp.asarray(target)
+    # LAPACK reads columns; without these it would copy X first, in the time measured.
+    column_major = np.asfortranarray(matrix)
+    num_columns = matrix.shape[1]
+    products = jax.jit(lambda x: (x.T @ x, x.T @ (2 * x)))
+
+    def own(function, *arguments, **options):
+        return functools.partial(function, key, x, y, *arguments, **options)
+
+    found = [Entry(PRODUCTS, "", lambda: products(x))]
+    for method in ("gram", "sketch"):
+        run = own(sketching.preconditioned, method=method)
+        found.append(Entry("`preconditioned`", f'"{method}"', run))
+    for name, factor in SKETCHES if is_full else SKETCHES[::4]:
+        run = own(sketching.sketch_and_solve, factor * num_columns, name)
+        found.append(Entry(f"`sketch_and_solve`, {name}", f"{factor}p", run))
+    for number in (1, 2, 4) if is_full else (2,):
+        run = own(
+            sketching.iterative_hessian_sketch,
+            8 * num_columns,
+            number,
+            embedding="sparse_sign",
+        )
+        found.append(Entry("`iterative_hessian_sketch`, 8p", f"{number} it.", run))
+    lsqr = functools.partial(
+        scipy.sparse.linalg.lsqr, atol=1e-15, btol=1e-15, iter_lim=MAX_LSQR_ITERATIONS
     )
+    model = sklearn.linear_model.LinearRegression(fit_intercept=False)
+    peers: dict[str, Callable[[], Any]] = {
+        "scipy `lstsq`, gelsd": lambda: scipy_solution(column_major, target, "gelsd"),
+        "scipy `lstsq`, gelsy": lambda: scipy_solution(column_major, target, "gelsy"),
+        "scipy `lsqr`": lambda: lsqr(matrix, target),
+        "numpy `lstsq`": lambda: np.linalg.lstsq(column_major, target)[0],
+        "scikit-learn `LinearRegression`": lambda: model.fit(matrix, target).coef_,
+    }
+    found += [Entry(name, "", run, False) for name, run in peers.items()]
+    found.append(Entry("`jax.numpy` `lstsq`", "", lambda: jnp.linalg.lstsq(x, y)[0]))
+    return found
+
+
+def compare(own: list[Entry], matrix: Any, target: Any, repeats: int) -> list[Measured]:
+    """Every solver in turn; excess is against SciPy's default, as the bar is."""
+
+    def norm(solution):
+        return np.linalg.norm(target - matrix @ np.asarray(solution))
+
+    best = norm(scipy_solution(matrix, target, "gelsd"))
     for entry in own:
         if entry.is_compiled:
             jax.block_until_ready(entry.run())
@@ -91,34 +177,31 @@ def compare(
             # Reasons 3 and 7: the condition number, and the limit of iterations.
             iterations, converged = result[2], result[1] not in (3, 6, 7)
             result = result[0]
-        excess = None
-        if entry.family != PRODUCTS:
-            norm = np.linalg.norm(target - matrix @ np.asarray(result))
-            excess = float(norm / best - 1)
-        measured.append(
-            Measured(entry.family, entry.setting, time, excess, iterations, converged)
-        )
+        is_solver = entry.family != PRODUCTS
+        excess = float(norm(result) / best - 1) if is_solver else None
+        found = entry.family, entry.setting, time, excess, iterations, converged
+        measured.append(Measured(*found))
     return measured
 
 
-def tabulate(condition: float, numbers: Any) -> ResultTable:
+def tabulate(condition: float, numbers: Numbers) -> ResultTable:
     """A row a solver and setting."""
     rows, columns = numbers["shape"]
     return ResultTable.of_records(
         f"{rows:,} × {columns}, float64, condition number {condition:.0e}",
-        numbers["measured"][f"{condition:.0e}"],
-        {
-            "solver": lambda row: f"{row.family} {row.setting}".strip(),
-            "seconds": lambda row: row.time.cell(),
-            "runs": lambda row: str(row.time.runs),
-            "excess": lambda row: "" if row.excess is None else f"{row.excess:.1e}",
-            "iterations": lambda row: str(row.iterations or ""),
-            "converged": lambda row: YES_NO[row.converged],
+        lambda row: {
+            "solver": f"{row.family} {row.setting}".strip(),
+            "seconds": row.time.cell(),
+            "runs": str(row.time.runs),
+            "excess": "" if row.excess is None else f"{row.excess:.1e}",
+            "iterations": str(row.iterations or ""),
+            "converged": YES_NO[row.converged],
         },
+        numbers["measured"][f"{condition:.0e}"],
     )
 
 
-def draw(numbers: Any) -> Figure:
+def draw(numbers: Numbers) -> Figure:
     """A panel a condition number."""
     measured = numbers["measured"]
     figure, panels = new_figure(11, 5, len(measured))
