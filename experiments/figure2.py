@@ -2,7 +2,6 @@
 
 import functools
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +9,7 @@ import numpy as np
 
 import jaxwgc
 from experiments import descent, figures, linear_regression, studies
+from experiments.studies import Numbers, Trial
 from experiments.tables import ResultTable, interval_power_of_ten
 
 COMPRESSION = 2
@@ -33,7 +33,7 @@ def figure2(runs: int = 1_000, seed: int = 0, out: Path = Path("results")) -> No
 def study(runs: int, seed: int) -> studies.Study:
     """One cell."""
     return studies.Study(
-        {"gradient_norm": studies.Trial(one_run)},
+        {"gradient_norm": Trial(one_run)},
         key=jax.random.key(seed),
         runs=runs,
         batch_size=250,
@@ -50,7 +50,7 @@ def study(runs: int, seed: int) -> studies.Study:
     )
 
 
-def one_run(key: jax.Array) -> dict[str, jax.Array]:
+def one_run(key: jax.Array) -> Numbers:
     """Gradient norms of both methods on one data set and sample."""
     sample_key, *descent_keys = jax.random.split(key, 3)
     _, small, _ = linear_regression.draw_sample(sample_key, COMPRESSION)
@@ -67,38 +67,35 @@ def one_run(key: jax.Array) -> dict[str, jax.Array]:
     }
 
 
-def reduce(norms: np.ndarray) -> dict[str, Any]:
+def reduce(norms: np.ndarray) -> Numbers:
     """The mean, and where 90% of the runs lie."""
     quantiles = np.quantile(norms, [0.05, 0.95], axis=0)
     return {**jaxwgc.summarize(norms)._asdict(), "quantiles_5_95": quantiles}
 
 
-def tabulate(numbers: Any) -> ResultTable:
+def tabulate(numbers: Numbers) -> ResultTable:
     """Every fifty iterations."""
     every = numbers["gradient_norm"].values()
 
-    def cell(own, iteration):
-        fields = (own[name][iteration] for name in jaxwgc.Summary._fields)
+    shown = range(0, NUM_ITERATIONS, 50)
+
+    def cell(own, at):
+        fields = (own[name][at] for name in jaxwgc.Summary._fields)
         return interval_power_of_ten(jaxwgc.Summary(*fields))
 
+    crossings = map(str, numbers["mean_below_stop_norm_after"].values())
     return ResultTable(
         f"Figure 2: mean gradient norm of {numbers['runs']} runs with 95% confidence "
         "interval",
         ["iteration", *numbers["gradient_norm"]],
         [
-            *(
-                [str(iteration), *(cell(own, iteration) for own in every)]
-                for iteration in range(0, NUM_ITERATIONS, 50)
-            ),
-            [
-                f"mean below {linear_regression.STOP_NORM:g} after",
-                *map(str, numbers["mean_below_stop_norm_after"].values()),
-            ],
+            *([str(at), *(cell(own, at) for own in every)] for at in shown),
+            [f"mean below {linear_regression.STOP_NORM:g} after", *crossings],
         ],
     )
 
 
-def draw(numbers: Any) -> figures.Figure:
+def draw(numbers: Numbers) -> figures.Figure:
     """Means with their confidence band, and where 90% of the runs lie."""
     figure, (axes,) = figures.new_figure(7, 4.5)
     iterations = np.arange(NUM_ITERATIONS)

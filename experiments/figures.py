@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 COLORS = "#0072B2 #E69F00 #009E73 #D55E00 #CC79A7 #56B4E9 #000000 #8C6D31".split()
 MARKERS = "osD^vPX*"
 # While a figure is made: quiet grid lines behind what is drawn.
-LOOK = {
+LOOK: dict[Any, Any] = {
     "axes.axisbelow": True,
     "axes.grid": True,
     "axes.spines.right": False,
@@ -49,7 +49,7 @@ def threshold(axes: Any, level: float, text: str, at: float, **look: Any) -> Non
     axes.annotate(text, (at, level), **look)
 
 
-def sketch_sizes(axes: Any, sizes: list[int], num_columns: int, every: int = 1) -> None:
+def sketch_sizes(axes: Any, sizes: Any, num_columns: int, every: int = 1) -> None:
     """Ticks at sizes that double, as multiples of p and as numbers."""
     ticks = np.array(sizes[::every])
     axes.set_xscale("log", base=2)

@@ -10,7 +10,7 @@ import numpy as np
 
 import jaxwgc
 from experiments import descent, figures, studies
-from experiments.studies import Numbers
+from experiments.studies import Numbers, Trial
 from experiments.tables import (
     YES_NO,
     ResultTable,
@@ -48,7 +48,7 @@ def squared_error(params: jax.Array, part: Any) -> jax.Array:
     return jnp.sum((features @ params - responses) ** 2)
 
 
-def problem(parts: Any) -> tuple[Any, ...]:
+def problem(parts: Any) -> tuple[Any, Any, Any]:
     """Loss, start and parts, for `descent`."""
     return squared_error, jnp.zeros(NUM_FEATURES), parts
 
@@ -145,16 +145,11 @@ def study(runs: int, seed: int) -> studies.Study:
         {
             "published_iterations": PUBLISHED_ITERATIONS,
             "reproduced": {
-                f"rho={compression} {protocol}": studies.Trial(
-                    one_run, compression, step_size
-                )
-                for compression in COMPRESSIONS
+                f"rho={c} {protocol}": Trial(one_run, c, step_size)
+                for c in COMPRESSIONS
                 for protocol, step_size in PROTOCOLS.items()
             },
-            "own_best_step": {
-                f"rho={compression}": studies.Trial(one_run, compression)
-                for compression in COMPRESSIONS
-            },
+            "own_best_step": {f"rho={c}": Trial(one_run, c) for c in COMPRESSIONS},
         },
         key=jax.random.key(seed),
         runs=runs,

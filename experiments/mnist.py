@@ -11,7 +11,7 @@ import numpy as np
 
 import jaxwgc
 from experiments import descent, figures, studies
-from experiments.studies import Numbers
+from experiments.studies import Numbers, Trial
 from experiments.tables import YES_NO, ResultTable, half_width, interval
 from jaxwgc import sketching
 
@@ -201,8 +201,7 @@ def study(runs: int, seed: int) -> studies.Study:
             "uncompressed": uncompressed,
             "published": PUBLISHED,
             "reproduced": {
-                f"rho={compression}": studies.Trial(one_run, data, rules, compression)
-                for compression in COMPRESSIONS
+                f"rho={c}": Trial(one_run, data, rules, c) for c in COMPRESSIONS
             },
         },
         key=jax.random.key(seed),
@@ -301,22 +300,13 @@ def draw(numbers: Numbers) -> figures.Figure:
         runs = [numbers["reproduced"][f"rho={c}"]["paper"] for c in COMPRESSIONS]
         errors = [own[weighting]["error"] for own in runs]
         look = {"marker": marker, "color": color}
-        axes.plot(
-            positions + offset,
-            published,
-            ":",
-            markerfacecolor="white",
-            label=f"published, {weighting} (6 runs)",
-            **look,
-        )
-        axes.errorbar(
-            positions + offset,
-            [own.mean for own in errors],
-            yerr=[half_width(own) for own in errors],
-            capsize=3,
-            label=f"reproduced, {weighting} ({numbers['runs']} runs, 95% CI)",
-            **look,
-        )
+        label = f"published, {weighting} (6 runs)"
+        hollow = look | {"markerfacecolor": "white", "linestyle": ":"}
+        axes.plot(positions + offset, published, label=label, **hollow)
+        label = f"reproduced, {weighting} ({numbers['runs']} runs, 95% CI)"
+        means, halves = [own.mean for own in errors], [*map(half_width, errors)]
+        at = positions + offset
+        axes.errorbar(at, means, yerr=halves, capsize=3, label=label, **look)
     look = {"xytext": (0, -4), "ha": "right", "va": "top", "linestyle": "--"}
     text, at = "uncompressed, published", positions[-1] + 0.25
     figures.threshold(axes, PUBLISHED_UNCOMPRESSED_ERROR, text, at, **look)

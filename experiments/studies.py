@@ -72,7 +72,7 @@ class Study:
     """
 
     numbers: Numbers
-    key: jax.Array | None = None
+    key: Any = None
     runs: int = 1
     batch_size: int | None = None
     x64: bool = False

@@ -74,7 +74,7 @@ class ResultTable:
         return "".join([lines[0], "|" + "|".join(rule) + "|\n", *lines[1:]])
 
 
-def half_width(summary: jaxwgc.Summary) -> np.ndarray:
+def half_width(summary: jaxwgc.Summary) -> Any:
     """Half of the 95% confidence interval; NaN from one run."""
     return (np.asarray(summary.high) - np.asarray(summary.low)) / 2
 

@@ -40,26 +40,25 @@ def study(repeats: int, seed: int, quick: bool) -> Study:
             "weights_float64": spread(weights_float64),
         }
 
-    title = (
-        f"Accuracy over {number} random patterns with exactly f answers: median / 99% "
-        "/ worst. Worst found: weights in float32, patterns of all kinds, and by search"
-    )
-    columns = lambda row: {
-        "(n, k, d)": str(row["code"]),
-        "order of points": row["order"],
-        "largest entry of B": f"{row['largest_entry']:.1e}",
-        "gradient, float32": show_spread(row["gradient_float32"]),
-        "weights, float32": show_spread(row["weights_float32"]),
-        "worst found": f"{row['worst_found_float32']:.1e}",
-        "weights, float64": show_spread(row["weights_float64"]),
-    }
     cells = itertools.product(_reed_solomon.CODES, (True, False))
-    return timed([Once(measure, *own) for own in cells], title, columns)
+    return timed(
+        [Once(measure, *own) for own in cells],
+        f"Accuracy over {number} random patterns with exactly f answers: median / 99% "
+        "/ worst. Worst found: weights in float32, patterns of all kinds, and by "
+        "search",
+        lambda row: {
+            "(n, k, d)": str(row["code"]),
+            "order of points": row["order"],
+            "largest entry of B": f"{row['largest_entry']:.1e}",
+            "gradient, float32": show_spread(row["gradient_float32"]),
+            "weights, float32": show_spread(row["weights_float32"]),
+            "worst found": f"{row['worst_found_float32']:.1e}",
+            "weights, float64": show_spread(row["weights_float64"]),
+        },
+    )
 
 
-def worst_found(
-    code: jaxwgc.GradientCode, masks: np.ndarray, seed: int, quick: bool
-) -> float:
+def worst_found(code: jaxwgc.GradientCode, masks, seed: int, quick: bool) -> float:
     """The largest error of weights in float32 over all kinds of patterns, by search."""
     decode = decoder(code)
 
@@ -86,9 +85,8 @@ def decoder(code: jaxwgc.GradientCode):
             weights = _weights.solve(code, masks, code.decoder)
         messages = jaxwgc.encode(code, gradients)
         like = jax.ShapeDtypeStruct(gradients.shape[1:], gradients.dtype)
-        return weights[:, 0], _combining.combine_messages(
-            code, weights, messages, masks, like
-        )
+        decoded = _combining.combine_messages(code, weights, messages, masks, like)
+        return weights[:, 0], decoded
 
     return decode
 

@@ -64,20 +64,22 @@ print(json.dumps({
 def exact(repeats: int, seed: int, quick: bool) -> Study:
     """Exact scores against NumPy's SVD and the floor of two matrix products."""
     shape = (2_000, 50) if quick else SHAPE
-    return timed(
-        Once(exact_rows, *shape, repeats, seed, num_rows=4),
-        f"Leverage scores of {shape[0]:,} x {shape[1]}: milliseconds",
-        lambda row: {
+
+    def show(row):
+        floor, ours, peer = row["seconds"].values()
+        return {
             "matrix": row["matrix"],
             "dtype": row["dtype"],
-            "two products": f"{1e3 * row['seconds']['two_products']:.0f}",
-            "jaxwgc": f"{1e3 * row['seconds']['jaxwgc']:.0f}",
-            "NumPy SVD": f"{1e3 * row['seconds']['numpy_svd']:.0f}",
-            "jaxwgc / products": f"{row['seconds']['jaxwgc'] / row['seconds']['two_products']:.2f}",
-            "SVD / jaxwgc": f"{row['seconds']['numpy_svd'] / row['seconds']['jaxwgc']:.1f}",
+            "two products": f"{1e3 * floor:.0f}",
+            "jaxwgc": f"{1e3 * ours:.0f}",
+            "NumPy SVD": f"{1e3 * peer:.0f}",
+            "jaxwgc / products": f"{ours / floor:.2f}",
+            "SVD / jaxwgc": f"{peer / ours:.1f}",
             "worst error": f"{row['worst_error']:.1e}",
-        },
-    )
+        }
+
+    title = f"Leverage scores of {shape[0]:,} x {shape[1]}: milliseconds"
+    return timed(Once(exact_rows, *shape, repeats, seed, num_rows=4), title, show)
 
 
 def exact_rows(num_rows: int, num_columns: int, repeats: int, seed: int) -> Iterator:
@@ -106,9 +108,8 @@ def exact_rows(num_rows: int, num_columns: int, repeats: int, seed: int) -> Iter
                 functools.partial(np.linalg.svd, matrix, full_matrices=False),
             )
             found = np.asarray(score(on_device))
-        left, singular, _ = scipy.linalg.svd(
-            matrix.astype(np.float64), full_matrices=False
-        )
+        exactly = matrix.astype(np.float64)
+        left, singular, _ = scipy.linalg.svd(exactly, full_matrices=False)
         rank = np.sum(singular > max(matrix.shape) * np.finfo(dtype).eps * singular[0])
         yield {
             "matrix": name,
@@ -122,26 +123,28 @@ def exact_rows(num_rows: int, num_columns: int, repeats: int, seed: int) -> Iter
 def approximate(repeats: int, seed: int, quick: bool) -> Study:
     """Approximate scores beside the exact ones of the library, in float32."""
     shape = (6_000, 100) if quick else APPROXIMATED_SHAPE
-    return timed(
-        Once(approximate_rows, *shape, repeats, seed, num_rows=6),
-        f"Approximate leverage scores of {shape[0]:,} x {shape[1]:,}, float32: "
-        "milliseconds, and percent of rows",
-        lambda row: {
+
+    def show(row):
+        floor, reference, ours = row["seconds"].values()
+        return {
             "matrix": row["matrix"],
             "epsilon": str(row["epsilon"]),
-            "two products": f"{1e3 * row['seconds']['two_products']:.0f}",
-            "exact": f"{1e3 * row['seconds']['exact']:.0f}",
-            "approximate": f"{1e3 * row['seconds']['approximate']:.0f}",
-            "exact / approximate": f"{row['seconds']['exact'] / row['seconds']['approximate']:.1f}",
+            "two products": f"{1e3 * floor:.0f}",
+            "exact": f"{1e3 * reference:.0f}",
+            "approximate": f"{1e3 * ours:.0f}",
+            "exact / approximate": f"{reference / ours:.1f}",
             "within 1 ± epsilon": f"{100 * row['within_epsilon']:.2f}",
             "within a factor 2": f"{100 * row['within_factor_2']:.2f}",
-        },
+        }
+
+    title = (
+        f"Approximate leverage scores of {shape[0]:,} x {shape[1]:,}, float32: "
+        "milliseconds, and percent of rows"
     )
+    return timed(Once(approximate_rows, *shape, repeats, seed, num_rows=6), title, show)
 
 
-def approximate_rows(
-    num_rows: int, num_columns: int, repeats: int, seed: int
-) -> Iterator:
+def approximate_rows(rows: int, columns: int, repeats: int, seed: int) -> Iterator:
     """For each matrix both accuracies."""
     rng = np.random.default_rng(seed)
     two_products = jax.jit(lambda x, y: (x.T @ x, x @ y))
@@ -150,9 +153,9 @@ def approximate_rows(
     estimate = jax.jit(estimate, static_argnames="epsilon")
     key = jax.random.key(seed)
     for name in ("Gaussian", "heavy tails", "rank 3/5"):
-        matrix = draw(rng, name, num_rows, num_columns)
+        matrix = draw(rng, name, rows, columns)
         functions = [
-            functools.partial(two_products, matrix, matrix[:num_columns]),
+            functools.partial(two_products, matrix, matrix[:columns]),
             functools.partial(scores, matrix),
             *(functools.partial(estimate, key, matrix, eps) for eps in EPSILONS),
         ]
@@ -191,13 +194,8 @@ def streaming(repeats: int, seed: int, quick: bool) -> Study:
 
     def measure(name):
         arguments = num_rows, NUM_COLUMNS, block_rows, RANKS[name], seed
-        done = subprocess.run(
-            [sys.executable, "-c", PROGRAM, *map(str, arguments)],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        return {"matrix": name, **json.loads(done.stdout)}
+        command = [sys.executable, "-c", PROGRAM, *map(str, arguments)]
+        return {"matrix": name, **json.loads(subprocess.check_output(command))}
 
     whole = num_rows * NUM_COLUMNS * 4 / 2**20
     return timed(

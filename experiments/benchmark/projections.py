@@ -26,27 +26,24 @@ def study(repeats: int, seed: int, quick: bool) -> Study:
 
     The distortion is that of `sketching.embedding_distortion`, in float64 by NumPy.
     """
-    num_rows, num_columns, sketch_size = sizes = (
-        (2_000, 5, 80) if quick else (NUM_ROWS, NUM_COLUMNS, SKETCH_SIZE)
-    )
+    sizes = (2_000, 5, 80) if quick else (NUM_ROWS, NUM_COLUMNS, SKETCH_SIZE)
     seeds = range(seed, seed + (2 if quick else NUM_SEEDS))
 
-    def distortions(kind):
-        return lambda row: "{:.2f} / {:.2f}".format(
-            np.mean(row["distortion"][kind]), np.max(row["distortion"][kind])
-        )
-
-    return timed(
-        Once(rows, sizes, repeats, seeds, num_rows=8),
-        f"{sketch_size} random combinations of {num_rows:,} rows of {num_columns}, "
-        f"float32: milliseconds, and distortion, mean of {len(seeds)} / worst",
-        lambda row: {
+    def show(row):
+        return {
             "library": row["library"],
             "embedding": row["embedding"],
             "milliseconds": f"{1e3 * row['seconds']:.3g}",
-            "Gaussian": distortions("Gaussian"),
-            "Cauchy": distortions("Cauchy"),
-        },
+        } | {
+            kind: f"{np.mean(own):.2f} / {np.max(own):.2f}"
+            for kind, own in row["distortion"].items()
+        }
+
+    return timed(
+        Once(rows, sizes, repeats, seeds, num_rows=8),
+        f"{sizes[2]} random combinations of {sizes[0]:,} rows of {sizes[1]}, "
+        f"float32: milliseconds, and distortion, mean of {len(seeds)} / worst",
+        show,
     )
 
 
@@ -94,17 +91,14 @@ def every_sketch(sketch_size: int, num_rows: int) -> dict[tuple[str, str], Sketc
             projection(sketch_size, random_state=seed).fit_transform(matrix.T).T
         )
 
+    def clarkson_woodruff_transform(seed: int, matrix: Any) -> np.ndarray:
+        return scipy.linalg.clarkson_woodruff_transform(matrix, sketch_size, rng=seed)
+
+    peers = SparseRandomProjection, GaussianRandomProjection
     return {
         **{("jaxwgc", name): ours(name) for name in OURS},
-        ("SciPy", "clarkson_woodruff_transform"): lambda seed, matrix: (
-            scipy.linalg.clarkson_woodruff_transform(matrix, sketch_size, rng=seed)
-        ),
-        ("scikit-learn", "SparseRandomProjection"): scikit_learn(
-            SparseRandomProjection
-        ),
-        ("scikit-learn", "GaussianRandomProjection"): scikit_learn(
-            GaussianRandomProjection
-        ),
+        ("SciPy", "clarkson_woodruff_transform"): clarkson_woodruff_transform,
+        **{("scikit-learn", peer.__name__): scikit_learn(peer) for peer in peers},
     }
 
 

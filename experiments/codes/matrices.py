@@ -3,9 +3,9 @@
 import jax
 import numpy as np
 from matplotlib.colors import FuncNorm
-from matplotlib.figure import Figure
 
 import jaxwgc
+from experiments.figures import Figure
 from experiments.studies import Effort, Study
 from jaxwgc import codes as constructors
 from jaxwgc import stragglers
@@ -14,6 +14,8 @@ from jaxwgc import stragglers
 def small_codes(key: jax.Array, num_steps: int) -> dict[str, jaxwgc.GradientCode]:
     """One of each constructor, at about twelve workers."""
     repetition = constructors.fractional_repetition(6, 1)
+    graph = constructors.regular_graph(key, 12, 4)
+    model = stragglers.bernoulli(0.2)
     return {
         "uncoded": constructors.uncoded(12),
         "fractional_repetition": constructors.fractional_repetition(12, 2),
@@ -29,17 +31,12 @@ def small_codes(key: jax.Array, num_steps: int) -> dict[str, jaxwgc.GradientCode
         "paley": constructors.paley(11),
         "bernoulli": constructors.bernoulli(key, 12, 12, 4),
         "regularized_bernoulli": constructors.regularized_bernoulli(key, 12, 12, 2),
-        "regular_graph": constructors.regular_graph(key, 12, 4),
+        "regular_graph": graph,
         "stochastic_block": constructors.stochastic_block(key, 12, 12, 3, 0.8, 0.1),
         "stochastic": constructors.stochastic(key, 12, 12, [2] * 6 + [5] * 6, 0.2),
         "ldgm": constructors.ldgm(key, 12, 8, 3),
         "batch_raptor": constructors.batch_raptor(key, 12, 12, batch_size=2),
-        "optimize": constructors.optimize(
-            constructors.regular_graph(key, 12, 4),
-            stragglers.bernoulli(0.2),
-            key,
-            num_steps=num_steps,
-        ),
+        "optimize": constructors.optimize(graph, model, key, num_steps=num_steps),
     }
 
 
@@ -66,17 +63,13 @@ def draw(codes: dict[str, jaxwgc.GradientCode], columns: int = 5) -> Figure:
         matrix = np.real(np.asarray(code.encoding_matrix))
         axes.imshow(matrix / np.abs(matrix).max(), cmap="RdBu_r", norm=scale)
         axes.set_title(name, fontsize=9, family="monospace")
-        kind = f"{matrix.shape[0]} × {matrix.shape[1]}"
-        if code.is_complex:
-            kind += ", real part"
-        axes.set_xlabel(kind, fontsize=8)
+        part = ", real part" if code.is_complex else ""
+        axes.set_xlabel(f"{matrix.shape[0]} × {matrix.shape[1]}{part}", fontsize=8)
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(True)
     ticks = [-1, -0.25, -0.05, 0, 0.05, 0.25, 1]
-    bar = figure.colorbar(
-        panels[0].images[0], ax=panels, shrink=0.5, aspect=40, ticks=ticks
-    )
-    bar.set_label("entry over the largest one")
+    look = {"shrink": 0.5, "aspect": 40, "label": "entry over the largest one"}
+    figure.colorbar(panels[0].images[0], ax=panels, ticks=ticks, **look)
     return figure
 
 

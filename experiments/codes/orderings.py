@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.studies import Numbers
 from experiments.tables import ROUNDING, ResultTable, half_width, percent
 
 DESIGN = ("projective_plane",)
@@ -23,7 +24,7 @@ CLAIMS = (
 )
 
 
-def rows(numbers: Any) -> list[dict[str, Any]]:
+def rows(numbers: Numbers) -> list[dict[str, Any]]:
     """An entry for each ordering and number of stragglers."""
     every = {name.split("(")[0]: own for name, own in numbers["errors"].items()}
     # Errors by number of stragglers, and half of their intervals.
@@ -51,7 +52,7 @@ def rows(numbers: Any) -> list[dict[str, Any]]:
     return [row(*claim, column) for claim in CLAIMS for column in columns]
 
 
-def tabulate(numbers: Any) -> ResultTable:
+def tabulate(numbers: Numbers) -> ResultTable:
     """A row an ordering, a column a number of stragglers."""
 
     def cell(row):

@@ -38,9 +38,8 @@ def entries() -> list[Entry]:
         f"clustered(cyclic_mds(5, 2), {NUM_WORKERS // 5})": clustered,
         f"fractional_repetition({NUM_WORKERS}, 3)": repetition,
     }
-    several = [
-        Entry(name, c, constructors.multi_message(c)) for name, c in codes.items()
-    ]
+    split = constructors.multi_message
+    several = [Entry(name, code, split(code)) for name, code in codes.items()]
     # Both messages or none, against the first without the second.
     partial = constructors.partial(constructors.cyclic_mds(NUM_WORKERS, 1), 2)
     name = f"partial(cyclic_mds({NUM_WORKERS}, 1), 2)"

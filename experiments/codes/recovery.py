@@ -30,37 +30,38 @@ class Setting(NamedTuple):
     make: Callable[[jax.Array, int, int], jaxwgc.GradientCode]
 
 
+def ldgm(degree: int) -> Setting:
+    """Low-density generator matrices."""
+    return Setting(
+        "ldgm",
+        f"parity degree {degree}",
+        lambda key, n, k: constructors.ldgm(key, n, k, degree),
+    )
+
+
+def raptor(size: int, limit: int | None) -> Setting:
+    """Raptor codes of batches."""
+
+    def make(key, n, k):
+        return constructors.batch_raptor(key, n, k, batch_size=size, max_degree=limit)
+
+    limited = f", max. degree {limit}" if limit else ""
+    return Setting("batch_raptor", f"batch size {size}{limited}", make)
+
+
 SETTINGS = (
-    *(
-        Setting(
-            "ldgm",
-            f"parity degree {degree}",
-            lambda key, n, k, degree=degree: constructors.ldgm(key, n, k, degree),
-        )
-        for degree in (2, 3, 5)
-    ),
-    *(
-        Setting(
-            "batch_raptor",
-            f"batch size {size}" + (f", max. degree {limit}" if limit else ""),
-            lambda key, n, k, size=size, limit=limit: constructors.batch_raptor(
-                key, n, k, batch_size=size, max_degree=limit
-            ),
-        )
-        for size, limit in ((1, None), (1, 5), (5, None), (5, 2))
-    ),
+    *map(ldgm, (2, 3, 5)),
+    *itertools.starmap(raptor, ((1, None), (1, 5), (5, None), (5, 2))),
 )
 
 
 def study(effort: Effort, key: jax.Array) -> Study:
     """A cell a setting."""
     sizes = (NUM_WORKERS, NUM_PARTS) if effort.is_full else (FEW_WORKERS, FEW_PARTS)
-    num_workers, num_parts = sizes
-    runs = min(effort.runs, MAX_RUNS)
     return Study(
         {
-            "num_workers": num_workers,
-            "num_parts": num_parts,
+            "num_workers": sizes[0],
+            "num_parts": sizes[1],
             "shares": SHARES,
             "recovered": {
                 f"{setting.family}, {setting.label}": Trial(one_run, setting, *sizes)
@@ -68,7 +69,7 @@ def study(effort: Effort, key: jax.Array) -> Study:
             },
         },
         key=jax.random.fold_in(key, 6),
-        runs=runs,
+        runs=min(effort.runs, MAX_RUNS),
         batch_size=50,
         x64=True,
         tables={"recovery": tabulate},
@@ -85,12 +86,12 @@ def one_run(key: jax.Array, setting: Setting, num_workers: int, num_parts: int):
     received = rank < numbers[:, None]
     # Each recovered part has the weight k / k' of at least one, the others none.
     peeled = jaxwgc.effective_weights(code, received, "peeling") > 0.5
+    # The parts of a batch come together, and are determined together.
+    matrix = jnp.asarray(code.encoding_matrix)[:, :: code.batch_size]
+    found = jax.vmap(determined, in_axes=(None, 0))(matrix, received)
     return {
         "peeling": peeled.mean(axis=-1, dtype=float),
-        # The parts of a batch come together, and are determined together.
-        "elimination": jax.vmap(determined, in_axes=(None, 0))(
-            jnp.asarray(code.encoding_matrix)[:, :: code.batch_size], received
-        ).mean(axis=-1, dtype=float),
+        "elimination": found.mean(axis=-1, dtype=float),
         "load": jnp.mean(jnp.asarray(code.loads, float)),
     }
 

@@ -174,9 +174,8 @@ def tabulate(numbers: Numbers) -> ResultTable:
     shown = table_steps(steps[-1])
 
     def row(name, own):
-        cells = [
-            show(own.mean[at], half_width(own)[at]) for at in map(steps.index, shown)
-        ]
+        halves = half_width(own)
+        cells = [show(own.mean[at], halves[at]) for at in map(steps.index, shown)]
         limit = limits.get(name)
         end = "0" if limit is None else show(limit.mean, half_width(limit))
         return name, str(numbers["delays"][name] or ""), *cells, end

@@ -74,13 +74,10 @@ def objective(features: np.ndarray, labels: np.ndarray, params: np.ndarray) -> f
 
 def peer(features: np.ndarray, labels: np.ndarray, solver: str, tolerance: float):
     """Scikit-learn, fitted."""
-    return sklearn.linear_model.LogisticRegression(
-        C=1 / (len(labels) * RIDGE),
-        fit_intercept=False,
-        solver=solver,
-        tol=tolerance,
-        max_iter=10_000,
-    ).fit(features, labels)
+    options = {"fit_intercept": False, "max_iter": 10_000}
+    options["C"] = 1 / (len(labels) * RIDGE)
+    model = sklearn.linear_model.LogisticRegression
+    return model(solver=solver, tol=tolerance, **options).fit(features, labels)
 
 
 def compare(
@@ -90,30 +87,20 @@ def compare(
     x, y = jax.device_put((features, labels))
 
     def ours(factor, refinements, tolerance=None):
-        return sketching.logistic_newton_sketch(
-            key,
-            x,
-            y,
-            factor * features.shape[1],
-            ridge=RIDGE,
-            num_refinements=refinements,
-            tolerance=tolerance,
-            max_iterations=MAX_STEPS,
-        )
+        size = factor * features.shape[1]
+        options = {"num_refinements": refinements, "max_iterations": MAX_STEPS}
+        options |= {"ridge": RIDGE, "tolerance": tolerance}
+        return sketching.logistic_newton_sketch(key, x, y, size, **options)
 
     optimum = minimum = None
     for solver, tolerance in (("newton-cholesky", 1e-13), ("lbfgs", 1e-10)):
         fit = functools.partial(peer, features, labels, solver, tolerance)
         found, time = timing.measure(fit, repeats, BUDGET)
-        params = found.coef_[0]
+        params, steps = found.coef_[0], int(found.n_iter_[0])
         if optimum is None:
             optimum, minimum = params, objective(features, labels, params)
-        yield Measured(
-            f"scikit-learn, {solver}",
-            time,
-            int(found.n_iter_[0]),
-            *_off(params, optimum),
-        )
+        off = _off(params, optimum)
+        yield Measured(f"scikit-learn, {solver}", time, steps, *off)
     for setting in SETTINGS:
         solve = functools.partial(ours, *setting)
         # With a tolerance that the first step meets, compiling costs one step.

@@ -86,7 +86,7 @@ def study(effort: Effort, key: jax.Array) -> Study:
     )
 
 
-def orthonormal(key: jax.Array, shape: tuple[int, int]) -> list[np.ndarray]:
+def orthonormal(key: jax.Array, shape: tuple[int, int]) -> Any:
     """U (N, p) and V (p, p), with orthonormal columns."""
     rng = np.random.default_rng(np.asarray(jax.random.bits(key, (4,))))
     shapes = shape, (shape[1], shape[1])
