@@ -62,10 +62,10 @@ def study(effort: Effort, key: jax.Array) -> Study:
     shape = SHAPE if effort.is_full else SMALL_SHAPE
     repeats = REPEATS if effort.is_full else 1
     with jax.enable_x64(True):
-        factors = orthonormal(jax.random.fold_in(key, 0), shape)
+        left, right = orthonormal(jax.random.fold_in(key, 0), shape)
 
     def measure(condition: float) -> list[Measured]:
-        matrix, target = system(jax.random.fold_in(key, 1), *factors, condition)
+        matrix, target = system(jax.random.fold_in(key, 1), left, right, condition)
         own = entries(jax.random.fold_in(key, 2), matrix, target, effort.is_full)
         return compare(own, matrix, target, repeats)
 

@@ -18,7 +18,8 @@ from experiments.codes import (
     partial_work,
     recovery,
 )
-from experiments.sections import Effort, percent
+from experiments.studies import Effort
+from experiments.tables import percent
 from jaxwgc import codes as constructors
 
 KEY = jax.random.key(0)
@@ -134,8 +135,8 @@ def test_reduction_and_its_interval_are_those_of_the_bootstrap():
     assert found.reduction == pytest.approx(1 - after.mean() / before.mean(), abs=1e-4)
     draws = rng.integers(0, 400, (2000, 400))
     ratios = 1 - after[draws].mean(axis=1) / before[draws].mean(axis=1)
-    assert found.half == pytest.approx(1.96 * ratios.std(), rel=0.1)
-    assert not found.is_unchanged
+    assert found.reduction_half_interval == pytest.approx(1.96 * ratios.std(), rel=0.1)
+    assert not found.unchanged
 
 
 def test_finished_parts_never_hurt_and_work_is_in_shares_of_the_data():

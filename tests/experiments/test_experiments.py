@@ -10,7 +10,9 @@ import sklearn.linear_model
 
 import jaxwgc
 from experiments import descent, figure2, linear_regression, mnist
-from experiments.benchmark import _peers, _reed_solomon, benchmark, command
+from experiments.benchmark import SECTIONS, _peers, _reed_solomon, benchmark
+from experiments.studies import Study
+from experiments.tables import ResultTable
 
 
 class TestDescent:
@@ -133,20 +135,18 @@ class TestBenchmark:
 
     def test_quick(self, tmp_path, monkeypatch):
         monkeypatch.setattr(_reed_solomon, "CODES", ((10, 5, 6),))
-        monkeypatch.setitem(command.SECTIONS, "table2", lambda *_: benchmark_stub())
+        monkeypatch.setitem(SECTIONS, "table2", lambda *_: benchmark_stub())
         benchmark(repeats=2, quick=True, out=tmp_path)
         written = json.loads((tmp_path / "benchmark.json").read_text())
         assert written["decoding"][0]["ratio"] > 0
         assert written["accuracy"][0]["weights_float64"]["worst"] < 1e-10
         files = {
             "benchmark.json",
-            *(f"benchmark_{name}.md" for name in command.SECTIONS),
+            *(f"benchmark_{name}.md" for name in SECTIONS),
         }
         assert {path.name for path in tmp_path.iterdir()} == files
         assert set(written["step"]) == {"plain", "collapsed", "partials", "messages"}
 
 
 def benchmark_stub():
-    from experiments.results import ResultTable
-
-    return ResultTable("table 2", ["runs"]), {}
+    return Study({}, tables={"": lambda numbers: ResultTable("table 2", ["runs"])})

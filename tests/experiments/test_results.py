@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import jaxwgc
-from experiments import results
+from experiments import results, tables
 from experiments.__main__ import EXPERIMENTS
 
 ROOT = Path(__file__).parents[2]
@@ -101,7 +101,7 @@ def test_files_appear_whole_or_not_at_all(tmp_path, monkeypatch):
 
 
 def test_table_in_markdown():
-    table = results.ResultTable("title", ["name", "value"])
+    table = tables.ResultTable("title", ["name", "value"])
     table.add_row("a", "1")
     assert table.to_markdown() == "| name | value |\n|:--|--:|\n| a | 1 |\n"
     with pytest.raises(ValueError, match="2 cells expected"):
@@ -110,7 +110,7 @@ def test_table_in_markdown():
 
 def test_interval_formats():
     summary = jaxwgc.summarize(np.array([2.0e-6, 3.0e-6, 4.0e-6]))
-    assert results.interval_power_of_ten(summary) == "(3.00 ± 2.48) × 10⁻⁶"
+    assert tables.interval_power_of_ten(summary) == "(3.00 ± 2.48) × 10⁻⁶"
     assert (
-        results.interval(jaxwgc.summarize(np.array([1.0, 2.0, 3.0])), 1) == "2.0 ± 2.5"
+        tables.interval(jaxwgc.summarize(np.array([1.0, 2.0, 3.0])), 1) == "2.0 ± 2.5"
     )

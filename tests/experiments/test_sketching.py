@@ -1,18 +1,15 @@
 """Embeddings and samplers measured: end to end on few runs, and against NumPy."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.sections import Effort
-from experiments.sketching import (
-    data,
-    distortion,
-    recommended,
-    sampled_rows,
-    samplers,
-)
+import jaxwgc
+from experiments.sketching import data, distortion, recommended, samplers
+from experiments.studies import Effort, measure
 from jaxwgc import sketching
 
 KEY = jax.random.key(0)
@@ -44,7 +41,7 @@ def test_data_are_as_coherent_as_they_say(every):
 
 
 def test_distortion_section_writes_all_embeddings():
-    found = distortion.section(EFFORT, KEY)
+    found = measure(distortion.study(EFFORT, KEY))
     (table,) = found.tables.values()
     assert len(table.rows) == len(distortion.EMBEDDINGS) == 7
     assert set(found.figures) == {"distortion"}
@@ -66,8 +63,9 @@ def test_distortions_are_those_of_the_matrices(every):
     chosen = {"T1": every["T1"]}
     basis = every["T1"].basis
     for name in ("count_sketch", "row_sampling, leverage"):
-        found = distortion.measure(KEY, name, 40, chosen, 3)["T1"]
         make = distortion.EMBEDDINGS[name]
+        trial = functools.partial(distortion.one_run, make=make, size=40, every=chosen)
+        found = jaxwgc.monte_carlo(trial, KEY, 3)["T1"]
         scores = jnp.asarray(every["T1"].scores, jnp.float32)
         for key, value in zip(jax.random.split(KEY, 3), found, strict=True):
             sketch = np.asarray(make(key, 40, scores).matrix(), float) @ basis
@@ -76,7 +74,7 @@ def test_distortions_are_those_of_the_matrices(every):
 
 
 def test_recommended_section_counts_what_is_within_epsilon():
-    found = recommended.section(EFFORT, KEY)
+    found = measure(recommended.study(EFFORT, KEY))
     table = found.tables["recommended"]
     assert len(table.rows) == len(recommended.SETTINGS)
     numbers = found.numbers["embeddings"]
@@ -92,11 +90,11 @@ def test_recommended_section_counts_what_is_within_epsilon():
 
 
 def test_samplers_section_and_its_least_squares():
-    found = samplers.section(EFFORT, KEY)
+    found = measure(samplers.study(EFFORT, KEY))
     assert set(found.tables) == {"data", "samplers", "samplers_bias"}
     assert set(found.figures) == {"samplers"}
     excess = found.numbers["excess"]
-    assert set(excess) == set(sampled_rows.SAMPLERS)
+    assert set(excess) == set(samplers.SAMPLERS)
     assert excess["UNIF"]["T1"]["median"][-1] > 10 * excess["LEV"]["T1"]["median"][-1]
     # The rows of the largest scores, solved by NumPy.
     data_key, _ = jax.random.split(KEY)
@@ -111,13 +109,13 @@ def test_samplers_section_and_its_least_squares():
     assert not jax.config.jax_enable_x64
 
 
-@pytest.mark.parametrize("name", list(sampled_rows.SAMPLERS))
+@pytest.mark.parametrize("name", list(samplers.SAMPLERS))
 def test_sampled_rows_stand_for_the_whole(name, with_x64, every):
-    sampler = sampled_rows.SAMPLERS[name]
+    sampler = samplers.SAMPLERS[name]
     probabilities = sketching.row_probabilities(every["T3"].scores, sampler.rule)
     keys = jax.random.split(KEY, 500)
     indices, scale = jax.vmap(
-        lambda key: sampled_rows.draw_rows(
+        lambda key: samplers.draw_rows(
             key, probabilities, 60, sampler.method, sampler.weighted
         )
     )(keys)
@@ -131,9 +129,13 @@ def test_sampled_rows_stand_for_the_whole(name, with_x64, every):
 
 
 def test_bias_and_variance_add_up_to_the_mean_excess(with_x64, every):
-    found = sampled_rows.measure(KEY, {"T3": every["T3"]}, 40, 50)
-    for name, own in found.items():
-        cell = own["T3"]
+    own = {"T3": every["T3"]}
+    for name, sampler in samplers.SAMPLERS.items():
+        trial = functools.partial(
+            samplers.one_run, sampler=sampler, every=own, sizes=[40]
+        )
+        found = jaxwgc.monte_carlo(trial, KEY, 50)
+        cell = samplers.compare(found["T3"], every["T3"])
         if cell.squared_bias > 0:
             # The sample variance, less what was taken off the square of the mean.
             total = cell.squared_bias + cell.variance

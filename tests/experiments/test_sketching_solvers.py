@@ -9,15 +9,8 @@ import scipy.optimize
 import scipy.special
 
 from experiments import timing
-from experiments.sections import Effort
-from experiments.sketching import (
-    block_descent,
-    block_leverage,
-    contraction,
-    least_squares,
-    logistic,
-    solvers,
-)
+from experiments.sketching import block_leverage, contraction, logistic, solvers
+from experiments.studies import Effort, measure
 
 KEY = jax.random.key(0)
 EFFORT = Effort(4, is_full=False)
@@ -31,7 +24,7 @@ def check_shown(section, tables, figure):
 
 
 def test_solvers():
-    section = solvers.section(EFFORT, KEY)
+    section = measure(solvers.study(EFFORT, KEY))
     check_shown(section, ["solvers_ill", "solvers_well"], "solvers")
     for rows in section.numbers["measured"].values():
         assert all(row["time"]["runs"] == 1 for row in rows)
@@ -46,10 +39,10 @@ def test_solvers():
 
 
 def test_system_has_the_condition_number_and_the_excess_is_that_of_numpy(with_x64):
-    factors = least_squares.orthonormal(KEY, (300, 5))
-    matrix, target = least_squares.system(KEY, *factors, 1e4)
+    factors = solvers.orthonormal(KEY, (300, 5))
+    matrix, target = solvers.system(KEY, *factors, 1e4)
     assert np.linalg.cond(matrix) == pytest.approx(1e4)
-    entry = least_squares.Entry("zero", "", lambda: np.zeros(5), False)
+    entry = solvers.Entry("zero", "", lambda: np.zeros(5), False)
     (found,) = solvers.compare([entry], matrix, target, 1)
     residual = target - matrix @ np.linalg.pinv(matrix) @ target
     expected = np.linalg.norm(target) / np.linalg.norm(residual) - 1
@@ -57,7 +50,7 @@ def test_system_has_the_condition_number_and_the_excess_is_that_of_numpy(with_x6
 
 
 def test_logistic():
-    section = logistic.section(EFFORT, KEY)
+    section = measure(logistic.study(EFFORT, KEY))
     check_shown(section, ["logistic"], "logistic")
     features, labels = logistic.load(EFFORT)
     found = scipy.optimize.minimize(
@@ -76,7 +69,7 @@ def test_logistic():
 
 
 def test_contraction():
-    section = contraction.section(EFFORT, KEY)
+    section = measure(contraction.study(EFFORT, KEY))
     check_shown(section, ["contraction"], "contraction")
     measured = section.numbers["measured"]
     for name, expected in section.numbers["theory"].items():
@@ -108,7 +101,7 @@ def test_non_negative_optimum_is_that_of_a_general_solver():
 
 
 def test_block_leverage():
-    section = block_leverage.section(EFFORT, KEY)
+    section = measure(block_leverage.study(EFFORT, KEY))
     check_shown(section, ["block_leverage"], "block_leverage")
     numbers = section.numbers
     for row in numbers["errors"].values():
@@ -121,12 +114,12 @@ def test_block_leverage():
 
 
 def test_coherent_data_have_orthonormal_columns_and_heavy_parts(with_x64):
-    matrix, target = map(np.asarray, block_descent.draw_data(KEY))
-    num_columns = block_descent.NUM_COLUMNS
+    matrix, target = map(np.asarray, block_leverage.draw_data(KEY))
+    num_columns = block_leverage.NUM_COLUMNS
     np.testing.assert_allclose(matrix.T @ matrix, np.eye(num_columns), atol=1e-12)
     solution = np.linalg.lstsq(matrix, target)[0]
     np.testing.assert_allclose(target @ matrix, solution, atol=1e-12)
-    blocks = (matrix**2).reshape(block_descent.NUM_PARTS, -1).sum(axis=1)
+    blocks = (matrix**2).reshape(block_leverage.NUM_PARTS, -1).sum(axis=1)
     assert blocks.max() > 4 * blocks.mean()
 
 
