@@ -132,7 +132,8 @@ def measure(study: Study, watch: Watch = lambda cell, share: None) -> Section:
         numbers = _filled(study.numbers, run)
     if study.key is not None:
         numbers |= {"runs": study.runs}
-        numbers |= study.derive(numbers)
+    if derived := study.derive(numbers):
+        numbers |= derived
     with matplotlib.rc_context(LOOK):
         return Section(
             to_builtin(numbers),
@@ -202,7 +203,7 @@ def run(
 def _watcher(progress: Progress, section: str) -> Watch:
     task = progress.add_task(section, total=1.0)
     return lambda cell, share: progress.update(
-        task, completed=share, description=f"{section} {cell}".strip()
+        task, completed=share, description=f"{section} {cell}"[:38].strip()
     )
 
 
