@@ -180,7 +180,7 @@ def run(
     with progress_bar() as progress:
         for name, build in sections.items():
             watch = _watcher(progress, name.replace("_", " ") or command)
-            watch("", 0.0)
+            watch("preparing", 0.0)
             section = measure(build(), watch)
             watch("", 1.0)
             for own, table in section.tables.items():

@@ -194,7 +194,7 @@ def tabulate(condition: float, numbers: Numbers) -> ResultTable:
             "seconds": row.time.cell(),
             "runs": str(row.time.runs),
             "excess": "" if row.excess is None else f"{row.excess:.1e}",
-            "iterations": str(row.iterations or ""),
+            "iterations": "" if row.iterations is None else str(row.iterations),
             "converged": YES_NO[row.converged],
         },
         numbers["measured"][f"{condition:.0e}"],
