@@ -17,8 +17,7 @@ CODES = ((50, 20, 30), (100, 100, 10), (200, 200, 20))
 
 def point_step(code: jaxwgc.GradientCode) -> int:
     """How far apart on the circle of points neighbours among the workers are."""
-    [own] = code.decoders_of(Lagrange)
-    return own.point_step
+    return code.decoders_of(Lagrange)[0].point_step
 
 
 def random_masks(seed: int, code: jaxwgc.GradientCode, number: int) -> np.ndarray:

@@ -47,8 +47,7 @@ def study(effort: Effort, key: jax.Array) -> Study:
 
     def cells(name, kind):
         own = every[kind]
-        embedding = getattr(sketching, name.split(", ")[0])
-        wanted = embedding, NUM_COLUMNS, EPSILON, DELTA
+        wanted = getattr(sketching, name.split(",")[0]), NUM_COLUMNS, EPSILON, DELTA
         options = SETTINGS[name](own.scores)
         size = sketching.recommended_sketch_size(*wanted, **options)
         trial = Trial(distortion.one_run, makes[name], size, {kind: own})

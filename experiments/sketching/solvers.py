@@ -130,9 +130,8 @@ def entries(
         run = own(sketching.preconditioned, method=method)
         found.append(Entry("`preconditioned`", f'"{method}"', run))
     for name, factor in SKETCHES if is_full else SKETCHES[::4]:
-        run = own(
-            sketching.sketch_and_solve, factor * num_columns, getattr(sketching, name)
-        )
+        make = getattr(sketching, name)
+        run = own(sketching.sketch_and_solve, factor * num_columns, make)
         found.append(Entry(f"`sketch_and_solve`, {name}", f"{factor}p", run))
     for number in (1, 2, 4) if is_full else (2,):
         run = own(
