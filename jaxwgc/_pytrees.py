@@ -21,7 +21,9 @@ def register(cls: type[T]) -> type[T]:
     """
     names = {True: [], False: []}
     for field in dataclasses.fields(cls):  # pyright: ignore[reportArgumentType]
+        # Annotations are strings under `from __future__ import annotations`.
         is_static = "static" in getattr(field.type, "__metadata__", ())
+        is_static |= isinstance(field.type, str) and "Static[" in field.type
         names[is_static].append(field.name)
 
     def flatten(tree: T) -> tuple[Any, Any]:

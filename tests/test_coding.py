@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 import jaxwgc
 from jaxwgc import decoders
 from jaxwgc.coding import _flat_vectors
-from jaxwgc.decoders._interpolation import lagrange
+from jaxwgc.decoders._interpolation import interpolate as lagrange
 from tests.conftest import arrivals, random_patterns, row_scales
 
 KEY = jax.random.key(0)

@@ -115,7 +115,13 @@ def test_names_are_those_of_the_design():
         "uncoded",
     ):
         assert f"jaxwgc.codes.{name}" in FUNCTIONS
-    for name in ("decode_round", "diagnose", "form_messages", "worst_pattern"):
+    for name in (
+        "combine",
+        "decode_round",
+        "diagnose",
+        "form_messages",
+        "worst_pattern",
+    ):
         assert f"jaxwgc.coding.{name}" in FUNCTIONS
     for name in ("leverage_scores", "partition_probabilities", "sample_partitions"):
         assert f"jaxwgc.sketching.{name}" in FUNCTIONS

@@ -145,6 +145,23 @@ class TestBadInput:
         with pytest.raises(ValueError, match="leading axis of num_parts = 4"):
             coding.decode_round(self.code, mask, partial_gradients=np.ones((3, 2)))
 
+    def test_lists(self):
+        found = coding.form_messages([[1.0, 2.0]], np.ones((2, 3), np.float32))
+        np.testing.assert_array_equal(found, [[3, 3, 3]])
+
+    def test_what_goes_with_messages(self):
+        mask, messages = np.ones(4, bool), np.ones((4, 2))
+        with pytest.raises(ValueError, match="params must be given with messages"):
+            coding.decode_round(self.code, mask, messages=messages)
+        with pytest.raises(ValueError, match="of one round; got"):
+            coding.decode_round(
+                self.code, mask, messages=messages[None], params=np.ones(2)
+            )
+        with pytest.raises(TypeError, match="tolerance must be a real scalar"):
+            coding.decode_round(
+                self.code, mask, messages=messages, params=np.ones(2), tolerance="x"
+            )
+
     def test_one_round(self):
         with pytest.raises(ValueError, match=r"received must have shape \(num_workers"):
             coding.decode_round(

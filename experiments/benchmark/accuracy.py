@@ -9,8 +9,7 @@ import numpy as np
 import jaxwgc
 from experiments.benchmark import _reed_solomon
 from experiments.studies import Once, Study, timed
-from jaxwgc.decoders import Decoder
-from jaxwgc.decoders._interpolation import lagrange
+from jaxwgc.decoders import Decoder, Lagrange
 
 NUM_PATTERNS = 1_000
 
@@ -74,7 +73,7 @@ class Interpolation(Decoder):
 
     def weights(self, code, mask):
         """Of every mask."""
-        return lagrange(mask, 1)
+        return Lagrange(1).closed_form(mask)
 
 
 def errors(code: jaxwgc.GradientCode, masks: np.ndarray, seed: int):

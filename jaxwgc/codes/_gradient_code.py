@@ -219,6 +219,10 @@ decoders=[LeastSquares])
                 f"code's own; got {decoder!r}"
             )
         decoder.check(self)
+        arrays = (self.encoding_matrix, self.assignment, self.target)
+        is_own = any(decoder is own for own in self.decoders)
+        if not is_own and all(isinstance(array, np.ndarray) for array in arrays):
+            decoder.check_entries(self)
         return decoder
 
     def check_plain(self, user: str) -> None:

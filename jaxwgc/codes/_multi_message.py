@@ -71,7 +71,7 @@ def multi_message(code: GradientCode) -> GradientCode:
     return dataclasses.replace(
         code,
         encoding_matrix=matrix.reshape(-1, code.num_parts),
-        decoders=code.decoders_of(LeastSquares),
+        decoders=code.decoders_of(LeastSquares) or (LeastSquares(),),
         messages_per_worker=num_messages,
         required_parts=finished,
     )

@@ -10,6 +10,7 @@ second derivatives are wrong.
 
 from jaxwgc.coding._decoding import (
     DecodedRound,
+    combine,
     decode,
     decode_round,
     decoding_error,
@@ -24,6 +25,7 @@ from jaxwgc.coding._worst_pattern import worst_pattern
 __all__ = [
     "DecodedRound",
     "Diagnosis",
+    "combine",
     "decode",
     "decode_round",
     "decoding_error",

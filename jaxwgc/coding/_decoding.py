@@ -39,18 +39,12 @@ def find_weights(
         lambda leaf: stop_gradient(leaf) if isinstance(leaf, jax.Array) else leaf,
         (code, code.choose_decoder(decoder)),
     )
-    decode = functools.partial(chosen.weights, constant)
+    decode = functools.partial(chosen.checked_weights, constant)
     by_batch = sharding_by_batch(mask, 2)
     if by_batch is not None:
         # Inside, where masks go side by side and are sorted, the compiler may choose.
         decode = jax.sharding.auto_axes(out_sharding=by_batch)(decode)
-    weights = jnp.asarray(decode(mask))
-    expected = (*mask.shape[:-1], code.num_segments, code.num_messages)
-    if weights.shape != expected:
-        raise ValueError(
-            "weights of a decoder must have shape (..., num_segments, num_messages) = "
-            f"{expected}; got {weights.shape} from {chosen}"
-        )
+    weights = decode(mask)
     dtype = working(code.encoding_matrix).dtype
     weights = weights.astype(jnp.promote_types(dtype, jnp.float32))
     return mask, jnp.where(mask[..., None, :], weights, 0)
@@ -313,10 +307,16 @@ def decode_round(
     """
     GradientCode.check(code)
     check_one_round(code, received=received, finished=finished)
+    _validation.check_number("tolerance", tolerance, minimum=0)
     if (messages is None) == (partial_gradients is None):
         raise ValueError("messages or partial_gradients must be given, and not both")
     if messages is not None:
         messages, params = check_messages(code, messages, params)
+        if messages.ndim != 2:
+            raise ValueError(
+                "messages must have shape (num_messages, length), of one round; got "
+                f"{messages.shape}"
+            )
     mask, weights = find_weights(code, received, decoder, finished)
     mixing = _collapsed.mixing(code, weights)
     # Relative to the largest weight: squares of tiny ones would underflow.
@@ -357,6 +357,20 @@ def combine(weights: jax.Array, messages: jax.Array, mask: jax.Array) -> jax.Arr
     Returns:
       Real (..., count * length), the raveled gradient, filled up with zeros; count is
       num_segments, and twice that for complex messages.
+
+    Example:
+      Of two shards of two messages each:
+
+      >>> import jax.numpy as jnp
+      >>> from jaxwgc.coding import combine
+      >>> weights, mask = jnp.ones((1, 4)), jnp.array([True, True, True, False])
+      >>> messages = jnp.arange(8.0).reshape(4, 2)
+      >>> shards = [slice(0, 2), slice(2, 4)]
+      >>> sum(combine(weights[:, own], messages[own], mask[own]) for own in shards)
+      Array([6., 9.], dtype=float32)
+
+    References:
+      The paper's section 2.2.
     """
     messages = jnp.where(mask[..., None], _dtypes.promoted(messages), 0)
     weights = weights.astype(messages.dtype)
@@ -374,6 +388,8 @@ def check_messages(
     code: GradientCode, messages: Any, params: Any
 ) -> tuple[jax.Array, Any]:
     """Messages (..., num_messages, length) of a gradient like `params`, as arrays."""
+    if params is None:
+        raise ValueError("params must be given with messages; got None")
     messages = _validation.as_array("messages", messages)
     params = jax.tree.map(lambda leaf: _validation.as_array("params", leaf), params)
     _validation.check_dtypes("messages", messages, "numbers or bools")

@@ -93,9 +93,10 @@ def form_messages(
     References:
       The paper's section 2.2.
     """
-    _validation.check_dtypes("matrix_rows", matrix_rows, "numbers or bools")
+    matrix = _validation.as_array("matrix_rows", matrix_rows)
+    _validation.check_dtypes("matrix_rows", matrix, "numbers or bools")
     _validation.check_dtypes("partial_gradients", partial_gradients, "numbers or bools")
-    matrix = working(matrix_rows)
+    matrix = working(matrix)
     leaves = jax.tree.leaves(partial_gradients)
     num_held = jnp.shape(leaves[0])[0] if leaves and jnp.ndim(leaves[0]) else 0
     _validation.check_leading_axis(

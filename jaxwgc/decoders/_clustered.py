@@ -1,7 +1,7 @@
 """Decoding cluster by cluster."""
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +35,8 @@ class Clustered(Decoder):
     inner: Decoder
     num_clusters: Static[int]
 
+    needs: ClassVar[str] = "that is block-diagonal, such as codes.clustered"
+
     @property
     def is_optimal(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         """As the inner decoder."""
@@ -44,6 +46,8 @@ class Clustered(Decoder):
         return super().is_a(kind) or self.inner.is_a(kind)
 
     def check(self, code: Any) -> None:
+        if not isinstance(self.inner, Decoder):
+            raise TypeError(f"inner must be a Decoder; got {self.inner!r}")
         _validation.check_int("num_clusters", self.num_clusters, minimum=1)
         for name in ("num_workers", "num_parts"):
             if getattr(code, name) % self.num_clusters:
@@ -52,6 +56,17 @@ class Clustered(Decoder):
                     f"{self.num_clusters} for {code}"
                 )
         self.inner.check(jax.eval_shape(self._first_block, code))
+
+    def check_entries(self, code: Any) -> None:
+        rows, columns = (
+            size // self.num_clusters for size in code.encoding_matrix.shape
+        )
+        blocks = code.encoding_matrix.reshape(self.num_clusters, rows, -1, columns)
+        if any(
+            np.delete(blocks[own], own, 1).any() for own in range(self.num_clusters)
+        ):
+            self.refuse(code)
+        self.inner.check_entries(self._first_block(code))
 
     def _first_block(self, code: Any) -> Any:
         rows, parts = (
@@ -79,7 +94,7 @@ class Clustered(Decoder):
                 target=targets[0] if is_same else target,
                 required_parts=None,
             )
-            return self.inner.weights(block, mask)
+            return self.inner.checked_weights(block, mask)
 
         size = mask.shape[-1] // self.num_clusters
         weights = jax.vmap(decode, in_axes=(-2, 0, 0, 0), out_axes=-2)(

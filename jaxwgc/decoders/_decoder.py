@@ -5,7 +5,9 @@ import dataclasses
 from typing import Any, ClassVar, NoReturn, dataclass_transform
 
 import jax
+import jax.numpy as jnp
 
+from jaxwgc import _validation
 from jaxwgc._pytrees import register
 
 
@@ -14,14 +16,17 @@ class Decoder(abc.ABC):
     """How decoding weights are found.
 
     A decoder owns what it needs besides the code, so that anyone can write one: a
-    subclass is made a frozen dataclass and a pytree as it is defined. Fields are arrays
+    subclass is made a frozen dataclass and a pytree as it is defined, without a
+    decorator; what it does when it is made, it does with tracers too. Fields are arrays
     (or pytrees of them), unless annotated as `Static[int]` or the like, which makes
     them part of the structure.
 
     Attributes:
       needs: what kind of code it decodes, for the message where a code has no decoder
         of a class.
-      is_optimal: whether no other weights miss the target by less.
+      is_optimal: whether no other weights miss the target by less, on which the search
+        for worst patterns relies. False for a subclass with `weights` of its own,
+        unless it says so itself.
 
     Example:
       Weights no larger than a limit, so that no message is amplified by more:
@@ -46,6 +51,9 @@ class Decoder(abc.ABC):
 
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
+        # Other weights than those of the class above need not be optimal.
+        if "weights" in vars(cls) and "is_optimal" not in vars(cls):
+            cls.is_optimal = False
         register(dataclasses.dataclass(frozen=True)(cls))
 
     @abc.abstractmethod
@@ -61,10 +69,34 @@ class Decoder(abc.ABC):
           arrived is taken for zero.
         """
 
+    def checked_weights(self, code: Any, mask: jax.Array) -> jax.Array:
+        """`weights`, if they are numbers of the right shape."""
+        weights = _validation.as_array("weights of a decoder", self.weights(code, mask))
+        _validation.check_dtypes(f"weights of {self}", weights, "numbers or bools")
+        expected = (*mask.shape[:-1], code.num_segments, code.num_messages)
+        if weights.shape != expected:
+            raise ValueError(
+                "weights of a decoder must have shape (..., num_segments, "
+                f"num_messages) = {expected}; got {weights.shape} from {self}"
+            )
+        if jnp.iscomplexobj(weights) and not code.is_complex:
+            raise TypeError(
+                f"weights of a decoder must be real for {code}; got {weights.dtype} "
+                f"from {self}"
+            )
+        return jnp.asarray(weights)
+
     def check(self, code: Any) -> None:
         """Raises ValueError, naming the rule, where it cannot decode the code.
 
         Of the shapes and static fields of a code; its entries may be traced.
+        """
+        del code
+
+    def check_entries(self, code: Any) -> None:
+        """The same of a code's entries, where it is not the code's own decoder.
+
+        Called where they are NumPy's; others may be traced.
         """
         del code
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxwgc import _validation
 from jaxwgc._dtypes import working
 from jaxwgc._product import product
 from jaxwgc.decoders._decoder import Decoder
@@ -44,11 +45,26 @@ class Group(Decoder):
 
     def check(self, code: Any) -> None:
         code.check_plain(f"decoder {self}")
-        if np.ndim(self.groups) != 2 or np.shape(self.groups)[1] != code.num_workers:
+        groups = _validation.as_array("groups", self.groups)
+        _validation.check_dtypes("groups", groups, "integers")
+        if groups.ndim != 2 or not len(groups) or groups.shape[1] != code.num_workers:
             raise ValueError(
                 "groups must have shape (num_families, num_workers) = (any, "
                 f"{code.num_workers}) for {code}; got {np.shape(self.groups)}"
             )
+
+    def check_entries(self, code: Any) -> None:
+        for family in np.asarray(self.groups):
+            names, first, which = np.unique(
+                family, return_index=True, return_inverse=True
+            )
+            rows = code.encoding_matrix[first][which]
+            is_member = family >= 0
+            covered = code.assignment[first[names >= 0]].sum(0)
+            if np.any((code.encoding_matrix != rows)[is_member]) or np.any(
+                covered != 1
+            ):
+                self.refuse(code)
 
     def weights(self, code: Any, mask: jax.Array) -> jax.Array:
         num_workers = mask.shape[-1]

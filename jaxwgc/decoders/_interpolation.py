@@ -26,7 +26,7 @@ _EPS_OF_NORM = 0.5
 _CHUNK = 32
 
 
-def lagrange(received: jax.Array, point_step: int) -> jax.Array:
+def interpolate(received: jax.Array, point_step: int) -> jax.Array:
     """Weights that interpolate a polynomial at 0 from its values at roots of unity.
 
     a_i = prod_j alpha_j / (alpha_j - alpha_i) over the other workers j that answered.
@@ -107,7 +107,7 @@ def lagrange_or_least_squares(
     code, which trades it against their norm, and the better ones are taken.
     """
     matrix, norms = scaled_rows(matrix)
-    weights = lagrange(received, point_step)
+    weights = interpolate(received, point_step)
     is_short = (~received).sum(-1) > num_stragglers
     weights = jnp.where(is_short[..., None, None], 0, weights * norms)
     # An estimate of the miss: to compute it would take as long as the weights took.

@@ -1,10 +1,14 @@
 """Lagrange interpolation, for codes evaluated at roots of unity."""
 
+import math
 from typing import Any, ClassVar
+
+import jax
+import numpy as np
 
 from jaxwgc import _validation
 from jaxwgc._pytrees import Static
-from jaxwgc.decoders._interpolation import lagrange_or_least_squares
+from jaxwgc.decoders._interpolation import interpolate, lagrange_or_least_squares
 from jaxwgc.decoders._part_by_part import PartByPart
 
 
@@ -43,6 +47,23 @@ class Lagrange(PartByPart):
         if not code.is_complex:
             self.refuse(code)
         _validation.check_int("point_step", self.point_step, minimum=1)
+
+    def check_entries(self, code: Any) -> None:
+        """Columns are values of polynomials of degree n - s - 1 at most."""
+        number = code.num_workers
+        if math.gcd(self.point_step, number) != 1:
+            self.refuse(code)
+        values = np.empty_like(code.encoding_matrix)
+        values[self.point_step * np.arange(number) % number] = code.encoding_matrix
+        coefficients = np.abs(np.fft.fft(values, axis=0))
+        if np.any(
+            coefficients[number - code.num_stragglers :] > 1e-6 * coefficients.max()
+        ):
+            self.refuse(code)
+
+    def closed_form(self, mask: jax.Array) -> jax.Array:
+        """The weights (..., 1, num_workers) of the formula alone, however large."""
+        return interpolate(mask, self.point_step)
 
     def _plain_weights(self, mask, matrix, target, num_lost, num_stragglers):
         return lagrange_or_least_squares(

@@ -39,6 +39,7 @@ class OneStep(Decoder):
     def check(self, code: Any) -> None:
         code.check_plain(f"decoder {self}")
         _validation.check_number("scale", self.scale, traceable=False)
+        _validation.check_bool("shared", self.shared)
 
     def weights(self, code: Any, mask: jax.Array) -> jax.Array:
         weight = jnp.asarray(self.scale, jnp.result_type(float))

@@ -4,6 +4,7 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxwgc import _validation
 from jaxwgc._product import product
@@ -46,6 +47,15 @@ class Peeling(Decoder):
                 f"batch_size must divide num_parts; got batch_size = {self.batch_size} "
                 f"for {code}"
             )
+
+    def check_entries(self, code: Any) -> None:
+        held = code.assignment * code.target
+        batches = code.assignment[:, :: self.batch_size].repeat(self.batch_size, 1)
+        if not (
+            np.allclose(code.encoding_matrix, held)
+            and np.array_equal(code.assignment, batches)
+        ):
+            self.refuse(code)
 
     def weights(self, code: Any, mask: jax.Array) -> jax.Array:
         return _peel(mask, jnp.asarray(code.assignment)[:, :: self.batch_size])

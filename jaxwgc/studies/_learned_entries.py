@@ -101,7 +101,7 @@ def optimize(
         code,
         encoding_matrix=matrix,
         num_stragglers=0,
-        decoders=code.decoders_of(LeastSquares),
+        decoders=code.decoders_of(LeastSquares) or (LeastSquares(),),
     )
     learn = _learner(model, num_steps, batch_size)
     entries, difference, standard_error = learn(learned, key, scale, learning_rate)

@@ -121,6 +121,37 @@ class TestOneFromOutside:
         np.testing.assert_array_equal(found, MASKS)
 
 
+class Doubled(decoders.LeastSquares):
+    """No longer those of least error, though it inherits from one that has them."""
+
+    def weights(self, code, mask):
+        return 2 * super().weights(code, mask)
+
+
+class Named(decoders.Decoder):
+    """As under `from __future__ import annotations`."""
+
+    scale: "decoders.Static[float]"
+
+    def weights(self, code, mask):
+        assert isinstance(self.scale, float)
+        return jnp.where(mask, self.scale, 0)[..., None, :]
+
+
+def test_optimal_weights_are_not_inherited():
+    assert decoders.LeastSquares.is_optimal and decoders.Lagrange.is_optimal
+    assert not Doubled.is_optimal
+    errors = jaxwgc.decoding_error(CODE, MASKS[MASKS.sum(1) == 4], Doubled)
+    worst = jaxwgc.coding.worst_pattern(CODE, 2, Doubled(), max_patterns=0)
+    error = jaxwgc.decoding_error(CODE, worst, Doubled)
+    np.testing.assert_allclose(error, errors.max(), rtol=1e-5)
+
+
+def test_static_fields_by_strings():
+    found = jax.jit(jaxwgc.decoding_weights)(CODE, MASKS, Named(2.0))
+    np.testing.assert_array_equal(found, 2 * MASKS)
+
+
 class TestStructures:
     """The class is part of the structure, so that no cache takes one for another."""
 
@@ -167,6 +198,55 @@ class TestBadInput:
             jaxwgc.decoding_weights(CODE, MASKS, WrongShape)
         with pytest.raises(ValueError, match=r"= \(1, 6\); got \(6,\) from WrongShape"):
             jax.jit(jaxwgc.decoding_error)(CODE, MASKS[0], WrongShape())
+
+    def test_weights_of_the_wrong_type(self):
+        class Complex(decoders.Decoder):
+            def weights(self, code, mask):
+                return 1j * jnp.ones((*mask.shape[:-1], 1, code.num_messages))
+
+        class Nothing(decoders.Decoder):
+            def weights(self, code, mask):
+                return None
+
+        with pytest.raises(TypeError, match="must be real for .* from Complex"):
+            jaxwgc.decoding_weights(CODE, MASKS, Complex)
+        with pytest.raises(TypeError, match="weights of Nothing must be numbers"):
+            jaxwgc.decoding_weights(CODE, MASKS, Nothing)
+
+    @pytest.mark.parametrize(
+        ("code", "decoder", "rule"),
+        [
+            (codes.cyclic_mds(5, 2), decoders.Peeling(), "Peeling needs a code of zer"),
+            (codes.uncoded(3, 6), decoders.Peeling(3), "Peeling needs a code of zeros"),
+            (codes.reed_solomon(5, 5, 2), decoders.Lagrange(3), "evaluated at roots"),
+            (codes.reed_solomon(4, 4, 2), decoders.Lagrange(2), "evaluated at roots"),
+            (
+                codes.cyclic_mds(4, 1),
+                decoders.Clustered(decoders.LeastSquares(), 2),
+                "Clustered needs a code that is block-diagonal",
+            ),
+            (
+                codes.uncoded(4),
+                decoders.Group(np.zeros((1, 4), int)),
+                "Group needs a code of groups",
+            ),
+        ],
+    )
+    def test_entries_that_do_not_fit(self, code, decoder, rule):
+        with pytest.raises(ValueError, match=rule):
+            jaxwgc.decoding_weights(code, np.ones(code.num_workers, bool), decoder)
+
+    @pytest.mark.parametrize("inner", ["x", decoders.LeastSquares, None])
+    def test_inner_decoders_that_are_none(self, inner):
+        with pytest.raises(TypeError, match="inner must be a Decoder; got"):
+            jaxwgc.decoding_weights(CODE, MASKS, decoders.Clustered(inner, 2))
+
+    def test_inner_weights_of_the_wrong_shape(self):
+        code = codes.clustered(codes.uncoded(2), 2)
+        with pytest.raises(ValueError, match=r"\(1, 2\); got \(2,\) from WrongShape"):
+            jaxwgc.decoding_weights(
+                code, np.ones(4, bool), decoders.Clustered(WrongShape(), 2)
+            )
 
     def test_a_code_without_decoders(self):
         code = dataclasses.replace(CODE, decoders=())

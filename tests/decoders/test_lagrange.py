@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jaxwgc
-from jaxwgc.decoders._interpolation import lagrange
+from jaxwgc.decoders._interpolation import interpolate as lagrange
 from tests.conftest import random_patterns
 from tests.strategies import least_miss
 
