@@ -81,10 +81,11 @@ class Group(Decoder):
         # covered, whose sum is rounded.
         silent = product(answers, same.astype(dtype)) == 0
         leader = ~earlier.any(axis=0)
-        worth = product(
-            jnp.asarray(code.assignment).astype(dtype),
-            jnp.abs(working(code.target)) ** 2,
-        )
+        # Relative to the largest weight: squares of tiny ones would underflow.
+        sizes = jnp.abs(working(code.target))
+        largest = sizes.max()
+        sizes = sizes / jnp.where(largest > 0, largest, 1)
+        worth = product(jnp.asarray(code.assignment).astype(dtype), sizes**2)
         lost = product(jnp.where(silent & leader, worth, 0), member.T.astype(dtype))
         chosen = member[jnp.argmin(lost, axis=-1)]
         return jnp.where(first & chosen, 1, 0).astype(dtype)[..., None, :]

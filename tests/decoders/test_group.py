@@ -68,6 +68,16 @@ def test_one_of_each_part_up_to_s(num_workers, x64):
         np.testing.assert_array_equal(weights @ code.encoding_matrix, 1)
 
 
+@pytest.mark.parametrize("size", [1e-30, 1e-20, 1e15])
+def test_the_size_of_the_weights_does_not_matter(size):
+    """Squares of these are zero or infinite in float32."""
+    code, masks = jaxwgc.codes.binary(5, 2), every_pattern(5, 5)
+    small = jaxwgc.weighted(code, np.full(5, size))
+    np.testing.assert_array_equal(
+        jaxwgc.decoding_weights(small, masks), jaxwgc.decoding_weights(code, masks)
+    )
+
+
 @pytest.mark.parametrize(
     "code",
     [

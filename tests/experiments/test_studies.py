@@ -192,6 +192,8 @@ def test_one_run_has_no_interval_and_differs_from_nothing():
     cell = {"error": single, "iterations": single}
     runs = {"paper": dict.fromkeys(mnist.WEIGHTINGS, cell)}
     numbers = {
+        "rules": {"paper": mnist.Rule(1e-3, 100.0)},
+        "fit": {"runs": 1},
         "uncompressed": {
             "error_percent": 4.4,
             "iterations": 1,
