@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 
 import jaxwgc
 from jaxwgc import decoders
@@ -110,6 +110,8 @@ class TestDecodingWeights:
         pytest.param(jnp.float64, True, id="float64"),
     ],
 )
+# Half as many for each, since there are three dtypes.
+@settings(max_examples=settings().max_examples // 2)
 @given(drawn=rounds())
 def test_every_path_applies_those_weights(dtype, x64, drawn):
     """Messages, decoded gradients, errors and states, each in NumPy."""
