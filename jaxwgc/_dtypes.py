@@ -1,4 +1,4 @@
-"""Dtypes that are taken, those that they are promoted to, and what those round to."""
+"""Dtypes that are taken, and those that they are promoted to."""
 
 from typing import Any
 
@@ -53,8 +53,3 @@ def working(array: Any) -> jax.Array:
     nothing computes with it there.
     """
     return jnp.asarray(array, jax.dtypes.canonicalize_dtype(array.dtype))
-
-
-def rounding(dtype: jax.typing.DTypeLike) -> float:
-    """The share of the target of decoding below which a miss is rounding."""
-    return {32: 1e-5, 64: 1e-10}[jnp.finfo(dtype).bits]

@@ -8,7 +8,7 @@ from optax.experimental import aggregating
 
 from jaxwgc import _validation, coding
 from jaxwgc.codes import GradientCode
-from jaxwgc.decoders import Decoder
+from jaxwgc.decoders import DecoderLike
 from jaxwgc.stragglers import StragglerModel
 
 __all__ = [
@@ -53,7 +53,7 @@ def coded_aggregate(
     method: str = "partials",
     undecodable: str = "least_squares",
     tolerance: float = 1e-3,
-    decoder: Decoder | type[Decoder] | None = None,
+    decoder: DecoderLike = None,
 ) -> aggregating.Aggregator:
     """Aggregates partial gradients as a coded cluster with stragglers would.
 

@@ -11,7 +11,7 @@ from optax.experimental import aggregating
 from jaxwgc import _validation, sketching
 from jaxwgc.aggregate import coded_aggregate
 from jaxwgc.codes import GradientCode
-from jaxwgc.decoders import Decoder
+from jaxwgc.decoders import DecoderLike
 from jaxwgc.gradients import decoded_value_and_grad
 from jaxwgc.stragglers import StragglerModel
 
@@ -154,7 +154,7 @@ def sampled_value_and_grad(
     *,
     num_draws: int | None = None,
     has_aux: bool = False,
-    decoder: Decoder | type[Decoder] | None = None,
+    decoder: DecoderLike = None,
 ) -> Callable:
     """The decoded gradient of a new sample of parts, in one backward pass over them.
 

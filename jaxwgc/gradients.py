@@ -11,7 +11,7 @@ from jaxwgc import _dtypes, _validation
 from jaxwgc._product import product
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding import decode_round
-from jaxwgc.decoders import Decoder
+from jaxwgc.decoders import DecoderLike
 
 __all__ = [
     "decoded_value_and_grad",
@@ -73,7 +73,7 @@ def decoded_value_and_grad(
     loss: Callable[..., Any],
     code: GradientCode,
     has_aux: bool = False,
-    decoder: Decoder | type[Decoder] | None = None,
+    decoder: DecoderLike = None,
 ) -> Callable:
     """What a coded step computes, without its messages: one backward pass.
 

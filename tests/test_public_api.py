@@ -23,6 +23,7 @@ TYPES = {
     "CodedAggregateState",
     "DecodedRound",
     "Decoder",
+    "DecoderLike",
     "DelayModel",
     "Diagnosis",
     "Embedding",

@@ -1,7 +1,7 @@
 """What every gradient code is: who holds what, and how it is mixed."""
 
 import dataclasses
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import jax
 import numpy as np
@@ -9,10 +9,9 @@ import numpy as np
 from jaxwgc import _validation
 from jaxwgc._pytrees import Static, register
 from jaxwgc.codes._tolerance import check_tolerance
-from jaxwgc.decoders import Decoder, LeastSquares
+from jaxwgc.decoders import Decoder, DecoderLike, LeastSquares
 
 Array: TypeAlias = jax.Array | np.ndarray
-
 
 _KINDS = {
     "encoding_matrix": "numbers or bools",
@@ -192,7 +191,7 @@ decoders=[LeastSquares])
         """Those of the code's decoders that are of a class, in their order."""
         return tuple(decoder for decoder in self.decoders if decoder.is_a(kind))
 
-    def choose_decoder(self, decoder: Any = None) -> Decoder:
+    def choose_decoder(self, decoder: DecoderLike = None) -> Decoder:
         """A decoder that can decode this code.
 
         Args:
@@ -204,26 +203,29 @@ decoders=[LeastSquares])
           ValueError: where there is none, or it cannot decode the code.
           TypeError: where `decoder` is neither.
         """
+        chosen: Any = decoder
         if decoder is None:
             if not self.decoders:
                 raise ValueError(
                     f"decoder must be given, since the code has none: {self}"
                 )
-            decoder = self.decoders[0]
+            chosen = self.decoders[0]
         elif isinstance(decoder, type) and issubclass(decoder, Decoder):
             own = self.decoders_of(decoder)
-            decoder = own[0] if own else decoder.without_fields(self)
+            if not own and dataclasses.fields(cast(Any, decoder)):
+                decoder.refuse(self)
+            chosen = own[0] if own else decoder()
         elif not isinstance(decoder, Decoder):
             raise TypeError(
                 "decoder must be a jaxwgc.decoders.Decoder, or a class of them for the "
                 f"code's own; got {decoder!r}"
             )
-        decoder.check(self)
+        chosen.check(self)
         arrays = (self.encoding_matrix, self.assignment, self.target)
-        is_own = any(decoder is own for own in self.decoders)
+        is_own = any(chosen is own for own in self.decoders)
         if not is_own and all(isinstance(array, np.ndarray) for array in arrays):
-            decoder.check_entries(self)
-        return decoder
+            chosen.check_entries(self)
+        return chosen
 
     def check_plain(self, user: str) -> None:
         """Raises ValueError where messages are several, or shorter than the gradient.

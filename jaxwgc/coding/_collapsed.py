@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxwgc import _dtypes, _validation
-from jaxwgc._dtypes import rounding, working
+from jaxwgc._dtypes import working
 from jaxwgc._product import product
-from jaxwgc._segments import segment_target
 from jaxwgc._some_masks import in_any_lane
+from jaxwgc._targets import rounding, segment_target, target_scale
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding import _flat_vectors
 
@@ -43,12 +43,6 @@ def leakage(mixing: jax.Array) -> jax.Array:
     identity = jnp.eye(mixing.shape[-1])[:, None, :]
     own = effective(mixing)[..., None, :, None] * identity
     return mixing - own.astype(mixing.dtype)
-
-
-def target_scale(code: GradientCode) -> jax.Array:
-    """The largest entry of the target, or one where all are zero; a real scalar."""
-    largest = jnp.max(jnp.abs(jax.lax.stop_gradient(working(code.target))))
-    return jnp.where(largest > 0, largest, 1)
 
 
 def squared_error(
@@ -125,7 +119,7 @@ def collapse(
             leak = leak + jnp.stack([-turned[:, 1], turned[:, 0]], axis=1)
         return _flat_vectors.unravel(flat + leak.ravel()[: flat.size], own)
 
-    largest = rounding(leaked.dtype) * target_scale(code)
+    largest = rounding(leaked.dtype) * target_scale(working(code.target))
     leaks = in_any_lane(jnp.any(jnp.abs(leaked) > largest))
     if not _validation.is_traced(leaks):
         # Outside of jit, lax.cond would compile its new functions at every call.

@@ -11,6 +11,7 @@ from jax.lax import stop_gradient
 from jaxwgc import _dtypes, _validation
 from jaxwgc._dtypes import working
 from jaxwgc._product import product
+from jaxwgc._targets import target_scale
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding import _collapsed, _flat_vectors
 from jaxwgc.coding._arrivals import (
@@ -19,13 +20,13 @@ from jaxwgc.coding._arrivals import (
     check_one_round,
     sharding_by_batch,
 )
-from jaxwgc.decoders import Decoder
+from jaxwgc.decoders import DecoderLike
 
 
 def find_weights(
     code: GradientCode,
     received: Any,
-    decoder: Decoder | type[Decoder] | None = None,
+    decoder: DecoderLike = None,
     finished: Any = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Which messages have arrived, bool (..., num_messages), and their weights.
@@ -53,7 +54,7 @@ def find_weights(
 def decoding_weights(
     code: GradientCode,
     received: jax.typing.ArrayLike | None = None,
-    decoder: Decoder | type[Decoder] | None = None,
+    decoder: DecoderLike = None,
     *,
     finished: jax.typing.ArrayLike | None = None,
 ) -> jax.Array:
@@ -104,7 +105,7 @@ def decoding_weights(
 def effective_weights(
     code: GradientCode,
     received: jax.typing.ArrayLike | None = None,
-    decoder: Decoder | type[Decoder] | None = None,
+    decoder: DecoderLike = None,
     *,
     finished: jax.typing.ArrayLike | None = None,
 ) -> jax.Array:
@@ -145,7 +146,7 @@ def effective_weights(
 def decoding_error(
     code: GradientCode,
     received: jax.typing.ArrayLike | None = None,
-    decoder: Decoder | type[Decoder] | None = None,
+    decoder: DecoderLike = None,
     *,
     finished: jax.typing.ArrayLike | None = None,
 ) -> jax.Array:
@@ -153,9 +154,9 @@ def decoding_error(
 
     Zero to rounding as long as no more than s workers fail; divided by the number of
     parts, the part of the gradient that is missed. (Of a code with segments, the mean
-    over the segments.) Differentiable in the entries of
-    B, at the decoding weights of least squares: those minimise it, so that their own
-    change does not count to first order.
+    over the segments.) Differentiable in the entries of B, at the decoding weights of
+    least squares: those minimise it, so that their own change does not count to first
+    order.
 
     Args:
       code: a gradient code.
@@ -188,7 +189,7 @@ def decode(
     messages: jax.Array,
     received: jax.typing.ArrayLike | None = None,
     params: Any = None,
-    decoder: Decoder | type[Decoder] | None = None,
+    decoder: DecoderLike = None,
     *,
     finished: jax.typing.ArrayLike | None = None,
 ) -> Any:
@@ -262,7 +263,7 @@ def decode_round(
     params: Any = None,
     partial_gradients: Any = None,
     finished: jax.typing.ArrayLike | None = None,
-    decoder: Decoder | type[Decoder] | None = None,
+    decoder: DecoderLike = None,
     tolerance: jax.typing.ArrayLike = 1e-3,
 ) -> DecodedRound:
     """The decoded gradient of one round, and how far it can be trusted.
@@ -309,7 +310,10 @@ def decode_round(
     check_one_round(code, received=received, finished=finished)
     _validation.check_number("tolerance", tolerance, minimum=0)
     if (messages is None) == (partial_gradients is None):
-        raise ValueError("messages or partial_gradients must be given, and not both")
+        raise ValueError(
+            "messages or partial_gradients must be given, and not both; got "
+            f"{'neither' if messages is None else 'both'}"
+        )
     if messages is not None:
         messages, params = check_messages(code, messages, params)
         if messages.ndim != 2:
@@ -319,10 +323,10 @@ def decode_round(
             )
     mask, weights = find_weights(code, received, decoder, finished)
     mixing = _collapsed.mixing(code, weights)
-    # Relative to the largest weight: squares of tiny ones would underflow.
-    scale = _collapsed.target_scale(code)
+    target = working(code.target)
+    scale = stop_gradient(target_scale(target))
     miss = jnp.sqrt(_collapsed.squared_error(code, mixing, scale))
-    norm = jnp.linalg.norm(jnp.asarray(code.target) / scale)
+    norm = jnp.linalg.norm(target / scale)
     if messages is not None:
         gradient = _flat_vectors.unravel(combine(weights, messages, mask), params)
     else:

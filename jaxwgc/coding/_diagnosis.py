@@ -14,7 +14,7 @@ from jaxwgc.codes import GradientCode
 from jaxwgc.coding import _collapsed
 from jaxwgc.coding._decoding import find_weights
 from jaxwgc.coding._worst_pattern import worst_pattern
-from jaxwgc.decoders import Decoder
+from jaxwgc.decoders import DecoderLike
 
 # Numbers of stragglers that are looked at where none are asked for.
 _NUM_ROWS = 8
@@ -107,7 +107,7 @@ def diagnose(
     *,
     num_patterns: int = 1000,
     quantile_levels: Sequence[float] = (0.5, 0.9, 0.99),
-    decoder: Decoder | type[Decoder] | None = None,
+    decoder: DecoderLike = None,
     max_patterns: int = 50_000,
 ) -> Diagnosis:
     """What a code costs, and its decoding error against the number of stragglers.

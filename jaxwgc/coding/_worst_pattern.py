@@ -13,7 +13,7 @@ from jaxwgc import _validation
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding._decoding import decoding_error
 from jaxwgc.coding._ridge_errors import RidgeErrors, all_swaps, swapped
-from jaxwgc.decoders import Decoder
+from jaxwgc.decoders import Decoder, DecoderLike
 
 # Masks that are evaluated in one call. Always as many, so that a code is compiled once.
 _BATCH = 128
@@ -32,7 +32,7 @@ _decoding_error = jax.jit(decoding_error)
 def worst_pattern(
     code: GradientCode,
     num_stragglers: int,
-    decoder: Decoder | type[Decoder] | None = None,
+    decoder: DecoderLike = None,
     *,
     max_patterns: int = 50_000,
 ) -> np.ndarray:

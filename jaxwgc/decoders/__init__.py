@@ -7,7 +7,7 @@ for the code's own decoder of that class, or any instance of `Decoder`.
 
 from jaxwgc._pytrees import Static
 from jaxwgc.decoders._clustered import Clustered
-from jaxwgc.decoders._decoder import Decoder
+from jaxwgc.decoders._decoder import Decoder, DecoderLike
 from jaxwgc.decoders._group import Group
 from jaxwgc.decoders._lagrange import Lagrange
 from jaxwgc.decoders._least_squares import LeastSquares
@@ -17,6 +17,7 @@ from jaxwgc.decoders._peeling import Peeling
 __all__ = [
     "Clustered",
     "Decoder",
+    "DecoderLike",
     "Group",
     "Lagrange",
     "LeastSquares",

@@ -58,27 +58,17 @@ class Clustered(Decoder):
         self.inner.check(jax.eval_shape(self._first_block, code))
 
     def check_entries(self, code: Any) -> None:
-        rows, columns = (
-            size // self.num_clusters for size in code.encoding_matrix.shape
-        )
-        blocks = code.encoding_matrix.reshape(self.num_clusters, rows, -1, columns)
-        if any(
-            np.delete(blocks[own], own, 1).any() for own in range(self.num_clusters)
-        ):
+        blocks = _diagonal_blocks(code.encoding_matrix, self.num_clusters)
+        if np.count_nonzero(code.encoding_matrix) != np.count_nonzero(blocks):
             self.refuse(code)
         self.inner.check_entries(self._first_block(code))
 
     def _first_block(self, code: Any) -> Any:
-        rows, parts = (
-            size // self.num_clusters for size in (code.num_workers, code.num_parts)
-        )
-        messages, columns = rows * code.messages_per_worker, parts * code.num_segments
-        return dataclasses.replace(
+        return _block(
             code,
-            encoding_matrix=code.encoding_matrix[:messages, :columns],
-            assignment=code.assignment[:rows, :parts],
-            target=code.target[:parts],
-            required_parts=None,
+            _diagonal_blocks(code.encoding_matrix, self.num_clusters)[0],
+            _diagonal_blocks(code.assignment, self.num_clusters)[0],
+            code.target.reshape(self.num_clusters, -1)[0],
         )
 
     def weights(self, code: Any, mask: jax.Array) -> jax.Array:
@@ -87,14 +77,9 @@ class Clustered(Decoder):
         is_same = isinstance(targets, np.ndarray) and (targets == targets[0]).all()
 
         def decode(mask, matrix, assignment, target):
-            block = dataclasses.replace(
-                code,
-                encoding_matrix=matrix,
-                assignment=assignment,
-                target=targets[0] if is_same else target,
-                required_parts=None,
-            )
-            return self.inner.checked_weights(block, mask)
+            target = targets[0] if is_same else target
+            own = _block(code, matrix, assignment, target)
+            return self.inner.checked_weights(own, mask)
 
         size = mask.shape[-1] // self.num_clusters
         weights = jax.vmap(decode, in_axes=(-2, 0, 0, 0), out_axes=-2)(
@@ -109,7 +94,18 @@ class Clustered(Decoder):
         return f"Clustered({self.inner})"
 
 
-def _diagonal_blocks(matrix: jax.Array, count: int) -> jax.Array:
+def _block(code: Any, matrix: Any, assignment: Any, target: Any) -> Any:
+    """A code with what one cluster has of these."""
+    return dataclasses.replace(
+        code,
+        encoding_matrix=matrix,
+        assignment=assignment,
+        target=target,
+        required_parts=None,
+    )
+
+
+def _diagonal_blocks(matrix: Any, count: int) -> Any:
     rows, columns = (size // count for size in matrix.shape)
     index = np.arange(count)
     return matrix.reshape(count, rows, count, columns)[index, :, index, :]

@@ -2,7 +2,7 @@
 
 import abc
 import dataclasses
-from typing import Any, ClassVar, NoReturn, dataclass_transform
+from typing import Any, ClassVar, NoReturn, TypeAlias, dataclass_transform
 
 import jax
 import jax.numpy as jnp
@@ -105,16 +105,13 @@ class Decoder(abc.ABC):
         return isinstance(self, kind)
 
     @classmethod
-    def without_fields(cls, code: Any) -> "Decoder":
-        """One that needs nothing of the code, or ValueError where it does."""
-        if dataclasses.fields(cls):  # pyright: ignore[reportArgumentType]
-            cls.refuse(code)
-        return cls()
-
-    @classmethod
     def refuse(cls, code: Any) -> NoReturn:
         """Says which codes it is for."""
         raise ValueError(f"decoder {cls.__name__} needs a code {cls.needs}; got {code}")
 
     def __str__(self) -> str:
         return type(self).__name__
+
+
+# A decoder, a class for the code's own of that class, or None for the code's first.
+DecoderLike: TypeAlias = Decoder | type[Decoder] | None

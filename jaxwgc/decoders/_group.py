@@ -9,6 +9,7 @@ import numpy as np
 from jaxwgc import _validation
 from jaxwgc._dtypes import working
 from jaxwgc._product import product
+from jaxwgc._targets import target_scale
 from jaxwgc.decoders._decoder import Decoder
 
 
@@ -81,10 +82,8 @@ class Group(Decoder):
         # covered, whose sum is rounded.
         silent = product(answers, same.astype(dtype)) == 0
         leader = ~earlier.any(axis=0)
-        # Relative to the largest weight: squares of tiny ones would underflow.
-        sizes = jnp.abs(working(code.target))
-        largest = sizes.max()
-        sizes = sizes / jnp.where(largest > 0, largest, 1)
+        target = working(code.target)
+        sizes = jnp.abs(target) / target_scale(target)
         worth = product(jnp.asarray(code.assignment).astype(dtype), sizes**2)
         lost = product(jnp.where(silent & leader, worth, 0), member.T.astype(dtype))
         chosen = member[jnp.argmin(lost, axis=-1)]

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxwgc._dtypes import rounding
 from jaxwgc._product import product
 from jaxwgc._some_masks import compute_where, in_any_lane
+from jaxwgc._targets import rounding
 from jaxwgc.decoders._accuracy import scaled_rows, squared_norm
 from jaxwgc.decoders._decomposition import solve_by_svd
 from jaxwgc.decoders._dual import dual_factors, dual_weights

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxwgc._dtypes import rounding
 from jaxwgc._product import product
 from jaxwgc._some_masks import compute_where
+from jaxwgc._targets import rounding
 from jaxwgc.decoders._accuracy import relative_miss, scaled_rows, squared_norm
 from jaxwgc.decoders._decomposition import solve_by_svd
 

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc._dtypes import working
-from jaxwgc._segments import segment_target
 from jaxwgc._some_masks import in_any_lane
+from jaxwgc._targets import segment_target, target_scale
 from jaxwgc.decoders._accuracy import relative_miss
 from jaxwgc.decoders._decoder import Decoder
 from jaxwgc.decoders._nearest_weights import nearest_weights
@@ -50,10 +50,8 @@ class PartByPart(Decoder):
     def weights(self, code: Any, mask: jax.Array) -> jax.Array:
         matrix, target = working(code.encoding_matrix), working(code.target)
         matrix = matrix.astype(jnp.promote_types(matrix.dtype, jnp.float32))
-        # Tiny or huge weights would under- or overflow in squares. Dividing both leaves
-        # the decoding weights as they are.
-        largest = jnp.max(jnp.abs(target))
-        scale = jnp.where(largest > 0, largest, 1).astype(matrix.dtype)
+        # Dividing both leaves the decoding weights as they are.
+        scale = target_scale(target).astype(matrix.dtype)
         sizes = np.abs(code.target) if isinstance(code.target, np.ndarray) else [0, 1]
         return _decode(
             self,

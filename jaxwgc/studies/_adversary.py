@@ -2,14 +2,14 @@
 
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding import worst_pattern
-from jaxwgc.decoders import Decoder
+from jaxwgc.decoders import DecoderLike
 from jaxwgc.stragglers import StragglerModel, fixed
 
 
 def adversarial(
     code: GradientCode,
     num_stragglers: int,
-    decoder: Decoder | type[Decoder] | None = None,
+    decoder: DecoderLike = None,
     *,
     max_patterns: int = 50_000,
 ) -> StragglerModel:
