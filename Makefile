@@ -110,6 +110,9 @@ format: $(STAMPS)/dev
 types: $(STAMPS)/dev
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
+# Runs the tutorials, on the kernel of this environment whatever else is installed.
+docs serve: export JUPYTER_PREFER_ENV_PATH := 1
+docs serve: export XLA_FLAGS ?= --xla_backend_optimization_level=0
 docs: $(STAMPS)/docs
 	$(BIN)/mkdocs build --strict --site-dir "$(abspath $(SITE))"
 
