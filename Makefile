@@ -138,9 +138,14 @@ format: $(STAMPS)/dev
 types: $(STAMPS)/dev
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
+# Runs the tutorials, on the kernel of this environment whatever else is installed; while
+# pages are edited they are shown without their outputs, which would take a minute a time.
+docs: export JUPYTER_PREFER_ENV_PATH := 1
+docs: export XLA_FLAGS ?= --xla_backend_optimization_level=0
 docs: $(STAMPS)/docs
 	$(BIN)/mkdocs build --strict --site-dir "$(abspath $(SITE))"
 
+serve: export EXECUTE_TUTORIALS := false
 serve: $(STAMPS)/docs
 	$(BIN)/mkdocs serve
 

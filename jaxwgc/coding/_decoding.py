@@ -331,7 +331,11 @@ def decode_round(
         gradient = _flat_vectors.unravel(combine(weights, messages, mask), params)
     else:
         sums = partial_gradients
-        if not callable(sums):
+        # Gradients like an Equinox module can be called, too, but are no leaf.
+        is_function = isinstance(sums, jax.tree_util.Partial) or (
+            callable(sums) and jax.tree_util.all_leaves([sums])
+        )
+        if not is_function:
             _validation.check_leading_axis(
                 "partial_gradients", sums, code.num_parts, "num_parts"
             )
