@@ -49,7 +49,7 @@ def exact(repeats: int, seed: int, quick: bool) -> Study:
 
     return timed(
         [Once(measure, parameters) for parameters in _reed_solomon.CODES],
-        f"Decoding {number} masks: microseconds a mask, median of {repeats}",
+        f"Decoding {number:,} masks: microseconds a mask, median of {repeats}",
         lambda row: {
             "(n, k, d)": str(row["code"]),
             "NumPy lstsq": f"{1e6 * row['seconds']['numpy_lstsq']:.3g}",

@@ -80,7 +80,7 @@ def tabulate(numbers: Numbers) -> ResultTable:
     deadlines = [f"deadline {deadline:g}" for deadline in numbers["deadlines"]]
     return ResultTable(
         f"Unfinished work, {NUM_WORKERS} workers: mean error in percent of "
-        f"{numbers['runs']} rounds, whole workers / finished parts",
+        f"{numbers['runs']:,} rounds, whole workers / finished parts",
         ["code", "messages", "work", *deadlines],
         [row(name, *own) for name, own in numbers["messages_and_work"].items()],
     )
