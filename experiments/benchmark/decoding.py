@@ -95,7 +95,8 @@ def least_squares(repeats: int, seed: int, quick: bool) -> Study:
 
     return timed(
         [Once(measure, *own) for own in BERNOULLI],
-        f"Bernoulli codes by least squares, {number:,} masks: microseconds a mask",
+        f"Mean error of Bernoulli codes over {number:,} masks, by least squares: "
+        "microseconds a mask, and how far the mean is from NumPy's",
         lambda row: {
             "(n, k, d), s": f"{row['code']}, {row['num_stragglers']}",
             "lstsq": f"{1e6 * row['seconds']['numpy']:.3g}",
