@@ -85,7 +85,7 @@ def study(repeats: int, seed: int, quick: bool) -> Study:
     chosen = [own for own in LAYOUTS if own.num_workers <= QUICK or not quick]
     return timed(
         [Once(measure, own) for own in chosen],
-        f"A round with {100 * STRAGGLERS:g}% stragglers, {NUM_PARAMETERS:,} parameters: "
+        f"A round of {NUM_PARAMETERS:,} parameters, {100 * STRAGGLERS:g}% stragglers: "
         "the share of the data at each worker, and what the coordinator reads",
         lambda row: {
             "code": f"`{row['layout']}`",
