@@ -40,12 +40,13 @@ VENV_WORKS := $(shell $(BIN)/python -c 'import pip, sys; print(sys.version_info 
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help reproduce test test-lowest lint format types docs serve package benchmark
-.PHONY: measure clean
+.PHONY: help reproduce test coverage test-lowest lint format types docs serve package
+.PHONY: benchmark measure clean
 
 help:
 	@echo 'make reproduce   run the experiments (QUICK=1: few runs)'
 	@echo 'make test        run the tests'
+	@echo 'make coverage    run the tests, print which lines and branches none runs'
 	@echo 'make test-lowest run a core of the tests on the lowest versions supported'
 	@echo 'make lint        ruff: lint and format check'
 	@echo 'make format      ruff: fix and format'
@@ -73,6 +74,11 @@ reproduce: $(STAMPS)/experiments
 test: XLA_FLAGS ?= --xla_backend_optimization_level=0
 test: $(STAMPS)/test
 	OPENBLAS_NUM_THREADS=1 XLA_FLAGS="$(XLA_FLAGS)" $(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+# Lines and branches of jaxwgc that the tests run, and the lines that none of them does.
+coverage: XLA_FLAGS ?= --xla_backend_optimization_level=0
+coverage: $(STAMPS)/dev
+	OPENBLAS_NUM_THREADS=1 XLA_FLAGS="$(XLA_FLAGS)" $(BIN)/python -m pytest $(PYTEST_FLAGS) --cov=jaxwgc
 
 # A core of the tests with the lowest versions that pyproject.toml declares.
 LOWEST_TESTS := $(addprefix tests/,test_rounds.py test_gradients.py test_aggregate_checks.py \
@@ -140,7 +146,7 @@ measure:
 clean:
 	@if [ -f "$(VENV)/pyvenv.cfg" ]; then rm -rf "$(VENV)"; fi
 	@if [ -f "$(LOWEST_VENV)/pyvenv.cfg" ]; then rm -rf "$(LOWEST_VENV)"; fi
-	rm -rf results site build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf results site build dist .pytest_cache .ruff_cache .hypothesis .coverage*
 	find jaxwgc experiments tests docs -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One stamp a set of extras; pyproject.toml newer than the stamp reinstalls it.

@@ -5,8 +5,8 @@
     python -m tests.mutations jaxwgc/decoders             in one folder or file
     python -m tests.mutations jaxwgc/aggregate.py:180     in one line
 
-Works in a copy of the tree. Prints a line a fault: caught, or survived with what the
-line was and what it became; then how many were caught. A test that takes longer than
+Works in a copy of the tree. Prints a line a fault: what was, what it became, and the
+first test that failed or SURVIVED; then how many were caught. A test that takes longer than
 two minutes counts as failed. Module-level constants stay as they are (sizes of batches,
 limits of searches), and so do annotations, decorators and messages of errors.
 """
@@ -18,6 +18,7 @@ import contextlib
 import os
 import pathlib
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -49,31 +50,14 @@ TESTS = {
     "jaxwgc/sketching/_samplers/": "sketching/test_partition sketching/test_rescaling "
     "sketching/test_sampling sketching/test_row_sampling",
 }
-SWAPS = {
-    ast.Add: ast.Sub,
-    ast.Sub: ast.Add,
-    ast.Mult: ast.Div,
-    ast.Div: ast.Mult,
-    ast.FloorDiv: ast.Mult,
-    ast.Mod: ast.FloorDiv,
-    ast.Pow: ast.Mult,
-    ast.BitAnd: ast.BitOr,
-    ast.BitOr: ast.BitAnd,
-    ast.LShift: ast.RShift,
-    ast.RShift: ast.LShift,
-    ast.And: ast.Or,
-    ast.Or: ast.And,
-    ast.Eq: ast.NotEq,
-    ast.NotEq: ast.Eq,
-    ast.Is: ast.IsNot,
-    ast.IsNot: ast.Is,
-    ast.In: ast.NotIn,
-    ast.NotIn: ast.In,
-    ast.Lt: ast.LtE,
-    ast.LtE: ast.Lt,
-    ast.Gt: ast.GtE,
-    ast.GtE: ast.Gt,
-}
+PAIRS = (
+    "Add Sub, Mult Div, BitAnd BitOr, LShift RShift, And Or, Eq NotEq, Is IsNot, "
+    "In NotIn, Lt LtE, Gt GtE"
+)
+SWAPS = {ast.FloorDiv: ast.Mult, ast.Mod: ast.FloorDiv, ast.Pow: ast.Mult}
+for pair in PAIRS.split(", "):
+    one, other = (getattr(ast, name) for name in pair.split())
+    SWAPS |= {one: other, other: one}
 OPPOSITES = {ast.Lt: "{} > {}", ast.LtE: "{} > {}", ast.Gt: "{} < {}"}
 OPPOSITES[ast.GtE] = "{} < {}"
 NAMES = {"max": "min", "maximum": "minimum", "any": "all", "ceil": "floor"}
@@ -195,8 +179,8 @@ def tests_of(mutation):
     return [f"tests/{name}.py" for name in names.split()]
 
 
-def passes(tree, tests):
-    """Whether these tests of a tree pass."""
+def failure(tree, tests):
+    """The first of these tests that fails in a tree, or None where all pass."""
     cache = pathlib.Path(sys.prefix) / "mutations-cache"
     settings = {
         "OPENBLAS_NUM_THREADS": "1",
@@ -224,7 +208,10 @@ def passes(tree, tests):
             os.killpg(process.pid, signal.SIGKILL)
     if process.returncode not in (0, 1, 2):
         raise SystemExit(f"pytest ended with {process.returncode}:\n{output[-3000:]}")
-    return process.returncode == 0
+    if process.returncode == 0:
+        return None
+    failed = re.search(r"^(?:FAILED|ERROR) (\S+)", output, re.MULTILINE)
+    return failed[1] if failed else "time limit"
 
 
 def main():
@@ -252,18 +239,18 @@ def main():
         every_test = dict.fromkeys(
             test for mutation in chosen for test in tests_of(mutation)
         )
-        if not passes(tree, list(every_test)):
-            raise SystemExit("the tests fail without any fault")
+        if failed := failure(tree, list(every_test)):
+            raise SystemExit(f"{failed} fails without any fault")
         for number, mutation in enumerate(chosen, 1):
             source = (ROOT / mutation.path).read_bytes()
             changed = source[: mutation.start] + mutation.after.encode()
             (tree / mutation.path).write_bytes(changed + source[mutation.stop :])
-            survived = passes(tree, tests_of(mutation))
+            failed = failure(tree, tests_of(mutation))
             # With its time, which the compiled Python file of the baseline has.
             shutil.copy2(ROOT / mutation.path, tree / mutation.path)
-            outcome = "SURVIVED" if survived else "caught"
-            print(f"{number}/{len(chosen)} {outcome} {mutation}", flush=True)
-            survivors += [mutation] if survived else []
+            outcome = f"by {failed}" if failed else "SURVIVED"
+            print(f"{number}/{len(chosen)} {mutation}  {outcome}", flush=True)
+            survivors += [] if failed else [mutation]
     print(f"{len(chosen) - len(survivors)} of {len(chosen)} caught")
     for mutation in survivors:
         print(mutation)
