@@ -6,9 +6,9 @@
     python -m tests.mutations jaxwgc/aggregate.py:180     in one line
 
 Works in a copy of the tree. Prints a line a fault: what was, what it became, and the
-first test that failed or SURVIVED; then how many were caught. A test that takes longer than
-two minutes counts as failed. Module-level constants stay as they are (sizes of batches,
-limits of searches), and so do annotations, decorators and messages of errors.
+first test that failed or SURVIVED; then how many were caught. A test that takes longer
+than two minutes counts as failed. Module-level constants stay as they are (sizes of
+batches, limits of searches), and so do annotations, decorators and messages of errors.
 """
 
 import argparse
