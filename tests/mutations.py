@@ -2,6 +2,7 @@
 
     python -m tests.mutations                             120 of them, an hour or two
     python -m tests.mutations --seed 1 --count 20         others
+    python -m tests.mutations --skip 40                   without the first 40
     python -m tests.mutations jaxwgc/decoders             in one folder or file
     python -m tests.mutations jaxwgc/aggregate.py:180     in one line
 
@@ -219,6 +220,7 @@ def main():
     parser.add_argument("places", nargs="*")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--count", type=int, default=120)
+    parser.add_argument("--skip", type=int, default=0)
     arguments = parser.parse_args()
     paths = [
         str(path.relative_to(ROOT))
@@ -228,6 +230,7 @@ def main():
     ]
     paths = list(dict.fromkeys(paths))
     chosen = sampled(paths, arguments.places, arguments.count, arguments.seed)
+    chosen = chosen[arguments.skip :]
     survivors = []
     with tempfile.TemporaryDirectory() as folder:
         tree = pathlib.Path(folder)
