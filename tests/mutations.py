@@ -59,8 +59,7 @@ SWAPS = {ast.FloorDiv: ast.Mult, ast.Mod: ast.FloorDiv, ast.Pow: ast.Mult}
 for pair in PAIRS.split(", "):
     one, other = (getattr(ast, name) for name in pair.split())
     SWAPS |= {one: other, other: one}
-OPPOSITES = {ast.Lt: "{} > {}", ast.LtE: "{} > {}", ast.Gt: "{} < {}"}
-OPPOSITES[ast.GtE] = "{} < {}"
+OPPOSITES = {ast.Lt: ast.Gt, ast.LtE: ast.Gt, ast.Gt: ast.Lt, ast.GtE: ast.Lt}
 NAMES = {"max": "min", "maximum": "minimum", "any": "all", "ceil": "floor"}
 NAMES |= {new: old for old, new in NAMES.items()}
 DROPPED = ("stop_gradient", "abs", "sqrt", "ceil", "expm1", "log1p")
@@ -89,12 +88,11 @@ def alternatives(node):
             yield "operator", text(ast.BinOp(left, SWAPS[type(op)](), right))
         case ast.BoolOp(op, values):
             yield "condition", text(ast.BoolOp(SWAPS[type(op)](), values))
-        case ast.Compare(left, [op], [right]) if type(op) in SWAPS:
-            other = text(ast.Compare(left, [SWAPS[type(op)]()], [right]))
-            if type(op) in OPPOSITES:
-                yield "boundary", other
-                other = OPPOSITES[type(op)].format(text(left), text(right))
-            yield "condition", other
+        case ast.Compare(left, [op], right) if type(op) in OPPOSITES:
+            yield "boundary", text(ast.Compare(left, [SWAPS[type(op)]()], right))
+            yield "condition", text(ast.Compare(left, [OPPOSITES[type(op)]()], right))
+        case ast.Compare(left, [op], right) if type(op) in SWAPS:
+            yield "condition", text(ast.Compare(left, [SWAPS[type(op)]()], right))
         case ast.UnaryOp(ast.Not() | ast.Invert() | ast.USub(), operand):
             yield "sign", text(operand)
         case ast.Constant(bool(value)):
@@ -104,7 +102,7 @@ def alternatives(node):
         case ast.Call(ast.Name("product"), [left, right]):
             yield "precision", f"jnp.matmul({text(left)}, {text(right)})"
         case ast.Attribute(value, "HIGHEST"):
-            yield "precision", f"{text(value)}.DEFAULT"
+            yield "precision", text(ast.Attribute(value, "DEFAULT"))
         case ast.Call(ast.Attribute(_, "where"), [_, kept, _]):
             yield "mask", text(kept)
         case ast.Call(ast.Attribute(_, name) | ast.Name(name), [value], []) if (
@@ -114,7 +112,7 @@ def alternatives(node):
         case ast.Call(ast.Attribute(value, "conj"), [], []):
             yield "call", text(value)
         case ast.Attribute(value, name) if name in NAMES:
-            yield "name", f"{text(value)}.{NAMES[name]}"
+            yield "name", text(ast.Attribute(value, NAMES[name]))
 
 
 def expressions(node):
