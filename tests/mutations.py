@@ -28,28 +28,28 @@ import tempfile
 from typing import NamedTuple
 
 ROOT = pathlib.Path(__file__).parents[1]
-# What is mutated, and its tests, those that are most likely to fail first.
+# What is mutated, and its tests after those of the same name, most likely ones first.
+DECODERS = "decoders/test_least_squares decoders/test_decoder test_coding test_weights"
+LAGRANGE = "decoders/test_lagrange codes/test_reed_solomon decoders/test_decoder"
 TESTS = {
     "jaxwgc/_product.py": "",
-    "jaxwgc/aggregate.py": "test_aggregate_checks test_aggregate",
-    "jaxwgc/coding/_arrivals.py": "test_coding codes/test_multi_message test_rounds",
-    "jaxwgc/coding/_diagnosis.py": "test_diagnosis",
-    "jaxwgc/coding/_ridge_errors.py": "test_ridge_errors test_worst_pattern",
+    "jaxwgc/aggregate.py": "test_aggregate_checks",
+    "jaxwgc/coding/_arrivals.py": "test_rounds test_coding codes/test_multi_message",
+    "jaxwgc/coding/_diagnosis.py": "",
+    "jaxwgc/coding/_ridge_errors.py": "test_worst_pattern",
     "jaxwgc/coding/_weighting.py": "test_weights test_dtypes",
-    "jaxwgc/coding/_worst_pattern.py": "test_worst_pattern",
-    "jaxwgc/coding/": "test_coding test_dtypes test_weights test_rounds "
-    "test_gradients codes/test_communication_efficient",
-    "jaxwgc/decoders/_clustered.py": "codes/test_clustered decoders/test_decoder",
-    "jaxwgc/decoders/_group.py": "decoders/test_group decoders/test_decoder",
-    "jaxwgc/decoders/_one_step.py": "decoders/test_one_step decoders/test_decoder",
-    "jaxwgc/decoders/_peeling.py": "decoders/test_peeling decoders/test_decoder",
-    "jaxwgc/decoders/": "decoders/test_decoder decoders/test_lagrange test_coding "
-    "decoders/test_least_squares codes/test_communication_efficient test_weights",
-    "jaxwgc/stragglers/": "stragglers/test_waiting stragglers/test_unit_rounds "
-    "stragglers/test_delays stragglers/test_delayed stragglers/test_bad_input "
-    "stragglers/test_equal_models test_aggregate_checks",
-    "jaxwgc/sketching/_samplers/": "sketching/test_partition sketching/test_rescaling "
-    "sketching/test_sampling sketching/test_row_sampling",
+    "jaxwgc/coding/_worst_pattern.py": "",
+    "jaxwgc/coding/": "test_rounds test_coding test_dtypes test_weights test_gradients "
+    "codes/test_communication_efficient",
+    "jaxwgc/decoders/_decoder.py": "",
+    "jaxwgc/decoders/_dual.py": LAGRANGE,
+    "jaxwgc/decoders/_interpolation.py": LAGRANGE,
+    "jaxwgc/decoders/_lagrange.py": LAGRANGE,
+    "jaxwgc/decoders/": DECODERS,
+    "jaxwgc/stragglers/": "stragglers/test_bad_input stragglers/test_waiting "
+    "stragglers/test_unit_rounds stragglers/test_delayed test_aggregate_checks",
+    "jaxwgc/sketching/_samplers/": "sketching/test_rescaling sketching/test_sampling "
+    "sketching/test_row_sampling",
 }
 PAIRS = (
     "Add Sub, Mult Div, BitAnd BitOr, LShift RShift, And Or, Eq NotEq, Is IsNot, "
@@ -172,10 +172,14 @@ def sampled(paths, places, count, seed):
 
 def tests_of(mutation):
     """Test files; on CPUs no others see how precise a product is asked to be."""
-    names = next(own for start, own in TESTS.items() if mutation.path.startswith(start))
     if mutation.kind == "precision":
-        names = "test_precision"
-    return [f"tests/{name}.py" for name in names.split()]
+        return ["tests/test_precision.py"]
+    name = pathlib.Path(mutation.path).stem.lstrip("_")
+    own = [
+        str(path.relative_to(ROOT)) for path in ROOT.glob(f"tests/**/test_{name}.py")
+    ]
+    names = next(own for start, own in TESTS.items() if mutation.path.startswith(start))
+    return list(dict.fromkeys(own + [f"tests/{name}.py" for name in names.split()]))
 
 
 def failure(tree, tests):
@@ -220,13 +224,14 @@ def main():
     parser.add_argument("--count", type=int, default=120)
     parser.add_argument("--skip", type=int, default=0)
     arguments = parser.parse_args()
-    paths = [
-        str(path.relative_to(ROOT))
-        for start in TESTS
-        for path in sorted([ROOT / start, *(ROOT / start).glob("*.py")])
-        if path.is_file() and path.name != "__init__.py"
-    ]
-    paths = list(dict.fromkeys(paths))
+    paths = sorted(
+        {
+            str(path.relative_to(ROOT))
+            for start in TESTS
+            for path in [ROOT / start, *(ROOT / start).glob("*.py")]
+            if path.is_file() and path.name != "__init__.py"
+        }
+    )
     chosen = sampled(paths, arguments.places, arguments.count, arguments.seed)
     chosen = chosen[arguments.skip :]
     survivors = []
