@@ -29,7 +29,10 @@ from typing import NamedTuple
 
 ROOT = pathlib.Path(__file__).parents[1]
 # What is mutated, and its tests after those of the same name, most likely ones first.
-DECODERS = "decoders/test_least_squares decoders/test_decoder test_coding test_weights"
+DECODERS = (
+    "decoders/test_least_squares decoders/test_decoder test_coding test_weights "
+    "decoders/test_devices"
+)
 LAGRANGE = "decoders/test_lagrange codes/test_reed_solomon decoders/test_decoder"
 TESTS = {
     "jaxwgc/_product.py": "",
@@ -47,7 +50,8 @@ TESTS = {
     "jaxwgc/decoders/_lagrange.py": LAGRANGE,
     "jaxwgc/decoders/": DECODERS,
     "jaxwgc/stragglers/": "stragglers/test_bad_input stragglers/test_waiting "
-    "stragglers/test_unit_rounds stragglers/test_delayed test_aggregate_checks",
+    "stragglers/test_unit_rounds stragglers/test_delayed test_aggregate_checks "
+    "stragglers/test_devices",
     "jaxwgc/sketching/_samplers/": "sketching/test_rescaling sketching/test_sampling "
     "sketching/test_row_sampling",
 }
