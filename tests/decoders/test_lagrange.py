@@ -139,3 +139,9 @@ def test_weights_are_rounded_once(number, x64):
             np.exp(logs),
             rtol=max(1.5 * float(eps), 3e-14),
         )
+
+
+def test_a_decoder_of_ones_own_where_no_part_counts():
+    code = jaxwgc.weighted(jaxwgc.codes.reed_solomon(6, 6, 3), np.zeros(6))
+    decoder = jaxwgc.decoders.Lagrange(code.decoders[0].point_step)
+    assert jaxwgc.decoding_error(code, np.arange(6) > 0, decoder) == 0

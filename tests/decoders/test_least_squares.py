@@ -378,3 +378,10 @@ class TestDecodingError:
         difference = (error(step)[0] - error(-step)[0]) / (2 * step)
         assert abs(difference) > 1e-3
         np.testing.assert_allclose(error(0.0)[1], difference, rtol=1e-6)
+
+
+def test_rows_whose_squares_leave_the_range_of_float32():
+    sizes = np.array([1e-30, 1, 1e30])
+    code = jaxwgc.GradientCode.from_matrix(np.diag(sizes))
+    weights = jaxwgc.decoding_weights(code, np.ones(3, bool))
+    np.testing.assert_allclose(weights, 1 / sizes, rtol=1e-5)
