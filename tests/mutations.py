@@ -37,13 +37,14 @@ LAGRANGE = "decoders/test_lagrange codes/test_reed_solomon decoders/test_decoder
 TESTS = {
     "jaxwgc/_product.py": "",
     "jaxwgc/aggregate.py": "test_aggregate_checks",
-    "jaxwgc/coding/_arrivals.py": "test_rounds test_coding codes/test_multi_message",
+    "jaxwgc/coding/_arrivals.py": "test_rounds test_coding codes/test_multi_message "
+    "decoders/test_devices",
     "jaxwgc/coding/_diagnosis.py": "",
     "jaxwgc/coding/_ridge_errors.py": "test_worst_pattern",
     "jaxwgc/coding/_weighting.py": "test_weights test_dtypes",
     "jaxwgc/coding/_worst_pattern.py": "",
     "jaxwgc/coding/": "test_rounds test_coding test_dtypes test_weights test_gradients "
-    "codes/test_communication_efficient",
+    "codes/test_communication_efficient decoders/test_devices",
     "jaxwgc/decoders/_decoder.py": "",
     "jaxwgc/decoders/_dual.py": LAGRANGE,
     "jaxwgc/decoders/_interpolation.py": LAGRANGE,
