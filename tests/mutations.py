@@ -50,6 +50,7 @@ TESTS = {
     "jaxwgc/decoders/_interpolation.py": LAGRANGE,
     "jaxwgc/decoders/_lagrange.py": LAGRANGE,
     "jaxwgc/decoders/": DECODERS,
+    "jaxwgc/stragglers/_types.py": "test_aggregate_checks stragglers/test_bad_input",
     "jaxwgc/stragglers/": "stragglers/test_bad_input stragglers/test_waiting "
     "stragglers/test_unit_rounds stragglers/test_delayed test_aggregate_checks "
     "stragglers/test_devices",
