@@ -37,8 +37,8 @@ LAGRANGE = "decoders/test_lagrange codes/test_reed_solomon decoders/test_decoder
 TESTS = {
     "jaxwgc/_product.py": "",
     "jaxwgc/aggregate.py": "test_aggregate_checks",
-    "jaxwgc/coding/_arrivals.py": "test_rounds test_coding codes/test_multi_message test_weights "
-    "decoders/test_devices",
+    "jaxwgc/coding/_arrivals.py": "test_rounds test_coding codes/test_multi_message "
+    "test_weights decoders/test_devices",
     "jaxwgc/coding/_diagnosis.py": "",
     "jaxwgc/coding/_ridge_errors.py": "test_worst_pattern",
     "jaxwgc/coding/_weighting.py": "test_weights test_dtypes",
