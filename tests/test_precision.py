@@ -21,6 +21,7 @@ UNIFORM = np.linspace(0.5, 1.5, 6)
 # Codes whose decoders are not those of the others.
 CODES = CODES | {
     "uncoded": codes.uncoded(6),
+    "few stragglers": codes.reed_solomon(8, 8, 3),
     "weighted": jaxwgc.weighted(codes.reed_solomon(6, 6, 3), UNIFORM),
     "weighted groups": jaxwgc.weighted(codes.fractional_repetition(6, 2), UNIFORM),
 }

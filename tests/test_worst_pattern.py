@@ -343,3 +343,19 @@ def test_greedy_search_follows_the_decoding_error():
     assert _worst_pattern._greedy(adversary, 1) == (1,)
     strained = adversary.ridge_errors.after_losing((), np.arange(3))
     assert strained.argmax() != 1
+
+
+class Broken(decoders.Decoder):
+    """Least squares, and no numbers where the workers 1 and 4 are both lost."""
+
+    def weights(self, code, mask):
+        weights = decoders.LeastSquares().weights(code, mask)
+        is_broken = ~mask[..., 1] & ~mask[..., 4]
+        return jnp.where(is_broken[..., None, None], jnp.nan, weights)
+
+
+@pytest.mark.parametrize("max_patterns", [0, 100])
+def test_no_number_is_the_worst_error(max_patterns):
+    code = small_code("binary")
+    found = worst_pattern(code, 2, Broken(), max_patterns=max_patterns)
+    assert lost_in(found) == (1, 4)

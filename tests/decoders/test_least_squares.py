@@ -385,3 +385,15 @@ def test_rows_whose_squares_leave_the_range_of_float32():
     code = jaxwgc.GradientCode.from_matrix(np.diag(sizes))
     weights = jaxwgc.decoding_weights(code, np.ones(3, bool))
     np.testing.assert_allclose(weights, 1 / sizes, rtol=1e-5)
+
+
+def test_decomposition_of_a_complex_code(with_x64):
+    draw = np.random.default_rng(0).normal(size=(2, 8, 6))
+    matrix = draw[0] + 1j * draw[1]
+    target = np.ones((1, 6), complex)
+    received = np.arange(8) != 2
+    solve = jax.jit(solve_by_svd)
+    found = solve(np.zeros((1, 8), complex), received, matrix, target)
+    expected = np.linalg.lstsq(matrix[received].T, target[0], rcond=None)[0]
+    np.testing.assert_allclose(found[0, received], expected, rtol=1e-8)
+    assert found[0, 2] == 0
