@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 
 import jaxwgc
 from jaxwgc._some_masks import compute_where
-from jaxwgc.decoders import _nearest_weights
+from jaxwgc.decoders import _least_squares, _nearest_weights
 from jaxwgc.decoders._accuracy import scaled_rows
 from jaxwgc.decoders._decomposition import solve_by_svd
 from jaxwgc.decoders._nearest_weights import nearest_weights
@@ -397,3 +397,16 @@ def test_decomposition_of_a_complex_code(with_x64):
     expected = np.linalg.lstsq(matrix[received].T, target[0], rcond=None)[0]
     np.testing.assert_allclose(found[0, received], expected, rtol=1e-8)
     assert found[0, 2] == 0
+
+
+@pytest.mark.parametrize(
+    ("num_stragglers", "expected"),
+    [(2, [True, True, True, False]), (0, [False, False, False, False])],
+)
+def test_masks_that_are_known_to_be_decodable(monkeypatch, num_stragglers, expected):
+    """Those that the code survives; one that survives none promises nothing."""
+    monkeypatch.setattr(_least_squares, "nearest_weights", lambda *given: given[-1])
+    found = jaxwgc.decoders.LeastSquares()._plain_weights(
+        None, None, None, np.arange(4), num_stragglers
+    )
+    np.testing.assert_array_equal(np.broadcast_to(found, 4), expected)
