@@ -401,7 +401,11 @@ def test_decomposition_of_a_complex_code(with_x64):
 
 @pytest.mark.parametrize(
     ("num_stragglers", "expected"),
-    [(2, [True, True, True, False]), (0, [False, False, False, False])],
+    [
+        (2, [True, True, True, False]),
+        (1, [True, True, False, False]),
+        (0, [False, False, False, False]),
+    ],
 )
 def test_masks_that_are_known_to_be_decodable(monkeypatch, num_stragglers, expected):
     """Those that the code survives; one that survives none promises nothing."""
