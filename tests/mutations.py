@@ -217,12 +217,12 @@ def failure(tree, tests):
         # Processes that a test has started, if it was cut short.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-    if process.returncode not in (0, 1, 2):
+    if process.returncode > 2:
         raise SystemExit(f"pytest ended with {process.returncode}:\n{output[-3000:]}")
     if process.returncode == 0:
         return None
     failed = re.search(r"^(?:FAILED|ERROR) (\S+)", output, re.MULTILINE)
-    return failed[1] if failed else "time limit"
+    return failed[1] if failed else "the time limit, or a crash"
 
 
 def main():
