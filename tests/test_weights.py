@@ -1,5 +1,6 @@
 """Segments, clusters and several messages: every path against NumPy."""
 
+import dataclasses
 import re
 
 import jax
@@ -521,3 +522,12 @@ def test_a_weighted_code_from_double_precision_works_without_it():
 def test_one_weight_that_is_no_number(wrong):
     with pytest.raises(ValueError, match="weights must be finite; got"):
         jaxwgc.weighted(jaxwgc.codes.uncoded(3), np.array([1.0, wrong, 1.0]))
+
+
+def test_codes_of_numpy_stay_there_and_others_keep_their_precision():
+    code = jaxwgc.codes.uncoded(3)
+    weights = np.array([1, 2, 1 / 3])
+    on_host = jaxwgc.weighted(code, weights)
+    np.testing.assert_array_equal(on_host.encoding_matrix, np.diag(weights))
+    half = dataclasses.replace(code, target=jnp.ones(3, jnp.bfloat16))
+    assert jaxwgc.weighted(half, weights).target.dtype == np.float32
