@@ -414,3 +414,13 @@ def test_masks_that_are_known_to_be_decodable(monkeypatch, num_stragglers, expec
         None, None, None, np.arange(4), num_stragglers
     )
     np.testing.assert_array_equal(np.broadcast_to(found, 4), expected)
+
+
+def test_many_masks_go_in_batches_and_few_at_once():
+    """A loop over three batches of 128."""
+    matrix, target = np.float32(MATRICES["sparse"]), np.ones((1, 6), np.float32)
+    for num_masks, in_batches in [(300, True), (128, False)]:
+        masks = np.ones((num_masks, 8), bool)
+        program = str(jax.make_jaxpr(nearest_weights)(masks, matrix, target))
+        assert ("[3,128,8]" in program) == in_batches
+        assert "[1,128,8]" not in program
