@@ -1,9 +1,7 @@
 # Needs Python 3.11 or newer, make and a package index; nothing else.
 #
-#   make reproduce          the paper's experiments and the comparisons of codes
-#                           and of sketches, into results/
-#   make reproduce QUICK=1  the same with few runs
-#   make test               every test
+#   make reproduce          the paper's tables and figure, into results/
+#   make test               every test; FAST=1 a core of them
 #   make help               the rest
 #
 # Variables: PYTHON (the interpreter to build the environment with), VENV (where
@@ -18,6 +16,7 @@ RESULTS ?= results
 SITE ?= site
 DIST ?= dist
 QUICK ?=
+FAST ?=
 RUNS ?=
 SEED ?=
 PYTEST_FLAGS ?= -n 2
@@ -28,11 +27,15 @@ export NO_MKDOCS_2_WARNING := 1
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/.stamps
 
-ifneq ($(filter-out 0 no false,$(QUICK)),)
+is_on = $(filter-out 0 no false,$(1))
+
+ifneq ($(call is_on,$(QUICK)),)
 ifeq ($(RUNS),)
 override RUNS := 4
 endif
 endif
+# How long, on two cores: with all runs, and with few.
+about = @echo "About $(if $(RUNS),$(2),$(1)) minutes on two cores."
 EXPERIMENT_FLAGS := $(if $(RUNS),--runs $(RUNS)) $(if $(SEED),--seed $(SEED)) --out $(RESULTS)
 
 # An environment whose interpreter is gone (moved, upgraded) is built anew.
@@ -40,53 +43,77 @@ VENV_WORKS := $(shell $(BIN)/python -c 'import pip, sys; print(sys.version_info 
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help reproduce test coverage test-lowest lint format types docs serve package
-.PHONY: benchmark measure clean
+.PHONY: help reproduce compare benchmark measure test coverage test-lowest lint format
+.PHONY: types docs serve package clean
 
 help:
-	@echo 'make reproduce   run the experiments (QUICK=1: few runs)'
-	@echo 'make test        run the tests'
+	@echo 'make reproduce   the tables and the figure of the paper, 3 minutes (QUICK=1: few runs)'
+	@echo 'make compare     all codes and all sketches compared, 14 minutes (QUICK=1: few runs)'
+	@echo 'make benchmark   time the library and its peers, 8 minutes'
+	@echo 'make measure     every number of README and docs anew: the three above'
+	@echo 'make test        run the tests (FAST=1: a core of them, in 90 seconds)'
 	@echo 'make coverage    run the tests, print which lines and branches none runs'
-	@echo 'make test-lowest run a core of the tests on the lowest versions supported'
+	@echo 'make test-lowest run that core on the lowest versions supported'
 	@echo 'make lint        ruff: lint and format check'
 	@echo 'make format      ruff: fix and format'
 	@echo 'make types       pyright'
 	@echo 'make docs        build the documentation, strictly, into site/'
 	@echo 'make serve       serve the documentation while editing it'
 	@echo 'make package     build wheel and sdist into dist/, check and try them'
-	@echo 'make benchmark   time the library and its peers'
-	@echo 'make measure     measure every number of README and docs anew'
 	@echo 'make clean       remove the environment and everything built'
 
 reproduce: $(STAMPS)/experiments
+	$(call about,3,1)
 	$(BIN)/python -m experiments mnist $(EXPERIMENT_FLAGS)
 	$(BIN)/python -m experiments linear-regression $(EXPERIMENT_FLAGS)
 	$(BIN)/python -m experiments figure2 $(EXPERIMENT_FLAGS)
+	@for name in table1 table2 figure2; do echo; $(BIN)/python -m rich.markdown "$(RESULTS)/$$name.md"; done
+	$(list_results)
+
+compare: $(STAMPS)/experiments
+	$(call about,14,3)
 	$(BIN)/python -m experiments codes $(EXPERIMENT_FLAGS)
 	$(BIN)/python -m experiments sketching $(EXPERIMENT_FLAGS)
-	@echo
-	@echo "Tables and figures are in $(abspath $(RESULTS)):"
-	@find "$(RESULTS)" -type f ! -name '.*' | sort | sed 's/^/  /'
+	$(list_results)
+
+benchmark: $(STAMPS)/experiments
+	$(call about,8,8)
+	$(BIN)/python -m experiments benchmark --out $(RESULTS)
+
+# Every number in the README and the documentation, measured anew.
+measure:
+	$(MAKE) reproduce compare benchmark RESULTS=docs/results
+	$(BIN)/python docs/hooks/readme.py
+
+define list_results
+@echo
+@echo "Tables and figures are in $(abspath $(RESULTS)):"
+@find "$(RESULTS)" -type f ! -name '.*' | sort | sed 's/^/  /'
+endef
+
+# A first answer, and what the lowest versions that pyproject.toml declares have to pass.
+CORE_TESTS := $(addprefix tests/,test_rounds.py test_gradients.py test_aggregate_checks.py \
+  decoders/test_decoder.py stragglers/test_equal_models.py sketching/test_sparse_scores.py)
 
 # One thread a process: two processes with two threads each spin more than they work.
 # Nearly all of the time goes into compiling, which takes half as long without LLVM's
-# optimisations; XLA_FLAGS= tests with them.
-test: XLA_FLAGS ?= --xla_backend_optimization_level=0
+# optimisations (XLA_FLAGS= tests with them); what is compiled is kept beside the
+# environment's packages for the next time.
+test coverage test-lowest: export OPENBLAS_NUM_THREADS := 1
+test coverage test-lowest: export XLA_FLAGS ?= --xla_backend_optimization_level=0
+test coverage test-lowest: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.2
+test coverage: export JAX_COMPILATION_CACHE_DIR ?= $(abspath $(VENV))/jax-cache
+test-lowest: export JAX_COMPILATION_CACHE_DIR ?= $(abspath $(LOWEST_VENV))/jax-cache
+
 test: $(STAMPS)/test
-	OPENBLAS_NUM_THREADS=1 XLA_FLAGS="$(XLA_FLAGS)" $(BIN)/python -m pytest $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest $(PYTEST_FLAGS) $(if $(call is_on,$(FAST)),$(CORE_TESTS))
 
 # Lines and branches of jaxwgc that the tests run, and the lines that none of them does.
-coverage: XLA_FLAGS ?= --xla_backend_optimization_level=0
 coverage: $(STAMPS)/dev
-	OPENBLAS_NUM_THREADS=1 XLA_FLAGS="$(XLA_FLAGS)" $(BIN)/python -m pytest $(PYTEST_FLAGS) --cov=jaxwgc
+	$(BIN)/python -m pytest $(PYTEST_FLAGS) --cov=jaxwgc
 
-# A core of the tests with the lowest versions that pyproject.toml declares.
-LOWEST_TESTS := $(addprefix tests/,test_rounds.py test_gradients.py test_aggregate_checks.py \
-  decoders/test_decoder.py stragglers/test_equal_models.py sketching/test_sparse_scores.py)
-
-test-lowest: XLA_FLAGS ?= --xla_backend_optimization_level=0
 test-lowest: $(LOWEST_VENV)/.stamp
-	OPENBLAS_NUM_THREADS=1 XLA_FLAGS="$(XLA_FLAGS)" $(LOWEST_VENV)/bin/python -m pytest $(PYTEST_FLAGS) $(LOWEST_TESTS)
+	$(LOWEST_VENV)/bin/python -m pytest $(PYTEST_FLAGS) $(CORE_TESTS)
 
 $(LOWEST_VENV)/.stamp: pyproject.toml
 	@if ! "$(LOWEST_PYTHON)" -c 'import ensurepip, sys; sys.exit(sys.version_info[:2] != (3, 11))'; then \
@@ -116,9 +143,14 @@ format: $(STAMPS)/dev
 types: $(STAMPS)/dev
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
+# Runs the tutorials, on the kernel of this environment whatever else is installed; while
+# pages are edited they are shown without their outputs, which would take a minute a time.
+docs: export JUPYTER_PREFER_ENV_PATH := 1
+docs: export XLA_FLAGS ?= --xla_backend_optimization_level=0
 docs: $(STAMPS)/docs
 	$(BIN)/mkdocs build --strict --site-dir "$(abspath $(SITE))"
 
+serve: export EXECUTE_TUTORIALS := false
 serve: $(STAMPS)/docs
 	$(BIN)/mkdocs serve
 
@@ -133,15 +165,6 @@ package: $(STAMPS)/dev
 	"$$try/venv/bin/python" -m pip install --quiet --disable-pip-version-check "$(DIST)"/*.whl; \
 	(cd "$$try" && venv/bin/python example.py); \
 	echo "The README's first example runs on the wheel alone."
-
-benchmark: $(STAMPS)/experiments
-	$(BIN)/python -m experiments benchmark --out $(RESULTS)
-
-# Every number in the README and the documentation, measured anew.
-measure:
-	$(MAKE) reproduce RESULTS=docs/results
-	$(MAKE) benchmark RESULTS=docs/results
-	$(BIN)/python docs/hooks/readme.py
 
 clean:
 	@if [ -f "$(VENV)/pyvenv.cfg" ]; then rm -rf "$(VENV)"; fi

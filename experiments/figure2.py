@@ -83,9 +83,10 @@ def tabulate(numbers: Numbers) -> ResultTable:
         fields = (own[name][at] for name in jaxwgc.Summary._fields)
         return interval_power_of_ten(jaxwgc.Summary(*fields))
 
-    crossings = map(str, numbers["mean_below_stop_norm_after"].values())
+    below = numbers["mean_below_stop_norm_after"]
+    crossings = (str(below[weighting]) for weighting in numbers["gradient_norm"])
     return ResultTable(
-        f"Figure 2: mean gradient norm of {numbers['runs']} runs with 95% confidence "
+        f"Figure 2: mean gradient norm of {numbers['runs']:,} runs with 95% confidence "
         "interval",
         ["iteration", *numbers["gradient_norm"]],
         [

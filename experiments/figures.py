@@ -23,11 +23,13 @@ LOOK: dict[Any, Any] = {
 }
 
 
-def new_figure(width: float, height: float, columns: int = 1) -> tuple[Figure, Any]:
-    """Panels side by side that need no display."""
+def new_figure(
+    width: float, height: float, columns: int = 1, rows: int = 1
+) -> tuple[Figure, Any]:
+    """Panels, row by row, that need no display."""
     figure = Figure(figsize=(width, height))
-    panels = figure.subplots(ncols=columns, sharex=True, sharey=True, squeeze=False)
-    return figure, panels[0]
+    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    return figure, panels.ravel()
 
 
 def style(index: int) -> dict[str, Any]:

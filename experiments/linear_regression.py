@@ -212,7 +212,7 @@ def iterations_table(numbers: Numbers) -> ResultTable:
             "q/k": interval(doubled["draws_per_part"], 3) if is_weighted else "",
         }
 
-    title = "Table 2: iterations, mean of {runs} runs with 95% confidence interval"
+    title = "Table 2: iterations, mean of {runs:,} runs with 95% confidence interval"
     return ResultTable.of_records(title.format(**numbers), show, cells())
 
 
@@ -225,8 +225,8 @@ def errors_table(numbers: Numbers) -> ResultTable:
         return [str(compression), PUBLISHED_ERROR[compression], *errors]
 
     return ResultTable(
-        f"Table 2: squared error against X⁺y, mean of {numbers['runs']} runs, "
-        "step 2e-7",
+        "Table 2: squared error against the least-squares solution of all data, mean "
+        f"of {numbers['runs']:,} runs, step 2e-7",
         ["ρ", "published", *WEIGHTINGS],
         map(row, COMPRESSIONS),
     )
@@ -246,7 +246,9 @@ def best_table(numbers: Numbers) -> ResultTable:
             "condition L/μ": interval(own["condition"], 3),
         }
 
-    title = "Unbiased rescaling, step 2/(μ + L) of each run's own Hessian; {runs} runs"
+    title = (
+        "Unbiased rescaling, step 2/(μ + L) of each run's own Hessian; {runs:,} runs"
+    )
     return ResultTable.of_records(title.format(**numbers), show, cells())
 
 

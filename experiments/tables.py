@@ -68,10 +68,12 @@ class ResultTable:
         return [own for own in pieces if own != [0]] or [[0]]
 
     def to_markdown(self) -> str:
-        """Pipe table; the first column to the left, the others to the right."""
+        """Caption, and pipe table whose columns but the first go to the right."""
+        caption = self.title.replace("*", r"\*")
         rule = [":--"] + ["--:"] * (len(self.columns) - 1)
         lines = ["| " + " | ".join(row) + " |\n" for row in (self.columns, *self.rows)]
-        return "".join([lines[0], "|" + "|".join(rule) + "|\n", *lines[1:]])
+        table = "".join([lines[0], "|" + "|".join(rule) + "|\n", *lines[1:]])
+        return f"*{caption}*\n\n{table}"
 
 
 def half_width(summary: jaxwgc.Summary) -> Any:

@@ -29,7 +29,7 @@ class CodedAggregateState(NamedTuple):
       received: bool (num_workers,), who answered in the last round; for a code of
         several messages, who sent all of them.
       elapsed: float scalar, time of all rounds so far, in the unit of the model.
-      residual: float scalar, norm of a^T B - target in the last round; the square root
+      residual: float scalar, norm of aᵀB - target in the last round; the square root
         of `jaxwgc.decoding_error`. Absolute, where `tolerance` is relative.
       num_undecodable: int32 scalar, rounds so far in which too few workers answered.
       shapes: those of params, as keys in a pytree without arrays. They tell partial
@@ -83,7 +83,7 @@ def coded_aggregate(
       undecodable: what to do with a round where the gradient cannot be decoded exactly:
         `"least_squares"` takes the nearest that the answers give (or what another
         decoder makes of them), `"skip"` a zero update.
-      tolerance: a round is undecodable where the norm of a^T B - target is above this
+      tolerance: a round is undecodable where the norm of aᵀB - target is above this
         share of the norm of the target. Far above the rounding of well-conditioned
         codes in float32. An approximate code decodes hardly any round exactly: raise it
         to what is close enough.

@@ -48,7 +48,7 @@ def partial_value_and_grad(loss: Callable[..., Any], has_aux: bool = False) -> C
              [0., 8.]], dtype=float32)
 
     References:
-      The paper's section 2.1 (partial gradients g_j).
+      The paper's section 2.1 (partial gradients gⱼ).
     """
     value_and_grad = jax.vmap(
         jax.value_and_grad(_checked(loss, has_aux), has_aux=True), in_axes=(None, 0)
@@ -78,7 +78,7 @@ def decoded_value_and_grad(
     """What a coded step computes, without its messages: one backward pass.
 
     Decoding is linear, so the decoded gradient is the gradient of the sum over j of
-    c_j loss_j with the effective weights c. The result equals `decode` of `encode` of
+    cⱼ lossⱼ with the effective weights c. The result equals `decode` of `encode` of
     the partial gradients to rounding, at about the price of a plain gradient. (A
     complex code in a round with too many stragglers takes a second backward pass, for
     what leaks between the packed halves. The gradient is then not quite that of the
@@ -95,7 +95,7 @@ def decoded_value_and_grad(
       A function of `params`, `parts` (leaves (num_parts, ...)) and `received`, or
       `finished` in its place (as for `jaxwgc.decoding_weights`, without batch axes). It
       returns `(value, gradient)`:
-      the scalar sum over j of c_j loss_j, and a pytree like params. With has_aux,
+      the scalar sum over j of cⱼ lossⱼ, and a pytree like params. With has_aux,
       `((value, aux), gradient)`, leaves of aux (num_parts, ...).
 
     Raises:
@@ -116,7 +116,7 @@ def decoded_value_and_grad(
       Array([20.,  8.], dtype=float32)
 
     References:
-      The paper's section 2.2: c = a^T B.
+      The paper's section 2.2: c = aᵀB.
     """
     GradientCode.check(code)
     decoder = code.choose_decoder(decoder)

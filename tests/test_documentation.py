@@ -1,6 +1,7 @@
 """The code of the README and of the pages runs as it stands there."""
 
 import importlib.util
+import json
 import pathlib
 import re
 
@@ -30,10 +31,10 @@ def test_blocks_run_in_order(page):
 
 
 def test_first_example_of_the_readme_is_short():
-    """Under 25 lines, with an optax chain and a loss of the user's own."""
+    """Under 25 lines, with an optax chain, a loss of the user's own, and a result."""
     _, code = blocks_of("README.md")[0]
     assert len(code.splitlines()) < 25
-    for part in ("def loss(", "optax.chain(", "coded_aggregate("):
+    for part in ("def loss(", "optax.chain(", "coded_aggregate(", "\nprint("):
         assert part in code
 
 
@@ -54,3 +55,21 @@ def test_fences_are_closed():
     for page in PAGES:
         fences = re.findall(r"^\s*```", (ROOT / page).read_text(encoding="utf-8"), re.M)
         assert len(fences) % 2 == 0
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "docs").rglob("*.ipynb")), ids=lambda path: path.stem
+)
+def test_tutorials_are_kept_without_their_outputs(path):
+    """They are run when the site is built, with the kernel of that environment."""
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    assert notebook["metadata"]["kernelspec"]["name"] == "python3"
+    for cell in notebook["cells"]:
+        assert set(cell["metadata"]) <= {"alt"}
+        if cell["cell_type"] == "code":
+            assert cell["outputs"] == []
+            assert cell["execution_count"] is None
+            # A figure needs words for those who do not see it.
+            assert ("plt.show()" in "".join(cell["source"])) == (
+                "alt" in cell["metadata"]
+            )

@@ -338,17 +338,24 @@ class TestModules:
         def both(params, received):
             partial = jaxwgc.partial_value_and_grad(loss)(params, parts)[1]
             messages = jaxwgc.encode(code, partial)
+            decoded = jaxwgc.coding.decode_round(
+                code, received, partial_gradients=partial
+            )
             return (
                 jaxwgc.decode(code, messages, received, params),
+                decoded.gradient,
                 jaxwgc.decoded_value_and_grad(loss, code)(params, parts, received),
             )
 
-        by_messages, (value, gradient) = both(params, random_patterns(6, 3, 1)[0])
+        by_messages, by_partials, (value, gradient) = both(
+            params, random_patterns(6, 3, 1)[0]
+        )
         expected_value, expected = jax.jit(jax.value_and_grad(whole))(params)
         np.testing.assert_allclose(value, expected_value, rtol=1e-4)
         assert jax.tree.structure(gradient) == jax.tree.structure(params)
         chex.assert_trees_all_close(gradient, expected, rtol=1e-3, atol=1e-3)
         chex.assert_trees_all_close(by_messages, expected, rtol=1e-3, atol=1e-3)
+        chex.assert_trees_all_close(by_partials, expected, rtol=1e-3, atol=1e-3)
         assert float(ravel_pytree(expected)[0].std()) > 0.1
 
 

@@ -10,6 +10,7 @@ from experiments.benchmark import (
     decoding,
     leverage_scores,
     projections,
+    scale,
     step,
     table2,
     worst_patterns,
@@ -26,6 +27,7 @@ SECTIONS: dict[str, Callable[[int, int, bool], studies.Study]] = {
     "streaming_scores": leverage_scores.streaming,
     "projections": projections.study,
     "step": step.study,
+    "scale": scale.study,
     "table2": table2.study,
 }
 

@@ -43,9 +43,8 @@ def study(repeats: int, seed: int, quick: bool) -> Study:
     cells = itertools.product(_reed_solomon.CODES, (True, False))
     return timed(
         [Once(measure, *own) for own in cells],
-        f"Accuracy over {number} random patterns with exactly f answers: median / 99% "
-        "/ worst. Worst found: weights in float32, patterns of all kinds, and by "
-        "search",
+        f"Errors over {number:,} random patterns with exactly f answers: median / "
+        "99th percentile / worst",
         lambda row: {
             "(n, k, d)": str(row["code"]),
             "order of points": row["order"],

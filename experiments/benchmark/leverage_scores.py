@@ -78,7 +78,7 @@ def exact(repeats: int, seed: int, quick: bool) -> Study:
             "worst error": f"{row['worst_error']:.1e}",
         }
 
-    title = f"Leverage scores of {shape[0]:,} x {shape[1]}: milliseconds"
+    title = f"Leverage scores of {shape[0]:,} × {shape[1]}: milliseconds"
     return timed(Once(exact_rows, *shape, repeats, seed, num_rows=4), title, show)
 
 
@@ -138,7 +138,7 @@ def approximate(repeats: int, seed: int, quick: bool) -> Study:
         }
 
     title = (
-        f"Approximate leverage scores of {shape[0]:,} x {shape[1]:,}, float32: "
+        f"Approximate leverage scores of {shape[0]:,} × {shape[1]:,}, float32: "
         "milliseconds, and percent of rows"
     )
     return timed(Once(approximate_rows, *shape, repeats, seed, num_rows=6), title, show)
@@ -200,7 +200,7 @@ def streaming(repeats: int, seed: int, quick: bool) -> Study:
     whole = num_rows * NUM_COLUMNS * 4 / 2**20
     return timed(
         [Once(measure, name) for name in RANKS],
-        f"Streaming leverage scores of {num_rows:,} x {NUM_COLUMNS}, float32, in "
+        f"Streaming leverage scores of {num_rows:,} × {NUM_COLUMNS}, float32, in "
         f"blocks of {block_rows:,} rows",
         lambda row: {
             "matrix": row["matrix"],

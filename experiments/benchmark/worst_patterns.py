@@ -35,7 +35,7 @@ def study(repeats: int, seed: int, quick: bool) -> Study:
 
     return timed(
         [Once(measure, parameters) for parameters in (CODES[:1] if quick else CODES)],
-        "Reed-Solomon codes in float32: the largest relative miss of decoding weights "
+        "Reed–Solomon codes in float32: the largest relative miss of decoding weights "
         "for exactly d - 1 stragglers",
         lambda row: {
             "(n, k, d)": str(row["code"]),

@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from matplotlib.lines import Line2D
 
 import jaxwgc
 from experiments.codes import orderings
@@ -149,38 +148,42 @@ def _tabulate(
 
 def draw(numbers: Numbers) -> Figure:
     """Random stragglers on the left, the adversary on the right."""
-    figure, (left, right) = new_figure(11, 6, columns=2)
+    figure, panels = new_figure(11, 8, columns=2, rows=2)
     # Zero, and whatever is as good, has a place of its own below the axis.
     floor = LOWEST_SHOWN / 2.5
-    groups = {True: [], False: []}
     labels = {
         "uncoded": "uncoded (load 1)",
         "optimize": "optimize (of a regular graph)",
     }
-    for name, own in numbers["errors"].items():
-        group, name = groups[own["is_exact"]], name.split("(")[0]
-        look = style(len(group)) | {"linestyle": "-" if own["is_exact"] else "--"}
-        for axes, errors in ((left, own["random"].mean), (right, own["adversarial"])):
-            shown = np.where(np.array(errors) > LOWEST_SHOWN, errors, floor)
-            label = labels.get(name, name)
-            (handle,) = axes.plot(numbers["stragglers"], shown, label=label, **look)
-        group.append(handle)
-    exponents = range(round(np.log10(LOWEST_SHOWN)), 1)
-    left.set_title("random stragglers, mean")
-    right.set_title("adversary: the worst pattern found")
-    for axes in (left, right):
-        axes.set(yscale="log", ylim=(floor / 1.5, 1.2))
-        axes.set_yticks(
-            [floor, *(10.0**exponent for exponent in exponents)],
-            ["less or 0", *(f"$10^{{{exponent}}}$" for exponent in exponents)],
+    every = numbers["errors"].items()
+    titles = {True: "exact for few stragglers", False: "approximate"}
+    for (is_exact, title), (left, right) in zip(
+        titles.items(), (panels[:2], panels[2:])
+    ):
+        shown = [(name, own) for name, own in every if own["is_exact"] == is_exact]
+        for index, (name, own) in enumerate(shown):
+            name = name.split("(")[0]
+            look = style(index) | {"label": labels.get(name, name)}
+            for axes, errors in (
+                (left, own["random"].mean),
+                (right, own["adversarial"]),
+            ):
+                raised = np.where(np.array(errors) > LOWEST_SHOWN, errors, floor)
+                axes.plot(numbers["stragglers"], raised, **look)
+        right.legend(
+            title=title, alignment="left", loc="center left", bbox_to_anchor=(1, 0.5)
         )
-        axes.minorticks_off()
-        axes.set(xticks=numbers["stragglers"], xlabel="stragglers s")
-    left.set_ylabel("decoding error / number of parts")
-    exact, approximate = (
-        Line2D([], [], linestyle="", label=text)
-        for text in ("exact for few stragglers:", "approximate:")
+        left.set_ylabel("decoding error / number of parts")
+    panels[0].set_title("random stragglers, mean")
+    panels[1].set_title("adversary: the worst pattern found")
+    exponents = range(round(np.log10(LOWEST_SHOWN)), 1)
+    panels[0].set(yscale="log", ylim=(floor / 1.5, 1.2), xticks=numbers["stragglers"])
+    panels[0].set_yticks(
+        [floor, *(10.0**exponent for exponent in exponents)],
+        ["less or 0", *(f"$10^{{{exponent}}}$" for exponent in exponents)],
     )
-    handles = [exact, *groups[True], approximate, *groups[False]]
-    figure.legend(handles=handles, loc="outside right upper", handlelength=3)
+    for axes in panels:
+        axes.minorticks_off()
+    for axes in panels[2:]:
+        axes.set_xlabel("stragglers s")
     return figure

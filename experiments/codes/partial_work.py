@@ -1,5 +1,6 @@
 """What the unfinished work of stragglers is worth, by the deadline of the round."""
 
+import itertools
 from typing import NamedTuple
 
 import jax
@@ -70,19 +71,22 @@ def study(effort: Effort, key: jax.Array) -> Study:
 
 
 def tabulate(numbers: Numbers) -> ResultTable:
-    """A row a code, a column a deadline."""
+    """Two rows a code, a column a deadline."""
+    shown = {"whole": "whole workers", "finished": "finished parts"}
 
-    def row(name, messages, work):
-        own = numbers["errors"][name]
-        pairs = zip(percents(own["whole"]), percents(own["finished"]))
-        return f"`{name}`", str(messages), f"{work:.3g}", *map(" / ".join, pairs)
+    def row(name, kind):
+        messages, work = numbers["messages_and_work"][name]
+        errors = percents(numbers["errors"][name][kind])
+        return f"`{name}`", str(messages), f"{work:.3g}", shown[kind], *errors
 
-    deadlines = [f"deadline {deadline:g}" for deadline in numbers["deadlines"]]
     return ResultTable(
-        f"Unfinished work, {NUM_WORKERS} workers: mean error in percent of "
-        f"{numbers['runs']} rounds, whole workers / finished parts",
-        ["code", "messages", "work", *deadlines],
-        [row(name, *own) for name, own in numbers["messages_and_work"].items()],
+        f"Unfinished work, {NUM_WORKERS} workers, deadline t: mean error in percent of "
+        f"{numbers['runs']:,} rounds",
+        [
+            *("code", "messages", "work", "counted"),
+            *(f"t = {deadline:g}" for deadline in numbers["deadlines"]),
+        ],
+        itertools.starmap(row, itertools.product(numbers["errors"], shown)),
     )
 
 

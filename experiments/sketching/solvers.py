@@ -189,7 +189,7 @@ def tabulate(condition: float, numbers: Numbers) -> ResultTable:
     """A row a solver and setting."""
     rows, columns = numbers["shape"]
     return ResultTable.of_records(
-        f"{rows:,} × {columns}, float64, condition number {condition:.0e}",
+        f"{rows:,} × {columns}, float64, condition number {condition:,.0f}",
         lambda row: {
             "solver": f"{row.family} {row.setting}".strip(),
             "seconds": row.time.cell(),

@@ -34,7 +34,7 @@ def batch_raptor(
 
     The robust soliton distribution is the ideal one, 1 / K at degree 1 and
     1 / (i (i - 1)) at degree i, plus R / (i K) below degree K / R and R log(R / delta)
-    / K at it, with R = c log(K / delta) sqrt(K), normalised. There is no such spike
+    / K at it, with R = c log(K / delta) √K, normalised. There is no such spike
     where K / R is more than K.
 
     Args:

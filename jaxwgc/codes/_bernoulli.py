@@ -15,7 +15,7 @@ def bernoulli(
 ) -> GradientCode:
     """Independent entries, 1 with probability d / n and 0 otherwise (Charles et al.).
 
-    A part is on d workers on average, and on none with probability (1 - d / n)^n. No
+    A part is on d workers on average, and on none with probability (1 - d / n)ⁿ. No
     number of stragglers is survived for certain. With r random responders and weights
     a = n / (r d) at every answer, one-step decoding, the decoded gradient is right on
     average, and the squared decoding error is k n / (r d) (1 - d / n) on average.

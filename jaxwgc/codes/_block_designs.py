@@ -14,11 +14,11 @@ from jaxwgc.decoders import LeastSquares, OneStep, Peeling
 def projective_plane(order: int) -> GradientCode:
     """Parts are the points of a projective plane, workers its lines (Kadhe et al.).
 
-    The plane over the integers modulo a prime q has v = q^2 + q + 1 points and as many
+    The plane over the integers modulo a prime q has v = q² + q + 1 points and as many
     lines. Every line has q + 1 points, every point is on q + 1 lines, and two lines
     meet in one point. From any f answers the least-squares weights are the same at
-    each of them, kappa / (kappa - lambda + lambda f) with kappa = q + 1 and lambda = 1,
-    and the squared decoding error is v - kappa^2 f / (kappa - lambda + lambda f),
+    each of them, κ / (κ - λ + λ f) with κ = q + 1 and λ = 1,
+    and the squared decoding error is v - κ² f / (κ - λ + λ f),
     whichever workers straggle: an adversary can do no harm that chance does not.
 
     Args:
@@ -66,9 +66,9 @@ def paley(num_workers: int) -> GradientCode:
     """Worker i holds the parts i + r mod v, r the squares modulo v (Kadhe et al.).
 
     For a prime v = 3 mod 4 the non-zero squares modulo v are a difference set: this is
-    a symmetric design with kappa = (v - 1) / 2 parts a worker, of which two workers
-    share lambda = (v - 3) / 4. Decoding and its error are as for `projective_plane`:
-    v - kappa^2 f / (kappa - lambda + lambda f) from any f answers.
+    a symmetric design with κ = (v - 1) / 2 parts a worker, of which two workers
+    share λ = (v - 3) / 4. Decoding and its error are as for `projective_plane`:
+    v - κ² f / (κ - λ + λ f) from any f answers.
 
     Args:
       num_workers: v, a prime that leaves the remainder 3 when divided by 4; also the

@@ -133,7 +133,7 @@ def _low_columns_of_first_part(
 ) -> np.ndarray:
     """P = q x^u times the first count - u terms of the power series 1 / q.
 
-    With q = prod_l (1 - x / alpha_l) over the workers l without the part, q times the
+    With q = ∏ₗ (1 - x / αₗ) over the workers l without the part, q times the
     same product h over the workers with it is 1 - x^n: the series 1 / q starts as h.
     """
     num_workers = len(assignment)

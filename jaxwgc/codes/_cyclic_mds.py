@@ -10,7 +10,7 @@ def cyclic_mds(num_workers: int, num_stragglers: int) -> GradientCode:
     """Worker i holds parts i, ..., i + s around a ring, mixed alike (Raviv et al.).
 
     Every row of the encoding matrix is the first one turned around the ring. It holds
-    the coefficients of g(x) = prod_j (x - omega^j), omega = exp(2 pi i / n), over s
+    the coefficients of g(x) = ∏ⱼ (x - ωʲ), ω = exp(2πi / n), over s
     exponents in a row around n / 2: a cyclic code of distance s + 1, so that any n - s
     rows are a basis of it, and since g(1) is not zero it has the vector of ones.
 
@@ -67,7 +67,7 @@ def cyclic_mds(num_workers: int, num_stragglers: int) -> GradientCode:
 def _coefficients(num_workers: int, num_stragglers: int) -> np.ndarray:
     """The coefficients of g, from the constant one up, scaled to sum to s + 1.
 
-    By the q-binomial theorem that of x^(s - t) is (-omega^c)^t times a product of
+    By the q-binomial theorem that of x^(s - t) is (-ω^c)^t times a product of
     ratios of sines, c the middle of the exponents. The product is accurate to the last
     bits where multiplying out the factors loses all digits (s = 98 of n = 100).
     """

@@ -63,7 +63,7 @@ def cyclic_repetition(
 
 
 def _null_space_rows(key: jax.Array, others: np.ndarray) -> jax.Array | np.ndarray:
-    """Rows b_i with b_ii = 1, support {i} and others[i], and H b_i = 0."""
+    """Rows bᵢ with bᵢᵢ = 1, support {i} and others[i], and H bᵢ = 0."""
     num_workers, num_stragglers = others.shape
     # The draws are float32 whatever the precision setting, so the code is too.
     draws = jax.random.normal(key, (num_stragglers, num_workers - 1), jnp.float32)

@@ -24,7 +24,7 @@ _KINDS = {
 @register
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class GradientCode:
-    """A gradient code: worker i sends the sum over j of B_ij g_j.
+    """A gradient code: worker i sends the sum over j of Bᵢⱼ gⱼ.
 
     Made by the constructors in `jaxwgc.codes`, or by `from_matrix` of one's own matrix;
     used through the functions of `jaxwgc.coding`. It is a pytree: its arrays can be

@@ -23,7 +23,7 @@ def reed_solomon(
     Every part goes to `replication` (d) workers and every worker holds
     num_parts * replication / num_workers (w) parts; any num_workers - replication + 1
     answers give the gradient exactly. Column j of the encoding matrix holds the
-    values of the polynomial prod_l (1 - x / alpha_l), l over the workers without
+    values of the polynomial ∏ₗ (1 - x / αₗ), l over the workers without
     part j: it vanishes at them, and its constant term, which decoding interpolates
     at x = 0, is one.
 

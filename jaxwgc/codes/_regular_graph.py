@@ -26,10 +26,10 @@ def regular_graph(key: jax.Array, num_workers: int, replication: int) -> Gradien
 
     Worker i holds the parts of its d neighbours; A is the adjacency matrix. With
     weights a = n / (n - s) at every answer, one-step decoding, the squared decoding
-    error is at most (lambda / d)^2 n s / (n - s) whichever s workers are missing. Here
-    lambda is the second-largest absolute eigenvalue of A; the largest is d, of the
-    vector of ones. Random graphs are nearly as good expanders as can be: lambda is
-    about 2 sqrt(d - 1) for large n.
+    error is at most (λ / d)² n s / (n - s) whichever s workers are missing. Here
+    λ is the second-largest absolute eigenvalue of A; the largest is d, of the
+    vector of ones. Random graphs are nearly as good expanders as can be: λ is
+    about 2 √(d - 1) for large n.
 
     The graph comes from a circulant one by random double edge swaps, a Markov chain
     whose limit is the uniform distribution over all simple d-regular graphs with

@@ -10,15 +10,15 @@ _MAX_CANDIDATES = 64
 
 
 def positions(num_workers: int, step: int) -> np.ndarray:
-    """The p_i = step * i mod n of the workers' points exp(2 pi i p_i / n)."""
+    """The pᵢ = step * i mod n of the workers' points exp(2πi pᵢ / n)."""
     return step * np.arange(num_workers) % num_workers
 
 
 def vanishing_products(assignment: np.ndarray, step: int) -> np.ndarray:
-    """prod_l (1 - alpha_i / alpha_l) over the workers l without part j, for all i, j.
+    """∏ₗ (1 - αᵢ / αₗ) over the workers l without part j, for all i, j.
 
     A factor has modulus 2 sin(pi delta / n) and phase pi (2 delta - n) / (2n) with
-    delta = (p_i - p_l) mod n: log-moduli add, and phases are integers modulo 4n,
+    delta = (pᵢ - pₗ) mod n: log-moduli add, and phases are integers modulo 4n,
     which add exactly.
 
     Args:

@@ -21,7 +21,7 @@ from jaxwgc.coding import _flat_vectors
 
 
 def mixing(code: GradientCode, weights: jax.Array) -> jax.Array:
-    """a^T B, complex for a complex code: (..., num_segments, num_parts, num_segments).
+    """aᵀB, complex for a complex code: (..., num_segments, num_parts, num_segments).
 
     Entry (u, j, v) is the share of segment v of part j in segment u of the decoded
     gradient.
@@ -48,7 +48,7 @@ def leakage(mixing: jax.Array) -> jax.Array:
 def squared_error(
     code: GradientCode, mixing: jax.Array, scale: jax.typing.ArrayLike = 1
 ) -> jax.Array:
-    """The squared norm of (a^T B - target) / scale, real (...).
+    """The squared norm of (aᵀB - target) / scale, real (...).
 
     The mean over the segments.
     """
@@ -91,8 +91,8 @@ def collapse(
 
     Args:
       code: a gradient code.
-      mixing: a^T B (num_segments, num_parts, num_segments), see `mixing`.
-      weighted_sum: real weights c (num_parts,) to the pytree sum over j of c_j g_j.
+      mixing: aᵀB (num_segments, num_parts, num_segments), see `mixing`.
+      weighted_sum: real weights c (num_parts,) to the pytree sum over j of cⱼ gⱼ.
     """
     own = weighted_sum(effective(mixing))
     segments = code.num_segments

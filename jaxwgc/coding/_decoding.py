@@ -58,7 +58,7 @@ def decoding_weights(
     *,
     finished: jax.typing.ArrayLike | None = None,
 ) -> jax.Array:
-    """The a that makes a^T B the target, or as near as can be, for each mask.
+    """The a that makes aᵀB the target, or as near as can be, for each mask.
 
     Args:
       code: a gradient code.
@@ -109,7 +109,7 @@ def effective_weights(
     *,
     finished: jax.typing.ArrayLike | None = None,
 ) -> jax.Array:
-    """What multiplies each partial gradient in the decoded one: c = a^T B.
+    """What multiplies each partial gradient in the decoded one: c = aᵀB.
 
     All ones, or the weights of a weighted code, as long as no more than s workers
     fail. For a complex code this is the real part. The imaginary part is rounding as
@@ -150,7 +150,7 @@ def decoding_error(
     *,
     finished: jax.typing.ArrayLike | None = None,
 ) -> jax.Array:
-    """The squared decoding error of each mask, the squared norm of a^T B - target.
+    """The squared decoding error of each mask, the squared norm of aᵀB - target.
 
     Zero to rounding as long as no more than s workers fail; divided by the number of
     parts, the part of the gradient that is missed. (Of a code with segments, the mean
@@ -209,7 +209,7 @@ def decode(
       finished: as for `decoding_weights`.
 
     Returns:
-      The decoded gradient, the sum over j of c_j g_j with the weights c of
+      The decoded gradient, the sum over j of cⱼ gⱼ with the weights c of
       `effective_weights`: a pytree like params, leaves with the batch axes in front.
       For a complex code and too few answers, with what the two halves of the gradient
       leak into each other besides.
@@ -242,7 +242,7 @@ class DecodedRound(NamedTuple):
     Attributes:
       gradient: the decoded gradient, a pytree.
       effective_weights: real (num_parts,), what multiplies each partial gradient in it.
-      residual: real scalar, the norm of a^T B - target; the square root of
+      residual: real scalar, the norm of aᵀB - target; the square root of
         `jaxwgc.decoding_error`.
       failed: bool scalar, whether the residual is above the tolerance.
       received: bool (num_workers,), who has sent all that it sends.
@@ -281,7 +281,7 @@ def decode_round(
         the pytree of the sum of as many gradients so weighted.
       decoder: as for `decoding_weights`.
       finished: as for `decoding_weights`.
-      tolerance: a round has failed where the norm of a^T B - target is above this share
+      tolerance: a round has failed where the norm of aᵀB - target is above this share
         of the norm of the target.
 
     Returns:
@@ -331,7 +331,11 @@ def decode_round(
         gradient = _flat_vectors.unravel(combine(weights, messages, mask), params)
     else:
         sums = partial_gradients
-        if not callable(sums):
+        # Gradients like an Equinox module can be called, too, but are no leaf.
+        is_function = isinstance(sums, jax.tree_util.Partial) or (
+            callable(sums) and jax.tree_util.all_leaves([sums])
+        )
+        if not is_function:
             _validation.check_leading_axis(
                 "partial_gradients", sums, code.num_parts, "num_parts"
             )
@@ -347,7 +351,7 @@ def decode_round(
 
 
 def combine(weights: jax.Array, messages: jax.Array, mask: jax.Array) -> jax.Array:
-    """The sum over the received messages i of a_i message_i, as flat vectors.
+    """The sum over the received messages i of aᵢ messageᵢ, as flat vectors.
 
     Of all messages, or of a shard of them, with the columns of the weights and the mask
     that belong to it: sums over shards are then those of all, in the dtype in which

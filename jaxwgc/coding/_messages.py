@@ -13,7 +13,7 @@ from jaxwgc.coding import _flat_vectors
 
 
 def encode(code: GradientCode, partial_gradients: Any) -> jax.Array:
-    """The message of every worker: row i is the sum over j of B_ij g_j.
+    """The message of every worker: row i is the sum over j of Bᵢⱼ gⱼ.
 
     A NaN in a partial gradient reaches every message, since the product takes it times
     zero. (One in a message that is not received reaches nothing: see `decode`.)
@@ -21,7 +21,7 @@ def encode(code: GradientCode, partial_gradients: Any) -> jax.Array:
     Args:
       code: a gradient code.
       partial_gradients: a pytree; leaves (num_parts, ...), entry j of each belongs
-        to g_j.
+        to gⱼ.
 
     Returns:
       (num_messages, length), the raveled gradient; num_messages is num_workers, except

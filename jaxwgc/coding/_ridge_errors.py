@@ -12,7 +12,7 @@ _RIDGE = 0.01
 class RidgeErrors:
     """Errors of ridge regression in the place of least squares, on the host in float64.
 
-    That of a set of stragglers is the least of the squared norm of a^T B - target plus
+    That of a set of stragglers is the least of the squared norm of aᵀB - target plus
     a ridge times the squared norm of a, over the a that are zero at them. It is never
     below the error of least squares, and grows with every straggler, also where that
     does not (a block of copies is lost with the last of them only). What a swap does to

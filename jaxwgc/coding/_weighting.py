@@ -11,7 +11,7 @@ from jaxwgc.codes import GradientCode
 
 
 def weighted(code: GradientCode, weights: jax.typing.ArrayLike) -> GradientCode:
-    """The code whose decoded gradient is the sum over j of w_j g_j.
+    """The code whose decoded gradient is the sum over j of wⱼ gⱼ.
 
     Scales the columns of B and the target of decoding together. Works for every code,
     also for one that is weighted already (the weights multiply).

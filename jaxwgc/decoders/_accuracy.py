@@ -14,7 +14,7 @@ def squared_norm(vectors: jax.Array) -> jax.Array:
 def relative_miss(
     weights: jax.Array, matrix: jax.Array, target: jax.Array
 ) -> jax.Array:
-    """The norm of a^T B - target over that of the target, over all segments."""
+    """The norm of aᵀB - target over that of the target, over all segments."""
     miss = product(weights, matrix) - target
     scale = jnp.sqrt(squared_norm(target).sum(-1))
     return jnp.sqrt(squared_norm(miss).sum(-1)) / jnp.where(scale > 0, scale, 1)

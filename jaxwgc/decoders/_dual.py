@@ -21,7 +21,7 @@ class DualFactors(NamedTuple):
     Attributes:
       inverse: (c, n), the pseudo-inverse of B.
       null: (n, n - r), orthonormal weights that add nothing: the dual code.
-      costs: (n, n), the squared norm of a^T B is a^T costs^+ conj(a) for the others.
+      costs: (n, n), the squared norm of aᵀB is a^T costs^+ conj(a) for the others.
       ridge: scalar, squared, in the units of squared singular values.
     """
 

@@ -29,14 +29,14 @@ _CHUNK = 32
 def interpolate(received: jax.Array, point_step: int) -> jax.Array:
     """Weights that interpolate a polynomial at 0 from its values at roots of unity.
 
-    a_i = prod_j alpha_j / (alpha_j - alpha_i) over the other workers j that answered.
-    With delta = (p_j - p_i) mod n a factor has modulus 1 / (2 sin(pi delta / n)) and
+    aᵢ = ∏ⱼ αⱼ / (αⱼ - αᵢ) over the other workers j that answered.
+    With delta = (pⱼ - pᵢ) mod n a factor has modulus 1 / (2 sin(pi delta / n)) and
     phase pi (2 delta - n) / (2n): log-moduli add, phases are integers modulo 4n, and
     a batch of masks is one product with fixed tables of shape (n, 3n).
 
     Args:
       received: bool (..., num_workers).
-      point_step: the m of the code's points p_i = m * i mod n.
+      point_step: the m of the code's points pᵢ = m * i mod n.
 
     Returns:
       Complex (..., 1, num_workers) in JAX's default precision, zero at stragglers.

@@ -31,9 +31,9 @@ def nearest_weights(
     target: jax.Array,
     is_decodable: jax.Array | bool = False,
 ) -> jax.Array:
-    """The a of least norm among those that minimise the norm of a^T B - target.
+    """The a of least norm among those that minimise the norm of aᵀB - target.
 
-    The norm is that of the a_i times the norms of the rows of B, as powers of two, so
+    The norm is that of the aᵢ times the norms of the rows of B, as powers of two, so
     that the scale of a message does not matter: it is about the noise in the sum of
     messages that carry noise in proportion to their size, as rounding is.
 

@@ -101,9 +101,11 @@ def test_files_appear_whole_or_not_at_all(tmp_path, monkeypatch):
 
 
 def test_table_in_markdown():
-    table = tables.ResultTable("title", ["name", "value"])
+    table = tables.ResultTable("θ* in ‖x‖²", ["name", "value"])
     table.add_row("a", "1")
-    assert table.to_markdown() == "| name | value |\n|:--|--:|\n| a | 1 |\n"
+    assert table.to_markdown() == (
+        "*θ\\* in ‖x‖²*\n\n| name | value |\n|:--|--:|\n| a | 1 |\n"
+    )
     with pytest.raises(ValueError, match="2 cells expected"):
         table.add_row("b")
 

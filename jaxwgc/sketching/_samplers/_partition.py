@@ -88,7 +88,7 @@ def _split(rows: jax.Array, num_parts: int) -> jax.Array:
 def partition_probabilities(scores: jax.typing.ArrayLike, num_parts: int) -> jax.Array:
     """The sampling probability of every part: its share of the scores of all rows.
 
-    Π_j is the sum of the scores of the rows in part j over the sum of all scores, with
+    Πⱼ is the sum of the scores of the rows in part j over the sum of all scores, with
     the parts of `partition`. Any scores that are not negative will do; ones give each
     part a probability in proportion to its size.
 
@@ -113,7 +113,7 @@ def partition_probabilities(scores: jax.typing.ArrayLike, num_parts: int) -> jax
       [0.625 0.375]
 
     References:
-      The paper's section 3.2, Π_i.
+      The paper's section 3.2, Πᵢ.
     """
     scores = _checks.nonnegative_vector("scores", scores)
     parts, _ = partition(scores, num_parts)

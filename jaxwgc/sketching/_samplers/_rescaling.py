@@ -40,10 +40,10 @@ def rescaling_factors(
 ) -> jax.Array:
     """The factor that the rows of every sampled part are multiplied by.
 
-    - `"unbiased"`: 1 / √(q Π_j) for q draws. Then for the sketch Ŝ, which picks rows,
+    - `"unbiased"`: 1 / √(q Πⱼ) for q draws. Then for the sketch Ŝ, which picks rows,
       multiplies them by the factor and by √count, E[ŜᵀŜ] = I where q was fixed
       (`num_draws`).
-    - `"paper"`: 1 / √(r Π_j) for r sampled rows. This differs by the constant √(q/r),
+    - `"paper"`: 1 / √(r Πⱼ) for r sampled rows. This differs by the constant √(q/r),
       which a fixed step size feels.
 
     Args:

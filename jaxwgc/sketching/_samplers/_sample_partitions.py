@@ -54,7 +54,7 @@ def sample_partitions(
 
     - `num_distinct=k`: when k distinct parts have been seen. They come in the order of
       their first draws, so the last one has count 1. Nothing is drawn one by one: the
-      draws are seen as a Poisson process in which part j arrives at rate Π_j, so that
+      draws are seen as a Poisson process in which part j arrives at rate Πⱼ, so that
       first arrivals are independent exponential times, the k-th of them is where
       drawing stops, and the further arrivals before it are Poisson counts. This has
       exactly the law of sequential draws. Work and memory are of the order of K,
@@ -82,7 +82,7 @@ def sample_partitions(
       TypeError: for anything but a key, or counts that are not ints.
 
     Note:
-      With `num_draws`, count / (q Π_j) has the expectation 1 for every part: the
+      With `num_draws`, count / (q Πⱼ) has the expectation 1 for every part: the
       rescaling of `weighted_parts` is unbiased. With `num_distinct`, q is random and
       the last draw is bound to be a new part, most likely a rare one, so that rare
       parts count for too much and likely ones for too little; the mean over all parts,
@@ -143,7 +143,7 @@ def sample_partitions(
 
 
 def unbiased_factors(sample: PartitionSample, size: jax.typing.ArrayLike) -> jax.Array:
-    """1 / √(size Π_j), and 0 where the count is."""
+    """1 / √(size Πⱼ), and 0 where the count is."""
     dtype = sample.probabilities.dtype
     is_drawn = sample.counts > 0
     # In two roots, since the product may leave the range of float32.
@@ -158,8 +158,8 @@ def drop_last_distinct(sample: PartitionSample) -> PartitionSample:
     Drawing until k distinct parts are seen stops at a draw that is bound to be a new
     part. Without that draw, and its part, the other q - 1 draws are exchangeable: given
     their counts, each count / (q - 1) is the chance that the very first draw was that
-    part. So count / ((q - 1) Π_j) has the expectation 1 for every part, which
-    count / (q Π_j) has not. Sample one part more than is wanted, and drop it.
+    part. So count / ((q - 1) Πⱼ) has the expectation 1 for every part, which
+    count / (q Πⱼ) has not. Sample one part more than is wanted, and drop it.
 
     Args:
       sample: from `sample_partitions` with `num_distinct` (not with `num_draws`, where
@@ -209,7 +209,7 @@ def _until_distinct(
     is_drawn = jnp.isfinite(log_arrivals)
     # The last part to arrive; unused slots, which never arrive, come after it.
     last = jnp.sum(is_drawn) - 1
-    # Π_j (stop - arrival_j), with no difference of large numbers.
+    # Πⱼ (stop - arrival_j), with no difference of large numbers.
     means = units[indices] * jnp.expm1(log_arrivals[last] - log_arrivals)
     later = poisson(count_key, jnp.where(is_drawn, jnp.maximum(means, 0), 0))
     # The sum of all counts has to fit as well.

@@ -26,7 +26,7 @@ class BlessSample(NamedTuple):
     Attributes:
       indices: int32 (M,), the landmarks, all different and in order.
       weights: (M,), one over the probability with which each was kept, so at least 1.
-        Σ weight_j f(x_j) over the landmarks stands for Σ f(x_i) over all points.
+        Σ weightⱼ f(xⱼ) over the landmarks stands for Σ f(xᵢ) over all points.
       scores: (n,), the approximate ridge leverage score of every point, in (0, 1].
     """
 
@@ -46,7 +46,7 @@ def bless(
 ) -> BlessSample:
     """Approximate ridge leverage scores of kernel points, without the kernel matrix.
 
-    The scores are the diagonal of K (K + ridge I)⁻¹ with K_ij = k(x_i, x_j): those of
+    The scores are the diagonal of K (K + ridge I)⁻¹ with Kᵢⱼ = k(xᵢ, xⱼ): those of
     `ridge_leverage_scores` for the features of the kernel. They are found along a path
     of falling ridges: at a large ridge all are alike and few points stand for all; the
     points kept at one ridge give the scores at the next, by which more are kept. The

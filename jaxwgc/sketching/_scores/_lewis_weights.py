@@ -24,7 +24,7 @@ class LewisWeights(NamedTuple):
       weights: (N,), each in [0, 1], that sum to the rank.
       num_iterations: int32 scalar, how many steps were taken.
       converged: bool scalar, whether `residual` is at most the tolerance.
-      residual: scalar, the largest |log(τ_i / w_i)| with the leverage scores τ that the
+      residual: scalar, the largest |log(τᵢ / wᵢ)| with the leverage scores τ that the
         weights w should be equal to: their relative error.
     """
 
@@ -42,13 +42,13 @@ def lewis_weights(
     max_iterations: int = 1000,
     rcond: jax.typing.ArrayLike | None = None,
 ) -> LewisWeights:
-    """The ℓ_p Lewis weights of the rows: w_i = leverage score i of W^(1/2 - 1/p) X.
+    """The ℓ_p Lewis weights of the rows: wᵢ = leverage score i of W^(1/2 - 1/p) X.
 
     They are to the ℓ_p norm what leverage scores are to the Euclidean one: rows sampled
     in proportion to them keep ‖X z‖_p for all z. At p = 2 they are the leverage scores.
 
-    With τ the leverage scores of W^(1/2 - 1/p) X, a step multiplies each w_i by
-    (τ_i / w_i) to the power 2p / (p + 2), for p below 1 to the power p / 2. The power
+    With τ the leverage scores of W^(1/2 - 1/p) X, a step multiplies each wᵢ by
+    (τᵢ / wᵢ) to the power 2p / (p + 2), for p below 1 to the power p / 2. The power
     p / 2 throughout is the fixed-point iteration of Cohen and Peng, which contracts by
     |1 - p/2| and so for p < 4 only. The powers here contract by |p - 2| / (p + 2) near
     the solution for every p >= 1. A step that fails to lower the residual makes the

@@ -40,9 +40,9 @@ def iterative_hessian_sketch(
     """Least squares over a convex set, by exact gradients and sketched Hessians.
 
     Every iteration draws a sketch S of X and moves to the θ of the set that minimises
-    ‖SX(θ - θ_t)‖² / (2 step_size) - ⟨Xᵀ(y - Xθ_t), θ - θ_t⟩. Other than with
+    ‖SX(θ - θₜ)‖² / (2 step_size) - ⟨Xᵀ(y - Xθₜ), θ - θₜ⟩. Other than with
     `sketch_and_solve`, the exact solution is a fixed point of this, whatever the sketch
-    size, and the error ‖X(θ_t - θ*)‖ falls by a constant factor with every iteration.
+    size, and the error ‖X(θₜ - θ*)‖ falls by a constant factor with every iteration.
 
     For Gaussian sketches of m rows, and without constraints, its square falls in
     expectation by the factor 1 - (m - p)(m - p - 3) / ((m - p - 1)(m - 1)), close to
@@ -78,7 +78,7 @@ def iterative_hessian_sketch(
       tolerance: for the flag, by default the square root of the rounding unit.
 
     Returns:
-      `Solution`, with norms of the residual y - Xθ_t, (T + 1,). `converged` says that
+      `Solution`, with norms of the residual y - Xθₜ, (T + 1,). `converged` says that
       a whole last step would move Xθ by less than `tolerance` times the norm of y, as
       far as the sketch can see, and without a projection that the gradient is as small.
       With a projection, and where X is ill-conditioned, θ may still be far from the

@@ -26,7 +26,7 @@ def logistic_newton_sketch(
 ) -> Solution:
     """Logistic regression by `newton_sketch`.
 
-    The objective is the mean over the N rows of log(1 + exp(x_iᵀθ)) - y_i x_iᵀθ, plus
+    The objective is the mean over the N rows of log(1 + exp(xᵢᵀθ)) - yᵢ xᵢᵀθ, plus
     ridge / 2 ‖θ‖². There is no intercept; add a column of ones for one, which the ridge
     then counts, too. Scikit-learn's `LogisticRegression(C=1 / (N * ridge),
     fit_intercept=False)` has the same solution.

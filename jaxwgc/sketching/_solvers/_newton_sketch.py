@@ -48,8 +48,8 @@ def newton_sketch(
       loss: `loss(params, *args) -> scalar`, twice differentiable and convex.
       square_root_hessian: `square_root_hessian(params, *args)`, B with BᵀB the Hessian
         of the loss: (N, p) where params is a vector, else a pytree like params whose
-        leaves have the axis N in front. For a loss Σ_i f_i(x_iᵀθ), the rows of B are
-        √f_i'' x_iᵀ.
+        leaves have the axis N in front. For a loss Σᵢ fᵢ(xᵢᵀθ), the rows of B are
+        √f_i'' xᵢᵀ.
       params: the starting point, a pytree of real arrays.
       sketch_size: m. At least min(N, p), but with a ridge, where any size works.
       embedding: how every S is drawn: a constructor, such as `gaussian`, `rademacher`,

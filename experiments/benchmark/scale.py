@@ -1,0 +1,100 @@
+"""From ten workers to ten thousand: decoding, and what the coordinator reads."""
+
+import functools
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+import jaxwgc
+from experiments.studies import Once, Study, timed
+from experiments.timing import median_seconds
+from jaxwgc import GradientCode, codes
+
+NUM_PARAMETERS = 1_000_000
+BYTES_A_NUMBER = 4
+# Every tenth worker straggles; codes survive somewhat more, so that clusters do, too.
+STRAGGLERS = 0.1
+# Workers of a cluster, whose head decodes their messages and sends one on.
+CLUSTER = 100
+
+
+class Layout(NamedTuple):
+    """Workers in clusters with a code each; one cluster of all workers is flat."""
+
+    name: str
+    build: Callable[[int], GradientCode]
+    num_workers: int
+    num_clusters: int = 1
+
+
+def repetition(num_workers: int) -> GradientCode:
+    """Every part on a fifth of the workers, though at least on two."""
+    return codes.fractional_repetition(num_workers, max(num_workers // 5, 2) - 1)
+
+
+def reed_solomon(num_workers: int) -> GradientCode:
+    """Any four fifths of the workers are enough."""
+    return codes.reed_solomon(num_workers, num_workers, max(num_workers // 5, 2))
+
+
+LAYOUTS = [
+    *(Layout("reed_solomon", reed_solomon, number) for number in (10, 100, 1_000)),
+    *(Layout("fractional_repetition", repetition, n) for n in (10, 100, 1_000)),
+    *(
+        Layout(f"reed_solomon, clusters of {CLUSTER}", reed_solomon, n, n // CLUSTER)
+        for n in (1_000, 10_000)
+    ),
+]
+QUICK = 100
+
+
+def study(repeats: int, seed: int, quick: bool) -> Study:
+    """Milliseconds a round, and bytes a round for a model of a million parameters."""
+
+    def measure(layout):
+        size = layout.num_workers // layout.num_clusters
+        start = time.perf_counter()
+        code = layout.build(size)
+        construction = time.perf_counter() - start
+        generator = np.random.default_rng(seed)
+        received = np.ones(layout.num_workers, bool)
+        lost = generator.permutation(layout.num_workers)
+        received[lost[: int(STRAGGLERS * layout.num_workers)]] = False
+        received = received.reshape(layout.num_clusters, size)
+        weights = jax.jit(functools.partial(jaxwgc.decoding_weights, code))
+        (decoding,) = median_seconds(repeats, lambda: weights(received))
+        error = jax.jit(functools.partial(jaxwgc.decoding_error, code))(received)
+        # Complex messages have half as many numbers of twice the size.
+        message = BYTES_A_NUMBER * NUM_PARAMETERS
+        read = message * (size - code.num_stragglers)
+        is_flat = layout.num_clusters == 1
+        return {
+            "layout": layout.name,
+            "num_workers": layout.num_workers,
+            "load": int(np.max(code.loads)) / layout.num_workers,
+            "construction": construction,
+            "decoding": decoding,
+            "error": float(np.sqrt(np.sum(np.asarray(error)) / layout.num_workers)),
+            "coordinator": read if is_flat else message * layout.num_clusters,
+            "head": 0 if is_flat else read,
+        }
+
+    chosen = [own for own in LAYOUTS if own.num_workers <= QUICK or not quick]
+    return timed(
+        [Once(measure, own) for own in chosen],
+        f"A round of {NUM_PARAMETERS:,} parameters, {100 * STRAGGLERS:g}% stragglers: "
+        "the share of the data at each worker, and what the coordinator reads",
+        lambda row: {
+            "code": f"`{row['layout']}`",
+            "workers": f"{row['num_workers']:,}",
+            "data each": f"{row['load']:.2g}",
+            "built in s": f"{row['construction']:.2g}",
+            "decoded in ms": f"{1e3 * row['decoding']:.3g}",
+            "error": f"{row['error']:.0e}",
+            "MB read": f"{row['coordinator'] / 1e6:,.0f}",
+            "MB by a head": f"{row['head'] / 1e6:,.0f}",
+        },
+    )
