@@ -43,8 +43,8 @@ VENV_WORKS := $(shell $(BIN)/python -c 'import pip, sys; print(sys.version_info 
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help reproduce compare benchmark measure test test-lowest lint format types docs
-.PHONY: serve package clean
+.PHONY: help reproduce compare benchmark measure test coverage test-lowest lint format
+.PHONY: types docs serve package clean
 
 help:
 	@echo 'make reproduce   the tables and the figure of the paper, 3 minutes (QUICK=1: few runs)'
@@ -52,6 +52,7 @@ help:
 	@echo 'make benchmark   time the library and its peers, 8 minutes'
 	@echo 'make measure     every number of README and docs anew: the three above'
 	@echo 'make test        run the tests (FAST=1: a core of them, in 90 seconds)'
+	@echo 'make coverage    run the tests, print which lines and branches none runs'
 	@echo 'make test-lowest run that core on the lowest versions supported'
 	@echo 'make lint        ruff: lint and format check'
 	@echo 'make format      ruff: fix and format'
@@ -98,14 +99,18 @@ CORE_TESTS := $(addprefix tests/,test_rounds.py test_gradients.py test_aggregate
 # Nearly all of the time goes into compiling, which takes half as long without LLVM's
 # optimisations (XLA_FLAGS= tests with them); what is compiled is kept beside the
 # environment's packages for the next time.
-test test-lowest: export OPENBLAS_NUM_THREADS := 1
-test test-lowest: export XLA_FLAGS ?= --xla_backend_optimization_level=0
-test test-lowest: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.2
-test: export JAX_COMPILATION_CACHE_DIR ?= $(abspath $(VENV))/jax-cache
+test coverage test-lowest: export OPENBLAS_NUM_THREADS := 1
+test coverage test-lowest: export XLA_FLAGS ?= --xla_backend_optimization_level=0
+test coverage test-lowest: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.2
+test coverage: export JAX_COMPILATION_CACHE_DIR ?= $(abspath $(VENV))/jax-cache
 test-lowest: export JAX_COMPILATION_CACHE_DIR ?= $(abspath $(LOWEST_VENV))/jax-cache
 
 test: $(STAMPS)/test
 	$(BIN)/python -m pytest $(PYTEST_FLAGS) $(if $(call is_on,$(FAST)),$(CORE_TESTS))
+
+# Lines and branches of jaxwgc that the tests run, and the lines that none of them does.
+coverage: $(STAMPS)/dev
+	$(BIN)/python -m pytest $(PYTEST_FLAGS) --cov=jaxwgc
 
 test-lowest: $(LOWEST_VENV)/.stamp
 	$(LOWEST_VENV)/bin/python -m pytest $(PYTEST_FLAGS) $(CORE_TESTS)
@@ -164,7 +169,7 @@ package: $(STAMPS)/dev
 clean:
 	@if [ -f "$(VENV)/pyvenv.cfg" ]; then rm -rf "$(VENV)"; fi
 	@if [ -f "$(LOWEST_VENV)/pyvenv.cfg" ]; then rm -rf "$(LOWEST_VENV)"; fi
-	rm -rf results site build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf results site build dist .pytest_cache .ruff_cache .hypothesis .coverage*
 	find jaxwgc experiments tests docs -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One stamp a set of extras; pyproject.toml newer than the stamp reinstalls it.

@@ -317,3 +317,10 @@ class TestCounts:
             bad = weights(np.array([3, count, 0, 0, 0, 0], dtype))
             lost = weights(np.array([3, 0, 0, 0, 0, 0], dtype))
             np.testing.assert_array_equal(bad, lost)
+
+
+def test_a_model_that_gives_an_array():
+    """As long as the pair that it should give."""
+    model = stragglers.StragglerModel(lambda _: (), lambda key, state, loads: loads)
+    with pytest.raises(TypeError, match="model must be a StragglerModel, whose sample"):
+        jaxwgc.coded_aggregate(codes.uncoded(2), model, jax.random.key(0))

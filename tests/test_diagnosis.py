@@ -353,3 +353,8 @@ class TestBadInput:
     def test_a_traced_code(self):
         with pytest.raises(TypeError, match="code must be concrete, since patterns"):
             jax.jit(lambda code: coding.diagnose(code, KEY, 1).mean_error)(self.code)
+
+
+def test_small_errors_are_not_shown_as_none():
+    shown = [_diagnosis._number(value) for value in (0, 3e-6, 1e-4, 0.25)]
+    assert shown == ["0.0000", "3e-06", "0.0001", "0.2500"]

@@ -100,3 +100,13 @@ def test_a_code_of_zeros():
     strain = RidgeErrors(code)
     assert strain.of((1,)) == 2
     np.testing.assert_array_equal(strain.after_swaps((1,), all_swaps((1,), 3)), 2)
+
+
+def test_climb_ends_where_all_errors_are_equal():
+    code = GradientCode(
+        encoding_matrix=np.eye(3),
+        assignment=np.eye(3, dtype=bool),
+        target=np.zeros(3),
+        num_stragglers=0,
+    )
+    assert RidgeErrors(code).climb((1,)) == (1,)

@@ -1,5 +1,6 @@
 """Segments, clusters and several messages: every path against NumPy."""
 
+import dataclasses
 import re
 
 import jax
@@ -515,3 +516,18 @@ def test_a_weighted_code_from_double_precision_works_without_it():
         np.testing.assert_allclose(found, np.arange(1.0, 7), rtol=1e-4)
         assert jaxwgc.encode(code, jnp.ones((6, 2))).dtype in (np.float32, np.complex64)
     assert jnp.isfinite(jaxwgc.decoding_error(codes[2], received))
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_one_weight_that_is_no_number(wrong):
+    with pytest.raises(ValueError, match="weights must be finite; got"):
+        jaxwgc.weighted(jaxwgc.codes.uncoded(3), np.array([1.0, wrong, 1.0]))
+
+
+def test_codes_of_numpy_stay_there_and_others_keep_their_precision():
+    code = jaxwgc.codes.uncoded(3)
+    weights = np.array([1, 2, 1 / 3])
+    on_host = jaxwgc.weighted(code, weights)
+    np.testing.assert_array_equal(on_host.encoding_matrix, np.diag(weights))
+    half = dataclasses.replace(code, target=jnp.ones(3, jnp.bfloat16))
+    assert jaxwgc.weighted(half, weights).target.dtype == np.float32

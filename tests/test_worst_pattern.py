@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import jaxwgc
 from jaxwgc import codes, decoders
-from jaxwgc.coding import worst_pattern
+from jaxwgc.coding import _worst_pattern, worst_pattern
 
 
 def code_of(matrix, **fields):
@@ -324,3 +324,38 @@ class TestBadInput:
         make = jax.vmap(lambda key: codes.cyclic_repetition(key, 4, 1))
         with pytest.raises(ValueError, match=r"code must be one code, .* \(2, 4, 4\)"):
             worst_pattern(make(jax.random.split(jax.random.key(0))), 1)
+
+
+def test_the_scale_of_weights_does_not_matter(with_x64):
+    """Errors that differ stay apart however small they are."""
+    code = small_code("weighted")
+    tiny = jaxwgc.weighted(small_code("binary"), 1e-20 * np.arange(1.0, 9.0))
+    for max_patterns in (0, 100):
+        found = worst_pattern(tiny, 2, max_patterns=max_patterns)
+        expected = worst_pattern(code, 2, max_patterns=max_patterns)
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_greedy_search_follows_the_decoding_error():
+    """A ridge takes a message of small numbers for lost, whoever is."""
+    code = code_of(np.diag([1.0, 1e-3, 1.0]), target=np.array([0.5, 1.0, 0.5]))
+    adversary = _worst_pattern._Adversary(code, decoders.LeastSquares())
+    assert _worst_pattern._greedy(adversary, 1) == (1,)
+    strained = adversary.ridge_errors.after_losing((), np.arange(3))
+    assert strained.argmax() != 1
+
+
+class Broken(decoders.Decoder):
+    """Least squares, and no numbers where the workers 1 and 4 are both lost."""
+
+    def weights(self, code, mask):
+        weights = decoders.LeastSquares().weights(code, mask)
+        is_broken = ~mask[..., 1] & ~mask[..., 4]
+        return jnp.where(is_broken[..., None, None], jnp.nan, weights)
+
+
+@pytest.mark.parametrize("max_patterns", [0, 100])
+def test_no_number_is_the_worst_error(max_patterns):
+    code = small_code("binary")
+    found = worst_pattern(code, 2, Broken(), max_patterns=max_patterns)
+    assert lost_in(found) == (1, 4)

@@ -148,3 +148,11 @@ def test_bad_arguments():
     batch = dataclasses.replace(code, encoding_matrix=jnp.zeros((5, 3, 3)))
     with pytest.raises(ValueError, match="code must be one code"):
         clustered(batch, 2)
+
+
+def test_clusters_of_some_equal_weights():
+    weights = np.array([1.0, 2.0, 3.0, 1.0, 4.0, 5.0])
+    code = jaxwgc.weighted(clustered(cyclic_mds(3, 1), 2), weights)
+    received = np.array([True, True, False, False, True, True])
+    found = jaxwgc.effective_weights(code, received)
+    np.testing.assert_allclose(found, weights, rtol=1e-5)

@@ -139,3 +139,11 @@ def test_weights_are_rounded_once(number, x64):
             np.exp(logs),
             rtol=max(1.5 * float(eps), 3e-14),
         )
+
+
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_a_decoder_of_ones_own(weight):
+    """Also where no part counts."""
+    code = jaxwgc.weighted(jaxwgc.codes.reed_solomon(6, 6, 3), np.full(6, weight))
+    decoder = jaxwgc.decoders.Lagrange(code.decoders[0].point_step)
+    assert jaxwgc.decoding_error(code, np.arange(6) > 0, decoder) <= 1e-9 * weight

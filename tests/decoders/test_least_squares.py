@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 
 import jaxwgc
 from jaxwgc._some_masks import compute_where
-from jaxwgc.decoders import _nearest_weights
+from jaxwgc.decoders import _least_squares, _nearest_weights
 from jaxwgc.decoders._accuracy import scaled_rows
 from jaxwgc.decoders._decomposition import solve_by_svd
 from jaxwgc.decoders._nearest_weights import nearest_weights
@@ -378,3 +378,49 @@ class TestDecodingError:
         difference = (error(step)[0] - error(-step)[0]) / (2 * step)
         assert abs(difference) > 1e-3
         np.testing.assert_allclose(error(0.0)[1], difference, rtol=1e-6)
+
+
+def test_rows_whose_squares_leave_the_range_of_float32():
+    sizes = np.array([1e-30, 1, 1e30])
+    code = jaxwgc.GradientCode.from_matrix(np.diag(sizes))
+    weights = jaxwgc.decoding_weights(code, np.ones(3, bool))
+    np.testing.assert_allclose(weights, 1 / sizes, rtol=1e-5)
+
+
+def test_decomposition_of_a_complex_code(with_x64):
+    draw = np.random.default_rng(0).normal(size=(2, 8, 6))
+    matrix = draw[0] + 1j * draw[1]
+    target = np.ones((1, 6), complex)
+    received = np.arange(8) != 2
+    solve = jax.jit(solve_by_svd)
+    found = solve(np.zeros((1, 8), complex), received, matrix, target)
+    expected = np.linalg.lstsq(matrix[received].T, target[0], rcond=None)[0]
+    np.testing.assert_allclose(found[0, received], expected, rtol=1e-8)
+    assert found[0, 2] == 0
+
+
+@pytest.mark.parametrize(
+    ("num_stragglers", "expected"),
+    [
+        (2, [True, True, True, False]),
+        (1, [True, True, False, False]),
+        (0, [False, False, False, False]),
+    ],
+)
+def test_masks_that_are_known_to_be_decodable(monkeypatch, num_stragglers, expected):
+    """Those that the code survives; one that survives none promises nothing."""
+    monkeypatch.setattr(_least_squares, "nearest_weights", lambda *given: given[-1])
+    found = jaxwgc.decoders.LeastSquares()._plain_weights(
+        None, None, None, np.arange(4), num_stragglers
+    )
+    np.testing.assert_array_equal(np.broadcast_to(found, 4), expected)
+
+
+def test_many_masks_go_in_batches_and_few_at_once():
+    """A loop over three batches of 128."""
+    matrix, target = np.float32(MATRICES["sparse"]), np.ones((1, 6), np.float32)
+    for num_masks, in_batches in [(300, True), (128, False)]:
+        masks = np.ones((num_masks, 8), bool)
+        program = str(jax.make_jaxpr(nearest_weights)(masks, matrix, target))
+        assert ("[3,128,8]" in program) == in_batches
+        assert "[1,128,8]" not in program

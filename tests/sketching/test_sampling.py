@@ -329,3 +329,11 @@ def test_drop_last_distinct_needs_two_slots():
     sample = sketching.sample_partitions(jax.random.key(0), np.ones(3), num_distinct=1)
     with pytest.raises(ValueError, match="sample must have at least 2 slots; got 1"):
         sketching.drop_last_distinct(sample)
+
+
+def test_poisson_saturates():
+    """At the largest float32 that an int32 holds, for an infinite mean as well."""
+    for mean in (1e30, np.inf):
+        drawn = poisson(jax.random.key(0), jnp.full(64, mean))
+        assert drawn.max() == 2**31 - 128
+        assert drawn.min() > 2**31 - 10 * 2**15.5

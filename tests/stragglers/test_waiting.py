@@ -168,3 +168,12 @@ class TestDeadline:
         arrivals = stragglers.deadline(1.5)(jax.random.key(0), jnp.array([1, 2]))
         np.testing.assert_array_equal(arrivals.received, [True, False])
         assert arrivals.elapsed == 1.5
+
+
+def test_zeros_of_both_signs_tie():
+    times = np.array([0.0, -0.0, 1.0], np.float32)
+    wait = stragglers.fastest(1)
+    received = jax.vmap(lambda key: wait(key, times).received)(
+        keys_of(jax.random.key, 64)
+    )
+    np.testing.assert_array_equal(received.any(0), [True, True, False])

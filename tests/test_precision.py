@@ -1,0 +1,151 @@
+"""Every product asks for `Precision.HIGHEST`, seen in the program before compilation.
+
+On CPUs the default is as precise, so that results do not show it.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh
+
+import jaxwgc
+from jaxwgc import codes, decoders, sketching
+from tests.strategies import CODES
+
+KEY = jax.random.key(0)
+HIGHEST = (jax.lax.Precision.HIGHEST,) * 2
+UNIFORM = np.linspace(0.5, 1.5, 6)
+# Codes whose decoders are not those of the others.
+CODES = CODES | {
+    "uncoded": codes.uncoded(6),
+    "few stragglers": codes.reed_solomon(8, 8, 3),
+    "weighted": jaxwgc.weighted(codes.reed_solomon(6, 6, 3), UNIFORM),
+    "weighted groups": jaxwgc.weighted(codes.fractional_repetition(6, 2), UNIFORM),
+}
+ROWS = np.random.default_rng(0).normal(size=(80, 4)).astype(np.float32)
+# From 64 columns on, Gram matrices are formed by halves.
+WIDE = np.random.default_rng(1).normal(size=(80, 64)).astype(np.float32)
+TARGET = ROWS.sum(1)
+
+
+def products_in(jaxpr):
+    """The precision of every product of a program, and of the programs within it."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            yield equation.params["precision"]
+        for inner in jax.tree.leaves(equation.params):
+            inner = getattr(inner, "jaxpr", inner)
+            if hasattr(inner, "eqns"):
+                yield from products_in(inner)
+
+
+def precisions(function, *arguments):
+    """Those of the products of a function, which is traced and not compiled."""
+    return set(products_in(jax.make_jaxpr(function)(*arguments).jaxpr))
+
+
+def loss(params, part):
+    return jnp.sum(params * part)
+
+
+@pytest.mark.parametrize("name", CODES)
+class TestCodes:
+    def test_encode(self, name):
+        code = CODES[name]
+        gradients = np.ones((code.num_parts, 7), np.float32)
+        assert precisions(lambda own: jaxwgc.encode(code, own), gradients) == {HIGHEST}
+
+    @pytest.mark.parametrize(
+        "function",
+        [jaxwgc.decoding_weights, jaxwgc.effective_weights, jaxwgc.decoding_error],
+    )
+    def test_weights(self, name, function):
+        """With each decoder, the code's arrays known on the host and traced."""
+        code = CODES[name]
+        masks = np.ones((2, code.num_workers), bool)
+        batch = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], code)
+        for kind in {decoders.LeastSquares, *map(type, code.decoders)}:
+
+            def decode(code, masks, kind=kind):
+                return function(code, masks, kind)
+
+            found = precisions(functools.partial(decode, code), masks)
+            found |= precisions(jax.vmap(decode, in_axes=(0, None)), batch, masks)
+            # The weights of one step are none of products.
+            is_one_step = kind is decoders.OneStep
+            assert found == {HIGHEST} or (is_one_step and not found)
+
+    def test_decoded_gradients(self, name):
+        code = CODES[name]
+        mask = np.arange(code.num_workers) > 0
+        params = np.ones(7, np.float32)
+        gradients = np.ones((code.num_parts, 7), np.float32)
+        messages = jaxwgc.encode(code, gradients)
+        step = jaxwgc.decoded_value_and_grad(loss, code)
+        decode_round = functools.partial(jaxwgc.coding.decode_round, code)
+        for decode in (
+            lambda mask: jaxwgc.decode(code, messages, mask, params),
+            lambda mask: decode_round(mask, messages=messages, params=params),
+            lambda mask: decode_round(mask, partial_gradients=gradients),
+            lambda mask: step(params, gradients, mask),
+        ):
+            assert precisions(decode, mask) == {HIGHEST}
+
+    @pytest.mark.parametrize("method", ["partials", "messages"])
+    def test_optax(self, name, method):
+        code = CODES[name]
+        params = np.ones(7, np.float32)
+        model = jaxwgc.stragglers.uniform(1)
+        aggregate = jaxwgc.coded_aggregate(code, model, KEY, method=method)
+        state = aggregate.init(params)
+        gradients = np.ones((code.num_parts, 7), np.float32)
+        found = precisions(lambda own: aggregate.update(own, state, params), gradients)
+        assert found == {HIGHEST}
+
+
+def newton(rows, **options):
+    return sketching.logistic_newton_sketch(
+        KEY, rows, TARGET > 0, 40, ridge=0.1, **options
+    )
+
+
+SKETCHING = {
+    "leverage_scores": sketching.leverage_scores,
+    "leverage_scores, gram": lambda rows: sketching.leverage_scores(rows, "gram"),
+    "derivative": jax.grad(lambda rows: sketching.leverage_scores(rows)[0]),
+    "derivative, gram": jax.grad(
+        lambda rows: sketching.leverage_scores(rows, "gram")[0]
+    ),
+    "ridge_leverage_scores": lambda rows: sketching.ridge_leverage_scores(rows, 0.1),
+    "approximate_leverage_scores": lambda rows: sketching.approximate_leverage_scores(
+        KEY, rows
+    ),
+    "lewis_weights": lambda rows: sketching.lewis_weights(rows, 3.0),
+    "sharded_leverage_scores": lambda rows: sketching.sharded_leverage_scores(
+        rows, Mesh(jax.devices()[:1], ("rows",)), "rows"
+    ),
+    "gaussian": lambda rows: sketching.gaussian(KEY, 20, 80) @ rows,
+    "rademacher": lambda rows: sketching.rademacher(KEY, 20, 80) @ rows,
+    "embedding_distortion": lambda rows: sketching.embedding_distortion(
+        rows, sketching.gaussian(KEY, 20, 80)
+    ),
+    "sketch_and_solve": lambda rows: sketching.sketch_and_solve(KEY, rows, TARGET, 80),
+    "preconditioned": lambda rows: sketching.preconditioned(KEY, rows, TARGET, 80),
+    "preconditioned, gram": lambda rows: sketching.preconditioned(
+        KEY, rows, TARGET, method="gram"
+    ),
+    "iterative_hessian_sketch": lambda rows: sketching.iterative_hessian_sketch(
+        KEY, rows, TARGET, 80, num_iterations=2
+    ),
+    "newton_sketch": newton,
+    "newton_sketch, refined": lambda rows: newton(rows, num_refinements=2),
+}
+
+
+@pytest.mark.parametrize("rows", [ROWS, WIDE], ids=["tall", "wide"])
+@pytest.mark.parametrize("name", SKETCHING)
+def test_sketching(name, rows):
+    assert precisions(SKETCHING[name], rows) == {HIGHEST}
