@@ -3,10 +3,18 @@
 The everyday names are here; constructors of codes are in `jaxwgc.codes`, ways to decode
 them in `jaxwgc.decoders`, straggler models in `jaxwgc.stragglers`, leverage scores,
 sampling, embeddings and least squares in `jaxwgc.sketching`, what judges and learns
-codes in `jaxwgc.studies`.
+codes in `jaxwgc.studies`, the step on many devices in `jaxwgc.distributed`.
 """
 
-from jaxwgc import codes, coding, decoders, sketching, stragglers, studies
+from jaxwgc import (
+    codes,
+    coding,
+    decoders,
+    distributed,
+    sketching,
+    stragglers,
+    studies,
+)
 from jaxwgc.aggregate import (
     CodedAggregateState,
     coded_aggregate,
@@ -47,6 +55,7 @@ __all__ = [
     "decoders",
     "decoding_error",
     "decoding_weights",
+    "distributed",
     "effective_weights",
     "encode",
     "monte_carlo",
