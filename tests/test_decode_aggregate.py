@@ -176,7 +176,7 @@ def test_in_process():
     )
     gradients = gradients_of(code)
     messages = jaxwgc.encode(code, gradients)
-    updates, _ = optimizer.update(
+    updates, _ = jax.jit(optimizer.update)(
         messages, optimizer.init(PARAMS), PARAMS, received=lost(code, 5)
     )
     np.testing.assert_allclose(updates["w"], -gradients["w"].sum(0), rtol=1e-5)
