@@ -3,11 +3,23 @@
 The everyday names are here; constructors of codes are in `jaxwgc.codes`, ways to decode
 them in `jaxwgc.decoders`, straggler models in `jaxwgc.stragglers`, leverage scores,
 sampling, embeddings and least squares in `jaxwgc.sketching`, what judges and learns
-codes in `jaxwgc.studies`.
+codes in `jaxwgc.studies`, the step on many devices in `jaxwgc.distributed`.
 """
 
-from jaxwgc import codes, coding, decoders, sketching, stragglers, studies
-from jaxwgc.aggregate import CodedAggregateState, coded_aggregate
+from jaxwgc import (
+    codes,
+    coding,
+    decoders,
+    distributed,
+    sketching,
+    stragglers,
+    studies,
+)
+from jaxwgc.aggregate import (
+    CodedAggregateState,
+    coded_aggregate,
+    decode_aggregate,
+)
 from jaxwgc.block_leverage import (
     BlockLeverageState,
     block_leverage_aggregate,
@@ -38,10 +50,12 @@ __all__ = [
     "codes",
     "coding",
     "decode",
+    "decode_aggregate",
     "decoded_value_and_grad",
     "decoders",
     "decoding_error",
     "decoding_weights",
+    "distributed",
     "effective_weights",
     "encode",
     "monte_carlo",

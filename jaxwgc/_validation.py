@@ -188,6 +188,15 @@ def check_updates(
     )
 
 
+def check_one_array(name: str, value: Any, meaning: str) -> None:
+    """Updates of an aggregator that are one array, not like params."""
+    if not jax.tree_util.all_leaves([value]):
+        raise ValueError(
+            f"{name} must be one array, {meaning}; got {jax.tree.structure(value)}"
+            f"{_ORDER}"
+        )
+
+
 def _by_path(shapes):
     """The shapes in the keys of `shapes_of`, by the paths of their leaves."""
     leaves = jax.tree_util.tree_leaves_with_path(
@@ -246,6 +255,16 @@ def check_replication(
             f"num_workers = {num_workers}"
         )
     return replication
+
+
+def check_one_round(num_workers: int, **given: Any) -> None:
+    """Arrivals, by the name of their argument, without batch axes."""
+    for name, value in given.items():
+        if value is not None and np.ndim(value) > 1:
+            raise ValueError(
+                f"{name} must have shape (num_workers,) = ({num_workers},); got "
+                f"{np.shape(value)}"
+            )
 
 
 def host_array(name: str, value: Any, kind: str, num_axes: int) -> np.ndarray:

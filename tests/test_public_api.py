@@ -11,7 +11,15 @@ import types
 import pytest
 
 import jaxwgc
-from jaxwgc import codes, coding, decoders, sketching, stragglers, studies
+from jaxwgc import (
+    codes,
+    coding,
+    decoders,
+    distributed,
+    sketching,
+    stragglers,
+    studies,
+)
 
 # Names that stand for a type or a protocol are shown in the examples of the functions
 # that make them or take them.
@@ -34,6 +42,7 @@ TYPES = {
     "LewisWeights",
     "OneStep",
     "PartitionSample",
+    "PlacedParts",
     "Peeling",
     "RowSample",
     "Solution",
@@ -45,7 +54,16 @@ TYPES = {
 }
 
 
-MODULES = (jaxwgc, codes, coding, decoders, sketching, stragglers, studies)
+MODULES = (
+    jaxwgc,
+    codes,
+    coding,
+    decoders,
+    distributed,
+    sketching,
+    stragglers,
+    studies,
+)
 
 
 def public_names():
@@ -82,6 +100,7 @@ def test_names_are_those_of_the_design():
     for name in (
         "coded_aggregate",
         "decode",
+        "decode_aggregate",
         "decoded_value_and_grad",
         "decoding_error",
         "decoding_weights",
@@ -133,11 +152,15 @@ def test_names_are_those_of_the_design():
         "delayed",
         "fastest",
         "fixed",
+        "is_over",
         "pareto",
         "shifted_exponential",
         "uniform",
+        "until_decodable",
     ):
         assert f"jaxwgc.stragglers.{name}" in FUNCTIONS
+    for name in ("mesh_value_and_grad", "place_parts"):
+        assert f"jaxwgc.distributed.{name}" in FUNCTIONS
     for name in ("adversarial", "monte_carlo", "optimize", "summarize"):
         assert f"jaxwgc.studies.{name}" in FUNCTIONS
     assert {name.rpartition(".")[2] for name in NAMES if name not in FUNCTIONS} == TYPES

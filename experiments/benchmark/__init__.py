@@ -9,6 +9,7 @@ from experiments.benchmark import (
     accuracy,
     decoding,
     leverage_scores,
+    mesh,
     projections,
     scale,
     step,
@@ -27,6 +28,7 @@ SECTIONS: dict[str, Callable[[int, int, bool], studies.Study]] = {
     "streaming_scores": leverage_scores.streaming,
     "projections": projections.study,
     "step": step.study,
+    "mesh": mesh.study,
     "scale": scale.study,
     "table2": table2.study,
 }
@@ -35,7 +37,7 @@ SECTIONS: dict[str, Callable[[int, int, bool], studies.Study]] = {
 def benchmark(
     repeats: int = 7, seed: int = 0, out: Path = Path("results"), quick: bool = False
 ) -> None:
-    """Speed and accuracy: decoding, leverage scores, a training step, table 2.
+    """Speed and accuracy: decoding, leverage scores, training steps, table 2.
 
     Args:
         repeats: Timings of each entry; the median counts.

@@ -5,9 +5,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxwgc import _validation
+from jaxwgc._shardings import sharding_by_batch
 from jaxwgc.codes import GradientCode
 
 
@@ -53,28 +53,6 @@ def arrived_workers(code: GradientCode, mask: jax.Array) -> jax.Array:
     """Who has sent all that it sends, bool (..., num_workers)."""
     shape = (code.num_workers, code.messages_per_worker)
     return mask.reshape(*mask.shape[:-1], *shape).all(axis=-1)
-
-
-def check_one_round(code: GradientCode, **given: Any) -> None:
-    """Arrivals, by the name of their argument, without batch axes."""
-    for name, value in given.items():
-        if value is not None and np.ndim(value) > 1:
-            raise ValueError(
-                f"{name} must have shape (num_workers,) = ({code.num_workers},); got "
-                f"{np.shape(value)}"
-            )
-
-
-def sharding_by_batch(masks: jax.Array, num_axes: int) -> NamedSharding | None:
-    """That of the batch axes of `masks`, with `num_axes` more that are whole.
-
-    None where masks have no sharding in their type.
-    """
-    sharding = jax.typeof(masks).sharding
-    if AxisType.Explicit not in sharding.mesh.axis_types:
-        return None
-    spec = PartitionSpec(*sharding.spec[:-1], *[None] * num_axes)
-    return NamedSharding(sharding.mesh, spec)
 
 
 def _checked(name, given, kind, code):
