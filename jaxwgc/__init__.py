@@ -7,7 +7,11 @@ codes in `jaxwgc.studies`.
 """
 
 from jaxwgc import codes, coding, decoders, sketching, stragglers, studies
-from jaxwgc.aggregate import CodedAggregateState, coded_aggregate
+from jaxwgc.aggregate import (
+    CodedAggregateState,
+    coded_aggregate,
+    decode_aggregate,
+)
 from jaxwgc.block_leverage import (
     BlockLeverageState,
     block_leverage_aggregate,
@@ -38,6 +42,7 @@ __all__ = [
     "codes",
     "coding",
     "decode",
+    "decode_aggregate",
     "decoded_value_and_grad",
     "decoders",
     "decoding_error",

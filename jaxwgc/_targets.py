@@ -1,7 +1,13 @@
-"""The target of decoding: its segments, its scale, and what misses it by rounding."""
+"""The target of decoding: its segments, its scale, and by how much it is missed."""
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.lax import stop_gradient
+
+from jaxwgc._dtypes import working
+from jaxwgc._product import product
 
 
 def segment_target(target: jax.Array, num_segments: int) -> jax.Array:
@@ -21,3 +27,39 @@ def target_scale(target: jax.Array) -> jax.Array:
 def rounding(dtype: jax.typing.DTypeLike) -> float:
     """The share of the target below which a miss is rounding."""
     return {32: 1e-5, 64: 1e-10}[jnp.finfo(dtype).bits]
+
+
+def mixing(code: Any, weights: jax.Array) -> jax.Array:
+    """a^T B, complex for a complex code: (..., num_segments, num_parts, num_segments).
+
+    Entry (u, j, v) is the share of segment v of part j in segment u of the decoded
+    gradient.
+    """
+    mixed = product(weights, working(code.encoding_matrix))
+    return mixed.reshape(*mixed.shape[:-1], code.num_parts, code.num_segments)
+
+
+def squared_error(
+    code: Any, mixing: jax.Array, scale: jax.typing.ArrayLike = 1
+) -> jax.Array:
+    """The squared norm of (a^T B - target) / scale, real (...).
+
+    The mean over the segments.
+    """
+    num_segments = code.num_segments
+    target = segment_target(working(code.target), num_segments)
+    miss = (mixing - target.reshape(mixing.shape[-3:])) / scale
+    return jnp.sum(miss.real**2 + miss.imag**2, axis=(-3, -2, -1)) / num_segments
+
+
+def residual(
+    code: Any, mixing: jax.Array, tolerance: jax.typing.ArrayLike
+) -> tuple[jax.Array, jax.Array]:
+    """The norm of a^T B - target, and whether it is above that share of the target's.
+
+    Both (...).
+    """
+    target = working(code.target)
+    scale = stop_gradient(target_scale(target))
+    miss = jnp.sqrt(squared_error(code, mixing, scale))
+    return miss * scale, ~(miss <= tolerance * jnp.linalg.norm(target / scale))

@@ -188,6 +188,15 @@ def check_updates(
     )
 
 
+def check_one_array(name: str, value: Any, meaning: str) -> None:
+    """Updates of an aggregator that are one array, not like params."""
+    if not jax.tree_util.all_leaves([value]):
+        raise ValueError(
+            f"{name} must be one array, {meaning}; got {jax.tree.structure(value)}"
+            f"{_ORDER}"
+        )
+
+
 def _by_path(shapes):
     """The shapes in the keys of `shapes_of`, by the paths of their leaves."""
     leaves = jax.tree_util.tree_leaves_with_path(

@@ -1,5 +1,6 @@
-"""The optax transformation: partial gradients in, a decoded gradient out."""
+"""The optax transformations: partial gradients or messages in, a gradient out."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +15,7 @@ from jaxwgc.stragglers import StragglerModel
 __all__ = [
     "CodedAggregateState",
     "coded_aggregate",
+    "decode_aggregate",
 ]
 
 METHODS = ("partials", "messages")
@@ -21,14 +23,16 @@ UNDECODABLE = ("least_squares", "skip")
 
 
 class CodedAggregateState(NamedTuple):
-    """State of `coded_aggregate`.
+    """State of `coded_aggregate` and of `decode_aggregate`.
 
     Attributes:
-      key: PRNG key for the rounds to come, of the kind that was given.
-      stragglers: state of the straggler model.
+      key: PRNG key for the rounds to come, of the kind that was given; () where none is
+        simulated.
+      stragglers: state of the straggler model; () where there is none.
       received: bool (num_workers,), who answered in the last round; for a code of
         several messages, who sent all of them.
-      elapsed: float scalar, time of all rounds so far, in the unit of the model.
+      elapsed: float scalar, time of all rounds so far, in the unit of the model, or of
+        the times given.
       residual: float scalar, norm of a^T B - target in the last round; the square root
         of `jaxwgc.decoding_error`. Absolute, where `tolerance` is relative.
       num_undecodable: int32 scalar, rounds so far in which too few workers answered.
@@ -36,7 +40,7 @@ class CodedAggregateState(NamedTuple):
         gradients from others where `update` is called without params.
     """
 
-    key: jax.Array
+    key: Any
     stragglers: Any
     received: jax.Array
     elapsed: jax.Array
@@ -127,18 +131,126 @@ def coded_aggregate(
     StragglerModel.check("model", model, loads)
     _validation.check_key(key)
     _validation.check_choice("method", method, METHODS)
+
+    def simulate(state):
+        next_key, round_key = jax.random.split(state.key)
+        arrivals, carried = model.sample(round_key, state.stragglers, loads)
+        return arrivals, state._replace(key=next_key, stragglers=carried)
+
+    def read(updates, params, state):
+        _validation.check_updates(
+            updates, code.num_parts, "num_parts", params, state.shapes
+        )
+        if method == "partials":
+            return {"partial_gradients": updates}
+        like = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), updates
+        )
+        return {"messages": coding.encode(code, updates), "params": like}
+
+    return _aggregator(
+        code,
+        read,
+        undecodable,
+        tolerance,
+        decoder,
+        # A copy, so that donating the state leaves the caller's key alone.
+        start=lambda: (jnp.array(key, copy=True), model.init(code.num_workers)),
+        simulate=simulate,
+    )
+
+
+def decode_aggregate(
+    code: GradientCode,
+    *,
+    undecodable: str = "least_squares",
+    tolerance: float = 1e-3,
+    decoder: DecoderLike = None,
+) -> aggregating.Aggregator:
+    """Aggregates messages that arrived: the sibling of `coded_aggregate`.
+
+    Put it first in `optax.chain`, for workers that really are slow or dead. Its updates
+    are their messages side by side, as `jaxwgc.encode` gives them: row i is what
+    `jaxwgc.coding.form_messages` has made on worker i. Rows of workers that did not
+    answer may hold anything, NaN included. What it returns is like params. The order in
+    a chain is that of `coded_aggregate`.
+
+    `update` needs `received`, the bool mask (num_workers,) of the workers that
+    answered, or `finished` in its place, the parts that each has finished. With
+    `elapsed` beside it, the time of the round is counted.
+
+    Args:
+      code: a gradient code.
+      undecodable: as for `coded_aggregate`.
+      tolerance: as for `coded_aggregate`.
+      decoder: as for `jaxwgc.decoding_weights`.
+
+    Returns:
+      An `optax.experimental.aggregating.Aggregator`; updates are one array
+      (num_messages, length), real or complex as the code is, of any precision (they are
+      decoded in at least float32). Its state is a `CodedAggregateState`.
+
+    Raises:
+      ValueError: where an argument breaks its rule, or (at `update`) updates are no
+        messages for a gradient like params, params or `received` are not given, or
+        `received` has the wrong shape.
+      TypeError: where the code, the messages, params or `received` have the wrong type.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxwgc, optax
+      >>> code = jaxwgc.codes.cyclic_mds(3, num_stragglers=1)
+      >>> optimizer = optax.chain(jaxwgc.decode_aggregate(code), optax.sgd(0.1))
+      >>> params = {"w": jnp.zeros(2)}
+      >>> state = optimizer.init(params)
+      >>> partial_gradients = {"w": jnp.array([[1.0, 0.0], [2.0, 0.0], [3.0, 5.0]])}
+      >>> messages = jaxwgc.encode(code, partial_gradients).at[1].set(jnp.nan)
+      >>> received = jnp.array([True, False, True])
+      >>> updates, state = optimizer.update(messages, state, params, received=received)
+      >>> updates["w"].round(3)
+      Array([-0.6, -0.5], dtype=float32)
+
+    References:
+      The paper's section 2.2.
+    """
+    GradientCode.check(code)
+
+    def read(updates, params, state):
+        del state
+        # Refuses those that a mask hides.
+        _validation.shapes_of(params)
+        _validation.check_one_array("updates", updates, "the messages of all workers")
+        return {"messages": updates, "params": params}
+
+    return _aggregator(code, read, undecodable, tolerance, decoder)
+
+
+def _aggregator(
+    code: GradientCode,
+    read: Callable[[Any, Any, CodedAggregateState], dict[str, Any]],
+    undecodable: str,
+    tolerance: float,
+    decoder: DecoderLike,
+    start: Callable[[], tuple[Any, Any]] = lambda: ((), ()),
+    simulate: Callable | None = None,
+) -> aggregating.Aggregator:
+    """An aggregator that decodes what it reads from updates.
+
+    `read(updates, params, state)` gives what `decode_round` decodes, `start()` the key
+    and the state of the stragglers. `simulate(state) -> (arrivals, state)` is for what
+    is not observed.
+    """
     _validation.check_choice("undecodable", undecodable, UNDECODABLE)
     _validation.check_number("tolerance", tolerance, minimum=0)
     decoder = code.choose_decoder(decoder)
 
     def init(params):
+        key, stragglers = start()
         return CodedAggregateState(
-            # A copy, so that donating the state leaves the caller's key alone.
-            key=jnp.array(key, copy=True),
-            stragglers=model.init(code.num_workers),
+            key=key,
+            stragglers=stragglers,
             received=jnp.ones(code.num_workers, bool),
-            elapsed=jnp.zeros((), loads.dtype),
-            residual=jnp.zeros((), loads.dtype),
+            elapsed=jnp.zeros((), jnp.result_type(float)),
+            residual=jnp.zeros((), jnp.result_type(float)),
             num_undecodable=jnp.zeros((), jnp.int32),
             shapes=_validation.shapes_of(params),
         )
@@ -158,32 +270,22 @@ def coded_aggregate(
             raise TypeError(
                 f"state must be a CodedAggregateState, from init; got {state!r}"
             )
-        _validation.check_updates(
-            updates, code.num_parts, "num_parts", params, state.shapes
-        )
-        next_key, stragglers = state.key, state.stragglers
+        given = read(updates, params, state)
         if received is None and finished is None:
             if elapsed is not None:
                 raise ValueError(
                     "elapsed goes with received, for an observed round; got elapsed "
                     f"= {elapsed!r} and no received"
                 )
-            next_key, round_key = jax.random.split(state.key)
-            arrivals, stragglers = model.sample(round_key, state.stragglers, loads)
-            received, elapsed = arrivals.received, arrivals.elapsed
-            if code.messages_per_worker > 1 and arrivals.finished is not None:
-                received, finished = None, arrivals.finished
+            if simulate is not None:
+                arrivals, state = simulate(state)
+                received, elapsed = arrivals.received, arrivals.elapsed
+                if code.messages_per_worker > 1 and arrivals.finished is not None:
+                    received, finished = None, arrivals.finished
         elapsed = 0.0 if elapsed is None else elapsed
         _validation.check_number("elapsed", elapsed, minimum=0)
         # A traced time that is none shows in the sum.
         elapsed = jnp.where(elapsed >= 0, elapsed, jnp.nan)
-
-        given: dict[str, Any] = {"partial_gradients": updates}
-        if method == "messages":
-            like = jax.tree.map(
-                lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), updates
-            )
-            given = {"messages": coding.encode(code, updates), "params": like}
         decoded = coding.decode_round(
             code,
             received,
@@ -198,14 +300,11 @@ def coded_aggregate(
                 lambda leaf: jnp.where(decoded.failed, jnp.zeros_like(leaf), leaf),
                 gradient,
             )
-        return gradient, CodedAggregateState(
-            key=next_key,
-            stragglers=stragglers,
+        return gradient, state._replace(
             received=decoded.received,
             elapsed=(state.elapsed + elapsed).astype(state.elapsed.dtype),
             residual=decoded.residual.astype(state.residual.dtype),
             num_undecodable=state.num_undecodable + decoded.failed.astype(jnp.int32),
-            shapes=state.shapes,
         )
 
     return aggregating.Aggregator(init, update)

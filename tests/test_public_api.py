@@ -82,6 +82,7 @@ def test_names_are_those_of_the_design():
     for name in (
         "coded_aggregate",
         "decode",
+        "decode_aggregate",
         "decoded_value_and_grad",
         "decoding_error",
         "decoding_weights",
@@ -133,9 +134,11 @@ def test_names_are_those_of_the_design():
         "delayed",
         "fastest",
         "fixed",
+        "is_over",
         "pareto",
         "shifted_exponential",
         "uniform",
+        "until_decodable",
     ):
         assert f"jaxwgc.stragglers.{name}" in FUNCTIONS
     for name in ("adversarial", "monte_carlo", "optimize", "summarize"):

@@ -1,13 +1,19 @@
 """What every gradient code is: who holds what, and how it is mixed."""
 
 import dataclasses
+import functools
 from typing import Any, TypeAlias, cast
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.lax import stop_gradient
 
 from jaxwgc import _validation
+from jaxwgc._dtypes import working
 from jaxwgc._pytrees import Static, register
+from jaxwgc._shardings import sharding_by_batch
+from jaxwgc._targets import mixing, residual
 from jaxwgc.codes._tolerance import check_tolerance
 from jaxwgc.decoders import Decoder, DecoderLike, LeastSquares
 
@@ -226,6 +232,71 @@ decoders=[LeastSquares])
         if not is_own and all(isinstance(array, np.ndarray) for array in arrays):
             chosen.check_entries(self)
         return chosen
+
+    def weights_of(self, mask: jax.Array, decoder: DecoderLike = None) -> jax.Array:
+        """Decoding weights of messages, zero at those that have not arrived.
+
+        Args:
+          mask: bool (..., num_messages), the messages that have arrived.
+          decoder: as for `choose_decoder`.
+
+        Returns:
+          (..., num_segments, num_messages), constants to `jax.grad`. The functions of
+          `jaxwgc.coding` are about workers, and check their arguments.
+        """
+        # What NumPy holds stays there, in its precision.
+        constant, chosen = jax.tree.map(
+            lambda leaf: stop_gradient(leaf) if isinstance(leaf, jax.Array) else leaf,
+            (self, self.choose_decoder(decoder)),
+        )
+        find = functools.partial(chosen.checked_weights, constant)
+        by_batch = sharding_by_batch(mask, 2)
+        if by_batch is not None:
+            # Inside, where masks go side by side and are sorted, the compiler may
+            # choose.
+            find = jax.sharding.auto_axes(out_sharding=by_batch)(find)
+        weights = find(mask)
+        dtype = working(self.encoding_matrix).dtype
+        weights = weights.astype(jnp.promote_types(dtype, jnp.float32))
+        return jnp.where(mask[..., None, :], weights, 0)
+
+    def decodes(
+        self,
+        mask: jax.typing.ArrayLike,
+        tolerance: jax.typing.ArrayLike = 1e-3,
+        decoder: DecoderLike = None,
+    ) -> jax.Array:
+        """Whether messages are enough to decode.
+
+        Args:
+          mask: bool (..., num_messages), the messages that have arrived: workers, but
+            for codes of several messages a worker.
+          tolerance: as for `jaxwgc.coded_aggregate`: the norm of a^T B - target may be
+            that share of the norm of the target.
+          decoder: as for `jaxwgc.decoding_weights`.
+
+        Returns:
+          Bool (...).
+
+        Raises:
+          ValueError: where mask has the wrong shape.
+          TypeError: where it is not bool.
+
+        Example:
+          >>> import jaxwgc
+          >>> code = jaxwgc.codes.fractional_repetition(4, num_stragglers=1)
+          >>> code.decodes([[True, True, False, False], [True, False, True, False]])
+          Array([ True, False], dtype=bool)
+        """
+        mask = jnp.asarray(_validation.as_array("mask", mask))
+        _validation.check_dtypes("mask", mask, "bools")
+        if mask.ndim == 0 or mask.shape[-1] != self.num_messages:
+            raise ValueError(
+                "mask must have shape (..., num_messages) with num_messages = "
+                f"{self.num_messages}; got {mask.shape}"
+            )
+        weights = self.weights_of(mask, decoder)
+        return ~residual(self, mixing(self, weights), tolerance)[1]
 
     def check_plain(self, user: str) -> None:
         """Raises ValueError where messages are several, or shorter than the gradient.

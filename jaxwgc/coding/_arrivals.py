@@ -5,9 +5,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxwgc import _validation
+from jaxwgc._shardings import sharding_by_batch
 from jaxwgc.codes import GradientCode
 
 
@@ -63,18 +63,6 @@ def check_one_round(code: GradientCode, **given: Any) -> None:
                 f"{name} must have shape (num_workers,) = ({code.num_workers},); got "
                 f"{np.shape(value)}"
             )
-
-
-def sharding_by_batch(masks: jax.Array, num_axes: int) -> NamedSharding | None:
-    """That of the batch axes of `masks`, with `num_axes` more that are whole.
-
-    None where masks have no sharding in their type.
-    """
-    sharding = jax.typeof(masks).sharding
-    if AxisType.Explicit not in sharding.mesh.axis_types:
-        return None
-    spec = PartitionSpec(*sharding.spec[:-1], *[None] * num_axes)
-    return NamedSharding(sharding.mesh, spec)
 
 
 def _checked(name, given, kind, code):

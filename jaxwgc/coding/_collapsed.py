@@ -15,19 +15,9 @@ from jaxwgc import _dtypes, _validation
 from jaxwgc._dtypes import working
 from jaxwgc._product import product
 from jaxwgc._some_masks import in_any_lane
-from jaxwgc._targets import rounding, segment_target, target_scale
+from jaxwgc._targets import rounding, target_scale
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding import _flat_vectors
-
-
-def mixing(code: GradientCode, weights: jax.Array) -> jax.Array:
-    """a^T B, complex for a complex code: (..., num_segments, num_parts, num_segments).
-
-    Entry (u, j, v) is the share of segment v of part j in segment u of the decoded
-    gradient.
-    """
-    mixed = product(weights, working(code.encoding_matrix))
-    return mixed.reshape(*mixed.shape[:-1], code.num_parts, code.num_segments)
 
 
 def effective(mixing: jax.Array) -> jax.Array:
@@ -43,19 +33,6 @@ def leakage(mixing: jax.Array) -> jax.Array:
     identity = jnp.eye(mixing.shape[-1])[:, None, :]
     own = effective(mixing)[..., None, :, None] * identity
     return mixing - own.astype(mixing.dtype)
-
-
-def squared_error(
-    code: GradientCode, mixing: jax.Array, scale: jax.typing.ArrayLike = 1
-) -> jax.Array:
-    """The squared norm of (a^T B - target) / scale, real (...).
-
-    The mean over the segments.
-    """
-    num_segments = code.num_segments
-    target = segment_target(working(code.target), num_segments)
-    miss = (mixing - target.reshape(mixing.shape[-3:])) / scale
-    return jnp.sum(miss.real**2 + miss.imag**2, axis=(-3, -2, -1)) / num_segments
 
 
 def weighted_sums(partial_gradients: Any) -> Callable[[jax.Array], Any]:

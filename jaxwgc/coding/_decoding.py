@@ -1,24 +1,20 @@
 """Decoding: the weights of messages, and the gradient that they give."""
 
-import functools
 import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.lax import stop_gradient
 
 from jaxwgc import _dtypes, _validation
-from jaxwgc._dtypes import working
 from jaxwgc._product import product
-from jaxwgc._targets import target_scale
+from jaxwgc._targets import mixing, residual, squared_error
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding import _collapsed, _flat_vectors
 from jaxwgc.coding._arrivals import (
     arrived_messages,
     arrived_workers,
     check_one_round,
-    sharding_by_batch,
 )
 from jaxwgc.decoders import DecoderLike
 
@@ -35,20 +31,7 @@ def find_weights(
     """
     GradientCode.check(code)
     mask = arrived_messages(code, received, finished)
-    # What NumPy holds stays there, in its precision.
-    constant, chosen = jax.tree.map(
-        lambda leaf: stop_gradient(leaf) if isinstance(leaf, jax.Array) else leaf,
-        (code, code.choose_decoder(decoder)),
-    )
-    decode = functools.partial(chosen.checked_weights, constant)
-    by_batch = sharding_by_batch(mask, 2)
-    if by_batch is not None:
-        # Inside, where masks go side by side and are sorted, the compiler may choose.
-        decode = jax.sharding.auto_axes(out_sharding=by_batch)(decode)
-    weights = decode(mask)
-    dtype = working(code.encoding_matrix).dtype
-    weights = weights.astype(jnp.promote_types(dtype, jnp.float32))
-    return mask, jnp.where(mask[..., None, :], weights, 0)
+    return mask, code.weights_of(mask, decoder)
 
 
 def decoding_weights(
@@ -140,7 +123,7 @@ def effective_weights(
       The paper's section 2.2.
     """
     _, weights = find_weights(code, received, decoder, finished)
-    return _collapsed.effective(_collapsed.mixing(code, weights))
+    return _collapsed.effective(mixing(code, weights))
 
 
 def decoding_error(
@@ -181,7 +164,7 @@ def decoding_error(
       random graphs", 2017 ("optimal decoding").
     """
     _, weights = find_weights(code, received, decoder, finished)
-    return _collapsed.squared_error(code, _collapsed.mixing(code, weights))
+    return squared_error(code, mixing(code, weights))
 
 
 def decode(
@@ -322,11 +305,8 @@ def decode_round(
                 f"{messages.shape}"
             )
     mask, weights = find_weights(code, received, decoder, finished)
-    mixing = _collapsed.mixing(code, weights)
-    target = working(code.target)
-    scale = stop_gradient(target_scale(target))
-    miss = jnp.sqrt(_collapsed.squared_error(code, mixing, scale))
-    norm = jnp.linalg.norm(target / scale)
+    mixed = mixing(code, weights)
+    miss, failed = residual(code, mixed, tolerance)
     if messages is not None:
         gradient = _flat_vectors.unravel(combine(weights, messages, mask), params)
     else:
@@ -336,12 +316,12 @@ def decode_round(
                 "partial_gradients", sums, code.num_parts, "num_parts"
             )
             sums = _collapsed.weighted_sums(sums)
-        gradient = _collapsed.collapse(code, mixing, sums)
+        gradient = _collapsed.collapse(code, mixed, sums)
     return DecodedRound(
         gradient=gradient,
-        effective_weights=_collapsed.effective(mixing),
-        residual=miss * scale,
-        failed=~(miss <= tolerance * norm),
+        effective_weights=_collapsed.effective(mixed),
+        residual=miss,
+        failed=failed,
         received=arrived_workers(code, mask),
     )
 

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc import _validation
+from jaxwgc._targets import mixing, squared_error
 from jaxwgc.codes import GradientCode
-from jaxwgc.coding import _collapsed
 from jaxwgc.coding._decoding import find_weights
 from jaxwgc.coding._worst_pattern import worst_pattern
 from jaxwgc.decoders import DecoderLike
@@ -232,7 +232,7 @@ def _evaluate(code, decoder, masks, size):
 def _errors_and_noise(code, masks, decoder):
     """Decoding errors, and squared noise for messages with noise of their own size."""
     _, weights = find_weights(code, masks, decoder)
-    errors = _collapsed.squared_error(code, _collapsed.mixing(code, weights))
+    errors = squared_error(code, mixing(code, weights))
     matrix = jnp.asarray(code.encoding_matrix)
     sizes = jnp.sum(matrix.real**2 + matrix.imag**2, axis=1)
     noise = jnp.sum((weights.real**2 + weights.imag**2) * sizes, axis=(-2, -1))

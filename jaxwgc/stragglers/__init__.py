@@ -15,7 +15,8 @@ from jaxwgc.stragglers._types import (
     WaitingRule,
 )
 from jaxwgc.stragglers._unit_rounds import bernoulli, fixed, uniform
-from jaxwgc.stragglers._waiting import deadline, fastest
+from jaxwgc.stragglers._until_decodable import until_decodable
+from jaxwgc.stragglers._waiting import deadline, fastest, is_over
 
 __all__ = [
     "Arrivals",
@@ -28,7 +29,9 @@ __all__ = [
     "delayed",
     "fastest",
     "fixed",
+    "is_over",
     "pareto",
     "shifted_exponential",
     "uniform",
+    "until_decodable",
 ]

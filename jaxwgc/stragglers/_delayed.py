@@ -19,7 +19,7 @@ def delayed(delay: DelayModel, wait: WaitingRule) -> StragglerModel:
 
     Args:
       delay: such as `shifted_exponential`, `pareto` or `bernoulli_slowdown`.
-      wait: such as `fastest` or `deadline`.
+      wait: such as `fastest`, `deadline` or `until_decodable`.
 
     Returns:
       A straggler model. It reports the parts that each worker had finished when the
@@ -62,16 +62,14 @@ def delayed(delay: DelayModel, wait: WaitingRule) -> StragglerModel:
             raise TypeError(f"wait must be a waiting rule; got one giving {arrivals!r}")
         if arrivals.finished is None:
             arrivals = arrivals._replace(
-                finished=_finished_parts(loads, times, arrivals)
+                finished=finished_parts(loads, times, arrivals)
             )
         return arrivals, state
 
     return StragglerModel(delay.init, sample)
 
 
-def _finished_parts(
-    loads: jax.Array, times: jax.Array, arrivals: Arrivals
-) -> jax.Array:
+def finished_parts(loads: jax.Array, times: jax.Array, arrivals: Arrivals) -> jax.Array:
     """Parts that were finished after `elapsed` of the time that all of them take.
 
     The last part is finished where the worker was received, and only there: the waiting

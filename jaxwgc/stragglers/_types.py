@@ -81,7 +81,11 @@ class DelayModel(NamedTuple):
 
 
 class WaitingRule(Protocol):
-    """Finish times (num_workers,) to the arrivals that the server decodes."""
+    """Finish times (num_workers,) to the arrivals that the server decodes.
+
+    In a round that is under way, workers that have not answered have infinite times;
+    the round is over once the `elapsed` that the rule gives has passed: see `is_over`.
+    """
 
     def __call__(self, key: jax.Array, times: jax.Array) -> Arrivals:
         """Takes a PRNG key, for ties, and times (num_workers,)."""

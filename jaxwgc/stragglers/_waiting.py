@@ -1,5 +1,8 @@
 """Waiting rules: for how long the server waits, and for whom."""
 
+import functools
+
+import jax
 import jax.numpy as jnp
 
 from jaxwgc import _validation
@@ -85,3 +88,51 @@ def deadline(seconds: float) -> WaitingRule:
         return Arrivals((times <= seconds) & jnp.isfinite(times), times, elapsed)
 
     return wait
+
+
+def is_over(
+    wait: WaitingRule, times: jax.typing.ArrayLike, elapsed: jax.typing.ArrayLike
+) -> bool:
+    """Whether the server may go on, in a real round that is under way.
+
+    To be asked after each answer, and when a deadline has passed. A rule of one's own
+    is asked for its arrivals; one with a method `is_over(times)`, such as
+    `until_decodable`, for that alone.
+
+    Args:
+      wait: a waiting rule.
+      times: (num_workers,), when each worker has answered, from the start of the round;
+        infinity for those that have not.
+      elapsed: how long the round has taken until now.
+
+    Returns:
+      Whether it is over. It is in any case where all have answered.
+
+    Raises:
+      ValueError: where times or elapsed are negative.
+      TypeError: where wait is no waiting rule, or the others are not real numbers.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxwgc import stragglers
+      >>> times = jnp.array([0.5, jnp.inf, 1.0])
+      >>> stragglers.is_over(stragglers.fastest(2), times, elapsed=1.0)
+      True
+      >>> stragglers.is_over(stragglers.deadline(2.5), times, elapsed=1.0)
+      False
+    """
+    _validation.check_callable("wait", wait)
+    _validation.check_number("elapsed", elapsed, minimum=0, traceable=False)
+    times = times_of(times)
+    if jnp.isfinite(times).all():
+        return True
+    if hasattr(wait, "is_over"):
+        return bool(wait.is_over(times))  # pyright: ignore[reportAttributeAccessIssue]
+    ends = _elapsed(wait, times)
+    # Rounded alike, so that a time is not after itself.
+    return bool(ends <= jnp.asarray(elapsed, ends.dtype))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _elapsed(wait, times):
+    return wait(jax.random.key(0), times).elapsed

@@ -25,6 +25,10 @@ models = {
 for name, delay in delays.items():
     for rule, wait in rules.items():
         models[name + ", " + rule] = stragglers.delayed(delay, wait)
+models["until_decodable"] = stragglers.delayed(
+    delays["pareto"],
+    stragglers.until_decodable(jaxwgc.codes.fractional_repetition(6, 2)),
+)
 loads = jnp.array([2.0, 0.0, 3.0, 1.0, 2.0, 2.0])
 keys = jax.random.split(jax.random.key(0), 8)
 
@@ -61,4 +65,4 @@ for name, model in models.items():
 
 
 def test_every_model_on_every_kind_of_mesh():
-    assert run_on_four_devices(PROGRAM).count("done") == 9
+    assert run_on_four_devices(PROGRAM).count("done") == 10

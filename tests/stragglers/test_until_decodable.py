@@ -1,0 +1,238 @@
+"""Waiting until the answers decode, against NumPy's least squares on every prefix."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxwgc
+from jaxwgc import codes, decoders, stragglers
+from tests.stragglers.laws import keys_of, rounds_of
+from tests.strategies import least_miss, target_rows
+
+# With the tolerance.
+CODES = {
+    "repetition": (codes.fractional_repetition(6, 2), 1e-3),
+    "binary": (codes.binary(5, 2), 1e-3),
+    "complex": (codes.cyclic_mds(5, 2), 1e-3),
+    "approximate": (codes.regular_graph(jax.random.key(0), 6, 2), 0.5),
+}
+SEVERAL = {
+    "approximate": (
+        codes.multi_message(codes.regular_graph(jax.random.key(0), 4, 2)),
+        0.6,
+    ),
+    "partial": (codes.partial(codes.binary(3, 1), 1), 1e-3),
+}
+NUM_ROUNDS = 60
+MASKS = np.tri(5, dtype=bool)
+
+
+def enough(code, tolerance):
+    """Whether each mask of messages, as a tuple, misses the target by little enough."""
+    target = target_rows(code, np.ones(code.num_parts))
+    limit = tolerance * np.linalg.norm(target)
+    matrix = np.asarray(code.encoding_matrix)
+    known = {}
+
+    def check(mask):
+        key = tuple(mask)
+        if key not in known:
+            known[key] = least_miss(matrix, target, mask) <= limit
+        return known[key]
+
+    return check
+
+
+def first_time(times, check):
+    """The first at which the messages so far are enough; infinity if they never are."""
+    for time in np.unique(times[np.isfinite(times)]):
+        if check(times <= time):
+            return time
+    return np.inf
+
+
+def times_of_rounds(num_workers):
+    """Some with ties, and with workers that never answer."""
+    generator = np.random.default_rng(0)
+    times = generator.exponential(size=(NUM_ROUNDS, num_workers)) + 0.1
+    times[::3] = generator.integers(0, 4, times[::3].shape)
+    times[generator.random(times.shape) < 0.15] = np.inf
+    times[1] = np.inf
+    return times.astype(np.float32)
+
+
+@pytest.mark.parametrize("name", CODES)
+def test_goes_on_at_the_first_prefix_that_decodes(name):
+    """Simulated with all rounds side by side, and answer by answer."""
+    code, tolerance = CODES[name]
+    wait = stragglers.until_decodable(code, tolerance=tolerance)
+    times = times_of_rounds(code.num_workers)
+    keys = keys_of(jax.random.key, NUM_ROUNDS)
+    arrivals = jax.tree.map(np.asarray, jax.jit(jax.vmap(wait))(keys, times))
+    check = enough(code, tolerance)
+    numbers = []
+    for own, received, elapsed in zip(times, arrivals.received, arrivals.elapsed):
+        first = first_time(own, check)
+        # Without enough answers all are waited for.
+        expected = own.max() if np.isinf(first) else first
+        assert elapsed == expected
+        np.testing.assert_array_equal(received, (own <= elapsed) & np.isfinite(own))
+        if np.isfinite(first):
+            numbers.append(received.sum())
+    if name in ("repetition", "binary", "approximate"):
+        assert min(numbers) < code.num_workers - code.num_stragglers < max(numbers) + 1
+    for own, elapsed in zip(times[:12], arrivals.elapsed):
+        for now in np.unique(own[np.isfinite(own)]):
+            so_far = np.where(own <= now, own, np.inf)
+            assert stragglers.is_over(wait, so_far, now) == (elapsed <= now)
+        assert not stragglers.is_over(wait, np.full_like(own, np.inf), 9.0)
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+def test_each_of_several_messages_counts_when_it_comes(name):
+    code, tolerance = SEVERAL[name]
+    delay = stragglers.shifted_exponential(shift=0.1, rate=1.0)
+    wait = stragglers.until_decodable(code, tolerance=tolerance)
+    rounds = rounds_of(stragglers.delayed(delay, wait), code.loads, NUM_ROUNDS)
+    check = enough(code, tolerance)
+    share = np.asarray(code.required_parts) / np.asarray(code.loads)[:, None]
+    unfinished = 0
+    for number, times in enumerate(rounds.times):
+        first = first_time((times[:, None] * share).ravel(), check)
+        np.testing.assert_allclose(rounds.elapsed[number], first, rtol=1e-6)
+        finished = rounds.finished[number]
+        sent = (finished[:, None] >= code.required_parts).ravel()
+        assert check(sent)
+        unfinished += np.any((finished > 0) & (finished < code.loads))
+        done = finished == code.loads
+        np.testing.assert_array_equal(rounds.received[number], done)
+    assert unfinished > 0
+
+
+def test_in_training():
+    """Of repetition, two answers may be enough; the gradient is exact all the same."""
+    code = CODES["repetition"][0]
+    wait = stragglers.until_decodable(code)
+    model = stragglers.delayed(stragglers.pareto(1.0, 2.0), wait)
+    aggregate = jaxwgc.coded_aggregate(code, model, jax.random.key(0))
+    gradients = np.arange(12, dtype=np.float32).reshape(6, 2)
+    update = jax.jit(aggregate.update)
+    state = aggregate.init(None)
+    answers = []
+    for _ in range(6):
+        updates, state = update(gradients, state)
+        np.testing.assert_allclose(updates, gradients.sum(0), rtol=1e-5)
+        answers.append(int(state.received.sum()))
+    assert min(answers) < 4
+    assert state.num_undecodable == 0
+
+
+def test_with_another_decoder():
+    """One-step decoding, whose error need not fall with every answer."""
+    code = codes.bernoulli(jax.random.key(1), 5, 5, replication=3)
+    errors = jax.jit(lambda: jaxwgc.decoding_error(code, MASKS, decoders.OneStep))()
+    misses = np.sqrt(errors / 5)
+    tolerance = float(np.sort(misses)[1] + misses.min()) / 2
+    wait = stragglers.until_decodable(code, tolerance, decoders.OneStep)
+    found = jax.jit(wait)(jax.random.key(0), np.arange(1.0, 6))
+    assert found.elapsed == 1 + np.argmax(misses <= tolerance)
+
+
+def test_equal_rules_are_one():
+    code = CODES["binary"][0]
+    assert stragglers.until_decodable(code) is stragglers.until_decodable(
+        code, tolerance=1e-3
+    )
+
+
+def test_a_traced_code():
+    """As in a study over the entries of a code."""
+    code = CODES["binary"][0]
+    times = jnp.array([3.0, 1.0, 2.0, 5.0, 4.0])
+
+    def rounds(matrix):
+        own = jaxwgc.GradientCode(
+            encoding_matrix=matrix,
+            assignment=code.assignment,
+            target=code.target,
+            num_stragglers=2,
+        )
+        wait = stragglers.until_decodable(own)
+        delay = stragglers.DelayModel(
+            lambda n: (), lambda key, state, loads: (times, ())
+        )
+        model = stragglers.delayed(delay, wait)
+        return model.sample(jax.random.key(0), (), jnp.ones(5))[0]
+
+    with jax.check_tracer_leaks():
+        found = jax.eval_shape(rounds, np.float32(code.encoding_matrix))
+    assert found.received.shape == (5,)
+
+
+class TestIsOver:
+    times = np.array([0.5, np.inf, 1.0])
+
+    @pytest.mark.parametrize(
+        ("wait", "elapsed", "over"),
+        [
+            (stragglers.fastest(2), 1.0, True),
+            (stragglers.fastest(3), 9.0, False),
+            (stragglers.deadline(2.5), 2.0, False),
+            (stragglers.deadline(2.5), 2.5, True),
+        ],
+    )
+    def test_other_rules(self, wait, elapsed, over):
+        assert stragglers.is_over(wait, self.times, elapsed) is over
+        assert stragglers.is_over(wait, np.array([0.5, 0.7, 0.6]), 0.7)
+
+    def test_a_rule_of_ones_own(self):
+        """The fastest, and a second more."""
+
+        def wait(key, times):
+            del key
+            end = times.min() + 1
+            return stragglers.Arrivals(times <= end, times, end)
+
+        assert not stragglers.is_over(wait, self.times, 1.4)
+        assert stragglers.is_over(wait, self.times, 1.5)
+
+    def test_bad_input(self):
+        wait = stragglers.fastest(1)
+        with pytest.raises(TypeError, match="wait must be a function; got 3"):
+            stragglers.is_over(3, self.times, 1.0)
+        with pytest.raises(ValueError, match="elapsed must be at least 0; got -1"):
+            stragglers.is_over(wait, self.times, -1)
+        with pytest.raises(ValueError, match="times must be at least 0"):
+            stragglers.is_over(wait, -self.times, 1)
+
+
+class TestBadInput:
+    code = CODES["binary"][0]
+
+    @pytest.mark.parametrize("code", [None, 3, np.ones((3, 3))])
+    def test_code(self, code):
+        with pytest.raises(TypeError, match="code must be a GradientCode; got"):
+            stragglers.until_decodable(code)
+
+    def test_tolerance_and_decoder(self):
+        with pytest.raises(ValueError, match="tolerance must be at least 0; got -1"):
+            stragglers.until_decodable(self.code, tolerance=-1)
+        with pytest.raises(TypeError, match="decoder must be a jaxwgc.decoders"):
+            stragglers.until_decodable(self.code, decoder="guess")
+
+    def test_times_of_other_workers(self):
+        wait = stragglers.until_decodable(self.code)
+        with pytest.raises(ValueError, match=r"times must have .* = 5 for the code"):
+            wait(jax.random.key(0), jnp.ones(4))
+        delay = stragglers.pareto(1.0, 2.0)
+        with pytest.raises(ValueError, match=r"times must have shape \(num_workers,\)"):
+            jaxwgc.coded_aggregate(
+                codes.uncoded(4), stragglers.delayed(delay, wait), jax.random.key(0)
+            )
+
+    def test_masks(self):
+        with pytest.raises(ValueError, match="mask must have shape .* = 5; got"):
+            self.code.decodes(np.ones(4, bool))
+        with pytest.raises(TypeError, match="mask must be bools; got"):
+            self.code.decodes(np.ones(5))

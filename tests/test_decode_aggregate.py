@@ -1,0 +1,261 @@
+"""Messages that arrived, in an optax chain: against NumPy and `coded_aggregate`."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from optax.experimental import aggregating
+
+import jaxwgc
+from jaxwgc import codes, coding, decoders, stragglers
+
+CODES = {
+    "real": codes.fractional_repetition(6, 2),
+    "complex": codes.cyclic_mds(6, 2),
+    "segments": codes.communication_efficient(6, 2, 2),
+    "several messages": codes.multi_message(codes.fractional_repetition(4, 1)),
+}
+PARAMS = {"w": np.zeros((3, 2), np.float32), "b": [np.zeros((), np.float32)]}
+
+
+def gradients_of(code, dtype=np.float32):
+    draw = np.random.default_rng(0).normal
+    return jax.tree.map(
+        lambda leaf: draw(size=(code.num_parts, *leaf.shape)).astype(dtype), PARAMS
+    )
+
+
+def lost(code, *workers):
+    return ~np.isin(np.arange(code.num_workers), workers)
+
+
+def messages_of_workers(code, gradients):
+    """Each formed on its worker, which knows its own parts and rows only."""
+    rows = np.asarray(code.encoding_matrix)
+    each, segments = code.messages_per_worker, code.num_segments
+    formed = []
+    for worker, held in enumerate(code.assignment):
+        own = rows[worker * each : (worker + 1) * each, held.repeat(segments)]
+        part_gradients = jax.tree.map(lambda leaf, held=held: leaf[held], gradients)
+        formed.append(coding.form_messages(own, part_gradients))
+    return np.concatenate(formed)
+
+
+@pytest.mark.parametrize("name", CODES)
+def test_is_what_the_simulation_decodes(name):
+    """Updates and states are those of `coded_aggregate` for the same round."""
+    code = CODES[name]
+    gradients = gradients_of(code)
+    aggregate = jaxwgc.decode_aggregate(code)
+    simulated = jaxwgc.coded_aggregate(
+        code, stragglers.uniform(1), jax.random.key(0), method="messages"
+    )
+    optimizer = optax.chain(aggregate, optax.sgd(0.5))
+    update = jax.jit(optimizer.update)
+    coded = jax.jit(simulated.update)
+    messages = messages_of_workers(code, gradients)
+    state, other = optimizer.init(PARAMS), simulated.init(PARAMS)
+    for count, (mask, elapsed) in enumerate(
+        [(lost(code, 0), 1.5), (lost(code, 0, 2, 3, 4), 0.25)]
+    ):
+        garbled = messages.copy()
+        garbled[~mask.repeat(code.messages_per_worker)] = np.nan
+        updates, state = update(
+            garbled, state, PARAMS, received=mask, elapsed=np.float32(elapsed)
+        )
+        expected, other = coded(
+            gradients, other, PARAMS, received=mask, elapsed=np.float32(elapsed)
+        )
+        for own, leaf, full in zip(
+            *map(jax.tree.leaves, (updates, expected, gradients)), strict=True
+        ):
+            np.testing.assert_allclose(own, -0.5 * leaf, atol=1e-5)
+            if count == 0:
+                np.testing.assert_allclose(own, -0.5 * full.sum(0), atol=1e-4)
+        for field in ("received", "elapsed", "residual", "num_undecodable", "shapes"):
+            chex.assert_trees_all_close(
+                getattr(state[0], field), getattr(other, field), atol=1e-5
+            )
+    assert state[0].elapsed == 1.75
+    assert state[0].num_undecodable == 1
+
+
+def test_training_on_messages_is_training_on_the_gradient():
+    """Whoever fails; in a scan, with Adam, and the state donated."""
+    code = CODES["complex"]
+    x = np.random.default_rng(0).normal(size=(code.num_parts, 4, 3)).astype(np.float32)
+
+    def loss(params, part):
+        return jnp.sum((part @ params["w"] - 1) ** 2)
+
+    params = {"w": np.zeros((3, 2), np.float32)}
+    optimizer = optax.chain(jaxwgc.decode_aggregate(code), optax.adam(0.1))
+
+    def step(carry, mask):
+        params, state = carry
+        gradients = jaxwgc.partial_value_and_grad(loss)(params, x)[1]
+        messages = jnp.where(mask[:, None], jaxwgc.encode(code, gradients), jnp.nan)
+        updates, state = optimizer.update(messages, state, params, received=mask)
+        return (optax.apply_updates(params, updates), state), None
+
+    masks = np.stack([lost(code, i % 6, (2 * i + 1) % 6) for i in range(8)])
+    run = jax.jit(
+        lambda *carry: jax.lax.scan(step, carry, masks)[0], donate_argnums=(0, 1)
+    )
+    found, state = run(jax.tree.map(jnp.array, params), optimizer.init(params))
+    plain, plain_state = params, optax.adam(0.1).init(params)
+    for _ in masks:
+        gradient = jax.grad(lambda own: loss(own, x.reshape(-1, 3)))(plain)
+        updates, plain_state = optax.adam(0.1).update(gradient, plain_state)
+        plain = optax.apply_updates(plain, updates)
+    np.testing.assert_allclose(found["w"], plain["w"], rtol=1e-4)
+    assert state[0].num_undecodable == 0
+
+
+@pytest.mark.parametrize("dtype", [np.float16, jnp.bfloat16])
+def test_messages_and_parameters_in_half_precision(dtype):
+    """Whole numbers, which half precision holds."""
+    code = CODES["real"]
+    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), PARAMS)
+    gradients = jax.tree.map(
+        lambda leaf: np.full((code.num_parts, *leaf.shape), 3, np.float32), PARAMS
+    )
+    aggregate = jaxwgc.decode_aggregate(code)
+    messages = jaxwgc.encode(code, gradients).astype(dtype)
+    updates, _ = aggregate.update(
+        messages, aggregate.init(params), params, received=lost(code, 0, 1)
+    )
+    for leaf in jax.tree.leaves(updates):
+        assert leaf.dtype == dtype
+        np.testing.assert_array_equal(leaf.astype(np.float32), 18)
+
+
+def test_finished_parts_skipped_rounds_and_decoders():
+    code = CODES["several messages"]
+    gradients = gradients_of(code)
+    messages = jaxwgc.encode(code, gradients)
+    finished = np.array([2, 0, 1, 1])
+    aggregate = jaxwgc.decode_aggregate(code, undecodable="skip")
+    updates, state = aggregate.update(
+        messages, aggregate.init(PARAMS), PARAMS, finished=finished
+    )
+    decoded = jaxwgc.decode(code, messages, params=PARAMS, finished=finished)
+    error = jaxwgc.decoding_error(code, finished=finished)
+    np.testing.assert_allclose(state.residual**2, error, atol=1e-5)
+    skipped = float(error) > 1e-3
+    assert bool(state.num_undecodable) is skipped
+    chex.assert_trees_all_close(
+        updates,
+        jax.tree.map(lambda leaf: leaf * (not skipped), decoded),
+        atol=1e-5,
+    )
+    code = CODES["real"]
+    aggregate = jaxwgc.decode_aggregate(code, decoder=decoders.LeastSquares)
+    messages = jaxwgc.encode(code, gradients_of(code))
+    mask = lost(code, 0, 1, 2, 3, 4)
+    updates, _ = aggregate.update(
+        messages, aggregate.init(PARAMS), PARAMS, received=mask
+    )
+    chex.assert_trees_all_close(
+        updates,
+        jaxwgc.decode(code, messages, mask, PARAMS, decoders.LeastSquares),
+        atol=1e-6,
+    )
+
+
+def test_in_process():
+    """The aggregator of an `aggregating.process`."""
+    code = CODES["real"]
+    optimizer = aggregating.process(
+        optax.with_extra_args_support(optax.identity()),
+        jaxwgc.decode_aggregate(code),
+        optax.with_extra_args_support(optax.sgd(1.0)),
+    )
+    gradients = gradients_of(code)
+    messages = jaxwgc.encode(code, gradients)
+    updates, _ = optimizer.update(
+        messages, optimizer.init(PARAMS), PARAMS, received=lost(code, 5)
+    )
+    np.testing.assert_allclose(updates["w"], -gradients["w"].sum(0), rtol=1e-5)
+
+
+class TestBadInput:
+    code = CODES["complex"]
+    messages = np.zeros((6, 4), np.complex64)
+    mask = np.ones(6, bool)
+
+    def update(self, messages=messages, params=PARAMS, **extra):
+        aggregate = jaxwgc.decode_aggregate(self.code)
+        return aggregate.update(messages, aggregate.init(PARAMS), params, **extra)
+
+    def test_arguments(self):
+        with pytest.raises(TypeError, match="code must be a GradientCode; got 3"):
+            jaxwgc.decode_aggregate(3)
+        with pytest.raises(ValueError, match="undecodable must be one of 'least_squ"):
+            jaxwgc.decode_aggregate(self.code, undecodable="stop")
+        with pytest.raises(ValueError, match="tolerance must be at least 0; got -1"):
+            jaxwgc.decode_aggregate(self.code, tolerance=-1)
+        with pytest.raises(TypeError, match="decoder must be a jaxwgc.decoders"):
+            jaxwgc.decode_aggregate(self.code, decoder="guess")
+
+    @pytest.mark.parametrize("shape", [(6, 3), (6, 5), (5, 4), (24,), (6,)])
+    def test_payloads_of_another_model(self, shape):
+        rule = r"messages must have shape .*\(\.\.\., 6, 4\) for 7 parameters; got"
+        with pytest.raises(ValueError, match=rule):
+            self.update(np.zeros(shape, np.complex64), received=self.mask)
+
+    def test_payloads_of_another_kind(self):
+        with pytest.raises(TypeError, match="messages must be complex for"):
+            self.update(np.zeros((6, 4), np.float32), received=self.mask)
+        with pytest.raises(TypeError, match="messages must be numbers or bools"):
+            self.update(np.full((6, 4), "a"), received=self.mask)
+
+    def test_who_answered_must_be_known(self):
+        with pytest.raises(ValueError, match="received or finished must be given"):
+            self.update()
+        with pytest.raises(ValueError, match="elapsed goes with received"):
+            self.update(elapsed=1.0)
+        with pytest.raises(TypeError, match="received must be a bool mask"):
+            self.update(received=np.ones(6))
+        with pytest.raises(ValueError, match="received must have shape"):
+            self.update(received=np.ones(5, bool))
+        with pytest.raises(ValueError, match="elapsed must be at least 0; got -1"):
+            self.update(received=self.mask, elapsed=-1.0)
+
+    def test_params(self):
+        with pytest.raises(ValueError, match="params must be given with messages"):
+            self.update(params=None, received=self.mask)
+        whole = jax.tree.map(lambda leaf: leaf.astype(int), PARAMS)
+        with pytest.raises(TypeError, match="must be real or complex floats"):
+            self.update(params=whole, received=self.mask)
+
+    def test_states_of_something_else(self):
+        aggregate = jaxwgc.decode_aggregate(self.code)
+        with pytest.raises(TypeError, match="state must be a CodedAggregateState"):
+            aggregate.update(self.messages, (), PARAMS, received=self.mask)
+
+    @pytest.mark.parametrize("params", [None, PARAMS], ids=["none", "params"])
+    def test_partial_gradients_and_orders_that_do_not_work(self, params):
+        rule = "updates must be one array, the messages of all workers; got PyTreeDef"
+        with pytest.raises(ValueError, match=rule):
+            self.update(gradients_of(self.code), params, received=self.mask)
+        twice = optax.chain(
+            jaxwgc.decode_aggregate(self.code), jaxwgc.decode_aggregate(self.code)
+        )
+        with pytest.raises(ValueError, match="must be"):
+            twice.update(self.messages, twice.init(PARAMS), params, received=self.mask)
+
+    def test_masks_around_it(self):
+        chain = optax.chain(jaxwgc.decode_aggregate(self.code), optax.sgd(1.0))
+        groups = {"learned": chain, "frozen": optax.set_to_zero()}
+        for optimizer in (
+            optax.masked(chain, {"w": True, "b": False}),
+            optax.multi_transform(groups, {"w": "learned", "b": "frozen"}),
+        ):
+            with pytest.raises(ValueError, match="go around transformations after"):
+                optimizer.init(PARAMS)
+        hidden = {"w": PARAMS["w"], "b": [optax.MaskedNode()]}
+        with pytest.raises(ValueError, match="go around transformations after"):
+            self.update(params=hidden, received=self.mask)
