@@ -6,7 +6,15 @@ sampling, embeddings and least squares in `jaxwgc.sketching`, what judges and le
 codes in `jaxwgc.studies`.
 """
 
-from jaxwgc import codes, coding, decoders, sketching, stragglers, studies
+from jaxwgc import (
+    codes,
+    coding,
+    decoders,
+    distributed,
+    sketching,
+    stragglers,
+    studies,
+)
 from jaxwgc.aggregate import (
     CodedAggregateState,
     coded_aggregate,
@@ -47,6 +55,7 @@ __all__ = [
     "decoders",
     "decoding_error",
     "decoding_weights",
+    "distributed",
     "effective_weights",
     "encode",
     "monte_carlo",

@@ -19,7 +19,7 @@ from jaxwgc.distributed._ray_rounds import Layout, Patience, Round, Rounds
 from jaxwgc.distributed._ray_runtime import find_ray, session
 from jaxwgc.distributed._ray_worker import Task, Worker, one_thread
 from jaxwgc.gradients import partial_value_and_grad
-from jaxwgc.stragglers import WaitingRule
+from jaxwgc.stragglers import WaitingRule, until_decodable
 
 UNDECODABLE = ("least_squares", "skip", "raise")
 # What the workers' JAX must have in common with that of the coordinator.
@@ -56,14 +56,15 @@ class RayCluster:
         workers, for the parts of each, and again where a worker is replaced.
       wait: a waiting rule of `jaxwgc.stragglers`, such as `fastest(6)`. It sees
         seconds since the start of the round, and infinity for who has not answered.
+        None waits until the answers decode.
       key: PRNG key of either kind, for batches.
       batch: `batch(key, part)`, a pure function that draws from a part what the loss is
         given in one step. The key is fold_in(fold_in(key, step), part_index), so all
         holders of a part draw the same.
       address: of a running Ray cluster, as `"host:6379"` or `"auto"`. None starts one.
       message_dtype: what messages are rounded to on their way, such as `"bfloat16"`:
-        half the bytes, and a relative error of 2^-9 in every entry of a message, times
-        the decoding weights in the gradient. None sends them as they are.
+        half the bytes, and a relative error of up to 2^-8 in every entry of a message,
+        times the decoding weights in the gradient. None sends them as they are.
       undecodable: what a round that cannot be decoded gives: `"least_squares"` and
         `"skip"` as in `jaxwgc.decode_aggregate`; `"raise"` stops with an error that
         names the missing workers.
@@ -109,7 +110,7 @@ class RayCluster:
         code: GradientCode,
         parts: Any = None,
         *,
-        wait: WaitingRule,
+        wait: WaitingRule | None = None,
         load: Callable[[int], Any] | None = None,
         key: jax.Array | None = None,
         batch: Callable[[jax.Array, Any], Any] | None = None,
@@ -157,8 +158,15 @@ class RayCluster:
         self._address, self._options = address, dict(actor_options or {})
         self._message_dtype = _check_message_dtype(message_dtype)
         self._patience = patience
+        if wait is None:
+            wait = until_decodable(code, tolerance, self.decoder)
         self._wait = _compiled(wait, code.num_workers)
-        self._decodable: dict[bytes, bool] = {}
+        # The code is a constant of it, so that NumPy's keeps its precision.
+        self._decodes = jax.jit(
+            lambda received: code.decodes(
+                received.repeat(code.messages_per_worker), tolerance, self.decoder
+            )
+        )
         self._stack: contextlib.ExitStack | None = None
         self._rounds: Rounds | None = None
         self._times: list[np.ndarray] = []
@@ -281,18 +289,7 @@ class RayCluster:
 
     def decodes(self, received: np.ndarray) -> bool:
         """Whether the gradient follows from these answers, within the tolerance."""
-        name = np.packbits(received).tobytes()
-        if name not in self._decodable:
-            zeros = jnp.zeros((self.code.num_parts, 1))
-            found = coding.decode_round(
-                self.code,
-                np.asarray(received),
-                partial_gradients=zeros,
-                decoder=self.decoder,
-                tolerance=self.tolerance,
-            )
-            self._decodable[name] = not bool(found.failed)
-        return self._decodable[name]
+        return bool(self._decodes(np.asarray(received)))
 
     def continue_from(self, step: int, key: jax.Array) -> None:
         """Takes up the count of steps, and the key of batches, of an earlier run."""
@@ -471,14 +468,20 @@ def _compiled(
         arrivals = wait(key, times)
         return arrivals.received, arrivals.elapsed
 
-    received, elapsed = jax.eval_shape(ask, np.zeros(num_workers, np.float32))
-    if received.shape != (num_workers,) or elapsed.shape != ():
-        raise ValueError(
-            f"wait must give received ({num_workers},) and a scalar elapsed; got "
-            f"{received} and {elapsed}"
+    times = jax.ShapeDtypeStruct((num_workers,), np.float32)
+    arrivals = jax.eval_shape(wait, key, times)
+    shapes = [getattr(arrivals, own, None) for own in ("received", "elapsed")]
+    if [getattr(own, "shape", None) for own in shapes] != [(num_workers,), ()]:
+        raise TypeError(
+            "wait must be a waiting rule of jaxwgc.stragglers, which gives received "
+            f"({num_workers},) and a scalar elapsed; got one that gives {arrivals}"
         )
 
-    def decide(times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def decide(times: np.ndarray) -> tuple[Any, Any]:
+        # One mask is cheaper than one after each answer, which a simulation needs.
+        if hasattr(wait, "is_over"):
+            over = wait.is_over(times)  # pyright: ignore[reportAttributeAccessIssue]
+            return np.isfinite(times), 0.0 if over else np.inf
         received, elapsed = ask(times.astype(np.float32))
         return np.asarray(received), np.asarray(elapsed)
 

@@ -164,16 +164,17 @@ class Rounds:
             received, ends = self._wait(times)
             if ends <= np.float32(now):
                 break
+            answered = np.isfinite(times)
             if any(own.is_computing and not replaced[own.index] for own in places):
                 hopeless_since = None
-            elif self._decodes(np.isfinite(times)):
-                received = np.isfinite(times)
-                break
-            elif hopeless_since is None:
-                hopeless_since = now
-            elif now - hopeless_since > self._patience.undecodable_after:
-                received = np.isfinite(times)
-                break
+            else:
+                # What comes can only be more of what has come, or a replacement.
+                if hopeless_since is None:
+                    hopeless_since = now
+                waited = now - hopeless_since > self._patience.undecodable_after
+                if answered.all() or waited or self._decodes(answered):
+                    received = answered
+                    break
 
             ready = _first_ready(places, min(float(ends) - now, self._pause()))
             if ready is not None:

@@ -42,7 +42,9 @@ def session(address: str | None) -> Iterator[None]:
         if address is None:
             # Our own folder: logs and sockets go when we go, and nobody who looks for a
             # running Ray finds this one.
-            folder = tempfile.mkdtemp(prefix="jaxwgc-")
+            # Paths of sockets must be short, so like Ray's it is in /tmp.
+            parent = "/tmp" if os.path.isdir("/tmp") else None
+            folder = tempfile.mkdtemp(prefix="jaxwgc-", dir=parent)
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
             stack.enter_context(_loopback(ray))
             settings |= {
@@ -109,6 +111,22 @@ def _loopback(ray: Any) -> Iterator[None]:
         yield
     finally:
         constants.ENABLE_RAY_CLUSTER = before
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Ctrl-C counts at the end of the block, which is to take no more than a moment."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came = []
+    before = signal.signal(signal.SIGINT, lambda *_: came.append(True))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if came:
+            signal.raise_signal(signal.SIGINT)
 
 
 @contextlib.contextmanager

@@ -10,8 +10,10 @@ import numpy as np
 import optax
 
 from jaxwgc import _validation
+from jaxwgc.aggregate import decode_aggregate
 from jaxwgc.distributed._ray_progress import show
 from jaxwgc.distributed._ray_rounds import Round
+from jaxwgc.distributed._ray_runtime import uninterrupted
 
 if TYPE_CHECKING:
     from jaxwgc.distributed._ray_cluster import RayCluster
@@ -61,7 +63,6 @@ def train(
     live: bool,
 ) -> TrainingState:
     """See `RayCluster.train`."""
-    from jaxwgc.aggregate import decode_aggregate
     num_steps = _validation.check_int("num_steps", num_steps, minimum=0)
     every = _validation.check_int("checkpoint_every", checkpoint_every, minimum=1)
     if callback is not None:
@@ -148,7 +149,10 @@ def _checkpoints(
             state = _loaded(found, start)
 
         def save(state: TrainingState) -> None:
-            if state.step != manager.latest_step():
+            if state.step == manager.latest_step():
+                return
+            # Orbax does not bear to be interrupted.
+            with uninterrupted():
                 manager.save(state.step, args=ocp.args.StandardSave(_saved(state)))
 
         yield state, save

@@ -6,11 +6,11 @@ One Ray serves all tests of this file but those that stop a coordinator.
 import json
 import os
 import pathlib
+import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 
 import jax
@@ -52,11 +52,15 @@ def true_gradient(params, step):
     return total
 
 
+def ray_folders():
+    """Ray's logs and sockets."""
+    return set(pathlib.Path("/tmp").glob("jaxwgc-*"))
+
+
 @pytest.fixture(scope="module", autouse=True)
 def one_ray():
     """Ray for all tests here, which must leave nothing behind."""
-    memory = ray_processes.shared_memory()
-    folders = set(pathlib.Path(tempfile.gettempdir()).glob("jaxwgc-*"))
+    memory, folders = ray_processes.shared_memory(), ray_folders()
     processes = []
     try:
         with _ray_runtime.session(None):
@@ -66,7 +70,7 @@ def one_ray():
     finally:
         ray_processes.end_all(processes or ray_processes.descendants())
     assert ray_processes.shared_memory() <= memory
-    assert set(pathlib.Path(tempfile.gettempdir()).glob("jaxwgc-*")) <= folders
+    assert ray_folders() <= folders
 
 
 @pytest.fixture(scope="module")
@@ -199,16 +203,17 @@ def test_bad_worker_is_a_straggler_and_is_replaced(cluster, orders, what):
 def test_late_answer_is_dropped_and_its_time_kept(cluster, orders):
     worker = 2
     give_order(orders, worker, "late")
-    first = cluster.step
-    end = time.monotonic() + 10
-    while not cluster.trace()[first:, worker].max(initial=0, where=None or True) > 1:
-        found = check_round(cluster)
-        assert found.elapsed < 1
-        if time.monotonic() > end:
-            break
+    first, end = cluster.step, time.monotonic() + 20
+
+    def late_answers():
+        times = cluster.trace()[first:, worker]
+        return np.flatnonzero(np.isfinite(times) & (times > 1))
+
+    while not len(late_answers()):
+        assert check_round(cluster).elapsed < 1
+        assert time.monotonic() < end
         time.sleep(0.05)
-    times = cluster.trace()[first:, worker]
-    late = np.flatnonzero(np.isfinite(times) & (times > 1))
+    late, times = late_answers(), cluster.trace()[first:, worker]
     assert len(late) == 1
     # It was busy in the next round, and has had none of it.
     assert times[late[0] + 1] == np.inf
@@ -332,6 +337,7 @@ def test_stopped_coordinators_resume_and_leave_no_process(tmp_path):
     finally:
         ray_processes.end_all(processes)
 
+    folders = ray_folders()
     coordinator = start_coordinator(folder, "")
     more = digests_until(coordinator, 4)
     processes = ray_processes.descendants(coordinator.pid)
@@ -344,6 +350,9 @@ def test_stopped_coordinators_resume_and_leave_no_process(tmp_path):
         assert not ray_processes.alive_after(workers, 20)
     finally:
         ray_processes.end_all(processes)
+        # That of a killed one cannot go by itself.
+        for left in ray_folders() - folders:
+            shutil.rmtree(left, ignore_errors=True)
 
     with ray_coordinator.make_cluster() as cluster:
         state = cluster.train(
@@ -451,7 +460,7 @@ def test_addresses_that_do_not_answer(monkeypatch):
 
 
 @pytest.mark.parametrize("code", [CODE, codes.cyclic_mds(4, num_stragglers=1)])
-@pytest.mark.parametrize(("dtype", "error"), [(None, 0), ("bfloat16", 2**-9)])
+@pytest.mark.parametrize(("dtype", "error"), [(None, 0), ("bfloat16", 2**-8)])
 def test_messages_travel(code, dtype, error):
     """Without any process: what is packed is what is read, but for rounding."""
     from jaxwgc.distributed._ray_worker import pack, unpack
@@ -461,7 +470,7 @@ def test_messages_travel(code, dtype, error):
     read = unpack(wire, dtype, code.is_complex)
     assert wire.dtype.itemsize == (4 if dtype is None else 2)
     assert read.dtype == message.dtype
-    np.testing.assert_allclose(read, message, rtol=error * 1.5)
+    np.testing.assert_allclose(read, message, rtol=error)
 
 
 def test_without_ray_the_extra_is_named():
