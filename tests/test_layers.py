@@ -26,6 +26,14 @@ KNOWS = {
         "aggregate",
     },
     "studies": {"decoders", "codes", "coding", "stragglers"},
+    "distributed": {
+        "decoders",
+        "codes",
+        "coding",
+        "stragglers",
+        "gradients",
+        "aggregate",
+    },
 }
 
 

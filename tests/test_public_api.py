@@ -11,7 +11,15 @@ import types
 import pytest
 
 import jaxwgc
-from jaxwgc import codes, coding, decoders, sketching, stragglers, studies
+from jaxwgc import (
+    codes,
+    coding,
+    decoders,
+    distributed,
+    sketching,
+    stragglers,
+    studies,
+)
 
 # Names that stand for a type or a protocol are shown in the examples of the functions
 # that make them or take them.
@@ -35,17 +43,30 @@ TYPES = {
     "OneStep",
     "PartitionSample",
     "Peeling",
+    "Progress",
+    "RayCluster",
+    "Round",
     "RowSample",
     "Solution",
     "Static",
     "StragglerModel",
     "Summary",
+    "TrainingState",
     "WaitingRule",
     "WeightedParts",
 }
 
 
-MODULES = (jaxwgc, codes, coding, decoders, sketching, stragglers, studies)
+MODULES = (
+    jaxwgc,
+    codes,
+    coding,
+    decoders,
+    distributed,
+    sketching,
+    stragglers,
+    studies,
+)
 
 
 def public_names():

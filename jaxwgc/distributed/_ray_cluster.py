@@ -1,9 +1,10 @@
 """Workers that are processes, on this machine or on many: Ray starts and finds them."""
 
 import contextlib
+import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -17,13 +18,17 @@ from jaxwgc.distributed import _ray_training
 from jaxwgc.distributed._ray_places import Place
 from jaxwgc.distributed._ray_rounds import Layout, Patience, Round, Rounds
 from jaxwgc.distributed._ray_runtime import find_ray, session
-from jaxwgc.distributed._ray_worker import Task, Worker, one_thread
+from jaxwgc.distributed._ray_worker import Task, Worker, one_thread, pack, unpack
 from jaxwgc.gradients import partial_value_and_grad
 from jaxwgc.stragglers import WaitingRule, until_decodable
 
 UNDECODABLE = ("least_squares", "skip", "raise")
 # What the workers' JAX must have in common with that of the coordinator.
-_SHARED_SETTINGS = ("jax_enable_x64", "jax_default_prng_impl", "jax_compilation_cache_dir")
+_SHARED_SETTINGS = (
+    "jax_enable_x64",
+    "jax_default_prng_impl",
+    "jax_compilation_cache_dir",
+)
 
 
 class RayCluster:
@@ -159,7 +164,7 @@ class RayCluster:
         self._message_dtype = _check_message_dtype(message_dtype)
         self._patience = patience
         if wait is None:
-            wait = until_decodable(code, tolerance, self.decoder)
+            wait = until_decodable(cast(Any, code), tolerance, self.decoder)
         self._wait = _compiled(wait, code.num_workers)
         # The code is a constant of it, so that NumPy's keeps its precision.
         self._decodes = jax.jit(
@@ -360,12 +365,10 @@ class RayCluster:
             like,
         )
         messages = jax.eval_shape(lambda own: coding.encode(code, own), gradients)
-        dtype = np.dtype(messages.dtype)
-        if self._message_dtype is not None:
-            is_complex = np.issubdtype(dtype, np.complexfloating)
-            wire = jnp.dtype(self._message_dtype)
-            dtype = np.result_type(np.float32, wire if wire.itemsize > 2 else np.float32)
-            dtype = np.result_type(dtype, np.complex64) if is_complex else dtype
+        name = self._message_dtype
+        wire = jax.eval_shape(lambda own: pack(own, name), messages)
+        nothing = np.zeros((0, *wire.shape[1:]), wire.dtype)
+        dtype = unpack(nothing, name, code.is_complex).dtype
         held = [np.flatnonzero(own) for own in np.asarray(code.assignment)]
         return Layout(
             # One who holds nothing sends zero times the first.
@@ -405,16 +408,20 @@ class RayCluster:
         actor = ray.remote(max_restarts=0, max_task_retries=0)(Worker)
         options = {"num_cpus": self._cpus(), **self._options}
         environment = dict(options.pop("runtime_env", {}))
+        # Names must be unique within it.
+        namespace = f"jaxwgc-{uuid.uuid4()}"
         environment["env_vars"] = one_thread() | environment.get("env_vars", {})
 
         def hire(worker: int, number: int) -> Any:
             held = layout.held[worker]
             rows = matrix[worker][:, held].reshape(code.messages_per_worker, -1)
             own = None if parts is None else [parts[part] for part in held]
-            named = {"name": f"worker-{worker}.{number}", "runtime_env": environment}
-            return actor.options(**options, **named).remote(
-                worker, held, rows, own, shared
-            )
+            return actor.options(
+                **options,
+                runtime_env=environment,
+                name=f"worker-{worker}.{number}",
+                namespace=namespace,
+            ).remote(worker, held, rows, own, shared)
 
         return hire
 
@@ -448,10 +455,9 @@ def _check_message_dtype(dtype: Any) -> str | None:
         found = jnp.dtype(dtype)
     except TypeError as error:
         raise TypeError(f"message_dtype must be a dtype; got {dtype!r}") from error
-    if not jnp.issubdtype(found, jnp.floating) or found.itemsize not in (2, 4, 8):
+    if not jnp.issubdtype(found, jnp.floating) or found.itemsize not in (2, 4):
         raise ValueError(
-            "message_dtype must be bfloat16, float16, float32 or float64; got "
-            f"{dtype!r}"
+            f"message_dtype must be bfloat16, float16 or float32; got {dtype!r}"
         )
     return found.name
 

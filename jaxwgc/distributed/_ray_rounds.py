@@ -69,7 +69,7 @@ class Layout(NamedTuple):
     wire_dtype: str | None
 
     def read(self, wire: Any) -> np.ndarray:
-        """The messages (per_worker, length) of a worker; ValueError if they are none."""
+        """The messages (per_worker, length) of a worker, or ValueError."""
         is_complex = np.issubdtype(self.dtype, np.complexfloating)
         shape = (self.per_worker, self.length) + ((2,) if is_complex else ())
         if np.shape(wire) != shape:
@@ -187,7 +187,9 @@ class Rounds:
                     ready.give_up(reason(error))
                 reading += time.monotonic() - start
             for place in self._silent():
-                place.give_up(f"silent for {time.monotonic() - place.since:.1f} seconds")
+                place.give_up(
+                    f"silent for {time.monotonic() - place.since:.1f} seconds"
+                )
             for place in places:
                 replaced[place.index] |= place.actor is None
                 if place.actor is None and place.hire_at <= time.monotonic():
@@ -204,8 +206,7 @@ class Rounds:
     def missing(self, received: np.ndarray) -> str:
         """Who has not answered, and what is known of the reason."""
         return "; ".join(
-            f"worker {place.index}"
-            + (f" ({place.trouble})" if place.trouble else "")
+            f"worker {place.index}" + (f" ({place.trouble})" if place.trouble else "")
             for place in self.places
             if not received[place.index]
         )

@@ -89,7 +89,10 @@ def check_address(address: str) -> None:
     ask = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address"]
     try:
         subprocess.run(
-            [*ask, address], capture_output=True, check=True, timeout=_SECONDS_TO_CONNECT
+            [*ask, address],
+            capture_output=True,
+            check=True,
+            timeout=_SECONDS_TO_CONNECT,
         )
     except subprocess.SubprocessError as error:
         raise ConnectionError(
@@ -104,7 +107,7 @@ def _loopback(ray: Any) -> Iterator[None]:
     On Linux it would listen on the address in the network instead, except for this
     switch, which is meant for macOS and Windows and their firewalls.
     """
-    constants = importlib.import_module("ray._private.ray_constants")
+    constants: Any = importlib.import_module("ray._private.ray_constants")
     before = constants.ENABLE_RAY_CLUSTER
     constants.ENABLE_RAY_CLUSTER = False
     try:

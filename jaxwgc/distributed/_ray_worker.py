@@ -78,17 +78,17 @@ class Worker:
         self._given = parts
 
     def start(self, key_data: np.ndarray) -> Started:
-        """Loads the parts and compiles. An error here is one of the data or the loss."""
+        """Loads the parts and compiles; errors here are those of data or loss."""
         for name, value in self.task.settings.items():
             jax.config.update(name, value)
         parts = self._load()
         self.parts = jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts)
         self.held_parts = jnp.asarray(self.held, jnp.uint32)
         self.params_like, self.structure = jax.tree.flatten(self.task.params)
-        self._form = jax.jit(self._message_and_losses).lower(
+        lowered = jax.jit(self._message_and_losses).lower(
             self.params_like, *self._arguments(key_data, 0)
         )
-        self._form = self._form.compile()
+        self._form = lowered.compile()
         node = _ray().get_runtime_context().get_node_id()
         return Started(os.getpid(), node, _signature(parts[0]))
 
@@ -114,7 +114,9 @@ class Worker:
             )
             parts = jax.vmap(self.task.batch)(own, parts)
         losses, gradients = partial_value_and_grad(self.task.loss)(params, parts)
-        return pack(coding.form_messages(rows, gradients), self.task.message_dtype), losses
+        return pack(
+            coding.form_messages(rows, gradients), self.task.message_dtype
+        ), losses
 
     def _load(self):
         """The parts, one by one, all alike."""
