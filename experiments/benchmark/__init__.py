@@ -7,6 +7,7 @@ from pathlib import Path
 from experiments import studies
 from experiments.benchmark import (
     accuracy,
+    coordinator,
     decoding,
     leverage_scores,
     projections,
@@ -26,6 +27,7 @@ SECTIONS: dict[str, Callable[[int, int, bool], studies.Study]] = {
     "streaming_scores": leverage_scores.streaming,
     "projections": projections.study,
     "step": step.study,
+    "coordinator": coordinator.study,
     "table2": table2.study,
 }
 
@@ -33,7 +35,7 @@ SECTIONS: dict[str, Callable[[int, int, bool], studies.Study]] = {
 def benchmark(
     repeats: int = 7, seed: int = 0, out: Path = Path("results"), quick: bool = False
 ) -> None:
-    """Speed and accuracy: decoding, leverage scores, a training step, table 2.
+    """Speed and accuracy: decoding, leverage scores, training steps, table 2.
 
     Args:
         repeats: Timings of each entry; the median counts.

@@ -228,7 +228,12 @@ class RayCluster:
             `"raise"`.
         """
         rounds = self._started(params)
-        leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(params)]
+        leaves = [
+            np.asarray(leaf, like.dtype)
+            for leaf, like in zip(
+                jax.tree.leaves(params), jax.tree.leaves(self._params)
+            )
+        ]
         found = rounds.run(self._step, leaves, self._key_data())
         self._step += 1
         if self.undecodable == "raise" and not self.decodes(found.received):
@@ -338,7 +343,7 @@ class RayCluster:
                 for place in places:
                     place.end()
                 raise
-        if like != self._params:
+        if jax.tree.flatten(like) != jax.tree.flatten(self._params):
             raise ValueError(
                 "params must keep their structure, shapes and dtypes; got "
                 f"{like}, and {self._params} at first"

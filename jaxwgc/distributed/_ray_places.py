@@ -1,5 +1,6 @@
 """A worker's place in the code, and the actor that fills it for the time being."""
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -14,13 +15,13 @@ _LONGEST_PAUSE = 60.0
 
 
 class Place:
-    """One worker, whose actor has at most one task: to start, or to compute a step.
+    """One worker, whose actor has at most one task: to start, or to compute.
 
     Attributes:
       index: of the worker.
       actor: Ray's handle of it; None between two of them.
       task: reference to the answer that it owes; None where it owes none.
-      step: of the task; None where the actor is still starting.
+      round: number of the one that it computes for; None where it is still starting.
       since: when the task was given.
       pid: of the actor's process, once it has started; None where it runs on another
         machine.
@@ -34,7 +35,7 @@ class Place:
         self._failures = 0
         self.actor: Any = None
         self.task: Any = None
-        self.step: int | None = None
+        self.round: int | None = None
         self.since = 0.0
         self.hire_at = 0.0
         self.pid: int | None = None
@@ -47,8 +48,8 @@ class Place:
 
     @property
     def is_computing(self) -> bool:
-        """Owes an answer to some step."""
-        return self.task is not None and self.step is not None
+        """Owes an answer to some round."""
+        return self.task is not None and self.round is not None
 
     def fill(self, key_data: Any) -> None:
         """Makes an actor, which starts in the background."""
@@ -56,9 +57,9 @@ class Place:
         self._num_hired += 1
         self._give(self.actor.start.remote(key_data), None)
 
-    def hand(self, step: int, params: Any, key_data: Any) -> None:
-        """Gives it the parameters of a step."""
-        self._give(self.actor.compute.remote(params, key_data, step), step)
+    def hand(self, number: int, *arguments: Any) -> None:
+        """Gives it the parameters of a round: see `Worker.compute`."""
+        self._give(self.actor.compute.remote(*arguments), number)
 
     def take(self) -> Started | Answer:
         """What a task that is ready gave; raises what the worker, or Ray, raised."""
@@ -82,11 +83,12 @@ class Place:
     def end(self) -> None:
         """Ends the actor; Ray alone would let a frozen process be for a while."""
         actor, pid = self.actor, self.pid
-        self.actor = self.task = self.step = self.pid = None
+        self.actor = self.task = self.round = self.pid = None
         if actor is not None:
-            find_ray().kill(actor, no_restart=True)
+            with contextlib.suppress(Exception):  # Ray may be gone already.
+                find_ray().kill(actor, no_restart=True)
         if pid is not None:
             end_process(pid)
 
-    def _give(self, task: Any, step: int | None) -> None:
-        self.task, self.step, self.since = task, step, time.monotonic()
+    def _give(self, task: Any, number: int | None) -> None:
+        self.task, self.round, self.since = task, number, time.monotonic()

@@ -107,7 +107,7 @@ class Rounds:
         self._wait = wait
         self._decodes = decodes
         self._patience = patience
-        self._begun: dict[int | None, tuple[float, np.ndarray]] = {}
+        self._begun: dict[int | None, float] = {}
         self._signature: str | None = None
 
     def start(self, key_data: np.ndarray) -> None:
@@ -145,8 +145,10 @@ class Rounds:
         num_workers = len(places)
         begin = time.monotonic()
         times = np.full(num_workers, np.inf)
-        self._begun[step] = begin, times
+        # Not the step: one that was interrupted may be tried again.
+        number = len(self.times)
         self.times.append(times)
+        self._begun[number] = begin
         shape = (num_workers * layout.per_worker, layout.length)
         messages = np.zeros(shape, layout.dtype)
         losses = np.full(layout.num_parts, np.nan)
@@ -155,7 +157,7 @@ class Rounds:
         params = find_ray().put(leaves)
         for place in places:
             if place.is_idle:
-                place.hand(step, params, key_data)
+                place.hand(number, params, key_data, step)
         reading, hopeless_since = 0.0, None
         self.seconds["broadcast"] = time.monotonic() - begin
 
@@ -180,9 +182,9 @@ class Rounds:
             if ready is not None:
                 start = time.monotonic()
                 try:
-                    self._receive(ready, step, messages, losses)
+                    self._receive(ready, number, messages, losses)
                     if ready.is_idle and not np.isfinite(times[ready.index]):
-                        ready.hand(step, params, key_data)
+                        ready.hand(number, params, key_data, step)
                 except Exception as error:
                     ready.give_up(reason(error))
                 reading += time.monotonic() - start
@@ -195,7 +197,7 @@ class Rounds:
                 if place.actor is None and place.hire_at <= time.monotonic():
                     place.fill(key_data)
 
-        owed = {place.step for place in places if place.is_computing} | {step}
+        owed = {place.round for place in places if place.is_computing} | {number}
         self._begun = {own: self._begun[own] for own in owed if own in self._begun}
         self.seconds["transfer"] = reading
         received = np.asarray(received)
@@ -224,23 +226,22 @@ class Rounds:
         place.pid = started.pid if is_here else None
 
     def _receive(
-        self, place: Place, step: int, messages: np.ndarray, losses: np.ndarray
+        self, place: Place, number: int, messages: np.ndarray, losses: np.ndarray
     ) -> None:
         """Copies an answer, so that nothing holds on to Ray's memory.
 
-        One to a step that is over only leaves its time.
+        One to a round that is over only leaves its time.
         """
-        now, answered_step = time.monotonic(), place.step
+        now, answered = time.monotonic(), place.round
         found = place.take()
         if isinstance(found, Started):
             self._welcome(place, found)
             return
         message = self._layout.read(found.message)
         place.succeed()
-        if answered_step in self._begun:
-            begin, times = self._begun[answered_step]
-            times[place.index] = now - begin
-        if answered_step == step:
+        if answered is not None and answered in self._begun:
+            self.times[answered][place.index] = now - self._begun[answered]
+        if answered == number:
             start = place.index * self._layout.per_worker
             messages[start : start + self._layout.per_worker] = message
             losses[self._layout.held[place.index]] = found.losses
@@ -249,7 +250,7 @@ class Rounds:
         if place.task is None:
             return np.inf
         own = self._patience
-        return own.start_within if place.step is None else own.restart_after
+        return own.start_within if place.round is None else own.restart_after
 
     def _silent(self) -> list[Place]:
         """Those whose answer is overdue, and has not come in the meantime either."""
