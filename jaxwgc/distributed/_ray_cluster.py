@@ -301,9 +301,16 @@ class RayCluster:
         """Whether the gradient follows from these answers, within the tolerance."""
         return bool(self._decodes(np.asarray(received)))
 
-    def continue_from(self, step: int, key: jax.Array) -> None:
-        """Takes up the count of steps, and the key of batches, of an earlier run."""
-        self._step, self.key = step, key
+    def continue_from(self, step: int, key: jax.Array | None = None) -> None:
+        """Takes up the count of steps, and the key of batches, of an earlier run.
+
+        Args:
+          step: of the next round.
+          key: in the place of the cluster's own; None keeps that.
+        """
+        self._step = _validation.check_int("step", step, minimum=0)
+        if key is not None:
+            self.key = _validation.check_key(key)
 
     @property
     def step(self) -> int:
