@@ -3,7 +3,7 @@
 The everyday names are here; constructors of codes are in `jaxwgc.codes`, ways to decode
 them in `jaxwgc.decoders`, straggler models in `jaxwgc.stragglers`, leverage scores,
 sampling, embeddings and least squares in `jaxwgc.sketching`, what judges and learns
-codes in `jaxwgc.studies`.
+codes in `jaxwgc.studies`, the step on many devices in `jaxwgc.distributed`.
 """
 
 from jaxwgc import (

@@ -1,7 +1,8 @@
 """Meshes whose axes are explicit: shardings that are part of an array's type."""
 
 import jax
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+import jax.numpy as jnp
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 
 def sharding_by_batch(masks: jax.Array, num_axes: int) -> NamedSharding | None:
@@ -14,3 +15,14 @@ def sharding_by_batch(masks: jax.Array, num_axes: int) -> NamedSharding | None:
         return None
     spec = PartitionSpec(*sharding.spec[:-1], *[None] * num_axes)
     return NamedSharding(sharding.mesh, spec)
+
+
+def reshard(array: jax.typing.ArrayLike, mesh: Mesh, *axes: str | None) -> jax.Array:
+    """The array with its leading axes sharded so, where types say how it is sharded.
+
+    Elsewhere the compiler sees to it.
+    """
+    array = jnp.asarray(array)
+    if AxisType.Explicit not in mesh.axis_types:
+        return array
+    return jax.sharding.reshard(array, NamedSharding(mesh, PartitionSpec(*axes)))

@@ -257,6 +257,16 @@ def check_replication(
     return replication
 
 
+def check_one_round(num_workers: int, **given: Any) -> None:
+    """Arrivals, by the name of their argument, without batch axes."""
+    for name, value in given.items():
+        if value is not None and np.ndim(value) > 1:
+            raise ValueError(
+                f"{name} must have shape (num_workers,) = ({num_workers},); got "
+                f"{np.shape(value)}"
+            )
+
+
 def host_array(name: str, value: Any, kind: str, num_axes: int) -> np.ndarray:
     """`value` in NumPy, all of whose entries are finite and of that kind."""
     if is_traced(value):

@@ -51,7 +51,7 @@ def partial_value_and_grad(loss: Callable[..., Any], has_aux: bool = False) -> C
       The paper's section 2.1 (partial gradients g_j).
     """
     value_and_grad = jax.vmap(
-        jax.value_and_grad(_checked(loss, has_aux), has_aux=True), in_axes=(None, 0)
+        jax.value_and_grad(checked_loss(loss, has_aux), has_aux=True), in_axes=(None, 0)
     )
 
     def partial(params, parts):
@@ -118,14 +118,39 @@ def decoded_value_and_grad(
     References:
       The paper's section 2.2: c = a^T B.
     """
-    GradientCode.check(code)
-    decoder = code.choose_decoder(decoder)
-    losses = jax.vmap(_checked(loss, has_aux), in_axes=(None, 0))
+    decode = decoded_losses(
+        jax.vmap(checked_loss(loss, has_aux), in_axes=(None, 0)), code, decoder
+    )
 
     def decoded(params, parts, received=None, *, finished=None):
-        _validation.check_dtypes("params", params, "real or complex floats")
         _check_parts(parts, code.num_parts)
+        (value, aux), gradient = decode(params, parts, received, finished)
+        return ((value, aux) if has_aux else value), gradient
 
+    return decoded
+
+
+def decoded_losses(
+    losses: Callable[[Any, Any], tuple[jax.Array, Any]],
+    code: GradientCode,
+    decoder: DecoderLike = None,
+) -> Callable:
+    """`decoded_value_and_grad` of a loss that is mapped over the parts already.
+
+    Args:
+      losses: `losses(params, parts) -> ((num_parts,), aux)`.
+      code: a gradient code.
+      decoder: as for `jaxwgc.decoding_weights`.
+
+    Returns:
+      A function of `params`, `parts`, `received` and `finished`, which gives
+      `((value, aux), gradient)`.
+    """
+    GradientCode.check(code)
+    decoder = code.choose_decoder(decoder)
+
+    def decoded(params, parts, received=None, finished=None):
+        _validation.check_dtypes("params", params, "real or complex floats")
         values, backward, aux = jax.vjp(
             lambda params: losses(params, parts), params, has_aux=True
         )
@@ -153,13 +178,12 @@ def decoded_value_and_grad(
         )
         wide = _dtypes.promoted(values)
         value = product(found.effective_weights.astype(wide.dtype), wide)
-        value = value.astype(values.dtype)
-        return ((value, aux) if has_aux else value), found.gradient
+        return (value.astype(values.dtype), aux), found.gradient
 
     return decoded
 
 
-def _checked(loss, has_aux):
+def checked_loss(loss: Callable[..., Any], has_aux: bool = False) -> Callable:
     """`loss` with its result as (scalar, aux), and the scalar a real float."""
     _validation.check_callable("loss", loss)
     _validation.check_bool("has_aux", has_aux)

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import jaxwgc
-from jaxwgc import decoders
-from jaxwgc.coding import _flat_vectors
+from jaxwgc import _flat_vectors, decoders
 from jaxwgc.decoders._interpolation import interpolate as lagrange
 from tests.conftest import arrivals, random_patterns, row_scales
 

@@ -42,6 +42,7 @@ TYPES = {
     "LewisWeights",
     "OneStep",
     "PartitionSample",
+    "PlacedParts",
     "Peeling",
     "Progress",
     "RayCluster",
@@ -162,6 +163,8 @@ def test_names_are_those_of_the_design():
         "until_decodable",
     ):
         assert f"jaxwgc.stragglers.{name}" in FUNCTIONS
+    for name in ("mesh_value_and_grad", "place_parts"):
+        assert f"jaxwgc.distributed.{name}" in FUNCTIONS
     for name in ("adversarial", "monte_carlo", "optimize", "summarize"):
         assert f"jaxwgc.studies.{name}" in FUNCTIONS
     assert {name.rpartition(".")[2] for name in NAMES if name not in FUNCTIONS} == TYPES

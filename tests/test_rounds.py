@@ -7,8 +7,8 @@ import pytest
 
 import jaxwgc
 from jaxwgc import codes, coding
+from jaxwgc._flat_vectors import unravel
 from jaxwgc.coding._decoding import combine, find_weights
-from jaxwgc.coding._flat_vectors import unravel
 
 KEY = jax.random.key(0)
 CODES = {

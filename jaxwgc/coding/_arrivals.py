@@ -55,16 +55,6 @@ def arrived_workers(code: GradientCode, mask: jax.Array) -> jax.Array:
     return mask.reshape(*mask.shape[:-1], *shape).all(axis=-1)
 
 
-def check_one_round(code: GradientCode, **given: Any) -> None:
-    """Arrivals, by the name of their argument, without batch axes."""
-    for name, value in given.items():
-        if value is not None and np.ndim(value) > 1:
-            raise ValueError(
-                f"{name} must have shape (num_workers,) = ({code.num_workers},); got "
-                f"{np.shape(value)}"
-            )
-
-
 def _checked(name, given, kind, code):
     given = _validation.as_array(name, given)
     if not jnp.issubdtype(given.dtype, kind):

@@ -11,13 +11,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxwgc import _dtypes, _validation
+from jaxwgc import _dtypes, _flat_vectors, _validation
 from jaxwgc._dtypes import working
 from jaxwgc._product import product
 from jaxwgc._some_masks import in_any_lane
 from jaxwgc._targets import rounding, target_scale
 from jaxwgc.codes import GradientCode
-from jaxwgc.coding import _flat_vectors
 
 
 def effective(mixing: jax.Array) -> jax.Array:

@@ -6,16 +6,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxwgc import _dtypes, _validation
+from jaxwgc import _dtypes, _flat_vectors, _validation
 from jaxwgc._product import product
 from jaxwgc._targets import mixing, residual, squared_error
 from jaxwgc.codes import GradientCode
-from jaxwgc.coding import _collapsed, _flat_vectors
-from jaxwgc.coding._arrivals import (
-    arrived_messages,
-    arrived_workers,
-    check_one_round,
-)
+from jaxwgc.coding import _collapsed
+from jaxwgc.coding._arrivals import arrived_messages, arrived_workers
 from jaxwgc.decoders import DecoderLike
 
 
@@ -290,7 +286,7 @@ def decode_round(
       The paper's sections 2.2 and 4.
     """
     GradientCode.check(code)
-    check_one_round(code, received=received, finished=finished)
+    _validation.check_one_round(code.num_workers, received=received, finished=finished)
     _validation.check_number("tolerance", tolerance, minimum=0)
     if (messages is None) == (partial_gradients is None):
         raise ValueError(

@@ -5,11 +5,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxwgc import _validation
+from jaxwgc import _flat_vectors, _validation
 from jaxwgc._dtypes import working
 from jaxwgc._product import product
 from jaxwgc.codes import GradientCode
-from jaxwgc.coding import _flat_vectors
 
 
 def encode(code: GradientCode, partial_gradients: Any) -> jax.Array:

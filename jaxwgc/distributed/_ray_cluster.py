@@ -4,7 +4,7 @@ import contextlib
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -164,7 +164,7 @@ class RayCluster:
         self._message_dtype = _check_message_dtype(message_dtype)
         self._patience = patience
         if wait is None:
-            wait = until_decodable(cast(Any, code), tolerance, self.decoder)
+            wait = until_decodable(code, tolerance, self.decoder)
         self._wait = _compiled(wait, code.num_workers)
         # The code is a constant of it, so that NumPy's keeps its precision.
         self._decodes = jax.jit(

@@ -1,12 +1,13 @@
 """Monte Carlo studies: many trials in bounded memory, and means with intervals."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, PartitionSpec
 from scipy import special
 
 from jaxwgc import _dtypes, _validation
@@ -26,6 +27,7 @@ def monte_carlo(
     num_trials: int,
     batch_size: int | None = None,
     progress: Callable[[int, int], Any] | None = None,
+    devices: Sequence[jax.Device] | None = None,
 ) -> Any:
     """Runs a trial many times, vmapped in batches, compiled once.
 
@@ -40,13 +42,17 @@ def monte_carlo(
       batch_size: how many to run side by side, at least 1. None runs up to 256; take
         fewer where a trial needs much memory.
       progress: called as `progress(done, num_trials)` after each batch.
+      devices: those of this process to spread the trials over, such as `jax.devices()`;
+        each runs batches of its own, so the numbers are those of one device. JAX's
+        default device if None.
 
     Returns:
       The pytree that trial returns, leaves NumPy arrays (num_trials, ...). Inside a
-      traced function JAX arrays, and no progress.
+      traced function JAX arrays, no progress, and no other devices.
 
     Raises:
-      ValueError: where num_trials or batch_size is less than 1.
+      ValueError: where num_trials or batch_size is less than 1, or devices are none,
+        the same twice, or those of another process.
       TypeError: where they are not ints, key is no PRNG key, trial or progress no
         function, or the trial returns something else than numbers and bools (of a key,
         return `jax.random.key_data(key)`).
@@ -65,9 +71,11 @@ def monte_carlo(
     if batch_size is None:
         batch_size = _DEFAULT_BATCH_SIZE
     batch_size = _validation.check_int("batch_size", batch_size, minimum=1)
+    devices = _checked_devices(devices)
     # Batches of nearly equal size waste least on the last one, which is filled up.
-    num_batches = -(-num_trials // batch_size)
-    batch_size = -(-num_trials // num_batches)
+    num_batches = -(-num_trials // (batch_size * len(devices)))
+    batch_size = -(-num_trials // (num_batches * len(devices)))
+    at_once = batch_size * len(devices)
 
     def numbered_trial(key, number):
         result = trial(jax.random.fold_in(key, number))
@@ -83,15 +91,25 @@ def monte_carlo(
 
     if _validation.is_traced(key):
         return run_traced()
-    run_batch = jax.jit(jax.vmap(numbered_trial, in_axes=(None, 0)))
+    run_batch = jax.vmap(numbered_trial, in_axes=(None, 0))
+    if devices != [None]:
+        # Each on its own: trials that loop do not wait for those of other devices.
+        run_batch = jax.shard_map(
+            run_batch,
+            mesh=Mesh(devices, "trials"),
+            in_specs=(PartitionSpec(), PartitionSpec("trials")),
+            out_specs=PartitionSpec("trials"),
+            check_vma=False,
+        )
+    run_batch = jax.jit(run_batch)
     collected = None
-    for start in range(0, num_trials, batch_size):
-        batch = run_batch(key, start + np.arange(batch_size))
+    for start in range(0, num_trials, at_once):
+        batch = run_batch(key, start + np.arange(at_once))
         if _validation.is_traced(batch):
             # The trial reads something traced, or jit is around this call.
             return run_traced()
         batch = jax.device_get(batch)
-        stop = min(start + batch_size, num_trials)
+        stop = min(start + at_once, num_trials)
         if collected is None:
             collected = jax.tree.map(
                 lambda leaf: np.empty((num_trials, *leaf.shape[1:]), leaf.dtype), batch
@@ -103,6 +121,21 @@ def monte_carlo(
         if progress is not None:
             progress(stop, num_trials)
     return collected
+
+
+def _checked_devices(devices):
+    """At least one; [None] stands for the default."""
+    if devices is None:
+        return [None]
+    devices = list(devices)
+    if not all(isinstance(device, jax.Device) for device in devices):
+        raise TypeError(f"devices must be those of jax.devices(); got {devices}")
+    if not devices or len(set(devices)) < len(devices):
+        raise ValueError(f"devices must be different ones, at least one; got {devices}")
+    others = [own for own in devices if own.process_index != jax.process_index()]
+    if others:
+        raise ValueError(f"devices must be those of this process; got {others}")
+    return devices
 
 
 class Summary(NamedTuple):

@@ -1,0 +1,189 @@
+"""Parts on the devices of a mesh, each with those that it works on."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from jaxwgc import _validation
+from jaxwgc._pytrees import Static, register
+from jaxwgc.codes import GradientCode
+
+METHODS = ("collapsed", "redundant")
+
+
+@register
+@dataclasses.dataclass(frozen=True, eq=False)
+class PlacedParts:
+    """Parts of the data, each on the devices that work on it.
+
+    Attributes:
+      arrays: a pytree; leaves (num_shards * parts_per_shard, ...), sharded over the
+        axis of the workers.
+      held: the parts of each shard in their order, as many for each: the last one again
+        where a shard has fewer.
+    """
+
+    arrays: Any
+    held: Static[tuple[tuple[int, ...], ...]]
+
+
+def place_parts(
+    parts: Any,
+    code: GradientCode,
+    mesh: Mesh,
+    *,
+    axis: str | None = None,
+    method: str = "collapsed",
+) -> PlacedParts:
+    """Puts parts of the data on the devices of a mesh, for `mesh_value_and_grad`.
+
+    Workers are dealt to the devices along the axis in their order, ceil(n / devices)
+    each. With the method `"redundant"` a device gets the parts of its own workers, each
+    once, though several of them may hold it; with `"collapsed"`, where every part is
+    computed once, an equal share of all.
+
+    Args:
+      parts: a pytree; leaves (num_parts, ...), in NumPy or JAX; memory-mapped arrays
+        are read where they are needed. Or a function `load(j)` that gives part j, a
+        pytree of arrays; each process calls it for the parts of its own devices only.
+      code: a gradient code. Not traced.
+      mesh: a mesh of devices; of all processes, where there are several.
+      axis: the axis of the mesh that workers are spread over; the first by default.
+      method: that of `mesh_value_and_grad`.
+
+    Returns:
+      The parts, as `mesh_value_and_grad` takes them.
+
+    Raises:
+      ValueError: where the leading axis of parts is not num_parts, loaded parts differ
+        in structure, shape or dtype, the mesh has no such axis, or method is none.
+      TypeError: where an argument has the wrong type.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, jaxwgc
+      >>> from jaxwgc import distributed
+      >>> mesh = jax.make_mesh((jax.device_count(),), ("workers",))
+      >>> code = jaxwgc.codes.cyclic_mds(4, num_stragglers=1)
+      >>> parts = jnp.arange(8.0).reshape(4, 2)
+      >>> placed = distributed.place_parts(parts, code, mesh, method="redundant")
+      >>> placed.held if jax.device_count() == 1 else ((0, 1, 2, 3),)
+      ((0, 1, 2, 3),)
+    """
+    axis = check_mesh(code, mesh, axis, method)
+    held = held_parts(code, mesh.shape[axis], method)
+    if callable(parts):
+        load = parts
+    else:
+        _validation.check_leading_axis("parts", parts, code.num_parts, "num_parts")
+        _validation.check_dtypes("parts", parts, "numbers, bools or keys")
+
+        def load(index):
+            return jax.tree.map(lambda leaf: leaf[index], parts)
+
+    num_held = held.shape[1]
+    sharding = NamedSharding(mesh, PartitionSpec(axis))
+    places = sharding.addressable_devices_indices_map((held.size,))
+    pieces: dict[int, Any] = {}
+    on_devices = []
+    for device, [rows] in places.items():
+        shard = (rows.start or 0) // num_held
+        if shard not in pieces:
+            pieces[shard] = _stacked(load, held[shard])
+        on_devices.append(jax.device_put(pieces[shard], device))
+    _check_alike(on_devices)
+
+    def assemble(*leaves):
+        shape = (held.size, *leaves[0].shape[1:])
+        return jax.make_array_from_single_device_arrays(shape, sharding, [*leaves])
+
+    arrays = jax.tree.map(assemble, *on_devices)
+    return PlacedParts(arrays, tuple(map(tuple, held.tolist())))
+
+
+def check_mesh(code: Any, mesh: Any, axis: Any, method: Any) -> str:
+    """The axis of the workers, where the arguments keep to their rules."""
+    GradientCode.check(code)
+    if _validation.is_traced(code):
+        raise TypeError(
+            "code must be concrete, since it says which device holds what; got a "
+            "traced one"
+        )
+    if not isinstance(mesh, Mesh):
+        raise TypeError(f"mesh must be a jax.sharding.Mesh; got {mesh!r}")
+    _validation.check_choice("method", method, METHODS)
+    axis = mesh.axis_names[0] if axis is None else axis
+    _validation.check_choice("axis", axis, mesh.axis_names)
+    types = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
+    others = [own for own in types if own != axis and types[own] != AxisType.Auto]
+    if others:
+        raise ValueError(
+            f"mesh must have the type Auto for axes other than {axis!r}, since the "
+            f"compiler shards over them; got {types}: use jax.make_mesh(..., "
+            "axis_types=...)"
+        )
+    return axis
+
+
+def workers_per_shard(code: GradientCode, num_shards: int) -> int:
+    """As many for each; the last ones may be missing."""
+    return -(-code.num_workers // num_shards)
+
+
+def held_parts(code: GradientCode, num_shards: int, method: str) -> np.ndarray:
+    """The parts of each shard, (num_shards, parts_per_shard)."""
+    if method == "collapsed":
+        parts_per_shard = -(-code.num_parts // num_shards)
+        parts = np.arange(num_shards * parts_per_shard)
+        return np.minimum(parts, code.num_parts - 1).reshape(num_shards, -1)
+    assignment = np.asarray(code.assignment)
+    each = workers_per_shard(code, num_shards)
+    held = [
+        np.flatnonzero(assignment[shard * each : (shard + 1) * each].any(0))
+        for shard in range(num_shards)
+    ]
+    most = max(1, *map(len, held))
+    # A shard without workers holds something that nobody looks at.
+    return np.stack(
+        [
+            np.pad(own, (0, most - len(own)), mode="edge")
+            if len(own)
+            else np.zeros(most, int)
+            for own in held
+        ]
+    )
+
+
+def _stacked(load, indices):
+    """One shard's parts on the host, side by side."""
+    loaded = {int(index): load(int(index)) for index in np.unique(indices)}
+    _check_alike(loaded.values())
+    return jax.tree.map(
+        lambda *leaves: _stack(leaves), *(loaded[int(index)] for index in indices)
+    )
+
+
+def _stack(leaves):
+    is_key = jax.dtypes.issubdtype(
+        getattr(leaves[0], "dtype", None), jax.dtypes.prng_key
+    )
+    return (jax.numpy if is_key else np).stack(leaves)
+
+
+def _check_alike(trees):
+    described = [
+        jax.tree.map(
+            lambda leaf: (
+                f"{_validation.as_array('parts', leaf).dtype}{list(np.shape(leaf))}"
+            ),
+            tree,
+        )
+        for tree in trees
+    ]
+    for other in described[1:]:
+        if other != described[0]:
+            raise ValueError(
+                f"parts must be alike; got one of {described[0]} and one of {other}"
+            )

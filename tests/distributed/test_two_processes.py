@@ -1,0 +1,110 @@
+"""Two processes with two devices each, joined by `jax.distributed` over loopback."""
+
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import sys
+import jax
+
+jax.config.update("jax_cpu_collectives_implementation", "gloo")
+rank, address = int(sys.argv[1]), sys.argv[2]
+jax.distributed.initialize(
+    address, 2, rank, initialization_timeout=60, coordinator_bind_address=address
+)
+import jax.numpy as jnp, numpy as np, optax
+import jaxwgc
+from jaxwgc import distributed
+
+assert (jax.device_count(), jax.local_device_count()) == (4, 2)
+mesh = jax.make_mesh((4,), ("workers",))
+code = jaxwgc.codes.cyclic_mds(5, 2)
+data = np.random.default_rng(0).normal(size=(5, 4, 3)).astype(np.float32)
+start = {"w": np.zeros(3, np.float32)}
+optimizer = optax.sgd(0.01, momentum=0.5)
+
+
+def loss(params, part):
+    return jnp.sum((part @ params["w"] - 1) ** 2)
+
+
+def train(step, parts):
+    @jax.jit
+    def update(params, state, parts, mask):
+        value, gradient = step(params, parts, mask)
+        updates, state = optimizer.update(gradient, state, params)
+        return optax.apply_updates(params, updates), state, value
+
+    params, state = start, jax.tree.map(np.asarray, optimizer.init(start))
+    for lost in range(3):
+        params, state, value = update(params, state, parts, np.arange(5) != lost)
+    return np.asarray(params["w"]), float(value)
+
+
+def whole(params, parts, mask):
+    return jax.value_and_grad(loss)(params, parts.reshape(-1, 3))
+
+
+expected = train(whole, data)
+loaded = set()
+
+
+def load(index):
+    loaded.add(index)
+    return data[index]
+
+
+for method in ("collapsed", "redundant"):
+    loaded.clear()
+    placed = distributed.place_parts(load, code, mesh, method=method)
+    step = distributed.mesh_value_and_grad(loss, code, mesh, method=method)
+    for found, own in zip(train(step, placed), expected):
+        np.testing.assert_allclose(found, own, rtol=1e-4)
+    print("done", method, sorted(loaded))
+"""
+
+# Workers 0 to 3 are on the two devices of the first process, worker 4 on the second;
+# each holds three parts.
+LOADED = [
+    "done collapsed [0, 1, 2, 3]\ndone redundant [0, 1, 2, 3, 4]",
+    "done collapsed [4]\ndone redundant [0, 1, 4]",
+]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="gloo is built for Linux")
+def test_training_over_two_processes():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    flags = os.environ.get("XLA_FLAGS", "")
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, str(rank), address],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=pathlib.Path(__file__).parents[2],
+            env={
+                **os.environ,
+                "JAX_PLATFORMS": "cpu",
+                "XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count=2",
+            },
+        )
+        for rank in range(2)
+    ]
+    try:
+        # One that fails would leave the other one waiting.
+        for process, expected in zip(processes, LOADED, strict=True):
+            printed, errors = process.communicate(timeout=120)
+            assert process.returncode == 0, errors[-3000:]
+            lines = [line for line in printed.splitlines() if "done" in line]
+            assert "\n".join(lines) == expected
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
