@@ -275,8 +275,10 @@ class RayCluster:
           A `TrainingState`.
 
         Raises:
-          As `compute`, and
-          ValueError: where num_steps or checkpoint_every is not at least 0, or 1.
+          ValueError: where num_steps is not at least 0, or checkpoint_every 1; and as
+            for `compute`.
+          TypeError, RuntimeError: as for `compute`.
+          ImportError: where Orbax or rich is needed and not installed.
         """
         return _ray_training.train(
             self,

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -44,7 +45,7 @@ def session(address: str | None) -> Iterator[None]:
             # running Ray finds this one.
             # Paths of sockets must be short, so like Ray's it is in /tmp.
             parent = "/tmp" if os.path.isdir("/tmp") else None
-            folder = tempfile.mkdtemp(prefix="jaxwgc-", dir=parent)
+            folder = tempfile.mkdtemp(prefix=f"jaxwgc-{os.getpid()}-", dir=parent)
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
             stack.enter_context(_loopback(ray))
             settings |= {
@@ -56,7 +57,11 @@ def session(address: str | None) -> Iterator[None]:
         else:
             check_address(address)
             settings["address"] = address
-        with _own_signals():
+        with _own_signals(), warnings.catch_warnings():
+            # A fork that is followed by an exec at once, as all of these are, is safe.
+            warnings.filterwarnings(
+                "ignore", r"os\.fork\(\) was called", RuntimeWarning
+            )
             stack.callback(ray.shutdown)
             ray.init(**settings)
         if address is None and ray.util.get_node_ip_address() != "127.0.0.1":

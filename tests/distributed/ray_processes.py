@@ -51,9 +51,8 @@ def listening_addresses(processes):
 
 
 def shared_memory():
-    """Names of the files in shared memory."""
-    folder = pathlib.Path("/dev/shm")
-    return {path.name for path in folder.iterdir()} if folder.exists() else set()
+    """Files of object stores in shared memory."""
+    return {*pathlib.Path("/dev/shm").glob("plasma*")}
 
 
 def wait_until(condition, seconds):

@@ -52,15 +52,15 @@ def true_gradient(params, step):
     return total
 
 
-def ray_folders():
-    """Ray's logs and sockets."""
-    return set(pathlib.Path("/tmp").glob("jaxwgc-*"))
+def ray_folders(pid):
+    """Logs and sockets of the Ray that a process has started."""
+    return [*pathlib.Path("/tmp").glob(f"jaxwgc-{pid}-*")]
 
 
 @pytest.fixture(scope="module", autouse=True)
 def one_ray():
     """Ray for all tests here, which must leave nothing behind."""
-    memory, folders = ray_processes.shared_memory(), ray_folders()
+    memory = ray_processes.shared_memory()
     processes = []
     try:
         with _ray_runtime.session(None):
@@ -70,7 +70,7 @@ def one_ray():
     finally:
         ray_processes.end_all(processes or ray_processes.descendants())
     assert ray_processes.shared_memory() <= memory
-    assert ray_folders() <= folders
+    assert not ray_folders(os.getpid())
 
 
 @pytest.fixture(scope="module")
@@ -265,6 +265,7 @@ def test_training_is_that_of_one_process(tmp_path):
             callback=seen.append,
             checkpoint=tmp_path,
             checkpoint_every=20,
+            live=True,
         )
         trace = cluster.trace()
     params, state = PARAMS, optimizer.init(PARAMS)
@@ -336,7 +337,7 @@ def test_stopped_coordinators_resume_and_leave_no_process(tmp_path):
     finally:
         ray_processes.end_all(processes)
 
-    folders = ray_folders()
+    assert not ray_folders(coordinator.pid)
     coordinator = start_coordinator(folder, "")
     more = digests_until(coordinator, 4)
     processes = ray_processes.descendants(coordinator.pid)
@@ -350,7 +351,7 @@ def test_stopped_coordinators_resume_and_leave_no_process(tmp_path):
     finally:
         ray_processes.end_all(processes)
         # That of a killed one cannot go by itself.
-        for left in ray_folders() - folders:
+        for left in ray_folders(coordinator.pid):
             shutil.rmtree(left, ignore_errors=True)
 
     with ray_coordinator.make_cluster() as cluster:
