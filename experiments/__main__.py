@@ -12,6 +12,8 @@ import tyro
 from rich.table import Table
 
 from experiments.benchmark import benchmark
+from experiments.chaos import chaos
+from experiments.cluster import cluster
 from experiments.codes import codes
 from experiments.figure2 import figure2
 from experiments.linear_regression import linear_regression
@@ -25,6 +27,8 @@ EXPERIMENTS: dict[str, Callable[..., None]] = {
     "figure2": figure2,
     "codes": codes,
     "sketching": sketching,
+    "cluster": cluster,
+    "chaos": chaos,
     "benchmark": benchmark,
 }
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from experiments import studies
 from experiments.benchmark import (
     accuracy,
+    coordinator,
     decoding,
     leverage_scores,
     mesh,
@@ -30,6 +31,7 @@ SECTIONS: dict[str, Callable[[int, int, bool], studies.Study]] = {
     "step": step.study,
     "mesh": mesh.study,
     "scale": scale.study,
+    "coordinator": coordinator.study,
     "table2": table2.study,
 }
 

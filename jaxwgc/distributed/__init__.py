@@ -1,14 +1,23 @@
 """The same step where workers are real.
 
 `mesh_value_and_grad` spreads parts and workers over the devices of one program, for
-scale: there, a device that stops, stops all.
+scale: there, a device that stops, stops all. `RayCluster` runs a worker a process, for
+faults: workers may be slow, frozen, dead or wrong, and come back. It needs Ray, which
+is the extra `jaxwgc[ray]`.
 """
 
 from jaxwgc.distributed._mesh import mesh_value_and_grad
 from jaxwgc.distributed._placement import PlacedParts, place_parts
+from jaxwgc.distributed._ray_cluster import RayCluster
+from jaxwgc.distributed._ray_rounds import Round
+from jaxwgc.distributed._ray_training import Progress, TrainingState
 
 __all__ = [
     "PlacedParts",
+    "Progress",
+    "RayCluster",
+    "Round",
+    "TrainingState",
     "mesh_value_and_grad",
     "place_parts",
 ]

@@ -27,10 +27,14 @@ class Decodable(Protocol):
         finished before a message; None where it sends one at the end.
     """
 
-    num_workers: int
-    messages_per_worker: int
-    loads: Any
-    required_parts: Any
+    @property
+    def num_workers(self) -> int: ...
+    @property
+    def messages_per_worker(self) -> int: ...
+    @property
+    def loads(self) -> Any: ...
+    @property
+    def required_parts(self) -> Any: ...
 
     def decodes(self, mask: Any, tolerance: Any, decoder: Any) -> jax.Array:
         """Whether each mask (..., num_messages) of messages is enough."""

@@ -1,0 +1,240 @@
+"""Real workers that are killed and frozen all the time while they train."""
+
+import functools
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import jaxwgc
+from experiments import figures, interrupts, studies
+from experiments.results import ExperimentError
+from experiments.studies import Numbers, Once, Study
+from experiments.tables import ResultTable
+
+NUM_WORKERS = 8
+NUM_ROWS, NUM_COLUMNS = 4_000, 2_000
+# Relative errors above are no rounding of float32.
+WRONG = 1e-3
+
+
+def chaos(
+    steps: int = 1000,
+    kill_every: int = 5,
+    freeze_every: int = 20,
+    work: float = 0.5,
+    seed: int = 0,
+    out: Path = Path("results"),
+) -> None:
+    """Kills and freezes real workers while they train: no step lost, none wrong.
+
+    Args:
+        steps: Of training, on 8 processes of this machine.
+        kill_every: Steps from one SIGKILL to the next, of a worker at random.
+        freeze_every: Steps from one SIGSTOP to the next.
+        work: Seconds that a worker takes for a step.
+        seed: Of the random numbers.
+        out: Folder for table, figure and numbers.
+    """
+    for name, value in {"kill-every": kill_every, "freeze-every": freeze_every}.items():
+        if value < 1:
+            raise ExperimentError(f"--{name} must be at least 1; got {value}")
+
+    def study():
+        cell = Once(
+            measure, steps, kill_every, freeze_every, work, seed, num_rows=max(steps, 1)
+        )
+        numbers = {"num_workers": NUM_WORKERS, "work": work, "steps": cell}
+        title = (
+            f"{steps} steps, SIGKILL every {kill_every}, SIGSTOP every {freeze_every}"
+        )
+        return Study(
+            numbers,
+            derive=summarize,
+            tables={"": functools.partial(tabulate, title)},
+            figures={"": draw},
+        )
+
+    with interrupts.as_exception():
+        studies.run(
+            "chaos",
+            "Steps among failures",
+            {"": study},
+            steps,
+            seed,
+            out,
+            option="steps",
+        )
+
+
+def measure(
+    steps: int,
+    kill_every: int,
+    freeze_every: int,
+    work: float,
+    seed: int,
+    num_workers: int = NUM_WORKERS,
+    restart_after: float = 3.0,
+) -> Iterator[dict[str, Any]]:
+    """A record a step: its seconds, its error, who was hit, and memory in use."""
+    random = np.random.default_rng(seed)
+    code = jaxwgc.codes.reed_solomon(
+        num_workers, num_parts=num_workers, replication=num_workers // 2 + 1
+    )
+    x = random.normal(size=(NUM_ROWS, NUM_COLUMNS)).astype(np.float32)
+    y = x @ random.normal(size=NUM_COLUMNS).astype(np.float32)
+    parts, row_weights = jaxwgc.partition((x, y), num_workers)
+
+    def loss(params, part):
+        (x, y), row_weights = part
+        return jnp.sum(row_weights * (x @ params - y) ** 2)
+
+    @jax.jit
+    def step(params, state, messages, received):
+        gradient, aggregate = decoder.update(
+            messages, state[0], params, received=received
+        )
+        residuals = x @ params - y
+        true = 2 * residuals @ x
+        error = jnp.linalg.norm(gradient - true) / jnp.linalg.norm(true)
+        updates, own = optimizer.update(gradient, state[1], params)
+        return optax.apply_updates(params, updates), (aggregate, own), error
+
+    decoder, optimizer = jaxwgc.decode_aggregate(code), optax.adam(1e-2)
+    params = jnp.zeros(NUM_COLUMNS)
+    state = decoder.init(params), optimizer.init(params)
+    hit_at: dict[int, float] = {}
+    with jaxwgc.distributed.RayCluster(
+        loss,
+        code,
+        (parts, row_weights),
+        wait=jaxwgc.stragglers.fastest(num_workers - code.num_stragglers),
+        undecodable="raise",
+        restart_after=restart_after + work,
+        delay=lambda worker, step: work,
+    ) as cluster:
+        cluster.compute(params)
+        for number in range(1, steps + 1):
+            signals = []
+            if number % kill_every == 0:
+                signals.append(signal.SIGKILL)
+            if number % freeze_every == 0:
+                signals.append(signal.SIGSTOP)
+            for own in signals:
+                if (worker := hit(cluster, random, own, hit_at)) is not None:
+                    hit_at[worker] = time.monotonic()
+            away = len(hit_at)
+            found = cluster.compute(params)
+            params, state, error = step(params, state, found.messages, found.received)
+            back = [own for own in hit_at if np.isfinite(found.times[own])]
+            now = time.monotonic()
+            yield {
+                "seconds": found.elapsed,
+                "error": float(error),
+                "signals": len(signals),
+                "away": away,
+                "seconds_away": [now - hit_at.pop(worker) for worker in back],
+                "too_many_away": away > code.num_stragglers,
+                "resident_mib": resident_mib(),
+                "store_mib": store_mib(),
+            }
+
+
+def hit(cluster: Any, random: Any, own: signal.Signals, hit_at: dict) -> int | None:
+    """Sends a signal to a worker that is up; gives its index."""
+    up = [place for place in cluster.places if place.pid and place.index not in hit_at]
+    if not up:
+        return None
+    place = up[random.integers(len(up))]
+    os.kill(place.pid, own)
+    return place.index
+
+
+def resident_mib() -> float:
+    """Memory of the coordinator that is in use; its maximum where Linux is not."""
+    if sys.platform == "linux":
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def store_mib() -> float:
+    """What Ray's object store holds."""
+    import ray
+
+    name = "object_store_memory"
+    used = ray.cluster_resources()[name] - ray.available_resources().get(name, 0)
+    return used / 2**20
+
+
+def summarize(numbers: Numbers) -> dict[str, Any]:
+    """Of all steps."""
+    steps = numbers["steps"]
+    seconds = np.array([step["seconds"] for step in steps])
+    away = [own for step in steps for own in step["seconds_away"]]
+    errors = np.array([step["error"] for step in steps])
+    return {
+        "summary": {
+            "steps": len(steps),
+            "wrong": int((~(errors <= WRONG)).sum()),
+            "worst_error": errors.max(),
+            "too_many_away": sum(step["too_many_away"] for step in steps),
+            "median_seconds": np.median(seconds),
+            "longest_seconds": seconds.max(),
+            "hits": sum(step["signals"] for step in steps),
+            "replaced": len(away),
+            "shortest_away": min(away, default=None),
+            "most_away": max(step["away"] for step in steps),
+        }
+    }
+
+
+def tabulate(title: str, numbers: Numbers) -> ResultTable:
+    """A line a number."""
+    own = numbers["summary"]
+    shortest = own["shortest_away"]
+    return ResultTable(
+        title,
+        ["what", "number"],
+        [
+            ["steps", f"{own['steps']:,}"],
+            ["wrong gradients", str(own["wrong"])],
+            ["largest relative error", f"{own['worst_error']:.1e}"],
+            [
+                "steps begun with more away than the code survives",
+                str(own["too_many_away"]),
+            ],
+            ["seconds a step, median", f"{own['median_seconds']:.3f}"],
+            ["seconds a step, longest", f"{own['longest_seconds']:.3f}"],
+            ["signals", str(own["hits"])],
+            ["workers replaced", str(own["replaced"])],
+            ["seconds away, shortest", f"{shortest:.1f}" if shortest else ""],
+            ["workers away at once, most", str(own["most_away"])],
+        ],
+    )
+
+
+def draw(numbers: Numbers) -> figures.Figure:
+    """Memory, the object store and seconds, by step."""
+    steps = numbers["steps"]
+    figure = figures.Figure(figsize=(9, 3))
+    panels = figure.subplots(ncols=3)
+    names = {
+        "resident_mib": "resident memory of the coordinator, MiB",
+        "store_mib": "object store, MiB",
+        "seconds": "seconds a step",
+    }
+    for axes, (name, title) in zip(panels, names.items()):
+        axes.plot([step[name] for step in steps], color=figures.COLORS[0], linewidth=1)
+        axes.set(title=title, xlabel="step")
+        axes.set_ylim(bottom=0)
+    return figure

@@ -1,0 +1,508 @@
+"""Workers that are processes, on this machine or on many: Ray starts and finds them."""
+
+import contextlib
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxwgc import _validation, coding
+from jaxwgc.codes import GradientCode
+from jaxwgc.decoders import DecoderLike
+from jaxwgc.distributed import _ray_training
+from jaxwgc.distributed._ray_places import Place
+from jaxwgc.distributed._ray_rounds import Layout, Patience, Round, Rounds
+from jaxwgc.distributed._ray_runtime import find_ray, session
+from jaxwgc.distributed._ray_worker import Task, Worker, one_thread, pack, unpack
+from jaxwgc.gradients import partial_value_and_grad
+from jaxwgc.stragglers import WaitingRule, until_decodable
+
+UNDECODABLE = ("least_squares", "skip", "raise")
+# What the workers' JAX must have in common with that of the coordinator.
+_SHARED_SETTINGS = (
+    "jax_enable_x64",
+    "jax_default_prng_impl",
+    "jax_compilation_cache_dir",
+)
+
+
+class RayCluster:
+    """A worker a process: the exact gradient from whoever answers, with no restart.
+
+    Every worker holds its assigned parts, forms its message from their gradients and
+    sends it. The coordinator, in whose process this object lives, sends parameters out
+    and collects messages until the waiting rule is content. It needs Ray, from the
+    extra `jaxwgc[ray]`.
+
+    A worker that raises, sends NaN or another shape, is killed, is frozen or lost with
+    its machine is a straggler of that step. Another actor takes its place in the
+    background, loads the same parts and joins in; no step waits for it as long as the
+    others decode. A worker has one task at a time: one that answers after the end of
+    its round is given the newest parameters at once, and the late answer counts as a
+    time in the trace only.
+
+    Processes start at the first `compute` or `train`, after the loss has been tried on
+    shapes. Without `address` Ray runs on this machine for as long as the `with` block,
+    listens on 127.0.0.1 only, without a dashboard, and every worker computes with one
+    thread.
+
+    Args:
+      loss: `loss(params, part) -> scalar`, summed over the part.
+      code: a gradient code; it sets how many workers there are and who holds what. A
+        worker sends its messages at the end, also where they are several.
+      parts: a pytree; leaves (num_parts, ...), from which each worker is sent its own.
+        None with
+      load: `load(part_index)` gives one part, a pytree of arrays. It is called on the
+        workers, for the parts of each, and again where a worker is replaced.
+      wait: a waiting rule of `jaxwgc.stragglers`, such as `fastest(6)`. It sees
+        seconds since the start of the round, and infinity for who has not answered.
+        None waits until the answers decode.
+      key: PRNG key of either kind, for batches.
+      batch: `batch(key, part)`, a pure function that draws from a part what the loss is
+        given in one step. The key is fold_in(fold_in(key, step), part_index), so all
+        holders of a part draw the same.
+      address: of a running Ray cluster, as `"host:6379"` or `"auto"`. None starts one.
+      message_dtype: what messages are rounded to on their way, such as `"bfloat16"`:
+        half the bytes, and a relative error of up to 2^-8 in every entry of a message,
+        times the decoding weights in the gradient. None sends them as they are.
+      undecodable: what a round that cannot be decoded gives: `"least_squares"` and
+        `"skip"` as in `jaxwgc.decode_aggregate`; `"raise"` stops with an error that
+        names the missing workers.
+      tolerance: as for `jaxwgc.decode_aggregate`.
+      decoder: as for `jaxwgc.decoding_weights`.
+      restart_after: seconds without an answer to a step, after which a worker counts as
+        frozen and is replaced. More than the slowest step takes.
+      start_within: seconds in which a worker must have loaded its parts and compiled.
+      undecodable_after: seconds that a round which cannot be decoded from those who
+        still can answer waits for workers that are being replaced.
+      actor_options: for Ray, such as `{"num_cpus": 0.5}` or `{"num_gpus": 1}`. By
+        default a CPU a worker on another's cluster, and no claim on our own.
+      delay: `delay(worker, step)`, seconds to sleep before an answer, called on the
+        workers. For experiments.
+
+    Raises:
+      ImportError: where Ray is not installed.
+      ValueError, TypeError: where an argument breaks its rule.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxwgc
+      >>> code = jaxwgc.codes.cyclic_mds(3, num_stragglers=1)
+      >>> parts = jnp.array([[1.0, 0.0], [2.0, 5.0], [3.0, 1.0]])
+      >>> cluster = jaxwgc.distributed.RayCluster(
+      ...     lambda params, part: jnp.sum(params["w"] * part),
+      ...     code,
+      ...     parts,
+      ...     wait=jaxwgc.stragglers.fastest(2),
+      ... )
+      >>> with cluster:  # doctest: +SKIP
+      ...     round = cluster.compute({"w": jnp.zeros(2)})
+      >>> round.received  # doctest: +SKIP
+      array([ True, False,  True])
+
+    References:
+      The paper's section 2.2. Ray: Moritz et al., "Ray: a distributed framework for
+      emerging AI applications", OSDI 2018.
+    """
+
+    def __init__(
+        self,
+        loss: Callable[..., Any],
+        code: GradientCode,
+        parts: Any = None,
+        *,
+        wait: WaitingRule | None = None,
+        load: Callable[[int], Any] | None = None,
+        key: jax.Array | None = None,
+        batch: Callable[[jax.Array, Any], Any] | None = None,
+        address: str | None = None,
+        message_dtype: Any = None,
+        undecodable: str = "least_squares",
+        tolerance: float = 1e-3,
+        decoder: DecoderLike = None,
+        restart_after: float = 60.0,
+        start_within: float = 300.0,
+        undecodable_after: float = 60.0,
+        actor_options: Mapping[str, Any] | None = None,
+        delay: Callable[[int, int], float] | None = None,
+    ):
+        find_ray()
+        _validation.check_callable("loss", loss)
+        GradientCode.check(code)
+        for name, function in {"load": load, "batch": batch, "delay": delay}.items():
+            if function is not None:
+                _validation.check_callable(name, function)
+        if (parts is None) == (load is None):
+            raise ValueError(
+                "parts or load must be given, and not both; got "
+                f"{'neither' if parts is None else 'both'}"
+            )
+        if parts is not None:
+            _validation.check_leading_axis("parts", parts, code.num_parts, "num_parts")
+            parts = jax.tree.map(np.asarray, parts)
+        if (key is None) != (batch is None):
+            raise ValueError(
+                f"key and batch go together; got key = {key!r} and batch = {batch!r}"
+            )
+        _validation.check_choice("undecodable", undecodable, UNDECODABLE)
+        _validation.check_number("tolerance", tolerance, minimum=0)
+        patience = Patience(restart_after, start_within, undecodable_after)
+        for name, seconds in patience._asdict().items():
+            _validation.check_number(name, seconds, positive=True, traceable=False)
+
+        self.code = code
+        self.tolerance, self.decoder = tolerance, code.choose_decoder(decoder)
+        self.undecodable = undecodable
+        self.key = jax.random.key(0) if key is None else _validation.check_key(key)
+        self._loss, self._batch, self._delay = loss, batch, delay
+        self._parts, self._load = parts, load
+        self._address, self._options = address, dict(actor_options or {})
+        self._message_dtype = _check_message_dtype(message_dtype)
+        self._patience = patience
+        if wait is None:
+            wait = until_decodable(code, tolerance, self.decoder)
+        self._wait = _compiled(wait, code.num_workers)
+        # The code is a constant of it, so that NumPy's keeps its precision.
+        self._decodes = jax.jit(
+            lambda received: code.decodes(
+                received.repeat(code.messages_per_worker), tolerance, self.decoder
+            )
+        )
+        self._stack: contextlib.ExitStack | None = None
+        self._rounds: Rounds | None = None
+        self._times: list[np.ndarray] = []
+        self._params: Any = None
+        self._step = 0
+
+    def __enter__(self) -> "RayCluster":
+        """Connects to Ray; no worker starts yet."""
+        if self._stack is not None:
+            raise RuntimeError("this RayCluster is open already")
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(session(self._address))
+            self._check_resources()
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        """Ends all workers, and Ray if it was started here."""
+        self.close()
+
+    def close(self) -> None:
+        """Ends all workers, and Ray if it was started here. May be called twice."""
+        rounds, stack = self._rounds, self._stack
+        self._rounds = self._stack = None
+        try:
+            for place in rounds.places if rounds else []:
+                place.end()
+        finally:
+            if stack is not None:
+                stack.close()
+
+    def compute(self, params: Any) -> Round:
+        """One round: parameters out, messages in.
+
+        The first call starts the workers, and waits for all of them. Steps are counted
+        from 0, for the keys of batches.
+
+        Args:
+          params: a pytree of arrays of floats; of the same structure, shapes and dtypes
+            in every call.
+
+        Returns:
+          A `Round`. It ends when the waiting rule is content; or when nobody is left to
+          wait for whom this round has not replaced already, and either the answers
+          decode or `undecodable_after` seconds more have passed.
+
+        Raises:
+          ValueError: where params have changed their structure, shapes or dtypes, or
+            parts are not alike.
+          TypeError: where the loss gives no scalar of real floats, or params are not
+            floats.
+          RuntimeError: where a worker fails to start at the beginning, the `with` block
+            has not begun or is over, or a round cannot be decoded and `undecodable` is
+            `"raise"`.
+        """
+        rounds = self._started(params)
+        leaves = [
+            np.asarray(leaf, like.dtype)
+            for leaf, like in zip(
+                jax.tree.leaves(params), jax.tree.leaves(self._params)
+            )
+        ]
+        found = rounds.run(self._step, leaves, self._key_data())
+        self._step += 1
+        if self.undecodable == "raise" and not self.decodes(found.received):
+            raise RuntimeError(
+                f"round {self._step - 1} cannot be decoded from workers "
+                f"{np.flatnonzero(found.received).tolist()}; missing: "
+                f"{rounds.missing(found.received)}"
+            )
+        return found
+
+    def train(
+        self,
+        optimizer: optax.GradientTransformation,
+        params: Any,
+        num_steps: int,
+        *,
+        callback: Callable[["_ray_training.Progress"], Any] | None = None,
+        checkpoint: str | Path | None = None,
+        checkpoint_every: int = 100,
+        live: bool = False,
+    ) -> "_ray_training.TrainingState":
+        """Steps of an optax optimizer on gradients from the cluster.
+
+        Args:
+          optimizer: such as `optax.adam(1e-3)`; `jaxwgc.decode_aggregate` is put in
+            front of it.
+          params: a pytree of arrays of floats.
+          num_steps: until this many steps have been taken, those before the checkpoint
+            included.
+          callback: called after every step with a `Progress`.
+          checkpoint: a folder. If it has a checkpoint, training goes on from there:
+            with its params, optimizer state, key and step. Written every
+            `checkpoint_every` steps, at the end, and where an error or Ctrl-C ends the
+            run. Needs Orbax, which comes with the extra.
+          checkpoint_every: steps between checkpoints.
+          live: shows the loss, seconds a step and who straggles, while it runs.
+
+        Returns:
+          A `TrainingState`.
+
+        Raises:
+          ValueError: where num_steps is not at least 0, or checkpoint_every 1; and as
+            for `compute`.
+          TypeError, RuntimeError: as for `compute`.
+          ImportError: where Orbax or rich is needed and not installed.
+        """
+        return _ray_training.train(
+            self,
+            optimizer,
+            params,
+            num_steps,
+            callback=callback,
+            checkpoint=checkpoint,
+            checkpoint_every=checkpoint_every,
+            live=live,
+        )
+
+    def trace(self) -> np.ndarray:
+        """When each answer came, (rounds, workers): seconds since its round began.
+
+        Answers after the end of their round count, too. Infinity where there was none:
+        the worker was dead, or still busy with an earlier round. `numpy.save` keeps it.
+        """
+        return np.array(self._times).reshape(len(self._times), self.code.num_workers)
+
+    def decodes(self, received: np.ndarray) -> bool:
+        """Whether the gradient follows from these answers, within the tolerance."""
+        return bool(self._decodes(np.asarray(received)))
+
+    def continue_from(self, step: int, key: jax.Array | None = None) -> None:
+        """Takes up the count of steps, and the key of batches, of an earlier run.
+
+        Args:
+          step: of the next round.
+          key: in the place of the cluster's own; None keeps that.
+        """
+        self._step = _validation.check_int("step", step, minimum=0)
+        if key is not None:
+            self.key = _validation.check_key(key)
+
+    @property
+    def step(self) -> int:
+        """Of the next round."""
+        return self._step
+
+    @property
+    def places(self) -> list[Place]:
+        """Of the workers, once they have started."""
+        return self._rounds.places if self._rounds else []
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """What the last round spent on the broadcast and on reading answers."""
+        return dict(self._rounds.seconds) if self._rounds else {}
+
+    def _started(self, params: Any) -> Rounds:
+        """The workers, who are started for the shapes of the first params."""
+        if self._stack is None:
+            raise RuntimeError("a RayCluster computes inside of its `with` block")
+        like = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), jnp.result_type(leaf)),
+            params,
+        )
+        if self._rounds is None:
+            layout = self._checked_layout(like)
+            hire = self._hirer(like, layout)
+            places = [Place(index, hire) for index in range(self.code.num_workers)]
+            rounds = Rounds(
+                places, layout, self._wait, self.decodes, self._patience, self._times
+            )
+            self._rounds, self._params = rounds, like
+            try:
+                rounds.start(self._key_data())
+            except BaseException:
+                self._rounds = None
+                for place in places:
+                    place.end()
+                raise
+        if jax.tree.flatten(like) != jax.tree.flatten(self._params):
+            raise ValueError(
+                "params must keep their structure, shapes and dtypes; got "
+                f"{like}, and {self._params} at first"
+            )
+        return self._rounds
+
+    def _checked_layout(self, like: Any) -> Layout:
+        """What answers look like; tries the loss on shapes where a part is known."""
+        code = self.code
+        if self._parts is not None:
+            parts = jax.tree.map(
+                lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype),
+                self._parts,
+            )
+            if self._batch is not None:
+                batch = self._batch
+                keys = jax.random.split(self.key, 1)
+                parts = jax.eval_shape(jax.vmap(batch), keys, parts)
+            jax.eval_shape(partial_value_and_grad(self._loss), like, parts)
+        gradients = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(
+                (code.num_parts, *leaf.shape), leaf.dtype
+            ),
+            like,
+        )
+        messages = jax.eval_shape(lambda own: coding.encode(code, own), gradients)
+        name = self._message_dtype
+        wire = jax.eval_shape(lambda own: pack(own, name), messages)
+        nothing = np.zeros((0, *wire.shape[1:]), wire.dtype)
+        dtype = unpack(nothing, name, code.is_complex).dtype
+        held = [np.flatnonzero(own) for own in np.asarray(code.assignment)]
+        return Layout(
+            # One who holds nothing sends zero times the first.
+            [own if len(own) else np.zeros(1, int) for own in held],
+            code.num_parts,
+            code.messages_per_worker,
+            messages.shape[1],
+            dtype,
+            self._message_dtype,
+        )
+
+    def _hirer(self, like: Any, layout: Layout) -> Callable[[int, int], Any]:
+        """A function that makes the actor of a worker, for the nth time."""
+        ray, code = find_ray(), self.code
+        is_typed = jnp.issubdtype(self.key.dtype, jax.dtypes.prng_key)
+        task = Task(
+            loss=self._loss,
+            load=self._load,
+            batch=self._batch,
+            delay=self._delay,
+            params=like,
+            message_dtype=self._message_dtype,
+            key_kind=str(jax.random.key_impl(self.key)) if is_typed else None,
+            settings={name: getattr(jax.config, name) for name in _SHARED_SETTINGS},
+        )
+        shared = ray.put(task)
+        parts = None
+        if self._parts is not None:
+            leaves, structure = jax.tree.flatten(self._parts)
+            parts = [
+                ray.put(jax.tree.unflatten(structure, [leaf[part] for leaf in leaves]))
+                for part in range(code.num_parts)
+            ]
+        matrix = np.asarray(code.encoding_matrix).reshape(
+            code.num_workers, code.messages_per_worker, code.num_parts, -1
+        )
+        actor = ray.remote(max_restarts=0, max_task_retries=0)(Worker)
+        options = {"num_cpus": self._cpus(), **self._options}
+        environment = dict(options.pop("runtime_env", {}))
+        # Names must be unique within it.
+        namespace = f"jaxwgc-{uuid.uuid4()}"
+        environment["env_vars"] = one_thread() | environment.get("env_vars", {})
+
+        def hire(worker: int, number: int) -> Any:
+            held = layout.held[worker]
+            rows = matrix[worker][:, held].reshape(code.messages_per_worker, -1)
+            own = None if parts is None else [parts[part] for part in held]
+            return actor.options(
+                **options,
+                runtime_env=environment,
+                name=f"worker-{worker}.{number}",
+                namespace=namespace,
+            ).remote(worker, held, rows, own, shared)
+
+        return hire
+
+    def _cpus(self) -> float:
+        """That an actor claims: our own Ray has no one else to share with."""
+        return 0 if self._address is None else 1
+
+    def _check_resources(self) -> None:
+        """Ray would let workers wait for ever for CPUs that no machine has."""
+        cpus = self._options.get("num_cpus", self._cpus())
+        needed = cpus * self.code.num_workers
+        found = find_ray().cluster_resources().get("CPU", 0)
+        if needed > found:
+            raise ValueError(
+                "the cluster must have num_workers * num_cpus CPUs; got "
+                f"{self.code.num_workers} * {cpus} = {needed} and {found} in the "
+                "cluster (actor_options={'num_cpus': 0.5} would ask for half of one)"
+            )
+
+    def _key_data(self) -> np.ndarray:
+        if jnp.issubdtype(self.key.dtype, jax.dtypes.prng_key):
+            return np.asarray(jax.random.key_data(self.key))
+        return np.asarray(self.key)
+
+
+def _check_message_dtype(dtype: Any) -> str | None:
+    """The name of a dtype of real floats."""
+    if dtype is None:
+        return None
+    try:
+        found = jnp.dtype(dtype)
+    except TypeError as error:
+        raise TypeError(f"message_dtype must be a dtype; got {dtype!r}") from error
+    if not jnp.issubdtype(found, jnp.floating) or found.itemsize not in (2, 4):
+        raise ValueError(
+            f"message_dtype must be bfloat16, float16 or float32; got {dtype!r}"
+        )
+    return found.name
+
+
+def _compiled(
+    wait: WaitingRule, num_workers: int
+) -> Callable[[np.ndarray], tuple[Any, Any]]:
+    """Who is received and when the round ends, by times so far, infinity where none."""
+    _validation.check_callable("wait", wait)
+    key = jax.random.key(0)
+
+    @jax.jit
+    def ask(times):
+        arrivals = wait(key, times)
+        return arrivals.received, arrivals.elapsed
+
+    times = jax.ShapeDtypeStruct((num_workers,), np.float32)
+    arrivals = jax.eval_shape(wait, key, times)
+    shapes = [getattr(arrivals, own, None) for own in ("received", "elapsed")]
+    if [getattr(own, "shape", None) for own in shapes] != [(num_workers,), ()]:
+        raise TypeError(
+            "wait must be a waiting rule of jaxwgc.stragglers, which gives received "
+            f"({num_workers},) and a scalar elapsed; got one that gives {arrivals}"
+        )
+
+    def decide(times: np.ndarray) -> tuple[Any, Any]:
+        # One mask is cheaper than one after each answer, which a simulation needs.
+        if hasattr(wait, "is_over"):
+            over = wait.is_over(times)  # pyright: ignore[reportAttributeAccessIssue]
+            return np.isfinite(times), 0.0 if over else np.inf
+        received, elapsed = ask(times.astype(np.float32))
+        return np.asarray(received), np.asarray(elapsed)
+
+    return decide

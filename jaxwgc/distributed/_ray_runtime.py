@@ -1,0 +1,156 @@
+"""Ray itself: found, started on this machine or joined, and ended without traces."""
+
+import contextlib
+import importlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+# Ray would try for minutes.
+_SECONDS_TO_CONNECT = 10
+
+
+def find_ray() -> Any:
+    """The module, which only those who have a cluster need."""
+    try:
+        return importlib.import_module("ray")
+    except ImportError as error:
+        raise ImportError(
+            "RayCluster needs Ray, which is an extra: pip install 'jaxwgc[ray]'"
+        ) from error
+
+
+@contextlib.contextmanager
+def session(address: str | None) -> Iterator[None]:
+    """A connection to Ray while the block runs: `address`, or a Ray of our own.
+
+    Where this process is connected already, that connection is used and left as it is.
+    """
+    ray = find_ray()
+    if ray.is_initialized():
+        yield
+        return
+    with contextlib.ExitStack() as stack:
+        settings: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
+        if address is None:
+            # Our own folder: logs and sockets go when we go, and nobody who looks for a
+            # running Ray finds this one.
+            # Paths of sockets must be short, so like Ray's it is in /tmp.
+            parent = "/tmp" if os.path.isdir("/tmp") else None
+            folder = tempfile.mkdtemp(prefix=f"jaxwgc-{os.getpid()}-", dir=parent)
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            stack.enter_context(_loopback(ray))
+            settings |= {
+                "address": "local",
+                "include_dashboard": False,
+                "_node_ip_address": "127.0.0.1",
+                "_temp_dir": folder,
+            }
+        else:
+            check_address(address)
+            settings["address"] = address
+        with _own_signals(), warnings.catch_warnings():
+            # A fork that is followed by an exec at once, as all of these are, is safe.
+            warnings.filterwarnings(
+                "ignore", r"os\.fork\(\) was called", RuntimeWarning
+            )
+            stack.callback(ray.shutdown)
+            ray.init(**settings)
+        if address is None and ray.util.get_node_ip_address() != "127.0.0.1":
+            raise RuntimeError(
+                f"Ray {ray.__version__} listens on {ray.util.get_node_ip_address()}, "
+                "although it was told to listen on 127.0.0.1 only"
+            )
+        yield
+
+
+def check_address(address: str) -> None:
+    """Raises ConnectionError, within seconds, where no Ray answers there."""
+    if address.startswith("ray://"):
+        raise ValueError(
+            "address must be that of Ray itself (host:6379 or 'auto'), since the "
+            f"coordinator shares memory with it; got Ray Client's {address!r}"
+        )
+    if address in ("auto", "local"):
+        return
+    host, _, port = address.rpartition(":")
+    if not (host and port.isdigit()):
+        raise ValueError(f"address must be host:port or 'auto'; got {address!r}")
+    no_answer = f"no Ray cluster answers at address {address!r}"
+    try:
+        seconds = _SECONDS_TO_CONNECT / 2
+        socket.create_connection((host.strip("[]"), int(port)), seconds).close()
+    except OSError as error:
+        raise ConnectionError(f"{no_answer}: {error}") from error
+    # Something listens. Whether that is Ray, another process asks, which can be ended.
+    ask = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address"]
+    try:
+        subprocess.run(
+            [*ask, address],
+            capture_output=True,
+            check=True,
+            timeout=_SECONDS_TO_CONNECT,
+        )
+    except subprocess.SubprocessError as error:
+        raise ConnectionError(
+            f"{no_answer}, although something listens there"
+        ) from error
+
+
+@contextlib.contextmanager
+def _loopback(ray: Any) -> Iterator[None]:
+    """Lets Ray take 127.0.0.1 for an address of this machine.
+
+    On Linux it would listen on the address in the network instead, except for this
+    switch, which is meant for macOS and Windows and their firewalls.
+    """
+    constants: Any = importlib.import_module("ray._private.ray_constants")
+    before = constants.ENABLE_RAY_CLUSTER
+    constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        constants.ENABLE_RAY_CLUSTER = before
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Ctrl-C counts at the end of the block, which is to take no more than a moment."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came = []
+    before = signal.signal(signal.SIGINT, lambda *_: came.append(True))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if came:
+            signal.raise_signal(signal.SIGINT)
+
+
+@contextlib.contextmanager
+def _own_signals() -> Iterator[None]:
+    """Puts the handler of SIGTERM back, which `ray.init` replaces."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def end_process(pid: int) -> None:
+    """Ends a process of this machine, if it is still there; a frozen one, too."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, signal.SIGKILL)

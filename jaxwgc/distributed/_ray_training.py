@@ -1,0 +1,173 @@
+"""Training around rounds: optimizer steps, checkpoints, and what is seen of them."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+
+from jaxwgc import _validation
+from jaxwgc.aggregate import decode_aggregate
+from jaxwgc.distributed._ray_progress import show
+from jaxwgc.distributed._ray_rounds import Round
+from jaxwgc.distributed._ray_runtime import uninterrupted
+
+if TYPE_CHECKING:
+    from jaxwgc.distributed._ray_cluster import RayCluster
+
+
+class TrainingState(NamedTuple):
+    """Where training is, and all that it needs to go on from there.
+
+    Attributes:
+      params: a pytree.
+      optimizer_state: that of `optax.chain(decode_aggregate(...), optimizer)`; its
+        first entry counts the rounds that could not be decoded.
+      key: of batches.
+      step: how many have been taken.
+    """
+
+    params: Any
+    optimizer_state: Any
+    key: jax.Array
+    step: int
+
+
+class Progress(NamedTuple):
+    """What `callback` of `RayCluster.train` sees after a step.
+
+    Attributes:
+      state: a `TrainingState`, after the step.
+      round: a `Round`, that of the step.
+      loss: sum of the losses of the parts before the step; NaN where that of one is
+        not known.
+    """
+
+    state: TrainingState
+    round: Round
+    loss: float
+
+
+def train(
+    cluster: "RayCluster",
+    optimizer: optax.GradientTransformation,
+    params: Any,
+    num_steps: int,
+    *,
+    callback: Callable[[Progress], Any] | None,
+    checkpoint: str | Path | None,
+    checkpoint_every: int,
+    live: bool,
+) -> TrainingState:
+    """See `RayCluster.train`."""
+    num_steps = _validation.check_int("num_steps", num_steps, minimum=0)
+    every = _validation.check_int("checkpoint_every", checkpoint_every, minimum=1)
+    if callback is not None:
+        _validation.check_callable("callback", callback)
+    _validation.check_bool("live", live)
+    # A round that must not be used never gets here.
+    policy = "skip" if cluster.undecodable == "raise" else cluster.undecodable
+    chain = optax.chain(
+        decode_aggregate(
+            cluster.code,
+            undecodable=policy,
+            tolerance=cluster.tolerance,
+            decoder=cluster.decoder,
+        ),
+        optimizer,
+    )
+
+    @jax.jit
+    def update(messages, optimizer_state, params, received, elapsed):
+        updates, optimizer_state = chain.update(
+            messages, optimizer_state, params, received=received, elapsed=elapsed
+        )
+        return optax.apply_updates(params, updates), optimizer_state
+
+    params = jax.tree.map(jax.numpy.asarray, params)
+    state = TrainingState(params, chain.init(params), cluster.key, cluster.step)
+    with contextlib.ExitStack() as stack:
+        save = None
+        if checkpoint is not None:
+            state, save = stack.enter_context(_checkpoints(Path(checkpoint), state))
+            cluster.continue_from(state.step, state.key)
+        report = stack.enter_context(show(num_steps, cluster)) if live else None
+        try:
+            while state.step < num_steps:
+                found = cluster.compute(state.params)
+                params, optimizer_state = update(
+                    found.messages,
+                    state.optimizer_state,
+                    state.params,
+                    found.received,
+                    np.float32(found.elapsed),
+                )
+                # In one piece, since Ctrl-C may come at any time.
+                state = state._replace(
+                    params=params, optimizer_state=optimizer_state, step=state.step + 1
+                )
+                progress = Progress(state, found, float(found.losses.sum()))
+                if callback is not None:
+                    callback(progress)
+                if report is not None:
+                    report(progress)
+                if save is not None and state.step % every == 0:
+                    save(state)
+        finally:
+            if save is not None:
+                save(state)
+    return state
+
+
+@contextlib.contextmanager
+def _checkpoints(
+    folder: Path, start: TrainingState
+) -> Iterator[tuple[TrainingState, Callable[[TrainingState], None]]]:
+    """The newest state in a folder, `start` if there is none, and a function to save.
+
+    A checkpoint appears whole or not at all.
+    """
+    try:
+        import orbax.checkpoint as ocp
+    except ImportError as error:
+        raise ImportError(
+            "checkpoint needs Orbax, from an extra: pip install 'jaxwgc[ray]'"
+        ) from error
+
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=2, enable_async_checkpointing=False
+    )
+    with ocp.CheckpointManager(folder.absolute(), options=options) as manager:
+        state = start
+        newest = manager.latest_step()
+        if newest is not None:
+            like = jax.tree.map(ocp.utils.to_shape_dtype_struct, _saved(start))
+            found = manager.restore(newest, args=ocp.args.StandardRestore(like))
+            state = _loaded(found, start)
+
+        def save(state: TrainingState) -> None:
+            if state.step == manager.latest_step():
+                return
+            # Orbax does not bear to be interrupted.
+            with uninterrupted():
+                manager.save(state.step, args=ocp.args.StandardSave(_saved(state)))
+
+        yield state, save
+
+
+def _saved(state: TrainingState) -> dict[str, Any]:
+    """As a checkpoint holds it: a key by its data."""
+    if jax.numpy.issubdtype(state.key.dtype, jax.dtypes.prng_key):
+        state = state._replace(key=jax.random.key_data(state.key))
+    return state._asdict()
+
+
+def _loaded(found: dict[str, Any], start: TrainingState) -> TrainingState:
+    state = TrainingState(**found)._replace(step=int(found["step"]))
+    if jax.numpy.issubdtype(start.key.dtype, jax.dtypes.prng_key):
+        kind = jax.random.key_impl(start.key)
+        state = state._replace(key=jax.random.wrap_key_data(state.key, impl=kind))
+    return state

@@ -1,0 +1,67 @@
+"""A coordinator that is interrupted or killed: `ray_coordinator.py FOLDER FREEZE`."""
+
+import hashlib
+import os
+import signal
+import sys
+
+import jax
+import numpy as np
+import optax
+
+import jaxwgc
+
+
+def digest(state):
+    """Of all that training needs to go on."""
+    found = hashlib.sha256()
+    key = jax.random.key_data(state.key)
+    for leaf in jax.tree.leaves(state._replace(key=key)):
+        found.update(np.asarray(leaf).tobytes())
+    return found.hexdigest()
+
+
+def make_cluster(num_workers=3):
+    """A small regression, in minibatches."""
+    code = jaxwgc.codes.cyclic_repetition(jax.random.key(0), num_workers, 1)
+    rows = np.random.default_rng(0).normal(size=(num_workers, 16, 4))
+
+    def loss(params, part):
+        return ((part @ params["w"] - 1.0) ** 2).sum()
+
+    return jaxwgc.distributed.RayCluster(
+        loss,
+        code,
+        rows.astype(np.float32),
+        wait=jaxwgc.stragglers.fastest(num_workers - 1),
+        key=jax.random.key(7),
+        batch=lambda key, part: jax.random.choice(key, part, (8,), replace=False),
+    )
+
+
+OPTIMIZER = optax.adam(0.01)
+PARAMS = {"w": np.zeros(4, np.float32)}
+
+
+def main(folder, freeze):
+    """Says the digest after every step, until it is stopped."""
+    with make_cluster() as cluster:
+
+        def say(progress):
+            step = progress.state.step
+            if step == 3 and freeze:
+                os.kill(cluster.places[1].pid, signal.SIGSTOP)
+            print(step, digest(progress.state), flush=True)
+
+        cluster.train(
+            OPTIMIZER,
+            PARAMS,
+            10**9,
+            callback=say,
+            checkpoint=folder,
+            checkpoint_every=1,
+        )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2] == "freeze")

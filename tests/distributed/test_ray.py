@@ -1,0 +1,509 @@
+"""Workers that are processes: right gradients whatever happens, and nothing left.
+
+One Ray serves all tests of this file but those that stop a coordinator.
+"""
+
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxwgc
+from experiments import chaos
+from jaxwgc import codes, stragglers
+from jaxwgc.distributed import RayCluster, _ray_cluster, _ray_runtime
+from tests.distributed import ray_coordinator, ray_processes
+
+pytest.importorskip("ray")
+pytestmark = pytest.mark.xdist_group("ray")
+
+NUM_WORKERS = 4
+CODE = codes.reed_solomon(NUM_WORKERS, num_parts=NUM_WORKERS, replication=3)
+PARTS = np.random.default_rng(0).normal(size=(NUM_WORKERS, 12, 5)).astype(np.float32)
+KEY = jax.random.key(5)
+PARAMS = {"w": jnp.arange(5.0), "b": jnp.ones(())}
+
+
+def loss(params, part):
+    return jnp.sum((part @ params["w"] + params["b"]) ** 2)
+
+
+def draw(key, part):
+    return jax.random.choice(key, part, (4,), replace=False)
+
+
+def true_gradient(params, step):
+    """From the rows that all holders of a part are to draw."""
+    total = jax.tree.map(jnp.zeros_like, params)
+    for index, part in enumerate(PARTS):
+        key = jax.random.fold_in(jax.random.fold_in(KEY, step), index)
+        own = jax.grad(loss)(params, draw(key, part))
+        total = jax.tree.map(jnp.add, total, own)
+    return total
+
+
+def ray_folders(pid):
+    """Logs and sockets of the Ray that a process has started."""
+    return [*pathlib.Path("/tmp").glob(f"jaxwgc-{pid}-*")]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_ray():
+    """Ray for all tests here, which must leave nothing behind."""
+    memory = ray_processes.shared_memory()
+    processes = []
+    try:
+        with _ray_runtime.session(None):
+            yield
+            processes = ray_processes.descendants()
+        assert not ray_processes.alive_after(processes, 20)
+    finally:
+        ray_processes.end_all(processes or ray_processes.descendants())
+    assert ray_processes.shared_memory() <= memory
+    assert not ray_folders(os.getpid())
+
+
+@pytest.fixture(scope="module")
+def orders(tmp_path_factory):
+    """A folder; a file `worker` in it says what that one does instead of its work."""
+    return tmp_path_factory.mktemp("orders")
+
+
+@pytest.fixture(scope="module")
+def cluster(orders, one_ray):
+    """Any two of four workers give the gradient; parts are loaded, batches drawn."""
+
+    class Saboteur(_ray_cluster.Worker):
+        """Does as it is told, once a file."""
+
+        def compute(self, leaves, key_data, step):
+            answer = super().compute(leaves, key_data, step)
+            file = orders / str(self.worker)
+            if not file.exists():
+                return answer
+            order = file.read_text()
+            file.unlink()
+            match order:
+                case "raise":
+                    raise ArithmeticError("as told")
+                case "nan":
+                    return answer._replace(message=np.nan * answer.message)
+                case "shape":
+                    return answer._replace(message=answer.message[:, :-1])
+                case "late":
+                    time.sleep(1.0)
+                case "kill":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                case "freeze":
+                    os.kill(os.getpid(), signal.SIGSTOP)
+            return answer
+
+    parts = PARTS
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_ray_cluster, "Worker", Saboteur)
+        with RayCluster(
+            loss,
+            CODE,
+            load=lambda part: parts[part],
+            wait=stragglers.fastest(2),
+            key=KEY,
+            batch=draw,
+            undecodable="raise",
+            restart_after=2.0,
+        ) as cluster:
+            cluster.compute(PARAMS)
+            yield cluster
+
+
+def give_order(orders, worker, what):
+    hidden = orders / f".{worker}"
+    hidden.write_text(what)
+    hidden.rename(orders / str(worker))
+
+
+def check_round(cluster, params=PARAMS):
+    """One round, whose gradient is right."""
+    step = cluster.step
+    found = cluster.compute(params)
+    assert found.received.sum() == 2
+    assert np.isfinite(found.times[found.received]).all()
+    decoded = jaxwgc.decode(CODE, found.messages, found.received, params)
+    for own, true in zip(
+        jax.tree.leaves(decoded), jax.tree.leaves(true_gradient(params, step))
+    ):
+        np.testing.assert_allclose(own, true, rtol=2e-4, atol=1e-3)
+    return found
+
+
+def test_gradient_of_minibatches_is_the_plain_one(cluster):
+    for scale in (0.0, 1.0, -2.0):
+        params = {name: scale * leaf for name, leaf in PARAMS.items()}
+        found = check_round(cluster, params)
+        assert np.isfinite(found.losses).sum() >= 3
+
+
+def test_messages_are_those_of_encode(cluster):
+    step = cluster.step
+    found = cluster.compute(PARAMS)
+    batches = [
+        draw(jax.random.fold_in(jax.random.fold_in(KEY, step), index), part)
+        for index, part in enumerate(PARTS)
+    ]
+    values, partials = jaxwgc.partial_value_and_grad(loss)(PARAMS, jnp.stack(batches))
+    expected = jaxwgc.encode(CODE, partials)
+    received = found.received
+    np.testing.assert_allclose(
+        found.messages[received], expected[received], rtol=1e-4, atol=1e-3
+    )
+    known = np.isfinite(found.losses)
+    np.testing.assert_allclose(found.losses[known], values[known], rtol=1e-5)
+    assert not found.messages[~received].any()
+
+
+@pytest.mark.parametrize("what", ["raise", "nan", "shape", "kill", "freeze"])
+def test_bad_worker_is_a_straggler_and_is_replaced(cluster, orders, what):
+    worker = 1
+    place = cluster.places[worker]
+    before = place.pid
+    give_order(orders, worker, what)
+    # No gradient is lost or wrong, until another process answers in its place.
+    troubles, end = set(), time.monotonic() + 60
+    while place.pid in (before, None) or place.trouble:
+        check_round(cluster)
+        troubles.add(place.trouble)
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    [trouble] = troubles - {""}
+    expected = {
+        "raise": "ArithmeticError: as told",
+        "nan": "not finite",
+        "shape": "shape",
+        "kill": "died",
+        "freeze": "silent",
+    }
+    assert expected[what] in trouble
+    # A frozen process does not stay.
+    assert ray_processes.wait_until(
+        lambda: not pathlib.Path(f"/proc/{before}").exists(), 20
+    )
+
+
+def test_late_answer_is_dropped_and_its_time_kept(cluster, orders):
+    worker = 2
+    give_order(orders, worker, "late")
+    first, end = cluster.step, time.monotonic() + 20
+
+    def late_answers():
+        times = cluster.trace()[first:, worker]
+        return np.flatnonzero(np.isfinite(times) & (times > 1))
+
+    while not len(late_answers()):
+        assert check_round(cluster).elapsed < 1
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    late, times = late_answers(), cluster.trace()[first:, worker]
+    assert len(late) == 1
+    # It was busy in the next round, and has had none of it.
+    assert times[late[0] + 1] == np.inf
+    assert len(cluster.trace()) == cluster.step
+
+
+def test_undecodable_round_names_the_missing():
+    def delay(worker, step):
+        if worker == 1:
+            raise ArithmeticError("as told")
+        return 0.0
+
+    with RayCluster(
+        loss,
+        codes.uncoded(2),
+        PARTS[:2],
+        undecodable="raise",
+        undecodable_after=0.1,
+        delay=delay,
+    ) as cluster:
+        message = r"from workers \[0\]; missing: worker 1 \(ArithmeticError: as told\)"
+        with pytest.raises(RuntimeError, match=message):
+            cluster.compute(PARAMS)
+
+
+def test_params_keep_their_shapes(cluster):
+    with pytest.raises(ValueError, match="params must keep"):
+        cluster.compute({"w": jnp.zeros(6), "b": jnp.ones(())})
+
+
+def test_only_loopback_is_listened_on(cluster):
+    addresses = ray_processes.listening_addresses(ray_processes.descendants())
+    assert addresses
+    assert addresses <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+
+
+def test_handler_of_sigterm_is_ours(cluster):
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_training_is_that_of_one_process(tmp_path):
+    """Complex messages, parts that are sent, 50 steps; and then from a checkpoint."""
+    code = codes.cyclic_mds(3, num_stragglers=1)
+    parts, seen = PARTS[:3], []
+    optimizer = optax.sgd(1e-3, momentum=0.9)
+    with RayCluster(loss, code, parts, wait=stragglers.fastest(2)) as cluster:
+        final = cluster.train(
+            optimizer,
+            PARAMS,
+            50,
+            callback=seen.append,
+            checkpoint=tmp_path,
+            checkpoint_every=20,
+            live=True,
+        )
+        trace = cluster.trace()
+    params, state = PARAMS, optimizer.init(PARAMS)
+
+    @jax.jit
+    def step(params, state):
+        gradient = jax.grad(lambda own: sum(loss(own, part) for part in parts))(params)
+        updates, state = optimizer.update(gradient, state, params)
+        return optax.apply_updates(params, updates), state
+
+    for _ in range(50):
+        params, state = step(params, state)
+    for own, true in zip(jax.tree.leaves(final.params), jax.tree.leaves(params)):
+        error = jnp.linalg.norm(own - true) / jnp.linalg.norm(true)
+        assert error < 1e-5
+    assert [progress.state.step for progress in seen] == list(range(1, 51))
+    assert seen[-1].loss < seen[0].loss
+    assert trace.shape == (50, 3)
+    assert (np.isfinite(trace).sum(1) >= 2).all()
+    assert int(final.optimizer_state[0].num_undecodable) == 0
+
+    # What was saved at the end is what was returned; no worker is needed to see it.
+    with RayCluster(loss, code, parts, wait=stragglers.fastest(2)) as cluster:
+        again = cluster.train(optimizer, PARAMS, 50, checkpoint=tmp_path)
+    assert ray_coordinator.digest(again) == ray_coordinator.digest(final)
+
+
+def start_coordinator(folder, freeze):
+    return subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "tests.distributed.ray_coordinator",
+            folder,
+            freeze,
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=pathlib.Path(__file__).parents[2],
+        start_new_session=True,
+    )
+
+
+def digests_until(coordinator, num_steps):
+    """What it says after each step."""
+    found = {}
+    for line in coordinator.stdout:
+        words = line.split()
+        if len(words) == 2 and words[0].isdigit():
+            found[int(words[0])] = words[1]
+            if len(found) == num_steps:
+                break
+    return found
+
+
+def test_stopped_coordinators_resume_and_leave_no_process(tmp_path):
+    folder = str(tmp_path / "checkpoints")
+    coordinator = start_coordinator(folder, "freeze")
+    said = digests_until(coordinator, 6)
+    processes = ray_processes.descendants(coordinator.pid)
+    try:
+        # Ctrl-C in a terminal reaches the whole group.
+        start = time.monotonic()
+        os.killpg(coordinator.pid, signal.SIGINT)
+        said |= digests_until(coordinator, -1)
+        coordinator.wait(timeout=30)
+        assert time.monotonic() - start < 15
+        assert not ray_processes.alive_after(processes, 5)
+    finally:
+        ray_processes.end_all(processes)
+
+    assert not ray_folders(coordinator.pid)
+    coordinator = start_coordinator(folder, "")
+    more = digests_until(coordinator, 4)
+    processes = ray_processes.descendants(coordinator.pid)
+    try:
+        # It has gone on with the step after that of its checkpoint.
+        assert min(more) == max(said) + 1
+        coordinator.kill()
+        said |= more | digests_until(coordinator, -1)
+        workers = [own for own in processes if "Agent" not in own.name()]
+        assert not ray_processes.alive_after(workers, 20)
+    finally:
+        ray_processes.end_all(processes)
+        # That of a killed one cannot go by itself.
+        for left in ray_folders(coordinator.pid):
+            shutil.rmtree(left, ignore_errors=True)
+
+    with ray_coordinator.make_cluster() as cluster:
+        state = cluster.train(
+            ray_coordinator.OPTIMIZER, ray_coordinator.PARAMS, 0, checkpoint=folder
+        )
+    assert state.step >= max(more) - 1
+    assert ray_coordinator.digest(state) == said[state.step]
+    assert jax.random.key_data(state.key).tolist() == [0, 7]
+
+
+def test_failing_loader_is_named():
+    def load(part):
+        raise FileNotFoundError(f"no {part}.npz")
+
+    with RayCluster(
+        loss, codes.uncoded(1), load=load, wait=stragglers.fastest(1)
+    ) as cluster:
+        with pytest.raises(RuntimeError, match=r"worker 0 .*load\(0\) failed.*0\.npz"):
+            cluster.compute(PARAMS)
+
+
+def test_parts_of_unequal_structure_are_refused():
+    with RayCluster(
+        loss,
+        codes.uncoded(2),
+        load=lambda part: np.zeros((3 + part, 5), np.float32),
+        wait=stragglers.fastest(2),
+    ) as cluster:
+        with pytest.raises(ValueError, match="parts must be alike"):
+            cluster.compute(PARAMS)
+
+
+def simple_cluster(**others):
+    given = {"loss": loss, "code": CODE, "parts": PARTS, "wait": stragglers.fastest(2)}
+    return RayCluster(**given | others)
+
+
+def test_loss_is_tried_before_any_worker_starts():
+    def vectors(params, part):
+        return part @ params["w"]
+
+    with simple_cluster(loss=vectors) as cluster:
+        with pytest.raises(TypeError, match="loss must return a scalar"):
+            cluster.compute(PARAMS)
+        assert not cluster.places
+
+
+def test_too_few_cpus_are_said_with_the_numbers():
+    with pytest.raises(ValueError, match=r"4 \* 1000 = 4000 and \d+"):
+        with simple_cluster(actor_options={"num_cpus": 1000}):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("others", "error", "message"),
+    [
+        ({"loss": None}, TypeError, "loss must be a function"),
+        ({"code": 3}, TypeError, "code must be a GradientCode"),
+        ({"code": codes.uncoded(3)}, ValueError, "parts must have a leading axis"),
+        ({"parts": None}, ValueError, "parts or load must be given"),
+        ({"load": len}, ValueError, "not both"),
+        ({"batch": draw}, ValueError, "key and batch go together"),
+        ({"wait": stragglers.fastest(5)}, ValueError, "num_required"),
+        ({"wait": 3}, TypeError, "wait must be a function"),
+        ({"wait": lambda key, times: times}, TypeError, "wait must be a waiting rule"),
+        ({"undecodable": "hope"}, ValueError, "undecodable"),
+        ({"tolerance": -1.0}, ValueError, "tolerance"),
+        ({"restart_after": 0}, ValueError, "restart_after must be positive"),
+        ({"start_within": None}, TypeError, "start_within"),
+        ({"message_dtype": "int8"}, ValueError, "message_dtype"),
+        ({"message_dtype": "float3"}, TypeError, "message_dtype"),
+    ],
+)
+def test_bad_arguments(others, error, message):
+    with pytest.raises(error, match=message):
+        simple_cluster(**others)
+
+
+def test_block_is_needed():
+    with pytest.raises(RuntimeError, match="`with`"):
+        simple_cluster().compute(PARAMS)
+
+
+def test_bad_steps(tmp_path):
+    with simple_cluster() as cluster:
+        for given in ({"num_steps": -1}, {"num_steps": 1, "checkpoint_every": 0}):
+            with pytest.raises(ValueError, match="at least"):
+                cluster.train(optax.sgd(0.1), PARAMS, **given)
+        assert not cluster.places
+
+
+def test_addresses_that_do_not_answer(monkeypatch):
+    monkeypatch.setattr(_ray_runtime, "_SECONDS_TO_CONNECT", 2)
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{listening.getsockname()[1]}"
+        with pytest.raises(ConnectionError, match="no Ray cluster answers"):
+            _ray_runtime.check_address(address)
+        listening.listen()
+        with pytest.raises(ConnectionError, match="something listens"):
+            _ray_runtime.check_address(address)
+    for wrong in ("ray://127.0.0.1:1", "nowhere", "host:port"):
+        with pytest.raises(ValueError, match="address must be"):
+            _ray_runtime.check_address(wrong)
+
+
+@pytest.mark.parametrize("code", [CODE, codes.cyclic_mds(4, num_stragglers=1)])
+@pytest.mark.parametrize(("dtype", "error"), [(None, 0), ("bfloat16", 2**-8)])
+def test_messages_travel(code, dtype, error):
+    """Without any process: what is packed is what is read, but for rounding."""
+    from jaxwgc.distributed._ray_worker import pack, unpack
+
+    message = jaxwgc.encode(code, jax.random.normal(jax.random.key(1), (4, 50)))
+    wire = np.asarray(pack(message, dtype))
+    read = unpack(wire, dtype, code.is_complex)
+    assert wire.dtype.itemsize == (4 if dtype is None else 2)
+    assert read.dtype == message.dtype
+    np.testing.assert_allclose(read, message, rtol=error)
+
+
+def test_without_ray_the_extra_is_named():
+    program = """
+import sys
+sys.modules["ray"] = None
+import jaxwgc
+try:
+    jaxwgc.distributed.RayCluster(len, jaxwgc.codes.uncoded(1), [0.0], wait=len)
+except ImportError as error:
+    assert "jaxwgc[ray]" in str(error), error
+else:
+    raise SystemExit("no error")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_chaos_in_short():
+    """What `python -m experiments chaos` does, with four workers."""
+    records = list(
+        chaos.measure(
+            steps=12,
+            kill_every=5,
+            freeze_every=8,
+            work=0.3,
+            seed=0,
+            num_workers=4,
+            restart_after=1.0,
+        )
+    )
+    assert len(records) == 12
+    assert sum(record["signals"] for record in records) == 3
+    assert max(record["error"] for record in records) < 1e-5
