@@ -56,15 +56,13 @@ def one_run(key: jax.Array) -> Numbers:
     _, small, _ = linear_regression.draw_sample(sample_key, COMPRESSION)
     problem = linear_regression.problem(small.parts)
     step_size = linear_regression.PROTOCOLS["doubled"]
-    return {
-        weighting: descent.gradient_norms(
-            descent_key, *problem, weights, step_size, NUM_ITERATIONS
-        )
-        for weighting, descent_key, weights in (
-            ("weighted", descent_keys[0], small.weights),
-            ("unweighted", descent_keys[1], jnp.ones_like(small.weights)),
-        )
-    }
+
+    def norms(key, weights):
+        return descent.gradient_norms(key, *problem, weights, step_size, NUM_ITERATIONS)
+
+    both = jnp.stack([small.weights, jnp.ones_like(small.weights)])
+    found = jax.vmap(norms)(jnp.stack(descent_keys), both)
+    return dict(zip(linear_regression.WEIGHTINGS, found, strict=True))
 
 
 def reduce(norms: np.ndarray) -> Numbers:

@@ -14,6 +14,8 @@ from tests.strategies import CODES, NUM_PARAMETERS, rounds
 METHODS = "messages", "partials"
 KEY = jax.random.key(0)
 TINY = 1e-30
+# With JAX's 64-bit mode off and on.
+DTYPES = {False: (jnp.float32, jnp.bfloat16), True: (jnp.float64,)}
 
 
 def prepared(drawn):
@@ -31,31 +33,57 @@ def wide(array):
     return np.asarray(array, np.complex128 if np.iscomplexobj(array) else np.float64)
 
 
-def decoding_weights(code, received):
-    """(masks, num_segments, num_messages), in double precision."""
-    weights = wide(jaxwgc.decoding_weights(code, received))
-    return weights if code.num_segments > 1 else weights[:, None]
+@jax.jit
+def _on_every_path(code, received, gradients):
+    """Masks (masks, num_workers), and gradients in some dtypes.
 
+    One program a code for all tests: the compiler sees that every path finds the same
+    weights, and finds them once.
+    """
 
-def on_every_path(own, received, gradients):
-    """Decoded gradients and states; what is slow to compile is jitted inside."""
-    params = jnp.zeros(NUM_PARAMETERS, gradients.dtype)
-    messages = jaxwgc.encode(own, gradients)
-    model = jaxwgc.stragglers.uniform(0)
-    step = jaxwgc.decoded_value_and_grad(lambda params, part: params @ part, own)
-    found = {name: [] for name in (*METHODS, "collapsed", "residual", "failed")}
-    for mask in received:
+    def of_mask(received, gradients):
+        params = jnp.zeros(NUM_PARAMETERS, gradients.dtype)
+        messages = jaxwgc.encode(code, gradients)
+        step = jaxwgc.decoded_value_and_grad(lambda params, part: params @ part, code)
+        found = {
+            "encoded": messages,
+            "decoded": jaxwgc.decode(code, messages, received, params),
+            "collapsed": step(params, gradients, received)[1],
+        }
         for method in METHODS:
-            aggregate = jaxwgc.coded_aggregate(own, model, KEY, method=method)
+            aggregate = jaxwgc.coded_aggregate(
+                code, jaxwgc.stragglers.uniform(0), KEY, method=method
+            )
             state = aggregate.init(params)
-            update, state = aggregate.update(gradients, state, params, received=mask)
-            found[method].append(update)
-        found["collapsed"].append(step(params, gradients, mask)[1])
-        found["residual"].append(state.residual)
-        found["failed"].append(state.num_undecodable)
-    found = {name: wide(jnp.stack(rows)) for name, rows in found.items()}
-    decoded = jaxwgc.decode(own, messages, received, params)
-    return found | {"encoded": wide(messages), "decoded": wide(decoded)}
+            found[method], state = aggregate.update(
+                gradients, state, params, received=received
+            )
+        return found | {"residual": state.residual, "failed": state.num_undecodable}
+
+    def of_weights(received):
+        return {
+            "weights": jaxwgc.decoding_weights(code, received),
+            "effective": jaxwgc.effective_weights(code, received),
+            "error": jaxwgc.decoding_error(code, received),
+        }
+
+    return jax.vmap(of_weights)(received), [
+        jax.vmap(of_mask, (0, None))(received, own) for own in gradients
+    ]
+
+
+def on_every_path(code, drawn, x64):
+    """Weights and errors, and what each dtype of `DTYPES[x64]` gives, in NumPy."""
+    gradients = [drawn.gradients.astype(dtype) for dtype in DTYPES[x64]]
+    found = _on_every_path(code, drawn.received, gradients)
+    weights, paths = jax.tree.map(wide, found)
+    shape = len(drawn.received), code.num_segments, code.num_messages
+    return weights | {"weights": weights["weights"].reshape(shape)}, paths
+
+
+def decoding_weights(code, drawn, x64):
+    """(masks, num_segments, num_messages), in double precision."""
+    return on_every_path(code, drawn, x64)[0]["weights"]
 
 
 @pytest.mark.parametrize("x64", [False, True], ids=["x64-off", "x64-on"])
@@ -65,7 +93,7 @@ class TestDecodingWeights:
         """Parts that count at all are decoded as if they counted alike, or fitted."""
         with jax.enable_x64(x64):
             code, own, matrix = prepared(drawn)
-            weights = decoding_weights(own, drawn.received)
+            weights = decoding_weights(own, drawn, x64)
         columns = np.repeat(drawn.weights, code.num_segments)
         counts = columns != 0
         columns = np.where(counts, columns, 1)
@@ -93,8 +121,8 @@ class TestDecodingWeights:
         assume(np.all(drawn.weights))
         with jax.enable_x64(x64):
             code, own, _ = prepared(drawn)
-            found = decoding_weights(own, drawn.received)
-            expected = decoding_weights(code, drawn.received)
+            found = decoding_weights(own, drawn, x64)
+            expected = decoding_weights(code, drawn, x64)
         within = (~drawn.received).sum(-1) <= code.num_stragglers
         for one, other in zip(found[within], expected[within], strict=True):
             if code.num_stragglers > 0:
@@ -102,27 +130,25 @@ class TestDecodingWeights:
                 np.testing.assert_allclose(one, other, rtol=0, atol=atol)
 
 
-@pytest.mark.parametrize(
-    ("dtype", "x64"),
-    [
-        pytest.param(jnp.float32, False, id="float32"),
-        pytest.param(jnp.bfloat16, False, id="bfloat16"),
-        pytest.param(jnp.float64, True, id="float64"),
-    ],
-)
-# Half as many for each, since there are three dtypes.
+@pytest.mark.parametrize("x64", [False, True], ids=["float32-bfloat16", "float64"])
+# Half as many, since some are of two dtypes.
 @settings(max_examples=settings().max_examples // 2)
 @given(drawn=rounds())
-def test_every_path_applies_those_weights(dtype, x64, drawn):
+def test_every_path_applies_those_weights(x64, drawn):
     """Messages, decoded gradients, errors and states, each in NumPy."""
     with jax.enable_x64(x64):
         code, own, matrix = prepared(drawn)
-        gradients = jnp.asarray(drawn.gradients, dtype)
-        weights = decoding_weights(own, drawn.received)
-        effective = wide(jaxwgc.effective_weights(own, drawn.received))
-        error = wide(jaxwgc.decoding_error(own, drawn.received))
-        found = on_every_path(own, drawn.received, gradients)
-    gradients = np.asarray(gradients, np.float64)
+        of_weights, paths = on_every_path(own, drawn, x64)
+    for dtype, found in zip(DTYPES[x64], paths, strict=True):
+        check_path(code, drawn, dtype, matrix, of_weights | found)
+
+
+def check_path(code, drawn, dtype, matrix, found):
+    """Every path of one dtype."""
+    weights, effective, error = (
+        found[name] for name in ("weights", "effective", "error")
+    )
+    gradients = drawn.gradients.astype(dtype).astype(np.float64)
     eps = float(jnp.finfo(matrix.dtype).eps)
     matrix, blocks = wide(matrix), strategies.packed(code, gradients)
     bound = 20 * eps * (np.abs(matrix) @ np.abs(blocks)) + TINY

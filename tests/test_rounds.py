@@ -46,33 +46,43 @@ def test_a_worker_forms_its_messages_from_its_own_parts(code):
         np.testing.assert_allclose(own, sent, atol=1e-5)
 
 
+@jax.jit
+def one_round(code, mask, gradients):
+    """The round by messages, by partial gradients and by sums; and piece by piece."""
+    params = like(gradients)
+    messages = jaxwgc.encode(code, gradients)
+
+    def sums(weights):
+        return jax.tree.map(lambda leaf: jnp.tensordot(weights, leaf, 1), gradients)
+
+    rounds = (
+        coding.decode_round(code, mask, messages=messages, params=params),
+        coding.decode_round(code, mask, partial_gradients=gradients),
+        coding.decode_round(code, mask, partial_gradients=sums),
+    )
+    return rounds, {
+        "gradient": jaxwgc.decode(code, messages, mask, params),
+        "error": jaxwgc.decoding_error(code, mask),
+        "effective": jaxwgc.effective_weights(code, mask),
+    }
+
+
 @every_code
 @pytest.mark.parametrize("num_lost", [1, 4])
 def test_from_messages_and_from_partial_gradients(code, num_lost):
     """Alike in rounds that decode, and in those that do not."""
     gradients = gradients_of(code)
     mask = np.arange(code.num_workers) >= num_lost
-    params = like(gradients)
-    messages = jaxwgc.encode(code, gradients)
-    by_messages = coding.decode_round(code, mask, messages=messages, params=params)
-    by_partials = coding.decode_round(code, mask, partial_gradients=gradients)
-    by_sums = coding.decode_round(
-        code,
-        mask,
-        partial_gradients=lambda weights: jax.tree.map(
-            lambda leaf: jnp.tensordot(weights, leaf, 1), gradients
-        ),
-    )
-    decoded = jaxwgc.decode(code, messages, mask, params)
-    for found in (by_messages, by_partials, by_sums):
-        for name in gradients:
-            np.testing.assert_allclose(found.gradient[name], decoded[name], atol=1e-4)
-        error = jaxwgc.decoding_error(code, mask)
-        np.testing.assert_allclose(found.residual**2, error, atol=1e-4)
+    rounds, expected = one_round(code, mask, gradients)
+    for found in rounds:
+        for name, leaf in expected["gradient"].items():
+            np.testing.assert_allclose(found.gradient[name], leaf, atol=1e-4)
+        np.testing.assert_allclose(found.residual**2, expected["error"], atol=1e-4)
         assert found.failed == (num_lost > code.num_stragglers)
         np.testing.assert_array_equal(found.received, mask)
-        effective = jaxwgc.effective_weights(code, mask)
-        np.testing.assert_allclose(found.effective_weights, effective, atol=1e-5)
+        np.testing.assert_allclose(
+            found.effective_weights, expected["effective"], atol=1e-5
+        )
 
 
 def test_tolerance_and_batches():

@@ -84,13 +84,14 @@ def one_run(key: jax.Array, entry: Entry, numbers: tuple[int, ...]) -> Numbers:
 def worst_errors(entry: Entry, keys: jax.Array, numbers: Any) -> Iterator[float]:
     """Of the patterns that `worst_pattern` finds, the mean over the codes drawn."""
     codes = [entry.make(key) for key in keys]
-    error = jax.jit(jaxwgc.decoding_error)
     for number in numbers:
-        errors = [
-            error(code, coding.worst_pattern(code, number, max_patterns=MAX_PATTERNS))
+        patterns = [
+            coding.worst_pattern(code, number, max_patterns=MAX_PATTERNS)
             for code in codes
         ]
-        yield float(np.mean(errors) / codes[0].num_parts)
+        # Not jitted: codes of one size share what is jitted inside.
+        errors = map(jaxwgc.decoding_error, codes, patterns)
+        yield float(np.mean(list(errors)) / codes[0].num_parts)
 
 
 def tabulate_codes(numbers: Numbers) -> ResultTable:

@@ -100,15 +100,16 @@ def one_run(key: jax.Array, entry: Entry, deadlines: tuple[float, ...]) -> Numbe
     code = entry.single
     share = code.num_parts / code.num_workers
     delay = stragglers.shifted_exponential(SHIFT / share, RATE * share)
-    errors = {"whole": [], "finished": []}
-    for deadline in deadlines:
+    loads = jnp.asarray(code.loads, jnp.float32)
+
+    def at(deadline):
         model = stragglers.delayed(delay, stragglers.deadline(deadline))
-        loads = jnp.asarray(code.loads, jnp.float32)
-        arrivals, _ = model.sample(key, (), loads)
-        assert arrivals.finished is not None
-        finished = jaxwgc.decoding_error(entry.several, finished=arrivals.finished)
-        errors["whole"].append(
-            jaxwgc.decoding_error(code, arrivals.received) / code.num_parts
-        )
-        errors["finished"].append(finished / entry.several.num_parts)
-    return {kind: jnp.stack(own) for kind, own in errors.items()}
+        return model.sample(key, (), loads)[0]
+
+    arrivals = jax.tree.map(lambda *own: jnp.stack(own), *map(at, deadlines))
+    whole = jaxwgc.decoding_error(code, arrivals.received)
+    finished = jaxwgc.decoding_error(entry.several, finished=arrivals.finished)
+    return {
+        "whole": whole / code.num_parts,
+        "finished": finished / entry.several.num_parts,
+    }

@@ -90,13 +90,14 @@ def _table_entries(table, index, dtype):
     )
 
 
-@functools.partial(jax.jit, static_argnames=("num_stragglers", "point_step"))
+@functools.partial(jax.jit, static_argnames=("point_step", "dual_size"))
 def lagrange_or_least_squares(
     received: jax.Array,
     matrix: jax.Array,
     target: jax.Array,
-    num_stragglers: int,
+    num_stragglers: jax.typing.ArrayLike,
     point_step: int,
+    dual_size: int,
 ) -> jax.Array:
     """Lagrange weights, and better ones for the masks where those fall short.
 
@@ -104,7 +105,8 @@ def lagrange_or_least_squares(
     are decomposed one by one. And some masks amplify rounding: their stragglers are
     neighbours on the circle, by and large, and Lagrange's weights grow until they miss
     the target. Where the miss is above rounding, weights are found again with the dual
-    code, which trades it against their norm, and the better ones are taken.
+    code, which trades it against their norm, and the better ones are taken. (Where
+    `dual_size`, which is num_stragglers then, is 0, these masks too are decomposed.)
     """
     matrix, norms = scaled_rows(matrix)
     weights = interpolate(received, point_step)
@@ -116,13 +118,13 @@ def lagrange_or_least_squares(
     is_poor = ~(miss <= rounding(matrix.dtype))
     shared = (matrix, target)
     own = (weights, received)
-    if not 0 < 4 * num_stragglers <= received.shape[-1]:
+    if not dual_size:
         weights = compute_where(is_poor | is_short, solve_by_svd, weights, own, shared)
         return weights / norms
-    solve = functools.partial(dual_weights, num_stragglers=num_stragglers)
+    solve = functools.partial(dual_weights, num_stragglers=dual_size)
 
     def improve():
-        factors = dual_factors(matrix, num_stragglers)
+        factors = dual_factors(matrix, dual_size)
         return compute_where(is_poor, solve, weights, own, (*shared, *factors), _CHUNK)
 
     weights = jax.lax.cond(in_any_lane(is_poor.any()), improve, lambda: weights)

@@ -65,7 +65,12 @@ class Lagrange(PartByPart):
         """The weights (..., 1, num_workers) of the formula alone, however large."""
         return interpolate(mask, self.point_step)
 
-    def _plain_weights(self, mask, matrix, target, num_lost, num_stragglers):
+    def _shape(self, code):
+        # That of the dual code, which pays where it is small.
+        is_small = 4 * code.num_stragglers <= code.num_workers
+        return code.num_stragglers if is_small else 0
+
+    def _plain_weights(self, mask, matrix, target, num_lost, num_stragglers, shape):
         return lagrange_or_least_squares(
-            mask, matrix, target, num_stragglers, self.point_step
+            mask, matrix, target, num_stragglers, self.point_step, shape
         )

@@ -29,6 +29,6 @@ class LeastSquares(PartByPart):
       graphs", 2017 ("optimal decoding").
     """
 
-    def _plain_weights(self, mask, matrix, target, num_lost, num_stragglers):
-        is_decodable = num_lost <= num_stragglers if num_stragglers > 0 else False
+    def _plain_weights(self, mask, matrix, target, num_lost, num_stragglers, shape):
+        is_decodable = (num_lost <= num_stragglers) & (num_stragglers > 0)
         return nearest_weights(mask, matrix, target, is_decodable)

@@ -32,7 +32,7 @@ class PartByPart(Decoder):
 
     @abc.abstractmethod
     def _plain_weights(
-        self, mask, matrix, target, num_lost, num_stragglers
+        self, mask, matrix, target, num_lost, num_stragglers, shape
     ) -> jax.Array:
         """Weights for a target of ones.
 
@@ -41,11 +41,20 @@ class PartByPart(Decoder):
           matrix: (num_messages, c).
           target: (num_segments, c).
           num_lost: int (...), workers whose messages have not all arrived.
-          num_stragglers: what the code survives.
+          num_stragglers: what the code survives, traced.
+          shape: what `_shape` gives.
 
         Returns:
           (..., num_segments, num_messages).
         """
+
+    def _shape(self, code: Any) -> int:
+        """What shapes inside depend on besides those of code and mask.
+
+        Codes that differ in num_stragglers alone otherwise share what is compiled.
+        """
+        del code
+        return 0
 
     def weights(self, code: Any, mask: jax.Array) -> jax.Array:
         matrix, target = working(code.encoding_matrix), working(code.target)
@@ -58,7 +67,8 @@ class PartByPart(Decoder):
             mask,
             matrix / scale,
             target.astype(matrix.dtype) / scale,
-            num_stragglers=code.num_stragglers,
+            code.num_stragglers,
+            shape=self._shape(code),
             num_segments=code.num_segments,
             messages_per_worker=code.messages_per_worker,
             is_even=bool(np.ptp(sizes) == 0),
@@ -68,7 +78,7 @@ class PartByPart(Decoder):
 @functools.partial(
     jax.jit,
     static_argnames=(
-        "num_stragglers",
+        "shape",
         "num_segments",
         "messages_per_worker",
         "is_even",
@@ -79,7 +89,8 @@ def _decode(
     mask: jax.Array,
     matrix: jax.Array,
     target: jax.Array,
-    num_stragglers: int,
+    num_stragglers: jax.typing.ArrayLike,
+    shape: int,
     num_segments: int,
     messages_per_worker: int,
     is_even: bool,
@@ -91,7 +102,7 @@ def _decode(
     by_worker = mask.reshape(*mask.shape[:-1], num_workers, messages_per_worker)
     num_lost = (~by_worker.all(-1)).sum(-1)
     weights = decoder._plain_weights(
-        mask, plain_matrix, plain_target, num_lost, num_stragglers
+        mask, plain_matrix, plain_target, num_lost, num_stragglers, shape
     )
     if is_even:
         return weights

@@ -1,11 +1,13 @@
 """Decoding by NumPy alone, so that codes are not only held against the library."""
 
+import dataclasses
 import itertools
 
 import jax
 import numpy as np
 
 import jaxwgc
+from jaxwgc import decoders
 from tests.conftest import arrivals
 
 
@@ -47,6 +49,33 @@ def targets(code):
 def worst_miss(code, sent):
     """The largest entry of a^T B - target of each pattern: (patterns,)."""
     return np.abs(best_mixtures(code, np.asarray(sent)) - targets(code)).max((1, 2))
+
+
+def padded(code, num_workers, num_parts):
+    """The same code of one message a worker among that many workers and parts.
+
+    Codes of all sizes so share a compiled function: further workers hold nothing, have
+    no group, and are to straggle; the last part comes again and again.
+    """
+    further = num_workers - code.num_workers
+    columns = np.minimum(np.arange(num_parts), code.num_parts - 1)
+
+    def rows(array):
+        return np.pad(np.asarray(array)[:, columns], [(0, further), (0, 0)])
+
+    own = code.decoders[0]
+    if own.is_a(decoders.Group):
+        own = decoders.Group(
+            np.pad(own.groups, [(0, 0), (0, further)], constant_values=-1)
+        )
+    return dataclasses.replace(
+        code,
+        encoding_matrix=rows(code.encoding_matrix),
+        assignment=rows(code.assignment),
+        target=np.ones(num_parts),
+        num_stragglers=code.num_stragglers + further,
+        decoders=(own,),
+    )
 
 
 @jax.jit

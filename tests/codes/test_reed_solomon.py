@@ -1,20 +1,28 @@
 """The balanced Reed-Solomon code against its definition and every pattern."""
 
-import dataclasses
 import math
 import re
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxwgc
+from tests.codes.reference import padded
 from tests.conftest import every_pattern, random_patterns
 
-decoding_weights = jax.jit(jaxwgc.decoding_weights, static_argnames="decoder")
+
+@jax.jit
+def decoded(code, received, gradients):
+    """Weights and gradients in one program, which finds the weights once."""
+    like = jax.tree.map(lambda leaf: leaf[0], gradients)
+    messages = jaxwgc.encode(code, gradients)
+    return (
+        jaxwgc.decoding_weights(code, received),
+        jaxwgc.decode(code, messages, received, like),
+    )
 
 
 def valid_parameters(max_workers, max_parts):
@@ -34,15 +42,8 @@ def test_every_pattern_decodes_for_all_valid_parameters(num_workers, with_x64):
     ):
         code = jaxwgc.codes.reed_solomon(num_workers, num_parts, replication)
         received = every_pattern(num_workers, code.num_stragglers)
-        # Not jitted here: codes of one size and step share what is jitted inside. The
-        # last part comes again and again, so that they are of one size.
-        columns = np.minimum(np.arange(10), num_parts - 1)
-        again = dataclasses.replace(
-            code,
-            encoding_matrix=code.encoding_matrix[:, columns],
-            assignment=code.assignment[:, columns],
-            target=np.ones(10),
-        )
+        # Not jitted here: codes of one size and step share what is jitted inside.
+        again = padded(code, num_workers, 10)
         weights = np.asarray(jaxwgc.decoding_weights(again, received))
         assert np.all(weights[~received] == 0)
         assert np.abs(weights @ code.encoding_matrix - 1).max() < 1e-10, code
@@ -52,13 +53,19 @@ def test_every_pattern_decodes_for_all_valid_parameters(num_workers, with_x64):
     "parameters", [(50, 20, 30), (100, 100, 10), (200, 200, 20)], ids=str
 )
 class TestLargeCodes:
+    def of_random_patterns(self, code):
+        """Weights and gradients of random patterns, and the partial gradients."""
+        received = random_patterns(code.num_workers, code.num_stragglers, 1000)
+        gradients = np.random.default_rng(2).normal(size=(code.num_parts, 30))
+        gradients = gradients.astype(np.float32)
+        weights, sums = decoded(code, received, gradients)
+        return np.asarray(weights, np.complex128), sums, gradients
+
     def errors(self, parameters):
         code = jaxwgc.codes.reed_solomon(*parameters)
-        received = random_patterns(code.num_workers, code.num_stragglers, 1000)
-        weights = np.asarray(decoding_weights(code, received))
+        weights, _, _ = self.of_random_patterns(code)
         # The product in float64 leaves the error of the weights themselves.
-        reached = weights.astype(np.complex128) @ code.encoding_matrix
-        return np.abs(reached - 1).max(axis=1)
+        return np.abs(weights @ code.encoding_matrix - 1).max(axis=1)
 
     def test_float64(self, parameters, with_x64):
         assert self.errors(parameters).max() < 1e-9
@@ -72,27 +79,19 @@ class TestLargeCodes:
     def test_weighted_float32(self, parameters):
         code = jaxwgc.codes.reed_solomon(*parameters)
         target = np.random.default_rng(1).integers(1, 6, code.num_parts)
-        received = random_patterns(code.num_workers, code.num_stragglers, 1000)
-        weighted = jaxwgc.weighted(code, target)
-        weights = np.asarray(decoding_weights(weighted, received))
-        reached = weights.astype(np.complex128) @ (code.encoding_matrix * target)
+        weights, _, _ = self.of_random_patterns(jaxwgc.weighted(code, target))
+        reached = weights @ (code.encoding_matrix * target)
         errors = np.abs(reached / target - 1).max(axis=1)
         assert np.median(errors) < 1e-5
         assert np.quantile(errors, 0.99) < 2e-4
         assert errors.max() < 2e-3
 
     def test_decoded_gradient_float32(self, parameters):
-        code = jaxwgc.codes.reed_solomon(*parameters)
-        received = random_patterns(code.num_workers, code.num_stragglers, 1000)
-        gradients = np.random.default_rng(2).normal(size=(code.num_parts, 30))
-        gradients = gradients.astype(np.float32)
-        messages = jaxwgc.encode(code, gradients)
-        like = jax.ShapeDtypeStruct((30,), jnp.float32)
-        decoded = jax.jit(lambda mask: jaxwgc.decode(code, messages, mask, like))(
-            received
+        _, found, gradients = self.of_random_patterns(
+            jaxwgc.codes.reed_solomon(*parameters)
         )
         truth = gradients.astype(np.float64).sum(0)
-        errors = np.linalg.norm(decoded - truth, axis=1) / np.linalg.norm(truth)
+        errors = np.linalg.norm(found - truth, axis=1) / np.linalg.norm(truth)
         assert np.median(errors) < 1e-5
         assert np.quantile(errors, 0.99) < 2e-4
         assert errors.max() < 2e-3

@@ -206,6 +206,7 @@ def test_batch_axes_jit_and_map():
     np.testing.assert_array_equal(mapped, flat)
     assert jaxwgc.decoding_weights(code, masks[:0]).shape == (0, 8)
 
+    @jax.jit
     def error(weights):
         return jaxwgc.decoding_error(jaxwgc.weighted(code, weights), masks)
 

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 import jaxwgc
-from jaxwgc.decoders._interpolation import interpolate as lagrange
+from jaxwgc.decoders._interpolation import interpolate
 from tests.conftest import random_patterns
 from tests.strategies import least_miss
 
 decoding_weights = jax.jit(jaxwgc.decoding_weights)
+lagrange = jax.jit(interpolate, static_argnames="point_step")
 
 
 def strides(code):
@@ -39,12 +40,17 @@ def losing(number, sets):
     return masks
 
 
-def misses(code, masks):
+def misses(code, kind):
     """By mask, in double precision: of the weights, and the least for NumPy.
 
-    Where the first is below 1e-5, the second is not looked for.
+    Where the first is below 1e-5, the second is not looked for. Masks of all kinds are
+    decoded together, so that a code is compiled once.
     """
-    weights = np.asarray(decoding_weights(code, masks), np.complex128)
+    kinds = {own: own(code) for own in (strides, neighbours)}
+    masks = kinds[kind]
+    together = decoding_weights(code, np.concatenate(list(kinds.values())))
+    own = slice(len(masks)) if kind is strides else slice(-len(masks), None)
+    weights = np.asarray(together, np.complex128)[own]
     matrix = code.encoding_matrix.astype(jax.dtypes.canonicalize_dtype(complex))
     target = np.ones((1, code.num_parts))
     norm = np.sqrt(code.num_parts)
@@ -56,29 +62,29 @@ def misses(code, masks):
     return found / norm, np.array(least) / norm
 
 
-@pytest.mark.parametrize("masks", [strides, neighbours])
+@pytest.mark.parametrize("kind", [strides, neighbours])
 class TestPatternsOfEveryKind:
     @pytest.mark.parametrize(
         "parameters", [(50, 20, 30), (100, 100, 10), (200, 200, 20)], ids=str
     )
-    def test_no_worse_than_numpy(self, parameters, masks):
+    def test_no_worse_than_numpy(self, parameters, kind):
         code = jaxwgc.codes.reed_solomon(*parameters)
-        found, least = misses(code, masks(code))
+        found, least = misses(code, kind)
         assert np.all((found <= 1e-5) | (found <= 3 * least))
 
     @pytest.mark.parametrize("parameters", [(100, 100, 50), (200, 200, 100)], ids=str)
-    def test_half_of_the_workers(self, parameters, masks):
+    def test_half_of_the_workers(self, parameters, kind):
         """Lagrange's weights miss by up to 1e16 here. NumPy's, by 2e-4."""
         code = jaxwgc.codes.reed_solomon(*parameters)
-        found, least = misses(code, masks(code))
+        found, least = misses(code, kind)
         assert found.max() < 1e-3
         assert np.all((found <= 1e-5) | (found <= 15 * least))
         assert np.mean((found <= 1e-5) | (found <= 3 * least)) > 0.9
 
-    def test_double_precision(self, masks, with_x64):
+    def test_double_precision(self, kind, with_x64):
         """Lagrange's weights miss by up to 2e9 here. NumPy's, by 3e-8."""
         code = jaxwgc.codes.reed_solomon(200, 200, 100)
-        found, _ = misses(code, masks(code))
+        found, _ = misses(code, kind)
         assert found.max() < 1e-6
 
 
@@ -89,6 +95,7 @@ def test_parts_that_do_not_count(number_without):
     weights = np.arange(40) >= number_without
     own = jaxwgc.weighted(code, weights)
     masks = np.concatenate([neighbours(code), random_patterns(40, 9, 100)])
+    # One program for both, since weights are arrays.
     found = np.asarray(decoding_weights(own, masks), np.complex128)
     missed = np.linalg.norm(found @ own.encoding_matrix - own.target, axis=1)
     assert missed.max() <= 2e-5 * np.linalg.norm(own.target)
@@ -123,7 +130,7 @@ def test_weights_are_rounded_once(number, x64):
     """Products of the definition, in extended precision."""
     masks = random_patterns(number, number // 3, 20)
     step = 5 if number == 12 else 19
-    found = np.asarray(lagrange(masks, step))[:, 0]
+    found = np.asarray(lagrange(masks, point_step=step))[:, 0]
     points = step * np.arange(number) % number
     angle = 2 * np.pi * ((points[:, None] - points) % number).astype(np.longdouble)
     angle = angle / number

@@ -32,10 +32,18 @@ CODES = {
 }
 
 
+@jax.jit
+def weights_and_errors(code, masks):
+    return (
+        jaxwgc.decoding_weights(code, masks, decoder=decoders.OneStep),
+        jaxwgc.decoding_error(code, masks, decoder=decoders.OneStep),
+    )
+
+
 @pytest.mark.parametrize("name", CODES)
 def test_weights(name, x64):
     code, formula = CODES[name]
-    found = jaxwgc.decoding_weights(code, MASKS, decoder=decoders.OneStep)
+    found, _ = weights_and_errors(code, MASKS)
     assert found.shape == (128, 7)
     assert found.dtype == (np.float64 if x64 else np.float32)
     answers = MASKS.sum(1)
@@ -51,10 +59,8 @@ def test_nobody_answers(name):
     """Zero, not 0 / 0, also for derivatives; all of the target is missed."""
     code, _ = CODES[name]
     nobody = np.zeros(7, bool)
-    np.testing.assert_array_equal(
-        jaxwgc.decoding_weights(code, nobody, decoder=decoders.OneStep), 0
-    )
-    error = jaxwgc.decoding_error(code, nobody, decoder=decoders.OneStep)
+    weights, error = weights_and_errors(code, nobody)
+    np.testing.assert_array_equal(weights, 0)
     np.testing.assert_allclose(error, code.num_parts, rtol=1e-6)
 
 

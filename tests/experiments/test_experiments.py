@@ -116,10 +116,14 @@ class TestMnist:
         training, test = mnist.load_digits()
         data = training, test, leverage_scores(training.images)
         monkeypatch.setattr(mnist, "FIT_STEPS", np.array([1e-3]))
-        key = jax.random.key(3)
-        found = mnist.trajectories(jax.random.split(key)[0], data, 20)
         rules = dict.fromkeys(mnist.PROTOCOLS, mnist.Rule(1e-3, 150.0))
-        run = jax.jit(lambda key: mnist.one_run(key, data, rules, 20))(key)
+
+        @jax.jit
+        def both(key, data):
+            fitted = mnist.trajectories(jax.random.split(key)[0], data, 20)
+            return fitted, mnist.one_run(key, data, rules, 20)
+
+        found, run = both(jax.random.key(3), data)
         for index, weighting in enumerate(mnist.WEIGHTINGS):
             ended = int(np.argmax(np.asarray(found["norm"][0, index]) < 150))
             own = run["paper"][weighting]
