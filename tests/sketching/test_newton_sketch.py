@@ -247,7 +247,7 @@ def test_traced_ridges_and_labels_out_of_range_are_flagged(with_x64):
         jax.random.split(KEY, 3),
         features,
         np.stack([labels, labels, 1.2 * labels]),
-        np.array([0.1, -0.1, 0.1]),
+        np.array([0.1, -1e-6, 0.1]),
     )
     np.testing.assert_array_equal(found.converged, [True, False, False])
 
