@@ -1,5 +1,6 @@
 """Drawing parts with replacement, each kept once with the number of its draws."""
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -113,7 +114,6 @@ def sample_partitions(
     key = _validation.check_key(key)
     value = probabilities
     probabilities, valid = _checks.distribution("probabilities", value)
-    probabilities = jnp.where(valid, probabilities, 0)
     if (num_distinct is None) == (num_draws is None):
         raise ValueError(
             "exactly one of num_distinct and num_draws must be given; got "
@@ -128,9 +128,24 @@ def sample_partitions(
             )
         values = _checks.concrete(value, probabilities.dtype)
         _checks.check_at_most_positive("num_distinct", num_distinct, values)
-        indices, counts = _until_distinct(key, probabilities, num_distinct)
     else:
         num_draws = _validation.check_int("num_draws", num_draws, minimum=1)
+    return _sample(key, probabilities, valid, num_distinct, num_draws)
+
+
+@functools.partial(jax.jit, static_argnames=("num_distinct", "num_draws"))
+def _sample(
+    key: jax.Array,
+    probabilities: jax.Array,
+    valid: jax.Array,
+    num_distinct: int | None,
+    num_draws: int | None,
+) -> PartitionSample:
+    """Of checked arguments, in one compiled function; one of the numbers is None."""
+    probabilities = jnp.where(valid, probabilities, 0)
+    if num_draws is None:
+        indices, counts = _until_distinct(key, probabilities, num_distinct)
+    else:
         drawn = _count_draws(key, probabilities, num_draws)
         counts, indices = lax.top_k(drawn, min(num_draws, drawn.shape[0]))
     counts = jnp.where(valid, counts, 0).astype(jnp.int32)

@@ -1,5 +1,6 @@
 """Sampling rows by given probabilities, with the scale that makes it unbiased."""
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -120,7 +121,6 @@ def sample_rows(
     sample_size = _validation.check_int("sample_size", sample_size, minimum=1)
     value = probabilities
     probabilities, valid = _checks.distribution("probabilities", value)
-    probabilities = jnp.where(valid, probabilities, 0)
     if num_slots is not None and method != "poisson":
         raise ValueError(
             "num_slots is for method = 'poisson' only; got "
@@ -129,6 +129,25 @@ def sample_rows(
     if method in ("without_replacement", "top_k"):
         values = _checks.concrete(value, probabilities.dtype)
         _checks.check_at_most_positive("sample_size", sample_size, values)
+    if method == "poisson":
+        num_slots = _check_num_slots(num_slots, sample_size, probabilities.shape[0])
+    return _sample(key, probabilities, valid, sample_size, method, weighted, num_slots)
+
+
+@functools.partial(
+    jax.jit, static_argnames=("sample_size", "method", "weighted", "num_slots")
+)
+def _sample(
+    key: jax.Array | None,
+    probabilities: jax.Array,
+    valid: jax.Array,
+    sample_size: int,
+    method: str,
+    weighted: bool,
+    num_slots: int | None,
+) -> RowSample:
+    """Of checked arguments, in one compiled function."""
+    probabilities = jnp.where(valid, probabilities, 0)
     num_lost = jnp.zeros((), jnp.int32)
     if method == "with_replacement":
         drawn = sample_partitions(key, probabilities, num_draws=sample_size)
@@ -142,7 +161,6 @@ def sample_rows(
     else:
         if method == "poisson":
             is_selected, inclusion = poisson_rows(key, probabilities, sample_size)
-            num_slots = _check_num_slots(num_slots, sample_size, probabilities.shape[0])
         else:
             is_selected, inclusion = systematic_rows(key, probabilities, sample_size)
             num_slots = sample_size
