@@ -2,7 +2,7 @@
 
 import functools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -116,8 +116,7 @@ def sample_rows(
     """
     _validation.check_choice("method", method, METHODS)
     _validation.check_bool("weighted", weighted)
-    if method != "top_k":
-        key = _validation.check_key(key)
+    used_key = None if method == "top_k" else _validation.check_key(key)
     sample_size = _validation.check_int("sample_size", sample_size, minimum=1)
     value = probabilities
     probabilities, valid = _checks.distribution("probabilities", value)
@@ -131,20 +130,24 @@ def sample_rows(
         _checks.check_at_most_positive("sample_size", sample_size, values)
     if method == "poisson":
         num_slots = _check_num_slots(num_slots, sample_size, probabilities.shape[0])
-    return _sample(key, probabilities, valid, sample_size, method, weighted, num_slots)
+    else:
+        num_slots = sample_size
+    return _sample(
+        used_key, probabilities, valid, sample_size, method, weighted, num_slots
+    )
 
 
 @functools.partial(
     jax.jit, static_argnames=("sample_size", "method", "weighted", "num_slots")
 )
 def _sample(
-    key: jax.Array | None,
+    key: Any,
     probabilities: jax.Array,
     valid: jax.Array,
     sample_size: int,
     method: str,
     weighted: bool,
-    num_slots: int | None,
+    num_slots: int,
 ) -> RowSample:
     """Of checked arguments, in one compiled function."""
     probabilities = jnp.where(valid, probabilities, 0)
@@ -163,7 +166,6 @@ def _sample(
             is_selected, inclusion = poisson_rows(key, probabilities, sample_size)
         else:
             is_selected, inclusion = systematic_rows(key, probabilities, sample_size)
-            num_slots = sample_size
         indices, counts, num_lost = _into_slots(is_selected, num_slots)
         chances = inclusion[indices]
         scale = counts / jnp.sqrt(jnp.where(counts > 0, chances, 1))
