@@ -115,11 +115,11 @@ def test_both_ways_agree(rule):
     state = optimizer.init(params)
     received = random_patterns(6, CODE.num_stragglers, 1)[0]
     _, step_key = jax.random.split(state.key)
-    update, state = optimizer.update(
+    update, state = jax.jit(optimizer.update)(
         gradients, state, params, received=received, elapsed=2.5
     )
     step = sampled_value_and_grad(squared_loss, CODE, PROBABILITIES, **rule)
-    _, gradient = step(params, parts, step_key, received)
+    _, gradient = jax.jit(step)(params, parts, step_key, received)
     for name in params:
         np.testing.assert_allclose(update[name], gradient[name], rtol=1e-4)
     assert state.coded.elapsed == 2.5
@@ -129,7 +129,7 @@ def test_both_ways_agree(rule):
 def test_only_sampled_parts_are_touched():
     """NaN in the others does no harm; one that is sampled shows."""
     params, (x, y) = regression()
-    step = sampled_value_and_grad(squared_loss, CODE, PROBABILITIES)
+    step = jax.jit(sampled_value_and_grad(squared_loss, CODE, PROBABILITIES))
     key, received = jax.random.key(3), np.ones(6, bool)
     sample = sketching.sample_partitions(key, PROBABILITIES, num_distinct=4)
     kept = np.asarray(sketching.drop_last_distinct(sample).indices)
@@ -149,8 +149,8 @@ def test_auxiliary_outputs():
         return squared_loss(params, part), part[1].sum()
 
     received, key = np.ones(6, bool), jax.random.key(0)
-    plain = sampled_value_and_grad(squared_loss, CODE, PROBABILITIES)
-    step = sampled_value_and_grad(loss, CODE, PROBABILITIES, has_aux=True)
+    plain = jax.jit(sampled_value_and_grad(squared_loss, CODE, PROBABILITIES))
+    step = jax.jit(sampled_value_and_grad(loss, CODE, PROBABILITIES, has_aux=True))
     (value, aux), gradient = step(params, parts, key, received)
     expected_value, expected = plain(params, parts, key, received)
     np.testing.assert_allclose(value, expected_value)
@@ -325,11 +325,8 @@ def test_wrong_arguments():
         step(params, parts, jax.random.key(0), received[:3])
 
 
-@pytest.mark.parametrize(
-    "wrong", [PROBABILITIES * np.nan, -PROBABILITIES, [0.5, 0.2, 0.3, 0, 0, 0]]
-)
-def test_traced_probabilities_that_are_wrong_give_nan(wrong):
-    """A zero gradient would look like the end of the descent."""
+@pytest.fixture(scope="module")
+def step_with_traced_probabilities():
     params, parts = regression()
     received = np.ones(CODE.num_workers, bool)
 
@@ -338,5 +335,15 @@ def test_traced_probabilities_that_are_wrong_give_nan(wrong):
         sampled = sampled_value_and_grad(squared_loss, CODE, probabilities)
         return sampled(params, parts, jax.random.key(0), received)
 
-    value, gradient = step(np.asarray(wrong, np.float32))
+    return step
+
+
+@pytest.mark.parametrize(
+    "wrong", [PROBABILITIES * np.nan, -PROBABILITIES, [0.5, 0.2, 0.3, 0, 0, 0]]
+)
+def test_traced_probabilities_that_are_wrong_give_nan(
+    wrong, step_with_traced_probabilities
+):
+    """A zero gradient would look like the end of the descent."""
+    value, gradient = step_with_traced_probabilities(np.asarray(wrong, np.float32))
     assert np.isnan(value) and np.isnan(gradient["w"]).all()

@@ -120,26 +120,29 @@ class TestLosses:
         if code is CODES["heavy"]:
             draw = draw * 1e-3
         parts, params = jnp.asarray(draw, dtype), jnp.ones(4, dtype)
-        values, gradients = jaxwgc.partial_value_and_grad(linear)(params, parts)
-        value, gradient = jaxwgc.decoded_value_and_grad(linear, code)(
-            params, parts, LOST_TWO
-        )
+        aggregate = jaxwgc.coded_aggregate(code, stragglers.uniform(2), KEY)
+
+        @jax.jit
+        def every_path(params, parts):
+            values, gradients = jaxwgc.partial_value_and_grad(linear)(params, parts)
+            decoded = jaxwgc.decoded_value_and_grad(linear, code)
+            value, gradient = decoded(params, parts, LOST_TWO)
+            messages = jaxwgc.encode(code, gradients)
+            by_messages = jaxwgc.decode(code, messages, LOST_TWO, params)
+            state = aggregate.init(params)
+            updates, _ = aggregate.update(gradients, state, params, received=LOST_TWO)
+            return values, value, gradient, by_messages, updates
+
+        values, value, *gradients = every_path(params, parts)
         truth = code.target @ np.asarray(parts, np.float64)
         # A few roundings of the dtype, in sums that cancel by a factor of at most ten.
         bound = 16 * float(jnp.finfo(dtype).eps)
-        assert share_of_miss(gradient, truth) < bound
+        for gradient in gradients:
+            assert share_of_miss(gradient, truth) < bound
+            assert gradient.dtype == dtype
         assert value.dtype == dtype
         if np.isfinite(value):
             assert share_of_miss(value, code.target @ np.float64(values)) < bound
-        messages = jaxwgc.encode(code, gradients)
-        by_messages = jaxwgc.decode(code, messages, LOST_TWO, params)
-        assert share_of_miss(by_messages, truth) < bound
-        aggregate = jaxwgc.coded_aggregate(code, stragglers.uniform(2), KEY)
-        updates, _ = aggregate.update(
-            gradients, aggregate.init(params), params, received=LOST_TWO
-        )
-        assert share_of_miss(updates, truth) < bound
-        assert gradient.dtype == by_messages.dtype == updates.dtype == dtype
 
     @pytest.mark.parametrize("factor", [1e-36, 1e-12, 1.0, 3e5, 1e36])
     def test_weights_of_any_size(self, factor):

@@ -1,5 +1,6 @@
 """Partial and decoded gradients against jax.grad of the plain loss."""
 
+import functools
 from typing import NamedTuple
 
 import chex
@@ -55,13 +56,26 @@ def part_of(parts, index):
     return jax.tree.map(lambda leaf: leaf[index], parts)
 
 
+@functools.cache
+def compiled_value_and_grad(loss, has_aux):
+    return jax.jit(jax.value_and_grad(loss, has_aux=has_aux))
+
+
 def one_by_one(loss, params, parts, num_parts, has_aux=False):
     """A Python loop of jax.value_and_grad."""
-    outputs = [
-        jax.value_and_grad(loss, has_aux=has_aux)(params, part_of(parts, index))
-        for index in range(num_parts)
-    ]
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *outputs)
+    one = compiled_value_and_grad(loss, has_aux)
+    outputs = [one(params, part_of(parts, index)) for index in range(num_parts)]
+    return stacked(outputs)
+
+
+def stacked(trees):
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
+
+
+def raveled(tree):
+    """Leaves (number, ...) as rows of one array, as `ravel_pytree` lays them out."""
+    leaves = jax.tree.leaves(tree)
+    return np.concatenate([np.reshape(leaf, (len(leaf), -1)) for leaf in leaves], 1)
 
 
 def decoded_by_hand(code, mask, flat):
@@ -106,7 +120,7 @@ class TestPartialGradients:
         expected = [
             one_by_one(logistic, part_of(many, index), parts, 3) for index in range(2)
         ]
-        expected = jax.tree.map(lambda *leaves: jnp.stack(leaves), *expected)
+        expected = stacked(expected)
         chex.assert_trees_all_close(mapped, expected, rtol=1e-12)
         chex.assert_trees_all_close(scanned, expected, rtol=1e-12)
 
@@ -120,20 +134,21 @@ class TestPartialGradients:
     )
     def test_any_shapes_and_dtypes(self, num_parts, shapes, dtype):
         """The gradient of sum_i factor * sum(leaf_i) is factor, exactly."""
-        params = [jnp.ones(shape, dtype) for shape in shapes]
-        factors = jnp.arange(num_parts, dtype=dtype)
+        params = [np.ones(shape, dtype) for shape in shapes]
+        factors = np.arange(num_parts).astype(dtype)
 
         def loss(params, factor):
             return sum(jnp.sum(factor * leaf) for leaf in params)
 
-        values, gradients = jaxwgc.partial_value_and_grad(loss)(params, factors)
+        partial = jax.jit(jaxwgc.partial_value_and_grad(loss))
+        values, gradients = partial(params, factors)
         assert values.shape == (num_parts,)
         assert values.dtype == dtype
         for leaf, gradient in zip(params, gradients, strict=True):
             assert gradient.dtype == dtype
             column = np.arange(num_parts).reshape(-1, *(1,) * leaf.ndim)
             np.testing.assert_array_equal(
-                gradient.astype(np.float32),
+                np.asarray(gradient).astype(np.float32),
                 np.broadcast_to(column, (num_parts, *leaf.shape)),
             )
 
@@ -160,16 +175,15 @@ class TestDecodedGradients:
         masks = every_pattern(6, 6)
         value, gradient, by_messages = self.all_paths(code, masks, params, parts)
         values, gradients = one_by_one(logistic, params, parts, code.num_parts)
-        flat = np.asarray(jax.vmap(lambda tree: ravel_pytree(tree)[0])(gradients))
-        ravel = jax.vmap(lambda tree: ravel_pytree(tree)[0])
+        flat = raveled(gradients)
         expected = [decoded_by_hand(code, mask, np.float64(flat)) for mask in masks]
         expected_gradient = np.stack([own for own, _ in expected])
         expected_value = np.stack(
             [mix.real @ np.float64(values) for _, mix in expected]
         )
         scale = {"rtol": tolerance, "atol": tolerance * np.abs(flat).max()}
-        np.testing.assert_allclose(ravel(gradient), expected_gradient, **scale)
-        np.testing.assert_allclose(ravel(by_messages), expected_gradient, **scale)
+        np.testing.assert_allclose(raveled(gradient), expected_gradient, **scale)
+        np.testing.assert_allclose(raveled(by_messages), expected_gradient, **scale)
         scale["atol"] = tolerance * np.abs(values).max()
         np.testing.assert_allclose(value, expected_value, **scale)
         exact = masks.sum(1) >= 6 - code.num_stragglers
@@ -454,9 +468,11 @@ class TestDifferentiation:
         step = jaxwgc.decoded_value_and_grad(logistic, code)
         mask = random_patterns(6, 2, 1)[0]
         gradient = jax.jit(lambda own: step(own, parts, mask)[1])
-        _, product = jax.jvp(gradient, (params,), (direction,))
+        product = jax.jit(lambda own: jax.jvp(gradient, (own,), (direction,))[1])(
+            params
+        )
         whole = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), parts)
-        hessian = jax.hessian(logistic)(params, whole)["w"]["w"]
+        hessian = jax.jit(jax.hessian(logistic))(params, whole)["w"]["w"]
         # The whole has one regulariser where six parts have six.
         hessian = hessian + 5 * np.diag(12 * params["w"] ** 2)
         np.testing.assert_allclose(product["w"], hessian @ direction["w"], rtol=1e-9)

@@ -191,7 +191,11 @@ def is_distribution(values: jax.Array) -> jax.Array:
 
 def distribution(name: str, value: Any) -> tuple[jax.Array, jax.Array]:
     """A non-negative vector over its sum, and whether a traced one is one."""
-    values = nonnegative_vector(name, value)
+    return _normalised(nonnegative_vector(name, value))
+
+
+@jax.jit
+def _normalised(values: jax.Array) -> tuple[jax.Array, jax.Array]:
     # Scaled first, so that the sum of huge values does not overflow.
     scaled = values * inverse_power_of_two(jnp.max(values))
     return scaled / jnp.sum(scaled), is_distribution(values)

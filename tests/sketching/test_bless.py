@@ -29,7 +29,7 @@ def clusters(number=600):
 
 def exact_scores(kernel, data, ridge):
     with jax.enable_x64(True):
-        matrix = np.asarray(kernel(jnp.asarray(data), jnp.asarray(data)))
+        matrix = np.asarray(jax.jit(kernel)(data.astype(float), data.astype(float)))
     return np.diag(np.linalg.solve(matrix + ridge * np.eye(len(data)), matrix))
 
 
@@ -77,10 +77,11 @@ def test_sample_is_what_it_says(with_x64):
     assert sample.indices.dtype == jnp.int32
     assert np.all(np.diff(indices) > 0) and indices[-1] < len(data)
     assert sample.scores.shape == (len(data),)
-    assert jnp.all((sample.scores > 0) & (sample.scores <= 1))
-    assert jnp.all(sample.weights >= 1)
+    scores = np.asarray(sample.scores)
+    assert np.all((scores > 0) & (scores <= 1))
+    assert np.all(np.asarray(sample.weights) >= 1)
     # Landmarks of small scores stand for many points.
-    scores = np.asarray(sample.scores)[indices]
+    scores = scores[indices]
     assert np.corrcoef(np.log(scores), np.log(sample.weights))[0, 1] < -0.9
 
 

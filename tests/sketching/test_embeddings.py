@@ -23,6 +23,9 @@ from jaxwgc.sketching import (
     srht,
 )
 
+# One size for most cases, so that they share compiled functions; no power of two.
+SKETCH_SIZE, NUM_ROWS = 9, 40
+KEY = jax.random.key(3)
 PROBABILITIES = np.array([0.3, 0.25, 0.2, 0.05, 0.2])
 
 
@@ -65,6 +68,22 @@ def test_unbiased(make, sketch_size, num_rows):
     assert np.all(np.abs(grams.mean(0) - np.eye(num_rows)) < 4 * error + 1e-6)
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def every_use(make, sketch_size, num_rows, key, array, weights):
+    """S, SX, Sᵀ by both ways to it, and S again by forward differentiation."""
+    embedding = make(key, sketch_size, num_rows)
+    sketch, adjoint = jax.vjp(embedding.apply, array)
+    transposed = jax.linear_transpose(embedding.apply, array)
+    _, tangent = jax.jvp(embedding.apply, (array,), (array,))
+    return {
+        "matrix": embedding.matrix(),
+        "sketch": sketch,
+        "adjoint": adjoint(weights)[0],
+        "transposed": transposed(weights)[0],
+        "tangent": tangent,
+    }
+
+
 @every_embedding
 @pytest.mark.parametrize(
     ("sketch_size", "num_rows"),
@@ -73,28 +92,44 @@ def test_unbiased(make, sketch_size, num_rows):
     [(3000, 1500), (50, 2500)],
 )
 def test_apply_is_the_product_with_the_matrix(make, sketch_size, num_rows, with_x64):
-    embedding = make(jax.random.key(0), sketch_size, num_rows)
+    """And derivatives are the products with it and its transpose."""
     array = normal(num_rows, 2, dtype=np.float64)
-    matrix = np.asarray(embedding.matrix())
+    weights = normal(sketch_size, 2, seed=1, dtype=np.float64)
+    found = every_use(make, sketch_size, num_rows, jax.random.key(0), array, weights)
+    matrix = np.asarray(found.pop("matrix"))
     assert matrix.dtype == np.float64 and matrix.shape == (sketch_size, num_rows)
-    expected = matrix @ array
-    np.testing.assert_allclose(
-        embedding.apply(array), expected, atol=1e-12 * np.abs(expected).max()
-    )
+    forward, backward = matrix @ array, matrix.T @ weights
+    for name, value in found.items():
+        expected = forward if name in ("sketch", "tangent") else backward
+        tolerance = 1e-12 * np.abs(expected).max()
+        np.testing.assert_allclose(value, expected, atol=tolerance, err_msg=name)
+
+
+@every_embedding
+def test_derivatives_in_float32(make):
+    array, weights = normal(NUM_ROWS, 2), normal(SKETCH_SIZE, 2, seed=1)
+    found = every_use(make, SKETCH_SIZE, NUM_ROWS, KEY, array, weights)
+    adjoint = np.asarray(found["matrix"]).T @ weights
+    np.testing.assert_allclose(found["adjoint"], adjoint, atol=1e-5)
+    np.testing.assert_allclose(found["transposed"], found["adjoint"], 1e-6)
+    np.testing.assert_allclose(found["tangent"], found["sketch"], atol=1e-4)
 
 
 @every_embedding
 def test_at_applies(make):
     """`embedding @ X`, of arrays of NumPy and JAX and of pytrees, also under `jit`."""
-    embedding = make(jax.random.key(0), 6, 20)
-    tree = {"x": normal(20, 3), "y": jnp.asarray(normal(20))}
-    expected = embedding.apply(tree)
+    embedding = make(KEY, SKETCH_SIZE, NUM_ROWS)
+    tree = {"x": normal(NUM_ROWS, 3), "y": normal(NUM_ROWS)}
+    matrix = np.asarray(embedding.matrix())
     found = jax.jit(lambda embedding, tree: embedding @ tree)(embedding, tree)
     for name, array in tree.items():
-        np.testing.assert_array_equal(embedding @ array, expected[name])
-        np.testing.assert_allclose(found[name], expected[name], atol=1e-5)
-    with pytest.raises(ValueError, match="must have a leading axis of num_rows = 20"):
-        embedding @ np.ones((19, 2))
+        np.testing.assert_allclose(found[name], matrix @ array, atol=1e-5)
+    expected = embedding.apply(tree["x"])
+    for array in (tree["x"], jnp.asarray(tree["x"])):
+        np.testing.assert_array_equal(embedding @ array, expected)
+    np.testing.assert_allclose(expected, found["x"], atol=1e-5)
+    with pytest.raises(ValueError, match="must have a leading axis of num_rows = 40"):
+        embedding @ np.ones((39, 2))
 
 
 def test_fewer_nonzeros_by_default_where_there_is_no_room():
@@ -108,58 +143,65 @@ def test_fewer_nonzeros_by_default_where_there_is_no_room():
 @every_embedding
 def test_precision_does_not_change_the_draws(make):
     """Neither the 64-bit mode nor the dtype of the arrays, nor how it is called."""
-    array = normal(40, 3, dtype=np.float64)
-    key = jax.random.key(3)
-    single = np.asarray(make(key, 9, 40).matrix())
+    array = normal(NUM_ROWS, 3, dtype=np.float64)
+    embedding = make(KEY, SKETCH_SIZE, NUM_ROWS)
+    single = np.asarray(embedding.matrix())
     assert single.dtype == np.float32
-    sketch = make(key, 9, 40).apply(array.astype(np.float32))
+    sketch = embedding.apply(array.astype(np.float32))
     assert sketch.dtype == np.float32
+
+    def uses(key, array):
+        embedding = make(key, SKETCH_SIZE, NUM_ROWS)
+        matrices = embedding.matrix(), embedding.matrix(np.float32)
+        sketches = embedding.apply(array), embedding.apply(array.astype(np.float32))
+        return matrices, sketches
+
     with jax.enable_x64(True):
-        embedding = make(key, 9, 40)
-        np.testing.assert_allclose(embedding.matrix(), single, atol=3e-7)
-        assert embedding.matrix(np.float32).dtype == np.float32
-        assert embedding.apply(array).dtype == np.float64
-        np.testing.assert_allclose(embedding.apply(array), sketch, atol=2e-5)
-        single_in_double = embedding.apply(array.astype(np.float32))
-        assert single_in_double.dtype == np.float32
-        np.testing.assert_allclose(single_in_double, sketch, atol=2e-6)
+        matrices, sketches = jax.jit(uses)(KEY, array)
+    dtypes = [np.float64, np.float32]
+    assert [matrix.dtype for matrix in matrices] == dtypes
+    assert [sketch.dtype for sketch in sketches] == dtypes
+    np.testing.assert_allclose(matrices[0], single, atol=3e-7)
+    np.testing.assert_allclose(sketches[0], sketch, atol=2e-5)
+    np.testing.assert_allclose(sketches[1], sketch, atol=2e-6)
 
 
 @every_embedding
 def test_pytrees(make):
     """One S for all leaves: matrices, vectors, images, complex, integers, bfloat16."""
-    embedding = make(jax.random.key(4), 6, 10)
+    embedding = make(KEY, SKETCH_SIZE, NUM_ROWS)
     matrix = np.asarray(embedding.matrix())
     tree = {
-        "matrix": normal(10, 3),
-        "vector": normal(10, seed=1),
-        "images": normal(10, 2, 1, 2, seed=2),
-        "complex": (normal(10, 2, seed=3) + 1j * normal(10, 2, seed=4)),
-        "integers": np.arange(10),
-        "half": jnp.ones((10, 1), jnp.bfloat16),
-        "empty": np.zeros((10, 0), np.float32),
+        "matrix": normal(NUM_ROWS, 3),
+        "vector": normal(NUM_ROWS, seed=1),
+        "images": normal(NUM_ROWS, 2, 1, 2, seed=2),
+        "complex": (normal(NUM_ROWS, 2, seed=3) + 1j * normal(NUM_ROWS, 2, seed=4)),
+        "integers": np.arange(NUM_ROWS),
+        "half": jnp.ones((NUM_ROWS, 1), jnp.bfloat16),
+        "empty": np.zeros((NUM_ROWS, 0), np.float32),
     }
     sketch = embedding.apply(tree)
     assert sketch.keys() == tree.keys()
     for name, leaf in tree.items():
-        assert sketch[name].shape == (6, *leaf.shape[1:])
+        assert sketch[name].shape == (SKETCH_SIZE, *leaf.shape[1:])
         assert sketch[name].dtype == (
             np.complex64 if name == "complex" else np.float32
         ), name
         expected = np.tensordot(matrix, np.asarray(leaf), axes=1)
-        np.testing.assert_allclose(sketch[name], expected, atol=2e-5)
+        np.testing.assert_allclose(sketch[name], expected, atol=2e-5, rtol=1e-6)
 
 
 @every_embedding
 def test_jit_and_vmap_over_keys(make):
-    array = normal(20, 3)
-    keys = jax.random.split(jax.random.key(0), 2)
-    embeddings = jax.vmap(lambda key: make(key, 5, 20))(keys)
-    assert embeddings.sketch_size == 5 and embeddings.num_rows == 20
+    array = normal(NUM_ROWS, 3)
+    keys = jax.random.split(KEY, 2)
+    embeddings = jax.vmap(lambda key: make(key, SKETCH_SIZE, NUM_ROWS))(keys)
+    assert embeddings.sketch_size == SKETCH_SIZE and embeddings.num_rows == NUM_ROWS
     batch = jax.jit(jax.vmap(lambda embedding: embedding.apply(array)))(embeddings)
-    assert batch.shape == (2, 5, 3)
+    assert batch.shape == (2, SKETCH_SIZE, 3)
     for key, sketch in zip(keys, batch):
-        np.testing.assert_allclose(sketch, make(key, 5, 20).apply(array), atol=1e-5)
+        expected = make(key, SKETCH_SIZE, NUM_ROWS).apply(array)
+        np.testing.assert_allclose(sketch, expected, atol=1e-5)
     assert np.abs(batch[0] - batch[1]).max() > 1e-3
 
 
@@ -168,9 +210,10 @@ def test_sums_of_many_rows_are_accurate(make):
     """In float32 too: not one long sum in each of few buckets."""
     num_rows = 300_000
     embedding = make(jax.random.key(2), 8, num_rows)
-    sketch = embedding.apply(np.ones(num_rows, np.float32))
+    ones = np.ones(num_rows)
     with jax.enable_x64(True):
-        expected = embedding.apply(np.ones(num_rows))
+        sketch, expected = embedding.apply([ones.astype(np.float32), ones])
+    assert sketch.dtype == np.float32 and expected.dtype == np.float64
     # Every sum is one of entries of either sign.
     bound = 10 * np.finfo(np.float32).eps * num_rows**0.5
     np.testing.assert_allclose(sketch, expected, atol=bound)
@@ -189,21 +232,6 @@ def test_both_kinds_of_keys(make_key):
     embedding = count_sketch(make_key(0), 5, 20)
     expected = count_sketch(jax.random.key(0), 5, 20).matrix()
     np.testing.assert_array_equal(embedding.matrix(), expected)
-
-
-@every_embedding
-def test_gradient_is_the_adjoint(make):
-    """Also where it takes several blocks, and forward as well as backward."""
-    for sketch_size, num_rows in ((6, 10), (20, 2500)):
-        embedding = make(jax.random.key(5), sketch_size, num_rows)
-        matrix = np.asarray(embedding.matrix())
-        array, weights = normal(num_rows, 2), normal(sketch_size, 2, seed=1)
-        sketch, adjoint = jax.vjp(embedding.apply, array)
-        np.testing.assert_allclose(adjoint(weights)[0], matrix.T @ weights, atol=1e-5)
-        transposed = jax.linear_transpose(embedding.apply, array)
-        np.testing.assert_allclose(transposed(weights)[0], adjoint(weights)[0], 1e-6)
-        _, tangent = jax.jvp(embedding.apply, (array,), (array,))
-        np.testing.assert_allclose(tangent, sketch, atol=1e-4)
 
 
 @every_embedding
@@ -226,10 +254,15 @@ def test_never_forms_the_matrix(make):
     seed=st.integers(0, 2**31 - 1),
 )
 def test_any_size(name, sketch_size, num_rows, seed):
-    embedding = MAKERS[name](jax.random.key(seed), sketch_size, num_rows)
-    matrix = np.asarray(embedding.matrix())
     array = normal(num_rows, seed=seed)
-    np.testing.assert_allclose(embedding.apply(array), matrix @ array, atol=1e-4)
+
+    @jax.jit
+    def matrix_and_sketch(key):
+        embedding = MAKERS[name](key, sketch_size, num_rows)
+        return embedding.matrix(), embedding.apply(array)
+
+    matrix, sketch = map(np.asarray, matrix_and_sketch(jax.random.key(seed)))
+    np.testing.assert_allclose(sketch, matrix @ array, atol=1e-4)
     assert np.isfinite(matrix).all()
 
 
@@ -266,7 +299,7 @@ class TestLaws:
 
     def test_srht_picks_rows_uniformly(self):
         keys = jax.random.split(jax.random.key(1), 4000)
-        picked = jax.vmap(lambda key: srht(key, 3, 7)._draw()[0])(keys)
+        picked = jax.jit(jax.vmap(lambda key: srht(key, 3, 7)._draw()[0]))(keys)
         counts = np.bincount(np.ravel(picked), minlength=8)
         # Draws without replacement vary less than those with.
         statistic = scipy.stats.chisquare(counts).statistic / (1 - 2 / 7)
@@ -347,7 +380,11 @@ class TestBadInput:
     def test_sparse_matrices(self, kind):
         """One with an entry a row has arrays of that many rows, too."""
         embedding = count_sketch(jax.random.key(0), 3, 5)
-        tree = {"x": kind.fromdense(np.eye(5, dtype=np.float32))}
+        ones, indices = np.ones(5, np.float32), np.arange(6)
+        parts = (ones, indices[:5], indices)
+        if kind is sparse.BCOO:
+            parts = (ones, np.stack([indices[:5]] * 2, axis=1))
+        tree = {"x": kind(parts, shape=(5, 5))}
         with pytest.raises(TypeError, match=f"tree must have dense .* {kind.__name__}"):
             embedding.apply(tree)
 

@@ -20,6 +20,7 @@ from jaxwgc.sketching import (
     srht,
 )
 
+# One size for most cases, so that they share compiled functions.
 NUM_ROWS, NUM_COLUMNS = 400, 12
 KEY = jax.random.key(0)
 
@@ -34,24 +35,25 @@ def system():
     return matrix, matrix @ exact + random.standard_normal(NUM_ROWS)
 
 
-@functools.partial(jax.jit, static_argnums=(3, 4, 5))
-def solve(key, matrix, target, sketch_size, num_iterations, options):
-    return iterative_hessian_sketch(
-        key, matrix, target, sketch_size, num_iterations, **dict(options)
-    )
-
-
-def squared_errors(sketch_size, options=(), num_keys=100):
-    """‖X(θ_t - θ*)‖² of every seed, t = 0 ... 8, relative to the start.
-
-    Residuals tell them: ‖y - Xθ‖² = ‖y - Xθ*‖² + ‖X(θ - θ*)‖².
-    """
+@functools.cache
+def of_many_keys(sketch_size, num_keys=100, **options):
+    """8 iterations with each key."""
     matrix, target = system()
     # Without the part that no θ explains, so that no digits cancel.
     target = matrix @ scipy.linalg.lstsq(matrix, target)[0]
-    found = jax.vmap(lambda key: solve(key, matrix, target, sketch_size, 8, options))(
-        jax.random.split(KEY, num_keys)
-    )
+
+    def solve(key):
+        return iterative_hessian_sketch(key, matrix, target, sketch_size, 8, **options)
+
+    return jax.vmap(solve)(jax.random.split(KEY, num_keys))
+
+
+def squared_errors(sketch_size, num_keys=100, **options):
+    """‖X(θ_t - θ*)‖² of every key, t = 0 ... 8, relative to the start.
+
+    Residuals tell them: ‖y - Xθ‖² = ‖y - Xθ*‖² + ‖X(θ - θ*)‖².
+    """
+    found = of_many_keys(sketch_size, num_keys, **options)
     history = np.asarray(found.residual_history) ** 2
     return history / history[0, 0]
 
@@ -86,7 +88,7 @@ def test_contracts_as_theory_says(with_x64, sketch_size):
 
 
 def test_a_step_of_one_is_slower_as_theory_says(with_x64):
-    errors = squared_errors(120, (("step_size", 1.0),)).mean(axis=0)
+    errors = squared_errors(120, step_size=1.0).mean(axis=0)
     rate = expected_rate(120, 1.0)
     assert rate > 1.2 * expected_rate(120)
     np.testing.assert_allclose(errors[1:4] ** (1 / np.arange(1, 4)), rate, rtol=0.15)
@@ -94,13 +96,13 @@ def test_a_step_of_one_is_slower_as_theory_says(with_x64):
 
 def test_a_small_sketch_diverges_with_a_step_of_one_only(with_x64):
     assert expected_rate(30, 1.0) > 1 > expected_rate(30)
-    assert squared_errors(30, (("step_size", 1.0),), 20)[:, -1].mean() > 1
-    assert squared_errors(30, (), 20)[:, -1].mean() < 0.1
+    assert squared_errors(30, 20, step_size=1.0)[:, -1].mean() > 1
+    assert squared_errors(30, 20)[:, -1].mean() < 0.1
 
 
 def test_momentum_with_one_sketch(with_x64):
     # A factor of p / m = 0.1 an iteration, after some; √ of it would be 0.3.
-    errors = squared_errors(120, (("refresh", False),))
+    errors = squared_errors(120, refresh=False)
     rate = np.exp(np.mean(np.log(errors[:, 8] / errors[:, 3])) / 5)
     assert 0.05 < rate < 0.2
 
@@ -109,16 +111,20 @@ def test_momentum_with_one_sketch(with_x64):
     "embedding", [rademacher, srht, count_sketch, sparse_sign, row_sampling]
 )
 def test_every_embedding(with_x64, embedding):
-    check_solution(KEY, np.float64, (("embedding", embedding),), 1e-8)
+    check_solution(KEY, np.float64, 1e-8, embedding=embedding)
 
 
-def test_keys_dtypes_and_modes(x64, make_key):
-    check_solution(make_key(1), np.float32, (), 3e-5)
+def test_float32_and_typed_keys():
+    check_solution(KEY, np.float32, 3e-5)
 
 
-def check_solution(key, dtype, options, tolerance):
-    matrix, target = system()
-    found = solve(key, matrix.astype(dtype), target.astype(dtype), 120, 24, options)
+def test_float32_in_64_bit_mode_and_raw_keys(with_x64):
+    check_solution(jax.random.PRNGKey(1), np.float32, 3e-5)
+
+
+def check_solution(key, dtype, tolerance, **options):
+    matrix, target = (part.astype(dtype) for part in system())
+    found = iterative_hessian_sketch(key, matrix, target, 120, 24, **options)
     expected = scipy.linalg.lstsq(matrix, target)[0]
     assert found.solution.dtype == dtype
     assert found.converged and found.num_iterations == 24
@@ -133,7 +139,7 @@ def test_least_norm_where_rank_deficient_or_wide(with_x64):
     half = matrix[:, :6]
     for case in (np.hstack([half, 10 * half]), matrix[:8], 0 * matrix):
         y = target[: len(case)]
-        found = iterative_hessian_sketch(KEY, case, y, 120, 40)
+        found = iterative_hessian_sketch(KEY, case, y, 120, 24)
         expected = scipy.linalg.lstsq(case, y, cond=1e-12)[0]
         np.testing.assert_allclose(found.solution, expected, rtol=1e-7, atol=1e-9)
         assert found.converged
@@ -155,6 +161,11 @@ PROJECTIONS = {
     ),
     "l1 ball": functools.partial(optax.projections.projection_l1_ball, scale=4.0),
 }
+
+
+def constrained_solution(name):
+    projection = PROJECTIONS[name]
+    return iterative_hessian_sketch(KEY, *constrained_system(), 120, 25, projection)
 
 
 def constrained_reference(name):
@@ -181,7 +192,7 @@ def constrained_reference(name):
 @pytest.mark.parametrize("name", list(PROJECTIONS))
 def test_constrained_solutions_are_those_of_others(with_x64, name):
     matrix, target = constrained_system()
-    found = solve(KEY, matrix, target, 120, 25, (("projection", PROJECTIONS[name]),))
+    found = constrained_solution(name)
     expected = constrained_reference(name)
     # Some constraints hold with equality, others do not.
     assert 0 < np.sum(np.abs(expected) < 1e-9) < 12 or name == "box"
@@ -192,7 +203,7 @@ def test_constrained_solutions_are_those_of_others(with_x64, name):
 @pytest.mark.parametrize("name", list(PROJECTIONS))
 def test_constrained_solutions_satisfy_the_optimality_conditions(with_x64, name):
     matrix, target = constrained_system()
-    found = solve(KEY, matrix, target, 120, 25, (("projection", PROJECTIONS[name]),))
+    found = constrained_solution(name)
     solution = np.asarray(found.solution)
     gradient = matrix.T @ (matrix @ solution - target)
     # A projected gradient step of any length stays where it is.
@@ -205,8 +216,8 @@ def test_constrained_solutions_satisfy_the_optimality_conditions(with_x64, name)
 def test_constraints_in_float32_and_under_vmap():
     matrix, target = (part.astype(np.float32) for part in constrained_system())
     targets = np.stack([target, -target], axis=1)
-    options = (("projection", PROJECTIONS["l1 ball"]),)
-    found = solve(KEY, matrix, targets, 120, 25, options)
+    projection = PROJECTIONS["l1 ball"]
+    found = iterative_hessian_sketch(KEY, matrix, targets, 120, 25, projection)
     assert found.solution.shape == (12, 2) and found.residual_history.shape == (26, 2)
     expected = constrained_reference("l1 ball")
     np.testing.assert_allclose(found.solution[:, 0], expected, atol=2e-4)
@@ -223,25 +234,26 @@ def test_an_inactive_constraint_changes_nothing(with_x64):
 
 
 def test_says_no_before_it_has_converged(with_x64):
-    matrix, target = system()
-    assert not solve(KEY, matrix, target, 120, 2, ()).converged
+    found = of_many_keys(120)
+    assert not np.any(found.converged) and np.all(found.num_iterations == 8)
 
 
 def test_no_overflow_in_float32():
     matrix, target = (part.astype(np.float32) for part in system())
-    expected = solve(KEY, matrix, target, 120, 24, ()).solution
+    expected = iterative_hessian_sketch(KEY, matrix, target, 120, 24).solution
     for scale in (np.float32(1e-30), np.float32(1e30)):
-        found = solve(KEY, matrix * scale, target * scale, 120, 24, ())
+        found = iterative_hessian_sketch(KEY, matrix * scale, target * scale, 120, 24)
         np.testing.assert_allclose(found.solution, expected, rtol=1e-3, atol=1e-3)
         assert found.converged
 
 
 def test_traced_nan_is_flagged():
-    matrix, target = (jnp.asarray(part, jnp.float32) for part in system())
-    for found in (
-        solve(KEY, matrix.at[3, 4].set(jnp.nan), target, 120, 24, ()),
-        solve(KEY, matrix, target.at[3].set(jnp.inf), 120, 24, ()),
-    ):
+    solve = jax.jit(lambda *case: iterative_hessian_sketch(KEY, *case, 120, 24))
+    matrix, target = (part.astype(np.float32) for part in system())
+    assert solve(matrix, target).converged
+    bad_matrix, bad_target = matrix.copy(), target.copy()
+    bad_matrix[3, 4], bad_target[3] = np.nan, np.inf
+    for found in (solve(bad_matrix, target), solve(matrix, bad_target)):
         assert not found.converged and np.all(np.isnan(found.solution))
 
 
@@ -276,14 +288,12 @@ def test_wrong_types():
 
 
 def test_small_steps_and_missed_directions_are_no_convergence(with_x64):
-    random = np.random.default_rng(0)
-    matrix, target = random.normal(size=(200, 4)), random.normal(size=200)
-    key = jax.random.key(0)
-    found = iterative_hessian_sketch(key, matrix, target, 20, 5, step_size=1e-12)
+    matrix, target = system()
+    found = iterative_hessian_sketch(KEY, matrix, target, 120, 24, step_size=1e-12)
     assert not found.converged
-    coherent = np.zeros((200, 4))
+    coherent = np.zeros((NUM_ROWS, 4))
     coherent[:4] = np.eye(4)
     found = iterative_hessian_sketch(
-        key, coherent, target, 20, 5, embedding=row_sampling
+        KEY, coherent, target, 20, 5, embedding=row_sampling
     )
     assert not found.converged

@@ -99,9 +99,10 @@ def test_agrees_with_float64_svd(name, method, x64):
     tolerance = 100 * eps * condition
     if x64 and condition < 1e4:
         tolerance = min(tolerance, 1e-10)
+    scores = np.asarray(scores)
     np.testing.assert_allclose(scores, expected, rtol=0, atol=tolerance)
     np.testing.assert_allclose(scores.sum(), expected_rank, atol=12 * tolerance)
-    assert jnp.all((scores >= 0) & (scores <= 1))
+    assert np.all((scores >= 0) & (scores <= 1))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -195,7 +196,7 @@ def test_mnist(with_x64):
 
 def test_mnist_in_float32():
     # With fewer images, one direction falls below the cut-off of float32.
-    images = jnp.asarray(mnist_images(10_000), jnp.float32) / 255
+    images = mnist_images(10_000).astype(np.float32) / 255
     scores = sketching.leverage_scores(images)
     np.testing.assert_allclose(scores.sum(), MNIST_RANKS[10_000], atol=0.01)
 
@@ -256,25 +257,19 @@ def test_incidence_matrix_of_bools():
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_jit_and_vmap(method):
+def test_jit_vmap_and_non_finite(method):
     # Well-conditioned and rank-deficient matrices in one batch: both branches run.
-    names = ["gaussian", "duplicated columns", "zero matrix"]
-    batch = jnp.stack([jnp.asarray(cases()[name][0]) for name in names])
+    names = ["gaussian", "duplicated columns", "zero matrix", "gaussian", "gaussian"]
+    batch = np.stack([cases()[name][0] for name in names])
+    batch[3:, 5, 2] = np.nan, np.inf
     one = functools.partial(sketching.leverage_scores, method=method)
-    expected = jnp.stack([one(matrix) for matrix in batch])
-    np.testing.assert_allclose(jax.vmap(one)(batch), expected, atol=1e-6)
-    np.testing.assert_allclose(jax.jit(one)(batch[1]), expected[1], atol=1e-6)
-
-
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_non_finite(method, bad):
-    matrix = cases()["gaussian"][0].copy()
-    matrix[5, 2] = bad
-    with pytest.raises(ValueError, match="matrix must be finite; got 1 NaN"):
-        sketching.leverage_scores(matrix, method)
-    traced = jax.jit(functools.partial(sketching.leverage_scores, method=method))
-    assert jnp.isnan(traced(matrix)).all()
+    found = jax.jit(jax.vmap(one))(batch)
+    for matrix, scores in zip(batch[:3], found):
+        np.testing.assert_allclose(scores, one(matrix), atol=1e-6)
+    assert np.isnan(found[3:]).all()
+    for matrix in batch[3:]:
+        with pytest.raises(ValueError, match="matrix must be finite; got 1 NaN"):
+            one(matrix)
 
 
 @pytest.mark.parametrize(
@@ -306,7 +301,7 @@ def test_wrong_arguments(arguments, error, message):
 )
 def test_integer_matrices_have_scores_that_sum_to_the_rank(shape, method, seed):
     matrix = np.random.default_rng(seed).integers(-2, 3, shape)
-    scores = sketching.leverage_scores(matrix, method)
+    scores = np.asarray(sketching.leverage_scores(matrix, method))
     assert np.all((scores >= 0) & (scores <= 1))
     np.testing.assert_allclose(
         scores.sum(), np.linalg.matrix_rank(matrix.astype(float)), atol=1e-4
@@ -330,6 +325,6 @@ def test_integer_matrices_have_scores_that_sum_to_the_rank(shape, method, seed):
 def test_traced_cutoff_out_of_range(scores):
     matrix = jnp.asarray(np.random.default_rng(0).normal(size=(20, 3)), jnp.float32)
     traced = jax.jit(lambda rcond: scores(matrix, rcond=rcond))
-    assert jnp.isfinite(traced(1e-4)).all()
+    assert np.isfinite(traced(1e-4)).all()
     for rcond in (np.nan, -1.0, 2.0):
-        assert jnp.isnan(traced(rcond)).all()
+        assert np.isnan(traced(rcond)).all()

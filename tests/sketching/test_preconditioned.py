@@ -22,6 +22,32 @@ KEY = jax.random.key(0)
 preconditioned = functools.partial(_preconditioned.preconditioned, embedding=gaussian)
 
 
+def solve(
+    key,
+    matrix,
+    target,
+    sketch_size=None,
+    embedding=gaussian,
+    method="auto",
+    max_iterations=49,
+):
+    """`preconditioned`, compiled once for all tests of equal shapes and options."""
+    return compiled(key, matrix, target, sketch_size, embedding, method, max_iterations)
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4, 5, 6))
+def compiled(key, matrix, target, sketch_size, embedding, method, max_iterations):
+    return _preconditioned.preconditioned(
+        key,
+        matrix,
+        target,
+        sketch_size,
+        embedding,
+        method=method,
+        max_iterations=max_iterations,
+    )
+
+
 def conditioned(condition, shape=(NUM_ROWS, NUM_COLUMNS), seed=0):
     random = np.random.default_rng(seed)
     basis = np.linalg.qr(random.standard_normal(shape))[0]
@@ -61,7 +87,7 @@ def residual(matrix, target, solution):
 def test_residual_is_that_of_scipy(with_x64, method, condition):
     matrix = conditioned(condition)
     target = make_target(matrix, 1e-2)
-    found = preconditioned(KEY, matrix, target, method=method)
+    found = solve(KEY, matrix, target, method=method)
     expected = residual(matrix, target, scipy.linalg.lstsq(matrix, target)[0])
     assert found.converged and found.num_iterations < 50
     # Nothing is smaller than the optimum, up to rounding.
@@ -74,7 +100,7 @@ def test_residual_is_that_of_scipy(with_x64, method, condition):
 def test_backward_stable_where_the_residual_is_zero(with_x64, method, condition):
     matrix = conditioned(condition)
     target = make_target(matrix, 0)
-    found = preconditioned(KEY, matrix, target, method=method)
+    found = solve(KEY, matrix, target, method=method)
     assert found.converged
     # ‖X‖ is 1.
     bound = 100 * np.finfo(float).eps * np.linalg.norm(found.solution)
@@ -86,7 +112,7 @@ def test_backward_stable_where_the_residual_is_zero(with_x64, method, condition)
 def test_float32_with_either_mode(x64, method, condition):
     matrix = conditioned(condition).astype(np.float32)
     target = make_target(matrix, 1e-2).astype(np.float32)
-    found = preconditioned(KEY, matrix, target, method=method)
+    found = solve(KEY, matrix, target, method=method)
     expected, *_ = scipy.linalg.lstsq(matrix.astype(float), target.astype(float))
     assert found.solution.dtype == jnp.float32 and found.converged
     error = np.linalg.norm(found.solution - expected) / np.linalg.norm(expected)
@@ -101,7 +127,7 @@ def test_float32_with_either_mode(x64, method, condition):
 def test_least_norm_where_rank_deficient(with_x64, method, name):
     matrix = deficient_cases()[name]
     target = make_target(np.ones_like(matrix), 1.0)
-    found = preconditioned(KEY, matrix, target, method=method)
+    found = solve(KEY, matrix, target, method=method)
     expected = scipy.linalg.lstsq(matrix, target, cond=1e-12)[0]
     assert found.converged
     size = max(np.linalg.norm(expected), 1e-30)
@@ -117,6 +143,11 @@ def test_least_norm_of_a_wide_system(with_x64, rank):
     found = preconditioned(KEY, matrix, target)
     np.testing.assert_allclose(found.solution, expected, rtol=1e-11, atol=1e-13)
     assert found.converged
+
+
+def stacked(solutions):
+    """Several solutions as one of NumPy arrays."""
+    return jax.tree.map(lambda *fields: np.stack(fields), *solutions)
 
 
 class Truncated:
@@ -177,9 +208,8 @@ def test_never_converged_with_a_wrong_answer(x64, options, least):
     dtype = np.float64 if x64 else np.float32
     matrices, targets = (array.astype(dtype) for array in hard_cases())
     keys = jax.random.split(KEY, len(targets))
-    found = jax.jit(
-        lambda *cases: jax.lax.map(lambda case: preconditioned(*case, **options), cases)
-    )(keys, matrices, targets)
+    cases = zip(keys, matrices, targets)
+    found = stacked([solve(*case, **options) for case in cases])
     unit = float(np.finfo(dtype).eps)
     rcond = (4 + NUM_COLUMNS**0.5) * unit
     assert np.mean(found.converged) >= least
@@ -200,7 +230,7 @@ def test_float32_at_the_limit_of_its_precision(method):
     for noise in (0.0, 1e-3, 1e-2):
         target = make_target(matrix, noise).astype(np.float32)
         expected = scipy.linalg.lstsq(matrix.astype(float), target.astype(float))[0]
-        found = preconditioned(KEY, matrix, target, method=method)
+        found = solve(KEY, matrix, target, method=method)
         least = residual(matrix, target, expected)
         error = residual(matrix, target, found.solution) - least
         assert found.converged
@@ -212,7 +242,7 @@ def test_duplicates_in_other_units_in_float32(method):
     """The shortest solution is as near to the target as any."""
     matrix = deficient_cases()["duplicates in other units"].astype(np.float32)
     target = make_target(matrix, 0).astype(np.float32)
-    found = preconditioned(KEY, matrix, target, method=method)
+    found = solve(KEY, matrix, target, method=method)
     assert found.converged
     error = residual(matrix, target, found.solution)
     assert error < 20 * np.finfo(np.float32).eps * np.linalg.norm(target)
@@ -223,7 +253,7 @@ def test_equal_columns_of_many_rows_in_float32(method):
     """Rounding of long sums is not taken for a direction of X."""
     matrix = np.full((200_000, 2), 1.1, np.float32)
     target = 2.2 + np.random.default_rng(5).standard_normal(200_000)
-    found = preconditioned(
+    found = solve(
         KEY, matrix, target.astype(np.float32), method=method, embedding=sparse_sign
     )
     assert found.converged
@@ -236,7 +266,7 @@ def test_units_of_columns_do_not_matter(with_x64):
     units = np.logspace(-40, 40, NUM_COLUMNS)
     expected = scipy.linalg.lstsq(matrix, target)[0]
     for method in METHODS:
-        found = preconditioned(KEY, matrix * units, target, method=method)
+        found = solve(KEY, matrix * units, target, method=method)
         np.testing.assert_allclose(found.solution * units, expected, rtol=1e-9)
         assert found.converged
 
@@ -248,7 +278,7 @@ def test_no_overflow_in_float32(method, scale):
     target = make_target(matrix, 0.1).astype(np.float32)
     expected = scipy.linalg.lstsq(matrix, target)[0]
     scale = np.float32(scale)
-    found = preconditioned(KEY, matrix * scale, target * scale, method=method)
+    found = solve(KEY, matrix * scale, target * scale, method=method)
     np.testing.assert_allclose(found.solution, expected, rtol=1e-4, atol=1e-5)
     assert found.converged
     np.testing.assert_allclose(
@@ -281,9 +311,9 @@ def test_ridge_is_the_closed_form(with_x64, method, shape):
 def test_history_falls_to_the_residual_and_stays(with_x64, method):
     matrix = conditioned(1e5)
     target = make_target(matrix, 0.1)
-    found = preconditioned(KEY, matrix, target, method=method, max_iterations=30)
+    found = solve(KEY, matrix, target, method=method)
     history = np.asarray(found.residual_history)
-    assert history.shape == (31,)
+    assert history.shape == (50,)
     np.testing.assert_allclose(history[0], np.linalg.norm(target), rtol=1e-14)
     assert np.all(np.diff(history) <= 1e-13 * history[0])
     last = int(found.num_iterations)
@@ -297,7 +327,7 @@ def test_converges_at_the_rate_of_the_sketch(with_x64):
     matrix = conditioned(1e4)
     target = make_target(matrix, 0.0)
     ratio = 1 / 8
-    found = preconditioned(KEY, matrix, target, 8 * NUM_COLUMNS, method="sketch")
+    found = solve(KEY, matrix, target, 8 * NUM_COLUMNS, method="sketch")
     history = np.asarray(found.residual_history)
     rates = (history[8] / history[0]) ** (1 / 8)
     # The bound of conjugate gradients on the spectrum of a Gaussian sketch, and not by
@@ -310,33 +340,35 @@ def test_many_targets_are_as_one_after_the_other(with_x64):
     targets = np.stack([make_target(matrix, 0.1, seed) for seed in range(3)], axis=1)
     targets[:, 1] *= 1e6
     targets[:, 2] = 0
-    solve = functools.partial(preconditioned, KEY, matrix)
-    found = solve(targets)
+    found = solve(KEY, matrix, targets)
     assert found.solution.shape == (NUM_COLUMNS, 3)
     assert found.residual_history.shape == (50, 3)
     assert found.converged.shape == found.num_iterations.shape == (3,)
-    mapped = jax.vmap(solve, in_axes=1)(targets)
+    mapped = jax.vmap(functools.partial(solve, KEY, matrix), in_axes=1)(targets)
     for i in range(3):
-        alone = solve(targets[:, i]).solution
+        alone = solve(KEY, matrix, targets[:, i]).solution
         np.testing.assert_allclose(found.solution[:, i], alone, rtol=1e-10, atol=1e-14)
         np.testing.assert_allclose(mapped.solution[i], alone, rtol=1e-10, atol=1e-14)
         assert found.converged[i] and mapped.converged[i]
 
 
-@pytest.mark.parametrize("make", [count_sketch, sparse_sign])
-def test_takes_an_embedding(with_x64, make_key, make):
+@pytest.mark.parametrize(
+    ("make", "make_key"),
+    [(count_sketch, jax.random.PRNGKey), (sparse_sign, jax.random.key)],
+)
+def test_takes_an_embedding_and_both_kinds_of_keys(with_x64, make, make_key):
     matrix = conditioned(1e3)
     target = make_target(matrix, 0.1)
     expected = scipy.linalg.lstsq(matrix, target)[0]
 
     @jax.jit
-    def solve(key):
+    def with_an_object(key):
         embedding = make(key, 96, NUM_ROWS)
         return preconditioned(
             key, matrix, target, 96, embedding=embedding, method="sketch"
         )
 
-    found = solve(make_key(1))
+    found = with_an_object(make_key(1))
     np.testing.assert_allclose(found.solution, expected, rtol=1e-10)
     assert found.converged
 
@@ -345,18 +377,12 @@ def test_says_no_where_the_sketch_misses_a_direction(with_x64):
     # With as many sampled rows as columns, most samples have repeated rows.
     matrix = conditioned(1e1)
     target = make_target(matrix, 0.0)
-
-    def solve(key):
-        return preconditioned(
-            key,
-            matrix,
-            target,
-            NUM_COLUMNS,
-            embedding=row_sampling,
-            method="sketch",
-        )
-
-    found = jax.vmap(solve)(jax.random.split(KEY, 40))
+    found = stacked(
+        [
+            solve(key, matrix, target, NUM_COLUMNS, row_sampling, "sketch")
+            for key in jax.random.split(KEY, 40)
+        ]
+    )
     errors = np.linalg.norm(target - found.solution @ matrix.T, axis=1)
     is_right = errors < 1e-12 * np.linalg.norm(target)
     assert np.all(is_right[found.converged])
@@ -366,9 +392,10 @@ def test_says_no_where_the_sketch_misses_a_direction(with_x64):
 def test_says_no_where_it_may_not_finish(with_x64):
     matrix = conditioned(1e3)
     target = make_target(matrix, 0.1)
-    found = preconditioned(KEY, matrix, target, method="sketch", max_iterations=3)
+    found = solve(KEY, matrix, target, method="sketch", max_iterations=3)
     assert not found.converged and found.num_iterations == 3
-    found = preconditioned(KEY, matrix, target, method="sketch", max_iterations=0)
+    assert found.residual_history.shape == (4,)
+    found = solve(KEY, matrix, target, method="sketch", max_iterations=0)
     assert not found.converged and np.all(found.solution == 0)
 
 
@@ -376,14 +403,14 @@ def test_says_no_where_it_may_not_finish(with_x64):
 def test_traced_nan_is_flagged(method):
     matrix = conditioned(1e1).astype(np.float32)
     target = make_target(matrix, 0.1).astype(np.float32)
-    solve = jax.jit(functools.partial(preconditioned, KEY, method=method))
     bad_matrix = matrix.copy()
     bad_matrix[5, 3] = np.nan
     bad_target = target.copy()
     bad_target[5] = np.inf
-    for found in (solve(bad_matrix, target), solve(matrix, bad_target)):
+    for case in ((bad_matrix, target), (matrix, bad_target)):
+        found = solve(KEY, *case, method=method)
         assert not found.converged and np.all(np.isnan(found.solution))
-    assert solve(matrix, target).converged
+    assert solve(KEY, matrix, target, method=method).converged
 
 
 def test_one_row_and_one_column(with_x64):

@@ -82,7 +82,7 @@ def test_theorem_5_1_and_corollary_5_2(rule, num_rows, rescaling, scale, x64):
     value, gradient = objective_and_gradient(repeated)
     for other, other_gradient in [
         objective_and_gradient(counted),
-        weighted_value_and_grad(jnp.asarray(theta), small),
+        weighted_value_and_grad(theta, small),
     ]:
         np.testing.assert_allclose(other, value, rtol=rtol)
         np.testing.assert_allclose(
@@ -94,7 +94,7 @@ def test_sketch_is_the_identity_on_average(with_x64):
     # Seven rows in three parts: sizes 3, 2, 2 and filled-up rows. Rows of the identity
     # make the weighted sum of squares the diagonal of S^T S.
     probabilities = np.array([0.6, 0.3, 0.1])
-    parts, row_weights = sketching.partition(jnp.eye(7), 3)
+    parts, row_weights = sketching.partition(np.eye(7), 3)
 
     def gram(key):
         sample = sketching.sample_partitions(key, probabilities, num_draws=5)
@@ -121,7 +121,7 @@ def test_sketch_is_the_identity_on_average(with_x64):
 def test_any_loss_is_unbiased():
     data = make_data(num_rows=20)
     parts, row_weights = sketching.partition(data, NUM_PARTS)
-    theta = jnp.array([0.3, -0.2, 0.1])
+    theta = np.array([0.3, -0.2, 0.1], np.float32)
 
     def logistic(rows, row_weights):
         margins = rows["x"] @ theta
@@ -136,8 +136,9 @@ def test_any_loss_is_unbiased():
         return small.weights @ jax.vmap(logistic)(small.parts, small.row_weights)
 
     keys = jax.random.split(jax.random.key(4), 10_000)
-    estimates = jax.jit(jax.vmap(estimate))(keys)
-    expected = logistic(data, 1.0)
+    estimates = np.asarray(jax.jit(jax.vmap(estimate))(keys))
+    margins = data["x"] @ theta
+    expected = np.sum(np.logaddexp(0, margins) - (data["y"] > 0) * margins)
     error = estimates.std() / 100
     assert abs(estimates.mean() - expected) < 4 * error
     assert error < 0.02 * expected
@@ -145,12 +146,12 @@ def test_any_loss_is_unbiased():
 
 def test_uneven_parts_count_their_real_rows():
     # Sizes 3, 2, 2.
-    parts, row_weights = sketching.partition(jnp.arange(1.0, 8.0), 3)
+    parts, row_weights = sketching.partition(np.arange(1.0, 8.0), 3)
     sample = sketching.PartitionSample(
-        indices=jnp.array([0, 2, 1]),
-        counts=jnp.array([4, 1, 0]),
-        probabilities=jnp.array([0.5, 0.25, 0.25]),
-        num_draws=jnp.array(5),
+        indices=np.array([0, 2, 1]),
+        counts=np.array([4, 1, 0]),
+        probabilities=np.array([0.5, 0.25, 0.25], np.float32),
+        num_draws=np.array(5),
     )
     small = sketching.weighted_parts(sample, parts, row_weights, "paper", "rows")
     factors = np.array([1 / np.sqrt(5 * 0.5), 1 / np.sqrt(5 * 0.25), 0])
@@ -164,7 +165,9 @@ def test_uneven_parts_count_their_real_rows():
     unscaled = sketching.weighted_parts(sample, parts, row_weights, "paper")
     np.testing.assert_array_equal(unscaled.parts, [[1, 2, 3], [6, 7, 0], [4, 5, 0]])
     np.testing.assert_allclose(
-        unscaled.row_weights, small.row_weights * factors[:, None] ** 2, rtol=1e-6
+        unscaled.row_weights,
+        np.asarray(small.row_weights) * factors[:, None] ** 2,
+        rtol=1e-6,
     )
 
 
@@ -173,11 +176,12 @@ def test_parts_of_probability_zero_do_no_harm(scale):
     sample = sketching.sample_partitions(
         jax.random.key(5), np.array([1.0, 0.0, 0.0]), num_draws=3
     )
-    parts, row_weights = sketching.partition(jnp.ones(6), 3)
+    parts, row_weights = sketching.partition(np.ones(6), 3)
     small = sketching.weighted_parts(sample, parts, row_weights, scale=scale)
-    total = jnp.sum(small.weights[:, None] * small.row_weights * small.parts)
-    assert jnp.isfinite(total) and total > 0
-    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(small))
+    small = jax.tree.map(np.asarray, small)
+    total = np.sum(small.weights[:, None] * small.row_weights * small.parts)
+    assert np.isfinite(total) and total > 0
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(small))
 
 
 def test_jit_and_vmap_over_keys():
@@ -189,10 +193,10 @@ def test_jit_and_vmap_over_keys():
     def trial(key):
         sample = sketching.sample_partitions(key, probabilities, num_distinct=4)
         small = sketching.weighted_parts(sample, parts, row_weights)
-        return jax.grad(weighted_loss)(jnp.ones(3), small)
+        return jax.grad(weighted_loss)(np.ones(3, np.float32), small)
 
     keys = jax.random.split(jax.random.key(6), 2)
-    expected = jnp.stack([trial(key) for key in keys])
+    expected = np.stack([trial(key) for key in keys])
     np.testing.assert_allclose(jax.vmap(trial)(keys), expected, rtol=1e-4)
 
 

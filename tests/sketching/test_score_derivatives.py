@@ -73,6 +73,18 @@ SCORES = {
 }
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def jvp(function, primals, tangents):
+    """The change of what a function gives; compiled once for arguments of one shape."""
+    return jax.jvp(function, primals, tangents)[1]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def vjp(function, primals, weights):
+    """The gradient of a weighted sum of what it gives."""
+    return jax.vjp(function, *primals)[1](weights)
+
+
 @pytest.mark.parametrize("scores", SCORES)
 @pytest.mark.parametrize("name", cases())
 def test_first_derivative(name, scores):
@@ -84,12 +96,12 @@ def test_first_derivative(name, scores):
     tolerance = 1e-10 * (1 + np.abs(expected).max())
     if name == "condition 1e5":
         tolerance *= 1e5
-    _, forward = jax.jvp(function, (matrix,), (change,))
+    forward = jvp(function, (matrix,), (change,))
     np.testing.assert_allclose(forward, expected, rtol=0, atol=tolerance)
     if scores == "sparse":
         return
     weights = np.linspace(1, 2, matrix.shape[0])
-    gradient = jax.grad(lambda matrix: function(matrix) @ weights)(matrix)
+    (gradient,) = vjp(function, (matrix,), weights)
     np.testing.assert_allclose(
         np.sum(gradient * change), expected @ weights, rtol=0, atol=100 * tolerance
     )
@@ -112,7 +124,7 @@ def test_second_derivative_along_matrices_of_one_rank(shape, scores):
 
     step = 1e-3
     expected = reference(step) - 2 * reference(0) + reference(-step)
-    found = jax.jacfwd(jax.jacfwd(along))(0.0)
+    found = jax.jit(jax.jacfwd(jax.jacfwd(along)))(0.0)
     np.testing.assert_allclose(found, expected / step**2, rtol=1e-3, atol=1e-4)
 
 
@@ -131,20 +143,25 @@ def test_ridge(name, ridge):
     by_matrix = reference(matrix + step * change, ridge)
     by_matrix -= reference(matrix - step * change, ridge)
     by_ridge = reference(matrix, ridge + step) - reference(matrix, ridge - step)
-    primals = jnp.asarray(matrix), jnp.asarray(ridge)
-    first, second = np.zeros_like(matrix), jnp.zeros(())
+    primals = matrix, np.float64(ridge)
+    first, second = np.zeros_like(matrix), np.float64(0)
     function = sketching.ridge_leverage_scores
     for tangents, expected in [
         ((change, second), by_matrix),
         ((first, second + 1), by_ridge),
     ]:
-        _, found = jax.jvp(function, primals, tangents)
+        found = jvp(function, primals, tangents)
         np.testing.assert_allclose(found, expected / (2 * step), rtol=1e-5, atol=1e-5)
-    gradient = jax.grad(lambda *args: function(*args)[0], argnums=(0, 1))(*primals)
+    gradient = vjp(function, primals, np.eye(len(matrix))[0])
     np.testing.assert_allclose(
         np.sum(gradient[0] * change), by_matrix[0] / (2 * step), rtol=1e-4, atol=1e-5
     )
     np.testing.assert_allclose(gradient[1], by_ridge[0] / (2 * step), rtol=1e-4)
+
+
+@jax.jit
+def precise_lewis_weights(matrix, p):
+    return sketching.lewis_weights(matrix, p, tolerance=1e-13).weights
 
 
 @pytest.mark.parametrize("p", [1.0, 6.0])
@@ -152,23 +169,27 @@ def test_ridge(name, ridge):
 def test_lewis_weights(name, p):
     matrix, change = cases()[name]
 
-    def weights(matrix, p):
-        return sketching.lewis_weights(matrix, p, tolerance=1e-13).weights
-
-    step = 1e-5
-    by_matrix = weights(matrix + step * change, p) - weights(matrix - step * change, p)
-    by_p = weights(matrix, p + step) - weights(matrix, p - step)
-    primals = jnp.asarray(matrix), jnp.asarray(p)
+    weights, step = precise_lewis_weights, 1e-5
+    by_matrix = np.subtract(
+        weights(matrix + step * change, p), weights(matrix - step * change, p)
+    )
+    by_p = np.subtract(weights(matrix, p + step), weights(matrix, p - step))
+    primals = matrix, np.float64(p)
     for tangents, expected in [
-        ((jnp.asarray(change), jnp.zeros(())), by_matrix),
-        ((jnp.zeros_like(primals[0]), jnp.ones(())), by_p),
+        ((change, np.float64(0)), by_matrix),
+        ((np.zeros_like(matrix), np.float64(1)), by_p),
     ]:
-        _, found = jax.jvp(weights, primals, tangents)
+        found = jvp(weights, primals, tangents)
         np.testing.assert_allclose(found, expected / (2 * step), rtol=1e-5, atol=1e-6)
-    gradient = jax.grad(lambda matrix: weights(matrix, p)[0])(matrix)
+    gradient, _ = vjp(weights, primals, np.eye(len(matrix))[0])
     np.testing.assert_allclose(
         np.sum(gradient * change), by_matrix[0] / (2 * step), rtol=1e-5, atol=1e-6
     )
+
+
+@jax.jit
+def approximate_scores(matrix):
+    return sketching.approximate_leverage_scores(jax.random.key(0), matrix)
 
 
 @pytest.mark.parametrize("kind", ["one-hot", "column of zeros", "repeated column"])
@@ -181,12 +202,11 @@ def test_approximate_scores_for_one_key(kind):
         matrix[:, 1] = change[:, 1] = 0
     else:
         matrix[:, 1], change[:, 1] = matrix[:, 0], change[:, 0]
-    function = functools.partial(
-        sketching.approximate_leverage_scores, jax.random.key(0)
+    function, step = approximate_scores, 1e-6
+    expected = np.subtract(
+        function(matrix + step * change), function(matrix - step * change)
     )
-    step = 1e-6
-    expected = function(matrix + step * change) - function(matrix - step * change)
-    _, found = jax.jvp(function, (matrix,), (change,))
+    found = jvp(function, (matrix,), (change,))
     np.testing.assert_allclose(found, expected / (2 * step), rtol=1e-4, atol=1e-8)
 
 

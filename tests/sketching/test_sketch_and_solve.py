@@ -3,7 +3,6 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.linalg
@@ -62,17 +61,22 @@ def test_residual_is_near_the_optimum(with_x64, embedding):
     check_residual(KEY, np.float64, embedding)
 
 
-def test_keys_dtypes_and_modes(x64, make_key):
-    check_residual(make_key(3), np.float32, gaussian)
+def test_float32_and_typed_keys():
+    check_residual(jax.random.key(3), np.float32, gaussian)
+
+
+def test_float32_in_64_bit_mode_and_raw_keys(with_x64):
+    check_residual(jax.random.PRNGKey(3), np.float32, gaussian)
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def solve(key, matrix, target, embedding):
+    return sketching.sketch_and_solve(key, matrix, target, SKETCH_SIZE, embedding)
 
 
 def check_residual(key, dtype, embedding):
     matrix, target = system()
-    found = jax.jit(
-        lambda key, matrix, target: sketch_and_solve(
-            key, matrix, target, SKETCH_SIZE, embedding=embedding
-        )
-    )(key, matrix.astype(dtype), target.astype(dtype))
+    found = solve(key, matrix.astype(dtype), target.astype(dtype), embedding)
     assert found.solution.dtype == dtype and found.converged
     optimum = np.linalg.norm(target - matrix @ scipy.linalg.lstsq(matrix, target)[0])
     residual = np.linalg.norm(target - matrix @ found.solution)
@@ -87,7 +91,7 @@ def test_expected_excess_of_gaussian_sketches(with_x64):
         jax.random.split(KEY, 200)
     )
     optimum = np.linalg.norm(target - matrix @ scipy.linalg.lstsq(matrix, target)[0])
-    excess = np.mean(found.residual_history[:, 1] ** 2) / optimum**2 - 1
+    excess = np.mean(np.square(found.residual_history[:, 1])) / optimum**2 - 1
     # Of an inverse Wishart matrix; the standard error is about 3%.
     expected = NUM_COLUMNS / (SKETCH_SIZE - NUM_COLUMNS - 1)
     np.testing.assert_allclose(excess, expected, rtol=0.12)
@@ -118,14 +122,13 @@ def test_no_overflow_in_float32():
 
 
 def test_traced_nan_is_flagged():
-    matrix, target = (jnp.asarray(part, jnp.float32) for part in system())
-    solve = jax.jit(lambda *args: sketch_and_solve(KEY, *args, SKETCH_SIZE))
-    for found in (
-        solve(matrix.at[3, 4].set(jnp.nan), target),
-        solve(matrix, target.at[3].set(jnp.inf)),
-    ):
+    matrix, target = (part.astype(np.float32) for part in system())
+    bad_matrix, bad_target = matrix.copy(), target.copy()
+    bad_matrix[3, 4], bad_target[3] = np.nan, np.inf
+    for case in ((bad_matrix, target), (matrix, bad_target)):
+        found = solve(KEY, *case, gaussian)
         assert not found.converged and np.isnan(found.residual_history[-1])
-    assert solve(matrix, target).converged
+    assert solve(KEY, matrix, target, gaussian).converged
 
 
 @pytest.mark.parametrize(

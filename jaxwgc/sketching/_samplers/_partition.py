@@ -1,9 +1,11 @@
 """Splitting a data set into parts, and the sampling probability of each part."""
 
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxwgc import _validation
 from jaxwgc.sketching import _checks
@@ -70,9 +72,10 @@ def partition(data: Any, num_parts: int) -> tuple[Any, jax.Array]:
     ]
     dtype = jnp.result_type(jnp.float32, *dtypes) if dtypes else jnp.result_type(float)
     parts = jax.tree.map(lambda leaf: _split(leaf, num_parts), data)
-    return parts, _split(jnp.ones(num_rows, dtype), num_parts)
+    return parts, _split(np.ones(num_rows, dtype), num_parts)
 
 
+@functools.partial(jax.jit, static_argnames="num_parts")
 def _split(rows: jax.Array, num_parts: int) -> jax.Array:
     """(N, ...) -> (num_parts, ceil(N / num_parts), ...), short parts zero-padded."""
     size, num_longer = divmod(rows.shape[0], num_parts)
@@ -117,6 +120,11 @@ def partition_probabilities(scores: jax.typing.ArrayLike, num_parts: int) -> jax
     """
     scores = _checks.nonnegative_vector("scores", scores)
     parts, _ = partition(scores, num_parts)
+    return _shares(scores, parts)
+
+
+@jax.jit
+def _shares(scores: jax.Array, parts: jax.Array) -> jax.Array:
     # Scaled first, so that sums of huge scores do not overflow.
     totals = jnp.sum(parts * inverse_power_of_two(jnp.max(scores)), axis=1)
     valid = _checks.is_distribution(scores)

@@ -1,5 +1,6 @@
 """From a sample of parts to a small weighted data set."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -207,7 +208,19 @@ def weighted_parts(
                 "parts must be those that the sample was drawn from; got "
                 f"{num_parts} parts and a sample with part {largest}"
             )
-    parts = jax.tree.map(lambda leaf: jnp.asarray(leaf)[sample.indices], parts)
+    return _weighted(sample, parts, row_weights, rescaling, scale)
+
+
+@functools.partial(jax.jit, static_argnames=("rescaling", "scale"))
+def _weighted(
+    sample: PartitionSample,
+    parts: Any,
+    row_weights: jax.Array,
+    rescaling: str,
+    scale: str,
+) -> WeightedParts:
+    """Of checked arguments, in one compiled function."""
+    parts = jax.tree.map(lambda leaf: leaf[sample.indices], parts)
     row_weights = row_weights[sample.indices]
     num_rows = None
     if rescaling == "paper":

@@ -1,5 +1,6 @@
 """Drawing parts with replacement, each kept once with the number of its draws."""
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -113,7 +114,6 @@ def sample_partitions(
     key = _validation.check_key(key)
     value = probabilities
     probabilities, valid = _checks.distribution("probabilities", value)
-    probabilities = jnp.where(valid, probabilities, 0)
     if (num_distinct is None) == (num_draws is None):
         raise ValueError(
             "exactly one of num_distinct and num_draws must be given; got "
@@ -128,11 +128,26 @@ def sample_partitions(
             )
         values = _checks.concrete(value, probabilities.dtype)
         _checks.check_at_most_positive("num_distinct", num_distinct, values)
-        indices, counts = _until_distinct(key, probabilities, num_distinct)
+        return _sample(key, probabilities, valid, num_distinct, until_distinct=True)
+    num_draws = _validation.check_int("num_draws", num_draws, minimum=1)
+    return _sample(key, probabilities, valid, num_draws, until_distinct=False)
+
+
+@functools.partial(jax.jit, static_argnames=("number", "until_distinct"))
+def _sample(
+    key: jax.Array,
+    probabilities: jax.Array,
+    valid: jax.Array,
+    number: int,
+    until_distinct: bool,
+) -> PartitionSample:
+    """Of checked arguments, in one compiled function."""
+    probabilities = jnp.where(valid, probabilities, 0)
+    if until_distinct:
+        indices, counts = _until_distinct(key, probabilities, number)
     else:
-        num_draws = _validation.check_int("num_draws", num_draws, minimum=1)
-        drawn = _count_draws(key, probabilities, num_draws)
-        counts, indices = lax.top_k(drawn, min(num_draws, drawn.shape[0]))
+        drawn = _count_draws(key, probabilities, number)
+        counts, indices = lax.top_k(drawn, min(number, drawn.shape[0]))
     counts = jnp.where(valid, counts, 0).astype(jnp.int32)
     return PartitionSample(
         indices=indices.astype(jnp.int32),

@@ -1,7 +1,8 @@
 """Sampling rows by given probabilities, with the scale that makes it unbiased."""
 
+import functools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -115,12 +116,10 @@ def sample_rows(
     """
     _validation.check_choice("method", method, METHODS)
     _validation.check_bool("weighted", weighted)
-    if method != "top_k":
-        key = _validation.check_key(key)
+    used_key = None if method == "top_k" else _validation.check_key(key)
     sample_size = _validation.check_int("sample_size", sample_size, minimum=1)
     value = probabilities
     probabilities, valid = _checks.distribution("probabilities", value)
-    probabilities = jnp.where(valid, probabilities, 0)
     if num_slots is not None and method != "poisson":
         raise ValueError(
             "num_slots is for method = 'poisson' only; got "
@@ -129,6 +128,29 @@ def sample_rows(
     if method in ("without_replacement", "top_k"):
         values = _checks.concrete(value, probabilities.dtype)
         _checks.check_at_most_positive("sample_size", sample_size, values)
+    if method == "poisson":
+        num_slots = _check_num_slots(num_slots, sample_size, probabilities.shape[0])
+    else:
+        num_slots = sample_size
+    return _sample(
+        used_key, probabilities, valid, sample_size, method, weighted, num_slots
+    )
+
+
+@functools.partial(
+    jax.jit, static_argnames=("sample_size", "method", "weighted", "num_slots")
+)
+def _sample(
+    key: Any,
+    probabilities: jax.Array,
+    valid: jax.Array,
+    sample_size: int,
+    method: str,
+    weighted: bool,
+    num_slots: int,
+) -> RowSample:
+    """Of checked arguments, in one compiled function."""
+    probabilities = jnp.where(valid, probabilities, 0)
     num_lost = jnp.zeros((), jnp.int32)
     if method == "with_replacement":
         drawn = sample_partitions(key, probabilities, num_draws=sample_size)
@@ -142,10 +164,8 @@ def sample_rows(
     else:
         if method == "poisson":
             is_selected, inclusion = poisson_rows(key, probabilities, sample_size)
-            num_slots = _check_num_slots(num_slots, sample_size, probabilities.shape[0])
         else:
             is_selected, inclusion = systematic_rows(key, probabilities, sample_size)
-            num_slots = sample_size
         indices, counts, num_lost = _into_slots(is_selected, num_slots)
         chances = inclusion[indices]
         scale = counts / jnp.sqrt(jnp.where(counts > 0, chances, 1))

@@ -198,9 +198,6 @@ class _Points(NamedTuple):
         roots = roots.astype(self.diagonal.dtype)
         return _landmarks(self.points, padded, roots, shift, kernel=self.kernel)
 
-    def features(self, landmarks: _Landmarks, block: np.ndarray) -> jax.Array:
-        return _features(self.points, landmarks, block, kernel=self.kernel)
-
     def scores(
         self,
         candidates: np.ndarray,
@@ -214,10 +211,10 @@ class _Points(NamedTuple):
         bounds = np.stack([diagonal / (ridge + diagonal.sum()), diagonal / ridge])
 
         def block_scores(block: np.ndarray) -> jax.Array:
-            features = self.features(landmarks, block)
-            scores = (diagonal[block] - jnp.sum(features**2, axis=0)) / ridge
-            # The bounds hold for the exact scores; rounding may leave them.
-            return jnp.clip(scores, bounds[0, block], jnp.minimum(bounds[1, block], 1))
+            own, limits = diagonal[block], bounds[:, block]
+            return _weighted_scores(
+                self.points, landmarks, block, own, limits, ridge, kernel=self.kernel
+            )
 
         return self._in_blocks(block_scores, candidates)
 
@@ -232,14 +229,18 @@ class _Points(NamedTuple):
         shift = shift if indices.size else 1.0
         landmarks = self.landmarks(indices, np.ones(indices.size), shift)
         everyone = np.arange(diagonal.size)
-        gram = jnp.zeros_like(landmarks.factor)
+        gram = np.zeros(landmarks.factor.shape, diagonal.dtype)
         for block, number in _blocks(everyone):
-            gram = _add_gram(gram, self.features(landmarks, block), number)
-        inner = jnp.linalg.cholesky(gram + ridge * jnp.eye(len(gram), dtype=gram.dtype))
+            gram = _add_gram(
+                gram, self.points, landmarks, block, number, kernel=self.kernel
+            )
+        inner = _shifted_factor(gram, ridge)
 
         def block_scores(block: np.ndarray) -> jax.Array:
-            features = self.features(landmarks, block)
-            return _split_scores(features, inner, diagonal[block], ridge)
+            own = diagonal[block]
+            return _split_scores(
+                self.points, landmarks, block, inner, own, ridge, kernel=self.kernel
+            )
 
         return self._in_blocks(block_scores, everyone)
 
@@ -290,11 +291,15 @@ def _landmarks(
 ) -> _Landmarks:
     chosen = points[indices]
     matrix = kernel(chosen, chosen) * roots * roots[:, None]
-    shifted = matrix + shift * jnp.eye(roots.size, dtype=roots.dtype)
-    return _Landmarks(chosen, roots, jnp.linalg.cholesky(shifted))
+    return _Landmarks(chosen, roots, _shifted_factor(matrix, shift))
 
 
-@functools.partial(jax.jit, static_argnames="kernel")
+@jax.jit
+def _shifted_factor(matrix: jax.Array, shift: jax.Array) -> jax.Array:
+    identity = jnp.eye(matrix.shape[0], dtype=matrix.dtype)
+    return jnp.linalg.cholesky(matrix + shift * identity)
+
+
 def _features(
     points: jax.Array, landmarks: _Landmarks, block: jax.Array, kernel: Kernel
 ) -> jax.Array:
@@ -303,16 +308,47 @@ def _features(
     return solve_triangular(landmarks.factor, cross, lower=True)
 
 
-@jax.jit
-def _add_gram(gram: jax.Array, features: jax.Array, number: jax.Array) -> jax.Array:
+@functools.partial(jax.jit, static_argnames="kernel")
+def _weighted_scores(
+    points: jax.Array,
+    landmarks: _Landmarks,
+    block: jax.Array,
+    own: jax.Array,
+    limits: jax.Array,
+    ridge: jax.Array,
+    kernel: Kernel,
+) -> jax.Array:
+    features = _features(points, landmarks, block, kernel)
+    scores = (own - jnp.sum(features**2, axis=0)) / ridge
+    # The limits hold for the exact scores; rounding may leave them.
+    return jnp.clip(scores, limits[0], jnp.minimum(limits[1], 1))
+
+
+@functools.partial(jax.jit, static_argnames="kernel")
+def _add_gram(
+    gram: jax.Array,
+    points: jax.Array,
+    landmarks: _Landmarks,
+    block: jax.Array,
+    number: jax.Array,
+    kernel: Kernel,
+) -> jax.Array:
+    features = _features(points, landmarks, block, kernel)
     features = jnp.where(jnp.arange(features.shape[1]) < number, features, 0)
     return gram + product(features, features.T)
 
 
-@jax.jit
+@functools.partial(jax.jit, static_argnames="kernel")
 def _split_scores(
-    features: jax.Array, inner: jax.Array, own: jax.Array, ridge: jax.Array
+    points: jax.Array,
+    landmarks: _Landmarks,
+    block: jax.Array,
+    inner: jax.Array,
+    own: jax.Array,
+    ridge: jax.Array,
+    kernel: Kernel,
 ) -> jax.Array:
+    features = _features(points, landmarks, block, kernel)
     solved = solve_triangular(inner, features, lower=True)
     left = jnp.maximum(own - jnp.sum(features**2, axis=0), 0)
     scores = jnp.sum(solved**2, axis=0) + left / ridge
