@@ -342,8 +342,9 @@ def test_stopped_coordinators_resume_and_leave_no_process(tmp_path):
     more = digests_until(coordinator, 4)
     processes = ray_processes.descendants(coordinator.pid)
     try:
-        # It has gone on with the step after that of its checkpoint.
-        assert min(more) == max(said) + 1
+        # It has gone on with the step after that of its checkpoint, which one that was
+        # interrupted right after a step has not said.
+        assert min(more) - max(said) in (1, 2)
         coordinator.kill()
         said |= more | digests_until(coordinator, -1)
         workers = [own for own in processes if "Agent" not in own.name()]
