@@ -14,7 +14,6 @@ from jaxwgc import codes, coding, decoders, stragglers
 CODES = {
     "real": codes.fractional_repetition(6, 2),
     "complex": codes.cyclic_mds(6, 2),
-    "segments": codes.communication_efficient(6, 2, 2),
     "several messages": codes.multi_message(codes.fractional_repetition(4, 1)),
 }
 PARAMS = {"w": np.zeros((3, 2), np.float32), "b": [np.zeros((), np.float32)]}
@@ -43,7 +42,7 @@ def messages_of_workers(code, gradients):
     return np.concatenate(formed)
 
 
-@pytest.mark.parametrize("name", CODES)
+@pytest.mark.parametrize("name", ["complex", "several messages"])
 def test_is_what_the_simulation_decodes(name):
     """Updates and states are those of `coded_aggregate` for the same round."""
     code = CODES[name]
@@ -124,7 +123,7 @@ def test_messages_and_parameters_in_half_precision(dtype):
     )
     aggregate = jaxwgc.decode_aggregate(code)
     messages = jaxwgc.encode(code, gradients).astype(dtype)
-    updates, _ = aggregate.update(
+    updates, _ = jax.jit(aggregate.update)(
         messages, aggregate.init(params), params, received=lost(code, 0, 1)
     )
     for leaf in jax.tree.leaves(updates):
@@ -132,37 +131,39 @@ def test_messages_and_parameters_in_half_precision(dtype):
         np.testing.assert_array_equal(leaf.astype(np.float32), 18)
 
 
-def test_finished_parts_skipped_rounds_and_decoders():
+def test_finished_parts_and_skipped_rounds():
     code = CODES["several messages"]
     gradients = gradients_of(code)
     messages = jaxwgc.encode(code, gradients)
-    finished = np.array([2, 0, 1, 1])
+    finished = np.array([2, 1, 0, 1])
     aggregate = jaxwgc.decode_aggregate(code, undecodable="skip")
-    updates, state = aggregate.update(
-        messages, aggregate.init(PARAMS), PARAMS, finished=finished
+    state = aggregate.init(PARAMS)
+    update = jax.jit(
+        lambda *own: aggregate.update(messages, own[0], PARAMS, finished=own[1])
     )
-    decoded = jaxwgc.decode(code, messages, params=PARAMS, finished=finished)
-    error = jaxwgc.decoding_error(code, finished=finished)
-    np.testing.assert_allclose(state.residual**2, error, atol=1e-5)
-    skipped = float(error) > 1e-3
-    assert bool(state.num_undecodable) is skipped
-    chex.assert_trees_all_close(
-        updates,
-        jax.tree.map(lambda leaf: leaf * (not skipped), decoded),
-        atol=1e-5,
-    )
+    updates, state = update(state, finished)
+    for leaf, full in zip(*map(jax.tree.leaves, (updates, gradients)), strict=True):
+        np.testing.assert_allclose(leaf, full.sum(0), atol=1e-4)
+    assert state.num_undecodable == 0
+    updates, state = update(state, np.array([1, 0, 1, 0]))
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(updates))
+    assert state.num_undecodable == 1
+    np.testing.assert_array_equal(state.received, np.zeros(4, bool))
+
+
+def test_another_decoder():
     code = CODES["real"]
     aggregate = jaxwgc.decode_aggregate(code, decoder=decoders.LeastSquares)
-    messages = jaxwgc.encode(code, gradients_of(code))
-    mask = lost(code, 0, 1, 2, 3, 4)
-    updates, _ = aggregate.update(
-        messages, aggregate.init(PARAMS), PARAMS, received=mask
+    gradients = gradients_of(code)
+    updates, _ = jax.jit(aggregate.update)(
+        jaxwgc.encode(code, gradients),
+        aggregate.init(PARAMS),
+        PARAMS,
+        received=lost(code, 1, 3, 4, 5),
     )
-    chex.assert_trees_all_close(
-        updates,
-        jaxwgc.decode(code, messages, mask, PARAMS, decoders.LeastSquares),
-        atol=1e-6,
-    )
+    # Of the three that hold a half, one is there, and nobody of the other half.
+    half = gradients["w"][code.assignment[0]].sum(0)
+    np.testing.assert_allclose(updates["w"], half, atol=1e-5)
 
 
 def test_in_process():
@@ -175,7 +176,7 @@ def test_in_process():
     )
     gradients = gradients_of(code)
     messages = jaxwgc.encode(code, gradients)
-    updates, _ = optimizer.update(
+    updates, _ = jax.jit(optimizer.update)(
         messages, optimizer.init(PARAMS), PARAMS, received=lost(code, 5)
     )
     np.testing.assert_allclose(updates["w"], -gradients["w"].sum(0), rtol=1e-5)

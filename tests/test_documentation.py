@@ -7,7 +7,13 @@ import re
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
-PAGES = ["README.md", "docs/codes.md", "docs/getting-started.md", "docs/sketching.md"]
+PAGES = [
+    "README.md",
+    "docs/api/distributed.md",
+    "docs/codes.md",
+    "docs/getting-started.md",
+    "docs/sketching.md",
+]
 
 
 def blocks_of(page):

@@ -10,6 +10,7 @@ from experiments.benchmark import (
     coordinator,
     decoding,
     leverage_scores,
+    mesh,
     projections,
     step,
     table2,
@@ -28,6 +29,7 @@ SECTIONS: dict[str, Callable[[int, int, bool], studies.Study]] = {
     "projections": projections.study,
     "step": step.study,
     "coordinator": coordinator.study,
+    "mesh": mesh.study,
     "table2": table2.study,
 }
 

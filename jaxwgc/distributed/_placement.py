@@ -4,10 +4,11 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jaxwgc import _validation
+from jaxwgc import _dtypes, _validation
 from jaxwgc._pytrees import Static, register
 from jaxwgc.codes import GradientCode
 
@@ -88,8 +89,9 @@ def place_parts(
     places = sharding.addressable_devices_indices_map((held.size,))
     pieces: dict[int, Any] = {}
     on_devices = []
-    for device, [rows] in places.items():
-        shard = (rows.start or 0) // num_held
+    for device, rows in places.items():
+        assert rows is not None
+        shard = (rows[0].start or 0) // num_held
         if shard not in pieces:
             pieces[shard] = _stacked(load, held[shard])
         on_devices.append(jax.device_put(pieces[shard], device))
@@ -166,18 +168,15 @@ def _stacked(load, indices):
 
 
 def _stack(leaves):
-    is_key = jax.dtypes.issubdtype(
-        getattr(leaves[0], "dtype", None), jax.dtypes.prng_key
-    )
-    return (jax.numpy if is_key else np).stack(leaves)
+    # NumPy knows no keys.
+    is_key = jnp.issubdtype(_dtypes.dtype_of(leaves[0]), jax.dtypes.prng_key)
+    return (jnp if is_key else np).stack(leaves)
 
 
 def _check_alike(trees):
     described = [
         jax.tree.map(
-            lambda leaf: (
-                f"{_validation.as_array('parts', leaf).dtype}{list(np.shape(leaf))}"
-            ),
+            lambda leaf: f"{_dtypes.dtype_of(leaf)}{list(np.shape(leaf))}",
             tree,
         )
         for tree in trees

@@ -27,7 +27,7 @@ def monte_carlo(
     num_trials: int,
     batch_size: int | None = None,
     progress: Callable[[int, int], Any] | None = None,
-    devices: Sequence[jax.Device] | None = None,
+    devices: Sequence[Any] | None = None,
 ) -> Any:
     """Runs a trial many times, vmapped in batches, compiled once.
 

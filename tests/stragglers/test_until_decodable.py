@@ -17,13 +17,6 @@ CODES = {
     "complex": (codes.cyclic_mds(5, 2), 1e-3),
     "approximate": (codes.regular_graph(jax.random.key(0), 6, 2), 0.5),
 }
-SEVERAL = {
-    "approximate": (
-        codes.multi_message(codes.regular_graph(jax.random.key(0), 4, 2)),
-        0.6,
-    ),
-    "partial": (codes.partial(codes.binary(3, 1), 1), 1e-3),
-}
 NUM_ROUNDS = 60
 MASKS = np.tri(5, dtype=bool)
 
@@ -62,7 +55,7 @@ def times_of_rounds(num_workers):
     return times.astype(np.float32)
 
 
-@pytest.mark.parametrize("name", CODES)
+@pytest.mark.parametrize("name", ["repetition", "complex", "approximate"])
 def test_goes_on_at_the_first_prefix_that_decodes(name):
     """Simulated with all rounds side by side, and answer by answer."""
     code, tolerance = CODES[name]
@@ -80,8 +73,8 @@ def test_goes_on_at_the_first_prefix_that_decodes(name):
         np.testing.assert_array_equal(received, (own <= elapsed) & np.isfinite(own))
         if np.isfinite(first):
             numbers.append(received.sum())
-    if name in ("repetition", "binary", "approximate"):
-        assert min(numbers) < code.num_workers - code.num_stragglers < max(numbers) + 1
+    if name != "complex":
+        assert min(numbers) < code.num_workers - code.num_stragglers <= max(numbers)
     for own, elapsed in zip(times[:12], arrivals.elapsed):
         for now in np.unique(own[np.isfinite(own)]):
             so_far = np.where(own <= now, own, np.inf)
@@ -89,9 +82,9 @@ def test_goes_on_at_the_first_prefix_that_decodes(name):
         assert not stragglers.is_over(wait, np.full_like(own, np.inf), 9.0)
 
 
-@pytest.mark.parametrize("name", SEVERAL)
-def test_each_of_several_messages_counts_when_it_comes(name):
-    code, tolerance = SEVERAL[name]
+def test_each_of_several_messages_counts_when_it_comes():
+    inner = codes.regular_graph(jax.random.key(0), 4, 2)
+    code, tolerance = codes.multi_message(inner), 0.6
     delay = stragglers.shifted_exponential(shift=0.1, rate=1.0)
     wait = stragglers.until_decodable(code, tolerance=tolerance)
     rounds = rounds_of(stragglers.delayed(delay, wait), code.loads, NUM_ROUNDS)
