@@ -140,8 +140,8 @@ def measure(
             away = num_workers - len(working(cluster, hit))
             found = cluster.compute(params)
             params, state, error = step(params, state, found.messages, found.received)
-            back = [own for own in since if np.isfinite(found.times[own])]
-            now = time.monotonic()
+            now, up = time.monotonic(), working(cluster, hit)
+            back = [worker for worker in since if worker in up]
             yield {
                 "seconds": found.elapsed,
                 "error": float(error),
