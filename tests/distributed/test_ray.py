@@ -3,6 +3,7 @@
 One Ray serves all tests of this file but those that stop a coordinator.
 """
 
+import itertools
 import os
 import pathlib
 import shutil
@@ -16,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import psutil
 import pytest
 
 import jaxwgc
@@ -312,29 +314,29 @@ def start_coordinator(folder, freeze):
     )
 
 
-def digests_until(coordinator, num_steps):
-    """What it says after each step."""
-    found = {}
-    for line in coordinator.stdout:
-        words = line.split()
+def digests_of(lines):
+    """What a coordinator says after each step."""
+    for words in map(str.split, lines):
         if len(words) == 2 and words[0].isdigit():
-            found[int(words[0])] = words[1]
-            if len(found) == num_steps:
-                break
-    return found
+            yield int(words[0]), words[1]
+
+
+def digests_until(coordinator, num_steps):
+    """Of the first steps."""
+    return dict(itertools.islice(digests_of(coordinator.stdout), num_steps))
 
 
 def test_stopped_coordinators_resume_and_leave_no_process(tmp_path):
     folder = str(tmp_path / "checkpoints")
     coordinator = start_coordinator(folder, "freeze")
     said = digests_until(coordinator, 6)
-    processes = ray_processes.descendants(coordinator.pid)
+    processes = [psutil.Process(coordinator.pid)]
+    processes += ray_processes.descendants(coordinator.pid)
     try:
         # Ctrl-C in a terminal reaches the whole group.
         start = time.monotonic()
         os.killpg(coordinator.pid, signal.SIGINT)
-        said |= digests_until(coordinator, -1)
-        coordinator.wait(timeout=30)
+        said |= dict(digests_of(coordinator.communicate(timeout=60)[0].splitlines()))
         assert time.monotonic() - start < 15
         assert not ray_processes.alive_after(processes, 5)
     finally:
@@ -343,13 +345,16 @@ def test_stopped_coordinators_resume_and_leave_no_process(tmp_path):
     assert not ray_folders(coordinator.pid)
     coordinator = start_coordinator(folder, "")
     more = digests_until(coordinator, 4)
-    processes = ray_processes.descendants(coordinator.pid)
+    processes = [psutil.Process(coordinator.pid)]
+    processes += ray_processes.descendants(coordinator.pid)
     try:
         # It has gone on with the step after that of its checkpoint, which one that was
         # interrupted right after a step has not said.
         assert min(more) - max(said) in (1, 2)
         coordinator.kill()
-        said |= more | digests_until(coordinator, -1)
+        said |= more | dict(
+            digests_of(coordinator.communicate(timeout=60)[0].splitlines())
+        )
         workers = [own for own in processes if "Agent" not in own.name()]
         assert not ray_processes.alive_after(workers, 20)
     finally:
