@@ -112,7 +112,9 @@ def measure(
     decoder, optimizer = jaxwgc.decode_aggregate(code), optax.adam(1e-2)
     params = jnp.zeros(NUM_COLUMNS)
     state = decoder.init(params), optimizer.init(params)
-    hit_at: dict[int, float] = {}
+    # Processes that are killed or frozen, and since when workers have been away.
+    hit: set[int] = set()
+    since: dict[int, float] = {}
     with jaxwgc.distributed.RayCluster(
         loss,
         code,
@@ -130,33 +132,35 @@ def measure(
             if number % freeze_every == 0:
                 signals.append(signal.SIGSTOP)
             for own in signals:
-                if (worker := hit(cluster, random, own, hit_at)) is not None:
-                    hit_at[worker] = time.monotonic()
-            away = len(hit_at)
+                up = working(cluster, hit)
+                worker = int(random.choice(sorted(up)))
+                os.kill(up[worker], own)
+                hit.add(up[worker])
+                since[worker] = time.monotonic()
+            away = num_workers - len(working(cluster, hit))
             found = cluster.compute(params)
             params, state, error = step(params, state, found.messages, found.received)
-            back = [own for own in hit_at if np.isfinite(found.times[own])]
-            now = time.monotonic()
+            now, up = time.monotonic(), working(cluster, hit)
+            back = [worker for worker in since if worker in up]
             yield {
                 "seconds": found.elapsed,
                 "error": float(error),
                 "signals": len(signals),
                 "away": away,
-                "seconds_away": [now - hit_at.pop(worker) for worker in back],
+                "seconds_away": [now - since.pop(worker) for worker in back],
                 "too_many_away": away > code.num_stragglers,
                 "resident_mib": resident_mib(),
                 "store_mib": store_mib(),
             }
 
 
-def hit(cluster: Any, random: Any, own: signal.Signals, hit_at: dict) -> int | None:
-    """Sends a signal to a worker that is up; gives its index."""
-    up = [place for place in cluster.places if place.pid and place.index not in hit_at]
-    if not up:
-        return None
-    place = up[random.integers(len(up))]
-    os.kill(place.pid, own)
-    return place.index
+def working(cluster: Any, hit: set[int]) -> dict[int, int]:
+    """Processes that work, by worker."""
+    return {
+        place.index: place.pid
+        for place in cluster.places
+        if place.pid is not None and place.pid not in hit
+    }
 
 
 def resident_mib() -> float:
@@ -236,5 +240,5 @@ def draw(numbers: Numbers) -> figures.Figure:
     for axes, (name, title) in zip(panels, names.items()):
         axes.plot([step[name] for step in steps], color=figures.COLORS[0], linewidth=1)
         axes.set(title=title, xlabel="step")
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.2 * max(step[name] for step in steps))
     return figure

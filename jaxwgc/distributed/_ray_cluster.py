@@ -364,7 +364,9 @@ class RayCluster:
         code = self.code
         if self._parts is not None:
             parts = jax.tree.map(
-                lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype),
+                lambda leaf: jax.ShapeDtypeStruct(
+                    (1, *leaf.shape[1:]), jax.dtypes.canonicalize_dtype(leaf.dtype)
+                ),
                 self._parts,
             )
             if self._batch is not None:

@@ -150,7 +150,7 @@ class Rounds:
         self.times.append(times)
         self._begun[number] = begin
         shape = (num_workers * layout.per_worker, layout.length)
-        messages = np.zeros(shape, layout.dtype)
+        messages = _aligned_zeros(shape, layout.dtype)
         losses = np.full(layout.num_parts, np.nan)
         # Nobody is waited for twice in a round.
         replaced = np.zeros(num_workers, bool)
@@ -264,6 +264,14 @@ class Rounds:
         due = [own.since + self._limit(own) for own in self.places]
         due += [own.hire_at for own in self.places if own.actor is None]
         return float(np.clip(min(due) - now, 0.01, _LONGEST_WAIT))
+
+
+def _aligned_zeros(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Zeros that JAX takes on the CPU as they are, since they begin at 64 bytes."""
+    size = int(np.prod(shape)) * dtype.itemsize
+    memory = np.zeros(size + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    return memory[start : start + size].view(dtype).reshape(shape)
 
 
 def _first_ready(places: list[Place], seconds: float) -> Place | None:

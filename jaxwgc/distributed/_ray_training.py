@@ -13,7 +13,7 @@ from jaxwgc import _validation
 from jaxwgc.aggregate import decode_aggregate
 from jaxwgc.distributed._ray_progress import show
 from jaxwgc.distributed._ray_rounds import Round
-from jaxwgc.distributed._ray_runtime import uninterrupted
+from jaxwgc.distributed._ray_runtime import noticed_interrupts, uninterrupted
 
 if TYPE_CHECKING:
     from jaxwgc.distributed._ray_cluster import RayCluster
@@ -95,8 +95,10 @@ def train(
             state, save = stack.enter_context(_checkpoints(Path(checkpoint), state))
             cluster.continue_from(state.step, state.key)
         report = stack.enter_context(show(num_steps, cluster)) if live else None
+        check_interrupt = stack.enter_context(noticed_interrupts())
         try:
             while state.step < num_steps:
+                check_interrupt()
                 found = cluster.compute(state.params)
                 params, optimizer_state = update(
                     found.messages,

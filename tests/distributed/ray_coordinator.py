@@ -64,4 +64,6 @@ def main(folder, freeze):
 
 
 if __name__ == "__main__":
+    # pytest-xdist ignores Ctrl-C, and so do those whom its processes start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     main(sys.argv[1], sys.argv[2] == "freeze")

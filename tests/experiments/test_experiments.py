@@ -155,6 +155,8 @@ class TestBenchmark:
     def test_quick(self, tmp_path, monkeypatch):
         monkeypatch.setattr(_reed_solomon, "CODES", ((10, 5, 6),))
         monkeypatch.setitem(SECTIONS, "table2", lambda *_: benchmark_stub())
+        # Its processes are started in tests/distributed.
+        monkeypatch.setitem(SECTIONS, "coordinator", lambda *_: benchmark_stub())
         benchmark(repeats=2, quick=True, out=tmp_path)
         written = json.loads((tmp_path / "benchmark.json").read_text())
         assert written["decoding"][0]["ratio"] > 0
