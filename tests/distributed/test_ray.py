@@ -336,7 +336,8 @@ def test_stopped_coordinators_resume_and_leave_no_process(tmp_path):
         # Ctrl-C in a terminal reaches the whole group.
         start = time.monotonic()
         os.killpg(coordinator.pid, signal.SIGINT)
-        said |= dict(digests_of(coordinator.communicate(timeout=60)[0].splitlines()))
+        coordinator.wait(timeout=60)
+        said |= dict(digests_of(coordinator.stdout))
         assert time.monotonic() - start < 15
         assert not ray_processes.alive_after(processes, 5)
     finally:
@@ -351,11 +352,10 @@ def test_stopped_coordinators_resume_and_leave_no_process(tmp_path):
         # It has gone on with the step after that of its checkpoint, which one that was
         # interrupted right after a step has not said.
         assert min(more) - max(said) in (1, 2)
-        coordinator.kill()
-        said |= more | dict(
-            digests_of(coordinator.communicate(timeout=60)[0].splitlines())
-        )
         workers = [own for own in processes if "Agent" not in own.name()]
+        coordinator.kill()
+        coordinator.wait(timeout=60)
+        said |= more | dict(digests_of(coordinator.stdout))
         assert not ray_processes.alive_after(workers, 20)
     finally:
         ray_processes.end_all(processes)
