@@ -411,7 +411,7 @@ def test_masks_that_are_known_to_be_decodable(monkeypatch, num_stragglers, expec
     """Those that the code survives; one that survives none promises nothing."""
     monkeypatch.setattr(_least_squares, "nearest_weights", lambda *given: given[-1])
     found = jaxwgc.decoders.LeastSquares()._plain_weights(
-        None, None, None, np.arange(4), num_stragglers
+        None, None, None, np.arange(4), num_stragglers, None
     )
     np.testing.assert_array_equal(np.broadcast_to(found, 4), expected)
 
