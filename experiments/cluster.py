@@ -254,6 +254,8 @@ def draw(numbers: Numbers) -> figures.Figure:
                 axes, index, grid, np.median(errors, 0), band, label=name, marker=""
             )
         axes.set(title=scenario, xlabel="seconds", xscale="log", yscale="log")
+    panels[0].set_yticks([4, 6, 10, 20], ["4", "6", "10", "20"])
+    panels[0].minorticks_off()
     panels[0].set_ylabel("test error, percent")
     panels[0].legend()
     return figure
