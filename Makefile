@@ -50,7 +50,7 @@ help:
 	@echo 'make reproduce   the tables and the figure of the paper, 3 minutes (QUICK=1: few runs)'
 	@echo 'make compare     all codes and all sketches compared, 14 minutes (QUICK=1: few runs)'
 	@echo 'make benchmark   time the library and its peers, 8 minutes'
-	@echo 'make measure     every number of README and docs anew: the three above'
+	@echo 'make measure     every number of README and docs anew, real workers too, an hour'
 	@echo 'make test        run the tests (FAST=1: a core of them, in 90 seconds)'
 	@echo 'make coverage    run the tests, print which lines and branches none runs'
 	@echo 'make test-lowest run that core on the lowest versions supported'
@@ -82,7 +82,10 @@ benchmark: $(STAMPS)/experiments
 
 # Every number in the README and the documentation, measured anew.
 measure:
+	@echo "About an hour on two cores, which nothing else should use."
 	$(MAKE) reproduce compare benchmark RESULTS=docs/results
+	$(BIN)/python -m experiments cluster --out docs/results
+	$(BIN)/python -m experiments chaos --out docs/results
 	$(BIN)/python docs/hooks/readme.py
 
 define list_results
