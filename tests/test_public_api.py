@@ -159,6 +159,7 @@ def test_names_are_those_of_the_design():
         "is_over",
         "pareto",
         "shifted_exponential",
+        "trace",
         "uniform",
         "until_decodable",
     ):

@@ -8,6 +8,7 @@ gives finish times. A waiting rule is a function of a key (for ties) and the tim
 
 from jaxwgc.stragglers._delayed import delayed
 from jaxwgc.stragglers._delays import bernoulli_slowdown, pareto, shifted_exponential
+from jaxwgc.stragglers._trace import trace
 from jaxwgc.stragglers._types import (
     Arrivals,
     DelayModel,
@@ -32,6 +33,7 @@ __all__ = [
     "is_over",
     "pareto",
     "shifted_exponential",
+    "trace",
     "uniform",
     "until_decodable",
 ]

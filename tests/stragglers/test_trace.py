@@ -1,0 +1,142 @@
+"""Times that were measured, drawn again."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+import jaxwgc
+from jaxwgc import stragglers
+
+# No two are equal, so that a time tells where it is from.
+TIMES = 1 + np.arange(35.0).reshape(7, 5)
+TIMES[2, 3] = np.nan
+NUM_ROUNDS = 60
+
+
+@functools.cache
+def history(resample, num_workers, replace=False):
+    """Rounds and workers (rounds, num_workers) that simulated times are from."""
+    delay = stragglers.trace(TIMES, resample, replace=replace)
+    loads = np.full(num_workers, 2.0)
+
+    @jax.jit
+    def simulate(keys):
+        def step(state, key):
+            times, state = delay.sample(key, state, loads)
+            return state, times
+
+        return jax.lax.scan(step, delay.init(num_workers), keys)[1]
+
+    times = np.asarray(simulate(jax.random.split(jax.random.key(0), NUM_ROUNDS)))
+    places = np.where(np.isinf(times), 2 * 5 + 3, times / 2 - 1)
+    np.testing.assert_array_equal(places, places.round())
+    return np.divmod(places.astype(int), 5)
+
+
+def test_whole_rounds():
+    rounds, workers = history("rounds", 5)
+    assert np.all(rounds == rounds[:, :1])
+    np.testing.assert_array_equal(workers, np.tile(np.arange(5), (NUM_ROUNDS, 1)))
+    assert set(rounds[:, 0]) == set(range(7))
+
+
+def test_histories_of_workers():
+    """Each goes on from round to round, the first after the last."""
+    rounds, workers = history("workers", 5)
+    np.testing.assert_array_equal(rounds[1:], (rounds[:-1] + 1) % 7)
+    np.testing.assert_array_equal(workers, np.tile(np.arange(5), (NUM_ROUNDS, 1)))
+    assert len(set(rounds[0])) > 1
+
+
+def test_cells():
+    """All of them, about as often."""
+    rounds, workers = history("cells", 40)
+    counts = np.bincount((5 * rounds + workers).ravel(), minlength=35)
+    expected = NUM_ROUNDS * 40 / 35
+    assert np.all(np.abs(counts - expected) < 5 * np.sqrt(expected))
+
+
+@pytest.mark.parametrize("resample", ["rounds", "workers"])
+def test_fewer_and_more_workers_than_measured(resample):
+    """They stay who they are, no two the same unless there are too many."""
+    for num_workers in (3, 8):
+        _, workers = history(resample, num_workers, num_workers > 5)
+        assert np.all(workers == workers[0])
+        assert len(set(workers[0])) == 3 or num_workers == 8
+
+
+def test_parts_are_gone_through_in_their_order(x64):
+    parts = np.array([[[1.0, 2.0, 4.0], [3.0, np.inf, 1.0]]])
+    delay = stragglers.trace(parts)
+    sample = jax.jit(lambda loads: delay.sample(jax.random.key(0), state, loads)[0])
+    state = delay.init(2)
+    # One after the other, then from the first again; half a part takes half as long.
+    for load, expected in {
+        0: 0,
+        0.5: 0.5,
+        1: 1,
+        2: 3,
+        3: 7,
+        4: 8,
+        6: 14,
+        7.5: 16,
+    }.items():
+        found = sample(np.array([load, min(load, 1)]))
+        assert found.dtype == (np.float64 if x64 else np.float32)
+        np.testing.assert_allclose(found, [expected, 3 * min(load, 1)], rtol=1e-6)
+    np.testing.assert_array_equal(sample(np.array([0.0, 2.0])), [0, np.inf])
+
+
+def test_loads_of_the_measurement():
+    delay = stragglers.trace([[2.0, 3.0]], loads=[2.0, 1.0])
+    found, _ = delay.sample(jax.random.key(0), delay.init(2), np.array([4.0, 4.0]))
+    np.testing.assert_allclose(found, [4, 12])
+
+
+def test_in_a_straggler_model_under_vmap():
+    model = stragglers.delayed(stragglers.trace(TIMES), stragglers.fastest(3))
+    state = model.init(5)
+    found = jaxwgc.monte_carlo(
+        lambda key: model.sample(key, state, np.ones(5))[0].elapsed,
+        jax.random.key(1),
+        50,
+    )
+    assert set(found) <= set(np.sort(TIMES, axis=1)[:, 2])
+
+
+class TestBadInput:
+    @pytest.mark.parametrize(
+        ("times", "message"),
+        [
+            (np.ones(3), "shape"),
+            ([[1.0, 0.0]], "positive"),
+            ([[1.0, -2.0]], "positive"),
+            (np.ones((0, 3)), "positive"),
+        ],
+    )
+    def test_times(self, times, message):
+        with pytest.raises(ValueError, match=f"times must .*{message}"):
+            stragglers.trace(times)
+
+    @pytest.mark.parametrize("loads", [0.0, [1.0, 2.0], [1.0, -1.0, 1.0]])
+    def test_loads(self, loads):
+        with pytest.raises(ValueError, match="loads must be positive"):
+            stragglers.trace(np.ones((2, 3)), loads=loads)
+
+    def test_loads_beside_parts(self):
+        with pytest.raises(ValueError, match="loads are for times without"):
+            stragglers.trace(np.ones((2, 3, 4)), loads=2.0)
+
+    def test_too_few_workers(self):
+        with pytest.raises(ValueError, match="at least 4 workers; got 3"):
+            stragglers.trace(np.ones((2, 3))).init(4)
+
+    def test_types(self):
+        with pytest.raises(TypeError, match="times"):
+            stragglers.trace("fast")
+        with pytest.raises(ValueError, match="resample"):
+            stragglers.trace(np.ones((2, 3)), "days")
+        with pytest.raises(TypeError, match="times must be concrete"):
+            jax.jit(lambda times: stragglers.trace(times).init(3))(np.ones((2, 3)))
