@@ -233,7 +233,7 @@ def draw(numbers: Numbers) -> figures.Figure:
     figure = figures.Figure(figsize=(9, 3))
     panels = figure.subplots(ncols=3)
     names = {
-        "resident_mib": "resident memory of the coordinator, MiB",
+        "resident_mib": "coordinator in memory, MiB",
         "store_mib": "object store, MiB",
         "seconds": "seconds a step",
     }
