@@ -36,7 +36,8 @@ endif
 endif
 # How long, on two cores: with all runs, and with few.
 about = @echo "About $(if $(RUNS),$(2),$(1)) minutes on two cores."
-EXPERIMENT_FLAGS := $(if $(RUNS),--runs $(RUNS)) $(if $(SEED),--seed $(SEED)) --out $(RESULTS)
+# With RUNS, or as many runs as are named, or the default.
+flags = $(addprefix --runs ,$(or $(RUNS),$(1))) $(if $(SEED),--seed $(SEED)) --out $(RESULTS)
 
 # An environment whose interpreter is gone (moved, upgraded) is built anew.
 VENV_WORKS := $(shell $(BIN)/python -c 'import pip, sys; print(sys.version_info >= (3, 11))' 2>/dev/null)
@@ -64,28 +65,28 @@ help:
 
 reproduce: $(STAMPS)/experiments
 	$(call about,3,1)
-	$(BIN)/python -m experiments mnist $(EXPERIMENT_FLAGS)
-	$(BIN)/python -m experiments linear-regression $(EXPERIMENT_FLAGS)
-	$(BIN)/python -m experiments figure2 $(EXPERIMENT_FLAGS)
+	$(BIN)/python -m experiments mnist $(call flags,80)
+	$(BIN)/python -m experiments linear-regression $(call flags,800)
+	$(BIN)/python -m experiments figure2 $(call flags,500)
 	@for name in table1 table2 figure2; do echo; $(BIN)/python -m rich.markdown "$(RESULTS)/$$name.md"; done
 	$(list_results)
 
 compare: $(STAMPS)/experiments
 	$(call about,14,3)
-	$(BIN)/python -m experiments codes $(EXPERIMENT_FLAGS)
-	$(BIN)/python -m experiments sketching $(EXPERIMENT_FLAGS)
+	$(BIN)/python -m experiments codes $(call flags)
+	$(BIN)/python -m experiments sketching $(call flags)
 	$(list_results)
 
 benchmark: $(STAMPS)/experiments
 	$(call about,8,8)
 	$(BIN)/python -m experiments benchmark --out $(RESULTS)
 
-# Every number in the README and the documentation, measured anew.
-measure:
+# Every number in the README and the documentation, measured anew with all runs.
+measure: $(STAMPS)/experiments
 	@echo "About an hour on two cores, which nothing else should use."
-	$(MAKE) reproduce compare benchmark RESULTS=docs/results
-	$(BIN)/python -m experiments cluster --out docs/results
-	$(BIN)/python -m experiments chaos --out docs/results
+	@for name in mnist linear-regression figure2 codes sketching benchmark cluster chaos; do \
+	  $(BIN)/python -m experiments $$name --out docs/results || exit; \
+	done
 	$(BIN)/python docs/hooks/readme.py
 
 define list_results
