@@ -2,6 +2,7 @@
 
 import contextlib
 import uuid
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -177,6 +178,7 @@ class RayCluster:
         self._times: list[np.ndarray] = []
         self._params: Any = None
         self._step = 0
+        self._has_warned = False
 
     def __enter__(self) -> "RayCluster":
         """Connects to Ray; no worker starts yet."""
@@ -236,12 +238,17 @@ class RayCluster:
         ]
         found = rounds.run(self._step, leaves, self._key_data())
         self._step += 1
-        if self.undecodable == "raise" and not self.decodes(found.received):
-            raise RuntimeError(
+        is_strict = self.undecodable == "raise"
+        if (is_strict or not self._has_warned) and not self.decodes(found.received):
+            message = (
                 f"round {self._step - 1} cannot be decoded from workers "
                 f"{np.flatnonzero(found.received).tolist()}; missing: "
                 f"{rounds.missing(found.received)}"
             )
+            if is_strict:
+                raise RuntimeError(message)
+            warnings.warn(f"{message} (said once)", stacklevel=2)
+            self._has_warned = True
         return found
 
     def train(
@@ -261,8 +268,8 @@ class RayCluster:
           optimizer: such as `optax.adam(1e-3)`; `jaxwgc.decode_aggregate` is put in
             front of it.
           params: a pytree of arrays of floats.
-          num_steps: until this many steps have been taken, those before the checkpoint
-            included.
+          num_steps: until this many steps have been taken, those before a checkpoint
+            included, and none of earlier calls.
           callback: called after every step with a `Progress`.
           checkpoint: a folder. If it has a checkpoint, training goes on from there:
             with its params, optimizer state, key and step. Written every

@@ -88,12 +88,12 @@ def train(
         return optax.apply_updates(params, updates), optimizer_state
 
     params = jax.tree.map(jax.numpy.asarray, params)
-    state = TrainingState(params, chain.init(params), cluster.key, cluster.step)
+    state = TrainingState(params, chain.init(params), cluster.key, 0)
     with contextlib.ExitStack() as stack:
         save = None
         if checkpoint is not None:
             state, save = stack.enter_context(_checkpoints(Path(checkpoint), state))
-            cluster.continue_from(state.step, state.key)
+        cluster.continue_from(state.step, state.key)
         report = stack.enter_context(show(num_steps, cluster)) if live else None
         check_interrupt = stack.enter_context(noticed_interrupts())
         try:

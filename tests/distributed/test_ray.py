@@ -224,21 +224,21 @@ def test_late_answer_is_dropped_and_its_time_kept(cluster, orders):
 
 
 def test_undecodable_round_names_the_missing():
+    """In a warning, or an error where that is asked for."""
+
     def delay(worker, step):
         if worker == 1:
             raise ArithmeticError("as told")
         return 0.0
 
     with RayCluster(
-        loss,
-        codes.uncoded(2),
-        PARTS[:2],
-        undecodable="raise",
-        undecodable_after=0.1,
-        delay=delay,
+        loss, codes.uncoded(2), PARTS[:2], undecodable_after=0.1, delay=delay
     ) as cluster:
         message = r"from workers \[0\]; missing: worker 1 \(ArithmeticError: as told\)"
-        with pytest.raises(RuntimeError, match=message):
+        with pytest.warns(UserWarning, match=message):
+            cluster.compute(PARAMS)
+        cluster.undecodable = "raise"
+        with pytest.raises(RuntimeError, match="cannot be decoded"):
             cluster.compute(PARAMS)
 
 
@@ -273,6 +273,13 @@ def test_training_is_that_of_one_process(tmp_path):
             live=True,
         )
         trace = cluster.trace()
+        # Another call begins anew.
+        twice = cluster.train(optimizer, PARAMS, 2)
+    assert twice.step == 2
+    for own, before in zip(
+        jax.tree.leaves(twice.params), jax.tree.leaves(seen[1].state.params)
+    ):
+        np.testing.assert_allclose(own, before, rtol=1e-4, atol=1e-6)
     params, state = PARAMS, optimizer.init(PARAMS)
 
     @jax.jit
