@@ -38,6 +38,7 @@ TYPES = {
     "GradientCode",
     "Group",
     "Lagrange",
+    "Law",
     "LeastSquares",
     "LewisWeights",
     "OneStep",
