@@ -15,6 +15,7 @@ from experiments.benchmark import benchmark
 from experiments.chaos import chaos
 from experiments.cluster import cluster
 from experiments.codes import codes
+from experiments.delay_models import delays
 from experiments.figure2 import figure2
 from experiments.linear_regression import linear_regression
 from experiments.mnist import mnist
@@ -27,6 +28,7 @@ EXPERIMENTS: dict[str, Callable[..., None]] = {
     "figure2": figure2,
     "codes": codes,
     "sketching": sketching,
+    "delays": delays,
     "cluster": cluster,
     "chaos": chaos,
     "benchmark": benchmark,

@@ -48,7 +48,7 @@ class Trace(NamedTuple):
         return stragglers.fit(times, np.repeat(self.loads, num_rounds)[:, None])
 
     def delay(self, resample: str = "rounds", unit: float = 1.0):
-        """A delay model for loads in that share of the data; see `measured_at_loads`."""
+        """A delay model for loads in units of that share of the data."""
         return measured_at_loads(self.loads / unit, self.seconds, resample)
 
 
