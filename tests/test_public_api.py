@@ -32,6 +32,7 @@ TYPES = {
     "DecodedRound",
     "Decoder",
     "DecoderLike",
+    "DelayFit",
     "DelayModel",
     "Diagnosis",
     "Embedding",

@@ -15,6 +15,7 @@ from jaxwgc.stragglers._delays import (
     shifted_exponential,
     weibull,
 )
+from jaxwgc.stragglers._fit import DelayFit, fit
 from jaxwgc.stragglers._trace import trace
 from jaxwgc.stragglers._types import (
     Arrivals,
@@ -29,6 +30,7 @@ from jaxwgc.stragglers._waiting import deadline, fastest, is_over
 
 __all__ = [
     "Arrivals",
+    "DelayFit",
     "DelayModel",
     "Law",
     "StragglerModel",
@@ -39,6 +41,7 @@ __all__ = [
     "deadline",
     "delayed",
     "fastest",
+    "fit",
     "fixed",
     "is_over",
     "log_normal",

@@ -58,11 +58,14 @@ def affine(
         times, state = delay.sample(key, state, overhead + slope * loads)
         return time * loads + times, state
 
-    def law(load):
-        return _laws.Shifted(own_law(overhead + slope * load), time * load)
-
     own_law = delay.law
-    return DelayModel(delay.init, sample, own_law and law)
+    if own_law is None:
+        return DelayModel(delay.init, sample)
+    return DelayModel(
+        delay.init,
+        sample,
+        lambda load: _laws.Shifted(own_law(overhead + slope * load), time * load),
+    )
 
 
 def unequal_speeds(delay: DelayModel, speeds: Any) -> DelayModel:
@@ -189,11 +192,14 @@ def markov(
             "slow": slow_state,
         }
 
-    def law(load):
-        return _laws.Mixture(fast_law(load), slow_law(load), stationary)
-
     fast_law, slow_law = fast.law, slow.law
-    return DelayModel(init, sample, law if fast_law and slow_law else None)
+    if fast_law is None or slow_law is None:
+        return DelayModel(init, sample)
+    return DelayModel(
+        init,
+        sample,
+        lambda load: _laws.Mixture(fast_law(load), slow_law(load), stationary),
+    )
 
 
 def no_workers(num_workers: int) -> jax.Array:

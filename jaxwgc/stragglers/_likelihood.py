@@ -1,0 +1,322 @@
+"""Models of measured times, their likelihood, and the model of largest likelihood."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxwgc.stragglers import _chains
+from jaxwgc.stragglers._families import NO_WEIGHT, Family, Sample
+
+# Rounds of expectation and maximisation, anew and from a model that is near, and the
+# gain at which they end.
+_ITERATIONS = 40
+_MORE_ITERATIONS = 15
+_GAIN = 1e-4
+# Times that a search begins with, where there are more.
+_ENOUGH = 4000
+# Shares of the times that are slow to begin with.
+_SLOW_SHARES = (0.05, 0.2)
+_SPEED_ITERATIONS = 4
+# Logarithms of the factors tried on each worker's speed, coarse and then fine.
+_SPEED_GRIDS = (np.linspace(-0.3, 0.3, 31), np.linspace(-0.02, 0.02, 21))
+_ROOM = 1e-3
+
+
+class Measured(NamedTuple):
+    """Times (rounds, workers), loads of the same shape, and which times are whole.
+
+    Those that are not are only known to be longer than they say.
+    """
+
+    times: np.ndarray
+    loads: np.ndarray
+    is_whole: np.ndarray
+
+    def at_speed(self, speeds: np.ndarray) -> "Measured":
+        """The times of workers of speed one."""
+        return self._replace(times=self.times * speeds)
+
+
+class Component(NamedTuple):
+    """Times load * time + (overhead + slope * load) * X, X of a family."""
+
+    family: Family
+    overhead: float
+    slope: float
+    time: float
+    parameters: tuple[float, float]
+
+    def log_likelihoods(self, measured: Measured) -> np.ndarray:
+        """Of each time, (rounds, workers)."""
+        units, scale = _units(measured, self.overhead, self.slope, self.time)
+        possible = np.where(units > 0, units, 1)
+        density = self.family.log_density(possible, self.parameters) - np.log(scale)
+        density = np.where(units > 0, density, -np.inf)
+        if measured.is_whole.all():
+            return density
+        return np.where(measured.is_whole, density, self.log_survivals(measured))
+
+    def log_survivals(self, measured: Measured) -> np.ndarray:
+        """Of a longer time than each."""
+        units, _ = _units(measured, self.overhead, self.slope, self.time)
+        possible = np.where(units > 0, units, 1)
+        survival = self.family.log_survival(possible, self.parameters)
+        return np.where(units > 0, survival, 0)
+
+
+class Form(NamedTuple):
+    """How times depend on the load: what `fit` chooses from.
+
+    Attributes:
+      name: of it.
+      bounds: of its free numbers.
+      start: of its free numbers.
+      mean_load: of the times, or zero for times in proportion.
+    """
+
+    name: str
+    bounds: tuple[tuple[float, float], ...]
+    start: tuple[float, ...]
+    mean_load: float
+
+    def coefficients(self, free: tuple[float, ...]) -> tuple[float, float, float]:
+        """Overhead, slope and time."""
+        match free:
+            case ():
+                return 0.0, 1.0, 0.0
+            case (time,):
+                return 0.0, 1.0, time
+            case (share, time):
+                return 1 - share, share / self.mean_load, time
+        raise AssertionError(free)
+
+    def free(self, component: Component) -> tuple[float, ...]:
+        """The free numbers of what they gave."""
+        own = component.slope * self.mean_load, component.time
+        return own[2 - len(self.bounds) :]
+
+
+def forms(measured: Measured) -> tuple[Form, ...]:
+    """In proportion to the load, unless it is zero; and affine in it."""
+    is_loaded = measured.loads > 0
+    rates = measured.times[is_loaded] / measured.loads[is_loaded]
+    time = (0.0, float(rates.min()) * (1 - _ROOM))
+    proportional = Form("proportional to the load", (), (), 0.0)
+    mean = float(measured.loads.mean())
+    if np.all(measured.loads == measured.loads.flat[0]):
+        return proportional, Form("after a fixed time", (time,), (time[1] / 2,), mean)
+    # In proportion to no load is no time.
+    share = (0.0, 1.0 if is_loaded.all() else 1 - _ROOM)
+    affine = Form("affine in the load", (share, time), (0.5, time[1] / 2), mean)
+    return (proportional, affine) if is_loaded.all() else (affine,)
+
+
+class Model(NamedTuple):
+    """One component or, of a chain of two states, two; perhaps unequal speeds."""
+
+    components: tuple[Component, ...]
+    become_slow: float = 0.0
+    become_fast: float = 1.0
+    speeds: np.ndarray | None = None
+
+    def log_likelihoods(self, measured: Measured) -> np.ndarray:
+        """Of each time, given the rounds before it, (rounds, workers)."""
+        return self._predicted(measured)[1]
+
+    def log_survivals(self, measured: Measured) -> np.ndarray:
+        """Of a longer time than each, given the rounds before it."""
+        slow, _ = self._predicted(measured)
+        if self.speeds is not None:
+            measured = measured.at_speed(self.speeds)
+        own = [component.log_survivals(measured) for component in self.components]
+        with np.errstate(divide="ignore"):
+            return np.logaddexp(np.log1p(-slow) + own[0], np.log(slow) + own[-1])
+
+    def _predicted(self, measured):
+        jacobian = 0.0
+        if self.speeds is not None:
+            measured = measured.at_speed(self.speeds)
+            jacobian = np.where(measured.is_whole, np.log(self.speeds), 0)
+        own = [component.log_likelihoods(measured) for component in self.components]
+        if len(own) == 1:
+            return np.zeros_like(own[0]), own[0] + jacobian
+        slow, found = _chains.predictions(
+            np.stack(own), self.become_slow, self.become_fast
+        )
+        return slow, found + jacobian
+
+
+class Kind(NamedTuple):
+    """What is fitted.
+
+    Attributes:
+      family: of the laws.
+      form: how times depend on the load.
+      has_slow_state: whether workers have two states.
+      has_speeds: whether they have speeds of their own.
+      in_order: whether rounds followed each other, so that states last.
+    """
+
+    family: Family
+    form: Form
+    has_slow_state: bool = False
+    has_speeds: bool = False
+    in_order: bool = True
+
+    def most_likely(self, measured: Measured, start: Model | None = None) -> Model:
+        """The model of largest likelihood, or one near it, from `start` on."""
+        step = -(-measured.times.size // _ENOUGH)
+        if start is None and step > 1:
+            some = Measured(*(array[:, ::step] for array in measured))
+            start = self._replace(has_speeds=False)._search(some, None)
+        return self._search(measured, start)
+
+    def _search(self, measured, start):
+        if not self.has_speeds:
+            return _at_one_speed(measured, self, start)
+        speeds = None if start is None else start.speeds
+        speeds = _first_speeds(measured) if speeds is None else speeds
+        for _ in range(_SPEED_ITERATIONS):
+            start = _at_one_speed(measured.at_speed(speeds), self, start)
+            speeds = _better_speeds(measured, start, speeds)
+        assert start is not None
+        return start._replace(speeds=speeds)
+
+
+def _at_one_speed(measured, kind, start):
+    everything = np.ones(measured.times.shape)
+    if not kind.has_slow_state:
+        before = None if start is None else start.components[0]
+        return Model((_component(measured, everything, kind, before),))
+    if start is not None:
+        return _two_states(measured, kind, start, _MORE_ITERATIONS)
+    single = _component(measured, everything, kind, None)
+    tails = single.log_survivals(measured)
+    found = [
+        _two_states(
+            measured,
+            kind,
+            _parted(measured, kind, single, tails < np.quantile(tails, share)),
+            _ITERATIONS,
+        )
+        for share in _SLOW_SHARES
+    ]
+    return max(found, key=lambda model: model.log_likelihoods(measured).sum())
+
+
+def _parted(measured, kind, single, is_slow):
+    """Two states, told apart for good."""
+    parts = [
+        _component(measured, part.astype(float), kind, single)
+        for part in (~is_slow, is_slow)
+    ]
+    share = float(is_slow.mean())
+    return Model(tuple(parts), share, 1 - share)
+
+
+def _two_states(measured, kind, model, num_iterations):
+    """Expectation and maximisation."""
+    last = -np.inf
+    for _ in range(num_iterations):
+        own = [component.log_likelihoods(measured) for component in model.components]
+        mean = model.log_likelihoods(measured).mean()
+        if mean < last + _GAIN:
+            break
+        last = mean
+        slow, become_slow, become_fast = _chains.responsibilities(
+            np.stack(own), model.become_slow, model.become_fast
+        )
+        if not kind.in_order:
+            become_slow = float(np.clip(slow.mean(), 1e-6, 1 - 1e-6))
+            become_fast = 1 - become_slow
+        components = tuple(
+            _component(measured, weights, kind, component)
+            for weights, component in zip(
+                (1 - slow, slow), model.components, strict=True
+            )
+        )
+        model = Model(components, become_slow, become_fast)
+    return model
+
+
+def _component(measured, weights, kind, start):
+    """Of weighted times: the load's numbers by search, for each the family's."""
+    from scipy import optimize
+
+    family, form = kind.family, kind.form
+    flat = [array.ravel() for array in measured]
+    whole_weight = float(np.sum(weights * measured.is_whole))
+    if np.max(weights * measured.is_whole) < NO_WEIGHT:
+        assert start is not None
+        return start
+    weights = weights.ravel()
+
+    def made(free):
+        overhead, slope, time = form.coefficients(tuple(map(float, free)))
+        units, _ = _units(Measured(*flat), overhead, slope, time)
+        sample = Sample(np.maximum(units, 1e-300), weights, flat[2])
+        return Component(family, overhead, slope, time, family.estimate(sample))
+
+    def cost(free):
+        component = made(free)
+        if not all(np.isfinite(component.parameters)):
+            return 1e10
+        found = component.log_likelihoods(Measured(*flat))
+        found = np.sum(weights * np.where(weights > NO_WEIGHT, found, 0)) / whole_weight
+        return -found if np.isfinite(found) else 1e10
+
+    if not form.bounds:
+        return made(())
+    first = form.start if start is None else form.free(start)
+    spread = 0.3 if start is None else 0.05
+    low, high = np.array(form.bounds).T
+    first = np.clip(first, low + 1e-3 * (high - low), high - 1e-3 * (high - low))
+    # Towards the middle, so that the simplex stays between the bounds.
+    ways = np.where(first < (low + high) / 2, 1, -1) * spread * (high - low)
+    simplex = np.vstack([first, first + np.diag(ways)])
+    found = optimize.minimize(
+        cost,
+        first,
+        method="Nelder-Mead",
+        bounds=form.bounds,
+        options={
+            "initial_simplex": simplex,
+            "maxfev": 150 if start is None else 20,
+            "xatol": 1e-4,
+            "fatol": 1e-7,
+        },
+    )
+    return made(found.x)
+
+
+def _units(measured, overhead, slope, time):
+    scale = overhead + slope * measured.loads
+    return (measured.times - time * measured.loads) / scale, scale
+
+
+def _first_speeds(measured):
+    """How much faster each worker's typical time is than all workers'."""
+    logs = np.log(measured.times)
+    logs = logs - np.median(logs, axis=1, keepdims=True)
+    return np.exp(-np.median(logs, axis=0))
+
+
+def _better_speeds(measured, model, speeds):
+    """Each worker's own speed of largest likelihood, with the median one as unit."""
+    slow = model.become_slow / (model.become_slow + model.become_fast)
+    for grid in _SPEED_GRIDS:
+        tried = speeds * np.exp(grid)[:, None, None]
+        # One more axis in front: what is tried.
+        shape = (len(grid), *measured.times.shape)
+        moved = Measured(
+            measured.times * tried,
+            np.broadcast_to(measured.loads, shape),
+            np.broadcast_to(measured.is_whole, shape),
+        )
+        own = [component.log_likelihoods(moved) for component in model.components]
+        with np.errstate(divide="ignore"):
+            mixed = np.logaddexp(np.log1p(-slow) + own[0], np.log(slow) + own[-1])
+        mixed = mixed + np.where(measured.is_whole, np.log(tried), 0)
+        best = np.maximum(mixed, -1e6).sum(1).argmax(0)
+        speeds = speeds * np.exp(grid)[best]
+    return speeds / np.median(speeds)
