@@ -18,6 +18,7 @@ from experiments.codes import codes
 from experiments.figure2 import figure2
 from experiments.linear_regression import linear_regression
 from experiments.mnist import mnist
+from experiments.plan import plan
 from experiments.results import ExperimentError, console
 from experiments.sketching import sketching
 
@@ -29,6 +30,7 @@ EXPERIMENTS: dict[str, Callable[..., None]] = {
     "sketching": sketching,
     "cluster": cluster,
     "chaos": chaos,
+    "plan": plan,
     "benchmark": benchmark,
 }
 

@@ -1,6 +1,5 @@
 """What a plan gives: choices with their times, as numbers and as a table."""
 
-import functools
 import math
 import textwrap
 from typing import Any, NamedTuple
@@ -88,10 +87,20 @@ class Choice(NamedTuple):
         """Whether there are parts on several workers."""
         return self.replication > 1
 
+    @property
+    def waits_for(self) -> str:
+        """In few characters: "all", "first 29", "1.35 s", "decodable", "error 10%"."""
+        if self.rule == "deadline":
+            return f"{_short(self.value, 3)} s"
+        if self.rule == "fastest":
+            is_all = self.value == self.code.num_workers
+            return "all" if is_all else f"first {self.value:.0f}"
+        return "decodable" if self.value <= EXACT else f"error {self.value**2:.0%}"
+
     def __str__(self) -> str:
-        """Such as "fractional_repetition with 2 copies, until the answers decode"."""
+        """Such as "binary with 2 copies, waiting until the answers decode"."""
         copies = f" with {self.replication:.3g} copies" if self.is_coded else ""
-        return f"{self.name}{copies}, {self._waiting()}"
+        return f"{self.name}{copies}, waiting {self._waiting()}"
 
     def _waiting(self):
         workers = self.code.num_workers
@@ -157,36 +166,38 @@ class Plan(NamedTuple):
         """The best with another code or another replication; None where none was."""
         return next(iter(self.by_code[1:]), None)
 
+    @property
+    def answer(self) -> str:
+        """What to do, and how much longer it takes to do something else."""
+        return "\n".join(_filled(line) for line in _answer(self))
+
     def __str__(self) -> str:
-        filled = functools.partial(textwrap.fill, width=_WIDTH)
-        answer = map(filled, _answer(self))
-        notes = map(filled, _notes(self))
-        return "\n".join([*answer, "", *_table(self), "", *notes])
+        return "\n".join([self.answer, "", *_table(self), "", _filled(_notes(self))])
+
+
+def _filled(text):
+    return textwrap.fill(text, _WIDTH)
 
 
 def _answer(plan):
     """What to do, and by how much it is better than what else could be done."""
     best = plan.best
     if not plan.is_reached:
-        return (
-            (
-                f"No choice reaches a loss of {plan.target:g} of the start. Closest comes "
-                f"{best}: it ends at {best.lowest_loss:.2g}, with steps of "
-                f"{_short(best.step_time.value)} s."
-            ),
-        )
+        steps = _short(best.step_time.value)
+        yield f"No choice reaches a loss of {plan.target:g} of the start."
+        yield f"Closest comes {best}: {best.lowest_loss:.2g}, in steps of {steps} s."
+        return
     others = {"Next best": plan.next_best, "Not coding": plan.uncoded}
     if not best.is_coded:
         coded = (own for own in plan.choices if own.is_coded)
         others = {"The best code": next(coded, None)}
     others["Waiting for all"] = _waiting_for_all(plan)
     told = [best]
-    lines = [f"{'Code' if best.is_coded else 'Do not code'}: {best}."]
+    yield f"{'Code' if best.is_coded else 'Do not code'}: {best}."
     for name, own in others.items():
         if own is not None and own not in told:
-            lines.append(f"{name}: {own}, {_behind(own, best)}.")
+            yield f"{name}: {own}, {_behind(own, best)}."
             told.append(own)
-    return lines
 
 
 def _behind(own, best):
@@ -210,7 +221,7 @@ def _waiting_for_all(plan):
 
 def _table(plan):
     names = "code", "d", "waits for", "step", "90%", "error", "MB", "steps", "time", "±"
-    rows = [names]
+    rows: list[tuple[str, ...]] = [names]
     shown = list(plan.by_code[:_NUM_ROWS])
     all_awaited = _waiting_for_all(plan)
     if all_awaited is not None and all_awaited not in shown:
@@ -219,7 +230,7 @@ def _table(plan):
         cells = (
             own.name,
             f"{own.replication:.2g}",
-            _waits_for(own),
+            own.waits_for,
             _short(own.step_time.value),
             _short(own.step_quantile.value),
             f"{own.decoding_error.value:.1%}",
@@ -240,25 +251,16 @@ def _table(plan):
 
 def _notes(plan):
     """What the columns are, and for what they hold."""
-    return (
-        (
-            "d: copies of each part; step, 90%: seconds, mean and quantile; error: squared, "
-            "relative; MB: through the coordinator in a step; steps and time (± standard "
-            f"error): to a loss of {plan.target:g} of the start with condition "
-            f"{plan.condition:g} and heterogeneity {plan.heterogeneity:g}. Of each code the "
-            f"best waiting rule is shown, of {len(plan.choices)} choices in all."
-        ),
+    goal = (
+        f"a loss of {plan.target:g} of the start with condition {plan.condition:g} and "
+        f"heterogeneity {plan.heterogeneity:g}"
     )
-
-
-def _waits_for(choice):
-    """In few characters."""
-    if choice.rule == "deadline":
-        return f"{_short(choice.value, 3)} s"
-    if choice.rule == "fastest":
-        is_all = choice.value == choice.code.num_workers
-        return "all" if is_all else f"first {choice.value:.0f}"
-    return "decodable" if choice.value <= EXACT else f"error {choice.value**2:.0%}"
+    return (
+        "d: copies of a part; step, 90%: seconds, mean and quantile; error: squared, "
+        "relative; MB: through the coordinator in a step; steps, time (± standard "
+        f"error): to {goal}. Of each code the best waiting rule is shown, of "
+        f"{len(plan.choices)} choices in all."
+    )
 
 
 def _short(value, digits=4):
