@@ -19,6 +19,7 @@ from experiments.delay_models import delays
 from experiments.figure2 import figure2
 from experiments.linear_regression import linear_regression
 from experiments.mnist import mnist
+from experiments.plan import plan
 from experiments.results import ExperimentError, console
 from experiments.sketching import sketching
 
@@ -31,6 +32,7 @@ EXPERIMENTS: dict[str, Callable[..., None]] = {
     "delays": delays,
     "cluster": cluster,
     "chaos": chaos,
+    "plan": plan,
     "benchmark": benchmark,
 }
 

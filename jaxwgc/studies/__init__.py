@@ -3,11 +3,17 @@
 from jaxwgc.studies._adversary import adversarial
 from jaxwgc.studies._learned_entries import optimize
 from jaxwgc.studies._monte_carlo import Summary, monte_carlo, summarize
+from jaxwgc.studies._plan import plan
+from jaxwgc.studies._plan_results import Choice, Estimate, Plan
 
 __all__ = [
+    "Choice",
+    "Estimate",
+    "Plan",
     "Summary",
     "adversarial",
     "monte_carlo",
     "optimize",
+    "plan",
     "summarize",
 ]
