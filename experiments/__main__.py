@@ -22,6 +22,7 @@ from experiments.mnist import mnist
 from experiments.plan import plan
 from experiments.results import ExperimentError, console
 from experiments.sketching import sketching
+from experiments.time import time
 
 EXPERIMENTS: dict[str, Callable[..., None]] = {
     "mnist": mnist,
@@ -30,6 +31,7 @@ EXPERIMENTS: dict[str, Callable[..., None]] = {
     "codes": codes,
     "sketching": sketching,
     "delays": delays,
+    "time": time,
     "cluster": cluster,
     "chaos": chaos,
     "plan": plan,

@@ -152,7 +152,7 @@ def histories(
     return np.asarray(simulate(jax.random.split(jax.random.key(seed), runs)))
 
 
-LEVELS = 1 - np.geomspace(1e-3, 1, 61)[::-1]
+LEVELS = 1 - np.geomspace(1e-3, 0.99, 61)[::-1]
 
 
 def tail(times: np.ndarray) -> dict[str, Any]:
@@ -180,8 +180,8 @@ def tabulate_fits(name: str, numbers: Numbers) -> ResultTable:
         }
 
     return ResultTable.of_records(
-        f"Fitted to the first half of {name}: mean logarithm of the likelihood of the last "
-        "third of it, and Kolmogorov-Smirnov distance, for models of the rest",
+        f"Fitted to the first half of {name}: mean logarithm of the likelihood of its "
+        "last third, and Kolmogorov-Smirnov distance, for models of the rest",
         show,
         numbers["fits"][:SHOWN_FITS],
     )
