@@ -59,6 +59,8 @@ def fit(
     after a fixed time); then each with two states, fast and slow, that last for some
     rounds (`markov`), and with speeds of the workers (`unequal_speeds`). They are
     ranked by the likelihood of the last rounds of each load, for models of the others.
+    (`bernoulli_slowdown` has two times, which measured ones never are; two states
+    stand for it.)
 
     Args:
       times: (rounds, workers) in seconds; NaN or infinity where no answer came, of

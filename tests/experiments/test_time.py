@@ -147,6 +147,10 @@ class TestCommands:
         np.savez(short, times=np.ones((3, 4)))
         with pytest.raises(ExperimentError, match="at least 8 rounds; got 3 rounds"):
             command(short, out=tmp_path)
+        zero = tmp_path / "zero.npy"
+        np.save(zero, np.zeros((9, 4)))
+        with pytest.raises(ExperimentError, match="must hold positive times.*got 0"):
+            command(zero, out=tmp_path)
         words = tmp_path / "words.npz"
         np.savez(words, times=np.array(["a"]))
         with pytest.raises(ExperimentError, match="--trace must hold times"):
