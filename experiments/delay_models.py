@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 from experiments import studies
 from experiments.delays import LANGUAGE_MODELS, Trace, read_traces
@@ -80,10 +81,7 @@ def measure(trace: Trace, runs: int, seed: int, num_workers: int) -> Numbers:
     measured = [of_fastest(own, counts) for own in groups]
     spread = [
         np.quantile(
-            [
-                of_fastest(own[generator.integers(0, len(own), len(own))], counts)
-                for _ in range(runs)
-            ],
+            [of_fastest(again, counts) for again in drawn_again(own, runs, generator)],
             [0.025, 0.975],
             axis=0,
         )
@@ -117,7 +115,12 @@ def measure(trace: Trace, runs: int, seed: int, num_workers: int) -> Numbers:
         "measured": measured,
         "interval": spread,
         "said": said,
-        "tails": {"measured": [measured_tail(own) for own in second.seconds], **tails},
+        "tails": {
+            "measured": [
+                tail(drawn_again(own, runs, generator)) for own in second.seconds
+            ],
+            **tails,
+        },
     }
 
 
@@ -156,17 +159,17 @@ LEVELS = 1 - np.geomspace(1e-3, 0.99, 61)[::-1]
 
 
 def tail(times: np.ndarray) -> dict[str, Any]:
-    """Quantiles of all times, with their spread over runs."""
+    """Quantiles of times (runs, rounds, workers), with their spread over runs."""
     flat = times.reshape(len(times), -1)
-    each = np.quantile(flat, LEVELS, axis=1)
-    low, high = np.quantile(each, [0.05, 0.95], axis=1)
-    return {"middle": np.quantile(flat, LEVELS), "low": low, "high": high}
+    each = np.quantile(flat, LEVELS, axis=1, method="inverted_cdf")
+    low, middle, high = np.quantile(each, [0.025, 0.5, 0.975], 1, method="inverted_cdf")
+    return {"low": low, "middle": middle, "high": high}
 
 
-def measured_tail(times: np.ndarray) -> dict[str, Any]:
-    """Quantiles of what was measured, where what is missing never came."""
-    flat = np.where(np.isnan(times), np.inf, times).ravel()
-    return {"middle": np.quantile(flat, LEVELS, method="inverted_cdf")}
+def drawn_again(times: np.ndarray, runs: int, generator: Any) -> np.ndarray:
+    """As many rounds with replacement, (runs, rounds, workers); missing ones never."""
+    rounds = generator.integers(0, len(times), (runs, len(times)))
+    return np.where(np.isnan(times), np.inf, times)[rounds]
 
 
 def tabulate_fits(name: str, numbers: Numbers) -> ResultTable:
@@ -218,26 +221,19 @@ def draw(name: str, numbers: Numbers) -> Figure:
     figure, panels = new_figure(4.2 * len(chosen) + 0.6, 3.6, len(chosen))
     survivals = 1 - LEVELS
     for axes, number in zip(panels, chosen, strict=True):
-        for index, (what, own) in enumerate(numbers["tails"].items()):
-            if what in ("workers", "cells"):
-                continue
+        for index, what in enumerate(("rounds", "best fit", "measured")):
+            own = {
+                name: np.array(x) for name, x in numbers["tails"][what][number].items()
+            }
+            color = "black" if what == "measured" else COLORS[index]
+            look = {"linestyle": ":", "linewidth": 2} if what == "measured" else {}
             label = "rounds drawn again" if what == "rounds" else what
-            look = {"color": COLORS[index], "label": label}
-            middle = np.array(own[number]["middle"])
-            if "low" in own[number]:
-                axes.plot(middle, survivals, **look)
-                axes.fill_betweenx(
-                    survivals,
-                    own[number]["low"],
-                    own[number]["high"],
-                    color=COLORS[index],
-                    alpha=0.2,
-                    linewidth=0,
-                )
-            else:
-                look |= {"color": "black", "linewidth": 2, "linestyle": ":"}
-                axes.plot(middle, survivals, **look)
+            axes.plot(own["middle"], survivals, color=color, label=label, **look)
+            bounds = own["low"], own["high"]
+            axes.fill_betweenx(survivals, *bounds, color=color, alpha=0.15, linewidth=0)
         axes.set(xscale="log", yscale="log", xlabel="seconds")
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.5, 0.6)))
         axes.set_title(f"load {loads[number]:g}" if len(loads) > 1 else name)
     panels[0].set_ylabel("share of times that are longer")
     panels[0].legend(loc="lower left")
