@@ -15,12 +15,14 @@ from experiments.benchmark import benchmark
 from experiments.chaos import chaos
 from experiments.cluster import cluster
 from experiments.codes import codes
+from experiments.delay_models import delays
 from experiments.figure2 import figure2
 from experiments.linear_regression import linear_regression
 from experiments.mnist import mnist
 from experiments.plan import plan
 from experiments.results import ExperimentError, console
 from experiments.sketching import sketching
+from experiments.time import time
 
 EXPERIMENTS: dict[str, Callable[..., None]] = {
     "mnist": mnist,
@@ -28,6 +30,8 @@ EXPERIMENTS: dict[str, Callable[..., None]] = {
     "figure2": figure2,
     "codes": codes,
     "sketching": sketching,
+    "delays": delays,
+    "time": time,
     "cluster": cluster,
     "chaos": chaos,
     "plan": plan,

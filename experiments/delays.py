@@ -48,7 +48,7 @@ class Trace(NamedTuple):
         return stragglers.fit(times, np.repeat(self.loads, num_rounds)[:, None])
 
     def delay(self, resample: str = "rounds", unit: float = 1.0):
-        """A delay model for loads in that share of the data; see `measured_at_loads`."""
+        """A delay model for loads in units of that share of the data."""
         return measured_at_loads(self.loads / unit, self.seconds, resample)
 
 
@@ -109,9 +109,13 @@ def read_traces(path: Path) -> dict[str, Trace]:
     for name, array in arrays.items():
         if not np.issubdtype(array.dtype, np.number) or array.ndim not in (2, 3):
             continue
-        array = np.where(array > 0, array, np.nan).astype(float)
-        is_at_loads = loads is not None and loads.shape == array.shape[:1]
-        if is_at_loads and array.ndim == 3:
+        array = array.astype(float)
+        if np.any(array <= 0):
+            raise ExperimentError(
+                "--trace must hold positive times, and NaN where no answer came; got "
+                f"{np.nanmin(array):g} in {name} of {path}"
+            )
+        if loads is not None and array.ndim == 3 and loads.shape == array.shape[:1]:
             order = np.argsort(loads)
             traces[name] = Trace(name, array[order], loads[order].astype(float))
         else:

@@ -9,7 +9,8 @@ from jaxwgc import _validation
 from jaxwgc.stragglers._combined_delays import affine, markov, unequal_speeds
 from jaxwgc.stragglers._delays import shifted_exponential
 from jaxwgc.stragglers._families import FAMILIES
-from jaxwgc.stragglers._likelihood import Component, Kind, Measured, Model, forms
+from jaxwgc.stragglers._likelihood import Component, Measured, Model, forms
+from jaxwgc.stragglers._most_likely import Kind
 from jaxwgc.stragglers._standard_errors import parameters_of, standard_errors
 from jaxwgc.stragglers._types import DelayModel
 
@@ -59,6 +60,8 @@ def fit(
     after a fixed time); then each with two states, fast and slow, that last for some
     rounds (`markov`), and with speeds of the workers (`unequal_speeds`). They are
     ranked by the likelihood of the last rounds of each load, for models of the others.
+    (`bernoulli_slowdown` has two times, which measured ones never are; two states
+    stand for it.)
 
     Args:
       times: (rounds, workers) in seconds; NaN or infinity where no answer came, of

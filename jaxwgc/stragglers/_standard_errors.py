@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from jaxwgc.stragglers._likelihood import Kind, Measured, Model
+from jaxwgc.stragglers._likelihood import Measured, Model
+from jaxwgc.stragglers._most_likely import Kind
 
 STATES = {1: ("",), 2: ("fast ", "slow ")}
 CHAIN = ("become_slow", "become_fast")
