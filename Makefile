@@ -84,7 +84,7 @@ benchmark: $(STAMPS)/experiments
 # Every number in the README and the documentation, measured anew with all runs.
 measure: $(STAMPS)/experiments
 	@echo "About an hour on two cores, which nothing else should use."
-	@for name in mnist linear-regression figure2 codes sketching benchmark cluster chaos; do \
+	@for name in mnist linear-regression figure2 codes sketching benchmark plan cluster chaos; do \
 	  $(BIN)/python -m experiments $$name --out docs/results || exit; \
 	done
 	$(BIN)/python docs/hooks/readme.py

@@ -92,13 +92,12 @@ def plan_for(
     **options: Any,
 ) -> jaxwgc.Plan:
     """With the least load that was measured as the one without a code."""
-    if num_workers is None:
-        num_workers = trace.seconds.shape[2]
+    number = trace.seconds.shape[2] if num_workers is None else num_workers
     if replications is not None:
-        replications = [own for own in replications if own <= num_workers]
+        replications = [own for own in replications if own <= number]
     return jaxwgc.plan(
         trace.delay(),
-        num_workers,
+        number,
         jax.random.key(0) if key is None else key,
         replications=replications,
         uncoded_load=float(trace.loads[trace.loads > 0].min()),

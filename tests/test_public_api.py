@@ -27,6 +27,7 @@ TYPES = {
     "Arrivals",
     "BlessSample",
     "BlockLeverageState",
+    "Choice",
     "Clustered",
     "CodedAggregateState",
     "DecodedRound",
@@ -36,6 +37,7 @@ TYPES = {
     "DelayModel",
     "Diagnosis",
     "Embedding",
+    "Estimate",
     "GradientCode",
     "Group",
     "Lagrange",
@@ -44,8 +46,9 @@ TYPES = {
     "LewisWeights",
     "OneStep",
     "PartitionSample",
-    "PlacedParts",
     "Peeling",
+    "PlacedParts",
+    "Plan",
     "Progress",
     "RayCluster",
     "Round",
@@ -168,7 +171,7 @@ def test_names_are_those_of_the_design():
         assert f"jaxwgc.stragglers.{name}" in FUNCTIONS
     for name in ("mesh_value_and_grad", "place_parts"):
         assert f"jaxwgc.distributed.{name}" in FUNCTIONS
-    for name in ("adversarial", "monte_carlo", "optimize", "summarize"):
+    for name in ("adversarial", "monte_carlo", "optimize", "plan", "summarize"):
         assert f"jaxwgc.studies.{name}" in FUNCTIONS
     assert {name.rpartition(".")[2] for name in NAMES if name not in FUNCTIONS} == TYPES
 

@@ -16,6 +16,8 @@ LEVEL = 0.9
 _DEVIATIONS = 3.0
 # Of a round with the next: what lasts longer is as good as a bias.
 _MOST_CORRELATED = 0.98
+# Of the squares of deviations.
+_ROUNDING = 1e-12
 
 
 class Judged(NamedTuple):
@@ -147,7 +149,7 @@ def _persistent(deviations, num_runs):
     num_rounds = runs.shape[1]
     around = runs - runs.mean(1, keepdims=True)
     square = np.mean(around**2)
-    if square == 0:
+    if square <= _ROUNDING * np.mean(runs**2):
         return float(np.mean(runs.mean(1) ** 2)), 0.0, 0.0
     first, second = (
         np.mean(around[:, lag:] * around[:, :-lag]) / square for lag in (1, 2)

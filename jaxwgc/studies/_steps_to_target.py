@@ -94,10 +94,12 @@ def loss(
     step, num_steps = np.asarray(step)[..., None], np.asarray(num_steps)[..., None]
     moved = step * curvature
     kept = 1 - moved
-    square = kept**2 + moved**2 * variance
+    # What is like in the round before adds up: of u_t in the product of the factors, by
+    # its terms of second order, and of a_tj in the sum of what is left of it.
+    like = lasting * correlation * np.abs(kept) / (1 - correlation * np.abs(kept))
+    square = kept**2 + moved**2 * variance * (1 + 4 * like)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         left = square**num_steps
-        # Noise of a round that is like that of the round before adds up.
         again = correlation * kept
         growth = 1 + 2 * lasting * again / (1 - again)
         noisy = step**2 * noise * growth * (1 - left) / (1 - square)
