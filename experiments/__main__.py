@@ -20,6 +20,7 @@ from experiments.linear_regression import linear_regression
 from experiments.mnist import mnist
 from experiments.results import ExperimentError, console
 from experiments.sketching import sketching
+from experiments.weights import weights
 
 EXPERIMENTS: dict[str, Callable[..., None]] = {
     "mnist": mnist,
@@ -27,6 +28,7 @@ EXPERIMENTS: dict[str, Callable[..., None]] = {
     "figure2": figure2,
     "codes": codes,
     "sketching": sketching,
+    "weights": weights,
     "cluster": cluster,
     "chaos": chaos,
     "benchmark": benchmark,

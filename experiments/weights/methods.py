@@ -1,0 +1,233 @@
+"""Ways to descend on sampled parts, each over a grid of steps, through the code.
+
+All are vectors of weights of the k parts that the code holds: the library's rescaling
+multiplies losses, so that it may go into the weights of the code. Constants that a
+step size takes up are left out: the paper's 1 / (rΠ) is 1 / (kΠ) here, which differs by
+the rows of a part.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxwgc
+from experiments.descent import CODE
+from experiments.studies import Numbers
+from experiments.weights.ratios import geometric_mean
+from jaxwgc import sketching
+
+ONE_SHOT = {
+    "weighted": "count / (kΠ), the paper's",
+    "weighted, unbiased": "count / (qΠ)",
+    "unweighted": "1 / (kΠ)",
+    "uniform": "K / k, parts drawn uniformly",
+}
+ITERATIVE = {
+    "block leverage": "a new sample by Π at every step",
+    "block uniform": "a new uniform sample at every step",
+}
+METHODS = (*ONE_SHOT, *ITERATIVE)
+BASELINE = "unweighted"
+# Step sizes in units of one over the largest curvature of all the data, and over how
+# many steps they halve: never, or soon.
+SIZES = tuple(2.0 ** (exponent / 2) for exponent in range(-10, 6))
+DELAYS = (np.inf, 10.0)
+# The fixed step is that share of the best one of the baseline; the paper's is about
+# that in its section 6.2.
+FIXED_SHARE = 8
+# In the place of errors that are no numbers any more.
+DIVERGED = 1e30
+# Runs that choose the steps, one of so many; the others are shown.
+TUNING_SHARE = 4
+
+
+def schedules(method: str, num_steps: int) -> np.ndarray:
+    """Sizes of all steps, (lanes, num_steps). One sample needs no smaller steps."""
+    steps = np.arange(num_steps)
+    delays = DELAYS if method in ITERATIVE else DELAYS[:1]
+    return np.array([s / (1 + steps / delay) for delay in delays for s in SIZES])
+
+
+def run_all(
+    key: jax.Array,
+    parts: Any,
+    probabilities: jax.Array,
+    curvature: jax.Array,
+    loss: Callable[[Any, Any], jax.Array],
+    start: jax.Array,
+    measure: Callable[[jax.Array], Numbers],
+    checkpoints: tuple[int, ...],
+    load: Callable[[Any], Any] = lambda part: part,
+) -> Numbers:
+    """What `measure(params)` gives by method, (lanes, checkpoints).
+
+    Args:
+        key: Of samples and stragglers.
+        parts: All K parts of the data.
+        probabilities: Of each to be drawn, (K,).
+        curvature: The largest of the loss of all the data.
+        loss: `loss(params, part)`, summed over a part.
+        start: Parameters.
+        measure: A function of parameters.
+        checkpoints: Numbers of steps after which to measure.
+        load: Makes of a part what the loss reads.
+    """
+    sample_key, uniform_key, *keys = jax.random.split(key, 4)
+    num_parts, k = len(probabilities), CODE.num_parts
+    even = jnp.full(num_parts, 1 / num_parts, probabilities.dtype)
+
+    def draw(key, probabilities):
+        return sketching.sample_partitions(key, probabilities, num_distinct=k)
+
+    sample, uniform = draw(sample_key, probabilities), draw(uniform_key, even)
+    counts, q = sample.counts.astype(even.dtype), sample.num_draws.astype(even.dtype)
+    weights = {
+        "weighted": counts / (k * sample.probabilities),
+        "weighted, unbiased": counts / (q * sample.probabilities),
+        "unweighted": 1 / (k * sample.probabilities),
+        "uniform": jnp.full(k, num_parts / k, even.dtype),
+    }
+    indices = [uniform.indices if n == "uniform" else sample.indices for n in ONE_SHOT]
+    # Side by side, which compiles once.
+    one_shot = jax.vmap(
+        lambda indices, weights: descend(
+            keys[0],
+            one_shot_gradient(loss, load, parts, indices, weights),
+            schedules("weighted", checkpoints[-1]) / curvature,
+            start,
+            measure,
+            checkpoints,
+        )
+    )(jnp.stack(indices), jnp.stack([weights[name] for name in ONE_SHOT]))
+    iterative = jax.vmap(
+        lambda probabilities: descend(
+            keys[1],
+            iterative_gradient(loss, load, parts, probabilities),
+            schedules("block leverage", checkpoints[-1]) / curvature,
+            start,
+            measure,
+            checkpoints,
+        )
+    )(jnp.stack([probabilities, even]))
+    found = {}
+    for names, own in ((ONE_SHOT, one_shot), (ITERATIVE, iterative)):
+        for index, name in enumerate(names):
+            found[name] = jax.tree.map(lambda leaf, index=index: leaf[index], own)
+    ratio = jnp.std(probabilities) / jnp.mean(probabilities)
+    return {"found": found, "spread": ratio, "draws_per_part": q / k}
+
+
+def one_shot_gradient(
+    loss: Any, load: Any, parts: Any, indices: Any, weights: Any
+) -> Any:
+    """Of the same parts at every step."""
+    small = jax.vmap(load)(jax.tree.map(lambda leaf: leaf[indices], parts))
+    decoded = jaxwgc.decoded_value_and_grad(loss, jaxwgc.weighted(CODE, weights))
+    return lambda params, key, received: decoded(params, small, received)[1]
+
+
+def iterative_gradient(loss: Any, load: Any, parts: Any, probabilities: Any) -> Any:
+    """Of a new sample at every step."""
+
+    def loaded_loss(params, part):
+        return loss(params, load(part))
+
+    decoded = jaxwgc.sampled_value_and_grad(loaded_loss, CODE, probabilities)
+    return lambda params, key, received: decoded(params, parts, key, received)[1]
+
+
+def descend(
+    key: jax.Array,
+    gradient: Callable[[Any, jax.Array, jax.Array], jax.Array],
+    sizes: jax.Array,
+    start: jax.Array,
+    measure: Callable[[jax.Array], Numbers],
+    checkpoints: tuple[int, ...],
+) -> Numbers:
+    """All schedules side by side, from the same samples and stragglers at every step.
+
+    As many stragglers at random as the code survives.
+    """
+
+    def step(lanes, carry):
+        key, size = carry
+        sample_key, order_key = jax.random.split(key)
+        order = jax.random.permutation(order_key, CODE.num_workers)
+        received = order >= CODE.num_stragglers
+        gradients = jax.vmap(lambda own: gradient(own, sample_key, received))(lanes)
+        lanes = lanes - size[:, None] * gradients
+        return lanes, lanes
+
+    lanes = jnp.broadcast_to(start, (len(sizes), *start.shape))
+    carry = jax.random.split(key, checkpoints[-1]), sizes.T
+    _, path = jax.lax.scan(step, lanes, carry)
+    reached = path[np.array(checkpoints) - 1]
+    measured = jax.vmap(jax.vmap(measure))(reached)
+    return jax.tree.map(lambda own: jnp.moveaxis(own, 0, 1), measured)
+
+
+def choose(errors: np.ndarray) -> np.ndarray:
+    """Of (runs, lanes, checkpoints): the lane of the least error, (checkpoints,).
+
+    Means of logarithms.
+    """
+    return np.argmin(np.mean(np.log(np.fmin(errors, DIVERGED)), axis=0), axis=0)
+
+
+class Chosen(NamedTuple):
+    """Runs that are shown, and the lanes that the others have chosen (checkpoints,)."""
+
+    shown: slice
+    best: dict[str, np.ndarray]
+    fixed: np.ndarray
+
+    def take(self, own: np.ndarray, lanes: np.ndarray) -> np.ndarray:
+        """Of (runs, lanes, checkpoints): (shown runs, checkpoints)."""
+        own = own[self.shown]
+        return np.stack([own[:, lane, at] for at, lane in enumerate(lanes)], axis=1)
+
+
+def choose_all(errors: dict[str, np.ndarray]) -> Chosen:
+    """Each method's best step, and one for all; of errors (runs, lanes, checkpoints)."""
+    runs = len(errors[BASELINE])
+    tuning = max(runs // TUNING_SHARE, 1)
+    shown = slice(tuning, None) if runs > tuning else slice(None)
+    best = {name: choose(own[:tuning]) for name, own in errors.items()}
+    shift = 2 * int(np.log2(FIXED_SHARE))
+    return Chosen(shown, best, np.maximum(best[BASELINE] - shift, 0))
+
+
+def compare(errors: dict[str, np.ndarray], chosen: Chosen) -> Numbers:
+    """Errors and paired ratios of the runs that are shown.
+
+    Of (runs, lanes, checkpoints) by method; ratios to the baseline at its best step,
+    and at the fixed step to the baseline there.
+    """
+    errors = {name: np.fmin(own, DIVERGED) for name, own in errors.items()}
+    best = {name: chosen.take(own, chosen.best[name]) for name, own in errors.items()}
+    fixed = {name: chosen.take(errors[name], chosen.fixed) for name in ONE_SHOT}
+    return {
+        "lanes": chosen.best,
+        "fixed_lane": chosen.fixed,
+        "error": {name: geometric_mean(own) for name, own in best.items()},
+        "best_step": {
+            name: geometric_mean(own / best[BASELINE]) for name, own in best.items()
+        },
+        "fixed_step": {
+            name: geometric_mean(own / fixed[BASELINE]) for name, own in fixed.items()
+        },
+        "by_step": {
+            name: geometric_mean(own[chosen.shown, : len(SIZES)])
+            for name, own in errors.items()
+        },
+    }
+
+
+def step_of(method: str, lane: int) -> str:
+    """Of a lane, for a table."""
+    delay, size = divmod(int(lane), len(SIZES))
+    decreasing = ", halved after 10" if delay else ""
+    return f"{SIZES[size]:.2g}{decreasing}"
