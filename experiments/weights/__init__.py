@@ -16,17 +16,19 @@ SECTIONS = {
 }
 
 
-def weights(runs: int = 400, seed: int = 0, out: Path = Path("results")) -> None:
+def weights(runs: int = 200, seed: int = 0, out: Path = Path("results")) -> None:
     """When weights help: noisy sources, each method at its own best step, convergence.
 
     Args:
-        runs: Data sets and samples for each mean; a quarter of them on MNIST.
+        runs: Data sets and samples for each mean, a quarter of them on MNIST; below 20,
+            also fewer compression factors, to see that everything runs.
         seed: Of the random numbers.
         out: Folder for the tables (JSON and Markdown) and figures (PNG).
     """
+    effort = studies.Effort(runs, is_full=runs >= 20)
     key = jax.random.key(seed)
     sections = {
-        name: functools.partial(study, runs, jax.random.fold_in(key, index))
+        name: functools.partial(study, effort, jax.random.fold_in(key, index))
         for index, (name, study) in enumerate(SECTIONS.items())
     }
     title = "When weights help. Data sets and samples"

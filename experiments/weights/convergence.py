@@ -1,7 +1,5 @@
 """How fast coded descent gets where, and how far that is from the whole solution."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +7,7 @@ import numpy as np
 import jaxwgc
 from experiments import descent, linear_regression
 from experiments.figures import COLORS, Figure, line, new_figure
-from experiments.studies import Numbers, Study, Trial
+from experiments.studies import Effort, Numbers, Study, Trial
 from experiments.tables import ResultTable, interval, interval_power_of_ten
 from jaxwgc import sketching
 
@@ -21,20 +19,21 @@ MAX_ITERATIONS = 2_000
 WEIGHTINGS = linear_regression.WEIGHTINGS
 # The second part: parts of ten rows, drawn ever more often.
 NUM_PARTS = 100
-DRAWS = (40, 80, 160, 320, 640, 1280, 2560, 5120, 10240)
+DRAWS = tuple(40 * 2**doubling for doubling in range(9))
 
 
-def study(runs: int, key: jax.Array) -> Study:
+def study(effort: Effort, key: jax.Array) -> Study:
     """A cell a compression, and one for sketches of growing size."""
+    compressions = COMPRESSIONS if effort.is_full else COMPRESSIONS[:1]
     return Study(
         {
             "thresholds": THRESHOLDS,
-            "descent": {f"rho={c}": Trial(descend, c) for c in COMPRESSIONS},
+            "descent": {f"rho={c}": Trial(descend, c) for c in compressions},
             "draws": DRAWS,
             "sketches": {"": Trial(sketch)},
         },
         key=key,
-        runs=runs,
+        runs=effort.runs,
         batch_size=100,
         x64=True,
         reduce=reduce,
@@ -91,7 +90,7 @@ def sketch(key: jax.Array) -> Numbers:
     The distortion is that of the columns of X with the residual of the whole solution
     beside them.
     """
-    data_key, *keys = jax.random.split(key, 1 + len(DRAWS))
+    data_key, sample_key = jax.random.split(key)
     features, responses = linear_regression.draw_data(data_key)
     basis = jnp.linalg.qr(features)[0]
     residual = responses - basis @ (basis.T @ responses)
@@ -103,16 +102,22 @@ def sketch(key: jax.Array) -> Numbers:
         jnp.sum(basis**2, axis=1), NUM_PARTS
     )
 
-    def measure(key, num_draws):
-        sample = sketching.sample_partitions(key, probabilities, num_draws=num_draws)
-        weights = sample.counts * sketching.rescaling_factors(sample) ** 2
-        gram = jnp.einsum("j,jpq->pq", weights, grams[sample.indices])
+    def count(key):
+        sample = sketching.sample_partitions(key, probabilities, num_draws=DRAWS[0])
+        return jnp.zeros(NUM_PARTS).at[sample.indices].add(sample.counts)
+
+    # Each number of draws is twice the last, and goes on from it.
+    keys = jax.random.split(sample_key, DRAWS[-1] // DRAWS[0])
+    counts = jnp.cumsum(jax.vmap(count)(keys), axis=0)[np.array(DRAWS) // DRAWS[0] - 1]
+
+    def measure(counts):
+        weights = counts / (counts.sum() * probabilities)
+        gram = jnp.einsum("j,jpq->pq", weights, grams)
         distortion = jnp.max(jnp.abs(jnp.linalg.eigvalsh(gram - jnp.eye(len(gram)))))
         off = jnp.linalg.solve(gram[:-1, :-1], gram[:-1, -1])
         return {"distortion": distortion, "distance": jnp.linalg.norm(off)}
 
-    found = [measure(key, q) for key, q in zip(keys, DRAWS, strict=True)]
-    return jax.tree.map(lambda *own: jnp.stack(own), *found)
+    return jax.vmap(measure)(counts)
 
 
 def reduce(found: Numbers) -> Numbers:
@@ -143,11 +148,8 @@ def tabulate_iterations(numbers: Numbers) -> ResultTable:
     def show(cell):
         index, threshold = cell
         row = {"‖g‖ ≤": f"{threshold:g}"}
-        for compression in COMPRESSIONS:
-            own = numbers["descent"][f"rho={compression}"]
-            for name in WEIGHTINGS:
-                summary = own[name]["iterations"]
-                row[f"{name}, ρ = {compression}"] = interval(at(summary, index), 1)
+        for label, own in curves(numbers):
+            row[label] = interval(at(own["iterations"], index), 1)
         first = numbers["descent"]["rho=2"]["weighted"]["iterations"].mean[0]
         row["C/ε from the first row"] = f"{first * THRESHOLDS[0] / threshold:,.0f}"
         row["distance, weighted, ρ = 2"] = interval_power_of_ten(
@@ -165,13 +167,18 @@ def tabulate_iterations(numbers: Numbers) -> ResultTable:
         ("per_decade", "a decade, measured"),
         ("asymptotic", "a decade, of the slowest direction"),
     ):
-        cells = [
-            interval(numbers["descent"][f"rho={c}"][w][quantity], 1)
-            for c in COMPRESSIONS
-            for w in WEIGHTINGS
-        ]
+        cells = [interval(own[quantity], 1) for _, own in curves(numbers)]
         table.add_row(name, *cells, "", "")
     return table
+
+
+def curves(numbers: Numbers) -> list[tuple[str, Numbers]]:
+    """What was measured of descent, with its label."""
+    return [
+        (f"{name}, {compression.replace('rho=', 'ρ = ')}", own[name])
+        for compression, own in numbers["descent"].items()
+        for name in WEIGHTINGS
+    ]
 
 
 def at(summary: jaxwgc.Summary, index: int) -> jaxwgc.Summary:
@@ -190,7 +197,9 @@ def tabulate_distance(numbers: Numbers) -> ResultTable:
             "distortion ε": interval(at(own["distortion"], index), 3),
             "distance ‖X(θ̃ − θ_ols)‖ / ‖r‖": interval(at(own["distance"], index), 4),
             "runs with ε < 1": f"{100 * own['speaks'][index]:.0f}%",
-            "ε / (1 − ε) over the distance, median": "" if over is None else f"{over:.1f}",
+            "ε / (1 − ε) over the distance, median": ""
+            if over is None
+            else f"{over:.1f}",
             "runs beyond the bound": str(own["violations"][index]),
         }
 
@@ -205,12 +214,10 @@ def tabulate_distance(numbers: Numbers) -> ResultTable:
 def draw_iterations(numbers: Numbers) -> Figure:
     """Iterations and the bound; and the distance that stays."""
     figure, panels = new_figure(10, 4.4, columns=2, share_y=False)
-    names = [(c, name) for c in COMPRESSIONS for name in WEIGHTINGS]
-    for index, (compression, name) in enumerate(names):
-        own = numbers["descent"][f"rho={compression}"][name]
+    for index, (label, own) in enumerate(curves(numbers)):
         for axes, quantity in zip(panels, ("iterations", "distance"), strict=True):
             found = own[quantity]
-            look = {"label": f"{name}, ρ = {compression}", "markersize": 4}
+            look = {"label": label, "markersize": 4}
             line(axes, index, THRESHOLDS, found.mean, (found.low, found.high), **look)
     first = numbers["descent"]["rho=2"]["weighted"]["iterations"].mean[0]
     bound = first * THRESHOLDS[0] / np.array(THRESHOLDS)

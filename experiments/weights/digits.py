@@ -4,11 +4,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 import jaxwgc
 from experiments import mnist
-from experiments.studies import Numbers, Study, Trial
+from experiments.studies import Effort, Numbers, Study, Trial
 from experiments.tables import ResultTable, interval, with_half
 from experiments.weights import methods
 from experiments.weights.fair import at, shown_runs
@@ -18,11 +17,12 @@ from jaxwgc import sketching
 COMPRESSIONS = (4, 20)
 CHECKPOINTS = (5, 30)
 # Ten thousand images take their time.
-FEWER = 8
+FEWER = 4
 
 
-def study(runs: int, key: jax.Array) -> Study:
+def study(effort: Effort, key: jax.Array) -> Study:
     """A cell a compression."""
+    compressions = COMPRESSIONS if effort.is_full else COMPRESSIONS[-1:]
     training, test = mnist.load_digits()
     scores = jax.jit(sketching.leverage_scores)(training.images)
     gram = training.images.T @ training.images
@@ -32,10 +32,10 @@ def study(runs: int, key: jax.Array) -> Study:
     return Study(
         {
             "checkpoints": CHECKPOINTS,
-            "compared": {f"rho={c}": Trial(one_run, data, c) for c in COMPRESSIONS},
+            "compared": {f"rho={c}": Trial(one_run, data, c) for c in compressions},
         },
         key=key,
-        runs=max(runs // FEWER, 2),
+        runs=max(effort.runs // FEWER, 2),
         batch_size=3,
         reduce=reduce,
         tables={"digits": tabulate},

@@ -9,7 +9,7 @@ import numpy as np
 import jaxwgc
 from experiments import linear_regression
 from experiments.figures import Figure, line, new_figure
-from experiments.studies import Numbers, Study, Trial
+from experiments.studies import Effort, Numbers, Study, Trial
 from experiments.tables import ResultTable, interval
 from experiments.weights import methods
 from experiments.weights.ratios import verdict
@@ -28,17 +28,18 @@ KINDS = (PAPER, *(f"t, ν = {own:g}".replace("inf", "∞") for own in DEGREES))
 SHOWN = (PAPER, KINDS[-1])
 
 
-def study(runs: int, key: jax.Array) -> Study:
+def study(effort: Effort, key: jax.Array) -> Study:
     """A cell a compression, in which all kinds of data are solved."""
+    compressions = COMPRESSIONS if effort.is_full else COMPRESSIONS[:1]
     return Study(
         {
             "kinds": KINDS,
             "checkpoints": CHECKPOINTS,
             "methods": methods.ONE_SHOT | methods.ITERATIVE,
-            "compared": {f"rho={c}": Trial(one_run, c) for c in COMPRESSIONS},
+            "compared": {f"rho={c}": Trial(one_run, c) for c in compressions},
         },
         key=key,
-        runs=runs,
+        runs=effort.runs,
         batch_size=25,
         x64=True,
         reduce=reduce,
@@ -56,24 +57,24 @@ def draw_all(key: jax.Array) -> tuple[jax.Array, jax.Array]:
     Those of section 6.2 are the paper's. The others have orthonormal columns, which
     leaves leverage scores as they are: all that slows descent is then the sampling.
     """
-    paper_key, normal_key, *keys = jax.random.split(key, 5)
+    paper_key, rows_key, width_key, params_key, noise_key = jax.random.split(key, 5)
     features, responses = linear_regression.draw_data(paper_key)
-    normal = jax.random.normal(normal_key, features.shape)
-    every, targets = [features], [responses]
-    params = jax.random.normal(keys[0], (NUM_FEATURES,))
-    noise = jax.random.normal(keys[1], (NUM_ROWS,))
-    for degrees in DEGREES:
-        rows = normal
-        if np.isfinite(degrees):
-            # χ² / ν.
-            squares = jax.random.gamma(keys[2], degrees / 2, (NUM_ROWS, 1))
-            rows = normal * jnp.sqrt(degrees / 2 / squares)
-        basis = jnp.linalg.qr(rows)[0]
-        image = basis @ params
-        scale = SIGNAL * jnp.linalg.norm(noise) / jnp.linalg.norm(image)
-        every.append(basis)
-        targets.append(scale * image + noise)
-    return jnp.stack(every), jnp.stack(targets)
+    params = jax.random.normal(params_key, (NUM_FEATURES,))
+    noise = jax.random.normal(noise_key, (NUM_ROWS,))
+    # χ² / ν, which tends to 1.
+    degrees = jnp.minimum(jnp.array(DEGREES), 1e6)[:, None, None]
+    shape = len(DEGREES), NUM_ROWS, 1
+    squares = 2 * jax.random.gamma(width_key, degrees / 2, shape) / degrees
+    basis = jnp.linalg.qr(
+        jax.random.normal(rows_key, features.shape) / jnp.sqrt(squares)
+    )[0]
+    images = basis @ params
+    lengths = jnp.linalg.norm(images, axis=1, keepdims=True)
+    targets = SIGNAL * jnp.linalg.norm(noise) / lengths * images + noise
+    return (
+        jnp.concatenate([features[None], basis]),
+        jnp.concatenate([responses[None], targets]),
+    )
 
 
 def one_run(key: jax.Array, compression: int) -> Numbers:

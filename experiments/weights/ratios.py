@@ -28,9 +28,11 @@ def geometric_mean(values: np.ndarray) -> jaxwgc.Summary:
 
 def verdict(ratio: jaxwgc.Summary) -> str:
     """A ratio of errors with its interval; an arrow where that excludes 1."""
-    low, high = np.asarray(ratio.low), np.asarray(ratio.high)
+    low, high = float(ratio.low), float(ratio.high)
+    if max(abs(low - 1), abs(high - 1)) < 5e-4:
+        return "1"
     sign = " ↓" if high < 1 else " ↑" if low > 1 else ""
-    half = float(high - low) / 2
+    half = (high - low) / 2
     digits = 2
     if np.isfinite(half) and half > 0:
         digits = int(np.clip(1 - np.floor(np.log10(half)), 0, 4))

@@ -9,7 +9,7 @@ import numpy as np
 import jaxwgc
 from experiments import descent
 from experiments.figures import Figure, line, new_figure
-from experiments.studies import Numbers, Study, Trial
+from experiments.studies import Effort, Numbers, Study, Trial
 from experiments.tables import ResultTable, interval, interval_power_of_ten
 from experiments.weights.ratios import ratio_of_means, verdict
 from jaxwgc import coding, sketching
@@ -30,7 +30,7 @@ METHODS = ("unweighted", *ESTIMATES, "known")
 MAX_ITERATIONS = 2_000
 
 
-def study(runs: int, key: jax.Array) -> Study:
+def study(effort: Effort, key: jax.Array) -> Study:
     """One cell: all settings on the same random numbers."""
     return Study(
         {
@@ -39,7 +39,7 @@ def study(runs: int, key: jax.Array) -> Study:
             "": Trial(one_run),
         },
         key=key,
-        runs=runs,
+        runs=effort.runs,
         batch_size=50,
         x64=True,
         reduce=reduce,
