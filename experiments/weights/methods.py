@@ -33,7 +33,7 @@ METHODS = (*ONE_SHOT, *ITERATIVE)
 BASELINE = "unweighted"
 # Step sizes in units of one over the largest curvature of all the data, and over how
 # many steps they halve: never, or soon.
-SIZES = tuple(2.0 ** (exponent / 2) for exponent in range(-10, 8))
+SIZES = tuple(2.0 ** (exponent / 2) for exponent in range(-7, 13))
 DELAYS = (np.inf, 10.0)
 # The fixed step is that share of the best one of the baseline; the paper's is about
 # that in its section 6.2.
@@ -184,7 +184,7 @@ class Chosen(NamedTuple):
 
 
 def choose_all(errors: dict[str, np.ndarray]) -> Chosen:
-    """Each method's best step, and one for all, by errors (runs, lanes, checkpoints)."""
+    """Each method's best step, and one for all: errors (runs, lanes, checkpoints)."""
     runs = len(errors[BASELINE])
     tuning = max(runs // TUNING_SHARE, 1)
     shown = slice(tuning, None) if runs > tuning else slice(None)
