@@ -34,8 +34,9 @@ def new_figure(
 ) -> tuple[Figure, Any]:
     """Panels, row by row, that need no display."""
     figure = Figure(figsize=(width, height))
-    share = {"sharex": share_x, "sharey": share_y}
-    panels = figure.subplots(rows, columns, **share, squeeze=False)
+    panels = figure.subplots(
+        rows, columns, sharex=share_x, sharey=share_y, squeeze=False
+    )
     return figure, panels.ravel()
 
 

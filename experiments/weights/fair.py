@@ -82,7 +82,8 @@ def one_run(key: jax.Array, compression: int) -> Numbers:
     data_key, run_key = jax.random.split(key)
     # One after the other: one program serves all kinds.
     return jax.lax.map(
-        lambda data: one_kind(run_key, *data, compression), draw_all(data_key)
+        lambda data: one_kind(run_key, data[0], data[1], compression),
+        draw_all(data_key),
     )
 
 

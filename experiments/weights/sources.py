@@ -144,8 +144,8 @@ def reduce(found: Numbers) -> Numbers:
     }
 
 
-def at(summary: jaxwgc.Summary, index: int) -> jaxwgc.Summary:
-    """Of one setting."""
+def at(summary: jaxwgc.Summary, index: Any) -> jaxwgc.Summary:
+    """Of one setting, or some."""
     return jaxwgc.Summary(*(np.asarray(own)[index] for own in summary))
 
 
