@@ -97,7 +97,9 @@ def test_variances_leave_filled_up_rows_out(x64):
         for own in np.split(rows, [4, 8])
     ]
     np.testing.assert_allclose(found, expected, rtol=1e-6)
-    np.testing.assert_array_equal(source_variances(np.zeros((3, 4))), np.zeros(3))
+    single = source_variances(np.zeros((3, 4), np.float32))
+    assert single.dtype == np.float32
+    np.testing.assert_array_equal(single, np.zeros(3))
 
 
 def projection(weights):

@@ -20,7 +20,7 @@ def weights(runs: int = 200, seed: int = 0, out: Path = Path("results")) -> None
     """When weights help: noisy sources, each method at its own best step, convergence.
 
     Args:
-        runs: Data sets and samples for each mean, a quarter of them on MNIST; below 20,
+        runs: Data sets and samples for each mean, a fifth of them on MNIST; below 20,
             also fewer compression factors, to see that everything runs.
         seed: Of the random numbers.
         out: Folder for the tables (JSON and Markdown) and figures (PNG).

@@ -17,7 +17,7 @@ from jaxwgc import sketching
 COMPRESSIONS = (4, 20)
 CHECKPOINTS = (5, 30)
 # Ten thousand images take their time.
-FEWER = 4
+FEWER = 5
 
 
 def study(effort: Effort, key: jax.Array) -> Study:

@@ -198,9 +198,10 @@ def tabulate_fixed(numbers: Numbers) -> ResultTable:
         return row
 
     return ResultTable.of_records(
-        f"Excess over that of unweighted at the same step for both, 1/"
-        f"{methods.FIXED_SHARE} of the best of unweighted, geometric mean of "
-        f"{shown_runs(numbers)} paired runs; best steps for {CHECKPOINTS[0]} steps",
+        "Excess over that of unweighted at one step for both, 1/"
+        f"{methods.FIXED_SHARE} of the best of unweighted for {CHECKPOINTS[0]} steps, "
+        f"geometric mean of {shown_runs(numbers)} paired runs; on the right the best "
+        "steps of weighted / unbiased / unweighted",
         show,
         cells(numbers),
     )
@@ -225,7 +226,7 @@ def draw_steps(numbers: Numbers) -> Figure:
                 mean, low, high = (np.asarray(end)[:, column] for end in own[:3])
                 look = {"markersize": 4, "linewidth": 1.2, "label": name}
                 line(axes, index, methods.SIZES, mean, (low, high), **look)
-            axes.set(xscale="log", yscale="log", ylim=(1e-3, 1e6))
+            axes.set(xscale="log", yscale="log", xlim=(0.04, 5), ylim=(1e-3, 1e6))
             axes.set_title(f"{kind}: after {steps} steps")
     for axes in panels[2:]:
         axes.set_xlabel("step · largest curvature of all the data")

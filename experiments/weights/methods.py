@@ -33,10 +33,10 @@ METHODS = (*ONE_SHOT, *ITERATIVE)
 BASELINE = "unweighted"
 # Step sizes in units of one over the largest curvature of all the data, and over how
 # many steps they halve: never, or soon.
-SIZES = tuple(2.0 ** (exponent / 2) for exponent in range(-7, 13))
+SIZES = tuple(2.0 ** (exponent / 2) for exponent in range(-9, 13))
 DELAYS = (np.inf, 10.0)
-# The fixed step is that share of the best one of the baseline; the paper's is about
-# that in its section 6.2.
+# The fixed step is that share of the best one of the baseline for the first checkpoint;
+# the paper's is about that in its section 6.2.
 FIXED_SHARE = 8
 # In the place of errors that are no numbers any more.
 DIVERGED = 1e30
@@ -190,7 +190,8 @@ def choose_all(errors: dict[str, np.ndarray]) -> Chosen:
     shown = slice(tuning, None) if runs > tuning else slice(None)
     best = {name: choose(own[:tuning]) for name, own in errors.items()}
     shift = 2 * int(np.log2(FIXED_SHARE))
-    return Chosen(shown, best, np.maximum(best[BASELINE] - shift, 0))
+    fixed = max(best[BASELINE][0] - shift, 0)
+    return Chosen(shown, best, np.full_like(best[BASELINE], fixed))
 
 
 def compare(errors: dict[str, np.ndarray], chosen: Chosen) -> Numbers:

@@ -52,7 +52,9 @@ def inverse_variance_weights(variances: jax.typing.ArrayLike) -> jax.Array:
     _validation.check_dtypes("variances", given, "real numbers")
     values = _dtypes.promoted(given)
     if not _validation.is_traced(given):
-        own = np.asarray(given).astype(values.dtype)
+        # What overflows in the dtype that is computed in is to be found, too.
+        with np.errstate(over="ignore"):
+            own = np.asarray(given).astype(values.dtype)
         is_right = np.isfinite(own) & (own >= np.finfo(own.dtype).tiny)
         if not is_right.all():
             first = int(is_right.argmin())
@@ -99,8 +101,8 @@ def source_variances(
         `jaxwgc.partition`. All ones by default.
 
     Returns:
-      (num_sources,), floats of at least 32 bits. NaN for a source whose degrees of
-      freedom are all taken, where leverage is traced.
+      (num_sources,), floats of at least 32 bits. Where an argument is traced, NaN for a
+      source with residuals that are none or without degrees of freedom.
 
     Raises:
       ValueError: where shapes do not fit, or (where not traced) a residual is NaN or
@@ -135,22 +137,21 @@ def source_variances(
             )
     if not _validation.is_traced(*given.values()):
         _check_degrees(**given)
-    return _variances(*map(_dtypes.promoted, given.values()))
+    residuals, leverage, row_weights = map(_dtypes.promoted, given.values())
+    if leverage.ndim == 0:
+        leverage = leverage.astype(residuals.dtype)
+    return _variances(residuals, leverage, row_weights)
 
 
-def _check_degrees(residuals, leverage, row_weights):
+def _check_degrees(**given):
     """Finite entries, and something left of every source."""
-    exact = {
-        "residuals": np.asarray(residuals, np.float64),
-        "leverage": np.asarray(leverage, np.float64),
-        "row_weights": np.asarray(row_weights, np.float64),
-    }
+    exact = {name: np.asarray(own, np.float64) for name, own in given.items()}
     for name, own in exact.items():
         if not np.isfinite(own).all():
             raise ValueError(f"{name} must be finite; got {own}")
     degrees = np.sum(exact["row_weights"] * (1 - exact["leverage"]), axis=1)
-    eps = jnp.finfo(_dtypes.promoted(leverage).dtype).eps
-    if not (degrees > _ROUNDING * eps * residuals.shape[1]).all():
+    eps = jnp.finfo(_dtypes.promoted(given["leverage"]).dtype).eps
+    if not (degrees > _ROUNDING * eps * exact["residuals"].shape[1]).all():
         first = int(degrees.argmin())
         raise ValueError(
             "leverage must leave each source degrees of freedom, the sum of 1 - "
