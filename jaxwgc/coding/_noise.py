@@ -35,10 +35,11 @@ def inverse_variance_weights(variances: jax.typing.ArrayLike) -> jax.Array:
 
     Example:
       >>> import jax.numpy as jnp, jaxwgc
-      >>> weights = jaxwgc.coding.inverse_variance_weights(jnp.array([1.0, 1.0, 4.0]))
-      >>> weights.round(3)
-      Array([1.333, 1.333, 0.333], dtype=float32)
-      >>> code = jaxwgc.weighted(jaxwgc.codes.cyclic_mds(3, num_stragglers=1), weights)
+      >>> variances = jnp.array([1.0, 2.0, 4.0, 4.0])
+      >>> weights = jaxwgc.coding.inverse_variance_weights(variances)
+      >>> weights
+      Array([2. , 1. , 0.5, 0.5], dtype=float32)
+      >>> code = jaxwgc.weighted(jaxwgc.codes.cyclic_mds(4, num_stragglers=1), weights)
 
     References:
       The end of the paper's section 4; Aitken, "On least squares and linear combination
