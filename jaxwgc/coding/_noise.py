@@ -113,8 +113,8 @@ def source_variances(
     Example:
       >>> import jax.numpy as jnp, jaxwgc
       >>> residuals = jnp.array([[1.0, -1.0, 1.0, -1.0], [3.0, 3.0, -3.0, -3.0]])
-      >>> jaxwgc.coding.source_variances(residuals, leverage=0.25).round(3)
-      Array([ 1.333, 12.   ], dtype=float32)
+      >>> jaxwgc.coding.source_variances(residuals, leverage=0.5)
+      Array([ 2., 18.], dtype=float32)
 
     References:
       Horn, Horn, Duncan, "Estimating heteroscedastic variances in linear models",
