@@ -36,6 +36,7 @@ def study(effort: Effort, key: jax.Array) -> Study:
             "kinds": KINDS,
             "checkpoints": CHECKPOINTS,
             "methods": methods.ONE_SHOT | methods.ITERATIVE,
+            "step_sizes_of_lanes": methods.SIZES,
             "compared": {f"rho={c}": Trial(one_run, c) for c in compressions},
         },
         key=key,
@@ -130,15 +131,20 @@ def reduce(found: Numbers) -> Numbers:
         kind: {
             "spread": jaxwgc.summarize(found["spread"][:, index]),
             "draws_per_part": jaxwgc.summarize(found["draws_per_part"][:, index]),
-            **compare({name: own[:, index] for name, own in found["found"].items()}),
+            **compare(
+                {name: own[:, index] for name, own in found["found"].items()},
+                is_shown=kind in SHOWN,
+            ),
         }
         for index, kind in enumerate(KINDS)
     }
 
 
-def compare(errors: dict[str, np.ndarray]) -> Numbers:
-    """Of one kind."""
-    return methods.compare(errors, methods.choose_all(errors))
+def compare(errors: dict[str, np.ndarray], is_shown: bool) -> Numbers:
+    """Of one kind; at every step where a figure shows that."""
+    chosen = methods.choose_all(errors)
+    shown = {"by_step": methods.by_step(errors, chosen)} if is_shown else {}
+    return methods.compare(errors, chosen) | shown
 
 
 def cells(numbers: Numbers) -> list[tuple[str, str, Numbers]]:

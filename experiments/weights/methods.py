@@ -213,10 +213,14 @@ def compare(errors: dict[str, np.ndarray], chosen: Chosen) -> Numbers:
         "fixed_step": {
             name: geometric_mean(own / fixed[BASELINE]) for name, own in fixed.items()
         },
-        "by_step": {
-            name: geometric_mean(own[chosen.shown, : len(SIZES)])
-            for name, own in errors.items()
-        },
+    }
+
+
+def by_step(errors: dict[str, np.ndarray], chosen: Chosen) -> Numbers:
+    """Errors of the runs that are shown, (lanes of constant steps, checkpoints)."""
+    return {
+        name: geometric_mean(np.fmin(own[chosen.shown, : len(SIZES)], DIVERGED))
+        for name, own in errors.items()
     }
 
 
