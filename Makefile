@@ -49,9 +49,9 @@ VENV_WORKS := $(shell $(BIN)/python -c 'import pip, sys; print(sys.version_info 
 
 help:
 	@echo 'make reproduce   the tables and the figure of the paper, 3 minutes (QUICK=1: few runs)'
-	@echo 'make compare     codes, sketches and weights compared, 22 minutes (QUICK=1: few runs)'
+	@echo 'make compare     all codes and all sketches compared, 14 minutes (QUICK=1: few runs)'
 	@echo 'make benchmark   time the library and its peers, 11 minutes'
-	@echo 'make measure     every number of README and docs anew, real workers too, an hour'
+	@echo 'make measure     every number of README and docs anew, real workers too, 90 minutes'
 	@echo 'make test        run the tests (FAST=1: a core of them, in 90 seconds)'
 	@echo 'make coverage    run the tests, print which lines and branches none runs'
 	@echo 'make test-lowest run that core on the lowest versions supported'
@@ -72,10 +72,9 @@ reproduce: $(STAMPS)/experiments
 	$(list_results)
 
 compare: $(STAMPS)/experiments
-	$(call about,22,4)
+	$(call about,14,3)
 	$(BIN)/python -m experiments codes $(call flags)
 	$(BIN)/python -m experiments sketching $(call flags)
-	$(BIN)/python -m experiments weights $(call flags)
 	$(list_results)
 
 benchmark: $(STAMPS)/experiments
@@ -84,7 +83,7 @@ benchmark: $(STAMPS)/experiments
 
 # Every number in the README and the documentation, measured anew with all runs.
 measure: $(STAMPS)/experiments
-	@echo "About an hour on two cores, which nothing else should use."
+	@echo "About 90 minutes on two cores, which nothing else should use."
 	@for name in mnist linear-regression figure2 codes sketching weights plan delays time \
 	  benchmark cluster chaos; do \
 	  $(BIN)/python -m experiments $$name --out docs/results || exit; \
