@@ -123,6 +123,8 @@ def plan(
     goal = Goal.checked(target, condition, heterogeneity, num_workers)
     rules = _checked_rules(waiting)
     key = _validation.check_key(key)
+    if _validation.is_traced(key):
+        raise TypeError("key must be concrete, since a plan is made on the host")
     num_rounds = _validation.check_int("num_rounds", num_rounds, minimum=40)
     for name, value in (
         ("uncoded_load", uncoded_load),

@@ -279,6 +279,11 @@ def test_bad_arguments(error, message, arguments):
         jaxwgc.plan(EXPONENTIAL, 4, KEY, **arguments)
 
 
+def test_not_traced():
+    with pytest.raises(TypeError, match="key must be concrete"):
+        jax.jit(lambda key: jaxwgc.plan(EXPONENTIAL, 4, key))(KEY)
+
+
 def test_bad_delays():
     with pytest.raises(TypeError, match="delay must be a DelayModel"):
         jaxwgc.plan(stragglers.uniform(1), 4, KEY)
