@@ -23,6 +23,7 @@ from experiments.plan import plan
 from experiments.results import ExperimentError, console
 from experiments.sketching import sketching
 from experiments.time import time
+from experiments.weights import weights
 
 EXPERIMENTS: dict[str, Callable[..., None]] = {
     "mnist": mnist,
@@ -30,11 +31,12 @@ EXPERIMENTS: dict[str, Callable[..., None]] = {
     "figure2": figure2,
     "codes": codes,
     "sketching": sketching,
+    "plan": plan,
     "delays": delays,
     "time": time,
+    "weights": weights,
     "cluster": cluster,
     "chaos": chaos,
-    "plan": plan,
     "benchmark": benchmark,
 }
 

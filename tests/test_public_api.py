@@ -149,6 +149,8 @@ def test_names_are_those_of_the_design():
         "decode_round",
         "diagnose",
         "form_messages",
+        "inverse_variance_weights",
+        "source_variances",
         "worst_pattern",
     ):
         assert f"jaxwgc.coding.{name}" in FUNCTIONS
