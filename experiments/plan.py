@@ -1,5 +1,6 @@
 """Which code, and whether to code at all, for workers whose times were measured."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,12 @@ from experiments.delays import LANGUAGE_MODELS, Trace, read_traces
 from experiments.results import ExperimentError
 from experiments.studies import Numbers, Once, Study
 from experiments.tables import ResultTable, with_half
+
+# In the table of decisions, from the same rounds.
+TARGETS = 0.1, 0.01, 0.001, 0.0001
+HETEROGENEITIES = 0.01, 0.1, 1.0
+# Of a choice in JSON.
+LEFT_OUT = "code", "rounds"
 
 
 def plan(
@@ -63,7 +70,8 @@ def plan(
         }
         return Study(
             {**goal, "rounds": rounds, "traces": cells},
-            tables={name: tabulator(name) for name in traces},
+            tables={name: tabulator(name) for name in traces}
+            | {"decisions": tabulate_decisions},
             figures={"": draw},
             note=note,
         )
@@ -132,13 +140,69 @@ def measure(
             "waits_for": own.waits_for,
             "is_best_of_code": key in shown,
         }
-        return {name: each for name, each in numbers.items() if name != "code"}
+        return {
+            name: each
+            for name, each in numbers.items()
+            if name not in ("code", "rounds")
+        }
 
     return {
         "num_workers": found.num_workers,
         "answer": answer,
         "choices": [record(own) for own in found.choices],
+        "decisions": [
+            {"target": target, "heterogeneity": parts} | decide(found, target, parts)
+            for target in TARGETS
+            for parts in HETEROGENEITIES
+        ],
     }
+
+
+def decide(found: jaxwgc.Plan, target: float, heterogeneity: float) -> dict[str, Any]:
+    """The best choice for another goal, and how it compares to the other side."""
+    other = found.towards(target=target, heterogeneity=heterogeneity)
+    best = other.best
+    against = next(
+        (own for own in other.choices if own.is_coded != best.is_coded), None
+    )
+    longer = math.nan
+    if other.is_reached and against is not None:
+        longer = against.behind.value / best.time.value
+    return {
+        "is_reached": other.is_reached,
+        "name": best.name,
+        "replication": best.replication,
+        "waits_for": best.waits_for,
+        "other_side_takes_longer": longer,
+    }
+
+
+def tabulate_decisions(numbers: Numbers) -> ResultTable:
+    """The best choice by the goal, a row a trace and target."""
+
+    def cell(own):
+        if not own["is_reached"]:
+            return "none reaches it"
+        copies = f" × {own['replication']:.3g}" if own["replication"] > 1 else ""
+        longer = own["other_side_takes_longer"]
+        shown = f" ({longer:.0%})" if np.isfinite(longer) else ""
+        return f"`{own['name']}`{copies}, {own['waits_for']}{shown}"
+
+    rows = [
+        [
+            name,
+            f"{target:g}",
+            *(cell(own) for own in trace["decisions"] if own["target"] == target),
+        ]
+        for name, trace in numbers["traces"].items()
+        for target in TARGETS
+    ]
+    return ResultTable(
+        "The best choice by the goal; in brackets, how much longer the best code takes "
+        "if it is not to code, or not coding if it is",
+        ["trace", "target", *(f"heterogeneity {own:g}" for own in HETEROGENEITIES)],
+        rows,
+    )
 
 
 def best_of_codes(numbers: Numbers, name: str) -> list[dict[str, Any]]:

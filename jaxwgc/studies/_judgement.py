@@ -8,7 +8,6 @@ import numpy as np
 
 from jaxwgc.studies._candidates import Candidate
 from jaxwgc.studies._order_statistics import OrderStatistics
-from jaxwgc.studies._plan_results import Estimate
 from jaxwgc.studies._simulated_rounds import SimulatedRounds, decode
 
 LEVEL = 0.9
@@ -18,6 +17,19 @@ _DEVIATIONS = 3.0
 _MOST_CORRELATED = 0.98
 # Of the squares of deviations.
 _ROUNDING = 1e-12
+
+
+class Estimate(NamedTuple):
+    """A number and what is known of it.
+
+    Attributes:
+      value: the number.
+      standard_error: by Monte Carlo; 0 where the value is a closed form, NaN where it
+        is infinite.
+    """
+
+    value: float
+    standard_error: float
 
 
 class Judged(NamedTuple):

@@ -1,7 +1,6 @@
 """Which code, how many copies, how long to wait: an answer, with its uncertainty."""
 
 import functools
-import math
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -12,9 +11,10 @@ from jaxwgc.codes import GradientCode
 from jaxwgc.stragglers import DelayModel
 from jaxwgc.studies import _candidates
 from jaxwgc.studies._candidates import RULES, Candidate, Entry
+from jaxwgc.studies._choice import Choice
 from jaxwgc.studies._judgement import judge
 from jaxwgc.studies._order_statistics import OrderStatistics
-from jaxwgc.studies._plan_results import Choice, Plan
+from jaxwgc.studies._plan_results import Plan
 from jaxwgc.studies._ranking import ranked_choices
 from jaxwgc.studies._simulated_rounds import SimulatedRounds
 from jaxwgc.studies._steps_to_target import Goal
@@ -120,9 +120,11 @@ def plan(
       2018, section 4 (noise at constant steps).
     """
     _check_delay(delay, num_workers)
-    goal = _checked_goal(target, condition, heterogeneity, num_workers)
+    goal = Goal.checked(target, condition, heterogeneity, num_workers)
     rules = _checked_rules(waiting)
     key = _validation.check_key(key)
+    if _validation.is_traced(key):
+        raise TypeError("key must be concrete, since a plan is made on the host")
     num_rounds = _validation.check_int("num_rounds", num_rounds, minimum=40)
     for name, value in (
         ("uncoded_load", uncoded_load),
@@ -195,22 +197,6 @@ def _check_delay(delay, num_workers):
     _validation.check_int("num_workers", num_workers, minimum=1)
     # Whatever the model has to say of the number of workers, it says here.
     delay.init(num_workers)
-
-
-def _checked_goal(target, condition, heterogeneity, num_workers):
-    _validation.check_number("target", target, positive=True, traceable=False)
-    if target >= 1:
-        raise ValueError(
-            f"target must be below 1, since the loss starts at 1; got {target}"
-        )
-    _validation.check_number("condition", condition, minimum=1, traceable=False)
-    _validation.check_number("heterogeneity", heterogeneity, minimum=0, traceable=False)
-    if not (math.isfinite(condition) and math.isfinite(heterogeneity)):
-        raise ValueError(
-            f"condition and heterogeneity must be finite; got {condition} and "
-            f"{heterogeneity}"
-        )
-    return Goal(float(target), float(condition), float(heterogeneity), num_workers)
 
 
 def _checked_rules(waiting):

@@ -7,8 +7,8 @@ import numpy as np
 
 from jaxwgc.studies import _steps_to_target
 from jaxwgc.studies._candidates import Candidate
-from jaxwgc.studies._judgement import Judged
-from jaxwgc.studies._plan_results import Choice, Estimate
+from jaxwgc.studies._choice import Choice
+from jaxwgc.studies._judgement import Estimate, Judged
 from jaxwgc.studies._steps_to_target import Goal, Weights
 
 
@@ -57,6 +57,7 @@ def ranked_choices(
             lowest_loss=float(lowest[index]),
             time=_jackknife(times[index]),
             behind=_difference(times[index], best),
+            rounds=own,
         )
 
     return [choice(index) for index in order]

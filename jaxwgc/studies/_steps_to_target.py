@@ -1,8 +1,11 @@
 """How many steps gradient descent needs to a target, by the weights that it sees."""
 
-from typing import NamedTuple
+import math
+from typing import Any, NamedTuple
 
 import numpy as np
+
+from jaxwgc import _validation
 
 # Curvatures of the quadratic, and constant steps that are tried, as shares of the
 # longest at which exact gradients do not diverge.
@@ -10,6 +13,8 @@ _NUM_CURVATURES = 8
 _STEPS = 2.0 * np.geomspace(1e-5, 0.98, 80)
 # Of which the number of steps is found by bisection, of its logarithm.
 _FEWEST, _MOST, _BISECTIONS = 1e-3, 1e15, 40
+# That tell which step has the fewest.
+_COARSE_BISECTIONS = 18
 
 
 class Weights(NamedTuple):
@@ -42,6 +47,27 @@ class Goal(NamedTuple):
     heterogeneity: float
     num_workers: int
 
+    @classmethod
+    def checked(
+        cls, target: Any, condition: Any, heterogeneity: Any, num_workers: int
+    ) -> "Goal":
+        """One whose numbers follow the rules."""
+        _validation.check_number("target", target, positive=True, traceable=False)
+        if target >= 1:
+            raise ValueError(
+                f"target must be below 1, since the loss starts at 1; got {target}"
+            )
+        _validation.check_number("condition", condition, minimum=1, traceable=False)
+        _validation.check_number(
+            "heterogeneity", heterogeneity, minimum=0, traceable=False
+        )
+        if not (math.isfinite(condition) and math.isfinite(heterogeneity)):
+            raise ValueError(
+                f"condition and heterogeneity must be finite; got {condition} and "
+                f"{heterogeneity}"
+            )
+        return cls(float(target), float(condition), float(heterogeneity), num_workers)
+
 
 def best_step(weights: Weights, goal: Goal) -> np.ndarray:
     """The constant step with the fewest steps to the target, of each setting.
@@ -49,13 +75,15 @@ def best_step(weights: Weights, goal: Goal) -> np.ndarray:
     Where none gets there, the one that comes closest.
     """
     each = Weights(*(np.asarray(own)[..., None] for own in weights))
-    steps = num_steps(each, _STEPS, goal)
+    steps = num_steps(each, _STEPS, goal, _COARSE_BISECTIONS)
     lowest = loss(each, _STEPS, goal)
     best = np.where(np.isfinite(steps).any(-1), steps.argmin(-1), lowest.argmin(-1))
     return _STEPS[best]
 
 
-def num_steps(weights: Weights, step: np.ndarray, goal: Goal) -> np.ndarray:
+def num_steps(
+    weights: Weights, step: np.ndarray, goal: Goal, bisections: int = _BISECTIONS
+) -> np.ndarray:
     """How many lead to the target, a real number; infinite where none do.
 
     By bisection: the loss is above the target before, and not above it after.
@@ -63,7 +91,7 @@ def num_steps(weights: Weights, step: np.ndarray, goal: Goal) -> np.ndarray:
     reached = loss(weights, step, goal) < goal.target
     low = np.full(reached.shape, np.log(_FEWEST))
     high = np.full(reached.shape, np.log(_MOST))
-    for _ in range(_BISECTIONS):
+    for _ in range(bisections):
         middle = (low + high) / 2
         is_later = loss(weights, step, goal, np.exp(middle)) > goal.target
         low, high = np.where(is_later, middle, low), np.where(is_later, high, middle)

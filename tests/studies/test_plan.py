@@ -139,10 +139,24 @@ def test_same_rounds_for_the_same_choices(measured):
     delay, found = measured
     chosen = found.choices[:3]
     again = jaxwgc.plan(delay, 6, KEY, choices=chosen)
+    # The same twice is no harm.
+    assert "takes" in str(jaxwgc.plan(delay, 6, KEY, choices=[*chosen, *chosen]))
     for own, other in zip(again.choices, chosen):
         assert own.step_time == other.step_time
     unpaired = math.hypot(*(own.time.standard_error for own in chosen[:2]))
     assert again.choices[1].behind.standard_error < unpaired
+
+
+def test_another_goal_from_the_same_rounds(measured):
+    delay, found = measured
+    goal = {"target": 1e-3, "condition": 30.0, "heterogeneity": 0.5}
+    other = found.towards(**goal)
+    fresh = jaxwgc.plan(delay, 6, KEY, choices=found.choices, **goal)
+    assert [own.time for own in other.choices] == [own.time for own in fresh.choices]
+    assert (other.target, other.num_rounds) == (1e-3, found.num_rounds)
+    assert found.towards().choices == found.choices
+    with pytest.raises(ValueError, match="target must be below 1"):
+        found.towards(target=2)
 
 
 def test_do_not_code_where_workers_are_alike():
@@ -263,6 +277,11 @@ def test_both_precisions(x64):
 def test_bad_arguments(error, message, arguments):
     with pytest.raises(error, match=message):
         jaxwgc.plan(EXPONENTIAL, 4, KEY, **arguments)
+
+
+def test_not_traced():
+    with pytest.raises(TypeError, match="key must be concrete"):
+        jax.jit(lambda key: jaxwgc.plan(EXPONENTIAL, 4, key))(KEY)
 
 
 def test_bad_delays():
