@@ -139,8 +139,8 @@ def source_variances(
     if not _validation.is_traced(*given.values()):
         _check_degrees(**given)
     residuals, leverage, row_weights = map(_dtypes.promoted, given.values())
-    if leverage.ndim == 0:
-        leverage = leverage.astype(residuals.dtype)
+    if jnp.ndim(leverage) == 0:
+        leverage = jnp.asarray(leverage, jnp.result_type(residuals))
     return _variances(residuals, leverage, row_weights)
 
 
