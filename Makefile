@@ -50,8 +50,8 @@ VENV_WORKS := $(shell $(BIN)/python -c 'import pip, sys; print(sys.version_info 
 help:
 	@echo 'make reproduce   the tables and the figure of the paper, 3 minutes (QUICK=1: few runs)'
 	@echo 'make compare     all codes and all sketches compared, 14 minutes (QUICK=1: few runs)'
-	@echo 'make benchmark   time the library and its peers, 8 minutes'
-	@echo 'make measure     every number of README and docs anew, real workers too, an hour'
+	@echo 'make benchmark   time the library and its peers, 11 minutes'
+	@echo 'make measure     every number of README and docs anew, real workers too, 90 minutes'
 	@echo 'make test        run the tests (FAST=1: a core of them, in 90 seconds)'
 	@echo 'make coverage    run the tests, print which lines and branches none runs'
 	@echo 'make test-lowest run that core on the lowest versions supported'
@@ -78,13 +78,14 @@ compare: $(STAMPS)/experiments
 	$(list_results)
 
 benchmark: $(STAMPS)/experiments
-	$(call about,8,8)
+	$(call about,11,11)
 	$(BIN)/python -m experiments benchmark --out $(RESULTS)
 
 # Every number in the README and the documentation, measured anew with all runs.
 measure: $(STAMPS)/experiments
-	@echo "About an hour on two cores, which nothing else should use."
-	@for name in mnist linear-regression figure2 codes sketching benchmark cluster chaos; do \
+	@echo "About 90 minutes on two cores, which nothing else should use."
+	@for name in mnist linear-regression figure2 codes sketching weights plan delays time \
+	  benchmark cluster chaos; do \
 	  $(BIN)/python -m experiments $$name --out docs/results || exit; \
 	done
 	$(BIN)/python docs/hooks/readme.py

@@ -15,11 +15,15 @@ from experiments.benchmark import benchmark
 from experiments.chaos import chaos
 from experiments.cluster import cluster
 from experiments.codes import codes
+from experiments.delay_models import delays
 from experiments.figure2 import figure2
 from experiments.linear_regression import linear_regression
 from experiments.mnist import mnist
+from experiments.plan import plan
 from experiments.results import ExperimentError, console
 from experiments.sketching import sketching
+from experiments.time import time
+from experiments.weights import weights
 
 EXPERIMENTS: dict[str, Callable[..., None]] = {
     "mnist": mnist,
@@ -27,6 +31,10 @@ EXPERIMENTS: dict[str, Callable[..., None]] = {
     "figure2": figure2,
     "codes": codes,
     "sketching": sketching,
+    "plan": plan,
+    "delays": delays,
+    "time": time,
+    "weights": weights,
     "cluster": cluster,
     "chaos": chaos,
     "benchmark": benchmark,

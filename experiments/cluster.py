@@ -14,6 +14,7 @@ import optax
 
 import jaxwgc
 from experiments import figures, interrupts, studies
+from experiments.delays import read_traces
 from experiments.mnist import load_digits, logistic_loss, test_error
 from experiments.results import ExperimentError
 from experiments.studies import Numbers, Once, Study
@@ -95,21 +96,20 @@ def cluster(
 
 def read_trace(path: Path) -> np.ndarray:
     """Seconds that workers took, (rounds, 8), with the median of a part."""
-    try:
-        found = np.load(path)
-        times = np.asarray(found if isinstance(found, np.ndarray) else found["times"])
-    except (OSError, ValueError, KeyError) as error:
+    traces = read_traces(path)
+    if len(traces) > 1:
         raise ExperimentError(
-            "--trace must be a file of numpy.save, or one of numpy.savez with times; "
-            f"got {path} ({error})"
-        ) from error
-    if times.ndim != 2 or times.shape[1] < NUM_WORKERS or not len(times):
+            f"--trace must hold one array of times; got {', '.join(traces)} in {path}"
+        )
+    # Of several loads the largest.
+    times = traces.popitem()[1].seconds[-1]
+    if times.shape[1] < NUM_WORKERS:
         raise ExperimentError(
             f"--trace must hold times (rounds, workers) of at least {NUM_WORKERS} "
             f"workers; got shape {times.shape}"
         )
-    times = times[:, :NUM_WORKERS].astype(float)
-    answered = np.isfinite(times) & (times > 0)
+    times = times[:, :NUM_WORKERS]
+    answered = np.isfinite(times)
     if not answered.any():
         raise ExperimentError(f"--trace must have an answer; got none in {path}")
     scaled = times * (SECONDS_A_PART / np.median(times[answered]))

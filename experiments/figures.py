@@ -24,11 +24,19 @@ LOOK: dict[Any, Any] = {
 
 
 def new_figure(
-    width: float, height: float, columns: int = 1, rows: int = 1
+    width: float,
+    height: float,
+    columns: int = 1,
+    rows: int = 1,
+    *,
+    share_x: bool = True,
+    share_y: bool = True,
 ) -> tuple[Figure, Any]:
     """Panels, row by row, that need no display."""
     figure = Figure(figsize=(width, height))
-    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    panels = figure.subplots(
+        rows, columns, sharex=share_x, sharey=share_y, squeeze=False
+    )
     return figure, panels.ravel()
 
 

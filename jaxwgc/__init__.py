@@ -36,7 +36,7 @@ from jaxwgc.coding import (
 )
 from jaxwgc.gradients import decoded_value_and_grad, partial_value_and_grad
 from jaxwgc.sketching import partition
-from jaxwgc.studies import Summary, monte_carlo, summarize
+from jaxwgc.studies import Plan, Summary, monte_carlo, plan, summarize
 
 __version__ = "0.1.0"
 
@@ -44,6 +44,7 @@ __all__ = [
     "BlockLeverageState",
     "CodedAggregateState",
     "GradientCode",
+    "Plan",
     "Summary",
     "block_leverage_aggregate",
     "coded_aggregate",
@@ -61,6 +62,7 @@ __all__ = [
     "monte_carlo",
     "partial_value_and_grad",
     "partition",
+    "plan",
     "sampled_value_and_grad",
     "sketching",
     "stragglers",

@@ -31,11 +31,11 @@ def dtype_of(value: Any) -> np.dtype:
     return np.asarray(value).dtype if dtype is None else dtype
 
 
-def promoted(leaf: Any) -> jax.Array:
-    """`leaf` as a JAX array of floats of at least 32 bits, real or complex.
+def promoted(leaf: Any) -> Any:
+    """`leaf` as an array of floats of at least 32 bits, real or complex.
 
     Integers and bools become default floats. NumPy's do so in NumPy, since JAX's may
-    have fewer bits.
+    have fewer bits, and stay there, since JAX compiles a program to take one in.
     """
     array = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
     dtype = array.dtype
@@ -43,13 +43,14 @@ def promoted(leaf: Any) -> jax.Array:
         array = array.astype(jnp.result_type(float))
     elif jnp.finfo(dtype).bits < 32:
         array = array.astype(jnp.float32)
-    return jnp.asarray(array)
+    return working(array)
 
 
-def working(array: Any) -> jax.Array:
-    """`array` in JAX, in no more than its working precision.
+def working(array: Any) -> Any:
+    """`array` in no more than JAX's working precision; one of NumPy stays there.
 
     An array of JAX made in double precision keeps it where that is switched off, but
     nothing computes with it there.
     """
-    return jnp.asarray(array, jax.dtypes.canonicalize_dtype(array.dtype))
+    xp = jnp if isinstance(array, jax.Array) else np
+    return xp.asarray(array, jax.dtypes.canonicalize_dtype(array.dtype))

@@ -1,5 +1,6 @@
 """Pytrees as flat vectors, and flat vectors as blocks: segments, and halves."""
 
+import functools
 import math
 from typing import Any
 
@@ -27,19 +28,26 @@ def ravel(tree: Any, num_batch_axes: int = 0) -> jax.Array:
 def unravel(flat: jax.Array, like: Any) -> Any:
     """The inverse of `ravel`: leaves of the shapes and dtypes of those in `like`."""
     leaves, structure = jax.tree.flatten(like)
+    dtypes = [jax.dtypes.canonicalize_dtype(leaf.dtype) for leaf in leaves]
+    shapes = [tuple(leaf.shape) for leaf in leaves]
+    return jax.tree.unflatten(structure, _cut(flat, (*zip(shapes, dtypes),)))
+
+
+@functools.partial(jax.jit, static_argnames="kinds")
+def _cut(flat, kinds):
+    """The parts of a flat vector, each of a shape and a dtype; one program for all."""
     batch = flat.shape[:-1]
     unraveled = []
     start = 0
-    for leaf in leaves:
-        size = math.prod(leaf.shape)
+    for shape, dtype in kinds:
+        size = math.prod(shape)
         row = flat[..., start : start + size]
         start += size
-        if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+        if jnp.issubdtype(dtype, jnp.complexfloating):
             row = jax.lax.complex(row, flat[..., start : start + size])
             start += size
-        dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)
-        unraveled.append(row.reshape(*batch, *leaf.shape).astype(dtype))
-    return jax.tree.unflatten(structure, unraveled)
+        unraveled.append(row.reshape(*batch, *shape).astype(dtype))
+    return unraveled
 
 
 def raveled_size(like: Any) -> int:

@@ -83,7 +83,7 @@ def compute_where(
             chosen = condition[places].reshape(-1, *[1] * (values.ndim - 1))
             return values.at[places].set(jnp.where(chosen, computed, values[places]))
 
-        num_chunks = -(-condition.sum() // at_once)
+        num_chunks = jax.lax.div(condition.sum() + (at_once - 1), at_once)
         values = jax.lax.fori_loop(0, num_chunks, compute_chunk, flatten(default))
         return values.reshape(default.shape)
 

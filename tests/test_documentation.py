@@ -14,6 +14,7 @@ PAGES = [
     "docs/codes.md",
     "docs/getting-started.md",
     "docs/sketching.md",
+    "docs/weights.md",
 ]
 
 

@@ -27,23 +27,28 @@ TYPES = {
     "Arrivals",
     "BlessSample",
     "BlockLeverageState",
+    "Choice",
     "Clustered",
     "CodedAggregateState",
     "DecodedRound",
     "Decoder",
     "DecoderLike",
+    "DelayFit",
     "DelayModel",
     "Diagnosis",
     "Embedding",
+    "Estimate",
     "GradientCode",
     "Group",
     "Lagrange",
+    "Law",
     "LeastSquares",
     "LewisWeights",
     "OneStep",
     "PartitionSample",
-    "PlacedParts",
     "Peeling",
+    "PlacedParts",
+    "Plan",
     "Progress",
     "RayCluster",
     "Round",
@@ -144,6 +149,8 @@ def test_names_are_those_of_the_design():
         "decode_round",
         "diagnose",
         "form_messages",
+        "inverse_variance_weights",
+        "source_variances",
         "worst_pattern",
     ):
         assert f"jaxwgc.coding.{name}" in FUNCTIONS
@@ -166,7 +173,7 @@ def test_names_are_those_of_the_design():
         assert f"jaxwgc.stragglers.{name}" in FUNCTIONS
     for name in ("mesh_value_and_grad", "place_parts"):
         assert f"jaxwgc.distributed.{name}" in FUNCTIONS
-    for name in ("adversarial", "monte_carlo", "optimize", "summarize"):
+    for name in ("adversarial", "monte_carlo", "optimize", "plan", "summarize"):
         assert f"jaxwgc.studies.{name}" in FUNCTIONS
     assert {name.rpartition(".")[2] for name in NAMES if name not in FUNCTIONS} == TYPES
 

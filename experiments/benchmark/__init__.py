@@ -15,6 +15,7 @@ from experiments.benchmark import (
     scale,
     step,
     table2,
+    trials,
     worst_patterns,
 )
 
@@ -31,6 +32,7 @@ SECTIONS: dict[str, Callable[[int, int, bool], studies.Study]] = {
     "step": step.study,
     "mesh": mesh.study,
     "scale": scale.study,
+    "trials": trials.study,
     "coordinator": coordinator.study,
     "table2": table2.study,
 }

@@ -257,8 +257,7 @@ decoders=[LeastSquares])
             find = jax.sharding.auto_axes(out_sharding=by_batch)(find)
         weights = find(mask)
         dtype = working(self.encoding_matrix).dtype
-        weights = weights.astype(jnp.promote_types(dtype, jnp.float32))
-        return jnp.where(mask[..., None, :], weights, 0)
+        return _at_answers(weights, mask, jnp.promote_types(dtype, jnp.float32))
 
     def decodes(
         self,
@@ -375,3 +374,9 @@ decoders=[LeastSquares])
             f"num_parts={self.num_parts}, num_stragglers={self.num_stragglers}, "
             f"decoders=[{', '.join(map(str, self.decoders))}])"
         )
+
+
+@functools.partial(jax.jit, static_argnames="dtype")
+def _at_answers(weights, mask, dtype):
+    """Decoding weights in a dtype, and zero at messages that have not arrived."""
+    return jnp.where(mask[..., None, :], weights.astype(dtype), 0)

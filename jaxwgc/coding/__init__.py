@@ -19,6 +19,7 @@ from jaxwgc.coding._decoding import (
 )
 from jaxwgc.coding._diagnosis import Diagnosis, diagnose
 from jaxwgc.coding._messages import encode, form_messages
+from jaxwgc.coding._noise import inverse_variance_weights, source_variances
 from jaxwgc.coding._weighting import weighted
 from jaxwgc.coding._worst_pattern import worst_pattern
 
@@ -34,6 +35,8 @@ __all__ = [
     "effective_weights",
     "encode",
     "form_messages",
+    "inverse_variance_weights",
+    "source_variances",
     "weighted",
     "worst_pattern",
 ]

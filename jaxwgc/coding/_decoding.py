@@ -77,7 +77,7 @@ def decoding_weights(
       "Distributed stochastic gradient descent using LDGM codes", 2019 (peeling).
     """
     _, weights = find_weights(code, received, decoder, finished)
-    return weights[..., 0, :] if code.num_segments == 1 else weights
+    return weights.squeeze(-2) if code.num_segments == 1 else weights
 
 
 def effective_weights(
@@ -118,6 +118,11 @@ def effective_weights(
       The paper's section 2.2.
     """
     _, weights = find_weights(code, received, decoder, finished)
+    return _effective(code, weights)
+
+
+@jax.jit
+def _effective(code, weights):
     return _collapsed.effective(mixing(code, weights))
 
 
@@ -159,6 +164,11 @@ def decoding_error(
       random graphs", 2017 ("optimal decoding").
     """
     _, weights = find_weights(code, received, decoder, finished)
+    return _error(code, weights)
+
+
+@jax.jit
+def _error(code, weights):
     return squared_error(code, mixing(code, weights))
 
 
@@ -300,8 +310,7 @@ def decode_round(
                 f"{messages.shape}"
             )
     mask, weights = find_weights(code, received, decoder, finished)
-    mixed = mixing(code, weights)
-    miss, failed = residual(code, mixed, tolerance)
+    mixed, effective, miss, failed = _quality(code, weights, tolerance)
     if messages is not None:
         gradient = _flat_vectors.unravel(combine(weights, messages, mask), params)
     else:
@@ -318,11 +327,17 @@ def decode_round(
         gradient = _collapsed.collapse(code, mixed, sums)
     return DecodedRound(
         gradient=gradient,
-        effective_weights=_collapsed.effective(mixed),
+        effective_weights=effective,
         residual=miss,
         failed=failed,
         received=arrived_workers(code, mask),
     )
+
+
+@jax.jit
+def _quality(code, weights, tolerance):
+    mixed = mixing(code, weights)
+    return mixed, _collapsed.effective(mixed), *residual(code, mixed, tolerance)
 
 
 def combine(weights: jax.Array, messages: jax.Array, mask: jax.Array) -> jax.Array:
@@ -355,6 +370,11 @@ def combine(weights: jax.Array, messages: jax.Array, mask: jax.Array) -> jax.Arr
     References:
       The paper's section 2.2.
     """
+    return _combine(weights, messages, mask)
+
+
+@jax.jit
+def _combine(weights, messages, mask):
     messages = _dtypes.promoted(messages)
     weights = weights.astype(messages.dtype)
     num_segments, number = weights.shape[-2:]

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxwgc import _flat_vectors, _validation
-from jaxwgc._dtypes import working
+from jaxwgc._dtypes import promoted, working
 from jaxwgc._product import product
 from jaxwgc.codes import GradientCode
 
@@ -106,7 +106,13 @@ def form_messages(
             "matrix_rows must have shape (num_rows, num_held * num_segments), with "
             f"num_held = {num_held} for these gradients; got {matrix.shape}"
         )
-    gradients = _flat_vectors.ravel(partial_gradients, num_batch_axes=1)
+    return _form(matrix, [promoted(leaf) for leaf in leaves])
+
+
+@jax.jit
+def _form(matrix, leaves):
+    num_held = len(leaves[0])
+    gradients = _flat_vectors.ravel(leaves, num_batch_axes=1)
     is_complex = jnp.iscomplexobj(matrix)
     num_segments = matrix.shape[1] // num_held
     rows = _flat_vectors.blocks(gradients, num_segments * (2 if is_complex else 1))

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from jaxwgc._powers_of_two import power_below
 from jaxwgc._product import product
 
 
@@ -52,11 +53,10 @@ def scaled_rows(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
     """
     largest = jnp.max(jnp.abs(matrix), axis=1)
     # First by the largest entry, so that squares neither under- nor overflow.
-    _, exponent = jnp.frexp(jnp.where(largest > 0, largest, 1))
-    matrix = matrix * jnp.ldexp(jnp.ones_like(largest), -exponent)[:, None]
+    coarse = 2 * power_below(jnp.where(largest > 0, largest, 0.5))
+    matrix = matrix * (1 / coarse)[:, None]
     norm = jnp.sqrt(squared_norm(matrix))
     # Codes of small integers have norms whose squares are integers: 1.44 times a power
     # of four is none of them, so that rounding does not decide between two powers.
-    _, finer = jnp.frexp(jnp.where(norm > 0, norm / 1.2, 0.5))
-    matrix = matrix * jnp.ldexp(jnp.ones_like(norm), -finer)[:, None]
-    return matrix, jnp.ldexp(jnp.ones_like(norm), exponent + finer)
+    fine = 2 * power_below(jnp.where(norm > 0, norm / 1.2, 0.5))
+    return matrix * (1 / fine)[:, None], coarse * fine

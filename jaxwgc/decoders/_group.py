@@ -68,23 +68,26 @@ class Group(Decoder):
                 self.refuse(code)
 
     def weights(self, code: Any, mask: jax.Array) -> jax.Array:
-        num_workers = mask.shape[-1]
-        dtype = jnp.result_type(float)
-        groups = jnp.asarray(self.groups)
-        member = groups >= 0
-        same = (groups[:, :, None] == groups[:, None, :]) & member[:, :, None]
-        same = same.any(axis=0)
-        order = jnp.arange(num_workers)
-        earlier = same & (order[:, None] < order)
-        answers = mask.astype(dtype)
-        first = mask & (product(answers, earlier.astype(dtype)) == 0)
-        # By what is lost, which is exactly zero for a whole family, not by what is
-        # covered, whose sum is rounded.
-        silent = product(answers, same.astype(dtype)) == 0
-        leader = ~earlier.any(axis=0)
-        target = working(code.target)
-        sizes = jnp.abs(target) / target_scale(target)
-        worth = product(jnp.asarray(code.assignment).astype(dtype), sizes**2)
-        lost = product(jnp.where(silent & leader, worth, 0), member.T.astype(dtype))
-        chosen = member[jnp.argmin(lost, axis=-1)]
-        return jnp.where(first & chosen, 1, 0).astype(dtype)[..., None, :]
+        return _first_answers(mask, self.groups, code.assignment, working(code.target))
+
+
+@jax.jit
+def _first_answers(mask, groups, assignment, target):
+    num_workers = mask.shape[-1]
+    dtype = jnp.result_type(float)
+    member = groups >= 0
+    same = (groups[:, :, None] == groups[:, None, :]) & member[:, :, None]
+    same = same.any(axis=0)
+    order = jnp.arange(num_workers)
+    earlier = same & (order[:, None] < order)
+    answers = mask.astype(dtype)
+    first = mask & (product(answers, earlier.astype(dtype)) == 0)
+    # By what is lost, which is exactly zero for a whole family, not by what is
+    # covered, whose sum is rounded.
+    silent = product(answers, same.astype(dtype)) == 0
+    leader = ~earlier.any(axis=0)
+    sizes = jnp.abs(target) / target_scale(target)
+    worth = product(assignment.astype(dtype), sizes**2)
+    lost = product(jnp.where(silent & leader, worth, 0), member.T.astype(dtype))
+    chosen = member[jnp.argmin(lost, axis=-1)]
+    return jnp.where(first & chosen, 1, 0).astype(dtype)[..., None, :]

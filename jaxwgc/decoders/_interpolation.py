@@ -9,8 +9,7 @@ import numpy as np
 from jaxwgc._product import product
 from jaxwgc._some_masks import compute_where, in_any_lane
 from jaxwgc._targets import rounding
-from jaxwgc.decoders._accuracy import scaled_rows, squared_norm
-from jaxwgc.decoders._decomposition import solve_by_svd
+from jaxwgc.decoders._accuracy import squared_norm
 from jaxwgc.decoders._dual import dual_factors, dual_weights
 
 # Moduli are split into a multiple of 1 / 2**10 (in log2), whose sums are exact in
@@ -90,45 +89,51 @@ def _table_entries(table, index, dtype):
     )
 
 
-@functools.partial(jax.jit, static_argnames=("point_step", "dual_size"))
-def lagrange_or_least_squares(
+def lagrange_weights(
     received: jax.Array,
     matrix: jax.Array,
+    norms: jax.Array,
     target: jax.Array,
     num_stragglers: jax.typing.ArrayLike,
     point_step: int,
     dual_size: int,
-) -> jax.Array:
+) -> tuple[jax.Array, jax.Array]:
     """Lagrange weights, and better ones for the masks where those fall short.
 
     Interpolation does not apply to masks with fewer answers than decoding needs, which
-    are decomposed one by one. And some masks amplify rounding: their stragglers are
+    are left to a decomposition. And some masks amplify rounding: their stragglers are
     neighbours on the circle, by and large, and Lagrange's weights grow until they miss
     the target. Where the miss is above rounding, weights are found again with the dual
     code, which trades it against their norm, and the better ones are taken. (Where
-    `dual_size`, which is num_stragglers then, is 0, these masks too are decomposed.)
+    `dual_size`, which is num_stragglers then, is 0, these masks are decomposed, too.)
+
+    Args:
+      received: bool (..., num_workers).
+      matrix: (num_workers, c), its rows of norm about one.
+      norms: (num_workers,), by which they were divided.
+      target: (1, c).
+      num_stragglers: what the code survives.
+      point_step: as for `interpolate`.
+      dual_size: num_stragglers, or 0.
+
+    Returns:
+      (..., 1, num_workers), times norms, and bool (...), the masks to decompose.
     """
-    matrix, norms = scaled_rows(matrix)
     weights = interpolate(received, point_step)
     is_short = (~received).sum(-1) > num_stragglers
     weights = jnp.where(is_short[..., None, None], 0, weights * norms)
+    weights = weights.astype(matrix.dtype)
     # An estimate of the miss: to compute it would take as long as the weights took.
     size = jnp.sqrt(squared_norm(weights[..., 0, :]) / squared_norm(target[0]))
     miss = _EPS_OF_NORM * jnp.finfo(matrix.dtype).eps * size
     is_poor = ~(miss <= rounding(matrix.dtype))
-    shared = (matrix, target)
-    own = (weights, received)
     if not dual_size:
-        weights = compute_where(is_poor | is_short, solve_by_svd, weights, own, shared)
-        return weights / norms
+        return weights, is_poor | is_short
     solve = functools.partial(dual_weights, num_stragglers=dual_size)
 
     def improve():
-        factors = dual_factors(matrix, dual_size)
-        return compute_where(is_poor, solve, weights, own, (*shared, *factors), _CHUNK)
+        own, factors = (weights, received), dual_factors(matrix, dual_size)
+        shared = (matrix, target, *factors)
+        return compute_where(is_poor, solve, weights, own, shared, _CHUNK)
 
-    weights = jax.lax.cond(in_any_lane(is_poor.any()), improve, lambda: weights)
-    weights = compute_where(
-        is_short, solve_by_svd, weights, (weights, received), shared
-    )
-    return weights / norms
+    return jax.lax.cond(in_any_lane(is_poor.any()), improve, lambda: weights), is_short

@@ -8,7 +8,8 @@ import numpy as np
 
 from jaxwgc import _validation
 from jaxwgc._pytrees import Static
-from jaxwgc.decoders._interpolation import interpolate, lagrange_or_least_squares
+from jaxwgc.decoders._interpolation import interpolate, lagrange_weights
+from jaxwgc.decoders._nearest_weights import iterated_weights
 from jaxwgc.decoders._part_by_part import PartByPart
 
 
@@ -70,7 +71,25 @@ class Lagrange(PartByPart):
         is_small = 4 * code.num_stragglers <= code.num_workers
         return code.num_stragglers if is_small else 0
 
-    def _plain_weights(self, mask, matrix, target, num_lost, num_stragglers, shape):
-        return lagrange_or_least_squares(
-            mask, matrix, target, num_stragglers, self.point_step, shape
-        )
+    def _first_weights(
+        self,
+        is_plain,
+        mask,
+        matrix,
+        norms,
+        target,
+        is_decodable,
+        num_stragglers,
+        shape,
+    ):
+        def lagrange():
+            return lagrange_weights(
+                mask, matrix, norms, target, num_stragglers, self.point_step, shape
+            )
+
+        def iterate():
+            return iterated_weights(mask, matrix, target, is_decodable)
+
+        if is_plain is True:
+            return lagrange()
+        return jax.lax.cond(is_plain, lagrange, iterate)

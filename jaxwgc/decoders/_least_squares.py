@@ -1,6 +1,6 @@
 """Least squares: the weights that miss the target by least ("optimal decoding")."""
 
-from jaxwgc.decoders._nearest_weights import nearest_weights
+from jaxwgc.decoders._nearest_weights import iterated_weights
 from jaxwgc.decoders._part_by_part import PartByPart
 
 
@@ -29,6 +29,15 @@ class LeastSquares(PartByPart):
       graphs", 2017 ("optimal decoding").
     """
 
-    def _plain_weights(self, mask, matrix, target, num_lost, num_stragglers, shape):
-        is_decodable = (num_lost <= num_stragglers) & (num_stragglers > 0)
-        return nearest_weights(mask, matrix, target, is_decodable)
+    def _first_weights(
+        self,
+        is_plain,
+        mask,
+        matrix,
+        norms,
+        target,
+        is_decodable,
+        num_stragglers,
+        shape,
+    ):
+        return iterated_weights(mask, matrix, target, is_decodable)

@@ -46,15 +46,49 @@ def nearest_weights(
       received: bool (..., num_messages).
       matrix: (num_messages, c).
       target: (num_segments, c).
-      is_decodable: bool (...), masks whose least miss is known to be zero. Conjugate
-        gradients that stop short of it, as on nearly singular masks, have not found it.
+      is_decodable: bool (...), masks whose least miss is known to be zero.
 
     Returns:
       (..., num_segments, num_messages) in the dtype of `matrix`, zero at messages that
       were not received.
     """
-    masks = received.reshape(-1, received.shape[-1])
     matrix, norms = scaled_rows(matrix)
+    weights, is_poor = iterated_weights(received, matrix, target, is_decodable)
+    return improved_by_svd(weights, is_poor, received, matrix, target) / norms
+
+
+def improved_by_svd(
+    weights: jax.Array,
+    is_poor: jax.Array,
+    received: jax.Array,
+    matrix: jax.Array,
+    target: jax.Array,
+) -> jax.Array:
+    """Weights, those of poor masks by a decomposition if these are better."""
+    own, shared = (weights, received), (matrix, target)
+    return compute_where(is_poor, solve_by_svd, weights, own, shared)
+
+
+def iterated_weights(
+    received: jax.Array,
+    matrix: jax.Array,
+    target: jax.Array,
+    is_decodable: jax.Array | bool = False,
+) -> tuple[jax.Array, jax.Array]:
+    """What conjugate gradients find.
+
+    Args:
+      received: bool (..., num_messages).
+      matrix: (num_messages, c), its rows of norm about one.
+      target: (num_segments, c).
+      is_decodable: bool (...), masks whose least miss is known to be zero. Conjugate
+        gradients that stop short of it, as on nearly singular masks, have not found it.
+
+    Returns:
+      Weights (..., num_segments, num_messages), and bool (...), the masks for which
+      they are not known to be the nearest ones.
+    """
+    masks = received.reshape(-1, received.shape[-1])
     iterate = functools.partial(_conjugate_gradients, matrix=matrix, target=target)
     num_batches = -(-len(masks) // _BATCH)
     if num_batches > 1:
@@ -67,14 +101,10 @@ def nearest_weights(
         converged = converged.reshape(-1)[: len(masks)]
     else:
         weights, converged = iterate(masks)
-    is_decodable = jnp.broadcast_to(is_decodable, received.shape[:-1]).reshape(-1)
+    batch = received.shape[:-1]
+    weights = weights.reshape(*batch, *weights.shape[1:])
     misses = relative_miss(weights, matrix, target) > rounding(matrix.dtype)
-    is_poor = ~converged | (is_decodable & misses)
-    weights = compute_where(
-        is_poor, solve_by_svd, weights, (weights, masks), (matrix, target)
-    )
-    weights = weights / norms
-    return weights.reshape(*received.shape[:-1], *weights.shape[1:])
+    return weights, ~converged.reshape(batch) | (is_decodable & misses)
 
 
 class _Problem(NamedTuple):
@@ -144,7 +174,7 @@ def _conjugate_gradients(masks, matrix, target):
     """Weights (T, num_segments, num_messages), and for which masks they are minima."""
     gram = product(matrix, matrix.conj().T)
     mask = masks[:, None, :]
-    row_norms = jnp.diagonal(gram).real
+    row_norms = squared_norm(matrix)
     matrix_norm = jnp.sum(jnp.where(mask, row_norms, 0), axis=-1)
     problem = _Problem(mask, matrix, gram, target, matrix_norm, squared_norm(target))
     # Made of the mask, so that under shard_map they vary with the device as it does.

@@ -11,9 +11,9 @@ import numpy as np
 from jaxwgc._dtypes import working
 from jaxwgc._some_masks import in_any_lane
 from jaxwgc._targets import segment_target, target_scale
-from jaxwgc.decoders._accuracy import relative_miss
+from jaxwgc.decoders._accuracy import relative_miss, scaled_rows
 from jaxwgc.decoders._decoder import Decoder
-from jaxwgc.decoders._nearest_weights import nearest_weights
+from jaxwgc.decoders._nearest_weights import improved_by_svd
 
 # Parts are decoded one and all where the weights of the code without its target, of
 # ones instead, miss by no more than this share.
@@ -31,21 +31,32 @@ class PartByPart(Decoder):
     is_optimal: ClassVar[bool] = True
 
     @abc.abstractmethod
-    def _plain_weights(
-        self, mask, matrix, target, num_lost, num_stragglers, shape
-    ) -> jax.Array:
-        """Weights for a target of ones.
+    def _first_weights(
+        self,
+        is_plain,
+        mask,
+        matrix,
+        norms,
+        target,
+        is_decodable,
+        num_stragglers,
+        shape,
+    ) -> tuple[jax.Array, jax.Array]:
+        """Weights, as near as they come without decomposing a mask.
 
         Args:
+          is_plain: whether `target` is one of ones: True, or a traced bool.
           mask: bool (..., num_messages).
-          matrix: (num_messages, c).
+          matrix: (num_messages, c), its rows of norm about one.
+          norms: (num_messages,), by which they were divided, powers of two.
           target: (num_segments, c).
-          num_lost: int (...), workers whose messages have not all arrived.
+          is_decodable: bool (...), masks whose least miss is known to be zero.
           num_stragglers: what the code survives, traced.
           shape: what `_shape` gives.
 
         Returns:
-          (..., num_segments, num_messages).
+          (..., num_segments, num_messages), times norms, and bool (...), the masks to
+          decompose.
         """
 
     def _shape(self, code: Any) -> int:
@@ -58,15 +69,12 @@ class PartByPart(Decoder):
 
     def weights(self, code: Any, mask: jax.Array) -> jax.Array:
         matrix, target = working(code.encoding_matrix), working(code.target)
-        matrix = matrix.astype(jnp.promote_types(matrix.dtype, jnp.float32))
-        # Dividing both leaves the decoding weights as they are.
-        scale = target_scale(target).astype(matrix.dtype)
         sizes = np.abs(code.target) if isinstance(code.target, np.ndarray) else [0, 1]
         return _decode(
             self,
             mask,
-            matrix / scale,
-            target.astype(matrix.dtype) / scale,
+            matrix,
+            target,
             code.num_stragglers,
             shape=self._shape(code),
             num_segments=code.num_segments,
@@ -95,23 +103,57 @@ def _decode(
     messages_per_worker: int,
     is_even: bool,
 ) -> jax.Array:
+    matrix = matrix.astype(jnp.promote_types(matrix.dtype, jnp.float32))
+    # Dividing both leaves the decoding weights as they are.
+    scale = target_scale(target).astype(matrix.dtype)
+    matrix, target = matrix / scale, target.astype(matrix.dtype) / scale
     parts = jnp.where(target == 0, 1, target)
     plain_matrix = matrix / jnp.repeat(parts, num_segments)
     plain_target = segment_target(target / parts, num_segments)
     num_workers = mask.shape[-1] // messages_per_worker
     by_worker = mask.reshape(*mask.shape[:-1], num_workers, messages_per_worker)
     num_lost = (~by_worker.all(-1)).sum(-1)
-    weights = decoder._plain_weights(
-        mask, plain_matrix, plain_target, num_lost, num_stragglers, shape
-    )
+    is_decodable = (num_lost <= num_stragglers) & (num_stragglers > 0)
+
+    def nearest(is_plain, matrix, target):
+        matrix, norms = scaled_rows(matrix)
+        weights, is_poor = decoder._first_weights(
+            is_plain,
+            mask,
+            matrix,
+            norms,
+            target,
+            is_decodable & is_plain,
+            num_stragglers,
+            shape,
+        )
+        return improved_by_svd(weights, is_poor, mask, matrix, target) / norms
+
     if is_even:
-        return weights
+        return nearest(True, plain_matrix, plain_target)
     sizes = jnp.abs(target)
-    miss = relative_miss(weights, plain_matrix, plain_target)
-    is_lost = ~(miss <= _DECODED) & (sizes.max() > sizes.min())
+    own_target = segment_target(target, num_segments)
 
-    def fit():
-        nearest = nearest_weights(mask, matrix, segment_target(target, num_segments))
-        return jnp.where(is_lost[..., None, None], nearest, weights)
+    def fit(state):
+        is_plain, is_lost, weights, _ = state
+        found = nearest(
+            is_plain,
+            jnp.where(is_plain, plain_matrix, matrix),
+            jnp.where(is_plain, plain_target, own_target),
+        )
+        weights = jnp.where(is_lost[..., None, None], found, weights)
+        miss = relative_miss(weights, plain_matrix, plain_target)
+        is_lost = ~(miss <= _DECODED) & (sizes.max() > sizes.min())
+        return jnp.array(False), is_lost, weights, is_plain & any_lane(is_lost)
 
-    return jax.lax.cond(in_any_lane(is_lost.any()), fit, lambda: weights)
+    def any_lane(condition):
+        return in_any_lane(condition.any())
+
+    # A loop of one step or two, since two copies of all this take twice as long to
+    # compile. Made of the mask, what it starts from varies with the device as that
+    # does under shard_map.
+    every = mask[..., 0] | True
+    zeros = jnp.zeros((num_segments, 1), matrix.dtype)
+    weights = jnp.where(mask[..., None, :], zeros, 0)
+    start = jnp.array(True), every, weights, any_lane(every)
+    return jax.lax.while_loop(lambda state: state[-1], fit, start)[2]

@@ -241,14 +241,15 @@ class Rounds:
             self._welcome(place, found)
             return
         self._layout.check(found.message)
+        # A late one goes there for now, too, to be looked at.
+        start = place.index * self._layout.per_worker
+        own = messages[start : start + self._layout.per_worker]
+        unpack(found.message, own)
+        if not _is_finite(own):
+            # Another process would compute the same from the same data.
+            place.trouble = "its message is not finite"
+            return
         if answered == number:
-            start = place.index * self._layout.per_worker
-            own = messages[start : start + self._layout.per_worker]
-            unpack(found.message, own)
-            if not _is_finite(own):
-                # Another process would compute the same from the same data.
-                place.trouble = "its message is not finite"
-                return
             losses[self._layout.held[place.index]] = found.losses
         place.succeed()
         if answered is not None and answered in self._begun:

@@ -18,7 +18,9 @@ def float_array(name: str, value: Any) -> jax.Array:
     Integers and bools become the default float, half precision becomes float32.
     """
     try:
-        array = jnp.asarray(value)
+        # JAX compiles a program for each shape that jnp.asarray takes from NumPy.
+        is_host = isinstance(value, np.ndarray)
+        array = jax.device_put(value) if is_host else jnp.asarray(value)
     except (TypeError, ValueError) as error:
         raise TypeError(
             f"{name} must be an array of real numbers; got {type(value).__name__}"
@@ -95,14 +97,20 @@ def check_finite(name: str, value: Any, dtype: jnp.dtype) -> None:
     """
     if _validation.is_traced(value):
         return
-    # On the device, where the array is; also inside a traced function, where all that
-    # is computed in any other way is traced.
-    with jax.ensure_compile_time_eval():
-        array = jnp.asarray(value, dtype)
-        if array.size == 0 or bool(_is_finite(array)):
-            return
-        num_wrong = int(_count_non_finite(array))
-    raise ValueError(f"{name} must be finite; got {num_wrong} NaN or infinite entries")
+    if isinstance(value, np.ndarray):
+        num_wrong = np.count_nonzero(~np.isfinite(concrete(value, dtype)))
+    else:
+        # On the device, where the array is; also inside a traced function, where all
+        # that is computed in any other way is traced.
+        with jax.ensure_compile_time_eval():
+            array = jnp.asarray(value, dtype)
+            if array.size == 0 or bool(_is_finite(array)):
+                return
+            num_wrong = int(_count_non_finite(array))
+    if num_wrong:
+        raise ValueError(
+            f"{name} must be finite; got {num_wrong} NaN or infinite entries"
+        )
 
 
 @jax.jit

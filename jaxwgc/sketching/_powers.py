@@ -3,15 +3,16 @@
 import jax
 import jax.numpy as jnp
 
+from jaxwgc._powers_of_two import power_below
+
 
 def inverse_power_of_two(values: jax.Array) -> jax.Array:
     """The power of two nearest to 1 / values; 1 for a zero."""
     # The exponent stays clear of the ends of the range, where powers are subnormal and
     # would be flushed to zero.
-    bound = jnp.finfo(values.dtype).maxexp - 28
-    safe = jnp.where(values > 0, values, 1)
-    exponent = jnp.clip(jnp.round(jnp.log2(safe)), -bound, bound).astype(jnp.int32)
-    return jnp.ldexp(jnp.ones_like(values), -exponent)
+    bound = 2.0 ** (jnp.finfo(values.dtype).maxexp - 28)
+    safe = jnp.clip(jnp.where(values > 0, values, 1), 1 / bound, bound)
+    return 1 / power_below(safe * 2**0.5)
 
 
 def next_power_of_two(size: int) -> int:

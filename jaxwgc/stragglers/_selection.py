@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 
+@jax.jit
 def fastest_workers(key: jax.Array, times: jax.Array, count: int) -> jax.Array:
     """Mask of the `count` least times, ties decided at random.
 
@@ -20,6 +21,7 @@ def fastest_workers(key: jax.Array, times: jax.Array, count: int) -> jax.Array:
     return first | random_workers(key, order == bound, count - first.sum())
 
 
+@jax.jit
 def random_workers(key: jax.Array, among: jax.Array, count: Any) -> jax.Array:
     """Mask of `count` workers drawn without replacement from those in `among`."""
     num_workers = len(among)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc import _validation
+from jaxwgc.stragglers._combined_delays import chosen_workers, no_workers
 from jaxwgc.stragglers._equal_models import equal_models
 from jaxwgc.stragglers._inputs import loads_of
 from jaxwgc.stragglers._types import DelayModel
@@ -97,13 +98,12 @@ def trace(
     after = np.concatenate([np.zeros_like(table[:, :, :1]), table.cumsum(-1)], -1)
 
     def init(num_workers):
-        num_workers = _validation.check_int("num_workers", num_workers, minimum=1)
+        nobody = no_workers(num_workers)
         if num_workers > num_measured and not (replace or resample == "cells"):
             raise ValueError(
                 f"the trace must have at least {num_workers} workers; got "
                 f"{num_measured}: replace=True lets several have the same history"
             )
-        nobody = jnp.full(num_workers, -1)
         return {"workers": nobody, "rounds": nobody}
 
     def sample(key, state, loads):
@@ -114,23 +114,16 @@ def trace(
             workers = jax.random.randint(worker_key, shape, 0, num_measured)
             rounds = jax.random.randint(round_key, shape, 0, num_rounds)
             return _seconds(after, rounds, workers, loads), state
-        chosen = jnp.arange(num_measured)
-        if len(loads) != num_measured:
-            is_many = len(loads) > num_measured
-            chosen = jax.random.choice(worker_key, chosen, shape, replace=is_many)
         is_first = state["workers"] < 0
-        workers = jnp.where(is_first, chosen, state["workers"])
+        workers = chosen_workers(worker_key, state["workers"], num_measured)
         if resample == "rounds":
             rounds = jnp.full(shape, jax.random.randint(round_key, (), 0, num_rounds))
         else:
             begins = jax.random.randint(round_key, shape, 0, num_rounds)
             rounds = jnp.where(is_first, begins, (state["rounds"] + 1) % num_rounds)
-        state = jax.tree.map(
-            lambda new, old: new.astype(old.dtype),
-            {"workers": workers, "rounds": rounds},
-            state,
-        )
-        return _seconds(after, rounds, workers, loads), state
+        times = _seconds(after, rounds, workers, loads)
+        rounds = rounds.astype(state["rounds"].dtype)
+        return times, {"workers": workers, "rounds": rounds}
 
     return DelayModel(init, sample)
 

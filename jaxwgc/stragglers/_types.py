@@ -67,6 +67,18 @@ class StragglerModel(NamedTuple):
             )
 
 
+class Law(Protocol):
+    """A law of finish times, as far as it is needed: SciPy's distributions are such."""
+
+    def sf(self, x: Any, /) -> Any:
+        """The probability of a longer time than x."""
+        ...
+
+    def isf(self, q: Any, /) -> Any:
+        """The time that is exceeded with probability q."""
+        ...
+
+
 class DelayModel(NamedTuple):
     """A pair of pure functions that give finish times.
 
@@ -74,10 +86,14 @@ class DelayModel(NamedTuple):
       init: `init(num_workers) -> state`, a pytree.
       sample: `sample(key, state, loads) -> (times, state)`, with loads and times
         (num_workers,).
+      law: `law(load)`, the law of a worker's time, on the host in float64. Only of
+        models in which the workers of a round are independent and equal, so that it
+        gives the law of the f-th fastest; None of others.
     """
 
     init: Callable[[int], Any]
     sample: Callable[[jax.Array, Any, jax.Array], tuple[jax.Array, Any]]
+    law: Callable[[float], Law] | None = None
 
 
 class WaitingRule(Protocol):

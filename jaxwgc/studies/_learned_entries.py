@@ -150,7 +150,9 @@ def _learn(model, num_steps, batch_size, code, key, scale, learning_rate):
 
     def compare(states, key):
         masks, states = draw(key, states)
-        return states, errors(entries, masks) - errors(before, masks)
+        # One after the other: one program for both.
+        both = jax.lax.map(lambda own: errors(own, masks), jnp.stack([entries, before]))
+        return states, both[0] - both[1]
 
     states = jax.tree.map(
         lambda leaf: jnp.broadcast_to(leaf, (batch_size, *jnp.shape(leaf))),

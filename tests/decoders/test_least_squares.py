@@ -409,11 +409,18 @@ def test_decomposition_of_a_complex_code(with_x64):
 )
 def test_masks_that_are_known_to_be_decodable(monkeypatch, num_stragglers, expected):
     """Those that the code survives; one that survives none promises nothing."""
-    monkeypatch.setattr(_least_squares, "nearest_weights", lambda *given: given[-1])
-    found = jaxwgc.decoders.LeastSquares()._plain_weights(
-        None, None, None, np.arange(4), num_stragglers, None
-    )
-    np.testing.assert_array_equal(np.broadcast_to(found, 4), expected)
+    code = dataclasses.replace(jaxwgc.codes.uncoded(4), num_stragglers=num_stragglers)
+    masks = jnp.arange(4) >= jnp.arange(4)[:, None]
+    known = []
+
+    def iterated_weights(mask, matrix, target, is_decodable):
+        known.append(is_decodable)
+        return jnp.zeros((4, 1, 4)), jnp.zeros(4, bool)
+
+    monkeypatch.setattr(_least_squares, "iterated_weights", iterated_weights)
+    with jax.disable_jit():
+        jaxwgc.decoders.LeastSquares().weights(code, masks)
+    np.testing.assert_array_equal(known[0], expected)
 
 
 def test_many_masks_go_in_batches_and_few_at_once():

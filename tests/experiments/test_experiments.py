@@ -10,7 +10,13 @@ import sklearn.linear_model
 
 import jaxwgc
 from experiments import descent, figure2, linear_regression, mnist
-from experiments.benchmark import SECTIONS, _peers, _reed_solomon, benchmark
+from experiments.benchmark import (
+    SECTIONS,
+    _peers,
+    _reed_solomon,
+    benchmark,
+    trials,
+)
 from experiments.studies import Study
 from experiments.tables import ResultTable
 from jaxwgc.sketching import leverage_scores
@@ -157,6 +163,8 @@ class TestBenchmark:
         monkeypatch.setitem(SECTIONS, "table2", lambda *_: benchmark_stub())
         # Its processes are started in tests/distributed.
         monkeypatch.setitem(SECTIONS, "coordinator", lambda *_: benchmark_stub())
+        # Run in this process in test_trials.py.
+        monkeypatch.setattr(trials, "in_own_process", trials.run)
         benchmark(repeats=2, quick=True, out=tmp_path)
         written = json.loads((tmp_path / "benchmark.json").read_text())
         assert written["decoding"][0]["ratio"] > 0

@@ -136,13 +136,15 @@ def _distinct(key: jax.Array, count: int, num_columns: int, size: int) -> jax.Ar
     """
     last = jnp.arange(size - count, size, dtype=jnp.int32)[:, None]
     drawn = jax.random.randint(key, (count, num_columns), 0, last + 1, jnp.int32)
-    chosen: list[jax.Array] = []
-    for step in range(count):
-        is_taken = jnp.zeros(num_columns, bool)
-        for earlier in chosen:
-            is_taken |= drawn[step] == earlier
-        chosen.append(jnp.where(is_taken, last[step], drawn[step]))
-    return jnp.stack(chosen)
+    if count == 1:
+        return drawn
+
+    def choose(step: Any, chosen: jax.Array) -> jax.Array:
+        is_taken = (chosen == drawn[step]).any(axis=0)
+        return chosen.at[step].set(jnp.where(is_taken, last[step], drawn[step]))
+
+    # None is chosen yet, which is below all that are drawn.
+    return lax.fori_loop(0, count, choose, jnp.minimum(drawn, -1))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
@@ -191,9 +193,14 @@ def _row_by_row(
 
         return fold_blocks(add_block, total, array.shape[0], size)
 
-    for bucket, sign in zip(buckets, signs):
-        total = add_bucket(total, bucket, sign)
-    return total
+    if len(buckets) == 1:
+        return add_bucket(total, buckets[0], signs[0])
+    return lax.fori_loop(
+        0,
+        len(buckets),
+        lambda step, total: add_bucket(total, buckets[step], signs[step]),
+        total,
+    )
 
 
 def _all_at_once(

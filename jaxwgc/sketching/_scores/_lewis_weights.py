@@ -193,9 +193,9 @@ class _Iteration(NamedTuple):
             is_moving = (residual > self.tolerance) & (shortening > 1e-4)
             return is_moving & (iteration < self.max_iterations)
 
-        ratios = log_ratios(start)
+        # The first step stays where it starts, so that ratios are compiled once.
         one = jnp.ones((), start.dtype)
-        state = (start, ratios, jnp.max(jnp.abs(ratios)), one, jnp.int32(0))
+        state = (start, jnp.zeros_like(start), jnp.inf * one, one, jnp.int32(-1))
         state = lax.while_loop(is_open, step, state)
         log_weights, _, residual, _, num_iterations = state
         return log_weights, (num_iterations, residual)

@@ -40,14 +40,21 @@ def sparse_leverage_scores(
     _checks.check_not_empty("matrix", matrix.shape)
     data = _checks.finite_array("matrix", matrix.data)
     data, rcond = _checks.with_cutoff(data, rcond, shape=matrix.shape)
-    entries = (*jnp.asarray(matrix.indices).T, data)
-    return _sparse_scores(entries, rcond, matrix.shape, matrix.indices_sorted)
+    return _sparse_scores(
+        matrix.indices, data, rcond, matrix.shape, matrix.indices_sorted
+    )
 
 
 @functools.partial(jax.jit, static_argnames=("shape", "is_sorted"))
 def _sparse_scores(
-    entries: Entries, rcond: jax.Array, shape: tuple[int, int], is_sorted: bool
+    indices: jax.Array,
+    data: jax.Array,
+    rcond: jax.Array,
+    shape: tuple[int, int],
+    is_sorted: bool,
 ) -> jax.Array:
+    row, column = indices.T
+    entries = row, column, data
     rows = SparseRows(entries, shape, is_sorted)
     num_rows, num_columns = shape
     if num_rows >= num_columns:
@@ -55,7 +62,6 @@ def _sparse_scores(
     finite, scale = column_scale(rows)
     norms = jnp.sqrt(rows.sum(lambda block: jnp.sum((block * scale) ** 2, axis=0)))
     finite &= jnp.isfinite(norms).all()
-    row, column, data = entries
     # Out of bounds, any unit will do.
     data = data * scale.at[column].get(mode="clip")
     data = data * inverse_power_of_two(norms).at[column].get(mode="clip")

@@ -1,0 +1,240 @@
+"""Delay models judged by times that they have not seen, and their tails."""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
+
+from experiments import studies
+from experiments.delays import LANGUAGE_MODELS, Trace, read_traces
+from experiments.figures import COLORS, new_figure
+from experiments.results import ExperimentError
+from experiments.studies import Numbers, Once, Study
+from experiments.tables import ResultTable
+from jaxwgc import stragglers
+
+# The f-th fastest of so many workers, as shares: 24, 28 and 30 of 32.
+SHARES = (3 / 4, 7 / 8, 15 / 16)
+SHOWN_FITS = 8
+NUM_WORKERS = 32
+
+
+def delays(
+    trace: Path | None = None,
+    runs: int = 400,
+    seed: int = 0,
+    num_workers: int = NUM_WORKERS,
+    out: Path = Path("results"),
+) -> None:
+    """Delay models fitted to measured times, and judged by the rounds after them.
+
+    Args:
+        trace: File of NumPy with measured times: (rounds, workers), (rounds, workers,
+            parts), or (loads, rounds, workers) beside `loads`. By default those of two
+            trainings of language models.
+        runs: Simulated histories as long as the measured ones, and samples for the
+            intervals of what was measured.
+        seed: Of the random numbers.
+        num_workers: Of a round; more workers of a trace make several rounds.
+        out: Folder for tables, figures and numbers.
+    """
+    if num_workers < 2:
+        raise ExperimentError(f"--num-workers must be at least 2; got {num_workers}")
+    traces = read_traces(LANGUAGE_MODELS if trace is None else trace)
+    sections = {
+        name: functools.partial(study, own, runs, seed, num_workers)
+        for name, own in traces.items()
+    }
+    title = "Delay models: fitted to the first half of the rounds, judged by the second"
+    studies.run("delays", title, sections, runs, seed, out)
+
+
+def study(trace: Trace, runs: int, seed: int, num_workers: int) -> Study:
+    """One cell: the fits, and what they and resampling say of the second half."""
+    num_workers = min(num_workers, trace.seconds.shape[2])
+    return Study(
+        {
+            "num_workers": num_workers,
+            "loads": trace.loads,
+            "": Once(measure, trace, runs, seed, num_workers),
+        },
+        tables={
+            f"{trace.name}_fits": functools.partial(tabulate_fits, trace.name),
+            f"{trace.name}_fastest": functools.partial(tabulate_fastest, trace.name),
+        },
+        figures={f"{trace.name}_tails": functools.partial(draw, trace.name)},
+    )
+
+
+def measure(trace: Trace, runs: int, seed: int, num_workers: int) -> Numbers:
+    """What was measured in the second half, and what is said of it from the first."""
+    first, second = trace.half(0), trace.half(1)
+    fits = first.fit()
+    counts = sorted({int(np.ceil(share * num_workers)) for share in SHARES})
+    generator = np.random.default_rng(seed)
+    groups = second.groups(num_workers)
+    measured = [of_fastest(own, counts) for own in groups]
+    spread = [
+        np.quantile(
+            [of_fastest(again, counts) for again in drawn_again(own, runs, generator)],
+            [0.025, 0.975],
+            axis=0,
+        )
+        for own in groups
+    ]
+    models = {
+        "best fit": fits[0].delay,
+        **{what: first.delay(what) for what in ("rounds", "workers", "cells")},
+    }
+    num_rounds = second.seconds.shape[1]
+    said, tails = {}, {}
+    for name, delay in models.items():
+        drawn = [
+            histories(delay, load, num_workers, num_rounds, runs, seed)
+            for load in trace.loads
+        ]
+        said[name] = [of_fastest(own.reshape(-1, num_workers), counts) for own in drawn]
+        tails[name] = [tail(own) for own in drawn]
+    return {
+        "fits": [
+            {
+                "name": own.name,
+                "held_out": own.held_out,
+                "distance": own.distance,
+                "parameters": own.parameters,
+                "standard_errors": own.standard_errors,
+            }
+            for own in fits
+        ],
+        "counts": counts,
+        "measured": measured,
+        "interval": spread,
+        "said": said,
+        "tails": {
+            "measured": [
+                tail(drawn_again(own, runs, generator)) for own in second.seconds
+            ],
+            **tails,
+        },
+    }
+
+
+def of_fastest(times: np.ndarray, counts: list[int]) -> np.ndarray:
+    """Median and 90% quantile over rounds of the f-th fastest time, (2, counts)."""
+    ordered = np.sort(np.where(np.isnan(times), np.inf, times), axis=1)
+    fastest = ordered[:, np.array(counts) - 1]
+    return np.quantile(fastest, [0.5, 0.9], axis=0, method="inverted_cdf")
+
+
+def histories(
+    delay: stragglers.DelayModel,
+    load: float,
+    num_workers: int,
+    num_rounds: int,
+    runs: int,
+    seed: int,
+) -> np.ndarray:
+    """Simulated times (runs, rounds, workers), each run with workers of its own."""
+    loads = jnp.full(num_workers, load)
+
+    @jax.jit
+    @jax.vmap
+    def simulate(key):
+        def step(state, key):
+            times, state = delay.sample(key, state, loads)
+            return state, times
+
+        keys = jax.random.split(key, num_rounds)
+        return jax.lax.scan(step, delay.init(num_workers), keys)[1]
+
+    return np.asarray(simulate(jax.random.split(jax.random.key(seed), runs)))
+
+
+LEVELS = 1 - np.geomspace(1e-3, 0.99, 61)[::-1]
+
+
+def tail(times: np.ndarray) -> dict[str, Any]:
+    """Quantiles of times (runs, rounds, workers), with their spread over runs."""
+    flat = times.reshape(len(times), -1)
+    each = np.quantile(flat, LEVELS, axis=1, method="inverted_cdf")
+    low, middle, high = np.quantile(each, [0.025, 0.5, 0.975], 1, method="inverted_cdf")
+    return {"low": low, "middle": middle, "high": high}
+
+
+def drawn_again(times: np.ndarray, runs: int, generator: Any) -> np.ndarray:
+    """As many rounds with replacement, (runs, rounds, workers); missing ones never."""
+    rounds = generator.integers(0, len(times), (runs, len(times)))
+    return np.where(np.isnan(times), np.inf, times)[rounds]
+
+
+def tabulate_fits(name: str, numbers: Numbers) -> ResultTable:
+    """A row a fit, the best first."""
+
+    def show(fit):
+        return {
+            "delay model": fit["name"],
+            "log-likelihood": f"{fit['held_out']:.3f}",
+            "distance": f"{fit['distance']:.3f}",
+        }
+
+    return ResultTable.of_records(
+        f"Fitted to the first half of {name}: mean logarithm of the likelihood of its "
+        "last third, and Kolmogorov-Smirnov distance, for models of the rest",
+        show,
+        numbers["fits"][:SHOWN_FITS],
+    )
+
+
+def tabulate_fastest(name: str, numbers: Numbers) -> ResultTable:
+    """Two rows a load and f: median and 90% quantile."""
+    rows = []
+    for number, load in enumerate(numbers["loads"]):
+        for column, count in enumerate(numbers["counts"]):
+            for row, what in enumerate(("median", "90%")):
+                true = numbers["measured"][number][row][column]
+                low, high = (own[row][column] for own in numbers["interval"][number])
+                errors = [
+                    f"{100 * (own[number][row][column] / true - 1):+.1f}"
+                    for own in numbers["said"].values()
+                ]
+                shown = f"{true:.3g} [{low:.3g}, {high:.3g}]"
+                rows.append([f"{load:g}", f"{count}", what, shown, *errors])
+    return ResultTable(
+        f"{name}: time of the f-th fastest of {numbers['num_workers']} workers in the "
+        "second half of the rounds, in seconds with the 95% interval of what was "
+        "measured; error in percent of what the first half says: "
+        f"{numbers['fits'][0]['name']}, and resampling of",
+        ["load", "f", "quantile", "measured", *numbers["said"]],
+        rows,
+    )
+
+
+def draw(name: str, numbers: Numbers) -> Figure:
+    """How many times are longer, measured and simulated."""
+    loads = numbers["loads"]
+    chosen = sorted({0, len(loads) // 2, len(loads) - 1})
+    figure, panels = new_figure(4.2 * len(chosen) + 0.6, 3.6, len(chosen))
+    survivals = 1 - LEVELS
+    for axes, number in zip(panels, chosen, strict=True):
+        for index, what in enumerate(("rounds", "best fit", "measured")):
+            own = {
+                name: np.array(x) for name, x in numbers["tails"][what][number].items()
+            }
+            color = "black" if what == "measured" else COLORS[index]
+            look = {"linestyle": ":", "linewidth": 2} if what == "measured" else {}
+            label = "rounds drawn again" if what == "rounds" else what
+            axes.plot(own["middle"], survivals, color=color, label=label, **look)
+            bounds = own["low"], own["high"]
+            axes.fill_betweenx(survivals, *bounds, color=color, alpha=0.15, linewidth=0)
+        axes.set(xscale="log", yscale="log", xlabel="seconds")
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.5, 0.6)))
+        axes.set_title(f"load {loads[number]:g}" if len(loads) > 1 else name)
+    panels[0].set_ylabel("share of times that are longer")
+    panels[0].legend(loc="lower left")
+    return figure

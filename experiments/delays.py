@@ -1,0 +1,136 @@
+"""Times of workers that were measured: read from a file, and drawn again."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.results import ExperimentError
+from jaxwgc import stragglers
+
+# Compute times of data-parallel ranks in two trainings of language models; where they
+# are from stands in the README beside them.
+LANGUAGE_MODELS = Path(__file__).parent / "data" / "llm_training_delays.npz"
+# The name of the loads beside times.
+LOADS = "loads"
+
+
+class Trace(NamedTuple):
+    """Times that were measured.
+
+    Attributes:
+        name: Of the array in the file.
+        seconds: (loads, rounds, workers), NaN where no answer came.
+        loads: (loads,), the share of the data that workers had; increasing.
+    """
+
+    name: str
+    seconds: np.ndarray
+    loads: np.ndarray
+
+    def half(self, number: int) -> "Trace":
+        """The first rounds, or the others."""
+        middle = self.seconds.shape[1] // 2
+        rounds = slice(middle, None) if number else slice(middle)
+        return self._replace(seconds=self.seconds[:, rounds])
+
+    def groups(self, num_workers: int) -> np.ndarray:
+        """Rounds of fewer workers, each with others: (loads, rounds, num_workers)."""
+        count = self.seconds.shape[2] // num_workers
+        cut = self.seconds[:, :, : count * num_workers]
+        return cut.reshape(len(self.loads), -1, num_workers)
+
+    def fit(self) -> tuple[stragglers.DelayFit, ...]:
+        """Of all loads together, in units of a load of one."""
+        num_rounds = self.seconds.shape[1]
+        times = self.seconds.reshape(-1, self.seconds.shape[2])
+        return stragglers.fit(times, np.repeat(self.loads, num_rounds)[:, None])
+
+    def delay(self, resample: str = "rounds", unit: float = 1.0):
+        """A delay model for loads in units of that share of the data."""
+        return measured_at_loads(self.loads / unit, self.seconds, resample)
+
+
+def measured_at_loads(
+    loads: np.ndarray, seconds: np.ndarray, resample: str = "rounds"
+) -> stragglers.DelayModel:
+    """The same round and worker at every load, and a straight line between loads.
+
+    Args:
+        loads: (loads,), increasing, at which workers were measured.
+        seconds: (loads, rounds, workers); beyond the largest load in proportion to it.
+        resample: As for `stragglers.trace`; fewer workers may be measured than are
+            simulated.
+
+    Returns:
+        A delay model.
+    """
+    known = jnp.asarray(loads, float)
+    traces = [
+        stragglers.trace(own, resample, loads=1.0, replace=True) for own in seconds
+    ]
+
+    def sample(key, state, loads):
+        ones = jnp.ones(len(loads), known.dtype)
+        drawn = [trace.sample(key, state, ones) for trace in traces]
+        times = jnp.stack([own for own, _ in drawn])
+        beyond = times[-1] * loads / known[-1]
+        if len(traces) > 1:
+            place = jnp.clip(jnp.searchsorted(known, loads) - 1, 0, len(traces) - 2)
+            low, high = (
+                times[place, jnp.arange(len(loads))],
+                times[place + 1, jnp.arange(len(loads))],
+            )
+            share = (loads - known[place]) / (known[place + 1] - known[place])
+            # Endless at one end is endless between.
+            between = low + jnp.where(share > 0, share * (high - low), 0)
+            beyond = jnp.where(loads > known[-1], beyond, between)
+        return beyond, drawn[0][1]
+
+    return stragglers.DelayModel(traces[0].init, sample)
+
+
+def read_traces(path: Path) -> dict[str, Trace]:
+    """Every array of times in a file of NumPy, by its name.
+
+    Arrays are (rounds, workers); (rounds, workers, parts), which are added; or (loads,
+    rounds, workers) beside an array `loads`.
+    """
+    try:
+        found = np.load(path)
+        arrays = {path.stem: found} if isinstance(found, np.ndarray) else dict(found)
+    except (OSError, ValueError) as error:
+        raise ExperimentError(
+            f"--trace must be a file of numpy.save or numpy.savez; got {path} ({error})"
+        ) from error
+    loads = arrays.pop(LOADS, None)
+    traces = {}
+    for name, array in arrays.items():
+        if not np.issubdtype(array.dtype, np.number) or array.ndim not in (2, 3):
+            continue
+        array = array.astype(float)
+        if np.any(array <= 0):
+            raise ExperimentError(
+                "--trace must hold positive times, and NaN where no answer came; got "
+                f"{np.nanmin(array):g} in {name} of {path}"
+            )
+        if loads is not None and array.ndim == 3 and loads.shape == array.shape[:1]:
+            order = np.argsort(loads)
+            traces[name] = Trace(name, array[order], loads[order].astype(float))
+        else:
+            whole = array if array.ndim == 2 else array.sum(-1)
+            traces[name] = Trace(name, whole[None], np.ones(1))
+    if not traces:
+        raise ExperimentError(
+            "--trace must hold times (rounds, workers), (rounds, workers, parts) or "
+            f"(loads, rounds, workers) with loads; got {path} with "
+            f"{ {name: own.shape for name, own in arrays.items()} }"
+        )
+    for trace in traces.values():
+        if not np.isfinite(trace.seconds).any() or trace.seconds.shape[1] < 8:
+            raise ExperimentError(
+                "--trace must have answers in at least 8 rounds; got "
+                f"{trace.seconds.shape[1]} rounds of {trace.name} in {path}"
+            )
+    return traces

@@ -1,0 +1,35 @@
+"""When weights help: `python -m experiments weights`, a module a section."""
+
+import functools
+from pathlib import Path
+
+import jax
+
+from experiments import studies
+from experiments.weights import convergence, digits, fair, sources
+
+SECTIONS = {
+    "sources": sources.study,
+    "fair": fair.study,
+    "digits": digits.study,
+    "convergence": convergence.study,
+}
+
+
+def weights(runs: int = 200, seed: int = 0, out: Path = Path("results")) -> None:
+    """When weights help: noisy sources, each method at its own best step, convergence.
+
+    Args:
+        runs: Data sets and samples for each mean, a fifth of them on MNIST; below 20,
+            also fewer compression factors, to see that everything runs.
+        seed: Of the random numbers.
+        out: Folder for the tables (JSON and Markdown) and figures (PNG).
+    """
+    effort = studies.Effort(runs, is_full=runs >= 20)
+    key = jax.random.key(seed)
+    sections = {
+        name: functools.partial(study, effort, jax.random.fold_in(key, index))
+        for index, (name, study) in enumerate(SECTIONS.items())
+    }
+    title = "When weights help. Data sets and samples"
+    studies.run("weights", title, sections, runs, seed, out)

@@ -1,0 +1,259 @@
+"""How fast coded descent gets where, and how far that is from the whole solution."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxwgc
+from experiments import descent, linear_regression
+from experiments.figures import COLORS, Figure, line, new_figure
+from experiments.studies import Effort, Numbers, Study, Trial
+from experiments.tables import ResultTable, interval, interval_power_of_ten
+from jaxwgc import sketching
+
+# Of the norm of the gradient, over six decades.
+THRESHOLDS = tuple(10.0 ** (4 - decade) for decade in range(7))
+COMPRESSIONS = (2, 4)
+STEP_SIZE = linear_regression.PROTOCOLS["doubled"]
+MAX_ITERATIONS = 2_000
+WEIGHTINGS = linear_regression.WEIGHTINGS
+# The second part: parts of ten rows, drawn ever more often.
+NUM_PARTS = 100
+DRAWS = tuple(40 * 2**doubling for doubling in range(9))
+
+
+def study(effort: Effort, key: jax.Array) -> Study:
+    """A cell a compression, and one for sketches of growing size."""
+    compressions = COMPRESSIONS if effort.is_full else COMPRESSIONS[:1]
+    return Study(
+        {
+            "thresholds": THRESHOLDS,
+            "descent": {f"rho={c}": Trial(descend, c) for c in compressions},
+            "draws": DRAWS,
+            "sketches": {"": Trial(sketch)},
+        },
+        key=key,
+        runs=effort.runs,
+        batch_size=100,
+        x64=True,
+        reduce=reduce,
+        tables={"iterations": tabulate_iterations, "distance": tabulate_distance},
+        figures={"iterations": draw_iterations, "distance": draw_distance},
+    )
+
+
+def descend(key: jax.Array, compression: int) -> Numbers:
+    """Iterations to each threshold, and the distance from the whole solution there."""
+    sample_key, *keys = jax.random.split(key, 3)
+    data, small, _ = linear_regression.draw_sample(sample_key, compression)
+    solution = linear_regression.least_squares_solution(*data)
+    residual = jnp.sum((data[1] - data[0] @ solution) ** 2)
+
+    def solve(key, weights):
+        rows = small.parts[0] * jnp.sqrt(weights)[:, None, None]
+        rows = rows.reshape(-1, linear_regression.NUM_FEATURES)
+        curvatures = jnp.linalg.eigvalsh(2 * rows.T @ rows)
+        ends = curvatures[jnp.array([0, -1])]
+        rate = jnp.max(jnp.abs(1 - STEP_SIZE * ends))
+
+        def until(threshold):
+            found = descent.descend(
+                key,
+                *linear_regression.problem(small.parts),
+                weights,
+                STEP_SIZE,
+                threshold,
+                MAX_ITERATIONS,
+            )
+            off = data[0] @ (found.params - solution)
+            return found.iterations, jnp.sqrt(jnp.sum(off**2) / residual)
+
+        iterations, distance = jax.vmap(until)(jnp.array(THRESHOLDS))
+        return {
+            "iterations": iterations,
+            "distance": distance,
+            "per_decade": (iterations[-1] - iterations[0]) / (len(THRESHOLDS) - 1),
+            "asymptotic": -jnp.log(10.0) / jnp.log(rate),
+        }
+
+    both = jnp.stack([small.weights, jnp.ones_like(small.weights)])
+    found = jax.vmap(solve)(jnp.stack(keys), both)
+    return {
+        name: jax.tree.map(lambda leaf, lane=lane: leaf[lane], found)
+        for lane, name in enumerate(WEIGHTINGS)
+    }
+
+
+def sketch(key: jax.Array) -> Numbers:
+    """Distortion of weighted samples of growing size, and where they lead.
+
+    The distortion is that of the columns of X with the residual of the whole solution
+    beside them.
+    """
+    data_key, sample_key = jax.random.split(key)
+    features, responses = linear_regression.draw_data(data_key)
+    basis = jnp.linalg.qr(features)[0]
+    residual = responses - basis @ (basis.T @ responses)
+    norm = jnp.linalg.norm(residual)
+    columns = jnp.concatenate([basis, residual[:, None] / norm], axis=1)
+    (rows,), _ = jaxwgc.partition((columns,), NUM_PARTS)
+    grams = jnp.einsum("jmp,jmq->jpq", rows, rows)
+    probabilities = sketching.partition_probabilities(
+        jnp.sum(basis**2, axis=1), NUM_PARTS
+    )
+
+    def count(key):
+        sample = sketching.sample_partitions(key, probabilities, num_draws=DRAWS[0])
+        return jnp.zeros(NUM_PARTS).at[sample.indices].add(sample.counts)
+
+    # Each number of draws is twice the last, and goes on from it.
+    keys = jax.random.split(sample_key, DRAWS[-1] // DRAWS[0])
+    counts = jnp.cumsum(jax.vmap(count)(keys), axis=0)[np.array(DRAWS) // DRAWS[0] - 1]
+
+    def measure(counts):
+        weights = counts / (counts.sum() * probabilities)
+        gram = jnp.einsum("j,jpq->pq", weights, grams)
+        distortion = jnp.max(jnp.abs(jnp.linalg.eigvalsh(gram - jnp.eye(len(gram)))))
+        off = jnp.linalg.solve(gram[:-1, :-1], gram[:-1, -1])
+        return {"distortion": distortion, "distance": jnp.linalg.norm(off)}
+
+    return jax.vmap(measure)(counts)
+
+
+def reduce(found: Numbers) -> Numbers:
+    """Means, and for sketches what the bound says."""
+    if "distortion" not in found:
+        return jaxwgc.summarize(found)
+    distortion, distance = found["distortion"], found["distance"]
+    speaks = distortion < 1
+    bound = np.where(speaks, distortion / np.where(speaks, 1 - distortion, 1), np.inf)
+    return {
+        **jaxwgc.summarize(found),
+        "deciles_distortion": np.quantile(distortion, (0.1, 0.5, 0.9), axis=0),
+        "deciles_distance": np.quantile(distance, (0.1, 0.5, 0.9), axis=0),
+        "speaks": speaks.mean(axis=0),
+        "violations": (distance > bound * (1 + 1e-9)).sum(axis=0),
+        "bound_over_distance": [
+            float(np.median(bound[own, index] / distance[own, index]))
+            if (own := speaks[:, index]).any()
+            else None
+            for index in range(len(DRAWS))
+        ],
+    }
+
+
+def tabulate_iterations(numbers: Numbers) -> ResultTable:
+    """Against what O(1/ε) allows from the first threshold on."""
+
+    def show(cell):
+        index, threshold = cell
+        row = {"‖g‖ ≤": f"{threshold:g}"}
+        for label, own in curves(numbers):
+            row[label] = interval(at(own["iterations"], index), 1)
+        first = numbers["descent"]["rho=2"]["weighted"]["iterations"].mean[0]
+        row["C/ε from the first row"] = f"{first * THRESHOLDS[0] / threshold:,.0f}"
+        row["distance, weighted, ρ = 2"] = interval_power_of_ten(
+            at(numbers["descent"]["rho=2"]["weighted"]["distance"], index)
+        )
+        return row
+
+    table = ResultTable.of_records(
+        f"Iterations to a norm of the gradient, step {STEP_SIZE:g}, and there the "
+        f"distance from θ_ols, mean of {numbers['runs']:,} runs",
+        show,
+        enumerate(THRESHOLDS),
+    )
+    for quantity, name in (
+        ("per_decade", "a decade, measured"),
+        ("asymptotic", "a decade, of the slowest direction"),
+    ):
+        cells = [interval(own[quantity], 1) for _, own in curves(numbers)]
+        table.add_row(name, *cells, "", "")
+    return table
+
+
+def curves(numbers: Numbers) -> list[tuple[str, Numbers]]:
+    """What was measured of descent, with its label."""
+    return [
+        (f"{name}, {compression.replace('rho=', 'ρ = ')}", own[name])
+        for compression, own in numbers["descent"].items()
+        for name in WEIGHTINGS
+    ]
+
+
+def at(summary: jaxwgc.Summary, index: int) -> jaxwgc.Summary:
+    """Of one threshold or size."""
+    return jaxwgc.Summary(*(np.asarray(own)[index] for own in summary))
+
+
+def tabulate_distance(numbers: Numbers) -> ResultTable:
+    """Distance against distortion."""
+    own = numbers["sketches"]
+
+    def show(index):
+        over = own["bound_over_distance"][index]
+        return {
+            "draws q": f"{DRAWS[index]:,}",
+            "distortion ε": interval(at(own["distortion"], index), 3),
+            "distance ‖X(θ̃ − θ_ols)‖ / ‖r‖": interval(at(own["distance"], index), 4),
+            "runs with ε < 1": f"{100 * own['speaks'][index]:.0f}%",
+            "ε / (1 − ε) over the distance, median": ""
+            if over is None
+            else f"{over:.1f}",
+            "runs beyond the bound": str(own["violations"][index]),
+        }
+
+    return ResultTable.of_records(
+        f"The sampled solution, weighted parts of {NUM_PARTS}, {numbers['runs']:,} "
+        "runs",
+        show,
+        range(len(DRAWS)),
+    )
+
+
+def draw_iterations(numbers: Numbers) -> Figure:
+    """Iterations and the bound; and the distance that stays."""
+    figure, panels = new_figure(10, 4.4, columns=2, share_y=False)
+    for index, (label, own) in enumerate(curves(numbers)):
+        for axes, quantity in zip(panels, ("iterations", "distance"), strict=True):
+            found = own[quantity]
+            look = {"label": label, "markersize": 4}
+            line(axes, index, THRESHOLDS, found.mean, (found.low, found.high), **look)
+    first = numbers["descent"]["rho=2"]["weighted"]["iterations"].mean[0]
+    bound = first * THRESHOLDS[0] / np.array(THRESHOLDS)
+    panels[0].plot(THRESHOLDS, bound, ":", color="0.3", label="O(1/ε) from there")
+    panels[0].set(ylim=(0, 300), ylabel="iterations until then")
+    panels[1].set(yscale="log", ylabel="distance ‖X(θ − θ_ols)‖ / ‖Xθ_ols − y‖")
+    for axes in panels:
+        axes.set(xscale="log", xlabel="norm of the gradient ε")
+    panels[0].invert_xaxis()
+    panels[0].legend()
+    return figure
+
+
+def draw_distance(numbers: Numbers) -> Figure:
+    """Distance against distortion, with deciles both ways."""
+    figure, (axes,) = new_figure(7, 4.6)
+    own = numbers["sketches"]
+    (left, x, right), (low, y, high) = (
+        np.asarray(own[f"deciles_{name}"]) for name in ("distortion", "distance")
+    )
+    axes.errorbar(
+        x,
+        y,
+        xerr=(x - left, right - x),
+        yerr=(y - low, high - y),
+        fmt="o",
+        color=COLORS[0],
+        capsize=2,
+        label="median, 10–90% of the runs",
+    )
+    shown = np.geomspace(left.min(), 0.98, 200)
+    axes.plot(shown, shown / (1 - shown), ":", color="0.3", label="bound ε / (1 − ε)")
+    for here, there, draws in zip(x, y, DRAWS, strict=True):
+        place = {"textcoords": "offset points", "xytext": (6, -12), "fontsize": 8}
+        axes.annotate(f"q = {draws:,}", (here, there), color="0.3", **place)
+    axes.set(xscale="log", yscale="log", xlabel="distortion ε of the sample")
+    axes.set_ylabel("distance ‖X(θ̃ − θ_ols)‖ / ‖Xθ_ols − y‖")
+    axes.legend()
+    return figure

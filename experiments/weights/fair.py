@@ -1,0 +1,276 @@
+"""Weights against none, each at its own best step: least squares on uneven rows."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxwgc
+from experiments import linear_regression
+from experiments.figures import Figure, line, new_figure
+from experiments.studies import Effort, Numbers, Study, Trial
+from experiments.tables import ResultTable, interval
+from experiments.weights import methods
+from experiments.weights.ratios import verdict
+from jaxwgc import sketching
+
+NUM_ROWS = linear_regression.NUM_BLOCKS * linear_regression.ROWS_PER_BLOCK
+NUM_FEATURES = linear_regression.NUM_FEATURES
+COMPRESSIONS = (2, 4)
+CHECKPOINTS = (5, 50)
+# Degrees of freedom of t-distributed rows: normal ones, then heavier and heavier tails.
+DEGREES = (np.inf, 5.0, 3.0, 2.0, 1.0)
+# ‖Xθ‖ over the norm of the noise.
+SIGNAL = 10.0
+PAPER = "section 6.2"
+KINDS = (PAPER, *(f"t, ν = {own:g}".replace("inf", "∞") for own in DEGREES))
+SHOWN = (PAPER, KINDS[-1])
+
+
+def study(effort: Effort, key: jax.Array) -> Study:
+    """A cell a compression, in which all kinds of data are solved."""
+    compressions = COMPRESSIONS if effort.is_full else COMPRESSIONS[:1]
+    return Study(
+        {
+            "kinds": KINDS,
+            "checkpoints": CHECKPOINTS,
+            "methods": methods.ONE_SHOT | methods.ITERATIVE,
+            "step_sizes_of_lanes": methods.SIZES,
+            "compared": {f"rho={c}": Trial(one_run, c) for c in compressions},
+        },
+        key=key,
+        runs=effort.runs,
+        batch_size=25,
+        x64=True,
+        reduce=reduce,
+        tables={
+            "best_step": tabulate_best,
+            "fixed_step": tabulate_fixed,
+        },
+        figures={"steps": draw_steps, "spread": draw_spread},
+    )
+
+
+def draw_all(key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Rows (kinds, N, p) and responses (kinds, N) of every kind of data.
+
+    Those of section 6.2 are the paper's. The others have orthonormal columns, which
+    leaves leverage scores as they are: all that slows descent is then the sampling.
+    """
+    paper_key, rows_key, width_key, params_key, noise_key = jax.random.split(key, 5)
+    features, responses = linear_regression.draw_data(paper_key)
+    params = jax.random.normal(params_key, (NUM_FEATURES,))
+    noise = jax.random.normal(noise_key, (NUM_ROWS,))
+    # χ² / ν, which tends to 1.
+    degrees = jnp.minimum(jnp.array(DEGREES), 1e6)[:, None, None]
+    shape = len(DEGREES), NUM_ROWS, 1
+    squares = 2 * jax.random.gamma(width_key, degrees / 2, shape) / degrees
+    basis = jnp.linalg.qr(
+        jax.random.normal(rows_key, features.shape) / jnp.sqrt(squares)
+    )[0]
+    images = basis @ params
+    lengths = jnp.linalg.norm(images, axis=1, keepdims=True)
+    targets = SIGNAL * jnp.linalg.norm(noise) / lengths * images + noise
+    return (
+        jnp.concatenate([features[None], basis]),
+        jnp.concatenate([responses[None], targets]),
+    )
+
+
+def one_run(key: jax.Array, compression: int) -> Numbers:
+    """Excess of every method on every kind of data."""
+    data_key, run_key = jax.random.split(key)
+    # One after the other: one program serves all kinds.
+    return jax.lax.map(
+        lambda data: one_kind(run_key, data[0], data[1], compression),
+        draw_all(data_key),
+    )
+
+
+def one_kind(
+    key: jax.Array, features: jax.Array, responses: jax.Array, compression: int
+) -> Numbers:
+    """‖X(θ - θ*)‖² over the smallest ‖Xθ - y‖²."""
+    num_parts = compression * methods.CODE.num_parts
+    scores = sketching.leverage_scores(features, method="gram")
+    probabilities = sketching.partition_probabilities(scores, num_parts)
+    (rows, targets), _ = jaxwgc.partition((features, responses), num_parts)
+    # All that least squares needs of a part.
+    grams = jnp.einsum("jmp,jmq->jpq", rows, rows)
+    products = jnp.einsum("jmp,jm->jp", rows, targets)
+    gram = grams.sum(axis=0)
+    solution = jnp.linalg.solve(gram, products.sum(axis=0))
+    smallest = jnp.sum((responses - features @ solution) ** 2)
+
+    def excess(params):
+        off = params - solution
+        return off @ gram @ off / smallest
+
+    return methods.run_all(
+        key,
+        (grams, products),
+        probabilities,
+        2 * jnp.linalg.eigvalsh(gram)[-1],
+        squared_error,
+        jnp.zeros(NUM_FEATURES),
+        excess,
+        CHECKPOINTS,
+    )
+
+
+def squared_error(params: jax.Array, part: Any) -> jax.Array:
+    """Sum of squared residuals but for a constant, of XᵀX and Xᵀy."""
+    gram, product = part
+    return params @ gram @ params - 2 * params @ product
+
+
+def reduce(found: Numbers) -> Numbers:
+    """By the kind of data."""
+    return {
+        kind: {
+            "spread": jaxwgc.summarize(found["spread"][:, index]),
+            "draws_per_part": jaxwgc.summarize(found["draws_per_part"][:, index]),
+            **compare(
+                {name: own[:, index] for name, own in found["found"].items()},
+                is_shown=kind in SHOWN,
+            ),
+        }
+        for index, kind in enumerate(KINDS)
+    }
+
+
+def compare(errors: dict[str, np.ndarray], is_shown: bool) -> Numbers:
+    """Of one kind; at every step where a figure shows that."""
+    chosen = methods.choose_all(errors)
+    shown = {"by_step": methods.by_step(errors, chosen)} if is_shown else {}
+    return methods.compare(errors, chosen) | shown
+
+
+def cells(numbers: Numbers) -> list[tuple[str, str, Numbers]]:
+    """Compression, kind, and what was found."""
+    return [
+        (compression.removeprefix("rho="), kind, own)
+        for compression, every in numbers["compared"].items()
+        for kind, own in every.items()
+    ]
+
+
+def at(summary: jaxwgc.Summary, *index: int) -> jaxwgc.Summary:
+    """Of one checkpoint, or lane and checkpoint."""
+    return jaxwgc.Summary(*(np.asarray(own)[index] for own in summary))
+
+
+def tabulate_best(numbers: Numbers) -> ResultTable:
+    """After many steps, each method at its own best step."""
+    last = len(CHECKPOINTS) - 1
+
+    def show(cell):
+        compression, kind, own = cell
+        others = [name for name in methods.METHODS if name != methods.BASELINE]
+        return {
+            "data": kind,
+            "ρ": compression,
+            "spread of Π": interval(own["spread"], 2),
+            "q/k": interval(own["draws_per_part"], 2),
+            "excess of unweighted": f"{own['error'][methods.BASELINE].mean[last]:.2e}",
+            **{name: verdict(at(own["best_step"][name], last)) for name in others},
+        }
+
+    return ResultTable.of_records(
+        f"Excess over that of unweighted after {CHECKPOINTS[last]} steps, each method "
+        f"at its own best step, geometric mean of {shown_runs(numbers)} paired runs",
+        show,
+        cells(numbers),
+    )
+
+
+def tabulate_fixed(numbers: Numbers) -> ResultTable:
+    """With the same step for all, the longer ones are ahead."""
+
+    def show(cell):
+        compression, kind, own = cell
+        row = {"data": kind, "ρ": compression}
+        for index, steps in enumerate(CHECKPOINTS):
+            for name in ("weighted", "weighted, unbiased"):
+                row[f"{name}, {steps} steps"] = verdict(
+                    at(own["fixed_step"][name], index)
+                )
+        lanes = own["lanes"]
+        names = ("weighted", "weighted, unbiased", "unweighted")
+        row["best steps"] = " / ".join(
+            methods.step_of(name, lanes[name][0]) for name in names
+        )
+        return row
+
+    return ResultTable.of_records(
+        "Excess over that of unweighted at one step for both, 1/"
+        f"{methods.FIXED_SHARE} of the best of unweighted for {CHECKPOINTS[0]} steps, "
+        f"geometric mean of {shown_runs(numbers)} paired runs; on the right the best "
+        "steps of weighted / unbiased / unweighted",
+        show,
+        cells(numbers),
+    )
+
+
+def shown_runs(numbers: Numbers) -> int:
+    """Those that have not chosen the steps."""
+    runs = numbers["runs"]
+    return runs - runs // methods.TUNING_SHARE if runs > 1 else 1
+
+
+def draw_steps(numbers: Numbers) -> Figure:
+    """Excess against the step, early and late."""
+    every = numbers["compared"][f"rho={COMPRESSIONS[0]}"]
+    figure, panels = new_figure(10, 7, columns=2, rows=2)
+    names = (*methods.ONE_SHOT, *methods.ITERATIVE)
+    for row, kind in enumerate(SHOWN):
+        for column, steps in enumerate(CHECKPOINTS):
+            axes = panels[2 * row + column]
+            for index, name in enumerate(names):
+                own = every[kind]["by_step"][name]
+                mean, low, high = (np.asarray(end)[:, column] for end in own[:3])
+                look = {"markersize": 4, "linewidth": 1.2, "label": name}
+                line(axes, index, methods.SIZES, mean, (low, high), **look)
+            axes.set(xscale="log", yscale="log", xlim=(0.04, 5), ylim=(1e-3, 1e6))
+            axes.set_title(f"{kind}: after {steps} steps")
+    for axes in panels[2:]:
+        axes.set_xlabel("step · largest curvature of all the data")
+    for axes in panels[::2]:
+        axes.set_ylabel("excess ‖X(θ − θ*)‖² / ‖Xθ* − y‖²")
+    handles, _ = panels[0].get_legend_handles_labels()
+    figure.legend(handles=handles, loc="outside right upper")
+    return figure
+
+
+def draw_spread(numbers: Numbers) -> Figure:
+    """Ratios to unweighted against the spread of the probabilities."""
+    every = numbers["compared"][f"rho={COMPRESSIONS[0]}"]
+    order = sorted(KINDS[1:], key=lambda kind: every[kind]["spread"].mean)
+    spreads = [every[kind]["spread"].mean for kind in order]
+    figure, panels = new_figure(10, 4.6, columns=2)
+    columns = (
+        ("fixed_step", 0, ("weighted", "weighted, unbiased", "uniform")),
+        ("best_step", -1, methods.METHODS),
+    )
+    names = {
+        "fixed_step": f"one step for all, after {CHECKPOINTS[0]} steps",
+        "best_step": f"own best steps, after {CHECKPOINTS[-1]} steps",
+    }
+    for axes, (quantity, at_step, shown) in zip(panels, columns, strict=True):
+        for index, name in enumerate(methods.METHODS):
+            if name not in shown or name == methods.BASELINE:
+                continue
+            own = [every[kind][quantity][name] for kind in order]
+            mean, low, high = (
+                np.array([np.asarray(cell[end])[at_step] for cell in own])
+                for end in range(3)
+            )
+            line(axes, index, spreads, mean, (low, high), label=name)
+        axes.axhline(1, color="0.3", linewidth=1, linestyle=":")
+        axes.set(xscale="log", yscale="log", title=names[quantity])
+        axes.set_xlabel("spread of Π: standard deviation / mean")
+    panels[0].set_ylabel("excess / excess of unweighted")
+    handles, _ = panels[1].get_legend_handles_labels()
+    figure.legend(handles=handles, loc="outside right upper")
+    return figure

@@ -1,0 +1,231 @@
+"""Ways to descend on sampled parts, each over a grid of steps, through the code.
+
+All are vectors of weights of the k parts that the code holds: the library's rescaling
+multiplies losses, so that it may go into the weights of the code. Constants that a
+step size takes up are left out: the paper's 1 / (rΠ) is 1 / (kΠ) here, which differs by
+the rows of a part.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxwgc
+from experiments.descent import CODE
+from experiments.studies import Numbers
+from experiments.weights.ratios import geometric_mean
+from jaxwgc import sketching
+
+ONE_SHOT = {
+    "weighted": "count / (kΠ), the paper's",
+    "weighted, unbiased": "count / (qΠ)",
+    "unweighted": "1 / (kΠ)",
+    "uniform": "K / k, parts drawn uniformly",
+}
+ITERATIVE = {
+    "block leverage": "a new sample by Π at every step",
+    "block uniform": "a new uniform sample at every step",
+}
+METHODS = (*ONE_SHOT, *ITERATIVE)
+BASELINE = "unweighted"
+# Step sizes in units of one over the largest curvature of all the data, and over how
+# many steps they halve: never, or soon.
+SIZES = tuple(2.0 ** (exponent / 2) for exponent in range(-9, 13))
+DELAYS = (np.inf, 10.0)
+# The fixed step is that share of the best one of the baseline for the first checkpoint;
+# the paper's is about that in its section 6.2.
+FIXED_SHARE = 8
+# In the place of errors that are no numbers any more.
+DIVERGED = 1e30
+# Runs that choose the steps, one of so many; the others are shown.
+TUNING_SHARE = 4
+
+
+def schedules(method: str, num_steps: int) -> np.ndarray:
+    """Sizes of all steps, (lanes, num_steps). One sample needs no smaller steps."""
+    steps = np.arange(num_steps)
+    delays = DELAYS if method in ITERATIVE else DELAYS[:1]
+    return np.array([s / (1 + steps / delay) for delay in delays for s in SIZES])
+
+
+def run_all(
+    key: jax.Array,
+    parts: Any,
+    probabilities: jax.Array,
+    curvature: jax.Array,
+    loss: Callable[[Any, Any], jax.Array],
+    start: jax.Array,
+    measure: Callable[[jax.Array], Numbers],
+    checkpoints: tuple[int, ...],
+    load: Callable[[Any], Any] = lambda part: part,
+) -> Numbers:
+    """What `measure(params)` gives by method, (lanes, checkpoints).
+
+    Args:
+        key: Of samples and stragglers.
+        parts: All K parts of the data.
+        probabilities: Of each to be drawn, (K,).
+        curvature: The largest of the loss of all the data.
+        loss: `loss(params, part)`, summed over a part.
+        start: Parameters.
+        measure: A function of parameters.
+        checkpoints: Numbers of steps after which to measure.
+        load: Makes of a part what the loss reads.
+    """
+    sample_key, step_key, straggler_key = jax.random.split(key, 3)
+    num_parts, k = len(probabilities), CODE.num_parts
+    even = jnp.full(num_parts, 1 / num_parts, probabilities.dtype)
+    both = jnp.stack([probabilities, even])
+
+    def draw(key, probabilities):
+        sample = sketching.sample_partitions(key, probabilities, num_distinct=k)
+        return sample.indices, sample.counts, sample.probabilities, sample.num_draws
+
+    def draw_unbiased(key, probabilities):
+        sample = sketching.sample_partitions(key, probabilities, num_draws=k)
+        factors = sketching.rescaling_factors(sample)
+        return sample.indices, sample.counts * factors**2
+
+    pair = jax.vmap(draw)(jax.random.split(sample_key), both)
+    (by_scores, evenly), counts, drawn, draws = pair
+    counts, drawn, q = counts[0].astype(even.dtype), drawn[0], draws[0]
+    weights = {
+        "weighted": counts / (k * drawn),
+        "weighted, unbiased": counts / (q * drawn),
+        "unweighted": 1 / (k * drawn),
+        "uniform": jnp.full(k, num_parts / k, even.dtype),
+    }
+    indices = [evenly if name == "uniform" else by_scores for name in ONE_SHOT]
+    num_steps = checkpoints[-1]
+    # As many stragglers at random as the code survives, the same for all methods.
+    ranks = jax.vmap(lambda key: jax.random.permutation(key, CODE.num_workers))(
+        jax.random.split(straggler_key, num_steps)
+    )
+    decoded = jaxwgc.effective_weights(CODE, ranks >= CODE.num_stragglers)
+
+    def chosen(indices):
+        return jax.vmap(load)(jax.tree.map(lambda leaf: leaf[indices], parts))
+
+    def one_shot(indices, weights):
+        """The same parts at every step."""
+        small = chosen(indices)
+        return descend(
+            lambda params, effective: loss_of(params, small, weights * effective),
+            schedules("weighted", num_steps) / curvature,
+            decoded,
+        )
+
+    def iterative(probabilities):
+        """A new sample at every step."""
+        samples = jax.vmap(draw_unbiased, in_axes=(0, None))(
+            jax.random.split(step_key, num_steps), probabilities
+        )
+
+        def loss_at(params, step):
+            (indices, weights), effective = step
+            return loss_of(params, chosen(indices), weights * effective)
+
+        sizes = schedules("block leverage", num_steps) / curvature
+        return descend(loss_at, sizes, (samples, decoded))
+
+    def loss_of(params, small, weights):
+        """Decoded: theorem 4.1 multiplies what decoding gives by the weights."""
+        return weights.astype(start.dtype) @ jax.vmap(loss, (None, 0))(params, small)
+
+    def descend(loss_at, sizes, steps):
+        """All schedules side by side, through the same steps."""
+
+        def step(lanes, carry):
+            size, own = carry
+            gradients = jax.vmap(jax.grad(loss_at), (0, None))(lanes, own)
+            lanes = lanes - size[:, None].astype(start.dtype) * gradients
+            return lanes, lanes
+
+        lanes = jnp.broadcast_to(start, (len(sizes), *start.shape))
+        _, path = jax.lax.scan(step, lanes, (sizes.T, steps))
+        measured = jax.vmap(jax.vmap(measure))(path[np.array(checkpoints) - 1])
+        return jax.tree.map(lambda own: jnp.moveaxis(own, 0, 1), measured)
+
+    # Side by side, which compiles once.
+    every = [
+        jax.vmap(one_shot)(jnp.stack(indices), jnp.stack(list(weights.values()))),
+        jax.vmap(iterative)(both),
+    ]
+    found = {}
+    for names, own in zip((ONE_SHOT, ITERATIVE), every, strict=True):
+        for index, name in enumerate(names):
+            found[name] = jax.tree.map(lambda leaf, index=index: leaf[index], own)
+    spread = jnp.std(probabilities) / jnp.mean(probabilities)
+    return {"found": found, "spread": spread, "draws_per_part": q / k}
+
+
+def choose(errors: np.ndarray) -> np.ndarray:
+    """Of (runs, lanes, checkpoints): the lane of the least error, (checkpoints,).
+
+    Means of logarithms.
+    """
+    return np.argmin(np.mean(np.log(np.fmin(errors, DIVERGED)), axis=0), axis=0)
+
+
+class Chosen(NamedTuple):
+    """Runs that are shown, and the lanes that the others have chosen (checkpoints,)."""
+
+    shown: slice
+    best: dict[str, np.ndarray]
+    fixed: np.ndarray
+
+    def take(self, own: np.ndarray, lanes: np.ndarray) -> np.ndarray:
+        """Of (runs, lanes, checkpoints): (shown runs, checkpoints)."""
+        own = own[self.shown]
+        return np.stack([own[:, lane, at] for at, lane in enumerate(lanes)], axis=1)
+
+
+def choose_all(errors: dict[str, np.ndarray]) -> Chosen:
+    """Each method's best step, and one for all: errors (runs, lanes, checkpoints)."""
+    runs = len(errors[BASELINE])
+    tuning = max(runs // TUNING_SHARE, 1)
+    shown = slice(tuning, None) if runs > tuning else slice(None)
+    best = {name: choose(own[:tuning]) for name, own in errors.items()}
+    shift = 2 * int(np.log2(FIXED_SHARE))
+    fixed = max(best[BASELINE][0] - shift, 0)
+    return Chosen(shown, best, np.full_like(best[BASELINE], fixed))
+
+
+def compare(errors: dict[str, np.ndarray], chosen: Chosen) -> Numbers:
+    """Errors and paired ratios of the runs that are shown.
+
+    Of (runs, lanes, checkpoints) by method; ratios to the baseline at its best step,
+    and at the fixed step to the baseline there.
+    """
+    errors = {name: np.fmin(own, DIVERGED) for name, own in errors.items()}
+    best = {name: chosen.take(own, chosen.best[name]) for name, own in errors.items()}
+    fixed = {name: chosen.take(errors[name], chosen.fixed) for name in ONE_SHOT}
+    return {
+        "lanes": chosen.best,
+        "fixed_lane": chosen.fixed,
+        "error": {name: geometric_mean(own) for name, own in best.items()},
+        "best_step": {
+            name: geometric_mean(own / best[BASELINE]) for name, own in best.items()
+        },
+        "fixed_step": {
+            name: geometric_mean(own / fixed[BASELINE]) for name, own in fixed.items()
+        },
+    }
+
+
+def by_step(errors: dict[str, np.ndarray], chosen: Chosen) -> Numbers:
+    """Errors of the runs that are shown, (lanes of constant steps, checkpoints)."""
+    return {
+        name: geometric_mean(np.fmin(own[chosen.shown, : len(SIZES)], DIVERGED))
+        for name, own in errors.items()
+    }
+
+
+def step_of(method: str, lane: int) -> str:
+    """Of a lane, for a table."""
+    delay, size = divmod(int(lane), len(SIZES))
+    decreasing = ", halved after 10" if delay else ""
+    return f"{SIZES[size]:.2g}{decreasing}"

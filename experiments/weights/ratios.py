@@ -1,0 +1,39 @@
+"""Ratios of errors of two methods on the same runs, with intervals."""
+
+import numpy as np
+
+import jaxwgc
+from experiments.tables import with_half
+
+
+def ratio_of_means(above: np.ndarray, below: np.ndarray) -> jaxwgc.Summary:
+    """Of paired runs (runs, ...), with the interval of the delta method."""
+    ratio = above.mean(axis=0) / below.mean(axis=0)
+    spread = jaxwgc.summarize((above - ratio * below) / below.mean(axis=0))
+    return jaxwgc.Summary(
+        ratio, ratio + spread.low, ratio + spread.high, spread.standard_error
+    )
+
+
+def geometric_mean(values: np.ndarray) -> jaxwgc.Summary:
+    """Of positive numbers (runs, ...): exp of the mean logarithm and of its interval.
+
+    Of errors that differ by orders of magnitude between runs the mean is that of the
+    few worst runs; this is not.
+    """
+    found = jaxwgc.summarize(np.log(values))
+    mean, low, high = map(np.exp, found[:3])
+    return jaxwgc.Summary(mean, low, high, mean * found.standard_error)
+
+
+def verdict(ratio: jaxwgc.Summary) -> str:
+    """A ratio of errors with its interval; an arrow where that excludes 1."""
+    low, high = float(ratio.low), float(ratio.high)
+    if max(abs(low - 1), abs(high - 1)) < 5e-4:
+        return "1"
+    sign = " ↓" if high < 1 else " ↑" if low > 1 else ""
+    half = (high - low) / 2
+    digits = 2
+    if np.isfinite(half) and half > 0:
+        digits = int(np.clip(1 - np.floor(np.log10(half)), 0, 4))
+    return with_half(float(ratio.mean), half, digits) + sign

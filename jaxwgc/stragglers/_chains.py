@@ -1,0 +1,79 @@
+"""The two-state Markov chain of slow spells, seen through the times of workers."""
+
+import numpy as np
+
+# Chances at their ends would be there for ever.
+_SMALLEST = 1e-6
+
+
+def predictions(
+    log_likelihoods: np.ndarray, become_slow: float, become_fast: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """The filter: what is known of each round from those before it.
+
+    Args:
+      log_likelihoods: (2, rounds, workers), of each time for fast and for slow workers.
+      become_slow: the probability of a fast worker to be slow in the next round.
+      become_fast: the probability of a slow worker to be fast in the next round.
+
+    Returns:
+      The probability of being slow before a round's time is known, and the logarithm of
+      the likelihood of that time, (rounds, workers) each.
+    """
+    slow = np.full(
+        log_likelihoods.shape[2], become_slow / (become_slow + become_fast), float
+    )
+    before, likelihoods = [], []
+    for fast_log, slow_log in zip(*log_likelihoods, strict=True):
+        before.append(slow)
+        with np.errstate(divide="ignore"):
+            joint = np.stack([np.log1p(-slow) + fast_log, np.log(slow) + slow_log])
+        total = np.logaddexp(*joint)
+        likelihoods.append(total)
+        # A time that neither state can give tells nothing.
+        known = np.where(np.isfinite(total), np.exp(joint[1] - _finite(total)), slow)
+        slow = known * (1 - become_fast) + (1 - known) * become_slow
+    return np.stack(before), np.stack(likelihoods)
+
+
+def responsibilities(
+    log_likelihoods: np.ndarray, become_slow: float, become_fast: float
+) -> tuple[np.ndarray, float, float]:
+    """The smoother: what is known of each round from all of them.
+
+    Args:
+      log_likelihoods: as for `predictions`, as the others.
+      become_slow: see there.
+      become_fast: see there.
+
+    Returns:
+      The probability of being slow (rounds, workers), and then the shares of fast
+      rounds that a slow one follows, and of slow ones that a fast one follows: the
+      next `become_slow` and `become_fast`.
+
+    References:
+      Baum, Petrie, Soules, Weiss, "A maximization technique occurring in the
+      statistical analysis of probabilistic functions of Markov chains", 1970.
+    """
+    before, total = predictions(log_likelihoods, become_slow, become_fast)
+    prior = np.stack([1 - before, before])
+    given = np.exp(log_likelihoods - _finite(total)) * prior
+    given = np.where(np.isfinite(total), given, prior)
+    transition = np.array(
+        [[1 - become_slow, become_slow], [become_fast, 1 - become_fast]]
+    )
+    smoothed = [given[:, -1]]
+    moves = np.zeros((2, 2))
+    for later in range(len(before) - 1, 0, -1):
+        ratio = smoothed[-1] / np.maximum(prior[:, later], 1e-300)
+        joint = given[:, later - 1, None] * transition[:, :, None] * ratio
+        moves += joint.sum(-1)
+        smoothed.append(joint.sum(1))
+    slow = np.stack(smoothed[::-1])[:, 1]
+    counts = np.maximum(moves.sum(1), 1e-300)
+    chances = np.clip([moves[0, 1], moves[1, 0]] / counts, _SMALLEST, 1 - _SMALLEST)
+    return slow, float(chances[0]), float(chances[1])
+
+
+def _finite(values):
+    return np.where(np.isfinite(values), values, 0)

@@ -1,0 +1,233 @@
+"""Delay models fitted to times that were measured."""
+
+import functools
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxwgc import _validation
+from jaxwgc.stragglers._combined_delays import affine, markov, unequal_speeds
+from jaxwgc.stragglers._delays import shifted_exponential
+from jaxwgc.stragglers._families import FAMILIES
+from jaxwgc.stragglers._likelihood import Component, Measured, Model, forms
+from jaxwgc.stragglers._most_likely import Kind
+from jaxwgc.stragglers._standard_errors import parameters_of, standard_errors
+from jaxwgc.stragglers._types import DelayModel
+
+
+class DelayFit(NamedTuple):
+    """A delay model that was fitted, and how well it fits.
+
+    Attributes:
+      name: its family, how it depends on the load, and whether workers have two states
+        and speeds of their own.
+      delay: the delay model, fitted to all rounds.
+      parameters: of its constructors, by name.
+      standard_errors: of the parameters, by the curvature of the likelihood (the
+        observed information); NaN where a parameter is at the end of what is possible.
+        Speeds are taken as known.
+      held_out: mean logarithm of the likelihood of a time in the rounds that were held
+        out, in nats, of the model fitted to the others.
+      distance: the Kolmogorov-Smirnov distance of those times from what that model
+        predicts: the largest difference of probabilities.
+      p_value: of a distance as large, had the model given the times, independently.
+    """
+
+    name: str
+    delay: DelayModel
+    parameters: dict[str, float]
+    standard_errors: dict[str, float]
+    held_out: float
+    distance: float
+    p_value: float
+
+    def __str__(self) -> str:
+        """A line: how good it is, what it is, its parameters with standard errors."""
+        numbers = ", ".join(
+            f"{name} {value:.3g} ± {self.standard_errors[name]:.1g}"
+            for name, value in self.parameters.items()
+        )
+        return f"{self.held_out:7.3f} {self.distance:6.3f}  {self.name}: {numbers}"
+
+
+def fit(
+    times: Any, loads: Any = 1.0, *, in_order: bool = True, held_out: float = 1 / 3
+) -> tuple[DelayFit, ...]:
+    """Fits delay models to measured times by maximum likelihood, the best one first.
+
+    Every family (`shifted_exponential`, `pareto`, `weibull`, `log_normal`) is tried
+    with times in proportion to the load and affine in it (`affine`; with equal loads,
+    after a fixed time); then each with two states, fast and slow, that last for some
+    rounds (`markov`), and with speeds of the workers (`unequal_speeds`). They are
+    ranked by the likelihood of the last rounds of each load, for models of the others.
+    (`bernoulli_slowdown` has two times, which measured ones never are; two states
+    stand for it.)
+
+    Args:
+      times: (rounds, workers) in seconds; NaN or infinity where no answer came, of
+        which is known only that it would have come after all others of the round. Or
+        (rounds, workers, parts), the time of each part, which are added.
+      loads: the parts that workers had: one number, (workers,) or (rounds, workers), or
+        anything that broadcasts to it. At least 0, and not all 0.
+      in_order: whether rounds followed each other, so that slow spells can be seen.
+        Otherwise the states of a worker in two rounds are independent.
+      held_out: the share of the rounds of each load, the last ones, by which models are
+        ranked.
+
+    Returns:
+      A `DelayFit` for each model, the one of the largest held-out likelihood first.
+
+    Raises:
+      ValueError: where times are zero or negative, or without an axis of rounds (at
+        least 4) and of workers, loads do not fit, or nearly all times are missing.
+      TypeError: where an argument has the wrong type.
+
+    Example:
+      >>> import numpy as np
+      >>> from jaxwgc import stragglers
+      >>> times = np.random.default_rng(0).lognormal(0.0, 0.5, (40, 10))
+      >>> best = stragglers.fit(times)[0]
+      >>> best.name, round(best.parameters["deviation"], 1)
+      ('log_normal, proportional to the load', 0.5)
+
+    References:
+      Rabiner, "A tutorial on hidden Markov models and selected applications in speech
+      recognition", 1989, for the chain; Kaplan, Meier, "Nonparametric estimation from
+      incomplete observations", 1958, for the distance with missing times.
+    """
+    measured = _measured(times, loads)
+    _validation.check_bool("in_order", in_order)
+    _validation.check_number("held_out", held_out, traceable=False)
+    if not 0 < held_out < 1:
+        raise ValueError(f"held_out must be between 0 and 1; got {held_out}")
+    tried = functools.partial(_held_out, measured, _last_rounds(measured, held_out))
+    found: list[tuple[Kind, _HeldOut]] = []
+    for family in FAMILIES:
+        # A fixed time in proportion to the load is what the exponential has anyway.
+        own = forms(measured)
+        is_shifted = family.delay is shifted_exponential and len(own[-1].bounds) == 1
+        simple = [Kind(family, form) for form in own[: 1 if is_shifted else None]]
+        found += [(kind, tried(kind)) for kind in simple]
+        best, _ = max(found[-len(simple) :], key=lambda pair: pair[1].mean)
+        slow = best._replace(has_slow_state=True, in_order=in_order)
+        further = [slow]
+        if measured.times.shape[1] > 1:
+            further += [kind._replace(has_speeds=True) for kind in (best, slow)]
+        found += [(kind, tried(kind)) for kind in further]
+    found.sort(key=lambda pair: -pair[1].mean)
+    return tuple(_fitted(measured, *pair) for pair in found)
+
+
+class _HeldOut(NamedTuple):
+    """A model fitted to the first rounds, and how it fares in the others."""
+
+    model: Model
+    mean: float
+    distance: float
+    p_value: float
+
+
+def _last_rounds(measured, share):
+    """Mask (rounds,) of the last ones of each load, at least one and not all."""
+    _, load = np.unique(measured.loads, axis=0, return_inverse=True)
+    is_last = np.zeros(len(load), bool)
+    for own in range(load.max() + 1):
+        rounds = np.flatnonzero(load == own)
+        count = min(max(int(round(len(rounds) * share)), 1), len(rounds) - 1)
+        is_last[rounds[len(rounds) - count :]] = True
+    if not is_last.any():
+        # Of loads that were all measured once.
+        is_last[-max(int(len(load) * share), 1) :] = True
+    return is_last
+
+
+def _held_out(measured, is_held_out, kind):
+    from scipy import special, stats
+
+    model = kind.most_likely(Measured(*(array[~is_held_out] for array in measured)))
+    # The rounds before tell in which states workers are.
+    is_whole = measured.is_whole[is_held_out]
+    gain = model.log_likelihoods(measured)[is_held_out].sum() / is_whole.sum()
+    survivals = np.exp(model.log_survivals(measured)[is_held_out])
+    # What remains of them by Kaplan and Meier is the probability itself, if it fits.
+    levels = stats.CensoredData.right_censored(1 - survivals.ravel(), ~is_whole.ravel())
+    curve = stats.ecdf(levels).cdf
+    before = np.concatenate([[0.0], curve.probabilities[:-1]])
+    distance = np.abs([curve.probabilities - curve.quantiles, before - curve.quantiles])
+    largest = float(distance.max())
+    p_value = float(special.kolmogorov(largest * np.sqrt(is_whole.sum())))
+    return _HeldOut(model, float(gain), largest, p_value)
+
+
+def _fitted(measured, kind, held_out):
+    """The model of all rounds."""
+    model = kind.most_likely(measured, held_out.model)
+    name = f"{kind.family.name}, {kind.form.name}"
+    name += ", two states" * kind.has_slow_state + ", speeds" * kind.has_speeds
+    return DelayFit(
+        name,
+        _delay(kind, model),
+        parameters_of(kind, model),
+        standard_errors(measured, kind, model),
+        *held_out[1:],
+    )
+
+
+def _delay(kind, model):
+    """The delay model, made by the public constructors."""
+
+    def state(component: Component) -> DelayModel:
+        own = kind.family.delay(*map(float, component.parameters))
+        if not kind.form.bounds:
+            return own
+        return affine(own, component.overhead, component.slope, component.time)
+
+    states = [state(component) for component in model.components]
+    delay, slow = states[0], states[-1]
+    if kind.has_slow_state:
+        delay = markov(delay, slow, model.become_slow, model.become_fast)
+    if kind.has_speeds:
+        delay = unequal_speeds(delay, model.speeds)
+    return delay
+
+
+def _measured(times, loads):
+    """Checked, in float64, with what is missing put after all others of its round."""
+    if _validation.is_traced((times, loads)):
+        raise TypeError("times and loads must be concrete; got traced ones")
+    table = np.asarray(_validation.as_array("times", times))
+    _validation.check_dtypes("times", table, "real numbers")
+    if table.ndim not in (2, 3) or len(table) < 4 or not table.shape[1]:
+        raise ValueError(
+            "times must have shape (rounds, workers) or (rounds, workers, parts), with "
+            f"at least 4 rounds; got {table.shape}"
+        )
+    table = np.where(np.isnan(table), np.inf, table.astype(np.float64))
+    if np.any(table <= 0):
+        raise ValueError(
+            "times must be positive, and NaN or infinity where no answer came; got "
+            f"{table.min()}"
+        )
+    own = np.asarray(_validation.as_array("loads", loads))
+    _validation.check_dtypes("loads", own, "real numbers")
+    if table.ndim == 3:
+        if np.any(own != 1):
+            raise ValueError(f"loads are for times without parts; got {loads!r}")
+        own, table = np.asarray(table.shape[2]), table.sum(-1)
+    try:
+        shared = np.broadcast_to(own.astype(np.float64), table.shape)
+    except ValueError:
+        raise ValueError(
+            f"loads must be one number, or fit times {table.shape}; got {own.shape}"
+        ) from None
+    if not np.all((shared >= 0) & np.isfinite(shared)) or not shared.any():
+        raise ValueError(f"loads must be at least 0, finite and not all 0; got {loads}")
+    is_whole = np.isfinite(table)
+    answered = is_whole.any(axis=1)
+    if answered.sum() < len(table) or is_whole.mean() < 0.5:
+        raise ValueError(
+            "times must have an answer in every round, and at least half of all; got "
+            f"{is_whole.mean():.0%} and none in {len(table) - answered.sum()} rounds"
+        )
+    last = np.max(table, axis=1, where=is_whole, initial=0, keepdims=True)
+    return Measured(np.where(is_whole, table, last), shared, is_whole)

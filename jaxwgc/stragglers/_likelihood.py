@@ -1,0 +1,143 @@
+"""Models of measured times, and their likelihood."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxwgc.stragglers import _chains
+from jaxwgc.stragglers._families import Family
+
+# Between the least time and the end of what it may be after.
+_ROOM = 1e-3
+
+
+class Measured(NamedTuple):
+    """Times (rounds, workers), loads of the same shape, and which times are whole.
+
+    Those that are not are only known to be longer than they say.
+    """
+
+    times: np.ndarray
+    loads: np.ndarray
+    is_whole: np.ndarray
+
+    def at_speed(self, speeds: np.ndarray) -> "Measured":
+        """The times of workers of speed one."""
+        return self._replace(times=self.times * speeds)
+
+
+class Component(NamedTuple):
+    """Times load * time + (overhead + slope * load) * X, X of a family."""
+
+    family: Family
+    overhead: float
+    slope: float
+    time: float
+    parameters: tuple[float, float]
+
+    def log_likelihoods(self, measured: Measured) -> np.ndarray:
+        """Of each time, (rounds, workers)."""
+        units, scale = units_of(measured, self.overhead, self.slope, self.time)
+        possible = np.where(units > 0, units, 1)
+        density = self.family.log_density(possible, self.parameters) - np.log(scale)
+        density = np.where(units > 0, density, -np.inf)
+        if measured.is_whole.all():
+            return density
+        return np.where(measured.is_whole, density, self.log_survivals(measured))
+
+    def log_survivals(self, measured: Measured) -> np.ndarray:
+        """Of a longer time than each."""
+        units, _ = units_of(measured, self.overhead, self.slope, self.time)
+        possible = np.where(units > 0, units, 1)
+        survival = self.family.log_survival(possible, self.parameters)
+        return np.where(units > 0, survival, 0)
+
+
+class Form(NamedTuple):
+    """How times depend on the load: what `fit` chooses from.
+
+    Attributes:
+      name: of it.
+      bounds: of its free numbers.
+      start: of its free numbers.
+      mean_load: of the times, or zero for times in proportion.
+    """
+
+    name: str
+    bounds: tuple[tuple[float, float], ...]
+    start: tuple[float, ...]
+    mean_load: float
+
+    def coefficients(self, free: tuple[float, ...]) -> tuple[float, float, float]:
+        """Overhead, slope and time."""
+        match free:
+            case ():
+                return 0.0, 1.0, 0.0
+            case (time,):
+                return 0.0, 1.0, time
+            case (share, time):
+                return 1 - share, share / self.mean_load, time
+        raise AssertionError(free)
+
+    def free(self, component: Component) -> tuple[float, ...]:
+        """The free numbers of what they gave."""
+        own = component.slope * self.mean_load, component.time
+        return own[2 - len(self.bounds) :]
+
+
+def forms(measured: Measured) -> tuple[Form, ...]:
+    """In proportion to the load, unless it is zero; and affine in it."""
+    is_loaded = measured.loads > 0
+    rates = measured.times[is_loaded] / measured.loads[is_loaded]
+    time = (0.0, float(rates.min()) * (1 - _ROOM))
+    proportional = Form("proportional to the load", (), (), 0.0)
+    mean = float(measured.loads.mean())
+    if np.all(measured.loads == measured.loads.flat[0]):
+        return proportional, Form("after a fixed time", (time,), (time[1] / 2,), mean)
+    # In proportion to no load is no time.
+    share = (0.0, 1.0 if is_loaded.all() else 1 - _ROOM)
+    affine = Form("affine in the load", (share, time), (0.5, time[1] / 2), mean)
+    return (proportional, affine) if is_loaded.all() else (affine,)
+
+
+class Model(NamedTuple):
+    """One component or, of a chain of two states, two; perhaps unequal speeds."""
+
+    components: tuple[Component, ...]
+    become_slow: float = 0.0
+    become_fast: float = 1.0
+    speeds: np.ndarray | None = None
+
+    def log_likelihoods(self, measured: Measured) -> np.ndarray:
+        """Of each time, given the rounds before it, (rounds, workers)."""
+        return self._predicted(measured)[1]
+
+    def log_survivals(self, measured: Measured) -> np.ndarray:
+        """Of a longer time than each, given the rounds before it."""
+        slow, _ = self._predicted(measured)
+        if self.speeds is not None:
+            measured = measured.at_speed(self.speeds)
+        own = [component.log_survivals(measured) for component in self.components]
+        with np.errstate(divide="ignore"):
+            return np.logaddexp(np.log1p(-slow) + own[0], np.log(slow) + own[-1])
+
+    def _predicted(self, measured):
+        jacobian = 0.0
+        if self.speeds is not None:
+            measured = measured.at_speed(self.speeds)
+            jacobian = np.where(measured.is_whole, np.log(self.speeds), 0)
+        own = [component.log_likelihoods(measured) for component in self.components]
+        if len(own) == 1:
+            return np.zeros_like(own[0]), own[0] + jacobian
+        slow, found = _chains.predictions(
+            np.stack(own), self.become_slow, self.become_fast
+        )
+        return slow, found + jacobian
+
+
+def units_of(
+    measured: Measured, overhead: float, slope: float, time: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """What is of the family in each time, and what it is scaled with."""
+    scale = overhead + slope * measured.loads
+    return (measured.times - time * measured.loads) / scale, scale

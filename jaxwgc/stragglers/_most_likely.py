@@ -1,0 +1,193 @@
+"""The model of largest likelihood, by search."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxwgc.stragglers import _chains
+from jaxwgc.stragglers._families import NO_WEIGHT, Family, Sample
+from jaxwgc.stragglers._likelihood import Component, Form, Measured, Model, units_of
+
+# Rounds of expectation and maximisation, anew and from a model that is near, and the
+# gain at which they end.
+_ITERATIONS = 40
+_MORE_ITERATIONS = 15
+_GAIN = 1e-4
+# Times that a search begins with, where there are more.
+_ENOUGH = 4000
+# Shares of the times that are slow to begin with.
+_SLOW_SHARES = (0.05, 0.2)
+_SPEED_ITERATIONS = 4
+# Logarithms of the factors tried on each worker's speed, coarse and then fine.
+_SPEED_GRIDS = (np.linspace(-0.3, 0.3, 31), np.linspace(-0.02, 0.02, 21))
+
+
+class Kind(NamedTuple):
+    """What is fitted.
+
+    Attributes:
+      family: of the laws.
+      form: how times depend on the load.
+      has_slow_state: whether workers have two states.
+      has_speeds: whether they have speeds of their own.
+      in_order: whether rounds followed each other, so that states last.
+    """
+
+    family: Family
+    form: Form
+    has_slow_state: bool = False
+    has_speeds: bool = False
+    in_order: bool = True
+
+    def most_likely(self, measured: Measured, start: Model | None = None) -> Model:
+        """The model of largest likelihood, or one near it, from `start` on."""
+        step = -(-measured.times.size // _ENOUGH)
+        if start is None and step > 1:
+            some = Measured(*(array[:, ::step] for array in measured))
+            start = self._replace(has_speeds=False)._search(some, None)
+        return self._search(measured, start)
+
+    def _search(self, measured, start):
+        if not self.has_speeds:
+            return _at_one_speed(measured, self, start)
+        speeds = None if start is None else start.speeds
+        speeds = _first_speeds(measured) if speeds is None else speeds
+        for _ in range(_SPEED_ITERATIONS):
+            start = _at_one_speed(measured.at_speed(speeds), self, start)
+            speeds = _better_speeds(measured, start, speeds)
+        assert start is not None
+        return start._replace(speeds=speeds)
+
+
+def _at_one_speed(measured, kind, start):
+    everything = np.ones(measured.times.shape)
+    if not kind.has_slow_state:
+        before = None if start is None else start.components[0]
+        return Model((_component(measured, everything, kind, before),))
+    if start is not None:
+        return _two_states(measured, kind, start, _MORE_ITERATIONS)
+    single = _component(measured, everything, kind, None)
+    tails = single.log_survivals(measured)
+    found = [
+        _two_states(
+            measured,
+            kind,
+            _parted(measured, kind, single, tails < np.quantile(tails, share)),
+            _ITERATIONS,
+        )
+        for share in _SLOW_SHARES
+    ]
+    return max(found, key=lambda model: model.log_likelihoods(measured).sum())
+
+
+def _parted(measured, kind, single, is_slow):
+    """Two states, told apart for good."""
+    parts = [
+        _component(measured, part.astype(float), kind, single)
+        for part in (~is_slow, is_slow)
+    ]
+    share = float(is_slow.mean())
+    return Model(tuple(parts), share, 1 - share)
+
+
+def _two_states(measured, kind, model, num_iterations):
+    """Expectation and maximisation."""
+    last = -np.inf
+    for _ in range(num_iterations):
+        own = [component.log_likelihoods(measured) for component in model.components]
+        mean = model.log_likelihoods(measured).mean()
+        if mean < last + _GAIN:
+            break
+        last = mean
+        slow, become_slow, become_fast = _chains.responsibilities(
+            np.stack(own), model.become_slow, model.become_fast
+        )
+        if not kind.in_order:
+            become_slow = float(np.clip(slow.mean(), 1e-6, 1 - 1e-6))
+            become_fast = 1 - become_slow
+        components = tuple(
+            _component(measured, weights, kind, component)
+            for weights, component in zip(
+                (1 - slow, slow), model.components, strict=True
+            )
+        )
+        model = Model(components, become_slow, become_fast)
+    return model
+
+
+def _component(measured, weights, kind, start):
+    """Of weighted times: the load's numbers by search, for each the family's."""
+    from scipy import optimize
+
+    family, form = kind.family, kind.form
+    flat = [array.ravel() for array in measured]
+    whole_weight = float(np.sum(weights * measured.is_whole))
+    if np.max(weights * measured.is_whole) < NO_WEIGHT:
+        assert start is not None
+        return start
+    weights = weights.ravel()
+
+    def made(free):
+        overhead, slope, time = form.coefficients(tuple(map(float, free)))
+        units, _ = units_of(Measured(*flat), overhead, slope, time)
+        sample = Sample(np.maximum(units, 1e-300), weights, flat[2])
+        return Component(family, overhead, slope, time, family.estimate(sample))
+
+    def cost(free):
+        component = made(free)
+        if not all(np.isfinite(component.parameters)):
+            return 1e10
+        found = component.log_likelihoods(Measured(*flat))
+        found = np.sum(weights * np.where(weights > NO_WEIGHT, found, 0)) / whole_weight
+        return -found if np.isfinite(found) else 1e10
+
+    if not form.bounds:
+        return made(())
+    first = form.start if start is None else form.free(start)
+    spread = 0.3 if start is None else 0.05
+    low, high = np.array(form.bounds).T
+    first = np.clip(first, low + 1e-3 * (high - low), high - 1e-3 * (high - low))
+    # Towards the middle, so that the simplex stays between the bounds.
+    ways = np.where(first < (low + high) / 2, 1, -1) * spread * (high - low)
+    simplex = np.vstack([first, first + np.diag(ways)])
+    found = optimize.minimize(
+        cost,
+        first,
+        method="Nelder-Mead",
+        bounds=form.bounds,
+        options={
+            "initial_simplex": simplex,
+            "maxfev": 150 if start is None else 20,
+            "xatol": 1e-4,
+            "fatol": 1e-7,
+        },
+    )
+    return made(found.x)
+
+
+def _first_speeds(measured):
+    """How much faster each worker's typical time is than all workers'."""
+    logs = np.log(measured.times)
+    logs = logs - np.median(logs, axis=1, keepdims=True)
+    return np.exp(-np.median(logs, axis=0))
+
+
+def _better_speeds(measured, model, speeds):
+    """Each worker's own speed of largest likelihood, with the median one as unit."""
+    slow = model.become_slow / (model.become_slow + model.become_fast)
+    for grid in _SPEED_GRIDS:
+        tried = speeds * np.exp(grid)[:, None, None]
+        # One more axis in front: what is tried.
+        shape = (len(grid), *measured.times.shape)
+        moved = Measured(
+            measured.times * tried,
+            np.broadcast_to(measured.loads, shape),
+            np.broadcast_to(measured.is_whole, shape),
+        )
+        own = [component.log_likelihoods(moved) for component in model.components]
+        with np.errstate(divide="ignore"):
+            mixed = np.logaddexp(np.log1p(-slow) + own[0], np.log(slow) + own[-1])
+        mixed = mixed + np.where(measured.is_whole, np.log(tried), 0)
+        best = np.maximum(mixed, -1e6).sum(1).argmax(0)
+        speeds = speeds * np.exp(grid)[best]
+    return speeds / np.median(speeds)

@@ -1,0 +1,109 @@
+"""One thing to do, with what it costs and what it gives."""
+
+import math
+from typing import NamedTuple
+
+from jaxwgc.codes import GradientCode
+from jaxwgc.stragglers import WaitingRule, deadline, fastest, until_decodable
+from jaxwgc.studies._candidates import EXACT
+from jaxwgc.studies._judgement import Estimate, Judged
+
+
+class Choice(NamedTuple):
+    """A code and how long to wait, with what it costs and what it gives.
+
+    Times are in the unit of the delay model, seconds for those of the library.
+
+    Attributes:
+      name: the constructor of the code, or its name in `codes`.
+      code: the gradient code.
+      rule: "fastest", "deadline" or "until_decodable", of `jaxwgc.stragglers`.
+      value: the parameter of the rule: workers, seconds, or the tolerance.
+      replication: workers that hold a part, mean over the parts.
+      step_time: expected time of a step, an `Estimate`.
+      step_quantile: the time that 90% of the steps take at most, an `Estimate`.
+      is_closed_form: whether both come from order statistics, not from Monte Carlo.
+      decoding_error: mean of `jaxwgc.decoding_error` over the squared norm of the
+        target, an `Estimate`.
+      num_answers: messages that are waited for, mean over the rounds.
+      num_bytes: through the coordinator in a step: parameters to all workers, and the
+        messages that are waited for.
+      num_steps: expected to the target; infinite where it is not reached.
+      step_size: the constant step with the fewest, over the inverse of the largest
+        curvature; where the target is not reached, the one that comes closest.
+      lowest_loss: where the loss ends with that step, over that of the start.
+      time: expected to the target, an `Estimate`.
+      behind: by how much longer that is than with the best choice, an `Estimate` from
+        the same rounds.
+      rounds: what they gave, from which plans for other goals are made.
+    """
+
+    name: str
+    code: GradientCode
+    rule: str
+    value: float
+    replication: float
+    step_time: Estimate
+    step_quantile: Estimate
+    is_closed_form: bool
+    decoding_error: Estimate
+    num_answers: float
+    num_bytes: float
+    num_steps: float
+    step_size: float
+    lowest_loss: float
+    time: Estimate
+    behind: Estimate
+    rounds: Judged
+
+    @property
+    def wait(self) -> WaitingRule:
+        """The waiting rule, for `jaxwgc.stragglers.delayed` or a `RayCluster`."""
+        if self.rule == "fastest":
+            return fastest(int(self.value))
+        if self.rule == "deadline":
+            return deadline(self.value)
+        return until_decodable(self.code, self.value)
+
+    @property
+    def is_coded(self) -> bool:
+        """Whether there are parts on several workers."""
+        return self.replication > 1
+
+    @property
+    def waits_for(self) -> str:
+        """In few characters: "all", "first 29", "1.35 s", "decodable", "error 10%"."""
+        if self.rule == "deadline":
+            return f"{short(self.value, 3)} s"
+        if self.rule == "fastest":
+            is_all = self.value == self.code.num_workers
+            return "all" if is_all else f"first {self.value:.0f}"
+        return "decodable" if self.value <= EXACT else f"error {self.value**2:.0%}"
+
+    def __str__(self) -> str:
+        """Such as "binary with 2 copies, waiting until the answers decode"."""
+        copies = f" with {self.replication:.3g} copies" if self.is_coded else ""
+        return f"{self.name}{copies}, waiting {self._waiting()}"
+
+    def _waiting(self):
+        workers = self.code.num_workers
+        if self.rule == "deadline":
+            return f"for {self.value:.4g} s"
+        if self.rule == "fastest" and self.value == workers:
+            return f"for all {workers} workers"
+        if self.rule == "fastest":
+            return f"for the first {self.value:.0f} of {workers} workers"
+        error = "" if self.value <= EXACT else f" to an error of {self.value**2:.0%}"
+        return f"until the answers decode{error}"
+
+
+def short(value, digits=4):
+    """A number to so many digits."""
+    if not math.isfinite(value):
+        return "–" if math.isnan(value) else "never"
+    if value == 0:
+        return "0"
+    exponent = math.floor(math.log10(abs(value)))
+    if -3 <= exponent < 6:
+        return f"{value:.{max(digits - 1 - exponent, 0)}f}"
+    return f"{value:.{digits - 2}g}"

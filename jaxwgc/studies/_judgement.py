@@ -1,0 +1,179 @@
+"""Each choice of a plan judged: its time a step, what it decodes to, steps needed."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxwgc.studies._candidates import Candidate
+from jaxwgc.studies._order_statistics import OrderStatistics
+from jaxwgc.studies._simulated_rounds import SimulatedRounds, decode
+
+LEVEL = 0.9
+# What stays counts from so many of the standard deviations that noise alone gives it.
+_DEVIATIONS = 3.0
+# Of a round with the next: what lasts longer is as good as a bias.
+_MOST_CORRELATED = 0.98
+# Of the squares of deviations.
+_ROUNDING = 1e-12
+
+
+class Estimate(NamedTuple):
+    """A number and what is known of it.
+
+    Attributes:
+      value: the number.
+      standard_error: by Monte Carlo; 0 where the value is a closed form, NaN where it
+        is infinite.
+    """
+
+    value: float
+    standard_error: float
+
+
+class Judged(NamedTuple):
+    """What rounds tell of a candidate; arrays are means of groups of rounds, (groups,).
+
+    Attributes:
+      seconds: of a step.
+      quantile: of these, 90%.
+      is_closed_form: whether both are.
+      answers: messages that are waited for.
+      error: squared, over the squared norm of the target.
+      scale: of the effective weights, along the target.
+      scale_square: its square.
+      deviation: mean square of the effective weights around their scale.
+      bias: mean square, over the parts, of the mean deviation of each. A scalar.
+      lasting: the share of the other deviations that does not pass at once. A scalar.
+      correlation: of that share in a round with that in the next. A scalar.
+    """
+
+    seconds: np.ndarray
+    quantile: Estimate
+    is_closed_form: bool
+    answers: np.ndarray
+    error: np.ndarray
+    scale: np.ndarray
+    scale_square: np.ndarray
+    deviation: np.ndarray
+    bias: float
+    lasting: float
+    correlation: float
+
+
+def judge(
+    candidate: Candidate,
+    loads: np.ndarray,
+    rounds: Callable[[], SimulatedRounds],
+    statistics: Callable[[float], OrderStatistics] | None,
+    num_groups: int,
+) -> Judged:
+    """Times in closed form where order statistics have one; the rest by simulation."""
+    closed = _closed_form(candidate, loads, statistics)
+    constant = np.ones(num_groups)
+    exact = {
+        "error": 0 * constant,
+        "scale": constant,
+        "scale_square": constant,
+        "deviation": 0 * constant,
+        "bias": 0.0,
+        "lasting": 0.0,
+        "correlation": 0.0,
+    }
+    if closed is not None and candidate.is_exact:
+        mean, quantile = closed
+        number = candidate.value * candidate.code.messages_per_worker
+        return Judged(mean * constant, quantile, True, number * constant, **exact)
+    simulated = rounds()
+    ended = simulated.end(candidate.code, loads, candidate.rule, candidate.value)
+
+    def by_group(values):
+        return values.reshape(num_groups, -1).mean(1)
+
+    if closed is not None:
+        seconds, quantile = closed[0] * constant, closed[1]
+    else:
+        seconds, quantile = by_group(ended.elapsed), _quantile(ended.elapsed, by_group)
+    weights = exact
+    if not candidate.is_exact:
+        weights = _decoded(candidate, ended.mask, simulated, by_group)
+    answers = by_group(ended.mask.sum(1))
+    return Judged(seconds, quantile, closed is not None, answers, **weights)
+
+
+def _decoded(candidate, mask, simulated, by_group):
+    """What the messages that came decode to."""
+    target = np.asarray(candidate.code.target, np.float64)
+    decoded = decode(candidate.code, mask)
+    scale = decoded.weights @ target / (target @ target)
+    deviations = decoded.weights - scale[:, None] * target
+    deviations /= math.sqrt(np.mean(target**2))
+    num_runs = simulated.num_runs if simulated.has_state else 1
+    bias, lasting, correlation = _persistent(deviations, num_runs)
+    return {
+        "error": by_group(decoded.errors),
+        "scale": by_group(scale),
+        "scale_square": by_group(scale**2),
+        "deviation": by_group(np.mean(deviations**2, axis=1)),
+        "bias": bias,
+        "lasting": lasting if simulated.has_state else 0.0,
+        "correlation": correlation,
+    }
+
+
+def _closed_form(candidate, loads, statistics):
+    """Mean time and its quantile where there is one, or None."""
+    is_equal = np.all(loads == loads[0])
+    if statistics is None or not is_equal or candidate.rule == "until_decodable":
+        return None
+    own = statistics(float(loads[0]))
+    number, at_most = len(loads), math.inf
+    if candidate.rule == "fastest":
+        number = int(candidate.value)
+    else:
+        at_most = candidate.value
+    quantile = min(own.quantile(number, LEVEL), at_most)
+    return own.mean(number, at_most), Estimate(quantile, 0.0)
+
+
+def _quantile(values, by_group):
+    """With the standard error that the share of values below it has (Woodruff)."""
+
+    def at(level):
+        return float(np.quantile(values, np.clip(level, 0, 1), method="inverted_cdf"))
+
+    found = at(LEVEL)
+    shares = by_group((values <= found).astype(float))
+    spread = shares.std(ddof=1) / math.sqrt(len(shares))
+    low, high = at(LEVEL - spread), at(LEVEL + spread)
+    is_finite = math.isfinite(high)
+    return Estimate(found, (high - low) / 2 if is_finite else math.nan)
+
+
+def _persistent(deviations, num_runs):
+    """How much of the deviations (rounds, parts) stays: bias, share and correlation.
+
+    The bias is the product of the means of the first and of the second half of each
+    run, which noise that has passed in between does not change on average.
+    """
+    runs = deviations.reshape(num_runs, -1, deviations.shape[-1])
+    num_rounds = runs.shape[1]
+    around = runs - runs.mean(1, keepdims=True)
+    square = np.mean(around**2)
+    if square <= _ROUNDING * np.mean(runs**2):
+        return float(np.mean(runs.mean(1) ** 2)), 0.0, 0.0
+    first, second = (
+        np.mean(around[:, lag:] * around[:, :-lag]) / square for lag in (1, 2)
+    )
+    # Of noise that forgets at once, what is found is less than that.
+    if first < _DEVIATIONS / math.sqrt(runs.size):
+        share, correlation = 0.0, 0.0
+    else:
+        correlation = float(np.clip(second / first, 0, _MOST_CORRELATED))
+        share = float(min(first / max(correlation, first), 1))
+    growth = 1 + 2 * share * correlation / (1 - correlation)
+    halves = runs[:, : num_rounds // 2], runs[:, num_rounds // 2 :]
+    bias = float(np.mean(halves[0].mean(1) * halves[1].mean(1)))
+    deviation = 2 * square * growth / num_rounds / math.sqrt(runs[:, 0].size)
+    return (bias if bias > _DEVIATIONS * deviation else 0.0), share, correlation

@@ -1,0 +1,250 @@
+"""Which code, how many copies, how long to wait: an answer, with its uncertainty."""
+
+import functools
+from collections.abc import Mapping, Sequence
+
+import jax
+import numpy as np
+
+from jaxwgc import _validation
+from jaxwgc.codes import GradientCode
+from jaxwgc.stragglers import DelayModel
+from jaxwgc.studies import _candidates
+from jaxwgc.studies._candidates import RULES, Candidate, Entry
+from jaxwgc.studies._choice import Choice
+from jaxwgc.studies._judgement import judge
+from jaxwgc.studies._order_statistics import OrderStatistics
+from jaxwgc.studies._plan_results import Plan
+from jaxwgc.studies._ranking import ranked_choices
+from jaxwgc.studies._simulated_rounds import SimulatedRounds
+from jaxwgc.studies._steps_to_target import Goal
+
+# Rounds are averaged in so many groups, whose scatter gives the standard errors.
+_NUM_GROUPS = 20
+# Where none are asked for.
+_MOST_COPIES = 4
+
+
+def plan(
+    delay: DelayModel,
+    num_workers: int,
+    key: jax.Array,
+    *,
+    replications: Sequence[int] | None = None,
+    codes: Mapping[str, GradientCode] | None = None,
+    choices: Sequence[Choice] | None = None,
+    waiting: Sequence[str] = RULES,
+    exact: bool = False,
+    num_rounds: int = 2000,
+    target: float = 0.01,
+    condition: float = 100.0,
+    heterogeneity: float = 0.1,
+    uncoded_load: float = 1.0,
+    num_parameters: int = 1_000_000,
+    bytes_per_number: float = 4,
+) -> Plan:
+    """Which code, how many copies and how long to wait, and whether to code at all.
+
+    Each code with each waiting rule is a choice; a choice costs time a step, and what
+    it loses of the gradient costs steps. Work is counted: with d copies of every part
+    workers have d times as much to do.
+
+    **Time of a step.** Where workers are independent and equal (`delay.law`), and as
+    many answers are waited for as are asked for, or to a deadline, from the law of
+    order statistics; elsewhere from simulated rounds, the same for all choices.
+    Waiting for any n - s answers of an exact code, this is the rule of Halbawi et al.
+
+    **Steps.** Of gradient descent with the best constant step on a quadratic loss whose
+    curvatures are spread evenly, on the scale of logarithms, over a factor of
+    `condition`. Exact gradients need as many steps as that takes. Decoded ones weigh
+    the parts unequally: what changes from round to round is noise of the step, which
+    lasts where stragglers do, and what does not is a bias, such as of the parts of a
+    worker that always comes too late. Both are in proportion to what the parts'
+    gradients are at the optimum, `heterogeneity`, and are 0 where all parts agree.
+    A scale that all weights share is left to the step.
+
+    Args:
+      delay: the delay model, such as `jaxwgc.stragglers.trace` of measured times.
+      num_workers: n, at least 1.
+      key: PRNG key of either kind, of the rounds and of random codes.
+      replications: copies d of every part that are tried, from 1 to n; by default up to
+        4. Without a code always: it is one of the choices.
+      codes: in the place of the standard codes, codes of one's own by their names, each
+        as a whole. Not traced. Those with costly decoders take seconds to compile.
+      choices: in the place of both, choices of another plan, to be judged with this
+        delay model or goal.
+      waiting: the waiting rules that are tried, of "fastest" (f workers), "deadline"
+        and "until_decodable".
+      exact: only choices whose gradient is exact in every round.
+      num_rounds: that are simulated, at least 40; rounded up to a multiple of 20.
+      target: the loss above its minimum that is to be reached, over that of the start;
+        between 0 and 1.
+      condition: the largest curvature over the smallest, at least 1.
+      heterogeneity: mean square of the gradients that the parts have at the optimum,
+        for the whole data split into n parts, over that of the gradient at the start,
+        all of them means over data. Logistic regression on two MNIST digits has about
+        0.02 with 32 shuffled parts, and 0.1 to 0.9 where parts are sorted by digit.
+      uncoded_load: the load in the delay model of a worker with 1 / n of the data.
+      num_parameters: of the gradient, for the bytes.
+      bytes_per_number: of a parameter and of a number in a message.
+
+    Returns:
+      A `Plan`.
+
+    Raises:
+      ValueError: where an argument breaks its rule, codes have another number of
+        workers, or a trace has too few of them.
+      TypeError: where an argument has the wrong type.
+
+    Example:
+      Times that hardly differ do not pay for a second copy of the work:
+
+      >>> import jax, jaxwgc
+      >>> delay = jaxwgc.stragglers.shifted_exponential(shift=1.0, rate=20.0)
+      >>> found = jaxwgc.plan(
+      ...     delay, 8, jax.random.key(0), waiting=["fastest"], exact=True
+      ... )
+      >>> found.best.name, found.best.rule, found.best.value
+      ('uncoded', 'fastest', 8)
+      >>> (
+      ...     round(found.best.step_time.value, 3),
+      ...     round(found.next_best.step_time.value, 3),
+      ... )
+      (1.136, 2.172)
+
+    References:
+      Halbawi, Azizan, Salehi, Hassibi, "Improving distributed gradient descent using
+      Reed-Solomon codes", ISIT 2018 (the number of stragglers with the least expected
+      time); Lee et al., "Speeding up distributed machine learning using codes", 2018;
+      Bottou, Curtis, Nocedal, "Optimization methods for large-scale machine learning",
+      2018, section 4 (noise at constant steps).
+    """
+    _check_delay(delay, num_workers)
+    goal = Goal.checked(target, condition, heterogeneity, num_workers)
+    rules = _checked_rules(waiting)
+    key = _validation.check_key(key)
+    if _validation.is_traced(key):
+        raise TypeError("key must be concrete, since a plan is made on the host")
+    num_rounds = _validation.check_int("num_rounds", num_rounds, minimum=40)
+    for name, value in (
+        ("uncoded_load", uncoded_load),
+        ("num_parameters", num_parameters),
+        ("bytes_per_number", bytes_per_number),
+    ):
+        _validation.check_number(name, value, positive=True, traceable=False)
+    _validation.check_bool("exact", exact)
+    round_key, code_key = jax.random.split(key)
+    length = -(-num_rounds // _NUM_GROUPS)
+    simulated = _Simulated(delay, num_workers, uncoded_load, round_key, length)
+    if choices is not None:
+        candidates = _of_choices(choices, num_workers)
+    else:
+        entries = _entries(num_workers, replications, codes, code_key, exact)
+        candidates = [
+            candidate
+            for entry in entries
+            for candidate in _candidates.choices_of(
+                entry, functools.partial(simulated.times, entry.code), rules, exact
+            )
+        ]
+    judged = [simulated.judge(own) for own in candidates]
+    found = ranked_choices(candidates, judged, goal, num_parameters * bytes_per_number)
+    if exact:
+        most = _candidates.EXACT**2
+        found = [own for own in found if own.decoding_error.value <= most]
+    return Plan(
+        choices=tuple(found),
+        num_workers=num_workers,
+        target=goal.target,
+        condition=goal.condition,
+        heterogeneity=goal.heterogeneity,
+        num_rounds=length * _NUM_GROUPS,
+        num_parameters=num_parameters,
+        bytes_per_number=bytes_per_number,
+    )
+
+
+class _Simulated:
+    """Judges candidates by rounds that are simulated once, and only where needed."""
+
+    def __init__(self, delay, num_workers, uncoded_load, key, length):
+        self._delay, self._num_workers = delay, num_workers
+        self._share = uncoded_load * num_workers
+        self.rounds = functools.cache(
+            lambda: SimulatedRounds(delay, num_workers, key, _NUM_GROUPS, length)
+        )
+        self._law = functools.cache(
+            lambda load: OrderStatistics(delay.law(load), num_workers)
+        )
+
+    def loads(self, code):
+        """Of the workers, in the unit of the delay model."""
+        return np.asarray(code.loads, np.float64) * self._share / code.num_parts
+
+    def times(self, code):
+        """Finish times (rounds, num_workers)."""
+        return self.rounds().times(self.loads(code))
+
+    def judge(self, candidate):
+        statistics = self._law if self._delay.law else None
+        loads = self.loads(candidate.code)
+        return judge(candidate, loads, self.rounds, statistics, _NUM_GROUPS)
+
+
+def _check_delay(delay, num_workers):
+    if not isinstance(delay, DelayModel):
+        raise TypeError(f"delay must be a DelayModel; got {delay!r}")
+    _validation.check_int("num_workers", num_workers, minimum=1)
+    # Whatever the model has to say of the number of workers, it says here.
+    delay.init(num_workers)
+
+
+def _checked_rules(waiting):
+    rules = (waiting,) if isinstance(waiting, str) else tuple(waiting)
+    if not rules:
+        raise ValueError("waiting must be at least one rule; got none")
+    for rule in rules:
+        _validation.check_choice("waiting", rule, RULES)
+    return rules
+
+
+def _entries(num_workers, replications, codes, key, exact):
+    """The codes that are judged; one with a load of one always among them."""
+    if codes is None:
+        if replications is None:
+            replications = range(1, min(num_workers, _MOST_COPIES) + 1)
+        copies = [
+            _validation.check_replication(own, num_workers, "replications")
+            for own in replications
+        ]
+        return list(_candidates.standard_codes(num_workers, copies, key, exact))
+    if replications is not None:
+        raise ValueError("replications are for the standard codes; got codes, too")
+    if not isinstance(codes, Mapping):
+        raise TypeError(f"codes must be a dict of codes by their names; got {codes!r}")
+    entries = list(_candidates.standard_codes(num_workers, (), key, exact))
+    for name, code in codes.items():
+        GradientCode.check(code)
+        if _validation.is_traced(code):
+            raise TypeError(f"codes[{name!r}] must be concrete, not traced; got {code}")
+        _check_workers(f"codes[{name!r}]", code, num_workers)
+        entries.append(Entry(str(name), code))
+    return entries
+
+
+def _of_choices(choices, num_workers):
+    """Candidates that another plan had."""
+    for number, own in enumerate(choices):
+        if not isinstance(own, Choice):
+            raise TypeError(f"choices must be those of a plan; got {own!r}")
+        _check_workers(f"choices[{number}].code", own.code, num_workers)
+    if not choices:
+        raise ValueError("choices must be at least one; got none")
+    return [Candidate(own.name, own.code, own.rule, own.value) for own in choices]
+
+
+def _check_workers(name, code, num_workers):
+    if code.num_workers != num_workers:
+        raise ValueError(
+            f"{name} must have num_workers = {num_workers}; got {code.num_workers}"
+        )

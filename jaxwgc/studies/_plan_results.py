@@ -1,0 +1,201 @@
+"""What a plan gives: choices with their times, as numbers and as a table."""
+
+import math
+import textwrap
+from typing import Any, NamedTuple
+
+from jaxwgc.studies._candidates import Candidate
+from jaxwgc.studies._choice import Choice, short
+from jaxwgc.studies._ranking import ranked_choices
+from jaxwgc.studies._steps_to_target import Goal
+
+# In the table: of every code with every replication the best.
+_NUM_ROWS = 12
+_WIDTH = 80
+# Differences above so many standard errors are clear ones.
+_STANDARD_ERRORS = 2.0
+
+
+class Plan(NamedTuple):
+    """What `plan` found; `print` shows the answer and a table.
+
+    Attributes:
+      choices: every `Choice`, the least expected time to the target first; those that
+        do not reach it last, by the loss that they end at.
+      num_workers: n.
+      target: as given.
+      condition: as given.
+      heterogeneity: as given.
+      num_rounds: that were simulated, where times or weights have no closed form.
+      num_parameters: as given.
+      bytes_per_number: as given.
+    """
+
+    choices: tuple[Choice, ...]
+    num_workers: int
+    target: float
+    condition: float
+    heterogeneity: float
+    num_rounds: int
+    num_parameters: int
+    bytes_per_number: float
+
+    @property
+    def best(self) -> Choice:
+        """The first choice; where none reaches the target, the closest one."""
+        return self.choices[0]
+
+    @property
+    def is_reached(self) -> bool:
+        """Whether the best choice reaches the target in finite time."""
+        return math.isfinite(self.best.time.value)
+
+    @property
+    def by_code(self) -> tuple[Choice, ...]:
+        """The best of every code and replication, in the order of `choices`."""
+        found: dict[Any, Choice] = {}
+        for own in self.choices:
+            found.setdefault((own.name, own.replication), own)
+        return tuple(found.values())
+
+    @property
+    def uncoded(self) -> Choice | None:
+        """The best with each part on one worker; None where none was judged."""
+        return next((own for own in self.choices if not own.is_coded), None)
+
+    @property
+    def next_best(self) -> Choice | None:
+        """The best with another code or another replication; None where none was."""
+        return next(iter(self.by_code[1:]), None)
+
+    def towards(
+        self,
+        *,
+        target: float | None = None,
+        condition: float | None = None,
+        heterogeneity: float | None = None,
+    ) -> "Plan":
+        """The plan for another goal, from the same rounds: nothing is simulated.
+
+        Args:
+          target: as for `plan`; as it was where None, and so are
+          condition: and
+          heterogeneity: these.
+
+        Returns:
+          A `Plan` with the same choices in another order.
+
+        Raises:
+          ValueError, TypeError: as for `plan`.
+        """
+        goal = Goal.checked(
+            self.target if target is None else target,
+            self.condition if condition is None else condition,
+            self.heterogeneity if heterogeneity is None else heterogeneity,
+            self.num_workers,
+        )
+        candidates = [Candidate(*own[:4]) for own in self.choices]
+        judged = [own.rounds for own in self.choices]
+        size = self.num_parameters * self.bytes_per_number
+        return self._replace(
+            choices=tuple(ranked_choices(candidates, judged, goal, size)),
+            target=goal.target,
+            condition=goal.condition,
+            heterogeneity=goal.heterogeneity,
+        )
+
+    @property
+    def answer(self) -> str:
+        """What to do, and how much longer it takes to do something else."""
+        return "\n".join(_filled(line) for line in _answer(self))
+
+    def __str__(self) -> str:
+        return "\n".join([self.answer, "", *_table(self), "", _filled(_notes(self))])
+
+
+def _filled(text):
+    return textwrap.fill(text, _WIDTH)
+
+
+def _answer(plan):
+    """What to do, and by how much it is better than what else could be done."""
+    best = plan.best
+    if not plan.is_reached:
+        steps = short(best.step_time.value)
+        yield f"No choice reaches a loss of {plan.target:g} of the start."
+        yield f"Closest comes {best}: {best.lowest_loss:.2g}, in steps of {steps} s."
+        return
+    others = {"Next best": plan.next_best, "Not coding": plan.uncoded}
+    if not best.is_coded:
+        coded = (own for own in plan.choices if own.is_coded)
+        others = {"The best code": next(coded, None)}
+    others["Waiting for all"] = _waiting_for_all(plan)
+    told = [best]
+    yield f"{'Code' if best.is_coded else 'Do not code'}: {best}."
+    for name, own in others.items():
+        if own is not None and not any(own is each for each in told):
+            yield f"{name}: {own}, {_behind(own, best)}."
+            told.append(own)
+
+
+def _behind(own, best):
+    if math.isinf(own.time.value):
+        return "does not reach the target"
+    longer, error = (100 * each / best.time.value for each in own.behind)
+    is_clear = longer > _STANDARD_ERRORS * error
+    clear = "" if is_clear else ", no clear difference"
+    return f"takes {longer:.1f}% longer (± {error:.1f}){clear}"
+
+
+def _waiting_for_all(plan):
+    """What everyone knows: no code, and no one ignored."""
+    found = (
+        own
+        for own in plan.choices
+        if not own.is_coded and own.rule == "fastest" and own.value == plan.num_workers
+    )
+    return next(found, None)
+
+
+def _table(plan):
+    names = "code", "d", "waits for", "step", "90%", "error", "MB", "steps", "time", "±"
+    rows: list[tuple[str, ...]] = [names]
+    shown = list(plan.by_code[:_NUM_ROWS])
+    all_awaited = _waiting_for_all(plan)
+    if all_awaited is not None and not any(all_awaited is own for own in shown):
+        shown.append(all_awaited)
+    for own in shown:
+        cells = (
+            own.name,
+            f"{own.replication:.2g}",
+            own.waits_for,
+            short(own.step_time.value),
+            short(own.step_quantile.value),
+            f"{own.decoding_error.value:.1%}",
+            short(own.num_bytes / 1e6, 3),
+            short(own.num_steps),
+            short(own.time.value),
+            short(own.time.standard_error, 2),
+        )
+        rows.append(cells)
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    for row in rows:
+        cells = [
+            cell.ljust(width) if index < 3 else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(row, widths))
+        ]
+        yield "  ".join([" ".join(cells[:3]), *cells[3:]]).rstrip()
+
+
+def _notes(plan):
+    """What the columns are, and for what they hold."""
+    goal = (
+        f"a loss of {plan.target:g} of the start with condition {plan.condition:g} and "
+        f"heterogeneity {plan.heterogeneity:g}"
+    )
+    return (
+        "d: copies of a part; step, 90%: seconds, mean and quantile; error: squared, "
+        "relative; MB: through the coordinator in a step; steps, time (± standard "
+        f"error): to {goal}. Of each code the best waiting rule is shown, of "
+        f"{len(plan.choices)} choices in all."
+    )

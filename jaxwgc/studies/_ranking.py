@@ -1,0 +1,110 @@
+"""What was judged, as choices in the order of the time that they take to the target."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from jaxwgc.studies import _steps_to_target
+from jaxwgc.studies._candidates import Candidate
+from jaxwgc.studies._choice import Choice
+from jaxwgc.studies._judgement import Estimate, Judged
+from jaxwgc.studies._steps_to_target import Goal, Weights
+
+
+def ranked_choices(
+    candidates: Sequence[Candidate],
+    judged: Sequence[Judged],
+    goal: Goal,
+    gradient_bytes: float,
+) -> list[Choice]:
+    """The fastest to the target first.
+
+    Standard errors are those of the jackknife: numbers are computed from all groups of
+    rounds, in column 0, and without each of them.
+    """
+    rows = [_weights(own) for own in judged]
+    weights = Weights(*map(np.stack, zip(*rows)))
+    seconds = np.stack([_leave_one_out(own.seconds) for own in judged])
+    whole = Weights(*(own[:, 0] for own in weights))
+    step = _steps_to_target.best_step(whole, goal)
+    steps = _steps_to_target.num_steps(weights, step[:, None], goal)
+    lowest = _steps_to_target.loss(whole, step, goal)
+    times = np.where(np.isfinite(steps), steps * seconds, np.inf)
+    is_endless = np.isinf(seconds[:, 0])
+    order = np.lexsort((seconds[:, 0], lowest, is_endless, times[:, 0]))
+    best = times[order[0]]
+
+    def choice(index):
+        candidate, own = candidates[index], judged[index]
+        code = candidate.code
+        answers = float(own.answers.mean())
+        length = 1 / code.num_segments
+        return Choice(
+            name=candidate.name,
+            code=code,
+            rule=candidate.rule,
+            value=candidate.value,
+            replication=float(np.asarray(code.assignment).sum(0).mean()),
+            step_time=_jackknife(seconds[index]),
+            step_quantile=own.quantile,
+            is_closed_form=own.is_closed_form,
+            decoding_error=_jackknife(_leave_one_out(own.error)),
+            num_answers=answers,
+            num_bytes=(code.num_workers + answers * length) * gradient_bytes,
+            num_steps=float(steps[index, 0]),
+            step_size=float(step[index]),
+            lowest_loss=float(lowest[index]),
+            time=_jackknife(times[index]),
+            behind=_difference(times[index], best),
+            rounds=own,
+        )
+
+    return [choice(index) for index in order]
+
+
+def _weights(judged: Judged) -> Weights:
+    """For the model of the steps."""
+    scale, square = _leave_one_out(judged.scale), _leave_one_out(judged.scale_square)
+    deviation = _leave_one_out(judged.deviation)
+    # Where nothing is decoded nothing is reached.
+    size = np.where(scale > 0, scale, np.nan) ** 2
+    return Weights(
+        noise=np.maximum(deviation - judged.bias, 0) / size,
+        bias=np.minimum(judged.bias, deviation) / size,
+        scale_variance=np.maximum(square - scale**2, 0) / size,
+        lasting=np.full_like(scale, judged.lasting),
+        correlation=np.full_like(scale, judged.correlation),
+    )
+
+
+def _leave_one_out(groups: np.ndarray) -> np.ndarray:
+    """The mean of all, and those without each: (1 + groups,)."""
+    total, number = groups.sum(), len(groups)
+    with np.errstate(invalid="ignore"):
+        without = (total - groups) / (number - 1)
+    # Without a group that is endless the others may be, too, or not.
+    if np.isinf(total):
+        without = np.full(number, np.inf)
+    return np.concatenate([[total / number], without])
+
+
+def _jackknife(values: np.ndarray) -> Estimate:
+    """Of a number from all groups and from all but one."""
+    if not np.isfinite(values).all():
+        return Estimate(float(values[0]), math.nan)
+    number = len(values) - 1
+    spread = math.sqrt((number - 1) * np.var(values[1:]))
+    # What is constant in all groups is so but for rounding.
+    is_noise = spread > 1e-12 * abs(values[0])
+    return Estimate(float(values[0]), spread if is_noise else 0.0)
+
+
+def _difference(values: np.ndarray, best: np.ndarray) -> Estimate:
+    """In pairs; NaN from infinite ones."""
+    if np.isinf(best[0]):
+        return Estimate(math.nan, math.nan)
+    if np.isinf(values[0]):
+        return Estimate(math.inf, math.nan)
+    with np.errstate(invalid="ignore"):
+        return _jackknife(values - best)

@@ -1,0 +1,86 @@
+"""Planning by measured times: what the first rounds choose is good for the others."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+import jaxwgc
+from experiments import cluster, plan
+from experiments.delays import LANGUAGE_MODELS, read_traces
+from experiments.results import ExperimentError
+from jaxwgc import codes
+
+
+@pytest.mark.parametrize("name", ["uneven_seconds", "one_slow_seconds"])
+def test_choice_by_the_first_half_is_good_for_the_second(name):
+    """Within 5% of what would have been best there, for several goals."""
+    trace = read_traces(LANGUAGE_MODELS)[name]
+    num_workers = trace.seconds.shape[2]
+    own = {"repetition": codes.fractional_repetition(num_workers, 1)}
+    for goal in ({}, {"target": 1e-3}, {"heterogeneity": 1.0}):
+        before, after = (
+            plan.plan_for(trace.half(half), codes=own, num_rounds=1000, **goal)
+            for half in range(2)
+        )
+        judged = jaxwgc.plan(
+            trace.half(1).delay(),
+            num_workers,
+            jax.random.key(1),
+            choices=[before.best, after.best],
+            **goal,
+        )
+        chosen = next(each for each in judged.choices if each.code is before.best.code)
+        assert chosen.time.value <= 1.05 * after.best.time.value
+        assert before.best.is_coded == (name == "one_slow_seconds")
+
+
+def test_command(tmp_path):
+    plan.plan(
+        array="one_slow_seconds",
+        num_workers=5,
+        replications=(1, 5, 7),
+        rounds=100,
+        out=tmp_path,
+    )
+    written = json.loads((tmp_path / "plan.json").read_text())
+    found = written["traces"]["one_slow_seconds"]
+    assert found["num_workers"] == 5
+    assert "several have the same history" in found["answer"]
+    # Copies on more workers than there are, are left out.
+    assert {own["replication"] for own in found["choices"]} == {1, 5}
+    times = [own["time"]["value"] for own in found["choices"]]
+    assert times == sorted(times)
+    table = (tmp_path / "plan_one_slow_seconds.md").read_text()
+    assert "| `uncoded` | 1 | all |" in table
+    assert (tmp_path / "plan.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("message", "arguments"),
+    [
+        ("--array must be one of uneven_seconds, one_slow_seconds", {"array": "x"}),
+        ("--num-workers must be at least 1; got 0", {"num_workers": 0}),
+        ("target must be positive", {"array": "one_slow_seconds", "target": 0.0}),
+    ],
+)
+def test_bad_options(tmp_path, message, arguments):
+    with pytest.raises(ExperimentError, match=message):
+        plan.plan(out=tmp_path, **arguments)
+
+
+def test_traces_replayed_on_real_workers(tmp_path):
+    """Their median is the time of a part, and no answer is a long one."""
+    times = np.random.default_rng(0).uniform(1, 3, (10, 9))
+    times[0, 0] = np.nan
+    np.save(tmp_path / "times.npy", times)
+    found = cluster.read_trace(tmp_path / "times.npy")
+    assert found.shape == (10, 8)
+    assert found[0, 0] == cluster.NEVER
+    assert np.median(found.ravel()[1:]) == pytest.approx(cluster.SECONDS_A_PART)
+    np.save(tmp_path / "few.npy", times[:, :7])
+    with pytest.raises(ExperimentError, match="at least 8 workers"):
+        cluster.read_trace(tmp_path / "few.npy")
+    with pytest.raises(ExperimentError, match="must hold one array of times"):
+        cluster.read_trace(LANGUAGE_MODELS)

@@ -1,0 +1,190 @@
+"""Delay models made of others, and the laws that they report."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+from jaxwgc import stragglers
+from tests.stragglers.laws import SIGNIFICANCE
+
+FAST = stragglers.log_normal(1.0, 0.1)
+SLOW = stragglers.weibull(5.0, 8.0)
+CHAIN = stragglers.markov(FAST, SLOW, become_slow=0.05, become_fast=0.2)
+LOADS = np.array([1.0, 2.0, 0.5])
+NUM_WORKERS, NUM_ROUNDS = 600, 40
+
+# Every model whose workers are independent and equal, and a case with dead ones.
+WITH_LAWS = {
+    "shifted_exponential": stragglers.shifted_exponential(0.5, 4.0),
+    "pareto": stragglers.pareto(2.0, 1.2),
+    "weibull": stragglers.weibull(2.0, 1.7),
+    "log_normal": FAST,
+    "bernoulli_slowdown": stragglers.bernoulli_slowdown(0.3, 8.0),
+    "dead": stragglers.bernoulli_slowdown(0.2, np.inf),
+    "affine": stragglers.affine(FAST, overhead=1.0, slope=0.5, time=0.3),
+    "markov": CHAIN,
+    "jump": stragglers.markov(FAST, stragglers.bernoulli_slowdown(0.0, 1.0, 9.0), 1, 1),
+}
+
+
+def rounds(delay, num_workers, num_rounds=NUM_ROUNDS, loads=1.0, seed=0):
+    """Times (rounds, workers) of consecutive rounds."""
+    loads = jnp.broadcast_to(jnp.asarray(loads, float), (num_workers,))
+
+    @jax.jit
+    def simulate(keys):
+        def step(state, key):
+            times, state = delay.sample(key, state, loads)
+            return state, times
+
+        return jax.lax.scan(step, delay.init(num_workers), keys)[1]
+
+    return np.asarray(simulate(jax.random.split(jax.random.key(seed), num_rounds)))
+
+
+@pytest.mark.parametrize("delay", WITH_LAWS.values(), ids=WITH_LAWS)
+def test_law_is_that_of_the_times(delay, x64):
+    times, _ = delay.sample(
+        jax.random.key(1), delay.init(4000), jnp.full(4000, 3.0, float)
+    )
+    assert times.dtype == (np.float64 if x64 else np.float32)
+    times, law = np.sort(np.asarray(times, np.float64)), delay.law(3.0)
+    # Jumps are rounded in float32.
+    later = 1 - law.sf(times * (1 + 1e-6))
+    before = 1 - law.sf(times * (1 - 1e-6))
+    count = np.arange(len(times))
+    distance = max((later - (count + 1) / 4000).max(), ((count / 4000) - later).max())
+    distance = max(((count + 1) / 4000 - later).max() - (later - before).max(), 0)
+    assert scipy.stats.kstwobign.sf(distance * np.sqrt(4000)) > SIGNIFICANCE
+
+
+@pytest.mark.parametrize("delay", WITH_LAWS.values(), ids=WITH_LAWS)
+def test_law_and_its_inverse(delay):
+    """The least time that is exceeded with at most that probability."""
+    law = delay.law(2.0)
+    levels = np.array([0.9, 0.5, 0.31, 0.29, 0.1, 0.01])
+    times = law.isf(levels)
+    assert np.all(law.sf(times) <= levels + 1e-9)
+    finite = np.isfinite(times)
+    before = law.sf(times[finite] * (1 - 1e-6))
+    assert np.all(before >= levels[finite] - 1e-4)
+
+
+def test_chain():
+    """Shares and spells of a two-state Markov chain, from the first round on."""
+    is_slow = rounds(CHAIN, NUM_WORKERS) > 1.7
+    count = is_slow.size
+    # A chain that forgets with 0.75 a round has that many independent rounds.
+    error = 4 * np.sqrt(0.2 * 0.8 / (count * 0.25 / 1.75))
+    assert abs(is_slow.mean() - 0.2) < error
+    assert abs(is_slow[0].mean() - 0.2) < 4 * np.sqrt(0.16 / NUM_WORKERS)
+    before, after = is_slow[:-1], is_slow[1:]
+    for state, chance in ((False, 0.05), (True, 0.2)):
+        moved = (before == state) & (after != state)
+        number = (before == state).sum()
+        test = scipy.stats.binomtest(int(moved.sum()), int(number), chance)
+        assert test.pvalue > SIGNIFICANCE
+
+
+class TestUnequalSpeeds:
+    speeds = np.array([1.0, 0.5, 2.0])
+    delay = stragglers.unequal_speeds(stragglers.bernoulli_slowdown(0.0, 1.0), speeds)
+
+    def test_in_their_order(self):
+        times = rounds(self.delay, 3, 2, LOADS)
+        np.testing.assert_allclose(times, np.tile(LOADS / self.speeds, (2, 1)))
+
+    def test_more_workers_than_speeds(self):
+        """Each has one of them, and keeps it."""
+        times = rounds(self.delay, 50, 3)
+        assert set(times[0]) == {0.5, 1.0, 2.0}
+        np.testing.assert_array_equal(times, np.tile(times[0], (3, 1)))
+
+    def test_fewer_workers_than_speeds(self):
+        for seed in range(5):
+            assert len(set(rounds(self.delay, 2, 1, seed=seed)[0])) == 2
+
+    def test_has_no_law(self):
+        assert self.delay.law is None
+        assert stragglers.markov(self.delay, FAST, 0.1, 0.1).law is None
+        assert stragglers.affine(self.delay).law is None
+
+
+def test_states_of_what_is_inside():
+    """Speeds, loads and spells go together, each with its own state."""
+    inner = stragglers.unequal_speeds(CHAIN, [1.0, 100.0])
+    times = rounds(stragglers.affine(inner, time=1000.0), 2)
+    assert np.all(times[:, 1] - 1000 < 0.2) and np.all(times[:, 0] - 1000 > 0.5)
+    assert (times[:, 0] > 1002).any() and (times[:, 0] < 1002).any()
+
+
+def test_affine_of_no_load():
+    """A worker without parts takes the overhead."""
+    delay = stragglers.affine(stragglers.bernoulli_slowdown(0.0, 1.0, 2.0), 1.0)
+    times, _ = delay.sample(jax.random.key(0), delay.init(2), jnp.array([0.0, 3.0]))
+    np.testing.assert_allclose(times, [2.0, 8.0])
+
+
+def test_vmap():
+    loads = jnp.stack([jnp.ones(3), jnp.array([1.0, 2.0, 0.5])])
+    state = CHAIN.init(3)
+    keys = jax.random.split(jax.random.key(0), 2)
+    sample = jax.vmap(lambda key, loads: CHAIN.sample(key, state, loads)[0])
+    mapped = sample(keys, loads)
+    for key, own, found in zip(keys, loads, mapped, strict=True):
+        np.testing.assert_allclose(found, CHAIN.sample(key, state, own)[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "rule"),
+    [
+        (lambda: stragglers.weibull(0.0, 1.0), ValueError, "scale must be positive"),
+        (lambda: stragglers.weibull(1.0, -1.0), ValueError, "shape must be positive"),
+        (lambda: stragglers.log_normal(-1.0, 1), ValueError, "median must be positive"),
+        (lambda: stragglers.log_normal(1.0, 0), ValueError, "deviation must be posi"),
+        (lambda: stragglers.affine(FAST, -1.0), ValueError, "overhead must be at leas"),
+        (lambda: stragglers.affine(FAST, slope=-1), ValueError, "slope must be at lea"),
+        (lambda: stragglers.affine(FAST, time=-1), ValueError, "time must be at least"),
+        (lambda: stragglers.affine(3.0), TypeError, "delay must be a DelayModel; got"),
+        (
+            lambda: stragglers.markov(FAST, 5.0, 0.1, 0.1),
+            TypeError,
+            "slow must be a DelayModel; got 5.0",
+        ),
+        (
+            lambda: stragglers.markov(FAST, SLOW, 1.1, 0.1),
+            ValueError,
+            "become_slow must be at most 1; got 1.1",
+        ),
+        (
+            lambda: stragglers.markov(FAST, SLOW, 0.0, 0.0),
+            ValueError,
+            "become_slow and become_fast must not both be zero",
+        ),
+        (
+            lambda: stragglers.unequal_speeds(FAST, [1.0, 0.0]),
+            ValueError,
+            "speeds must be positive and finite",
+        ),
+        (
+            lambda: stragglers.unequal_speeds(FAST, 1.0),
+            ValueError,
+            r"speeds must have shape \(workers,\)",
+        ),
+        (
+            lambda: stragglers.unequal_speeds(FAST, ["fast"]),
+            TypeError,
+            "speeds must be",
+        ),
+        (
+            lambda: stragglers.unequal_speeds(FAST, [1.0]).init(0),
+            ValueError,
+            "num_workers must be at least 1",
+        ),
+    ],
+)
+def test_bad_input(make, error, rule):
+    with pytest.raises(error, match=rule):
+        make()

@@ -1,0 +1,327 @@
+"""Delay models fitted to times: against SciPy, enumeration and what made the times."""
+
+import functools
+import itertools
+
+import jax
+import numpy as np
+import pytest
+import scipy.stats
+
+from jaxwgc import stragglers
+from jaxwgc.stragglers import _chains, _fit
+from jaxwgc.stragglers._families import FAMILIES, Sample
+from jaxwgc.stragglers._likelihood import forms
+from jaxwgc.stragglers._most_likely import Kind
+
+LAWS = {
+    "shifted_exponential": (scipy.stats.expon(2.0, 1 / 4.0), (2.0, 4.0)),
+    "pareto": (scipy.stats.pareto(3.0, scale=2.0), (2.0, 3.0)),
+    "weibull": (scipy.stats.weibull_min(1.7, scale=2.0), (2.0, 1.7)),
+    "log_normal": (scipy.stats.lognorm(0.3, scale=2.0), (2.0, 0.3)),
+}
+BY_NAME = {family.name: family for family in FAMILIES}
+
+
+def simulated(law, shape, seed=0):
+    return law.rvs(shape, random_state=np.random.default_rng(seed))
+
+
+def named(fits, name):
+    (found,) = [own for own in fits if own.name == name]
+    return found
+
+
+@pytest.mark.parametrize("name", LAWS)
+class TestFamilies:
+    def test_densities_and_survivals(self, name):
+        law, parameters = LAWS[name]
+        family = BY_NAME[name]
+        times = np.linspace(0.1, 9, 50)
+        with np.errstate(divide="ignore"):
+            expected = law.logpdf(times), law.logsf(times)
+        found = (
+            family.log_density(times, parameters),
+            family.log_survival(times, parameters),
+        )
+        np.testing.assert_allclose(found, expected, atol=1e-12)
+
+    def test_estimates_of_whole_times(self, name):
+        """SciPy's maximum of the likelihood, or in closed form."""
+        law, _ = LAWS[name]
+        times = simulated(law, 500)
+        found = BY_NAME[name].estimate(Sample(times, np.ones(500), np.ones(500, bool)))
+        if name == "shifted_exponential":
+            shift, scale = scipy.stats.expon.fit(times)
+            expected = shift, 1 / scale
+        elif name == "pareto":
+            expected = times.min(), 1 / np.log(times / times.min()).mean()
+        elif name == "weibull":
+            shape, _, scale = scipy.stats.weibull_min.fit(times, floc=0)
+            expected = scale, shape
+        else:
+            deviation, _, median = scipy.stats.lognorm.fit(times, floc=0)
+            expected = median, deviation
+        np.testing.assert_allclose(found, expected, rtol=1e-3)
+
+    def test_estimates_of_censored_and_weighted_times(self, name):
+        """No change of the parameters has a larger likelihood."""
+        law, _ = LAWS[name]
+        family, times = BY_NAME[name], simulated(law, 400)
+        ends = law.ppf(np.linspace(0.3, 1, 400))
+        is_whole = times < ends
+        assert 0.5 < is_whole.mean() < 0.95
+        sample = Sample(
+            np.minimum(times, ends), np.linspace(0, 2, 400).round(), is_whole
+        )
+
+        def likelihood(parameters):
+            density = family.log_density(sample.times, parameters)
+            survival = family.log_survival(sample.times, parameters)
+            own = np.where(is_whole, density, survival)
+            return np.sum(sample.weights * np.where(sample.weights > 0, own, 0))
+
+        best = family.estimate(sample)
+        for change in itertools.product((-1e-3, 0, 1e-3), repeat=2):
+            moved = tuple(np.array(best) * (1 + np.array(change)))
+            assert likelihood(moved) <= likelihood(best) + 1e-4
+
+    def test_parameters_within_their_standard_errors(self, name):
+        """Over 60 data sets, (estimate - truth) / error has mean 0 and deviation 1."""
+        law, truth = LAWS[name]
+        standard = []
+        for seed in range(60):
+            times = simulated(law, (12, 10), seed)
+            found = one_kind(name, times)
+            errors = np.array(list(found.standard_errors.values()))
+            values = np.array(list(found.parameters.values()))
+            standard.append((values - truth) / errors)
+        standard = np.array(standard)
+        if BY_NAME[name].has_least_time:
+            # The least time lies beyond the end by an exponential of mean one.
+            distances = standard[:, 0]
+            assert np.all(distances > 0)
+            assert scipy.stats.kstest(distances, "expon").pvalue > 1e-3
+            standard = standard[:, 1:]
+        assert np.all(np.abs(standard.mean(0)) < 4 / np.sqrt(60))
+        assert np.all(np.abs(standard.std(0) - 1) < 4 / np.sqrt(120))
+
+
+def one_kind(name, times, loads=1.0, **kind):
+    """The fit of one kind alone."""
+    measured = _fit._measured(times, loads)
+    form = forms(measured)[kind.pop("form", 0)]
+    kind = Kind(BY_NAME[name], form, **kind)
+    held_out = np.arange(len(times)) >= len(times) * 2 // 3
+    return _fit._fitted(measured, kind, _fit._held_out(measured, held_out, kind))
+
+
+def within_errors(found, truth, times=4.0):
+    for name, value in truth.items():
+        error = found.standard_errors[name]
+        assert abs(found.parameters[name] - value) < times * error, name
+        assert error < 0.3 * abs(value), name
+
+
+def test_affine_in_the_load():
+    """Times 0.5 load + (0.3 + 0.7 load / mean) X."""
+    generator = np.random.default_rng(0)
+    loads = np.repeat([1.0, 2.0, 4.0], 20)[:, None]
+    mean = loads.mean()
+    noise = generator.lognormal(np.log(2.0), 0.3, (60, 30))
+    times = 0.5 * loads + (0.3 + 0.7 * loads / mean) * noise
+    found = one_kind("log_normal", times, loads, form=1)
+    truth = {
+        "median": 2.0,
+        "deviation": 0.3,
+        "overhead": 0.3,
+        "slope": 0.7 / mean,
+        "time": 0.5,
+    }
+    within_errors(found, truth)
+    # The delay model is made of them.
+    law = found.delay.law(2.0)
+    expected = 0.5 * 2 + (0.3 + 0.7 * 2 / mean) * 2.0
+    np.testing.assert_allclose(law.isf(0.5), expected, rtol=0.02)
+
+
+@functools.cache
+def chain_times():
+    generator = np.random.default_rng(1)
+    is_slow = np.zeros((200, 20), bool)
+    is_slow[0] = generator.random(20) < 0.2
+    for before, now in itertools.pairwise(is_slow):
+        now[:] = generator.random(20) < np.where(before, 0.8, 0.05)
+    fast = generator.weibull(8.0, is_slow.shape)
+    slow = 3.0 * generator.weibull(4.0, is_slow.shape)
+    return np.where(is_slow, slow, fast)
+
+
+CHAIN_TRUTH = {
+    "fast scale": 1.0,
+    "fast shape": 8.0,
+    "slow scale": 3.0,
+    "slow shape": 4.0,
+    "become_slow": 0.05,
+    "become_fast": 0.2,
+}
+
+
+def test_slow_spells():
+    found = one_kind("weibull", chain_times(), has_slow_state=True)
+    within_errors(found, CHAIN_TRUTH)
+
+
+def test_rounds_in_no_order():
+    """States are then independent, with the share of slow times."""
+    times = np.random.default_rng(0).permuted(chain_times(), axis=0)
+    found = one_kind("weibull", times, has_slow_state=True, in_order=False)
+    shares = found.parameters["become_slow"], found.parameters["become_fast"]
+    np.testing.assert_allclose(shares, [0.2, 0.8], atol=0.05)
+    np.testing.assert_allclose(sum(shares), 1)
+
+
+def test_missing_times_are_censored():
+    """The slowest of a round are lost: others are not taken for the slowest."""
+    times = simulated(LAWS["weibull"][0], (100, 20))
+    last = np.sort(times, axis=1)[:, -5:-4]
+    lost = np.where(times > last, np.nan, times)
+    found = one_kind("weibull", lost)
+    within_errors(found, {"scale": 2.0, "shape": 1.7})
+    infinite = one_kind("weibull", np.where(np.isnan(lost), np.inf, lost))
+    assert infinite.parameters == found.parameters
+
+
+def test_speeds():
+    speeds = np.exp(np.random.default_rng(2).normal(0, 0.5, 8))
+    times = simulated(LAWS["weibull"][0], (150, 8)) / speeds
+    found = one_kind("weibull", times, has_speeds=True)
+    np.testing.assert_allclose(found.parameters["shape"], 1.7, rtol=0.1)
+    state = found.delay.init(8)
+    rounds = []
+    for key in jax.random.split(jax.random.key(0), 400):
+        sampled, state = found.delay.sample(key, state, np.ones(8))
+        rounds.append(sampled)
+    relative = np.median(rounds, axis=0) * speeds / 2.0
+    np.testing.assert_allclose(relative, np.log(2) ** (1 / 1.7), rtol=0.25)
+
+
+class TestRanking:
+    """The kind that made the times comes first, or one that holds it."""
+
+    @pytest.mark.parametrize("name", LAWS)
+    def test_families(self, name):
+        fits = stragglers.fit(simulated(LAWS[name][0], (60, 12)))
+        # An exponential is a Weibull after a fixed time, too.
+        others = {"shifted_exponential": "weibull, after a fixed time"}
+        assert fits[0].name.startswith((name, others.get(name, name)))
+        means = [own.held_out for own in fits]
+        assert means == sorted(means, reverse=True)
+        assert named(fits, f"{name}, proportional to the load").p_value > 1e-3
+
+    def test_spells(self):
+        fits = stragglers.fit(chain_times())
+        assert fits[0].name.startswith("weibull") and "two states" in fits[0].name
+        alone = named(fits, "weibull, proportional to the load")
+        assert alone.p_value < 1e-6 < 1e-3 < fits[0].p_value
+        assert "two states" in str(fits[0]) and "±" in str(fits[0])
+
+    def test_distance_is_that_of_kolmogorov_and_smirnov(self):
+        times = simulated(LAWS["weibull"][0], (60, 12))
+        fits = stragglers.fit(times, held_out=0.5)
+        first = one_kind_of_first_half(times)
+        expected = scipy.stats.kstest(times[30:].ravel(), first.cdf, method="asymp")
+        found = named(fits, "weibull, proportional to the load")
+        np.testing.assert_allclose(found.distance, expected.statistic, rtol=1e-3)
+        np.testing.assert_allclose(found.p_value, expected.pvalue, rtol=1e-2)
+        np.testing.assert_allclose(
+            found.held_out, first.logpdf(times[30:]).mean(), rtol=1e-4
+        )
+
+
+def one_kind_of_first_half(times):
+    shape, _, scale = scipy.stats.weibull_min.fit(times[:30].ravel(), floc=0)
+    return scipy.stats.weibull_min(shape, scale=scale)
+
+
+def test_parts_are_added():
+    parts = simulated(LAWS["weibull"][0], (12, 3, 4))
+    added = one_kind("weibull", parts.sum(-1), 4.0)
+    assert one_kind("weibull", parts).parameters == added.parameters
+
+
+def test_held_out_rounds_are_the_last_of_each_load():
+    loads = np.repeat([1.0, 2.0], 6)[:, None]
+    measured = _fit._measured(np.ones((12, 3)), loads)
+    is_last = _fit._last_rounds(measured, 1 / 3)
+    np.testing.assert_array_equal(np.flatnonzero(is_last), [4, 5, 10, 11])
+
+
+def test_zero_loads():
+    """Answers take time without work: only times affine in the load can be."""
+    loads = np.repeat([0.0, 1.0], 10)[:, None]
+    times = simulated(LAWS["log_normal"][0], (20, 9)) + 3 * loads
+    fits = stragglers.fit(times, loads)
+    assert all("affine in the load" in own.name for own in fits)
+    found = named(fits, "log_normal, affine in the load")
+    np.testing.assert_allclose(found.parameters["time"], 3.0, rtol=0.1)
+
+
+def test_chain_against_all_paths():
+    """Predictions and responsibilities by enumeration of the paths of states."""
+    generator = np.random.default_rng(0)
+    logs = np.log(generator.random((2, 6, 1)))
+    become_slow, become_fast = 0.3, 0.4
+    step = np.array([[0.7, 0.3], [0.4, 0.6]])
+    start = np.array([4, 3]) / 7
+    slow, joint_moves, likelihoods = np.zeros(6), np.zeros((2, 2)), np.zeros(6)
+    for path in itertools.product((0, 1), repeat=6):
+        chance = start[path[0]]
+        for number, state in enumerate(path):
+            if number:
+                chance *= step[path[number - 1], state]
+            chance *= np.exp(logs[state, number, 0])
+        slow += chance * np.array(path)
+        for before, after in itertools.pairwise(path):
+            joint_moves[before, after] += chance
+    for length in range(1, 7):
+        for path in itertools.product((0, 1), repeat=length):
+            chance = start[path[0]] * np.exp(logs[path[0], 0, 0])
+            for number in range(1, length):
+                chance *= step[path[number - 1], path[number]]
+                chance *= np.exp(logs[path[number], number, 0])
+            likelihoods[length - 1] += chance
+    _, found = _chains.predictions(logs, become_slow, become_fast)
+    np.testing.assert_allclose(np.cumsum(found[:, 0]), np.log(likelihoods))
+    known, first, second = _chains.responsibilities(logs, become_slow, become_fast)
+    np.testing.assert_allclose(known[:, 0], slow / likelihoods[-1])
+    expected = joint_moves / joint_moves.sum(1, keepdims=True)
+    np.testing.assert_allclose([first, second], [expected[0, 1], expected[1, 0]])
+
+
+GOOD = np.ones((6, 3)) + np.arange(18).reshape(6, 3)
+
+
+@pytest.mark.parametrize(
+    ("times", "options", "error", "rule"),
+    [
+        (GOOD[0], {}, ValueError, r"times must have shape \(rounds, workers\) or"),
+        (GOOD[:3], {}, ValueError, "at least 4 rounds"),
+        (GOOD - 1, {}, ValueError, "times must be positive.*got 0"),
+        (-GOOD, {}, ValueError, "times must be positive"),
+        (np.full((6, 3), np.nan), {}, ValueError, "at least half of all; got 0%"),
+        (np.where(GOOD > 15, np.nan, GOOD), {}, ValueError, "none in 1 rounds"),
+        (GOOD, {"loads": np.ones(4)}, ValueError, "loads must be one number, or fit"),
+        (GOOD, {"loads": -1.0}, ValueError, "loads must be at least 0, finite"),
+        (GOOD, {"loads": 0.0}, ValueError, "not all 0"),
+        (GOOD, {"loads": np.nan}, ValueError, "finite and not all 0"),
+        (GOOD[:, :, None], {"loads": 2.0}, ValueError, "loads are for times without"),
+        (GOOD, {"held_out": 1.0}, ValueError, "held_out must be between 0 and 1"),
+        (GOOD, {"held_out": "half"}, TypeError, "held_out must be a real scalar"),
+        (GOOD, {"in_order": 1}, TypeError, "in_order must be True or"),
+        (GOOD.astype(str), {}, TypeError, "times must be"),
+    ],
+)
+def test_bad_input(times, options, error, rule):
+    with pytest.raises(error, match=rule):
+        stragglers.fit(times, **options)

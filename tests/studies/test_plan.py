@@ -1,0 +1,298 @@
+"""Plans against closed forms, independent simulation, and what is plainly best."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import special
+
+import jaxwgc
+from jaxwgc import codes, stragglers
+
+KEY = jax.random.key(0)
+EXPONENTIAL = stragglers.shifted_exponential(shift=1.0, rate=0.5)
+
+
+def harmonic(number):
+    return sum(1 / own for own in range(1, number + 1))
+
+
+def table(num_workers, seed=0):
+    """Times of 30 rounds, by a trace of workers of unequal speed."""
+    generator = np.random.default_rng(seed)
+    speeds = generator.uniform(0.5, 1.5, num_workers)
+    return (1 + generator.exponential(size=(30, num_workers))) / speeds
+
+
+@pytest.mark.parametrize(
+    ("delay", "mean"),
+    [
+        (EXPONENTIAL, lambda n, f: 1 + 2 * (harmonic(n) - harmonic(n - f))),
+        (
+            stragglers.pareto(scale=1.0, shape=1.7),
+            lambda n, f: math.exp(
+                special.gammaln(n + 1)
+                - special.gammaln(n - f + 1)
+                + special.gammaln(n - f + 1 - 1 / 1.7)
+                - special.gammaln(n + 1 - 1 / 1.7)
+            ),
+        ),
+    ],
+    ids=["shifted exponential", "Pareto"],
+)
+def test_rule_of_halbawi_et_al(delay, mean):
+    """The number of stragglers with the least expected time, at load s + 1."""
+    n = 12
+    found = jaxwgc.plan(
+        delay, n, KEY, replications=range(1, n + 1), waiting=["fastest"], exact=True
+    )
+    # One of the exact codes with equal loads, for every number of copies.
+    times = {
+        own.replication: own.step_time
+        for own in found.choices
+        if own.value == n + 1 - own.replication and own.name != "binary"
+    }
+    expected = {d: d * mean(n, n + 1 - d) for d in range(1, n + 1)}
+    assert set(times) == set(expected)
+    for copies, time in times.items():
+        assert time.value == pytest.approx(expected[copies], rel=1e-4)
+        assert time.standard_error == 0
+    assert found.best.replication == min(expected, key=expected.__getitem__)
+    assert found.best.is_closed_form
+    assert found.best.decoding_error.value == 0
+
+
+@pytest.fixture(scope="module")
+def measured():
+    """A plan for a trace, with codes of unequal loads and of several messages."""
+    delay = stragglers.trace(table(6), "workers")
+    own = {
+        "repetition": codes.fractional_repetition(6, 1),
+        "binary": codes.binary(6, 3),
+        "stochastic": codes.stochastic(KEY, 6, 6, 2, straggler_probability=0.2),
+        "messages": codes.multi_message(codes.uncoded(6, 12)),
+    }
+    return delay, jaxwgc.plan(delay, 6, KEY, codes=own)
+
+
+def test_every_choice_against_independent_simulation(measured):
+    """Time and error by the straggler model and the decoder themselves."""
+    delay, found = measured
+    shown = {}
+    for choice in found.choices:
+        shown.setdefault((choice.name, choice.rule), choice)
+    assert len(shown) == 12
+    for choice in shown.values():
+        code = choice.code
+        model = stragglers.delayed(delay, choice.wait)
+        loads = jnp.asarray(code.loads) * (6 / code.num_parts)
+        is_several = code.messages_per_worker > 1
+
+        def one_run(key, model=model, loads=loads):
+            def step(state, key):
+                arrivals, state = model.sample(key, state, loads)
+                return state, (arrivals.elapsed, arrivals.received, arrivals.times)
+
+            keys = jax.random.split(key, 30)
+            return jax.lax.scan(step, model.init(6), keys)[1]
+
+        keys = jax.random.split(jax.random.key(5), 200)
+        elapsed, received, times = jax.jit(jax.vmap(one_run))(keys)
+        expected = float(elapsed.mean())
+        error = float(elapsed.mean(1).std()) / math.sqrt(200)
+        assert choice.step_time.value == pytest.approx(
+            expected,
+            rel=0.05,
+            abs=3 * math.hypot(error, choice.step_time.standard_error),
+        )
+        quantile = np.quantile(elapsed, 0.9)
+        assert choice.step_quantile.value == pytest.approx(quantile, rel=0.1)
+        kinds = {"received": received}
+        if is_several:
+            share = elapsed[..., None] / times
+            finished = jnp.floor(code.loads * share * (1 + 1e-5)).astype(int)
+            kinds = {"finished": jnp.where(received, code.loads, finished)}
+        errors = np.asarray(jaxwgc.decoding_error(code, **kinds)) / code.num_parts
+        assert choice.decoding_error.value == pytest.approx(errors.mean(), abs=0.015)
+
+
+def test_choices_are_in_order_and_consistent(measured):
+    _, found = measured
+    times = [own.time.value for own in found.choices]
+    assert times == sorted(times)
+    for own in found.choices:
+        if math.isfinite(own.num_steps):
+            product = own.num_steps * own.step_time.value
+            assert own.time.value == pytest.approx(product)
+            behind = own.time.value - found.best.time.value
+            assert own.behind.value == pytest.approx(behind, abs=1e-9)
+        assert own.num_bytes == 4e6 * (6 + own.num_answers)
+    assert found.best.behind == (0, 0)
+    assert found.uncoded in found.choices
+    assert max(map(len, str(found).splitlines())) <= 80
+
+
+def test_same_rounds_for_the_same_choices(measured):
+    """Judged again they have the same times; paired differences are the surer ones."""
+    delay, found = measured
+    chosen = found.choices[:3]
+    again = jaxwgc.plan(delay, 6, KEY, choices=chosen)
+    # The same twice is no harm.
+    assert "takes" in str(jaxwgc.plan(delay, 6, KEY, choices=[*chosen, *chosen]))
+    for own, other in zip(again.choices, chosen):
+        assert own.step_time == other.step_time
+    unpaired = math.hypot(*(own.time.standard_error for own in chosen[:2]))
+    assert again.choices[1].behind.standard_error < unpaired
+
+
+def test_another_goal_from_the_same_rounds(measured):
+    delay, found = measured
+    goal = {"target": 1e-3, "condition": 30.0, "heterogeneity": 0.5}
+    other = found.towards(**goal)
+    fresh = jaxwgc.plan(delay, 6, KEY, choices=found.choices, **goal)
+    assert [own.time for own in other.choices] == [own.time for own in fresh.choices]
+    assert (other.target, other.num_rounds) == (1e-3, found.num_rounds)
+    assert found.towards().choices == found.choices
+    with pytest.raises(ValueError, match="target must be below 1"):
+        found.towards(target=2)
+
+
+def test_do_not_code_where_workers_are_alike():
+    times = 1 + 0.05 * np.random.default_rng(0).random((40, 8))
+    found = jaxwgc.plan(
+        stragglers.trace(times), 8, KEY, replications=(1, 2), waiting=["fastest"]
+    )
+    assert not found.best.is_coded
+    assert str(found).startswith("Do not code: uncoded, waiting for")
+    # Twice the work takes nearly twice as long.
+    code = next(own for own in found.choices if own.is_coded)
+    assert code.behind.value > 0.7 * found.best.time.value
+
+
+def test_code_where_one_worker_is_always_slow():
+    """Without it its parts are lost for good; a second copy is cheaper than to wait."""
+    times = 1 + 0.05 * np.random.default_rng(0).random((40, 8))
+    times[:, 3] *= 5
+    repetition = {"repetition": codes.fractional_repetition(8, 1)}
+    delay = stragglers.trace(times)
+    found = jaxwgc.plan(delay, 8, KEY, codes=repetition, heterogeneity=1.0)
+    assert found.best.name == "repetition"
+    assert found.best.decoding_error.value == 0
+    assert str(found).startswith("Code: repetition with 2 copies")
+    ignoring = next(
+        own for own in found.choices if not own.is_coded and own.waits_for == "first 7"
+    )
+    assert ignoring.time.value == math.inf
+    assert ignoring.lowest_loss > found.target
+    # Where all parts agree, nothing is lost with it.
+    agreeing = jaxwgc.plan(delay, 8, KEY, choices=found.choices, heterogeneity=0.0)
+    assert not agreeing.best.is_coded
+    assert agreeing.best.rule != "fastest" or agreeing.best.value < 8
+
+
+def test_target_that_no_choice_reaches():
+    """A worker is dead: who waits for it never ends, who does not loses its parts."""
+    times = np.ones((20, 4))
+    times[:, 0] = np.inf
+    found = jaxwgc.plan(stragglers.trace(times), 4, KEY, replications=[1], target=1e-4)
+    assert not found.is_reached
+    by_wait = {own.waits_for: own for own in found.choices}
+    floor = by_wait["first 3"].lowest_loss
+    assert 1e-4 < floor < 1
+    assert found.best.lowest_loss == pytest.approx(floor, rel=0.05)
+    assert str(found).startswith("No choice reaches a loss of 0.0001 of the start.")
+    waiting = by_wait["all"]
+    assert waiting.step_time.value == math.inf
+    assert math.isnan(waiting.step_time.standard_error)
+    coded = jaxwgc.plan(
+        stragglers.trace(times), 4, KEY, replications=[2], target=1e-4, exact=True
+    )
+    assert coded.best.name == "fractional_repetition"
+    assert "does not reach the target" in str(coded)
+
+
+def test_loads_without_a_code():
+    """Times of a load of a quarter are a quarter of those of one."""
+    whole, quarter = (
+        jaxwgc.plan(
+            EXPONENTIAL,
+            4,
+            KEY,
+            replications=(1, 2),
+            waiting="fastest",
+            exact=True,
+            uncoded_load=load,
+        )
+        for load in (1.0, 0.25)
+    )
+    for own, other in zip(whole.choices, quarter.choices):
+        assert other.step_time.value == pytest.approx(own.step_time.value / 4)
+
+
+def test_both_precisions(x64):
+    found = jaxwgc.plan(
+        EXPONENTIAL, 4, KEY, replications=(2,), waiting="until_decodable", exact=True
+    )
+    until = next(own for own in found.choices if own.is_coded)
+    # The later of two blocks, each the earlier of two workers.
+    expected = 2 * (1 + 1 * harmonic(2))
+    assert until.step_time.value == pytest.approx(
+        expected, abs=4 * until.step_time.standard_error
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "arguments"),
+    [
+        (ValueError, "target must be positive; got 0", {"target": 0}),
+        (ValueError, "target must be below 1", {"target": 1.0}),
+        (ValueError, "condition must be at least 1", {"condition": 0.5}),
+        (ValueError, "heterogeneity must be at least 0", {"heterogeneity": -1}),
+        (ValueError, "heterogeneity must be finite", {"heterogeneity": math.inf}),
+        (ValueError, "replications must be from 1 to num_w", {"replications": [5]}),
+        (TypeError, "replications must be a Python int", {"replications": [1.5]}),
+        (TypeError, "codes must be a dict", {"codes": ["uncoded"]}),
+        (TypeError, "code must be a GradientCode", {"codes": {"own": "mds"}}),
+        (
+            ValueError,
+            "must have num_workers = 4; got 5",
+            {"codes": {"own": codes.uncoded(5)}},
+        ),
+        (
+            ValueError,
+            "replications are for the standard codes",
+            {"codes": {}, "replications": [1]},
+        ),
+        (TypeError, "choices must be those of a plan", {"choices": ["all"]}),
+        (ValueError, "choices must be at least one", {"choices": []}),
+        (ValueError, "waiting must be one of", {"waiting": ["patience"]}),
+        (ValueError, "waiting must be at least one rule", {"waiting": []}),
+        (ValueError, "num_rounds must be at least 40", {"num_rounds": 10}),
+        (ValueError, "uncoded_load must be positive", {"uncoded_load": 0.0}),
+        (TypeError, "exact must be True or False", {"exact": 1}),
+    ],
+)
+def test_bad_arguments(error, message, arguments):
+    with pytest.raises(error, match=message):
+        jaxwgc.plan(EXPONENTIAL, 4, KEY, **arguments)
+
+
+def test_not_traced():
+    with pytest.raises(TypeError, match="key must be concrete"):
+        jax.jit(lambda key: jaxwgc.plan(EXPONENTIAL, 4, key))(KEY)
+
+
+def test_bad_delays():
+    with pytest.raises(TypeError, match="delay must be a DelayModel"):
+        jaxwgc.plan(stragglers.uniform(1), 4, KEY)
+    with pytest.raises(ValueError, match="num_workers must be at least 1"):
+        jaxwgc.plan(EXPONENTIAL, 0, KEY)
+    with pytest.raises(ValueError, match="the trace must have at least 7 workers"):
+        jaxwgc.plan(stragglers.trace(table(6)), 7, KEY)
+    negative = stragglers.DelayModel(
+        lambda n: (), lambda key, state, loads: (-loads, state)
+    )
+    with pytest.raises(ValueError, match="delay must give times"):
+        jaxwgc.plan(negative, 4, KEY, replications=[1])
