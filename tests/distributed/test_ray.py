@@ -659,15 +659,15 @@ def test_experiment_in_short(monkeypatch):
 
 def test_traces_of_the_experiment(tmp_path):
     file = tmp_path / "trace.npy"
-    times = np.ones((3, 9))
+    times = np.ones((8, 9))
     times[1, 2], times[0, 0] = np.inf, np.nan
     np.save(file, times)
     found = cluster_experiment.read_trace(file)
     never = cluster_experiment.NEVER
-    assert found.shape == (3, 8)
+    assert found.shape == (8, 8)
     assert found[1, 2] == found[0, 0] == never
     assert found[0, 1] == cluster_experiment.SECONDS_A_PART
-    for wrong in (np.ones(8), np.ones((3, 7)), np.full((3, 8), np.inf)):
+    for wrong in (np.ones(8), np.ones((8, 7)), np.full((8, 8), np.inf)):
         np.save(file, wrong)
         with pytest.raises(ExperimentError, match="--trace must"):
             cluster_experiment.read_trace(file)
