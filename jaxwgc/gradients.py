@@ -118,38 +118,12 @@ def decoded_value_and_grad(
     References:
       The paper's section 2.2: c = aᵀB.
     """
-    decode = decoded_losses(
-        jax.vmap(checked_loss(loss, has_aux), in_axes=(None, 0)), code, decoder
-    )
+    GradientCode.check(code)
+    decoder = code.choose_decoder(decoder)
+    losses = jax.vmap(checked_loss(loss, has_aux), in_axes=(None, 0))
 
     def decoded(params, parts, received=None, *, finished=None):
         _check_parts(parts, code.num_parts)
-        (value, aux), gradient = decode(params, parts, received, finished)
-        return ((value, aux) if has_aux else value), gradient
-
-    return decoded
-
-
-def decoded_losses(
-    losses: Callable[[Any, Any], tuple[jax.Array, Any]],
-    code: GradientCode,
-    decoder: DecoderLike = None,
-) -> Callable:
-    """`decoded_value_and_grad` of a loss that is mapped over the parts already.
-
-    Args:
-      losses: `losses(params, parts) -> ((num_parts,), aux)`.
-      code: a gradient code.
-      decoder: as for `jaxwgc.decoding_weights`.
-
-    Returns:
-      A function of `params`, `parts`, `received` and `finished`, which gives
-      `((value, aux), gradient)`.
-    """
-    GradientCode.check(code)
-    decoder = code.choose_decoder(decoder)
-
-    def decoded(params, parts, received=None, finished=None):
         _validation.check_dtypes("params", params, "real or complex floats")
         values, backward, aux = jax.vjp(
             lambda params: losses(params, parts), params, has_aux=True
@@ -178,12 +152,21 @@ def decoded_losses(
         )
         wide = _dtypes.promoted(values)
         value = product(found.effective_weights.astype(wide.dtype), wide)
-        return (value.astype(values.dtype), aux), found.gradient
+        value = value.astype(values.dtype)
+        return ((value, aux) if has_aux else value), found.gradient
 
     return decoded
 
 
-def checked_loss(loss: Callable[..., Any], has_aux: bool = False) -> Callable:
+def scalar_loss(loss: Callable[..., Any]) -> Callable:
+    """`loss`, whose result must be a scalar of real floats: there is no has_aux."""
+    checked = checked_loss(loss, offers_aux=False)
+    return lambda params, part: checked(params, part)[0]
+
+
+def checked_loss(
+    loss: Callable[..., Any], has_aux: bool = False, offers_aux: bool = True
+) -> Callable:
     """`loss` with its result as (scalar, aux), and the scalar a real float."""
     _validation.check_callable("loss", loss)
     _validation.check_bool("has_aux", has_aux)
@@ -199,9 +182,9 @@ def checked_loss(loss: Callable[..., Any], has_aux: bool = False) -> Callable:
                 )
             value, aux = outputs
         if not jax.tree_util.all_leaves([value]):
+            choice = ", or (scalar, aux) with has_aux" if offers_aux else ""
             raise TypeError(
-                "loss must return a scalar, or (scalar, aux) with has_aux; got "
-                f"{jax.tree.structure(outputs)}"
+                f"loss must return a scalar{choice}; got {jax.tree.structure(outputs)}"
             )
         if np.shape(value):
             raise TypeError(

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 
 from jaxwgc import _dtypes, _flat_vectors, _validation
-from jaxwgc._product import product
 from jaxwgc._targets import mixing, residual, squared_error
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding import _collapsed
@@ -376,16 +375,27 @@ def combine(weights: jax.Array, messages: jax.Array, mask: jax.Array) -> jax.Arr
 
 @jax.jit
 def _combine(weights, messages, mask):
-    messages = jnp.where(mask[..., None], _dtypes.promoted(messages), 0)
+    messages = _dtypes.promoted(messages)
     weights = weights.astype(messages.dtype)
-    if jnp.iscomplexobj(messages):
-        pairs = jnp.stack([messages.real, messages.imag], axis=-2)
-        number = 2 * messages.shape[-2]
-        messages = pairs.reshape(*pairs.shape[:-3], number, pairs.shape[-1])
-        mixer = _flat_vectors.real_form(weights)
-        weights = mixer.reshape(*mixer.shape[:-4], 2 * mixer.shape[-4], number)
-    rows = product(weights, messages)
-    return rows.reshape(*rows.shape[:-2], math.prod(rows.shape[-2:]))
+    num_segments, number = weights.shape[-2:]
+    batch = jnp.broadcast_shapes(
+        weights.shape[:-2], messages.shape[:-2], mask.shape[:-1]
+    )
+    shape = *batch, num_segments, messages.shape[-1]
+
+    def add(index, total):
+        own = jnp.where(mask[..., index, None], messages[..., index, :], 0)
+        return total + weights[..., index, None] * own[..., None, :]
+
+    # One pass over the messages. A matrix product would first make a copy of them, for
+    # the selection, which takes several times as long as the product itself.
+    # From the first on, since under shard_map zeros would not vary as messages do.
+    rows = add(0, jnp.zeros(shape, messages.dtype))
+    unroll = max(1, min(8, number - 1))
+    rows = jax.lax.fori_loop(1, number, add, rows, unroll=unroll)
+    if jnp.iscomplexobj(rows):
+        rows = jnp.stack([rows.real, rows.imag], axis=-2)
+    return rows.reshape(*batch, math.prod(rows.shape[len(batch) :]))
 
 
 def check_messages(

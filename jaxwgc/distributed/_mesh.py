@@ -12,15 +12,15 @@ from jaxwgc import _dtypes, _flat_vectors, _validation
 from jaxwgc._product import product
 from jaxwgc._shardings import reshard
 from jaxwgc.codes import GradientCode
-from jaxwgc.coding import combine, decoding_weights, form_messages
-from jaxwgc.decoders import DecoderLike
+from jaxwgc.coding import combine, decode_round, decoding_weights, form_messages
+from jaxwgc.decoders import Decoder, DecoderLike
 from jaxwgc.distributed._placement import (
     PlacedParts,
     check_mesh,
     held_parts,
     workers_per_shard,
 )
-from jaxwgc.gradients import checked_loss, decoded_losses, partial_value_and_grad
+from jaxwgc.gradients import partial_value_and_grad, scalar_loss
 
 
 def mesh_value_and_grad(
@@ -47,13 +47,14 @@ def mesh_value_and_grad(
       mesh: a mesh of devices.
       axis: the axis of the mesh that workers are spread over; the first by default.
         Params may be sharded over the others.
-      method: `"collapsed"` computes each part once and weighs the losses: one backward
-        pass, and one sum over the devices. `"redundant"` does what workers do: each
-        computes all of its parts and forms its message, one worker after the other on a
-        device, which adds up its share of the decoded gradient as it goes; the sum over
-        the devices is the decoding. A device holds the partial gradients of one worker
-        at a time, and no array of all messages. Messages are flat vectors, whole on
-        each device that forms them, also where params are sharded.
+      method: `"collapsed"` computes each part once, one after the other on a device,
+        and weighs its gradient; one sum over the devices follows. `"redundant"` does
+        what workers do: each computes all of its parts and forms its message, one
+        worker after the other on a device, which adds up its share of the decoded
+        gradient as it goes; the sum over the devices is the decoding. A device holds
+        the partial gradients of one worker at a time, and no array of all messages.
+        Messages are flat vectors, whole on each device that forms them, also where
+        params are sharded.
       decoder: as for `jaxwgc.decoding_weights`.
 
     Returns:
@@ -92,7 +93,7 @@ def mesh_value_and_grad(
     held = held_parts(code, num_shards, method)
     decoder = code.choose_decoder(decoder)
     if method == "collapsed":
-        compute = _collapsed(loss, code, mesh, axis, decoder)
+        compute = _collapsed(loss, code, mesh, axis, decoder, held)
     else:
         compute = _redundant(loss, code, mesh, axis, decoder, held)
     compute = jax.jit(compute)
@@ -118,44 +119,122 @@ def mesh_value_and_grad(
     return step
 
 
-def _on_shards(function, mesh, axis, num_sharded, out_specs):
-    """`function(params, *arrays)` on each shard of the arrays.
+class _Found(Decoder):
+    """Weights that are known."""
+
+    found: jax.Array
+
+    def weights(self, code: Any, mask: jax.Array) -> jax.Array:
+        return self.found
+
+
+def _weights_and_params(code, decoder, axis, params, received, finished):
+    """Decoding weights (num_segments, num_messages), and params that come after them.
+
+    One device finds them for all along the axis: each would find the same, and devices
+    that share cores would do so one after the other. Before anything else, since
+    devices that wait for each other in the middle of their work would find their caches
+    empty after that.
+    """
+
+    def find():
+        weights = decoding_weights(code, received, decoder, finished=finished)
+        return weights.reshape(code.num_segments, code.num_messages)
+
+    like = jax.eval_shape(find)
+    is_first = jax.lax.axis_index(axis) == 0
+    found = jax.lax.cond(is_first, find, lambda: jnp.zeros(like.shape, like.dtype))
+    return jax.lax.optimization_barrier((jax.lax.psum(found, axis), params))
+
+
+def _on_shards(function, mesh, axis, num_sharded):
+    """`function(params, received, finished, *arrays)` on each shard of the arrays.
 
     Other axes of the mesh are left to the compiler. Axes that values vary over are not
     checked: gradients are those of a shard alone, whatever the loss is made of.
     """
-    return jax.shard_map(
+    sharded = [PartitionSpec(axis)] * num_sharded
+    on_shards = jax.shard_map(
         function,
         mesh=mesh,
-        in_specs=(PartitionSpec(), *[PartitionSpec(axis)] * num_sharded),
-        out_specs=out_specs,
+        in_specs=(*[PartitionSpec()] * 3, *sharded),
+        out_specs=PartitionSpec(),
         axis_names={axis},
         check_vma=False,
     )
 
+    def compute(params, received, finished, *arrays):
+        arrivals = jax.tree.map(lambda own: reshard(own, mesh), (received, finished))
+        return on_shards(params, *arrivals, *arrays)
 
-def _collapsed(loss, code, mesh, axis, decoder):
-    of_parts = jax.vmap(checked_loss(loss), in_axes=(None, 0))
+    return compute
 
-    def of_shard(params, parts):
-        return of_parts(params, parts)[0]
 
-    on_shards = _on_shards(of_shard, mesh, axis, 1, PartitionSpec(axis))
+def _own_entries(array, axis, num_shards):
+    """Those of this shard, with zeros at the end where there are too few."""
+    each = -(-len(array) // num_shards)
+    missing = each * num_shards - len(array)
+    array = jnp.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1))
+    start = jax.lax.axis_index(axis) * each
+    return jax.lax.dynamic_slice_in_dim(array, start, each)
 
-    def losses(params, parts):
-        return reshard(on_shards(params, parts), mesh)[: code.num_parts], None
 
-    decode = decoded_losses(losses, code, decoder)
+def _collapsed(loss, code, mesh, axis, decoder, held):
+    value_and_grad = jax.value_and_grad(scalar_loss(loss))
+
+    def of_part(params, part):
+        return jax.tree.map(_dtypes.promoted, value_and_grad(params, part))
+
+    def of_shard(params, received, finished, parts):
+        weights, params = _weights_and_params(
+            code, decoder, axis, params, received, finished
+        )
+        part = jax.tree.map(lambda leaf: leaf[0], parts)
+        wide = jax.eval_shape(of_part, params, part)
+        narrow = jax.eval_shape(value_and_grad, params, part)
+        values = []
+
+        def weighted_sum(weights):
+            def add(total, task):
+                part, weight = task
+                own = of_part(params, part)
+                return jax.tree.map(
+                    lambda sums, leaf: sums + weight.astype(sums.dtype) * leaf,
+                    total,
+                    own,
+                ), None
+
+            start = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), wide)
+            tasks = parts, _own_entries(weights, axis, len(held))
+            total, _ = jax.lax.scan(add, start, tasks)
+            value, gradient = jax.tree.map(
+                lambda leaf, like: leaf.astype(like.dtype),
+                jax.lax.psum(total, axis),
+                narrow,
+            )
+            values.append(value)
+            return gradient
+
+        found = decode_round(
+            code,
+            received,
+            finished=finished,
+            partial_gradients=weighted_sum,
+            decoder=_Found(weights),
+        )
+        # The first are those of the effective weights, others of what leaks.
+        return values[0], found.gradient
+
+    on_shards = _on_shards(of_shard, mesh, axis, 1)
 
     def compute(params, parts, received, finished):
-        (value, _), gradient = decode(params, parts, received, finished)
-        return value, gradient
+        return on_shards(params, received, finished, parts)
 
     return compute
 
 
 def _redundant(loss, code, mesh, axis, decoder, held):
-    partial = partial_value_and_grad(loss)
+    partial = partial_value_and_grad(scalar_loss(loss))
     places, rows = _tasks(code, held)
 
     def of_worker(params, parts, task):
@@ -173,7 +252,14 @@ def _redundant(loss, code, mesh, axis, decoder, held):
         value = product(effective.astype(wide.dtype), wide)
         return combine(weights, messages, is_used), jnp.where(is_used.any(), value, 0)
 
-    def of_shard(params, parts, *tasks):
+    def of_shard(params, received, finished, parts, places, rows):
+        weights, params = _weights_and_params(
+            code, decoder, axis, params, received, finished
+        )
+        shape = (code.num_segments, code.num_workers, code.messages_per_worker)
+        weights = jnp.moveaxis(weights.reshape(shape), 1, 0)
+        tasks = places, rows, _own_entries(weights, axis, len(held))
+
         def add(total, task):
             return jax.tree.map(jnp.add, total, of_worker(params, parts, task)), None
 
@@ -185,16 +271,11 @@ def _redundant(loss, code, mesh, axis, decoder, held):
         values, _ = jax.eval_shape(partial, params, parts)
         return flat, value.astype(values.dtype)
 
-    on_shards = _on_shards(of_shard, mesh, axis, 4, PartitionSpec())
+    on_shards = _on_shards(of_shard, mesh, axis, 3)
 
     def compute(params, parts, received, finished):
-        weights = decoding_weights(code, received, decoder, finished=finished)
-        shape = (code.num_segments, code.num_workers, code.messages_per_worker)
-        weights = jnp.moveaxis(weights.reshape(shape), 1, 0)
-        missing = len(places) - code.num_workers
-        weights = jnp.pad(weights, [(0, missing), (0, 0), (0, 0)])
-        tasks = [reshard(own, mesh, axis) for own in (places, rows, weights)]
-        flat, value = on_shards(params, parts, *tasks)
+        tasks = [reshard(own, mesh, axis) for own in (places, rows)]
+        flat, value = on_shards(params, received, finished, parts, *tasks)
         return value, _flat_vectors.unravel(flat, params)
 
     return compute

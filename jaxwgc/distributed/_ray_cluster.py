@@ -1,7 +1,7 @@
 """Workers that are processes, on this machine or on many: Ray starts and finds them."""
 
 import contextlib
-import uuid
+import functools
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,24 +12,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxwgc import _validation, coding
+from jaxwgc import _validation
 from jaxwgc.codes import GradientCode
 from jaxwgc.decoders import DecoderLike
 from jaxwgc.distributed import _ray_training
+from jaxwgc.distributed._ray_hiring import Hiring, in_numpy
 from jaxwgc.distributed._ray_places import Place
-from jaxwgc.distributed._ray_rounds import Layout, Patience, Round, Rounds
+from jaxwgc.distributed._ray_rounds import Patience, Round, Rounds
 from jaxwgc.distributed._ray_runtime import find_ray, session
-from jaxwgc.distributed._ray_worker import Task, Worker, one_thread, pack, unpack
-from jaxwgc.gradients import partial_value_and_grad
-from jaxwgc.stragglers import WaitingRule, until_decodable
+from jaxwgc.stragglers import StragglerModel, WaitingRule
 
 UNDECODABLE = ("least_squares", "skip", "raise")
-# What the workers' JAX must have in common with that of the coordinator.
-_SHARED_SETTINGS = (
-    "jax_enable_x64",
-    "jax_default_prng_impl",
-    "jax_compilation_cache_dir",
-)
 
 
 class RayCluster:
@@ -40,17 +33,18 @@ class RayCluster:
     and collects messages until the waiting rule is content. It needs Ray, from the
     extra `jaxwgc[ray]`.
 
-    A worker that raises, sends NaN or another shape, is killed, is frozen or lost with
-    its machine is a straggler of that step. Another actor takes its place in the
+    A worker that raises, sends another shape, is killed, is frozen or lost with its
+    machine is a straggler of that step. Another actor takes its place in the
     background, loads the same parts and joins in; no step waits for it as long as the
-    others decode. A worker has one task at a time: one that answers after the end of
-    its round is given the newest parameters at once, and the late answer counts as a
-    time in the trace only.
+    others decode. One that sends NaN or infinity is a straggler, too, and stays. A
+    worker has one task at a time: one that answers after the end of its round is given
+    the newest parameters at once, and the late answer counts as a time in the trace
+    only. It computes its parts one after the other, and holds one gradient at a time.
 
     Processes start at the first `compute` or `train`, after the loss has been tried on
-    shapes. Without `address` Ray runs on this machine for as long as the `with` block,
-    listens on 127.0.0.1 only, without a dashboard, and every worker computes with one
-    thread.
+    shapes. Without `address`, Ray starts then, too, and runs on this machine for as
+    long as the `with` block, listens on 127.0.0.1 only, without a dashboard, and every
+    worker computes with one thread.
 
     Args:
       loss: `loss(params, part) -> scalar`, summed over the part.
@@ -144,7 +138,8 @@ class RayCluster:
             )
         if parts is not None:
             _validation.check_leading_axis("parts", parts, code.num_parts, "num_parts")
-            parts = jax.tree.map(np.asarray, parts)
+            _validation.check_dtypes("parts", parts, "numbers, bools or keys")
+            parts = jax.tree.map(in_numpy, parts)
         if (key is None) != (batch is None):
             raise ValueError(
                 f"key and batch go together; got key = {key!r} and batch = {batch!r}"
@@ -159,21 +154,36 @@ class RayCluster:
         self.tolerance, self.decoder = tolerance, code.choose_decoder(decoder)
         self.undecodable = undecodable
         self.key = jax.random.key(0) if key is None else _validation.check_key(key)
-        self._loss, self._batch, self._delay = loss, batch, delay
-        self._parts, self._load = parts, load
-        self._address, self._options = address, dict(actor_options or {})
-        self._message_dtype = _check_message_dtype(message_dtype)
         self._patience = patience
-        if wait is None:
-            wait = until_decodable(code, tolerance, self.decoder)
-        self._wait = _compiled(wait, code.num_workers)
+        self._address = address
+        # Our own Ray has no one else to share its CPUs with.
+        options = {"num_cpus": 0 if address is None else 1, **(actor_options or {})}
+        self._hiring = Hiring(
+            code,
+            loss,
+            parts,
+            load,
+            batch,
+            delay,
+            _check_message_dtype(message_dtype),
+            options,
+        )
         # The code is a constant of it, so that NumPy's keeps its precision.
-        self._decodes = jax.jit(
+        decodes = jax.jit(
             lambda received: code.decodes(
                 received.repeat(code.messages_per_worker), tolerance, self.decoder
             )
         )
+        # The same masks are asked about by the rule and at the end, and come again.
+        self._decodes = functools.lru_cache(maxsize=10_000)(
+            lambda received: bool(decodes(np.frombuffer(received, bool)))
+        )
+        if wait is None:
+            self._wait = self._wait_until_decodable
+        else:
+            self._wait = _compiled(wait, code.num_workers)
         self._stack: contextlib.ExitStack | None = None
+        self._is_connected = False
         self._rounds: Rounds | None = None
         self._times: list[np.ndarray] = []
         self._params: Any = None
@@ -181,12 +191,12 @@ class RayCluster:
         self._has_warned = False
 
     def __enter__(self) -> "RayCluster":
-        """Connects to Ray; no worker starts yet."""
+        """Connects to Ray, where it is running; no worker starts yet."""
         if self._stack is not None:
             raise RuntimeError("this RayCluster is open already")
         with contextlib.ExitStack() as stack:
-            stack.enter_context(session(self._address))
-            self._check_resources()
+            if self._address is not None:
+                self._connect(stack)
             self._stack = stack.pop_all()
         return self
 
@@ -198,6 +208,7 @@ class RayCluster:
         """Ends all workers, and Ray if it was started here. May be called twice."""
         rounds, stack = self._rounds, self._stack
         self._rounds = self._stack = None
+        self._is_connected = False
         try:
             for place in rounds.places if rounds else []:
                 place.end()
@@ -221,8 +232,8 @@ class RayCluster:
           decode or `undecodable_after` seconds more have passed.
 
         Raises:
-          ValueError: where params have changed their structure, shapes or dtypes, or
-            parts are not alike.
+          ValueError: where params have changed their structure, shapes or dtypes, parts
+            are not alike, or the cluster has too few CPUs.
           TypeError: where the loss gives no scalar of real floats, or params are not
             floats.
           RuntimeError: where a worker fails to start at the beginning, the `with` block
@@ -308,7 +319,7 @@ class RayCluster:
 
     def decodes(self, received: np.ndarray) -> bool:
         """Whether the gradient follows from these answers, within the tolerance."""
-        return bool(self._decodes(np.asarray(received)))
+        return self._decodes(np.asarray(received, bool).tobytes())
 
     def continue_from(self, step: int, key: jax.Array | None = None) -> None:
         """Takes up the count of steps, and the key of batches, of an earlier run.
@@ -345,8 +356,9 @@ class RayCluster:
             params,
         )
         if self._rounds is None:
-            layout = self._checked_layout(like)
-            hire = self._hirer(like, layout)
+            layout = self._hiring.layout(like, self.key)
+            self._connect(self._stack)
+            hire = self._hiring.hirer(like, layout, self.key)
             places = [Place(index, hire) for index in range(self.code.num_workers)]
             rounds = Rounds(
                 places, layout, self._wait, self.decodes, self._patience, self._times
@@ -359,110 +371,20 @@ class RayCluster:
                 for place in places:
                     place.end()
                 raise
-        if jax.tree.flatten(like) != jax.tree.flatten(self._params):
-            raise ValueError(
-                "params must keep their structure, shapes and dtypes; got "
-                f"{like}, and {self._params} at first"
-            )
+        _check_unchanged(like, self._params)
         return self._rounds
 
-    def _checked_layout(self, like: Any) -> Layout:
-        """What answers look like; tries the loss on shapes where a part is known."""
-        code = self.code
-        if self._parts is not None:
-            parts = jax.tree.map(
-                lambda leaf: jax.ShapeDtypeStruct(
-                    (1, *leaf.shape[1:]), jax.dtypes.canonicalize_dtype(leaf.dtype)
-                ),
-                self._parts,
-            )
-            if self._batch is not None:
-                batch = self._batch
-                keys = jax.random.split(self.key, 1)
-                parts = jax.eval_shape(jax.vmap(batch), keys, parts)
-            jax.eval_shape(partial_value_and_grad(self._loss), like, parts)
-        gradients = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(
-                (code.num_parts, *leaf.shape), leaf.dtype
-            ),
-            like,
-        )
-        messages = jax.eval_shape(lambda own: coding.encode(code, own), gradients)
-        name = self._message_dtype
-        wire = jax.eval_shape(lambda own: pack(own, name), messages)
-        nothing = np.zeros((0, *wire.shape[1:]), wire.dtype)
-        dtype = unpack(nothing, name, code.is_complex).dtype
-        held = [np.flatnonzero(own) for own in np.asarray(code.assignment)]
-        return Layout(
-            # One who holds nothing sends zero times the first.
-            [own if len(own) else np.zeros(1, int) for own in held],
-            code.num_parts,
-            code.messages_per_worker,
-            messages.shape[1],
-            dtype,
-            self._message_dtype,
-        )
+    def _connect(self, stack: contextlib.ExitStack) -> None:
+        """Joins a cluster, or starts one: that only when the loss has been tried."""
+        if not self._is_connected:
+            stack.enter_context(session(self._address))
+            self._hiring.check_resources()
+            self._is_connected = True
 
-    def _hirer(self, like: Any, layout: Layout) -> Callable[[int, int], Any]:
-        """A function that makes the actor of a worker, for the nth time."""
-        ray, code = find_ray(), self.code
-        is_typed = jnp.issubdtype(self.key.dtype, jax.dtypes.prng_key)
-        task = Task(
-            loss=self._loss,
-            load=self._load,
-            batch=self._batch,
-            delay=self._delay,
-            params=like,
-            message_dtype=self._message_dtype,
-            key_kind=str(jax.random.key_impl(self.key)) if is_typed else None,
-            settings={name: getattr(jax.config, name) for name in _SHARED_SETTINGS},
-        )
-        shared = ray.put(task)
-        parts = None
-        if self._parts is not None:
-            leaves, structure = jax.tree.flatten(self._parts)
-            parts = [
-                ray.put(jax.tree.unflatten(structure, [leaf[part] for leaf in leaves]))
-                for part in range(code.num_parts)
-            ]
-        matrix = np.asarray(code.encoding_matrix).reshape(
-            code.num_workers, code.messages_per_worker, code.num_parts, -1
-        )
-        actor = ray.remote(max_restarts=0, max_task_retries=0)(Worker)
-        options = {"num_cpus": self._cpus(), **self._options}
-        environment = dict(options.pop("runtime_env", {}))
-        # Names must be unique within it.
-        namespace = f"jaxwgc-{uuid.uuid4()}"
-        environment["env_vars"] = one_thread() | environment.get("env_vars", {})
-
-        def hire(worker: int, number: int) -> Any:
-            held = layout.held[worker]
-            rows = matrix[worker][:, held].reshape(code.messages_per_worker, -1)
-            own = None if parts is None else [parts[part] for part in held]
-            return actor.options(
-                **options,
-                runtime_env=environment,
-                name=f"worker-{worker}.{number}",
-                namespace=namespace,
-            ).remote(worker, held, rows, own, shared)
-
-        return hire
-
-    def _cpus(self) -> float:
-        """That an actor claims: our own Ray has no one else to share with."""
-        return 0 if self._address is None else 1
-
-    def _check_resources(self) -> None:
-        """Ray would let workers wait for ever for CPUs that no machine has."""
-        cpus = self._options.get("num_cpus", self._cpus())
-        needed = cpus * self.code.num_workers
-        found = find_ray().cluster_resources().get("CPU", 0)
-        if needed > found:
-            raise ValueError(
-                "the cluster must have num_workers * num_cpus CPUs; got "
-                f"{self.code.num_workers} * {cpus} = {needed} and {found} in the "
-                "cluster (actor_options={'num_cpus': 0.5} would ask for half of one)"
-            )
+    def _wait_until_decodable(self, times: np.ndarray) -> tuple[Any, Any]:
+        """A rule, as `_compiled` gives it, that shares what is known of masks."""
+        answered = np.isfinite(times)
+        return answered, 0.0 if self.decodes(answered) else np.inf
 
     def _key_data(self) -> np.ndarray:
         if jnp.issubdtype(self.key.dtype, jax.dtypes.prng_key):
@@ -485,10 +407,39 @@ def _check_message_dtype(dtype: Any) -> str | None:
     return found.name
 
 
+def _check_unchanged(like: Any, first: Any) -> None:
+    """Params are as they were in the first round, or the first leaf that is not."""
+    if jax.tree.flatten(like) == jax.tree.flatten(first):
+        return
+    found, expected = (
+        {
+            jax.tree_util.keystr(path): f"{leaf.dtype}{list(leaf.shape)}"
+            for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        }
+        for tree in (like, first)
+    )
+    for path in found | expected:
+        own, before = found.get(path, "nothing"), expected.get(path, "nothing")
+        if own != before:
+            break
+    else:
+        # A tuple stands for a list, or the like.
+        path, own, before = "", jax.tree.structure(like), jax.tree.structure(first)
+    raise ValueError(
+        "params must keep their structure, shapes and dtypes; got "
+        f"params{path} = {own}, and {before} at first"
+    )
+
+
 def _compiled(
     wait: WaitingRule, num_workers: int
 ) -> Callable[[np.ndarray], tuple[Any, Any]]:
     """Who is received and when the round ends, by times so far, infinity where none."""
+    if isinstance(wait, StragglerModel):
+        raise TypeError(
+            "wait must be a waiting rule, such as jaxwgc.stragglers.fastest(6), since "
+            "real workers straggle by themselves; got a StragglerModel, which simulates"
+        )
     _validation.check_callable("wait", wait)
     key = jax.random.key(0)
 

@@ -51,6 +51,11 @@ class Place:
         """Owes an answer to some round."""
         return self.task is not None and self.round is not None
 
+    @property
+    def is_coming(self) -> bool:
+        """Owes an answer or its start, or will be filled again."""
+        return self.task is not None or self.actor is None
+
     def fill(self, key_data: Any) -> None:
         """Makes an actor, which starts in the background."""
         self.actor = self._hire(self.index, self._num_hired)

@@ -4,8 +4,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
+from jaxwgc.distributed._ray_memory import Memory
 from jaxwgc.distributed._ray_places import Place
 from jaxwgc.distributed._ray_runtime import find_ray
 from jaxwgc.distributed._ray_worker import Started, unpack
@@ -58,7 +60,7 @@ class Layout(NamedTuple):
       per_worker: messages of each.
       length: of a message.
       dtype: of a message as it is decoded.
-      wire_dtype: name of what it is rounded to on the way, or None.
+      wire: shape and dtype of the messages of a worker on their way.
     """
 
     held: Sequence[np.ndarray]
@@ -66,20 +68,16 @@ class Layout(NamedTuple):
     per_worker: int
     length: int
     dtype: np.dtype
-    wire_dtype: str | None
+    wire: jax.ShapeDtypeStruct
 
-    def read(self, wire: Any) -> np.ndarray:
-        """The messages (per_worker, length) of a worker, or ValueError."""
-        is_complex = np.issubdtype(self.dtype, np.complexfloating)
-        shape = (self.per_worker, self.length) + ((2,) if is_complex else ())
-        if np.shape(wire) != shape:
-            raise ValueError(f"its message has shape {np.shape(wire)}, not {shape}")
-        message = unpack(wire, self.wire_dtype, is_complex)
-        if message.dtype != self.dtype:
-            raise ValueError(f"its message is of {message.dtype}, not {self.dtype}")
-        if not np.isfinite(message).all():
-            raise ValueError("its message is not finite")
-        return message
+    def check(self, wire: Any) -> None:
+        """ValueError where the messages of a worker are of another kind."""
+        if np.shape(wire) != self.wire.shape:
+            raise ValueError(
+                f"its message has shape {np.shape(wire)}, not {self.wire.shape}"
+            )
+        if wire.dtype != self.wire.dtype:
+            raise ValueError(f"its message is of {wire.dtype}, not {self.wire.dtype}")
 
 
 class Rounds:
@@ -107,6 +105,8 @@ class Rounds:
         self._wait = wait
         self._decodes = decodes
         self._patience = patience
+        shape = (len(places) * layout.per_worker, layout.length)
+        self._memory = Memory(shape, layout.dtype)
         self._begun: dict[int | None, float] = {}
         self._signature: str | None = None
 
@@ -132,9 +132,11 @@ class Rounds:
             waiting.remove(ready)
             try:
                 self._welcome(ready, ready.take())
-            except ValueError:
-                raise
             except Exception as error:
+                cause = getattr(error, "cause", None) or error
+                if isinstance(cause, ValueError):
+                    message = f"worker {ready.index}: {cause}"
+                    raise ValueError(message) from error
                 raise RuntimeError(
                     f"worker {ready.index} failed to start: {reason(error)}"
                 ) from error
@@ -149,8 +151,7 @@ class Rounds:
         number = len(self.times)
         self.times.append(times)
         self._begun[number] = begin
-        shape = (num_workers * layout.per_worker, layout.length)
-        messages = _aligned_zeros(shape, layout.dtype)
+        messages = self._memory.borrow()
         losses = np.full(layout.num_parts, np.nan)
         # Nobody is waited for twice in a round.
         replaced = np.zeros(num_workers, bool)
@@ -174,16 +175,18 @@ class Rounds:
                 if hopeless_since is None:
                     hopeless_since = now
                 waited = now - hopeless_since > self._patience.undecodable_after
-                if answered.all() or waited or self._decodes(answered):
+                over = waited or not any(own.is_coming for own in places)
+                if over or self._decodes(answered):
                     received = answered
                     break
 
             ready = _first_ready(places, min(float(ends) - now, self._pause()))
             if ready is not None:
                 start = time.monotonic()
+                owed = ready.round
                 try:
                     self._receive(ready, number, messages, losses)
-                    if ready.is_idle and not np.isfinite(times[ready.index]):
+                    if owed != number:
                         ready.hand(number, params, key_data, step)
                 except Exception as error:
                     ready.give_up(reason(error))
@@ -219,8 +222,8 @@ class Rounds:
             self._signature = started.signature
         if started.signature != self._signature:
             raise ValueError(
-                f"parts must be alike; got {started.signature} on worker {place.index} "
-                f"and {self._signature} on another"
+                f"parts must be alike; got {started.signature}, and {self._signature} "
+                "on another worker"
             )
         is_here = started.node == find_ray().get_runtime_context().get_node_id()
         place.pid = started.pid if is_here else None
@@ -237,14 +240,20 @@ class Rounds:
         if isinstance(found, Started):
             self._welcome(place, found)
             return
-        message = self._layout.read(found.message)
+        self._layout.check(found.message)
+        # A late one goes there for now, too, to be looked at.
+        start = place.index * self._layout.per_worker
+        own = messages[start : start + self._layout.per_worker]
+        unpack(found.message, own)
+        if not _is_finite(own):
+            # Another process would compute the same from the same data.
+            place.trouble = "its message is not finite"
+            return
+        if answered == number:
+            losses[self._layout.held[place.index]] = found.losses
         place.succeed()
         if answered is not None and answered in self._begun:
             self.times[answered][place.index] = now - self._begun[answered]
-        if answered == number:
-            start = place.index * self._layout.per_worker
-            messages[start : start + self._layout.per_worker] = message
-            losses[self._layout.held[place.index]] = found.losses
 
     def _limit(self, place: Place) -> float:
         if place.task is None:
@@ -266,12 +275,10 @@ class Rounds:
         return float(np.clip(min(due) - now, 0.01, _LONGEST_WAIT))
 
 
-def _aligned_zeros(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """Zeros that JAX takes on the CPU as they are, since they begin at 64 bytes."""
-    size = int(np.prod(shape)) * dtype.itemsize
-    memory = np.zeros(size + 64, np.uint8)
-    start = -memory.ctypes.data % 64
-    return memory[start : start + size].view(dtype).reshape(shape)
+def _is_finite(message: np.ndarray) -> bool:
+    """Whether all entries are; their sum says so nearly always, at a lower price."""
+    with np.errstate(all="ignore"):
+        return bool(np.isfinite(message.sum()) or np.isfinite(message).all())
 
 
 def _first_ready(places: list[Place], seconds: float) -> Place | None:

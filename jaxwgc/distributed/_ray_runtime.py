@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import logging
 import os
 import shutil
 import signal
@@ -12,6 +13,7 @@ import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 # Ray would try for minutes.
@@ -41,12 +43,10 @@ def session(address: str | None) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         settings: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
         if address is None:
-            # Our own folder: logs and sockets go when we go, and nobody who looks for a
-            # running Ray finds this one.
+            # Nobody who looks for a running Ray finds one in a folder of its own.
             # Paths of sockets must be short, so like Ray's it is in /tmp.
             parent = "/tmp" if os.path.isdir("/tmp") else None
-            folder = tempfile.mkdtemp(prefix=f"jaxwgc-{os.getpid()}-", dir=parent)
-            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            folder = stack.enter_context(_own_folder(parent))
             stack.enter_context(_loopback(ray))
             settings |= {
                 "address": "local",
@@ -57,7 +57,7 @@ def session(address: str | None) -> Iterator[None]:
         else:
             check_address(address)
             settings["address"] = address
-        with _own_signals(), warnings.catch_warnings():
+        with _own_signals(), _quiet(), warnings.catch_warnings():
             # A fork that is followed by an exec at once, as all of these are, is safe.
             warnings.filterwarnings(
                 "ignore", r"os\.fork\(\) was called", RuntimeWarning
@@ -70,6 +70,55 @@ def session(address: str | None) -> Iterator[None]:
                 "although it was told to listen on 127.0.0.1 only"
             )
         yield
+
+
+@contextlib.contextmanager
+def _own_folder(parent: str | None) -> Iterator[str]:
+    """A folder for logs and sockets, which goes when we go.
+
+    That of a process that was killed goes when the next one comes.
+    """
+    folder = tempfile.mkdtemp(prefix=f"jaxwgc-{os.getpid()}-", dir=parent)
+    try:
+        with _locked(folder):
+            for other in Path(folder).parent.glob("jaxwgc-*-*"):
+                with contextlib.suppress(OSError), _locked(other):
+                    shutil.rmtree(other, ignore_errors=True)
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(folder: str | Path) -> Iterator[None]:
+    """Holds the lock of a folder, or BlockingIOError: it goes with its process."""
+    import fcntl  # Not on Windows.
+
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps Ray from printing: of its tokens, and of workers that die.
+
+    That a worker has died is seen in its place, with the reason. Ray has no option for
+    either.
+    """
+    tokens = logging.getLogger("ray._private.authentication.authentication_token_setup")
+    worker: Any = importlib.import_module("ray._private.worker")
+    level, listen = tokens.level, worker.listen_error_messages
+    tokens.setLevel(logging.ERROR)
+    worker.listen_error_messages = lambda *_: None
+    try:
+        yield
+    finally:
+        tokens.setLevel(level)
+        worker.listen_error_messages = listen
 
 
 def check_address(address: str) -> None:

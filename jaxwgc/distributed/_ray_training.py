@@ -139,6 +139,8 @@ def _checkpoints(
             "checkpoint needs Orbax, from an extra: pip install 'jaxwgc[ray]'"
         ) from error
 
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"checkpoint must be a folder; got the file {folder}")
     options = ocp.CheckpointManagerOptions(
         max_to_keep=2, enable_async_checkpointing=False
     )
@@ -147,7 +149,13 @@ def _checkpoints(
         newest = manager.latest_step()
         if newest is not None:
             like = jax.tree.map(ocp.utils.to_shape_dtype_struct, _saved(start))
-            found = manager.restore(newest, args=ocp.args.StandardRestore(like))
+            try:
+                found = manager.restore(newest, args=ocp.args.StandardRestore(like))
+            except Exception as error:
+                raise ValueError(
+                    "checkpoint must be of the same params, optimizer and key; got "
+                    f"step {newest} in {folder}, which cannot be restored as such"
+                ) from error
             state = _loaded(found, start)
 
         def save(state: TrainingState) -> None:

@@ -1,18 +1,19 @@
 """What runs on a worker: an actor that holds its parts and forms its message."""
 
 import ctypes
+import dataclasses
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxwgc import coding
+from jaxwgc import _dtypes, coding
 from jaxwgc.gradients import partial_value_and_grad
 
 
@@ -67,6 +68,22 @@ class Answer(NamedTuple):
     losses: np.ndarray
 
 
+@dataclasses.dataclass(frozen=True)
+class Keys:
+    """Typed keys as they travel, which can be pickled: by their data."""
+
+    data: np.ndarray
+    kind: str
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.data.shape[:-1]
+
+    @property
+    def dtype(self) -> str:
+        return f"key<{self.kind}>"
+
+
 class Worker:
     """Holds the parts of one worker, and nothing else of the data."""
 
@@ -82,7 +99,7 @@ class Worker:
         for name, value in self.task.settings.items():
             jax.config.update(name, value)
         parts = self._load()
-        self.parts = jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts)
+        self.parts = jax.tree.map(lambda *leaves: _stacked(leaves), *parts)
         self.held_parts = jnp.asarray(self.held, jnp.uint32)
         self.params_like, self.structure = jax.tree.flatten(self.task.params)
         lowered = jax.jit(self._message_and_losses).lower(
@@ -100,23 +117,35 @@ class Worker:
         return Answer(np.asarray(message), np.asarray(losses))
 
     def _arguments(self, key_data, step):
-        key = jnp.asarray(key_data)
-        if self.task.key_kind is not None:
-            key = jax.random.wrap_key_data(key, impl=self.task.key_kind)
-        return self.parts, self.rows, self.held_parts, key, np.uint32(step)
+        return self.parts, self.rows, self.held_parts, key_data, np.uint32(step)
 
     def _message_and_losses(self, leaves, parts, rows, held, key, step):
         params = jax.tree.unflatten(self.structure, leaves)
         if self.task.batch is not None:
+            if self.task.key_kind is not None:
+                key = jax.random.wrap_key_data(key, impl=self.task.key_kind)
             # By step and part, so that all holders of a part draw the same rows.
             own = jax.vmap(jax.random.fold_in, (None, 0))(
                 jax.random.fold_in(key, step), held
             )
             parts = jax.vmap(self.task.batch)(own, parts)
-        losses, gradients = partial_value_and_grad(self.task.loss)(params, parts)
-        return pack(
-            coding.form_messages(rows, gradients), self.task.message_dtype
-        ), losses
+        partial = partial_value_and_grad(self.task.loss)
+
+        def of_part(part, columns):
+            values, gradients = partial(params, jax.tree.map(lambda x: x[None], part))
+            return coding.form_messages(columns, gradients), values[0]
+
+        def add(message, task):
+            own, value = of_part(*task)
+            return message + own, value
+
+        # One after the other, so that there is never more than one gradient.
+        columns = jnp.moveaxis(rows.reshape(len(rows), len(held), -1), 1, 0)
+        first = jax.tree.map(lambda leaf: leaf[0], (parts, columns))
+        like, _ = jax.eval_shape(of_part, *first)
+        start = jnp.zeros(like.shape, like.dtype)
+        message, losses = jax.lax.scan(add, start, (parts, columns))
+        return pack(message, self.task.message_dtype), losses
 
     def _load(self):
         """The parts, one by one, all alike."""
@@ -135,7 +164,7 @@ class Worker:
 
     def _load_one(self, load, part):
         try:
-            return jax.tree.map(np.asarray, load(part))
+            return jax.tree.map(sent, load(part))
         except Exception as error:
             raise RuntimeError(
                 f"load({part}) failed: {type(error).__name__}: {error}"
@@ -166,15 +195,31 @@ def pack(message: jax.Array, dtype: str | None) -> jax.Array:
     return message
 
 
-def unpack(wire: np.ndarray, dtype: str | None, is_complex: bool) -> np.ndarray:
-    """The inverse of `pack`, in float32 or wider, or complex."""
-    if dtype == "bfloat16":
-        wire = (wire.astype(np.uint32) << 16).view(np.float32)
-    elif wire.dtype == np.float16:
-        wire = wire.astype(np.float32)
-    if not is_complex:
-        return wire
-    return wire.view(np.result_type(wire.dtype, np.complex64))[..., 0]
+def unpack(wire: np.ndarray, message: np.ndarray) -> None:
+    """The inverse of `pack`, into `message`: in float32 or wider, or complex."""
+    if wire.dtype == np.uint16:
+        wire = wire.view(jnp.bfloat16)
+    if np.iscomplexobj(message):
+        real = np.float32 if message.dtype == np.complex64 else np.float64
+        message = message.view(real).reshape(wire.shape)
+    message[...] = wire
+
+
+def sent(leaf: Any) -> np.ndarray | Keys:
+    """A leaf of a part as it travels."""
+    if not jnp.issubdtype(_dtypes.dtype_of(leaf), jax.dtypes.prng_key):
+        return np.asarray(leaf)
+    kind = str(jax.random.key_impl(leaf))
+    return Keys(np.asarray(jax.random.key_data(leaf)), kind)
+
+
+def _stacked(leaves: Sequence[np.ndarray | Keys]) -> jax.Array:
+    """Those of several parts side by side, as the loss takes them."""
+    keys = [leaf for leaf in leaves if isinstance(leaf, Keys)]
+    if not keys:
+        return jnp.stack([jnp.asarray(leaf) for leaf in leaves])
+    data = jnp.stack([jnp.asarray(key.data) for key in keys])
+    return jax.random.wrap_key_data(data, impl=keys[0].kind)
 
 
 def _signature(part: Any) -> str:

@@ -174,6 +174,15 @@ class TestPlacement:
             distributed.place_parts(gone, CODE, MESH)
 
 
+@pytest.mark.parametrize("method", ["collapsed", "redundant"])
+def test_one_device(method):
+    compute, placed = step(method=method)
+    value, gradient = compute(PARAMS, placed, MASK)
+    expected = jax.value_and_grad(loss)(PARAMS, PARTS.reshape(-1, 3))
+    np.testing.assert_allclose(value, expected[0], rtol=1e-4)
+    np.testing.assert_allclose(gradient["w"], expected[1]["w"], rtol=1e-4)
+
+
 def gone(index):
     raise OSError("gone")
 
@@ -250,8 +259,13 @@ class TestBadInput:
         wrong = distributed.mesh_value_and_grad(
             lambda params, part: part @ params["w"], CODE, MESH, method=method
         )
-        with pytest.raises(TypeError, match="loss must return a scalar; got"):
+        with pytest.raises(TypeError, match="loss must return a scalar; got an array"):
             wrong(PARAMS, placed, MASK)
+        with_aux = distributed.mesh_value_and_grad(
+            lambda params, part: (loss(params, part), 0), CODE, MESH, method=method
+        )
+        with pytest.raises(TypeError, match="a scalar; got PyTreeDef"):
+            with_aux(PARAMS, placed, MASK)
 
     def test_devices_of_a_study(self):
         run = jaxwgc.monte_carlo

@@ -3,6 +3,7 @@
 One Ray serves all tests of this file but those that stop a coordinator.
 """
 
+import gc
 import itertools
 import os
 import pathlib
@@ -11,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import jax
@@ -26,7 +28,7 @@ from experiments import cluster as cluster_experiment
 from experiments.benchmark import coordinator as coordinator_benchmark
 from experiments.results import ExperimentError
 from jaxwgc import codes, stragglers
-from jaxwgc.distributed import RayCluster, _ray_cluster, _ray_runtime
+from jaxwgc.distributed import RayCluster, _ray_cluster, _ray_hiring, _ray_runtime
 from tests.distributed import ray_coordinator, ray_processes
 
 pytest.importorskip("ray")
@@ -88,7 +90,7 @@ def orders(tmp_path_factory):
 def cluster(orders, one_ray):
     """Any two of four workers give the gradient; parts are loaded, batches drawn."""
 
-    class Saboteur(_ray_cluster.Worker):
+    class Saboteur(_ray_hiring.Worker):
         """Does as it is told, once a file."""
 
         def compute(self, leaves, key_data, step):
@@ -115,7 +117,7 @@ def cluster(orders, one_ray):
 
     parts = PARTS
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_ray_cluster, "Worker", Saboteur)
+        patch.setattr(_ray_hiring, "Worker", Saboteur)
         with RayCluster(
             loss,
             CODE,
@@ -175,7 +177,22 @@ def test_messages_are_those_of_encode(cluster):
     assert not found.messages[~received].any()
 
 
-@pytest.mark.parametrize("what", ["raise", "nan", "shape", "kill", "freeze"])
+def test_one_that_sends_nan_is_a_straggler_and_stays(cluster, orders):
+    place = cluster.places[1]
+    before = place.pid
+    give_order(orders, 1, "nan")
+    end = time.monotonic() + 60
+    while not place.trouble:
+        check_round(cluster)
+        assert time.monotonic() < end
+    assert place.trouble == "its message is not finite"
+    while place.trouble:
+        check_round(cluster)
+        assert time.monotonic() < end
+    assert place.pid == before
+
+
+@pytest.mark.parametrize("what", ["raise", "shape", "kill", "freeze"])
 def test_bad_worker_is_a_straggler_and_is_replaced(cluster, orders, what):
     worker = 1
     place = cluster.places[worker]
@@ -191,7 +208,6 @@ def test_bad_worker_is_a_straggler_and_is_replaced(cluster, orders, what):
     [trouble] = troubles - {""}
     expected = {
         "raise": "ArithmeticError: as told",
-        "nan": "not finite",
         "shape": "shape",
         "kill": "died",
         "freeze": "silent",
@@ -242,9 +258,50 @@ def test_undecodable_round_names_the_missing():
             cluster.compute(PARAMS)
 
 
+def test_keys_are_parts_and_nobody_waits_for_what_is_not_finite():
+    """The second worker overflows where params are large, the first does not."""
+    parts = {"key": jax.random.split(KEY, 2), "x": np.float32([[0, 0], [3, 4]])}
+
+    def noisy(params, part):
+        noise = jax.random.normal(part["key"])
+        return noise * (params["w"] @ part["x"]) ** 2 + params["w"].sum()
+
+    params, code = {"w": jnp.ones(2)}, codes.uncoded(2)
+    with RayCluster(noisy, code, parts, undecodable_after=1e6) as cluster:
+        found = cluster.compute(params)
+        values, partials = jaxwgc.partial_value_and_grad(noisy)(params, parts)
+        np.testing.assert_allclose(found.losses, values, rtol=1e-5)
+        expected = jaxwgc.encode(code, partials)
+        np.testing.assert_allclose(found.messages, expected, rtol=1e-5)
+        pid = cluster.places[1].pid
+        with pytest.warns(UserWarning, match="missing: worker 1 .*not finite"):
+            bad = cluster.compute({"w": jnp.full(2, 1e38)})
+        assert bad.received.tolist() == [True, False]
+        again = cluster.compute(params)
+        np.testing.assert_array_equal(again.messages, found.messages)
+        assert cluster.places[1].pid == pid
+
+
+def test_masks_are_judged_as_by_the_code(cluster):
+    masks = np.array(list(itertools.product([False, True], repeat=NUM_WORKERS)))
+    expected = CODE.decodes(masks)
+    for _ in range(2):
+        assert [cluster.decodes(mask) for mask in masks] == expected.tolist()
+
+
+def test_nothing_is_printed_of_workers_that_die(cluster):
+    names = [thread.name for thread in threading.enumerate()]
+    assert "ray_listen_error_messages" not in names
+
+
 def test_params_keep_their_shapes(cluster):
-    with pytest.raises(ValueError, match="params must keep"):
+    changed = r"params\['w'\] = float32\[6\], and float32\[5\] at first$"
+    with pytest.raises(ValueError, match=changed):
         cluster.compute({"w": jnp.zeros(6), "b": jnp.ones(())})
+    with pytest.raises(ValueError, match=r"params\['b'\] = nothing, and float32\[\]"):
+        cluster.compute({"w": jnp.zeros(5)})
+    with pytest.raises(ValueError, match="params = PyTreeDef.*at first"):
+        _ray_cluster._check_unchanged((KEY,), [KEY])
 
 
 def test_only_loopback_is_listened_on(cluster):
@@ -397,8 +454,10 @@ def test_parts_of_unequal_structure_are_refused():
         load=lambda part: np.zeros((3 + part, 5), np.float32),
         wait=stragglers.fastest(2),
     ) as cluster:
-        with pytest.raises(ValueError, match="parts must be alike"):
+        message = r"^worker \d: parts must be alike; got array: float32\[[34], 5\]"
+        with pytest.raises(ValueError, match=message) as found:
             cluster.compute(PARAMS)
+        assert found.type is ValueError
 
 
 def simple_cluster(**others):
@@ -406,20 +465,24 @@ def simple_cluster(**others):
     return RayCluster(**given | others)
 
 
-def test_loss_is_tried_before_any_worker_starts():
-    def vectors(params, part):
-        return part @ params["w"]
-
-    with simple_cluster(loss=vectors) as cluster:
-        with pytest.raises(TypeError, match="loss must return a scalar"):
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda params, part: part @ params["w"], r"a scalar; got an array of \(12,\)"),
+        (lambda params, part: (0.0, part), r"a scalar; got PyTreeDef\(\(\*, \*\)\)"),
+    ],
+)
+def test_loss_is_tried_before_ray_starts(monkeypatch, wrong, message):
+    monkeypatch.setattr(_ray_cluster, "session", None)
+    with simple_cluster(loss=wrong) as cluster:
+        with pytest.raises(TypeError, match=f"loss must return {message}"):
             cluster.compute(PARAMS)
-        assert not cluster.places
 
 
 def test_too_few_cpus_are_said_with_the_numbers():
     with pytest.raises(ValueError, match=r"4 \* 1000 = 4000 and \d+"):
-        with simple_cluster(actor_options={"num_cpus": 1000}):
-            pass
+        with simple_cluster(actor_options={"num_cpus": 1000}) as cluster:
+            cluster.compute(PARAMS)
 
 
 @pytest.mark.parametrize(
@@ -433,6 +496,7 @@ def test_too_few_cpus_are_said_with_the_numbers():
         ({"batch": draw}, ValueError, "key and batch go together"),
         ({"wait": stragglers.fastest(5)}, ValueError, "num_required"),
         ({"wait": 3}, TypeError, "wait must be a function"),
+        ({"wait": stragglers.uniform(1)}, TypeError, "rule.*got a StragglerModel"),
         ({"wait": lambda key, times: times}, TypeError, "wait must be a waiting rule"),
         ({"undecodable": "hope"}, ValueError, "undecodable"),
         ({"tolerance": -1.0}, ValueError, "tolerance"),
@@ -460,6 +524,26 @@ def test_bad_steps(tmp_path):
         assert not cluster.places
 
 
+def test_checkpoints_that_do_not_fit(tmp_path):
+    """No worker is needed to see it."""
+    (tmp_path / "file").write_text("")
+    with simple_cluster() as cluster:
+
+        def train(folder, optimizer, params):
+            return cluster.train(optimizer, params, 0, checkpoint=tmp_path / folder)
+
+        with pytest.raises(ValueError, match="checkpoint must be a folder; got the"):
+            train("file", optax.sgd(0.1), PARAMS)
+        train("good", optax.sgd(0.1), PARAMS)
+        for optimizer, params in (
+            (optax.adam(0.1), PARAMS),
+            (optax.sgd(0.1), {"w": jnp.zeros(6), "b": jnp.ones(())}),
+            (optax.sgd(0.1), {"w": jnp.zeros(5)}),
+        ):
+            with pytest.raises(ValueError, match="checkpoint must be of the same"):
+                train("good", optimizer, params)
+
+
 def test_addresses_that_do_not_answer(monkeypatch):
     monkeypatch.setattr(_ray_runtime, "_SECONDS_TO_CONNECT", 2)
     with socket.socket() as listening:
@@ -475,6 +559,24 @@ def test_addresses_that_do_not_answer(monkeypatch):
             _ray_runtime.check_address(wrong)
 
 
+def test_memory_is_lent_again():
+    """When nobody looks at it, be it at a part or in JAX; and it suits JAX."""
+    from jaxwgc.distributed._ray_memory import Memory
+
+    memory = Memory((3, 5), np.dtype(np.complex64))
+    first = memory.borrow()
+    assert (first.shape, first.dtype) == ((3, 5), np.complex64)
+    assert first.ctypes.data % 64 == 0
+    place, row, in_jax = first.ctypes.data, first[1], jnp.asarray(first)
+    del first
+    assert memory.borrow().ctypes.data != place
+    del row
+    assert memory.borrow().ctypes.data != place
+    del in_jax
+    gc.collect()  # JAX lets go of it then.
+    assert memory.borrow().ctypes.data == place
+
+
 @pytest.mark.parametrize("code", [CODE, codes.cyclic_mds(4, num_stragglers=1)])
 @pytest.mark.parametrize(("dtype", "error"), [(None, 0), ("bfloat16", 2**-8)])
 def test_messages_travel(code, dtype, error):
@@ -483,9 +585,9 @@ def test_messages_travel(code, dtype, error):
 
     message = jaxwgc.encode(code, jax.random.normal(jax.random.key(1), (4, 50)))
     wire = np.asarray(pack(message, dtype))
-    read = unpack(wire, dtype, code.is_complex)
+    read = np.empty(message.shape, message.dtype)
+    unpack(wire, read)
     assert wire.dtype.itemsize == (4 if dtype is None else 2)
-    assert read.dtype == message.dtype
     np.testing.assert_allclose(read, message, rtol=error)
 
 
@@ -557,15 +659,15 @@ def test_experiment_in_short(monkeypatch):
 
 def test_traces_of_the_experiment(tmp_path):
     file = tmp_path / "trace.npy"
-    times = np.ones((3, 9))
+    times = np.ones((8, 9))
     times[1, 2], times[0, 0] = np.inf, np.nan
     np.save(file, times)
     found = cluster_experiment.read_trace(file)
     never = cluster_experiment.NEVER
-    assert found.shape == (3, 8)
+    assert found.shape == (8, 8)
     assert found[1, 2] == found[0, 0] == never
     assert found[0, 1] == cluster_experiment.SECONDS_A_PART
-    for wrong in (np.ones(8), np.ones((3, 7)), np.full((3, 8), np.inf)):
+    for wrong in (np.ones(8), np.ones((8, 7)), np.full((8, 8), np.inf)):
         np.save(file, wrong)
         with pytest.raises(ExperimentError, match="--trace must"):
             cluster_experiment.read_trace(file)

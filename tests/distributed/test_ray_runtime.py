@@ -1,0 +1,134 @@
+"""Ray itself, found, joined and left, as far as no worker is needed for it."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import types
+
+import pytest
+
+from jaxwgc.distributed import _ray_runtime
+
+pytest.importorskip("ray")
+# In the process of the tests of workers, whose Ray changes handlers of signals too.
+pytestmark = pytest.mark.xdist_group("ray")
+
+
+@pytest.fixture
+def interruptible():
+    """Ctrl-C as Python has it, which pytest-xdist switches off."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def in_thread(function):
+    """What a function gives in another thread than the main one."""
+    found = []
+    thread = threading.Thread(target=lambda: found.append(function()))
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+def test_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ImportError, match=r"pip install 'jaxwgc\[ray\]'"):
+        _ray_runtime.find_ray()
+
+
+class FakeRay(types.SimpleNamespace):
+    """Says what it was told, and listens where it likes."""
+
+    __version__ = "0"
+
+    def __init__(self, address):
+        self.told, self.is_shut_down = None, False
+        self.util = types.SimpleNamespace(get_node_ip_address=lambda: address)
+
+    def is_initialized(self):
+        return False
+
+    def init(self, **settings):
+        self.told = settings
+
+    def shutdown(self):
+        self.is_shut_down = True
+
+
+def test_ray_that_listens_elsewhere_is_ended(monkeypatch):
+    ray = FakeRay("10.0.0.1")
+    monkeypatch.setattr(_ray_runtime, "find_ray", lambda: ray)
+    with pytest.raises(RuntimeError, match=r"listens on 10\.0\.0\.1"):
+        with _ray_runtime.session(None):
+            pass
+    assert ray.is_shut_down
+    assert not os.path.exists(ray.told["_temp_dir"])
+
+
+def test_address_is_joined(monkeypatch):
+    ray = FakeRay("10.0.0.1")
+    monkeypatch.setattr(_ray_runtime, "find_ray", lambda: ray)
+
+    def told():
+        with _ray_runtime.session("auto"):
+            return ray.told["address"]
+
+    assert told() == in_thread(told) == "auto"
+    assert "_temp_dir" not in ray.told
+    assert ray.is_shut_down
+
+
+def test_folders_of_the_killed_are_removed(tmp_path):
+    left, used, other = (
+        tmp_path / name for name in ("jaxwgc-1-a", "jaxwgc-2-b", "others")
+    )
+    for folder in (left, used, other):
+        folder.mkdir()
+        (folder / "log").write_text("")
+    with _ray_runtime._locked(used):
+        with _ray_runtime._own_folder(str(tmp_path)) as own:
+            found = {str(folder) for folder in tmp_path.iterdir()}
+            assert found == {str(used), str(other), own}
+    assert not os.path.exists(own)
+
+
+def test_interrupts_wait_for_the_end(interruptible):
+    def block():
+        seen = []
+        with _ray_runtime.uninterrupted():
+            if threading.current_thread() is threading.main_thread():
+                signal.raise_signal(signal.SIGINT)
+            seen.append("whole")
+        return seen
+
+    with pytest.raises(KeyboardInterrupt):
+        block()
+    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+    assert in_thread(block) == ["whole"]
+
+
+def test_lost_interrupts_are_noticed(interruptible):
+    with pytest.raises(KeyboardInterrupt):
+        with _ray_runtime.noticed_interrupts() as check:
+            check()
+            try:
+                signal.raise_signal(signal.SIGINT)
+            except KeyboardInterrupt:
+                pass
+            check()
+    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+    # Someone else's handler is left as it is.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with _ray_runtime.noticed_interrupts() as check:
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+        check()
+
+
+def test_ended_process_may_be_gone():
+    process = subprocess.Popen(["sleep", "60"])
+    _ray_runtime.end_process(process.pid)
+    assert process.wait(timeout=60) == -signal.SIGKILL
+    _ray_runtime.end_process(process.pid)
