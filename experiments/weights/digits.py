@@ -112,7 +112,7 @@ def tabulate(numbers: Numbers) -> ResultTable:
         row[f"same step, loss after {CHECKPOINTS[0]}"] = (
             verdict(at(own["fixed_step"][name], 0)) if in_fixed else ""
         )
-        row["test error, points"] = (
+        row["there test error, points"] = (
             difference(at(own["test_error_difference_fixed"][name], 0))
             if in_fixed
             else ""
@@ -134,9 +134,15 @@ def tabulate(numbers: Numbers) -> ResultTable:
         for compression, own in numbers["compared"].items()
         for name in methods.METHODS
     ]
+    scores = ", ".join(
+        f"{own['spread'].mean:.2f} and {own['draws_per_part'].mean:.2f} at "
+        + compression.replace("rho=", "ρ = ")
+        for compression, own in numbers["compared"].items()
+    )
     return ResultTable.of_records(
         "MNIST, 4 against 9: mean training loss over, and test error minus, that of "
-        f"unweighted, {shown_runs(numbers)} paired runs",
+        f"unweighted, {shown_runs(numbers)} paired runs; spread of Π and q/k are "
+        f"{scores}",
         show,
         every,
     )

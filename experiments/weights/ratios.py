@@ -33,6 +33,9 @@ def verdict(ratio: jaxwgc.Summary) -> str:
         return "1"
     sign = " ↓" if high < 1 else " ↑" if low > 1 else ""
     half = (high - low) / 2
+    if not ratio.mean < 1e4:
+        # Runs that have diverged.
+        return f"{ratio.mean:.0e}{sign}"
     digits = 2
     if np.isfinite(half) and half > 0:
         digits = int(np.clip(1 - np.floor(np.log10(half)), 0, 4))

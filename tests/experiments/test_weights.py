@@ -210,6 +210,7 @@ def test_ratios_and_their_intervals():
         ((30.0, 10.0, 50.0), "30 ± 20 ↑"),
         ((1.0, 0.99999, 1.00001), "1"),
         ((0.5, np.nan, np.nan), "0.50"),
+        ((3e25, 0.1, 1e40), "3e+25"),
     ],
 )
 def test_verdict(ratio, shown):
