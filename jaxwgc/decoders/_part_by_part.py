@@ -97,7 +97,7 @@ def _decode(
     mask: jax.Array,
     matrix: jax.Array,
     target: jax.Array,
-    num_stragglers: jax.typing.ArrayLike,
+    num_stragglers: int | jax.Array,
     shape: int,
     num_segments: int,
     messages_per_worker: int,
