@@ -37,11 +37,19 @@ def wide(array):
 def _on_every_path(code, received, gradients):
     """Masks (masks, num_workers), and gradients in some dtypes.
 
-    One program a code for all tests: the compiler sees that every path finds the same
-    weights, and finds them once.
+    One program a code for all tests, in which the code's own decoder stands once.
     """
 
-    def of_mask(received, gradients):
+    def of_mask(received):
+        own = strategies.decoded_once(code, received=received)
+        weights = {
+            "weights": jaxwgc.decoding_weights(own, received),
+            "effective": jaxwgc.effective_weights(own, received),
+            "error": jaxwgc.decoding_error(own, received),
+        }
+        return weights, [of_gradients(own, received, each) for each in gradients]
+
+    def of_gradients(code, received, gradients):
         params = jnp.zeros(NUM_PARAMETERS, gradients.dtype)
         messages = jaxwgc.encode(code, gradients)
         step = jaxwgc.decoded_value_and_grad(lambda params, part: params @ part, code)
@@ -60,16 +68,7 @@ def _on_every_path(code, received, gradients):
             )
         return found | {"residual": state.residual, "failed": state.num_undecodable}
 
-    def of_weights(received):
-        return {
-            "weights": jaxwgc.decoding_weights(code, received),
-            "effective": jaxwgc.effective_weights(code, received),
-            "error": jaxwgc.decoding_error(code, received),
-        }
-
-    return jax.vmap(of_weights)(received), [
-        jax.vmap(of_mask, (0, None))(received, own) for own in gradients
-    ]
+    return jax.vmap(of_mask)(received)
 
 
 def on_every_path(code, drawn, x64):

@@ -9,6 +9,7 @@ import pytest
 
 import jaxwgc
 from jaxwgc import codes, stragglers
+from tests.strategies import decoded_once
 
 KEY = jax.random.key(0)
 CODES = {
@@ -120,15 +121,16 @@ class TestLosses:
         if code is CODES["heavy"]:
             draw = draw * 1e-3
         parts, params = jnp.asarray(draw, dtype), jnp.ones(4, dtype)
-        aggregate = jaxwgc.coded_aggregate(code, stragglers.uniform(2), KEY)
 
         @jax.jit
         def every_path(params, parts):
+            own = decoded_once(code, received=LOST_TWO)
             values, gradients = jaxwgc.partial_value_and_grad(linear)(params, parts)
-            decoded = jaxwgc.decoded_value_and_grad(linear, code)
+            decoded = jaxwgc.decoded_value_and_grad(linear, own)
             value, gradient = decoded(params, parts, LOST_TWO)
-            messages = jaxwgc.encode(code, gradients)
-            by_messages = jaxwgc.decode(code, messages, LOST_TWO, params)
+            messages = jaxwgc.encode(own, gradients)
+            by_messages = jaxwgc.decode(own, messages, LOST_TWO, params)
+            aggregate = jaxwgc.coded_aggregate(own, stragglers.uniform(2), KEY)
             state = aggregate.init(params)
             updates, _ = aggregate.update(gradients, state, params, received=LOST_TWO)
             return values, value, gradient, by_messages, updates

@@ -18,6 +18,7 @@ from jax.flatten_util import ravel_pytree
 import jaxwgc
 from jaxwgc import decoders
 from tests.conftest import every_pattern, random_patterns
+from tests.strategies import decoded_once
 
 CODES = {
     "reed_solomon": jaxwgc.codes.reed_solomon(6, 3, 4),
@@ -157,16 +158,16 @@ class TestDecodedGradients:
     """One backward pass, and messages, against the same decoding in NumPy."""
 
     def all_paths(self, code, masks, params, parts):
-        partial = jaxwgc.partial_value_and_grad(logistic)
-        decoded = jaxwgc.decoded_value_and_grad(logistic, code)
+        gradients = jax.jit(jaxwgc.partial_value_and_grad(logistic))(params, parts)[1]
+        messages = jaxwgc.encode(code, gradients)
 
         @jax.jit
-        def compute(masks):
-            gradients = partial(params, parts)[1]
-            messages = jaxwgc.encode(code, gradients)
-            by_messages = jaxwgc.decode(code, messages, masks, params)
-            collapsed = jax.vmap(decoded, (None, None, 0))(params, parts, masks)
-            return *collapsed, by_messages
+        @jax.vmap
+        def compute(mask):
+            own = decoded_once(code, received=mask)
+            collapsed = jaxwgc.decoded_value_and_grad(logistic, own)
+            by_messages = jaxwgc.decode(own, messages, mask, params)
+            return *collapsed(params, parts, mask), by_messages
 
         return compute(masks)
 
@@ -352,13 +353,14 @@ class TestModules:
         def both(params, received):
             partial = jaxwgc.partial_value_and_grad(loss)(params, parts)[1]
             messages = jaxwgc.encode(code, partial)
+            own = decoded_once(code, received=received)
             decoded = jaxwgc.coding.decode_round(
-                code, received, partial_gradients=partial
+                own, received, partial_gradients=partial
             )
             return (
-                jaxwgc.decode(code, messages, received, params),
+                jaxwgc.decode(own, messages, received, params),
                 decoded.gradient,
-                jaxwgc.decoded_value_and_grad(loss, code)(params, parts, received),
+                jaxwgc.decoded_value_and_grad(loss, own)(params, parts, received),
             )
 
         by_messages, by_partials, (value, gradient) = both(
@@ -386,9 +388,10 @@ def test_bfloat16_parameters(code):
 
     @jax.jit
     def both(params, mask):
-        step = jaxwgc.decoded_value_and_grad(loss, code)
+        own = decoded_once(code, received=mask)
+        step = jaxwgc.decoded_value_and_grad(loss, own)
         partial = jaxwgc.partial_value_and_grad(loss)(params, parts)[1]
-        decoded = jaxwgc.decode(code, jaxwgc.encode(code, partial), mask, params)
+        decoded = jaxwgc.decode(own, jaxwgc.encode(own, partial), mask, params)
         return step(params, parts, mask), decoded
 
     (value, gradient), decoded = both(params, mask)

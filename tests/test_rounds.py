@@ -9,6 +9,7 @@ import jaxwgc
 from jaxwgc import codes, coding
 from jaxwgc._flat_vectors import unravel
 from jaxwgc.coding._decoding import combine, find_weights
+from tests.strategies import decoded_once
 
 KEY = jax.random.key(0)
 CODES = {
@@ -51,6 +52,7 @@ def one_round(code, mask, gradients):
     """The round by messages, by partial gradients and by sums; and piece by piece."""
     params = like(gradients)
     messages = jaxwgc.encode(code, gradients)
+    code = decoded_once(code, received=mask)
 
     def sums(weights):
         return jax.tree.map(lambda leaf: jnp.tensordot(weights, leaf, 1), gradients)

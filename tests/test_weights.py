@@ -11,6 +11,7 @@ import pytest
 import jaxwgc
 from jaxwgc import codes, decoders, stragglers
 from jaxwgc.coding._arrivals import arrived_messages, arrived_workers
+from tests import strategies
 from tests.codes.reference import best_mixtures, targets
 from tests.conftest import arrivals, every_pattern
 
@@ -126,7 +127,9 @@ def all_paths(code, received, gradients):
         products = jax.tree.map(lambda own, other: jnp.sum(own * other), params, part)
         return sum(jax.tree.leaves(products))
 
-    def of_round(received):
+    def of_round(code, received):
+        code = strategies.decoded_once(code, **arrivals(received))
+
         def aggregated(method):
             transform = jaxwgc.coded_aggregate(
                 code, stragglers.uniform(0), KEY, method=method
@@ -156,7 +159,7 @@ def all_paths(code, received, gradients):
             },
         }
 
-    return messages, jax.vmap(of_round)(received)
+    return messages, jax.vmap(of_round, (None, 0))(code, received)
 
 
 def check(code, dtype, tolerance):

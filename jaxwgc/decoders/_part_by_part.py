@@ -97,7 +97,7 @@ def _decode(
     mask: jax.Array,
     matrix: jax.Array,
     target: jax.Array,
-    num_stragglers: jax.Array | int,
+    num_stragglers: int | jax.Array,
     shape: int,
     num_segments: int,
     messages_per_worker: int,
@@ -149,9 +149,9 @@ def _decode(
     def any_lane(condition):
         return in_any_lane(condition.any())
 
-    # A loop of one step or two, since two copies of all this take twice as long to
-    # compile. Made of the mask, what it starts from varies with the device as that
-    # does under shard_map.
+    # A loop of one step or two, since two copies of all this are a program of twice the
+    # size. Made of the mask, what it starts from varies with the device as that does
+    # under shard_map.
     every = mask[..., 0] | True
     zeros = jnp.zeros((num_segments, 1), matrix.dtype)
     weights = jnp.where(mask[..., None, :], zeros, 0)

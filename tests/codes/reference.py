@@ -9,6 +9,7 @@ import numpy as np
 import jaxwgc
 from jaxwgc import decoders
 from tests.conftest import arrivals
+from tests.strategies import decoded_once
 
 
 def patterns_within(num_workers, num_stragglers):
@@ -80,7 +81,7 @@ def padded(code, num_workers, num_parts):
 
 @jax.jit
 def _round_trip(code, weights, received, gradients):
-    code = jaxwgc.weighted(code, weights)
+    code = decoded_once(jaxwgc.weighted(code, weights), **arrivals(received))
     messages = jaxwgc.encode(code, gradients)
     like = jax.tree.map(lambda leaf: leaf[0], gradients)
     return (

@@ -22,6 +22,7 @@ from jaxwgc.codes import (
     stochastic_block,
 )
 from tests.conftest import every_pattern, own_decoder
+from tests.strategies import decoded_once
 
 KEY = jax.random.key(0)
 
@@ -64,9 +65,10 @@ def errors_and_mixing(make_code, num_answers, num_trials, decoder):
         code_key, mask_key = jax.random.split(key)
         code = make_code(code_key)
         received = random_mask(mask_key, code.num_workers, num_answers)
+        code = decoded_once(code, decoder, received=received)
         return (
-            jaxwgc.decoding_error(code, received, decoder=decoder),
-            jaxwgc.effective_weights(code, received, decoder=decoder),
+            jaxwgc.decoding_error(code, received),
+            jaxwgc.effective_weights(code, received),
         )
 
     return jax.jit(jax.vmap(trial))(keys(num_trials))

@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 import jaxwgc
 from tests.codes.reference import padded
 from tests.conftest import every_pattern, random_patterns
+from tests.strategies import decoded_once
 
 
 @jax.jit
 def decoded(code, received, gradients):
     """Weights and gradients in one program, which finds the weights once."""
+    code = decoded_once(code, received=received)
     like = jax.tree.map(lambda leaf: leaf[0], gradients)
     messages = jaxwgc.encode(code, gradients)
     return (

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 import jaxwgc
+from jaxwgc.decoders._accuracy import scaled_rows
+from jaxwgc.decoders._dual import dual_factors, dual_weights
 from jaxwgc.decoders._interpolation import interpolate
 from tests.conftest import random_patterns
 from tests.strategies import least_miss
@@ -154,3 +156,29 @@ def test_a_decoder_of_ones_own(weight):
     code = jaxwgc.weighted(jaxwgc.codes.reed_solomon(6, 6, 3), np.full(6, weight))
     decoder = jaxwgc.decoders.Lagrange(code.decoders[0].point_step)
     assert jaxwgc.decoding_error(code, np.arange(6) > 0, decoder) <= 1e-9 * weight
+
+
+def test_steps_of_the_dual_code_converge_to_rounding():
+    """A system that is not quite that of the mask would take more of them."""
+    code = jaxwgc.codes.reed_solomon(60, 60, 15)
+    number, lost = code.num_workers, code.num_stragglers
+    around = np.argsort(code.decoders[0].point_step * np.arange(number) % number)
+    masks = losing(number, [np.roll(around, 2 * turn)[:lost] for turn in range(30)])
+    matrix, _ = scaled_rows(jnp.asarray(code.encoding_matrix, jnp.complex64))
+
+    @jax.jit
+    def solve(masks):
+        factors = dual_factors(matrix, lost)
+        target = jnp.ones((1, number), matrix.dtype)
+        none = jnp.full((1, number), jnp.nan, matrix.dtype)
+
+        def of_mask(mask):
+            return dual_weights(
+                none, mask, matrix, target, *factors, num_stragglers=lost
+            )
+
+        return jax.vmap(of_mask)(masks)
+
+    weights = np.asarray(solve(masks)[:, 0], np.complex128)
+    missed = np.linalg.norm(weights @ np.asarray(matrix, np.complex128) - 1, axis=1)
+    assert missed.max() / np.sqrt(number) < 5e-6

@@ -40,7 +40,7 @@ def test_well_within_a_factor_of_two(ridge, with_x64):
     assert exact.max() > 10 * exact.min()
     for seed in range(3):
         sample = bless(jax.random.key(seed), gaussian_kernel, data, ridge)
-        ratios = sample.scores / exact
+        ratios = np.asarray(sample.scores) / exact
         assert ratios.min() > 0.9 and ratios.max() < 1.5
         # Not all of the points were needed.
         assert sample.indices.size < 0.8 * len(data)
@@ -52,7 +52,7 @@ def test_well_within_a_factor_of_two_in_float32():
     exact = exact_scores(gaussian_kernel, data, 1.0)
     sample = bless(jax.random.PRNGKey(7), gaussian_kernel, data, 1.0)
     assert sample.scores.dtype == jnp.float32
-    ratios = sample.scores / exact
+    ratios = np.asarray(sample.scores) / exact
     assert ratios.min() > 0.9 and ratios.max() < 1.5
 
 
@@ -88,7 +88,9 @@ def test_sample_is_what_it_says(with_x64):
 def test_weights_are_unbiased(with_x64):
     data = clusters(200)
     counts = [
-        float(bless(jax.random.key(i), gaussian_kernel, data, 3.0).weights.sum())
+        np.sum(
+            jax.device_get(bless(jax.random.key(i), gaussian_kernel, data, 3.0).weights)
+        )
         for i in range(20)
     ]
     error = np.std(counts) / np.sqrt(20)

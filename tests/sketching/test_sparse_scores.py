@@ -18,12 +18,20 @@ def sparse_matrix(shape, density, seed=0):
     return random.standard_normal(shape) * (random.random(shape) < density)
 
 
+def entries_of(matrix):
+    """As BCOO.fromdense gives them, which compiles many programs for each shape."""
+    indices = np.argwhere(matrix)
+    data = matrix[tuple(indices.T)]
+    data, indices = jax.device_put((data, indices.astype(np.int32)))
+    return sparse.BCOO((data, indices), shape=matrix.shape, indices_sorted=True)
+
+
 @pytest.mark.parametrize(
     ("shape", "density"), [((300, 12), 0.3), ((12, 300), 0.3), ((6, 6), 0.5)]
 )
 def test_equals_dense(shape, density, x64):
     matrix = sparse_matrix(shape, density)
-    scores = leverage_scores(sparse.BCOO.fromdense(jnp.asarray(matrix)))
+    scores = leverage_scores(entries_of(matrix))
     expected = leverage_scores(matrix)
     assert scores.dtype == expected.dtype
     np.testing.assert_allclose(scores, expected, atol=1e-12 if x64 else 1e-5)
@@ -41,7 +49,7 @@ def test_rank_deficient_and_ill_conditioned(is_wide, with_x64):
     if is_wide:
         # Its columns are all of the columns' span, but for the repeated row.
         matrix, expected = matrix.T, np.array([0.5, *[1] * 6, 0.5, 1, 1])
-    scores = leverage_scores(sparse.BCOO.fromdense(jnp.asarray(matrix)))
+    scores = leverage_scores(entries_of(matrix))
     np.testing.assert_allclose(scores, expected, atol=1e-5)
     np.testing.assert_allclose(scores.sum(), 9, atol=1e-8)
 
@@ -54,21 +62,22 @@ def test_many_blocks_of_rows(with_x64):
     assert shape[0] > 2 * size
     matrix[size : 2 * size] = 0
     matrix[5] = 1
-    scores = leverage_scores(sparse.BCOO.fromdense(jnp.asarray(matrix)))
+    scores = leverage_scores(entries_of(matrix))
     expected = np.sum(np.linalg.svd(matrix, full_matrices=False)[0] ** 2, axis=1)
     np.testing.assert_allclose(scores, expected, atol=1e-12)
 
 
 def test_unsorted_repeated_and_filled_up_entries(x64):
     matrix = sparse_matrix((50, 4), 0.5)
-    whole = sparse.BCOO.fromdense(jnp.asarray(matrix))
-    order = np.random.default_rng(1).permutation(2 * whole.nse)
-    data = jnp.concatenate([0.25 * whole.data, 0.75 * whole.data])[order]
-    indices = jnp.concatenate([whole.indices, whole.indices])[order]
+    indices = np.argwhere(matrix)
+    values = matrix[tuple(indices.T)]
+    order = np.random.default_rng(1).permutation(2 * len(values))
+    data = np.concatenate([0.25 * values, 0.75 * values])[order]
+    indices = np.concatenate([indices, indices])[order]
     # What JAX fills up with is out of bounds, whatever the value.
-    data = jnp.concatenate([data, jnp.full(3, 7.0)])
-    outside = jnp.array([[50, 4], [50, 0], [3, 4]], indices.dtype)
-    indices = jnp.concatenate([indices, outside])
+    data = np.append(data, np.full(3, 7.0))
+    indices = np.append(indices, [[50, 4], [50, 0], [3, 4]], axis=0)
+    data, indices = jax.device_put((data, indices))
     entries = sparse.BCOO((data, indices), shape=(50, 4))
     np.testing.assert_allclose(
         leverage_scores(entries), leverage_scores(matrix), atol=1e-12 if x64 else 1e-6
@@ -85,7 +94,7 @@ def test_zero_matrices(shape, num_entries):
 
 def test_integers_and_jit():
     matrix = np.array([[1, 0], [1, 0], [0, 3]])
-    entries = sparse.BCOO.fromdense(jnp.asarray(matrix))
+    entries = entries_of(matrix)
     np.testing.assert_allclose(leverage_scores(entries), [0.5, 0.5, 1], rtol=1e-6)
     np.testing.assert_allclose(
         jax.jit(leverage_scores)(entries), [0.5, 0.5, 1], rtol=1e-6
@@ -96,7 +105,7 @@ def test_integers_and_jit():
 def test_non_finite(shape):
     matrix = sparse_matrix(shape, 1.0)
     matrix[1, 2] = np.nan
-    entries = sparse.BCOO.fromdense(jnp.asarray(matrix))
+    entries = entries_of(matrix)
     with pytest.raises(ValueError, match="matrix must be finite; got 1 NaN"):
         leverage_scores(entries)
     assert jnp.isnan(jax.jit(leverage_scores)(entries)).all()
