@@ -74,7 +74,10 @@ def study(trace: Trace, runs: int, seed: int, num_workers: int) -> Study:
 def measure(trace: Trace, runs: int, seed: int, num_workers: int) -> Numbers:
     """What was measured in the second half, and what is said of it from the first."""
     first, second = trace.half(0), trace.half(1)
-    fits = first.fit()
+    try:
+        fits = first.fit()
+    except ValueError as error:
+        raise ExperimentError(f"{trace.name}: {error}") from error
     counts = sorted({int(np.ceil(share * num_workers)) for share in SHARES})
     generator = np.random.default_rng(seed)
     groups = second.groups(num_workers)

@@ -75,7 +75,9 @@ def measured_at_loads(
         ones = jnp.ones(len(loads), known.dtype)
         drawn = [trace.sample(key, state, ones) for trace in traces]
         times = jnp.stack([own for own, _ in drawn])
-        beyond = times[-1] * loads / known[-1]
+        # None of something endless is nothing.
+        last = jnp.where(loads > 0, times[-1], 0)
+        beyond = last * loads / known[-1]
         if len(traces) > 1:
             place = jnp.clip(jnp.searchsorted(known, loads) - 1, 0, len(traces) - 2)
             low, high = (
@@ -84,7 +86,12 @@ def measured_at_loads(
             )
             share = (loads - known[place]) / (known[place + 1] - known[place])
             # Endless at one end is endless between.
-            between = low + jnp.where(share > 0, share * (high - low), 0)
+            step = jnp.where(
+                jnp.isfinite(low) & jnp.isfinite(high), high - low, jnp.inf
+            )
+            between = low + jnp.where(
+                share > 0, share * jnp.where(share > 0, step, 0), 0
+            )
             beyond = jnp.where(loads > known[-1], beyond, between)
         return beyond, drawn[0][1]
 
@@ -100,9 +107,10 @@ def read_traces(path: Path) -> dict[str, Trace]:
     try:
         found = np.load(path)
         arrays = {path.stem: found} if isinstance(found, np.ndarray) else dict(found)
-    except (OSError, ValueError) as error:
+    except (OSError, EOFError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "which is none"
         raise ExperimentError(
-            f"--trace must be a file of numpy.save or numpy.savez; got {path} ({error})"
+            f"--trace must be a file of numpy.save or numpy.savez; got {path}, {reason}"
         ) from error
     loads = arrays.pop(LOADS, None)
     traces = {}
@@ -121,6 +129,13 @@ def read_traces(path: Path) -> dict[str, Trace]:
         else:
             whole = array if array.ndim == 2 else array.sum(-1)
             traces[name] = Trace(name, whole[None], np.ones(1))
+    fitting = [own for own in traces.values() if own.seconds.shape[0] == np.size(loads)]
+    if loads is not None and not fitting:
+        raise ExperimentError(
+            "--trace must hold times (loads, rounds, workers) for its loads "
+            f"{loads.shape}; got {path} with "
+            f"{ {name: own.shape for name, own in arrays.items()} }"
+        )
     if not traces:
         raise ExperimentError(
             "--trace must hold times (rounds, workers), (rounds, workers, parts) or "

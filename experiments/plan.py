@@ -21,12 +21,14 @@ HETEROGENEITIES = 0.01, 0.1, 1.0
 # Of a choice in JSON.
 LEFT_OUT = "code", "rounds"
 
+REPLICATIONS = (1, 2, 3, 4)
+
 
 def plan(
     trace: Path | None = None,
     array: str | None = None,
     num_workers: int | None = None,
-    replications: tuple[int, ...] = (1, 2, 3, 4),
+    replications: tuple[int, ...] = REPLICATIONS,
     target: float = 0.01,
     condition: float = 100.0,
     heterogeneity: float = 0.1,
@@ -44,7 +46,8 @@ def plan(
         array: Of several arrays in the file that one; by default all.
         num_workers: As many as were measured by default. Of more, several have the
             history of one.
-        replications: Copies of the data that are tried; none at all always is.
+        replications: Copies of the data that are tried, by default those of them that
+            the workers have; none at all always is.
         target: The loss that is to be reached, over that of the start.
         condition: The largest over the smallest curvature of the loss.
         heterogeneity: Mean square of the gradients of parts at the optimum, over that
@@ -87,7 +90,7 @@ def chosen_traces(path: Path | None, array: str | None) -> dict[str, Trace]:
         return traces
     if array not in traces:
         raise ExperimentError(
-            f"--array must be one of {', '.join(traces)} in {path}; got {array}"
+            f"--array must be one of {', '.join(traces)}; got {array}"
         )
     return {array: traces[array]}
 
@@ -101,7 +104,7 @@ def plan_for(
 ) -> jaxwgc.Plan:
     """With the least load that was measured as the one without a code."""
     number = trace.seconds.shape[2] if num_workers is None else num_workers
-    if replications is not None:
+    if replications is not None and replications == REPLICATIONS:
         replications = [own for own in replications if own <= number]
     return jaxwgc.plan(
         trace.delay(),
@@ -284,8 +287,9 @@ def draw(numbers: Numbers) -> figures.Figure:
                 if kind == "step_time":
                     high = np.array([each["step_quantile"].value for each in own])
                 unit = base[kind].value
-                band = (means - half) / unit, high / unit
-                figures.line(axes, index, copies, means / unit, band, label=code)
+                with np.errstate(invalid="ignore"):  # never over never
+                    band = (means - half) / unit, high / unit
+                    figures.line(axes, index, copies, means / unit, band, label=code)
         panels[2 * row].set_ylabel(f"{name}\nover waiting for all")
     panels[0].set_title("time of a step, up to the 90% quantile")
     panels[1].set_title("time to the target")

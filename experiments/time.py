@@ -144,7 +144,10 @@ def delays_of(trace: Trace, source: str) -> tuple[Any, Any]:
     """To plan with and to train with: the halves of the rounds, or the same model."""
     if source == "measured":
         return trace.half(0).delay(), trace.half(1).delay()
-    model = trace.fit()[0].delay
+    try:
+        model = trace.fit()[0].delay
+    except ValueError as error:
+        raise ExperimentError(f"{trace.name}: {error}") from error
     return model, model
 
 

@@ -150,6 +150,12 @@ def _check_degrees(**given):
     for name, own in exact.items():
         if not np.isfinite(own).all():
             raise ValueError(f"{name} must be finite; got {own}")
+    slack = 1e-3  # of leverage scores in half precision
+    for name, most in (("leverage", 1 + slack), ("row_weights", np.inf)):
+        own = exact[name]
+        if not np.all((own >= -slack * (name == "leverage")) & (own <= most)):
+            rule = "from 0 to 1" if name == "leverage" else "at least 0"
+            raise ValueError(f"{name} must be {rule}; got {own.min()} to {own.max()}")
     degrees = np.sum(exact["row_weights"] * (1 - exact["leverage"]), axis=1)
     eps = jnp.finfo(_dtypes.promoted(given["leverage"]).dtype).eps
     if not (degrees > _ROUNDING * eps * exact["residuals"].shape[1]).all():

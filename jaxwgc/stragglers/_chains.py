@@ -2,7 +2,7 @@
 
 import numpy as np
 
-# Chances at their ends would be there for ever.
+# Chances at their ends would stay there for ever.
 _SMALLEST = 1e-6
 
 
@@ -71,7 +71,10 @@ def responsibilities(
         smoothed.append(joint.sum(1))
     slow = np.stack(smoothed[::-1])[:, 1]
     counts = np.maximum(moves.sum(1), 1e-300)
-    chances = np.clip([moves[0, 1], moves[1, 0]] / counts, _SMALLEST, 1 - _SMALLEST)
+    # A chain that was never seen to move has the shares that were seen in the long run.
+    share = np.clip(slow.mean(), _SMALLEST, 1 - _SMALLEST)
+    least = _SMALLEST * np.array([share, 1 - share])
+    chances = np.clip([moves[0, 1], moves[1, 0]] / counts, least, 1 - least)
     return slow, float(chances[0]), float(chances[1])
 
 

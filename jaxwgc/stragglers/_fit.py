@@ -24,8 +24,9 @@ class DelayFit(NamedTuple):
       delay: the delay model, fitted to all rounds.
       parameters: of its constructors, by name.
       standard_errors: of the parameters, by the curvature of the likelihood (the
-        observed information); NaN where a parameter is at the end of what is possible.
-        Speeds are taken as known.
+        observed information), with speeds taken as known. NaN where it has none to
+        give: at a parameter that is at the end of what is possible, and where the
+        times do not tell parameters apart.
       held_out: mean logarithm of the likelihood of a time in the rounds that were held
         out, in nats, of the model fitted to the others.
       distance: the Kolmogorov-Smirnov distance of those times from what that model
@@ -66,7 +67,9 @@ def fit(
     Args:
       times: (rounds, workers) in seconds; NaN or infinity where no answer came, of
         which is known only that it would have come after all others of the round. Or
-        (rounds, workers, parts), the time of each part, which are added.
+        (rounds, workers, parts), the time of each part, which are added; a load of one
+        is then one part. Times that were rounded (fewer than half of them differ) are
+        spread evenly over what they were rounded from.
       loads: the parts that workers had: one number, (workers,) or (rounds, workers), or
         anything that broadcasts to it. At least 0, and not all 0.
       in_order: whether rounds followed each other, so that slow spells can be seen.
@@ -79,7 +82,8 @@ def fit(
 
     Raises:
       ValueError: where times are zero or negative, or without an axis of rounds (at
-        least 4) and of workers, loads do not fit, or nearly all times are missing.
+        least 4) and of workers, all are equal, or more than half are missing, or all of
+        a round or a worker; or where loads do not fit.
       TypeError: where an argument has the wrong type.
 
     Example:
@@ -229,5 +233,30 @@ def _measured(times, loads):
             "times must have an answer in every round, and at least half of all; got "
             f"{is_whole.mean():.0%} and none in {len(table) - answered.sum()} rounds"
         )
+    silent = np.flatnonzero(~is_whole.any(axis=0))
+    if len(silent):
+        raise ValueError(
+            "times must have an answer of every worker: leave out those who never "
+            f"answer, here worker {silent[0]}"
+        )
+    table = _not_rounded(table, is_whole)
     last = np.max(table, axis=1, where=is_whole, initial=0, keepdims=True)
     return Measured(np.where(is_whole, table, last), shared, is_whole)
+
+
+def _not_rounded(table, is_whole):
+    """Equal times spread over the interval that is rounded to them."""
+    values, place = np.unique(table[is_whole], return_inverse=True)
+    if len(values) < 2:
+        raise ValueError(f"times must differ; got {values[0]} everywhere")
+    if len(values) > len(place) / 2:
+        return table
+    unit = np.diff(values).min()
+    # A sequence that fills the interval evenly, however many of it are taken.
+    order = np.argsort(place, kind="stable")
+    rank = np.empty(len(place))
+    rank[order] = np.arange(len(place)) - np.searchsorted(place[order], place[order])
+    golden = (np.sqrt(5) - 1) / 2
+    spread = table.copy()
+    spread[is_whole] += unit * ((rank + 0.5) * golden % 1 - 0.5)
+    return np.where(spread > 0, spread, unit / 2)

@@ -166,7 +166,7 @@ def _deviations(likelihood, values, scales):
     if not np.isfinite(second).all():
         return np.full(count, np.nan)
     try:
-        inverse = np.diag(np.linalg.inv(second)) * steps**2
+        inverse = np.diag(np.linalg.inv(second))
     except np.linalg.LinAlgError:
         return np.full(count, np.nan)
-    return np.sqrt(np.where(inverse > 0, inverse, np.nan))
+    return steps * np.sqrt(np.where(inverse > 0, inverse, np.nan))

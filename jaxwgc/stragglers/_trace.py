@@ -31,7 +31,8 @@ def trace(
     Args:
       times: (rounds, workers) in seconds, NaN or infinity where no answer came. Or
         (rounds, workers, parts), the time of each part: a worker with fewer parts is
-        done after the first of them, and one with more goes on with the first again.
+        done after the first of them, and one with more goes on with the first again; a
+        load of one is then one part.
       resample: what is drawn. `"rounds"`, whole rounds, so that workers that are slow
         together stay so. `"workers"`, for each worker where its history begins, which
         then goes on round by round, and from the last to the first, so that a slow
@@ -85,15 +86,22 @@ def trace(
     _validation.check_bool("replace", replace)
     measured = np.asarray(loads, np.float64)
     num_rounds, num_measured = table.shape[:2]
-    if measured.shape not in ((), (num_measured,)) or not np.all(measured > 0):
+    is_positive = np.all((measured > 0) & np.isfinite(measured))
+    if measured.shape not in ((), (num_measured,)) or not is_positive:
         raise ValueError(
-            "loads must be positive, one number or one for each of the "
+            "loads must be positive and finite, one number or one for each of the "
             f"{num_measured} workers; got {loads!r}"
         )
     if table.ndim == 2:
         table = (table / measured)[:, :, None]
     elif np.any(measured != 1):
         raise ValueError(f"loads are for times without an axis of parts; got {loads!r}")
+    limits = np.finfo(np.float32)
+    if not np.all((table > limits.tiny) & ((table < limits.max) | np.isinf(table))):
+        raise ValueError(
+            "times of a part must be numbers that float32 has; got "
+            f"{table.min()} to {np.max(table, where=np.isfinite(table), initial=0)}"
+        )
     # Seconds after the first parts: none, one, two, ...
     after = np.concatenate([np.zeros_like(table[:, :, :1]), table.cumsum(-1)], -1)
 

@@ -193,7 +193,8 @@ class _Simulated:
 
 def _check_delay(delay, num_workers):
     if not isinstance(delay, DelayModel):
-        raise TypeError(f"delay must be a DelayModel; got {delay!r}")
+        found = f"{type(delay).__name__}: stragglers.trace makes one of measured times"
+        raise TypeError(f"delay must be a DelayModel; got {found}")
     _validation.check_int("num_workers", num_workers, minimum=1)
     # Whatever the model has to say of the number of workers, it says here.
     delay.init(num_workers)

@@ -120,6 +120,10 @@ def _filled(text):
 def _answer(plan):
     """What to do, and by how much it is better than what else could be done."""
     best = plan.best
+    if math.isinf(best.step_time.value):
+        yield "No choice has steps that end: too few workers ever answer, or the mean"
+        yield "time of those that are waited for is infinite."
+        return
     if not plan.is_reached:
         steps = short(best.step_time.value)
         yield f"No choice reaches a loss of {plan.target:g} of the start."
@@ -140,7 +144,8 @@ def _answer(plan):
 
 def _behind(own, best):
     if math.isinf(own.time.value):
-        return "does not reach the target"
+        is_endless = math.isinf(own.step_time.value)
+        return "has no finite mean time" if is_endless else "does not reach the target"
     longer, error = (100 * each / best.time.value for each in own.behind)
     is_clear = longer > _STANDARD_ERRORS * error
     clear = "" if is_clear else ", no clear difference"

@@ -95,7 +95,8 @@ def num_steps(
         middle = (low + high) / 2
         is_later = loss(weights, step, goal, np.exp(middle)) > goal.target
         low, high = np.where(is_later, middle, low), np.where(is_later, high, middle)
-    return np.where(reached, np.exp(high), np.inf)
+    # A step is taken as a whole, the first one at least.
+    return np.where(reached, np.maximum(np.exp(high), 1), np.inf)
 
 
 def loss(

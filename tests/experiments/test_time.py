@@ -100,6 +100,13 @@ class TestMeasuredAtLoads:
         seconds[1, :, 2] = np.nan
         times = self.sample([0.0, 0.3, 0.3], seconds)
         np.testing.assert_array_equal(np.isinf(times), [False, False, True])
+        seconds[2, :, 1] = np.nan
+        times = self.sample([2.0, 0.7, 0.0], seconds)
+        np.testing.assert_array_equal(np.isinf(times), [False, True, False])
+        alone = delays.measured_at_loads(np.ones(1), np.full((1, 8, 3), np.nan))
+        loads = np.array([0.0, 1.0, 2.0])
+        times, _ = alone.sample(jax.random.key(0), alone.init(3), loads)
+        np.testing.assert_array_equal(times, [0, np.inf, np.inf])
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +158,13 @@ class TestCommands:
         np.save(zero, np.zeros((9, 4)))
         with pytest.raises(ExperimentError, match="must hold positive times.*got 0"):
             command(zero, out=tmp_path)
+        mismatched = tmp_path / "mismatched.npz"
+        np.savez(mismatched, times=np.ones((9, 20, 4)), loads=np.ones(3))
+        with pytest.raises(ExperimentError, match=r"for its loads \(3,\)"):
+            command(mismatched, out=tmp_path)
+        (tmp_path / "empty.npy").touch()
+        with pytest.raises(ExperimentError, match="empty.npy, which is none"):
+            command(tmp_path / "empty.npy", out=tmp_path)
         words = tmp_path / "words.npz"
         np.savez(words, times=np.array(["a"]))
         with pytest.raises(ExperimentError, match="--trace must hold times"):

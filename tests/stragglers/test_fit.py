@@ -181,6 +181,28 @@ def test_rounds_in_no_order():
     np.testing.assert_allclose(sum(shares), 1)
 
 
+def test_worker_that_is_always_slow():
+    """A chain that never moves has the share of slow workers that was seen."""
+    times = np.ones((40, 8))
+    times[:, 5] = 2.25
+    times *= np.exp(0.05 * np.random.default_rng(1).standard_normal(times.shape))
+    found = one_kind("log_normal", times, has_slow_state=True)
+    chain = found.parameters["become_slow"], found.parameters["become_fast"]
+    become_slow, become_fast = chain
+    assert become_slow + become_fast < 1e-3
+    np.testing.assert_allclose(become_slow / (become_slow + become_fast), 1 / 8)
+
+
+def test_rounded_times():
+    """No law of whole seconds only."""
+    times = np.ceil(3 * simulated(LAWS["log_normal"][0], (40, 10)))
+    for found in stragglers.fit(times):
+        assert found.held_out < 0
+        smooth = ("deviation", "rate", "shape")
+        numbers = found.parameters.items()
+        assert all(1e-3 < own < 1e3 for name, own in numbers if name.endswith(smooth))
+
+
 def test_missing_times_are_censored():
     """The slowest of a round are lost: others are not taken for the slowest."""
     times = simulated(LAWS["weibull"][0], (100, 20))
@@ -252,7 +274,8 @@ def test_parts_are_added():
 
 def test_held_out_rounds_are_the_last_of_each_load():
     loads = np.repeat([1.0, 2.0], 6)[:, None]
-    measured = _fit._measured(np.ones((12, 3)), loads)
+    times = 1 + np.arange(36.0).reshape(12, 3)
+    measured = _fit._measured(times, loads)
     is_last = _fit._last_rounds(measured, 1 / 3)
     np.testing.assert_array_equal(np.flatnonzero(is_last), [4, 5, 10, 11])
 
@@ -310,6 +333,8 @@ GOOD = np.ones((6, 3)) + np.arange(18).reshape(6, 3)
         (GOOD - 1, {}, ValueError, "times must be positive.*got 0"),
         (-GOOD, {}, ValueError, "times must be positive"),
         (np.full((6, 3), np.nan), {}, ValueError, "at least half of all; got 0%"),
+        (np.where(np.arange(3) == 1, np.nan, GOOD), {}, ValueError, "here worker 1"),
+        (np.ones((6, 3)), {}, ValueError, "times must differ; got 1.0"),
         (np.where(GOOD > 15, np.nan, GOOD), {}, ValueError, "none in 1 rounds"),
         (GOOD, {"loads": np.ones(4)}, ValueError, "loads must be one number, or fit"),
         (GOOD, {"loads": -1.0}, ValueError, "loads must be at least 0, finite"),
