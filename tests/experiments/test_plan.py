@@ -40,7 +40,7 @@ def test_command(tmp_path):
     plan.plan(
         array="one_slow_seconds",
         num_workers=5,
-        replications=(1, 5, 7),
+        replications=(1, 5),
         rounds=100,
         out=tmp_path,
     )
