@@ -370,12 +370,11 @@ def combine(weights: jax.Array, messages: jax.Array, mask: jax.Array) -> jax.Arr
     References:
       The paper's section 2.2.
     """
-    return _combine(weights, messages, mask)
+    return _combine(weights, _dtypes.promoted(messages), mask)
 
 
 @jax.jit
 def _combine(weights, messages, mask):
-    messages = _dtypes.promoted(messages)
     weights = weights.astype(messages.dtype)
     num_segments, number = weights.shape[-2:]
     batch = jnp.broadcast_shapes(
