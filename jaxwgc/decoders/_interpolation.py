@@ -11,6 +11,7 @@ from jaxwgc._some_masks import compute_where, in_any_lane
 from jaxwgc._targets import rounding
 from jaxwgc.decoders._accuracy import squared_norm
 from jaxwgc.decoders._dual import dual_factors, dual_weights
+from jaxwgc.decoders._nearest_weights import Rows
 
 # Moduli are split into a multiple of 1 / 2**10 (in log2), whose sums are exact in
 # float32, and a remainder so small that the rounding of its sum does not matter.
@@ -90,10 +91,7 @@ def _table_entries(table, index, dtype):
 
 
 def lagrange_weights(
-    received: jax.Array,
-    matrix: jax.Array,
-    norms: jax.Array,
-    target: jax.Array,
+    rows: Rows,
     num_stragglers: jax.typing.ArrayLike,
     point_step: int,
     dual_size: int,
@@ -108,10 +106,7 @@ def lagrange_weights(
     `dual_size`, which is num_stragglers then, is 0, these masks are decomposed, too.)
 
     Args:
-      received: bool (..., num_workers).
-      matrix: (num_workers, c), its rows of norm about one.
-      norms: (num_workers,), by which they were divided.
-      target: (1, c).
+      rows: those of a code with a target of ones.
       num_stragglers: what the code survives.
       point_step: as for `interpolate`.
       dual_size: num_stragglers, or 0.
@@ -119,6 +114,7 @@ def lagrange_weights(
     Returns:
       (..., 1, num_workers), times norms, and bool (...), the masks to decompose.
     """
+    received, matrix, norms, target, _ = rows
     weights = interpolate(received, point_step)
     is_short = (~received).sum(-1) > num_stragglers
     weights = jnp.where(is_short[..., None, None], 0, weights * norms)

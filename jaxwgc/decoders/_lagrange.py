@@ -71,25 +71,10 @@ class Lagrange(PartByPart):
         is_small = 4 * code.num_stragglers <= code.num_workers
         return code.num_stragglers if is_small else 0
 
-    def _first_weights(
-        self,
-        is_plain,
-        mask,
-        matrix,
-        norms,
-        target,
-        is_decodable,
-        num_stragglers,
-        shape,
-    ):
+    def _first_weights(self, rows, is_plain, num_stragglers, shape):
         def lagrange():
-            return lagrange_weights(
-                mask, matrix, norms, target, num_stragglers, self.point_step, shape
-            )
-
-        def iterate():
-            return iterated_weights(mask, matrix, target, is_decodable)
+            return lagrange_weights(rows, num_stragglers, self.point_step, shape)
 
         if is_plain is True:
             return lagrange()
-        return jax.lax.cond(is_plain, lagrange, iterate)
+        return jax.lax.cond(is_plain, lagrange, lambda: iterated_weights(rows))

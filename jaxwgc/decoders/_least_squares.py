@@ -29,15 +29,5 @@ class LeastSquares(PartByPart):
       graphs", 2017 ("optimal decoding").
     """
 
-    def _first_weights(
-        self,
-        is_plain,
-        mask,
-        matrix,
-        norms,
-        target,
-        is_decodable,
-        num_stragglers,
-        shape,
-    ):
-        return iterated_weights(mask, matrix, target, is_decodable)
+    def _first_weights(self, rows, is_plain, num_stragglers, shape):
+        return iterated_weights(rows)

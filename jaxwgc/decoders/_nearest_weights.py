@@ -1,6 +1,7 @@
 """The nearest weights: conjugate gradients for many masks, the SVD for the rest."""
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -24,70 +25,36 @@ _EXCESS = {32: 5e-7, 64: 1e-12}
 _MISS = 64
 
 
-@jax.jit
-def nearest_weights(
-    received: jax.Array,
-    matrix: jax.Array,
-    target: jax.Array,
-    is_decodable: jax.Array | bool = False,
-) -> jax.Array:
-    """The a of least norm among those that minimise the norm of aᵀB - target.
+class Rows(NamedTuple):
+    """Rows that masks choose from, and what their sums should come near.
 
-    The norm is that of the aᵢ times the norms of the rows of B, as powers of two, so
-    that the scale of a message does not matter: it is about the noise in the sum of
-    messages that carry noise in proportion to their size, as rounding is.
-
-    All masks share their products with one Gram matrix in conjugate gradients, which
-    take few steps on sparse random codes. A mask whose weights do not pass the test
-    that they are a minimum, as on badly conditioned codes, is decomposed on its own
-    (`solve_by_svd`).
-
-    Args:
-      received: bool (..., num_messages).
-      matrix: (num_messages, c).
+    Attributes:
+      mask: bool (..., num_messages).
+      matrix: (num_messages, c), its rows of norm about one.
+      norms: (num_messages,), by which they were divided, powers of two.
       target: (num_segments, c).
-      is_decodable: bool (...), masks whose least miss is known to be zero.
-
-    Returns:
-      (..., num_segments, num_messages) in the dtype of `matrix`, zero at messages that
-      were not received.
+      is_decodable: bool (...), masks whose least miss is known to be zero. Weights that
+        stop short of it, as on nearly singular masks, are not the nearest ones.
     """
-    matrix, norms = scaled_rows(matrix)
-    weights, is_poor = iterated_weights(received, matrix, target, is_decodable)
-    return improved_by_svd(weights, is_poor, received, matrix, target) / norms
+
+    mask: jax.Array
+    matrix: jax.Array
+    norms: jax.Array
+    target: jax.Array
+    is_decodable: jax.Array | bool
 
 
-def improved_by_svd(
-    weights: jax.Array,
-    is_poor: jax.Array,
-    received: jax.Array,
-    matrix: jax.Array,
-    target: jax.Array,
-) -> jax.Array:
-    """Weights, those of poor masks by a decomposition if these are better."""
-    own, shared = (weights, received), (matrix, target)
-    return compute_where(is_poor, solve_by_svd, weights, own, shared)
-
-
-def iterated_weights(
-    received: jax.Array,
-    matrix: jax.Array,
-    target: jax.Array,
-    is_decodable: jax.Array | bool = False,
-) -> tuple[jax.Array, jax.Array]:
+def iterated_weights(rows: Rows) -> tuple[jax.Array, jax.Array]:
     """What conjugate gradients find.
 
     Args:
-      received: bool (..., num_messages).
-      matrix: (num_messages, c), its rows of norm about one.
-      target: (num_segments, c).
-      is_decodable: bool (...), masks whose least miss is known to be zero. Conjugate
-        gradients that stop short of it, as on nearly singular masks, have not found it.
+      rows: as they are.
 
     Returns:
-      Weights (..., num_segments, num_messages), and bool (...), the masks for which
-      they are not known to be the nearest ones.
+      Weights (..., num_segments, num_messages), times norms, and bool (...), the masks
+      for which they are not known to be the nearest ones.
     """
+    received, matrix, _, target, is_decodable = rows
     masks = received.reshape(-1, received.shape[-1])
     iterate = functools.partial(_conjugate_gradients, matrix=matrix, target=target)
     num_batches = -(-len(masks) // _BATCH)
@@ -105,6 +72,42 @@ def iterated_weights(
     weights = weights.reshape(*batch, *weights.shape[1:])
     misses = relative_miss(weights, matrix, target) > rounding(matrix.dtype)
     return weights, ~converged.reshape(batch) | (is_decodable & misses)
+
+
+def nearest_weights(
+    received: jax.Array,
+    matrix: jax.Array,
+    target: jax.Array,
+    is_decodable: jax.Array | bool = False,
+    first: Callable[[Rows], tuple[jax.Array, jax.Array]] = iterated_weights,
+) -> jax.Array:
+    """The a of least norm among those that minimise the norm of aᵀB - target.
+
+    The norm is that of the aᵢ times the norms of the rows of B, as powers of two, so
+    that the scale of a message does not matter: it is about the noise in the sum of
+    messages that carry noise in proportion to their size, as rounding is.
+
+    All masks share their products with one Gram matrix in conjugate gradients, which
+    take few steps on sparse random codes. A mask whose weights do not pass the test
+    that they are a minimum, as on badly conditioned codes, is decomposed on its own
+    (`solve_by_svd`).
+
+    Args:
+      received: bool (..., num_messages).
+      matrix: (num_messages, c).
+      target: (num_segments, c).
+      is_decodable: bool (...), masks whose least miss is known to be zero.
+      first: what finds weights without decomposing a mask, and tells which masks are to
+        be decomposed; see `iterated_weights`.
+
+    Returns:
+      (..., num_segments, num_messages) in the dtype of `matrix`, zero at messages that
+      were not received.
+    """
+    matrix, norms = scaled_rows(matrix)
+    weights, is_poor = first(Rows(received, matrix, norms, target, is_decodable))
+    own, shared = (weights, received), (matrix, target)
+    return compute_where(is_poor, solve_by_svd, weights, own, shared) / norms
 
 
 class _Problem(NamedTuple):

@@ -11,9 +11,9 @@ import numpy as np
 from jaxwgc._dtypes import working
 from jaxwgc._some_masks import in_any_lane
 from jaxwgc._targets import segment_target, target_scale
-from jaxwgc.decoders._accuracy import relative_miss, scaled_rows
+from jaxwgc.decoders._accuracy import relative_miss
 from jaxwgc.decoders._decoder import Decoder
-from jaxwgc.decoders._nearest_weights import improved_by_svd
+from jaxwgc.decoders._nearest_weights import Rows, nearest_weights
 
 # Parts are decoded one and all where the weights of the code without its target, of
 # ones instead, miss by no more than this share.
@@ -33,24 +33,16 @@ class PartByPart(Decoder):
     @abc.abstractmethod
     def _first_weights(
         self,
-        is_plain,
-        mask,
-        matrix,
-        norms,
-        target,
-        is_decodable,
-        num_stragglers,
-        shape,
+        rows: Rows,
+        is_plain: bool | jax.Array,
+        num_stragglers: int | jax.Array,
+        shape: int,
     ) -> tuple[jax.Array, jax.Array]:
         """Weights, as near as they come without decomposing a mask.
 
         Args:
-          is_plain: whether `target` is one of ones: True, or a traced bool.
-          mask: bool (..., num_messages).
-          matrix: (num_messages, c), its rows of norm about one.
-          norms: (num_messages,), by which they were divided, powers of two.
-          target: (num_segments, c).
-          is_decodable: bool (...), masks whose least miss is known to be zero.
+          rows: those of the code, and the target.
+          is_plain: whether the target is one of ones: True, or a traced bool.
           num_stragglers: what the code survives, traced.
           shape: what `_shape` gives.
 
@@ -116,18 +108,10 @@ def _decode(
     is_decodable = (num_lost <= num_stragglers) & (num_stragglers > 0)
 
     def nearest(is_plain, matrix, target):
-        matrix, norms = scaled_rows(matrix)
-        weights, is_poor = decoder._first_weights(
-            is_plain,
-            mask,
-            matrix,
-            norms,
-            target,
-            is_decodable & is_plain,
-            num_stragglers,
-            shape,
-        )
-        return improved_by_svd(weights, is_poor, mask, matrix, target) / norms
+        def first(rows):
+            return decoder._first_weights(rows, is_plain, num_stragglers, shape)
+
+        return nearest_weights(mask, matrix, target, is_decodable & is_plain, first)
 
     if is_even:
         return nearest(True, plain_matrix, plain_target)

@@ -15,9 +15,9 @@ from jaxwgc._some_masks import compute_where
 from jaxwgc.decoders import _least_squares, _nearest_weights
 from jaxwgc.decoders._accuracy import scaled_rows
 from jaxwgc.decoders._decomposition import solve_by_svd
-from jaxwgc.decoders._nearest_weights import nearest_weights
 from tests.conftest import every_pattern, random_patterns, row_scales
 
+nearest_weights = jax.jit(_nearest_weights.nearest_weights)
 # Every mask, so two batches of those that iterate side by side.
 MASKS = every_pattern(8, 8)
 SHAPE = 8, 6
@@ -413,8 +413,8 @@ def test_masks_that_are_known_to_be_decodable(monkeypatch, num_stragglers, expec
     masks = jnp.arange(4) >= jnp.arange(4)[:, None]
     known = []
 
-    def iterated_weights(mask, matrix, target, is_decodable):
-        known.append(is_decodable)
+    def iterated_weights(rows):
+        known.append(rows.is_decodable)
         return jnp.zeros((4, 1, 4)), jnp.zeros(4, bool)
 
     monkeypatch.setattr(_least_squares, "iterated_weights", iterated_weights)
