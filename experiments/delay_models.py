@@ -11,12 +11,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 
 from experiments import studies
-from experiments.delays import LANGUAGE_MODELS, Trace, read_traces
+from experiments.delays import LANGUAGE_MODELS, Trace, read_traces, simulated
 from experiments.figures import COLORS, new_figure
 from experiments.results import ExperimentError
 from experiments.studies import Numbers, Once, Study
 from experiments.tables import ResultTable
-from jaxwgc import stragglers
 
 # The f-th fastest of so many workers, as shares: 24, 28 and 30 of 32.
 SHARES = (3 / 4, 7 / 8, 15 / 16)
@@ -95,10 +94,11 @@ def measure(trace: Trace, runs: int, seed: int, num_workers: int) -> Numbers:
         **{what: first.delay(what) for what in ("rounds", "workers", "cells")},
     }
     num_rounds = second.seconds.shape[1]
+    keys = jax.random.split(jax.random.key(seed), runs)
     said, tails = {}, {}
     for name, delay in models.items():
         drawn = [
-            histories(delay, load, num_workers, num_rounds, runs, seed)
+            simulated(delay, jnp.full(num_workers, load), num_rounds, keys)
             for load in trace.loads
         ]
         said[name] = [of_fastest(own.reshape(-1, num_workers), counts) for own in drawn]
@@ -132,30 +132,6 @@ def of_fastest(times: np.ndarray, counts: list[int]) -> np.ndarray:
     ordered = np.sort(np.where(np.isnan(times), np.inf, times), axis=1)
     fastest = ordered[:, np.array(counts) - 1]
     return np.quantile(fastest, [0.5, 0.9], axis=0, method="inverted_cdf")
-
-
-def histories(
-    delay: stragglers.DelayModel,
-    load: float,
-    num_workers: int,
-    num_rounds: int,
-    runs: int,
-    seed: int,
-) -> np.ndarray:
-    """Simulated times (runs, rounds, workers), each run with workers of its own."""
-    loads = jnp.full(num_workers, load)
-
-    @jax.jit
-    @jax.vmap
-    def simulate(key):
-        def step(state, key):
-            times, state = delay.sample(key, state, loads)
-            return state, times
-
-        keys = jax.random.split(key, num_rounds)
-        return jax.lax.scan(step, delay.init(num_workers), keys)[1]
-
-    return np.asarray(simulate(jax.random.split(jax.random.key(seed), runs)))
 
 
 LEVELS = 1 - np.geomspace(1e-3, 0.99, 61)[::-1]

@@ -1,8 +1,9 @@
 """Times of workers that were measured: read from a file, and drawn again."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -47,9 +48,14 @@ class Trace(NamedTuple):
         times = self.seconds.reshape(-1, self.seconds.shape[2])
         return stragglers.fit(times, np.repeat(self.loads, num_rounds)[:, None])
 
-    def delay(self, resample: str = "rounds", unit: float = 1.0):
-        """A delay model for loads in units of that share of the data."""
-        return measured_at_loads(self.loads / unit, self.seconds, resample)
+    def delay(self, resample: str = "rounds") -> stragglers.DelayModel:
+        """A delay model for loads in shares of the data; see `measured_at_loads`."""
+        return measured_at_loads(self.loads, self.seconds, resample)
+
+    @property
+    def uncoded_load(self) -> float:
+        """The least work that was measured, as that of a worker without a code."""
+        return float(self.loads[self.loads > 0].min())
 
 
 def measured_at_loads(
@@ -96,6 +102,30 @@ def measured_at_loads(
         return beyond, drawn[0][1]
 
     return stragglers.DelayModel(traces[0].init, sample)
+
+
+def simulated(
+    model: stragglers.DelayModel | stragglers.StragglerModel,
+    loads: jax.Array,
+    num_rounds: int,
+    keys: jax.Array,
+) -> Any:
+    """What a model gives in rounds that follow each other, leaves (runs, rounds, ...).
+
+    Each run has a key, and workers of its own.
+    """
+
+    @jax.jit
+    @jax.vmap
+    def simulate(key):
+        def step(state, key):
+            found, state = model.sample(key, state, loads)
+            return state, found
+
+        keys = jax.random.split(key, num_rounds)
+        return jax.lax.scan(step, model.init(len(loads)), keys)[1]
+
+    return jax.tree.map(np.asarray, simulate(keys))
 
 
 def read_traces(path: Path) -> dict[str, Trace]:

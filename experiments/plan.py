@@ -111,7 +111,7 @@ def plan_for(
         number,
         jax.random.key(0) if key is None else key,
         replications=replications,
-        uncoded_load=float(trace.loads[trace.loads > 0].min()),
+        uncoded_load=trace.uncoded_load,
         **options,
     )
 

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 import jaxwgc
 from experiments import figures, studies
-from experiments.delays import LANGUAGE_MODELS, Trace, read_traces
+from experiments.delays import LANGUAGE_MODELS, Trace, read_traces, simulated
 from experiments.mnist import load_digits
 from experiments.results import ExperimentError
 from experiments.studies import Numbers, Once, Study
@@ -97,7 +97,6 @@ def study(
     problem = Problem.of_digits(effort.num_rows, num_workers)
     planned, judged = delays_of(trace, source)
     keys = jax.random.split(key)
-    uncoded_load = float(trace.loads[trace.loads > 0].min())
     found = jaxwgc.plan(
         planned,
         num_workers,
@@ -107,11 +106,11 @@ def study(
         target=TARGET,
         condition=CONDITION,
         heterogeneity=problem.heterogeneity,
-        uncoded_load=uncoded_load,
+        uncoded_load=trace.uncoded_load,
     )
     choices = shown_choices(found)
     measure = functools.partial(
-        train, problem, judged, uncoded_load, effort.num_steps, keys[1]
+        train, problem, judged, trace.uncoded_load, effort.num_steps, keys[1]
     )
     numbers = {
         "trace": trace.name,
@@ -279,18 +278,8 @@ def rounds_of(choice, delay, uncoded_load: float, num_steps: int, keys):
     model = stragglers.delayed(delay, choice.wait)
     share = uncoded_load * code.num_workers / code.num_parts
     loads = jnp.asarray(code.loads, float) * share
-
-    @jax.jit
-    @jax.vmap
-    def simulate(key):
-        def step(state, key):
-            arrivals, state = model.sample(key, state, loads)
-            return state, (arrivals.elapsed, arrivals.received)
-
-        keys = jax.random.split(key, num_steps)
-        return jax.lax.scan(step, model.init(code.num_workers), keys)[1]
-
-    return simulate(keys)
+    arrivals = simulated(model, loads, num_steps, keys)
+    return arrivals.elapsed, arrivals.received
 
 
 @jax.jit

@@ -29,3 +29,18 @@ def times_of(delay, loads, number):
 def binary(masks):
     """Each mask as a number."""
     return masks @ (1 << np.arange(masks.shape[1]))
+
+
+def consecutive_times(delay, loads, number, seed=0):
+    """Times (number, workers) of rounds that follow each other."""
+    loads = jnp.asarray(loads, float)
+
+    @jax.jit
+    def simulate(keys):
+        def step(state, key):
+            times, state = delay.sample(key, state, loads)
+            return state, times
+
+        return jax.lax.scan(step, delay.init(len(loads)), keys)[1]
+
+    return np.asarray(simulate(keys_of(jax.random.key, number, seed)))

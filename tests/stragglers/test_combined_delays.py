@@ -7,7 +7,7 @@ import pytest
 import scipy.stats
 
 from jaxwgc import stragglers
-from tests.stragglers.laws import SIGNIFICANCE
+from tests.stragglers.laws import SIGNIFICANCE, consecutive_times
 
 FAST = stragglers.log_normal(1.0, 0.1)
 SLOW = stragglers.weibull(5.0, 8.0)
@@ -31,17 +31,9 @@ WITH_LAWS = {
 
 def rounds(delay, num_workers, num_rounds=NUM_ROUNDS, loads=1.0, seed=0):
     """Times (rounds, workers) of consecutive rounds."""
-    loads = jnp.broadcast_to(jnp.asarray(loads, float), (num_workers,))
-
-    @jax.jit
-    def simulate(keys):
-        def step(state, key):
-            times, state = delay.sample(key, state, loads)
-            return state, times
-
-        return jax.lax.scan(step, delay.init(num_workers), keys)[1]
-
-    return np.asarray(simulate(jax.random.split(jax.random.key(seed), num_rounds)))
+    return consecutive_times(
+        delay, np.broadcast_to(loads, num_workers), num_rounds, seed
+    )
 
 
 @pytest.mark.parametrize("delay", WITH_LAWS.values(), ids=WITH_LAWS)

@@ -8,6 +8,7 @@ import pytest
 
 import jaxwgc
 from jaxwgc import stragglers
+from tests.stragglers.laws import consecutive_times
 
 # No two are equal, so that a time tells where it is from.
 TIMES = 1 + np.arange(35.0).reshape(7, 5)
@@ -19,17 +20,7 @@ NUM_ROUNDS = 60
 def history(resample, num_workers, replace=False):
     """Rounds and workers (rounds, num_workers) that simulated times are from."""
     delay = stragglers.trace(TIMES, resample, replace=replace)
-    loads = np.full(num_workers, 2.0)
-
-    @jax.jit
-    def simulate(keys):
-        def step(state, key):
-            times, state = delay.sample(key, state, loads)
-            return state, times
-
-        return jax.lax.scan(step, delay.init(num_workers), keys)[1]
-
-    times = np.asarray(simulate(jax.random.split(jax.random.key(0), NUM_ROUNDS)))
+    times = consecutive_times(delay, np.full(num_workers, 2.0), NUM_ROUNDS)
     places = np.where(np.isinf(times), 2 * 5 + 3, times / 2 - 1)
     np.testing.assert_array_equal(places, places.round())
     return np.divmod(places.astype(int), 5)
