@@ -15,7 +15,7 @@ from jaxwgc.stragglers._delays import (
     shifted_exponential,
     weibull,
 )
-from jaxwgc.stragglers._fit import DelayFit, fit
+from jaxwgc.stragglers._fitting._fit import DelayFit, fit
 from jaxwgc.stragglers._trace import trace
 from jaxwgc.stragglers._types import (
     Arrivals,

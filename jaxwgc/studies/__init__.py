@@ -1,12 +1,12 @@
 """Studies: Monte Carlo trials, and codes judged and learned by their stragglers."""
 
 from jaxwgc.studies._adversary import adversarial
-from jaxwgc.studies._choice import Choice
-from jaxwgc.studies._judgement import Estimate
 from jaxwgc.studies._learned_entries import optimize
 from jaxwgc.studies._monte_carlo import Summary, monte_carlo, summarize
-from jaxwgc.studies._plan import plan
-from jaxwgc.studies._plan_results import Plan
+from jaxwgc.studies._planning._choice import Choice
+from jaxwgc.studies._planning._judgement import Estimate
+from jaxwgc.studies._planning._plan import plan
+from jaxwgc.studies._planning._plan_results import Plan
 
 __all__ = [
     "Choice",

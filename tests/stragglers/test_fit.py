@@ -9,10 +9,10 @@ import pytest
 import scipy.stats
 
 from jaxwgc import stragglers
-from jaxwgc.stragglers import _chains, _fit
-from jaxwgc.stragglers._families import FAMILIES, Sample
-from jaxwgc.stragglers._likelihood import forms
-from jaxwgc.stragglers._most_likely import Kind
+from jaxwgc.stragglers._fitting import _chains, _fit
+from jaxwgc.stragglers._fitting._families import FAMILIES, Sample
+from jaxwgc.stragglers._fitting._likelihood import forms
+from jaxwgc.stragglers._fitting._most_likely import Kind
 
 LAWS = {
     "shifted_exponential": (scipy.stats.expon(2.0, 1 / 4.0), (2.0, 4.0)),

@@ -7,7 +7,7 @@ import pytest
 from scipy import special, stats
 
 from jaxwgc import stragglers
-from jaxwgc.studies._order_statistics import OrderStatistics
+from jaxwgc.studies._planning._order_statistics import OrderStatistics
 
 NUM_WORKERS = 12
 

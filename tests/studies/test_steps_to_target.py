@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from jaxwgc.studies import _steps_to_target
-from jaxwgc.studies._judgement import _persistent
-from jaxwgc.studies._steps_to_target import Goal, Weights
+from jaxwgc.studies._planning import _steps_to_target
+from jaxwgc.studies._planning._judgement import _persistent
+from jaxwgc.studies._planning._steps_to_target import Goal, Weights
 
 NUM_PARTS = 12
 GOAL = Goal(target=0.02, condition=20.0, heterogeneity=0.5, num_workers=NUM_PARTS)

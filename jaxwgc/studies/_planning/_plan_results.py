@@ -4,10 +4,10 @@ import math
 import textwrap
 from typing import Any, NamedTuple
 
-from jaxwgc.studies._candidates import Candidate
-from jaxwgc.studies._choice import Choice, short
-from jaxwgc.studies._ranking import ranked_choices
-from jaxwgc.studies._steps_to_target import Goal
+from jaxwgc.studies._planning._candidates import Candidate
+from jaxwgc.studies._planning._choice import Choice, short
+from jaxwgc.studies._planning._ranking import ranked_choices
+from jaxwgc.studies._planning._steps_to_target import Goal
 
 # In the table: of every code with every replication the best.
 _NUM_ROWS = 12

@@ -4,9 +4,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxwgc.stragglers import _chains
-from jaxwgc.stragglers._families import NO_WEIGHT, Family, Sample
-from jaxwgc.stragglers._likelihood import Component, Form, Measured, Model, units_of
+from jaxwgc.stragglers._fitting import _chains
+from jaxwgc.stragglers._fitting._families import NO_WEIGHT, Family, Sample
+from jaxwgc.stragglers._fitting._likelihood import (
+    Component,
+    Form,
+    Measured,
+    Model,
+    units_of,
+)
 
 # Rounds of expectation and maximisation, anew and from a model that is near, and the
 # gain at which they end.

@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxwgc.stragglers import _chains
-from jaxwgc.stragglers._families import Family
+from jaxwgc.stragglers._fitting import _chains
+from jaxwgc.stragglers._fitting._families import Family
 
 # Between the least time and the end of what it may be after.
 _ROOM = 1e-3

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxwgc.studies import _steps_to_target
-from jaxwgc.studies._candidates import Candidate
-from jaxwgc.studies._choice import Choice
-from jaxwgc.studies._judgement import Estimate, Judged
-from jaxwgc.studies._steps_to_target import Goal, Weights
+from jaxwgc.studies._planning import _steps_to_target
+from jaxwgc.studies._planning._candidates import Candidate
+from jaxwgc.studies._planning._choice import Choice
+from jaxwgc.studies._planning._judgement import Estimate, Judged
+from jaxwgc.studies._planning._steps_to_target import Goal, Weights
 
 
 def ranked_choices(

@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 from jaxwgc.codes import GradientCode
 from jaxwgc.stragglers import WaitingRule, deadline, fastest, until_decodable
-from jaxwgc.studies._candidates import EXACT
-from jaxwgc.studies._judgement import Estimate, Judged
+from jaxwgc.studies._planning._candidates import EXACT
+from jaxwgc.studies._planning._judgement import Estimate, Judged
 
 
 class Choice(NamedTuple):

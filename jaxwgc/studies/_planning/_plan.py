@@ -9,15 +9,15 @@ import numpy as np
 from jaxwgc import _validation
 from jaxwgc.codes import GradientCode
 from jaxwgc.stragglers import DelayModel
-from jaxwgc.studies import _candidates
-from jaxwgc.studies._candidates import RULES, Candidate, Entry
-from jaxwgc.studies._choice import Choice
-from jaxwgc.studies._judgement import judge
-from jaxwgc.studies._order_statistics import OrderStatistics
-from jaxwgc.studies._plan_results import Plan
-from jaxwgc.studies._ranking import ranked_choices
-from jaxwgc.studies._simulated_rounds import SimulatedRounds
-from jaxwgc.studies._steps_to_target import Goal
+from jaxwgc.studies._planning import _candidates
+from jaxwgc.studies._planning._candidates import RULES, Candidate, Entry
+from jaxwgc.studies._planning._choice import Choice
+from jaxwgc.studies._planning._judgement import judge
+from jaxwgc.studies._planning._order_statistics import OrderStatistics
+from jaxwgc.studies._planning._plan_results import Plan
+from jaxwgc.studies._planning._ranking import ranked_choices
+from jaxwgc.studies._planning._simulated_rounds import SimulatedRounds
+from jaxwgc.studies._planning._steps_to_target import Goal
 
 # Rounds are averaged in so many groups, whose scatter gives the standard errors.
 _NUM_GROUPS = 20

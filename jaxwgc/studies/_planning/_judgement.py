@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxwgc.studies._candidates import Candidate
-from jaxwgc.studies._order_statistics import OrderStatistics
-from jaxwgc.studies._simulated_rounds import SimulatedRounds, decode
+from jaxwgc.studies._planning._candidates import Candidate
+from jaxwgc.studies._planning._order_statistics import OrderStatistics
+from jaxwgc.studies._planning._simulated_rounds import SimulatedRounds, decode
 
 LEVEL = 0.9
 # What stays counts from so many of the standard deviations that noise alone gives it.

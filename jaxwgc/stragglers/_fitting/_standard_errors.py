@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from jaxwgc.stragglers._likelihood import Measured, Model
-from jaxwgc.stragglers._most_likely import Kind
+from jaxwgc.stragglers._fitting._likelihood import Measured, Model
+from jaxwgc.stragglers._fitting._most_likely import Kind
 
 STATES = {1: ("",), 2: ("fast ", "slow ")}
 CHAIN = ("become_slow", "become_fast")

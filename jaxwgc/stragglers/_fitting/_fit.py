@@ -8,10 +8,10 @@ import numpy as np
 from jaxwgc import _validation
 from jaxwgc.stragglers._combined_delays import affine, markov, unequal_speeds
 from jaxwgc.stragglers._delays import shifted_exponential
-from jaxwgc.stragglers._families import FAMILIES
-from jaxwgc.stragglers._likelihood import Component, Measured, Model, forms
-from jaxwgc.stragglers._most_likely import Kind
-from jaxwgc.stragglers._standard_errors import parameters_of, standard_errors
+from jaxwgc.stragglers._fitting._families import FAMILIES
+from jaxwgc.stragglers._fitting._likelihood import Component, Measured, Model, forms
+from jaxwgc.stragglers._fitting._most_likely import Kind
+from jaxwgc.stragglers._fitting._standard_errors import parameters_of, standard_errors
 from jaxwgc.stragglers._types import DelayModel
 
 

@@ -1,0 +1,1 @@
+"""Delay models fitted to times that were measured."""

@@ -1,0 +1,1 @@
+"""Which code, how long to wait, and whether to code at all."""
