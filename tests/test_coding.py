@@ -264,7 +264,8 @@ def test_masks_where_lagrange_amplifies_are_rescued():
     alone = miss(lagrange(jnp.asarray(received), code.decoders[0].point_step)[:, 0])
     rescued = miss(jaxwgc.decoding_weights(code, received))
     assert rescued.max() < alone.max() / 2
-    assert np.all(rescued <= 1.1 * alone)
+    # A system that is solved instead has rounding of its own.
+    assert np.all(rescued <= np.maximum(1.1 * alone, 5e-5))
     changed = np.abs(rescued / alone - 1) > 0.5
     assert 2 <= changed.sum() <= 200
 

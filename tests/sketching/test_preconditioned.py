@@ -78,8 +78,10 @@ def deficient_cases():
 
 
 def residual(matrix, target, solution):
-    matrix, target = np.asarray(matrix, float), np.asarray(target, float)
-    return np.linalg.norm(target - matrix @ np.asarray(solution, float))
+    """Large solutions cancel, so that products in float64 would add what they lose."""
+    arrays = (np.asarray(array, np.longdouble) for array in (matrix, target, solution))
+    matrix, target, solution = arrays
+    return float(np.sqrt(np.sum((target - matrix @ solution) ** 2)))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -154,18 +156,24 @@ class Truncated:
     """Least squares in float64 without what is below a cut-off, in scaled columns."""
 
     def __init__(self, matrix, target):
-        norms = np.linalg.norm(matrix.astype(float), axis=0)
+        self.matrix, self.target = matrix.astype(float), target.astype(float)
+        norms = np.linalg.norm(self.matrix, axis=0)
         self.units = 2.0 ** np.round(np.log2(np.where(norms > 0, norms, 1)))
-        self.target = target.astype(float)
         left, self.values, self.right = np.linalg.svd(
-            matrix.astype(float) / self.units, full_matrices=False
+            self.matrix / self.units, full_matrices=False
         )
         self.coordinates = left.T @ self.target
 
     def residual(self, rcond):
+        """What the solution leaves: what the left vectors miss is less accurate.
+
+        They are off by the unit roundoff times the condition, which differs from
+        processor to processor; the residual of their solution by the square of that.
+        """
         is_kept = self.values > rcond * self.values[0]
-        unfitted = np.sum(self.target**2) - np.sum(self.coordinates[is_kept] ** 2)
-        return np.sqrt(max(unfitted, 0))
+        parts = self.coordinates[is_kept] / self.values[is_kept]
+        solution = parts @ self.right[is_kept] / self.units
+        return residual(self.matrix, self.target, solution)
 
 
 @functools.cache
@@ -193,17 +201,18 @@ def hard_cases():
 
 
 @pytest.mark.parametrize(
-    "options, least",
+    "options, least, slack",
     [
-        ({"method": "gram"}, 0.95),
-        ({"method": "factor"}, 0.95),
-        ({"method": "sketch", "embedding": gaussian}, 0.9),
-        ({"method": "sketch", "sketch_size": 13, "embedding": gaussian}, 0.7),
-        ({"method": "sketch", "sketch_size": 12, "embedding": row_sampling}, 0.4),
-        ({"method": "sketch", "sketch_size": 24, "embedding": count_sketch}, 0.8),
+        ({"method": "gram"}, 0.95, 1.5),
+        ({"method": "factor"}, 0.95, 1.5),
+        ({"method": "sketch", "embedding": gaussian}, 0.9, 1.5),
+        # A square Gaussian matrix, nearly: its condition multiplies what rounding does.
+        ({"method": "sketch", "sketch_size": 13, "embedding": gaussian}, 0.7, 3),
+        ({"method": "sketch", "sketch_size": 12, "embedding": row_sampling}, 0.4, 1.5),
+        ({"method": "sketch", "sketch_size": 24, "embedding": count_sketch}, 0.8, 1.5),
     ],
 )
-def test_never_converged_with_a_wrong_answer(x64, options, least):
+def test_never_converged_with_a_wrong_answer(x64, options, least, slack):
     """The residual is what is promised, and what is right is mostly said to be so."""
     dtype = np.float64 if x64 else np.float32
     matrices, targets = (array.astype(dtype) for array in hard_cases())
@@ -218,9 +227,9 @@ def test_never_converged_with_a_wrong_answer(x64, options, least):
         assert np.isfinite(solution).all()
         # By rounding, and in sketches, what is next to the cut-off mixes with the rest.
         promised = Truncated(matrices[case], targets[case]).residual(4 * rcond)
-        slack = 1.5 * unit**0.5 * np.linalg.norm(targets[case].astype(float))
+        size = np.linalg.norm(targets[case].astype(float))
         excess = residual(matrices[case], targets[case], solution) - promised
-        assert excess <= slack, case
+        assert excess <= slack * unit**0.5 * size, case
 
 
 @pytest.mark.parametrize("method", METHODS)
