@@ -34,11 +34,12 @@ for name, code in all_codes.items():
     like = jax.ShapeDtypeStruct((12,), jnp.float32)
 
     def everything(masks):
-        return (
-            jaxwgc.effective_weights(code, masks, decoder),
-            jaxwgc.decoding_error(code, masks, decoder),
-            jaxwgc.decode(code, messages, masks, like, decoder),
-        )
+        decoded = jaxwgc.decode(code, messages, masks, like, decoder)
+        if name not in ("one_step", "segments"):
+            return (decoded,)
+        # What else is made of weights is the same whatever the decoder.
+        effective = jaxwgc.effective_weights(code, masks, decoder)
+        return decoded, effective, jaxwgc.decoding_error(code, masks, decoder)
 
     expected = jax.jit(everything)(masks)
     specs = [P("i"), P(None, "i")] if number % 4 == 0 else [P("i")]
