@@ -193,10 +193,14 @@ class TestDecodedGradients:
         chex.assert_trees_all_equal_dtypes(gradient, by_messages, params)
 
     @every_code
-    def test_even_number_of_parameters(self, code, x64):
-        dtype = np.float64 if x64 else np.float32
-        params, parts = logistic_problem(code.num_parts, dtype=dtype)
-        self.check(code, params, parts, 1e-10 if x64 else 3e-4)
+    def test_even_number_of_parameters(self, code, with_x64):
+        params, parts = logistic_problem(code.num_parts)
+        self.check(code, params, parts, 1e-10)
+
+    @pytest.mark.parametrize("name", ["no_slack", "cyclic"])
+    def test_in_float32(self, name):
+        params, parts = logistic_problem(6, dtype=np.float32)
+        self.check(CODES[name], params, parts, 3e-4)
 
     @pytest.mark.parametrize("name", ["reed_solomon", "weighted", "cyclic"])
     def test_odd_number_of_parameters_in_two_leaves(self, name, with_x64):
@@ -375,9 +379,10 @@ class TestModules:
         assert float(ravel_pytree(expected)[0].std()) > 0.1
 
 
-@every_code
-def test_bfloat16_parameters(code):
+@pytest.mark.parametrize("name", ["no_slack", "fractional", "cyclic", "weighted"])
+def test_bfloat16_parameters(name):
     """Gradients are halves up to 63, which bfloat16 holds: found exactly."""
+    code = CODES[name]
     params = {"w": jnp.ones(3, jnp.bfloat16), "b": jnp.ones(2, jnp.bfloat16)}
     parts = np.random.default_rng(0).integers(-3, 4, (code.num_parts, 2, 3))
 
