@@ -54,3 +54,14 @@ def working(array: Any) -> Any:
     """
     xp = jnp if isinstance(array, jax.Array) else np
     return xp.asarray(array, jax.dtypes.canonicalize_dtype(array.dtype))
+
+
+def working_constants(tree: Any) -> Any:
+    """`tree` with what NumPy holds in JAX's working precision.
+
+    For what a function compiled inside of others takes: JAX 0.12 lowers one and the
+    same array of NumPy only in the mode, of 32 or 64 bits, that it met it in first.
+    """
+    return jax.tree.map(
+        lambda leaf: working(leaf) if isinstance(leaf, np.ndarray) else leaf, tree
+    )

@@ -34,6 +34,33 @@ def share_of_miss(found, truth):
     return np.abs(np.asarray(found, np.float64) - truth).max() / np.abs(truth).max()
 
 
+@pytest.mark.parametrize("code", [codes.binary(5, 2), codes.ldgm(KEY, 8, 6, 2)])
+def test_one_code_in_both_modes(code):
+    """Also where what was compiled in the other mode is still there."""
+    received = np.arange(code.num_workers) > 0
+    parts = np.arange(7.0 * code.num_parts, dtype=np.float32).reshape(-1, 7)
+    compiled = []
+    for mode in (False, True, False):
+
+        def everything(received, parts):
+            messages = jaxwgc.encode(code, parts)
+            return (
+                jaxwgc.decode(code, messages, received, parts[0]),
+                jaxwgc.coding.decode_round(
+                    code, received, partial_gradients=parts
+                ).gradient,
+                jaxwgc.effective_weights(code, received) @ parts,
+                jaxwgc.decoding_error(code, received),
+            )
+
+        compiled.append(jax.jit(everything))
+        with jax.enable_x64(mode):
+            *sums, error = compiled[-1](received, parts)
+        for found in sums:
+            np.testing.assert_allclose(found, sums[0], rtol=1e-5)
+        assert np.asarray(error) < code.num_parts
+
+
 class TestMessages:
     @pytest.mark.parametrize("dtype", [np.int8, np.int64, np.uint16, bool, jnp.int4])
     def test_integers_and_bools_are_promoted(self, dtype, x64):

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxwgc import _dtypes, _flat_vectors, _validation
+from jaxwgc import _flat_vectors, _validation
+from jaxwgc._dtypes import promoted, working_constants
 from jaxwgc._targets import mixing, residual, squared_error
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding import _collapsed
@@ -118,7 +119,7 @@ def effective_weights(
       The paper's section 2.2.
     """
     _, weights = find_weights(code, received, decoder, finished)
-    return _effective(code, weights)
+    return _effective(working_constants(code), weights)
 
 
 @jax.jit
@@ -164,7 +165,7 @@ def decoding_error(
       random graphs", 2017 ("optimal decoding").
     """
     _, weights = find_weights(code, received, decoder, finished)
-    return _error(code, weights)
+    return _error(working_constants(code), weights)
 
 
 @jax.jit
@@ -310,7 +311,9 @@ def decode_round(
                 f"{messages.shape}"
             )
     mask, weights = find_weights(code, received, decoder, finished)
-    mixed, effective, miss, failed = _quality(code, weights, tolerance)
+    mixed, effective, miss, failed = _quality(
+        working_constants(code), weights, tolerance
+    )
     if messages is not None:
         gradient = _flat_vectors.unravel(combine(weights, messages, mask), params)
     else:
@@ -370,7 +373,7 @@ def combine(weights: jax.Array, messages: jax.Array, mask: jax.Array) -> jax.Arr
     References:
       The paper's section 2.2.
     """
-    return _combine(weights, _dtypes.promoted(messages), mask)
+    return _combine(weights, promoted(messages), mask)
 
 
 @jax.jit
