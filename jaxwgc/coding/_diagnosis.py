@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc import _validation
-from jaxwgc._targets import mixing, squared_error
 from jaxwgc.codes import GradientCode
-from jaxwgc.coding._decoding import find_weights
+from jaxwgc.coding._many_masks import errors_and_noise
 from jaxwgc.coding._worst_pattern import worst_pattern
 from jaxwgc.decoders import DecoderLike
 
@@ -176,6 +174,7 @@ the gradient's length
     generator = np.random.default_rng(np.asarray(bits))
     priority = generator.random((num_patterns, code.num_workers)).argsort(axis=1)
     rank = priority.argsort(axis=1)
+    scale = float(np.sum(np.asarray(code.target, np.float64) ** 2)) or 1.0
     rows = []
     for number in numbers:
         is_exhaustive = math.comb(code.num_workers, number) <= num_patterns
@@ -186,7 +185,8 @@ the gradient's length
         )
         worst = worst_pattern(code, number, decoder, max_patterns=max_patterns)
         masks = np.concatenate([worst[None], patterns])
-        errors, noise = _evaluate(code, decoder, masks, num_patterns + 1)
+        errors, noise = errors_and_noise(code, masks, decoder)
+        errors, noise = errors / scale, noise / scale
         # Where the search is not exhaustive a random pattern may be worse.
         hardest = errors.argmax()
         spread = 0.0 if is_exhaustive else errors[1:].std(ddof=1)
@@ -212,31 +212,6 @@ the gradient's length
         quantile_levels=levels,
         **{name: np.array([row[name] for row in rows]) for name in rows[0]},
     )
-
-
-def _evaluate(code, decoder, masks, size):
-    """Errors and squared noise of masks, over the squared norm of the target.
-
-    Filled up to `size` masks, so that a code is compiled once.
-    """
-    scale = float(np.sum(np.asarray(code.target, np.float64) ** 2))
-    padded = np.ones((size, code.num_workers), bool)
-    padded[: len(masks)] = masks
-    return [
-        np.asarray(values, np.float64)[: len(masks)] / (scale if scale > 0 else 1.0)
-        for values in _errors_and_noise(code, padded, decoder)
-    ]
-
-
-@jax.jit
-def _errors_and_noise(code, masks, decoder):
-    """Decoding errors, and squared noise for messages with noise of their own size."""
-    _, weights = find_weights(code, masks, decoder)
-    errors = squared_error(code, mixing(code, weights))
-    matrix = jnp.asarray(code.encoding_matrix)
-    sizes = jnp.sum(matrix.real**2 + matrix.imag**2, axis=1)
-    noise = jnp.sum((weights.real**2 + weights.imag**2) * sizes, axis=(-2, -1))
-    return errors, noise / code.num_segments
 
 
 def _every_pattern(num_workers, num_stragglers):

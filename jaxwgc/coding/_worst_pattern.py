@@ -11,12 +11,10 @@ import numpy as np
 
 from jaxwgc import _validation
 from jaxwgc.codes import GradientCode
-from jaxwgc.coding._decoding import decoding_error
+from jaxwgc.coding._many_masks import BATCH, errors_and_noise
 from jaxwgc.coding._ridge_errors import RidgeErrors, all_swaps, swapped
 from jaxwgc.decoders import Decoder, DecoderLike
 
-# Masks that are evaluated in one call. Always as many, so that a code is compiled once.
-_BATCH = 128
 # Errors that differ by less than that many eps of the target's squared norm are equal.
 _NOISE = 100
 # What the search starts from, besides the greedy pattern: random patterns as they are,
@@ -25,8 +23,6 @@ _NOISE = 100
 _NUM_RANDOM = 2
 _NUM_CLIMBED = 30
 _NUM_WORST = 4
-
-_decoding_error = jax.jit(decoding_error)
 
 
 def worst_pattern(
@@ -128,14 +124,9 @@ class _Adversary:
 
     def errors(self, lost: np.ndarray) -> np.ndarray:
         """Decoding errors (number,) of the sets (number, s); NaN counts as infinite."""
-        found = []
-        for start in range(0, len(lost), _BATCH):
-            batch = lost[start : start + _BATCH]
-            masks = np.ones((_BATCH, self.num_workers), bool)
-            np.put_along_axis(masks[: len(batch)], batch, False, axis=1)
-            errors = _decoding_error(self._code, masks, self._decoder)
-            found.append(np.asarray(errors, np.float64)[: len(batch)])
-        errors = np.concatenate(found)
+        masks = np.ones((len(lost), self.num_workers), bool)
+        np.put_along_axis(masks, lost, False, axis=1)
+        errors, _ = errors_and_noise(self._code, masks, self._decoder)
         return np.where(np.isnan(errors), np.inf, errors)
 
 
@@ -150,8 +141,8 @@ def _try_all(adversary: _Adversary, num_stragglers: int) -> tuple[int, ...]:
 
 
 def _arrays(sets: Iterator[tuple[int, ...]], size: int) -> Iterator[np.ndarray]:
-    """The sets in arrays (_BATCH, size), the last one shorter."""
-    while batch := list(itertools.islice(sets, _BATCH)):
+    """The sets in arrays (BATCH, size), the last one shorter."""
+    while batch := list(itertools.islice(sets, BATCH)):
         yield np.array(batch, int).reshape(len(batch), size)
 
 
@@ -225,8 +216,8 @@ def _better_swap(adversary: _Adversary, found: _Found, record: float) -> _Found 
     order = np.argsort(-ridge_errors, kind="stable")
     if adversary.ridge_error_is_bound:
         order = order[ridge_errors[order] > record - adversary.tolerance]
-    for start in range(0, len(order), _BATCH):
-        batch = order[start : start + _BATCH]
+    for start in range(0, len(order), BATCH):
+        batch = order[start : start + BATCH]
         sets = [swapped(found.lost, swap) for swap in swaps[batch]]
         errors = adversary.errors(np.array(sets))
         own = int(np.argmax(errors >= errors.max() - adversary.tolerance))
