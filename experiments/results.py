@@ -1,6 +1,7 @@
 """What experiments write: whole files or none."""
 
 import json
+import math
 import os
 import platform
 import tempfile
@@ -47,8 +48,9 @@ class Results:
 
     def add_json(self, name: str, content: dict[str, Any]) -> None:
         """Numbers, with where they come from."""
-        whole = {"environment": environment(), **content}
-        self._files[name] = (json.dumps(to_builtin(whole), indent=2) + "\n").encode()
+        whole = _named(to_builtin({"environment": environment(), **content}))
+        text = json.dumps(whole, indent=2, allow_nan=False) + "\n"
+        self._files[name] = text.encode()
 
     def add_table(self, name: str, table: ResultTable) -> None:
         """A table in Markdown, for the documentation."""
@@ -98,6 +100,17 @@ def environment() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "device": jax.devices()[0].device_kind,
     }
+
+
+def _named(value: Any) -> Any:
+    """What JSON has no numbers for by the names of Protocol Buffers: "Infinity"."""
+    if isinstance(value, dict):
+        return {name: _named(own) for name, own in value.items()}
+    if isinstance(value, list):
+        return [_named(own) for own in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return json.dumps(value)
+    return value
 
 
 def to_builtin(value: Any) -> Any:

@@ -41,7 +41,7 @@ class ResultTable:
         self.rows.append(list(cells))
 
     def print(self) -> None:
-        """To the terminal; what is wider in pieces, each with the first column."""
+        """To the terminal; what is wider in pieces, each with what tells the rows."""
         for number, piece in enumerate(self._pieces(console.width)):
             table = Table(title_justify="left", title_style="bold")
             table.title = self.title if number == 0 else "(further columns)"
@@ -60,12 +60,22 @@ class ResultTable:
             + max(map(cell_len, [*heading.split(), *(row[index] for row in self.rows)]))
             for index, heading in enumerate(self.columns)
         ]
-        pieces = [[0]]
-        for index in range(1, len(widths)):
+        names = self._names()
+        if 1 + sum(widths[index] for index in names) > width / 2:
+            names = [0]
+        pieces = [names]
+        for index in range(len(names), len(widths)):
             if 1 + sum(widths[own] for own in [*pieces[-1], index]) > width:
-                pieces.append([0])
-            pieces[-1].append(index)
-        return [own for own in pieces if own != [0]] or [[0]]
+                pieces.append(names)
+            pieces[-1] = [*pieces[-1], index]
+        return [own for own in pieces if own != names] or [names]
+
+    def _names(self) -> list[int]:
+        """The first columns that no two rows share, or the first where all do."""
+        for number in range(1, len(self.columns)):
+            if len({tuple(row[:number]) for row in self.rows}) == len(self.rows):
+                return list(range(number))
+        return [0]
 
     def to_markdown(self) -> str:
         """Caption, and pipe table whose columns but the first go to the right."""

@@ -83,7 +83,8 @@ def test_interrupted_run_says_so_and_leaves_nothing(tmp_path, moment):
 
 def test_files_appear_whole_or_not_at_all(tmp_path, monkeypatch):
     folder = results.Results("Test", tmp_path, 1)
-    folder.add_json("numbers.json", {"mean": np.float64(1.5), "list": np.arange(2)})
+    numbers = {"mean": np.float64(1.5), "list": np.arange(2), "longest": [np.inf]}
+    folder.add_json("numbers.json", numbers)
 
     def full_disk(*_):
         raise OSError(28, "No space left on device")
@@ -97,6 +98,7 @@ def test_files_appear_whole_or_not_at_all(tmp_path, monkeypatch):
     written = json.loads((tmp_path / "numbers.json").read_text())
     assert written["mean"] == 1.5
     assert written["list"] == [0, 1]
+    assert written["longest"] == ["Infinity"]
     assert written["environment"]["jaxwgc"] == jaxwgc.__version__
 
 

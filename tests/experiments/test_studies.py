@@ -184,6 +184,17 @@ def test_wide_tables_are_printed_in_pieces(monkeypatch):
         assert all(any(cell in line for line in shown) for cell in own)
 
 
+def test_pieces_of_a_table_have_all_columns_that_tell_rows_apart(monkeypatch):
+    console = Console(width=80, record=True, file=open(os.devnull, "w"))
+    monkeypatch.setattr(tables, "console", console)
+    rows = [[code, wait, *["0.123456789"] * 8] for code in "ab" for wait in "xy"]
+    ResultTable("Two", ["code", "wait", *"12345678"], rows).print()
+    lines = console.export_text().splitlines()
+    shown = [line.split()[1:4:2] for line in lines if "0.123456789" in line]
+    assert len(shown) > 4
+    assert shown == [row[:2] for row in rows] * (len(shown) // 4)
+
+
 def test_one_run_has_no_interval_and_differs_from_nothing():
     assert orderings.compare(1.0, 2.0, math.nan, math.nan) == "tie"
     single = jaxwgc.summarize(np.array([2.0]))
