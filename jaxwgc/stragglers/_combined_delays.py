@@ -113,6 +113,7 @@ def unequal_speeds(delay: DelayModel, speeds: Any) -> DelayModel:
 
     def sample(key, state, loads):
         key, worker_key = jax.random.split(_validation.check_key(key))
+        loads = loads_of(loads, state["workers"])
         workers = chosen_workers(worker_key, state["workers"], len(speeds))
         times, own = delay.sample(key, state["delay"], loads)
         times = times / jnp.asarray(speeds, times.dtype)[workers]
@@ -180,6 +181,7 @@ def markov(
 
     def sample(key, state, loads):
         key, fast_key, slow_key = jax.random.split(_validation.check_key(key), 3)
+        loads = loads_of(loads, state["is_slow"])
         goes_on = jnp.where(state["is_slow"], 1 - become_fast, become_slow)
         draws = jax.random.uniform(key, state["is_slow"].shape, jnp.float32)
         is_slow = draws < jnp.where(state["is_first"], stationary, goes_on)

@@ -9,9 +9,14 @@ import numpy as np
 from jaxwgc import _dtypes, _validation
 
 
-def loads_of(loads: Any) -> jax.Array:
-    """Loads (num_workers,); NaN in the place of traced ones that are none."""
+def loads_of(loads: Any, state: jax.Array | None = None) -> jax.Array:
+    """Loads (num_workers,), as many as `state` has; NaN where traced ones are none."""
     loads = _vector("loads", loads, "finite and at least 0", largest=np.inf)
+    if state is not None and state.shape != loads.shape:
+        raise ValueError(
+            "loads must have shape (num_workers,), of the state that init(num_workers) "
+            f"gave, {state.shape}; got {loads.shape}"
+        )
     return jnp.where((loads >= 0) & (loads < jnp.inf), loads, jnp.nan)
 
 

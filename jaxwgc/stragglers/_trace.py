@@ -116,7 +116,7 @@ def trace(
 
     def sample(key, state, loads):
         worker_key, round_key = jax.random.split(_validation.check_key(key))
-        loads = loads_of(loads)
+        loads = loads_of(loads, state["workers"])
         shape = loads.shape
         if resample == "cells":
             workers = jax.random.randint(worker_key, shape, 0, num_measured)

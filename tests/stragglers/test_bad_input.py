@@ -177,6 +177,18 @@ class TestLoads:
         with pytest.raises(error, match="loads must " + rule):
             model.sample(KEY, (), loads)
 
+    @pytest.mark.parametrize(
+        "delay",
+        [
+            stragglers.trace(np.ones((3, 5))),
+            stragglers.unequal_speeds(stragglers.pareto(1, 2), np.ones(5)),
+            stragglers.markov(*[stragglers.pareto(1, 2)] * 2, 0.1, 0.2),
+        ],
+    )
+    def test_of_other_workers_than_the_state(self, delay):
+        with pytest.raises(ValueError, match=r"init.* gave, \(5,\); got \(4,\)"):
+            delay.sample(KEY, delay.init(5), np.ones(4))
+
     @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
     def test_infinite_loads(self, model):
         with pytest.raises(ValueError, match=r"finite and .*; got loads\[3\] = inf"):
