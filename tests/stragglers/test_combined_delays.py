@@ -120,13 +120,17 @@ def test_affine_of_no_load():
 
 
 def test_vmap():
-    loads = jnp.stack([jnp.ones(3), jnp.array([1.0, 2.0, 0.5])])
+    loads = np.array([[1.0, 1.0, 1.0], [1.0, 2.0, 0.5]])
     state = CHAIN.init(3)
     keys = jax.random.split(jax.random.key(0), 2)
-    sample = jax.vmap(lambda key, loads: CHAIN.sample(key, state, loads)[0])
-    mapped = sample(keys, loads)
+
+    def sample(key, loads):
+        return CHAIN.sample(key, state, loads)[0]
+
+    mapped = jax.jit(jax.vmap(sample))(keys, loads)
+    single = jax.jit(sample)
     for key, own, found in zip(keys, loads, mapped, strict=True):
-        np.testing.assert_allclose(found, CHAIN.sample(key, state, own)[0], rtol=1e-6)
+        np.testing.assert_allclose(found, single(key, own), rtol=1e-6)
 
 
 @pytest.mark.parametrize(

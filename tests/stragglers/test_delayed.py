@@ -89,7 +89,9 @@ class TestFinished:
         ("seconds", "expected"), [(2.0, 2), (1.9999, 1), (0.5, 0), (2.9999, 2), (3, 3)]
     )
     def test_three_parts_of_a_second(self, seconds, expected, x64):
-        arrivals = finished_of(1.0, stragglers.deadline(seconds), np.array([3.0, 9.0]))
+        dtype = np.float64 if x64 else np.float32
+        loads = np.array([3, 9, 1, 1, 1], dtype)
+        arrivals = by_deadline(dtype(seconds), np.ones(5, dtype), loads)
         assert arrivals.finished[0] == expected
 
     @pytest.mark.parametrize(
