@@ -107,7 +107,7 @@ class TestBernoulli:
         rounds = []
         for mode in (False, True):
             with jax.enable_x64(mode):
-                rounds.append(model.sample(jax.random.key(5), (), jnp.ones(300))[0])
+                rounds.append(rounds_of(model, np.ones(300), 4))
         np.testing.assert_array_equal(rounds[0].received, rounds[1].received)
 
 
