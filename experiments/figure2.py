@@ -53,7 +53,7 @@ def study(runs: int, seed: int) -> studies.Study:
 def one_run(key: jax.Array) -> Numbers:
     """Gradient norms of both methods on one data set and sample."""
     sample_key, *descent_keys = jax.random.split(key, 3)
-    _, small, _ = linear_regression.draw_sample(sample_key, COMPRESSION)
+    _, (small,), _ = linear_regression.draw_sample(sample_key, COMPRESSION)
     problem = linear_regression.problem(small.parts)
     step_size = linear_regression.PROTOCOLS["doubled"]
 

@@ -1,6 +1,7 @@
 """Table 2 and the data of figure 2: linear regression on uneven leverage scores."""
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,9 @@ PUBLISHED_ITERATIONS = {
 PUBLISHED_ERROR = {2: "O(10⁻⁵)", 4: "O(10⁻⁴)"}
 # The protocols: what the gradient of the paper's objective is multiplied by in a step.
 PROTOCOLS = {"literal": STEP_SIZE, "doubled": 2 * STEP_SIZE}
+# Besides them unbiased rescaling, and each method at the step 2 / (mu + L) of its own
+# Hessian.
+OWN_BEST = "own_best_step"
 
 
 def squared_error(params: jax.Array, part: Any) -> jax.Array:
@@ -67,9 +71,9 @@ def draw_data(key: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def draw_sample(
-    key: jax.Array, compression: int, rescaling: str = "paper"
-) -> tuple[tuple[jax.Array, jax.Array], sketching.WeightedParts, jax.Array]:
-    """The data, k sampled and rescaled parts of them, and the number of draws q."""
+    key: jax.Array, compression: int, rescalings: Sequence[str] = ("paper",)
+) -> tuple[tuple[jax.Array, jax.Array], list[sketching.WeightedParts], jax.Array]:
+    """The data, k sampled parts of them in each rescaling, and the number of draws."""
     data_key, sample_key = jax.random.split(key)
     data = draw_data(data_key)
     num_parts = compression * descent.CODE.num_parts
@@ -80,45 +84,83 @@ def draw_sample(
         sketching.partition_probabilities(scores, num_parts),
         num_distinct=descent.CODE.num_parts,
     )
-    small = sketching.weighted_parts(
-        sample, parts, row_weights, rescaling=rescaling, scale="rows"
-    )
+    small = [
+        sketching.weighted_parts(
+            sample, parts, row_weights, rescaling=rescaling, scale="rows"
+        )
+        for rescaling in rescalings
+    ]
     return data, small, sample.num_draws
 
 
-def one_run(key: jax.Array, compression: int, step_size: float | None = None) -> Any:
-    """One data set and sample, solved with the weights and without.
-
-    With no step given: unbiased rescaling, and each method at the step 2 / (mu + L) of
-    its own Hessian.
-    """
-    rescaling = "unbiased" if step_size is None else "paper"
+def one_run(
+    key: jax.Array, compression: int, protocols: Sequence[str] = (*PROTOCOLS, OWN_BEST)
+) -> Numbers:
+    """One data set and sample, solved in each protocol with the weights and without."""
     sample_key, *descent_keys = jax.random.split(key, 3)
-    data, small, num_draws = draw_sample(sample_key, compression, rescaling)
+    rescalings = ["unbiased" if own == OWN_BEST else "paper" for own in protocols]
+    data, small, num_draws = draw_sample(sample_key, compression, rescalings)
     solution = least_squares_solution(*data)
     # At steps of their own as many draws in all, so that both objectives have the same
     # size.
-    mean = small.weights.mean() if step_size is None else 1.0
+    means = [
+        own.weights.mean() if protocol == OWN_BEST else 1.0
+        for protocol, own in zip(protocols, small, strict=True)
+    ]
+    step_sizes = jnp.array([PROTOCOLS.get(protocol, jnp.nan) for protocol in protocols])
 
-    def descend(descent_key, weights):
-        own_step, own_run = step_size, {}
-        if own_step is None:
+    def solve(lane):
+        small, mean, step_size = lane
+
+        def descend(descent_key, weights):
             features = small.parts[0] * jnp.sqrt(weights)[:, None, None]
             features = features.reshape(-1, NUM_FEATURES)
             curvatures = jnp.linalg.eigvalsh(2 * features.T @ features)
-            own_step = 2 / (curvatures[0] + curvatures[-1])
-            own_run["condition"] = curvatures[-1] / curvatures[0]
-        rule = weights, own_step, STOP_NORM, MAX_ITERATIONS
-        found = descent.descend(descent_key, *problem(small.parts), *rule)
-        error = jnp.sum((found.params - solution) ** 2)
-        return own_run | {"iterations": found.iterations, "error": error}
+            best = 2 / (curvatures[0] + curvatures[-1])
+            own_step = jnp.where(jnp.isnan(step_size), best, step_size)
+            rule = weights, own_step, STOP_NORM, MAX_ITERATIONS
+            found = descent.descend(descent_key, *problem(small.parts), *rule)
+            return {
+                "condition": curvatures[-1] / curvatures[0],
+                "iterations": found.iterations,
+                "error": jnp.sum((found.params - solution) ** 2),
+            }
 
-    # Side by side, which compiles in half the time.
-    both = jnp.stack([small.weights, jnp.full_like(small.weights, mean)])
-    found = jax.vmap(descend)(jnp.stack(descent_keys), both)
-    return {"draws_per_part": num_draws / descent.CODE.num_parts} | {
-        weighting: jax.tree.map(lambda leaf, lane=lane: leaf[lane], found)
-        for lane, weighting in enumerate(WEIGHTINGS)
+        # Side by side, which compiles in half the time.
+        both = jnp.stack([small.weights, jnp.full_like(small.weights, mean)])
+        return jax.vmap(descend)(jnp.stack(descent_keys), both)
+
+    # One after the other: one program serves all protocols.
+    lanes = jax.tree.map(lambda *own: jnp.stack(own), *small)
+    found = jax.lax.map(solve, (lanes, jnp.stack(means), step_sizes))
+
+    def of(protocol, lane):
+        own = {name: leaf[lane] for name, leaf in found.items()}
+        if protocol != OWN_BEST:
+            del own["condition"]
+        return {"draws_per_part": num_draws / descent.CODE.num_parts} | {
+            weighting: {name: leaf[second] for name, leaf in own.items()}
+            for second, weighting in enumerate(WEIGHTINGS)
+        }
+
+    return {protocol: of(protocol, lane) for lane, protocol in enumerate(protocols)}
+
+
+def all_runs(key: jax.Array) -> Numbers:
+    """At each compression."""
+    return {compression: one_run(key, compression) for compression in COMPRESSIONS}
+
+
+def reduce(found: Numbers) -> Numbers:
+    """Means, by the cells of the tables."""
+    means = jaxwgc.summarize(found)
+    return {
+        "reproduced": {
+            f"rho={compression} {protocol}": means[compression][protocol]
+            for compression in COMPRESSIONS
+            for protocol in PROTOCOLS
+        },
+        OWN_BEST: {f"rho={c}": means[c][OWN_BEST] for c in COMPRESSIONS},
     }
 
 
@@ -149,17 +191,13 @@ def study(runs: int, seed: int) -> studies.Study:
     return studies.Study(
         {
             "published_iterations": PUBLISHED_ITERATIONS,
-            "reproduced": {
-                f"rho={c} {protocol}": Trial(one_run, c, step_size)
-                for c in COMPRESSIONS
-                for protocol, step_size in PROTOCOLS.items()
-            },
-            "own_best_step": {f"rho={c}": Trial(one_run, c) for c in COMPRESSIONS},
+            "": Trial(all_runs),
         },
         key=jax.random.key(seed),
         runs=runs,
         batch_size=BATCH_SIZE,
         x64=True,
+        reduce=reduce,
         tables={"": iterations_table, "errors": errors_table, "best_step": best_table},
         figures={"": iterations_figure},
         note=note,
@@ -172,7 +210,7 @@ def note(numbers: Numbers) -> str:
     for compression in COMPRESSIONS:
         published = [PUBLISHED_ITERATIONS[f"rho={compression} {w}"] for w in WEIGHTINGS]
         runs = [numbers["reproduced"][f"rho={compression} {p}"] for p in PROTOCOLS]
-        runs.append(numbers["own_best_step"][f"rho={compression}"])
+        runs.append(numbers[OWN_BEST][f"rho={compression}"])
         literal, doubled, own = (
             [run[w]["iterations"].mean for w in WEIGHTINGS] for run in runs
         )
@@ -242,7 +280,7 @@ def best_table(numbers: Numbers) -> ResultTable:
 
     def show(cell):
         compression, weighting = cell
-        own = numbers["own_best_step"][f"rho={compression}"][weighting]
+        own = numbers[OWN_BEST][f"rho={compression}"][weighting]
         return {
             "ρ": str(compression),
             "weights": YES_NO[weighting == "weighted"],

@@ -27,6 +27,13 @@ def random_masks(seed: int, code: jaxwgc.GradientCode, number: int) -> np.ndarra
     return order >= code.num_stragglers
 
 
+def batches(masks: np.ndarray, size: int = 256) -> np.ndarray:
+    """In batches of one size, filled up: one program serves any number of masks."""
+    padded = np.ones((-(-len(masks) // size) * size, masks.shape[1]), bool)
+    padded[: len(masks)] = masks
+    return padded.reshape(-1, size, masks.shape[1])
+
+
 def strides(code: jaxwgc.GradientCode) -> np.ndarray:
     """Masks that lose workers at equal distances, for every distance."""
     number, lost = code.num_workers, np.arange(code.num_stragglers)

@@ -80,11 +80,16 @@ def errors(code: jaxwgc.GradientCode, masks: np.ndarray, seed: int):
     own = Interpolation() if _reed_solomon.point_step(code) == 1 else None
     gradients = np.random.default_rng(seed).normal(size=(code.num_parts, 100))
     gradients = gradients.astype(jnp.result_type(float))
-    weights, decoded = decode(code, jnp.asarray(masks), gradients, own)
+    batches = _reed_solomon.batches(masks)
+    found = [decode(code, batch, gradients, own) for batch in batches]
     # In float64 from here on, so that only the library's rounding counts.
-    reached = np.asarray(weights, np.complex128) @ code.encoding_matrix
+    weights, decoded = (
+        np.concatenate(own)[: len(masks)].astype(dtype)
+        for own, dtype in zip(zip(*found), (np.complex128, np.float64))
+    )
+    reached = weights @ code.encoding_matrix
     truth = gradients.astype(np.float64).sum(axis=0)
-    miss = np.linalg.norm(np.asarray(decoded, np.float64) - truth, axis=1)
+    miss = np.linalg.norm(decoded - truth, axis=1)
     return np.abs(reached - 1).max(axis=1), miss / np.linalg.norm(truth)
 
 

@@ -54,10 +54,7 @@ def relative_miss(code: jaxwgc.GradientCode):
     matrix = code.encoding_matrix.astype(np.complex64).astype(np.complex128)
 
     def error(masks: np.ndarray) -> np.ndarray:
-        batch = 256
-        padded = np.ones((-(-len(masks) // batch) * batch, masks.shape[1]), bool)
-        padded[: len(masks)] = masks
-        weights = [decode(part) for part in padded.reshape(-1, batch, masks.shape[1])]
+        weights = [decode(batch) for batch in _reed_solomon.batches(masks)]
         weights = np.concatenate(weights)[: len(masks)].astype(np.complex128)
         miss = np.linalg.norm(weights @ matrix - 1, axis=1)
         return miss / np.sqrt(code.num_parts)

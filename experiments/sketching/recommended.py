@@ -38,21 +38,25 @@ SETTINGS: dict[str, Callable[[Any], dict[str, Any]]] = {
 
 
 def study(effort: Effort, key: jax.Array) -> Study:
-    """A cell a setting and a kind of data."""
+    """A cell a setting, in which all kinds of data are embedded."""
     num_rows = NUM_ROWS if effort.is_full else FEW_ROWS
     data_key, run_key = jax.random.split(key)
     every = data.regressions(data_key, num_rows, NUM_COLUMNS)
     few = distortion.oblivious(sketching.sparse_sign, num_nonzeros=NUM_NONZEROS)
     makes = distortion.EMBEDDINGS | {FEW_NONZEROS: few}
 
-    def cells(name, kind):
-        own = every[kind]
+    def cells(name):
         wanted = getattr(sketching, name.split(",")[0]), NUM_COLUMNS, EPSILON, DELTA
-        options = SETTINGS[name](own.scores)
-        size = sketching.recommended_sketch_size(*wanted, **options)
-        trial = Trial(distortion.one_run, makes[name], size, {kind: own})
+        sizes = {
+            kind: sketching.recommended_sketch_size(
+                *wanted, **SETTINGS[name](every[kind].scores)
+            )
+            for kind in KINDS
+        }
         # More draws than there are rows embed nothing.
-        return {"size": size} | ({"": trial} if size <= num_rows else {})
+        own = {kind: size for kind, size in sizes.items() if size <= num_rows}
+        trial = {"": Trial(one_run, makes[name], own, every)} if own else {}
+        return {kind: {"size": size} for kind, size in sizes.items()} | trial
 
     return Study(
         {
@@ -60,9 +64,7 @@ def study(effort: Effort, key: jax.Array) -> Study:
             "num_columns": NUM_COLUMNS,
             "epsilon": EPSILON,
             "delta": DELTA,
-            "embeddings": {
-                name: {kind: cells(name, kind) for kind in KINDS} for name in SETTINGS
-            },
+            "embeddings": {name: cells(name) for name in SETTINGS},
         },
         key=run_key,
         runs=effort.runs,
@@ -72,12 +74,26 @@ def study(effort: Effort, key: jax.Array) -> Study:
     )
 
 
-def reduce(distortions: dict[str, np.ndarray]) -> Numbers:
-    """How many keep the promise, and the mean."""
-    (found,) = distortions.values()
+def one_run(
+    key: jax.Array, make: distortion.Make, sizes: dict[str, int], every: dict[str, Any]
+) -> Numbers:
+    """Of each kind of data its size and distortion: embeddings of one size are one."""
+    found = {}
+    for kind, size in sizes.items():
+        own = distortion.one_run(key, make, size, {kind: every[kind]})
+        found[kind] = {"size": size, "distortion": own[kind]}
+    return found
+
+
+def reduce(found: Numbers) -> Numbers:
+    """How many keep the promise, and the mean, by the kind of data."""
     return {
-        "successes": int(np.sum(found <= EPSILON)),
-        "distortion": jaxwgc.summarize(found),
+        kind: {
+            "size": int(own["size"][0]),
+            "successes": int(np.sum(own["distortion"] <= EPSILON)),
+            "distortion": jaxwgc.summarize(own["distortion"]),
+        }
+        for kind, own in found.items()
     }
 
 

@@ -1,6 +1,7 @@
 """Least squares on sampled rows: what each sampler loses, against the rows it takes."""
 
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -44,6 +45,14 @@ SAMPLERS = {
 }
 
 
+def alike() -> list[dict[str, Sampler]]:
+    """Samplers that differ in their rule alone, together."""
+    groups: dict[Any, dict[str, Sampler]] = {}
+    for name, own in SAMPLERS.items():
+        groups.setdefault(own[1:], {})[name] = own
+    return [*groups.values()]
+
+
 def draw_rows(
     key: jax.Array, probabilities: jax.Array, size: int, method: str, weighted: bool
 ) -> tuple[jax.Array, jax.Array]:
@@ -62,23 +71,41 @@ def draw_rows(
     return indices.reshape(-1), jnp.repeat(blocks.scale, BLOCK_SIZE)
 
 
-def one_run(key: jax.Array, sampler: Sampler, every: Every, sizes: Any) -> Numbers:
-    """Least squares in sampled rows: shortest coordinates (sizes, p), by the kind."""
-    rule, method, weighted = sampler
+def one_run(
+    key: jax.Array, samplers: dict[str, Sampler], every: Every, sizes: Any
+) -> Numbers:
+    """Least squares in sampled rows: shortest coordinates (sizes, p), by the kind.
 
-    def solve(size, own):
-        scores, basis, target = own
-        probabilities = sketching.row_probabilities(scores, rule)
+    Of samplers that differ in their rule alone, by their names.
+    """
+    ((method, weighted),) = {own[1:] for own in samplers.values()}
+    rules = [
+        functools.partial(sketching.row_probabilities, rule=own.rule)
+        for own in samplers.values()
+    ]
+
+    def solve(size, lane):
+        rule, scores, basis, target = lane
+        probabilities = jax.lax.switch(rule, rules, scores)
         indices, scale = draw_rows(key, probabilities, size, method, weighted)
         rows, values = sketching.scale_rows((basis[indices], target[indices]), scale)
         inverse = jnp.linalg.pinv(rows.T @ rows, rtol=CUTOFF, hermitian=True)
         return inverse @ (rows.T @ values)
 
-    # One after the other: one program, compiled faster, serves all kinds.
-    stacked = [(own.scores, own.basis, own.target) for own in every.values()]
+    # One after the other: one program, compiled faster, serves all kinds and rules.
+    stacked = [
+        (rule, own.scores, own.basis, own.target)
+        for rule, own in itertools.product(range(len(rules)), every.values())
+    ]
     stacked = tuple(map(jnp.stack, zip(*stacked, strict=True)))
     found = [jax.lax.map(functools.partial(solve, size), stacked) for size in sizes]
-    return dict(zip(every, jnp.stack(found, axis=1), strict=True))
+    solutions = jnp.stack(found, axis=1).reshape(
+        len(samplers), len(every), len(sizes), -1
+    )
+    return {
+        name: dict(zip(every, own, strict=True))
+        for name, own in zip(samplers, solutions, strict=True)
+    }
 
 
 class Measured(NamedTuple):
@@ -107,7 +134,7 @@ def compare(solutions: np.ndarray, own: data.Regression) -> Measured:
 
 
 def study(effort: Effort, key: jax.Array) -> Study:
-    """A cell a sampler."""
+    """A cell for samplers that differ in their rule alone."""
     data_key, run_key = jax.random.split(key)
     num_rows, num_columns = data.sizes(effort)
     every = data.regressions(data_key, num_rows, num_columns)
@@ -120,16 +147,17 @@ def study(effort: Effort, key: jax.Array) -> Study:
             "sizes": sizes,
             "coherence": {kind: own.coherence for kind, own in every.items()},
             "largest_score": {kind: own.scores.max() for kind, own in every.items()},
-            "excess": {
-                name: Trial(one_run, sampler, every, sizes)
-                for name, sampler in SAMPLERS.items()
-            },
+            "excess": dict.fromkeys(SAMPLERS)
+            | {"": [Trial(one_run, own, every, sizes) for own in alike()]},
         },
         key=run_key,
         runs=effort.runs,
         batch_size=25,
         x64=True,
-        reduce=lambda found: {kind: reduce(found[kind], every[kind]) for kind in every},
+        reduce=lambda found: {
+            name: {kind: reduce(own[kind], every[kind]) for kind in every}
+            for name, own in found.items()
+        },
         tables={
             "data": tabulate_data,
             "samplers": tabulate_excess,

@@ -45,7 +45,7 @@ def study(effort: Effort, key: jax.Array) -> Study:
 def descend(key: jax.Array, compression: int) -> Numbers:
     """Iterations to each threshold, and the distance from the whole solution there."""
     sample_key, *keys = jax.random.split(key, 3)
-    data, small, _ = linear_regression.draw_sample(sample_key, compression)
+    data, (small,), _ = linear_regression.draw_sample(sample_key, compression)
     solution = linear_regression.least_squares_solution(*data)
     residual = jnp.sum((data[1] - data[0] @ solution) ** 2)
 

@@ -49,14 +49,16 @@ def draw(key, part):
     return jax.random.choice(key, part, (4,), replace=False)
 
 
+@jax.jit
 def true_gradient(params, step):
     """From the rows that all holders of a part are to draw."""
-    total = jax.tree.map(jnp.zeros_like, params)
-    for index, part in enumerate(PARTS):
+
+    def partial(index, part):
         key = jax.random.fold_in(jax.random.fold_in(KEY, step), index)
-        own = jax.grad(loss)(params, draw(key, part))
-        total = jax.tree.map(jnp.add, total, own)
-    return total
+        return jax.grad(loss)(params, draw(key, part))
+
+    every = jax.vmap(partial)(jnp.arange(NUM_WORKERS), PARTS)
+    return jax.tree.map(lambda leaf: leaf.sum(0), every)
 
 
 def ray_folders(pid):
@@ -162,12 +164,16 @@ def test_gradient_of_minibatches_is_the_plain_one(cluster):
 def test_messages_are_those_of_encode(cluster):
     step = cluster.step
     found = cluster.compute(PARAMS)
-    batches = [
-        draw(jax.random.fold_in(jax.random.fold_in(KEY, step), index), part)
-        for index, part in enumerate(PARTS)
-    ]
-    values, partials = jaxwgc.partial_value_and_grad(loss)(PARAMS, jnp.stack(batches))
-    expected = jaxwgc.encode(CODE, partials)
+
+    @jax.jit
+    def encoded(params, step):
+        key = jax.random.fold_in(KEY, step)
+        keys = [jax.random.fold_in(key, index) for index in range(NUM_WORKERS)]
+        batches = jax.vmap(draw)(jnp.stack(keys), PARTS)
+        values, partials = jaxwgc.partial_value_and_grad(loss)(params, batches)
+        return values, jaxwgc.encode(CODE, partials)
+
+    values, expected = encoded(PARAMS, step)
     received = found.received
     np.testing.assert_allclose(
         found.messages[received], expected[received], rtol=1e-4, atol=1e-3

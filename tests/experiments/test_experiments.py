@@ -1,5 +1,6 @@
 """The experiments end to end on few runs, and the protocols they follow."""
 
+import dataclasses
 import json
 
 import jax
@@ -15,11 +16,13 @@ from experiments.benchmark import (
     _peers,
     _reed_solomon,
     benchmark,
+    decoding,
+    leverage_scores,
+    scale,
     trials,
 )
 from experiments.studies import Study
 from experiments.tables import ResultTable
-from jaxwgc.sketching import leverage_scores
 
 
 class TestDescent:
@@ -111,43 +114,63 @@ class TestMnist:
         model.fit(training.images[:2000], training.labels[:2000])
         assert model.score(test.images, test.labels) > 0.93
 
-    def test_uncompressed_run(self):
-        rule, uncompressed = mnist.calibrate(*mnist.load_digits())
-        assert uncompressed["error_percent"] == pytest.approx(4.37, abs=0.1)
-        step = uncompressed["step_on_mean_loss"] / 10_000
-        assert rule.step_size == pytest.approx(step)
+    @pytest.fixture(scope="class")
+    def found(self, tmp_path_factory):
+        """The folder of four runs, and each run with what the rule was fitted on."""
+        one_run, study, runs = mnist.one_run, mnist.study, {}
 
-    def test_trajectories_are_those_of_the_descent(self, monkeypatch):
-        """Without a code, and stopped afterwards."""
-        training, test = mnist.load_digits()
-        data = training, test, leverage_scores(training.images)
-        monkeypatch.setattr(mnist, "FIT_STEPS", np.array([1e-3]))
-        rules = dict.fromkeys(mnist.PROTOCOLS, mnist.Rule(1e-3, 150.0))
+        def with_trajectory(key, data, rules, compression):
+            fitted = mnist.trajectories(jax.random.split(key)[0], data, compression)
+            return one_run(key, data, rules, compression) | {"fitted": fitted}
 
-        @jax.jit
-        def both(key, data):
-            fitted = mnist.trajectories(jax.random.split(key)[0], data, 20)
-            return fitted, mnist.one_run(key, data, rules, 20)
+        def keep(found):
+            runs.update(found)
+            return jaxwgc.summarize(
+                {name: own for name, own in found.items() if name != "fitted"}
+            )
 
-        found, run = both(jax.random.key(3), data)
-        for index, weighting in enumerate(mnist.WEIGHTINGS):
-            ended = int(np.argmax(np.asarray(found["norm"][0, index]) < 150))
-            own = run["paper"][weighting]
-            assert int(own["iterations"]) == ended > 3
-            error = found["error"][0, index, ended]
-            np.testing.assert_allclose(own["error"], error, atol=0.06)
+        out = tmp_path_factory.mktemp("mnist")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(mnist, "COMPRESSIONS", (20,))
+            patch.setattr(mnist, "one_run", with_trajectory)
+            patch.setattr(
+                mnist,
+                "study",
+                lambda *own: dataclasses.replace(study(*own), reduce=keep),
+            )
+            mnist.mnist(runs=4, out=out)
+        return out, runs
 
-    def test_few_runs(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(mnist, "COMPRESSIONS", (20,))
-        mnist.mnist(runs=4, out=tmp_path)
-        written = json.loads((tmp_path / "table1.json").read_text())
+    def test_few_runs(self, found):
+        out, _ = found
+        written = json.loads((out / "table1.json").read_text())
         assert 1e-4 < written["rules"]["paper"]["step_size"] < 3e-3
         for protocol in ("paper", "unbiased"):
             for weighting in ("weighted", "unweighted"):
                 cell = written["reproduced"]["rho=20"][protocol][weighting]
                 assert 3 < cell["error"]["mean"] < 11
                 assert 5 < cell["iterations"]["mean"] < 150
-        assert (tmp_path / "table1.png").read_bytes().startswith(b"\x89PNG")
+        assert (out / "table1.png").read_bytes().startswith(b"\x89PNG")
+        uncompressed = written["uncompressed"]
+        assert uncompressed["error_percent"] == pytest.approx(4.37, abs=0.1)
+        step = uncompressed["step_on_mean_loss"] / 10_000
+        assert written["rules"]["plain"]["step_size"] == pytest.approx(step)
+
+    def test_trajectories_are_those_of_the_descent(self, found):
+        """Without a code, and stopped afterwards."""
+        out, runs = found
+        rule = json.loads((out / "table1.json").read_text())["rules"]["paper"]
+        step = list(mnist.FIT_STEPS).index(rule["step_size"])
+        for index, weighting in enumerate(mnist.WEIGHTINGS):
+            norms, errors = (
+                runs["fitted"][name][:, step, index] for name in ("norm", "error")
+            )
+            ended = np.argmax(norms < rule["stop_norm"], axis=1)
+            own = runs["paper"][weighting]
+            np.testing.assert_array_equal(own["iterations"], ended)
+            assert ended.max() > 3
+            there = errors[np.arange(len(ended)), ended]
+            np.testing.assert_allclose(own["error"], there, atol=0.06)
 
 
 class TestBenchmark:
@@ -159,7 +182,12 @@ class TestBenchmark:
         np.testing.assert_allclose(_peers.numpy_lstsq(code, mask), ours, atol=1e-5)
 
     def test_quick(self, tmp_path, monkeypatch):
+        # One of each kind, of few workers.
         monkeypatch.setattr(_reed_solomon, "CODES", ((10, 5, 6),))
+        monkeypatch.setattr(decoding, "BERNOULLI", decoding.BERNOULLI[:1])
+        monkeypatch.setattr(leverage_scores, "EPSILONS", (0.5,))
+        monkeypatch.setattr(leverage_scores, "RANKS", {"rank 3/5": 60})
+        monkeypatch.setattr(scale, "QUICK", 10)
         monkeypatch.setitem(SECTIONS, "table2", lambda *_: benchmark_stub())
         # Its processes are started in tests/distributed.
         monkeypatch.setitem(SECTIONS, "coordinator", lambda *_: benchmark_stub())

@@ -12,46 +12,57 @@ import numpy as np
 import pytest
 
 import jaxwgc
-from experiments import results, tables
-from experiments.__main__ import EXPERIMENTS
+from experiments import __main__, results, tables
 
 ROOT = Path(__file__).parents[2]
 
 
-def run(*arguments, **kwargs):
-    return subprocess.run(
-        [sys.executable, "-m", "experiments", *arguments],
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Runs the command line in this process: its status, and what it says."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["experiments", *arguments])
+        try:
+            status = __main__.main()
+        except SystemExit as ended:
+            status = ended.code
+        return status, "".join(capsys.readouterr())
+
+    return run
+
+
+def test_no_argument_lists_the_experiments(run):
+    status, listed = run()
+    assert status == 0
+    for name in __main__.EXPERIMENTS:
+        assert name in listed
+
+
+def test_unwritable_out_is_said_before_any_work(tmp_path, run):
+    occupied = tmp_path / "file"
+    occupied.write_text("mine")
+    # As it is called, which ends with that status.
+    process = subprocess.run(
+        [sys.executable, "-m", "experiments", "figure2", "--out", str(occupied)],
         cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=300,
-        **kwargs,
     )
-
-
-def test_no_argument_lists_the_experiments():
-    listed = run()
-    assert listed.returncode == 0
-    for name in EXPERIMENTS:
-        assert name in listed.stdout
-
-
-def test_unwritable_out_is_said_before_any_work(tmp_path):
-    occupied = tmp_path / "file"
-    occupied.write_text("mine")
-    for out in (occupied, occupied / "below"):
-        failed = run("figure2", "--out", str(out))
-        assert failed.returncode == 1
-        assert "--out must be a folder that can be written to" in failed.stdout
+    below = run("figure2", "--out", str(occupied / "below"))
+    for status, said in ((process.returncode, process.stdout), below):
+        assert status == 1
+        assert "--out must be a folder that can be written to" in said
     assert occupied.read_text() == "mine"
     assert os.listdir(tmp_path) == ["file"]
 
 
-def test_wrong_option_is_refused(tmp_path):
+def test_wrong_option_is_refused(tmp_path, run):
     for arguments in (["--runs", "0"], ["--runs", "many"], ["--no-such-option"]):
-        refused = run("figure2", *arguments, "--out", str(tmp_path / "new"))
-        assert refused.returncode != 0
-        assert "Traceback" not in refused.stdout + refused.stderr
+        status, said = run("figure2", *arguments, "--out", str(tmp_path / "new"))
+        assert status != 0
+        assert "--runs" in said or "--no-such-option" in said
     assert not list(tmp_path.rglob("*.json"))
 
 

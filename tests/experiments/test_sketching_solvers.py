@@ -49,7 +49,9 @@ def test_system_has_the_condition_number_and_the_excess_is_that_of_numpy(with_x6
     assert found.excess == pytest.approx(expected)
 
 
-def test_logistic():
+def test_logistic(monkeypatch):
+    # Either size, and with refinements and without.
+    monkeypatch.setattr(logistic, "SETTINGS", ((2, 0), (4, 2)))
     section = measure(logistic.study(EFFORT, KEY))
     check_shown(section, ["logistic"], "logistic")
     features, labels = logistic.load(EFFORT)

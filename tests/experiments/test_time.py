@@ -62,8 +62,10 @@ class TestDescent:
             ridge = problem.ridge / 2 * params @ params
             return jax.nn.softplus(-margins).mean() + ridge
 
-        slopes = jax.vmap(jax.grad(mean_loss), (None, 0, 0))(best, *parts)
-        start = jax.grad(mean_loss)(0 * best, problem.rows, problem.signs)
+        slope = jax.grad(mean_loss)
+        slopes = jax.jit(jax.vmap(slope, (None, 0, 0)))(best, *parts)
+        start = jax.jit(slope)(0 * best, problem.rows, problem.signs)
+        slopes, start = np.asarray(slopes), np.asarray(start)
         expected = np.sum(slopes**2, 1).mean() / np.sum(start**2)
         np.testing.assert_allclose(problem.heterogeneity, expected, rtol=1e-3)
 

@@ -54,11 +54,11 @@ meshes = [
         for types in [(auto, auto), (auto, explicit), (explicit, explicit)]
     ),
 ]
-for other in meshes:
+for other in dict.fromkeys(meshes):
     over_b = lambda x: sharded_leverage_scores(x, other, "b")
     everywhere = jax.device_put(few, NamedSharding(other, P()))
     np.testing.assert_allclose(over_b(matrix), leverage_scores(matrix), atol=1e-12)
-    for scores in (over_b(few), over_b(everywhere), jax.jit(over_b)(everywhere)):
+    for scores in (over_b(everywhere), jax.jit(over_b)(everywhere)):
         np.testing.assert_allclose(scores, leverage_scores(few), atol=1e-11)
 bad = jax.device_put(matrix, NamedSharding(mesh, P("rows"))).at[399, 3].set(jnp.nan)
 assert jnp.isnan(traced(bad)).all()

@@ -1,5 +1,7 @@
 """Rounds in numbers, and the level at which a law is rejected."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,14 +35,16 @@ def binary(masks):
 
 def consecutive_times(delay, loads, number, seed=0):
     """Times (number, workers) of rounds that follow each other."""
-    loads = jnp.asarray(loads, float)
+    keys = keys_of(jax.random.key, number, seed)
+    return np.asarray(_simulated(delay, tuple(map(float, loads)), keys))
 
-    @jax.jit
-    def simulate(keys):
-        def step(state, key):
-            times, state = delay.sample(key, state, loads)
-            return state, times
 
-        return jax.lax.scan(step, delay.init(len(loads)), keys)[1]
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _simulated(delay, loads, keys):
+    loads = jnp.array(loads)
 
-    return np.asarray(simulate(keys_of(jax.random.key, number, seed)))
+    def step(state, key):
+        times, state = delay.sample(key, state, loads)
+        return state, times
+
+    return jax.lax.scan(step, delay.init(len(loads)), keys)[1]

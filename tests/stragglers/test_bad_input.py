@@ -170,6 +170,15 @@ WRONG = [
 ]
 
 
+@jax.jit
+def traced_rounds(loads):
+    """Times of the Pareto model, and its rounds by two rules."""
+    delay = MODELS["pareto"]
+    waits = stragglers.fastest(4), stragglers.deadline(1e6)
+    models = [delay, *(stragglers.delayed(delay, wait) for wait in waits)]
+    return [model.sample(KEY, (), loads)[0] for model in models]
+
+
 class TestLoads:
     @pytest.mark.parametrize(("loads", "error", "rule"), WRONG)
     @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
@@ -205,14 +214,9 @@ class TestLoads:
     @pytest.mark.parametrize("load", [-1.0, np.nan, np.inf])
     def test_traced_loads_that_are_none_show(self, load):
         """As a time that is no number; such a worker is not received."""
-        loads = jnp.array([1.0, load, 1.0, 1.0])
-        times, _ = jax.jit(lambda own: MODELS["pareto"].sample(KEY, (), own))(loads)
+        times, *rounds = traced_rounds(np.array([1.0, load, 1.0, 1.0]))
         np.testing.assert_array_equal(np.isnan(times), [False, True, False, False])
-        for wait in (stragglers.fastest(4), stragglers.deadline(1e6)):
-            model = stragglers.delayed(stragglers.pareto(1.0, 2.0), wait)
-            arrivals, _ = jax.jit(lambda own, model=model: model.sample(KEY, (), own))(
-                loads
-            )
+        for arrivals in rounds:
             np.testing.assert_array_equal(arrivals.received, ~np.isnan(times))
             assert np.isnan(arrivals.elapsed)
 

@@ -52,9 +52,36 @@ def finished_of(times_of_a_part, wait, loads):
     return arrivals
 
 
+compiled = jax.jit(finished_of, static_argnums=1)
+
+
 @jax.jit
 def by_deadline(seconds, times_of_a_part, loads):
     return finished_of(times_of_a_part, stragglers.deadline(seconds), loads)
+
+
+SLOWED = stragglers.bernoulli_slowdown(0.5, 2.0)
+DEAD = stragglers.bernoulli_slowdown(0.5, math.inf)
+EXPONENTIAL = stragglers.shifted_exponential(0.5, 2.0)
+MODELS = {
+    "exponential": stragglers.delayed(EXPONENTIAL, stragglers.fastest(3)),
+    "pareto": stragglers.delayed(stragglers.pareto(1.0, 1.1), stragglers.deadline(6.0)),
+    "dead": stragglers.delayed(DEAD, stragglers.fastest(3)),
+    "dead at a deadline": stragglers.delayed(DEAD, stragglers.deadline(1.5)),
+    "ties": stragglers.delayed(SLOWED, stragglers.fastest(2)),
+}
+LOADS = 1.0, 2.0, 3.0, 5.0, 2.5, 0.25, 0.0
+
+
+@jax.jit
+@jax.vmap
+def rounds(key):
+    """Of all models, in one program."""
+    loads = jnp.array(LOADS)
+    return {
+        name: model.sample(key, model.init(7), loads)[0]
+        for name, model in MODELS.items()
+    }
 
 
 class TestFinished:
@@ -89,30 +116,15 @@ class TestFinished:
         ("seconds", "expected"), [(2.0, 2), (1.9999, 1), (0.5, 0), (2.9999, 2), (3, 3)]
     )
     def test_three_parts_of_a_second(self, seconds, expected, x64):
-        arrivals = finished_of(1.0, stragglers.deadline(seconds), np.array([3.0, 9.0]))
+        dtype = np.float64 if x64 else np.float32
+        loads = np.array([3, 9, 1, 1, 1], dtype)
+        arrivals = by_deadline(dtype(seconds), np.ones(5, dtype), loads)
         assert arrivals.finished[0] == expected
 
-    @pytest.mark.parametrize(
-        ("delay", "wait"),
-        [
-            (stragglers.shifted_exponential(0.5, 2.0), stragglers.fastest(3)),
-            (stragglers.pareto(1.0, 1.1), stragglers.deadline(6.0)),
-            (stragglers.bernoulli_slowdown(0.5, math.inf), stragglers.fastest(3)),
-            (stragglers.bernoulli_slowdown(0.5, math.inf), stragglers.deadline(1.5)),
-            (stragglers.bernoulli_slowdown(0.5, 2.0), stragglers.fastest(2)),
-        ],
-        ids=["exponential", "pareto", "dead", "dead at a deadline", "ties"],
-    )
-    def test_all_parts_are_those_of_the_received(self, delay, wait, x64):
-        loads = np.array([1.0, 2.0, 3.0, 5.0, 2.5, 0.25, 0.0])
-        model = stragglers.delayed(delay, wait)
-
-        @jax.jit
-        @jax.vmap
-        def rounds(key):
-            return model.sample(key, model.init(7), jnp.asarray(loads))[0]
-
-        arrivals = rounds(jax.random.split(jax.random.key(0), 300))
+    @pytest.mark.parametrize("name", MODELS)
+    def test_all_parts_are_those_of_the_received(self, name, x64):
+        loads = np.array(LOADS)
+        arrivals = rounds(jax.random.split(jax.random.key(0), 300))[name]
         finished, received = (
             np.asarray(arrivals.finished),
             np.asarray(arrivals.received),
@@ -138,7 +150,7 @@ class TestFinished:
 
     def test_no_work_and_no_time(self, x64):
         """No work is finished by nobody who was left out; work may take no time."""
-        arrivals = finished_of(
+        arrivals = compiled(
             np.array([1.0, 1.0, 0.0, 0.0]),
             stragglers.fastest(1),
             np.array([0.0, 2.0, 2.0, 1.0]),
@@ -154,7 +166,7 @@ class TestFinished:
             received = jnp.zeros(len(times), bool)
             return stragglers.Arrivals(received, times, jnp.asarray(jnp.inf))
 
-        arrivals = finished_of(
+        arrivals = compiled(
             np.array([1.0, np.inf, 2.0, 0.0]), nobody, np.array([3, 4, 0, 2])
         )
         np.testing.assert_array_equal(arrivals.finished, [2, 0, 0, 1])
@@ -164,7 +176,7 @@ class TestFinished:
             parts = jnp.arange(3, dtype=jnp.int32)
             return stragglers.Arrivals(times > 0, times, times.max(), parts)
 
-        arrivals = finished_of(1.0, wait, np.ones(3))
+        arrivals = compiled(1.0, wait, np.ones(3))
         np.testing.assert_array_equal(arrivals.finished, [0, 1, 2])
 
     def test_times_in_half_precision(self):

@@ -33,36 +33,32 @@ loads = jnp.array([2.0, 0.0, 3.0, 1.0, 2.0, 2.0])
 keys = jax.random.split(jax.random.key(0), 8)
 
 
-def rounds(model):
-    return jax.vmap(lambda key: model.sample(key, (), loads)[0])
+def rounds(key):
+    # All models in one program, which draw from the same key.
+    return {name: model.sample(key, (), loads)[0] for name, model in models.items()}
 
 
+rounds = jax.vmap(rounds)
 kinds = {
     "auto": jax.sharding.Mesh(np.array(jax.devices()), ("i",)),
     "explicit": jax.make_mesh((4,), ("i",), axis_types=(AxisType.Explicit,)),
 }
-for name, model in models.items():
-    expected = jax.jit(rounds(model))(keys)
-    for kind, mesh in kinds.items():
-        with jax.set_mesh(mesh):
-            own = jax.device_put(keys, NamedSharding(mesh, P("i")))
-            found = {
-                # With the checks that JAX makes by default.
-                "shard_map": jax.jit(
-                    jax.shard_map(
-                        rounds(model), mesh=mesh, in_specs=P("i"), out_specs=P("i")
-                    )
-                )(own),
-                "jit": jax.jit(rounds(model))(own),
-            }
-        for way, arrivals in found.items():
-            for field, one, other in zip(arrivals._fields, arrivals, expected):
+expected = jax.jit(rounds)(keys)
+for kind, mesh in kinds.items():
+    with jax.set_mesh(mesh):
+        own = jax.device_put(keys, NamedSharding(mesh, P("i")))
+        # With the checks that JAX makes by default.
+        sharded = jax.shard_map(rounds, mesh=mesh, in_specs=P("i"), out_specs=P("i"))
+        found = {"shard_map": jax.jit(sharded)(own), "jit": jax.jit(rounds)(own)}
+    for way, every in found.items():
+        for name, arrivals in every.items():
+            for field, one, other in zip(arrivals._fields, arrivals, expected[name]):
                 np.testing.assert_allclose(
                     one, other, rtol=1e-6, err_msg=f"{name}, {kind}, {way}, {field}"
                 )
-    print("done", name)
+            print("done", name)
 """
 
 
 def test_every_model_on_every_kind_of_mesh():
-    assert run_on_four_devices(PROGRAM).count("done") == 10
+    assert run_on_four_devices(PROGRAM).count("done") == 10 * 4

@@ -3,7 +3,6 @@
 import functools
 import itertools
 
-import jax
 import numpy as np
 import pytest
 import scipy.stats
@@ -13,6 +12,7 @@ from jaxwgc.stragglers._fitting import _chains, _fit
 from jaxwgc.stragglers._fitting._families import FAMILIES, Sample
 from jaxwgc.stragglers._fitting._likelihood import forms
 from jaxwgc.stragglers._fitting._most_likely import Kind
+from tests.stragglers.laws import consecutive_times
 
 LAWS = {
     "shifted_exponential": (scipy.stats.expon(2.0, 1 / 4.0), (2.0, 4.0)),
@@ -219,11 +219,7 @@ def test_speeds():
     times = simulated(LAWS["weibull"][0], (150, 8)) / speeds
     found = one_kind("weibull", times, has_speeds=True)
     np.testing.assert_allclose(found.parameters["shape"], 1.7, rtol=0.1)
-    state = found.delay.init(8)
-    rounds = []
-    for key in jax.random.split(jax.random.key(0), 400):
-        sampled, state = found.delay.sample(key, state, np.ones(8))
-        rounds.append(sampled)
+    rounds = consecutive_times(found.delay, np.ones(8), 400)
     relative = np.median(rounds, axis=0) * speeds / 2.0
     np.testing.assert_allclose(relative, np.log(2) ** (1 / 1.7), rtol=0.25)
 

@@ -14,11 +14,11 @@ from tests.stragglers.laws import SIGNIFICANCE, binary, keys_of, rounds_of
 
 class TestUniform:
     @pytest.mark.parametrize("num_stragglers", [1, 3, 4])
-    def test_every_subset_is_as_likely(self, num_stragglers, make_key, x64):
+    def test_every_subset_is_as_likely(self, num_stragglers, key_in_mode):
         """Exactly s of 6 workers; chi-square over all C(6, s) subsets."""
         number = 6000
         model = stragglers.uniform(num_stragglers)
-        arrivals = rounds_of(model, np.ones(6), number, make_key)
+        arrivals = rounds_of(model, np.ones(6), number, key_in_mode)
         assert np.all(arrivals.received.sum(1) == 6 - num_stragglers)
         _, counts = np.unique(binary(arrivals.received), return_counts=True)
         assert len(counts) == math.comb(6, num_stragglers)
@@ -72,11 +72,11 @@ class TestUniform:
 
 class TestBernoulli:
     @pytest.mark.parametrize("probability", [0.2, 0.7])
-    def test_stragglers_are_independent(self, probability, make_key, x64):
+    def test_stragglers_are_independent(self, probability, key_in_mode):
         """Chi-square over all 16 subsets of four workers."""
         number = 4000
         model = stragglers.bernoulli(probability)
-        arrivals = rounds_of(model, np.ones(4), number, make_key)
+        arrivals = rounds_of(model, np.ones(4), number, key_in_mode)
         subsets = (np.arange(16)[:, None] >> np.arange(4)) & 1
         answers = subsets.sum(1)
         expected = (1 - probability) ** answers * probability ** (4 - answers)
@@ -107,7 +107,7 @@ class TestBernoulli:
         rounds = []
         for mode in (False, True):
             with jax.enable_x64(mode):
-                rounds.append(model.sample(jax.random.key(5), (), jnp.ones(300))[0])
+                rounds.append(rounds_of(model, np.ones(300), 4))
         np.testing.assert_array_equal(rounds[0].received, rounds[1].received)
 
 

@@ -141,12 +141,12 @@ class TestDeadline:
         assert arrivals.elapsed == min(times.max(), 1.5)
         np.testing.assert_array_equal(arrivals.times, times)
 
-    def test_number_of_answers(self, make_key, x64):
+    def test_number_of_answers(self, key_in_mode):
         """Binomial with the probability of the law at the deadline."""
         number = 3000
         delay = stragglers.pareto(1.0, 2.0)
         model = stragglers.delayed(delay, stragglers.deadline(2.0))
-        arrivals = rounds_of(model, np.ones(4), number, make_key)
+        arrivals = rounds_of(model, np.ones(4), number, key_in_mode)
         counts = np.bincount(arrivals.received.sum(1), minlength=5)
         chance = scipy.stats.pareto(2.0).cdf(2.0)
         expected = number * scipy.stats.binom(4, chance).pmf(np.arange(5))
