@@ -1,5 +1,6 @@
 """Decoding: the weights of messages, and the gradient that they give."""
 
+import dataclasses
 import math
 from typing import Any, NamedTuple
 
@@ -28,6 +29,11 @@ def find_weights(
     GradientCode.check(code)
     mask = arrived_messages(code, received, finished)
     return mask, code.weights_of(mask, decoder)
+
+
+def _without_decoders(code: GradientCode) -> GradientCode:
+    """For what is compiled inside: equal programs whatever the decoders."""
+    return working_constants(dataclasses.replace(code, decoders=()))
 
 
 def decoding_weights(
@@ -119,7 +125,7 @@ def effective_weights(
       The paper's section 2.2.
     """
     _, weights = find_weights(code, received, decoder, finished)
-    return _effective(working_constants(code), weights)
+    return _effective(_without_decoders(code), weights)
 
 
 @jax.jit
@@ -165,7 +171,7 @@ def decoding_error(
       random graphs", 2017 ("optimal decoding").
     """
     _, weights = find_weights(code, received, decoder, finished)
-    return _error(working_constants(code), weights)
+    return _error(_without_decoders(code), weights)
 
 
 @jax.jit
@@ -312,7 +318,7 @@ def decode_round(
             )
     mask, weights = find_weights(code, received, decoder, finished)
     mixed, effective, miss, failed = _quality(
-        working_constants(code), weights, tolerance
+        _without_decoders(code), weights, tolerance
     )
     if messages is not None:
         gradient = _flat_vectors.unravel(combine(weights, messages, mask), params)

@@ -1,5 +1,7 @@
 """Errors and noise of many masks, on the host: batches of one shape, compiled once."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,19 +28,21 @@ def errors_and_noise(
     Returns:
       Two arrays (number,), in float64.
     """
+    # Of the decoders that one alone, so that equal programs are compiled once.
+    code = dataclasses.replace(code, decoders=(code.choose_decoder(decoder),))
     found = []
     for start in range(0, len(masks), BATCH):
         batch = masks[start : start + BATCH]
         padding = [(0, BATCH - len(batch)), (0, 0)]
-        values = _evaluate(code, np.pad(batch, padding, constant_values=True), decoder)
+        values = _evaluate(code, np.pad(batch, padding, constant_values=True))
         found.append(np.array(values, np.float64)[:, : len(batch)])
     errors, noise = np.concatenate(found, axis=1)
     return errors, noise
 
 
 @jax.jit
-def _evaluate(code, masks, decoder):
-    _, weights = find_weights(code, masks, decoder)
+def _evaluate(code, masks):
+    _, weights = find_weights(code, masks)
     errors = squared_error(code, mixing(code, weights))
     matrix = jnp.asarray(code.encoding_matrix)
     sizes = jnp.sum(matrix.real**2 + matrix.imag**2, axis=1)
