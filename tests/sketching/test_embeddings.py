@@ -55,11 +55,17 @@ def many_matrices(make, key, sketch_size, num_rows, num):
     return jax.vmap(lambda key: make(key, sketch_size, num_rows).matrix())(keys)
 
 
-@every_embedding
-@pytest.mark.parametrize(("sketch_size", "num_rows"), [(3, 5), (11, 5)])
-def test_unbiased(make, sketch_size, num_rows):
+@pytest.mark.parametrize(
+    ("name", "sketch_size"),
+    [
+        *((name, 3) for name in MAKERS),
+        # Those that take rows more than once where there are fewer, or distinct ones.
+        *((name, 11) for name in ("srht", "sparse_sign", "row_sampling")),
+    ],
+)
+def test_unbiased(name, sketch_size):
     """E[SᵀS] = I within four standard errors, entry by entry."""
-    num = 4000
+    make, num_rows, num = MAKERS[name], 5, 4000
     matrices = many_matrices(make, jax.random.key(1), sketch_size, num_rows, num)
     matrices = np.asarray(matrices, np.float64)
     assert matrices.shape == (num, sketch_size, num_rows)
