@@ -268,25 +268,26 @@ class TestProportions:
     """The mean of bools has an interval of its own."""
 
     @pytest.mark.parametrize("num_trials", [1, 2, 3, 10, 200])
-    @pytest.mark.parametrize("confidence", [0.01, 0.5, 0.95, 0.999])
-    def test_intervals_are_those_of_scipy(self, num_trials, confidence):
-        """All counts of hits side by side, in NumPy, in JAX and under jit."""
+    def test_intervals_are_those_of_scipy(self, num_trials):
+        """All counts of hits side by side, in NumPy and under jit."""
+        confidences = (0.01, 0.5, 0.95, 0.999)
         hits = np.arange(num_trials)[:, None] < np.arange(num_trials + 1)
-        found = jaxwgc.summarize(hits, confidence)
-        traced = jax.jit(lambda own: jaxwgc.summarize(own, confidence))(hits)
-        for count in range(num_trials + 1):
-            test = scipy.stats.binomtest(count, num_trials)
-            low, high = test.proportion_ci(confidence, method="wilsoncc")
-            np.testing.assert_allclose(found.low[count], low, atol=1e-14)
-            np.testing.assert_allclose(found.high[count], high, atol=1e-14)
-            np.testing.assert_allclose(traced.low[count], low, atol=1e-6)
-            np.testing.assert_allclose(traced.high[count], high, atol=1e-6)
-        np.testing.assert_allclose(found.mean, hits.mean(0), rtol=1e-14)
-        if num_trials > 1:
-            errors = scipy.stats.sem(hits, axis=0)
-            np.testing.assert_allclose(found.standard_error, errors, atol=1e-14)
-        for leaf in traced:
-            assert leaf.dtype == np.float32
+        each = jax.jit(lambda own: [jaxwgc.summarize(own, c) for c in confidences])
+        for confidence, traced in zip(confidences, jax.device_get(each(hits))):
+            found = jaxwgc.summarize(hits, confidence)
+            for count in range(num_trials + 1):
+                test = scipy.stats.binomtest(count, num_trials)
+                low, high = test.proportion_ci(confidence, method="wilsoncc")
+                np.testing.assert_allclose(found.low[count], low, atol=1e-14)
+                np.testing.assert_allclose(found.high[count], high, atol=1e-14)
+                np.testing.assert_allclose(traced.low[count], low, atol=1e-6)
+                np.testing.assert_allclose(traced.high[count], high, atol=1e-6)
+            np.testing.assert_allclose(found.mean, hits.mean(0), rtol=1e-14)
+            if num_trials > 1:
+                errors = scipy.stats.sem(hits, axis=0)
+                np.testing.assert_allclose(found.standard_error, errors, atol=1e-14)
+            for leaf in traced:
+                assert leaf.dtype == np.float32
 
     @pytest.mark.parametrize("probability", [0.01, 0.1, 0.5])
     @pytest.mark.parametrize("num_trials", [10, 30, 200])

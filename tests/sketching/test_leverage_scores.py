@@ -170,7 +170,7 @@ def test_wide(method, rank, x64):
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("shape", [(1, 1), (7, 1), (1, 4)])
+@pytest.mark.parametrize("shape", [(1, 1), (7, 1), (1, 3)])
 def test_one_row_or_one_column(method, shape):
     matrix = np.random.default_rng(3).standard_normal(shape)
     expected = np.ones(1) if shape[0] == 1 else matrix[:, 0] ** 2 / np.sum(matrix**2)
