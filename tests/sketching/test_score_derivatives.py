@@ -62,6 +62,11 @@ def of_shards(matrix):
     return sketching.sharded_leverage_scores(matrix, mesh, "rows")
 
 
+@jax.jit
+def precise_lewis_weights(matrix, p):
+    return sketching.lewis_weights(matrix, p, tolerance=1e-13).weights
+
+
 SCORES = {
     "gram": functools.partial(sketching.leverage_scores, method="gram"),
     "qr": functools.partial(sketching.leverage_scores, method="qr"),
@@ -69,7 +74,7 @@ SCORES = {
     "sparse": of_sparse,
     "sharded": of_shards,
     "no ridge": lambda matrix: sketching.ridge_leverage_scores(matrix, 0.0),
-    "Lewis": lambda matrix: sketching.lewis_weights(matrix, 2.0).weights,
+    "Lewis": precise_lewis_weights,
 }
 
 
@@ -102,10 +107,13 @@ def test_first_derivative(name, scores):
         np.testing.assert_allclose(forward, expected, rtol=0, atol=tolerance)
         return
     weights = np.linspace(1, 2, matrix.shape[0])
-    forward, (gradient,) = forward_and_backward(function, (matrix,), (change,), weights)
+    primals, tangents = (matrix,), (change,)
+    if scores == "Lewis":
+        primals, tangents = (matrix, np.float64(2)), (change, np.float64(0))
+    forward, gradient = forward_and_backward(function, primals, tangents, weights)
     np.testing.assert_allclose(forward, expected, rtol=0, atol=tolerance)
     np.testing.assert_allclose(
-        np.sum(gradient * change), expected @ weights, rtol=0, atol=100 * tolerance
+        np.sum(gradient[0] * change), expected @ weights, rtol=0, atol=100 * tolerance
     )
 
 
@@ -160,11 +168,6 @@ def test_ridge(name, ridge):
         np.sum(gradient[0] * change), by_matrix[0] / (2 * step), rtol=1e-4, atol=1e-5
     )
     np.testing.assert_allclose(gradient[1], by_ridge[0] / (2 * step), rtol=1e-4)
-
-
-@jax.jit
-def precise_lewis_weights(matrix, p):
-    return sketching.lewis_weights(matrix, p, tolerance=1e-13).weights
 
 
 @pytest.mark.parametrize("p", [1.0, 6.0])
