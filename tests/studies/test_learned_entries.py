@@ -121,7 +121,7 @@ class TestImproves:
 
     def test_weighted_codes(self):
         """For their own target; a part of no weight stays without entries."""
-        weights = np.array([1.0, 0, 3, 1, 2, 1, 1, 4, 1, 1])
+        weights = np.array([1.0, 0, 1, 1, 2, 1, 1, 2, 1, 1])
         code = jaxwgc.weighted(REGULAR, weights)
         learned = learn(code)
         # Where those of some rounds are among all masks.
