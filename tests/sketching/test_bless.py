@@ -20,10 +20,10 @@ def linear_kernel(x, y):
 
 
 @functools.cache
-def clusters(number=600):
+def clusters():
     """Points in dense and thin places: scores over two orders of magnitude."""
     random = np.random.default_rng(0)
-    dense = 0.3 * random.standard_normal((number - 100, 2))
+    dense = 0.3 * random.standard_normal((500, 2))
     return np.concatenate([dense, 6 * random.standard_normal((100, 2))])
 
 
@@ -50,10 +50,13 @@ def test_well_within_a_factor_of_two(ridge, with_x64):
 def test_well_within_a_factor_of_two_in_float32():
     data = clusters().astype(np.float32)
     exact = exact_scores(gaussian_kernel, data, 1.0)
-    sample = bless(jax.random.PRNGKey(7), gaussian_kernel, data, 1.0)
+    sample, again = (
+        bless(jax.random.PRNGKey(7), gaussian_kernel, data, 1.0) for _ in range(2)
+    )
     assert sample.scores.dtype == jnp.float32
     ratios = np.asarray(sample.scores) / exact
     assert ratios.min() > 0.9 and ratios.max() < 1.5
+    np.testing.assert_array_equal(sample.indices, again.indices)
 
 
 def test_far_fewer_landmarks_than_points(with_x64):
@@ -86,41 +89,29 @@ def test_sample_is_what_it_says(with_x64):
 
 
 def test_weights_are_unbiased(with_x64):
-    data = clusters(200)
-    counts = [
-        np.sum(
-            jax.device_get(bless(jax.random.key(i), gaussian_kernel, data, 3.0).weights)
-        )
-        for i in range(20)
-    ]
+    data = clusters()
+    samples = [bless(jax.random.key(i), gaussian_kernel, data, 10.0) for i in range(20)]
+    counts = [np.sum(np.asarray(sample.weights)) for sample in samples]
     error = np.std(counts) / np.sqrt(20)
-    assert abs(np.mean(counts) - 200) < 4 * error + 1e-9
-    assert error < 10
+    assert abs(np.mean(counts) - len(data)) < 4 * error + 1e-9
+    assert error < 0.05 * len(data)
 
 
 def test_enough_oversampling_is_exact(with_x64):
-    data = clusters(150)
+    data = clusters()
     sample = bless(jax.random.key(0), gaussian_kernel, data, 0.1, oversampling=1e6)
-    assert sample.indices.size == 150
+    assert sample.indices.size == len(data)
     np.testing.assert_array_equal(sample.weights, 1)
     exact = exact_scores(gaussian_kernel, data, 0.1)
     np.testing.assert_allclose(sample.scores, exact, rtol=1e-9)
 
 
 def test_large_ridge_and_one_point(with_x64):
-    data = clusters(150)
+    data = clusters()
     sample = bless(jax.random.key(0), gaussian_kernel, data, 1e6)
     np.testing.assert_allclose(sample.scores, 1e-6, rtol=1e-3)
     sample = bless(jax.random.key(0), gaussian_kernel, data[:1], 1.0)
     np.testing.assert_allclose(sample.scores, 0.5)
-
-
-def test_same_key_same_sample():
-    data = clusters(150)
-    first, second = (
-        bless(jax.random.key(5), gaussian_kernel, data, 1.0) for _ in range(2)
-    )
-    np.testing.assert_array_equal(first.indices, second.indices)
 
 
 def small(**changes):

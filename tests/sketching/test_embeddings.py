@@ -55,11 +55,17 @@ def many_matrices(make, key, sketch_size, num_rows, num):
     return jax.vmap(lambda key: make(key, sketch_size, num_rows).matrix())(keys)
 
 
-@every_embedding
-@pytest.mark.parametrize(("sketch_size", "num_rows"), [(3, 5), (11, 5)])
-def test_unbiased(make, sketch_size, num_rows):
+@pytest.mark.parametrize(
+    ("name", "sketch_size"),
+    [
+        *((name, 3) for name in MAKERS),
+        # Those that take rows more than once where there are fewer, or distinct ones.
+        *((name, 11) for name in ("srht", "sparse_sign", "row_sampling")),
+    ],
+)
+def test_unbiased(name, sketch_size):
     """E[SᵀS] = I within four standard errors, entry by entry."""
-    num = 4000
+    make, num_rows, num = MAKERS[name], 5, 4000
     matrices = many_matrices(make, jax.random.key(1), sketch_size, num_rows, num)
     matrices = np.asarray(matrices, np.float64)
     assert matrices.shape == (num, sketch_size, num_rows)
@@ -72,9 +78,9 @@ def test_unbiased(make, sketch_size, num_rows):
 def every_use(make, sketch_size, num_rows, key, array, weights):
     """S, SX, Sᵀ by both ways to it, and S again by forward differentiation."""
     embedding = make(key, sketch_size, num_rows)
-    sketch, adjoint = jax.vjp(embedding.apply, array)
+    sketch, tangent = jax.jvp(embedding.apply, (array,), (array,))
+    _, adjoint = jax.vjp(embedding.apply, array)
     transposed = jax.linear_transpose(embedding.apply, array)
-    _, tangent = jax.jvp(embedding.apply, (array,), (array,))
     return {
         "matrix": embedding.matrix(),
         "sketch": sketch,
@@ -85,14 +91,11 @@ def every_use(make, sketch_size, num_rows, key, array, weights):
 
 
 @every_embedding
-@pytest.mark.parametrize(
-    ("sketch_size", "num_rows"),
-    # Dense ones need several blocks for the first size, srht for the second; no size is
-    # a power of two.
-    [(3000, 1500), (50, 2500)],
-)
-def test_apply_is_the_product_with_the_matrix(make, sketch_size, num_rows, with_x64):
+def test_apply_is_the_product_with_the_matrix(make, with_x64):
     """And derivatives are the products with it and its transpose."""
+    # Dense ones need three blocks of rows for this size, srht five, sparse ones two; no
+    # size is a power of two.
+    sketch_size, num_rows = 1000, 5000
     array = normal(num_rows, 2, dtype=np.float64)
     weights = normal(sketch_size, 2, seed=1, dtype=np.float64)
     found = every_use(make, sketch_size, num_rows, jax.random.key(0), array, weights)
@@ -107,27 +110,35 @@ def test_apply_is_the_product_with_the_matrix(make, sketch_size, num_rows, with_
 
 @every_embedding
 def test_derivatives_in_float32(make):
-    array, weights = normal(NUM_ROWS, 2), normal(SKETCH_SIZE, 2, seed=1)
-    found = every_use(make, SKETCH_SIZE, NUM_ROWS, KEY, array, weights)
+    """Of sketches that are larger than what they are of, too."""
+    sketch_size = 70
+    array, weights = normal(NUM_ROWS, 2), normal(sketch_size, 2, seed=1)
+    found = every_use(make, sketch_size, NUM_ROWS, KEY, array, weights)
     adjoint = np.asarray(found["matrix"]).T @ weights
     np.testing.assert_allclose(found["adjoint"], adjoint, atol=1e-5)
     np.testing.assert_allclose(found["transposed"], found["adjoint"], 1e-6)
     np.testing.assert_allclose(found["tangent"], found["sketch"], atol=1e-4)
 
 
+# What the tests below apply embeddings to, so that they share compiled functions.
+TREE = {
+    "matrix": normal(NUM_ROWS, 3),
+    "vector": normal(NUM_ROWS, seed=1),
+    "images": normal(NUM_ROWS, 2, 1, 2, seed=2),
+    "complex": (normal(NUM_ROWS, 2, seed=3) + 1j * normal(NUM_ROWS, 2, seed=4)),
+    "integers": np.arange(NUM_ROWS),
+    "half": np.ones((NUM_ROWS, 1), jnp.bfloat16),
+    "empty": np.zeros((NUM_ROWS, 0), np.float32),
+}
+
+
 @every_embedding
 def test_at_applies(make):
-    """`embedding @ X`, of arrays of NumPy and JAX and of pytrees, also under `jit`."""
+    """`embedding @ X`, of arrays of NumPy and JAX; below of one alone, under `jit`."""
     embedding = make(KEY, SKETCH_SIZE, NUM_ROWS)
-    tree = {"x": normal(NUM_ROWS, 3), "y": normal(NUM_ROWS)}
-    matrix = np.asarray(embedding.matrix())
-    found = jax.jit(lambda embedding, tree: embedding @ tree)(embedding, tree)
-    for name, array in tree.items():
-        np.testing.assert_allclose(found[name], matrix @ array, atol=1e-5)
-    expected = embedding.apply(tree["x"])
-    for array in (tree["x"], jnp.asarray(tree["x"])):
-        np.testing.assert_array_equal(embedding @ array, expected)
-    np.testing.assert_allclose(expected, found["x"], atol=1e-5)
+    expected = embedding.apply(TREE)
+    for tree in (TREE, jax.tree.map(jnp.asarray, TREE)):
+        jax.tree.map(np.testing.assert_array_equal, embedding @ tree, expected)
     with pytest.raises(ValueError, match="must have a leading axis of num_rows = 40"):
         embedding @ np.ones((39, 2))
 
@@ -143,17 +154,17 @@ def test_fewer_nonzeros_by_default_where_there_is_no_room():
 @every_embedding
 def test_precision_does_not_change_the_draws(make):
     """Neither the 64-bit mode nor the dtype of the arrays, nor how it is called."""
-    array = normal(NUM_ROWS, 3, dtype=np.float64)
+    array = TREE["matrix"].astype(np.float64)
     embedding = make(KEY, SKETCH_SIZE, NUM_ROWS)
     single = np.asarray(embedding.matrix())
     assert single.dtype == np.float32
-    sketch = embedding.apply(array.astype(np.float32))
+    sketch = embedding.apply(TREE)["matrix"]
     assert sketch.dtype == np.float32
 
     def uses(key, array):
         embedding = make(key, SKETCH_SIZE, NUM_ROWS)
         matrices = embedding.matrix(), embedding.matrix(np.float32)
-        sketches = embedding.apply(array), embedding.apply(array.astype(np.float32))
+        sketches = embedding.apply([array, array.astype(np.float32)])
         return matrices, sketches
 
     with jax.enable_x64(True):
@@ -171,18 +182,9 @@ def test_pytrees(make):
     """One S for all leaves: matrices, vectors, images, complex, integers, bfloat16."""
     embedding = make(KEY, SKETCH_SIZE, NUM_ROWS)
     matrix = np.asarray(embedding.matrix())
-    tree = {
-        "matrix": normal(NUM_ROWS, 3),
-        "vector": normal(NUM_ROWS, seed=1),
-        "images": normal(NUM_ROWS, 2, 1, 2, seed=2),
-        "complex": (normal(NUM_ROWS, 2, seed=3) + 1j * normal(NUM_ROWS, 2, seed=4)),
-        "integers": np.arange(NUM_ROWS),
-        "half": jnp.ones((NUM_ROWS, 1), jnp.bfloat16),
-        "empty": np.zeros((NUM_ROWS, 0), np.float32),
-    }
-    sketch = embedding.apply(tree)
-    assert sketch.keys() == tree.keys()
-    for name, leaf in tree.items():
+    sketch = embedding.apply(TREE)
+    assert sketch.keys() == TREE.keys()
+    for name, leaf in TREE.items():
         assert sketch[name].shape == (SKETCH_SIZE, *leaf.shape[1:])
         assert sketch[name].dtype == (
             np.complex64 if name == "complex" else np.float32
@@ -191,16 +193,20 @@ def test_pytrees(make):
         np.testing.assert_allclose(sketch[name], expected, atol=2e-5, rtol=1e-6)
 
 
+@jax.jit
+def apply_each(embeddings, array):
+    return jax.vmap(lambda embedding: embedding @ array)(embeddings)
+
+
 @every_embedding
 def test_jit_and_vmap_over_keys(make):
-    array = normal(NUM_ROWS, 3)
     keys = jax.random.split(KEY, 2)
     embeddings = jax.vmap(lambda key: make(key, SKETCH_SIZE, NUM_ROWS))(keys)
     assert embeddings.sketch_size == SKETCH_SIZE and embeddings.num_rows == NUM_ROWS
-    batch = jax.jit(jax.vmap(lambda embedding: embedding.apply(array)))(embeddings)
+    batch = apply_each(embeddings, TREE["matrix"])
     assert batch.shape == (2, SKETCH_SIZE, 3)
     for key, sketch in zip(keys, batch):
-        expected = make(key, SKETCH_SIZE, NUM_ROWS).apply(array)
+        expected = make(key, SKETCH_SIZE, NUM_ROWS).apply(TREE)["matrix"]
         np.testing.assert_allclose(sketch, expected, atol=1e-5)
     assert np.abs(batch[0] - batch[1]).max() > 1e-3
 

@@ -196,19 +196,21 @@ def test_jit_and_vmap_over_keys():
         return jax.grad(weighted_loss)(np.ones(3, np.float32), small)
 
     keys = jax.random.split(jax.random.key(6), 2)
-    expected = np.stack([trial(key) for key in keys])
-    np.testing.assert_allclose(jax.vmap(trial)(keys), expected, rtol=1e-4)
+    for key, found in zip(keys, np.asarray(jax.vmap(trial)(keys))):
+        sample = sketching.sample_partitions(key, probabilities, num_distinct=4)
+        small = sketching.weighted_parts(sample, parts, row_weights)
+        _, expected = weighted_value_and_grad(np.ones(3, np.float32), small)
+        np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
 def test_dtypes_of_weighted_parts(x64):
     rows = {"x": np.ones((6, 2), np.float16), "label": np.arange(6, dtype=np.int8)}
     parts, row_weights = sketching.partition(rows, 3)
-    sample = sketching.sample_partitions(jax.random.key(7), np.ones(3), num_draws=2)
-    small = sketching.weighted_parts(sample, parts, row_weights)
+    small = sketching.weighted_parts(SAMPLE, parts, row_weights)
     assert small.parts["x"].dtype == np.float16
     assert small.parts["label"].dtype == np.int8
     assert small.row_weights.dtype == small.weights.dtype == np.float32
-    scaled = sketching.weighted_parts(sample, parts, row_weights, scale="rows")
+    scaled = sketching.weighted_parts(SAMPLE, parts, row_weights, scale="rows")
     assert scaled.parts["x"].dtype == np.float16
     assert scaled.parts["label"].dtype == (np.float64 if x64 else np.float32)
     assert scaled.parts["label"].shape == (2, 2)
@@ -274,7 +276,7 @@ def test_scale_rows():
 
 
 def test_sample_of_more_parts_than_there_are():
-    sample = sketching.sample_partitions(jax.random.key(0), np.ones(40), num_distinct=9)
+    sample = SAMPLE._replace(indices=np.array([0, 25]))
     parts, row_weights = sketching.partition(np.arange(80.0), 20)
     with pytest.raises(ValueError, match="parts must be those that the sample"):
         sketching.weighted_parts(sample, parts, row_weights)

@@ -29,8 +29,12 @@ DISTINCT = sorted(INCLUSION)
 METHODS = ("with_replacement", *DISTINCT)
 
 
+# One for most tests, so that they share compiled functions.
+NUM_SAMPLES = 20_000
+
+
 @functools.partial(jax.jit, static_argnames=("num", "size", "method", "weighted"))
-def _many_samples(key, probabilities, num, size=3, **options):
+def _many_samples(key, probabilities, num=NUM_SAMPLES, size=3, **options):
     keys = jax.random.split(key, num)
     return jax.vmap(lambda key: sample_rows(key, probabilities, size, **options))(keys)
 
@@ -38,6 +42,12 @@ def _many_samples(key, probabilities, num, size=3, **options):
 def many_samples(*args, **options):
     """In NumPy, which compiles nothing for what follows."""
     return jax.device_get(_many_samples(*args, **options))
+
+
+@jax.jit
+def many_systematic(key, probabilities, size):
+    keys = jax.random.split(key, 20)
+    return jax.vmap(lambda key: systematic_rows(key, probabilities, size))(keys)
 
 
 def spread(sample, values, num_rows=5):
@@ -56,16 +66,15 @@ class TestUnbiased:
     @pytest.mark.parametrize("sharp", [False, True])
     def test_gram_matrix(self, method, sharp):
         """E[sum of scale² x xᵀ] = XᵀX within four standard errors."""
-        num = 20_000
         probabilities = PROBABILITIES if sharp else np.ones(5) / 5
-        sample = many_samples(jax.random.key(0), probabilities, num, method=method)
+        sample = many_samples(jax.random.key(0), probabilities, method=method)
         squares = spread(sample, sample.scale**2)
         matrix = np.random.default_rng(0).normal(size=(5, 2))
         grams = np.einsum("tj,ja,jb->tab", squares, matrix, matrix)
-        error = grams.std(0) / np.sqrt(num)
+        error = grams.std(0) / np.sqrt(NUM_SAMPLES)
         assert np.all(np.abs(grams.mean(0) - matrix.T @ matrix) < 4 * error + 1e-6)
         deviation = np.abs(squares.mean(0) - 1)
-        assert np.all(deviation < 4 * squares.std(0) / np.sqrt(num) + 1e-6)
+        assert np.all(deviation < 4 * squares.std(0) / np.sqrt(NUM_SAMPLES) + 1e-6)
         assert not sample.num_lost.any()
 
     def test_top_k_is_not(self):
@@ -78,7 +87,7 @@ class TestUnbiased:
     def test_unweighted(self, method):
         """As LEVUNW: a row counts as often as it was drawn."""
         sample = many_samples(
-            jax.random.key(1), PROBABILITIES, 50, method=method, weighted=False
+            jax.random.key(1), PROBABILITIES, method=method, weighted=False
         )
         np.testing.assert_allclose(sample.scale**2, sample.counts, rtol=1e-6)
         assert sample.counts.any()
@@ -86,14 +95,15 @@ class TestUnbiased:
 
 class TestLaws:
     def test_with_replacement(self):
-        num = 5000
-        sample = many_samples(jax.random.key(2), PROBABILITIES, num)
+        sample = many_samples(
+            jax.random.key(2), PROBABILITIES, method="with_replacement"
+        )
         counts = spread(sample, sample.counts)
         assert np.all(counts.sum(1) == 3)
         found = collections.Counter(map(tuple, counts.astype(int).tolist()))
         cells = [c for c in itertools.product(range(4), repeat=5) if sum(c) == 3]
         law = scipy.stats.multinomial(3, PROBABILITIES)
-        expected = np.array([law.pmf(cell) for cell in cells]) * num
+        expected = np.array([law.pmf(cell) for cell in cells]) * NUM_SAMPLES
         observed = np.array([found[cell] for cell in cells])
         is_rare = expected < 5
         observed = np.append(observed[~is_rare], observed[is_rare].sum())
@@ -103,16 +113,15 @@ class TestLaws:
     @pytest.mark.parametrize("method", DISTINCT)
     def test_inclusion(self, method):
         """The probabilities that are returned, and how often rows are there."""
-        num = 20_000
-        sample = many_samples(jax.random.key(3), PROBABILITIES, num, method=method)
+        sample = many_samples(jax.random.key(3), PROBABILITIES, method=method)
         is_in = spread(sample, sample.counts)
         inclusion = INCLUSION[method]
         for row in range(5):
             successes = int(is_in[:, row].sum())
             if inclusion[row] == 1:
-                assert successes == num
+                assert successes == NUM_SAMPLES
             else:
-                test = scipy.stats.binomtest(successes, num, inclusion[row])
+                test = scipy.stats.binomtest(successes, NUM_SAMPLES, inclusion[row])
                 assert test.pvalue > 1e-3
         used = np.asarray(sample.counts) > 0
         np.testing.assert_allclose(
@@ -122,49 +131,52 @@ class TestLaws:
         )
 
     def test_poisson_rows_are_independent(self):
-        num = 20_000
-        sample = many_samples(jax.random.key(4), PROBABILITIES, num, method="poisson")
+        sample = many_samples(jax.random.key(4), PROBABILITIES, method="poisson")
         is_in = spread(sample, sample.counts)[:, [0, 2, 3, 4]]
         chances = INCLUSION["poisson"][[0, 2, 3, 4]]
         cells = np.array(list(itertools.product([0, 1], repeat=4)))
-        expected = np.prod(np.where(cells, chances, 1 - chances), axis=1) * num
+        expected = np.prod(np.where(cells, chances, 1 - chances), axis=1) * NUM_SAMPLES
         observed = np.bincount((is_in @ [8, 4, 2, 1]).astype(int), minlength=16)
         assert scipy.stats.chisquare(observed, expected).pvalue > 1e-3
 
-    def test_without_replacement_has_its_size_and_every_pair(self):
+    def test_without_replacement_has_its_size_and_every_triple(self):
         sample = many_samples(
-            jax.random.key(5), np.ones(6), 2000, 2, method="without_replacement"
+            jax.random.key(5), np.ones(5), method="without_replacement"
         )
-        assert np.all(np.asarray(sample.counts) == 1)
-        pairs = collections.Counter(map(tuple, np.asarray(sample.indices).tolist()))
-        # All 15 pairs are as likely, where rows are: by symmetry of the random order.
-        assert len(pairs) == 15
-        assert scipy.stats.chisquare(list(pairs.values())).pvalue > 1e-3
+        assert np.all(sample.counts == 1)
+        triples = collections.Counter(map(tuple, sample.indices.tolist()))
+        # All ten are as likely, where rows are: by symmetry of the random order.
+        assert len(triples) == 10
+        assert scipy.stats.chisquare(list(triples.values())).pvalue > 1e-3
 
     @pytest.mark.parametrize(
-        ("num_rows", "size", "spread"),
-        [(2000, 300, 2.0), (2000, 1900, 0.1), (2000, 7, 4.0), (5, 5, 1.0)],
+        ("num_rows", "size", "spread", "x64"),
+        [
+            *(
+                (2000, size, spread, x64)
+                for size, spread in [(300, 2.0), (1900, 0.1), (7, 4.0)]
+                for x64 in (False, True)
+            ),
+            (5, 5, 1.0, False),
+        ],
     )
     def test_exact_chances(self, num_rows, size, spread, x64):
         """They sum to the size, which every sample has, also with rounding."""
         draw = np.random.default_rng(0).normal
         probabilities = np.exp(spread * draw(size=num_rows))
-        probabilities = jax.device_put(probabilities / probabilities.sum())
-        keys = jax.random.split(jax.random.key(6), 20)
-        is_in, inclusion = jax.device_get(
-            jax.jit(jax.vmap(lambda key: systematic_rows(key, probabilities, size)))(
-                keys
-            )
-        )
+        probabilities = probabilities / probabilities.sum()
+        with jax.enable_x64(x64):
+            found = many_systematic(jax.random.key(6), probabilities, np.int32(size))
+        is_in, inclusion = jax.device_get(found)
+        probabilities = probabilities.astype(inclusion.dtype)
         np.testing.assert_array_equal(np.sum(is_in, axis=1), size)
         total = np.asarray(inclusion, np.float64).sum(1)
         np.testing.assert_allclose(total, size, rtol=1e-15 if x64 else 1e-6)
         # In proportion, where they are not 1.
-        ratio = np.asarray(inclusion[0] / np.asarray(probabilities))[
-            np.asarray(inclusion[0]) < 1
-        ]
+        is_uncertain = inclusion[0] < 1
+        ratio = (inclusion[0] / probabilities)[is_uncertain]
         if len(ratio):
-            large = np.asarray(inclusion[0])[np.asarray(inclusion[0]) < 1] > 1e-4
+            large = inclusion[0][is_uncertain] > 1e-4
             np.testing.assert_allclose(ratio[large], ratio[large][0], rtol=1e-5)
 
     @pytest.mark.parametrize("law", [poisson_rows, systematic_rows])
@@ -213,22 +225,23 @@ def test_default_slots_suffice():
 
 
 @pytest.mark.parametrize(
-    ("method", "make_key"),
+    ("method", "is_raw"),
     [
-        ("with_replacement", jax.random.key),
-        ("without_replacement", jax.random.PRNGKey),
-        ("poisson", jax.random.PRNGKey),
-        ("top_k", jax.random.key),
+        ("with_replacement", False),
+        ("without_replacement", True),
+        ("poisson", True),
+        ("top_k", False),
     ],
 )
-def test_precision_keys_and_jit(method, make_key):
+def test_precision_keys_and_jit(method, is_raw):
     """float64 in and out in 64-bit mode; a traced call gives the same sample."""
-    key = make_key(8)
+    traced = many_samples(jax.random.key(8), PROBABILITIES, method=method)
+    key = jax.random.split(jax.random.key(8), NUM_SAMPLES)[7]
+    key = jax.random.key_data(key) if is_raw else key
     single = sample_rows(key, PROBABILITIES, 3, method)
     assert single.scale.dtype == single.probabilities.dtype == np.float32
-    traced = jax.jit(lambda key, p: sample_rows(key, p, 3, method))(key, PROBABILITIES)
-    for one, other in zip(single, traced):
-        np.testing.assert_allclose(one, other, rtol=1e-5)
+    for one, many in zip(single, traced):
+        np.testing.assert_allclose(one, many[7], rtol=1e-5)
     with jax.enable_x64(True):
         double = sample_rows(key, PROBABILITIES, 3, method)
     assert double.scale.dtype == double.probabilities.dtype == np.float64
@@ -241,17 +254,17 @@ def test_precision_keys_and_jit(method, make_key):
 
 @pytest.mark.parametrize("method", [*METHODS, "top_k"])
 def test_invalid_traced_probabilities(method):
-    call = jax.jit(lambda p: sample_rows(jax.random.key(0), p, 2, method))
+    key = jax.random.key(0)
     for bad in ([0.5, np.nan, 0.5], [0.5, -1, 0.5], [0, 0, 0], [np.inf, 1, 1]):
-        sample = jax.device_get(call(np.array(bad, np.float32)))
+        sample = many_samples(key, np.array([*bad, 0, bad[0]], float), method=method)
         assert not sample.counts.any()
         assert np.isnan(sample.scale).all()
     # Fewer positive ones than rows to be drawn.
-    sample = jax.device_get(call(np.array([0, 3, 0], np.float32)))
-    assert sample.indices[0] == 1
-    used = np.asarray(sample.counts) > 0
-    assert used.tolist()[0] and not used[1:].any()
-    assert np.isfinite(sample.scale).all() and not np.asarray(sample.scale)[1:].any()
+    sample = many_samples(key, np.array([0.0, 3, 0, 0, 0]), method=method)
+    assert np.all(sample.indices[:, 0] == 1)
+    used = sample.counts > 0
+    assert used[:, 0].all() and not used[:, 1:].any()
+    assert np.isfinite(sample.scale).all() and not sample.scale[:, 1:].any()
 
 
 class TestRowProbabilities:

@@ -17,17 +17,26 @@ from jaxwgc import sketching
 from jaxwgc.sketching._samplers._poisson import poisson
 from jaxwgc.sketching._samplers._sample_partitions import _exponential
 
+# One for all tests, so that they share compiled functions.
+NUM_SAMPLES = 20_000
 
-@functools.partial(jax.jit, static_argnames=("num", "num_distinct", "num_draws"))
-def many_samples(key, probabilities, num, **rule):
-    keys = jax.random.split(key, num)
+
+@functools.partial(jax.jit, static_argnames=("num_distinct", "num_draws"))
+def jitted_samples(key, probabilities, **rule):
+    keys = jax.random.split(key, NUM_SAMPLES)
     return jax.vmap(lambda k: sketching.sample_partitions(k, probabilities, **rule))(
         keys
     )
 
 
-def assert_law(observed, expected_probabilities, num):
+def many_samples(key, probabilities, **rule):
+    """One of each of many keys, as arrays of NumPy."""
+    return jax.tree.map(np.asarray, jitted_samples(key, probabilities, **rule))
+
+
+def assert_law(observed, expected_probabilities):
     """A chi-square test of counts of outcomes; rare outcomes are pooled."""
+    num = NUM_SAMPLES
     expected = {cell: num * p for cell, p in expected_probabilities.items()}
     common = [cell for cell, size in expected.items() if size >= 10]
     observed_sizes = np.array([observed[cell] for cell in common], float)
@@ -46,7 +55,8 @@ def outcomes(sample):
     return collections.Counter(map(tuple, rows.tolist()))
 
 
-PROBABILITIES = np.array([0.5, 0.3, 0.15, 0.05])
+# The last part is never drawn.
+PROBABILITIES = np.array([0.5, 0.3, 0.15, 0.05, 0.0])
 
 
 def test_num_distinct_has_the_exact_joint_law(x64):
@@ -58,9 +68,8 @@ def test_num_distinct_has_the_exact_joint_law(x64):
             pa, pb, pc = PROBABILITIES[[a, b, c]]
             law[a, b, c, num_a, num_b, 1] = orders * pa**num_a * pb**num_b * pc
     assert abs(sum(law.values()) - 1) < 2e-3
-    num = 10_000
-    sample = many_samples(jax.random.key(0), PROBABILITIES, num, num_distinct=3)
-    assert_law(outcomes(sample), law, num)
+    sample = many_samples(jax.random.key(0), PROBABILITIES, num_distinct=3)
+    assert_law(outcomes(sample), law)
     np.testing.assert_array_equal(sample.num_draws, sample.counts.sum(1))
     np.testing.assert_allclose(
         sample.probabilities, PROBABILITIES[sample.indices], rtol=1e-6
@@ -68,9 +77,10 @@ def test_num_distinct_has_the_exact_joint_law(x64):
 
 
 def test_num_distinct_of_one_draws_once():
-    num = 5_000
-    sample = many_samples(jax.random.key(1), PROBABILITIES, num, num_distinct=1)
-    assert_law(outcomes(sample), {(j, 1): p for j, p in enumerate(PROBABILITIES)}, num)
+    sample = many_samples(jax.random.key(1), PROBABILITIES, num_distinct=1)
+    assert_law(outcomes(sample), {(j, 1): p for j, p in enumerate(PROBABILITIES)})
+    with pytest.raises(ValueError, match="sample must have at least 2 slots; got 1"):
+        sketching.drop_last_distinct(sample)
 
 
 def sequential_draws(random, probabilities, num_distinct):
@@ -83,9 +93,8 @@ def sequential_draws(random, probabilities, num_distinct):
 def test_num_distinct_agrees_with_sequential_draws():
     probabilities = np.array([8, 5, 3, 2, 1, 1, 1, 1]) / 22
     random = np.random.default_rng(0)
-    num = 3_000
-    drawn = [sequential_draws(random, probabilities, 5) for _ in range(num)]
-    sample = many_samples(jax.random.key(2), probabilities, num, num_distinct=5)
+    drawn = [sequential_draws(random, probabilities, 5) for _ in range(3_000)]
+    sample = many_samples(jax.random.key(2), probabilities, num_distinct=5)
     ours = [
         dict(zip(indices, counts))
         for indices, counts in zip(sample.indices.tolist(), sample.counts.tolist())
@@ -107,10 +116,12 @@ def test_num_distinct_agrees_with_sequential_draws():
         assert scipy.stats.chi2_contingency(table).pvalue > 1e-3
 
 
-def test_every_part_can_be_asked_for(make_key):
-    sample = sketching.sample_partitions(make_key(0), PROBABILITIES, num_distinct=4)
+def test_every_part_can_be_asked_for_and_with_raw_keys():
+    key = jax.random.PRNGKey(0)
+    sample = sketching.sample_partitions(key, PROBABILITIES[:4], num_distinct=4)
     assert sorted(sample.indices.tolist()) == [0, 1, 2, 3]
-    assert sample.counts[-1] == 1 and sample.counts.min() >= 1
+    counts = sample.counts.tolist()
+    assert counts[-1] == 1 and min(counts) >= 1
     assert sample.indices.dtype == sample.counts.dtype == jnp.int32
     assert sample.num_draws.shape == () and sample.num_draws.dtype == jnp.int32
 
@@ -119,11 +130,10 @@ def test_every_part_can_be_asked_for(make_key):
 def test_rare_parts_take_a_geometric_number_of_draws(ratio):
     # The count of the first part is geometric; a float32 law of large means is easily
     # wrong.
-    probabilities = np.array([1 - ratio, ratio])
-    num = 4_000
-    sample = many_samples(jax.random.key(3), probabilities, num, num_distinct=2)
-    counts = np.asarray(sample.counts[:, 0])[np.asarray(sample.indices[:, 0]) == 0]
-    assert len(counts) > 0.98 * num
+    probabilities = np.array([1 - ratio, ratio, 0, 0, 0])
+    sample = many_samples(jax.random.key(3), probabilities, num_distinct=3)
+    counts = sample.counts[sample.indices[:, 0] == 0, 0]
+    assert len(counts) > 0.98 * NUM_SAMPLES
     bins = scipy.stats.geom.ppf(np.linspace(0, 1, 41), ratio)
     observed = np.histogram(counts, bins + 0.5)[0]
     expected = np.diff(scipy.stats.geom.cdf(bins, ratio)) * len(counts)
@@ -132,29 +142,41 @@ def test_rare_parts_take_a_geometric_number_of_draws(ratio):
 
 
 def test_counts_saturate_and_do_not_overflow():
-    probabilities = np.array([1.0, 1e-3, 1e-30])
-    sample = many_samples(jax.random.key(4), probabilities, 50, num_distinct=3)
+    probabilities = np.array([1.0, 1e-3, 1e-30, 0, 0])
+    sample = many_samples(jax.random.key(4), probabilities, num_distinct=3)
     assert np.all(sample.counts > 0) and np.all(sample.num_draws > 0)
     assert np.all(sample.counts[:, 0] == (2**31 - 1) // 3)
 
 
+NUM_VARIABLES = 200_000
+
+
+jitted_poisson = jax.jit(poisson)
+
+
+def variables(key, means):
+    """So many with each mean in turn, in NumPy."""
+    means = np.resize(np.asarray(means, np.float32), NUM_VARIABLES)
+    return np.asarray(jitted_poisson(key, means))
+
+
 @pytest.mark.parametrize("mean", [0.0, 0.3, 12.0, 3e3, 5e3, 1e5, 1e6])
 def test_poisson_law_in_float32(mean):
-    num = 200_000
-    drawn = np.asarray(poisson(jax.random.key(5), jnp.full(num, mean, jnp.float32)))
+    drawn = variables(jax.random.key(5), mean)
     if mean == 0:
         assert not drawn.any()
         return
     law = scipy.stats.poisson(mean)
     edges = np.unique(law.ppf(np.linspace(0, 1, 31)[1:-1]))
     observed = np.histogram(drawn, np.concatenate([[-1], edges + 0.5, [np.inf]]))[0]
-    expected = np.diff(np.concatenate([[0], law.cdf(edges), [1]])) * num
+    expected = np.diff(np.concatenate([[0], law.cdf(edges), [1]])) * NUM_VARIABLES
     assert scipy.stats.chisquare(observed, expected).pvalue > 1e-3
 
 
 def test_earliest_arrivals_of_many_do_not_tie():
     # On a grid of 2**-23, 2**18 arrivals would have 4,000 pairs that tie.
-    arrivals = np.asarray(_exponential(jax.random.key(6), (2**18,), jnp.float32))
+    exponential = jax.jit(_exponential, static_argnums=(1, 2))
+    arrivals = np.asarray(exponential(jax.random.key(6), (2**18,), np.float32))
     smallest = np.sort(arrivals)[:1000]
     assert smallest[0] > 0 and len(np.unique(smallest)) > 990
     law = scipy.stats.expon()
@@ -172,16 +194,17 @@ def multinomial_law(num_draws, probabilities):
     return law
 
 
-@pytest.mark.parametrize("num_parts", [3, 4])
+@pytest.mark.parametrize(("num_parts", "x64"), [(4, False), (3, True)])
 def test_num_draws_has_the_multinomial_law(num_parts, x64):
     probabilities = PROBABILITIES[:num_parts] / PROBABILITIES[:num_parts].sum()
-    num, num_draws = 20_000, 5
-    sample = many_samples(jax.random.key(7), probabilities, num, num_draws=num_draws)
-    assert sample.indices.shape == (num, num_parts)
-    counts = np.zeros((num, num_parts), int)
-    np.put_along_axis(counts, np.asarray(sample.indices), np.asarray(sample.counts), 1)
+    num_draws = 5
+    with jax.enable_x64(x64):
+        sample = many_samples(jax.random.key(7), probabilities, num_draws=num_draws)
+    assert sample.indices.shape == (NUM_SAMPLES, num_parts)
+    counts = np.zeros((NUM_SAMPLES, num_parts), int)
+    np.put_along_axis(counts, sample.indices, sample.counts, 1)
     observed = collections.Counter(map(tuple, counts.tolist()))
-    assert_law(observed, multinomial_law(num_draws, probabilities), num)
+    assert_law(observed, multinomial_law(num_draws, probabilities))
     assert np.all(np.diff(sample.counts, axis=1) <= 0)
     np.testing.assert_array_equal(sample.num_draws, num_draws)
 
@@ -210,15 +233,15 @@ def test_num_draws_of_many_parts_in_float32():
     st.sampled_from([("num_distinct", 3), ("num_draws", 3), ("num_draws", 9)]),
 )
 def test_invariants(values, seed, rule):
-    probabilities = jnp.asarray(values)
-    num_positive = int((probabilities > 0).sum())
+    probabilities = np.array(values, np.float32)
+    num_positive = (probabilities > 0).sum()
     sample = traced_sample(jax.random.key(seed), probabilities, *rule)
     used = sample.counts > 0
     assert len(set(sample.indices.tolist())) == len(sample.indices)
     assert sample.num_draws == sample.counts.sum()
-    assert jnp.all(jnp.where(used, probabilities[sample.indices] > 0, True))
+    assert np.all(probabilities[sample.indices[used]] > 0)
     # Used slots come first.
-    assert jnp.all(used[:-1] | ~used[1:])
+    assert np.all(used[:-1] | ~used[1:])
     if num_positive == 0:
         assert not used.any()
     elif rule[0] == "num_distinct":
@@ -229,16 +252,24 @@ def test_invariants(values, seed, rule):
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
-def traced_sample(key, probabilities, rule, value):
+def jitted_sample(key, probabilities, rule, value):
     return sketching.sample_partitions(key, probabilities, **{rule: value})
 
 
-def test_jit_and_vmap_give_the_samples_of_single_calls(make_key):
-    keys = jax.random.split(make_key(9), 3)
-    for rule, value in (("num_distinct", 3), ("num_draws", 6)):
-        batch = many_samples(make_key(9), PROBABILITIES, 3, **{rule: value})
+def traced_sample(*args):
+    """One, as arrays of NumPy."""
+    return jax.tree.map(np.asarray, jitted_sample(*args))
+
+
+def test_jit_and_vmap_give_the_samples_of_single_calls():
+    keys = jax.random.split(jax.random.key(9), NUM_SAMPLES)
+    for probabilities, rule, value in (
+        (PROBABILITIES, "num_distinct", 3),
+        (PROBABILITIES[:4], "num_draws", 5),
+    ):
+        batch = many_samples(jax.random.key(9), probabilities, **{rule: value})
         for i in range(3):
-            one = traced_sample(keys[i], PROBABILITIES, rule, value)
+            one = traced_sample(keys[i], probabilities, rule, value)
             jax.tree.map(
                 lambda a, b: np.testing.assert_allclose(a[i], b, rtol=1e-6),  # noqa: B023
                 batch,
@@ -256,10 +287,10 @@ def test_a_single_part(num_draws):
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -0.5])
 def test_invalid_probabilities(bad):
-    probabilities = np.array([0.5, bad, 0.5])
+    probabilities = np.array([0.5, bad, 0.5, 0.5, 0.5])
     with pytest.raises(ValueError, match=r"probabilities\[1\] = "):
         sketching.sample_partitions(jax.random.key(0), probabilities, num_draws=2)
-    for rule in (("num_distinct", 2), ("num_draws", 2)):
+    for rule in (("num_distinct", 3), ("num_draws", 3)):
         sample = traced_sample(jax.random.key(0), probabilities, *rule)
         assert not sample.counts.any() and sample.num_draws == 0
 
@@ -305,19 +336,17 @@ def test_wrong_keys():
 
 
 def test_drop_last_distinct_is_unbiased():
-    num = 20_000
-    sample = many_samples(jax.random.key(10), PROBABILITIES, num, num_distinct=3)
+    sample = many_samples(jax.random.key(10), PROBABILITIES, num_distinct=3)
     dropped = sketching.drop_last_distinct(sample)
-    assert dropped.indices.shape == dropped.counts.shape == (num, 2)
+    assert dropped.indices.shape == dropped.counts.shape == (NUM_SAMPLES, 2)
     np.testing.assert_array_equal(dropped.num_draws, sample.num_draws - 1)
 
     def deviations(sample):
-        estimates = np.zeros((num, 4))
-        values = sample.counts / sample.num_draws[:, None] / sample.probabilities
-        np.put_along_axis(
-            estimates, np.asarray(sample.indices), np.asarray(values), axis=1
-        )
-        error = estimates.std(0) / np.sqrt(num)
+        estimates = np.zeros((NUM_SAMPLES, 4))
+        num_draws = np.asarray(sample.num_draws)
+        values = sample.counts / num_draws[:, None] / sample.probabilities
+        np.put_along_axis(estimates, sample.indices, values, axis=1)
+        error = estimates.std(0) / np.sqrt(NUM_SAMPLES)
         return (estimates.mean(0) - 1) / error
 
     assert np.all(np.abs(deviations(dropped)) < 4)
@@ -325,15 +354,9 @@ def test_drop_last_distinct_is_unbiased():
     assert deviations(sample)[3] > 10
 
 
-def test_drop_last_distinct_needs_two_slots():
-    sample = sketching.sample_partitions(jax.random.key(0), np.ones(3), num_distinct=1)
-    with pytest.raises(ValueError, match="sample must have at least 2 slots; got 1"):
-        sketching.drop_last_distinct(sample)
-
-
 def test_poisson_saturates():
     """At the largest float32 that an int32 holds, for an infinite mean as well."""
-    for mean in (1e30, np.inf):
-        drawn = poisson(jax.random.key(0), jnp.full(64, mean))
-        assert drawn.max() == 2**31 - 128
-        assert drawn.min() > 2**31 - 10 * 2**15.5
+    drawn = variables(jax.random.key(0), [1e30, np.inf])
+    for own in (drawn[::2], drawn[1::2]):
+        assert own.max() == 2**31 - 128
+        assert own.min() > 2**31 - 10 * 2**15.5

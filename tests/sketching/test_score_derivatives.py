@@ -62,6 +62,11 @@ def of_shards(matrix):
     return sketching.sharded_leverage_scores(matrix, mesh, "rows")
 
 
+@jax.jit
+def precise_lewis_weights(matrix, p):
+    return sketching.lewis_weights(matrix, p, tolerance=1e-13).weights
+
+
 SCORES = {
     "gram": functools.partial(sketching.leverage_scores, method="gram"),
     "qr": functools.partial(sketching.leverage_scores, method="qr"),
@@ -69,27 +74,21 @@ SCORES = {
     "sparse": of_sparse,
     "sharded": of_shards,
     "no ridge": lambda matrix: sketching.ridge_leverage_scores(matrix, 0.0),
-    "Lewis": lambda matrix: sketching.lewis_weights(matrix, 2.0).weights,
+    "Lewis": precise_lewis_weights,
 }
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def forward_and_backward(function, matrix, change, weights):
+def forward_and_backward(function, primals, tangents, weights):
     """The change of what it gives, and the gradient of its weighted sum, at once."""
-    _, linear = jax.linearize(function, matrix)
-    return linear(change), jax.linear_transpose(linear, matrix)(weights)[0]
+    _, linear = jax.linearize(function, *primals)
+    return linear(*tangents), jax.linear_transpose(linear, *primals)(weights)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def jvp(function, primals, tangents):
     """The change of what a function gives; compiled once for arguments of one shape."""
     return jax.jvp(function, primals, tangents)[1]
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def vjp(function, primals, weights):
-    """The gradient of a weighted sum of what it gives."""
-    return jax.vjp(function, *primals)[1](weights)
 
 
 @pytest.mark.parametrize("scores", SCORES)
@@ -108,10 +107,13 @@ def test_first_derivative(name, scores):
         np.testing.assert_allclose(forward, expected, rtol=0, atol=tolerance)
         return
     weights = np.linspace(1, 2, matrix.shape[0])
-    forward, gradient = forward_and_backward(function, matrix, change, weights)
+    primals, tangents = (matrix,), (change,)
+    if scores == "Lewis":
+        primals, tangents = (matrix, np.float64(2)), (change, np.float64(0))
+    forward, gradient = forward_and_backward(function, primals, tangents, weights)
     np.testing.assert_allclose(forward, expected, rtol=0, atol=tolerance)
     np.testing.assert_allclose(
-        np.sum(gradient * change), expected @ weights, rtol=0, atol=100 * tolerance
+        np.sum(gradient[0] * change), expected @ weights, rtol=0, atol=100 * tolerance
     )
 
 
@@ -158,18 +160,14 @@ def test_ridge(name, ridge):
         ((change, second), by_matrix),
         ((first, second + 1), by_ridge),
     ]:
-        found = jvp(function, primals, tangents)
+        found, gradient = forward_and_backward(
+            function, primals, tangents, np.eye(len(matrix))[0]
+        )
         np.testing.assert_allclose(found, expected / (2 * step), rtol=1e-5, atol=1e-5)
-    gradient = vjp(function, primals, np.eye(len(matrix))[0])
     np.testing.assert_allclose(
         np.sum(gradient[0] * change), by_matrix[0] / (2 * step), rtol=1e-4, atol=1e-5
     )
     np.testing.assert_allclose(gradient[1], by_ridge[0] / (2 * step), rtol=1e-4)
-
-
-@jax.jit
-def precise_lewis_weights(matrix, p):
-    return sketching.lewis_weights(matrix, p, tolerance=1e-13).weights
 
 
 @pytest.mark.parametrize("p", [1.0, 6.0])
@@ -187,11 +185,12 @@ def test_lewis_weights(name, p):
         ((change, np.float64(0)), by_matrix),
         ((np.zeros_like(matrix), np.float64(1)), by_p),
     ]:
-        found = jvp(weights, primals, tangents)
+        found, gradient = forward_and_backward(
+            weights, primals, tangents, np.eye(len(matrix))[0]
+        )
         np.testing.assert_allclose(found, expected / (2 * step), rtol=1e-5, atol=1e-6)
-    gradient, _ = vjp(weights, primals, np.eye(len(matrix))[0])
     np.testing.assert_allclose(
-        np.sum(gradient * change), by_matrix[0] / (2 * step), rtol=1e-5, atol=1e-6
+        np.sum(gradient[0] * change), by_matrix[0] / (2 * step), rtol=1e-5, atol=1e-6
     )
 
 
