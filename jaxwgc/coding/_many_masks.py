@@ -34,7 +34,10 @@ def errors_and_noise(
     for start in range(0, len(masks), BATCH):
         batch = masks[start : start + BATCH]
         padding = [(0, BATCH - len(batch)), (0, 0)]
-        values = _evaluate(code, np.pad(batch, padding, constant_values=True))
+        whole = np.pad(batch, padding, constant_values=True)
+        # Also in a function that is being traced, a concrete code has errors.
+        with jax.ensure_compile_time_eval():
+            values = _evaluate(code, whole)
         found.append(np.array(values, np.float64)[:, : len(batch)])
     errors, noise = np.concatenate(found, axis=1)
     return errors, noise

@@ -5,11 +5,11 @@ import math
 from collections.abc import Container, Iterator
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc import _validation
+from jaxwgc._dtypes import working
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding._many_masks import BATCH, errors_and_noise
 from jaxwgc.coding._ridge_errors import RidgeErrors, all_swaps, swapped
@@ -88,13 +88,11 @@ def worst_pattern(
     decoder = code.choose_decoder(decoder)
     num_stragglers = _validation.check_stragglers(num_stragglers, code.num_workers)
     max_patterns = _validation.check_int("max_patterns", max_patterns, minimum=0)
-    # Also in a function that is being traced, a concrete code has a pattern.
-    with jax.ensure_compile_time_eval():
-        adversary = _Adversary(code, decoder)
-        if math.comb(code.num_workers, num_stragglers) <= max(max_patterns, 1):
-            lost = _try_all(adversary, num_stragglers)
-        else:
-            lost = _search(adversary, num_stragglers)
+    adversary = _Adversary(code, decoder)
+    if math.comb(code.num_workers, num_stragglers) <= max(max_patterns, 1):
+        lost = _try_all(adversary, num_stragglers)
+    else:
+        lost = _search(adversary, num_stragglers)
     received = np.ones(code.num_workers, bool)
     received[list(lost)] = False
     return received
@@ -118,7 +116,7 @@ class _Adversary:
         # The least error that any weights have is never above the ridge error.
         self.ridge_error_is_bound = decoder.is_optimal
         self.ridge_errors = RidgeErrors(code)
-        dtype = jnp.asarray(code.encoding_matrix).dtype
+        dtype = working(code.encoding_matrix).dtype
         scale = float(np.sum(np.asarray(code.target, np.float64) ** 2))
         self.tolerance = _NOISE * float(jnp.finfo(dtype).eps) * scale
 

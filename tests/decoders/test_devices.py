@@ -53,7 +53,9 @@ for name, code in all_codes.items():
                 mapped = jax.shard_map(
                     everything, mesh=mesh, in_specs=P("i"), out_specs=P("i")
                 )
-                found += [jax.jit(mapped)(given[0]), everything(given[0])]
+                found.append(jax.jit(mapped)(given[0]))
+                if name in ("one_step", "least_squares", "peeling"):
+                    found.append(everything(given[0]))
         for results in found:
             for one, other in zip(results, expected):
                 np.testing.assert_allclose(

@@ -50,7 +50,7 @@ def test_command(tmp_path):
     assert "several have the same history" in found["answer"]
     # Copies on more workers than there are, are left out.
     assert {own["replication"] for own in found["choices"]} == {1, 5}
-    times = [own["time"]["value"] for own in found["choices"]]
+    times = [float(own["time"]["value"]) for own in found["choices"]]
     assert times == sorted(times)
     table = (tmp_path / "plan_one_slow_seconds.md").read_text()
     assert "| `uncoded` | 1 | all |" in table

@@ -259,10 +259,18 @@ def _count_draws(key: jax.Array, probabilities: jax.Array, num_draws: int) -> ja
     levels = [jnp.pad(probabilities, (0, 2**depth - num_parts))]
     for _ in range(depth):
         levels.append(levels[-1].reshape(-1, 2).sum(axis=1))
-    nodes = jnp.zeros(num_draws, jnp.int32)
-    for level, level_key in zip(reversed(levels[:-1]), jax.random.split(key, depth)):
-        uniform = jax.random.uniform(level_key, (num_draws,), level.dtype)
-        left, right = level[2 * nodes], level[2 * nodes + 1]
+    # The root at 1, the children of a node i at 2i and 2i + 1.
+    tree = jnp.concatenate([levels[-1], *reversed(levels)])
+
+    def descend(nodes, level_key):
+        uniform = jax.random.uniform(level_key, (num_draws,), tree.dtype)
+        left, right = tree[2 * nodes], tree[2 * nodes + 1]
         # A side of probability zero is never taken: u < 1 and u >= 0.
-        nodes = 2 * nodes + (uniform * (left + right) >= left)
-    return jnp.zeros(num_parts, jnp.int32).at[nodes].add(1)
+        return 2 * nodes + (uniform * (left + right) >= left), None
+
+    keys = jax.random.split(key, depth)
+    # Made of both, so that under shard_map it varies with the device as they do.
+    root = jnp.where((tree[0] >= 0) | (jax.random.key_data(key)[0] >= 0), 1, 1)
+    nodes = jnp.broadcast_to(root.astype(jnp.int32), (num_draws,))
+    nodes, _ = lax.scan(descend, nodes, keys)
+    return jnp.zeros(num_parts, jnp.int32).at[nodes - 2**depth].add(1)

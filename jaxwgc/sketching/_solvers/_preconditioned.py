@@ -141,6 +141,8 @@ def preconditioned(
             method = "gram"
         else:
             method = "sketch" if num_rows > 2 * sketch_size else "factor"
+    elif method == "gram" and num_rows < num_columns:
+        method = "factor"
     embedding = embed(embedding, key, sketch_size, num_rows)
     return _solve(
         matrix,
@@ -165,7 +167,7 @@ def _solve(
     method: str,
     max_iterations: int,
 ) -> Solution:
-    if method == "gram" and matrix.shape[0] >= matrix.shape[1]:
+    if method == "gram":
         factors = from_gram(matrix, ridge, rcond)
     else:
         small = matrix if embedding is None else embedding @ matrix

@@ -1,6 +1,7 @@
 """Rounds of simulated workers: who has answered when, and what that decodes to."""
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -36,6 +37,17 @@ class Decoded(NamedTuple):
     errors: np.ndarray
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def _draw(sample, state, keys, loads):
+    """Times (runs, rounds, num_workers), of keys (runs, rounds)."""
+
+    def step(state, key):
+        times, state = sample(key, state, loads)
+        return state, times
+
+    return jax.vmap(lambda own: jax.lax.scan(step, state, own)[1])(keys)
+
+
 class SimulatedRounds:
     """Finish times of `num_runs` clusters side by side, each for some rounds in a row.
 
@@ -54,16 +66,7 @@ class SimulatedRounds:
         state = delay.init(num_workers)
         self.has_state = bool(jax.tree.leaves(state))
         keys = jax.random.split(key, (num_runs, num_rounds))
-
-        @jax.jit
-        def draw(loads):
-            def step(state, key):
-                times, state = delay.sample(key, state, loads)
-                return state, times
-
-            return jax.vmap(lambda own: jax.lax.scan(step, state, own)[1])(keys)
-
-        self._draw = draw
+        self._draw = functools.partial(_draw, delay.sample, state, keys)
         self._drawn: dict[bytes, tuple[np.ndarray, np.ndarray]] = {}
         ties = jax.random.bits(jax.random.fold_in(key, 1), (4,))
         self._generator = np.random.default_rng(np.asarray(ties))
