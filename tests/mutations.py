@@ -40,6 +40,7 @@ TESTS = {
     "jaxwgc/coding/_arrivals.py": "test_rounds test_coding codes/test_multi_message "
     "test_weights decoders/test_devices",
     "jaxwgc/coding/_diagnosis.py": "",
+    "jaxwgc/coding/_many_masks.py": "test_diagnosis test_worst_pattern",
     "jaxwgc/coding/_ridge_errors.py": "test_worst_pattern",
     "jaxwgc/coding/_weighting.py": "test_weights test_dtypes",
     "jaxwgc/coding/_worst_pattern.py": "",
