@@ -7,6 +7,7 @@ import pytest
 import scipy.stats
 
 from jaxwgc import stragglers
+from jaxwgc.stragglers import _laws
 from tests.stragglers.laws import SIGNIFICANCE, consecutive_times
 
 FAST = stragglers.log_normal(1.0, 0.1)
@@ -118,6 +119,15 @@ def test_states_of_what_is_inside():
     times = rounds(stragglers.affine(inner, time=1000.0), 2)
     assert np.all(times[:, 1] - 1000 < 0.2) and np.all(times[:, 0] - 1000 > 0.5)
     assert (times[:, 0] > 1002).any() and (times[:, 0] < 1002).any()
+
+
+def test_law_of_workers_that_may_never_answer():
+    """Where they do, it is the other law for the rest of the probability."""
+    usual = stragglers.pareto(1.0, 2.0).law(1.0)
+    law = _laws.Mixture(usual, _laws.Constant(np.inf), 0.3)
+    levels = np.array([0.2, 0.299, 0.301, 0.65, 0.9])
+    expected = np.where(levels < 0.3, np.inf, usual.isf((levels - 0.3) / 0.7))
+    np.testing.assert_allclose(law.isf(levels), expected, rtol=1e-9)
 
 
 def test_affine_of_no_load():

@@ -82,6 +82,15 @@ def test_goes_on_at_the_first_prefix_that_decodes(name):
         assert not stragglers.is_over(wait, np.full_like(own, np.inf), 9.0)
 
 
+def test_messages_of_a_single_part_come_when_it_is_finished():
+    """Of a worker that holds one part beside one that holds two."""
+    matrix = np.array([[1.0, 0, 0], [0, 1, 1]])
+    code = codes.multi_message(codes.GradientCode.from_matrix(matrix, num_stragglers=0))
+    wait = stragglers.until_decodable(code)
+    arrivals = wait(jax.random.key(0), np.array([2.0, 1.9], np.float32))
+    assert arrivals.elapsed == 2.0
+
+
 def test_each_of_several_messages_counts_when_it_comes():
     inner = codes.regular_graph(jax.random.key(0), 4, 2)
     code, tolerance = codes.multi_message(inner), 0.6
