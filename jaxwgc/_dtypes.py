@@ -50,18 +50,9 @@ def working(array: Any) -> Any:
     """`array` in no more than JAX's working precision; one of NumPy stays there.
 
     An array of JAX made in double precision keeps it where that is switched off, but
-    nothing computes with it there.
+    nothing computes with it there. What a function compiled inside of others takes has
+    to come through here: JAX 0.12 lowers one and the same array of NumPy only in the
+    mode, of 32 or 64 bits, that it met it in first.
     """
     xp = jnp if isinstance(array, jax.Array) else np
     return xp.asarray(array, jax.dtypes.canonicalize_dtype(array.dtype))
-
-
-def working_constants(tree: Any) -> Any:
-    """`tree` with what NumPy holds in JAX's working precision.
-
-    For what a function compiled inside of others takes: JAX 0.12 lowers one and the
-    same array of NumPy only in the mode, of 32 or 64 bits, that it met it in first.
-    """
-    return jax.tree.map(
-        lambda leaf: working(leaf) if isinstance(leaf, np.ndarray) else leaf, tree
-    )

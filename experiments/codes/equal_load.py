@@ -1,6 +1,5 @@
 """Decoding error at equal load, against random stragglers and against an adversary."""
 
-import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Iterator
@@ -84,9 +83,7 @@ def one_run(key: jax.Array, entry: Entry, numbers: tuple[int, ...]) -> Numbers:
 
 def worst_errors(entry: Entry, keys: jax.Array, numbers: Any) -> Iterator[float]:
     """Of the patterns that `worst_pattern` finds, the mean over the codes drawn."""
-    drawn = [entry.make(key) for key in keys]
-    # Without what is not used but would be compiled anew.
-    codes = [dataclasses.replace(own, decoders=own.decoders[:1]) for own in drawn]
+    codes = [entry.make(key) for key in keys]
     for number in numbers:
         patterns = [
             coding.worst_pattern(code, number, max_patterns=MAX_PATTERNS)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxwgc import _flat_vectors, _validation
-from jaxwgc._dtypes import promoted, working_constants
+from jaxwgc._dtypes import promoted, working
 from jaxwgc._targets import mixing, residual, squared_error
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding import _collapsed
@@ -33,7 +33,7 @@ def find_weights(
 
 def _without_decoders(code: GradientCode) -> GradientCode:
     """For what is compiled inside: equal programs whatever the decoders."""
-    return working_constants(dataclasses.replace(code, decoders=()))
+    return jax.tree.map(working, dataclasses.replace(code, decoders=()))
 
 
 def decoding_weights(

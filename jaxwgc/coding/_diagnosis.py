@@ -1,5 +1,6 @@
 """What a code costs and what stragglers do to it, as arrays and as a table."""
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Sequence
@@ -154,7 +155,7 @@ the gradient's length
             "code must be concrete, since patterns are enumerated on the host; got a "
             "traced one: diagnose it outside of jit, vmap and grad"
         )
-    decoder = code.choose_decoder(decoder)
+    code = dataclasses.replace(code, decoders=(code.choose_decoder(decoder),))
     key = _validation.check_key(key)
     num_patterns = _validation.check_int("num_patterns", num_patterns, minimum=2)
     numbers = _numbers_of_stragglers(num_stragglers, code.num_workers)
@@ -183,9 +184,9 @@ the gradient's length
             if is_exhaustive
             else rank >= number
         )
-        worst = worst_pattern(code, number, decoder, max_patterns=max_patterns)
+        worst = worst_pattern(code, number, max_patterns=max_patterns)
         masks = np.concatenate([worst[None], patterns])
-        errors, noise = errors_and_noise(code, masks, decoder)
+        errors, noise = errors_and_noise(code, masks)
         errors, noise = errors / scale, noise / scale
         # Where the search is not exhaustive a random pattern may be worse.
         hardest = errors.argmax()

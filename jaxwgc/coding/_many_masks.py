@@ -1,7 +1,5 @@
 """Errors and noise of many masks, on the host: batches of one shape, compiled once."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,27 +7,24 @@ import numpy as np
 from jaxwgc._targets import mixing, squared_error
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding._decoding import find_weights
-from jaxwgc.decoders import DecoderLike
 
 # Masks that are evaluated in one call.
 BATCH = 128
 
 
 def errors_and_noise(
-    code: GradientCode, masks: np.ndarray, decoder: DecoderLike
+    code: GradientCode, masks: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Decoding errors, and squared noise for messages with noise of their own size.
 
     Args:
-      code: a gradient code.
+      code: a gradient code, decoded by its first decoder; with no others codes of one
+        size share what is compiled.
       masks: bool (number, num_workers).
-      decoder: as for `jaxwgc.decoding_weights`.
 
     Returns:
       Two arrays (number,), in float64.
     """
-    # Of the decoders that one alone, so that equal programs are compiled once.
-    code = dataclasses.replace(code, decoders=(code.choose_decoder(decoder),))
     found = []
     for start in range(0, len(masks), BATCH):
         batch = masks[start : start + BATCH]

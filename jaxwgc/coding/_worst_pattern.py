@@ -1,5 +1,6 @@
 """The stragglers that hurt a code most: exact where all can be tried, else searched."""
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Container, Iterator
@@ -111,8 +112,7 @@ class _Adversary:
 
     def __init__(self, code: GradientCode, decoder: Decoder):
         self.num_workers = code.num_workers
-        self._code = code
-        self._decoder = decoder
+        self._code = dataclasses.replace(code, decoders=(decoder,))
         # The least error that any weights have is never above the ridge error.
         self.ridge_error_is_bound = decoder.is_optimal
         self.ridge_errors = RidgeErrors(code)
@@ -124,7 +124,7 @@ class _Adversary:
         """Decoding errors (number,) of the sets (number, s); NaN counts as infinite."""
         masks = np.ones((len(lost), self.num_workers), bool)
         np.put_along_axis(masks, lost, False, axis=1)
-        errors, _ = errors_and_noise(self._code, masks, self._decoder)
+        errors, _ = errors_and_noise(self._code, masks)
         return np.where(np.isnan(errors), np.inf, errors)
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc import _validation
-from jaxwgc._dtypes import working_constants
+from jaxwgc._dtypes import working
 from jaxwgc._product import product
 from jaxwgc._targets import target_scale
 from jaxwgc.decoders._decoder import Decoder
@@ -68,7 +68,7 @@ class Group(Decoder):
                 self.refuse(code)
 
     def weights(self, code: Any, mask: jax.Array) -> jax.Array:
-        groups, target = working_constants((self.groups, code.target))
+        groups, target = working(self.groups), working(code.target)
         return _first_answers(mask, groups, code.assignment, target)
 
 
