@@ -58,8 +58,8 @@ class Study:
     Attributes:
         numbers: Nested dicts and lists, as they get into JSON. What is known before
             stands there: sizes, published numbers. The others are cells, each a `Trial`
-            or `Once`, in whose places their numbers come; those of a cell called "", or
-            of a list of them, are put beside its neighbours, or in the place of None.
+            or `Once`, in whose places their numbers come; those of a cell called "" are
+            put beside its neighbours.
         key: Of the trials; all cells get the same.
         runs: Trials a cell; in a study of trials also among the numbers.
         batch_size: Trials side by side.
@@ -147,10 +147,7 @@ def _filled(node: Any, run: Callable[[Trial | Once, str], Any], name: str = "") 
     """The same nested dicts and lists, with what `run(cell, name)` gives."""
     if isinstance(node, dict):
         found = {own: _filled(child, run, own or name) for own, child in node.items()}
-        beside = found.pop("", None)
-        for own in beside if isinstance(beside, list) else [beside]:
-            found |= own or {}
-        return found
+        return found | (found.pop("", None) or {})
     if isinstance(node, list):
         return [_filled(child, run, name) for child in node]
     return run(node, name) if isinstance(node, Trial | Once) else node

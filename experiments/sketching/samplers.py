@@ -71,13 +71,19 @@ def draw_rows(
     return indices.reshape(-1), jnp.repeat(blocks.scale, BLOCK_SIZE)
 
 
-def one_run(
+def one_run(key: jax.Array, every: Every, sizes: Any) -> Numbers:
+    """Least squares in sampled rows, by the sampler and the kind of data.
+
+    Shortest coordinates (sizes, p); all samplers have the same key.
+    """
+    groups = [run_alike(key, own, every, sizes) for own in alike()]
+    return {name: own for group in groups for name, own in group.items()}
+
+
+def run_alike(
     key: jax.Array, samplers: dict[str, Sampler], every: Every, sizes: Any
 ) -> Numbers:
-    """Least squares in sampled rows: shortest coordinates (sizes, p), by the kind.
-
-    Of samplers that differ in their rule alone, by their names.
-    """
+    """The same of samplers that differ in their rule alone."""
     ((method, weighted),) = {own[1:] for own in samplers.values()}
     rules = [
         functools.partial(sketching.row_probabilities, rule=own.rule)
@@ -134,7 +140,7 @@ def compare(solutions: np.ndarray, own: data.Regression) -> Measured:
 
 
 def study(effort: Effort, key: jax.Array) -> Study:
-    """A cell for samplers that differ in their rule alone."""
+    """One cell for all samplers."""
     data_key, run_key = jax.random.split(key)
     num_rows, num_columns = data.sizes(effort)
     every = data.regressions(data_key, num_rows, num_columns)
@@ -147,16 +153,15 @@ def study(effort: Effort, key: jax.Array) -> Study:
             "sizes": sizes,
             "coherence": {kind: own.coherence for kind, own in every.items()},
             "largest_score": {kind: own.scores.max() for kind, own in every.items()},
-            "excess": dict.fromkeys(SAMPLERS)
-            | {"": [Trial(one_run, own, every, sizes) for own in alike()]},
+            "excess": {"": Trial(one_run, every, sizes)},
         },
         key=run_key,
         runs=effort.runs,
         batch_size=25,
         x64=True,
         reduce=lambda found: {
-            name: {kind: reduce(own[kind], every[kind]) for kind in every}
-            for name, own in found.items()
+            name: {kind: reduce(found[name][kind], every[kind]) for kind in every}
+            for name in SAMPLERS
         },
         tables={
             "data": tabulate_data,
