@@ -1,0 +1,169 @@
+"""What the state of an aggregator holds, and that it is saved and observed."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import orbax.checkpoint
+from optax.experimental import aggregating
+
+import jaxwgc
+from jaxwgc import stragglers
+from tests.aggregate.problems import (
+    CODES,
+    GROUPS,
+    aggregate,
+    comparable,
+    data_of_key,
+    gradients_of,
+    regression,
+    squared_loss,
+)
+
+
+class TestState:
+    def test_residual_and_elapsed_of_simulated_rounds(self, make_key, with_x64):
+        """Each round is what the model gives; the times add up."""
+        code = CODES["cyclic"]
+        delay = stragglers.shifted_exponential(shift=1.0, rate=0.5)
+        model = stragglers.delayed(delay, stragglers.fastest(3))
+        transform = jaxwgc.coded_aggregate(code, model, make_key(1))
+        gradients = gradients_of(6)
+        update = jax.jit(lambda state: transform.update(gradients, state))
+        sample = jax.jit(model.sample)
+        state = transform.init(None)
+        assert state.elapsed == state.residual == state.num_undecodable == 0
+        assert np.all(state.received)
+        masks, total = [], 0.0
+        for count in range(1, 5):
+            key, draw = jax.random.split(state.key)
+            arrivals, _ = sample(draw, (), np.full(6, 3.0))
+            total += float(np.sort(arrivals.times)[2])
+            _, state = update(state)
+            np.testing.assert_array_equal(data_of_key(state.key), data_of_key(key))
+            np.testing.assert_array_equal(state.received, arrivals.received)
+            np.testing.assert_allclose(state.elapsed, total, rtol=1e-12)
+            rows = np.where(state.received[:, None], code.encoding_matrix, 0)
+            missed = np.ones(6) @ np.linalg.pinv(rows, rcond=1e-10) @ rows - 1
+            np.testing.assert_allclose(
+                state.residual, np.linalg.norm(missed), rtol=1e-9
+            )
+            error = jaxwgc.decoding_error(code, state.received)
+            np.testing.assert_allclose(state.residual, np.sqrt(error), rtol=1e-9)
+            assert state.num_undecodable == count
+            masks.append(np.asarray(state.received))
+        assert np.all(np.sum(masks, 1) == 3)
+        assert len(np.unique(masks, axis=0)) > 1
+
+    def test_loads_reach_the_model(self):
+        """The time of a worker grows with the number of parts that it holds."""
+        code = GROUPS
+        delay = stragglers.bernoulli_slowdown(0.0, 1.0, time=2.0)
+        model = stragglers.delayed(delay, stragglers.fastest(4))
+        transform = jaxwgc.coded_aggregate(code, model, jax.random.key(0))
+        _, state = jax.jit(transform.update)(
+            np.ones(6, np.float32), transform.init(None)
+        )
+        assert state.elapsed == 2.0 * 3
+
+    def test_state_of_a_model_is_carried(self):
+        """A model of the user's own: round r loses worker r."""
+
+        def sample(key, state, loads):
+            received = jnp.arange(len(loads)) != state
+            arrivals = stragglers.Arrivals(received, loads, jnp.asarray(1.5))
+            return arrivals, state + 1
+
+        model = stragglers.StragglerModel(lambda num_workers: jnp.array(0), sample)
+        transform = jaxwgc.coded_aggregate(GROUPS, model, jax.random.key(0))
+        state = transform.init(None)
+        update = jax.jit(lambda state: transform.update(np.ones(6, np.float32), state))
+        for lost in range(3):
+            _, state = update(state)
+            np.testing.assert_array_equal(state.received, np.arange(6) != lost)
+            assert state.stragglers == lost + 1
+            assert state.elapsed == 1.5 * (lost + 1)
+
+    def test_observed_rounds(self, make_key):
+        """No randomness is used up, and time only counts where it is given."""
+        transform = optax.chain(aggregate(GROUPS, make_key(3)), optax.sgd(1.0))
+        gradients = np.ones((6, 2), np.float32)
+        mask = np.array([True, False, True, True, False, True])
+        state = transform.init(np.zeros(2, np.float32))
+        update = jax.jit(
+            lambda state, mask, **extra: transform.update(
+                gradients, state, None, received=mask, **extra
+            )
+        )
+        updates, once = update(state, mask)
+        np.testing.assert_allclose(updates, -6, rtol=1e-4)
+        np.testing.assert_array_equal(once[0].received, mask)
+        assert once[0].elapsed == 0
+        _, twice = update(once, mask, elapsed=2.5)
+        _, thrice = update(twice, np.arange(6) < 1, elapsed=0.25)
+        assert thrice[0].elapsed == 2.75
+        assert thrice[0].num_undecodable == 1
+        np.testing.assert_array_equal(
+            data_of_key(thrice[0].key), data_of_key(make_key(3))
+        )
+        _, simulated = jax.jit(transform.update)(gradients, state)
+        assert np.any(data_of_key(simulated[0].key) != data_of_key(make_key(3)))
+
+    def test_observed_masks_in_process(self):
+        """Extra arguments pass through for neighbours that take them."""
+        transform = aggregating.process(
+            optax.with_extra_args_support(optax.identity()),
+            aggregate(CODES["uncoded"]),
+            optax.with_extra_args_support(optax.sgd(1.0)),
+        )
+        state = transform.init(np.zeros((), np.float32))
+        updates, _ = jax.jit(transform.update)(
+            np.arange(6, dtype=np.float32), state, None, received=np.arange(6) < 5
+        )
+        np.testing.assert_allclose(updates, -(0 + 1 + 2 + 3 + 4))
+
+    def test_round_trip_by_tree_flatten(self, make_key, x64):
+        optimizer = optax.chain(aggregate(GROUPS, make_key(0)), optax.adam(0.1))
+        params = {"w": np.zeros((3, 2), np.float32), "b": np.zeros((), np.float32)}
+        gradients = gradients_of(6, dtype=np.float32)
+        update = jax.jit(optimizer.update)
+        start = optimizer.init(params)
+        _, state = update(gradients, start, params)
+        assert jax.tree.structure(start) == jax.tree.structure(state)
+        chex.assert_trees_all_equal_shapes_and_dtypes(
+            comparable(start), comparable(state)
+        )
+        leaves, structure = jax.tree.flatten(state)
+        again = jax.tree.unflatten(structure, leaves)
+        assert isinstance(again[0], jaxwgc.CodedAggregateState)
+        chex.assert_trees_all_equal(
+            comparable(update(gradients, again, params)),
+            comparable(update(gradients, state, params)),
+        )
+
+    def test_checkpoints(self, make_key, tmp_path):
+        """Saved and restored bit for bit; training goes on as if nothing happened."""
+        params, parts = regression(6, np.float32)
+        optimizer = optax.chain(aggregate(GROUPS, make_key(5)), optax.adam(0.1))
+
+        @jax.jit
+        def step(params, state):
+            gradients = jaxwgc.partial_value_and_grad(squared_loss)(params, parts)[1]
+            updates, state = optimizer.update(gradients, state, params)
+            return optax.apply_updates(params, updates), state
+
+        saved = params, optimizer.init(params)
+        for _ in range(3):
+            saved = step(*saved)
+        with orbax.checkpoint.StandardCheckpointer() as checkpointer:
+            checkpointer.save(tmp_path / "checkpoint", saved)
+            checkpointer.wait_until_finished()
+            like = params, optimizer.init(params)
+            restored = checkpointer.restore(tmp_path / "checkpoint", like)
+        assert isinstance(restored[1][0], jaxwgc.CodedAggregateState)
+        assert restored[1][0].key.dtype == saved[1][0].key.dtype
+        chex.assert_trees_all_equal(comparable(restored), comparable(saved))
+        chex.assert_trees_all_equal(
+            comparable(step(*step(*restored))), comparable(step(*step(*saved)))
+        )
