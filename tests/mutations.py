@@ -30,7 +30,7 @@ from typing import NamedTuple
 ROOT = pathlib.Path(__file__).parents[1]
 # What is mutated, and its tests after those of the same name, most likely ones first.
 DECODERS = (
-    "decoders/test_least_squares decoders/test_decoder test_coding test_weights "
+    "decoders/test_least_squares decoders/test_decoder test_coding test_every_path "
     "decoders/test_devices"
 )
 LAGRANGE = "decoders/test_lagrange codes/test_reed_solomon decoders/test_decoder"
@@ -39,14 +39,14 @@ TESTS = {
     "jaxwgc/aggregate.py": "aggregate/test_methods aggregate/test_state "
     "aggregate/test_training aggregate/test_bad_input test_aggregate_checks",
     "jaxwgc/coding/_arrivals.py": "test_rounds test_coding codes/test_multi_message "
-    "test_weights decoders/test_devices",
+    "test_every_path decoders/test_devices",
     "jaxwgc/coding/_diagnosis.py": "",
     "jaxwgc/coding/_many_masks.py": "test_diagnosis test_worst_pattern",
     "jaxwgc/coding/_ridge_errors.py": "test_worst_pattern",
-    "jaxwgc/coding/_weighting.py": "test_weights test_dtypes",
+    "jaxwgc/coding/_weighting.py": "test_every_path test_dtypes",
     "jaxwgc/coding/_worst_pattern.py": "",
-    "jaxwgc/coding/": "test_rounds test_coding test_dtypes test_weights test_gradients "
-    "codes/test_communication_efficient decoders/test_devices",
+    "jaxwgc/coding/": "test_rounds test_coding test_dtypes test_every_path "
+    "test_gradients codes/test_communication_efficient decoders/test_devices",
     "jaxwgc/decoders/_decoder.py": "",
     "jaxwgc/decoders/_dual.py": LAGRANGE,
     "jaxwgc/decoders/_interpolation.py": LAGRANGE,
