@@ -1,19 +1,14 @@
 """Partial and decoded gradients against jax.grad of the plain loss."""
 
 import functools
-from typing import NamedTuple
 
 import chex
-import equinox as eqx
-import flax.linen
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jax.flatten_util import ravel_pytree
 
 import jaxwgc
 from jaxwgc import decoders
@@ -281,102 +276,6 @@ class TestDecodedGradients:
         jax.jit(jax.vmap(step, (None, None, 0)))(jnp.ones(3), np.ones(6), masks)
         jax.effects_barrier()
         assert len(calls) == num_passes * 4 * code.num_parts
-
-
-class Scale(NamedTuple):
-    slope: jax.Array
-    offset: jax.Array
-
-
-class Linen(flax.linen.Module):
-    @flax.linen.compact
-    def __call__(self, x):
-        return flax.linen.Dense(1)(jnp.tanh(flax.linen.Dense(3)(x)))[..., 0]
-
-
-class Nnx(nnx.Module):
-    def __init__(self, rngs):
-        self.first = nnx.Linear(2, 3, rngs=rngs)
-        self.last = nnx.Linear(3, 1, rngs=rngs)
-
-    def __call__(self, x):
-        return self.last(jnp.tanh(self.first(x)))[..., 0]
-
-
-def as_tuple():
-    params = (Scale(jnp.array([1.0, 2.0]), jnp.array(0.5)), [jnp.array(3.0)])
-
-    def predict(params, x):
-        (slope, offset), [factor] = params
-        return factor * jnp.tanh(x @ slope + offset)
-
-    return params, predict
-
-
-def as_equinox():
-    module = eqx.nn.MLP(2, "scalar", 3, 1, activation=jnp.tanh, key=jax.random.key(0))
-    params, static = eqx.partition(module, eqx.is_inexact_array)
-
-    def predict(params, x):
-        return jax.vmap(eqx.combine(params, static))(x)
-
-    return params, predict
-
-
-def as_linen():
-    model = Linen()
-    return model.init(jax.random.key(0), jnp.ones((1, 2))), model.apply
-
-
-def as_nnx():
-    definition, params = nnx.split(Nnx(nnx.Rngs(0)))
-    return params, lambda params, x: nnx.merge(definition, params)(x)
-
-
-@pytest.mark.parametrize("make", [as_tuple, as_equinox, as_linen, as_nnx])
-class TestModules:
-    def test_gradients_have_the_structure_of_the_parameters(self, make):
-        """And equal jax.grad of the whole loss, on batches that are pytrees."""
-        params, predict = make()
-        code = CODES["reed_solomon"]
-        draw = np.random.default_rng(0).normal
-        parts = {
-            "x": draw(size=(3, 4, 2)).astype(np.float32),
-            "target": (draw(size=(3, 4)).astype(np.float32), np.ones((3, 1), bool)),
-        }
-
-        def loss(params, part):
-            target, counts = part["target"]
-            miss = predict(params, part["x"]) - target
-            return jnp.sum(jnp.where(counts, miss, 0) ** 2)
-
-        def whole(params):
-            return sum(loss(params, part_of(parts, index)) for index in range(3))
-
-        @jax.jit
-        def both(params, received):
-            partial = jaxwgc.partial_value_and_grad(loss)(params, parts)[1]
-            messages = jaxwgc.encode(code, partial)
-            own = decoded_once(code, received=received)
-            decoded = jaxwgc.coding.decode_round(
-                own, received, partial_gradients=partial
-            )
-            return (
-                jaxwgc.decode(own, messages, received, params),
-                decoded.gradient,
-                jaxwgc.decoded_value_and_grad(loss, own)(params, parts, received),
-            )
-
-        by_messages, by_partials, (value, gradient) = both(
-            params, random_patterns(6, 3, 1)[0]
-        )
-        expected_value, expected = jax.jit(jax.value_and_grad(whole))(params)
-        np.testing.assert_allclose(value, expected_value, rtol=1e-4)
-        assert jax.tree.structure(gradient) == jax.tree.structure(params)
-        chex.assert_trees_all_close(gradient, expected, rtol=1e-3, atol=1e-3)
-        chex.assert_trees_all_close(by_messages, expected, rtol=1e-3, atol=1e-3)
-        chex.assert_trees_all_close(by_partials, expected, rtol=1e-3, atol=1e-3)
-        assert float(ravel_pytree(expected)[0].std()) > 0.1
 
 
 @pytest.mark.parametrize("name", ["no_slack", "fractional", "cyclic", "weighted"])
