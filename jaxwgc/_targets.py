@@ -9,6 +9,9 @@ from jax.lax import stop_gradient
 from jaxwgc._dtypes import working
 from jaxwgc._product import product
 
+# A round decodes where aᵀB misses the target by no more than this share of its norm.
+DECODES = 1e-3
+
 
 def segment_target(target: jax.Array, num_segments: int) -> jax.Array:
     """What aᵀB should be, (num_segments, num_parts * num_segments)."""

@@ -231,6 +231,21 @@ def check_dtypes(name: str, tree: Any, kind: str, abstract: bool = False) -> Non
             )
 
 
+def check_message_dtype(dtype: Any) -> str | None:
+    """The name of a dtype of real floats that messages are sent in, or None."""
+    if dtype is None:
+        return None
+    try:
+        known = jnp.dtype(dtype)
+    except TypeError as error:
+        raise TypeError(f"message_dtype must be a dtype; got {dtype!r}") from error
+    if not jnp.issubdtype(known, jnp.floating) or known.itemsize not in (2, 4):
+        raise ValueError(
+            f"message_dtype must be bfloat16, float16 or float32; got {dtype!r}"
+        )
+    return known.name
+
+
 def check_stragglers(
     num_stragglers: Any, num_workers: int, name: str = "num_stragglers"
 ) -> int:

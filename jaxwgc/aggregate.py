@@ -166,6 +166,7 @@ def decode_aggregate(
     undecodable: str = "least_squares",
     tolerance: float = 1e-3,
     decoder: DecoderLike = None,
+    message_dtype: jax.typing.DTypeLike | None = None,
 ) -> aggregating.Aggregator:
     """Aggregates messages that arrived: the sibling of `coded_aggregate`.
 
@@ -184,6 +185,8 @@ def decode_aggregate(
       undecodable: as for `coded_aggregate`.
       tolerance: as for `coded_aggregate`.
       decoder: as for `jaxwgc.decoding_weights`.
+      message_dtype: what messages were rounded to on their way, such as `"bfloat16"`;
+        what that leaves of zeros is cleared. By default their dtype.
 
     Returns:
       An `optax.experimental.aggregating.Aggregator`; updates are one array
@@ -213,13 +216,18 @@ def decode_aggregate(
       The paper's section 2.2.
     """
     GradientCode.check(code)
+    _validation.check_message_dtype(message_dtype)
 
     def read(updates, params, state):
         del state
         # Refuses those that a mask hides.
         _validation.shapes_of(params)
         _validation.check_one_array("updates", updates, "the messages of all workers")
-        return {"messages": updates, "params": params}
+        return {
+            "messages": updates,
+            "params": params,
+            "message_dtype": message_dtype,
+        }
 
     return _aggregator(code, read, undecodable, tolerance, decoder)
 

@@ -145,7 +145,6 @@ def test_names_are_those_of_the_design():
     ):
         assert f"jaxwgc.codes.{name}" in FUNCTIONS
     for name in (
-        "combine",
         "decode_round",
         "diagnose",
         "form_messages",

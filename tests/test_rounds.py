@@ -7,8 +7,6 @@ import pytest
 
 import jaxwgc
 from jaxwgc import codes, coding
-from jaxwgc._flat_vectors import unravel
-from jaxwgc.coding._decoding import combine, find_weights
 from tests.strategies import decoded_once
 
 KEY = jax.random.key(0)
@@ -103,27 +101,6 @@ def test_tolerance_and_batches():
         )
     )(masks)
     np.testing.assert_array_equal(rounds.gradient, [[3, 3], [1, 1]])
-
-
-@pytest.mark.parametrize("name", ["real", "complex", "segments"])
-def test_sums_over_shards_come_before_the_cast(name):
-    """Messages on two devices, of parameters in bfloat16: one rounding, in the end."""
-    code = CODES[name]
-    gradients = jax.tree.map(
-        lambda leaf: jnp.asarray(leaf, jnp.bfloat16), gradients_of(code)
-    )
-    messages = jaxwgc.encode(code, gradients)
-    mask, weights = find_weights(code, np.arange(code.num_workers) >= 1)
-    shards = [slice(0, 2), slice(2, None)]
-    flat = sum(combine(weights[:, own], messages[own], mask[own]) for own in shards)
-    assert flat.dtype == jnp.float32
-    found = unravel(flat, like(gradients))
-    whole = jaxwgc.decode(code, messages, mask, like(gradients))
-    for leaf, other in zip(jax.tree.leaves(found), jax.tree.leaves(whole), strict=True):
-        assert leaf.dtype == jnp.bfloat16
-        np.testing.assert_allclose(
-            leaf.astype(np.float32), other.astype(np.float32), rtol=2**-8
-        )
 
 
 class TestBadInput:

@@ -10,7 +10,6 @@ second derivatives are wrong.
 
 from jaxwgc.coding._decoding import (
     DecodedRound,
-    combine,
     decode,
     decode_round,
     decoding_error,
@@ -26,7 +25,6 @@ from jaxwgc.coding._worst_pattern import worst_pattern
 __all__ = [
     "DecodedRound",
     "Diagnosis",
-    "combine",
     "decode",
     "decode_round",
     "decoding_error",

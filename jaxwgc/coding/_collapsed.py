@@ -5,6 +5,7 @@ its effective weight; where a round cannot be decoded, halves and segments of th
 gradient leak into each other besides.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,7 @@ from jaxwgc import _dtypes, _flat_vectors, _validation
 from jaxwgc._dtypes import working
 from jaxwgc._product import product
 from jaxwgc._some_masks import in_any_lane
-from jaxwgc._targets import rounding, target_scale
+from jaxwgc._targets import DECODES
 from jaxwgc.codes import GradientCode
 
 
@@ -32,6 +33,15 @@ def leakage(mixing: jax.Array) -> jax.Array:
     identity = jnp.eye(mixing.shape[-1])[:, None, :]
     own = effective(mixing)[..., None, :, None] * identity
     return mixing - own.astype(mixing.dtype)
+
+
+def is_mixed_up(code: GradientCode, leaked: jax.Array) -> jax.Array:
+    """Whether `leakage` is more than rounding, bool (...): no round that decodes.
+
+    Each part is judged by its own weight, and by what may be missed of one of them.
+    """
+    most = DECODES * math.sqrt(code.num_parts) * jnp.abs(working(code.target))
+    return jnp.any(jnp.abs(leaked) > most[:, None], axis=(-3, -2, -1))
 
 
 def weighted_sums(partial_gradients: Any) -> Callable[[jax.Array], Any]:
@@ -95,9 +105,9 @@ def collapse(
             leak = leak + jnp.stack([-turned[:, 1], turned[:, 0]], axis=1)
         return _flat_vectors.unravel(flat + leak.ravel()[: flat.size], own)
 
-    largest = rounding(leaked.dtype) * target_scale(working(code.target))
-    leaks = in_any_lane(jnp.any(jnp.abs(leaked) > largest))
-    if not _validation.is_traced(leaks):
+    # Rounding that is added would move parameters whose gradient is zero.
+    matters = in_any_lane(is_mixed_up(code, leaked))
+    if not _validation.is_traced(matters):
         # Outside of jit, lax.cond would compile its new functions at every call.
-        return add_leak() if leaks else own
-    return jax.lax.cond(leaks, add_leak, lambda: own)
+        return add_leak() if matters else own
+    return jax.lax.cond(matters, add_leak, lambda: own)

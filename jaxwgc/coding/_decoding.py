@@ -1,18 +1,19 @@
 """Decoding: the weights of messages, and the gradient that they give."""
 
 import dataclasses
-import math
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxwgc import _flat_vectors, _validation
-from jaxwgc._dtypes import promoted, working
+from jaxwgc._dtypes import working
 from jaxwgc._targets import mixing, residual, squared_error
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding import _collapsed
 from jaxwgc.coding._arrivals import arrived_messages, arrived_workers
+from jaxwgc.coding._combining import add_up, floor_weights, raveled
 from jaxwgc.decoders import DecoderLike
 
 
@@ -207,7 +208,9 @@ def decode(
       The decoded gradient, the sum over j of cⱼ gⱼ with the weights c of
       `effective_weights`: a pytree like params, leaves with the batch axes in front.
       For a complex code and too few answers, with what the two halves of the gradient
-      leak into each other besides.
+      leak into each other besides. In a round that decodes, entries that are zero in
+      every partial gradient are exactly zero: what rounding alone would leave of the
+      entries that are packed with them is cleared.
 
     Raises:
       ValueError: where messages or received have the wrong shape.
@@ -228,7 +231,19 @@ def decode(
     GradientCode.check(code)
     messages, params = check_messages(code, messages, params)
     mask, weights = find_weights(code, received, decoder, finished)
-    return _flat_vectors.unravel(combine(weights, messages, mask), params)
+    floors = _floors(_without_decoders(code), weights, mask, messages.dtype)
+    return _combined(weights, floors, messages, mask, params)
+
+
+@functools.partial(jax.jit, static_argnames="message_dtype")
+def _floors(code, weights, mask, message_dtype):
+    mixed = mixing(code, weights)
+    return floor_weights(code, weights, mixed, mask, message_dtype)
+
+
+def _combined(weights, floors, messages, mask, params):
+    sums = add_up(weights, floors, messages, mask)
+    return _flat_vectors.unravel(raveled(sums), params)
 
 
 class DecodedRound(NamedTuple):
@@ -260,6 +275,7 @@ def decode_round(
     finished: jax.typing.ArrayLike | None = None,
     decoder: DecoderLike = None,
     tolerance: jax.typing.ArrayLike = 1e-3,
+    message_dtype: jax.typing.DTypeLike | None = None,
 ) -> DecodedRound:
     """The decoded gradient of one round, and how far it can be trusted.
 
@@ -278,6 +294,8 @@ def decode_round(
       finished: as for `decoding_weights`.
       tolerance: a round has failed where the norm of aᵀB - target is above this share
         of the norm of the target.
+      message_dtype: what messages were rounded to on their way, where their dtype does
+        not say it.
 
     Returns:
       A `DecodedRound`.
@@ -304,6 +322,7 @@ def decode_round(
     GradientCode.check(code)
     _validation.check_one_round(code.num_workers, received=received, finished=finished)
     _validation.check_number("tolerance", tolerance, minimum=0)
+    _validation.check_message_dtype(message_dtype)
     if (messages is None) == (partial_gradients is None):
         raise ValueError(
             "messages or partial_gradients must be given, and not both; got "
@@ -317,11 +336,12 @@ def decode_round(
                 f"{messages.shape}"
             )
     mask, weights = find_weights(code, received, decoder, finished)
-    mixed, effective, miss, failed = _quality(
-        _without_decoders(code), weights, tolerance
-    )
+    plain = _without_decoders(code)
+    mixed, effective, miss, failed = _quality(plain, weights, tolerance)
     if messages is not None:
-        gradient = _flat_vectors.unravel(combine(weights, messages, mask), params)
+        dtype = messages.dtype if message_dtype is None else jnp.dtype(message_dtype)
+        floors = _floors(plain, weights, mask, dtype)
+        gradient = _combined(weights, floors, messages, mask, params)
     else:
         sums = partial_gradients
         # Gradients like an Equinox module can be called, too, but are no leaf.
@@ -347,63 +367,6 @@ def decode_round(
 def _quality(code, weights, tolerance):
     mixed = mixing(code, weights)
     return mixed, _collapsed.effective(mixed), *residual(code, mixed, tolerance)
-
-
-def combine(weights: jax.Array, messages: jax.Array, mask: jax.Array) -> jax.Array:
-    """The sum over the received messages i of aᵢ messageᵢ, as flat vectors.
-
-    Of all messages, or of a shard of them, with the columns of the weights and the mask
-    that belong to it: sums over shards are then those of all, in the dtype in which
-    messages are computed.
-
-    Args:
-      weights: decoding weights a (..., num_segments, number).
-      messages: (..., number, length); those not received may hold anything.
-      mask: bool (..., number), the messages that were received.
-
-    Returns:
-      Real (..., count * length), the raveled gradient, filled up with zeros; count is
-      num_segments, and twice that for complex messages.
-
-    Example:
-      Of two shards of two messages each:
-
-      >>> import jax.numpy as jnp
-      >>> from jaxwgc.coding import combine
-      >>> weights, mask = jnp.ones((1, 4)), jnp.array([True, True, True, False])
-      >>> messages = jnp.arange(8.0).reshape(4, 2)
-      >>> shards = [slice(0, 2), slice(2, 4)]
-      >>> sum(combine(weights[:, own], messages[own], mask[own]) for own in shards)
-      Array([6., 9.], dtype=float32)
-
-    References:
-      The paper's section 2.2.
-    """
-    return _combine(weights, promoted(messages), mask)
-
-
-@jax.jit
-def _combine(weights, messages, mask):
-    weights = weights.astype(messages.dtype)
-    num_segments, number = weights.shape[-2:]
-    batch = jnp.broadcast_shapes(
-        weights.shape[:-2], messages.shape[:-2], mask.shape[:-1]
-    )
-    shape = *batch, num_segments, messages.shape[-1]
-
-    def add(index, total):
-        own = jnp.where(mask[..., index, None], messages[..., index, :], 0)
-        return total + weights[..., index, None] * own[..., None, :]
-
-    # One pass over the messages. A matrix product would first make a copy of them, for
-    # the selection, which takes several times as long as the product itself.
-    # From the first on, since under shard_map zeros would not vary as messages do.
-    rows = add(0, jnp.zeros(shape, messages.dtype))
-    unroll = max(1, min(8, number - 1))
-    rows = jax.lax.fori_loop(1, number, add, rows, unroll=unroll)
-    if jnp.iscomplexobj(rows):
-        rows = jnp.stack([rows.real, rows.imag], axis=-2)
-    return rows.reshape(*batch, math.prod(rows.shape[len(batch) :]))
 
 
 def check_messages(

@@ -12,8 +12,6 @@ from jaxwgc import _dtypes, _validation
 from jaxwgc._pytrees import Static, register
 from jaxwgc.codes import GradientCode
 
-METHODS = ("collapsed", "redundant")
-
 
 @register
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -37,14 +35,10 @@ def place_parts(
     mesh: Mesh,
     *,
     axis: str | None = None,
-    method: str = "collapsed",
 ) -> PlacedParts:
     """Puts parts of the data on the devices of a mesh, for `mesh_value_and_grad`.
 
-    Workers are dealt to the devices along the axis in their order, ceil(n / devices)
-    each. With the method `"redundant"` a device gets the parts of its own workers, each
-    once, though several of them may hold it; with `"collapsed"`, where every part is
-    computed once, an equal share of all.
+    Each part is computed once, so each device along the axis gets an equal share.
 
     Args:
       parts: a pytree; leaves (num_parts, ...), in NumPy or JAX; memory-mapped arrays
@@ -53,14 +47,13 @@ def place_parts(
       code: a gradient code. Not traced.
       mesh: a mesh of devices; of all processes, where there are several.
       axis: the axis of the mesh that workers are spread over; the first by default.
-      method: that of `mesh_value_and_grad`.
 
     Returns:
       The parts, as `mesh_value_and_grad` takes them.
 
     Raises:
       ValueError: where the leading axis of parts is not num_parts, loaded parts differ
-        in structure, shape or dtype, the mesh has no such axis, or method is none.
+        in structure, shape or dtype, or the mesh has no such axis.
       TypeError: where an argument has the wrong type.
 
     Example:
@@ -69,12 +62,12 @@ def place_parts(
       >>> mesh = jax.make_mesh((jax.device_count(),), ("workers",))
       >>> code = jaxwgc.codes.cyclic_mds(4, num_stragglers=1)
       >>> parts = jnp.arange(8.0).reshape(4, 2)
-      >>> placed = distributed.place_parts(parts, code, mesh, method="redundant")
+      >>> placed = distributed.place_parts(parts, code, mesh)
       >>> placed.held if jax.device_count() == 1 else ((0, 1, 2, 3),)
       ((0, 1, 2, 3),)
     """
-    axis = check_mesh(code, mesh, axis, method)
-    held = held_parts(code, mesh.shape[axis], method)
+    axis = check_mesh(code, mesh, axis)
+    held = held_parts(code, mesh.shape[axis])
     if callable(parts):
         load = parts
     else:
@@ -105,7 +98,7 @@ def place_parts(
     return PlacedParts(arrays, tuple(map(tuple, held.tolist())))
 
 
-def check_mesh(code: Any, mesh: Any, axis: Any, method: Any) -> str:
+def check_mesh(code: Any, mesh: Any, axis: Any) -> str:
     """The axis of the workers, where the arguments keep to their rules."""
     GradientCode.check(code)
     if _validation.is_traced(code):
@@ -115,7 +108,6 @@ def check_mesh(code: Any, mesh: Any, axis: Any, method: Any) -> str:
         )
     if not isinstance(mesh, Mesh):
         raise TypeError(f"mesh must be a jax.sharding.Mesh; got {mesh!r}")
-    _validation.check_choice("method", method, METHODS)
     axis = mesh.axis_names[0] if axis is None else axis
     _validation.check_choice("axis", axis, mesh.axis_names)
     types = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
@@ -129,33 +121,11 @@ def check_mesh(code: Any, mesh: Any, axis: Any, method: Any) -> str:
     return axis
 
 
-def workers_per_shard(code: GradientCode, num_shards: int) -> int:
-    """As many for each; the last ones may be missing."""
-    return -(-code.num_workers // num_shards)
-
-
-def held_parts(code: GradientCode, num_shards: int, method: str) -> np.ndarray:
+def held_parts(code: GradientCode, num_shards: int) -> np.ndarray:
     """The parts of each shard, (num_shards, parts_per_shard)."""
-    if method == "collapsed":
-        parts_per_shard = -(-code.num_parts // num_shards)
-        parts = np.arange(num_shards * parts_per_shard)
-        return np.minimum(parts, code.num_parts - 1).reshape(num_shards, -1)
-    assignment = np.asarray(code.assignment)
-    each = workers_per_shard(code, num_shards)
-    held = [
-        np.flatnonzero(assignment[shard * each : (shard + 1) * each].any(0))
-        for shard in range(num_shards)
-    ]
-    most = max(1, *map(len, held))
-    # A shard without workers holds something that nobody looks at.
-    return np.stack(
-        [
-            np.pad(own, (0, most - len(own)), mode="edge")
-            if len(own)
-            else np.zeros(most, int)
-            for own in held
-        ]
-    )
+    parts_per_shard = -(-code.num_parts // num_shards)
+    parts = np.arange(num_shards * parts_per_shard)
+    return np.minimum(parts, code.num_parts - 1).reshape(num_shards, -1)
 
 
 def _stacked(load, indices):

@@ -152,6 +152,7 @@ class RayCluster:
 
         self.code = code
         self.tolerance, self.decoder = tolerance, code.choose_decoder(decoder)
+        self.message_dtype = _validation.check_message_dtype(message_dtype)
         self.undecodable = undecodable
         self.key = jax.random.key(0) if key is None else _validation.check_key(key)
         self._patience = patience
@@ -165,7 +166,7 @@ class RayCluster:
             load,
             batch,
             delay,
-            _check_message_dtype(message_dtype),
+            self.message_dtype,
             options,
         )
         # The code is a constant of it, so that NumPy's keeps its precision.
@@ -390,21 +391,6 @@ class RayCluster:
         if jnp.issubdtype(self.key.dtype, jax.dtypes.prng_key):
             return np.asarray(jax.random.key_data(self.key))
         return np.asarray(self.key)
-
-
-def _check_message_dtype(dtype: Any) -> str | None:
-    """The name of a dtype of real floats."""
-    if dtype is None:
-        return None
-    try:
-        found = jnp.dtype(dtype)
-    except TypeError as error:
-        raise TypeError(f"message_dtype must be a dtype; got {dtype!r}") from error
-    if not jnp.issubdtype(found, jnp.floating) or found.itemsize not in (2, 4):
-        raise ValueError(
-            f"message_dtype must be bfloat16, float16 or float32; got {dtype!r}"
-        )
-    return found.name
 
 
 def _check_unchanged(like: Any, first: Any) -> None:

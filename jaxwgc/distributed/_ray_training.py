@@ -76,6 +76,7 @@ def train(
             undecodable=policy,
             tolerance=cluster.tolerance,
             decoder=cluster.decoder,
+            message_dtype=cluster.message_dtype,
         ),
         optimizer,
     )

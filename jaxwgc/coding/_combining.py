@@ -1,0 +1,136 @@
+"""Combining messages: the gradient that decoding weights make of them."""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxwgc._dtypes import promoted, working
+from jaxwgc._product import product
+from jaxwgc.codes import GradientCode
+from jaxwgc.coding._collapsed import is_mixed_up, leakage
+
+# By how much rounding may exceed what one rounding of each summand would give: 5 at
+# most over all patterns of the exact codes of up to 12 workers.
+_MARGIN = 8
+
+
+class Sums(NamedTuple):
+    """Sums over messages, which add up over shards.
+
+    Attributes:
+      rows: (..., num_segments, length), the sum over i of aᵢ messageᵢ.
+      floors: real, of the same shape, how large an entry of rows can be from rounding
+        alone. None for codes that decode zeros to zero anyway.
+    """
+
+    rows: jax.Array
+    floors: jax.Array | None
+
+
+def floor_weights(
+    code: GradientCode,
+    weights: jax.Array,
+    mixed: jax.Array,
+    mask: jax.Array,
+    message_dtype: jax.typing.DTypeLike,
+) -> jax.Array | None:
+    """Weights of the moduli of messages, whose sum is the rounding of a decoded entry.
+
+    Where halves or segments of a gradient are packed into one message, zeros of one
+    decode to what rounding leaves of the other: of the messages and their sum, and of
+    the weights, whose aᵀB misses the zeros off the target. A part whose gradient is v
+    adds a miss times |v| to the wrong half, and the column of B times |v| to the
+    messages, so that the largest ratio of the two bounds the miss of all parts.
+
+    Args:
+      code: a gradient code.
+      weights: (..., num_segments, num_messages).
+      mixed: aᵀB, as from `mixing`.
+      mask: bool (..., num_messages).
+      message_dtype: what messages have been rounded to.
+
+    Returns:
+      Real (..., num_segments, num_messages), or None where nothing is packed.
+    """
+    if code.num_segments == 1 and not code.is_complex:
+        return None
+    sizes = jnp.abs(weights.real) + jnp.abs(weights.imag)
+    matrix = jnp.abs(working(code.encoding_matrix))
+    columns = product(mask.astype(matrix.dtype), matrix)
+    columns = columns.reshape(*mask.shape[:-1], 1, code.num_parts, code.num_segments)
+    leaked = leakage(mixed)
+    ratio = jnp.where(
+        columns > 0, jnp.abs(leaked) / jnp.where(columns > 0, columns, 1), 0
+    )
+    miss = jnp.max(ratio, axis=(-2, -1))
+    # More than rounding stays in the result.
+    miss = jnp.where(is_mixed_up(code, leaked)[..., None], 0, miss)
+    computed = jnp.promote_types(message_dtype, jnp.float32)
+    eps = max(jnp.finfo(dtype).eps for dtype in (weights.dtype, computed))
+    # On their way messages are rounded once, and by half an eps at most.
+    eps = _MARGIN * eps + jnp.finfo(message_dtype).eps / 2
+    floors = _MARGIN * miss[..., None] + eps * sizes
+    return jnp.where(mask[..., None, :], floors, 0)
+
+
+def add_up(
+    weights: jax.Array, floors: jax.Array | None, messages: jax.Array, mask: jax.Array
+) -> Sums:
+    """The sum over the received messages i of aᵢ messageᵢ.
+
+    Of all messages, or of a shard of them, with the columns of the weights and the mask
+    that belong to it.
+
+    Args:
+      weights: decoding weights a (..., num_segments, number).
+      floors: as from `floor_weights`, of the same shape.
+      messages: (..., number, length); those not received may hold anything.
+      mask: bool (..., number), the messages that were received.
+    """
+    return _add_up(weights, floors, promoted(messages), mask)
+
+
+@jax.jit
+def _add_up(weights, floors, messages, mask):
+    weights = weights.astype(messages.dtype)
+    num_segments, number = weights.shape[-2:]
+    batch = jnp.broadcast_shapes(
+        weights.shape[:-2], messages.shape[:-2], mask.shape[:-1]
+    )
+    zeros = jnp.zeros((*batch, num_segments, messages.shape[-1]), messages.dtype)
+
+    def add(index, sums):
+        message = jnp.where(mask[..., index, None], messages[..., index, :], 0)
+        message = message[..., None, :]
+        rows = sums.rows + weights[..., index, None] * message
+        if floors is None:
+            return Sums(rows, None)
+        size = jnp.abs(message.real) + jnp.abs(message.imag)
+        return Sums(rows, sums.floors + floors[..., index, None] * size)
+
+    # One pass over the messages. A matrix product would first make a copy of them, for
+    # the selection, which takes several times as long as the product itself.
+    # From the first on, since under shard_map zeros would not vary as messages do.
+    first = add(0, Sums(zeros, None if floors is None else zeros.real))
+    unroll = max(1, min(8, number - 1))
+    return jax.lax.fori_loop(1, number, add, first, unroll=unroll)
+
+
+def raveled(sums: Sums) -> jax.Array:
+    """The gradient as a flat vector, without what is rounding.
+
+    Returns:
+      Real (..., count * length), filled up with zeros; count is num_segments, and
+      twice that for complex messages.
+    """
+    rows, floors = sums
+    if jnp.iscomplexobj(rows):
+        rows = jnp.stack([rows.real, rows.imag], axis=-2)
+        floors = None if floors is None else floors[..., None, :]
+    if floors is not None:
+        is_rounding = (jnp.abs(rows) <= floors) & jnp.isfinite(floors)
+        rows = jnp.where(is_rounding, 0, rows)
+    batch = sums.rows.shape[:-2]
+    return rows.reshape(*batch, math.prod(rows.shape[len(batch) :]))

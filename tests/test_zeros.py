@@ -1,0 +1,240 @@
+"""A coordinate that is zero in every partial gradient decodes to exactly zero.
+
+`python -m pytest tests/test_zeros.py --hypothesis-profile=thorough` goes through every
+exact code of up to twelve workers that packs entries of a gradient into one message.
+"""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import settings
+
+import jaxwgc
+from jaxwgc import codes, coding
+
+LENGTH = 24
+KEY = jax.random.key(0)
+
+
+def of_all_sizes(largest):
+    """Constructors and arguments of the codes that pack, up to so many workers."""
+    for n in range(2, largest + 1):
+        for k in range(1, n + 1):
+            for d in range(1, n + 1):
+                if k * d % n == 0:
+                    yield codes.reed_solomon, (n, k, d)
+        for s in range(n % 2, n, 2):
+            yield codes.cyclic_mds, (n, s)
+        for s in range(n):
+            for m in range(2, n - s + 1):
+                yield codes.communication_efficient, (n, s, m)
+
+
+SOME = [
+    (codes.reed_solomon, (12, 12, 6)),
+    (codes.reed_solomon, (12, 4, 9)),
+    (codes.reed_solomon, (9, 9, 8, False)),
+    (codes.cyclic_mds, (11, 5)),
+    (codes.communication_efficient, (6, 2, 2)),
+    (codes.communication_efficient, (9, 3, 3)),
+    (lambda: codes.clustered(codes.cyclic_mds(4, 2), 3), ()),
+    (lambda: codes.partial(codes.cyclic_mds(6, 2), 1), ()),
+    (lambda: codes.multi_message(codes.cyclic_mds(5, 1)), ()),
+]
+IS_THOROUGH = settings().max_examples > 1000
+CODES = [*of_all_sizes(12), *SOME[-3:]] if IS_THOROUGH else SOME
+
+
+def patterns(code, most=4096):
+    """Every mask with no more stragglers than the code tolerates, or some of them."""
+    n, s = code.num_workers, code.num_stragglers
+    lost = itertools.chain.from_iterable(
+        itertools.combinations(range(n), size) for size in range(s + 1)
+    )
+    masks = np.ones((most, n), bool)
+    number = 0
+    for number, workers in enumerate(itertools.islice(lost, most), start=1):
+        masks[number - 1, list(workers)] = False
+    return masks[:number]
+
+
+def with_dead_coordinates(code, kind, seed=0):
+    """Gradients (k, size), and which of their coordinates are zero in all parts.
+
+    Of those that are packed into one entry of a message, all but one may be dead.
+    """
+    draw = np.random.default_rng(seed)
+    blocks = code.num_segments * (2 if code.is_complex else 1)
+    gradients = draw.normal(size=(code.num_parts, blocks, LENGTH))
+    if kind == "sum to zero":
+        gradients -= gradients.mean(0)
+    elif kind == "of one part":
+        gradients *= (draw.permutation(LENGTH) % code.num_parts) == np.arange(
+            code.num_parts
+        )[:, None, None]
+    is_dead = draw.random((blocks, LENGTH)) < 0.5
+    gradients[:, is_dead] = 0
+    return gradients.reshape(code.num_parts, -1), is_dead.ravel()
+
+
+KINDS = "of all parts", "sum to zero", "of one part"
+
+
+@jax.jit
+def _on_both_paths(code, masks, gradients):
+    params = jax.tree.map(lambda leaf: leaf[:, 0], gradients)
+    messages = jax.vmap(lambda own: jaxwgc.encode(code, own))(gradients)
+
+    def of_mask(mask):
+        def of_kind(messages, params, gradients):
+            given = {"messages": messages, "params": params}
+            return (
+                coding.decode_round(code, mask, **given).gradient,
+                coding.decode_round(code, mask, partial_gradients=gradients).gradient,
+            )
+
+        return jax.vmap(of_kind)(messages, params, gradients)
+
+    return jax.lax.map(of_mask, masks, batch_size=256)
+
+
+def check(code, masks, x64=False):
+    gradients, is_dead = map(
+        np.stack, zip(*(with_dead_coordinates(code, kind) for kind in KINDS))
+    )
+    with jax.enable_x64(x64):
+        dtype = np.float64 if x64 else np.float32
+        paths = _on_both_paths(code, masks, gradients.astype(dtype))
+        paths = [np.asarray(decoded) for decoded in paths]
+    expected = gradients.sum(1)
+    scale = np.abs(gradients).sum(1).max()
+    for decoded in paths:
+        assert not np.any(np.where(is_dead, decoded, 0))
+        assert np.abs(decoded - expected).max() < 1e-3 * scale
+
+
+@pytest.mark.parametrize("make, arguments", CODES)
+def test_every_pattern(make, arguments):
+    code = make(*arguments)
+    check(code, patterns(code))
+
+
+@pytest.mark.parametrize("size", [(50, 20, 30), (100, 100, 10)])
+@pytest.mark.parametrize("x64", [False, True], ids=["x64-off", "x64-on"])
+def test_large_codes(size, x64):
+    code = codes.reed_solomon(*size)
+    draw = np.random.default_rng(0)
+    masks = np.ones((200, code.num_workers), bool)
+    for index, mask in enumerate(masks):
+        lost = draw.permutation(code.num_workers)[: code.num_stragglers - index % 3]
+        mask[lost] = False
+    check(code, masks, x64)
+
+
+def test_messages_that_were_rounded_on_their_way():
+    code = codes.reed_solomon(6, 6, 3)
+    gradients, is_dead = with_dead_coordinates(code, KINDS[0])
+    messages = jaxwgc.encode(code, gradients.astype(np.float32))
+    parts = (leaf.astype(jnp.bfloat16) for leaf in (messages.real, messages.imag))
+    messages = jax.lax.complex(*(leaf.astype(jnp.float32) for leaf in parts))
+    for mask in patterns(code):
+        decoded = coding.decode_round(
+            code,
+            mask,
+            messages=messages,
+            params=np.zeros(len(is_dead), np.float32),
+            message_dtype=jnp.bfloat16,
+        ).gradient
+        assert not np.any(np.where(is_dead, decoded, 0))
+        expected = gradients.sum(0)
+        assert np.linalg.norm(decoded - expected) < 0.05 * np.linalg.norm(expected)
+
+
+def test_what_is_not_rounding_stays():
+    """Infinity that was received, and entries just as small as others are large."""
+    code = codes.cyclic_mds(4, 2)
+    messages = jaxwgc.encode(code, np.ones((4, 2), np.float32))
+    params = np.zeros(2, np.float32)
+    assert not np.isfinite(
+        jaxwgc.decode(code, messages.at[0].set(jnp.inf), np.ones(4, bool), params)
+    ).any()
+    gradients = np.ones((4, 2), np.float32) * [1, 1e-4]
+    messages = jaxwgc.encode(code, gradients)
+    decoded = jaxwgc.decode(code, messages, np.arange(4) > 1, params)
+    np.testing.assert_allclose(decoded, gradients.sum(0), rtol=0.02)
+
+
+class TestTraining:
+    """Where rounding would move a parameter by a full step of such optimizers."""
+
+    OPTIMIZERS = {
+        "adam": optax.adam(0.05),
+        "lion": optax.lion(0.01, weight_decay=0),
+        "adafactor": optax.adafactor(0.05, min_dim_size_to_factor=4),
+    }
+    START = {
+        "weights": jnp.full(5, 0.33),
+        "embedding": jax.random.normal(KEY, (8, 5)),
+    }
+
+    @staticmethod
+    def loss(params, part):
+        rows, targets, tokens = part
+        predicted = rows @ params["weights"] + params["embedding"][tokens].sum(-1)
+        return jnp.sum((predicted - targets) ** 2)
+
+    @pytest.mark.parametrize("method", ["partials", "messages"])
+    def test_dead_features_and_unseen_tokens(self, method):
+        draw = np.random.default_rng(0)
+        code = codes.cyclic_mds(8, 2)
+        rows = draw.normal(size=(8, 20, 5)).astype(np.float32)
+        rows[..., 0] = 0
+        targets = rows @ np.arange(5, dtype=np.float32)
+        targets += draw.normal(size=targets.shape).astype(np.float32)
+        tokens = draw.choice([0, 1, 2, 4, 5, 7], size=(8, 20))
+
+        of_parts = jaxwgc.partial_value_and_grad(self.loss)
+        aggregate = jaxwgc.coded_aggregate(
+            code, jaxwgc.stragglers.uniform(2), KEY, method=method
+        )
+
+        def step(carry, _):
+            state, ends = carry
+            gradients = {
+                name: of_parts(params, (rows, targets, tokens))[1]
+                for name, (params, _) in ends.items()
+            }
+            # Together, so that the aggregator stands once in the program.
+            decoded, state = aggregate.update(gradients, state)
+            after = {}
+            for name, (params, inner) in ends.items():
+                updates, inner = self.OPTIMIZERS[name].update(
+                    decoded[name], inner, params
+                )
+                after[name] = optax.apply_updates(params, updates), inner
+            return (state, after), None
+
+        @jax.jit
+        def train():
+            ends = {
+                name: (self.START, optimizer.init(self.START))
+                for name, optimizer in self.OPTIMIZERS.items()
+            }
+            start = dict.fromkeys(self.OPTIMIZERS, self.START)
+            carry = aggregate.init(start), ends
+            (state, ends), _ = jax.lax.scan(step, carry, length=500)
+            return state.num_undecodable, ends
+
+        num_undecodable, ends = train()
+        assert num_undecodable == 0
+        for params, _ in ends.values():
+            assert params["weights"][0] == self.START["weights"][0]
+            for token in (3, 6):
+                np.testing.assert_array_equal(
+                    params["embedding"][token], self.START["embedding"][token]
+                )
+            assert np.abs(params["weights"][1:] - np.arange(1, 5)).max() < 0.5
