@@ -7,6 +7,7 @@ from pathlib import Path
 from experiments import studies
 from experiments.benchmark import (
     accuracy,
+    compilation,
     coordinator,
     decoding,
     leverage_scores,
@@ -34,6 +35,7 @@ SECTIONS: dict[str, Callable[[int, int, bool], studies.Study]] = {
     "scale": scale.study,
     "trials": trials.study,
     "coordinator": coordinator.study,
+    "compilation": compilation.study,
     "table2": table2.study,
 }
 

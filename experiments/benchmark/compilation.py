@@ -1,0 +1,100 @@
+"""How large what is compiled is, and how long compiling it takes."""
+
+import functools
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import jaxwgc
+from experiments.studies import Once, Study
+from experiments.tables import ResultTable
+from jaxwgc import codes, sketching, stragglers
+
+SHOWN = 10
+PARAMS = {"weights": np.zeros(5, np.float32), "bias": np.zeros((), np.float32)}
+
+
+def study(repeats: int, seed: int, quick: bool) -> Study:
+    """The largest programs of the library, of those that a user compiles first."""
+    del repeats
+
+    def tabulate(numbers):
+        return ResultTable(
+            f"The {SHOWN} largest programs, of a first training step, a round decoded, "
+            "and functions of `sketching`; one compilation each, float32",
+            ["program", "operations", "seconds to compile"],
+            [
+                [name, f"{operations:,}", f"{seconds:.2f}"]
+                for name, operations, seconds in numbers
+            ],
+        )
+
+    return Study(Once(measure, seed, quick), tables={"": tabulate})
+
+
+def measure(seed: int, quick: bool) -> list[tuple[str, int, float]]:
+    """Names, operations that are left after optimisation, and seconds."""
+    measured = []
+    for name, (function, *arguments) in [*programs(seed).items()][
+        : 2 if quick else None
+    ]:
+        lowered = jax.jit(function).lower(*arguments)
+        start = time.perf_counter()
+        compiled = lowered.compile()
+        seconds = time.perf_counter() - start
+        measured.append((name, compiled.as_text().count(" = "), seconds))
+    return sorted(measured, key=lambda row: -row[1])[:SHOWN]
+
+
+def programs(seed: int) -> dict[str, tuple[Callable[..., Any], *tuple[Any, ...]]]:
+    """Functions and their arguments."""
+    key = jax.random.key(seed)
+    some = {
+        "reed_solomon": codes.reed_solomon(50, 20, 30),
+        "reed_solomon, weighted": jaxwgc.weighted(
+            codes.reed_solomon(50, 20, 30), np.arange(1.0, 21)
+        ),
+        "cyclic_mds": codes.cyclic_mds(8, 2),
+        "communication_efficient": codes.communication_efficient(8, 2, 2),
+        "fractional_repetition": codes.fractional_repetition(6, 2),
+        "bernoulli": codes.bernoulli(key, 20, 20, replication=3),
+    }
+    found: dict[str, Any] = {}
+    for name, code in some.items():
+        uniform = stragglers.uniform(code.num_stragglers)
+        found[f"a step of Adam, {name}"] = step(code, uniform, key)
+        mask = np.arange(code.num_workers) > 0
+        found[f"a round, {name}"] = (
+            functools.partial(jaxwgc.effective_weights, code),
+            mask,
+        )
+    code = some["reed_solomon"]
+    delay = stragglers.shifted_exponential(1.0, 1.0)
+    wait = stragglers.until_decodable(code)
+    found["a step of Adam, reed_solomon, until decodable"] = step(
+        code, stragglers.delayed(delay, wait), key
+    )
+    matrix = jax.random.normal(key, (200, 6))
+    target = matrix @ jnp.arange(6.0)
+    for method in ("gram", "sketch", "factor"):
+        solve = functools.partial(sketching.preconditioned, method=method)
+        found[f"preconditioned, {method}"] = solve, key, matrix, target
+    newton = functools.partial(sketching.logistic_newton_sketch, sketch_size=50)
+    found["logistic_newton_sketch"] = newton, key, matrix, target > 0
+    found["leverage_scores"] = sketching.leverage_scores, matrix
+    found["lewis_weights"] = functools.partial(sketching.lewis_weights, p=1.0), matrix
+    rows = functools.partial(sketching.sample_rows, sample_size=20)
+    found["sample_rows"] = rows, key, jnp.ones(200) / 200
+    return found
+
+
+def step(code, model, key):
+    """The update of an optax chain, and its arguments."""
+    optimizer = optax.chain(jaxwgc.coded_aggregate(code, model, key), optax.adam(1e-3))
+    gradients = jax.tree.map(lambda leaf: np.stack([leaf] * code.num_parts), PARAMS)
+    return optimizer.update, gradients, optimizer.init(PARAMS), PARAMS
