@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc._dtypes import is_kind
@@ -78,12 +79,13 @@ class StragglerModel(NamedTuple):
         Rules that wait for fewer workers than are always enough, or for another code,
         are tried on random orders of arrival.
         """
-        if is_traced(code, self.wait) or code.messages_per_worker > 1:
+        wait = self.wait
+        if wait is None or is_traced(code, wait) or code.messages_per_worker > 1:
             return
         num_workers = code.num_workers
         enough = num_workers - code.num_stragglers
-        few = getattr(self.wait, "num_required", enough)
-        other = getattr(self.wait, "code", code)
+        few = getattr(wait, "num_required", enough)
+        other = getattr(wait, "code", code)
         # Approximate codes do not say how many answers are enough; those with one
         # assignment differ by the weights of their parts.
         if few < enough and code.num_stragglers:
@@ -97,7 +99,7 @@ class StragglerModel(NamedTuple):
         # The model may be made while something else is traced.
         with jax.ensure_compile_time_eval():
             keys = jax.random.split(jax.random.key(0), _NUM_ORDERS)
-            received = jax.vmap(self.wait)(keys, times).received
+            received = jax.vmap(wait)(keys, jnp.asarray(times)).received
             num_decoded = int(code.decodes(received, 1e-3, decoder).sum())
         if num_decoded > _NUM_ORDERS / 10:
             return
