@@ -36,11 +36,6 @@ class Layout(NamedTuple):
         """Whether the parts hold fewer rows than there are."""
         return self.num_held < self.num_rows
 
-    def weighted(self, weights: Any) -> Any:
-        """All rows with those row weights (N,), or one for all."""
-        data, old = self.rows
-        return data, jnp.broadcast_to(jnp.asarray(weights, old.dtype), old.shape)
-
 
 def layout_of(data: Any, parts: Any) -> Layout:
     """The layout of `(parts, row_weights)` from `partition(data, num_parts)`.
@@ -48,25 +43,25 @@ def layout_of(data: Any, parts: Any) -> Layout:
     Or of parts that have the structure of the data, with row weights among them or
     without any.
     """
-    num_parts = len(jax.tree.leaves(parts)[0])
+    leaves = jax.tree.leaves(parts)
+    num_parts, has_rows = len(leaves[0]), all(np.ndim(leaf) > 1 for leaf in leaves)
     data = jax.tree.map(jnp.asarray, data)
     shapes = [leaf.shape for leaf in jax.tree.leaves(data)]
     num_rows = shapes[0][0] if shapes and shapes[0] else 0
     _validation.check_leading_axis("data", data, num_rows, "N")
     structure = jax.tree.structure(parts)
-    if structure == jax.tree.structure((data, 0)):
+    if has_rows and structure == jax.tree.structure((data, 0)):
         row_weights = np.asarray(parts[1], np.float64)
         rows = data, jnp.ones(num_rows, parts[1].dtype)
         return Layout(rows, num_rows, row_weights, row_weights == 0)
-    if structure != jax.tree.structure(data):
+    if not has_rows or structure != jax.tree.structure(data):
         raise ValueError(
             "parts must be (parts, row_weights) of jaxwgc.partition(data, num_parts), "
-            "or a pytree with the structure of data; got the structures "
-            f"{structure} and {jax.tree.structure(data)}"
+            "or like data with a leading axis of num_parts in front; got "
+            f"{_validation.shapes_of(parts)} and data {_validation.shapes_of(data)}"
         )
-    leaves = jax.tree.leaves(parts)
     is_padding = np.asarray(partition(np.ones(num_rows), num_parts)[0]) == 0
-    if leaves[0].shape[:2] != is_padding.shape:
+    if np.shape(leaves[0])[:2] != is_padding.shape:
         # Made in another way, so that nothing is known of padding.
-        is_padding = np.zeros(leaves[0].shape[:2], bool)
+        is_padding = np.zeros(np.shape(leaves[0])[:2], bool)
     return Layout(data, num_rows, None, is_padding)

@@ -39,7 +39,7 @@ class OptimizerProbe:
         self, optimizer: optax.GradientTransformation, code: GradientCode, params: Any
     ) -> None:
         """The optimizer must have an aggregator for the code."""
-        self._code, self._params = code, params
+        self._code = code
         self.state = optimizer.init(params)
         own = aggregator_state(self.state)
         if own.received.shape != (code.num_workers,):
@@ -50,14 +50,14 @@ class OptimizerProbe:
         # decode_aggregate has no key, and takes messages.
         self.simulates = bool(jax.tree.leaves(own.key))
 
-        def update(partial_gradients, state, **extra):
+        def update(params, partial_gradients, state, **extra):
             updates = partial_gradients
             if not self.simulates:
                 updates = coding.encode(code, partial_gradients)
             return optimizer.update(updates, state, params, **extra)
 
         # Compiled, so that nothing is raised in a round without answers.
-        self.update = jax.jit(update)
+        self.update = functools.partial(jax.jit(update), params)
 
     def order_problems(self, gradient: Any) -> list[str]:
         """What stands before the aggregator, by updates that should be equal."""
@@ -70,7 +70,7 @@ class OptimizerProbe:
         alike = weights / np.vdot(weights, weights)
         apart = np.zeros(len(weights))
         apart[largest[:2]] = [2, -1] / weights[largest[:2]]
-        sums = [self._total(self._spread(gradient, own)) for own in (alike, apart)]
+        sums = [self._total(gradient, own, everyone) for own in (alike, apart)]
         problems = []
         if _difference(*sums) > _SHARE:
             problems.append(
@@ -79,9 +79,9 @@ class OptimizerProbe:
                 f"{_difference(*sums):.0%}. Adam, clipping and the like see the "
                 "gradient of each part there: in optax.chain the aggregator goes first"
             )
-        nothing = self._spread(gradient, np.zeros(len(weights)))
-        with_all = self._total(nothing)
-        with_none = self._total(nothing, ~everyone)
+        nothing = np.zeros(len(weights))
+        with_all = self._total(gradient, nothing, everyone)
+        with_none = self._total(gradient, nothing, ~everyone)
         if _difference(with_all, with_none) > _SHARE:
             problems.append(
                 "something before the aggregator adds to partial gradients: where all "
@@ -93,18 +93,13 @@ class OptimizerProbe:
             )
         return problems
 
-    def _spread(self, gradient, shares):
-        return jax.tree.map(
-            lambda leaf: jnp.stack([leaf * share for share in shares]).astype(
-                leaf.dtype
-            ),
-            gradient,
-        )
+    def _total(self, gradient, shares, received):
+        """The sum of a few updates, flat, by parts with shares of a gradient."""
 
-    def _total(self, partial_gradients, received=None):
-        """The sum of a few updates, flat, in rounds where these workers answer."""
-        if received is None:
-            received = np.ones(self._code.num_workers, bool)
+        def spread(leaf):
+            return jnp.stack([leaf * share for share in shares]).astype(leaf.dtype)
+
+        partial_gradients = jax.tree.map(spread, gradient)
         total, state = np.zeros(()), self.state
         for _ in range(_NUM_UPDATES):
             updates, state = self.update(partial_gradients, state, received=received)
@@ -112,14 +107,21 @@ class OptimizerProbe:
         return total
 
 
-def state_problem(probe: OptimizerProbe, before: Any, after: Any) -> str | None:
+def state_problem(
+    probe: OptimizerProbe, partial_gradients: Any, before: Any, after: Any
+) -> str | None:
     """A step that gives back the state that it was given."""
-    compared = before, after
     if probe.simulates:
         # Every simulated round has a key of its own.
-        compared = aggregator_state(before), aggregator_state(after)
-    if not _are_equal(*compared):
+        before, after = aggregator_state(before), aggregator_state(after)
+    if not _are_equal(before, after):
         return None
+    if not probe.simulates:
+        received = aggregator_state(after).received
+        expected = probe.update(partial_gradients, before, received=received)[1]
+        if _are_equal(before, expected):
+            # There is nothing to carry.
+            return None
     return (
         "the state is not carried: step gives back the state of the aggregator as it "
         "was given, so that every step loses the same workers, counts of rounds and "

@@ -2,7 +2,14 @@
 
 import numpy as np
 
+from jaxwgc import coding
 from jaxwgc.codes import GradientCode
+
+
+def are_undecodable(code: GradientCode, received: np.ndarray) -> np.ndarray:
+    """Which rounds, bool (rounds, num_workers), cannot be decoded; bool (rounds,)."""
+    errors = np.asarray(coding.decoding_error(code, received))
+    return errors > (1e-3 * np.linalg.norm(code.target)) ** 2
 
 
 def rounds_problem(
@@ -32,7 +39,7 @@ def rounds_problem(
             f"{lost}nobody answers{took}. A deadline that nobody meets, or a mask that "
             "is inverted: received and stragglers.fixed are True for who has answered"
         )
-    if is_same and code.messages_per_worker == 1 and code.decodes(~received[0]):
+    if is_same and not are_undecodable(code, ~received[:1]).any():
         return (
             f"{lost}the same {counts[0]} of {num_workers} workers answer in each, and "
             f"the {num_workers - counts[0]} others would decode: the mask is inverted? "

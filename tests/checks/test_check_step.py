@@ -288,6 +288,13 @@ class TestState:
         assert problem.startswith("the state is not carried")
         assert check(optimizer=optimizer, step=lambda *own: step(*own, True)).ok
 
+    def test_nothing_to_carry(self):
+        """In an optimizer that counts nothing, where all answer in every round."""
+        code = codes.uncoded(6)
+        optimizer = optax.chain(jaxwgc.decode_aggregate(code), optax.sgd(0.1))
+        step = lambda params, state: (params, state)  # noqa: E731
+        assert check(code=code, optimizer=optimizer, step=step).ok
+
 
 class TestBadInput:
     def test_traced(self):
@@ -295,8 +302,9 @@ class TestBadInput:
             jax.jit(lambda params: check(params=params).gradient_ratio)(PARAMS)
 
     def test_structures(self):
-        with pytest.raises(ValueError, match="parts must be .parts, row_weights. of"):
-            check(parts=PARTS[0][0])
+        for parts in (PARTS[0][0], (PARTS[0], PARTS[1][:, 0])):
+            with pytest.raises(ValueError, match="parts must be .parts, row_weights. "):
+                check(parts=parts)
         with pytest.raises(ValueError, match=r"data\[1\] must have a leading axis"):
             check(data=(X, Y[1:]))
         with pytest.raises(ValueError, match="leading axis of num_parts = 6"):
