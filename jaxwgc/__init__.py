@@ -4,9 +4,11 @@ The everyday names are here; constructors of codes are in `jaxwgc.codes`, ways t
 them in `jaxwgc.decoders`, straggler models in `jaxwgc.stragglers`, leverage scores,
 sampling, embeddings and least squares in `jaxwgc.sketching`, what judges and learns
 codes in `jaxwgc.studies`, the step on many devices in `jaxwgc.distributed`.
+`jaxwgc.check_step` looks for mistakes that would stay silent.
 """
 
 from jaxwgc import (
+    checks,
     codes,
     coding,
     decoders,
@@ -25,6 +27,7 @@ from jaxwgc.block_leverage import (
     block_leverage_aggregate,
     sampled_value_and_grad,
 )
+from jaxwgc.checks import check_step
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding import (
     decode,
@@ -47,6 +50,8 @@ __all__ = [
     "Plan",
     "Summary",
     "block_leverage_aggregate",
+    "check_step",
+    "checks",
     "coded_aggregate",
     "codes",
     "coding",

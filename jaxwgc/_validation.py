@@ -4,6 +4,7 @@ Each check names the argument, the value it got and the rule that was broken:
 `ValueError` for a wrong value, `TypeError` for a wrong type.
 """
 
+import numbers
 import operator
 from typing import Any
 
@@ -225,10 +226,24 @@ def check_dtypes(name: str, tree: Any, kind: str, abstract: bool = False) -> Non
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         has_entries = abstract or not isinstance(leaf, jax.ShapeDtypeStruct)
         if not (has_entries and _dtypes.is_kind(leaf, kind)):
+            # Of a function, a string and the like NumPy's dtype would say nothing.
+            is_array = hasattr(leaf, "dtype") or isinstance(leaf, numbers.Number)
+            shown = _dtypes.dtype_of(leaf) if has_entries and is_array else repr(leaf)
             raise TypeError(
-                f"{name}{jax.tree_util.keystr(path)} must be {kind}; got "
-                f"{_dtypes.dtype_of(leaf) if has_entries else leaf}"
+                f"{name}{jax.tree_util.keystr(path)} must be {kind}; got {shown}"
+                f"{_ADVICE.get(kind, '')}"
             )
+
+
+# By the kind in `_dtypes.KINDS` that parameters and their gradients are of.
+_ADVICE = {
+    "real or complex floats": (
+        " (an optimizer moves floats alone: split off what is static, integers and "
+        "keys, as eqx.partition(params, eqx.is_inexact_array) and nnx.split(module, "
+        "nnx.Param, ...) do, and put them back inside of the loss; floats that are to "
+        "stay as they are go through optax.masked, after the aggregator)"
+    )
+}
 
 
 def check_message_dtype(dtype: Any) -> str | None:

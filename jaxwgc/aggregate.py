@@ -1,5 +1,6 @@
 """The optax transformations: partial gradients or messages in, a gradient out."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -19,7 +20,9 @@ __all__ = [
 ]
 
 METHODS = ("partials", "messages")
-UNDECODABLE = ("least_squares", "skip")
+UNDECODABLE = ("least_squares", "skip", "warn", "raise")
+# Extra arguments of optax's own transformations, which go to all of a chain.
+OPTAX_ARGUMENTS = {"value", "grad", "value_fn"}
 
 
 class CodedAggregateState(NamedTuple):
@@ -86,7 +89,10 @@ def coded_aggregate(
         message of each worker. The results agree to rounding.
       undecodable: what to do with a round where the gradient cannot be decoded exactly:
         `"least_squares"` takes the nearest that the answers give (or what another
-        decoder makes of them), `"skip"` a zero update.
+        decoder makes of them), `"skip"` a zero update. `"warn"` and `"raise"` are like
+        `"least_squares"`, but say so, with a warning or a RuntimeError, where `update`
+        runs eagerly: inside of `jax.jit` and the like, where nobody knows yet who
+        answers, `num_undecodable` is all that tells.
       tolerance: a round is undecodable where the norm of aᵀB - target is above this
         share of the norm of the target. Far above the rounding of well-conditioned
         codes in float32. An approximate code decodes hardly any round exactly: raise it
@@ -104,6 +110,10 @@ def coded_aggregate(
       TypeError: where the code, model, key, updates or `received` have the wrong type.
         A model that gives no rounds for the workers of the code is found here, before
         the first update.
+      RuntimeError: at `update`, with `undecodable="raise"`.
+
+    Warns where the waiting rule of the model ends nearly every round before the code
+    decodes, and (at `update`) of extra arguments that it does not know.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxwgc, optax
@@ -131,6 +141,7 @@ def coded_aggregate(
     StragglerModel.check("model", model, loads)
     _validation.check_key(key)
     _validation.check_choice("method", method, METHODS)
+    model.warn_where_undecodable(code, decoder)
 
     def simulate(state):
         next_key, round_key = jax.random.split(state.key)
@@ -198,6 +209,7 @@ def decode_aggregate(
         messages for a gradient like params, params or `received` are not given, or
         `received` has the wrong shape.
       TypeError: where the code, the messages, params or `received` have the wrong type.
+      RuntimeError: at `update`, with `undecodable="raise"`.
 
     Example:
       >>> import jax.numpy as jnp, jaxwgc, optax
@@ -252,6 +264,9 @@ def _aggregator(
     decoder = code.choose_decoder(decoder)
 
     def init(params):
+        # Here, before another transformation's init fails in its own way. What has no
+        # leaves passes: optax maps over states with such placeholders.
+        _validation.check_dtypes("params", params, "real or complex floats", True)
         key, stragglers = start()
         return CodedAggregateState(
             key=key,
@@ -273,7 +288,14 @@ def _aggregator(
         elapsed=None,
         **extra,
     ):
-        del extra
+        unknown = extra.keys() - OPTAX_ARGUMENTS
+        if unknown:
+            warnings.warn(
+                f"the aggregator does not know {', '.join(sorted(unknown))}, and goes "
+                "by received, finished and elapsed alone: misspelt, or meant for "
+                "another transformation of the chain?",
+                stacklevel=3,
+            )
         if not isinstance(state, CodedAggregateState):
             raise TypeError(
                 f"state must be a CodedAggregateState, from init; got {state!r}"
@@ -303,6 +325,16 @@ def _aggregator(
             **given,
         )
         gradient = decoded.gradient
+        if undecodable in ("warn", "raise") and not _validation.is_traced(decoded):
+            if decoded.failed:
+                report = (
+                    f"a round cannot be decoded: {int(decoded.received.sum())} of "
+                    f"{code.num_workers} workers have answered with all that they "
+                    f"send, and the norm of aᵀB - target is {decoded.residual:.3g}"
+                )
+                if undecodable == "raise":
+                    raise RuntimeError(report)
+                warnings.warn(report, stacklevel=3)
         if undecodable == "skip":
             gradient = jax.tree.map(
                 lambda leaf: jnp.where(decoded.failed, jnp.zeros_like(leaf), leaf),

@@ -34,7 +34,8 @@ def partial_value_and_grad(loss: Callable[..., Any], has_aux: bool = False) -> C
       `((values, aux), gradients)`, leaves of aux (num_parts, ...).
 
     Raises:
-      ValueError: where the leaves of parts differ in their leading axis.
+      ValueError: where the leaves of parts differ in their leading axis, or params
+        have none.
       TypeError: where loss gives no scalar of real floats, or params are not floats.
 
     Example:
@@ -55,7 +56,7 @@ def partial_value_and_grad(loss: Callable[..., Any], has_aux: bool = False) -> C
     )
 
     def partial(params, parts):
-        _validation.check_dtypes("params", params, "real or complex floats")
+        _check_params(params)
         shapes = [np.shape(leaf) for leaf in jax.tree.leaves(parts)]
         if not shapes or not shapes[0]:
             raise ValueError(
@@ -99,8 +100,8 @@ def decoded_value_and_grad(
       `((value, aux), gradient)`, leaves of aux (num_parts, ...).
 
     Raises:
-      ValueError: where the leading axis of parts is not num_parts, or received has the
-        wrong shape.
+      ValueError: where the leading axis of parts is not num_parts, params have no
+        leaves, or received has the wrong shape.
       TypeError: where code is no code, received is not bool, loss gives no scalar of
         real floats, or params are not floats.
 
@@ -124,7 +125,7 @@ def decoded_value_and_grad(
 
     def decoded(params, parts, received=None, *, finished=None):
         _check_parts(parts, code.num_parts)
-        _validation.check_dtypes("params", params, "real or complex floats")
+        _check_params(params)
         values, backward, aux = jax.vjp(
             lambda params: losses(params, parts), params, has_aux=True
         )
@@ -194,6 +195,12 @@ def checked_loss(
         return jnp.asarray(value), aux
 
     return checked
+
+
+def _check_params(params):
+    if not jax.tree.leaves(params):
+        raise ValueError(f"params must have at least one array; got {params!r}")
+    _validation.check_dtypes("params", params, "real or complex floats")
 
 
 def _check_parts(parts, num_parts):

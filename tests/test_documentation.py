@@ -13,6 +13,7 @@ PAGES = [
     "docs/api/distributed.md",
     "docs/codes.md",
     "docs/getting-started.md",
+    "docs/if-something-looks-wrong.md",
     "docs/sketching.md",
     "docs/weights.md",
 ]

@@ -191,7 +191,7 @@ class TestLosses:
             (lambda total: total.astype(int), "loss's result must be real floats; got"),
             (lambda total: total > 0, "loss's result must be real floats; got bool"),
             (lambda total: 3, "loss's result must be real floats; got int"),
-            (lambda total: "3", "loss's result must be real floats; got <U1"),
+            (lambda total: "3", "loss's result must be real floats; got '3'"),
             (lambda total: None, "loss must return a scalar, or .*; got"),
             (lambda total: [total], "loss must return a scalar, or .*; got"),
             (lambda total: total[None], r"loss must return a scalar; .* \(1,\)"),

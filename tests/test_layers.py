@@ -25,6 +25,15 @@ KNOWS = {
         "gradients",
         "aggregate",
     },
+    "checks": {
+        "decoders",
+        "codes",
+        "coding",
+        "stragglers",
+        "sketching",
+        "gradients",
+        "aggregate",
+    },
     "studies": {"decoders", "codes", "coding", "stragglers"},
     "distributed": {
         "decoders",

@@ -8,6 +8,7 @@ import flax.linen
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 from jax.flatten_util import ravel_pytree
@@ -111,3 +112,55 @@ class TestModules:
         chex.assert_trees_all_close(by_messages, expected, rtol=1e-3, atol=1e-3)
         chex.assert_trees_all_close(by_partials, expected, rtol=1e-3, atol=1e-3)
         assert float(ravel_pytree(expected)[0].std()) > 0.1
+
+
+CODE = jaxwgc.codes.uncoded(3)
+PARTS = np.ones((3, 4, 2), np.float32)
+
+
+def with_counter():
+    """A batch statistic of integers and the key of a dropout layer, beside floats."""
+
+    class Counting(nnx.Module):
+        def __init__(self, rngs):
+            self.dropout = nnx.Dropout(0.5, rngs=rngs)
+            self.linear = nnx.Linear(2, 1, rngs=rngs)
+
+    return nnx.split(Counting(nnx.Rngs(0)))[1]
+
+
+@pytest.mark.parametrize(
+    ("params", "shown"),
+    [
+        (eqx.nn.MLP(2, 1, 3, 1, key=jax.random.key(0)), r"\.activation .* got <"),
+        ({"w": np.ones(2), "kind": "model"}, r"\['kind'\] .* got 'model'"),
+        ({"w": np.ones(2), "steps": np.ones(2, int)}, r"\['steps'\] .* got int64"),
+        (with_counter(), r"\['dropout'\].* got (uint32|key<fry>)"),
+    ],
+    ids=["function", "string", "integers", "key"],
+)
+def test_what_is_no_float(params, shown):
+    """Before another transformation of the chain fails, and with what to do."""
+    rule = f"params{shown}.*eqx.partition.*nnx.split.*optax.masked"
+    aggregate = jaxwgc.coded_aggregate(
+        CODE, jaxwgc.stragglers.uniform(0), jax.random.key(0)
+    )
+    loss = lambda params, part: jnp.sum(part)  # noqa: E731
+    for call in (
+        lambda: jaxwgc.partial_value_and_grad(loss)(params, PARTS),
+        lambda: jaxwgc.decoded_value_and_grad(loss, CODE)(params, PARTS, [True] * 3),
+        lambda: optax.chain(aggregate, optax.adam(0.1)).init(params),
+    ):
+        with pytest.raises(TypeError, match=rule):
+            call()
+
+
+@pytest.mark.parametrize("params", [{}, None, {"w": []}])
+def test_no_parameters(params):
+    loss = lambda params, part: params["w"] * jnp.sum(part)  # noqa: E731
+    for gradient in (
+        jaxwgc.partial_value_and_grad(loss),
+        lambda *args: jaxwgc.decoded_value_and_grad(loss, CODE)(*args, [True] * 3),
+    ):
+        with pytest.raises(ValueError, match="params must have at least one array; g"):
+            gradient(params, PARTS)

@@ -12,6 +12,7 @@ import pytest
 
 import jaxwgc
 from jaxwgc import (
+    checks,
     codes,
     coding,
     decoders,
@@ -55,6 +56,7 @@ TYPES = {
     "RowSample",
     "Solution",
     "Static",
+    "StepReport",
     "StragglerModel",
     "Summary",
     "TrainingState",
@@ -65,6 +67,7 @@ TYPES = {
 
 MODULES = (
     jaxwgc,
+    checks,
     codes,
     coding,
     decoders,
@@ -107,6 +110,7 @@ def run(code):
 def test_names_are_those_of_the_design():
     """People's code depends on these."""
     for name in (
+        "check_step",
         "coded_aggregate",
         "decode",
         "decode_aggregate",

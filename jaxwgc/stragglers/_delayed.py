@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from jaxwgc import _validation
 from jaxwgc.stragglers._equal_models import equal_models
-from jaxwgc.stragglers._inputs import loads_of
+from jaxwgc.stragglers._inputs import loads_of, made_of_jax
 from jaxwgc.stragglers._types import Arrivals, DelayModel, StragglerModel, WaitingRule
 
 # Finish times, the time that has passed, their ratio and its product with the load are
@@ -51,13 +51,15 @@ def delayed(delay: DelayModel, wait: WaitingRule) -> StragglerModel:
     def sample(key, state, loads):
         delay_key, wait_key = jax.random.split(_validation.check_key(key))
         loads = loads_of(loads)
-        times, state = delay.sample(delay_key, state, loads)
+        with made_of_jax("delay"):
+            times, state = delay.sample(delay_key, state, loads)
         if jnp.shape(times) != loads.shape:
             raise ValueError(
                 f"delay must give times {loads.shape} for loads of that shape; got "
                 f"{jnp.shape(times)}"
             )
-        arrivals = wait(wait_key, times)
+        with made_of_jax("wait"):
+            arrivals = wait(wait_key, times)
         if not isinstance(arrivals, Arrivals):
             raise TypeError(f"wait must be a waiting rule; got one giving {arrivals!r}")
         if arrivals.finished is None:
@@ -66,7 +68,7 @@ def delayed(delay: DelayModel, wait: WaitingRule) -> StragglerModel:
             )
         return arrivals, state
 
-    return StragglerModel(delay.init, sample)
+    return StragglerModel(delay.init, sample, wait)
 
 
 def finished_parts(loads: jax.Array, times: jax.Array, arrivals: Arrivals) -> jax.Array:

@@ -1,5 +1,7 @@
 """What models and waiting rules are given: checked, and as arrays of floats."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -25,6 +27,24 @@ def times_of(times: Any) -> jax.Array:
     times = _vector("times", times, "at least 0, and infinity where never")
     times = _dtypes.promoted(times)
     return jnp.where(times >= 0, times, jnp.nan)
+
+
+@contextlib.contextmanager
+def made_of_jax(name: str) -> Iterator[None]:
+    """For calls of what users have written, which may ask tracers for their values."""
+    try:
+        yield
+    except (
+        jax.errors.ConcretizationTypeError,
+        jax.errors.NonConcreteBooleanIndexError,
+        jax.errors.TracerArrayConversionError,
+        jax.errors.TracerIntegerConversionError,
+    ) as error:
+        raise TypeError(
+            f"{name} must be made of JAX functions, since rounds are traced: jax.numpy "
+            "in the place of numpy, jnp.where in the place of if; got one that asks "
+            f"for the value of an array ({str(error).splitlines()[0]})"
+        ) from error
 
 
 def stateless(num_workers: int) -> tuple[()]:

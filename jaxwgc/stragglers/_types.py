@@ -1,12 +1,16 @@
 """What straggler models, delay models and waiting rules are, and what they give."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc._dtypes import is_kind
+from jaxwgc._validation import is_traced
+from jaxwgc.stragglers._inputs import made_of_jax
 
 
 class Arrivals(NamedTuple):
@@ -35,10 +39,12 @@ class StragglerModel(NamedTuple):
       init: `init(num_workers) -> state`, a pytree.
       sample: `sample(key, state, loads) -> (arrivals, state)`, with loads
         (num_workers,), the work of each worker in parts.
+      wait: the waiting rule in it, if there is one.
     """
 
     init: Callable[[int], Any]
     sample: Callable[[jax.Array, Any, jax.Array], tuple[Arrivals, Any]]
+    wait: "WaitingRule | None" = None
 
     @staticmethod
     def check(name: str, model: Any, loads: Any) -> None:
@@ -47,9 +53,10 @@ class StragglerModel(NamedTuple):
             raise TypeError(f"{name} must be a StragglerModel; got {model!r}")
         num_workers = len(loads)
         state = model.init(num_workers)
-        found = jax.eval_shape(
-            lambda key: model.sample(key, state, loads), jax.random.key(0)
-        )
+        with made_of_jax(name):
+            found = jax.eval_shape(
+                lambda key: model.sample(key, state, loads), jax.random.key(0)
+            )
         arrivals = found[0] if isinstance(found, tuple) and len(found) == 2 else None
         received, elapsed = (
             getattr(arrivals, field, None) for field in ("received", "elapsed")
@@ -65,6 +72,48 @@ class StragglerModel(NamedTuple):
                 f"state) with bools received ({num_workers},) and a real scalar "
                 f"elapsed; got one that gives {found}: {model!r}"
             )
+
+    def warn_where_undecodable(self, code: Any, decoder: Any = None) -> None:
+        """Warns where the waiting rule ends rounds before the code decodes.
+
+        Rules that wait for fewer workers than are always enough, or for another code,
+        are tried on random orders of arrival.
+        """
+        wait = self.wait
+        if wait is None or is_traced(code, wait) or code.messages_per_worker > 1:
+            return
+        num_workers = code.num_workers
+        enough = num_workers - code.num_stragglers
+        few = getattr(wait, "num_required", enough)
+        other = getattr(wait, "code", code)
+        # Approximate codes do not say how many answers are enough; those with one
+        # assignment differ by the weights of their parts.
+        if few < enough and code.num_stragglers:
+            rule = f"for the {few} fastest of {num_workers} workers"
+        elif not np.array_equal(other.assignment, code.assignment):
+            rule = f"until another code decodes, {other}"
+        else:
+            return
+        times = np.tile(np.arange(num_workers, dtype=np.float32), (_NUM_ORDERS, 1))
+        times = np.random.default_rng(0).permuted(times, axis=1)
+        # The model may be made while something else is traced.
+        with jax.ensure_compile_time_eval():
+            keys = jax.random.split(jax.random.key(0), _NUM_ORDERS)
+            received = jax.vmap(wait)(keys, jnp.asarray(times)).received
+            num_decoded = int(code.decodes(received, 1e-3, decoder).sum())
+        if num_decoded > _NUM_ORDERS / 10:
+            return
+        warnings.warn(
+            f"model waits {rule}; code then decodes in {num_decoded} of {_NUM_ORDERS} "
+            "random orders of arrival: other rounds give an approximate gradient, and "
+            f"count in num_undecodable. Any {enough} answers are enough: take "
+            f"stragglers.fastest({enough}), or stragglers.until_decodable of this code",
+            stacklevel=3,
+        )
+
+
+# On which a rule is tried that looks as if it could not decode.
+_NUM_ORDERS = 64
 
 
 class Law(Protocol):

@@ -1,5 +1,6 @@
 """Waiting rules: for how long the server waits, and for whom."""
 
+import dataclasses
 import functools
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 
 from jaxwgc import _validation
 from jaxwgc.stragglers._equal_models import equal_models
-from jaxwgc.stragglers._inputs import times_of
+from jaxwgc.stragglers._inputs import made_of_jax, times_of
 from jaxwgc.stragglers._selection import fastest_workers
 from jaxwgc.stragglers._types import Arrivals, WaitingRule
 
@@ -40,20 +41,26 @@ def fastest(num_required: int) -> WaitingRule:
     References:
       The paper's section 2.1: the f fastest workers.
     """
-    num_required = _validation.check_int("num_required", num_required, minimum=1)
+    return _Fastest(_validation.check_int("num_required", num_required, minimum=1))
 
-    def wait(key, times):
+
+@dataclasses.dataclass(frozen=True)
+class _Fastest:
+    """The rule, which shows how many it waits for."""
+
+    num_required: int
+
+    def __call__(self, key: jax.Array, times: jax.Array) -> Arrivals:
+        """The arrivals of the first so many."""
         times = times_of(times)
-        if num_required > len(times):
+        if self.num_required > len(times):
             raise ValueError(
                 "num_required must be at most num_workers; got num_required = "
-                f"{num_required} and num_workers = {len(times)}"
+                f"{self.num_required} and num_workers = {len(times)}"
             )
-        first = fastest_workers(_validation.check_key(key), times, num_required)
+        first = fastest_workers(_validation.check_key(key), times, self.num_required)
         elapsed = jnp.max(times, where=first, initial=-jnp.inf)
         return Arrivals(first & jnp.isfinite(times), times, elapsed)
-
-    return wait
 
 
 @equal_models
@@ -135,4 +142,5 @@ def is_over(
 
 @functools.partial(jax.jit, static_argnums=0)
 def _elapsed(wait, times):
-    return wait(jax.random.key(0), times).elapsed
+    with made_of_jax("wait"):
+        return wait(jax.random.key(0), times).elapsed

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxwgc
 from jaxwgc import codes, stragglers, studies
 
 
@@ -124,7 +125,7 @@ class TestBadInput:
 
     def test_models(self):
         pareto, wait = stragglers.pareto(1.0, 1.0), stragglers.fastest(1)
-        with pytest.raises(TypeError, match="delay must be a DelayModel; got <func"):
+        with pytest.raises(TypeError, match="delay must be a DelayModel; got .*Fast"):
             stragglers.delayed(wait, wait)
         with pytest.raises(TypeError, match="delay must be a DelayModel"):
             stragglers.delayed(stragglers.uniform(1), wait)
@@ -262,3 +263,40 @@ def test_bools_are_no_numbers(value):
     }.items():
         with pytest.raises(TypeError, match=f"{name} must be a real scalar; got"):
             make()
+
+
+def with_numpy(key, times):
+    return stragglers.Arrivals(np.asarray(times) < 2, times, times.max())
+
+
+def with_if(key, times):
+    late = times[0] > 2
+    received = times < 2 if late else times < 3
+    return stragglers.Arrivals(received, times, times.max())
+
+
+class TestRulesThatCannotBeTraced:
+    rule = "must be made of JAX functions, .* jnp.where .* the value of an array"
+
+    @pytest.mark.parametrize("wait", [with_numpy, with_if])
+    def test_waiting_rules(self, wait):
+        model = stragglers.delayed(stragglers.pareto(1.0, 2.0), wait)
+        with pytest.raises(TypeError, match=f"wait {self.rule}"):
+            jax.jit(model.sample)(jax.random.key(0), (), np.ones(4))
+        with pytest.raises(TypeError, match=f"wait {self.rule}"):
+            stragglers.is_over(wait, np.array([1, np.inf]), 1.0)
+
+    def test_delays_and_models(self):
+        """Found when an aggregator is made, before the first round."""
+        delay = stragglers.DelayModel(
+            lambda num_workers: (),
+            lambda key, state, loads: (np.asarray(jax.random.uniform(key, (3,))), ()),
+        )
+        model = stragglers.StragglerModel(lambda _: (), delay.sample)
+        code = codes.uncoded(3)
+        for name, own in (
+            ("delay", stragglers.delayed(delay, stragglers.fastest(2))),
+            ("model", model),
+        ):
+            with pytest.raises(TypeError, match=f"{name} {self.rule}"):
+                jaxwgc.coded_aggregate(code, own, jax.random.key(0))

@@ -1,0 +1,326 @@
+"""Every mistake that stays silent in training is named, and nothing else is."""
+
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxwgc
+from jaxwgc import codes, sketching, stragglers
+
+# Any four of six workers are enough, and fewer never are.
+CODE = codes.reed_solomon(6, 6, 3)
+# 22 rows in six parts of four: two of them are padding.
+X = np.random.default_rng(0).normal(size=(22, 3)).astype(np.float32)
+Y = X @ np.arange(3, dtype=np.float32) + 1
+DATA = X, Y
+PARTS = jaxwgc.partition(DATA, 6)
+PARAMS = {"w": jnp.zeros(3), "b": jnp.zeros(())}
+DELAY = stragglers.pareto(1.0, 2.0)
+LOST = np.array([True, True, False, False, False, False])
+
+
+def errors(params, rows):
+    x, y = rows
+    return (x @ params["w"] + params["b"] - y) ** 2
+
+
+def loss(params, part):
+    rows, row_weights = part
+    return jnp.sum(row_weights * errors(params, rows))
+
+
+def chain(*behind, model=None, code=CODE, before=()):
+    model = stragglers.uniform(2) if model is None else model
+    with warnings.catch_warnings():
+        # What is said when the aggregator is made has tests of its own.
+        warnings.simplefilter("ignore")
+        aggregate = jaxwgc.coded_aggregate(code, model, jax.random.key(0))
+    return optax.chain(*before, aggregate, *(behind or [optax.sgd(0.01)]))
+
+
+def check(loss=loss, parts=PARTS, data=DATA, code=CODE, params=PARAMS, **options):
+    return jaxwgc.check_step(loss, code, params, parts, data=data, **options)
+
+
+def problem_of(**options):
+    """Of one mistake there is one problem, which the report shows."""
+    report = check(**options)
+    assert not report.ok
+    [problem] = report.problems
+    assert problem in str(report)
+    return problem
+
+
+class TestNothingIsWrong:
+    @pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16])
+    def test_losses(self, dtype):
+        params, data = jax.tree.map(lambda own: jnp.asarray(own, dtype), (PARAMS, DATA))
+        report = check(params=params, data=data, parts=jaxwgc.partition(data, 6))
+        assert report.ok
+        assert str(report).startswith("no problems found")
+        assert report.gradient_error < (1e-5 if dtype == np.float32 else 0.02)
+        np.testing.assert_allclose(report.gradient_ratio, 1, atol=0.01)
+        assert report.num_answers.shape == (0,)
+
+    def test_parts_with_the_structure_of_the_data(self):
+        """With weights among the rows, or where nothing is padding."""
+        weights = np.linspace(1, 2, 22, dtype=np.float32)
+        own = {"rows": DATA, "weights": weights}
+        assert check(
+            lambda params, part: loss(params, (part["rows"], part["weights"])),
+            parts=jaxwgc.partition(own, 6)[0],
+            data=own,
+        ).ok
+        few = jax.tree.map(lambda leaf: leaf[:18], DATA)
+        plain = lambda params, part: jnp.sum(errors(params, part))  # noqa: E731
+        assert check(plain, parts=jaxwgc.partition(few, 6)[0], data=few).ok
+
+    def test_weights(self):
+        """Of rows and of parts, which are the user's own and not those of a sample."""
+        parts, row_weights = PARTS
+        row_weights = row_weights * np.linspace(1, 3, 24).reshape(6, 4)
+        code = jaxwgc.weighted(CODE, np.arange(6.0))
+        assert check(parts=(parts, row_weights), code=code).ok
+
+    def test_optimizers_and_steps(self):
+        """Decay behind the aggregator, and a schedule that starts at zero."""
+        optimizer = chain(
+            optax.add_decayed_weights(0.1),
+            optax.adam(optax.linear_schedule(0.0, 0.1, 5)),
+        )
+
+        @jax.jit
+        def step(params, state):
+            gradients = jaxwgc.partial_value_and_grad(loss)(params, PARTS)[1]
+            updates, state = optimizer.update(gradients, state, params)
+            return optax.apply_updates(params, updates), state, 0.0
+
+        report = check(optimizer=optimizer, step=jax.jit(step, donate_argnums=(0, 1)))
+        assert report.ok
+        np.testing.assert_array_equal(report.num_answers, [4] * 8)
+        assert report.num_undecodable == 0
+        # What was given is not donated.
+        assert float(PARAMS["b"]) == 0
+
+    def test_messages(self):
+        optimizer = optax.chain(jaxwgc.decode_aggregate(CODE), optax.adam(0.1))
+        report = check(optimizer=optimizer, received=~LOST)
+        assert report.ok
+        np.testing.assert_array_equal(report.num_answers, [4])
+
+
+class TestLosses:
+    @pytest.mark.parametrize(
+        "mean",
+        [
+            lambda params, part: jnp.mean(part[1] * errors(params, part[0])),
+            lambda params, part: loss(params, part) / part[1].sum(),
+        ],
+    )
+    def test_a_mean_over_the_rows_of_a_part(self, mean):
+        assert "mean over the rows of a part" in problem_of(loss=mean)
+        # 6 parts, up to what padding does.
+        np.testing.assert_allclose(check(mean).gradient_ratio, 6, rtol=0.1)
+
+    def test_padding_that_is_not_weighted(self):
+        plain = lambda params, part: jnp.sum(errors(params, part[0]))  # noqa: E731
+        assert "2 rows that only fill up" in problem_of(loss=plain)
+        assert "padding is not weighted" in problem_of(
+            loss=lambda params, rows: jnp.sum(errors(params, rows)),
+            parts=PARTS[0],
+        )
+
+    def test_padding_without_a_finite_gradient(self):
+        problem = problem_of(
+            loss=lambda params, part: jnp.sum(
+                part[1] * params["b"] * jnp.log(jnp.abs(part[0][1]))
+            )
+        )
+        assert "2 rows of weight 0 has no finite gradient" in problem
+
+    def test_a_regulariser_inside(self):
+        """However small, and without a gradient at the parameters given."""
+        problem = problem_of(
+            loss=lambda params, part: loss(params, part) + 1e-6 * params["b"] ** 2
+        )
+        assert "a regulariser inside of the loss" in problem
+        assert "counted 6 times" in problem
+
+    def test_rows_that_see_each_other(self):
+        def centred(params, part):
+            (x, y), row_weights = part
+            return loss(params, ((x - x.mean(0), y), row_weights))
+
+        problem = problem_of(loss=lambda params, part: jnp.sqrt(1 + loss(params, part)))
+        assert "Rows may not see each other" in problem
+        # Twice the same rows have the same mean.
+        assert "not that of the loss on the data" in problem_of(loss=centred)
+
+    def test_parts_of_other_data(self):
+        problem = problem_of(parts=jaxwgc.partition((X, -Y), 6))
+        assert "Are these the parts of these data" in problem
+
+    def test_a_code_that_does_not_keep_its_word(self):
+        code = jaxwgc.GradientCode.from_matrix(np.eye(6), num_stragglers=1)
+        assert "with at most 1 workers lost" in problem_of(code=code)
+
+
+class TestSamples:
+    data = tuple(np.concatenate([own] * 4)[:72] for own in DATA)
+    parts, row_weights = jaxwgc.partition(data, 18)
+    sample = sketching.sample_partitions(jax.random.key(2), np.ones(18), num_distinct=6)
+    small = sketching.weighted_parts(sample, parts, row_weights)
+    code = jaxwgc.weighted(CODE, small.weights)
+
+    def report(self, weights, code=code, loss=loss):
+        return check(loss, (self.small.parts, weights), self.data, code)
+
+    def test_with_its_weights(self):
+        assert self.small.weights.max() > 1
+        assert self.report(self.small.row_weights).ok
+        scaled = sketching.weighted_parts(
+            self.sample, self.parts, self.row_weights, scale="rows"
+        )
+
+        def without_intercept(params, part):
+            (x, y), row_weights = part
+            return jnp.sum(row_weights * (x @ params["w"] - y) ** 2)
+
+        parts = scaled.parts, scaled.row_weights
+        assert check(without_intercept, parts, self.data, self.code).ok
+
+    def test_without_its_weights(self):
+        ones = jnp.ones((6, 4))
+        reports = {
+            "neither": self.report(ones, CODE),
+            "no row weights": self.report(ones),
+            "not those of the code": self.report(self.small.row_weights, CODE),
+            "not used": self.report(
+                self.small.row_weights,
+                loss=lambda params, part: jnp.sum(errors(params, part[0])),
+            ),
+        }
+        for name, report in reports.items():
+            [problem] = report.problems
+            used = "row weights of a sample are not used" in problem
+            assert used == (name == "not used")
+            assert used or "a sample without its weights" in problem
+
+
+class TestOrder:
+    @pytest.mark.parametrize(
+        ("before", "behind", "found"),
+        [
+            (optax.add_decayed_weights(0.1), optax.sgd(0.1), ["adds to"]),
+            (optax.scale_by_adam(), optax.adam(0.1), ["one by one"]),
+            (optax.adamw(0.1), optax.identity(), ["one by one", "adds to"]),
+        ],
+        ids=["decay", "adam", "adamw"],
+    )
+    def test_before_the_aggregator(self, before, behind, found):
+        report = check(optimizer=chain(behind, before=[before]))
+        assert len(report.problems) == len(found)
+        for problem, words in zip(report.problems, found):
+            assert "something before the aggregator" in problem
+            assert words in problem
+
+
+class TestRounds:
+    def test_an_inverted_mask(self):
+        fixed = stragglers.fixed(LOST)
+        for options in (
+            {"received": LOST},
+            {"optimizer": chain(model=fixed)},
+        ):
+            assert "the mask is inverted?" in problem_of(**options)
+        assert check(received=~LOST).ok
+
+    @pytest.mark.parametrize(
+        ("wait", "words"),
+        [
+            (stragglers.fastest(3), "3 of 6 workers answer, and any 4 are enough. The"),
+            (
+                stragglers.until_decodable(codes.fractional_repetition(6, 2)),
+                "2 to 3 of 6 workers answer, and any 4 are enough. The waiting rule",
+            ),
+            (stragglers.deadline(0.5), "nobody answers in a round of 0.5. A deadline"),
+            (stragglers.deadline(3.5), "A deadline that too few meet"),
+        ],
+    )
+    def test_waiting(self, wait, words):
+        optimizer = chain(model=stragglers.delayed(DELAY, wait))
+        problem = problem_of(optimizer=optimizer)
+        assert problem.startswith("8 of 8 rounds cannot be decoded: ")
+        assert words in problem
+
+    def test_an_approximate_code(self):
+        """It does not say how many answers are enough, so nothing is expected."""
+        code = codes.projective_plane(2)
+        optimizer = chain(code=code)
+        report = check(parts=jaxwgc.partition(DATA, 7), code=code, optimizer=optimizer)
+        assert report.ok
+        assert report.num_undecodable == 8
+
+
+class TestState:
+    @pytest.mark.parametrize("simulates", [True, False])
+    def test_not_carried(self, simulates):
+        """Of decode_aggregate the moments of Adam show it."""
+        if simulates:
+            optimizer, extra = chain(optax.sgd(0.01)), {}
+        else:
+            optimizer = optax.chain(jaxwgc.decode_aggregate(CODE), optax.adam(0.1))
+            extra = {"received": np.ones(6, bool)}
+
+        def step(params, state, carries):
+            updates = jaxwgc.partial_value_and_grad(loss)(params, PARTS)[1]
+            if not simulates:
+                updates = jaxwgc.encode(CODE, updates)
+            updates, after = optimizer.update(updates, state, params, **extra)
+            return optax.apply_updates(params, updates), after if carries else state
+
+        step = jax.jit(step, static_argnums=2)
+        problem = problem_of(optimizer=optimizer, step=lambda *own: step(*own, False))
+        assert problem.startswith("the state is not carried")
+        assert check(optimizer=optimizer, step=lambda *own: step(*own, True)).ok
+
+    def test_nothing_to_carry(self):
+        """In an optimizer that counts nothing, where all answer in every round."""
+        code = codes.uncoded(6)
+        optimizer = optax.chain(jaxwgc.decode_aggregate(code), optax.sgd(0.1))
+        step = lambda params, state: (params, state)  # noqa: E731
+        assert check(code=code, optimizer=optimizer, step=step).ok
+
+
+class TestBadInput:
+    def test_traced(self):
+        with pytest.raises(TypeError, match="outside of jax.jit"):
+            jax.jit(lambda params: check(params=params).gradient_ratio)(PARAMS)
+
+    def test_structures(self):
+        for parts in (PARTS[0][0], (PARTS[0], PARTS[1][:, 0])):
+            with pytest.raises(ValueError, match="parts must be .parts, row_weights. "):
+                check(parts=parts)
+        with pytest.raises(ValueError, match=r"data\[1\] must have a leading axis"):
+            check(data=(X, Y[1:]))
+        with pytest.raises(ValueError, match="leading axis of num_parts = 6"):
+            check(parts=jaxwgc.partition(DATA, 5))
+
+    def test_optimizers(self):
+        with pytest.raises(ValueError, match="optimizer must have one jaxwgc.coded_ag"):
+            check(optimizer=optax.adam(0.1))
+        other = chain(code=codes.uncoded(5), model=stragglers.uniform(1))
+        with pytest.raises(ValueError, match="an aggregator for code; got one for 5"):
+            check(optimizer=other)
+
+    def test_steps(self):
+        with pytest.raises(ValueError, match="optimizer must be given with step"):
+            check(step=lambda params, state: (params, state))
+        with pytest.raises(TypeError, match="step must return .params, state, ...."):
+            check(optimizer=chain(), step=lambda params, state: [params, state])
+        with pytest.raises(TypeError, match="step must be a function; got 3"):
+            check(optimizer=chain(), step=3)
