@@ -46,10 +46,29 @@ def style(index: int) -> dict[str, Any]:
 
 
 def line(axes: Any, index: int, x: Any, y: Any, band: Any = None, **look: Any) -> None:
-    """A line with markers, and a band from its low to its high end."""
+    """A line with markers, and a band from its low to its high end.
+
+    With `of`, the number of lines, each is narrower than those that it lies upon, and
+    has its markers between theirs.
+    """
+    if number := look.pop("of", 0):
+        look = {
+            "linewidth": 1.2 + 3.6 * (number - 1 - index) / max(number - 1, 1),
+            "markevery": (index, number + 2),
+            "markeredgecolor": "white",
+        } | look
     axes.plot(x, y, **style(index) | look)
     if band is not None:
         axes.fill_between(x, *band, color=COLORS[index], alpha=0.2, linewidth=0)
+
+
+def log_interval(summary: Any) -> tuple[Any, Any]:
+    """The interval of a positive mean that a logarithmic axis shows: of its logarithm.
+
+    By the delta method: as wide as that of the mean, over the mean.
+    """
+    ratio = np.exp((np.asarray(summary.high) - summary.mean) / summary.mean)
+    return summary.mean / ratio, summary.mean * ratio
 
 
 def threshold(axes: Any, level: float, text: str, at: float, **look: Any) -> None:
