@@ -45,16 +45,18 @@ def style(index: int) -> dict[str, Any]:
     return {"color": COLORS[index], "marker": MARKERS[index]}
 
 
-def line(axes: Any, index: int, x: Any, y: Any, band: Any = None, **look: Any) -> None:
+def line(
+    axes: Any, index: int, x: Any, y: Any, band: Any = None, of: int = 0, **look: Any
+) -> None:
     """A line with markers, and a band from its low to its high end.
 
-    With `of`, the number of lines, each is narrower than those that it lies upon, and
-    has its markers between theirs.
+    With `of`, the number of lines, all are seen where they lie on each other: each is
+    narrower than those below it, and has its markers between theirs.
     """
-    if number := look.pop("of", 0):
+    if of:
         look = {
-            "linewidth": 1.2 + 3.6 * (number - 1 - index) / max(number - 1, 1),
-            "markevery": (index, number + 2),
+            "linewidth": 1.2 + 3.6 * (of - 1 - index) / max(of - 1, 1),
+            "markevery": (index, of + 2),
             "markeredgecolor": "white",
         } | look
     axes.plot(x, y, **style(index) | look)
