@@ -51,13 +51,14 @@ def line(
     """A line with markers, and a band from its low to its high end.
 
     With `of`, the number of lines, all are seen where they lie on each other: each is
-    narrower than those below it, and has its markers between theirs.
+    narrower than those below it, every second one has gaps, and markers stand between
+    those of the others.
     """
     if of:
         look = {
-            "linewidth": 1.2 + 3.6 * (of - 1 - index) / max(of - 1, 1),
+            "linewidth": 1.2 + 1.4 * (of - 1 - index) / max(of - 1, 1),
+            "linestyle": (0, (5, 2)) if index % 2 else "-",
             "markevery": (index, of + 2),
-            "markeredgecolor": "white",
         } | look
     axes.plot(x, y, **style(index) | look)
     if band is not None:

@@ -193,10 +193,12 @@ def run(
             watch("preparing", 0.0)
             if kept is None:
                 section = measure(build(), watch)
-            elif not name or name in kept:
-                section = show(build(), kept[name] if name else kept)
             else:
-                continue
+                try:
+                    section = show(build(), kept[name] if name else kept)
+                except (AttributeError, KeyError) as error:
+                    console.print(f"{name}: measured before there was {error}")
+                    continue
             watch("", 1.0)
             for own, table in section.tables.items():
                 table.print()
