@@ -88,7 +88,7 @@ measure: $(STAMPS)/experiments
 	  benchmark cluster chaos; do \
 	  $(BIN)/python -m experiments $$name --out docs/results || exit; \
 	done
-	$(BIN)/python docs/hooks/readme.py
+	$(BIN)/python docs/hooks/tables.py
 
 define list_results
 @echo
@@ -155,6 +155,7 @@ docs: export JUPYTER_PREFER_ENV_PATH := 1
 docs: export XLA_FLAGS ?= --xla_backend_optimization_level=0
 docs: $(STAMPS)/docs
 	$(BIN)/mkdocs build --strict --site-dir "$(abspath $(SITE))"
+	@echo "The documentation is in $(abspath $(SITE))/index.html."
 
 serve: export EXECUTE_TUTORIALS := false
 serve: $(STAMPS)/docs
@@ -187,6 +188,17 @@ $(STAMPS)/dev: EXTRAS := dev
 $(STAMPS)/experiments $(STAMPS)/test $(STAMPS)/docs $(STAMPS)/dev: pyproject.toml $(STAMPS)/venv
 	@echo "Installing .[$(EXTRAS)] into $(VENV); the first time takes a few minutes."
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[$(EXTRAS)]"
+	@touch $@
+
+# Before anything is installed: the tutorials take minutes to fail.
+$(STAMPS)/docs: $(STAMPS)/python-of-docs
+$(STAMPS)/python-of-docs: $(STAMPS)/venv
+	@if ! $(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 12))'; then \
+	  echo "error: the tutorials of the documentation need Python 3.12 or newer; $(VENV) has" \
+	    "$$($(BIN)/python --version)" >&2; \
+	  echo "Build with a newer one: make docs VENV=.venv-docs PYTHON=/path/to/python3.12" >&2; \
+	  exit 1; \
+	fi
 	@touch $@
 
 ifneq ($(VENV_WORKS),True)

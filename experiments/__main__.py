@@ -1,4 +1,8 @@
-"""The command line: `python -m experiments` lists, `... NAME` runs one."""
+"""The command line: `python -m experiments` lists, `... NAME` runs one.
+
+`python -m experiments redraw NAME` measures nothing: it makes the tables and figures of
+the numbers that lie in its `--out`.
+"""
 
 from experiments.interrupts import end_on_interrupt
 
@@ -11,6 +15,7 @@ from collections.abc import Callable
 import tyro
 from rich.table import Table
 
+from experiments import studies
 from experiments.benchmark import benchmark
 from experiments.chaos import chaos
 from experiments.cluster import cluster
@@ -43,7 +48,7 @@ EXPERIMENTS: dict[str, Callable[..., None]] = {
 
 def list_experiments() -> None:
     """A line an experiment."""
-    table = Table(title="python -m experiments NAME [--help]", title_justify="left")
+    table = Table(title="python -m experiments [redraw] NAME", title_justify="left")
     table.add_column("NAME", style="bold")
     table.add_column("what it does")
     for name, experiment in EXPERIMENTS.items():
@@ -56,6 +61,10 @@ def main() -> int:
     if len(sys.argv) == 1:
         list_experiments()
         return 0
+    redraws = sys.argv[1] == "redraw"
+    if redraws:
+        del sys.argv[1]
+    before = studies.is_redrawing.set(redraws)
     try:
         tyro.extras.subcommand_cli_from_dict(
             EXPERIMENTS,
@@ -65,6 +74,8 @@ def main() -> int:
     except ExperimentError as error:
         console.print(f"[red]error:[/red] {error}", highlight=False, soft_wrap=True)
         return 1
+    finally:
+        studies.is_redrawing.reset(before)
     return 0
 
 

@@ -241,7 +241,8 @@ def tabulate(numbers: Numbers) -> ResultTable:
 def draw(numbers: Numbers) -> figures.Figure:
     """Test error against seconds, a panel a scenario, with bands over the runs."""
     scenarios = list(next(iter(numbers["codes"].values())))
-    figure, panels = figures.new_figure(3.6 * len(scenarios), 3.4, len(scenarios))
+    figure, panels = figures.new_figure(3.6 * len(scenarios), 3.8, len(scenarios))
+    number = len(numbers["codes"])
     for axes, scenario in zip(panels, scenarios):
         for index, (name, own) in enumerate(numbers["codes"].items()):
             seconds = np.array(own[scenario]["seconds"])
@@ -251,13 +252,14 @@ def draw(numbers: Numbers) -> figures.Figure:
             )
             band = errors.min(0), errors.max(0)
             figures.line(
-                axes, index, grid, np.median(errors, 0), band, label=name, marker=""
+                axes, index, grid, np.median(errors, 0), band, label=name, of=number
             )
         axes.set(title=scenario, xlabel="seconds", xscale="log", yscale="log")
     panels[0].set_yticks([4, 6, 10, 20], ["4", "6", "10", "20"])
     panels[0].minorticks_off()
     panels[0].set_ylabel("test error, percent")
-    panels[0].legend()
+    handles = panels[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=number)
     return figure
 
 

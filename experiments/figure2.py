@@ -100,9 +100,10 @@ def draw(numbers: Numbers) -> figures.Figure:
     iterations = np.arange(NUM_ITERATIONS)
     for weighting, own in numbers["gradient_norm"].items():
         band = {"color": COLORS[weighting], "linewidth": 0}
-        low = np.maximum(own["low"], own["mean"] / 10)
+        mean = jaxwgc.Summary(*(own[field] for field in jaxwgc.Summary._fields))
         axes.fill_between(iterations, *own["quantiles_5_95"], alpha=0.15, **band)
-        axes.fill_between(iterations, low, own["high"], alpha=0.35, **band)
+        interval = figures.log_interval(mean)
+        axes.fill_between(iterations, *interval, alpha=0.35, **band)
         axes.plot(
             iterations, own["mean"], color=COLORS[weighting], label=f"{weighting}, mean"
         )

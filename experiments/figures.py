@@ -45,11 +45,33 @@ def style(index: int) -> dict[str, Any]:
     return {"color": COLORS[index], "marker": MARKERS[index]}
 
 
-def line(axes: Any, index: int, x: Any, y: Any, band: Any = None, **look: Any) -> None:
-    """A line with markers, and a band from its low to its high end."""
+def line(
+    axes: Any, index: int, x: Any, y: Any, band: Any = None, of: int = 0, **look: Any
+) -> None:
+    """A line with markers, and a band from its low to its high end.
+
+    With `of`, the number of lines, all are seen where they lie on each other: each is
+    narrower than those below it, every second one has gaps, and markers stand between
+    those of the others.
+    """
+    if of:
+        look = {
+            "linewidth": 1.2 + 1.4 * (of - 1 - index) / max(of - 1, 1),
+            "linestyle": (0, (5, 2)) if index % 2 else "-",
+            "markevery": (index, of + 2),
+        } | look
     axes.plot(x, y, **style(index) | look)
     if band is not None:
         axes.fill_between(x, *band, color=COLORS[index], alpha=0.2, linewidth=0)
+
+
+def log_interval(summary: Any) -> tuple[Any, Any]:
+    """The interval of a positive mean that a logarithmic axis shows: of its logarithm.
+
+    By the delta method: as wide as that of the mean, over the mean.
+    """
+    ratio = np.exp((np.asarray(summary.high) - summary.mean) / summary.mean)
+    return summary.mean / ratio, summary.mean * ratio
 
 
 def threshold(axes: Any, level: float, text: str, at: float, **look: Any) -> None:

@@ -17,6 +17,10 @@ from matplotlib.figure import Figure
 import jaxwgc
 from experiments import interrupts
 from experiments.tables import ResultTable, console
+from experiments.timing import Timing
+
+# What JSON has no numbers for, by the names of Protocol Buffers.
+NOT_FINITE = {json.dumps(value): value for value in (math.inf, -math.inf, math.nan)}
 
 
 class ExperimentError(Exception):
@@ -90,6 +94,41 @@ class Results:
             interrupts.written.append(path)
 
 
+class Record(dict):
+    """A dict, or what was a named tuple of an experiment: read as either."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in self:
+            raise AttributeError(name)
+        return self[name]
+
+
+def read_json(path: Path) -> Any:
+    """The numbers of a file that `Results` wrote, as the studies that gave them."""
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise ExperimentError(f"cannot read {path} ({error.strerror})") from error
+    return _from_builtin(json.loads(text))
+
+
+def _from_builtin(value: Any) -> Any:
+    """Lists of numbers, of whatever rank, as arrays; summaries and timings as such."""
+    if isinstance(value, dict):
+        record = Record({name: _from_builtin(own) for name, own in value.items()})
+        for kind in (jaxwgc.Summary, Timing):
+            if tuple(record) == kind._fields:
+                return kind(**record)
+        return record
+    if isinstance(value, list):
+        values = [_from_builtin(own) for own in value]
+        # Of one kind: a count and a share beside each other are no array.
+        kinds = {(type(own), np.shape(own)) for own in values}
+        is_array = len(kinds) == 1 and isinstance(values[0], int | float | np.ndarray)
+        return np.array(values) if is_array else values
+    return NOT_FINITE.get(value, value) if isinstance(value, str) else value
+
+
 def environment() -> dict[str, Any]:
     """What the numbers were measured with."""
     return {
@@ -103,7 +142,7 @@ def environment() -> dict[str, Any]:
 
 
 def _named(value: Any) -> Any:
-    """What JSON has no numbers for by the names of Protocol Buffers: "Infinity"."""
+    """Numbers that JSON has not by their names."""
     if isinstance(value, dict):
         return {name: _named(own) for name, own in value.items()}
     if isinstance(value, list):

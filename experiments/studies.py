@@ -1,6 +1,7 @@
 """A study says what is tried and what is shown; the runner does it, for all of them."""
 
 import contextlib
+import contextvars
 import dataclasses
 import functools
 import threading
@@ -15,7 +16,7 @@ from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn
 import jaxwgc
 from experiments import interrupts
 from experiments.figures import LOOK, Figure
-from experiments.results import Results, to_builtin
+from experiments.results import Results, read_json, to_builtin
 from experiments.tables import ResultTable, console
 
 # What is measured: nested dicts and lists.
@@ -25,6 +26,8 @@ Watch = Callable[[str, float], Any]
 Shown = Mapping[str, Callable[[Numbers], Made]]
 # Between two lines that say how far it is, where output is not seen as it changes.
 SECONDS_BETWEEN_LINES = 20
+# Whether what was measured before is shown anew: `python -m experiments redraw NAME`.
+is_redrawing = contextvars.ContextVar("is_redrawing", default=False)
 
 
 class Effort(NamedTuple):
@@ -134,6 +137,11 @@ def measure(study: Study, watch: Watch = lambda cell, share: None) -> Section:
         numbers |= {"runs": study.runs}
     if derived := study.derive(numbers):
         numbers |= derived
+    return show(study, numbers)
+
+
+def show(study: Study, numbers: Numbers) -> Section:
+    """Tables and figures of numbers that were measured, now or before."""
     with matplotlib.rc_context(LOOK):
         return Section(
             to_builtin(numbers),
@@ -166,7 +174,8 @@ def run(
     """Runs the studies of a command, and writes what each gives as soon as it is done.
 
     Files are called after the section and the table or figure; a section without a name
-    is alone, and its numbers are those of the whole file.
+    is alone, and its numbers are those of the whole file. While `is_redrawing` nothing
+    is measured: tables and figures are made of the numbers that the folder has.
     """
     folder = Results(title, out, runs, option)
     prefix = prefix or command
@@ -177,11 +186,19 @@ def run(
     def file_name(name, kind):
         return f"{prefix}_{name}.{kind}" if name else f"{prefix}.{kind}"
 
+    kept = read_json(out / file_name("", "json")) if is_redrawing.get() else None
     with progress_bar() as progress:
         for name, build in sections.items():
             watch = _watcher(progress, name.replace("_", " ") or command)
             watch("preparing", 0.0)
-            section = measure(build(), watch)
+            if kept is None:
+                section = measure(build(), watch)
+            else:
+                try:
+                    section = show(build(), kept[name] if name else kept)
+                except (AttributeError, KeyError) as error:
+                    console.print(f"{name}: measured before there was {error}")
+                    continue
             watch("", 1.0)
             for own, table in section.tables.items():
                 table.print()
@@ -193,7 +210,8 @@ def run(
             content |= {name: section.numbers} if name else section.numbers
             waiting.remove(name)
             unfinished = {"unfinished": waiting} if waiting else {}
-            folder.add_json(file_name("", "json"), content | unfinished)
+            if kept is None:
+                folder.add_json(file_name("", "json"), content | unfinished)
             folder.save()
     console.print()
     for path in interrupts.written:

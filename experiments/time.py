@@ -401,13 +401,12 @@ def draw(numbers: Numbers) -> Figure:
     figure = Figure(figsize=(8.6, 3.8))
     panels = figure.subplots(1, 2)
     times = numbers["times"]
-    for index, own in enumerate(numbers["choices"][:DRAWN]):
+    drawn = numbers["choices"][:DRAWN]
+    for index, own in enumerate(drawn):
         for axes, name in zip(panels, ("loss", "error"), strict=True):
-            found = own[name]
-            band = np.maximum(found.low, 1e-6), found.high
-            figures.line(
-                axes, index, times, found.mean, band, label=label(own), markevery=10
-            )
+            mean, band = own[name].mean, figures.log_interval(own[name])
+            look = {"label": label(own), "of": len(drawn)}
+            figures.line(axes, index, times, mean, band, **look)
     panels[0].axhline(numbers["target"], color="0.3", linewidth=1, linestyle="--")
     panels[0].set(yscale="log", ylabel="loss above its minimum", xlabel="seconds")
     panels[1].set(yscale="log", ylabel="test error (%)", xlabel="seconds")

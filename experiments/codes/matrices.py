@@ -2,13 +2,16 @@
 
 import jax
 import numpy as np
-from matplotlib.colors import FuncNorm
+from matplotlib.colors import FuncNorm, LinearSegmentedColormap
 
 import jaxwgc
-from experiments.figures import Figure
+from experiments.figures import COLORS, Figure
 from experiments.studies import Effort, Study
 from jaxwgc import codes as constructors
 from jaxwgc import stragglers
+
+# Neither end is dark: turned over for a dark page they stay apart from the middle.
+ENTRIES = LinearSegmentedColormap.from_list("entries", [COLORS[0], "white", COLORS[3]])
 
 
 def small_codes(key: jax.Array, num_steps: int) -> dict[str, jaxwgc.GradientCode]:
@@ -61,7 +64,7 @@ def draw(codes: dict[str, jaxwgc.GradientCode], columns: int = 5) -> Figure:
     scale = FuncNorm((_signed_root, lambda y: y * np.abs(y)), vmin=-1, vmax=1)
     for axes, (name, code) in zip(panels, codes.items(), strict=False):
         matrix = np.real(np.asarray(code.encoding_matrix))
-        axes.imshow(matrix / np.abs(matrix).max(), cmap="RdBu_r", norm=scale)
+        axes.imshow(matrix / np.abs(matrix).max(), cmap=ENTRIES, norm=scale)
         axes.set_title(name, fontsize=9, family="monospace")
         part = ", real part" if code.is_complex else ""
         axes.set_xlabel(f"{matrix.shape[0]} × {matrix.shape[1]}{part}", fontsize=8)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxwgc
-from experiments.figures import Figure, line, new_figure
+from experiments.figures import Figure, line, log_interval, new_figure
 from experiments.studies import Effort, Numbers, Study, Trial
 from experiments.tables import ResultTable, half_width, with_half
 from jaxwgc import sketching
@@ -198,7 +198,7 @@ def draw(numbers: Numbers) -> Figure:
     figure, (axes,) = new_figure(7.5, 4.6)
     steps = numbers["steps"][1:]
     for index, (name, own) in enumerate(numbers["errors"].items()):
-        band = own.low[1:], own.high[1:]
+        band = [end[1:] for end in log_interval(own)]
         line(axes, index, steps, own.mean[1:], band, markersize=4, label=name)
     axes.set(xscale="log", yscale="log", xlabel="step")
     axes.set_ylabel("error ‖X(θ − θ*)‖² / ‖Xθ*‖²")

@@ -29,9 +29,10 @@ def reed_solomon(
 
     With the published order of the evaluation points the zeros of a column are
     neighbours on the circle and the entries of B grow like a binomial coefficient:
-    float32 is useless from about 50 workers, float64 from about 200. The same code
-    with worker i at the point number m * i mod n, gcd(m, n) = 1, spreads the zeros;
-    `interleave` picks the m of least Frobenius norm of B, which is what
+    float32 is useless from about 50 workers, float64 from about 200 (unless d divides
+    n - 1: parts then share their holders, much as in fractional repetition). The same
+    code with worker i at the point number m * i mod n, gcd(m, n) = 1, spreads the
+    zeros; `interleave` picks the m of least Frobenius norm of B, which is what
     amplifies rounding.
 
     Args:

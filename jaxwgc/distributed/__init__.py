@@ -3,7 +3,7 @@
 `mesh_value_and_grad` spreads parts and workers over the devices of one program, for
 scale: there, a device that stops, stops all. `RayCluster` runs a worker a process, for
 faults: workers may be slow, frozen, dead or wrong, and come back. It needs Ray, which
-is the extra `jaxwgc[ray]`.
+is the extra `ray`.
 """
 
 from jaxwgc.distributed._mesh import mesh_value_and_grad

@@ -31,7 +31,7 @@ class RayCluster:
     Every worker holds its assigned parts, forms its message from their gradients and
     sends it. The coordinator, in whose process this object lives, sends parameters out
     and collects messages until the waiting rule is content. It needs Ray, from the
-    extra `jaxwgc[ray]`.
+    extra `ray`.
 
     A worker that raises, sends another shape, is killed, is frozen or lost with its
     machine is a straggler of that step. Another actor takes its place in the

@@ -18,7 +18,8 @@ def show(num_steps: int, cluster: "RayCluster") -> Iterator[Callable[[Any], None
         from rich.live import Live
     except ImportError as error:
         raise ImportError(
-            "live needs rich, from an extra: pip install 'jaxwgc[ray]'"
+            "live needs rich, which is an extra: in a checkout of jaxwgc, "
+            "pip install '.[ray]'"
         ) from error
     num_workers = cluster.code.num_workers
     missed = np.zeros(num_workers, int)

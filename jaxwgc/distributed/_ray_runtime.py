@@ -26,7 +26,8 @@ def find_ray() -> Any:
         return importlib.import_module("ray")
     except ImportError as error:
         raise ImportError(
-            "RayCluster needs Ray, which is an extra: pip install 'jaxwgc[ray]'"
+            "RayCluster needs Ray, which is an extra: in a checkout of jaxwgc, "
+            "pip install '.[ray]'"
         ) from error
 
 

@@ -137,7 +137,8 @@ def _checkpoints(
         import orbax.checkpoint as ocp
     except ImportError as error:
         raise ImportError(
-            "checkpoint needs Orbax, from an extra: pip install 'jaxwgc[ray]'"
+            "checkpoint needs Orbax, which is an extra: in a checkout of jaxwgc, "
+            "pip install '.[ray]'"
         ) from error
 
     if folder.exists() and not folder.is_dir():

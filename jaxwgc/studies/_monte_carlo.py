@@ -182,7 +182,8 @@ def summarize(results: Any, confidence: float = 0.95) -> Any:
       >>> summary = jaxwgc.summarize(np.array([1.0, 2.0, 3.0, 4.0, 5.0]))
       >>> float(summary.mean), float(summary.low.round(3)), float(summary.high.round(3))
       (3.0, 1.037, 4.963)
-      >>> never = jaxwgc.summarize(np.zeros(200, bool))
+      >>> both = jaxwgc.summarize({"size": np.ones(200), "failed": np.zeros(200, bool)})
+      >>> never = both["failed"]
       >>> float(never.low), float(never.high.round(3))
       (0.0, 0.023)
 

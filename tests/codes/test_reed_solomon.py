@@ -121,6 +121,18 @@ def test_assignment_is_balanced(data):
     assert np.all((np.abs(code.encoding_matrix) > 1e-12) == code.assignment)
 
 
+@pytest.mark.parametrize("num_workers", [16, 21, 25])
+def test_parts_share_their_holders_where_d_and_n_minus_1_have_a_common_factor(
+    num_workers,
+):
+    """Which is why the published order is accurate there."""
+    for replication in range(1, num_workers // 2 + 1):
+        code = jaxwgc.codes.reed_solomon(num_workers, num_workers, replication)
+        num_supports = len(np.unique(code.assignment, axis=1).T)
+        shares = math.gcd(replication, num_workers - 1) > 1
+        assert (num_supports < num_workers) == shares, replication
+
+
 def test_interleaving_is_the_same_code_with_workers_moved_on_the_circle():
     plain = jaxwgc.codes.reed_solomon(50, 20, 30, interleave=False)
     interleaved = jaxwgc.codes.reed_solomon(50, 20, 30)

@@ -607,7 +607,7 @@ import jaxwgc
 try:
     jaxwgc.distributed.RayCluster(len, jaxwgc.codes.uncoded(1), [0.0], wait=len)
 except ImportError as error:
-    assert "jaxwgc[ray]" in str(error), error
+    assert "pip install '.[ray]'" in str(error), error
 else:
     raise SystemExit("no error")
 """

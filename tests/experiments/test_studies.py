@@ -1,5 +1,7 @@
 """The runner: what a study declares is measured, shown and kept."""
 
+import contextvars
+import dataclasses
 import json
 import math
 import os
@@ -20,7 +22,7 @@ from experiments.codes import orderings
 from experiments.figures import new_figure
 from experiments.results import ExperimentError
 from experiments.studies import Once, Study, Trial
-from experiments.tables import ResultTable
+from experiments.tables import ResultTable, interval
 
 ROOT = Path(__file__).parents[2]
 KEY = jax.random.key(0)
@@ -126,6 +128,27 @@ def second():
 sections = {"first": lambda: studies.Study({"one": 1}), "second": second}
 studies.run("tried", "Tried", sections, 1, 0, pathlib.Path(sys.argv[1]))
 """
+
+
+def test_redrawing_shows_what_was_kept_and_measures_nothing(tmp_path, monkeypatch):
+    def table(numbers):
+        return ResultTable("t", ["mean"], [[interval(numbers["normal"]["zero"])]])
+
+    def run():
+        study = dataclasses.replace(small(), tables={"": table})
+        studies.run("tried", "Tried", {"": lambda: study}, 4, 0, tmp_path)
+
+    run()
+    written = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    assert {path.suffix for path in written} == {".json", ".md", ".png"}
+    for path in written:
+        if path.suffix != ".json":
+            path.unlink()
+    monkeypatch.delattr(studies, "measure")
+    context = contextvars.copy_context()
+    context.run(studies.is_redrawing.set, True)
+    context.run(run)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == written
 
 
 def test_finished_sections_survive_an_interrupt(tmp_path):

@@ -1,9 +1,9 @@
-"""Puts the measured tables of docs/results into README.md.
+"""Puts the measured tables of docs/results into README.md and the pages.
 
-    python docs/hooks/readme.py
+    python docs/hooks/tables.py
 
 A table stands between the comments `<!-- NAME -->` and `<!-- end -->`, where NAME is
-that of its file in docs/results.
+that of its file in docs/results. So it is seen on GitHub, too.
 """
 
 import re
@@ -11,7 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "docs" / "results"
-README = ROOT / "README.md"
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -26,4 +26,5 @@ def filled(text: str) -> str:
 
 
 if __name__ == "__main__":
-    README.write_text(filled(README.read_text()))
+    for page in PAGES:
+        page.write_text(filled(page.read_text()))
