@@ -33,6 +33,11 @@ class Orthonormaliser(NamedTuple):
         values = self.singular_values
         return self.vectors / jnp.where(values > 0, values, 1)
 
+    @property
+    def has_null_space(self) -> jax.Array:
+        """Whether singular values were cut off, or there are fewer than columns."""
+        return jnp.sum(self.singular_values > 0) < self.vectors.shape[0]
+
     def unseen(self, vector: jax.Array) -> jax.Array:
         """What is left of a vector without its part in the span of V."""
         # Twice, so that rounding in the first leaves nothing of it behind.
@@ -57,11 +62,9 @@ class Orthonormaliser(NamedTuple):
                 solution = product(basis, product(solution, basis))
             return solution
 
-        has_null_space = jnp.sum(is_kept) < self.vectors.shape[0]
         # A zero matrix has no rows to project on, and no solution but zero.
-        return lax.cond(
-            has_null_space & jnp.any(is_kept), project, lambda x: x, solution
-        )
+        needs_it = self.has_null_space & jnp.any(is_kept)
+        return lax.cond(needs_it, project, lambda x: x, solution)
 
 
 def from_factors(

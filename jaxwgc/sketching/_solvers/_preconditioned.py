@@ -4,13 +4,16 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jaxwgc import _validation
 from jaxwgc.sketching import _checks
 from jaxwgc.sketching._embeddings._embedding import Embedding, EmbeddingLike, embed
 from jaxwgc.sketching._embeddings._sparse_embeddings import sparse_sign
-from jaxwgc.sketching._solvers._conjugate_gradients import conjugate_gradients
+from jaxwgc.sketching._powers import inverse_power_of_two
+from jaxwgc.sketching._solvers._implicit import implicit_solution
 from jaxwgc.sketching._solvers._orthonormalisers import from_factors, from_gram
+from jaxwgc.sketching._solvers._refinement import Refinement
 from jaxwgc.sketching._solvers._solution import Solution, every_target
 
 METHODS = ("auto", "gram", "sketch", "factor")
@@ -167,13 +170,25 @@ def _solve(
     method: str,
     max_iterations: int,
 ) -> Solution:
+    # The derivative is that of the solution, not of the way to it.
+    constant, constant_target, root = lax.stop_gradient((matrix, target, ridge))
     if method == "gram":
-        factors = from_gram(matrix, ridge, rcond)
+        factors = from_gram(constant, root, rcond)
     else:
-        small = matrix if embedding is None else embedding @ matrix
-        factors = from_factors(small, ridge, rcond)
+        small = constant if embedding is None else embedding @ constant
+        factors = from_factors(small, root, rcond)
+    scale = factors.scale
+    root = 0 if root is None else jnp.sqrt(root) * scale
 
-    solve = functools.partial(
-        conjugate_gradients, matrix, factors, ridge, tolerance, rcond, max_iterations
-    )
-    return every_target(solve, target)
+    def solve(constant_target: jax.Array, target: jax.Array) -> Solution:
+        # Against overflow of squares; exact.
+        unit = inverse_power_of_two(jnp.max(jnp.abs(constant_target)))
+        problem = Refinement(constant, factors, root, tolerance, constant_target * unit)
+        state = problem.solve(max_iterations)
+        solution = jnp.where(jnp.isfinite(state.squared), scale * state.solution, jnp.nan)
+        converged = problem.is_solved(state) & problem.is_lowest(state, rcond)
+        converged &= jnp.isfinite(solution).all()
+        solution = implicit_solution(solution / unit, matrix, target, ridge, factors)
+        return Solution(solution, state.iteration, converged, state.history / unit)
+
+    return every_target(solve, constant_target, target)
