@@ -69,17 +69,20 @@ def solve_augmented(
 ) -> tuple[jax.Array, jax.Array]:
     """r and θ with r + Xθ = target and Xᵀr - ridge θ = offset; linear in these two."""
 
-    def apply(unknowns: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        residual, solution = unknowns
+    num_rows = matrix.shape[0]
+
+    def apply(unknowns: jax.Array) -> jax.Array:
+        residual, solution = jnp.split(unknowns, [num_rows])
         gradient = product(residual, matrix)
         if ridge is not None:
             gradient -= ridge * solution
-        return residual + product(matrix, solution), gradient
+        return jnp.concatenate([residual + product(matrix, solution), gradient])
 
-    def solve(_, sides: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        target, offset = sides
+    def solve(_, right_hand_side: jax.Array) -> jax.Array:
+        target, offset = jnp.split(right_hand_side, [num_rows])
         scale = factors.scale
-        offset = scale * offset
+        # Of the pseudo-inverse: no part of it is in the null space.
+        offset = scale * factors.shortest(offset)
         largest = jnp.maximum(jnp.max(jnp.abs(target)), jnp.max(jnp.abs(offset)))
         unit = inverse_power_of_two(largest)
         root = 0 if ridge is None else jnp.sqrt(ridge) * scale
@@ -88,9 +91,14 @@ def solve_augmented(
             matrix, factors, root, tolerance, target * unit, offset * unit
         )
         solution = scale * problem.solve(_MAX_ITERATIONS).solution / unit
-        return target - product(matrix, solution), solution
+        residual = target - product(matrix, solution)
+        return jnp.concatenate([residual, solution])
 
-    return lax.custom_linear_solve(apply, (target, offset), solve, symmetric=True)
+    # One vector, since JAX transposes where all of the right-hand side is linear.
+    right_hand_side = jnp.concatenate([target, offset])
+    unknowns = lax.custom_linear_solve(apply, right_hand_side, solve, symmetric=True)
+    residual, solution = jnp.split(unknowns, [num_rows])
+    return residual, solution
 
 
 @jax.custom_jvp
