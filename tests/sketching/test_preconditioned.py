@@ -234,7 +234,7 @@ def test_never_converged_with_a_wrong_answer(x64, options, least, slack):
         promised = Truncated(matrices[case], targets[case]).residual(4 * rcond)
         size = np.linalg.norm(targets[case].astype(float))
         excess = residual(matrices[case], targets[case], solution) - promised
-        assert excess <= slack * unit**0.5 * size, case
+        assert excess <= (2e-8 if x64 else 1e-4) * size, (case, excess / size)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -177,6 +177,10 @@ def _solve(
     else:
         small = constant if embedding is None else embedding @ constant
         factors = from_factors(small, root, rcond)
+    is_complete: jax.typing.ArrayLike = True
+    if embedding is not None:
+        probe_key = jax.random.fold_in(embedding.key, 1)
+        is_complete = factors.is_complete(constant, probe_key, rcond)
     scale = factors.scale
     root = 0 if root is None else jnp.sqrt(root) * scale
 
@@ -185,8 +189,10 @@ def _solve(
         unit = inverse_power_of_two(jnp.max(jnp.abs(constant_target)))
         problem = Refinement(constant, factors, root, tolerance, constant_target * unit)
         state = problem.solve(max_iterations)
-        solution = jnp.where(jnp.isfinite(state.squared), scale * state.solution, jnp.nan)
-        converged = problem.is_solved(state) & problem.is_lowest(state, rcond)
+        solution = jnp.where(
+            jnp.isfinite(state.squared), scale * state.solution, jnp.nan
+        )
+        converged = problem.is_solved(state) & problem.is_lowest(state) & is_complete
         converged &= jnp.isfinite(solution).all()
         solution = implicit_solution(solution / unit, matrix, target, ridge, factors)
         return Solution(solution, state.iteration, converged, state.history / unit)

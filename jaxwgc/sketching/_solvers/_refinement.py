@@ -80,7 +80,7 @@ class Refinement(NamedTuple):
                 in_range=correction.in_range, squared=correction.squared
             )
             # What is left is estimated: there should be a margin.
-            is_open = ~self._is_stable(now, self.tolerance / 4)
+            is_open = self._seen_error(now) > self.tolerance / 4
             is_open &= jnp.sum(correction.in_range**2) > bound
             is_open |= correction.iteration == state.iteration
             return is_open & self._may_go_on(correction, max_iterations)
@@ -149,60 +149,64 @@ class Refinement(NamedTuple):
         """The step that takes this part off the residual, if X P is orthonormal."""
         return product(self.factors.matrix, in_range)
 
-    def _may_go_on(
-        self, state: State | _Correction, max_iterations: int
-    ) -> jax.Array:
+    def _may_go_on(self, state: State | _Correction, max_iterations: int) -> jax.Array:
         return jnp.isfinite(state.squared) & (state.iteration < max_iterations)
 
-    def _is_stable(self, state: State, tolerance: jax.Array) -> jax.Array:
-        """Whether the estimate of the backward error by Karlson and Waldén is small."""
-        values = self.factors.singular_values
+    def _backward_error(
+        self, values: jax.Array, in_range: jax.Array, state: State
+    ) -> jax.Array:
+        """Karlson and Waldén's estimate of it, as a share of the norm of X.
+
+        From parts of the residual, in directions of X that have these singular values.
+        """
         weight = values**2 * jnp.sum(state.solution**2) + state.squared
-        share = values * state.in_range / jnp.sqrt(jnp.where(weight > 0, weight, 1))
-        return jnp.linalg.norm(share) <= tolerance * jnp.linalg.norm(values)
+        share = values * in_range / jnp.sqrt(jnp.where(weight > 0, weight, 1))
+        return jnp.linalg.norm(share) / self._norm
+
+    @property
+    def _norm(self) -> jax.Array:
+        norm = jnp.linalg.norm(self.factors.singular_values)
+        return jnp.where(norm > 0, norm, 1)
+
+    def _seen_error(self, state: State) -> jax.Array:
+        return self._backward_error(self.factors.singular_values, state.in_range, state)
 
     def _is_shortest(self, part: jax.Array, state: State) -> jax.Array:
-        """Whether the residual without this part would be hardly shorter.
+        """Whether the residual without this part of it would be hardly shorter.
 
         Where X is at the limits of the precision, this asks for more than a small
         backward error.
         """
         unit = float(jnp.finfo(part.dtype).eps)
-        square = jnp.minimum(part**2, state.squared)
-        both = jnp.sqrt(state.squared) + jnp.sqrt(state.squared - square)
-        excess = square / jnp.where(both > 0, both, 1)
+        squared = jnp.maximum(state.squared, part**2)
+        both = jnp.sqrt(squared) + jnp.sqrt(squared - part**2)
+        excess = part**2 / jnp.where(both > 0, both, 1)
         bound = jnp.maximum(unit**0.5 / 8, self.tolerance)
         return excess <= bound * jnp.linalg.norm(self.target)
 
     def is_solved(self, state: State) -> jax.Array:
         """As far as P can see."""
-        is_stable = self._is_stable(state, self.tolerance)
+        is_stable = self._seen_error(state) <= self.tolerance
         if self.offset is not None:
             return is_stable
         return is_stable & self._is_shortest(jnp.linalg.norm(state.in_range), state)
 
-    def is_lowest(self, state: State, rcond: jax.Array) -> jax.Array:
+    def is_lowest(self, state: State) -> jax.Array:
         """Whether no step shortens the residual, seen by X itself.
 
-        P may come from a sketch that misses a direction of X, or stretches one. So X is
-        applied to the two directions that matter: that of the gradient as P sees it,
-        and what P does not see of it at all, unless that is one that is cut off.
+        Singular values of a sketch may be far from those of X. So X is applied to the
+        direction that matters, that of the gradient.
         """
-        factors = self.factors
-        seen = self._direction(state.in_range)
-        unseen = factors.unseen(state.gradient)
-
-        # A singular value of a sketch may be far from that of X.
-        directions = jnp.stack([seen, unseen, factors.vectors[:, 0]])
-        norms = jnp.linalg.norm(directions, axis=1, keepdims=True)
-        directions = directions / jnp.where(norms > 0, norms, 1)
-        images = product(directions * factors.scale, self.matrix.T)
-        pulls = jnp.linalg.norm(directions * self.root, axis=1)
-        sizes = jnp.hypot(jnp.linalg.norm(images, axis=1), pulls)
-        parts = product(directions, state.gradient) / jnp.where(sizes > 0, sizes, 1)
-        is_low = self._is_shortest(parts, state)
-        is_cut_off = sizes[1] <= 2 * rcond * sizes[2]
+        direction = self._direction(state.in_range)
+        norm = jnp.linalg.norm(direction)
+        direction = direction / jnp.where(norm > 0, norm, 1)
+        image = product(self.matrix, self.factors.scale * direction)
+        size = jnp.hypot(jnp.linalg.norm(image), jnp.linalg.norm(self.root * direction))
+        part = product(direction, state.gradient) / jnp.where(size > 0, size, 1)
+        eps = jnp.finfo(part.dtype).eps
+        # Below the rounding of Xθ, nothing is known of the residual.
+        rounding = 4 * eps * self._norm * jnp.linalg.norm(state.solution)
+        is_low = self._is_shortest(jnp.hypot(part, rounding), state)
         # Where the gradient is all rounding, nothing may be left to see but this.
-        growth = 1 + 2 * jnp.finfo(sizes.dtype).eps ** 0.5
-        is_worse = state.squared > growth * jnp.sum(self.target**2)
-        return is_low[0] & (is_low[1] | is_cut_off) & ~is_worse
+        growth = 1 + 2 * eps**0.5
+        return is_low & (state.squared <= growth * jnp.sum(self.target**2))

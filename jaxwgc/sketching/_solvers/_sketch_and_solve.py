@@ -96,15 +96,8 @@ def _solve(
     # S X diag(scale) P = U, an orthonormal basis.
     left = product(constant * factors.scale, inverse)
 
-    # A direction of X that the sketch misses is in the null space of SX, as is one that
-    # X does not have. A random vector of that space tells which.
-    probe = jax.random.normal(
-        jax.random.fold_in(embedding.key, 1), factors.scale.shape, matrix.dtype
-    )
-    unseen = factors.scale * factors.unseen(probe)
-    bound = 8 * rcond * jnp.linalg.norm(factors.singular_values)
-    bound = bound * jnp.linalg.norm(probe)
-    is_complete = jnp.linalg.norm(product(matrix, unseen)) <= bound
+    probe_key = jax.random.fold_in(embedding.key, 1)
+    is_complete = factors.is_complete(matrix, probe_key, rcond)
 
     def solve(small_target: jax.Array, target: jax.Array, unit: jax.Array) -> Solution:
         coordinates = product(lax.stop_gradient(small_target), left)
