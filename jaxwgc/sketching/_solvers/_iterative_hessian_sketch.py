@@ -86,6 +86,10 @@ def iterative_hessian_sketch(
       solution. Where X is rank-deficient, and without a projection, the solution
       of the least norm. A NaN in a traced matrix or target gives NaN and False.
 
+      Derivatives of `solution` are as in `preconditioned`, and the history is constant.
+      With a projection they are of the iterations, with constant sketches: as exact as
+      the solution is where it does not sit on an edge of the set by chance.
+
     Raises:
       ValueError: for a sketch that is too small, shapes that do not match, entries that
         are not finite (where not traced), an embedding of the wrong shape, a projection

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxwgc._product import product
-from jaxwgc.sketching._powers import inverse_power_of_two
 from jaxwgc.sketching._solvers._orthonormalisers import Orthonormaliser
 from jaxwgc.sketching._solvers._residuals import residual_products
 from jaxwgc.sketching._solvers._solution import record

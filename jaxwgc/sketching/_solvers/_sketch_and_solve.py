@@ -50,6 +50,7 @@ def sketch_and_solve(
       history holds the norms of y and of y - Xθ. `num_iterations` is 1. `converged`
       says that the sketch kept the rank of X, and that the result is finite: a NaN in a
       traced matrix or target gives NaN and False. It does not say how good θ is.
+      Derivatives of `solution` are as in `preconditioned`, of the sketched system.
 
     Raises:
       ValueError: for a sketch smaller than min(N, p), shapes that do not match, entries
