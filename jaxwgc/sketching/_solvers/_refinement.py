@@ -79,7 +79,7 @@ class Refinement(NamedTuple):
                 in_range=correction.in_range, squared=correction.squared
             )
             # What is left is estimated: there should be a margin.
-            is_open = self._seen_error(now) > self.tolerance / 4
+            is_open = self._backward_error(now) > self.tolerance / 4
             is_open &= jnp.sum(correction.in_range**2) > bound
             is_open |= correction.iteration == state.iteration
             return is_open & self._may_go_on(correction, max_iterations)
@@ -151,24 +151,17 @@ class Refinement(NamedTuple):
     def _may_go_on(self, state: State | _Correction, max_iterations: int) -> jax.Array:
         return jnp.isfinite(state.squared) & (state.iteration < max_iterations)
 
-    def _backward_error(
-        self, values: jax.Array, in_range: jax.Array, state: State
-    ) -> jax.Array:
-        """Karlson and Waldén's estimate of it, as a share of the norm of X.
-
-        From parts of the residual, in directions of X that have these singular values.
-        """
+    def _backward_error(self, state: State) -> jax.Array:
+        """Karlson and Waldén's estimate of it, as a share of the norm of X."""
+        values = self.factors.singular_values
         weight = values**2 * jnp.sum(state.solution**2) + state.squared
-        share = values * in_range / jnp.sqrt(jnp.where(weight > 0, weight, 1))
+        share = values * state.in_range / jnp.sqrt(jnp.where(weight > 0, weight, 1))
         return jnp.linalg.norm(share) / self._norm
 
     @property
     def _norm(self) -> jax.Array:
         norm = jnp.linalg.norm(self.factors.singular_values)
         return jnp.where(norm > 0, norm, 1)
-
-    def _seen_error(self, state: State) -> jax.Array:
-        return self._backward_error(self.factors.singular_values, state.in_range, state)
 
     def _is_shortest(self, part: jax.Array, state: State) -> jax.Array:
         """Whether the residual without this part of it would be hardly shorter.
@@ -185,7 +178,7 @@ class Refinement(NamedTuple):
 
     def is_solved(self, state: State) -> jax.Array:
         """As far as P can see."""
-        is_stable = self._seen_error(state) <= self.tolerance
+        is_stable = self._backward_error(state) <= self.tolerance
         if self.offset is not None:
             return is_stable
         return is_stable & self._is_shortest(jnp.linalg.norm(state.in_range), state)
