@@ -67,7 +67,7 @@ def solve_augmented(
     target: jax.Array,
     offset: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    """The r and θ with r + Xθ = target and Xᵀr - ridge θ = offset, linear in the two."""
+    """The r and θ of r + Xθ = target and Xᵀr - ridge θ = offset, linear in both."""
     num_rows = matrix.shape[0]
 
     def apply(unknowns: jax.Array) -> jax.Array:
