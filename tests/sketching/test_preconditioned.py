@@ -239,9 +239,9 @@ def hard_cases():
     [
         ({"method": "gram"}, 0.85),
         ({"method": "factor"}, 0.85),
-        ({"method": "sketch", "embedding": gaussian}, 0.85),
+        ({"method": "sketch"}, 0.85),
         # A square Gaussian matrix, nearly: its condition multiplies what rounding does.
-        ({"method": "sketch", "sketch_size": 13, "embedding": gaussian}, 0.7),
+        ({"method": "sketch", "sketch_size": 13}, 0.7),
         ({"method": "sketch", "sketch_size": 12, "embedding": row_sampling}, 0.4),
         ({"method": "sketch", "sketch_size": 24, "embedding": count_sketch}, 0.8),
     ],
@@ -253,15 +253,17 @@ def test_never_converged_with_a_wrong_answer(x64, options, least):
     cases = zip(map(jax.random.key, range(len(targets))), matrices, targets)
     found = stacked([solve(*case, **options) for case in cases])
     rcond = (4 + NUM_COLUMNS**0.5) * float(np.finfo(dtype).eps)
+    # Lengths in so small a sketch are off by a factor.
+    most = (1e-8 if x64 else 1e-4) * (2 if "sketch_size" in options else 1)
     assert np.mean(found.converged) >= least
     for case in np.flatnonzero(found.converged):
         solution = found.solution[case]
         assert np.isfinite(solution).all()
         # By rounding, and in sketches, what is next to the cut-off mixes with the rest.
-        promised = Truncated(matrices[case], targets[case]).residual(8 * rcond)
+        promised = Truncated(matrices[case], targets[case]).residual(4 * rcond)
         size = np.linalg.norm(targets[case].astype(float))
         excess = residual(matrices[case], targets[case], solution) - promised
-        assert excess <= (1e-8 if x64 else 1e-4) * size, case
+        assert excess <= most * size, case
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -151,7 +151,7 @@ def test_of_a_wide_system():
 
 def second_derivative(matrix, change, target):
     def along(step):
-        return preconditioned(matrix + step * change, target, None, method="gram")
+        return preconditioned(matrix + step * change, target, 0.0, method="gram")
 
     return jax.jacfwd(jax.jacrev(along))(0.0)
 

@@ -90,12 +90,12 @@ def preconditioned(
       what is minimised. Where X is rank-deficient, the θ of the least norm.
       `converged` says that the backward error has passed `tolerance`, that the sketch
       saw every direction of X, and that the residual is longer than the least by no
-      more than 1e-4 of the norm of y in float32 and 1e-8 in float64, also if what
-      rounding of Xθ may hide is counted: so it is False where θ is huge. Directions
+      more than 1e-4 of the norm of y in float32 and 1e-8 in float64 (twice that for
+      sketches of less than 4p rows), also if what rounding of Xθ may hide is counted:
+      so it is False where θ is huge. Directions
       with singular values up to a few times `rcond` are no part of that, since rounding
-      of X makes such: the least residual is then that of X without them. In a search,
-      the most that we saw was 1.1e-4 in float32, and 5e-4 for sketches of hardly more
-      rows than columns. A NaN in a traced matrix or target gives NaN and False.
+      of X makes such: the least residual is then that of X without them. A NaN in a
+      traced matrix or target gives NaN and False.
 
     Raises:
       ValueError: for a sketch smaller than min(N, p), shapes that do not match, entries
