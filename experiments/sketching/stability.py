@@ -107,7 +107,7 @@ def reference(matrix: np.ndarray, target: np.ndarray) -> np.ndarray:
     for _ in range(10):
         first = wide_target - residual - wide @ solution
         second = -(residual @ wide)
-        inner = scipy.linalg.solve_triangular(upper, second.astype(float), trans="T")
+        inner = scipy.linalg.solve_triangular(upper, second.astype(float), trans=1)
         part = basis.T @ first.astype(float)
         residual = residual + first - basis @ (part - inner)
         solution = solution + scipy.linalg.solve_triangular(upper, part - inner)
@@ -119,7 +119,8 @@ def solve(
 ) -> tuple[np.ndarray, bool | None]:
     """θ, and whether the solver says that it has converged."""
     if method == QR:
-        basis, upper = np.linalg.qr(matrix)
+        # NumPy's is in double precision, whatever it is given.
+        basis, upper = scipy.linalg.qr(matrix, mode="economic")
         return scipy.linalg.solve_triangular(upper, basis.T @ target), None
     size = ROWS_PER_COLUMN * matrix.shape[1]
     if method == PLAIN:
@@ -132,11 +133,12 @@ def solve(
 
 def plain(matrix: np.ndarray, target: np.ndarray, sketch: np.ndarray) -> np.ndarray:
     """LSQR from zero, with R of the sketch as its preconditioner."""
-    upper = np.linalg.qr(sketch, mode="r")
-    operator = scipy.sparse.linalg.LinearOperator(
+    _, upper = scipy.linalg.qr(sketch, mode="economic")
+    make_operator: Any = scipy.sparse.linalg.LinearOperator
+    operator = make_operator(
         matrix.shape,
         matvec=lambda x: matrix @ scipy.linalg.solve_triangular(upper, x),
-        rmatvec=lambda y: scipy.linalg.solve_triangular(upper, matrix.T @ y, trans="T"),
+        rmatvec=lambda y: scipy.linalg.solve_triangular(upper, matrix.T @ y, trans=1),
         dtype=matrix.dtype,
     )
     found = scipy.sparse.linalg.lsqr(

@@ -208,7 +208,8 @@ def _minimiser_jvp(loss, square_root_hessian, unravel, primals, tangents):
     # H is BᵀB, and so it is a system of least squares, with all that makes it accurate.
     root, ridge = problem(*given).root(flat), given[1]
     rcond = _checks.solver_cutoff(root.shape, root.dtype)
-    factors = from_factors(*lax.stop_gradient((root, ridge)), rcond)
+    constant_root, constant_ridge = lax.stop_gradient((root, ridge))
+    factors = from_factors(constant_root, constant_ridge, rcond)
     zeros = jnp.zeros(root.shape[0], root.dtype)
     return flat, solve_augmented(root, ridge, factors, zeros, change)[1]
 

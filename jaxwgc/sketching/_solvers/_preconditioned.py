@@ -91,11 +91,11 @@ def preconditioned(
       `converged` says that the backward error has passed `tolerance`, that the sketch
       saw every direction of X, and that the residual is longer than the least by no
       more than 1e-4 of the norm of y in float32 and 1e-8 in float64 (twice that for
-      sketches of less than 4p rows), also if what rounding of Xθ may hide is counted:
-      so it is False where θ is huge. Directions
-      with singular values up to a few times `rcond` are no part of that, since rounding
-      of X makes such: the least residual is then that of X without them. A NaN in a
-      traced matrix or target gives NaN and False.
+      sketches of up to 2p rows), also if what rounding of Xθ may hide is counted: so it
+      is False where θ is huge. Directions with singular values up to a few times
+      `rcond` are no part of that, since rounding of X makes such: the least residual is
+      then that of X without them. A NaN in a traced matrix or target gives NaN and
+      False.
 
     Raises:
       ValueError: for a sketch smaller than min(N, p), shapes that do not match, entries
