@@ -14,6 +14,7 @@ from experiments.sketching import (
     recommended,
     samplers,
     solvers,
+    stability,
 )
 
 # Timings first, while nothing else has filled memory.
@@ -25,6 +26,7 @@ SECTIONS = {
     "recommended": recommended.study,
     "samplers": samplers.study,
     "block_leverage": block_leverage.study,
+    "stability": stability.study,
 }
 
 

@@ -9,7 +9,13 @@ import scipy.optimize
 import scipy.special
 
 from experiments import timing
-from experiments.sketching import block_leverage, contraction, logistic, solvers
+from experiments.sketching import (
+    block_leverage,
+    contraction,
+    logistic,
+    solvers,
+    stability,
+)
 from experiments.studies import Effort, measure
 
 KEY = jax.random.key(0)
@@ -68,6 +74,28 @@ def test_logistic(monkeypatch):
         # All logits are zero at the start.
         assert row["gaps"][0] == pytest.approx(np.log(2) - found.fun, abs=1e-6)
         assert abs(row["gaps"][-1]) < 1e-14
+
+
+def test_stability(monkeypatch):
+    monkeypatch.setattr(stability, "NUM_DIFFICULTIES", 3)
+    section = measure(stability.study(EFFORT, KEY))
+    check_shown(section, ["stability"], "stability")
+    for precision, rows in section.numbers["measured"].items():
+        unit = np.finfo(precision).eps
+        for row in rows:
+            if row["method"] != stability.PLAIN and row["difficulty"] < 1 / unit:
+                assert row["backward"] < 10 * unit
+            if row["method"] == stability.SKETCH and row["difficulty"] == 1:
+                assert row["converged"] and row["forward"] < 20 * unit
+
+
+def test_reference_is_that_of_extended_precision():
+    rng = np.random.default_rng(0)
+    matrix, target = stability.problem(rng, (40, 4), 1e6, "float64")
+    solution = stability.reference(matrix, target)
+    wide = matrix.astype(np.longdouble)
+    gradient = (target - wide @ solution) @ wide
+    assert np.linalg.norm(gradient.astype(float)) < 1e-24
 
 
 def test_contraction():

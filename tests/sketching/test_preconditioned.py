@@ -1,6 +1,7 @@
 """Preconditioned least squares against SciPy in float64, in easy and in hard cases."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -82,6 +83,33 @@ def residual(matrix, target, solution):
     arrays = (np.asarray(array, np.longdouble) for array in (matrix, target, solution))
     matrix, target, solution = arrays
     return float(np.sqrt(np.sum((target - matrix @ solution) ** 2)))
+
+
+def backward_error(matrix, target, solution):
+    """Karlson and Waldén's estimate for changes of X, as a share of its norm."""
+    _, values, right = np.linalg.svd(matrix, full_matrices=False)
+    arrays = (np.asarray(array, np.longdouble) for array in (matrix, target, solution))
+    matrix, target, solution = arrays
+    residual = target - matrix @ solution
+    gradient = right @ np.asarray(residual @ matrix, float)
+    weight = values**2 * float(solution @ solution) + float(residual @ residual)
+    return np.linalg.norm(gradient / np.sqrt(weight)) / np.linalg.norm(values)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_is_as_backward_stable_as_qr(with_x64, method):
+    """At every condition and size of the residual."""
+    conditions = (1e0, 1e3, 1e6, 1e9, 1e12)
+    sizes = (1e-12, 1e-6, 1e-3, 1.0)
+    for condition, size in itertools.product(conditions, sizes):
+        matrix = conditioned(condition)
+        noise = np.random.default_rng(1).standard_normal(NUM_ROWS)
+        target = make_target(matrix, 0)
+        target += size * np.linalg.norm(target) / np.linalg.norm(noise) * noise
+        found = solve(KEY, matrix, target, method=method)
+        error = backward_error(matrix, target, found.solution)
+        assert found.converged, (condition, size)
+        assert error < 10 * np.finfo(float).eps, (condition, size)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -207,25 +235,26 @@ def hard_cases():
 
 
 @pytest.mark.parametrize(
-    "options, least, slack",
+    "options, least",
     [
-        ({"method": "gram"}, 0.95, 1.5),
-        ({"method": "factor"}, 0.95, 1.5),
-        ({"method": "sketch", "embedding": gaussian}, 0.9, 1.5),
+        ({"method": "gram"}, 0.85),
+        ({"method": "factor"}, 0.85),
+        ({"method": "sketch"}, 0.85),
         # A square Gaussian matrix, nearly: its condition multiplies what rounding does.
-        ({"method": "sketch", "sketch_size": 13, "embedding": gaussian}, 0.7, 3),
-        ({"method": "sketch", "sketch_size": 12, "embedding": row_sampling}, 0.4, 1.5),
-        ({"method": "sketch", "sketch_size": 24, "embedding": count_sketch}, 0.8, 1.5),
+        ({"method": "sketch", "sketch_size": 13}, 0.7),
+        ({"method": "sketch", "sketch_size": 12, "embedding": row_sampling}, 0.4),
+        ({"method": "sketch", "sketch_size": 24, "embedding": count_sketch}, 0.8),
     ],
 )
-def test_never_converged_with_a_wrong_answer(x64, options, least, slack):
+def test_never_converged_with_a_wrong_answer(x64, options, least):
     """The residual is what is promised, and what is right is mostly said to be so."""
     dtype = np.float64 if x64 else np.float32
     matrices, targets = (array.astype(dtype) for array in hard_cases())
     cases = zip(map(jax.random.key, range(len(targets))), matrices, targets)
     found = stacked([solve(*case, **options) for case in cases])
-    unit = float(np.finfo(dtype).eps)
-    rcond = (4 + NUM_COLUMNS**0.5) * unit
+    rcond = (4 + NUM_COLUMNS**0.5) * float(np.finfo(dtype).eps)
+    # Lengths in so small a sketch are off by a factor.
+    most = (1e-8 if x64 else 1e-4) * (2 if "sketch_size" in options else 1)
     assert np.mean(found.converged) >= least
     for case in np.flatnonzero(found.converged):
         solution = found.solution[case]
@@ -234,14 +263,15 @@ def test_never_converged_with_a_wrong_answer(x64, options, least, slack):
         promised = Truncated(matrices[case], targets[case]).residual(4 * rcond)
         size = np.linalg.norm(targets[case].astype(float))
         excess = residual(matrices[case], targets[case], solution) - promised
-        assert excess <= slack * unit**0.5 * size, case
+        assert excess <= most * size, case
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_float32_at_the_limit_of_its_precision(method):
     """As SciPy in float32: at a condition of 1e6 no direction is given up."""
     matrix = conditioned(1e6).astype(np.float32)
-    for noise in (0.0, 1e-3, 1e-2):
+    # With more noise θ is so large that rounding of Xθ could hide more than is said.
+    for noise in (0.0, 1e-3):
         target = make_target(matrix, noise).astype(np.float32)
         expected = scipy.linalg.lstsq(matrix.astype(float), target.astype(float))[0]
         found = solve(KEY, matrix, target, method=method)

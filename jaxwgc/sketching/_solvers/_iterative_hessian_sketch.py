@@ -16,6 +16,7 @@ from jaxwgc.sketching._embeddings._dense_embeddings import gaussian
 from jaxwgc.sketching._embeddings._embedding import Embedding, EmbeddingLike, embed
 from jaxwgc.sketching._gram import gram
 from jaxwgc.sketching._powers import inverse_power_of_two
+from jaxwgc.sketching._solvers._implicit import implicit_solution
 from jaxwgc.sketching._solvers._orthonormalisers import Orthonormaliser, from_factors
 from jaxwgc.sketching._solvers._residuals import residual_products
 from jaxwgc.sketching._solvers._solution import Solution, every_target
@@ -84,6 +85,10 @@ def iterative_hessian_sketch(
       With a projection, and where X is ill-conditioned, θ may still be far from the
       solution. Where X is rank-deficient, and without a projection, the solution
       of the least norm. A NaN in a traced matrix or target gives NaN and False.
+
+      Derivatives of `solution` are as in `preconditioned`, and the history is constant.
+      With a projection they are of the iterations, with constant sketches: as exact as
+      the solution is where it does not sit on an edge of the set by chance.
 
     Raises:
       ValueError: for a sketch that is too small, shapes that do not match, entries that
@@ -198,16 +203,21 @@ def _solve(
     unit = inverse_power_of_two(jnp.max(jnp.abs(matrix)))
     matrix = jnp.where(finite, matrix, 0) * unit
     target = jnp.where(finite, target, jnp.nan) * unit
+    system = matrix, target
+    if projection is None:
+        # The derivative is that of the solution, not of the way to it.
+        matrix, target = lax.stop_gradient(system)
 
     def sketch(key: jax.Array) -> tuple[jax.Array, Any]:
-        small = dataclasses.replace(embedding, key=key) @ matrix
+        # Only the way to the solution depends on it, and so no derivative does.
+        small = dataclasses.replace(embedding, key=key) @ lax.stop_gradient(matrix)
         return small, _prepared(small, projection)
 
     # The same for all targets, and outside of the loop where it stays the same.
     fixed = None if refresh else sketch(embedding.key)
     momentum = 0 if refresh else min(matrix.shape) / embedding.sketch_size
 
-    def solve(target: jax.Array) -> Solution:
+    def solve(target: jax.Array, system_target: jax.Array) -> Solution:
         def step(state, key):
             solution, last, gradient = state
             small, prepared = fixed or sketch(key)
@@ -240,10 +250,14 @@ def _solve(
             # What the sketch did not see of it, too.
             bound = 10 * tolerance * jnp.linalg.norm(matrix) * jnp.linalg.norm(target)
             converged &= jnp.linalg.norm(gradient) <= bound
+            _, factors = fixed or sketch(embedding.key)
+            solution = implicit_solution(
+                solution, system[0], system_target, None, factors
+            )
         converged &= jnp.isfinite(solution).all()
         return Solution(solution, jnp.int32(num_iterations), converged, history)
 
-    return every_target(solve, target)
+    return every_target(solve, target, system[1])
 
 
 def _prepared(small: jax.Array, projection: Projection | None) -> Any:

@@ -73,6 +73,9 @@ def newton_sketch(
       the result is finite. What directions of B below rounding (4 + √p units of it)
       could gain is not looked at. A traced ridge that is negative gives False.
 
+      Derivatives of `solution`, with respect to args and ridge, are those of the exact
+      minimum, from one factorisation of B; the history is constant.
+
     Raises:
       ValueError: for a sketch that is too small, params that are not finite (where not
         traced), a B, a loss or an embedding of the wrong shape, or a negative ridge.

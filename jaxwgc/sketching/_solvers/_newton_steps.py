@@ -16,6 +16,7 @@ from jaxwgc.sketching import _checks
 from jaxwgc.sketching._embeddings._embedding import Embedding
 from jaxwgc.sketching._gram import gram
 from jaxwgc.sketching._powers import inverse_power_of_two
+from jaxwgc.sketching._solvers._implicit import solve_augmented
 from jaxwgc.sketching._solvers._orthonormalisers import from_factors
 from jaxwgc.sketching._solvers._solution import Solution, record
 
@@ -127,6 +128,8 @@ def newton_steps(
     max_iterations: int,
 ) -> Solution:
     """From `params` to the minimum of the loss with the ridge: see `newton_sketch`."""
+    given = args, ridge
+    params, args, ridge = lax.stop_gradient((params, args, ridge))
     flat, unravel = ravel_pytree(params)
     problem = _Problem(loss, square_root_hessian, args, ridge, unravel)
     value, gradient = jax.value_and_grad(problem.objective)(flat)
@@ -172,7 +175,43 @@ def newton_steps(
     )
     state = lax.while_loop(is_open, step, start)
     converged = is_done(state) & ~state.stalled & jnp.isfinite(state.value)
-    return Solution(unravel(state.flat), state.iteration, converged, state.history)
+    solution = _minimiser(loss, square_root_hessian, unravel, state.flat, *given)
+    return Solution(unravel(solution), state.iteration, converged, state.history)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
+def _minimiser(
+    loss: Callable[..., jax.Array],
+    square_root_hessian: Callable[..., Any],
+    unravel: Callable[[jax.Array], Any],
+    flat: jax.Array,
+    args: tuple[Any, ...],
+    ridge: jax.Array | None,
+) -> jax.Array:
+    """`flat`, where the gradient vanishes, with the derivative that follows from it."""
+    del loss, square_root_hessian, unravel, args, ridge
+    return flat
+
+
+@_minimiser.defjvp
+def _minimiser_jvp(loss, square_root_hessian, unravel, primals, tangents):
+    flat = _minimiser(loss, square_root_hessian, unravel, *primals)
+
+    def problem(args, ridge):
+        return _Problem(loss, square_root_hessian, args, ridge, unravel)
+
+    def gradient(*given):
+        return jax.grad(problem(*given).objective)(flat)
+
+    given = primals[1:]
+    _, change = jax.jvp(gradient, given, tangents[1:])
+    # H is BᵀB, and so it is a system of least squares, with all that makes it accurate.
+    root, ridge = problem(*given).root(flat), given[1]
+    rcond = _checks.solver_cutoff(root.shape, root.dtype)
+    constant_root, constant_ridge = lax.stop_gradient((root, ridge))
+    factors = from_factors(constant_root, constant_ridge, rcond)
+    zeros = jnp.zeros(root.shape[0], root.dtype)
+    return flat, solve_augmented(root, ridge, factors, zeros, change)[1]
 
 
 def _inverse_root(small: jax.Array, ridge: jax.Array | None) -> jax.Array:

@@ -33,12 +33,26 @@ class Orthonormaliser(NamedTuple):
         values = self.singular_values
         return self.vectors / jnp.where(values > 0, values, 1)
 
-    def unseen(self, vector: jax.Array) -> jax.Array:
-        """What is left of a vector without its part in the span of V."""
-        # Twice, so that rounding in the first leaves nothing of it behind.
+    @property
+    def has_null_space(self) -> jax.Array:
+        """Whether singular values were cut off, or there are fewer than columns."""
+        return jnp.sum(self.singular_values > 0) < self.vectors.shape[0]
+
+    def is_complete(
+        self, matrix: jax.Array, key: jax.Array, rcond: jax.Array
+    ) -> jax.Array:
+        """Whether all directions of X, but those below the cut-off, were seen.
+
+        A direction of X that a sketch misses is in the null space of SX, as is one that
+        X does not have. A random vector of that space tells which.
+        """
+        probe = jax.random.normal(key, self.scale.shape, matrix.dtype)
+        # Twice, so that rounding in the first leaves nothing of V behind.
         for _ in range(2):
-            vector = vector - product(self.vectors, product(vector, self.vectors))
-        return vector
+            probe = probe - product(self.vectors, product(probe, self.vectors))
+        bound = 2 * rcond * self.singular_values[0] * jnp.linalg.norm(probe)
+        is_null = jnp.linalg.norm(product(matrix, self.scale * probe)) <= bound
+        return is_null | ~self.has_null_space
 
     def shortest(self, solution: jax.Array) -> jax.Array:
         """What is left of a solution without its part in the null space of X.
@@ -57,11 +71,9 @@ class Orthonormaliser(NamedTuple):
                 solution = product(basis, product(solution, basis))
             return solution
 
-        has_null_space = jnp.sum(is_kept) < self.vectors.shape[0]
         # A zero matrix has no rows to project on, and no solution but zero.
-        return lax.cond(
-            has_null_space & jnp.any(is_kept), project, lambda x: x, solution
-        )
+        needs_it = self.has_null_space & jnp.any(is_kept)
+        return lax.cond(needs_it, project, lambda x: x, solution)
 
 
 def from_factors(

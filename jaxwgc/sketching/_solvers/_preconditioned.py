@@ -4,21 +4,26 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jaxwgc import _validation
 from jaxwgc.sketching import _checks
 from jaxwgc.sketching._embeddings._embedding import Embedding, EmbeddingLike, embed
 from jaxwgc.sketching._embeddings._sparse_embeddings import sparse_sign
-from jaxwgc.sketching._solvers._conjugate_gradients import conjugate_gradients
+from jaxwgc.sketching._powers import inverse_power_of_two
+from jaxwgc.sketching._solvers._implicit import implicit_solution
 from jaxwgc.sketching._solvers._orthonormalisers import from_factors, from_gram
+from jaxwgc.sketching._solvers._refinement import Refinement
 from jaxwgc.sketching._solvers._solution import Solution, every_target
 
 METHODS = ("auto", "gram", "sketch", "factor")
 
-# Of ill-conditioned X in float64, on a CPU, two Gram matrices cost as much as a sparse
-# sketch and its iterations at 200 columns, and 1.6 times as much at 500. Of
+# Of ill-conditioned X in float64, on a CPU, two Gram matrices cost as much as a sketch
+# and its iterations at 200 columns, whatever the number of rows. Of more columns, the
+# factorisation of a sketch takes as long as they do at some 64 rows a column. Of
 # well-conditioned X, one Gram matrix is always cheaper.
 _MAX_GRAM_COLUMNS = 256
+_MAX_GRAM_RATIO = 64
 _SKETCH_ROWS_PER_COLUMN = 8
 
 
@@ -42,21 +47,22 @@ def preconditioned(
     condition number of X, and each reads X once. How P is found is the method, chosen
     by size with `"auto"`:
 
-    - `"gram"`, for N >= 4p and p <= 256: from the Gram matrix XᵀX, and, where the
-      condition number is beyond a million (in float64; about 30 in float32), from one
-      more Gram matrix of X times the inverse square root of the first, shifted. No
-      randomness. The iterations are then refinements of a direct solution, and two to
-      five are enough. Iterations are bound by memory, and products by arithmetic: at
-      this width the products are as cheap as the tens of iterations they save. Where X
+    - `"gram"`, for N >= 4p, with p <= 256 or N <= 64p: from the Gram matrix XᵀX, and,
+      where the condition number is beyond a million (in float64; about 30 in float32),
+      from one more Gram matrix of X times the inverse square root of the first,
+      shifted. No randomness. The iterations are then refinements of a direct solution,
+      and two to five are enough. Iterations are bound by memory, and products by
+      arithmetic: at these shapes the products are as cheap as what they save. Where X
       is known to be well-conditioned, it is the fastest method at any width.
-    - `"sketch"`, for larger p with N > 2 sketch_size: from the singular value
-      decomposition of the sketch SX, as in Blendenpik and LSRN. With m rows the error
-      falls by about √(p / m) in every iteration.
-    - `"factor"`, else, so for wide and nearly square matrices, of which a sketch is no
-      smaller: from the singular value decomposition of X.
+    - `"sketch"`, for p > 256 with N > 64p and N > 2 sketch_size: from the singular
+      value decomposition of the sketch SX, as in Blendenpik and LSRN. With m rows the
+      error falls by about √(p / m) in every iteration.
+    - `"factor"`, for N < 4p, so for wide and nearly square matrices: from the singular
+      value decomposition of X.
 
-    The gradient is computed from the residual itself in every iteration. That makes the
-    result backward stable, also where X is ill-conditioned.
+    Iterations start anew from the residual itself after half of its digits, at least
+    once. That makes the result as backward stable as that of a QR factorisation, at any
+    condition number and size of the residual.
 
     Args:
       key: a PRNG key, for `"sketch"`.
@@ -73,8 +79,7 @@ def preconditioned(
       tolerance: of the backward error: iterations end when the solution is the exact
         one of a system whose matrix differs from X, with columns scaled to norms next
         to 1, by no more than this share of the Frobenius norm. By default 4 times the
-        rounding unit of the dtype. At least two iterations are made in any case, which
-        often gains some digits more.
+        rounding unit of the dtype. At least two iterations are made in any case.
       max_iterations: the largest number of iterations.
       rcond: singular values below `rcond` times the largest, after the columns have
         been scaled to norms next to 1, count as zero. By default 4 + √min(N, p) times
@@ -83,15 +88,14 @@ def preconditioned(
     Returns:
       `Solution`, with norms of the residual: of y - Xθ, and with a ridge the root of
       what is minimised. Where X is rank-deficient, the θ of the least norm.
-      `converged` says that the backward error has passed `tolerance`, and that no
-      direction of X that is left could still shorten the residual by more than √u of
-      the norm of y, with u the rounding unit (or `tolerance`, where that is larger).
-      X itself is asked, so that a sketch may miss what it will. Directions with
-      singular values up to a few times `rcond` are no part of that, since rounding
-      of X makes such: the least residual is then that of X without them. Close to
-      that the gradient is known less well; the most that we saw in a search is 1.5e-3
-      of the norm of y in float32, and 3e-6 in float64. A NaN in a traced matrix or
-      target gives NaN and False.
+      `converged` says that the backward error has passed `tolerance`, that the sketch
+      saw every direction of X, and that the residual is longer than the least by no
+      more than 1e-4 of the norm of y in float32 and 1e-8 in float64 (twice that for
+      sketches of up to 2p rows), also if what rounding of Xθ may hide is counted: so it
+      is False where θ is huge. Directions with singular values up to a few times
+      `rcond` are no part of that, since rounding of X makes such: the least residual is
+      then that of X without them. A NaN in a traced matrix or target gives NaN and
+      False.
 
     Raises:
       ValueError: for a sketch smaller than min(N, p), shapes that do not match, entries
@@ -101,8 +105,11 @@ def preconditioned(
         neither a constructor nor an `Embedding`, such as a name.
 
     Note:
-      Reverse-mode differentiation is not available: the number of iterations is not
-      known beforehand. Forward mode is.
+      Derivatives of `solution`, in both modes and of any order, are those of the exact
+      solution, with respect to matrix, target and ridge; they cost another solution
+      with the same P. Where singular values of X were cut off, they are those along
+      matrices of the same rank, and second ones are NaN; along others there is none,
+      nor where it is open which singular values count as zero. The history is constant.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -121,8 +128,8 @@ def preconditioned(
       factorization of ill-conditioned matrices", SIAM J. Sci. Comput. 42 (2020), for
       the second Gram matrix. Epperly, Meier and Nakatsukasa, "Fast randomized
       least-squares solvers can be just as accurate and stable as classical direct
-      solvers", 2024, for refinement, and for the estimate of the backward error, which
-      is that of Karlson and Waldén.
+      solvers", 2024, for starting anew, and for the estimate of the backward error,
+      which is that of Karlson and Waldén.
     """
     _validation.check_key(key)
     matrix, target = _checks.system(matrix, target)
@@ -137,10 +144,12 @@ def preconditioned(
         sketch_size = _SKETCH_ROWS_PER_COLUMN * num_columns
     sketch_size = _checks.sketch_size(sketch_size, num_rows, num_columns)
     if method == "auto":
-        if num_rows >= 4 * num_columns and num_columns <= _MAX_GRAM_COLUMNS:
-            method = "gram"
+        is_long = num_rows > max(_MAX_GRAM_RATIO * num_columns, 2 * sketch_size)
+        if num_rows < 4 * num_columns:
+            method = "factor"
         else:
-            method = "sketch" if num_rows > 2 * sketch_size else "factor"
+            is_sketched = is_long and num_columns > _MAX_GRAM_COLUMNS
+            method = "sketch" if is_sketched else "gram"
     elif method == "gram" and num_rows < num_columns:
         method = "factor"
     embedding = embed(embedding, key, sketch_size, num_rows)
@@ -167,13 +176,31 @@ def _solve(
     method: str,
     max_iterations: int,
 ) -> Solution:
+    # The derivative is that of the solution, not of the way to it.
+    constant, constant_target, root = lax.stop_gradient((matrix, target, ridge))
     if method == "gram":
-        factors = from_gram(matrix, ridge, rcond)
+        factors = from_gram(constant, root, rcond)
     else:
-        small = matrix if embedding is None else embedding @ matrix
-        factors = from_factors(small, ridge, rcond)
+        small = constant if embedding is None else embedding @ constant
+        factors = from_factors(small, root, rcond)
+    is_complete: jax.typing.ArrayLike = True
+    if embedding is not None:
+        probe_key = jax.random.fold_in(embedding.key, 1)
+        is_complete = factors.is_complete(constant, probe_key, rcond)
+    scale = factors.scale
+    root = 0 if root is None else jnp.sqrt(root) * scale
 
-    solve = functools.partial(
-        conjugate_gradients, matrix, factors, ridge, tolerance, rcond, max_iterations
-    )
-    return every_target(solve, target)
+    def solve(constant_target: jax.Array, target: jax.Array) -> Solution:
+        # Against overflow of squares; exact.
+        unit = inverse_power_of_two(jnp.max(jnp.abs(constant_target)))
+        problem = Refinement(constant, factors, root, tolerance, constant_target * unit)
+        state = problem.solve(max_iterations)
+        solution = jnp.where(
+            jnp.isfinite(state.squared), scale * state.solution, jnp.nan
+        )
+        converged = problem.is_solved(state) & problem.is_lowest(state) & is_complete
+        converged &= jnp.isfinite(solution).all()
+        solution = implicit_solution(solution / unit, matrix, target, ridge, factors)
+        return Solution(solution, state.iteration, converged, state.history / unit)
+
+    return every_target(solve, constant_target, target)

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jaxwgc import _validation
 from jaxwgc._product import product
@@ -9,6 +10,7 @@ from jaxwgc.sketching import _checks
 from jaxwgc.sketching._embeddings._embedding import Embedding, EmbeddingLike, embed
 from jaxwgc.sketching._embeddings._sparse_embeddings import sparse_sign
 from jaxwgc.sketching._powers import inverse_power_of_two
+from jaxwgc.sketching._solvers._implicit import implicit_solution
 from jaxwgc.sketching._solvers._orthonormalisers import from_factors
 from jaxwgc.sketching._solvers._solution import Solution, every_target
 
@@ -48,6 +50,7 @@ def sketch_and_solve(
       history holds the norms of y and of y - Xθ. `num_iterations` is 1. `converged`
       says that the sketch kept the rank of X, and that the result is finite: a NaN in a
       traced matrix or target gives NaN and False. It does not say how good θ is.
+      Derivatives of `solution` are as in `preconditioned`, of the sketched system.
 
     Raises:
       ValueError: for a sketch smaller than min(N, p), shapes that do not match, entries
@@ -87,24 +90,22 @@ def _solve(
     units = inverse_power_of_two(jnp.abs(target).max(axis=0))
     target = target * units
     small_matrix, small_target = embedding @ (matrix, target)
-    factors = from_factors(small_matrix, None, rcond)
+    # The derivative is that of the solution, not of the way to it.
+    constant = lax.stop_gradient(small_matrix)
+    factors = from_factors(constant, None, rcond)
     inverse = factors.matrix
     # S X diag(scale) P = U, an orthonormal basis.
-    left = product(small_matrix * factors.scale, inverse)
+    left = product(constant * factors.scale, inverse)
 
-    # A direction of X that the sketch misses is in the null space of SX, as is one that
-    # X does not have. A random vector of that space tells which.
-    probe = jax.random.normal(
-        jax.random.fold_in(embedding.key, 1), factors.scale.shape, matrix.dtype
-    )
-    unseen = factors.scale * factors.unseen(probe)
-    bound = 8 * rcond * jnp.linalg.norm(factors.singular_values)
-    bound = bound * jnp.linalg.norm(probe)
-    is_complete = jnp.linalg.norm(product(matrix, unseen)) <= bound
+    probe_key = jax.random.fold_in(embedding.key, 1)
+    is_complete = factors.is_complete(matrix, probe_key, rcond)
 
     def solve(small_target: jax.Array, target: jax.Array, unit: jax.Array) -> Solution:
-        solution = product(inverse, product(small_target, left))
-        solution = factors.shortest(factors.scale * solution)
+        coordinates = product(lax.stop_gradient(small_target), left)
+        solution = factors.shortest(factors.scale * product(inverse, coordinates))
+        solution = implicit_solution(
+            solution, small_matrix, small_target, None, factors
+        )
         residual = target - product(matrix, solution)
         norms = jnp.stack([jnp.linalg.norm(target), jnp.linalg.norm(residual)]) / unit
         converged = is_complete & jnp.isfinite(solution).all()

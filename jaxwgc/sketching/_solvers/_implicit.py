@@ -1,0 +1,111 @@
+"""The derivative of a least-squares solution, however it was found."""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxwgc._product import product
+from jaxwgc.sketching._powers import inverse_power_of_two
+from jaxwgc.sketching._solvers._orthonormalisers import Orthonormaliser
+from jaxwgc.sketching._solvers._refinement import Refinement
+
+_MAX_ITERATIONS = 99
+
+
+@jax.custom_jvp
+def implicit_solution(
+    solution: jax.Array,
+    matrix: jax.Array,
+    target: jax.Array,
+    ridge: jax.Array | None,
+    factors: Orthonormaliser,
+) -> jax.Array:
+    """`solution`, the θ of Xᵀ(y - Xθ) = ridge θ of the least norm, with its derivative.
+
+    With r = y - Xθ it is [I X; Xᵀ -ridge I] [dr; dθ] = [dy - dX θ; dridge θ - dXᵀ r].
+    `factors` are those of X or of a sketch of it, which precondition this, and are
+    constants, as is `solution`.
+
+    Where X is rank-deficient, this is the derivative along matrices of the same rank,
+    to which the null space of X adds its part of dXᵀ (Xᵀ)⁺ θ: Golub and Pereyra, "The
+    differentiation of pseudo-inverses and nonlinear least squares problems whose
+    variables separate", SIAM J. Numer. Anal. 10 (1973), equation 4.12. Second
+    derivatives are NaN there.
+    """
+    del matrix, target, ridge, factors
+    return solution
+
+
+@implicit_solution.defjvp
+def _implicit_solution_jvp(primals, tangents):
+    solution = implicit_solution(*primals)
+    _, matrix, target, ridge, factors = primals
+    _, matrix_change, target_change, ridge_change, _ = tangents
+    residual = target - product(matrix, solution)
+    right_hand_side = target_change - product(matrix_change, solution)
+    offset = -product(residual, matrix_change)
+    if ridge is not None:
+        offset += ridge_change * solution
+    system = matrix, ridge, factors
+    _, change = solve_augmented(*system, right_hand_side, offset)
+
+    def of_null_space() -> jax.Array:
+        image, _ = solve_augmented(*system, jnp.zeros_like(target), -solution)
+        pulled = product(_first_order(-image), matrix_change)
+        return pulled - factors.shortest(pulled)
+
+    def none() -> jax.Array:
+        return jnp.zeros_like(solution)
+
+    return solution, change + lax.cond(factors.has_null_space, of_null_space, none)
+
+
+def solve_augmented(
+    matrix: jax.Array,
+    ridge: jax.Array | None,
+    factors: Orthonormaliser,
+    target: jax.Array,
+    offset: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """The r and θ of r + Xθ = target and Xᵀr - ridge θ = offset, linear in both."""
+    num_rows = matrix.shape[0]
+
+    def apply(unknowns: jax.Array) -> jax.Array:
+        residual, solution = jnp.split(unknowns, [num_rows])
+        gradient = product(residual, matrix)
+        if ridge is not None:
+            gradient -= ridge * solution
+        return jnp.concatenate([residual + product(matrix, solution), gradient])
+
+    def solve(_, right_hand_side: jax.Array) -> jax.Array:
+        target, offset = jnp.split(right_hand_side, [num_rows])
+        scale = factors.scale
+        # Of the pseudo-inverse: no part of it is in the null space.
+        offset = scale * factors.shortest(offset)
+        largest = jnp.maximum(jnp.max(jnp.abs(target)), jnp.max(jnp.abs(offset)))
+        unit = inverse_power_of_two(largest)
+        root = 0 if ridge is None else jnp.sqrt(ridge) * scale
+        tolerance = 4 * jnp.finfo(matrix.dtype).eps
+        problem = Refinement(
+            matrix, factors, root, tolerance, target * unit, offset * unit
+        )
+        solution = scale * problem.solve(_MAX_ITERATIONS).solution / unit
+        residual = target - product(matrix, solution)
+        return jnp.concatenate([residual, solution])
+
+    # One vector, since JAX transposes where all of the right-hand side is linear.
+    right_hand_side = jnp.concatenate([target, offset])
+    unknowns = lax.custom_linear_solve(apply, right_hand_side, solve, symmetric=True)
+    residual, solution = jnp.split(unknowns, [num_rows])
+    return residual, solution
+
+
+@jax.custom_jvp
+def _first_order(value: jax.Array) -> jax.Array:
+    """The same; NaN in place of a derivative."""
+    return value
+
+
+@_first_order.defjvp
+def _first_order_jvp(primals, tangents):
+    return _first_order(*primals), jnp.nan * tangents[0]

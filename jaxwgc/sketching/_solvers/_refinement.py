@@ -1,0 +1,204 @@
+"""Refinement of least squares by preconditioned conjugate gradients, and its end."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxwgc._product import product
+from jaxwgc.sketching._solvers._orthonormalisers import Orthonormaliser
+from jaxwgc.sketching._solvers._residuals import residual_products
+from jaxwgc.sketching._solvers._solution import record
+
+
+class State(NamedTuple):
+    """At a solution of which the residual itself was computed."""
+
+    solution: jax.Array
+    gradient: jax.Array
+    in_range: jax.Array
+    squared: jax.Array
+    iteration: jax.Array
+    history: jax.Array
+
+
+class _Correction(NamedTuple):
+    """Of a solution, in the basis X P, and what it makes of the residual."""
+
+    coordinates: jax.Array
+    in_range: jax.Array
+    search: jax.Array
+    squared: jax.Array
+    iteration: jax.Array
+    history: jax.Array
+
+
+class Refinement(NamedTuple):
+    """Least squares in the scaled unknowns θ / scale, where the ridge is `root`².
+
+    With an offset, Xᵀ(y - Xθ) - ridge θ is to be that in the place of zero.
+    """
+
+    matrix: jax.Array
+    factors: Orthonormaliser
+    root: jax.typing.ArrayLike
+    tolerance: jax.Array
+    target: jax.Array
+    offset: jax.Array | None = None
+
+    def solve(self, max_iterations: int) -> State:
+        """Corrections from zero on, until the solution is stable."""
+
+        def is_open(state: State) -> jax.Array:
+            # The second step makes a direct solution as good as a refined one.
+            is_early = (state.iteration < 2) & jnp.any(state.in_range != 0)
+            is_open = is_early | ~self.is_solved(state)
+            return is_open & self._may_go_on(state, max_iterations)
+
+        history = jnp.zeros(max_iterations + 1, self.matrix.dtype)
+        start = jnp.zeros_like(self.factors.scale)
+        return lax.while_loop(
+            is_open,
+            lambda state: self._corrected(state, max_iterations),
+            self._state(start, jnp.int32(0), history),
+        )
+
+    def _corrected(self, state: State, max_iterations: int) -> State:
+        """A solution with half of the digits of what is in the range taken off.
+
+        In exact arithmetic one correction to full accuracy would be all. But rounding
+        of updates is relative to the residual that they start from, and directions are
+        conjugate for so long only. Restarts from the residual itself mend both.
+        """
+        unit = float(jnp.finfo(state.solution.dtype).eps)
+        bound = unit * jnp.sum(state.in_range**2)
+
+        def is_open(correction: _Correction) -> jax.Array:
+            now = state._replace(
+                in_range=correction.in_range, squared=correction.squared
+            )
+            # What is left is estimated: there should be a margin.
+            is_open = self._backward_error(now) > self.tolerance / 4
+            is_open &= jnp.sum(correction.in_range**2) > bound
+            is_open |= correction.iteration == state.iteration
+            return is_open & self._may_go_on(correction, max_iterations)
+
+        correction = lax.while_loop(
+            is_open,
+            self._step,
+            _Correction(
+                coordinates=jnp.zeros_like(state.in_range),
+                in_range=state.in_range,
+                search=state.in_range,
+                squared=state.squared,
+                iteration=state.iteration,
+                history=state.history,
+            ),
+        )
+        scale = self.factors.scale
+        change = scale * self._direction(correction.coordinates)
+        solution = state.solution + self.factors.shortest(change) / scale
+        return self._state(solution, correction.iteration, correction.history)
+
+    def _step(self, state: _Correction) -> _Correction:
+        """One of conjugate gradients, that updates the residual."""
+        direction = self._direction(state.search)
+        gradient, curvature = self._products(jnp.zeros_like(self.target), direction)
+        energy = jnp.sum(state.in_range**2)
+        size = energy / jnp.where(curvature > 0, curvature, jnp.inf)
+        in_range = state.in_range + size * self._in_range(gradient)
+        conjugation = jnp.sum(in_range**2) / jnp.where(energy > 0, energy, 1)
+        # Near zero it is a difference of larger numbers.
+        squared = jnp.maximum(state.squared - size * energy, 0)
+        iteration = state.iteration + 1
+        return _Correction(
+            coordinates=state.coordinates + size * state.search,
+            in_range=in_range,
+            search=in_range + conjugation * state.search,
+            squared=squared,
+            iteration=iteration,
+            history=record(state.history, iteration, jnp.sqrt(squared)),
+        )
+
+    def _state(
+        self, solution: jax.Array, iteration: jax.Array, history: jax.Array
+    ) -> State:
+        gradient, squared = self._products(self.target, solution)
+        if self.offset is not None:
+            gradient = gradient - self.offset
+        in_range = self._in_range(gradient)
+        history = record(history, iteration, jnp.sqrt(squared))
+        return State(solution, gradient, in_range, squared, iteration, history)
+
+    def _products(
+        self, target: jax.Array, solution: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Half of the negative gradient of what is minimised, and its value."""
+        scale = self.factors.scale
+        gradient, squared = residual_products(self.matrix, target, scale * solution)
+        pulled = self.root * solution
+        return scale * gradient - self.root * pulled, squared + jnp.sum(pulled**2)
+
+    def _in_range(self, gradient: jax.Array) -> jax.Array:
+        """The part of the residual in the range of X, in the basis X P."""
+        return product(gradient, self.factors.matrix)
+
+    def _direction(self, in_range: jax.Array) -> jax.Array:
+        """The step that takes this part off the residual, if X P is orthonormal."""
+        return product(self.factors.matrix, in_range)
+
+    def _may_go_on(self, state: State | _Correction, max_iterations: int) -> jax.Array:
+        return jnp.isfinite(state.squared) & (state.iteration < max_iterations)
+
+    def _backward_error(self, state: State) -> jax.Array:
+        """Karlson and Waldén's estimate of it, as a share of the norm of X."""
+        values = self.factors.singular_values
+        weight = values**2 * jnp.sum(state.solution**2) + state.squared
+        share = values * state.in_range / jnp.sqrt(jnp.where(weight > 0, weight, 1))
+        return jnp.linalg.norm(share) / self._norm
+
+    @property
+    def _norm(self) -> jax.Array:
+        norm = jnp.linalg.norm(self.factors.singular_values)
+        return jnp.where(norm > 0, norm, 1)
+
+    def _is_shortest(self, part: jax.Array, state: State) -> jax.Array:
+        """Whether the residual without this part of it would be hardly shorter.
+
+        Where X is at the limits of the precision, this asks for more than a small
+        backward error.
+        """
+        unit = float(jnp.finfo(part.dtype).eps)
+        squared = jnp.maximum(state.squared, part**2)
+        both = jnp.sqrt(squared) + jnp.sqrt(squared - part**2)
+        excess = part**2 / jnp.where(both > 0, both, 1)
+        bound = jnp.maximum(unit**0.5 / 8, self.tolerance)
+        return excess <= bound * jnp.linalg.norm(self.target)
+
+    def is_solved(self, state: State) -> jax.Array:
+        """As far as P can see."""
+        is_stable = self._backward_error(state) <= self.tolerance
+        if self.offset is not None:
+            return is_stable
+        return is_stable & self._is_shortest(jnp.linalg.norm(state.in_range), state)
+
+    def is_lowest(self, state: State) -> jax.Array:
+        """Whether no step shortens the residual, seen by X itself.
+
+        Singular values of a sketch may be far from those of X. So X is applied to the
+        direction that matters, that of the gradient.
+        """
+        direction = self._direction(state.in_range)
+        norm = jnp.linalg.norm(direction)
+        direction = direction / jnp.where(norm > 0, norm, 1)
+        image = product(self.matrix, self.factors.scale * direction)
+        size = jnp.hypot(jnp.linalg.norm(image), jnp.linalg.norm(self.root * direction))
+        part = product(direction, state.gradient) / jnp.where(size > 0, size, 1)
+        eps = jnp.finfo(part.dtype).eps
+        # Below the rounding of Xθ, nothing is known of the residual.
+        rounding = 4 * eps * self._norm * jnp.linalg.norm(state.solution)
+        is_low = self._is_shortest(jnp.hypot(part, rounding), state)
+        # Where the gradient is all rounding, nothing may be left to see but this.
+        growth = 1 + 2 * eps**0.5
+        return is_low & (state.squared <= growth * jnp.sum(self.target**2))
