@@ -198,11 +198,13 @@ def _collapsed(loss, code, mesh, axis, decoder, held):
             def add(total, task):
                 part, weight = task
                 own = of_part(params, part)
-                return jax.tree.map(
-                    lambda sums, leaf: sums + weight.astype(sums.dtype) * leaf,
-                    total,
-                    own,
-                ), None
+
+                def added(sums, leaf):
+                    # A part that only the lost hold may be anything, NaN included.
+                    leaf = jnp.where(weight == 0, 0, leaf)
+                    return sums + weight.astype(sums.dtype) * leaf
+
+                return jax.tree.map(added, total, own), None
 
             start = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), wide)
             tasks = parts, _own_entries(weights, axis, len(held))
