@@ -27,7 +27,8 @@ class Place:
         while answers are good.
       pid: of the actor's process, once it has started; None where it runs on another
         machine.
-      node: where it runs, Ray's name; None until it has started for the first time.
+      node: where it runs, Ray's name; "" until it has started for the first time.
+      host: the name of that machine.
       trouble: why the last actor was given up, or "".
       error: what it raised, if that is why.
     """
@@ -44,7 +45,7 @@ class Place:
         self.away_since: float | None = None
         self.hire_at = 0.0
         self.pid: int | None = None
-        self.node: str | None = None
+        self.node = self.host = ""
         self.trouble = ""
         self.error: Exception | None = None
 

@@ -178,11 +178,12 @@ class Rounds:
                     if ready.num_failures == _MAX_DEATHS_AT_START:
                         _raise_failed_start(ready, error)
             self._refill(key_data)
-        by_node = {place.node: [] for place in self.places}
+        by_node: dict[str, list[int]] = {}
         for place in self.places:
-            by_node[place.node].append(place.index)
             self._is_good(place)
-        log.info("workers by node: %s", by_node)
+            by_node.setdefault(_where(place), []).append(place.index)
+        for node, workers in by_node.items():
+            log.info("workers %s are on %s", workers, node)
 
     def run(self, step: int, leaves: list, key_data: np.ndarray) -> Round:
         """One round: see `RayCluster.compute`."""
@@ -281,7 +282,7 @@ class Rounds:
             )
         is_here = started.node == find_ray().get_runtime_context().get_node_id()
         place.pid = started.pid if is_here else None
-        place.node = started.node
+        place.node, place.host = started.node, started.host
 
     def _receive(self, place: Place, number: int, answers: "_Answers") -> None:
         """Copies an answer, so that nothing holds on to Ray's memory.
@@ -342,10 +343,10 @@ class Rounds:
         """A worker has answered well, and is back if it was away."""
         if place.trouble:
             log.info(
-                "worker %d is back %s on node %s; it was lost: %s",
+                "worker %d is back %s on %s; it was lost: %s",
                 place.index,
                 self._when,
-                place.node,
+                _where(place),
                 place.trouble,
             )
         place.succeed()
@@ -397,6 +398,10 @@ def is_finite(message: np.ndarray) -> bool:
     """Whether all entries are; their sum says so nearly always, at a lower price."""
     with np.errstate(all="ignore"):
         return bool(np.isfinite(message.sum()) or np.isfinite(message).all())
+
+
+def _where(place: Place) -> str:
+    return f"{place.host} (node {place.node[:8]})"
 
 
 def _is_death(error: Exception) -> bool:

@@ -212,7 +212,8 @@ def _difference(like: Any, stored: dict[str, Any]) -> str:
 
     expected = _by_name(like)
     # Who answered may differ, and the step is a number.
-    for name in sorted((expected | stored).keys() - {_RECEIVED, "step"}):
+    names = (expected | stored).keys() - {_RECEIVED, "step"}
+    for name in sorted(names, key=lambda own: (not own.startswith("params"), own)):
         before, now = shown(stored.get(name)), shown(expected.get(name))
         if before != now:
             return f"{name} = {before}, and now {now}"

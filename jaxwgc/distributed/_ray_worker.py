@@ -4,6 +4,7 @@ import ctypes
 import dataclasses
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -49,11 +50,13 @@ class Started(NamedTuple):
     Attributes:
       pid: of its process.
       node: where it runs, Ray's name.
+      host: the name of that machine.
       signature: structure, shapes and dtypes of a part.
     """
 
     pid: int
     node: str
+    host: str
     signature: str
 
 
@@ -111,7 +114,7 @@ class Worker:
         )
         self._form = lowered.compile()
         node = _ray().get_runtime_context().get_node_id()
-        return Started(os.getpid(), node, _signature(parts[0]))
+        return Started(os.getpid(), node, socket.gethostname(), _signature(parts[0]))
 
     def compute(self, order: tuple[list, np.ndarray, int]) -> Answer:
         """The message for leaves of params, key and step; the losses on the way."""

@@ -32,7 +32,7 @@ from jaxwgc.distributed import RayCluster, _ray_cluster, _ray_hiring, _ray_runti
 from tests.distributed import ray_coordinator, ray_processes
 
 pytest.importorskip("ray")
-pytestmark = pytest.mark.xdist_group("ray")
+pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.usefixtures("one_ray")]
 
 NUM_WORKERS = 4
 CODE = codes.reed_solomon(NUM_WORKERS, num_parts=NUM_WORKERS, replication=3)
@@ -59,27 +59,6 @@ def true_gradient(params, step):
 
     every = jax.vmap(partial)(jnp.arange(NUM_WORKERS), PARTS)
     return jax.tree.map(lambda leaf: leaf.sum(0), every)
-
-
-def ray_folders(pid):
-    """Logs and sockets of the Ray that a process has started."""
-    return [*pathlib.Path("/tmp").glob(f"jaxwgc-{pid}-*")]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_ray():
-    """Ray for all tests here, which must leave nothing behind."""
-    memory = ray_processes.shared_memory()
-    processes = []
-    try:
-        with _ray_runtime.session(None):
-            yield
-            processes = ray_processes.descendants()
-        assert not ray_processes.alive_after(processes, 20)
-    finally:
-        ray_processes.end_all(processes or ray_processes.descendants())
-    assert ray_processes.shared_memory() <= memory
-    assert not ray_folders(os.getpid())
 
 
 @pytest.fixture(scope="module")
@@ -417,7 +396,7 @@ def test_stopped_coordinators_resume_and_leave_no_process(tmp_path):
     finally:
         ray_processes.end_all(processes)
 
-    assert not ray_folders(coordinator.pid)
+    assert not ray_processes.folders(coordinator.pid)
     coordinator = start_coordinator(folder, "")
     more = digests_until(coordinator, 4)
     processes = [psutil.Process(coordinator.pid)]
@@ -434,7 +413,7 @@ def test_stopped_coordinators_resume_and_leave_no_process(tmp_path):
     finally:
         ray_processes.end_all(processes)
         # That of a killed one cannot go by itself.
-        for left in ray_folders(coordinator.pid):
+        for left in ray_processes.folders(coordinator.pid):
             shutil.rmtree(left, ignore_errors=True)
 
     with ray_coordinator.make_cluster() as cluster:
