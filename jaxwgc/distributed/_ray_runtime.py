@@ -16,6 +16,8 @@ from typing import Any
 
 # Ray would try for minutes.
 _SECONDS_TO_CONNECT = 10
+# Paths of sockets must be short, so like Ray's folder ours is there.
+_PARENT = "/tmp" if os.path.isdir("/tmp") else None
 
 
 def find_ray() -> Any:
@@ -91,13 +93,10 @@ def _connect(ray: Any, address: str | None, stack: contextlib.ExitStack) -> None
     # Workers print where the coordinator does.
     settings: dict[str, Any] = {"log_to_driver": True, "configure_logging": False}
     if address is None:
-        # Nobody who looks for a running Ray finds one in a folder of its own. Paths of
-        # sockets must be short, so like Ray's it is in /tmp. That of a process that is
-        # killed stays: whose folder it is, no other process can know for sure.
+        # Nobody who looks for a running Ray finds one in a folder of its own. That of a
+        # process that is killed stays: whose folder it is, no other can know for sure.
         folder = tempfile.TemporaryDirectory(
-            prefix=f"jaxwgc-{os.getpid()}-",
-            dir="/tmp" if os.path.isdir("/tmp") else None,
-            ignore_cleanup_errors=True,
+            prefix=f"jaxwgc-{os.getpid()}-", dir=_PARENT, ignore_cleanup_errors=True
         )
         settings |= {
             "address": "local",
@@ -125,19 +124,25 @@ def _connect(ray: Any, address: str | None, stack: contextlib.ExitStack) -> None
 def _quiet() -> Iterator[None]:
     """Keeps Ray from printing: of its tokens, and of workers that die.
 
-    That a worker has died is seen in its place, with the reason. Ray has no option for
-    either.
+    That a worker has died is in our own log, with the reason. Ray has no option for it.
     """
     tokens = logging.getLogger("ray._private.authentication.authentication_token_setup")
     worker: Any = importlib.import_module("ray._private.worker")
-    level, listen = tokens.level, worker.listen_error_messages
+    level = tokens.level
+    listen, show = worker.listen_error_messages, worker.print_to_stdstream
+
+    def show_prints(data: dict, *arguments: Any, **options: Any) -> None:
+        if data.get("pid") != "raylet":
+            show(data, *arguments, **options)
+
     tokens.setLevel(logging.ERROR)
     worker.listen_error_messages = lambda *_: None
+    worker.print_to_stdstream = show_prints
     try:
         yield
     finally:
         tokens.setLevel(level)
-        worker.listen_error_messages = listen
+        worker.listen_error_messages, worker.print_to_stdstream = listen, show
 
 
 def check_address(address: str) -> None:

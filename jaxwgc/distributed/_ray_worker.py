@@ -101,6 +101,10 @@ class Worker:
         self.worker, self.held, self.rows, self.task = worker, held, rows, task
         self._given = parts
 
+    def __repr__(self) -> str:
+        """As Ray says who has printed something."""
+        return f"worker {self.worker}"
+
     def start(self, key_data: np.ndarray) -> Started:
         """Loads the parts and compiles; errors here are those of data or loss."""
         for name, value in self.task.settings.items():

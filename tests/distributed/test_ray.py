@@ -351,7 +351,7 @@ def test_training_is_that_of_one_process(tmp_path):
     assert ray_coordinator.digest(again) == ray_coordinator.digest(final)
 
 
-def start_coordinator(folder, freeze):
+def start_coordinator(folder, freeze, checkpoint_every):
     return subprocess.Popen(
         [
             sys.executable,
@@ -359,6 +359,7 @@ def start_coordinator(folder, freeze):
             "tests.distributed.ray_coordinator",
             folder,
             freeze,
+            str(checkpoint_every),
         ],
         stdout=subprocess.PIPE,
         text=True,
@@ -381,29 +382,38 @@ def digests_until(coordinator, num_steps):
 
 def test_stopped_coordinators_resume_and_leave_no_process(tmp_path):
     folder = str(tmp_path / "checkpoints")
-    coordinator = start_coordinator(folder, "freeze")
-    said = digests_until(coordinator, 6)
-    processes = [psutil.Process(coordinator.pid)]
-    processes += ray_processes.descendants(coordinator.pid)
-    try:
-        # Ctrl-C in a terminal reaches the whole group.
-        start = time.monotonic()
-        os.killpg(coordinator.pid, signal.SIGINT)
-        coordinator.wait(timeout=60)
-        said |= dict(digests_of(coordinator.stdout))
-        assert time.monotonic() - start < 15
-        assert not ray_processes.alive_after(processes, 5)
-    finally:
-        ray_processes.end_all(processes)
+    said = {}
+    # Ctrl-C in a terminal reaches the whole group, and SIGTERM the coordinator. Both
+    # are asked for a checkpoint only at the end.
+    for freeze, stop in [
+        ("freeze", lambda own: os.killpg(own.pid, signal.SIGINT)),
+        ("", lambda own: own.terminate()),
+    ]:
+        coordinator = start_coordinator(folder, freeze, 10**6)
+        more = digests_until(coordinator, 6)
+        processes = [psutil.Process(coordinator.pid)]
+        processes += ray_processes.descendants(coordinator.pid)
+        try:
+            start = time.monotonic()
+            stop(coordinator)
+            coordinator.wait(timeout=60)
+            more |= dict(digests_of(coordinator.stdout))
+            assert time.monotonic() - start < 15
+            assert not ray_processes.alive_after(processes, 5)
+        finally:
+            ray_processes.end_all(processes)
+        assert not ray_processes.folders(coordinator.pid)
+        # It has gone on with the step after that of its checkpoint, which one that was
+        # interrupted right after a step has not said.
+        assert min(more) - max(said, default=0) in (1, 2)
+        said |= more
+    assert coordinator.returncode == 128 + signal.SIGTERM
 
-    assert not ray_processes.folders(coordinator.pid)
-    coordinator = start_coordinator(folder, "")
+    coordinator = start_coordinator(folder, "", 1)
     more = digests_until(coordinator, 4)
     processes = [psutil.Process(coordinator.pid)]
     processes += ray_processes.descendants(coordinator.pid)
     try:
-        # It has gone on with the step after that of its checkpoint, which one that was
-        # interrupted right after a step has not said.
         assert min(more) - max(said) in (1, 2)
         workers = [own for own in processes if "Agent" not in own.name()]
         coordinator.kill()
@@ -434,6 +444,22 @@ def test_failing_loader_is_named():
     ) as cluster:
         with pytest.raises(RuntimeError, match=r"worker 0 .*load\(0\) failed.*0\.npz"):
             cluster.compute(PARAMS)
+
+
+def test_death_at_the_start_is_made_up_for_and_prints_are_seen(tmp_path, capfd):
+    """Of worker 1, which is killed while it loads for the first time."""
+
+    def load(part):
+        print(f"part {part} is read")
+        if part == 1 and not (tmp_path / "once").exists():
+            (tmp_path / "once").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return np.ones((3, 5), np.float32)
+
+    with RayCluster(loss, codes.uncoded(2), load=load) as cluster:
+        assert cluster.compute(PARAMS).received.all()
+    # Ray shows lines that differ in numbers alone together, after a while.
+    assert ray_processes.wait_until(lambda: "is read" in capfd.readouterr().out, 20)
 
 
 def test_parts_of_unequal_structure_are_refused():
