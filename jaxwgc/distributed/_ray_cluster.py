@@ -203,6 +203,8 @@ class RayCluster:
         self._params: Any = None
         self._step = 0
         self._has_warned = False
+        self._last_key: Any = None
+        self._last_key_data = np.zeros(0)
         # Held for a round. The flag is for whom it lets in, the same thread.
         self._lock = threading.RLock()
         self._is_computing = False
@@ -267,8 +269,6 @@ class RayCluster:
             `undecodable` is `"raise"`.
         """
         with self._one_round():
-            self._started(params)
-            _check_finite(params)
             found = self._compute(params, self._step, self.key)
             self._step += 1
             return found
@@ -312,7 +312,6 @@ class RayCluster:
           TypeError, RuntimeError: as for `compute`.
           ImportError: where Orbax or rich is needed and not installed.
         """
-        _check_finite(params)
 
         def compute(params, step, key):
             with self._one_round():
@@ -384,7 +383,7 @@ class RayCluster:
                 self._is_computing = False
 
     def _compute(self, params: Any, step: int, key: jax.Array) -> Round:
-        """A round for a step that someone else counts, with finite params."""
+        """A round for a step that someone else counts."""
         rounds = self._started(params)
         leaves = [
             np.asarray(leaf, like.dtype)
@@ -392,7 +391,16 @@ class RayCluster:
                 jax.tree.leaves(params), jax.tree.leaves(self._params)
             )
         ]
-        found = rounds.run(step, leaves, _key_data(key))
+        for index, leaf in enumerate(leaves):
+            if not is_finite(leaf):
+                path, _ = jax.tree_util.tree_leaves_with_path(params)[index]
+                raise ValueError(
+                    "params must be finite; got NaN or infinity in "
+                    f"params{jax.tree_util.keystr(path)}"
+                )
+        if key is not self._last_key:
+            self._last_key, self._last_key_data = key, _key_data(key)
+        found = rounds.run(step, leaves, self._last_key_data)
         nobody = not found.received.any()
         is_strict = nobody or self.undecodable == "raise"
         if (is_strict or not self._has_warned) and not self.decodes(found.received):
@@ -460,15 +468,6 @@ def _key_data(key: jax.Array) -> np.ndarray:
     return np.asarray(key)
 
 
-def _check_finite(params: Any) -> None:
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        if not is_finite(np.asarray(leaf)):
-            raise ValueError(
-                "params must be finite; got NaN or infinity in "
-                f"params{jax.tree_util.keystr(path)}"
-            )
-
-
 def _check_message_dtype(dtype: Any) -> str | None:
     """The name of a dtype of real floats."""
     if dtype is None:
@@ -523,7 +522,8 @@ def _compiled(
     @jax.jit
     def ask(times):
         arrivals = wait(key, times)
-        return arrivals.received, arrivals.elapsed
+        # In one array, which is read once.
+        return jnp.append(arrivals.received.astype(times.dtype), arrivals.elapsed)
 
     times = jax.ShapeDtypeStruct((num_workers,), np.float32)
     arrivals = jax.eval_shape(wait, key, times)
@@ -539,7 +539,7 @@ def _compiled(
         if hasattr(wait, "is_over"):
             over = wait.is_over(times)  # pyright: ignore[reportAttributeAccessIssue]
             return np.isfinite(times), 0.0 if over else np.inf
-        received, elapsed = ask(times.astype(np.float32))
-        return np.asarray(received), np.asarray(elapsed)
+        *received, elapsed = np.asarray(ask(times.astype(np.float32)))
+        return np.array(received, bool), elapsed
 
     return decide

@@ -3,6 +3,7 @@
 import ctypes
 import dataclasses
 import os
+import pickle
 import signal
 import socket
 import sys
@@ -120,8 +121,10 @@ class Worker:
         node = _ray().get_runtime_context().get_node_id()
         return Started(os.getpid(), node, socket.gethostname(), _signature(parts[0]))
 
-    def compute(self, order: tuple[list, np.ndarray, int]) -> Answer:
-        """The message for leaves of params, key and step; the losses on the way."""
+    def compute(self, order: tuple[list, np.ndarray, int] | bytes) -> Answer:
+        """The message for leaves of params, key and step, which may be pickled."""
+        if isinstance(order, bytes):
+            order = pickle.loads(order)
         leaves, key_data, step = order
         if self.task.delay is not None:
             time.sleep(self.task.delay(self.worker, step))

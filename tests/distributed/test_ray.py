@@ -648,6 +648,8 @@ def test_overhead_is_split(monkeypatch):
     own = coordinator_benchmark.measure(1_000, 3, "bfloat16")
     assert set(own) == {"all", *coordinator_benchmark.SHARES}
     assert min(own.values()) > 0
+    peers = coordinator_benchmark.compare(1_000, 2, 3)
+    assert list(peers) == ["RayCluster", "plain Ray", "shared memory"]
 
 
 def test_experiment_in_short(monkeypatch):
