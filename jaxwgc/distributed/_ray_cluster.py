@@ -42,6 +42,9 @@ class RayCluster:
     the newest parameters at once, and the late answer counts as a time in the trace
     only. It computes its parts one after the other, and holds one gradient at a time.
 
+    Each loss of a worker and each return is a line in the log `jaxwgc.distributed`,
+    with the reason; what workers print appears here.
+
     Processes start at the first `compute` or `train`, after the loss has been tried on
     shapes. Without `address`, Ray starts then, too, and runs on this machine for as
     long as the `with` block, listens on 127.0.0.1 only, without a dashboard, and every
@@ -412,7 +415,7 @@ class RayCluster:
             )
             if is_strict:
                 raise RuntimeError(message) from rounds.error
-            warnings.warn(f"{message} (said once)", stacklevel=4)
+            warnings.warn(f"{message} (said once)", stacklevel=3)
             self._has_warned = True
         return found
 

@@ -99,8 +99,9 @@ class Place:
         """Ends the actor; Ray alone would let a frozen process be for a while."""
         actor, pid = self.actor, self.pid
         self.actor = self.task = self.round = self.pid = None
-        if actor is not None:
-            with contextlib.suppress(Exception):  # Ray may be gone already.
+        # Where Ray is gone already, its own calls would start it anew.
+        if actor is not None and find_ray().is_initialized():
+            with contextlib.suppress(Exception):
                 find_ray().kill(actor, no_restart=True)
         if pid is not None:
             end_process(pid)

@@ -190,7 +190,7 @@ class Rounds:
 
     def run(self, step: int, leaves: list, key_data: np.ndarray) -> Round:
         """One round: see `RayCluster.compute`."""
-        check_connected()
+        self._check_open()
         layout, places = self._layout, self.places
         num_workers = len(places)
         begin = time.monotonic()
@@ -280,6 +280,7 @@ class Rounds:
     def _check_open(self) -> None:
         if self.is_closed.is_set():
             raise RuntimeError("the RayCluster was closed during a round")
+        check_connected()
 
     def _welcome(self, place: Place, started: Any) -> None:
         """An actor is ready, if its parts are like those of the others."""

@@ -196,7 +196,7 @@ def environment(options: Mapping[str, Any]) -> dict[str, str]:
     As many threads as CPUs, since cores are shared by workers, not within one; what
     accelerators it claims, JAX finds by itself.
     """
-    threads = max(1, int(options["num_cpus"]))
+    threads = max(1, int(options["num_cpus"] or 0))
     num_gpus = options.get("num_gpus") or 0
     has_accelerator = num_gpus or "TPU" in (options.get("resources") or {})
     found = {

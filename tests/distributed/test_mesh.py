@@ -187,11 +187,12 @@ def gone(index):
     raise OSError("gone")
 
 
-def test_messages_that_are_not_used_may_hold_anything():
+@pytest.mark.parametrize("method", ["collapsed", "redundant"])
+def test_what_is_not_used_may_hold_anything(method):
     """A part that only a straggler holds is NaN; so are its loss and its message."""
     parts = PARTS.copy()
     parts[2] = np.nan
-    compute, placed = step(codes.uncoded(4), parts)
+    compute, placed = step(codes.uncoded(4), parts, method=method)
     value, gradient = compute(PARAMS, placed, np.arange(4) != 2)
     expected = jax.value_and_grad(loss)(PARAMS, parts[[0, 1, 3]].reshape(-1, 3))
     np.testing.assert_allclose(value, expected[0], rtol=1e-5)

@@ -10,7 +10,7 @@ import pytest
 
 import jaxwgc
 from jaxwgc import codes
-from jaxwgc.distributed import RayCluster, _ray_runtime
+from jaxwgc.distributed import RayCluster, _ray_places, _ray_runtime
 from tests.distributed import ray_processes
 
 ray = pytest.importorskip("ray")
@@ -190,8 +190,11 @@ def test_clusters_closed_out_of_order_and_in_a_round(cluster):
     assert not ray_processes.alive_after(processes, 20)
 
 
-def test_ray_that_was_shut_down_is_not_started_anew(monkeypatch):
+def test_ray_that_was_shut_down_is_not_started_anew():
     """As its calls would do, with its defaults, open to the network."""
-    monkeypatch.setattr(_ray_runtime, "find_ray", lambda: ray)
     with pytest.raises(RuntimeError, match="Ray was shut down while"):
         _ray_runtime.check_connected()
+    place = _ray_places.Place(0, lambda worker, number: None)
+    place.actor = "of a Ray that is gone"
+    place.end()
+    assert not ray.is_initialized()
