@@ -213,7 +213,8 @@ class Rounds:
                 place.hand(number, order)
         reading = 0.0
         # A rule is asked again only where there is something new.
-        asked, answered, received, ends = None, None, None, np.inf
+        asked, answered, received = np.zeros((3, 0), bool)
+        ends: Any = np.inf
         self.seconds["broadcast"] = time.monotonic() - begin
 
         while True:

@@ -180,7 +180,8 @@ def test_one_that_sends_nan_is_a_straggler_and_stays(cluster, orders):
 
 
 @pytest.mark.parametrize("what", ["raise", "shape", "kill", "freeze"])
-def test_bad_worker_is_a_straggler_and_is_replaced(cluster, orders, what):
+def test_bad_worker_is_a_straggler_and_is_replaced(cluster, orders, what, caplog):
+    caplog.set_level("INFO", "jaxwgc.distributed")
     worker = 1
     place = cluster.places[worker]
     before = place.pid
@@ -200,6 +201,11 @@ def test_bad_worker_is_a_straggler_and_is_replaced(cluster, orders, what):
         "freeze": "silent",
     }
     assert expected[what] in trouble
+    lost, back = (own for own in caplog.messages if own.startswith("worker 1 is "))
+    assert lost.startswith("worker 1 is lost in round ")
+    assert back.startswith("worker 1 is back in round ")
+    assert trouble in lost
+    assert trouble in back
     # A frozen process does not stay.
     assert ray_processes.wait_until(
         lambda: not pathlib.Path(f"/proc/{before}").exists(), 20
