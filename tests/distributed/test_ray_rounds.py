@@ -1,6 +1,7 @@
 """Rounds on a Ray that is simulated, whose clock goes on without anyone waiting."""
 
 import dataclasses
+import pickle
 import types
 from typing import Any
 
@@ -103,7 +104,8 @@ def start(simulated, compute, wait=None, starts=None, undecodable_after=8.0):
             return Task(simulated.now + 1.0, result)
 
         def answer(order):
-            seconds, result = compute(worker, number, order[2])
+            _, _, step = pickle.loads(order)
+            seconds, result = compute(worker, number, step)
             if result is None:
                 message = np.full((1, 2), worker + 1.0, np.float32)
                 result = Answer(message, np.array([1.0]), None)
