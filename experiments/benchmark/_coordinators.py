@@ -63,7 +63,7 @@ def plain_ray(
     """Rounds that wait for the first; whoever is late, is given nothing new."""
     import ray
 
-    actor = ray.remote(num_cpus=0)(PlainWorker)
+    actor: Any = ray.remote(num_cpus=0)(PlainWorker)
     options = {"runtime_env": {"env_vars": ONE_THREAD}}
     rows = np.asarray(code.encoding_matrix)
     workers = [actor.options(**options).remote(own) for own in rows]
@@ -134,7 +134,8 @@ def shared(
         late, received = set(busy), np.zeros(len(rows), bool)
         busy.update(ours)
         while received.sum() < num_awaited:
-            for own in multiprocessing.connection.wait(list(busy)):
+            ready: list[Any] = multiprocessing.connection.wait(list(busy))
+            for own in ready:
                 own.recv()
                 if own in late:
                     late.remove(own)
@@ -154,7 +155,7 @@ def shared(
 
 
 def _serve(pipe: Any, name: str, worker: int, rows: np.ndarray) -> None:
-    memory = shared_memory.SharedMemory(name)
+    memory: Any = shared_memory.SharedMemory(name)
     num_params = len(memory.buf) // 4 // (1 + len(rows))
     arrays = np.ndarray((1 + len(rows), num_params), np.float32, memory.buf)
     form = make_worker(rows[worker])
