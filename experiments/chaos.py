@@ -1,6 +1,7 @@
 """Real workers that are killed and frozen all the time while they train."""
 
 import functools
+import logging
 import os
 import resource
 import signal
@@ -48,6 +49,9 @@ def chaos(
     for name, value in {"kill-every": kill_every, "freeze-every": freeze_every}.items():
         if value < 1:
             raise ExperimentError(f"--{name} must be at least 1; got {value}")
+
+    # Each loss would be a line between those of the progress.
+    logging.getLogger("jaxwgc.distributed").setLevel(logging.ERROR)
 
     def study():
         cell = Once(

@@ -1,5 +1,6 @@
 """Training on real processes, some of them slow or killed: codes against no code."""
 
+import logging
 import os
 import signal
 import time
@@ -76,6 +77,8 @@ def cluster(
     if steps < 1:
         raise ExperimentError(f"--steps must be at least 1; got {steps}")
     times = None if trace is None else read_trace(trace)
+    # Each loss would be a line between those of the progress.
+    logging.getLogger("jaxwgc.distributed").setLevel(logging.ERROR)
 
     def study():
         cells = {

@@ -35,6 +35,7 @@ SECTIONS: dict[str, Callable[[int, int, bool], studies.Study]] = {
     "scale": scale.study,
     "trials": trials.study,
     "coordinator": coordinator.study,
+    "coordinator_peers": coordinator.peers,
     "compilation": compilation.study,
     "table2": table2.study,
 }

@@ -2,8 +2,9 @@
 
 import contextlib
 import functools
+import threading
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from jaxwgc.decoders import DecoderLike
 from jaxwgc.distributed import _ray_training
 from jaxwgc.distributed._ray_hiring import Hiring, in_numpy
 from jaxwgc.distributed._ray_places import Place
-from jaxwgc.distributed._ray_rounds import Patience, Round, Rounds
+from jaxwgc.distributed._ray_rounds import Patience, Round, Rounds, is_finite
 from jaxwgc.distributed._ray_runtime import find_ray, session
 from jaxwgc.stragglers import StragglerModel, WaitingRule
 
@@ -41,13 +42,18 @@ class RayCluster:
     the newest parameters at once, and the late answer counts as a time in the trace
     only. It computes its parts one after the other, and holds one gradient at a time.
 
+    Each loss of a worker and each return is a line in the log `jaxwgc.distributed`,
+    with the reason; what workers print appears here.
+
     Processes start at the first `compute` or `train`, after the loss has been tried on
     shapes. Without `address`, Ray starts then, too, and runs on this machine for as
     long as the `with` block, listens on 127.0.0.1 only, without a dashboard, and every
     worker computes with one thread.
 
     Args:
-      loss: `loss(params, part) -> scalar`, summed over the part.
+      loss: `loss(params, part) -> scalar`, summed over the part. With
+      has_aux: `(scalar, aux)`, and a `Round` has the aux of every part, such as
+        statistics of a normalisation.
       code: a gradient code; it sets how many workers there are and who holds what. A
         worker sends its messages at the end, also where they are several.
       parts: a pytree; leaves (num_parts, ...), from which each worker is sent its own.
@@ -73,10 +79,14 @@ class RayCluster:
       restart_after: seconds without an answer to a step, after which a worker counts as
         frozen and is replaced. More than the slowest step takes.
       start_within: seconds in which a worker must have loaded its parts and compiled.
-      undecodable_after: seconds that a round which cannot be decoded from those who
-        still can answer waits for workers that are being replaced.
-      actor_options: for Ray, such as `{"num_cpus": 0.5}` or `{"num_gpus": 1}`. By
-        default a CPU a worker on another's cluster, and no claim on our own.
+      undecodable_after: seconds after its loss for which a round that cannot be decoded
+        waits for a worker that is being replaced; who does not come back in that time
+        is not waited for in later rounds either. A rule that ends by the clock, such as
+        `deadline`, ends undecodable rounds, too, at its own time.
+      actor_options: for Ray, such as `{"num_cpus": 0.5}` or `{"num_gpus": 1}`. A worker
+        has as many threads as CPUs, and at least one; JAX is kept to the CPU where no
+        accelerator is claimed. By default a CPU a worker on another's cluster, where
+        workers are spread over the machines, and no claim on our own.
       delay: `delay(worker, step)`, seconds to sleep before an answer, called on the
         workers. For experiments.
 
@@ -110,6 +120,7 @@ class RayCluster:
         code: GradientCode,
         parts: Any = None,
         *,
+        has_aux: bool = False,
         wait: WaitingRule | None = None,
         load: Callable[[int], Any] | None = None,
         key: jax.Array | None = None,
@@ -127,6 +138,7 @@ class RayCluster:
     ):
         find_ray()
         _validation.check_callable("loss", loss)
+        _validation.check_bool("has_aux", has_aux)
         GradientCode.check(code)
         for name, function in {"load": load, "batch": batch, "delay": delay}.items():
             if function is not None:
@@ -157,11 +169,16 @@ class RayCluster:
         self.key = jax.random.key(0) if key is None else _validation.check_key(key)
         self._patience = patience
         self._address = address
-        # Our own Ray has no one else to share its CPUs with.
-        options = {"num_cpus": 0 if address is None else 1, **(actor_options or {})}
+        # Our own Ray has no one else to share its CPUs with. Its record of every task
+        # would grow without bounds.
+        options = {"num_cpus": 0, "enable_task_events": False}
+        if address is not None:
+            options |= {"num_cpus": 1, "scheduling_strategy": "SPREAD"}
+        options |= actor_options or {}
         self._hiring = Hiring(
             code,
             loss,
+            has_aux,
             parts,
             load,
             batch,
@@ -190,6 +207,11 @@ class RayCluster:
         self._params: Any = None
         self._step = 0
         self._has_warned = False
+        self._last_key: Any = None
+        self._last_key_data = np.zeros(0)
+        # Held for a round. The flag is for whom it lets in, the same thread.
+        self._lock = threading.RLock()
+        self._is_computing = False
 
     def __enter__(self) -> "RayCluster":
         """Connects to Ray, where it is running; no worker starts yet."""
@@ -206,62 +228,54 @@ class RayCluster:
         self.close()
 
     def close(self) -> None:
-        """Ends all workers, and Ray if it was started here. May be called twice."""
-        rounds, stack = self._rounds, self._stack
-        self._rounds = self._stack = None
-        self._is_connected = False
-        try:
-            for place in rounds.places if rounds else []:
-                place.end()
-        finally:
-            if stack is not None:
-                stack.close()
+        """Ends all workers, and Ray if it was started here. May be called twice.
+
+        A round that is under way in another thread ends with a RuntimeError.
+        """
+        if (rounds := self._rounds) is not None:
+            rounds.is_closed.set()
+        with self._lock:
+            rounds, stack = self._rounds, self._stack
+            self._rounds = self._stack = None
+            self._is_connected = False
+            try:
+                for place in rounds.places if rounds else []:
+                    place.end()
+            finally:
+                if stack is not None:
+                    stack.close()
 
     def compute(self, params: Any) -> Round:
         """One round: parameters out, messages in.
 
-        The first call starts the workers, and waits for all of them. Steps are counted
-        from 0, for the keys of batches.
+        The first call starts the workers, and waits for all of them. Rounds are counted
+        from 0, and their number is the step in the keys of batches; those of `train`
+        have their own count. A second thread waits until the round of the first is
+        over.
 
         Args:
-          params: a pytree of arrays of floats; of the same structure, shapes and dtypes
-            in every call.
+          params: a pytree of arrays of floats, all finite; of the same structure,
+            shapes and dtypes in every call.
 
         Returns:
           A `Round`. It ends when the waiting rule is content; or when nobody is left to
           wait for whom this round has not replaced already, and either the answers
-          decode or `undecodable_after` seconds more have passed.
+          decode or those who are being replaced have been away for
+          `undecodable_after` seconds.
 
         Raises:
-          ValueError: where params have changed their structure, shapes or dtypes, parts
-            are not alike, or the cluster has too few CPUs.
+          ValueError: where params have changed their structure, shapes or dtypes, or
+            are not finite; parts are not alike, or the cluster has too few resources.
           TypeError: where the loss gives no scalar of real floats, or params are not
             floats.
           RuntimeError: where a worker fails to start at the beginning, the `with` block
-            has not begun or is over, or a round cannot be decoded and `undecodable` is
-            `"raise"`.
+            has not begun or is over, nobody answered, or a round cannot be decoded and
+            `undecodable` is `"raise"`.
         """
-        rounds = self._started(params)
-        leaves = [
-            np.asarray(leaf, like.dtype)
-            for leaf, like in zip(
-                jax.tree.leaves(params), jax.tree.leaves(self._params)
-            )
-        ]
-        found = rounds.run(self._step, leaves, self._key_data())
-        self._step += 1
-        is_strict = self.undecodable == "raise"
-        if (is_strict or not self._has_warned) and not self.decodes(found.received):
-            message = (
-                f"round {self._step - 1} cannot be decoded from workers "
-                f"{np.flatnonzero(found.received).tolist()}; missing: "
-                f"{rounds.missing(found.received)}"
-            )
-            if is_strict:
-                raise RuntimeError(message)
-            warnings.warn(f"{message} (said once)", stacklevel=2)
-            self._has_warned = True
-        return found
+        with self._one_round():
+            found = self._compute(params, self._step, self.key)
+            self._step += 1
+            return found
 
     def train(
         self,
@@ -282,11 +296,13 @@ class RayCluster:
           params: a pytree of arrays of floats.
           num_steps: until this many steps have been taken, those before a checkpoint
             included, and none of earlier calls.
-          callback: called after every step with a `Progress`.
+          callback: called after every step with a `Progress`. It may use the cluster:
+            training has a count of steps of its own.
           checkpoint: a folder. If it has a checkpoint, training goes on from there:
-            with its params, optimizer state, key and step. Written every
-            `checkpoint_every` steps, at the end, and where an error or Ctrl-C ends the
-            run. Needs Orbax, which comes with the extra.
+            with its params, optimizer state, key and step, under this code, also where
+            it was another's. Written every `checkpoint_every` steps, at the end, and
+            where an error, Ctrl-C or SIGTERM ends the run. Needs Orbax, which comes
+            with the extra.
           checkpoint_every: steps between checkpoints.
           live: shows the loss, seconds a step and who straggles, while it runs.
 
@@ -294,13 +310,20 @@ class RayCluster:
           A `TrainingState`.
 
         Raises:
-          ValueError: where num_steps is not at least 0, or checkpoint_every 1; and as
-            for `compute`.
+          ValueError: where num_steps is not at least 0, or checkpoint_every 1, a
+            checkpoint does not fit; and as for `compute`.
+          FloatingPointError: where a step gives params that are not finite.
           TypeError, RuntimeError: as for `compute`.
           ImportError: where Orbax or rich is needed and not installed.
         """
+
+        def compute(params, step, key):
+            with self._one_round():
+                return self._compute(params, step, key)
+
         return _ray_training.train(
             self,
+            compute,
             optimizer,
             params,
             num_steps,
@@ -323,10 +346,10 @@ class RayCluster:
         return self._decodes(np.asarray(received, bool).tobytes())
 
     def continue_from(self, step: int, key: jax.Array | None = None) -> None:
-        """Takes up the count of steps, and the key of batches, of an earlier run.
+        """Takes up the count of rounds, and the key of batches, of an earlier run.
 
         Args:
-          step: of the next round.
+          step: of the next `compute`.
           key: in the place of the cluster's own; None keeps that.
         """
         self._step = _validation.check_int("step", step, minimum=0)
@@ -335,7 +358,7 @@ class RayCluster:
 
     @property
     def step(self) -> int:
-        """Of the next round."""
+        """Of the next `compute`."""
         return self._step
 
     @property
@@ -347,6 +370,55 @@ class RayCluster:
     def seconds(self) -> dict[str, float]:
         """What the last round spent on the broadcast and on reading answers."""
         return dict(self._rounds.seconds) if self._rounds else {}
+
+    @contextlib.contextmanager
+    def _one_round(self) -> Iterator[None]:
+        """Lets one round in at a time: other threads wait for its end."""
+        with self._lock:
+            if self._is_computing:
+                raise RuntimeError(
+                    "a RayCluster computes one round at a time; this thread has asked "
+                    "for another in the middle of one"
+                )
+            self._is_computing = True
+            try:
+                yield
+            finally:
+                self._is_computing = False
+
+    def _compute(self, params: Any, step: int, key: jax.Array) -> Round:
+        """A round for a step that someone else counts."""
+        rounds = self._started(params)
+        leaves = [
+            np.asarray(leaf, like.dtype)
+            for leaf, like in zip(
+                jax.tree.leaves(params), jax.tree.leaves(self._params)
+            )
+        ]
+        for index, leaf in enumerate(leaves):
+            if not is_finite(leaf):
+                path, _ = jax.tree_util.tree_leaves_with_path(params)[index]
+                raise ValueError(
+                    "params must be finite; got NaN or infinity in "
+                    f"params{jax.tree_util.keystr(path)}"
+                )
+        if key is not self._last_key:
+            self._last_key, self._last_key_data = key, _key_data(key)
+        found = rounds.run(step, leaves, self._last_key_data)
+        nobody = not found.received.any()
+        is_strict = nobody or self.undecodable == "raise"
+        if (is_strict or not self._has_warned) and not self.decodes(found.received):
+            who = np.flatnonzero(found.received).tolist()
+            message = (
+                f"the round of step {step} cannot be decoded, since "
+                f"{'nobody answered' if nobody else f'only workers {who} answered'}; "
+                f"missing: {rounds.missing(found.received)}"
+            )
+            if is_strict:
+                raise RuntimeError(message) from rounds.error
+            warnings.warn(f"{message} (said once)", stacklevel=3)
+            self._has_warned = True
+        return found
 
     def _started(self, params: Any) -> Rounds:
         """The workers, who are started for the shapes of the first params."""
@@ -362,11 +434,17 @@ class RayCluster:
             hire = self._hiring.hirer(like, layout, self.key)
             places = [Place(index, hire) for index in range(self.code.num_workers)]
             rounds = Rounds(
-                places, layout, self._wait, self.decodes, self._patience, self._times
+                places,
+                layout,
+                self._wait,
+                self.decodes,
+                self.code.num_stragglers,
+                self._patience,
+                self._times,
             )
             self._rounds, self._params = rounds, like
             try:
-                rounds.start(self._key_data())
+                rounds.start(_key_data(self.key))
             except BaseException:
                 self._rounds = None
                 for place in places:
@@ -387,10 +465,11 @@ class RayCluster:
         answered = np.isfinite(times)
         return answered, 0.0 if self.decodes(answered) else np.inf
 
-    def _key_data(self) -> np.ndarray:
-        if jnp.issubdtype(self.key.dtype, jax.dtypes.prng_key):
-            return np.asarray(jax.random.key_data(self.key))
-        return np.asarray(self.key)
+
+def _key_data(key: jax.Array) -> np.ndarray:
+    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        return np.asarray(jax.random.key_data(key))
+    return np.asarray(key)
 
 
 def _check_unchanged(like: Any, first: Any) -> None:
@@ -432,7 +511,8 @@ def _compiled(
     @jax.jit
     def ask(times):
         arrivals = wait(key, times)
-        return arrivals.received, arrivals.elapsed
+        # In one array, which is read once.
+        return jnp.append(arrivals.received.astype(times.dtype), arrivals.elapsed)
 
     times = jax.ShapeDtypeStruct((num_workers,), np.float32)
     arrivals = jax.eval_shape(wait, key, times)
@@ -448,7 +528,7 @@ def _compiled(
         if hasattr(wait, "is_over"):
             over = wait.is_over(times)  # pyright: ignore[reportAttributeAccessIssue]
             return np.isfinite(times), 0.0 if over else np.inf
-        received, elapsed = ask(times.astype(np.float32))
-        return np.asarray(received), np.asarray(elapsed)
+        *received, elapsed = np.asarray(ask(times.astype(np.float32)))
+        return np.array(received, bool), elapsed
 
     return decide

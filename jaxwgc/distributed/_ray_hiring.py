@@ -12,7 +12,7 @@ from jaxwgc import _dtypes, coding
 from jaxwgc.codes import GradientCode
 from jaxwgc.distributed._ray_rounds import Layout
 from jaxwgc.distributed._ray_runtime import find_ray
-from jaxwgc.distributed._ray_worker import Task, Worker, one_thread, pack, sent
+from jaxwgc.distributed._ray_worker import Task, Worker, environment, pack, sent
 from jaxwgc.gradients import partial_value_and_grad, scalar_loss
 
 # What the workers' JAX must have in common with that of the coordinator.
@@ -27,7 +27,7 @@ class Hiring(NamedTuple):
     """What all workers are given: arguments of `RayCluster`, checked.
 
     Attributes:
-      code, loss, load, batch, delay: as they are.
+      code, loss, has_aux, load, batch, delay: as they are.
       parts: leaves in NumPy, typed keys alone in JAX.
       message_dtype: the name of it, or None.
       options: for Ray, of an actor.
@@ -35,6 +35,7 @@ class Hiring(NamedTuple):
 
     code: GradientCode
     loss: Callable
+    has_aux: bool
     parts: Any
     load: Callable | None
     batch: Callable | None
@@ -43,14 +44,28 @@ class Hiring(NamedTuple):
     options: Mapping[str, Any]
 
     def check_resources(self) -> None:
-        """Ray would let workers wait for ever for CPUs that no machine has."""
-        number, cpus = self.code.num_workers, self.options["num_cpus"]
-        found = find_ray().cluster_resources().get("CPU", 0)
-        if number * cpus > found:
+        """Ray would let workers wait for ever for what no machine has."""
+        claims = {
+            "CPU": self.options["num_cpus"],
+            "GPU": self.options.get("num_gpus"),
+            "memory": self.options.get("memory"),
+            **(self.options.get("resources") or {}),
+        }
+        claims = {name: amount for name, amount in claims.items() if amount}
+        if not claims:
+            return
+        nodes = [node["Resources"] for node in find_ray().nodes() if node["Alive"]]
+        room = sum(
+            # Up to rounding, of three times a third.
+            int(min(node.get(name, 0) / own for name, own in claims.items()) + 1e-6)
+            for node in nodes
+        )
+        if room < self.code.num_workers:
+            has = [{name: node.get(name, 0) for name in claims} for node in nodes]
             raise ValueError(
-                "the cluster must have num_workers * num_cpus CPUs; got "
-                f"{number} * {cpus} = {number * cpus} and {found} in the cluster "
-                "(actor_options={'num_cpus': 0.5} would ask for half of one)"
+                f"the cluster must have room for num_workers = {self.code.num_workers} "
+                f"actors that claim {claims} each; got room for {room}, on nodes that "
+                f"have {has} (actor_options={{'num_cpus': 0.5}} would claim half a CPU)"
             )
 
     def layout(self, like: Any, key: jax.Array) -> Layout:
@@ -61,8 +76,8 @@ class Hiring(NamedTuple):
             if self.batch is not None:
                 keys = jax.random.split(key, 1)
                 parts = jax.eval_shape(jax.vmap(self.batch), keys, parts)
-            loss = partial_value_and_grad(scalar_loss(self.loss))
-            jax.eval_shape(loss, like, parts)
+            loss = self.loss if self.has_aux else scalar_loss(self.loss)
+            jax.eval_shape(partial_value_and_grad(loss, self.has_aux), like, parts)
         gradients = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(
                 (code.num_parts, *leaf.shape), leaf.dtype
@@ -96,6 +111,7 @@ class Hiring(NamedTuple):
         is_typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
         task = Task(
             loss=self.loss,
+            has_aux=self.has_aux,
             load=self.load,
             batch=self.batch,
             delay=self.delay,
@@ -117,8 +133,8 @@ class Hiring(NamedTuple):
         )
         actor = ray.remote(max_restarts=0, max_task_retries=0)(Worker)
         options = dict(self.options)
-        environment = dict(options.pop("runtime_env", {}))
-        environment["env_vars"] = one_thread() | environment.get("env_vars", {})
+        runtime = dict(options.pop("runtime_env", {}))
+        runtime["env_vars"] = environment(options) | runtime.get("env_vars", {})
         # Names must be unique within it.
         namespace = f"jaxwgc-{uuid.uuid4()}"
 
@@ -128,7 +144,7 @@ class Hiring(NamedTuple):
             own = None if parts is None else [parts[part] for part in held]
             return actor.options(
                 **options,
-                runtime_env=environment,
+                runtime_env=runtime,
                 name=f"worker-{worker}.{number}",
                 namespace=namespace,
             ).remote(worker, held, rows, own, shared)

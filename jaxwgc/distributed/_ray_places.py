@@ -23,23 +23,31 @@ class Place:
       task: reference to the answer that it owes; None where it owes none.
       round: number of the one that it computes for; None where it is still starting.
       since: when the task was given.
+      away_since: when the first actor was given up after the last good answer; None
+        while answers are good.
       pid: of the actor's process, once it has started; None where it runs on another
         machine.
+      node: where it runs, Ray's name; "" until it has started for the first time.
+      host: the name of that machine.
       trouble: why the last actor was given up, or "".
+      error: what it raised, if that is why.
     """
 
     def __init__(self, index: int, hire: Callable[[int, int], Any]):
         self.index = index
         self._hire = hire
         self._num_hired = 0
-        self._failures = 0
+        self.num_failures = 0
         self.actor: Any = None
         self.task: Any = None
         self.round: int | None = None
         self.since = 0.0
+        self.away_since: float | None = None
         self.hire_at = 0.0
         self.pid: int | None = None
+        self.node = self.host = ""
         self.trouble = ""
+        self.error: Exception | None = None
 
     @property
     def is_idle(self) -> bool:
@@ -62,9 +70,9 @@ class Place:
         self._num_hired += 1
         self._give(self.actor.start.remote(key_data), None)
 
-    def hand(self, number: int, *arguments: Any) -> None:
+    def hand(self, number: int, order: Any) -> None:
         """Gives it the parameters of a round: see `Worker.compute`."""
-        self._give(self.actor.compute.remote(*arguments), number)
+        self._give(self.actor.compute.remote(order), number)
 
     def take(self) -> Started | Answer:
         """What a task that is ready gave; raises what the worker, or Ray, raised."""
@@ -73,24 +81,27 @@ class Place:
 
     def succeed(self) -> None:
         """Its actor has answered well."""
-        self._failures = 0
-        self.trouble = ""
+        self.num_failures = 0
+        self.trouble, self.error, self.away_since = "", None, None
 
-    def give_up(self, trouble: str) -> None:
+    def give_up(self, trouble: str, error: Exception | None = None) -> None:
         """Ends the actor; another may be made at once, or later after several."""
-        self.trouble = trouble
-        self._failures += 1
+        self.trouble, self.error = trouble, error
+        self.num_failures += 1
         # 0, 1, 3, 7, ... seconds.
-        pause = min(2.0 ** min(self._failures - 1, 10) - 1, _LONGEST_PAUSE)
-        self.hire_at = time.monotonic() + pause
+        pause = min(2.0 ** min(self.num_failures - 1, 10) - 1, _LONGEST_PAUSE)
+        now = time.monotonic()
+        self.hire_at = now + pause
+        self.away_since = self.away_since or now
         self.end()
 
     def end(self) -> None:
         """Ends the actor; Ray alone would let a frozen process be for a while."""
         actor, pid = self.actor, self.pid
         self.actor = self.task = self.round = self.pid = None
-        if actor is not None:
-            with contextlib.suppress(Exception):  # Ray may be gone already.
+        # Where Ray is gone already, its own calls would start it anew.
+        if actor is not None and find_ray().is_initialized():
+            with contextlib.suppress(Exception):
                 find_ray().kill(actor, no_restart=True)
         if pid is not None:
             end_process(pid)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -53,6 +54,7 @@ class Progress(NamedTuple):
 
 def train(
     cluster: "RayCluster",
+    compute: Callable[[Any, int, jax.Array], Round],
     optimizer: optax.GradientTransformation,
     params: Any,
     num_steps: int,
@@ -62,7 +64,7 @@ def train(
     checkpoint_every: int,
     live: bool,
 ) -> TrainingState:
-    """See `RayCluster.train`."""
+    """See `RayCluster.train`; `compute(params, step, key)` gives a `Round`."""
     num_steps = _validation.check_int("num_steps", num_steps, minimum=0)
     every = _validation.check_int("checkpoint_every", checkpoint_every, minimum=1)
     if callback is not None:
@@ -86,28 +88,35 @@ def train(
         updates, optimizer_state = chain.update(
             messages, optimizer_state, params, received=received, elapsed=elapsed
         )
-        return optax.apply_updates(params, updates), optimizer_state
+        params = optax.apply_updates(params, updates)
+        finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params)]
+        return params, optimizer_state, jnp.stack(finite).all()
 
-    params = jax.tree.map(jax.numpy.asarray, params)
+    params = jax.tree.map(jnp.asarray, params)
     state = TrainingState(params, chain.init(params), cluster.key, 0)
     with contextlib.ExitStack() as stack:
         save = None
         if checkpoint is not None:
             state, save = stack.enter_context(_checkpoints(Path(checkpoint), state))
-        cluster.continue_from(state.step, state.key)
         report = stack.enter_context(show(num_steps, cluster)) if live else None
         check_interrupt = stack.enter_context(noticed_interrupts())
         try:
             while state.step < num_steps:
                 check_interrupt()
-                found = cluster.compute(state.params)
-                params, optimizer_state = update(
+                found = compute(state.params, state.step, state.key)
+                params, optimizer_state, is_finite = update(
                     found.messages,
                     state.optimizer_state,
                     state.params,
                     found.received,
                     np.float32(found.elapsed),
                 )
+                if not is_finite:
+                    raise FloatingPointError(
+                        f"step {state.step} gives params that are not finite, from "
+                        f"those of a loss of {found.losses.sum():.6g}; training ends "
+                        "before it"
+                    )
                 # In one piece, since Ctrl-C may come at any time.
                 state = state._replace(
                     params=params, optimizer_state=optimizer_state, step=state.step + 1
@@ -146,17 +155,24 @@ def _checkpoints(
     options = ocp.CheckpointManagerOptions(
         max_to_keep=2, enable_async_checkpointing=False
     )
-    with ocp.CheckpointManager(folder.absolute(), options=options) as manager:
+    with ocp.CheckpointManager(
+        folder.absolute(),
+        options=options,
+        item_handlers=ocp.StandardCheckpointHandler(),
+    ) as manager:
         state = start
         newest = manager.latest_step()
         if newest is not None:
             like = jax.tree.map(ocp.utils.to_shape_dtype_struct, _saved(start))
+            stored = _by_name(manager.item_metadata(newest))
             try:
-                found = manager.restore(newest, args=ocp.args.StandardRestore(like))
+                found = manager.restore(
+                    newest, args=ocp.args.StandardRestore(_of_workers(like, stored))
+                )
             except Exception as error:
                 raise ValueError(
                     "checkpoint must be of the same params, optimizer and key; got "
-                    f"step {newest} in {folder}, which cannot be restored as such"
+                    f"step {newest} in {folder}, with {_difference(like, stored)}"
                 ) from error
             state = _loaded(found, start)
 
@@ -172,14 +188,60 @@ def _checkpoints(
 
 def _saved(state: TrainingState) -> dict[str, Any]:
     """As a checkpoint holds it: a key by its data."""
-    if jax.numpy.issubdtype(state.key.dtype, jax.dtypes.prng_key):
+    if jnp.issubdtype(state.key.dtype, jax.dtypes.prng_key):
         state = state._replace(key=jax.random.key_data(state.key))
     return state._asdict()
 
 
+# The only leaf whose shape is that of the code: who answered in the last round.
+_RECEIVED = "optimizer_state.0.received"
+
+
+def _of_workers(like: Any, stored: dict[str, Any]) -> Any:
+    """`like`, for as many workers as the checkpoint was written with."""
+    aggregate, *others = like["optimizer_state"]
+    if _RECEIVED in stored:
+        received = jax.ShapeDtypeStruct(stored[_RECEIVED].shape, bool)
+        aggregate = aggregate._replace(received=received)
+    return {**like, "optimizer_state": (aggregate, *others)}
+
+
+def _difference(like: Any, stored: dict[str, Any]) -> str:
+    """The first leaf that is not the same in a checkpoint, in words."""
+
+    def shown(leaf):
+        return "nothing" if leaf is None else f"{leaf.dtype}{list(leaf.shape)}"
+
+    expected = _by_name(like)
+    # Who answered may differ, and the step is a number.
+    names = (expected | stored).keys() - {_RECEIVED, "step"}
+    for name in sorted(names, key=lambda own: (not own.startswith("params"), own)):
+        before, now = shown(stored.get(name)), shown(expected.get(name))
+        if before != now:
+            return f"{name} = {before}, and now {now}"
+    return "another structure"
+
+
+def _by_name(tree: Any) -> dict[str, Any]:
+    """Leaves by their path, in which a checkpoint knows names, and no types."""
+
+    def name(key):
+        return str(getattr(key, "key", getattr(key, "idx", getattr(key, "name", ""))))
+
+    return {
+        ".".join(map(name, path)): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
 def _loaded(found: dict[str, Any], start: TrainingState) -> TrainingState:
     state = TrainingState(**found)._replace(step=int(found["step"]))
-    if jax.numpy.issubdtype(start.key.dtype, jax.dtypes.prng_key):
+    aggregate, *others = state.optimizer_state
+    received = start.optimizer_state[0].received
+    if aggregate.received.shape != received.shape:
+        aggregate = aggregate._replace(received=received)
+        state = state._replace(optimizer_state=(aggregate, *others))
+    if jnp.issubdtype(start.key.dtype, jax.dtypes.prng_key):
         kind = jax.random.key_impl(start.key)
         state = state._replace(key=jax.random.wrap_key_data(state.key, impl=kind))
     return state

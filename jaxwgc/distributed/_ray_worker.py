@@ -3,10 +3,12 @@
 import ctypes
 import dataclasses
 import os
+import pickle
 import signal
+import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +24,7 @@ class Task(NamedTuple):
 
     Attributes:
       loss: `loss(params, part)`.
+      has_aux: whether it returns `(scalar, aux)`.
       load: `load(part_index)`, or None where the parts are sent.
       batch: `batch(key, part)`, or None where whole parts are used.
       delay: `delay(worker, step)`, seconds to sleep before an answer, or None.
@@ -32,6 +35,7 @@ class Task(NamedTuple):
     """
 
     loss: Callable
+    has_aux: bool
     load: Callable | None
     batch: Callable | None
     delay: Callable | None
@@ -47,11 +51,13 @@ class Started(NamedTuple):
     Attributes:
       pid: of its process.
       node: where it runs, Ray's name.
+      host: the name of that machine.
       signature: structure, shapes and dtypes of a part.
     """
 
     pid: int
     node: str
+    host: str
     signature: str
 
 
@@ -62,10 +68,12 @@ class Answer(NamedTuple):
       message: (messages_per_worker, length); a complex one as its real and imaginary
         parts, with an axis of two at the end, and one in bfloat16 as its bits.
       losses: (num_held,), those of its parts.
+      aux: a pytree; leaves (num_held, ...), what the loss of its parts gave besides.
     """
 
     message: np.ndarray
     losses: np.ndarray
+    aux: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +102,10 @@ class Worker:
         self.worker, self.held, self.rows, self.task = worker, held, rows, task
         self._given = parts
 
+    def __repr__(self) -> str:
+        """As Ray says who has printed something."""
+        return f"worker {self.worker}"
+
     def start(self, key_data: np.ndarray) -> Started:
         """Loads the parts and compiles; errors here are those of data or loss."""
         for name, value in self.task.settings.items():
@@ -102,24 +114,27 @@ class Worker:
         self.parts = jax.tree.map(lambda *leaves: _stacked(leaves), *parts)
         self.held_parts = jnp.asarray(self.held, jnp.uint32)
         self.params_like, self.structure = jax.tree.flatten(self.task.params)
-        lowered = jax.jit(self._message_and_losses).lower(
+        lowered = jax.jit(self._answer).lower(
             self.params_like, *self._arguments(key_data, 0)
         )
         self._form = lowered.compile()
         node = _ray().get_runtime_context().get_node_id()
-        return Started(os.getpid(), node, _signature(parts[0]))
+        return Started(os.getpid(), node, socket.gethostname(), _signature(parts[0]))
 
-    def compute(self, leaves: list, key_data: np.ndarray, step: int) -> Answer:
-        """The message for these parameters, and the losses on the way."""
+    def compute(self, order: tuple[list, np.ndarray, int] | bytes) -> Answer:
+        """The message for leaves of params, key and step, which may be pickled."""
+        if isinstance(order, bytes):
+            order = pickle.loads(order)
+        leaves, key_data, step = order
         if self.task.delay is not None:
             time.sleep(self.task.delay(self.worker, step))
-        message, losses = self._form(leaves, *self._arguments(key_data, step))
-        return Answer(np.asarray(message), np.asarray(losses))
+        found = self._form(leaves, *self._arguments(key_data, step))
+        return Answer(*jax.tree.map(np.asarray, found))
 
     def _arguments(self, key_data, step):
         return self.parts, self.rows, self.held_parts, key_data, np.uint32(step)
 
-    def _message_and_losses(self, leaves, parts, rows, held, key, step):
+    def _answer(self, leaves, parts, rows, held, key, step):
         params = jax.tree.unflatten(self.structure, leaves)
         if self.task.batch is not None:
             if self.task.key_kind is not None:
@@ -129,23 +144,27 @@ class Worker:
                 jax.random.fold_in(key, step), held
             )
             parts = jax.vmap(self.task.batch)(own, parts)
-        partial = partial_value_and_grad(self.task.loss)
+        has_aux = self.task.has_aux
+        partial = partial_value_and_grad(self.task.loss, has_aux)
 
         def of_part(part, columns):
             values, gradients = partial(params, jax.tree.map(lambda x: x[None], part))
-            return coding.form_messages(columns, gradients), values[0]
+            # Without has_aux, values are those of the loss alone.
+            values = values if has_aux else (values, None)
+            first = jax.tree.map(lambda leaf: leaf[0], values)
+            return coding.form_messages(columns, gradients), first
 
         def add(message, task):
-            own, value = of_part(*task)
-            return message + own, value
+            own, values = of_part(*task)
+            return message + own, values
 
         # One after the other, so that there is never more than one gradient.
         columns = jnp.moveaxis(rows.reshape(len(rows), len(held), -1), 1, 0)
         first = jax.tree.map(lambda leaf: leaf[0], (parts, columns))
         like, _ = jax.eval_shape(of_part, *first)
         start = jnp.zeros(like.shape, like.dtype)
-        message, losses = jax.lax.scan(add, start, (parts, columns))
-        return pack(message, self.task.message_dtype), losses
+        message, (losses, aux) = jax.lax.scan(add, start, (parts, columns))
+        return pack(message, self.task.message_dtype), losses, aux
 
     def _load(self):
         """The parts, one by one, all alike."""
@@ -171,16 +190,28 @@ class Worker:
             ) from error
 
 
-def one_thread() -> dict[str, str]:
-    """The environment of a worker: cores are shared by workers, not within one."""
-    flags = os.environ.get("XLA_FLAGS", "")
-    return {
-        "JAX_PLATFORMS": "cpu",
-        "NPROC": "1",
-        "OMP_NUM_THREADS": "1",
-        "OPENBLAS_NUM_THREADS": "1",
-        "XLA_FLAGS": f"{flags} --xla_cpu_multi_thread_eigen=false".strip(),
+def environment(options: Mapping[str, Any]) -> dict[str, str]:
+    """Threads and platform of a worker, by what its actor claims.
+
+    As many threads as CPUs, since cores are shared by workers, not within one; what
+    accelerators it claims, JAX finds by itself.
+    """
+    threads = max(1, int(options["num_cpus"] or 0))
+    num_gpus = options.get("num_gpus") or 0
+    has_accelerator = num_gpus or "TPU" in (options.get("resources") or {})
+    found = {
+        "JAX_PLATFORMS": "" if has_accelerator else "cpu",
+        "NPROC": str(threads),
+        "OMP_NUM_THREADS": str(threads),
+        "OPENBLAS_NUM_THREADS": str(threads),
     }
+    if threads == 1:
+        flags = os.environ.get("XLA_FLAGS", "")
+        found["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
+    if 0 < num_gpus < 1:
+        # JAX takes three quarters of the memory of a GPU at once.
+        found["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.75 * num_gpus:.3f}"
+    return found
 
 
 def pack(message: jax.Array, dtype: str | None) -> jax.Array:

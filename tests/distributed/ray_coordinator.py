@@ -1,4 +1,4 @@
-"""A coordinator that is interrupted or killed: `ray_coordinator.py FOLDER FREEZE`."""
+"""A coordinator that is interrupted or killed; its arguments are those of `main`."""
 
 import hashlib
 import os
@@ -43,7 +43,7 @@ OPTIMIZER = optax.adam(0.01)
 PARAMS = {"w": np.zeros(4, np.float32)}
 
 
-def main(folder, freeze):
+def main(folder, freeze, checkpoint_every):
     """Says the digest after every step, until it is stopped."""
     with make_cluster() as cluster:
 
@@ -59,11 +59,11 @@ def main(folder, freeze):
             10**9,
             callback=say,
             checkpoint=folder,
-            checkpoint_every=1,
+            checkpoint_every=checkpoint_every,
         )
 
 
 if __name__ == "__main__":
     # pytest-xdist ignores Ctrl-C, and so do those whom its processes start.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    main(sys.argv[1], sys.argv[2] == "freeze")
+    main(sys.argv[1], sys.argv[2] == "freeze", int(sys.argv[3]))

@@ -63,3 +63,8 @@ def wait_until(condition, seconds):
             return True
         time.sleep(0.05)
     return False
+
+
+def folders(pid):
+    """Logs and sockets of the Ray that a process has started."""
+    return [*pathlib.Path("/tmp").glob(f"jaxwgc-{pid}-*")]

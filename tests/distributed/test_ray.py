@@ -32,7 +32,7 @@ from jaxwgc.distributed import RayCluster, _ray_cluster, _ray_hiring, _ray_runti
 from tests.distributed import ray_coordinator, ray_processes
 
 pytest.importorskip("ray")
-pytestmark = pytest.mark.xdist_group("ray")
+pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.usefixtures("one_ray")]
 
 NUM_WORKERS = 4
 CODE = codes.reed_solomon(NUM_WORKERS, num_parts=NUM_WORKERS, replication=3)
@@ -61,27 +61,6 @@ def true_gradient(params, step):
     return jax.tree.map(lambda leaf: leaf.sum(0), every)
 
 
-def ray_folders(pid):
-    """Logs and sockets of the Ray that a process has started."""
-    return [*pathlib.Path("/tmp").glob(f"jaxwgc-{pid}-*")]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_ray():
-    """Ray for all tests here, which must leave nothing behind."""
-    memory = ray_processes.shared_memory()
-    processes = []
-    try:
-        with _ray_runtime.session(None):
-            yield
-            processes = ray_processes.descendants()
-        assert not ray_processes.alive_after(processes, 20)
-    finally:
-        ray_processes.end_all(processes or ray_processes.descendants())
-    assert ray_processes.shared_memory() <= memory
-    assert not ray_folders(os.getpid())
-
-
 @pytest.fixture(scope="module")
 def orders(tmp_path_factory):
     """A folder; a file `worker` in it says what that one does instead of its work."""
@@ -95,8 +74,8 @@ def cluster(orders, one_ray):
     class Saboteur(_ray_hiring.Worker):
         """Does as it is told, once a file."""
 
-        def compute(self, leaves, key_data, step):
-            answer = super().compute(leaves, key_data, step)
+        def compute(self, order):
+            answer = super().compute(order)
             file = orders / str(self.worker)
             if not file.exists():
                 return answer
@@ -201,7 +180,8 @@ def test_one_that_sends_nan_is_a_straggler_and_stays(cluster, orders):
 
 
 @pytest.mark.parametrize("what", ["raise", "shape", "kill", "freeze"])
-def test_bad_worker_is_a_straggler_and_is_replaced(cluster, orders, what):
+def test_bad_worker_is_a_straggler_and_is_replaced(cluster, orders, what, caplog):
+    caplog.set_level("INFO", "jaxwgc.distributed")
     worker = 1
     place = cluster.places[worker]
     before = place.pid
@@ -221,6 +201,11 @@ def test_bad_worker_is_a_straggler_and_is_replaced(cluster, orders, what):
         "freeze": "silent",
     }
     assert expected[what] in trouble
+    lost, back = (own for own in caplog.messages if own.startswith("worker 1 is "))
+    assert lost.startswith("worker 1 is lost in round ")
+    assert back.startswith("worker 1 is back in round ")
+    assert trouble in lost
+    assert trouble in back
     # A frozen process does not stay.
     assert ray_processes.wait_until(
         lambda: not pathlib.Path(f"/proc/{before}").exists(), 20
@@ -258,7 +243,9 @@ def test_undecodable_round_names_the_missing():
     with RayCluster(
         loss, codes.uncoded(2), PARTS[:2], undecodable_after=0.1, delay=delay
     ) as cluster:
-        message = r"from workers \[0\]; missing: worker 1 \(ArithmeticError: as told\)"
+        message = (
+            r"workers \[0\] answered; missing: worker 1 \(ArithmeticError: as told\)"
+        )
         with pytest.warns(UserWarning, match=message):
             cluster.compute(PARAMS)
         cluster.undecodable = "raise"
@@ -370,7 +357,7 @@ def test_training_is_that_of_one_process(tmp_path):
     assert ray_coordinator.digest(again) == ray_coordinator.digest(final)
 
 
-def start_coordinator(folder, freeze):
+def start_coordinator(folder, freeze, checkpoint_every):
     return subprocess.Popen(
         [
             sys.executable,
@@ -378,6 +365,7 @@ def start_coordinator(folder, freeze):
             "tests.distributed.ray_coordinator",
             folder,
             freeze,
+            str(checkpoint_every),
         ],
         stdout=subprocess.PIPE,
         text=True,
@@ -400,29 +388,38 @@ def digests_until(coordinator, num_steps):
 
 def test_stopped_coordinators_resume_and_leave_no_process(tmp_path):
     folder = str(tmp_path / "checkpoints")
-    coordinator = start_coordinator(folder, "freeze")
-    said = digests_until(coordinator, 6)
-    processes = [psutil.Process(coordinator.pid)]
-    processes += ray_processes.descendants(coordinator.pid)
-    try:
-        # Ctrl-C in a terminal reaches the whole group.
-        start = time.monotonic()
-        os.killpg(coordinator.pid, signal.SIGINT)
-        coordinator.wait(timeout=60)
-        said |= dict(digests_of(coordinator.stdout))
-        assert time.monotonic() - start < 15
-        assert not ray_processes.alive_after(processes, 5)
-    finally:
-        ray_processes.end_all(processes)
+    said = {}
+    # Ctrl-C in a terminal reaches the whole group, and SIGTERM the coordinator. Both
+    # are asked for a checkpoint only at the end.
+    for freeze, stop in [
+        ("freeze", lambda own: os.killpg(own.pid, signal.SIGINT)),
+        ("", lambda own: own.terminate()),
+    ]:
+        coordinator = start_coordinator(folder, freeze, 10**6)
+        more = digests_until(coordinator, 6)
+        processes = [psutil.Process(coordinator.pid)]
+        processes += ray_processes.descendants(coordinator.pid)
+        try:
+            start = time.monotonic()
+            stop(coordinator)
+            coordinator.wait(timeout=60)
+            more |= dict(digests_of(coordinator.stdout))
+            assert time.monotonic() - start < 15
+            assert not ray_processes.alive_after(processes, 5)
+        finally:
+            ray_processes.end_all(processes)
+        assert not ray_processes.folders(coordinator.pid)
+        # It has gone on with the step after that of its checkpoint, which one that was
+        # interrupted right after a step has not said.
+        assert min(more) - max(said, default=0) in (1, 2)
+        said |= more
+    assert coordinator.returncode == 128 + signal.SIGTERM
 
-    assert not ray_folders(coordinator.pid)
-    coordinator = start_coordinator(folder, "")
+    coordinator = start_coordinator(folder, "", 1)
     more = digests_until(coordinator, 4)
     processes = [psutil.Process(coordinator.pid)]
     processes += ray_processes.descendants(coordinator.pid)
     try:
-        # It has gone on with the step after that of its checkpoint, which one that was
-        # interrupted right after a step has not said.
         assert min(more) - max(said) in (1, 2)
         workers = [own for own in processes if "Agent" not in own.name()]
         coordinator.kill()
@@ -432,7 +429,7 @@ def test_stopped_coordinators_resume_and_leave_no_process(tmp_path):
     finally:
         ray_processes.end_all(processes)
         # That of a killed one cannot go by itself.
-        for left in ray_folders(coordinator.pid):
+        for left in ray_processes.folders(coordinator.pid):
             shutil.rmtree(left, ignore_errors=True)
 
     with ray_coordinator.make_cluster() as cluster:
@@ -453,6 +450,22 @@ def test_failing_loader_is_named():
     ) as cluster:
         with pytest.raises(RuntimeError, match=r"worker 0 .*load\(0\) failed.*0\.npz"):
             cluster.compute(PARAMS)
+
+
+def test_death_at_the_start_is_made_up_for_and_prints_are_seen(tmp_path, capfd):
+    """Of worker 1, which is killed while it loads for the first time."""
+
+    def load(part):
+        print(f"part {part} is read")
+        if part == 1 and not (tmp_path / "once").exists():
+            (tmp_path / "once").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return np.ones((3, 5), np.float32)
+
+    with RayCluster(loss, codes.uncoded(2), load=load) as cluster:
+        assert cluster.compute(PARAMS).received.all()
+    # Ray shows lines that differ in numbers alone together, after a while.
+    assert ray_processes.wait_until(lambda: "is read" in capfd.readouterr().out, 20)
 
 
 def test_parts_of_unequal_structure_are_refused():
@@ -488,7 +501,7 @@ def test_loss_is_tried_before_ray_starts(monkeypatch, wrong, message):
 
 
 def test_too_few_cpus_are_said_with_the_numbers():
-    with pytest.raises(ValueError, match=r"4 \* 1000 = 4000 and \d+"):
+    with pytest.raises(ValueError, match=r"claim \{'CPU': 1000\} each; got room for 0"):
         with simple_cluster(actor_options={"num_cpus": 1000}) as cluster:
             cluster.compute(PARAMS)
 
@@ -641,6 +654,21 @@ def test_overhead_is_split(monkeypatch):
     own = coordinator_benchmark.measure(1_000, 3, "bfloat16")
     assert set(own) == {"all", *coordinator_benchmark.SHARES}
     assert min(own.values()) > 0
+
+
+def test_coordinators_side_by_side():
+    """In a process of its own, since that of multiprocessing stays with it."""
+    program = """
+from experiments.benchmark.coordinator import compare
+print(*compare(1_000, num_blocks=2, num_steps=3), sep=", ")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        cwd=pathlib.Path(__file__).parents[2],
+    )
+    assert "RayCluster, plain Ray, shared memory" in done.stdout, done.stderr[-3000:]
 
 
 def test_experiment_in_short(monkeypatch):

@@ -49,10 +49,10 @@ class FakeRay(types.SimpleNamespace):
         self.util = types.SimpleNamespace(get_node_ip_address=lambda: address)
 
     def is_initialized(self):
-        return False
+        return self.told is not None and not self.is_shut_down
 
     def init(self, **settings):
-        self.told = settings
+        self.told, self.is_shut_down = settings, False
 
     def shutdown(self):
         self.is_shut_down = True
@@ -81,18 +81,18 @@ def test_address_is_joined(monkeypatch):
     assert ray.is_shut_down
 
 
-def test_folders_of_the_killed_are_removed(tmp_path):
-    left, used, other = (
-        tmp_path / name for name in ("jaxwgc-1-a", "jaxwgc-2-b", "others")
-    )
-    for folder in (left, used, other):
-        folder.mkdir()
-        (folder / "log").write_text("")
-    with _ray_runtime._locked(used):
-        with _ray_runtime._own_folder(str(tmp_path)) as own:
-            found = {str(folder) for folder in tmp_path.iterdir()}
-            assert found == {str(used), str(other), own}
-    assert not os.path.exists(own)
+def test_folders_of_others_are_left_alone(monkeypatch, tmp_path):
+    """Whatever their name, pipes included; one of our own goes at the end."""
+    monkeypatch.setattr(_ray_runtime, "find_ray", lambda: FakeRay("127.0.0.1"))
+    monkeypatch.setattr(_ray_runtime, "_PARENT", str(tmp_path))
+    (tmp_path / "jaxwgc-1-results").mkdir()
+    (tmp_path / "jaxwgc-1-results" / "file").write_text("")
+    os.mkfifo(tmp_path / "jaxwgc-2-pipe")
+    before = {*tmp_path.rglob("*")}
+    with _ray_runtime.session(None):
+        [own] = {*tmp_path.rglob("*")} - before
+        assert own.name.startswith(f"jaxwgc-{os.getpid()}-")
+    assert {*tmp_path.rglob("*")} == before
 
 
 def test_interrupts_wait_for_the_end(interruptible):
@@ -110,16 +110,21 @@ def test_interrupts_wait_for_the_end(interruptible):
     assert in_thread(block) == ["whole"]
 
 
-def test_lost_interrupts_are_noticed(interruptible):
-    with pytest.raises(KeyboardInterrupt):
+@pytest.mark.parametrize(
+    ("number", "error"),
+    [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)],
+)
+def test_lost_interrupts_are_noticed(interruptible, number, error):
+    before = signal.getsignal(number)
+    with pytest.raises(error):
         with _ray_runtime.noticed_interrupts() as check:
             check()
             try:
-                signal.raise_signal(signal.SIGINT)
-            except KeyboardInterrupt:
+                signal.raise_signal(number)
+            except error:
                 pass
             check()
-    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+    assert signal.getsignal(number) == before
     # Someone else's handler is left as it is.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with _ray_runtime.noticed_interrupts() as check:

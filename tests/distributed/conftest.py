@@ -1,0 +1,24 @@
+"""Ray for the tests of a file, which must leave nothing behind."""
+
+import os
+
+import pytest
+
+from jaxwgc.distributed import _ray_runtime
+from tests.distributed import ray_processes
+
+
+@pytest.fixture(scope="module")
+def one_ray():
+    """Clusters that open in the meantime use it, and let it be."""
+    memory = ray_processes.shared_memory()
+    processes = []
+    try:
+        with _ray_runtime.session(None):
+            yield
+            processes = ray_processes.descendants()
+        assert not ray_processes.alive_after(processes, 20)
+    finally:
+        ray_processes.end_all(processes or ray_processes.descendants())
+    assert ray_processes.shared_memory() <= memory
+    assert not ray_processes.folders(os.getpid())

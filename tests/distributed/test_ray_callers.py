@@ -1,0 +1,200 @@
+"""Whoever asks a cluster: several threads, callbacks, several clusters, who closes."""
+
+import threading
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxwgc
+from jaxwgc import codes
+from jaxwgc.distributed import RayCluster, _ray_places, _ray_runtime
+from tests.distributed import ray_processes
+
+ray = pytest.importorskip("ray")
+pytestmark = pytest.mark.xdist_group("ray")
+
+CODE = codes.fractional_repetition(4, num_stragglers=1)
+PARTS = np.random.default_rng(0).normal(size=(4, 8, 5)).astype(np.float32)
+SLOW = 10**9
+
+
+def loss(params, part):
+    return 0.5 * jnp.sum((part - params) ** 2), {"mean": part.mean(0), "two": 2}
+
+
+def batch(key, part):
+    return jax.random.choice(key, part, (4,), replace=False)
+
+
+def make_cluster(**others):
+    given = {
+        "code": CODE,
+        "parts": PARTS,
+        "has_aux": True,
+        "key": jax.random.key(1),
+        "batch": batch,
+        "delay": lambda worker, step: 2.0 if step == SLOW else 0.0,
+    }
+    return RayCluster(loss, **{**given, **others})
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Opened before another, and closed before it."""
+    with make_cluster() as cluster:
+        cluster.compute(jnp.zeros(5))
+        yield cluster
+
+
+def in_threads(*functions):
+    """What each gives or raises, all at the same time."""
+    found = [None] * len(functions)
+
+    def call(index):
+        try:
+            found[index] = functions[index]()
+        except Exception as error:
+            found[index] = error
+
+    threads = [
+        threading.Thread(target=call, args=(index,)) for index in range(len(functions))
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return found
+
+
+def test_two_threads_get_gradients_of_their_own_params(cluster):
+    """Gradients of the quadratic differ by as much as params do, times the rows."""
+
+    def rounds_at(value):
+        params = jnp.full(5, value)
+        gradients = []
+        for _ in range(100):
+            found = cluster.compute(params)
+            weights = jaxwgc.decoding_weights(CODE, found.received)
+            gradients.append(np.asarray(weights) @ found.messages)
+        return np.array(gradients)
+
+    [low, high] = in_threads(lambda: rounds_at(0.0), lambda: rounds_at(100.0))
+    # Sixteen rows are drawn, none of which has entries of a hundredth of that.
+    np.testing.assert_allclose(low / 16, 0.0, atol=5)
+    np.testing.assert_allclose(high / 16, 100.0, atol=5)
+
+
+def test_aux_is_that_of_every_part(cluster):
+    found = cluster.compute(jnp.zeros(5))
+    known = np.isfinite(found.losses)
+    assert found.aux["mean"].shape == (4, 5)
+    assert np.abs(found.aux["mean"][known]).min() > 0
+    np.testing.assert_array_equal(found.aux["two"], 2 * known)
+
+
+def test_callbacks_may_compute_and_train(cluster):
+    """Steps, their batches and their key are those of training alone."""
+    optimizer, start = optax.sgd(0.02, momentum=0.9), jnp.ones(5)
+    alone = cluster.train(optimizer, start, 6)
+
+    def callback(progress):
+        cluster.compute(10 * progress.state.params)
+        if progress.state.step == 3:
+            cluster.train(optimizer, 2 * start, 2)
+
+    among = cluster.train(optimizer, start, 6, callback=callback)
+    np.testing.assert_allclose(among.params, alone.params, rtol=1e-4)
+    assert among.step == 6
+
+
+def test_round_within_a_round_is_refused(cluster, monkeypatch):
+    def wait(times):
+        cluster.compute(jnp.zeros(5))
+
+    monkeypatch.setattr(cluster._rounds, "_wait", wait)
+    with pytest.raises(RuntimeError, match="one round at a time"):
+        cluster.compute(jnp.zeros(5))
+
+
+def test_nobody_and_nothing_finite(cluster, monkeypatch, tmp_path):
+    with pytest.raises(ValueError, match="must be finite; got NaN or infinity in par"):
+        cluster.compute(jnp.full(5, jnp.nan))
+    with pytest.raises(ValueError, match="params must be finite"):
+        cluster.train(optax.sgd(1.0), jnp.full(5, jnp.nan), 2)
+    monkeypatch.setattr(
+        cluster._rounds, "_wait", lambda times: (np.isfinite(times), 0.0)
+    )
+    with pytest.raises(RuntimeError, match="step .*since nobody answered; missing"):
+        cluster.compute(jnp.zeros(5))
+    monkeypatch.undo()
+    optimizer = optax.scale_by_schedule(lambda count: jnp.where(count < 3, -0.1, 1e38))
+    with pytest.raises(FloatingPointError, match="step 3 gives params that are not"):
+        cluster.train(optimizer, jnp.ones(5), 9, checkpoint=tmp_path)
+    # The last good one is what is left.
+    state = cluster.train(optimizer, jnp.ones(5), 0, checkpoint=tmp_path)
+    assert state.step == 3
+    assert np.isfinite(state.params).all()
+
+
+def test_checkpoint_of_another_code(cluster, tmp_path):
+    """Here under another number of workers."""
+    optimizer = optax.adam(0.1)
+    four = cluster.train(optimizer, jnp.ones(5), 3, checkpoint=tmp_path)
+    with make_cluster(code=codes.uncoded(3), parts=PARTS[:3]) as three:
+        state = three.train(optimizer, jnp.ones(5), 3, checkpoint=tmp_path)
+        np.testing.assert_array_equal(state.params, four.params)
+        state = three.train(optimizer, jnp.ones(5), 5, checkpoint=tmp_path)
+    assert state.optimizer_state[0].received.shape == (3,)
+    assert state.step == 5
+    wrong = r"with params = float32\[5\], and now float32\[6\]"
+    with pytest.raises(ValueError, match=wrong):
+        cluster.train(optimizer, jnp.ones(6), 5, checkpoint=tmp_path)
+
+
+def test_tasks_leave_no_record(cluster):
+    """In Ray's global control store, which would grow with every step."""
+    for _ in range(20):
+        cluster.compute(jnp.zeros(5))
+    # Twice what Ray waits before it sends what it has.
+    threading.Event().wait(2)
+    assert not [event for event in ray.timeline() if "compute" in event["name"]]
+
+
+def test_clusters_closed_out_of_order_and_in_a_round(cluster):
+    """The second goes on with the Ray of the first, on loopback; then Ray ends."""
+    with make_cluster() as second:
+        second.compute(jnp.zeros(5))
+        cluster.close()
+        second.compute(jnp.zeros(5))
+        processes = ray_processes.descendants()
+        addresses = ray_processes.listening_addresses(processes)
+        assert addresses <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+        with pytest.raises(ValueError, match="address must be that of the other open"):
+            RayCluster(loss, CODE, PARTS, address="elsewhere:1").__enter__()
+
+        second.continue_from(SLOW)
+
+        def close_soon():
+            while not second.places[0].is_computing:
+                pass
+            second.close()
+
+        error, _ = in_threads(lambda: second.compute(jnp.zeros(5)), close_soon)
+        assert "closed during a round" in str(error)
+        with pytest.raises(RuntimeError, match="`with`"):
+            second.compute(jnp.zeros(5))
+    assert not ray.is_initialized()
+    assert not ray_processes.alive_after(processes, 20)
+
+
+def test_ray_that_was_shut_down_is_not_started_anew():
+    """As its calls would do, with its defaults, open to the network."""
+    with pytest.raises(RuntimeError, match="Ray was shut down while"):
+        _ray_runtime.check_connected()
+    place = _ray_places.Place(0, lambda worker, number: None)
+    place.actor = "of a Ray that is gone"
+    place.end()
+    assert not ray.is_initialized()

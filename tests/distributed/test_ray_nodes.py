@@ -1,0 +1,123 @@
+"""Workers on several nodes, which Ray's own utility starts on this machine."""
+
+import collections
+import os
+import tempfile
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxwgc
+from jaxwgc import codes
+from jaxwgc.distributed import RayCluster, _ray_runtime, _ray_worker
+from tests.distributed import ray_processes
+
+ray = pytest.importorskip("ray")
+pytestmark = pytest.mark.xdist_group("ray")
+
+CODE = codes.cyclic_repetition(jax.random.key(0), 6, num_stragglers=2)
+PARTS = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
+PARAMS = jnp.zeros(4)
+
+
+def loss(params, part):
+    return jnp.sum((params - part) ** 2)
+
+
+@pytest.fixture(scope="module")
+def nodes():
+    """Three, of two CPUs each; the last says that it has a GPU, too."""
+    from ray.cluster_utils import Cluster
+
+    common = {"num_cpus": 2, "node_ip_address": "127.0.0.1"}
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        tempfile.TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True) as folder,
+        _ray_runtime._loopback(ray),
+    ):
+        # The same for the processes that Ray starts.
+        patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+        head = {**common, "include_dashboard": False, "temp_dir": folder}
+        cluster = Cluster(initialize_head=True, head_node_args=head)
+        try:
+            cluster.add_node(**common)
+            cluster.add_node(**common, num_gpus=1)
+            yield cluster
+        finally:
+            processes = ray_processes.descendants()
+            cluster.shutdown()
+            ray_processes.end_all(processes)
+
+
+def test_claims_that_no_node_meets_are_said_at_once(nodes):
+    for options, message in [
+        ({"num_cpus": 2}, r"claim \{'CPU': 2\} each; got room for 3"),
+        ({"num_cpus": 0, "num_gpus": 1}, r"claim \{'GPU': 1\} each; got room for 1"),
+        ({"num_cpus": 3}, "got room for 0"),
+        ({"resources": {"TPU": 4}}, "got room for 0"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            with RayCluster(
+                loss, CODE, PARTS, address=nodes.address, actor_options=options
+            ):
+                pass
+
+
+def test_threads_and_platform_follow_what_is_claimed(nodes):
+    """As the process of a worker sees them, where a node has a GPU."""
+
+    def load(part):
+        names = ("JAX_PLATFORMS", "NPROC", "OMP_NUM_THREADS")
+        raise ValueError(str([os.environ.get(name) for name in names]))
+
+    for options, expected in [
+        ({"num_cpus": 2}, r"\['cpu', '2', '2'\]"),
+        ({"num_gpus": 1}, r"\['', '1', '1'\]"),
+    ]:
+        with RayCluster(
+            loss,
+            codes.uncoded(1),
+            load=load,
+            address=nodes.address,
+            actor_options=options,
+        ) as cluster:
+            with pytest.raises(RuntimeError, match=expected):
+                cluster.compute(PARAMS)
+
+
+def test_workers_are_spread_and_a_lost_node_is_survived(nodes, caplog):
+    """What a machine holds is no more than the code can do without."""
+    with RayCluster(
+        loss,
+        CODE,
+        PARTS,
+        undecodable="raise",
+        address=nodes.address,
+        actor_options={"num_cpus": 0.5},
+    ) as cluster:
+        with caplog.at_level("INFO", "jaxwgc.distributed"):
+            cluster.compute(PARAMS)
+        found = collections.Counter(place.node for place in cluster.places)
+        assert sorted(found.values()) == [2, 2, 2]
+        assert all(node[:8] in caplog.text for node in found)
+        lost = nodes.worker_nodes.copy().pop()
+        on_it = [own for own in cluster.places if own.node == lost.node_id]
+        nodes.remove_node(lost, allow_graceful=False)
+        end = time.monotonic() + 60
+        while any(own.node == lost.node_id for own in on_it):
+            found = cluster.compute(PARAMS)
+            gradient = jaxwgc.decode(CODE, found.messages, found.received, PARAMS)
+            np.testing.assert_allclose(gradient, -2 * PARTS.sum(0), rtol=1e-4)
+            assert time.monotonic() < end
+            time.sleep(0.05)
+
+
+def test_environment_without_claims():
+    one = _ray_worker.environment({"num_cpus": 0.5, "num_gpus": 0.25})
+    assert one["NPROC"] == "1"
+    assert "multi_thread_eigen=false" in one["XLA_FLAGS"]
+    assert one["XLA_PYTHON_CLIENT_MEM_FRACTION"] == "0.188"
+    assert "XLA_FLAGS" not in _ray_worker.environment({"num_cpus": 4})
