@@ -60,6 +60,15 @@ def test_blocks_that_differ_from_pass_to_pass(kind, small_chunks):
     np.testing.assert_allclose(scores, leverage_scores(matrix), atol=1e-4)
 
 
+def test_rows_shuffled_beside_one_that_outweighs_all(small_chunks):
+    matrix = conditioned(10.0, num_rows=300).astype(np.float32)
+    matrix[0] *= 1e8
+    others = np.random.default_rng(0).permutation(matrix[1:])
+    passes = iter([matrix, np.concatenate([matrix[:1], others])])
+    with pytest.raises(ValueError, match="blocks must be the same in both passes"):
+        streaming_leverage_scores(lambda: [next(passes)])
+
+
 def test_chunks_may_be_deficient_where_the_whole_is_not(x64, small_chunks):
     # Rows sorted by group: every chunk misses columns that others have.
     matrix = np.zeros((1024, 8))
