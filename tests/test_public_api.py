@@ -44,6 +44,7 @@ TYPES = {
     "Law",
     "LeastSquares",
     "LewisWeights",
+    "NumericalRank",
     "OneStep",
     "PartitionSample",
     "Peeling",

@@ -129,6 +129,15 @@ def test_one_row_that_outweighs_all_others(small_chunks, with_x64):
     np.testing.assert_allclose(scores.sum(), 8, atol=1e-6)
 
 
+def test_says_where_rows_are_lost_beside_others(small_chunks):
+    matrix = conditioned(10.0, num_rows=300).astype(np.float32)
+    matrix[5] *= 1e8
+    with pytest.raises(ValueError, match="rows that outweigh others .* in float32"):
+        streaming_leverage_scores(in_blocks(matrix, 100))
+    scores = streaming_leverage_scores(in_blocks(matrix, 100), rcond=1e-5)
+    np.testing.assert_allclose(scores.sum(), 1, atol=1e-5)
+
+
 def test_fewer_rows_than_columns():
     matrix = np.random.default_rng(4).standard_normal((5, 8))
     scores = streaming_leverage_scores(in_blocks(matrix, 2))
