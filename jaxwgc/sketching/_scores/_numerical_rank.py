@@ -41,7 +41,7 @@ def numerical_rank(
       >>> line = jnp.stack([jnp.ones(100), steps, 2 * steps + 1], axis=1)
       >>> print(*sketching.numerical_rank(line))
       2 False
-      >>> print(*sketching.numerical_rank(line[:, :2] + jnp.array([0, 1e8])))
+      >>> print(*sketching.numerical_rank(line[:, :2] + jnp.array([0, 1e7])))
       1 True
 
     References:
