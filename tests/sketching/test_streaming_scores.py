@@ -60,8 +60,8 @@ def test_blocks_that_differ_from_pass_to_pass(kind, small_chunks):
     np.testing.assert_allclose(scores, leverage_scores(matrix), atol=1e-4)
 
 
-def test_rows_shuffled_beside_one_that_outweighs_all(small_chunks):
-    matrix = conditioned(10.0, num_rows=300).astype(np.float32)
+def test_rows_shuffled_beside_one_that_outweighs_all():
+    matrix = conditioned(10.0, num_rows=100).astype(np.float32)
     matrix[0] *= 1e8
     others = np.random.default_rng(0).permutation(matrix[1:])
     passes = iter([matrix, np.concatenate([matrix[:1], others])])

@@ -43,6 +43,8 @@ def leverage_scores(
     Nor do rows of very unequal size matter: beside a row of 1e8, all others are below
     the cut-off in float32, but a direction in which they are more than rounding of
     their own counts. The heaviest rows are then taken first, as in QR with sorted rows.
+    (One that is heavy in some columns only does hide others there, since columns are
+    brought to one size first.)
 
     Args:
       matrix: X, real, of shape (N, p), in any units: an array, or a
@@ -56,8 +58,8 @@ def leverage_scores(
           an inverse square root of a shifted Gram matrix, which makes it as good as
           QR. No array of the size of X is made.
         - `"qr"`: from X = QR and the singular value decomposition of R.
-        - `"svd"`: from the singular value decomposition of X: the slowest, the
-          reference.
+        - `"svd"`: from the singular value decomposition of X, or of its square factor
+          where it is wide: the slowest, the reference.
         - `"auto"`: `"gram"` where N >= 4p or X is sparse, else `"qr"`.
 
         Of a sparse matrix, for which `"gram"` is the only way, a few thousand rows (or

@@ -140,9 +140,12 @@ class _LevelledRows:
     def _of(self, block: jax.Array) -> jax.Array:
         directions, starts, number = self._levels
         values = product(self._known.scaled(block), directions)
-        tails = lax.cumsum(lax.stop_gradient(values) ** 2, axis=1, reverse=True)
+        squares = lax.stop_gradient(values) ** 2
+        index = jnp.arange(self.num_columns)
+        # Of each level and those after it.
+        is_after = (index[:, None] >= starts).astype(self.dtype)
         cutoff = rank_cutoff((self.num_columns,), self.dtype)
-        is_noise = tails[:, starts] <= cutoff**2 * tails[:, :1]
-        is_noise |= jnp.arange(self.num_columns) >= number
+        bounds = cutoff**2 * jnp.sum(squares, axis=1, keepdims=True)
+        is_noise = (product(squares, is_after) <= bounds) | (index >= number)
         # Zero, but with the derivative of what it was.
         return values - lax.stop_gradient(jnp.where(is_noise, values, 0))
