@@ -45,6 +45,7 @@ TYPES = {
     "Law",
     "LeastSquares",
     "LewisWeights",
+    "NumericalRank",
     "OneStep",
     "PartitionSample",
     "Peeling",

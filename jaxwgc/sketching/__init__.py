@@ -19,6 +19,7 @@ from jaxwgc.sketching._embeddings._hadamard import hadamard_transform
 from jaxwgc.sketching._embeddings._row_sampling import row_sampling
 from jaxwgc.sketching._embeddings._sparse_embeddings import count_sketch, sparse_sign
 from jaxwgc.sketching._embeddings._srht import srht
+from jaxwgc.sketching._factors import NumericalRank
 from jaxwgc.sketching._samplers._partition import partition, partition_probabilities
 from jaxwgc.sketching._samplers._rescaling import (
     WeightedParts,
@@ -38,6 +39,7 @@ from jaxwgc.sketching._scores._bless import BlessSample, bless
 from jaxwgc.sketching._scores._effective_resistances import effective_resistances
 from jaxwgc.sketching._scores._leverage_scores import leverage_scores
 from jaxwgc.sketching._scores._lewis_weights import LewisWeights, lewis_weights
+from jaxwgc.sketching._scores._numerical_rank import numerical_rank
 from jaxwgc.sketching._scores._ridge_scores import ridge_leverage_scores
 from jaxwgc.sketching._scores._sharded_scores import sharded_leverage_scores
 from jaxwgc.sketching._scores._streaming_scores import streaming_leverage_scores
@@ -54,6 +56,8 @@ from jaxwgc.sketching._solvers._solution import Solution
 __all__ = [
     # Scores.
     "leverage_scores",
+    "numerical_rank",
+    "NumericalRank",
     "approximate_leverage_scores",
     "streaming_leverage_scores",
     "sharded_leverage_scores",

@@ -86,6 +86,10 @@ class Gram(NamedTuple):
         ones = jnp.ones(rows.num_columns, rows.dtype)
         return cls(rows, ones, ones, rows.sum(gram), jnp.bool_(True))
 
+    def scaled(self, block: jax.Array) -> jax.Array:
+        """Rows of X in the units of the Gram matrix."""
+        return block * self.scale * self.unit
+
     def decomposed(self) -> tuple[jax.Array, jax.Array]:
         """Eigenvalues and vectors, constant for differentiation: see `_derivatives`."""
         eigenvalues, vectors = jnp.linalg.eigh(lax.stop_gradient(self.matrix))

@@ -68,6 +68,15 @@ def root_of_poisson(params, features, counts):
     return {"constant": root, "slope": root[:, None] * features}
 
 
+def flat_poisson(params, features, counts):
+    logits = features @ params
+    return jnp.sum(jnp.exp(logits) - counts * logits)
+
+
+def root_of_flat_poisson(params, features, counts):
+    return features * jnp.exp(features @ params / 2)[:, None]
+
+
 @pytest.mark.parametrize("num_refinements", [0, 3])
 def test_logistic_regression_is_that_of_scikit_learn(with_x64, num_refinements):
     features, labels = data()
@@ -212,6 +221,39 @@ def test_poisson_regression_on_a_pytree(with_x64):
     np.testing.assert_allclose(found.solution["constant"], expected[0], atol=1e-5)
     np.testing.assert_allclose(found.solution["slope"], expected[1:], atol=1e-5)
     assert found.converged
+
+
+@pytest.mark.parametrize("kind", ["Poisson", "least squares"])
+def test_float32_from_a_start_that_is_far_away(kind):
+    """Where the objective is larger at the start by a factor of 1e4 or more."""
+    random = np.random.default_rng(2)
+    features = random.standard_normal((NUM_ROWS, NUM_COLUMNS)).astype(np.float32)
+    features[:, 0] = 1
+    if kind == "Poisson":
+        target = random.poisson(np.exp(features[:, 1] / 2 + 1))
+        start, functions = 3, (flat_poisson, root_of_flat_poisson)
+    else:
+        target = 1e4 + random.standard_normal(NUM_ROWS)
+        start, functions = 0, (squares, root_of_squares)
+    found = newton_sketch(
+        KEY,
+        *functions,
+        np.full(NUM_COLUMNS, start, np.float32),
+        80,
+        args=(features, target.astype(np.float32)),
+    )
+    # Newton's method in float64.
+    expected = np.zeros(NUM_COLUMNS)
+    for _ in range(20):
+        means = features @ expected
+        weights = np.ones(NUM_ROWS)
+        if kind == "Poisson":
+            means = weights = np.exp(means)
+        hessian = features.T @ (features * weights[:, None].astype(float))
+        expected += np.linalg.solve(hessian, (target - means) @ features)
+    standard_errors = np.sqrt(np.diag(np.linalg.inv(hessian)))
+    errors = np.abs(found.solution - expected) / standard_errors
+    assert found.converged and errors.max() < 0.05
 
 
 def test_history_falls_and_stays(with_x64):

@@ -60,6 +60,15 @@ def test_blocks_that_differ_from_pass_to_pass(kind, small_chunks):
     np.testing.assert_allclose(scores, leverage_scores(matrix), atol=1e-4)
 
 
+def test_rows_shuffled_beside_one_that_outweighs_all():
+    matrix = conditioned(10.0, num_rows=100).astype(np.float32)
+    matrix[0] *= 1e8
+    others = np.random.default_rng(0).permutation(matrix[1:])
+    passes = iter([matrix, np.concatenate([matrix[:1], others])])
+    with pytest.raises(ValueError, match="blocks must be the same in both passes"):
+        streaming_leverage_scores(lambda: [next(passes)])
+
+
 def test_chunks_may_be_deficient_where_the_whole_is_not(x64, small_chunks):
     # Rows sorted by group: every chunk misses columns that others have.
     matrix = np.zeros((1024, 8))
@@ -118,6 +127,15 @@ def test_one_row_that_outweighs_all_others(small_chunks, with_x64):
     scores = streaming_leverage_scores(in_blocks(matrix, 100))
     np.testing.assert_allclose(scores, leverage_scores(matrix, "svd"), atol=1e-6)
     np.testing.assert_allclose(scores.sum(), 8, atol=1e-6)
+
+
+def test_says_where_rows_are_lost_beside_others(small_chunks):
+    matrix = conditioned(10.0, num_rows=300).astype(np.float32)
+    matrix[5] *= 1e8
+    with pytest.raises(ValueError, match="rows that outweigh others .* in float32"):
+        streaming_leverage_scores(in_blocks(matrix, 100))
+    scores = streaming_leverage_scores(in_blocks(matrix, 100), rcond=1e-5)
+    np.testing.assert_allclose(scores.sum(), 1, atol=1e-5)
 
 
 def test_fewer_rows_than_columns():

@@ -59,7 +59,8 @@ def approximate_leverage_scores(
       epsilon: a Python number in (0, 1), since it sets sizes. For small ones (below
         about 4 / √p) there is no Gaussian matrix and one product with a p×p matrix;
         where the sketch would have N/2 rows or more, the scores are exact.
-      rcond: as in `leverage_scores`, applied to the sketch.
+      rcond: as in `leverage_scores`, applied to the sketch. Rows that are rounding
+        beside others, of which it is a sum, are lost.
 
     Returns:
       (N,), each in [0, 1]. Each that is not 0 is within 1 ± epsilon of the exact one

@@ -1,6 +1,7 @@
 """Leverage scores from Gram matrices, as accurate as from orthogonal factors."""
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -10,13 +11,29 @@ from jaxwgc._product import product
 from jaxwgc.sketching._checks import rank_cutoff
 from jaxwgc.sketching._derivatives import orthonormaliser_of_gram
 from jaxwgc.sketching._gram import WELL_CONDITIONED, Gram, half_of
-from jaxwgc.sketching._row_blocks import Rows
+from jaxwgc.sketching._scores._unequal_rows import count_seeing, is_lost, levelled
 
 
 def gram_scores(gram: Gram, rcond: jax.Array) -> jax.Array:
     """Scores of a tall matrix; NaN where it is not finite."""
-    scores = at_most_one(scores_from_gram(gram, rcond))
-    return jnp.where(gram.finite, scores, jnp.nan)
+    inverse, row_basis, num_seeing = _orthonormaliser(gram, rcond)
+    lost = is_lost(gram, row_basis, rcond, num_seeing)
+    scores = scores_where_lost(gram, lost, lambda: _scores(gram, inverse, row_basis))
+    return jnp.where(gram.finite, at_most_one(scores), jnp.nan)
+
+
+def scores_where_lost(
+    gram: Gram, lost: jax.Array, otherwise: Callable[[], jax.Array]
+) -> jax.Array:
+    """Scores by levels of rows where that is needed: see `_unequal_rows`."""
+
+    def by_levels() -> jax.Array:
+        levels = levelled(gram, lost)
+        eigenvalues, vectors = levels.decomposed()
+        is_kept = eigenvalues > WELL_CONDITIONED * eigenvalues[-1]
+        return _scores(levels, *_plain(eigenvalues, vectors, is_kept))
+
+    return lax.cond(lost, by_levels, otherwise)
 
 
 def at_most_one(scores: jax.Array) -> jax.Array:
@@ -26,43 +43,55 @@ def at_most_one(scores: jax.Array) -> jax.Array:
 
 def scores_from_gram(gram: Gram, rcond: jax.Array) -> jax.Array:
     """Scores of a tall, finite matrix, up to what rounding adds."""
-    rows, scale, unit, matrix, _ = gram
+    inverse, row_basis, _ = _orthonormaliser(gram, rcond)
+    return _scores(gram, inverse, row_basis)
+
+
+def _scores(gram: Gram, inverse: jax.Array, row_basis: jax.Array) -> jax.Array:
+    """Where the columns of X times `inverse` are orthonormal and span those of X."""
+    # A rotation from the right keeps the norms of rows, and makes it triangular.
+    lower = jnp.linalg.qr(inverse.T, mode="r").T
+    lower = orthonormaliser_of_gram(lower, row_basis, gram.matrix) * gram.unit[:, None]
+    return gram.rows.map(lambda block: squared_row_norms(block * gram.scale, lower))
+
+
+def _orthonormaliser(
+    gram: Gram, rcond: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """L with X L orthonormal, a basis of the rows of X, and what `is_lost` asks for."""
     eigenvalues, vectors = gram.decomposed()
     largest = eigenvalues[-1]
     is_kept = eigenvalues > jnp.maximum(WELL_CONDITIONED, rcond**2) * largest
     # What is left, where it is no more than the noise of the Gram matrix, may be zero.
-    noise = rank_cutoff(matrix.shape, rows.dtype)
+    noise = rank_cutoff(gram.matrix.shape, gram.rows.dtype)
     may_be_zero = jnp.all(is_kept | (eigenvalues <= noise * largest))
-    rest = jnp.where(is_kept, 0, vectors) * unit[:, None]
-    rest = _squared_norm(rows, scale, rest, jnp.sum(~is_kept), may_be_zero)
-
-    def plain(_: None) -> tuple[jax.Array, jax.Array]:
-        roots = jnp.sqrt(jnp.where(is_kept, eigenvalues, 1))
-        return jnp.where(is_kept, vectors / roots, 0), jnp.where(is_kept, vectors, 0)
-
-    def refined(_: None) -> tuple[jax.Array, jax.Array]:
-        return gram.refined(eigenvalues, vectors).orthonormaliser(rcond)
-
-    # The columns of X times `inverse` are orthonormal and span those of X.
-    inverse, row_basis = lax.cond(rest <= rcond**2 * largest, plain, refined, None)
-    # A rotation from the right keeps the norms of rows, and makes it triangular.
-    lower = jnp.linalg.qr(inverse.T, mode="r").T
-    lower = orthonormaliser_of_gram(lower, row_basis, matrix) * unit[:, None]
-    return rows.map(lambda block: squared_row_norms(block * scale, lower))
+    rest = jnp.where(is_kept, 0, vectors)
+    squares, num_seeing = _look(gram, rest, jnp.sum(~is_kept), may_be_zero)
+    is_plain = squares <= rcond**2 * largest
+    inverse, row_basis = lax.cond(
+        is_plain,
+        lambda: _plain(eigenvalues, vectors, is_kept),
+        lambda: gram.refined(eigenvalues, vectors).orthonormaliser(rcond),
+    )
+    return inverse, row_basis, jnp.where(is_plain, num_seeing, jnp.inf)
 
 
-def _squared_norm(
-    rows: Rows,
-    scale: jax.Array,
-    vectors: jax.Array,
-    number: jax.Array,
-    is_wanted: jax.Array,
+def _plain(
+    eigenvalues: jax.Array, vectors: jax.Array, is_kept: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    roots = jnp.sqrt(jnp.where(is_kept, eigenvalues, 1))
+    return jnp.where(is_kept, vectors / roots, 0), jnp.where(is_kept, vectors, 0)
+
+
+def _look(
+    gram: Gram, vectors: jax.Array, number: jax.Array, is_wanted: jax.Array
 ) -> jax.Array:
-    """Of `rows` diag(`scale`) `vectors`, all but the first `number` of which are zero.
+    """The squared norm of X `vectors`, of which only the first `number` are not zero.
 
     Infinity where it is not wanted. It bounds the singular values of X that are not
-    among the largest p - `number`.
+    among the largest p - `number`. And how many rows see anything there.
     """
+    rows = gram.rows
     num_columns = rows.num_columns
     # Products with few columns are short, but their shapes are static.
     sizes = [num_columns]
@@ -71,15 +100,16 @@ def _squared_norm(
 
     def of_first(size: int, _: None) -> jax.Array:
         def squares(block: jax.Array) -> jax.Array:
-            block = lax.stop_gradient(block) * scale
-            return jnp.sum(product(block, vectors[:, :size]) ** 2)
+            block = lax.stop_gradient(gram.scaled(block))
+            image = product(block, vectors[:, :size])
+            return jnp.stack([jnp.sum(image**2), count_seeing(block, image)])
 
         return rows.sum(squares)
 
     branches = [
-        lambda _: jnp.zeros((), rows.dtype),
+        lambda _: jnp.zeros(2, rows.dtype),
         *(functools.partial(of_first, size) for size in sizes),
-        lambda _: jnp.full((), jnp.inf, rows.dtype),
+        lambda _: jnp.full(2, jnp.inf, rows.dtype),
     ]
     index = jnp.searchsorted(jnp.array([0, *sizes]), number)
     return lax.switch(jnp.where(is_wanted, index, len(sizes) + 1), branches, None)

@@ -14,9 +14,10 @@ from jaxwgc.sketching._row_blocks import DenseRows
 from jaxwgc.sketching._scores._gram_scores import (
     at_most_one,
     gram_scores,
-    scores_from_gram,
+    scores_where_lost,
 )
 from jaxwgc.sketching._scores._sparse_scores import sparse_leverage_scores
+from jaxwgc.sketching._scores._unequal_rows import is_lost
 
 METHODS = ("auto", "gram", "qr", "svd")
 
@@ -37,6 +38,13 @@ def leverage_scores(
     1. So the units of the columns do not matter: a column of size 1e-8 counts as much
     as one of size 1e8. The other side of this is that a column of nothing but rounding
     noise (a constant column, centred) counts as a column too; drop it, or make it zero.
+    `numerical_rank` gives the rank by itself, and says where rounding decides it.
+
+    Nor do rows of very unequal size matter: beside a row of 1e8, all others are below
+    the cut-off in float32, but a direction in which they are more than rounding of
+    their own counts. The heaviest rows are then taken first, as in QR with sorted rows.
+    (One that is heavy in some columns only does hide others there, since columns are
+    brought to one size first.)
 
     Args:
       matrix: X, real, of shape (N, p), in any units: an array, or a
@@ -50,8 +58,8 @@ def leverage_scores(
           an inverse square root of a shifted Gram matrix, which makes it as good as
           QR. No array of the size of X is made.
         - `"qr"`: from X = QR and the singular value decomposition of R.
-        - `"svd"`: from the singular value decomposition of X: the slowest, the
-          reference.
+        - `"svd"`: from the singular value decomposition of X, or of its square factor
+          where it is wide: the slowest, the reference.
         - `"auto"`: `"gram"` where N >= 4p or X is sparse, else `"qr"`.
 
         Of a sparse matrix, for which `"gram"` is the only way, a few thousand rows (or
@@ -63,7 +71,8 @@ def leverage_scores(
         every N. NumPy's `matrix_rank` takes max(N, p) rounding units instead; in
         float32 and with 100,000 rows that would call everything beyond a condition
         number of 84 rank-deficient. Below the default, `"gram"` (and to a lesser degree
-        the others) cannot tell a singular value from noise.
+        the others) cannot tell a singular value from noise. Above it, rows of unequal
+        size are not looked at: what is below `rcond` is cut off.
 
     Returns:
       (N,), each in [0, 1]. The error is of the order of the rounding unit times the
@@ -95,7 +104,9 @@ def leverage_scores(
     References:
       The paper's section 3.1. Drineas, Magdon-Ismail, Mahoney and Woodruff, "Fast
       approximation of matrix coherence and statistical leverage", JMLR 13 (2012),
-      section 1.1, for the definition. The second pass follows Fukaya, Kannan,
+      section 1.1, for the definition. Cox and Higham, "Stability of Householder QR
+      factorization for weighted least squares problems", in: Numerical Analysis 1997
+      (1998), for rows of unequal size. The second pass follows Fukaya, Kannan,
       Nakatsukasa, Yamamoto and Yanagisawa, "Shifted Cholesky QR for computing the QR
       factorization of ill-conditioned matrices", SIAM J. Sci. Comput. 42 (2020), with
       eigenvectors in place of Cholesky factors, so that rank-deficient matrices pass.
@@ -120,9 +131,16 @@ def _scores(matrix: jax.Array, rcond: jax.Array, method: str) -> jax.Array:
     if method == "gram" and num_rows >= num_columns:
         return gram_scores(Gram.equilibrated(DenseRows(matrix)), rcond)
     finite, matrix, _, _ = equilibrated(matrix)
+    if num_rows < num_columns:
+        matrix = square_of_wide(matrix)
+    # Not equilibrated again: the last columns of Rᵀ may be nothing but noise.
+    gram = Gram.plain(DenseRows(matrix))
     if method == "gram":
-        # Not equilibrated again: the last columns of Rᵀ may be nothing but noise.
-        scores = scores_from_gram(Gram.plain(DenseRows(square_of_wide(matrix))), rcond)
+        scores = gram_scores(gram, rcond)
     else:
-        scores = jnp.sum(orthonormal_basis(matrix, rcond, method) ** 2, axis=1)
-    return jnp.where(finite, at_most_one(scores), jnp.nan)
+        basis, row_basis = orthonormal_basis(matrix, rcond, method)
+        lost = is_lost(gram, row_basis, rcond)
+        scores = scores_where_lost(
+            gram, lost, lambda: at_most_one(jnp.sum(basis**2, axis=1))
+        )
+    return jnp.where(finite, scores, jnp.nan)

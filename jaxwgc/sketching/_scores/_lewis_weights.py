@@ -11,7 +11,7 @@ from jax import lax
 from jaxwgc import _validation
 from jaxwgc._product import product
 from jaxwgc.sketching import _checks
-from jaxwgc.sketching._factors import orthonormal_basis
+from jaxwgc.sketching._factors import orthonormal_basis, square_of_wide
 from jaxwgc.sketching._gram import Gram, equilibrated
 from jaxwgc.sketching._row_blocks import DenseRows
 from jaxwgc.sketching._scores._gram_scores import at_most_one, scores_from_gram
@@ -62,7 +62,8 @@ def lewis_weights(
       tolerance: for the residual; by default 100 √d max(1, p) rounding units of the
         dtype.
       max_iterations: an int of at least 1.
-      rcond: as in `leverage_scores`, applied to X once.
+      rcond: as in `leverage_scores`, applied to X once. Directions that only rows see
+        that are rounding beside others are cut off.
 
     Returns:
       A `LewisWeights`. A row of zeros has the weight 0. With a NaN or infinity in a
@@ -235,7 +236,7 @@ def _orthonormal_basis(
     """
     if matrix.shape[0] < matrix.shape[1]:
         finite, matrix, _, _ = equilibrated(matrix)
-        return finite, orthonormal_basis(matrix, rcond, "qr")
+        return finite, orthonormal_basis(square_of_wide(matrix), rcond, "qr")[0]
     gram = Gram.equilibrated(DenseRows(matrix))
     inverse = gram.orthonormaliser(rcond) * gram.unit[:, None]
     basis = product(matrix * gram.scale, inverse)

@@ -6,11 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxwgc._product import product
 from jaxwgc.sketching import _checks
 from jaxwgc.sketching._gram import WELL_CONDITIONED, Gram
 from jaxwgc.sketching._powers import next_power_of_two
 from jaxwgc.sketching._row_blocks import DenseRows
 from jaxwgc.sketching._scores._gram_scores import squared_row_norms
+from jaxwgc.sketching._scores._unequal_rows import count_seeing
 
 # The exponent of a column that is zero so far.
 _NO_EXPONENT = -(2**14)
@@ -45,8 +47,10 @@ def streaming_leverage_scores(
 
     Raises:
       ValueError: where there are no rows, blocks differ in their columns, the second
-        pass has another number of rows than the first, or one has NaN or infinite
-        entries; for an rcond outside [0, 1).
+        pass has other rows than the first, one has NaN or infinite entries, or (without
+        an rcond) some rows are so large that others are rounding beside them, which
+        `leverage_scores` can tell apart and two passes cannot; for an rcond outside
+        [0, 1).
       TypeError: where blocks is not a function that gives an iterable of arrays.
 
     Note:
@@ -86,15 +90,22 @@ def streaming_leverage_scores(
     if factor is None:
         raise ValueError("blocks must have at least one row; got none")
     shape = num_rows, factor.num_columns
-    _, rcond = _checks.with_cutoff(jnp.asarray(chunk[:0]), rcond, shape=shape)
-    scales, lower = factor.orthonormaliser(float(rcond))
-    scales, lower = scales.astype(chunk.dtype), lower.astype(chunk.dtype)
+    _, cutoff = _checks.with_cutoff(jnp.asarray(chunk[:0]), rcond, shape=shape)
+    scales, lower, beyond = (
+        array.astype(chunk.dtype) for array in factor.orthonormaliser(float(cutoff))
+    )
+    may_be_lost = rcond is None and beyond.any()
     scores = np.empty(num_rows, chunk.dtype)
     start = 0
     for index, (chunk, size) in enumerate(_chunks(blocks)):
         if start + size <= num_rows:
             if not _is_same(_fingerprint(chunk[:size]), prints[index]):
                 raise ValueError("blocks must be the same in both passes; got others")
+            if may_be_lost and _num_seeing(chunk, scales, beyond):
+                raise ValueError(
+                    "blocks must not have rows that outweigh others beyond the "
+                    f"precision; got others that are rounding of them in {chunk.dtype}"
+                )
             norms = np.asarray(_chunk_scores(chunk, scales, lower))
             scores[start : start + size] = norms[:size]
         start += size
@@ -159,11 +170,16 @@ def _chunks(
 
 
 def _fingerprint(rows: np.ndarray) -> tuple[float, float]:
-    """A sum in which every entry has a weight of its own, and a scale for it."""
+    """A sum in which every entry has a weight of its own, and a scale for it.
+
+    Rows count by the tenth root of their sizes: a difference in size shows, but not
+    even a row of 1e8 hides the others.
+    """
     weights = [np.cos(np.arange(size)) for size in rows.shape]
-    with np.errstate(over="ignore", invalid="ignore"):
-        sums = (rows @ weights[1].astype(rows.dtype)).astype(np.float64)
-        return float(weights[0] @ sums), float(np.linalg.norm(sums))
+    sizes = np.abs(rows).max(axis=1)
+    rows = rows / np.where(sizes > 0, sizes, 1)[:, None]
+    sums = (rows @ weights[1].astype(rows.dtype)) * sizes.astype(np.float64) ** 0.1
+    return float(weights[0] @ sums), float(np.linalg.norm(sums))
 
 
 def _is_same(fingerprint: tuple[float, float], first: tuple[float, float]) -> bool:
@@ -216,8 +232,11 @@ class _Factor:
         rows = np.concatenate([self.triangular, rows])
         self.triangular = np.asarray(np.linalg.qr(rows, mode="r"))
 
-    def orthonormaliser(self, rcond: float) -> tuple[np.ndarray, np.ndarray]:
-        """Two powers of two a column, and L: X diag(both) L is orthonormal."""
+    def orthonormaliser(self, rcond: float) -> tuple[np.ndarray, ...]:
+        """Two powers of two a column, and L: X diag(both) L is orthonormal.
+
+        And the directions that are cut off.
+        """
         if self.gram.any():
             # Well-conditioned in its own units; those of all rows may be other ones.
             unit = np.frexp(np.sqrt(np.diagonal(self.gram)))[1]
@@ -240,7 +259,8 @@ class _Factor:
         exponents = np.where(norms > 0, self.exponents + more, 0)
         # In two, since powers near the ends of the range are subnormal.
         half = exponents // 2
-        return np.ldexp(1.0, -np.stack([half, exponents - half])), lower
+        scales = np.ldexp(1.0, -np.stack([half, exponents - half]))
+        return scales, lower, np.where(kept, 0, right.T)
 
 
 def _is_well_conditioned(gram: np.ndarray, is_zero: np.ndarray) -> bool:
@@ -275,3 +295,12 @@ def _chunk_scores(chunk: jax.Array, scales: jax.Array, lower: jax.Array) -> jax.
         lambda rows: squared_row_norms(rows * first, second[:, None] * lower)
     )
     return jnp.clip(scores, 0, 1)
+
+
+@jax.jit
+def _num_seeing(chunk: jax.Array, scales: jax.Array, beyond: jax.Array) -> jax.Array:
+    def count(rows: jax.Array) -> jax.Array:
+        rows = rows * scales[0] * scales[1]
+        return count_seeing(rows, product(rows, beyond))
+
+    return DenseRows(chunk).sum(count)

@@ -30,6 +30,7 @@ class _State(NamedTuple):
     value: jax.Array
     gradient: jax.Array
     decrease: jax.Array
+    rounding: jax.Array
     unseen: jax.Array
     stalled: jax.Array
     iteration: jax.Array
@@ -82,29 +83,40 @@ class _Problem(NamedTuple):
         return change, unseen
 
     def line_search(
-        self, state: _State, change: jax.Array, slope: jax.Array
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """The next point and its value, and whether no step is short enough."""
-        # Values cannot be told apart below this.
-        noise = 4 * jnp.finfo(change.dtype).eps * jnp.abs(state.value)
+        self, state: _State, change: jax.Array, slope: jax.Array, rounding: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+        """The next point, its value and gradient, and whether no step is short enough.
+
+        Where values cannot be told apart, slopes can: Hager and Zhang, "A new conjugate
+        gradient method with guaranteed descent and an efficient line search", SIAM J.
+        Optim. 16 (2005), equation 4.1, which is Armijo's rule for a quadratic function.
+        """
+        evaluate = jax.value_and_grad(self.objective)
+        magnitude = jnp.abs(state.value)
+        noise = 4 * jnp.finfo(change.dtype).eps * magnitude
+        noise += jnp.sqrt(2 * magnitude) * rounding
+        steepest = (2 * _SUFFICIENT - 1) * slope
 
         def is_too_long(search):
-            size, value, count = search
-            bound = state.value + _SUFFICIENT * size * slope + noise
+            size, value, gradient, count = search
+            is_lower = value <= state.value + _SUFFICIENT * size * slope
+            is_flat = product(change, gradient) <= steepest
+            is_lower |= (value <= state.value + noise) & is_flat
             # A NaN is too long as well.
-            return ~(value <= bound) & (count < _MAX_HALVINGS)
+            return ~is_lower & (count < _MAX_HALVINGS)
 
         def halve(search):
-            size, _, count = search
+            size, _, _, count = search
             size = size / 2
-            return size, self.objective(state.flat + size * change), count + 1
+            return size, *evaluate(state.flat + size * change), count + 1
 
         one = jnp.ones((), change.dtype)
-        start = one, self.objective(state.flat + change), jnp.int32(0)
-        size, value, count = lax.while_loop(is_too_long, halve, start)
+        start = one, *evaluate(state.flat + change), jnp.int32(0)
+        size, value, gradient, count = lax.while_loop(is_too_long, halve, start)
         stalled = (count == _MAX_HALVINGS) | ~jnp.isfinite(value)
-        new = jnp.where(stalled, state.flat, state.flat + size * change)
-        return new, jnp.where(stalled, state.value, value), stalled
+        old = state.flat, state.value, state.gradient
+        new = state.flat + size * change, value, gradient
+        return *jax.tree.map(functools.partial(jnp.where, stalled), old, new), stalled
 
 
 @functools.partial(
@@ -133,14 +145,14 @@ def newton_steps(
     flat, unravel = ravel_pytree(params)
     problem = _Problem(loss, square_root_hessian, args, ridge, unravel)
     value, gradient = jax.value_and_grad(problem.objective)(flat)
-    scale = jnp.where(value == 0, 1, jnp.abs(value))
-    start_norm = jnp.linalg.norm(gradient)
     eps, tiny = jnp.finfo(flat.dtype).eps, jnp.finfo(flat.dtype).tiny
 
     def is_done(state: _State) -> jax.Array:
+        # At the start the value may be larger by any factor.
+        least = jnp.maximum(tolerance * jnp.abs(state.value), state.rounding)
         # Half the digits are more than any step needs, and less than what is lost to
         # rounding; of a gradient that no sketch sees, all of it is left.
-        return (state.decrease <= tolerance * scale) & (state.unseen <= eps**0.5)
+        return (state.decrease <= least) & (state.unseen <= eps**0.5)
 
     def is_open(state: _State) -> jax.Array:
         return (state.iteration < max_iterations) & ~is_done(state) & ~state.stalled
@@ -150,17 +162,29 @@ def newton_steps(
         key = jax.random.fold_in(embedding.key, state.iteration)
         small = dataclasses.replace(embedding, key=key) @ root
         change, unseen = problem.direction(root, small, state.gradient, num_refinements)
+        # The parameters are rounded, and so is B θ: no objective is known better.
+        terms = product(jnp.abs(root), jnp.abs(state.flat))
+        rounding = 2 * eps * jnp.linalg.norm(terms)
         # Relative to what can be told from rounding.
-        size = jnp.linalg.norm(small) * jnp.sqrt(jnp.abs(state.value))
-        unseen = unseen / jnp.maximum(jnp.maximum(size, start_norm), tiny)
+        length = jnp.sqrt(jnp.abs(state.value)) + rounding / eps**0.5
+        unseen = unseen / jnp.maximum(jnp.linalg.norm(small) * length, tiny)
         slope = product(change, state.gradient)
-        new, value, stalled = problem.line_search(state, change, slope)
-        gradient = jax.grad(problem.objective)(new)
+        new, value, gradient, stalled = problem.line_search(
+            state, change, slope, rounding
+        )
         decrease = jnp.maximum(-slope / 2, 0)
         iteration = state.iteration + 1
         history = record(state.history, iteration, value)
         return _State(
-            new, value, gradient, decrease, unseen, stalled, iteration, history
+            new,
+            value,
+            gradient,
+            decrease,
+            rounding**2 / 2,
+            unseen,
+            stalled,
+            iteration,
+            history,
         )
 
     start = _State(
@@ -168,6 +192,7 @@ def newton_steps(
         value,
         gradient,
         decrease=jnp.full((), jnp.inf, flat.dtype),
+        rounding=jnp.zeros((), flat.dtype),
         unseen=jnp.zeros((), flat.dtype),
         stalled=~jnp.isfinite(value),
         iteration=jnp.int32(0),

@@ -1,0 +1,192 @@
+"""Rows that outweigh others beyond the precision, against QR of sorted rows."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.linalg
+from jax.experimental import sparse
+
+from jaxwgc import sketching
+
+NUM_ROWS, NUM_COLUMNS = 200, 4
+
+
+def expected_scores(matrix, rank):
+    """In float64: with sorted rows and pivoted columns, each row has its own digits."""
+    matrix = np.asarray(matrix, float)
+    order = np.argsort(-np.abs(matrix).max(axis=1))
+    basis, _, _ = scipy.linalg.qr(matrix[order], mode="economic", pivoting=True)
+    scores = np.empty(len(matrix))
+    scores[order] = np.sum(basis[:, :rank] ** 2, axis=1)
+    return scores
+
+
+@functools.cache
+def cases():
+    gaussian = np.random.default_rng(0).standard_normal((NUM_ROWS, NUM_COLUMNS))
+
+    def scaled(matrix, **sizes):
+        matrix = matrix.copy()
+        for row, size in sizes.items():
+            matrix[int(row[1:])] *= size
+        return matrix.astype(np.float32)
+
+    duplicated = gaussian[:, [0, 1, 2, 2]]
+    twice = scaled(gaussian, _7=1e8)
+    twice[9] = twice[7]
+    return {
+        "one": (scaled(gaussian, _7=1e8), 4),
+        "three sizes": (scaled(gaussian, _7=1e12, _9=1e6), 4),
+        "as many as columns": (scaled(gaussian, _0=1e8, _1=1e8, _2=1e8, _3=1e8), 4),
+        "twice the same": (twice, 4),
+        "columns that depend on each other": (scaled(duplicated, _7=1e8), 3),
+        "none": (scaled(gaussian), 4),
+    }
+
+
+def of_sparse(matrix):
+    return sketching.leverage_scores(
+        sparse.BCOO.fromdense(matrix, nse=NUM_ROWS * NUM_COLUMNS)
+    )
+
+
+def of_shards(matrix):
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("rows",))
+    return sketching.sharded_leverage_scores(matrix, mesh, "rows")
+
+
+SCORES = {
+    "gram": functools.partial(sketching.leverage_scores, method="gram"),
+    "qr": functools.partial(sketching.leverage_scores, method="qr"),
+    "svd": functools.partial(sketching.leverage_scores, method="svd"),
+    "sparse": of_sparse,
+    "sharded": of_shards,
+    "no ridge": functools.partial(sketching.ridge_leverage_scores, ridge=0.0),
+}
+
+
+@pytest.mark.parametrize("scores", SCORES.values(), ids=SCORES)
+@pytest.mark.parametrize("name", cases())
+def test_scores_in_float32(name, scores):
+    matrix, rank = cases()[name]
+    np.testing.assert_allclose(
+        scores(matrix), expected_scores(matrix, rank), rtol=0, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("method", ["gram", "qr", "svd"])
+def test_wide(method):
+    random = np.random.default_rng(1)
+    matrix = random.standard_normal((6, 3)) @ random.standard_normal((3, 20))
+    matrix[2] *= 1e8
+    matrix = matrix.astype(np.float32)
+    scores = sketching.leverage_scores(matrix, method)
+    # The rank of a matrix in float32 is 3 up to rounding only.
+    np.testing.assert_allclose(scores, expected_scores(matrix, 3), atol=1e-5)
+    assert tuple(sketching.numerical_rank(matrix)) == (3, False)
+
+
+def test_batches():
+    names = ["one", "none", "columns that depend on each other"]
+    batch = np.stack([cases()[name][0] for name in names])
+    for scores, name in zip(jax.jit(jax.vmap(SCORES["gram"]))(batch), names):
+        expected = expected_scores(*cases()[name])
+        np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-6)
+    rank, is_ambiguous = jax.jit(jax.vmap(sketching.numerical_rank))(batch)
+    np.testing.assert_array_equal(rank, [cases()[name][1] for name in names])
+    assert not is_ambiguous.any()
+
+
+def test_derivatives_are_those_of_what_the_heavy_row_leaves(with_x64):
+    """Of the others, only what is orthogonal to it counts."""
+    random = np.random.default_rng(2)
+    matrix, weights = random.standard_normal((2, 30, NUM_COLUMNS))
+    heavy = matrix[:1] * 1e20
+    left = jnp.asarray(scipy.linalg.null_space(heavy))
+
+    def weighted(scores):
+        return jnp.sum(scores * weights[1:, 0])
+
+    def beside_heavy(light):
+        scores = sketching.leverage_scores(jnp.concatenate([heavy, light]))
+        return weighted(scores[1:])
+
+    def alone(light):
+        return weighted(sketching.leverage_scores(light @ left))
+
+    light = jnp.asarray(matrix[1:])
+    np.testing.assert_allclose(beside_heavy(light), alone(light), atol=1e-12)
+    expected = jax.grad(alone)(light)
+    np.testing.assert_allclose(jax.grad(beside_heavy)(light), expected, atol=1e-10)
+    _, change = jax.jvp(beside_heavy, (light,), (jnp.asarray(weights[1:]),))
+    np.testing.assert_allclose(change, np.sum(expected * weights[1:]), rtol=1e-9)
+
+
+def test_cutoff_above_the_default_cuts_what_it_says():
+    matrix, _ = cases()["one"]
+    for method in ("gram", "qr", "svd"):
+        scores = sketching.leverage_scores(matrix, method, rcond=1e-4)
+        np.testing.assert_allclose(scores.sum(), 1, atol=1e-5)
+    assert sketching.numerical_rank(matrix, rcond=1e-4).rank == 1
+
+
+# Ranks.
+
+
+def test_ranks_that_are_clear(x64):
+    random = np.random.default_rng(3)
+    groups = np.eye(5)[random.integers(0, 5, 300)]
+    images = random.standard_normal((300, 4)) @ random.standard_normal((4, 5))
+    dtype = np.float64 if x64 else np.float32
+    for matrix, rank in (
+        (random.standard_normal((300, 5)), 5),
+        (random.standard_normal((300, 5)) * 10.0 ** np.arange(-10, 15, 5), 5),
+        (groups, 5),
+        (np.hstack([groups[:, :4], np.ones((300, 1))]), 5),
+        (np.hstack([groups, np.ones((300, 1))])[:, 1:], 5),
+        (groups @ np.array([[1, 0, 0, 0, 1]] * 5), 1),
+        (images, 4),
+        (np.zeros((300, 5)), 0),
+        (images[:3].T @ images[:3], 3),
+        (np.ones((3, 5)), 1),
+    ):
+        assert tuple(sketching.numerical_rank(matrix.astype(dtype))) == (rank, False)
+
+
+def test_rounding_decides_beside_a_large_mean(x64):
+    random = np.random.default_rng(4)
+    column = 1e6 + random.standard_normal(300)
+    matrix = np.stack([np.ones(300), column], axis=1)
+    matrix = matrix.astype(np.float64 if x64 else np.float32)
+    rank, is_ambiguous = sketching.numerical_rank(matrix)
+    assert is_ambiguous != x64
+    np.testing.assert_allclose(sketching.leverage_scores(matrix).sum(), rank, atol=1e-4)
+    assert tuple(sketching.numerical_rank(matrix - matrix.mean(0) * [0, 1])) == (
+        2,
+        False,
+    )
+
+
+def test_rounding_decides_next_to_a_cutoff():
+    matrix = np.diag([1.0, 0.1, 1e-3]) @ scipy.linalg.hadamard(4)[:3, :3]
+    values = np.linalg.svd(matrix, compute_uv=False)
+    share = values[1] / values[0]
+    for rcond, expected in (
+        (share * 1.01, (1, False)),
+        (share * (1 + 1e-7), (None, True)),
+        (share * 0.99, (2, False)),
+    ):
+        rank, is_ambiguous = sketching.numerical_rank(matrix, rcond=rcond)
+        assert expected[0] in (None, rank) and is_ambiguous == expected[1]
+
+
+def test_rank_of_what_is_not_finite():
+    matrix = np.full((3, 2), np.nan, np.float32)
+    assert tuple(jax.jit(sketching.numerical_rank)(matrix)) == (0, True)
+    with pytest.raises(ValueError, match="matrix must be finite"):
+        sketching.numerical_rank(matrix)
+    with pytest.raises(ValueError, match="rcond must be less than 1"):
+        sketching.numerical_rank(np.eye(2), rcond=2.0)
