@@ -20,8 +20,9 @@ METHODS = ("auto", "gram", "sketch", "factor")
 
 # Of ill-conditioned X in float64, on a CPU, two Gram matrices cost as much as a sketch
 # and its iterations at 200 columns, whatever the number of rows. Of more columns, the
-# factorisation of a sketch takes as long as they do at some 64 rows a column. Of
-# well-conditioned X, one Gram matrix is always cheaper.
+# factorisation of a sketch is what takes long: at 1,000 columns and 20 rows a column
+# three times as long as they do, and by operations as long at some 64 rows a column,
+# which has not been timed. Of well-conditioned X, one Gram matrix is always cheaper.
 _MAX_GRAM_COLUMNS = 256
 _MAX_GRAM_RATIO = 64
 _SKETCH_ROWS_PER_COLUMN = 8
@@ -89,13 +90,13 @@ def preconditioned(
       `Solution`, with norms of the residual: of y - Xθ, and with a ridge the root of
       what is minimised. Where X is rank-deficient, the θ of the least norm.
       `converged` says that the backward error has passed `tolerance`, that the sketch
-      saw every direction of X, and that the residual is longer than the least by no
-      more than 1e-4 of the norm of y in float32 and 1e-8 in float64 (twice that for
-      sketches of up to 2p rows), also if what rounding of Xθ may hide is counted: so it
-      is False where θ is huge. Directions with singular values up to a few times
-      `rcond` are no part of that, since rounding of X makes such: the least residual is
-      then that of X without them. A NaN in a traced matrix or target gives NaN and
-      False.
+      saw every direction of X, and that the residual is longer than the least by
+      about 1e-4 of the norm of y in float32 and 1e-8 in float64 at most, also if what
+      rounding of Xθ may hide is counted: so it is False where θ is huge. (Sketches of
+      about p rows distort lengths so much that it may be some thirty times that.)
+      Directions with singular values up to a few times `rcond` are no part of that,
+      since rounding of X makes such: the least residual is then that of X without
+      them. A NaN in a traced matrix or target gives NaN and False.
 
     Raises:
       ValueError: for a sketch smaller than min(N, p), shapes that do not match, entries
