@@ -54,7 +54,7 @@ def peers(repeats: int, seed: int, quick: bool) -> Study:
     """The same step with a plain Ray loop, and with memory that processes share."""
     del seed
     sizes = [1_000] if quick else [1_000, 1_000_000]
-    num_blocks, num_steps = (2, 3) if quick else (2 * repeats, 20)
+    num_blocks, num_steps = (2, 3) if quick else (repeats + 1, 20)
     cells = {
         f"{num_params:,}": Once(compare, num_params, num_blocks, num_steps)
         for num_params in sizes
