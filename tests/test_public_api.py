@@ -54,6 +54,7 @@ TYPES = {
     "Round",
     "RowSample",
     "Solution",
+    "Stalls",
     "Static",
     "StragglerModel",
     "Summary",
