@@ -88,30 +88,28 @@ def tabulate(numbers: Numbers) -> ResultTable:
             return f"{np.mean([own[what].startswith(name) for own in sets]):.0%}"
 
         inside = [own["is_covered"] for own in sets if own["is_covered"] is not None]
-        location, shape = KNOWN[name].parameters
-        parameters = ", ".join(f"{k}={v:g}" for k, v in KNOWN[name].parameters.items())
+        parameters = KNOWN[name].parameters
+        values = ", ".join(f"{own}={value:g}" for own, value in parameters.items())
+        columns = zip(("location or scale", "shape or rate"), parameters, strict=True)
         return {
-            "family": f"`{name}({parameters})`",
+            "family": f"`{name}({values})`",
             "first": share("first"),
             "largest likelihood": share("most_likely"),
             "least log-likelihood": f"{min(own['held_out'] for own in sets):.2f}",
             "first, unequal speeds": share("first_unequal"),
             **{
-                f"{what} in its interval": f"{np.mean([own[key] for own in inside]):.0%}"
-                for what, key in (
-                    ("location or scale", location),
-                    ("shape or rate", shape),
-                )
+                f"{column} in its interval": f"{np.mean([x[own] for x in inside]):.0%}"
+                for column, own in columns
             },
         }
 
     families = numbers["known"]
     return ResultTable.of_records(
-        f"Fits to {len(next(iter(families.values())))} simulated data sets of each family "
-        f"({NUM_ROUNDS} rounds, {NUM_WORKERS} workers): how often the family comes first, "
-        "and has the largest likelihood of the times held out; the least of these of the "
-        "true model; the same with unequal speeds, and how often intervals of 95% then "
-        "have the parameters",
+        f"{len(next(iter(families.values())))} data sets of each family, {NUM_ROUNDS} "
+        f"rounds of {NUM_WORKERS} workers: how often it comes first, and has the "
+        "largest likelihood of the times held out; the least logarithm of that of the "
+        "true model; with unequal speeds, how often it comes first, and how often "
+        "intervals of 95% have its parameters",
         show,
         families.items(),
     )

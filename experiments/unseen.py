@@ -1,4 +1,4 @@
-"""Plans by a half of the rounds, judged by the other: what a short trace cannot show."""
+"""Plans by a half of the rounds, judged by the other: what a short trace hides."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -19,8 +19,8 @@ GOALS: dict[str, dict[str, float]] = {
     "heterogeneity 1": {"heterogeneity": 1.0},
     "both": {"target": 1e-3, "heterogeneity": 1.0},
 }
-# What would be chosen by the times of a trace alone, if also no deadline were later than
-# some of them; and what a plan chooses.
+# What would be chosen by the times of a trace alone, were there no deadlines that
+# nearly all of them meet; and what a plan chooses.
 CHOICES = "by times alone", "of least regret"
 _ANSWERS_BY_DEADLINE = 0.98
 
@@ -140,7 +140,7 @@ def tabulate_halves(numbers: Numbers) -> ResultTable:
         for goal, each in trace["halves"].items()
     ]
     return ResultTable(
-        "Chosen by the first half of the rounds, and in brackets how much longer it takes "
+        "Chosen by the first half of the rounds; in brackets how much longer it takes "
         "in the second half than what is best there, in percent",
         ["trace", "goal", *CHOICES],
         rows,

@@ -13,8 +13,8 @@ from jaxwgc.studies._planning._simulated_rounds import SimulatedRounds, decode
 LEVEL = 0.9
 # What stays counts from so many of the standard deviations that noise alone gives it.
 _DEVIATIONS = 3.0
-# The same for what is by chance in the few rounds of a trace, whose tail is a longer one
-# and which every choice has anew.
+# The same for chance in the few rounds of a trace: each choice has its own, and so the
+# most unlikely is met.
 _CHANCE_DEVIATIONS = 5.0
 # Of a round with the next: what lasts longer is as good as a bias.
 _MOST_CORRELATED = 0.98
@@ -160,8 +160,8 @@ def _persistent(deviations, num_runs, num_measured=math.inf):
     """How much of the deviations (rounds, parts) stays: bias, share and correlation.
 
     The bias is the product of the means of the first and of the second half of each
-    run, which noise that has passed in between does not change on average. What it is
-    by chance where as many rounds were measured, and then drawn again, is no bias.
+    run, which noise that has passed in between does not change on average. What it may
+    be by chance where few rounds were measured, and then drawn again, is left out.
     """
     runs = deviations.reshape(num_runs, -1, deviations.shape[-1])
     num_rounds = runs.shape[1]
@@ -183,7 +183,6 @@ def _persistent(deviations, num_runs, num_measured=math.inf):
     bias = float(np.mean(halves[0].mean(1) * halves[1].mean(1)))
     deviation = 2 * square * growth / num_rounds / math.sqrt(runs[:, 0].size)
     chance = square / num_measured
-    bias -= chance
     least = _DEVIATIONS * deviation
-    least += _CHANCE_DEVIATIONS * chance * math.sqrt(2 / runs.shape[-1])
-    return max(bias - least, 0.0), share, correlation
+    least += chance * (1 + _CHANCE_DEVIATIONS * math.sqrt(2 / runs.shape[-1]))
+    return (bias if bias > least else 0.0), share, correlation

@@ -184,8 +184,8 @@ def _unseen(plan):
     if plan.has_stalls and math.isfinite(plan.best.regret):
         yield (
             f"A stall of {short(plan.stalls.time, 3)} s in one time of "
-            f"{1 / plan.stalls.probability:.0f} is what the trace does not show, and yet "
-            "does not rule out. With and without stalls, the first choice is at most "
+            f"{1 / plan.stalls.probability:.0f} is not in the trace, which does not "
+            "rule it out, either. With and without stalls, the first choice is at most "
             f"{100 * plan.best.regret:.1f}% slower than what is best: the least regret."
         )
 

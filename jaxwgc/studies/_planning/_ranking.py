@@ -20,7 +20,7 @@ def ranked_choices(
 ) -> list[Choice]:
     """The one of least regret first, which is the fastest where all is judged once.
 
-    Candidates are judged without stalls and, where these cannot be ruled out, with them.
+    Candidates are judged without stalls and, where those are not ruled out, with them.
     """
     rounds = zip(*(own for _, own in judged), strict=True)
     each = [_to_target(own, goal) for own in rounds]
@@ -79,7 +79,7 @@ class _ToTarget(NamedTuple):
 
     @property
     def regret(self) -> np.ndarray:
-        """By which share each takes longer than the fastest; 0 where none gets there."""
+        """The share by which each is slower than the fastest; 0 where none ends."""
         least = self.times[:, 0].min()
         if np.isinf(least):
             return np.zeros(len(self.times))
