@@ -61,8 +61,8 @@ def test_command(tmp_path):
     assert "several have the same history" in found["answer"]
     # Copies on more workers than there are, are left out.
     assert {own["replication"] for own in found["choices"]} == {1, 5}
-    times = [float(own["time"]["value"]) for own in found["choices"]]
-    assert times == sorted(times)
+    regrets = [float(own["regret"]) for own in found["choices"]]
+    assert regrets == sorted(regrets)
     table = (tmp_path / "plan_one_slow_seconds.md").read_text()
     assert "| `uncoded` | 1 | all |" in table
     assert (tmp_path / "plan.png").read_bytes().startswith(b"\x89PNG")

@@ -219,7 +219,7 @@ def test_target_that_no_choice_reaches():
 def test_stalls_that_a_trace_does_not_show():
     """Eight alike workers: who waits for all is as fast, until one of them stalls."""
     times = 1 + 0.05 * np.random.default_rng(0).random((40, 8))
-    delay, options = stragglers.trace(times), {"replications": [1], "target": 1e-4}
+    delay, options = stragglers.trace(times), {"replications": [1], "target": 1e-3}
     careless = jaxwgc.plan(delay, 8, KEY, tail=0, heterogeneity=1.0, **options)
     assert careless.best.waits_for == "all" and not careless.has_stalls
     assert careless.best.stalled_step_time == careless.best.step_time

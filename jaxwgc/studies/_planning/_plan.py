@@ -166,13 +166,12 @@ def plan(
                 entry, functools.partial(simulated[0].times, entry.code), rules, exact
             )
         ]
-    most = _candidates.EXACT**2 if exact else math.inf
-    judged = [
-        (own, rounds)
-        for own in candidates
-        if (rounds := tuple(each.judge(own) for each in simulated))[0].error.mean()
-        <= most
-    ]
+    judged = [(own, tuple(each.judge(own) for each in simulated)) for own in candidates]
+    if exact:
+        most = _candidates.EXACT**2
+        judged = [
+            (own, rounds) for own, rounds in judged if rounds[0].error.mean() <= most
+        ]
     found = ranked_choices(judged, goal, num_parameters * bytes_per_number)
     return Plan(
         choices=tuple(found),
