@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 
-from experiments import studies
+from experiments import known_delays, studies
 from experiments.delays import LANGUAGE_MODELS, Trace, read_traces, simulated
 from experiments.figures import COLORS, new_figure
 from experiments.results import ExperimentError
@@ -26,6 +26,7 @@ NUM_WORKERS = 32
 def delays(
     trace: Path | None = None,
     runs: int = 400,
+    data_sets: int = 100,
     seed: int = 0,
     num_workers: int = NUM_WORKERS,
     out: Path = Path("results"),
@@ -38,6 +39,7 @@ def delays(
             trainings of language models.
         runs: Simulated histories as long as the measured ones, and samples for the
             intervals of what was measured.
+        data_sets: Of each family, simulated and fitted; only where no trace is given.
         seed: Of the random numbers.
         num_workers: Of a round; more workers of a trace make several rounds.
         out: Folder for tables, figures and numbers.
@@ -49,6 +51,13 @@ def delays(
         name: functools.partial(study, own, runs, seed, num_workers)
         for name, own in traces.items()
     }
+    if data_sets < 1:
+        raise ExperimentError(f"--data-sets must be at least 1; got {data_sets}")
+    if trace is None:
+        sections["known"] = lambda: Study(
+            {"known": known_delays.cells(data_sets, seed)},
+            tables={"known": known_delays.tabulate},
+        )
     title = "Delay models: fitted to the first half of the rounds, judged by the second"
     studies.run("delays", title, sections, runs, seed, out)
 

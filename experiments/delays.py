@@ -72,10 +72,20 @@ def measured_at_loads(
     Returns:
         A delay model.
     """
-    known = jnp.asarray(loads, float)
     traces = [
         stragglers.trace(own, resample, loads=1.0, replace=True) for own in seconds
     ]
+
+    def stalls(tail):
+        # The key says who stalls, at all loads the same.
+        each = [own.stalls(tail) for own in traces]
+        return each[-1]._replace(delay=_between(loads, [own.delay for own in each]))
+
+    return _between(loads, traces)._replace(stalls=stalls)
+
+
+def _between(loads: np.ndarray, traces: list[Any]) -> stragglers.DelayModel:
+    known = jnp.asarray(loads, float)
 
     def sample(key, state, loads):
         ones = jnp.ones(len(loads), known.dtype)

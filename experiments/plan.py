@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 import jaxwgc
-from experiments import figures, studies
+from experiments import figures, studies, unseen
 from experiments.delays import LANGUAGE_MODELS, Trace, read_traces
 from experiments.results import ExperimentError
 from experiments.studies import Numbers, Once, Study
@@ -33,6 +33,7 @@ def plan(
     condition: float = 100.0,
     heterogeneity: float = 0.1,
     rounds: int = 2_000,
+    pairs: int = 40,
     seed: int = 0,
     out: Path = Path("results"),
 ) -> None:
@@ -53,10 +54,14 @@ def plan(
         heterogeneity: Mean square of the gradients of parts at the optimum, over that
             of the gradient at the start.
         rounds: That are drawn from those measured.
+        pairs: Of short traces that are simulated of each law, one to plan with and one
+            to judge by; only where no trace is given.
         seed: Of the random numbers.
         out: Folder for tables, figure and numbers.
     """
     traces = chosen_traces(trace, array)
+    if pairs < 1:
+        raise ExperimentError(f"--pairs must be at least 1; got {pairs}")
     if num_workers is not None and num_workers < 1:
         raise ExperimentError(f"--num-workers must be at least 1; got {num_workers}")
     goal = {
@@ -71,10 +76,18 @@ def plan(
             name: Once(measure, own, num_workers, replications, goal, rounds, key)
             for name, own in traces.items()
         }
+        numbers = {**goal, "rounds": rounds, "traces": cells}
+        tables = {name: tabulator(name) for name in traces}
+        tables |= {"decisions": tabulate_decisions, "halves": unseen.tabulate_halves}
+        if trace is None and array is None:
+            numbers["simulated"] = {
+                name: Once(unseen.simulated_pairs, name, pairs, seed, num_rows=pairs)
+                for name in unseen.LAWS
+            }
+            tables["simulated"] = unseen.tabulate_simulated
         return Study(
-            {**goal, "rounds": rounds, "traces": cells},
-            tables={name: tabulator(name) for name in traces}
-            | {"decisions": tabulate_decisions},
+            numbers,
+            tables=tables,
             figures={"": draw},
             note=note,
         )
@@ -158,6 +171,13 @@ def measure(
             for target in TARGETS
             for parts in HETEROGENEITIES
         ],
+        "halves": unseen.regrets(
+            *(trace.half(number).delay() for number in range(2)),
+            found.num_workers,
+            key,
+            num_rounds=rounds,
+            uncoded_load=trace.uncoded_load,
+        ),
     }
 
 
@@ -239,6 +259,7 @@ def tabulator(name: str) -> Any:
             "copies": f"{choice['replication']:.3g}",
             "waits": choice["waits_for"],
             "step, s": f"{choice['step_time'].value:#.4g}",
+            "with stalls, s": f"{choice['stalled_step_time'].value:#.4g}",
             "90%, s": f"{choice['step_quantile'].value:#.4g}",
             "error, %": f"{100 * choice['decoding_error'].value:.1f}",
             "MB": f"{choice['num_bytes'] / 1e6:.0f}",

@@ -56,6 +56,7 @@ TYPES = {
     "Round",
     "RowSample",
     "Solution",
+    "Stalls",
     "Static",
     "StepReport",
     "StragglerModel",

@@ -21,6 +21,7 @@ from jaxwgc.stragglers._types import (
     Arrivals,
     DelayModel,
     Law,
+    Stalls,
     StragglerModel,
     WaitingRule,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "DelayFit",
     "DelayModel",
     "Law",
+    "Stalls",
     "StragglerModel",
     "WaitingRule",
     "affine",

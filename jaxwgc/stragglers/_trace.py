@@ -1,5 +1,6 @@
 """Delays that were measured, drawn again."""
 
+import functools
 from typing import Any
 
 import jax
@@ -10,9 +11,11 @@ from jaxwgc import _validation
 from jaxwgc.stragglers._combined_delays import chosen_workers, no_workers
 from jaxwgc.stragglers._equal_models import equal_models
 from jaxwgc.stragglers._inputs import loads_of
-from jaxwgc.stragglers._types import DelayModel
+from jaxwgc.stragglers._types import DelayModel, Stalls
 
 RESAMPLE = ("rounds", "workers", "cells")
+# What was not seen in m draws has with 95% a probability below 3 / m.
+_RULE_OF_THREE = 3.0
 
 
 @equal_models
@@ -44,7 +47,8 @@ def trace(
         them with the history of one.
 
     Returns:
-      A delay model.
+      A delay model, whose `stalls` are what the times do not show and yet do not rule
+      out.
 
     Raises:
       ValueError: where times have no axis of rounds and of workers, one is zero or
@@ -63,7 +67,8 @@ def trace(
 
     References:
       Efron, Tibshirani, "An introduction to the bootstrap", 1993, section 8.5 (blocks
-      of a series).
+      of a series); Hanley, Lippman-Hand, "If nothing goes wrong, is everything all
+      right?", 1983 (the rule of three).
     """
     if _validation.is_traced(times):
         raise TypeError(
@@ -133,7 +138,23 @@ def trace(
         rounds = rounds.astype(state["rounds"].dtype)
         return times, {"workers": workers, "rounds": rounds}
 
-    return DelayModel(init, sample)
+    whole = after[..., -1]
+    longest = np.max(whole, where=np.isfinite(whole), initial=0) / table.shape[-1]
+    probability = min(_RULE_OF_THREE / whole.size, 1.0)
+
+    @functools.lru_cache
+    def stalls(tail):
+        def with_stalls(key, state, loads):
+            times, state = sample(key, state, loads)
+            stall_key = jax.random.fold_in(key, 1)
+            is_stalled = jax.random.bernoulli(stall_key, probability, times.shape)
+            stalled = jnp.maximum(times, tail * longest * loads_of(loads))
+            return jnp.where(is_stalled, stalled, times), state
+
+        delay = DelayModel(init, with_stalls)
+        return Stalls(delay, probability, float(tail * longest), num_rounds)
+
+    return DelayModel(init, sample, stalls=stalls)
 
 
 def _seconds(

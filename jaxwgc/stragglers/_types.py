@@ -138,11 +138,31 @@ class DelayModel(NamedTuple):
       law: `law(load)`, the law of a worker's time, on the host in float64. Only of
         models in which the workers of a round are independent and equal, so that it
         gives the law of the f-th fastest; None of others.
+      stalls: `stalls(tail)`, the `Stalls` that a trace cannot rule out, `tail` times as
+        long as its longest time. None of models that say how likely long times are.
     """
 
     init: Callable[[int], Any]
     sample: Callable[[jax.Array, Any, jax.Array], tuple[jax.Array, Any]]
     law: Callable[[float], Law] | None = None
+    stalls: "Callable[[float], Stalls] | None" = None
+
+
+class Stalls(NamedTuple):
+    """What may happen though a trace does not show it.
+
+    Attributes:
+      delay: the delay model of the trace, whose workers now and then stall.
+      probability: of a worker to stall in a round. What has it, or more, is seen in as
+        many times as were measured with a probability of 95% (the rule of three).
+      time: how long that takes at a load of one.
+      num_rounds: that were measured.
+    """
+
+    delay: DelayModel
+    probability: float
+    time: float
+    num_rounds: int
 
 
 class WaitingRule(Protocol):

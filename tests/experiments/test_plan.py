@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import jaxwgc
-from experiments import cluster, plan
+from experiments import cluster, plan, unseen
 from experiments.delays import LANGUAGE_MODELS, read_traces
 from experiments.results import ExperimentError
 from jaxwgc import codes
@@ -36,6 +36,17 @@ def test_choice_by_the_first_half_is_good_for_the_second(name):
         assert before.best.is_coded == (name == "one_slow_seconds")
 
 
+def test_choice_by_a_calm_half_bears_a_stall_in_the_other():
+    """Reduced from the table of the page, which has 200 pairs."""
+    pairs = list(unseen.simulated_pairs("one in 500 stalls", 3, 0))
+    found = {
+        what: [each[what]["regret"] for pair in pairs for each in pair.values()]
+        for what in unseen.CHOICES
+    }
+    assert max(found["of least regret"]) < 0.5 < max(found["by times alone"])
+    assert np.median(found["of least regret"]) < 0.03
+
+
 def test_command(tmp_path):
     plan.plan(
         array="one_slow_seconds",
@@ -50,8 +61,8 @@ def test_command(tmp_path):
     assert "several have the same history" in found["answer"]
     # Copies on more workers than there are, are left out.
     assert {own["replication"] for own in found["choices"]} == {1, 5}
-    times = [float(own["time"]["value"]) for own in found["choices"]]
-    assert times == sorted(times)
+    regrets = [float(own["regret"]) for own in found["choices"]]
+    assert regrets == sorted(regrets)
     table = (tmp_path / "plan_one_slow_seconds.md").read_text()
     assert "| `uncoded` | 1 | all |" in table
     assert (tmp_path / "plan.png").read_bytes().startswith(b"\x89PNG")
@@ -62,6 +73,7 @@ def test_command(tmp_path):
     [
         ("--array must be one of uneven_seconds, one_slow_seconds", {"array": "x"}),
         ("--num-workers must be at least 1; got 0", {"num_workers": 0}),
+        ("--pairs must be at least 1; got 0", {"pairs": 0}),
         ("target must be positive", {"array": "one_slow_seconds", "target": 0.0}),
     ],
 )

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import jaxwgc
-from experiments import delay_models, delays
+from experiments import delay_models, delays, known_delays
 from experiments import time as against_the_clock
 from experiments.results import ExperimentError
 from jaxwgc import stragglers
@@ -143,6 +143,13 @@ class TestCommands:
         measured = np.array(numbers["measured"])
         said = np.array(numbers["said"]["best fit"])
         np.testing.assert_allclose(said, measured, rtol=0.3)
+
+    def test_fits_to_times_of_a_known_law(self):
+        rows = list(known_delays.fits("pareto", 2, 0))
+        assert all(own["first"].startswith("pareto") for own in rows)
+        assert all(np.isfinite(own["held_out"]) for own in rows)
+        (row,) = known_delays.tabulate({"known": {"pareto": rows}}).rows
+        assert row[:2] == ["`pareto(scale=1, shape=2)`", "100%"]
 
     @pytest.mark.parametrize("command", [against_the_clock.time, delay_models.delays])
     def test_bad_input(self, command, trace, tmp_path):

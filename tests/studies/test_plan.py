@@ -73,7 +73,7 @@ def measured():
         "stochastic": codes.stochastic(KEY, 6, 6, 2, straggler_probability=0.2),
         "messages": codes.multi_message(codes.uncoded(6, 12)),
     }
-    return delay, jaxwgc.plan(delay, 6, KEY, codes=own)
+    return delay, jaxwgc.plan(delay, 6, KEY, codes=own, tail=0)
 
 
 def test_every_choice_against_independent_simulation(measured):
@@ -141,7 +141,7 @@ def test_same_rounds_for_the_same_choices(measured):
     """Judged again they have the same times; paired differences are the surer ones."""
     delay, found = measured
     chosen = found.choices[:3]
-    again = jaxwgc.plan(delay, 6, KEY, choices=chosen)
+    again = jaxwgc.plan(delay, 6, KEY, choices=chosen, tail=0)
     # The same twice is no harm.
     assert "takes" in str(jaxwgc.plan(delay, 6, KEY, choices=[*chosen, *chosen]))
     for own, other in zip(again.choices, chosen):
@@ -154,7 +154,7 @@ def test_another_goal_from_the_same_rounds(measured):
     delay, found = measured
     goal = {"target": 1e-3, "condition": 30.0, "heterogeneity": 0.5}
     other = found.towards(**goal)
-    fresh = jaxwgc.plan(delay, 6, KEY, choices=found.choices, **goal)
+    fresh = jaxwgc.plan(delay, 6, KEY, choices=found.choices, tail=0, **goal)
     assert [own.time for own in other.choices] == [own.time for own in fresh.choices]
     assert (other.target, other.num_rounds) == (1e-3, found.num_rounds)
     assert found.towards().choices == found.choices
@@ -216,6 +216,46 @@ def test_target_that_no_choice_reaches():
     assert "has no finite mean time" in str(coded)
 
 
+def test_stalls_that_a_trace_does_not_show():
+    """Eight alike workers: who waits for all is as fast, until one of them stalls."""
+    times = 1 + 0.05 * np.random.default_rng(0).random((40, 8))
+    delay, options = stragglers.trace(times), {"replications": [1], "target": 1e-3}
+    careless = jaxwgc.plan(delay, 8, KEY, tail=0, heterogeneity=1.0, **options)
+    assert careless.best.waits_for == "all" and not careless.has_stalls
+    assert careless.best.stalled_step_time == careless.best.step_time
+    found = jaxwgc.plan(delay, 8, KEY, tail=20.0, heterogeneity=1.0, **options)
+    by_wait = {own.waits_for: own for own in found.choices}
+    waiting, best = by_wait["all"], found.best
+    assert best.rule == "deadline"
+    assert best.regret < 0.01 < 0.5 < waiting.regret
+    assert [own.regret for own in found.choices] == sorted(
+        own.regret for own in found.choices
+    )
+    # By the rule of three: 3 of the 320 times would be 20 times the longest.
+    probability, longest = 3 / 320, times.max()
+    assert found.stalls[1:] == (probability, pytest.approx(20 * longest), 40)
+    someone = 1 - (1 - probability) ** 8
+    mean = waiting.step_time.value
+    expected = mean + someone * (20 * longest - mean)
+    assert waiting.stalled_step_time.value == pytest.approx(
+        expected, abs=4 * waiting.stalled_step_time.standard_error
+    )
+    assert waiting.regret == pytest.approx(
+        waiting.stalled_time.value / best.stalled_time.value - 1, rel=0.05
+    )
+    text = " ".join(str(found).split())
+    assert "longer if one time in 107 does" in text and "the least regret" in text
+    assert "stalls: seconds, mean without and with stalls" in text
+    assert max(map(len, str(found).splitlines())) <= 80
+
+
+def test_trace_of_one_round():
+    found = jaxwgc.plan(
+        stragglers.trace(table(6)[:1]), 6, KEY, replications=[1], tail=0
+    )
+    assert "The trace has one round" in found.answer and "stall" not in found.answer
+
+
 def test_loads_without_a_code():
     """Times of a load of a quarter are a quarter of those of one."""
     whole, quarter = (
@@ -275,6 +315,8 @@ def test_both_precisions(x64):
         (ValueError, "num_rounds must be at least 40", {"num_rounds": 10}),
         (ValueError, "uncoded_load must be positive", {"uncoded_load": 0.0}),
         (TypeError, "exact must be True or False", {"exact": 1}),
+        (ValueError, "tail must be at least 0; got -1", {"tail": -1}),
+        (ValueError, "tail must be finite", {"tail": math.inf}),
     ],
 )
 def test_bad_arguments(error, message, arguments):

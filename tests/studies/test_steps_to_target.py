@@ -103,6 +103,18 @@ def test_what_is_found_of_the_weights():
             assert correlation == pytest.approx(truth.correlation, abs=0.05)
 
 
+def test_what_few_rounds_have_by_chance_is_no_bias():
+    """Nobody is late more often than others, though in 20 rounds some were."""
+    generator = np.random.default_rng(0)
+    for is_biased in (False, True):
+        late = generator.random((20, NUM_PARTS)) < 0.1
+        late[:, 0] |= is_biased
+        drawn = (-1.0 * late)[generator.integers(0, 20, 20 * NUM_RUNS)]
+        deviations = drawn - drawn.mean(-1, keepdims=True)
+        assert _persistent(deviations, NUM_RUNS)[0] > 0
+        assert (_persistent(deviations, NUM_RUNS, 20)[0] > 0) == is_biased
+
+
 def test_exact_gradients_need_the_steps_of_gradient_descent():
     exact = Weights(0.0, 0.0, 0.0, 0.0, 0.0)
     goal = Goal(target=1e-6, condition=1.0, heterogeneity=1.0, num_workers=4)

@@ -4,6 +4,8 @@ import numpy as np
 
 # Chances at their ends would stay there for ever.
 _SMALLEST = 1e-6
+# Of the logarithm of a ratio of likelihoods, so that its exponential is finite.
+_MOST_EVIDENCE = 700.0
 
 
 def predictions(
@@ -20,20 +22,20 @@ def predictions(
       The probability of being slow before a round's time is known, and the logarithm of
       the likelihood of that time, (rounds, workers) each.
     """
-    slow = np.full(
-        log_likelihoods.shape[2], become_slow / (become_slow + become_fast), float
-    )
-    before, likelihoods = [], []
-    for fast_log, slow_log in zip(*log_likelihoods, strict=True):
-        before.append(slow)
-        with np.errstate(divide="ignore"):
-            joint = np.stack([np.log1p(-slow) + fast_log, np.log(slow) + slow_log])
-        total = np.logaddexp(*joint)
-        likelihoods.append(total)
-        # A time that neither state can give tells nothing.
-        known = np.where(np.isfinite(total), np.exp(joint[1] - _finite(total)), slow)
+    fast_log, slow_log = log_likelihoods
+    with np.errstate(invalid="ignore"):
+        evidence = np.clip(slow_log - fast_log, -_MOST_EVIDENCE, _MOST_EVIDENCE)
+    # A time that neither state can give tells nothing.
+    odds = np.exp(np.where(np.isnan(evidence), 0.0, evidence))
+    before = np.empty_like(odds)
+    slow = become_slow / (become_slow + become_fast)
+    for number, odd in enumerate(odds):
+        before[number] = slow
+        known = slow * odd / (1 - slow + slow * odd)
         slow = known * (1 - become_fast) + (1 - known) * become_slow
-    return np.stack(before), np.stack(likelihoods)
+    with np.errstate(divide="ignore"):
+        joint = np.log1p(-before) + fast_log, np.log(before) + slow_log
+    return before, np.logaddexp(*joint)
 
 
 def responsibilities(

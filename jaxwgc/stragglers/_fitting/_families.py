@@ -25,11 +25,20 @@ _CONVERGED = 1e-9
 
 
 class Sample(NamedTuple):
-    """Times to fit: values, weights, and whether each is the whole time."""
+    """Times to fit.
+
+    Attributes:
+      times: their values.
+      weights: of each.
+      is_whole: whether it is the whole time.
+      kept: the share of the times that is not used up by speeds of the workers, each of
+        which follows from the same times: the shape has so many fewer.
+    """
 
     times: np.ndarray
     weights: np.ndarray
     is_whole: np.ndarray
+    kept: float = 1.0
 
 
 class Family(NamedTuple):
@@ -66,7 +75,8 @@ def _least_time(sample):
 def _rate(sample, excess):
     """Of the exponential times beyond the least one."""
     total = np.sum(sample.weights * np.maximum(excess, 0))
-    return np.sum(sample.weights * sample.is_whole) / max(total, 1e-300)
+    count = sample.kept * np.sum(sample.weights * sample.is_whole)
+    return count / max(total, 1e-300)
 
 
 def _exponential(sample):
@@ -121,8 +131,8 @@ def _weibull(sample):
     for _ in range(_ITERATIONS):
         powers = weights * np.exp(shape * (logs - largest))
         total, first, second = (np.sum(powers * logs**order) for order in range(3))
-        value = first / total - 1 / shape - mean
-        slope = second / total - (first / total) ** 2 + 1 / shape**2
+        value = first / total - sample.kept / shape - mean
+        slope = second / total - (first / total) ** 2 + sample.kept / shape**2
         step = value / slope
         # At most by half, so that it stays positive.
         shape -= min(step, shape / 2)
@@ -153,7 +163,7 @@ def _log_normal(sample):
     weights = sample.weights
     whole = weights * sample.is_whole
     mean = np.sum(whole * logs) / whole.sum()
-    variance = np.sum(whole * (logs - mean) ** 2) / whole.sum()
+    variance = np.sum(whole * (logs - mean) ** 2) / (sample.kept * whole.sum())
     is_censored = ~sample.is_whole
     deviation = max(np.sqrt(variance), _SMALLEST_DEVIATION)
     if is_censored.any():
@@ -169,7 +179,7 @@ def _log_normal(sample):
             squares = np.sum(whole * (logs - new) ** 2)
             squares += np.sum(own * (second + (first - new) ** 2))
             change = abs(new - mean)
-            mean, deviation = new, np.sqrt(squares / weights.sum())
+            mean, deviation = new, np.sqrt(squares / (sample.kept * weights.sum()))
             if change < _CONVERGED * deviation:
                 break
     return np.exp(mean), max(deviation, _SMALLEST_DEVIATION)

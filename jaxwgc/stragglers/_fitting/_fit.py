@@ -8,11 +8,15 @@ import numpy as np
 from jaxwgc import _validation
 from jaxwgc.stragglers._combined_delays import affine, markov, unequal_speeds
 from jaxwgc.stragglers._delays import shifted_exponential
+from jaxwgc.stragglers._fitting._ends import predictive, unbiased
 from jaxwgc.stragglers._fitting._families import FAMILIES
 from jaxwgc.stragglers._fitting._likelihood import Component, Measured, Model, forms
 from jaxwgc.stragglers._fitting._most_likely import Kind
 from jaxwgc.stragglers._fitting._standard_errors import parameters_of, standard_errors
 from jaxwgc.stragglers._types import DelayModel
+
+# Between logarithms of likelihoods: the evidence of a hundred to one.
+_DECISIVE = np.log(100)
 
 
 class DelayFit(NamedTuple):
@@ -22,11 +26,12 @@ class DelayFit(NamedTuple):
       name: its family, how it depends on the load, and whether workers have two states
         and speeds of their own.
       delay: the delay model, fitted to all rounds.
-      parameters: of its constructors, by name.
+      parameters: of its constructors, by name; with speeds of the workers those of a
+        worker of speed one, the geometric mean of all.
       standard_errors: of the parameters, by the curvature of the likelihood (the
-        observed information), with speeds taken as known. NaN where it has none to
-        give: at a parameter that is at the end of what is possible, and where the
-        times do not tell parameters apart.
+        observed information), of which speeds with that mean leave as much as if they
+        were known. NaN where it has none to give: at a parameter that is at the end of
+        what is possible, and where the times do not tell parameters apart.
       held_out: mean logarithm of the likelihood of a time in the rounds that were held
         out, in nats, of the model fitted to the others.
       distance: the Kolmogorov-Smirnov distance of those times from what that model
@@ -61,6 +66,13 @@ def fit(
     after a fixed time); then each with two states, fast and slow, that last for some
     rounds (`markov`), and with speeds of the workers (`unequal_speeds`). They are
     ranked by the likelihood of the last rounds of each load, for models of the others.
+    Those that are at least a hundredth as likely as the best come before the rest, the
+    one with the fewest parameters first, and of these that of the largest likelihood of
+    all rounds: what was held out does not tell them apart (Jeffreys).
+
+    The end of a law that has one lies before the least time: by as much as that is
+    beyond it on average. What is held out may come before the least time of the others,
+    with the probability that one more time does.
     (`bernoulli_slowdown` has two times, which measured ones never are; two states
     stand for it.)
 
@@ -78,7 +90,7 @@ def fit(
         ranked.
 
     Returns:
-      A `DelayFit` for each model, the one of the largest held-out likelihood first.
+      A `DelayFit` for each model, the simplest of the best first.
 
     Raises:
       ValueError: where times are zero or negative, or without an axis of rounds (at
@@ -96,39 +108,62 @@ def fit(
 
     References:
       Rabiner, "A tutorial on hidden Markov models and selected applications in speech
-      recognition", 1989, for the chain; Kaplan, Meier, "Nonparametric estimation from
-      incomplete observations", 1958, for the distance with missing times.
+      recognition", 1989, for the chain; Jeffreys, "Theory of probability", 1961, for
+      the hundred to one; Kaplan, Meier, "Nonparametric estimation from incomplete
+      observations", 1958, for the distance with missing times.
     """
     measured = _measured(times, loads)
     _validation.check_bool("in_order", in_order)
     _validation.check_number("held_out", held_out, traceable=False)
     if not 0 < held_out < 1:
         raise ValueError(f"held_out must be between 0 and 1; got {held_out}")
-    tried = functools.partial(_held_out, measured, _last_rounds(measured, held_out))
-    found: list[tuple[Kind, _HeldOut]] = []
+    tried = functools.partial(_tried, measured, _last_rounds(measured, held_out))
+    found: list[_Tried] = []
     for family in FAMILIES:
         # A fixed time in proportion to the load is what the exponential has anyway.
         own = forms(measured)
         is_shifted = family.delay is shifted_exponential and len(own[-1].bounds) == 1
         simple = [Kind(family, form) for form in own[: 1 if is_shifted else None]]
-        found += [(kind, tried(kind)) for kind in simple]
-        best, _ = max(found[-len(simple) :], key=lambda pair: pair[1].mean)
+        found += map(tried, simple)
+        best = _ranked(found[-len(simple) :])[0].kind
         slow = best._replace(has_slow_state=True, in_order=in_order)
         further = [slow]
         if measured.times.shape[1] > 1:
             further += [kind._replace(has_speeds=True) for kind in (best, slow)]
-        found += [(kind, tried(kind)) for kind in further]
-    found.sort(key=lambda pair: -pair[1].mean)
-    return tuple(_fitted(measured, *pair) for pair in found)
+        found += map(tried, further)
+    return tuple(_fitted(measured, own) for own in _ranked(found))
 
 
-class _HeldOut(NamedTuple):
-    """A model fitted to the first rounds, and how it fares in the others."""
+class _Tried(NamedTuple):
+    """A model of all rounds, and how that of the first fares in those held out.
 
+    Attributes:
+      kind: of it.
+      model: of largest likelihood in all rounds.
+      num_parameters: of it.
+      likelihood: logarithm of that.
+      gain: logarithm of the likelihood of all times held out, for that of the others.
+      held_out: its mean, the distance and the p-value.
+    """
+
+    kind: Kind
     model: Model
-    mean: float
-    distance: float
-    p_value: float
+    num_parameters: int
+    likelihood: float
+    gain: float
+    held_out: tuple[float, float, float]
+
+
+def _ranked(found):
+    """Those that are as good as the best first, the simplest of them before others."""
+    best = max(own.gain for own in found)
+
+    def place(own):
+        if own.gain < best - _DECISIVE:
+            return 1, -own.gain, 0
+        return 0, own.num_parameters, -own.likelihood
+
+    return sorted(found, key=place)
 
 
 def _last_rounds(measured, share):
@@ -145,13 +180,15 @@ def _last_rounds(measured, share):
     return is_last
 
 
-def _held_out(measured, is_held_out, kind):
+def _tried(measured, is_held_out, kind):
     from scipy import special, stats
 
-    model = kind.most_likely(Measured(*(array[~is_held_out] for array in measured)))
+    first = Measured(*(array[~is_held_out] for array in measured))
+    start = kind.most_likely(first)
+    model = predictive(kind, first, start)
     # The rounds before tell in which states workers are.
     is_whole = measured.is_whole[is_held_out]
-    gain = model.log_likelihoods(measured)[is_held_out].sum() / is_whole.sum()
+    gain = model.log_likelihoods(measured)[is_held_out].sum()
     survivals = np.exp(model.log_survivals(measured)[is_held_out])
     # What remains of them by Kaplan and Meier is the probability itself, if it fits.
     levels = stats.CensoredData.right_censored(1 - survivals.ravel(), ~is_whole.ravel())
@@ -160,12 +197,21 @@ def _held_out(measured, is_held_out, kind):
     distance = np.abs([curve.probabilities - curve.quantiles, before - curve.quantiles])
     largest = float(distance.max())
     p_value = float(special.kolmogorov(largest * np.sqrt(is_whole.sum())))
-    return _HeldOut(model, float(gain), largest, p_value)
+    whole = kind.most_likely(measured, start)
+    return _Tried(
+        kind,
+        whole,
+        kind.num_parameters(measured.times.shape[1]),
+        whole.log_likelihoods(measured).sum(),
+        gain,
+        (float(gain / is_whole.sum()), largest, p_value),
+    )
 
 
-def _fitted(measured, kind, held_out):
-    """The model of all rounds."""
-    model = kind.most_likely(measured, held_out.model)
+def _fitted(measured, tried):
+    """The model of all rounds, with what is told of it."""
+    kind = tried.kind
+    model = unbiased(kind, measured, tried.model)
     name = f"{kind.family.name}, {kind.form.name}"
     name += ", two states" * kind.has_slow_state + ", speeds" * kind.has_speeds
     return DelayFit(
@@ -173,7 +219,7 @@ def _fitted(measured, kind, held_out):
         _delay(kind, model),
         parameters_of(kind, model),
         standard_errors(measured, kind, model),
-        *held_out[1:],
+        *tried.held_out,
     )
 
 

@@ -27,20 +27,30 @@ class Measured(NamedTuple):
 
 
 class Component(NamedTuple):
-    """Times load * time + (overhead + slope * load) * X, X of a family."""
+    """Times load * time + (overhead + slope * load) * X, X of a family.
+
+    `before` is for an end of X that is not known for sure: the probability of an X
+    before it, and how far before it these are on average.
+    """
 
     family: Family
     overhead: float
     slope: float
     time: float
     parameters: tuple[float, float]
+    before: tuple[float, float] = (0.0, 1.0)
 
     def log_likelihoods(self, measured: Measured) -> np.ndarray:
         """Of each time, (rounds, workers)."""
         units, scale = units_of(measured, self.overhead, self.slope, self.time)
         possible = np.where(units > 0, units, 1)
-        density = self.family.log_density(possible, self.parameters) - np.log(scale)
-        density = np.where(units > 0, density, -np.inf)
+        density = self.family.log_density(possible, self.parameters)
+        probability, distance = self.before
+        is_before, early = self._before(units)
+        with np.errstate(divide="ignore"):
+            before = np.log(probability / distance) - early
+        density = np.where(is_before, before, np.log1p(-probability) + density)
+        density = density - np.log(scale)
         if measured.is_whole.all():
             return density
         return np.where(measured.is_whole, density, self.log_survivals(measured))
@@ -50,7 +60,16 @@ class Component(NamedTuple):
         units, _ = units_of(measured, self.overhead, self.slope, self.time)
         possible = np.where(units > 0, units, 1)
         survival = self.family.log_survival(possible, self.parameters)
-        return np.where(units > 0, survival, 0)
+        probability, _ = self.before
+        is_before, early = self._before(units)
+        before = np.log1p(-probability * np.exp(-early))
+        return np.where(is_before, before, np.log1p(-probability) + survival)
+
+    def _before(self, units):
+        """Whether it is before the end, and by how many of the mean distances."""
+        end = self.parameters[0] if self.family.has_least_time else 0.0
+        is_before = (units < end) | (units <= 0)
+        return is_before, np.maximum(end - units, 0) / self.before[1]
 
 
 class Form(NamedTuple):
@@ -107,6 +126,14 @@ class Model(NamedTuple):
     become_slow: float = 0.0
     become_fast: float = 1.0
     speeds: np.ndarray | None = None
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """Of the times that are of each component, in the long run."""
+        if len(self.components) == 1:
+            return (1.0,)
+        slow = self.become_slow / (self.become_slow + self.become_fast)
+        return 1 - slow, slow
 
     def log_likelihoods(self, measured: Measured) -> np.ndarray:
         """Of each time, given the rounds before it, (rounds, workers)."""

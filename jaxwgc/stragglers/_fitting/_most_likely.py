@@ -45,6 +45,18 @@ class Kind(NamedTuple):
     has_speeds: bool = False
     in_order: bool = True
 
+    @property
+    def ends_at_least_time(self) -> bool:
+        """Whether the end of the law is free, and hence fitted by the least time."""
+        return self.family.has_least_time and not self.form.bounds
+
+    def num_parameters(self, num_workers: int) -> int:
+        """Free numbers, one for each speed but for the unit of all."""
+        number = len(self.family.parameters) + len(self.form.bounds)
+        if self.has_slow_state:
+            number = 2 * number + 1 + self.in_order
+        return number + (num_workers - 1) * self.has_speeds
+
     def most_likely(self, measured: Measured, start: Model | None = None) -> Model:
         """The model of largest likelihood, or one near it, from `start` on."""
         step = -(-measured.times.size // _ENOUGH)
@@ -132,11 +144,13 @@ def _component(measured, weights, kind, start):
         assert start is not None
         return start
     weights = weights.ravel()
+    num_rounds = len(measured.times)
+    kept = 1 - 1 / num_rounds if kind.has_speeds and num_rounds > 1 else 1.0
 
     def made(free):
         overhead, slope, time = form.coefficients(tuple(map(float, free)))
         units, _ = units_of(Measured(*flat), overhead, slope, time)
-        sample = Sample(np.maximum(units, 1e-300), weights, flat[2])
+        sample = Sample(np.maximum(units, 1e-300), weights, flat[2], kept)
         return Component(family, overhead, slope, time, family.estimate(sample))
 
     def cost(free):
@@ -179,8 +193,8 @@ def _first_speeds(measured):
 
 
 def _better_speeds(measured, model, speeds):
-    """Each worker's own speed of largest likelihood, with the median one as unit."""
-    slow = model.become_slow / (model.become_slow + model.become_fast)
+    """Each worker's own speed of largest likelihood, their geometric mean being one."""
+    slow = model.shares[-1]
     for grid in _SPEED_GRIDS:
         tried = speeds * np.exp(grid)[:, None, None]
         # One more axis in front: what is tried.
@@ -196,4 +210,4 @@ def _better_speeds(measured, model, speeds):
         mixed = mixed + np.where(measured.is_whole, np.log(tried), 0)
         best = np.maximum(mixed, -1e6).sum(1).argmax(0)
         speeds = speeds * np.exp(grid)[best]
-    return speeds / np.median(speeds)
+    return speeds / np.exp(np.mean(np.log(speeds)))

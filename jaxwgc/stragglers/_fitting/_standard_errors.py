@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from jaxwgc.stragglers._fitting._ends import end_errors
 from jaxwgc.stragglers._fitting._likelihood import Measured, Model
 from jaxwgc.stragglers._fitting._most_likely import Kind
 
@@ -35,8 +36,8 @@ def parameters_of(kind: Kind, model: Model) -> dict[str, float]:
 def standard_errors(measured: Measured, kind: Kind, model: Model) -> dict[str, float]:
     """From the curvature of the likelihood at its maximum.
 
-    The end of a law that has one is estimated by the least time, in which the
-    likelihood is not smooth: its error is the mean distance of the least time from it.
+    The end of a law is estimated by the least time, in which the likelihood is not
+    smooth: its error is that of the distance between them, of nearly exponential law.
     """
     names, values, scales = _free(kind, model)
 
@@ -49,19 +50,12 @@ def standard_errors(measured: Measured, kind: Kind, model: Model) -> dict[str, f
     deviations = _deviations(likelihood, values, scales) if names else np.zeros(0)
     found: dict[str, float] = dict(zip(names, map(float, deviations), strict=True))
     errors = {}
-    slow = model.become_slow / (model.become_slow + model.become_fast)
-    shares = (1.0,) if len(model.components) == 1 else (1 - slow, slow)
-    for state, component, share in zip(
-        STATES[len(shares)], model.components, shares, strict=True
-    ):
+    ends = end_errors(kind, measured, model)
+    for state, end in zip(STATES[len(ends)], ends, strict=True):
         for name in kind.family.parameters:
             errors[state + name] = found.get(state + name, np.nan)
-        if kind.family.has_least_time and not kind.form.bounds:
-            end = component.parameters[0]
-            log_density = kind.family.log_density(np.array(end), component.parameters)
-            count = share * measured.is_whole.sum()
-            least = state + kind.family.parameters[0]
-            errors[least] = float(np.exp(-log_density) / max(count, 1))
+        if kind.ends_at_least_time:
+            errors[state + kind.family.parameters[0]] = end
         if len(kind.form.bounds) == 2:
             error = found.get(state + "share", np.nan)
             errors[state + "overhead"] = error

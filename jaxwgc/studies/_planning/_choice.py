@@ -22,6 +22,8 @@ class Choice(NamedTuple):
       replication: workers that hold a part, mean over the parts.
       step_time: expected time of a step, an `Estimate`.
       step_quantile: the time that 90% of the steps take at most, an `Estimate`.
+      stalled_step_time: expected time of a step where workers stall now and then, as
+        `Plan.stalls` says; without them that of a step.
       is_closed_form: whether both come from order statistics, not from Monte Carlo.
       decoding_error: mean of `jaxwgc.decoding_error` over the squared norm of the
         target, an `Estimate`.
@@ -33,9 +35,13 @@ class Choice(NamedTuple):
         curvature; where the target is not reached, the one that comes closest.
       lowest_loss: where the loss ends with that step, over that of the start.
       time: expected to the target, an `Estimate`.
-      behind: by how much longer that is than with the best choice, an `Estimate` from
-        the same rounds.
-      rounds: what they gave, from which plans for other goals are made.
+      stalled_time: the same where workers stall.
+      behind: by how much longer `time` is than with the best choice, an `Estimate` from
+        the same rounds. Negative where another is the best because of stalls.
+      regret: by which share it takes longer than what is the fastest, without stalls or
+        with them, whichever is more.
+      rounds: what they gave without stalls, and with them; from these plans for other
+        goals are made.
     """
 
     name: str
@@ -45,6 +51,7 @@ class Choice(NamedTuple):
     replication: float
     step_time: Estimate
     step_quantile: Estimate
+    stalled_step_time: Estimate
     is_closed_form: bool
     decoding_error: Estimate
     num_answers: float
@@ -53,8 +60,10 @@ class Choice(NamedTuple):
     step_size: float
     lowest_loss: float
     time: Estimate
+    stalled_time: Estimate
     behind: Estimate
-    rounds: Judged
+    regret: float
+    rounds: tuple[Judged, ...]
 
     @property
     def wait(self) -> WaitingRule:

@@ -13,6 +13,9 @@ from jaxwgc.studies._planning._simulated_rounds import SimulatedRounds, decode
 LEVEL = 0.9
 # What stays counts from so many of the standard deviations that noise alone gives it.
 _DEVIATIONS = 3.0
+# The same for chance in the few rounds of a trace: each choice has its own, and so the
+# most unlikely is met.
+_CHANCE_DEVIATIONS = 5.0
 # Of a round with the next: what lasts longer is as good as a bias.
 _MOST_CORRELATED = 0.98
 # Of the squares of deviations.
@@ -110,7 +113,9 @@ def _decoded(candidate, mask, simulated, by_group):
     deviations = decoded.weights - scale[:, None] * target
     deviations /= math.sqrt(np.mean(target**2))
     num_runs = simulated.num_runs if simulated.has_state else 1
-    bias, lasting, correlation = _persistent(deviations, num_runs)
+    bias, lasting, correlation = _persistent(
+        deviations, num_runs, simulated.num_measured
+    )
     return {
         "error": by_group(decoded.errors),
         "scale": by_group(scale),
@@ -151,11 +156,12 @@ def _quantile(values, by_group):
     return Estimate(found, (high - low) / 2 if is_finite else math.nan)
 
 
-def _persistent(deviations, num_runs):
+def _persistent(deviations, num_runs, num_measured=math.inf):
     """How much of the deviations (rounds, parts) stays: bias, share and correlation.
 
     The bias is the product of the means of the first and of the second half of each
-    run, which noise that has passed in between does not change on average.
+    run, which noise that has passed in between does not change on average. What it may
+    be by chance where few rounds were measured, and then drawn again, is left out.
     """
     runs = deviations.reshape(num_runs, -1, deviations.shape[-1])
     num_rounds = runs.shape[1]
@@ -176,4 +182,7 @@ def _persistent(deviations, num_runs):
     halves = runs[:, : num_rounds // 2], runs[:, num_rounds // 2 :]
     bias = float(np.mean(halves[0].mean(1) * halves[1].mean(1)))
     deviation = 2 * square * growth / num_rounds / math.sqrt(runs[:, 0].size)
-    return (bias if bias > _DEVIATIONS * deviation else 0.0), share, correlation
+    chance = square / num_measured
+    least = _DEVIATIONS * deviation
+    least += chance * (1 + _CHANCE_DEVIATIONS * math.sqrt(2 / runs.shape[-1]))
+    return (bias if bias > least else 0.0), share, correlation

@@ -4,6 +4,7 @@ import math
 import textwrap
 from typing import Any, NamedTuple
 
+from jaxwgc.stragglers import Stalls
 from jaxwgc.studies._planning._candidates import Candidate
 from jaxwgc.studies._planning._choice import Choice, short
 from jaxwgc.studies._planning._ranking import ranked_choices
@@ -20,8 +21,9 @@ class Plan(NamedTuple):
     """What `plan` found; `print` shows the answer and a table.
 
     Attributes:
-      choices: every `Choice`, the least expected time to the target first; those that
-        do not reach it last, by the loss that they end at.
+      choices: every `Choice`, that of least `regret` first, which without stalls is the
+        one of the least expected time to the target; those that do not reach it last,
+        by the loss that they end at.
       num_workers: n.
       target: as given.
       condition: as given.
@@ -29,6 +31,7 @@ class Plan(NamedTuple):
       num_rounds: that were simulated, where times or weights have no closed form.
       num_parameters: as given.
       bytes_per_number: as given.
+      stalls: what the trace does not rule out; None where the delay model is none.
     """
 
     choices: tuple[Choice, ...]
@@ -39,11 +42,17 @@ class Plan(NamedTuple):
     num_rounds: int
     num_parameters: int
     bytes_per_number: float
+    stalls: Stalls | None = None
 
     @property
     def best(self) -> Choice:
         """The first choice; where none reaches the target, the closest one."""
         return self.choices[0]
+
+    @property
+    def has_stalls(self) -> bool:
+        """Whether choices are judged with stalls, too."""
+        return self.stalls is not None and self.stalls.time > 0
 
     @property
     def is_reached(self) -> bool:
@@ -94,11 +103,10 @@ class Plan(NamedTuple):
             self.heterogeneity if heterogeneity is None else heterogeneity,
             self.num_workers,
         )
-        candidates = [Candidate(*own[:4]) for own in self.choices]
-        judged = [own.rounds for own in self.choices]
+        judged = [(Candidate(*own[:4]), own.rounds) for own in self.choices]
         size = self.num_parameters * self.bytes_per_number
         return self._replace(
-            choices=tuple(ranked_choices(candidates, judged, goal, size)),
+            choices=tuple(ranked_choices(judged, goal, size)),
             target=goal.target,
             condition=goal.condition,
             heterogeneity=goal.heterogeneity,
@@ -107,7 +115,8 @@ class Plan(NamedTuple):
     @property
     def answer(self) -> str:
         """What to do, and how much longer it takes to do something else."""
-        return "\n".join(_filled(line) for line in _answer(self))
+        lines = *_answer(self), *_unseen(self)
+        return "\n".join(_filled(line) for line in lines)
 
     def __str__(self) -> str:
         return "\n".join([self.answer, "", *_table(self), "", _filled(_notes(self))])
@@ -138,18 +147,47 @@ def _answer(plan):
     yield f"{'Code' if best.is_coded else 'Do not code'}: {best}."
     for name, own in others.items():
         if own is not None and not any(own is each for each in told):
-            yield f"{name}: {own}, {_behind(own, best)}."
+            yield f"{name}: {own}, {_behind(own, best, plan)}."
             told.append(own)
 
 
-def _behind(own, best):
+def _behind(own, best, plan):
     if math.isinf(own.time.value):
         is_endless = math.isinf(own.step_time.value)
         return "has no finite mean time" if is_endless else "does not reach the target"
     longer, error = (100 * each / best.time.value for each in own.behind)
-    is_clear = longer > _STANDARD_ERRORS * error
+    is_clear = abs(longer) > _STANDARD_ERRORS * error
     clear = "" if is_clear else ", no clear difference"
-    return f"takes {longer:.1f}% longer (± {error:.1f}){clear}"
+    calm = f"takes {_more(longer)} (± {error:.1f}{clear})"
+    if not plan.has_stalls:
+        return calm
+    stalled = 100 * (own.stalled_time.value / best.stalled_time.value - 1)
+    one_in = f"{1 / plan.stalls.probability:.0f}"
+    return f"{calm} if nobody stalls, {_more(stalled)} if one time in {one_in} does"
+
+
+def _more(percents):
+    if not math.isfinite(percents):
+        return "for ever"
+    return f"{abs(percents):.1f}% {'longer' if percents >= 0 else 'less'}"
+
+
+def _unseen(plan):
+    """What a trace does not tell, and what is made of it."""
+    if plan.stalls is None:
+        return
+    if plan.stalls.num_rounds == 1:
+        yield (
+            "The trace has one round, which does not tell workers that are always slow "
+            "from those that are so now and then: measure more."
+        )
+    if plan.has_stalls and math.isfinite(plan.best.regret):
+        yield (
+            f"A stall of {short(plan.stalls.time, 3)} s in one time of "
+            f"{1 / plan.stalls.probability:.0f} is not in the trace, which does not "
+            "rule it out, either. With and without stalls, the first choice is at most "
+            f"{100 * plan.best.regret:.1f}% slower than what is best: the least regret."
+        )
 
 
 def _waiting_for_all(plan):
@@ -163,7 +201,19 @@ def _waiting_for_all(plan):
 
 
 def _table(plan):
-    names = "code", "d", "waits for", "step", "90%", "error", "MB", "steps", "time", "±"
+    second = "stalls" if plan.has_stalls else "90%"
+    names = (
+        "code",
+        "d",
+        "waits for",
+        "step",
+        second,
+        "error",
+        "MB",
+        "steps",
+        "time",
+        "±",
+    )
     rows: list[tuple[str, ...]] = [names]
     shown = list(plan.by_code[:_NUM_ROWS])
     all_awaited = _waiting_for_all(plan)
@@ -175,7 +225,11 @@ def _table(plan):
             f"{own.replication:.2g}",
             own.waits_for,
             short(own.step_time.value),
-            short(own.step_quantile.value),
+            short(
+                own.stalled_step_time.value
+                if plan.has_stalls
+                else own.step_quantile.value
+            ),
             f"{own.decoding_error.value:.1%}",
             short(own.num_bytes / 1e6, 3),
             short(own.num_steps),
@@ -198,8 +252,11 @@ def _notes(plan):
         f"a loss of {plan.target:g} of the start with condition {plan.condition:g} and "
         f"heterogeneity {plan.heterogeneity:g}"
     )
+    second = "stalls: seconds, mean without and with stalls"
+    if not plan.has_stalls:
+        second = "90%: seconds, mean and quantile"
     return (
-        "d: copies of a part; step, 90%: seconds, mean and quantile; error: squared, "
+        f"d: copies of a part; step, {second}; error: squared, "
         "relative; MB: through the coordinator in a step; steps, time (± standard "
         f"error): to {goal}. Of each code the best waiting rule is shown, of "
         f"{len(plan.choices)} choices in all."

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,30 +14,27 @@ from jaxwgc.studies._planning._steps_to_target import Goal, Weights
 
 
 def ranked_choices(
-    candidates: Sequence[Candidate],
-    judged: Sequence[Judged],
+    judged: Sequence[tuple[Candidate, tuple[Judged, ...]]],
     goal: Goal,
     gradient_bytes: float,
 ) -> list[Choice]:
-    """The fastest to the target first.
+    """The one of least regret first, which is the fastest where all is judged once.
 
-    Standard errors are those of the jackknife: numbers are computed from all groups of
-    rounds, in column 0, and without each of them.
+    Candidates are judged without stalls and, where those are not ruled out, with them.
     """
-    rows = [_weights(own) for own in judged]
-    weights = Weights(*map(np.stack, zip(*rows)))
-    seconds = np.stack([_leave_one_out(own.seconds) for own in judged])
-    whole = Weights(*(own[:, 0] for own in weights))
-    step = _steps_to_target.best_step(whole, goal)
-    steps = _steps_to_target.num_steps(weights, step[:, None], goal)
-    lowest = _steps_to_target.loss(whole, step, goal)
-    times = np.where(np.isfinite(steps), steps * seconds, np.inf)
-    is_endless = np.isinf(seconds[:, 0])
-    order = np.lexsort((seconds[:, 0], lowest, is_endless, times[:, 0]))
-    best = times[order[0]]
+    rounds = zip(*(own for _, own in judged), strict=True)
+    each = [_to_target(own, goal) for own in rounds]
+    calm, stalled = each[0], each[-1]
+    regret = np.max([own.regret for own in each], axis=0)
+    is_endless = np.isinf(calm.seconds[:, 0])
+    order = np.lexsort(
+        (calm.seconds[:, 0], calm.lowest, is_endless, calm.times[:, 0], regret)
+    )
+    best = calm.times[order[0]]
 
     def choice(index):
-        candidate, own = candidates[index], judged[index]
+        candidate, rounds = judged[index]
+        own = rounds[0]
         code = candidate.code
         answers = float(own.answers.mean())
         length = 1 / code.num_segments
@@ -46,21 +44,62 @@ def ranked_choices(
             rule=candidate.rule,
             value=candidate.value,
             replication=float(np.asarray(code.assignment).sum(0).mean()),
-            step_time=_jackknife(seconds[index]),
+            step_time=_jackknife(calm.seconds[index]),
             step_quantile=own.quantile,
+            stalled_step_time=_jackknife(stalled.seconds[index]),
             is_closed_form=own.is_closed_form,
             decoding_error=_jackknife(_leave_one_out(own.error)),
             num_answers=answers,
             num_bytes=(code.num_workers + answers * length) * gradient_bytes,
-            num_steps=float(steps[index, 0]),
-            step_size=float(step[index]),
-            lowest_loss=float(lowest[index]),
-            time=_jackknife(times[index]),
-            behind=_difference(times[index], best),
-            rounds=own,
+            num_steps=float(calm.steps[index, 0]),
+            step_size=float(calm.step[index]),
+            lowest_loss=float(calm.lowest[index]),
+            time=_jackknife(calm.times[index]),
+            stalled_time=_jackknife(stalled.times[index]),
+            behind=_difference(calm.times[index], best),
+            regret=float(regret[index]),
+            rounds=rounds,
         )
 
     return [choice(index) for index in order]
+
+
+class _ToTarget(NamedTuple):
+    """What candidates need: a row each, and columns as those of `_leave_one_out`.
+
+    Size of the step (one column), number of steps, time of one and of all, and the loss
+    at the end (one column).
+    """
+
+    step: np.ndarray
+    steps: np.ndarray
+    seconds: np.ndarray
+    times: np.ndarray
+    lowest: np.ndarray
+
+    @property
+    def regret(self) -> np.ndarray:
+        """The share by which each is slower than the fastest; 0 where none ends."""
+        least = self.times[:, 0].min()
+        if np.isinf(least):
+            return np.zeros(len(self.times))
+        return self.times[:, 0] / least - 1
+
+
+def _to_target(judged: Sequence[Judged], goal: Goal) -> _ToTarget:
+    """Standard errors are those of the jackknife.
+
+    Numbers are computed from all groups of rounds, in column 0, and without each.
+    """
+    rows = [_weights(own) for own in judged]
+    weights = Weights(*map(np.stack, zip(*rows)))
+    seconds = np.stack([_leave_one_out(own.seconds) for own in judged])
+    whole = Weights(*(own[:, 0] for own in weights))
+    step = _steps_to_target.best_step(whole, goal)
+    steps = _steps_to_target.num_steps(weights, step[:, None], goal)
+    lowest = _steps_to_target.loss(whole, step, goal)
+    times = np.where(np.isfinite(steps), steps * seconds, np.inf)
+    return _ToTarget(step, steps, seconds, times, lowest)
 
 
 def _weights(judged: Judged) -> Weights:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -52,6 +53,7 @@ class SimulatedRounds:
     """Finish times of `num_runs` clusters side by side, each for some rounds in a row.
 
     The same key gives every load the same draws, so that codes are compared in pairs.
+    `num_measured` are the rounds of a trace that these are drawn from, if any.
     """
 
     def __init__(
@@ -61,8 +63,10 @@ class SimulatedRounds:
         key: jax.Array,
         num_runs: int,
         num_rounds: int,
+        num_measured: float = math.inf,
     ):
         self.num_runs, self.num_rounds = num_runs, num_rounds
+        self.num_measured = num_measured
         state = delay.init(num_workers)
         self.has_state = bool(jax.tree.leaves(state))
         keys = jax.random.split(key, (num_runs, num_rounds))

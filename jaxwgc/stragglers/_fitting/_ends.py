@@ -1,0 +1,64 @@
+"""What the least of the fitted times tells of the end of a law that has one.
+
+The next of m + 1 independent times is the least of all with probability 1 / (m + 1),
+whatever their law, and the least of m lies about as far from the end as the quantile of
+1 / (m + 1) does. Where workers have speeds of their own, each has a least time.
+"""
+
+import numpy as np
+
+from jaxwgc.stragglers._fitting._likelihood import Component, Measured, Model
+from jaxwgc.stragglers._fitting._most_likely import Kind
+
+
+def predictive(kind: Kind, measured: Measured, model: Model) -> Model:
+    """The model where ends are as unsure as the measured times leave them."""
+
+    def soft(component, count):
+        if not (kind.family.has_least_time or component.time > 0):
+            return component
+        return component._replace(before=(1 / (count + 1), _distance(component, count)))
+
+    return _changed(soft, kind, measured, model)
+
+
+def unbiased(kind: Kind, measured: Measured, model: Model) -> Model:
+    """The model with its ends as far before the least time as they are on average."""
+
+    def moved(component, count):
+        end, other = component.parameters
+        # At most by half, so that it stays positive.
+        end = max(end - _distance(component, count), end / 2)
+        return component._replace(parameters=(end, other))
+
+    return _changed(moved, kind, measured, model) if kind.ends_at_least_time else model
+
+
+def end_errors(kind: Kind, measured: Measured, model: Model) -> list[float]:
+    """Standard errors of the ends of all states: means over the workers with speeds."""
+    number = measured.times.shape[1] if kind.has_speeds else 1
+    return [
+        _distance(*pair) / float(np.sqrt(number))
+        for pair in zip(model.components, _counts(kind, measured, model), strict=True)
+    ]
+
+
+def _changed(change, kind, measured, model):
+    counts = _counts(kind, measured, model)
+    return model._replace(components=tuple(map(change, model.components, counts)))
+
+
+def _counts(kind, measured, model):
+    """How many times each least one is the least of, for all states."""
+    number = measured.is_whole.sum()
+    if kind.has_speeds:
+        number = number / measured.times.shape[1]
+    return [max(share * number, 1.0) for share in model.shares]
+
+
+def _distance(component: Component, count: float) -> float:
+    """From the end to the least of so many times, in units of the law."""
+    law = component.family.delay(*map(float, component.parameters)).law
+    assert law is not None
+    end, least = law(1.0).isf(np.array([1.0, count / (count + 1)]))
+    return float(max(least - end, 1e-9 * least))
