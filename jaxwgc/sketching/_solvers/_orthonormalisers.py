@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxwgc._product import product
+from jaxwgc.sketching._factors import NumericalRank, rank_of
 from jaxwgc.sketching._gram import Gram, equilibrated
 from jaxwgc.sketching._row_blocks import DenseRows, RidgedRows, ridge_rows
 
@@ -21,11 +22,13 @@ class Orthonormaliser(NamedTuple):
       scale: (p,), powers of two that bring the norms of columns next to 1.
       vectors: V, (p, k), zero in the columns of the singular values that are cut off.
       singular_values: s, (k,), in descending order, zero where they are cut off.
+      rank: how many are not, and whether rounding decides it.
     """
 
     scale: jax.Array
     vectors: jax.Array
     singular_values: jax.Array
+    rank: NumericalRank
 
     @property
     def matrix(self) -> jax.Array:
@@ -148,5 +151,8 @@ def _cut_off(
 ) -> Orthonormaliser:
     is_kept = values > rcond * values[0]
     return Orthonormaliser(
-        scale, jnp.where(is_kept, vectors, 0), jnp.where(is_kept, values, 0)
+        scale=scale,
+        vectors=jnp.where(is_kept, vectors, 0),
+        singular_values=jnp.where(is_kept, values, 0),
+        rank=rank_of(values, rcond),
     )

@@ -110,7 +110,8 @@ def preconditioned(
       solution, with respect to matrix, target and ridge; they cost another solution
       with the same P. Where singular values of X were cut off, they are those along
       matrices of the same rank, and second ones are NaN; along others there is none,
-      nor where it is open which singular values count as zero. The history is constant.
+      nor where it is open which singular values count as zero, as `rank.is_ambiguous`
+      says (of a sketch, as it has distorted them). The history is constant.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -202,6 +203,7 @@ def _solve(
         converged = problem.is_solved(state) & problem.is_lowest(state) & is_complete
         converged &= jnp.isfinite(solution).all()
         solution = implicit_solution(solution / unit, matrix, target, ridge, factors)
-        return Solution(solution, state.iteration, converged, state.history / unit)
+        history = state.history / unit
+        return Solution(solution, state.iteration, converged, history, factors.rank)
 
     return every_target(solve, constant_target, target)

@@ -109,6 +109,7 @@ def _solve(
         residual = target - product(matrix, solution)
         norms = jnp.stack([jnp.linalg.norm(target), jnp.linalg.norm(residual)]) / unit
         converged = is_complete & jnp.isfinite(solution).all()
-        return Solution(solution / unit, jnp.int32(1), converged, norms)
+        solution = solution / unit
+        return Solution(solution, jnp.int32(1), converged, norms, factors.rank)
 
     return every_target(solve, small_target, target, units)

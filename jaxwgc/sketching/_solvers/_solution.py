@@ -6,6 +6,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxwgc.sketching._factors import NumericalRank
+
 
 class Solution(NamedTuple):
     """The result of an iterative solver, of fixed shapes, so that it passes `jax.jit`.
@@ -21,12 +23,16 @@ class Solution(NamedTuple):
       residual_history: (max_iterations + 1,), from the starting point on: the norm of
         the residual, or the value of the objective where the docstring says so. After
         the last iteration its value is repeated.
+      rank: the `NumericalRank` of X as the solver has seen it. Where it is ambiguous,
+        rounding decides which singular values are cut off, and with it solution and
+        derivatives. None from solvers that cut none off.
     """
 
     solution: jax.Array
     num_iterations: jax.Array
     converged: jax.Array
     residual_history: jax.Array
+    rank: NumericalRank | None = None
 
 
 def every_target(solve: Callable[..., Solution], *targets: jax.Array) -> Solution:
