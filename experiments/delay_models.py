@@ -1,6 +1,7 @@
 """Delay models judged by times that they have not seen, and their tails."""
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def delays(
     if num_workers < 2:
         raise ExperimentError(f"--num-workers must be at least 2; got {num_workers}")
     traces = read_traces(LANGUAGE_MODELS if trace is None else trace)
-    sections = {
+    sections: dict[str, Callable[[], Study]] = {
         name: functools.partial(study, own, runs, seed, num_workers)
         for name, own in traces.items()
     }

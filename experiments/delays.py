@@ -78,7 +78,7 @@ def measured_at_loads(
 
     def stalls(tail):
         # The key says who stalls, at all loads the same.
-        each = [own.stalls(tail) for own in traces]
+        each = [own.stalls(tail) for own in traces if own.stalls]
         return each[-1]._replace(delay=_between(loads, [own.delay for own in each]))
 
     return _between(loads, traces)._replace(stalls=stalls)

@@ -172,7 +172,8 @@ def measure(
             for parts in HETEROGENEITIES
         ],
         "halves": unseen.regrets(
-            *(trace.half(number).delay() for number in range(2)),
+            trace.half(0).delay(),
+            trace.half(1).delay(),
             found.num_workers,
             key,
             num_rounds=rounds,
