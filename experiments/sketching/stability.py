@@ -120,7 +120,8 @@ def solve(
     """θ, and whether the solver says that it has converged."""
     if method == QR:
         # NumPy's is in double precision, whatever it is given.
-        basis, upper = scipy.linalg.qr(matrix, mode="economic")
+        factors: Any = scipy.linalg.qr(matrix, mode="economic")
+        basis, upper = factors
         return scipy.linalg.solve_triangular(upper, basis.T @ target), None
     size = ROWS_PER_COLUMN * matrix.shape[1]
     if method == PLAIN:
@@ -133,7 +134,8 @@ def solve(
 
 def plain(matrix: np.ndarray, target: np.ndarray, sketch: np.ndarray) -> np.ndarray:
     """LSQR from zero, with R of the sketch as its preconditioner."""
-    _, upper = scipy.linalg.qr(sketch, mode="economic")
+    factors: Any = scipy.linalg.qr(sketch, mode="economic")
+    upper = factors[1]
     make_operator: Any = scipy.sparse.linalg.LinearOperator
     operator = make_operator(
         matrix.shape,

@@ -85,7 +85,7 @@ def solve_augmented(
         largest = jnp.maximum(jnp.max(jnp.abs(target)), jnp.max(jnp.abs(offset)))
         unit = inverse_power_of_two(largest)
         root = 0 if ridge is None else jnp.sqrt(ridge) * scale
-        tolerance = 4 * jnp.finfo(matrix.dtype).eps
+        tolerance = jnp.asarray(4 * jnp.finfo(matrix.dtype).eps, matrix.dtype)
         problem = Refinement(
             matrix, factors, root, tolerance, target * unit, offset * unit
         )
