@@ -47,7 +47,7 @@ def measure(seed: int, quick: bool) -> list[tuple[str, int, float]]:
         start = time.perf_counter()
         compiled = lowered.compile()
         seconds = time.perf_counter() - start
-        measured.append((name, compiled.as_text().count(" = "), seconds))
+        measured.append((name, (compiled.as_text() or "").count(" = "), seconds))
     return sorted(measured, key=lambda row: -row[1])[:SHOWN]
 
 
