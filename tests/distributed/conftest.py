@@ -1,11 +1,20 @@
 """Ray for the tests of a file, which must leave nothing behind."""
 
 import os
+import signal
 
 import pytest
 
 from jaxwgc.distributed import _ray_runtime
 from tests.distributed import ray_processes
+
+
+@pytest.fixture(scope="module", autouse=True)
+def handler_of_sigterm():
+    """Put back, since `ray.init` by itself replaces it."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture(scope="module")

@@ -35,7 +35,7 @@ def in_thread(function):
 
 def test_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ImportError, match=r"pip install 'jaxwgc\[ray\]'"):
+    with pytest.raises(ImportError, match=r"pip install '\.\[ray\]'"):
         _ray_runtime.find_ray()
 
 
