@@ -1,7 +1,6 @@
 """Combining messages: the gradient that decoding weights make of them."""
 
 import math
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,19 +12,6 @@ from jaxwgc.coding._collapsed import is_mixed_up, leakage
 
 # What is missed of several parts is below its bound unless they cancel in all messages.
 _MISSES = 2
-
-
-class Sums(NamedTuple):
-    """Sums over messages, which add up over shards.
-
-    Attributes:
-      rows: (..., num_segments, length), the sum over i of aᵢ messageᵢ.
-      floors: real, of the same shape, how large an entry of rows can be from rounding
-        alone. None for codes that decode zeros to zero anyway.
-    """
-
-    rows: jax.Array
-    floors: jax.Array | None
 
 
 def floor_weights(
@@ -76,25 +62,26 @@ def floor_weights(
     return jnp.where(mask[..., None, :], floors, 0)
 
 
-def add_up(
+def combine(
     weights: jax.Array, floors: jax.Array | None, messages: jax.Array, mask: jax.Array
-) -> Sums:
-    """The sum over the received messages i of aᵢ messageᵢ.
-
-    Of all messages, or of a shard of them, with the columns of the weights and the mask
-    that belong to it.
+) -> jax.Array:
+    """Returns the sum over the received messages i of aᵢ messageᵢ, without rounding.
 
     Args:
-      weights: decoding weights a (..., num_segments, number).
+      weights: decoding weights a (..., num_segments, num_messages).
       floors: as from `floor_weights`, of the same shape.
-      messages: (..., number, length); those not received may hold anything.
-      mask: bool (..., number), the messages that were received.
+      messages: (..., num_messages, length); those not received may hold anything.
+      mask: bool (..., num_messages), the messages that were received.
+
+    Returns:
+      Real (..., count * length), the raveled gradient, filled up with zeros; count is
+      num_segments, and twice that for complex messages.
     """
-    return _add_up(weights, floors, promoted(messages), mask)
+    return _combine(weights, floors, promoted(messages), mask)
 
 
 @jax.jit
-def _add_up(weights, floors, messages, mask):
+def _combine(weights, floors, messages, mask):
     weights = weights.astype(messages.dtype)
     num_segments, number = weights.shape[-2:]
     batch = jnp.broadcast_shapes(
@@ -103,35 +90,25 @@ def _add_up(weights, floors, messages, mask):
     zeros = jnp.zeros((*batch, num_segments, messages.shape[-1]), messages.dtype)
 
     def add(index, sums):
+        rows, bounds = sums
         message = jnp.where(mask[..., index, None], messages[..., index, :], 0)
         message = message[..., None, :]
-        rows = sums.rows + weights[..., index, None] * message
-        if floors is None:
-            return Sums(rows, None)
-        size = jnp.abs(message.real) + jnp.abs(message.imag)
-        return Sums(rows, sums.floors + floors[..., index, None] * size)
+        rows = rows + weights[..., index, None] * message
+        if floors is not None:
+            size = jnp.abs(message.real) + jnp.abs(message.imag)
+            bounds = bounds + floors[..., index, None] * size
+        return rows, bounds
 
     # One pass over the messages. A matrix product would first make a copy of them, for
     # the selection, which takes several times as long as the product itself.
     # From the first on, since under shard_map zeros would not vary as messages do.
-    first = add(0, Sums(zeros, None if floors is None else zeros.real))
+    first = add(0, (zeros, None if floors is None else zeros.real))
     unroll = max(1, min(8, number - 1))
-    return jax.lax.fori_loop(1, number, add, first, unroll=unroll)
-
-
-def raveled(sums: Sums) -> jax.Array:
-    """The gradient as a flat vector, without what is rounding.
-
-    Returns:
-      Real (..., count * length), filled up with zeros; count is num_segments, and
-      twice that for complex messages.
-    """
-    rows, floors = sums
+    rows, bounds = jax.lax.fori_loop(1, number, add, first, unroll=unroll)
     if jnp.iscomplexobj(rows):
         rows = jnp.stack([rows.real, rows.imag], axis=-2)
-        floors = None if floors is None else floors[..., None, :]
-    if floors is not None:
-        is_rounding = (jnp.abs(rows) <= floors) & jnp.isfinite(floors)
+        bounds = None if bounds is None else bounds[..., None, :]
+    if bounds is not None:
+        is_rounding = (jnp.abs(rows) <= bounds) & jnp.isfinite(bounds)
         rows = jnp.where(is_rounding, 0, rows)
-    batch = sums.rows.shape[:-2]
     return rows.reshape(*batch, math.prod(rows.shape[len(batch) :]))

@@ -13,7 +13,7 @@ from jaxwgc._targets import mixing, residual, squared_error
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding import _collapsed
 from jaxwgc.coding._arrivals import arrived_messages, arrived_workers
-from jaxwgc.coding._combining import add_up, floor_weights, raveled
+from jaxwgc.coding._combining import combine, floor_weights
 from jaxwgc.decoders import DecoderLike
 
 
@@ -232,18 +232,13 @@ def decode(
     messages, params = check_messages(code, messages, params)
     mask, weights = find_weights(code, received, decoder, finished)
     floors = _floors(_without_decoders(code), weights, mask, messages.dtype)
-    return _combined(weights, floors, messages, mask, params)
+    return _flat_vectors.unravel(combine(weights, floors, messages, mask), params)
 
 
 @functools.partial(jax.jit, static_argnames="message_dtype")
 def _floors(code, weights, mask, message_dtype):
     mixed = mixing(code, weights)
     return floor_weights(code, weights, mixed, mask, message_dtype)
-
-
-def _combined(weights, floors, messages, mask, params):
-    sums = add_up(weights, floors, messages, mask)
-    return _flat_vectors.unravel(raveled(sums), params)
 
 
 class DecodedRound(NamedTuple):
@@ -341,7 +336,8 @@ def decode_round(
     if messages is not None:
         dtype = messages.dtype if message_dtype is None else jnp.dtype(message_dtype)
         floors = _floors(plain, weights, mask, dtype)
-        gradient = _combined(weights, floors, messages, mask, params)
+        flat = combine(weights, floors, messages, mask)
+        gradient = _flat_vectors.unravel(flat, params)
     else:
         sums = partial_gradients
         # Gradients like an Equinox module can be called, too, but are no leaf.
