@@ -151,7 +151,7 @@ def test_names_are_those_of_the_design():
     ):
         assert f"jaxwgc.codes.{name}" in FUNCTIONS
     for name in (
-        "decode_round",
+        "decoding",
         "diagnose",
         "form_messages",
         "inverse_variance_weights",

@@ -9,9 +9,9 @@ second derivatives are wrong.
 """
 
 from jaxwgc.coding._decoding import (
-    DecodedRound,
+    Decoding,
     decode,
-    decode_round,
+    decoding,
     decoding_error,
     decoding_weights,
     effective_weights,
@@ -23,10 +23,10 @@ from jaxwgc.coding._weighting import weighted
 from jaxwgc.coding._worst_pattern import worst_pattern
 
 __all__ = [
-    "DecodedRound",
+    "Decoding",
     "Diagnosis",
     "decode",
-    "decode_round",
+    "decoding",
     "decoding_error",
     "decoding_weights",
     "diagnose",

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxwgc import _validation
 from jaxwgc.codes import GradientCode
-from jaxwgc.coding._many_masks import errors_and_noise
+from jaxwgc.coding._many_masks import decode_masks
 from jaxwgc.coding._worst_pattern import worst_pattern
 from jaxwgc.decoders import DecoderLike
 
@@ -186,8 +186,9 @@ the gradient's length
         )
         worst = worst_pattern(code, number, max_patterns=max_patterns)
         masks = np.concatenate([worst[None], patterns])
-        errors, noise = errors_and_noise(code, masks)
-        errors, noise = errors / scale, noise / scale
+        by_message = masks.repeat(code.messages_per_worker, axis=1)
+        decoded = decode_masks(code, by_message)
+        errors, noise = decoded.errors / scale, decoded.noise / scale
         # Where the search is not exhaustive a random pattern may be worse.
         hardest = errors.argmax()
         spread = 0.0 if is_exhaustive else errors[1:].std(ddof=1)

@@ -12,7 +12,7 @@ import numpy as np
 from jaxwgc import _validation
 from jaxwgc._dtypes import working
 from jaxwgc.codes import GradientCode
-from jaxwgc.coding._many_masks import BATCH, errors_and_noise
+from jaxwgc.coding._many_masks import BATCH, decode_masks
 from jaxwgc.coding._ridge_errors import RidgeErrors, all_swaps, swapped
 from jaxwgc.decoders import Decoder, DecoderLike
 
@@ -124,7 +124,8 @@ class _Adversary:
         """Decoding errors (number,) of the sets (number, s); NaN counts as infinite."""
         masks = np.ones((len(lost), self.num_workers), bool)
         np.put_along_axis(masks, lost, False, axis=1)
-        errors, _ = errors_and_noise(self._code, masks)
+        by_message = masks.repeat(self._code.messages_per_worker, axis=1)
+        errors = decode_masks(self._code, by_message).errors
         return np.where(np.isnan(errors), np.inf, errors)
 
 
