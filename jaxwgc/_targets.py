@@ -46,8 +46,9 @@ def mixing(matrix: Array, weights: jax.Array) -> jax.Array:
     gradient.
     """
     mixed = product(weights, working(matrix))
-    num_segments = weights.shape[-2]
-    return mixed.reshape(*mixed.shape[:-1], -1, num_segments)
+    *batch, num_segments, num_columns = mixed.shape
+    num_parts = num_columns // num_segments
+    return mixed.reshape(*batch, num_segments, num_parts, num_segments)
 
 
 def squared_error(

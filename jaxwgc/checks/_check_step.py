@@ -191,7 +191,7 @@ def check_step(
                 "the decoded gradient is not that of the loss on the data: off by "
                 f"{error:.2g} of it, with at most {code.num_stragglers} workers lost. "
                 "Are these the parts of these data, and does the code decode "
-                "(jaxwgc.coding.diagnose)?"
+                "(jaxwgc.studies.diagnose)?"
             )
 
     rounds = []

@@ -16,25 +16,20 @@ from jaxwgc.coding._decoding import (
     decoding_weights,
     effective_weights,
 )
-from jaxwgc.coding._diagnosis import Diagnosis, diagnose
 from jaxwgc.coding._messages import encode, form_messages
 from jaxwgc.coding._noise import inverse_variance_weights, source_variances
 from jaxwgc.coding._weighting import weighted
-from jaxwgc.coding._worst_pattern import worst_pattern
 
 __all__ = [
     "Decoding",
-    "Diagnosis",
     "decode",
     "decoding",
     "decoding_error",
     "decoding_weights",
-    "diagnose",
     "effective_weights",
     "encode",
     "form_messages",
     "inverse_variance_weights",
     "source_variances",
     "weighted",
-    "worst_pattern",
 ]

@@ -45,7 +45,7 @@ def floor_weights(
     sizes = jnp.abs(weights.real) + jnp.abs(weights.imag)
     moduli = jnp.abs(matrix)
     columns = product(mask.astype(moduli.dtype), moduli)
-    columns = columns.reshape(*mask.shape[:-1], 1, -1, num_segments)
+    columns = columns.reshape(*mask.shape[:-1], 1, len(target), num_segments)
     leaked = leakage(mixing(matrix, weights))
     ratio = jnp.abs(leaked) / jnp.where(columns > 0, columns, jnp.inf)
     miss = jnp.max(ratio, axis=(-2, -1))

@@ -67,7 +67,7 @@ class TestDecoders:
             lambda: jaxwgc.coded_aggregate(
                 code, stragglers.uniform(0), KEY, decoder=decoder
             ),
-            lambda: jaxwgc.coding.diagnose(code, KEY, 1, decoder=decoder),
+            lambda: jaxwgc.studies.diagnose(code, KEY, 1, decoder=decoder),
         ):
             with pytest.raises(ValueError, match=rule):
                 call()

@@ -102,10 +102,10 @@ class TestOneFromOutside:
         np.testing.assert_allclose(gradient["w"], expected, rtol=1e-5)
 
     def test_diagnosis_and_the_worst_pattern(self):
-        found = jaxwgc.coding.diagnose(CODE, KEY, [2], decoder=CLIPPED)
+        found = jaxwgc.studies.diagnose(CODE, KEY, [2], decoder=CLIPPED)
         errors = jaxwgc.decoding_error(CODE, MASKS[MASKS.sum(1) == 4], CLIPPED)
         np.testing.assert_allclose(found.mean_error, errors.mean() / 6, rtol=1e-5)
-        worst = jaxwgc.coding.worst_pattern(CODE, 2, CLIPPED)
+        worst = jaxwgc.studies.worst_pattern(CODE, 2, CLIPPED)
         error = jaxwgc.decoding_error(CODE, worst, CLIPPED)
         np.testing.assert_allclose(error, errors.max(), rtol=1e-5)
 
@@ -146,7 +146,7 @@ def test_optimal_weights_are_not_inherited():
     assert decoders.LeastSquares.is_optimal and decoders.Lagrange.is_optimal
     assert not Doubled.is_optimal
     errors = jaxwgc.decoding_error(CODE, MASKS[MASKS.sum(1) == 4], Doubled)
-    worst = jaxwgc.coding.worst_pattern(CODE, 2, Doubled(), max_patterns=0)
+    worst = jaxwgc.studies.worst_pattern(CODE, 2, Doubled(), max_patterns=0)
     error = jaxwgc.decoding_error(CODE, worst, Doubled)
     np.testing.assert_allclose(error, errors.max(), rtol=1e-5)
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from jaxwgc._targets import rounding
 from jaxwgc.codes import GradientCode
-from jaxwgc.coding._many_masks import decode_masks
 from jaxwgc.stragglers import DelayModel
+from jaxwgc.studies._many_masks import decode_masks
 
 # Numbers in a batch of masks that are decoded together, times the number of parts.
 _BATCH_SIZE = 2**21
