@@ -21,7 +21,7 @@ from jaxwgc.decoders import DecoderLike
 @register
 @dataclasses.dataclass(frozen=True, eq=False)
 class Decoding:
-    """What a round's arrivals make of a code: found once, used by all who need it.
+    """The decoding weights of a round, and all that follows from them.
 
     Made by `jaxwgc.decoding`; or `Decoding(code, mask, weights)` of weights that are
     known already. A pytree.
@@ -51,12 +51,12 @@ class Decoding:
 
     @property
     def received(self) -> jax.Array:
-        """Who has sent all that it sends, bool (..., num_workers)."""
+        """The workers that have sent all their messages, bool (..., num_workers)."""
         return arrived_workers(self.code, self.mask)
 
     @property
     def effective_weights(self) -> jax.Array:
-        """What multiplies each partial gradient, real (..., num_parts)."""
+        """The weight of each partial gradient, real (..., num_parts)."""
         return _effective(self._matrix, self.weights)
 
     @property

@@ -18,7 +18,7 @@ BATCH = 128
 
 
 class DecodedMasks(NamedTuple):
-    """What masks decode to, in float64.
+    """The weights and errors that masks decode to, in float64.
 
     Attributes:
       effective_weights: (number, num_parts).
