@@ -60,7 +60,7 @@ class OptimizerProbe:
         self.update = functools.partial(jax.jit(update), params)
 
     def order_problems(self, gradient: Any) -> list[str]:
-        """Reports transformations before the aggregator: updates that should be equal."""
+        """Reports transformations that stand before the aggregator."""
         everyone = np.ones(self._code.num_workers, bool)
         weights = np.asarray(coding.effective_weights(self._code, everyone), np.float64)
         largest = np.argsort(np.abs(weights))[::-1]

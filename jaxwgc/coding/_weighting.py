@@ -59,7 +59,7 @@ def weighted(code: GradientCode, weights: jax.typing.ArrayLike) -> GradientCode:
 
 
 def _floats(array):
-    """Returns floats of full precision, since products of small integers wrap around."""
+    """Returns floats, since products of small integers would wrap around."""
     if not isinstance(array, np.ndarray):
         return _dtypes.promoted(array)
     return array.astype(np.complex128 if np.iscomplexobj(array) else np.float64)

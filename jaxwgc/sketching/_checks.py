@@ -210,7 +210,7 @@ def _normalised(values: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def check_at_most_positive(name: str, count: int, values: np.ndarray | None) -> None:
-    """Checks that so many different rows can be drawn, where probabilities are known."""
+    """Checks that so many different rows can be drawn."""
     if values is None:
         return
     shares = values.astype(float) / values.max()

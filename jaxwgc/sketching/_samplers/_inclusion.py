@@ -95,7 +95,7 @@ def _fit_total(units: jax.Array, total: jax.Array) -> jax.Array:
     """Adjusts rounded chances so that they sum to `total`, which is an integer."""
 
     def excess(units: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Returns the excess of the sum over `total`: integer part and fraction * 2**32."""
+        """Returns the excess of the sum over `total`: whole units, and 2**-32ths."""
         ends = jnp.cumsum(units, dtype=jnp.uint32)
         num_overflows = jnp.sum(ends < units, dtype=jnp.int32)
         rest = lax.bitcast_convert_type(ends[-1], jnp.int32)
