@@ -72,7 +72,7 @@ class Gram(NamedTuple):
 
     @classmethod
     def equilibrated(cls, rows: Rows) -> "Gram":
-        """Returns the Gram matrix of X, its columns equilibrated, and whether X is finite."""
+        """Returns the Gram matrix of equilibrated columns, and whether X is finite."""
         finite, scale = column_scale(rows)
         total = rows.sum(lambda block: gram(block * scale))
         squares = jnp.diagonal(total)
