@@ -61,6 +61,7 @@ TYPES = {
     "StepReport",
     "StragglerModel",
     "Summary",
+    "Timeouts",
     "TrainingState",
     "WaitingRule",
     "WeightedParts",

@@ -16,7 +16,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc import _dtypes, coding
-from jaxwgc.gradients import partial_value_and_grad
+from jaxwgc.distributed.ray._messages import Answer, pack
+from jaxwgc.distributed.ray._session import find_ray
+from jaxwgc.gradients import checked_loss, partial_value_and_grad
+
+# What the workers' JAX must have in common with that of the coordinator.
+SHARED_SETTINGS = (
+    "jax_enable_x64",
+    "jax_default_prng_impl",
+    "jax_compilation_cache_dir",
+)
 
 
 class Task(NamedTuple):
@@ -28,9 +37,9 @@ class Task(NamedTuple):
       load: `load(part_index)`, or None where the parts are sent.
       batch: `batch(key, part)`, or None where whole parts are used.
       delay: `delay(worker, step)`, seconds to sleep before an answer, or None.
-      params: leaves are `jax.ShapeDtypeStruct`.
       message_dtype: name of what messages are rounded to on the way, or None.
-      key_kind: name of the kind of the key, or None for a raw one.
+      params: leaves are `jax.ShapeDtypeStruct`.
+      key: that of the first round as it travels.
       settings: of JAX, by name.
     """
 
@@ -39,10 +48,10 @@ class Task(NamedTuple):
     load: Callable | None
     batch: Callable | None
     delay: Callable | None
-    params: Any
     message_dtype: str | None
-    key_kind: str | None
-    settings: dict[str, Any]
+    params: Any = None
+    key: "np.ndarray | Keys | None" = None
+    settings: dict[str, Any] = {}
 
 
 class Started(NamedTuple):
@@ -61,31 +70,19 @@ class Started(NamedTuple):
     signature: str
 
 
-class Answer(NamedTuple):
-    """What a worker sends.
-
-    Attributes:
-      message: (messages_per_worker, length); a complex one as its real and imaginary
-        parts, with an axis of two at the end, and one in bfloat16 as its bits.
-      losses: (num_held,), those of its parts.
-      aux: a pytree; leaves (num_held, ...), what the loss of its parts gave besides.
-    """
-
-    message: np.ndarray
-    losses: np.ndarray
-    aux: Any
-
-
 @dataclasses.dataclass(frozen=True)
 class Keys:
-    """Typed keys as they travel, which can be pickled: by their data."""
+    """Typed keys as they travel, which can be pickled: by their words."""
 
-    data: np.ndarray
+    words: np.ndarray
     kind: str
+
+    def __getitem__(self, index: int) -> "Keys":
+        return Keys(self.words[index], self.kind)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self.data.shape[:-1]
+        return self.words.shape[:-1]
 
     @property
     def dtype(self) -> str:
@@ -106,57 +103,56 @@ class Worker:
         """As Ray says who has printed something."""
         return f"worker {self.worker}"
 
-    def start(self, key_data: np.ndarray) -> Started:
+    def start(self) -> Started:
         """Loads the parts and compiles; errors here are those of data or loss."""
         for name, value in self.task.settings.items():
             jax.config.update(name, value)
         parts = self._load()
         self.parts = jax.tree.map(lambda *leaves: _stacked(leaves), *parts)
-        self.held_parts = jnp.asarray(self.held, jnp.uint32)
-        self.params_like, self.structure = jax.tree.flatten(self.task.params)
+        leaves, self._structure = jax.tree.flatten(self.task.params)
         lowered = jax.jit(self._answer).lower(
-            self.params_like, *self._arguments(key_data, 0)
+            leaves, *self._arguments(self.task.key, 0)
         )
-        self._form = lowered.compile()
-        node = _ray().get_runtime_context().get_node_id()
+        self._compiled = lowered.compile()
+        node = find_ray().get_runtime_context().get_node_id()
         return Started(os.getpid(), node, socket.gethostname(), _signature(parts[0]))
 
-    def compute(self, order: tuple[list, np.ndarray, int] | bytes) -> Answer:
-        """The message for leaves of params, key and step, which may be pickled."""
+    def compute(self, order: tuple[list, Any, int] | bytes) -> Answer:
+        """Returns the answer for leaves of params, key and step, maybe pickled."""
         if isinstance(order, bytes):
             order = pickle.loads(order)
-        leaves, key_data, step = order
+        leaves, key, step = order
         if self.task.delay is not None:
             time.sleep(self.task.delay(self.worker, step))
-        found = self._form(leaves, *self._arguments(key_data, step))
-        return Answer(*jax.tree.map(np.asarray, found))
+        answer = self._compiled(leaves, *self._arguments(key, step))
+        return Answer(*jax.tree.map(np.asarray, answer))
 
-    def _arguments(self, key_data, step):
-        return self.parts, self.rows, self.held_parts, key_data, np.uint32(step)
+    def _arguments(self, key, step):
+        words = key.words if isinstance(key, Keys) else key
+        held = self.held.astype(np.uint32)
+        return self.parts, self.rows, held, words, np.uint32(step)
 
     def _answer(self, leaves, parts, rows, held, key, step):
-        params = jax.tree.unflatten(self.structure, leaves)
+        params = jax.tree.unflatten(self._structure, leaves)
         if self.task.batch is not None:
-            if self.task.key_kind is not None:
-                key = jax.random.wrap_key_data(key, impl=self.task.key_kind)
+            if isinstance(self.task.key, Keys):
+                key = jax.random.wrap_key_data(key, impl=self.task.key.kind)
             # By step and part, so that all holders of a part draw the same rows.
-            own = jax.vmap(jax.random.fold_in, (None, 0))(
-                jax.random.fold_in(key, step), held
-            )
-            parts = jax.vmap(self.task.batch)(own, parts)
-        has_aux = self.task.has_aux
-        partial = partial_value_and_grad(self.task.loss, has_aux)
+            step_key = jax.random.fold_in(key, step)
+            part_keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, held)
+            parts = jax.vmap(self.task.batch)(part_keys, parts)
+        value_and_grad = jax.value_and_grad(
+            checked_loss(self.task.loss, self.task.has_aux), has_aux=True
+        )
 
         def of_part(part, columns):
-            values, gradients = partial(params, jax.tree.map(lambda x: x[None], part))
-            # Without has_aux, values are those of the loss alone.
-            values = values if has_aux else (values, None)
-            first = jax.tree.map(lambda leaf: leaf[0], values)
-            return coding.form_messages(columns, gradients), first
+            values, gradient = value_and_grad(params, part)
+            partial_gradients = jax.tree.map(lambda leaf: leaf[None], gradient)
+            return coding.form_messages(columns, partial_gradients), values
 
-        def add(message, task):
-            own, values = of_part(*task)
-            return message + own, values
+        def add(message, part_and_columns):
+            one_part, values = of_part(*part_and_columns)
+            return message + one_part, values
 
         # One after the other, so that there is never more than one gradient.
         columns = jnp.moveaxis(rows.reshape(len(rows), len(held), -1), 1, 0)
@@ -167,17 +163,17 @@ class Worker:
         return pack(message, self.task.message_dtype), losses, aux
 
     def _load(self):
-        """The parts, one by one, all alike."""
-        load = self.task.load
-        if load is None:
-            parts = _ray().get(self._given)
+        """Returns the parts, one by one, all alike."""
+        if self.task.load is None:
+            parts = find_ray().get(self._given)
         else:
-            parts = [self._load_one(load, int(part)) for part in self.held]
-        for part, own in zip(self.held, parts):
-            if _signature(own) != _signature(parts[0]):
+            parts = [self._load_one(self.task.load, int(part)) for part in self.held]
+        first = _signature(parts[0])
+        for index, part in zip(self.held, parts):
+            if _signature(part) != first:
                 raise ValueError(
-                    f"parts must be alike; got {_signature(own)} for part {part} and "
-                    f"{_signature(parts[0])} for part {self.held[0]}"
+                    f"parts must be alike; got {_signature(part)} for part {index} and "
+                    f"{first} for part {self.held[0]}"
                 )
         return parts
 
@@ -186,12 +182,23 @@ class Worker:
             return jax.tree.map(sent, load(part))
         except Exception as error:
             raise RuntimeError(
-                f"load({part}) failed: {type(error).__name__}: {error}"
+                f"loading part {part} failed: {type(error).__name__}: {error}"
             ) from error
 
 
+def try_loss(task: Task, params: Any, part: Any, key: jax.Array) -> None:
+    """Raises what the loss would raise on the workers, for shapes alone.
+
+    The part has a leading axis of one.
+    """
+    if task.batch is not None:
+        keys = jax.random.split(key, 1)
+        part = jax.eval_shape(jax.vmap(task.batch), keys, part)
+    jax.eval_shape(partial_value_and_grad(task.loss, task.has_aux), params, part)
+
+
 def environment(options: Mapping[str, Any]) -> dict[str, str]:
-    """Threads and platform of a worker, by what its actor claims.
+    """Returns variables that set threads and platform of a worker, by its claims.
 
     As many threads as CPUs, since cores are shared by workers, not within one; what
     accelerators it claims, JAX finds by itself.
@@ -199,45 +206,21 @@ def environment(options: Mapping[str, Any]) -> dict[str, str]:
     threads = max(1, int(options["num_cpus"] or 0))
     num_gpus = options.get("num_gpus") or 0
     has_accelerator = num_gpus or "TPU" in (options.get("resources") or {})
-    found = {
-        "JAX_PLATFORMS": "" if has_accelerator else "cpu",
-        "NPROC": str(threads),
-        "OMP_NUM_THREADS": str(threads),
-        "OPENBLAS_NUM_THREADS": str(threads),
-    }
+    names = ("NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    variables = dict.fromkeys(names, str(threads))
+    variables["JAX_PLATFORMS"] = "" if has_accelerator else "cpu"
     if threads == 1:
         flags = os.environ.get("XLA_FLAGS", "")
-        found["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
+        flags = f"{flags} --xla_cpu_multi_thread_eigen=false"
+        variables["XLA_FLAGS"] = flags.strip()
     if 0 < num_gpus < 1:
         # JAX takes three quarters of the memory of a GPU at once.
-        found["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.75 * num_gpus:.3f}"
-    return found
-
-
-def pack(message: jax.Array, dtype: str | None) -> jax.Array:
-    """A message as it travels: see `Answer`."""
-    if jnp.iscomplexobj(message):
-        message = jnp.stack([message.real, message.imag], axis=-1)
-    if dtype is not None:
-        message = message.astype(dtype)
-    if message.dtype == jnp.bfloat16:
-        # NumPy itself does not know it, and would pickle it number by number.
-        message = jax.lax.bitcast_convert_type(message, jnp.uint16)
-    return message
-
-
-def unpack(wire: np.ndarray, message: np.ndarray) -> None:
-    """The inverse of `pack`, into `message`: in float32 or wider, or complex."""
-    if wire.dtype == np.uint16:
-        wire = wire.view(jnp.bfloat16)
-    if np.iscomplexobj(message):
-        real = np.float32 if message.dtype == np.complex64 else np.float64
-        message = message.view(real).reshape(wire.shape)
-    message[...] = wire
+        variables["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.75 * num_gpus:.3f}"
+    return variables
 
 
 def sent(leaf: Any) -> np.ndarray | Keys:
-    """A leaf of a part as it travels."""
+    """Returns an array, or keys, as they travel."""
     if not jnp.issubdtype(_dtypes.dtype_of(leaf), jax.dtypes.prng_key):
         return np.asarray(leaf)
     kind = str(jax.random.key_impl(leaf))
@@ -245,27 +228,20 @@ def sent(leaf: Any) -> np.ndarray | Keys:
 
 
 def _stacked(leaves: Sequence[np.ndarray | Keys]) -> jax.Array:
-    """Those of several parts side by side, as the loss takes them."""
+    """Returns those that were sent side by side, as the loss takes them."""
     keys = [leaf for leaf in leaves if isinstance(leaf, Keys)]
     if not keys:
         return jnp.stack([jnp.asarray(leaf) for leaf in leaves])
-    data = jnp.stack([jnp.asarray(key.data) for key in keys])
-    return jax.random.wrap_key_data(data, impl=keys[0].kind)
+    words = jnp.stack([jnp.asarray(key.words) for key in keys])
+    return jax.random.wrap_key_data(words, impl=keys[0].kind)
 
 
 def _signature(part: Any) -> str:
-    """Structure, shapes and dtypes in words that can be compared and shown."""
-    leaves = jax.tree_util.tree_leaves_with_path(part)
+    """Returns structure, shapes and dtypes in words that can be compared and shown."""
     return ", ".join(
         f"{jax.tree_util.keystr(path) or 'array'}: {leaf.dtype}{list(leaf.shape)}"
-        for path, leaf in leaves
+        for path, leaf in jax.tree_util.tree_leaves_with_path(part)
     )
-
-
-def _ray():
-    import ray
-
-    return ray
 
 
 def _end_with_parent():
