@@ -148,9 +148,6 @@ def test_checkpoint_of_another_code(cluster, tmp_path):
         state = three.train(optimizer, jnp.ones(5), 5, checkpoint=tmp_path)
     assert state.optimizer_state[0].received.shape == (3,)
     assert state.step == 5
-    wrong = r"with params = float32\[5\], and now float32\[6\]"
-    with pytest.raises(ValueError, match=wrong):
-        cluster.train(optimizer, jnp.ones(6), 5, checkpoint=tmp_path)
 
 
 def test_tasks_leave_no_record(cluster):

@@ -46,8 +46,9 @@ def test_overhead_is_split(monkeypatch):
 def test_coordinators_side_by_side():
     """In a process of its own, since that of multiprocessing stays with it."""
     program = """
-from experiments.benchmark.coordinator import compare
-print(*compare(1_000, num_blocks=2, num_steps=3), sep=", ")
+from experiments.benchmark import coordinator
+coordinator.NUM_WORKERS, coordinator.NUM_AWAITED = 2, 1
+print(*coordinator.compare(1_000, num_blocks=2, num_steps=3), sep=", ")
 """
     done = subprocess.run(
         [sys.executable, "-c", program],

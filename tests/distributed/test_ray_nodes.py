@@ -41,6 +41,9 @@ def nodes():
     ):
         # The same for the processes that Ray starts.
         patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+        # Where the utility writes its address, in a folder that it takes for granted.
+        patch.setenv("RAY_TMPDIR", folder)
+        os.mkdir(f"{folder}/ray")
         head = {**common, "include_dashboard": False, "temp_dir": folder}
         cluster = Cluster(initialize_head=True, head_node_args=head)
         try:

@@ -144,7 +144,7 @@ class RayCluster:
             _validation.check_leading_axis("parts", parts, code.num_parts, "num_parts")
             _validation.check_dtypes("parts", parts, "numbers, bools or keys")
             self._first_part = jax.tree.map(lambda leaf: leaf[:1], parts)
-            self._parts = jax.tree.map(sent, parts)
+            self._parts = sent(parts)
         self.code = code
         self.key = jax.random.key(0) if key is None else _validation.check_key(key)
         self._task = Task(loss, has_aux, load, batch, delay, message_dtype)

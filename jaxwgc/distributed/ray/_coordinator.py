@@ -232,26 +232,24 @@ class Coordinator:
             return
         answer = slot.result()
         self.layout.check(answer.message)
-        answered.times[slot.index] = now - answered.begin
-        if answered is not this:
-            # It is not looked at, but the process that sent it is well.
-            if slot.away_since is not None:
-                self._recover(slot)
-            slot.submit(order, this)
-            return
-        start = slot.index * self.layout.per_worker
-        message = answers.messages[start : start + self.layout.per_worker]
-        unpack(answer.message, message)
-        if is_finite(message):
+        if answered is this:
+            start = slot.index * self.layout.per_worker
+            message = answers.messages[start : start + self.layout.per_worker]
+            unpack(answer.message, message)
+            if not is_finite(message):
+                # Another process would compute the same from the same data.
+                if not slot.trouble:
+                    slot.trouble = "its message is not finite"
+                    self._log_loss(slot)
+                return
             answers.losses[self.layout.held[slot.index]] = answer.losses
             answers.aux[slot.index] = answer.aux
+        if answered is this or slot.away_since is not None:
+            # A late answer is not looked at, but the process that sent it is well.
             self._recover(slot)
-            return
-        # Another process would compute the same from the same data.
-        this.times[slot.index] = np.inf
-        if not slot.trouble:
-            slot.trouble = "its message is not finite"
-            self._log_loss(slot)
+        answered.times[slot.index] = now - answered.begin
+        if answered is not this:
+            slot.submit(order, this)
 
     def _retire(
         self, slot: WorkerSlot, trouble: str, error: Exception | None = None

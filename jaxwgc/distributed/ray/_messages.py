@@ -132,7 +132,7 @@ def unpack(wire: np.ndarray, message: np.ndarray) -> None:
     if wire.dtype == np.uint16:
         wire = wire.view(jnp.bfloat16)
     if np.iscomplexobj(message):
-        message = message.view(message.real.dtype).reshape(wire.shape)
+        message = message.view(np.real(message).dtype).reshape(wire.shape)
     message[...] = wire
 
 

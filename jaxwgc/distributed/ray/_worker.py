@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -50,7 +50,7 @@ class Task(NamedTuple):
     delay: Callable | None
     message_dtype: str | None
     params: Any = None
-    key: "np.ndarray | Keys | None" = None
+    key: Any = None
     settings: dict[str, Any] = {}
 
 
@@ -68,25 +68,6 @@ class Started(NamedTuple):
     node: str
     host: str
     signature: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Keys:
-    """Typed keys as they travel, which can be pickled: by their words."""
-
-    words: np.ndarray
-    kind: str
-
-    def __getitem__(self, index: int) -> "Keys":
-        return Keys(self.words[index], self.kind)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.words.shape[:-1]
-
-    @property
-    def dtype(self) -> str:
-        return f"key<{self.kind}>"
 
 
 class Worker:
@@ -108,7 +89,7 @@ class Worker:
         for name, value in self.task.settings.items():
             jax.config.update(name, value)
         parts = self._load()
-        self.parts = jax.tree.map(lambda *leaves: _stacked(leaves), *parts)
+        self.parts = jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts)
         leaves, self._structure = jax.tree.flatten(self.task.params)
         lowered = jax.jit(self._answer).lower(
             leaves, *self._arguments(self.task.key, 0)
@@ -128,15 +109,13 @@ class Worker:
         return Answer(*jax.tree.map(np.asarray, answer))
 
     def _arguments(self, key, step):
-        words = key.words if isinstance(key, Keys) else key
         held = self.held.astype(np.uint32)
-        return self.parts, self.rows, held, words, np.uint32(step)
+        return self.parts, self.rows, held, key, np.uint32(step)
 
     def _answer(self, leaves, parts, rows, held, key, step):
         params = jax.tree.unflatten(self._structure, leaves)
+        parts, key = read((parts, key))
         if self.task.batch is not None:
-            if isinstance(self.task.key, Keys):
-                key = jax.random.wrap_key_data(key, impl=self.task.key.kind)
             # By step and part, so that all holders of a part draw the same rows.
             step_key = jax.random.fold_in(key, step)
             part_keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, held)
@@ -179,7 +158,7 @@ class Worker:
 
     def _load_one(self, load, part):
         try:
-            return jax.tree.map(sent, load(part))
+            return sent(load(part))
         except Exception as error:
             raise RuntimeError(
                 f"loading part {part} failed: {type(error).__name__}: {error}"
@@ -197,6 +176,37 @@ def try_loss(task: Task, params: Any, part: Any, key: jax.Array) -> None:
     jax.eval_shape(partial_value_and_grad(task.loss, task.has_aux), params, part)
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Keys:
+    """Typed keys as they travel, which can be pickled: by their words."""
+
+    words: Any
+    kind: str = dataclasses.field(metadata={"static": True})
+
+
+def sent(tree: Any) -> Any:
+    """Returns a pytree as it travels: in NumPy, and typed keys as `Keys`."""
+
+    def of_leaf(leaf):
+        if not jnp.issubdtype(_dtypes.dtype_of(leaf), jax.dtypes.prng_key):
+            return np.asarray(leaf)
+        words = np.asarray(jax.random.key_data(leaf))
+        return Keys(words, str(jax.random.key_impl(leaf)))
+
+    return jax.tree.map(of_leaf, tree)
+
+
+def read(tree: Any) -> Any:
+    """Returns what was sent, with typed keys in the place of `Keys`."""
+
+    def of_node(node):
+        is_keys = isinstance(node, Keys)
+        return jax.random.wrap_key_data(node.words, impl=node.kind) if is_keys else node
+
+    return jax.tree.map(of_node, tree, is_leaf=lambda node: isinstance(node, Keys))
+
+
 def environment(options: Mapping[str, Any]) -> dict[str, str]:
     """Returns variables that set threads and platform of a worker, by its claims.
 
@@ -206,9 +216,12 @@ def environment(options: Mapping[str, Any]) -> dict[str, str]:
     threads = max(1, int(options["num_cpus"] or 0))
     num_gpus = options.get("num_gpus") or 0
     has_accelerator = num_gpus or "TPU" in (options.get("resources") or {})
-    names = ("NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-    variables = dict.fromkeys(names, str(threads))
-    variables["JAX_PLATFORMS"] = "" if has_accelerator else "cpu"
+    variables = {
+        "JAX_PLATFORMS": "" if has_accelerator else "cpu",
+        "NPROC": str(threads),
+        "OMP_NUM_THREADS": str(threads),
+        "OPENBLAS_NUM_THREADS": str(threads),
+    }
     if threads == 1:
         flags = os.environ.get("XLA_FLAGS", "")
         flags = f"{flags} --xla_cpu_multi_thread_eigen=false"
@@ -217,23 +230,6 @@ def environment(options: Mapping[str, Any]) -> dict[str, str]:
         # JAX takes three quarters of the memory of a GPU at once.
         variables["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.75 * num_gpus:.3f}"
     return variables
-
-
-def sent(leaf: Any) -> np.ndarray | Keys:
-    """Returns an array, or keys, as they travel."""
-    if not jnp.issubdtype(_dtypes.dtype_of(leaf), jax.dtypes.prng_key):
-        return np.asarray(leaf)
-    kind = str(jax.random.key_impl(leaf))
-    return Keys(np.asarray(jax.random.key_data(leaf)), kind)
-
-
-def _stacked(leaves: Sequence[np.ndarray | Keys]) -> jax.Array:
-    """Returns those that were sent side by side, as the loss takes them."""
-    keys = [leaf for leaf in leaves if isinstance(leaf, Keys)]
-    if not keys:
-        return jnp.stack([jnp.asarray(leaf) for leaf in leaves])
-    words = jnp.stack([jnp.asarray(key.words) for key in keys])
-    return jax.random.wrap_key_data(words, impl=keys[0].kind)
 
 
 def _signature(part: Any) -> str:
