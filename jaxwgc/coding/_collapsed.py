@@ -15,15 +15,7 @@ import jax.numpy as jnp
 from jaxwgc import _dtypes, _flat_vectors, _validation
 from jaxwgc._product import product
 from jaxwgc._some_masks import any_under_vmap
-from jaxwgc._targets import DECODES
-
-
-def effective(mixing: jax.Array) -> jax.Array:
-    """Returns the weight of each partial gradient, real (..., num_parts).
-
-    The mean over the segments, each of which has its own weights.
-    """
-    return jnp.diagonal(mixing.real, axis1=-3, axis2=-1).mean(-1)
+from jaxwgc._targets import DECODES, effective
 
 
 def leakage(mixing: jax.Array) -> jax.Array:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxwgc import _flat_vectors, _validation
 from jaxwgc._dtypes import working
 from jaxwgc._pytrees import register
-from jaxwgc._targets import mixing, residual, squared_error
+from jaxwgc._targets import effective, mixing, residual, squared_error
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding import _collapsed
 from jaxwgc.coding._arrivals import arrived_messages, arrived_workers
@@ -151,7 +151,7 @@ _mixing = jax.jit(mixing)
 
 @jax.jit
 def _effective(matrix, weights):
-    return _collapsed.effective(mixing(matrix, weights))
+    return effective(mixing(matrix, weights))
 
 
 @jax.jit

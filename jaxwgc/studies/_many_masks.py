@@ -8,9 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc._dtypes import working
-from jaxwgc._targets import mixing, segment_target, squared_error
+from jaxwgc._targets import effective, mixing, segment_target, squared_error
 from jaxwgc.codes import GradientCode
-from jaxwgc.coding._collapsed import effective
 from jaxwgc.decoders import DecoderLike
 
 # Masks that are decoded in one call.
