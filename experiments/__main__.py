@@ -4,7 +4,7 @@
 the numbers that lie in its `--out`.
 """
 
-from experiments.interrupts import end_on_interrupt
+from experiments.runner.interrupts import end_on_interrupt
 
 if __name__ == "__main__":
     end_on_interrupt()  # before the imports, which take seconds
@@ -15,19 +15,20 @@ from collections.abc import Callable
 import tyro
 from rich.table import Table
 
-from experiments import studies
 from experiments.benchmark import benchmark
-from experiments.chaos import chaos
-from experiments.cluster import cluster
 from experiments.codes import codes
-from experiments.delay_models import delays
-from experiments.figure2 import figure2
-from experiments.linear_regression import linear_regression
-from experiments.mnist import mnist
-from experiments.plan import plan
-from experiments.results import ExperimentError, console
+from experiments.delays.against_the_clock import time
+from experiments.delays.models import delays
+from experiments.delays.planning import plan
+from experiments.paper.figure2 import figure2
+from experiments.paper.linear_regression import linear_regression
+from experiments.paper.mnist import mnist
+from experiments.ray.chaos import chaos
+from experiments.ray.cluster import cluster
+from experiments.runner.results import ExperimentError
+from experiments.runner.study import is_redrawing
+from experiments.runner.tables import console
 from experiments.sketching import sketching
-from experiments.time import time
 from experiments.weights import weights
 
 EXPERIMENTS: dict[str, Callable[..., None]] = {
@@ -64,7 +65,7 @@ def main() -> int:
     redraws = sys.argv[1] == "redraw"
     if redraws:
         del sys.argv[1]
-    before = studies.is_redrawing.set(redraws)
+    before = is_redrawing.set(redraws)
     try:
         tyro.extras.subcommand_cli_from_dict(
             EXPERIMENTS,
@@ -75,7 +76,7 @@ def main() -> int:
         console.print(f"[red]error:[/red] {error}", highlight=False, soft_wrap=True)
         return 1
     finally:
-        studies.is_redrawing.reset(before)
+        is_redrawing.reset(before)
     return 0
 
 

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
 
-from experiments.studies import Once, Study, timed
-from experiments.timing import median_seconds
+from experiments.runner.study import Once, Study, timed
+from experiments.runner.timing import median_seconds
 from jaxwgc import sketching
 
 SHAPE, APPROXIMATED_SHAPE = (100_000, 200), (100_000, 1_000)

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 
 import jaxwgc
-from experiments.studies import Once, Study, timed
-from experiments.tables import interval_power_of_ten
+from experiments.runner.study import Once, Study, timed
+from experiments.runner.tables import interval_power_of_ten
 from jaxwgc import codes, stragglers
 
 # Workers in clusters of that many, with a code each: the code of all of them is block

@@ -12,9 +12,9 @@ import numpy as np
 import jaxwgc
 from experiments.codes import orderings
 from experiments.codes.equal_codes import Entry, entries
-from experiments.figures import Figure, new_figure, style
-from experiments.studies import Effort, Numbers, Once, Study, Trial
-from experiments.tables import ROUNDING, ResultTable, percent, percents
+from experiments.runner.figures import Figure, new_figure, style
+from experiments.runner.study import Effort, Numbers, Once, Study, Trial
+from experiments.runner.tables import ROUNDING, ResultTable, percent, percents
 from jaxwgc import coding
 
 STRAGGLERS, FEW_STRAGGLERS = (2, 4, 6, 8, 10, 12, 15), (1, 3, 5)

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxwgc
-from experiments.studies import Effort, Numbers, Once, Study
-from experiments.tables import ResultTable, half_width, percent
+from experiments.runner.study import Effort, Numbers, Once, Study
+from experiments.runner.tables import ResultTable, half_width, percent
 from jaxwgc import codes as constructors
 from jaxwgc import stragglers
 

@@ -5,8 +5,8 @@ import numpy as np
 from matplotlib.colors import FuncNorm, LinearSegmentedColormap
 
 import jaxwgc
-from experiments.figures import COLORS, Figure
-from experiments.studies import Effort, Study
+from experiments.runner.figures import COLORS, Figure
+from experiments.runner.study import Effort, Study
 from jaxwgc import codes as constructors
 from jaxwgc import stragglers
 

@@ -8,9 +8,9 @@ import jax
 import numpy as np
 
 import jaxwgc
-from experiments.figures import Figure, line, new_figure
-from experiments.studies import Effort, Numbers, Once, Study
-from experiments.tables import ResultTable
+from experiments.runner.figures import Figure, line, new_figure
+from experiments.runner.study import Effort, Numbers, Once, Study
+from experiments.runner.tables import ResultTable
 from jaxwgc import codes as constructors
 
 NUM_WORKERS, FEW_WORKERS = (10, 20, 50, 100, 200), (10,)

@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.studies import Numbers
-from experiments.tables import ROUNDING, ResultTable, half_width, percent
+from experiments.runner.study import Numbers
+from experiments.runner.tables import ROUNDING, ResultTable, half_width, percent
 
 DESIGN = ("projective_plane",)
 REPETITION = ("fractional_repetition",)

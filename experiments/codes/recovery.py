@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxwgc
-from experiments.figures import Figure, new_figure, style
-from experiments.studies import Effort, Numbers, Study, Trial
-from experiments.tables import ResultTable, percents
+from experiments.runner.figures import Figure, new_figure, style
+from experiments.runner.study import Effort, Numbers, Study, Trial
+from experiments.runner.tables import ResultTable, percents
 from jaxwgc import codes as constructors
 from jaxwgc.decoders import Peeling
 

@@ -10,9 +10,9 @@ import optax
 import scipy.optimize
 
 import jaxwgc
-from experiments.figures import COLORS, Figure, line, new_figure
-from experiments.studies import Effort, Numbers, Study, Trial
-from experiments.tables import ResultTable, interval
+from experiments.runner.figures import COLORS, Figure, line, new_figure
+from experiments.runner.study import Effort, Numbers, Study, Trial
+from experiments.runner.tables import ResultTable, interval
 from jaxwgc import sketching
 
 SHAPE, SMALL_SHAPE = (1_000, 20), (200, 8)

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments.studies import Effort
+from experiments.runner.study import Effort
 
 # Of the noise of the target.
 DEVIATION = 3.0

@@ -8,10 +8,11 @@ import jax
 import numpy as np
 import sklearn.linear_model
 
-from experiments import mnist, timing
-from experiments.figures import Figure, line, new_figure
-from experiments.studies import Effort, Numbers, Once, Study
-from experiments.tables import YES_NO, ResultTable
+from experiments.paper import mnist
+from experiments.runner import timing
+from experiments.runner.figures import Figure, line, new_figure
+from experiments.runner.study import Effort, Numbers, Once, Study
+from experiments.runner.tables import YES_NO, ResultTable
 from jaxwgc import sketching
 
 RIDGE = 1e-3

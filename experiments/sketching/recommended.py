@@ -8,10 +8,10 @@ import jax
 import numpy as np
 
 import jaxwgc
+from experiments.runner.study import Effort, Numbers, Study, Trial
+from experiments.runner.tables import ResultTable, interval
 from experiments.sketching import data, distortion
 from experiments.sketching.distortion import KINDS
-from experiments.studies import Effort, Numbers, Study, Trial
-from experiments.tables import ResultTable, interval
 from jaxwgc import sketching
 
 EPSILON, DELTA = 0.5, 0.05

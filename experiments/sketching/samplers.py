@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.figures import Figure, line, new_figure, sketch_sizes
+from experiments.runner.figures import Figure, line, new_figure, sketch_sizes
+from experiments.runner.study import Effort, Numbers, Study, Trial
+from experiments.runner.tables import ROUNDING, ResultTable
 from experiments.sketching import data
-from experiments.studies import Effort, Numbers, Study, Trial
-from experiments.tables import ROUNDING, ResultTable
 from jaxwgc import sketching
 
 FACTORS, FEW_FACTORS = (4, 8, 16, 32, 64), (4, 16)

@@ -11,10 +11,10 @@ import scipy.linalg
 import scipy.sparse.linalg
 import sklearn.linear_model
 
-from experiments import timing
-from experiments.figures import Figure, new_figure, style
-from experiments.studies import Effort, Numbers, Once, Study
-from experiments.tables import YES_NO, ResultTable
+from experiments.runner import timing
+from experiments.runner.figures import Figure, new_figure, style
+from experiments.runner.study import Effort, Numbers, Once, Study
+from experiments.runner.tables import YES_NO, ResultTable
 from jaxwgc import sketching
 
 SHAPE, SMALL_SHAPE = (100_000, 200), (4_000, 20)

@@ -8,9 +8,9 @@ import numpy as np
 import scipy.linalg
 import scipy.sparse.linalg
 
-from experiments.figures import Figure, line, new_figure
-from experiments.studies import Effort, Numbers, Once, Study
-from experiments.tables import ResultTable
+from experiments.runner.figures import Figure, line, new_figure
+from experiments.runner.study import Effort, Numbers, Once, Study
+from experiments.runner.tables import ResultTable
 from jaxwgc import sketching
 
 SHAPE, SMALL_SHAPE = (4_000, 50), (400, 10)

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxwgc
-from experiments import descent, linear_regression
-from experiments.figures import COLORS, Figure, line, new_figure
-from experiments.studies import Effort, Numbers, Study, Trial
-from experiments.tables import ResultTable, interval, interval_power_of_ten
+from experiments.paper import descent, linear_regression
+from experiments.runner.figures import COLORS, Figure, line, new_figure
+from experiments.runner.study import Effort, Numbers, Study, Trial
+from experiments.runner.tables import ResultTable, interval, interval_power_of_ten
 from jaxwgc import sketching
 
 # Of the norm of the gradient, over six decades.

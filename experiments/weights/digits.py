@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 
 import jaxwgc
-from experiments import mnist
-from experiments.studies import Effort, Numbers, Study, Trial
-from experiments.tables import ResultTable, interval, with_half
+from experiments.paper import mnist
+from experiments.runner.study import Effort, Numbers, Study, Trial
+from experiments.runner.tables import ResultTable, interval, with_half
 from experiments.weights import methods
 from experiments.weights.fair import at, shown_runs
 from experiments.weights.ratios import verdict

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxwgc
-from experiments import linear_regression
-from experiments.figures import Figure, line, new_figure
-from experiments.studies import Effort, Numbers, Study, Trial
-from experiments.tables import ResultTable, interval
+from experiments.paper import linear_regression
+from experiments.runner.figures import Figure, line, new_figure
+from experiments.runner.study import Effort, Numbers, Study, Trial
+from experiments.runner.tables import ResultTable, interval
 from experiments.weights import methods
 from experiments.weights.ratios import verdict
 from jaxwgc import sketching

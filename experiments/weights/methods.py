@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxwgc
-from experiments.descent import CODE
-from experiments.studies import Numbers
+from experiments.paper.descent import CODE
+from experiments.runner.study import Numbers
 from experiments.weights.ratios import geometric_mean
 from jaxwgc import sketching
 

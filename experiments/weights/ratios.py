@@ -3,7 +3,7 @@
 import numpy as np
 
 import jaxwgc
-from experiments.tables import with_half
+from experiments.runner.tables import with_half
 
 
 def ratio_of_means(above: np.ndarray, below: np.ndarray) -> jaxwgc.Summary:

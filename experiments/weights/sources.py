@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxwgc
-from experiments import descent
-from experiments.figures import Figure, line, new_figure
-from experiments.studies import Effort, Numbers, Study, Trial
-from experiments.tables import ResultTable, interval, interval_power_of_ten
+from experiments.paper import descent
+from experiments.runner.figures import Figure, line, new_figure
+from experiments.runner.study import Effort, Numbers, Study, Trial
+from experiments.runner.tables import ResultTable, interval, interval_power_of_ten
 from experiments.weights.ratios import ratio_of_means, verdict
 from jaxwgc import coding, sketching
 

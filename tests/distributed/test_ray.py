@@ -23,10 +23,10 @@ import psutil
 import pytest
 
 import jaxwgc
-from experiments import chaos
-from experiments import cluster as cluster_experiment
 from experiments.benchmark import coordinator as coordinator_benchmark
-from experiments.results import ExperimentError
+from experiments.ray import chaos
+from experiments.ray import cluster as cluster_experiment
+from experiments.runner.results import ExperimentError
 from jaxwgc import codes, stragglers
 from jaxwgc.distributed import RayCluster, _ray_cluster, _ray_hiring, _ray_runtime
 from tests.distributed import ray_coordinator, ray_processes

@@ -21,8 +21,9 @@ from experiments.codes import (
     partial_work,
     recovery,
 )
-from experiments.studies import Effort, Study, measure
-from experiments.tables import ResultTable, percent
+from experiments.runner.study import Effort, Study
+from experiments.runner.tables import ResultTable, percent
+from experiments.runner.timing import measure
 from jaxwgc import codes as constructors
 from jaxwgc import stragglers
 from tests.codes.reference import best_mixtures, targets

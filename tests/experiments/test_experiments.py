@@ -10,7 +10,6 @@ import pytest
 import sklearn.linear_model
 
 import jaxwgc
-from experiments import descent, figure2, linear_regression, mnist
 from experiments.benchmark import (
     SECTIONS,
     _peers,
@@ -21,8 +20,9 @@ from experiments.benchmark import (
     scale,
     trials,
 )
-from experiments.studies import Study
-from experiments.tables import ResultTable
+from experiments.paper import descent, figure2, linear_regression, mnist
+from experiments.runner.study import Study
+from experiments.runner.tables import ResultTable
 
 
 class TestDescent:

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 import jaxwgc
-from experiments import cluster, plan, unseen
-from experiments.delays import LANGUAGE_MODELS, read_traces
-from experiments.results import ExperimentError
+from experiments.delays import planning as plan
+from experiments.delays import unseen_rounds as unseen
+from experiments.delays.traces import LANGUAGE_MODELS, read_traces
+from experiments.ray import cluster
+from experiments.runner.results import ExperimentError
 from jaxwgc import codes
 
 

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 import jaxwgc
-from experiments import __main__, results, tables
+from experiments import __main__
+from experiments.runner import results, tables
 
 ROOT = Path(__file__).parents[2]
 

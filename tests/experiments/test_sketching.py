@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 import jaxwgc
+from experiments.runner.study import Effort
+from experiments.runner.timing import measure
 from experiments.sketching import data, distortion, recommended, samplers
-from experiments.studies import Effort, measure
 from jaxwgc import sketching
 
 KEY = jax.random.key(0)

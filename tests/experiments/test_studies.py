@@ -17,12 +17,14 @@ import pytest
 from rich.console import Console
 
 import jaxwgc
-from experiments import interrupts, mnist, studies, tables
 from experiments.codes import orderings
-from experiments.figures import new_figure
-from experiments.results import ExperimentError
-from experiments.studies import Once, Study, Trial
-from experiments.tables import ResultTable, interval
+from experiments.paper import mnist
+from experiments.runner import interrupts, tables
+from experiments.runner import study as studies
+from experiments.runner.figures import new_figure
+from experiments.runner.results import ExperimentError
+from experiments.runner.study import Once, Study, Trial
+from experiments.runner.tables import ResultTable, interval
 
 ROOT = Path(__file__).parents[2]
 KEY = jax.random.key(0)
@@ -117,9 +119,9 @@ def test_a_section_without_a_name_is_the_whole_file(tmp_path):
 
 INTERRUPTED = """
 import pathlib, sys, time
-from experiments import interrupts
+from experiments.runner import interrupts
 interrupts.end_on_interrupt()
-from experiments import studies
+from experiments.runner import study as studies
 
 def second():
     print("second", flush=True)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import jaxwgc
-from experiments.studies import Study
-from experiments.tables import ResultTable
+from experiments.runner.study import Study
+from experiments.runner.tables import ResultTable
 from experiments.weights import SECTIONS, convergence, digits, fair, methods, weights
 from experiments.weights.ratios import geometric_mean, ratio_of_means, verdict
 from jaxwgc import sketching

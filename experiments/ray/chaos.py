@@ -17,10 +17,10 @@ import numpy as np
 import optax
 
 import jaxwgc
-from experiments import figures, interrupts, studies
-from experiments.results import ExperimentError
-from experiments.studies import Numbers, Once, Study
-from experiments.tables import ResultTable
+from experiments.runner import figures, interrupts
+from experiments.runner.results import ExperimentError
+from experiments.runner.study import Numbers, Once, Study, run
+from experiments.runner.tables import ResultTable
 
 NUM_WORKERS = 8
 NUM_ROWS, NUM_COLUMNS = 4_000, 2_000
@@ -69,7 +69,7 @@ def chaos(
         )
 
     with interrupts.as_exception():
-        studies.run(
+        run(
             "chaos",
             "Steps among failures",
             {"": study},

@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxwgc
-from experiments import descent, figures, studies
-from experiments.studies import Numbers, Trial
-from experiments.tables import (
+from experiments.paper import descent
+from experiments.runner import figures
+from experiments.runner.study import Numbers, Study, Trial, run
+from experiments.runner.tables import (
     YES_NO,
     ResultTable,
     half_width,
@@ -183,12 +184,12 @@ def linear_regression(
     """
     sections = {"": functools.partial(study, runs, seed)}
     title = "Table 2, linear regression"
-    studies.run("linear-regression", title, sections, runs, seed, out, prefix="table2")
+    run("linear-regression", title, sections, runs, seed, out, prefix="table2")
 
 
-def study(runs: int, seed: int) -> studies.Study:
+def study(runs: int, seed: int) -> Study:
     """Each protocol at each compression, and each method at its own best step."""
-    return studies.Study(
+    return Study(
         {
             "published_iterations": PUBLISHED_ITERATIONS,
             "": Trial(all_runs),

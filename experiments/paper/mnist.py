@@ -10,12 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxwgc
-from experiments import descent, figures, studies
-from experiments.studies import Numbers, Trial
-from experiments.tables import YES_NO, ResultTable, half_width, interval
+from experiments.paper import descent
+from experiments.runner import figures
+from experiments.runner.study import Numbers, Study, Trial, run
+from experiments.runner.tables import YES_NO, ResultTable, half_width, interval
 from jaxwgc import sketching
 
-DATA = Path(__file__).parent / "data" / "mnist_4_9.npz"
+DATA = Path(__file__).parents[1] / "data" / "mnist_4_9.npz"
 NUM_TRAINING = 10_000
 NUM_PARTS = descent.CODE.num_parts
 COMPRESSIONS = (4, 10, 20)
@@ -249,10 +250,10 @@ def mnist(runs: int = 200, seed: int = 0, out: Path = Path("results")) -> None:
     """
     sections = {"": functools.partial(study, runs, seed)}
     title = "Table 1, MNIST 4 against 9"
-    studies.run("mnist", title, sections, runs, seed, out, prefix="table1")
+    run("mnist", title, sections, runs, seed, out, prefix="table1")
 
 
-def study(runs: int, seed: int) -> studies.Study:
+def study(runs: int, seed: int) -> Study:
     """A cell a compression, with step and stopping norm of the uncompressed run."""
     training, test = load_digits()
     on_sum, uncompressed = calibrate(training, test)
@@ -262,7 +263,7 @@ def study(runs: int, seed: int) -> studies.Study:
     fit_key, key = jax.random.split(jax.random.key(seed))
     paper, fitted = fit(fit_key, data, min(runs, FIT_RUNS))
     rules = {"paper": paper, "unbiased": on_sum, "plain": on_sum}
-    return studies.Study(
+    return Study(
         {
             "protocols": PROTOCOLS,
             "rules": rules,

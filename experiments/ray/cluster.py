@@ -14,12 +14,12 @@ import numpy as np
 import optax
 
 import jaxwgc
-from experiments import figures, interrupts, studies
-from experiments.delays import read_traces
-from experiments.mnist import load_digits, logistic_loss, test_error
-from experiments.results import ExperimentError
-from experiments.studies import Numbers, Once, Study
-from experiments.tables import ResultTable
+from experiments.delays.traces import read_traces
+from experiments.paper.mnist import load_digits, logistic_loss, test_error
+from experiments.runner import figures, interrupts
+from experiments.runner.results import ExperimentError
+from experiments.runner.study import Numbers, Once, Study, run
+from experiments.runner.tables import ResultTable
 from jaxwgc import codes, stragglers
 
 NUM_WORKERS = 8
@@ -94,7 +94,7 @@ def cluster(
         )
 
     with interrupts.as_exception():
-        studies.run("cluster", "Eight processes on MNIST", {"": study}, runs, seed, out)
+        run("cluster", "Eight processes on MNIST", {"": study}, runs, seed, out)
 
 
 def read_trace(path: Path) -> np.ndarray:

@@ -15,9 +15,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import jaxwgc
-from experiments import interrupts
-from experiments.tables import ResultTable, console
-from experiments.timing import Timing
+from experiments.runner import interrupts
+from experiments.runner.tables import ResultTable, console
+from experiments.runner.timing import Timing
 
 # What JSON has no numbers for, by the names of Protocol Buffers.
 NOT_FINITE = {json.dumps(value): value for value in (math.inf, -math.inf, math.nan)}

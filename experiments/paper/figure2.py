@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxwgc
-from experiments import descent, figures, linear_regression, studies
-from experiments.studies import Numbers, Trial
-from experiments.tables import ResultTable, interval_power_of_ten
+from experiments.paper import descent, linear_regression
+from experiments.runner import figures
+from experiments.runner.study import Numbers, Study, Trial, run
+from experiments.runner.tables import ResultTable, interval_power_of_ten
 
 COMPRESSION = 2
 NUM_ITERATIONS = 200
@@ -27,12 +28,12 @@ def figure2(runs: int = 1_000, seed: int = 0, out: Path = Path("results")) -> No
     """
     title = "Figure 2, convergence of linear regression"
     sections = {"": functools.partial(study, runs, seed)}
-    studies.run("figure2", title, sections, runs, seed, out)
+    run("figure2", title, sections, runs, seed, out)
 
 
-def study(runs: int, seed: int) -> studies.Study:
+def study(runs: int, seed: int) -> Study:
     """One cell."""
-    return studies.Study(
+    return Study(
         {"gradient_norm": Trial(one_run)},
         key=jax.random.key(seed),
         runs=runs,

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxwgc
-from experiments.figures import Figure, line, log_interval, new_figure
-from experiments.studies import Effort, Numbers, Study, Trial
-from experiments.tables import ResultTable, half_width, with_half
+from experiments.runner.figures import Figure, line, log_interval, new_figure
+from experiments.runner.study import Effort, Numbers, Study, Trial
+from experiments.runner.tables import ResultTable, half_width, with_half
 from jaxwgc import sketching
 
 NUM_STEPS, FEW_STEPS = 2_000, 200

@@ -14,10 +14,10 @@ import matplotlib
 from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn
 
 import jaxwgc
-from experiments import interrupts
-from experiments.figures import LOOK, Figure
-from experiments.results import Results, read_json, to_builtin
-from experiments.tables import ResultTable, console
+from experiments.runner import interrupts
+from experiments.runner.figures import LOOK, Figure
+from experiments.runner.results import Results, read_json, to_builtin
+from experiments.runner.tables import ResultTable, console
 
 # What is measured: nested dicts and lists.
 Numbers = Any
