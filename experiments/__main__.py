@@ -4,12 +4,14 @@
 the numbers that lie in its `--out`.
 """
 
-from experiments.runner.interrupts import end_on_interrupt
-
-if __name__ == "__main__":
-    end_on_interrupt()  # before the imports, which take seconds
-
+import signal
 import sys
+
+# Ctrl-C ends the program at once, though it imports or runs what is compiled. Where
+# there are processes to end first it is an exception.
+if __name__ == "__main__" and not {"cluster", "chaos"} & {*sys.argv}:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 from collections.abc import Callable
 
 import tyro
@@ -75,6 +77,8 @@ def main() -> int:
     except ExperimentError as error:
         console.print(f"[red]error:[/red] {error}", highlight=False, soft_wrap=True)
         return 1
+    except KeyboardInterrupt:
+        return 130
     finally:
         is_redrawing.reset(before)
     return 0

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from experiments.benchmark import (
     accuracy,
-    compilation,
     coordinator,
     decoding,
     leverage_scores,
@@ -35,8 +34,6 @@ SECTIONS: dict[str, Callable[[int, int, bool], Study]] = {
     "scale": scale.study,
     "trials": trials.study,
     "coordinator": coordinator.study,
-    "coordinator_peers": coordinator.peers,
-    "compilation": compilation.study,
     "table2": table2.study,
 }
 

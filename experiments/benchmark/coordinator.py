@@ -1,6 +1,5 @@
 """What a step on a Ray cluster costs beside the work of its workers."""
 
-import contextlib
 import time
 from typing import Any
 
@@ -10,7 +9,6 @@ import numpy as np
 import optax
 
 import jaxwgc
-from experiments.benchmark import _coordinators
 from experiments.runner.study import Once, Study
 from experiments.runner.tables import ResultTable
 
@@ -50,79 +48,13 @@ def study(repeats: int, seed: int, quick: bool) -> Study:
     return Study(cells, tables={"": tabulate})
 
 
-def peers(repeats: int, seed: int, quick: bool) -> Study:
-    """The same step with a plain Ray loop, and with memory that processes share."""
-    del seed
-    sizes = [1_000] if quick else [1_000, 1_000_000]
-    num_blocks, num_steps = (2, 3) if quick else (repeats + 1, 20)
-    cells = {
-        f"{num_params:,}": Once(compare, num_params, num_blocks, num_steps)
-        for num_params in sizes
-    }
-
-    def tabulate(numbers):
-        heads = list(next(iter(numbers.values())))
-        rows = [
-            [
-                size,
-                *(f"{own[name]:.1f}" for name in heads),
-                f"{own['RayCluster'] / own['plain Ray']:.2f}",
-            ]
-            for size, own in numbers.items()
-        ]
-        return ResultTable(
-            f"A step with empty work, {NUM_WORKERS} workers, {NUM_AWAITED} awaited: "
-            "milliseconds",
-            ["parameters", *heads, "RayCluster over plain Ray"],
-            rows,
-        )
-
-    return Study(cells, tables={"": tabulate})
+def empty_loss(params: jax.Array, part: jax.Array) -> jax.Array:
+    """Whose gradient is as long as params, and costs nothing but its memory."""
+    return part[0] * params[0]
 
 
-def compare(num_params: int, num_blocks: int, num_steps: int) -> dict[str, float]:
-    """Median milliseconds a step of each, in blocks of steps that take turns."""
-    code, optimizer, update = _step()
-    seconds: dict[str, list[float]] = {}
-    with contextlib.ExitStack() as stack:
-        cluster = stack.enter_context(
-            jaxwgc.distributed.RayCluster(
-                _coordinators.empty_loss,
-                code,
-                np.ones((code.num_parts, 1), np.float32),
-                wait=jaxwgc.stragglers.fastest(NUM_AWAITED),
-            )
-        )
-
-        def ours(params):
-            found = cluster.compute(params)
-            return found.messages, found.received
-
-        ours(jnp.zeros(num_params))
-        given = code, num_params, NUM_AWAITED
-        coordinators = {
-            "RayCluster": ours,
-            "plain Ray": stack.enter_context(_coordinators.plain_ray(*given)),
-            "shared memory": stack.enter_context(_coordinators.shared(*given)),
-        }
-        for block in range(num_blocks):
-            for name, compute in coordinators.items():
-                params = jnp.zeros(num_params)
-                state = optimizer.init(params)
-                for step in range(NUM_WARM + num_steps):
-                    start = time.perf_counter()
-                    messages, received = compute(params)
-                    params, state = jax.block_until_ready(
-                        update(messages, state, params, received)
-                    )
-                    if block and step >= NUM_WARM:
-                        own = time.perf_counter() - start
-                        seconds.setdefault(name, []).append(own)
-    return {name: 1e3 * float(np.median(own)) for name, own in seconds.items()}
-
-
-def _step():
-    """A code, and decoding with a step of SGD, compiled as one."""
+def measure(num_params: int, num_steps: int, dtype: str | None) -> dict[str, Any]:
+    """Median milliseconds a step, and of its shares."""
     code = jaxwgc.codes.cyclic_repetition(
         jax.random.key(0), NUM_WORKERS, num_stragglers=NUM_WORKERS - NUM_AWAITED
     )
@@ -133,17 +65,11 @@ def _step():
         updates, state = optimizer.update(messages, state, params, received=received)
         return optax.apply_updates(params, updates), state
 
-    return code, optimizer, update
-
-
-def measure(num_params: int, num_steps: int, dtype: str | None) -> dict[str, Any]:
-    """Median milliseconds a step, and of its shares."""
-    code, optimizer, update = _step()
     params = jnp.zeros(num_params)
     state = optimizer.init(params)
     records = []
     with jaxwgc.distributed.RayCluster(
-        _coordinators.empty_loss,
+        empty_loss,
         code,
         np.ones((code.num_parts, 1), np.float32),
         wait=jaxwgc.stragglers.fastest(NUM_AWAITED),

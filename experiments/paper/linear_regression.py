@@ -135,34 +135,18 @@ def one_run(
     lanes = jax.tree.map(lambda *own: jnp.stack(own), *small)
     found = jax.lax.map(solve, (lanes, jnp.stack(means), step_sizes))
 
-    def of(protocol, lane):
-        own = {name: leaf[lane] for name, leaf in found.items()}
-        if protocol != OWN_BEST:
-            del own["condition"]
+    def of(lane):
         return {"draws_per_part": num_draws / descent.CODE.num_parts} | {
-            weighting: {name: leaf[second] for name, leaf in own.items()}
+            weighting: {name: leaf[lane, second] for name, leaf in found.items()}
             for second, weighting in enumerate(WEIGHTINGS)
         }
 
-    return {protocol: of(protocol, lane) for lane, protocol in enumerate(protocols)}
+    return {protocol: of(lane) for lane, protocol in enumerate(protocols)}
 
 
 def all_runs(key: jax.Array) -> Numbers:
     """At each compression."""
-    return {compression: one_run(key, compression) for compression in COMPRESSIONS}
-
-
-def reduce(found: Numbers) -> Numbers:
-    """Means, by the cells of the tables."""
-    means = jaxwgc.summarize(found)
-    return {
-        "reproduced": {
-            f"rho={compression} {protocol}": means[compression][protocol]
-            for compression in COMPRESSIONS
-            for protocol in PROTOCOLS
-        },
-        OWN_BEST: {f"rho={c}": means[c][OWN_BEST] for c in COMPRESSIONS},
-    }
+    return {f"rho={c}": one_run(key, c) for c in COMPRESSIONS}
 
 
 def least_squares_solution(features: jax.Array, responses: jax.Array) -> jax.Array:
@@ -190,48 +174,14 @@ def linear_regression(
 def study(runs: int, seed: int) -> Study:
     """Each protocol at each compression, and each method at its own best step."""
     return Study(
-        {
-            "published_iterations": PUBLISHED_ITERATIONS,
-            "": Trial(all_runs),
-        },
+        {"reproduced": Trial(all_runs)},
         key=jax.random.key(seed),
         runs=runs,
         batch_size=BATCH_SIZE,
         x64=True,
-        reduce=reduce,
         tables={"": iterations_table, "errors": errors_table, "best_step": best_table},
         figures={"": iterations_figure},
-        note=note,
     )
-
-
-def note(numbers: Numbers) -> str:
-    """Where the numbers differ from the published ones, in words."""
-    lines = ["", "Where this differs from the paper:"]
-    for compression in COMPRESSIONS:
-        published = [PUBLISHED_ITERATIONS[f"rho={compression} {w}"] for w in WEIGHTINGS]
-        runs = [numbers["reproduced"][f"rho={compression} {p}"] for p in PROTOCOLS]
-        runs.append(numbers[OWN_BEST][f"rho={compression}"])
-        literal, doubled, own = (
-            [run[w]["iterations"].mean for w in WEIGHTINGS] for run in runs
-        )
-        errors = [runs[1][w]["error"].mean for w in WEIGHTINGS]
-        draws = runs[1]["draws_per_part"].mean
-        lines += [
-            f"ρ = {compression}: read literally (the gradient of ‖S(Xθ − y)‖² and the "
-            f"step 1e-7), descent takes {literal[0] / published[0]:.2f} and "
-            f"{literal[1] / published[1]:.2f} times the published iterations, at the "
-            f"ratio {literal[1] / literal[0]:.2f} without to with weights (published "
-            f"{published[1] / published[0]:.2f}). At twice that step it takes "
-            f"{doubled[0] / published[0]:.2f} and {doubled[1] / published[1]:.2f} "
-            "times as many.",
-            f"  The weights act as a longer step: their mean q/k is {draws:.2f}. With "
-            f"each method at its own best step it takes {own[0]:.1f} iterations with "
-            f"them and {own[1]:.1f} without.",
-            f"  The squared error against X⁺y is {errors[0]:.1e} and {errors[1]:.1e} "
-            f"(published {PUBLISHED_ERROR[compression]}).",
-        ]
-    return "\n".join(lines)
 
 
 def iterations_table(numbers: Numbers) -> ResultTable:
@@ -240,10 +190,8 @@ def iterations_table(numbers: Numbers) -> ResultTable:
     def show(cell):
         compression, weighting = cell
         published = PUBLISHED_ITERATIONS[f"rho={compression} {weighting}"]
-        literal, doubled = (
-            numbers["reproduced"][f"rho={compression} {protocol}"]
-            for protocol in PROTOCOLS
-        )
+        found = numbers["reproduced"][f"rho={compression}"]
+        literal, doubled = (found[protocol] for protocol in PROTOCOLS)
         iterations = doubled[weighting]["iterations"]
         is_weighted = weighting == "weighted"
         return {
@@ -264,7 +212,7 @@ def errors_table(numbers: Numbers) -> ResultTable:
     """Squared distance from the least-squares solution of all the data."""
 
     def row(compression):
-        cell = numbers["reproduced"][f"rho={compression} doubled"]
+        cell = numbers["reproduced"][f"rho={compression}"]["doubled"]
         errors = [interval_power_of_ten(cell[w]["error"]) for w in WEIGHTINGS]
         return [str(compression), PUBLISHED_ERROR[compression], *errors]
 
@@ -281,7 +229,7 @@ def best_table(numbers: Numbers) -> ResultTable:
 
     def show(cell):
         compression, weighting = cell
-        own = numbers[OWN_BEST][f"rho={compression}"][weighting]
+        own = numbers["reproduced"][f"rho={compression}"][OWN_BEST][weighting]
         return {
             "ρ": str(compression),
             "weights": YES_NO[weighting == "weighted"],
@@ -311,7 +259,7 @@ def iterations_figure(numbers: Numbers) -> figures.Figure:
         (0.0, "doubled", "tab:blue", "step 2e-7"),
         (0.27, "literal", "tab:orange", "step 1e-7 (literal)"),
     ):
-        runs = [numbers["reproduced"][f"rho={c} {protocol}"][w] for c, w in cells()]
+        runs = [numbers["reproduced"][f"rho={c}"][protocol][w] for c, w in cells()]
         look = {"color": color, "capsize": 3, "error_kw": {"linewidth": 1}}
         means = [own["iterations"].mean for own in runs]
         halves = [half_width(own["iterations"]) for own in runs]

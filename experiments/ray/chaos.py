@@ -17,7 +17,7 @@ import numpy as np
 import optax
 
 import jaxwgc
-from experiments.runner import figures, interrupts
+from experiments.runner import figures
 from experiments.runner.results import ExperimentError
 from experiments.runner.study import Numbers, Once, Study, run
 from experiments.runner.tables import ResultTable
@@ -68,16 +68,8 @@ def chaos(
             figures={"": draw},
         )
 
-    with interrupts.as_exception():
-        run(
-            "chaos",
-            "Steps among failures",
-            {"": study},
-            steps,
-            seed,
-            out,
-            option="steps",
-        )
+    title, sections = "Steps among failures", {"": study}
+    run("chaos", title, sections, steps, seed, out, option="steps")
 
 
 def measure(

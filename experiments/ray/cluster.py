@@ -16,7 +16,7 @@ import optax
 import jaxwgc
 from experiments.delays.traces import read_traces
 from experiments.paper.mnist import load_digits, logistic_loss, test_error
-from experiments.runner import figures, interrupts
+from experiments.runner import figures
 from experiments.runner.results import ExperimentError
 from experiments.runner.study import Numbers, Once, Study, run
 from experiments.runner.tables import ResultTable
@@ -93,8 +93,7 @@ def cluster(
             note=note,
         )
 
-    with interrupts.as_exception():
-        run("cluster", "Eight processes on MNIST", {"": study}, runs, seed, out)
+    run("cluster", "Eight processes on MNIST", {"": study}, runs, seed, out)
 
 
 def read_trace(path: Path) -> np.ndarray:

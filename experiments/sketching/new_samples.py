@@ -26,11 +26,8 @@ SAMPLINGS = ("leverage", "uniform")
 def study(effort: Effort, key: jax.Array) -> Study:
     """One cell, in which all methods run on the same data."""
     steps = shown_steps(NUM_STEPS if effort.is_full else FEW_STEPS)
-    shape = CODE.num_workers, CODE.num_parts, int(CODE.loads[0])
     return Study(
         {
-            "workers, slots, load": shape,
-            "num_parts": NUM_PARTS,
             "steps": steps,
             "": Trial(one_run, int(steps[-1])),
         },
@@ -170,7 +167,7 @@ def reduce(steps: np.ndarray, trials: Numbers) -> Numbers:
 
 def tabulate(numbers: Numbers) -> ResultTable:
     """Errors at a few steps, and where they end."""
-    steps, limits = numbers["steps"].tolist(), numbers["limits"]
+    steps, limits = numbers["steps"], numbers["limits"]
     shown = table_steps(steps[-1])
 
     def row(name, own):

@@ -10,9 +10,7 @@ def ratio_of_means(above: np.ndarray, below: np.ndarray) -> jaxwgc.Summary:
     """Of paired runs (runs, ...), with the interval of the delta method."""
     ratio = above.mean(axis=0) / below.mean(axis=0)
     spread = jaxwgc.summarize((above - ratio * below) / below.mean(axis=0))
-    return jaxwgc.Summary(
-        ratio, ratio + spread.low, ratio + spread.high, spread.standard_error
-    )
+    return jaxwgc.Summary(ratio, *(ratio + end for end in spread[1:3]), np.nan)
 
 
 def geometric_mean(values: np.ndarray) -> jaxwgc.Summary:
@@ -21,9 +19,7 @@ def geometric_mean(values: np.ndarray) -> jaxwgc.Summary:
     Of errors that differ by orders of magnitude between runs the mean is that of the
     few worst runs; this is not.
     """
-    found = jaxwgc.summarize(np.log(values))
-    mean, low, high = map(np.exp, found[:3])
-    return jaxwgc.Summary(mean, low, high, mean * found.standard_error)
+    return jaxwgc.Summary(*map(np.exp, jaxwgc.summarize(np.log(values))[:3]), np.nan)
 
 
 def verdict(ratio: jaxwgc.Summary) -> str:

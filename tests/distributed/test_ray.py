@@ -658,21 +658,6 @@ def test_overhead_is_split(monkeypatch):
     assert min(own.values()) > 0
 
 
-def test_coordinators_side_by_side():
-    """In a process of its own, since that of multiprocessing stays with it."""
-    program = """
-from experiments.benchmark.coordinator import compare
-print(*compare(1_000, num_blocks=2, num_steps=3), sep=", ")
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        capture_output=True,
-        text=True,
-        cwd=pathlib.Path(__file__).parents[2],
-    )
-    assert "RayCluster, plain Ray, shared memory" in done.stdout, done.stderr[-3000:]
-
-
 def test_experiment_in_short(monkeypatch):
     """Two workers, one code, two steps; and what is shown of it."""
     names = list(cluster_experiment.entries())

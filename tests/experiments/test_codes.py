@@ -21,9 +21,8 @@ from experiments.codes import (
     partial_work,
     recovery,
 )
-from experiments.runner.study import Effort, Study
+from experiments.runner.study import Effort, Study, measure
 from experiments.runner.tables import ResultTable, percent
-from experiments.runner.timing import measure
 from jaxwgc import codes as constructors
 from jaxwgc import stragglers
 from tests.codes.reference import best_mixtures, targets
@@ -77,17 +76,17 @@ def test_few_runs_write_everything(tmp_path, monkeypatch):
     errors = written["equal_load"]["errors"]
     # 13 workers, of whom 1, 3 and 5 straggle.
     assert errors["uncoded(13)"]["random"]["mean"] == pytest.approx(
-        [1 / 13, 3 / 13, 5 / 13]
+        [1 / 13, 3 / 13, 5 / 13], rel=1e-5
     )
     # Every pattern of a block design has the error of the formula, the worst one too.
     answers = 13 - np.array([1, 3, 5])
     expected = (13 - 16 * answers / (3 + answers)) / 13
     plane = errors["projective_plane(3)"]
-    np.testing.assert_allclose(plane["random"]["mean"], expected, atol=1e-12)
-    np.testing.assert_allclose(plane["adversarial"], expected, atol=1e-12)
+    np.testing.assert_allclose(plane["random"]["mean"], expected, 1e-5, 1e-12)
+    np.testing.assert_allclose(plane["adversarial"], expected, 1e-5, 1e-12)
     # Four of five stragglers are the copies of a block of 4 of 12 parts.
     repetition = errors["fractional_repetition(12, 3)"]["adversarial"]
-    np.testing.assert_allclose(repetition, [0, 0, 1 / 3], atol=1e-12)
+    np.testing.assert_allclose(repetition, [0, 0, 1 / 3], 1e-5, 1e-12)
     assert not jax.config.jax_enable_x64
 
 

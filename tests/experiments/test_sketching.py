@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 import jaxwgc
-from experiments.runner.study import Effort
-from experiments.runner.timing import measure
+from experiments.runner.study import Effort, measure
 from experiments.sketching import data, distortion, recommended, samplers
 from jaxwgc import sketching
 
@@ -119,7 +118,7 @@ def test_samplers_section_and_its_least_squares(sampled):
         solution, *_ = np.linalg.lstsq(own.matrix[top], own.target[top], rcond=None)
         squared = np.sum((own.matrix @ solution - own.target) ** 2)
         assert excess["LEV, top k"]["T3"]["median"][at] == pytest.approx(
-            squared / own.squared_residual - 1, rel=1e-6
+            squared / own.squared_residual - 1, rel=1e-5
         )
     assert not jax.config.jax_enable_x64
 

@@ -9,8 +9,7 @@ import scipy.optimize
 import scipy.special
 
 from experiments.runner import timing
-from experiments.runner.study import Effort
-from experiments.runner.timing import measure
+from experiments.runner.study import Effort, measure
 from experiments.sketching import (
     contraction,
     logistic,
