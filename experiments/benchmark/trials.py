@@ -112,14 +112,7 @@ def cluster_code(key: jax.Array, setting: Setting) -> jaxwgc.GradientCode:
     return codes.uncoded(CLUSTER, num_parts)
 
 
-def trial(
-    key: jax.Array,
-    code: jaxwgc.GradientCode,
-    setting: Setting,
-    features: jax.Array,
-    responses: jax.Array,
-    solution: jax.Array,
-) -> jax.Array:
+def trial(key, code, setting, features, responses, solution) -> jax.Array:
     """‖θ - θ_ols‖² / ‖θ_ols‖² after the steps.
 
     A part is a row, so that a step is two products with all the data, whatever the

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -133,9 +133,7 @@ def tabulate_adversarial(numbers: Numbers) -> ResultTable:
     )
 
 
-def _tabulate(
-    numbers: Numbers, kind: str, what: str, heads: list[str], cells: Callable
-) -> ResultTable:
+def _tabulate(numbers, kind, what, heads, cells) -> ResultTable:
     return ResultTable(
         f"Equal load, {kind} stragglers of about {numbers['num_workers']}: {what}, "
         "percent",

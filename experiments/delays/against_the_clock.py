@@ -135,7 +135,8 @@ def study(
         runs=effort.runs,
         derive=curves,
         tables={"": tabulate},
-        figures={"": draw},
+        # No page shows that of a fitted model.
+        figures={"": draw} if source == "measured" else {},
     )
 
 

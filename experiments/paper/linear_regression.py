@@ -1,7 +1,6 @@
 """Table 2 and the data of figure 2: linear regression on uneven leverage scores."""
 
 import functools
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +70,7 @@ def draw_data(key: jax.Array) -> tuple[jax.Array, jax.Array]:
     return features, features @ params + noise
 
 
-def draw_sample(
-    key: jax.Array, compression: int, rescalings: Sequence[str] = ("paper",)
-) -> tuple[tuple[jax.Array, jax.Array], list[sketching.WeightedParts], jax.Array]:
+def draw_sample(key, compression, rescalings=("paper",)):
     """The data, k sampled parts of them in each rescaling, and the number of draws."""
     data_key, sample_key = jax.random.split(key)
     data = draw_data(data_key)
@@ -94,9 +91,7 @@ def draw_sample(
     return data, small, sample.num_draws
 
 
-def one_run(
-    key: jax.Array, compression: int, protocols: Sequence[str] = (*PROTOCOLS, OWN_BEST)
-) -> Numbers:
+def one_run(key, compression, protocols=(*PROTOCOLS, OWN_BEST)) -> Numbers:
     """One data set and sample, solved in each protocol with the weights and without."""
     sample_key, *descent_keys = jax.random.split(key, 3)
     rescalings = ["unbiased" if own == OWN_BEST else "paper" for own in protocols]

@@ -26,6 +26,12 @@ NUM_WORKERS = 8
 NUM_ROWS, NUM_COLUMNS = 4_000, 2_000
 # Relative errors above are no rounding of float32.
 WRONG = 1e-3
+# In the figure.
+CURVES = {
+    "resident_mib": "coordinator in memory, MiB",
+    "store_mib": "object store, MiB",
+    "seconds": "seconds a step",
+}
 
 
 def chaos(
@@ -183,6 +189,7 @@ def summarize(numbers: Numbers) -> dict[str, Any]:
     away = [own for step in steps for own in step["seconds_away"]]
     errors = np.array([step["error"] for step in steps])
     return {
+        "curves": {name: [step[name] for step in steps] for name in CURVES},
         "summary": {
             "steps": len(steps),
             "wrong": int((~(errors <= WRONG)).sum()),
@@ -194,7 +201,7 @@ def summarize(numbers: Numbers) -> dict[str, Any]:
             "replaced": len(away),
             "shortest_away": min(away, default=None),
             "most_away": max(step["away"] for step in steps),
-        }
+        },
     }
 
 
@@ -225,16 +232,11 @@ def tabulate(title: str, numbers: Numbers) -> ResultTable:
 
 def draw(numbers: Numbers) -> figures.Figure:
     """Memory, the object store and seconds, by step."""
-    steps = numbers["steps"]
     figure = figures.Figure(figsize=(9, 3))
     panels = figure.subplots(ncols=3)
-    names = {
-        "resident_mib": "coordinator in memory, MiB",
-        "store_mib": "object store, MiB",
-        "seconds": "seconds a step",
-    }
-    for axes, (name, title) in zip(panels, names.items()):
-        axes.plot([step[name] for step in steps], color=figures.COLORS[0], linewidth=1)
+    for axes, (name, title) in zip(panels, CURVES.items()):
+        curve = numbers["curves"][name]
+        axes.plot(curve, color=figures.COLORS[0], linewidth=1)
         axes.set(title=title, xlabel="step")
-        axes.set_ylim(0, 1.2 * max(step[name] for step in steps))
+        axes.set_ylim(0, 1.2 * max(curve))
     return figure

@@ -90,7 +90,6 @@ def cluster(
             derive=summarize,
             tables={"": tabulate},
             figures={"": draw},
-            note=note,
         )
 
     run("cluster", "Eight processes on MNIST", {"": study}, runs, seed, out)
@@ -263,31 +262,3 @@ def draw(numbers: Numbers) -> figures.Figure:
     handles = panels[0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", ncols=number)
     return figure
-
-
-def note(numbers: Numbers) -> str:
-    """Where coding wins, and where it loses."""
-    summary = numbers["summary"]
-
-    def step(name, scenario):
-        return summary[name][scenario]["seconds_a_step"]
-
-    plain = step("uncoded, all", "calm")
-    lines = []
-    for name in list(summary)[2:]:
-        calm, slow = step(name, "calm"), step(name, "two slow")
-        lines.append(
-            f"{name}: with two workers {SLOWDOWN:.0f} times slower a step takes "
-            f"{slow / calm:.2f} times one with none, and waiting for all without a "
-            f"code {step('uncoded, all', 'two slow') / slow:.1f} times as long. With "
-            f"none slow the code loses: {calm / plain:.1f} times the uncoded step."
-        )
-    ignoring = summary["uncoded, first 6"]["two slow"]
-    exact = summary["uncoded, all"]["two slow"]["error"]
-    lines.append(
-        "Ignoring two of eight without a code takes "
-        f"{1e3 * ignoring['seconds_a_step']:.0f} ms a step, less than any code, and "
-        f"ends at {ignoring['error']:.2f}% after as many steps; exact gradients end at "
-        f"{exact:.2f}%."
-    )
-    return "\n".join(lines)

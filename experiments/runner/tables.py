@@ -53,7 +53,7 @@ class ResultTable:
 def at(summary: jaxwgc.Summary, *index: Any) -> jaxwgc.Summary:
     """Of one entry, or some, of a summary of arrays."""
     ends = (np.asarray(own)[index] for own in summary[:3])
-    return jaxwgc.Summary(*ends, np.nan)
+    return jaxwgc.Summary(*ends, standard_error=np.nan)
 
 
 def half_width(summary: jaxwgc.Summary) -> Any:

@@ -101,9 +101,7 @@ def theory(method: Method, sketch_size: int, num_columns: int) -> float:
     return 1 - free * (free - 3) / ((free - 1) * (sketch_size - 1))
 
 
-def one_run(
-    key: jax.Array, matrix: Any, target: Any, optimum: Any, method: Method, size: int
-) -> Numbers:
+def one_run(key, matrix, target, optimum, method, size) -> Numbers:
     """Errors ‖X(θ_t - θ*)‖² over ‖Xθ*‖², and the mean factor from one to the next."""
     found = sketching.iterative_hessian_sketch(
         key, matrix, target, size, NUM_ITERATIONS, **method.options

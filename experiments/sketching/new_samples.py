@@ -85,9 +85,7 @@ def one_run(key: jax.Array, num_steps: int) -> Numbers:
     }
 
 
-def one_sampling(
-    whole: Any, optimum: jax.Array, num_steps: int, key: jax.Array, probabilities: Any
-) -> Numbers:
+def one_sampling(whole, optimum, num_steps, key, probabilities) -> Numbers:
     """Errors of both kinds at every step, and where the one-shot kind ends."""
     sample_key, steps_key = jax.random.split(key)
     number = CODE.num_parts

@@ -74,9 +74,7 @@ def study(effort: Effort, key: jax.Array) -> Study:
     )
 
 
-def one_run(
-    key: jax.Array, make: distortion.Make, sizes: dict[str, int], every: dict[str, Any]
-) -> Numbers:
+def one_run(key, make, sizes, every) -> Numbers:
     """Of each kind of data its size and distortion: embeddings of one size are one."""
     found = {}
     for kind, size in sizes.items():

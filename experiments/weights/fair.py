@@ -82,9 +82,7 @@ def one_run(key: jax.Array, compression: int) -> Numbers:
     )
 
 
-def one_kind(
-    key: jax.Array, features: jax.Array, responses: jax.Array, compression: int
-) -> Numbers:
+def one_kind(key, features, responses, compression) -> Numbers:
     """‖X(θ - θ*)‖² over the smallest ‖Xθ - y‖²."""
     num_parts = compression * methods.CODE.num_parts
     scores = sketching.leverage_scores(features, method="gram")

@@ -10,7 +10,9 @@ def ratio_of_means(above: np.ndarray, below: np.ndarray) -> jaxwgc.Summary:
     """Of paired runs (runs, ...), with the interval of the delta method."""
     ratio = above.mean(axis=0) / below.mean(axis=0)
     spread = jaxwgc.summarize((above - ratio * below) / below.mean(axis=0))
-    return jaxwgc.Summary(ratio, *(ratio + end for end in spread[1:3]), np.nan)
+    return jaxwgc.Summary(
+        ratio, *(ratio + end for end in spread[1:3]), standard_error=np.nan
+    )
 
 
 def geometric_mean(values: np.ndarray) -> jaxwgc.Summary:
@@ -19,7 +21,9 @@ def geometric_mean(values: np.ndarray) -> jaxwgc.Summary:
     Of errors that differ by orders of magnitude between runs the mean is that of the
     few worst runs; this is not.
     """
-    return jaxwgc.Summary(*map(np.exp, jaxwgc.summarize(np.log(values))[:3]), np.nan)
+    return jaxwgc.Summary(
+        *map(np.exp, jaxwgc.summarize(np.log(values))[:3]), standard_error=np.nan
+    )
 
 
 def verdict(ratio: jaxwgc.Summary) -> str:

@@ -676,7 +676,6 @@ def test_experiment_in_short(monkeypatch):
     numbers = {"codes": dict.fromkeys(names, own)}
     numbers |= cluster_experiment.summarize(numbers)
     assert len(cluster_experiment.tabulate(numbers).rows) == len(numbers["codes"])
-    assert "1.0 times the uncoded step" in cluster_experiment.note(numbers)
     assert len(cluster_experiment.draw(numbers).axes) == len(own)
 
 

@@ -161,9 +161,9 @@ def test_bias_and_variance_add_up_to_the_mean_excess(sampled):
     for name, found in solutions.items():
         cell = samplers.compare(found["T3"], own)
         # The sample variance, less what was taken off the square of the mean.
-        total = cell.squared_bias + cell.variance
-        seen = cell.squared_bias > 0
-        expected = cell.excess.mean(axis=1)[seen]
+        total = cell["squared_bias"] + cell["variance"]
+        seen = cell["squared_bias"] > 0
+        expected = cell["excess"].mean(axis=1)[seen]
         np.testing.assert_allclose(total[seen], expected, rtol=1e-9, err_msg=name)
 
 

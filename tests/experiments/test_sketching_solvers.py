@@ -52,7 +52,7 @@ def test_system_has_the_condition_number_and_the_excess_is_that_of_numpy(with_x6
     (found,) = solvers.compare([entry], matrix, target, 1)
     residual = target - matrix @ np.linalg.pinv(matrix) @ target
     expected = np.linalg.norm(target) / np.linalg.norm(residual) - 1
-    assert found.excess == pytest.approx(expected)
+    assert found["excess"] == pytest.approx(expected)
 
 
 def test_logistic(monkeypatch):
