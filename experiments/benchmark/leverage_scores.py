@@ -115,7 +115,6 @@ def exact_rows(num_rows: int, num_columns: int, repeats: int, seed: int) -> Iter
             "matrix": name,
             "dtype": np.dtype(dtype).name,
             "seconds": {"two_products": floor, "jaxwgc": ours, "numpy_svd": peer},
-            "rank": int(rank),
             "worst_error": np.abs(found - np.sum(left[:, :rank] ** 2, axis=1)).max(),
         }
 

@@ -51,7 +51,6 @@ def study(effort: Effort, key: jax.Array) -> Study:
             "worst_pattern_is_exhaustive": [
                 math.comb(num_workers, number) <= MAX_PATTERNS for number in numbers
             ],
-            "codes_drawn_for_the_adversary": num_draws,
             "errors": {entry.name: cells(entry) for entry in every},
         },
         key=jax.random.fold_in(key, 3),

@@ -63,7 +63,6 @@ def study(effort: Effort, key: jax.Array) -> Study:
         {
             "num_workers": sizes[0],
             "num_parts": sizes[1],
-            "shares": SHARES,
             "recovered": {
                 f"{setting.family}, {setting.label}": Trial(one_run, setting, *sizes)
                 for setting in (SETTINGS if effort.is_full else SETTINGS[2:4])

@@ -199,8 +199,8 @@ def iterations_table(numbers: Numbers) -> ResultTable:
             "q/k": interval(doubled["draws_per_part"], 3) if is_weighted else "",
         }
 
-    title = "Table 2: iterations, mean of {runs:,} runs with 95% confidence interval"
-    return ResultTable.of_records(title.format(**numbers), show, cells())
+    runs = f"mean of {numbers['runs']:,} runs with 95% confidence interval"
+    return ResultTable.of_records(f"Table 2: iterations, {runs}", show, cells())
 
 
 def errors_table(numbers: Numbers) -> ResultTable:
@@ -233,10 +233,12 @@ def best_table(numbers: Numbers) -> ResultTable:
             "condition L/μ": interval(own["condition"], 3),
         }
 
-    title = (
-        "Unbiased rescaling, step 2/(μ + L) of each run's own Hessian; {runs:,} runs"
+    return ResultTable.of_records(
+        "Unbiased rescaling, step 2/(μ + L) of each run's own Hessian; "
+        f"{numbers['runs']:,} runs",
+        show,
+        cells(),
     )
-    return ResultTable.of_records(title.format(**numbers), show, cells())
 
 
 def cells() -> list[tuple[int, str]]:

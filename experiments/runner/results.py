@@ -19,7 +19,7 @@ from experiments.runner.timing import Timing
 # What JSON has no numbers for, by the names of Protocol Buffers.
 NOT_FINITE = {json.dumps(value): value for value in (math.inf, -math.inf, math.nan)}
 # In files; tables show fewer, and figures fewer still.
-SIGNIFICANT_DIGITS = 6
+SIGNIFICANT_DIGITS = 8
 
 
 class ExperimentError(Exception):

@@ -26,7 +26,6 @@ import jaxwgc
 from experiments.benchmark import coordinator as coordinator_benchmark
 from experiments.ray import chaos
 from experiments.ray import cluster as cluster_experiment
-from experiments.runner.results import ExperimentError
 from jaxwgc import codes, stragglers
 from jaxwgc.distributed import RayCluster, _ray_cluster, _ray_hiring, _ray_runtime
 from tests.distributed import ray_coordinator, ray_processes
@@ -666,8 +665,7 @@ def test_experiment_in_short(monkeypatch):
     entry = cluster_experiment.Entry(
         codes.fractional_repetition(2, num_stragglers=1), stragglers.fastest(1)
     )
-    times = np.array([[0.01, 0.02], [0.03, 0.01]])
-    own = cluster_experiment.measure(entry, 1, 4, 0, times)
+    own = cluster_experiment.measure(entry, 1, 4, 0)
     assert set(own) == set(cluster_experiment.SCENARIOS)
     for records in own.values():
         [seconds], [errors] = records["seconds"], records["errors"]
@@ -677,21 +675,3 @@ def test_experiment_in_short(monkeypatch):
     numbers |= cluster_experiment.summarize(numbers)
     assert len(cluster_experiment.tabulate(numbers).rows) == len(numbers["codes"])
     assert len(cluster_experiment.draw(numbers).axes) == len(own)
-
-
-def test_traces_of_the_experiment(tmp_path):
-    file = tmp_path / "trace.npy"
-    times = np.ones((8, 9))
-    times[1, 2], times[0, 0] = np.inf, np.nan
-    np.save(file, times)
-    found = cluster_experiment.read_trace(file)
-    never = cluster_experiment.NEVER
-    assert found.shape == (8, 8)
-    assert found[1, 2] == found[0, 0] == never
-    assert found[0, 1] == cluster_experiment.SECONDS_A_PART
-    for wrong in (np.ones(8), np.ones((8, 7)), np.full((8, 8), np.inf)):
-        np.save(file, wrong)
-        with pytest.raises(ExperimentError, match="--trace must"):
-            cluster_experiment.read_trace(file)
-    with pytest.raises(ExperimentError, match="--trace must be a file"):
-        cluster_experiment.read_trace(tmp_path / "none.npy")

@@ -112,7 +112,7 @@ def test_numbers_come_back_as_they_are_shown(tmp_path):
     assert found.time == numbers["time"]
     np.testing.assert_array_equal(found.curve.mean, [2, 2])
     assert np.isnan(found.curve.standard_error)
-    assert found["mean"][:2] == (0.666667, -math.inf) and np.isnan(found["mean"].high)
+    assert found["mean"][:2] == (0.66666667, -math.inf) and np.isnan(found["mean"].high)
     # What nobody has read is not kept.
     assert results.was_read(results.to_records(found)) == {}
     again = results.to_records({"one": {"a": 1, "b": 2}, "two": [{"c": 3}, {"c": 4}]})
