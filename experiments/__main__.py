@@ -15,7 +15,6 @@ if __name__ == "__main__" and not {"cluster", "chaos"} & {*sys.argv}:
 from collections.abc import Callable
 
 import tyro
-from rich.table import Table
 
 from experiments.benchmark import benchmark
 from experiments.codes import codes
@@ -49,28 +48,15 @@ EXPERIMENTS: dict[str, Callable[..., None]] = {
 }
 
 
-def list_experiments() -> None:
-    """A line an experiment."""
-    table = Table(title="python -m experiments [redraw] NAME", title_justify="left")
-    table.add_column("NAME", style="bold")
-    table.add_column("what it does")
-    for name, experiment in EXPERIMENTS.items():
-        table.add_row(name, (experiment.__doc__ or "").strip().splitlines()[0])
-    console.print(table)
-
-
 def main() -> int:
     """Runs what the command line asks for; gives the exit status."""
-    if len(sys.argv) == 1:
-        list_experiments()
-        return 0
-    redraws = sys.argv[1] == "redraw"
-    if redraws:
-        del sys.argv[1]
+    redraws = sys.argv[1:2] == ["redraw"]
+    arguments = sys.argv[1 + redraws :] or ["--help"]
     before = is_redrawing.set(redraws)
     try:
         tyro.extras.subcommand_cli_from_dict(
             EXPERIMENTS,
+            args=arguments,
             prog="python -m experiments",
             description="The paper's tables and figures, comparisons and benchmarks.",
         )

@@ -28,10 +28,10 @@ def code_lines(source: str) -> int:
         if token.type not in NO_CODE:
             lines.update(range(token.start[0], token.end[0] + 1))
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
-            if ast.get_docstring(node, clean=False) is not None:
-                text = node.body[0]
-                lines.difference_update(range(text.lineno, text.end_lineno + 1))
+        # A string that stands alone documents what is before it.
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            if isinstance(node.value.value, str):
+                lines -= {*range(node.lineno, (node.end_lineno or 0) + 1)}
     return len(lines)
 
 
