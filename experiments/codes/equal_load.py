@@ -57,7 +57,6 @@ def study(effort: Effort, key: jax.Array) -> Study:
         runs=effort.runs,
         batch_size=500,
         x64=True,
-        derive=lambda numbers: {"orderings": orderings.rows(numbers)},
         tables={
             "equal_load_codes": tabulate_codes,
             "equal_load_random": tabulate_random,

@@ -221,13 +221,12 @@ def one_run(key: jax.Array, data: Any, rules: dict[str, Rule], compression: int)
     found = jax.vmap(descend)(keys, *map(jnp.stack, zip(*lanes, strict=True)))
     run: dict[str, Any] = {"draws_per_part": sample.num_draws / NUM_PARTS}
     for lane, protocol in enumerate(PROTOCOLS):
-        weighted, unweighted = (
-            {name: leaf[2 * lane + second] for name, leaf in found.items()}
-            for second in range(2)
-        )
-        saved = unweighted["error"] - weighted["error"]
-        run[protocol] = {"weighted": weighted, "unweighted": unweighted}
-        run[protocol]["error_saved"] = saved
+        run[protocol] = {
+            weighting: {name: leaf[2 * lane + second] for name, leaf in found.items()}
+            for second, weighting in enumerate(WEIGHTINGS)
+        }
+        error = found["error"][2 * lane : 2 * lane + 2]
+        run[protocol]["error_saved"] = error[1] - error[0]
     return run
 
 

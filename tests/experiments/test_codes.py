@@ -146,10 +146,9 @@ def test_determined_parts_are_those_of_a_row_echelon_form(with_x64):
 
 
 def test_elimination_recovers_what_peeling_does_and_more(with_x64):
-    for setting in (recovery.SETTINGS[2], recovery.SETTINGS[-1]):
-        found = jax.jit(recovery.one_run, static_argnums=(1, 2, 3))(
-            KEY, setting, 20, 10
-        )
+    makes = [*recovery.SETTINGS.values()]
+    for make in (makes[2], makes[-1]):
+        found = jax.jit(recovery.one_run, static_argnums=(1, 2, 3))(KEY, make, 20, 10)
         assert np.all(found["elimination"] >= found["peeling"])
         assert np.all(np.diff(found["elimination"]) >= 0)
 
