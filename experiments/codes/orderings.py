@@ -45,8 +45,8 @@ def tabulate(numbers: Numbers) -> ResultTable:
         "Published orderings at equal load: does it hold, errors in percent",
         ["ordering", *(f"s = {number}" for number in stragglers)],
         [
-            [claim, *(cell(*what, column) for column in range(len(stragglers)))]
-            for claim, *what in CLAIMS
+            [claim, *(cell(kind, less, more, at) for at in range(len(stragglers)))]
+            for claim, kind, less, more in CLAIMS
         ],
     )
 
