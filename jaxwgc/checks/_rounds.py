@@ -7,9 +7,8 @@ from jaxwgc.codes import GradientCode
 
 
 def are_undecodable(code: GradientCode, received: np.ndarray) -> np.ndarray:
-    """Which rounds, bool (rounds, num_workers), cannot be decoded; bool (rounds,)."""
-    errors = np.asarray(coding.decoding_error(code, received))
-    return errors > (1e-3 * np.linalg.norm(code.target)) ** 2
+    """Returns which rounds, bool (rounds, num_workers), cannot be decoded."""
+    return np.asarray(coding.decoding(code, received).failed())
 
 
 def rounds_problem(
@@ -18,7 +17,7 @@ def rounds_problem(
     failed: np.ndarray,
     elapsed: np.ndarray | None,
 ) -> str | None:
-    """What is probably wrong where at least half of the rounds do not decode.
+    """Explains why rounds do not decode, where at least half of them do not.
 
     Args:
       code: a gradient code.

@@ -67,15 +67,15 @@ def binary(num_workers: int, num_stragglers: int) -> GradientCode:
         num_stragglers=num_stragglers,
         decoders=(
             Group(np.where(size_of_worker == sizes[:, None], slot_of_worker, -1)),
-            LeastSquares(),
+            LeastSquares(num_stragglers),
             OneStep(num_workers / num_classes),
-            Peeling(),
+            Peeling(assignment),
         ),
     )
 
 
 def _even_runs(num_parts: int, num_runs: np.ndarray) -> np.ndarray:
-    """Which of so many runs each part falls in: (len(num_runs), num_parts).
+    """Returns the run that each part falls in, (len(num_runs), num_parts).
 
     The lengths of the runs differ by at most one, longer ones first.
     """

@@ -1,18 +1,17 @@
 """Rounds of simulated workers: who has answered when, and what that decodes to."""
 
-import dataclasses
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxwgc._targets import mixing, rounding, squared_error
+from jaxwgc._targets import rounding
 from jaxwgc.codes import GradientCode
-from jaxwgc.decoders import Group
 from jaxwgc.stragglers import DelayModel
+from jaxwgc.studies._many_masks import decode_masks
 
 # Numbers in a batch of masks that are decoded together, times the number of parts.
 _BATCH_SIZE = 2**21
@@ -150,27 +149,9 @@ def _arrival_times(code: GradientCode, times: np.ndarray) -> np.ndarray:
 
 def decode(code: GradientCode, masks: np.ndarray) -> Decoded:
     """With the decoder that the code brings, in batches of one shape."""
-    decoder = code.choose_decoder()
-    # What is not read is left out, so that codes share what is compiled for them.
-    rest: dict[str, Any] = {"num_stragglers": 0} if decoder.is_a(Group) else {}
-    code = dataclasses.replace(code, decoders=(), **rest)
     num_rounds, num_messages = masks.shape
     size = max(1, min(num_rounds, _BATCH_SIZE // (num_messages * code.num_parts)))
-    found = []
-    for start in range(0, num_rounds, size):
-        batch = np.ones((size, num_messages), bool)
-        batch[: num_rounds - start] = masks[start : start + size]
-        weights, errors = _decode(code, batch, decoder)
-        found.append((np.asarray(weights, np.float64), np.asarray(errors, np.float64)))
-    weights, errors = (np.concatenate(own)[:num_rounds] for own in zip(*found))
+    decoded = decode_masks(code, masks, batch_size=size)
+    errors = decoded.errors / np.sum(np.asarray(code.target, np.float64) ** 2)
     limit = rounding(jnp.result_type(float)) ** 2
-    return Decoded(weights, np.where(errors < limit, 0.0, errors))
-
-
-@jax.jit
-def _decode(code, masks, decoder):
-    mixed = mixing(code, code.weights_of(masks, decoder))
-    target = jnp.asarray(code.target, jnp.result_type(float))
-    own = jnp.einsum("...uju->...j", mixed).real / code.num_segments
-    errors = squared_error(code, mixed) / jnp.sum(target**2)
-    return own, errors
+    return Decoded(decoded.effective_weights, np.where(errors < limit, 0.0, errors))

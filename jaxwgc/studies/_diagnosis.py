@@ -11,16 +11,16 @@ import numpy as np
 
 from jaxwgc import _validation
 from jaxwgc.codes import GradientCode
-from jaxwgc.coding._many_masks import errors_and_noise
-from jaxwgc.coding._worst_pattern import worst_pattern
 from jaxwgc.decoders import DecoderLike
+from jaxwgc.studies._many_masks import decode_masks
+from jaxwgc.studies._worst_pattern import worst_pattern
 
 # Numbers of stragglers that are looked at where none are asked for.
 _NUM_ROWS = 8
 
 
 class Diagnosis(NamedTuple):
-    """What `diagnose` found, in NumPy arrays; `print` shows it as a table.
+    """Costs and errors of a code, in NumPy arrays; `print` shows them as a table.
 
     Errors are those of `jaxwgc.decoding_error`, over the squared norm of the target: 0
     for exact decoding, 1 for no gradient at all. Rows are numbers of stragglers.
@@ -109,7 +109,7 @@ def diagnose(
     decoder: DecoderLike = None,
     max_patterns: int = 50_000,
 ) -> Diagnosis:
-    """What a code costs, and its decoding error against the number of stragglers.
+    """Returns the costs of a code, and its decoding errors by number of stragglers.
 
     For each number of stragglers every pattern is decoded where there are at most
     `num_patterns`, and as many random ones elsewhere. The same key gives the same
@@ -136,7 +136,7 @@ def diagnose(
       >>> import jax
       >>> from jaxwgc import codes, coding
       >>> code = codes.fractional_repetition(6, num_stragglers=1)
-      >>> print(coding.diagnose(code, jax.random.key(0), [1, 2]))
+      >>> print(studies.diagnose(code, jax.random.key(0), [1, 2]))
       2 parts a worker (at most 2), 2 workers a part (at least 2), messages of 1 times \
 the gradient's length
       errors over the squared norm of the target, ± standard error; (all): all
@@ -186,8 +186,9 @@ the gradient's length
         )
         worst = worst_pattern(code, number, max_patterns=max_patterns)
         masks = np.concatenate([worst[None], patterns])
-        errors, noise = errors_and_noise(code, masks)
-        errors, noise = errors / scale, noise / scale
+        by_message = masks.repeat(code.messages_per_worker, axis=1)
+        decoded = decode_masks(code, by_message)
+        errors, noise = decoded.errors / scale, decoded.noise / scale
         # Where the search is not exhaustive a random pattern may be worse.
         hardest = errors.argmax()
         spread = 0.0 if is_exhaustive else errors[1:].std(ddof=1)
