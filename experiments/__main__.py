@@ -4,30 +4,32 @@
 the numbers that lie in its `--out`.
 """
 
-from experiments.interrupts import end_on_interrupt
-
-if __name__ == "__main__":
-    end_on_interrupt()  # before the imports, which take seconds
-
+import signal
 import sys
+
+# Ctrl-C ends the program at once, though it imports or runs what is compiled. Where
+# there are processes to end first it is an exception.
+if __name__ == "__main__" and not {"cluster", "chaos"} & {*sys.argv}:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 from collections.abc import Callable
 
 import tyro
-from rich.table import Table
 
-from experiments import studies
 from experiments.benchmark import benchmark
-from experiments.chaos import chaos
-from experiments.cluster import cluster
 from experiments.codes import codes
-from experiments.delay_models import delays
-from experiments.figure2 import figure2
-from experiments.linear_regression import linear_regression
-from experiments.mnist import mnist
-from experiments.plan import plan
-from experiments.results import ExperimentError, console
+from experiments.delays.against_the_clock import time
+from experiments.delays.models import delays
+from experiments.delays.planning import plan
+from experiments.paper.figure2 import figure2
+from experiments.paper.linear_regression import linear_regression
+from experiments.paper.mnist import mnist
+from experiments.ray.chaos import chaos
+from experiments.ray.cluster import cluster
+from experiments.runner.results import ExperimentError
+from experiments.runner.study import is_redrawing
+from experiments.runner.tables import console
 from experiments.sketching import sketching
-from experiments.time import time
 from experiments.weights import weights
 
 EXPERIMENTS: dict[str, Callable[..., None]] = {
@@ -46,36 +48,25 @@ EXPERIMENTS: dict[str, Callable[..., None]] = {
 }
 
 
-def list_experiments() -> None:
-    """A line an experiment."""
-    table = Table(title="python -m experiments [redraw] NAME", title_justify="left")
-    table.add_column("NAME", style="bold")
-    table.add_column("what it does")
-    for name, experiment in EXPERIMENTS.items():
-        table.add_row(name, (experiment.__doc__ or "").strip().splitlines()[0])
-    console.print(table)
-
-
 def main() -> int:
     """Runs what the command line asks for; gives the exit status."""
-    if len(sys.argv) == 1:
-        list_experiments()
-        return 0
-    redraws = sys.argv[1] == "redraw"
-    if redraws:
-        del sys.argv[1]
-    before = studies.is_redrawing.set(redraws)
+    redraws = sys.argv[1:2] == ["redraw"]
+    arguments = sys.argv[1 + redraws :] or ["--help"]
+    before = is_redrawing.set(redraws)
     try:
         tyro.extras.subcommand_cli_from_dict(
             EXPERIMENTS,
+            args=arguments,
             prog="python -m experiments",
             description="The paper's tables and figures, comparisons and benchmarks.",
         )
     except ExperimentError as error:
         console.print(f"[red]error:[/red] {error}", highlight=False, soft_wrap=True)
         return 1
+    except KeyboardInterrupt:
+        return 130
     finally:
-        studies.is_redrawing.reset(before)
+        is_redrawing.reset(before)
     return 0
 
 

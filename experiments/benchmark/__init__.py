@@ -4,7 +4,6 @@ import functools
 from collections.abc import Callable
 from pathlib import Path
 
-from experiments import studies
 from experiments.benchmark import (
     accuracy,
     compilation,
@@ -19,9 +18,10 @@ from experiments.benchmark import (
     trials,
     worst_patterns,
 )
+from experiments.runner.study import Study, run
 
 # By the names of their files, of repeats, seed and quick.
-SECTIONS: dict[str, Callable[[int, int, bool], studies.Study]] = {
+SECTIONS: dict[str, Callable[[int, int, bool], Study]] = {
     "accuracy": accuracy.study,
     "worst_patterns": worst_patterns.study,
     "decoding": decoding.exact,
@@ -57,4 +57,4 @@ def benchmark(
         for name, study in SECTIONS.items()
     }
     title = "Benchmark, each entry"
-    studies.run("benchmark", title, sections, repeats, seed, out, option="repeats")
+    run("benchmark", title, sections, repeats, seed, out, option="repeats")

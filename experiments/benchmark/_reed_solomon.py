@@ -52,9 +52,7 @@ def neighbours(code: jaxwgc.GradientCode) -> np.ndarray:
     )
 
 
-def climb(
-    seed: int, masks: np.ndarray, error: Error, num_steps: int, num_swaps: int = 256
-) -> np.ndarray:
+def climb(seed, masks, error, num_steps, num_swaps=256) -> np.ndarray:
     """Each mask after swaps of a straggler for another, the worst of many each time.
 
     As long as a swap does more harm, and at most `num_steps` of them.
@@ -77,9 +75,7 @@ def climb(
     return climbed
 
 
-def search(
-    seed: int, code: jaxwgc.GradientCode, masks: np.ndarray, error: Error, quick: bool
-) -> dict[str, np.ndarray]:
+def search(seed, code, masks, error, quick) -> dict[str, np.ndarray]:
     """The masks, those of the other kinds, and what climbs from the worst reach."""
     found = {"random": masks, "strides": strides(code), "neighbours": neighbours(code)}
     every = np.concatenate([*found.values()])

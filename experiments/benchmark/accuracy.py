@@ -8,7 +8,7 @@ import numpy as np
 
 import jaxwgc
 from experiments.benchmark import _reed_solomon
-from experiments.studies import Once, Study, timed
+from experiments.runner.study import Once, Study, timed
 from jaxwgc.decoders import Lagrange
 
 NUM_PATTERNS = 1_000

@@ -11,8 +11,8 @@ import numpy as np
 import optax
 
 import jaxwgc
-from experiments.studies import Once, Study
-from experiments.tables import ResultTable
+from experiments.runner.study import Once, Study
+from experiments.runner.tables import ResultTable
 from jaxwgc import codes, sketching, stragglers
 
 SHOWN = 10

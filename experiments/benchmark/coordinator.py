@@ -11,8 +11,8 @@ import optax
 
 import jaxwgc
 from experiments.benchmark import _coordinators
-from experiments.studies import Once, Study
-from experiments.tables import ResultTable
+from experiments.runner.study import Once, Study
+from experiments.runner.tables import ResultTable
 
 NUM_WORKERS, NUM_AWAITED = 8, 6
 # The first steps find memory and compile.

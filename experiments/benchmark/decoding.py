@@ -9,8 +9,8 @@ import numpy as np
 import jaxwgc
 from experiments.benchmark import _reed_solomon
 from experiments.benchmark._peers import numpy_lagrange, numpy_lstsq
-from experiments.studies import Once, Study, timed
-from experiments.timing import median_seconds
+from experiments.runner.study import Once, Study, timed
+from experiments.runner.timing import median_seconds
 from jaxwgc.decoders import LeastSquares
 
 NUM_MASKS = 2_000

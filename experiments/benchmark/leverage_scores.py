@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
 
-from experiments.studies import Once, Study, timed
-from experiments.timing import median_seconds
+from experiments.runner.study import Once, Study, timed
+from experiments.runner.timing import median_seconds
 from jaxwgc import sketching
 
 SHAPE, APPROXIMATED_SHAPE = (100_000, 200), (100_000, 1_000)
@@ -115,7 +115,6 @@ def exact_rows(num_rows: int, num_columns: int, repeats: int, seed: int) -> Iter
             "matrix": name,
             "dtype": np.dtype(dtype).name,
             "seconds": {"two_products": floor, "jaxwgc": ours, "numpy_svd": peer},
-            "rank": int(rank),
             "worst_error": np.abs(found - np.sum(left[:, :rank] ** 2, axis=1)).max(),
         }
 

@@ -12,9 +12,9 @@ import numpy as np
 from jax.sharding import PartitionSpec
 
 import jaxwgc
-from experiments.studies import Once, Study
-from experiments.tables import ResultTable
-from experiments.timing import median_seconds
+from experiments.runner.study import Once, Study
+from experiments.runner.tables import ResultTable
+from experiments.runner.timing import median_seconds
 from jaxwgc import distributed
 
 NUM_DEVICES = 8

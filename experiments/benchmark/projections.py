@@ -10,8 +10,8 @@ import numpy as np
 import scipy.linalg
 from sklearn.random_projection import GaussianRandomProjection, SparseRandomProjection
 
-from experiments.studies import Once, Study, timed
-from experiments.timing import median_seconds
+from experiments.runner.study import Once, Study, timed
+from experiments.runner.timing import median_seconds
 from jaxwgc import sketching
 
 NUM_ROWS, NUM_COLUMNS, SKETCH_SIZE, NUM_SEEDS = 50_000, 25, 400, 10

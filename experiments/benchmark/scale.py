@@ -9,8 +9,8 @@ import jax
 import numpy as np
 
 import jaxwgc
-from experiments.studies import Once, Study, timed
-from experiments.timing import median_seconds
+from experiments.runner.study import Once, Study, timed
+from experiments.runner.timing import median_seconds
 from jaxwgc import GradientCode, codes
 
 NUM_PARAMETERS = 1_000_000

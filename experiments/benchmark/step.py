@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import optax
 
 import jaxwgc
-from experiments import descent
-from experiments.studies import Once, Study
-from experiments.tables import ResultTable
-from experiments.timing import median_seconds
+from experiments.paper import descent
+from experiments.runner.study import Once, Study
+from experiments.runner.tables import ResultTable
+from experiments.runner.timing import median_seconds
 
 DESCRIPTIONS = (
     "plain full batch",

@@ -5,9 +5,9 @@ import time
 import jax
 
 import jaxwgc
-from experiments import linear_regression
-from experiments.studies import Once, Study, Trial
-from experiments.tables import ResultTable
+from experiments.paper import linear_regression
+from experiments.runner.study import Once, Study, Trial
+from experiments.runner.tables import ResultTable
 
 TABLE2_RUNS = 2_000
 

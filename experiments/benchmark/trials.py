@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 
 import jaxwgc
-from experiments.studies import Once, Study, timed
-from experiments.tables import interval_power_of_ten
+from experiments.runner.study import Once, Study, timed
+from experiments.runner.tables import interval_power_of_ten
 from jaxwgc import codes, stragglers
 
 # Workers in clusters of that many, with a code each: the code of all of them is block
@@ -112,14 +112,7 @@ def cluster_code(key: jax.Array, setting: Setting) -> jaxwgc.GradientCode:
     return codes.uncoded(CLUSTER, num_parts)
 
 
-def trial(
-    key: jax.Array,
-    code: jaxwgc.GradientCode,
-    setting: Setting,
-    features: jax.Array,
-    responses: jax.Array,
-    solution: jax.Array,
-) -> jax.Array:
+def trial(key, code, setting, features, responses, solution) -> jax.Array:
     """‖θ - θ_ols‖² / ‖θ_ols‖² after the steps.
 
     A part is a row, so that a step is two products with all the data, whatever the

@@ -5,7 +5,7 @@ import numpy as np
 
 import jaxwgc
 from experiments.benchmark import _reed_solomon
-from experiments.studies import Once, Study, timed
+from experiments.runner.study import Once, Study, timed
 
 CODES = tuple(
     (number, number, replication)

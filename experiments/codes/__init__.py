@@ -5,7 +5,6 @@ from pathlib import Path
 
 import jax
 
-from experiments import studies
 from experiments.codes import (
     equal_load,
     learned,
@@ -14,6 +13,7 @@ from experiments.codes import (
     partial_work,
     recovery,
 )
+from experiments.runner.study import Effort, run
 
 SECTIONS = {
     "equal_load": equal_load.study,
@@ -34,10 +34,10 @@ def codes(runs: int = 2_000, seed: int = 0, out: Path = Path("results")) -> None
         seed: Of the random numbers.
         out: Folder for the tables (JSON and Markdown) and figures (PNG).
     """
-    effort = studies.Effort(runs, is_full=runs >= 100)
+    effort = Effort(runs, is_full=runs >= 100)
     key = jax.random.key(seed)
     sections = {
         name: functools.partial(study, effort, key) for name, study in SECTIONS.items()
     }
     title = "Which code? Patterns of stragglers"
-    studies.run("codes", title, sections, runs, seed, out)
+    run("codes", title, sections, runs, seed, out)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 
 import jaxwgc
-from experiments.studies import Effort
+from experiments.runner.study import Effort
 from jaxwgc import codes as constructors
 from jaxwgc import stragglers
 

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -12,9 +12,9 @@ import numpy as np
 import jaxwgc
 from experiments.codes import orderings
 from experiments.codes.equal_codes import Entry, entries
-from experiments.figures import Figure, new_figure, style
-from experiments.studies import Effort, Numbers, Once, Study, Trial
-from experiments.tables import ROUNDING, ResultTable, percent, percents
+from experiments.runner.figures import Figure, new_figure, style
+from experiments.runner.study import Effort, Numbers, Once, Study, Trial
+from experiments.runner.tables import ROUNDING, ResultTable, percent, percents
 
 STRAGGLERS, FEW_STRAGGLERS = (2, 4, 6, 8, 10, 12, 15), (1, 3, 5)
 # Codes that the adversary is set on, of each random construction.
@@ -50,14 +50,12 @@ def study(effort: Effort, key: jax.Array) -> Study:
             "worst_pattern_is_exhaustive": [
                 math.comb(num_workers, number) <= MAX_PATTERNS for number in numbers
             ],
-            "codes_drawn_for_the_adversary": num_draws,
             "errors": {entry.name: cells(entry) for entry in every},
         },
         key=jax.random.fold_in(key, 3),
         runs=effort.runs,
         batch_size=500,
         x64=True,
-        derive=lambda numbers: {"orderings": orderings.rows(numbers)},
         tables={
             "equal_load_codes": tabulate_codes,
             "equal_load_random": tabulate_random,
@@ -132,9 +130,7 @@ def tabulate_adversarial(numbers: Numbers) -> ResultTable:
     )
 
 
-def _tabulate(
-    numbers: Numbers, kind: str, what: str, heads: list[str], cells: Callable
-) -> ResultTable:
+def _tabulate(numbers, kind, what, heads, cells) -> ResultTable:
     return ResultTable(
         f"Equal load, {kind} stragglers of about {numbers['num_workers']}: {what}, "
         "percent",

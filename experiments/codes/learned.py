@@ -2,15 +2,14 @@
 
 import dataclasses
 import itertools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import jaxwgc
-from experiments.studies import Effort, Numbers, Once, Study
-from experiments.tables import ResultTable, half_width, percent
+from experiments.runner.study import Effort, Numbers, Once, Study
+from experiments.runner.tables import ResultTable, half_width, percent
 from jaxwgc import codes as constructors
 from jaxwgc import stragglers
 
@@ -19,16 +18,6 @@ FEW_ASSIGNMENTS = ("regular graph",)
 Code = jaxwgc.GradientCode
 # Fresh masks for each of the runs: 20,000 by default.
 MASKS_PER_RUN = 10
-
-
-class Comparison(NamedTuple):
-    """Mean errors over the number of parts, and how much smaller the second is."""
-
-    zeros_and_ones: jaxwgc.Summary
-    learned: jaxwgc.Summary
-    reduction: float
-    reduction_half_interval: float
-    unchanged: bool
 
 
 def study(effort: Effort, key: jax.Array) -> Study:
@@ -92,7 +81,7 @@ def zeros_and_ones(key: jax.Array) -> dict[str, Code]:
     }
 
 
-def compare(code: Code, better: Code, masks: np.ndarray) -> Comparison:
+def compare(code: Code, better: Code, masks: np.ndarray) -> Numbers:
     """Both decoded by least squares, on the same masks."""
     # With nothing else in them that is static: one program serves all.
     only = {"decoders": (jaxwgc.decoders.LeastSquares(),), "num_stragglers": 0}
@@ -105,9 +94,10 @@ def compare(code: Code, better: Code, masks: np.ndarray) -> Comparison:
     # The ratio of two means, by the delta method.
     ratio = after.mean() / before.mean()
     spread = jaxwgc.summarize((after - ratio * before) / before.mean())
-    return Comparison(
-        *jaxwgc.summarize((before, after)),
-        reduction=float(1 - ratio),
-        reduction_half_interval=float(half_width(spread)),
-        unchanged=better is code,
-    )
+    return {
+        "zeros_and_ones": jaxwgc.summarize(before),
+        "learned": jaxwgc.summarize(after),
+        "reduction": float(1 - ratio),
+        "reduction_half_interval": float(half_width(spread)),
+        "unchanged": better is code,
+    }

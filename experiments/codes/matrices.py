@@ -5,8 +5,8 @@ import numpy as np
 from matplotlib.colors import FuncNorm, LinearSegmentedColormap
 
 import jaxwgc
-from experiments.figures import COLORS, Figure
-from experiments.studies import Effort, Study
+from experiments.runner.figures import COLORS, Figure
+from experiments.runner.study import Effort, Study
 from jaxwgc import codes as constructors
 from jaxwgc import stragglers
 
@@ -47,10 +47,7 @@ def study(effort: Effort, key: jax.Array) -> Study:
     """The figure alone."""
     num_steps = 1500 if effort.is_full else 10
     codes = small_codes(jax.random.fold_in(key, 5), num_steps)
-    return Study(
-        {name: np.shape(code.encoding_matrix) for name, code in codes.items()},
-        figures={"matrices": lambda numbers: draw(codes)},
-    )
+    return Study({}, figures={"matrices": lambda numbers: draw(codes)})
 
 
 def draw(codes: dict[str, jaxwgc.GradientCode], columns: int = 5) -> Figure:

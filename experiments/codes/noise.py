@@ -2,15 +2,14 @@
 
 import itertools
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import numpy as np
 
 import jaxwgc
-from experiments.figures import Figure, line, new_figure
-from experiments.studies import Effort, Numbers, Once, Study
-from experiments.tables import ResultTable
+from experiments.runner.figures import Figure, line, new_figure
+from experiments.runner.study import Effort, Numbers, Once, Study
+from experiments.runner.tables import ResultTable
 from jaxwgc import codes as constructors
 
 NUM_WORKERS, FEW_WORKERS = (10, 20, 50, 100, 200), (10,)
@@ -18,15 +17,6 @@ MAX_PATTERNS = 100
 # Relative misses in float64 above that: the code cannot be decoded, and its noise
 # says nothing.
 DECODABLE = 1e-6
-
-
-class Measured(NamedTuple):
-    """Of one code: median noise, and the worst misses in both precisions."""
-
-    num_workers: int
-    noise: float
-    miss_float64: float
-    miss_float32: float
 
 
 # Of n and s.
@@ -77,7 +67,7 @@ def study(effort: Effort, key: jax.Array) -> Study:
     )
 
 
-def measure(make: Construct, masks: np.ndarray) -> Measured:
+def measure(make: Construct, masks: np.ndarray) -> Numbers:
     """With the library's decoder in both precisions; the rest in float64."""
     num_workers = masks.shape[1]
     code = make(num_workers, num_workers // 10)
@@ -85,12 +75,12 @@ def measure(make: Construct, masks: np.ndarray) -> Measured:
     with jax.enable_x64(True):
         weights = np.asarray(decode(code, masks))
     rounded = np.asarray(decode(code, masks))
-    return Measured(
-        num_workers,
-        noise=float(np.median(noise_of(code, weights))),
-        miss_float64=float(relative_misses(code, weights).max()),
-        miss_float32=float(relative_misses(code, rounded).max()),
-    )
+    return {
+        "num_workers": num_workers,
+        "noise": np.median(noise_of(code, weights)),
+        "miss_float64": relative_misses(code, weights).max(),
+        "miss_float32": relative_misses(code, rounded).max(),
+    }
 
 
 def noise_of(code: jaxwgc.GradientCode, weights: np.ndarray) -> np.ndarray:
@@ -124,7 +114,7 @@ def tabulate(numbers: Numbers) -> ResultTable:
     )
 
 
-def _noise(cell: Measured) -> str:
+def _noise(cell: Numbers) -> str:
     if cell.miss_float64 > DECODABLE:
         return "lost"
     return f"{cell.noise:.3g}" if cell.noise < 1000 else _scientific(cell.noise)

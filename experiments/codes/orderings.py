@@ -1,11 +1,9 @@
 """The orderings that the literature reports, held against the errors measured here."""
 
-from typing import Any
-
 import numpy as np
 
-from experiments.studies import Numbers
-from experiments.tables import ROUNDING, ResultTable, half_width, percent
+from experiments.runner.study import Numbers
+from experiments.runner.tables import ROUNDING, ResultTable, half_width, percent
 
 DESIGN = ("projective_plane",)
 REPETITION = ("fractional_repetition",)
@@ -24,48 +22,31 @@ CLAIMS = (
 )
 
 
-def rows(numbers: Numbers) -> list[dict[str, Any]]:
-    """An entry for each ordering and number of stragglers."""
+def tabulate(numbers: Numbers) -> ResultTable:
+    """A row an ordering, a column a number of stragglers."""
     every = {name.split("(")[0]: own for name, own in numbers["errors"].items()}
-    # Errors by number of stragglers, and half of their intervals.
-    errors = {
-        "random": {name: own["random"].mean for name, own in every.items()},
-        "adversarial": {name: own["adversarial"] for name, own in every.items()},
-    }
     halves = {name: half_width(own["random"]) for name, own in every.items()}
 
-    def row(claim, kind, smaller, larger, column):
-        error = {name: own[column] for name, own in errors[kind].items()}
+    def cell(kind, smaller, larger, column):
+        error = {
+            name: (own["random"].mean if kind == "random" else own[kind])[column]
+            for name, own in every.items()
+        }
         # The hardest pair of codes for the claim.
         own = max(smaller, key=error.__getitem__)
         other = min(larger, key=error.__getitem__)
         both = [halves[c][column] if kind == "random" else 0.0 for c in (own, other)]
-        return {
-            "ordering": claim,
-            "stragglers": numbers["stragglers"][column],
-            "smaller": {own: error[own]},
-            "larger": {other: error[other]},
-            "holds": compare(error[own], error[other], *both),
-        }
+        holds = compare(error[own], error[other], *both)
+        sign = {"yes": "<", "no": ">", "tie": "≈"}[holds]
+        return f"{holds}: {_percent(error[own])} {sign} {_percent(error[other])}"
 
-    columns = range(len(numbers["stragglers"]))
-    return [row(*claim, column) for claim in CLAIMS for column in columns]
-
-
-def tabulate(numbers: Numbers) -> ResultTable:
-    """A row an ordering, a column a number of stragglers."""
-
-    def cell(row):
-        sign = {"yes": "<", "no": ">", "tie": "≈"}[row["holds"]]
-        pair = [*row["smaller"].values(), *row["larger"].values()]
-        return f"{row['holds']}: {_percent(pair[0])} {sign} {_percent(pair[1])}"
-
+    stragglers = numbers["stragglers"]
     return ResultTable(
         "Published orderings at equal load: does it hold, errors in percent",
-        ["ordering", *(f"s = {number}" for number in numbers["stragglers"])],
+        ["ordering", *(f"s = {number}" for number in stragglers)],
         [
-            [claim, *(cell(r) for r in numbers["orderings"] if r["ordering"] == claim)]
-            for claim, *_ in CLAIMS
+            [claim, *(cell(kind, less, more, at) for at in range(len(stragglers)))]
+            for claim, kind, less, more in CLAIMS
         ],
     )
 

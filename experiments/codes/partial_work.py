@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxwgc
-from experiments.studies import Effort, Numbers, Study, Trial
-from experiments.tables import ResultTable, percents
+from experiments.runner.study import Effort, Numbers, Study, Trial
+from experiments.runner.tables import ResultTable, percents
 from jaxwgc import codes as constructors
 from jaxwgc import stragglers
 

@@ -1,58 +1,53 @@
 """Parts that peeling recovers against the workers that answer, and what it misses."""
 
+import functools
 import itertools
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import jaxwgc
-from experiments.figures import Figure, new_figure, style
-from experiments.studies import Effort, Numbers, Study, Trial
-from experiments.tables import ResultTable, percents
+from experiments.runner.figures import Figure, new_figure, style
+from experiments.runner.study import Effort, Numbers, Study, Trial
+from experiments.runner.tables import ResultTable, percents
 from jaxwgc import codes as constructors
 from jaxwgc.decoders import Peeling
 
 NUM_WORKERS, NUM_PARTS = 100, 50
 FEW_WORKERS, FEW_PARTS = 20, 10
 SHARES = tuple(np.round(np.arange(0.1, 1.01, 0.1), 1))
+FEW_SETTINGS = "ldgm, parity degree 5", "batch_raptor, batch size 1"
 SHOWN_SHARES = (0.2, 0.4, 0.5, 0.6, 0.8)
 # Eliminating is dearer than peeling, and more of the same says little.
 MAX_RUNS = 500
 
 
-class Setting(NamedTuple):
-    """A construction: `make(key, num_workers, num_parts)`."""
-
-    family: str
-    label: str
-    make: Callable[[jax.Array, int, int], jaxwgc.GradientCode]
+# Makes a code of a key, workers and parts.
+Make = Callable[[jax.Array, int, int], jaxwgc.GradientCode]
 
 
-def ldgm(degree: int) -> Setting:
-    """Low-density generator matrices."""
-    return Setting(
-        "ldgm",
-        f"parity degree {degree}",
-        lambda key, n, k: constructors.ldgm(key, n, k, degree),
+def ldgm(degree: int) -> tuple[str, Make]:
+    """Low-density generator matrices, by name."""
+    name = f"ldgm, parity degree {degree}"
+    return name, lambda key, n, k: constructors.ldgm(key, n, k, degree)
+
+
+def raptor(size: int, limit: int | None) -> tuple[str, Make]:
+    """Raptor codes of batches, by name."""
+    make = functools.partial(
+        constructors.batch_raptor, batch_size=size, max_degree=limit
     )
-
-
-def raptor(size: int, limit: int | None) -> Setting:
-    """Raptor codes of batches."""
-
-    def make(key, n, k):
-        return constructors.batch_raptor(key, n, k, batch_size=size, max_degree=limit)
-
     limited = f", max. degree {limit}" if limit else ""
-    return Setting("batch_raptor", f"batch size {size}{limited}", make)
+    return f"batch_raptor, batch size {size}{limited}", make
 
 
-SETTINGS = (
-    *map(ldgm, (2, 3, 5)),
-    *itertools.starmap(raptor, ((1, None), (1, 5), (5, None), (5, 2))),
+SETTINGS = dict(
+    [
+        *map(ldgm, (2, 3, 5)),
+        *itertools.starmap(raptor, ((1, None), (1, 5), (5, None), (5, 2))),
+    ]
 )
 
 
@@ -63,10 +58,10 @@ def study(effort: Effort, key: jax.Array) -> Study:
         {
             "num_workers": sizes[0],
             "num_parts": sizes[1],
-            "shares": SHARES,
             "recovered": {
-                f"{setting.family}, {setting.label}": Trial(one_run, setting, *sizes)
-                for setting in (SETTINGS if effort.is_full else SETTINGS[2:4])
+                name: Trial(one_run, make, *sizes)
+                for name, make in SETTINGS.items()
+                if effort.is_full or name in FEW_SETTINGS
             },
         },
         key=jax.random.fold_in(key, 6),
@@ -78,10 +73,10 @@ def study(effort: Effort, key: jax.Array) -> Study:
     )
 
 
-def one_run(key: jax.Array, setting: Setting, num_workers: int, num_parts: int):
+def one_run(key: jax.Array, make: Make, num_workers: int, num_parts: int):
     """Shares of parts (shares,) that are recovered as more workers of a code answer."""
     code_key, order_key = jax.random.split(key)
-    code = setting.make(code_key, num_workers, num_parts)
+    code = make(code_key, num_workers, num_parts)
     rank = jax.random.permutation(order_key, num_workers)
     numbers = np.round(np.array(SHARES) * num_workers)
     received = rank < numbers[:, None]

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import jax
 
-from experiments import studies
+from experiments.runner.study import Effort, run
 from experiments.sketching import (
-    block_leverage,
     contraction,
     distortion,
     logistic,
+    new_samples,
     recommended,
     samplers,
     solvers,
@@ -25,7 +25,7 @@ SECTIONS = {
     "distortion": distortion.study,
     "recommended": recommended.study,
     "samplers": samplers.study,
-    "block_leverage": block_leverage.study,
+    "block_leverage": new_samples.study,
     "stability": stability.study,
 }
 
@@ -39,11 +39,11 @@ def sketching(runs: int = 100, seed: int = 0, out: Path = Path("results")) -> No
         seed: Of the random numbers.
         out: Folder for the tables (JSON and Markdown) and figures (PNG).
     """
-    effort = studies.Effort(runs, is_full=runs >= 20)
+    effort = Effort(runs, is_full=runs >= 20)
     key = jax.random.key(seed)
     sections = {
         name: functools.partial(study, effort, jax.random.fold_in(key, index))
         for index, (name, study) in enumerate(SECTIONS.items())
     }
     title = "Sketching. Random embeddings"
-    studies.run("sketching", title, sections, runs, seed, out)
+    run("sketching", title, sections, runs, seed, out)

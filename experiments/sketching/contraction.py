@@ -1,7 +1,7 @@
 """The iterative Hessian sketch: how fast its error falls, and theory's factor."""
 
 import itertools
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +10,9 @@ import optax
 import scipy.optimize
 
 import jaxwgc
-from experiments.figures import COLORS, Figure, line, new_figure
-from experiments.studies import Effort, Numbers, Study, Trial
-from experiments.tables import ResultTable, interval
+from experiments.runner.figures import COLORS, Figure, line, new_figure
+from experiments.runner.study import Effort, Numbers, Study, Trial
+from experiments.runner.tables import ResultTable, interval
 from jaxwgc import sketching
 
 SHAPE, SMALL_SHAPE = (1_000, 20), (200, 8)
@@ -23,18 +23,13 @@ LATE = 4
 NON_NEGATIVE = optax.projections.projection_non_negative
 
 
-class Method(NamedTuple):
-    """A way to iterate."""
-
-    name: str
-    options: dict[str, Any]
-
-
-NEW, MOMENTUM, CONSTRAINED = METHODS = (
-    Method("new sketches", {}),
-    Method("one sketch, momentum", {"refresh": False}),
-    Method("new sketches, θ ≥ 0", {"projection": NON_NEGATIVE}),
-)
+NEW, MOMENTUM = "new sketches", "one sketch, momentum"
+CONSTRAINED = "new sketches, θ ≥ 0"
+METHODS: dict[str, dict[str, Any]] = {
+    NEW: {},
+    MOMENTUM: {"refresh": False},
+    CONSTRAINED: {"projection": NON_NEGATIVE},
+}
 
 
 def study(effort: Effort, key: jax.Array) -> Study:
@@ -43,7 +38,7 @@ def study(effort: Effort, key: jax.Array) -> Study:
     with jax.enable_x64(True):
         matrix, target = system(jax.random.fold_in(key, 0), shape)
 
-    def trial(method: Method, ratio: int) -> Trial:
+    def trial(method: str, ratio: int) -> Trial:
         own = matrix, target, optimum(matrix, target, method)
         return Trial(one_run, *own, method, ratio * shape[1])
 
@@ -73,9 +68,9 @@ def study(effort: Effort, key: jax.Array) -> Study:
     )
 
 
-def name_of(method: Method, ratio: int) -> str:
+def name_of(method: str, ratio: int) -> str:
     """Of a cell."""
-    return f"{method.name}, m = {ratio}p"
+    return f"{method}, m = {ratio}p"
 
 
 def system(key: jax.Array, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -86,14 +81,14 @@ def system(key: jax.Array, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarr
     return matrix, target + 0.1 * rng.standard_normal(shape[0])
 
 
-def optimum(matrix: np.ndarray, target: np.ndarray, method: Method) -> np.ndarray:
+def optimum(matrix: np.ndarray, target: np.ndarray, method: str) -> np.ndarray:
     """θ*, by SciPy and NumPy."""
-    if "projection" in method.options:
+    if method == CONSTRAINED:
         return scipy.optimize.nnls(matrix, target)[0]
     return np.linalg.lstsq(matrix, target)[0]
 
 
-def theory(method: Method, sketch_size: int, num_columns: int) -> float:
+def theory(method: str, sketch_size: int, num_columns: int) -> float:
     """The factor of ‖X(θ_t - θ*)‖² in the docstring of `iterative_hessian_sketch`."""
     if method == MOMENTUM:
         return num_columns / sketch_size
@@ -101,12 +96,10 @@ def theory(method: Method, sketch_size: int, num_columns: int) -> float:
     return 1 - free * (free - 3) / ((free - 1) * (sketch_size - 1))
 
 
-def one_run(
-    key: jax.Array, matrix: Any, target: Any, optimum: Any, method: Method, size: int
-) -> Numbers:
+def one_run(key, matrix, target, optimum, method, size) -> Numbers:
     """Errors ‖X(θ_t - θ*)‖² over ‖Xθ*‖², and the mean factor from one to the next."""
     found = sketching.iterative_hessian_sketch(
-        key, matrix, target, size, NUM_ITERATIONS, **method.options
+        key, matrix, target, size, NUM_ITERATIONS, **METHODS[method]
     )
     scale = np.sum((matrix @ optimum) ** 2)
     last = jnp.sum((matrix @ (found.solution - optimum)) ** 2) / scale
@@ -144,7 +137,7 @@ def tabulate(numbers: Numbers) -> ResultTable:
         factor = interval(own["factor"], 4) if "factor" in own else ""
         expected = numbers["theory"][name_of(*cell)] if factor else None
         return {
-            "method": method.name,
+            "method": method,
             "m / p": str(ratio),
             "factor, measured": factor,
             "factor, theory": "" if expected is None else f"{expected:.4f}",
@@ -179,7 +172,7 @@ def draw(numbers: Numbers) -> Figure:
             axes.plot(iterations, expected, ":", color=COLORS[index], linewidth=1)
         axes.plot([], [], ":", color="0.4", label="theory's factor")
         shown = "mean" if method == NEW else "median, 10–90%"
-        axes.set(title=f"{method.name}: {shown}", yscale="log")
+        axes.set(title=f"{method}: {shown}", yscale="log")
         axes.set(xlabel="iteration t", xticks=iterations[::2])
         axes.legend()
     panels[0].set_ylabel("error ‖X(θ_t − θ*)‖² / ‖Xθ*‖²")

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments.studies import Effort
+from experiments.runner.study import Effort
 
 # Of the noise of the target.
 DEVIATION = 3.0
@@ -65,9 +65,7 @@ KINDS = {
 }
 
 
-def regressions(
-    key: jax.Array, num_rows: int, num_columns: int
-) -> dict[str, Regression]:
+def regressions(key, num_rows, num_columns) -> dict[str, Regression]:
     """All kinds, of the same normal rows, noise and coefficients.
 
     As in Ma, Mahoney and Yu, "A statistical perspective on algorithmic leveraging",

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxwgc
-from experiments.figures import Figure, new_figure, sketch_sizes, style
+from experiments.runner.figures import Figure, new_figure, sketch_sizes, style
+from experiments.runner.study import Effort, Numbers, Study, Trial
+from experiments.runner.tables import ResultTable, half_width, interval
 from experiments.sketching import data
-from experiments.studies import Effort, Numbers, Study, Trial
-from experiments.tables import ResultTable, half_width, interval
 from jaxwgc import sketching
 
 FACTORS, FEW_FACTORS = (2, 4, 8, 16, 32, 64), (4, 16)

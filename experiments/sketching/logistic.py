@@ -2,16 +2,17 @@
 
 import functools
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 import sklearn.linear_model
 
-from experiments import mnist, timing
-from experiments.figures import Figure, line, new_figure
-from experiments.studies import Effort, Numbers, Once, Study
-from experiments.tables import YES_NO, ResultTable
+from experiments.paper import mnist
+from experiments.runner import timing
+from experiments.runner.figures import Figure, line, new_figure
+from experiments.runner.study import Effort, Numbers, Once, Study
+from experiments.runner.tables import YES_NO, ResultTable
 from jaxwgc import sketching
 
 RIDGE = 1e-3
@@ -23,18 +24,6 @@ MAX_STEPS = 40
 SETTINGS = ((2, 0), (2, 1), (2, 2), (4, 0), (4, 1), (4, 2))
 # Of the objective: gaps below are rounding.
 FLOOR = 1e-16
-
-
-class Measured(NamedTuple):
-    """How close a solver came to the reference, in how many steps."""
-
-    name: str
-    time: timing.Timing
-    steps: int
-    largest_difference: float
-    relative_difference: float
-    converged: bool | None = None
-    gaps: np.ndarray | None = None
 
 
 def study(effort: Effort, key: jax.Array) -> Study:
@@ -80,9 +69,7 @@ def peer(features: np.ndarray, labels: np.ndarray, solver: str, tolerance: float
     return model(solver=solver, tol=tolerance, **options).fit(features, labels)
 
 
-def compare(
-    key: jax.Array, features: np.ndarray, labels: np.ndarray, repeats: int
-) -> Iterator[Measured]:
+def compare(key, features, labels, repeats) -> Iterator[Numbers]:
     """Against Newton-Cholesky to the last digit, which makes exact Newton steps."""
     x, y = jax.device_put((features, labels))
 
@@ -99,29 +86,29 @@ def compare(
         params, steps = found.coef_[0], int(found.n_iter_[0])
         if optimum is None:
             optimum, minimum = params, objective(features, labels, params)
-        off = _off(params, optimum)
-        yield Measured(f"scikit-learn, {solver}", time, steps, *off)
+        name = {"name": f"scikit-learn, {solver}", "converged": None, "gaps": None}
+        yield name | {"time": time, "steps": steps} | _off(params, optimum)
     for setting in SETTINGS:
         solve = functools.partial(ours, *setting)
         # With a tolerance that the first step meets, compiling costs one step.
         warm = functools.partial(solve, tolerance=1e9)
         found, time = timing.measure(solve, repeats, BUDGET / 2, warm)
         refined = f", {setting[1]} ref." if setting[1] else ""
-        yield Measured(
-            f"`logistic_newton_sketch`, {setting[0]}p{refined}",
-            time,
-            int(found.num_iterations),
-            *_off(np.asarray(found.solution), optimum),
-            converged=bool(found.converged),
-            gaps=np.asarray(found.residual_history) - minimum,
-        )
+        yield {
+            "name": f"`logistic_newton_sketch`, {setting[0]}p{refined}",
+            "time": time,
+            "steps": int(found.num_iterations),
+            "converged": bool(found.converged),
+            "gaps": np.asarray(found.residual_history) - minimum,
+        } | _off(np.asarray(found.solution), optimum)
 
 
-def _off(params: np.ndarray, optimum: np.ndarray) -> tuple[float, float]:
+def _off(params: np.ndarray, optimum: Any) -> dict[str, Any]:
     """The largest difference, and the relative one."""
     difference = params - optimum
     relative = np.linalg.norm(difference) / np.linalg.norm(optimum)
-    return float(np.abs(difference).max()), float(relative)
+    largest = np.abs(difference).max()
+    return {"largest_difference": largest, "relative_difference": relative}
 
 
 def tabulate(numbers: Numbers) -> ResultTable:

@@ -8,10 +8,10 @@ import jax
 import numpy as np
 
 import jaxwgc
+from experiments.runner.study import Effort, Numbers, Study, Trial
+from experiments.runner.tables import ResultTable, interval
 from experiments.sketching import data, distortion
 from experiments.sketching.distortion import KINDS
-from experiments.studies import Effort, Numbers, Study, Trial
-from experiments.tables import ResultTable, interval
 from jaxwgc import sketching
 
 EPSILON, DELTA = 0.5, 0.05
@@ -74,9 +74,7 @@ def study(effort: Effort, key: jax.Array) -> Study:
     )
 
 
-def one_run(
-    key: jax.Array, make: distortion.Make, sizes: dict[str, int], every: dict[str, Any]
-) -> Numbers:
+def one_run(key, make, sizes, every) -> Numbers:
     """Of each kind of data its size and distortion: embeddings of one size are one."""
     found = {}
     for kind, size in sizes.items():

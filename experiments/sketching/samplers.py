@@ -1,7 +1,6 @@
 """Least squares on sampled rows: what each sampler loses, against the rows it takes."""
 
 import functools
-import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.figures import Figure, line, new_figure, sketch_sizes
+from experiments.runner.figures import Figure, line, new_figure, sketch_sizes
+from experiments.runner.study import Effort, Numbers, Study, Trial
+from experiments.runner.tables import ROUNDING, ResultTable
 from experiments.sketching import data
-from experiments.studies import Effort, Numbers, Study, Trial
-from experiments.tables import ROUNDING, ResultTable
 from jaxwgc import sketching
 
 FACTORS, FEW_FACTORS = (4, 8, 16, 32, 64), (4, 16)
@@ -45,17 +44,7 @@ SAMPLERS = {
 }
 
 
-def alike() -> list[dict[str, Sampler]]:
-    """Samplers that differ in their rule alone, together."""
-    groups: dict[Any, dict[str, Sampler]] = {}
-    for name, own in SAMPLERS.items():
-        groups.setdefault(own[1:], {})[name] = own
-    return [*groups.values()]
-
-
-def draw_rows(
-    key: jax.Array, probabilities: jax.Array, size: int, method: str, weighted: bool
-) -> tuple[jax.Array, jax.Array]:
+def draw_rows(key, probabilities, size, method, weighted):
     """Indices of rows and the factor of each, which is 0 for those that are no rows."""
     if method != "blocks":
         found = sketching.sample_rows(
@@ -76,58 +65,36 @@ def one_run(key: jax.Array, every: Every, sizes: Any) -> Numbers:
 
     Shortest coordinates (sizes, p); all samplers have the same key.
     """
-    groups = [run_alike(key, own, every, sizes) for own in alike()]
-    return {name: own for group in groups for name, own in group.items()}
+    names = "scores", "basis", "target"
+    stacked = [jnp.stack([getattr(o, n) for o in every.values()]) for n in names]
 
-
-def run_alike(
-    key: jax.Array, samplers: dict[str, Sampler], every: Every, sizes: Any
-) -> Numbers:
-    """The same of samplers that differ in their rule alone."""
-    ((method, weighted),) = {own[1:] for own in samplers.values()}
-    rules = [
-        functools.partial(sketching.row_probabilities, rule=own.rule)
-        for own in samplers.values()
-    ]
-
-    def solve(size, lane):
-        rule, scores, basis, target = lane
-        probabilities = jax.lax.switch(rule, rules, scores)
-        indices, scale = draw_rows(key, probabilities, size, method, weighted)
+    def solve(sampler, size, lane):
+        scores, basis, target = lane
+        probabilities = sketching.row_probabilities(scores, sampler.rule)
+        drawn = draw_rows(key, probabilities, size, sampler.method, sampler.weighted)
+        indices, scale = drawn
         rows, values = sketching.scale_rows((basis[indices], target[indices]), scale)
         inverse = jnp.linalg.pinv(rows.T @ rows, rtol=CUTOFF, hermitian=True)
         return inverse @ (rows.T @ values)
 
-    # One after the other: one program, compiled faster, serves all kinds and rules.
-    stacked = [
-        (rule, own.scores, own.basis, own.target)
-        for rule, own in itertools.product(range(len(rules)), every.values())
-    ]
-    stacked = tuple(map(jnp.stack, zip(*stacked, strict=True)))
-    found = [jax.lax.map(functools.partial(solve, size), stacked) for size in sizes]
-    solutions = jnp.stack(found, axis=1).reshape(
-        len(samplers), len(every), len(sizes), -1
-    )
-    return {
-        name: dict(zip(every, own, strict=True))
-        for name, own in zip(samplers, solutions, strict=True)
-    }
+    def solutions(sampler):
+        # One after the other: one program, compiled faster, serves all kinds.
+        found = [
+            jax.lax.map(functools.partial(solve, sampler, size), stacked)
+            for size in sizes
+        ]
+        return dict(zip(every, jnp.stack(found, axis=1), strict=True))
+
+    return {name: solutions(sampler) for name, sampler in SAMPLERS.items()}
 
 
-class Measured(NamedTuple):
+def compare(solutions: np.ndarray, own: data.Regression) -> Numbers:
     """Over the smallest squared residual: of all runs, and of their mean.
 
-    In coordinates of an orthonormal basis, so that bias and variance are those of the
-    fitted values Xθ, and add up to the mean of the excess.
+    Of coordinates (runs, sizes, p) in an orthonormal basis, so that bias and variance
+    are those of the fitted values Xθ, and add up to the mean of the excess: excess
+    (sizes, runs), the others (sizes,).
     """
-
-    excess: np.ndarray
-    squared_bias: np.ndarray
-    variance: np.ndarray
-
-
-def compare(solutions: np.ndarray, own: data.Regression) -> Measured:
-    """Of coordinates (runs, sizes, p): excess (sizes, runs), the others (sizes,)."""
     errors = solutions - own.coordinates
     excess = np.sum(errors**2, axis=2) / own.squared_residual
     mean = errors.mean(axis=0)
@@ -136,7 +103,8 @@ def compare(solutions: np.ndarray, own: data.Regression) -> Measured:
     spread /= max(runs - 1, 1) * own.squared_residual
     # The mean of so many runs has a share of the variance in its square.
     bias = np.sum(mean**2, axis=1) / own.squared_residual - spread / runs
-    return Measured(excess.T, np.maximum(bias, 0.0), spread)
+    bias = np.maximum(bias, 0.0)
+    return {"excess": excess.T, "squared_bias": bias, "variance": spread}
 
 
 def study(effort: Effort, key: jax.Array) -> Study:
@@ -174,9 +142,9 @@ def study(effort: Effort, key: jax.Array) -> Study:
 
 def reduce(solutions: np.ndarray, own: data.Regression) -> dict[str, np.ndarray]:
     """Of each size."""
-    excess, squared_bias, variance = compare(solutions, own)
-    interval = zip(("median", "low", "high"), median_interval(excess), strict=True)
-    return dict(interval) | {"squared_bias": squared_bias, "variance": variance}
+    found = compare(solutions, own)
+    interval = median_interval(found.pop("excess"))
+    return dict(zip(("median", "low", "high"), interval, strict=True)) | found
 
 
 def median_interval(values: np.ndarray) -> np.ndarray:

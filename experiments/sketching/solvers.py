@@ -11,10 +11,10 @@ import scipy.linalg
 import scipy.sparse.linalg
 import sklearn.linear_model
 
-from experiments import timing
-from experiments.figures import Figure, new_figure, style
-from experiments.studies import Effort, Numbers, Once, Study
-from experiments.tables import YES_NO, ResultTable
+from experiments.runner import timing
+from experiments.runner.figures import Figure, new_figure, style
+from experiments.runner.study import Effort, Numbers, Once, Study
+from experiments.runner.tables import YES_NO, ResultTable
 from jaxwgc import sketching
 
 SHAPE, SMALL_SHAPE = (100_000, 200), (4_000, 20)
@@ -46,17 +46,6 @@ class Entry(NamedTuple):
     is_compiled: bool = True
 
 
-class Measured(NamedTuple):
-    """What the table says of an entry."""
-
-    family: str
-    setting: str
-    time: timing.Timing
-    excess: float | None
-    iterations: int | None = None
-    converged: bool | None = None
-
-
 def study(effort: Effort, key: jax.Array) -> Study:
     """A cell a condition number."""
     shape = SHAPE if effort.is_full else SMALL_SHAPE
@@ -64,7 +53,7 @@ def study(effort: Effort, key: jax.Array) -> Study:
     with jax.enable_x64(True):
         left, right = orthonormal(jax.random.fold_in(key, 0), shape)
 
-    def measure(condition: float) -> list[Measured]:
+    def measure(condition: float) -> list[Numbers]:
         matrix, target = system(jax.random.fold_in(key, 1), left, right, condition)
         own = entries(jax.random.fold_in(key, 2), matrix, target, effort.is_full)
         return compare(own, matrix, target, repeats)
@@ -93,9 +82,7 @@ def orthonormal(key: jax.Array, shape: tuple[int, int]) -> Any:
     return [np.linalg.qr(rng.standard_normal(own))[0] for own in shapes]
 
 
-def system(
-    key: jax.Array, left: np.ndarray, right: np.ndarray, condition: float
-) -> tuple[np.ndarray, np.ndarray]:
+def system(key, left, right, condition) -> tuple[np.ndarray, np.ndarray]:
     """X with singular values evenly spaced in their logarithm, and y = Xθ + noise."""
     rng = np.random.default_rng(np.asarray(jax.random.bits(key, (4,))))
     matrix = (left * np.geomspace(1, 1 / condition, right.shape[0])) @ right.T
@@ -112,9 +99,7 @@ def scipy_solution(matrix: np.ndarray, target: np.ndarray, driver: str) -> np.nd
     return found[0]
 
 
-def entries(
-    key: jax.Array, matrix: np.ndarray, target: np.ndarray, is_full: bool
-) -> list[Entry]:
+def entries(key, matrix, target, is_full) -> list[Entry]:
     """In the order of the table."""
     x, y = jnp.asarray(matrix), jnp.asarray(target)
     # LAPACK reads columns; without these it would copy X first, in the time measured.
@@ -157,7 +142,7 @@ def entries(
     return found
 
 
-def compare(own: list[Entry], matrix: Any, target: Any, repeats: int) -> list[Measured]:
+def compare(own: list[Entry], matrix: Any, target: Any, repeats: int) -> list[Numbers]:
     """Every solver in turn; excess is against SciPy's default, as the bar is."""
 
     def norm(solution):
@@ -180,8 +165,16 @@ def compare(own: list[Entry], matrix: Any, target: Any, repeats: int) -> list[Me
             result = result[0]
         is_solver = entry.family != PRODUCTS
         excess = float(norm(result) / best - 1) if is_solver else None
-        found = entry.family, entry.setting, time, excess, iterations, converged
-        measured.append(Measured(*found))
+        measured.append(
+            {
+                "family": entry.family,
+                "setting": entry.setting,
+                "time": time,
+                "excess": excess,
+                "iterations": iterations,
+                "converged": converged,
+            }
+        )
     return measured
 
 

@@ -1,16 +1,16 @@
 """Least squares from easy to hopeless: forward, residual and backward errors."""
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 import scipy.linalg
 import scipy.sparse.linalg
 
-from experiments.figures import Figure, line, new_figure
-from experiments.studies import Effort, Numbers, Once, Study
-from experiments.tables import ResultTable
+from experiments.runner.figures import Figure, line, new_figure
+from experiments.runner.study import Effort, Numbers, Once, Study
+from experiments.runner.tables import ResultTable
 from jaxwgc import sketching
 
 SHAPE, SMALL_SHAPE = (4_000, 50), (400, 10)
@@ -33,17 +33,6 @@ ERRORS = {
 }
 
 
-class Measured(NamedTuple):
-    """The errors of one solution."""
-
-    method: str
-    difficulty: float
-    forward: float
-    residual: float
-    backward: float
-    converged: bool | None = None
-
-
 def study(effort: Effort, key: jax.Array) -> Study:
     """A cell a precision, of as many problems as difficulties."""
     shape = SHAPE if effort.is_full else SMALL_SHAPE
@@ -61,9 +50,7 @@ def study(effort: Effort, key: jax.Array) -> Study:
     )
 
 
-def measure(
-    key: jax.Array, shape: tuple[int, int], precision: str
-) -> Iterator[Measured]:
+def measure(key, shape, precision) -> Iterator[Numbers]:
     """Every method, at every difficulty."""
     rng = np.random.default_rng(np.asarray(jax.random.bits(key, (4,))))
     for difficulty in np.geomspace(1, PRECISIONS[precision], NUM_DIFFICULTIES):
@@ -71,13 +58,11 @@ def measure(
         exact = reference(matrix, target)
         for method in METHODS:
             solution, converged = solve(method, key, matrix, target)
-            errors = errors_of(matrix, target, exact, solution)
-            yield Measured(method, float(difficulty), *errors, converged)
+            row = {"method": method, "difficulty": difficulty, "converged": converged}
+            yield row | errors_of(matrix, target, exact, solution)
 
 
-def problem(
-    rng: np.random.Generator, shape: tuple[int, int], difficulty: float, precision: str
-) -> tuple[np.ndarray, np.ndarray]:
+def problem(rng, shape, difficulty, precision) -> tuple[np.ndarray, np.ndarray]:
     """Both condition number and residual grow with the difficulty.
 
     As in Epperly, Meier and Nakatsukasa, "Fast randomized least-squares solvers can be
@@ -114,9 +99,7 @@ def reference(matrix: np.ndarray, target: np.ndarray) -> np.ndarray:
     return solution
 
 
-def solve(
-    method: str, key: jax.Array, matrix: np.ndarray, target: np.ndarray
-) -> tuple[np.ndarray, bool | None]:
+def solve(method, key, matrix, target) -> tuple[np.ndarray, bool | None]:
     """θ, and whether the solver says that it has converged."""
     if method == QR:
         # NumPy's is in double precision, whatever it is given.
@@ -149,9 +132,7 @@ def plain(matrix: np.ndarray, target: np.ndarray, sketch: np.ndarray) -> np.ndar
     return scipy.linalg.solve_triangular(upper, found[0].astype(matrix.dtype))
 
 
-def errors_of(
-    matrix: np.ndarray, target: np.ndarray, exact: np.ndarray, solution: np.ndarray
-) -> tuple[float, float, float]:
+def errors_of(matrix, target, exact, solution) -> dict[str, float]:
     """Forward, residual and backward error, with products in extended precision."""
     wide, wide_solution = matrix.astype(np.longdouble), solution.astype(np.longdouble)
     change = wide_solution - exact
@@ -164,7 +145,8 @@ def errors_of(
     backward = np.linalg.norm(gradient / np.sqrt(weight)) / np.linalg.norm(values)
     forward = np.sqrt(np.sum(change**2) / np.sum(exact**2))
     fit = np.sqrt(np.sum((wide @ change) ** 2)) / np.linalg.norm(target.astype(float))
-    return float(forward), float(fit), float(backward)
+    errors = map(float, (forward, fit, backward))
+    return dict(zip(ERRORS, errors, strict=True))
 
 
 def tabulate(numbers: Numbers) -> ResultTable:
@@ -202,8 +184,7 @@ def draw(numbers: Numbers) -> Figure:
         for index, method in enumerate(METHODS):
             own = [r for r in numbers["measured"][precision] if r.method == method]
             x = np.array([row.difficulty for row in own])
-            y = np.array([getattr(row, error) for row in own])
-            y = np.maximum(y, np.finfo(precision).eps * 1e-3)
+            y = np.maximum([row[error] for row in own], np.finfo(precision).eps * 1e-3)
             look: dict[str, Any] = {"linewidth": 1, "markersize": 4}
             line(axes, index, x, y, label=method.replace("`", ""), **look)
             is_open = np.array([row.converged is False for row in own])

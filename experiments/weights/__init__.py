@@ -5,7 +5,7 @@ from pathlib import Path
 
 import jax
 
-from experiments import studies
+from experiments.runner.study import Effort, run
 from experiments.weights import convergence, digits, fair, sources
 
 SECTIONS = {
@@ -25,11 +25,11 @@ def weights(runs: int = 200, seed: int = 0, out: Path = Path("results")) -> None
         seed: Of the random numbers.
         out: Folder for the tables (JSON and Markdown) and figures (PNG).
     """
-    effort = studies.Effort(runs, is_full=runs >= 20)
+    effort = Effort(runs, is_full=runs >= 20)
     key = jax.random.key(seed)
     sections = {
         name: functools.partial(study, effort, jax.random.fold_in(key, index))
         for index, (name, study) in enumerate(SECTIONS.items())
     }
     title = "When weights help. Data sets and samples"
-    studies.run("weights", title, sections, runs, seed, out)
+    run("weights", title, sections, runs, seed, out)

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxwgc
-from experiments import descent, linear_regression
-from experiments.figures import COLORS, Figure, line, new_figure
-from experiments.studies import Effort, Numbers, Study, Trial
-from experiments.tables import ResultTable, interval, interval_power_of_ten
+from experiments.paper import descent, linear_regression
+from experiments.runner.figures import COLORS, Figure, line, new_figure
+from experiments.runner.study import Effort, Numbers, Study, Trial
+from experiments.runner.tables import ResultTable, at, interval, interval_power_of_ten
 from jaxwgc import sketching
 
 # Of the norm of the gradient, over six decades.
@@ -27,9 +27,7 @@ def study(effort: Effort, key: jax.Array) -> Study:
     compressions = COMPRESSIONS if effort.is_full else COMPRESSIONS[:1]
     return Study(
         {
-            "thresholds": THRESHOLDS,
             "descent": {f"rho={c}": Trial(descend, c) for c in compressions},
-            "draws": DRAWS,
             "sketches": {"": Trial(sketch)},
         },
         key=key,
@@ -126,19 +124,16 @@ def reduce(found: Numbers) -> Numbers:
         return jaxwgc.summarize(found)
     distortion, distance = found["distortion"], found["distance"]
     speaks = distortion < 1
-    bound = np.where(speaks, distortion / np.where(speaks, 1 - distortion, 1), np.inf)
+    bound = np.where(speaks, distortion / np.where(speaks, 1 - distortion, 1), np.nan)
     return {
         **jaxwgc.summarize(found),
-        "deciles_distortion": np.quantile(distortion, (0.1, 0.5, 0.9), axis=0),
-        "deciles_distance": np.quantile(distance, (0.1, 0.5, 0.9), axis=0),
+        "deciles": {
+            name: np.quantile(own, (0.1, 0.5, 0.9), axis=0)
+            for name, own in found.items()
+        },
         "speaks": speaks.mean(axis=0),
         "violations": (distance > bound * (1 + 1e-9)).sum(axis=0),
-        "bound_over_distance": [
-            float(np.median(bound[own, index] / distance[own, index]))
-            if (own := speaks[:, index]).any()
-            else None
-            for index in range(len(DRAWS))
-        ],
+        "bound_over_distance": np.nanmedian(bound / distance, axis=0),
     }
 
 
@@ -168,7 +163,7 @@ def tabulate_iterations(numbers: Numbers) -> ResultTable:
         ("asymptotic", "a decade, of the slowest direction"),
     ):
         cells = [interval(own[quantity], 1) for _, own in curves(numbers)]
-        table.add_row(name, *cells, "", "")
+        table.rows.append([name, *cells, "", ""])
     return table
 
 
@@ -181,25 +176,19 @@ def curves(numbers: Numbers) -> list[tuple[str, Numbers]]:
     ]
 
 
-def at(summary: jaxwgc.Summary, index: int) -> jaxwgc.Summary:
-    """Of one threshold or size."""
-    return jaxwgc.Summary(*(np.asarray(own)[index] for own in summary))
-
-
 def tabulate_distance(numbers: Numbers) -> ResultTable:
     """Distance against distortion."""
     own = numbers["sketches"]
 
     def show(index):
-        over = own["bound_over_distance"][index]
         return {
             "draws q": f"{DRAWS[index]:,}",
             "distortion ε": interval(at(own["distortion"], index), 3),
             "distance ‖X(θ̃ − θ_ols)‖ / ‖r‖": interval(at(own["distance"], index), 4),
             "runs with ε < 1": f"{100 * own['speaks'][index]:.0f}%",
-            "ε / (1 − ε) over the distance, median": ""
-            if over is None
-            else f"{over:.1f}",
+            "ε / (1 − ε) over the distance, median": (
+                f"{own['bound_over_distance'][index]:.1f}"
+            ),
             "runs beyond the bound": str(own["violations"][index]),
         }
 
@@ -235,9 +224,7 @@ def draw_distance(numbers: Numbers) -> Figure:
     """Distance against distortion, with deciles both ways."""
     figure, (axes,) = new_figure(7, 4.6)
     own = numbers["sketches"]
-    (left, x, right), (low, y, high) = (
-        np.asarray(own[f"deciles_{name}"]) for name in ("distortion", "distance")
-    )
+    (left, x, right), (low, y, high) = own["deciles"].values()
     axes.errorbar(
         x,
         y,

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 
 import jaxwgc
-from experiments import mnist
-from experiments.studies import Effort, Numbers, Study, Trial
-from experiments.tables import ResultTable, interval, with_half
+from experiments.paper import mnist
+from experiments.runner.study import Effort, Numbers, Study, Trial
+from experiments.runner.tables import ResultTable, at, interval, with_half
 from experiments.weights import methods
-from experiments.weights.fair import at, shown_runs
+from experiments.weights.fair import shown_runs
 from experiments.weights.ratios import verdict
 from jaxwgc import sketching
 
@@ -31,7 +31,6 @@ def study(effort: Effort, key: jax.Array) -> Study:
     data = training, test, scores, curvature
     return Study(
         {
-            "checkpoints": CHECKPOINTS,
             "compared": {f"rho={c}": Trial(one_run, data, c) for c in compressions},
         },
         key=key,
@@ -108,15 +107,12 @@ def tabulate(numbers: Numbers) -> ResultTable:
         compression, name, own = cell
         is_base = name == methods.BASELINE
         row = {"ρ": compression.removeprefix("rho="), "method": name}
-        in_fixed = name in methods.ONE_SHOT and not is_base
-        row[f"same step, loss after {CHECKPOINTS[0]}"] = (
-            verdict(at(own["fixed_step"][name], 0)) if in_fixed else ""
-        )
-        row["there test error, points"] = (
-            difference(at(own["test_error_difference_fixed"][name], 0))
-            if in_fixed
-            else ""
-        )
+        fixed = "", ""
+        if name in methods.ONE_SHOT and not is_base:
+            saved = at(own["test_error_difference_fixed"][name], 0)
+            fixed = verdict(at(own["fixed_step"][name], 0)), difference(saved)
+        row[f"same step, loss after {CHECKPOINTS[0]}"] = fixed[0]
+        row["there test error, points"] = fixed[1]
         row["best step"] = methods.step_of(name, own["lanes"][name][last])
         loss = at(own["error"][name], last)
         row[f"own best step, loss after {CHECKPOINTS[last]}"] = (

@@ -1,16 +1,14 @@
 """Weights against none, each at its own best step: least squares on uneven rows."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import jaxwgc
-from experiments import linear_regression
-from experiments.figures import Figure, line, new_figure
-from experiments.studies import Effort, Numbers, Study, Trial
-from experiments.tables import ResultTable, interval
+from experiments.paper import linear_regression
+from experiments.runner.figures import Figure, line, new_figure
+from experiments.runner.study import Effort, Numbers, Study, Trial
+from experiments.runner.tables import ResultTable, at, interval
 from experiments.weights import methods
 from experiments.weights.ratios import verdict
 from jaxwgc import sketching
@@ -33,10 +31,6 @@ def study(effort: Effort, key: jax.Array) -> Study:
     compressions = COMPRESSIONS if effort.is_full else COMPRESSIONS[:1]
     return Study(
         {
-            "kinds": KINDS,
-            "checkpoints": CHECKPOINTS,
-            "methods": methods.ONE_SHOT | methods.ITERATIVE,
-            "step_sizes_of_lanes": methods.SIZES,
             "compared": {f"rho={c}": Trial(one_run, c) for c in compressions},
         },
         key=key,
@@ -88,9 +82,7 @@ def one_run(key: jax.Array, compression: int) -> Numbers:
     )
 
 
-def one_kind(
-    key: jax.Array, features: jax.Array, responses: jax.Array, compression: int
-) -> Numbers:
+def one_kind(key, features, responses, compression) -> Numbers:
     """‖X(θ - θ*)‖² over the smallest ‖Xθ - y‖²."""
     num_parts = compression * methods.CODE.num_parts
     scores = sketching.leverage_scores(features, method="gram")
@@ -112,17 +104,11 @@ def one_kind(
         (grams, products),
         probabilities,
         2 * jnp.linalg.eigvalsh(gram)[-1],
-        squared_error,
+        methods.squared_error,
         jnp.zeros(NUM_FEATURES),
         excess,
         CHECKPOINTS,
     )
-
-
-def squared_error(params: jax.Array, part: Any) -> jax.Array:
-    """Sum of squared residuals but for a constant, of XᵀX and Xᵀy."""
-    gram, product = part
-    return params @ gram @ params - 2 * params @ product
 
 
 def reduce(found: Numbers) -> Numbers:
@@ -154,11 +140,6 @@ def cells(numbers: Numbers) -> list[tuple[str, str, Numbers]]:
         for compression, every in numbers["compared"].items()
         for kind, own in every.items()
     ]
-
-
-def at(summary: jaxwgc.Summary, *index: int) -> jaxwgc.Summary:
-    """Of one checkpoint, or lane and checkpoint."""
-    return jaxwgc.Summary(*(np.asarray(own)[index] for own in summary))
 
 
 def tabulate_best(numbers: Numbers) -> ResultTable:
@@ -229,9 +210,9 @@ def draw_steps(numbers: Numbers) -> Figure:
             axes = panels[2 * row + column]
             for index, name in enumerate(names):
                 own = every[kind]["by_step"][name]
-                mean, low, high = (np.asarray(end)[:, column] for end in own[:3])
+                mean, *band, _ = at(own, slice(None), column)
                 look = {"markersize": 4, "linewidth": 1.2, "label": name}
-                line(axes, index, methods.SIZES, mean, (low, high), **look)
+                line(axes, index, methods.SIZES, mean, band, **look)
             axes.set(xscale="log", yscale="log", xlim=(0.04, 5), ylim=(1e-3, 1e6))
             axes.set_title(f"{kind}: after {steps} steps")
     for axes in panels[2:]:
@@ -261,12 +242,9 @@ def draw_spread(numbers: Numbers) -> Figure:
         for index, name in enumerate(methods.METHODS):
             if name not in shown or name == methods.BASELINE:
                 continue
-            own = [every[kind][quantity][name] for kind in order]
-            mean, low, high = (
-                np.array([np.asarray(cell[end])[at_step] for cell in own])
-                for end in range(3)
-            )
-            line(axes, index, spreads, mean, (low, high), label=name)
+            ratios = [at(every[kind][quantity][name], at_step) for kind in order]
+            mean, *band, _ = zip(*ratios)
+            line(axes, index, spreads, mean, band, label=name)
         axes.axhline(1, color="0.3", linewidth=1, linestyle=":")
         axes.set(xscale="log", yscale="log", title=names[quantity])
         axes.set_xlabel("spread of Π: standard deviation / mean")

@@ -6,6 +6,7 @@ step size takes up are left out: the paper's 1 / (rΠ) is 1 / (kΠ) here, which 
 the rows of a part.
 """
 
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,21 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxwgc
-from experiments.descent import CODE
-from experiments.studies import Numbers
+from experiments.paper.descent import CODE
+from experiments.runner.study import Numbers
 from experiments.weights.ratios import geometric_mean
 from jaxwgc import sketching
 
-ONE_SHOT = {
-    "weighted": "count / (kΠ), the paper's",
-    "weighted, unbiased": "count / (qΠ)",
-    "unweighted": "1 / (kΠ)",
-    "uniform": "K / k, parts drawn uniformly",
-}
-ITERATIVE = {
-    "block leverage": "a new sample by Π at every step",
-    "block uniform": "a new uniform sample at every step",
-}
+ONE_SHOT = "weighted", "weighted, unbiased", "unweighted", "uniform"
+# With a new sample at every step.
+ITERATIVE = "block leverage", "block uniform"
 METHODS = (*ONE_SHOT, *ITERATIVE)
 BASELINE = "unweighted"
 # Step sizes in units of one over the largest curvature of all the data, and over how
@@ -42,6 +36,12 @@ FIXED_SHARE = 8
 DIVERGED = 1e30
 # Runs that choose the steps, one of so many; the others are shown.
 TUNING_SHARE = 4
+
+
+def squared_error(params: jax.Array, part: Any) -> jax.Array:
+    """Sum of squared residuals but for a constant, of XᵀX and Xᵀy."""
+    gram, product = part
+    return params @ gram @ params - 2 * params @ product
 
 
 def schedules(method: str, num_steps: int) -> np.ndarray:
@@ -150,14 +150,13 @@ def run_all(
         return jax.tree.map(lambda own: jnp.moveaxis(own, 0, 1), measured)
 
     # Side by side, which compiles once.
-    every = [
-        jax.vmap(one_shot)(jnp.stack(indices), jnp.stack(list(weights.values()))),
-        jax.vmap(iterative)(both),
-    ]
-    found = {}
-    for names, own in zip((ONE_SHOT, ITERATIVE), every, strict=True):
-        for index, name in enumerate(names):
-            found[name] = jax.tree.map(lambda leaf, index=index: leaf[index], own)
+    kept = jax.vmap(one_shot)(jnp.stack(indices), jnp.stack(list(weights.values())))
+    fresh = jax.vmap(iterative)(both)
+    found = {
+        name: jax.tree.map(operator.itemgetter(index), own)
+        for names, own in ((ONE_SHOT, kept), (ITERATIVE, fresh))
+        for index, name in enumerate(names)
+    }
     spread = jnp.std(probabilities) / jnp.mean(probabilities)
     return {"found": found, "spread": spread, "draws_per_part": q / k}
 

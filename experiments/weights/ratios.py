@@ -3,7 +3,7 @@
 import numpy as np
 
 import jaxwgc
-from experiments.tables import with_half
+from experiments.runner.tables import with_half
 
 
 def ratio_of_means(above: np.ndarray, below: np.ndarray) -> jaxwgc.Summary:
@@ -11,7 +11,7 @@ def ratio_of_means(above: np.ndarray, below: np.ndarray) -> jaxwgc.Summary:
     ratio = above.mean(axis=0) / below.mean(axis=0)
     spread = jaxwgc.summarize((above - ratio * below) / below.mean(axis=0))
     return jaxwgc.Summary(
-        ratio, ratio + spread.low, ratio + spread.high, spread.standard_error
+        ratio, *(ratio + end for end in spread[1:3]), standard_error=np.nan
     )
 
 
@@ -21,9 +21,9 @@ def geometric_mean(values: np.ndarray) -> jaxwgc.Summary:
     Of errors that differ by orders of magnitude between runs the mean is that of the
     few worst runs; this is not.
     """
-    found = jaxwgc.summarize(np.log(values))
-    mean, low, high = map(np.exp, found[:3])
-    return jaxwgc.Summary(mean, low, high, mean * found.standard_error)
+    return jaxwgc.Summary(
+        *map(np.exp, jaxwgc.summarize(np.log(values))[:3]), standard_error=np.nan
+    )
 
 
 def verdict(ratio: jaxwgc.Summary) -> str:

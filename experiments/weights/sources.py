@@ -4,13 +4,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 import jaxwgc
-from experiments import descent
-from experiments.figures import Figure, line, new_figure
-from experiments.studies import Effort, Numbers, Study, Trial
-from experiments.tables import ResultTable, interval, interval_power_of_ten
+from experiments.paper import descent
+from experiments.runner.figures import Figure, line, new_figure
+from experiments.runner.study import Effort, Numbers, Study, Trial
+from experiments.runner.tables import ResultTable, at, interval, interval_power_of_ten
+from experiments.weights import methods
 from experiments.weights.ratios import ratio_of_means, verdict
 from jaxwgc import coding, sketching
 
@@ -33,11 +33,7 @@ MAX_ITERATIONS = 2_000
 def study(effort: Effort, key: jax.Array) -> Study:
     """One cell: all settings on the same random numbers."""
     return Study(
-        {
-            "num_sources": NUM_SOURCES,
-            "num_features": NUM_FEATURES,
-            "": Trial(one_run),
-        },
+        {"": Trial(one_run)},
         key=key,
         runs=effort.runs,
         batch_size=50,
@@ -92,7 +88,7 @@ def one_setting(key: jax.Array, spread: jax.Array, count: jax.Array) -> Numbers:
         curvatures = jnp.linalg.eigvalsh(hessian)
         found = descent.descend(
             key,
-            squared_error,
+            methods.squared_error,
             jnp.zeros(NUM_FEATURES),
             (grams, products),
             weights,
@@ -101,11 +97,11 @@ def one_setting(key: jax.Array, spread: jax.Array, count: jax.Array) -> Numbers:
             MAX_ITERATIONS,
         )
         error = jnp.sum((found.params - truth) ** 2)
-        return estimate(found.params, weights), (error, found.iterations)
+        return estimate(found.params, weights), error
 
     is_known = jnp.arange(len(METHODS)) == METHODS.index("known")
     turns = jax.random.split(descent_key, len(METHODS)), is_known
-    _, (errors, iterations) = jax.lax.scan(fit, jnp.ones(NUM_SOURCES), turns)
+    _, errors = jax.lax.scan(fit, jnp.ones(NUM_SOURCES), turns)
     # Gauss and Markov: the exact solution with the true variances, and its law.
     precisions = deviations(spread) ** -2
     covariance = jnp.linalg.inv(jnp.einsum("j,jpq->pq", precisions, grams))
@@ -114,39 +110,22 @@ def one_setting(key: jax.Array, spread: jax.Array, count: jax.Array) -> Numbers:
         "errors": dict(zip(METHODS, errors, strict=True)),
         "oracle": jnp.sum((oracle - truth) ** 2),
         "law": jnp.trace(covariance),
-        "iterations": jnp.max(iterations),
     }
-
-
-def squared_error(params: jax.Array, part: Any) -> jax.Array:
-    """Sum of squared residuals but for a constant, of XᵀX and Xᵀy."""
-    gram, product = part
-    return params @ gram @ params - 2 * params @ product
 
 
 def reduce(found: Numbers) -> Numbers:
     """Means in each setting, and ratios of means."""
     return {
-        "settings": [dict(zip(("spread", "rows"), own)) for own in SETTINGS],
-        "errors": jaxwgc.summarize(found["errors"]),
         "oracle": jaxwgc.summarize(found["oracle"]),
-        "law": jaxwgc.summarize(found["law"]),
-        "most_iterations": found["iterations"].max(axis=0),
+        "law": found["law"].mean(axis=0),
         "over_oracle": {
             name: ratio_of_means(own, found["oracle"])
             for name, own in found["errors"].items()
         },
-        "unweighted_over": {
-            name: ratio_of_means(found["errors"]["unweighted"], own)
-            for name, own in found["errors"].items()
-            if name != "unweighted"
-        },
+        "unweighted_over_last": ratio_of_means(
+            found["errors"]["unweighted"], found["errors"][ESTIMATES[-1]]
+        ),
     }
-
-
-def at(summary: jaxwgc.Summary, index: Any) -> jaxwgc.Summary:
-    """Of one setting, or some."""
-    return jaxwgc.Summary(*(np.asarray(own)[index] for own in summary))
 
 
 def tabulate(numbers: Numbers) -> ResultTable:
@@ -157,12 +136,12 @@ def tabulate(numbers: Numbers) -> ResultTable:
         over = {
             name: verdict(at(numbers["over_oracle"][name], index)) for name in METHODS
         }
-        saved = at(numbers["unweighted_over"][ESTIMATES[-1]], index)
+        saved = at(numbers["unweighted_over_last"], index)
         return {
             "σ max / min": str(spread),
             "rows": str(count),
             "oracle": interval_power_of_ten(at(numbers["oracle"], index)),
-            "its law": f"{np.asarray(numbers['law'].mean)[index]:.2e}",
+            "its law": f"{numbers['law'][index]:.2e}",
             **over,
             "unweighted / estimated twice": interval(saved, 2),
         }

@@ -6,7 +6,6 @@ import jax
 import numpy as np
 
 from jaxwgc import _validation
-from jaxwgc._dtypes import working
 from jaxwgc._pytrees import Static
 from jaxwgc.decoders._decoder import Array, Decoder
 
@@ -62,7 +61,7 @@ class Clustered(Decoder):
         self.inner.check(blocks[0], targets[0])
 
     def weights(self, matrix: Array, target: Array, mask: jax.Array) -> jax.Array:
-        blocks, targets = self._blocks(working(matrix)), self._targets(target)
+        blocks, targets = self._blocks(matrix), self._targets(target)
         by_cluster = mask.reshape(*mask.shape[:-1], self.num_clusters, -1)
         # Known on the host, a target that is the same for all stays known.
         is_same = isinstance(targets, np.ndarray) and (targets == targets[0]).all()
@@ -70,7 +69,7 @@ class Clustered(Decoder):
             self.inner.checked_weights,
             in_axes=(0, None if is_same else 0, -2),
             out_axes=-2,
-        )(blocks, targets[0] if is_same else working(targets), by_cluster)
+        )(blocks, targets[0] if is_same else targets, by_cluster)
         return weights.reshape(*weights.shape[:-2], mask.shape[-1])
 
     def _blocks(self, matrix: Any) -> Any:

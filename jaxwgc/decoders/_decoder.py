@@ -87,9 +87,11 @@ class Decoder(abc.ABC):
 
         In at least float32, constants to `jax.grad`.
         """
-        # What NumPy holds stays there, in its precision.
+        # What NumPy holds stays there, since what is known can be looked at.
         constant, matrix, target = jax.tree.map(
-            lambda leaf: stop_gradient(leaf) if isinstance(leaf, jax.Array) else leaf,
+            lambda leaf: working(
+                stop_gradient(leaf) if isinstance(leaf, jax.Array) else np.asarray(leaf)
+            ),
             (self, matrix, target),
         )
 
@@ -118,7 +120,7 @@ class Decoder(abc.ABC):
                 "weights of a decoder must be real for a real code; got "
                 f"{weights.dtype} from {self}"
             )
-        dtype = jnp.promote_types(working(matrix).dtype, jnp.float32)
+        dtype = jnp.promote_types(matrix.dtype, jnp.float32)
         return _at_answers(weights, mask, dtype)
 
     def check(self, matrix: Array, target: Array) -> None:

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc import _validation
-from jaxwgc._dtypes import working
 from jaxwgc._product import product
 from jaxwgc._targets import target_scale
 from jaxwgc.decoders._decoder import Array, Decoder
@@ -67,9 +66,7 @@ class Group(Decoder):
                 self.refuse_matrix(matrix)
 
     def weights(self, matrix: Array, target: Array, mask: jax.Array) -> jax.Array:
-        return _first_answers(
-            mask, working(self.groups), working(matrix), working(target)
-        )
+        return _first_answers(mask, self.groups, matrix, target)
 
 
 @jax.jit

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc import _validation
-from jaxwgc._dtypes import working
 from jaxwgc._product import product
 from jaxwgc.decoders._decoder import Array, Decoder
 
@@ -62,7 +61,7 @@ class Peeling(Decoder):
             self.refuse_matrix(matrix)
 
     def weights(self, matrix: Array, target: Array, mask: jax.Array) -> jax.Array:
-        return _peel(mask, working(self.assignment))
+        return _peel(mask, self.assignment)
 
 
 @jax.jit

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxwgc._dtypes import working
 from jaxwgc._some_masks import any_under_vmap
 from jaxwgc._targets import target_scale
 from jaxwgc.decoders._accuracy import relative_miss
@@ -45,7 +44,7 @@ class UniformTarget(Decoder):
     def weights(self, matrix: Array, target: Array, mask: jax.Array) -> jax.Array:
         sizes = np.abs(target).sum(0) if isinstance(target, np.ndarray) else [0, 1]
         is_even = bool(np.ptp(sizes) == 0)
-        return _decode(self, mask, working(matrix), working(target), is_even)
+        return _decode(self, mask, matrix, target, is_even)
 
 
 @functools.partial(jax.jit, static_argnames="is_even")

@@ -7,10 +7,9 @@ import sys
 import numpy as np
 import pytest
 
-from experiments import chaos
-from experiments import cluster as cluster_experiment
 from experiments.benchmark import coordinator as coordinator_benchmark
-from experiments.results import ExperimentError
+from experiments.ray import chaos
+from experiments.ray import cluster as cluster_experiment
 from jaxwgc import codes, stragglers
 
 pytest.importorskip("ray")
@@ -67,8 +66,7 @@ def test_experiment_in_short(monkeypatch):
     entry = cluster_experiment.Entry(
         codes.fractional_repetition(2, num_stragglers=1), stragglers.fastest(1)
     )
-    times = np.array([[0.01, 0.02], [0.03, 0.01]])
-    own = cluster_experiment.measure(entry, 1, 4, 0, times)
+    own = cluster_experiment.measure(entry, 1, 4, 0)
     assert set(own) == set(cluster_experiment.SCENARIOS)
     for records in own.values():
         [seconds], [errors] = records["seconds"], records["errors"]
@@ -77,23 +75,4 @@ def test_experiment_in_short(monkeypatch):
     numbers = {"codes": dict.fromkeys(names, own)}
     numbers |= cluster_experiment.summarize(numbers)
     assert len(cluster_experiment.tabulate(numbers).rows) == len(numbers["codes"])
-    assert "1.0 times the uncoded step" in cluster_experiment.note(numbers)
     assert len(cluster_experiment.draw(numbers).axes) == len(own)
-
-
-def test_traces_of_the_experiment(tmp_path):
-    file = tmp_path / "trace.npy"
-    times = np.ones((8, 9))
-    times[1, 2], times[0, 0] = np.inf, np.nan
-    np.save(file, times)
-    found = cluster_experiment.read_trace(file)
-    never = cluster_experiment.NEVER
-    assert found.shape == (8, 8)
-    assert found[1, 2] == found[0, 0] == never
-    assert found[0, 1] == cluster_experiment.SECONDS_A_PART
-    for wrong in (np.ones(8), np.ones((8, 7)), np.full((8, 8), np.inf)):
-        np.save(file, wrong)
-        with pytest.raises(ExperimentError, match="--trace must"):
-            cluster_experiment.read_trace(file)
-    with pytest.raises(ExperimentError, match="--trace must be a file"):
-        cluster_experiment.read_trace(tmp_path / "none.npy")

@@ -21,8 +21,8 @@ from experiments.codes import (
     partial_work,
     recovery,
 )
-from experiments.studies import Effort, Study, measure
-from experiments.tables import ResultTable, percent
+from experiments.runner.study import Effort, Study, measure
+from experiments.runner.tables import ResultTable, percent
 from jaxwgc import codes as constructors
 from jaxwgc import stragglers
 from tests.codes.reference import best_mixtures, targets
@@ -76,17 +76,17 @@ def test_few_runs_write_everything(tmp_path, monkeypatch):
     errors = written["equal_load"]["errors"]
     # 13 workers, of whom 1, 3 and 5 straggle.
     assert errors["uncoded(13)"]["random"]["mean"] == pytest.approx(
-        [1 / 13, 3 / 13, 5 / 13]
+        [1 / 13, 3 / 13, 5 / 13], rel=1e-5
     )
     # Every pattern of a block design has the error of the formula, the worst one too.
     answers = 13 - np.array([1, 3, 5])
     expected = (13 - 16 * answers / (3 + answers)) / 13
     plane = errors["projective_plane(3)"]
-    np.testing.assert_allclose(plane["random"]["mean"], expected, atol=1e-12)
-    np.testing.assert_allclose(plane["adversarial"], expected, atol=1e-12)
+    np.testing.assert_allclose(plane["random"]["mean"], expected, 1e-5, 1e-12)
+    np.testing.assert_allclose(plane["adversarial"], expected, 1e-5, 1e-12)
     # Four of five stragglers are the copies of a block of 4 of 12 parts.
     repetition = errors["fractional_repetition(12, 3)"]["adversarial"]
-    np.testing.assert_allclose(repetition, [0, 0, 1 / 3], atol=1e-12)
+    np.testing.assert_allclose(repetition, [0, 0, 1 / 3], 1e-5, 1e-12)
     assert not jax.config.jax_enable_x64
 
 
@@ -146,10 +146,9 @@ def test_determined_parts_are_those_of_a_row_echelon_form(with_x64):
 
 
 def test_elimination_recovers_what_peeling_does_and_more(with_x64):
-    for setting in (recovery.SETTINGS[2], recovery.SETTINGS[-1]):
-        found = jax.jit(recovery.one_run, static_argnums=(1, 2, 3))(
-            KEY, setting, 20, 10
-        )
+    makes = [*recovery.SETTINGS.values()]
+    for make in (makes[2], makes[-1]):
+        found = jax.jit(recovery.one_run, static_argnums=(1, 2, 3))(KEY, make, 20, 10)
         assert np.all(found["elimination"] >= found["peeling"])
         assert np.all(np.diff(found["elimination"]) >= 0)
 
@@ -162,16 +161,17 @@ def test_reduction_and_its_interval_are_those_of_the_bootstrap():
     rng = np.random.default_rng(0)
     masks = rng.random((400, 20)) > 0.3
     found = learned.compare(code, better, masks)
+    reduction, half = found["reduction"], found["reduction_half_interval"]
     # By NumPy.
     before, after = (
         np.sum((reached - 1) ** 2, axis=(1, 2))
         for reached in (best_mixtures(own, masks) for own in (code, better))
     )
-    assert found.reduction == pytest.approx(1 - after.mean() / before.mean(), abs=1e-4)
+    assert reduction == pytest.approx(1 - after.mean() / before.mean(), abs=1e-4)
     draws = rng.integers(0, 400, (2000, 400))
     ratios = 1 - after[draws].mean(axis=1) / before[draws].mean(axis=1)
-    assert found.reduction_half_interval == pytest.approx(1.96 * ratios.std(), rel=0.1)
-    assert not found.unchanged
+    assert half == pytest.approx(1.96 * ratios.std(), rel=0.1)
+    assert not found["unchanged"]
 
 
 def test_finished_parts_never_hurt_and_work_is_in_shares_of_the_data():

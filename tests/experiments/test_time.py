@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 import jaxwgc
-from experiments import delay_models, delays, known_delays
-from experiments import time as against_the_clock
-from experiments.results import ExperimentError
+from experiments.delays import against_the_clock as against_the_clock
+from experiments.delays import known_laws as known_delays
+from experiments.delays import models as delay_models
+from experiments.delays import traces as delays
+from experiments.runner.results import ExperimentError
 from jaxwgc import stragglers
 
 NUM_PARTS, NUM_ROWS = 4, 96

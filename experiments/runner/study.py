@@ -1,10 +1,9 @@
 """A study says what is tried and what is shown; the runner does it, for all of them."""
 
-import contextlib
 import contextvars
 import dataclasses
 import functools
-import threading
+import io
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -14,18 +13,25 @@ import matplotlib
 from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn
 
 import jaxwgc
-from experiments import interrupts
-from experiments.figures import LOOK, Figure
-from experiments.results import Results, read_json, to_builtin
-from experiments.tables import ResultTable, console
+from experiments.runner.figures import LOOK, Figure
+from experiments.runner.results import (
+    ExperimentError,
+    check_folder,
+    environment,
+    read_json,
+    save_whole,
+    to_builtin,
+    to_json,
+    to_records,
+    was_read,
+)
+from experiments.runner.tables import ResultTable, console
 
 # What is measured: nested dicts and lists.
 Numbers = Any
 Made = TypeVar("Made")
 Watch = Callable[[str, float], Any]
 Shown = Mapping[str, Callable[[Numbers], Made]]
-# Between two lines that say how far it is, where output is not seen as it changes.
-SECONDS_BETWEEN_LINES = 20
 # Whether what was measured before is shown anew: `python -m experiments redraw NAME`.
 is_redrawing = contextvars.ContextVar("is_redrawing", default=False)
 
@@ -93,9 +99,10 @@ def timed(cells: Any, title: str, show: Callable[[Any], dict[str, str]]) -> Stud
 
 
 class Section(NamedTuple):
-    """What a study gave: numbers for JSON; tables and figures by their names."""
+    """What a study gave: all numbers, and those shown; tables and figures by name."""
 
     numbers: Numbers
+    shown: Numbers
     tables: dict[str, ResultTable]
     figures: dict[str, Figure]
     note: str
@@ -112,7 +119,7 @@ def measure(study: Study, watch: Watch = lambda cell, share: None) -> Section:
         nonlocal done
         watch(name, done / total)
         if isinstance(cell, Trial):
-            found = jaxwgc.monte_carlo(
+            trials = jaxwgc.monte_carlo(
                 cell.run,
                 study.key,
                 study.runs,
@@ -120,16 +127,16 @@ def measure(study: Study, watch: Watch = lambda cell, share: None) -> Section:
                 lambda runs, of: watch(name, (done + runs / of) / total),
             )
             done += 1
-            return study.reduce(found)
-        found = cell.run()
-        if isinstance(found, Iterator):
+            return study.reduce(trials)
+        measured = cell.run()
+        if isinstance(measured, Iterator):
             rows = []
-            for row in found:
+            for row in measured:
                 rows.append(row)
                 watch(name, (done + min(len(rows), cell.num_rows)) / total)
-            found = rows
+            measured = rows
         done += cell.num_rows
-        return found
+        return measured
 
     with jax.enable_x64(study.x64):
         numbers = _filled(study.numbers, run)
@@ -137,25 +144,24 @@ def measure(study: Study, watch: Watch = lambda cell, share: None) -> Section:
         numbers |= {"runs": study.runs}
     if derived := study.derive(numbers):
         numbers |= derived
-    return show(study, numbers)
+    return show(study, to_builtin(numbers))
 
 
 def show(study: Study, numbers: Numbers) -> Section:
     """Tables and figures of numbers that were measured, now or before."""
+    records = to_records(numbers)
     with matplotlib.rc_context(LOOK):
-        return Section(
-            to_builtin(numbers),
-            {name: table(numbers) for name, table in study.tables.items()},
-            {name: draw(numbers) for name, draw in study.figures.items()},
-            study.note(numbers),
-        )
+        tables = {name: table(records) for name, table in study.tables.items()}
+        figures = {name: draw(records) for name, draw in study.figures.items()}
+    note = study.note(records)
+    return Section(numbers, to_builtin(was_read(records)), tables, figures, note)
 
 
 def _filled(node: Any, run: Callable[[Trial | Once, str], Any], name: str = "") -> Any:
     """The same nested dicts and lists, with what `run(cell, name)` gives."""
     if isinstance(node, dict):
-        found = {own: _filled(child, run, own or name) for own, child in node.items()}
-        return found | (found.pop("", None) or {})
+        filled = {own: _filled(child, run, own or name) for own, child in node.items()}
+        return filled | (filled.pop("", None) or {})
     if isinstance(node, list):
         return [_filled(child, run, name) for child in node]
     return run(node, name) if isinstance(node, Trial | Once) else node
@@ -174,48 +180,56 @@ def run(
     """Runs the studies of a command, and writes what each gives as soon as it is done.
 
     Files are called after the section and the table or figure; a section without a name
-    is alone, and its numbers are those of the whole file. While `is_redrawing` nothing
-    is measured: tables and figures are made of the numbers that the folder has.
+    is alone, and its numbers are those of the whole file. Of the numbers those are kept
+    that tables and figures read. While `is_redrawing` nothing is measured: tables and
+    figures are made of the numbers that the folder has.
     """
-    folder = Results(title, out, runs, option)
-    prefix = prefix or command
+    if runs < 1:
+        raise ExperimentError(f"--{option} must be at least 1; got {runs}")
+    check_folder(out)
+    console.print(f"{title}, {runs} times", highlight=False)
     origin = f"python -m experiments {command} --{option} {runs} --seed {seed}"
-    content: dict[str, Any] = {"command": origin}
+    content: dict[str, Any] = {"environment": environment(), "command": origin}
     waiting = list(sections)
 
-    def file_name(name, kind):
-        return f"{prefix}_{name}.{kind}" if name else f"{prefix}.{kind}"
+    def path(name: str, kind: str) -> Path:
+        return out / f"{'_'.join(filter(None, (prefix or command, name)))}.{kind}"
 
-    kept = read_json(out / file_name("", "json")) if is_redrawing.get() else None
-    with progress_bar() as progress:
+    def save(path: Path, data: bytes) -> None:
+        save_whole(path, data)
+        console.print(f"Wrote {path}", highlight=False, soft_wrap=True)
+
+    kept = read_json(path("", "json")) if is_redrawing.get() else None
+    columns = SpinnerColumn(), *Progress.get_default_columns(), TimeElapsedColumn()
+    is_seen = console.is_terminal
+    with Progress(*columns, console=console, disable=not is_seen) as progress:
+        # Ctrl-C ends the program at once, and would leave it hidden.
+        console.show_cursor()
         for name, build in sections.items():
-            watch = _watcher(progress, name.replace("_", " ") or command)
+            label = name.replace("_", " ") or command
+            watch = _watcher(progress, label)
+            if not is_seen:
+                console.print(f"{label} …", highlight=False)
             watch("preparing", 0.0)
             if kept is None:
                 section = measure(build(), watch)
             else:
-                try:
-                    section = show(build(), kept[name] if name else kept)
-                except (AttributeError, KeyError) as error:
-                    console.print(f"{name}: measured before there was {error}")
-                    continue
+                section = show(build(), kept[name] if name else kept)
             watch("", 1.0)
             for own, table in section.tables.items():
                 table.print()
-                folder.add_table(file_name(own or name, "md"), table)
+                save(path(own or name, "md"), table.to_markdown().encode())
             for own, figure in section.figures.items():
-                folder.add_figure(file_name(own or name, "png"), figure)
+                image = io.BytesIO()
+                figure.savefig(image, format="png", dpi=160)
+                save(path(own or name, "png"), image.getvalue())
             if section.note:
                 console.print(section.note, highlight=False)
-            content |= {name: section.numbers} if name else section.numbers
+            content |= {name: section.shown} if name else section.shown
             waiting.remove(name)
             unfinished = {"unfinished": waiting} if waiting else {}
             if kept is None:
-                folder.add_json(file_name("", "json"), content | unfinished)
-            folder.save()
-    console.print()
-    for path in interrupts.written:
-        console.print(f"Wrote {path}", highlight=False, soft_wrap=True)
+                save(path("", "json"), to_json(content | unfinished))
 
 
 def _watcher(progress: Progress, section: str) -> Watch:
@@ -223,24 +237,3 @@ def _watcher(progress: Progress, section: str) -> Watch:
     return lambda cell, share: progress.update(
         task, completed=share, description=f"{section} {cell}"[:38].strip()
     )
-
-
-@contextlib.contextmanager
-def progress_bar() -> Iterator[Progress]:
-    """A bar a section; plain lines now and then where that would not be seen."""
-    is_seen = console.is_terminal
-    columns = SpinnerColumn(), *Progress.get_default_columns(), TimeElapsedColumn()
-    with Progress(*columns, console=console, disable=not is_seen) as progress:
-        ended = threading.Event()
-
-        def say() -> None:
-            while not is_seen and not ended.wait(SECONDS_BETWEEN_LINES):
-                for task in progress.tasks[-1:]:
-                    done = f"{task.percentage:.0f}% after {task.elapsed or 0:.0f} s"
-                    console.print(f"{task.description}: {done}", highlight=False)
-
-        threading.Thread(target=say, daemon=True).start()
-        try:
-            yield progress
-        finally:
-            ended.set()

@@ -14,20 +14,17 @@ import numpy as np
 import optax
 
 import jaxwgc
-from experiments import figures, interrupts, studies
-from experiments.delays import read_traces
-from experiments.mnist import load_digits, logistic_loss, test_error
-from experiments.results import ExperimentError
-from experiments.studies import Numbers, Once, Study
-from experiments.tables import ResultTable
+from experiments.paper.mnist import load_digits, logistic_loss, test_error
+from experiments.runner import figures
+from experiments.runner.results import ExperimentError
+from experiments.runner.study import Numbers, Once, Study, run
+from experiments.runner.tables import ResultTable
 from jaxwgc import codes, stragglers
 
 NUM_WORKERS = 8
 # A worker sleeps so long for a part, so that a copy more costs time as it would.
 SECONDS_A_PART = 0.05
 SLOW_WORKERS, SLOWDOWN = (0, 1), 10.0
-# Where a trace says that a worker never answered.
-NEVER = 30.0
 OPTIMIZER = optax.sgd(5e-6, momentum=0.9)
 # The steps of a run are counted from here, for each scenario.
 STEPS_A_SCENARIO = 1_000_000
@@ -59,7 +56,6 @@ def entries() -> dict[str, Entry]:
 def cluster(
     runs: int = 3,
     steps: int = 50,
-    trace: Path | None = None,
     seed: int = 0,
     out: Path = Path("results"),
 ) -> None:
@@ -68,78 +64,43 @@ def cluster(
     Args:
         runs: Of each code in each scenario.
         steps: Of each run.
-        trace: Times that were measured, (rounds, workers) in NumPy's format, such as
-            those of `RayCluster.trace`; replayed as a scenario of its own, with their
-            median as the time of a part.
         seed: Of who is killed.
         out: Folder for table, figure and numbers.
     """
     if steps < 1:
         raise ExperimentError(f"--steps must be at least 1; got {steps}")
-    times = None if trace is None else read_trace(trace)
     # Each loss would be a line between those of the progress.
     logging.getLogger("jaxwgc.distributed").setLevel(logging.ERROR)
 
     def study():
         cells = {
-            name: Once(measure, own, runs, steps, seed, times)
+            name: Once(measure, own, runs, steps, seed)
             for name, own in entries().items()
         }
         return Study(
-            {"seconds_a_part": SECONDS_A_PART, "slowdown": SLOWDOWN, "codes": cells},
+            {"codes": cells},
             derive=summarize,
             tables={"": tabulate},
             figures={"": draw},
-            note=note,
         )
 
-    with interrupts.as_exception():
-        studies.run("cluster", "Eight processes on MNIST", {"": study}, runs, seed, out)
+    run("cluster", "Eight processes on MNIST", {"": study}, runs, seed, out)
 
 
-def read_trace(path: Path) -> np.ndarray:
-    """Seconds that workers took, (rounds, 8), with the median of a part."""
-    traces = read_traces(path)
-    if len(traces) > 1:
-        raise ExperimentError(
-            f"--trace must hold one array of times; got {', '.join(traces)} in {path}"
-        )
-    # Of several loads the largest.
-    times = traces.popitem()[1].seconds[-1]
-    if times.shape[1] < NUM_WORKERS:
-        raise ExperimentError(
-            f"--trace must hold times (rounds, workers) of at least {NUM_WORKERS} "
-            f"workers; got shape {times.shape}"
-        )
-    times = times[:, :NUM_WORKERS]
-    answered = np.isfinite(times)
-    if not answered.any():
-        raise ExperimentError(f"--trace must have an answer; got none in {path}")
-    scaled = times * (SECONDS_A_PART / np.median(times[answered]))
-    return np.where(answered, np.minimum(scaled, NEVER), NEVER)
-
-
-def delays(loads: np.ndarray, times: np.ndarray | None) -> Callable[[int, int], float]:
+def delays(loads: np.ndarray) -> Callable[[int, int], float]:
     """Seconds that a worker sleeps, by the scenario that the step belongs to."""
 
     def delay(worker: int, step: int) -> float:
-        scenario, number = divmod(step, STEPS_A_SCENARIO)
-        each = SECONDS_A_PART
-        if scenario == 1 and worker in SLOW_WORKERS:
-            each *= SLOWDOWN
-        if scenario == 3 and times is not None:
-            each = times[number % len(times), worker]
-        return float(min(loads[worker] * each, NEVER))
+        is_slow = step // STEPS_A_SCENARIO == 1 and worker in SLOW_WORKERS
+        return float(loads[worker] * SECONDS_A_PART * (SLOWDOWN if is_slow else 1))
 
     return delay
 
 
-SCENARIOS = {"calm": 0, "two slow": 1, "two killed": 2, "trace": 3}
+SCENARIOS = {"calm": 0, "two slow": 1, "two killed": 2}
 
 
-def measure(
-    entry: Entry, runs: int, steps: int, seed: int, times: np.ndarray | None
-) -> dict[str, Any]:
+def measure(entry: Entry, runs: int, steps: int, seed: int) -> dict[str, Any]:
     """Seconds since the start (runs, steps) and test errors, of each scenario."""
     training, test = load_digits()
     parts, row_weights = jaxwgc.partition(tuple(training), NUM_WORKERS)
@@ -165,11 +126,9 @@ def measure(
         entry.code,
         data,
         wait=entry.wait,
-        delay=delays(np.asarray(entry.code.loads), times),
+        delay=delays(np.asarray(entry.code.loads)),
     ) as workers:
         for scenario, offset in SCENARIOS.items():
-            if scenario == "trace" and times is None:
-                continue
             records = {"seconds": [], "errors": []}
             for run in range(runs):
                 settle(workers, start_params)
@@ -264,31 +223,3 @@ def draw(numbers: Numbers) -> figures.Figure:
     handles = panels[0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", ncols=number)
     return figure
-
-
-def note(numbers: Numbers) -> str:
-    """Where coding wins, and where it loses."""
-    summary = numbers["summary"]
-
-    def step(name, scenario):
-        return summary[name][scenario]["seconds_a_step"]
-
-    plain = step("uncoded, all", "calm")
-    lines = []
-    for name in list(summary)[2:]:
-        calm, slow = step(name, "calm"), step(name, "two slow")
-        lines.append(
-            f"{name}: with two workers {SLOWDOWN:.0f} times slower a step takes "
-            f"{slow / calm:.2f} times one with none, and waiting for all without a "
-            f"code {step('uncoded, all', 'two slow') / slow:.1f} times as long. With "
-            f"none slow the code loses: {calm / plain:.1f} times the uncoded step."
-        )
-    ignoring = summary["uncoded, first 6"]["two slow"]
-    exact = summary["uncoded, all"]["two slow"]["error"]
-    lines.append(
-        "Ignoring two of eight without a code takes "
-        f"{1e3 * ignoring['seconds_a_step']:.0f} ms a step, less than any code, and "
-        f"ends at {ignoring['error']:.2f}% after as many steps; exact gradients end at "
-        f"{exact:.2f}%."
-    )
-    return "\n".join(lines)

@@ -17,15 +17,21 @@ import numpy as np
 import optax
 
 import jaxwgc
-from experiments import figures, interrupts, studies
-from experiments.results import ExperimentError
-from experiments.studies import Numbers, Once, Study
-from experiments.tables import ResultTable
+from experiments.runner import figures
+from experiments.runner.results import ExperimentError
+from experiments.runner.study import Numbers, Once, Study, run
+from experiments.runner.tables import ResultTable
 
 NUM_WORKERS = 8
 NUM_ROWS, NUM_COLUMNS = 4_000, 2_000
 # Relative errors above are no rounding of float32.
 WRONG = 1e-3
+# In the figure.
+CURVES = {
+    "resident_mib": "coordinator in memory, MiB",
+    "store_mib": "object store, MiB",
+    "seconds": "seconds a step",
+}
 
 
 def chaos(
@@ -68,16 +74,8 @@ def chaos(
             figures={"": draw},
         )
 
-    with interrupts.as_exception():
-        studies.run(
-            "chaos",
-            "Steps among failures",
-            {"": study},
-            steps,
-            seed,
-            out,
-            option="steps",
-        )
+    title, sections = "Steps among failures", {"": study}
+    run("chaos", title, sections, steps, seed, out, option="steps")
 
 
 def measure(
@@ -191,6 +189,7 @@ def summarize(numbers: Numbers) -> dict[str, Any]:
     away = [own for step in steps for own in step["seconds_away"]]
     errors = np.array([step["error"] for step in steps])
     return {
+        "curves": {name: [step[name] for step in steps] for name in CURVES},
         "summary": {
             "steps": len(steps),
             "wrong": int((~(errors <= WRONG)).sum()),
@@ -202,7 +201,7 @@ def summarize(numbers: Numbers) -> dict[str, Any]:
             "replaced": len(away),
             "shortest_away": min(away, default=None),
             "most_away": max(step["away"] for step in steps),
-        }
+        },
     }
 
 
@@ -233,16 +232,11 @@ def tabulate(title: str, numbers: Numbers) -> ResultTable:
 
 def draw(numbers: Numbers) -> figures.Figure:
     """Memory, the object store and seconds, by step."""
-    steps = numbers["steps"]
     figure = figures.Figure(figsize=(9, 3))
     panels = figure.subplots(ncols=3)
-    names = {
-        "resident_mib": "coordinator in memory, MiB",
-        "store_mib": "object store, MiB",
-        "seconds": "seconds a step",
-    }
-    for axes, (name, title) in zip(panels, names.items()):
-        axes.plot([step[name] for step in steps], color=figures.COLORS[0], linewidth=1)
+    for axes, (name, title) in zip(panels, CURVES.items()):
+        curve = numbers["curves"][name]
+        axes.plot(curve, color=figures.COLORS[0], linewidth=1)
         axes.set(title=title, xlabel="step")
-        axes.set_ylim(0, 1.2 * max(step[name] for step in steps))
+        axes.set_ylim(0, 1.2 * max(curve))
     return figure

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
-from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 
@@ -20,11 +19,8 @@ class ResultTable:
     """A table for the terminal and for the documentation."""
 
     def __init__(self, title: str, columns: Iterable[str], rows: Iterable = ()):
-        self.title = title
-        self.columns = list(columns)
-        self.rows: list[list[str]] = []
-        for row in rows:
-            self.add_row(*row)
+        self.title, self.columns = title, list(columns)
+        self.rows: list[list[str]] = [list(row) for row in rows]
 
     @classmethod
     def of_records(
@@ -34,48 +30,16 @@ class ResultTable:
         rows = [show(record) for record in records]
         return cls(title, rows[0], [own.values() for own in rows])
 
-    def add_row(self, *cells: str) -> None:
-        """One cell a column."""
-        if len(cells) != len(self.columns):
-            raise ValueError(f"{len(self.columns)} cells expected; got {cells}")
-        self.rows.append(list(cells))
-
     def print(self) -> None:
-        """To the terminal; what is wider in pieces, each with what tells the rows."""
-        for number, piece in enumerate(self._pieces(console.width)):
-            table = Table(title_justify="left", title_style="bold")
-            table.title = self.title if number == 0 else "(further columns)"
-            for index in piece:
-                justify = "left" if index == 0 else "right"
-                table.add_column(self.columns[index], justify=justify, overflow="fold")
-            for row in self.rows:
-                table.add_row(*(row[index] for index in piece))
-            console.print()
-            console.print(table)
-
-    def _pieces(self, width: int) -> list[list[int]]:
-        """Columns that fit side by side. Cells stay on a line; headings may break."""
-        widths = [
-            3
-            + max(map(cell_len, [*heading.split(), *(row[index] for row in self.rows)]))
-            for index, heading in enumerate(self.columns)
-        ]
-        names = self._names()
-        if 1 + sum(widths[index] for index in names) > width / 2:
-            names = [0]
-        pieces = [names]
-        for index in range(len(names), len(widths)):
-            if 1 + sum(widths[own] for own in [*pieces[-1], index]) > width:
-                pieces.append(names)
-            pieces[-1] = [*pieces[-1], index]
-        return [own for own in pieces if own != names] or [names]
-
-    def _names(self) -> list[int]:
-        """The first columns that no two rows share, or the first where all do."""
-        for number in range(1, len(self.columns)):
-            if len({tuple(row[:number]) for row in self.rows}) == len(self.rows):
-                return list(range(number))
-        return [0]
+        """To the terminal."""
+        table = Table(title=self.title, title_justify="left", title_style="bold")
+        for index, column in enumerate(self.columns):
+            justify = "right" if index else "left"
+            table.add_column(column, justify=justify, overflow="fold")
+        for row in self.rows:
+            table.add_row(*row)
+        console.print()
+        console.print(table)
 
     def to_markdown(self) -> str:
         """Caption, and pipe table whose columns but the first go to the right."""
@@ -84,6 +48,12 @@ class ResultTable:
         lines = ["| " + " | ".join(row) + " |\n" for row in (self.columns, *self.rows)]
         table = "".join([lines[0], "|" + "|".join(rule) + "|\n", *lines[1:]])
         return f"*{caption}*\n\n{table}"
+
+
+def at(summary: jaxwgc.Summary, *index: Any) -> jaxwgc.Summary:
+    """Of one entry, or some, of a summary of arrays."""
+    ends = (np.asarray(own)[index] for own in summary[:3])
+    return jaxwgc.Summary(*ends, standard_error=np.nan)
 
 
 def half_width(summary: jaxwgc.Summary) -> Any:

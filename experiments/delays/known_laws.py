@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.studies import Numbers, Once
-from experiments.tables import ResultTable
+from experiments.runner.study import Numbers, Once
+from experiments.runner.tables import ResultTable
 from jaxwgc import stragglers
 
 SHAPE = NUM_ROUNDS, NUM_WORKERS = 40, 10

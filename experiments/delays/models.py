@@ -11,12 +11,12 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 
-from experiments import known_delays, studies
-from experiments.delays import LANGUAGE_MODELS, Trace, read_traces, simulated
-from experiments.figures import COLORS, new_figure
-from experiments.results import ExperimentError
-from experiments.studies import Numbers, Once, Study
-from experiments.tables import ResultTable
+from experiments.delays import known_laws as known_delays
+from experiments.delays.traces import LANGUAGE_MODELS, Trace, read_traces, simulated
+from experiments.runner.figures import COLORS, new_figure
+from experiments.runner.results import ExperimentError
+from experiments.runner.study import Numbers, Once, Study, run
+from experiments.runner.tables import ResultTable
 
 # The f-th fastest of so many workers, as shares: 24, 28 and 30 of 32.
 SHARES = (3 / 4, 7 / 8, 15 / 16)
@@ -60,7 +60,7 @@ def delays(
             tables={"known": known_delays.tabulate},
         )
     title = "Delay models: fitted to the first half of the rounds, judged by the second"
-    studies.run("delays", title, sections, runs, seed, out)
+    run("delays", title, sections, runs, seed, out)
 
 
 def study(trace: Trace, runs: int, seed: int, num_workers: int) -> Study:

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxwgc
-from experiments.figures import Figure, line, log_interval, new_figure
-from experiments.studies import Effort, Numbers, Study, Trial
-from experiments.tables import ResultTable, half_width, with_half
+from experiments.runner.figures import Figure, line, log_interval, new_figure
+from experiments.runner.study import Effort, Numbers, Study, Trial
+from experiments.runner.tables import ResultTable, half_width, with_half
 from jaxwgc import sketching
 
 NUM_STEPS, FEW_STEPS = 2_000, 200
@@ -26,11 +26,8 @@ SAMPLINGS = ("leverage", "uniform")
 def study(effort: Effort, key: jax.Array) -> Study:
     """One cell, in which all methods run on the same data."""
     steps = shown_steps(NUM_STEPS if effort.is_full else FEW_STEPS)
-    shape = CODE.num_workers, CODE.num_parts, int(CODE.loads[0])
     return Study(
         {
-            "workers, slots, load": shape,
-            "num_parts": NUM_PARTS,
             "steps": steps,
             "": Trial(one_run, int(steps[-1])),
         },
@@ -88,9 +85,7 @@ def one_run(key: jax.Array, num_steps: int) -> Numbers:
     }
 
 
-def one_sampling(
-    whole: Any, optimum: jax.Array, num_steps: int, key: jax.Array, probabilities: Any
-) -> Numbers:
+def one_sampling(whole, optimum, num_steps, key, probabilities) -> Numbers:
     """Errors of both kinds at every step, and where the one-shot kind ends."""
     sample_key, steps_key = jax.random.split(key)
     number = CODE.num_parts
@@ -170,7 +165,7 @@ def reduce(steps: np.ndarray, trials: Numbers) -> Numbers:
 
 def tabulate(numbers: Numbers) -> ResultTable:
     """Errors at a few steps, and where they end."""
-    steps, limits = numbers["steps"].tolist(), numbers["limits"]
+    steps, limits = numbers["steps"], numbers["limits"]
     shown = table_steps(steps[-1])
 
     def row(name, own):

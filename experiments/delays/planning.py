@@ -9,11 +9,12 @@ import jax
 import numpy as np
 
 import jaxwgc
-from experiments import figures, studies, unseen
-from experiments.delays import LANGUAGE_MODELS, Trace, read_traces
-from experiments.results import ExperimentError
-from experiments.studies import Numbers, Once, Study
-from experiments.tables import ResultTable, with_half
+from experiments.delays import unseen_rounds as unseen
+from experiments.delays.traces import LANGUAGE_MODELS, Trace, read_traces
+from experiments.runner import figures
+from experiments.runner.results import ExperimentError
+from experiments.runner.study import Numbers, Once, Study, run
+from experiments.runner.tables import ResultTable, with_half
 
 # In the table of decisions, from the same rounds.
 TARGETS = 0.1, 0.01, 0.001, 0.0001
@@ -93,7 +94,7 @@ def plan(
         )
 
     title = "Planning by measured times, rounds drawn"
-    studies.run("plan", title, {"": study}, rounds, seed, out, option="rounds")
+    run("plan", title, {"": study}, rounds, seed, out, option="rounds")
 
 
 def chosen_traces(path: Path | None, array: str | None) -> dict[str, Trace]:

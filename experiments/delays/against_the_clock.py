@@ -16,12 +16,12 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import jaxwgc
-from experiments import figures, studies
-from experiments.delays import LANGUAGE_MODELS, Trace, read_traces, simulated
-from experiments.mnist import load_digits
-from experiments.results import ExperimentError
-from experiments.studies import Numbers, Once, Study
-from experiments.tables import ResultTable, interval
+from experiments.delays.traces import LANGUAGE_MODELS, Trace, read_traces, simulated
+from experiments.paper.mnist import load_digits
+from experiments.runner import figures
+from experiments.runner.results import ExperimentError
+from experiments.runner.study import Numbers, Once, Study, run
+from experiments.runner.tables import ResultTable, interval
 from jaxwgc import stragglers
 from jaxwgc.studies import Choice
 
@@ -86,7 +86,7 @@ def time(
                 study, own, source, num_workers, effort, key
             )
     title = "Training against the clock"
-    studies.run("time", title, sections, effort.runs, seed, out)
+    run("time", title, sections, effort.runs, seed, out)
 
 
 def study(
@@ -135,7 +135,8 @@ def study(
         runs=effort.runs,
         derive=curves,
         tables={"": tabulate},
-        figures={"": draw},
+        # No page shows that of a fitted model.
+        figures={"": draw} if source == "measured" else {},
     )
 
 

@@ -7,8 +7,8 @@ import jax
 import numpy as np
 
 import jaxwgc
-from experiments.studies import Numbers
-from experiments.tables import ResultTable
+from experiments.runner.study import Numbers
+from experiments.runner.tables import ResultTable
 from jaxwgc import stragglers
 
 NUM_ROUNDS, NUM_WORKERS = 15, 32

@@ -10,12 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxwgc
-from experiments import descent, figures, studies
-from experiments.studies import Numbers, Trial
-from experiments.tables import YES_NO, ResultTable, half_width, interval
+from experiments.paper import descent
+from experiments.runner import figures
+from experiments.runner.study import Numbers, Once, Study, Trial, run
+from experiments.runner.tables import YES_NO, ResultTable, half_width, interval
 from jaxwgc import sketching
 
-DATA = Path(__file__).parent / "data" / "mnist_4_9.npz"
+DATA = Path(__file__).parents[1] / "data" / "mnist_4_9.npz"
 NUM_TRAINING = 10_000
 NUM_PARTS = descent.CODE.num_parts
 COMPRESSIONS = (4, 10, 20)
@@ -42,11 +43,9 @@ ERROR_UNIT, ITERATIONS_UNIT = 0.5, 0.1
 # For the others the step is the longest of these, times the mean loss, with which the
 # uncompressed loss falls at every iteration.
 STEP_SIZES = (1.0, 0.5, 0.2, 0.1)
-PROTOCOLS = {
-    "paper": "rows rescaled by 1/√(rΠ), as in section 3.2",
-    "unbiased": "losses rescaled by 1/(qΠ), so that they stand for all the data",
-    "plain": "no rescaling",
-}
+# Rows rescaled by 1/√(rΠ), as in section 3.2; losses rescaled by 1/(qΠ), so that they
+# stand for all the data; no rescaling.
+PROTOCOLS = "paper", "unbiased", "plain"
 
 
 class Digits(NamedTuple):
@@ -141,7 +140,7 @@ def trajectories(key: jax.Array, data: Any, compression: int) -> dict[str, jax.A
     return {"norm": jnp.moveaxis(norms, 0, -1), "error": jnp.moveaxis(errors, 0, -1)}
 
 
-def fit(key: jax.Array, data: Any, runs: int) -> tuple[Rule, dict[str, Any]]:
+def fit(key: jax.Array, data: Any, runs: int) -> Rule:
     """Step and threshold of the paper's protocol that come nearest to its numbers."""
     misfit = np.zeros((len(FIT_NORMS), len(FIT_STEPS)))
     for compression in COMPRESSIONS:
@@ -158,11 +157,10 @@ def fit(key: jax.Array, data: Any, runs: int) -> tuple[Rule, dict[str, Any]]:
             misfit += (off[0] / ERROR_UNIT) ** 2
             misfit += ((off[1] / iterations - 1) / ITERATIONS_UNIT) ** 2
     norm, step = np.unravel_index(np.argmin(misfit), misfit.shape)
-    rule = Rule(float(FIT_STEPS[step]), float(FIT_NORMS[norm]))
-    return rule, {"runs": runs, "misfit": float(np.min(misfit))}
+    return Rule(float(FIT_STEPS[step]), float(FIT_NORMS[norm]))
 
 
-def calibrate(training: Digits, test: Digits) -> tuple[Rule, dict[str, Any]]:
+def calibrate(training: Digits, test: Digits) -> Rule:
     """Step and stopping norm on the sum of the losses from the uncompressed run alone.
 
     The step is the longest in the grid with which the loss falls at every iteration;
@@ -182,19 +180,13 @@ def calibrate(training: Digits, test: Digits) -> tuple[Rule, dict[str, Any]]:
     for step_size in STEP_SIZES:
         params = jnp.zeros(784)
         last = np.inf
-        for iterations in range(MAX_ITERATIONS):
+        for _ in range(MAX_ITERATIONS):
             loss, gradient, error = evaluate(params)
             if loss >= last:
                 break
             if error <= PUBLISHED_UNCOMPRESSED_ERROR:
                 norm = float(jnp.linalg.norm(gradient))
-                rule = Rule(step_size / NUM_TRAINING, norm * NUM_TRAINING)
-                return rule, {
-                    "step_on_mean_loss": step_size,
-                    "iterations": iterations,
-                    "error_percent": float(error),
-                    "mean_gradient_norm": norm,
-                }
+                return Rule(step_size / NUM_TRAINING, norm * NUM_TRAINING)
             params, last = params - step_size * gradient, loss
     raise AssertionError("no step size of the grid reaches the published error")
 
@@ -229,13 +221,12 @@ def one_run(key: jax.Array, data: Any, rules: dict[str, Rule], compression: int)
     found = jax.vmap(descend)(keys, *map(jnp.stack, zip(*lanes, strict=True)))
     run: dict[str, Any] = {"draws_per_part": sample.num_draws / NUM_PARTS}
     for lane, protocol in enumerate(PROTOCOLS):
-        weighted, unweighted = (
-            {name: leaf[2 * lane + second] for name, leaf in found.items()}
-            for second in range(2)
-        )
-        saved = unweighted["error"] - weighted["error"]
-        run[protocol] = {"weighted": weighted, "unweighted": unweighted}
-        run[protocol]["error_saved"] = saved
+        run[protocol] = {
+            weighting: {name: leaf[2 * lane + second] for name, leaf in found.items()}
+            for second, weighting in enumerate(WEIGHTINGS)
+        }
+        error = found["error"][2 * lane : 2 * lane + 2]
+        run[protocol]["error_saved"] = error[1] - error[0]
     return run
 
 
@@ -249,36 +240,35 @@ def mnist(runs: int = 200, seed: int = 0, out: Path = Path("results")) -> None:
     """
     sections = {"": functools.partial(study, runs, seed)}
     title = "Table 1, MNIST 4 against 9"
-    studies.run("mnist", title, sections, runs, seed, out, prefix="table1")
+    run("mnist", title, sections, runs, seed, out, prefix="table1")
 
 
-def study(runs: int, seed: int) -> studies.Study:
+def study(runs: int, seed: int) -> Study:
     """A cell a compression, with step and stopping norm of the uncompressed run."""
-    training, test = load_digits()
-    on_sum, uncompressed = calibrate(training, test)
-    scores = jax.jit(sketching.leverage_scores)(training.images)
-    data = training, test, scores
     # Other runs than those that are shown.
     fit_key, key = jax.random.split(jax.random.key(seed))
-    paper, fitted = fit(fit_key, data, min(runs, FIT_RUNS))
-    rules = {"paper": paper, "unbiased": on_sum, "plain": on_sum}
-    return studies.Study(
+
+    @functools.cache
+    def prepared():
+        training, test = load_digits()
+        data = training, test, jax.jit(sketching.leverage_scores)(training.images)
+        on_sum = calibrate(training, test)
+        paper = fit(fit_key, data, min(runs, FIT_RUNS))
+        return data, {"paper": paper, "unbiased": on_sum, "plain": on_sum}
+
+    def trial(key, compression):
+        return one_run(key, *prepared(), compression)
+
+    return Study(
         {
-            "protocols": PROTOCOLS,
-            "rules": rules,
-            "fit": fitted,
-            "uncompressed": uncompressed,
-            "published": PUBLISHED,
-            "reproduced": {
-                f"rho={c}": Trial(one_run, data, rules, c) for c in COMPRESSIONS
-            },
+            "rules": Once(lambda: prepared()[1]),
+            "reproduced": {f"rho={c}": Trial(trial, c) for c in COMPRESSIONS},
         },
         key=key,
         runs=runs,
         batch_size=20,
         tables={"": main_table, "fit": fit_table, "weights": weights_table},
         figures={"": draw},
-        note=note,
     )
 
 
@@ -326,9 +316,10 @@ def fit_table(numbers: Numbers) -> ResultTable:
             "off, in spreads": f"{(published - own.mean) / spread:+.1f}",
         }
 
-    step, norm = numbers["rules"]["paper"]
+    rule = numbers["rules"]["paper"]
     return ResultTable.of_records(
-        f"Table 1 fitted: step {step:.2g}, threshold {norm:.0f}, two numbers to twelve",
+        f"Table 1 fitted: step {rule.step_size:.2g}, threshold {rule.stop_norm:.0f}, "
+        "two numbers to twelve",
         show,
         itertools.product(numbers["reproduced"], WEIGHTINGS, ("error", "iterations")),
     )
@@ -352,39 +343,6 @@ def weights_table(numbers: Numbers) -> ResultTable:
         ["ρ", "published", *PROTOCOLS, "q/k"],
         itertools.starmap(row, numbers["reproduced"].items()),
     )
-
-
-def note(numbers: Numbers) -> str:
-    """Where the numbers differ from the published ones."""
-    step, norm = numbers["rules"]["paper"]
-    uncompressed = numbers["uncompressed"]
-    lines = [
-        "",
-        f"The paper's protocol takes the step {step:.2g}, and ends at the norm "
-        f"{norm:.0f}: the pair that comes nearest to the published numbers, over "
-        f"{numbers['fit']['runs']} other runs. The others take the pair with which the "
-        f"uncompressed run reaches {uncompressed['error_percent']:.2f}% (published "
-        f"{PUBLISHED_UNCOMPRESSED_ERROR}%) after {uncompressed['iterations']} "
-        "iterations.",
-        "",
-        "Protocols:",
-        *(f"  {name}: {text}" for name, text in PROTOCOLS.items()),
-        "",
-        "Where this differs from the paper, by more than the interval:",
-    ]
-    if numbers["runs"] == 1:
-        lines.append("  unknown: a single run has no interval")
-    for compression, weighting in itertools.product(numbers["reproduced"], WEIGHTINGS):
-        published = PUBLISHED[f"{compression} {weighting}"]
-        runs = numbers["reproduced"][compression]
-        lines += [
-            f"  {compression.replace('rho=', 'ρ = ')}, {weighting}: {quantity} "
-            f"{own.mean:.2f}, published {published[quantity]:g}"
-            for quantity, own in runs["paper"][weighting].items()
-            # NaN, which a single run gives, is not below or above anything.
-            if published[quantity] < own.low or published[quantity] > own.high
-        ]
-    return "\n".join(lines)
 
 
 def draw(numbers: Numbers) -> figures.Figure:

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.results import ExperimentError
+from experiments.runner.results import ExperimentError
 from jaxwgc import stragglers
 
 # Compute times of data-parallel ranks in two trainings of language models; where they
 # are from stands in the README beside them.
-LANGUAGE_MODELS = Path(__file__).parent / "data" / "llm_training_delays.npz"
+LANGUAGE_MODELS = Path(__file__).parents[1] / "data" / "llm_training_delays.npz"
 # The name of the loads beside times.
 LOADS = "loads"
 

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxwgc
-from experiments import descent, figures, linear_regression, studies
-from experiments.studies import Numbers, Trial
-from experiments.tables import ResultTable, interval_power_of_ten
+from experiments.paper import descent, linear_regression
+from experiments.runner import figures
+from experiments.runner.study import Numbers, Study, Trial, run
+from experiments.runner.tables import ResultTable, at, interval_power_of_ten
 
 COMPRESSION = 2
 NUM_ITERATIONS = 200
@@ -27,24 +28,18 @@ def figure2(runs: int = 1_000, seed: int = 0, out: Path = Path("results")) -> No
     """
     title = "Figure 2, convergence of linear regression"
     sections = {"": functools.partial(study, runs, seed)}
-    studies.run("figure2", title, sections, runs, seed, out)
+    run("figure2", title, sections, runs, seed, out)
 
 
-def study(runs: int, seed: int) -> studies.Study:
+def study(runs: int, seed: int) -> Study:
     """One cell."""
-    return studies.Study(
+    return Study(
         {"gradient_norm": Trial(one_run)},
         key=jax.random.key(seed),
         runs=runs,
         batch_size=250,
         x64=True,
         reduce=lambda norms: {own: reduce(norms[own]) for own in COLORS},
-        derive=lambda numbers: {
-            "mean_below_stop_norm_after": {
-                weighting: int(np.argmax(own["mean"] < linear_regression.STOP_NORM))
-                for weighting, own in numbers["gradient_norm"].items()
-            }
-        },
         tables={"": tabulate},
         figures={"": draw},
     )
@@ -68,28 +63,26 @@ def one_run(key: jax.Array) -> Numbers:
 def reduce(norms: np.ndarray) -> Numbers:
     """The mean, and where 90% of the runs lie."""
     quantiles = np.quantile(norms, [0.05, 0.95], axis=0)
-    return {**jaxwgc.summarize(norms)._asdict(), "quantiles_5_95": quantiles}
+    return {"norm": jaxwgc.summarize(norms), "quantiles_5_95": quantiles}
 
 
 def tabulate(numbers: Numbers) -> ResultTable:
     """Every fifty iterations."""
-    every = numbers["gradient_norm"].values()
+    norms = [own["norm"] for own in numbers["gradient_norm"].values()]
+    level = linear_regression.STOP_NORM
 
-    shown = range(0, NUM_ITERATIONS, 50)
+    def row(iteration):
+        cells = (interval_power_of_ten(at(norm, iteration)) for norm in norms)
+        return [str(iteration), *cells]
 
-    def cell(own, at):
-        fields = (own[name][at] for name in jaxwgc.Summary._fields)
-        return interval_power_of_ten(jaxwgc.Summary(*fields))
-
-    below = numbers["mean_below_stop_norm_after"]
-    crossings = (str(below[weighting]) for weighting in numbers["gradient_norm"])
+    below = [str(np.argmax(norm.mean < level)) for norm in norms]
     return ResultTable(
         f"Figure 2: mean gradient norm of {numbers['runs']:,} runs with 95% confidence "
         "interval",
         ["iteration", *numbers["gradient_norm"]],
         [
-            *([str(at), *(cell(own, at) for own in every)] for at in shown),
-            [f"mean below {linear_regression.STOP_NORM:g} after", *crossings],
+            *map(row, range(0, NUM_ITERATIONS, 50)),
+            [f"mean below {level:g} after", *below],
         ],
     )
 
@@ -100,13 +93,11 @@ def draw(numbers: Numbers) -> figures.Figure:
     iterations = np.arange(NUM_ITERATIONS)
     for weighting, own in numbers["gradient_norm"].items():
         band = {"color": COLORS[weighting], "linewidth": 0}
-        mean = jaxwgc.Summary(*(own[field] for field in jaxwgc.Summary._fields))
         axes.fill_between(iterations, *own["quantiles_5_95"], alpha=0.15, **band)
-        interval = figures.log_interval(mean)
+        interval = figures.log_interval(own["norm"])
         axes.fill_between(iterations, *interval, alpha=0.35, **band)
-        axes.plot(
-            iterations, own["mean"], color=COLORS[weighting], label=f"{weighting}, mean"
-        )
+        look = {"color": COLORS[weighting], "label": f"{weighting}, mean"}
+        axes.plot(iterations, own["norm"].mean, **look)
     text = "termination, ‖∇‖ < 0.1"
     level = linear_regression.STOP_NORM
     figures.threshold(axes, level, text, 2, xytext=(0, 4), linestyle=":")

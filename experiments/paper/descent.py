@@ -26,9 +26,7 @@ class Descent(NamedTuple):
     gradient_norm: jax.Array
 
 
-def descend(
-    key, loss, params, parts, weights, step_size, stop_norm: float, max_iterations: int
-) -> Descent:
+def descend(key, loss, params, parts, weights, step_size, stop_norm, max_iterations):
     """Descends until the decoded gradient is shorter than `stop_norm`.
 
     An iteration is a step that was taken. `loss(params, part)` is the sum over a part,
@@ -56,9 +54,7 @@ def descend(
     return Descent(params, iterations, norm)
 
 
-def gradient_norms(
-    key, loss, params, parts, weights, step_size, num_iterations: int
-) -> jax.Array:
+def gradient_norms(key, loss, params, parts, weights, step_size, num_iterations):
     """The norm of the decoded gradient at every iteration, with no stop."""
     initial, step = _stepper(key, loss, parts, weights, step_size)
 

@@ -1,7 +1,6 @@
 """Table 2 and the data of figure 2: linear regression on uneven leverage scores."""
 
 import functools
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxwgc
-from experiments import descent, figures, studies
-from experiments.studies import Numbers, Trial
-from experiments.tables import (
+from experiments.paper import descent
+from experiments.runner import figures
+from experiments.runner.study import Numbers, Study, Trial, run
+from experiments.runner.tables import (
     YES_NO,
     ResultTable,
     half_width,
@@ -70,9 +70,7 @@ def draw_data(key: jax.Array) -> tuple[jax.Array, jax.Array]:
     return features, features @ params + noise
 
 
-def draw_sample(
-    key: jax.Array, compression: int, rescalings: Sequence[str] = ("paper",)
-) -> tuple[tuple[jax.Array, jax.Array], list[sketching.WeightedParts], jax.Array]:
+def draw_sample(key, compression, rescalings=("paper",)):
     """The data, k sampled parts of them in each rescaling, and the number of draws."""
     data_key, sample_key = jax.random.split(key)
     data = draw_data(data_key)
@@ -93,9 +91,7 @@ def draw_sample(
     return data, small, sample.num_draws
 
 
-def one_run(
-    key: jax.Array, compression: int, protocols: Sequence[str] = (*PROTOCOLS, OWN_BEST)
-) -> Numbers:
+def one_run(key, compression, protocols=(*PROTOCOLS, OWN_BEST)) -> Numbers:
     """One data set and sample, solved in each protocol with the weights and without."""
     sample_key, *descent_keys = jax.random.split(key, 3)
     rescalings = ["unbiased" if own == OWN_BEST else "paper" for own in protocols]
@@ -134,34 +130,18 @@ def one_run(
     lanes = jax.tree.map(lambda *own: jnp.stack(own), *small)
     found = jax.lax.map(solve, (lanes, jnp.stack(means), step_sizes))
 
-    def of(protocol, lane):
-        own = {name: leaf[lane] for name, leaf in found.items()}
-        if protocol != OWN_BEST:
-            del own["condition"]
+    def of(lane):
         return {"draws_per_part": num_draws / descent.CODE.num_parts} | {
-            weighting: {name: leaf[second] for name, leaf in own.items()}
+            weighting: {name: leaf[lane, second] for name, leaf in found.items()}
             for second, weighting in enumerate(WEIGHTINGS)
         }
 
-    return {protocol: of(protocol, lane) for lane, protocol in enumerate(protocols)}
+    return {protocol: of(lane) for lane, protocol in enumerate(protocols)}
 
 
 def all_runs(key: jax.Array) -> Numbers:
     """At each compression."""
-    return {compression: one_run(key, compression) for compression in COMPRESSIONS}
-
-
-def reduce(found: Numbers) -> Numbers:
-    """Means, by the cells of the tables."""
-    means = jaxwgc.summarize(found)
-    return {
-        "reproduced": {
-            f"rho={compression} {protocol}": means[compression][protocol]
-            for compression in COMPRESSIONS
-            for protocol in PROTOCOLS
-        },
-        OWN_BEST: {f"rho={c}": means[c][OWN_BEST] for c in COMPRESSIONS},
-    }
+    return {f"rho={c}": one_run(key, c) for c in COMPRESSIONS}
 
 
 def least_squares_solution(features: jax.Array, responses: jax.Array) -> jax.Array:
@@ -183,54 +163,20 @@ def linear_regression(
     """
     sections = {"": functools.partial(study, runs, seed)}
     title = "Table 2, linear regression"
-    studies.run("linear-regression", title, sections, runs, seed, out, prefix="table2")
+    run("linear-regression", title, sections, runs, seed, out, prefix="table2")
 
 
-def study(runs: int, seed: int) -> studies.Study:
+def study(runs: int, seed: int) -> Study:
     """Each protocol at each compression, and each method at its own best step."""
-    return studies.Study(
-        {
-            "published_iterations": PUBLISHED_ITERATIONS,
-            "": Trial(all_runs),
-        },
+    return Study(
+        {"reproduced": Trial(all_runs)},
         key=jax.random.key(seed),
         runs=runs,
         batch_size=BATCH_SIZE,
         x64=True,
-        reduce=reduce,
         tables={"": iterations_table, "errors": errors_table, "best_step": best_table},
         figures={"": iterations_figure},
-        note=note,
     )
-
-
-def note(numbers: Numbers) -> str:
-    """Where the numbers differ from the published ones, in words."""
-    lines = ["", "Where this differs from the paper:"]
-    for compression in COMPRESSIONS:
-        published = [PUBLISHED_ITERATIONS[f"rho={compression} {w}"] for w in WEIGHTINGS]
-        runs = [numbers["reproduced"][f"rho={compression} {p}"] for p in PROTOCOLS]
-        runs.append(numbers[OWN_BEST][f"rho={compression}"])
-        literal, doubled, own = (
-            [run[w]["iterations"].mean for w in WEIGHTINGS] for run in runs
-        )
-        errors = [runs[1][w]["error"].mean for w in WEIGHTINGS]
-        draws = runs[1]["draws_per_part"].mean
-        lines += [
-            f"ρ = {compression}: read literally (the gradient of ‖S(Xθ − y)‖² and the "
-            f"step 1e-7), descent takes {literal[0] / published[0]:.2f} and "
-            f"{literal[1] / published[1]:.2f} times the published iterations, at the "
-            f"ratio {literal[1] / literal[0]:.2f} without to with weights (published "
-            f"{published[1] / published[0]:.2f}). At twice that step it takes "
-            f"{doubled[0] / published[0]:.2f} and {doubled[1] / published[1]:.2f} "
-            "times as many.",
-            f"  The weights act as a longer step: their mean q/k is {draws:.2f}. With "
-            f"each method at its own best step it takes {own[0]:.1f} iterations with "
-            f"them and {own[1]:.1f} without.",
-            f"  The squared error against X⁺y is {errors[0]:.1e} and {errors[1]:.1e} "
-            f"(published {PUBLISHED_ERROR[compression]}).",
-        ]
-    return "\n".join(lines)
 
 
 def iterations_table(numbers: Numbers) -> ResultTable:
@@ -239,10 +185,8 @@ def iterations_table(numbers: Numbers) -> ResultTable:
     def show(cell):
         compression, weighting = cell
         published = PUBLISHED_ITERATIONS[f"rho={compression} {weighting}"]
-        literal, doubled = (
-            numbers["reproduced"][f"rho={compression} {protocol}"]
-            for protocol in PROTOCOLS
-        )
+        found = numbers["reproduced"][f"rho={compression}"]
+        literal, doubled = (found[protocol] for protocol in PROTOCOLS)
         iterations = doubled[weighting]["iterations"]
         is_weighted = weighting == "weighted"
         return {
@@ -255,15 +199,15 @@ def iterations_table(numbers: Numbers) -> ResultTable:
             "q/k": interval(doubled["draws_per_part"], 3) if is_weighted else "",
         }
 
-    title = "Table 2: iterations, mean of {runs:,} runs with 95% confidence interval"
-    return ResultTable.of_records(title.format(**numbers), show, cells())
+    runs = f"mean of {numbers['runs']:,} runs with 95% confidence interval"
+    return ResultTable.of_records(f"Table 2: iterations, {runs}", show, cells())
 
 
 def errors_table(numbers: Numbers) -> ResultTable:
     """Squared distance from the least-squares solution of all the data."""
 
     def row(compression):
-        cell = numbers["reproduced"][f"rho={compression} doubled"]
+        cell = numbers["reproduced"][f"rho={compression}"]["doubled"]
         errors = [interval_power_of_ten(cell[w]["error"]) for w in WEIGHTINGS]
         return [str(compression), PUBLISHED_ERROR[compression], *errors]
 
@@ -280,7 +224,7 @@ def best_table(numbers: Numbers) -> ResultTable:
 
     def show(cell):
         compression, weighting = cell
-        own = numbers[OWN_BEST][f"rho={compression}"][weighting]
+        own = numbers["reproduced"][f"rho={compression}"][OWN_BEST][weighting]
         return {
             "ρ": str(compression),
             "weights": YES_NO[weighting == "weighted"],
@@ -289,10 +233,12 @@ def best_table(numbers: Numbers) -> ResultTable:
             "condition L/μ": interval(own["condition"], 3),
         }
 
-    title = (
-        "Unbiased rescaling, step 2/(μ + L) of each run's own Hessian; {runs:,} runs"
+    return ResultTable.of_records(
+        "Unbiased rescaling, step 2/(μ + L) of each run's own Hessian; "
+        f"{numbers['runs']:,} runs",
+        show,
+        cells(),
     )
-    return ResultTable.of_records(title.format(**numbers), show, cells())
 
 
 def cells() -> list[tuple[int, str]]:
@@ -310,7 +256,7 @@ def iterations_figure(numbers: Numbers) -> figures.Figure:
         (0.0, "doubled", "tab:blue", "step 2e-7"),
         (0.27, "literal", "tab:orange", "step 1e-7 (literal)"),
     ):
-        runs = [numbers["reproduced"][f"rho={c} {protocol}"][w] for c, w in cells()]
+        runs = [numbers["reproduced"][f"rho={c}"][protocol][w] for c, w in cells()]
         look = {"color": color, "capsize": 3, "error_kw": {"linewidth": 1}}
         means = [own["iterations"].mean for own in runs]
         halves = [half_width(own["iterations"]) for own in runs]

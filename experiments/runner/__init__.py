@@ -1,0 +1,1 @@
+"""Runs what the experiments declare; makes, shows and saves tables and figures."""

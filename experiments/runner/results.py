@@ -1,0 +1,166 @@
+"""What experiments write: what is shown of the numbers, in whole files or none."""
+
+import json
+import math
+import os
+import platform
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import jax
+import matplotlib
+import numpy as np
+
+import jaxwgc
+from experiments.runner.timing import Timing
+
+# What JSON has no numbers for, by the names of Protocol Buffers.
+NOT_FINITE = {json.dumps(value): value for value in (math.inf, -math.inf, math.nan)}
+# In files; tables show fewer, and figures fewer still.
+SIGNIFICANT_DIGITS = 8
+
+
+class ExperimentError(Exception):
+    """Something that the person at the command line can mend."""
+
+
+class Record(dict):
+    """Numbers by name, also as attributes; knows which of them were read."""
+
+    def __init__(self, numbers: dict[str, Any]):
+        super().__init__(numbers)
+        self.names_read: set[str] = set()
+
+    def __getitem__(self, name: str) -> Any:
+        self.names_read.add(name)
+        return super().__getitem__(name)
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in self:
+            raise AttributeError(name)
+        return self[name]
+
+    def __iter__(self):
+        # Its own, so that `{**record}` reads by `__getitem__`.
+        return super().__iter__()
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return self[name] if name in self else default
+
+    def items(self):
+        return [(name, self[name]) for name in self]
+
+    def values(self):
+        return [self[name] for name in self]
+
+
+def was_read(numbers: Any) -> Any:
+    """Returns the same nested records and lists, without what nobody has read."""
+    if isinstance(numbers, Record):
+        return {
+            name: was_read(own)
+            for name, own in dict.items(numbers)
+            if name in numbers.names_read
+        }
+    return [*map(was_read, numbers)] if isinstance(numbers, list) else numbers
+
+
+def check_folder(out: Path) -> None:
+    """Refuses a folder that nothing can be written to."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / ".writable").touch()
+        (out / ".writable").unlink()
+    except OSError as error:
+        raise ExperimentError(
+            f"--out must be a folder that can be written to; got {out} "
+            f"({error.strerror})"
+        ) from error
+
+
+def save_whole(path: Path, content: bytes) -> None:
+    """Writes under another name first, so that no file is ever half there."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_bytes(content)
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise ExperimentError(f"cannot write {path} ({error.strerror})") from error
+
+
+def to_json(content: dict[str, Any]) -> bytes:
+    """Returns a line a number or innermost list."""
+    text = json.dumps(to_builtin(content, json.dumps), indent=1, allow_nan=False)
+    return re.sub(r"\[[^][{}]*\]", lambda own: " ".join(own[0].split()), text).encode()
+
+
+def read_json(path: Path) -> Any:
+    """Returns the numbers of a file, as a study shows them."""
+    try:
+        return to_records(json.loads(path.read_text()))
+    except OSError as error:
+        raise ExperimentError(f"cannot read {path} ({error.strerror})") from error
+
+
+def environment() -> dict[str, Any]:
+    """Returns what the numbers were measured with."""
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        **{own.__name__: own.__version__ for own in (jaxwgc, jax, np, matplotlib)},
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "device": jax.devices()[0].device_kind,
+    }
+
+
+def to_records(value: Any) -> Any:
+    """Returns what JSON has as studies show it: the inverse of `to_builtin`.
+
+    Lists of floats, of whatever rank, become arrays, and those of ints tuples.
+    """
+    if isinstance(value, dict):
+        record = Record({name: to_records(own) for name, own in value.items()})
+        fields = tuple(record)
+        if fields == Timing._fields:
+            return Timing(**record)
+        if fields and fields in (jaxwgc.Summary._fields, jaxwgc.Summary._fields[:3]):
+            return jaxwgc.Summary(**{"standard_error": math.nan, **record})
+        return record
+    if isinstance(value, list):
+        values = [to_records(own) for own in value]
+        # Of one kind: a count and a share beside each other are no array.
+        kinds = {(type(own), np.shape(own)) for own in values}
+        if len(kinds) == 1 and isinstance(values[0], float | np.ndarray):
+            return np.array(values)
+        return tuple(values) if len(kinds) == 1 and type(values[0]) is int else values
+    return NOT_FINITE.get(value, value) if isinstance(value, str) else value
+
+
+def to_builtin(value: Any, name_of: Any = float) -> Any:
+    """Returns dicts, lists and numbers; named tuples as dicts, floats rounded.
+
+    Args:
+        value: Nested numbers.
+        name_of: Makes something of infinity and NaN, which JSON has not.
+
+    Returns:
+        What `json` writes. Of summaries of arrays without the standard errors.
+    """
+    if isinstance(value, jaxwgc.Summary) and np.ndim(value.mean):
+        value = dict(zip(value._fields[:3], value))
+    if hasattr(value, "_asdict"):
+        value = value._asdict()
+    if isinstance(value, np.generic | np.ndarray | jax.Array):
+        value = value.tolist()
+    if isinstance(value, dict):
+        return {name: to_builtin(own, name_of) for name, own in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_builtin(own, name_of) for own in value]
+    if isinstance(value, float):
+        rounded = float(f"{value:.{SIGNIFICANT_DIGITS}g}")
+        return rounded if math.isfinite(value) else name_of(value)
+    return value

@@ -1,0 +1,250 @@
+"""The runner: what a study declares is measured, shown and kept, in whole files."""
+
+import contextvars
+import dataclasses
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import jaxwgc
+from experiments import __main__
+from experiments.runner import results, tables
+from experiments.runner import study as runner
+from experiments.runner.figures import new_figure
+from experiments.runner.results import ExperimentError
+from experiments.runner.study import Once, Study, Trial
+from experiments.runner.tables import ResultTable, interval
+from experiments.runner.timing import Timing
+
+ROOT = Path(__file__).parents[2]
+KEY = jax.random.key(0)
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Runs the command line in this process: its status, and what it says."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["experiments", *map(str, arguments)])
+        try:
+            status = __main__.main()
+        except SystemExit as ended:
+            status = ended.code
+        return status, "".join(capsys.readouterr())
+
+    return run
+
+
+def test_no_argument_lists_the_experiments(command):
+    status, listed = command()
+    assert status == 0
+    for name in __main__.EXPERIMENTS:
+        assert name in listed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--runs", "0"], "--runs must be at least 1; got 0"),
+        (["--runs", "many"], "--runs"),
+        (["--no-such-option"], "--no-such-option"),
+        (["--out", "occupied/below"], "--out must be a folder that can be written to"),
+    ],
+)
+def test_wrong_options_are_refused_before_any_work(
+    tmp_path, monkeypatch, command, arguments, message
+):
+    monkeypatch.chdir(tmp_path)
+    Path("occupied").write_text("mine")
+    status, said = command("figure2", *arguments)
+    assert status != 0 and message in said
+    assert not list(tmp_path.rglob("*.json"))
+    assert Path("occupied").read_text() == "mine"
+
+
+def test_interrupted_run_ends_at_once_and_leaves_no_half_file(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "experiments", "linear-regression", "--out", tmp_path],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert any("linear-regression …" in line for line in process.stdout)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGINT
+    assert not list(tmp_path.iterdir())
+
+
+def test_files_appear_whole_or_not_at_all(tmp_path, monkeypatch):
+    def full_disk(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full_disk)
+        patch.setattr(Path, "replace", full_disk)
+        with pytest.raises(ExperimentError, match="No space left"):
+            results.save_whole(tmp_path / "numbers.json", b"{}")
+    assert not list(tmp_path.iterdir())
+
+
+def test_numbers_come_back_as_they_are_shown(tmp_path):
+    numbers = {
+        "code": (50, 20),
+        "time": Timing(0.5, 0.25, 1.0, runs=3),
+        "curve": jaxwgc.summarize(np.array([[1.0, 2.0], [3.0, 2.0]])),
+        "mean": jaxwgc.Summary(2 / 3, -math.inf, math.nan, 0.1),
+        "mixed": [1, 0.5],
+    }
+    (tmp_path / "a.json").write_bytes(results.to_json(numbers))
+    found = results.read_json(tmp_path / "a.json")
+    assert found.code == (50, 20) and found["mixed"] == [1, 0.5]
+    assert found.time == numbers["time"]
+    np.testing.assert_array_equal(found.curve.mean, [2, 2])
+    assert np.isnan(found.curve.standard_error)
+    assert found["mean"][:2] == (0.66666667, -math.inf) and np.isnan(found["mean"].high)
+    # What nobody has read is not kept.
+    assert results.was_read(results.to_records(found)) == {}
+    again = results.to_records({"one": {"a": 1, "b": 2}, "two": [{"c": 3}, {"c": 4}]})
+    assert {**again}["one"].a == 1 and again.get("two")[1]["c"] == 4
+    assert results.was_read(again) == {"one": {"a": 1}, "two": [{}, {"c": 4}]}
+
+
+def test_table_in_markdown():
+    table = ResultTable("θ* in ‖x‖²", ["name", "value"], [["a", "1"]])
+    assert table.to_markdown() == (
+        "*θ\\* in ‖x‖²*\n\n| name | value |\n|:--|--:|\n| a | 1 |\n"
+    )
+
+
+def test_interval_formats():
+    summary = jaxwgc.summarize(np.array([2.0e-6, 3.0e-6, 4.0e-6]))
+    assert tables.interval_power_of_ten(summary) == "(3.00 ± 2.48) × 10⁻⁶"
+    assert interval(jaxwgc.summarize(np.array([1.0, 2.0, 3.0])), 1) == "2.0 ± 2.5"
+    single = jaxwgc.summarize(np.array([2.0]))
+    assert interval(single, 1) == "2.0"
+    assert tables.interval_power_of_ten(single) == "(2.00) × 10⁰"
+
+
+def shifted(key, shift):
+    return shift + jax.random.normal(key)
+
+
+def uniform(key):
+    return {"uniform": jax.random.uniform(key)}
+
+
+def draw(numbers):
+    figure, (axes,) = new_figure(2, 2)
+    axes.plot(numbers["rows"])
+    return figure
+
+
+def small(runs=4):
+    return Study(
+        {
+            "known": (1, 2),
+            "normal": {"zero": Trial(shifted, 0.0), "many": [Trial(shifted, 5.0)]},
+            "beside": {"known": 1, "": Trial(uniform)},
+            "rows": Once(lambda: iter([1.0, 2.0]), num_rows=2),
+        },
+        key=KEY,
+        runs=runs,
+        x64=True,
+        derive=lambda numbers: {"sum": sum(numbers["rows"])},
+        tables={"": lambda numbers: ResultTable("t", ["sum"], [[str(numbers["sum"])]])},
+        figures={"rows": draw},
+    )
+
+
+def test_numbers_stand_where_the_cells_stood():
+    heard = []
+    section = runner.measure(small(), lambda name, share: heard.append((name, share)))
+    numbers = section.numbers
+    assert list(numbers) == ["known", "normal", "beside", "rows", "runs", "sum"]
+    assert numbers["known"] == [1, 2] and numbers["runs"] == 4 and numbers["sum"] == 3
+    with jax.enable_x64(True):
+        found = jaxwgc.summarize(jaxwgc.monte_carlo(jax.random.normal, KEY, 4))
+    expected = pytest.approx(found._asdict(), rel=1e-5)
+    assert numbers["normal"]["zero"] == expected
+    assert numbers["normal"]["many"][0]["mean"] == pytest.approx(5 + found.mean, 1e-5)
+    assert set(numbers["beside"]) == {"known", "uniform"}
+    assert section.tables[""].rows == [["3.0"]]
+    # What the table and the figure read.
+    assert section.shown == {"sum": 3.0, "rows": [1.0, 2.0]}
+    shares = [share for _, share in heard]
+    assert shares == sorted(shares) and shares[0] == 0 and shares[-1] == 1
+    assert {name for name, _ in heard} == {"zero", "many", "beside", "rows"}
+    assert not jax.config.jax_enable_x64
+    # Means do not depend on the other cells.
+    alone = Study({"zero": Trial(shifted, 0.0)}, key=KEY, runs=4, x64=True)
+    assert runner.measure(alone).numbers["zero"] == numbers["normal"]["zero"]
+
+
+def test_every_section_is_saved_when_it_is_done(tmp_path):
+    def fail():
+        written = json.loads((tmp_path / "tried.json").read_text())
+        assert written["unfinished"] == ["second"]
+        raise ZeroDivisionError
+
+    def second():
+        return Study({"one": 1}, tables={"second": lambda numbers: table(numbers.one)})
+
+    def table(number):
+        return ResultTable("t", ["one"], [[str(number)]])
+
+    with pytest.raises(ZeroDivisionError):
+        runner.run("tried", "", {"first": small, "second": fail}, 4, 0, tmp_path)
+    files = {"tried.json", "tried_first.md", "tried_rows.png"}
+    assert {path.name for path in tmp_path.iterdir()} == files
+    runner.run("tried", "", {"first": small, "second": second}, 4, 0, tmp_path)
+    written = json.loads((tmp_path / "tried.json").read_text())
+    assert list(written) == ["environment", "command", "first", "second"]
+    assert written["command"] == "python -m experiments tried --runs 4 --seed 0"
+    assert written["second"] == {"one": 1}
+
+
+def test_redrawing_shows_what_was_kept_and_measures_nothing(tmp_path, monkeypatch):
+    """Of a section without a name, which is the whole file."""
+
+    def table(numbers):
+        return ResultTable("t", ["mean"], [[interval(numbers["normal"]["zero"])]])
+
+    def run():
+        study = dataclasses.replace(small(), tables={"": table})
+        runner.run("tried", "", {"": lambda: study}, 4, 7, tmp_path, prefix="table9")
+
+    run()
+    written = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    names = {"table9.json", "table9.md", "table9_rows.png"}
+    assert {path.name for path in written} == names
+    for path in written:
+        if path.suffix != ".json":
+            path.unlink()
+    monkeypatch.delattr(runner, "measure")
+    context = contextvars.copy_context()
+    context.run(runner.is_redrawing.set, True)
+    context.run(run)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == written
+
+
+@pytest.mark.parametrize("name", ["figure2", "benchmark", "delays", "chaos"])
+def test_tables_of_the_documentation_are_those_of_the_numbers(tmp_path, command, name):
+    """Of the experiments whose declaration takes no time."""
+    kept = ROOT / "docs" / "results"
+    shutil.copy(kept / f"{name}.json", tmp_path)
+    assert command("redraw", name, "--out", tmp_path)[0] == 0
+    found = sorted(tmp_path.glob("*.md"))
+    assert found
+    for path in found:
+        assert path.read_text() == (kept / path.name).read_text()
