@@ -81,7 +81,7 @@ class GradientCode:
     encoding_matrix: Array
     assignment: Array
     target: Array
-    num_stragglers: jax.typing.ArrayLike
+    num_stragglers: int
     decoders: tuple[Decoder, ...] = (LeastSquares(),)
     num_segments: Static[int] = 1
     messages_per_worker: Static[int] = 1
