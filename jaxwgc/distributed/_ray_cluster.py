@@ -505,30 +505,15 @@ def _compiled(
             "wait must be a waiting rule, such as jaxwgc.stragglers.fastest(6), since "
             "real workers straggle by themselves; got a StragglerModel, which simulates"
         )
-    _validation.check_callable("wait", wait)
-    key = jax.random.key(0)
-
-    @jax.jit
-    def ask(times):
-        arrivals = wait(key, times)
-        # In one array, which is read once.
-        return jnp.append(arrivals.received.astype(times.dtype), arrivals.elapsed)
-
-    times = jax.ShapeDtypeStruct((num_workers,), np.float32)
-    arrivals = jax.eval_shape(wait, key, times)
-    shapes = [getattr(arrivals, own, None) for own in ("received", "elapsed")]
-    if [getattr(own, "shape", None) for own in shapes] != [(num_workers,), ()]:
-        raise TypeError(
-            "wait must be a waiting rule of jaxwgc.stragglers, which gives received "
-            f"({num_workers},) and a scalar elapsed; got one that gives {arrivals}"
-        )
+    if not isinstance(wait, WaitingRule):
+        raise TypeError(f"wait must be a waiting rule; got {wait!r}")
 
     def decide(times: np.ndarray) -> tuple[Any, Any]:
-        # One mask is cheaper than one after each answer, which a simulation needs.
-        if hasattr(wait, "is_over"):
-            over = wait.is_over(times)  # pyright: ignore[reportAttributeAccessIssue]
-            return np.isfinite(times), 0.0 if over else np.inf
-        *received, elapsed = np.asarray(ask(times.astype(np.float32)))
-        return np.array(received, bool), elapsed
+        times = times.astype(np.float32)
+        ends = np.asarray(wait.ends(times))
+        return times <= ends, ends
 
+    # Whatever the rule has to say of the number of workers, it says here.
+    if np.shape(decide(np.full(num_workers, np.inf))[1]) != ():
+        raise TypeError(f"wait must give one time at which a round ends; got {wait!r}")
     return decide

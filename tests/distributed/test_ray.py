@@ -518,7 +518,7 @@ def test_too_few_cpus_are_said_with_the_numbers():
         ({"load": len}, ValueError, "not both"),
         ({"batch": draw}, ValueError, "key and batch go together"),
         ({"wait": stragglers.fastest(5)}, ValueError, "num_required"),
-        ({"wait": 3}, TypeError, "wait must be a function"),
+        ({"wait": 3}, TypeError, "wait must be a waiting rule; got 3"),
         ({"wait": stragglers.uniform(1)}, TypeError, "rule.*got a StragglerModel"),
         ({"wait": lambda key, times: times}, TypeError, "wait must be a waiting rule"),
         ({"undecodable": "hope"}, ValueError, "undecodable"),

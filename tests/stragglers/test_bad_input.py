@@ -85,7 +85,7 @@ class TestBadInput:
             ),
             (lambda: stragglers.fastest(0), "num_required must be at least 1; got 0"),
             (
-                lambda: stragglers.fastest(4)(jax.random.key(0), jnp.ones(3)),
+                lambda: stragglers.fastest(4).arrivals(jax.random.key(0), jnp.ones(3)),
                 "num_required must be at most num_workers; .* = 4 and .* = 3",
             ),
             (lambda: stragglers.deadline(0.0), "seconds must be positive; got 0"),
@@ -125,11 +125,11 @@ class TestBadInput:
 
     def test_models(self):
         pareto, wait = stragglers.pareto(1.0, 1.0), stragglers.fastest(1)
-        with pytest.raises(TypeError, match="delay must be a DelayModel; got .*Fast"):
+        with pytest.raises(TypeError, match="delay must be a DelayModel; got fast"):
             stragglers.delayed(wait, wait)
         with pytest.raises(TypeError, match="delay must be a DelayModel"):
             stragglers.delayed(stragglers.uniform(1), wait)
-        with pytest.raises(TypeError, match="wait must be a waiting rule; got Delay"):
+        with pytest.raises(TypeError, match="wait must be a waiting rule; got pareto"):
             stragglers.delayed(pareto, pareto)
 
     @pytest.mark.parametrize("key", [0, None, np.zeros(2, np.int32), np.zeros(2)])
@@ -140,7 +140,7 @@ class TestBadInput:
             stragglers.bernoulli(0.5).sample,
             pareto.sample,
             stragglers.delayed(pareto, wait).sample,
-            lambda key, _, times: stragglers.fastest(1)(key, times),
+            lambda key, _, times: stragglers.fastest(1).arrivals(key, times),
         ):
             with pytest.raises(TypeError, match="key must be a PRNG key"):
                 sample(key, (), jnp.ones(3))
@@ -190,7 +190,7 @@ class TestLoads:
     @pytest.mark.parametrize(
         "delay",
         [
-            stragglers.trace(np.ones((3, 5))),
+            stragglers.empirical(np.ones((3, 5))),
             stragglers.unequal_speeds(stragglers.pareto(1, 2), np.ones(5)),
             stragglers.markov(*[stragglers.pareto(1, 2)] * 2, 0.1, 0.2),
         ],
@@ -218,7 +218,7 @@ class TestLoads:
         times, *rounds = traced_rounds(np.array([1.0, load, 1.0, 1.0]))
         np.testing.assert_array_equal(np.isnan(times), [False, True, False, False])
         for arrivals in rounds:
-            np.testing.assert_array_equal(arrivals.received, ~np.isnan(times))
+            assert not arrivals.received[1]
             assert np.isnan(arrivals.elapsed)
 
     def test_number_of_workers(self):
@@ -237,19 +237,19 @@ class TestTimes:
     @pytest.mark.parametrize(("times", "error", "rule"), WRONG)
     def test_bad_input(self, wait, times, error, rule):
         with pytest.raises(error, match="times must " + rule):
-            wait(KEY, times)
+            wait.arrivals(KEY, times)
 
     @every_rule
     def test_lists(self, wait):
-        expected = wait(KEY, jnp.array([0.5, np.inf, 2.0, 0.1]))
-        found = wait(KEY, [0.5, np.inf, 2.0, 0.1])
+        expected = wait.arrivals(KEY, jnp.array([0.5, np.inf, 2.0, 0.1]))
+        found = wait.arrivals(KEY, [0.5, np.inf, 2.0, 0.1])
         np.testing.assert_array_equal(found.received, [True, False, False, True])
         np.testing.assert_array_equal(found.received, expected.received)
 
     @every_rule
     def test_traced_times_below_zero_are_never(self, wait):
         times = jnp.array([0.5, -0.1, 2.0, 3.0])
-        arrivals = jax.jit(lambda own: wait(KEY, own))(times)
+        arrivals = jax.jit(lambda own: wait.arrivals(KEY, own))(times)
         assert not arrivals.received[1]
 
 
@@ -265,38 +265,91 @@ def test_bools_are_no_numbers(value):
             make()
 
 
-def with_numpy(key, times):
-    return stragglers.Arrivals(np.asarray(times) < 2, times, times.max())
+class WithNumpy(stragglers.WaitingRule):
+    def is_over(self, times, now):
+        return np.isfinite(times).sum() > 2
 
 
-def with_if(key, times):
-    late = times[0] > 2
-    received = times < 2 if late else times < 3
-    return stragglers.Arrivals(received, times, times.max())
+class WithIf(stragglers.WaitingRule):
+    def is_over(self, times, now):
+        return now > 2 if times[0] > 2 else now > 3
 
 
-class TestRulesThatCannotBeTraced:
-    rule = "must be made of JAX functions, .* jnp.where .* the value of an array"
+class WithoutArrivals(stragglers.WaitingRule):
+    def arrivals(self, key, times):
+        return times < 2
 
-    @pytest.mark.parametrize("wait", [with_numpy, with_if])
-    def test_waiting_rules(self, wait):
-        model = stragglers.delayed(stragglers.pareto(1.0, 2.0), wait)
-        with pytest.raises(TypeError, match=f"wait {self.rule}"):
-            jax.jit(model.sample)(jax.random.key(0), (), np.ones(4))
-        with pytest.raises(TypeError, match=f"wait {self.rule}"):
-            stragglers.is_over(wait, np.array([1, np.inf]), 1.0)
 
-    def test_delays_and_models(self):
-        """Found when an aggregator is made, before the first round."""
-        delay = stragglers.DelayModel(
-            lambda num_workers: (),
-            lambda key, state, loads: (np.asarray(jax.random.uniform(key, (3,))), ()),
-        )
-        model = stragglers.StragglerModel(lambda _: (), delay.sample)
-        code = codes.uncoded(3)
-        for name, own in (
-            ("delay", stragglers.delayed(delay, stragglers.fastest(2))),
-            ("model", model),
-        ):
-            with pytest.raises(TypeError, match=f"{name} {self.rule}"):
-                jaxwgc.coded_aggregate(code, own, jax.random.key(0))
+class OfEachWorker(stragglers.WaitingRule):
+    def is_over(self, times, now):
+        return times <= now
+
+
+class Undefined(stragglers.WaitingRule):
+    pass
+
+
+JAX_ONLY = "must be made of JAX functions, .* jnp.where .* the value of an array"
+
+
+@pytest.mark.parametrize(
+    ("wait", "error", "rule"),
+    [
+        (WithNumpy(), TypeError, f"wait {JAX_ONLY}"),
+        (WithIf(), TypeError, f"wait {JAX_ONLY}"),
+        (WithoutArrivals(), TypeError, r"wait must have arrivals with .* \(4,\)"),
+        (OfEachWorker(), TypeError, "wait must have an is_over that gives one bool"),
+        (Undefined(), NotImplementedError, "wait must define is_over"),
+    ],
+)
+def test_waiting_rules_that_break_their_contract(wait, error, rule):
+    model = stragglers.delayed(stragglers.pareto(1.0, 2.0), wait)
+    with pytest.raises(error, match=rule):
+        jax.jit(model.sample)(KEY, (), np.ones(4))
+
+
+class NumpyDelay(stragglers.DelayModel):
+    def sample(self, key, state, loads):
+        return np.asarray(jax.random.uniform(key, (3,))), ()
+
+
+class NumpyModel(stragglers.StragglerModel):
+    sample = NumpyDelay.sample
+
+
+def test_delays_and_models_that_cannot_be_traced():
+    """Found when an aggregator is made, before the first round."""
+    for name, model in (
+        ("delay", stragglers.delayed(NumpyDelay(), stragglers.fastest(2))),
+        ("model", NumpyModel()),
+    ):
+        with pytest.raises(TypeError, match=f"{name} {JAX_ONLY}"):
+            jaxwgc.coded_aggregate(codes.uncoded(3), model, KEY)
+
+
+class Negative(stragglers.Distribution):
+    def sf(self, x):
+        return np.exp(-(x + 1))
+
+    def isf(self, q):
+        return -np.log(q) - 1
+
+
+class Growing(stragglers.Distribution):
+    def sf(self, x):
+        return 1 - np.exp(-x)
+
+    def isf(self, q):
+        return -np.log1p(-q)
+
+
+@pytest.mark.parametrize(
+    ("law", "rule"),
+    [
+        (Negative(), "law must have times of at least 0.*Negative"),
+        (Growing(), "law must have a survival function that does not grow.*Growing"),
+    ],
+)
+def test_distributions_that_break_their_contract(law, rule):
+    with pytest.raises(ValueError, match=rule):
+        stragglers.fastest(2).expected_time(law, 3)

@@ -7,7 +7,7 @@ import pytest
 import scipy.stats
 
 from jaxwgc import stragglers
-from jaxwgc.stragglers import _laws
+from jaxwgc.stragglers._distributions import Mixture
 from tests.stragglers.laws import SIGNIFICANCE, consecutive_times
 
 FAST = stragglers.log_normal(1.0, 0.1)
@@ -108,9 +108,9 @@ class TestUnequalSpeeds:
             assert len(set(rounds(self.delay, 2, 1, seed=seed)[0])) == 2
 
     def test_has_no_law(self):
-        assert self.delay.law is None
-        assert stragglers.markov(self.delay, FAST, 0.1, 0.1).law is None
-        assert stragglers.affine(self.delay).law is None
+        assert self.delay.law(1.0) is None
+        assert stragglers.markov(self.delay, FAST, 0.1, 0.1).law(1.0) is None
+        assert stragglers.affine(self.delay).law(1.0) is None
 
 
 def test_states_of_what_is_inside():
@@ -123,8 +123,8 @@ def test_states_of_what_is_inside():
 
 def test_law_of_workers_that_may_never_answer():
     """Where they do, it is the other law for the rest of the probability."""
-    usual = stragglers.pareto(1.0, 2.0).law(1.0)
-    law = _laws.Mixture(usual, _laws.Constant(np.inf), 0.3)
+    usual = stragglers.pareto(1.0, 2.0)
+    law = Mixture(usual, stragglers.bernoulli_slowdown(1.0, np.inf), 0.3)
     levels = np.array([0.2, 0.299, 0.301, 0.65, 0.9])
     expected = np.where(levels < 0.3, np.inf, usual.isf((levels - 0.3) / 0.7))
     np.testing.assert_allclose(law.isf(levels), expected, rtol=1e-9)

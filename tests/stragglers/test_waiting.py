@@ -53,7 +53,7 @@ class TestFastest:
 
     def wait(self, required):
         if required not in self.compiled:
-            self.compiled[required] = jax.jit(stragglers.fastest(required))
+            self.compiled[required] = jax.jit(stragglers.fastest(required).arrivals)
         return self.compiled[required]
 
     @settings(max_examples=40, deadline=None)
@@ -78,7 +78,7 @@ class TestFastest:
         dtype = np.float64 if x64 else np.float32
         times = np.random.default_rng(0).exponential(size=(20, 9)).astype(dtype)
         wait = stragglers.fastest(4)
-        arrivals = jax.jit(jax.vmap(wait))(keys_of(jax.random.key, 20), times)
+        arrivals = jax.jit(jax.vmap(wait.arrivals))(keys_of(jax.random.key, 20), times)
         order = np.sort(times, axis=1)
         np.testing.assert_array_equal(arrivals.received, times <= order[:, 3:4])
         np.testing.assert_array_equal(arrivals.elapsed, order[:, 3])
@@ -87,7 +87,7 @@ class TestFastest:
         """One surely, two of the four that tie, never the slowest."""
         times = jnp.array([2.0, 1.0, 2.0, 3.0, 2.0, 2.0])
         wait = stragglers.fastest(3)
-        arrivals = jax.jit(jax.vmap(lambda key: wait(key, times)))(
+        arrivals = jax.jit(jax.vmap(lambda key: wait.arrivals(key, times)))(
             keys_of(make_key, 3000)
         )
         received = np.asarray(arrivals.received)
@@ -136,7 +136,7 @@ class TestDeadline:
     @example(times=[1.5] * 4)
     def test_takes_who_has_answered(self, times):
         times = np.array(times, np.float32)
-        arrivals = stragglers.deadline(1.5)(jax.random.PRNGKey(0), times)
+        arrivals = stragglers.deadline(1.5).arrivals(jax.random.PRNGKey(0), times)
         np.testing.assert_array_equal(arrivals.received, times <= 1.5)
         assert arrivals.elapsed == min(times.max(), 1.5)
         np.testing.assert_array_equal(arrivals.times, times)
@@ -159,13 +159,15 @@ class TestDeadline:
 
     def test_an_infinite_deadline_waits_for_everyone(self):
         times = jnp.array([1.0, jnp.inf])
-        arrivals = stragglers.deadline(math.inf)(jax.random.key(0), times)
+        arrivals = stragglers.deadline(math.inf).arrivals(jax.random.key(0), times)
         np.testing.assert_array_equal(arrivals.received, [True, False])
         assert arrivals.elapsed == math.inf
 
     def test_whole_numbers_as_times(self):
         """A deadline between them is not rounded to one."""
-        arrivals = stragglers.deadline(1.5)(jax.random.key(0), jnp.array([1, 2]))
+        arrivals = stragglers.deadline(1.5).arrivals(
+            jax.random.key(0), jnp.array([1, 2])
+        )
         np.testing.assert_array_equal(arrivals.received, [True, False])
         assert arrivals.elapsed == 1.5
 
@@ -173,7 +175,7 @@ class TestDeadline:
 def test_zeros_of_both_signs_tie():
     times = np.array([0.0, -0.0, 1.0], np.float32)
     wait = stragglers.fastest(1)
-    received = jax.vmap(lambda key: wait(key, times).received)(
+    received = jax.vmap(lambda key: wait.arrivals(key, times).received)(
         keys_of(jax.random.key, 64)
     )
     np.testing.assert_array_equal(received.any(0), [True, True, False])
