@@ -127,28 +127,28 @@ def empirical(
             "times of a part must be numbers that float32 has; got "
             f"{table.min()} to {np.max(table, where=np.isfinite(table), initial=0)}"
         )
-    if measured_at is None:
-        # Seconds after the first parts: none, one, two, ...
-        table = np.concatenate([np.zeros_like(table[:, :, :1]), table.cumsum(-1)], -1)
-    return _Empirical(table, measured_at, resample, replace)
+    if measured_at is not None:
+        return _Empirical(table, measured_at, False, resample, replace)
+    # Seconds after the first parts: none, one, two, ...
+    table = np.concatenate([np.zeros_like(table[:, :, :1]), table.cumsum(-1)], -1)
+    known = np.arange(table.shape[2], dtype=np.float64)
+    return _Empirical(table, known, True, resample, replace)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Empirical(DelayModel):
-    """Times (rounds, workers, n) after 0 ... n - 1 parts, or at n loads.
+    """Times (rounds, workers, n) of the loads `known` (n,), and a line between them.
 
-    With `stall`, of every time with its probability, it takes at least that long: one
-    number for a load of one, or one for each of the loads.
+    Beyond the largest of them a worker begins anew, or times are in proportion. With a
+    `stall`, of every time with its probability, they are at least as long as it says.
     """
 
     table: np.ndarray
-    measured_at: np.ndarray | None
+    known: np.ndarray
+    begins_anew: bool
     resample: str
     replace: bool
     stall: tuple[float, Any] = (0.0, 0.0)
-
-    def __repr__(self):
-        return f"empirical(times={self.table.shape}, resample={self.resample!r})"
 
     def init(self, num_workers):
         """Returns whose history workers have and in which round, none to begin with."""
@@ -167,38 +167,40 @@ class _Empirical(DelayModel):
         loads = loads_of(loads, state["workers"])
         rounds, workers, state = self._drawn(_validation.check_key(key), state)
         seconds = jnp.asarray(self.table, loads.dtype)[rounds, workers]
+        known = jnp.asarray(self.known, loads.dtype)
         probability, least = self.stall
-        if self.measured_at is None:
-            times = _after_parts(seconds, loads)
-            least = least * loads
-        else:
-            times, least = seconds, jnp.asarray(least, seconds.dtype)
         if probability > 0:
             stall_key = jax.random.fold_in(key, 1)
             is_stalled = jax.random.bernoulli(stall_key, probability, loads.shape)
-            is_stalled = is_stalled.reshape(-1, *(1,) * (times.ndim - 1))
-            times = jnp.where(is_stalled, jnp.maximum(times, least), times)
-        if self.measured_at is not None:
-            times = _between(jnp.asarray(self.measured_at, times.dtype), times, loads)
+            stalled = jnp.maximum(seconds, jnp.asarray(least, seconds.dtype))
+            seconds = jnp.where(is_stalled[:, None], stalled, seconds)
+        last, end = seconds[:, -1], known[-1]
+        if self.begins_anew:
+            number = jnp.floor(loads / end)
+            more = _between(known, seconds, loads - number * end)
+            return _share(number, last) + more, state
+        times = _share(loads, last) / end
+        if len(known) > 1:
+            between = _between(known, seconds, loads)
+            times = jnp.where(loads > end, times, between)
         return times, state
 
     def stalls(self, tail):
         """Returns the `Stalls` that the times do not rule out."""
-        if self.measured_at is None:
-            whole, num_parts = self.table[..., -1:], self.table.shape[-1] - 1
-        else:
-            whole, num_parts = self.table, 1
-        longest = np.max(whole, (0, 1), where=np.isfinite(whole), initial=0)
-        least = tail * (longest / num_parts)
-        probability = min(_RULE_OF_THREE / whole[..., 0].size, 1.0)
-        time = float(least[-1])
-        stall = probability, time if self.measured_at is None else least
-        stalled = dataclasses.replace(self, stall=stall)
-        return Stalls(stalled, probability, time, len(self.table))
+        is_finite = np.isfinite(self.table)
+        least = tail * np.max(self.table, (0, 1), where=is_finite, initial=0)
+        time = least[-1]
+        if self.begins_anew:
+            time = time / self.known[-1]
+            least = time * self.known
+        num_rounds, num_workers, _ = self.table.shape
+        probability = min(_RULE_OF_THREE / (num_rounds * num_workers), 1.0)
+        stalled = dataclasses.replace(self, stall=(probability, least))
+        return Stalls(stalled, probability, float(time), num_rounds)
 
     def _drawn(self, key, state):
         """Rounds and workers of the trace, and the state after it."""
-        num_rounds, num_measured = self.table.shape[:2]
+        num_rounds, num_measured, _ = self.table.shape
         worker_key, round_key = jax.random.split(key)
         shape = state["workers"].shape
         if self.resample == "cells":
@@ -221,33 +223,13 @@ def _share(count: jax.Array, seconds: jax.Array) -> jax.Array:
     return jnp.where(count > 0, count * jnp.where(count > 0, seconds, 0), 0)
 
 
-def _after_parts(seconds: jax.Array, loads: jax.Array) -> jax.Array:
-    """Times (num_workers,) of the loads, from those after each part."""
-    num_parts = seconds.shape[-1] - 1
-    # How often it goes through all parts, and how many more it takes.
-    times_all = jnp.floor(loads / num_parts)
-    more = loads - times_all * num_parts
-    first = jnp.clip(jnp.floor(more), 0, num_parts - 1).astype(int)[:, None]
-    begin, end = (
-        jnp.take_along_axis(seconds, place, axis=1)[:, 0]
-        for place in (first, first + 1)
-    )
-    step = jnp.where(jnp.isfinite(end), end - begin, jnp.inf)
-    return _share(times_all, seconds[:, -1]) + begin + _share(more - first[:, 0], step)
-
-
 def _between(known: jax.Array, seconds: jax.Array, loads: jax.Array) -> jax.Array:
-    """Times (num_workers,) of the loads, from those at known ones."""
-    beyond = _share(loads, seconds[:, -1]) / known[-1]
-    if len(known) == 1:
-        return beyond
-    place = jnp.clip(jnp.searchsorted(known, loads) - 1, 0, len(known) - 2)
-    low, high = (
-        jnp.take_along_axis(seconds, own[:, None], axis=1)[:, 0]
-        for own in (place, place + 1)
-    )
+    """Times (num_workers,) of the loads, on the lines between those of known loads."""
+    place = jnp.searchsorted(known, loads, side="right") - 1
+    place = jnp.clip(place, 0, len(known) - 2)
+    workers = jnp.arange(len(loads))
+    low, high = seconds[workers, place], seconds[workers, place + 1]
     share = (loads - known[place]) / (known[place + 1] - known[place])
     # Endless at one end is endless between.
     is_finite = jnp.isfinite(low) & jnp.isfinite(high)
-    step = jnp.where(is_finite, high - low, jnp.inf)
-    return jnp.where(loads > known[-1], beyond, low + _share(share, step))
+    return low + _share(share, jnp.where(is_finite, high - low, jnp.inf))

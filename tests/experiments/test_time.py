@@ -151,9 +151,8 @@ class TestCommands:
 def test_weights_are_those_of_the_code():
     """What `train` decodes is what the clock waited for."""
     delay = stragglers.shifted_exponential(1.0, 2.0)
-    plan = jaxwgc.plan(
-        delay, 4, jax.random.key(0), waiting=[stragglers.fastest(4)], exact=True
-    )
+    waiting = [lambda code: stragglers.fastest(4 - code.num_stragglers)]
+    plan = jaxwgc.plan(delay, 4, jax.random.key(0), waiting=waiting, exact=True)
     (choice,) = [own for own in plan.choices if own.replication == 2]
     keys = jax.random.split(jax.random.key(1), 3)
     elapsed, received = against_the_clock.rounds_of(choice, delay, 1.0, 5, keys)

@@ -322,7 +322,7 @@ def test_both_precisions(x64):
         (TypeError, "choices must be those of a plan", {"choices": ["all"]}),
         (ValueError, "choices must be at least one", {"choices": []}),
         (TypeError, "waiting must be waiting rules", {"waiting": ["patience"]}),
-        (TypeError, "waiting must give waiting rules", {"waiting": [repr]}),
+        (TypeError, "waiting must be waiting rules", {"waiting": [repr]}),
         (ValueError, "waiting must be at least one rule", {"waiting": []}),
         (ValueError, "num_rounds must be at least 40", {"num_rounds": 10}),
         (ValueError, "uncoded_load must be positive", {"uncoded_load": 0.0}),

@@ -134,14 +134,16 @@ def rules_of(
 
     `answers(rule)` is the share of the workers that answer.
     """
-    rules = [
-        rule if isinstance(rule, WaitingRule) else rule(entry.code) for rule in waiting
-    ]
+    code = entry.code
+    rules = [rule(code) if callable(rule) else rule for rule in waiting]
     if entry.name == UNCODED:
-        rules.insert(0, fastest(entry.code.num_workers))
+        rules.insert(0, fastest(code.num_workers))
     for rule in dict.fromkeys(rules):
         if not isinstance(rule, WaitingRule):
-            raise TypeError(f"waiting must give waiting rules; got {rule!r}")
+            raise TypeError(
+                "waiting must be waiting rules, or functions that give one for a code; "
+                f"got {rule!r}"
+            )
         yield rule, answers(rule) if entry.is_scaled else 1.0
 
 

@@ -135,7 +135,8 @@ def plan(
     """
     _check_delay(delay, num_workers)
     goal = Goal.checked(target, condition, heterogeneity, num_workers)
-    _check_waiting(waiting)
+    if waiting is not None and not waiting:
+        raise ValueError("waiting must be at least one rule; got none")
     key = _validation.check_key(key)
     if _validation.is_traced(key):
         raise TypeError("key must be concrete, since a plan is made on the host")
@@ -232,21 +233,6 @@ def _check_delay(delay, num_workers):
     _validation.check_int("num_workers", num_workers, minimum=1)
     # Whatever the model has to say of the number of workers, it says here.
     delay.init(num_workers)
-
-
-def _check_waiting(waiting):
-    if waiting is None:
-        return
-    if not isinstance(waiting, Sequence) or isinstance(waiting, str):
-        raise TypeError(f"waiting must be a list of waiting rules; got {waiting!r}")
-    if not waiting:
-        raise ValueError("waiting must be at least one rule; got none")
-    for rule in waiting:
-        if not (isinstance(rule, WaitingRule) or callable(rule)):
-            raise TypeError(
-                "waiting must be waiting rules, or functions that give one for a code; "
-                f"got {rule!r}"
-            )
 
 
 def _entries(num_workers, replications, codes, key, exact):
