@@ -1,5 +1,6 @@
 """Independent times in proportion to the load."""
 
+import dataclasses
 from typing import Any, ClassVar
 
 import jax
@@ -12,6 +13,7 @@ from jaxwgc.stragglers._inputs import loads_of
 from jaxwgc.stragglers._types import DelayModel
 
 
+@dataclasses.dataclass(frozen=True)
 class IndependentDelay(DelayModel, Distribution):
     """A family of delay models: each is also the distribution of the time of one part.
 

@@ -113,7 +113,6 @@ class DelayModel:
         Only workers of a round that are independent and equal have: it then gives that
         of the f-th fastest.
         """
-        del load
         return None
 
     def stalls(self, tail: float) -> "Stalls | None":
@@ -124,7 +123,6 @@ class DelayModel:
         Args:
           tail: how long a stall takes, over the longest time that was measured.
         """
-        del tail
         return None
 
 

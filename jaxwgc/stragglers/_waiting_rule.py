@@ -81,7 +81,6 @@ class WaitingRule:
         Args:
           num_workers: n.
         """
-        del num_workers
         return str(self), f"by {self}"
 
     def expected_time(self, law: Distribution, num_workers: int) -> float | None:
@@ -91,7 +90,6 @@ class WaitingRule:
           law: of the time of one of the workers, which are independent and equal.
           num_workers: n.
         """
-        del law, num_workers
         return None
 
     def time_quantile(
@@ -104,7 +102,6 @@ class WaitingRule:
           num_workers: see there.
           level: between 0 and 1.
         """
-        del law, num_workers, level
         return None
 
 

@@ -52,11 +52,3 @@ class TestFixed:
         np.testing.assert_array_equal(arrivals.finished, [1, 0, 3])
         np.testing.assert_array_equal(arrivals.times, [1, np.inf, 1])
         assert arrivals.elapsed == 1
-
-    def test_bad_input(self):
-        with pytest.raises(TypeError, match="received must be bools; got int"):
-            stragglers.fixed(np.ones(3, int))
-        with pytest.raises(ValueError, match=r"received must have shape \(num_workers"):
-            stragglers.fixed(np.ones((2, 3), bool))
-        with pytest.raises(ValueError, match="num_workers must be that of received"):
-            self.model.init(4)

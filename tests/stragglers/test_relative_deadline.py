@@ -38,13 +38,3 @@ def test_in_a_plan():
     someone = 1 - 0.9**6
     expected = pytest.approx(1 + 0.5 * someone, abs=0.05)
     assert found.best.step_time.value == expected
-
-
-def test_bad_input():
-    with pytest.raises(ValueError, match="factor must be at least 1; got 0.5"):
-        stragglers.relative_deadline(0.5, 1)
-    with pytest.raises(TypeError, match="quorum must be a.* int"):
-        stragglers.relative_deadline(2.0, 1.5)
-    wait = stragglers.relative_deadline(2.0, 4)
-    with pytest.raises(ValueError, match="quorum must be at most num_workers; .* = 3"):
-        wait.ends(np.ones(3))
