@@ -511,7 +511,7 @@ def _compiled(
     def decide(times: np.ndarray) -> tuple[Any, Any]:
         times = times.astype(np.float32)
         ends = np.asarray(wait.ends(times))
-        return times <= ends, ends
+        return np.isfinite(times) & (times <= ends), ends
 
     # Whatever the rule has to say of the number of workers, it says here.
     if np.shape(decide(np.full(num_workers, np.inf))[1]) != ():

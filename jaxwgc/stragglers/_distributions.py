@@ -161,7 +161,7 @@ class Distribution:
         exponent = math.log10(first / second) if second > 0 else 0.0
         if exponent >= later * (1 - 1e-9):
             return math.inf
-        return share * first * later / (later - exponent)
+        return float(share * first * later / (later - exponent))
 
 
 @dataclasses.dataclass(frozen=True)
