@@ -74,21 +74,21 @@ def empirical(
       of a series); Hanley, Lippman-Hand, "If nothing goes wrong, is everything all
       right?", 1983 (the rule of three).
     """
-    if _validation.is_traced((times, measured_at)):
+    if _validation.is_traced(times):
         raise TypeError(
             "times must be concrete, since its entries are checked; got a traced one"
         )
     table = np.asarray(_validation.as_array("times", times))
     _validation.check_dtypes("times", table, "real numbers")
     if measured_at is not None:
-        measured_at = np.asarray(_validation.as_array("measured_at", measured_at))
-        _validation.check_dtypes("measured_at", measured_at, "real numbers")
-        measured_at = measured_at.astype(np.float64)
+        measured_at = _validation.host_array(
+            "measured_at", measured_at, "real numbers", 1
+        ).astype(np.float64)
         if not (
             table.ndim == 3
             and measured_at.shape == table.shape[:1]
             and np.all(np.diff(measured_at, prepend=-1e-300) > 0)
-            and 0 < measured_at[-1] < np.inf
+            and measured_at[-1] > 0
         ):
             raise ValueError(
                 "measured_at must be increasing loads (loads,) of times (loads, "

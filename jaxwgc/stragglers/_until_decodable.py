@@ -130,8 +130,8 @@ class UntilDecodable(WaitingRule):
     def ends(self, times):
         """Returns the first time at which it is over, by bisection of the answers."""
         # The code is a constant of what is compiled: NumPy's keeps its precision.
-        is_traced = _validation.is_traced(self, times)
-        return (_end if is_traced else _compiled_end)(self, times)
+        find = _end if _validation.is_traced(self, times) else _compiled_end
+        return find(self, times)
 
     def arrivals(self, key: jax.Array, times: jax.typing.ArrayLike) -> Arrivals:
         """Returns the arrivals, by the messages until each of them comes."""

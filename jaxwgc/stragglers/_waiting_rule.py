@@ -59,9 +59,8 @@ class WaitingRule:
         Args:
           times: as for `is_over`.
         """
-        if _validation.is_traced(self, times):
-            return _bisected_end(self, times)
-        return _compiled_end(self, times)
+        find = _end if _validation.is_traced(self, times) else _compiled_end
+        return find(self, times)
 
     def arrivals(self, key: jax.Array, times: Any) -> Arrivals:
         """Returns the arrivals of a simulated round.
@@ -124,7 +123,7 @@ def first_true(is_true: Callable[[jax.Array], Any], count: jax.Array) -> jax.Arr
     return jax.lax.while_loop(lambda own: own[0] + 1 < own[1], halve, start)[1]
 
 
-def _bisected_end(rule, times):
+def _end(rule, times):
     """By bisection of the bits of the time: floats above 0 are in their order."""
     times = times_of(times)
     kind = jnp.int32 if times.dtype == np.float32 else jnp.int64
@@ -146,4 +145,4 @@ def _bisected_end(rule, times):
     return jnp.minimum(jax.lax.bitcast_convert_type(bits, times.dtype), last)
 
 
-_compiled_end = functools.partial(jax.jit, static_argnums=0)(_bisected_end)
+_compiled_end = functools.partial(jax.jit, static_argnums=0)(_end)

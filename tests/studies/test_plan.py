@@ -355,3 +355,12 @@ def test_bad_delays():
 
     with pytest.raises(ValueError, match="delay must give times"):
         jaxwgc.plan(Negative(), 4, KEY, replications=[1])
+
+
+def test_waiting_rule_that_breaks_its_contract():
+    class NoArrivals(stragglers.WaitingRule):
+        def arrivals(self, key, times):
+            return times
+
+    with pytest.raises(TypeError, match="wait must have arrivals with .*NoArrivals"):
+        jaxwgc.plan(EXPONENTIAL, 4, KEY, waiting=[NoArrivals()])

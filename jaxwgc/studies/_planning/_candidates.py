@@ -132,7 +132,7 @@ def rules_of(
 ) -> Iterator[tuple[WaitingRule, float]]:
     """Those that are asked for; and for all, where there is no code.
 
-    `answers(rule)` is the share of the workers that answer.
+    `answers(rule)` checks one, and gives the share of the workers that answer.
     """
     code = entry.code
     rules = [rule(code) if callable(rule) else rule for rule in waiting]
@@ -144,7 +144,7 @@ def rules_of(
                 "waiting must be waiting rules, or functions that give one for a code; "
                 f"got {rule!r}"
             )
-        yield rule, answers(rule) if entry.is_scaled else 1.0
+        yield rule, answers(rule)
 
 
 def candidate_of(entry: Entry, rule: WaitingRule, share: float) -> Candidate:

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxwgc import _validation
 from jaxwgc.codes import GradientCode
-from jaxwgc.stragglers import DelayModel, WaitingRule
+from jaxwgc.stragglers import DelayModel, StragglerModel, WaitingRule, delayed
 from jaxwgc.studies._planning import _candidates
 from jaxwgc.studies._planning._candidates import Candidate, Entry
 from jaxwgc.studies._planning._choice import Choice
@@ -153,7 +153,7 @@ def plan(
     _validation.check_bool("exact", exact)
     round_key, code_key = jax.random.split(key)
     length = -(-num_rounds // _NUM_GROUPS)
-    stalls = delay.stalls(float(tail)) if delay.stalls else None
+    stalls = delay.stalls(float(tail))
     delays = [delay, stalls.delay] if stalls and stalls.time > 0 else [delay]
     num_measured = stalls.num_rounds if stalls else math.inf
     simulated = [
@@ -215,6 +215,9 @@ class _Simulated:
             )
 
         def answers(rule):
+            StragglerModel.check("waiting", delayed(self._delay, rule), loads)
+            if not entry.is_scaled:
+                return 1.0
             return self.rounds().end(code, loads, rule).mask.mean()
 
         return _candidates.rules_of(entry, waiting, answers)
