@@ -86,6 +86,7 @@ def empirical(
         ).astype(np.float64)
         if not (
             table.ndim == 3
+            and measured_at.size
             and measured_at.shape == table.shape[:1]
             and np.all(np.diff(measured_at, prepend=-1e-300) > 0)
             and measured_at[-1] > 0

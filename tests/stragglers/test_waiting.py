@@ -5,13 +5,12 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 import scipy.stats
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from jaxwgc import stragglers
-from tests.stragglers.laws import SIGNIFICANCE, binary, keys_of, rounds_of
+from tests.stragglers.laws import SIGNIFICANCE, binary, keys_of
 
 
 class TestFastest:
@@ -97,30 +96,6 @@ class TestFastest:
         assert len(masks) == math.comb(4, 2)
         assert scipy.stats.chisquare(counts).pvalue > SIGNIFICANCE
 
-    @pytest.mark.parametrize("required", [1, 4, 6])
-    def test_expected_time_of_the_fastest_exponentials(self, required, with_x64):
-        """Renyi: the mean of the f-th order statistic is a harmonic sum.
-
-        Of n exponentials of rate r, sum over i < f of 1 / ((n - i) r), and the variance
-        is the sum of the squares.
-        """
-        number, shift, rate, load = 4000, 0.25, 2.0, 3.0
-        delay = stragglers.shifted_exponential(shift, rate)
-        model = stragglers.delayed(delay, stragglers.fastest(required))
-        arrivals = rounds_of(model, np.full(6, load), number)
-        terms = load / (rate * (6 - np.arange(required)))
-        mean, deviation = load * shift + terms.sum(), np.sqrt(np.sum(terms**2))
-        assert abs(arrivals.elapsed.mean() - mean) < 3.3 * deviation / np.sqrt(number)
-        np.testing.assert_array_equal(
-            arrivals.elapsed, np.sort(arrivals.times, 1)[:, required - 1]
-        )
-        assert np.all(arrivals.received.sum(1) == required)
-        lost = np.bincount(binary(~arrivals.received))
-        lost = lost[lost > 0]
-        assert len(lost) == math.comb(6, required)
-        if len(lost) > 1:
-            assert scipy.stats.chisquare(lost).pvalue > SIGNIFICANCE
-
 
 class TestDeadline:
     @settings(max_examples=60, deadline=None)
@@ -140,22 +115,6 @@ class TestDeadline:
         np.testing.assert_array_equal(arrivals.received, times <= 1.5)
         assert arrivals.elapsed == min(times.max(), 1.5)
         np.testing.assert_array_equal(arrivals.times, times)
-
-    def test_number_of_answers(self, key_in_mode):
-        """Binomial with the probability of the law at the deadline."""
-        number = 3000
-        delay = stragglers.pareto(1.0, 2.0)
-        model = stragglers.delayed(delay, stragglers.deadline(2.0))
-        arrivals = rounds_of(model, np.ones(4), number, key_in_mode)
-        counts = np.bincount(arrivals.received.sum(1), minlength=5)
-        chance = scipy.stats.pareto(2.0).cdf(2.0)
-        expected = number * scipy.stats.binom(4, chance).pmf(np.arange(5))
-        assert scipy.stats.chisquare(counts, expected).pvalue > SIGNIFICANCE
-        everyone = arrivals.received.all(1)
-        np.testing.assert_array_equal(arrivals.elapsed[~everyone], 2.0)
-        np.testing.assert_array_equal(
-            arrivals.elapsed[everyone], arrivals.times[everyone].max(1)
-        )
 
     def test_an_infinite_deadline_waits_for_everyone(self):
         times = jnp.array([1.0, jnp.inf])
