@@ -104,13 +104,24 @@ def until_decodable(
 
 
 @register
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class UntilDecodable(WaitingRule):
     """The rule: a pytree, so that programs can be shared by codes of one shape."""
 
     code: Any
     tolerance: Any
     decoder: Any
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, UntilDecodable) and self._identity == other._identity
+
+    def __hash__(self) -> int:
+        return hash(self._identity)
+
+    @property
+    def _identity(self):
+        # Decoders may hold arrays, which cannot be compared.
+        return id(self.code), self.tolerance, id(self.decoder)
 
     def is_over(self, times, now):
         """Returns whether those with times until now are enough, or all there are.

@@ -4,9 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from jaxwgc import codes, stragglers
+from jaxwgc import codes, decoders, stragglers
 
-CODE = codes.binary(5, 2)
+CODE = codes.reed_solomon(5, 5, 3)
 MAKERS = {
     "uniform": lambda: stragglers.uniform(num_stragglers=2),
     "bernoulli": lambda: stragglers.bernoulli(np.array(0.25)),
@@ -16,7 +16,7 @@ MAKERS = {
         0.1,
         0.2,
     ),
-    "until_decodable": lambda: stragglers.until_decodable(CODE),
+    "until_decodable": lambda: stragglers.until_decodable(CODE, 0.1, decoders.Lagrange),
     "delayed": lambda: stragglers.delayed(
         stragglers.pareto(1.0, 2.0), stragglers.fastest(np.int32(3))
     ),
@@ -27,6 +27,11 @@ MAKERS = {
 def test_equal(make):
     assert make() == make() and hash(make()) == hash(make())
     assert make() != stragglers.uniform(1)
+
+
+def test_rule_whose_decoder_holds_arrays():
+    times = np.array([3.0, 1.0, np.inf, 2.0, np.inf])
+    assert MAKERS["until_decodable"]().ends(times) == 3
 
 
 def test_one_program_serves_both():
