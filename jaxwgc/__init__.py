@@ -30,7 +30,9 @@ from jaxwgc.block_leverage import (
 from jaxwgc.checks import check_step
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding import (
+    Decoding,
     decode,
+    decoding,
     decoding_error,
     decoding_weights,
     effective_weights,
@@ -46,6 +48,7 @@ __version__ = "0.1.0"
 __all__ = [
     "BlockLeverageState",
     "CodedAggregateState",
+    "Decoding",
     "GradientCode",
     "Plan",
     "Summary",
@@ -59,6 +62,7 @@ __all__ = [
     "decode_aggregate",
     "decoded_value_and_grad",
     "decoders",
+    "decoding",
     "decoding_error",
     "decoding_weights",
     "distributed",

@@ -8,7 +8,7 @@ from jax.custom_batching import custom_vmap
 
 
 @custom_vmap
-def in_any_lane(condition: jax.Array) -> jax.Array:
+def any_under_vmap(condition: jax.Array) -> jax.Array:
     """`condition`, reduced by `or` over every axis of an enclosing vmap.
 
     A condition that differs from lane to lane would turn `lax.cond` into a select
@@ -17,13 +17,13 @@ def in_any_lane(condition: jax.Array) -> jax.Array:
     return condition
 
 
-@in_any_lane.def_vmap
-def _in_any_lane_vmap(axis_size, in_batched, condition):
+@any_under_vmap.def_vmap
+def _any_under_vmap_rule(axis_size, in_batched, condition):
     del axis_size, in_batched
-    return in_any_lane(condition.any(axis=0)), False
+    return any_under_vmap(condition.any(axis=0)), False
 
 
-def compute_where(
+def masked_map(
     condition: jax.Array,
     function: Callable[..., jax.Array],
     default: jax.Array,
@@ -69,10 +69,13 @@ def compute_where(
             entries = jnp.arange(len(lists[-1])).reshape(own)
             owners.append(jnp.broadcast_to(entries, batch).reshape(size))
         at_once = min(chunk, size)
-        order = jnp.argsort(~condition, stable=True)
+        # How many masks are worked on, up to each; sorting would take longer.
+        count = jnp.cumsum(condition)
 
         def compute_chunk(step, values):
-            places = jax.lax.dynamic_slice(order, [step * at_once], [at_once])
+            numbers = step * at_once + jnp.arange(1, at_once + 1)
+            places = jnp.minimum(jnp.searchsorted(count, numbers), size - 1)
+            is_new = numbers <= count[-1]
             axes: list[int | None] = [0] * num_mapped
             own = [array[places] for array in mapped]
             for entries, owner in zip(lists, owners, strict=True):
@@ -80,10 +83,10 @@ def compute_where(
                 axes.append(None if one else 0)
                 own.append(entries[0] if one else entries[owner[places]])
             computed = jax.vmap(function, in_axes=axes)(*own)
-            chosen = condition[places].reshape(-1, *[1] * (values.ndim - 1))
-            return values.at[places].set(jnp.where(chosen, computed, values[places]))
+            chosen = jnp.where(is_new, places, size)
+            return values.at[chosen].set(computed, mode="drop")
 
-        num_chunks = jax.lax.div(condition.sum() + (at_once - 1), at_once)
+        num_chunks = jax.lax.div(count[-1] + (at_once - 1), at_once)
         values = jax.lax.fori_loop(0, num_chunks, compute_chunk, flatten(default))
         return values.reshape(default.shape)
 

@@ -261,6 +261,13 @@ def check_message_dtype(dtype: Any) -> str | None:
     return known.name
 
 
+def check_integer(name: str, value: Any, minimum: int = 0) -> None:
+    """An integer scalar; the bound of a traced one is not checked."""
+    check_number(name, value, minimum=minimum)
+    if not _dtypes.is_kind(value, "integers"):
+        raise TypeError(f"{name} must be an integer; got {value!r}")
+
+
 def check_stragglers(
     num_stragglers: Any, num_workers: int, name: str = "num_stragglers"
 ) -> int:
@@ -290,7 +297,7 @@ def check_replication(
 def check_one_round(num_workers: int, **given: Any) -> None:
     """Arrivals, by the name of their argument, without batch axes."""
     for name, value in given.items():
-        if value is not None and np.ndim(value) > 1:
+        if value is not None and not isinstance(value, tuple) and np.ndim(value) > 1:
             raise ValueError(
                 f"{name} must have shape (num_workers,) = ({num_workers},); got "
                 f"{np.shape(value)}"

@@ -153,11 +153,12 @@ def coded_aggregate(
             updates, code.num_parts, "num_parts", params, state.shapes
         )
         if method == "partials":
-            return {"partial_gradients": updates}
+            return lambda decoding: decoding.collapse(updates)
         like = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), updates
         )
-        return {"messages": coding.encode(code, updates), "params": like}
+        messages = coding.encode(code, updates)
+        return lambda decoding: decoding.combine(messages, like)
 
     return _aggregator(
         code,
@@ -235,18 +236,14 @@ def decode_aggregate(
         # Refuses those that a mask hides.
         _validation.shapes_of(params)
         _validation.check_one_array("updates", updates, "the messages of all workers")
-        return {
-            "messages": updates,
-            "params": params,
-            "message_dtype": message_dtype,
-        }
+        return lambda decoding: decoding.combine(updates, params, message_dtype)
 
     return _aggregator(code, read, undecodable, tolerance, decoder)
 
 
 def _aggregator(
     code: GradientCode,
-    read: Callable[[Any, Any, CodedAggregateState], dict[str, Any]],
+    read: Callable[[Any, Any, CodedAggregateState], Callable[[coding.Decoding], Any]],
     undecodable: str,
     tolerance: float,
     decoder: DecoderLike,
@@ -255,9 +252,9 @@ def _aggregator(
 ) -> aggregating.Aggregator:
     """An aggregator that decodes what it reads from updates.
 
-    `read(updates, params, state)` gives what `decode_round` decodes, `start()` the key
-    and the state of the stragglers. `simulate(state) -> (arrivals, state)` is for what
-    is not observed.
+    `read(updates, params, state)` gives the function of a `Decoding` that applies it to
+    the updates, `start()` the key and the state of the stragglers. `simulate(state) ->
+    (arrivals, state)` is for what is not observed.
     """
     _validation.check_choice("undecodable", undecodable, UNDECODABLE)
     _validation.check_number("tolerance", tolerance, minimum=0)
@@ -300,7 +297,10 @@ def _aggregator(
             raise TypeError(
                 f"state must be a CodedAggregateState, from init; got {state!r}"
             )
-        given = read(updates, params, state)
+        _validation.check_one_round(
+            code.num_workers, received=received, finished=finished
+        )
+        apply = read(updates, params, state)
         if received is None and finished is None:
             if elapsed is not None:
                 raise ValueError(
@@ -308,43 +308,34 @@ def _aggregator(
                     f"= {elapsed!r} and no received"
                 )
             if simulate is not None:
-                arrivals, state = simulate(state)
-                received, elapsed = arrivals.received, arrivals.elapsed
-                if code.messages_per_worker > 1 and arrivals.finished is not None:
-                    received, finished = None, arrivals.finished
+                received, state = simulate(state)
+                elapsed = received.elapsed
         elapsed = 0.0 if elapsed is None else elapsed
         _validation.check_number("elapsed", elapsed, minimum=0)
         # A traced time that is none shows in the sum.
         elapsed = jnp.where(elapsed >= 0, elapsed, jnp.nan)
-        decoded = coding.decode_round(
-            code,
-            received,
-            finished=finished,
-            decoder=decoder,
-            tolerance=tolerance,
-            **given,
-        )
-        gradient = decoded.gradient
-        if undecodable in ("warn", "raise") and not _validation.is_traced(decoded):
-            if decoded.failed:
+        decoding = coding.decoding(code, received, decoder, finished=finished)
+        failed, residual = decoding.failed(tolerance), decoding.residual
+        if undecodable in ("warn", "raise") and not _validation.is_traced(failed):
+            if failed:
                 report = (
-                    f"a round cannot be decoded: {int(decoded.received.sum())} of "
+                    f"a round cannot be decoded: {int(decoding.received.sum())} of "
                     f"{code.num_workers} workers have answered with all that they "
-                    f"send, and the norm of aᵀB - target is {decoded.residual:.3g}"
+                    f"send, and the norm of aᵀB - target is {residual:.3g}"
                 )
                 if undecodable == "raise":
                     raise RuntimeError(report)
                 warnings.warn(report, stacklevel=3)
+        gradient = apply(decoding)
         if undecodable == "skip":
             gradient = jax.tree.map(
-                lambda leaf: jnp.where(decoded.failed, jnp.zeros_like(leaf), leaf),
-                gradient,
+                lambda leaf: jnp.where(failed, jnp.zeros_like(leaf), leaf), gradient
             )
         return gradient, state._replace(
-            received=decoded.received,
+            received=decoding.received,
             elapsed=(state.elapsed + elapsed).astype(state.elapsed.dtype),
-            residual=decoded.residual.astype(state.residual.dtype),
-            num_undecodable=state.num_undecodable + decoded.failed.astype(jnp.int32),
+            residual=residual.astype(state.residual.dtype),
+            num_undecodable=state.num_undecodable + failed.astype(jnp.int32),
         )
 
     return aggregating.Aggregator(init, update)

@@ -10,7 +10,7 @@ import numpy as np
 from jaxwgc import _dtypes, _validation
 from jaxwgc._product import product
 from jaxwgc.codes import GradientCode
-from jaxwgc.coding import decode_round
+from jaxwgc.coding import decoding
 from jaxwgc.decoders import DecoderLike
 
 __all__ = [
@@ -123,7 +123,7 @@ def decoded_value_and_grad(
     decoder = code.choose_decoder(decoder)
     losses = jax.vmap(checked_loss(loss, has_aux), in_axes=(None, 0))
 
-    def decoded(params, parts, received=None, *, finished=None):
+    def decode(params, parts, received=None, *, finished=None):
         _check_parts(parts, code.num_parts)
         _check_params(params)
         values, backward, aux = jax.vjp(
@@ -144,19 +144,16 @@ def decoded_value_and_grad(
 
             return jax.tree.map(scaled, sums)
 
-        found = decode_round(
-            code,
-            received,
-            partial_gradients=weighted_sum,
-            finished=finished,
-            decoder=decoder,
+        _validation.check_one_round(
+            code.num_workers, received=received, finished=finished
         )
+        found = decoding(code, received, decoder, finished=finished)
         wide = _dtypes.promoted(values)
         value = product(found.effective_weights.astype(wide.dtype), wide)
         value = value.astype(values.dtype)
-        return ((value, aux) if has_aux else value), found.gradient
+        return ((value, aux) if has_aux else value), found.collapse(weighted_sum)
 
-    return decoded
+    return decode
 
 
 def scalar_loss(loss: Callable[..., Any]) -> Callable:

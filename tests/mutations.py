@@ -40,11 +40,11 @@ TESTS = {
     "aggregate/test_training aggregate/test_bad_input test_aggregate_checks",
     "jaxwgc/coding/_arrivals.py": "test_rounds test_coding codes/test_multi_message "
     "test_every_path decoders/test_devices",
-    "jaxwgc/coding/_diagnosis.py": "",
-    "jaxwgc/coding/_many_masks.py": "test_diagnosis test_worst_pattern",
-    "jaxwgc/coding/_ridge_errors.py": "test_worst_pattern",
+    "jaxwgc/studies/_diagnosis.py": "",
+    "jaxwgc/studies/_many_masks.py": "test_diagnosis test_worst_pattern",
+    "jaxwgc/studies/_ridge_errors.py": "test_worst_pattern",
     "jaxwgc/coding/_weighting.py": "test_every_path test_dtypes",
-    "jaxwgc/coding/_worst_pattern.py": "",
+    "jaxwgc/studies/_worst_pattern.py": "",
     "jaxwgc/coding/": "test_rounds test_coding test_dtypes test_every_path "
     "test_gradients codes/test_communication_efficient decoders/test_devices",
     "jaxwgc/decoders/_decoder.py": "",

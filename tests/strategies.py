@@ -4,17 +4,14 @@
 examples for each property.
 """
 
-import dataclasses
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from hypothesis import strategies as st
 
 import jaxwgc
-from jaxwgc import codes, decoders
-from jaxwgc.coding._decoding import find_weights
+from jaxwgc import codes
 
 NUM_MASKS = 4
 NUM_PARAMETERS = 11
@@ -70,29 +67,6 @@ def rounds(draw):
         mask[generator.permutation(code.num_workers)[:lost]] = False
     gradients = generator.normal(size=(code.num_parts, NUM_PARAMETERS))
     return Round(name, weights, received, gradients)
-
-
-class Found(decoders.Decoder):
-    """The weights of some masks of messages that another decoder has found.
-
-    NaN for any other masks or code than these. With it many paths can be compiled in
-    one program that holds the other decoder, by far the largest part, once.
-    """
-
-    code: jaxwgc.GradientCode
-    mask: jax.Array
-    found: jax.Array
-
-    def weights(self, code, mask):
-        is_same = jnp.all(mask == self.mask) & jnp.all(code.target == self.code.target)
-        is_same &= jnp.all(code.encoding_matrix == self.code.encoding_matrix)
-        return jnp.where(is_same, self.found, jnp.nan)
-
-
-def decoded_once(code, decoder=None, **observed):
-    """The code, decoded by the weights that a decoder finds for these masks."""
-    mask, found = find_weights(code, decoder=decoder, **{"received": None} | observed)
-    return dataclasses.replace(code, decoders=(Found(code, mask, found),))
 
 
 def packed(code, gradients):

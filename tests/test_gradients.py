@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 import jaxwgc
 from jaxwgc import decoders
 from tests.conftest import every_pattern, random_patterns
-from tests.strategies import decoded_once
 
 CODES = {
     "reed_solomon": jaxwgc.codes.reed_solomon(6, 3, 4),
@@ -159,10 +158,10 @@ class TestDecodedGradients:
         @jax.jit
         @jax.vmap
         def compute(mask):
-            own = decoded_once(code, received=mask)
-            collapsed = jaxwgc.decoded_value_and_grad(logistic, own)
-            by_messages = jaxwgc.decode(own, messages, mask, params)
-            return *collapsed(params, parts, mask), by_messages
+            decoding = jaxwgc.decoding(code, mask)
+            collapsed = jaxwgc.decoded_value_and_grad(logistic, code)
+            by_messages = decoding.combine(messages, params)
+            return *collapsed(params, parts, decoding), by_messages
 
         return compute(masks)
 
@@ -292,11 +291,11 @@ def test_bfloat16_parameters(name):
 
     @jax.jit
     def both(params, mask):
-        own = decoded_once(code, received=mask)
-        step = jaxwgc.decoded_value_and_grad(loss, own)
+        decoding = jaxwgc.decoding(code, mask)
+        step = jaxwgc.decoded_value_and_grad(loss, code)
         partial = jaxwgc.partial_value_and_grad(loss)(params, parts)[1]
-        decoded = jaxwgc.decode(own, jaxwgc.encode(own, partial), mask, params)
-        return step(params, parts, mask), decoded
+        decoded = decoding.combine(jaxwgc.encode(code, partial), params)
+        return step(params, parts, decoding), decoded
 
     (value, gradient), decoded = both(params, mask)
     expected = {

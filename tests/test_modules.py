@@ -15,7 +15,6 @@ from jax.flatten_util import ravel_pytree
 
 import jaxwgc
 from tests.conftest import random_patterns
-from tests.strategies import decoded_once
 
 
 class Scale(NamedTuple):
@@ -92,14 +91,11 @@ class TestModules:
         def both(params, received):
             partial = jaxwgc.partial_value_and_grad(loss)(params, parts)[1]
             messages = jaxwgc.encode(code, partial)
-            own = decoded_once(code, received=received)
-            decoded = jaxwgc.coding.decode_round(
-                own, received, partial_gradients=partial
-            )
+            decoding = jaxwgc.decoding(code, received)
             return (
-                jaxwgc.decode(own, messages, received, params),
-                decoded.gradient,
-                jaxwgc.decoded_value_and_grad(loss, own)(params, parts, received),
+                decoding.combine(messages, params),
+                decoding.collapse(partial),
+                jaxwgc.decoded_value_and_grad(loss, code)(params, parts, decoding),
             )
 
         by_messages, by_partials, (value, gradient) = both(

@@ -85,11 +85,9 @@ class TestCodes:
         gradients = np.ones((code.num_parts, 7), np.float32)
         messages = jaxwgc.encode(code, gradients)
         step = jaxwgc.decoded_value_and_grad(loss, code)
-        decode_round = functools.partial(jaxwgc.coding.decode_round, code)
         for decode in (
             lambda mask: jaxwgc.decode(code, messages, mask, params),
-            lambda mask: decode_round(mask, messages=messages, params=params),
-            lambda mask: decode_round(mask, partial_gradients=gradients),
+            lambda mask: jaxwgc.decoding(code, mask).collapse(gradients),
             lambda mask: step(params, gradients, mask),
         ):
             assert precisions(decode, mask) == {HIGHEST}

@@ -7,7 +7,6 @@ import pytest
 
 import jaxwgc
 from jaxwgc import codes, coding
-from tests.strategies import decoded_once
 
 KEY = jax.random.key(0)
 CODES = {
@@ -47,42 +46,59 @@ def test_a_worker_forms_its_messages_from_its_own_parts(code):
 
 @jax.jit
 def one_round(code, mask, gradients):
-    """The round by messages, by partial gradients and by sums; and piece by piece."""
+    """The decoding, and the gradient by messages, partial gradients and sums."""
     params = like(gradients)
     messages = jaxwgc.encode(code, gradients)
-    code = decoded_once(code, received=mask)
+    decoding = jaxwgc.decoding(code, mask)
 
     def sums(weights):
         return jax.tree.map(lambda leaf: jnp.tensordot(weights, leaf, 1), gradients)
 
-    rounds = (
-        coding.decode_round(code, mask, messages=messages, params=params),
-        coding.decode_round(code, mask, partial_gradients=gradients),
-        coding.decode_round(code, mask, partial_gradients=sums),
+    decoded = (
+        decoding.combine(messages, params),
+        decoding.collapse(gradients),
+        decoding.collapse(sums),
     )
-    return rounds, {
-        "gradient": jaxwgc.decode(code, messages, mask, params),
-        "error": jaxwgc.decoding_error(code, mask),
-        "effective": jaxwgc.effective_weights(code, mask),
-    }
+    return decoding, decoding.failed(), decoded
 
 
 @every_code
 @pytest.mark.parametrize("num_lost", [1, 4])
 def test_from_messages_and_from_partial_gradients(code, num_lost):
-    """Alike in rounds that decode, and in those that do not."""
+    """Alike in rounds that decode, and in those that do not; a decoding is a pytree."""
     gradients = gradients_of(code)
     mask = np.arange(code.num_workers) >= num_lost
-    rounds, expected = one_round(code, mask, gradients)
-    for found in rounds:
-        for name, leaf in expected["gradient"].items():
-            np.testing.assert_allclose(found.gradient[name], leaf, atol=1e-4)
-        np.testing.assert_allclose(found.residual**2, expected["error"], atol=1e-4)
-        assert found.failed == (num_lost > code.num_stragglers)
-        np.testing.assert_array_equal(found.received, mask)
-        np.testing.assert_allclose(
-            found.effective_weights, expected["effective"], atol=1e-5
-        )
+    decoding, failed, decoded = one_round(code, mask, gradients)
+    assert failed == (num_lost > code.num_stragglers)
+    np.testing.assert_allclose(decoding.residual**2, decoding.error, atol=1e-4)
+    np.testing.assert_array_equal(decoding.received, mask)
+    first = decoding.weights @ code.encoding_matrix
+    own = np.trace(
+        first.reshape(code.num_segments, -1, code.num_segments).real, axis1=0, axis2=2
+    )
+    np.testing.assert_allclose(
+        decoding.effective_weights, own / code.num_segments, atol=1e-5
+    )
+    for name, leaf in gradients.items():
+        expected = np.tensordot(decoding.effective_weights, np.float64(leaf), 1)
+        for gradient in decoded:
+            np.testing.assert_allclose(gradient[name], decoded[0][name], atol=1e-4)
+            if num_lost == 1:
+                np.testing.assert_allclose(gradient[name], expected, atol=1e-4)
+
+
+def test_known_weights_need_no_decoder():
+    """As where another device has found them."""
+    code = codes.uncoded(3)
+    weights = jnp.array([[2.0, 0.0, 1.0]])
+    decoding = jaxwgc.Decoding(code, weights[0] > 0, weights)
+    assert jaxwgc.decoding(code, decoding) is decoding
+    gradients = np.eye(3, dtype=np.float32)
+    np.testing.assert_array_equal(decoding.collapse(gradients), [2, 0, 1])
+    np.testing.assert_array_equal(
+        jaxwgc.decode(code, jaxwgc.encode(code, gradients), decoding, jnp.zeros(3)),
+        [2, 0, 1],
+    )
 
 
 def test_tolerance_and_batches():
@@ -90,17 +106,30 @@ def test_tolerance_and_batches():
     mask = np.array([True, True, True, False])
     gradients = np.ones((4, 2), np.float32)
     for tolerance, failed in ((0.49, True), (0.51, False)):
-        found = coding.decode_round(
-            code, mask, partial_gradients=gradients, tolerance=tolerance
-        )
-        assert bool(found.failed) is failed
+        assert bool(jaxwgc.decoding(code, mask).failed(tolerance)) is failed
     masks = np.stack([mask, ~mask])
-    rounds = jax.jit(
-        jax.vmap(
-            lambda mask: coding.decode_round(code, mask, partial_gradients=gradients)
+    decode = jax.jit(
+        jax.vmap(lambda mask: jaxwgc.decoding(code, mask).collapse(gradients))
+    )
+    np.testing.assert_array_equal(decode(masks), [[3, 3], [1, 1]])
+
+
+def test_arrivals():
+    """Finished parts count where a worker sends several messages."""
+    delay = jaxwgc.stragglers.shifted_exponential(1.0, 1.0)
+    model = jaxwgc.stragglers.delayed(delay, jaxwgc.stragglers.fastest(3))
+    for code in (CODES["real"], CODES["messages"]):
+        loads = jnp.asarray(code.loads, jnp.float32)
+        arrivals, _ = model.sample(KEY, model.init(code.num_workers), loads)
+        several = code.messages_per_worker > 1
+        expected = (
+            jaxwgc.decoding(code, finished=arrivals.finished)
+            if several
+            else jaxwgc.decoding(code, arrivals.received)
         )
-    )(masks)
-    np.testing.assert_array_equal(rounds.gradient, [[3, 3], [1, 1]])
+        decoding = jaxwgc.decoding(code, arrivals)
+        np.testing.assert_array_equal(decoding.mask, expected.mask)
+        np.testing.assert_array_equal(decoding.weights, expected.weights)
 
 
 class TestBadInput:
@@ -119,40 +148,23 @@ class TestBadInput:
         with pytest.raises(TypeError, match="matrix_rows must be numbers"):
             coding.form_messages(np.array([["a", "b"]]), np.ones((2, 1)))
 
-    def test_messages_or_partial_gradients(self):
-        mask = np.ones(4, bool)
-        for given in (
-            {},
-            {"messages": np.ones((4, 2)), "partial_gradients": np.ones((4, 2))},
-        ):
-            with pytest.raises(ValueError, match="must be given, and not both"):
-                coding.decode_round(self.code, mask, **given)
+    def test_gradients_and_messages_of_the_wrong_shape(self):
+        decoding = jaxwgc.decoding(self.code, np.ones(4, bool))
+        messages = np.ones((4, 2), np.complex64)
         with pytest.raises(ValueError, match="messages must have shape"):
-            coding.decode_round(
-                self.code, mask, messages=np.ones((4, 2)), params=np.ones(3)
-            )
+            decoding.combine(messages, np.ones(5))
+        with pytest.raises(ValueError, match="params must be given with messages"):
+            decoding.combine(messages, None)
         with pytest.raises(ValueError, match="leading axis of num_parts = 4"):
-            coding.decode_round(self.code, mask, partial_gradients=np.ones((3, 2)))
+            decoding.collapse(np.ones((3, 2)))
+        with pytest.raises(TypeError, match="tolerance must be a real scalar"):
+            decoding.failed("x")
 
     def test_lists(self):
-        found = coding.form_messages([[1.0, 2.0]], np.ones((2, 3), np.float32))
-        np.testing.assert_array_equal(found, [[3, 3, 3]])
-
-    def test_what_goes_with_messages(self):
-        mask, messages = np.ones(4, bool), np.ones((4, 2))
-        with pytest.raises(ValueError, match="params must be given with messages"):
-            coding.decode_round(self.code, mask, messages=messages)
-        with pytest.raises(ValueError, match="of one round; got"):
-            coding.decode_round(
-                self.code, mask, messages=messages[None], params=np.ones(2)
-            )
-        with pytest.raises(TypeError, match="tolerance must be a real scalar"):
-            coding.decode_round(
-                self.code, mask, messages=messages, params=np.ones(2), tolerance="x"
-            )
+        formed = coding.form_messages([[1.0, 2.0]], np.ones((2, 3), np.float32))
+        np.testing.assert_array_equal(formed, [[3, 3, 3]])
 
     def test_one_round(self):
-        with pytest.raises(ValueError, match=r"received must have shape \(num_workers"):
-            coding.decode_round(
-                self.code, np.ones((2, 4), bool), partial_gradients=np.ones((4, 2))
-            )
+        decoding = jaxwgc.decoding(self.code, np.ones((2, 4), bool))
+        with pytest.raises(ValueError, match="collapse is for one round"):
+            decoding.collapse(np.ones((4, 2)))

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import settings
 
 import jaxwgc
-from jaxwgc import codes, coding
+from jaxwgc import codes
 
 LENGTH = 24
 KEY = jax.random.key(0)
@@ -98,12 +98,10 @@ def _on_both_paths(code, masks, gradients):
     messages = jax.vmap(lambda own: jaxwgc.encode(code, own))(gradients)
 
     def of_mask(mask):
+        decoding = jaxwgc.decoding(code, mask)
+
         def of_kind(messages, params, gradients):
-            given = {"messages": messages, "params": params}
-            return (
-                coding.decode_round(code, mask, **given).gradient,
-                coding.decode_round(code, mask, partial_gradients=gradients).gradient,
-            )
+            return decoding.combine(messages, params), decoding.collapse(gradients)
 
         return jax.vmap(of_kind)(messages, params, gradients)
 
@@ -150,13 +148,9 @@ def test_messages_that_were_rounded_on_their_way():
     parts = (leaf.astype(jnp.bfloat16) for leaf in (messages.real, messages.imag))
     messages = jax.lax.complex(*(leaf.astype(jnp.float32) for leaf in parts))
     for mask in patterns(code):
-        decoded = coding.decode_round(
-            code,
-            mask,
-            messages=messages,
-            params=np.zeros(len(is_dead), np.float32),
-            message_dtype=jnp.bfloat16,
-        ).gradient
+        params = np.zeros(len(is_dead), np.float32)
+        decoding = jaxwgc.decoding(code, mask)
+        decoded = decoding.combine(messages, params, message_dtype=jnp.bfloat16)
         assert not np.any(np.where(is_dead, decoded, 0))
         expected = gradients.sum(0)
         assert np.linalg.norm(decoded - expected) < 0.05 * np.linalg.norm(expected)

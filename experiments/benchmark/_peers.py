@@ -3,7 +3,7 @@
 import numpy as np
 
 import jaxwgc
-from experiments.benchmark._reed_solomon import point_step
+from experiments.benchmark._reed_solomon import positions
 
 
 def numpy_lstsq(code: jaxwgc.GradientCode, mask: np.ndarray) -> np.ndarray:
@@ -14,8 +14,7 @@ def numpy_lstsq(code: jaxwgc.GradientCode, mask: np.ndarray) -> np.ndarray:
 
 def numpy_lagrange(code: jaxwgc.GradientCode, mask: np.ndarray) -> np.ndarray:
     """The products of Lagrange's formula for one mask."""
-    workers = np.flatnonzero(mask)
-    points = np.exp(2j * np.pi * point_step(code) * workers / code.num_workers)
+    points = np.exp(2j * np.pi * positions(code)[mask] / code.num_workers)
     differences = points - points[:, None]
     np.fill_diagonal(differences, 1)
     factors = points / differences

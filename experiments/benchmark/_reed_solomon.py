@@ -15,9 +15,9 @@ Error = Callable[[np.ndarray], np.ndarray]
 CODES = ((50, 20, 30), (100, 100, 10), (200, 200, 20))
 
 
-def point_step(code: jaxwgc.GradientCode) -> int:
-    """How far apart on the circle of points neighbours among the workers are."""
-    return code.decoders_of(Lagrange)[0].point_step
+def positions(code: jaxwgc.GradientCode) -> np.ndarray:
+    """Where workers sit on the circle of points."""
+    return code.decoders_of(Lagrange)[0].positions
 
 
 def random_masks(seed: int, code: jaxwgc.GradientCode, number: int) -> np.ndarray:
@@ -43,9 +43,8 @@ def strides(code: jaxwgc.GradientCode) -> np.ndarray:
 
 def neighbours(code: jaxwgc.GradientCode) -> np.ndarray:
     """Masks that lose neighbours on the circle of points, in one run and in two."""
-    step = point_step(code)
     number, lost = code.num_workers, np.arange(code.num_stragglers)
-    around = np.argsort(step * np.arange(number) % number)
+    around = np.argsort(positions(code))
     halves = lost + (lost >= len(lost) // 2) * (number // 2)
     return _losing(
         number,

@@ -9,7 +9,7 @@ import numpy as np
 import jaxwgc
 from experiments.benchmark import _reed_solomon
 from experiments.studies import Once, Study, timed
-from jaxwgc.decoders import Decoder, Lagrange
+from jaxwgc.decoders import Lagrange
 
 NUM_PATTERNS = 1_000
 
@@ -32,7 +32,7 @@ def study(repeats: int, seed: int, quick: bool) -> Study:
         return {
             "code": parameters,
             "order": "interleaved" if interleave else "published",
-            "point_step": _reed_solomon.point_step(code),
+            "point_step": int(_reed_solomon.positions(code)[1]),
             "largest_entry": float(np.abs(code.encoding_matrix).max()),
             "gradient_float32": spread(gradient),
             "weights_float32": spread(weights),
@@ -67,17 +67,21 @@ def worst_found(code: jaxwgc.GradientCode, masks, seed: int, quick: bool) -> flo
     return float(error(found["search"]).max())
 
 
-class Interpolation(Decoder):
-    """Lagrange's weights, however large; for points in the published order."""
+class Interpolation(Lagrange):
+    """Lagrange's weights, however large."""
 
-    def weights(self, code, mask):
-        """Of every mask."""
-        return Lagrange(1).closed_form(mask)
+    def weights(self, matrix, target, mask):
+        """Returns those of every mask."""
+        return self.closed_form(mask)
 
 
 def errors(code: jaxwgc.GradientCode, masks: np.ndarray, seed: int):
     """Per mask: largest entry of |a^T B - 1|, and relative error of a gradient."""
-    own = Interpolation() if _reed_solomon.point_step(code) == 1 else None
+    positions = _reed_solomon.positions(code)
+    own = None
+    if (positions == np.arange(len(positions))).all():
+        # In the published order.
+        own = Interpolation(positions, code.num_stragglers)
     gradients = np.random.default_rng(seed).normal(size=(code.num_parts, 100))
     gradients = gradients.astype(jnp.result_type(float))
     batches = _reed_solomon.batches(masks)

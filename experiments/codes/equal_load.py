@@ -15,7 +15,6 @@ from experiments.codes.equal_codes import Entry, entries
 from experiments.figures import Figure, new_figure, style
 from experiments.studies import Effort, Numbers, Once, Study, Trial
 from experiments.tables import ROUNDING, ResultTable, percent, percents
-from jaxwgc import coding
 
 STRAGGLERS, FEW_STRAGGLERS = (2, 4, 6, 8, 10, 12, 15), (1, 3, 5)
 # Codes that the adversary is set on, of each random construction.
@@ -86,7 +85,7 @@ def worst_errors(entry: Entry, keys: jax.Array, numbers: Any) -> Iterator[float]
     codes = [entry.make(key) for key in keys]
     for number in numbers:
         patterns = [
-            coding.worst_pattern(code, number, max_patterns=MAX_PATTERNS)
+            jaxwgc.studies.worst_pattern(code, number, max_patterns=MAX_PATTERNS)
             for code in codes
         ]
         # Not jitted: codes of one size share what is jitted inside.

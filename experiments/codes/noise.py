@@ -94,7 +94,7 @@ def measure(make: Construct, masks: np.ndarray) -> Measured:
 
 
 def noise_of(code: jaxwgc.GradientCode, weights: np.ndarray) -> np.ndarray:
-    """Noise of the decoded gradient over that of the sum: see `coding.Diagnosis`."""
+    """Noise of the decoded gradient over that of the sum: see `studies.Diagnosis`."""
     sizes = np.sum(np.abs(code.encoding_matrix) ** 2, axis=1)
     square = (np.abs(weights) ** 2 @ sizes).reshape(len(weights), -1).sum(axis=1)
     return np.sqrt(square / (code.num_parts * code.num_segments))

@@ -89,8 +89,7 @@ def one_run(key: jax.Array, setting: Setting, num_workers: int, num_parts: int):
     # Each recovered part has the weight k / k' of at least one, the others none.
     peeled = jaxwgc.effective_weights(code, received, Peeling) > 0.5
     # The parts of a batch come together, and are determined together.
-    matrix = jnp.asarray(code.encoding_matrix)[:, :: peeling.batch_size]
-    found = jax.vmap(determined, in_axes=(None, 0))(matrix, received)
+    found = jax.vmap(determined, in_axes=(None, 0))(peeling.assignment, received)
     return {
         "peeling": peeled.mean(axis=-1, dtype=float),
         "elimination": found.mean(axis=-1, dtype=float),

@@ -162,10 +162,9 @@ def check_step(
     # All workers answer, then all but as many as may be lost.
     masks = np.ones((2, code.num_workers), bool)
     masks[1, : code.num_stragglers] = False
-    decoded = [
-        coding.decode_round(code, mask, partial_gradients=gradients) for mask in masks
-    ]
-    vectors = [flat(own.gradient) for own in decoded]
+    decodings = [coding.decoding(code, mask) for mask in masks]
+    decoded = [own.collapse(gradients) for own in decodings]
+    vectors = [flat(gradient) for gradient in decoded]
     ratio = float(np.linalg.norm(vectors[0]) / length)
     error = max(float(np.linalg.norm(own - whole)) for own in vectors) / length
 
@@ -183,7 +182,7 @@ def check_step(
         not any(problems)
         # Approximate codes promise nothing, and weights of parts that are not those of
         # rows have no loss on the data.
-        and (code.num_stragglers or not decoded[0].failed)
+        and (code.num_stragglers or not decodings[0].failed())
         and (layout.row_weights is not None or (target == 1).all())
     ):
         # The gradients of the parts may nearly cancel.
@@ -192,7 +191,7 @@ def check_step(
                 "the decoded gradient is not that of the loss on the data: off by "
                 f"{error:.2g} of it, with at most {code.num_stragglers} workers lost. "
                 "Are these the parts of these data, and does the code decode "
-                "(jaxwgc.coding.diagnose)?"
+                "(jaxwgc.studies.diagnose)?"
             )
 
     rounds = []
@@ -201,7 +200,7 @@ def check_step(
         rounds.append((masks, are_undecodable(code, masks), None))
     if optimizer is not None:
         runner = OptimizerProbe(optimizer, code, params)
-        problems += runner.order_problems(decoded[0].gradient)
+        problems += runner.order_problems(decoded[0])
         if step is not None:
             states = states_of(_checked(step), start, runner.state, _NUM_ROUNDS)
             problems.append(state_problem(runner, gradients, *states[:2]))

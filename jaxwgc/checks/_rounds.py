@@ -8,8 +8,7 @@ from jaxwgc.codes import GradientCode
 
 def are_undecodable(code: GradientCode, received: np.ndarray) -> np.ndarray:
     """Which rounds, bool (rounds, num_workers), cannot be decoded; bool (rounds,)."""
-    errors = np.asarray(coding.decoding_error(code, received))
-    return errors > (1e-3 * np.linalg.norm(code.target)) ** 2
+    return np.asarray(coding.decoding(code, received).failed())
 
 
 def rounds_problem(

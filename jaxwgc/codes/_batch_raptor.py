@@ -106,7 +106,7 @@ def batch_raptor(
         assignment=assignment,
         target=np.ones(num_parts),
         num_stragglers=0,
-        decoders=(Peeling(batch_size), LeastSquares()),
+        decoders=(Peeling(_random_matrices.known(batches)), LeastSquares()),
     )
 
 

@@ -116,5 +116,9 @@ def _code(assignment: jax.Array, replication: int) -> GradientCode:
         assignment=known,
         target=np.ones(num_parts),
         num_stragglers=0,
-        decoders=(LeastSquares(), OneStep(num_workers / replication), Peeling()),
+        decoders=(
+            LeastSquares(),
+            OneStep(num_workers / replication),
+            Peeling(known),
+        ),
     )

@@ -67,9 +67,9 @@ def binary(num_workers: int, num_stragglers: int) -> GradientCode:
         num_stragglers=num_stragglers,
         decoders=(
             Group(np.where(size_of_worker == sizes[:, None], slot_of_worker, -1)),
-            LeastSquares(),
+            LeastSquares(num_stragglers),
             OneStep(num_workers / num_classes),
-            Peeling(),
+            Peeling(assignment),
         ),
     )
 

@@ -115,7 +115,7 @@ def _code_of_design(incidence: np.ndarray) -> GradientCode:
         decoders=(
             LeastSquares(),
             OneStep(num_workers / int(incidence[0].sum())),
-            Peeling(),
+            Peeling(incidence),
         ),
     )
 

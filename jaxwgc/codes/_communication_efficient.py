@@ -7,6 +7,7 @@ import numpy as np
 from jaxwgc import _validation
 from jaxwgc.codes._gradient_code import GradientCode
 from jaxwgc.codes._roots_of_unity import best_step, positions, vanishing_products
+from jaxwgc.decoders import LeastSquares
 
 
 def communication_efficient(
@@ -79,6 +80,7 @@ def communication_efficient(
         assignment=assignment,
         target=np.ones(num_workers),
         num_stragglers=num_stragglers,
+        decoders=(LeastSquares(num_stragglers),),
         num_segments=num_segments,
     )
 

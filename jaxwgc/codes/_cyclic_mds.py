@@ -4,6 +4,7 @@ import numpy as np
 
 from jaxwgc import _validation
 from jaxwgc.codes._gradient_code import GradientCode
+from jaxwgc.decoders import LeastSquares
 
 
 def cyclic_mds(num_workers: int, num_stragglers: int) -> GradientCode:
@@ -61,6 +62,7 @@ def cyclic_mds(num_workers: int, num_stragglers: int) -> GradientCode:
         assignment=assignment,
         target=np.ones(num_workers),
         num_stragglers=num_stragglers,
+        decoders=(LeastSquares(num_stragglers),),
     )
 
 

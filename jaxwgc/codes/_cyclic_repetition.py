@@ -6,6 +6,7 @@ import numpy as np
 
 from jaxwgc import _validation
 from jaxwgc.codes._gradient_code import GradientCode
+from jaxwgc.decoders import LeastSquares
 
 
 def cyclic_repetition(
@@ -59,6 +60,7 @@ def cyclic_repetition(
         assignment=assignment,
         target=np.ones(num_workers),
         num_stragglers=num_stragglers,
+        decoders=(LeastSquares(num_stragglers),),
     )
 
 

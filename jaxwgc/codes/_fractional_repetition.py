@@ -61,8 +61,8 @@ def fractional_repetition(num_workers: int, num_stragglers: int) -> GradientCode
         num_stragglers=num_stragglers,
         decoders=(
             Group(block_of_worker[None]),
-            LeastSquares(),
+            LeastSquares(num_stragglers),
             OneStep(num_workers / replication),
-            Peeling(),
+            Peeling(assignment),
         ),
     )

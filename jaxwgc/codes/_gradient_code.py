@@ -1,19 +1,16 @@
 """What every gradient code is: who holds what, and how it is mixed."""
 
 import dataclasses
-import functools
 from typing import Any, TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.lax import stop_gradient
 
 from jaxwgc import _validation
 from jaxwgc._dtypes import working
 from jaxwgc._pytrees import Static, register
-from jaxwgc._shardings import sharding_by_batch
-from jaxwgc._targets import mixing, residual
+from jaxwgc._targets import mixing, residual, segment_target
 from jaxwgc.codes._tolerance import check_tolerance
 from jaxwgc.decoders import Decoder, DecoderLike, LeastSquares
 
@@ -84,7 +81,7 @@ class GradientCode:
     encoding_matrix: Array
     assignment: Array
     target: Array
-    num_stragglers: Static[int]
+    num_stragglers: jax.typing.ArrayLike
     decoders: tuple[Decoder, ...] = (LeastSquares(),)
     num_segments: Static[int] = 1
     messages_per_worker: Static[int] = 1
@@ -155,6 +152,7 @@ decoders=[LeastSquares])
             assignment=assignment,
             target=target,
             num_stragglers=_validation.check_stragglers(num_stragglers, num_workers),
+            decoders=(LeastSquares(num_stragglers),),
         )
         cls.check(code)
         outside = np.argwhere((matrix != 0) & ~assignment)
@@ -193,16 +191,21 @@ decoders=[LeastSquares])
         """The number of parts that each worker holds, of shape (num_workers,)."""
         return self.assignment.sum(-1)
 
+    @property
+    def segment_targets(self) -> Array:
+        """What aᵀB should be, (num_segments, num_parts * num_segments)."""
+        return segment_target(self.target, self.num_segments)
+
     def decoders_of(self, kind: type[Decoder]) -> tuple[Any, ...]:
         """Those of the code's decoders that are of a class, in their order."""
-        return tuple(decoder for decoder in self.decoders if decoder.is_a(kind))
+        return tuple(own for own in self.decoders if own.is_a(kind))
 
     def choose_decoder(self, decoder: DecoderLike = None) -> Decoder:
         """A decoder that can decode this code.
 
         Args:
           decoder: None for the first of the code's own; a class for the first of the
-            code's own of that class, or, where its decoders have no fields, for one of
+            code's own of that class, or, where its fields have defaults, for one of
             them; or a decoder.
 
         Raises:
@@ -218,7 +221,10 @@ decoders=[LeastSquares])
             chosen = self.decoders[0]
         elif isinstance(decoder, type) and issubclass(decoder, Decoder):
             own = self.decoders_of(decoder)
-            if not own and dataclasses.fields(cast(Any, decoder)):
+            if not own and any(
+                field.default is dataclasses.MISSING
+                for field in dataclasses.fields(cast(Any, decoder))
+            ):
                 decoder.refuse(self)
             chosen = own[0] if own else decoder()
         elif not isinstance(decoder, Decoder):
@@ -226,38 +232,11 @@ decoders=[LeastSquares])
                 "decoder must be a jaxwgc.decoders.Decoder, or a class of them for the "
                 f"code's own; got {decoder!r}"
             )
-        chosen.check(self)
-        arrays = (self.encoding_matrix, self.assignment, self.target)
+        # Entries of the code's own decoders are not checked at every use.
         is_own = any(chosen is own for own in self.decoders)
-        if not is_own and all(isinstance(array, np.ndarray) for array in arrays):
-            chosen.check_entries(self)
+        if not is_own:
+            chosen.check(self.encoding_matrix, self.segment_targets)
         return chosen
-
-    def weights_of(self, mask: jax.Array, decoder: DecoderLike = None) -> jax.Array:
-        """Decoding weights of messages, zero at those that have not arrived.
-
-        Args:
-          mask: bool (..., num_messages), the messages that have arrived.
-          decoder: as for `choose_decoder`.
-
-        Returns:
-          (..., num_segments, num_messages), constants to `jax.grad`. The functions of
-          `jaxwgc.coding` are about workers, and check their arguments.
-        """
-        # What NumPy holds stays there, in its precision.
-        constant, chosen = jax.tree.map(
-            lambda leaf: stop_gradient(leaf) if isinstance(leaf, jax.Array) else leaf,
-            (self, self.choose_decoder(decoder)),
-        )
-        find = functools.partial(chosen.checked_weights, constant)
-        by_batch = sharding_by_batch(mask, 2)
-        if by_batch is not None:
-            # Inside, where masks go side by side and are sorted, the compiler may
-            # choose.
-            find = jax.sharding.auto_axes(out_sharding=by_batch)(find)
-        weights = find(mask)
-        dtype = working(self.encoding_matrix).dtype
-        return _at_answers(weights, mask, jnp.promote_types(dtype, jnp.float32))
 
     def decodes(
         self,
@@ -294,8 +273,12 @@ decoders=[LeastSquares])
                 "mask must have shape (..., num_messages) with num_messages = "
                 f"{self.num_messages}; got {mask.shape}"
             )
-        weights = self.weights_of(mask, decoder)
-        return ~residual(self, mixing(self, weights), tolerance)[1]
+        weights = self.choose_decoder(decoder).checked_weights(
+            self.encoding_matrix, self.segment_targets, mask
+        )
+        return _decodes(
+            weights, working(self.encoding_matrix), working(self.target), tolerance
+        )
 
     def check_plain(self, user: str) -> None:
         """Raises ValueError where messages are several, or shorter than the gradient.
@@ -363,9 +346,10 @@ decoders=[LeastSquares])
                     f"{per_worker}, num_segments = {per_part} and {code}; got "
                     f"{None if found is None else found.shape}"
                 )
-        _validation.check_stragglers(
-            code.num_stragglers, workers, "code.num_stragglers"
-        )
+        if not _validation.is_traced(code.num_stragglers):
+            _validation.check_stragglers(
+                code.num_stragglers, workers, "code.num_stragglers"
+            )
         return code
 
     def __repr__(self) -> str:
@@ -376,7 +360,6 @@ decoders=[LeastSquares])
         )
 
 
-@functools.partial(jax.jit, static_argnames="dtype")
-def _at_answers(weights, mask, dtype):
-    """Decoding weights in a dtype, and zero at messages that have not arrived."""
-    return jnp.where(mask[..., None, :], weights.astype(dtype), 0)
+@jax.jit
+def _decodes(weights, matrix, target, tolerance):
+    return ~residual(mixing(matrix, weights), target, tolerance)[1]

@@ -74,10 +74,11 @@ def ldgm(
     assignment = _random_matrices.known(
         jnp.concatenate([jnp.eye(num_parts, dtype=bool), parities])
     )
+    num_stragglers = 1 if parity_degree == num_parts else 0
     return GradientCode(
         encoding_matrix=_random_matrices.zeros_and_ones(assignment),
         assignment=assignment,
         target=np.ones(num_parts),
-        num_stragglers=1 if parity_degree == num_parts else 0,
-        decoders=(Peeling(), LeastSquares()),
+        num_stragglers=num_stragglers,
+        decoders=(Peeling(assignment), LeastSquares(num_stragglers)),
     )

@@ -5,7 +5,7 @@ import numpy as np
 from jaxwgc import _validation
 from jaxwgc.codes._gradient_code import Array, GradientCode
 from jaxwgc.codes._host_or_device import array_module
-from jaxwgc.decoders import Clustered
+from jaxwgc.decoders import Clustered, LeastSquares
 
 
 def partial(code: GradientCode, num_uncoded: int) -> GradientCode:
@@ -68,6 +68,7 @@ def partial(code: GradientCode, num_uncoded: int) -> GradientCode:
         assignment=_side_by_side(own, code.assignment),
         target=_side_by_side(np.ones(own.shape[1], bool), code.target),
         num_stragglers=0 if num_uncoded else code.num_stragglers,
+        decoders=(LeastSquares(0 if num_uncoded else code.num_stragglers),),
         messages_per_worker=2,
         required_parts=array_module(loads).stack(
             [np.full(num_workers, num_uncoded), loads], axis=1

@@ -9,6 +9,7 @@ from jaxwgc.codes._gradient_code import GradientCode
 from jaxwgc.codes._roots_of_unity import (
     best_step,
     norm_of_products,
+    positions,
     vanishing_products,
 )
 from jaxwgc.codes._suggestions import nearest
@@ -87,7 +88,10 @@ def reed_solomon(
         assignment=assignment,
         target=np.ones(num_parts),
         num_stragglers=replication - 1,
-        decoders=(Lagrange(step), LeastSquares()),
+        decoders=(
+            Lagrange(positions(num_workers, step), replication - 1),
+            LeastSquares(replication - 1),
+        ),
     )
 
 

@@ -94,7 +94,7 @@ def stochastic_block(
         assignment=assignment,
         target=np.ones(num_parts),
         num_stragglers=0,
-        decoders=(LeastSquares(), *one_step, Peeling()),
+        decoders=(LeastSquares(), *one_step, Peeling(assignment)),
     )
 
 

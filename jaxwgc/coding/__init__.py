@@ -9,32 +9,27 @@ second derivatives are wrong.
 """
 
 from jaxwgc.coding._decoding import (
-    DecodedRound,
+    Decoding,
     decode,
-    decode_round,
+    decoding,
     decoding_error,
     decoding_weights,
     effective_weights,
 )
-from jaxwgc.coding._diagnosis import Diagnosis, diagnose
 from jaxwgc.coding._messages import encode, form_messages
 from jaxwgc.coding._noise import inverse_variance_weights, source_variances
 from jaxwgc.coding._weighting import weighted
-from jaxwgc.coding._worst_pattern import worst_pattern
 
 __all__ = [
-    "DecodedRound",
-    "Diagnosis",
+    "Decoding",
     "decode",
-    "decode_round",
+    "decoding",
     "decoding_error",
     "decoding_weights",
-    "diagnose",
     "effective_weights",
     "encode",
     "form_messages",
     "inverse_variance_weights",
     "source_variances",
     "weighted",
-    "worst_pattern",
 ]

@@ -9,6 +9,7 @@ import numpy as np
 from jaxwgc import _validation
 from jaxwgc._shardings import sharding_by_batch
 from jaxwgc.codes import GradientCode
+from jaxwgc.stragglers import Arrivals
 
 
 def arrived_messages(code: GradientCode, received: Any, finished: Any) -> jax.Array:
@@ -16,7 +17,8 @@ def arrived_messages(code: GradientCode, received: Any, finished: Any) -> jax.Ar
 
     Args:
       code: a gradient code.
-      received: bool (..., num_workers), who answered with all messages. Or None, and
+      received: bool (..., num_workers), who answered with all messages. Or `Arrivals`,
+        whose finished counts for codes of several messages a worker. Or None, and
       finished: int (..., num_workers), how many of its parts each worker has finished;
         a traced number of more parts than it has counts as no answer.
 
@@ -25,6 +27,11 @@ def arrived_messages(code: GradientCode, received: Any, finished: Any) -> jax.Ar
         none of the two are given.
       TypeError: where received is not bool, or finished not integers.
     """
+    if isinstance(received, Arrivals) and finished is None:
+        if code.messages_per_worker > 1 and received.finished is not None:
+            received, finished = None, received.finished
+        else:
+            received = received.received
     if (received is None) == (finished is None):
         raise ValueError(
             "received or finished must be given, and not both; got received = "

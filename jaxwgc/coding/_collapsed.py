@@ -13,11 +13,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxwgc import _dtypes, _flat_vectors, _validation
-from jaxwgc._dtypes import working
 from jaxwgc._product import product
-from jaxwgc._some_masks import in_any_lane
+from jaxwgc._some_masks import any_under_vmap
 from jaxwgc._targets import DECODES
-from jaxwgc.codes import GradientCode
 
 
 def effective(mixing: jax.Array) -> jax.Array:
@@ -35,12 +33,12 @@ def leakage(mixing: jax.Array) -> jax.Array:
     return mixing - own.astype(mixing.dtype)
 
 
-def is_mixed_up(code: GradientCode, leaked: jax.Array) -> jax.Array:
+def is_mixed_up(leaked: jax.Array, target: jax.Array) -> jax.Array:
     """Whether `leakage` is more than rounding, bool (...): no round that decodes.
 
     Each part is judged by its own weight, and by what may be missed of one of them.
     """
-    most = DECODES * math.sqrt(code.num_parts) * jnp.abs(working(code.target))
+    most = DECODES * math.sqrt(len(target)) * jnp.abs(target)
     return jnp.any(jnp.abs(leaked) > most[:, None], axis=(-3, -2, -1))
 
 
@@ -64,9 +62,7 @@ def weighted_sums(partial_gradients: Any) -> Callable[[jax.Array], Any]:
 
 
 def collapse(
-    code: GradientCode,
-    mixing: jax.Array,
-    weighted_sum: Callable[[jax.Array], Any],
+    mixing: jax.Array, target: jax.Array, weighted_sum: Callable[[jax.Array], Any]
 ) -> Any:
     """What decoding gives, from weighted sums of the partial gradients, no messages.
 
@@ -76,21 +72,22 @@ def collapse(
     way the segments of a code with segments leak into each other in such a round.
 
     Args:
-      code: a gradient code.
       mixing: aᵀB (num_segments, num_parts, num_segments), see `mixing`.
+      target: (num_parts,).
       weighted_sum: real weights c (num_parts,) to the pytree sum over j of cⱼ gⱼ.
     """
     own = weighted_sum(effective(mixing))
-    segments = code.num_segments
-    if segments == 1 and not code.is_complex:
+    num_parts, segments = mixing.shape[-2:]
+    is_complex = jnp.iscomplexobj(mixing)
+    if segments == 1 and not is_complex:
         return own
     leaked = leakage(mixing)
 
     def segments_of_sums(weights):
         """Segment u: the sum over v of segment v of the sum with weights (u, :, v)."""
-        weights = jnp.moveaxis(weights, 1, -1).reshape(segments**2, code.num_parts)
+        weights = jnp.moveaxis(weights, 1, -1).reshape(segments**2, num_parts)
         sums = jax.vmap(lambda own: _flat_vectors.ravel(weighted_sum(own)))(weights)
-        pairs = 2 if code.is_complex else 1
+        pairs = 2 if is_complex else 1
         rows = _flat_vectors.blocks(sums, segments * pairs)
         rows = rows.reshape(segments, segments, segments, pairs, rows.shape[-1])
         return jnp.trace(rows, axis1=1, axis2=2)
@@ -100,13 +97,13 @@ def collapse(
         leak = jnp.zeros(())
         if segments > 1:
             leak = segments_of_sums(leaked.real)
-        if code.is_complex:
+        if is_complex:
             turned = segments_of_sums(leaked.imag)
             leak = leak + jnp.stack([-turned[:, 1], turned[:, 0]], axis=1)
         return _flat_vectors.unravel(flat + leak.ravel()[: flat.size], own)
 
     # Rounding that is added would move parameters whose gradient is zero.
-    matters = in_any_lane(is_mixed_up(code, leaked))
+    matters = any_under_vmap(is_mixed_up(leaked, target))
     if not _validation.is_traced(matters):
         # Outside of jit, lax.cond would compile its new functions at every call.
         return add_leak() if matters else own

@@ -5,9 +5,9 @@ import math
 import jax
 import jax.numpy as jnp
 
-from jaxwgc._dtypes import promoted, working
+from jaxwgc._dtypes import promoted
 from jaxwgc._product import product
-from jaxwgc.codes import GradientCode
+from jaxwgc._targets import mixing
 from jaxwgc.coding._collapsed import is_mixed_up, leakage
 
 # What is missed of several parts is below its bound unless they cancel in all messages.
@@ -15,9 +15,9 @@ _MISSES = 2
 
 
 def floor_weights(
-    code: GradientCode,
+    matrix: jax.Array,
+    target: jax.Array,
     weights: jax.Array,
-    mixed: jax.Array,
     mask: jax.Array,
     message_dtype: jax.typing.DTypeLike,
 ) -> jax.Array | None:
@@ -30,26 +30,27 @@ def floor_weights(
     messages, so that the largest ratio of the two bounds the miss of all parts.
 
     Args:
-      code: a gradient code.
+      matrix: B (num_messages, num_parts * num_segments).
+      target: (num_parts,).
       weights: (..., num_segments, num_messages).
-      mixed: aᵀB, as from `mixing`.
       mask: bool (..., num_messages).
       message_dtype: what messages have been rounded to.
 
     Returns:
       Real (..., num_segments, num_messages), or None where nothing is packed.
     """
-    if code.num_segments == 1 and not code.is_complex:
+    num_segments = weights.shape[-2]
+    if num_segments == 1 and not jnp.iscomplexobj(matrix):
         return None
     sizes = jnp.abs(weights.real) + jnp.abs(weights.imag)
-    matrix = jnp.abs(working(code.encoding_matrix))
-    columns = product(mask.astype(matrix.dtype), matrix)
-    columns = columns.reshape(*mask.shape[:-1], 1, code.num_parts, code.num_segments)
-    leaked = leakage(mixed)
+    moduli = jnp.abs(matrix)
+    columns = product(mask.astype(moduli.dtype), moduli)
+    columns = columns.reshape(*mask.shape[:-1], 1, len(target), num_segments)
+    leaked = leakage(mixing(matrix, weights))
     ratio = jnp.abs(leaked) / jnp.where(columns > 0, columns, jnp.inf)
     miss = jnp.max(ratio, axis=(-2, -1))
     # More than rounding stays in the result.
-    miss = jnp.where(is_mixed_up(code, leaked)[..., None], 0, miss)
+    miss = jnp.where(is_mixed_up(leaked, target)[..., None], 0, miss)
     computed = jnp.promote_types(message_dtype, jnp.float32)
     eps = max(jnp.finfo(dtype).eps for dtype in (weights.dtype, computed))
     # In a sum of many, roundings cancel; where there are few messages, parts may cancel

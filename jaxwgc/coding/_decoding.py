@@ -1,14 +1,15 @@
-"""Decoding: the weights of messages, and the gradient that they give."""
+"""Decoding: what the arrivals of a round make of a code."""
 
 import dataclasses
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxwgc import _flat_vectors, _validation
 from jaxwgc._dtypes import working
+from jaxwgc._pytrees import register
 from jaxwgc._targets import mixing, residual, squared_error
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding import _collapsed
@@ -17,50 +18,182 @@ from jaxwgc.coding._combining import combine, floor_weights
 from jaxwgc.decoders import DecoderLike
 
 
-def find_weights(
-    code: GradientCode,
-    received: Any,
-    decoder: DecoderLike = None,
-    finished: Any = None,
-) -> tuple[jax.Array, jax.Array]:
-    """Which messages have arrived, bool (..., num_messages), and their weights.
+@register
+@dataclasses.dataclass(frozen=True, eq=False)
+class Decoding:
+    """What a round's arrivals make of a code: found once, used by all who need it.
 
-    Weights are (..., num_segments, num_messages), constants to `jax.grad`.
+    Made by `jaxwgc.decoding`; or `Decoding(code, mask, weights)` of weights that are
+    known already. A pytree.
+
+    Attributes:
+      code: the gradient code.
+      mask: bool (..., num_messages), the messages that are there.
+      weights: (..., num_segments, num_messages), decoding weights, zero at messages
+        that are not there.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxwgc
+      >>> code = jaxwgc.codes.uncoded(3)
+      >>> decoding = jaxwgc.decoding(code, jnp.array([True, True, False]))
+      >>> decoding.effective_weights, float(decoding.error), bool(decoding.failed())
+      (Array([1., 1., 0.], dtype=float32), 1.0, True)
+      >>> decoding.collapse(jnp.array([[1.0, 0.0], [2.0, 5.0], [3.0, 1.0]]))
+      Array([3., 5.], dtype=float32)
+
+    References:
+      The paper's sections 2.2 and 4.
     """
-    GradientCode.check(code)
-    mask = arrived_messages(code, received, finished)
-    return mask, code.weights_of(mask, decoder)
+
+    code: GradientCode
+    mask: jax.Array
+    weights: jax.Array
+
+    @property
+    def received(self) -> jax.Array:
+        """Who has sent all that it sends, bool (..., num_workers)."""
+        return arrived_workers(self.code, self.mask)
+
+    @property
+    def effective_weights(self) -> jax.Array:
+        """What multiplies each partial gradient, real (..., num_parts)."""
+        return _effective(self._matrix, self.weights)
+
+    @property
+    def error(self) -> jax.Array:
+        """The squared norm of aᵀB - target, real (...); the mean over the segments."""
+        return _error(self._matrix, self._target, self.weights)
+
+    @property
+    def residual(self) -> jax.Array:
+        """The norm of aᵀB - target, real (...)."""
+        return _residual(self._matrix, self._target, self.weights, 0.0)[0]
+
+    def failed(self, tolerance: jax.typing.ArrayLike = 1e-3) -> jax.Array:
+        """Returns whether the residual is above that share of the target's norm.
+
+        Bool (...).
+        """
+        _validation.check_number("tolerance", tolerance, minimum=0)
+        return _residual(self._matrix, self._target, self.weights, tolerance)[1]
+
+    def combine(
+        self,
+        messages: jax.Array,
+        params: Any,
+        message_dtype: jax.typing.DTypeLike | None = None,
+    ) -> Any:
+        """Returns the gradient from messages, as `jaxwgc.decode` does.
+
+        Args:
+          messages: (..., num_messages, length), as for `jaxwgc.decode`.
+          params: a pytree with the structure, shapes and dtypes of the gradient.
+          message_dtype: what messages were rounded to on their way, where their dtype
+            does not say it.
+
+        Returns:
+          A pytree like params, leaves with the batch axes in front.
+
+        Raises:
+          ValueError, TypeError: as for `jaxwgc.decode`.
+        """
+        _validation.check_message_dtype(message_dtype)
+        messages, params = check_messages(self.code, messages, params)
+        dtype = messages.dtype if message_dtype is None else jnp.dtype(message_dtype)
+        floors = _floors(self._matrix, self._target, self.weights, self.mask, dtype)
+        flat = combine(self.weights, floors, messages, self.mask)
+        return _flat_vectors.unravel(flat, params)
+
+    def collapse(self, partial_gradients: Any) -> Any:
+        """Returns the same from the partial gradients, without forming a message.
+
+        To rounding it is what `combine` gives, at about the price of their sum.
+
+        Args:
+          partial_gradients: a pytree, leaves (num_parts, ...). Or a function that is
+            linear, of real weights (num_parts,) to the pytree of the sum of as many
+            gradients so weighted.
+
+        Raises:
+          ValueError: where a leading axis is not num_parts, or the decoding is of more
+            than one round.
+        """
+        if self.mask.ndim != 1:
+            raise ValueError(
+                "collapse is for one round, a mask (num_messages,); got one of shape "
+                f"{self.mask.shape} (use jax.vmap for a batch)"
+            )
+        sums = partial_gradients
+        # Gradients like an Equinox module can be called, too, but are no leaf.
+        is_function = isinstance(sums, jax.tree_util.Partial) or (
+            callable(sums) and jax.tree_util.all_leaves([sums])
+        )
+        if not is_function:
+            _validation.check_leading_axis(
+                "partial_gradients", sums, self.code.num_parts, "num_parts"
+            )
+            sums = _collapsed.weighted_sums(sums)
+        return _collapsed.collapse(
+            _mixing(self._matrix, self.weights), self._target, sums
+        )
+
+    @property
+    def _matrix(self):
+        return working(self.code.encoding_matrix)
+
+    @property
+    def _target(self):
+        return working(self.code.target)
 
 
-def _without_decoders(code: GradientCode) -> GradientCode:
-    """For what is compiled inside: equal programs whatever the decoders."""
-    return jax.tree.map(working, dataclasses.replace(code, decoders=()))
+_mixing = jax.jit(mixing)
 
 
-def decoding_weights(
+@jax.jit
+def _effective(matrix, weights):
+    return _collapsed.effective(mixing(matrix, weights))
+
+
+@jax.jit
+def _error(matrix, target, weights):
+    return squared_error(mixing(matrix, weights), target)
+
+
+@jax.jit
+def _residual(matrix, target, weights, tolerance):
+    return residual(mixing(matrix, weights), target, tolerance)
+
+
+@functools.partial(jax.jit, static_argnames="message_dtype")
+def _floors(matrix, target, weights, mask, message_dtype):
+    return floor_weights(matrix, target, weights, mask, message_dtype)
+
+
+def decoding(
     code: GradientCode,
-    received: jax.typing.ArrayLike | None = None,
+    received: Any = None,
     decoder: DecoderLike = None,
     *,
     finished: jax.typing.ArrayLike | None = None,
-) -> jax.Array:
-    """The a that makes aᵀB the target, or as near as can be, for each mask.
+) -> Decoding:
+    """Finds the decoding weights of a round, once.
+
+    The a that makes aᵀB the target, or as near as can be, for each mask.
 
     Args:
       code: a gradient code.
       received: bool (..., num_workers), the workers that answered, with all that they
-        send.
+        send. Or an `Arrivals` of a straggler model, whose `finished` counts for codes
+        of several messages a worker. Or a `Decoding`, which is taken as it is, so that
+        all that takes `received` shares one.
       decoder: None for the code's first; a class of `jaxwgc.decoders` for the code's
         own of that class; or a decoder.
       finished: in the place of received, int (..., num_workers), how many of its parts
-        each worker has finished (`Arrivals.finished` of a straggler model), for codes
-        of several messages a worker. A traced number of more parts than it has counts
-        as no answer.
+        each worker has finished, for codes of several messages a worker. A traced
+        number of more parts than it has counts as no answer.
 
     Returns:
-      (..., num_messages), complex for a complex code, zero at stragglers; num_messages
-      is num_workers, except for codes of several messages a worker. For a code with
-      segments (..., num_segments, num_messages), the weights for each segment.
+      A `Decoding`, its weights constants to `jax.grad`.
 
     Raises:
       ValueError: where received or finished has the wrong shape, not exactly one of
@@ -72,11 +205,9 @@ def decoding_weights(
     Example:
       >>> import jax.numpy as jnp, jaxwgc
       >>> code = jaxwgc.codes.fractional_repetition(4, num_stragglers=1)
-      >>> received = jnp.array([True, True, False, True])
-      >>> jaxwgc.decoding_weights(code, received).round(3)
-      Array([1., 1., 0., 0.], dtype=float32)
-      >>> jaxwgc.decoding_weights(code, received, jaxwgc.decoders.LeastSquares).round(3)
-      Array([1. , 0.5, 0. , 0.5], dtype=float32)
+      >>> decoding = jaxwgc.decoding(code, jnp.array([True, True, False, True]))
+      >>> decoding.weights
+      Array([[1., 1., 0., 0.]], dtype=float32)
 
     References:
       The paper's section 2.2 and theorem 4.1; Halbawi et al., ISIT 2018; Charles,
@@ -84,18 +215,63 @@ def decoding_weights(
       2017 (one-step and optimal decoding); Horii, Yoshida, Kobayashi, Matsushima,
       "Distributed stochastic gradient descent using LDGM codes", 2019 (peeling).
     """
-    _, weights = find_weights(code, received, decoder, finished)
+    if isinstance(received, Decoding):
+        return received
+    GradientCode.check(code)
+    mask = arrived_messages(code, received, finished)
+    weights = code.choose_decoder(decoder).checked_weights(
+        code.encoding_matrix, code.segment_targets, mask
+    )
+    return Decoding(code, mask, weights)
+
+
+def decoding_weights(
+    code: GradientCode,
+    received: Any = None,
+    decoder: DecoderLike = None,
+    *,
+    finished: jax.typing.ArrayLike | None = None,
+) -> jax.Array:
+    """Returns the weights of `decoding`, by worker: the a that makes aᵀB the target.
+
+    Args:
+      code: a gradient code.
+      received: as for `decoding`.
+      decoder: as for `decoding`.
+      finished: as for `decoding`.
+
+    Returns:
+      (..., num_messages), complex for a complex code, zero at stragglers; num_messages
+      is num_workers, except for codes of several messages a worker. For a code with
+      segments (..., num_segments, num_messages), the weights for each segment.
+
+    Raises:
+      ValueError, TypeError: as for `decoding`.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxwgc
+      >>> code = jaxwgc.codes.fractional_repetition(4, num_stragglers=1)
+      >>> received = jnp.array([True, True, False, True])
+      >>> jaxwgc.decoding_weights(code, received).round(3)
+      Array([1., 1., 0., 0.], dtype=float32)
+      >>> jaxwgc.decoding_weights(code, received, jaxwgc.decoders.LeastSquares).round(3)
+      Array([1. , 0.5, 0. , 0.5], dtype=float32)
+
+    References:
+      As for `decoding`.
+    """
+    weights = decoding(code, received, decoder, finished=finished).weights
     return weights.squeeze(-2) if code.num_segments == 1 else weights
 
 
 def effective_weights(
     code: GradientCode,
-    received: jax.typing.ArrayLike | None = None,
+    received: Any = None,
     decoder: DecoderLike = None,
     *,
     finished: jax.typing.ArrayLike | None = None,
 ) -> jax.Array:
-    """What multiplies each partial gradient in the decoded one: c = aᵀB.
+    """Returns what multiplies each partial gradient in the decoded one: c = aᵀB.
 
     All ones, or the weights of a weighted code, as long as no more than s workers
     fail. For a complex code this is the real part. The imaginary part is rounding as
@@ -106,15 +282,15 @@ def effective_weights(
 
     Args:
       code: a gradient code.
-      received: as for `decoding_weights`.
-      decoder: as for `decoding_weights`.
-      finished: as for `decoding_weights`.
+      received: as for `decoding`.
+      decoder: as for `decoding`.
+      finished: as for `decoding`.
 
     Returns:
       Real (..., num_parts).
 
     Raises:
-      ValueError, TypeError: as for `decoding_weights`.
+      ValueError, TypeError: as for `decoding`.
 
     Example:
       >>> import jax.numpy as jnp, jaxwgc
@@ -125,23 +301,17 @@ def effective_weights(
     References:
       The paper's section 2.2.
     """
-    _, weights = find_weights(code, received, decoder, finished)
-    return _effective(_without_decoders(code), weights)
-
-
-@jax.jit
-def _effective(code, weights):
-    return _collapsed.effective(mixing(code, weights))
+    return decoding(code, received, decoder, finished=finished).effective_weights
 
 
 def decoding_error(
     code: GradientCode,
-    received: jax.typing.ArrayLike | None = None,
+    received: Any = None,
     decoder: DecoderLike = None,
     *,
     finished: jax.typing.ArrayLike | None = None,
 ) -> jax.Array:
-    """The squared decoding error of each mask, the squared norm of aᵀB - target.
+    """Returns the squared decoding error of each mask: the squared norm of the miss.
 
     Zero to rounding as long as no more than s workers fail; divided by the number of
     parts, the part of the gradient that is missed. (Of a code with segments, the mean
@@ -151,15 +321,15 @@ def decoding_error(
 
     Args:
       code: a gradient code.
-      received: as for `decoding_weights`.
-      decoder: as for `decoding_weights`.
-      finished: as for `decoding_weights`.
+      received: as for `decoding`.
+      decoder: as for `decoding`.
+      finished: as for `decoding`.
 
     Returns:
       Real (...).
 
     Raises:
-      ValueError, TypeError: as for `decoding_weights`.
+      ValueError, TypeError: as for `decoding`.
 
     Example:
       >>> import jax.numpy as jnp, jaxwgc
@@ -171,25 +341,19 @@ def decoding_error(
       Charles, Papailiopoulos, Ellenberg, "Approximate gradient coding via sparse
       random graphs", 2017 ("optimal decoding").
     """
-    _, weights = find_weights(code, received, decoder, finished)
-    return _error(_without_decoders(code), weights)
-
-
-@jax.jit
-def _error(code, weights):
-    return squared_error(code, mixing(code, weights))
+    return decoding(code, received, decoder, finished=finished).error
 
 
 def decode(
     code: GradientCode,
     messages: jax.Array,
-    received: jax.typing.ArrayLike | None = None,
+    received: Any = None,
     params: Any = None,
     decoder: DecoderLike = None,
     *,
     finished: jax.typing.ArrayLike | None = None,
 ) -> Any:
-    """The gradient from the messages that were received.
+    """Returns the gradient from the messages that were received.
 
     A straggler's message is selected away, so it may hold anything, NaN included.
 
@@ -197,12 +361,12 @@ def decode(
       code: the gradient code of the messages.
       messages: (..., num_messages, length), from `encode`. Decoded in at least float32,
         whatever their dtype.
-      received: as for `decoding_weights`. Its batch axes and those of the messages are
+      received: as for `decoding`. Its batch axes and those of the messages are
         broadcast against each other.
       params: a pytree of arrays of floats (or `jax.ShapeDtypeStruct`) with the
         structure, shapes and dtypes of the gradient.
-      decoder: as for `decoding_weights`.
-      finished: as for `decoding_weights`.
+      decoder: as for `decoding`.
+      finished: as for `decoding`.
 
     Returns:
       The decoded gradient, the sum over j of cⱼ gⱼ with the weights c of
@@ -228,141 +392,8 @@ def decode(
     References:
       The paper's section 2.2.
     """
-    GradientCode.check(code)
-    messages, params = check_messages(code, messages, params)
-    mask, weights = find_weights(code, received, decoder, finished)
-    floors = _floors(_without_decoders(code), weights, mask, messages.dtype)
-    return _flat_vectors.unravel(combine(weights, floors, messages, mask), params)
-
-
-@functools.partial(jax.jit, static_argnames="message_dtype")
-def _floors(code, weights, mask, message_dtype):
-    mixed = mixing(code, weights)
-    return floor_weights(code, weights, mixed, mask, message_dtype)
-
-
-class DecodedRound(NamedTuple):
-    """What a server makes of one round.
-
-    Attributes:
-      gradient: the decoded gradient, a pytree.
-      effective_weights: real (num_parts,), what multiplies each partial gradient in it.
-      residual: real scalar, the norm of aᵀB - target; the square root of
-        `jaxwgc.decoding_error`.
-      failed: bool scalar, whether the residual is above the tolerance.
-      received: bool (num_workers,), who has sent all that it sends.
-    """
-
-    gradient: Any
-    effective_weights: jax.Array
-    residual: jax.Array
-    failed: jax.Array
-    received: jax.Array
-
-
-def decode_round(
-    code: GradientCode,
-    received: jax.typing.ArrayLike | None = None,
-    *,
-    messages: jax.Array | None = None,
-    params: Any = None,
-    partial_gradients: Any = None,
-    finished: jax.typing.ArrayLike | None = None,
-    decoder: DecoderLike = None,
-    tolerance: jax.typing.ArrayLike = 1e-3,
-    message_dtype: jax.typing.DTypeLike | None = None,
-) -> DecodedRound:
-    """The decoded gradient of one round, and how far it can be trusted.
-
-    From messages that arrived, or from the partial gradients themselves: to rounding
-    that is the same, at about the price of their sum.
-
-    Args:
-      code: a gradient code.
-      received: bool (num_workers,), as for `decoding_weights`.
-      messages: (num_messages, length), as for `decode`; with
-      params: a pytree with the structure, shapes and dtypes of the gradient.
-      partial_gradients: in the place of messages and params, a pytree; leaves
-        (num_parts, ...). Or a function that is linear, of real weights (num_parts,) to
-        the pytree of the sum of as many gradients so weighted.
-      decoder: as for `decoding_weights`.
-      finished: as for `decoding_weights`.
-      tolerance: a round has failed where the norm of aᵀB - target is above this share
-        of the norm of the target.
-      message_dtype: what messages were rounded to on their way, where their dtype does
-        not say it.
-
-    Returns:
-      A `DecodedRound`.
-
-    Raises:
-      ValueError: where shapes are wrong, or neither messages nor partial gradients are
-        given, or both.
-      TypeError: as for `decode`.
-
-    Example:
-      >>> import jax.numpy as jnp, jaxwgc
-      >>> code = jaxwgc.codes.uncoded(3)
-      >>> received = jnp.array([True, True, False])
-      >>> gradients = jnp.array([[1.0, 0.0], [2.0, 5.0], [3.0, 1.0]])
-      >>> decoded = jaxwgc.coding.decode_round(
-      ...     code, received, partial_gradients=gradients
-      ... )
-      >>> decoded.gradient, bool(decoded.failed), float(decoded.residual)
-      (Array([3., 5.], dtype=float32), True, 1.0)
-
-    References:
-      The paper's sections 2.2 and 4.
-    """
-    GradientCode.check(code)
-    _validation.check_one_round(code.num_workers, received=received, finished=finished)
-    _validation.check_number("tolerance", tolerance, minimum=0)
-    _validation.check_message_dtype(message_dtype)
-    if (messages is None) == (partial_gradients is None):
-        raise ValueError(
-            "messages or partial_gradients must be given, and not both; got "
-            f"{'neither' if messages is None else 'both'}"
-        )
-    if messages is not None:
-        messages, params = check_messages(code, messages, params)
-        if messages.ndim != 2:
-            raise ValueError(
-                "messages must have shape (num_messages, length), of one round; got "
-                f"{messages.shape}"
-            )
-    mask, weights = find_weights(code, received, decoder, finished)
-    plain = _without_decoders(code)
-    mixed, effective, miss, failed = _quality(plain, weights, tolerance)
-    if messages is not None:
-        dtype = messages.dtype if message_dtype is None else jnp.dtype(message_dtype)
-        floors = _floors(plain, weights, mask, dtype)
-        flat = combine(weights, floors, messages, mask)
-        gradient = _flat_vectors.unravel(flat, params)
-    else:
-        sums = partial_gradients
-        # Gradients like an Equinox module can be called, too, but are no leaf.
-        is_function = isinstance(sums, jax.tree_util.Partial) or (
-            callable(sums) and jax.tree_util.all_leaves([sums])
-        )
-        if not is_function:
-            _validation.check_leading_axis(
-                "partial_gradients", sums, code.num_parts, "num_parts"
-            )
-            sums = _collapsed.weighted_sums(sums)
-        gradient = _collapsed.collapse(code, mixed, sums)
-    return DecodedRound(
-        gradient=gradient,
-        effective_weights=effective,
-        residual=miss,
-        failed=failed,
-        received=arrived_workers(code, mask),
-    )
-
-
-@jax.jit
-def _quality(code, weights, tolerance):
-    mixed = mixing(code, weights)
-    return mixed, _collapsed.effective(mixed), *residual(code, mixed, tolerance)
+    found = decoding(code, received, decoder, finished=finished)
+    return found.combine(messages, params)
 
 
 def check_messages(

@@ -1,16 +1,14 @@
 """Decoding cluster by cluster."""
 
-import dataclasses
 from typing import Any, ClassVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc import _validation
 from jaxwgc._dtypes import working
 from jaxwgc._pytrees import Static
-from jaxwgc.decoders._decoder import Decoder
+from jaxwgc.decoders._decoder import Array, Decoder
 
 
 class Clustered(Decoder):
@@ -45,67 +43,46 @@ class Clustered(Decoder):
     def is_a(self, kind: type[Decoder]) -> bool:
         return super().is_a(kind) or self.inner.is_a(kind)
 
-    def check(self, code: Any) -> None:
+    def check(self, matrix: Array, target: Array) -> None:
         if not isinstance(self.inner, Decoder):
             raise TypeError(f"inner must be a Decoder; got {self.inner!r}")
         _validation.check_int("num_clusters", self.num_clusters, minimum=1)
-        for name in ("num_workers", "num_parts"):
-            if getattr(code, name) % self.num_clusters:
-                raise ValueError(
-                    f"num_clusters must divide {name}; got num_clusters = "
-                    f"{self.num_clusters} for {code}"
-                )
-        self.inner.check(jax.eval_shape(self._first_block, code))
+        num_messages, num_columns = matrix.shape
+        if num_messages % self.num_clusters or num_columns % self.num_clusters:
+            raise ValueError(
+                "num_clusters must divide the messages and the columns of the code; "
+                f"got num_clusters = {self.num_clusters} for an encoding matrix "
+                f"{matrix.shape}"
+            )
+        blocks, targets = self._blocks(matrix), self._targets(target)
+        if isinstance(matrix, np.ndarray) and np.count_nonzero(
+            matrix
+        ) != np.count_nonzero(blocks):
+            self.refuse_matrix(matrix)
+        self.inner.check(blocks[0], targets[0])
 
-    def check_entries(self, code: Any) -> None:
-        blocks = _diagonal_blocks(code.encoding_matrix, self.num_clusters)
-        if np.count_nonzero(code.encoding_matrix) != np.count_nonzero(blocks):
-            self.refuse(code)
-        self.inner.check_entries(self._first_block(code))
-
-    def _first_block(self, code: Any) -> Any:
-        return _block(
-            code,
-            _diagonal_blocks(code.encoding_matrix, self.num_clusters)[0],
-            _diagonal_blocks(code.assignment, self.num_clusters)[0],
-            code.target.reshape(self.num_clusters, -1)[0],
-        )
-
-    def weights(self, code: Any, mask: jax.Array) -> jax.Array:
-        targets = code.target.reshape(self.num_clusters, -1)
+    def weights(self, matrix: Array, target: Array, mask: jax.Array) -> jax.Array:
+        blocks, targets = self._blocks(working(matrix)), self._targets(target)
+        by_cluster = mask.reshape(*mask.shape[:-1], self.num_clusters, -1)
         # Known on the host, a target that is the same for all stays known.
         is_same = isinstance(targets, np.ndarray) and (targets == targets[0]).all()
-
-        def decode(mask, matrix, assignment, target):
-            target = targets[0] if is_same else target
-            own = _block(code, matrix, assignment, target)
-            return self.inner.checked_weights(own, mask)
-
-        size = mask.shape[-1] // self.num_clusters
-        weights = jax.vmap(decode, in_axes=(-2, 0, 0, 0), out_axes=-2)(
-            mask.reshape(*mask.shape[:-1], self.num_clusters, size),
-            _diagonal_blocks(working(code.encoding_matrix), self.num_clusters),
-            _diagonal_blocks(jnp.asarray(code.assignment), self.num_clusters),
-            working(targets),
-        )
+        weights = jax.vmap(
+            self.inner.checked_weights,
+            in_axes=(0, None if is_same else 0, -2),
+            out_axes=-2,
+        )(blocks, targets[0] if is_same else working(targets), by_cluster)
         return weights.reshape(*weights.shape[:-2], mask.shape[-1])
+
+    def _blocks(self, matrix: Any) -> Any:
+        """Those on the diagonal, (num_clusters, rows, columns)."""
+        rows, columns = (size // self.num_clusters for size in matrix.shape)
+        index = np.arange(self.num_clusters)
+        shape = (self.num_clusters, rows, self.num_clusters, columns)
+        return matrix.reshape(shape)[index, :, index, :]
+
+    def _targets(self, target: Any) -> Any:
+        """(num_clusters, num_segments, columns)."""
+        return target.reshape(len(target), self.num_clusters, -1).swapaxes(0, 1)
 
     def __str__(self) -> str:
         return f"Clustered({self.inner})"
-
-
-def _block(code: Any, matrix: Any, assignment: Any, target: Any) -> Any:
-    """A code with what one cluster has of these."""
-    return dataclasses.replace(
-        code,
-        encoding_matrix=matrix,
-        assignment=assignment,
-        target=target,
-        required_parts=None,
-    )
-
-
-def _diagonal_blocks(matrix: Any, count: int) -> Any:
-    rows, columns = (size // count for size in matrix.shape)
-    index = np.arange(count)
-    return matrix.reshape(count, rows, count, columns)[index, :, index, :]

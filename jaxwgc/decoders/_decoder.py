@@ -2,24 +2,31 @@
 
 import abc
 import dataclasses
+import functools
 from typing import Any, ClassVar, NoReturn, TypeAlias, dataclass_transform
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.lax import stop_gradient
 
 from jaxwgc import _validation
+from jaxwgc._dtypes import working
 from jaxwgc._pytrees import register
+from jaxwgc._shardings import sharding_by_batch
+
+Array: TypeAlias = jax.Array | np.ndarray
 
 
 @dataclass_transform(frozen_default=True)
 class Decoder(abc.ABC):
-    """How decoding weights are found.
+    """How decoding weights are found, from arrays alone.
 
-    A decoder owns what it needs besides the code, so that anyone can write one: a
-    subclass is made a frozen dataclass and a pytree as it is defined, without a
-    decorator; what it does when it is made, it does with tracers too. Fields are arrays
-    (or pytrees of them), unless annotated as `Static[int]` or the like, which makes
-    them part of the structure.
+    A decoder owns what it needs besides the matrix and the target, so that anyone can
+    write one: a subclass is made a frozen dataclass and a pytree as it is defined,
+    without a decorator; what it does when it is made, it does with tracers too. Fields
+    are arrays (or pytrees of them), unless annotated as `Static[int]` or the like,
+    which makes them part of the structure.
 
     Attributes:
       needs: what kind of code it decodes, for the message where a code has no decoder
@@ -37,8 +44,9 @@ class Decoder(abc.ABC):
       ...     inner: decoders.Decoder
       ...     limit: float
       ...
-      ...     def weights(self, code, mask):
-      ...         return jnp.clip(self.inner.weights(code, mask), max=self.limit)
+      ...     def weights(self, matrix, target, mask):
+      ...         weights = self.inner.weights(matrix, target, mask)
+      ...         return jnp.clip(weights, max=self.limit)
       >>> code = jaxwgc.codes.uncoded(3)
       >>> received = jnp.array([True, True, False])
       >>> decoder = Clipped(decoders.LeastSquares(), limit=0.5)
@@ -57,11 +65,14 @@ class Decoder(abc.ABC):
         register(dataclasses.dataclass(frozen=True)(cls))
 
     @abc.abstractmethod
-    def weights(self, code: Any, mask: jax.Array) -> jax.Array:
-        """Decoding weights for the messages that have arrived.
+    def weights(self, matrix: Array, target: Array, mask: jax.Array) -> jax.Array:
+        """Returns decoding weights for the messages that have arrived.
 
         Args:
-          code: a `jaxwgc.GradientCode`; its arrays are constants to `jax.grad`.
+          matrix: B, real or complex (num_messages, columns), a column for each segment
+            of each part.
+          target: real (num_segments, columns), what aᵀB should be. Both are NumPy's
+            where they are known, and constants to `jax.grad`.
           mask: bool (..., num_messages), at least one axis.
 
         Returns:
@@ -69,48 +80,84 @@ class Decoder(abc.ABC):
           arrived is taken for zero.
         """
 
-    def checked_weights(self, code: Any, mask: jax.Array) -> jax.Array:
-        """`weights`, if they are numbers of the right shape."""
-        weights = _validation.as_array("weights of a decoder", self.weights(code, mask))
+    def checked_weights(
+        self, matrix: Array, target: Array, mask: jax.Array
+    ) -> jax.Array:
+        """Returns `weights` if they are of the right shape, zero at missing messages.
+
+        In at least float32, constants to `jax.grad`.
+        """
+        # What NumPy holds stays there, in its precision.
+        constant, matrix, target = jax.tree.map(
+            lambda leaf: stop_gradient(leaf) if isinstance(leaf, jax.Array) else leaf,
+            (self, matrix, target),
+        )
+
+        def find(mask: jax.Array) -> jax.Array:
+            weights = constant.weights(matrix, target, mask)
+            return constant._checked(weights, matrix, target, mask)
+
+        by_batch = sharding_by_batch(mask, 2)
+        if by_batch is not None:
+            # Inside, where masks go side by side and are sorted, the compiler may
+            # choose.
+            find = jax.sharding.auto_axes(out_sharding=by_batch)(find)
+        return find(mask)
+
+    def _checked(self, weights, matrix, target, mask):
+        weights = _validation.as_array("weights of a decoder", weights)
         _validation.check_dtypes(f"weights of {self}", weights, "numbers or bools")
-        expected = (*mask.shape[:-1], code.num_segments, code.num_messages)
+        expected = (*mask.shape[:-1], len(target), len(matrix))
         if weights.shape != expected:
             raise ValueError(
                 "weights of a decoder must have shape (..., num_segments, "
                 f"num_messages) = {expected}; got {weights.shape} from {self}"
             )
-        if jnp.iscomplexobj(weights) and not code.is_complex:
+        if jnp.iscomplexobj(weights) and not jnp.iscomplexobj(matrix):
             raise TypeError(
-                f"weights of a decoder must be real for {code}; got {weights.dtype} "
-                f"from {self}"
+                "weights of a decoder must be real for a real code; got "
+                f"{weights.dtype} from {self}"
             )
-        return jnp.asarray(weights)
+        dtype = jnp.promote_types(working(matrix).dtype, jnp.float32)
+        return _at_answers(weights, mask, dtype)
 
-    def check(self, code: Any) -> None:
-        """Raises ValueError, naming the rule, where it cannot decode the code.
+    def check(self, matrix: Array, target: Array) -> None:
+        """Raises ValueError, naming the rule, where it cannot decode these arrays.
 
-        Of the shapes and static fields of a code; its entries may be traced.
+        Shapes are there in any case; entries may be traced.
         """
-        del code
-
-    def check_entries(self, code: Any) -> None:
-        """The same of a code's entries, where it is not the code's own decoder.
-
-        Called where they are NumPy's; others may be traced.
-        """
-        del code
+        del matrix, target
 
     def is_a(self, kind: type["Decoder"]) -> bool:
-        """Whether it decodes in the way of that class."""
+        """Returns whether it decodes in the way of that class."""
         return isinstance(self, kind)
 
     @classmethod
-    def refuse(cls, code: Any) -> NoReturn:
+    def refuse(cls, given: Any) -> NoReturn:
         """Says which codes it is for."""
-        raise ValueError(f"decoder {cls.__name__} needs a code {cls.needs}; got {code}")
+        name = cls.__name__
+        raise ValueError(f"decoder {name} needs a code {cls.needs}; got {given}")
+
+    def refuse_matrix(self, matrix: Array) -> NoReturn:
+        """The same of an encoding matrix."""
+        self.refuse(f"an encoding matrix {matrix.shape} for {self}")
+
+    def check_one_segment(self, target: Array) -> None:
+        """Raises ValueError for a code whose messages are shorter than the gradient."""
+        if len(target) != 1:
+            raise ValueError(
+                f"decoder {self} needs a code with num_segments = 1; got num_segments "
+                f"= {len(target)}"
+            )
 
     def __str__(self) -> str:
         return type(self).__name__
+
+
+@functools.partial(jax.jit, static_argnames="dtype")
+def _at_answers(weights, mask, dtype):
+    """Decoding weights in a dtype, and zero at messages that have not arrived."""
+    return jnp.where(mask[..., None, :], weights.astype(dtype), 0)
 
 
 # A decoder, a class for the code's own of that class, or None for the code's first.

@@ -1,6 +1,6 @@
 """Group decoding: the first answer of each group of workers that send the same."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from jaxwgc import _validation
 from jaxwgc._dtypes import working
 from jaxwgc._product import product
 from jaxwgc._targets import target_scale
-from jaxwgc.decoders._decoder import Decoder
+from jaxwgc.decoders._decoder import Array, Decoder
 
 
 class Group(Decoder):
@@ -38,42 +38,42 @@ class Group(Decoder):
       distributed learning", ICML 2017, section 4 (fractional repetition).
     """
 
-    groups: jax.Array | np.ndarray
+    groups: Array
 
     needs: ClassVar[str] = (
         "of groups of workers that send the same, such as codes.fractional_repetition"
     )
 
-    def check(self, code: Any) -> None:
-        code.check_plain(f"decoder {self}")
+    def check(self, matrix: Array, target: Array) -> None:
+        self.check_one_segment(target)
         groups = _validation.as_array("groups", self.groups)
         _validation.check_dtypes("groups", groups, "integers")
-        if groups.ndim != 2 or not len(groups) or groups.shape[1] != code.num_workers:
+        if groups.ndim != 2 or not len(groups) or groups.shape[1] != len(matrix):
             raise ValueError(
                 "groups must have shape (num_families, num_workers) = (any, "
-                f"{code.num_workers}) for {code}; got {np.shape(self.groups)}"
+                f"{len(matrix)}); got {np.shape(self.groups)}"
             )
-
-    def check_entries(self, code: Any) -> None:
-        for family in np.asarray(self.groups):
+        if any(isinstance(array, jax.Array) for array in (groups, matrix, target)):
+            return
+        for family in np.asarray(groups):
             names, first, which = np.unique(
                 family, return_index=True, return_inverse=True
             )
-            rows = code.encoding_matrix[first][which]
+            rows = matrix[first][which]
             is_member = family >= 0
-            covered = code.assignment[first[names >= 0]].sum(0)
-            if np.any((code.encoding_matrix != rows)[is_member]) or np.any(
-                covered != 1
-            ):
-                self.refuse(code)
+            # Parts that do not count may be held by anybody.
+            covered = (matrix[first[names >= 0]] != 0).sum(0)[target[0] != 0]
+            if np.any((matrix != rows)[is_member]) or np.any(covered != 1):
+                self.refuse_matrix(matrix)
 
-    def weights(self, code: Any, mask: jax.Array) -> jax.Array:
-        groups, target = working(self.groups), working(code.target)
-        return _first_answers(mask, groups, code.assignment, target)
+    def weights(self, matrix: Array, target: Array, mask: jax.Array) -> jax.Array:
+        return _first_answers(
+            mask, working(self.groups), working(matrix), working(target)
+        )
 
 
 @jax.jit
-def _first_answers(mask, groups, assignment, target):
+def _first_answers(mask, groups, matrix, target):
     num_workers = mask.shape[-1]
     dtype = jnp.result_type(float)
     member = groups >= 0
@@ -87,8 +87,8 @@ def _first_answers(mask, groups, assignment, target):
     # covered, whose sum is rounded.
     silent = product(answers, same.astype(dtype)) == 0
     leader = ~earlier.any(axis=0)
-    sizes = jnp.abs(target) / target_scale(target)
-    worth = product(assignment.astype(dtype), sizes**2)
+    sizes = jnp.abs(target[0]) / target_scale(target)
+    worth = product((matrix != 0).astype(dtype), sizes**2)
     lost = product(jnp.where(silent & leader, worth, 0), member.T.astype(dtype))
     chosen = member[jnp.argmin(lost, axis=-1)]
     return jnp.where(first & chosen, 1, 0).astype(dtype)[..., None, :]

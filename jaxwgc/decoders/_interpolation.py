@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc._product import product
-from jaxwgc._some_masks import compute_where, in_any_lane
+from jaxwgc._some_masks import masked_map
 from jaxwgc._targets import rounding
-from jaxwgc.decoders._accuracy import squared_norm
-from jaxwgc.decoders._dual import dual_factors, dual_weights
+from jaxwgc.decoders._accuracy import relative_miss, squared_norm
+from jaxwgc.decoders._dual import dual_weights
 from jaxwgc.decoders._nearest_weights import Rows
 
 # Moduli are split into a multiple of 1 / 2**10 (in log2), whose sums are exact in
@@ -22,21 +22,22 @@ _TABLE_BITS = 11
 # Rounding weights and entries of B makes weights miss by at most about so many eps of
 # their norm: by a fifth to a half, over random masks of n from 50 to 200.
 _EPS_OF_NORM = 0.5
-# Masks that are decoded with the dual code side by side.
-_CHUNK = 32
+# Masks that are looked at, and decoded with the dual code, side by side.
+_CHUNK, _DUAL_CHUNK = 32, 4
 
 
-def interpolate(received: jax.Array, point_step: int) -> jax.Array:
-    """Weights that interpolate a polynomial at 0 from its values at roots of unity.
+def interpolate(received: jax.Array, positions: jax.typing.ArrayLike) -> jax.Array:
+    """Returns weights that interpolate a polynomial at 0 from its values.
 
     aᵢ = ∏ⱼ αⱼ / (αⱼ - αᵢ) over the other workers j that answered.
     With delta = (pⱼ - pᵢ) mod n a factor has modulus 1 / (2 sin(pi delta / n)) and
-    phase pi (2 delta - n) / (2n): log-moduli add, phases are integers modulo 4n, and
-    a batch of masks is one product with fixed tables of shape (n, 3n).
+    phase pi (2 delta - n) / (2n): log-moduli add, phases are integers modulo 4n,
+    and a batch of masks, in the order of the points, is one product with fixed tables
+    of shape (n, 3n).
 
     Args:
       received: bool (..., num_workers).
-      point_step: the m of the code's points pᵢ = m * i mod n.
+      positions: int (num_workers,), the pᵢ of the code's points exp(2πi pᵢ / n).
 
     Returns:
       Complex (..., 1, num_workers) in JAX's default precision, zero at stragglers.
@@ -44,7 +45,10 @@ def interpolate(received: jax.Array, point_step: int) -> jax.Array:
     """
     num_workers = received.shape[-1]
     dtype = jnp.result_type(float)
-    points = point_step * np.arange(num_workers) % num_workers
+    around = jnp.arange(num_workers)
+    around = jnp.zeros_like(around).at[positions].set(around)
+    in_order = received[..., around]
+    points = np.arange(num_workers)
     difference = (points[:, None] - points) % num_workers
     others = difference != 0
     modulus = 2 * np.sin(np.pi * difference / num_workers)
@@ -53,7 +57,7 @@ def interpolate(received: jax.Array, point_step: int) -> jax.Array:
     remainder = log_modulus - coarse / 2**_FRACTION_BITS
     phase = np.where(others, 2 * difference - num_workers, 0)
     tables = jnp.asarray(np.concatenate([coarse, phase, remainder], 1), dtype)
-    sums = product(received.astype(dtype), tables)
+    sums = product(in_order.astype(dtype), tables)
     coarse_sum, phase_sum, remainder_sum = jnp.split(sums, 3, axis=-1)
 
     # Exact integers from here on; sines, cosines and powers come from tables since
@@ -74,7 +78,7 @@ def interpolate(received: jax.Array, point_step: int) -> jax.Array:
         small = power * rest + power_rest * (entry + rest)
         return jnp.ldexp(power * entry + small, exponent)
 
-    weights = jax.lax.complex(part(np.cos), part(np.sin))
+    weights = jax.lax.complex(part(np.cos), part(np.sin))[..., positions]
     return jnp.where(received, weights, 0)[..., None, :]
 
 
@@ -91,45 +95,44 @@ def _table_entries(table, index, dtype):
 
 
 def lagrange_weights(
-    rows: Rows,
-    num_stragglers: jax.typing.ArrayLike,
-    point_step: int,
-    dual_size: int,
+    rows: Rows, positions: jax.typing.ArrayLike, num_stragglers: int
 ) -> tuple[jax.Array, jax.Array]:
-    """Lagrange weights, and better ones for the masks where those fall short.
+    """Returns Lagrange weights, and better ones for the masks where those fall short.
 
     Interpolation does not apply to masks with fewer answers than decoding needs, which
     are left to a decomposition. And some masks amplify rounding: their stragglers are
     neighbours on the circle, by and large, and Lagrange's weights grow until they miss
     the target. Where the miss is above rounding, weights are found again with the dual
     code, which trades it against their norm, and the better ones are taken. (Where
-    `dual_size`, which is num_stragglers then, is 0, these masks are decomposed, too.)
+    there are many stragglers, these masks are decomposed, too.)
 
     Args:
       rows: those of a code with a target of ones.
+      positions: as for `interpolate`.
       num_stragglers: what the code survives.
-      point_step: as for `interpolate`.
-      dual_size: num_stragglers, or 0.
 
     Returns:
-      (..., 1, num_workers), times norms, and bool (...), the masks to decompose.
+      (..., 1, num_workers), and bool (...), the masks to decompose.
     """
     received, matrix, norms, target, _ = rows
-    weights = interpolate(received, point_step)
+    weights = interpolate(received, positions)
     is_short = (~received).sum(-1) > num_stragglers
-    weights = jnp.where(is_short[..., None, None], 0, weights * norms)
-    weights = weights.astype(matrix.dtype)
-    # An estimate of the miss: to compute it would take as long as the weights took.
-    size = jnp.sqrt(squared_norm(weights[..., 0, :]) / squared_norm(target[0]))
-    miss = _EPS_OF_NORM * jnp.finfo(matrix.dtype).eps * size
-    is_poor = ~(miss <= rounding(matrix.dtype))
-    if not dual_size:
+    weights = jnp.where(is_short[..., None, None], 0, weights).astype(matrix.dtype)
+    # An estimate of the miss first: to compute it for all would take as long as the
+    # weights took.
+    limit = rounding(matrix.dtype)
+    scaled = weights[..., 0, :] * norms
+    size = jnp.sqrt(squared_norm(scaled) / squared_norm(target[0]))
+    may_miss = ~(_EPS_OF_NORM * jnp.finfo(matrix.dtype).eps * size <= limit)
+
+    def miss_of(weights, matrix, target, norms):
+        return relative_miss(weights * norms, matrix, target)
+
+    shared = (matrix, target, norms)
+    miss = masked_map(may_miss, miss_of, size * 0, (weights,), shared, _CHUNK)
+    is_poor = ~(miss <= limit)
+    if 4 * num_stragglers > received.shape[-1]:
         return weights, is_poor | is_short
-    solve = functools.partial(dual_weights, num_stragglers=dual_size)
-
-    def improve():
-        own, factors = (weights, received), dual_factors(matrix, dual_size)
-        shared = (matrix, target, *factors)
-        return compute_where(is_poor, solve, weights, own, shared, _CHUNK)
-
-    return jax.lax.cond(in_any_lane(is_poor.any()), improve, lambda: weights), is_short
+    solve = functools.partial(dual_weights, num_stragglers=num_stragglers)
+    own, shared = (weights, received), (*shared, jnp.asarray(positions))
+    return masked_map(is_poor, solve, weights, own, shared, _DUAL_CHUNK), is_short

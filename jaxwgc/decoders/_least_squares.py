@@ -1,10 +1,14 @@
 """Least squares: the weights that miss the target by least ("optimal decoding")."""
 
-from jaxwgc.decoders._nearest_weights import iterated_weights
-from jaxwgc.decoders._part_by_part import PartByPart
+import jax
+
+from jaxwgc import _validation
+from jaxwgc.decoders._decoder import Array
+from jaxwgc.decoders._nearest_weights import Rows, iterated_weights
+from jaxwgc.decoders._uniform_target import UniformTarget
 
 
-class LeastSquares(PartByPart):
+class LeastSquares(UniformTarget):
     """The weights of least norm among those of least error; for any code.
 
     The norm is that of the weights times the norms of the rows of B, these as powers of
@@ -15,6 +19,11 @@ class LeastSquares(PartByPart):
     A weighted code is decoded as the code itself, for which all parts count alike, so
     that the error of each part is relative to its own weight; the target itself is
     fitted only where that misses by more than a thousandth.
+
+    Attributes:
+      num_missing: how many messages may be missing, whichever they are, for the others
+        to decode exactly: where so few are, weights that miss are not the nearest ones.
+        0 where nothing is promised.
 
     Example:
       >>> import jax.numpy as jnp, jaxwgc
@@ -29,5 +38,10 @@ class LeastSquares(PartByPart):
       graphs", 2017 ("optimal decoding").
     """
 
-    def _first_weights(self, rows, is_plain, num_stragglers, shape):
-        return iterated_weights(rows)
+    num_missing: jax.typing.ArrayLike = 0
+
+    def check(self, matrix: Array, target: Array) -> None:
+        _validation.check_integer("num_missing", self.num_missing)
+
+    def first_weights(self, rows: Rows) -> tuple[jax.Array, jax.Array]:
+        return iterated_weights(rows, self.num_missing)

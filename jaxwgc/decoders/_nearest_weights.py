@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxwgc._product import product
-from jaxwgc._some_masks import compute_where
+from jaxwgc._some_masks import masked_map
 from jaxwgc._targets import rounding
 from jaxwgc.decoders._accuracy import relative_miss, scaled_rows, squared_norm
 from jaxwgc.decoders._decomposition import solve_by_svd
@@ -33,28 +33,32 @@ class Rows(NamedTuple):
       matrix: (num_messages, c), its rows of norm about one.
       norms: (num_messages,), by which they were divided, powers of two.
       target: (num_segments, c).
-      is_decodable: bool (...), masks whose least miss is known to be zero. Weights that
-        stop short of it, as on nearly singular masks, are not the nearest ones.
+      is_plain: whether all parts count alike in it: True, or a traced bool.
     """
 
     mask: jax.Array
     matrix: jax.Array
     norms: jax.Array
     target: jax.Array
-    is_decodable: jax.Array | bool
+    is_plain: jax.Array | bool
 
 
-def iterated_weights(rows: Rows) -> tuple[jax.Array, jax.Array]:
-    """What conjugate gradients find.
+def iterated_weights(
+    rows: Rows, num_missing: jax.typing.ArrayLike = 0
+) -> tuple[jax.Array, jax.Array]:
+    """Returns what conjugate gradients find.
 
     Args:
       rows: as they are.
+      num_missing: how many messages may be missing for the others to decode exactly.
+        Weights that stop short of that, as on nearly singular masks, are not the
+        nearest ones.
 
     Returns:
-      Weights (..., num_segments, num_messages), times norms, and bool (...), the masks
-      for which they are not known to be the nearest ones.
+      Weights (..., num_segments, num_messages), and bool (...), the masks for which
+      they are not known to be the nearest ones.
     """
-    received, matrix, _, target, is_decodable = rows
+    received, matrix, norms, target, is_plain = rows
     masks = received.reshape(-1, received.shape[-1])
     iterate = functools.partial(_conjugate_gradients, matrix=matrix, target=target)
     num_batches = -(-len(masks) // _BATCH)
@@ -70,44 +74,48 @@ def iterated_weights(rows: Rows) -> tuple[jax.Array, jax.Array]:
         weights, converged = iterate(masks)
     batch = received.shape[:-1]
     weights = weights.reshape(*batch, *weights.shape[1:])
+    count = (~received).sum(-1)
+    is_decodable = (count <= num_missing) & (num_missing > 0) & is_plain
     misses = relative_miss(weights, matrix, target) > rounding(matrix.dtype)
-    return weights, ~converged.reshape(batch) | (is_decodable & misses)
+    return weights / norms, ~converged.reshape(batch) | (is_decodable & misses)
 
 
 def nearest_weights(
-    received: jax.Array,
+    first: Callable[[Rows], tuple[jax.Array, jax.Array]],
+    mask: jax.Array,
     matrix: jax.Array,
     target: jax.Array,
-    is_decodable: jax.Array | bool = False,
-    first: Callable[[Rows], tuple[jax.Array, jax.Array]] = iterated_weights,
+    is_plain: jax.Array | bool,
 ) -> jax.Array:
-    """The a of least norm among those that minimise the norm of aᵀB - target.
+    """Returns the a of least norm among those that minimise the norm of aᵀB - target.
 
     The norm is that of the aᵢ times the norms of the rows of B, as powers of two, so
     that the scale of a message does not matter: it is about the noise in the sum of
     messages that carry noise in proportion to their size, as rounding is.
 
-    All masks share their products with one Gram matrix in conjugate gradients, which
-    take few steps on sparse random codes. A mask whose weights do not pass the test
-    that they are a minimum, as on badly conditioned codes, is decomposed on its own
+    Masks for which `first` has no good weights, such as those on which conjugate
+    gradients do not pass the test that they are at a minimum, are decomposed one by one
     (`solve_by_svd`).
 
     Args:
-      received: bool (..., num_messages).
-      matrix: (num_messages, c).
-      target: (num_segments, c).
-      is_decodable: bool (...), masks whose least miss is known to be zero.
       first: what finds weights without decomposing a mask, and tells which masks are to
         be decomposed; see `iterated_weights`.
+      mask: bool (..., num_messages).
+      matrix: (num_messages, c).
+      target: (num_segments, c).
+      is_plain: whether all parts count alike in the target.
 
     Returns:
       (..., num_segments, num_messages) in the dtype of `matrix`, zero at messages that
       were not received.
     """
     matrix, norms = scaled_rows(matrix)
-    weights, is_poor = first(Rows(received, matrix, norms, target, is_decodable))
-    own, shared = (weights, received), (matrix, target)
-    return compute_where(is_poor, solve_by_svd, weights, own, shared) / norms
+    weights, is_poor = first(Rows(mask, matrix, norms, target, is_plain))
+
+    def solve(weights, mask, matrix, target, norms):
+        return solve_by_svd(weights * norms, mask, matrix, target) / norms
+
+    return masked_map(is_poor, solve, weights, (weights, mask), (matrix, target, norms))
 
 
 class _Problem(NamedTuple):

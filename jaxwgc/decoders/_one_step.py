@@ -1,13 +1,13 @@
 """One-step decoding: every answer counts the same."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from jaxwgc import _validation
 from jaxwgc._pytrees import Static
-from jaxwgc.decoders._decoder import Decoder
+from jaxwgc.decoders._decoder import Array, Decoder
 
 
 class OneStep(Decoder):
@@ -31,17 +31,17 @@ class OneStep(Decoder):
       graphs", 2017.
     """
 
-    scale: Static[float]
+    scale: jax.typing.ArrayLike
     shared: Static[bool] = True
 
     needs: ClassVar[str] = "whose columns add up to the same, such as codes.bernoulli"
 
-    def check(self, code: Any) -> None:
-        code.check_plain(f"decoder {self}")
-        _validation.check_number("scale", self.scale, traceable=False)
+    def check(self, matrix: Array, target: Array) -> None:
+        self.check_one_segment(target)
+        _validation.check_number("scale", self.scale)
         _validation.check_bool("shared", self.shared)
 
-    def weights(self, code: Any, mask: jax.Array) -> jax.Array:
+    def weights(self, matrix: Array, target: Array, mask: jax.Array) -> jax.Array:
         weight = jnp.asarray(self.scale, jnp.result_type(float))
         if self.shared:
             weight = weight / jnp.maximum(mask.sum(-1, keepdims=True), 1)

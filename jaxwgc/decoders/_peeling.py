@@ -1,15 +1,15 @@
 """Peeling: parts that are alone in a message, then those alone beside known ones."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc import _validation
+from jaxwgc._dtypes import working
 from jaxwgc._product import product
-from jaxwgc._pytrees import Static
-from jaxwgc.decoders._decoder import Decoder
+from jaxwgc.decoders._decoder import Array, Decoder
 
 
 class Peeling(Decoder):
@@ -20,8 +20,8 @@ class Peeling(Decoder):
     than without any gradient. For codes of zeros and ones (before weighting).
 
     Attributes:
-      batch_size: the parts come in batches of this size, one after the other, that
-        workers hold whole.
+      assignment: bool (num_messages, num_batches), which batches a message is the sum
+        of: parts, or as many of them as there are of each that workers hold whole.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxwgc
@@ -35,30 +35,34 @@ class Peeling(Decoder):
       using LDGM codes", 2019.
     """
 
-    batch_size: Static[int] = 1
+    assignment: Array
 
     needs: ClassVar[str] = "of zeros and ones, such as codes.ldgm"
 
-    def check(self, code: Any) -> None:
-        code.check_plain(f"decoder {self}")
-        _validation.check_int("batch_size", self.batch_size, minimum=1)
-        if code.num_parts % self.batch_size:
-            raise ValueError(
-                f"batch_size must divide num_parts; got batch_size = {self.batch_size} "
-                f"for {code}"
-            )
-
-    def check_entries(self, code: Any) -> None:
-        held = code.assignment * code.target
-        batches = code.assignment[:, :: self.batch_size].repeat(self.batch_size, 1)
-        if not (
-            np.allclose(code.encoding_matrix, held)
-            and np.array_equal(code.assignment, batches)
+    def check(self, matrix: Array, target: Array) -> None:
+        self.check_one_segment(target)
+        assignment = _validation.as_array("assignment", self.assignment)
+        _validation.check_dtypes("assignment", assignment, "bools")
+        rows, columns = matrix.shape
+        if (
+            assignment.ndim != 2
+            or len(assignment) != rows
+            or not assignment.shape[1]
+            or columns % assignment.shape[1]
         ):
-            self.refuse(code)
+            raise ValueError(
+                "assignment must have shape (num_messages, num_batches), with "
+                f"num_messages = {rows} and batches of equally many of {columns} "
+                f"parts; got {assignment.shape}"
+            )
+        if any(isinstance(array, jax.Array) for array in (assignment, matrix, target)):
+            return
+        parts = assignment.repeat(columns // assignment.shape[1], axis=1)
+        if not np.allclose(matrix, parts * target):
+            self.refuse_matrix(matrix)
 
-    def weights(self, code: Any, mask: jax.Array) -> jax.Array:
-        return _peel(mask, jnp.asarray(code.assignment)[:, :: self.batch_size])
+    def weights(self, matrix: Array, target: Array, mask: jax.Array) -> jax.Array:
+        return _peel(mask, working(self.assignment))
 
 
 @jax.jit
@@ -75,7 +79,7 @@ def _peel(received: jax.Array, assignment: jax.Array) -> jax.Array:
 
     Args:
       received: bool (..., num_messages).
-      assignment: bool (num_messages, k), the parts that a message sums.
+      assignment: bool (num_messages, k), the parts (or batches) that a message sums.
 
     Returns:
       (..., 1, num_messages) in JAX's default precision.

@@ -10,8 +10,9 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxwgc import _dtypes, _validation
 from jaxwgc._shardings import reshard
 from jaxwgc.codes import GradientCode
-from jaxwgc.coding import decode_round, decoding_weights
-from jaxwgc.decoders import Decoder, DecoderLike
+from jaxwgc.coding import Decoding, decoding
+from jaxwgc.coding._arrivals import arrived_messages
+from jaxwgc.decoders import DecoderLike
 from jaxwgc.distributed._placement import (
     PlacedParts,
     check_mesh,
@@ -105,17 +106,8 @@ def mesh_value_and_grad(
     return step
 
 
-class _Found(Decoder):
-    """Weights that are known."""
-
-    found: jax.Array
-
-    def weights(self, code: Any, mask: jax.Array) -> jax.Array:
-        return self.found
-
-
-def _weights_and_params(code, decoder, axis, params, received, finished):
-    """Decoding weights (num_segments, num_messages), and params that come after them.
+def _decoding_and_params(code, decoder, axis, params, received, finished):
+    """The decoding of the round, and params that come after it.
 
     One device finds them for all along the axis: each would find the same, and devices
     that share cores would do so one after the other. Before anything else, since
@@ -124,13 +116,15 @@ def _weights_and_params(code, decoder, axis, params, received, finished):
     """
 
     def find():
-        weights = decoding_weights(code, received, decoder, finished=finished)
-        return weights.reshape(code.num_segments, code.num_messages)
+        return decoding(code, received, decoder, finished=finished).weights
 
     like = jax.eval_shape(find)
     is_first = jax.lax.axis_index(axis) == 0
-    found = jax.lax.cond(is_first, find, lambda: jnp.zeros(like.shape, like.dtype))
-    return jax.lax.optimization_barrier((jax.lax.psum(found, axis), params))
+    weights = jax.lax.cond(is_first, find, lambda: jnp.zeros(like.shape, like.dtype))
+    weights, params = jax.lax.optimization_barrier(
+        (jax.lax.psum(weights, axis), params)
+    )
+    return Decoding(code, arrived_messages(code, received, finished), weights), params
 
 
 def _own_entries(array, axis, num_shards):
@@ -149,7 +143,7 @@ def _on_shards(loss, code, mesh, axis, decoder, held):
         return jax.tree.map(_dtypes.promoted, value_and_grad(params, part))
 
     def of_shard(params, received, finished, parts):
-        weights, params = _weights_and_params(
+        found, params = _decoding_and_params(
             code, decoder, axis, params, received, finished
         )
         part = jax.tree.map(lambda leaf: leaf[0], parts)
@@ -180,15 +174,9 @@ def _on_shards(loss, code, mesh, axis, decoder, held):
             values.append(value)
             return gradient
 
-        found = decode_round(
-            code,
-            received,
-            finished=finished,
-            partial_gradients=weighted_sum,
-            decoder=_Found(weights),
-        )
+        gradient = found.collapse(weighted_sum)
         # The first are those of the effective weights, others of what leaks.
-        return values[0], found.gradient
+        return values[0], gradient
 
     # Other axes of the mesh are left to the compiler. Axes that values vary over are
     # not checked: gradients are those of a shard alone, whatever the loss is made of.

@@ -97,7 +97,7 @@ class delayed(StragglerModel):
         if _validation.is_traced(code, wait) or code.messages_per_worker > 1:
             return
         num_workers = code.num_workers
-        enough = num_workers - code.num_stragglers
+        enough = num_workers - int(np.asarray(code.num_stragglers))
         match wait:
             # Approximate codes do not say how many answers are enough.
             case fastest(few) if few < enough and code.num_stragglers:

@@ -1,21 +1,26 @@
 """Studies: Monte Carlo trials, and codes judged and learned by their stragglers."""
 
 from jaxwgc.studies._adversary import adversarial
+from jaxwgc.studies._diagnosis import Diagnosis, diagnose
 from jaxwgc.studies._learned_entries import optimize
 from jaxwgc.studies._monte_carlo import Summary, monte_carlo, summarize
 from jaxwgc.studies._planning._choice import Choice
 from jaxwgc.studies._planning._judgement import Estimate
 from jaxwgc.studies._planning._plan import plan
 from jaxwgc.studies._planning._plan_results import Plan
+from jaxwgc.studies._worst_pattern import worst_pattern
 
 __all__ = [
     "Choice",
+    "Diagnosis",
     "Estimate",
     "Plan",
     "Summary",
     "adversarial",
+    "diagnose",
     "monte_carlo",
     "optimize",
     "plan",
     "summarize",
+    "worst_pattern",
 ]

@@ -1,9 +1,9 @@
 """The adversary: the same stragglers every round, those that hurt the code most."""
 
 from jaxwgc.codes import GradientCode
-from jaxwgc.coding import worst_pattern
 from jaxwgc.decoders import DecoderLike
 from jaxwgc.stragglers import StragglerModel, fixed
+from jaxwgc.studies._worst_pattern import worst_pattern
 
 
 def adversarial(
@@ -15,14 +15,14 @@ def adversarial(
 ) -> StragglerModel:
     """Loses the s workers that make the decoding error largest; one unit a round.
 
-    The pattern is found once, here, by `jaxwgc.coding.worst_pattern`: exactly where
+    The pattern is found once, here, by `jaxwgc.studies.worst_pattern`: exactly where
     there are few patterns of s stragglers, by a search otherwise. Every round loses it.
 
     Args:
       code: the gradient code to be hurt. Not traced.
       num_stragglers: s, at least 0 and less than the number of workers.
       decoder: as for `jaxwgc.decoding_weights`.
-      max_patterns: as for `jaxwgc.coding.worst_pattern`.
+      max_patterns: as for `jaxwgc.studies.worst_pattern`.
 
     Returns:
       A straggler model. Times are 1 for the workers that answer and infinity for the

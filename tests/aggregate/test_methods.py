@@ -24,7 +24,6 @@ from tests.aggregate.problems import (
     train,
 )
 from tests.conftest import every_pattern, random_patterns
-from tests.strategies import decoded_once
 
 
 class TestMethods:
@@ -38,12 +37,12 @@ class TestMethods:
         @jax.jit
         @jax.vmap
         def aggregated(mask):
-            once = decoded_once(code, received=mask)
+            once = jaxwgc.decoding(code, mask)
             transforms = [
-                aggregate(once, method=own) for own in ("partials", "messages")
+                aggregate(code, method=own) for own in ("partials", "messages")
             ]
             return [
-                own.update(gradients, own.init(None), received=mask)
+                own.update(gradients, own.init(None), received=once)
                 for own in transforms
             ]
 
@@ -86,12 +85,12 @@ class TestMethods:
 
         @jax.jit
         def aggregated(updates, mask):
-            once = decoded_once(code, received=mask)
+            once = jaxwgc.decoding(code, mask)
             transforms = [
-                aggregate(once, method=own) for own in ("partials", "messages")
+                aggregate(code, method=own) for own in ("partials", "messages")
             ]
             return [
-                own.update(updates, own.init(None), received=mask)[0]
+                own.update(updates, own.init(None), received=once)[0]
                 for own in transforms
             ]
 

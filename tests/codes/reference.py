@@ -9,7 +9,6 @@ import numpy as np
 import jaxwgc
 from jaxwgc import decoders
 from tests.conftest import arrivals
-from tests.strategies import decoded_once
 
 
 def patterns_within(num_workers, num_stragglers):
@@ -81,13 +80,14 @@ def padded(code, num_workers, num_parts):
 
 @jax.jit
 def _round_trip(code, weights, received, gradients):
-    code = decoded_once(jaxwgc.weighted(code, weights), **arrivals(received))
+    code = jaxwgc.weighted(code, weights)
+    decoding = jaxwgc.decoding(code, **arrivals(received))
     messages = jaxwgc.encode(code, gradients)
     like = jax.tree.map(lambda leaf: leaf[0], gradients)
     return (
-        jaxwgc.decoding_weights(code, **arrivals(received)),
-        jaxwgc.decoding_error(code, **arrivals(received)),
-        jaxwgc.decode(code, messages, params=like, **arrivals(received)),
+        jaxwgc.decoding_weights(code, decoding),
+        decoding.error,
+        decoding.combine(messages, like),
     )
 
 

@@ -14,13 +14,12 @@ from jaxwgc import decoders
 from jaxwgc.codes import _block_designs, paley, projective_plane
 from jaxwgc.codes._suggestions import nearest
 from tests.conftest import every_pattern, random_patterns
-from tests.strategies import decoded_once
 
 
 @functools.partial(jax.jit, static_argnames="decoder")
 def weights_and_errors(code, received, decoder=None):
     """In one program, which finds the weights once."""
-    code = decoded_once(code, decoder, received=received)
+    received = jaxwgc.decoding(code, received, decoder)
     return (
         jaxwgc.decoding_weights(code, received),
         jaxwgc.decoding_error(code, received),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jaxwgc
-from jaxwgc import codes, coding, stragglers, studies
+from jaxwgc import codes, stragglers, studies
 
 KEY = jax.random.key(0)
 MASK = np.ones(4, bool)
@@ -15,14 +15,14 @@ TAKERS = {
     "clustered": lambda code: codes.clustered(code, 2),
     "decode": lambda code: jaxwgc.decode(code, jnp.ones((4, 3)), MASK, jnp.ones(3)),
     "decoding_error": lambda code: jaxwgc.decoding_error(code, MASK),
-    "diagnose": lambda code: coding.diagnose(code, KEY),
+    "diagnose": lambda code: studies.diagnose(code, KEY),
     "encode": lambda code: jaxwgc.encode(code, jnp.ones((4, 3))),
     "gradients": lambda code: jaxwgc.decoded_value_and_grad(lambda p, x: p @ x, code),
     "multi_message": codes.multi_message,
     "optimize": lambda code: studies.optimize(code, stragglers.uniform(1), KEY),
     "partial": lambda code: codes.partial(code, 1),
     "weighted": lambda code: jaxwgc.weighted(code, np.ones(4)),
-    "worst_pattern": lambda code: coding.worst_pattern(code, 1),
+    "worst_pattern": lambda code: studies.worst_pattern(code, 1),
 }
 
 

@@ -22,7 +22,6 @@ from jaxwgc.codes import (
     stochastic_block,
 )
 from tests.conftest import every_pattern, own_decoder
-from tests.strategies import decoded_once
 
 KEY = jax.random.key(0)
 
@@ -65,7 +64,7 @@ def errors_and_mixing(make_code, num_answers, num_trials, decoder):
         code_key, mask_key = jax.random.split(key)
         code = make_code(code_key)
         received = random_mask(mask_key, code.num_workers, num_answers)
-        code = decoded_once(code, decoder, received=received)
+        received = jaxwgc.decoding(code, received, decoder)
         return (
             jaxwgc.decoding_error(code, received),
             jaxwgc.effective_weights(code, received),

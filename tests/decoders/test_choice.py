@@ -7,7 +7,7 @@ import pytest
 
 import jaxwgc
 from jaxwgc import codes, decoders, stragglers
-from tests.compositions import CODES, KEY
+from tests.compositions import KEY
 
 
 class TestDecoders:
@@ -67,21 +67,10 @@ class TestDecoders:
             lambda: jaxwgc.coded_aggregate(
                 code, stragglers.uniform(0), KEY, decoder=decoder
             ),
-            lambda: jaxwgc.coding.diagnose(code, KEY, 1, decoder=decoder),
+            lambda: jaxwgc.studies.diagnose(code, KEY, 1, decoder=decoder),
         ):
             with pytest.raises(ValueError, match=rule):
                 call()
-
-    @pytest.mark.parametrize(
-        "decoder", [decoders.OneStep(3.0), decoders.Peeling(), decoders.Lagrange(1)]
-    )
-    def test_several_messages_need_least_squares(self, decoder):
-        """However the code came to say otherwise."""
-        rule = f"{decoder} needs a code with messages_per_worker = 1; got .* = 3"
-        with pytest.raises(ValueError, match=rule):
-            jaxwgc.decoding_weights(
-                CODES["messages, uncoded"], np.ones(3, bool), decoder
-            )
 
     @pytest.mark.parametrize("decoder", ["", "group", 3, dict])
     def test_that_are_none(self, decoder):

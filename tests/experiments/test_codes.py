@@ -110,7 +110,7 @@ def test_orderings_say_yes_no_and_tie():
 def test_noise_is_that_of_the_diagnosis(with_x64):
     code = constructors.communication_efficient(10, 1, 2)
     # All ten patterns of one straggler, as the diagnosis takes them.
-    found = jaxwgc.coding.diagnose(code, KEY, [1])
+    found = jaxwgc.studies.diagnose(code, KEY, [1])
     masks = ~np.eye(10, dtype=bool)
     # The weights of least norm, these times the norms of the rows, by NumPy.
     scales = row_scales(code.encoding_matrix)

@@ -45,7 +45,7 @@ class Candidate(NamedTuple):
         """Whether the code guarantees that every round decodes."""
         if not isinstance(self.wait, fastest):
             return False
-        stragglers = self.code.num_stragglers
+        stragglers = int(np.asarray(self.code.num_stragglers))
         enough = self.code.num_workers - stragglers
         is_exact = stragglers > 0 or self.name == UNCODED
         return bool(is_exact and self.wait.num_required >= enough)
@@ -103,7 +103,7 @@ def standard_rules(
     """
     code = entry.code
     num_workers = code.num_workers
-    enough = num_workers - code.num_stragglers
+    enough = num_workers - int(np.asarray(code.num_stragglers))
     exact = exact or entry.only_exact
     copies = np.asarray(code.assignment).sum(0).mean()
     fewer = {math.ceil(share * num_workers) for share in _SHARES_AWAITED}

@@ -1,19 +1,17 @@
 """Rounds of simulated workers: who has answered when, and what that decodes to."""
 
-import dataclasses
 import functools
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxwgc._targets import mixing, rounding, squared_error
+from jaxwgc._targets import rounding
 from jaxwgc.codes import GradientCode
-from jaxwgc.decoders import Group
 from jaxwgc.stragglers import DelayModel, WaitingRule
+from jaxwgc.studies._many_masks import decode_masks
 
 # Numbers in a batch of masks that are decoded together, times the number of parts.
 _BATCH_SIZE = 2**21
@@ -105,8 +103,14 @@ class SimulatedRounds:
         if is_plain:
             rounds = jax.device_get(jax.vmap(wait.arrivals)(self._ties, times))
         else:
-            ask = functools.partial(_arrivals, wait)
-            rounds = _in_batches(ask, _batch_size(code), self._ties, times)
+            size = _batch_size(code, len(times))
+            rows = np.arange(0, len(times), size)[:, None] + np.arange(size)
+            # The last round stands for those that are missing at the end.
+            rows = np.minimum(rows, len(times) - 1)
+            batches = [_arrivals(wait, self._ties[own], times[own]) for own in rows]
+            rounds = jax.tree.map(
+                lambda *own: np.concatenate(own)[: len(times)], *batches
+            )
         elapsed, received = rounds.elapsed.astype(np.float64), rounds.received
         if code.messages_per_worker > 1:
             received = received.repeat(code.messages_per_worker, axis=1)
@@ -129,40 +133,11 @@ def _message_times(code: GradientCode, times: np.ndarray) -> np.ndarray:
 
 def decode(code: GradientCode, masks: np.ndarray) -> Decoded:
     """With the decoder that the code brings, in batches of one shape."""
-    decoder = code.choose_decoder()
-    # What is not read is left out, so that codes share what is compiled for them.
-    rest: dict[str, Any] = {"num_stragglers": 0} if decoder.is_a(Group) else {}
-    code = dataclasses.replace(code, decoders=(), **rest)
-
-    def decode_batch(masks):
-        return _decode(code, masks, decoder)
-
-    decoded = _in_batches(decode_batch, _batch_size(code), masks)
-    weights, errors = (own.astype(np.float64) for own in decoded)
+    decoded = decode_masks(code, masks, batch_size=_batch_size(code, len(masks)))
+    errors = decoded.errors / np.sum(np.asarray(code.target, np.float64) ** 2)
     limit = rounding(jnp.result_type(float)) ** 2
-    return Decoded(weights, np.where(errors < limit, 0.0, errors))
+    return Decoded(decoded.effective_weights, np.where(errors < limit, 0.0, errors))
 
 
-def _batch_size(code):
-    return _BATCH_SIZE // (code.num_messages * code.num_parts)
-
-
-def _in_batches(function: Callable[..., Any], size: int, *arrays: Any) -> Any:
-    """What it gives for rows of arrays, of one shape whatever their number."""
-    total = len(arrays[0])
-    size = max(1, min(total, size))
-    batches = []
-    for start in range(0, total, size):
-        # The last row stands for those that are missing at the end.
-        rows = np.minimum(np.arange(start, start + size), total - 1)
-        batches.append(jax.device_get(function(*(own[rows] for own in arrays))))
-    return jax.tree.map(lambda *own: np.concatenate(own)[:total], *batches)
-
-
-@jax.jit
-def _decode(code, masks, decoder):
-    mixed = mixing(code, code.weights_of(masks, decoder))
-    target = jnp.asarray(code.target, jnp.result_type(float))
-    own = jnp.einsum("...uju->...j", mixed).real / code.num_segments
-    errors = squared_error(code, mixed) / jnp.sum(target**2)
-    return own, errors
+def _batch_size(code: GradientCode, number: int) -> int:
+    return max(1, min(number, _BATCH_SIZE // (code.num_messages * code.num_parts)))

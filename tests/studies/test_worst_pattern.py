@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import jaxwgc
 from jaxwgc import codes, decoders
-from jaxwgc.coding import _worst_pattern, worst_pattern
+from jaxwgc.studies import _worst_pattern, worst_pattern
 
 
 def code_of(matrix, **fields):

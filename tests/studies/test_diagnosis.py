@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import jaxwgc
-from jaxwgc import codes, coding, decoders
+from jaxwgc import codes, decoders, studies
 from jaxwgc.coding import _diagnosis
 from tests.codes.reference import best_mixtures, targets
 
@@ -65,7 +65,7 @@ def decoded_noise(code, masks, num_numbers=3000):
 class TestEveryPattern:
     def check(self, code, tolerance):
         levels = [0.0, 0.3, 0.5, 1.0]
-        found = coding.diagnose(
+        found = studies.diagnose(
             code,
             KEY,
             [0, 2, 3, 6],
@@ -100,21 +100,21 @@ class TestEveryPattern:
     def test_noise_by_decoding_noise(self, name, with_x64):
         """Within 3 %: the mean of tens of thousands of squared numbers."""
         code = CODES[name]
-        found = coding.diagnose(
+        found = studies.diagnose(
             code, KEY, [2], num_patterns=35, decoder=decoders.LeastSquares
         )
         expected = decoded_noise(code, patterns(7, 2))
         np.testing.assert_allclose(found.noise_amplification, [expected], rtol=0.03)
 
     def test_uncoded_workers_that_all_answer_amplify_nothing(self):
-        found = coding.diagnose(codes.uncoded(5), KEY, 0, num_patterns=2)
+        found = studies.diagnose(codes.uncoded(5), KEY, 0, num_patterns=2)
         np.testing.assert_allclose(found.noise_amplification, [1], rtol=1e-6)
         assert found.mean_error == [0]
 
     def test_law_of_fractional_repetition_past_its_tolerance(self):
         """E of the error is k C(n - d, r) / C(n, r) for r answers, d = s + 1."""
         code = codes.fractional_repetition(8, 1)
-        found = coding.diagnose(code, KEY, range(8), num_patterns=70)
+        found = studies.diagnose(code, KEY, range(8), num_patterns=70)
         answers = 8 - found.num_stragglers
         law = [math.comb(6, r) / math.comb(8, r) for r in answers]
         np.testing.assert_allclose(found.mean_error, law, atol=1e-6)
@@ -126,7 +126,7 @@ class TestEveryPattern:
     def test_an_impossible_target_of_zeros(self):
         """Nothing is asked for, and nothing is missed; no division by zero."""
         code = jaxwgc.weighted(BERNOULLI, np.zeros(5))
-        found = coding.diagnose(code, KEY, 2, num_patterns=35)
+        found = studies.diagnose(code, KEY, 2, num_patterns=35)
         assert found.mean_error == found.worst_error == found.noise_amplification == 0
 
 
@@ -135,7 +135,7 @@ class TestRandomPatterns:
     code = codes.bernoulli(jax.random.key(1), 8, 6, replication=2)
 
     def test_are_drawn_where_there_are_too_many(self):
-        found = coding.diagnose(self.code, KEY, [1, 4, 7], num_patterns=60)
+        found = studies.diagnose(self.code, KEY, [1, 4, 7], num_patterns=60)
         np.testing.assert_array_equal(found.is_exhaustive, [True, False, True])
         np.testing.assert_array_equal(found.standard_error > 0, [False, True, False])
 
@@ -143,7 +143,7 @@ class TestRandomPatterns:
         """Four standard errors at most, and these are of the right size."""
         errors = least_errors(self.code, patterns(8, 4))
         found = [
-            coding.diagnose(
+            studies.diagnose(
                 self.code, key, 4, num_patterns=60, decoder=decoders.LeastSquares
             )
             for key in jax.random.split(KEY, 20)
@@ -159,7 +159,7 @@ class TestRandomPatterns:
 
     def test_worst_is_not_less_than_what_was_drawn(self):
         """Also where the search has one pattern to try at a time."""
-        found = coding.diagnose(
+        found = studies.diagnose(
             self.code, KEY, 4, num_patterns=60, quantile_levels=[1.0], max_patterns=1
         )
         assert found.worst_error >= found.error_quantiles[0, 0]
@@ -174,14 +174,14 @@ class TestRandomPatterns:
         harmless = np.arange(8) >= 4
         assert jaxwgc.decoding_error(code, harmless) == 0
         monkeypatch.setattr(_diagnosis, "worst_pattern", lambda *_, **__: harmless)
-        found = coding.diagnose(code, KEY, 4, num_patterns=60)
+        found = studies.diagnose(code, KEY, 4, num_patterns=60)
         np.testing.assert_allclose(found.worst_error, [4 / 8])
         assert jaxwgc.decoding_error(code, found.worst_received[0]) == 4
 
     def test_the_worst_pattern_is_not_one_of_them(self):
         """Few patterns, none of which loses a pair of copies, as the worst one does."""
         code = codes.fractional_repetition(20, 1)
-        found = coding.diagnose(
+        found = studies.diagnose(
             code, KEY, 2, num_patterns=3, quantile_levels=[0.0, 1.0]
         )
         assert found.mean_error == found.standard_error == 0
@@ -189,13 +189,13 @@ class TestRandomPatterns:
         np.testing.assert_allclose(found.noise_amplification, [1], rtol=1e-6)
         np.testing.assert_allclose(found.worst_error, [2 / 20], rtol=1e-6)
         np.testing.assert_array_equal(
-            found.worst_received, [coding.worst_pattern(code, 2)]
+            found.worst_received, [studies.worst_pattern(code, 2)]
         )
 
     def test_same_key_same_patterns_for_every_code(self, make_key):
         """Scaling a code's rows changes neither its errors nor the patterns."""
         found = [
-            coding.diagnose(
+            studies.diagnose(
                 codes.fractional_repetition(8, 3), make_key(5), 4, num_patterns=60
             )
             for _ in range(2)
@@ -205,7 +205,7 @@ class TestRandomPatterns:
         # The blocks of four in another order: errors of other masks, of the same law.
         assert found[0].is_exhaustive == [False]
         errors = [
-            coding.diagnose(code, make_key(5), 4, num_patterns=60).mean_error
+            studies.diagnose(code, make_key(5), 4, num_patterns=60).mean_error
             for code in (codes.uncoded(8), codes.fractional_repetition(8, 0))
         ]
         assert errors[0] == errors[1] == 0.5
@@ -214,7 +214,7 @@ class TestRandomPatterns:
 class TestCost:
     def test_loads_copies_and_lengths(self):
         assignment = np.asarray(BERNOULLI.assignment)
-        found = coding.diagnose(BERNOULLI, KEY, 0, num_patterns=2)
+        found = studies.diagnose(BERNOULLI, KEY, 0, num_patterns=2)
         assert found.load == assignment.sum() / 7
         assert found.max_load == assignment.sum(1).max()
         assert found.replication == assignment.sum() / 5
@@ -228,7 +228,7 @@ class TestCost:
             encoding_matrix=np.diag([1.0, 1.0, 0.0]),
             assignment=np.diag([True, True, False]),
         )
-        found = coding.diagnose(empty, KEY, 0, num_patterns=2)
+        found = studies.diagnose(empty, KEY, 0, num_patterns=2)
         assert "some parts are on no worker" in str(found)
 
     @pytest.mark.parametrize(
@@ -238,7 +238,7 @@ class TestCost:
     def test_message_length_is_what_encode_gives(self, name, length):
         """In real numbers, for a gradient of twelve."""
         code = CODES[name]
-        found = coding.diagnose(
+        found = studies.diagnose(
             code, KEY, 0, num_patterns=35, decoder=decoders.LeastSquares
         )
         messages = jax.eval_shape(
@@ -254,12 +254,12 @@ class TestCost:
             (5, [0, 1, 2]),
             (20, [0, 1, 3, 4, 6, 7, 9, 10]),
         ):
-            found = coding.diagnose(codes.uncoded(num_workers), KEY, num_patterns=20)
+            found = studies.diagnose(codes.uncoded(num_workers), KEY, num_patterns=20)
             np.testing.assert_array_equal(found.num_stragglers, expected)
 
     def test_decoder_by_class(self):
         """One-step decoding of uncoded workers: n / r each, so r (n / r - 1)^2 + s."""
-        found = coding.diagnose(
+        found = studies.diagnose(
             codes.uncoded(6), KEY, [2], num_patterns=15, decoder=decoders.OneStep
         )
         np.testing.assert_allclose(found.mean_error, [(2 + 4 / 4) / 6], rtol=1e-6)
@@ -268,7 +268,7 @@ class TestCost:
 class TestTable:
     @pytest.mark.parametrize("levels", [(0.5, 0.9, 0.99), (0.25,), ()])
     def test_has_a_row_for_each_number(self, levels):
-        found = coding.diagnose(
+        found = studies.diagnose(
             codes.reed_solomon(7, 7, 3),
             KEY,
             [0, 3, 4],
@@ -324,35 +324,35 @@ class TestBadInput:
     )
     def test_values(self, arguments, rule):
         with pytest.raises(ValueError, match=rule):
-            coding.diagnose(self.code, KEY, **{"num_stragglers": 1, **arguments})
+            studies.diagnose(self.code, KEY, **{"num_stragglers": 1, **arguments})
 
     def test_types(self):
         with pytest.raises(TypeError, match="code must be a GradientCode; got 3"):
-            coding.diagnose(3, KEY)
+            studies.diagnose(3, KEY)
         with pytest.raises(TypeError, match="key must be a PRNG key"):
-            coding.diagnose(self.code, 0)
+            studies.diagnose(self.code, 0)
         with pytest.raises(TypeError, match="decoder must be a .*; got 'guess'"):
-            coding.diagnose(self.code, KEY, decoder="guess")
+            studies.diagnose(self.code, KEY, decoder="guess")
         with pytest.raises(ValueError, match="key must be one key"):
-            coding.diagnose(self.code, jax.random.split(KEY, 2))
+            studies.diagnose(self.code, jax.random.split(KEY, 2))
         with pytest.raises(TypeError, match="num_stragglers must be"):
-            coding.diagnose(self.code, KEY, 1.0)
+            studies.diagnose(self.code, KEY, 1.0)
         with pytest.raises(TypeError, match="num_patterns must be"):
-            coding.diagnose(self.code, KEY, 1, num_patterns=10.0)
+            studies.diagnose(self.code, KEY, 1, num_patterns=10.0)
 
         for levels in (["half"], [True], [0.5j], ["0.5"]):
             with pytest.raises(
                 TypeError, match=r"quantile_levels\[0\] must be real num"
             ):
-                coding.diagnose(self.code, KEY, 1, quantile_levels=levels)
+                studies.diagnose(self.code, KEY, 1, quantile_levels=levels)
 
     def test_inside_jit(self):
         with pytest.raises(TypeError, match="key must be concrete, since patterns are"):
-            jax.jit(lambda key: coding.diagnose(self.code, key, 1).mean_error)(KEY)
+            jax.jit(lambda key: studies.diagnose(self.code, key, 1).mean_error)(KEY)
 
     def test_a_traced_code(self):
         with pytest.raises(TypeError, match="code must be concrete, since patterns"):
-            jax.jit(lambda code: coding.diagnose(code, KEY, 1).mean_error)(self.code)
+            jax.jit(lambda code: studies.diagnose(code, KEY, 1).mean_error)(self.code)
 
 
 def test_small_errors_are_not_shown_as_none():

@@ -11,9 +11,9 @@ import numpy as np
 
 from jaxwgc import _validation
 from jaxwgc.codes import GradientCode
-from jaxwgc.coding._many_masks import errors_and_noise
-from jaxwgc.coding._worst_pattern import worst_pattern
 from jaxwgc.decoders import DecoderLike
+from jaxwgc.studies._many_masks import decode_masks
+from jaxwgc.studies._worst_pattern import worst_pattern
 
 # Numbers of stragglers that are looked at where none are asked for.
 _NUM_ROWS = 8
@@ -136,7 +136,7 @@ def diagnose(
       >>> import jax
       >>> from jaxwgc import codes, coding
       >>> code = codes.fractional_repetition(6, num_stragglers=1)
-      >>> print(coding.diagnose(code, jax.random.key(0), [1, 2]))
+      >>> print(studies.diagnose(code, jax.random.key(0), [1, 2]))
       2 parts a worker (at most 2), 2 workers a part (at least 2), messages of 1 times \
 the gradient's length
       errors over the squared norm of the target, ± standard error; (all): all
@@ -186,8 +186,9 @@ the gradient's length
         )
         worst = worst_pattern(code, number, max_patterns=max_patterns)
         masks = np.concatenate([worst[None], patterns])
-        errors, noise = errors_and_noise(code, masks)
-        errors, noise = errors / scale, noise / scale
+        by_message = masks.repeat(code.messages_per_worker, axis=1)
+        decoded = decode_masks(code, by_message)
+        errors, noise = decoded.errors / scale, decoded.noise / scale
         # Where the search is not exhaustive a random pattern may be worse.
         hardest = errors.argmax()
         spread = 0.0 if is_exhaustive else errors[1:].std(ddof=1)

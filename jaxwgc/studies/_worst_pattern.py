@@ -12,9 +12,9 @@ import numpy as np
 from jaxwgc import _validation
 from jaxwgc._dtypes import working
 from jaxwgc.codes import GradientCode
-from jaxwgc.coding._many_masks import BATCH, errors_and_noise
-from jaxwgc.coding._ridge_errors import RidgeErrors, all_swaps, swapped
 from jaxwgc.decoders import Decoder, DecoderLike
+from jaxwgc.studies._many_masks import BATCH, decode_masks
+from jaxwgc.studies._ridge_errors import RidgeErrors, all_swaps, swapped
 
 # Errors that differ by less than that many eps of the target's squared norm are equal.
 _NOISE = 100
@@ -68,7 +68,7 @@ def worst_pattern(
     Example:
       >>> import jaxwgc
       >>> code = jaxwgc.codes.fractional_repetition(6, num_stragglers=1)
-      >>> received = jaxwgc.coding.worst_pattern(code, 2)
+      >>> received = jaxwgc.studies.worst_pattern(code, 2)
       >>> received
       array([False,  True,  True, False,  True,  True])
       >>> float(jaxwgc.decoding_error(code, received).round(3))
@@ -124,7 +124,8 @@ class _Adversary:
         """Decoding errors (number,) of the sets (number, s); NaN counts as infinite."""
         masks = np.ones((len(lost), self.num_workers), bool)
         np.put_along_axis(masks, lost, False, axis=1)
-        errors, _ = errors_and_noise(self._code, masks)
+        by_message = masks.repeat(self._code.messages_per_worker, axis=1)
+        errors = decode_masks(self._code, by_message).errors
         return np.where(np.isnan(errors), np.inf, errors)
 
 
