@@ -87,7 +87,7 @@ def measure(
     work: float,
     seed: int,
     num_workers: int = NUM_WORKERS,
-    restart_after: float = 3.0,
+    answer_within: float = 3.0,
 ) -> Iterator[dict[str, Any]]:
     """A record a step: its seconds, its error, who was hit, and memory in use."""
     random = np.random.default_rng(seed)
@@ -125,7 +125,7 @@ def measure(
         (parts, row_weights),
         wait=jaxwgc.stragglers.fastest(num_workers - code.num_stragglers),
         undecodable="raise",
-        restart_after=restart_after + work,
+        timeouts=jaxwgc.distributed.Timeouts(answer=answer_within + work),
         delay=lambda worker, step: work,
     ) as cluster:
         cluster.compute(params)
@@ -161,9 +161,9 @@ def measure(
 def working(cluster: Any, hit: set[int]) -> dict[int, int]:
     """Processes that work, by worker."""
     return {
-        place.index: place.pid
-        for place in cluster.places
-        if place.pid is not None and place.pid not in hit
+        slot.index: slot.pid
+        for slot in cluster.workers
+        if slot.pid is not None and slot.pid not in hit
     }
 
 

@@ -173,7 +173,7 @@ def measure(
             records = {"seconds": [], "errors": []}
             for run in range(runs):
                 settle(workers, start_params)
-                workers.continue_from(offset * STEPS_A_SCENARIO + run * steps)
+                workers.resume(offset * STEPS_A_SCENARIO + run * steps)
                 params, state = start_params, chain.init(start_params)
                 seconds, errors = [], []
                 begin = time.monotonic()
@@ -194,18 +194,18 @@ def measure(
 
 def settle(workers: Any, params: jax.Array) -> None:
     """Rounds until everyone has come back and is up to date."""
-    workers.continue_from(0)
+    workers.resume(0)
     end = time.monotonic() + 60
     while time.monotonic() < end:
         workers.compute(params)
         time.sleep(SLOWDOWN * SECONDS_A_PART)
-        if all(place.pid and not place.trouble for place in workers.places):
+        if all(slot.pid and not slot.trouble for slot in workers.workers):
             return
 
 
 def kill_one(workers: Any, random: Any) -> None:
     """A worker at random."""
-    up = [place.pid for place in workers.places if place.pid]
+    up = [slot.pid for slot in workers.workers if slot.pid]
     if up:
         os.kill(up[random.integers(len(up))], signal.SIGKILL)
 

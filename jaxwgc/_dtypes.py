@@ -20,7 +20,7 @@ KINDS = {
 
 
 def is_kind(value: Any, kind: str) -> bool:
-    """Whether the entries of `value` are of a kind in `KINDS`."""
+    """Returns whether the entries of `value` are of a kind in `KINDS`."""
     dtype = dtype_of(value)
     return any(jnp.issubdtype(dtype, own) for own in KINDS[kind])
 

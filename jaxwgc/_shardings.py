@@ -6,7 +6,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 
 def sharding_by_batch(masks: jax.Array, num_axes: int) -> NamedSharding | None:
-    """That of the batch axes of `masks`, with `num_axes` more that are whole.
+    """Returns the sharding of the batch axes of `masks`, with `num_axes` whole ones.
 
     None where masks have no sharding in their type.
     """

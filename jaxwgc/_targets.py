@@ -51,6 +51,14 @@ def mixing(matrix: Array, weights: jax.Array) -> jax.Array:
     return mixed.reshape(*batch, num_segments, num_parts, num_segments)
 
 
+def effective(mixed: jax.Array) -> jax.Array:
+    """Returns the weight of each partial gradient, real (..., num_parts).
+
+    The mean over the segments, each of which has its own weights.
+    """
+    return jnp.diagonal(mixed.real, axis1=-3, axis2=-1).mean(-1)
+
+
 def squared_error(
     mixed: jax.Array, target: Array, scale: jax.typing.ArrayLike = 1
 ) -> jax.Array:

@@ -76,7 +76,7 @@ def decoded_value_and_grad(
     has_aux: bool = False,
     decoder: DecoderLike = None,
 ) -> Callable:
-    """What a coded step computes, without its messages: one backward pass.
+    """Returns a function for the decoded gradient in one backward pass, no messages.
 
     Decoding is linear, so the decoded gradient is the gradient of the sum over j of
     cⱼ lossⱼ with the effective weights c. The result equals `decode` of `encode` of

@@ -13,8 +13,8 @@ KNOWS = {
     "stragglers": set(),
     "sketching": set(),
     "codes": {"decoders"},
-    "coding": {"decoders", "codes"},
-    "gradients": {"decoders", "codes", "coding"},
+    "coding": {"decoders", "codes", "stragglers"},
+    "gradients": {"decoders", "codes", "coding", "stragglers"},
     "aggregate": {"decoders", "codes", "coding", "stragglers"},
     "block_leverage": {
         "decoders",

@@ -157,7 +157,7 @@ def measure(num_params: int, num_steps: int, dtype: str | None) -> dict[str, Any
                 update(found.messages, state, params, found.received)
             )
             end = time.perf_counter()
-            own = {"all": end - start, "decoding": end - computed, **cluster.seconds}
+            own = {"all": end - start, "decoding": end - computed, **found.timings}
             own["waiting"] = computed - start - own["broadcast"] - own["transfer"]
             records.append(own)
     return {

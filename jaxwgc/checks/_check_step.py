@@ -28,7 +28,7 @@ _SHIFT = 0.01
 
 
 class StepReport(NamedTuple):
-    """What `check_step` found; `print` shows it.
+    """The problems that `check_step` found; `print` shows them.
 
     Attributes:
       problems: of each what was measured, what it probably is, and what to do.
@@ -49,7 +49,7 @@ class StepReport(NamedTuple):
 
     @property
     def ok(self) -> bool:
-        """Whether there are no problems."""
+        """True if there are no problems."""
         return not self.problems
 
     def __str__(self) -> str:

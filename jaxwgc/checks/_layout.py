@@ -33,7 +33,7 @@ class Layout(NamedTuple):
 
     @property
     def is_sample(self) -> bool:
-        """Whether the parts hold fewer rows than there are."""
+        """True if the parts hold fewer rows than there are."""
         return self.num_held < self.num_rows
 
 

@@ -60,7 +60,7 @@ class OptimizerProbe:
         self.update = functools.partial(jax.jit(update), params)
 
     def order_problems(self, gradient: Any) -> list[str]:
-        """What stands before the aggregator, by updates that should be equal."""
+        """Reports transformations that stand before the aggregator."""
         everyone = np.ones(self._code.num_workers, bool)
         weights = np.asarray(coding.effective_weights(self._code, everyone), np.float64)
         largest = np.argsort(np.abs(weights))[::-1]
@@ -144,7 +144,7 @@ def states_of(
 
 
 def rounds_of(states: list[Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Who answered in each round, which were not decoded, and how long each took."""
+    """Runs rounds; returns who answered, which were not decoded, and their times."""
     own = [aggregator_state(state) for state in states]
     return (
         np.array([state.received for state in own[1:]]),

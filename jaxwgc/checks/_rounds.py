@@ -7,7 +7,7 @@ from jaxwgc.codes import GradientCode
 
 
 def are_undecodable(code: GradientCode, received: np.ndarray) -> np.ndarray:
-    """Which rounds, bool (rounds, num_workers), cannot be decoded; bool (rounds,)."""
+    """Returns which rounds, bool (rounds, num_workers), cannot be decoded."""
     return np.asarray(coding.decoding(code, received).failed())
 
 
@@ -17,7 +17,7 @@ def rounds_problem(
     failed: np.ndarray,
     elapsed: np.ndarray | None,
 ) -> str | None:
-    """What is probably wrong where at least half of the rounds do not decode.
+    """Explains why rounds do not decode, where at least half of them do not.
 
     Args:
       code: a gradient code.

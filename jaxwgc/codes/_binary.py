@@ -75,7 +75,7 @@ def binary(num_workers: int, num_stragglers: int) -> GradientCode:
 
 
 def _even_runs(num_parts: int, num_runs: np.ndarray) -> np.ndarray:
-    """Which of so many runs each part falls in: (len(num_runs), num_parts).
+    """Returns the run that each part falls in, (len(num_runs), num_parts).
 
     The lengths of the runs differ by at most one, longer ones first.
     """

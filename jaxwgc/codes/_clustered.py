@@ -59,7 +59,7 @@ def clustered(code: GradientCode, num_clusters: int) -> GradientCode:
 
 
 def _clustered(decoder: Decoder, num_clusters: int) -> Clustered:
-    """Of clusters of clusters all clusters at once."""
+    """Returns one decoder of all clusters, for clusters of clusters, too."""
     if isinstance(decoder, Clustered):
         return Clustered(decoder.inner, decoder.num_clusters * num_clusters)
     return Clustered(decoder, num_clusters)

@@ -193,11 +193,11 @@ decoders=[LeastSquares])
 
     @property
     def segment_targets(self) -> Array:
-        """What aᵀB should be, (num_segments, num_parts * num_segments)."""
+        """The target of aᵀB, (num_segments, num_parts * num_segments)."""
         return segment_target(self.target, self.num_segments)
 
     def decoders_of(self, kind: type[Decoder]) -> tuple[Any, ...]:
-        """Those of the code's decoders that are of a class, in their order."""
+        """Returns the code's decoders of a class, in their order."""
         return tuple(own for own in self.decoders if own.is_a(kind))
 
     def choose_decoder(self, decoder: DecoderLike = None) -> Decoder:
@@ -244,7 +244,7 @@ decoders=[LeastSquares])
         tolerance: jax.typing.ArrayLike = 1e-3,
         decoder: DecoderLike = None,
     ) -> jax.Array:
-        """Whether messages are enough to decode.
+        """Returns whether messages are enough to decode.
 
         Args:
           mask: bool (..., num_messages), the messages that have arrived: workers, but

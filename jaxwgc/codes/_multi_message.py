@@ -78,7 +78,7 @@ def multi_message(code: GradientCode) -> GradientCode:
 
 
 def _turns(assignment: np.ndarray) -> np.ndarray:
-    """When a worker comes to each of its parts: 0, 1, ...; k where it has not got it.
+    """Returns the turn at which a worker computes each part; k where it has not got it.
 
     (num_workers, num_parts).
     """

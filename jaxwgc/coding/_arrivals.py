@@ -13,7 +13,7 @@ from jaxwgc.stragglers import Arrivals
 
 
 def arrived_messages(code: GradientCode, received: Any, finished: Any) -> jax.Array:
-    """Which messages have arrived, bool (..., num_messages).
+    """Returns which messages have arrived, bool (..., num_messages).
 
     Args:
       code: a gradient code.
@@ -57,7 +57,7 @@ def arrived_messages(code: GradientCode, received: Any, finished: Any) -> jax.Ar
 
 
 def arrived_workers(code: GradientCode, mask: jax.Array) -> jax.Array:
-    """Who has sent all that it sends, bool (..., num_workers)."""
+    """Returns who has sent all its messages, bool (..., num_workers)."""
     shape = (code.num_workers, code.messages_per_worker)
     return mask.reshape(*mask.shape[:-1], *shape).all(axis=-1)
 

@@ -15,26 +15,18 @@ import jax.numpy as jnp
 from jaxwgc import _dtypes, _flat_vectors, _validation
 from jaxwgc._product import product
 from jaxwgc._some_masks import any_under_vmap
-from jaxwgc._targets import DECODES
-
-
-def effective(mixing: jax.Array) -> jax.Array:
-    """What multiplies each partial gradient, real (..., num_parts).
-
-    The mean over the segments, each of which has its own weights.
-    """
-    return jnp.diagonal(mixing.real, axis1=-3, axis2=-1).mean(-1)
+from jaxwgc._targets import DECODES, effective
 
 
 def leakage(mixing: jax.Array) -> jax.Array:
-    """What remains of `mixing` when every segment has the effective weights."""
+    """Returns `mixing` less the effective weights in every segment."""
     identity = jnp.eye(mixing.shape[-1])[:, None, :]
     own = effective(mixing)[..., None, :, None] * identity
     return mixing - own.astype(mixing.dtype)
 
 
 def is_mixed_up(leaked: jax.Array, target: jax.Array) -> jax.Array:
-    """Whether `leakage` is more than rounding, bool (...): no round that decodes.
+    """Returns whether leakage is more than rounding: never in rounds that decode.
 
     Each part is judged by its own weight, and by what may be missed of one of them.
     """
@@ -64,7 +56,7 @@ def weighted_sums(partial_gradients: Any) -> Callable[[jax.Array], Any]:
 def collapse(
     mixing: jax.Array, target: jax.Array, weighted_sum: Callable[[jax.Array], Any]
 ) -> Any:
-    """What decoding gives, from weighted sums of the partial gradients, no messages.
+    """Returns the decoded gradient from weighted sums of partial gradients.
 
     A complex code packs the halves (u, v) of a gradient as u + iv. Effective weights
     with an imaginary part, so those of a round with too many stragglers, therefore turn

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxwgc import _flat_vectors, _validation
 from jaxwgc._dtypes import working
 from jaxwgc._pytrees import register
-from jaxwgc._targets import mixing, residual, squared_error
+from jaxwgc._targets import effective, mixing, residual, squared_error
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding import _collapsed
 from jaxwgc.coding._arrivals import arrived_messages, arrived_workers
@@ -21,7 +21,7 @@ from jaxwgc.decoders import DecoderLike
 @register
 @dataclasses.dataclass(frozen=True, eq=False)
 class Decoding:
-    """What a round's arrivals make of a code: found once, used by all who need it.
+    """The decoding weights of a round, and all that follows from them.
 
     Made by `jaxwgc.decoding`; or `Decoding(code, mask, weights)` of weights that are
     known already. A pytree.
@@ -51,12 +51,12 @@ class Decoding:
 
     @property
     def received(self) -> jax.Array:
-        """Who has sent all that it sends, bool (..., num_workers)."""
+        """The workers that have sent all their messages, bool (..., num_workers)."""
         return arrived_workers(self.code, self.mask)
 
     @property
     def effective_weights(self) -> jax.Array:
-        """What multiplies each partial gradient, real (..., num_parts)."""
+        """The weight of each partial gradient, real (..., num_parts)."""
         return _effective(self._matrix, self.weights)
 
     @property
@@ -151,7 +151,7 @@ _mixing = jax.jit(mixing)
 
 @jax.jit
 def _effective(matrix, weights):
-    return _collapsed.effective(mixing(matrix, weights))
+    return effective(mixing(matrix, weights))
 
 
 @jax.jit

@@ -69,7 +69,7 @@ def inverse_variance_weights(variances: jax.typing.ArrayLike) -> jax.Array:
 
 @jax.jit
 def _weights(variances: jax.Array) -> jax.Array:
-    """Of checked arguments, in one compiled function."""
+    """Computes from checked arguments, in one compiled function."""
     tiny = jnp.finfo(variances.dtype).tiny
     is_right = jnp.isfinite(variances) & (variances >= tiny)
     # Over the smallest, so that nothing overflows.
@@ -168,7 +168,7 @@ def _check_degrees(**given):
 
 @jax.jit
 def _variances(residuals, leverage, row_weights):
-    """Of checked arguments, in one compiled function."""
+    """Computes from checked arguments, in one compiled function."""
     squares = jnp.sum(row_weights * residuals**2, axis=1)
     degrees = jnp.sum(row_weights * (1 - leverage), axis=1)
     rounding = _ROUNDING * jnp.finfo(leverage.dtype).eps * residuals.shape[1]

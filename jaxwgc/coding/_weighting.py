@@ -59,7 +59,7 @@ def weighted(code: GradientCode, weights: jax.typing.ArrayLike) -> GradientCode:
 
 
 def _floats(array):
-    """As accurate as it may be: products of small integers would wrap around."""
+    """Returns floats, since products of small integers would wrap around."""
     if not isinstance(array, np.ndarray):
         return _dtypes.promoted(array)
     return array.astype(np.complex128 if np.iscomplexobj(array) else np.float64)

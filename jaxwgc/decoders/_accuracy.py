@@ -8,7 +8,7 @@ from jaxwgc._product import product
 
 
 def squared_norm(vectors: jax.Array) -> jax.Array:
-    """Of the last axis, real."""
+    """Returns the squared norm over the last axis, real."""
     return jnp.sum(vectors.real**2 + vectors.imag**2, axis=-1)
 
 

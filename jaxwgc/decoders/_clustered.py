@@ -74,7 +74,7 @@ class Clustered(Decoder):
         return weights.reshape(*weights.shape[:-2], mask.shape[-1])
 
     def _blocks(self, matrix: Any) -> Any:
-        """Those on the diagonal, (num_clusters, rows, columns)."""
+        """Returns the diagonal blocks, (num_clusters, rows, columns)."""
         rows, columns = (size // self.num_clusters for size in matrix.shape)
         index = np.arange(self.num_clusters)
         shape = (self.num_clusters, rows, self.num_clusters, columns)

@@ -20,7 +20,7 @@ Array: TypeAlias = jax.Array | np.ndarray
 
 @dataclass_transform(frozen_default=True)
 class Decoder(abc.ABC):
-    """How decoding weights are found, from arrays alone.
+    """Finds decoding weights, from arrays alone.
 
     A decoder owns what it needs besides the matrix and the target, so that anyone can
     write one: a subclass is made a frozen dataclass and a pytree as it is defined,

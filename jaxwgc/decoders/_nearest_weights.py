@@ -149,7 +149,7 @@ class _Problem(NamedTuple):
 
     @property
     def noise(self) -> jax.Array:
-        """What the squared gradient is rounded by; iterating on would gather noise."""
+        """The rounding of the squared gradient; iterating on would gather noise."""
         return (2 * self._precision.eps) ** 2 * self.matrix_norm * self.target_norm
 
     @property
@@ -163,13 +163,13 @@ class _Problem(NamedTuple):
         return squared_norm(miss), gradient
 
     def is_minimum(self, gradient_norm: jax.Array, miss_norm: jax.Array) -> jax.Array:
-        """Whether weights of that squared gradient and miss are done."""
+        """Returns whether weights of that squared gradient and miss are done."""
         is_flat = gradient_norm <= self.tolerance * miss_norm
         return is_flat | (miss_norm <= self.floor)
 
 
 class _Iterate(NamedTuple):
-    """Where conjugate gradients are; `longest` is the longest step so far."""
+    """The state of conjugate gradients; `longest` is the longest step so far."""
 
     step: jax.Array
     weights: jax.Array

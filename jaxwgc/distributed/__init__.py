@@ -8,15 +8,17 @@ is the extra `ray`.
 
 from jaxwgc.distributed._mesh import mesh_value_and_grad
 from jaxwgc.distributed._placement import PlacedParts, place_parts
-from jaxwgc.distributed._ray_cluster import RayCluster
-from jaxwgc.distributed._ray_rounds import Round
-from jaxwgc.distributed._ray_training import Progress, TrainingState
+from jaxwgc.distributed.ray._cluster import RayCluster
+from jaxwgc.distributed.ray._messages import Round
+from jaxwgc.distributed.ray._slots import Timeouts
+from jaxwgc.distributed.ray._training import Progress, TrainingState
 
 __all__ = [
     "PlacedParts",
     "Progress",
     "RayCluster",
     "Round",
+    "Timeouts",
     "TrainingState",
     "mesh_value_and_grad",
     "place_parts",

@@ -11,7 +11,6 @@ from jaxwgc import _dtypes, _validation
 from jaxwgc._shardings import reshard
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding import Decoding, decoding
-from jaxwgc.coding._arrivals import arrived_messages
 from jaxwgc.decoders import DecoderLike
 from jaxwgc.distributed._placement import (
     PlacedParts,
@@ -116,15 +115,17 @@ def _decoding_and_params(code, decoder, axis, params, received, finished):
     """
 
     def find():
-        return decoding(code, received, decoder, finished=finished).weights
+        found = decoding(code, received, decoder, finished=finished)
+        return found.mask.astype(jnp.int32), found.weights
+
+    def nothing():
+        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
 
     like = jax.eval_shape(find)
     is_first = jax.lax.axis_index(axis) == 0
-    weights = jax.lax.cond(is_first, find, lambda: jnp.zeros(like.shape, like.dtype))
-    weights, params = jax.lax.optimization_barrier(
-        (jax.lax.psum(weights, axis), params)
-    )
-    return Decoding(code, arrived_messages(code, received, finished), weights), params
+    sums = jax.lax.psum(jax.lax.cond(is_first, find, nothing), axis)
+    (mask, weights), params = jax.lax.optimization_barrier((sums, params))
+    return Decoding(code, mask > 0, weights), params
 
 
 def _own_entries(array, axis, num_shards):

@@ -128,12 +128,12 @@ def _count_non_finite(array: jax.Array) -> jax.Array:
 
 
 def rank_cutoff(shape: tuple[int, ...], dtype: jnp.dtype) -> float:
-    """By default, for scores."""
+    """Returns the default cut-off of scores."""
     return 10 * min(shape) ** 0.5 * float(jnp.finfo(dtype).eps)
 
 
 def solver_cutoff(shape: tuple[int, ...], dtype: jnp.dtype) -> float:
-    """By default, for solvers: what keeps all but rounding.
+    """Returns the default cut-off of solvers, which keeps all but rounding.
 
     In rank-deficient matrices of up to half a million rows, the factorisations of
     X and of its sketches gave singular values of up to 5 units in the place of 0. A
@@ -210,7 +210,7 @@ def _normalised(values: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def check_at_most_positive(name: str, count: int, values: np.ndarray | None) -> None:
-    """As many different ones can be drawn by probabilities, where those are known."""
+    """Checks that so many different rows can be drawn."""
     if values is None:
         return
     shares = values.astype(float) / values.max()

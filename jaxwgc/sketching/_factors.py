@@ -42,7 +42,7 @@ def square_of_wide(matrix: jax.Array) -> jax.Array:
 
 
 class NumericalRank(NamedTuple):
-    """How many directions of a matrix are more than rounding.
+    """The number of directions of a matrix that are more than rounding.
 
     Attributes:
       rank: int32 scalar.
@@ -56,7 +56,7 @@ class NumericalRank(NamedTuple):
 
 
 def rank_of(singular_values: jax.Array, rcond: jax.typing.ArrayLike) -> NumericalRank:
-    """Of a matrix with these singular values, the largest one first."""
+    """Returns the rank of a matrix with these singular values, the largest first."""
     eps = jnp.finfo(singular_values.dtype).eps
     root = singular_values.shape[0] ** 0.5
     shares = singular_values / jnp.where(singular_values[0] > 0, singular_values[0], 1)

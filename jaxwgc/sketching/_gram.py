@@ -27,12 +27,12 @@ def gram(rows: jax.Array) -> jax.Array:
 
 
 def half_of(num_columns: int) -> int:
-    """Where to split columns; none in the left part where products are small anyway."""
+    """Returns where to split columns; zero where products are small anyway."""
     return num_columns // 2 if num_columns >= 64 else 0
 
 
 def column_scale(rows: Rows) -> tuple[jax.Array, jax.Array]:
-    """Whether no entry is infinite, and a power of two for every column.
+    """Returns whether all entries are finite, and a power of two for every column.
 
     Against overflow of squares; exact, since a power of two. A maximum need not show a
     NaN (on CPUs it does not); sums over columns of scaled entries do.
@@ -45,7 +45,7 @@ def column_scale(rows: Rows) -> tuple[jax.Array, jax.Array]:
 def equilibrated(
     matrix: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Whether X is finite, X diag(scale) diag(unit) (0 if not), scales, and units.
+    """Returns whether X is finite, X diag(scale) diag(unit) or 0, scales, and units.
 
     All are powers of two, which bring the norms of columns next to 1.
     """
@@ -72,7 +72,7 @@ class Gram(NamedTuple):
 
     @classmethod
     def equilibrated(cls, rows: Rows) -> "Gram":
-        """That of X with equilibrated columns, and whether X is finite."""
+        """Returns the Gram matrix of equilibrated columns, and whether X is finite."""
         finite, scale = column_scale(rows)
         total = rows.sum(lambda block: gram(block * scale))
         squares = jnp.diagonal(total)
@@ -82,7 +82,7 @@ class Gram(NamedTuple):
 
     @classmethod
     def plain(cls, rows: Rows) -> "Gram":
-        """That of X as it is."""
+        """Returns the Gram matrix of X as it is."""
         ones = jnp.ones(rows.num_columns, rows.dtype)
         return cls(rows, ones, ones, rows.sum(gram), jnp.bool_(True))
 

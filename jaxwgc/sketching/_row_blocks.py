@@ -9,7 +9,7 @@ from jax import lax
 
 
 class Rows(Protocol):
-    """What the scores ask of a matrix: never all of its rows at a time."""
+    """Access to a matrix by blocks of rows, never all of them at a time."""
 
     num_columns: int
     dtype: jnp.dtype
@@ -106,7 +106,7 @@ def fold_blocks(
 
 
 def block_size(num_rows: int, num_columns: int) -> int:
-    """How many rows to take at a time."""
+    """Returns the number of rows to take at a time."""
     # About 4 MiB in float64: a block and its product stay in a cache, and sums over
     # rows are taken in two levels, which keeps their rounding small.
     return min(num_rows, max(256, min(8192, 2**19 // num_columns)))

@@ -20,7 +20,7 @@ _NUM_ROWS = 8
 
 
 class Diagnosis(NamedTuple):
-    """What `diagnose` found, in NumPy arrays; `print` shows it as a table.
+    """Costs and errors of a code, in NumPy arrays; `print` shows them as a table.
 
     Errors are those of `jaxwgc.decoding_error`, over the squared norm of the target: 0
     for exact decoding, 1 for no gradient at all. Rows are numbers of stragglers.
@@ -109,7 +109,7 @@ def diagnose(
     decoder: DecoderLike = None,
     max_patterns: int = 50_000,
 ) -> Diagnosis:
-    """What a code costs, and its decoding error against the number of stragglers.
+    """Returns the costs of a code, and its decoding errors by number of stragglers.
 
     For each number of stragglers every pattern is decoded where there are at most
     `num_patterns`, and as many random ones elsewhere. The same key gives the same

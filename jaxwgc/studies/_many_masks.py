@@ -8,9 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc._dtypes import working
-from jaxwgc._targets import mixing, segment_target, squared_error
+from jaxwgc._targets import effective, mixing, segment_target, squared_error
 from jaxwgc.codes import GradientCode
-from jaxwgc.coding._collapsed import effective
 from jaxwgc.decoders import DecoderLike
 
 # Masks that are decoded in one call.
@@ -18,7 +17,7 @@ BATCH = 128
 
 
 class DecodedMasks(NamedTuple):
-    """What masks decode to, in float64.
+    """The weights and errors that masks decode to, in float64.
 
     Attributes:
       effective_weights: (number, num_parts).

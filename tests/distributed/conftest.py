@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from jaxwgc.distributed import _ray_runtime
+from jaxwgc.distributed.ray._session import session
 from tests.distributed import ray_processes
 
 
@@ -23,7 +23,7 @@ def one_ray():
     memory = ray_processes.shared_memory()
     processes = []
     try:
-        with _ray_runtime.session(None):
+        with session(None):
             yield
             processes = ray_processes.descendants()
         assert not ray_processes.alive_after(processes, 20)

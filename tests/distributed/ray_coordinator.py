@@ -50,7 +50,7 @@ def main(folder, freeze, checkpoint_every):
         def say(progress):
             step = progress.state.step
             if step == 3 and freeze:
-                os.kill(cluster.places[1].pid, signal.SIGSTOP)
+                os.kill(cluster.workers[1].pid, signal.SIGSTOP)
             print(step, digest(progress.state), flush=True)
 
         cluster.train(

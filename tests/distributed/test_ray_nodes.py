@@ -12,7 +12,8 @@ import pytest
 
 import jaxwgc
 from jaxwgc import codes
-from jaxwgc.distributed import RayCluster, _ray_runtime, _ray_worker
+from jaxwgc.distributed import RayCluster
+from jaxwgc.distributed.ray import _session, _worker
 from tests.distributed import ray_processes
 
 ray = pytest.importorskip("ray")
@@ -36,10 +37,13 @@ def nodes():
     with (
         pytest.MonkeyPatch.context() as patch,
         tempfile.TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True) as folder,
-        _ray_runtime._loopback(ray),
+        _session.loopback(),
     ):
         # The same for the processes that Ray starts.
         patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+        # Where the utility writes its address, in a folder that it takes for granted.
+        patch.setenv("RAY_TMPDIR", folder)
+        os.mkdir(f"{folder}/ray")
         head = {**common, "include_dashboard": False, "temp_dir": folder}
         cluster = Cluster(initialize_head=True, head_node_args=head)
         try:
@@ -80,7 +84,7 @@ def test_threads_and_platform_follow_what_is_claimed(nodes):
         with RayCluster(
             loss,
             codes.uncoded(1),
-            load=load,
+            load,
             address=nodes.address,
             actor_options=options,
         ) as cluster:
@@ -100,24 +104,24 @@ def test_workers_are_spread_and_a_lost_node_is_survived(nodes, caplog):
     ) as cluster:
         with caplog.at_level("INFO", "jaxwgc.distributed"):
             cluster.compute(PARAMS)
-        found = collections.Counter(place.node for place in cluster.places)
-        assert sorted(found.values()) == [2, 2, 2]
-        assert all(node[:8] in caplog.text for node in found)
+        workers = collections.Counter(slot.node for slot in cluster.workers)
+        assert sorted(workers.values()) == [2, 2, 2]
+        assert all(node[:8] in caplog.text for node in workers)
         lost = nodes.worker_nodes.copy().pop()
-        on_it = [own for own in cluster.places if own.node == lost.node_id]
+        on_it = [slot for slot in cluster.workers if slot.node == lost.node_id]
         nodes.remove_node(lost, allow_graceful=False)
         end = time.monotonic() + 60
-        while any(own.node == lost.node_id for own in on_it):
-            found = cluster.compute(PARAMS)
-            gradient = jaxwgc.decode(CODE, found.messages, found.received, PARAMS)
+        while any(slot.node == lost.node_id for slot in on_it):
+            round = cluster.compute(PARAMS)
+            gradient = jaxwgc.decode(CODE, round.messages, round.received, PARAMS)
             np.testing.assert_allclose(gradient, -2 * PARTS.sum(0), rtol=1e-4)
             assert time.monotonic() < end
             time.sleep(0.05)
 
 
 def test_environment_without_claims():
-    one = _ray_worker.environment({"num_cpus": 0.5, "num_gpus": 0.25})
+    one = _worker.environment({"num_cpus": 0.5, "num_gpus": 0.25})
     assert one["NPROC"] == "1"
     assert "multi_thread_eigen=false" in one["XLA_FLAGS"]
     assert one["XLA_PYTHON_CLIENT_MEM_FRACTION"] == "0.188"
-    assert "XLA_FLAGS" not in _ray_worker.environment({"num_cpus": 4})
+    assert "XLA_FLAGS" not in _worker.environment({"num_cpus": 4})

@@ -1,7 +1,9 @@
 """Rounds on a Ray that is simulated, whose clock goes on without anyone waiting."""
 
 import dataclasses
+import itertools
 import pickle
+import re
 import types
 from typing import Any
 
@@ -9,10 +11,11 @@ import jax
 import numpy as np
 import pytest
 
-from jaxwgc.distributed import _ray_places, _ray_rounds
-from jaxwgc.distributed._ray_places import Place
-from jaxwgc.distributed._ray_rounds import Layout, Patience, Rounds
-from jaxwgc.distributed._ray_worker import Answer, Started
+from jaxwgc.distributed.ray import _coordinator, _slots
+from jaxwgc.distributed.ray._coordinator import Coordinator
+from jaxwgc.distributed.ray._messages import Answer, Layout
+from jaxwgc.distributed.ray._slots import Timeouts, WorkerSlot
+from jaxwgc.distributed.ray._worker import Started
 
 ray = pytest.importorskip("ray")
 
@@ -21,7 +24,7 @@ LAYOUT = Layout(
     held=[np.array([worker]) for worker in range(NUM_WORKERS)],
     num_parts=NUM_WORKERS,
     per_worker=1,
-    length=2,
+    shape=(NUM_WORKERS, 2),
     dtype=np.dtype(np.float32),
     wire=jax.ShapeDtypeStruct((1, 2), np.float32),
 )
@@ -37,7 +40,7 @@ class Task:
 
 
 class SimulatedRay:
-    """What `Rounds` asks of Ray and of the module `time`."""
+    """What a coordinator asks of Ray and of the module `time`."""
 
     exceptions = ray.exceptions
 
@@ -78,26 +81,30 @@ class SimulatedRay:
 
 @pytest.fixture
 def simulated(monkeypatch):
-    found = SimulatedRay()
-    for module in (_ray_rounds, _ray_places):
-        monkeypatch.setattr(module, "find_ray", lambda: found)
-        monkeypatch.setattr(module, "time", found)
-    monkeypatch.setattr(_ray_rounds, "check_connected", lambda: None)
-    return found
+    simulation = SimulatedRay()
+    for module in (_coordinator, _slots):
+        monkeypatch.setattr(module, "find_ray", lambda: simulation)
+        monkeypatch.setattr(module, "time", simulation)
+    monkeypatch.setattr(_coordinator, "check_connected", lambda: None)
+    return simulation
 
 
 def died():
     return ray.exceptions.ActorDiedError()
 
 
-def start(simulated, compute, wait=None, starts=None, undecodable_after=8.0):
-    """Rounds of workers that do `compute(worker, actor, step)`: seconds, and result.
+def start(simulated, compute, is_over=None, starts=None):
+    """The coordinator of workers that do `compute(worker, actor, step)`.
 
-    An actor, the nth of its worker, starts within a second, or as `starts` says.
+    That gives seconds, and a result, None for a message. An actor, the nth of its
+    worker, starts within a second, or as `starts` says.
     """
+    numbers = [itertools.count() for _ in range(NUM_WORKERS)]
 
-    def hire(worker, number):
-        def begin(key_data):
+    def launch(worker):
+        number = next(numbers[worker])
+
+        def begin():
             result = Started(1, "elsewhere", f"host{worker}", "alike")
             if starts is not None:
                 result = starts(worker, number) or result
@@ -119,25 +126,21 @@ def start(simulated, compute, wait=None, starts=None, undecodable_after=8.0):
     def decodes(received):
         return received.sum() >= NUM_WORKERS - NUM_STRAGGLERS
 
-    def until_decodable(times):
-        answered = np.isfinite(times)
-        return answered, 0.0 if decodes(answered) else np.inf
-
-    rounds = Rounds(
-        [Place(worker, hire) for worker in range(NUM_WORKERS)],
+    coordinator = Coordinator(
+        [WorkerSlot(worker, launch) for worker in range(NUM_WORKERS)],
         LAYOUT,
-        wait or until_decodable,
+        is_over or (lambda times, now: decodes(np.isfinite(times))),
         decodes,
         NUM_STRAGGLERS,
-        Patience(60.0, 300.0, undecodable_after),
+        Timeouts(answer=60.0, start=300.0, replacement=8.0),
         [],
     )
-    rounds.start(np.zeros(2))
-    return rounds
+    coordinator.start()
+    return coordinator
 
 
-def run(rounds, step):
-    return rounds.run(step, [], np.zeros(2))
+def run(coordinator, step):
+    return coordinator.run(step, [], np.zeros(2))
 
 
 def test_losses_and_returns_are_a_line_each(simulated, caplog):
@@ -156,54 +159,39 @@ def test_losses_and_returns_are_a_line_each(simulated, caplog):
         return 0.5 + 0.1 * worker, None
 
     caplog.set_level("INFO", "jaxwgc.distributed")
-    rounds = start(simulated, compute)
+    coordinator = start(simulated, compute)
     caplog.clear()
     for step in range(200):
-        assert run(rounds, step).received.sum() == 2
-    host = "host{0} (node elsewher)"
-    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
-        (
-            "WARNING",
-            "worker 0 is lost in round 1: ArithmeticError: as told; "
-            "2 of 3 spare workers left",
-        ),
-        (
-            "WARNING",
-            "worker 1 is lost in round 1: its process died (ActorDiedError); "
-            "1 of 3 spare workers left",
-        ),
-        (
-            "INFO",
-            f"worker 0 is back in round 2 on {host.format(0)}; it was lost: "
-            "ArithmeticError: as told",
-        ),
-        (
-            "INFO",
-            f"worker 1 is back in round 2 on {host.format(1)}; it was lost: "
-            "its process died (ActorDiedError)",
-        ),
-        (
-            "WARNING",
-            "worker 2 is lost in round 99: silent for 60.4 s; restart_after is 60; "
-            "2 of 3 spare workers left",
-        ),
-        (
-            "INFO",
-            f"worker 2 is back in round 102 on {host.format(2)}; it was lost: "
-            "silent for 60.4 s; restart_after is 60",
-        ),
+        assert run(coordinator, step).received.sum() == 2
+    raised = "ArithmeticError: as told"
+    killed = "its process died (ActorDiedError)"
+    frozen = r"silent for 60\.\d s; timeouts.answer is 60"
+    expected = [
+        f"worker 0 is lost in round 1: {raised}; 2 of 3 spare workers left",
+        f"worker 1 is lost in round 1: {killed}; 1 of 3 spare workers left",
+        f"worker 0 is back in round 2 on host0 (node elsewher); it was lost: {raised}",
+        f"worker 1 is back in round 2 on host1 (node elsewher); it was lost: {killed}",
     ]
+    assert caplog.messages[:4] == expected
+    lost, back = caplog.messages[4:]
+    assert re.fullmatch(
+        rf"worker 2 is lost in round \d+: {frozen}; 2 of 3 spare workers left", lost
+    )
+    assert re.fullmatch(
+        rf"worker 2 is back in round \d+ on host2 .*; it was lost: {frozen}", back
+    )
+    levels = [record.levelname for record in caplog.records]
+    assert levels == ["WARNING", "WARNING", "INFO", "INFO", "WARNING", "INFO"]
 
 
 def test_last_spare_is_said(simulated, caplog):
     def compute(worker, actor, step):
         return 0.1, died() if worker < 4 and actor == 0 and step == 1 else None
 
-    rounds = start(simulated, compute)
-    run(rounds, 0)
-    run(rounds, 1)
-    spares = [record.getMessage().split("; ")[-1] for record in caplog.records]
-    assert spares == [
+    coordinator = start(simulated, compute)
+    run(coordinator, 0)
+    run(coordinator, 1)
+    assert [message.split("; ")[-1] for message in caplog.messages] == [
         "2 of 3 spare workers left",
         "1 of 3 spare workers left",
         "no spare worker is left",
@@ -219,59 +207,56 @@ def test_who_never_comes_back_is_waited_for_once(simulated):
             return 0.0, died()
         return 5.0, None
 
-    rounds = start(simulated, compute, undecodable_after=8.0)
-    assert run(rounds, 0).received.sum() >= 2
-    while rounds.places[4].is_computing:
-        first = run(rounds, 1)
+    coordinator = start(simulated, compute)
+    assert run(coordinator, 0).received.sum() >= 2
+    while coordinator.slots[4].is_computing:
+        first = run(coordinator, 1)
     # The answer comes after five seconds, and is alone.
     assert first.received.tolist() == [False] * 4 + [True]
     assert 8.0 <= first.elapsed <= 10.0
     for step in range(2, 6):
-        assert run(rounds, step).elapsed <= 6.0
+        assert run(coordinator, step).elapsed <= 6.0
 
 
-def test_death_at_the_start_is_made_up_for(simulated):
-    def starts(worker, number):
+def test_deaths_at_the_start_are_made_up_for(simulated):
+    def dead(worker, number):
         return died() if worker == 1 and number < 2 else None
 
-    rounds = start(simulated, lambda *_: (0.1, None), starts=starts)
-    assert run(rounds, 0).received.sum() == 2
+    coordinator = start(simulated, lambda *_: (0.1, None), starts=dead)
+    assert run(coordinator, 0).received.sum() == 2
+
+    def always_dead(worker, _):
+        return died() if worker == 1 else None
+
     with pytest.raises(RuntimeError, match=r"worker 1 failed to start: its process"):
-        start(
-            simulated,
-            lambda *_: (0.1, None),
-            starts=lambda worker, _: died() if worker == 1 else None,
-        )
+        start(simulated, lambda *_: (0.1, None), starts=always_dead)
 
 
-def test_rule_that_names_who_has_not_answered(simulated):
-    def wait(times):
-        is_over = np.isfinite(times).sum() > 1
-        return np.ones(NUM_WORKERS, bool), 0.0 if is_over else np.inf
+def test_rule_of_the_clock_ends_a_round_in_time(simulated):
+    """After 2.5 seconds, of which no answer tells; two come before."""
+    coordinator = start(
+        simulated,
+        lambda worker, *_: (1.0 + worker, None),
+        is_over=lambda times, now: now >= 2.5,
+    )
+    round = run(coordinator, 0)
+    assert 2.5 <= round.elapsed < 2.502
+    assert round.received.tolist() == [True, True, False, False, False]
+    assert round.messages.tolist() == [[1, 1], [2, 2], [0, 0], [0, 0], [0, 0]]
 
-    rounds = start(simulated, lambda worker, *_: (1.0 + worker, None), wait)
-    found = run(rounds, 0)
-    assert found.received.tolist() == [True, True, False, False, False]
-    assert found.messages.tolist() == [[1, 1], [2, 2], [0, 0], [0, 0], [0, 0]]
 
-
-def test_late_answers_are_not_copied(simulated, monkeypatch):
+def test_late_answers_are_timed_and_not_copied(simulated, monkeypatch):
     copied = []
 
     def unpack(wire, message):
         copied.append(wire[0, 0])
         message[...] = wire
 
-    monkeypatch.setattr(_ray_rounds, "unpack", unpack)
-    rounds = start(simulated, lambda worker, *_: (1.0 + worker, None))
+    monkeypatch.setattr(_coordinator, "unpack", unpack)
+    coordinator = start(simulated, lambda worker, *_: (1.0 + worker, None))
     for step in range(5):
-        run(rounds, step)
-    assert np.isfinite(np.array(rounds.times)[:, 2]).any()
+        run(coordinator, step)
+    assert coordinator.times[0].tolist() == [1, 2, 3, 4, 5]
+    # The third has begun with the second round a second after the others.
+    assert coordinator.times[1].tolist()[:3] == [1, 2, 4]
     assert set(copied) == {1, 2}
-
-
-def test_closed_round_ends(simulated):
-    rounds = start(simulated, lambda *_: (NEVER, None))
-    rounds.is_closed.set()
-    with pytest.raises(RuntimeError, match="closed during a round"):
-        run(rounds, 0)

@@ -129,7 +129,7 @@ class _SparseEmbedding(Embedding):
 
 
 def _distinct(key: jax.Array, count: int, num_columns: int, size: int) -> jax.Array:
-    """For every column `count` distinct numbers below `size`: int32 (count, columns).
+    """Draws `count` distinct numbers below `size` for every column, int32.
 
     Floyd's algorithm: every subset is as likely, in `count` steps however large the
     size.

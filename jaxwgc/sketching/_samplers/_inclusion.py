@@ -13,7 +13,7 @@ _LARGEST = np.uint32(2**32 - 1)
 
 
 def _in_units(chances: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Which chances are 1, and the others as uint32 multiples of 2**-32.
+    """Returns which chances are 1, and the others as uint32 multiples of 2**-32.
 
     A positive one stays positive.
     """
@@ -33,7 +33,7 @@ def _from_units(units: jax.Array, is_certain: jax.Array, dtype: Any) -> jax.Arra
 def poisson_rows(
     key: jax.Array, probabilities: jax.Array, sample_size: int
 ) -> tuple[jax.Array, jax.Array]:
-    """Which rows are in the sample, and the chance of each to be in it."""
+    """Returns which rows are in the sample, and their inclusion probabilities."""
     is_certain, units = _in_units(sample_size * probabilities)
     bits = jax.random.bits(key, probabilities.shape, jnp.uint32)
     inclusion = _from_units(units, is_certain, probabilities.dtype)
@@ -95,7 +95,7 @@ def _fit_total(units: jax.Array, total: jax.Array) -> jax.Array:
     """Adjusts rounded chances so that they sum to `total`, which is an integer."""
 
     def excess(units: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Of the sum over `total`: whole ones, and a rest as multiples of 2**-32."""
+        """Returns the excess of the sum over `total`: whole units, and 2**-32ths."""
         ends = jnp.cumsum(units, dtype=jnp.uint32)
         num_overflows = jnp.sum(ends < units, dtype=jnp.int32)
         rest = lax.bitcast_convert_type(ends[-1], jnp.int32)

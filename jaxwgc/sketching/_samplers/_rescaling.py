@@ -219,7 +219,7 @@ def _weighted(
     rescaling: str,
     scale: str,
 ) -> WeightedParts:
-    """Of checked arguments, in one compiled function."""
+    """Computes from checked arguments, in one compiled function."""
     parts = jax.tree.map(lambda leaf: leaf[sample.indices], parts)
     row_weights = row_weights[sample.indices]
     num_rows = None

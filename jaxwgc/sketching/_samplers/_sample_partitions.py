@@ -141,7 +141,7 @@ def _sample(
     number: int,
     until_distinct: bool,
 ) -> PartitionSample:
-    """Of checked arguments, in one compiled function."""
+    """Computes from checked arguments, in one compiled function."""
     probabilities = jnp.where(valid, probabilities, 0)
     if until_distinct:
         indices, counts = _until_distinct(key, probabilities, number)
@@ -248,7 +248,7 @@ def _exponential(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> ja
 
 
 def _count_draws(key: jax.Array, probabilities: jax.Array, num_draws: int) -> jax.Array:
-    """How often each part is drawn in num_draws draws: int32 (K,).
+    """Draws how often each part comes in num_draws draws, int32 (K,).
 
     Every draw walks down a binary tree of sums of probabilities, with a fresh uniform
     variable at each level. One search in one cumulative sum would be shorter, but in

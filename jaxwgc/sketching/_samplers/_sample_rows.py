@@ -149,7 +149,7 @@ def _sample(
     weighted: bool,
     num_slots: int,
 ) -> RowSample:
-    """Of checked arguments, in one compiled function."""
+    """Computes from checked arguments, in one compiled function."""
     probabilities = jnp.where(valid, probabilities, 0)
     num_lost = jnp.zeros((), jnp.int32)
     if method == "with_replacement":

@@ -170,7 +170,7 @@ def _resistances(edges: jax.Array, weights: jax.Array, num_vertices: int) -> jax
 
 
 def _is_too_small(weights: Any, largest: Any) -> Any:
-    """Whether a weight is lost in units of the largest one."""
+    """Returns whether a weight is lost in units of the largest one."""
     return weights / largest < 4 * np.finfo(weights.dtype).tiny
 
 
@@ -204,7 +204,7 @@ def _eliminated(adjacency: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _components(first: jax.Array, second: jax.Array, num_vertices: int) -> jax.Array:
-    """For every vertex, the smallest vertex of its component."""
+    """Returns the smallest vertex of the component of every vertex."""
 
     def step(state):
         old, _ = state

@@ -48,7 +48,7 @@ def scores_from_gram(gram: Gram, rcond: jax.Array) -> jax.Array:
 
 
 def _scores(gram: Gram, inverse: jax.Array, row_basis: jax.Array) -> jax.Array:
-    """Where the columns of X times `inverse` are orthonormal and span those of X."""
+    """Returns scores, if the columns of X times `inverse` are an orthonormal basis."""
     # A rotation from the right keeps the norms of rows, and makes it triangular.
     lower = jnp.linalg.qr(inverse.T, mode="r").T
     lower = orthonormaliser_of_gram(lower, row_basis, gram.matrix) * gram.unit[:, None]
@@ -117,7 +117,7 @@ def _look(
 
 @jax.custom_jvp
 def squared_row_norms(rows: jax.Array, lower: jax.Array) -> jax.Array:
-    """Of `rows` @ `lower`, a lower triangular matrix."""
+    """Returns squared row norms of `rows` @ `lower`, a lower triangular matrix."""
     half = half_of(lower.shape[0])
     # Without the quarter of the triangular matrix that is zero.
     left = product(rows, lower[:, :half])

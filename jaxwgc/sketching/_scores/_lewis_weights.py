@@ -166,7 +166,7 @@ def _lewis_weights(
 
 
 class _Iteration(NamedTuple):
-    """How logarithms of weights, and their derivatives, are found."""
+    """The iteration for logarithms of weights, and its derivatives."""
 
     p: jax.Array
     tolerance: jax.Array
@@ -230,7 +230,7 @@ class _Iteration(NamedTuple):
 def _orthonormal_basis(
     matrix: jax.Array, rcond: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Whether X is finite, and an orthonormal basis of its columns, filled with zeros.
+    """Returns whether X is finite, and an orthonormal basis of its columns.
 
     Lewis weights of one are those of the other.
     """

@@ -264,7 +264,7 @@ class _Factor:
 
 
 def _is_well_conditioned(gram: np.ndarray, is_zero: np.ndarray) -> bool:
-    """Whether the smallest eigenvalue is above 1e-4 times the largest.
+    """Returns whether the smallest eigenvalue is above 1e-4 times the largest.
 
     Columns that are zero throughout do not count: nothing is lost in them.
     """

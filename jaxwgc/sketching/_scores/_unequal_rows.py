@@ -25,7 +25,7 @@ def is_lost(
     rcond: jax.Array,
     num_seeing: jax.typing.ArrayLike = jnp.inf,
 ) -> jax.Array:
-    """Whether a row sees directions that were cut off for being rounding of others.
+    """Returns whether a row lies in directions that were cut off as rounding.
 
     Of an `rcond` above the default, that is what was asked for. How many rows see them
     is infinity where it has not been counted.
@@ -51,7 +51,7 @@ def is_lost(
 
 
 def count_seeing(rows: jax.Array, image: jax.Array) -> jax.Array:
-    """How many rows have more in their image than rounding may make of them.
+    """Counts rows whose image is larger than rounding makes it.
 
     A quarter of the digits is between that and what a direction of many has of a row.
     """

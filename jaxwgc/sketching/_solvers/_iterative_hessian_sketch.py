@@ -261,7 +261,7 @@ def _solve(
 
 
 def _prepared(small: jax.Array, projection: Projection | None) -> Any:
-    """What a change of θ needs of a sketch of X."""
+    """Returns the factor of a sketch of X that a change of θ needs."""
     if projection is None:
         rcond = _checks.solver_cutoff(small.shape, small.dtype)
         return from_factors(small, None, rcond)

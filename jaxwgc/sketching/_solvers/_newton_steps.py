@@ -47,7 +47,7 @@ class _Problem(NamedTuple):
     unravel: Callable[[jax.Array], Any]
 
     def objective(self, flat: jax.Array) -> jax.Array:
-        """What is minimised."""
+        """Returns the objective that is minimised."""
         value = jnp.asarray(self.loss(self.unravel(flat), *self.args), flat.dtype)
         weight = 0 if self.ridge is None else self.ridge
         return value + weight / 2 * jnp.sum(flat**2)
@@ -139,7 +139,7 @@ def newton_steps(
     num_refinements: int,
     max_iterations: int,
 ) -> Solution:
-    """From `params` to the minimum of the loss with the ridge: see `newton_sketch`."""
+    """Descends from `params` to the minimum of the ridge loss: see `newton_sketch`."""
     given = args, ridge
     params, args, ridge = lax.stop_gradient((params, args, ridge))
     flat, unravel = ravel_pytree(params)

@@ -38,13 +38,13 @@ class Orthonormaliser(NamedTuple):
 
     @property
     def has_null_space(self) -> jax.Array:
-        """Whether singular values were cut off, or there are fewer than columns."""
+        """True if singular values were cut off, or there are fewer than columns."""
         return jnp.sum(self.singular_values > 0) < self.vectors.shape[0]
 
     def is_complete(
         self, matrix: jax.Array, key: jax.Array, rcond: jax.Array
     ) -> jax.Array:
-        """Whether all directions of X, but those below the cut-off, were seen.
+        """True if all directions of X, but those below the cut-off, were seen.
 
         A direction of X that a sketch misses is in the null space of SX, as is one that
         X does not have. A random vector of that space tells which.
@@ -58,7 +58,7 @@ class Orthonormaliser(NamedTuple):
         return is_null | ~self.has_null_space
 
     def shortest(self, solution: jax.Array) -> jax.Array:
-        """What is left of a solution without its part in the null space of X.
+        """Returns a solution without its part in the null space of X.
 
         V spans the row space of X diag(scale), in which the shortest solution is not
         the shortest one in the units of X.
@@ -82,7 +82,7 @@ class Orthonormaliser(NamedTuple):
 def from_factors(
     matrix: jax.Array, ridge: jax.Array | None, rcond: jax.typing.ArrayLike
 ) -> Orthonormaliser:
-    """By orthogonal factorisations, of X or of a sketch of it.
+    """Orthonormalises by a factorisation of X or of a sketch of it.
 
     A ridge adds the rows √ridge I.
     """
@@ -118,7 +118,7 @@ def _triangle(matrix: jax.Array) -> jax.Array:
 def from_gram(
     matrix: jax.Array, ridge: jax.Array | None, rcond: jax.Array
 ) -> Orthonormaliser:
-    """From the Gram matrix of a tall X, and one more of X P where it is needed."""
+    """Orthonormalises by the Gram matrix of a tall X, and one of X P if needed."""
     rows = DenseRows(matrix) if ridge is None else RidgedRows(matrix, ridge)
     gram = Gram.equilibrated(rows)
     # Decompositions of NaN may do anything, and differ by backend.

@@ -24,7 +24,7 @@ class State(NamedTuple):
 
 
 class _Correction(NamedTuple):
-    """Of a solution, in the basis X P, and what it makes of the residual."""
+    """A correction of a solution in the basis X P, and of its residual."""
 
     coordinates: jax.Array
     in_range: jax.Array
@@ -164,7 +164,7 @@ class Refinement(NamedTuple):
         return jnp.where(norm > 0, norm, 1)
 
     def _is_shortest(self, part: jax.Array, state: State) -> jax.Array:
-        """Whether the residual without this part of it would be hardly shorter.
+        """Returns whether the residual without this part would be hardly shorter.
 
         Where X is at the limits of the precision, this asks for more than a small
         backward error.
@@ -177,14 +177,14 @@ class Refinement(NamedTuple):
         return excess <= bound * jnp.linalg.norm(self.target)
 
     def is_solved(self, state: State) -> jax.Array:
-        """As far as P can see."""
+        """True if the solution is exact, as far as P can see."""
         is_stable = self._backward_error(state) <= self.tolerance
         if self.offset is not None:
             return is_stable
         return is_stable & self._is_shortest(jnp.linalg.norm(state.in_range), state)
 
     def is_lowest(self, state: State) -> jax.Array:
-        """Whether no step shortens the residual, seen by X itself.
+        """True if no step shortens the residual, by X itself.
 
         Singular values of a sketch may be far from those of X. So X is applied to the
         direction that matters, that of the gradient.

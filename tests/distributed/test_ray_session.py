@@ -2,14 +2,13 @@
 
 import os
 import signal
-import subprocess
-import sys
+import socket
 import threading
 import types
 
 import pytest
 
-from jaxwgc.distributed import _ray_runtime
+from jaxwgc.distributed.ray import _session, _training
 
 pytest.importorskip("ray")
 # In the process of the tests of workers, whose Ray changes handlers of signals too.
@@ -33,12 +32,6 @@ def in_thread(function):
     return found[0]
 
 
-def test_extra_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ImportError, match=r"pip install '\.\[ray\]'"):
-        _ray_runtime.find_ray()
-
-
 class FakeRay(types.SimpleNamespace):
     """Says what it was told, and listens where it likes."""
 
@@ -60,9 +53,9 @@ class FakeRay(types.SimpleNamespace):
 
 def test_ray_that_listens_elsewhere_is_ended(monkeypatch):
     ray = FakeRay("10.0.0.1")
-    monkeypatch.setattr(_ray_runtime, "find_ray", lambda: ray)
+    monkeypatch.setattr(_session, "find_ray", lambda: ray)
     with pytest.raises(RuntimeError, match=r"listens on 10\.0\.0\.1"):
-        with _ray_runtime.session(None):
+        with _session.session(None):
             pass
     assert ray.is_shut_down
     assert not os.path.exists(ray.told["_temp_dir"])
@@ -70,10 +63,10 @@ def test_ray_that_listens_elsewhere_is_ended(monkeypatch):
 
 def test_address_is_joined(monkeypatch):
     ray = FakeRay("10.0.0.1")
-    monkeypatch.setattr(_ray_runtime, "find_ray", lambda: ray)
+    monkeypatch.setattr(_session, "find_ray", lambda: ray)
 
     def told():
-        with _ray_runtime.session("auto"):
+        with _session.session("auto"):
             return ray.told["address"]
 
     assert told() == in_thread(told) == "auto"
@@ -83,13 +76,13 @@ def test_address_is_joined(monkeypatch):
 
 def test_folders_of_others_are_left_alone(monkeypatch, tmp_path):
     """Whatever their name, pipes included; one of our own goes at the end."""
-    monkeypatch.setattr(_ray_runtime, "find_ray", lambda: FakeRay("127.0.0.1"))
-    monkeypatch.setattr(_ray_runtime, "_PARENT", str(tmp_path))
+    monkeypatch.setattr(_session, "find_ray", lambda: FakeRay("127.0.0.1"))
+    monkeypatch.setattr(_session, "_PARENT", str(tmp_path))
     (tmp_path / "jaxwgc-1-results").mkdir()
     (tmp_path / "jaxwgc-1-results" / "file").write_text("")
     os.mkfifo(tmp_path / "jaxwgc-2-pipe")
     before = {*tmp_path.rglob("*")}
-    with _ray_runtime.session(None):
+    with _session.session(None):
         [own] = {*tmp_path.rglob("*")} - before
         assert own.name.startswith(f"jaxwgc-{os.getpid()}-")
     assert {*tmp_path.rglob("*")} == before
@@ -98,7 +91,7 @@ def test_folders_of_others_are_left_alone(monkeypatch, tmp_path):
 def test_interrupts_wait_for_the_end(interruptible):
     def block():
         seen = []
-        with _ray_runtime.uninterrupted():
+        with _training.uninterrupted():
             if threading.current_thread() is threading.main_thread():
                 signal.raise_signal(signal.SIGINT)
             seen.append("whole")
@@ -117,7 +110,7 @@ def test_interrupts_wait_for_the_end(interruptible):
 def test_lost_interrupts_are_noticed(interruptible, number, error):
     before = signal.getsignal(number)
     with pytest.raises(error):
-        with _ray_runtime.noticed_interrupts() as check:
+        with _training.noticed_interrupts() as check:
             check()
             try:
                 signal.raise_signal(number)
@@ -127,13 +120,24 @@ def test_lost_interrupts_are_noticed(interruptible, number, error):
     assert signal.getsignal(number) == before
     # Someone else's handler is left as it is.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with _ray_runtime.noticed_interrupts() as check:
+    with _training.noticed_interrupts() as check:
         assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
         check()
 
 
-def test_ended_process_may_be_gone():
-    process = subprocess.Popen(["sleep", "60"])
-    _ray_runtime.end_process(process.pid)
-    assert process.wait(timeout=60) == -signal.SIGKILL
-    _ray_runtime.end_process(process.pid)
+@pytest.mark.parametrize("is_listening", [False, True])
+def test_addresses_that_do_not_answer(monkeypatch, is_listening):
+    monkeypatch.setattr(_session, "_SECONDS_TO_CONNECT", 3)
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        if is_listening:
+            listening.listen()
+        address = f"127.0.0.1:{listening.getsockname()[1]}"
+        with pytest.raises(ConnectionError, match="no Ray cluster answers"):
+            _session.check_address(address)
+
+
+@pytest.mark.parametrize("address", ["ray://127.0.0.1:1", "nowhere", "host:port"])
+def test_bad_addresses(address):
+    with pytest.raises(ValueError, match="address must be"):
+        _session.check_address(address)

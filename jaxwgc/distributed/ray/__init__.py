@@ -1,0 +1,1 @@
+"""Workers that are processes, which Ray starts and finds: see `RayCluster`."""

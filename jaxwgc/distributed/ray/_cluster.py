@@ -1,0 +1,463 @@
+"""Workers that are processes, on this machine or on many: Ray starts and finds them."""
+
+import contextlib
+import functools
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxwgc import _validation
+from jaxwgc.aggregate import decode_aggregate
+from jaxwgc.codes import GradientCode
+from jaxwgc.decoders import DecoderLike
+from jaxwgc.distributed.ray import _training
+from jaxwgc.distributed.ray._coordinator import Coordinator
+from jaxwgc.distributed.ray._messages import Layout, Round, is_finite
+from jaxwgc.distributed.ray._session import check_resources, find_ray, session
+from jaxwgc.distributed.ray._slots import Timeouts, WorkerSlot, launcher
+from jaxwgc.distributed.ray._worker import SHARED_SETTINGS, Task, sent, try_loss
+from jaxwgc.stragglers import StragglerModel, WaitingRule
+
+
+class RayCluster:
+    """A worker a process: the exact gradient from whoever answers, with no restart.
+
+    Every worker holds its assigned parts, forms its message from their gradients, one
+    part after the other, and sends it. The coordinator, in whose process this object
+    lives, sends parameters out and collects messages until the waiting rule is content.
+    It needs Ray, from the extra `ray`.
+
+    A worker that raises, sends another shape, is killed, is frozen or lost with its
+    machine is a straggler of that step. Another actor takes its place in the
+    background, loads the same parts and joins in; no step waits for it as long as the
+    others decode. One that sends NaN or infinity is a straggler, too, and stays. One
+    that answers after the end of its round is given the newest parameters at once, and
+    the late answer counts as a time in the trace only. Each loss and each return is a
+    line in the log `jaxwgc.distributed`, with the reason; what workers print appears
+    here.
+
+    Processes start at the first `compute` or `train`, after the loss has been tried on
+    shapes. Without `address`, Ray starts then, too, and runs on this machine for as
+    long as the `with` block, on 127.0.0.1 only and without a dashboard.
+
+    Args:
+      loss: `loss(params, part) -> scalar`, summed over the part. With
+      has_aux: `(scalar, aux)`, and a `Round` has the aux of every part, such as
+        statistics of a normalisation.
+      code: a gradient code; it sets how many workers there are and who holds what. A
+        worker sends its messages at the end, also where they are several.
+      parts: a pytree; leaves (num_parts, ...), from which each worker is sent its own.
+        Or a function of the index of a part that gives the part, a pytree of arrays: it
+        is called on the workers, and again where a worker is replaced.
+      batch: `batch(key, part)`, a pure function that draws from a part what the loss is
+        given in one step, with
+      key: PRNG key of either kind. That of a batch is
+        fold_in(fold_in(key, step), part_index), so all holders of a part draw the same.
+      wait: a waiting rule of `jaxwgc.stragglers`, such as `fastest(6)`. It sees
+        seconds since the start of the round, and infinity for who has not answered.
+        None waits until the answers decode.
+      undecodable: what a round that cannot be decoded gives: `"least_squares"` and
+        `"skip"` as in `jaxwgc.decode_aggregate`; `"raise"` stops with an error that
+        names the missing workers.
+      tolerance: as for `jaxwgc.decode_aggregate`.
+      decoder: as for `jaxwgc.decoding_weights`.
+      message_dtype: what messages are rounded to on their way, such as `"bfloat16"`:
+        half the bytes, and a relative error of up to 2^-8 in every entry of a message,
+        times the decoding weights in the gradient. None sends them as they are.
+      timeouts: `Timeouts`, how long a worker may take.
+      address: of a running Ray cluster, as `"host:6379"` or `"auto"`. None starts one.
+      actor_options: what a worker claims, and other options of Ray's actors, such as
+        `{"num_cpus": 0.5}` or `{"num_gpus": 1}`. It has as many threads as CPUs, and at
+        least one; JAX is kept to the CPU where no accelerator is claimed. By default a
+        CPU on another's cluster, where workers are spread over the machines, and no
+        claim on our own.
+      delay: `delay(worker, step)`, seconds to sleep before an answer, called on the
+        workers. For experiments.
+
+    Raises:
+      ImportError: where Ray is not installed.
+      ValueError, TypeError: where an argument breaks its rule.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxwgc
+      >>> code = jaxwgc.codes.cyclic_mds(3, num_stragglers=1)
+      >>> parts = jnp.array([[1.0, 0.0], [2.0, 5.0], [3.0, 1.0]])
+      >>> cluster = jaxwgc.distributed.RayCluster(
+      ...     lambda params, part: jnp.sum(params["w"] * part),
+      ...     code,
+      ...     parts,
+      ...     wait=jaxwgc.stragglers.fastest(2),
+      ... )
+      >>> with cluster:  # doctest: +SKIP
+      ...     round = cluster.compute({"w": jnp.zeros(2)})
+      >>> round.received  # doctest: +SKIP
+      array([ True, False,  True])
+
+    References:
+      The paper's section 2.2. Ray: Moritz et al., "Ray: a distributed framework for
+      emerging AI applications", OSDI 2018.
+    """
+
+    def __init__(
+        self,
+        loss: Callable[..., Any],
+        code: GradientCode,
+        parts: Any,
+        *,
+        has_aux: bool = False,
+        batch: Callable[[jax.Array, Any], Any] | None = None,
+        key: jax.Array | None = None,
+        wait: WaitingRule | None = None,
+        undecodable: str = "least_squares",
+        tolerance: float = 1e-3,
+        decoder: DecoderLike = None,
+        message_dtype: Any = None,
+        timeouts: Timeouts | None = None,
+        address: str | None = None,
+        actor_options: Mapping[str, Any] | None = None,
+        delay: Callable[[int, int], float] | None = None,
+    ):
+        find_ray()
+        GradientCode.check(code)
+        _validation.check_bool("has_aux", has_aux)
+        _validation.check_callable("loss", loss)
+        for name, function in {"batch": batch, "delay": delay}.items():
+            if function is not None:
+                _validation.check_callable(name, function)
+        if (key is None) != (batch is None):
+            raise ValueError(
+                f"key and batch go together; got key = {key!r} and batch = {batch!r}"
+            )
+        choices = ("least_squares", "skip", "raise")
+        _validation.check_choice("undecodable", undecodable, choices)
+        message_dtype = _validation.check_message_dtype(message_dtype)
+        load = parts if callable(parts) else None
+        self._first_part = self._parts = None
+        if load is None:
+            _validation.check_leading_axis("parts", parts, code.num_parts, "num_parts")
+            _validation.check_dtypes("parts", parts, "numbers, bools or keys")
+            self._first_part = jax.tree.map(lambda leaf: leaf[:1], parts)
+            self._parts = sent(parts)
+        self.code = code
+        self.key = jax.random.key(0) if key is None else _validation.check_key(key)
+        self._task = Task(loss, has_aux, load, batch, delay, message_dtype)
+        self._timeouts = timeouts or Timeouts()
+        if not isinstance(self._timeouts, Timeouts):
+            raise TypeError(f"timeouts must be Timeouts; got {timeouts!r}")
+        self._address = address
+        # Our own Ray has no one else to share its CPUs with. Its record of every task
+        # would grow without bounds.
+        self._options = {"num_cpus": 0, "enable_task_events": False}
+        if address is not None:
+            self._options |= {"num_cpus": 1, "scheduling_strategy": "SPREAD"}
+        self._options |= actor_options or {}
+        self._raises = undecodable == "raise"
+        self._aggregate = decode_aggregate(
+            code,
+            # A round that must not be used never gets there.
+            undecodable="skip" if self._raises else undecodable,
+            tolerance=tolerance,
+            decoder=decoder,
+            message_dtype=message_dtype,
+        )
+        decoder = code.choose_decoder(decoder)
+        # The code is a constant of it, so that NumPy's keeps its precision.
+        decodes = jax.jit(
+            lambda received: code.decodes(
+                received.repeat(code.messages_per_worker), tolerance, decoder
+            )
+        )
+        # The same masks are asked about by the rule and at the end, and come again.
+        known = functools.lru_cache(maxsize=10_000)(
+            lambda received: bool(decodes(np.frombuffer(received, bool)))
+        )
+        self._decodes = lambda received: known(received.tobytes())
+        if wait is None:
+            self._is_over = lambda times, now: self._decodes(np.isfinite(times))
+        else:
+            _check_rule(wait, code.num_workers)
+            self._is_over = lambda times, now: bool(wait.ends(times) <= now)
+        self._stack: contextlib.ExitStack | None = None
+        self._coordinator: Coordinator | None = None
+        self._times: list[np.ndarray] = []
+        self._params_like: Any = None
+        self.step = 0
+        self._has_warned = False
+        self._sent_key: tuple[Any, Any] = None, None
+        # Held for a round. The flag is for whom it lets in, the same thread.
+        self._lock = threading.RLock()
+        self._is_computing = False
+
+    def __enter__(self) -> "RayCluster":
+        """Connects to Ray, where it is running; no worker starts yet."""
+        if self._stack is not None:
+            raise RuntimeError("this RayCluster is open already")
+        with contextlib.ExitStack() as stack:
+            if self._address is not None:
+                self._connect(stack)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        """Ends all workers, and Ray if it was started here."""
+        self.close()
+
+    def close(self) -> None:
+        """Ends all workers, and Ray if it was started here. May be called twice.
+
+        A round that is under way in another thread ends with a RuntimeError.
+        """
+        if (coordinator := self._coordinator) is not None:
+            coordinator.is_closed.set()
+        with self._lock:
+            workers, stack = self.workers, self._stack
+            self._coordinator = self._stack = None
+            with stack or contextlib.nullcontext():
+                for slot in workers:
+                    slot.end()
+
+    def compute(self, params: Any) -> Round:
+        """Returns one round: parameters out, messages in.
+
+        The first call starts the workers, and waits for all of them. Rounds are counted
+        from 0, and their number is the step in the keys of batches; those of `train`
+        have their own count. A second thread waits until the round of the first is
+        over.
+
+        Args:
+          params: a pytree of arrays of floats, all finite; of the same structure,
+            shapes and dtypes in every call.
+
+        Returns:
+          A `Round`. It ends when the waiting rule is content; or when nobody is left to
+          wait for whom this round has not replaced already, and either the answers
+          decode or those who are being replaced have been away for
+          `timeouts.replacement` seconds.
+
+        Raises:
+          ValueError: where params have changed their structure, shapes or dtypes, or
+            are not finite; parts are not alike, or the cluster has too few resources.
+          TypeError: where the loss gives no scalar of real floats, or params are not
+            floats.
+          RuntimeError: where a worker fails to start at the beginning, the `with` block
+            has not begun or is over, nobody answered, or a round cannot be decoded and
+            `undecodable` is `"raise"`.
+        """
+        with self._lock:
+            round = self._compute(params, self.step, self.key)
+            self.step += 1
+            return round
+
+    def train(
+        self,
+        optimizer: optax.GradientTransformation,
+        params: Any,
+        num_steps: int,
+        *,
+        callback: Callable[["_training.Progress"], Any] | None = None,
+        checkpoint: str | Path | None = None,
+        checkpoint_every: int = 100,
+        live: bool = False,
+    ) -> "_training.TrainingState":
+        """Returns the state after steps of an optax optimizer on decoded gradients.
+
+        Args:
+          optimizer: such as `optax.adam(1e-3)`; `jaxwgc.decode_aggregate` is put in
+            front of it.
+          params: a pytree of arrays of floats.
+          num_steps: until this many steps have been taken, those before a checkpoint
+            included, and none of earlier calls.
+          callback: called after every step with a `Progress`. It may use the cluster:
+            training has a count of steps of its own.
+          checkpoint: a folder. If it has a checkpoint, training goes on from there:
+            with its params, optimizer state, key and step, under this code, also where
+            it was another's. Written every `checkpoint_every` steps, at the end, and
+            where an error, Ctrl-C or SIGTERM ends the run. Needs Orbax, which comes
+            with the extra.
+          checkpoint_every: steps between checkpoints.
+          live: shows the loss, seconds a step and who straggles, while it runs.
+
+        Returns:
+          A `TrainingState`.
+
+        Raises:
+          ValueError: where num_steps is not at least 0, or checkpoint_every 1, a
+            checkpoint does not fit; and as for `compute`.
+          FloatingPointError: where a step gives params that are not finite.
+          TypeError, RuntimeError: as for `compute`.
+          ImportError: where Orbax or rich is needed and not installed.
+        """
+        _validation.check_int("num_steps", num_steps, minimum=0)
+        _validation.check_int("checkpoint_every", checkpoint_every, minimum=1)
+        _validation.check_bool("live", live)
+        callbacks = [] if callback is None else [callback]
+        for each in callbacks:
+            _validation.check_callable("callback", each)
+        chain = optax.chain(self._aggregate, optimizer)
+        params = jax.tree.map(jnp.asarray, params)
+        state = _training.TrainingState(params, chain.init(params), self.key, 0)
+        with contextlib.ExitStack() as stack:
+            if live:
+                table = _training.live_table(
+                    num_steps, lambda: [slot.trouble for slot in self.workers]
+                )
+                callbacks.append(stack.enter_context(table))
+            return _training.train(
+                self._compute,
+                chain,
+                state,
+                num_steps,
+                callbacks,
+                checkpoint,
+                checkpoint_every,
+            )
+
+    def trace(self) -> np.ndarray:
+        """Returns when each answer came, (rounds, workers): seconds into its round.
+
+        Answers after the end of their round count, too. Infinity where there was none:
+        the worker was dead, or still busy with an earlier round. `numpy.save` keeps it.
+        """
+        return np.array(self._times).reshape(len(self._times), self.code.num_workers)
+
+    def resume(self, step: int, key: jax.Array | None = None) -> None:
+        """Takes up the count of rounds, and the key of batches, of an earlier run.
+
+        Args:
+          step: of the next `compute`.
+          key: in the place of the cluster's own; None keeps that.
+        """
+        self.step = _validation.check_int("step", step, minimum=0)
+        if key is not None:
+            self.key = _validation.check_key(key)
+
+    @property
+    def workers(self) -> list[WorkerSlot]:
+        """The slots of the workers, once they have started."""
+        return self._coordinator.slots if self._coordinator else []
+
+    @contextlib.contextmanager
+    def _one_round(self) -> Iterator[None]:
+        """Lets one round in at a time: other threads wait for its end."""
+        with self._lock:
+            if self._is_computing:
+                raise RuntimeError(
+                    "a RayCluster computes one round at a time; this thread has asked "
+                    "for another in the middle of one"
+                )
+            self._is_computing = True
+            try:
+                yield
+            finally:
+                self._is_computing = False
+
+    def _compute(self, params: Any, step: int, key: jax.Array) -> Round:
+        """Returns a round for a step that someone else counts."""
+        with self._one_round():
+            coordinator = self._started(params)
+            likes = jax.tree.leaves(self._params_like)
+            leaves = [
+                np.asarray(leaf, like.dtype)
+                for leaf, like in zip(jax.tree.leaves(params), likes)
+            ]
+            for index, leaf in enumerate(leaves):
+                if not is_finite(leaf):
+                    path, _ = jax.tree_util.tree_leaves_with_path(params)[index]
+                    raise ValueError(
+                        "params must be finite; got NaN or infinity in "
+                        f"params{jax.tree_util.keystr(path)}"
+                    )
+            if key is not self._sent_key[0]:
+                self._sent_key = key, sent(key)
+            round = coordinator.run(step, leaves, self._sent_key[1])
+            self._check_decodes(coordinator, round.received, step)
+            return round
+
+    def _check_decodes(
+        self, coordinator: Coordinator, received: np.ndarray, step: int
+    ) -> None:
+        """Warns of the first round that cannot be decoded, or refuses each."""
+        nobody = not received.any()
+        is_refused = nobody or self._raises
+        if (self._has_warned and not is_refused) or self._decodes(received):
+            return
+        who = np.flatnonzero(received).tolist()
+        message = (
+            f"the round of step {step} cannot be decoded, since "
+            f"{'nobody answered' if nobody else f'only workers {who} answered'}; "
+            f"missing: {coordinator.missing(received)}"
+        )
+        if is_refused:
+            errors = (slot.error for slot in self.workers if slot.error)
+            raise RuntimeError(message) from next(errors, None)
+        warnings.warn(f"{message} (said once)", stacklevel=4)
+        self._has_warned = True
+
+    def _started(self, params: Any) -> Coordinator:
+        """Returns the coordinator of workers who are started for the first params."""
+        if self._stack is None:
+            raise RuntimeError("a RayCluster computes inside of its `with` block")
+        like = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), jnp.result_type(leaf)),
+            params,
+        )
+        if self._coordinator is None:
+            self._params_like = like
+            if self._first_part is not None:
+                try_loss(self._task, like, self._first_part, self.key)
+            self._connect(self._stack)
+            settings = {name: getattr(jax.config, name) for name in SHARED_SETTINGS}
+            task = self._task._replace(
+                params=like, key=sent(self.key), settings=settings
+            )
+            layout = Layout.of(self.code, like, task.message_dtype)
+            launch = launcher(self.code, layout, task, self._parts, self._options)
+            self._coordinator = Coordinator(
+                [WorkerSlot(index, launch) for index in range(self.code.num_workers)],
+                layout,
+                self._is_over,
+                self._decodes,
+                self.code.num_stragglers,
+                self._timeouts,
+                self._times,
+            )
+            try:
+                self._coordinator.start()
+            except BaseException:
+                for slot in self.workers:
+                    slot.end()
+                self._coordinator = None
+                raise
+        if jax.tree.flatten(like) != jax.tree.flatten(self._params_like):
+            differs = _training.difference(self._params_like, like)
+            raise ValueError(
+                "params must keep their structure, shapes and dtypes; got "
+                f"{differs or jax.tree.structure(like)}"
+            )
+        return self._coordinator
+
+    def _connect(self, stack: contextlib.ExitStack) -> None:
+        """Joins a cluster, or starts one: that only when the loss has been tried."""
+        stack.enter_context(session(self._address))
+        check_resources(self.code.num_workers, self._options)
+
+
+def _check_rule(wait: WaitingRule, num_workers: int) -> None:
+    """Refuses what is no waiting rule, or none for that many workers."""
+    if isinstance(wait, StragglerModel):
+        raise TypeError(
+            "wait must be a waiting rule, such as jaxwgc.stragglers.fastest(6), since "
+            "real workers straggle by themselves; got a StragglerModel, which simulates"
+        )
+    if not isinstance(wait, WaitingRule):
+        raise TypeError(f"wait must be a waiting rule; got {wait!r}")
+    # Whatever the rule has to say of the number of workers, it says here.
+    if np.shape(wait.ends(np.full(num_workers, np.inf))) != ():
+        raise TypeError(f"wait must give one time at which a round ends; got {wait!r}")

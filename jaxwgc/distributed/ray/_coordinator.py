@@ -1,0 +1,295 @@
+"""The coordinator: parameters out, answers in, until the waiting rule is content."""
+
+import bisect
+import collections
+import dataclasses
+import logging
+import pickle
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxwgc.distributed.ray._messages import (
+    Layout,
+    Memory,
+    Round,
+    is_finite,
+    unpack,
+)
+from jaxwgc.distributed.ray._session import check_connected, find_ray
+from jaxwgc.distributed.ray._slots import (
+    RoundTimes,
+    Timeouts,
+    WorkerSlot,
+    first_ready,
+    is_death,
+    raise_failed_start,
+    reason,
+)
+
+# Seconds after which a loop that waits looks for what is overdue.
+_PAUSE = 0.1
+# Bytes of params that travel within a task, which is faster than Ray's object store.
+_LARGEST_IN_TASK = 2**16
+# Of one worker before it has ever started; more have a reason of their own.
+_MAX_DEATHS_AT_START = 3
+
+log = logging.getLogger("jaxwgc.distributed")
+
+
+class _Answers(NamedTuple):
+    """Of a round that is under way: see `Round`; aux of each worker as it came."""
+
+    messages: np.ndarray
+    losses: np.ndarray
+    aux: dict[int, Any]
+
+
+@dataclasses.dataclass(eq=False)
+class Coordinator:
+    """The coordinator's loop. It runs in one thread, and only inside of a round.
+
+    Attributes:
+      slots: of the workers.
+      layout: of their answers.
+      is_over: the waiting rule, of times so far and the time since the start.
+      decodes: whether a mask of workers does.
+      num_stragglers: how many the code can do without.
+      timeouts: see there.
+      times: a row a round, seconds from its start to the answer of each worker, also
+        to those that came after its end; infinity where there was none.
+    """
+
+    slots: list[WorkerSlot]
+    layout: Layout
+    is_over: Callable[[np.ndarray, float], bool]
+    decodes: Callable[[np.ndarray], bool]
+    num_stragglers: int
+    timeouts: Timeouts
+    times: list[np.ndarray]
+
+    def __post_init__(self):
+        # Set by anyone, ends the round that is under way.
+        self.is_closed = threading.Event()
+        self._memory = Memory(self.layout.shape, self.layout.dtype)
+        self._when = "at the start"
+        self._signature: str | None = None
+
+    def start(self) -> None:
+        """Makes all actors, and waits until each has loaded its parts and compiled.
+
+        Raises:
+          ValueError: where parts of two workers are not alike.
+          RuntimeError: where one fails, dies again and again, or has not started in
+            time.
+        """
+        self._relaunch()
+        end = time.monotonic() + self.timeouts.start
+        while waiting := [slot for slot in self.slots if not slot.node]:
+            self._check_open()
+            if time.monotonic() > end:
+                raise RuntimeError(
+                    f"workers {[slot.index for slot in waiting]} have not started "
+                    f"within {self.timeouts.start} seconds; Ray has "
+                    f"{find_ray().available_resources()} left"
+                )
+            slot = first_ready(waiting, _PAUSE)
+            if slot is not None:
+                error = self._attempt(self._welcome, slot)
+                is_last = slot.num_failures == _MAX_DEATHS_AT_START
+                if error is not None and (is_last or not is_death(error)):
+                    raise_failed_start(slot, error)
+            self._relaunch()
+        workers = collections.defaultdict(list)
+        for slot in self.slots:
+            self._recover(slot)
+            workers[slot.where].append(slot.index)
+        for where, indices in workers.items():
+            log.info("workers %s are on %s", indices, where)
+
+    def run(self, step: int, leaves: list[np.ndarray], key: Any) -> Round:
+        """Returns one round: see `RayCluster.compute`."""
+        num_parts, num_workers = self.layout.num_parts, len(self.slots)
+        this = RoundTimes(time.monotonic(), np.full(num_workers, np.inf))
+        self._when = f"in round {len(self.times)}"
+        self.times.append(this.times)
+        answers = _Answers(self._memory.borrow(), np.full(num_parts, np.nan), {})
+        # Nobody is waited for twice in a round, but for a while.
+        replaced = np.zeros(num_workers, bool)
+        order = leaves, key, step
+        is_large = sum(leaf.nbytes for leaf in leaves) > _LARGEST_IN_TASK
+        order = find_ray().put(order) if is_large else pickle.dumps(order)
+        for slot in self.slots:
+            if slot.is_idle:
+                slot.submit(order, this)
+        timings = {"broadcast": this.now, "transfer": 0.0}
+
+        while True:
+            self._check_open()
+            seconds = self._seconds_until_over(this)
+            if seconds == 0 or self._is_hopeless(this, replaced):
+                break
+            slot = first_ready(self.slots, seconds)
+            if slot is not None:
+                start = time.monotonic()
+                self._attempt(self._receive, slot, this, answers, order)
+                timings["transfer"] += time.monotonic() - start
+            self._retire_silent()
+            replaced |= [slot.actor is None for slot in self.slots]
+            self._relaunch()
+
+        received = np.isfinite(this.times)
+        answers.messages[~received.repeat(self.layout.per_worker)] = 0
+        aux = self.layout.by_part(answers.aux)
+        # Late answers still change the times that are kept.
+        times = this.times.copy()
+        messages, losses = answers.messages, answers.losses
+        return Round(messages, received, times, this.now, losses, aux, timings)
+
+    def missing(self, received: np.ndarray) -> str:
+        """Returns who has not answered, and what is known of the reason."""
+        return "; ".join(
+            f"worker {slot.index}" + (f" ({slot.trouble})" if slot.trouble else "")
+            for slot in self.slots
+            if not received[slot.index]
+        )
+
+    def _check_open(self) -> None:
+        if self.is_closed.is_set():
+            raise RuntimeError("the RayCluster was closed during a round")
+        check_connected()
+
+    def _seconds_until_over(self, this: RoundTimes) -> float:
+        """Returns how long to wait for an answer: 0 once the rule is content.
+
+        Where the rule ends by the clock, that is until its end, to a millisecond.
+        """
+        times, now = this.times, this.now
+        if not self.is_over(times, now + _PAUSE):
+            return _PAUSE
+        if self.is_over(times, now):
+            return 0.0
+        ends = np.arange(now, now + _PAUSE, 1e-3)[1:]
+        index = bisect.bisect(ends, False, key=lambda end: self.is_over(times, end))
+        return (index + 1) * 1e-3
+
+    def _is_hopeless(self, this: RoundTimes, replaced: np.ndarray) -> bool:
+        """Returns whether only more of what has come, or replacements, can come."""
+        if any(slot.is_computing and not replaced[slot.index] for slot in self.slots):
+            return False
+        is_worth_it = any(map(self._is_worth_waiting, self.slots))
+        return not is_worth_it or self.decodes(np.isfinite(this.times))
+
+    def _is_worth_waiting(self, slot: WorkerSlot) -> bool:
+        """Returns whether a replacement is due that has not taken too long.
+
+        Since its loss, which may be rounds ago: who never comes back is waited for
+        once.
+        """
+        if slot.is_idle or slot.away_since is None:
+            return False
+        return time.monotonic() - slot.away_since < self.timeouts.replacement
+
+    def _welcome(self, slot: WorkerSlot) -> None:
+        """An actor is ready, if its parts are like those of the others."""
+        started = slot.result()
+        self._signature = self._signature or started.signature
+        if started.signature != self._signature:
+            raise ValueError(
+                f"parts must be alike; got {started.signature}, and {self._signature} "
+                "on another worker"
+            )
+        is_here = started.node == find_ray().get_runtime_context().get_node_id()
+        slot.pid = started.pid if is_here else None
+        slot.node, slot.host = started.node, started.host
+
+    def _attempt(
+        self, act: Callable, slot: WorkerSlot, *arguments: Any
+    ) -> Exception | None:
+        """Retires a worker, and returns the error, where it fails."""
+        try:
+            act(slot, *arguments)
+        except Exception as error:
+            self._check_open()
+            self._retire(slot, reason(error), error)
+            return error
+
+    def _receive(
+        self, slot: WorkerSlot, this: RoundTimes, answers: _Answers, order: Any
+    ) -> None:
+        """Copies an answer, so that nothing holds on to Ray's memory.
+
+        One to a round that is over only leaves its time, and the worker goes on with
+        this round.
+        """
+        now, answered = time.monotonic(), slot.round
+        if answered is None:
+            self._welcome(slot)
+            slot.submit(order, this)
+            return
+        answer = slot.result()
+        self.layout.check(answer.message)
+        if answered is this:
+            start = slot.index * self.layout.per_worker
+            message = answers.messages[start : start + self.layout.per_worker]
+            unpack(answer.message, message)
+            if not is_finite(message):
+                # Another process would compute the same from the same data.
+                if not slot.trouble:
+                    slot.trouble = "its message is not finite"
+                    self._log_loss(slot)
+                return
+            answers.losses[self.layout.held[slot.index]] = answer.losses
+            answers.aux[slot.index] = answer.aux
+        if answered is this or slot.away_since is not None:
+            # A late answer is not looked at, but the process that sent it is well.
+            self._recover(slot)
+        answered.times[slot.index] = now - answered.begin
+        if answered is not this:
+            slot.submit(order, this)
+
+    def _retire(
+        self, slot: WorkerSlot, trouble: str, error: Exception | None = None
+    ) -> None:
+        slot.retire(trouble, error)
+        self._log_loss(slot)
+
+    def _retire_silent(self) -> None:
+        """Those whose answer is overdue, and has not come in the meantime either."""
+        for slot in self.slots:
+            silent = time.monotonic() - slot.since
+            if silent > slot.limit(self.timeouts) and first_ready([slot], 0) is None:
+                name = "start" if slot.round is None else "answer"
+                limit = f"timeouts.{name} is {slot.limit(self.timeouts):g}"
+                self._retire(slot, f"silent for {silent:.1f} s; {limit}")
+
+    def _log_loss(self, slot: WorkerSlot) -> None:
+        """One line; and where the worker raised, its traceback for who looks closer."""
+        others = np.array([not each.trouble for each in self.slots])
+        left = self.num_stragglers - int((~others).sum())
+        if left > 0:
+            spares = f"{left} of {self.num_stragglers} spare workers left"
+        elif self.decodes(others):
+            spares = "no spare worker is left"
+        else:
+            spares = "the others do not decode"
+        lost = f"worker {slot.index} is lost {self._when}"
+        log.warning("%s: %s; %s", lost, slot.trouble, spares)
+        if slot.error is not None:
+            log.debug("worker %d raised", slot.index, exc_info=slot.error)
+
+    def _recover(self, slot: WorkerSlot) -> None:
+        """A worker has answered well, and is back if it was away."""
+        if slot.trouble:
+            back = f"worker {slot.index} is back {self._when} on {slot.where}"
+            log.info("%s; it was lost: %s", back, slot.trouble)
+        slot.recover()
+
+    def _relaunch(self) -> None:
+        """Makes actors where there are none, and a pause is over."""
+        for slot in self.slots:
+            if slot.actor is None and slot.relaunch_at <= time.monotonic():
+                slot.launch()

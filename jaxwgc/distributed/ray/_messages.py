@@ -1,0 +1,178 @@
+"""What travels between workers and coordinator, and where it is read."""
+
+import weakref
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxwgc import coding
+from jaxwgc.codes import GradientCode
+
+
+class Answer(NamedTuple):
+    """What a worker sends.
+
+    Attributes:
+      message: (messages_per_worker, length); a complex one as its real and imaginary
+        parts, with an axis of two at the end, and one in bfloat16 as its bits.
+      losses: (num_held,), those of its parts.
+      aux: a pytree; leaves (num_held, ...), what the loss of its parts gave besides.
+    """
+
+    message: np.ndarray
+    losses: np.ndarray
+    aux: Any
+
+
+class Round(NamedTuple):
+    """What a cluster gave for one set of parameters.
+
+    Attributes:
+      messages: (num_messages, length), zero where not received.
+      received: bool (num_workers,), whose messages are to be decoded.
+      times: float (num_workers,), seconds from the start of the round to each answer;
+        infinity where there was none before its end.
+      elapsed: seconds that the round took.
+      losses: float (num_parts,), of each part; NaN where no worker answered that holds
+        it.
+      aux: what the loss returned besides, with `has_aux`: a pytree; leaves
+        (num_parts, ...), zero where losses are NaN. None without.
+      timings: seconds that the coordinator spent on the broadcast and on the transfer
+        of answers.
+    """
+
+    messages: np.ndarray
+    received: np.ndarray
+    times: np.ndarray
+    elapsed: float
+    losses: np.ndarray
+    aux: Any
+    timings: dict[str, float]
+
+
+class Layout(NamedTuple):
+    """What the answers of all workers look like.
+
+    Attributes:
+      held: the parts of each worker.
+      num_parts: of all workers.
+      per_worker: messages of each.
+      shape: of all messages, as they are decoded.
+      dtype: of these.
+      wire: shape and dtype of the messages of a worker on their way.
+    """
+
+    held: Sequence[np.ndarray]
+    num_parts: int
+    per_worker: int
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    wire: jax.ShapeDtypeStruct
+
+    @classmethod
+    def of(cls, code: GradientCode, params: Any, dtype: str | None) -> "Layout":
+        """Returns that of gradients like params, sent in a dtype."""
+
+        def encoded(params):
+            partial_gradients = jax.tree.map(
+                lambda leaf: jnp.zeros((code.num_parts, *leaf.shape), leaf.dtype),
+                params,
+            )
+            messages = coding.encode(code, partial_gradients)
+            return messages, pack(messages[: code.messages_per_worker], dtype)
+
+        messages, wire = jax.eval_shape(encoded, params)
+        read = messages.dtype
+        if dtype is not None:
+            read = np.dtype(np.complex64 if code.is_complex else np.float32)
+        held = [np.flatnonzero(parts) for parts in np.asarray(code.assignment)]
+        # A worker that holds nothing sends zero times the first part.
+        held = [parts if len(parts) else np.zeros(1, int) for parts in held]
+        per_worker = code.messages_per_worker
+        return cls(held, code.num_parts, per_worker, messages.shape, read, wire)
+
+    def check(self, wire: np.ndarray) -> None:
+        """Raises ValueError where the messages of a worker are of another kind."""
+        if (np.shape(wire), wire.dtype) != (self.wire.shape, self.wire.dtype):
+            raise ValueError(
+                f"its message has shape {np.shape(wire)} and dtype {wire.dtype}, not "
+                f"{self.wire.shape} and {self.wire.dtype}"
+            )
+
+    def by_part(self, aux: dict[int, Any]) -> Any:
+        """Returns leaves (num_parts, ...) of those of workers, (num_held, ...)."""
+
+        def gathered(*leaves):
+            shape = (self.num_parts, *np.shape(leaves[0])[1:])
+            by_part = np.zeros(shape, leaves[0].dtype)
+            for worker, leaf in zip(aux, leaves):
+                by_part[self.held[worker]] = leaf
+            return by_part
+
+        return jax.tree.map(gathered, *aux.values()) if aux else None
+
+
+def pack(message: jax.Array, dtype: str | None) -> jax.Array:
+    """Returns a message as it travels: see `Answer`."""
+    if jnp.iscomplexobj(message):
+        message = jnp.stack([message.real, message.imag], axis=-1)
+    if dtype is not None:
+        message = message.astype(dtype)
+    if message.dtype == jnp.bfloat16:
+        # NumPy itself does not know it, and would pickle it number by number.
+        message = jax.lax.bitcast_convert_type(message, jnp.uint16)
+    return message
+
+
+def unpack(wire: np.ndarray, message: np.ndarray) -> None:
+    """Inverts `pack`, into `message`: in float32 or wider, or complex."""
+    if wire.dtype == np.uint16:
+        wire = wire.view(jnp.bfloat16)
+    if np.iscomplexobj(message):
+        message = message.view(np.real(message).dtype).reshape(wire.shape)
+    message[...] = wire
+
+
+def is_finite(values: np.ndarray) -> bool:
+    """Returns whether all entries are; their sum nearly always says so, for less."""
+    with np.errstate(all="ignore"):
+        return bool(np.isfinite(values.sum()) or np.isfinite(values).all())
+
+
+class _Loan:
+    """What an array from `Memory` and all views of it hold on to."""
+
+    def __init__(self, block: np.ndarray):
+        self.block = block
+        self.__array_interface__ = block.__array_interface__
+
+
+class Memory:
+    """Arrays of one shape, whose memory is lent again once nobody looks at it.
+
+    Fresh memory would cost more than what is copied into it: the system gives it page
+    by page.
+    """
+
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype):
+        self._shape, self._dtype = shape, dtype
+        self._loans: list[tuple[np.ndarray, weakref.ref]] = []
+
+    def borrow(self) -> np.ndarray:
+        """Returns an array with arbitrary entries, which nobody else has."""
+        returned = [block for block, loan in self._loans if loan() is None]
+        lent = [(block, loan) for block, loan in self._loans if loan() is not None]
+        loan = _Loan(returned[0] if returned else self._fresh())
+        # While one is looked at, another is filled.
+        self._loans = [*lent[-1:], (loan.block, weakref.ref(loan))]
+        return np.asarray(loan)
+
+    def _fresh(self) -> np.ndarray:
+        """Returns memory from a multiple of 64 bytes on, which JAX takes as it is."""
+        size = int(np.prod(self._shape)) * self._dtype.itemsize
+        memory = np.empty(size + 64, np.uint8)
+        start = -memory.ctypes.data % 64
+        return memory[start : start + size].view(self._dtype).reshape(self._shape)

@@ -1,0 +1,201 @@
+"""The connection to Ray: one started here or joined, and ended without traces."""
+
+import contextlib
+import importlib
+import logging
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+from unittest import mock
+
+# Starting the process that asks takes most of it.
+_SECONDS_TO_CONNECT = 10
+# Paths of sockets must be short, so like Ray's folder ours is there.
+_PARENT = "/tmp" if os.path.isdir("/tmp") else None
+
+
+def find_ray() -> Any:
+    """Returns the module, which only those who have a cluster need."""
+    return find_extra("ray", "RayCluster needs Ray")
+
+
+def find_extra(name: str, need: str) -> Any:
+    """Returns a module of the extra `ray`, or says who needs it."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ImportError(
+            f"{need}, which is an extra: in a checkout of jaxwgc, pip install '.[ray]'"
+        ) from error
+
+
+def check_connected() -> None:
+    """RuntimeError where Ray has ended: its calls would start one, open to others."""
+    if not find_ray().is_initialized():
+        raise RuntimeError("Ray was shut down while the RayCluster was open")
+
+
+class _Connection:
+    """The one connection that Ray gives a process, and how many use it."""
+
+    def __init__(self):
+        self._lock = threading.Lock()
+        self._num_users = 0
+        self._address: str | None = None
+        self._stack = contextlib.ExitStack()
+
+    @contextlib.contextmanager
+    def session(self, address: str | None) -> Iterator[None]:
+        """Connects to `address`, or to a Ray of our own, while the block runs.
+
+        A process has one connection, so blocks that overlap share it, and the last to
+        end ends it. One that is not ours is used, and left as it is.
+        """
+        with self._lock:
+            ray = find_ray()
+            if not (self._num_users and ray.is_initialized()):
+                self._address = address
+                # Someone may have called `ray.shutdown` under those who are open.
+                self._stack.close()
+                if not ray.is_initialized():
+                    with contextlib.ExitStack() as stack:
+                        _connect(ray, address, stack)
+                        self._stack = stack.pop_all()
+            elif address not in (None, "auto", self._address):
+                raise ValueError(
+                    "address must be that of the other open clusters of this process, "
+                    f"since Ray connects a process to one; got {address!r} and "
+                    f"{self._address!r}"
+                )
+            self._num_users += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._num_users -= 1
+                if not self._num_users:
+                    self._stack.close()
+
+
+session = _Connection().session
+
+
+def _connect(ray: Any, address: str | None, stack: contextlib.ExitStack) -> None:
+    # Workers print where the coordinator does.
+    settings: dict[str, Any] = {"log_to_driver": True, "configure_logging": False}
+    if address is None:
+        # Nobody who looks for a running Ray finds one in a folder of its own. That of a
+        # process that is killed stays: whose folder it is, no other can know for sure.
+        folder = tempfile.TemporaryDirectory(
+            prefix=f"jaxwgc-{os.getpid()}-", dir=_PARENT, ignore_cleanup_errors=True
+        )
+        settings |= {
+            "address": "local",
+            "include_dashboard": False,
+            "_node_ip_address": "127.0.0.1",
+            "_temp_dir": stack.enter_context(folder),
+        }
+        stack.enter_context(loopback())
+    else:
+        check_address(address)
+        settings["address"] = address
+    stack.enter_context(_without_news_of_workers())
+    stack.callback(ray.shutdown)
+    # Its advice on tokens, at every start.
+    tokens = logging.getLogger("ray._private.authentication.authentication_token_setup")
+    stack.callback(tokens.setLevel, tokens.level)
+    tokens.setLevel(logging.ERROR)
+    handler = signal.getsignal(signal.SIGTERM)
+    with warnings.catch_warnings():
+        # A fork that is followed by an exec at once, as all of these are, is safe.
+        warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
+        ray.init(**settings)
+    if signal.getsignal(signal.SIGTERM) != handler:
+        signal.signal(signal.SIGTERM, handler)
+    if address is None and ray.util.get_node_ip_address() != "127.0.0.1":
+        raise RuntimeError(
+            f"Ray {ray.__version__} listens on {ray.util.get_node_ip_address()}, "
+            "although it was told to listen on 127.0.0.1 only"
+        )
+
+
+def loopback() -> contextlib.AbstractContextManager:
+    """Lets Ray take 127.0.0.1 for an address of this machine.
+
+    On Linux it would listen on the address in the network instead, except for this
+    switch, which is meant for macOS and Windows and their firewalls.
+    """
+    constants = importlib.import_module("ray._private.ray_constants")
+    return mock.patch.object(constants, "ENABLE_RAY_CLUSTER", False)
+
+
+def _without_news_of_workers() -> contextlib.AbstractContextManager:
+    """Keeps Ray from printing that workers have died: that is in our own log.
+
+    Ray has an option only for printing all, what workers print included, or nothing.
+    """
+    worker: Any = importlib.import_module("ray._private.worker")
+    show = worker.print_to_stdstream
+
+    def show_prints(data: dict, *arguments: Any, **options: Any) -> None:
+        if data.get("pid") != "raylet":
+            show(data, *arguments, **options)
+
+    return mock.patch.object(worker, "print_to_stdstream", show_prints)
+
+
+def check_address(address: str) -> None:
+    """Raises ConnectionError, within seconds, where no Ray answers there."""
+    if address.startswith("ray://"):
+        raise ValueError(
+            "address must be that of Ray itself (host:6379 or 'auto'), since the "
+            f"coordinator shares memory with it; got Ray Client's {address!r}"
+        )
+    if address in ("auto", "local"):
+        return
+    host, _, port = address.rpartition(":")
+    if not (host and port.isdigit()):
+        raise ValueError(f"address must be host:port or 'auto'; got {address!r}")
+    # In another process, which can be ended: Ray itself would try for minutes.
+    ask = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address"]
+    seconds = _SECONDS_TO_CONNECT
+    try:
+        subprocess.run(
+            [*ask, address], capture_output=True, check=True, timeout=seconds
+        )
+    except subprocess.SubprocessError as error:
+        raise ConnectionError(
+            f"no Ray cluster answers at address {address!r} within {seconds} seconds"
+        ) from error
+
+
+def check_resources(num_workers: int, options: Mapping[str, Any]) -> None:
+    """ValueError where no room is: Ray would let workers wait for it for ever."""
+    claims = {
+        "CPU": options["num_cpus"],
+        "GPU": options.get("num_gpus"),
+        "memory": options.get("memory"),
+        **(options.get("resources") or {}),
+    }
+    claims = {name: amount for name, amount in claims.items() if amount}
+    if not claims:
+        return
+    nodes = [node["Resources"] for node in find_ray().nodes() if node["Alive"]]
+    room = sum(
+        # Up to rounding, of three times a third.
+        int(min(node.get(name, 0) / amount for name, amount in claims.items()) + 1e-6)
+        for node in nodes
+    )
+    if room < num_workers:
+        has = [{name: node.get(name, 0) for name in claims} for node in nodes]
+        raise ValueError(
+            f"the cluster must have room for num_workers = {num_workers} actors that "
+            f"claim {claims} each; got room for {room}, on nodes that have {has} "
+            "(actor_options={'num_cpus': 0.5} would claim half a CPU)"
+        )

@@ -1,0 +1,284 @@
+"""Training around rounds: optimizer steps, checkpoints, and what is seen of them."""
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxwgc.distributed.ray._messages import Round
+from jaxwgc.distributed.ray._session import find_extra
+
+
+class TrainingState(NamedTuple):
+    """Where training is, and all that it needs to go on from there.
+
+    Attributes:
+      params: a pytree.
+      optimizer_state: that of `optax.chain(decode_aggregate(...), optimizer)`; its
+        first entry counts the rounds that could not be decoded.
+      key: of batches.
+      step: how many have been taken.
+    """
+
+    params: Any
+    optimizer_state: Any
+    key: jax.Array
+    step: int
+
+
+class Progress(NamedTuple):
+    """What `callback` of `RayCluster.train` sees after a step.
+
+    Attributes:
+      state: a `TrainingState`, after the step.
+      round: a `Round`, that of the step.
+      loss: sum of the losses of the parts before the step; NaN where that of one is
+        not known.
+    """
+
+    state: TrainingState
+    round: Round
+    loss: float
+
+
+def train(
+    compute: Callable[[Any, int, jax.Array], Round],
+    optimizer: optax.GradientTransformationExtraArgs,
+    state: TrainingState,
+    num_steps: int,
+    callbacks: Sequence[Callable[[Progress], Any]] = (),
+    checkpoint: str | Path | None = None,
+    checkpoint_every: int = 100,
+) -> TrainingState:
+    """Returns the state after steps: see `RayCluster.train`.
+
+    `compute(params, step, key)` gives a `Round`, and the optimizer begins with
+    `jaxwgc.decode_aggregate`. Training starts at `state`, unless there is a checkpoint.
+    """
+
+    @jax.jit
+    def update(messages, optimizer_state, params, received, elapsed):
+        updates, optimizer_state = optimizer.update(
+            messages, optimizer_state, params, received=received, elapsed=elapsed
+        )
+        params = optax.apply_updates(params, updates)
+        finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params)]
+        return params, optimizer_state, jnp.stack(finite).all()
+
+    with (
+        _checkpoints(checkpoint, state) as (state, save),
+        noticed_interrupts() as check_interrupt,
+    ):
+        try:
+            while state.step < num_steps:
+                check_interrupt()
+                round = compute(state.params, state.step, state.key)
+                params, optimizer_state, is_finite = update(
+                    round.messages,
+                    state.optimizer_state,
+                    state.params,
+                    round.received,
+                    np.float32(round.elapsed),
+                )
+                loss = float(round.losses.sum())
+                if not is_finite:
+                    raise FloatingPointError(
+                        f"step {state.step} gives params that are not finite, from "
+                        f"those of a loss of {loss:.6g}; training ends before it"
+                    )
+                # In one piece, since Ctrl-C may come at any time.
+                state = TrainingState(
+                    params, optimizer_state, state.key, state.step + 1
+                )
+                for callback in callbacks:
+                    callback(Progress(state, round, loss))
+                if state.step % checkpoint_every == 0:
+                    save(state)
+        finally:
+            save(state)
+    return state
+
+
+@contextlib.contextmanager
+def _checkpoints(
+    folder: str | Path | None, start: TrainingState
+) -> Iterator[tuple[TrainingState, Callable[[TrainingState], None]]]:
+    """The newest state in a folder, `start` if there is none, and a function to save.
+
+    A checkpoint appears whole or not at all.
+    """
+    if folder is None:
+        yield start, lambda state: None
+        return
+    ocp = find_extra("orbax.checkpoint", "checkpoint needs Orbax")
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"checkpoint must be a folder; got the file {folder}")
+    with ocp.CheckpointManager(
+        folder.absolute(),
+        options=ocp.CheckpointManagerOptions(
+            max_to_keep=2, enable_async_checkpointing=False
+        ),
+        item_handlers=ocp.StandardCheckpointHandler(),
+    ) as manager:
+        state, newest = start, manager.latest_step()
+        if newest is not None:
+            stored = manager.item_metadata(newest)
+            if differs := difference(stored, _saved(start), [_RECEIVED, "step"]):
+                raise ValueError(
+                    "checkpoint must be of the same params, optimizer and key; got "
+                    f"step {newest} in {folder}, with {differs}"
+                )
+            # As it was stored, so that who answered last may be others.
+            like = jax.tree.map(
+                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), stored
+            )
+            args = ocp.args.StandardRestore(like)
+            state = _restored(manager.restore(newest, args=args), start)
+
+        def save(state: TrainingState) -> None:
+            if state.step == manager.latest_step():
+                return
+            # Orbax does not bear to be interrupted.
+            with uninterrupted():
+                args = ocp.args.StandardSave(_saved(state)._asdict())
+                manager.save(state.step, args=args)
+
+        yield state, save
+
+
+# The only leaf whose shape is that of the code: who answered in the last round.
+_RECEIVED = "optimizer_state.0.received"
+
+
+def _saved(state: TrainingState) -> TrainingState:
+    """Returns a state as a checkpoint holds it: a key by its words."""
+    if jnp.issubdtype(state.key.dtype, jax.dtypes.prng_key):
+        state = state._replace(key=jax.random.key_data(state.key))
+    return state._replace(step=np.asarray(state.step))
+
+
+def difference(before: Any, now: Any, ignored: Sequence[str] = ()) -> str:
+    """Returns the first leaf that is not the same, by its name, in words."""
+
+    def shown(leaf):
+        return "nothing" if leaf is None else f"{leaf.dtype}{list(leaf.shape)}"
+
+    first, second = _by_name(before), _by_name(now)
+    for name in second | first:
+        leaves = shown(first.get(name)), shown(second.get(name))
+        if leaves[0] != leaves[1] and name not in ignored:
+            return f"{name} = {leaves[0]}, and now {leaves[1]}"
+    return ""
+
+
+def _restored(stored: Any, start: TrainingState) -> TrainingState:
+    """Returns a state like `start`, whose code may be another."""
+    leaves, like = _by_name(stored), _by_name(_saved(start))
+    if leaves[_RECEIVED].shape != like[_RECEIVED].shape:
+        leaves[_RECEIVED] = like[_RECEIVED]
+    structure = jax.tree.structure(_saved(start))
+    state = structure.unflatten([jnp.asarray(leaves[name]) for name in like])
+    if jnp.issubdtype(start.key.dtype, jax.dtypes.prng_key):
+        kind = jax.random.key_impl(start.key)
+        state = state._replace(key=jax.random.wrap_key_data(state.key, impl=kind))
+    return state._replace(step=int(state.step))
+
+
+def _by_name(tree: Any) -> dict[str, Any]:
+    """Leaves by their path, in which a checkpoint knows names, and no types."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+# What Ctrl-C and a scheduler send, and how Python handles it by itself.
+_ENDING = {
+    signal.SIGINT: signal.default_int_handler,
+    signal.SIGTERM: signal.SIG_DFL,
+}
+
+
+@contextlib.contextmanager
+def _handled_by(handler: Callable[[int, Any], None], numbers: Any) -> Iterator[None]:
+    """Signals go to `handler` while the block runs, in the main thread."""
+    is_main = threading.current_thread() is threading.main_thread()
+    before = {each: signal.signal(each, handler) for each in numbers if is_main}
+    try:
+        yield
+    finally:
+        for number, handler_before in before.items():
+            signal.signal(number, handler_before)
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Ctrl-C and SIGTERM count at the end of the block, which takes but a moment."""
+    came: list[int] = []
+    try:
+        with _handled_by(lambda number, _: came.append(number), _ENDING):
+            yield
+    finally:
+        for number in came:
+            signal.raise_signal(number)
+
+
+@contextlib.contextmanager
+def noticed_interrupts() -> Iterator[Callable[[], None]]:
+    """SIGTERM raises SystemExit; a function, what Ctrl-C or it raised and was lost.
+
+    Python drops an error that comes in a callback of the garbage collector, and JAX has
+    such a callback. Handlers of others are left as they are.
+    """
+    came: list[int] = []
+
+    def end(number: int, _: Any) -> None:
+        came.append(number)
+        check()
+
+    def check() -> None:
+        if came:
+            is_interrupt = came[0] == signal.SIGINT
+            raise KeyboardInterrupt if is_interrupt else SystemExit(128 + came[0])
+
+    ours = [each for each in _ENDING if signal.getsignal(each) == _ENDING[each]]
+    with _handled_by(end, ours):
+        yield check
+
+
+@contextlib.contextmanager
+def live_table(
+    num_steps: int, troubles: Callable[[], Sequence[str]]
+) -> Iterator[Callable[[Progress], None]]:
+    """A callback that shows a row a worker in the terminal: how it is doing."""
+    display = find_extra("rich.live", "live needs rich").Live
+    new_table = find_extra("rich.table", "live needs rich").Table
+    start, steps = time.monotonic(), 0
+    num_missed: Any = 0
+    with display(refresh_per_second=4) as live:
+
+        def show(progress: Progress) -> None:
+            nonlocal num_missed, steps
+            steps, num_missed = steps + 1, num_missed + ~progress.round.received
+            title = (
+                f"step {progress.state.step} of {num_steps}: loss {progress.loss:.6g}, "
+                f"{(time.monotonic() - start) / steps:.3g} s a step"
+            )
+            table = new_table("worker", "straggled", "last answer", "trouble")
+            table.title, table.title_justify = title, "left"
+            rows = zip(num_missed / steps, progress.round.times, troubles())
+            for worker, (share, seconds, trouble) in enumerate(rows):
+                answer = f"{seconds:.3f} s" if np.isfinite(seconds) else "none"
+                table.add_row(str(worker), f"{share:.1%}", answer, trouble)
+            live.update(table)
+
+        yield show

@@ -1,0 +1,247 @@
+"""What runs on a worker: an actor that holds its parts and forms its message."""
+
+import ctypes
+import dataclasses
+import os
+import pickle
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxwgc import _dtypes, coding
+from jaxwgc.distributed.ray._messages import Answer, pack
+from jaxwgc.distributed.ray._session import find_ray
+from jaxwgc.gradients import checked_loss, partial_value_and_grad
+
+# What the workers' JAX must have in common with that of the coordinator.
+SHARED_SETTINGS = (
+    "jax_enable_x64",
+    "jax_default_prng_impl",
+    "jax_compilation_cache_dir",
+)
+
+
+class Task(NamedTuple):
+    """What all workers are told once.
+
+    Attributes:
+      loss: `loss(params, part)`.
+      has_aux: whether it returns `(scalar, aux)`.
+      load: `load(part_index)`, or None where the parts are sent.
+      batch: `batch(key, part)`, or None where whole parts are used.
+      delay: `delay(worker, step)`, seconds to sleep before an answer, or None.
+      message_dtype: name of what messages are rounded to on the way, or None.
+      params: leaves are `jax.ShapeDtypeStruct`.
+      key: that of the first round as it travels.
+      settings: of JAX, by name.
+    """
+
+    loss: Callable
+    has_aux: bool
+    load: Callable | None
+    batch: Callable | None
+    delay: Callable | None
+    message_dtype: str | None
+    params: Any = None
+    key: Any = None
+    settings: dict[str, Any] = {}
+
+
+class Started(NamedTuple):
+    """What a worker says of itself when it is ready.
+
+    Attributes:
+      pid: of its process.
+      node: where it runs, Ray's name.
+      host: the name of that machine.
+      signature: structure, shapes and dtypes of a part.
+    """
+
+    pid: int
+    node: str
+    host: str
+    signature: str
+
+
+class Worker:
+    """Holds the parts of one worker, and nothing else of the data."""
+
+    def __init__(
+        self, worker: int, held: np.ndarray, rows: np.ndarray, parts: Any, task: Task
+    ):
+        _end_with_parent()
+        self.worker, self.held, self.rows, self.task = worker, held, rows, task
+        self._given = parts
+
+    def __repr__(self) -> str:
+        """As Ray says who has printed something."""
+        return f"worker {self.worker}"
+
+    def start(self) -> Started:
+        """Loads the parts and compiles; errors here are those of data or loss."""
+        for name, value in self.task.settings.items():
+            jax.config.update(name, value)
+        parts = self._load()
+        self.parts = jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts)
+        leaves, self._structure = jax.tree.flatten(self.task.params)
+        lowered = jax.jit(self._answer).lower(
+            leaves, *self._arguments(self.task.key, 0)
+        )
+        self._compiled = lowered.compile()
+        node = find_ray().get_runtime_context().get_node_id()
+        return Started(os.getpid(), node, socket.gethostname(), _signature(parts[0]))
+
+    def compute(self, order: tuple[list, Any, int] | bytes) -> Answer:
+        """Returns the answer for leaves of params, key and step, maybe pickled."""
+        if isinstance(order, bytes):
+            order = pickle.loads(order)
+        leaves, key, step = order
+        if self.task.delay is not None:
+            time.sleep(self.task.delay(self.worker, step))
+        answer = self._compiled(leaves, *self._arguments(key, step))
+        return Answer(*jax.tree.map(np.asarray, answer))
+
+    def _arguments(self, key, step):
+        held = self.held.astype(np.uint32)
+        return self.parts, self.rows, held, key, np.uint32(step)
+
+    def _answer(self, leaves, parts, rows, held, key, step):
+        params = jax.tree.unflatten(self._structure, leaves)
+        parts, key = read((parts, key))
+        if self.task.batch is not None:
+            # By step and part, so that all holders of a part draw the same rows.
+            step_key = jax.random.fold_in(key, step)
+            part_keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, held)
+            parts = jax.vmap(self.task.batch)(part_keys, parts)
+        value_and_grad = jax.value_and_grad(
+            checked_loss(self.task.loss, self.task.has_aux), has_aux=True
+        )
+
+        def of_part(part, columns):
+            values, gradient = value_and_grad(params, part)
+            partial_gradients = jax.tree.map(lambda leaf: leaf[None], gradient)
+            return coding.form_messages(columns, partial_gradients), values
+
+        def add(message, part_and_columns):
+            one_part, values = of_part(*part_and_columns)
+            return message + one_part, values
+
+        # One after the other, so that there is never more than one gradient.
+        columns = jnp.moveaxis(rows.reshape(len(rows), len(held), -1), 1, 0)
+        first = jax.tree.map(lambda leaf: leaf[0], (parts, columns))
+        like, _ = jax.eval_shape(of_part, *first)
+        start = jnp.zeros(like.shape, like.dtype)
+        message, (losses, aux) = jax.lax.scan(add, start, (parts, columns))
+        return pack(message, self.task.message_dtype), losses, aux
+
+    def _load(self):
+        """Returns the parts, one by one, all alike."""
+        if self.task.load is None:
+            parts = find_ray().get(self._given)
+        else:
+            parts = [self._load_one(self.task.load, int(part)) for part in self.held]
+        first = _signature(parts[0])
+        for index, part in zip(self.held, parts):
+            if _signature(part) != first:
+                raise ValueError(
+                    f"parts must be alike; got {_signature(part)} for part {index} and "
+                    f"{first} for part {self.held[0]}"
+                )
+        return parts
+
+    def _load_one(self, load, part):
+        try:
+            return sent(load(part))
+        except Exception as error:
+            raise RuntimeError(
+                f"loading part {part} failed: {type(error).__name__}: {error}"
+            ) from error
+
+
+def try_loss(task: Task, params: Any, part: Any, key: jax.Array) -> None:
+    """Raises what the loss would raise on the workers, for shapes alone.
+
+    The part has a leading axis of one.
+    """
+    if task.batch is not None:
+        keys = jax.random.split(key, 1)
+        part = jax.eval_shape(jax.vmap(task.batch), keys, part)
+    jax.eval_shape(partial_value_and_grad(task.loss, task.has_aux), params, part)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Keys:
+    """Typed keys as they travel, which can be pickled: by their words."""
+
+    words: Any
+    kind: str = dataclasses.field(metadata={"static": True})
+
+
+def sent(tree: Any) -> Any:
+    """Returns a pytree as it travels: in NumPy, and typed keys as `Keys`."""
+
+    def of_leaf(leaf):
+        if not jnp.issubdtype(_dtypes.dtype_of(leaf), jax.dtypes.prng_key):
+            return np.asarray(leaf)
+        words = np.asarray(jax.random.key_data(leaf))
+        return Keys(words, str(jax.random.key_impl(leaf)))
+
+    return jax.tree.map(of_leaf, tree)
+
+
+def read(tree: Any) -> Any:
+    """Returns what was sent, with typed keys in the place of `Keys`."""
+
+    def of_node(node):
+        is_keys = isinstance(node, Keys)
+        return jax.random.wrap_key_data(node.words, impl=node.kind) if is_keys else node
+
+    return jax.tree.map(of_node, tree, is_leaf=lambda node: isinstance(node, Keys))
+
+
+def environment(options: Mapping[str, Any]) -> dict[str, str]:
+    """Returns variables that set threads and platform of a worker, by its claims.
+
+    As many threads as CPUs, since cores are shared by workers, not within one; what
+    accelerators it claims, JAX finds by itself.
+    """
+    threads = max(1, int(options["num_cpus"] or 0))
+    num_gpus = options.get("num_gpus") or 0
+    has_accelerator = num_gpus or "TPU" in (options.get("resources") or {})
+    variables = {
+        "JAX_PLATFORMS": "" if has_accelerator else "cpu",
+        "NPROC": str(threads),
+        "OMP_NUM_THREADS": str(threads),
+        "OPENBLAS_NUM_THREADS": str(threads),
+    }
+    if threads == 1:
+        flags = os.environ.get("XLA_FLAGS", "")
+        flags = f"{flags} --xla_cpu_multi_thread_eigen=false"
+        variables["XLA_FLAGS"] = flags.strip()
+    if 0 < num_gpus < 1:
+        # JAX takes three quarters of the memory of a GPU at once.
+        variables["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.75 * num_gpus:.3f}"
+    return variables
+
+
+def _signature(part: Any) -> str:
+    """Returns structure, shapes and dtypes in words that can be compared and shown."""
+    return ", ".join(
+        f"{jax.tree_util.keystr(path) or 'array'}: {leaf.dtype}{list(leaf.shape)}"
+        for path, leaf in jax.tree_util.tree_leaves_with_path(part)
+    )
+
+
+def _end_with_parent():
+    """Lets Linux end this process when Ray's own ends, even where it is frozen."""
+    if sys.platform == "linux":
+        set_parent_death_signal = 1
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)

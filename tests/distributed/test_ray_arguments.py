@@ -1,0 +1,135 @@
+"""What a `RayCluster` refuses, and its pieces, without any worker."""
+
+import gc
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxwgc
+from jaxwgc import codes, stragglers
+from jaxwgc.distributed import RayCluster, Timeouts
+from jaxwgc.distributed.ray import _cluster
+from jaxwgc.distributed.ray._messages import Memory, pack, unpack
+
+pytest.importorskip("ray")
+
+CODE = codes.reed_solomon(4, num_parts=4, replication=3)
+PARTS = np.ones((4, 12, 5), np.float32)
+PARAMS = {"w": jnp.arange(5.0)}
+
+
+def loss(params, part):
+    return jnp.sum((part @ params["w"]) ** 2)
+
+
+def simple_cluster(**others):
+    given = {"loss": loss, "code": CODE, "parts": PARTS, "wait": stragglers.fastest(2)}
+    return RayCluster(**given | others)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda params, part: part @ params["w"], r"a scalar; got an array of \(12,\)"),
+        (
+            lambda params, part: (0.0, part),
+            r"a scalar, or \(scalar, aux\) with has_aux; got PyTreeDef\(\(\*, \*\)\)",
+        ),
+    ],
+)
+def test_loss_is_tried_before_ray_starts(monkeypatch, wrong, message):
+    monkeypatch.setattr(_cluster, "session", None)
+    with simple_cluster(loss=wrong) as cluster:
+        with pytest.raises(TypeError, match=f"loss must return {message}"):
+            cluster.compute(PARAMS)
+
+
+@pytest.mark.parametrize(
+    ("others", "error", "message"),
+    [
+        ({"loss": None}, TypeError, "loss must be a function"),
+        ({"code": 3}, TypeError, "code must be a GradientCode"),
+        ({"code": codes.uncoded(3)}, ValueError, "parts must have a leading axis"),
+        ({"parts": None}, ValueError, "parts must have at least one array"),
+        ({"batch": len}, ValueError, "key and batch go together"),
+        ({"wait": stragglers.fastest(5)}, ValueError, "num_required"),
+        ({"wait": 3}, TypeError, "wait must be a waiting rule; got 3"),
+        ({"wait": stragglers.uniform(1)}, TypeError, "rule.*got a StragglerModel"),
+        ({"undecodable": "hope"}, ValueError, "undecodable"),
+        ({"tolerance": -1.0}, ValueError, "tolerance"),
+        ({"timeouts": 60.0}, TypeError, "timeouts must be Timeouts"),
+        ({"message_dtype": "int8"}, ValueError, "message_dtype"),
+        ({"message_dtype": "float3"}, TypeError, "message_dtype"),
+    ],
+)
+def test_bad_arguments(others, error, message):
+    with pytest.raises(error, match=message):
+        simple_cluster(**others)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "error"), [({"answer": 0}, ValueError), ({"start": None}, TypeError)]
+)
+def test_bad_timeouts(seconds, error):
+    [name] = seconds
+    with pytest.raises(error, match=f"{name} must be"):
+        Timeouts(**seconds)
+
+
+def test_bad_steps():
+    with simple_cluster() as cluster:
+        for given in ({"num_steps": -1}, {"num_steps": 1, "checkpoint_every": 0}):
+            with pytest.raises(ValueError, match="at least"):
+                cluster.train(optax.sgd(0.1), PARAMS, **given)
+        assert not cluster.workers
+
+
+def test_memory_is_lent_again():
+    """When nobody looks at it, be it at a part or in JAX; and it suits JAX."""
+    memory = Memory((3, 5), np.dtype(np.complex64))
+    first = memory.borrow()
+    assert (first.shape, first.dtype) == ((3, 5), np.complex64)
+    assert first.ctypes.data % 64 == 0
+    place, row, in_jax = first.ctypes.data, first[1], jnp.asarray(first)
+    del first
+    assert memory.borrow().ctypes.data != place
+    del row
+    assert memory.borrow().ctypes.data != place
+    del in_jax
+    gc.collect()  # JAX lets go of it then.
+    assert memory.borrow().ctypes.data == place
+
+
+@pytest.mark.parametrize("code", [CODE, codes.cyclic_mds(4, num_stragglers=1)])
+@pytest.mark.parametrize(("dtype", "error"), [(None, 0), ("bfloat16", 2**-8)])
+def test_messages_travel(code, dtype, error):
+    """Without any process: what is packed is what is read, but for rounding."""
+    message = jaxwgc.encode(code, jax.random.normal(jax.random.key(1), (4, 50)))
+    wire = np.asarray(pack(message, dtype))
+    read = np.empty(message.shape, message.dtype)
+    unpack(wire, read)
+    assert wire.dtype.itemsize == (4 if dtype is None else 2)
+    np.testing.assert_allclose(read, message, rtol=error)
+
+
+def test_without_ray_the_extra_is_named():
+    program = """
+import sys
+sys.modules["ray"] = None
+import jaxwgc
+try:
+    jaxwgc.distributed.RayCluster(len, jaxwgc.codes.uncoded(1), [0.0], wait=len)
+except ImportError as error:
+    assert "pip install '.[ray]'" in str(error), error
+else:
+    raise SystemExit("no error")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,99 @@
+"""Experiments on real workers, in short."""
+
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from experiments import chaos
+from experiments import cluster as cluster_experiment
+from experiments.benchmark import coordinator as coordinator_benchmark
+from experiments.results import ExperimentError
+from jaxwgc import codes, stragglers
+
+pytest.importorskip("ray")
+pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.usefixtures("one_ray")]
+
+
+def test_chaos_in_short():
+    """What `python -m experiments chaos` does, with four workers."""
+    records = list(
+        chaos.measure(
+            steps=12,
+            kill_every=5,
+            freeze_every=8,
+            work=0.3,
+            seed=0,
+            num_workers=4,
+            answer_within=1.0,
+        )
+    )
+    assert len(records) == 12
+    assert sum(record["signals"] for record in records) == 3
+    assert max(record["error"] for record in records) < 1e-5
+
+
+def test_overhead_is_split(monkeypatch):
+    monkeypatch.setattr(coordinator_benchmark, "NUM_WORKERS", 2)
+    monkeypatch.setattr(coordinator_benchmark, "NUM_AWAITED", 1)
+    own = coordinator_benchmark.measure(1_000, 3, "bfloat16")
+    assert set(own) == {"all", *coordinator_benchmark.SHARES}
+    assert min(own.values()) > 0
+
+
+def test_coordinators_side_by_side():
+    """In a process of its own, since that of multiprocessing stays with it."""
+    program = """
+from experiments.benchmark import coordinator
+coordinator.NUM_WORKERS, coordinator.NUM_AWAITED = 2, 1
+print(*coordinator.compare(1_000, num_blocks=2, num_steps=3), sep=", ")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        cwd=pathlib.Path(__file__).parents[2],
+    )
+    assert "RayCluster, plain Ray, shared memory" in done.stdout, done.stderr[-3000:]
+
+
+def test_experiment_in_short(monkeypatch):
+    """Two workers, one code, two steps; and what is shown of it."""
+    names = list(cluster_experiment.entries())
+    monkeypatch.setattr(cluster_experiment, "NUM_WORKERS", 2)
+    monkeypatch.setattr(cluster_experiment, "SECONDS_A_PART", 0.01)
+    entry = cluster_experiment.Entry(
+        codes.fractional_repetition(2, num_stragglers=1), stragglers.fastest(1)
+    )
+    times = np.array([[0.01, 0.02], [0.03, 0.01]])
+    own = cluster_experiment.measure(entry, 1, 4, 0, times)
+    assert set(own) == set(cluster_experiment.SCENARIOS)
+    for records in own.values():
+        [seconds], [errors] = records["seconds"], records["errors"]
+        assert (np.diff(seconds) > 0).all()
+        assert errors[-1] < 45
+    numbers = {"codes": dict.fromkeys(names, own)}
+    numbers |= cluster_experiment.summarize(numbers)
+    assert len(cluster_experiment.tabulate(numbers).rows) == len(numbers["codes"])
+    assert "1.0 times the uncoded step" in cluster_experiment.note(numbers)
+    assert len(cluster_experiment.draw(numbers).axes) == len(own)
+
+
+def test_traces_of_the_experiment(tmp_path):
+    file = tmp_path / "trace.npy"
+    times = np.ones((8, 9))
+    times[1, 2], times[0, 0] = np.inf, np.nan
+    np.save(file, times)
+    found = cluster_experiment.read_trace(file)
+    never = cluster_experiment.NEVER
+    assert found.shape == (8, 8)
+    assert found[1, 2] == found[0, 0] == never
+    assert found[0, 1] == cluster_experiment.SECONDS_A_PART
+    for wrong in (np.ones(8), np.ones((8, 7)), np.full((8, 8), np.inf)):
+        np.save(file, wrong)
+        with pytest.raises(ExperimentError, match="--trace must"):
+            cluster_experiment.read_trace(file)
+    with pytest.raises(ExperimentError, match="--trace must be a file"):
+        cluster_experiment.read_trace(tmp_path / "none.npy")
