@@ -49,7 +49,12 @@ def public_names():
 
 
 NAMES = public_names()
-FUNCTIONS = {name: own for name, own in NAMES.items() if inspect.isfunction(own)}
+# Constructors of models are classes with the names of functions.
+FUNCTIONS = {
+    name: own
+    for name, own in NAMES.items()
+    if inspect.isfunction(own) or name.rpartition(".")[2].islower()
+}
 
 
 def run(code):

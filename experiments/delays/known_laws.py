@@ -53,10 +53,10 @@ def fits(name: str, data_sets: int, seed: int) -> Iterator[dict[str, Any]]:
     known = KNOWN[name]
     for number in range(data_sets):
         generator = np.random.default_rng([seed, list(KNOWN).index(name), number])
-        equal = stragglers.fit(known.draw(generator))
+        equal = stragglers.fit_delays(known.draw(generator))
         logs = generator.normal(0.0, SPREAD, NUM_WORKERS)
         speeds = np.exp(logs - logs.mean())
-        unequal = stragglers.fit(known.draw(generator) / speeds)
+        unequal = stragglers.fit_delays(known.draw(generator) / speeds)
         # Times may be affine in the load though they were not made so.
         whole = f"{name}, proportional to the load"
         held_out = next(own.held_out for own in equal if own.name == whole)

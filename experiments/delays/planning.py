@@ -20,7 +20,7 @@ from experiments.runner.tables import ResultTable, with_half
 TARGETS = 0.1, 0.01, 0.001, 0.0001
 HETEROGENEITIES = 0.01, 0.1, 1.0
 # Of a choice in JSON.
-LEFT_OUT = "code", "rounds"
+LEFT_OUT = "code", "wait", "rounds"
 
 REPLICATIONS = (1, 2, 3, 4)
 
@@ -149,19 +149,14 @@ def measure(
     answer = found.answer
     if found.num_workers > measured:
         answer += f"\nWith {measured} workers measured, several have the same history."
-    shown = {(own.name, own.replication, own.rule, own.value) for own in found.by_code}
+    shown = {id(own) for own in found.by_code}
 
     def record(own):
-        key = own.name, own.replication, own.rule, own.value
         numbers = own._asdict() | {
             "waits_for": own.waits_for,
-            "is_best_of_code": key in shown,
+            "is_best_of_code": id(own) in shown,
         }
-        return {
-            name: each
-            for name, each in numbers.items()
-            if name not in ("code", "rounds")
-        }
+        return {name: each for name, each in numbers.items() if name not in LEFT_OUT}
 
     return {
         "num_workers": found.num_workers,
@@ -185,7 +180,7 @@ def measure(
 
 def decide(found: jaxwgc.Plan, target: float, heterogeneity: float) -> dict[str, Any]:
     """The best choice for another goal, and how it compares to the other side."""
-    other = found.towards(target=target, heterogeneity=heterogeneity)
+    other = found.replan(target=target, heterogeneity=heterogeneity)
     best = other.best
     against = next(
         (own for own in other.choices if own.is_coded != best.is_coded), None
@@ -245,7 +240,7 @@ def waiting_for_all(own: Numbers) -> dict[str, Any]:
     return next(
         each
         for each in own["choices"]
-        if each["replication"] == 1 and each["value"] == own["num_workers"]
+        if each["replication"] == 1 and each["waits_for"] == "all"
     )
 
 

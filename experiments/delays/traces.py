@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments.runner.results import ExperimentError
@@ -46,72 +45,18 @@ class Trace(NamedTuple):
         """Of all loads together, in units of a load of one."""
         num_rounds = self.seconds.shape[1]
         times = self.seconds.reshape(-1, self.seconds.shape[2])
-        return stragglers.fit(times, np.repeat(self.loads, num_rounds)[:, None])
+        return stragglers.fit_delays(times, np.repeat(self.loads, num_rounds)[:, None])
 
     def delay(self, resample: str = "rounds") -> stragglers.DelayModel:
-        """A delay model for loads in shares of the data; see `measured_at_loads`."""
-        return measured_at_loads(self.loads, self.seconds, resample)
+        """A delay model for loads in shares of the data."""
+        return stragglers.empirical(
+            self.seconds, resample, measured_at=self.loads, replace=True
+        )
 
     @property
     def uncoded_load(self) -> float:
         """The least work that was measured, as that of a worker without a code."""
         return float(self.loads[self.loads > 0].min())
-
-
-def measured_at_loads(
-    loads: np.ndarray, seconds: np.ndarray, resample: str = "rounds"
-) -> stragglers.DelayModel:
-    """The same round and worker at every load, and a straight line between loads.
-
-    Args:
-        loads: (loads,), increasing, at which workers were measured.
-        seconds: (loads, rounds, workers); beyond the largest load in proportion to it.
-        resample: As for `stragglers.trace`; fewer workers may be measured than are
-            simulated.
-
-    Returns:
-        A delay model.
-    """
-    traces = [
-        stragglers.trace(own, resample, loads=1.0, replace=True) for own in seconds
-    ]
-
-    def stalls(tail):
-        # The key says who stalls, at all loads the same.
-        each = [own.stalls(tail) for own in traces if own.stalls]
-        return each[-1]._replace(delay=_between(loads, [own.delay for own in each]))
-
-    return _between(loads, traces)._replace(stalls=stalls)
-
-
-def _between(loads: np.ndarray, traces: list[Any]) -> stragglers.DelayModel:
-    known = jnp.asarray(loads, float)
-
-    def sample(key, state, loads):
-        ones = jnp.ones(len(loads), known.dtype)
-        drawn = [trace.sample(key, state, ones) for trace in traces]
-        times = jnp.stack([own for own, _ in drawn])
-        # None of something endless is nothing.
-        last = jnp.where(loads > 0, times[-1], 0)
-        beyond = last * loads / known[-1]
-        if len(traces) > 1:
-            place = jnp.clip(jnp.searchsorted(known, loads) - 1, 0, len(traces) - 2)
-            low, high = (
-                times[place, jnp.arange(len(loads))],
-                times[place + 1, jnp.arange(len(loads))],
-            )
-            share = (loads - known[place]) / (known[place + 1] - known[place])
-            # Endless at one end is endless between.
-            step = jnp.where(
-                jnp.isfinite(low) & jnp.isfinite(high), high - low, jnp.inf
-            )
-            between = low + jnp.where(
-                share > 0, share * jnp.where(share > 0, step, 0), 0
-            )
-            beyond = jnp.where(loads > known[-1], beyond, between)
-        return beyond, drawn[0][1]
-
-    return stragglers.DelayModel(traces[0].init, sample)
 
 
 def simulated(

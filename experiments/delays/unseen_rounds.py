@@ -44,7 +44,7 @@ def simulated_pairs(name: str, number: int, seed: int) -> Iterator[dict[str, Any
     for pair in range(number):
         generator = np.random.default_rng([seed, list(LAWS).index(name), pair])
         first, second = (
-            stragglers.trace(LAWS[name](generator, (NUM_ROUNDS, NUM_WORKERS)))
+            stragglers.empirical(LAWS[name](generator, (NUM_ROUNDS, NUM_WORKERS)))
             for _ in range(2)
         )
         yield regrets(first, second, NUM_WORKERS, jax.random.key(seed), **OPTIONS)
@@ -71,18 +71,18 @@ def regrets(
     after = plan(second, 1, replications=replications, tail=0)
     chosen = {}
     for name, goal in GOALS.items():
-        best = before.towards(**goal)
+        best = before.replan(**goal)
         alone = min(
             (own for own in best.choices if not _is_late_deadline(own)),
             key=lambda own: own.time.value,
         )
-        chosen[name] = alone, best.best, after.towards(**goal).best
+        chosen[name] = alone, best.best, after.replan(**goal).best
     distinct = {_identity(own): own for each in chosen.values() for own in each}
     judged = plan(second, 2, choices=list(distinct.values()), tail=0)
     found = {}
     for name, goal in GOALS.items():
         times = {
-            _identity(own): own.time.value for own in judged.towards(**goal).choices
+            _identity(own): own.time.value for own in judged.replan(**goal).choices
         }
         least = min(times.values())
         found[name] = {
@@ -94,11 +94,11 @@ def regrets(
 
 def _is_late_deadline(choice):
     most = _ANSWERS_BY_DEADLINE * choice.code.num_workers
-    return choice.rule == "deadline" and choice.num_answers > most
+    return isinstance(choice.wait, stragglers.deadline) and choice.num_answers > most
 
 
 def _identity(choice):
-    return id(choice.code), choice.rule, choice.value
+    return id(choice.code), choice.wait
 
 
 def tabulate_simulated(numbers: Numbers) -> ResultTable:

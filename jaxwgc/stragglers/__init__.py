@@ -3,37 +3,36 @@
 A straggler model is a pair of pure functions, like an optax transformation:
 `state = model.init(num_workers)` and
 `arrivals, state = model.sample(key, state, loads)`. So is a delay model, whose `sample`
-gives finish times. A waiting rule is a function of a key (for ties) and the times.
+gives finish times. A waiting rule says when a round is over. All are frozen
+dataclasses: what is compiled with one as a static argument serves all that are equal.
 """
 
+from jaxwgc.stragglers._bernoulli_slowdown import bernoulli_slowdown
 from jaxwgc.stragglers._combined_delays import affine, markov, unequal_speeds
+from jaxwgc.stragglers._deadline import deadline
 from jaxwgc.stragglers._delayed import delayed
-from jaxwgc.stragglers._delays import (
-    bernoulli_slowdown,
-    log_normal,
-    pareto,
-    shifted_exponential,
-    weibull,
-)
-from jaxwgc.stragglers._fitting._fit import DelayFit, fit
-from jaxwgc.stragglers._trace import trace
+from jaxwgc.stragglers._distributions import Distribution
+from jaxwgc.stragglers._empirical import empirical
+from jaxwgc.stragglers._exponential_delays import pareto, shifted_exponential
+from jaxwgc.stragglers._fastest import fastest
+from jaxwgc.stragglers._fitting._fit import DelayFit, fit_delays
+from jaxwgc.stragglers._relative_deadline import relative_deadline
+from jaxwgc.stragglers._smooth_delays import log_normal, weibull
 from jaxwgc.stragglers._types import (
     Arrivals,
     DelayModel,
-    Law,
     Stalls,
     StragglerModel,
-    WaitingRule,
 )
 from jaxwgc.stragglers._unit_rounds import bernoulli, fixed, uniform
 from jaxwgc.stragglers._until_decodable import until_decodable
-from jaxwgc.stragglers._waiting import deadline, fastest, is_over
+from jaxwgc.stragglers._waiting_rule import WaitingRule
 
 __all__ = [
     "Arrivals",
     "DelayFit",
     "DelayModel",
-    "Law",
+    "Distribution",
     "Stalls",
     "StragglerModel",
     "WaitingRule",
@@ -42,15 +41,15 @@ __all__ = [
     "bernoulli_slowdown",
     "deadline",
     "delayed",
+    "empirical",
     "fastest",
-    "fit",
+    "fit_delays",
     "fixed",
-    "is_over",
     "log_normal",
     "markov",
     "pareto",
+    "relative_deadline",
     "shifted_exponential",
-    "trace",
     "unequal_speeds",
     "uniform",
     "until_decodable",

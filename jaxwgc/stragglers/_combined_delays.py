@@ -1,5 +1,6 @@
 """Delay models made of others: loads, speeds and slow spells."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -7,16 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc import _validation
-from jaxwgc.stragglers import _laws
-from jaxwgc.stragglers._equal_models import equal_models
-from jaxwgc.stragglers._inputs import loads_of
+from jaxwgc.stragglers._distributions import Distribution, Mixture, Moved
+from jaxwgc.stragglers._inputs import check_model, check_numbers, loads_of
 from jaxwgc.stragglers._types import DelayModel
 
 
-@equal_models
-def affine(
-    delay: DelayModel, overhead: float = 0.0, slope: float = 1.0, time: float = 0.0
-) -> DelayModel:
+@dataclasses.dataclass(frozen=True)
+class affine(DelayModel):
     """Times that do not vanish with the load: time * load + D(overhead + slope * load).
 
     With slope zero what is random does not depend on the load, as where connections are
@@ -49,26 +47,38 @@ def affine(
     References:
       Lee et al., 2018, section IV, for times in proportion to the load.
     """
-    _check_delay("delay", delay)
-    for name, value in (("overhead", overhead), ("slope", slope), ("time", time)):
-        _validation.check_number(name, value, minimum=0)
 
-    def sample(key, state, loads):
+    delay: DelayModel
+    overhead: Any = 0.0
+    slope: Any = 1.0
+    time: Any = 0.0
+
+    def __post_init__(self):
+        check_model("delay", self.delay, DelayModel)
+        at_least_zero = {"minimum": 0}
+        check_numbers(
+            self, overhead=at_least_zero, slope=at_least_zero, time=at_least_zero
+        )
+
+    def init(self, num_workers):
+        """Returns the state of what is random."""
+        return self.delay.init(num_workers)
+
+    def sample(self, key, state, loads):
+        """Draws the times of a round, (num_workers,)."""
         loads = loads_of(loads)
-        times, state = delay.sample(key, state, overhead + slope * loads)
-        return time * loads + times, state
+        work = self.overhead + self.slope * loads
+        times, state = self.delay.sample(key, state, work)
+        return self.time * loads + times, state
 
-    own_law = delay.law
-    if own_law is None:
-        return DelayModel(delay.init, sample)
-    return DelayModel(
-        delay.init,
-        sample,
-        lambda load: _laws.Shifted(own_law(overhead + slope * load), time * load),
-    )
+    def law(self, load: float) -> Distribution | None:
+        """Returns the distribution of the time of a load, if the other has one."""
+        law = self.delay.law(self.overhead + self.slope * load)
+        return None if law is None else Moved(law, self.time * load, 1.0)
 
 
-def unequal_speeds(delay: DelayModel, speeds: Any) -> DelayModel:
+@dataclasses.dataclass(frozen=True)
+class unequal_speeds(DelayModel):
     """Workers of unequal speed: the times of a delay model, divided by speeds.
 
     Args:
@@ -82,7 +92,7 @@ def unequal_speeds(delay: DelayModel, speeds: Any) -> DelayModel:
 
     Raises:
       ValueError: where speeds have another number of axes than one, or are not positive
-        and finite.
+        and finite, or none.
       TypeError: where delay is no delay model, or speeds are no real numbers.
 
     Example:
@@ -98,34 +108,35 @@ def unequal_speeds(delay: DelayModel, speeds: Any) -> DelayModel:
       Reisizadeh, Prakash, Pedarsani, Avestimehr, "Coded computation over heterogeneous
       clusters", 2019.
     """
-    _check_delay("delay", delay)
-    if _validation.is_traced(speeds):
-        raise TypeError("speeds must be concrete, since they are checked; got traced")
-    speeds = np.asarray(_validation.as_array("speeds", speeds))
-    _validation.check_dtypes("speeds", speeds, "real numbers")
-    if speeds.ndim != 1 or not speeds.size:
-        raise ValueError(f"speeds must have shape (workers,); got {speeds.shape}")
-    if not np.all((speeds > 0) & np.isfinite(speeds)):
-        raise ValueError(f"speeds must be positive and finite; got {speeds}")
 
-    def init(num_workers):
-        return {"workers": no_workers(num_workers), "delay": delay.init(num_workers)}
+    delay: DelayModel
+    speeds: Any
 
-    def sample(key, state, loads):
+    def __post_init__(self):
+        check_model("delay", self.delay, DelayModel)
+        speeds = _validation.host_array("speeds", self.speeds, "real numbers", 1)
+        if not (speeds.size and np.all(speeds > 0)):
+            raise ValueError(f"speeds must be positive, and one at least; got {speeds}")
+        # A tuple can be compared, so that equal models are equal.
+        object.__setattr__(self, "speeds", tuple(speeds.astype(float).tolist()))
+
+    def init(self, num_workers):
+        """Returns who the workers are (not chosen yet), and their delay's state."""
+        workers = no_workers(num_workers)
+        return {"workers": workers, "delay": self.delay.init(num_workers)}
+
+    def sample(self, key, state, loads):
+        """Draws the times of a round, (num_workers,)."""
         key, worker_key = jax.random.split(_validation.check_key(key))
         loads = loads_of(loads, state["workers"])
-        workers = chosen_workers(worker_key, state["workers"], len(speeds))
-        times, own = delay.sample(key, state["delay"], loads)
-        times = times / jnp.asarray(speeds, times.dtype)[workers]
-        return times, {"workers": workers, "delay": own}
-
-    return DelayModel(init, sample)
+        workers = chosen_workers(worker_key, state["workers"], len(self.speeds))
+        times, delay_state = self.delay.sample(key, state["delay"], loads)
+        times = times / jnp.asarray(self.speeds, times.dtype)[workers]
+        return times, {"workers": workers, "delay": delay_state}
 
 
-@equal_models
-def markov(
-    fast: DelayModel, slow: DelayModel, become_slow: float, become_fast: float
-) -> DelayModel:
+@dataclasses.dataclass(frozen=True)
+class markov(DelayModel):
     """Workers with slow spells: a chain of two states for each, and a model for either.
 
     Rounds begin in the state that the chain has in the long run: slow with probability
@@ -162,31 +173,46 @@ def markov(
       Yang, Grover, Kar, "Coded distributed computing for inverse problems", 2017, and
       Gilbert, "Capacity of a burst-noise channel", 1960, for the chain.
     """
-    _check_delay("fast", fast)
-    _check_delay("slow", slow)
-    for name, value in (("become_slow", become_slow), ("become_fast", become_fast)):
-        _validation.check_number(name, value, minimum=0, maximum=1)
-    total = become_slow + become_fast
-    if not _validation.is_traced(total) and total == 0:
-        raise ValueError("become_slow and become_fast must not both be zero; they are")
-    stationary = become_slow / total
 
-    def init(num_workers):
+    fast: DelayModel
+    slow: DelayModel
+    become_slow: Any
+    become_fast: Any
+
+    def __post_init__(self):
+        check_model("fast", self.fast, DelayModel)
+        check_model("slow", self.slow, DelayModel)
+        is_probability = {"minimum": 0, "maximum": 1}
+        check_numbers(self, become_slow=is_probability, become_fast=is_probability)
+        total = self.become_slow + self.become_fast
+        if not _validation.is_traced(total) and total == 0:
+            raise ValueError(
+                "become_slow and become_fast must not both be zero; they are"
+            )
+
+    @property
+    def slow_share(self) -> Any:
+        """The share of workers that are slow in the long run."""
+        return self.become_slow / (self.become_slow + self.become_fast)
+
+    def init(self, num_workers):
+        """Returns who is slow, whether it is the first round, and both states."""
         return {
             "is_slow": jnp.zeros(num_workers, bool),
             "is_first": jnp.ones((), bool),
-            "fast": fast.init(num_workers),
-            "slow": slow.init(num_workers),
+            "fast": self.fast.init(num_workers),
+            "slow": self.slow.init(num_workers),
         }
 
-    def sample(key, state, loads):
+    def sample(self, key, state, loads):
+        """Draws the times of a round, (num_workers,)."""
         key, fast_key, slow_key = jax.random.split(_validation.check_key(key), 3)
         loads = loads_of(loads, state["is_slow"])
-        goes_on = jnp.where(state["is_slow"], 1 - become_fast, become_slow)
+        goes_on = jnp.where(state["is_slow"], 1 - self.become_fast, self.become_slow)
         draws = jax.random.uniform(key, state["is_slow"].shape, jnp.float32)
-        is_slow = draws < jnp.where(state["is_first"], stationary, goes_on)
-        fast_times, fast_state = fast.sample(fast_key, state["fast"], loads)
-        slow_times, slow_state = slow.sample(slow_key, state["slow"], loads)
+        is_slow = draws < jnp.where(state["is_first"], self.slow_share, goes_on)
+        fast_times, fast_state = self.fast.sample(fast_key, state["fast"], loads)
+        slow_times, slow_state = self.slow.sample(slow_key, state["slow"], loads)
         return jnp.where(is_slow, slow_times, fast_times), {
             "is_slow": is_slow,
             "is_first": jnp.zeros((), bool),
@@ -194,14 +220,12 @@ def markov(
             "slow": slow_state,
         }
 
-    fast_law, slow_law = fast.law, slow.law
-    if fast_law is None or slow_law is None:
-        return DelayModel(init, sample)
-    return DelayModel(
-        init,
-        sample,
-        lambda load: _laws.Mixture(fast_law(load), slow_law(load), stationary),
-    )
+    def law(self, load: float) -> Distribution | None:
+        """Returns the distribution of the time of a load, if both others have one."""
+        fast, slow = self.fast.law(load), self.slow.law(load)
+        if fast is None or slow is None:
+            return None
+        return Mixture(fast, slow, self.slow_share)
 
 
 def no_workers(num_workers: int) -> jax.Array:
@@ -221,8 +245,3 @@ def chosen_workers(key: jax.Array, state: jax.Array, num_measured: int) -> jax.A
         is_many = len(state) > num_measured
         chosen = jax.random.choice(key, chosen, state.shape, replace=is_many)
     return jnp.where(state < 0, chosen, state).astype(state.dtype)
-
-
-def _check_delay(name, delay):
-    if not isinstance(delay, DelayModel):
-        raise TypeError(f"{name} must be a DelayModel; got {delay!r}")

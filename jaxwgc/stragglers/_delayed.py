@@ -1,20 +1,27 @@
 """Straggler models made of a delay model and a waiting rule."""
 
+import dataclasses
+import warnings
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxwgc import _validation
-from jaxwgc.stragglers._equal_models import equal_models
-from jaxwgc.stragglers._inputs import loads_of, made_of_jax
-from jaxwgc.stragglers._types import Arrivals, DelayModel, StragglerModel, WaitingRule
+from jaxwgc.stragglers._fastest import fastest
+from jaxwgc.stragglers._finished_parts import finished_parts
+from jaxwgc.stragglers._inputs import check_model, loads_of, made_of_jax
+from jaxwgc.stragglers._types import DelayModel, StragglerModel, is_round
+from jaxwgc.stragglers._until_decodable import UntilDecodable
+from jaxwgc.stragglers._waiting_rule import WaitingRule
 
-# Finish times, the time that has passed, their ratio and its product with the load are
-# rounded once or twice each, by half an eps.
-_ROUNDINGS = 4
+# On which a rule is tried that looks as if it could not decode.
+_NUM_ORDERS = 64
 
 
-@equal_models
-def delayed(delay: DelayModel, wait: WaitingRule) -> StragglerModel:
+@dataclasses.dataclass(frozen=True)
+class delayed(StragglerModel):
     """Finish times from a delay model, and a rule for how long the server waits.
 
     Args:
@@ -26,7 +33,8 @@ def delayed(delay: DelayModel, wait: WaitingRule) -> StragglerModel:
       round ended: workers go through their parts one by one, at constant speed.
 
     Raises:
-      TypeError: where delay is no delay model or wait no function.
+      TypeError: where delay is no delay model or wait no waiting rule, or (at `sample`)
+        one breaks its contract.
 
     Example:
       >>> import jax, jaxwgc
@@ -43,59 +51,77 @@ def delayed(delay: DelayModel, wait: WaitingRule) -> StragglerModel:
       Lee, Lam, Pedarsani, Papailiopoulos, Ramchandran, "Speeding up distributed
       machine learning using codes", 2018.
     """
-    if not isinstance(delay, DelayModel):
-        raise TypeError(f"delay must be a DelayModel; got {delay!r}")
-    if not callable(wait):
-        raise TypeError(f"wait must be a waiting rule; got {wait!r}")
 
-    def sample(key, state, loads):
+    delay: DelayModel
+    wait: WaitingRule
+
+    def __post_init__(self):
+        check_model("delay", self.delay, DelayModel)
+        if not isinstance(self.wait, WaitingRule):
+            raise TypeError(f"wait must be a waiting rule; got {self.wait!r}")
+
+    def init(self, num_workers):
+        """Returns the state of the delay model."""
+        return self.delay.init(num_workers)
+
+    def sample(self, key, state, loads):
+        """Draws the times of a round, and asks the rule."""
         delay_key, wait_key = jax.random.split(_validation.check_key(key))
         loads = loads_of(loads)
         with made_of_jax("delay"):
-            times, state = delay.sample(delay_key, state, loads)
+            times, state = self.delay.sample(delay_key, state, loads)
         if jnp.shape(times) != loads.shape:
             raise ValueError(
                 f"delay must give times {loads.shape} for loads of that shape; got "
                 f"{jnp.shape(times)}"
             )
         with made_of_jax("wait"):
-            arrivals = wait(wait_key, times)
-        if not isinstance(arrivals, Arrivals):
-            raise TypeError(f"wait must be a waiting rule; got one giving {arrivals!r}")
-        if arrivals.finished is None:
-            arrivals = arrivals._replace(
-                finished=finished_parts(loads, times, arrivals)
+            arrivals = self.wait.arrivals(wait_key, times)
+        if not is_round(arrivals, len(loads)):
+            raise TypeError(
+                f"wait must have arrivals with bools received {loads.shape} and a real "
+                f"scalar elapsed; got {arrivals!r}: {self.wait!r}"
             )
+        if arrivals.finished is None:
+            finished = finished_parts(loads, times, arrivals)
+            arrivals = arrivals._replace(finished=finished)
         return arrivals, state
 
-    return StragglerModel(delay.init, sample, wait)
+    def warn_where_undecodable(self, code: Any, decoder: Any = None) -> None:
+        """Warns where the waiting rule ends rounds before the code decodes.
 
-
-def finished_parts(loads: jax.Array, times: jax.Array, arrivals: Arrivals) -> jax.Array:
-    """Parts that were finished after `elapsed` of the time that all of them take.
-
-    The last part is finished where the worker was received, and only there: the waiting
-    rule has decided that, and this agrees with it, ties and all.
-    """
-    times = jnp.asarray(times)
-    elapsed = jnp.asarray(arrivals.elapsed)
-    slack = _ROUNDINGS * _coarsest_eps(times, elapsed)
-    elapsed = elapsed.astype(jnp.promote_types(elapsed.dtype, jnp.float32))
-    all_parts = jnp.ceil(loads)
-    # The share of the work that is done; none in no time where it takes forever.
-    share = jnp.where(times > 0, elapsed / jnp.where(times > 0, times, 1), 1)
-    share = jnp.where(times < jnp.inf, jnp.clip(share, 0, 1), 0)
-    # Where exactly a part is finished, rounding may have left a little less than it.
-    parts = jnp.floor(loads * share * (1 + slack))
-    parts = jnp.where(
-        arrivals.received, all_parts, jnp.clip(parts, 0, jnp.maximum(all_parts - 1, 0))
-    )
-    return parts.astype(jnp.int32)
-
-
-def _coarsest_eps(*values: jax.Array) -> float:
-    """The spacing of floats at one in the least precise of the arrays of floats."""
-    floats = [
-        value.dtype for value in values if jnp.isdtype(value.dtype, "real floating")
-    ]
-    return max([float(jnp.finfo(dtype).eps) for dtype in floats], default=0.0)
+        Rules that wait for fewer workers than are always enough, or for another code,
+        are tried on random orders of arrival.
+        """
+        wait = self.wait
+        if _validation.is_traced(code, wait) or code.messages_per_worker > 1:
+            return
+        num_workers = code.num_workers
+        enough = num_workers - int(np.asarray(code.num_stragglers))
+        match wait:
+            # Approximate codes do not say how many answers are enough.
+            case fastest(few) if few < enough and code.num_stragglers:
+                rule = f"for the {few} fastest of {num_workers} workers"
+            # Those with one assignment differ by the weights of their parts.
+            case UntilDecodable(other) if not np.array_equal(
+                other.assignment, code.assignment
+            ):
+                rule = f"until another code decodes, {other}"
+            case _:
+                return
+        times = np.tile(np.arange(num_workers, dtype=np.float32), (_NUM_ORDERS, 1))
+        times = np.random.default_rng(0).permuted(times, axis=1)
+        # The model may be made while something else is traced.
+        with jax.ensure_compile_time_eval():
+            keys = jax.random.split(jax.random.key(0), _NUM_ORDERS)
+            received = jax.vmap(wait.arrivals)(keys, jnp.asarray(times)).received
+            num_decoded = int(code.decodes(received, 1e-3, decoder).sum())
+        if num_decoded > _NUM_ORDERS / 10:
+            return
+        warnings.warn(
+            f"model waits {rule}; code then decodes in {num_decoded} of {_NUM_ORDERS} "
+            "random orders of arrival: other rounds give an approximate gradient, and "
+            f"count in num_undecodable. Any {enough} answers are enough: take "
+            f"stragglers.fastest({enough}), or stragglers.until_decodable of this code",
+            stacklevel=3,
+        )

@@ -47,10 +47,22 @@ def made_of_jax(name: str) -> Iterator[None]:
         ) from error
 
 
-def stateless(num_workers: int) -> tuple[()]:
-    """The `init` of a model without a state."""
-    _validation.check_int("num_workers", num_workers, minimum=1)
-    return ()
+def check_numbers(model: Any, **rules: Any) -> None:
+    """Checks fields of a dataclass that are numbers, which may be traced.
+
+    Others become floats, so that models whose numbers are equal are equal.
+    """
+    for name, rule in rules.items():
+        value = getattr(model, name)
+        _validation.check_number(name, value, **rule)
+        if not _validation.is_traced(value):
+            object.__setattr__(model, name, float(value))
+
+
+def check_model(name: str, model: Any, kind: type) -> None:
+    """Raises TypeError where it is no model of that class."""
+    if not isinstance(model, kind):
+        raise TypeError(f"{name} must be a {kind.__name__}; got {model!r}")
 
 
 def _vector(name, value, rule, largest=None):

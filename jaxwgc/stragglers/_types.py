@@ -1,15 +1,13 @@
-"""What straggler models, delay models and waiting rules are, and what they give."""
+"""What straggler models and delay models are, and what they give."""
 
-import warnings
-from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from jaxwgc import _validation
 from jaxwgc._dtypes import is_kind
-from jaxwgc._validation import is_traced
+from jaxwgc.stragglers._distributions import Distribution
 from jaxwgc.stragglers._inputs import made_of_jax
 
 
@@ -32,120 +30,100 @@ class Arrivals(NamedTuple):
     finished: jax.Array | None = None
 
 
-class StragglerModel(NamedTuple):
-    """A pair of pure functions that simulate rounds.
+class StragglerModel:
+    """Simulated rounds: who answers, and when.
 
-    Attributes:
-      init: `init(num_workers) -> state`, a pytree.
-      sample: `sample(key, state, loads) -> (arrivals, state)`, with loads
-        (num_workers,), the work of each worker in parts.
-      wait: the waiting rule in it, if there is one.
+    A model of one's own is a frozen dataclass of this class with a `sample`, and with
+    an `init` where it has a state. Equal models share what is compiled.
     """
 
-    init: Callable[[int], Any]
-    sample: Callable[[jax.Array, Any, jax.Array], tuple[Arrivals, Any]]
-    wait: "WaitingRule | None" = None
+    def init(self, num_workers: int) -> Any:
+        """Returns the state before the first round, a pytree."""
+        _validation.check_int("num_workers", num_workers, minimum=1)
+        return ()
+
+    def sample(
+        self, key: jax.Array, state: Any, loads: jax.Array
+    ) -> tuple[Arrivals, Any]:
+        """Draws a round.
+
+        Args:
+          key: PRNG key of either kind.
+          state: of `init`, or of the round before.
+          loads: (num_workers,), the work of each worker in parts.
+
+        Returns:
+          The `Arrivals`, and the state after the round.
+        """
+        raise NotImplementedError
+
+    def warn_where_undecodable(self, code: Any, decoder: Any = None) -> None:
+        """Warns where rounds end before the code decodes, as far as that is known."""
 
     @staticmethod
     def check(name: str, model: Any, loads: Any) -> None:
-        """A straggler model that gives rounds of as many workers; nothing is drawn."""
+        """Raises TypeError unless a model gives rounds of as many workers."""
         if not isinstance(model, StragglerModel):
             raise TypeError(f"{name} must be a StragglerModel; got {model!r}")
         num_workers = len(loads)
         state = model.init(num_workers)
         with made_of_jax(name):
-            found = jax.eval_shape(
+            drawn = jax.eval_shape(
                 lambda key: model.sample(key, state, loads), jax.random.key(0)
             )
-        arrivals = found[0] if isinstance(found, tuple) and len(found) == 2 else None
-        received, elapsed = (
-            getattr(arrivals, field, None) for field in ("received", "elapsed")
-        )
-        if not (
-            np.shape(received) == (num_workers,)
-            and is_kind(received, "bools")
-            and np.shape(elapsed) == ()
-            and is_kind(elapsed, "real numbers")
-        ):
+        is_pair = isinstance(drawn, tuple) and len(drawn) == 2
+        if not (is_pair and is_round(drawn[0], num_workers)):
             raise TypeError(
                 f"{name} must be a StragglerModel, whose sample gives (arrivals, "
                 f"state) with bools received ({num_workers},) and a real scalar "
-                f"elapsed; got one that gives {found}: {model!r}"
+                f"elapsed; got one that gives {drawn}: {model!r}"
             )
 
-    def warn_where_undecodable(self, code: Any, decoder: Any = None) -> None:
-        """Warns where the waiting rule ends rounds before the code decodes.
 
-        Rules that wait for fewer workers than are always enough, or for another code,
-        are tried on random orders of arrival.
-        """
-        wait = self.wait
-        if wait is None or is_traced(code, wait) or code.messages_per_worker > 1:
-            return
-        num_workers = code.num_workers
-        enough = num_workers - code.num_stragglers
-        few = getattr(wait, "num_required", enough)
-        other = getattr(wait, "code", code)
-        # Approximate codes do not say how many answers are enough; those with one
-        # assignment differ by the weights of their parts.
-        if few < enough and code.num_stragglers:
-            rule = f"for the {few} fastest of {num_workers} workers"
-        elif not np.array_equal(other.assignment, code.assignment):
-            rule = f"until another code decodes, {other}"
-        else:
-            return
-        times = np.tile(np.arange(num_workers, dtype=np.float32), (_NUM_ORDERS, 1))
-        times = np.random.default_rng(0).permuted(times, axis=1)
-        # The model may be made while something else is traced.
-        with jax.ensure_compile_time_eval():
-            keys = jax.random.split(jax.random.key(0), _NUM_ORDERS)
-            received = jax.vmap(wait)(keys, jnp.asarray(times)).received
-            num_decoded = int(code.decodes(received, 1e-3, decoder).sum())
-        if num_decoded > _NUM_ORDERS / 10:
-            return
-        warnings.warn(
-            f"model waits {rule}; code then decodes in {num_decoded} of {_NUM_ORDERS} "
-            "random orders of arrival: other rounds give an approximate gradient, and "
-            f"count in num_undecodable. Any {enough} answers are enough: take "
-            f"stragglers.fastest({enough}), or stragglers.until_decodable of this code",
-            stacklevel=3,
-        )
+class DelayModel:
+    """Simulated finish times.
 
-
-# On which a rule is tried that looks as if it could not decode.
-_NUM_ORDERS = 64
-
-
-class Law(Protocol):
-    """A law of finish times, as far as it is needed: SciPy's distributions are such."""
-
-    def sf(self, x: Any, /) -> Any:
-        """The probability of a longer time than x."""
-        ...
-
-    def isf(self, q: Any, /) -> Any:
-        """The time that is exceeded with probability q."""
-        ...
-
-
-class DelayModel(NamedTuple):
-    """A pair of pure functions that give finish times.
-
-    Attributes:
-      init: `init(num_workers) -> state`, a pytree.
-      sample: `sample(key, state, loads) -> (times, state)`, with loads and times
-        (num_workers,).
-      law: `law(load)`, the law of a worker's time, on the host in float64. Only of
-        models in which the workers of a round are independent and equal, so that it
-        gives the law of the f-th fastest; None of others.
-      stalls: `stalls(tail)`, the `Stalls` that a trace cannot rule out, `tail` times as
-        long as its longest time. None of models that say how likely long times are.
+    A model of one's own is a frozen dataclass of this class with a `sample`, and with
+    an `init` where it has a state. Equal models share what is compiled.
     """
 
-    init: Callable[[int], Any]
-    sample: Callable[[jax.Array, Any, jax.Array], tuple[jax.Array, Any]]
-    law: Callable[[float], Law] | None = None
-    stalls: "Callable[[float], Stalls] | None" = None
+    def init(self, num_workers: int) -> Any:
+        """Returns the state before the first round, a pytree."""
+        _validation.check_int("num_workers", num_workers, minimum=1)
+        return ()
+
+    def sample(
+        self, key: jax.Array, state: Any, loads: jax.Array
+    ) -> tuple[jax.Array, Any]:
+        """Draws the times (num_workers,) of a round.
+
+        Args:
+          key: PRNG key of either kind.
+          state: of `init`, or of the round before.
+          loads: (num_workers,), the work of each worker in parts.
+
+        Returns:
+          The times, and the state after the round.
+        """
+        raise NotImplementedError
+
+    def law(self, load: float) -> Distribution | None:
+        """Returns the distribution of a worker's time, if it has one.
+
+        Only workers of a round that are independent and equal have: it then gives that
+        of the f-th fastest.
+        """
+        return None
+
+    def stalls(self, tail: float) -> "Stalls | None":
+        """Returns the `Stalls` that measured times cannot rule out.
+
+        None of models that say how likely long times are.
+
+        Args:
+          tail: how long a stall takes, over the longest time that was measured.
+        """
+        return None
 
 
 class Stalls(NamedTuple):
@@ -165,13 +143,14 @@ class Stalls(NamedTuple):
     num_rounds: int
 
 
-class WaitingRule(Protocol):
-    """Finish times (num_workers,) to the arrivals that the server decodes.
-
-    In a round that is under way, workers that have not answered have infinite times;
-    the round is over once the `elapsed` that the rule gives has passed: see `is_over`.
-    """
-
-    def __call__(self, key: jax.Array, times: jax.Array) -> Arrivals:
-        """Takes a PRNG key, for ties, and times (num_workers,)."""
-        ...
+def is_round(arrivals: Any, num_workers: int) -> bool:
+    """Returns whether it has what a round has, in its shapes and dtypes."""
+    received, elapsed = (
+        getattr(arrivals, field, None) for field in ("received", "elapsed")
+    )
+    return (
+        np.shape(received) == (num_workers,)
+        and is_kind(received, "bools")
+        and np.shape(elapsed) == ()
+        and is_kind(elapsed, "real numbers")
+    )

@@ -1,17 +1,19 @@
 """Rounds of one unit of time, in which a worker answers or is lost altogether."""
 
+import dataclasses
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
 from jaxwgc import _validation
-from jaxwgc.stragglers._equal_models import equal_models
-from jaxwgc.stragglers._inputs import loads_of, stateless
+from jaxwgc.stragglers._inputs import check_numbers, loads_of
 from jaxwgc.stragglers._selection import random_workers
 from jaxwgc.stragglers._types import Arrivals, StragglerModel
 
 
-@equal_models
-def uniform(num_stragglers: int) -> StragglerModel:
+@dataclasses.dataclass(frozen=True)
+class uniform(StragglerModel):
     """Exactly s stragglers a round, uniformly at random; a round takes one unit.
 
     Args:
@@ -37,26 +39,30 @@ def uniform(num_stragglers: int) -> StragglerModel:
     References:
       The paper's section 2.1: any s workers may fail.
     """
-    num_stragglers = _validation.check_int("num_stragglers", num_stragglers, minimum=0)
 
-    def init(num_workers):
-        num_workers = _validation.check_int("num_workers", num_workers, minimum=1)
-        _validation.check_stragglers(num_stragglers, num_workers)
-        return ()
+    num_stragglers: int
 
-    def sample(key, state, loads):
+    def __post_init__(self):
+        number = _validation.check_int("num_stragglers", self.num_stragglers, minimum=0)
+        object.__setattr__(self, "num_stragglers", number)
+
+    def init(self, num_workers):
+        """Returns no state."""
+        state = super().init(num_workers)
+        _validation.check_stragglers(self.num_stragglers, num_workers)
+        return state
+
+    def sample(self, key, state, loads):
+        """Draws a round."""
         loads = loads_of(loads)
-        num_workers = len(loads)
-        _validation.check_stragglers(num_stragglers, num_workers)
-        everyone = jnp.ones(num_workers, bool)
-        received = ~random_workers(_validation.check_key(key), everyone, num_stragglers)
-        return _unit_round(received, loads), state
-
-    return StragglerModel(init, sample)
+        _validation.check_stragglers(self.num_stragglers, len(loads))
+        everyone = jnp.ones(len(loads), bool)
+        lost = random_workers(_validation.check_key(key), everyone, self.num_stragglers)
+        return _unit_round(~lost, loads), state
 
 
-@equal_models
-def bernoulli(probability: jax.typing.ArrayLike) -> StragglerModel:
+@dataclasses.dataclass(frozen=True)
+class bernoulli(StragglerModel):
     """Each worker straggles by itself with that probability; a round takes one unit.
 
     Args:
@@ -83,17 +89,21 @@ def bernoulli(probability: jax.typing.ArrayLike) -> StragglerModel:
       Bitar, Wootters, El Rouayheb, "Stochastic gradient coding for straggler mitigation
       in distributed learning", 2020, section II (independent stragglers).
     """
-    _validation.check_number("probability", probability, minimum=0, maximum=1)
 
-    def sample(key, state, loads):
+    probability: Any
+
+    def __post_init__(self):
+        check_numbers(self, probability={"minimum": 0, "maximum": 1})
+
+    def sample(self, key, state, loads):
+        """Draws a round."""
         key, loads = _validation.check_key(key), loads_of(loads)
         draws = jax.random.uniform(key, (len(loads),), jnp.float32)
-        return _unit_round(draws >= probability, loads), state
-
-    return StragglerModel(stateless, sample)
+        return _unit_round(draws >= self.probability, loads), state
 
 
-def fixed(received: jax.typing.ArrayLike) -> StragglerModel:
+@dataclasses.dataclass(frozen=True, eq=False)
+class fixed(StragglerModel):
     """The same workers answer in every round; a round takes one unit.
 
     Args:
@@ -115,32 +125,34 @@ def fixed(received: jax.typing.ArrayLike) -> StragglerModel:
       >>> arrivals.received
       Array([ True, False,  True], dtype=bool)
     """
-    _validation.check_dtypes("received", received, "bools")
-    if jnp.ndim(received) != 1:
-        raise ValueError(
-            f"received must have shape (num_workers,); got {jnp.shape(received)}"
-        )
-    expected = jnp.shape(received)[0]
 
-    def check_workers(num_workers):
-        num_workers = _validation.check_int("num_workers", num_workers, minimum=1)
+    received: Any
+
+    def __post_init__(self):
+        _validation.check_dtypes("received", self.received, "bools")
+        if jnp.ndim(self.received) != 1:
+            raise ValueError(
+                "received must have shape (num_workers,); got "
+                f"{jnp.shape(self.received)}"
+            )
+
+    def init(self, num_workers):
+        """Returns no state."""
+        state = super().init(num_workers)
+        expected = jnp.shape(self.received)[0]
         if num_workers != expected:
             raise ValueError(
                 "num_workers must be that of received; got "
                 f"{num_workers} and {expected}"
             )
+        return state
 
-    def init(num_workers):
-        check_workers(num_workers)
-        return ()
-
-    def sample(key, state, loads):
+    def sample(self, key, state, loads):
+        """Returns the round."""
         _validation.check_key(key)
         loads = loads_of(loads)
-        check_workers(len(loads))
-        return _unit_round(jnp.asarray(received), loads), state
-
-    return StragglerModel(init, sample)
+        self.init(len(loads))
+        return _unit_round(jnp.asarray(self.received), loads), state
 
 
 def _unit_round(received: jax.Array, loads: jax.Array) -> Arrivals:

@@ -9,10 +9,13 @@ import jax.numpy as jnp
 
 from jaxwgc import _validation
 from jaxwgc._pytrees import register
-from jaxwgc.stragglers._delayed import finished_parts
-from jaxwgc.stragglers._equal_models import equal_models
+from jaxwgc.stragglers._finished_parts import finished_parts
 from jaxwgc.stragglers._inputs import times_of
-from jaxwgc.stragglers._types import Arrivals, WaitingRule
+from jaxwgc.stragglers._types import Arrivals
+from jaxwgc.stragglers._waiting_rule import WaitingRule, first_true
+
+# The tolerance at which a decoded gradient counts as exact.
+EXACT = 1e-3
 
 
 @runtime_checkable
@@ -45,9 +48,8 @@ class Decodable(Protocol):
         ...
 
 
-@equal_models
 def until_decodable(
-    code: Decodable, tolerance: float = 1e-3, decoder: Any = None
+    code: Decodable, tolerance: float = EXACT, decoder: Any = None
 ) -> WaitingRule:
     """Go on as soon as the answers so far decode.
 
@@ -60,8 +62,10 @@ def until_decodable(
     messages a worker, each message counts when it comes: workers go through their parts
     one by one, at constant speed.
 
-    A simulated round costs the decoding of n masks in one batch (n times the messages
-    of a worker). A real one, asked through `is_over`, costs one mask after each answer.
+    A simulated round costs the decoding of as many masks as n has binary digits, and a
+    real one of one after each answer. That is by bisection, since more answers decode
+    no worse; with a decoder of which that is not true (`OneStep`) a round may go on to
+    a later answer than the first that decodes.
 
     Args:
       code: a gradient code.
@@ -82,7 +86,8 @@ def until_decodable(
       >>> import jax, jax.numpy as jnp, jaxwgc
       >>> code = jaxwgc.codes.fractional_repetition(4, num_stragglers=1)
       >>> wait = jaxwgc.stragglers.until_decodable(code)
-      >>> arrivals = wait(jax.random.key(0), jnp.array([1.0, 2.0, jnp.inf, 3.0]))
+      >>> times = jnp.array([1.0, 2.0, jnp.inf, 3.0])
+      >>> arrivals = wait.arrivals(jax.random.key(0), times)
       >>> arrivals.received, float(arrivals.elapsed)
       (Array([ True,  True, False, False], dtype=bool), 2.0)
 
@@ -95,31 +100,55 @@ def until_decodable(
     _validation.check_number("tolerance", tolerance, minimum=0)
     if decoder is not None:
         decoder = code.choose_decoder(decoder)
-    return _UntilDecodable(code, tolerance, decoder)
+    return UntilDecodable(code, tolerance, decoder)
 
 
 @register
 @dataclasses.dataclass(frozen=True, eq=False)
-class _UntilDecodable:
-    """The rule: a pytree, so that a traced code in it is seen."""
+class UntilDecodable(WaitingRule):
+    """The rule: a pytree, so that programs can be shared by codes of one shape."""
 
     code: Any
     tolerance: Any
     decoder: Any
 
-    def __call__(self, key: jax.Array, times: jax.Array) -> Arrivals:
-        """The arrivals, by the answers at the time of each answer."""
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, UntilDecodable) and self._identity == other._identity
+
+    def __hash__(self) -> int:
+        return hash(self._identity)
+
+    @property
+    def _identity(self):
+        # Decoders may hold arrays, which cannot be compared.
+        return id(self.code), self.tolerance, id(self.decoder)
+
+    def is_over(self, times, now):
+        """Returns whether those with times until now are enough, or all there are.
+
+        Times may also be those of each message, (num_messages,).
+        """
+        num_workers, per_worker = self.code.num_workers, self.code.messages_per_worker
+        if len(times) not in (num_workers, num_workers * per_worker):
+            raise ValueError(
+                "times must have shape (num_workers,) with num_workers = "
+                f"{num_workers} for the code that is waited for; got {times.shape}"
+            )
+        mask = (times <= now) & (times < jnp.inf)
+        messages = mask.repeat(num_workers * per_worker // len(times))
+        return mask.all() | self.code.decodes(messages, self.tolerance, self.decoder)
+
+    def ends(self, times):
+        """Returns the first time at which it is over, by bisection of the answers."""
+        # The code is a constant of what is compiled: NumPy's keeps its precision.
+        find = _end if _validation.is_traced(self, times) else _compiled_end
+        return find(self, times)
+
+    def arrivals(self, key: jax.Array, times: jax.typing.ArrayLike) -> Arrivals:
+        """Returns the arrivals, by the messages until each of them comes."""
         _validation.check_key(key)
-        times = self._checked(times)
-        comes = self._arrival_times(times)
-        is_finite = jnp.isfinite(comes)
-        so_far = (comes <= comes[:, None]) & is_finite
-        enough = is_finite & self._decodes(so_far)
-        elapsed = jnp.where(
-            enough.any(),
-            jnp.min(comes, where=enough, initial=jnp.inf),
-            jnp.max(times),
-        )
+        times = times_of(times)
+        elapsed = self.ends(self._message_times(times))
         received = (times <= elapsed) & jnp.isfinite(times)
         arrivals = Arrivals(received, times, elapsed)
         if self.code.messages_per_worker == 1:
@@ -127,28 +156,14 @@ class _UntilDecodable:
         finished = finished_parts(jnp.asarray(self.code.loads), times, arrivals)
         return arrivals._replace(finished=finished)
 
-    def is_over(self, times: jax.Array) -> bool:
-        """Whether those with finite times are enough: one mask, compiled."""
-        mask = jnp.isfinite(self._checked(times))
-        return bool(self._compiled(mask.repeat(self.code.messages_per_worker)))
+    def describe(self, num_workers: int) -> tuple[str, str]:
+        """Returns such as "decodable", "until the answers decode"."""
+        if self.tolerance <= EXACT:
+            return "decodable", "until the answers decode"
+        error = f"{self.tolerance**2:.0%}"
+        return f"error {error}", f"until the answers decode to an error of {error}"
 
-    def _decodes(self, masks):
-        return self.code.decodes(masks, self.tolerance, self.decoder)
-
-    # The code is a constant of what is compiled, so that NumPy's keeps its precision.
-    _compiled = functools.partial(jax.jit, static_argnums=0)(_decodes)
-
-    def _checked(self, times):
-        times = times_of(times)
-        if len(times) != self.code.num_workers:
-            raise ValueError(
-                "times must have shape (num_workers,) with num_workers = "
-                f"{self.code.num_workers} for the code that is waited for; got "
-                f"{times.shape}"
-            )
-        return times
-
-    def _arrival_times(self, times):
+    def _message_times(self, times):
         """When each message comes, (num_messages,)."""
         if self.code.required_parts is None:
             return times
@@ -157,3 +172,14 @@ class _UntilDecodable:
         share = jnp.where(loads > 0, required / jnp.maximum(loads, 1), 1)
         # What needs no part comes at once, from workers that never finish, too.
         return jnp.where(share > 0, times[:, None] * share, 0).ravel()
+
+
+def _end(rule, times):
+    times = times_of(times)
+    ends = jnp.sort(times)
+    count = jnp.isfinite(times).sum()
+    first = first_true(lambda number: rule.is_over(times, ends[number]), count)
+    return jnp.where(first < count, ends[first], jnp.inf)
+
+
+_compiled_end = functools.partial(jax.jit, static_argnums=0)(_end)

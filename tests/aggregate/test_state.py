@@ -70,13 +70,16 @@ class TestState:
     def test_state_of_a_model_is_carried(self):
         """A model of the user's own: round r loses worker r."""
 
-        def sample(key, state, loads):
-            received = jnp.arange(len(loads)) != state
-            arrivals = stragglers.Arrivals(received, loads, jnp.asarray(1.5))
-            return arrivals, state + 1
+        class InTurn(stragglers.StragglerModel):
+            def init(self, num_workers):
+                return jnp.array(0)
 
-        model = stragglers.StragglerModel(lambda num_workers: jnp.array(0), sample)
-        transform = jaxwgc.coded_aggregate(GROUPS, model, jax.random.key(0))
+            def sample(self, key, state, loads):
+                received = jnp.arange(len(loads)) != state
+                arrivals = stragglers.Arrivals(received, loads, jnp.asarray(1.5))
+                return arrivals, state + 1
+
+        transform = jaxwgc.coded_aggregate(GROUPS, InTurn(), jax.random.key(0))
         state = transform.init(None)
         update = jax.jit(lambda state: transform.update(np.ones(6, np.float32), state))
         for lost in range(3):

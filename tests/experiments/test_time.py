@@ -10,7 +10,6 @@ import jaxwgc
 from experiments.delays import against_the_clock as against_the_clock
 from experiments.delays import known_laws as known_delays
 from experiments.delays import models as delay_models
-from experiments.delays import traces as delays
 from experiments.runner.results import ExperimentError
 from jaxwgc import stragglers
 
@@ -79,38 +78,6 @@ def test_time_to_the_target():
     loss = target * np.array([100.0, 0.5, 10.0, 0.1, 0.1])
     assert against_the_clock.time_to(clock, loss) == pytest.approx(4.5)
     assert against_the_clock.time_to(clock, loss[::-1]) == np.inf
-
-
-class TestMeasuredAtLoads:
-    loads = np.array([0.0, 0.5, 1.0])
-    # Seconds tell the round and the worker; NaN is a worker that never answers.
-    seconds = (1 + loads)[:, None, None] * (1 + np.arange(24.0).reshape(8, 3))
-
-    def sample(self, loads, seconds=None, seed=0):
-        seconds = self.seconds if seconds is None else seconds
-        delay = delays.measured_at_loads(self.loads, seconds)
-        key = jax.random.key(seed)
-        return np.asarray(delay.sample(key, delay.init(3), np.array(loads))[0])
-
-    def test_a_line_between_loads(self):
-        """And in proportion beyond the last."""
-        base = self.sample([0.0, 0.0, 0.0])
-        assert np.all(np.diff(base) == 1)
-        for load, factor in ((0.25, 1.25), (1.0, 2.0), (3.0, 6.0)):
-            np.testing.assert_allclose(self.sample([load] * 3), factor * base)
-
-    def test_lost_answers(self):
-        seconds = self.seconds.copy()
-        seconds[1, :, 2] = np.nan
-        times = self.sample([0.0, 0.3, 0.3], seconds)
-        np.testing.assert_array_equal(np.isinf(times), [False, False, True])
-        seconds[2, :, 1] = np.nan
-        times = self.sample([2.0, 0.7, 0.0], seconds)
-        np.testing.assert_array_equal(np.isinf(times), [False, True, False])
-        alone = delays.measured_at_loads(np.ones(1), np.full((1, 8, 3), np.nan))
-        loads = np.array([0.0, 1.0, 2.0])
-        times, _ = alone.sample(jax.random.key(0), alone.init(3), loads)
-        np.testing.assert_array_equal(times, [0, np.inf, np.inf])
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +152,8 @@ class TestCommands:
 def test_weights_are_those_of_the_code():
     """What `train` decodes is what the clock waited for."""
     delay = stragglers.shifted_exponential(1.0, 2.0)
-    plan = jaxwgc.plan(delay, 4, jax.random.key(0), waiting=["fastest"], exact=True)
+    waiting = [lambda code: stragglers.fastest(4 - code.num_stragglers)]
+    plan = jaxwgc.plan(delay, 4, jax.random.key(0), waiting=waiting, exact=True)
     (choice,) = [own for own in plan.choices if own.replication == 2]
     keys = jax.random.split(jax.random.key(1), 3)
     elapsed, received = against_the_clock.rounds_of(choice, delay, 1.0, 5, keys)

@@ -17,14 +17,19 @@ class TestDelayed:
     def test_state_and_keys_of_a_delay_of_the_user(self):
         """State is carried; the delay and the rule get different keys."""
 
-        def sample(key, state, loads):
-            return loads + state + jax.random.uniform(key, loads.shape), state + 10.0
+        class Delay(stragglers.DelayModel):
+            def init(self, num_workers):
+                return jnp.zeros(())
 
-        def wait(key, times):
-            return stragglers.Arrivals(times > 0, times, jax.random.uniform(key))
+            def sample(self, key, state, loads):
+                draws = jax.random.uniform(key, loads.shape)
+                return loads + state + draws, state + 10.0
 
-        delay = stragglers.DelayModel(lambda num_workers: jnp.zeros(()), sample)
-        model = stragglers.delayed(delay, wait)
+        class Wait(stragglers.WaitingRule):
+            def arrivals(self, key, times):
+                return stragglers.Arrivals(times > 0, times, jax.random.uniform(key))
+
+        model = stragglers.delayed(Delay(), Wait())
         state = model.init(3)
         for round_ in range(3):
             key = jax.random.key(7)
@@ -35,18 +40,18 @@ class TestDelayed:
             assert np.all(np.abs(draws - arrivals.elapsed) > 1e-3)
 
 
-def steady(times_of_a_part):
+class Steady(stragglers.DelayModel):
     """A delay model without chance: every part of a worker takes the same time."""
 
-    def sample(key, state, loads):
-        del key
-        return jnp.where(loads > 0, loads * jnp.asarray(times_of_a_part), 0), state
+    def __init__(self, times_of_a_part):
+        self.seconds = jnp.asarray(times_of_a_part)
 
-    return stragglers.DelayModel(lambda num_workers: (), sample)
+    def sample(self, key, state, loads):
+        return jnp.where(loads > 0, loads * self.seconds, 0), state
 
 
 def finished_of(times_of_a_part, wait, loads):
-    model = stragglers.delayed(steady(times_of_a_part), wait)
+    model = stragglers.delayed(Steady(times_of_a_part), wait)
     arrivals, _ = model.sample(jax.random.key(0), (), jnp.asarray(loads))
     assert arrivals.finished.dtype == np.int32
     return arrivals
@@ -162,27 +167,29 @@ class TestFinished:
     def test_a_round_without_end(self, x64):
         """Whoever works is but a part from done if the server takes nobody."""
 
-        def nobody(key, times):
-            received = jnp.zeros(len(times), bool)
-            return stragglers.Arrivals(received, times, jnp.asarray(jnp.inf))
+        class Nobody(stragglers.WaitingRule):
+            def arrivals(self, key, times):
+                received = jnp.zeros(len(times), bool)
+                return stragglers.Arrivals(received, times, jnp.asarray(jnp.inf))
 
         arrivals = compiled(
-            np.array([1.0, np.inf, 2.0, 0.0]), nobody, np.array([3, 4, 0, 2])
+            np.array([1.0, np.inf, 2.0, 0.0]), Nobody(), np.array([3, 4, 0, 2])
         )
         np.testing.assert_array_equal(arrivals.finished, [2, 0, 0, 1])
 
     def test_a_rule_may_report_it_itself(self):
-        def wait(key, times):
-            parts = jnp.arange(3, dtype=jnp.int32)
-            return stragglers.Arrivals(times > 0, times, times.max(), parts)
+        class Wait(stragglers.WaitingRule):
+            def arrivals(self, key, times):
+                parts = jnp.arange(3, dtype=jnp.int32)
+                return stragglers.Arrivals(times > 0, times, times.max(), parts)
 
-        arrivals = compiled(1.0, wait, np.ones(3))
+        arrivals = compiled(1.0, Wait(), np.ones(3))
         np.testing.assert_array_equal(arrivals.finished, [0, 1, 2])
 
     def test_times_in_half_precision(self):
         """Their rounding is coarser, and so is what counts as a whole part."""
         seconds = np.array(0.1, jnp.bfloat16)
-        model = stragglers.delayed(steady(seconds), stragglers.deadline(0.5))
+        model = stragglers.delayed(Steady(seconds), stragglers.deadline(0.5))
         loads = jnp.full(2, 9, jnp.bfloat16)
         arrivals, _ = model.sample(jax.random.key(0), (), loads)
         np.testing.assert_array_equal(arrivals.finished, 5)
@@ -190,4 +197,4 @@ class TestFinished:
     def test_waiting_rules_alone_do_not_report_it(self):
         times = jnp.array([1.0, 2.0])
         for wait in (stragglers.fastest(1), stragglers.deadline(1.5)):
-            assert wait(jax.random.key(0), times).finished is None
+            assert wait.arrivals(jax.random.key(0), times).finished is None

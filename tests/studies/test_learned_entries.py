@@ -211,16 +211,19 @@ class TestModels:
     def test_a_model_with_a_state(self):
         """Five neighbours on a ring are lost, one place further each round."""
 
-        def sample(key, state, loads):
-            num_workers = len(loads)
-            place = (jnp.arange(num_workers) - state) % num_workers
-            arrivals = stragglers.Arrivals(
-                place >= 5, jnp.ones(num_workers), jnp.asarray(1.0)
-            )
-            return arrivals, state + 1
+        class Ring(stragglers.StragglerModel):
+            def init(self, num_workers):
+                return jnp.array(0)
 
-        model = stragglers.StragglerModel(lambda num_workers: jnp.array(0), sample)
-        learned = learn(REGULAR, model)
+            def sample(self, key, state, loads):
+                num_workers = len(loads)
+                place = (jnp.arange(num_workers) - state) % num_workers
+                arrivals = stragglers.Arrivals(
+                    place >= 5, jnp.ones(num_workers), jnp.asarray(1.0)
+                )
+                return arrivals, state + 1
+
+        learned = learn(REGULAR, Ring())
         ring = [np.roll(np.arange(10) >= 5, turn) for turn in range(10)]
         # As many masks as elsewhere, for the program that is compiled already.
         masks = np.resize(ring, EVERY_MASK.shape)

@@ -18,6 +18,10 @@ def harmonic(number):
     return sum(1 / own for own in range(1, number + 1))
 
 
+def enough(code):
+    return stragglers.fastest(code.num_workers - code.num_stragglers)
+
+
 def table(num_workers, seed=0):
     """Times of 30 rounds, by a trace of workers of unequal speed."""
     generator = np.random.default_rng(seed)
@@ -45,13 +49,13 @@ def test_rule_of_halbawi_et_al(delay, mean):
     """The number of stragglers with the least expected time, at load s + 1."""
     n = 12
     found = jaxwgc.plan(
-        delay, n, KEY, replications=range(1, n + 1), waiting=["fastest"], exact=True
+        delay, n, KEY, replications=range(1, n + 1), waiting=[enough], exact=True
     )
     # One of the exact codes with equal loads, for every number of copies.
     times = {
         own.replication: own.step_time
         for own in found.choices
-        if own.value == n + 1 - own.replication and own.name != "binary"
+        if own.name != "binary" and own.wait == enough(own.code)
     }
     expected = {d: d * mean(n, n + 1 - d) for d in range(1, n + 1)}
     assert set(times) == set(expected)
@@ -66,7 +70,7 @@ def test_rule_of_halbawi_et_al(delay, mean):
 @pytest.fixture(scope="module")
 def measured():
     """A plan for a trace, with codes of unequal loads and of several messages."""
-    delay = stragglers.trace(table(6), "workers")
+    delay = stragglers.empirical(table(6), "workers")
     own = {
         "repetition": codes.fractional_repetition(6, 1),
         "binary": codes.binary(6, 3),
@@ -81,7 +85,7 @@ def test_every_choice_against_independent_simulation(measured):
     delay, found = measured
     shown = {}
     for choice in found.choices:
-        shown.setdefault((choice.name, choice.rule), choice)
+        shown.setdefault((choice.name, type(choice.wait)), choice)
     assert len(shown) == 12
     models = [stragglers.delayed(delay, choice.wait) for choice in shown.values()]
     loads = [
@@ -153,19 +157,19 @@ def test_same_rounds_for_the_same_choices(measured):
 def test_another_goal_from_the_same_rounds(measured):
     delay, found = measured
     goal = {"target": 1e-3, "condition": 30.0, "heterogeneity": 0.5}
-    other = found.towards(**goal)
+    other = found.replan(**goal)
     fresh = jaxwgc.plan(delay, 6, KEY, choices=found.choices, tail=0, **goal)
     assert [own.time for own in other.choices] == [own.time for own in fresh.choices]
     assert (other.target, other.num_rounds) == (1e-3, found.num_rounds)
-    assert found.towards().choices == found.choices
+    assert found.replan().choices == found.choices
     with pytest.raises(ValueError, match="target must be below 1"):
-        found.towards(target=2)
+        found.replan(target=2)
 
 
 def test_do_not_code_where_workers_are_alike():
     times = 1 + 0.05 * np.random.default_rng(0).random((40, 8))
     found = jaxwgc.plan(
-        stragglers.trace(times), 8, KEY, replications=(1, 2), waiting=["fastest"]
+        stragglers.empirical(times), 8, KEY, replications=(1, 2), waiting=[enough]
     )
     assert not found.best.is_coded
     assert str(found).startswith("Do not code: uncoded, waiting for")
@@ -179,7 +183,7 @@ def test_code_where_one_worker_is_always_slow():
     times = 1 + 0.05 * np.random.default_rng(0).random((40, 8))
     times[:, 3] *= 5
     repetition = {"repetition": codes.fractional_repetition(8, 1)}
-    delay = stragglers.trace(times)
+    delay = stragglers.empirical(times)
     found = jaxwgc.plan(delay, 8, KEY, codes=repetition, heterogeneity=1.0)
     assert found.best.name == "repetition"
     assert found.best.decoding_error.value == 0
@@ -192,14 +196,16 @@ def test_code_where_one_worker_is_always_slow():
     # Where all parts agree, nothing is lost with it.
     agreeing = jaxwgc.plan(delay, 8, KEY, choices=found.choices, heterogeneity=0.0)
     assert not agreeing.best.is_coded
-    assert agreeing.best.rule != "fastest" or agreeing.best.value < 8
+    assert agreeing.best.waits_for != "all"
 
 
 def test_target_that_no_choice_reaches():
     """A worker is dead: who waits for it never ends, who does not loses its parts."""
     times = np.ones((20, 4))
     times[:, 0] = np.inf
-    found = jaxwgc.plan(stragglers.trace(times), 4, KEY, replications=[1], target=1e-4)
+    found = jaxwgc.plan(
+        stragglers.empirical(times), 4, KEY, replications=[1], target=1e-4
+    )
     assert not found.is_reached
     by_wait = {own.waits_for: own for own in found.choices}
     floor = by_wait["first 3"].lowest_loss
@@ -210,7 +216,7 @@ def test_target_that_no_choice_reaches():
     assert waiting.step_time.value == math.inf
     assert math.isnan(waiting.step_time.standard_error)
     coded = jaxwgc.plan(
-        stragglers.trace(times), 4, KEY, replications=[2], target=1e-4, exact=True
+        stragglers.empirical(times), 4, KEY, replications=[2], target=1e-4, exact=True
     )
     assert coded.best.name == "fractional_repetition"
     assert "has no finite mean time" in str(coded)
@@ -219,14 +225,14 @@ def test_target_that_no_choice_reaches():
 def test_stalls_that_a_trace_does_not_show():
     """Eight alike workers: who waits for all is as fast, until one of them stalls."""
     times = 1 + 0.05 * np.random.default_rng(0).random((40, 8))
-    delay, options = stragglers.trace(times), {"replications": [1], "target": 1e-3}
+    delay, options = stragglers.empirical(times), {"replications": [1], "target": 1e-3}
     careless = jaxwgc.plan(delay, 8, KEY, tail=0, heterogeneity=1.0, **options)
     assert careless.best.waits_for == "all" and not careless.has_stalls
     assert careless.best.stalled_step_time == careless.best.step_time
     found = jaxwgc.plan(delay, 8, KEY, tail=20.0, heterogeneity=1.0, **options)
     by_wait = {own.waits_for: own for own in found.choices}
     waiting, best = by_wait["all"], found.best
-    assert best.rule == "deadline"
+    assert isinstance(best.wait, stragglers.deadline)
     assert best.regret < 0.01 < 0.5 < waiting.regret
     assert [own.regret for own in found.choices] == sorted(
         own.regret for own in found.choices
@@ -251,7 +257,7 @@ def test_stalls_that_a_trace_does_not_show():
 
 def test_trace_of_one_round():
     found = jaxwgc.plan(
-        stragglers.trace(table(6)[:1]), 6, KEY, replications=[1], tail=0
+        stragglers.empirical(table(6)[:1]), 6, KEY, replications=[1], tail=0
     )
     assert "The trace has one round" in found.answer and "stall" not in found.answer
 
@@ -264,7 +270,7 @@ def test_loads_without_a_code():
             4,
             KEY,
             replications=(1, 2),
-            waiting="fastest",
+            waiting=[enough],
             exact=True,
             uncoded_load=load,
         )
@@ -276,7 +282,12 @@ def test_loads_without_a_code():
 
 def test_both_precisions(x64):
     found = jaxwgc.plan(
-        EXPONENTIAL, 4, KEY, replications=(2,), waiting="until_decodable", exact=True
+        EXPONENTIAL,
+        4,
+        KEY,
+        replications=(2,),
+        waiting=[stragglers.until_decodable],
+        exact=True,
     )
     until = next(own for own in found.choices if own.is_coded)
     # The later of two blocks, each the earlier of two workers.
@@ -310,7 +321,8 @@ def test_both_precisions(x64):
         ),
         (TypeError, "choices must be those of a plan", {"choices": ["all"]}),
         (ValueError, "choices must be at least one", {"choices": []}),
-        (ValueError, "waiting must be one of", {"waiting": ["patience"]}),
+        (TypeError, "waiting must be waiting rules", {"waiting": ["patience"]}),
+        (TypeError, "waiting must be waiting rules", {"waiting": [repr]}),
         (ValueError, "waiting must be at least one rule", {"waiting": []}),
         (ValueError, "num_rounds must be at least 40", {"num_rounds": 10}),
         (ValueError, "uncoded_load must be positive", {"uncoded_load": 0.0}),
@@ -335,9 +347,20 @@ def test_bad_delays():
     with pytest.raises(ValueError, match="num_workers must be at least 1"):
         jaxwgc.plan(EXPONENTIAL, 0, KEY)
     with pytest.raises(ValueError, match="the trace must have at least 7 workers"):
-        jaxwgc.plan(stragglers.trace(table(6)), 7, KEY)
-    negative = stragglers.DelayModel(
-        lambda n: (), lambda key, state, loads: (-loads, state)
-    )
+        jaxwgc.plan(stragglers.empirical(table(6)), 7, KEY)
+
+    class Negative(stragglers.DelayModel):
+        def sample(self, key, state, loads):
+            return -loads, state
+
     with pytest.raises(ValueError, match="delay must give times"):
-        jaxwgc.plan(negative, 4, KEY, replications=[1])
+        jaxwgc.plan(Negative(), 4, KEY, replications=[1])
+
+
+def test_waiting_rule_that_breaks_its_contract():
+    class NoArrivals(stragglers.WaitingRule):
+        def arrivals(self, key, times):
+            return times
+
+    with pytest.raises(TypeError, match="wait must have arrivals with .*NoArrivals"):
+        jaxwgc.plan(EXPONENTIAL, 4, KEY, waiting=[NoArrivals()])

@@ -58,7 +58,5 @@ def _counts(kind, measured, model):
 
 def _distance(component: Component, count: float) -> float:
     """From the end to the least of so many times, in units of the law."""
-    law = component.family.delay(*map(float, component.parameters)).law
-    assert law is not None
-    end, least = law(1.0).isf(np.array([1.0, count / (count + 1)]))
+    end, least = component.law.isf(np.array([1.0, count / (count + 1)]))
     return float(max(least - end, 1e-9 * least))

@@ -7,14 +7,15 @@ import numpy as np
 
 from jaxwgc import _validation
 from jaxwgc.stragglers._combined_delays import affine, markov, unequal_speeds
-from jaxwgc.stragglers._delays import shifted_exponential
+from jaxwgc.stragglers._exponential_delays import pareto, shifted_exponential
 from jaxwgc.stragglers._fitting._ends import predictive, unbiased
-from jaxwgc.stragglers._fitting._families import FAMILIES
 from jaxwgc.stragglers._fitting._likelihood import Component, Measured, Model, forms
 from jaxwgc.stragglers._fitting._most_likely import Kind
 from jaxwgc.stragglers._fitting._standard_errors import parameters_of, standard_errors
+from jaxwgc.stragglers._smooth_delays import log_normal, weibull
 from jaxwgc.stragglers._types import DelayModel
 
+FAMILIES = shifted_exponential, pareto, weibull, log_normal
 # Between logarithms of likelihoods: the evidence of a hundred to one.
 _DECISIVE = np.log(100)
 
@@ -56,7 +57,7 @@ class DelayFit(NamedTuple):
         return f"{self.held_out:7.3f} {self.distance:6.3f}  {self.name}: {numbers}"
 
 
-def fit(
+def fit_delays(
     times: Any, loads: Any = 1.0, *, in_order: bool = True, held_out: float = 1 / 3
 ) -> tuple[DelayFit, ...]:
     """Fits delay models to measured times by maximum likelihood, the best one first.
@@ -102,7 +103,7 @@ def fit(
       >>> import numpy as np
       >>> from jaxwgc import stragglers
       >>> times = np.random.default_rng(0).lognormal(0.0, 0.5, (40, 10))
-      >>> best = stragglers.fit(times)[0]
+      >>> best = stragglers.fit_delays(times)[0]
       >>> best.name, round(best.parameters["deviation"], 1)
       ('log_normal, proportional to the load', 0.5)
 
@@ -122,7 +123,7 @@ def fit(
     for family in FAMILIES:
         # A fixed time in proportion to the load is what the exponential has anyway.
         own = forms(measured)
-        is_shifted = family.delay is shifted_exponential and len(own[-1].bounds) == 1
+        is_shifted = family is shifted_exponential and len(own[-1].bounds) == 1
         simple = [Kind(family, form) for form in own[: 1 if is_shifted else None]]
         found += map(tried, simple)
         best = _ranked(found[-len(simple) :])[0].kind
@@ -212,7 +213,7 @@ def _fitted(measured, tried):
     """The model of all rounds, with what is told of it."""
     kind = tried.kind
     model = unbiased(kind, measured, tried.model)
-    name = f"{kind.family.name}, {kind.form.name}"
+    name = f"{kind.family.__name__}, {kind.form.name}"
     name += ", two states" * kind.has_slow_state + ", speeds" * kind.has_speeds
     return DelayFit(
         name,
@@ -227,7 +228,7 @@ def _delay(kind, model):
     """The delay model, made by the public constructors."""
 
     def state(component: Component) -> DelayModel:
-        own = kind.family.delay(*map(float, component.parameters))
+        own = component.law
         if not kind.form.bounds:
             return own
         return affine(own, component.overhead, component.slope, component.time)

@@ -1,11 +1,11 @@
 """Models of measured times, and their likelihood."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxwgc.stragglers._fitting import _chains
-from jaxwgc.stragglers._fitting._families import Family
+from jaxwgc.stragglers._independent_delay import IndependentDelay
 
 # Between the least time and the end of what it may be after.
 _ROOM = 1e-3
@@ -33,18 +33,23 @@ class Component(NamedTuple):
     before it, and how far before it these are on average.
     """
 
-    family: Family
+    family: type[IndependentDelay]
     overhead: float
     slope: float
     time: float
     parameters: tuple[float, float]
     before: tuple[float, float] = (0.0, 1.0)
 
+    @property
+    def law(self) -> Any:
+        """That of X, a delay model of the family."""
+        return self.family(*map(float, self.parameters))
+
     def log_likelihoods(self, measured: Measured) -> np.ndarray:
         """Of each time, (rounds, workers)."""
         units, scale = units_of(measured, self.overhead, self.slope, self.time)
         possible = np.where(units > 0, units, 1)
-        density = self.family.log_density(possible, self.parameters)
+        density = self.law.logpdf(possible)
         probability, distance = self.before
         is_before, early = self._before(units)
         with np.errstate(divide="ignore"):
@@ -59,7 +64,7 @@ class Component(NamedTuple):
         """Of a longer time than each."""
         units, _ = units_of(measured, self.overhead, self.slope, self.time)
         possible = np.where(units > 0, units, 1)
-        survival = self.family.log_survival(possible, self.parameters)
+        survival = self.law.logsf(possible)
         probability, _ = self.before
         is_before, early = self._before(units)
         before = np.log1p(-probability * np.exp(-early))

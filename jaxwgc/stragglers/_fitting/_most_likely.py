@@ -1,11 +1,12 @@
 """The model of largest likelihood, by search."""
 
+import dataclasses
 from typing import NamedTuple
 
 import numpy as np
 
+from jaxwgc.stragglers._distributions import NO_WEIGHT, Sample
 from jaxwgc.stragglers._fitting import _chains
-from jaxwgc.stragglers._fitting._families import NO_WEIGHT, Family, Sample
 from jaxwgc.stragglers._fitting._likelihood import (
     Component,
     Form,
@@ -13,6 +14,7 @@ from jaxwgc.stragglers._fitting._likelihood import (
     Model,
     units_of,
 )
+from jaxwgc.stragglers._independent_delay import IndependentDelay
 
 # Rounds of expectation and maximisation, anew and from a model that is near, and the
 # gain at which they end.
@@ -32,18 +34,23 @@ class Kind(NamedTuple):
     """What is fitted.
 
     Attributes:
-      family: of the laws.
+      family: of the delay models.
       form: how times depend on the load.
       has_slow_state: whether workers have two states.
       has_speeds: whether they have speeds of their own.
       in_order: whether rounds followed each other, so that states last.
     """
 
-    family: Family
+    family: type[IndependentDelay]
     form: Form
     has_slow_state: bool = False
     has_speeds: bool = False
     in_order: bool = True
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Their names in the family."""
+        return tuple(field.name for field in dataclasses.fields(self.family))
 
     @property
     def ends_at_least_time(self) -> bool:
@@ -52,7 +59,7 @@ class Kind(NamedTuple):
 
     def num_parameters(self, num_workers: int) -> int:
         """Free numbers, one for each speed but for the unit of all."""
-        number = len(self.family.parameters) + len(self.form.bounds)
+        number = len(self.parameters) + len(self.form.bounds)
         if self.has_slow_state:
             number = 2 * number + 1 + self.in_order
         return number + (num_workers - 1) * self.has_speeds

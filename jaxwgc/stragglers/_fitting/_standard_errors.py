@@ -11,6 +11,8 @@ CHAIN = ("become_slow", "become_fast")
 LOAD = ("overhead", "slope", "time")
 # A probability or share nearer to an end than this is at it.
 _AT_END = 1e-3
+# Of differences, over the scale of a number.
+_STEP = 1e-4
 
 
 def parameters_of(kind: Kind, model: Model) -> dict[str, float]:
@@ -19,7 +21,7 @@ def parameters_of(kind: Kind, model: Model) -> dict[str, float]:
     for state, component in zip(
         STATES[len(model.components)], model.components, strict=True
     ):
-        names = kind.family.parameters
+        names = kind.parameters
         found |= {
             f"{state}{name}": float(value)
             for name, value in zip(names, component.parameters, strict=True)
@@ -52,10 +54,10 @@ def standard_errors(measured: Measured, kind: Kind, model: Model) -> dict[str, f
     errors = {}
     ends = end_errors(kind, measured, model)
     for state, end in zip(STATES[len(ends)], ends, strict=True):
-        for name in kind.family.parameters:
+        for name in kind.parameters:
             errors[state + name] = found.get(state + name, np.nan)
         if kind.ends_at_least_time:
-            errors[state + kind.family.parameters[0]] = end
+            errors[state + kind.parameters[0]] = end
         if len(kind.form.bounds) == 2:
             error = found.get(state + "share", np.nan)
             errors[state + "overhead"] = error
@@ -75,7 +77,7 @@ def _free(kind, model):
     for state, component in zip(
         STATES[len(model.components)], model.components, strict=True
     ):
-        smooth = kind.family.parameters[kind.family.has_least_time :]
+        smooth = kind.parameters[kind.family.has_least_time :]
         own = component.parameters[kind.family.has_least_time :]
         free += [(state + name, value, value) for name, value in zip(smooth, own)]
         if kind.family.has_least_time:
@@ -113,9 +115,7 @@ def _moved(kind, model, values):
         free = tuple(values.get(state + name, value) for name, value in own.items())
         parameters = tuple(
             values.get(state + name, value)
-            for name, value in zip(
-                kind.family.parameters, component.parameters, strict=True
-            )
+            for name, value in zip(kind.parameters, component.parameters, strict=True)
         )
         components.append(
             component._replace(
@@ -132,35 +132,20 @@ def _moved(kind, model, values):
 
 def _deviations(likelihood, values, scales):
     """Roots of the diagonal of the inverse of the negative second derivatives."""
-    values = np.array(values, float)
-    top = likelihood(values)
-    count = len(values)
+    from scipy import optimize
 
-    def drop(step):
-        """How much less it is on both sides, on average."""
-        return top - (likelihood(values + step) + likelihood(values - step)) / 2
+    steps = _STEP * np.abs(np.array(scales, float))
 
-    steps = 1e-4 * np.abs(np.array(scales, float))
-    for _ in range(3):
-        drops = np.array([drop(step) for step in np.diag(steps)])
-        # About as far as the likelihood falls by a half: one standard deviation.
-        with np.errstate(all="ignore"):
-            wanted = steps / np.sqrt(2 * np.maximum(drops, 1e-6))
-        steps = np.where(np.isfinite(drops), wanted, steps / 10)
-    second = np.zeros((count, count))
-    drops = np.array([drop(step) for step in np.diag(steps)])
-    for row in range(count):
-        second[row, row] = 2 * drops[row]
-        for column in range(row):
-            both = np.zeros(count)
-            both[[row, column]] = steps[[row, column]]
-            with np.errstate(invalid="ignore"):
-                joint = drop(both) - drops[row] - drops[column]
-            second[row, column] = second[column, row] = joint
+    def gradient(point):
+        return optimize.approx_fprime(point, likelihood, steps)
+
+    with np.errstate(invalid="ignore"):
+        second = optimize.approx_fprime(np.array(values, float), gradient, steps)
+    second = np.atleast_2d(second)
     if not np.isfinite(second).all():
-        return np.full(count, np.nan)
+        return np.full(len(values), np.nan)
     try:
-        inverse = np.diag(np.linalg.inv(second))
+        inverse = np.diag(np.linalg.inv(-(second + second.T) / 2))
     except np.linalg.LinAlgError:
-        return np.full(count, np.nan)
-    return steps * np.sqrt(np.where(inverse > 0, inverse, np.nan))
+        return np.full(len(values), np.nan)
+    return np.sqrt(np.where(inverse > 0, inverse, np.nan))

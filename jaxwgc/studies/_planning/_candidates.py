@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -11,9 +11,9 @@ import numpy as np
 from jaxwgc import codes
 from jaxwgc.codes import GradientCode
 from jaxwgc.decoders import OneStep
+from jaxwgc.stragglers import WaitingRule, deadline, fastest, until_decodable
 
 UNCODED = "uncoded"
-RULES = ("fastest", "deadline", "until_decodable")
 # Besides all, and as many as an exact code needs: of the workers, one fewer and
 _SHARES_AWAITED = (0.9, 0.8, 0.65, 0.5)
 # of the times of single workers, those that come by a deadline. The last one bounds
@@ -22,6 +22,7 @@ _SHARES_BY_DEADLINE = (0.5, 0.75, 0.9, 0.97, 0.99, 1.0)
 # What `until_decodable` itself takes for exact, and squared errors that are let pass.
 EXACT = 1e-3
 _SQUARED_ERRORS = (0.05, 0.1, 0.2)
+_ROUNDING = 1e-5
 # Graphs are compiled for every size, and least squares takes time with many workers.
 _GRAPH_REPLICATIONS, _GRAPH_WORKERS = (2, 3), range(8, 101)
 
@@ -32,22 +33,22 @@ class Candidate(NamedTuple):
     Attributes:
       name: the constructor of the code, or what its user calls it.
       code: the gradient code.
-      rule: the waiting rule, one of RULES.
-      value: its parameter: workers, seconds, or the tolerance.
+      wait: the waiting rule.
     """
 
     name: str
     code: GradientCode
-    rule: str
-    value: float
+    wait: WaitingRule
 
     @property
     def is_exact(self) -> bool:
         """Whether the code guarantees that every round decodes."""
-        stragglers = self.code.num_stragglers
-        is_exact = stragglers > 0 or self.name == UNCODED
+        if not isinstance(self.wait, fastest):
+            return False
+        stragglers = int(np.asarray(self.code.num_stragglers))
         enough = self.code.num_workers - stragglers
-        return is_exact and self.rule == "fastest" and self.value >= enough
+        is_exact = stragglers > 0 or self.name == UNCODED
+        return bool(is_exact and self.wait.num_required >= enough)
 
 
 class Entry(NamedTuple):
@@ -93,44 +94,63 @@ def standard_codes(
             yield Entry("regular_graph", code)
 
 
-def choices_of(
-    entry: Entry, times: Callable[[], np.ndarray], rules: Sequence[str], exact: bool
-) -> Iterator[Candidate]:
-    """The waiting rules for a code, whose workers take `times()` (rounds, workers)."""
+def standard_rules(
+    entry: Entry, times: Callable[[], np.ndarray], exact: bool
+) -> Iterator[tuple[WaitingRule, float]]:
+    """Waiting rules for a code, and the share of the workers that answer by them.
+
+    Its workers take `times()` (rounds, workers).
+    """
     code = entry.code
     num_workers = code.num_workers
-    enough = num_workers - code.num_stragglers
+    enough = num_workers - int(np.asarray(code.num_stragglers))
     exact = exact or entry.only_exact
     copies = np.asarray(code.assignment).sum(0).mean()
-
-    def candidate(rule, value, share=1.0):
-        own = code
-        if entry.is_scaled:
-            own = dataclasses.replace(
-                code, encoding_matrix=code.encoding_matrix / share
-            )
-        return Candidate(entry.name, own, rule, value)
-
-    if entry.name == UNCODED and "fastest" not in rules:
-        yield candidate("fastest", enough)
-    if "fastest" in rules:
-        fewer = {math.ceil(share * num_workers) for share in _SHARES_AWAITED}
-        fewer = {own for own in {num_workers - 1, *fewer} if 0 < own < enough}
-        if code.num_stragglers or copies == 1:
-            yield candidate("fastest", enough)
-        for number in [] if exact else sorted(fewer, reverse=True):
-            yield candidate("fastest", number, number / num_workers)
-    is_one_step = code.choose_decoder().is_a(OneStep)
-    if "until_decodable" in rules and code.num_stragglers and not entry.only_exact:
-        yield candidate("until_decodable", EXACT)
+    fewer = {math.ceil(share * num_workers) for share in _SHARES_AWAITED}
+    fewer = {number for number in {num_workers - 1, *fewer} if 0 < number < enough}
+    if code.num_stragglers or copies == 1:
+        yield fastest(enough), 1.0
+    for number in [] if exact else sorted(fewer, reverse=True):
+        yield fastest(number), number / num_workers
+    if code.num_stragglers and not entry.only_exact:
+        yield until_decodable(code), 1.0
     if exact:
         return
-    if "until_decodable" in rules and copies > 1 and not is_one_step:
+    if copies > 1 and not code.choose_decoder().is_a(OneStep):
         for squared in _SQUARED_ERRORS:
-            yield candidate("until_decodable", math.sqrt(squared))
-    if "deadline" in rules:
-        found = np.quantile(times(), _SHARES_BY_DEADLINE, method="inverted_cdf")
-        # Each time once.
-        for seconds, share in dict(zip(found, _SHARES_BY_DEADLINE)).items():
-            if 0 < seconds < math.inf:
-                yield candidate("deadline", float(seconds), share)
+            # An error that is as large up to rounding passes.
+            yield until_decodable(code, math.sqrt(squared * (1 + _ROUNDING))), 1.0
+    quantiles = np.quantile(times(), _SHARES_BY_DEADLINE, method="inverted_cdf")
+    # Each time once.
+    for seconds, share in dict(zip(quantiles, _SHARES_BY_DEADLINE)).items():
+        if 0 < seconds < math.inf:
+            yield deadline(float(seconds)), share
+
+
+def rules_of(
+    entry: Entry, waiting: Sequence[Any], answers: Callable[[WaitingRule], float]
+) -> Iterator[tuple[WaitingRule, float]]:
+    """Those that are asked for; and for all, where there is no code.
+
+    `answers(rule)` checks one, and gives the share of the workers that answer.
+    """
+    code = entry.code
+    rules = [rule(code) if callable(rule) else rule for rule in waiting]
+    if entry.name == UNCODED:
+        rules.insert(0, fastest(code.num_workers))
+    for rule in dict.fromkeys(rules):
+        if not isinstance(rule, WaitingRule):
+            raise TypeError(
+                "waiting must be waiting rules, or functions that give one for a code; "
+                f"got {rule!r}"
+            )
+        yield rule, answers(rule)
+
+
+def candidate_of(entry: Entry, rule: WaitingRule, share: float) -> Candidate:
+    """With the entries of the code divided by the share, where that is to be."""
+    code = entry.code
+    if entry.is_scaled:
+        matrix = code.encoding_matrix / share
+        code = dataclasses.replace(code, encoding_matrix=matrix)
+    return Candidate(entry.name, code, rule)

@@ -4,9 +4,8 @@ import math
 from typing import NamedTuple
 
 from jaxwgc.codes import GradientCode
-from jaxwgc.stragglers import WaitingRule, deadline, fastest, until_decodable
-from jaxwgc.studies._planning._candidates import EXACT
-from jaxwgc.studies._planning._judgement import Estimate, Judged
+from jaxwgc.stragglers import WaitingRule
+from jaxwgc.studies._planning._judgement import ChoiceStatistics, Estimate
 
 
 class Choice(NamedTuple):
@@ -17,8 +16,7 @@ class Choice(NamedTuple):
     Attributes:
       name: the constructor of the code, or its name in `codes`.
       code: the gradient code.
-      rule: "fastest", "deadline" or "until_decodable", of `jaxwgc.stragglers`.
-      value: the parameter of the rule: workers, seconds, or the tolerance.
+      wait: the waiting rule, for `jaxwgc.stragglers.delayed` or a `RayCluster`.
       replication: workers that hold a part, mean over the parts.
       step_time: expected time of a step, an `Estimate`.
       step_quantile: the time that 90% of the steps take at most, an `Estimate`.
@@ -46,8 +44,7 @@ class Choice(NamedTuple):
 
     name: str
     code: GradientCode
-    rule: str
-    value: float
+    wait: WaitingRule
     replication: float
     step_time: Estimate
     step_quantile: Estimate
@@ -63,16 +60,7 @@ class Choice(NamedTuple):
     stalled_time: Estimate
     behind: Estimate
     regret: float
-    rounds: tuple[Judged, ...]
-
-    @property
-    def wait(self) -> WaitingRule:
-        """The waiting rule, for `jaxwgc.stragglers.delayed` or a `RayCluster`."""
-        if self.rule == "fastest":
-            return fastest(int(self.value))
-        if self.rule == "deadline":
-            return deadline(self.value)
-        return until_decodable(self.code, self.value)
+    rounds: tuple[ChoiceStatistics, ...]
 
     @property
     def is_coded(self) -> bool:
@@ -82,28 +70,13 @@ class Choice(NamedTuple):
     @property
     def waits_for(self) -> str:
         """In few characters: "all", "first 29", "1.35 s", "decodable", "error 10%"."""
-        if self.rule == "deadline":
-            return f"{short(self.value, 3)} s"
-        if self.rule == "fastest":
-            is_all = self.value == self.code.num_workers
-            return "all" if is_all else f"first {self.value:.0f}"
-        return "decodable" if self.value <= EXACT else f"error {self.value**2:.0%}"
+        return self.wait.describe(self.code.num_workers)[0]
 
     def __str__(self) -> str:
         """Such as "binary with 2 copies, waiting until the answers decode"."""
         copies = f" with {self.replication:.3g} copies" if self.is_coded else ""
-        return f"{self.name}{copies}, waiting {self._waiting()}"
-
-    def _waiting(self):
-        workers = self.code.num_workers
-        if self.rule == "deadline":
-            return f"for {self.value:.4g} s"
-        if self.rule == "fastest" and self.value == workers:
-            return f"for all {workers} workers"
-        if self.rule == "fastest":
-            return f"for the first {self.value:.0f} of {workers} workers"
-        error = "" if self.value <= EXACT else f" to an error of {self.value**2:.0%}"
-        return f"until the answers decode{error}"
+        _, waiting = self.wait.describe(self.code.num_workers)
+        return f"{self.name}{copies}, waiting {waiting}"
 
 
 def short(value, digits=4):

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxwgc.stragglers import Distribution, fastest
 from jaxwgc.studies._planning._candidates import Candidate
-from jaxwgc.studies._planning._order_statistics import OrderStatistics
 from jaxwgc.studies._planning._simulated_rounds import SimulatedRounds, decode
 
 LEVEL = 0.9
@@ -35,7 +35,7 @@ class Estimate(NamedTuple):
     standard_error: float
 
 
-class Judged(NamedTuple):
+class ChoiceStatistics(NamedTuple):
     """What rounds tell of a candidate; arrays are means of groups of rounds, (groups,).
 
     Attributes:
@@ -69,11 +69,11 @@ def judge(
     candidate: Candidate,
     loads: np.ndarray,
     rounds: Callable[[], SimulatedRounds],
-    statistics: Callable[[float], OrderStatistics] | None,
+    law: Callable[[float], Distribution | None],
     num_groups: int,
-) -> Judged:
+) -> ChoiceStatistics:
     """Times in closed form where order statistics have one; the rest by simulation."""
-    closed = _closed_form(candidate, loads, statistics)
+    closed = _closed_form(candidate.wait, loads, law)
     constant = np.ones(num_groups)
     exact = {
         "error": 0 * constant,
@@ -86,10 +86,12 @@ def judge(
     }
     if closed is not None and candidate.is_exact:
         mean, quantile = closed
-        number = candidate.value * candidate.code.messages_per_worker
-        return Judged(mean * constant, quantile, True, number * constant, **exact)
+        assert isinstance(candidate.wait, fastest)
+        number = candidate.wait.num_required * candidate.code.messages_per_worker
+        answers = number * constant
+        return ChoiceStatistics(mean * constant, quantile, True, answers, **exact)
     simulated = rounds()
-    ended = simulated.end(candidate.code, loads, candidate.rule, candidate.value)
+    ended = simulated.end(candidate.code, loads, candidate.wait)
 
     def by_group(values):
         return values.reshape(num_groups, -1).mean(1)
@@ -102,7 +104,7 @@ def judge(
     if not candidate.is_exact:
         weights = _decoded(candidate, ended.mask, simulated, by_group)
     answers = by_group(ended.mask.sum(1))
-    return Judged(seconds, quantile, closed is not None, answers, **weights)
+    return ChoiceStatistics(seconds, quantile, closed is not None, answers, **weights)
 
 
 def _decoded(candidate, mask, simulated, by_group):
@@ -127,19 +129,14 @@ def _decoded(candidate, mask, simulated, by_group):
     }
 
 
-def _closed_form(candidate, loads, statistics):
+def _closed_form(wait, loads, law):
     """Mean time and its quantile where there is one, or None."""
-    is_equal = np.all(loads == loads[0])
-    if statistics is None or not is_equal or candidate.rule == "until_decodable":
+    of_one = law(float(loads[0])) if np.all(loads == loads[0]) else None
+    if of_one is None:
         return None
-    own = statistics(float(loads[0]))
-    number, at_most = len(loads), math.inf
-    if candidate.rule == "fastest":
-        number = int(candidate.value)
-    else:
-        at_most = candidate.value
-    quantile = min(own.quantile(number, LEVEL), at_most)
-    return own.mean(number, at_most), Estimate(quantile, 0.0)
+    mean = wait.expected_time(of_one, len(loads))
+    quantile = wait.time_quantile(of_one, len(loads), LEVEL)
+    return None if mean is None or quantile is None else (mean, Estimate(quantile, 0.0))
 
 
 def _quantile(values, by_group):

@@ -2,24 +2,26 @@
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
 
 import jax
 import numpy as np
 
 from jaxwgc import _validation
 from jaxwgc.codes import GradientCode
-from jaxwgc.stragglers import DelayModel
+from jaxwgc.stragglers import DelayModel, StragglerModel, WaitingRule, delayed
 from jaxwgc.studies._planning import _candidates
-from jaxwgc.studies._planning._candidates import RULES, Candidate, Entry
+from jaxwgc.studies._planning._candidates import Candidate, Entry
 from jaxwgc.studies._planning._choice import Choice
 from jaxwgc.studies._planning._judgement import judge
-from jaxwgc.studies._planning._order_statistics import OrderStatistics
 from jaxwgc.studies._planning._plan_results import Plan
 from jaxwgc.studies._planning._ranking import ranked_choices
 from jaxwgc.studies._planning._simulated_rounds import SimulatedRounds
 from jaxwgc.studies._planning._steps_to_target import Goal
 
+# A waiting rule, or what gives one for a code.
+RuleLike: TypeAlias = WaitingRule | Callable[[GradientCode], WaitingRule]
 # Rounds are averaged in so many groups, whose scatter gives the standard errors.
 _NUM_GROUPS = 20
 # Where none are asked for.
@@ -34,7 +36,7 @@ def plan(
     replications: Sequence[int] | None = None,
     codes: Mapping[str, GradientCode] | None = None,
     choices: Sequence[Choice] | None = None,
-    waiting: Sequence[str] = RULES,
+    waiting: Sequence[RuleLike] | None = None,
     exact: bool = False,
     num_rounds: int = 2000,
     target: float = 0.01,
@@ -71,7 +73,7 @@ def plan(
     takes, in the worse case of the two, the least longer than what is best in it.
 
     Args:
-      delay: the delay model, such as `jaxwgc.stragglers.trace` of measured times.
+      delay: the delay model, such as `jaxwgc.stragglers.empirical` of measured times.
       num_workers: n, at least 1.
       key: PRNG key of either kind, of the rounds and of random codes.
       replications: copies d of every part that are tried, from 1 to n; by default up to
@@ -80,8 +82,9 @@ def plan(
         as a whole. Not traced. Those with costly decoders take seconds to compile.
       choices: in the place of both, choices of another plan, to be judged with this
         delay model or goal.
-      waiting: the waiting rules that are tried, of "fastest" (f workers), "deadline"
-        and "until_decodable".
+      waiting: the waiting rules that are tried, also of one's own; in the place of one
+        a function that gives it for a code, such as `stragglers.until_decodable`. By
+        default `fastest`, `deadline` and `until_decodable`, each with some values.
       exact: only choices whose gradient is exact in every round.
       num_rounds: that are simulated, at least 40; rounded up to a multiple of 20.
       target: the loss above its minimum that is to be reached, over that of the start;
@@ -110,11 +113,12 @@ def plan(
 
       >>> import jax, jaxwgc
       >>> delay = jaxwgc.stragglers.shifted_exponential(shift=1.0, rate=20.0)
-      >>> found = jaxwgc.plan(
-      ...     delay, 8, jax.random.key(0), waiting=["fastest"], exact=True
+      >>> enough = lambda code: jaxwgc.stragglers.fastest(
+      ...     code.num_workers - code.num_stragglers
       ... )
-      >>> found.best.name, found.best.rule, found.best.value
-      ('uncoded', 'fastest', 8)
+      >>> found = jaxwgc.plan(delay, 8, jax.random.key(0), waiting=[enough], exact=True)
+      >>> found.best.name, found.best.wait
+      ('uncoded', fastest(num_required=8))
       >>> (
       ...     round(found.best.step_time.value, 3),
       ...     round(found.next_best.step_time.value, 3),
@@ -131,7 +135,8 @@ def plan(
     """
     _check_delay(delay, num_workers)
     goal = Goal.checked(target, condition, heterogeneity, num_workers)
-    rules = _checked_rules(waiting)
+    if waiting is not None and not waiting:
+        raise ValueError("waiting must be at least one rule; got none")
     key = _validation.check_key(key)
     if _validation.is_traced(key):
         raise TypeError("key must be concrete, since a plan is made on the host")
@@ -148,7 +153,7 @@ def plan(
     _validation.check_bool("exact", exact)
     round_key, code_key = jax.random.split(key)
     length = -(-num_rounds // _NUM_GROUPS)
-    stalls = delay.stalls(float(tail)) if delay.stalls else None
+    stalls = delay.stalls(float(tail))
     delays = [delay, stalls.delay] if stalls and stalls.time > 0 else [delay]
     num_measured = stalls.num_rounds if stalls else math.inf
     simulated = [
@@ -160,11 +165,9 @@ def plan(
     else:
         entries = _entries(num_workers, replications, codes, code_key, exact)
         candidates = [
-            candidate
+            _candidates.candidate_of(entry, *rule)
             for entry in entries
-            for candidate in _candidates.choices_of(
-                entry, functools.partial(simulated[0].times, entry.code), rules, exact
-            )
+            for rule in simulated[0].rules(entry, waiting, exact)
         ]
     judged = [(own, tuple(each.judge(own) for each in simulated)) for own in candidates]
     if exact:
@@ -197,40 +200,42 @@ class _Simulated:
                 delay, num_workers, key, _NUM_GROUPS, length, num_measured
             )
         )
-        self._law = functools.cache(
-            lambda load: OrderStatistics(delay.law(load), num_workers)
-        )
+        self._law = functools.cache(delay.law)
 
     def loads(self, code):
         """Of the workers, in the unit of the delay model."""
         return np.asarray(code.loads, np.float64) * self._share / code.num_parts
 
-    def times(self, code):
-        """Finish times (rounds, num_workers)."""
-        return self.rounds().times(self.loads(code))
+    def rules(self, entry, waiting, exact):
+        """The waiting rules that are tried, and the share of workers that answer."""
+        code, loads = entry.code, self.loads(entry.code)
+        if waiting is None:
+            return _candidates.standard_rules(
+                entry, lambda: self.rounds().times(loads), exact
+            )
+
+        def answers(rule):
+            StragglerModel.check("waiting", delayed(self._delay, rule), loads)
+            if not entry.is_scaled:
+                return 1.0
+            return self.rounds().end(code, loads, rule).mask.mean()
+
+        return _candidates.rules_of(entry, waiting, answers)
 
     def judge(self, candidate):
-        statistics = self._law if self._delay.law else None
         loads = self.loads(candidate.code)
-        return judge(candidate, loads, self.rounds, statistics, _NUM_GROUPS)
+        return judge(candidate, loads, self.rounds, self._law, _NUM_GROUPS)
 
 
 def _check_delay(delay, num_workers):
     if not isinstance(delay, DelayModel):
-        found = f"{type(delay).__name__}: stragglers.trace makes one of measured times"
+        found = (
+            f"{type(delay).__name__}: stragglers.empirical makes one of measured times"
+        )
         raise TypeError(f"delay must be a DelayModel; got {found}")
     _validation.check_int("num_workers", num_workers, minimum=1)
     # Whatever the model has to say of the number of workers, it says here.
     delay.init(num_workers)
-
-
-def _checked_rules(waiting):
-    rules = (waiting,) if isinstance(waiting, str) else tuple(waiting)
-    if not rules:
-        raise ValueError("waiting must be at least one rule; got none")
-    for rule in rules:
-        _validation.check_choice("waiting", rule, RULES)
-    return rules
 
 
 def _entries(num_workers, replications, codes, key, exact):
@@ -265,7 +270,7 @@ def _of_choices(choices, num_workers):
         _check_workers(f"choices[{number}].code", own.code, num_workers)
     if not choices:
         raise ValueError("choices must be at least one; got none")
-    return [Candidate(own.name, own.code, own.rule, own.value) for own in choices]
+    return [Candidate(own.name, own.code, own.wait) for own in choices]
 
 
 def _check_workers(name, code, num_workers):

@@ -4,7 +4,7 @@ import math
 import textwrap
 from typing import Any, NamedTuple
 
-from jaxwgc.stragglers import Stalls
+from jaxwgc.stragglers import Stalls, fastest
 from jaxwgc.studies._planning._candidates import Candidate
 from jaxwgc.studies._planning._choice import Choice, short
 from jaxwgc.studies._planning._ranking import ranked_choices
@@ -77,7 +77,7 @@ class Plan(NamedTuple):
         """The best with another code or another replication; None where none was."""
         return next(iter(self.by_code[1:]), None)
 
-    def towards(
+    def replan(
         self,
         *,
         target: float | None = None,
@@ -103,7 +103,7 @@ class Plan(NamedTuple):
             self.heterogeneity if heterogeneity is None else heterogeneity,
             self.num_workers,
         )
-        judged = [(Candidate(*own[:4]), own.rounds) for own in self.choices]
+        judged = [(Candidate(*own[:3]), own.rounds) for own in self.choices]
         size = self.num_parameters * self.bytes_per_number
         return self._replace(
             choices=tuple(ranked_choices(judged, goal, size)),
@@ -195,7 +195,7 @@ def _waiting_for_all(plan):
     found = (
         own
         for own in plan.choices
-        if not own.is_coded and own.rule == "fastest" and own.value == plan.num_workers
+        if not own.is_coded and own.wait == fastest(plan.num_workers)
     )
     return next(found, None)
 

@@ -9,12 +9,12 @@ import numpy as np
 from jaxwgc.studies._planning import _steps_to_target
 from jaxwgc.studies._planning._candidates import Candidate
 from jaxwgc.studies._planning._choice import Choice
-from jaxwgc.studies._planning._judgement import Estimate, Judged
+from jaxwgc.studies._planning._judgement import ChoiceStatistics, Estimate
 from jaxwgc.studies._planning._steps_to_target import Goal, Weights
 
 
 def ranked_choices(
-    judged: Sequence[tuple[Candidate, tuple[Judged, ...]]],
+    judged: Sequence[tuple[Candidate, tuple[ChoiceStatistics, ...]]],
     goal: Goal,
     gradient_bytes: float,
 ) -> list[Choice]:
@@ -41,8 +41,7 @@ def ranked_choices(
         return Choice(
             name=candidate.name,
             code=code,
-            rule=candidate.rule,
-            value=candidate.value,
+            wait=candidate.wait,
             replication=float(np.asarray(code.assignment).sum(0).mean()),
             step_time=_jackknife(calm.seconds[index]),
             step_quantile=own.quantile,
@@ -86,7 +85,7 @@ class _ToTarget(NamedTuple):
         return self.times[:, 0] / least - 1
 
 
-def _to_target(judged: Sequence[Judged], goal: Goal) -> _ToTarget:
+def _to_target(judged: Sequence[ChoiceStatistics], goal: Goal) -> _ToTarget:
     """Standard errors are those of the jackknife.
 
     Numbers are computed from all groups of rounds, in column 0, and without each.
@@ -102,7 +101,7 @@ def _to_target(judged: Sequence[Judged], goal: Goal) -> _ToTarget:
     return _ToTarget(step, steps, seconds, times, lowest)
 
 
-def _weights(judged: Judged) -> Weights:
+def _weights(judged: ChoiceStatistics) -> Weights:
     """For the model of the steps."""
     scale, square = _leave_one_out(judged.scale), _leave_one_out(judged.scale_square)
     deviation = _leave_one_out(judged.deviation)

@@ -10,11 +10,13 @@ import numpy as np
 
 from jaxwgc._targets import rounding
 from jaxwgc.codes import GradientCode
-from jaxwgc.stragglers import DelayModel
+from jaxwgc.stragglers import DelayModel, WaitingRule
 from jaxwgc.studies._many_masks import decode_masks
 
 # Numbers in a batch of masks that are decoded together, times the number of parts.
 _BATCH_SIZE = 2**21
+# Of the time at which a message comes.
+_TIME_ROUNDING = 1e-6
 
 
 class Ended(NamedTuple):
@@ -38,14 +40,19 @@ class Decoded(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _draw(sample, state, keys, loads):
+def _draw(delay, state, keys, loads):
     """Times (runs, rounds, num_workers), of keys (runs, rounds)."""
 
     def step(state, key):
-        times, state = sample(key, state, loads)
+        times, state = delay.sample(key, state, loads)
         return state, times
 
     return jax.vmap(lambda own: jax.lax.scan(step, state, own)[1])(keys)
+
+
+@jax.jit
+def _arrivals(wait, keys, times):
+    return jax.vmap(wait.arrivals)(keys, times)
 
 
 class SimulatedRounds:
@@ -69,59 +76,13 @@ class SimulatedRounds:
         state = delay.init(num_workers)
         self.has_state = bool(jax.tree.leaves(state))
         keys = jax.random.split(key, (num_runs, num_rounds))
-        self._draw = functools.partial(_draw, delay.sample, state, keys)
-        self._drawn: dict[bytes, tuple[np.ndarray, np.ndarray]] = {}
-        ties = jax.random.bits(jax.random.fold_in(key, 1), (4,))
-        self._generator = np.random.default_rng(np.asarray(ties))
+        self._draw = functools.partial(_draw, delay, state, keys)
+        self._drawn: dict[bytes, np.ndarray] = {}
+        ties = jax.random.fold_in(key, 1)
+        self._ties = jax.random.split(ties, num_runs * num_rounds)
 
     def times(self, loads: np.ndarray) -> np.ndarray:
         """Finish times (rounds, num_workers), those of all runs one after the other."""
-        return self._ranked(loads)[0]
-
-    def end(self, code: GradientCode, loads: np.ndarray, rule: str, value: float):
-        """Where a waiting rule ends them: see `jaxwgc.stragglers`."""
-        times, rank = self._ranked(loads)
-        finite = np.isfinite(times)
-        if rule == "until_decodable":
-            return self._until_decodable(code, times, value)
-        if rule == "deadline":
-            elapsed = np.minimum(times.max(1), value)
-            received = (times <= value) & finite
-        else:
-            elapsed = np.where(rank == value - 1, times, 0.0).max(1)
-            received = (rank < value) & finite
-        if code.messages_per_worker == 1:
-            return Ended(elapsed, received)
-        comes = _arrival_times(code, times)
-        is_whole = received.repeat(code.messages_per_worker, axis=1)
-        return Ended(elapsed, is_whole | (comes < elapsed[:, None]))
-
-    def _until_decodable(self, code, times, tolerance):
-        """The fewest messages, in their order, that decode; by bisection.
-
-        More of them never decode worse, with the decoders that this is used for.
-        """
-        comes = _arrival_times(code, times)
-        order = comes.argsort(axis=1)
-        rank = order.argsort(axis=1)
-        numbers = np.isfinite(comes).sum(axis=1)
-        most = tolerance**2 + rounding(np.float32) ** 2
-        low, high = np.zeros_like(numbers), numbers + 1
-        while (low + 1 < high).any():
-            middle = (low + high) // 2
-            enough = decode(code, rank < middle[:, None]).errors <= most
-            low = np.where(enough, low, middle)
-            high = np.where(enough, middle, high)
-        ordered = np.take_along_axis(comes, order, axis=1)
-        last = np.minimum(high, comes.shape[1])[:, None] - 1
-        elapsed = np.take_along_axis(ordered, last, axis=1)[:, 0]
-        # Where those who ever answer do not decode, all are waited for.
-        elapsed = np.where(high > numbers, times.max(1), elapsed)
-        mask = (comes <= elapsed[:, None]) & np.isfinite(comes)
-        return Ended(elapsed, mask)
-
-    def _ranked(self, loads):
-        """Times, and the rank of each in its round, ties in random order."""
         loads = np.asarray(loads, np.float64)
         if loads.tobytes() not in self._drawn:
             times = np.asarray(self._draw(loads), np.float64)
@@ -131,12 +92,35 @@ class SimulatedRounds:
                     f"delay must give times {loads.shape} of at least 0; got "
                     f"{times.shape[1:]} with {times.min()}"
                 )
-            order = np.lexsort((self._generator.random(times.shape), times))
-            self._drawn[loads.tobytes()] = times, order.argsort(axis=1)
+            self._drawn[loads.tobytes()] = times
         return self._drawn[loads.tobytes()]
 
+    def end(self, code: GradientCode, loads: np.ndarray, wait: WaitingRule) -> Ended:
+        """Where a waiting rule ends them, and the messages that have come by then."""
+        times = self.times(loads)
+        # Rules that hold arrays share a program with others of their kind.
+        is_plain = jax.tree_util.all_leaves([wait])
+        if is_plain:
+            rounds = jax.device_get(jax.vmap(wait.arrivals)(self._ties, times))
+        else:
+            size = _batch_size(code, len(times))
+            rows = np.arange(0, len(times), size)[:, None] + np.arange(size)
+            # The last round stands for those that are missing at the end.
+            rows = np.minimum(rows, len(times) - 1)
+            batches = [_arrivals(wait, self._ties[own], times[own]) for own in rows]
+            rounds = jax.tree.map(
+                lambda *own: np.concatenate(own)[: len(times)], *batches
+            )
+        elapsed, received = rounds.elapsed.astype(np.float64), rounds.received
+        if code.messages_per_worker > 1:
+            received = received.repeat(code.messages_per_worker, axis=1)
+            comes = _message_times(code, times)
+            until = elapsed[:, None] * (1 + _TIME_ROUNDING)
+            received |= (comes <= until) & np.isfinite(comes)
+        return Ended(elapsed, received)
 
-def _arrival_times(code: GradientCode, times: np.ndarray) -> np.ndarray:
+
+def _message_times(code: GradientCode, times: np.ndarray) -> np.ndarray:
     """When each message comes, (rounds, num_messages), parts being done one by one."""
     if code.required_parts is None:
         return times
@@ -149,9 +133,11 @@ def _arrival_times(code: GradientCode, times: np.ndarray) -> np.ndarray:
 
 def decode(code: GradientCode, masks: np.ndarray) -> Decoded:
     """With the decoder that the code brings, in batches of one shape."""
-    num_rounds, num_messages = masks.shape
-    size = max(1, min(num_rounds, _BATCH_SIZE // (num_messages * code.num_parts)))
-    decoded = decode_masks(code, masks, batch_size=size)
+    decoded = decode_masks(code, masks, batch_size=_batch_size(code, len(masks)))
     errors = decoded.errors / np.sum(np.asarray(code.target, np.float64) ** 2)
     limit = rounding(jnp.result_type(float)) ** 2
     return Decoded(decoded.effective_weights, np.where(errors < limit, 0.0, errors))
+
+
+def _batch_size(code: GradientCode, number: int) -> int:
+    return max(1, min(number, _BATCH_SIZE // (code.num_messages * code.num_parts)))

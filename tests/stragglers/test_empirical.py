@@ -19,7 +19,7 @@ NUM_ROUNDS = 60
 @functools.cache
 def history(resample, num_workers, replace=False):
     """Rounds and workers (rounds, num_workers) that simulated times are from."""
-    delay = stragglers.trace(TIMES, resample, replace=replace)
+    delay = stragglers.empirical(TIMES, resample, replace=replace)
     times = consecutive_times(delay, np.full(num_workers, 2.0), NUM_ROUNDS)
     places = np.where(np.isinf(times), 2 * 5 + 3, times / 2 - 1)
     np.testing.assert_array_equal(places, places.round())
@@ -60,7 +60,7 @@ def test_fewer_and_more_workers_than_measured(resample):
 
 def test_parts_are_gone_through_in_their_order(x64):
     parts = np.array([[[1.0, 2.0, 4.0], [3.0, np.inf, 1.0]]])
-    delay = stragglers.trace(parts)
+    delay = stragglers.empirical(parts)
     sample = jax.jit(lambda loads: delay.sample(jax.random.key(0), state, loads)[0])
     state = delay.init(2)
     # One after the other, then from the first again; half a part takes half as long.
@@ -81,13 +81,65 @@ def test_parts_are_gone_through_in_their_order(x64):
 
 
 def test_loads_of_the_measurement():
-    delay = stragglers.trace([[2.0, 3.0]], loads=[2.0, 1.0])
+    delay = stragglers.empirical([[2.0, 3.0]], loads=[2.0, 1.0])
     found, _ = delay.sample(jax.random.key(0), delay.init(2), np.array([4.0, 4.0]))
     np.testing.assert_allclose(found, [4, 12])
 
 
+class TestMeasuredAtLoads:
+    loads = np.array([0.0, 0.5, 1.0])
+    # Seconds tell the round and the worker; NaN is a worker that never answers.
+    seconds = (1 + loads)[:, None, None] * (1 + np.arange(24.0).reshape(8, 3))
+
+    def sample(self, loads, seconds=None, seed=0):
+        seconds = self.seconds if seconds is None else seconds
+        delay = stragglers.empirical(seconds, measured_at=self.loads)
+        key = jax.random.key(seed)
+        return np.asarray(delay.sample(key, delay.init(3), np.array(loads))[0])
+
+    def test_a_line_between_loads(self):
+        """And in proportion beyond the last."""
+        base = self.sample([0.0, 0.0, 0.0])
+        assert np.all(np.diff(base) == 1)
+        for load, factor in ((0.25, 1.25), (1.0, 2.0), (3.0, 6.0)):
+            np.testing.assert_allclose(self.sample([load] * 3), factor * base)
+
+    def test_lost_answers(self):
+        seconds = self.seconds.copy()
+        seconds[1, :, 2] = np.nan
+        times = self.sample([0.0, 0.3, 0.3], seconds)
+        np.testing.assert_array_equal(np.isinf(times), [False, False, True])
+        seconds[2, :, 1] = np.nan
+        times = self.sample([2.0, 0.7, 0.0], seconds)
+        np.testing.assert_array_equal(np.isinf(times), [False, True, False])
+        alone = stragglers.empirical(np.full((1, 8, 3), np.nan), measured_at=[1.0])
+        loads = np.array([0.0, 1.0, 2.0])
+        times, _ = alone.sample(jax.random.key(0), alone.init(3), loads)
+        np.testing.assert_array_equal(times, [0, np.inf, np.inf])
+
+    def test_stalls(self):
+        """Where nothing is measured a stall takes as long at every load."""
+        delay = stragglers.empirical(self.seconds, measured_at=self.loads)
+        stalls = delay.stalls(3.0)
+        longest = 24 * (1 + self.loads)
+        assert stalls[1:] == (3 / 24, 3 * longest[-1], 8)
+        loads = np.array([0.0, 0.25, 2.0])
+        keys = jax.random.split(jax.random.key(0), 400)
+
+        def sampled(model):
+            sample = jax.vmap(lambda key: model.sample(key, model.init(3), loads)[0])
+            return np.asarray(sample(keys))
+
+        calm, stalled = sampled(delay), sampled(stalls.delay)
+        is_stalled = calm != stalled
+        assert abs(is_stalled.mean() - 3 / 24) < 4 * np.sqrt(3 / 24 / 1200)
+        expected = 3 * 24 * np.array([1.0, 1.25, 4.0])
+        expected = np.broadcast_to(expected, calm.shape)[is_stalled]
+        np.testing.assert_allclose(stalled[is_stalled], expected)
+
+
 def test_in_a_straggler_model_under_vmap():
-    model = stragglers.delayed(stragglers.trace(TIMES), stragglers.fastest(3))
+    model = stragglers.delayed(stragglers.empirical(TIMES), stragglers.fastest(3))
     state = model.init(5)
     found = jaxwgc.monte_carlo(
         lambda key: model.sample(key, state, np.ones(5))[0].elapsed,
@@ -95,39 +147,3 @@ def test_in_a_straggler_model_under_vmap():
         50,
     )
     assert set(found) <= set(np.sort(TIMES, axis=1)[:, 2])
-
-
-class TestBadInput:
-    @pytest.mark.parametrize(
-        ("times", "message"),
-        [
-            (np.ones(3), "shape"),
-            ([[1.0, 0.0]], "positive"),
-            ([[1.0, -2.0]], "positive"),
-            (np.ones((0, 3)), "positive"),
-        ],
-    )
-    def test_times(self, times, message):
-        with pytest.raises(ValueError, match=f"times must .*{message}"):
-            stragglers.trace(times)
-
-    @pytest.mark.parametrize("loads", [0.0, [1.0, 2.0], [1.0, -1.0, 1.0]])
-    def test_loads(self, loads):
-        with pytest.raises(ValueError, match="loads must be positive"):
-            stragglers.trace(np.ones((2, 3)), loads=loads)
-
-    def test_loads_beside_parts(self):
-        with pytest.raises(ValueError, match="loads are for times without"):
-            stragglers.trace(np.ones((2, 3, 4)), loads=2.0)
-
-    def test_too_few_workers(self):
-        with pytest.raises(ValueError, match="at least 4 workers; got 3"):
-            stragglers.trace(np.ones((2, 3))).init(4)
-
-    def test_types(self):
-        with pytest.raises(TypeError, match="times"):
-            stragglers.trace("fast")
-        with pytest.raises(ValueError, match="resample"):
-            stragglers.trace(np.ones((2, 3)), "days")
-        with pytest.raises(TypeError, match="times must be concrete"):
-            jax.jit(lambda times: stragglers.trace(times).init(3))(np.ones((2, 3)))

@@ -7,7 +7,6 @@ import pytest
 from scipy import special, stats
 
 from jaxwgc import stragglers
-from jaxwgc.studies._planning._order_statistics import OrderStatistics
 
 NUM_WORKERS = 12
 
@@ -20,13 +19,13 @@ def harmonic(number):
 def test_shifted_exponential(num_required):
     law = stragglers.shifted_exponential(shift=1.0, rate=2.0).law(3.0)
     expected = 3 + 1.5 * (harmonic(12) - harmonic(12 - num_required))
-    found = OrderStatistics(law, NUM_WORKERS).mean(num_required)
+    found = stragglers.fastest(num_required).expected_time(law, NUM_WORKERS)
     assert found == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("shape", [0.4, 1.0, 1.01, 3.0])
 def test_pareto(shape):
-    statistics = OrderStatistics(stragglers.pareto(2.0, shape).law(1.0), NUM_WORKERS)
+    law = stragglers.pareto(2.0, shape).law(1.0)
     for num_required in (1, 6, 11, 12):
         later = NUM_WORKERS - num_required + 1
         logarithm = (
@@ -36,46 +35,46 @@ def test_pareto(shape):
             - special.gammaln(NUM_WORKERS + 1 - 1 / shape)
         )
         expected = 2 * math.exp(logarithm) if later * shape > 1 else math.inf
-        assert statistics.mean(num_required) == pytest.approx(expected, rel=1e-4)
+        found = law.fastest_mean(num_required, NUM_WORKERS)
+        assert found == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("num_workers", [10, 1000])
 def test_law_that_jumps(num_workers):
     law = stragglers.bernoulli_slowdown(0.1, slowdown=5.0).law(2.0)
-    statistics = OrderStatistics(law, num_workers)
     for num_required in (int(0.85 * num_workers), int(0.9 * num_workers)):
         slow = stats.binom.sf(num_workers - num_required, num_workers, 0.1)
-        assert statistics.mean(num_required) == pytest.approx(2 + 8 * slow, rel=1e-5)
+        found = law.fastest_mean(num_required, num_workers)
+        assert found == pytest.approx(2 + 8 * slow, rel=1e-5)
 
 
 def test_workers_that_never_answer():
     law = stragglers.bernoulli_slowdown(0.01, slowdown=math.inf).law(1.0)
-    statistics = OrderStatistics(law, 32)
-    assert statistics.mean(30) == math.inf
+    assert law.fastest_mean(30, 32) == math.inf
     # More than 22 of 32 dead: 1e-38.
-    assert statistics.mean(10) == pytest.approx(1, rel=1e-9)
+    assert law.fastest_mean(10, 32) == pytest.approx(1, rel=1e-9)
     # To a deadline of three all times are finite.
     some_dead = 1 - 0.99**32
-    assert statistics.mean(32, at_most=3.0) == pytest.approx(
-        1 + 2 * some_dead, rel=1e-4
-    )
-    assert statistics.quantile(32, 0.5) == 1
-    assert statistics.quantile(32, 0.9) == math.inf
+    found = stragglers.deadline(3.0).expected_time(law, 32)
+    assert found == pytest.approx(1 + 2 * some_dead, rel=1e-4)
+    assert law.fastest_quantile(32, 32, 0.5) == 1
+    assert law.fastest_quantile(32, 32, 0.9) == math.inf
 
 
 def test_quantiles_and_deadlines_against_simulation():
     deviation, at_most = 0.7, 1.8
     law = stragglers.log_normal(1.0, deviation).law(1.0)
-    statistics = OrderStatistics(law, NUM_WORKERS)
     draws = np.random.default_rng(0).normal(size=(40_000, NUM_WORKERS))
     times = np.sort(np.exp(deviation * draws), axis=1)
     for num_required in (3, 9, 12):
         own = times[:, num_required - 1]
         error = 4 * own.std() / math.sqrt(len(own))
-        assert statistics.mean(num_required) == pytest.approx(own.mean(), abs=error)
-        level = np.mean(own <= statistics.quantile(num_required, 0.9))
+        wait = stragglers.fastest(num_required)
+        mean = wait.expected_time(law, NUM_WORKERS)
+        assert mean == pytest.approx(own.mean(), abs=error)
+        level = np.mean(own <= wait.time_quantile(law, NUM_WORKERS, 0.9))
         assert level == pytest.approx(0.9, abs=4 * 0.3 / math.sqrt(len(own)))
         cut = np.minimum(own, at_most)
         error = 4 * cut.std() / math.sqrt(len(own)) + 1e-9
-        found = statistics.mean(num_required, at_most)
+        found = law.fastest_mean(num_required, NUM_WORKERS, at_most)
         assert found == pytest.approx(cut.mean(), abs=error)

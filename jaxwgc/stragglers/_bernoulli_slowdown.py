@@ -1,0 +1,65 @@
+"""Workers that are slow now and then, by a factor."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxwgc.stragglers._independent_delay import IndependentDelay
+from jaxwgc.stragglers._inputs import check_numbers
+
+
+@dataclasses.dataclass(frozen=True)
+class bernoulli_slowdown(IndependentDelay):
+    """Times load * time, `slowdown` times as long with the given probability.
+
+    Args:
+      probability: of a worker being slow, independently; from 0 to 1.
+      slowdown: factor of a slow worker, at least 1; infinity for a dead one.
+      time: of one part, in seconds; positive.
+
+    Returns:
+      A delay model.
+
+    Raises:
+      ValueError, TypeError: where a parameter breaks its rule.
+
+    Example:
+      >>> import jax, jaxwgc
+      >>> delay = jaxwgc.stragglers.bernoulli_slowdown(probability=1.0, slowdown=5.0)
+      >>> delay.sample(jax.random.key(0), (), jax.numpy.ones(3))[0]
+      Array([5., 5., 5.], dtype=float32)
+
+    References:
+      Bitar, Wootters, El Rouayheb, "Stochastic gradient coding for flexible straggler
+      mitigation in distributed learning", 2019 (independent stragglers).
+    """
+
+    probability: Any
+    slowdown: Any
+    time: Any = 1.0
+
+    def __post_init__(self):
+        check_numbers(
+            self,
+            probability={"minimum": 0, "maximum": 1},
+            slowdown={"minimum": 1},
+            time={"positive": True},
+        )
+
+    def draw(self, key, shape):
+        """Draws times of one part."""
+        slow = jax.random.bernoulli(key, self.probability, shape)
+        return self.time * jnp.where(slow, self.slowdown, 1.0)
+
+    def sf(self, x):
+        """Returns the probability of a longer time than x."""
+        is_before = np.asarray(x) < self.time * self.slowdown
+        return np.where(np.asarray(x) < self.time, 1.0, is_before * self.probability)
+
+    def isf(self, q):
+        """Returns the least time that is exceeded with probability q at most."""
+        is_slow = np.asarray(q) < self.probability
+        return self.time * np.where(is_slow, self.slowdown, 1.0)

@@ -1,0 +1,236 @@
+"""Delays that were measured, drawn again."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxwgc import _validation
+from jaxwgc.stragglers._combined_delays import chosen_workers, no_workers
+from jaxwgc.stragglers._inputs import loads_of
+from jaxwgc.stragglers._types import DelayModel, Stalls
+
+RESAMPLE = ("rounds", "workers", "cells")
+# What was not seen in m draws has with 95% a probability below 3 / m.
+_RULE_OF_THREE = 3.0
+
+
+def empirical(
+    times: Any,
+    resample: str = "rounds",
+    *,
+    loads: Any = 1.0,
+    measured_at: Any = None,
+    replace: bool = False,
+) -> DelayModel:
+    """Times that were measured, drawn again, such as those of `RayCluster.trace`.
+
+    Simulated workers are workers of the trace: all of them in their order where there
+    are as many, and otherwise some that are drawn in the first round and then stay.
+
+    Args:
+      times: (rounds, workers) in seconds, NaN or infinity where no answer came. Or
+        (rounds, workers, parts), the time of each part: a worker with fewer parts is
+        done after the first of them, and one with more goes on with the first again; a
+        load of one is then one part. Or (loads, rounds, workers), of the same rounds
+        and workers at each of the loads `measured_at`.
+      resample: what is drawn. `"rounds"`, whole rounds, so that workers that are slow
+        together stay so. `"workers"`, for each worker where its history begins, which
+        then goes on round by round, and from the last to the first, so that a slow
+        spell stays one. `"cells"`, every time on its own, of any round and worker.
+      loads: the parts that workers had when the times were measured, one number or
+        (workers,); times are in proportion to the load. For times without an axis of
+        parts.
+      measured_at: (loads,), increasing and at least 0, the loads of the first axis of
+        times: a straight line lies between them, and beyond the largest one times are
+        in proportion to the load.
+      replace: whether a trace of fewer workers than are simulated serves several of
+        them with the history of one.
+
+    Returns:
+      A delay model, whose `stalls` are what the times do not show and yet do not rule
+      out.
+
+    Raises:
+      ValueError: where times have no axis of rounds and of workers, one is zero or
+        below, loads are not positive or not of the workers, measured_at are not
+        increasing or not those of times, or (when simulated) the trace has too few
+        workers.
+      TypeError: where an argument has the wrong type.
+
+    Example:
+      >>> import jax, numpy as np
+      >>> from jaxwgc import stragglers
+      >>> times = np.array([[1.0, 2.0, 9.0], [1.5, np.nan, 3.0]])
+      >>> delay = stragglers.empirical(times)
+      >>> drawn, _ = delay.sample(jax.random.key(0), delay.init(3), np.ones(3))
+      >>> drawn
+      Array([1., 2., 9.], dtype=float32)
+
+    References:
+      Efron, Tibshirani, "An introduction to the bootstrap", 1993, section 8.5 (blocks
+      of a series); Hanley, Lippman-Hand, "If nothing goes wrong, is everything all
+      right?", 1983 (the rule of three).
+    """
+    if _validation.is_traced(times):
+        raise TypeError(
+            "times must be concrete, since its entries are checked; got a traced one"
+        )
+    table = np.asarray(_validation.as_array("times", times))
+    _validation.check_dtypes("times", table, "real numbers")
+    if measured_at is not None:
+        measured_at = _validation.host_array(
+            "measured_at", measured_at, "real numbers", 1
+        ).astype(np.float64)
+        if not (
+            table.ndim == 3
+            and measured_at.size
+            and measured_at.shape == table.shape[:1]
+            and np.all(np.diff(measured_at, prepend=-1e-300) > 0)
+            and measured_at[-1] > 0
+        ):
+            raise ValueError(
+                "measured_at must be increasing loads (loads,) of times (loads, "
+                f"rounds, workers); got {measured_at} and times {table.shape}"
+            )
+        # Loads take the place of parts.
+        table = np.moveaxis(table, 0, -1)
+    if table.ndim not in (2, 3):
+        raise ValueError(
+            "times must have shape (rounds, workers) or (rounds, workers, parts); got "
+            f"{table.shape}"
+        )
+    table = np.where(np.isnan(table), np.inf, table.astype(np.float64))
+    if not table.size or np.any(table <= 0):
+        raise ValueError(
+            "times must be positive, and NaN or infinity where no answer came; got "
+            f"{'none' if not table.size else table.min()}"
+        )
+    _validation.check_choice("resample", resample, RESAMPLE)
+    _validation.check_bool("replace", replace)
+    worker_loads = np.asarray(loads, np.float64)
+    num_workers = table.shape[1]
+    is_positive = np.all((worker_loads > 0) & np.isfinite(worker_loads))
+    if worker_loads.shape not in ((), (num_workers,)) or not is_positive:
+        raise ValueError(
+            "loads must be positive and finite, one number or one for each of the "
+            f"{num_workers} workers; got {loads!r}"
+        )
+    if table.ndim == 2:
+        table = (table / worker_loads)[:, :, None]
+    elif np.any(worker_loads != 1):
+        raise ValueError(f"loads are for times without an axis of parts; got {loads!r}")
+    limits = np.finfo(np.float32)
+    if not np.all((table > limits.tiny) & ((table < limits.max) | np.isinf(table))):
+        raise ValueError(
+            "times of a part must be numbers that float32 has; got "
+            f"{table.min()} to {np.max(table, where=np.isfinite(table), initial=0)}"
+        )
+    if measured_at is not None:
+        return _Empirical(table, measured_at, False, resample, replace)
+    # Seconds after the first parts: none, one, two, ...
+    table = np.concatenate([np.zeros_like(table[:, :, :1]), table.cumsum(-1)], -1)
+    known = np.arange(table.shape[2], dtype=np.float64)
+    return _Empirical(table, known, True, resample, replace)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Empirical(DelayModel):
+    """Times (rounds, workers, n) of the loads `known` (n,), and a line between them.
+
+    Beyond the largest of them a worker begins anew, or times are in proportion. With a
+    `stall`, of every time with its probability, they are at least as long as it says.
+    """
+
+    table: np.ndarray
+    known: np.ndarray
+    begins_anew: bool
+    resample: str
+    replace: bool
+    stall: tuple[float, Any] = (0.0, 0.0)
+
+    def init(self, num_workers):
+        """Returns whose history workers have and in which round, none to begin with."""
+        nobody = no_workers(num_workers)
+        num_measured = self.table.shape[1]
+        is_shared = self.replace or self.resample == "cells"
+        if num_workers > num_measured and not is_shared:
+            raise ValueError(
+                f"the trace must have at least {num_workers} workers; got "
+                f"{num_measured}: replace=True lets several have the same history"
+            )
+        return {"workers": nobody, "rounds": nobody}
+
+    def sample(self, key, state, loads):
+        """Draws the times of a round, (num_workers,)."""
+        loads = loads_of(loads, state["workers"])
+        rounds, workers, state = self._drawn(_validation.check_key(key), state)
+        seconds = jnp.asarray(self.table, loads.dtype)[rounds, workers]
+        known = jnp.asarray(self.known, loads.dtype)
+        probability, least = self.stall
+        if probability > 0:
+            stall_key = jax.random.fold_in(key, 1)
+            is_stalled = jax.random.bernoulli(stall_key, probability, loads.shape)
+            stalled = jnp.maximum(seconds, jnp.asarray(least, seconds.dtype))
+            seconds = jnp.where(is_stalled[:, None], stalled, seconds)
+        last, end = seconds[:, -1], known[-1]
+        if self.begins_anew:
+            number = jnp.floor(loads / end)
+            more = _between(known, seconds, loads - number * end)
+            return _share(number, last) + more, state
+        times = _share(loads, last) / end
+        if len(known) > 1:
+            between = _between(known, seconds, loads)
+            times = jnp.where(loads > end, times, between)
+        return times, state
+
+    def stalls(self, tail):
+        """Returns the `Stalls` that the times do not rule out."""
+        is_finite = np.isfinite(self.table)
+        least = tail * np.max(self.table, (0, 1), where=is_finite, initial=0)
+        time = least[-1]
+        if self.begins_anew:
+            time = time / self.known[-1]
+            least = time * self.known
+        num_rounds, num_workers, _ = self.table.shape
+        probability = min(_RULE_OF_THREE / (num_rounds * num_workers), 1.0)
+        stalled = dataclasses.replace(self, stall=(probability, least))
+        return Stalls(stalled, probability, float(time), num_rounds)
+
+    def _drawn(self, key, state):
+        """Rounds and workers of the trace, and the state after it."""
+        num_rounds, num_measured, _ = self.table.shape
+        worker_key, round_key = jax.random.split(key)
+        shape = state["workers"].shape
+        if self.resample == "cells":
+            workers = jax.random.randint(worker_key, shape, 0, num_measured)
+            rounds = jax.random.randint(round_key, shape, 0, num_rounds)
+            return rounds, workers, state
+        workers = chosen_workers(worker_key, state["workers"], num_measured)
+        if self.resample == "rounds":
+            rounds = jnp.full(shape, jax.random.randint(round_key, (), 0, num_rounds))
+        else:
+            begins = jax.random.randint(round_key, shape, 0, num_rounds)
+            follows = (state["rounds"] + 1) % num_rounds
+            rounds = jnp.where(state["workers"] < 0, begins, follows)
+        rounds = rounds.astype(state["rounds"].dtype)
+        return rounds, workers, {"workers": workers, "rounds": rounds}
+
+
+def _share(count: jax.Array, seconds: jax.Array) -> jax.Array:
+    """Their product; none of something that takes forever is nothing."""
+    return jnp.where(count > 0, count * jnp.where(count > 0, seconds, 0), 0)
+
+
+def _between(known: jax.Array, seconds: jax.Array, loads: jax.Array) -> jax.Array:
+    """Times (num_workers,) of the loads, on the lines between those of known loads."""
+    place = jnp.searchsorted(known, loads, side="right") - 1
+    place = jnp.clip(place, 0, len(known) - 2)
+    workers = jnp.arange(len(loads))
+    low, high = seconds[workers, place], seconds[workers, place + 1]
+    share = (loads - known[place]) / (known[place + 1] - known[place])
+    # Endless at one end is endless between.
+    is_finite = jnp.isfinite(low) & jnp.isfinite(high)
+    return low + _share(share, jnp.where(is_finite, high - low, jnp.inf))

@@ -1,0 +1,148 @@
+"""What every waiting rule is: when a round is over."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxwgc import _validation
+from jaxwgc.stragglers._distributions import Distribution
+from jaxwgc.stragglers._inputs import made_of_jax, times_of
+from jaxwgc.stragglers._types import Arrivals
+
+
+class WaitingRule:
+    """For how long the server waits: simulations, `plan` and `RayCluster` ask it.
+
+    A rule of one's own is a frozen dataclass of this class. It defines `is_over`, or
+    `ends` where that has a formula, in jax.numpy; the rest follows. More answers and
+    more time never make a round that is over go on again.
+
+    Example:
+      A second more than the fastest worker takes:
+
+      >>> import dataclasses, jax, jax.numpy as jnp
+      >>> from jaxwgc import stragglers
+      >>> @dataclasses.dataclass(frozen=True)
+      ... class SecondMore(stragglers.WaitingRule):
+      ...     def is_over(self, times, now):
+      ...         return now >= times.min() + 1
+      >>> times = jnp.array([0.5, 1.25, 3.0])
+      >>> arrivals = SecondMore().arrivals(jax.random.key(0), times)
+      >>> arrivals.received, float(arrivals.elapsed)
+      (Array([ True,  True, False], dtype=bool), 1.5)
+    """
+
+    def is_over(self, times: Any, now: Any) -> Any:
+        """Returns whether a round is over, a bool.
+
+        Args:
+          times: (num_workers,), when each worker has answered, from the start of the
+            round; infinity for those that have not.
+          now: how long the round has taken until now.
+        """
+        if type(self).ends is WaitingRule.ends:
+            raise NotImplementedError(
+                f"wait must define is_over(times, now) or ends(times); got {self!r}"
+            )
+        return self.ends(times) <= now
+
+    def ends(self, times: Any) -> Any:
+        """Returns when a round ends unless somebody else answers; infinity if never.
+
+        By bisection, where a rule defines `is_over` alone. Of a simulated round, whose
+        times are all known, it is when the round ends: later times have no influence.
+
+        Args:
+          times: as for `is_over`.
+        """
+        find = _end if _validation.is_traced(self, times) else _compiled_end
+        return find(self, times)
+
+    def arrivals(self, key: jax.Array, times: Any) -> Arrivals:
+        """Returns the arrivals of a simulated round.
+
+        Args:
+          key: PRNG key of either kind, for ties.
+          times: (num_workers,), when each worker answers; infinity where never.
+        """
+        _validation.check_key(key)
+        times = times_of(times)
+        elapsed = self.ends(times)
+        return Arrivals((times <= elapsed) & jnp.isfinite(times), times, elapsed)
+
+    def describe(self, num_workers: int) -> tuple[str, str]:
+        """Returns what is waited for, in few characters and as "for all 8 workers".
+
+        Args:
+          num_workers: n.
+        """
+        return str(self), f"by {self}"
+
+    def expected_time(self, law: Distribution, num_workers: int) -> float | None:
+        """Returns the mean time of rounds, or None where there is no closed form.
+
+        Args:
+          law: of the time of one of the workers, which are independent and equal.
+          num_workers: n.
+        """
+        return None
+
+    def time_quantile(
+        self, law: Distribution, num_workers: int, level: float
+    ) -> float | None:
+        """Returns the time that rounds take at most, with probability `level`.
+
+        Args:
+          law: as for `expected_time`, as num_workers.
+          num_workers: see there.
+          level: between 0 and 1.
+        """
+        return None
+
+
+def first_true(is_true: Callable[[jax.Array], Any], count: jax.Array) -> jax.Array:
+    """Returns the least of 0 ... count - 1 for which it is true, and count if none.
+
+    By bisection: what is true for a number has to be true for those above. The largest
+    is tried first, since rounds that are under way are mostly not over.
+    """
+    # A zero that varies over the same axes of a mesh as the numbers.
+    none = 0 * count
+
+    def halve(carry):
+        low, high, middle = carry
+        found = is_true(middle)
+        low, high = jnp.where(found, low, middle), jnp.where(found, middle, high)
+        return low, high, low + (high - low) // 2
+
+    start = none - 1, count, count - 1
+    return jax.lax.while_loop(lambda own: own[0] + 1 < own[1], halve, start)[1]
+
+
+def _end(rule, times):
+    """By bisection of the bits of the time: floats above 0 are in their order."""
+    times = times_of(times)
+    kind = jnp.int32 if times.dtype == np.float32 else jnp.int64
+
+    def is_over(bits):
+        now = jax.lax.bitcast_convert_type(bits, times.dtype)
+        with made_of_jax("wait"):
+            found = rule.is_over(jnp.where(times <= now, times, jnp.inf), now)
+        if np.shape(found) != () or getattr(found, "dtype", None) != np.bool_:
+            raise TypeError(
+                f"wait must have an is_over that gives one bool; got {found}: {rule!r}"
+            )
+        return found
+
+    last = times.max()
+    never = jnp.where(jnp.isnan(last), last, jnp.inf)
+    bits = first_true(is_over, jax.lax.bitcast_convert_type(never, kind))
+    # Where everyone has answered there is nobody to wait for.
+    return jnp.minimum(jax.lax.bitcast_convert_type(bits, times.dtype), last)
+
+
+_compiled_end = functools.partial(jax.jit, static_argnums=0)(_end)
