@@ -134,7 +134,7 @@ def diagnose(
 
     Example:
       >>> import jax
-      >>> from jaxwgc import codes, coding
+      >>> from jaxwgc import codes, studies
       >>> code = codes.fractional_repetition(6, num_stragglers=1)
       >>> print(studies.diagnose(code, jax.random.key(0), [1, 2]))
       2 parts a worker (at most 2), 2 workers a part (at least 2), messages of 1 times \

@@ -112,10 +112,10 @@ def test_callbacks_may_compute_and_train(cluster):
 
 
 def test_round_within_a_round_is_refused(cluster, monkeypatch):
-    def is_over(times, now):
+    def ends(times):
         cluster.compute(jnp.zeros(5))
 
-    monkeypatch.setattr(cluster._coordinator, "is_over", is_over)
+    monkeypatch.setattr(cluster._coordinator, "ends", ends)
     with pytest.raises(RuntimeError, match="one round at a time"):
         cluster.compute(jnp.zeros(5))
 
@@ -125,7 +125,7 @@ def test_nobody_and_nothing_finite(cluster, monkeypatch, tmp_path):
         cluster.compute(jnp.full(5, jnp.nan))
     with pytest.raises(ValueError, match="params must be finite"):
         cluster.train(optax.sgd(1.0), jnp.full(5, jnp.nan), 2)
-    monkeypatch.setattr(cluster._coordinator, "is_over", lambda times, now: True)
+    monkeypatch.setattr(cluster._coordinator, "ends", lambda times: 0.0)
     with pytest.raises(RuntimeError, match="step .*since nobody answered; missing"):
         cluster.compute(jnp.zeros(5))
     monkeypatch.undo()

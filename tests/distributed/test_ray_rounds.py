@@ -93,7 +93,7 @@ def died():
     return ray.exceptions.ActorDiedError()
 
 
-def start(simulated, compute, is_over=None, starts=None):
+def start(simulated, compute, ends=None, starts=None):
     """The coordinator of workers that do `compute(worker, actor, step)`.
 
     That gives seconds, and a result, None for a message. An actor, the nth of its
@@ -129,7 +129,7 @@ def start(simulated, compute, is_over=None, starts=None):
     coordinator = Coordinator(
         [WorkerSlot(worker, launch) for worker in range(NUM_WORKERS)],
         LAYOUT,
-        is_over or (lambda times, now: decodes(np.isfinite(times))),
+        ends or (lambda times: 0.0 if decodes(np.isfinite(times)) else np.inf),
         decodes,
         NUM_STRAGGLERS,
         Timeouts(answer=60.0, start=300.0, replacement=8.0),
@@ -237,7 +237,7 @@ def test_rule_of_the_clock_ends_a_round_in_time(simulated):
     coordinator = start(
         simulated,
         lambda worker, *_: (1.0 + worker, None),
-        is_over=lambda times, now: now >= 2.5,
+        ends=lambda times: 2.5,
     )
     round = run(coordinator, 0)
     assert 2.5 <= round.elapsed < 2.502

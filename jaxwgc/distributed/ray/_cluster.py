@@ -180,10 +180,12 @@ class RayCluster:
         )
         self._decodes = lambda received: known(received.tobytes())
         if wait is None:
-            self._is_over = lambda times, now: self._decodes(np.isfinite(times))
+            self._ends = lambda times: (
+                0.0 if self._decodes(np.isfinite(times)) else np.inf
+            )
         else:
             _check_rule(wait, code.num_workers)
-            self._is_over = lambda times, now: bool(wait.ends(times) <= now)
+            self._ends = lambda times: float(wait.ends(times))
         self._stack: contextlib.ExitStack | None = None
         self._coordinator: Coordinator | None = None
         self._times: list[np.ndarray] = []
@@ -422,7 +424,7 @@ class RayCluster:
             self._coordinator = Coordinator(
                 [WorkerSlot(index, launch) for index in range(self.code.num_workers)],
                 layout,
-                self._is_over,
+                self._ends,
                 self._decodes,
                 self.code.num_stragglers,
                 self._timeouts,

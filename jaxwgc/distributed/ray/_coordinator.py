@@ -1,6 +1,5 @@
 """The coordinator: parameters out, answers in, until the waiting rule is content."""
 
-import bisect
 import collections
 import dataclasses
 import logging
@@ -55,7 +54,7 @@ class Coordinator:
     Attributes:
       slots: of the workers.
       layout: of their answers.
-      is_over: the waiting rule, of times so far and the time since the start.
+      ends: the waiting rule: of times so far, when the round ends; infinity if never.
       decodes: whether a mask of workers does.
       num_stragglers: how many the code can do without.
       timeouts: see there.
@@ -65,7 +64,7 @@ class Coordinator:
 
     slots: list[WorkerSlot]
     layout: Layout
-    is_over: Callable[[np.ndarray, float], bool]
+    ends: Callable[[np.ndarray], float]
     decodes: Callable[[np.ndarray], bool]
     num_stragglers: int
     timeouts: Timeouts
@@ -163,18 +162,8 @@ class Coordinator:
         check_connected()
 
     def _seconds_until_over(self, this: RoundTimes) -> float:
-        """Returns how long to wait for an answer: 0 once the rule is content.
-
-        Where the rule ends by the clock, that is until its end, to a millisecond.
-        """
-        times, now = this.times, this.now
-        if not self.is_over(times, now + _PAUSE):
-            return _PAUSE
-        if self.is_over(times, now):
-            return 0.0
-        ends = np.arange(now, now + _PAUSE, 1e-3)[1:]
-        index = bisect.bisect(ends, False, key=lambda end: self.is_over(times, end))
-        return (index + 1) * 1e-3
+        """Returns how long to wait for an answer: 0 once the rule is content."""
+        return float(np.clip(self.ends(this.times) - this.now, 0.0, _PAUSE))
 
     def _is_hopeless(self, this: RoundTimes, replaced: np.ndarray) -> bool:
         """Returns whether only more of what has come, or replacements, can come."""
