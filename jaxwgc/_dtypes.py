@@ -22,7 +22,7 @@ KINDS = {
 def is_kind(value: Any, kind: str) -> bool:
     """Returns whether the entries of `value` are of a kind in `KINDS`."""
     dtype = dtype_of(value)
-    return any(jnp.issubdtype(dtype, own) for own in KINDS[kind])
+    return any(jnp.issubdtype(dtype, allowed) for allowed in KINDS[kind])
 
 
 def dtype_of(value: Any) -> np.dtype:

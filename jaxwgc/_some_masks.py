@@ -64,9 +64,9 @@ def masked_map(
         # Shared arrays with axes of their own as lists, and which entry is whose.
         lists, owners = [], []
         for array, ndim in zip(arrays[num_mapped:], base, strict=True):
-            own = array.shape[: array.ndim - ndim]
-            lists.append(array.reshape(-1, *array.shape[len(own) :]))
-            entries = jnp.arange(len(lists[-1])).reshape(own)
+            axes_of_its_own = array.shape[: array.ndim - ndim]
+            lists.append(array.reshape(-1, *array.shape[len(axes_of_its_own) :]))
+            entries = jnp.arange(len(lists[-1])).reshape(axes_of_its_own)
             owners.append(jnp.broadcast_to(entries, batch).reshape(size))
         at_once = min(chunk, size)
         # How many masks are worked on, up to each; sorting would take longer.
@@ -77,12 +77,12 @@ def masked_map(
             places = jnp.minimum(jnp.searchsorted(count, numbers), size - 1)
             is_new = numbers <= count[-1]
             axes: list[int | None] = [0] * num_mapped
-            own = [array[places] for array in mapped]
+            operands = [array[places] for array in mapped]
             for entries, owner in zip(lists, owners, strict=True):
                 one = len(entries) == 1
                 axes.append(None if one else 0)
-                own.append(entries[0] if one else entries[owner[places]])
-            computed = jax.vmap(function, in_axes=axes)(*own)
+                operands.append(entries[0] if one else entries[owner[places]])
+            computed = jax.vmap(function, in_axes=axes)(*operands)
             chosen = jnp.where(is_new, places, size)
             return values.at[chosen].set(computed, mode="drop")
 

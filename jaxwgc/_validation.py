@@ -169,11 +169,11 @@ def check_updates(
     check_leading_axis("updates", updates, size, axis_name, _ORDER)
     check_dtypes("updates", updates, "real or complex floats")
     expected = shapes if params is None else shapes_of(params)
-    found = shapes_of(updates, num_batch_axes=1)
-    structures = jax.tree.structure(found), jax.tree.structure(expected)
+    given_shapes = shapes_of(updates, num_batch_axes=1)
+    structures = jax.tree.structure(given_shapes), jax.tree.structure(expected)
     if expected is None or structures[0] == structures[1]:
         return
-    shapes = _by_path(found), _by_path(expected)
+    shapes = _by_path(given_shapes), _by_path(expected)
     paths = [
         path
         for path in shapes[0] | shapes[1]
@@ -181,7 +181,9 @@ def check_updates(
     ]
     path = paths[0] if paths else ""
     # Without paths that differ, a tuple stands for a list, or the like.
-    kinds = [own.get(path, "nothing") for own in shapes] if paths else structures
+    kinds = (
+        [by_path.get(path, "nothing") for by_path in shapes] if paths else structures
+    )
     raise ValueError(
         f"updates{path} must be like params{path} with a leading axis of {axis_name} = "
         f"{size} in front; behind that axis got {kinds[0]}, and params have {kinds[1]}"

@@ -147,11 +147,13 @@ def decoded_value_and_grad(
         _validation.check_one_round(
             code.num_workers, received=received, finished=finished
         )
-        found = decoding(code, received, decoder, finished=finished)
+        round_decoding = decoding(code, received, decoder, finished=finished)
         wide = _dtypes.promoted(values)
-        value = product(found.effective_weights.astype(wide.dtype), wide)
+        value = product(round_decoding.effective_weights.astype(wide.dtype), wide)
         value = value.astype(values.dtype)
-        return ((value, aux) if has_aux else value), found.collapse(weighted_sum)
+        return ((value, aux) if has_aux else value), round_decoding.collapse(
+            weighted_sum
+        )
 
     return decode
 

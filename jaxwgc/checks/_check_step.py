@@ -53,9 +53,9 @@ class StepReport(NamedTuple):
         return not self.problems
 
     def __str__(self) -> str:
-        found = len(self.problems)
+        count = len(self.problems)
         lines = [
-            f"{found or 'no'} problem{'' if found == 1 else 's'} found",
+            f"{count or 'no'} problem{'' if count == 1 else 's'} found",
             f"decoded gradient: {self.gradient_ratio:.4g} times as long as that of the "
             f"loss on the data, and off by {self.gradient_error:.2g} of it",
         ]
@@ -163,10 +163,10 @@ def check_step(
     masks = np.ones((2, code.num_workers), bool)
     masks[1, : code.num_stragglers] = False
     decodings = [coding.decoding(code, mask) for mask in masks]
-    decoded = [own.collapse(gradients) for own in decodings]
+    decoded = [one.collapse(gradients) for one in decodings]
     vectors = [flat(gradient) for gradient in decoded]
     ratio = float(np.linalg.norm(vectors[0]) / length)
-    error = max(float(np.linalg.norm(own - whole)) for own in vectors) / length
+    error = max(float(np.linalg.norm(one - whole)) for one in vectors) / length
 
     scale = norm(gradients)
     problems = [
@@ -213,13 +213,13 @@ def check_step(
                 _NUM_ROUNDS,
             )
             rounds.append(rounds_of(states))
-    problems += [rounds_problem(code, *own) for own in rounds]
+    problems += [rounds_problem(code, *one) for one in rounds]
     return StepReport(
         problems=tuple(filter(None, problems)),
         gradient_ratio=ratio,
         gradient_error=error,
-        num_answers=np.array([n for own in rounds for n in own[0].sum(1)], int),
-        num_undecodable=sum(int(own[1].sum()) for own in rounds),
+        num_answers=np.array([n for one in rounds for n in one[0].sum(1)], int),
+        num_undecodable=sum(int(one[1].sum()) for one in rounds),
     )
 
 

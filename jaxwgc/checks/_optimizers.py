@@ -41,14 +41,14 @@ class OptimizerProbe:
         """The optimizer must have an aggregator for the code."""
         self._code = code
         self.state = optimizer.init(params)
-        own = aggregator_state(self.state)
-        if own.received.shape != (code.num_workers,):
+        coded_state = aggregator_state(self.state)
+        if coded_state.received.shape != (code.num_workers,):
             raise ValueError(
                 "optimizer must have an aggregator for code; got one for "
-                f"{own.received.shape[0]} workers, and {code}"
+                f"{coded_state.received.shape[0]} workers, and {code}"
             )
         # decode_aggregate has no key, and takes messages.
-        self.simulates = bool(jax.tree.leaves(own.key))
+        self.simulates = bool(jax.tree.leaves(coded_state.key))
 
         def update(params, partial_gradients, state, **extra):
             updates = partial_gradients
@@ -70,7 +70,7 @@ class OptimizerProbe:
         alike = weights / np.vdot(weights, weights)
         apart = np.zeros(len(weights))
         apart[largest[:2]] = [2, -1] / weights[largest[:2]]
-        sums = [self._total(gradient, own, everyone) for own in (alike, apart)]
+        sums = [self._total(gradient, mask, everyone) for mask in (alike, apart)]
         problems = []
         if _difference(*sums) > _SHARE:
             problems.append(
@@ -145,11 +145,11 @@ def states_of(
 
 def rounds_of(states: list[Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Runs rounds; returns who answered, which were not decoded, and their times."""
-    own = [aggregator_state(state) for state in states]
+    coded_states = [aggregator_state(state) for state in states]
     return (
-        np.array([state.received for state in own[1:]]),
-        np.diff([int(state.num_undecodable) for state in own]) > 0,
-        np.diff([float(state.elapsed) for state in own]),
+        np.array([state.received for state in coded_states[1:]]),
+        np.diff([int(state.num_undecodable) for state in coded_states]) > 0,
+        np.diff([float(state.elapsed) for state in coded_states]),
     )
 
 

@@ -57,7 +57,7 @@ def projective_plane(order: int) -> GradientCode:
     points = np.array(
         [(0, 0, 1)]
         + [(0, 1, last) for last in residues]
-        + [(1, *rest) for rest in itertools.product(residues, repeat=2)]
+        + [(1, *coordinates) for coordinates in itertools.product(residues, repeat=2)]
     )
     return _code_of_design(points @ points.T % order == 0)
 

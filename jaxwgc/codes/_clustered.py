@@ -53,7 +53,7 @@ def clustered(code: GradientCode, num_clusters: int) -> GradientCode:
         encoding_matrix=_block_diagonal(code.encoding_matrix, num_clusters),
         assignment=_block_diagonal(code.assignment, num_clusters),
         target=_repeated(code.target, (num_clusters,)),
-        decoders=tuple(_clustered(own, num_clusters) for own in code.decoders),
+        decoders=tuple(_clustered(block, num_clusters) for block in code.decoders),
         required_parts=required_parts,
     )
 

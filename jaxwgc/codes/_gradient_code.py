@@ -198,7 +198,7 @@ decoders=[LeastSquares])
 
     def decoders_of(self, kind: type[Decoder]) -> tuple[Any, ...]:
         """Returns the code's decoders of a class, in their order."""
-        return tuple(own for own in self.decoders if own.is_a(kind))
+        return tuple(decoder for decoder in self.decoders if decoder.is_a(kind))
 
     def choose_decoder(self, decoder: DecoderLike = None) -> Decoder:
         """A decoder that can decode this code.
@@ -220,20 +220,20 @@ decoders=[LeastSquares])
                 )
             chosen = self.decoders[0]
         elif isinstance(decoder, type) and issubclass(decoder, Decoder):
-            own = self.decoders_of(decoder)
-            if not own and any(
+            of_kind = self.decoders_of(decoder)
+            if not of_kind and any(
                 field.default is dataclasses.MISSING
                 for field in dataclasses.fields(cast(Any, decoder))
             ):
                 decoder.refuse(self)
-            chosen = own[0] if own else decoder()
+            chosen = of_kind[0] if of_kind else decoder()
         elif not isinstance(decoder, Decoder):
             raise TypeError(
                 "decoder must be a jaxwgc.decoders.Decoder, or a class of them for the "
                 f"code's own; got {decoder!r}"
             )
         # Entries of the code's own decoders are not checked at every use.
-        is_own = any(chosen is own for own in self.decoders)
+        is_own = any(chosen is known for known in self.decoders)
         if not is_own:
             chosen.check(self.encoding_matrix, self.segment_targets)
         return chosen
@@ -339,12 +339,12 @@ decoders=[LeastSquares])
         if per_worker > 1:
             shapes["required_parts"] = (workers, per_worker)
         for name, expected in shapes.items():
-            found = getattr(code, name)
-            if found is None or found.shape != expected:
+            array = getattr(code, name)
+            if array is None or array.shape != expected:
                 raise ValueError(
                     f"code.{name} must have shape {expected} for messages_per_worker = "
                     f"{per_worker}, num_segments = {per_part} and {code}; got "
-                    f"{None if found is None else found.shape}"
+                    f"{None if array is None else array.shape}"
                 )
         if not _validation.is_traced(code.num_stragglers):
             _validation.check_stragglers(

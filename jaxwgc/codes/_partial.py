@@ -58,15 +58,15 @@ def partial(code: GradientCode, num_uncoded: int) -> GradientCode:
             "partial code instead"
         )
     num_workers, num_parts = code.num_workers, code.num_parts
-    own = np.eye(num_workers, dtype=bool).repeat(num_uncoded, axis=1)
-    first = _side_by_side(own, np.zeros((num_workers, num_parts), bool))
-    second = _side_by_side(np.zeros_like(own), code.encoding_matrix)
+    uncoded = np.eye(num_workers, dtype=bool).repeat(num_uncoded, axis=1)
+    first = _side_by_side(uncoded, np.zeros((num_workers, num_parts), bool))
+    second = _side_by_side(np.zeros_like(uncoded), code.encoding_matrix)
     rows = array_module(second).stack([first.astype(second.dtype), second], axis=1)
     loads = num_uncoded + code.loads
     return GradientCode(
         encoding_matrix=rows.reshape(2 * num_workers, -1),
-        assignment=_side_by_side(own, code.assignment),
-        target=_side_by_side(np.ones(own.shape[1], bool), code.target),
+        assignment=_side_by_side(uncoded, code.assignment),
+        target=_side_by_side(np.ones(uncoded.shape[1], bool), code.target),
         num_stragglers=0 if num_uncoded else code.num_stragglers,
         decoders=(LeastSquares(0 if num_uncoded else code.num_stragglers),),
         messages_per_worker=2,

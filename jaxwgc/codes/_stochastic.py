@@ -95,8 +95,8 @@ def _check_replications(
             f"{len(replication)} entries and num_parts = {num_parts}"
         )
     replications = [
-        _validation.check_replication(own, num_workers, f"replication[{part}]")
-        for part, own in enumerate(replication)
+        _validation.check_replication(number, num_workers, f"replication[{part}]")
+        for part, number in enumerate(replication)
     ]
     return np.array(replications)
 

@@ -16,7 +16,7 @@ def nearest(
     below = range(highest, minimum - 1, -1)
     lowest = max(value + 1, minimum)
     above = itertools.count(lowest) if maximum is None else range(lowest, maximum + 1)
-    found = [next(filter(works, side), None) for side in (below, above)]
-    named = [str(other) for other in found if other is not None]
+    neighbours = [next(filter(works, side), None) for side in (below, above)]
+    named = [str(other) for other in neighbours if other is not None]
     verb = "work are" if len(named) == 2 else "works is"
     return f"the nearest that {verb} {' and '.join(named)}"

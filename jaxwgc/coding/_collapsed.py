@@ -21,8 +21,8 @@ from jaxwgc._targets import DECODES, effective
 def leakage(mixing: jax.Array) -> jax.Array:
     """Returns `mixing` less the effective weights in every segment."""
     identity = jnp.eye(mixing.shape[-1])[:, None, :]
-    own = effective(mixing)[..., None, :, None] * identity
-    return mixing - own.astype(mixing.dtype)
+    diagonal = effective(mixing)[..., None, :, None] * identity
+    return mixing - diagonal.astype(mixing.dtype)
 
 
 def is_mixed_up(leaked: jax.Array, target: jax.Array) -> jax.Array:
@@ -68,35 +68,35 @@ def collapse(
       target: (num_parts,).
       weighted_sum: real weights c (num_parts,) to the pytree sum over j of cⱼ gⱼ.
     """
-    own = weighted_sum(effective(mixing))
+    collapsed = weighted_sum(effective(mixing))
     num_parts, segments = mixing.shape[-2:]
     is_complex = jnp.iscomplexobj(mixing)
     if segments == 1 and not is_complex:
-        return own
+        return collapsed
     leaked = leakage(mixing)
 
     def segments_of_sums(weights):
         """Segment u: the sum over v of segment v of the sum with weights (u, :, v)."""
         weights = jnp.moveaxis(weights, 1, -1).reshape(segments**2, num_parts)
-        sums = jax.vmap(lambda own: _flat_vectors.ravel(weighted_sum(own)))(weights)
+        sums = jax.vmap(lambda row: _flat_vectors.ravel(weighted_sum(row)))(weights)
         pairs = 2 if is_complex else 1
         rows = _flat_vectors.blocks(sums, segments * pairs)
         rows = rows.reshape(segments, segments, segments, pairs, rows.shape[-1])
         return jnp.trace(rows, axis1=1, axis2=2)
 
     def add_leak():
-        flat = _flat_vectors.ravel(own)
+        flat = _flat_vectors.ravel(collapsed)
         leak = jnp.zeros(())
         if segments > 1:
             leak = segments_of_sums(leaked.real)
         if is_complex:
             turned = segments_of_sums(leaked.imag)
             leak = leak + jnp.stack([-turned[:, 1], turned[:, 0]], axis=1)
-        return _flat_vectors.unravel(flat + leak.ravel()[: flat.size], own)
+        return _flat_vectors.unravel(flat + leak.ravel()[: flat.size], collapsed)
 
     # Rounding that is added would move parameters whose gradient is zero.
     matters = any_under_vmap(is_mixed_up(leaked, target))
     if not _validation.is_traced(matters):
         # Outside of jit, lax.cond would compile its new functions at every call.
-        return add_leak() if matters else own
-    return jax.lax.cond(matters, add_leak, lambda: own)
+        return add_leak() if matters else collapsed
+    return jax.lax.cond(matters, add_leak, lambda: collapsed)

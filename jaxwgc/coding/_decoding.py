@@ -392,8 +392,8 @@ def decode(
     References:
       The paper's section 2.2.
     """
-    found = decoding(code, received, decoder, finished=finished)
-    return found.combine(messages, params)
+    decoded = decoding(code, received, decoder, finished=finished)
+    return decoded.combine(messages, params)
 
 
 def check_messages(

@@ -55,14 +55,14 @@ def inverse_variance_weights(variances: jax.typing.ArrayLike) -> jax.Array:
     if not _validation.is_traced(given):
         # What overflows in the dtype that is computed in is to be found, too.
         with np.errstate(over="ignore"):
-            own = np.asarray(given).astype(values.dtype)
-        is_right = np.isfinite(own) & (own >= np.finfo(own.dtype).tiny)
+            array = np.asarray(given).astype(values.dtype)
+        is_right = np.isfinite(array) & (array >= np.finfo(array.dtype).tiny)
         if not is_right.all():
             first = int(is_right.argmin())
             hint = "; a source without noise would get all the weight"
             raise ValueError(
                 f"variances must be positive and finite; got variances[{first}] = "
-                f"{own[first]}{'' if own[first] else hint}"
+                f"{array[first]}{'' if array[first] else hint}"
             )
     return _weights(values)
 
@@ -124,17 +124,20 @@ def source_variances(
     given = {"residuals": residuals, "leverage": leverage, "row_weights": row_weights}
     if row_weights is None:
         given["row_weights"] = np.ones(np.shape(residuals), np.float32)
-    given = {name: _validation.as_array(name, own) for name, own in given.items()}
+    given = {name: _validation.as_array(name, array) for name, array in given.items()}
     shape = np.shape(given["residuals"])
     if len(shape) != 2 or not all(shape):
         raise ValueError(
             f"residuals must have shape (num_sources, m), not empty; got {shape}"
         )
-    for name, own in given.items():
-        _validation.check_dtypes(name, own, "real numbers or bools")
-        if np.shape(own) != shape and not (name == "leverage" and np.ndim(own) == 0):
+    for name, array in given.items():
+        _validation.check_dtypes(name, array, "real numbers or bools")
+        if np.shape(array) != shape and not (
+            name == "leverage" and np.ndim(array) == 0
+        ):
             raise ValueError(
-                f"{name} must have the shape of residuals, {shape}; got {np.shape(own)}"
+                f"{name} must have the shape of residuals, {shape}; got "
+                f"{np.shape(array)}"
             )
     if not _validation.is_traced(*given.values()):
         _check_degrees(**given)
@@ -146,16 +149,18 @@ def source_variances(
 
 def _check_degrees(**given):
     """Finite entries, and something left of every source."""
-    exact = {name: np.asarray(own, np.float64) for name, own in given.items()}
-    for name, own in exact.items():
-        if not np.isfinite(own).all():
-            raise ValueError(f"{name} must be finite; got {own}")
+    exact = {name: np.asarray(array, np.float64) for name, array in given.items()}
+    for name, array in exact.items():
+        if not np.isfinite(array).all():
+            raise ValueError(f"{name} must be finite; got {array}")
     slack = 1e-3  # of leverage scores in half precision
     for name, most in (("leverage", 1 + slack), ("row_weights", np.inf)):
-        own = exact[name]
-        if not np.all((own >= -slack * (name == "leverage")) & (own <= most)):
+        array = exact[name]
+        if not np.all((array >= -slack * (name == "leverage")) & (array <= most)):
             rule = "from 0 to 1" if name == "leverage" else "at least 0"
-            raise ValueError(f"{name} must be {rule}; got {own.min()} to {own.max()}")
+            raise ValueError(
+                f"{name} must be {rule}; got {array.min()} to {array.max()}"
+            )
     degrees = np.sum(exact["row_weights"] * (1 - exact["leverage"]), axis=1)
     eps = jnp.finfo(_dtypes.promoted(given["leverage"]).dtype).eps
     if not (degrees > _ROUNDING * eps * exact["residuals"].shape[1]).all():

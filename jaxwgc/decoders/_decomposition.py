@@ -53,13 +53,13 @@ def solve_by_svd(
         coordinates = product(target, right.conj().T) * inverses[:, None]
         return jnp.where(received, product(coordinates, left.conj().T), 0)
 
-    def refine(found, _):
-        found = found + solve(target - product(found, matrix))
-        return found, found
+    def refine(solution, _):
+        solution = solution + solve(target - product(solution, matrix))
+        return solution, solution
 
     # The decomposition is rounded more than its use is, which refinement takes back.
     # What is left of the miss is rounding, which differs from step to step.
     start = jnp.where(received, jnp.zeros((len(inverses), len(target), 1)), 0)
-    _, found = jax.lax.scan(refine, start.astype(matrix.dtype), length=_STEPS)
-    candidates = found[::-1].reshape(-1, *weights.shape)
+    _, solution = jax.lax.scan(refine, start.astype(matrix.dtype), length=_STEPS)
+    candidates = solution[::-1].reshape(-1, *weights.shape)
     return best_weights(jnp.concatenate([candidates, weights[None]]), matrix, target)

@@ -74,8 +74,8 @@ def interpolate(received: jax.Array, positions: jax.typing.ArrayLike) -> jax.Arr
     angles = np.pi * np.arange(4 * num_workers) / (2 * num_workers)
 
     def part(function):
-        entry, rest = _table_entries(function(angles), turns, dtype)
-        small = power * rest + power_rest * (entry + rest)
+        entry, tail = _table_entries(function(angles), turns, dtype)
+        small = power * tail + power_rest * (entry + tail)
         return jnp.ldexp(power * entry + small, exponent)
 
     weights = jax.lax.complex(part(np.cos), part(np.sin))[..., positions]
@@ -134,5 +134,5 @@ def lagrange_weights(
     if 4 * num_stragglers > received.shape[-1]:
         return weights, is_poor | is_short
     solve = functools.partial(dual_weights, num_stragglers=num_stragglers)
-    own, shared = (weights, received), (*shared, jnp.asarray(positions))
-    return masked_map(is_poor, solve, weights, own, shared, _DUAL_CHUNK), is_short
+    by_mask, shared = (weights, received), (*shared, jnp.asarray(positions))
+    return masked_map(is_poor, solve, weights, by_mask, shared, _DUAL_CHUNK), is_short

@@ -194,7 +194,7 @@ def _conjugate_gradients(masks, matrix, target):
     # The second time starts from a miss that is computed anew, so without the rounding
     # that has gathered, and has nothing to do where the first was enough.
     weights, longest = jax.lax.fori_loop(
-        0, 2, lambda _, found: _descend(problem, *found), (weights, longest)
+        0, 2, lambda _, last: _descend(problem, *last), (weights, longest)
     )
     miss_norm, gradient = problem.miss_and_gradient(weights)
     gradient_norm = squared_norm(gradient)
@@ -253,5 +253,5 @@ def _descend(problem, weights, longest):
         miss_norm,
         is_done,
     )
-    found = jax.lax.while_loop(is_unfinished, advance, start)
-    return found.weights, found.longest
+    last = jax.lax.while_loop(is_unfinished, advance, start)
+    return last.weights, last.longest

@@ -94,12 +94,12 @@ def _peel(received: jax.Array, assignment: jax.Array) -> jax.Array:
         _, round_number, unknown, part_round, message_round = state
         degree = product(unknown.astype(dtype), matrix.T)
         single = received & (degree == 1)
-        found = unknown & (product(single.astype(dtype), matrix) > 0)
+        recovered_now = unknown & (product(single.astype(dtype), matrix) > 0)
         return (
-            found.any(),
+            recovered_now.any(),
             round_number + 1,
-            unknown & ~found,
-            jnp.where(found, round_number, part_round),
+            unknown & ~recovered_now,
+            jnp.where(recovered_now, round_number, part_round),
             jnp.where(single, round_number, message_round),
         )
 
@@ -120,9 +120,9 @@ def _peel(received: jax.Array, assignment: jax.Array) -> jax.Array:
         weights, owed = carry
         round_number = num_rounds - 1 - step
         single = message_round == round_number
-        found = part_round == round_number
+        recovered_now = part_round == round_number
         givers = product(single.astype(dtype), matrix)
-        share = jnp.where(found, owed / jnp.where(found, givers, 1), 0)
+        share = jnp.where(recovered_now, owed / jnp.where(recovered_now, givers, 1), 0)
         given = jnp.where(single, product(share, matrix.T), 0)
         owed = owed - product(given, matrix)
         return weights + given, owed

@@ -115,8 +115,8 @@ def _decoding_and_params(code, decoder, axis, params, received, finished):
     """
 
     def find():
-        found = decoding(code, received, decoder, finished=finished)
-        return found.mask.astype(jnp.int32), found.weights
+        round_decoding = decoding(code, received, decoder, finished=finished)
+        return round_decoding.mask.astype(jnp.int32), round_decoding.weights
 
     def nothing():
         return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
@@ -144,7 +144,7 @@ def _on_shards(loss, code, mesh, axis, decoder, held):
         return jax.tree.map(_dtypes.promoted, value_and_grad(params, part))
 
     def of_shard(params, received, finished, parts):
-        found, params = _decoding_and_params(
+        round_decoding, params = _decoding_and_params(
             code, decoder, axis, params, received, finished
         )
         part = jax.tree.map(lambda leaf: leaf[0], parts)
@@ -175,7 +175,7 @@ def _on_shards(loss, code, mesh, axis, decoder, held):
             values.append(value)
             return gradient
 
-        gradient = found.collapse(weighted_sum)
+        gradient = round_decoding.collapse(weighted_sum)
         # The first are those of the effective weights, others of what leaks.
         return values[0], gradient
 

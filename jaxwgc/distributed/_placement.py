@@ -111,7 +111,7 @@ def check_mesh(code: Any, mesh: Any, axis: Any) -> str:
     axis = mesh.axis_names[0] if axis is None else axis
     _validation.check_choice("axis", axis, mesh.axis_names)
     types = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
-    others = [own for own in types if own != axis and types[own] != AxisType.Auto]
+    others = [name for name in types if name != axis and types[name] != AxisType.Auto]
     if others:
         raise ValueError(
             f"mesh must have the type Auto for axes other than {axis!r}, since the "

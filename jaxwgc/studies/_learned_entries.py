@@ -137,13 +137,15 @@ def _learn(model, num_steps, batch_size, code, key, scale, learning_rate):
 
     def errors(entries, masks):
         matrix = jnp.where(assignment, entries, 0)
-        own = dataclasses.replace(code, encoding_matrix=matrix)
-        return decoding_error(own, masks)
+        entries_now = dataclasses.replace(code, encoding_matrix=matrix)
+        return decoding_error(entries_now, masks)
 
     def step(carry, key):
         relative, optimizer_state, states = carry
         masks, states = draw(key, states)
-        gradient = jax.grad(lambda own: errors(own * scale, masks).mean())(relative)
+        gradient = jax.grad(
+            lambda entries_now: errors(entries_now * scale, masks).mean()
+        )(relative)
         updates, optimizer_state = optimizer.update(gradient, optimizer_state)
         relative = optax.apply_updates(relative, updates)
         return (relative, optimizer_state, states), None
@@ -151,7 +153,9 @@ def _learn(model, num_steps, batch_size, code, key, scale, learning_rate):
     def compare(states, key):
         masks, states = draw(key, states)
         # One after the other: one program for both.
-        both = jax.lax.map(lambda own: errors(own, masks), jnp.stack([entries, before]))
+        both = jax.lax.map(
+            lambda entries_now: errors(entries_now, masks), jnp.stack([entries, before])
+        )
         return states, both[0] - both[1]
 
     states = jax.tree.map(

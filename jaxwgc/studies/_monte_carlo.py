@@ -132,7 +132,7 @@ def _checked_devices(devices):
         raise TypeError(f"devices must be those of jax.devices(); got {devices}")
     if not devices or len(set(devices)) < len(devices):
         raise ValueError(f"devices must be different ones, at least one; got {devices}")
-    others = [own for own in devices if own.process_index != jax.process_index()]
+    others = [other for other in devices if other.process_index != jax.process_index()]
     if others:
         raise ValueError(f"devices must be those of this process; got {others}")
     return devices

@@ -158,14 +158,16 @@ def _search(adversary: _Adversary, num_stragglers: int) -> tuple[int, ...]:
     starts = [_greedy(adversary, num_stragglers)]
     starts += [draw() for _ in range(_NUM_RANDOM)]
     starts += [climbed[place] for place in order[:_NUM_WORST]]
-    found = {}
+    best = {}
     for start in starts:
         # Where a climb ended before, it would end again.
-        if start not in found:
-            own = _improve(adversary, start, found)
-            found[own.lost] = own
-    worst = max(own.error for own in found.values()) - adversary.tolerance
-    return min(own.lost for own in found.values() if own.error >= worst)
+        if start not in best:
+            candidate = _improve(adversary, start, best)
+            best[candidate.lost] = candidate
+    worst = max(candidate.error for candidate in best.values()) - adversary.tolerance
+    return min(
+        candidate.lost for candidate in best.values() if candidate.error >= worst
+    )
 
 
 def _greedy(adversary: _Adversary, num_stragglers: int) -> tuple[int, ...]:
@@ -190,42 +192,42 @@ def _improve(
     Stops at a set that is known.
     """
     [error] = adversary.errors(np.array([lost]))
-    found = _Found(error, adversary.ridge_errors.of(lost), lost)
+    best = _Found(error, adversary.ridge_errors.of(lost), lost)
     # Never below the largest error so far: a ridge error cannot win back what rounding
     # took, and the climb ends.
     record = error
-    while found.lost not in known:
-        better = _better_swap(adversary, found, record)
+    while best.lost not in known:
+        better = _better_swap(adversary, best, record)
         if better is None:
             break
-        found = better
-        record = max(record, found.error)
-    return found
+        best = better
+        record = max(record, best.error)
+    return best
 
 
-def _better_swap(adversary: _Adversary, found: _Found, record: float) -> _Found | None:
+def _better_swap(adversary: _Adversary, best: _Found, record: float) -> _Found | None:
     """The best swap of the first batch that has one better than `found`.
 
     Swaps are tried from the largest ridge error on, where the largest errors mostly
     are: a batch is enough then. To see that no swap is better, all are tried, or all
     whose ridge error allows a larger error.
     """
-    swaps = all_swaps(found.lost, adversary.num_workers)
-    ridge_errors = adversary.ridge_errors.after_swaps(found.lost, swaps)
+    swaps = all_swaps(best.lost, adversary.num_workers)
+    ridge_errors = adversary.ridge_errors.after_swaps(best.lost, swaps)
     order = np.argsort(-ridge_errors, kind="stable")
     if adversary.ridge_error_is_bound:
         order = order[ridge_errors[order] > record - adversary.tolerance]
     for start in range(0, len(order), BATCH):
         batch = order[start : start + BATCH]
-        sets = [swapped(found.lost, swap) for swap in swaps[batch]]
+        sets = [swapped(best.lost, swap) for swap in swaps[batch]]
         errors = adversary.errors(np.array(sets))
-        own = int(np.argmax(errors >= errors.max() - adversary.tolerance))
-        ridge_error = ridge_errors[batch[own]]
+        candidate = int(np.argmax(errors >= errors.max() - adversary.tolerance))
+        ridge_error = ridge_errors[batch[candidate]]
         more_error = errors.max() > record + adversary.tolerance
-        as_much = errors[own] >= record - adversary.tolerance
+        as_much = errors[candidate] >= record - adversary.tolerance
         more_ridge_error = (
-            ridge_error > found.ridge_error + adversary.ridge_errors.tolerance
+            ridge_error > best.ridge_error + adversary.ridge_errors.tolerance
         )
         if more_error or (as_much and more_ridge_error):
-            return _Found(float(errors[own]), float(ridge_error), sets[own])
+            return _Found(float(errors[candidate]), float(ridge_error), sets[candidate])
     return None
