@@ -25,7 +25,7 @@ def segment_target(target: Any, num_segments: int) -> Any:
     return xp.kron(target, xp.eye(num_segments, dtype=target.dtype))
 
 
-def target_scale(target: jax.Array) -> jax.Array:
+def target_scale(target: Array) -> jax.Array:
     """The largest entry, or one where all are zero: squares of tiny ones underflow."""
     largest = jnp.max(jnp.abs(target))
     return jnp.where(largest > 0, largest, 1)

@@ -38,7 +38,7 @@ class LeastSquares(UniformTarget):
       graphs", 2017 ("optimal decoding").
     """
 
-    num_missing: jax.typing.ArrayLike = 0
+    num_missing: int | jax.Array = 0
 
     def check(self, matrix: Array, target: Array) -> None:
         _validation.check_integer("num_missing", self.num_missing)

@@ -44,7 +44,7 @@ class Rows(NamedTuple):
 
 
 def iterated_weights(
-    rows: Rows, num_missing: jax.typing.ArrayLike = 0
+    rows: Rows, num_missing: int | jax.Array = 0
 ) -> tuple[jax.Array, jax.Array]:
     """Returns what conjugate gradients find.
 
