@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from optax.experimental import aggregating
+import optax
 
 from jaxwgc import _validation, coding
 from jaxwgc.codes import GradientCode
@@ -61,7 +61,7 @@ def coded_aggregate(
     undecodable: str = "least_squares",
     tolerance: float = 1e-3,
     decoder: DecoderLike = None,
-) -> aggregating.Aggregator:
+) -> optax.GradientTransformationExtraArgs:
     """Aggregates partial gradients as a coded cluster with stragglers would.
 
     Put it first in `optax.chain`, or as the aggregator in
@@ -179,7 +179,7 @@ def decode_aggregate(
     tolerance: float = 1e-3,
     decoder: DecoderLike = None,
     message_dtype: jax.typing.DTypeLike | None = None,
-) -> aggregating.Aggregator:
+) -> optax.GradientTransformationExtraArgs:
     """Aggregates messages that arrived: the sibling of `coded_aggregate`.
 
     Put it first in `optax.chain`, for workers that really are slow or dead. Its updates
@@ -249,7 +249,7 @@ def _aggregator(
     decoder: DecoderLike,
     start: Callable[[], tuple[Any, Any]] = lambda: ((), ()),
     simulate: Callable | None = None,
-) -> aggregating.Aggregator:
+) -> optax.GradientTransformationExtraArgs:
     """An aggregator that decodes what it reads from updates.
 
     `read(updates, params, state)` gives the function of a `Decoding` that applies it to
@@ -337,5 +337,15 @@ def _aggregator(
             residual=residual.astype(state.residual.dtype),
             num_undecodable=state.num_undecodable + failed.astype(jnp.int32),
         )
+
+    return make_aggregator(init, update)
+
+
+def make_aggregator(
+    init: Callable[..., Any], update: Callable[..., Any]
+) -> optax.GradientTransformationExtraArgs:
+    """Returns an optax aggregator."""
+    # Here, so that a move of an experimental module breaks no import.
+    from optax.experimental import aggregating
 
     return aggregating.Aggregator(init, update)

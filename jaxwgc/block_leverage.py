@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from optax.experimental import aggregating
+import optax
 
 from jaxwgc import _validation, sketching
-from jaxwgc.aggregate import coded_aggregate
+from jaxwgc.aggregate import coded_aggregate, make_aggregator
 from jaxwgc.codes import GradientCode
 from jaxwgc.decoders import DecoderLike
 from jaxwgc.gradients import decoded_value_and_grad
@@ -47,7 +47,7 @@ def block_leverage_aggregate(
     *,
     num_draws: int | None = None,
     **options: Any,
-) -> aggregating.Aggregator:
+) -> optax.GradientTransformationExtraArgs:
     """Aggregates partial gradients of a new sample of parts at every step.
 
     Every update draws k of the K parts, multiplies their partial gradients so that
@@ -144,7 +144,7 @@ def block_leverage_aggregate(
         )
         return decoded, BlockLeverageState(next_key, indices, weights, coded)
 
-    return aggregating.Aggregator(init, update)
+    return make_aggregator(init, update)
 
 
 def sampled_value_and_grad(
