@@ -164,6 +164,13 @@ class TestBadInput:
         formed = coding.form_messages([[1.0, 2.0]], np.ones((2, 3), np.float32))
         np.testing.assert_array_equal(formed, [[3, 3, 3]])
 
+    def test_decodings_of_another_code(self):
+        mask = np.ones(4, bool)
+        for other in (codes.cyclic_mds(5, 1), jaxwgc.weighted(self.code, mask * 2.0)):
+            decoding = jaxwgc.decoding(other, np.ones(other.num_workers, bool))
+            with pytest.raises(ValueError, match="must be a decoding of the same code"):
+                jaxwgc.decode(self.code, np.ones((4, 2)), decoding, np.ones(4))
+
     def test_one_round(self):
         decoding = jaxwgc.decoding(self.code, np.ones((2, 4), bool))
         with pytest.raises(ValueError, match="collapse is for one round"):

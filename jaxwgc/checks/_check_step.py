@@ -88,6 +88,7 @@ def check_step(
     With the loss alone it finds a mean in the place of a sum over the rows of a part,
     rows that see each other, a regulariser inside of the loss, padding that is not
     weighted, a sample without its weights, and parts that are not those of the data.
+    Weights of the code are taken as meant: the gradient on the data is weighted so, too.
     With an optimizer besides, transformations before the aggregator, and rounds that
     are not decoded because the model waits for too few, or for another code, or a mask
     is inverted. With a step, a state that is not carried.
@@ -169,6 +170,13 @@ def check_step(
     error = max(float(np.linalg.norm(one - whole)) for one in vectors) / length
 
     scale = norm(gradients)
+    if not scale:
+        # There is nothing to compare: the other checks would find nothing wrong.
+        problem = (
+            "the gradient of every part is zero, so nothing was checked: does loss use "
+            "its params? Take others if it is flat where these are"
+        )
+        return StepReport((problem,), ratio, 0.0, np.zeros(0, int), 0)
     problems = [
         probe.sum_problem(ratio),
         probe.constant_problem(target.sum()),

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxwgc import _flat_vectors, _validation
 from jaxwgc._dtypes import working
@@ -215,14 +216,27 @@ def decoding(
       2017 (one-step and optimal decoding); Horii, Yoshida, Kobayashi, Matsushima,
       "Distributed stochastic gradient descent using LDGM codes", 2019 (peeling).
     """
-    if isinstance(received, Decoding):
-        return received
     GradientCode.check(code)
+    if isinstance(received, Decoding):
+        _check_same_code(code, received.code)
+        return received
     mask = arrived_messages(code, received, finished)
     weights = code.choose_decoder(decoder).checked_weights(
         code.encoding_matrix, code.segment_targets, mask
     )
     return Decoding(code, mask, weights)
+
+
+def _check_same_code(code: GradientCode, other: GradientCode) -> None:
+    """Refuses a decoding of another code, as far as entries are known."""
+    matrices = code.encoding_matrix, other.encoding_matrix
+    are_known = all(isinstance(matrix, np.ndarray) for matrix in matrices)
+    if np.shape(matrices[0]) != np.shape(matrices[1]) or (
+        are_known and not np.array_equal(*matrices)
+    ):
+        raise ValueError(
+            f"received must be a decoding of the same code, {code}; got one of {other}"
+        )
 
 
 def decoding_weights(

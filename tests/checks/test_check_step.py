@@ -160,6 +160,10 @@ class TestLosses:
         # Twice the same rows have the same mean.
         assert "not that of the loss on the data" in problem_of(loss=centred)
 
+    def test_a_loss_without_its_params(self):
+        frozen = lambda params, part: loss(jax.lax.stop_gradient(params), part)  # noqa: E731
+        assert "gradient of every part is zero" in problem_of(loss=frozen)
+
     def test_parts_of_other_data(self):
         problem = problem_of(parts=jaxwgc.partition((X, -Y), 6))
         assert "Are these the parts of these data" in problem
