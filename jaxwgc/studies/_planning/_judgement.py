@@ -1,7 +1,7 @@
 """Each choice of a plan judged: its time a step, what it decodes to, steps needed."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -68,8 +68,7 @@ def judge(candidate: Candidate, rounds: SimulatedRounds) -> ChoiceStatistics:
     """Times in closed form where order statistics have one; the rest by simulation."""
     closed = _closed_form(candidate.wait, rounds.loads(candidate.code), rounds.law)
     ones = np.ones(rounds.num_runs)
-    weights = dict.fromkeys(("scale", "scale_square"), ones)
-    weights |= dict.fromkeys(("error", "deviation"), 0 * ones)
+    weights: tuple[Any, ...] = 0 * ones, ones, ones, 0 * ones
 
     def by_group(values):
         return values.reshape(rounds.num_runs, -1).mean(1)
@@ -78,7 +77,7 @@ def judge(candidate: Candidate, rounds: SimulatedRounds) -> ChoiceStatistics:
         assert isinstance(candidate.wait, fastest)
         answers = candidate.wait.num_required * candidate.code.messages_per_worker
         return ChoiceStatistics(
-            closed[0] * ones, closed[1], True, answers * ones, **weights
+            closed[0] * ones, closed[1], True, answers * ones, *weights
         )
     elapsed, mask = rounds.end(candidate.code, candidate.wait)
     if closed is None:
@@ -88,11 +87,11 @@ def judge(candidate: Candidate, rounds: SimulatedRounds) -> ChoiceStatistics:
     if not candidate.is_exact:
         weights = _decoded(candidate, mask, rounds, by_group)
     answers = by_group(mask.sum(1))
-    return ChoiceStatistics(seconds, quantile, closed is not None, answers, **weights)
+    return ChoiceStatistics(seconds, quantile, closed is not None, answers, *weights)
 
 
 def _decoded(candidate, mask, rounds, by_group):
-    """What the messages that came decode to."""
+    """The last fields of the statistics: what the messages that came decode to."""
     target = np.asarray(candidate.code.target, np.float64)
     weights, errors = decode(candidate.code, mask)
     scale = weights @ target / (target @ target)
@@ -100,15 +99,15 @@ def _decoded(candidate, mask, rounds, by_group):
     deviations /= math.sqrt(np.mean(target**2))
     num_runs = rounds.num_runs if rounds.has_state else 1
     bias, lasting, correlation = _persistent(deviations, num_runs, rounds.num_measured)
-    return {
-        "error": by_group(errors),
-        "scale": by_group(scale),
-        "scale_square": by_group(scale**2),
-        "deviation": by_group(np.mean(deviations**2, axis=1)),
-        "bias": bias,
-        "lasting": lasting if rounds.has_state else 0.0,
-        "correlation": correlation,
-    }
+    return (
+        by_group(errors),
+        by_group(scale),
+        by_group(scale**2),
+        by_group(np.mean(deviations**2, axis=1)),
+        bias,
+        lasting if rounds.has_state else 0.0,
+        correlation,
+    )
 
 
 def _closed_form(wait, loads, law):

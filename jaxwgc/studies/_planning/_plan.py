@@ -191,10 +191,7 @@ def plan(
         judged = [pair for pair in judged if pair[1][0].error.mean() <= EXACT**2]
     return Plan(
         choices=tuple(ranked_choices(judged, goal, num_parameters * bytes_per_number)),
-        num_workers=num_workers,
-        target=goal.target,
-        condition=goal.condition,
-        heterogeneity=goal.heterogeneity,
+        **goal._asdict(),
         num_rounds=length * _NUM_GROUPS,
         num_parameters=num_parameters,
         bytes_per_number=bytes_per_number,
