@@ -46,11 +46,6 @@ class TestDescent:
         np.testing.assert_allclose(found.params, params, atol=1e-9)
         assert float(found.gradient_norm) < 1e-6
 
-    def test_the_cluster_is_the_paper_s(self):
-        code = descent.CODE
-        assert (code.num_workers, code.num_parts, code.num_stragglers) == (50, 20, 29)
-        assert set(code.loads) == {12}
-
 
 class TestLinearRegression:
     def test_data_follow_the_paper(self, with_x64):

@@ -6,7 +6,6 @@ import jax
 import numpy as np
 import pytest
 
-import jaxwgc
 from experiments.runner.study import Effort, measure
 from experiments.sketching import data, distortion, recommended, samplers
 from jaxwgc import sketching
@@ -56,23 +55,6 @@ def test_distortion_section_writes_all_embeddings():
         for kind in ("uniform", "leverage")
     )
     assert uniform > 1 > leverage
-
-
-def test_distortions_are_those_of_the_matrices(every):
-    chosen = {"T1": every["T1"]}
-    basis = every["T1"].basis
-    scores = np.float32(every["T1"].scores)
-    for name in ("count_sketch", "row_sampling, leverage"):
-        make = distortion.EMBEDDINGS[name]
-
-        def both(key, make=make):
-            found = distortion.one_run(key, make, 40, chosen)
-            return found["T1"], make(key, 40, scores).matrix()
-
-        for value, matrix in zip(*jaxwgc.monte_carlo(both, KEY, 3), strict=True):
-            sketch = matrix.astype(float) @ basis
-            expected = np.linalg.norm(sketch.T @ sketch - np.eye(5), 2)
-            assert value == pytest.approx(expected, rel=1e-4)
 
 
 def test_recommended_section_counts_what_is_within_epsilon():

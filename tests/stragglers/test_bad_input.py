@@ -48,7 +48,7 @@ REFUSED = [
     ("unequal_speeds", (PARETO, ["fast"]), TypeError, "speeds must be"),
     ("empirical", (np.ones(3),), ValueError, "times must have shape"),
     ("empirical", ([[1.0, 0.0]],), ValueError, "times must be positive"),
-    ("empirical", (np.ones((0, 3)),), ValueError, "times must be positive"),
+    ("empirical", (np.ones((0, 3)),), ValueError, "times must have shape .*1 rounds"),
     ("empirical", ("fast",), TypeError, "times must be real"),
     ("empirical", (TABLE, "days"), ValueError, "resample must be one of"),
     ("empirical", (TABLE, {"loads": 0.0}), ValueError, "loads must be positive"),

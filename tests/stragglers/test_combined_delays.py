@@ -7,11 +7,11 @@ import pytest
 import scipy.stats
 
 from jaxwgc import stragglers
-from jaxwgc.stragglers._distributions import Mixture
 from tests.stragglers.laws import SIGNIFICANCE, consecutive_times
 
 FAST = stragglers.log_normal(1.0, 0.1)
 SLOW = stragglers.weibull(5.0, 8.0)
+DEAD = stragglers.bernoulli_slowdown(1.0, np.inf)
 CHAIN = stragglers.markov(FAST, SLOW, become_slow=0.05, become_fast=0.2)
 LOADS = np.array([1.0, 2.0, 0.5])
 NUM_WORKERS, NUM_ROUNDS = 600, 40
@@ -26,6 +26,7 @@ WITH_LAWS = {
     "dead": stragglers.bernoulli_slowdown(0.2, np.inf),
     "affine": stragglers.affine(FAST, overhead=1.0, slope=0.5, time=0.3),
     "markov": CHAIN,
+    "dying": stragglers.markov(FAST, DEAD, become_slow=0.3, become_fast=0.7),
     "jump": stragglers.markov(FAST, stragglers.bernoulli_slowdown(0.0, 1.0, 9.0), 1, 1),
 }
 
@@ -116,15 +117,6 @@ def test_states_of_what_is_inside():
     times = rounds(stragglers.affine(inner, time=1000.0), 2)
     assert np.all(times[:, 1] - 1000 < 0.2) and np.all(times[:, 0] - 1000 > 0.5)
     assert (times[:, 0] > 1002).any() and (times[:, 0] < 1002).any()
-
-
-def test_law_of_workers_that_may_never_answer():
-    """Where they do, it is the other law for the rest of the probability."""
-    usual = stragglers.pareto(1.0, 2.0)
-    law = Mixture(usual, stragglers.bernoulli_slowdown(1.0, np.inf), 0.3)
-    levels = np.array([0.2, 0.299, 0.301, 0.65, 0.9])
-    expected = np.where(levels < 0.3, np.inf, usual.isf((levels - 0.3) / 0.7))
-    np.testing.assert_allclose(law.isf(levels), expected, rtol=1e-9)
 
 
 def test_affine_of_no_load():
