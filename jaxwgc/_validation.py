@@ -306,14 +306,20 @@ def check_one_round(num_workers: int, **given: Any) -> None:
             )
 
 
-def host_array(name: str, value: Any, kind: str, num_axes: int) -> np.ndarray:
-    """`value` in NumPy, all of whose entries are finite and of that kind."""
+def concrete_array(name: str, value: Any, kind: str) -> np.ndarray:
+    """`value` in NumPy, all of whose entries are of that kind."""
     if is_traced(value):
         raise TypeError(
             f"{name} must be concrete, since its entries are checked; got a traced one"
         )
     array = np.asarray(as_array(name, value))
     check_dtypes(name, array, kind)
+    return array
+
+
+def host_array(name: str, value: Any, kind: str, num_axes: int) -> np.ndarray:
+    """`value` in NumPy, all of whose entries are finite and of that kind."""
+    array = concrete_array(name, value, kind)
     if array.ndim != num_axes:
         raise ValueError(
             f"{name} must have {num_axes} ax{'es' if num_axes > 1 else 'is'}; got "

@@ -10,6 +10,7 @@ import numpy as np
 import jaxwgc
 from experiments.runner.study import Effort, Numbers, Once, Study
 from experiments.runner.tables import ResultTable, half_width, percent
+from experiments.weights.ratios import ratio_of_means
 from jaxwgc import codes as constructors
 from jaxwgc import stragglers
 
@@ -91,13 +92,11 @@ def compare(code: Code, better: Code, masks: np.ndarray) -> Numbers:
             np.asarray(error(dataclasses.replace(own, **only), masks)) / code.num_parts
             for own in (code, better)
         )
-    # The ratio of two means, by the delta method.
-    ratio = after.mean() / before.mean()
-    spread = jaxwgc.summarize((after - ratio * before) / before.mean())
+    ratio = ratio_of_means(after, before)
     return {
         "zeros_and_ones": jaxwgc.summarize(before),
         "learned": jaxwgc.summarize(after),
-        "reduction": float(1 - ratio),
-        "reduction_half_interval": float(half_width(spread)),
+        "reduction": float(1 - ratio.mean),
+        "reduction_half_interval": float(half_width(ratio)),
         "unchanged": better is code,
     }

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxwgc import _validation
 from jaxwgc.stragglers._combined_delays import chosen_workers, no_workers
-from jaxwgc.stragglers._inputs import loads_of
+from jaxwgc.stragglers._inputs import loads_of, measured_times
 from jaxwgc.stragglers._types import DelayModel, Stalls
 
 RESAMPLE = ("rounds", "workers", "cells")
@@ -74,19 +74,13 @@ def empirical(
       of a series); Hanley, Lippman-Hand, "If nothing goes wrong, is everything all
       right?", 1983 (the rule of three).
     """
-    if _validation.is_traced(times):
-        raise TypeError(
-            "times must be concrete, since its entries are checked; got a traced one"
-        )
-    table = np.asarray(_validation.as_array("times", times))
-    _validation.check_dtypes("times", table, "real numbers")
+    table = measured_times(times)
     if measured_at is not None:
         measured_at = _validation.host_array(
             "measured_at", measured_at, "real numbers", 1
         ).astype(np.float64)
         if not (
             table.ndim == 3
-            and measured_at.size
             and measured_at.shape == table.shape[:1]
             and np.all(np.diff(measured_at, prepend=-1e-300) > 0)
             and measured_at[-1] > 0
@@ -97,17 +91,6 @@ def empirical(
             )
         # Loads take the place of parts.
         table = np.moveaxis(table, 0, -1)
-    if table.ndim not in (2, 3):
-        raise ValueError(
-            "times must have shape (rounds, workers) or (rounds, workers, parts); got "
-            f"{table.shape}"
-        )
-    table = np.where(np.isnan(table), np.inf, table.astype(np.float64))
-    if not table.size or np.any(table <= 0):
-        raise ValueError(
-            "times must be positive, and NaN or infinity where no answer came; got "
-            f"{'none' if not table.size else table.min()}"
-        )
     _validation.check_choice("resample", resample, RESAMPLE)
     _validation.check_bool("replace", replace)
     worker_loads = np.asarray(loads, np.float64)

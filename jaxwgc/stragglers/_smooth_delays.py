@@ -146,10 +146,6 @@ class log_normal(IndependentDelay):
         """Returns the logarithm of the probability of a longer time than x."""
         return special.log_ndtr(-self._standard(x))
 
-    def sf(self, x):
-        """Returns the probability of a longer time than x."""
-        return special.ndtr(-self._standard(x))
-
     def isf(self, q):
         """Returns the time that is exceeded with probability q."""
         return self.median * np.exp(-self.deviation * special.ndtri(q))
@@ -168,7 +164,7 @@ class log_normal(IndependentDelay):
         is_censored = ~sample.is_whole
         deviation = max(np.sqrt(variance), _SMALLEST_DEVIATION)
         if is_censored.any():
-            after, own = logs[is_censored], weights[is_censored]
+            after, censored = logs[is_censored], weights[is_censored]
             for _ in range(_ITERATIONS):
                 # Moments of a normal number that is known to be larger.
                 bound = (after - mean) / deviation
@@ -176,9 +172,9 @@ class log_normal(IndependentDelay):
                 ratio = np.exp(-(bound**2) / 2 - np.log(2 * np.pi) / 2 - log_tail)
                 first = mean + deviation * ratio
                 second = deviation**2 * (1 + bound * ratio - ratio**2)
-                new = (np.sum(whole * logs) + np.sum(own * first)) / weights.sum()
+                new = (np.sum(whole * logs) + np.sum(censored * first)) / weights.sum()
                 squares = np.sum(whole * (logs - new) ** 2)
-                squares += np.sum(own * (second + (first - new) ** 2))
+                squares += np.sum(censored * (second + (first - new) ** 2))
                 change = abs(new - mean)
                 mean, deviation = new, np.sqrt(squares / (sample.kept * weights.sum()))
                 if change < _CONVERGED * deviation:

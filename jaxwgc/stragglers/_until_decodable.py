@@ -1,7 +1,6 @@
 """Waiting until the answers decode."""
 
 import dataclasses
-import functools
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -138,12 +137,6 @@ class UntilDecodable(WaitingRule):
         messages = mask.repeat(num_workers * per_worker // len(times))
         return mask.all() | self.code.decodes(messages, self.tolerance, self.decoder)
 
-    def ends(self, times):
-        """Returns the first time at which it is over, by bisection of the answers."""
-        # The code is a constant of what is compiled: NumPy's keeps its precision.
-        find = _end if _validation.is_traced(self, times) else _compiled_end
-        return find(self, times)
-
     def arrivals(self, key: jax.Array, times: jax.typing.ArrayLike) -> Arrivals:
         """Returns the arrivals, by the messages until each of them comes."""
         _validation.check_key(key)
@@ -173,13 +166,10 @@ class UntilDecodable(WaitingRule):
         # What needs no part comes at once, from workers that never finish, too.
         return jnp.where(share > 0, times[:, None] * share, 0).ravel()
 
-
-def _end(rule, times):
-    times = times_of(times)
-    ends = jnp.sort(times)
-    count = jnp.isfinite(times).sum()
-    first = first_true(lambda number: rule.is_over(times, ends[number]), count)
-    return jnp.where(first < count, ends[first], jnp.inf)
-
-
-_compiled_end = functools.partial(jax.jit, static_argnums=0)(_end)
+    def _end(self, times):
+        """By bisection of the answers."""
+        times = times_of(times)
+        ends = jnp.sort(times)
+        count = jnp.isfinite(times).sum()
+        first = first_true(lambda number: self.is_over(times, ends[number]), count)
+        return jnp.where(first < count, ends[first], jnp.inf)

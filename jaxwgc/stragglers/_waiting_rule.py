@@ -1,6 +1,5 @@
 """What every waiting rule is: when a round is over."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -59,8 +58,9 @@ class WaitingRule:
         Args:
           times: as for `is_over`.
         """
-        find = _end if _validation.is_traced(self, times) else _compiled_end
-        return find(self, times)
+        if _validation.is_traced(self, times):
+            return self._end(times)
+        return _compiled_end(self, times)
 
     def arrivals(self, key: jax.Array, times: Any) -> Arrivals:
         """Returns the arrivals of a simulated round.
@@ -103,6 +103,28 @@ class WaitingRule:
         """
         return None
 
+    def _end(self, times):
+        """By bisection of the bits of the time: floats above 0 are in their order."""
+        times = times_of(times)
+        kind = jnp.int32 if times.dtype == np.float32 else jnp.int64
+
+        def is_over(bits):
+            now = jax.lax.bitcast_convert_type(bits, times.dtype)
+            with made_of_jax("wait"):
+                over = self.is_over(jnp.where(times <= now, times, jnp.inf), now)
+            if np.shape(over) != () or getattr(over, "dtype", None) != np.bool_:
+                raise TypeError(
+                    "wait must have an is_over that gives one bool; got "
+                    f"{over}: {self!r}"
+                )
+            return over
+
+        last = times.max()
+        never = jnp.where(jnp.isnan(last), last, jnp.inf)
+        bits = first_true(is_over, jax.lax.bitcast_convert_type(never, kind))
+        # Where everyone has answered there is nobody to wait for.
+        return jnp.minimum(jax.lax.bitcast_convert_type(bits, times.dtype), last)
+
 
 def first_true(is_true: Callable[[jax.Array], Any], count: jax.Array) -> jax.Array:
     """Returns the least of 0 ... count - 1 for which it is true, and count if none.
@@ -115,34 +137,13 @@ def first_true(is_true: Callable[[jax.Array], Any], count: jax.Array) -> jax.Arr
 
     def halve(carry):
         low, high, middle = carry
-        found = is_true(middle)
-        low, high = jnp.where(found, low, middle), jnp.where(found, middle, high)
+        is_above = is_true(middle)
+        low, high = jnp.where(is_above, low, middle), jnp.where(is_above, middle, high)
         return low, high, low + (high - low) // 2
 
     start = none - 1, count, count - 1
-    return jax.lax.while_loop(lambda own: own[0] + 1 < own[1], halve, start)[1]
+    return jax.lax.while_loop(lambda carry: carry[0] + 1 < carry[1], halve, start)[1]
 
 
-def _end(rule, times):
-    """By bisection of the bits of the time: floats above 0 are in their order."""
-    times = times_of(times)
-    kind = jnp.int32 if times.dtype == np.float32 else jnp.int64
-
-    def is_over(bits):
-        now = jax.lax.bitcast_convert_type(bits, times.dtype)
-        with made_of_jax("wait"):
-            found = rule.is_over(jnp.where(times <= now, times, jnp.inf), now)
-        if np.shape(found) != () or getattr(found, "dtype", None) != np.bool_:
-            raise TypeError(
-                f"wait must have an is_over that gives one bool; got {found}: {rule!r}"
-            )
-        return found
-
-    last = times.max()
-    never = jnp.where(jnp.isnan(last), last, jnp.inf)
-    bits = first_true(is_over, jax.lax.bitcast_convert_type(never, kind))
-    # Where everyone has answered there is nobody to wait for.
-    return jnp.minimum(jax.lax.bitcast_convert_type(bits, times.dtype), last)
-
-
-_compiled_end = functools.partial(jax.jit, static_argnums=0)(_end)
+# The rule is a constant of what is compiled: its NumPy arrays keep their precision.
+_compiled_end = jax.jit(lambda rule, times: rule._end(times), static_argnums=0)

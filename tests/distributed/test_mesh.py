@@ -127,138 +127,128 @@ def loss(params, part):
     return jnp.sum((part @ params["w"]) ** 2)
 
 
-def step(code=CODE, parts=PARTS):
-    placed = distributed.place_parts(parts, code, MESH)
-    return distributed.mesh_value_and_grad(loss, code, MESH), placed
+def place(parts=PARTS, code=CODE, mesh=MESH, **options):
+    return distributed.place_parts(parts, code, mesh, **options)
 
 
-class TestPlacement:
-    def test_equal_shares(self):
-        """Held by hand: the last part fills up."""
-        held = distributed._placement.held_parts(codes.cyclic_mds(5, 1), 3)
-        np.testing.assert_array_equal(held, [[0, 1], [2, 3], [4, 4]])
+def make(loss=loss, code=CODE, mesh=MESH, **options):
+    return distributed.mesh_value_and_grad(loss, code, mesh, **options)
 
-    def test_parts_that_are_loaded(self):
-        seen = []
 
-        def load(index):
-            seen.append(index)
-            return {"x": PARTS[index], "key": jax.random.key(index)}
+def compute(loss=loss, params=PARAMS, placed=None, **received):
+    return make(loss)(params, place() if placed is None else placed, **received)
 
-        placed = distributed.place_parts(load, CODE, MESH)
-        assert seen == [0, 1, 2, 3]
-        np.testing.assert_array_equal(placed.arrays["x"], PARTS)
-        whole = {"x": PARTS, "key": jax.vmap(jax.random.key)(np.arange(4))}
-        again = distributed.place_parts(whole, CODE, MESH)
-        assert np.all(again.arrays["key"] == placed.arrays["key"])
 
-    def test_loaders_that_fail(self):
-        def unequal(index):
-            return PARTS[index][: 1 + (index < 3)]
+def test_equal_shares():
+    """Held by hand: the last part fills up."""
+    held = distributed._placement.held_parts(codes.cyclic_mds(5, 1), 3)
+    np.testing.assert_array_equal(held, [[0, 1], [2, 3], [4, 4]])
 
-        rule = r"parts must be alike; got one of float32\[2, 3\] and one of float32\[1"
-        with pytest.raises(ValueError, match=rule):
-            distributed.place_parts(unequal, CODE, MESH)
-        with pytest.raises(OSError, match="gone"):
-            distributed.place_parts(gone, CODE, MESH)
+
+def test_parts_that_are_loaded():
+    seen = []
+
+    def load(index):
+        seen.append(index)
+        return {"x": PARTS[index], "key": jax.random.key(index)}
+
+    placed = place(load)
+    assert seen == [0, 1, 2, 3]
+    np.testing.assert_array_equal(placed.arrays["x"], PARTS)
+    again = place({"x": PARTS, "key": jax.vmap(jax.random.key)(np.arange(4))})
+    assert np.all(again.arrays["key"] == placed.arrays["key"])
+    rule = r"parts must be alike; got one of float32\[2, 3\] and one of float32\[1"
+    with pytest.raises(ValueError, match=rule):
+        place(lambda index: PARTS[index][: 1 + (index < 3)])
+    with pytest.raises(ZeroDivisionError):
+        place(lambda index: 1 / 0)
 
 
 def test_one_device():
-    compute, placed = step()
-    value, gradient = compute(PARAMS, placed, MASK)
+    value, gradient = compute(received=MASK)
     expected = jax.value_and_grad(loss)(PARAMS, PARTS.reshape(-1, 3))
     np.testing.assert_allclose(value, expected[0], rtol=1e-4)
     np.testing.assert_allclose(gradient["w"], expected[1]["w"], rtol=1e-4)
-
-
-def gone(index):
-    raise OSError("gone")
 
 
 def test_parts_that_are_not_used_may_hold_anything():
     """A part that only a straggler holds is NaN, and so is its loss."""
     parts = PARTS.copy()
     parts[2] = np.nan
-    compute, placed = step(codes.uncoded(4), parts)
-    value, gradient = compute(PARAMS, placed, np.arange(4) != 2)
+    code = codes.uncoded(4)
+    step, placed = make(code=code), place(parts, code)
+    value, gradient = step(PARAMS, placed, np.arange(4) != 2)
     expected = jax.value_and_grad(loss)(PARAMS, parts[[0, 1, 3]].reshape(-1, 3))
     np.testing.assert_allclose(value, expected[0], rtol=1e-5)
     np.testing.assert_allclose(gradient["w"], expected[1]["w"], rtol=1e-5)
 
 
 def test_half_precision_is_kept():
-    compute, placed = step()
     params = {"w": jnp.ones(3, jnp.bfloat16)}
-    placed = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), placed)
-    value, gradient = compute(params, placed, MASK)
+    placed = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), place())
+    value, gradient = compute(params=params, placed=placed, received=MASK)
     assert value.dtype == gradient["w"].dtype == jnp.bfloat16
     expected = jax.grad(loss)(PARAMS, PARTS.reshape(-1, 3))["w"]
     np.testing.assert_allclose(np.float32(gradient["w"]), expected, rtol=0.1)
 
 
-class TestBadInput:
-    def test_arguments(self):
-        for make in (
-            lambda *own, **more: distributed.place_parts(PARTS, *own, **more),
-            lambda *own, **more: distributed.mesh_value_and_grad(loss, *own, **more),
-        ):
-            with pytest.raises(TypeError, match="code must be a GradientCode; got 3"):
-                make(3, MESH)
-            with pytest.raises(TypeError, match="mesh must be a jax.sharding.Mesh"):
-                make(CODE, jax.devices())
-            with pytest.raises(ValueError, match="axis must be one of 'workers'"):
-                make(CODE, MESH, axis="rows")
-            with pytest.raises(TypeError, match="code must be concrete"):
-                jax.eval_shape(lambda code, make=make: make(code, MESH), CODE)
-            types = (AxisType.Auto, AxisType.Explicit)
-            mesh = jax.make_mesh((1, 1), ("workers", "model"), axis_types=types)
-            with pytest.raises(ValueError, match="the type Auto for axes other than"):
-                make(CODE, mesh)
-        with pytest.raises(TypeError, match="decoder must be"):
-            distributed.mesh_value_and_grad(loss, CODE, MESH, decoder="guess")
-        with pytest.raises(TypeError, match="loss must be a function"):
-            distributed.mesh_value_and_grad(3, CODE, MESH)
+def study(devices):
+    return jaxwgc.monte_carlo(jax.random.normal, jax.random.key(0), 5, devices=devices)
 
-    def test_parts(self):
-        with pytest.raises(ValueError, match="leading axis of num_parts = 4"):
-            distributed.place_parts(PARTS[1:], CODE, MESH)
-        compute, placed = step()
-        with pytest.raises(TypeError, match="parts must be PlacedParts, from place"):
-            compute(PARAMS, PARTS, MASK)
-        other = distributed.PlacedParts(placed.arrays, ((0, 1), (2, 3)))
-        with pytest.raises(ValueError, match="parts must be placed for the same code"):
-            compute(PARAMS, other, MASK)
 
-    def test_of_a_step(self):
-        compute, placed = step()
-        with pytest.raises(ValueError, match="received must have shape"):
-            compute(PARAMS, placed, np.ones((2, 4), bool))
-        with pytest.raises(ValueError, match="received must have shape"):
-            compute(PARAMS, placed, np.ones(5, bool))
-        with pytest.raises(TypeError, match="received must be a bool mask"):
-            compute(PARAMS, placed, np.ones(4))
-        with pytest.raises(ValueError, match="received or finished must be given"):
-            compute(PARAMS, placed)
-        with pytest.raises(TypeError, match="params.* must be real or complex floats"):
-            compute({"w": np.ones(3, int)}, placed, MASK)
-        wrong = distributed.mesh_value_and_grad(
-            lambda params, part: part @ params["w"], CODE, MESH
-        )
-        with pytest.raises(TypeError, match="loss must return a scalar; got an array"):
-            wrong(PARAMS, placed, MASK)
-        with_aux = distributed.mesh_value_and_grad(
-            lambda params, part: (loss(params, part), 0), CODE, MESH
-        )
-        with pytest.raises(TypeError, match="a scalar; got PyTreeDef"):
-            with_aux(PARAMS, placed, MASK)
+DEVICE = jax.devices()[0]
+TYPES = {"axis_types": (AxisType.Auto, AxisType.Explicit)}
+EXPLICIT = jax.make_mesh((1, 1), ("workers", "model"), **TYPES)
+OTHER = distributed.PlacedParts(PARTS, ((0, 1), (2, 3)))
+INTS = {"params": {"w": np.ones(3, int)}, "received": MASK}
+VECTOR = {"loss": lambda params, part: part @ params["w"], "received": MASK}
+PAIR = {"loss": lambda params, part: (0.0, part), "received": MASK}
 
-    def test_devices_of_a_study(self):
-        run = jaxwgc.monte_carlo
-        key, device = jax.random.key(0), jax.devices()[0]
-        draws = run(jax.random.normal, key, 5, devices=[device])
-        np.testing.assert_array_equal(draws, run(jax.random.normal, key, 5))
-        with pytest.raises(TypeError, match="devices must be those of jax.devices"):
-            run(jax.random.normal, key, 5, devices=[0])
-        for devices in ([], [device, device]):
-            with pytest.raises(ValueError, match="devices must be different ones"):
-                run(jax.random.normal, key, 5, devices=devices)
+
+@pytest.mark.parametrize(
+    ("call", "options", "rule"),
+    [
+        (place, {"code": 3}, "code must be a GradientCode; got 3"),
+        (make, {"code": 3}, "code must be a GradientCode; got 3"),
+        (place, {"mesh": [DEVICE]}, "mesh must be a jax.sharding.Mesh"),
+        (make, {"mesh": [DEVICE]}, "mesh must be a jax.sharding.Mesh"),
+        (make, {"decoder": "guess"}, "decoder must be"),
+        (make, {"loss": 3}, "loss must be a function"),
+        (compute, {"placed": PARTS}, "parts must be PlacedParts, from place"),
+        (compute, {"received": np.ones(4)}, "received must be a bool mask"),
+        (compute, INTS, "params.* must be real or complex floats"),
+        (compute, VECTOR, "loss must return a scalar; got an array"),
+        (compute, PAIR, "a scalar; got PyTreeDef"),
+        (study, {"devices": [0]}, "devices must be those of jax.devices"),
+    ],
+)
+def test_types(call, options, rule):
+    with pytest.raises(TypeError, match=rule):
+        call(**options)
+
+
+@pytest.mark.parametrize(
+    ("call", "options", "rule"),
+    [
+        (place, {"axis": "rows"}, "axis must be one of 'workers'"),
+        (make, {"axis": "rows"}, "axis must be one of 'workers'"),
+        (place, {"mesh": EXPLICIT}, "type Auto for axes other than"),
+        (make, {"mesh": EXPLICIT}, "type Auto for axes other than"),
+        (place, {"parts": PARTS[1:]}, "leading axis of num_parts = 4"),
+        (compute, {"placed": OTHER}, "parts must be placed for the same code"),
+        (compute, {"received": MASK[None]}, "received must have shape"),
+        (compute, {"received": MASK[1:]}, "received must have shape"),
+        (compute, {}, "received or finished must be given"),
+        (study, {"devices": []}, "devices must be different ones"),
+        (study, {"devices": [DEVICE] * 2}, "must be different ones"),
+    ],
+)
+def test_values(call, options, rule):
+    with pytest.raises(ValueError, match=rule):
+        call(**options)
+
+
+@pytest.mark.parametrize("call", [place, make])
+def test_traced_codes(call):
+    with pytest.raises(TypeError, match="code must be concrete"):
+        jax.eval_shape(lambda code: call(code=code), CODE)

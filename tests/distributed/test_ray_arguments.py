@@ -76,16 +76,17 @@ def test_bad_arguments(others, error, message):
     ("seconds", "error"), [({"answer": 0}, ValueError), ({"start": None}, TypeError)]
 )
 def test_bad_timeouts(seconds, error):
-    [name] = seconds
-    with pytest.raises(error, match=f"{name} must be"):
+    with pytest.raises(error, match=f"{[*seconds][0]} must be"):
         Timeouts(**seconds)
 
 
-def test_bad_steps():
+@pytest.mark.parametrize(
+    "steps", [{"num_steps": -1}, {"num_steps": 1, "checkpoint_every": 0}]
+)
+def test_bad_steps(steps):
     with simple_cluster() as cluster:
-        for given in ({"num_steps": -1}, {"num_steps": 1, "checkpoint_every": 0}):
-            with pytest.raises(ValueError, match="at least"):
-                cluster.train(optax.sgd(0.1), PARAMS, **given)
+        with pytest.raises(ValueError, match="at least"):
+            cluster.train(optax.sgd(0.1), PARAMS, **steps)
         assert not cluster.workers
 
 

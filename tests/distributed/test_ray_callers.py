@@ -160,14 +160,12 @@ def test_tasks_leave_no_record(cluster):
 
 
 def test_clusters_closed_out_of_order_and_in_a_round(cluster):
-    """The second goes on with the Ray of the first, on loopback; then Ray ends."""
+    """The second goes on with the Ray of the first; then Ray ends."""
     with make_cluster() as second:
         second.compute(jnp.zeros(5))
         cluster.close()
         second.compute(jnp.zeros(5))
         processes = ray_processes.descendants()
-        addresses = ray_processes.listening_addresses(processes)
-        assert addresses <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
         with pytest.raises(ValueError, match="address must be that of the other open"):
             RayCluster(loss, CODE, PARTS, address="elsewhere:1").__enter__()
 

@@ -24,6 +24,7 @@ from experiments.runner.results import ExperimentError
 from experiments.runner.study import Once, Study, Trial
 from experiments.runner.tables import ResultTable, interval
 from experiments.runner.timing import Timing
+from experiments.weights.ratios import verdict
 
 ROOT = Path(__file__).parents[2]
 KEY = jax.random.key(0)
@@ -127,13 +128,33 @@ def test_table_in_markdown():
     )
 
 
-def test_interval_formats():
-    summary = jaxwgc.summarize(np.array([2.0e-6, 3.0e-6, 4.0e-6]))
-    assert tables.interval_power_of_ten(summary) == "(3.00 ± 2.48) × 10⁻⁶"
-    assert interval(jaxwgc.summarize(np.array([1.0, 2.0, 3.0])), 1) == "2.0 ± 2.5"
-    single = jaxwgc.summarize(np.array([2.0]))
-    assert interval(single, 1) == "2.0"
-    assert tables.interval_power_of_ten(single) == "(2.00) × 10⁰"
+SMALL = jaxwgc.summarize(np.array([2.0e-6, 3.0e-6, 4.0e-6]))
+ONE = jaxwgc.summarize(np.array([2.0]))
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [
+        (tables.interval_power_of_ten(SMALL), "(3.00 ± 2.48) × 10⁻⁶"),
+        (tables.interval_power_of_ten(ONE), "(2.00) × 10⁰"),
+        (interval(jaxwgc.summarize(np.array([1.0, 2.0, 3.0])), 1), "2.0 ± 2.5"),
+        (interval(ONE, 1), "2.0"),
+        (tables.percent(0.0), "0"),
+        (tables.percent(0.25), "25"),
+        (tables.percent(0.01234, 0.0002), "1.23 ± 0.02"),
+        (tables.percent(0.01234, 0.00015), "1.234 ± 0.015"),
+        (tables.percent(0.5, 0.2), "50 ± 20"),
+        (tables.percent(2e-8, 1e-9), "< 0.001"),
+        (verdict(jaxwgc.Summary(0.5, 0.4, 0.6, np.nan)), "0.50 ± 0.10 ↓"),
+        (verdict(jaxwgc.Summary(1.3, 1.28, 1.32, np.nan)), "1.300 ± 0.020 ↑"),
+        (verdict(jaxwgc.Summary(1.1, 0.9, 1.3, np.nan)), "1.10 ± 0.20"),
+        (verdict(jaxwgc.Summary(1.0, 0.99999, 1.00001, np.nan)), "1"),
+        (verdict(jaxwgc.Summary(0.5, np.nan, np.nan, np.nan)), "0.50"),
+        (verdict(jaxwgc.Summary(3e25, 0.1, 1e40, np.nan)), "3e+25"),
+    ],
+)
+def test_formats(shown, expected):
+    assert shown == expected
 
 
 def shifted(key, shift):

@@ -120,6 +120,24 @@ class TestCommands:
         (row,) = known_delays.tabulate({"known": {"pareto": rows}}).rows
         assert row[:2] == ["`pareto(scale=1, shape=2)`", "100%"]
 
+    @pytest.mark.parametrize(
+        ("arrays", "rule"),
+        [
+            ({"times": np.ones((3, 4))}, "at least 8 rounds; got 3 rounds"),
+            ({"times": np.zeros((9, 4))}, "must hold positive times.*got 0"),
+            (
+                {"times": np.ones((9, 20, 4)), "loads": np.ones(3)},
+                r"for its loads \(3,\)",
+            ),
+            ({"times": np.array(["a"])}, "--trace must hold times"),
+        ],
+    )
+    def test_bad_traces(self, arrays, rule, tmp_path):
+        path = tmp_path / "trace.npz"
+        np.savez(path, **arrays)
+        with pytest.raises(ExperimentError, match=rule):
+            delay_models.delays(path, out=tmp_path)
+
     @pytest.mark.parametrize("command", [against_the_clock.time, delay_models.delays])
     def test_bad_input(self, command, trace, tmp_path):
         with pytest.raises(ExperimentError, match="--num-workers must be at least 2"):
@@ -128,25 +146,9 @@ class TestCommands:
             command(trace, runs=0, out=tmp_path)
         with pytest.raises(ExperimentError, match="--trace must be a file of numpy"):
             command(tmp_path / "none.npy", out=tmp_path)
-        short = tmp_path / "short.npz"
-        np.savez(short, times=np.ones((3, 4)))
-        with pytest.raises(ExperimentError, match="at least 8 rounds; got 3 rounds"):
-            command(short, out=tmp_path)
-        zero = tmp_path / "zero.npy"
-        np.save(zero, np.zeros((9, 4)))
-        with pytest.raises(ExperimentError, match="must hold positive times.*got 0"):
-            command(zero, out=tmp_path)
-        mismatched = tmp_path / "mismatched.npz"
-        np.savez(mismatched, times=np.ones((9, 20, 4)), loads=np.ones(3))
-        with pytest.raises(ExperimentError, match=r"for its loads \(3,\)"):
-            command(mismatched, out=tmp_path)
         (tmp_path / "empty.npy").touch()
         with pytest.raises(ExperimentError, match="empty.npy, which is none"):
             command(tmp_path / "empty.npy", out=tmp_path)
-        words = tmp_path / "words.npz"
-        np.savez(words, times=np.array(["a"]))
-        with pytest.raises(ExperimentError, match="--trace must hold times"):
-            command(words, out=tmp_path)
 
 
 def test_weights_are_those_of_the_code():

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import jaxwgc
 from experiments.runner.study import Study
 from experiments.runner.tables import ResultTable
 from experiments.weights import (
@@ -19,7 +18,7 @@ from experiments.weights import (
     sources,
     weights,
 )
-from experiments.weights.ratios import geometric_mean, ratio_of_means, verdict
+from experiments.weights.ratios import geometric_mean, ratio_of_means
 from jaxwgc import sketching
 
 KEY = jax.random.key(0)
@@ -207,19 +206,3 @@ def test_ratios_and_their_intervals():
     own = geometric_mean(above)
     np.testing.assert_allclose(own.mean, np.exp(np.log(above).mean(0)))
     assert np.all((own.low < own.mean) & (own.mean < own.high))
-
-
-@pytest.mark.parametrize(
-    ("ratio", "shown"),
-    [
-        ((0.5, 0.4, 0.6), "0.50 ± 0.10 ↓"),
-        ((1.3, 1.28, 1.32), "1.300 ± 0.020 ↑"),
-        ((1.1, 0.9, 1.3), "1.10 ± 0.20"),
-        ((30.0, 10.0, 50.0), "30 ± 20 ↑"),
-        ((1.0, 0.99999, 1.00001), "1"),
-        ((0.5, np.nan, np.nan), "0.50"),
-        ((3e25, 0.1, 1e40), "3e+25"),
-    ],
-)
-def test_verdict(ratio, shown):
-    assert verdict(jaxwgc.Summary(*ratio, np.nan)) == shown

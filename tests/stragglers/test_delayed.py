@@ -13,31 +13,29 @@ from hypothesis import strategies as st
 from jaxwgc import stragglers
 
 
-class TestDelayed:
-    def test_state_and_keys_of_a_delay_of_the_user(self):
-        """State is carried; the delay and the rule get different keys."""
+def test_state_and_keys_of_a_delay_of_the_user():
+    """State is carried; the delay and the rule get different keys."""
 
-        class Delay(stragglers.DelayModel):
-            def init(self, num_workers):
-                return jnp.zeros(())
+    class Delay(stragglers.DelayModel):
+        def init(self, num_workers):
+            return jnp.zeros(())
 
-            def sample(self, key, state, loads):
-                draws = jax.random.uniform(key, loads.shape)
-                return loads + state + draws, state + 10.0
+        def sample(self, key, state, loads):
+            draws = jax.random.uniform(key, loads.shape)
+            return loads + state + draws, state + 10.0
 
-        class Wait(stragglers.WaitingRule):
-            def arrivals(self, key, times):
-                return stragglers.Arrivals(times > 0, times, jax.random.uniform(key))
+    class Wait(stragglers.WaitingRule):
+        def arrivals(self, key, times):
+            return stragglers.Arrivals(times > 0, times, jax.random.uniform(key))
 
-        model = stragglers.delayed(Delay(), Wait())
-        state = model.init(3)
-        for round_ in range(3):
-            key = jax.random.key(7)
-            arrivals, state = model.sample(key, state, jnp.arange(3.0))
-            draws = np.asarray(arrivals.times) - np.arange(3) - 10 * round_
-            assert np.all((draws > -1e-5) & (draws < 1 + 1e-5))
-            assert state == 10 * (round_ + 1)
-            assert np.all(np.abs(draws - arrivals.elapsed) > 1e-3)
+    model = stragglers.delayed(Delay(), Wait())
+    state = model.init(3)
+    for before in (0.0, 10.0, 20.0):
+        arrivals, state = model.sample(jax.random.key(7), state, jnp.arange(3.0))
+        draws = np.asarray(arrivals.times) - np.arange(3) - before
+        assert np.all((draws > -1e-5) & (draws < 1 + 1e-5))
+        assert state == before + 10
+        assert np.all(np.abs(draws - arrivals.elapsed) > 1e-3)
 
 
 class Steady(stragglers.DelayModel):
@@ -98,6 +96,7 @@ class TestFinished:
         x64=st.booleans(),
     )
     @example(loads=[3] * 5, tenths=[10] * 5, limit=20, x64=False)
+    @example(loads=[3, 9, 1, 1, 1], tenths=[10] * 5, limit=30, x64=True)
     @example(loads=[7, 7, 9, 11, 40], tenths=[1, 3, 7, 9, 11], limit=63, x64=True)
     def test_whole_parts_by_a_deadline(self, loads, tenths, limit, x64):
         """Against exact fractions: where a part ends at the deadline, it counts."""
@@ -117,23 +116,12 @@ class TestFinished:
                 done = math.floor(fractions.Fraction(limit, tenth))
                 assert finished == min(done, load - 1)
 
-    @pytest.mark.parametrize(
-        ("seconds", "expected"), [(2.0, 2), (1.9999, 1), (0.5, 0), (2.9999, 2), (3, 3)]
-    )
-    def test_three_parts_of_a_second(self, seconds, expected, x64):
-        dtype = np.float64 if x64 else np.float32
-        loads = np.array([3, 9, 1, 1, 1], dtype)
-        arrivals = by_deadline(dtype(seconds), np.ones(5, dtype), loads)
-        assert arrivals.finished[0] == expected
-
     @pytest.mark.parametrize("name", MODELS)
     def test_all_parts_are_those_of_the_received(self, name, x64):
         loads = np.array(LOADS)
         arrivals = rounds(jax.random.split(jax.random.key(0), 300))[name]
-        finished, received = (
-            np.asarray(arrivals.finished),
-            np.asarray(arrivals.received),
-        )
+        finished = np.asarray(arrivals.finished)
+        received = np.asarray(arrivals.received)
         assert finished.dtype == np.int32
         assert np.all(finished >= 0)
         working = loads > 0
@@ -143,15 +131,6 @@ class TestFinished:
         assert np.all(finished <= np.ceil(loads))
         never = np.isinf(arrivals.times)
         assert np.all(finished[never] == 0)
-        # Never less than had surely been finished, nor more than could be.
-        times, elapsed = np.asarray(arrivals.times), np.asarray(arrivals.elapsed)
-        usual = ~never & np.isfinite(elapsed)[:, None] & ~received & working
-        elapsed = np.where(usual, elapsed[:, None], 0)
-        done = (loads * elapsed / np.where(usual, times, 1))[usual]
-        upper = np.broadcast_to(np.ceil(loads) - 1, usual.shape)[usual]
-        slack = 1e-5 * (1 + done)
-        assert np.all(finished[usual] >= np.minimum(np.floor(done - slack), upper))
-        assert np.all(finished[usual] <= np.minimum(np.floor(done + slack), upper))
 
     def test_no_work_and_no_time(self, x64):
         """No work is finished by nobody who was left out; work may take no time."""

@@ -11,18 +11,6 @@ from jaxwgc import stragglers
 NUM_WORKERS = 12
 
 
-def harmonic(number):
-    return sum(1 / own for own in range(1, number + 1))
-
-
-@pytest.mark.parametrize("num_required", [1, 6, 11, 12])
-def test_shifted_exponential(num_required):
-    law = stragglers.shifted_exponential(shift=1.0, rate=2.0).law(3.0)
-    expected = 3 + 1.5 * (harmonic(12) - harmonic(12 - num_required))
-    found = stragglers.fastest(num_required).expected_time(law, NUM_WORKERS)
-    assert found == pytest.approx(expected, rel=1e-5)
-
-
 @pytest.mark.parametrize("shape", [0.4, 1.0, 1.01, 3.0])
 def test_pareto(shape):
     law = stragglers.pareto(2.0, shape).law(1.0)

@@ -6,7 +6,6 @@ import jax
 import numpy as np
 import pytest
 
-import jaxwgc
 from jaxwgc import stragglers
 from tests.stragglers.laws import consecutive_times
 
@@ -136,14 +135,3 @@ class TestMeasuredAtLoads:
         expected = 3 * 24 * np.array([1.0, 1.25, 4.0])
         expected = np.broadcast_to(expected, calm.shape)[is_stalled]
         np.testing.assert_allclose(stalled[is_stalled], expected)
-
-
-def test_in_a_straggler_model_under_vmap():
-    model = stragglers.delayed(stragglers.empirical(TIMES), stragglers.fastest(3))
-    state = model.init(5)
-    found = jaxwgc.monte_carlo(
-        lambda key: model.sample(key, state, np.ones(5))[0].elapsed,
-        jax.random.key(1),
-        50,
-    )
-    assert set(found) <= set(np.sort(TIMES, axis=1)[:, 2])

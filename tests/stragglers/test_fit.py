@@ -337,33 +337,3 @@ def test_chain_against_all_paths():
     np.testing.assert_allclose(known[:, 0], slow / likelihoods[-1])
     expected = joint_moves / joint_moves.sum(1, keepdims=True)
     np.testing.assert_allclose([first, second], [expected[0, 1], expected[1, 0]])
-
-
-GOOD = np.ones((6, 3)) + np.arange(18).reshape(6, 3)
-
-
-@pytest.mark.parametrize(
-    ("times", "options", "error", "rule"),
-    [
-        (GOOD[0], {}, ValueError, r"times must have shape \(rounds, workers\) or"),
-        (GOOD[:3], {}, ValueError, "at least 4 rounds"),
-        (GOOD - 1, {}, ValueError, "times must be positive.*got 0"),
-        (-GOOD, {}, ValueError, "times must be positive"),
-        (np.full((6, 3), np.nan), {}, ValueError, "at least half of all; got 0%"),
-        (np.where(np.arange(3) == 1, np.nan, GOOD), {}, ValueError, "here worker 1"),
-        (np.ones((6, 3)), {}, ValueError, "times must differ; got 1.0"),
-        (np.where(GOOD > 15, np.nan, GOOD), {}, ValueError, "none in 1 rounds"),
-        (GOOD, {"loads": np.ones(4)}, ValueError, "loads must be one number, or fit"),
-        (GOOD, {"loads": -1.0}, ValueError, "loads must be at least 0, finite"),
-        (GOOD, {"loads": 0.0}, ValueError, "not all 0"),
-        (GOOD, {"loads": np.nan}, ValueError, "finite and not all 0"),
-        (GOOD[:, :, None], {"loads": 2.0}, ValueError, "loads are for times without"),
-        (GOOD, {"held_out": 1.0}, ValueError, "held_out must be between 0 and 1"),
-        (GOOD, {"held_out": "half"}, TypeError, "held_out must be a real scalar"),
-        (GOOD, {"in_order": 1}, TypeError, "in_order must be True or"),
-        (GOOD.astype(str), {}, TypeError, "times must be"),
-    ],
-)
-def test_bad_input(times, options, error, rule):
-    with pytest.raises(error, match=rule):
-        stragglers.fit_delays(times, **options)

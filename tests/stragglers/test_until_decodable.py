@@ -113,24 +113,6 @@ def test_each_of_several_messages_counts_when_it_comes():
     assert unfinished > 0
 
 
-def test_in_training():
-    """Of repetition, two answers may be enough; the gradient is exact all the same."""
-    code = CODES["repetition"][0]
-    wait = stragglers.until_decodable(code)
-    model = stragglers.delayed(stragglers.pareto(1.0, 2.0), wait)
-    aggregate = jaxwgc.coded_aggregate(code, model, jax.random.key(0))
-    gradients = np.arange(12, dtype=np.float32).reshape(6, 2)
-    update = jax.jit(aggregate.update)
-    state = aggregate.init(None)
-    answers = []
-    for _ in range(6):
-        updates, state = update(gradients, state)
-        np.testing.assert_allclose(updates, gradients.sum(0), rtol=1e-5)
-        answers.append(int(state.received.sum()))
-    assert min(answers) < 4
-    assert state.num_undecodable == 0
-
-
 def test_with_another_decoder():
     """One-step decoding."""
     code = codes.bernoulli(jax.random.key(1), 5, 5, replication=3)
@@ -160,11 +142,3 @@ def test_a_traced_code():
     with jax.check_tracer_leaks():
         found = jax.eval_shape(rounds, np.float32(code.encoding_matrix))
     assert found.received.shape == (5,)
-
-
-def test_masks():
-    code = CODES["binary"][0]
-    with pytest.raises(ValueError, match="mask must have shape .* = 5; got"):
-        code.decodes(np.ones(4, bool))
-    with pytest.raises(TypeError, match="mask must be bools; got"):
-        code.decodes(np.ones(5))

@@ -1,5 +1,6 @@
 """Waiting rules against sorting, and against the laws of order statistics."""
 
+import functools
 import math
 
 import jax
@@ -13,74 +14,48 @@ from jaxwgc import stragglers
 from tests.stragglers.laws import SIGNIFICANCE, binary, keys_of
 
 
-class TestFastest:
-    # At one length and dtype a count, so that few functions are compiled.
-    @staticmethod
-    def check(times, received, elapsed, required):
-        finite = np.isfinite(times)
-        order = np.sort(times)
-        assert received.sum() == min(required, finite.sum())
-        assert not np.any(received & ~finite)
-        assert elapsed == order[required - 1]
-        if received.any() and np.any(finite & ~received):
-            assert times[received].max() <= times[finite & ~received].min()
+@functools.cache
+def fastest(required):
+    """At one length and dtype a count, so that few functions are compiled."""
+    return jax.jit(stragglers.fastest(required).arrivals)
 
+
+class TestFastest:
     @settings(max_examples=150, deadline=None)
     @given(
         times=st.lists(
             st.one_of(
                 st.sampled_from([0.0, 1.0, 2.0, 1e-45, 3e38, math.inf]),
                 st.floats(0, 4, width=32),
+                st.floats(0, math.inf),
             ),
             min_size=5,
             max_size=5,
         ),
         required=st.integers(1, 5),
         seed=st.integers(0, 2**32 - 1),
+        x64=st.booleans(),
     )
-    @example(times=[math.inf] * 5, required=3, seed=0)
-    @example(times=[0.0] * 5, required=5, seed=0)
-    def test_are_the_least_times(self, times, required, seed):
-        """With ties, subnormal times and workers that never finish, in float32."""
-        times = np.array(times, np.float32)
-        key = jax.random.PRNGKey(seed)
-        arrivals = self.wait(required)(key, times)
+    @example(times=[math.inf] * 5, required=3, seed=0, x64=False)
+    @example(times=[0.0] * 5, required=5, seed=0, x64=False)
+    @example([1.0, 1.0 + 1e-12, 1.0 - 1e-12, 5e-324, math.inf], 2, 0, True)
+    def test_are_the_least_times(self, times, required, seed, x64):
+        """With ties, subnormal times and workers that never finish."""
+        with np.errstate(over="ignore"):
+            times = np.array(times, np.float64 if x64 else np.float32)
+        with jax.enable_x64(x64):
+            key = jax.random.PRNGKey(seed)
+            arrivals = jax.device_get(fastest(required)(key, times))
+        received, finite = arrivals.received, np.isfinite(times)
+        assert arrivals.elapsed.dtype == times.dtype
         np.testing.assert_array_equal(arrivals.times, times)
-        self.check(times, np.asarray(arrivals.received), arrivals.elapsed, required)
-
-    compiled = {}
-
-    def wait(self, required):
-        if required not in self.compiled:
-            self.compiled[required] = jax.jit(stragglers.fastest(required).arrivals)
-        return self.compiled[required]
-
-    @settings(max_examples=40, deadline=None)
-    @given(
-        times=st.lists(st.floats(0, math.inf), min_size=5, max_size=5),
-        required=st.integers(1, 5),
-    )
-    @example(times=[1.0, 1.0 + 1e-12, 1.0 - 1e-12, 5e-324, math.inf], required=2)
-    def test_in_float64(self, times, required):
-        with jax.enable_x64(True):
-            wait = self.wait(required)
-            arrivals = wait(jax.random.PRNGKey(0), np.array(times))
-            assert arrivals.elapsed.dtype == np.float64
-            self.check(
-                np.array(times),
-                np.asarray(arrivals.received),
-                arrivals.elapsed,
-                required,
-            )
-
-    def test_map_over_times(self, x64):
-        dtype = np.float64 if x64 else np.float32
-        times = np.random.default_rng(0).exponential(size=(20, 9)).astype(dtype)
-        wait = stragglers.fastest(4)
-        arrivals = jax.jit(jax.vmap(wait.arrivals))(keys_of(jax.random.key, 20), times)
-        order = np.sort(times, axis=1)
-        np.testing.assert_array_equal(arrivals.received, times <= order[:, 3:4])
-        np.testing.assert_array_equal(arrivals.elapsed, order[:, 3])
+        assert received.sum() == min(required, finite.sum())
+        assert not np.any(received & ~finite)
+        # XLA takes subnormal numbers for zero.
+        tiny, expected = np.finfo(times.dtype).tiny, np.sort(times)[required - 1]
+        np.testing.assert_allclose(arrivals.elapsed, expected, rtol=0, atol=tiny)
+        if received.any() and np.any(finite & ~received):
+            assert times[received].max() <= times[finite & ~received].min()
 
     def test_ties_are_decided_uniformly(self, make_key):
         """One surely, two of the four that tie, never the slowest."""

@@ -3,8 +3,6 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-import pytest
 
 import jaxwgc
 from jaxwgc import codes, decoders, studies
@@ -60,42 +58,3 @@ def test_made_inside_of_jit():
         return model.sample(key, model.init(8), jnp.ones(8))[0].received
 
     np.testing.assert_array_equal(np.flatnonzero(~received(jax.random.key(0))), [0, 4])
-
-
-def test_in_coded_aggregate():
-    """A lost block of two parts, round after round."""
-    code = fractional()
-    optimizer = jaxwgc.coded_aggregate(
-        code, studies.adversarial(code, 2), jax.random.key(0)
-    )
-    params = jnp.zeros(1)
-    state = optimizer.init(params)
-    for step in range(2):
-        update, state = optimizer.update(jnp.ones((8, 1)), state, params)
-        np.testing.assert_allclose(update, 6)
-        np.testing.assert_allclose(state.residual, np.sqrt(2), rtol=1e-5)
-        assert state.num_undecodable == step + 1
-    assert isinstance(optimizer, optax.GradientTransformationExtraArgs)
-
-
-def test_bad_input():
-    code = fractional()
-    model = studies.adversarial(code, 2)
-    with pytest.raises(ValueError, match="num_workers must be that .* got 6 and 8"):
-        model.init(6)
-    with pytest.raises(ValueError, match="num_workers must be that .* got 6 and 8"):
-        model.sample(jax.random.key(0), (), jnp.ones(6))
-    with pytest.raises(TypeError, match="key must be a PRNG key"):
-        model.sample(0, (), jnp.ones(8))
-    with pytest.raises(ValueError, match="num_stragglers must be less than"):
-        studies.adversarial(code, 8)
-    with pytest.raises(TypeError, match="code must be a GradientCode"):
-        studies.adversarial(code.encoding_matrix, 2)
-    with pytest.raises(TypeError, match="code must be concrete"):
-        jax.jit(
-            lambda weights: (
-                studies.adversarial(jaxwgc.weighted(code, weights), 2)
-                .sample(jax.random.key(0), (), jnp.ones(8))[0]
-                .received
-            )
-        )(jnp.ones(8))

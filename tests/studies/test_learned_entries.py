@@ -62,18 +62,6 @@ def mean_error(matrix):
     return np.asarray(error_of_entries(matrix, EVERY_MASK), float) @ CHANCES
 
 
-def bernoulli_masks(num_rounds, num_workers, probability, seed=0):
-    draws = np.random.default_rng(seed).random((num_rounds, num_workers))
-    return draws >= probability
-
-
-def with_entries_of_one(code):
-    """The same assignment, with nothing that its decoder could go by."""
-    return dataclasses.replace(
-        code, encoding_matrix=np.asarray(code.assignment, float), num_stragglers=0
-    )
-
-
 class TestImproves:
     def test_on_all_rounds(self):
         learned = learned_regular()
@@ -86,26 +74,15 @@ class TestImproves:
 
     def test_keeps_who_holds_what(self, x64):
         """Fields are those of a code of any entries, in float64."""
-        code = codes.bernoulli(jax.random.key(2), 10, 10, replication=3)
-        learned = learn(code)
-        assert learned is not code
+        learned = learn(REGULAR)
         matrix = learned.encoding_matrix
         assert isinstance(matrix, np.ndarray)
         assert matrix.dtype == np.float64
-        np.testing.assert_array_equal(learned.assignment, code.assignment)
-        np.testing.assert_array_equal(matrix[~np.asarray(code.assignment)], 0)
-        np.testing.assert_array_equal(learned.target, code.target)
-        assert learned.decoders[0].is_a(decoders.LeastSquares)
+        np.testing.assert_array_equal(learned.assignment, REGULAR.assignment)
+        np.testing.assert_array_equal(matrix[~np.asarray(REGULAR.assignment)], 0)
+        np.testing.assert_array_equal(learned.target, REGULAR.target)
         assert learned.num_stragglers == 0
         assert learned.decoders == (decoders.LeastSquares(),)
-        for decoder in (
-            decoders.OneStep,
-            decoders.Peeling,
-            decoders.Group,
-            decoders.Lagrange,
-        ):
-            with pytest.raises(ValueError, match=f"{decoder.__name__} needs a code"):
-                jaxwgc.decoding_weights(learned, EVERY_MASK[0], decoder)
 
     def test_does_not_depend_on_the_scale_of_the_entries(self):
         """Steps are relative to it, and the error does not know it."""
@@ -124,11 +101,8 @@ class TestImproves:
         weights = np.array([1.0, 0, 1, 1, 2, 1, 1, 2, 1, 1])
         code = jaxwgc.weighted(REGULAR, weights)
         learned = learn(code)
-        # Where those of some rounds are among all masks.
-        places = bernoulli_masks(4000, 10, 0.3) @ 2 ** np.arange(9, -1, -1)
-        before = np.asarray(error_before(code, learned, EVERY_MASK))[places].mean()
-        after = np.asarray(decoding_error(learned, EVERY_MASK))[places].mean()
-        assert after < 0.9 * before
+        before = error_before(code, learned, EVERY_MASK) @ CHANCES
+        assert decoding_error(learned, EVERY_MASK) @ CHANCES < 0.9 * before
         np.testing.assert_array_equal(learned.target, weights)
 
     def test_clusters(self):
@@ -139,31 +113,21 @@ class TestImproves:
         assert learned.decoders[0].num_clusters == 2
         np.testing.assert_array_equal(learned.encoding_matrix[:5, 5:], 0)
         np.testing.assert_array_equal(learned.encoding_matrix[5:, :5], 0)
-        before = np.asarray(error_before(code, learned, EVERY_MASK)) @ CHANCES
-        after = np.asarray(decoding_error(learned, EVERY_MASK)) @ CHANCES
-        assert after < 0.95 * before
+        before = error_before(code, learned, EVERY_MASK) @ CHANCES
+        assert decoding_error(learned, EVERY_MASK) @ CHANCES < 0.95 * before
 
     def test_same_key_same_code(self):
-        codes_ = [learned_regular(), learn(REGULAR), learn(REGULAR, key=OTHER_KEY)]
-        first, again, other = (code.encoding_matrix for code in codes_)
+        learned = learned_regular(), learn(REGULAR), learn(REGULAR, key=OTHER_KEY)
+        first, again, other = (code.encoding_matrix for code in learned)
         np.testing.assert_array_equal(first, again)
         assert np.any(first != other)
 
 
 class TestNeverWorse:
-    @pytest.mark.parametrize(
-        "code",
-        [
-            # Any answer speaks for its block: no entries do better than these.
-            codes.fractional_repetition(10, 1),
-            codes.fractional_repetition(10, 4),
-            # One worker a part: whatever is lost is lost.
-            codes.uncoded(10),
-        ],
-        ids=["pairs", "fives", "uncoded"],
-    )
-    def test_gives_back_what_cannot_be_better(self, code):
-        assert learn(code) is code
+    def test_gives_back_what_cannot_be_better(self):
+        """Any answer speaks for its block; or whatever is lost is lost."""
+        for code in (codes.fractional_repetition(10, 4), codes.uncoded(10)):
+            assert learn(code) is code
 
     def test_gives_back_codes_of_zeros(self):
         nothing = jaxwgc.weighted(REGULAR, np.zeros(10))
@@ -181,30 +145,6 @@ class TestNeverWorse:
         learned = learn(REGULAR, learning_rate=learning_rate)
         before = mean_error(REGULAR.encoding_matrix)
         assert mean_error(learned.encoding_matrix) <= before * (1 + 1e-6)
-
-    @pytest.mark.parametrize("seed", range(3))
-    def test_on_all_rounds_of_random_codes(self, seed):
-        code = codes.bernoulli(jax.random.key(seed), 10, 10, replication=2)
-        learned = learn(code, key=jax.random.key(seed + 10))
-        before = mean_error(code.encoding_matrix)
-        assert mean_error(learned.encoding_matrix) <= before
-
-
-@pytest.mark.parametrize(
-    ("code", "share"),
-    [
-        (codes.regular_graph(jax.random.key(3), 20, replication=4), 0.75),
-        (with_entries_of_one(codes.cyclic_mds(20, 3)), 0.85),
-    ],
-    ids=["regular", "cyclic"],
-)
-def test_twenty_workers_of_four_parts(code, share):
-    """A fifth of the steps of the defaults is enough for what they are known for."""
-    masks = bernoulli_masks(20_000, 20, 0.3, seed=1)
-    before = error_of_entries(code.encoding_matrix, masks).mean()
-    learned = studies.optimize(code, MODEL, KEY, num_steps=300)
-    after = error_of_entries(learned.encoding_matrix, masks).mean()
-    assert after <= share * before
 
 
 class TestModels:
@@ -237,7 +177,8 @@ class TestModels:
         assignment = np.asarray(REGULAR.assignment).copy()
         assignment[:2] = True
         code = dataclasses.replace(
-            with_entries_of_one(REGULAR),
+            REGULAR,
+            num_stragglers=0,
             assignment=assignment,
             encoding_matrix=assignment.astype(float),
         )
@@ -274,58 +215,3 @@ def test_exact_codes_where_none_is_lost_that_matters():
 
     first = run()
     assert run() == first
-
-
-class TestBadInput:
-    model = stragglers.uniform(2)
-
-    @pytest.mark.parametrize(
-        "code",
-        [
-            codes.reed_solomon(6, 6, 3),
-            codes.communication_efficient(6, 2, 2),
-            codes.partial(codes.cyclic_mds(4, 1), 1),
-        ],
-        ids=["complex", "segments", "messages"],
-    )
-    def test_codes_that_are_not_of_plain_real_messages(self, code):
-        with pytest.raises(ValueError, match="code must be real, with one message"):
-            studies.optimize(code, self.model, KEY)
-
-    def test_types(self):
-        with pytest.raises(TypeError, match="code must be a GradientCode; got 3"):
-            studies.optimize(3, self.model, KEY)
-        with pytest.raises(TypeError, match="model must be a StragglerModel"):
-            studies.optimize(REGULAR, 0.3, KEY)
-        with pytest.raises(TypeError, match="key must be a PRNG key"):
-            studies.optimize(REGULAR, self.model, 0)
-        with pytest.raises(ValueError, match="key must be one key"):
-            studies.optimize(REGULAR, self.model, jax.random.split(KEY, 2))
-        with pytest.raises(TypeError, match="num_steps must be"):
-            studies.optimize(REGULAR, self.model, KEY, num_steps=10.0)
-        with pytest.raises(TypeError, match="batch_size must be"):
-            studies.optimize(REGULAR, self.model, KEY, batch_size=None)
-        with pytest.raises(TypeError, match="learning_rate must be a real scalar"):
-            studies.optimize(REGULAR, self.model, KEY, learning_rate="fast")
-
-    @pytest.mark.parametrize(
-        ("options", "rule"),
-        [
-            ({"num_steps": 0}, "num_steps must be at least 1; got 0"),
-            ({"batch_size": 0}, "batch_size must be at least 1; got 0"),
-            ({"learning_rate": 0.0}, "learning_rate must be positive; got 0.0"),
-            ({"learning_rate": -1.0}, "learning_rate must be positive; got -1.0"),
-            ({"learning_rate": float("nan")}, "learning_rate must be a number"),
-        ],
-    )
-    def test_values(self, options, rule):
-        with pytest.raises(ValueError, match=rule):
-            studies.optimize(REGULAR, self.model, KEY, **options)
-
-    def test_more_stragglers_than_workers(self):
-        with pytest.raises(ValueError, match="num_stragglers must be less than num"):
-            studies.optimize(REGULAR, stragglers.uniform(10), KEY)
-
-    def test_a_traced_code(self):
-        with pytest.raises(TypeError, match="code must be concrete, not traced"):
-            jax.jit(lambda code: studies.optimize(code, self.model, KEY))(REGULAR)

@@ -2,7 +2,6 @@
 
 import functools
 import itertools
-import logging
 import math
 
 import jax
@@ -91,13 +90,11 @@ class TestExact:
             )
             assert lost_in(worst_pattern(code, num_stragglers)) == first
 
-    @pytest.mark.parametrize("num_stragglers", [1, 2, 3])
-    def test_more_patterns_than_a_batch(self, num_stragglers, with_x64):
-        """Up to C(12, 3) = 220, the worst in any batch."""
-        code = random_binary_code(12, 3, seed=num_stragglers)
-        errors = all_errors(code, num_stragglers)
-        found = lost_in(worst_pattern(code, num_stragglers))
-        assert errors[found] >= max(errors.values()) - 1e-9
+    def test_more_patterns_than_a_batch(self, with_x64):
+        """C(12, 3) = 220."""
+        code = random_binary_code(12, 3, seed=3)
+        errors = all_errors(code, 3)
+        assert errors[lost_in(worst_pattern(code, 3))] >= max(errors.values()) - 1e-9
 
     def test_ties_go_to_the_first(self):
         """Whatever is lost, the error is the same, but for rounding."""
@@ -150,21 +147,10 @@ class TestExact:
         np.testing.assert_allclose(error, errors.max(), rtol=1e-4)
 
 
-class TestFractionalRepetition:
-    @pytest.mark.parametrize("max_patterns", [50_000, 0], ids=["exact", "search"])
-    @pytest.mark.parametrize("num_blocks", [1, 2])
-    def test_whole_blocks_are_lost(self, num_blocks, max_patterns):
-        """With s = d stragglers a block of d parts, with s = 2 d two."""
-        code = codes.fractional_repetition(12, 2)
-        received = worst_pattern(code, 3 * num_blocks, max_patterns=max_patterns)
-        lost_parts = ~code.assignment[received].any(axis=0)
-        assert lost_parts.sum() == 3 * num_blocks
-        error = jaxwgc.decoding_error(code, received)
-        np.testing.assert_allclose(error, 3 * num_blocks, rtol=1e-5)
-
+class TestSearch:
     @pytest.mark.parametrize("decoder", [None, decoders.LeastSquares])
-    @pytest.mark.parametrize("num_stragglers", [2, 3, 7, 12])
-    def test_search_among_sixty_workers(self, num_stragglers, decoder):
+    @pytest.mark.parametrize("num_stragglers", [2, 7, 12])
+    def test_sixty_workers_of_blocks(self, num_stragglers, decoder):
         """Where no single straggler changes the error until the last copy is lost."""
         code = codes.fractional_repetition(60, 2)
         received = worst_pattern(code, num_stragglers, decoder, max_patterns=0)
@@ -172,35 +158,28 @@ class TestFractionalRepetition:
         lost_parts = ~code.assignment[received].any(axis=0)
         assert lost_parts.sum() == 3 * (num_stragglers // 3)
 
-
-class TestSearch:
     @pytest.mark.parametrize("num_stragglers", [2, 4, 6])
     def test_reaches_the_worst_of_small_codes(self, num_stragglers, with_x64):
         """In eleven cases of twelve; it was all of them when this was written."""
         generator = np.random.default_rng(num_stragglers)
         reached = 0
         for trial in range(12):
-            if trial % 3 == 0:
-                matrix = (generator.random((12, 12)) < 1 / 3).astype(float)
-            elif trial % 3 == 1:
-                matrix = generator.normal(size=(12, 12))
-                matrix *= generator.random((12, 12)) < 1 / 3
-            else:
-                orders = [generator.permutation(12) for _ in range(4)]
-                matrix = sum(np.eye(12)[order] for order in orders)
+            matrix = (generator.random((12, 12)) < 1 / 3).astype(float)
+            if trial % 2:
+                matrix *= generator.normal(size=(12, 12))
             code = code_of(matrix)
-            exact = least_squares_error(
-                code, lost_in(worst_pattern(code, num_stragglers))
+            exact, searched = (
+                least_squares_error(
+                    code,
+                    lost_in(worst_pattern(code, num_stragglers, max_patterns=most)),
+                )
+                for most in (50_000, 0)
             )
-            found = least_squares_error(
-                code, lost_in(worst_pattern(code, num_stragglers, max_patterns=0))
-            )
-            assert found <= exact + 1e-8
-            reached += found >= exact - 1e-8
+            assert searched <= exact + 1e-8
+            reached += searched >= exact - 1e-8
         assert reached >= 11
 
     def test_no_swap_is_worse(self, with_x64):
-        """And no pattern of two hundred at random is."""
         code = random_binary_code(24, 4, seed=3)
         lost = lost_in(worst_pattern(code, 6, max_patterns=1000))
         error = least_squares_error(code, lost)
@@ -208,40 +187,17 @@ class TestSearch:
             if out not in lost:
                 swapped = {*lost, out} - {back}
                 assert least_squares_error(code, list(swapped)) <= error + 1e-7
-        generator = np.random.default_rng(0)
-        for _ in range(200):
-            drawn = generator.permutation(24)[:6]
-            assert least_squares_error(code, drawn) < error
-
-    def test_same_code_same_pattern(self):
-        code = random_binary_code(24, 4, seed=4)
-        first = worst_pattern(code, 6, max_patterns=0)
-        np.random.seed(1)  # noqa: NPY002
-        np.testing.assert_array_equal(first, worst_pattern(code, 6, max_patterns=0))
 
     def test_one_shape_a_code(self):
         """However many stragglers and patterns, one function is compiled."""
         code = random_binary_code(11, 3, seed=0)
         worst_pattern(code, 2)
-        with jax.log_compiles(), _Compiled() as compiled:
-            for num_stragglers in (1, 3, 4, 5):
-                worst_pattern(code, num_stragglers)
-                worst_pattern(code, num_stragglers, max_patterns=0)
-        assert not [name for name in compiled.messages if "Compiling" in name]
-
-
-class _Compiled:
-    """The messages that JAX logs while it compiles."""
-
-    def __enter__(self):
-        self.messages = []
-        self._handler = logging.Handler()
-        self._handler.emit = lambda record: self.messages.append(record.getMessage())
-        logging.getLogger("jax").addHandler(self._handler)
-        return self
-
-    def __exit__(self, *_):
-        logging.getLogger("jax").removeHandler(self._handler)
+        client = jax.devices()[0].client
+        before = len(client.live_executables())
+        for num_stragglers in (1, 3, 4, 5):
+            worst_pattern(code, num_stragglers)
+            worst_pattern(code, num_stragglers, max_patterns=0)
+        assert len(client.live_executables()) == before
 
 
 class TestAnyCode:
@@ -281,49 +237,6 @@ class TestAnyCode:
             return values @ (1 - jaxwgc.effective_weights(code, received))
 
         assert lost_parts(jnp.ones(6)) == 2
-
-
-class TestBadInput:
-    @pytest.mark.parametrize(
-        ("arguments", "rule"),
-        [
-            (
-                {"num_stragglers": 3},
-                "less than num_workers; .* = 3 and num_workers = 3",
-            ),
-            ({"num_stragglers": -1}, "num_stragglers must be at least 0; got -1"),
-            ({"max_patterns": -1}, "max_patterns must be at least 0; got -1"),
-            ({"decoder": decoders.Lagrange}, "decoder Lagrange needs a code"),
-        ],
-    )
-    def test_values(self, arguments, rule):
-        with pytest.raises(ValueError, match=rule):
-            worst_pattern(codes.uncoded(3), **{"num_stragglers": 1} | arguments)
-
-    def test_types(self):
-        with pytest.raises(TypeError, match="num_stragglers must be a Python int"):
-            worst_pattern(codes.uncoded(3), 1.0)
-        with pytest.raises(TypeError, match="decoder must be a .*; got 'best'"):
-            worst_pattern(codes.uncoded(3), 1, "best")
-        with pytest.raises(TypeError, match="max_patterns must be a Python int"):
-            worst_pattern(codes.uncoded(3), 1, max_patterns=1e4)
-        with pytest.raises(TypeError, match="code must be a GradientCode; got"):
-            worst_pattern(np.eye(3), 1)
-
-    def test_a_traced_code(self):
-        def lost(weights):
-            worst_pattern(jaxwgc.weighted(codes.uncoded(3), weights), 1)
-            return 0
-
-        refused = pytest.raises(TypeError, match="code must be concrete.* outside of")
-        for transform, shape in ((jax.jit, 3), (jax.vmap, (2, 3))):
-            with refused:
-                transform(lost)(jnp.ones(shape))
-
-    def test_several_codes_in_one(self):
-        make = jax.vmap(lambda key: codes.cyclic_repetition(key, 4, 1))
-        with pytest.raises(ValueError, match=r"code must be one code, .* \(2, 4, 4\)"):
-            worst_pattern(make(jax.random.split(jax.random.key(0))), 1)
 
 
 def test_the_scale_of_weights_does_not_matter(with_x64):

@@ -9,9 +9,10 @@ from jaxwgc import _validation
 from jaxwgc.stragglers._combined_delays import affine, markov, unequal_speeds
 from jaxwgc.stragglers._exponential_delays import pareto, shifted_exponential
 from jaxwgc.stragglers._fitting._ends import predictive, unbiased
-from jaxwgc.stragglers._fitting._likelihood import Component, Measured, Model, forms
+from jaxwgc.stragglers._fitting._likelihood import Measured, Model, forms
 from jaxwgc.stragglers._fitting._most_likely import Kind
 from jaxwgc.stragglers._fitting._standard_errors import parameters_of, standard_errors
+from jaxwgc.stragglers._inputs import measured_times
 from jaxwgc.stragglers._smooth_delays import log_normal, weibull
 from jaxwgc.stragglers._types import DelayModel
 
@@ -119,20 +120,20 @@ def fit_delays(
     if not 0 < held_out < 1:
         raise ValueError(f"held_out must be between 0 and 1; got {held_out}")
     tried = functools.partial(_tried, measured, _last_rounds(measured, held_out))
-    found: list[_Tried] = []
+    models: list[_Tried] = []
     for family in FAMILIES:
         # A fixed time in proportion to the load is what the exponential has anyway.
-        own = forms(measured)
-        is_shifted = family is shifted_exponential and len(own[-1].bounds) == 1
-        simple = [Kind(family, form) for form in own[: 1 if is_shifted else None]]
-        found += map(tried, simple)
-        best = _ranked(found[-len(simple) :])[0].kind
+        ways = forms(measured)
+        if family is shifted_exponential and len(ways[-1].bounds) == 1:
+            ways = ways[:1]
+        simple = [tried(Kind(family, form)) for form in ways]
+        best = _ranked(simple)[0].kind
         slow = best._replace(has_slow_state=True, in_order=in_order)
         further = [slow]
         if measured.times.shape[1] > 1:
             further += [kind._replace(has_speeds=True) for kind in (best, slow)]
-        found += map(tried, further)
-    return tuple(_fitted(measured, own) for own in _ranked(found))
+        models += [*simple, *map(tried, further)]
+    return tuple(_fitted(measured, model) for model in _ranked(models))
 
 
 class _Tried(NamedTuple):
@@ -155,24 +156,24 @@ class _Tried(NamedTuple):
     held_out: tuple[float, float, float]
 
 
-def _ranked(found):
+def _ranked(models):
     """Those that are as good as the best first, the simplest of them before others."""
-    best = max(own.gain for own in found)
+    best = max(model.gain for model in models)
 
-    def place(own):
-        if own.gain < best - _DECISIVE:
-            return 1, -own.gain, 0
-        return 0, own.num_parameters, -own.likelihood
+    def place(model):
+        if model.gain < best - _DECISIVE:
+            return 1, -model.gain, 0
+        return 0, model.num_parameters, -model.likelihood
 
-    return sorted(found, key=place)
+    return sorted(models, key=place)
 
 
 def _last_rounds(measured, share):
     """Mask (rounds,) of the last ones of each load, at least one and not all."""
     _, load = np.unique(measured.loads, axis=0, return_inverse=True)
     is_last = np.zeros(len(load), bool)
-    for own in range(load.max() + 1):
-        rounds = np.flatnonzero(load == own)
+    for number in range(load.max() + 1):
+        rounds = np.flatnonzero(load == number)
         count = min(max(int(round(len(rounds) * share)), 1), len(rounds) - 1)
         is_last[rounds[len(rounds) - count :]] = True
     if not is_last.any():
@@ -226,14 +227,12 @@ def _fitted(measured, tried):
 
 def _delay(kind, model):
     """The delay model, made by the public constructors."""
-
-    def state(component: Component) -> DelayModel:
-        own = component.law
-        if not kind.form.bounds:
-            return own
-        return affine(own, component.overhead, component.slope, component.time)
-
-    states = [state(component) for component in model.components]
+    states = [component.law for component in model.components]
+    if kind.form.bounds:
+        states = [
+            affine(component.law, component.overhead, component.slope, component.time)
+            for component in model.components
+        ]
     delay, slow = states[0], states[-1]
     if kind.has_slow_state:
         delay = markov(delay, slow, model.become_slow, model.become_fast)
@@ -244,32 +243,17 @@ def _delay(kind, model):
 
 def _measured(times, loads):
     """Checked, in float64, with what is missing put after all others of its round."""
-    if _validation.is_traced((times, loads)):
-        raise TypeError("times and loads must be concrete; got traced ones")
-    table = np.asarray(_validation.as_array("times", times))
-    _validation.check_dtypes("times", table, "real numbers")
-    if table.ndim not in (2, 3) or len(table) < 4 or not table.shape[1]:
-        raise ValueError(
-            "times must have shape (rounds, workers) or (rounds, workers, parts), with "
-            f"at least 4 rounds; got {table.shape}"
-        )
-    table = np.where(np.isnan(table), np.inf, table.astype(np.float64))
-    if np.any(table <= 0):
-        raise ValueError(
-            "times must be positive, and NaN or infinity where no answer came; got "
-            f"{table.min()}"
-        )
-    own = np.asarray(_validation.as_array("loads", loads))
-    _validation.check_dtypes("loads", own, "real numbers")
+    table = measured_times(times, least_rounds=4)
+    given = _validation.concrete_array("loads", loads, "real numbers")
     if table.ndim == 3:
-        if np.any(own != 1):
+        if np.any(given != 1):
             raise ValueError(f"loads are for times without parts; got {loads!r}")
-        own, table = np.asarray(table.shape[2]), table.sum(-1)
+        given, table = np.asarray(table.shape[2]), table.sum(-1)
     try:
-        shared = np.broadcast_to(own.astype(np.float64), table.shape)
+        shared = np.broadcast_to(given.astype(np.float64), table.shape)
     except ValueError:
         raise ValueError(
-            f"loads must be one number, or fit times {table.shape}; got {own.shape}"
+            f"loads must be one number, or fit times {table.shape}; got {given.shape}"
         ) from None
     if not np.all((shared >= 0) & np.isfinite(shared)) or not shared.any():
         raise ValueError(f"loads must be at least 0, finite and not all 0; got {loads}")

@@ -92,6 +92,11 @@ class Form(NamedTuple):
     start: tuple[float, ...]
     mean_load: float
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of its free numbers."""
+        return ("share", "time")[2 - len(self.bounds) :]
+
     def coefficients(self, free: tuple[float, ...]) -> tuple[float, float, float]:
         """Overhead, slope and time."""
         match free:
@@ -105,8 +110,8 @@ class Form(NamedTuple):
 
     def free(self, component: Component) -> tuple[float, ...]:
         """The free numbers of what they gave."""
-        own = component.slope * self.mean_load, component.time
-        return own[2 - len(self.bounds) :]
+        both = component.slope * self.mean_load, component.time
+        return both[2 - len(self.bounds) :]
 
 
 def forms(measured: Measured) -> tuple[Form, ...]:
@@ -149,22 +154,21 @@ class Model(NamedTuple):
         slow, _ = self._predicted(measured)
         if self.speeds is not None:
             measured = measured.at_speed(self.speeds)
-        own = [component.log_survivals(measured) for component in self.components]
+        logs = [component.log_survivals(measured) for component in self.components]
         with np.errstate(divide="ignore"):
-            return np.logaddexp(np.log1p(-slow) + own[0], np.log(slow) + own[-1])
+            return np.logaddexp(np.log1p(-slow) + logs[0], np.log(slow) + logs[-1])
 
     def _predicted(self, measured):
         jacobian = 0.0
         if self.speeds is not None:
             measured = measured.at_speed(self.speeds)
             jacobian = np.where(measured.is_whole, np.log(self.speeds), 0)
-        own = [component.log_likelihoods(measured) for component in self.components]
-        if len(own) == 1:
-            return np.zeros_like(own[0]), own[0] + jacobian
-        slow, found = _chains.predictions(
-            np.stack(own), self.become_slow, self.become_fast
-        )
-        return slow, found + jacobian
+        logs = [component.log_likelihoods(measured) for component in self.components]
+        if len(logs) == 1:
+            return np.zeros_like(logs[0]), logs[0] + jacobian
+        chain = self.become_slow, self.become_fast
+        slow, total = _chains.predictions(np.stack(logs), *chain)
+        return slow, total + jacobian
 
 
 def units_of(

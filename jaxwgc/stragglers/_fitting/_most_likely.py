@@ -93,16 +93,12 @@ def _at_one_speed(measured, kind, start):
         return _two_states(measured, kind, start, _MORE_ITERATIONS)
     single = _component(measured, everything, kind, None)
     tails = single.log_survivals(measured)
-    found = [
-        _two_states(
-            measured,
-            kind,
-            _parted(measured, kind, single, tails < np.quantile(tails, share)),
-            _ITERATIONS,
-        )
-        for share in _SLOW_SHARES
-    ]
-    return max(found, key=lambda model: model.log_likelihoods(measured).sum())
+    models = []
+    for share in _SLOW_SHARES:
+        is_slow = tails < np.quantile(tails, share)
+        parted = _parted(measured, kind, single, is_slow)
+        models.append(_two_states(measured, kind, parted, _ITERATIONS))
+    return max(models, key=lambda model: model.log_likelihoods(measured).sum())
 
 
 def _parted(measured, kind, single, is_slow):
@@ -119,22 +115,21 @@ def _two_states(measured, kind, model, num_iterations):
     """Expectation and maximisation."""
     last = -np.inf
     for _ in range(num_iterations):
-        own = [component.log_likelihoods(measured) for component in model.components]
+        logs = [component.log_likelihoods(measured) for component in model.components]
         mean = model.log_likelihoods(measured).mean()
         if mean < last + _GAIN:
             break
         last = mean
         slow, become_slow, become_fast = _chains.responsibilities(
-            np.stack(own), model.become_slow, model.become_fast
+            np.stack(logs), model.become_slow, model.become_fast
         )
         if not kind.in_order:
             become_slow = float(np.clip(slow.mean(), 1e-6, 1 - 1e-6))
             become_fast = 1 - become_slow
-        components = tuple(
-            _component(measured, weights, kind, component)
-            for weights, component in zip(
-                (1 - slow, slow), model.components, strict=True
-            )
+        fast_part, slow_part = model.components
+        components = (
+            _component(measured, 1 - slow, kind, fast_part),
+            _component(measured, slow, kind, slow_part),
         )
         model = Model(components, become_slow, become_fast)
     return model
@@ -164,9 +159,9 @@ def _component(measured, weights, kind, start):
         component = made(free)
         if not all(np.isfinite(component.parameters)):
             return 1e10
-        found = component.log_likelihoods(Measured(*flat))
-        found = np.sum(weights * np.where(weights > NO_WEIGHT, found, 0)) / whole_weight
-        return -found if np.isfinite(found) else 1e10
+        logs = component.log_likelihoods(Measured(*flat))
+        mean = np.sum(weights * np.where(weights > NO_WEIGHT, logs, 0)) / whole_weight
+        return -mean if np.isfinite(mean) else 1e10
 
     if not form.bounds:
         return made(())
@@ -177,19 +172,12 @@ def _component(measured, weights, kind, start):
     # Towards the middle, so that the simplex stays between the bounds.
     ways = np.where(first < (low + high) / 2, 1, -1) * spread * (high - low)
     simplex = np.vstack([first, first + np.diag(ways)])
-    found = optimize.minimize(
-        cost,
-        first,
-        method="Nelder-Mead",
-        bounds=form.bounds,
-        options={
-            "initial_simplex": simplex,
-            "maxfev": 150 if start is None else 20,
-            "xatol": 1e-4,
-            "fatol": 1e-7,
-        },
+    options = {"maxfev": 150 if start is None else 20, "xatol": 1e-4, "fatol": 1e-7}
+    options["initial_simplex"] = simplex
+    best = optimize.minimize(
+        cost, first, method="Nelder-Mead", bounds=form.bounds, options=options
     )
-    return made(found.x)
+    return made(best.x)
 
 
 def _first_speeds(measured):
@@ -211,9 +199,9 @@ def _better_speeds(measured, model, speeds):
             np.broadcast_to(measured.loads, shape),
             np.broadcast_to(measured.is_whole, shape),
         )
-        own = [component.log_likelihoods(moved) for component in model.components]
+        logs = [component.log_likelihoods(moved) for component in model.components]
         with np.errstate(divide="ignore"):
-            mixed = np.logaddexp(np.log1p(-slow) + own[0], np.log(slow) + own[-1])
+            mixed = np.logaddexp(np.log1p(-slow) + logs[0], np.log(slow) + logs[-1])
         mixed = mixed + np.where(measured.is_whole, np.log(tried), 0)
         best = np.maximum(mixed, -1e6).sum(1).argmax(0)
         speeds = speeds * np.exp(grid)[best]

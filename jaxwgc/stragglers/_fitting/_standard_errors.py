@@ -17,22 +17,15 @@ _STEP = 1e-4
 
 def parameters_of(kind: Kind, model: Model) -> dict[str, float]:
     """Those of the constructors that the model is made with, speeds aside."""
-    found = {}
-    for state, component in zip(
-        STATES[len(model.components)], model.components, strict=True
-    ):
-        names = kind.parameters
-        found |= {
-            f"{state}{name}": float(value)
-            for name, value in zip(names, component.parameters, strict=True)
-        }
-        names = (
-            LOAD if len(kind.form.bounds) == 2 else LOAD[3 - len(kind.form.bounds) :]
-        )
-        found |= {f"{state}{name}": getattr(component, name) for name in names}
+    load = LOAD[(3, 2, 0)[len(kind.form.bounds)] :]
+    parameters = {}
+    for state, component in _states(model):
+        values = *component.parameters, *(getattr(component, name) for name in load)
+        names = (state + name for name in (*kind.parameters, *load))
+        parameters |= zip(names, map(float, values), strict=True)
     if kind.has_slow_state:
-        found |= dict(zip(CHAIN, model[1:3], strict=True))
-    return found
+        parameters |= zip(CHAIN, model[1:3], strict=True)
+    return parameters
 
 
 def standard_errors(measured: Measured, kind: Kind, model: Model) -> dict[str, float]:
@@ -41,90 +34,81 @@ def standard_errors(measured: Measured, kind: Kind, model: Model) -> dict[str, f
     The end of a law is estimated by the least time, in which the likelihood is not
     smooth: its error is that of the distance between them, of nearly exponential law.
     """
-    names, values, scales = _free(kind, model)
+    numbers = _numbers(kind, model)
+    scales = _scales(kind, numbers)
 
     def likelihood(changed):
-        moved = _moved(kind, model, dict(zip(names, changed, strict=True)))
+        moved = _moved(kind, model, numbers | dict(zip(scales, changed, strict=True)))
         with np.errstate(all="ignore"):
             total = moved.log_likelihoods(measured).sum()
         return total if np.isfinite(total) else -np.inf
 
-    deviations = _deviations(likelihood, values, scales) if names else np.zeros(0)
-    found: dict[str, float] = dict(zip(names, map(float, deviations), strict=True))
-    errors = {}
+    errors = dict.fromkeys(numbers, np.nan)
+    if scales:
+        values = [numbers[name] for name in scales]
+        deviations = _deviations(likelihood, values, [*scales.values()])
+        errors |= zip(scales, map(float, deviations), strict=True)
     ends = end_errors(kind, measured, model)
-    for state, end in zip(STATES[len(ends)], ends, strict=True):
-        for name in kind.parameters:
-            errors[state + name] = found.get(state + name, np.nan)
+    for (state, _), end in zip(_states(model), ends, strict=True):
         if kind.ends_at_least_time:
             errors[state + kind.parameters[0]] = end
-        if len(kind.form.bounds) == 2:
-            error = found.get(state + "share", np.nan)
-            errors[state + "overhead"] = error
-            errors[state + "slope"] = error / kind.form.mean_load
-        if kind.form.bounds:
-            errors[state + "time"] = found.get(state + "time", np.nan)
-    if kind.has_slow_state:
-        errors |= {name: found.get(name, np.nan) for name in CHAIN}
-        if not kind.in_order:
-            errors["become_fast"] = errors["become_slow"]
-    return errors
+        if "share" in kind.form.names:
+            errors[state + "overhead"] = errors[state + "share"]
+            errors[state + "slope"] = errors[state + "share"] / kind.form.mean_load
+    if kind.has_slow_state and not kind.in_order:
+        errors["become_fast"] = errors["become_slow"]
+    return {name: errors[name] for name in parameters_of(kind, model)}
 
 
-def _free(kind, model):
-    """Names, values and scales of the numbers that the likelihood is smooth in."""
-    free = []
-    for state, component in zip(
-        STATES[len(model.components)], model.components, strict=True
-    ):
-        smooth = kind.parameters[kind.family.has_least_time :]
-        own = component.parameters[kind.family.has_least_time :]
-        free += [(state + name, value, value) for name, value in zip(smooth, own)]
-        if kind.family.has_least_time:
-            continue
-        bounds = kind.form.bounds
-        for name, value, (low, high) in zip(
-            ("share", "time")[2 - len(bounds) :], kind.form.free(component), bounds
-        ):
+def _states(model):
+    """Each component, and what precedes the names of its parameters."""
+    return zip(STATES[len(model.components)], model.components, strict=True)
+
+
+def _numbers(kind, model):
+    """The numbers that make a model, by name: of its family, its form, its chain."""
+    numbers = {}
+    for state, component in _states(model):
+        values = *component.parameters, *kind.form.free(component)
+        names = (state + name for name in (*kind.parameters, *kind.form.names))
+        numbers |= zip(names, values, strict=True)
+    return numbers | dict(zip(CHAIN, model[1:3])) if kind.has_slow_state else numbers
+
+
+def _scales(kind, numbers):
+    """Scales of the numbers that the likelihood is smooth in."""
+    has_end = kind.family.has_least_time
+    bounds = dict(zip(kind.form.names, kind.form.bounds, strict=True))
+    scales = {}
+    for name, value in numbers.items():
+        last = name.split()[-1]
+        if last in bounds:
+            low, high = bounds[last]
             room = _AT_END * (high - low)
-            if low + room < value < high - room:
-                free.append((state + name, value, high - low))
-    chain = CHAIN if kind.in_order else CHAIN[:1]
-    if kind.has_slow_state:
-        free += [
-            (name, value, value)
-            for name, value in zip(chain, model[1:3])
-            if _AT_END < value < 1 - _AT_END
-        ]
-    return tuple(zip(*free, strict=True)) if free else ((), (), ())
+            if not has_end and low + room < value < high - room:
+                scales[name] = high - low
+        elif last in CHAIN:
+            is_free = kind.in_order or last == CHAIN[0]
+            if is_free and _AT_END < value < 1 - _AT_END:
+                scales[name] = value
+        elif last in kind.parameters[has_end:]:
+            scales[name] = value
+    return scales
 
 
-def _moved(kind, model, values):
-    """The model with other numbers."""
+def _moved(kind, model, numbers):
+    """The model that other numbers make."""
     components = []
-    for state, component in zip(
-        STATES[len(model.components)], model.components, strict=True
-    ):
-        own = dict(
-            zip(
-                ("share", "time")[2 - len(kind.form.bounds) :],
-                kind.form.free(component),
-                strict=True,
-            )
+    for state, component in _states(model):
+        parameters, free = (
+            tuple(numbers[state + name] for name in names)
+            for names in (kind.parameters, kind.form.names)
         )
-        free = tuple(values.get(state + name, value) for name, value in own.items())
-        parameters = tuple(
-            values.get(state + name, value)
-            for name, value in zip(kind.parameters, component.parameters, strict=True)
-        )
-        components.append(
-            component._replace(
-                **dict(zip(LOAD, kind.form.coefficients(free), strict=True)),
-                parameters=parameters,
-            )
-        )
-    become_slow = values.get("become_slow", model.become_slow)
-    become_fast = values.get("become_fast", model.become_fast)
+        load = dict(zip(LOAD, kind.form.coefficients(free), strict=True))
+        components.append(component._replace(parameters=parameters, **load))
+    become_slow, become_fast = (
+        numbers.get(name, value) for name, value in zip(CHAIN, model[1:3], strict=True)
+    )
     if kind.has_slow_state and not kind.in_order:
         become_fast = 1 - become_slow
     return Model(tuple(components), become_slow, become_fast, model.speeds)

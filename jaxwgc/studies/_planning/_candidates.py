@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +11,15 @@ import numpy as np
 from jaxwgc import codes
 from jaxwgc.codes import GradientCode
 from jaxwgc.decoders import OneStep
-from jaxwgc.stragglers import WaitingRule, deadline, fastest, until_decodable
+from jaxwgc.stragglers import (
+    StragglerModel,
+    WaitingRule,
+    deadline,
+    delayed,
+    fastest,
+    until_decodable,
+)
+from jaxwgc.studies._planning._simulated_rounds import SimulatedRounds
 
 UNCODED = "uncoded"
 # Besides all, and as many as an exact code needs: of the workers, one fewer and
@@ -85,22 +93,19 @@ def standard_codes(
             yield Entry("reed_solomon", code, only_exact=True)
         if exact:
             continue
-        own = jax.random.fold_in(key, copies)
-        code = codes.stochastic(own, *square, copies, straggler_probability=0)
+        code_key = jax.random.fold_in(key, copies)
+        code = codes.stochastic(code_key, *square, copies, straggler_probability=0)
         yield Entry("stochastic", code, is_scaled=True)
         is_graph = copies in _GRAPH_REPLICATIONS and num_workers in _GRAPH_WORKERS
         if is_graph and num_workers * copies % 2 == 0:
-            code = codes.regular_graph(own, num_workers, copies)
+            code = codes.regular_graph(code_key, num_workers, copies)
             yield Entry("regular_graph", code)
 
 
 def standard_rules(
-    entry: Entry, times: Callable[[], np.ndarray], exact: bool
+    entry: Entry, rounds: SimulatedRounds, exact: bool
 ) -> Iterator[tuple[WaitingRule, float]]:
-    """Waiting rules for a code, and the share of the workers that answer by them.
-
-    Its workers take `times()` (rounds, workers).
-    """
+    """Waiting rules for a code, and the share of the workers that answer by them."""
     code = entry.code
     num_workers = code.num_workers
     enough = num_workers - int(np.asarray(code.num_stragglers))
@@ -120,19 +125,20 @@ def standard_rules(
         for squared in _SQUARED_ERRORS:
             # An error that is as large up to rounding passes.
             yield until_decodable(code, math.sqrt(squared * (1 + _ROUNDING))), 1.0
-    quantiles = np.quantile(times(), _SHARES_BY_DEADLINE, method="inverted_cdf")
+    times, shares = rounds.times(code), _SHARES_BY_DEADLINE
+    quantiles = np.quantile(times, shares, method="inverted_cdf")
     # Each time once.
-    for seconds, share in dict(zip(quantiles, _SHARES_BY_DEADLINE)).items():
+    for seconds, share in dict(zip(quantiles, shares)).items():
         if 0 < seconds < math.inf:
             yield deadline(float(seconds)), share
 
 
 def rules_of(
-    entry: Entry, waiting: Sequence[Any], answers: Callable[[WaitingRule], float]
+    entry: Entry, rounds: SimulatedRounds, waiting: Sequence[Any]
 ) -> Iterator[tuple[WaitingRule, float]]:
-    """Those that are asked for; and for all, where there is no code.
+    """Those that are asked for, checked, with the share of the workers that answer.
 
-    `answers(rule)` checks one, and gives the share of the workers that answer.
+    Where there is no code, waiting for all is among them.
     """
     code = entry.code
     rules = [rule(code) if callable(rule) else rule for rule in waiting]
@@ -144,7 +150,9 @@ def rules_of(
                 "waiting must be waiting rules, or functions that give one for a code; "
                 f"got {rule!r}"
             )
-        yield rule, answers(rule)
+        model = delayed(rounds.delay, rule)
+        StragglerModel.check("waiting", model, rounds.loads(code))
+        yield rule, rounds.end(code, rule)[1].mean() if entry.is_scaled else 1.0
 
 
 def candidate_of(entry: Entry, rule: WaitingRule, share: float) -> Candidate:

@@ -1,20 +1,19 @@
 """Each choice of a plan judged: its time a step, what it decodes to, steps needed."""
 
 import math
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxwgc.stragglers import Distribution, fastest
+from jaxwgc.stragglers import fastest
 from jaxwgc.studies._planning._candidates import Candidate
 from jaxwgc.studies._planning._simulated_rounds import SimulatedRounds, decode
 
 LEVEL = 0.9
-# What stays counts from so many of the standard deviations that noise alone gives it.
+# z-score above which a persistent deviation counts as bias, not as noise.
 _DEVIATIONS = 3.0
-# The same for chance in the few rounds of a trace: each choice has its own, and so the
-# most unlikely is met.
+# The same against chance in the few rounds of a trace: larger, since many choices are
+# tested.
 _CHANCE_DEVIATIONS = 5.0
 # Of a round with the next: what lasts longer is as good as a bias.
 _MOST_CORRELATED = 0.98
@@ -60,73 +59,55 @@ class ChoiceStatistics(NamedTuple):
     scale: np.ndarray
     scale_square: np.ndarray
     deviation: np.ndarray
-    bias: float
-    lasting: float
-    correlation: float
+    bias: float = 0.0
+    lasting: float = 0.0
+    correlation: float = 0.0
 
 
-def judge(
-    candidate: Candidate,
-    loads: np.ndarray,
-    rounds: Callable[[], SimulatedRounds],
-    law: Callable[[float], Distribution | None],
-    num_groups: int,
-) -> ChoiceStatistics:
+def judge(candidate: Candidate, rounds: SimulatedRounds) -> ChoiceStatistics:
     """Times in closed form where order statistics have one; the rest by simulation."""
-    closed = _closed_form(candidate.wait, loads, law)
-    constant = np.ones(num_groups)
-    exact = {
-        "error": 0 * constant,
-        "scale": constant,
-        "scale_square": constant,
-        "deviation": 0 * constant,
-        "bias": 0.0,
-        "lasting": 0.0,
-        "correlation": 0.0,
-    }
-    if closed is not None and candidate.is_exact:
-        mean, quantile = closed
-        assert isinstance(candidate.wait, fastest)
-        number = candidate.wait.num_required * candidate.code.messages_per_worker
-        answers = number * constant
-        return ChoiceStatistics(mean * constant, quantile, True, answers, **exact)
-    simulated = rounds()
-    ended = simulated.end(candidate.code, loads, candidate.wait)
+    closed = _closed_form(candidate.wait, rounds.loads(candidate.code), rounds.law)
+    ones = np.ones(rounds.num_runs)
+    weights: tuple[Any, ...] = 0 * ones, ones, ones, 0 * ones
 
     def by_group(values):
-        return values.reshape(num_groups, -1).mean(1)
+        return values.reshape(rounds.num_runs, -1).mean(1)
 
-    if closed is not None:
-        seconds, quantile = closed[0] * constant, closed[1]
+    if closed is not None and candidate.is_exact:
+        assert isinstance(candidate.wait, fastest)
+        answers = candidate.wait.num_required * candidate.code.messages_per_worker
+        return ChoiceStatistics(
+            closed[0] * ones, closed[1], True, answers * ones, *weights
+        )
+    elapsed, mask = rounds.end(candidate.code, candidate.wait)
+    if closed is None:
+        seconds, quantile = by_group(elapsed), _quantile(elapsed, by_group)
     else:
-        seconds, quantile = by_group(ended.elapsed), _quantile(ended.elapsed, by_group)
-    weights = exact
+        seconds, quantile = closed[0] * ones, closed[1]
     if not candidate.is_exact:
-        weights = _decoded(candidate, ended.mask, simulated, by_group)
-    answers = by_group(ended.mask.sum(1))
-    return ChoiceStatistics(seconds, quantile, closed is not None, answers, **weights)
+        weights = _decoded(candidate, mask, rounds, by_group)
+    answers = by_group(mask.sum(1))
+    return ChoiceStatistics(seconds, quantile, closed is not None, answers, *weights)
 
 
-def _decoded(candidate, mask, simulated, by_group):
-    """What the messages that came decode to."""
+def _decoded(candidate, mask, rounds, by_group):
+    """The last fields of the statistics: what the messages that came decode to."""
     target = np.asarray(candidate.code.target, np.float64)
-    decoded = decode(candidate.code, mask)
-    scale = decoded.weights @ target / (target @ target)
-    deviations = decoded.weights - scale[:, None] * target
+    weights, errors = decode(candidate.code, mask)
+    scale = weights @ target / (target @ target)
+    deviations = weights - scale[:, None] * target
     deviations /= math.sqrt(np.mean(target**2))
-    num_runs = simulated.num_runs if simulated.has_state else 1
-    bias, lasting, correlation = _persistent(
-        deviations, num_runs, simulated.num_measured
+    num_runs = rounds.num_runs if rounds.has_state else 1
+    bias, lasting, correlation = _persistent(deviations, num_runs, rounds.num_measured)
+    return (
+        by_group(errors),
+        by_group(scale),
+        by_group(scale**2),
+        by_group(np.mean(deviations**2, axis=1)),
+        bias,
+        lasting if rounds.has_state else 0.0,
+        correlation,
     )
-    return {
-        "error": by_group(decoded.errors),
-        "scale": by_group(scale),
-        "scale_square": by_group(scale**2),
-        "deviation": by_group(np.mean(deviations**2, axis=1)),
-        "bias": bias,
-        "lasting": lasting if simulated.has_state else 0.0,
-        "correlation": correlation,
-    }
 
 
 def _closed_form(wait, loads, law):
@@ -145,12 +126,11 @@ def _quantile(values, by_group):
     def at(level):
         return float(np.quantile(values, np.clip(level, 0, 1), method="inverted_cdf"))
 
-    found = at(LEVEL)
-    shares = by_group((values <= found).astype(float))
+    quantile = at(LEVEL)
+    shares = by_group((values <= quantile).astype(float))
     spread = shares.std(ddof=1) / math.sqrt(len(shares))
     low, high = at(LEVEL - spread), at(LEVEL + spread)
-    is_finite = math.isfinite(high)
-    return Estimate(found, (high - low) / 2 if is_finite else math.nan)
+    return Estimate(quantile, (high - low) / 2 if math.isfinite(high) else math.nan)
 
 
 def _persistent(deviations, num_runs, num_measured=math.inf):

@@ -1,18 +1,23 @@
 """Which code, how many copies, how long to wait: an answer, with its uncertainty."""
 
-import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
 import jax
-import numpy as np
 
 from jaxwgc import _validation
 from jaxwgc.codes import GradientCode
-from jaxwgc.stragglers import DelayModel, StragglerModel, WaitingRule, delayed
-from jaxwgc.studies._planning import _candidates
-from jaxwgc.studies._planning._candidates import Candidate, Entry
+from jaxwgc.stragglers import DelayModel, WaitingRule
+from jaxwgc.studies._planning._candidates import (
+    EXACT,
+    Candidate,
+    Entry,
+    candidate_of,
+    rules_of,
+    standard_codes,
+    standard_rules,
+)
 from jaxwgc.studies._planning._choice import Choice
 from jaxwgc.studies._planning._judgement import judge
 from jaxwgc.studies._planning._plan_results import Plan
@@ -133,7 +138,12 @@ def plan(
       2018, section 4 (noise at constant steps); Savage, "The theory of statistical
       decision", 1951 (least regret).
     """
-    _check_delay(delay, num_workers)
+    if not isinstance(delay, DelayModel):
+        raise TypeError(
+            f"delay must be a DelayModel; got {type(delay).__name__}: "
+            "stragglers.empirical makes one of measured times"
+        )
+    _validation.check_int("num_workers", num_workers, minimum=1)
     goal = Goal.checked(target, condition, heterogeneity, num_workers)
     if waiting is not None and not waiting:
         raise ValueError("waiting must be at least one rule; got none")
@@ -156,86 +166,37 @@ def plan(
     stalls = delay.stalls(float(tail))
     delays = [delay, stalls.delay] if stalls and stalls.time > 0 else [delay]
     num_measured = stalls.num_rounds if stalls else math.inf
+    options = round_key, _NUM_GROUPS, length, num_measured
     simulated = [
-        _Simulated(own, num_workers, uncoded_load, round_key, length, num_measured)
-        for own in delays
+        SimulatedRounds(each, num_workers, uncoded_load, *options) for each in delays
     ]
     if choices is not None:
         candidates = _of_choices(choices, num_workers)
     else:
         entries = _entries(num_workers, replications, codes, code_key, exact)
         candidates = [
-            _candidates.candidate_of(entry, *rule)
+            candidate_of(entry, *rule)
             for entry in entries
-            for rule in simulated[0].rules(entry, waiting, exact)
+            for rule in (
+                standard_rules(entry, simulated[0], exact)
+                if waiting is None
+                else rules_of(entry, simulated[0], waiting)
+            )
         ]
-    judged = [(own, tuple(each.judge(own) for each in simulated)) for own in candidates]
+    judged = [
+        (candidate, tuple(judge(candidate, rounds) for rounds in simulated))
+        for candidate in candidates
+    ]
     if exact:
-        most = _candidates.EXACT**2
-        judged = [
-            (own, rounds) for own, rounds in judged if rounds[0].error.mean() <= most
-        ]
-    found = ranked_choices(judged, goal, num_parameters * bytes_per_number)
+        judged = [pair for pair in judged if pair[1][0].error.mean() <= EXACT**2]
     return Plan(
-        choices=tuple(found),
-        num_workers=num_workers,
-        target=goal.target,
-        condition=goal.condition,
-        heterogeneity=goal.heterogeneity,
+        choices=tuple(ranked_choices(judged, goal, num_parameters * bytes_per_number)),
+        **goal._asdict(),
         num_rounds=length * _NUM_GROUPS,
         num_parameters=num_parameters,
         bytes_per_number=bytes_per_number,
         stalls=stalls,
     )
-
-
-class _Simulated:
-    """Judges candidates by rounds that are simulated once, and only where needed."""
-
-    def __init__(self, delay, num_workers, uncoded_load, key, length, num_measured):
-        self._delay, self._num_workers = delay, num_workers
-        self._share = uncoded_load * num_workers
-        self.rounds = functools.cache(
-            lambda: SimulatedRounds(
-                delay, num_workers, key, _NUM_GROUPS, length, num_measured
-            )
-        )
-        self._law = functools.cache(delay.law)
-
-    def loads(self, code):
-        """Of the workers, in the unit of the delay model."""
-        return np.asarray(code.loads, np.float64) * self._share / code.num_parts
-
-    def rules(self, entry, waiting, exact):
-        """The waiting rules that are tried, and the share of workers that answer."""
-        code, loads = entry.code, self.loads(entry.code)
-        if waiting is None:
-            return _candidates.standard_rules(
-                entry, lambda: self.rounds().times(loads), exact
-            )
-
-        def answers(rule):
-            StragglerModel.check("waiting", delayed(self._delay, rule), loads)
-            if not entry.is_scaled:
-                return 1.0
-            return self.rounds().end(code, loads, rule).mask.mean()
-
-        return _candidates.rules_of(entry, waiting, answers)
-
-    def judge(self, candidate):
-        loads = self.loads(candidate.code)
-        return judge(candidate, loads, self.rounds, self._law, _NUM_GROUPS)
-
-
-def _check_delay(delay, num_workers):
-    if not isinstance(delay, DelayModel):
-        found = (
-            f"{type(delay).__name__}: stragglers.empirical makes one of measured times"
-        )
-        raise TypeError(f"delay must be a DelayModel; got {found}")
-    _validation.check_int("num_workers", num_workers, minimum=1)
-    # Whatever the model has to say of the number of workers, it says here.
-    delay.init(num_workers)
 
 
 def _entries(num_workers, replications, codes, key, exact):
@@ -244,15 +205,15 @@ def _entries(num_workers, replications, codes, key, exact):
         if replications is None:
             replications = range(1, min(num_workers, _MOST_COPIES) + 1)
         copies = [
-            _validation.check_replication(own, num_workers, "replications")
-            for own in replications
+            _validation.check_replication(copies, num_workers, "replications")
+            for copies in replications
         ]
-        return list(_candidates.standard_codes(num_workers, copies, key, exact))
+        return list(standard_codes(num_workers, copies, key, exact))
     if replications is not None:
         raise ValueError("replications are for the standard codes; got codes, too")
     if not isinstance(codes, Mapping):
         raise TypeError(f"codes must be a dict of codes by their names; got {codes!r}")
-    entries = list(_candidates.standard_codes(num_workers, (), key, exact))
+    entries = list(standard_codes(num_workers, (), key, exact))
     for name, code in codes.items():
         GradientCode.check(code)
         if _validation.is_traced(code):
@@ -264,13 +225,13 @@ def _entries(num_workers, replications, codes, key, exact):
 
 def _of_choices(choices, num_workers):
     """Candidates that another plan had."""
-    for number, own in enumerate(choices):
-        if not isinstance(own, Choice):
-            raise TypeError(f"choices must be those of a plan; got {own!r}")
-        _check_workers(f"choices[{number}].code", own.code, num_workers)
+    for number, choice in enumerate(choices):
+        if not isinstance(choice, Choice):
+            raise TypeError(f"choices must be those of a plan; got {choice!r}")
+        _check_workers(f"choices[{number}].code", choice.code, num_workers)
     if not choices:
         raise ValueError("choices must be at least one; got none")
-    return [Candidate(own.name, own.code, own.wait) for own in choices]
+    return [Candidate(*choice[:3]) for choice in choices]
 
 
 def _check_workers(name, code, num_workers):

@@ -62,15 +62,15 @@ class Plan(NamedTuple):
     @property
     def by_code(self) -> tuple[Choice, ...]:
         """The best of every code and replication, in the order of `choices`."""
-        found: dict[Any, Choice] = {}
-        for own in self.choices:
-            found.setdefault((own.name, own.replication), own)
-        return tuple(found.values())
+        best: dict[Any, Choice] = {}
+        for choice in self.choices:
+            best.setdefault((choice.name, choice.replication), choice)
+        return tuple(best.values())
 
     @property
     def uncoded(self) -> Choice | None:
         """The best with each part on one worker; None where none was judged."""
-        return next((own for own in self.choices if not own.is_coded), None)
+        return next((each for each in self.choices if not each.is_coded), None)
 
     @property
     def next_best(self) -> Choice | None:
@@ -103,14 +103,10 @@ class Plan(NamedTuple):
             self.heterogeneity if heterogeneity is None else heterogeneity,
             self.num_workers,
         )
-        judged = [(Candidate(*own[:3]), own.rounds) for own in self.choices]
+        judged = [(Candidate(*choice[:3]), choice.rounds) for choice in self.choices]
         size = self.num_parameters * self.bytes_per_number
-        return self._replace(
-            choices=tuple(ranked_choices(judged, goal, size)),
-            target=goal.target,
-            condition=goal.condition,
-            heterogeneity=goal.heterogeneity,
-        )
+        choices = tuple(ranked_choices(judged, goal, size))
+        return self._replace(choices=choices, **goal._asdict())
 
     @property
     def answer(self) -> str:
@@ -140,28 +136,28 @@ def _answer(plan):
         return
     others = {"Next best": plan.next_best, "Not coding": plan.uncoded}
     if not best.is_coded:
-        coded = (own for own in plan.choices if own.is_coded)
+        coded = (choice for choice in plan.choices if choice.is_coded)
         others = {"The best code": next(coded, None)}
     others["Waiting for all"] = _waiting_for_all(plan)
     told = [best]
     yield f"{'Code' if best.is_coded else 'Do not code'}: {best}."
-    for name, own in others.items():
-        if own is not None and not any(own is each for each in told):
-            yield f"{name}: {own}, {_behind(own, best, plan)}."
-            told.append(own)
+    for name, choice in others.items():
+        if choice is not None and not any(choice is each for each in told):
+            yield f"{name}: {choice}, {_behind(choice, best, plan)}."
+            told.append(choice)
 
 
-def _behind(own, best, plan):
-    if math.isinf(own.time.value):
-        is_endless = math.isinf(own.step_time.value)
+def _behind(choice, best, plan):
+    if math.isinf(choice.time.value):
+        is_endless = math.isinf(choice.step_time.value)
         return "has no finite mean time" if is_endless else "does not reach the target"
-    longer, error = (100 * each / best.time.value for each in own.behind)
+    longer, error = (100 * each / best.time.value for each in choice.behind)
     is_clear = abs(longer) > _STANDARD_ERRORS * error
     clear = "" if is_clear else ", no clear difference"
     calm = f"takes {_more(longer)} (± {error:.1f}{clear})"
     if not plan.has_stalls:
         return calm
-    stalled = 100 * (own.stalled_time.value / best.stalled_time.value - 1)
+    stalled = 100 * (choice.stalled_time.value / best.stalled_time.value - 1)
     one_in = f"{1 / plan.stalls.probability:.0f}"
     return f"{calm} if nobody stalls, {_more(stalled)} if one time in {one_in} does"
 
@@ -192,50 +188,35 @@ def _unseen(plan):
 
 def _waiting_for_all(plan):
     """What everyone knows: no code, and no one ignored."""
-    found = (
-        own
-        for own in plan.choices
-        if not own.is_coded and own.wait == fastest(plan.num_workers)
-    )
-    return next(found, None)
+    everyone = fastest(plan.num_workers)
+    for choice in plan.choices:
+        if not choice.is_coded and choice.wait == everyone:
+            return choice
+    return None
 
 
 def _table(plan):
     second = "stalls" if plan.has_stalls else "90%"
-    names = (
-        "code",
-        "d",
-        "waits for",
-        "step",
-        second,
-        "error",
-        "MB",
-        "steps",
-        "time",
-        "±",
-    )
-    rows: list[tuple[str, ...]] = [names]
+    names = ["code", "d", "waits for", "step", second, "error", "MB"]
+    rows = [[*names, "steps", "time", "±"]]
     shown = list(plan.by_code[:_NUM_ROWS])
     all_awaited = _waiting_for_all(plan)
-    if all_awaited is not None and not any(all_awaited is own for own in shown):
+    if all_awaited is not None and not any(all_awaited is each for each in shown):
         shown.append(all_awaited)
-    for own in shown:
-        cells = (
-            own.name,
-            f"{own.replication:.2g}",
-            own.waits_for,
-            short(own.step_time.value),
-            short(
-                own.stalled_step_time.value
-                if plan.has_stalls
-                else own.step_quantile.value
-            ),
-            f"{own.decoding_error.value:.1%}",
-            short(own.num_bytes / 1e6, 3),
-            short(own.num_steps),
-            short(own.time.value),
-            short(own.time.standard_error, 2),
-        )
+    for choice in shown:
+        stalled, quantile = choice.stalled_step_time, choice.step_quantile
+        cells = [
+            choice.name,
+            f"{choice.replication:.2g}",
+            choice.waits_for,
+            short(choice.step_time.value),
+            short((stalled if plan.has_stalls else quantile).value),
+            f"{choice.decoding_error.value:.1%}",
+            short(choice.num_bytes / 1e6, 3),
+            short(choice.num_steps),
+            short(choice.time.value),
+            short(choice.time.standard_error, 2),
+        ]
         rows.append(cells)
     widths = [max(map(len, column)) for column in zip(*rows)]
     for row in rows:

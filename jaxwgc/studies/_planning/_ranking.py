@@ -22,10 +22,12 @@ def ranked_choices(
 
     Candidates are judged without stalls and, where those are not ruled out, with them.
     """
-    rounds = zip(*(own for _, own in judged), strict=True)
-    each = [_to_target(own, goal) for own in rounds]
+    each = [
+        _to_target(statistics, goal)
+        for statistics in zip(*(rounds for _, rounds in judged), strict=True)
+    ]
     calm, stalled = each[0], each[-1]
-    regret = np.max([own.regret for own in each], axis=0)
+    regret = np.max([needed.regret for needed in each], axis=0)
     is_endless = np.isinf(calm.seconds[:, 0])
     order = np.lexsort(
         (calm.seconds[:, 0], calm.lowest, is_endless, calm.times[:, 0], regret)
@@ -34,9 +36,8 @@ def ranked_choices(
 
     def choice(index):
         candidate, rounds = judged[index]
-        own = rounds[0]
         code = candidate.code
-        answers = float(own.answers.mean())
+        answers = float(rounds[0].answers.mean())
         length = 1 / code.num_segments
         return Choice(
             name=candidate.name,
@@ -44,10 +45,10 @@ def ranked_choices(
             wait=candidate.wait,
             replication=float(np.asarray(code.assignment).sum(0).mean()),
             step_time=_jackknife(calm.seconds[index]),
-            step_quantile=own.quantile,
+            step_quantile=rounds[0].quantile,
             stalled_step_time=_jackknife(stalled.seconds[index]),
-            is_closed_form=own.is_closed_form,
-            decoding_error=_jackknife(_leave_one_out(own.error)),
+            is_closed_form=rounds[0].is_closed_form,
+            decoding_error=_jackknife(_leave_one_out(rounds[0].error)),
             num_answers=answers,
             num_bytes=(code.num_workers + answers * length) * gradient_bytes,
             num_steps=float(calm.steps[index, 0]),
@@ -90,10 +91,10 @@ def _to_target(judged: Sequence[ChoiceStatistics], goal: Goal) -> _ToTarget:
 
     Numbers are computed from all groups of rounds, in column 0, and without each.
     """
-    rows = [_weights(own) for own in judged]
+    rows = [_weights(statistics) for statistics in judged]
     weights = Weights(*map(np.stack, zip(*rows)))
-    seconds = np.stack([_leave_one_out(own.seconds) for own in judged])
-    whole = Weights(*(own[:, 0] for own in weights))
+    seconds = np.stack([_leave_one_out(each.seconds) for each in judged])
+    whole = Weights(*(column[:, 0] for column in weights))
     step = _steps_to_target.best_step(whole, goal)
     steps = _steps_to_target.num_steps(weights, step[:, None], goal)
     lowest = _steps_to_target.loss(whole, step, goal)

@@ -1,8 +1,6 @@
 """Rounds of simulated workers: who has answered when, and what that decodes to."""
 
 import functools
-import math
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,26 +17,6 @@ _BATCH_SIZE = 2**21
 _TIME_ROUNDING = 1e-6
 
 
-class Ended(NamedTuple):
-    """Where rounds end: `elapsed` (rounds,), and the messages that have come by then.
-
-    `mask` is bool (rounds, num_messages).
-    """
-
-    elapsed: np.ndarray
-    mask: np.ndarray
-
-
-class Decoded(NamedTuple):
-    """Effective weights (rounds, num_parts), and squared errors (rounds,).
-
-    Errors are over the squared norm of the target.
-    """
-
-    weights: np.ndarray
-    errors: np.ndarray
-
-
 @functools.partial(jax.jit, static_argnums=0)
 def _draw(delay, state, keys, loads):
     """Times (runs, rounds, num_workers), of keys (runs, rounds)."""
@@ -47,7 +25,7 @@ def _draw(delay, state, keys, loads):
         times, state = delay.sample(key, state, loads)
         return state, times
 
-    return jax.vmap(lambda own: jax.lax.scan(step, state, own)[1])(keys)
+    return jax.vmap(lambda keys: jax.lax.scan(step, state, keys)[1])(keys)
 
 
 @jax.jit
@@ -59,31 +37,38 @@ class SimulatedRounds:
     """Finish times of `num_runs` clusters side by side, each for some rounds in a row.
 
     The same key gives every load the same draws, so that codes are compared in pairs.
-    `num_measured` are the rounds of a trace that these are drawn from, if any.
+    `num_measured` are the rounds of a trace that these are drawn from, if any, and
+    `uncoded_load` is the load of a worker with 1 / n of the data.
     """
 
     def __init__(
         self,
         delay: DelayModel,
         num_workers: int,
+        uncoded_load: float,
         key: jax.Array,
         num_runs: int,
         num_rounds: int,
-        num_measured: float = math.inf,
+        num_measured: float,
     ):
-        self.num_runs, self.num_rounds = num_runs, num_rounds
-        self.num_measured = num_measured
+        self.delay, self.num_runs, self.num_measured = delay, num_runs, num_measured
+        self.law = functools.cache(delay.law)
         state = delay.init(num_workers)
         self.has_state = bool(jax.tree.leaves(state))
+        self._work = uncoded_load * num_workers
         keys = jax.random.split(key, (num_runs, num_rounds))
         self._draw = functools.partial(_draw, delay, state, keys)
         self._drawn: dict[bytes, np.ndarray] = {}
         ties = jax.random.fold_in(key, 1)
         self._ties = jax.random.split(ties, num_runs * num_rounds)
 
-    def times(self, loads: np.ndarray) -> np.ndarray:
-        """Finish times (rounds, num_workers), those of all runs one after the other."""
-        loads = np.asarray(loads, np.float64)
+    def loads(self, code: GradientCode) -> np.ndarray:
+        """Returns the loads of its workers, in the unit of the delay model."""
+        return np.asarray(code.loads, np.float64) * self._work / code.num_parts
+
+    def times(self, code: GradientCode) -> np.ndarray:
+        """Returns times (rounds, num_workers), one run after the other."""
+        loads = self.loads(code)
         if loads.tobytes() not in self._drawn:
             times = np.asarray(self._draw(loads), np.float64)
             times = times.reshape(-1, times.shape[-1])
@@ -95,21 +80,22 @@ class SimulatedRounds:
             self._drawn[loads.tobytes()] = times
         return self._drawn[loads.tobytes()]
 
-    def end(self, code: GradientCode, loads: np.ndarray, wait: WaitingRule) -> Ended:
-        """Where a waiting rule ends them, and the messages that have come by then."""
-        times = self.times(loads)
+    def end(
+        self, code: GradientCode, wait: WaitingRule
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns when rounds end, (rounds,), and what came, (rounds, num_messages)."""
+        times = self.times(code)
         # Rules that hold arrays share a program with others of their kind.
-        is_plain = jax.tree_util.all_leaves([wait])
-        if is_plain:
+        if jax.tree_util.all_leaves([wait]):
             rounds = jax.device_get(jax.vmap(wait.arrivals)(self._ties, times))
         else:
             size = _batch_size(code, len(times))
             rows = np.arange(0, len(times), size)[:, None] + np.arange(size)
             # The last round stands for those that are missing at the end.
             rows = np.minimum(rows, len(times) - 1)
-            batches = [_arrivals(wait, self._ties[own], times[own]) for own in rows]
+            batches = [_arrivals(wait, self._ties[row], times[row]) for row in rows]
             rounds = jax.tree.map(
-                lambda *own: np.concatenate(own)[: len(times)], *batches
+                lambda *batch: np.concatenate(batch)[: len(times)], *batches
             )
         elapsed, received = rounds.elapsed.astype(np.float64), rounds.received
         if code.messages_per_worker > 1:
@@ -117,10 +103,10 @@ class SimulatedRounds:
             comes = _message_times(code, times)
             until = elapsed[:, None] * (1 + _TIME_ROUNDING)
             received |= (comes <= until) & np.isfinite(comes)
-        return Ended(elapsed, received)
+        return elapsed, received
 
 
-def _message_times(code: GradientCode, times: np.ndarray) -> np.ndarray:
+def _message_times(code, times):
     """When each message comes, (rounds, num_messages), parts being done one by one."""
     if code.required_parts is None:
         return times
@@ -131,13 +117,16 @@ def _message_times(code: GradientCode, times: np.ndarray) -> np.ndarray:
     return comes.reshape(len(times), -1)
 
 
-def decode(code: GradientCode, masks: np.ndarray) -> Decoded:
-    """With the decoder that the code brings, in batches of one shape."""
+def decode(code: GradientCode, masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns effective weights (rounds, num_parts), and squared errors (rounds,).
+
+    Of the decoder that the code brings; errors are over the squared norm of the target.
+    """
     decoded = decode_masks(code, masks, batch_size=_batch_size(code, len(masks)))
     errors = decoded.errors / np.sum(np.asarray(code.target, np.float64) ** 2)
     limit = rounding(jnp.result_type(float)) ** 2
-    return Decoded(decoded.effective_weights, np.where(errors < limit, 0.0, errors))
+    return decoded.effective_weights, np.where(errors < limit, 0.0, errors)
 
 
-def _batch_size(code: GradientCode, number: int) -> int:
+def _batch_size(code, number):
     return max(1, min(number, _BATCH_SIZE // (code.num_messages * code.num_parts)))

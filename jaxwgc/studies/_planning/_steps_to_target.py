@@ -74,7 +74,7 @@ def best_step(weights: Weights, goal: Goal) -> np.ndarray:
 
     Where none gets there, the one that comes closest.
     """
-    each = Weights(*(np.asarray(own)[..., None] for own in weights))
+    each = Weights(*(np.asarray(number)[..., None] for number in weights))
     steps = num_steps(each, _STEPS, goal, _COARSE_BISECTIONS)
     lowest = loss(each, _STEPS, goal)
     best = np.where(np.isfinite(steps).any(-1), steps.argmin(-1), lowest.argmin(-1))
@@ -118,7 +118,7 @@ def loss(
     # of a mean of independent parts one less than their number is left.
     parts = goal.heterogeneity * curvature.mean() / max(goal.num_workers - 1, 1)
     noise, bias, variance, lasting, correlation = (
-        np.asarray(own)[..., None] for own in weights
+        np.asarray(number)[..., None] for number in weights
     )
     step, num_steps = np.asarray(step)[..., None], np.asarray(num_steps)[..., None]
     moved = step * curvature
