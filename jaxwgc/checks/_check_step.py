@@ -88,7 +88,7 @@ def check_step(
     With the loss alone it finds a mean in the place of a sum over the rows of a part,
     rows that see each other, a regulariser inside of the loss, padding that is not
     weighted, a sample without its weights, and parts that are not those of the data.
-    Weights of the code are taken as meant: the gradient on the data is so weighted, too.
+    Weights of the code are taken as meant, and weigh the gradient on the data, too.
     With an optimizer besides, transformations before the aggregator, and rounds that
     are not decoded because the model waits for too few, or for another code, or a mask
     is inverted. With a step, a state that is not carried.
