@@ -10,6 +10,8 @@ from jaxwgc._product import product
 from jaxwgc._targets import mixing
 from jaxwgc.coding._collapsed import is_mixed_up, leakage
 
+# Messages that are added up before they join the others.
+_BLOCK = 8
 # What is missed of several parts is below its bound unless they cancel in all messages.
 _MISSES = 2
 
@@ -100,12 +102,24 @@ def _combine(weights, floors, messages, mask):
             bounds = bounds + floors[..., index, None] * size
         return rows, bounds
 
+    def sum_block(start, size):
+        sums = zeros, None if floors is None else zeros.real
+        for index in range(size):
+            sums = add(start + index, sums)
+        return sums
+
+    def add_block(block, sums):
+        block_sums = sum_block(first_size + block * _BLOCK, _BLOCK)
+        return jax.tree.map(jnp.add, sums, block_sums)
+
     # One pass over the messages. A matrix product would first make a copy of them, for
-    # the selection, which takes several times as long as the product itself.
-    # From the first on, since under shard_map zeros would not vary as messages do.
-    first = add(0, (zeros, None if floors is None else zeros.real))
-    unroll = max(1, min(8, number - 1))
-    rows, bounds = jax.lax.fori_loop(1, number, add, first, unroll=unroll)
+    # the selection, which takes several times as long as the product itself. In blocks,
+    # whose sums are rounded less than one long sum would be. From the first block on,
+    # since under shard_map zeros would not vary as messages do.
+    num_blocks = (number - 1) // _BLOCK
+    first_size = number - num_blocks * _BLOCK
+    first = sum_block(0, first_size)
+    rows, bounds = jax.lax.fori_loop(0, num_blocks, add_block, first)
     if jnp.iscomplexobj(rows):
         rows = jnp.stack([rows.real, rows.imag], axis=-2)
         bounds = None if bounds is None else bounds[..., None, :]

@@ -4,6 +4,7 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy.special
 
 from jaxwgc.stragglers import fastest
 from jaxwgc.studies._planning._candidates import Candidate
@@ -12,9 +13,9 @@ from jaxwgc.studies._planning._simulated_rounds import SimulatedRounds, decode
 LEVEL = 0.9
 # z-score above which a persistent deviation counts as bias, not as noise.
 _DEVIATIONS = 3.0
-# The same against chance in the few rounds of a trace: larger, since many choices are
-# tested.
-_CHANCE_DEVIATIONS = 5.0
+# How likely chance alone may make a bias of the few rounds of a trace: many choices of
+# many plans are tested.
+_CHANCE = 1e-6
 # Of a round with the next: what lasts longer is as good as a bias.
 _MOST_CORRELATED = 0.98
 # Of the squares of deviations.
@@ -159,7 +160,9 @@ def _persistent(deviations, num_runs, num_measured=math.inf):
     halves = runs[:, : num_rounds // 2], runs[:, num_rounds // 2 :]
     bias = float(np.mean(halves[0].mean(1) * halves[1].mean(1)))
     deviation = 2 * square * growth / num_rounds / math.sqrt(runs[:, 0].size)
+    # Means of so many rounds, squared: chi-square, with a degree of freedom a part.
+    num_parts = runs.shape[-1]
     chance = square / num_measured
-    least = _DEVIATIONS * deviation
-    least += chance * (1 + _CHANCE_DEVIATIONS * math.sqrt(2 / runs.shape[-1]))
-    return (bias if bias > least else 0.0), share, correlation
+    chance *= scipy.special.chdtri(num_parts, _CHANCE) / num_parts
+    is_bias = bias > _DEVIATIONS * deviation + chance
+    return (bias if is_bias else 0.0), share, correlation
