@@ -11,7 +11,7 @@ import pytest
 
 import jaxwgc
 from jaxwgc import codes, decoders, studies
-from jaxwgc.coding import _diagnosis
+from jaxwgc.studies import _diagnosis
 from tests.zoo import best_mixtures, targets
 
 KEY = jax.random.key(0)

@@ -348,8 +348,8 @@ def test_greedy_search_follows_the_decoding_error():
 class Broken(decoders.Decoder):
     """Least squares, and no numbers where the workers 1 and 4 are both lost."""
 
-    def weights(self, code, mask):
-        weights = decoders.LeastSquares().weights(code, mask)
+    def weights(self, matrix, target, mask):
+        weights = decoders.LeastSquares().weights(matrix, target, mask)
         is_broken = ~mask[..., 1] & ~mask[..., 4]
         return jnp.where(is_broken[..., None, None], jnp.nan, weights)
 
