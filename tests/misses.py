@@ -16,7 +16,7 @@ import numpy as np
 import jaxwgc
 from jaxwgc import codes
 from tests.conftest import every_pattern, random_patterns
-from tests.strategies import least_miss
+from tests.zoo import least_miss
 
 LARGE = (
     (50, 20, 30),

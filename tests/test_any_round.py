@@ -1,21 +1,77 @@
-"""Every code, weighting, mask, dtype and method, against NumPy in double precision."""
+"""Every weighting, mask, dtype and method, against NumPy in double precision.
+
+`python -m pytest tests/test_any_round.py --hypothesis-profile=thorough` draws 10,000
+examples for each property.
+"""
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 import jaxwgc
 from jaxwgc import decoders
-from tests import strategies
-from tests.strategies import CODES, NUM_PARAMETERS, rounds
+from tests import zoo
+from tests.zoo import CODES, KEY, messages_sent, target_rows
 
+NUM_MASKS = 4
+NUM_PARAMETERS = 11
 METHODS = "messages", "partials"
-KEY = jax.random.key(0)
 TINY = 1e-30
 # With JAX's 64-bit mode off and on.
 DTYPES = {False: (jnp.float32, jnp.bfloat16), True: (jnp.float64,)}
+
+
+# One of each decoder and each way to form messages.
+NAMES = [
+    "reed_solomon",
+    "reed_solomon, slack",
+    "cyclic_mds, complex",
+    "cyclic_repetition",
+    "fractional_repetition",
+    "binary",
+    "communication_efficient",
+    "communication_efficient, odd",
+    "clustered",
+    "multi_message",
+    "partial",
+    "bernoulli",
+    "ldgm",
+    "from_matrix",
+]
+
+
+class Round(NamedTuple):
+    """A code with weights, the masks of some rounds, and partial gradients."""
+
+    name: str
+    weights: np.ndarray
+    received: np.ndarray
+    gradients: np.ndarray
+
+
+@st.composite
+def rounds(draw):
+    """Weights of every spread and scale, masks of every kind."""
+    name = draw(st.sampled_from(NAMES))
+    code = CODES[name]
+    generator = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    spread = draw(st.sampled_from([1.0, 3.0, 1e3, 1e6]))
+    scale = draw(st.sampled_from([1.0, 1e-3, 1e-20, 1e15]))
+    weights = scale * spread ** generator.random(code.num_parts)
+    if draw(st.booleans()):
+        weights *= generator.choice([-1, 0, 1], code.num_parts, p=[0.1, 0.1, 0.8])
+    received = np.ones((NUM_MASKS, code.num_workers), bool)
+    for mask in received:
+        beyond = draw(st.integers(-2, 2))
+        lost = np.clip(code.num_stragglers + beyond, 0, code.num_workers)
+        mask[generator.permutation(code.num_workers)[:lost]] = False
+    gradients = generator.normal(size=(code.num_parts, NUM_PARAMETERS))
+    return Round(name, weights, received, gradients)
 
 
 def prepared(drawn):
@@ -94,22 +150,22 @@ class TestDecodingWeights:
         columns = np.repeat(drawn.weights, code.num_segments)
         counts = columns != 0
         columns = np.where(counts, columns, 1)
-        target = strategies.target_rows(code, drawn.weights)
+        target = target_rows(code, drawn.weights)
         aim = target / columns
         plain = (matrix / columns).astype(matrix.dtype)
-        masks = strategies.message_masks(code, drawn.received)
+        masks = messages_sent(code, drawn.received)
         for found, mask in zip(weights, masks, strict=True):
             assert np.all(found[:, ~mask] == 0)
             if code.decoders[0].is_a(decoders.Peeling):
                 continue  # It decodes less, and scales it up.
             norm = np.linalg.norm(aim)
-            least = strategies.least_miss(plain, aim, mask)
+            least = zoo.least_miss(plain, aim, mask)
             if least < 1e-4 * norm:
                 # Part by part, whatever the others weigh.
                 missed = np.linalg.norm((found @ wide(plain) - aim)[:, counts])
                 assert missed <= max(3 * least, 1e-4 * norm)
             elif not code.decoders[0].is_a(decoders.Group):
-                least = strategies.least_miss(matrix, target, mask)
+                least = zoo.least_miss(matrix, target, mask)
                 missed = np.linalg.norm(found @ wide(matrix) - target)
                 assert missed <= 1.001 * least + 1e-5 * np.linalg.norm(target)
 
@@ -147,7 +203,7 @@ def check_path(code, drawn, dtype, matrix, found):
     )
     gradients = drawn.gradients.astype(dtype).astype(np.float64)
     eps = float(jnp.finfo(matrix.dtype).eps)
-    matrix, blocks = wide(matrix), strategies.packed(code, gradients)
+    matrix, blocks = wide(matrix), zoo.packed(code, gradients)
     bound = 20 * eps * (np.abs(matrix) @ np.abs(blocks)) + TINY
     assert np.all(np.abs(found["encoded"] - matrix @ blocks) <= bound)
 
@@ -155,11 +211,9 @@ def check_path(code, drawn, dtype, matrix, found):
     scale = np.abs(drawn.weights).max()
     rounding = (np.abs(weights) @ np.abs(matrix)).max((1, 2)) + scale
     rounding = 30 * eps * rounding + TINY
-    shape = len(weights), code.num_segments, code.num_parts, code.num_segments
-    own_share = np.einsum("tuku->tk", reached.reshape(shape).real) / code.num_segments
-    assert np.all(np.abs(effective - own_share) <= rounding[:, None])
+    assert np.all(np.abs(effective - zoo.effective(code, reached)) <= rounding[:, None])
 
-    target = strategies.target_rows(code, drawn.weights)
+    target = target_rows(code, drawn.weights)
     missed = np.linalg.norm(reached - target, axis=(1, 2)) / np.sqrt(code.num_segments)
     size = np.sqrt(code.num_parts)
     assert np.all(np.abs(found["residual"] - missed) <= size * rounding)
@@ -169,7 +223,7 @@ def check_path(code, drawn, dtype, matrix, found):
     clear = np.abs(missed - bar) > 2 * size * rounding
     np.testing.assert_array_equal(found["failed"][clear] == 1, (missed > bar)[clear])
 
-    decoded = strategies.unpacked(code, reached @ blocks)
+    decoded = zoo.unpacked(code, reached @ blocks, NUM_PARAMETERS)
     bound = ((rounding + 1e-4 * scale) * np.abs(gradients).sum())[:, None]
     # Results of few bits are rounded to them, and so are cotangents of such losses.
     sizes = np.abs(decoded) + np.abs(effective) @ np.abs(gradients)

@@ -8,72 +8,98 @@ import pytest
 import jaxwgc
 from jaxwgc import codes
 from jaxwgc.coding._arrivals import arrived_messages, arrived_workers
-from tests.compositions import CODES, KEY, SEVERAL, every_code, sent
 from tests.conftest import every_pattern
+from tests.zoo import CODES, KEY, SEVERAL, every_code, messages_sent
+
+UNCODED = CODES["multi_message, uncoded"]
 
 
-class TestReceived:
-    """Masks and numbers of finished parts."""
-
-    @pytest.mark.parametrize("name", SEVERAL)
+@every_code(*SEVERAL)
+class TestSeveralMessages:
     def test_all_parts_or_none_are_what_a_mask_says(self, name):
         code = CODES[name]
         masks = every_pattern(code.num_workers, code.num_workers)
         arrived = arrived_messages(code, jnp.asarray(masks), None)
-        np.testing.assert_array_equal(arrived, sent(code, masks))
+        np.testing.assert_array_equal(arrived, messages_sent(code, masks))
         for dtype in (np.int32, np.uint8):
             finished = jnp.asarray(np.where(masks, code.loads, 0).astype(dtype))
             found = arrived_messages(code, None, finished)
             np.testing.assert_array_equal(found, arrived)
             np.testing.assert_array_equal(arrived_workers(code, found), masks)
 
-    def test_required_parts_one_by_one(self):
-        """Two parts for the first message of this worker, five for the second."""
-        code = codes.partial(codes.cyclic_repetition(KEY, 4, 2), 2)
-        for finished in range(6):
-            received = np.array([finished, 0, 0, 0])
-            sent_first, sent_second = finished >= 2, finished >= 5
-            weights = np.asarray(jaxwgc.decoding_weights(code, finished=received))
-            np.testing.assert_array_equal(
-                weights != 0,
-                np.isin(np.arange(8), [0] * sent_first + [1] * sent_second),
-            )
-
-        for finished in (-1, 6):
-            with pytest.raises(ValueError, match="finished must count parts from 0 to"):
-                jaxwgc.decoding_weights(code, finished=np.array([finished, 0, 0, 0]))
-
-    def test_map_over_finished_parts(self):
-        code = CODES["messages, uncoded"]
-        finished = np.random.default_rng(0).integers(0, 4, (2, 3, 3))
-        own = jax.vmap(lambda own: jaxwgc.effective_weights(code, finished=own))
-        weights = jax.jit(own)(finished)
-        assert weights.shape == (2, 3, 9)
-        np.testing.assert_allclose(weights.sum(-1), finished.sum(-1), rtol=1e-5)
-
-    @every_code
-    def test_integers_are_no_mask(self, name):
-        code = CODES[name]
-        for call in (jaxwgc.decoding_weights, jaxwgc.decoding_error):
-            with pytest.raises(TypeError, match="must be a bool mask of .*; got int"):
-                call(code, np.ones(code.num_workers, int))
-
-    @pytest.mark.parametrize("name", SEVERAL)
-    def test_neither_mask_nor_integers(self, name):
-        code = CODES[name]
-        with pytest.raises(TypeError, match="the number of parts .*; got float32"):
-            jaxwgc.decoding_weights(
-                code, finished=np.ones(code.num_workers, np.float32)
-            )
-
-    def test_one_of_the_two(self):
-        code, mask = CODES["messages, uncoded"], np.ones(3, bool)
-        for given in ({}, {"received": mask, "finished": np.ones(3, int)}):
-            with pytest.raises(ValueError, match="must be given, and not both"):
-                jaxwgc.decoding_weights(code, **given)
-
-    @pytest.mark.parametrize("name", SEVERAL)
     def test_a_mask_of_messages_is_not_one_of_workers(self, name):
         code = CODES[name]
         with pytest.raises(ValueError, match=f"num_workers = {code.num_workers}; got"):
             jaxwgc.decoding_weights(code, np.ones(code.num_messages, bool))
+
+
+def test_required_parts_one_by_one():
+    """Two parts for the first message of this worker, five for the second."""
+    code = codes.partial(codes.cyclic_repetition(KEY, 4, 2), 2)
+    for finished in range(6):
+        received = np.array([finished, 0, 0, 0])
+        arrived = [finished >= 2, finished >= 5, *[False] * 6]
+        found = arrived_messages(code, None, jnp.asarray(received))
+        np.testing.assert_array_equal(found, arrived)
+
+
+def test_map_over_finished_parts():
+    finished = np.random.default_rng(0).integers(0, 4, (2, 3, 3))
+    each = jax.vmap(lambda own: jaxwgc.effective_weights(UNCODED, finished=own))
+    weights = jax.jit(each)(finished)
+    assert weights.shape == (2, 3, 9)
+    np.testing.assert_allclose(weights.sum(-1), finished.sum(-1), rtol=1e-5)
+
+
+def test_arrivals_of_a_model():
+    """Finished parts count where a worker sends several messages."""
+    delay = jaxwgc.stragglers.shifted_exponential(1.0, 1.0)
+    model = jaxwgc.stragglers.delayed(delay, jaxwgc.stragglers.fastest(3))
+    for code in (CODES["fractional_repetition"], CODES["multi_message"]):
+        loads = jnp.asarray(code.loads, jnp.float32)
+        arrivals, _ = model.sample(KEY, model.init(code.num_workers), loads)
+        observed = (
+            arrivals.finished if code.messages_per_worker > 1 else arrivals.received
+        )
+        decoding = jaxwgc.decoding(code, arrivals)
+        expected = messages_sent(code, np.asarray(observed))
+        np.testing.assert_array_equal(decoding.mask, expected)
+
+
+@pytest.mark.parametrize("count", [-3, -1, 4, 2**32 + 1])
+def test_counts_out_of_range(count):
+    rule = r"finished must count parts from 0 to those that the worker holds, \[3"
+    with pytest.raises(ValueError, match=rule):
+        jaxwgc.decoding_weights(UNCODED, finished=np.array([3, 0, count]))
+
+
+def test_traced_counts_out_of_range_are_no_answer():
+    """Those that wrap around, too: the round shows as one that cannot be decoded."""
+    arrived = jax.jit(lambda own: arrived_messages(UNCODED, None, own))
+    for count in (np.uint8(255), np.int32(99), np.int32(-3)):
+        finished = np.array([3, count, 1], count.dtype)
+        expected = [True] * 3 + [False] * 3 + [True, False, False]
+        np.testing.assert_array_equal(arrived(finished), expected)
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "rule"),
+    [
+        ({}, ValueError, "must be given, and not both"),
+        (
+            {"received": np.ones(3, bool), "finished": np.ones(3, int)},
+            ValueError,
+            "must be given, and not both",
+        ),
+        ({"received": np.ones(3, int)}, TypeError, "must be a bool mask of .*; got in"),
+        ({"received": np.ones(3)}, TypeError, "must be a bool mask of .*; got float"),
+        ({"finished": np.ones(3)}, TypeError, "the number of parts .*; got float64"),
+        ({"received": np.ones(4, bool)}, ValueError, r"received must have shape .* 3"),
+        ({"received": np.ones((3, 1), bool)}, ValueError, r"received must have shape"),
+        ({"received": np.bool_(True)}, ValueError, r"received must have shape .* 3"),
+        ({"received": [[True], [True, False]]}, ValueError, "must be an array, or row"),
+    ],
+)
+def test_bad_input(given, error, rule):
+    with pytest.raises(error, match=rule):
+        jaxwgc.decoding_weights(UNCODED, **given)

@@ -6,10 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from optax.experimental import aggregating
 
 import jaxwgc
-from jaxwgc import codes, coding, decoders, stragglers
+from jaxwgc import codes, coding, stragglers
 
 CODES = {
     "real": codes.fractional_repetition(6, 2),
@@ -149,37 +148,6 @@ def test_finished_parts_and_skipped_rounds():
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(updates))
     assert state.num_undecodable == 1
     np.testing.assert_array_equal(state.received, np.zeros(4, bool))
-
-
-def test_another_decoder():
-    code = CODES["real"]
-    aggregate = jaxwgc.decode_aggregate(code, decoder=decoders.LeastSquares)
-    gradients = gradients_of(code)
-    updates, _ = jax.jit(aggregate.update)(
-        jaxwgc.encode(code, gradients),
-        aggregate.init(PARAMS),
-        PARAMS,
-        received=lost(code, 1, 3, 4, 5),
-    )
-    # Of the three that hold a half, one is there, and nobody of the other half.
-    half = gradients["w"][code.assignment[0]].sum(0)
-    np.testing.assert_allclose(updates["w"], half, atol=1e-5)
-
-
-def test_in_process():
-    """The aggregator of an `aggregating.process`."""
-    code = CODES["real"]
-    optimizer = aggregating.process(
-        optax.with_extra_args_support(optax.identity()),
-        jaxwgc.decode_aggregate(code),
-        optax.with_extra_args_support(optax.sgd(1.0)),
-    )
-    gradients = gradients_of(code)
-    messages = jaxwgc.encode(code, gradients)
-    updates, _ = jax.jit(optimizer.update)(
-        messages, optimizer.init(PARAMS), PARAMS, received=lost(code, 5)
-    )
-    np.testing.assert_allclose(updates["w"], -gradients["w"].sum(0), rtol=1e-5)
 
 
 class TestBadInput:

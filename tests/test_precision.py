@@ -12,19 +12,25 @@ import pytest
 from jax.sharding import Mesh
 
 import jaxwgc
-from jaxwgc import codes, decoders, sketching
-from tests.strategies import CODES
+from jaxwgc import decoders, sketching
+from tests.zoo import CODES, KEY, every_code
 
-KEY = jax.random.key(0)
 HIGHEST = (jax.lax.Precision.HIGHEST,) * 2
-UNIFORM = np.linspace(0.5, 1.5, 6)
-# Codes whose decoders are not those of the others.
-CODES = CODES | {
-    "uncoded": codes.uncoded(6),
-    "few stragglers": codes.reed_solomon(8, 8, 3),
-    "weighted": jaxwgc.weighted(codes.reed_solomon(6, 6, 3), UNIFORM),
-    "weighted groups": jaxwgc.weighted(codes.fractional_repetition(6, 2), UNIFORM),
-}
+# One of each decoder, alone, weighted and within another.
+NAMES = (
+    "reed_solomon",
+    "reed_solomon, slack",
+    "cyclic_mds, complex",
+    "fractional_repetition",
+    "binary",
+    "communication_efficient",
+    "clustered",
+    "multi_message",
+    "partial",
+    "bernoulli",
+    "ldgm",
+    "weighted",
+)
 ROWS = np.random.default_rng(0).normal(size=(80, 4)).astype(np.float32)
 # From 64 columns on, Gram matrices are formed by halves.
 WIDE = np.random.default_rng(1).normal(size=(80, 64)).astype(np.float32)
@@ -51,7 +57,7 @@ def loss(params, part):
     return jnp.sum(params * part)
 
 
-@pytest.mark.parametrize("name", CODES)
+@every_code(*NAMES)
 class TestCodes:
     def test_encode(self, name):
         code = CODES[name]

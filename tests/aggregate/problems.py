@@ -9,19 +9,8 @@ import pytest
 import jaxwgc
 from jaxwgc import stragglers
 
-CODES = {
-    "reed_solomon": jaxwgc.codes.reed_solomon(6, 3, 4),
-    "no_slack": jaxwgc.codes.reed_solomon(6, 6, 3),
-    "uncoded": jaxwgc.codes.uncoded(6),
-    "fractional": jaxwgc.codes.fractional_repetition(6, 2),
-    "cyclic": jaxwgc.codes.cyclic_repetition(jax.random.key(2), 6, 2),
-    "weighted": jaxwgc.weighted(
-        jaxwgc.codes.reed_solomon(6, 6, 3), np.array([2.0, 0, 1, 3, 0.5, 1])
-    ),
-}
 # Decoded by whole groups: any other decoder is most of a program's compilation.
 GROUPS = jaxwgc.codes.binary(6, num_stragglers=2)
-every_code = pytest.mark.parametrize("code", CODES.values(), ids=CODES)
 METHODS = ("partials", "messages")
 every_method = pytest.mark.parametrize("method", METHODS)
 
@@ -37,14 +26,6 @@ def regression(num_parts, dtype=np.float64):
     params = {"w": np.ones((4), dtype), "b": np.zeros((), dtype)}
     parts = draw(size=(num_parts, 4, 4)), draw(size=(num_parts, 4))
     return params, jax.tree.map(lambda leaf: leaf.astype(dtype), parts)
-
-
-def gradients_of(num_parts, seed=0, dtype=np.float64):
-    draw = np.random.default_rng(seed).normal
-    return {
-        "w": draw(size=(num_parts, 3, 2)).astype(dtype),
-        "b": draw(size=num_parts).astype(dtype),
-    }
 
 
 def aggregate(code, key=None, lost=None, **options):

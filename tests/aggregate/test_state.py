@@ -6,30 +6,28 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import orbax.checkpoint
-from optax.experimental import aggregating
 
 import jaxwgc
 from jaxwgc import stragglers
 from tests.aggregate.problems import (
-    CODES,
     GROUPS,
     aggregate,
     comparable,
     data_of_key,
-    gradients_of,
     regression,
     squared_loss,
 )
+from tests.zoo import CODES, gradients_of
 
 
 class TestState:
     def test_residual_and_elapsed_of_simulated_rounds(self, make_key, with_x64):
         """Each round is what the model gives; the times add up."""
-        code = CODES["cyclic"]
+        code = CODES["cyclic_repetition"]
         delay = stragglers.shifted_exponential(shift=1.0, rate=0.5)
         model = stragglers.delayed(delay, stragglers.fastest(3))
         transform = jaxwgc.coded_aggregate(code, model, make_key(1))
-        gradients = gradients_of(6)
+        gradients = gradients_of(6, np.float64)
         update = jax.jit(lambda state: transform.update(gradients, state))
         sample = jax.jit(model.sample)
         state = transform.init(None)
@@ -113,23 +111,10 @@ class TestState:
         _, simulated = jax.jit(transform.update)(gradients, state)
         assert np.any(data_of_key(simulated[0].key) != data_of_key(make_key(3)))
 
-    def test_observed_masks_in_process(self):
-        """Extra arguments pass through for neighbours that take them."""
-        transform = aggregating.process(
-            optax.with_extra_args_support(optax.identity()),
-            aggregate(CODES["uncoded"]),
-            optax.with_extra_args_support(optax.sgd(1.0)),
-        )
-        state = transform.init(np.zeros((), np.float32))
-        updates, _ = jax.jit(transform.update)(
-            np.arange(6, dtype=np.float32), state, None, received=np.arange(6) < 5
-        )
-        np.testing.assert_allclose(updates, -(0 + 1 + 2 + 3 + 4))
-
     def test_round_trip_by_tree_flatten(self, make_key, x64):
         optimizer = optax.chain(aggregate(GROUPS, make_key(0)), optax.adam(0.1))
         params = {"w": np.zeros((3, 2), np.float32), "b": np.zeros((), np.float32)}
-        gradients = gradients_of(6, dtype=np.float32)
+        gradients = gradients_of(6)
         update = jax.jit(optimizer.update)
         start = optimizer.init(params)
         _, state = update(gradients, start, params)

@@ -2,7 +2,6 @@
 
 import math
 
-import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,61 +9,19 @@ from hypothesis import strategies as st
 
 import jaxwgc
 from jaxwgc.codes._communication_efficient import _best_step, communication_efficient
-from tests.codes.reference import check_round_trip, patterns_within, targets, worst_miss
 from tests.conftest import random_patterns
+from tests.zoo import patterns_within, targets
 
 
-@pytest.mark.parametrize("num_workers", range(1, 9))
-def test_every_pattern_decodes_for_all_valid_parameters(num_workers):
-    for num_stragglers in range(num_workers):
-        received = patterns_within(num_workers, num_stragglers)
-        for num_segments in range(1, num_workers - num_stragglers + 1):
-            code = communication_efficient(num_workers, num_stragglers, num_segments)
-            assert worst_miss(code, received).max() < 1e-9, code
-
-
-@pytest.mark.parametrize(
-    "parameters",
-    [
-        (10, 3, 2),
-        (11, 1, 10),
-        (11, 4, 3),
-        (12, 0, 12),
-        (12, 2, 5),
-        (12, 3, 2),
-        (12, 3, 3),
-        (12, 4, 4),
-        (12, 7, 5),
-        (12, 9, 2),
-        (12, 11, 1),
-    ],
-    ids=str,
-)
-def test_every_pattern_decodes_of_larger_codes(parameters):
-    code = communication_efficient(*parameters)
-    received = patterns_within(code.num_workers, code.num_stragglers)
-    assert worst_miss(code, received).max() < 1e-9
-
-
-@pytest.mark.parametrize(
-    "parameters", [(100, 10, 5), (100, 10, 4), (100, 5, 2), (97, 6, 6)], ids=str
-)
-def test_random_patterns_of_a_hundred_workers(parameters):
-    code = communication_efficient(*parameters)
-    received = random_patterns(code.num_workers, code.num_stragglers, 60)
-    assert worst_miss(code, received).max() < 1e-9
-
-
-@pytest.mark.parametrize("num_segments", [4, 5], ids=["real", "complex"])
-def test_decoding_of_a_hundred_workers(num_segments, x64):
-    code = communication_efficient(100, 10, num_segments)
+def test_decoding_of_a_hundred_workers_in_float32():
+    code = communication_efficient(100, 10, 4)
     received = random_patterns(100, 10, 32)
-    weights = np.asarray(jax.jit(jaxwgc.decoding_weights)(code, received))
+    weights = np.asarray(jaxwgc.decoding_weights(code, received))
     # The product in float64 leaves the error of the weights themselves.
-    reached = weights.astype(np.complex128) @ code.encoding_matrix
+    reached = weights.astype(np.float64) @ code.encoding_matrix
     misses = np.abs(reached - targets(code)).max((1, 2))
-    assert np.median(misses) < (1e-12 if x64 else 1e-5)
-    assert misses.max() < (1e-9 if x64 else 2e-2)
+    assert np.median(misses) < 1e-5
+    assert misses.max() < 2e-2
 
 
 def published_columns(num_workers, num_stragglers, num_segments, points):
@@ -155,22 +112,6 @@ class TestDefinition:
         np.testing.assert_allclose(found, targets(code), atol=1e-12)
 
 
-@pytest.mark.parametrize("num_segments", [2, 3], ids=["real", "complex"])
-def test_weighted_round_trip(num_segments, x64):
-    code = communication_efficient(6, 2, num_segments)
-    check_round_trip(code, patterns_within(6, 2), 1e-9 if x64 else 1e-3)
-
-
-@pytest.mark.parametrize(
-    ("num_segments", "length"), [(1, 6), (2, 6), (3, 2), (4, 3), (5, 2)]
-)
-def test_messages_are_as_long_as_a_segment(num_segments, length):
-    """Complex ones of odd m are half as long, of two numbers each."""
-    code = communication_efficient(7, 1, num_segments)
-    messages = jaxwgc.encode(code, np.ones((7, 12)))
-    assert messages.shape == (7, length)
-
-
 def test_one_segment_is_reed_solomon():
     """With the same points: the constant term carries the gradient."""
     code = communication_efficient(7, 2, 1)
@@ -204,34 +145,3 @@ def test_interleaving_keeps_entries_small():
     code = communication_efficient(100, 10, 4)
     assert math.gcd(_best_step(100, 10, 4), 100) == 1
     assert np.abs(code.encoding_matrix).max() < 20
-
-
-@pytest.mark.parametrize(
-    ("arguments", "match"),
-    [
-        (
-            (10, 6, 5),
-            r"num_stragglers \+ num_segments must be at most num_workers; got 6 \+ 5 "
-            "and 10; the nearest that works is num_segments = 4 or num_stragglers = 5",
-        ),
-        ((10, 6, 11), "the nearest that works is num_segments = 4$"),
-        ((10, 10, 1), "num_stragglers must be less than"),
-        ((10, 1, 0), "num_segments must be at least 1; got 0"),
-        ((0, 0, 1), "num_workers must be at least 1; got 0"),
-    ],
-)
-def test_impossible_parameters(arguments, match):
-    with pytest.raises(ValueError, match=match):
-        communication_efficient(*arguments)
-
-
-def test_parameters_are_ints():
-    with pytest.raises(TypeError, match="num_segments must be"):
-        communication_efficient(5, 1, 2.0)
-
-
-def test_construction_does_not_depend_on_the_precision_setting(x64):
-    for num_segments, dtype in ((2, np.float64), (3, np.complex128)):
-        matrix = communication_efficient(9, 2, num_segments).encoding_matrix
-        assert isinstance(matrix, np.ndarray)
-        assert matrix.dtype == dtype

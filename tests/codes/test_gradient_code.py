@@ -39,8 +39,3 @@ def test_one_code_and_one_wording(name):
     )
     with pytest.raises(ValueError, match=rule):
         TAKERS[name](batch)
-
-
-def test_the_code_comes_back():
-    code = codes.uncoded(3)
-    assert jaxwgc.GradientCode.check(code) is code

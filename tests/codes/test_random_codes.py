@@ -22,8 +22,7 @@ from jaxwgc.codes import (
     stochastic_block,
 )
 from tests.conftest import every_pattern, own_decoder
-
-KEY = jax.random.key(0)
+from tests.zoo import KEY
 
 # All of one size, so that the decoders have one shape.
 CODES = {
@@ -37,16 +36,8 @@ CODES = {
 }
 
 
-decoding_error = jax.jit(jaxwgc.decoding_error, static_argnames="decoder")
-
-
 def keys(num_keys, seed=0):
     return jax.random.split(jax.random.key(seed), num_keys)
-
-
-def random_mask(key, num_workers, num_answers):
-    """That many random responders."""
-    return jax.random.permutation(key, num_workers) < num_answers
 
 
 def assert_mean(samples, expected):
@@ -55,22 +46,6 @@ def assert_mean(samples, expected):
     error = samples.std(axis=0, ddof=1) / math.sqrt(len(samples))
     miss = np.abs(samples.mean(axis=0) - expected)
     assert np.all(miss <= 4 * error), (samples.mean(axis=0), expected, error)
-
-
-def errors_and_mixing(make_code, num_answers, num_trials, decoder):
-    """Random codes and random responders, in one vmapped call."""
-
-    def trial(key):
-        code_key, mask_key = jax.random.split(key)
-        code = make_code(code_key)
-        received = random_mask(mask_key, code.num_workers, num_answers)
-        received = jaxwgc.decoding(code, received, decoder)
-        return (
-            jaxwgc.decoding_error(code, received),
-            jaxwgc.effective_weights(code, received),
-        )
-
-    return jax.jit(jax.vmap(trial))(keys(num_trials))
 
 
 @pytest.mark.parametrize("make_code", CODES.values(), ids=CODES)
@@ -88,37 +63,13 @@ class TestEveryRandomCode:
         np.testing.assert_array_equal(here.assignment, here.encoding_matrix != 0)
         np.testing.assert_array_equal(here.target, 1)
 
-    def test_mean_error_of_a_thousand_codes_is_one_call(self, make_code):
-        """By each code's own decoder, beside one-step decoding where there is one."""
-
-        def trial(key):
-            code_key, mask_key = jax.random.split(key)
-            code = make_code(code_key)
-            received = jax.vmap(lambda count: random_mask(mask_key, 12, count))(
-                jnp.array([3, 6, 12])
-            )
-            own = one_step = jaxwgc.decoding_error(code, received)
-            if code.decoders[0].is_a(decoders.LeastSquares):
-                one_step = jaxwgc.decoding_error(
-                    code, received, decoder=decoders.OneStep
-                )
-            return code, own, one_step
-
-        codes, own, one_step = jax.jit(jax.vmap(trial))(keys(1000))
-        assert own.shape == (1000, 3)
-        assert np.all(own <= one_step + 1e-4)
-        few, half, all_ = np.mean(own, axis=0)
-        assert few > half > all_ >= 0
-        if np.any(own != one_step):
-            # Optimal decoding is much better, and never worse than to do nothing.
-            assert half < 0.8 * np.mean(one_step, axis=0)[1]
-            assert np.max(own) <= codes.target.shape[-1] + 1e-4
-        # Traced codes are those that the same keys give outside.
+    def test_traced_codes_are_those_of_the_same_keys(self, make_code):
+        codes = jax.jit(jax.vmap(make_code))(keys(100))
         assert codes.encoding_matrix.dtype == jnp.float32
         assert np.any(codes.assignment[0] != codes.assignment[1])
-        for index, key in enumerate(keys(3)):
-            alone = make_code(jax.random.split(key)[0])
-            assert codes.num_stragglers == alone.num_stragglers
+        for index, key in enumerate(keys(100)[:3]):
+            alone = make_code(key)
+            assert np.ravel(codes.num_stragglers)[0] == alone.num_stragglers
             np.testing.assert_array_equal(codes.assignment[index], alone.assignment)
             np.testing.assert_allclose(
                 codes.encoding_matrix[index], alone.encoding_matrix, rtol=1e-6
@@ -167,30 +118,19 @@ class TestRandomSubsets:
 
 
 class TestBernoulli:
-    @pytest.mark.parametrize(
-        ("num_workers", "num_parts", "replication", "num_answers"),
-        [(20, 12, 4, 8), (10, 10, 3, 10)],
-    )
-    def test_law_of_one_step_decoding(
-        self, num_workers, num_parts, replication, num_answers
-    ):
+    def test_law_of_one_step_decoding(self):
         """E = k n / (r d) (1 - d / n), and the gradient is right on average."""
-        errors, mixing = errors_and_mixing(
-            lambda key: bernoulli(key, num_workers, num_parts, replication),
-            num_answers,
-            4000,
-            decoders.OneStep,
-        )
-        density = replication / num_workers
-        expected = num_parts / (num_answers * density) * (1 - density)
-        assert_mean(mixing, 1)
-        assert_mean(errors, expected)
 
-    def test_full_replication_is_exact(self):
-        code = bernoulli(KEY, 6, 9, 6)
-        received = np.array([False, True, False, False, True, False])
-        error = jaxwgc.decoding_error(code, received, decoder=decoders.OneStep)
-        np.testing.assert_allclose(error, 0, atol=1e-10)
+        def trial(key):
+            code_key, mask_key = jax.random.split(key)
+            code = bernoulli(code_key, 20, 12, 4)
+            received = jax.random.permutation(mask_key, 20) < 8
+            decoding = jaxwgc.decoding(code, received, decoders.OneStep)
+            return decoding.error, decoding.effective_weights
+
+        errors, mixing = jax.jit(jax.vmap(trial))(keys(4000))
+        assert_mean(mixing, 1)
+        assert_mean(errors, 12 / (8 * 0.2) * (1 - 0.2))
 
     def test_entries_are_independent(self):
         """Column weights are binomial."""
@@ -207,7 +147,9 @@ class TestBernoulli:
         assert own_decoder(code, decoders.OneStep).scale == pytest.approx(10 / 3)
         assert own_decoder(code, decoders.OneStep).shared
         assert code.decoders[0].is_a(decoders.LeastSquares)
-        assert own_decoder(code, decoders.Peeling).batch_size == 1
+        np.testing.assert_array_equal(
+            own_decoder(code, decoders.Peeling).assignment, code.assignment
+        )
         assert code.num_stragglers == 0
 
 
@@ -252,21 +194,8 @@ class TestStochasticBlock:
             expected * (1 - expected) / 4000
         )
         assert scipy.stats.chi2.sf(np.sum(score**2), 54) > 1e-3
-        assert_mean((matrices * inside).sum(axis=(1, 2)), 0.7 * 18)
-        assert_mean((matrices * (1 - inside)).sum(axis=(1, 2)), 0.2 * 36)
-        assert_mean(matrices.sum(axis=2), 0.7 * 3 + 0.2 * 6)
-        assert_mean(matrices.sum(axis=1), 0.7 * 2 + 0.2 * 4)
         variance = np.var(matrices.sum(axis=2), axis=0)
         np.testing.assert_allclose(variance, 3 * 0.21 + 6 * 0.16, rtol=0.1)
-
-    def test_one_step_decoding_is_right_on_average(self):
-        _, mixing = errors_and_mixing(
-            lambda key: stochastic_block(key, 8, 12, 4, 0.9, 0.1),
-            5,
-            4000,
-            decoders.OneStep,
-        )
-        assert_mean(mixing, 1)
 
     def test_traced_probabilities(self):
         key = jax.random.key(3)
@@ -311,23 +240,10 @@ class TestStochastic:
         received = every_pattern(8, 8)
         answers = received.sum(axis=1)
         chance = 0.7**answers * 0.3 ** (8 - answers)
-        mixing = np.asarray(jaxwgc.effective_weights(code, received), np.float64)
-        reference = received.astype(float) @ code.encoding_matrix
-        np.testing.assert_allclose(mixing, reference, rtol=1e-5)
+        mixing = received.astype(float) @ code.encoding_matrix
         np.testing.assert_allclose(chance @ mixing, 1, rtol=1e-5)
         expected = 0.3 / (0.7 * np.array(replication))
         np.testing.assert_allclose(chance @ (mixing - 1) ** 2, expected, rtol=1e-5)
-
-    def test_laws_over_codes_and_stragglers(self):
-        def trial(key):
-            code_key, mask_key = jax.random.split(key)
-            code = stochastic(code_key, 20, 6, 4, 0.25)
-            received = jax.random.bernoulli(mask_key, 0.75, (20,))
-            return jaxwgc.effective_weights(code, received)
-
-        mixing = np.asarray(jax.jit(jax.vmap(trial))(keys(4000)))
-        assert_mean(mixing, 1)
-        assert_mean((mixing - 1) ** 2, 0.25 / (0.75 * 4))
 
     def test_parts_share_as_many_workers_as_pairwise_balance_asks_on_average(self):
         replication = np.array([1, 3, 4, 6])
@@ -354,120 +270,3 @@ class TestStochastic:
     def test_no_stragglers_are_expected(self):
         code = stochastic(jax.random.key(1), 6, 4, 2, 0)
         np.testing.assert_allclose(code.encoding_matrix.sum(axis=0), 1)
-
-
-class TestPastTheTolerance:
-    """Exact codes with more stragglers than they survive."""
-
-    def expected(self, num_answers):
-        """k C(n - d, r) / C(n, r)."""
-        return 12 * math.comb(9, num_answers) / math.comb(12, num_answers)
-
-    @pytest.mark.parametrize("num_answers", [2, 4, 7])
-    def test_law_of_fractional_repetition(self, num_answers):
-        code = jaxwgc.codes.fractional_repetition(12, 2)
-        masks = jax.vmap(lambda key: random_mask(key, 12, num_answers))(keys(2**12))
-        samples = decoding_error(code, masks, decoder=decoders.LeastSquares)
-        assert_mean(samples, self.expected(num_answers))
-
-    def test_law_of_fractional_repetition_over_all_patterns(self):
-        code = jaxwgc.codes.fractional_repetition(12, 2)
-        received = every_pattern(12, 12)
-        errors = np.asarray(
-            decoding_error(code, received, decoder=decoders.LeastSquares)
-        )
-        for num_answers in range(13):
-            own = errors[received.sum(axis=1) == num_answers]
-            np.testing.assert_allclose(
-                own.mean(), self.expected(num_answers), atol=1e-4
-            )
-
-    def test_law_of_uncoded_workers_when_stragglers_are_ignored(self):
-        """n (n - r) / r for every pattern with the weights a = n / r."""
-        code = jaxwgc.codes.uncoded(8)
-        received = every_pattern(8, 8)
-        received = received[received.any(axis=1)]
-        answers = received.sum(axis=1)
-        errors = jaxwgc.decoding_error(code, received, decoder=decoders.OneStep)
-        np.testing.assert_allclose(errors, 8 * (8 - answers) / answers, atol=1e-4)
-
-
-@pytest.mark.parametrize("constructor", [bernoulli, regularized_bernoulli])
-@pytest.mark.parametrize(
-    ("arguments", "match"),
-    [
-        ((10, 8, 0), "replication must be from 1 to num_workers; got replication = 0"),
-        ((10, 80, 11), "replication must be from 1 to num_workers; .* = 11"),
-        ((0, 8, 1), "num_workers must be at least 1; got 0"),
-        ((10, 0, 1), "num_parts must be at least 1; got 0"),
-    ],
-)
-def test_impossible_parameters_of_bernoulli_codes(constructor, arguments, match):
-    with pytest.raises(ValueError, match=match):
-        constructor(KEY, *arguments)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "match"),
-    [
-        ((12, 18, 4, 0.5, 0.5), "num_clusters = 4, .*nearest that work are 3 and 6$"),
-        ((12, 18, 7, 0.5, 0.5), "num_clusters = 7, .*nearest that works is 6$"),
-        ((12, 18, 0, 0.5, 0.5), "num_clusters must be at least 1; got 0"),
-        ((4, 4, 2, 1.5, 0.5), "probability_inside must be at most 1; got 1.5"),
-        ((4, 4, 2, 0.5, -0.5), "probability_across must be at least 0; got -0.5"),
-        ((4, 4, 2, 0.5, math.nan), "probability_across must be a number; got nan"),
-    ],
-)
-def test_impossible_parameters_of_stochastic_block(arguments, match):
-    with pytest.raises(ValueError, match=match):
-        stochastic_block(KEY, *arguments)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "match"),
-    [
-        ((10, 4, 0, 0.1), "replication must be from 1 to num_workers; .* = 0"),
-        ((10, 4, (1, 2, 11, 3), 0.1), r"replication\[2\] must be from 1 to .* = 11"),
-        ((10, 4, (1, 2, 3), 0.1), "have num_parts entries; got 3 .* num_parts = 4"),
-        ((10, 4, 2, 1.0), "straggler_probability must be less than 1; got 1"),
-        ((10, 4, 2, 1.1), "straggler_probability must be at most 1; got 1.1"),
-        ((10, 4, 2, -0.1), "straggler_probability must be at least 0; got -0.1"),
-    ],
-)
-def test_impossible_parameters_of_stochastic(arguments, match):
-    with pytest.raises(ValueError, match=match):
-        stochastic(KEY, *arguments)
-
-
-@pytest.mark.parametrize(
-    "call",
-    [
-        lambda: bernoulli(KEY, 10, 10, 2.5),
-        lambda: bernoulli(KEY, 10.0, 10, 2),
-        lambda: regularized_bernoulli(KEY, 10, "10", 2),
-        lambda: stochastic_block(KEY, 4, 4, True, 0.5, 0.5),
-        lambda: stochastic_block(KEY, 4, 4, 2, "p", 0.5),
-        lambda: stochastic_block(KEY, 4, 4, 2, 0.5, np.array([0.5])),
-        lambda: stochastic(KEY, 4, 2, (1, 2.0), 0.5),
-        lambda: stochastic(KEY, 4, 2, "12", 0.5),
-        lambda: stochastic(KEY, 4, 2, None, 0.5),
-        lambda: jax.jit(lambda d: stochastic(KEY, 4, 2, d, 0.5))(2),
-        *(functools.partial(make_code, 0) for make_code in CODES.values()),
-    ],
-)
-def test_wrong_types(call):
-    with pytest.raises(TypeError, match="must be"):
-        call()
-
-
-def test_every_mask_of_a_small_code_by_numpy(with_x64):
-    """Least squares on codes with empty columns and repeated rows."""
-    received = every_pattern(6, 6)
-    for key in keys(2):
-        code = bernoulli(key, 6, 5, 2)
-        errors = np.asarray(jaxwgc.decoding_error(code, received))
-        for mask, error in zip(received, errors, strict=True):
-            rows = code.encoding_matrix[mask]
-            weights = np.linalg.lstsq(rows.T, np.ones(5), rcond=None)[0]
-            expected = np.sum((weights @ rows - 1) ** 2)
-            np.testing.assert_allclose(error, expected, atol=1e-9)

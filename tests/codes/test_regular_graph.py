@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 import scipy.stats
 
-import jaxwgc
 from jaxwgc import decoders
 from jaxwgc.codes import _regular_graph, regular_graph
-from tests.conftest import every_pattern, own_decoder
+from tests.conftest import own_decoder
 
 
 @functools.cache
@@ -45,13 +44,6 @@ def every_graph(num_vertices, degree):
 
     extend(0, [], [degree] * num_vertices)
     return found
-
-
-def adjacency_of(edges, num_vertices):
-    adjacency = np.zeros((num_vertices, num_vertices), bool)
-    rows, columns = np.array(edges).T
-    adjacency[rows, columns] = adjacency[columns, rows] = True
-    return adjacency
 
 
 def absolute_eigenvalues(graphs):
@@ -106,25 +98,6 @@ def test_every_labelled_graph_is_equally_likely(num_vertices, degree):
     assert scipy.stats.chisquare(counts).pvalue > 1e-3
 
 
-def test_isomorphism_classes_have_the_frequencies_of_their_labelled_graphs():
-    """The six cubic graphs on eight vertices, told apart by their eigenvalues."""
-    graphs = np.stack([adjacency_of(edges, 8) for edges in every_graph(8, 3)])
-    assert len(graphs) == 19355
-
-    def spectra(graphs):
-        values = np.linalg.eigvalsh(graphs.astype(np.float64)).round(5) + 0.0
-        return [tuple(own) for own in values]
-
-    classes, sizes = np.unique(spectra(graphs), axis=0, return_counts=True)
-    assert len(classes) == 6
-    drawn, counts = np.unique(
-        spectra(random_graphs(8, 3, 8000)), axis=0, return_counts=True
-    )
-    np.testing.assert_array_equal(classes, drawn)
-    expected = sizes / sizes.sum() * counts.sum()
-    assert scipy.stats.chisquare(counts, expected).pvalue > 1e-3
-
-
 def test_large_graphs_expand():
     """A thousand at once; the second eigenvalue is near that of the infinite tree."""
     graphs = random_graphs(100, 6, 1000)
@@ -142,54 +115,6 @@ def test_large_graphs_expand():
     kept = (graphs & start).sum(axis=(1, 2)) / 2
     error = kept.std() / np.sqrt(len(kept))
     assert abs(kept.mean() - 300 * 6 / 99) < 4 * error
-
-
-def one_step_bound(adjacency, degree, stragglers):
-    num_workers = len(adjacency)
-    second = absolute_eigenvalues(adjacency)[1]
-    left = num_workers - stragglers
-    return (second / degree) ** 2 * num_workers * stragglers / left
-
-
-@pytest.mark.parametrize(("num_workers", "replication"), [(8, 3), (10, 4), (11, 2)])
-def test_one_step_error_is_within_the_bound_for_every_pattern(num_workers, replication):
-    received = every_pattern(num_workers, num_workers - 1)
-    stragglers = (~received).sum(axis=1)
-    for adjacency in random_graphs(num_workers, replication, 5):
-        weights = received * (num_workers / received.sum(axis=1))[:, None]
-        errors = ((weights @ adjacency / replication - 1) ** 2).sum(axis=1)
-        bound = one_step_bound(adjacency, replication, stragglers)
-        assert np.all(errors <= bound + 1e-9)
-
-
-def test_the_library_decodes_within_the_bound(x64):
-    code = regular_graph(jax.random.key(1), 8, 3)
-    received = every_pattern(8, 7)
-    stragglers = (~received).sum(axis=1)
-    bound = one_step_bound(code.assignment, 3, stragglers)
-    slack = 1e-9 if x64 else 1e-4
-
-    @jax.jit
-    def errors(code, received):
-        one_step = jaxwgc.decoding_error(code, received, decoder=decoders.OneStep)
-        return one_step, jaxwgc.decoding_error(code, received)
-
-    one_step, optimal = map(np.asarray, errors(code, received))
-    weights = received * (8 / received.sum(axis=1))[:, None]
-    expected = ((weights @ code.encoding_matrix - 1) ** 2).sum(axis=1)
-    np.testing.assert_allclose(one_step, expected, atol=slack)
-    assert np.all(one_step <= bound + slack)
-    assert np.all(optimal <= one_step + slack)
-    assert optimal.sum() < 0.9 * one_step.sum()
-    np.testing.assert_allclose(optimal[received.all(axis=1)], 0, atol=slack)
-
-
-def test_the_bound_is_reached_when_one_side_of_a_bipartite_graph_is_silent():
-    code = regular_graph(jax.random.key(0), 4, 2)
-    received = ~code.assignment[0]
-    error = jaxwgc.decoding_error(code, received, decoder=decoders.OneStep)
-    assert one_step_bound(code.assignment, 2, 2) == pytest.approx(4)
-    np.testing.assert_allclose(error, 4, rtol=1e-6)
 
 
 def test_calls_outside_of_jit_compile_once():
@@ -217,27 +142,3 @@ def test_odd_products_name_parameters_that_work(num_workers, replication):
     for other in map(int, workers):
         assert abs(other - num_workers) == 1
         assert regular_graph(key, other, replication).num_workers == other
-
-
-@pytest.mark.parametrize(
-    ("arguments", "match"),
-    [
-        ((1, 1), "num_workers must be at least 2; got 1"),
-        ((4, 0), "replication must be from 1 to num_workers - 1.* got replication = 0"),
-        ((4, 0), "for replication the nearest that works is 1$"),
-        ((5, 0), "for replication the nearest that works is 2$"),
-        ((4, 4), "replication must be from 1 to num_workers - 1"),
-        ((4, 4), "the nearest that works is 3, and for num_workers it is 5$"),
-        ((5, 8), "the nearest that works is 4, and for num_workers it is 9$"),
-    ],
-)
-def test_impossible_parameters(arguments, match):
-    with pytest.raises(ValueError, match=match):
-        regular_graph(jax.random.key(0), *arguments)
-
-
-def test_wrong_types():
-    with pytest.raises(TypeError, match="num_workers must be"):
-        regular_graph(jax.random.key(0), 4.0, 2)
-    with pytest.raises(TypeError, match="key must be a PRNG key"):
-        regular_graph(0, 4, 2)

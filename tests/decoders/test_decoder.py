@@ -33,10 +33,6 @@ class Garbled(decoders.Decoder):
         return jnp.ones((*mask.shape[:-1], 1, len(matrix)), int)
 
 
-def peeling(num_messages, num_batches):
-    return decoders.Peeling(np.ones((num_messages, num_batches), bool))
-
-
 CLIPPED = Clipped(decoders.LeastSquares(), 0.25)
 
 
@@ -100,14 +96,6 @@ class TestOneFromOutside:
         )
         _, gradient = step(params, gradients["w"], mask)
         np.testing.assert_allclose(gradient["w"], expected, rtol=1e-5)
-
-    def test_diagnosis_and_the_worst_pattern(self):
-        found = jaxwgc.studies.diagnose(CODE, KEY, [2], decoder=CLIPPED)
-        errors = jaxwgc.decoding_error(CODE, MASKS[MASKS.sum(1) == 4], CLIPPED)
-        np.testing.assert_allclose(found.mean_error, errors.mean() / 6, rtol=1e-5)
-        worst = jaxwgc.studies.worst_pattern(CODE, 2, CLIPPED)
-        error = jaxwgc.decoding_error(CODE, worst, CLIPPED)
-        np.testing.assert_allclose(error, errors.max(), rtol=1e-5)
 
     def test_among_the_decoders_of_a_code(self):
         code = dataclasses.replace(CODE, decoders=(CLIPPED,))
@@ -188,119 +176,3 @@ class TestStructures:
     def test_frozen(self):
         with pytest.raises(dataclasses.FrozenInstanceError):
             CLIPPED.limit = 1.0
-
-
-class WrongShape(decoders.Decoder):
-    def weights(self, matrix, target, mask):
-        return jnp.ones(mask.shape)
-
-
-class TestBadInput:
-    def test_weights_of_the_wrong_shape(self):
-        rule = r"num_messages\) = \(64, 1, 6\); got \(64, 6\) from WrongShape"
-        with pytest.raises(ValueError, match=rule):
-            jaxwgc.decoding_weights(CODE, MASKS, WrongShape)
-        with pytest.raises(ValueError, match=r"= \(1, 6\); got \(6,\) from WrongShape"):
-            jax.jit(jaxwgc.decoding_error)(CODE, MASKS[0], WrongShape())
-
-    def test_weights_of_the_wrong_type(self):
-        class Complex(decoders.Decoder):
-            def weights(self, matrix, target, mask):
-                return 1j * jnp.ones((*mask.shape[:-1], 1, len(matrix)))
-
-        class Nothing(decoders.Decoder):
-            def weights(self, matrix, target, mask):
-                return None
-
-        with pytest.raises(TypeError, match="must be real for .* from Complex"):
-            jaxwgc.decoding_weights(CODE, MASKS, Complex)
-        with pytest.raises(TypeError, match="weights of Nothing must be numbers"):
-            jaxwgc.decoding_weights(CODE, MASKS, Nothing)
-
-    @pytest.mark.parametrize(
-        ("code", "decoder", "rule"),
-        [
-            (codes.cyclic_mds(5, 2), peeling(5, 5), "Peeling needs a code of zeros"),
-            (codes.uncoded(3, 6), peeling(3, 2), "Peeling needs a code of zeros"),
-            (
-                codes.reed_solomon(5, 5, 2),
-                decoders.Lagrange(3 * np.arange(5) % 5, 1),
-                "evaluated at roots",
-            ),
-            (CODE, decoders.Lagrange(np.arange(6), 2), "evaluated at roots"),
-            (
-                codes.cyclic_mds(4, 1),
-                decoders.Clustered(decoders.LeastSquares(), 2),
-                "Clustered needs a code that is block-diagonal",
-            ),
-            (
-                codes.uncoded(4),
-                decoders.Group(np.zeros((1, 4), int)),
-                "Group needs a code of groups",
-            ),
-        ],
-    )
-    def test_entries_that_do_not_fit(self, code, decoder, rule):
-        with pytest.raises(ValueError, match=rule):
-            jaxwgc.decoding_weights(code, np.ones(code.num_workers, bool), decoder)
-
-    @pytest.mark.parametrize("inner", ["x", decoders.LeastSquares, None])
-    def test_inner_decoders_that_are_none(self, inner):
-        with pytest.raises(TypeError, match="inner must be a Decoder; got"):
-            jaxwgc.decoding_weights(CODE, MASKS, decoders.Clustered(inner, 2))
-
-    def test_inner_weights_of_the_wrong_shape(self):
-        code = codes.clustered(codes.uncoded(2), 2)
-        with pytest.raises(ValueError, match=r"\(1, 2\); got \(2,\) from WrongShape"):
-            jaxwgc.decoding_weights(
-                code, np.ones(4, bool), decoders.Clustered(WrongShape(), 2)
-            )
-
-    def test_a_code_without_decoders(self):
-        code = dataclasses.replace(CODE, decoders=())
-        with pytest.raises(ValueError, match="decoder must be given, since the code"):
-            jaxwgc.decoding_weights(code, MASKS)
-        found = jaxwgc.decoding_weights(code, MASKS, decoders.LeastSquares)
-        expected = jaxwgc.decoding_weights(CODE, MASKS)
-        np.testing.assert_array_equal(found, expected)
-
-    @pytest.mark.parametrize(
-        "own", [["least_squares"], "least_squares", (decoders.LeastSquares,), None]
-    )
-    def test_decoders_that_are_none(self, own):
-        code = dataclasses.replace(CODE, decoders=own)
-        with pytest.raises(TypeError, match="code.decoders must be a tuple of"):
-            jaxwgc.decoding_weights(code, MASKS)
-
-    @pytest.mark.parametrize(
-        ("decoder", "rule"),
-        [
-            (decoders.Group(np.zeros((1, 5), int)), r"num_workers\) = \(any, 6\); got"),
-            (peeling(6, 4), "assignment must have shape .*; got \\(6, 4\\)"),
-            (peeling(5, 6), "assignment must have shape .* num_messages = 6"),
-            (decoders.Lagrange(np.arange(5), 2), "positions must be a permutation"),
-            (decoders.Lagrange(np.zeros(6, int), 2), "positions must be a permutation"),
-            (decoders.Lagrange(np.arange(6), 6), "num_stragglers must be less than"),
-            (decoders.LeastSquares(-1), "num_missing must be at least 0; got -1"),
-            (
-                decoders.Clustered(decoders.LeastSquares(), 4),
-                "num_clusters must divide the messages .* got num_clusters = 4",
-            ),
-        ],
-    )
-    def test_that_do_not_fit(self, decoder, rule):
-        with pytest.raises(ValueError, match=rule):
-            jaxwgc.decoding_weights(CODE, MASKS, decoder)
-
-    @pytest.mark.parametrize(
-        "decoder",
-        [
-            decoders.Peeling(np.ones((6, 6))),
-            decoders.OneStep("1"),
-            decoders.Lagrange(np.ones(6), 2),
-            decoders.LeastSquares(0.5),
-        ],
-    )
-    def test_fields_of_the_wrong_type(self, decoder):
-        with pytest.raises(TypeError, match="must be"):
-            jaxwgc.decoding_weights(CODE, MASKS, decoder)

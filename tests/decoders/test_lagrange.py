@@ -9,8 +9,8 @@ import jaxwgc
 from jaxwgc.decoders._accuracy import scaled_rows
 from jaxwgc.decoders._dual import dual_weights
 from jaxwgc.decoders._interpolation import interpolate
-from tests.conftest import random_patterns
-from tests.strategies import least_miss
+from tests.conftest import every_pattern, random_patterns
+from tests.zoo import least_miss
 
 decoding_weights = jax.jit(jaxwgc.decoding_weights)
 lagrange = jax.jit(interpolate)
@@ -42,17 +42,13 @@ def losing(number, sets):
     return masks
 
 
-def misses(code, kind):
+def missed(code, weights):
     """By mask, in double precision: of the weights, and the least for NumPy.
 
-    Where the first is below 1e-4, the second is not looked for. Masks of all kinds are
-    decoded together, so that a code is compiled once.
+    Both of the norm of the target. Where the first is below 1e-4, the second is not
+    looked for.
     """
-    kinds = {own: own(code) for own in (strides, neighbours)}
-    masks = kinds[kind]
-    together = decoding_weights(code, np.concatenate(list(kinds.values())))
-    own = slice(len(masks)) if kind is strides else slice(-len(masks), None)
-    weights = np.asarray(together, np.complex128)[own]
+    masks, weights = weights != 0, np.asarray(weights, np.complex128)
     matrix = code.encoding_matrix.astype(jax.dtypes.canonicalize_dtype(complex))
     target = np.ones((1, code.num_parts))
     norm = np.sqrt(code.num_parts)
@@ -64,30 +60,95 @@ def misses(code, kind):
     return found / norm, np.array(least) / norm
 
 
-@pytest.mark.parametrize("kind", [strides, neighbours])
-class TestPatternsOfEveryKind:
-    @pytest.mark.parametrize(
-        "parameters", [(50, 20, 30), (100, 100, 10), (200, 200, 20)], ids=str
-    )
-    def test_no_worse_than_numpy(self, parameters, kind):
-        code = jaxwgc.codes.reed_solomon(*parameters)
-        found, least = misses(code, kind)
-        assert np.all((found <= 1e-4) | (found <= 3 * least))
+def patterns(code):
+    return np.concatenate([strides(code), neighbours(code)])
 
-    @pytest.mark.parametrize("parameters", [(100, 100, 50), (200, 200, 100)], ids=str)
-    def test_half_of_the_workers(self, parameters, kind):
-        """Lagrange's weights miss by up to 1e16 here. NumPy's, by 2e-4."""
-        code = jaxwgc.codes.reed_solomon(*parameters)
-        found, least = misses(code, kind)
-        assert found.max() < 1e-3
-        assert np.all((found <= 1e-4) | (found <= 15 * least))
-        assert np.mean((found <= 1e-4) | (found <= 3 * least)) > 0.9
 
-    def test_double_precision(self, kind, with_x64):
-        """Lagrange's weights miss by up to 2e9 here. NumPy's, by 3e-8."""
-        code = jaxwgc.codes.reed_solomon(200, 200, 100)
-        found, _ = misses(code, kind)
-        assert found.max() < 1e-6
+SIZES = (50, 20, 30), (100, 100, 10), (200, 200, 20)
+
+
+def check_errors(errors):
+    """Of a thousand random patterns in float32."""
+    assert np.median(errors) < 1e-5
+    assert np.quantile(errors, 0.99) < 2e-4
+    assert errors.max() < 2e-3
+
+
+def masks_of(code):
+    """A thousand random patterns, and those of every kind."""
+    random = random_patterns(code.num_workers, code.num_stragglers, 1000)
+    return np.concatenate([random, patterns(code)])
+
+
+@pytest.mark.parametrize("parameters", SIZES, ids=str)
+def test_no_worse_than_numpy(parameters):
+    plain = jaxwgc.codes.reed_solomon(*parameters)
+    target = np.random.default_rng(1).integers(1, 6, plain.num_parts)
+    for code in (plain, jaxwgc.weighted(plain, target)):
+        weights = np.asarray(decoding_weights(code, masks_of(plain)))
+        if code is plain:
+            found, least = missed(code, weights)
+            assert np.all((found <= 1e-4) | (found <= 3 * least))
+        # The product in float64 leaves the error of the weights themselves.
+        reached = weights[:1000].astype(np.complex128) @ code.encoding_matrix
+        check_errors(np.abs(reached / code.target - 1).max(axis=1))
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        *SIZES[:2],
+        pytest.param(
+            SIZES[2],
+            marks=pytest.mark.xfail(
+                reason="combine in float32 loses 2.5e-4 in one mask of a hundred: "
+                "weights that miss by less than 1e-4 are left however large they are"
+            ),
+        ),
+    ],
+    ids=str,
+)
+def test_gradients_from_messages_in_float32(parameters):
+    code = jaxwgc.codes.reed_solomon(*parameters)
+    gradients = np.random.default_rng(2).normal(size=(code.num_parts, 30))
+    messages = jaxwgc.encode(code, gradients.astype(np.float32))
+    masks = masks_of(code)
+    weights = decoding_weights(code, masks)[:1000, None]
+    decoding = jaxwgc.Decoding(code, masks[:1000], weights)
+    decoded = decoding.combine(messages, np.zeros(30, np.float32))
+    truth = gradients.sum(0)
+    check_errors(np.linalg.norm(decoded - truth, axis=1) / np.linalg.norm(truth))
+
+
+@pytest.mark.parametrize("parameters", [(100, 100, 50), (200, 200, 100)], ids=str)
+def test_half_of_the_workers(parameters):
+    """Lagrange's weights miss by up to 1e16 here. NumPy's, by 2e-4."""
+    code = jaxwgc.codes.reed_solomon(*parameters)
+    found, least = missed(code, decoding_weights(code, patterns(code)))
+    assert found.max() < 1e-3
+    assert np.all((found <= 1e-4) | (found <= 15 * least))
+    assert np.mean((found <= 1e-4) | (found <= 3 * least)) > 0.9
+
+
+def test_double_precision(with_x64):
+    """Lagrange's weights miss by up to 2e9 here. NumPy's, by 3e-8."""
+    code = jaxwgc.codes.reed_solomon(200, 200, 100)
+    found, _ = missed(code, decoding_weights(code, patterns(code)))
+    assert found.max() < 1e-6
+
+
+@pytest.mark.parametrize("number", range(1, 11))
+def test_every_pattern_of_all_parameters(number, with_x64):
+    """Whatever the number of parts: the weights depend on where the workers are."""
+    for replication in range(1, number + 1):
+        masks = every_pattern(number, replication - 1)
+        for num_parts in range(1, 11):
+            if num_parts * replication % number:
+                continue
+            code = jaxwgc.codes.reed_solomon(number, num_parts, replication)
+            weights = np.asarray(lagrange(masks, code.decoders[0].positions))[:, 0]
+            assert not np.any(weights[~masks])
+            assert np.abs(weights @ code.encoding_matrix - 1).max() < 1e-10, code
 
 
 @pytest.mark.parametrize("number_without", [1, 20])
@@ -101,30 +162,6 @@ def test_parts_that_do_not_count(number_without):
     found = np.asarray(decoding_weights(own, masks), np.complex128)
     missed = np.linalg.norm(found @ own.encoding_matrix - own.target, axis=1)
     assert missed.max() <= 1e-4 * np.linalg.norm(own.target)
-
-
-def test_near_singular_masks_are_decoded_or_counted():
-    """Whatever `coded_aggregate` applies is near the gradient, or the state says so."""
-    code = jaxwgc.codes.reed_solomon(100, 100, 50)
-    params = jnp.zeros(3)
-    gradients = np.random.default_rng(0).normal(size=(100, 3)).astype(np.float32)
-    aggregate = jaxwgc.coded_aggregate(
-        code, jaxwgc.stragglers.uniform(49), jax.random.key(0)
-    )
-    masks = np.concatenate([strides(code), neighbours(code)])
-    masks = np.concatenate([masks, random_patterns(100, 49, 50)])
-
-    @jax.jit
-    @jax.vmap
-    def update(mask):
-        state = aggregate.init(params)
-        return aggregate.update(gradients, state, params, received=mask)
-
-    decoded, state = update(masks)
-    error = np.linalg.norm(decoded - gradients.sum(0), axis=1)
-    failed = state.num_undecodable == 1
-    assert np.all(error[~failed] <= 1e-3 * np.linalg.norm(gradients))
-    assert failed.mean() < 0.05
 
 
 @pytest.mark.parametrize("number", [12, 50, 200])

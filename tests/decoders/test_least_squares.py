@@ -228,16 +228,6 @@ class TestBatches:
                     atol=1e-7 * np.sum(target**2),
                 )
 
-    def test_a_code_for_each_mask(self):
-        """One mask a code, as a study over random codes has it."""
-        matrices = np.stack([zeros_and_ones(seed) for seed in range(30)])
-        masks = MASKS[100:130]
-        found = jax.jit(jax.vmap(nearest_weights, (0, 0, None)))(
-            masks, matrices.astype(np.float32), self.target
-        )
-        for mask, matrix, own in zip(masks, matrices, found, strict=True):
-            check(matrix, np.ones((1, 6)), own[None], mask[None], np.float32)
-
 
 class TestLargeBernoulliCode:
     """n = 100: the code that Monte Carlo studies decode by the thousands."""
@@ -261,10 +251,6 @@ class TestLargeBernoulliCode:
         found, expected = self.means(self.code, self.masks)
         assert 0.1 < expected < 20
         np.testing.assert_allclose(found, expected, rtol=1e-6)
-
-    def test_mean_error_has_ten_digits_in_float64(self, with_x64):
-        found, expected = self.means(self.code, self.masks)
-        np.testing.assert_allclose(found, expected, rtol=1e-10)
 
     def test_falls_back_for_no_mask(self):
         matrix = jnp.asarray(self.code.encoding_matrix, jnp.float32)
@@ -392,18 +378,6 @@ def test_rows_whose_squares_leave_the_range_of_float32():
     code = jaxwgc.GradientCode.from_matrix(np.diag(sizes))
     weights = jaxwgc.decoding_weights(code, np.ones(3, bool))
     np.testing.assert_allclose(weights, 1 / sizes, rtol=1e-5)
-
-
-def test_decomposition_of_a_complex_code(with_x64):
-    draw = np.random.default_rng(0).normal(size=(2, 8, 6))
-    matrix = draw[0] + 1j * draw[1]
-    target = np.ones((1, 6), complex)
-    received = np.arange(8) != 2
-    solve = jax.jit(solve_by_svd)
-    found = solve(np.zeros((1, 8), complex), received, matrix, target)
-    expected = np.linalg.lstsq(matrix[received].T, target[0], rcond=None)[0]
-    np.testing.assert_allclose(found[0, received], expected, rtol=1e-8)
-    assert found[0, 2] == 0
 
 
 @pytest.mark.parametrize("num_missing", [2, 1, 0])

@@ -64,42 +64,11 @@ def test_nobody_answers(name):
     np.testing.assert_allclose(error, code.num_parts, rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["uncoded", "regular_graph", "projective_plane"])
-def test_everybody_answers_where_all_parts_have_as_many_copies(name):
-    """Then the sum is exact."""
-    code, _ = CODES[name]
-    reached = jaxwgc.effective_weights(code, np.ones(7, bool), decoder=decoders.OneStep)
-    np.testing.assert_allclose(reached, 1, rtol=1e-6)
-
-
-@pytest.mark.parametrize("r", [1, 3, 6])
-def test_uncoded_is_right_on_average(r):
-    """Over all sets of r answers each part has the weight one."""
-    code, _ = CODES["uncoded"]
-    masks = MASKS[MASKS.sum(1) == r]
-    reached = jaxwgc.effective_weights(code, masks, decoder=decoders.OneStep)
-    np.testing.assert_allclose(reached.mean(0), 1, rtol=1e-6)
-    # n - r parts are missed, r are counted n / r times.
-    error = jaxwgc.decoding_error(code, masks, decoder=decoders.OneStep)
-    np.testing.assert_allclose(error, 7 - r + r * (7 / r - 1) ** 2, rtol=1e-5)
-
-
 def test_each_cluster_shares_among_its_own_answers():
     code = codes.clustered(codes.uncoded(3), 2)
     masks = np.array([[1, 0, 0, 1, 1, 0], [0, 0, 0, 1, 1, 1]], bool)
     found = jaxwgc.decoding_weights(code, masks, decoder=decoders.OneStep)
     np.testing.assert_allclose(found, [[3, 0, 0, 1.5, 1.5, 0], [0, 0, 0, 1, 1, 1]])
-
-
-def test_weighted():
-    """Answers count as before: the messages have the weights in them."""
-    code, _ = CODES["bernoulli"]
-    weights = np.arange(10.0)
-    plain = jaxwgc.effective_weights(code, MASKS, decoder=decoders.OneStep)
-    own = jaxwgc.effective_weights(
-        jaxwgc.weighted(code, weights), MASKS, decoder=decoders.OneStep
-    )
-    np.testing.assert_allclose(own, plain * weights, rtol=1e-5)
 
 
 def test_batch_axes_jit_and_map():

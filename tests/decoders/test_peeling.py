@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import jaxwgc
-from jaxwgc import decoders
 from jaxwgc.decoders._peeling import _peel as peeling
 from tests.conftest import every_pattern
 
@@ -105,11 +104,6 @@ def test_goes_through_chains_of_any_length(x64):
     np.testing.assert_array_equal(sums, expected)
 
 
-def test_nobody_answers():
-    weights = peeling(np.zeros((2, 7), bool), CHAIN)
-    np.testing.assert_array_equal(weights, np.zeros((2, 1, 7)))
-
-
 def test_batch_axes():
     flat = peeling(MASKS, CHAIN)
     for shape in ((), (4,), (2, 3), (0,)):
@@ -142,45 +136,3 @@ class TestBatchesOfParts:
         np.testing.assert_allclose(
             found, batches.repeat(3, axis=1), atol=1e-13 if x64 else 1e-5
         )
-
-    def test_map_over_codes(self):
-        def reach(key):
-            code = jaxwgc.codes.batch_raptor(key, 7, 15, batch_size=3, c=0.5)
-            return code.assignment, jaxwgc.effective_weights(code, MASKS)
-
-        keys = jax.random.split(jax.random.key(1), 4)
-        assignments, found = jax.jit(jax.vmap(reach))(keys)
-        for assignment, own in zip(assignments, found, strict=True):
-            batches = expected_sums(np.asarray(assignment)[:, ::3], MASKS)
-            np.testing.assert_allclose(own, batches.repeat(3, axis=1), atol=1e-5)
-
-    def test_weighted(self):
-        """The parts that are lost are made up for as before, whatever they weigh."""
-        weights = np.arange(15.0)
-        code = jaxwgc.weighted(self.code, weights)
-        found = jax.jit(jaxwgc.effective_weights)(code, MASKS)
-        batches = expected_sums(np.asarray(self.code.assignment)[:, ::3], MASKS)
-        np.testing.assert_allclose(
-            found, batches.repeat(3, axis=1) * weights, rtol=1e-5, atol=1e-4
-        )
-
-
-def test_by_name_for_codes_of_zeros_and_ones():
-    """Never better than least squares, which sees more than single parts."""
-    code = jaxwgc.codes.bernoulli(jax.random.key(1), 7, 5, replication=2)
-    assert not code.decoders[0].is_a(decoders.Peeling)
-
-    @jax.jit
-    def both(masks):
-        return (
-            jaxwgc.effective_weights(code, masks, decoders.Peeling),
-            jaxwgc.decoding_error(code, masks, decoders.Peeling),
-            jaxwgc.decoding_error(code, masks, decoders.LeastSquares),
-        )
-
-    reached, error, least = both(MASKS)
-    expected = expected_sums(np.asarray(code.assignment), MASKS)
-    np.testing.assert_allclose(reached, expected, atol=1e-5)
-    np.testing.assert_allclose(error, np.sum((expected - 1) ** 2, 1), atol=1e-4)
-    assert np.all(error >= least - 1e-5)
-    assert np.any(error > least + 0.5)

@@ -25,8 +25,8 @@ from experiments.runner.study import Effort, Study, measure
 from experiments.runner.tables import ResultTable
 from jaxwgc import codes as constructors
 from jaxwgc import stragglers
-from tests.codes.reference import best_mixtures, targets
 from tests.conftest import row_scales
+from tests.zoo import best_mixtures, targets
 
 KEY = jax.random.key(0)
 FILES = (

@@ -8,7 +8,7 @@ import pytest
 import jaxwgc
 from jaxwgc import codes, decoders, stragglers
 from tests.stragglers.laws import keys_of, rounds_of
-from tests.strategies import least_miss, target_rows
+from tests.zoo import least_miss, target_rows
 
 # With the tolerance.
 CODES = {

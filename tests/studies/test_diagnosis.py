@@ -12,7 +12,7 @@ import pytest
 import jaxwgc
 from jaxwgc import codes, decoders, studies
 from jaxwgc.studies import _diagnosis
-from tests.codes.reference import best_mixtures, targets
+from tests.zoo import best_mixtures, targets
 
 KEY = jax.random.key(0)
 BERNOULLI = codes.bernoulli(KEY, 7, 5, replication=3)

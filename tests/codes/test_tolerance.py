@@ -1,0 +1,135 @@
+"""Exact codes survive every pattern of stragglers that they promise to, by NumPy."""
+
+import numpy as np
+import pytest
+
+import jaxwgc
+from jaxwgc import codes
+from tests.conftest import random_patterns
+from tests.zoo import CODES, KEY, messages_sent, patterns_within, worst_miss
+
+
+def exact_codes(n):
+    """Every exact code of n workers and at most eight parts, of all parameters."""
+    for s in range(n):
+        yield codes.binary(n, s)
+        yield codes.cyclic_mds(n, s)
+        yield codes.cyclic_repetition(KEY, n, s)
+        if n % (s + 1) == 0:
+            yield codes.fractional_repetition(n, s)
+        for m in range(1, n - s + 1):
+            yield codes.communication_efficient(n, s, m)
+    for k in range(1, 9):
+        for d in range(1, n + 1):
+            if k * d % n == 0:
+                yield codes.reed_solomon(n, k, d)
+
+
+@pytest.mark.parametrize("n", range(1, 9))
+def test_every_pattern_of_all_parameters(n):
+    for code in exact_codes(n):
+        received = patterns_within(n, code.num_stragglers)
+        assert worst_miss(code, received).max() < 1e-9, code
+        assert code.encoding_matrix.shape == (n, code.num_parts * code.num_segments)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        *(codes.cyclic_mds(12, s) for s in (2, 5, 11)),
+        *(codes.binary(12, s) for s in (4, 6)),
+        *(codes.reed_solomon(12, *own) for own in ((8, 3), (12, 7), (9, 8))),
+        *(
+            codes.communication_efficient(12, *own)
+            for own in ((0, 12), (3, 3), (4, 4), (7, 5), (11, 1))
+        ),
+    ],
+    ids=str,
+)
+def test_every_pattern_of_twelve_workers(code):
+    received = patterns_within(12, code.num_stragglers)
+    assert worst_miss(code, received).max() < 1e-9
+
+
+@pytest.mark.parametrize(
+    ("code", "tolerance"),
+    [
+        *((codes.binary(100, s), 1e-9) for s in (10, 50)),
+        *((codes.cyclic_mds(100, s), 1e-9) for s in (1, 6)),
+        # Rare runs of neighbours that straggle together cost more digits.
+        *((codes.cyclic_mds(100, s), 1e-7) for s in (10, 11)),
+        *(
+            (codes.communication_efficient(100, *own), 1e-9)
+            for own in ((10, 5), (10, 4), (5, 2))
+        ),
+    ],
+    ids=str,
+)
+def test_random_patterns_of_a_hundred_workers(code, tolerance):
+    received = random_patterns(100, code.num_stragglers, 60)
+    assert worst_miss(code, received).max() < tolerance
+
+
+INNER = {
+    name: CODES[name]
+    for name in (
+        "uncoded",
+        "fractional_repetition",
+        "binary",
+        "cyclic_mds",
+        "cyclic_mds, complex",
+        "cyclic_repetition",
+        "reed_solomon, slack",
+        "weighted",
+    )
+}
+every_inner = pytest.mark.parametrize("inner", INNER.values(), ids=INNER)
+
+
+@every_inner
+def test_stragglers_in_each_cluster(inner):
+    """Not only s in all, but s in each cluster."""
+    for num_clusters in (1, 3):
+        code = codes.clustered(inner, num_clusters)
+        own = patterns_within(inner.num_workers, inner.num_stragglers)
+        draws = np.random.default_rng(0).integers(len(own), size=(30, num_clusters))
+        assert worst_miss(code, own[draws].reshape(30, -1)).max() < 1e-9
+
+
+@every_inner
+def test_several_messages_survive_what_the_code_survives(inner):
+    code = codes.multi_message(inner)
+    assert code.num_stragglers == inner.num_stragglers
+    received = patterns_within(code.num_workers, code.num_stragglers)
+    assert worst_miss(code, messages_sent(code, received)).max() < 1e-9
+
+
+@every_inner
+@pytest.mark.parametrize("num_uncoded", [0, 1, 3])
+def test_second_messages_of_a_partial_code_may_be_missing(inner, num_uncoded):
+    code = codes.partial(inner, num_uncoded)
+    assert code.num_stragglers == (0 if num_uncoded else inner.num_stragglers)
+    done = patterns_within(inner.num_workers, inner.num_stragglers)
+    finished = np.where(done, num_uncoded + inner.loads, num_uncoded)
+    assert worst_miss(code, messages_sent(code, finished)).max() < 1e-9
+    # A part short of everything is no second message.
+    late = np.where(done, finished, num_uncoded + inner.loads - 1)
+    np.testing.assert_array_equal(
+        messages_sent(code, late), messages_sent(code, finished)
+    )
+
+
+@pytest.mark.parametrize("name", CODES)
+def test_codes_are_built_on_the_host_in_double_precision(name):
+    """And hold nothing of a part that a worker does not have."""
+    code = CODES[name]
+    dtype = np.complex128 if code.is_complex else np.float64
+    assert isinstance(code.encoding_matrix, np.ndarray)
+    assert code.encoding_matrix.dtype == dtype
+    assert isinstance(code.assignment, np.ndarray)
+    assert code.assignment.dtype == np.bool_
+    assert jaxwgc.GradientCode.check(code) is code
+    blocks = code.encoding_matrix.reshape(
+        code.num_workers, code.messages_per_worker, code.num_parts, code.num_segments
+    )
+    assert not np.any(blocks.any((1, 3)) & ~np.asarray(code.assignment))
