@@ -252,7 +252,7 @@ def system(matrix: Any, target: Any) -> tuple[jax.Array, jax.Array]:
     return matrix.astype(dtype), target.astype(dtype)
 
 
-def sketch_size(value: Any, shape: tuple[int, int], more: int = 0) -> int:
+def sketch_size(value: Any, shape: tuple[int, ...], more: int = 0) -> int:
     """Returns a number of sketched rows that is `more` than the rank may be."""
     value = _validation.check_int("sketch_size", value, minimum=1)
     least = min(shape) + more
