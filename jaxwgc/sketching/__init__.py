@@ -15,11 +15,9 @@ from jaxwgc.sketching._embeddings._distortion import (
     recommended_sketch_size,
 )
 from jaxwgc.sketching._embeddings._embedding import Embedding
-from jaxwgc.sketching._embeddings._hadamard import hadamard_transform
 from jaxwgc.sketching._embeddings._row_sampling import row_sampling
 from jaxwgc.sketching._embeddings._sparse_embeddings import count_sketch, sparse_sign
 from jaxwgc.sketching._embeddings._srht import srht
-from jaxwgc.sketching._factors import NumericalRank
 from jaxwgc.sketching._samplers._partition import partition, partition_probabilities
 from jaxwgc.sketching._samplers._rescaling import (
     WeightedParts,
@@ -27,19 +25,22 @@ from jaxwgc.sketching._samplers._rescaling import (
     scale_rows,
     weighted_parts,
 )
-from jaxwgc.sketching._samplers._row_probabilities import row_probabilities
 from jaxwgc.sketching._samplers._sample_partitions import (
     PartitionSample,
     drop_last_distinct,
     sample_partitions,
 )
-from jaxwgc.sketching._samplers._sample_rows import RowSample, sample_rows
+from jaxwgc.sketching._samplers._sample_rows import (
+    RowSample,
+    row_probabilities,
+    sample_rows,
+)
 from jaxwgc.sketching._scores._approximate_scores import approximate_leverage_scores
 from jaxwgc.sketching._scores._bless import BlessSample, bless
 from jaxwgc.sketching._scores._effective_resistances import effective_resistances
 from jaxwgc.sketching._scores._leverage_scores import leverage_scores
 from jaxwgc.sketching._scores._lewis_weights import LewisWeights, lewis_weights
-from jaxwgc.sketching._scores._numerical_rank import numerical_rank
+from jaxwgc.sketching._scores._numerical_rank import NumericalRank, numerical_rank
 from jaxwgc.sketching._scores._ridge_scores import ridge_leverage_scores
 from jaxwgc.sketching._scores._sharded_scores import sharded_leverage_scores
 from jaxwgc.sketching._scores._streaming_scores import streaming_leverage_scores
@@ -89,7 +90,6 @@ __all__ = [
     "count_sketch",
     "sparse_sign",
     "row_sampling",
-    "hadamard_transform",
     "embedding_distortion",
     "recommended_sketch_size",
     # Solvers.

@@ -13,7 +13,7 @@ from jaxwgc.sketching._powers import inverse_power_of_two
 
 
 def float_array(name: str, value: Any) -> jax.Array:
-    """`value` as a real array in the dtype that it is computed in.
+    """Returns `value` as a real array in the dtype that it is computed in.
 
     Integers and bools become the default float, half precision becomes float32.
     """
@@ -33,7 +33,7 @@ def float_array(name: str, value: Any) -> jax.Array:
 
 
 def concrete(value: Any, dtype: Any) -> np.ndarray | None:
-    """`value` as a NumPy array of that dtype, or None where it is traced.
+    """Returns `value` as a NumPy array of that dtype, or None where it is traced.
 
     To be asked of the argument itself: under `jax.jit` all that is computed from an
     array is traced, even where the array is a constant.
@@ -46,7 +46,7 @@ def concrete(value: Any, dtype: Any) -> np.ndarray | None:
 
 
 def check_entries(name: str, values: np.ndarray, is_right: np.ndarray, rule: str):
-    """All entries of a concrete vector keep a rule."""
+    """Checks that all entries of a concrete vector keep a rule."""
     if not is_right.all():
         first = int(is_right.argmin())
         raise ValueError(
@@ -55,7 +55,7 @@ def check_entries(name: str, values: np.ndarray, is_right: np.ndarray, rule: str
 
 
 def is_sparse(value: Any) -> bool:
-    """True for any sparse matrix of JAX."""
+    """Returns whether it is a sparse matrix of JAX, of any kind."""
     # Importing the module takes as long as importing the rest of the library; where
     # nobody has imported it, there is no such matrix.
     sparse = sys.modules.get("jax.experimental.sparse")
@@ -66,14 +66,14 @@ def is_sparse(value: Any) -> bool:
 
 
 def finite_array(name: str, value: Any) -> jax.Array:
-    """A float array, whose entries are finite where they are known."""
+    """Returns a float array, whose entries are finite where they are known."""
     array = float_array(name, value)
     check_finite(name, value, array.dtype)
     return array
 
 
 def finite_matrix(name: str, value: Any) -> jax.Array:
-    """`value` as a real, non-empty matrix; where not traced, a finite one."""
+    """Returns `value` as a real, non-empty matrix; where not traced, a finite one."""
     matrix = float_array(name, value)
     if matrix.ndim != 2:
         raise ValueError(f"{name} must have shape (N, p); got {matrix.shape}")
@@ -83,7 +83,7 @@ def finite_matrix(name: str, value: Any) -> jax.Array:
 
 
 def check_not_empty(name: str, shape: tuple[int, ...]) -> None:
-    """At least one row and one column."""
+    """Checks that there is at least one row and one column."""
     if min(shape) < 1:
         raise ValueError(
             f"{name} must have at least one row and one column; got {shape}"
@@ -91,7 +91,7 @@ def check_not_empty(name: str, shape: tuple[int, ...]) -> None:
 
 
 def check_finite(name: str, value: Any, dtype: jnp.dtype) -> None:
-    """No NaN or infinite entries, where they are known.
+    """Checks that there are no NaN or infinite entries, where they are known.
 
     In the dtype that is computed in, where a value may overflow.
     """
@@ -148,7 +148,7 @@ def with_cutoff(
     default: Callable[..., float] = rank_cutoff,
     shape: tuple[int, ...] | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """The entries of a matrix and `rcond`, or its default, in their dtype.
+    """Returns the entries of a matrix and `rcond`, or its default, in their dtype.
 
     NaN, and so is what follows, where a traced `rcond` is not in [0, 1).
     """
@@ -168,7 +168,7 @@ def with_cutoff(
 
 
 def nonnegative_vector(name: str, value: Any) -> jax.Array:
-    """A float array (size,) that is proportional to probabilities.
+    """Returns a float array (size,) that is proportional to probabilities.
 
     The values of a traced array are not checked here: see `is_distribution`.
     """
@@ -191,14 +191,14 @@ def nonnegative_vector(name: str, value: Any) -> jax.Array:
 
 
 def is_distribution(values: jax.Array) -> jax.Array:
-    """True where all values are finite, none is negative and not all are zero."""
+    """Returns whether all are finite, none is negative and not all are zero."""
     return jnp.all(jnp.isfinite(values) & (values >= 0)) & jnp.any(
         values >= jnp.finfo(values.dtype).tiny
     )
 
 
 def distribution(name: str, value: Any) -> tuple[jax.Array, jax.Array]:
-    """A non-negative vector over its sum, and whether a traced one is one."""
+    """Returns a non-negative vector over its sum, and whether a traced one is valid."""
     return _normalised(nonnegative_vector(name, value))
 
 
@@ -209,8 +209,9 @@ def _normalised(values: jax.Array) -> tuple[jax.Array, jax.Array]:
     return scaled / jnp.sum(scaled), is_distribution(values)
 
 
-def check_at_most_positive(name: str, count: int, values: np.ndarray | None) -> None:
+def check_at_most_positive(name: str, count: int, value: Any, dtype: Any) -> None:
     """Checks that so many different rows can be drawn."""
+    values = concrete(value, dtype)
     if values is None:
         return
     shares = values.astype(float) / values.max()
@@ -223,11 +224,20 @@ def check_at_most_positive(name: str, count: int, values: np.ndarray | None) -> 
         )
 
 
-# What solvers are given.
+def check_share(name: str, value: Any) -> None:
+    """Checks a Python number in (0, 1), which sets sizes."""
+    _validation.check_number(name, value)
+    if _validation.is_traced(value):
+        raise TypeError(f"{name} must be a number, since it sets shapes; got {value!r}")
+    if not 0 < value < 1:
+        raise ValueError(f"{name} must be between 0 and 1; got {value}")
+
+
+# Arguments of solvers.
 
 
 def system(matrix: Any, target: Any) -> tuple[jax.Array, jax.Array]:
-    """X (N, p) and y (N,) or (N, c), in one dtype."""
+    """Returns X (N, p) and y (N,) or (N, c), in one dtype."""
     matrix, target = finite_matrix("matrix", matrix), finite_array("target", target)
     if target.ndim not in (1, 2):
         raise ValueError(f"target must have shape (N,) or (N, c); got {target.shape}")
@@ -242,35 +252,36 @@ def system(matrix: Any, target: Any) -> tuple[jax.Array, jax.Array]:
     return matrix.astype(dtype), target.astype(dtype)
 
 
-def sketch_size(value: Any, num_rows: int, num_columns: int) -> int:
-    """A number of sketched rows that can keep the rank of the matrix."""
+def sketch_size(value: Any, shape: tuple[int, ...], more: int = 0) -> int:
+    """Returns a number of sketched rows that is `more` than the rank may be."""
     value = _validation.check_int("sketch_size", value, minimum=1)
-    rank = min(num_rows, num_columns)
-    if value < rank:
-        raise ValueError(
-            "sketch_size must be at least the rank that the matrix may have, "
-            f"min(N, p) = {rank}; got {value}"
-        )
+    least = min(shape) + more
+    if value < least:
+        rule = f"min(N, p) + {more}" if more else "min(N, p)"
+        raise ValueError(f"sketch_size must be at least {rule} = {least}; got {value}")
     return value
 
 
 def regulariser(ridge: Any, dtype: jnp.dtype) -> jax.Array | None:
-    """A non-negative, finite number; None where it is known to be zero.
+    """Returns a non-negative, finite number; None where it is known to be zero.
 
     A traced one that is negative is NaN.
     """
     _validation.check_number("ridge", ridge, minimum=0)
-    if not _validation.is_traced(ridge):
+    value = concrete(ridge, dtype)
+    if value is not None:
         if ridge == 0:
             return None
-        if not np.isfinite(ridge):
-            raise ValueError(f"ridge must be finite; got {ridge}")
+        if not np.isfinite(value):
+            raise ValueError(f"ridge must be finite in {dtype}; got {ridge}")
+        if value < jnp.finfo(dtype).tiny:
+            raise ValueError(f"ridge must not vanish in {dtype}; got {ridge}")
     ridge = jnp.asarray(ridge, dtype)
     return jnp.where(ridge >= 0, ridge, jnp.nan)
 
 
 def stopping_tolerance(value: Any, default: float, dtype: jnp.dtype) -> jax.Array:
-    """A non-negative number, or the default where it is None."""
+    """Returns a non-negative number, or the default where it is None."""
     if value is None:
         return jnp.asarray(default, dtype)
     _validation.check_number("tolerance", value, minimum=0)

@@ -1,4 +1,4 @@
-"""Derivatives of orthonormal bases that need no derivative of a decomposition.
+"""Orthonormal bases whose derivatives need no derivative of a decomposition.
 
 Scores are the diagonal of a projector, which is smooth as long as the rank is kept,
 also where singular values coincide; singular vectors are not. So the values come from
@@ -19,7 +19,7 @@ from jaxwgc._product import product
 def orthonormal_columns(
     matrix: jax.Array, basis: jax.Array, lower: jax.Array, row_basis: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """U = `basis` and L = `lower`, with U = X L orthonormal and the derivatives of X.
+    """Returns U = `basis` and L = `lower`, with U = X L and the derivatives of X.
 
     `row_basis` is an orthonormal basis of the rows of X, of which L is in the span.
     Columns that are cut off are zero in all three.
@@ -45,7 +45,7 @@ def _orthonormal_columns_jvp(primals, tangents):
 def orthonormaliser_of_gram(
     lower: jax.Array, row_basis: jax.Array, gram: jax.Array
 ) -> jax.Array:
-    """The same L, with the derivatives of XᵀX = `gram`, up to a rotation of X L."""
+    """Returns `lower`, with the derivatives of XᵀX = `gram` but for a rotation."""
     del row_basis, gram
     return lower
 
@@ -64,7 +64,7 @@ def _orthonormaliser_of_gram_jvp(primals, tangents):
 
 @jax.custom_jvp
 def known_product(left: jax.Array, right: jax.Array, known: jax.Array) -> jax.Array:
-    """`known`, with the derivative of `left` @ `right`, which it is equal to."""
+    """Returns `known`, which is `left` @ `right`, with the derivative of that."""
     del left, right
     return known
 
@@ -78,7 +78,7 @@ def _known_product_jvp(primals, tangents):
 
 
 def _off_rows(row_basis: jax.Array, row_projector: jax.Array) -> jax.Array:
-    """The projector on what the rows of X do not span.
+    """Returns the projector on what the rows of X do not span.
 
     Its value is that of the orthonormal `row_basis`, since X times it has to vanish;
     X⁺X from other factors, `row_projector`, may be less exact and gives derivatives.
@@ -88,3 +88,34 @@ def _off_rows(row_basis: jax.Array, row_projector: jax.Array) -> jax.Array:
     projector -= product(row_basis, row_basis.T)
     projector -= row_projector - lax.stop_gradient(row_projector)
     return jnp.where(rank < row_basis.shape[0], projector, 0)
+
+
+def orthonormal_basis(
+    matrix: jax.Array, rcond: jax.Array, method: str
+) -> tuple[jax.Array, jax.Array]:
+    """Returns one of the columns of a tall matrix, by QR or SVD, and one of the rows.
+
+    Both with zeros for what is beyond the rank.
+    """
+    constant = lax.stop_gradient(matrix)
+    orthogonal, small = None, constant
+    if method == "qr":
+        orthogonal, small = jnp.linalg.qr(constant)
+    left, singular_values, right = jnp.linalg.svd(small, full_matrices=False)
+    is_kept = singular_values > rcond * singular_values[0]
+    left = jnp.where(is_kept, left, 0)
+    if orthogonal is not None:
+        left = product(orthogonal, left)
+    row_basis = jnp.where(is_kept, right.T, 0)
+    inverse = row_basis / jnp.where(is_kept, singular_values, 1)
+    return orthonormal_columns(matrix, left, inverse, row_basis)[0], row_basis
+
+
+def square_of_wide(matrix: jax.Array) -> jax.Array:
+    """Returns Rᵀ of a wide X = RᵀQᵀ, whose columns span those of X.
+
+    Qᵀ has orthonormal rows. A constant Q does as well for derivatives: X Q has the
+    columns of X for any Q on which no rank is lost.
+    """
+    basis, upper = jnp.linalg.qr(lax.stop_gradient(matrix).T)
+    return known_product(matrix, basis, upper.T)

@@ -18,7 +18,7 @@ WELL_CONDITIONED = 1e-4
 
 
 def gram(rows: jax.Array) -> jax.Array:
-    """The Gram matrix of the columns, without the quarter that symmetry gives."""
+    """Returns the Gram matrix of the columns; symmetry gives a quarter of it."""
     half = half_of(rows.shape[1])
     upper = product(rows[:, :half].T, rows)
     corner = product(rows[:, half:].T, rows[:, half:])
@@ -87,16 +87,15 @@ class Gram(NamedTuple):
         return cls(rows, ones, ones, rows.sum(gram), jnp.bool_(True))
 
     def scaled(self, block: jax.Array) -> jax.Array:
-        """Rows of X in the units of the Gram matrix."""
+        """Returns rows of X in the units of the Gram matrix."""
         return block * self.scale * self.unit
 
     def decomposed(self) -> tuple[jax.Array, jax.Array]:
-        """Eigenvalues and vectors, constant for differentiation: see `_derivatives`."""
-        eigenvalues, vectors = jnp.linalg.eigh(lax.stop_gradient(self.matrix))
-        return eigenvalues, vectors
+        """Returns eigenvalues and vectors, which are constants: see `_derivatives`."""
+        return jnp.linalg.eigh(lax.stop_gradient(self.matrix))
 
     def refined(self, eigenvalues: jax.Array, vectors: jax.Array) -> "Refined":
-        """A second pass over X, from what is `decomposed`; constant as well.
+        """Returns a second pass over X, from what is `decomposed`; constant as well.
 
         The eigenvalues of XᵀX are known to eps times the largest only, so that singular
         values below √eps are lost. Y = X V (Λ + shift)^(-1/2) has the columns' span of
@@ -122,7 +121,7 @@ class Gram(NamedTuple):
         return Refined(root, vectors, inner_root, inner_vectors)
 
     def orthonormaliser(self, rcond: jax.Array) -> jax.Array:
-        """P such that X P is an orthonormal basis of the columns of X."""
+        """Returns P for which X P is an orthonormal basis of the columns of X."""
         refined = self.refined(*self.decomposed())
         return orthonormaliser_of_gram(*refined.orthonormaliser(rcond), self.matrix)
 
@@ -136,7 +135,7 @@ class Refined(NamedTuple):
     inner_vectors: jax.Array
 
     def small(self) -> jax.Array:
-        """K with X V = U K.
+        """Returns K with X V = U K.
 
         The singular values of the small matrix K = M^(1/2) Wᵀ (Λ + shift)^(1/2) are
         those of X, as with R in X = QR.
@@ -144,11 +143,11 @@ class Refined(NamedTuple):
         return self.inner_root[:, None] * self.inner_vectors.T * self.root
 
     def factor(self) -> jax.Array:
-        """R, square but not triangular, such that X = U R."""
+        """Returns R, square but not triangular, such that X = U R."""
         return product(self.small(), self.vectors.T)
 
     def orthonormaliser(self, rcond: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """P such that X P is an orthonormal basis of the columns of X; one of the rows.
+        """Returns P with X P an orthonormal basis of the columns; one of the rows.
 
         Both with zeros for columns beyond the rank.
         """

@@ -7,7 +7,7 @@ from jaxwgc._powers_of_two import power_below
 
 
 def inverse_power_of_two(values: jax.Array) -> jax.Array:
-    """The power of two nearest to 1 / values; 1 for a zero."""
+    """Returns the power of two nearest to 1 / values; 1 for a zero."""
     # The exponent stays clear of the ends of the range, where powers are subnormal and
     # would be flushed to zero.
     bound = 2.0 ** (jnp.finfo(values.dtype).maxexp - 28)
@@ -16,5 +16,5 @@ def inverse_power_of_two(values: jax.Array) -> jax.Array:
 
 
 def next_power_of_two(size: int) -> int:
-    """The smallest power of two that is at least `size`."""
+    """Returns the smallest power of two that is at least `size`."""
     return 1 << (size - 1).bit_length()

@@ -15,15 +15,15 @@ class Rows(Protocol):
     dtype: jnp.dtype
 
     def largest(self) -> jax.Array:
-        """(p,), bounds of the absolute values in every column, up to a factor."""
+        """Returns bounds (p,) of absolute values in every column, up to a factor."""
         ...
 
     def sum(self, function: Callable[[jax.Array], jax.Array]) -> jax.Array:
-        """The sum of `function` over blocks of rows; zero rows may be added."""
+        """Returns the sum of `function` over blocks of rows; zero rows may be added."""
         ...
 
     def map(self, function: Callable[[jax.Array], jax.Array]) -> jax.Array:
-        """`function`, which gives one number a row, of all rows."""
+        """Returns `function`, which gives one number a row, of all rows."""
         ...
 
 
@@ -74,12 +74,12 @@ class RidgedRows(DenseRows):
 
 
 def ridge_rows(matrix: jax.Array, root: jax.Array) -> jax.Array:
-    """`root` I, (p, p), to go below a matrix (N, p)."""
+    """Returns `root` I, (p, p), to go below a matrix (N, p)."""
     return root * jnp.eye(matrix.shape[1], dtype=matrix.dtype)
 
 
 def sum_over_blocks(function: Callable[..., Any], *arrays: jax.Array) -> Any:
-    """The sum of `function` over blocks of rows of a matrix and what goes with it."""
+    """Returns the sum of `function` over blocks of rows of all the arrays."""
     size = block_size(*arrays[0].shape)
     num_blocks = arrays[0].shape[0] // size
 
@@ -87,22 +87,22 @@ def sum_over_blocks(function: Callable[..., Any], *arrays: jax.Array) -> Any:
         rows = (lax.dynamic_slice_in_dim(array, i * size, size) for array in arrays)
         return jax.tree.map(jnp.add, total, function(*rows))
 
-    rest = function(*(array[num_blocks * size :] for array in arrays))
-    return lax.fori_loop(0, num_blocks, add, rest)
+    last = function(*(array[num_blocks * size :] for array in arrays))
+    return lax.fori_loop(0, num_blocks, add, last)
 
 
 def fold_blocks(
     add: Callable[[Any, Any, int], Any], total: Any, num_rows: int, size: int
 ) -> Any:
-    """`add(index, total, number of rows)` for one block of rows after the other."""
-    num_blocks, rest = divmod(num_rows, size)
+    """Runs `add(index, total, number of rows)` for one block after the other."""
+    num_blocks, num_left = divmod(num_rows, size)
     if num_blocks == 1:
         total = add(jnp.int32(0), total, size)
     elif num_blocks:
         total = lax.fori_loop(
             0, num_blocks, lambda i, total: add(jnp.int32(i), total, size), total
         )
-    return add(jnp.int32(num_blocks), total, rest) if rest else total
+    return add(jnp.int32(num_blocks), total, num_left) if num_left else total
 
 
 def block_size(num_rows: int, num_columns: int) -> int:

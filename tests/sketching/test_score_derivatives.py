@@ -3,12 +3,11 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.experimental import sparse
 
 from jaxwgc import sketching
+from tests.sketching import scores
 
 pytestmark = pytest.mark.usefixtures("with_x64")
 
@@ -50,32 +49,12 @@ def expected_change(matrix, change):
     return 2 * np.sum((moved - left @ (left.T @ moved)) * left, axis=1)
 
 
-def of_sparse(matrix):
-    # All entries, so that none is left out where it is zero.
-    indices = jnp.argwhere(jnp.ones(matrix.shape), size=matrix.size)
-    entries = sparse.BCOO((matrix.reshape(-1), indices), shape=matrix.shape)
-    return sketching.leverage_scores(entries)
-
-
-def of_shards(matrix):
-    mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("rows",))
-    return sketching.sharded_leverage_scores(matrix, mesh, "rows")
-
-
 @jax.jit
 def precise_lewis_weights(matrix, p):
     return sketching.lewis_weights(matrix, p, tolerance=1e-13).weights
 
 
-SCORES = {
-    "gram": functools.partial(sketching.leverage_scores, method="gram"),
-    "qr": functools.partial(sketching.leverage_scores, method="qr"),
-    "svd": functools.partial(sketching.leverage_scores, method="svd"),
-    "sparse": of_sparse,
-    "sharded": of_shards,
-    "no ridge": lambda matrix: sketching.ridge_leverage_scores(matrix, 0.0),
-    "Lewis": precise_lewis_weights,
-}
+SCORES = {**scores.SCORES, "Lewis": precise_lewis_weights}
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -91,24 +70,24 @@ def jvp(function, primals, tangents):
     return jax.jvp(function, primals, tangents)[1]
 
 
-@pytest.mark.parametrize("scores", SCORES)
+@pytest.mark.parametrize("way", SCORES)
 @pytest.mark.parametrize("name", cases())
-def test_first_derivative(name, scores):
+def test_first_derivative(name, way):
     matrix, change = cases()[name]
-    function = SCORES[scores]
-    if scores == "sharded" and matrix.shape[0] < matrix.shape[1]:
+    function = SCORES[way]
+    if way == "sharded" and matrix.shape[0] < matrix.shape[1]:
         pytest.skip("wide matrices are not sharded by rows")
     expected = expected_change(matrix, change)
     tolerance = 1e-10 * (1 + np.abs(expected).max())
     if name == "condition 1e5":
         tolerance *= 1e5
-    if scores == "sparse":
+    if way == "sparse":
         forward = jvp(function, (matrix,), (change,))
         np.testing.assert_allclose(forward, expected, rtol=0, atol=tolerance)
         return
     weights = np.linspace(1, 2, matrix.shape[0])
     primals, tangents = (matrix,), (change,)
-    if scores == "Lewis":
+    if way == "Lewis":
         primals, tangents = (matrix, np.float64(2)), (change, np.float64(0))
     forward, gradient = forward_and_backward(function, primals, tangents, weights)
     np.testing.assert_allclose(forward, expected, rtol=0, atol=tolerance)
@@ -117,16 +96,16 @@ def test_first_derivative(name, scores):
     )
 
 
-@pytest.mark.parametrize("scores", ["gram", "svd"])
+@pytest.mark.parametrize("way", ["gram", "svd"])
 @pytest.mark.parametrize("shape", [(30, 4), (6, 9)])
-def test_second_derivative_along_matrices_of_one_rank(shape, scores):
+def test_second_derivative_along_matrices_of_one_rank(shape, way):
     random = np.random.default_rng(1)
     left, left_change = random.standard_normal((2, shape[0], 2))
     right, right_change = random.standard_normal((2, 2, shape[1]))
 
     def along(t):
         matrix = (left + t * left_change) @ (right + t * right_change)
-        return SCORES[scores](matrix)
+        return SCORES[way](matrix)
 
     def reference(t):
         basis = np.linalg.qr(left + t * left_change)[0]
@@ -134,8 +113,24 @@ def test_second_derivative_along_matrices_of_one_rank(shape, scores):
 
     step = 1e-3
     expected = reference(step) - 2 * reference(0) + reference(-step)
-    found = jax.jit(jax.jacfwd(jax.jacfwd(along)))(0.0)
-    np.testing.assert_allclose(found, expected / step**2, rtol=1e-3, atol=1e-4)
+    result = jax.jit(jax.jacfwd(jax.jacfwd(along)))(0.0)
+    np.testing.assert_allclose(result, expected / step**2, rtol=1e-3, atol=1e-4)
+
+
+def check_by_differences(function, primals, tangents, reference):
+    """Forward derivatives of all values, and the gradient of the first."""
+    step = 1e-5
+    pairs = list(zip(primals, tangents))
+    change = np.subtract(
+        reference(*(value + step * tangent for value, tangent in pairs)),
+        reference(*(value - step * tangent for value, tangent in pairs)),
+    ) / (2 * step)
+    forward, gradients = forward_and_backward(
+        function, primals, tangents, np.eye(len(change))[0]
+    )
+    np.testing.assert_allclose(forward, change, rtol=1e-5, atol=1e-5)
+    total = sum(np.sum(part * tangent) for part, tangent in zip(gradients, tangents))
+    np.testing.assert_allclose(total, change[0], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("ridge", [0.0, 0.3])
@@ -149,49 +144,18 @@ def test_ridge(name, ridge):
         left, values, _ = np.linalg.svd(matrix, full_matrices=False)
         return left**2 @ (values**2 / (values**2 + ridge))
 
-    step = 1e-5
-    by_matrix = reference(matrix + step * change, ridge)
-    by_matrix -= reference(matrix - step * change, ridge)
-    by_ridge = reference(matrix, ridge + step) - reference(matrix, ridge - step)
-    primals = matrix, np.float64(ridge)
-    first, second = np.zeros_like(matrix), np.float64(0)
-    function = sketching.ridge_leverage_scores
-    for tangents, expected in [
-        ((change, second), by_matrix),
-        ((first, second + 1), by_ridge),
-    ]:
-        found, gradient = forward_and_backward(
-            function, primals, tangents, np.eye(len(matrix))[0]
-        )
-        np.testing.assert_allclose(found, expected / (2 * step), rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(
-        np.sum(gradient[0] * change), by_matrix[0] / (2 * step), rtol=1e-4, atol=1e-5
-    )
-    np.testing.assert_allclose(gradient[1], by_ridge[0] / (2 * step), rtol=1e-4)
+    function, primals = sketching.ridge_leverage_scores, (matrix, np.float64(ridge))
+    for tangents in ((change, np.float64(0)), (0 * change, np.float64(1))):
+        check_by_differences(function, primals, tangents, reference)
 
 
 @pytest.mark.parametrize("p", [1.0, 6.0])
 @pytest.mark.parametrize("name", ["full rank", "column of zeros", "one-hot"])
 def test_lewis_weights(name, p):
     matrix, change = cases()[name]
-
-    weights, step = precise_lewis_weights, 1e-5
-    by_matrix = np.subtract(
-        weights(matrix + step * change, p), weights(matrix - step * change, p)
-    )
-    by_p = np.subtract(weights(matrix, p + step), weights(matrix, p - step))
-    primals = matrix, np.float64(p)
-    for tangents, expected in [
-        ((change, np.float64(0)), by_matrix),
-        ((np.zeros_like(matrix), np.float64(1)), by_p),
-    ]:
-        found, gradient = forward_and_backward(
-            weights, primals, tangents, np.eye(len(matrix))[0]
-        )
-        np.testing.assert_allclose(found, expected / (2 * step), rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(
-        np.sum(gradient[0] * change), by_matrix[0] / (2 * step), rtol=1e-5, atol=1e-6
-    )
+    function, primals = precise_lewis_weights, (matrix, np.float64(p))
+    for tangents in ((change, np.float64(0)), (0 * change, np.float64(1))):
+        check_by_differences(function, primals, tangents, function)
 
 
 @jax.jit
@@ -213,8 +177,8 @@ def test_approximate_scores_for_one_key(kind):
     expected = np.subtract(
         function(matrix + step * change), function(matrix - step * change)
     )
-    found = jvp(function, (matrix,), (change,))
-    np.testing.assert_allclose(found, expected / (2 * step), rtol=1e-4, atol=1e-8)
+    result = jvp(function, (matrix,), (change,))
+    np.testing.assert_allclose(result, expected / (2 * step), rtol=1e-4, atol=1e-8)
 
 
 @pytest.mark.parametrize("bridge", [1.0, 1e-9])
@@ -226,5 +190,5 @@ def test_effective_resistances(bridge):
     function = functools.partial(sketching.effective_resistances, edges, num_vertices=7)
     step = 1e-6
     expected = function(weights + step * change) - function(weights - step * change)
-    _, found = jax.jvp(function, (weights,), (change,))
-    np.testing.assert_allclose(found, expected / (2 * step), rtol=1e-6, atol=1e-8)
+    _, result = jax.jvp(function, (weights,), (change,))
+    np.testing.assert_allclose(result, expected / (2 * step), rtol=1e-6, atol=1e-8)

@@ -2,7 +2,6 @@
 
 import functools
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -10,6 +9,7 @@ import sklearn.datasets
 from jax.experimental import sparse
 
 from jaxwgc import sketching
+from tests.sketching import scores
 
 # One shape, so that all cases share compiled functions.
 NUM_ROWS, NUM_COLUMNS = 150, 12
@@ -84,43 +84,22 @@ def messy(matrix):
     return sparse.BCOO((entries, jnp.asarray(indices[order])), shape=matrix.shape)
 
 
-def sharded(matrix):
-    mesh = jax.make_mesh((1,), ("rows",), devices=jax.devices()[:1])
-    return sketching.sharded_leverage_scores(matrix, mesh, "rows")
-
-
 SCORES = {
-    "gram": lambda matrix: sketching.leverage_scores(matrix, "gram"),
-    "qr": lambda matrix: sketching.leverage_scores(matrix, "qr"),
-    "svd": lambda matrix: sketching.leverage_scores(matrix, "svd"),
+    **scores.SCORES,
     "sparse": lambda matrix: sketching.leverage_scores(messy(matrix)),
     "streaming": lambda matrix: sketching.streaming_leverage_scores(
         lambda: np.array_split(matrix, 4)
     ),
-    "no ridge": lambda matrix: sketching.ridge_leverage_scores(matrix, 0.0),
-    "sharded": sharded,
 }
 
 
-@pytest.mark.parametrize(
-    "how",
-    [
-        "as it is",
-        "zero columns",
-        "repeated columns",
-        "outlier",
-        "equal rows",
-        "few rows",
-        "rank 5",
-        "ill-conditioned",
-        "1e30",
-        "1e-30",
-        "units from 1e-30 to 1e30",
-        "zero",
-        "wide",
-        "wide of rank 5",
-    ],
+WAYS_TO_SPOIL = (
+    "as it is, zero columns, repeated columns, outlier, equal rows, few rows, rank 5, "
+    "ill-conditioned, 1e30, 1e-30, units from 1e-30 to 1e30, zero, wide, wide of rank 5"
 )
+
+
+@pytest.mark.parametrize("how", WAYS_TO_SPOIL.split(", "))
 def test_agree_with_numpy(how, x64):
     dtype = np.float64 if x64 else np.float32
     eps = float(np.finfo(dtype).eps)
@@ -141,11 +120,11 @@ def test_agree_with_numpy(how, x64):
             # the rows cannot be split.
             if how.startswith("wide") and way in ("no ridge", "sharded"):
                 continue
-            scores = np.asarray(function(matrix))
-            assert scores.dtype == dtype
-            assert scores.min() >= 0 and scores.max() <= 1
+            computed = np.asarray(function(matrix))
+            assert computed.dtype == dtype
+            assert computed.min() >= 0 and computed.max() <= 1
             np.testing.assert_allclose(
-                scores,
+                computed,
                 expected,
                 rtol=0,
                 atol=100 * eps * max(condition, 10),

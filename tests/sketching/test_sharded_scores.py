@@ -1,11 +1,5 @@
 """Leverage scores of rows on four devices, which are threads in another process."""
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-import pytest
-
-from jaxwgc.sketching import leverage_scores, sharded_leverage_scores
 from tests.conftest import run_on_four_devices
 
 PROGRAM = """
@@ -77,28 +71,3 @@ print("all good")
 
 def test_four_devices():
     assert run_on_four_devices(PROGRAM).strip() == "all good"
-
-
-def one_device():
-    return jax.sharding.Mesh(np.array(jax.devices()[:1]), ("rows",))
-
-
-def test_one_device(x64):
-    matrix = np.random.default_rng(1).standard_normal((40, 4))
-    scores = sharded_leverage_scores(matrix, one_device(), "rows")
-    np.testing.assert_allclose(scores, leverage_scores(matrix), atol=1e-6)
-    assert scores.dtype == (jnp.float64 if x64 else jnp.float32)
-
-
-def test_wrong_arguments():
-    mesh = one_device()
-    with pytest.raises(ValueError, match="axis_name must be one of .* got 'columns'"):
-        sharded_leverage_scores(np.eye(2), mesh, "columns")
-    with pytest.raises(TypeError, match="mesh must be a jax.sharding.Mesh"):
-        sharded_leverage_scores(np.eye(2), None, "rows")
-    with pytest.raises(ValueError, match="at least as many rows as columns"):
-        sharded_leverage_scores(np.ones((2, 3)), mesh, "rows")
-    with pytest.raises(ValueError, match="matrix must be finite"):
-        sharded_leverage_scores(np.full((3, 2), np.nan), mesh, "rows")
-    with pytest.raises(ValueError, match="rcond"):
-        sharded_leverage_scores(np.eye(2), mesh, "rows", rcond=2.0)

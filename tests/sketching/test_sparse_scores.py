@@ -25,24 +25,6 @@ def entries_of(matrix):
     return sparse.BCOO((data, indices), shape=matrix.shape, indices_sorted=True)
 
 
-@pytest.mark.parametrize(
-    ("shape", "density", "x64"),
-    [
-        ((300, 12), 0.3, False),
-        ((300, 12), 0.3, True),
-        ((12, 300), 0.3, True),
-        ((6, 6), 0.5, False),
-    ],
-)
-def test_equals_dense(shape, density, x64):
-    matrix = sparse_matrix(shape, density)
-    with jax.enable_x64(x64):
-        scores = leverage_scores(entries_of(matrix))
-        expected = leverage_scores(matrix)
-    assert scores.dtype == expected.dtype
-    np.testing.assert_allclose(scores, expected, atol=1e-12 if x64 else 1e-5)
-
-
 @pytest.mark.parametrize("is_wide", [False, True])
 def test_rank_deficient_and_ill_conditioned(is_wide, with_x64):
     matrix = sparse_matrix((200, 10), 0.4)
@@ -73,22 +55,6 @@ def test_many_blocks_of_rows(with_x64):
     np.testing.assert_allclose(scores, expected, atol=1e-12)
 
 
-def test_unsorted_repeated_and_filled_up_entries(with_x64):
-    matrix = sparse_matrix((50, 4), 0.5)
-    indices = np.argwhere(matrix)
-    values = matrix[tuple(indices.T)]
-    order = np.random.default_rng(1).permutation(2 * len(values))
-    data = np.concatenate([0.25 * values, 0.75 * values])[order]
-    indices = np.concatenate([indices, indices])[order]
-    # What JAX fills up with is out of bounds, whatever the value.
-    data = np.append(data, np.full(3, 7.0))
-    indices = np.append(indices, [[50, 4], [50, 0], [3, 4]], axis=0)
-    data, indices = jax.device_put((data, indices))
-    entries = sparse.BCOO((data, indices), shape=(50, 4))
-    expected = np.sum(np.linalg.svd(matrix, full_matrices=False)[0] ** 2, axis=1)
-    np.testing.assert_allclose(leverage_scores(entries), expected, atol=1e-12)
-
-
 traced_scores = jax.jit(leverage_scores)
 
 
@@ -99,22 +65,6 @@ def test_zero_matrices(shape, num_entries):
     parts = np.zeros(num_entries, np.float32), np.full((num_entries, 2), shape)
     zeros = sparse.BCOO(jax.device_put(parts), shape=shape, indices_sorted=True)
     np.testing.assert_array_equal(traced_scores(zeros), np.zeros(shape[0]))
-
-
-def test_integers():
-    matrix = np.array([[1, 0], [1, 0], [0, 3]])
-    scores = leverage_scores(entries_of(matrix))
-    np.testing.assert_allclose(scores, [0.5, 0.5, 1], rtol=1e-6)
-
-
-@pytest.mark.parametrize("shape", [(30, 3), (3, 30)])
-def test_non_finite(shape):
-    matrix = sparse_matrix(shape, 1.0)
-    matrix[1, 2] = np.nan
-    entries = entries_of(matrix)
-    with pytest.raises(ValueError, match="matrix must be finite; got 1 NaN"):
-        leverage_scores(entries)
-    assert np.isnan(traced_scores(entries)).all()
 
 
 def test_memory_is_that_of_the_entries():
@@ -129,22 +79,6 @@ def test_memory_is_that_of_the_entries():
     assert used < 0.5 * 4 * shape[0] * shape[1]
     counts = np.bincount(indices[:, 1], minlength=100)
     np.testing.assert_allclose(compiled(entries), 1 / counts[indices[:, 1]], rtol=1e-4)
-
-
-def test_wrong_arguments():
-    identity = entries_of(np.eye(3))
-    with pytest.raises(ValueError, match='method must be "auto" or "gram"'):
-        leverage_scores(identity, "svd")
-    with pytest.raises(ValueError, match="rcond"):
-        leverage_scores(identity, rcond=1.0)
-    ones, indices = np.ones((3, 1)), np.arange(3)
-    with pytest.raises(ValueError, match="n_batch = 1"):
-        leverage_scores(sparse.BCOO((ones, indices[:, None, None]), shape=(3, 3)))
-    with pytest.raises(ValueError, match="two axes"):
-        leverage_scores(sparse.BCOO((ones[:, 0], indices[:, None]), shape=(3,)))
-    with pytest.raises(TypeError, match="BCOO; got BCSR"):
-        parts = (ones[:, 0], indices, np.arange(4))
-        leverage_scores(sparse.BCSR(parts, shape=(3, 3)))
 
 
 def test_import_does_not_bring_the_sparse_module():

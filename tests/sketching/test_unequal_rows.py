@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.linalg
-from jax.experimental import sparse
 
 from jaxwgc import sketching
+from tests.sketching.scores import SCORES
 
 NUM_ROWS, NUM_COLUMNS = 200, 4
 
@@ -47,27 +47,6 @@ def cases():
     }
 
 
-def of_sparse(matrix):
-    return sketching.leverage_scores(
-        sparse.BCOO.fromdense(matrix, nse=NUM_ROWS * NUM_COLUMNS)
-    )
-
-
-def of_shards(matrix):
-    mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("rows",))
-    return sketching.sharded_leverage_scores(matrix, mesh, "rows")
-
-
-SCORES = {
-    "gram": functools.partial(sketching.leverage_scores, method="gram"),
-    "qr": functools.partial(sketching.leverage_scores, method="qr"),
-    "svd": functools.partial(sketching.leverage_scores, method="svd"),
-    "sparse": of_sparse,
-    "sharded": of_shards,
-    "no ridge": functools.partial(sketching.ridge_leverage_scores, ridge=0.0),
-}
-
-
 @pytest.mark.parametrize("scores", SCORES.values(), ids=SCORES)
 @pytest.mark.parametrize("name", cases())
 def test_scores_in_float32(name, scores):
@@ -101,7 +80,7 @@ def test_batches():
 
 
 def test_derivatives_are_those_of_what_the_heavy_row_leaves(with_x64):
-    """Of the others, only what is orthogonal to it counts."""
+    """Only what the others have orthogonal to it counts."""
     random = np.random.default_rng(2)
     matrix, weights = random.standard_normal((2, 30, NUM_COLUMNS))
     heavy = matrix[:1] * 1e20

@@ -20,7 +20,7 @@ _BLOCK_ENTRIES = 2**21
 
 
 def gaussian(key: jax.Array, sketch_size: int, num_rows: int) -> Embedding:
-    """An embedding with independent normal entries of variance 1 / sketch_size.
+    """Returns an embedding with independent normal entries, variance 1 / sketch_size.
 
     The embedding that theory knows best, and the smallest for a given accuracy.
     Applying it to d columns costs sketch_size * num_rows normal variables and d times
@@ -58,7 +58,7 @@ def gaussian(key: jax.Array, sketch_size: int, num_rows: int) -> Embedding:
 
 
 def rademacher(key: jax.Array, sketch_size: int, num_rows: int) -> Embedding:
-    """An embedding with independent entries ±1 / √sketch_size.
+    """Returns an embedding with independent entries ±1 / √sketch_size.
 
     As good as `gaussian` in practice, and faster to generate: one word of random bits
     gives 32 entries. Memory does not grow with num_rows.
@@ -94,7 +94,7 @@ class _DenseEmbedding(Embedding):
 
     @abc.abstractmethod
     def _entries(self, key: jax.Array, shape: tuple[int, int]) -> jax.Array:
-        """Independent entries of mean 0 and variance 1, float32."""
+        """Draws independent entries of mean 0 and variance 1, float32."""
 
     @property
     def _block_size(self) -> int:

@@ -1,9 +1,8 @@
-"""How well an embedding preserves a subspace, and the size that it needs."""
+"""The distortion of a subspace by an embedding, and the sketch size that it needs."""
 
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +27,7 @@ _SPARSE_CONSTANT = 4
 def embedding_distortion(
     basis: jax.typing.ArrayLike, embedding: Embedding
 ) -> jax.Array:
-    """The distortion of an embedding on a subspace: ‖UᵀSᵀSU - I‖₂.
+    """Returns the distortion of an embedding on a subspace: ‖UᵀSᵀSU - I‖₂.
 
     The largest |σ² - 1| over the singular values σ of SU. With a distortion ε < 1, the
     squared norm of every vector of the subspace is kept up to the factor 1 ± ε.
@@ -96,7 +95,7 @@ def recommended_sketch_size(
     num_nonzeros: int = 8,
     coherence: float | None = None,
 ) -> int:
-    """The sketch size at which theory promises a distortion of at most ε.
+    """Returns the sketch size for which theory promises a distortion of at most ε.
 
     For any fixed subspace of dimension p, `embedding_distortion` is at most epsilon
     with a probability of at least 1 - delta. All these are upper
@@ -164,8 +163,8 @@ def recommended_sketch_size(
             f"embedding must be one of the constructors {names}; got {embedding!r}"
         )
     p = _validation.check_int("num_columns", num_columns, minimum=1)
-    _check_share("epsilon", epsilon)
-    _check_share("delta", delta)
+    _checks.check_share("epsilon", epsilon)
+    _checks.check_share("delta", delta)
     num_nonzeros = _validation.check_int("num_nonzeros", num_nonzeros, minimum=1)
     if num_rows is not None:
         num_rows = _validation.check_int("num_rows", num_rows, minimum=1)
@@ -199,14 +198,6 @@ def recommended_sketch_size(
             size = max(size, num_nonzeros)
     # Against rounding up what is an integer but for its last bits.
     return max(1, math.ceil(size * (1 - 1e-12)))
-
-
-def _check_share(name: str, value: Any) -> None:
-    _validation.check_number(name, value)
-    if _validation.is_traced(value):
-        raise TypeError(f"{name} must be a number, since it sets shapes; got {value!r}")
-    if not 0 < value < 1:
-        raise ValueError(f"{name} must be between 0 and 1; got {value}")
 
 
 @functools.lru_cache

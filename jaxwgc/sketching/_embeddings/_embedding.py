@@ -1,4 +1,4 @@
-"""What every embedding is: a random matrix S that is applied without being formed."""
+"""The base of embeddings: random matrices S that are applied without forming them."""
 
 import abc
 import dataclasses
@@ -41,7 +41,7 @@ class Embedding(abc.ABC):
         register(dataclasses.dataclass(frozen=True, eq=False)(cls))
 
     def apply(self, tree: Any) -> Any:
-        """S times every array of a pytree, from the left.
+        """Returns S times every array of a pytree, from the left.
 
         Linear and differentiable. S is the same for all leaves, so that a matrix and a
         right-hand side can be embedded together or one after the other.
@@ -69,11 +69,11 @@ class Embedding(abc.ABC):
         return _apply(self, jax.tree.map(_number_array, tree))
 
     def __matmul__(self, tree: Any) -> Any:
-        """`embedding @ tree` is `embedding.apply(tree)`."""
+        """Returns `embedding.apply(tree)`."""
         return self.apply(tree)
 
     def matrix(self, dtype: Any = None) -> jax.Array:
-        """S itself, (sketch_size, num_rows), in the default float dtype or `dtype`.
+        """Returns S, (sketch_size, num_rows), in the default float dtype or `dtype`.
 
         Raises:
           ValueError: for a dtype of integers or bools, which would cut entries off.
@@ -86,11 +86,11 @@ class Embedding(abc.ABC):
 
     @abc.abstractmethod
     def _apply_to_columns(self, arrays: list[jax.Array]) -> list[jax.Array]:
-        """S times each of several real matrices (num_rows, any)."""
+        """Returns S times each of several real matrices (num_rows, any)."""
 
     @abc.abstractmethod
     def _matrix(self, dtype: Any) -> jax.Array:
-        """S in that dtype."""
+        """Returns S in that dtype."""
 
 
 # A constructor, called with a key, sketch_size and num_rows; or what it makes.
@@ -100,7 +100,7 @@ EmbeddingLike = Callable[[jax.Array, int, int], Embedding] | Embedding
 def embed(
     embedding: EmbeddingLike, key: jax.Array, sketch_size: int, num_rows: int
 ) -> Embedding:
-    """A new embedding from its constructor, or the given one if its sizes are right."""
+    """Returns an embedding made by a constructor, or the given one of these sizes."""
     made = embedding
     if callable(embedding):
         made = embedding(key, sketch_size, num_rows)
@@ -121,7 +121,7 @@ def embed(
 def check_sizes(
     key: Any, sketch_size: Any, num_rows: Any
 ) -> tuple[jax.Array, int, int]:
-    """The arguments that all embeddings share."""
+    """Checks the arguments that all embeddings share."""
     return (
         _validation.check_key(key),
         _validation.check_int("sketch_size", sketch_size, minimum=1),
@@ -130,7 +130,7 @@ def check_sizes(
 
 
 def random_signs(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Independent signs, float32; 32 of them from every word of random bits."""
+    """Draws independent signs, float32; 32 of them from every word of random bits."""
     *leading, size = shape
     words = jax.random.bits(key, (*leading, -(-size // 32)), jnp.uint32)
     bits = words[..., None] >> jnp.arange(32, dtype=jnp.uint32) & jnp.uint32(1)
@@ -160,7 +160,7 @@ def _number_array(leaf: Any) -> jax.Array:
 
 
 def _to_columns(leaf: jax.Array) -> jax.Array:
-    """A real matrix; the imaginary part makes columns of its own."""
+    """Returns a real matrix, in which imaginary parts are further columns."""
     columns = leaf.reshape(leaf.shape[0], -1)
     if not jnp.iscomplexobj(leaf):
         return columns

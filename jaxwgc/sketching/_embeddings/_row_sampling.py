@@ -16,7 +16,7 @@ def row_sampling(
     num_rows: int,
     probabilities: jax.typing.ArrayLike | None = None,
 ) -> Embedding:
-    """An embedding that keeps sampled rows, drawn with replacement.
+    """Returns an embedding that keeps sampled rows, drawn with replacement.
 
     Every row of S has a single entry. It works for a matrix whose leverage scores are
     next to proportional to the probabilities; for others it may miss what matters.

@@ -21,7 +21,7 @@ _BLOCK_ROWS = 4096
 
 
 def count_sketch(key: jax.Array, sketch_size: int, num_rows: int) -> Embedding:
-    """An embedding with one entry ±1 a column: every row is added to one bucket.
+    """Returns an embedding with one entry ±1 a column: rows are added to buckets.
 
     The cheapest to apply, in one pass over the non-zeros of a matrix. It needs a sketch
     size that grows with the square of the number of columns, see
@@ -57,7 +57,7 @@ def count_sketch(key: jax.Array, sketch_size: int, num_rows: int) -> Embedding:
 def sparse_sign(
     key: jax.Array, sketch_size: int, num_rows: int, num_nonzeros: int | None = None
 ) -> Embedding:
-    """An embedding with few entries ±1 / √num_nonzeros a column, in distinct rows.
+    """Returns an embedding with a few entries ±1 / √num_nonzeros in every column.
 
     With the default of 8, about as accurate as `gaussian` at the same sketch size on
     most matrices, at the price of 8 passes over the matrix. Also called OSNAP.
@@ -107,7 +107,7 @@ class _SparseEmbedding(Embedding):
     num_nonzeros: Static[int]
 
     def _draw(self) -> tuple[jax.Array, jax.Array]:
-        """Buckets and signs, int32 and float32 (num_nonzeros, num_rows)."""
+        """Draws buckets and signs, int32 and float32 (num_nonzeros, num_rows)."""
         bucket_key, sign_key = jax.random.split(self.key)
         shape = self.num_nonzeros, self.num_rows
         buckets = _distinct(bucket_key, *shape, self.sketch_size)
@@ -143,7 +143,7 @@ def _distinct(key: jax.Array, count: int, num_columns: int, size: int) -> jax.Ar
         is_taken = (chosen == drawn[step]).any(axis=0)
         return chosen.at[step].set(jnp.where(is_taken, last[step], drawn[step]))
 
-    # None is chosen yet, which is below all that are drawn.
+    # -1 stands for not chosen yet: no number drawn is equal to it.
     return lax.fori_loop(0, count, choose, jnp.minimum(drawn, -1))
 
 

@@ -11,17 +11,17 @@ from jaxwgc.sketching._embeddings._embedding import (
     check_sizes,
     random_signs,
 )
-from jaxwgc.sketching._embeddings._hadamard import (
-    BLOCK_ROWS,
-    parity_sign,
-    transform_block,
-)
 from jaxwgc.sketching._powers import next_power_of_two
 from jaxwgc.sketching._row_blocks import fold_blocks
 
+# Rows that are transformed while they stay in a processor's cache: memory traffic, not
+# arithmetic, is what the transform costs. Additions in radix 4 are then as fast as
+# products with small Hadamard matrices.
+_BLOCK_ROWS = 1024
+
 
 def srht(key: jax.Array, sketch_size: int, num_rows: int) -> Embedding:
-    """The subsampled randomised Hadamard transform: S = R H D / √sketch_size.
+    """Returns the subsampled randomised Hadamard transform S = R H D / √sketch_size.
 
     D flips the signs of rows at random, H is the Hadamard matrix of the next power of
     two M ≥ N, which spreads every row over all, and R picks rows of H uniformly without
@@ -63,7 +63,7 @@ def srht(key: jax.Array, sketch_size: int, num_rows: int) -> Embedding:
 
 class _HadamardEmbedding(Embedding):
     def _draw(self) -> tuple[jax.Array, jax.Array]:
-        """The picked rows of H, int32 (sketch_size,); signs, float32 (num_rows,)."""
+        """Draws rows of H, int32 (sketch_size,), and signs, float32 (num_rows,)."""
         row_key, sign_key = jax.random.split(self.key)
         order = jnp.arange(next_power_of_two(self.num_rows), dtype=jnp.int32)
         order = jax.random.permutation(row_key, order)
@@ -80,7 +80,7 @@ class _HadamardEmbedding(Embedding):
         # H is the Kronecker product of a Hadamard matrix over the blocks and one over
         # the rows of a block. The second is applied block by block; of the first, whose
         # result may have as many rows as there are, only the picked rows are summed up.
-        size = next_power_of_two(max(self.sketch_size, BLOCK_ROWS))
+        size = next_power_of_two(max(self.sketch_size, _BLOCK_ROWS))
         size = min(size, next_power_of_two(self.num_rows))
         signs = signs.astype(array.dtype)
         outer, inner = picked // size, picked % size
@@ -89,8 +89,8 @@ class _HadamardEmbedding(Embedding):
             rows = lax.dynamic_slice_in_dim(array, index * size, num_used)
             sign = lax.dynamic_slice_in_dim(signs, index * size, num_used)
             rows = jnp.pad(rows * sign[:, None], [(0, size - num_used), (0, 0)])
-            outer_sign = parity_sign(outer, index).astype(array.dtype)
-            return total + outer_sign[:, None] * transform_block(rows)[inner]
+            outer_sign = _parity_sign(outer, index).astype(array.dtype)
+            return total + outer_sign[:, None] * _hadamard_transform(rows)[inner]
 
         total = jnp.zeros((self.sketch_size, array.shape[1]), array.dtype)
         total = fold_blocks(add, total, self.num_rows, size)
@@ -99,5 +99,33 @@ class _HadamardEmbedding(Embedding):
     def _matrix(self, dtype: Any) -> jax.Array:
         picked, signs = self._draw()
         columns = jnp.arange(self.num_rows, dtype=jnp.int32)
-        entries = parity_sign(picked[:, None], columns).astype(dtype) * signs
+        entries = _parity_sign(picked[:, None], columns).astype(dtype) * signs
         return entries.astype(dtype) / jnp.sqrt(jnp.asarray(self.sketch_size, dtype))
+
+
+def _hadamard_transform(rows: jax.Array) -> jax.Array:
+    """Returns H times a matrix of few rows, a power of two of them."""
+    size = rows.shape[0]
+    done = 1
+    while done < size:
+        radix = 4 if size // done >= 4 else 2
+        parts = rows.reshape(size // (radix * done), radix, -1)
+        parts = [parts[:, i] for i in range(radix)]
+        for half in (1, 2)[: radix // 2]:
+            parts = _butterflies(parts, half)
+        rows = jnp.stack(parts, axis=1)
+        done *= radix
+    return rows.reshape(size, -1)
+
+
+def _parity_sign(left: jax.Array, right: jax.Array) -> jax.Array:
+    """Returns the entries (-1)^popcount(left & right) of H, int32."""
+    return 1 - 2 * (lax.population_count(left & right) & 1)
+
+
+def _butterflies(parts: list[jax.Array], half: int) -> list[jax.Array]:
+    """Returns sums and differences of entries whose positions differ by `half`."""
+    return [
+        parts[i - half] - part if i & half else part + parts[i + half]
+        for i, part in enumerate(parts)
+    ]

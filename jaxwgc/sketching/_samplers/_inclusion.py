@@ -1,4 +1,4 @@
-"""Which rows are in a sample, with exactly known chances."""
+"""Samples of distinct rows with exactly known inclusion probabilities."""
 
 from typing import Any
 
@@ -43,7 +43,7 @@ def poisson_rows(
 def systematic_rows(
     key: jax.Array, probabilities: jax.Array, sample_size: int
 ) -> tuple[jax.Array, jax.Array]:
-    """The same for systematic sampling in random order.
+    """Returns the same for systematic sampling in random order.
 
     All sums are modulo 2**32 in integers: a row contains a tooth of the comb where
     adding its length overflows. So chances are exact, where sums of 1e5 floats are not.
@@ -67,7 +67,7 @@ def systematic_rows(
 def _inclusion_chances(
     probabilities: jax.Array, sample_size: int
 ) -> tuple[jax.Array, jax.Array]:
-    """min(1, c p) that sum to sample_size, and how many of them are 1."""
+    """Returns min(1, c p) that sum to sample_size, and how many of them are 1."""
     descending = -jnp.sort(-probabilities)
     num_rows = descending.shape[0]
     tails = jnp.cumsum(descending[::-1])[::-1]
@@ -98,8 +98,8 @@ def _fit_total(units: jax.Array, total: jax.Array) -> jax.Array:
         """Returns the excess of the sum over `total`: whole units, and 2**-32ths."""
         ends = jnp.cumsum(units, dtype=jnp.uint32)
         num_overflows = jnp.sum(ends < units, dtype=jnp.int32)
-        rest = lax.bitcast_convert_type(ends[-1], jnp.int32)
-        return num_overflows + (rest < 0) - total, rest
+        fraction = lax.bitcast_convert_type(ends[-1], jnp.int32)
+        return num_overflows + (fraction < 0) - total, fraction
 
     def shift(units: jax.Array, by: jax.Array) -> jax.Array:
         room_below = jnp.minimum(units, 2**31 - 1).astype(jnp.int32) - 1
@@ -110,12 +110,12 @@ def _fit_total(units: jax.Array, total: jax.Array) -> jax.Array:
     # In proportion, down to what rounding to integers leaves; then one unit for each of
     # as many rows as are needed.
     for _ in range(2):
-        whole, rest = excess(units)
-        share = (whole + rest / _UNIT) / jnp.maximum(total, 1)
+        whole, fraction = excess(units)
+        share = (whole + fraction / _UNIT) / jnp.maximum(total, 1)
         by = -units.astype(jnp.float32) * share.astype(jnp.float32)
         bound = 2.0**31 - 128
         units = shift(units, jnp.round(jnp.clip(by, -bound, bound)).astype(jnp.int32))
-    _, rest = excess(units)
+    _, fraction = excess(units)
     is_free = (units > 1) & (units < _LARGEST)
-    is_moved = is_free & (jnp.cumsum(is_free) <= jnp.abs(rest))
-    return shift(units, jnp.where(is_moved, -jnp.sign(rest), 0))
+    is_moved = is_free & (jnp.cumsum(is_free) <= jnp.abs(fraction))
+    return shift(units, jnp.where(is_moved, -jnp.sign(fraction), 0))

@@ -13,7 +13,7 @@ from jaxwgc.sketching._powers import inverse_power_of_two
 
 
 def partition(data: Any, num_parts: int) -> tuple[Any, jax.Array]:
-    """Split a data set into contiguous parts of equal shape.
+    """Splits a data set into contiguous parts of equal shape.
 
     Part sizes differ by at most one: the first N mod K parts have a row more than the
     others, which are filled up with a row of zeros. Where K divides N nothing is filled
@@ -77,7 +77,7 @@ def partition(data: Any, num_parts: int) -> tuple[Any, jax.Array]:
 
 @functools.partial(jax.jit, static_argnames="num_parts")
 def _split(rows: jax.Array, num_parts: int) -> jax.Array:
-    """(N, ...) -> (num_parts, ceil(N / num_parts), ...), short parts zero-padded."""
+    """Returns (num_parts, ceil(N / num_parts), ...), with short parts zero-padded."""
     size, num_longer = divmod(rows.shape[0], num_parts)
     if num_longer == 0:
         return rows.reshape(num_parts, size, *rows.shape[1:])
@@ -89,7 +89,7 @@ def _split(rows: jax.Array, num_parts: int) -> jax.Array:
 
 
 def partition_probabilities(scores: jax.typing.ArrayLike, num_parts: int) -> jax.Array:
-    """The sampling probability of every part: its share of the scores of all rows.
+    """Returns the sampling probability of every part: its share of all scores.
 
     Πⱼ is the sum of the scores of the rows in part j over the sum of all scores, with
     the parts of `partition`. Any scores that are not negative will do; ones give each

@@ -39,7 +39,7 @@ def rescaling_factors(
     rescaling: str = "unbiased",
     num_rows: jax.typing.ArrayLike | None = None,
 ) -> jax.Array:
-    """The factor that the rows of every sampled part are multiplied by.
+    """Returns the factor that the rows of every sampled part are multiplied by.
 
     - `"unbiased"`: 1 / √(q Πⱼ) for q draws. Then for the sketch Ŝ, which picks rows,
       multiplies them by the factor and by √count, E[ŜᵀŜ] = I where q was fixed
@@ -95,7 +95,7 @@ def rescaling_factors(
 
 
 def scale_rows(rows: Any, factors: jax.typing.ArrayLike) -> Any:
-    """Multiply all rows of part j by factor j, in every leaf.
+    """Returns every leaf with all rows of part j multiplied by factor j.
 
     This is the paper's way to rescale: for least squares the rows of X and the entries
     of y are both multiplied. For other losses, multiply row weights by the square of
@@ -144,7 +144,7 @@ def weighted_parts(
     rescaling: str = "unbiased",
     scale: str = "row_weights",
 ) -> WeightedParts:
-    """The sampled parts, with weights that make them stand for the whole data set.
+    """Returns the sampled parts, weighted so that they stand for the whole data set.
 
     With the defaults and a fixed number of draws, the sum over the sampled parts j and
     their rows i of weights_j * row_weights_ji * loss(row_ji) is an unbiased estimate of

@@ -1,4 +1,4 @@
-"""Sampling rows by given probabilities, with the scale that makes it unbiased."""
+"""Sampling rows by probabilities, with the scale that makes it unbiased."""
 
 import functools
 import math
@@ -13,6 +13,7 @@ from jaxwgc.sketching import _checks
 from jaxwgc.sketching._samplers._inclusion import poisson_rows, systematic_rows
 from jaxwgc.sketching._samplers._sample_partitions import sample_partitions
 
+RULES = ("lev", "unif", "slev")
 METHODS = ("with_replacement", "without_replacement", "poisson", "top_k")
 
 # The chance that Poisson sampling selects more rows than there are slots, in logarithm.
@@ -39,6 +40,64 @@ class RowSample(NamedTuple):
     num_lost: jax.Array
 
 
+def row_probabilities(
+    scores: jax.typing.ArrayLike,
+    rule: str = "lev",
+    alpha: jax.typing.ArrayLike = 0.9,
+) -> jax.Array:
+    """Returns sampling probabilities of rows by the rules LEV, UNIF and SLEV.
+
+    Args:
+      scores: (N,), one number a row that is not negative, such as `leverage_scores`.
+      rule: how scores become probabilities.
+        - `"lev"`: in proportion to the scores.
+        - `"unif"`: the same for all rows.
+        - `"slev"`: alpha times the first plus 1 - alpha times the second. Rows of small
+          scores, which blow up the variance by their scale, are not so rare then.
+      alpha: the share of the scores in `"slev"`, from 0 to 1, may be traced.
+
+    Returns:
+      (N,), sums to 1. All NaN where traced scores are negative, NaN, infinite or all
+      zero, or a traced alpha is out of range.
+
+    Raises:
+      ValueError: for another rule, an alpha outside [0, 1], or scores that have not one
+        axis or (where not traced) are negative, NaN, infinite or all zero.
+      TypeError: where alpha is not a real scalar, or scores are not real.
+
+    Note:
+      LEVUNW, the leverage rule with an unweighted solve, is `"lev"` here and
+      `sample_rows` with `weighted=False`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxwgc import sketching
+      >>> scores = jnp.array([1.0, 0.5, 0.5])
+      >>> print(sketching.row_probabilities(scores))
+      [0.5  0.25 0.25]
+      >>> scores = jnp.array([1.0, 0.0])
+      >>> print(sketching.row_probabilities(scores, "slev", alpha=0.5))
+      [0.75 0.25]
+
+    References:
+      Ma, Mahoney and Yu, "A statistical perspective on algorithmic leveraging", JMLR 16
+      (2015), section 2.
+    """
+    _validation.check_choice("rule", rule, RULES)
+    _validation.check_number("alpha", alpha, minimum=0, maximum=1)
+    leverage, valid = _checks.distribution("scores", scores)
+    uniform = jnp.full_like(leverage, 1 / leverage.shape[0])
+    if rule == "lev":
+        probabilities = leverage
+    elif rule == "unif":
+        probabilities = uniform
+    else:
+        alpha = jnp.asarray(alpha, leverage.dtype)
+        alpha = jnp.where((alpha >= 0) & (alpha <= 1), alpha, jnp.nan)
+        probabilities = alpha * leverage + (1 - alpha) * uniform
+    return jnp.where(valid, probabilities, jnp.nan)
+
+
 def sample_rows(
     key: jax.Array,
     probabilities: jax.typing.ArrayLike,
@@ -48,7 +107,7 @@ def sample_rows(
     weighted: bool = True,
     num_slots: int | None = None,
 ) -> RowSample:
-    """Sample rows, each once with its count and the scale that makes it unbiased.
+    """Samples rows, each once with its count and the scale that makes it unbiased.
 
     - `"with_replacement"`: sample_size independent draws; a row that is drawn c times
       has the scale √(c / (sample_size p)).
@@ -126,8 +185,8 @@ def sample_rows(
             f"num_slots = {num_slots} with method = {method!r}"
         )
     if method in ("without_replacement", "top_k"):
-        values = _checks.concrete(value, probabilities.dtype)
-        _checks.check_at_most_positive("sample_size", sample_size, values)
+        dtype = probabilities.dtype
+        _checks.check_at_most_positive("sample_size", sample_size, value, dtype)
     if method == "poisson":
         num_slots = _check_num_slots(num_slots, sample_size, probabilities.shape[0])
     else:
@@ -193,7 +252,7 @@ def _check_num_slots(num_slots: int | None, sample_size: int, num_rows: int) -> 
 def _into_slots(
     is_selected: jax.Array, num_slots: int
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Indices, counts and the number of rows that found no slot."""
+    """Returns indices, counts and the number of rows that did not fit in a slot."""
     (indices,) = jnp.nonzero(is_selected, size=num_slots, fill_value=0)
     num_selected = jnp.sum(is_selected, dtype=jnp.int32)
     counts = (jnp.arange(num_slots) < num_selected).astype(jnp.int32)

@@ -36,7 +36,7 @@ def approximate_leverage_scores(
     epsilon: float = 0.5,
     rcond: jax.typing.ArrayLike | None = None,
 ) -> jax.Array:
-    """Leverage scores to a factor of 1 ± epsilon for 99% of the rows, for less work.
+    """Returns leverage scores within a factor of 1 ± epsilon for 99% of the rows.
 
     X is multiplied from the left by a sparse random matrix of signs with a few times p
     rows; the R factor of this sketch, in place of that of X, gives the scores as row
@@ -95,11 +95,7 @@ def approximate_leverage_scores(
       sparser subspace embeddings", FOCS 2013.
     """
     key = _validation.check_key(key)
-    _validation.check_number("epsilon", epsilon, positive=True)
-    if _validation.is_traced(epsilon):
-        raise TypeError("epsilon must not be traced, since it sets shapes")
-    if not epsilon < 1:
-        raise ValueError(f"epsilon must be less than 1; got {epsilon}")
+    _checks.check_share("epsilon", epsilon)
     matrix = _checks.finite_matrix("matrix", matrix)
     num_rows, num_columns = matrix.shape
     sketch_size, num_projections = _sizes(num_columns, float(epsilon))
@@ -110,7 +106,7 @@ def approximate_leverage_scores(
 
 
 def _sizes(num_columns: int, epsilon: float) -> tuple[int, int | None]:
-    """Rows of the sketch, and columns of the projection (None for no projection)."""
+    """Returns rows of the sketch and columns of the projection, None for none."""
     needed = _degrees_of_freedom(epsilon)
     # Below 3p the sketch is not always a subspace embedding.
     extra = max(3 * num_columns, 4 * needed)
@@ -123,7 +119,7 @@ def _sizes(num_columns: int, epsilon: float) -> tuple[int, int | None]:
 
 @functools.cache
 def _degrees_of_freedom(epsilon: float, of_inverse: bool = False) -> int:
-    """A k, to 3%, from which on χ²_k / k is within 1 ± epsilon but for a few cases.
+    """Returns k, to 3%, for which χ²_k / k is within 1 ± epsilon but in few cases.
 
     Or its inverse, but for still fewer.
     """
@@ -186,7 +182,7 @@ def _approximate_scores(
 def _sparse_sign_sketch(
     key: jax.Array, matrix: jax.Array, scale: jax.Array, sketch_size: int
 ) -> jax.Array:
-    """S X diag(`scale`), up to a constant: a sum of count sketches.
+    """Returns S X diag(`scale`), up to a constant: a sum of count sketches.
 
     Blocks of rows go to neighbouring rows of the sketch, at a random place: so any two
     rows meet with a probability of at most 1 / `sketch_size`, as with independent
@@ -215,7 +211,7 @@ def _sparse_sign_sketch(
             sketch = lax.dynamic_update_slice_in_dim(sketch, new, place, 0)
         return sketch
 
-    # What goes past the end belongs at the beginning.
+    # Rows past the end wrap around to the beginning.
     sketch = jnp.zeros((sketch_size + size, num_columns), matrix.dtype)
     sketch = lax.fori_loop(0, num_blocks, add, sketch)
     return sketch[:sketch_size].at[:size].add(sketch[sketch_size:])

@@ -1,5 +1,6 @@
 """BLESS: approximate ridge leverage scores of a kernel matrix never formed."""
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from jax.scipy.linalg import solve_triangular
 
 from jaxwgc import _validation
 from jaxwgc._product import product
+from jaxwgc._pytrees import Static, register
 from jaxwgc.sketching import _checks
 from jaxwgc.sketching._powers import next_power_of_two
 
@@ -44,7 +46,7 @@ def bless(
     oversampling: float = 8.0,
     step: float = 2.0,
 ) -> BlessSample:
-    """Approximate ridge leverage scores of kernel points, without the kernel matrix.
+    """Returns approximate ridge leverage scores without forming the kernel matrix.
 
     The scores are the diagonal of K (K + ridge I)⁻¹ with Kᵢⱼ = k(xᵢ, xⱼ): those of
     `ridge_leverage_scores` for the features of the kernel. They are found along a path
@@ -150,7 +152,7 @@ def bless(
 
 
 def _diagonal(kernel: Kernel, points: jax.Array) -> np.ndarray:
-    """k(x, x) of all points, and a check of the kernel."""
+    """Returns k(x, x) of all points, after a check of the kernel."""
     shape = jax.eval_shape(kernel, points[:2], points[:1])
     expected = (min(2, points.shape[0]), 1)
     if getattr(shape, "shape", None) != expected:
@@ -161,27 +163,31 @@ def _diagonal(kernel: Kernel, points: jax.Array) -> np.ndarray:
     if not jnp.issubdtype(shape.dtype, jnp.floating):
         raise TypeError(f"kernel must give real numbers; got {shape.dtype}")
     diagonal = np.asarray(_compiled_diagonal(points, kernel=kernel))
-    is_wrong = ~(np.isfinite(diagonal) & (diagonal >= 0))
-    if is_wrong.any():
-        first = int(is_wrong.argmax())
-        raise ValueError(
-            "kernel must be finite and not negative for a point and itself; got "
-            f"{diagonal[first]} for point {first}"
-        )
+    is_right = np.isfinite(diagonal) & (diagonal >= 0)
+    rule = "finite and not negative for a point and itself"
+    _checks.check_entries("kernel", diagonal, is_right, rule)
     if not diagonal.any():
         raise ValueError("kernel must not be zero for all points and themselves")
     return diagonal
 
 
-class _Landmarks(NamedTuple):
+@register
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Landmarks:
     """Points that stand for all: the roots of their weights, and a Cholesky factor.
 
     The factor is that of W^(1/2) K W^(1/2) + shift I.
     """
 
+    kernel: Static[Kernel]
     points: jax.Array
     roots: jax.Array
     factor: jax.Array
+
+    def features(self, points: jax.Array) -> jax.Array:
+        """Returns columns z with zᵀz the part of k(x, x) that landmarks explain."""
+        cross = self.kernel(self.points, points) * self.roots[:, None]
+        return solve_triangular(self.factor, cross, lower=True)
 
 
 class _Points(NamedTuple):
@@ -191,8 +197,10 @@ class _Points(NamedTuple):
     points: jax.Array
     diagonal: np.ndarray
 
-    def landmarks(self, indices: np.ndarray, weights: np.ndarray, shift: float):
-        # One that is filled up has the weight 0, and is none.
+    def landmarks(
+        self, indices: np.ndarray, weights: np.ndarray, shift: float
+    ) -> _Landmarks:
+        # Padding has the weight 0, and so counts for nothing.
         padded = _padded(indices, _size(indices))
         roots = np.pad(np.sqrt(weights), (0, padded.size - indices.size))
         roots = roots.astype(self.diagonal.dtype)
@@ -205,23 +213,19 @@ class _Points(NamedTuple):
         weights: np.ndarray,
         ridge: float,
     ) -> np.ndarray:
-        """Scores of the candidates, by sums over weighted landmarks."""
+        """Returns scores of the candidates, by sums over weighted landmarks."""
         landmarks = self.landmarks(indices, weights, ridge)
-        diagonal = self.diagonal
-        bounds = np.stack([diagonal / (ridge + diagonal.sum()), diagonal / ridge])
-
-        def block_scores(block: np.ndarray) -> jax.Array:
-            own, limits = diagonal[block], bounds[:, block]
-            return _weighted_scores(
-                self.points, landmarks, block, own, limits, ridge, kernel=self.kernel
-            )
-
-        return self._in_blocks(block_scores, candidates)
+        (explained,) = self.squared_norms(candidates, landmarks)
+        diagonal = self.diagonal[candidates]
+        # The bounds hold for the exact scores; rounding may leave them.
+        lowest = diagonal / (ridge + self.diagonal.sum())
+        highest = np.minimum(diagonal / ridge, 1)
+        return np.clip((diagonal - explained) / ridge, lowest, highest)
 
     def projected_scores(self, indices: np.ndarray, ridge: float) -> np.ndarray:
-        """Scores of all points, with z the coordinates of one in the landmarks' span.
+        """Returns zᵀ (Σ z zᵀ + ridge I)⁻¹ z + (k(x, x) - zᵀz) / ridge of all points.
 
-        They are zᵀ (Σ z zᵀ + ridge I)⁻¹ z + (k(x, x) - zᵀz) / ridge.
+        Here z are the coordinates of a point in the span of the landmarks.
         """
         diagonal = self.diagonal
         # Landmarks may be as good as dependent. The ridge is larger than this.
@@ -231,36 +235,34 @@ class _Points(NamedTuple):
         everyone = np.arange(diagonal.size)
         gram = np.zeros(landmarks.factor.shape, diagonal.dtype)
         for block, number in _blocks(everyone):
-            gram = _add_gram(
-                gram, self.points, landmarks, block, number, kernel=self.kernel
-            )
+            gram += np.asarray(_gram(landmarks, self.points, block, number))
         inner = _shifted_factor(gram, ridge)
+        explained, solved = self.squared_norms(everyone, landmarks, inner)
+        scores = solved + np.maximum(diagonal - explained, 0) / ridge
+        # Holds for the exact scores.
+        return np.minimum(scores, diagonal / (ridge + diagonal))
 
-        def block_scores(block: np.ndarray) -> jax.Array:
-            own = diagonal[block]
-            return _split_scores(
-                self.points, landmarks, block, inner, own, ridge, kernel=self.kernel
-            )
-
-        return self._in_blocks(block_scores, everyone)
-
-    def _in_blocks(
-        self, function: Callable[[np.ndarray], jax.Array], candidates: np.ndarray
+    def squared_norms(
+        self,
+        candidates: np.ndarray,
+        landmarks: _Landmarks,
+        inner: jax.Array | None = None,
     ) -> np.ndarray:
-        """`function` of the candidates, at most so many at a time."""
-        parts = [np.zeros(0, self.diagonal.dtype)]
+        """Returns the `_squared_norms` of the candidates, a block of them at a time."""
+        parts = [np.zeros((1 if inner is None else 2, 0), self.diagonal.dtype)]
         for block, number in _blocks(candidates):
-            parts.append(np.asarray(function(block))[:number])
-        scores = np.concatenate(parts)
-        if not np.isfinite(scores).all():
+            norms = _squared_norms(landmarks, self.points, block, inner)
+            parts.append(np.asarray(norms)[:, :number])
+        norms = np.concatenate(parts, axis=1)
+        if not np.isfinite(norms).all():
             raise ValueError(
                 "kernel must be finite and positive semi-definite; it is not"
             )
-        return scores
+        return norms
 
 
 def _blocks(indices: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
-    """Indices in arrays of one size, and how many in each are not filled up."""
+    """Yields indices in arrays of one size, and how many in each are not padding."""
     size = min(_BLOCK, _size(indices))
     for start in range(0, indices.size, size):
         block = indices[start : start + size]
@@ -291,7 +293,7 @@ def _landmarks(
 ) -> _Landmarks:
     chosen = points[indices]
     matrix = kernel(chosen, chosen) * roots * roots[:, None]
-    return _Landmarks(chosen, roots, _shifted_factor(matrix, shift))
+    return _Landmarks(kernel, chosen, roots, _shifted_factor(matrix, shift))
 
 
 @jax.jit
@@ -300,57 +302,21 @@ def _shifted_factor(matrix: jax.Array, shift: jax.Array) -> jax.Array:
     return jnp.linalg.cholesky(matrix + shift * identity)
 
 
-def _features(
-    points: jax.Array, landmarks: _Landmarks, block: jax.Array, kernel: Kernel
+@jax.jit
+def _squared_norms(
+    landmarks: _Landmarks, points: jax.Array, block: jax.Array, inner: jax.Array | None
 ) -> jax.Array:
-    """Columns z with zᵀz the part of k(x, x) that the landmarks explain."""
-    cross = kernel(landmarks.points, points[block]) * landmarks.roots[:, None]
-    return solve_triangular(landmarks.factor, cross, lower=True)
+    """Returns zᵀz of each point; with L = `inner`, zᵀ (L Lᵀ)⁻¹ z as well."""
+    features = [landmarks.features(points[block])]
+    if inner is not None:
+        features.append(solve_triangular(inner, features[0], lower=True))
+    return jnp.stack([jnp.sum(columns**2, axis=0) for columns in features])
 
 
-@functools.partial(jax.jit, static_argnames="kernel")
-def _weighted_scores(
-    points: jax.Array,
-    landmarks: _Landmarks,
-    block: jax.Array,
-    own: jax.Array,
-    limits: jax.Array,
-    ridge: jax.Array,
-    kernel: Kernel,
+@jax.jit
+def _gram(
+    landmarks: _Landmarks, points: jax.Array, block: jax.Array, number: jax.Array
 ) -> jax.Array:
-    features = _features(points, landmarks, block, kernel)
-    scores = (own - jnp.sum(features**2, axis=0)) / ridge
-    # The limits hold for the exact scores; rounding may leave them.
-    return jnp.clip(scores, limits[0], jnp.minimum(limits[1], 1))
-
-
-@functools.partial(jax.jit, static_argnames="kernel")
-def _add_gram(
-    gram: jax.Array,
-    points: jax.Array,
-    landmarks: _Landmarks,
-    block: jax.Array,
-    number: jax.Array,
-    kernel: Kernel,
-) -> jax.Array:
-    features = _features(points, landmarks, block, kernel)
+    features = landmarks.features(points[block])
     features = jnp.where(jnp.arange(features.shape[1]) < number, features, 0)
-    return gram + product(features, features.T)
-
-
-@functools.partial(jax.jit, static_argnames="kernel")
-def _split_scores(
-    points: jax.Array,
-    landmarks: _Landmarks,
-    block: jax.Array,
-    inner: jax.Array,
-    own: jax.Array,
-    ridge: jax.Array,
-    kernel: Kernel,
-) -> jax.Array:
-    features = _features(points, landmarks, block, kernel)
-    solved = solve_triangular(inner, features, lower=True)
-    left = jnp.maximum(own - jnp.sum(features**2, axis=0), 0)
-    scores = jnp.sum(solved**2, axis=0) + left / ridge
-    # Holds for the exact scores.
-    return jnp.minimum(scores, own / (ridge + own))
+    return product(features, features.T)

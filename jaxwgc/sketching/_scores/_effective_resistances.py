@@ -20,7 +20,7 @@ def effective_resistances(
     weights: jax.typing.ArrayLike | None = None,
     num_vertices: int | None = None,
 ) -> jax.Array:
-    """The effective resistance of every edge of a graph: (e_u - e_v)ᵀ L⁺ (e_u - e_v).
+    """Returns the effective resistance (e_u - e_v)ᵀ L⁺ (e_u - e_v) of every edge.
 
     With the weights as conductances, this is the voltage between the ends of the edge
     when a unit of current is sent from one to the other. Times its weight it is the
@@ -175,7 +175,7 @@ def _is_too_small(weights: Any, largest: Any) -> Any:
 
 
 def _eliminated(adjacency: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Flows H and pivots s: the resistance of uv is Σ_k (H_uk - H_vk)² / s_k.
+    """Returns flows H and pivots s: the resistance of uv is Σ_k (H_uk - H_vk)² / s_k.
 
     Gaussian elimination of one vertex after the other, each replaced by edges between
     its neighbours: L = Σ_k s_k (e_k - u_k)(e_k - u_k)ᵀ, where u_k are the shares in

@@ -15,7 +15,7 @@ from jaxwgc.sketching._scores._unequal_rows import count_seeing, is_lost, levell
 
 
 def gram_scores(gram: Gram, rcond: jax.Array) -> jax.Array:
-    """Scores of a tall matrix; NaN where it is not finite."""
+    """Returns scores of a tall matrix; NaN where it is not finite."""
     inverse, row_basis, num_seeing = _orthonormaliser(gram, rcond)
     lost = is_lost(gram, row_basis, rcond, num_seeing)
     scores = scores_where_lost(gram, lost, lambda: _scores(gram, inverse, row_basis))
@@ -25,7 +25,7 @@ def gram_scores(gram: Gram, rcond: jax.Array) -> jax.Array:
 def scores_where_lost(
     gram: Gram, lost: jax.Array, otherwise: Callable[[], jax.Array]
 ) -> jax.Array:
-    """Scores by levels of rows where that is needed: see `_unequal_rows`."""
+    """Returns scores by levels of rows where that is needed: see `_unequal_rows`."""
 
     def by_levels() -> jax.Array:
         levels = levelled(gram, lost)
@@ -37,12 +37,12 @@ def scores_where_lost(
 
 
 def at_most_one(scores: jax.Array) -> jax.Array:
-    """Without what rounding adds; derivatives are those of the scores throughout."""
+    """Returns scores without what rounding adds, whose derivatives stay."""
     return scores - lax.stop_gradient(jnp.maximum(scores - 1, 0))
 
 
 def scores_from_gram(gram: Gram, rcond: jax.Array) -> jax.Array:
-    """Scores of a tall, finite matrix, up to what rounding adds."""
+    """Returns scores of a tall, finite matrix, up to what rounding adds."""
     inverse, row_basis, _ = _orthonormaliser(gram, rcond)
     return _scores(gram, inverse, row_basis)
 
@@ -58,15 +58,15 @@ def _scores(gram: Gram, inverse: jax.Array, row_basis: jax.Array) -> jax.Array:
 def _orthonormaliser(
     gram: Gram, rcond: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """L with X L orthonormal, a basis of the rows of X, and what `is_lost` asks for."""
+    """Returns L with X L orthonormal, a basis of the rows, and what `is_lost` needs."""
     eigenvalues, vectors = gram.decomposed()
     largest = eigenvalues[-1]
     is_kept = eigenvalues > jnp.maximum(WELL_CONDITIONED, rcond**2) * largest
-    # What is left, where it is no more than the noise of the Gram matrix, may be zero.
+    # Eigenvalues within the noise of the Gram matrix may be zero.
     noise = rank_cutoff(gram.matrix.shape, gram.rows.dtype)
     may_be_zero = jnp.all(is_kept | (eigenvalues <= noise * largest))
-    rest = jnp.where(is_kept, 0, vectors)
-    squares, num_seeing = _look(gram, rest, jnp.sum(~is_kept), may_be_zero)
+    cut_off = jnp.where(is_kept, 0, vectors)
+    squares, num_seeing = _look(gram, cut_off, jnp.sum(~is_kept), may_be_zero)
     is_plain = squares <= rcond**2 * largest
     inverse, row_basis = lax.cond(
         is_plain,
@@ -86,7 +86,7 @@ def _plain(
 def _look(
     gram: Gram, vectors: jax.Array, number: jax.Array, is_wanted: jax.Array
 ) -> jax.Array:
-    """The squared norm of X `vectors`, of which only the first `number` are not zero.
+    """Returns the squared norm of X `vectors`; only the first `number` are not zero.
 
     Infinity where it is not wanted. It bounds the singular values of X that are not
     among the largest p - `number`. And how many rows see anything there.

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jaxwgc import _validation
 from jaxwgc.sketching import _checks
-from jaxwgc.sketching._factors import orthonormal_basis, square_of_wide
+from jaxwgc.sketching._derivatives import orthonormal_basis, square_of_wide
 from jaxwgc.sketching._gram import Gram, equilibrated
 from jaxwgc.sketching._row_blocks import DenseRows
 from jaxwgc.sketching._scores._gram_scores import (
@@ -27,7 +27,7 @@ def leverage_scores(
     method: str = "auto",
     rcond: jax.typing.ArrayLike | None = None,
 ) -> jax.Array:
-    """The leverage score of every row: the diagonal of X X⁺.
+    """Returns the leverage score of every row: the diagonal of X X⁺.
 
     The scores sum to the numerical rank of X and do not change when X is multiplied
     from the right by an invertible matrix. The matrix may be rank-deficient, wide or

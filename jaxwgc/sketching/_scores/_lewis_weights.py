@@ -11,7 +11,7 @@ from jax import lax
 from jaxwgc import _validation
 from jaxwgc._product import product
 from jaxwgc.sketching import _checks
-from jaxwgc.sketching._factors import orthonormal_basis, square_of_wide
+from jaxwgc.sketching._derivatives import orthonormal_basis, square_of_wide
 from jaxwgc.sketching._gram import Gram, equilibrated
 from jaxwgc.sketching._row_blocks import DenseRows
 from jaxwgc.sketching._scores._gram_scores import at_most_one, scores_from_gram
@@ -42,7 +42,7 @@ def lewis_weights(
     max_iterations: int = 1000,
     rcond: jax.typing.ArrayLike | None = None,
 ) -> LewisWeights:
-    """The ℓ_p Lewis weights of the rows: wᵢ = leverage score i of W^(1/2 - 1/p) X.
+    """Returns the ℓ_p Lewis weights: wᵢ = leverage score i of W^(1/2 - 1/p) X.
 
     They are to the ℓ_p norm what leverage scores are to the Euclidean one: rows sampled
     in proportion to them keep ‖X z‖_p for all z. At p = 2 they are the leverage scores.
@@ -134,12 +134,12 @@ def _lewis_weights(
     log_lengths = jnp.log(safe_lengths)
 
     def log_ratios(log_weights: jax.Array) -> jax.Array:
-        """log(τ / w), 0 for rows of zeros."""
+        """Returns log(τ / w), 0 for rows of zeros."""
         logs = (0.5 - 1 / p) * log_weights + log_lengths
         logs = logs - jnp.max(jnp.where(is_row, logs, -jnp.inf), initial=-jnp.inf)
         factors = jnp.where(is_row, jnp.exp(jnp.where(is_row, logs, 0)), 0)
         gram = Gram.equilibrated(_WeightedRows(directions, factors))
-        # Of the directions; times the squares of their factors, the scores.
+        # Row norms of the directions; times squared factors, these are the scores.
         norms = scores_from_gram(gram, cutoff)
         is_seen = is_row & (norms > 0)
         log_scores = jnp.log(jnp.where(is_seen, norms, 1)) + 2 * logs
@@ -175,7 +175,7 @@ class _Iteration(NamedTuple):
     def solve(
         self, log_ratios: Callable[[jax.Array], jax.Array], start: jax.Array
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        """Logarithms of weights; the number of iterations, and the residual."""
+        """Returns logarithms of weights; the number of iterations, and the residual."""
         p = self.p
         power = jnp.where(p < 1, p / 2, 2 * p / (p + 2))
 
@@ -204,7 +204,7 @@ class _Iteration(NamedTuple):
     def tangent_solve(
         self, derivative: Callable[[jax.Array], jax.Array], target: jax.Array
     ) -> jax.Array:
-        """The solution of a linear equation with the derivative of the log ratios.
+        """Solves a linear equation with the derivative of the log ratios.
 
         Its eigenvalues are from -1 to -2 / p, so that the same steps converge.
         """

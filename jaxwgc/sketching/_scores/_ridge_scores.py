@@ -2,13 +2,14 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
-from jaxwgc import _validation
 from jaxwgc.sketching import _checks
-from jaxwgc.sketching._derivatives import known_product, orthonormaliser_of_gram
-from jaxwgc.sketching._factors import square_of_wide
+from jaxwgc.sketching._derivatives import (
+    known_product,
+    orthonormaliser_of_gram,
+    square_of_wide,
+)
 from jaxwgc.sketching._gram import Gram, gram
 from jaxwgc.sketching._powers import inverse_power_of_two
 from jaxwgc.sketching._row_blocks import RidgedRows, ridge_rows
@@ -20,7 +21,7 @@ def ridge_leverage_scores(
     ridge: jax.typing.ArrayLike,
     rcond: jax.typing.ArrayLike | None = None,
 ) -> jax.Array:
-    """The ridge leverage score of every row: the diagonal of X (XᵀX + ridge I)⁻¹ Xᵀ.
+    """Returns the diagonal of X (XᵀX + ridge I)⁻¹ Xᵀ: a score of every row.
 
     The scores sum to the effective dimension Σ σ² / (σ² + ridge) over the singular
     values σ of X. They fall as the ridge grows, and at ridge 0 they are the leverage
@@ -64,15 +65,11 @@ def ridge_leverage_scores(
       guarantees", NeurIPS 2015, definition 1.
     """
     matrix = _checks.finite_matrix("matrix", matrix)
-    _validation.check_number("ridge", ridge, minimum=0)
-    value = _checks.concrete(ridge, matrix.dtype)
-    if value is not None:
-        if not np.isfinite(value):
-            raise ValueError(f"ridge must be finite in {matrix.dtype}; got {ridge}")
-        if ridge and value < jnp.finfo(matrix.dtype).tiny:
-            raise ValueError(f"ridge must not vanish in {matrix.dtype}; got {ridge}")
+    regulariser = _checks.regulariser(ridge, matrix.dtype)
+    if regulariser is None:
+        regulariser = jnp.zeros((), matrix.dtype)
     matrix, rcond = _checks.with_cutoff(matrix, rcond)
-    return _ridge_scores(matrix, jnp.asarray(ridge, matrix.dtype), rcond)
+    return _ridge_scores(matrix, regulariser, rcond)
 
 
 @jax.jit

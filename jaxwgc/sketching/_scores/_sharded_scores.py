@@ -20,7 +20,7 @@ def sharded_leverage_scores(
     axis_name: str,
     rcond: jax.typing.ArrayLike | None = None,
 ) -> jax.Array:
-    """The leverage scores of a matrix whose rows lie on several devices.
+    """Returns leverage scores of a matrix whose rows lie on several devices.
 
     The same as `leverage_scores(matrix, "gram")`, up to the order of sums. Every device
     reads its own rows only; what travels is one p×p matrix, or two where X is not
@@ -99,7 +99,7 @@ def _sharded_scores(
         check_vma=False,
     )(matrix, rcond)
     if missing:
-        # What is not a multiple of the devices cannot be spread over them.
+        # Rows that are no multiple of the devices cannot be spread over them.
         scores = jax.device_put(scores, NamedSharding(mesh, PartitionSpec()))
     return scores[:num_rows]
 

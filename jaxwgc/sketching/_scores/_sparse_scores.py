@@ -23,7 +23,7 @@ Entries = tuple[jax.Array, jax.Array, jax.Array]
 def sparse_leverage_scores(
     matrix: Any, rcond: jax.typing.ArrayLike | None
 ) -> jax.Array:
-    """`leverage_scores` of a BCOO matrix, by `"gram"`."""
+    """Returns `leverage_scores` of a BCOO matrix, by `"gram"`."""
     from jax.experimental import sparse
 
     if not isinstance(matrix, sparse.BCOO):
@@ -127,7 +127,7 @@ class SparseRows:
         return values.reshape(-1)[: self.num_rows]
 
     def _block(self, i: jax.typing.ArrayLike) -> jax.Array:
-        """Rows i * size, ..., dense; zero rows at the end."""
+        """Returns rows i * size, ..., dense; zero rows at the end."""
         first = jnp.asarray(i * self._size, jnp.uint32)
         end = self._starts[i + 1]
 

@@ -26,7 +26,7 @@ def streaming_leverage_scores(
     blocks: Callable[[], Iterable[jax.typing.ArrayLike]],
     rcond: jax.typing.ArrayLike | None = None,
 ) -> np.ndarray:
-    """The leverage scores of a matrix that does not fit in memory, in two passes.
+    """Returns scores of a matrix that does not fit in memory, in two passes.
 
     The first pass finds a square R with XᵀX = RᵀR, the second the row norms of X R⁻¹.
 
@@ -120,7 +120,7 @@ def streaming_leverage_scores(
 def _chunks(
     blocks: Callable[[], Iterable[jax.typing.ArrayLike]], num_bytes: int = _CHUNK_BYTES
 ) -> Iterator[tuple[np.ndarray, int]]:
-    """All rows, in arrays of one size but for the last, and how many are not padding.
+    """Yields all rows, in arrays of one size but for the last, and its unpadded size.
 
     One size, so that one function is compiled. An array may be overwritten when the
     next one is asked for.
@@ -170,7 +170,7 @@ def _chunks(
 
 
 def _fingerprint(rows: np.ndarray) -> tuple[float, float]:
-    """A sum in which every entry has a weight of its own, and a scale for it.
+    """Returns a sum in which every entry has a weight of its own, and a scale for it.
 
     Rows count by the tenth root of their sizes: a difference in size shows, but not
     even a row of 1e8 hides the others.
@@ -183,26 +183,24 @@ def _fingerprint(rows: np.ndarray) -> tuple[float, float]:
 
 
 def _is_same(fingerprint: tuple[float, float], first: tuple[float, float]) -> bool:
-    """Up to rounding, which a loader of blocks may have."""
+    """Compares up to rounding, which a loader of blocks may have."""
     return not abs(fingerprint[0] - first[0]) > _SAME * first[1]
 
 
 class _Factor:
     """R with XᵀX = RᵀR for the rows so far, on the host in float64.
 
-    It is kept in two parts, XᵀX = G + FᵀF: G is the sum of the Gram matrices of the
-    well-conditioned chunks, F is triangular. All columns are divided by powers of two,
-    `exponents`, so that nothing overflows and small columns do not vanish.
+    All columns are divided by powers of two, `exponents`, so that nothing overflows and
+    small columns do not vanish.
     """
 
     def __init__(self, num_columns: int):
         self.num_columns = num_columns
         self.exponents = np.full(num_columns, _NO_EXPONENT)
-        self.gram = np.zeros((num_columns, num_columns))
-        self.triangular = np.zeros_like(self.gram)
+        self.triangular = np.zeros((num_columns, num_columns))
 
     def add(self, chunk: np.ndarray, start: int, size: int) -> None:
-        """Take in the rows of a chunk."""
+        """Takes in the rows of a chunk."""
         parts = _chunk_gram(chunk)
         scale, unit, gram, finite = map(np.asarray, parts)
         if not finite:
@@ -218,34 +216,18 @@ class _Factor:
         total = np.maximum(self.exponents, exponents)
         old = np.maximum(self.exponents - total, _NO_EXPONENT)
         new = np.maximum(exponents - total, _NO_EXPONENT)
-        self.gram = np.ldexp(self.gram, old[:, None] + old)
-        self.triangular = np.ldexp(self.triangular, old)
         self.exponents = total
-        if _is_well_conditioned(gram, is_zero):
-            # Exact in every direction to 1e4 roundings, and so is the sum.
-            self.gram += np.ldexp(gram, new[:, None] + new)
-        else:
-            square = np.asarray(_chunk_factor(chunk, *parts), np.float64)
-            self._fold(np.ldexp(square, new))
-
-    def _fold(self, rows: np.ndarray) -> None:
-        rows = np.concatenate([self.triangular, rows])
-        self.triangular = np.asarray(np.linalg.qr(rows, mode="r"))
+        factor = _cholesky(gram, is_zero)
+        if factor is None:
+            factor = np.asarray(_chunk_factor(chunk, *parts), np.float64)
+        factors = [np.ldexp(self.triangular, old), np.ldexp(factor, new)]
+        self.triangular = np.asarray(np.linalg.qr(np.concatenate(factors), mode="r"))
 
     def orthonormaliser(self, rcond: float) -> tuple[np.ndarray, ...]:
-        """Two powers of two a column, and L: X diag(both) L is orthonormal.
+        """Returns two powers of two a column, L, and the directions that are cut off.
 
-        And the directions that are cut off.
+        X diag(both) L is orthonormal.
         """
-        if self.gram.any():
-            # Well-conditioned in its own units; those of all rows may be other ones.
-            unit = np.frexp(np.sqrt(np.diagonal(self.gram)))[1]
-            eigenvalues, vectors = np.linalg.eigh(
-                np.ldexp(self.gram, -unit - unit[:, None])
-            )
-            roots = np.sqrt(np.maximum(eigenvalues, 0))
-            self._fold(np.ldexp(roots[:, None] * vectors.T, unit))
-            self.gram[:] = 0
         # A column that is zero throughout has nothing but rounding in its factor, and
         # no unit to measure that by.
         triangular = np.where(self.exponents > _NO_EXPONENT, self.triangular, 0)
@@ -263,18 +245,19 @@ class _Factor:
         return scales, lower, np.where(kept, 0, right.T)
 
 
-def _is_well_conditioned(gram: np.ndarray, is_zero: np.ndarray) -> bool:
-    """Returns whether the smallest eigenvalue is above 1e-4 times the largest.
+def _cholesky(gram: np.ndarray, is_zero: np.ndarray) -> np.ndarray | None:
+    """Returns R with RᵀR the Gram matrix, or None where that is ill-conditioned.
 
-    Columns that are zero throughout do not count: nothing is lost in them.
+    Above an eigenvalue of 1e-4 times the largest, R is exact in every direction to 1e4
+    roundings. Columns that are zero throughout lose nothing and do not count.
     """
     largest = max(np.abs(gram).sum(axis=0).max(), 1.0)
     shifted = gram + np.diag(is_zero - WELL_CONDITIONED * largest)
     try:
         np.linalg.cholesky(shifted)
     except np.linalg.LinAlgError:
-        return False
-    return True
+        return None
+    return np.linalg.cholesky(gram + np.diag(is_zero)).T * ~is_zero
 
 
 @jax.jit

@@ -38,11 +38,11 @@ def is_lost(
     num_seeing = jnp.asarray(num_seeing, dtype)
 
     def look() -> jax.Array:
-        rest = jnp.eye(num_columns, dtype=dtype) - product(row_basis, row_basis.T)
+        off_rows = jnp.eye(num_columns, dtype=dtype) - product(row_basis, row_basis.T)
 
         def count(block: jax.Array) -> jax.Array:
             block = lax.stop_gradient(known.scaled(block))
-            return count_seeing(block, product(block, rest))
+            return count_seeing(block, product(block, off_rows))
 
         return known.rows.sum(count)
 
@@ -75,7 +75,7 @@ class _Levels(NamedTuple):
 
 
 def levelled(known: Gram, is_wanted: jax.Array) -> Gram:
-    """The Gram matrix in directions by which rows it takes to see them.
+    """Returns the Gram matrix in directions ordered by the rows that see them.
 
     Level by level: the directions that a Gram matrix shows well are settled, and what
     rows have to the others is set to zero where it is rounding of the row. As units of
@@ -93,7 +93,7 @@ def levelled(known: Gram, is_wanted: jax.Array) -> Gram:
             lambda block: gram(jnp.where(is_open, lax.stop_gradient(block), 0))
         )
         total = jnp.trace(matrix)
-        # What is settled comes last.
+        # Settled directions get the smallest eigenvalues, and so come last.
         eigenvalues, vectors = jnp.linalg.eigh(
             matrix - jnp.diag(jnp.where(is_open, 0, total))
         )
@@ -142,7 +142,7 @@ class _LevelledRows:
         values = product(self._known.scaled(block), directions)
         squares = lax.stop_gradient(values) ** 2
         index = jnp.arange(self.num_columns)
-        # Of each level and those after it.
+        # For the sums of squares over each level and those after it.
         is_after = (index[:, None] >= starts).astype(self.dtype)
         cutoff = rank_cutoff((self.num_columns,), self.dtype)
         bounds = cutoff**2 * jnp.sum(squares, axis=1, keepdims=True)

@@ -1,4 +1,4 @@
-"""The derivative of a least-squares solution, however it was found."""
+"""The derivative of a least-squares solution, independent of the solver."""
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ def implicit_solution(
     ridge: jax.Array | None,
     factors: Orthonormaliser,
 ) -> jax.Array:
-    """`solution`, the θ of Xᵀ(y - Xθ) = ridge θ of the least norm, with its derivative.
+    """Returns `solution`, the shortest θ of Xᵀ(y - Xθ) = ridge θ, with its derivative.
 
     With r = y - Xθ it is [I X; Xᵀ -ridge I] [dr; dθ] = [dy - dX θ; dridge θ - dXᵀ r].
     `factors` are those of X or of a sketch of it, which precondition this, and are
@@ -67,7 +67,7 @@ def solve_augmented(
     target: jax.Array,
     offset: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    """The r and θ of r + Xθ = target and Xᵀr - ridge θ = offset, linear in both."""
+    """Returns r and θ of r + Xθ = target and Xᵀr - ridge θ = offset, linear in both."""
     num_rows = matrix.shape[0]
 
     def apply(unknowns: jax.Array) -> jax.Array:
@@ -80,7 +80,7 @@ def solve_augmented(
     def solve(_, right_hand_side: jax.Array) -> jax.Array:
         target, offset = jnp.split(right_hand_side, [num_rows])
         scale = factors.scale
-        # Of the pseudo-inverse: no part of it is in the null space.
+        # The pseudo-inverse ignores the part in the null space.
         offset = scale * factors.shortest(offset)
         largest = jnp.maximum(jnp.max(jnp.abs(target)), jnp.max(jnp.abs(offset)))
         unit = inverse_power_of_two(largest)
@@ -102,7 +102,7 @@ def solve_augmented(
 
 @jax.custom_jvp
 def _first_order(value: jax.Array) -> jax.Array:
-    """The same; NaN in place of a derivative."""
+    """Returns the same, with NaN in place of a derivative."""
     return value
 
 

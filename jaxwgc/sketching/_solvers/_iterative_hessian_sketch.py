@@ -18,7 +18,7 @@ from jaxwgc.sketching._gram import gram
 from jaxwgc.sketching._powers import inverse_power_of_two
 from jaxwgc.sketching._solvers._implicit import implicit_solution
 from jaxwgc.sketching._solvers._orthonormalisers import Orthonormaliser, from_factors
-from jaxwgc.sketching._solvers._residuals import residual_products
+from jaxwgc.sketching._solvers._refinement import residual_products
 from jaxwgc.sketching._solvers._solution import Solution, every_target
 
 Projection = Callable[[jax.Array], jax.Array]
@@ -38,7 +38,7 @@ def iterative_hessian_sketch(
     num_inner_steps: int = 200,
     tolerance: jax.typing.ArrayLike | None = None,
 ) -> Solution:
-    """Least squares over a convex set, by exact gradients and sketched Hessians.
+    """Solves least squares over a convex set, by exact gradients, sketched Hessians.
 
     Every iteration draws a sketch S of X and moves to the θ of the set that minimises
     ‖SX(θ - θₜ)‖² / (2 step_size) - ⟨Xᵀ(y - Xθₜ), θ - θₜ⟩. Other than with
@@ -104,12 +104,12 @@ def iterative_hessian_sketch(
       >>> from jaxwgc import sketching
       >>> matrix = jax.random.normal(jax.random.key(0), (1000, 2))
       >>> target = matrix @ jnp.array([1.0, -2.0])
-      >>> found = sketching.iterative_hessian_sketch(
+      >>> result = sketching.iterative_hessian_sketch(
       ...     jax.random.key(1), matrix, target, sketch_size=20, num_iterations=10
       ... )
-      >>> print(found.solution.round(3))
+      >>> print(result.solution.round(3))
       [ 1. -2.]
-      >>> found = sketching.iterative_hessian_sketch(
+      >>> result = sketching.iterative_hessian_sketch(
       ...     jax.random.key(1),
       ...     matrix,
       ...     target,
@@ -117,7 +117,7 @@ def iterative_hessian_sketch(
       ...     num_iterations=10,
       ...     projection=optax.projections.projection_non_negative,
       ... )
-      >>> print(found.solution[1])
+      >>> print(result.solution[1])
       0.0
 
     References:
@@ -132,12 +132,8 @@ def iterative_hessian_sketch(
     _validation.check_key(key)
     matrix, target = _checks.system(matrix, target)
     rank = min(matrix.shape)
-    sketch_size = _validation.check_int("sketch_size", sketch_size, minimum=1)
-    if sketch_size < rank + 4:
-        raise ValueError(
-            f"sketch_size must be at least min(N, p) + 4 = {rank + 4}, or the expected "
-            f"error is not finite; got {sketch_size}"
-        )
+    # With fewer rows, the expected error is not finite.
+    sketch_size = _checks.sketch_size(sketch_size, matrix.shape, more=4)
     num_iterations = _validation.check_int("num_iterations", num_iterations, minimum=1)
     _validation.check_bool("refresh", refresh)
     num_inner_steps = _validation.check_int(
@@ -150,7 +146,14 @@ def iterative_hessian_sketch(
             f"to converge; got {refresh}"
         )
     if projection is not None:
-        _check_projection(projection, matrix)
+        _validation.check_callable("projection", projection)
+        point = jax.ShapeDtypeStruct(matrix.shape[1:], matrix.dtype)
+        image = jax.eval_shape(projection, point)
+        if getattr(image, "shape", None) != point.shape:
+            raise ValueError(
+                f"projection must return an array of shape (p,) = {point.shape}; got "
+                f"{image}"
+            )
     ratio = rank / sketch_size
     if step_size is None:
         free = sketch_size - rank
@@ -170,16 +173,6 @@ def iterative_hessian_sketch(
         num_inner_steps,
         refresh,
     )
-
-
-def _check_projection(projection: Projection, matrix: jax.Array) -> None:
-    _validation.check_callable("projection", projection)
-    like = jax.ShapeDtypeStruct(matrix.shape[1:], matrix.dtype)
-    found = jax.eval_shape(projection, like)
-    if getattr(found, "shape", None) != like.shape:
-        raise ValueError(
-            f"projection must return an array of shape (p,) = {like.shape}; got {found}"
-        )
 
 
 @functools.partial(
@@ -247,7 +240,7 @@ def _solve(
         length = moved[-1] / jnp.minimum(step_size, 1)
         converged = length <= tolerance * jnp.linalg.norm(target)
         if projection is None:
-            # What the sketch did not see of it, too.
+            # The gradient itself shows directions that the sketch missed.
             bound = 10 * tolerance * jnp.linalg.norm(matrix) * jnp.linalg.norm(target)
             converged &= jnp.linalg.norm(gradient) <= bound
             _, factors = fixed or sketch(embedding.key)
@@ -270,7 +263,7 @@ def _prepared(small: jax.Array, projection: Projection | None) -> Any:
 
 
 def _free_change(factors: Orthonormaliser, gradient: jax.Array) -> jax.Array:
-    """The Newton step of a sketched Hessian."""
+    """Returns the Newton step of a sketched Hessian."""
     coordinates = product(factors.scale * gradient, factors.matrix)
     return factors.shortest(factors.scale * product(factors.matrix, coordinates))
 
@@ -282,7 +275,7 @@ def _constrained_change(
     projection: Projection,
     num_steps: int,
 ) -> jax.Array:
-    """Accelerated projected gradient steps, restarted where they overshoot."""
+    """Takes accelerated projected gradient steps, restarted where they overshoot."""
     hessian, largest = prepared
     inverse = 1 / jnp.where(largest > 0, largest, 1)
 

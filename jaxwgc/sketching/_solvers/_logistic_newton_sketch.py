@@ -24,7 +24,7 @@ def logistic_newton_sketch(
     tolerance: jax.typing.ArrayLike | None = None,
     max_iterations: int = 50,
 ) -> Solution:
-    """Logistic regression by `newton_sketch`.
+    """Fits logistic regression by `newton_sketch`.
 
     The objective is the mean over the N rows of log(1 + exp(xᵢᵀθ)) - yᵢ xᵢᵀθ, plus
     ridge / 2 ‖θ‖². There is no intercept; add a column of ones for one, which the ridge
@@ -62,10 +62,10 @@ def logistic_newton_sketch(
       >>> from jaxwgc import sketching
       >>> features = jax.random.normal(jax.random.key(0), (500, 3))
       >>> labels = features[:, 0] > 0
-      >>> found = sketching.logistic_newton_sketch(
+      >>> result = sketching.logistic_newton_sketch(
       ...     jax.random.key(1), features, labels, sketch_size=60, ridge=0.1
       ... )
-      >>> print(found.converged, found.solution[0] > 1)
+      >>> print(result.converged, result.solution[0] > 1)
       True True
 
     References:
@@ -81,9 +81,8 @@ def logistic_newton_sketch(
         )
     values = _checks.concrete(labels, targets.dtype)
     if values is not None:
-        wrong = values[~((values >= 0) & (values <= 1))]
-        if wrong.size:
-            raise ValueError(f"labels must be between 0 and 1; got {wrong[0]}")
+        is_right = (values >= 0) & (values <= 1)
+        _checks.check_entries("labels", values, is_right, "between 0 and 1")
     targets = jnp.where((targets >= 0) & (targets <= 1), targets, jnp.nan)
     targets = targets.astype(features.dtype)
     if initial is None:
@@ -93,7 +92,7 @@ def logistic_newton_sketch(
         raise ValueError(
             f"initial must have shape (p,) = {(num_columns,)}; got {initial.shape}"
         )
-    found = newton_sketch(
+    newton = newton_sketch(
         key,
         _logistic_loss,
         _logistic_root,
@@ -106,8 +105,8 @@ def logistic_newton_sketch(
         tolerance=tolerance,
         max_iterations=max_iterations,
     )
-    has_minimum = _has_minimum(found.solution, features, targets, ridge)
-    return found._replace(converged=found.converged & has_minimum)
+    has_minimum = _has_minimum(newton.solution, features, targets, ridge)
+    return newton._replace(converged=newton.converged & has_minimum)
 
 
 @jax.jit
@@ -117,7 +116,7 @@ def _has_minimum(
     labels: jax.Array,
     ridge: jax.typing.ArrayLike,
 ) -> jax.Array:
-    """False where θ separates the labels: without a ridge, 2θ is then better than θ."""
+    """Returns False where θ separates the labels: with no ridge, 2θ is then better."""
     margins = product(features, solution) * (2 * labels - 1)
     is_separated = jnp.all((margins > 0) & ((labels == 0) | (labels == 1)))
     return ~is_separated | (jnp.asarray(ridge) > 0)

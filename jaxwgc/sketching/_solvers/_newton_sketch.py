@@ -29,7 +29,7 @@ def newton_sketch(
     tolerance: jax.typing.ArrayLike | None = None,
     max_iterations: int = 50,
 ) -> Solution:
-    """Minimise loss(θ) + ridge / 2 ‖θ‖² by Newton steps with sketched Hessians.
+    """Minimises loss(θ) + ridge / 2 ‖θ‖² by Newton steps with sketched Hessians.
 
     Where the Hessian of the loss is BᵀB with B of shape (N, p), every step draws a
     sketch S and solves with (SB)ᵀSB + ridge I, so with m rows in place of N and the
@@ -93,7 +93,7 @@ def newton_sketch(
       ...     return jnp.sum(jnp.exp(logits) - 2 * logits)
       >>> def square_root_hessian(params, features):
       ...     return features * jnp.exp((features @ params + 1) / 2)[:, None]
-      >>> found = sketching.newton_sketch(
+      >>> result = sketching.newton_sketch(
       ...     jax.random.key(1),
       ...     loss,
       ...     square_root_hessian,
@@ -101,7 +101,9 @@ def newton_sketch(
       ...     sketch_size=60,
       ...     args=(features,),
       ... )
-      >>> print(found.converged, jnp.abs(jax.grad(loss)(found.solution, features)) < 1)
+      >>> print(
+      ...     result.converged, jnp.abs(jax.grad(loss)(result.solution, features)) < 1
+      ... )
       True [ True  True  True]
 
     References:
@@ -120,10 +122,10 @@ def newton_sketch(
         raise ValueError(f"loss must return a scalar; got {value}")
     root = jax.eval_shape(square_root_hessian, params, *args)
     num_rows = _num_rows(root, params)
-    sketch_size = _validation.check_int("sketch_size", sketch_size, minimum=1)
     regulariser = _checks.regulariser(ridge, flat.dtype)
-    if regulariser is None:
-        sketch_size = _checks.sketch_size(sketch_size, num_rows, flat.size)
+    # With a ridge, any size will do.
+    shape = (num_rows, flat.size if regulariser is None else 1)
+    sketch_size = _checks.sketch_size(sketch_size, shape)
     embedding = embed(embedding, key, sketch_size, num_rows)
     num_refinements = _validation.check_int(
         "num_refinements", num_refinements, minimum=0
@@ -157,7 +159,7 @@ def _float_params(params: Any) -> Any:
 
 
 def _num_rows(root: Any, params: Any) -> int:
-    """N, after a check that B fits the parameters."""
+    """Returns N, after a check that B fits the parameters."""
     leaves, likes = jax.tree.leaves(root), jax.tree.leaves(params)
     num_rows = {leaf.shape[:1] for leaf in leaves}
     if (

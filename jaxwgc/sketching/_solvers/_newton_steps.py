@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.flatten_util import ravel_pytree
 from jax.scipy.linalg import solve_triangular
+from jax.scipy.sparse.linalg import cg
 
 from jaxwgc._product import product
 from jaxwgc.sketching import _checks
@@ -53,20 +54,20 @@ class _Problem(NamedTuple):
         return value + weight / 2 * jnp.sum(flat**2)
 
     def root(self, flat: jax.Array) -> jax.Array:
-        """B (N, p) with BᵀB the Hessian without the ridge."""
+        """Returns B (N, p) with BᵀB the Hessian without the ridge."""
         tree = self.square_root_hessian(self.unravel(flat), *self.args)
         columns = [leaf.reshape(leaf.shape[0], -1) for leaf in jax.tree.leaves(tree)]
         return jnp.concatenate(columns, axis=1).astype(flat.dtype)
 
     def hessian(self, root: jax.Array, vector: jax.Array) -> jax.Array:
-        """The Hessian with this B times a vector."""
+        """Returns the Hessian with this B times a vector."""
         image = product(product(root, vector), root)
         return image if self.ridge is None else image + self.ridge * vector
 
     def direction(
         self, root: jax.Array, small: jax.Array, gradient: jax.Array, num_steps: int
     ) -> tuple[jax.Array, jax.Array]:
-        """A descent direction by a sketch of B, improved by B itself.
+        """Returns a descent direction by a sketch of B, improved by B itself.
 
         And the length of what of the gradient the sketch did not see.
         """
@@ -79,13 +80,18 @@ class _Problem(NamedTuple):
         unseen = jnp.linalg.norm(gradient + self.hessian(small, change))
         if num_steps:
             hessian = functools.partial(self.hessian, root)
-            change = _conjugate_gradients(hessian, precondition, -gradient, num_steps)
+            eps = float(jnp.finfo(gradient.dtype).eps)
+            refined, _ = cg(
+                hessian, -gradient, tol=eps, maxiter=num_steps, M=precondition
+            )
+            # It divides by zero where the sketch sees nothing of the gradient.
+            change = jnp.where(jnp.isfinite(refined).all(), refined, change)
         return change, unseen
 
     def line_search(
         self, state: _State, change: jax.Array, slope: jax.Array, rounding: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-        """The next point, its value and gradient, and whether no step is short enough.
+        """Returns the next point, value and gradient, and whether the search failed.
 
         Where values cannot be told apart, slopes can: Hager and Zhang, "A new conjugate
         gradient method with guaranteed descent and an efficient line search", SIAM J.
@@ -213,7 +219,7 @@ def _minimiser(
     args: tuple[Any, ...],
     ridge: jax.Array | None,
 ) -> jax.Array:
-    """`flat`, where the gradient vanishes, with the derivative that follows from it."""
+    """Returns `flat`, where the gradient vanishes, with the derivative of that."""
     del loss, square_root_hessian, unravel, args, ridge
     return flat
 
@@ -240,17 +246,14 @@ def _minimiser_jvp(loss, square_root_hessian, unravel, primals, tangents):
 
 
 def _inverse_root(small: jax.Array, ridge: jax.Array | None) -> jax.Array:
-    """W with W Wᵀ = (BᵀB + ridge I)⁻¹, or the pseudo-inverse, of a sketch B."""
+    """Returns W with W Wᵀ = (BᵀB + ridge I)⁻¹, or the pseudo-inverse, of a sketch B."""
 
     def robust(_: None) -> jax.Array:
         rcond = _checks.solver_cutoff(small.shape, small.dtype)
         factors = from_factors(small, ridge, rcond)
         return factors.scale[:, None] * factors.matrix
 
-    num_rows, num_columns = small.shape
-    if ridge is None and num_rows < num_columns:
-        return robust(None)
-    identity = jnp.eye(num_columns, dtype=small.dtype)
+    identity = jnp.eye(small.shape[1], dtype=small.dtype)
     # A Cholesky factor is several times cheaper, and good enough for a direction unless
     # the matrix is nearly singular.
     hessian = gram(small) + (0 if ridge is None else ridge) * identity
@@ -263,32 +266,5 @@ def _inverse_root(small: jax.Array, ridge: jax.Array | None) -> jax.Array:
         inverse = solve_triangular(lower, identity, lower=True)
         return unit[:, None] * inverse.T
 
-    # Not so where a NaN says that there is no Cholesky factor.
+    # A NaN, where there is no Cholesky factor, counts as not regular.
     return lax.cond(is_regular, cheap, robust, None)
-
-
-def _conjugate_gradients(
-    hessian: Callable[[jax.Array], jax.Array],
-    precondition: Callable[[jax.Array], jax.Array],
-    target: jax.Array,
-    num_steps: int,
-) -> jax.Array:
-    """So many steps towards the solution of hessian(x) = target."""
-
-    def step(_, state):
-        solution, residual, small, search, energy = state
-        image = hessian(search)
-        curvature = product(search, image)
-        # All is solved where there is nothing left to search along.
-        size = jnp.where(curvature > 0, energy / curvature, 0)
-        solution = solution + size * search
-        residual = residual - size * image
-        small = precondition(residual)
-        new_energy = product(residual, small)
-        ratio = jnp.where(energy > 0, new_energy / energy, 0)
-        return solution, residual, small, small + ratio * search, new_energy
-
-    small = precondition(target)
-    energy = product(target, small)
-    start = (jnp.zeros_like(target), target, small, small, energy)
-    return lax.fori_loop(0, num_steps, step, start)[0]

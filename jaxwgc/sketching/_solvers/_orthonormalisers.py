@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxwgc._product import product
-from jaxwgc.sketching._factors import NumericalRank, rank_of
 from jaxwgc.sketching._gram import Gram, equilibrated
 from jaxwgc.sketching._row_blocks import DenseRows, RidgedRows, ridge_rows
+from jaxwgc.sketching._scores._numerical_rank import NumericalRank, rank_of
 
 # At a time in a QR factorisation.
 _BLOCK_ROWS = 256
@@ -32,19 +32,19 @@ class Orthonormaliser(NamedTuple):
 
     @property
     def matrix(self) -> jax.Array:
-        """P = V diag(1 / s), (p, k), for which X diag(scale) P = U."""
+        """Returns P = V diag(1 / s), (p, k), for which X diag(scale) P = U."""
         values = self.singular_values
         return self.vectors / jnp.where(values > 0, values, 1)
 
     @property
     def has_null_space(self) -> jax.Array:
-        """True if singular values were cut off, or there are fewer than columns."""
+        """Returns whether values were cut off, or there are fewer than columns."""
         return jnp.sum(self.singular_values > 0) < self.vectors.shape[0]
 
     def is_complete(
         self, matrix: jax.Array, key: jax.Array, rcond: jax.Array
     ) -> jax.Array:
-        """True if all directions of X, but those below the cut-off, were seen.
+        """Returns whether all directions of X, but those below the cut-off, were seen.
 
         A direction of X that a sketch misses is in the null space of SX, as is one that
         X does not have. A random vector of that space tells which.
@@ -101,7 +101,7 @@ def from_factors(
 
 
 def _triangle(matrix: jax.Array) -> jax.Array:
-    """R of QR, block by block where there are many rows.
+    """Returns R of QR, block by block where there are many rows.
 
     The rounding of one long sum over all of them would hide small singular values.
     """

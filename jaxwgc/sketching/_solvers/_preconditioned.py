@@ -18,11 +18,11 @@ from jaxwgc.sketching._solvers._solution import Solution, every_target
 
 METHODS = ("auto", "gram", "sketch", "factor")
 
-# Of ill-conditioned X in float64, on a CPU, two Gram matrices cost as much as a sketch
-# and its iterations at 200 columns, whatever the number of rows. Of more columns, the
-# factorisation of a sketch is what takes long: at 1,000 columns and 20 rows a column
-# three times as long as they do, and by operations as long at some 64 rows a column,
-# which has not been timed. Of well-conditioned X, one Gram matrix is always cheaper.
+# For ill-conditioned X in float64, on a CPU, two Gram matrices cost as much as a sketch
+# and its iterations at 200 columns, whatever the number of rows. For more columns, the
+# factorisation of the sketch dominates: at 1,000 columns and 20 rows a column it takes
+# three times as long as the Gram matrices; by counting operations (not timed) they are
+# even at some 64 rows a column. For well-conditioned X, one Gram matrix is cheaper.
 _MAX_GRAM_COLUMNS = 256
 _MAX_GRAM_RATIO = 64
 _SKETCH_ROWS_PER_COLUMN = 8
@@ -41,7 +41,7 @@ def preconditioned(
     max_iterations: int = 49,
     rcond: jax.typing.ArrayLike | None = None,
 ) -> Solution:
-    """Least squares to full accuracy: conjugate gradients that start almost there.
+    """Solves least squares to full accuracy, by preconditioned conjugate gradients.
 
     Minimises ‖Xθ - y‖² + ridge ‖θ‖². A matrix P is found for which XP has nearly
     orthonormal columns; with it, conjugate gradients need few iterations, whatever the
@@ -118,8 +118,8 @@ def preconditioned(
       >>> from jaxwgc import sketching
       >>> matrix = jax.random.normal(jax.random.key(0), (1000, 2))
       >>> target = matrix @ jnp.array([1.0, -2.0])
-      >>> found = sketching.preconditioned(jax.random.key(1), matrix, target)
-      >>> print(found.solution.round(3), found.converged)
+      >>> result = sketching.preconditioned(jax.random.key(1), matrix, target)
+      >>> print(result.solution.round(3), result.converged)
       [ 1. -2.] True
 
     References:
@@ -144,7 +144,7 @@ def preconditioned(
     regulariser = _checks.regulariser(ridge, matrix.dtype)
     if sketch_size is None:
         sketch_size = _SKETCH_ROWS_PER_COLUMN * num_columns
-    sketch_size = _checks.sketch_size(sketch_size, num_rows, num_columns)
+    sketch_size = _checks.sketch_size(sketch_size, matrix.shape)
     if method == "auto":
         is_long = num_rows > max(_MAX_GRAM_RATIO * num_columns, 2 * sketch_size)
         if num_rows < 4 * num_columns:

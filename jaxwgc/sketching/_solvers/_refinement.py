@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxwgc._product import product
+from jaxwgc.sketching._row_blocks import sum_over_blocks
 from jaxwgc.sketching._solvers._orthonormalisers import Orthonormaliser
-from jaxwgc.sketching._solvers._residuals import residual_products
 from jaxwgc.sketching._solvers._solution import record
 
 
@@ -48,7 +48,7 @@ class Refinement(NamedTuple):
     offset: jax.Array | None = None
 
     def solve(self, max_iterations: int) -> State:
-        """Corrections from zero on, until the solution is stable."""
+        """Corrects a solution, from zero on, until it is stable."""
 
         def is_open(state: State) -> jax.Array:
             # The second step makes a direct solution as good as a refined one.
@@ -65,7 +65,7 @@ class Refinement(NamedTuple):
         )
 
     def _corrected(self, state: State, max_iterations: int) -> State:
-        """A solution with half of the digits of what is in the range taken off.
+        """Returns a solution with half of the digits of what is in the range taken off.
 
         In exact arithmetic one correction to full accuracy would be all. But rounding
         of updates is relative to the residual that they start from, and directions are
@@ -78,7 +78,7 @@ class Refinement(NamedTuple):
             now = state._replace(
                 in_range=correction.in_range, squared=correction.squared
             )
-            # What is left is estimated: there should be a margin.
+            # The updated residual is an estimate, and so there is a margin.
             is_open = self._backward_error(now) > self.tolerance / 4
             is_open &= jnp.sum(correction.in_range**2) > bound
             is_open |= correction.iteration == state.iteration
@@ -102,7 +102,7 @@ class Refinement(NamedTuple):
         return self._state(solution, correction.iteration, correction.history)
 
     def _step(self, state: _Correction) -> _Correction:
-        """One of conjugate gradients, that updates the residual."""
+        """Takes a step of conjugate gradients, which updates the residual."""
         direction = self._direction(state.search)
         gradient, curvature = self._products(jnp.zeros_like(self.target), direction)
         energy = jnp.sum(state.in_range**2)
@@ -134,25 +134,25 @@ class Refinement(NamedTuple):
     def _products(
         self, target: jax.Array, solution: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """Half of the negative gradient of what is minimised, and its value."""
+        """Returns half of the negative gradient of what is minimised, and its value."""
         scale = self.factors.scale
         gradient, squared = residual_products(self.matrix, target, scale * solution)
         pulled = self.root * solution
         return scale * gradient - self.root * pulled, squared + jnp.sum(pulled**2)
 
     def _in_range(self, gradient: jax.Array) -> jax.Array:
-        """The part of the residual in the range of X, in the basis X P."""
+        """Returns the part of the residual in the range of X, in the basis X P."""
         return product(gradient, self.factors.matrix)
 
     def _direction(self, in_range: jax.Array) -> jax.Array:
-        """The step that takes this part off the residual, if X P is orthonormal."""
+        """Returns the step that takes this part off, if X P is orthonormal."""
         return product(self.factors.matrix, in_range)
 
     def _may_go_on(self, state: State | _Correction, max_iterations: int) -> jax.Array:
         return jnp.isfinite(state.squared) & (state.iteration < max_iterations)
 
     def _backward_error(self, state: State) -> jax.Array:
-        """Karlson and Waldén's estimate of it, as a share of the norm of X."""
+        """Returns Karlson and Waldén's estimate of it, as a share of the norm of X."""
         values = self.factors.singular_values
         weight = values**2 * jnp.sum(state.solution**2) + state.squared
         share = values * state.in_range / jnp.sqrt(jnp.where(weight > 0, weight, 1))
@@ -177,14 +177,14 @@ class Refinement(NamedTuple):
         return excess <= bound * jnp.linalg.norm(self.target)
 
     def is_solved(self, state: State) -> jax.Array:
-        """True if the solution is exact, as far as P can see."""
+        """Returns whether the solution is exact, as far as P can see."""
         is_stable = self._backward_error(state) <= self.tolerance
         if self.offset is not None:
             return is_stable
         return is_stable & self._is_shortest(jnp.linalg.norm(state.in_range), state)
 
     def is_lowest(self, state: State) -> jax.Array:
-        """True if no step shortens the residual, by X itself.
+        """Returns whether no step shortens the residual, by X itself.
 
         Singular values of a sketch may be far from those of X. So X is applied to the
         direction that matters, that of the gradient.
@@ -202,3 +202,15 @@ class Refinement(NamedTuple):
         # Where the gradient is all rounding, nothing may be left to see but this.
         growth = 1 + 2 * eps**0.5
         return is_low & (state.squared <= growth * jnp.sum(self.target**2))
+
+
+def residual_products(
+    matrix: jax.Array, target: jax.Array, solution: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Returns Xᵀr and rᵀr of r = y - Xθ, in one pass over the memory of X."""
+
+    def products(rows: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array]:
+        residual = target - product(rows, solution)
+        return product(residual, rows), jnp.sum(residual**2)
+
+    return sum_over_blocks(products, matrix, target)

@@ -24,7 +24,7 @@ def sketch_and_solve(
     *,
     rcond: jax.typing.ArrayLike | None = None,
 ) -> Solution:
-    """Least squares on a sketch: the θ that minimises ‖S(Xθ - y)‖.
+    """Solves least squares on a sketch: the θ that minimises ‖S(Xθ - y)‖.
 
     One sketch, one factorisation, no iterations. With an embedding of distortion ε, the
     residual ‖Xθ - y‖ is within a factor (1 + ε) / (1 - ε) of the smallest one; more
@@ -64,8 +64,8 @@ def sketch_and_solve(
       >>> from jaxwgc import sketching
       >>> matrix = jax.random.normal(jax.random.key(0), (1000, 2))
       >>> target = matrix @ jnp.array([1.0, -2.0])
-      >>> found = sketching.sketch_and_solve(jax.random.key(1), matrix, target, 20)
-      >>> print(found.solution.round(3))
+      >>> result = sketching.sketch_and_solve(jax.random.key(1), matrix, target, 20)
+      >>> print(result.solution.round(3))
       [ 1. -2.]
 
     References:
@@ -76,7 +76,7 @@ def sketch_and_solve(
     """
     _validation.check_key(key)
     matrix, target = _checks.system(matrix, target)
-    sketch_size = _checks.sketch_size(sketch_size, *matrix.shape)
+    sketch_size = _checks.sketch_size(sketch_size, matrix.shape)
     matrix, rcond = _checks.with_cutoff(matrix, rcond, _checks.solver_cutoff)
     embedding = embed(embedding, key, sketch_size, matrix.shape[0])
     return _solve(matrix, target, embedding, rcond)
@@ -86,7 +86,7 @@ def sketch_and_solve(
 def _solve(
     matrix: jax.Array, target: jax.Array, embedding: Embedding, rcond: jax.Array
 ) -> Solution:
-    # Of every column of the target; against overflow, and exact.
+    # A power of two for every column of the target, against overflow.
     units = inverse_power_of_two(jnp.abs(target).max(axis=0))
     target = target * units
     small_matrix, small_target = embedding @ (matrix, target)

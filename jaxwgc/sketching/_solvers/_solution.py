@@ -1,4 +1,4 @@
-"""What every solver returns."""
+"""The result of every solver."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxwgc.sketching._factors import NumericalRank
+from jaxwgc.sketching._scores._numerical_rank import NumericalRank
 
 
 class Solution(NamedTuple):
@@ -36,12 +36,12 @@ class Solution(NamedTuple):
 
 
 def every_target(solve: Callable[..., Solution], *targets: jax.Array) -> Solution:
-    """`solve` of y, or of every column of y, with the columns as the last axis."""
+    """Solves for y, or for every column of y, with the columns as the last axis."""
     if targets[0].ndim == 1:
         return solve(*targets)
     return jax.vmap(solve, in_axes=-1, out_axes=-1)(*targets)
 
 
 def record(history: jax.Array, iteration: jax.Array, value: jax.Array) -> jax.Array:
-    """A history with this value from that iteration on."""
+    """Returns a history with this value from that iteration on."""
     return jnp.where(jnp.arange(history.size) >= iteration, value, history)

@@ -1,0 +1,32 @@
+"""Every way to leverage scores of a dense matrix, for the tests that compare them."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import sparse
+
+from jaxwgc import sketching
+
+
+def of_sparse(matrix, **options):
+    # All entries, so that none is left out where it is zero.
+    indices = jnp.argwhere(jnp.ones(matrix.shape), size=matrix.size)
+    entries = sparse.BCOO((matrix.reshape(-1), indices), shape=matrix.shape)
+    return sketching.leverage_scores(entries, **options)
+
+
+def of_shards(matrix):
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("rows",))
+    return sketching.sharded_leverage_scores(matrix, mesh, "rows")
+
+
+SCORES = {
+    "gram": functools.partial(sketching.leverage_scores, method="gram"),
+    "qr": functools.partial(sketching.leverage_scores, method="qr"),
+    "svd": functools.partial(sketching.leverage_scores, method="svd"),
+    "sparse": of_sparse,
+    "sharded": of_shards,
+    "no ridge": functools.partial(sketching.ridge_leverage_scores, ridge=0.0),
+}

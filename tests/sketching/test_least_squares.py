@@ -1,0 +1,280 @@
+"""Promises of every least-squares solver, against SciPy in float64."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.linalg
+
+from jaxwgc import sketching
+from jaxwgc.sketching import (
+    count_sketch,
+    gaussian,
+    rademacher,
+    row_sampling,
+    sparse_sign,
+    srht,
+)
+from jaxwgc.sketching._solvers import _iterative_hessian_sketch, _newton_steps
+
+# One shape, so that all tests share compiled functions.
+NUM_ROWS, NUM_COLUMNS, SKETCH_SIZE = 300, 12, 120
+KEY = jax.random.key(0)
+
+
+def loss(params, matrix, target):
+    return jnp.sum((matrix @ params - target) ** 2) / 2
+
+
+def root(params, matrix, target):
+    return matrix
+
+
+def by_newton_sketch(key, matrix, target, size, embedding):
+    return sketching.newton_sketch(
+        key,
+        loss,
+        root,
+        jnp.zeros(matrix.shape[1], matrix.dtype),
+        size,
+        embedding,
+        args=(matrix, target),
+    )
+
+
+def by_iterations(key, matrix, target, size, embedding):
+    return sketching.iterative_hessian_sketch(
+        key, matrix, target, size, 24, embedding=embedding
+    )
+
+
+def preconditioned(method):
+    return functools.partial(sketching.preconditioned, method=method)
+
+
+SOLVERS = {
+    "sketch and solve": sketching.sketch_and_solve,
+    "gram": preconditioned("gram"),
+    "sketch": preconditioned("sketch"),
+    "factor": preconditioned("factor"),
+    "iterative Hessian sketch": by_iterations,
+    "Newton sketch": by_newton_sketch,
+}
+LINEAR = [name for name in SOLVERS if name != "Newton sketch"]
+BY_SKETCHES = [name for name in SOLVERS if name not in ("gram", "factor")]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def solve(name, key, matrix, target, embedding=gaussian):
+    return SOLVERS[name](key, matrix, target, SKETCH_SIZE, embedding)
+
+
+@functools.cache
+def system():
+    random = np.random.default_rng(0)
+    units = np.logspace(0, -1, NUM_COLUMNS)
+    matrix = random.standard_normal((NUM_ROWS, NUM_COLUMNS)) * units
+    return matrix, (matrix / units).sum(axis=1) + random.standard_normal(NUM_ROWS)
+
+
+def check_solution(name, key, dtype, embedding=gaussian):
+    matrix, target = (part.astype(dtype) for part in system())
+    result = jax.tree.map(np.asarray, solve(name, key, matrix, target, embedding))
+    assert result.solution.dtype == dtype and result.converged
+    matrix, target = system()
+    expected = scipy.linalg.lstsq(matrix, target)[0]
+    optimum = np.linalg.norm(target - matrix @ expected)
+    if name == "sketch and solve":
+        residual = np.linalg.norm(target - matrix @ result.solution)
+        np.testing.assert_allclose(result.residual_history[-1], residual, rtol=1e-5)
+        # The squared excess is about p / m in the mean.
+        assert 1 < (residual / optimum) ** 2 < 1 + 3 * NUM_COLUMNS / SKETCH_SIZE
+    else:
+        error = np.linalg.norm(matrix @ (result.solution - expected))
+        assert error < (1e-7 if dtype == np.float64 else 1e-4) * optimum
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize(
+    ("x64", "make_key"), [(False, jax.random.key), (True, jax.random.PRNGKey)]
+)
+def test_float32_in_either_mode_with_either_key(name, x64, make_key):
+    with jax.enable_x64(x64):
+        check_solution(name, make_key(3), np.float32)
+
+
+@pytest.mark.parametrize("name", BY_SKETCHES)
+@pytest.mark.parametrize(
+    "embedding", [rademacher, srht, count_sketch, sparse_sign, row_sampling]
+)
+def test_every_embedding(with_x64, name, embedding):
+    check_solution(name, KEY, np.float64, embedding)
+
+
+@functools.cache
+def deficient_cases():
+    random = np.random.default_rng(2)
+    normal = random.standard_normal((NUM_ROWS, NUM_COLUMNS))
+    half = normal[:, : NUM_COLUMNS // 2]
+    zero_columns = normal.copy()
+    zero_columns[:, [0, 5]] = 0
+    return {
+        "duplicated columns": np.hstack([half, half]),
+        "duplicates in other units": np.hstack([half, -1e3 * half]),
+        "low-rank product": normal[:, :4] @ random.standard_normal((4, NUM_COLUMNS)),
+        "zero columns": zero_columns,
+        "zero matrix": 0 * normal,
+        "wide": normal[:8],
+        "wide of rank 3": normal[:8, :3] @ normal[:3],
+    }
+
+
+@pytest.mark.parametrize("name", LINEAR)
+@pytest.mark.parametrize("case", deficient_cases())
+def test_least_norm_where_rank_deficient(with_x64, name, case):
+    matrix = deficient_cases()[case]
+    target = np.random.default_rng(3).standard_normal(len(matrix))
+    result = solve(name, KEY, matrix, target)
+    assert result.converged
+    sketch = np.eye(len(matrix))
+    if name == "sketch and solve":
+        sketch = np.asarray(gaussian(KEY, SKETCH_SIZE, len(matrix)).matrix())
+    expected = scipy.linalg.lstsq(sketch @ matrix, sketch @ target, cond=1e-12)[0]
+    tolerance = 1e-7 if name == "iterative Hessian sketch" else 1e-10
+    error = np.linalg.norm(np.asarray(result.solution) - expected)
+    assert error <= tolerance * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_no_overflow_in_float32(name):
+    matrix, target = (part.astype(np.float32) for part in system())
+    expected = solve(name, KEY, matrix, target)
+    for scale in (np.float32(1e-30), np.float32(1e30)):
+        result = solve(name, KEY, matrix * scale, target * scale)
+        np.testing.assert_allclose(
+            result.solution, expected.solution, rtol=1e-3, atol=1e-3
+        )
+        assert result.converged
+        np.testing.assert_allclose(
+            result.residual_history[-1] / scale,
+            expected.residual_history[-1],
+            rtol=1e-3,
+        )
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_traced_nan_is_flagged(name):
+    matrix, target = (part.astype(np.float32) for part in system())
+    bad_matrix, bad_target = matrix.copy(), target.copy()
+    bad_matrix[3, 4], bad_target[3] = np.nan, np.inf
+    for case in ((bad_matrix, target), (matrix, bad_target)):
+        result = solve(name, KEY, *case)
+        assert not (result.converged or np.isfinite(result.residual_history[-1]))
+        assert np.isnan(result.solution).all() or name == "Newton sketch"
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_many_targets_are_as_one_after_the_other(with_x64, name):
+    matrix, target = system()
+    targets = np.stack([target, 1e6 * target[::-1], 0 * target], axis=1)
+    result = jax.tree.map(np.asarray, solve(name, KEY, matrix, targets))
+    mapped = jax.vmap(functools.partial(solve, name, KEY, matrix), in_axes=1)(targets)
+    assert result.converged.shape == result.num_iterations.shape == (3,)
+    assert result.residual_history.shape[1:] == (3,)
+    assert result.converged.all() and np.all(mapped.converged)
+    for i in range(3):
+        alone = solve(name, KEY, matrix, targets[:, i]).solution
+        for solution in (result.solution[:, i], mapped.solution[i]):
+            np.testing.assert_allclose(solution, alone, rtol=1e-9, atol=1e-13)
+
+
+@pytest.mark.parametrize("name", ["sketch and solve", "sketch"])
+def test_traced_cutoff_out_of_range_is_flagged(name):
+    matrix, target = (part.astype(np.float32) for part in system())
+
+    @jax.jit
+    def with_cutoff(rcond):
+        return SOLVERS[name](KEY, matrix, target, SKETCH_SIZE, gaussian, rcond=rcond)
+
+    assert with_cutoff(1e-4).converged
+    for rcond in (np.nan, -1.0, 2.0):
+        result = with_cutoff(rcond)
+        assert not result.converged and np.isnan(result.solution).all()
+
+
+@pytest.mark.parametrize("name", BY_SKETCHES)
+def test_an_embedding_is_what_its_constructor_makes(name):
+    """Its own key is used, and not the solver's; also under jit and vmap."""
+    matrix, target = (part.astype(np.float32) for part in system())
+    keys = jax.random.split(KEY, 2)
+    embeddings = jax.vmap(lambda key: gaussian(key, SKETCH_SIZE, NUM_ROWS))(keys)
+    by_object = functools.partial(
+        SOLVERS[name], jax.random.key(9), matrix, target, SKETCH_SIZE
+    )
+    mapped = np.asarray(jax.jit(jax.vmap(by_object))(embeddings).residual_history)
+    for key, history in zip(keys, mapped):
+        expected = solve(name, key, matrix, target).residual_history
+        np.testing.assert_allclose(history[1], expected[1], rtol=1e-4)
+    assert abs(mapped[0, 1] / mapped[1, 1] - 1) > 1e-3
+
+
+@pytest.mark.parametrize("name", ["iterative Hessian sketch", "Newton sketch"])
+def test_new_constructors_of_equal_embeddings_do_not_compile_again(name):
+    matrix, target = (part.astype(np.float32) for part in system())
+    function = {
+        "iterative Hessian sketch": _iterative_hessian_sketch._solve,
+        "Newton sketch": _newton_steps.newton_steps,
+    }[name]
+    sizes = []
+    for num_nonzeros in (1, 1, 2):
+        embedding = functools.partial(sparse_sign, num_nonzeros=num_nonzeros)
+        SOLVERS[name](KEY, matrix, target, SKETCH_SIZE, embedding)
+        sizes.append(function._cache_size())
+    assert sizes[0] == sizes[1] == sizes[2] - 1
+
+
+def test_expected_excess_of_sketch_and_solve(with_x64):
+    matrix, target = system()
+    size = SKETCH_SIZE
+    results = jax.vmap(
+        lambda key: sketching.sketch_and_solve(key, matrix, target, size, gaussian)
+    )(jax.random.split(KEY, 200))
+    optimum = np.linalg.norm(target - matrix @ scipy.linalg.lstsq(matrix, target)[0])
+    excess = np.mean(np.square(results.residual_history[:, 1])) / optimum**2 - 1
+    # The mean of an inverse Wishart matrix; the standard error is about 3%.
+    expected = NUM_COLUMNS / (SKETCH_SIZE - NUM_COLUMNS - 1)
+    np.testing.assert_allclose(excess, expected, rtol=0.12)
+
+
+@jax.jit
+def of_many_samples(matrix, target):
+    """By 20 of 200 rows, each time others."""
+    return jax.vmap(
+        lambda key: sketching.sketch_and_solve(key, matrix, target, 20, row_sampling)
+    )(jax.random.split(KEY, 20))
+
+
+def test_says_no_where_the_sketch_misses_a_direction(with_x64):
+    matrix = np.zeros((200, 4))
+    matrix[:4] = np.eye(4)
+    target = np.arange(200.0)
+    assert not np.any(of_many_samples(matrix, target).converged)
+    # A direction that the matrix does not have is no loss.
+    deficient = np.random.default_rng(0).normal(size=(200, 4))[:, [0, 1, 0, 1]]
+    assert np.all(of_many_samples(deficient, target).converged)
+
+
+def test_says_yes_where_an_outlier_was_not_sampled(with_x64):
+    """Rounding in a row 1e8 times as long as the others is no missed direction."""
+    matrix = np.random.default_rng(0).normal(size=(200, 4))
+    matrix[3] *= 1e8
+    assert np.all(of_many_samples(matrix, matrix[:, 0]).converged)
+
+
+def test_small_sketches_by_default():
+    """The default embedding then has fewer non-zeros."""
+    matrix = np.random.default_rng(0).normal(size=(50, 4))
+    result = sketching.sketch_and_solve(jax.random.key(0), matrix, matrix[:, 0], 4)
+    np.testing.assert_allclose(result.solution, [1, 0, 0, 0], atol=1e-3)
