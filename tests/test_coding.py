@@ -262,6 +262,16 @@ def combined(messages, params, name="reed_solomon"):
             TypeError,
             "tolerance must be a real scalar",
         ),
+        *(
+            (
+                lambda other=other: jaxwgc.decoding(
+                    CODES["uncoded"], all_answer(other)
+                ),
+                ValueError,
+                "must be a decoding of the same code",
+            )
+            for other in ("paley", "reed_solomon")
+        ),
         (
             lambda: jaxwgc.decoding(CODES["uncoded"], ALL[None]).collapse(np.ones(6)),
             ValueError,
