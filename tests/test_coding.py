@@ -270,7 +270,7 @@ def combined(messages, params, name="reed_solomon"):
                 ValueError,
                 "must be a decoding of the same code",
             )
-            for other in ("paley", "reed_solomon")
+            for other in ("paley", "weighted")
         ),
         (
             lambda: jaxwgc.decoding(CODES["uncoded"], ALL[None]).collapse(np.ones(6)),
