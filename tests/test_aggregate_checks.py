@@ -240,7 +240,7 @@ class TestModels:
         ):
             jaxwgc.coded_aggregate(CODE, model, KEY)
         with pytest.raises(TypeError, match="model must be a StragglerModel, whose"):
-            studies.optimize(CODE, model, KEY)
+            studies.learn_entries(CODE, model, KEY)
 
     def test_nothing_is_drawn_or_known_of_the_key(self):
         """Models whose state is not traced work outside of jit, as before."""

@@ -35,7 +35,7 @@ class TestSeveralMessages:
 
 def test_required_parts_one_by_one():
     """Two parts for the first message of this worker, five for the second."""
-    code = codes.partial(codes.cyclic_repetition(KEY, 4, 2), 2)
+    code = codes.partially_coded(codes.cyclic_repetition(KEY, 4, 2), 2)
     for finished in range(6):
         received = np.array([finished, 0, 0, 0])
         arrived = [finished >= 2, finished >= 5, *[False] * 6]

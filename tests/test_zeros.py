@@ -42,7 +42,7 @@ SOME = [
     (codes.communication_efficient, (6, 2, 2)),
     (codes.communication_efficient, (9, 3, 3)),
     (lambda: codes.clustered(codes.cyclic_mds(4, 2), 3), ()),
-    (lambda: codes.partial(codes.cyclic_mds(6, 2), 1), ()),
+    (lambda: codes.partially_coded(codes.cyclic_mds(6, 2), 1), ()),
     (lambda: codes.multi_message(codes.cyclic_mds(5, 1)), ()),
 ]
 IS_THOROUGH = settings().max_examples > 1000

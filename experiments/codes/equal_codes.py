@@ -80,12 +80,12 @@ def entries(effort: Effort, key: jax.Array) -> list[Entry]:
     ]
     if not effort.is_full:
         return [entry for entry in every if entry.name.split("(")[0] in FEW_CODES]
-    learned = jaxwgc.studies.optimize(
+    learned = jaxwgc.studies.learn_entries(
         constructors.regular_graph(key, num_workers, load),
         stragglers.bernoulli(PROBABILITY),
         key,
     )
-    return [*every, Entry("optimize(regular_graph)", lambda key: learned, False)]
+    return [*every, Entry("learn_entries(regular_graph)", lambda key: learned, False)]
 
 
 def _name(construct: Callable, *arguments: float) -> str:

@@ -149,7 +149,7 @@ def draw(numbers: Numbers) -> Figure:
     floor = LOWEST_SHOWN / 2.5
     labels = {
         "uncoded": "uncoded (load 1)",
-        "optimize": "optimize (of a regular graph)",
+        "learn_entries": "learn_entries (of a regular graph)",
     }
     every = numbers["errors"].items()
     titles = {True: "exact for few stragglers", False: "approximate"}

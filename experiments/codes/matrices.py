@@ -28,7 +28,7 @@ def small_codes(key: jax.Array, num_steps: int) -> dict[str, jaxwgc.GradientCode
         "reed_solomon": constructors.reed_solomon(12, 12, 4),
         "communication_efficient": constructors.communication_efficient(12, 2, 2),
         "clustered": constructors.clustered(constructors.cyclic_mds(4, 1), 3),
-        "partial": constructors.partial(repetition, 1),
+        "partially_coded": constructors.partially_coded(repetition, 1),
         "multi_message": constructors.multi_message(repetition),
         "projective_plane": constructors.projective_plane(3),
         "paley": constructors.paley(11),
@@ -39,7 +39,9 @@ def small_codes(key: jax.Array, num_steps: int) -> dict[str, jaxwgc.GradientCode
         "stochastic": constructors.stochastic(key, 12, 12, [2] * 6 + [5] * 6, 0.2),
         "ldgm": constructors.ldgm(key, 12, 8, 3),
         "batch_raptor": constructors.batch_raptor(key, 12, 12, batch_size=2),
-        "optimize": jaxwgc.studies.optimize(graph, model, key, num_steps=num_steps),
+        "learn_entries": jaxwgc.studies.learn_entries(
+            graph, model, key, num_steps=num_steps
+        ),
     }
 
 

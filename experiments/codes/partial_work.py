@@ -42,8 +42,8 @@ def entries() -> list[Entry]:
     split = constructors.multi_message
     several = [Entry(name, code, split(code)) for name, code in codes.items()]
     # Both messages or none, against the first without the second.
-    partial = constructors.partial(constructors.cyclic_mds(NUM_WORKERS, 1), 2)
-    name = f"partial(cyclic_mds({NUM_WORKERS}, 1), 2)"
+    partial = constructors.partially_coded(constructors.cyclic_mds(NUM_WORKERS, 1), 2)
+    name = f"partially_coded(cyclic_mds({NUM_WORKERS}, 1), 2)"
     return [*several, Entry(name, partial, partial)]
 
 

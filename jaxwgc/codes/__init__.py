@@ -17,7 +17,7 @@ from jaxwgc.codes._fractional_repetition import fractional_repetition
 from jaxwgc.codes._gradient_code import GradientCode
 from jaxwgc.codes._ldgm import ldgm
 from jaxwgc.codes._multi_message import multi_message
-from jaxwgc.codes._partial import partial
+from jaxwgc.codes._partially_coded import partially_coded
 from jaxwgc.codes._reed_solomon import reed_solomon
 from jaxwgc.codes._regular_graph import regular_graph
 from jaxwgc.codes._stochastic import stochastic
@@ -37,7 +37,7 @@ __all__ = [
     "ldgm",
     "multi_message",
     "paley",
-    "partial",
+    "partially_coded",
     "projective_plane",
     "reed_solomon",
     "regular_graph",

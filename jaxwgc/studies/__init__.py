@@ -2,7 +2,7 @@
 
 from jaxwgc.studies._adversary import adversarial
 from jaxwgc.studies._diagnosis import Diagnosis, diagnose
-from jaxwgc.studies._learned_entries import optimize
+from jaxwgc.studies._learned_entries import learn_entries
 from jaxwgc.studies._monte_carlo import Summary, monte_carlo, summarize
 from jaxwgc.studies._planning._choice import Choice
 from jaxwgc.studies._planning._judgement import Estimate
@@ -19,7 +19,7 @@ __all__ = [
     "adversarial",
     "diagnose",
     "monte_carlo",
-    "optimize",
+    "learn_entries",
     "plan",
     "summarize",
     "worst_pattern",

@@ -22,7 +22,7 @@ _STANDARD_ERRORS = 3.0
 _JITTER = 0.02
 
 
-def optimize(
+def learn_entries(
     code: GradientCode,
     model: StragglerModel,
     key: jax.Array,
@@ -63,7 +63,7 @@ def optimize(
       >>> import jax
       >>> from jaxwgc import codes, stragglers, studies
       >>> code = codes.regular_graph(jax.random.key(0), 8, replication=3)
-      >>> learned = studies.optimize(
+      >>> learned = studies.learn_entries(
       ...     code, stragglers.uniform(2), jax.random.key(1), num_steps=100
       ... )
       >>> bool((learned.assignment == code.assignment).all())

@@ -76,7 +76,7 @@ class TestMethods:
 
 SEVERAL_MESSAGES = {
     "multi_message": jaxwgc.codes.multi_message(jaxwgc.codes.uncoded(3, 9)),
-    "partial": jaxwgc.codes.partial(
+    "partial": jaxwgc.codes.partially_coded(
         jaxwgc.codes.cyclic_repetition(jax.random.key(2), 4, 1), 1
     ),
 }

@@ -14,7 +14,7 @@ from tests.zoo import KEY
 
 CODE = codes.cyclic_mds(4, 1)
 SEGMENTS = codes.communication_efficient(4, 1, 2)
-TWO_MESSAGES = codes.partial(CODE, 1)
+TWO_MESSAGES = codes.partially_coded(CODE, 1)
 BATCH = dataclasses.replace(CODE, encoding_matrix=jnp.zeros((5, 4, 4)))
 OF_N_AND_S = [
     ((5, 5), "num_stragglers must be less than"),
@@ -72,10 +72,10 @@ VALUES = {
         ((SEGMENTS,), "multi_message needs a code with num_segments"),
         ((TWO_MESSAGES,), "with messages_per_worker = 1; got .* = 2"),
     ],
-    codes.partial: [
+    codes.partially_coded: [
         ((CODE, -1), "num_uncoded must be at least 0; got -1"),
-        ((SEGMENTS, 1), "partial needs a code with num_segments = 1"),
-        ((TWO_MESSAGES, 1), "partial needs a code with messages_per"),
+        ((SEGMENTS, 1), "partially_coded needs a code with num_segments = 1"),
+        ((TWO_MESSAGES, 1), "partially_coded needs a code with messages_per"),
         ((codes.clustered(CODE, 2), 1), "use clustered on the partial code instead"),
     ],
     codes.projective_plane: [
@@ -154,7 +154,7 @@ def test_impossible_parameters(constructor, arguments, rule):
         (lambda: codes.reed_solomon(None, 2, 1), "num_workers must be"),
         (lambda: codes.communication_efficient(5, 1, 2.0), "num_segments must be"),
         (lambda: codes.clustered(CODE, 2.0), "num_clusters must be"),
-        (lambda: codes.partial(CODE, 1.5), "num_uncoded must be"),
+        (lambda: codes.partially_coded(CODE, 1.5), "num_uncoded must be"),
         (lambda: jax.jit(codes.multi_message)(CODE), "whose assignment is known; got"),
         (lambda: codes.projective_plane(3.0), "order must be"),
         (lambda: codes.paley(None), "num_workers must be"),

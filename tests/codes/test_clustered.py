@@ -7,7 +7,7 @@ import numpy as np
 import scipy.linalg
 
 import jaxwgc
-from jaxwgc.codes import clustered, cyclic_mds, multi_message, partial
+from jaxwgc.codes import clustered, cyclic_mds, multi_message, partially_coded
 from tests.zoo import CODES, every_code
 
 
@@ -53,7 +53,7 @@ def test_clusters_of_clusters():
 
 
 def test_several_messages_are_carried_over():
-    inner = partial(cyclic_mds(3, 1), 2)
+    inner = partially_coded(cyclic_mds(3, 1), 2)
     code = clustered(inner, 2)
     assert code.num_workers == 6
     assert code.messages_per_worker == 2

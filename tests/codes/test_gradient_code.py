@@ -19,8 +19,10 @@ TAKERS = {
     "encode": lambda code: jaxwgc.encode(code, jnp.ones((4, 3))),
     "gradients": lambda code: jaxwgc.decoded_value_and_grad(lambda p, x: p @ x, code),
     "multi_message": codes.multi_message,
-    "optimize": lambda code: studies.optimize(code, stragglers.uniform(1), KEY),
-    "partial": lambda code: codes.partial(code, 1),
+    "learn_entries": lambda code: studies.learn_entries(
+        code, stragglers.uniform(1), KEY
+    ),
+    "partial": lambda code: codes.partially_coded(code, 1),
     "weighted": lambda code: jaxwgc.weighted(code, np.ones(4)),
     "worst_pattern": lambda code: studies.worst_pattern(code, 1),
 }

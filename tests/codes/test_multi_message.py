@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxwgc
-from jaxwgc.codes import cyclic_mds, multi_message, partial
+from jaxwgc.codes import cyclic_mds, multi_message, partially_coded
 from tests.zoo import CODES, every_code
 
 INNER = "uncoded", "binary", "cyclic_mds", "reed_solomon, slack", "weighted"
@@ -107,7 +107,7 @@ def test_multi_message_of_traced_entries():
 class TestPartial:
     def test_who_holds_what(self, name):
         inner = CODES[name]
-        code = partial(inner, 2)
+        code = partially_coded(inner, 2)
         num_workers = inner.num_workers
         assert code.num_workers == num_workers
         assert code.num_parts == 2 * num_workers + inner.num_parts
@@ -138,13 +138,13 @@ def test_partial_of_traced_codes(make_key):
     keys = jax.random.split(make_key(0), 2)
 
     def of_key(key):
-        return partial(jaxwgc.codes.cyclic_repetition(key, 4, 1), 1)
+        return partially_coded(jaxwgc.codes.cyclic_repetition(key, 4, 1), 1)
 
     codes = jax.jit(jax.vmap(of_key))(keys)
     assert codes.encoding_matrix.shape == (2, 8, 8)
     np.testing.assert_allclose(
         codes.encoding_matrix[1], of_key(keys[1]).encoding_matrix, rtol=1e-3
     )
-    weighted = jax.jit(lambda code: partial(code, 2))(cyclic_mds(4, 2))
+    weighted = jax.jit(lambda code: partially_coded(code, 2))(cyclic_mds(4, 2))
     assert weighted.encoding_matrix.shape == (8, 12)
     np.testing.assert_array_equal(weighted.required_parts, [[2, 5]] * 4)

@@ -107,7 +107,7 @@ def test_several_messages_survive_what_the_code_survives(inner):
 @every_inner
 @pytest.mark.parametrize("num_uncoded", [0, 1, 3])
 def test_second_messages_of_a_partial_code_may_be_missing(inner, num_uncoded):
-    code = codes.partial(inner, num_uncoded)
+    code = codes.partially_coded(inner, num_uncoded)
     assert code.num_stragglers == (0 if num_uncoded else inner.num_stragglers)
     done = patterns_within(inner.num_workers, inner.num_stragglers)
     finished = np.where(done, num_uncoded + inner.loads, num_uncoded)

@@ -346,7 +346,7 @@ class TestDecodingError:
         "complex": jaxwgc.codes.reed_solomon(6, 6, 3),
         "segments": jaxwgc.codes.communication_efficient(6, 2, 2),
         "clusters": jaxwgc.codes.clustered(jaxwgc.codes.cyclic_mds(4, 1), 2),
-        "messages": jaxwgc.codes.partial(
+        "messages": jaxwgc.codes.partially_coded(
             jaxwgc.codes.cyclic_repetition(jax.random.key(5), 4, 1), 1
         ),
     }

@@ -93,7 +93,7 @@ def test_few_runs_write_everything(tmp_path, monkeypatch):
 @pytest.mark.parametrize("order", [equal_codes.ORDER, equal_codes.SMALL_ORDER])
 def test_loads_are_equal(order, monkeypatch):
     monkeypatch.setattr(equal_codes, "ORDER", order)
-    monkeypatch.setattr(jaxwgc.studies, "optimize", lambda code, *_: code)
+    monkeypatch.setattr(jaxwgc.studies, "learn_entries", lambda code, *_: code)
     for entry in equal_codes.entries(Effort(100, is_full=True), KEY)[1:]:
         loads = [entry.make(key).loads.mean() for key in jax.random.split(KEY, 5)]
         # Of five draws of about 30 times 30 parts at most.
@@ -123,9 +123,9 @@ def test_noise_is_that_of_the_diagnosis(with_x64):
 
 
 def test_every_constructor_has_its_picture(monkeypatch):
-    monkeypatch.setattr(jaxwgc.studies, "optimize", lambda code, *_, **__: code)
+    monkeypatch.setattr(jaxwgc.studies, "learn_entries", lambda code, *_, **__: code)
     assert set(matrices.small_codes(KEY, num_steps=1)) == (
-        set(constructors.__all__) - {"GradientCode"} | {"optimize"}
+        set(constructors.__all__) - {"GradientCode"} | {"learn_entries"}
     )
 
 
@@ -169,7 +169,9 @@ def test_finished_parts_never_hurt_and_work_is_in_shares_of_the_data():
     assert partial_work.work(every["uncoded"].single) == 1
     assert partial_work.work(every["fractional_repetition"].single) == 4
     # Two uncoded parts and two of twenty coded ones, of 60 parts.
-    assert partial_work.work(every["partial"].single) == pytest.approx(4 * 20 / 60)
+    assert partial_work.work(every["partially_coded"].single) == pytest.approx(
+        4 * 20 / 60
+    )
     study, trials = partial_work.study(Effort(400, is_full=True), KEY), []
 
     def keep(found):

@@ -27,8 +27,8 @@ def diagnose(code=CODE, key=KEY, num_stragglers=1, **options):
     return studies.diagnose(code, key, num_stragglers, **options)
 
 
-def optimize(code=BINARY, model=MODEL, key=KEY, **options):
-    return studies.optimize(code, model, key, **options)
+def learn(code=BINARY, model=MODEL, key=KEY, **options):
+    return studies.learn_entries(code, model, key, **options)
 
 
 def plan(delay=DELAY, num_workers=4, key=KEY, **options):
@@ -52,7 +52,7 @@ class NoArrivals(stragglers.WaitingRule):
 LAGRANGE = {"decoder": decoders.Lagrange}
 COMPLEX = codes.reed_solomon(6, 6, 3)
 SEGMENTS = codes.communication_efficient(6, 2, 2)
-MESSAGES = codes.partial(codes.cyclic_mds(4, 1), 1)
+MESSAGES = codes.partially_coded(codes.cyclic_mds(4, 1), 1)
 TRACE = stragglers.empirical(np.ones((30, 3)))
 OTHERS = {"own": codes.uncoded(5)}
 BATCH = jax.vmap(lambda key: codes.cyclic_repetition(key, 4, 1))(KEYS)
@@ -74,15 +74,23 @@ BATCH = jax.vmap(lambda key: codes.cyclic_repetition(key, 4, 1))(KEYS)
         (diagnose, LAGRANGE, "decoder Lagrange needs a code evaluated"),
         (diagnose, {"max_patterns": -1}, "max_patterns must be at least 0; got -1"),
         (diagnose, {"key": KEYS}, "key must be one key"),
-        (optimize, {"code": COMPLEX}, "code must be real, with one message"),
-        (optimize, {"code": SEGMENTS}, "code must be real, with one message"),
-        (optimize, {"code": MESSAGES}, "code must be real, with one message"),
-        (optimize, {"key": KEYS}, "key must be one key"),
-        (optimize, {"num_steps": 0}, "num_steps must be at least 1; got 0"),
-        (optimize, {"batch_size": 0}, "batch_size must be at least 1; got 0"),
-        (optimize, {"learning_rate": 0.0}, "learning_rate must be positive; got 0.0"),
-        (optimize, {"learning_rate": math.nan}, "learning_rate must be a number"),
-        (optimize, {"model": stragglers.uniform(4)}, "num_stragglers must be less"),
+        (learn, {"code": COMPLEX}, "code must be real, with one message"),
+        (learn, {"code": SEGMENTS}, "code must be real, with one message"),
+        (learn, {"code": MESSAGES}, "code must be real, with one message"),
+        (learn, {"key": KEYS}, "key must be one key"),
+        (learn, {"num_steps": 0}, "num_steps must be at least 1; got 0"),
+        (learn, {"batch_size": 0}, "batch_size must be at least 1; got 0"),
+        (
+            learn_entries,
+            {"learning_rate": 0.0},
+            "learning_rate must be positive; got 0.0",
+        ),
+        (learn, {"learning_rate": math.nan}, "learning_rate must be a number"),
+        (
+            learn_entries,
+            {"model": stragglers.uniform(4)},
+            "num_stragglers must be less",
+        ),
         (plan, {"target": 0}, "target must be positive; got 0"),
         (plan, {"target": 1.0}, "target must be below 1"),
         (plan, {"condition": 0.5}, "condition must be at least 1"),
@@ -124,12 +132,16 @@ def test_values(study, options, rule):
         (diagnose, {"num_patterns": 10.0}, "num_patterns must be"),
         (diagnose, {"quantile_levels": [True]}, r"quantile_levels\[0\] must be real"),
         (diagnose, {"quantile_levels": ["0.5"]}, r"quantile_levels\[0\] must be real"),
-        (optimize, {"code": 3}, "code must be a GradientCode; got 3"),
-        (optimize, {"model": 0.3}, "model must be a StragglerModel"),
-        (optimize, {"key": 0}, "key must be a PRNG key"),
-        (optimize, {"num_steps": 10.0}, "num_steps must be"),
-        (optimize, {"batch_size": None}, "batch_size must be"),
-        (optimize, {"learning_rate": "fast"}, "learning_rate must be a real scalar"),
+        (learn, {"code": 3}, "code must be a GradientCode; got 3"),
+        (learn, {"model": 0.3}, "model must be a StragglerModel"),
+        (learn, {"key": 0}, "key must be a PRNG key"),
+        (learn, {"num_steps": 10.0}, "num_steps must be"),
+        (learn, {"batch_size": None}, "batch_size must be"),
+        (
+            learn_entries,
+            {"learning_rate": "fast"},
+            "learning_rate must be a real scalar",
+        ),
         (plan, {"replications": [1.5]}, "replications must be a Python int"),
         (plan, {"codes": ["uncoded"]}, "codes must be a dict"),
         (plan, {"codes": {"own": "mds"}}, "code must be a GradientCode"),
@@ -150,7 +162,7 @@ def test_types(study, options, rule):
         study(**options)
 
 
-@pytest.mark.parametrize("study", [adversarial, diagnose, optimize, worst_pattern])
+@pytest.mark.parametrize("study", [adversarial, diagnose, learn, worst_pattern])
 def test_traced_codes(study):
     def of(weights):
         study(jaxwgc.weighted(BINARY, weights))

@@ -22,7 +22,7 @@ CODES = {
     "weighted": jaxwgc.weighted(BERNOULLI, np.array([2.0, 0, 1, 3, 0.5])),
     "complex": codes.reed_solomon(7, 7, 3),
     "segments": codes.communication_efficient(7, 2, 2),
-    "messages": codes.partial(codes.cyclic_mds(7, 2), 1),
+    "messages": codes.partially_coded(codes.cyclic_mds(7, 2), 1),
 }
 
 

@@ -36,7 +36,7 @@ error_of_entries = jax.jit(
 
 def learn(code, model=MODEL, key=KEY, num_steps=150, batch_size=128, **options):
     """In fewer steps, of fewer rounds each, than by default: enough here."""
-    return studies.optimize(
+    return studies.learn_entries(
         code, model, key, num_steps=num_steps, batch_size=batch_size, **options
     )
 

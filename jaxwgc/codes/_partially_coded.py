@@ -8,7 +8,7 @@ from jaxwgc.codes._host_or_device import array_module
 from jaxwgc.decoders import Clustered, LeastSquares
 
 
-def partial(code: GradientCode, num_uncoded: int) -> GradientCode:
+def partially_coded(code: GradientCode, num_uncoded: int) -> GradientCode:
     """Uncoded parts first, then a share of `code`, in two messages (Tandon et al.).
 
     For stragglers that are slow but not dead. A worker first goes through `num_uncoded`
@@ -35,7 +35,7 @@ def partial(code: GradientCode, num_uncoded: int) -> GradientCode:
     Example:
       >>> import jaxwgc
       >>> inner = jaxwgc.codes.fractional_repetition(2, num_stragglers=1)
-      >>> code = jaxwgc.codes.partial(inner, num_uncoded=1)
+      >>> code = jaxwgc.codes.partially_coded(inner, num_uncoded=1)
       >>> code.encoding_matrix
       array([[1., 0., 0., 0.],
              [0., 0., 1., 1.],
@@ -51,11 +51,11 @@ def partial(code: GradientCode, num_uncoded: int) -> GradientCode:
     """
     GradientCode.check(code)
     num_uncoded = _validation.check_int("num_uncoded", num_uncoded, minimum=0)
-    code.check_plain("partial")
+    code.check_plain("partially_coded")
     if code.decoders_of(Clustered):
         raise ValueError(
-            f"partial needs a code without clusters; got {code}: use clustered on the "
-            "partial code instead"
+            f"partially_coded needs a code without clusters; got {code}: use clustered "
+            "on the partial code instead"
         )
     num_workers, num_parts = code.num_workers, code.num_parts
     uncoded = np.eye(num_workers, dtype=bool).repeat(num_uncoded, axis=1)
