@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxwgc import _dtypes
+from jaxwgc import _arrays
 
 
 def ravel(tree: Any, num_batch_axes: int = 0) -> jax.Array:
@@ -18,7 +18,7 @@ def ravel(tree: Any, num_batch_axes: int = 0) -> jax.Array:
     then its imaginary parts.
     """
     rows = []
-    for leaf in map(_dtypes.promoted, jax.tree.leaves(tree)):
+    for leaf in map(_arrays.promoted, jax.tree.leaves(tree)):
         batch = leaf.shape[:num_batch_axes]
         row = leaf.reshape(*batch, math.prod(leaf.shape[num_batch_axes:]))
         rows += [row.real, row.imag] if jnp.iscomplexobj(row) else [row]

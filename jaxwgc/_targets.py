@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.lax import stop_gradient
 
-from jaxwgc._dtypes import working
-from jaxwgc._product import product
+from jaxwgc._arrays import product, working
 
 Array: TypeAlias = jax.Array | np.ndarray
 

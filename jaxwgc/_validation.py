@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxwgc import _dtypes
+from jaxwgc import _arrays
 
 
 def is_traced(*values: Any) -> bool:
@@ -72,7 +72,7 @@ def check_number(
     if (
         not is_number
         or np.ndim(value) != 0
-        or not _dtypes.is_kind(value, "real numbers")
+        or not _arrays.is_kind(value, "real numbers")
     ):
         raise TypeError(f"{name} must be a real scalar; got {value!r}")
     if is_traced(value):
@@ -221,23 +221,23 @@ def as_array(name: str, value: Any) -> Any:
 
 
 def check_dtypes(name: str, tree: Any, kind: str, abstract: bool = False) -> None:
-    """Every leaf of `tree` has entries of a kind in `_dtypes.KINDS`.
+    """Every leaf of `tree` has entries of a kind in `_arrays.KINDS`.
 
     With `abstract` it need not have any, and may be a `jax.ShapeDtypeStruct`.
     """
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         has_entries = abstract or not isinstance(leaf, jax.ShapeDtypeStruct)
-        if not (has_entries and _dtypes.is_kind(leaf, kind)):
+        if not (has_entries and _arrays.is_kind(leaf, kind)):
             # Of a function, a string and the like NumPy's dtype would say nothing.
             is_array = hasattr(leaf, "dtype") or isinstance(leaf, numbers.Number)
-            shown = _dtypes.dtype_of(leaf) if has_entries and is_array else repr(leaf)
+            shown = _arrays.dtype_of(leaf) if has_entries and is_array else repr(leaf)
             raise TypeError(
                 f"{name}{jax.tree_util.keystr(path)} must be {kind}; got {shown}"
                 f"{_ADVICE.get(kind, '')}"
             )
 
 
-# By the kind in `_dtypes.KINDS` that parameters and their gradients are of.
+# By the kind in `_arrays.KINDS` that parameters and their gradients are of.
 _ADVICE = {
     "real or complex floats": (
         " (an optimizer moves floats alone: split off what is static, integers and "
@@ -266,7 +266,7 @@ def check_message_dtype(dtype: Any) -> str | None:
 def check_integer(name: str, value: Any, minimum: int = 0) -> None:
     """An integer scalar; the bound of a traced one is not checked."""
     check_number(name, value, minimum=minimum)
-    if not _dtypes.is_kind(value, "integers"):
+    if not _arrays.is_kind(value, "integers"):
         raise TypeError(f"{name} must be an integer; got {value!r}")
 
 

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxwgc import _dtypes, _validation
-from jaxwgc._product import product
+from jaxwgc import _arrays, _validation
+from jaxwgc._arrays import product
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding import decoding
 from jaxwgc.decoders import DecoderLike
@@ -139,7 +139,7 @@ def decoded_value_and_grad(
             [sums] = backward((weights / scale).astype(values.dtype))
 
             def scaled(leaf):
-                wide = _dtypes.promoted(leaf)
+                wide = _arrays.promoted(leaf)
                 return (wide * scale.astype(wide.dtype)).astype(leaf.dtype)
 
             return jax.tree.map(scaled, sums)
@@ -148,7 +148,7 @@ def decoded_value_and_grad(
             code.num_workers, received=received, finished=finished
         )
         round_decoding = decoding(code, received, decoder, finished=finished)
-        wide = _dtypes.promoted(values)
+        wide = _arrays.promoted(values)
         value = product(round_decoding.effective_weights.astype(wide.dtype), wide)
         value = value.astype(values.dtype)
         return ((value, aux) if has_aux else value), round_decoding.collapse(

@@ -35,7 +35,7 @@ DECODERS = (
 )
 LAGRANGE = "decoders/test_lagrange codes/test_reed_solomon decoders/test_decoder"
 TESTS = {
-    "jaxwgc/_product.py": "",
+    "jaxwgc/_arrays.py": "",
     "jaxwgc/aggregate.py": "aggregate/test_methods aggregate/test_state "
     "aggregate/test_training aggregate/test_bad_input test_aggregate_checks",
     "jaxwgc/coding/_arrivals.py": "test_rounds test_coding codes/test_multi_message "

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxwgc
-from jaxwgc import _dtypes, _validation
+from jaxwgc import _arrays, _validation
 
 
 class TestInt:
@@ -166,7 +166,7 @@ class TestDtypes:
                     _validation.check_dtypes("tree", tree, kind)
 
     def test_every_kind_is_known_here(self):
-        assert set(self.kinds) == set(_dtypes.KINDS)
+        assert set(self.kinds) == set(_arrays.KINDS)
 
 
 class TestKey:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxwgc import _dtypes
+from jaxwgc import _arrays
 from jaxwgc.checks._layout import Layout
 
 # What rounding may do to a gradient, in bfloat16 too.
@@ -22,7 +22,7 @@ _STANDARD_ERRORS = 4
 
 def norm(tree: Any) -> float:
     """The norm of a gradient, or of several side by side."""
-    leaves = [_dtypes.promoted(leaf) for leaf in jax.tree.leaves(tree)]
+    leaves = [_arrays.promoted(leaf) for leaf in jax.tree.leaves(tree)]
     return float(np.linalg.norm([jnp.linalg.norm(leaf.ravel()) for leaf in leaves]))
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc import _validation
-from jaxwgc._dtypes import working
+from jaxwgc._arrays import working
 from jaxwgc._pytrees import Static, register
 from jaxwgc._targets import mixing, residual, segment_target
 from jaxwgc.codes._tolerance import check_tolerance

@@ -12,8 +12,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxwgc import _dtypes, _flat_vectors, _validation
-from jaxwgc._product import product
+from jaxwgc import _arrays, _flat_vectors, _validation
+from jaxwgc._arrays import product
 from jaxwgc._some_masks import any_under_vmap
 from jaxwgc._targets import DECODES, effective
 
@@ -42,7 +42,7 @@ def weighted_sums(partial_gradients: Any) -> Callable[[jax.Array], Any]:
 
     def sums(weights):
         def of_leaf(leaf):
-            wide = _dtypes.promoted(leaf)
+            wide = _arrays.promoted(leaf)
             flat = wide.reshape(len(wide), -1)
             summed = product(weights.astype(flat.dtype), flat)
             dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)

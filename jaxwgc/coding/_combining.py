@@ -5,8 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from jaxwgc._dtypes import promoted
-from jaxwgc._product import product
+from jaxwgc._arrays import product, promoted
 from jaxwgc._targets import mixing
 from jaxwgc.coding._collapsed import is_mixed_up, leakage
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc import _flat_vectors, _validation
-from jaxwgc._dtypes import working
+from jaxwgc._arrays import working
 from jaxwgc._pytrees import register
 from jaxwgc._targets import effective, mixing, residual, squared_error
 from jaxwgc.codes import GradientCode

@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxwgc import _flat_vectors, _validation
-from jaxwgc._dtypes import promoted, working
-from jaxwgc._product import product
+from jaxwgc._arrays import product, promoted, working
 from jaxwgc.codes import GradientCode
 
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxwgc import _dtypes, _validation
+from jaxwgc import _arrays, _validation
 
 # Degrees of freedom of so many units of rounding a row are none.
 _ROUNDING = 10
@@ -51,7 +51,7 @@ def inverse_variance_weights(variances: jax.typing.ArrayLike) -> jax.Array:
             f"variances must have one axis and an entry; got shape {np.shape(given)}"
         )
     _validation.check_dtypes("variances", given, "real numbers")
-    values = _dtypes.promoted(given)
+    values = _arrays.promoted(given)
     if not _validation.is_traced(given):
         # What overflows in the dtype that is computed in is to be found, too.
         with np.errstate(over="ignore"):
@@ -141,7 +141,7 @@ def source_variances(
             )
     if not _validation.is_traced(*given.values()):
         _check_degrees(**given)
-    residuals, leverage, row_weights = map(_dtypes.promoted, given.values())
+    residuals, leverage, row_weights = map(_arrays.promoted, given.values())
     if jnp.ndim(leverage) == 0:
         leverage = jnp.asarray(leverage, jnp.result_type(residuals))
     return _variances(residuals, leverage, row_weights)
@@ -162,7 +162,7 @@ def _check_degrees(**given):
                 f"{name} must be {rule}; got {array.min()} to {array.max()}"
             )
     degrees = np.sum(exact["row_weights"] * (1 - exact["leverage"]), axis=1)
-    eps = jnp.finfo(_dtypes.promoted(given["leverage"]).dtype).eps
+    eps = jnp.finfo(_arrays.promoted(given["leverage"]).dtype).eps
     if not (degrees > _ROUNDING * eps * exact["residuals"].shape[1]).all():
         first = int(degrees.argmin())
         raise ValueError(

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxwgc import _dtypes, _validation
+from jaxwgc import _arrays, _validation
 from jaxwgc.codes import GradientCode
 
 
@@ -61,5 +61,5 @@ def weighted(code: GradientCode, weights: jax.typing.ArrayLike) -> GradientCode:
 def _floats(array):
     """Returns floats, since products of small integers would wrap around."""
     if not isinstance(array, np.ndarray):
-        return _dtypes.promoted(array)
+        return _arrays.promoted(array)
     return array.astype(np.complex128 if np.iscomplexobj(array) else np.float64)

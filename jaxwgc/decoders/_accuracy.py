@@ -3,8 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxwgc._powers_of_two import power_below
-from jaxwgc._product import product
+from jaxwgc._arrays import power_below, product
 
 
 def squared_norm(vectors: jax.Array) -> jax.Array:

@@ -11,7 +11,7 @@ import numpy as np
 from jax.lax import stop_gradient
 
 from jaxwgc import _validation
-from jaxwgc._dtypes import working
+from jaxwgc._arrays import working
 from jaxwgc._pytrees import register
 from jaxwgc._shardings import sharding_by_batch
 

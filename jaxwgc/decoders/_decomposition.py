@@ -5,7 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from jaxwgc._product import product
+from jaxwgc._arrays import product
 from jaxwgc.decoders._accuracy import best_weights
 
 # Singular values below this many sqrt(max(n, k)) eps of the largest count as zero.

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxwgc._product import product
+from jaxwgc._arrays import product
 from jaxwgc.decoders._accuracy import best_weights
 
 # The ridge, in eps: below it weights gain no accuracy.

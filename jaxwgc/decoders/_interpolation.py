@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxwgc._product import product
+from jaxwgc._arrays import product
 from jaxwgc._some_masks import masked_map
 from jaxwgc._targets import rounding
 from jaxwgc.decoders._accuracy import relative_miss, squared_norm

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxwgc._product import product
+from jaxwgc._arrays import product
 from jaxwgc._some_masks import masked_map
 from jaxwgc._targets import rounding
 from jaxwgc.decoders._accuracy import relative_miss, scaled_rows, squared_norm

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
-from jaxwgc import _dtypes, _validation
+from jaxwgc import _arrays, _validation
 from jaxwgc._shardings import reshard
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding import Decoding, decoding
@@ -141,7 +141,7 @@ def _on_shards(loss, code, mesh, axis, decoder, held):
     value_and_grad = jax.value_and_grad(scalar_loss(loss))
 
     def of_part(params, part):
-        return jax.tree.map(_dtypes.promoted, value_and_grad(params, part))
+        return jax.tree.map(_arrays.promoted, value_and_grad(params, part))
 
     def of_shard(params, received, finished, parts):
         round_decoding, params = _decoding_and_params(

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jaxwgc import _dtypes, _validation
+from jaxwgc import _arrays, _validation
 from jaxwgc._pytrees import Static, register
 from jaxwgc.codes import GradientCode
 
@@ -139,14 +139,14 @@ def _stacked(load, indices):
 
 def _stack(leaves):
     # NumPy knows no keys.
-    is_key = jnp.issubdtype(_dtypes.dtype_of(leaves[0]), jax.dtypes.prng_key)
+    is_key = jnp.issubdtype(_arrays.dtype_of(leaves[0]), jax.dtypes.prng_key)
     return (jnp if is_key else np).stack(leaves)
 
 
 def _check_alike(trees):
     described = [
         jax.tree.map(
-            lambda leaf: f"{_dtypes.dtype_of(leaf)}{list(np.shape(leaf))}",
+            lambda leaf: f"{_arrays.dtype_of(leaf)}{list(np.shape(leaf))}",
             tree,
         )
         for tree in trees

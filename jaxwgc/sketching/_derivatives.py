@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxwgc._product import product
+from jaxwgc._arrays import product
 
 
 @jax.custom_jvp

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxwgc._product import product
+from jaxwgc._arrays import product
 from jaxwgc.sketching._derivatives import orthonormaliser_of_gram
 from jaxwgc.sketching._powers import inverse_power_of_two
 from jaxwgc.sketching._row_blocks import DenseRows, Rows

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxwgc._powers_of_two import power_below
+from jaxwgc._arrays import power_below
 
 
 def inverse_power_of_two(values: jax.Array) -> jax.Array:

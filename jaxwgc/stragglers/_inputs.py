@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxwgc import _dtypes, _validation
+from jaxwgc import _arrays, _validation
 
 
 def loads_of(loads: Any, state: jax.Array | None = None) -> jax.Array:
@@ -25,7 +25,7 @@ def loads_of(loads: Any, state: jax.Array | None = None) -> jax.Array:
 def times_of(times: Any) -> jax.Array:
     """Times in at least float32; NaN in the place of traced ones below 0."""
     times = _vector("times", times, "at least 0, and infinity where never")
-    times = _dtypes.promoted(times)
+    times = _arrays.promoted(times)
     return jnp.where(times >= 0, times, jnp.nan)
 
 
@@ -97,4 +97,4 @@ def _vector(name, value, rule, largest=None):
             )
     # Half precision stays half: how coarse times are is judged by it.
     is_half = jnp.issubdtype(array.dtype, jnp.floating) and array.dtype.itemsize == 2
-    return jnp.asarray(array) if is_half else _dtypes.promoted(array)
+    return jnp.asarray(array) if is_half else _arrays.promoted(array)

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from jaxwgc import _validation
-from jaxwgc._dtypes import is_kind
+from jaxwgc._arrays import is_kind
 from jaxwgc.stragglers._distributions import Distribution
 from jaxwgc.stragglers._inputs import made_of_jax
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxwgc._dtypes import working
+from jaxwgc._arrays import working
 from jaxwgc._targets import effective, mixing, segment_target, squared_error
 from jaxwgc.codes import GradientCode
 from jaxwgc.decoders import DecoderLike

@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 from scipy import special
 
-from jaxwgc import _dtypes, _validation
+from jaxwgc import _arrays, _validation
 
 __all__ = [
     "Summary",
@@ -205,7 +205,7 @@ def summarize(results: Any, confidence: float = 0.95) -> Any:
 
     def of_leaf(leaf):
         if isinstance(leaf, jax.Array):
-            xp, values = jnp, _dtypes.promoted(leaf)
+            xp, values = jnp, _arrays.promoted(leaf)
         else:
             xp, values = np, np.asarray(leaf, np.float64)
         mean = xp.mean(values, axis=0)
@@ -213,7 +213,7 @@ def summarize(results: Any, confidence: float = 0.95) -> Any:
         error = xp.sqrt(variance / num_trials)
         if num_trials == 1:
             error = xp.full_like(mean, math.nan)
-        if _dtypes.dtype_of(leaf) == np.bool_:
+        if _arrays.dtype_of(leaf) == np.bool_:
             low, high = _wilson_interval(xp, values.sum(0), num_trials, confidence)
         else:
             half = special.stdtrit(num_trials - 1, (1 + confidence) / 2) * error

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc import _validation
-from jaxwgc._dtypes import working
+from jaxwgc._arrays import working
 from jaxwgc.codes import GradientCode
 from jaxwgc.decoders import Decoder, DecoderLike
 from jaxwgc.studies._many_masks import BATCH, decode_masks

@@ -81,13 +81,13 @@ BATCH = jax.vmap(lambda key: codes.cyclic_repetition(key, 4, 1))(KEYS)
         (learn, {"num_steps": 0}, "num_steps must be at least 1; got 0"),
         (learn, {"batch_size": 0}, "batch_size must be at least 1; got 0"),
         (
-            learn_entries,
+            learn,
             {"learning_rate": 0.0},
             "learning_rate must be positive; got 0.0",
         ),
         (learn, {"learning_rate": math.nan}, "learning_rate must be a number"),
         (
-            learn_entries,
+            learn,
             {"model": stragglers.uniform(4)},
             "num_stragglers must be less",
         ),
@@ -138,7 +138,7 @@ def test_values(study, options, rule):
         (learn, {"num_steps": 10.0}, "num_steps must be"),
         (learn, {"batch_size": None}, "batch_size must be"),
         (
-            learn_entries,
+            learn,
             {"learning_rate": "fast"},
             "learning_rate must be a real scalar",
         ),

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxwgc import _dtypes, coding
+from jaxwgc import _arrays, coding
 from jaxwgc.distributed.ray._messages import Answer, pack
 from jaxwgc.distributed.ray._session import find_ray
 from jaxwgc.gradients import checked_loss, partial_value_and_grad
@@ -189,7 +189,7 @@ def sent(tree: Any) -> Any:
     """Returns a pytree as it travels: in NumPy, and typed keys as `Keys`."""
 
     def of_leaf(leaf):
-        if not jnp.issubdtype(_dtypes.dtype_of(leaf), jax.dtypes.prng_key):
+        if not jnp.issubdtype(_arrays.dtype_of(leaf), jax.dtypes.prng_key):
             return np.asarray(leaf)
         words = np.asarray(jax.random.key_data(leaf))
         return Keys(words, str(jax.random.key_impl(leaf)))

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxwgc._product import product
+from jaxwgc._arrays import product
 from jaxwgc.sketching._embeddings._embedding import (
     Embedding,
     check_sizes,

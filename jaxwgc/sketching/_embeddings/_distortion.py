@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc import _validation
-from jaxwgc._product import product
+from jaxwgc._arrays import product
 from jaxwgc.sketching import _checks
 from jaxwgc.sketching._embeddings._dense_embeddings import gaussian, rademacher
 from jaxwgc.sketching._embeddings._embedding import Embedding

@@ -10,7 +10,7 @@ from jax.scipy.linalg import solve_triangular
 from scipy import special
 
 from jaxwgc import _validation
-from jaxwgc._product import product
+from jaxwgc._arrays import product
 from jaxwgc.sketching import _checks
 from jaxwgc.sketching._gram import WELL_CONDITIONED, Gram, column_scale
 from jaxwgc.sketching._row_blocks import DenseRows, block_size

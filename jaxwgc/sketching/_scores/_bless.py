@@ -12,7 +12,7 @@ import numpy as np
 from jax.scipy.linalg import solve_triangular
 
 from jaxwgc import _validation
-from jaxwgc._product import product
+from jaxwgc._arrays import product
 from jaxwgc._pytrees import Static, register
 from jaxwgc.sketching import _checks
 from jaxwgc.sketching._powers import next_power_of_two

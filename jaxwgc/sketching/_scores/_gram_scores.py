@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxwgc._product import product
+from jaxwgc._arrays import product
 from jaxwgc.sketching._checks import rank_cutoff
 from jaxwgc.sketching._derivatives import orthonormaliser_of_gram
 from jaxwgc.sketching._gram import WELL_CONDITIONED, Gram, half_of

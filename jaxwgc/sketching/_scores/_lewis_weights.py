@@ -9,7 +9,7 @@ import numpy as np
 from jax import lax
 
 from jaxwgc import _validation
-from jaxwgc._product import product
+from jaxwgc._arrays import product
 from jaxwgc.sketching import _checks
 from jaxwgc.sketching._derivatives import orthonormal_basis, square_of_wide
 from jaxwgc.sketching._gram import Gram, equilibrated

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxwgc._product import product
+from jaxwgc._arrays import product
 from jaxwgc.sketching import _checks
 from jaxwgc.sketching._derivatives import square_of_wide
 from jaxwgc.sketching._gram import WELL_CONDITIONED, Gram, equilibrated

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxwgc._product import product
+from jaxwgc._arrays import product
 from jaxwgc.sketching import _checks
 from jaxwgc.sketching._gram import WELL_CONDITIONED, Gram
 from jaxwgc.sketching._powers import next_power_of_two

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxwgc._product import product
+from jaxwgc._arrays import product
 from jaxwgc.sketching._checks import rank_cutoff
 from jaxwgc.sketching._gram import WELL_CONDITIONED, Gram, gram
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxwgc import _validation
-from jaxwgc._product import product
+from jaxwgc._arrays import product
 from jaxwgc.sketching import _checks
 from jaxwgc.sketching._embeddings._dense_embeddings import gaussian
 from jaxwgc.sketching._embeddings._embedding import Embedding, EmbeddingLike, embed

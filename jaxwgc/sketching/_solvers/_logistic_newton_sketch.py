@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxwgc._product import product
+from jaxwgc._arrays import product
 from jaxwgc.sketching import _checks
 from jaxwgc.sketching._embeddings._embedding import EmbeddingLike
 from jaxwgc.sketching._embeddings._sparse_embeddings import sparse_sign

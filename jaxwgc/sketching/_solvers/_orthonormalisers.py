@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxwgc._product import product
+from jaxwgc._arrays import product
 from jaxwgc.sketching._gram import Gram, equilibrated
 from jaxwgc.sketching._row_blocks import DenseRows, RidgedRows, ridge_rows
 from jaxwgc.sketching._scores._numerical_rank import NumericalRank, rank_of

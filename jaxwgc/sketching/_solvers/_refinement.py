@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxwgc._product import product
+from jaxwgc._arrays import product
 from jaxwgc.sketching._row_blocks import sum_over_blocks
 from jaxwgc.sketching._solvers._orthonormalisers import Orthonormaliser
 from jaxwgc.sketching._solvers._solution import record

@@ -1,4 +1,4 @@
-"""Dtypes that are taken, and those that they are promoted to."""
+"""Dtypes, products and powers of two: what is done with arrays of any kind."""
 
 from typing import Any
 
@@ -56,3 +56,23 @@ def working(array: Any) -> Any:
     """
     xp = jnp if isinstance(array, jax.Array) else np
     return xp.asarray(array, jax.dtypes.canonicalize_dtype(array.dtype))
+
+
+def product(left: jax.Array, right: jax.Array) -> jax.Array:
+    """Matrix product in full precision.
+
+    GPUs and TPUs round float32 operands to TF32 or bfloat16 unless asked not to, and
+    decoding would amplify that.
+    """
+    return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)
+
+
+def power_below(numbers: jax.Array) -> jax.Array:
+    """The largest power of two that is at most each of some positive, normal numbers.
+
+    `jnp.frexp`, `jnp.log2` and `jnp.ldexp` are large programs to compile.
+    """
+    precision = jnp.finfo(numbers.dtype)
+    bits = jax.lax.bitcast_convert_type(numbers, f"int{precision.bits}")
+    bits = (bits >> precision.nmant) << precision.nmant
+    return jax.lax.bitcast_convert_type(bits, numbers.dtype)
