@@ -19,7 +19,7 @@ QUICK ?=
 FAST ?=
 RUNS ?=
 SEED ?=
-PYTEST_FLAGS ?= -n 2
+PYTEST_FLAGS ?= -n auto --dist loadgroup
 
 # mkdocs-material's advertisement about the next mkdocs.
 export NO_MKDOCS_2_WARNING := 1
@@ -98,7 +98,7 @@ define list_results
 endef
 
 # A first answer, and what the lowest versions that pyproject.toml declares have to pass.
-CORE_TESTS := $(addprefix tests/,test_rounds.py test_gradients.py test_modules.py \
+CORE_TESTS := $(addprefix tests/,test_coding.py test_gradients.py test_modules.py \
   test_aggregate_checks.py decoders/test_decoder.py stragglers/test_equal_models.py \
   sketching/test_sparse_scores.py)
 
