@@ -130,7 +130,7 @@ def test_shapes_have_no_entries():
             jax.ShapeDtypeStruct((1,), np.float32), parts, np.ones(6, bool)
         ),
         lambda: stragglers.pareto(1.0, 2.0).sample(KEY, (), struct),
-        lambda: stragglers.fastest(2)(KEY, struct),
+        lambda: stragglers.fastest(2).arrivals(KEY, struct),
     ):
         with pytest.raises(TypeError, match="must be .*; got ShapeDtypeStruct"):
             call()
