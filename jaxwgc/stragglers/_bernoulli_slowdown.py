@@ -20,9 +20,6 @@ class bernoulli_slowdown(IndependentDelay):
       slowdown: factor of a slow worker, at least 1; infinity for a dead one.
       time: of one part, in seconds; positive.
 
-    Returns:
-      A delay model.
-
     Raises:
       ValueError, TypeError: where a parameter breaks its rule.
 

@@ -26,9 +26,6 @@ class affine(DelayModel):
       slope: what loads are multiplied by in D; at least 0.
       time: of one part that always passes, in seconds; at least 0.
 
-    Returns:
-      A delay model.
-
     Raises:
       ValueError: where a parameter is negative.
       TypeError: where delay is no delay model, or a parameter no number.
@@ -86,9 +83,6 @@ class unequal_speeds(DelayModel):
       speeds: (workers,), positive. All of them in their order where as many workers are
         simulated; otherwise some that are drawn in the first round and then stay, each
         at most once where there are enough.
-
-    Returns:
-      A delay model.
 
     Raises:
       ValueError: where speeds have another number of axes than one, or are not positive
@@ -148,9 +142,6 @@ class markov(DelayModel):
       slow: that of one in its slow state.
       become_slow: the probability that a fast worker is slow in the next round.
       become_fast: the probability that a slow worker is fast in the next round.
-
-    Returns:
-      A delay model.
 
     Raises:
       ValueError: where a probability is none, or both are zero.

@@ -16,9 +16,6 @@ class deadline(WaitingRule):
     Args:
       seconds: the deadline from the start of the round; positive.
 
-    Returns:
-      A waiting rule.
-
     Raises:
       ValueError, TypeError: where seconds breaks its rule.
 

@@ -24,13 +24,12 @@ _NUM_ORDERS = 64
 class delayed(StragglerModel):
     """Finish times from a delay model, and a rule for how long the server waits.
 
+    It reports the parts that each worker had finished when the round ended: workers go
+    through their parts one by one, at constant speed.
+
     Args:
       delay: such as `shifted_exponential`, `pareto` or `bernoulli_slowdown`.
       wait: such as `fastest`, `deadline` or `until_decodable`.
-
-    Returns:
-      A straggler model. It reports the parts that each worker had finished when the
-      round ended: workers go through their parts one by one, at constant speed.
 
     Raises:
       TypeError: where delay is no delay model or wait no waiting rule, or (at `sample`)

@@ -23,9 +23,6 @@ class shifted_exponential(IndependentDelay):
       shift: the least time of one part, in seconds; at least 0.
       rate: parts a second beyond the shift; positive.
 
-    Returns:
-      A delay model.
-
     Raises:
       ValueError, TypeError: where a parameter breaks its rule.
 
@@ -77,9 +74,6 @@ class pareto(IndependentDelay):
     Args:
       scale: the least time of one part, in seconds; positive.
       shape: the tail index; positive. Means are finite above 1, variances above 2.
-
-    Returns:
-      A delay model.
 
     Raises:
       ValueError, TypeError: where a parameter breaks its rule.

@@ -24,9 +24,6 @@ class fastest(WaitingRule):
     Args:
       num_required: f, at least 1 and at most the number of workers.
 
-    Returns:
-      A waiting rule.
-
     Raises:
       ValueError: where num_required is less than 1, or more than the number of workers
         (at the call of the rule).

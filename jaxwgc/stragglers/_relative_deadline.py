@@ -19,9 +19,6 @@ class relative_deadline(WaitingRule):
       quorum: how many answers set the deadline; at least 1 and at most the number of
         workers.
 
-    Returns:
-      A waiting rule.
-
     Raises:
       ValueError: where an argument breaks its rule, or (at the call of the rule) there
         are fewer workers than the quorum.

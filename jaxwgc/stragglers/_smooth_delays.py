@@ -30,9 +30,6 @@ class weibull(IndependentDelay):
       shape: positive. Times are exponential at 1, with heavier tails below and lighter
         ones above.
 
-    Returns:
-      A delay model.
-
     Raises:
       ValueError, TypeError: where a parameter breaks its rule.
 
@@ -107,9 +104,6 @@ class log_normal(IndependentDelay):
     Args:
       median: of the time of one part, in seconds; positive.
       deviation: the standard deviation of the logarithm of times; positive.
-
-    Returns:
-      A delay model.
 
     Raises:
       ValueError, TypeError: where a parameter breaks its rule.

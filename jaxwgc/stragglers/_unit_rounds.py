@@ -16,12 +16,11 @@ from jaxwgc.stragglers._types import Arrivals, StragglerModel
 class uniform(StragglerModel):
     """Exactly s stragglers a round, uniformly at random; a round takes one unit.
 
+    Times are 1 for the workers that answer and infinity for the others, which have
+    finished no part.
+
     Args:
       num_stragglers: s, at least 0 and less than the number of workers.
-
-    Returns:
-      A straggler model. Times are 1 for the workers that answer and infinity for the
-      others, which have finished no part.
 
     Raises:
       ValueError: where s is negative, or not less than the number of workers (at
@@ -65,13 +64,12 @@ class uniform(StragglerModel):
 class bernoulli(StragglerModel):
     """Each worker straggles by itself with that probability; a round takes one unit.
 
+    Times are 1 for the workers that answer and infinity for the others, which have
+    finished no part. The same key gives the same round whatever JAX's precision
+    setting.
+
     Args:
       probability: of a worker being a straggler, from 0 to 1. May be traced.
-
-    Returns:
-      A straggler model. Times are 1 for the workers that answer and infinity for the
-      others, which have finished no part. The same key gives the same round whatever
-      JAX's precision setting.
 
     Raises:
       ValueError, TypeError: where probability breaks its rule.
@@ -106,12 +104,11 @@ class bernoulli(StragglerModel):
 class fixed(StragglerModel):
     """The same workers answer in every round; a round takes one unit.
 
+    Times are 1 for the workers that answer and infinity for the others, which have
+    finished no part. Keys are not used.
+
     Args:
       received: bool (num_workers,), who answers. May be traced.
-
-    Returns:
-      A straggler model. Times are 1 for the workers that answer and infinity for the
-      others, which have finished no part. Keys are not used.
 
     Raises:
       ValueError: where received has another number of axes than one, or (at `init` or
