@@ -129,10 +129,21 @@ def lagrange_weights(
         return relative_miss(weights * norms, matrix, target)
 
     shared = (matrix, target, norms)
-    miss = masked_map(may_miss, miss_of, size * 0, (weights,), shared, _CHUNK)
-    is_poor = ~(miss <= limit)
-    if 4 * num_stragglers > received.shape[-1]:
-        return weights, is_poor | is_short
-    solve = functools.partial(dual_weights, num_stragglers=num_stragglers)
-    by_mask, shared = (weights, received), (*shared, jnp.asarray(positions))
-    return masked_map(is_poor, solve, weights, by_mask, shared, _DUAL_CHUNK), is_short
+
+    def misses(weights, where):
+        miss = masked_map(where, miss_of, size * 0, (weights,), shared, _CHUNK)
+        return ~(miss <= limit)
+
+    is_poor = misses(weights, may_miss)
+    if 4 * num_stragglers <= received.shape[-1]:
+        solve = functools.partial(dual_weights, num_stragglers=num_stragglers)
+        weights = masked_map(
+            is_poor,
+            solve,
+            weights,
+            (weights, received),
+            (*shared, jnp.asarray(positions)),
+            _DUAL_CHUNK,
+        )
+        is_poor = misses(weights, is_poor)
+    return weights, is_poor | is_short
