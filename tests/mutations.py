@@ -54,7 +54,8 @@ TESTS = {
     "jaxwgc/decoders/": DECODERS,
     "jaxwgc/stragglers/_types.py": "test_aggregate_checks stragglers/test_bad_input",
     "jaxwgc/stragglers/": "stragglers/test_bad_input stragglers/test_waiting "
-    "stragglers/test_unit_rounds stragglers/test_combined_delays stragglers/test_delayed test_aggregate_checks "
+    "stragglers/test_unit_rounds stragglers/test_combined_delays "
+    "stragglers/test_delayed test_aggregate_checks "
     "stragglers/test_devices",
     "jaxwgc/sketching/_samplers/_sample_partitions.py": "sketching/test_sampling "
     "sketching/test_rescaling",
