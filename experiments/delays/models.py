@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 
-from experiments.delays import known_laws as known_delays
+from experiments.delays import known_laws
 from experiments.delays.traces import LANGUAGE_MODELS, Trace, read_traces, simulated
 from experiments.runner.figures import COLORS, new_figure
 from experiments.runner.results import ExperimentError
@@ -56,8 +56,8 @@ def delays(
         raise ExperimentError(f"--data-sets must be at least 1; got {data_sets}")
     if trace is None:
         sections["known"] = lambda: Study(
-            {"known": known_delays.cells(data_sets, seed)},
-            tables={"known": known_delays.tabulate},
+            {"known": known_laws.cells(data_sets, seed)},
+            tables={"known": known_laws.tabulate},
         )
     title = "Delay models: fitted to the first half of the rounds, judged by the second"
     run("delays", title, sections, runs, seed, out)

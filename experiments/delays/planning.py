@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 import jaxwgc
-from experiments.delays import unseen_rounds as unseen
+from experiments.delays import unseen_rounds
 from experiments.delays.traces import LANGUAGE_MODELS, Trace, read_traces
 from experiments.runner import figures
 from experiments.runner.results import ExperimentError
@@ -79,13 +79,18 @@ def plan(
         }
         numbers = {**goal, "rounds": rounds, "traces": cells}
         tables = {name: tabulator(name) for name in traces}
-        tables |= {"decisions": tabulate_decisions, "halves": unseen.tabulate_halves}
+        tables |= {
+            "decisions": tabulate_decisions,
+            "halves": unseen_rounds.tabulate_halves,
+        }
         if trace is None and array is None:
             numbers["simulated"] = {
-                name: Once(unseen.simulated_pairs, name, pairs, seed, num_rows=pairs)
-                for name in unseen.LAWS
+                name: Once(
+                    unseen_rounds.simulated_pairs, name, pairs, seed, num_rows=pairs
+                )
+                for name in unseen_rounds.LAWS
             }
-            tables["simulated"] = unseen.tabulate_simulated
+            tables["simulated"] = unseen_rounds.tabulate_simulated
         return Study(
             numbers,
             tables=tables,
@@ -167,7 +172,7 @@ def measure(
             for target in TARGETS
             for parts in HETEROGENEITIES
         ],
-        "halves": unseen.regrets(
+        "halves": unseen_rounds.regrets(
             trace.half(0).delay(),
             trace.half(1).delay(),
             found.num_workers,

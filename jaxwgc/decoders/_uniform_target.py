@@ -9,14 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc._some_masks import any_under_vmap
-from jaxwgc._targets import target_scale
+from jaxwgc._targets import DECODES, target_scale
 from jaxwgc.decoders._accuracy import relative_miss
 from jaxwgc.decoders._decoder import Array, Decoder
 from jaxwgc.decoders._nearest_weights import Rows, nearest_weights
-
-# Parts are decoded one and all where the weights of the code without its target, of
-# ones instead, miss by no more than this share.
-_DECODED = 1e-3
 
 
 class UniformTarget(Decoder):
@@ -80,7 +76,7 @@ def _decode(
         )
         weights = jnp.where(is_lost[..., None, None], fitted, weights)
         miss = relative_miss(weights, plain_matrix, plain_target)
-        is_lost = ~(miss <= _DECODED) & (sizes.max() > sizes.min())
+        is_lost = ~(miss <= DECODES) & (sizes.max() > sizes.min())
         return jnp.array(False), is_lost, weights, is_plain & any_lane(is_lost)
 
     def any_lane(condition):

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc import _validation
+from jaxwgc._targets import DECODES
 from jaxwgc.stragglers._fastest import fastest
 from jaxwgc.stragglers._finished_parts import finished_parts
 from jaxwgc.stragglers._inputs import check_model, loads_of, made_of_jax
@@ -114,7 +115,7 @@ class delayed(StragglerModel):
         with jax.ensure_compile_time_eval():
             keys = jax.random.split(jax.random.key(0), _NUM_ORDERS)
             received = jax.vmap(wait.arrivals)(keys, jnp.asarray(times)).received
-            num_decoded = int(code.decodes(received, 1e-3, decoder).sum())
+            num_decoded = int(code.decodes(received, DECODES, decoder).sum())
         if num_decoded > _NUM_ORDERS / 10:
             return
         warnings.warn(

@@ -1,5 +1,6 @@
 """Distributions of finish times on the host, and the f-th fastest of such times."""
 
+import abc
 import dataclasses
 import functools
 import math
@@ -47,7 +48,7 @@ class Sample(NamedTuple):
         return self.weights > NO_WEIGHT
 
 
-class Distribution:
+class Distribution(abc.ABC):
     """The distribution of a worker's finish time, in float64 on the host.
 
     One of one's own defines `sf` and `isf`, with the names and meaning of SciPy's.
@@ -61,17 +62,17 @@ class Distribution:
       0.8333
     """
 
+    @abc.abstractmethod
     def sf(self, x: Any) -> Any:
         """Returns the probability of a longer time than x."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def isf(self, q: Any) -> Any:
         """Returns the least time that is exceeded with probability q at most."""
-        raise NotImplementedError
 
     def logpdf(self, x: Any) -> Any:
-        """Returns the logarithm of the density at x."""
-        raise NotImplementedError
+        """Returns the logarithm of the density at x, of one that is to be fitted."""
+        raise NotImplementedError(f"logpdf is not defined by {self!r}")
 
     def fastest_mean(
         self, num_required: int, num_workers: int, at_most: float = math.inf

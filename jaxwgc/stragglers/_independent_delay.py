@@ -1,5 +1,6 @@
 """Independent times in proportion to the load."""
 
+import abc
 import dataclasses
 from typing import Any, ClassVar
 
@@ -27,9 +28,9 @@ class IndependentDelay(DelayModel, Distribution):
 
     has_least_time: ClassVar[bool] = False
 
+    @abc.abstractmethod
     def draw(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         """Draws times of one part."""
-        raise NotImplementedError
 
     def sample(self, key, state, loads):
         """Draws the times of a round, (num_workers,)."""
@@ -44,7 +45,7 @@ class IndependentDelay(DelayModel, Distribution):
 
     def logsf(self, x: Any) -> Any:
         """Returns the logarithm of the probability of a longer time than x."""
-        raise NotImplementedError
+        raise NotImplementedError(f"logsf is not defined by {self!r}")
 
     def sf(self, x: Any) -> Any:
         """Returns the probability of a longer time than x."""

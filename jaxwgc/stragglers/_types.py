@@ -1,5 +1,6 @@
 """What straggler models and delay models are, and what they give."""
 
+import abc
 from typing import Any, NamedTuple
 
 import jax
@@ -30,18 +31,27 @@ class Arrivals(NamedTuple):
     finished: jax.Array | None = None
 
 
-class StragglerModel:
-    """Simulated rounds: who answers, and when.
-
-    A model of one's own is a frozen dataclass of this class with a `sample`, and with
-    an `init` where it has a state. Equal models share what is compiled.
-    """
+class Model(abc.ABC):
+    """What is drawn round after round, from a state if it has one."""
 
     def init(self, num_workers: int) -> Any:
         """Returns the state before the first round, a pytree."""
         _validation.check_int("num_workers", num_workers, minimum=1)
         return ()
 
+    @abc.abstractmethod
+    def sample(self, key: jax.Array, state: Any, loads: jax.Array) -> tuple[Any, Any]:
+        """Draws what a round has; returns it and the state after the round."""
+
+
+class StragglerModel(Model):
+    """Simulated rounds: who answers, and when.
+
+    A model of one's own is a frozen dataclass of this class with a `sample`, and with
+    an `init` where it has a state. Equal models share what is compiled.
+    """
+
+    @abc.abstractmethod
     def sample(
         self, key: jax.Array, state: Any, loads: jax.Array
     ) -> tuple[Arrivals, Any]:
@@ -55,7 +65,6 @@ class StragglerModel:
         Returns:
           The `Arrivals`, and the state after the round.
         """
-        raise NotImplementedError
 
     def warn_where_undecodable(self, code: Any, decoder: Any = None) -> None:
         """Warns where rounds end before the code decodes, as far as that is known."""
@@ -80,18 +89,14 @@ class StragglerModel:
             )
 
 
-class DelayModel:
+class DelayModel(Model):
     """Simulated finish times.
 
     A model of one's own is a frozen dataclass of this class with a `sample`, and with
     an `init` where it has a state. Equal models share what is compiled.
     """
 
-    def init(self, num_workers: int) -> Any:
-        """Returns the state before the first round, a pytree."""
-        _validation.check_int("num_workers", num_workers, minimum=1)
-        return ()
-
+    @abc.abstractmethod
     def sample(
         self, key: jax.Array, state: Any, loads: jax.Array
     ) -> tuple[jax.Array, Any]:
@@ -105,7 +110,6 @@ class DelayModel:
         Returns:
           The times, and the state after the round.
         """
-        raise NotImplementedError
 
     def law(self, load: float) -> Distribution | None:
         """Returns the distribution of a worker's time, if it has one.

@@ -8,13 +8,11 @@ import jax.numpy as jnp
 
 from jaxwgc import _validation
 from jaxwgc._pytrees import register
+from jaxwgc._targets import DECODES
 from jaxwgc.stragglers._finished_parts import finished_parts
 from jaxwgc.stragglers._inputs import times_of
 from jaxwgc.stragglers._types import Arrivals
 from jaxwgc.stragglers._waiting_rule import WaitingRule, first_true
-
-# The tolerance at which a decoded gradient counts as exact.
-EXACT = 1e-3
 
 
 @runtime_checkable
@@ -48,7 +46,7 @@ class Decodable(Protocol):
 
 
 def until_decodable(
-    code: Decodable, tolerance: float = EXACT, decoder: Any = None
+    code: Decodable, tolerance: float = 1e-3, decoder: Any = None
 ) -> WaitingRule:
     """Go on as soon as the answers so far decode.
 
@@ -151,7 +149,7 @@ class UntilDecodable(WaitingRule):
 
     def describe(self, num_workers: int) -> tuple[str, str]:
         """Returns such as "decodable", "until the answers decode"."""
-        if self.tolerance <= EXACT:
+        if self.tolerance <= DECODES:
             return "decodable", "until the answers decode"
         error = f"{self.tolerance**2:.0%}"
         return f"error {error}", f"until the answers decode to an error of {error}"

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 import jaxwgc
-from experiments.delays import planning as plan
-from experiments.delays import unseen_rounds as unseen
+from experiments.delays import planning, unseen_rounds
 from experiments.delays.traces import LANGUAGE_MODELS, read_traces
 from experiments.runner.results import ExperimentError
 from jaxwgc import codes
@@ -22,7 +21,7 @@ def test_choice_by_the_first_half_is_good_for_the_second(name):
     own = {"repetition": codes.fractional_repetition(num_workers, 1)}
     for goal in ({}, {"target": 1e-3}, {"heterogeneity": 1.0}):
         before, after = (
-            plan.plan_for(trace.half(half), codes=own, num_rounds=1000, **goal)
+            planning.plan_for(trace.half(half), codes=own, num_rounds=1000, **goal)
             for half in range(2)
         )
         judged = jaxwgc.plan(
@@ -39,17 +38,17 @@ def test_choice_by_the_first_half_is_good_for_the_second(name):
 
 def test_choice_by_a_calm_half_bears_a_stall_in_the_other():
     """Reduced from the table of the page, which has 200 pairs."""
-    pairs = list(unseen.simulated_pairs("one in 500 stalls", 3, 0))
+    pairs = list(unseen_rounds.simulated_pairs("one in 500 stalls", 3, 0))
     found = {
         what: [each[what]["regret"] for pair in pairs for each in pair.values()]
-        for what in unseen.CHOICES
+        for what in unseen_rounds.CHOICES
     }
     assert max(found["of least regret"]) < 0.5 < max(found["by times alone"])
     assert np.median(found["of least regret"]) < 0.03
 
 
 def test_command(tmp_path):
-    plan.plan(
+    planning.plan(
         array="one_slow_seconds",
         num_workers=5,
         replications=(1, 5),
@@ -79,4 +78,4 @@ def test_command(tmp_path):
 )
 def test_bad_options(tmp_path, message, arguments):
     with pytest.raises(ExperimentError, match=message):
-        plan.plan(out=tmp_path, **arguments)
+        planning.plan(out=tmp_path, **arguments)

@@ -7,9 +7,7 @@ import numpy as np
 import pytest
 
 import jaxwgc
-from experiments.delays import against_the_clock as against_the_clock
-from experiments.delays import known_laws as known_delays
-from experiments.delays import models as delay_models
+from experiments.delays import against_the_clock, known_laws, models
 from experiments.runner.results import ExperimentError
 from jaxwgc import stragglers
 
@@ -106,7 +104,7 @@ class TestCommands:
         assert (tmp_path / "time_times_measured.png").stat().st_size > 10_000
 
     def test_delays(self, trace, tmp_path):
-        delay_models.delays(trace, runs=4, out=tmp_path)
+        models.delays(trace, runs=4, out=tmp_path)
         numbers = json.loads((tmp_path / "delays.json").read_text())["times"]
         assert "speeds" in numbers["fits"][0]["name"]
         measured = np.array(numbers["measured"])
@@ -114,10 +112,10 @@ class TestCommands:
         np.testing.assert_allclose(said, measured, rtol=0.3)
 
     def test_fits_to_times_of_a_known_law(self):
-        rows = list(known_delays.fits("pareto", 2, 0))
+        rows = list(known_laws.fits("pareto", 2, 0))
         assert all(own["first"].startswith("pareto") for own in rows)
         assert all(np.isfinite(own["held_out"]) for own in rows)
-        (row,) = known_delays.tabulate({"known": {"pareto": rows}}).rows
+        (row,) = known_laws.tabulate({"known": {"pareto": rows}}).rows
         assert row[:2] == ["`pareto(scale=1, shape=2)`", "100%"]
 
     @pytest.mark.parametrize(
@@ -136,9 +134,9 @@ class TestCommands:
         path = tmp_path / "trace.npz"
         np.savez(path, **arrays)
         with pytest.raises(ExperimentError, match=rule):
-            delay_models.delays(path, out=tmp_path)
+            models.delays(path, out=tmp_path)
 
-    @pytest.mark.parametrize("command", [against_the_clock.time, delay_models.delays])
+    @pytest.mark.parametrize("command", [against_the_clock.time, models.delays])
     def test_bad_input(self, command, trace, tmp_path):
         with pytest.raises(ExperimentError, match="--num-workers must be at least 2"):
             command(trace, num_workers=1, out=tmp_path)

@@ -27,8 +27,7 @@ _SHARES_AWAITED = (0.9, 0.8, 0.65, 0.5)
 # of the times of single workers, those that come by a deadline. The last one bounds
 # what it costs to wait for all if somebody takes longer than anyone ever did.
 _SHARES_BY_DEADLINE = (0.5, 0.75, 0.9, 0.97, 0.99, 1.0)
-# What `until_decodable` itself takes for exact, and squared errors that are let pass.
-EXACT = 1e-3
+# Squared errors that are let pass.
 _SQUARED_ERRORS = (0.05, 0.1, 0.2)
 _ROUNDING = 1e-5
 # Graphs are compiled for every size, and least squares takes time with many workers.

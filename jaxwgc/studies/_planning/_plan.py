@@ -7,10 +7,10 @@ from typing import TypeAlias
 import jax
 
 from jaxwgc import _validation
+from jaxwgc._targets import DECODES
 from jaxwgc.codes import GradientCode
 from jaxwgc.stragglers import DelayModel, WaitingRule
 from jaxwgc.studies._planning._candidates import (
-    EXACT,
     Candidate,
     Entry,
     candidate_of,
@@ -188,7 +188,7 @@ def plan(
         for candidate in candidates
     ]
     if exact:
-        judged = [pair for pair in judged if pair[1][0].error.mean() <= EXACT**2]
+        judged = [pair for pair in judged if pair[1][0].error.mean() <= DECODES**2]
     return Plan(
         choices=tuple(ranked_choices(judged, goal, num_parameters * bytes_per_number)),
         **goal._asdict(),
