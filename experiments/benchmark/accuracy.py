@@ -32,7 +32,6 @@ def study(repeats: int, seed: int, quick: bool) -> Study:
         return {
             "code": parameters,
             "order": "interleaved" if interleave else "published",
-            "point_step": int(_reed_solomon.positions(code)[1]),
             "largest_entry": float(np.abs(code.encoding_matrix).max()),
             "gradient_float32": spread(gradient),
             "weights_float32": spread(weights),

@@ -65,7 +65,7 @@ def dual_weights(
     remove = product(remove, vectors.conj().T)
 
     def refine(solution, _):
-        # The target and what is missed of it, in the space that the dual leaves.
+        # What is missed of the target, in the space that the dual leaves.
         of_all = 1 / number - solution
         of_all = of_all + product(null, product(null.conj().T, solution))
         step = of_all - product(remove, of_all[lost])

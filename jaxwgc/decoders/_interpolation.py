@@ -103,8 +103,8 @@ def lagrange_weights(
     are left to a decomposition. And some masks amplify rounding: their stragglers are
     neighbours on the circle, by and large, and Lagrange's weights grow until they miss
     the target. Where the miss is above rounding, weights are found again with the dual
-    code, which trades it against their norm, and the better ones are taken. (Where
-    there are many stragglers, these masks are decomposed, too.)
+    code, which trades it against their norm, and the better ones are taken. What still
+    misses is decomposed, and so are all of these masks where there are many stragglers.
 
     Args:
       rows: those of a code with a target of ones.
@@ -131,6 +131,7 @@ def lagrange_weights(
     shared = (matrix, target, norms)
 
     def misses(weights, where):
+        # Made of the mask, so that under shard_map it varies with the device as it does.
         miss = masked_map(where, miss_of, size * 0, (weights,), shared, _CHUNK)
         return ~(miss <= limit)
 

@@ -18,9 +18,9 @@ class Lagrange(UniformTarget):
 
     Where its weights are so large that they miss the target by more than 1e-4 in
     float32 (1e-10 in float64), as on masks whose stragglers are neighbours on the
-    circle of points, smaller ones come from a system of the size of s; and masks with
-    fewer than n - s answers get least squares, one by one. Weighted codes are decoded
-    as by `LeastSquares`.
+    circle of points, smaller ones come from a system of the size of s, and least
+    squares where these miss, too; masks with fewer than n - s answers get least
+    squares, one by one. Weighted codes are decoded as by `LeastSquares`.
 
     Attributes:
       positions: int (num_workers,), a permutation of 0, ..., n - 1: worker i sits at
