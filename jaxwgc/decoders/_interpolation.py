@@ -131,7 +131,7 @@ def lagrange_weights(
     shared = (matrix, target, norms)
 
     def misses(weights, where):
-        # Made of the mask, so that under shard_map it varies with the device as it does.
+        # Of the mask, so that under shard_map it varies with the device as that does.
         miss = masked_map(where, miss_of, size * 0, (weights,), shared, _CHUNK)
         return ~(miss <= limit)
 
