@@ -6,12 +6,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from jaxwgc import _validation, coding
+from jaxwgc import _flat_vectors, _validation, coding
 from jaxwgc.codes import GradientCode
+from jaxwgc.coding._arrivals import arrived_messages
 from jaxwgc.decoders import DecoderLike
-from jaxwgc.stragglers import StragglerModel
+from jaxwgc.stragglers import Arrivals, StragglerModel
 
 __all__ = [
     "CodedAggregateState",
@@ -39,6 +41,9 @@ class CodedAggregateState(NamedTuple):
       residual: float scalar, norm of aᵀB - target in the last round; the square root
         of `jaxwgc.decoding_error`. Absolute, where `tolerance` is relative.
       num_undecodable: int32 scalar, rounds so far in which too few workers answered.
+      share: float scalar, the share of the gradient that was decoded in the last round:
+        one, or of whole parts that are lost, what is left.
+      memory: the `jaxwgc.coding.Memory` of late answers; () where there is none.
       shapes: those of params, as keys in a pytree without arrays. They tell partial
         gradients from others where `update` is called without params.
     """
@@ -49,6 +54,8 @@ class CodedAggregateState(NamedTuple):
     elapsed: jax.Array
     residual: jax.Array
     num_undecodable: jax.Array
+    share: jax.Array
+    memory: Any
     shapes: Any
 
 
@@ -61,6 +68,8 @@ def coded_aggregate(
     undecodable: str = "least_squares",
     tolerance: float = 1e-3,
     decoder: DecoderLike = None,
+    memory: bool = False,
+    debias: str | float | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Aggregates partial gradients as a coded cluster with stragglers would.
 
@@ -98,6 +107,18 @@ def coded_aggregate(
         codes in float32. An approximate code decodes hardly any round exactly: raise it
         to what is close enough.
       decoder: as for `jaxwgc.decoding_weights`.
+      memory: whether the newest message of each worker is remembered, and stands in an
+        undecodable round for what is missing: with aᵢ the decoding weights of the
+        round, w those of all workers, mᵢ messages and hᵢ remembered ones, the sum of
+        aᵢ (mᵢ - hᵢ) + wᵢ hᵢ. So only the change of what is missing is lost, and the
+        bias of ignoring workers goes away as parameters settle. Until all have
+        answered, w is that of those who have, scaled to the target. Late answers of a
+        model with `late="busy"` are remembered, too. The state holds a message a worker
+        (two, in simulations), and messages are formed whatever the method.
+      debias: what makes up for parts that are lost. `"share"` divides by the share of
+        the gradient that was decoded, in rounds that are not exact. A number is the
+        weight that partial gradients have on average, and divides in every round (where
+        it differs from part to part, divide the partial gradients). Not with memory.
 
     Returns:
       An `optax.experimental.aggregating.Aggregator`, so an optax gradient
@@ -152,13 +173,13 @@ def coded_aggregate(
         _validation.check_updates(
             updates, code.num_parts, "num_parts", params, state.shapes
         )
-        if method == "partials":
-            return lambda decoding: decoding.collapse(updates)
         like = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), updates
         )
+        if method == "partials" and not memory:
+            return None, like, lambda decoding: decoding.collapse(updates)
         messages = coding.encode(code, updates)
-        return lambda decoding: decoding.combine(messages, like)
+        return messages, like, lambda decoding: decoding.combine(messages, like)
 
     return _aggregator(
         code,
@@ -166,6 +187,8 @@ def coded_aggregate(
         undecodable,
         tolerance,
         decoder,
+        memory,
+        debias,
         # A copy, so that donating the state leaves the caller's key alone.
         start=lambda: (jnp.array(key, copy=True), model.init(code.num_workers)),
         simulate=simulate,
@@ -179,6 +202,9 @@ def decode_aggregate(
     tolerance: float = 1e-3,
     decoder: DecoderLike = None,
     message_dtype: jax.typing.DTypeLike | None = None,
+    on_request: bool = False,
+    memory: bool = False,
+    debias: str | float | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Aggregates messages that arrived: the sibling of `coded_aggregate`.
 
@@ -199,6 +225,13 @@ def decode_aggregate(
       decoder: as for `jaxwgc.decoding_weights`.
       message_dtype: what messages were rounded to on their way, such as `"bfloat16"`;
         what that leaves of zeros is cleared. By default their dtype.
+      on_request: whether workers have sent one sum of their messages each, as they were
+        asked to by `Decoding.requests`. Updates are then what
+        `jaxwgc.coding.answer_request` gave, (num_workers, length), and `finished` says
+        what could have been asked for.
+      memory: as for `coded_aggregate`, not on request; `update` then takes `late`, bool (num_workers,):
+        whose rows are an answer to an earlier round. Those are remembered, no more.
+      debias: as for `coded_aggregate`.
 
     Returns:
       An `optax.experimental.aggregating.Aggregator`; updates are one array
@@ -230,35 +263,67 @@ def decode_aggregate(
     """
     GradientCode.check(code)
     _validation.check_message_dtype(message_dtype)
+    if _validation.check_bool("on_request", on_request):
+        code.check_requests()
+        if memory:
+            raise ValueError(
+                "memory must be False on request, where sums come in the place of "
+                "messages; got True"
+            )
 
     def read(updates, params, state):
         del state
         # Refuses those that a mask hides.
         _validation.shapes_of(params)
         _validation.check_one_array("updates", updates, "the messages of all workers")
-        return lambda decoding: decoding.combine(updates, params, message_dtype)
+        if on_request:
+            shape = code.num_workers, _flat_vectors.raveled_size(params)
+            if updates.shape != shape:
+                raise ValueError(
+                    "updates must be the answers of all workers to their requests, of "
+                    f"shape (num_workers, length) = {shape}; got {updates.shape}"
+                )
+            return None, params, lambda _: coding.decode_answers(updates, params)
+        return (
+            updates,
+            params,
+            lambda decoding: decoding.combine(updates, params, message_dtype),
+        )
 
-    return _aggregator(code, read, undecodable, tolerance, decoder)
+    return _aggregator(code, read, undecodable, tolerance, decoder, memory, debias)
 
 
 def _aggregator(
     code: GradientCode,
-    read: Callable[[Any, Any, CodedAggregateState], Callable[[coding.Decoding], Any]],
+    read: Callable[
+        [Any, Any, CodedAggregateState],
+        tuple[Any, Any, Callable[[coding.Decoding], Any]],
+    ],
     undecodable: str,
     tolerance: float,
     decoder: DecoderLike,
+    memory: bool,
+    debias: str | float | None,
     start: Callable[[], tuple[Any, Any]] = lambda: ((), ()),
     simulate: Callable | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """An aggregator that decodes what it reads from updates.
 
-    `read(updates, params, state)` gives the function of a `Decoding` that applies it to
-    the updates, `start()` the key and the state of the stragglers. `simulate(state) ->
-    (arrivals, state)` is for what is not observed.
+    `read(updates, params, state)` gives the messages, if there are any, what the
+    gradient is like, and the function of a `Decoding` that applies it to the updates;
+    `start()` the key and the state of the stragglers. `simulate(state) -> (arrivals,
+    state)` is for what is not observed.
     """
     _validation.check_choice("undecodable", undecodable, UNDECODABLE)
     _validation.check_number("tolerance", tolerance, minimum=0)
     decoder = code.choose_decoder(decoder)
+    _validation.check_bool("memory", memory)
+    if isinstance(debias, str):
+        _validation.check_choice("debias", debias, ("share",))
+    elif debias is not None:
+        _validation.check_number("debias", debias, positive=True)
+    if memory:
+        _check_memory(code, undecodable, tolerance, decoder, debias)
 
     def init(params):
         # Here, before another transformation's init fails in its own way. What has no
@@ -272,6 +337,11 @@ def _aggregator(
             elapsed=jnp.zeros((), jnp.result_type(float)),
             residual=jnp.zeros((), jnp.result_type(float)),
             num_undecodable=jnp.zeros((), jnp.int32),
+            share=jnp.ones((), jnp.result_type(float)),
+            # What has no leaves gives no messages either.
+            memory=coding.Memory.empty(code, params, simulate is not None)
+            if memory and jax.tree.leaves(params)
+            else (),
             shapes=_validation.shapes_of(params),
         )
 
@@ -283,13 +353,14 @@ def _aggregator(
         received=None,
         finished=None,
         elapsed=None,
+        late=None,
         **extra,
     ):
         unknown = extra.keys() - OPTAX_ARGUMENTS
         if unknown:
             warnings.warn(
                 f"the aggregator does not know {', '.join(sorted(unknown))}, and goes "
-                "by received, finished and elapsed alone: misspelt, or meant for "
+                "by received, finished, late and elapsed alone: misspelt, or meant for "
                 "another transformation of the chain?",
                 stacklevel=3,
             )
@@ -300,7 +371,7 @@ def _aggregator(
         _validation.check_one_round(
             code.num_workers, received=received, finished=finished
         )
-        apply = read(updates, params, state)
+        messages, like, apply = read(updates, params, state)
         if received is None and finished is None:
             if elapsed is not None:
                 raise ValueError(
@@ -327,6 +398,18 @@ def _aggregator(
                     raise RuntimeError(report)
                 warnings.warn(report, stacklevel=3)
         gradient = apply(decoding)
+        remembered = state.memory
+        if memory:
+            gradient, remembered = recall(
+                decoding, failed, gradient, messages, like, remembered, received, late
+            )
+        if debias is not None:
+            share = jnp.where(decoding.share > 0, decoding.share, 1)
+            share = jnp.where(decoding.failed(), share, 1)
+            divisor = share if debias == "share" else debias
+            gradient = jax.tree.map(
+                lambda leaf: (leaf / divisor).astype(leaf.dtype), gradient
+            )
         if undecodable == "skip":
             gradient = jax.tree.map(
                 lambda leaf: jnp.where(failed, jnp.zeros_like(leaf), leaf), gradient
@@ -336,9 +419,58 @@ def _aggregator(
             elapsed=(state.elapsed + elapsed).astype(state.elapsed.dtype),
             residual=residual.astype(state.residual.dtype),
             num_undecodable=state.num_undecodable + failed.astype(jnp.int32),
+            share=decoding.share.astype(state.share.dtype),
+            memory=remembered,
         )
 
+    def recall(decoding, failed, gradient, messages, like, memory, arrivals, late):
+        """What is remembered, in the place of what is missing, and from now on."""
+        underway, source = memory.underway, messages
+        if simulate is not None and isinstance(arrivals, Arrivals):
+            joined, late, source = arrivals.joined, arrivals.late, underway
+            joined = True if joined is None else of_workers("joined", joined)[:, None]
+            underway = jnp.where(joined, messages, underway).astype(underway.dtype)
+        if late is not None:
+            memory = memory.after(source, of_workers("late", late))
+        missing = memory.stand_in(decoding, decoder, messages, like)
+        gradient = jax.tree.map(
+            lambda leaf, missed: jnp.where(failed, leaf + missed, leaf),
+            gradient,
+            missing,
+        )
+        memory = memory.after(messages, decoding.mask)
+        return gradient, memory._replace(underway=underway)
+
+    def of_workers(name, mask):
+        _validation.check_one_round(code.num_workers, **{name: mask})
+        return arrived_messages(code, jnp.asarray(mask), None)
+
     return make_aggregator(init, update)
+
+
+def _check_memory(code, undecodable, tolerance, decoder, debias):
+    """Refuses what makes no sense where late answers are remembered."""
+    if undecodable == "skip":
+        raise ValueError(
+            'undecodable must not be "skip" with memory, which stands for what is '
+            "missing in such rounds"
+        )
+    if debias is not None:
+        raise ValueError(
+            "debias must be None with memory, which leaves nothing to make up for; got "
+            f"{debias!r}"
+        )
+    if _validation.is_traced(code, decoder, tolerance):
+        return
+    everything = np.ones(code.num_messages, bool)
+    with jax.ensure_compile_time_eval():
+        decodes = code.decodes(everything, tolerance, decoder)
+    if not decodes:
+        raise ValueError(
+            "memory needs a code that decodes when all have answered, since that is "
+            f"what is made up for; got {code} with the decoder {decoder} and a "
+            f"tolerance of {tolerance}"
+        )
 
 
 def make_aggregator(

@@ -20,6 +20,7 @@ from jaxwgc.codes._multi_message import multi_message
 from jaxwgc.codes._partially_coded import partially_coded
 from jaxwgc.codes._reed_solomon import reed_solomon
 from jaxwgc.codes._regular_graph import regular_graph
+from jaxwgc.codes._replicated import replicated
 from jaxwgc.codes._stochastic import stochastic
 from jaxwgc.codes._stochastic_block import stochastic_block
 from jaxwgc.codes._uncoded import uncoded
@@ -42,6 +43,7 @@ __all__ = [
     "reed_solomon",
     "regular_graph",
     "regularized_bernoulli",
+    "replicated",
     "stochastic",
     "stochastic_block",
     "uncoded",

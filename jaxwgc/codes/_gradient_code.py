@@ -8,9 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc import _validation
-from jaxwgc._arrays import working
 from jaxwgc._pytrees import Static, register
-from jaxwgc._targets import mixing, residual, segment_target
+from jaxwgc._targets import segment_target
 from jaxwgc.codes._tolerance import check_tolerance
 from jaxwgc.decoders import Decoder, DecoderLike, LeastSquares
 
@@ -273,11 +272,8 @@ decoders=[LeastSquares])
                 "mask must have shape (..., num_messages) with num_messages = "
                 f"{self.num_messages}; got {mask.shape}"
             )
-        weights = self.choose_decoder(decoder).checked_weights(
-            self.encoding_matrix, self.segment_targets, mask
-        )
-        return _decodes(
-            weights, working(self.encoding_matrix), working(self.target), tolerance
+        return self.choose_decoder(decoder).decodes(
+            self.encoding_matrix, self.segment_targets, mask, tolerance
         )
 
     def check_plain(self, user: str) -> None:
@@ -292,6 +288,15 @@ decoders=[LeastSquares])
                     f"{user} needs a code with {name} = 1; got {name} = "
                     f"{getattr(self, name)} for {self}"
                 )
+
+    def check_requests(self) -> None:
+        """Raises ValueError unless workers can be asked for sums of their messages."""
+        is_plain = self.num_segments == 1 and not self.is_complex
+        if self.messages_per_worker == 1 or not is_plain:
+            raise ValueError(
+                "requests need a real code of several messages a worker and one "
+                f"segment, such as codes.replicated; got {self}"
+            )
 
     @staticmethod
     def check(code: Any) -> "GradientCode":
@@ -358,8 +363,3 @@ decoders=[LeastSquares])
             f"num_parts={self.num_parts}, num_stragglers={self.num_stragglers}, "
             f"decoders=[{', '.join(map(str, self.decoders))}])"
         )
-
-
-@jax.jit
-def _decodes(weights, matrix, target, tolerance):
-    return ~residual(mixing(matrix, weights), target, tolerance)[1]

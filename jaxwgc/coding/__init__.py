@@ -16,13 +16,18 @@ from jaxwgc.coding._decoding import (
     decoding_weights,
     effective_weights,
 )
+from jaxwgc.coding._memory import Memory
 from jaxwgc.coding._messages import encode, form_messages
 from jaxwgc.coding._noise import inverse_variance_weights, source_variances
+from jaxwgc.coding._requests import answer_request, decode_answers
 from jaxwgc.coding._weighting import weighted
 
 __all__ = [
     "Decoding",
+    "Memory",
+    "answer_request",
     "decode",
+    "decode_answers",
     "decoding",
     "decoding_error",
     "decoding_weights",

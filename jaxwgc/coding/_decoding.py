@@ -9,9 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc import _flat_vectors, _validation
-from jaxwgc._arrays import working
+from jaxwgc._arrays import product, working
 from jaxwgc._pytrees import register
-from jaxwgc._targets import effective, mixing, residual, squared_error
+from jaxwgc._targets import (
+    effective,
+    mixing,
+    residual,
+    squared_error,
+    target_scale,
+)
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding import _collapsed
 from jaxwgc.coding._arrivals import arrived_messages, arrived_workers
@@ -69,6 +75,30 @@ class Decoding:
     def residual(self) -> jax.Array:
         """The norm of aᵀB - target, real (...)."""
         return _residual(self._matrix, self._target, self.weights, 0.0)[0]
+
+    @property
+    def share(self) -> jax.Array:
+        """The share of the gradient that is decoded, real (...): cᵀ target / ‖target‖².
+
+        One where decoding is exact, and of whole parts that are lost, what is left.
+        """
+        return share_of(self.effective_weights, self._target)
+
+    @property
+    def requests(self) -> jax.Array:
+        """What each worker multiplies its messages by, if it sends one sum of them.
+
+        The decoding weights in the place where the messages are, real (...,
+        num_workers, messages_per_worker): see `jaxwgc.coding.answer_request`.
+
+        Raises:
+          ValueError: for codes of one message a worker, with segments, or of complex
+            messages, whose sums do not tell rounding from zeros.
+        """
+        code = self.code
+        code.check_requests()
+        shape = code.num_workers, code.messages_per_worker
+        return self.weights.reshape(*self.weights.shape[:-2], *shape)
 
     def failed(self, tolerance: jax.typing.ArrayLike = 1e-3) -> jax.Array:
         """Returns whether the residual is above that share of the target's norm.
@@ -153,6 +183,16 @@ _mixing = jax.jit(mixing)
 @jax.jit
 def _effective(matrix, weights):
     return effective(mixing(matrix, weights))
+
+
+@jax.jit
+def share_of(effective_weights: jax.Array, target: jax.typing.ArrayLike) -> jax.Array:
+    """Returns cᵀ target / ‖target‖² of effective weights (..., num_parts), real."""
+    target = working(jnp.asarray(target))
+    scale = target_scale(target)
+    target = target / scale
+    norm = product(target, target)
+    return product(effective_weights / scale, target) / jnp.where(norm > 0, norm, 1)
 
 
 @jax.jit

@@ -11,6 +11,7 @@ from jaxwgc.decoders._decoder import Decoder, DecoderLike
 from jaxwgc.decoders._group import Group
 from jaxwgc.decoders._lagrange import Lagrange
 from jaxwgc.decoders._least_squares import LeastSquares
+from jaxwgc.decoders._one_copy import OneCopy
 from jaxwgc.decoders._one_step import OneStep
 from jaxwgc.decoders._peeling import Peeling
 
@@ -21,6 +22,7 @@ __all__ = [
     "Group",
     "Lagrange",
     "LeastSquares",
+    "OneCopy",
     "OneStep",
     "Peeling",
     "Static",

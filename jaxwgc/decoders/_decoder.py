@@ -14,6 +14,8 @@ from jaxwgc import _validation
 from jaxwgc._arrays import working
 from jaxwgc._pytrees import register
 from jaxwgc._shardings import sharding_by_batch
+from jaxwgc._targets import target_scale
+from jaxwgc.decoders._accuracy import relative_miss
 
 Array: TypeAlias = jax.Array | np.ndarray
 
@@ -123,6 +125,26 @@ class Decoder(abc.ABC):
         dtype = jnp.promote_types(matrix.dtype, jnp.float32)
         return _at_answers(weights, mask, dtype)
 
+    def decodes(
+        self,
+        matrix: Array,
+        target: Array,
+        mask: jax.Array,
+        tolerance: jax.typing.ArrayLike,
+    ) -> jax.Array:
+        """Returns whether messages are enough to decode, bool (...).
+
+        By their weights; a decoder may know without them.
+
+        Args:
+          matrix: as for `weights`.
+          target: as for `weights`.
+          mask: as for `weights`.
+          tolerance: how much the norm of aᵀB - target may be of that of the target.
+        """
+        weights = self.checked_weights(matrix, target, mask)
+        return _is_near(weights, working(matrix), working(target), tolerance)
+
     def check(self, matrix: Array, target: Array) -> None:
         """Raises ValueError, naming the rule, where it cannot decode these arrays.
 
@@ -160,6 +182,13 @@ class Decoder(abc.ABC):
 def _at_answers(weights, mask, dtype):
     """Decoding weights in a dtype, and zero at messages that have not arrived."""
     return jnp.where(mask[..., None, :], weights.astype(dtype), 0)
+
+
+@jax.jit
+def _is_near(weights, matrix, target, tolerance):
+    scale = target_scale(target)
+    miss = relative_miss(weights, matrix / scale, target / scale)
+    return miss <= tolerance
 
 
 # A decoder, a class for the code's own of that class, or None for the code's first.

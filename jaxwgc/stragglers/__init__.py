@@ -20,7 +20,7 @@ from jaxwgc.stragglers._relative_deadline import relative_deadline
 from jaxwgc.stragglers._smooth_delays import log_normal, weibull
 from jaxwgc.stragglers._types import Arrivals, DelayModel, Stalls, StragglerModel
 from jaxwgc.stragglers._unit_rounds import bernoulli, fixed, uniform
-from jaxwgc.stragglers._until_decodable import until_decodable
+from jaxwgc.stragglers._until_decodable import coverage, until_decodable
 from jaxwgc.stragglers._waiting_rule import WaitingRule
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "affine",
     "bernoulli",
     "bernoulli_slowdown",
+    "coverage",
     "deadline",
     "delayed",
     "empirical",

@@ -31,8 +31,16 @@ class delayed(StragglerModel):
     Args:
       delay: such as `shifted_exponential`, `pareto` or `bernoulli_slowdown`.
       wait: such as `fastest`, `deadline` or `until_decodable`.
+      late: what workers do that have not answered when a round ends. `"cancelled"` ones
+        stop, and all begin each round afresh: so it is where workers are told to stop,
+        or send finished parts on request. `"busy"` ones go on, answer late, and join
+        the round in which that happens: so it is where workers cannot be interrupted,
+        as those of `jaxwgc.distributed.RayCluster` that send one message. One that
+        would take forever is replaced, and joins the next round.
 
     Raises:
+      ValueError: where late is neither of the two, or `"busy"` with a rule that waits
+        for a code of several messages a worker.
       TypeError: where delay is no delay model or wait no waiting rule, or (at `sample`)
         one breaks its contract.
 
@@ -54,20 +62,35 @@ class delayed(StragglerModel):
 
     delay: DelayModel
     wait: WaitingRule
+    late: str = "cancelled"
 
     def __post_init__(self):
+        _validation.check_choice("late", self.late, ("cancelled", "busy"))
         check_model("delay", self.delay, DelayModel)
         if not isinstance(self.wait, WaitingRule):
             raise TypeError(f"wait must be a waiting rule; got {self.wait!r}")
+        is_several = isinstance(self.wait, UntilDecodable) and (
+            self.wait.code.messages_per_worker > 1
+        )
+        if self.late == "busy" and is_several:
+            raise ValueError(
+                'late must be "cancelled" where a code of several messages is waited '
+                f"for, since workers then stop between two parts; got {self.late!r}"
+            )
 
     def init(self, num_workers):
-        """Returns the state of the delay model."""
-        return self.delay.init(num_workers)
+        """Returns the state of the delay model, and with it how long who is busy."""
+        state = self.delay.init(num_workers)
+        if self.late == "cancelled":
+            return state
+        return state, jnp.zeros(num_workers, jnp.result_type(float))
 
     def sample(self, key, state, loads):
         """Draws the times of a round, and asks the rule."""
         delay_key, wait_key = jax.random.split(_validation.check_key(key))
         loads = loads_of(loads)
+        is_busy = self.late == "busy"
+        state, remaining = state if is_busy else (state, None)
         with made_of_jax("delay"):
             times, state = self.delay.sample(delay_key, state, loads)
         if jnp.shape(times) != loads.shape:
@@ -75,17 +98,34 @@ class delayed(StragglerModel):
                 f"delay must give times {loads.shape} for loads of that shape; got "
                 f"{jnp.shape(times)}"
             )
+        ends = remaining + times if is_busy else times
         with made_of_jax("wait"):
-            arrivals = self.wait.arrivals(wait_key, times)
+            arrivals = self.wait.arrivals(wait_key, ends)
         if not is_round(arrivals, len(loads)):
             raise TypeError(
                 f"wait must have arrivals with bools received {loads.shape} and a real "
                 f"scalar elapsed; got {arrivals!r}: {self.wait!r}"
             )
+        if is_busy:
+            return self._with_late(arrivals, loads, times, remaining, state)
         if arrivals.finished is None:
             finished = finished_parts(loads, times, arrivals)
             arrivals = arrivals._replace(finished=finished)
         return arrivals, state
+
+    def _with_late(self, arrivals, loads, times, remaining, state):
+        """The round of workers that began `remaining` after its start."""
+        elapsed = arrivals.elapsed
+        joined = remaining <= elapsed
+        in_work = arrivals._replace(elapsed=jnp.maximum(elapsed - remaining, 0))
+        after = jnp.where(joined, remaining + times, remaining) - elapsed
+        is_done = arrivals.received | ~jnp.isfinite(after)
+        arrivals = arrivals._replace(
+            finished=finished_parts(loads, times, in_work),
+            joined=joined,
+            late=joined & (remaining > 0),
+        )
+        return arrivals, (state, jnp.where(is_done, 0, after).astype(remaining.dtype))
 
     def warn_where_undecodable(self, code: Any, decoder: Any = None) -> None:
         """Warns where the waiting rule ends rounds before the code decodes.

@@ -23,12 +23,18 @@ class Arrivals(NamedTuple):
       finished: int32 (num_workers,), the parts that each worker had finished when the
         round ended: all of them (its load, rounded up) where it was received, fewer
         where not (and 0 where it has none). None from models that do not report it.
+      joined: bool (num_workers,), who began with the parameters of this round: at its
+        start, or after an answer to an earlier one. None where everybody did.
+      late: bool (num_workers,), whose answer to an earlier round came in this one. None
+        where nobody's did.
     """
 
     received: jax.Array
     times: jax.Array
     elapsed: jax.Array
     finished: jax.Array | None = None
+    joined: jax.Array | None = None
+    late: jax.Array | None = None
 
 
 class Model(abc.ABC):

@@ -1,6 +1,7 @@
 """Waiting until the answers decode."""
 
 import dataclasses
+import math
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -98,6 +99,46 @@ def until_decodable(
     if decoder is not None:
         decoder = code.choose_decoder(decoder)
     return UntilDecodable(code, tolerance, decoder)
+
+
+def coverage(code: Decodable, share: float) -> WaitingRule:
+    """Go on as soon as that share of the parts has been finished by somebody.
+
+    For codes whose messages are parts or groups of them, such as `codes.replicated` and
+    `codes.fractional_repetition`: where all parts count alike, it is `until_decodable`
+    with a tolerance of the root of what may be missing. Divide what is decoded by the
+    share, with `debias="share"` of `jaxwgc.coded_aggregate`.
+
+    Args:
+      code: a gradient code.
+      share: above 0 and up to 1.
+
+    Returns:
+      A waiting rule.
+
+    Raises:
+      ValueError: where share is not above 0 and up to 1.
+      TypeError: where an argument has the wrong type.
+
+    Example:
+      Three of four parts, the last of which the slowest worker has not finished:
+
+      >>> import jax, jax.numpy as jnp, jaxwgc
+      >>> code = jaxwgc.codes.replicated(2, num_parts=4, copies=1)
+      >>> wait = jaxwgc.stragglers.coverage(code, 0.75)
+      >>> arrivals = wait.arrivals(jax.random.key(0), jnp.array([2.0, 3.0]))
+      >>> arrivals.finished, float(arrivals.elapsed)
+      (Array([2, 1], dtype=int32), 2.0)
+
+    References:
+      Giladi et al., "DropCompute: simple and more robust distributed synchronous
+      training via compute variance reduction", NeurIPS 2023.
+    """
+    _validation.check_number("share", share, maximum=1)
+    if not share > 0:
+        raise ValueError(f"share must be above 0; got {share}")
+    # A part that is missing to rounding passes.
+    return until_decodable(code, math.sqrt(1 - share + DECODES**2))
 
 
 @register

@@ -1,0 +1,97 @@
+"""Requests: decoding weights travel to the workers, in the place of their messages."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxwgc import _flat_vectors, _validation
+from jaxwgc._arrays import product, promoted
+
+
+def answer_request(request: jax.Array, messages: jax.Array) -> jax.Array:
+    """Returns what a worker sends that was asked for a sum of its messages.
+
+    One vector, however many messages it has finished; `decode_answers` adds up those of
+    all workers.
+
+    Args:
+      request: real (..., messages_per_worker), the worker's row of `Decoding.requests`.
+      messages: real (..., messages_per_worker, length), rows of
+        `jaxwgc.coding.form_messages`. Those that are not asked for may hold anything.
+
+    Returns:
+      (..., length), in at least float32.
+
+    Raises:
+      ValueError: where there are not as many messages as numbers in the request.
+      TypeError: where one of them is not real.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxwgc
+      >>> code = jaxwgc.codes.replicated(2, num_parts=4)
+      >>> gradients = jnp.array([[1.0], [2.0], [4.0], [8.0]])
+      >>> messages = jaxwgc.encode(code, gradients).reshape(2, 4, 1)
+      >>> requests = jaxwgc.decoding(code, finished=jnp.array([1, 3])).requests
+      >>> requests
+      Array([[1., 0., 0., 0.],
+             [1., 1., 1., 0.]], dtype=float32)
+      >>> answers = jaxwgc.coding.answer_request(requests, messages)
+      >>> jaxwgc.coding.decode_answers(answers, params=jnp.zeros(1))
+      Array([15.], dtype=float32)
+
+    References:
+      The library's.
+    """
+    request, messages = (
+        _validation.as_array(name, value)
+        for name, value in (("request", request), ("messages", messages))
+    )
+    for name, value in (("request", request), ("messages", messages)):
+        _validation.check_dtypes(name, value, "real numbers or bools")
+    if messages.ndim < 2 or request.shape[-1:] != messages.shape[-2:-1]:
+        raise ValueError(
+            "messages must have shape (..., messages_per_worker, length), and request "
+            f"(..., messages_per_worker); got {messages.shape} and {request.shape}"
+        )
+    return _weighted_sum(request, messages)
+
+
+def decode_answers(answers: jax.Array, params: Any) -> Any:
+    """Returns the gradient from the workers' answers to their requests.
+
+    Args:
+      answers: (..., num_workers, length), from `answer_request`; zero of workers that
+        were asked for nothing.
+      params: a pytree like the gradient, as for `jaxwgc.decode`.
+
+    Returns:
+      A pytree like params, leaves with the batch axes in front.
+
+    Raises:
+      ValueError: where answers are not as long as params.
+      TypeError: where answers are not real, or params are not floats.
+
+    Example:
+      See `answer_request`.
+
+    References:
+      The library's.
+    """
+    answers = _validation.as_array("answers", answers)
+    _validation.check_dtypes("answers", answers, "real numbers or bools")
+    _validation.check_dtypes("params", params, "real or complex floats", True)
+    size = _flat_vectors.raveled_size(params)
+    if answers.ndim < 2 or answers.shape[-1] != size:
+        raise ValueError(
+            f"answers must have shape (..., num_workers, {size}) for {size} "
+            f"parameters; got {answers.shape}"
+        )
+    return _flat_vectors.unravel(promoted(answers).sum(-2), params)
+
+
+@jax.jit
+def _weighted_sum(request, messages):
+    messages = promoted(messages)
+    messages = jnp.where(request[..., None] != 0, messages, 0)
+    return product(request.astype(messages.dtype)[..., None, :], messages)[..., 0, :]
