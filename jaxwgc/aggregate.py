@@ -229,8 +229,9 @@ def decode_aggregate(
         asked to by `Decoding.requests`. Updates are then what
         `jaxwgc.coding.answer_request` gave, (num_workers, length), and `finished` says
         what could have been asked for.
-      memory: as for `coded_aggregate`, not on request; `update` then takes `late`, bool (num_workers,):
-        whose rows are an answer to an earlier round. Those are remembered, no more.
+      memory: as for `coded_aggregate`, not on request; `update` then takes `late`, bool
+        (num_workers,): whose rows are an answer to an earlier round. Those are
+        remembered, no more.
       debias: as for `coded_aggregate`.
 
     Returns:

@@ -31,7 +31,7 @@ class OneCopy(Decoder):
       >>> code = jaxwgc.codes.replicated(2, copies=2)
       >>> code.decoders[0].copies
       array([[0, 3],
-             [1, 2]])
+             [2, 1]])
       >>> jaxwgc.decoding_weights(code, finished=jnp.array([1, 2]))
       Array([1., 0., 1., 0.], dtype=float32)
 
