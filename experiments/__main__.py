@@ -21,6 +21,7 @@ from experiments.codes import codes
 from experiments.delays.against_the_clock import time
 from experiments.delays.models import delays
 from experiments.delays.planning import plan
+from experiments.delays.slow_workers import slow_workers
 from experiments.paper.figure2 import figure2
 from experiments.paper.linear_regression import linear_regression
 from experiments.paper.mnist import mnist
@@ -41,6 +42,7 @@ EXPERIMENTS: dict[str, Callable[..., None]] = {
     "plan": plan,
     "delays": delays,
     "time": time,
+    "slow-workers": slow_workers,
     "weights": weights,
     "cluster": cluster,
     "chaos": chaos,
