@@ -432,7 +432,8 @@ def _aggregator(
             joined = True if joined is None else of_workers("joined", joined)[:, None]
             underway = jnp.where(joined, messages, underway).astype(underway.dtype)
         if late is not None:
-            memory = memory.after(source, of_workers("late", late))
+            # Of who has answered twice, the newer answer counts.
+            memory = memory.after(source, of_workers("late", late) & ~decoding.mask)
         missing = memory.stand_in(decoding, decoder, messages, like)
         gradient = jax.tree.map(
             lambda leaf, missed: jnp.where(failed, leaf + missed, leaf),

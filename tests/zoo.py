@@ -40,6 +40,7 @@ CODES = {
     "multi_message, complex": codes.multi_message(codes.cyclic_mds(4, 2)),
     "partial": codes.partially_coded(codes.cyclic_repetition(KEY, 3, 1), 1),
     "partial, complex": codes.partially_coded(codes.cyclic_mds(3, 1), 1),
+    "replicated": codes.replicated(3, 5, copies=2, loads=[1, 3, 1]),
     "bernoulli": codes.bernoulli(KEY, 6, 6, replication=2),
     "regularized_bernoulli": codes.regularized_bernoulli(KEY, 6, 6, replication=2),
     "regular_graph": codes.regular_graph(KEY, 6, replication=3),

@@ -289,10 +289,15 @@ decoders=[LeastSquares])
                     f"{getattr(self, name)} for {self}"
                 )
 
-    def check_requests(self) -> None:
-        """Raises ValueError unless workers can be asked for sums of their messages."""
+    @property
+    def allows_requests(self) -> bool:
+        """True where workers can be asked for one sum of their messages."""
         is_plain = self.num_segments == 1 and not self.is_complex
-        if self.messages_per_worker == 1 or not is_plain:
+        return self.messages_per_worker > 1 and is_plain
+
+    def check_requests(self) -> None:
+        """Raises ValueError unless it allows requests."""
+        if not self.allows_requests:
             raise ValueError(
                 "requests need a real code of several messages a worker and one "
                 f"segment, such as codes.replicated; got {self}"

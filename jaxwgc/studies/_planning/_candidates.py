@@ -9,16 +9,19 @@ import jax
 import numpy as np
 
 from jaxwgc import codes
+from jaxwgc._targets import DECODES
 from jaxwgc.codes import GradientCode
 from jaxwgc.decoders import OneStep
 from jaxwgc.stragglers import (
     StragglerModel,
     WaitingRule,
+    coverage,
     deadline,
     delayed,
     fastest,
     until_decodable,
 )
+from jaxwgc.stragglers._until_decodable import UntilDecodable
 from jaxwgc.studies._planning._simulated_rounds import SimulatedRounds
 
 UNCODED = "uncoded"
@@ -30,6 +33,10 @@ _SHARES_BY_DEADLINE = (0.5, 0.75, 0.9, 0.97, 0.99, 1.0)
 # Squared errors that are let pass.
 _SQUARED_ERRORS = (0.05, 0.1, 0.2)
 _ROUNDING = 1e-5
+# Of the parts, finished by somebody.
+_SHARES_COVERED = (0.99, 0.97, 0.9)
+# Parts that a worker sends on request, and all workers together at most.
+_PARTS_OF_WORKER, _MOST_PARTS = 8, 512
 # Graphs are compiled for every size, and least squares takes time with many workers.
 _GRAPH_REPLICATIONS, _GRAPH_WORKERS = (2, 3), range(8, 101)
 
@@ -49,13 +56,15 @@ class Candidate(NamedTuple):
 
     @property
     def is_exact(self) -> bool:
-        """Whether the code guarantees that every round decodes."""
-        if not isinstance(self.wait, fastest):
-            return False
+        """Whether the code guarantees that every round decodes, if it ends."""
         stragglers = int(np.asarray(self.code.num_stragglers))
-        enough = self.code.num_workers - stragglers
         is_exact = stragglers > 0 or self.name == UNCODED
-        return bool(is_exact and self.wait.num_required >= enough)
+        match self.wait:
+            case fastest(number):
+                return is_exact and number >= self.code.num_workers - stragglers
+            case UntilDecodable(_, tolerance):
+                return is_exact and tolerance <= DECODES
+        return False
 
 
 class Entry(NamedTuple):
@@ -76,12 +85,19 @@ class Entry(NamedTuple):
 def standard_codes(
     num_workers: int, replications: Sequence[int], key: jax.Array, exact: bool
 ) -> Iterator[Entry]:
-    """Codes with as many parts as workers, by the names of their constructors."""
+    """Codes by the names of their constructors.
+
+    With as many parts as workers, but for those whose finished parts are sent on
+    request.
+    """
+    per_worker = max(1, min(_PARTS_OF_WORKER, _MOST_PARTS // num_workers))
     square = num_workers, num_workers
     yield Entry(UNCODED, codes.uncoded(num_workers))
     for copies in replications:
         if copies == 1:
             continue
+        code = codes.replicated(num_workers, num_workers * per_worker, copies)
+        yield Entry("replicated", code)
         if num_workers % copies == 0:
             code = codes.fractional_repetition(num_workers, copies - 1)
             yield Entry("fractional_repetition", code)
@@ -109,6 +125,11 @@ def standard_rules(
     num_workers = code.num_workers
     enough = num_workers - int(np.asarray(code.num_stragglers))
     exact = exact or entry.only_exact
+    if entry.name == "replicated":
+        yield until_decodable(code), 1.0
+        for share in [] if exact else _SHARES_COVERED:
+            yield coverage(code, share), 1.0
+        return
     copies = np.asarray(code.assignment).sum(0).mean()
     fewer = {math.ceil(share * num_workers) for share in _SHARES_AWAITED}
     fewer = {number for number in {num_workers - 1, *fewer} if 0 < number < enough}

@@ -25,7 +25,8 @@ class Choice(NamedTuple):
       is_closed_form: whether both come from order statistics, not from Monte Carlo.
       decoding_error: mean of `jaxwgc.decoding_error` over the squared norm of the
         target, an `Estimate`.
-      num_answers: messages that are waited for, mean over the rounds.
+      num_answers: messages that are waited for, mean over the rounds; of a code that
+        allows requests one sum of each worker that has finished a part, at most.
       num_bytes: through the coordinator in a step: parameters to all workers, and the
         messages that are waited for.
       num_steps: expected to the target; infinite where it is not reached.

@@ -42,7 +42,7 @@ class ChoiceStatistics(NamedTuple):
       seconds: of a step.
       quantile: of these, 90%.
       is_closed_form: whether both are.
-      answers: messages that are waited for.
+      answers: messages that are waited for; on request, sums of them at most.
       error: squared, over the squared norm of the target.
       scale: of the effective weights, along the target.
       scale_square: its square.
@@ -76,7 +76,9 @@ def judge(candidate: Candidate, rounds: SimulatedRounds) -> ChoiceStatistics:
 
     if closed is not None and candidate.is_exact:
         assert isinstance(candidate.wait, fastest)
-        answers = candidate.wait.num_required * candidate.code.messages_per_worker
+        answers = candidate.wait.num_required
+        if not candidate.code.allows_requests:
+            answers *= candidate.code.messages_per_worker
         return ChoiceStatistics(
             closed[0] * ones, closed[1], True, answers * ones, *weights
         )
@@ -87,6 +89,9 @@ def judge(candidate: Candidate, rounds: SimulatedRounds) -> ChoiceStatistics:
         seconds, quantile = closed[0] * ones, closed[1]
     if not candidate.is_exact:
         weights = _decoded(candidate, mask, rounds, by_group)
+    if candidate.code.allows_requests:
+        # One sum of each worker that has finished something.
+        mask = mask.reshape(len(mask), candidate.code.num_workers, -1).any(2)
     answers = by_group(mask.sum(1))
     return ChoiceStatistics(seconds, quantile, closed is not None, answers, *weights)
 

@@ -1,0 +1,161 @@
+"""Copies of every part, the order in which they are computed, and who sends what."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import jaxwgc
+from jaxwgc.codes import replicated
+from jaxwgc.decoders import OneCopy
+
+
+def orders(code):
+    """The parts of each worker, in the order of its messages."""
+    rows = code.encoding_matrix.reshape(code.num_workers, -1, code.num_parts)
+    return [np.nonzero(own)[1].tolist() for own in rows]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.data())
+def test_owner_forwards_and_helpers_backwards(data):
+    """Against lists; and every part has so many holders, whatever the loads."""
+    num_workers = data.draw(st.integers(1, 6))
+    num_parts = data.draw(st.integers(1, 12))
+    copies = data.draw(st.integers(1, num_workers))
+    loads = data.draw(
+        st.lists(st.integers(0, 5), min_size=num_workers, max_size=num_workers).filter(
+            any
+        )
+    )
+    code = replicated(num_workers, num_parts, copies, loads)
+    shares = np.array(loads) / sum(loads) * num_parts
+    owned = orders(replicated(num_workers, num_parts, 1, loads))
+    assert sum(owned, []) == list(range(num_parts))
+    assert np.all(np.abs([len(own) for own in owned] - shares) < 1)
+    for worker, order in enumerate(orders(code)):
+        helped = [owned[(worker + step) % num_workers] for step in range(1, copies)]
+        assert order == owned[worker] + sum((own[::-1] for own in helped), [])
+    assert np.all(code.assignment.sum(0) == copies)
+    # `check` knows what a decoder's copies have to be.
+    code.decoders[0].check(code.encoding_matrix, code.segment_targets)
+
+
+@jax.jit
+def requests_of(code, finished):
+    return jaxwgc.decoding(code, finished=finished).requests
+
+
+@pytest.mark.parametrize("copies", [1, 2, 3])
+def test_each_part_once_from_the_lightest(copies):
+    """Against a loop over the parts, for numbers of finished parts at random."""
+    code = replicated(4, 10, copies, loads=[1, 2, 1, 1])
+    finished = np.random.default_rng(0).integers(0, code.loads + 1, (200, 4))
+    finished[0] = code.loads
+    requests = np.asarray(requests_of(code, finished))
+    assert requests.shape == (200, 4, code.messages_per_worker)
+    for counts, request in zip(finished, requests, strict=True):
+        done = [set(own[:count]) for own, count in zip(orders(code), counts)]
+        having = [[w for w in range(4) if part in done[w]] for part in range(10)]
+        burdens = np.bincount([own[0] for own in having if len(own) == 1], minlength=4)
+        for part, workers in enumerate(having):
+            asked = [
+                worker
+                for worker, own in enumerate(orders(code))
+                if part in own and request[worker, own.index(part)]
+            ]
+            assert len(asked) == min(len(workers), 1)
+            assert set(asked) <= set(workers)
+            if len(workers) > 1:
+                assert burdens[asked[0]] == burdens[workers].min()
+                burdens[asked[0]] += 1
+        assert set(np.unique(request)) <= {0, 1}
+
+
+def test_decodes_as_its_weights_do(x64):
+    """Whether a part is missing is known without weights: the same answer."""
+    code = jaxwgc.weighted(replicated(3, 5, 2), np.array([1e-3, 1, 2, 0, 5]))
+    finished = np.stack(np.meshgrid(*[np.arange(5)] * 3), -1).reshape(-1, 3)
+    finished = np.minimum(finished, code.loads)
+    decoded = jaxwgc.decoding(code, finished=finished)
+    for tolerance in (1e-5, 1e-3, 0.5):
+        np.testing.assert_array_equal(
+            code.decodes(decoded.mask, tolerance), ~decoded.failed(tolerance)
+        )
+    expected = np.where(
+        decoded.mask.astype(int) @ (code.encoding_matrix != 0) > 0, 1, 0
+    )
+    np.testing.assert_allclose(decoded.effective_weights, expected * code.target)
+
+
+@pytest.mark.parametrize("name", ["replicated", "multi_message", "partial"])
+def test_sums_on_request_are_the_gradient(name, x64):
+    """What has not been asked for may hold anything, and nobody sends more than one."""
+    from tests.zoo import CODES, gradients_of, like
+
+    code = CODES[name]
+    gradients = gradients_of(code.num_parts)
+    messages = jaxwgc.encode(code, gradients)
+    finished = np.asarray(code.loads) - (np.arange(code.num_workers) == 1)
+    decoded = jaxwgc.decoding(code, finished=finished)
+    messages = jnp.where(decoded.mask[:, None], messages, jnp.nan)
+    by_worker = messages.reshape(code.num_workers, code.messages_per_worker, -1)
+    answers = jaxwgc.coding.answer_request(decoded.requests, by_worker)
+    assert answers.shape == (code.num_workers, 7)
+    found = jaxwgc.coding.decode_answers(answers, like(gradients))
+    expected = jaxwgc.decode(code, messages, None, like(gradients), finished=finished)
+    jax.tree.map(
+        lambda *own: np.testing.assert_allclose(*own, 1e-4, 1e-5), found, expected
+    )
+    aggregate = jaxwgc.decode_aggregate(code, on_request=True)
+    state = aggregate.init(like(gradients))
+    updates, state = aggregate.update(
+        answers, state, like(gradients), finished=finished
+    )
+    jax.tree.map(np.testing.assert_array_equal, updates, found)
+    assert state.num_undecodable == 0
+
+
+class TestBadInput:
+    @pytest.mark.parametrize(
+        ("arguments", "error", "words"),
+        [
+            ((0,), ValueError, "num_workers must be at least 1"),
+            ((3, 0), ValueError, "num_parts must be at least 1"),
+            ((3, 3, 0), ValueError, "copies must be at least 1"),
+            ((3, 3, 4), ValueError, "copies must be at most num_workers = 3; got 4"),
+            ((3, 3, 2.0), TypeError, "copies must be a Python int"),
+            ((3, 3, 2, [1, 1]), ValueError, "loads must be 3 finite numbers"),
+            ((3, 3, 2, [1, -1, 1]), ValueError, "loads must be 3 finite numbers"),
+            ((3, 3, 2, [0, 0, 0]), ValueError, "not all 0"),
+        ],
+    )
+    def test_constructor(self, arguments, error, words):
+        with pytest.raises(error, match=words):
+            replicated(*arguments)
+
+    def test_one_message_on_request(self):
+        code = jaxwgc.codes.uncoded(3)
+        with pytest.raises(ValueError, match="requests need a real code of several"):
+            _ = jaxwgc.decoding(code, np.ones(3, bool)).requests
+        with pytest.raises(ValueError, match="requests need a real code of several"):
+            jaxwgc.decode_aggregate(code, on_request=True)
+
+    def test_decoder_of_another_matrix(self):
+        code = replicated(3, 5, 2)
+        other = dataclasses.replace(
+            code.decoders[0], copies=code.decoders[0].copies - 1
+        )
+        for decoder in (other, OneCopy(np.zeros((5, 2), int), 3)):
+            with pytest.raises(ValueError, match="decoder OneCopy needs a code"):
+                jaxwgc.decoding(code, np.ones(3, bool), decoder)
+
+    def test_answers_of_another_shape(self):
+        with pytest.raises(ValueError, match="messages must have shape"):
+            jaxwgc.coding.answer_request(np.ones(3), np.ones((2, 5)))
+        with pytest.raises(ValueError, match="answers must have shape"):
+            jaxwgc.coding.decode_answers(np.ones((2, 5)), np.ones(4))
