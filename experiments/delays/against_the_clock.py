@@ -193,10 +193,17 @@ class Problem(NamedTuple):
     test_signs: jax.Array
 
     @classmethod
-    def of_digits(cls, num_rows: int, num_parts: int) -> "Problem":
-        """The first rows of MNIST 4 vs 9, as many in each part."""
+    def of_digits(
+        cls, num_rows: int, num_parts: int, is_sorted: bool = False
+    ) -> "Problem":
+        """The first rows of MNIST 4 vs 9, as many in each part; or sorted by digit."""
         num_rows -= num_rows % num_parts
         training, test = load_digits()
+        if is_sorted:
+            order = jnp.argsort(training.labels[:num_rows], stable=True)
+            training = training._replace(
+                images=training.images[order], labels=training.labels[order]
+            )
         mean = training.images[:num_rows].mean(0)
         rows, test_rows = (
             jnp.concatenate([own - mean, jnp.ones((len(own), 1))], axis=1)

@@ -8,9 +8,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from matplotlib.patches import Patch
 
 import jaxwgc
+from experiments.delays.against_the_clock import Problem, time_to
 from experiments.delays.traces import LANGUAGE_MODELS
+from experiments.runner import figures
 from experiments.runner.study import Numbers, Once, Study, run
 from experiments.runner.tables import ResultTable, interval
 from jaxwgc import codes, stragglers
@@ -36,6 +39,11 @@ TARGETS = (1e-2, 1e-3, 1e-4)
 AWAITED = {"one_slow_seconds": 3, "uneven_seconds": 26}
 STEP_SIZES = 2 * np.geomspace(0.02, 0.98, 32)
 COVERED = (0.99, 0.97, 0.9)
+# Logistic regression on two digits, one worker of so many three times slower.
+NUM_SORTED, SLOWNESS, BATCH_SHARE = 4, 3.0, 0.1
+DIGIT_STEPS = (0.25, 0.5, 1.0, 1.5)
+# Two digits of the speed of a worker in the picture, the last one slow.
+SPEEDS = (1.0, 0.9, 1.1, 0.3)
 
 
 def slow_workers(
@@ -61,6 +69,7 @@ def slow_workers(
         "on_request": functools.partial(on_request, traces, 1000 * runs, key),
         "blocks": functools.partial(blocks, 1000 * runs, key),
         "memory": functools.partial(memory, traces, runs, key),
+        "digits": functools.partial(digits, runs, quick, key),
     }
     run("slow_workers", "Slow workers that still count", sections, runs, seed, out)
 
@@ -143,7 +152,11 @@ def on_request(traces: dict[str, np.ndarray], num_rounds: int, key: jax.Array) -
         jax.random.split(key, len(LAWS)), LAWS.items(), strict=True
     ):
         cells.append({"delays": name, "": Once(of_law, law, law_key)})
-    return Study(cells, tables={"": tabulate_rounds, "_coverage": tabulate_coverage})
+    return Study(
+        cells,
+        tables={"": tabulate_rounds, "coverage": tabulate_coverage},
+        figures={"meeting": lambda numbers: draw_meeting()},
+    )
 
 
 def tabulate_rounds(numbers: Numbers) -> ResultTable:
@@ -351,3 +364,184 @@ def tabulate_memory(numbers: Numbers) -> ResultTable:
         show,
         numbers,
     )
+
+
+def digits(runs: int, quick: bool, key: jax.Array) -> Study:
+    """Logistic regression on sorted digits, where one worker is always slow."""
+    problem = Problem.of_digits(1_920 if quick else 9_984, NUM_SORTED, is_sorted=True)
+    cells = [
+        {
+            "rows": rows,
+            "heterogeneity": problem.heterogeneity,
+            "": Once(train_digits, problem, share, runs, key),
+        }
+        for rows, share in (("all", 1.0), (f"{BATCH_SHARE:.0%}", BATCH_SHARE))
+    ]
+    return Study(cells, tables={"": tabulate_digits})
+
+
+def train_digits(problem: Problem, share: float, runs: int, key: jax.Array) -> Numbers:
+    """Each way with the step that is best for it."""
+    speeds = np.ones(NUM_SORTED)
+    speeds[-1] = 1 / SLOWNESS
+    delay = stragglers.unequal_speeds(
+        stragglers.shifted_exponential(shift=1.0, rate=10.0), speeds
+    )
+    ways = {
+        "wait for all": (NUM_SORTED, False),
+        "ignore the late": (NUM_SORTED - 1, False),
+        "remember the late": (NUM_SORTED - 1, True),
+    }
+    found = {}
+    for name, (number, is_remembered) in ways.items():
+        model = stragglers.delayed(delay, stragglers.fastest(number), late="busy")
+        clock, loss, error = _descend_digits(
+            problem, model, is_remembered, share, runs, key
+        )
+        averages = [
+            np.where(np.isfinite(own), own, np.inf).mean() for own in loss[..., -50:]
+        ]
+        reached = [
+            np.array([time_to(*run) for run in zip(*own, strict=True)]).mean()
+            for own in zip(clock, loss, strict=True)
+        ]
+        best = int(np.lexsort((averages, reached))[0])
+        found[name] = clock[best], loss[best], error[best], DIGIT_STEPS[best]
+    until = found["wait for all"][0][:, -1].min()
+
+    def numbers(clock, loss, error, step_size):
+        times = np.array([time_to(*run) for run in zip(clock, loss, strict=True)])
+        last = (clock <= until).sum(1) - 1
+
+        def at_end(values):
+            ends = [own[: at + 1][-20:].mean() for own, at in zip(values, last)]
+            return jaxwgc.summarize(np.array(ends))
+
+        return {
+            "step_size": step_size,
+            "loss": at_end(100 * loss),
+            "error": at_end(error),
+            "step": jaxwgc.summarize(clock[:, -1] / (clock.shape[1] - 1)),
+            "time": jaxwgc.summarize(times) if np.isfinite(times).all() else None,
+        }
+
+    return {"until": until, **{name: numbers(*own) for name, own in found.items()}}
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))
+def _descend_digits(problem, model, is_remembered, share, runs, key):
+    """Time, loss and test error by step size, run and step."""
+    code = codes.uncoded(NUM_SORTED)
+    num_rows, num_features = problem.rows.shape
+    per_part = num_rows // NUM_SORTED
+    batch = int(share * per_part)
+    signed = problem.rows * problem.signs[:, None]
+
+    def run(step_size, key):
+        model_key, batch_key = jax.random.split(key)
+        aggregate = jaxwgc.coded_aggregate(code, model, model_key, memory=is_remembered)
+
+        def step(carry, index):
+            params, state = carry
+            rows = signed.reshape(NUM_SORTED, per_part, num_features)
+            if share < 1:
+                draw = jax.random.fold_in(batch_key, index)
+                chosen = jax.random.randint(draw, (NUM_SORTED, batch), 0, per_part)
+                rows = jax.vmap(lambda part, rows: part[rows])(rows, chosen)
+            slopes = -jax.nn.sigmoid(-(rows @ params))
+            parts = jnp.einsum("jr,jrf->jf", slopes, rows) / rows.shape[1] / NUM_SORTED
+            gradient, state = aggregate.update(parts, state, params)
+            if not is_remembered:
+                gradient = gradient / jnp.maximum(state.share, 1 / NUM_SORTED)
+            gradient = gradient + problem.ridge * params
+            params = params - step_size / problem.curvature * gradient
+            loss = jax.nn.softplus(-(signed @ params)).mean()
+            loss = loss + problem.ridge / 2 * jnp.sum(params**2)
+            margins = (problem.test_rows @ params) * problem.test_signs
+            return (params, state), (state.elapsed, loss, 100 * jnp.mean(margins <= 0))
+
+        start = jnp.zeros(num_features)
+        state = aggregate.init(start)
+        return jax.lax.scan(step, (start, state), jnp.arange(300))[1]
+
+    keys = jax.random.split(key, runs)
+    clock, loss, error = jax.lax.map(
+        lambda step_size: jax.vmap(functools.partial(run, step_size))(keys),
+        jnp.asarray(DIGIT_STEPS),
+    )
+    return clock, (loss - problem.least) / (jnp.log(2.0) - problem.least), error
+
+
+def tabulate_digits(numbers: Numbers) -> ResultTable:
+    """A row a way, with whole parts and with minibatches."""
+
+    def show(pair):
+        row, name = pair
+        own = row[name]
+        return {
+            "late answers": name,
+            "rows a step": row["rows"],
+            "step (s)": interval(own["step"]),
+            "time to 1% of the loss (s)": "never"
+            if own["time"] is None
+            else interval(own["time"], 0),
+            "loss at the end (%)": interval(own["loss"]),
+            "test error (%)": interval(own["error"]),
+            "at (s)": f"{row['until']:.0f}",
+        }
+
+    names = "wait for all", "ignore the late", "remember the late"
+    pairs = [(row, name) for row in numbers for name in names]
+    return ResultTable.of_records(
+        f"Logistic regression on MNIST 4 vs 9 sorted by digit, {NUM_SORTED} workers of "
+        f"which the last is always {SLOWNESS:g} times slower: who is late is waited "
+        "for, ignored or remembered",
+        show,
+        pairs,
+    )
+
+
+def draw_meeting() -> figures.Figure:
+    """Who computes which part when, in a round of four workers."""
+    num_workers, parts = len(SPEEDS), 8
+    code = codes.replicated(num_workers, num_workers * parts, copies=2)
+    times = jnp.asarray(code.loads / np.array(SPEEDS) / parts, jnp.float32)
+    wait = stragglers.until_decodable(code)
+    arrivals = wait.arrivals(jax.random.key(0), times)
+    requests = np.asarray(jaxwgc.decoding(code, arrivals).requests)
+    elapsed = float(arrivals.elapsed)
+    figure, (axes,) = figures.new_figure(8.6, 2.6)
+    looks = {
+        "its own part, sent": {"color": figures.COLORS[0]},
+        "a part of the next one, sent": {"color": figures.COLORS[1]},
+        "computed in vain": {"color": "0.8"},
+    }
+    copies = np.asarray(code.decoders[0].copies)
+    for worker, speed in enumerate(SPEEDS):
+        seconds = 1 / speed / parts
+        for turn in range(int(np.ceil(elapsed / seconds - 1e-6))):
+            if turn >= code.messages_per_worker:
+                break
+            message = worker * code.messages_per_worker + turn
+            part = int(np.nonzero(copies == message)[0][0])
+            is_sent = bool(requests[worker, turn])
+            look = list(looks.values())[2 if not is_sent else int(turn >= parts)]
+            start, end = turn * seconds, min((turn + 1) * seconds, elapsed)
+            axes.barh(
+                worker, end - start, 0.8, start, edgecolor="white", linewidth=1, **look
+            )
+            if end - start > 0.06:
+                middle = (start + end) / 2
+                color = "white" if is_sent and turn < parts else "black"
+                look = {"ha": "center", "va": "center", "fontsize": 8, "color": color}
+                axes.text(middle, worker, str(part), **look)
+    axes.set(xlabel="time of the round, in times of an even share of the work")
+    axes.set_yticks(
+        range(num_workers), [f"worker {each}" for each in range(num_workers)]
+    )
+    axes.invert_yaxis()
+    axes.grid(False)
+    axes.axvline(elapsed, color="0.3", linewidth=1, linestyle="--")
+    handles = [Patch(**look) for look in looks.values()]
+    figure.legend(handles, list(looks), loc="outside lower center", ncols=3)
+    return figure
