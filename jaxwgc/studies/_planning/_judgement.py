@@ -104,7 +104,9 @@ def _decoded(candidate, mask, rounds, by_group):
     deviations = weights - scale[:, None] * target
     deviations /= math.sqrt(np.mean(target**2))
     num_runs = rounds.num_runs if rounds.has_state else 1
-    bias, lasting, correlation = _persistent(deviations, num_runs, rounds.num_measured)
+    bias, lasting, correlation = _persistent(
+        deviations, num_runs, rounds.num_measured, candidate.code.num_workers
+    )
     return (
         by_group(errors),
         by_group(scale),
@@ -139,15 +141,16 @@ def _quantile(values, by_group):
     return Estimate(quantile, (high - low) / 2 if math.isfinite(high) else math.nan)
 
 
-def _persistent(deviations, num_runs, num_measured=math.inf):
+def _persistent(deviations, num_runs, num_measured=math.inf, num_workers=1):
     """How much of the deviations (rounds, parts) stays: bias, share and correlation.
 
     The bias is the product of the means of the first and of the second half of each
     run, which noise that has passed in between does not change on average. What it may
-    be by chance where few rounds were measured, and then drawn again, is left out.
+    be by chance where few rounds were measured, and then drawn again, is left out. What
+    the parts at one place of all workers have in common is looked at by itself, since
+    it shows in fewer rounds: the last parts of each are missed more often.
     """
     runs = deviations.reshape(num_runs, -1, deviations.shape[-1])
-    num_rounds = runs.shape[1]
     around = runs - runs.mean(1, keepdims=True)
     square = np.mean(around**2)
     if square <= _ROUNDING * np.mean(runs**2):
@@ -162,12 +165,24 @@ def _persistent(deviations, num_runs, num_measured=math.inf):
         correlation = float(np.clip(second / first, 0, _MOST_CORRELATED))
         share = float(min(first / max(correlation, first), 1))
     growth = 1 + 2 * share * correlation / (1 - correlation)
+    num_parts = runs.shape[-1]
+    if num_workers == 1 or num_parts == num_workers or num_parts % num_workers:
+        return _bias(runs, growth, num_measured), share, correlation
+    places = runs.reshape(*runs.shape[:2], num_workers, -1)
+    in_common = places.mean(2)
+    apart = (places - in_common[:, :, None]).reshape(runs.shape)
+    bias = sum(_bias(each, growth, num_measured) for each in (in_common, apart))
+    return bias, share, correlation
+
+
+def _bias(runs, growth, num_measured):
+    """Mean square of what stays of (runs, rounds, parts), 0 where that may be chance."""
+    num_rounds, num_parts = runs.shape[1:]
+    square = np.mean((runs - runs.mean(1, keepdims=True)) ** 2)
     halves = runs[:, : num_rounds // 2], runs[:, num_rounds // 2 :]
     bias = float(np.mean(halves[0].mean(1) * halves[1].mean(1)))
     deviation = 2 * square * growth / num_rounds / math.sqrt(runs[:, 0].size)
     # Means of so many rounds, squared: chi-square, with a degree of freedom a part.
-    num_parts = runs.shape[-1]
     chance = square / num_measured
     chance *= scipy.special.chdtri(num_parts, _CHANCE) / num_parts
-    is_bias = bias > _DEVIATIONS * deviation + chance
-    return (bias if is_bias else 0.0), share, correlation
+    return bias if bias > _DEVIATIONS * deviation + chance else 0.0
