@@ -63,6 +63,10 @@ def plan(
     order statistics; elsewhere from simulated rounds, the same for all choices.
     Waiting for any n - s answers of an exact code, this is the rule of Halbawi et al.
 
+    Workers begin every round afresh, as `delayed(late="cancelled")` has it: so it is
+    where they are told to stop, or send finished parts on request. Those that send one
+    message and cannot be interrupted join late; simulate them by `late="busy"`.
+
     **Steps.** Of gradient descent with the best constant step on a quadratic loss whose
     curvatures are spread evenly, on the scale of logarithms, over a factor of
     `condition`. Exact gradients need as many steps as that takes. Decoded ones weigh
