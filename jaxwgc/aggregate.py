@@ -112,9 +112,8 @@ def coded_aggregate(
         the first update.
       RuntimeError: at `update`, with `undecodable="raise"`.
 
-    Warns where the model ends nearly every round before the code decodes (as far as a
-    few rounds tell, which are drawn for that; not for codes of more than 65,536
-    entries), and (at `update`) of extra arguments that it does not know.
+    Warns where the waiting rule of the model ends nearly every round before the code
+    decodes, and (at `update`) of extra arguments that it does not know.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxwgc, optax
@@ -142,7 +141,7 @@ def coded_aggregate(
     StragglerModel.check("model", model, loads)
     _validation.check_key(key)
     _validation.check_choice("method", method, METHODS)
-    coding.warn_where_undecodable(code, model)
+    model.warn_where_undecodable(code, decoder)
 
     def simulate(state):
         next_key, round_key = jax.random.split(state.key)

@@ -17,6 +17,7 @@ from jaxwgc.checks._optimizers import (
     state_problem,
     states_of,
 )
+from jaxwgc.checks._rounds import are_undecodable, rounds_problem
 from jaxwgc.codes import GradientCode
 from jaxwgc.gradients import checked_loss, partial_value_and_grad
 
@@ -204,7 +205,7 @@ def check_step(
     rounds = []
     if received is not None:
         masks = np.atleast_2d(received)
-        rounds.append((masks, coding.are_undecodable(code, masks), None))
+        rounds.append((masks, are_undecodable(code, masks), None))
     if optimizer is not None:
         runner = OptimizerProbe(optimizer, code, params)
         problems += runner.order_problems(decoded[0])
@@ -220,7 +221,7 @@ def check_step(
                 _NUM_ROUNDS,
             )
             rounds.append(rounds_of(states))
-    problems += [coding.rounds_problem(code, *one) for one in rounds]
+    problems += [rounds_problem(code, *one) for one in rounds]
     return StepReport(
         problems=tuple(filter(None, problems)),
         gradient_ratio=ratio,

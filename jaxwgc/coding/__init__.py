@@ -18,9 +18,6 @@ from jaxwgc.coding._decoding import (
 )
 from jaxwgc.coding._messages import encode, form_messages
 from jaxwgc.coding._noise import inverse_variance_weights, source_variances
-from jaxwgc.coding._rounds import are_undecodable as are_undecodable
-from jaxwgc.coding._rounds import rounds_problem as rounds_problem
-from jaxwgc.coding._rounds import warn_where_undecodable as warn_where_undecodable
 from jaxwgc.coding._weighting import weighted
 
 __all__ = [

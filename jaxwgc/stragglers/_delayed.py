@@ -1,15 +1,24 @@
 """Straggler models made of a delay model and a waiting rule."""
 
 import dataclasses
+import warnings
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxwgc import _validation
+from jaxwgc._targets import DECODES
+from jaxwgc.stragglers._fastest import fastest
 from jaxwgc.stragglers._finished_parts import finished_parts
-from jaxwgc.stragglers._inputs import check_model, loads_of, made_of_jax, times_of
+from jaxwgc.stragglers._inputs import check_model, loads_of, made_of_jax
 from jaxwgc.stragglers._types import DelayModel, StragglerModel, is_round
+from jaxwgc.stragglers._until_decodable import UntilDecodable
 from jaxwgc.stragglers._waiting_rule import WaitingRule
+
+# On which a rule is tried that looks as if it could not decode.
+_NUM_ORDERS = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +75,6 @@ class delayed(StragglerModel):
                 f"delay must give times {loads.shape} for loads of that shape; got "
                 f"{jnp.shape(times)}"
             )
-        times = times_of(times, "times of delay")
         with made_of_jax("wait"):
             arrivals = self.wait.arrivals(wait_key, times)
         if not is_round(arrivals, len(loads)):
@@ -78,3 +86,42 @@ class delayed(StragglerModel):
             finished = finished_parts(loads, times, arrivals)
             arrivals = arrivals._replace(finished=finished)
         return arrivals, state
+
+    def warn_where_undecodable(self, code: Any, decoder: Any = None) -> None:
+        """Warns where the waiting rule ends rounds before the code decodes.
+
+        Rules that wait for fewer workers than are always enough, or for another code,
+        are tried on random orders of arrival.
+        """
+        wait = self.wait
+        if _validation.is_traced(code, wait) or code.messages_per_worker > 1:
+            return
+        num_workers = code.num_workers
+        enough = num_workers - int(np.asarray(code.num_stragglers))
+        match wait:
+            # Approximate codes do not say how many answers are enough.
+            case fastest(few) if few < enough and code.num_stragglers:
+                rule = f"for the {few} fastest of {num_workers} workers"
+            # Those with one assignment differ by the weights of their parts.
+            case UntilDecodable(other) if not np.array_equal(
+                other.assignment, code.assignment
+            ):
+                rule = f"until another code decodes, {other}"
+            case _:
+                return
+        times = np.tile(np.arange(num_workers, dtype=np.float32), (_NUM_ORDERS, 1))
+        times = np.random.default_rng(0).permuted(times, axis=1)
+        # The model may be made while something else is traced.
+        with jax.ensure_compile_time_eval():
+            keys = jax.random.split(jax.random.key(0), _NUM_ORDERS)
+            received = jax.vmap(wait.arrivals)(keys, jnp.asarray(times)).received
+            num_decoded = int(code.decodes(received, DECODES, decoder).sum())
+        if num_decoded > _NUM_ORDERS / 10:
+            return
+        warnings.warn(
+            f"model waits {rule}; code then decodes in {num_decoded} of {_NUM_ORDERS} "
+            "random orders of arrival: other rounds give an approximate gradient, and "
+            f"count in num_undecodable. Any {enough} answers are enough: take "
+            f"stragglers.fastest({enough}), or stragglers.until_decodable of this code",
+            stacklevel=3,
+        )

@@ -66,6 +66,9 @@ class StragglerModel(Model):
           The `Arrivals`, and the state after the round.
         """
 
+    def warn_where_undecodable(self, code: Any, decoder: Any = None) -> None:
+        """Warns where rounds end before the code decodes, as far as that is known."""
+
     @staticmethod
     def check(name: str, model: Any, loads: Any) -> None:
         """Raises TypeError unless a model gives rounds of as many workers."""

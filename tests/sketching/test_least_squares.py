@@ -257,16 +257,11 @@ def of_many_samples(matrix, target):
 
 
 @pytest.mark.parametrize("name", LINEAR)
-@pytest.mark.parametrize("heavy", ["mean", "row"])
-def test_says_no_where_rounding_decides_the_rank(name, heavy):
-    """Slopes are lost beside a large mean, and light rows beside one of 1e8."""
+def test_says_no_where_a_heavy_row_hides_the_others(name):
+    """Beside one of 1e8 the rank of the others is rounding, in float32."""
     clear = np.random.default_rng(0).normal(size=(NUM_ROWS, NUM_COLUMNS))
-    clear[:, 0] = 1
     matrix = clear.copy()
-    if heavy == "mean":
-        matrix[:, 1:] += 3e5
-    else:
-        matrix[7] *= 1e8
+    matrix[7] *= 1e8
     target = clear @ np.arange(NUM_COLUMNS)
     for rows, is_clear in (clear, True), (matrix, False):
         result = solve(name, KEY, rows.astype(np.float32), target.astype(np.float32))

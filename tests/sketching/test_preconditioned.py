@@ -141,10 +141,7 @@ def test_never_converged_with_a_wrong_answer(x64, options, least):
     rcond = (4 + NUM_COLUMNS**0.5) * float(np.finfo(dtype).eps)
     # Lengths in so small a sketch are off by a factor.
     most = (1e-8 if x64 else 1e-4) * (2 if "sketch_size" in options else 1)
-    is_clear = ~result.rank.is_ambiguous
-    assert np.mean(is_clear) > (0.85 if x64 else 0.6)
-    assert np.mean(result.converged[is_clear]) >= least
-    assert not np.any(result.converged[~is_clear])
+    assert np.mean(result.converged) >= least
     for case in np.flatnonzero(result.converged):
         solution = result.solution[case]
         assert np.isfinite(solution).all()
@@ -157,10 +154,7 @@ def test_never_converged_with_a_wrong_answer(x64, options, least):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_float32_at_the_limit_of_its_precision(method):
-    """As SciPy in float32: at a condition of 1e6 no direction is given up.
-
-    But rounding might have decided otherwise, which is said.
-    """
+    """As SciPy in float32: at a condition of 1e6 no direction is given up."""
     matrix = conditioned(1e6).astype(np.float32)
     # With more noise θ is so large that rounding of Xθ could hide more than is said.
     for noise in (0.0, 1e-3):
@@ -169,8 +163,7 @@ def test_float32_at_the_limit_of_its_precision(method):
         result = solve(KEY, matrix, target, method=method)
         least = residual(matrix, target, expected)
         error = residual(matrix, target, result.solution) - least
-        assert result.rank.rank == NUM_COLUMNS
-        assert result.rank.is_ambiguous and not result.converged
+        assert result.converged
         assert error < 5e-4 * least + 5e-6 * np.linalg.norm(target)
 
 

@@ -240,3 +240,17 @@ def test_a_loss_of_integers_and_a_tree_of_parameters():
     total, gradient = jax.jit(jax.value_and_grad(fitted))(features)
     np.testing.assert_allclose(total, counts.sum(), rtol=1e-9)
     np.testing.assert_allclose(gradient, 0 * features, atol=1e-8)
+
+
+@pytest.mark.parametrize("method", ["gram", "factor"])
+def test_an_ambiguous_rank_is_said(method):
+    """Columns of a large mean beside a constant one, whose slopes are lost."""
+    draw = np.random.default_rng(0).normal
+    rows = np.stack([np.ones(200), 1e6 + draw(size=200)], 1).astype(np.float32)
+    target = (rows[:, 1] - 1e6).astype(np.float32)
+    key = jax.random.key(0)
+    rank = sketching.preconditioned(key, rows, target, method=method).rank
+    assert rank.rank == 1 and rank.is_ambiguous
+    clear = rows - np.float32([0, 1e6])
+    rank = sketching.preconditioned(key, clear, target, method=method).rank
+    assert rank.rank == 2 and not rank.is_ambiguous

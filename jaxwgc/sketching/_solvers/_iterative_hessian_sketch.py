@@ -82,7 +82,7 @@ def iterative_hessian_sketch(
       `Solution`, with norms of the residual y - Xθₜ, (T + 1,). `converged` says that
       a whole last step would move Xθ by less than `tolerance` times the norm of y, as
       far as the sketch can see, and without a projection that the gradient is as small
-      and the rank is not ambiguous.
+      and no heavy rows hide others.
       With a projection, and where X is ill-conditioned, θ may still be far from the
       solution. Where X is rank-deficient, and without a projection, the solution
       of the least norm. A NaN in a traced matrix or target gives NaN and False.
@@ -247,8 +247,8 @@ def _solve(
             converged &= jnp.linalg.norm(gradient) <= bound
             _, factors = fixed or sketch(embedding.key)
             rcond = _checks.solver_cutoff(matrix.shape, matrix.dtype)
-            factors = factors.beside(matrix, rcond)
-            rank, converged = factors.rank, converged & ~factors.rank.is_ambiguous
+            factors, are_hidden = factors.beside(matrix, rcond)
+            rank, converged = factors.rank, converged & ~are_hidden
             solution = implicit_solution(
                 solution, system[0], system_target, None, factors
             )

@@ -58,16 +58,20 @@ class Orthonormaliser(NamedTuple):
         is_null = jnp.linalg.norm(product(matrix, self.scale * probe)) <= bound
         return is_null | ~self.has_null_space
 
-    def beside(self, matrix: jax.Array, rcond: jax.Array | float) -> "Orthonormaliser":
-        """Returns the same, of an ambiguous rank where heavy rows of X hide others.
+    def beside(
+        self, matrix: jax.Array, rcond: jax.Array | float
+    ) -> tuple["Orthonormaliser", jax.Array]:
+        """Returns the same, and whether heavy rows of X hide others.
 
-        Beside one of 1e8, all that rows of 1 have is cut off as rounding in float32.
+        Beside one of 1e8, all that rows of 1 have is cut off as rounding in float32;
+        the rank is then ambiguous.
         """
         lost = is_lost(
             DenseRows(matrix), lambda rows: rows * self.scale, self.vectors, rcond
         )
         is_ambiguous = self.rank.is_ambiguous | lost
-        return self._replace(rank=self.rank._replace(is_ambiguous=is_ambiguous))
+        rank = self.rank._replace(is_ambiguous=is_ambiguous)
+        return self._replace(rank=rank), lost
 
     def shortest(self, solution: jax.Array) -> jax.Array:
         """Returns a solution without its part in the null space of X.
