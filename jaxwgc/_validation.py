@@ -28,6 +28,17 @@ def check_callable(name: str, value: Any) -> None:
         raise TypeError(f"{name} must be a function; got {value!r}")
 
 
+def check_hashable(name: str, value: Any) -> None:
+    """Raises TypeError where a rule or model cannot be told from another one."""
+    try:
+        hash(value)
+    except TypeError:
+        raise TypeError(
+            f"{name} must be hashable, since equal ones share what is compiled: floats "
+            f"and tuples in the place of arrays and lists; got {value!r}"
+        ) from None
+
+
 def check_bool(name: str, value: Any) -> bool:
     """`value`, which must be True or False."""
     if not isinstance(value, bool | np.bool_):

@@ -84,7 +84,9 @@ def decoded_value_and_grad(
     complex code in a round with too many stragglers takes a second backward pass, for
     what leaks between the packed halves. The gradient is then not quite that of the
     value. Inside of a loss in float16, weights below 1e-4 of the largest are rounded
-    coarsely; partial gradients are weighted in float32.)
+    coarsely; partial gradients are weighted in float32. A NaN in a part reaches the
+    gradient, even if only lost workers hold it, since the backward pass takes it times
+    zero: `Decoding.collapse` and `distributed.mesh_value_and_grad` leave it out.)
 
     Args:
       loss: `loss(params, part) -> scalar`, summed over the rows of the part.

@@ -42,6 +42,19 @@ def test_a_worker_forms_its_messages_from_its_own_parts(name):
             np.testing.assert_allclose(formed, sent, rtol=1e-4, atol=1e-4)
 
 
+@every_code("uncoded", "reed_solomon", "communication_efficient")
+def test_parts_that_only_lost_workers_hold_may_hold_anything(name):
+    """Nor do derivatives see them."""
+    code = CODES[name]
+    decoding = jaxwgc.decoding(code, ~code.assignment[:, 0])
+    gradients = np.random.default_rng(0).normal(size=(code.num_parts, 3))
+    spoiled = gradients.copy()
+    spoiled[0] = np.nan
+    collapse = jax.jit(jax.value_and_grad(lambda own: jnp.sum(decoding.collapse(own))))
+    for found, expected in zip(collapse(spoiled), collapse(gradients)):
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize("garbage", [np.nan, np.inf, 1e38])
 @every_code("reed_solomon", "communication_efficient", "multi_message, uncoded")
 def test_messages_that_are_missing_never_reach_the_result(name, garbage):
@@ -126,6 +139,9 @@ def test_known_weights_need_no_decoder():
         jaxwgc.decode(code, jaxwgc.encode(code, gradients), decoding, jnp.zeros(3)),
         [2, 0, 1],
     )
+    for wrong in ((weights[0] > 0, jnp.ones(5)), (jnp.ones(2, bool), weights)):
+        with pytest.raises(ValueError, match=r"\(1, 3\) for the code; got"):
+            jaxwgc.Decoding(code, *wrong).collapse(gradients)
 
 
 def test_tolerance_and_batches():

@@ -3,7 +3,8 @@
     python docs/hooks/tables.py
 
 A table stands between the comments `<!-- NAME -->` and `<!-- end -->`, where NAME is
-that of its file in docs/results. So it is seen on GitHub, too.
+that of its file in docs/results. In the same way, `<!-- README:NAME -->` stands before
+the section of README.md that its comments call NAME. So they are seen on GitHub, too.
 """
 
 import re
@@ -12,17 +13,22 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "docs" / "results"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-BLOCK = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- ((?:README:)?\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def filled(text: str) -> str:
-    """`text` with every table as it was measured last."""
+    """`text` with every table as it was measured last, and sections of the README."""
     return BLOCK.sub(
-        lambda match: (
-            match[1] + "\n" + (RESULTS / f"{match[2]}.md").read_text() + "\n" + match[3]
-        ),
-        text,
+        lambda match: f"{match[1]}\n{_content(match[2])}\n{match[3]}", text
     )
+
+
+def _content(name):
+    prefix, _, section = name.rpartition(":")
+    if not prefix:
+        return (RESULTS / f"{name}.md").read_text()
+    after = (ROOT / "README.md").read_text().split(f"[start:{section}] -->\n")[1]
+    return after.split("<!--")[0]
 
 
 if __name__ == "__main__":

@@ -45,22 +45,45 @@ class LossProbe:
         """`gradient_of(part)`, for any number of rows in a part."""
         self._gradient_of = gradient_of
         self._layout = layout
-        self._few = _rows(layout.rows, slice(layout.is_padding.shape[1]))
+        size = layout.is_padding.shape[1]
+        self._few = _rows(layout.rows, slice(size))
         try:
             constant = flat(gradient_of(_rows(layout.rows, slice(0))))
         except Exception:  # Whatever a loss does without rows, such as a maximum.
             constant = np.array([np.nan])
         self.constant = constant if np.isfinite(constant).all() else None
         self._base = 0 if self.constant is None else self.constant
-        once = flat(gradient_of(self._few)) - self._base
-        few = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf]), self._few)
-        twice = flat(gradient_of(few)) - self._base
+
+        def gradient(rows):
+            return flat(gradient_of(rows)) - self._base
+
+        once = gradient(self._few)
+        twice = gradient(
+            jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf]), self._few)
+        )
         self._once, self._length = once, np.linalg.norm(once)
         # Two for a sum, one for a mean.
         self._growth = np.vdot(once, twice).real / max(self._length**2, 1e-300)
         turned = np.linalg.norm(twice - self._growth * once)
-        self._is_straight = turned <= TOLERANCE * self._length
-        self.is_mean = self._is_straight and abs(self._growth - 1) <= TOLERANCE
+        is_straight = turned <= TOLERANCE * self._length
+        self.is_mean = is_straight and abs(self._growth - 1) <= TOLERANCE
+        self._how = ""
+        if not (is_straight and abs(self._growth - 2) <= TOLERANCE):
+            self._how = (
+                f"twice the same rows give {self._growth:.3g} times the gradient"
+                f"{'' if is_straight else ', turned'}, where a sum gives 2"
+            )
+        elif layout.num_rows >= 2 * size:
+            # Twice the same rows have the same mean and variance; others have not.
+            other = gradient(_rows(layout.rows, slice(size, 2 * size)))
+            both = gradient(_rows(layout.rows, slice(2 * size)))
+            most = TOLERANCE * (self._length + np.linalg.norm(other))
+            miss = np.linalg.norm(both - once - other)
+            if miss > most:
+                self._how = (
+                    f"the gradient of {2 * size} rows is not the sum of those of each "
+                    f"half, but off by one of norm {miss:.3g}"
+                )
 
     def sum_problem(self, ratio: float) -> str | None:
         """A mean, or anything else but a sum, over the rows of a part."""
@@ -75,12 +98,10 @@ class LossProbe:
                 "(Adam hides it). Return jnp.sum(row_weights * ...), over the number "
                 "of all rows if you want their mean"
             )
-        if self._is_straight and abs(self._growth - 2) <= TOLERANCE:
+        if not self._how:
             return None
         return (
-            "loss is no sum over the rows of a part: twice the same rows give "
-            f"{self._growth:.3g} times the gradient{'' if self._is_straight else ', '}"
-            f"{'' if self._is_straight else 'turned'}, where a sum gives 2. Rows "
+            f"loss is no sum over the rows of a part: {self._how}. Rows "
             "may not see each other (batch normalisation, a square root or logarithm "
             "of the whole sum), and the loss may not draw random numbers (dropout)"
         )
@@ -101,7 +122,8 @@ class LossProbe:
     def padding_problem(self, parts: Any, scale: float) -> str | None:
         """Rows that only fill up a part, and are not weighted with 0."""
         is_padding = self._layout.is_padding
-        if self.is_mean or not is_padding.any():
+        # Nor are rows weighted one by one where they see each other.
+        if self._how or not is_padding.any():
             return None
         padding = jax.tree.map(lambda leaf: jnp.asarray(leaf)[is_padding], parts)
         length = np.linalg.norm(flat(self._gradient_of(padding)) - self._base)
@@ -123,7 +145,7 @@ class LossProbe:
     def row_weights_problem(self) -> str | None:
         """Row weights of a sample that the loss does not use."""
         weights = self._layout.row_weights
-        if weights is None or self.is_mean or np.isin(weights, (0, 1)).all():
+        if weights is None or self._how or np.isin(weights, (0, 1)).all():
             return None
         data, ones = self._few
         doubled = flat(self._gradient_of((data, 2 * ones))) - self._base

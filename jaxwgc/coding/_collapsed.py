@@ -37,20 +37,33 @@ def is_mixed_up(leaked: jax.Array, target: jax.Array) -> jax.Array:
 def weighted_sums(partial_gradients: Any) -> Callable[[jax.Array], Any]:
     """Weights (num_parts,) to the weighted sum over the leading axis of each leaf.
 
-    In at least float32, as messages are.
+    In at least float32, as messages are. What has no weight may hold anything.
     """
 
     def sums(weights):
         def of_leaf(leaf):
             wide = _arrays.promoted(leaf)
             flat = wide.reshape(len(wide), -1)
-            summed = product(weights.astype(flat.dtype), flat)
+            summed = _weighted_sum(weights.astype(flat.dtype), flat)
             dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)
             return summed.reshape(wide.shape[1:]).astype(dtype)
 
         return jax.tree.map(of_leaf, partial_gradients)
 
     return sums
+
+
+@jax.jit
+def _weighted_sum(weights: jax.Array, rows: jax.Array) -> jax.Array:
+    """The sum of rows; one of weight zero may be NaN, as nobody has answered for it."""
+    summed = product(weights, rows)
+
+    def without() -> jax.Array:
+        return product(weights, jnp.where(weights[:, None] == 0, 0, rows))
+
+    # Selecting at once would copy all rows, which takes longer than their sum.
+    is_poisoned = any_under_vmap(~jnp.isfinite(summed).all())
+    return jax.lax.cond(is_poisoned, without, lambda: summed)
 
 
 def collapse(

@@ -170,6 +170,15 @@ class Decoding:
 
     @property
     def _matrix(self):
+        # Here, since a pytree may be made of anything.
+        shape = self.code.num_segments, self.code.num_messages
+        given = np.shape(self.weights), np.shape(self.mask)
+        if given[0][-2:] != shape or given[1][-1:] != shape[1:]:
+            raise ValueError(
+                "weights must have shape (..., num_segments, num_messages) and mask "
+                f"(..., num_messages), with {shape} for the code; got {given[0]} and "
+                f"{given[1]}"
+            )
         return working(self.code.encoding_matrix)
 
     @property

@@ -44,8 +44,8 @@ def empirical(
         (workers,); times are in proportion to the load. For times without an axis of
         parts.
       measured_at: (loads,), increasing and at least 0, the loads of the first axis of
-        times: a straight line lies between them, and beyond the largest one times are
-        in proportion to the load.
+        times: a straight line lies between them, and below the smallest and beyond the
+        largest one times are in proportion to the load.
       replace: whether a trace of fewer workers than are simulated serves several of
         them with the history of one.
 
@@ -111,12 +111,16 @@ def empirical(
             "times of a part must be numbers that float32 has; got "
             f"{table.min()} to {np.max(table, where=np.isfinite(table), initial=0)}"
         )
-    if measured_at is not None:
-        return _Empirical(table, measured_at, False, resample, replace)
-    # Seconds after the first parts: none, one, two, ...
-    table = np.concatenate([np.zeros_like(table[:, :, :1]), table.cumsum(-1)], -1)
-    known = np.arange(table.shape[2], dtype=np.float64)
-    return _Empirical(table, known, True, resample, replace)
+    begins_anew = measured_at is None
+    if measured_at is None:
+        # Seconds after the first parts: one, two, ...
+        table = table.cumsum(-1)
+        measured_at = np.arange(1.0, table.shape[2] + 1)
+    if measured_at[0] > 0:
+        # Without a load there is nothing to do.
+        table = np.concatenate([np.zeros_like(table[:, :, :1]), table], -1)
+        measured_at = np.concatenate([[0.0], measured_at])
+    return _Empirical(table, measured_at, begins_anew, resample, replace)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -163,11 +167,8 @@ class _Empirical(DelayModel):
             number = jnp.floor(loads / end)
             more = _between(known, seconds, loads - number * end)
             return _share(number, last) + more, state
-        times = _share(loads, last) / end
-        if len(known) > 1:
-            between = _between(known, seconds, loads)
-            times = jnp.where(loads > end, times, between)
-        return times, state
+        beyond = _share(loads, last) / end
+        return jnp.where(loads > end, beyond, _between(known, seconds, loads)), state
 
     def stalls(self, tail):
         """Returns the `Stalls` that the times do not rule out."""

@@ -22,9 +22,9 @@ def loads_of(loads: Any, state: jax.Array | None = None) -> jax.Array:
     return jnp.where((loads >= 0) & (loads < jnp.inf), loads, jnp.nan)
 
 
-def times_of(times: Any) -> jax.Array:
+def times_of(times: Any, name: str = "times") -> jax.Array:
     """Times in at least float32; NaN in the place of traced ones below 0."""
-    times = _vector("times", times, "at least 0, and infinity where never")
+    times = _vector(name, times, "at least 0, and infinity where never")
     times = _arrays.promoted(times)
     return jnp.where(times >= 0, times, jnp.nan)
 

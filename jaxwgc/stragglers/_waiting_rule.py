@@ -60,6 +60,7 @@ class WaitingRule:
         """
         if _validation.is_traced(self, times):
             return self._end(times)
+        _validation.check_hashable("wait", self)
         return _compiled_end(self, times)
 
     def arrivals(self, key: jax.Array, times: Any) -> Arrivals:

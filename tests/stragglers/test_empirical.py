@@ -97,8 +97,12 @@ class TestMeasuredAtLoads:
         return np.asarray(delay.sample(key, delay.init(3), np.array(loads))[0])
 
     def test_a_line_between_loads(self):
-        """And in proportion beyond the last."""
+        """And in proportion below the first and beyond the last."""
         base = self.sample([0.0, 0.0, 0.0])
+        later = stragglers.empirical(self.seconds[1:], measured_at=self.loads[1:])
+        for load, factor in ((0.0, 0.0), (0.1, 0.3), (0.75, 1.75), (3.0, 6.0)):
+            times, _ = later.sample(jax.random.key(0), later.init(3), np.full(3, load))
+            np.testing.assert_allclose(times, factor * base, rtol=1e-6)
         assert np.all(np.diff(base) == 1)
         for load, factor in ((0.25, 1.25), (1.0, 2.0), (3.0, 6.0)):
             np.testing.assert_allclose(self.sample([load] * 3), factor * base)

@@ -44,6 +44,17 @@ class Negative(stragglers.DelayModel):
         return -loads, state
 
 
+class OfNumPy(stragglers.DelayModel):
+    def sample(self, key, state, loads):
+        return np.asarray(loads), state
+
+
+class WithArray(stragglers.WaitingRule):
+    """As a frozen dataclass with an array has it."""
+
+    __hash__ = None
+
+
 class NoArrivals(stragglers.WaitingRule):
     def arrivals(self, key, times):
         return times
@@ -148,6 +159,10 @@ def test_values(study, options, rule):
         (plan, {"choices": ["all"]}, "choices must be those of a plan"),
         (plan, {"waiting": ["patience"]}, "waiting must be waiting rules"),
         (plan, {"waiting": [repr]}, "waiting must be waiting rules"),
+        (plan, {"waiting": stragglers.fastest(4)}, "waiting must be a list"),
+        (plan, {"waiting": [WithArray()]}, "waiting must be hashable"),
+        (plan, {"replications": 2}, "replications must be a list, .* got 2"),
+        (plan, {"delay": OfNumPy()}, "delay must be made of JAX functions"),
         (plan, {"waiting": [NoArrivals()]}, "wait must have arrivals .*NoArrivals"),
         (plan, {"exact": 1}, "exact must be True or False"),
         (plan, {"delay": MODEL}, "delay must be a DelayModel"),

@@ -1,6 +1,7 @@
 """Plans against closed forms, independent simulation, and what is plainly best."""
 
 import math
+import warnings
 
 import jax
 import numpy as np
@@ -65,6 +66,18 @@ def test_rule_of_halbawi_et_al(delay, mean):
     assert found.best.replication == min(expected, key=expected.__getitem__)
     assert found.best.is_closed_form
     assert found.best.decoding_error.value == 0
+
+
+def test_a_rule_that_ends_at_once():
+    """Nobody answers: nothing is reached, and nothing divided by zero."""
+    wait = stragglers.deadline(1e-9)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = jaxwgc.plan(
+            EXPONENTIAL, 4, KEY, waiting=[wait], replications=[2], num_rounds=40
+        )
+    times = {choice.wait: choice.time.value for choice in found.choices}
+    assert math.isinf(times[wait]) and math.isfinite(found.best.time.value)
 
 
 @pytest.fixture(scope="module")

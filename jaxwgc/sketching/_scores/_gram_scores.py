@@ -17,7 +17,7 @@ from jaxwgc.sketching._scores._unequal_rows import count_seeing, is_lost, levell
 def gram_scores(gram: Gram, rcond: jax.Array) -> jax.Array:
     """Returns scores of a tall matrix; NaN where it is not finite."""
     inverse, row_basis, num_seeing = _orthonormaliser(gram, rcond)
-    lost = is_lost(gram, row_basis, rcond, num_seeing)
+    lost = is_lost(gram.rows, gram.scaled, row_basis, rcond, num_seeing)
     scores = scores_where_lost(gram, lost, lambda: _scores(gram, inverse, row_basis))
     return jnp.where(gram.finite, at_most_one(scores), jnp.nan)
 

@@ -139,7 +139,7 @@ def _scores(matrix: jax.Array, rcond: jax.Array, method: str) -> jax.Array:
         scores = gram_scores(gram, rcond)
     else:
         basis, row_basis = orthonormal_basis(matrix, rcond, method)
-        lost = is_lost(gram, row_basis, rcond)
+        lost = is_lost(gram.rows, gram.scaled, row_basis, rcond)
         scores = scores_where_lost(
             gram, lost, lambda: at_most_one(jnp.sum(basis**2, axis=1))
         )

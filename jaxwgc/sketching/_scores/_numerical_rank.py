@@ -94,7 +94,7 @@ def _rank(matrix: jax.Array, rcond: jax.Array) -> NumericalRank:
     _, singular_values, right = jnp.linalg.svd(small)
     is_kept = singular_values > rcond * singular_values[0]
     row_basis = product(vectors, jnp.where(is_kept, right.T, 0))
-    lost = is_lost(gram, row_basis, rcond)
+    lost = is_lost(gram.rows, gram.scaled, row_basis, rcond)
 
     def by_levels() -> NumericalRank:
         values = jnp.linalg.eigh(levelled(gram, lost).matrix)[0][::-1]

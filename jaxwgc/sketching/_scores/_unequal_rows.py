@@ -17,34 +17,41 @@ from jax import lax
 from jaxwgc._arrays import product
 from jaxwgc.sketching._checks import rank_cutoff
 from jaxwgc.sketching._gram import WELL_CONDITIONED, Gram, gram
+from jaxwgc.sketching._row_blocks import Rows
 
 
 def is_lost(
-    known: Gram,
+    rows: Rows,
+    scaled: Callable[[jax.Array], jax.Array],
     row_basis: jax.Array,
-    rcond: jax.Array,
+    rcond: jax.Array | float,
     num_seeing: jax.typing.ArrayLike = jnp.inf,
 ) -> jax.Array:
     """Returns whether a row lies in directions that were cut off as rounding.
 
-    Of an `rcond` above the default, that is what was asked for. How many rows see them
-    is infinity where it has not been counted.
+    Of an `rcond` above the default, that is what was asked for. Never of rows that are
+    not finite.
+
+    Args:
+      rows: those of X.
+      scaled: brings a block of them to the units of `row_basis`.
+      row_basis: (p, min(N, p)), orthonormal columns, and zeros for what was cut off.
+      rcond: the cut-off.
+      num_seeing: how many rows see what was cut off; infinity where nobody has counted.
     """
-    num_columns = row_basis.shape[0]
     dtype = row_basis.dtype
     rank = jnp.sum(jnp.any(row_basis != 0, axis=0))
-    is_by_rounding = rcond <= rank_cutoff((num_columns,), dtype)
-    may_be = (rank < num_columns) & is_by_rounding & known.finite
+    is_by_rounding = rcond <= rank_cutoff(row_basis.shape, dtype)
+    may_be = (rank < min(row_basis.shape)) & is_by_rounding
     num_seeing = jnp.asarray(num_seeing, dtype)
 
     def look() -> jax.Array:
-        off_rows = jnp.eye(num_columns, dtype=dtype) - product(row_basis, row_basis.T)
-
         def count(block: jax.Array) -> jax.Array:
-            block = lax.stop_gradient(known.scaled(block))
-            return count_seeing(block, product(block, off_rows))
+            block = lax.stop_gradient(scaled(block))
+            kept = product(product(block, row_basis), row_basis.T)
+            return count_seeing(block, block - kept)
 
-        return known.rows.sum(count)
+        return rows.sum(count)
 
     is_open = may_be & jnp.isinf(num_seeing)
     return may_be & (lax.cond(is_open, look, lambda: num_seeing) > 0)

@@ -81,7 +81,8 @@ def iterative_hessian_sketch(
     Returns:
       `Solution`, with norms of the residual y - Xθₜ, (T + 1,). `converged` says that
       a whole last step would move Xθ by less than `tolerance` times the norm of y, as
-      far as the sketch can see, and without a projection that the gradient is as small.
+      far as the sketch can see, and without a projection that the gradient is as small
+      and no heavy rows hide others.
       With a projection, and where X is ill-conditioned, θ may still be far from the
       solution. Where X is rank-deficient, and without a projection, the solution
       of the least norm. A NaN in a traced matrix or target gives NaN and False.
@@ -237,6 +238,7 @@ def _solve(
         )
         history = jnp.concatenate([jnp.sqrt(squared)[None], norms]) / unit
         # A small step size is no sign that the end is near.
+        rank = None
         length = moved[-1] / jnp.minimum(step_size, 1)
         converged = length <= tolerance * jnp.linalg.norm(target)
         if projection is None:
@@ -244,11 +246,15 @@ def _solve(
             bound = 10 * tolerance * jnp.linalg.norm(matrix) * jnp.linalg.norm(target)
             converged &= jnp.linalg.norm(gradient) <= bound
             _, factors = fixed or sketch(embedding.key)
+            rcond = _checks.solver_cutoff(matrix.shape, matrix.dtype)
+            factors, are_hidden = factors.beside(matrix, rcond)
+            rank, converged = factors.rank, converged & ~are_hidden
             solution = implicit_solution(
                 solution, system[0], system_target, None, factors
             )
         converged &= jnp.isfinite(solution).all()
-        return Solution(solution, jnp.int32(num_iterations), converged, history)
+        iteration = jnp.int32(num_iterations)
+        return Solution(solution, iteration, converged, history, rank)
 
     return every_target(solve, target, system[1])
 

@@ -10,6 +10,7 @@ from jaxwgc._arrays import product
 from jaxwgc.sketching._gram import Gram, equilibrated
 from jaxwgc.sketching._row_blocks import DenseRows, RidgedRows, ridge_rows
 from jaxwgc.sketching._scores._numerical_rank import NumericalRank, rank_of
+from jaxwgc.sketching._scores._unequal_rows import is_lost
 
 # At a time in a QR factorisation.
 _BLOCK_ROWS = 256
@@ -56,6 +57,21 @@ class Orthonormaliser(NamedTuple):
         bound = 2 * rcond * self.singular_values[0] * jnp.linalg.norm(probe)
         is_null = jnp.linalg.norm(product(matrix, self.scale * probe)) <= bound
         return is_null | ~self.has_null_space
+
+    def beside(
+        self, matrix: jax.Array, rcond: jax.Array | float
+    ) -> tuple["Orthonormaliser", jax.Array]:
+        """Returns the same, and whether heavy rows of X hide others.
+
+        Beside one of 1e8, all that rows of 1 have is cut off as rounding in float32;
+        the rank is then ambiguous.
+        """
+        lost = is_lost(
+            DenseRows(matrix), lambda rows: rows * self.scale, self.vectors, rcond
+        )
+        is_ambiguous = self.rank.is_ambiguous | lost
+        rank = self.rank._replace(is_ambiguous=is_ambiguous)
+        return self._replace(rank=rank), lost
 
     def shortest(self, solution: jax.Array) -> jax.Array:
         """Returns a solution without its part in the null space of X.

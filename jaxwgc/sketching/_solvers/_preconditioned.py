@@ -90,10 +90,11 @@ def preconditioned(
       `Solution`, with norms of the residual: of y - Xθ, and with a ridge the root of
       what is minimised. Where X is rank-deficient, the θ of the least norm.
       `converged` says that the backward error has passed `tolerance`, that the sketch
-      saw every direction of X, and that the residual is longer than the least by
-      about 1e-4 of the norm of y in float32 and 1e-8 in float64 at most, also if what
-      rounding of Xθ may hide is counted: so it is False where θ is huge. (Sketches of
-      about p rows distort lengths so much that it may be some thirty times that.)
+      saw every direction of X, that no heavy rows hide others, and that the residual is
+      longer than the least by about 1e-4 of the norm of y in float32 and 1e-8 in
+      float64 at most, also if what rounding of Xθ may hide is counted: so it is False
+      where θ is huge. (Sketches of about p rows distort lengths so much that it may be
+      some thirty times that.)
       Directions with singular values up to a few times `rcond` are no part of that,
       since rounding of X makes such: the least residual is then that of X without
       them. A NaN in a traced matrix or target gives NaN and False.
@@ -185,10 +186,11 @@ def _solve(
     else:
         small = constant if embedding is None else embedding @ constant
         factors = from_factors(small, root, rcond)
-    is_complete: jax.typing.ArrayLike = True
+    factors, are_hidden = factors.beside(constant, rcond)
+    is_complete = ~are_hidden
     if embedding is not None:
         probe_key = jax.random.fold_in(embedding.key, 1)
-        is_complete = factors.is_complete(constant, probe_key, rcond)
+        is_complete &= factors.is_complete(constant, probe_key, rcond)
     scale = factors.scale
     root = 0 if root is None else jnp.sqrt(root) * scale
 

@@ -48,8 +48,9 @@ def sketch_and_solve(
     Returns:
       `Solution`. Where SX is rank-deficient, the θ of the least norm. The residual
       history holds the norms of y and of y - Xθ. `num_iterations` is 1. `converged`
-      says that the sketch kept the rank of X, and that the result is finite: a NaN in a
-      traced matrix or target gives NaN and False. It does not say how good θ is.
+      says that the sketch kept the rank of X, that no heavy rows hide others, and that
+      the result is finite: a NaN in a traced matrix or target gives NaN and False. It
+      does not say how good θ is.
       Derivatives of `solution` are as in `preconditioned`, of the sketched system.
 
     Raises:
@@ -92,13 +93,14 @@ def _solve(
     small_matrix, small_target = embedding @ (matrix, target)
     # The derivative is that of the solution, not of the way to it.
     constant = lax.stop_gradient(small_matrix)
-    factors = from_factors(constant, None, rcond)
+    factors, are_hidden = from_factors(constant, None, rcond).beside(matrix, rcond)
     inverse = factors.matrix
     # S X diag(scale) P = U, an orthonormal basis.
     left = product(constant * factors.scale, inverse)
 
     probe_key = jax.random.fold_in(embedding.key, 1)
     is_complete = factors.is_complete(matrix, probe_key, rcond)
+    is_complete &= ~are_hidden
 
     def solve(small_target: jax.Array, target: jax.Array, unit: jax.Array) -> Solution:
         coordinates = product(lax.stop_gradient(small_target), left)

@@ -25,7 +25,8 @@ class Solution(NamedTuple):
         the last iteration its value is repeated.
       rank: the `NumericalRank` of X as the solver has seen it. Where it is ambiguous,
         rounding decides which singular values are cut off, and with it solution and
-        derivatives. None from solvers that cut none off.
+        derivatives; so it is where rows so heavy that all others are rounding hide
+        directions, which `numerical_rank` counts. None from solvers that do not say.
     """
 
     solution: jax.Array

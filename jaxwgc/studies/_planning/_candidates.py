@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxwgc import codes
+from jaxwgc import _validation, codes
 from jaxwgc._targets import DECODES
 from jaxwgc.codes import GradientCode
 from jaxwgc.decoders import OneStep
@@ -161,18 +161,22 @@ def rules_of(
     Where there is no code, waiting for all is among them.
     """
     code = entry.code
-    rules = [rule(code) if callable(rule) else rule for rule in waiting]
+    rules: list[Any] = [rule(code) if callable(rule) else rule for rule in waiting]
     if entry.name == UNCODED:
         rules.insert(0, fastest(code.num_workers))
-    for rule in dict.fromkeys(rules):
+    for rule in rules:
         if not isinstance(rule, WaitingRule):
             raise TypeError(
                 "waiting must be waiting rules, or functions that give one for a code; "
                 f"got {rule!r}"
             )
+        _validation.check_hashable("waiting", rule)
+    for rule in dict.fromkeys(rules):
         model = delayed(rounds.delay, rule)
         StragglerModel.check("waiting", model, rounds.loads(code))
-        yield rule, rounds.end(code, rule)[1].mean() if entry.is_scaled else 1.0
+        # Where nobody answers there is nothing to scale.
+        share = rounds.end(code, rule)[1].mean() if entry.is_scaled else 1.0
+        yield rule, share or 1.0
 
 
 def candidate_of(entry: Entry, rule: WaitingRule, share: float) -> Candidate:

@@ -1,7 +1,7 @@
 """Which code, how many copies, how long to wait: an answer, with its uncertainty."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 import jax
@@ -149,6 +149,7 @@ def plan(
         )
     _validation.check_int("num_workers", num_workers, minimum=1)
     goal = Goal.checked(target, condition, heterogeneity, num_workers)
+    waiting = _listed("waiting", waiting)
     if waiting is not None and not waiting:
         raise ValueError("waiting must be at least one rule; got none")
     key = _validation.check_key(key)
@@ -174,9 +175,11 @@ def plan(
     simulated = [
         SimulatedRounds(each, num_workers, uncoded_load, *options) for each in delays
     ]
+    choices = _listed("choices", choices)
     if choices is not None:
         candidates = _of_choices(choices, num_workers)
     else:
+        replications = _listed("replications", replications)
         entries = _entries(num_workers, replications, codes, code_key, exact)
         candidates = [
             candidate_of(entry, *rule)
@@ -201,6 +204,13 @@ def plan(
         bytes_per_number=bytes_per_number,
         stalls=stalls,
     )
+
+
+def _listed(name, values):
+    """What there are several of, as a list."""
+    if values is not None and not isinstance(values, Iterable):
+        raise TypeError(f"{name} must be a list, of one or more; got {values!r}")
+    return values if values is None else list(values)
 
 
 def _entries(num_workers, replications, codes, key, exact):

@@ -6,9 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxwgc import _validation
 from jaxwgc._targets import rounding
 from jaxwgc.codes import GradientCode
-from jaxwgc.stragglers import DelayModel, WaitingRule
+from jaxwgc.stragglers import (
+    DelayModel,
+    StragglerModel,
+    WaitingRule,
+    delayed,
+    fastest,
+)
 from jaxwgc.studies._many_masks import decode_masks
 
 # Numbers in a batch of masks that are decoded together, times the number of parts.
@@ -51,6 +58,9 @@ class SimulatedRounds:
         num_rounds: int,
         num_measured: float,
     ):
+        _validation.check_hashable("delay", delay)
+        model = delayed(delay, fastest(num_workers))
+        StragglerModel.check("delay", model, np.ones(num_workers))
         self.delay, self.num_runs, self.num_measured = delay, num_runs, num_measured
         self.law = functools.cache(delay.law)
         state = delay.init(num_workers)
