@@ -176,7 +176,7 @@ def _persistent(deviations, num_runs, num_measured=math.inf, num_workers=1):
 
 
 def _bias(runs, growth, num_measured):
-    """Mean square of what stays of (runs, rounds, parts), 0 where that may be chance."""
+    """Mean square of what stays of (runs, rounds, parts); 0 where it may be chance."""
     num_rounds, num_parts = runs.shape[1:]
     square = np.mean((runs - runs.mean(1, keepdims=True)) ** 2)
     halves = runs[:, : num_rounds // 2], runs[:, num_rounds // 2 :]
