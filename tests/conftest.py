@@ -23,6 +23,18 @@ NUM_TESTS_BETWEEN = 5
 tests_to_come = itertools.count(1)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """One process runs all tests of a file, which share fixtures and compiled programs.
+
+    Those of the experiments take long and share little; they go where there is room.
+    """
+    for item in items:
+        is_long = item.path.parent.name == "experiments"
+        if not is_long and not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
 def pytest_runtest_teardown(item, nextitem):
     """Lets go of compiled functions where there are too many."""
     mappings = pathlib.Path("/proc/self/maps")

@@ -11,6 +11,8 @@ from experiments.delays import against_the_clock, known_laws, models
 from experiments.runner.results import ExperimentError
 from jaxwgc import stragglers
 
+pytestmark = pytest.mark.xdist_group("time")
+
 NUM_PARTS, NUM_ROWS = 4, 96
 
 

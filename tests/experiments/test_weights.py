@@ -21,6 +21,9 @@ from experiments.weights import (
 from experiments.weights.ratios import geometric_mean, ratio_of_means
 from jaxwgc import sketching
 
+# One process, so that what all read is measured once.
+pytestmark = pytest.mark.xdist_group("weights")
+
 KEY = jax.random.key(0)
 
 
