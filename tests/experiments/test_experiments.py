@@ -13,6 +13,7 @@ from experiments.benchmark import (
     _peers,
     _reed_solomon,
     benchmark,
+    coordinator,
     decoding,
     leverage_scores,
     scale,
@@ -103,6 +104,7 @@ class TestMnist:
 
     def test_few_runs(self, tmp_path, monkeypatch):
         monkeypatch.setattr(mnist, "COMPRESSIONS", (20,))
+        monkeypatch.setattr(mnist, "FIT_STEPS", mnist.FIT_STEPS[::4])
         mnist.mnist(runs=4, out=tmp_path)
         written = json.loads((tmp_path / "table1.json").read_text())
         assert 1e-4 < written["rules"]["paper"]["step_size"] < 3e-3
@@ -130,8 +132,11 @@ class TestBenchmark:
         monkeypatch.setattr(leverage_scores, "RANKS", {"rank 3/5": 60})
         monkeypatch.setattr(scale, "QUICK", 10)
         monkeypatch.setitem(SECTIONS, "table2", lambda *_: benchmark_stub())
-        # Its processes are started in tests/distributed.
-        monkeypatch.setitem(SECTIONS, "coordinator", lambda *_: benchmark_stub())
+        # Their processes are started in tests/distributed.
+        shares = dict.fromkeys(("all", *coordinator.SHARES), 1.0)
+        monkeypatch.setattr(coordinator, "measure", lambda *_: shares)
+        peers = dict.fromkeys(("RayCluster", "plain Ray", "shared memory"), 1.0)
+        monkeypatch.setattr(coordinator, "compare", lambda *_: peers)
         # Run in this process in test_trials.py.
         monkeypatch.setattr(trials, "in_own_process", trials.run)
         benchmark(repeats=2, quick=True, out=tmp_path)
