@@ -61,7 +61,7 @@ class TestLinearRegression:
         residual = responses - features @ np.linalg.lstsq(features, responses)[0]
         assert 0.9 < np.std(residual) < 1.1
 
-    def test_few_runs(self, tmp_path, monkeypatch):
+    def test_few_runs(self, tmp_path, monkeypatch, decoded_by_groups):
         monkeypatch.setattr(linear_regression, "COMPRESSIONS", (4,))
         linear_regression.linear_regression(runs=60, out=tmp_path)
         written = json.loads((tmp_path / "table2.json").read_text())
@@ -77,7 +77,7 @@ class TestLinearRegression:
         assert not jax.config.jax_enable_x64
 
 
-def test_figure2_few_runs(tmp_path, monkeypatch):
+def test_figure2_few_runs(tmp_path, monkeypatch, decoded_by_groups):
     monkeypatch.setattr(figure2, "NUM_ITERATIONS", 60)
     figure2.figure2(runs=10, out=tmp_path)
     written = json.loads((tmp_path / "figure2.json").read_text())
@@ -102,7 +102,7 @@ class TestMnist:
         model.fit(training.images[:2000], training.labels[:2000])
         assert model.score(test.images, test.labels) > 0.93
 
-    def test_few_runs(self, tmp_path, monkeypatch):
+    def test_few_runs(self, tmp_path, monkeypatch, decoded_by_groups):
         monkeypatch.setattr(mnist, "COMPRESSIONS", (20,))
         monkeypatch.setattr(mnist, "FIT_STEPS", mnist.FIT_STEPS[::4])
         mnist.mnist(runs=4, out=tmp_path)
@@ -124,7 +124,7 @@ class TestBenchmark:
         np.testing.assert_allclose(_peers.numpy_lagrange(code, mask), ours, atol=1e-5)
         np.testing.assert_allclose(_peers.numpy_lstsq(code, mask), ours, atol=1e-5)
 
-    def test_quick(self, tmp_path, monkeypatch):
+    def test_quick(self, tmp_path, monkeypatch, decoded_by_groups):
         # One of each kind, of few workers.
         monkeypatch.setattr(_reed_solomon, "CODES", ((10, 5, 6),))
         monkeypatch.setattr(decoding, "BERNOULLI", decoding.BERNOULLI[:1])
