@@ -22,9 +22,6 @@ from experiments.weights.ratios import geometric_mean, ratio_of_means
 from jaxwgc import sketching
 from tests.experiments.conftest import decode_by_groups
 
-# One process, so that what all read is measured once.
-pytestmark = pytest.mark.xdist_group("weights")
-
 KEY = jax.random.key(0)
 
 
