@@ -23,6 +23,29 @@ NUM_TESTS_BETWEEN = 5
 tests_to_come = itertools.count(1)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """One process runs all tests of a file, which share fixtures and compiled programs.
+
+    All of Ray are one file, since a process has one Ray. Tests of experiments take long
+    and share little, but for two files; they go where there is room. (Groups by marks
+    are names of tests, which pytest 9.2 lets no plugin change any more.)
+    """
+    if config.getvalue("dist") != "loadgroup":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            path = nodeid.partition("::")[0]
+            if "/test_ray" in path:
+                return "ray"
+            is_alone = "/experiments/" in path and "weights" not in path
+            return nodeid if is_alone and "test_time" not in path else path
+
+    return ByFile(config, log)
+
+
 def pytest_runtest_teardown(item, nextitem):
     """Lets go of compiled functions where there are too many."""
     mappings = pathlib.Path("/proc/self/maps")

@@ -57,18 +57,6 @@ FUNCTIONS = {
 }
 
 
-def run(code):
-    """Standard output of a fresh interpreter, as JSON."""
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=pathlib.Path(jaxwgc.__file__).parents[1],
-    )
-    return json.loads(done.stdout)
-
-
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_docstrings_of_functions(name):
     """A line of summary, then the sections of the design."""
@@ -123,41 +111,37 @@ def test_examples_of_types(name):
     assert outcome.failed == 0
 
 
-def test_import_leaves_jax_configuration_alone():
-    before, after = run(
-        "import jax, json\n"
-        "import jax.numpy, optax\n"
-        "values = jax.config.values\n"
-        "snapshot = lambda: {key: repr(value) for key, value in values.items()}\n"
-        "before = snapshot()\n"
-        "import jaxwgc\n"
-        "print(json.dumps([before, snapshot()]))"
+PROGRAM = """
+import json, sys
+import jax, jax.numpy, numpy, optax, optax.experimental, scipy.special
+from jax._src import xla_bridge
+
+def snapshot():
+    config = {key: repr(value) for key, value in jax.config.values.items()}
+    return config, sorted({name.partition(".")[0] for name in sys.modules})
+
+before = snapshot()
+import jaxwgc
+print(json.dumps([before, snapshot(), xla_bridge.backends_are_initialized()]))
+"""
+
+
+def test_import_changes_nothing():
+    """No configuration of JAX, and no device, so that one can still choose among them.
+
+    And no package beyond what jax, optax, numpy and scipy import themselves.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        stdout=subprocess.PIPE,
+        check=True,
+        cwd=pathlib.Path(jaxwgc.__file__).parents[1],
     )
-    assert len(before) > 50
-    assert before == after
-
-
-def test_import_starts_no_device():
-    """So that a program can still choose its platform after the import."""
-    assert (
-        run(
-            "import json, jaxwgc\n"
-            "from jax._src import xla_bridge\n"
-            "print(json.dumps(xla_bridge.backends_are_initialized()))"
-        )
-        is False
+    (config, packages), (config_after, packages_after), has_started = json.loads(
+        done.stdout
     )
-
-
-def test_import_brings_no_package_beyond_the_core():
-    """Only what jax, optax, numpy and scipy import themselves."""
-    core, all_ = run(
-        "import json, sys\n"
-        "import jax, jax.numpy, numpy, optax, optax.experimental, scipy.special\n"
-        "packages = lambda: sorted({name.partition('.')[0] for name in sys.modules})\n"
-        "core = packages()\n"
-        "import jaxwgc\n"
-        "print(json.dumps([core, packages()]))"
-    )
-    extra = set(all_) - set(core) - set(sys.stdlib_module_names) - {"jaxwgc"}
+    assert len(config) > 50
+    assert config_after == config
+    extra = {*packages_after} - {*packages, *sys.stdlib_module_names, "jaxwgc"}
     assert extra == set()
+    assert not has_started

@@ -40,8 +40,7 @@ class TestMonteCarlo:
     @pytest.mark.parametrize(
         ("make_key", "batch_size"),
         [
-            *((jax.random.key, size) for size in (None, 1, 2, 3, 4, 5, 7, 100)),
-            (jax.random.PRNGKey, None),
+            *((jax.random.key, size) for size in (None, 1, 4, 100)),
             (jax.random.PRNGKey, 3),
         ],
     )
@@ -79,7 +78,7 @@ class TestMonteCarlo:
 
     @pytest.mark.parametrize(
         ("num_trials", "batch_size", "lanes"),
-        [(10, 4, 4), (10, 3, 3), (7, 7, 7), (7, 100, 7), (5, 1, 1), (9, 8, 5)],
+        [(10, 3, 3), (7, 100, 7), (5, 1, 1), (9, 8, 5)],
     )
     def test_compiled_once_with_no_more_lanes_than_the_batch(
         self, num_trials, batch_size, lanes
@@ -168,8 +167,8 @@ class TestMonteCarlo:
 
 
 class TestSummarize:
-    @pytest.mark.parametrize("num_trials", [2, 3, 6, 30, 1000, 5000])
-    @pytest.mark.parametrize("confidence", [0.5, 0.9, 0.95, 0.999])
+    @pytest.mark.parametrize("num_trials", [2, 3, 30, 5000])
+    @pytest.mark.parametrize("confidence", [0.5, 0.95, 0.999])
     def test_intervals_are_those_of_scipy(self, num_trials, confidence):
         draw = np.random.default_rng(num_trials)
         results = {
@@ -247,7 +246,7 @@ class TestSummarize:
 class TestProportions:
     """The mean of bools has an interval of its own."""
 
-    @pytest.mark.parametrize("num_trials", [1, 2, 3, 10, 200])
+    @pytest.mark.parametrize("num_trials", [1, 3, 50])
     def test_intervals_are_those_of_scipy(self, num_trials):
         """All counts of hits side by side, in NumPy and under jit."""
         confidences = (0.01, 0.5, 0.95, 0.999)
@@ -270,83 +269,81 @@ class TestProportions:
                 assert leaf.dtype == np.float32
 
 
-class TestBadInput:
-    key = jax.random.key(0)
+KEY = jax.random.key(0)
+ONES = np.ones(3)
 
-    @pytest.mark.parametrize("number", [0, -3])
-    def test_fewer_than_one(self, number):
-        rule = f"must be at least 1; got {number}"
-        with pytest.raises(ValueError, match=f"num_trials {rule}"):
-            jaxwgc.monte_carlo(trial, self.key, number)
-        with pytest.raises(ValueError, match=f"batch_size {rule}"):
-            jaxwgc.monte_carlo(trial, self.key, 3, batch_size=number)
 
-    @pytest.mark.parametrize("number", [2.0, "2", True, np.ones(2)])
-    def test_numbers_that_are_not_ints(self, number):
-        with pytest.raises(TypeError, match="num_trials must be a.* int"):
-            jaxwgc.monte_carlo(trial, self.key, number)
-        with pytest.raises(TypeError, match="batch_size must be a.* int"):
-            jaxwgc.monte_carlo(trial, self.key, 3, batch_size=number)
+def monte_carlo(trial=trial, key=KEY, num_trials=3, **options):
+    return jaxwgc.monte_carlo(trial, key, num_trials, **options)
 
-    @pytest.mark.parametrize("key", [0, None, np.zeros(2, np.int32)])
-    def test_key_of_the_wrong_type(self, key):
-        with pytest.raises(TypeError, match="key must be a PRNG key from jax"):
-            jaxwgc.monte_carlo(trial, key, 3)
 
-    def test_more_than_one_key(self, make_key):
-        with pytest.raises(ValueError, match=r"key must be one key.* \(3"):
-            jaxwgc.monte_carlo(trial, jax.random.split(make_key(0), 3), 3)
+@pytest.mark.parametrize(
+    ("study", "arguments", "rule"),
+    [
+        (monte_carlo, {"num_trials": 0}, "num_trials must be at least 1; got 0"),
+        (monte_carlo, {"batch_size": -3}, "batch_size must be at least 1; got -3"),
+        (monte_carlo, {"key": jax.random.split(KEY, 3)}, r"key must be one key.* \(3"),
+        (monte_carlo, {"key": np.ones((3, 2), np.uint32)}, r"be one key.* \(3"),
+        (jaxwgc.summarize, (ONES, 0.0), "confidence must be between 0 and 1; got 0"),
+        (jaxwgc.summarize, (ONES, 1.0), "confidence must be between 0 and 1; got 1"),
+        (jaxwgc.summarize, (ONES, 95), "confidence must be between 0 and 1; got 95"),
+        (jaxwgc.summarize, (ONES, math.nan), "confidence must be a number; got nan"),
+        (jaxwgc.summarize, ({},), "results must have arrays with a leading"),
+        (jaxwgc.summarize, (1.0,), "results must have arrays with a leading"),
+        (jaxwgc.summarize, (np.ones((0, 3)),), "results must have arrays with a lead"),
+        (
+            jaxwgc.summarize,
+            ({"a": ONES, "b": np.ones(2)},),
+            r"results\['b'\] .* num_trials = 3; got",
+        ),
+    ],
+)
+def test_values(study, arguments, rule):
+    with pytest.raises(ValueError, match=rule):
+        study(**arguments) if isinstance(arguments, dict) else study(*arguments)
 
-    @pytest.mark.parametrize("confidence", [0.0, 1.0, -0.5, 95])
-    def test_confidence(self, confidence):
-        with pytest.raises(ValueError, match="confidence must be between 0 and 1; got"):
-            jaxwgc.summarize(np.ones(3), confidence)
-        with pytest.raises(ValueError, match="confidence must be a number; got nan"):
-            jaxwgc.summarize(np.ones(3), math.nan)
-        with pytest.raises(TypeError, match="confidence must be a real scalar"):
-            jaxwgc.summarize(np.ones(3), "95%")
 
-    @pytest.mark.parametrize("results", [{}, None, 1.0, np.ones(0), np.ones((0, 3))])
-    def test_results_without_trials(self, results):
-        with pytest.raises(ValueError, match="results must have arrays with a leading"):
-            jaxwgc.summarize(results)
+@pytest.mark.parametrize(
+    ("study", "arguments", "rule"),
+    [
+        (monte_carlo, {"num_trials": 2.0}, "num_trials must be a.* int"),
+        (monte_carlo, {"num_trials": True}, "num_trials must be a.* int"),
+        (monte_carlo, {"num_trials": np.ones(2)}, "num_trials must be a.* int"),
+        (monte_carlo, {"batch_size": "2"}, "batch_size must be a.* int"),
+        (monte_carlo, {"key": None}, "key must be a PRNG key from jax"),
+        (
+            monte_carlo,
+            {"key": np.zeros(2, np.int32)},
+            "key must be a PRNG key from jax",
+        ),
+        (monte_carlo, {"trial": ONES}, "trial must be a function; got"),
+        (monte_carlo, {"progress": 3}, "progress must be a function; got"),
+        (jaxwgc.summarize, (ONES, "95%"), "confidence must be a real scalar"),
+        (jax.jit(jaxwgc.summarize), (ONES, 0.9), "confidence must be concrete, not tr"),
+        (
+            jaxwgc.summarize,
+            ({"x": np.array(["a", "b"])},),
+            r"results\['x'\] must be real numbers or",
+        ),
+        (jaxwgc.summarize, (np.array([None, 1]),), "results must be real numbers or"),
+        (jaxwgc.summarize, (jax.random.split(KEY),), "results must be real numbers or"),
+        (jaxwgc.summarize, (ONES + 0j,), "results must be real"),
+        (jaxwgc.summarize, (jnp.ones(3, complex),), "results must be real"),
+    ],
+)
+def test_types(study, arguments, rule):
+    with pytest.raises(TypeError, match=rule):
+        study(**arguments) if isinstance(arguments, dict) else study(*arguments)
 
-    def test_results_of_different_lengths(self):
-        with pytest.raises(ValueError, match=r"results\['b'\] .* num_trials = 3; got"):
-            jaxwgc.summarize({"a": np.ones(3), "b": np.ones(2)})
 
-    def test_traced_confidence(self):
-        with pytest.raises(TypeError, match="confidence must be concrete, not traced"):
-            jax.jit(jaxwgc.summarize)(np.ones(3), 0.9)
+def test_trial_that_returns_keys():
+    def study(key):
+        return monte_carlo(lambda own: {"a": 1.0, "b": own}, key)["a"]
 
-    @pytest.mark.parametrize("leaf", [np.array(["a", "b"]), np.array([None, 1])])
-    def test_results_that_are_no_numbers(self, leaf):
-        with pytest.raises(TypeError, match=r"results\['x'\] must be real numbers or"):
-            jaxwgc.summarize({"x": leaf})
-        with pytest.raises(TypeError, match="results must be real numbers or bools"):
-            jaxwgc.summarize(jax.random.split(self.key))
-
-    @pytest.mark.parametrize("wrong", ["trial", 3, np.ones(2)])
-    def test_what_is_no_function(self, wrong):
-        with pytest.raises(TypeError, match="trial must be a function; got"):
-            jaxwgc.monte_carlo(wrong, self.key, 3)
-        with pytest.raises(TypeError, match="progress must be a function; got"):
-            jaxwgc.monte_carlo(trial, self.key, 3, progress=wrong)
-
-    def test_trial_that_returns_keys(self):
-        rule = r"trial's result\['b'\] must be numbers or bools; got key<fry>"
+    rule = r"trial's result\['b'\] must be numbers or bools; got key<fry>"
+    for call in (study, jax.jit(study)):
         with pytest.raises(TypeError, match=rule):
-            jaxwgc.monte_carlo(lambda key: {"a": 1.0, "b": key}, self.key, 3)
-        with pytest.raises(TypeError, match=rule):
-            jax.jit(
-                lambda key: jaxwgc.monte_carlo(lambda own: {"b": own}, key, 3)["b"]
-            )(self.key)
-
-    def test_complex_results(self):
-        with pytest.raises(TypeError, match="results must be real"):
-            jaxwgc.summarize(np.ones(3, complex))
-        with pytest.raises(TypeError, match="results must be real"):
-            jaxwgc.summarize(jnp.ones(3, complex))
+            call(KEY)
 
 
 def test_trial_that_reads_something_traced():

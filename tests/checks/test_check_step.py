@@ -12,7 +12,7 @@ import jaxwgc
 from jaxwgc import codes, sketching, stragglers
 
 # Any four of six workers are enough, and fewer never are.
-CODE = codes.reed_solomon(6, 6, 3)
+CODE = codes.cyclic_repetition(jax.random.key(0), 6, 2)
 # 22 rows in six parts of four: two of them are padding.
 X = np.random.default_rng(0).normal(size=(22, 3)).astype(np.float32)
 Y = X @ np.arange(3, dtype=np.float32) + 1
@@ -220,10 +220,9 @@ class TestOrder:
         ("before", "behind", "found"),
         [
             (optax.add_decayed_weights(0.1), optax.sgd(0.1), ["adds to"]),
-            (optax.scale_by_adam(), optax.adam(0.1), ["one by one"]),
             (optax.adamw(0.1), optax.identity(), ["one by one", "adds to"]),
         ],
-        ids=["decay", "adam", "adamw"],
+        ids=["decay", "adamw"],
     )
     def test_before_the_aggregator(self, before, behind, found):
         report = check(optimizer=chain(behind, before=[before]))

@@ -1,4 +1,4 @@
-"""Ray for the tests of a file, which must leave nothing behind."""
+"""Ray for the tests of several files, which must leave nothing behind."""
 
 import os
 import signal
@@ -9,6 +9,11 @@ from jaxwgc.distributed.ray._session import session
 from tests.distributed import ray_processes
 
 
+def pytest_collection_modifyitems(items):
+    """Tests of one Ray come last, since others open and close their own."""
+    items.sort(key=lambda item: "one_ray" in getattr(item, "fixturenames", ()))
+
+
 @pytest.fixture(scope="module", autouse=True)
 def handler_of_sigterm():
     """Put back, since `ray.init` by itself replaces it."""
@@ -17,7 +22,7 @@ def handler_of_sigterm():
     signal.signal(signal.SIGTERM, before)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def one_ray():
     """Clusters that open in the meantime use it, and let it be."""
     memory = ray_processes.shared_memory()

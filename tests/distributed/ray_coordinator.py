@@ -21,7 +21,7 @@ def digest(state):
     return found.hexdigest()
 
 
-def make_cluster(num_workers=3):
+def make_cluster(num_workers=2):
     """A small regression, in minibatches."""
     code = jaxwgc.codes.cyclic_repetition(jax.random.key(0), num_workers, 1)
     rows = np.random.default_rng(0).normal(size=(num_workers, 16, 4))

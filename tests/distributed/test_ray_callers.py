@@ -17,8 +17,8 @@ from tests.distributed import ray_processes
 ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.xdist_group("ray")
 
-CODE = codes.fractional_repetition(4, num_stragglers=1)
-PARTS = np.random.default_rng(0).normal(size=(4, 8, 5)).astype(np.float32)
+CODE = codes.fractional_repetition(2, num_stragglers=1)
+PARTS = np.random.default_rng(0).normal(size=(2, 8, 5)).astype(np.float32)
 SLOW = 10**9
 
 
@@ -83,15 +83,15 @@ def test_two_threads_get_gradients_of_their_own_params(cluster):
         return np.array(gradients)
 
     [low, high] = in_threads(lambda: rounds_at(0.0), lambda: rounds_at(100.0))
-    # Sixteen rows are drawn, none of which has entries of a hundredth of that.
-    np.testing.assert_allclose(low / 16, 0.0, atol=5)
-    np.testing.assert_allclose(high / 16, 100.0, atol=5)
+    # Eight rows are drawn, none of which has entries of a hundredth of that.
+    np.testing.assert_allclose(low / 8, 0.0, atol=5)
+    np.testing.assert_allclose(high / 8, 100.0, atol=5)
 
 
 def test_aux_is_that_of_every_part(cluster):
     round = cluster.compute(jnp.zeros(5))
     known = np.isfinite(round.losses)
-    assert round.aux["mean"].shape == (4, 5)
+    assert round.aux["mean"].shape == (2, 5)
     assert np.abs(round.aux["mean"][known]).min() > 0
     np.testing.assert_array_equal(round.aux["two"], 2 * known)
 
@@ -129,7 +129,7 @@ def test_nobody_and_nothing_finite(cluster, monkeypatch, tmp_path):
     with pytest.raises(RuntimeError, match="step .*since nobody answered; missing"):
         cluster.compute(jnp.zeros(5))
     monkeypatch.undo()
-    optimizer = optax.scale_by_schedule(lambda count: jnp.where(count < 3, -0.1, 1e38))
+    optimizer = optax.scale_by_schedule(lambda n: jnp.where(n < 3, -0.1, jnp.inf))
     with pytest.raises(FloatingPointError, match="step 3 gives params that are not"):
         cluster.train(optimizer, jnp.ones(5), 9, checkpoint=tmp_path)
     # The last good one is what is left.
@@ -141,12 +141,12 @@ def test_nobody_and_nothing_finite(cluster, monkeypatch, tmp_path):
 def test_checkpoint_of_another_code(cluster, tmp_path):
     """Here under another number of workers."""
     optimizer = optax.adam(0.1)
-    four = cluster.train(optimizer, jnp.ones(5), 3, checkpoint=tmp_path)
-    with make_cluster(code=codes.uncoded(3), parts=PARTS[:3]) as three:
-        state = three.train(optimizer, jnp.ones(5), 3, checkpoint=tmp_path)
-        np.testing.assert_array_equal(state.params, four.params)
-        state = three.train(optimizer, jnp.ones(5), 5, checkpoint=tmp_path)
-    assert state.optimizer_state[0].received.shape == (3,)
+    two = cluster.train(optimizer, jnp.ones(5), 3, checkpoint=tmp_path)
+    with make_cluster(code=codes.uncoded(1), parts=PARTS[:1]) as one:
+        state = one.train(optimizer, jnp.ones(5), 3, checkpoint=tmp_path)
+        np.testing.assert_array_equal(state.params, two.params)
+        state = one.train(optimizer, jnp.ones(5), 5, checkpoint=tmp_path)
+    assert state.optimizer_state[0].received.shape == (1,)
     assert state.step == 5
 
 
@@ -161,7 +161,7 @@ def test_tasks_leave_no_record(cluster):
 
 def test_clusters_closed_out_of_order_and_in_a_round(cluster):
     """The second goes on with the Ray of the first; then Ray ends."""
-    with make_cluster() as second:
+    with make_cluster(code=codes.uncoded(1), parts=PARTS[:1]) as second:
         second.compute(jnp.zeros(5))
         cluster.close()
         second.compute(jnp.zeros(5))

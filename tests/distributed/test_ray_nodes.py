@@ -19,8 +19,8 @@ from tests.distributed import ray_processes
 ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.xdist_group("ray")
 
-CODE = codes.cyclic_repetition(jax.random.key(0), 6, num_stragglers=2)
-PARTS = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
+CODE = codes.cyclic_repetition(jax.random.key(0), 3, num_stragglers=1)
+PARTS = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
 PARAMS = jnp.zeros(4)
 
 
@@ -49,7 +49,9 @@ def nodes():
         try:
             cluster.add_node(**common)
             cluster.add_node(**common, num_gpus=1)
-            yield cluster
+            # Clusters that open meanwhile use it: to ask an address takes seconds.
+            with _session.session(cluster.address):
+                yield cluster
         finally:
             processes = ray_processes.descendants()
             cluster.shutdown()
@@ -58,9 +60,8 @@ def nodes():
 
 def test_claims_that_no_node_meets_are_said_at_once(nodes):
     for options, message in [
-        ({"num_cpus": 2}, r"claim \{'CPU': 2\} each; got room for 3"),
+        ({"num_cpus": 3}, r"claim \{'CPU': 3\} each; got room for 0"),
         ({"num_cpus": 0, "num_gpus": 1}, r"claim \{'GPU': 1\} each; got room for 1"),
-        ({"num_cpus": 3}, "got room for 0"),
         ({"resources": {"TPU": 4}}, "got room for 0"),
     ]:
         with pytest.raises(ValueError, match=message):
@@ -105,7 +106,7 @@ def test_workers_are_spread_and_a_lost_node_is_survived(nodes, caplog):
         with caplog.at_level("INFO", "jaxwgc.distributed"):
             cluster.compute(PARAMS)
         workers = collections.Counter(slot.node for slot in cluster.workers)
-        assert sorted(workers.values()) == [2, 2, 2]
+        assert sorted(workers.values()) == [1, 1, 1]
         assert all(node[:8] in caplog.text for node in workers)
         lost = nodes.worker_nodes.copy().pop()
         on_it = [slot for slot in cluster.workers if slot.node == lost.node_id]

@@ -13,6 +13,7 @@ from experiments.benchmark import (
     _peers,
     _reed_solomon,
     benchmark,
+    coordinator,
     decoding,
     leverage_scores,
     scale,
@@ -60,7 +61,7 @@ class TestLinearRegression:
         residual = responses - features @ np.linalg.lstsq(features, responses)[0]
         assert 0.9 < np.std(residual) < 1.1
 
-    def test_few_runs(self, tmp_path, monkeypatch):
+    def test_few_runs(self, tmp_path, monkeypatch, decoded_by_groups):
         monkeypatch.setattr(linear_regression, "COMPRESSIONS", (4,))
         linear_regression.linear_regression(runs=60, out=tmp_path)
         written = json.loads((tmp_path / "table2.json").read_text())
@@ -76,7 +77,7 @@ class TestLinearRegression:
         assert not jax.config.jax_enable_x64
 
 
-def test_figure2_few_runs(tmp_path, monkeypatch):
+def test_figure2_few_runs(tmp_path, monkeypatch, decoded_by_groups):
     monkeypatch.setattr(figure2, "NUM_ITERATIONS", 60)
     figure2.figure2(runs=10, out=tmp_path)
     written = json.loads((tmp_path / "figure2.json").read_text())
@@ -101,8 +102,9 @@ class TestMnist:
         model.fit(training.images[:2000], training.labels[:2000])
         assert model.score(test.images, test.labels) > 0.93
 
-    def test_few_runs(self, tmp_path, monkeypatch):
+    def test_few_runs(self, tmp_path, monkeypatch, decoded_by_groups):
         monkeypatch.setattr(mnist, "COMPRESSIONS", (20,))
+        monkeypatch.setattr(mnist, "FIT_STEPS", mnist.FIT_STEPS[::4])
         mnist.mnist(runs=4, out=tmp_path)
         written = json.loads((tmp_path / "table1.json").read_text())
         assert 1e-4 < written["rules"]["paper"]["step_size"] < 3e-3
@@ -122,7 +124,7 @@ class TestBenchmark:
         np.testing.assert_allclose(_peers.numpy_lagrange(code, mask), ours, atol=1e-5)
         np.testing.assert_allclose(_peers.numpy_lstsq(code, mask), ours, atol=1e-5)
 
-    def test_quick(self, tmp_path, monkeypatch):
+    def test_quick(self, tmp_path, monkeypatch, decoded_by_groups):
         # One of each kind, of few workers.
         monkeypatch.setattr(_reed_solomon, "CODES", ((10, 5, 6),))
         monkeypatch.setattr(decoding, "BERNOULLI", decoding.BERNOULLI[:1])
@@ -130,8 +132,11 @@ class TestBenchmark:
         monkeypatch.setattr(leverage_scores, "RANKS", {"rank 3/5": 60})
         monkeypatch.setattr(scale, "QUICK", 10)
         monkeypatch.setitem(SECTIONS, "table2", lambda *_: benchmark_stub())
-        # Its processes are started in tests/distributed.
-        monkeypatch.setitem(SECTIONS, "coordinator", lambda *_: benchmark_stub())
+        # Their processes are started in tests/distributed.
+        shares = dict.fromkeys(("all", *coordinator.SHARES), 1.0)
+        monkeypatch.setattr(coordinator, "measure", lambda *_: shares)
+        peers = dict.fromkeys(("RayCluster", "plain Ray", "shared memory"), 1.0)
+        monkeypatch.setattr(coordinator, "compare", lambda *_: peers)
         # Run in this process in test_trials.py.
         monkeypatch.setattr(trials, "in_own_process", trials.run)
         benchmark(repeats=2, quick=True, out=tmp_path)

@@ -112,7 +112,7 @@ class TestCommands:
         np.testing.assert_allclose(said, measured, rtol=0.3)
 
     def test_fits_to_times_of_a_known_law(self):
-        rows = list(known_laws.fits("pareto", 2, 0))
+        rows = list(known_laws.fits("pareto", 1, 0))
         assert all(own["first"].startswith("pareto") for own in rows)
         assert all(np.isfinite(own["held_out"]) for own in rows)
         (row,) = known_laws.tabulate({"known": {"pareto": rows}}).rows

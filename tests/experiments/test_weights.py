@@ -20,6 +20,7 @@ from experiments.weights import (
 )
 from experiments.weights.ratios import geometric_mean, ratio_of_means
 from jaxwgc import sketching
+from tests.experiments.conftest import decode_by_groups
 
 KEY = jax.random.key(0)
 
@@ -32,6 +33,7 @@ def written(tmp_path_factory):
         table = ResultTable("digits", ["runs"])
         stub = Study({}, tables={"digits": lambda numbers: table})
         patch.setitem(SECTIONS, "digits", lambda *_: stub)
+        decode_by_groups(patch)
         weights(runs=4, out=out)
     return out
 
@@ -89,7 +91,7 @@ def test_weighted_is_unbiased_at_a_longer_step(written):
     assert spreads[1:] == sorted(spreads[1:])
 
 
-def test_one_shot_descent_is_that_of_numpy(with_x64):
+def test_one_shot_descent_is_that_of_numpy(with_x64, decoded_by_groups):
     """All ways to weigh one sample, after three steps."""
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(30, 4, 3))

@@ -30,24 +30,21 @@ def rounds(key):
 
 
 rounds = jax.vmap(rounds)
-kinds = {
-    "auto": jax.sharding.Mesh(np.array(jax.devices()), ("i",)),
-    "explicit": jax.make_mesh((4,), ("i",), axis_types=(AxisType.Explicit,)),
-}
 expected = jax.jit(rounds)(keys)
-for kind, mesh in kinds.items():
-    with jax.set_mesh(mesh):
-        placed = jax.device_put(keys, NamedSharding(mesh, P("i")))
-        # With the checks that JAX makes by default.
-        sharded = jax.shard_map(rounds, mesh=mesh, in_specs=P("i"), out_specs=P("i"))
-        ways = [jax.jit(way)(placed) for way in (sharded, rounds)]
-    for arrivals in ways:
-        for name, sampled in arrivals.items():
-            for one, other in zip(sampled, expected[name]):
-                np.testing.assert_allclose(one, other, 1e-6, err_msg=f"{name}, {kind}")
-            print("done", name)
+mesh = jax.make_mesh((4,), ("i",), axis_types=(AxisType.Explicit,))
+with jax.set_mesh(mesh):
+    placed = jax.device_put(keys, NamedSharding(mesh, P("i")))
+    # With the checks that JAX makes by default.
+    sharded = jax.shard_map(rounds, mesh=mesh, in_specs=P("i"), out_specs=P("i"))
+    ways = [jax.jit(way)(placed) for way in (sharded, rounds)]
+for arrivals in ways:
+    for name, sampled in arrivals.items():
+        for one, other in zip(sampled, expected[name]):
+            np.testing.assert_allclose(one, other, 1e-6, err_msg=name)
+        print("done", name)
 """
 
 
-def test_every_model_on_every_kind_of_mesh():
-    assert run_on_four_devices(PROGRAM).count("done") == 6 * 4
+def test_every_model_on_a_mesh():
+    """Whose axis is explicit: one that is not allows whatever that does."""
+    assert run_on_four_devices(PROGRAM).count("done") == 6 * 2

@@ -21,7 +21,7 @@ def fastest(required):
 
 
 class TestFastest:
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=80, deadline=None)
     @given(
         times=st.lists(
             st.one_of(
@@ -73,22 +73,13 @@ class TestFastest:
 
 
 class TestDeadline:
-    @settings(max_examples=60, deadline=None)
-    @given(
-        times=st.lists(
-            st.one_of(st.sampled_from([1.5, math.inf]), st.floats(0, 4, width=32)),
-            min_size=4,
-            max_size=4,
-        )
-    )
-    @example(times=[math.inf] * 4)
-    @example(times=[1.0] * 4)
-    @example(times=[1.5] * 4)
-    def test_takes_who_has_answered(self, times):
-        times = np.array(times, np.float32)
-        arrivals = stragglers.deadline(1.5).arrivals(jax.random.PRNGKey(0), times)
+    def test_takes_who_has_answered(self):
+        times = np.random.default_rng(0).uniform(0, 4, (40, 4)).astype(np.float32)
+        times[::2, 1], times[::3, 2], times[:2] = 1.5, np.inf, [[np.inf], [1.0]]
+        wait, key = stragglers.deadline(1.5), jax.random.key(0)
+        arrivals = jax.jit(jax.vmap(lambda own: wait.arrivals(key, own)))(times)
         np.testing.assert_array_equal(arrivals.received, times <= 1.5)
-        assert arrivals.elapsed == min(times.max(), 1.5)
+        np.testing.assert_array_equal(arrivals.elapsed, times.max(1).clip(max=1.5))
         np.testing.assert_array_equal(arrivals.times, times)
 
     def test_an_infinite_deadline_waits_for_everyone(self):

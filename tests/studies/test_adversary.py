@@ -12,7 +12,7 @@ def fractional(num_workers=8):
     return codes.fractional_repetition(num_workers, 1)
 
 
-def test_every_round_loses_the_worst_pattern(make_key, x64):
+def test_every_round_loses_the_worst_pattern(make_key, with_x64):
     """Workers 0 and 4 are the copies of the first block."""
     model = studies.adversarial(fractional(), 2)
     state = model.init(8)

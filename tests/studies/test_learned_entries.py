@@ -72,7 +72,7 @@ class TestImproves:
             decoding_error(learned, EVERY_MASK) @ CHANCES, after, rtol=1e-5
         )
 
-    def test_keeps_who_holds_what(self, x64):
+    def test_keeps_who_holds_what(self, with_x64):
         """Fields are those of a code of any entries, in float64."""
         learned = learn(REGULAR)
         matrix = learned.encoding_matrix

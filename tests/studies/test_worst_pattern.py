@@ -75,16 +75,20 @@ def small_code(name):
 
 
 class TestExact:
-    @pytest.mark.parametrize("name", SMALL_CODES)
+    @pytest.mark.parametrize(
+        ("name", "x64"), [*((name, True) for name in SMALL_CODES), ("weighted", False)]
+    )
     def test_is_the_first_of_the_worst(self, name, x64):
         """One straggler more than the code survives, and two."""
-        code = small_code(name)
+        with jax.enable_x64(x64):
+            self.check(small_code(name), noise=1e-10 if x64 else 1e-4)
+
+    def check(self, code, noise):
         least = code.num_stragglers + 1
         for num_stragglers in (least, least + 1):
             errors = all_errors(code, num_stragglers)
             worst = max(errors.values())
             assert worst > 0.01
-            noise = 1e-10 if x64 else 1e-4
             first = next(
                 lost for lost, error in errors.items() if error >= worst * (1 - noise)
             )
