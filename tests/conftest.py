@@ -23,16 +23,6 @@ NUM_TESTS_BETWEEN = 5
 tests_to_come = itertools.count(1)
 
 
-def pytest_itemcollected(item):
-    """Keeps the tests of a file in one process, since they share compiled functions.
-
-    Experiments compile little, and some take long.
-    """
-    is_alone = item.get_closest_marker("xdist_group") is None
-    if is_alone and item.path.parent.name != "experiments":
-        item.add_marker(pytest.mark.xdist_group(str(item.path)))
-
-
 def pytest_runtest_teardown(item, nextitem):
     """Lets go of compiled functions where there are too many."""
     mappings = pathlib.Path("/proc/self/maps")
