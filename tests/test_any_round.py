@@ -4,13 +4,14 @@
 examples for each property.
 """
 
+import dataclasses
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import jaxwgc
@@ -90,14 +91,18 @@ def wide(array):
 
 
 @jax.jit
-def _on_every_path(code, received, gradients):
-    """Masks (masks, num_workers), and gradients in some dtypes.
+def _decode(code, received):
+    """The code's own decoder stands once, in this program."""
+    return jaxwgc.decoding(code, received)
 
-    One program a code for all tests, in which the code's own decoder stands once.
-    """
 
-    def of_mask(received):
-        decoding = jaxwgc.decoding(code, received)
+@jax.jit
+def _on_every_path(decodings, gradients):
+    """Decodings of some masks, and gradients in some dtypes."""
+    code = decodings.code
+
+    def of_mask(mask, weights):
+        decoding = jaxwgc.Decoding(code, mask, weights)
         weights = {
             "weights": decoding.weights,
             "effective": decoding.effective_weights,
@@ -124,76 +129,59 @@ def _on_every_path(code, received, gradients):
             )
         return found | {"residual": state.residual, "failed": state.num_undecodable}
 
-    return jax.vmap(of_mask)(received)
-
-
-def on_every_path(code, drawn, x64):
-    """Weights and errors, and what each dtype of `DTYPES[x64]` gives, in NumPy."""
-    gradients = [drawn.gradients.astype(dtype) for dtype in DTYPES[x64]]
-    found = _on_every_path(code, drawn.received, gradients)
-    return jax.tree.map(wide, found)
-
-
-def decoding_weights(code, drawn, x64):
-    """(masks, num_segments, num_messages), in double precision."""
-    return on_every_path(code, drawn, x64)[0]["weights"]
-
-
-@pytest.mark.parametrize("x64", [False, True], ids=["x64-off", "x64-on"])
-class TestDecodingWeights:
-    @given(drawn=rounds())
-    def test_miss_is_at_most_three_times_that_of_numpy(self, x64, drawn):
-        """Parts that count at all are decoded as if they counted alike, or fitted."""
-        with jax.enable_x64(x64):
-            code, own, matrix = prepared(drawn)
-            weights = decoding_weights(own, drawn, x64)
-        columns = np.repeat(drawn.weights, code.num_segments)
-        counts = columns != 0
-        columns = np.where(counts, columns, 1)
-        target = target_rows(code, drawn.weights)
-        aim = target / columns
-        plain = (matrix / columns).astype(matrix.dtype)
-        masks = messages_sent(code, drawn.received)
-        for found, mask in zip(weights, masks, strict=True):
-            assert np.all(found[:, ~mask] == 0)
-            if code.decoders[0].is_a(decoders.Peeling):
-                continue  # It decodes less, and scales it up.
-            norm = np.linalg.norm(aim)
-            least = zoo.least_miss(plain, aim, mask)
-            if least < 1e-4 * norm:
-                # Part by part, whatever the others weigh.
-                missed = np.linalg.norm((found @ wide(plain) - aim)[:, counts])
-                assert missed <= max(3 * least, 1e-4 * norm)
-            elif not code.decoders[0].is_a(decoders.Group):
-                least = zoo.least_miss(matrix, target, mask)
-                missed = np.linalg.norm(found @ wide(matrix) - target)
-                assert missed <= 1.001 * least + 1e-5 * np.linalg.norm(target)
-
-    @given(drawn=rounds())
-    def test_those_of_an_exact_code_do_not_depend_on_its_weights(self, x64, drawn):
-        assume(np.all(drawn.weights))
-        with jax.enable_x64(x64):
-            code, own, _ = prepared(drawn)
-            found = decoding_weights(own, drawn, x64)
-            expected = decoding_weights(code, drawn, x64)
-        within = (~drawn.received).sum(-1) <= code.num_stragglers
-        for one, other in zip(found[within], expected[within], strict=True):
-            if code.num_stragglers > 0:
-                atol = 1e-3 * np.abs(other).max()
-                np.testing.assert_allclose(one, other, rtol=0, atol=atol)
+    return jax.vmap(of_mask)(decodings.mask, decodings.weights)
 
 
 @pytest.mark.parametrize("x64", [False, True], ids=["float32-bfloat16", "float64"])
-# Half as many, since some are of two dtypes.
-@settings(max_examples=settings().max_examples // 2)
 @given(drawn=rounds())
-def test_every_path_applies_those_weights(x64, drawn):
-    """Messages, decoded gradients, errors and states, each in NumPy."""
+def test_any_round(x64, drawn):
+    gradients = [drawn.gradients.astype(dtype) for dtype in DTYPES[x64]]
     with jax.enable_x64(x64):
         code, own, matrix = prepared(drawn)
-        of_weights, paths = on_every_path(own, drawn, x64)
+        plain = _decode(code, drawn.received)
+        decodings = _decode(own, drawn.received)
+        # Codes of one shape share what is done with weights.
+        alike = dataclasses.replace(decodings.code, decoders=(decoders.LeastSquares(),))
+        decodings = dataclasses.replace(decodings, code=alike)
+        of_weights, paths = jax.tree.map(wide, _on_every_path(decodings, gradients))
+    check_misses(code, drawn, matrix, of_weights["weights"])
+    if np.all(drawn.weights) and code.num_stragglers > 0:
+        check_as_without_weights(code, drawn, of_weights["weights"], plain.weights)
     for dtype, found in zip(DTYPES[x64], paths, strict=True):
         check_path(code, drawn, dtype, matrix, of_weights | found)
+
+
+def check_misses(code, drawn, matrix, weights):
+    """At most three times NumPy's: as if all parts that count did alike, or fitted."""
+    columns = np.repeat(drawn.weights, code.num_segments)
+    counts = columns != 0
+    columns = np.where(counts, columns, 1)
+    target = target_rows(code, drawn.weights)
+    aim = target / columns
+    plain = (matrix / columns).astype(matrix.dtype)
+    masks = messages_sent(code, drawn.received)
+    for found, mask in zip(weights, masks, strict=True):
+        assert np.all(found[:, ~mask] == 0)
+        if code.decoders[0].is_a(decoders.Peeling):
+            continue  # It decodes less, and scales it up.
+        norm = np.linalg.norm(aim)
+        least = zoo.least_miss(plain, aim, mask)
+        if least < 1e-4 * norm:
+            # Part by part, whatever the others weigh.
+            missed = np.linalg.norm((found @ wide(plain) - aim)[:, counts])
+            assert missed <= max(3 * least, 1e-4 * norm)
+        elif not code.decoders[0].is_a(decoders.Group):
+            least = zoo.least_miss(matrix, target, mask)
+            missed = np.linalg.norm(found @ wide(matrix) - target)
+            assert missed <= 1.001 * least + 1e-5 * np.linalg.norm(target)
+
+
+def check_as_without_weights(code, drawn, weights, plain):
+    """Weights of an exact code do not depend on those of its parts."""
+    within = (~drawn.received).sum(-1) <= code.num_stragglers
+    for one, other in zip(weights[within], wide(plain)[within], strict=True):
+        atol = 1e-3 * np.abs(other).max()
+        np.testing.assert_allclose(one, other, rtol=0, atol=atol)
 
 
 def check_path(code, drawn, dtype, matrix, found):

@@ -9,12 +9,12 @@ import jaxwgc
 from jaxwgc import codes
 from jaxwgc.coding._arrivals import arrived_messages, arrived_workers
 from tests.conftest import every_pattern
-from tests.zoo import CODES, KEY, SEVERAL, every_code, messages_sent
+from tests.zoo import CODES, KEY, every_code, messages_sent
 
 UNCODED = CODES["multi_message, uncoded"]
 
 
-@every_code(*SEVERAL)
+@every_code("multi_message", "partial, complex")
 class TestSeveralMessages:
     def test_all_parts_or_none_are_what_a_mask_says(self, name):
         code = CODES[name]

@@ -80,38 +80,6 @@ def test_is_what_the_simulation_decodes(name):
     assert state[0].num_undecodable == 1
 
 
-def test_training_on_messages_is_training_on_the_gradient():
-    """Whoever fails; in a scan, with Adam, and the state donated."""
-    code = CODES["complex"]
-    x = np.random.default_rng(0).normal(size=(code.num_parts, 4, 3)).astype(np.float32)
-
-    def loss(params, part):
-        return jnp.sum((part @ params["w"] - 1) ** 2)
-
-    params = {"w": np.zeros((3, 2), np.float32)}
-    optimizer = optax.chain(jaxwgc.decode_aggregate(code), optax.adam(0.1))
-
-    def step(carry, mask):
-        params, state = carry
-        gradients = jaxwgc.partial_value_and_grad(loss)(params, x)[1]
-        messages = jnp.where(mask[:, None], jaxwgc.encode(code, gradients), jnp.nan)
-        updates, state = optimizer.update(messages, state, params, received=mask)
-        return (optax.apply_updates(params, updates), state), None
-
-    masks = np.stack([lost(code, i % 6, (2 * i + 1) % 6) for i in range(8)])
-    run = jax.jit(
-        lambda *carry: jax.lax.scan(step, carry, masks)[0], donate_argnums=(0, 1)
-    )
-    found, state = run(jax.tree.map(jnp.array, params), optimizer.init(params))
-    plain, plain_state = params, optax.adam(0.1).init(params)
-    for _ in masks:
-        gradient = jax.grad(lambda own: loss(own, x.reshape(-1, 3)))(plain)
-        updates, plain_state = optax.adam(0.1).update(gradient, plain_state)
-        plain = optax.apply_updates(plain, updates)
-    np.testing.assert_allclose(found["w"], plain["w"], rtol=1e-4)
-    assert state[0].num_undecodable == 0
-
-
 @pytest.mark.parametrize("dtype", [np.float16, jnp.bfloat16])
 def test_messages_and_parameters_in_half_precision(dtype):
     """Whole numbers, which half precision holds."""

@@ -6,8 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import jaxwgc
 from jaxwgc import _arrays, _validation
@@ -32,33 +30,6 @@ class TestInt:
     def test_traced(self):
         with pytest.raises(TypeError, match="size must be a Python int, since it sets"):
             jax.jit(lambda value: _validation.check_int("size", value))(3)
-
-    @settings(max_examples=50, deadline=None)
-    @given(st.integers(), st.integers())
-    def test_bound(self, value, minimum):
-        if value >= minimum:
-            assert _validation.check_int("size", value, minimum) == value
-        else:
-            rule = re.escape(f"size must be at least {minimum}; got {value}")
-            with pytest.raises(ValueError, match=rule):
-                _validation.check_int("size", value, minimum)
-
-    def test_stragglers(self):
-        assert _validation.check_stragglers(np.int64(3), 4) == 3
-        with pytest.raises(ValueError, match="num_stragglers = 4 and num_workers = 4"):
-            _validation.check_stragglers(4, 4)
-        with pytest.raises(ValueError, match="num_stragglers must be at least 0; got"):
-            _validation.check_stragglers(-1, 4)
-
-    def test_replication(self):
-        assert _validation.check_replication(np.int64(1), 4) == 1
-        assert _validation.check_replication(4, 4) == 4
-        for value in (0, 5):
-            rule = f"d must be from 1 to num_workers; got d = {value} and num_workers ="
-            with pytest.raises(ValueError, match=rule):
-                _validation.check_replication(value, 4, "d")
-        with pytest.raises(TypeError, match="replication must be a Python int"):
-            _validation.check_replication(1.0, 4)
 
 
 class TestNumber:

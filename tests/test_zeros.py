@@ -9,7 +9,6 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from hypothesis import settings
 
@@ -35,18 +34,15 @@ def of_all_sizes(largest):
 
 
 SOME = [
-    (codes.reed_solomon, (12, 12, 6)),
-    (codes.reed_solomon, (12, 4, 9)),
+    (codes.reed_solomon, (10, 10, 5)),
     (codes.reed_solomon, (9, 9, 8, False)),
     (codes.cyclic_mds, (11, 5)),
     (codes.communication_efficient, (6, 2, 2)),
     (codes.communication_efficient, (9, 3, 3)),
-    (lambda: codes.clustered(codes.cyclic_mds(4, 2), 3), ()),
     (lambda: codes.partially_coded(codes.cyclic_mds(6, 2), 1), ()),
-    (lambda: codes.multi_message(codes.cyclic_mds(5, 1)), ()),
 ]
 IS_THOROUGH = settings().max_examples > 1000
-CODES = [*of_all_sizes(12), *SOME[-3:]] if IS_THOROUGH else SOME
+CODES = [*of_all_sizes(12), SOME[-1]] if IS_THOROUGH else SOME
 
 
 def patterns(code, most=4096):
@@ -129,8 +125,9 @@ def test_every_pattern(make, arguments):
     check(code, patterns(code))
 
 
-@pytest.mark.parametrize("size", [(50, 20, 30), (100, 100, 10)])
-@pytest.mark.parametrize("x64", [False, True], ids=["x64-off", "x64-on"])
+@pytest.mark.parametrize(
+    ("size", "x64"), [((50, 20, 30), False), ((100, 100, 10), True)]
+)
 def test_large_codes(size, x64):
     code = codes.reed_solomon(*size)
     draw = np.random.default_rng(0)
@@ -168,75 +165,3 @@ def test_what_is_not_rounding_stays():
     messages = jaxwgc.encode(code, gradients)
     decoded = jaxwgc.decode(code, messages, np.arange(4) > 1, params)
     np.testing.assert_allclose(decoded, gradients.sum(0), rtol=0.02)
-
-
-class TestTraining:
-    """Where rounding would move a parameter by a full step of such optimizers."""
-
-    OPTIMIZERS = {
-        "adam": optax.adam(0.05),
-        "lion": optax.lion(0.01, weight_decay=0),
-        "adafactor": optax.adafactor(0.05, min_dim_size_to_factor=4),
-    }
-    START = {
-        "weights": jnp.full(5, 0.33),
-        "embedding": jax.random.normal(KEY, (8, 5)),
-    }
-
-    @staticmethod
-    def loss(params, part):
-        rows, targets, tokens = part
-        predicted = rows @ params["weights"] + params["embedding"][tokens].sum(-1)
-        return jnp.sum((predicted - targets) ** 2)
-
-    @pytest.mark.parametrize("method", ["partials", "messages"])
-    def test_dead_features_and_unseen_tokens(self, method):
-        draw = np.random.default_rng(0)
-        code = codes.cyclic_mds(8, 2)
-        rows = draw.normal(size=(8, 20, 5)).astype(np.float32)
-        rows[..., 0] = 0
-        targets = rows @ np.arange(5, dtype=np.float32)
-        targets += draw.normal(size=targets.shape).astype(np.float32)
-        tokens = draw.choice([0, 1, 2, 4, 5, 7], size=(8, 20))
-
-        of_parts = jaxwgc.partial_value_and_grad(self.loss)
-        aggregate = jaxwgc.coded_aggregate(
-            code, jaxwgc.stragglers.uniform(2), KEY, method=method
-        )
-
-        def step(carry, _):
-            state, ends = carry
-            gradients = {
-                name: of_parts(params, (rows, targets, tokens))[1]
-                for name, (params, _) in ends.items()
-            }
-            # Together, so that the aggregator stands once in the program.
-            decoded, state = aggregate.update(gradients, state)
-            after = {}
-            for name, (params, inner) in ends.items():
-                updates, inner = self.OPTIMIZERS[name].update(
-                    decoded[name], inner, params
-                )
-                after[name] = optax.apply_updates(params, updates), inner
-            return (state, after), None
-
-        @jax.jit
-        def train():
-            ends = {
-                name: (self.START, optimizer.init(self.START))
-                for name, optimizer in self.OPTIMIZERS.items()
-            }
-            start = dict.fromkeys(self.OPTIMIZERS, self.START)
-            carry = aggregate.init(start), ends
-            (state, ends), _ = jax.lax.scan(step, carry, length=500)
-            return state.num_undecodable, ends
-
-        num_undecodable, ends = train()
-        assert num_undecodable == 0
-        for params, _ in ends.values():
-            assert params["weights"][0] == self.START["weights"][0]
-            for token in (3, 6):
-                np.testing.assert_array_equal(
-                    params["embedding"][token], self.START["embedding"][token]
-                )
-            assert np.abs(params["weights"][1:] - np.arange(1, 5)).max() < 0.5

@@ -32,12 +32,8 @@ CODES = {
     "clustered, lagrange": _clusters_of_two(codes.reed_solomon(3, 3, 2)),
     "clustered, group": _clusters_of_two(codes.binary(3, 1)),
     "clustered, segments": _clusters_of_two(codes.communication_efficient(3, 0, 3)),
-    "clustered, messages": _clusters_of_two(
-        codes.multi_message(codes.cyclic_mds(3, 1))
-    ),
     "multi_message": codes.multi_message(codes.fractional_repetition(4, 1)),
     "multi_message, uncoded": codes.multi_message(codes.uncoded(3, 9)),
-    "multi_message, complex": codes.multi_message(codes.cyclic_mds(4, 2)),
     "partial": codes.partially_coded(codes.cyclic_repetition(KEY, 3, 1), 1),
     "partial, complex": codes.partially_coded(codes.cyclic_mds(3, 1), 1),
     "replicated": codes.replicated(3, 5, copies=2, loads=[1, 3, 1]),
@@ -57,7 +53,6 @@ CODES = {
         codes.reed_solomon(6, 6, 3), np.array([2.0, 0, 1, 3, 0.5, 1])
     ),
 }
-SEVERAL = [name for name, code in CODES.items() if code.messages_per_worker > 1]
 
 
 def every_code(*names):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import jaxwgc
 from jaxwgc.codes._communication_efficient import _best_step, communication_efficient
 from tests.conftest import random_patterns
-from tests.zoo import patterns_within, targets
+from tests.zoo import targets
 
 
 def test_decoding_of_a_hundred_workers_in_float32():
@@ -64,20 +64,6 @@ class TestDefinition:
             return np.ones((num_workers, 1))
         degree = num_workers - num_stragglers - 1
         return np.exp(-1j * np.pi * degree * self.turns(parameters))[:, None]
-
-    def test_the_recursion_decodes_by_a_vandermonde_system(self, parameters):
-        """That what we hold the code against is right: its own decoder recovers."""
-        num_workers, num_stragglers, num_segments = parameters
-        points = np.exp(2j * np.pi * self.turns(parameters))
-        columns = published_columns(*parameters, points)
-        gradients = np.random.default_rng(0).normal(size=(num_workers, num_segments))
-        messages = np.einsum("wiu,iu->w", columns, gradients)
-        powers = np.vander(points, num_workers - num_stragglers, increasing=True)
-        for received in patterns_within(num_workers, num_stragglers):
-            solved = np.linalg.lstsq(powers[received], messages[received], rcond=None)
-            np.testing.assert_allclose(
-                solved[0][-num_segments:], gradients.sum(0), atol=1e-9
-            )
 
     def test_parts_have_the_polynomials_of_the_definition(self, parameters):
         """The same space of polynomials a part, in another basis."""

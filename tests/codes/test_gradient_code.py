@@ -10,6 +10,7 @@ from jaxwgc import codes, stragglers, studies
 
 KEY = jax.random.key(0)
 MASK = np.ones(4, bool)
+BATCH = jax.vmap(lambda key: codes.cyclic_repetition(key, 4, 1))(jax.random.split(KEY))
 TAKERS = {
     "aggregate": lambda code: jaxwgc.coded_aggregate(code, stragglers.uniform(1), KEY),
     "clustered": lambda code: codes.clustered(code, 2),
@@ -32,12 +33,9 @@ TAKERS = {
 def test_one_code_and_one_wording(name):
     with pytest.raises(TypeError, match="code must be a GradientCode; got 'code'"):
         TAKERS[name]("code")
-    batch = jax.vmap(lambda key: codes.cyclic_repetition(key, 4, 1))(
-        jax.random.split(KEY)
-    )
     rule = (
         r"code must be one code, with an encoding matrix of two axes; got one of shape "
         r"\(2, 4, 4\) \(use jax.vmap for a batch\)"
     )
     with pytest.raises(ValueError, match=rule):
-        TAKERS[name](batch)
+        TAKERS[name](BATCH)

@@ -142,16 +142,6 @@ class TestBernoulli:
         expected = np.append(probabilities[:7], probabilities[7:].sum()) * 20_000
         assert scipy.stats.chisquare(observed, expected).pvalue > 1e-3
 
-    def test_fields(self):
-        code = bernoulli(jax.random.key(0), 10, 4, 3)
-        assert own_decoder(code, decoders.OneStep).scale == pytest.approx(10 / 3)
-        assert own_decoder(code, decoders.OneStep).shared
-        assert code.decoders[0].is_a(decoders.LeastSquares)
-        np.testing.assert_array_equal(
-            own_decoder(code, decoders.Peeling).assignment, code.assignment
-        )
-        assert code.num_stragglers == 0
-
 
 class TestRegularizedBernoulli:
     def test_heavy_columns_are_thinned_and_the_others_stay(self):

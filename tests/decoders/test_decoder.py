@@ -42,7 +42,7 @@ def by_hand(masks):
 
 
 class TestOneFromOutside:
-    def test_weights_and_error(self, x64):
+    def test_weights_and_error(self):
         found = jaxwgc.decoding_weights(CODE, MASKS, CLIPPED)
         np.testing.assert_array_equal(found, by_hand(MASKS))
         under_jit = jax.jit(jaxwgc.decoding_weights)(CODE, MASKS, CLIPPED)

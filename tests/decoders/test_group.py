@@ -1,12 +1,8 @@
 """Group decoding: exact to the last bit, and what it loses beyond."""
 
-import dataclasses
-
 import jax
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import jaxwgc
 from jaxwgc.decoders import Group
@@ -47,8 +43,8 @@ def by_hand(code, mask, worth):
     return weights
 
 
-@pytest.mark.parametrize("num_workers", [1, 2, 5, 9, 10])
-def test_one_of_each_part_up_to_s(num_workers, x64):
+@pytest.mark.parametrize("num_workers", [1, 5, 10])
+def test_one_of_each_part_up_to_s(num_workers):
     """Every pattern and every s, not to rounding but to the last bit."""
     decode = jax.jit(group)
     for code in codes_of_size(num_workers):
@@ -74,7 +70,7 @@ def test_the_size_of_the_weights_does_not_matter(size):
 
 
 @pytest.mark.parametrize("name", ["fractional_repetition", "binary", "uncoded"])
-def test_weighted_codes_have_no_error_either(name, x64):
+def test_weighted_codes_have_no_error_either(name):
     """Weights that no float holds exactly, zero among them."""
     code = {
         "fractional_repetition": jaxwgc.codes.fractional_repetition(8, 1),
@@ -112,45 +108,6 @@ def test_the_family_that_loses_least(num_workers, s, weighted):
         {bool((own[family] > 0).any()) for own in expected} for family in families
     ]
     assert chosen == [{False, True}] * 2
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.data())
-def test_any_groups(data):
-    """Families made up at random; one shape, so compiled once."""
-    num_workers, num_parts, num_families = 7, 6, 2
-    family = np.array(
-        data.draw(st.lists(st.integers(0, 2), min_size=7, max_size=7)), int
-    )
-    groups = np.full((num_families, num_workers), -1)
-    assignment = np.zeros((num_workers, num_parts), bool)
-    for own in range(num_families):
-        workers = np.flatnonzero(family == own)
-        if len(workers) == 0:
-            continue
-        size = data.draw(st.integers(1, min(len(workers), num_parts)))
-        slots = np.append(np.arange(size), np.arange(len(workers) - size) % size)
-        groups[own, workers] = data.draw(st.permutations(slots.tolist()))
-        slot_of_part = np.arange(num_parts) % size
-        assignment[workers] = groups[own, workers][:, None] == slot_of_part
-    code = dataclasses.replace(
-        jaxwgc.codes.uncoded(1),
-        encoding_matrix=assignment.astype(float),
-        assignment=assignment,
-        target=np.ones(num_parts),
-        decoders=(Group(groups),),
-    )
-    masks = every_pattern(7, 7)
-    found = group(masks, groups, assignment, np.ones(num_parts))
-    mixed = found[:, 0] @ assignment.astype(float)
-    expected = [
-        by_hand(code, mask, np.ones(num_parts)) @ assignment
-        for mask in masks
-        if all((groups[own] >= 0).any() for own in range(num_families))
-    ]
-    assert np.all(mixed <= 1)
-    if expected:
-        np.testing.assert_array_equal(mixed, expected)
 
 
 def test_batch_axes_jit_and_map():

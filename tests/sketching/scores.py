@@ -3,7 +3,6 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental import sparse
 
@@ -12,7 +11,7 @@ from jaxwgc import sketching
 
 def of_sparse(matrix, **options):
     # All entries, so that none is left out where it is zero.
-    indices = jnp.argwhere(jnp.ones(matrix.shape), size=matrix.size)
+    indices = np.indices(matrix.shape).reshape(2, -1).T
     entries = sparse.BCOO((matrix.reshape(-1), indices), shape=matrix.shape)
     return sketching.leverage_scores(entries, **options)
 

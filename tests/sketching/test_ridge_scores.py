@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxwgc.sketching import leverage_scores, ridge_leverage_scores
+from jaxwgc.sketching import ridge_leverage_scores
 
 SHAPES = [(60, 8), (8, 60), (8, 8)]
 
@@ -22,9 +22,9 @@ def reference(matrix, ridge):
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("condition", [10.0, 1e3])
-def test_agrees_with_svd(shape, condition, x64):
-    eps = np.finfo(np.float64 if x64 else np.float32).eps
-    matrix = matrix_of(shape, condition).astype(np.float64 if x64 else np.float32)
+def test_agrees_with_svd(shape, condition):
+    eps = np.finfo(np.float32).eps
+    matrix = matrix_of(shape, condition).astype(np.float32)
     for ridge in (1e-12, 1e-6, 1e-3, 1.0, 100.0):
         scores = ridge_leverage_scores(matrix, ridge)
         expected = reference(matrix.astype(np.float64), ridge)
@@ -34,7 +34,7 @@ def test_agrees_with_svd(shape, condition, x64):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("ridge", [1e-24, 1e-20, 1e-16, 1e-12])
+@pytest.mark.parametrize("ridge", [1e-24, 1e-20, 1e-16, 1e-12, 1e-3, 100.0])
 def test_tiny_ridges_of_an_ill_conditioned_matrix(shape, ridge, with_x64):
     # The normal equations, with ridge, have a condition number of 1e20 here.
     matrix = matrix_of(shape, 1e10)
@@ -50,7 +50,9 @@ def test_ridge_zero_gives_leverage_scores(shape):
     scores = ridge_leverage_scores(matrix, 0.0)
     # The square one has a condition of 33 without the duplicate.
     tolerance = 10 * np.finfo(np.float32).eps * 33
-    np.testing.assert_allclose(scores, leverage_scores(matrix), atol=tolerance)
+    left, values, _ = np.linalg.svd(matrix, full_matrices=False)
+    expected = np.sum(left[:, values > 1e-9] ** 2, axis=1)
+    np.testing.assert_allclose(scores, expected, atol=tolerance)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -101,6 +101,8 @@ WAYS_TO_SPOIL = (
 
 @pytest.mark.parametrize("how", WAYS_TO_SPOIL.split(", "))
 def test_agree_with_numpy(how, x64):
+    if x64 and how.startswith("wide"):
+        pytest.skip("in float32 alone")
     dtype = np.float64 if x64 else np.float32
     eps = float(np.finfo(dtype).eps)
     num_clear = 0

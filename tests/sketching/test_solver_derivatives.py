@@ -10,6 +10,7 @@ import pytest
 
 from jaxwgc import sketching
 from jaxwgc.sketching import gaussian, srht
+from tests.sketching.test_newton_sketch import poisson, root_of_poisson
 
 pytestmark = pytest.mark.usefixtures("with_x64")
 
@@ -37,7 +38,6 @@ def sketch_and_solve(matrix, target, ridge):
 
 
 SOLVERS = {
-    "gram": functools.partial(preconditioned, method="gram"),
     "sketch": preconditioned,
     "factor": functools.partial(preconditioned, method="factor"),
     "iterative Hessian sketch": iterative_hessian_sketch,
@@ -48,9 +48,8 @@ SOLVERS = {
 @functools.partial(jax.jit, static_argnums=0)
 def forward_and_backward(function, primals, tangents, weights):
     """The change of what it gives, and the gradient of its weighted sum."""
-    _, change = jax.jvp(function, primals, tangents)
-    _, pull_back = jax.vjp(function, *primals)
-    return change, pull_back(weights)
+    _, linear = jax.linearize(function, *primals)
+    return linear(*tangents), jax.linear_transpose(linear, *primals)(weights)
 
 
 def closed_form(primals, tangents):
@@ -75,56 +74,14 @@ def check_both_modes(result, expected, tangents, weights, tolerance):
     )
 
 
-@pytest.mark.parametrize("name", SOLVERS)
-def test_is_the_closed_form(name):
-    """Also where singular values coincide, under vmap, and of three targets."""
-    random = np.random.default_rng(0)
-    matrix, change = random.standard_normal((2, NUM_ROWS, NUM_COLUMNS))
-    designs = [
-        matrix,
-        np.eye(NUM_COLUMNS)[random.integers(0, NUM_COLUMNS, NUM_ROWS)],
-        np.linalg.qr(matrix)[0],
-        matrix * np.logspace(0, -4, NUM_COLUMNS),
-    ]
-    has_ridge = name in ("gram", "sketch", "factor")
-    ridges = [0.0, 1.0] if has_ridge else [0.0]
-    cases = [(design, ridge) for design in designs for ridge in ridges]
-    matrices, ridges = map(np.array, zip(*cases, strict=True))
-    target, target_change = random.standard_normal((2, NUM_ROWS, 3))
-    weights = random.standard_normal((NUM_COLUMNS, 3))
-    tangents = change, target_change, np.float64(has_ridge)
-    result = jax.vmap(
-        functools.partial(forward_and_backward, SOLVERS[name]),
-        in_axes=((0, None, 0), None, None),
-    )((matrices, target, ridges), tangents, weights)
-    sketch = np.eye(NUM_ROWS)
-    if name == "sketch and solve":
-        sketch = np.asarray(srht(KEY, NUM_ROWS, NUM_ROWS).matrix())
-    for index, (matrix, ridge) in enumerate(cases):
-        expected = closed_form(
-            (sketch @ matrix, sketch @ target, ridge),
-            (sketch @ change, sketch @ target_change, tangents[2]),
-        )
-        derivatives = jax.tree.map(lambda leaf: leaf[index], result)  # noqa: B023
-        check_both_modes(derivatives, expected, tangents, weights, 1e-9)
-
-
-@pytest.mark.parametrize(
-    ("name", "shape", "rank"),
-    [*((name, (NUM_ROWS, NUM_COLUMNS), 2) for name in SOLVERS), ("factor", (4, 9), 4)],
-)
-def test_along_matrices_of_the_same_rank(name, shape, rank):
-    """In other units than the least norm is measured in; and of a wide matrix."""
+def along_rank(shape, rank, target, sketch):
+    """A matrix, a change that keeps its rank, and that of the solution for it."""
     random = np.random.default_rng(1)
     left, left_change = random.standard_normal((2, shape[0], rank))
     right, right_change = random.standard_normal((2, rank, shape[1]))
+    # Other units than the least norm is measured in.
     units = np.array([*[1] * (shape[1] - 1), 10])
     right, right_change = right * units, right_change * units
-    target = random.standard_normal(shape[0])
-    weights = random.standard_normal(shape[1])
-    sketch = np.eye(shape[0])
-    if name == "sketch and solve":
-        sketch = np.asarray(srht(KEY, NUM_ROWS, NUM_ROWS).matrix())
 
     def reference(step):
         matrix = (left + step * left_change) @ (right + step * right_change)
@@ -132,9 +89,50 @@ def test_along_matrices_of_the_same_rank(name, shape, rank):
 
     step = 1e-5
     expected = (reference(step) - reference(-step)) / (2 * step)
-    change = left_change @ right + left @ right_change
-    primals, tangents = (left @ right, target, 0.0), (change, 0 * target, 0.0)
-    result = forward_and_backward(SOLVERS[name], primals, tangents, weights)
+    return left @ right, left_change @ right + left @ right_change, expected
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_both_modes(name):
+    """Of the closed form, also where singular values coincide, and of rank two."""
+    random = np.random.default_rng(0)
+    matrix, change = random.standard_normal((2, NUM_ROWS, NUM_COLUMNS))
+    target, target_change = random.standard_normal((2, NUM_ROWS, 3))
+    weights = random.standard_normal((NUM_COLUMNS, 3))
+    sketch = np.eye(NUM_ROWS)
+    if name == "sketch and solve":
+        sketch = np.asarray(srht(KEY, NUM_ROWS, NUM_ROWS).matrix())
+    designs = [
+        matrix,
+        np.eye(NUM_COLUMNS)[random.integers(0, NUM_COLUMNS, NUM_ROWS)],
+        np.linalg.qr(matrix)[0],
+        matrix * np.logspace(0, -4, NUM_COLUMNS),
+    ]
+    has_ridge = name in ("sketch", "factor")
+    cases = []
+    for design in designs:
+        for ridge in (0.0, 1.0) if has_ridge else (0.0,):
+            tangents = change, target_change, float(has_ridge)
+            expected = closed_form(
+                (sketch @ design, sketch @ target, ridge),
+                (sketch @ change, sketch @ target_change, tangents[2]),
+            )
+            cases.append((design, ridge, tangents, expected, 1e-9))
+    low_rank, along, expected = along_rank(matrix.shape, 2, target, sketch)
+    cases.append((low_rank, 0.0, (along, 0 * target, 0.0), expected, 1e-7))
+    for design, ridge, tangents, expected, tolerance in cases:
+        result = forward_and_backward(
+            SOLVERS[name], (design, target, ridge), tangents, weights
+        )
+        check_both_modes(result, expected, tangents, weights, tolerance)
+
+
+def test_of_a_wide_matrix():
+    target, weights = np.random.default_rng(2).standard_normal((2, 9))
+    target = target[:4]
+    matrix, change, expected = along_rank((4, 9), 4, target, np.eye(4))
+    primals, tangents = (matrix, target, 0.0), (change, 0 * target, 0.0)
+    result = forward_and_backward(SOLVERS["factor"], primals, tangents, weights)
     check_both_modes(result, expected, tangents, weights, 1e-7)
 
 
@@ -218,24 +216,14 @@ def test_a_loss_of_integers_and_a_tree_of_parameters():
     features = random.standard_normal((NUM_ROWS, 2))
     counts = random.poisson(2.0, NUM_ROWS)
 
-    def logits(params, features):
-        return features @ params["slope"] + params["intercept"]
-
-    def loss(params, features, counts):
-        values = logits(params, features)
-        return jnp.sum(jnp.exp(values) - counts * values)
-
-    def root(params, features, counts):
-        size = jnp.exp(logits(params, features) / 2)
-        return {"slope": features * size[:, None], "intercept": size}
-
     def fitted(features):
-        params = {"slope": jnp.zeros(2), "intercept": 0.0}
+        params = {"slope": jnp.zeros(2), "constant": 0.0}
         args = features, counts
         result = sketching.newton_sketch(
-            KEY, loss, root, params, 40, args=args, tolerance=1e-20
+            KEY, poisson, root_of_poisson, params, 40, args=args, tolerance=1e-20
         )
-        return jnp.sum(jnp.exp(logits(result.solution, features)))
+        solution = result.solution
+        return jnp.sum(jnp.exp(features @ solution["slope"] + solution["constant"]))
 
     total, gradient = jax.jit(jax.value_and_grad(fitted))(features)
     np.testing.assert_allclose(total, counts.sum(), rtol=1e-9)

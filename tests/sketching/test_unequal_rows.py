@@ -56,7 +56,7 @@ def test_scores_in_float32(name, scores):
     )
 
 
-@pytest.mark.parametrize("method", ["gram", "qr", "svd"])
+@pytest.mark.parametrize("method", ["gram", "qr"])
 def test_wide(method):
     random = np.random.default_rng(1)
     matrix = random.standard_normal((6, 3)) @ random.standard_normal((3, 20))
@@ -97,29 +97,19 @@ def test_derivatives_are_those_of_what_the_heavy_row_leaves(with_x64):
         return weighted(sketching.leverage_scores(light @ left))
 
     light = jnp.asarray(matrix[1:])
-    np.testing.assert_allclose(beside_heavy(light), alone(light), atol=1e-12)
-    expected = jax.grad(alone)(light)
-    np.testing.assert_allclose(jax.grad(beside_heavy)(light), expected, atol=1e-10)
-    _, change = jax.jvp(beside_heavy, (light,), (jnp.asarray(weights[1:]),))
-    np.testing.assert_allclose(change, np.sum(expected * weights[1:]), rtol=1e-9)
-
-
-def test_cutoff_above_the_default_cuts_what_it_says():
-    matrix, _ = cases()["one"]
-    for method in ("gram", "qr", "svd"):
-        scores = sketching.leverage_scores(matrix, method, rcond=1e-4)
-        np.testing.assert_allclose(scores.sum(), 1, atol=1e-5)
-    assert sketching.numerical_rank(matrix, rcond=1e-4).rank == 1
+    total, gradient = jax.jit(jax.value_and_grad(beside_heavy))(light)
+    expected_total, expected = jax.jit(jax.value_and_grad(alone))(light)
+    np.testing.assert_allclose(total, expected_total, atol=1e-12)
+    np.testing.assert_allclose(gradient, expected, atol=1e-10)
 
 
 # Ranks.
 
 
-def test_ranks_that_are_clear(x64):
+def test_ranks_that_are_clear():
     random = np.random.default_rng(3)
     groups = np.eye(5)[random.integers(0, 5, 300)]
     images = random.standard_normal((300, 4)) @ random.standard_normal((4, 5))
-    dtype = np.float64 if x64 else np.float32
     for matrix, rank in (
         (random.standard_normal((300, 5)), 5),
         (random.standard_normal((300, 5)) * 10.0 ** np.arange(-10, 15, 5), 5),
@@ -132,7 +122,8 @@ def test_ranks_that_are_clear(x64):
         (images[:3].T @ images[:3], 3),
         (np.ones((3, 5)), 1),
     ):
-        assert tuple(sketching.numerical_rank(matrix.astype(dtype))) == (rank, False)
+        found = sketching.numerical_rank(matrix.astype(np.float32))
+        assert tuple(found) == (rank, False)
 
 
 def test_rounding_decides_beside_a_large_mean(x64):
