@@ -26,7 +26,10 @@ def study(steps: int) -> Study:
     """Steps with empty work, without a code and on request."""
     num_parts = NUM_WORKERS * PARTS_EACH
     given = {
-        "uncoded": codes.uncoded(NUM_WORKERS),
+        # As many parts as on request, added up as they are computed.
+        "uncoded": jaxwgc.GradientCode.from_matrix(
+            np.eye(NUM_WORKERS).repeat(PARTS_EACH, 1)
+        ),
         "on request, 1 copy": codes.replicated(NUM_WORKERS, num_parts, copies=1),
         "on request, 2 copies": codes.replicated(NUM_WORKERS, num_parts, copies=2),
     }

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc.codes import GradientCode
@@ -143,7 +144,7 @@ class OnRequest(Coordinator):
         assert round.requests is not None and round.mask is not None
         received = round.requests.any(1)
         round.sums[~received] = 0
-        weights = round.requests.reshape(1, -1)
+        weights = jnp.asarray(round.requests.reshape(1, -1))
         return Round(
             round.sums,
             received,
@@ -152,7 +153,7 @@ class OnRequest(Coordinator):
             round.losses,
             self.layout.by_part(round.aux),
             timings,
-            Decoding(self.code, round.mask.ravel(), weights),
+            Decoding(self.code, jnp.asarray(round.mask.ravel()), weights),
         )
 
     def _send(self, slot: WorkerSlot, round: _PartRound) -> None:
@@ -193,6 +194,11 @@ class OnRequest(Coordinator):
         if round.requests is None:
             return False
         missing = round.missing
+        for worker in np.flatnonzero(missing):
+            slot, request = self.slots[worker], round.requests[worker]
+            if slot.is_idle or np.any(round.asked[worker] != request):
+                if slot.call("answer", round.this, round.number, request):
+                    round.asked[worker] = request
         if missing.any():
             self._do_without(missing, round)
         return not missing.any()
@@ -224,10 +230,6 @@ class OnRequest(Coordinator):
             self.support.any(2), weights.reshape(round.mask.shape), 0
         )
         round.asked_at = round.answered_at = time.monotonic()
-        for worker in np.flatnonzero(round.missing):
-            slot = self.slots[worker]
-            round.asked[worker] = round.requests[worker]
-            slot.call("answer", round.this, round.number, round.requests[worker])
 
     def _do_without(self, missing: np.ndarray, round: _PartRound) -> None:
         """Asks anew where sums are overdue, and the others have finished all of it."""
@@ -257,6 +259,8 @@ class OnRequest(Coordinator):
         if slot.round is not round.this:
             self._send(slot, round)
             return
+        if result is None:
+            raise RuntimeError("it does not know the round that it was asked for")
         if isinstance(result, np.ndarray):
             self._take_sum(slot, result, round)
         else:
@@ -264,7 +268,7 @@ class OnRequest(Coordinator):
             for report in result:
                 self._note(slot, report, round)
         # Who was asked goes on, and is listened to only where a sum is missing.
-        if round.requests is None:
+        if round.requests is None and slot.is_idle:
             self._listen(slot, round)
 
     def _take_sum(self, slot: WorkerSlot, wire: np.ndarray, round: _PartRound) -> None:
@@ -341,7 +345,7 @@ class OnRequest(Coordinator):
     def _reopen(self, worker: int, round: _PartRound) -> None:
         """What a worker has finished is gone, but for a sum that is here."""
         was_missing = round.requests is not None and round.missing[worker]
-        round.done[worker] = False
+        round.done[worker], round.asked[worker] = False, np.nan
         if was_missing:
             round.requests = round.ends = None
         elif round.requests is None:

@@ -157,6 +157,7 @@ class PartWorker(Worker):
                 with self._changed:
                     self._changed.wait_for(lambda: self._step.next_turn() is not None)
                     step, turn = self._step, self._step.next_turn()
+                    assert turn is not None
                     self._began = time.monotonic()
                 gradient, report = self._finish(step, turn)
                 with self._changed:

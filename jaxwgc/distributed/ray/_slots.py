@@ -142,17 +142,19 @@ class WorkerSlot:
         """Sends the parameters of a round: see `Worker.compute`."""
         self._owe(self.actor.compute.remote(order), round)
 
-    def call(self, method: str, round: RoundTimes, *arguments: Any) -> None:
+    def call(self, method: str, round: RoundTimes, *arguments: Any) -> bool:
         """Calls a method of `PartWorker`, in the place of a call that is under way.
 
-        Not where the worker does not react to any: it is frozen, and hoards them.
+        Returns whether it did: not where the worker reacts to none, and hoards them.
         """
         if self._calls:
             tasks = [task for task, _ in self._calls]
             ready, _ = find_ray().wait(tasks, num_returns=len(tasks), timeout=0)
             self._calls = [call for call in self._calls if call[0] not in ready]
-        if len(self._calls) < _MAX_CALLS:
-            self._owe(getattr(self.actor, method).remote(*arguments), round)
+        if len(self._calls) == _MAX_CALLS:
+            return False
+        self._owe(getattr(self.actor, method).remote(*arguments), round)
+        return True
 
     def result(self) -> Any:
         """Returns what a finished task gave; raises what the worker, or Ray, raised."""
