@@ -1,11 +1,13 @@
 """Real workers that are killed and frozen all the time while they train."""
 
+import contextlib
 import functools
 import logging
 import os
 import resource
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +25,8 @@ from experiments.runner.study import Numbers, Once, Study, run
 from experiments.runner.tables import ResultTable
 
 NUM_WORKERS = 8
+# On request, of a worker in a step without stragglers, and of the data.
+PARTS_EACH, COPIES = 4, 3
 NUM_ROWS, NUM_COLUMNS = 4_000, 2_000
 # Relative errors above are no rounding of float32.
 WRONG = 1e-3
@@ -35,6 +39,7 @@ CURVES = {
 
 
 def chaos(
+    on_request: bool = False,
     steps: int = 1000,
     kill_every: int = 5,
     freeze_every: int = 20,
@@ -45,6 +50,8 @@ def chaos(
     """Kills and freezes real workers while they train: no step lost, none wrong.
 
     Args:
+        on_request: Finished parts of `codes.replicated` are asked for, in the place of
+            messages of `codes.reed_solomon`.
         steps: Of training, on 8 processes of this machine.
         kill_every: Steps from one SIGKILL to the next, of a worker at random.
         freeze_every: Steps from one SIGSTOP to the next.
@@ -61,7 +68,13 @@ def chaos(
 
     def study():
         cell = Once(
-            measure, steps, kill_every, freeze_every, work, seed, num_rows=max(steps, 1)
+            functools.partial(measure, on_request=on_request),
+            steps,
+            kill_every,
+            freeze_every,
+            work,
+            seed,
+            num_rows=max(steps, 1),
         )
         numbers = {"num_workers": NUM_WORKERS, "work": work, "steps": cell}
         title = (
@@ -75,7 +88,9 @@ def chaos(
         )
 
     title, sections = "Steps among failures", {"": study}
-    run("chaos", title, sections, steps, seed, out, option="steps")
+    command = "chaos --on-request" if on_request else "chaos"
+    prefix = "chaos_on_request" if on_request else "chaos"
+    run(command, title, sections, steps, seed, out, prefix, option="steps")
 
 
 def measure(
@@ -86,15 +101,25 @@ def measure(
     seed: int,
     num_workers: int = NUM_WORKERS,
     answer_within: float = 3.0,
+    on_request: bool = False,
 ) -> Iterator[dict[str, Any]]:
-    """A record a step: its seconds, its error, who was hit, and memory in use."""
+    """A record a step: its seconds, its error, who was hit, and memory in use.
+
+    On request, signals come at any time of a step.
+    """
     random = np.random.default_rng(seed)
-    code = jaxwgc.codes.reed_solomon(
-        num_workers, num_parts=num_workers, replication=num_workers // 2 + 1
-    )
+    if on_request:
+        code = jaxwgc.codes.replicated(num_workers, PARTS_EACH * num_workers, COPIES)
+        wait = jaxwgc.stragglers.until_decodable(code)
+        work = work / PARTS_EACH
+    else:
+        code = jaxwgc.codes.reed_solomon(
+            num_workers, num_parts=num_workers, replication=num_workers // 2 + 1
+        )
+        wait = jaxwgc.stragglers.fastest(num_workers - code.num_stragglers)
     x = random.normal(size=(NUM_ROWS, NUM_COLUMNS)).astype(np.float32)
     y = x @ random.normal(size=NUM_COLUMNS).astype(np.float32)
-    parts, row_weights = jaxwgc.partition((x, y), num_workers)
+    parts, row_weights = jaxwgc.partition((x, y), code.num_parts)
 
     def loss(params, part):
         (x, y), row_weights = part
@@ -111,7 +136,8 @@ def measure(
         updates, own = optimizer.update(gradient, state[1], params)
         return optax.apply_updates(params, updates), (aggregate, own), error
 
-    decoder, optimizer = jaxwgc.decode_aggregate(code), optax.adam(1e-2)
+    decoder = jaxwgc.decode_aggregate(code, on_request=on_request)
+    optimizer = optax.adam(1e-2)
     params = jnp.zeros(NUM_COLUMNS)
     state = decoder.init(params), optimizer.init(params)
     # Processes that are killed or frozen, and since when workers have been away.
@@ -121,7 +147,7 @@ def measure(
         loss,
         code,
         (parts, row_weights),
-        wait=jaxwgc.stragglers.fastest(num_workers - code.num_stragglers),
+        wait=wait,
         undecodable="raise",
         timeouts=jaxwgc.distributed.Timeouts(answer=answer_within + work),
         delay=lambda worker, step: work,
@@ -133,15 +159,24 @@ def measure(
                 signals.append(signal.SIGKILL)
             if number % freeze_every == 0:
                 signals.append(signal.SIGSTOP)
+            up = working(cluster, hit)
+            timers = []
             for own in signals:
-                up = working(cluster, hit)
                 worker = int(random.choice(sorted(up)))
-                os.kill(up[worker], own)
-                hit.add(up[worker])
-                since[worker] = time.monotonic()
-            away = num_workers - len(working(cluster, hit))
+                pid = up.pop(worker)
+                hit.add(pid)
+                moment = random.uniform(0, 1.2 * PARTS_EACH * work) if on_request else 0
+                since[worker] = time.monotonic() + moment
+                timers.append(threading.Timer(moment, send, (pid, own)))
+                timers[-1].start()
+                if not moment:
+                    timers[-1].join()
+            away = num_workers - len(up)
             found = cluster.compute(params)
-            params, state, error = step(params, state, found.messages, found.received)
+            received = found.received if found.decoding is None else found.decoding
+            params, state, error = step(params, state, found.messages, received)
+            for timer in timers:
+                timer.join()
             now, up = time.monotonic(), working(cluster, hit)
             back = [worker for worker in since if worker in up]
             yield {
@@ -154,6 +189,12 @@ def measure(
                 "resident_mib": resident_mib(),
                 "store_mib": store_mib(),
             }
+
+
+def send(pid: int, number: int) -> None:
+    """A signal to a process, if it is still there."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
 
 
 def working(cluster: Any, hit: set[int]) -> dict[int, int]:

@@ -1,8 +1,9 @@
-"""Training on real processes, some of them slow or killed: codes against no code."""
+"""Training on real processes, some slow or killed: codes, requests and neither."""
 
 import logging
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ import optax
 
 import jaxwgc
 from experiments.paper.mnist import load_digits, logistic_loss, test_error
+from experiments.ray import busy, price
 from experiments.runner import figures
 from experiments.runner.results import ExperimentError
 from experiments.runner.study import Numbers, Once, Study, run
@@ -22,9 +24,12 @@ from experiments.runner.tables import ResultTable
 from jaxwgc import codes, stragglers
 
 NUM_WORKERS = 8
-# A worker sleeps so long for a part, so that a copy more costs time as it would.
-SECONDS_A_PART = 0.05
-SLOW_WORKERS, SLOWDOWN = (0, 1), 10.0
+# Of a worker on request in a step without stragglers, whose data are one part else.
+PARTS_EACH = 8
+# A worker sleeps so long for its share of the data, so that a copy more costs time as
+# it would; on request part by part.
+SECONDS_A_SHARE = 0.2
+SLOW_WORKERS, SLOWDOWN = (0, 3), 10.0
 OPTIMIZER = optax.sgd(5e-6, momentum=0.9)
 # The steps of a run are counted from here, for each scenario.
 STEPS_A_SCENARIO = 1_000_000
@@ -36,21 +41,38 @@ class Entry(NamedTuple):
     code: jaxwgc.GradientCode
     wait: stragglers.WaitingRule
 
+    @property
+    def on_request(self) -> bool:
+        """Whether workers send sums of finished parts."""
+        return self.code.messages_per_worker > 1
+
+    def aggregate(self) -> optax.GradientTransformationExtraArgs:
+        """What decodes it."""
+        return jaxwgc.decode_aggregate(self.code, on_request=self.on_request)
+
 
 def entries() -> dict[str, Entry]:
-    """With 8 workers and 8 parts; those with a code survive two workers or more."""
+    """With 8 workers, and 8 parts or on request 64.
+
+    Those with a code of one message survive two workers or more.
+    """
     key = jax.random.key(0)
     halves = codes.fractional_repetition(NUM_WORKERS, num_stragglers=1)
     cyclic = codes.cyclic_repetition(key, NUM_WORKERS, num_stragglers=2)
     mds = codes.cyclic_mds(NUM_WORKERS, num_stragglers=2)
     uncoded = codes.uncoded(NUM_WORKERS)
-    return {
+    named = {
         "uncoded, all": Entry(uncoded, stragglers.fastest(8)),
         "uncoded, first 6": Entry(uncoded, stragglers.fastest(6)),
         "fractional repetition": Entry(halves, stragglers.until_decodable(halves)),
         "cyclic repetition": Entry(cyclic, stragglers.fastest(6)),
         "cyclic MDS": Entry(mds, stragglers.fastest(6)),
     }
+    for copies in (2, 3, 5):
+        code = codes.replicated(NUM_WORKERS, PARTS_EACH * NUM_WORKERS, copies)
+        wait = stragglers.until_decodable(code)
+        named[f"on request, {copies} copies"] = Entry(code, wait)
+    return named
 
 
 def cluster(
@@ -60,6 +82,8 @@ def cluster(
     out: Path = Path("results"),
 ) -> None:
     """Real workers on MNIST 4 vs 9, slow and killed: test error against time.
+
+    And what a step on request costs, and whether simulations say how long steps take.
 
     Args:
         runs: Of each code in each scenario.
@@ -84,15 +108,26 @@ def cluster(
             figures={"": draw},
         )
 
-    run("cluster", "Eight processes on MNIST", {"": study}, runs, seed, out)
+    sections = {
+        "": study,
+        "price": lambda: price.study(steps),
+        "busy": lambda: busy.study(4 * steps),
+    }
+    run("cluster", "Eight processes on MNIST", sections, runs, seed, out)
 
 
-def delays(loads: np.ndarray) -> Callable[[int, int], float]:
-    """Seconds that a worker sleeps, by the scenario that the step belongs to."""
+def delays(code: jaxwgc.GradientCode) -> Callable[[int, int], float]:
+    """Seconds that a worker sleeps, by the scenario that the step belongs to.
+
+    For all of its parts, or on request for one of them.
+    """
+    seconds_a_part = SECONDS_A_SHARE * NUM_WORKERS / code.num_parts
+    on_request = code.messages_per_worker > 1
+    parts = np.ones(code.num_workers) if on_request else np.asarray(code.loads)
 
     def delay(worker: int, step: int) -> float:
         is_slow = step // STEPS_A_SCENARIO == 1 and worker in SLOW_WORKERS
-        return float(loads[worker] * SECONDS_A_PART * (SLOWDOWN if is_slow else 1))
+        return float(parts[worker] * seconds_a_part * (SLOWDOWN if is_slow else 1))
 
     return delay
 
@@ -101,11 +136,14 @@ SCENARIOS = {"calm": 0, "two slow": 1, "two killed": 2}
 
 
 def measure(entry: Entry, runs: int, steps: int, seed: int) -> dict[str, Any]:
-    """Seconds since the start (runs, steps) and test errors, of each scenario."""
+    """Of each scenario: seconds since the start, and test errors, (runs, steps).
+
+    And how far params are in the end from those of a single process, relative (runs,).
+    """
     training, test = load_digits()
-    parts, row_weights = jaxwgc.partition(tuple(training), NUM_WORKERS)
+    parts, row_weights = jaxwgc.partition(tuple(training), entry.code.num_parts)
     data = (*parts, row_weights, jnp.ones_like(row_weights))
-    chain = optax.chain(jaxwgc.decode_aggregate(entry.code), OPTIMIZER)
+    chain = optax.chain(entry.aggregate(), OPTIMIZER)
 
     @jax.jit
     def update(messages, state, params: Any, received):
@@ -115,51 +153,77 @@ def measure(entry: Entry, runs: int, steps: int, seed: int) -> dict[str, Any]:
 
     random = np.random.default_rng(seed)
     start_params = jnp.zeros(784)
-    # Compiles it, which is no part of a step.
-    size = (entry.code.num_messages, 392 if entry.code.is_complex else 784)
-    dtype = jnp.complex64 if entry.code.is_complex else jnp.float32
-    everyone = np.ones(NUM_WORKERS, bool)
-    update(np.zeros(size, dtype), chain.init(start_params), start_params, everyone)
+    true_params = in_one_process(data, start_params, steps)
     numbers = {}
     with jaxwgc.distributed.RayCluster(
-        logistic_loss,
-        entry.code,
-        data,
-        wait=entry.wait,
-        delay=delays(np.asarray(entry.code.loads)),
+        logistic_loss, entry.code, data, wait=entry.wait, delay=delays(entry.code)
     ) as workers:
         for scenario, offset in SCENARIOS.items():
-            records = {"seconds": [], "errors": []}
+            records = {"seconds": [], "errors": [], "distances": []}
             for run in range(runs):
-                settle(workers, start_params)
+                found = settle(workers, start_params)
+                # Compiles it, which is no part of a step.
+                update(
+                    found.messages,
+                    chain.init(start_params),
+                    start_params,
+                    arrived(found),
+                )
                 workers.resume(offset * STEPS_A_SCENARIO + run * steps)
                 params, state = start_params, chain.init(start_params)
                 seconds, errors = [], []
                 begin = time.monotonic()
                 for step in range(steps):
                     if scenario == "two killed" and step in (steps // 3, steps // 2):
-                        kill_one(workers, random)
+                        moment = random.uniform(0, SECONDS_A_SHARE)
+                        threading.Timer(moment, kill_one, (workers, random)).start()
                     found = workers.compute(params)
                     params, state, error = update(
-                        found.messages, state, params, found.received
+                        found.messages, state, params, arrived(found)
                     )
                     errors.append(float(error))
                     seconds.append(time.monotonic() - begin)
                 records["seconds"].append(seconds)
                 records["errors"].append(errors)
+                distance = jnp.linalg.norm(params - true_params)
+                distance /= jnp.linalg.norm(true_params)
+                records["distances"].append(float(distance))
             numbers[scenario] = records
     return numbers
 
 
-def settle(workers: Any, params: jax.Array) -> None:
-    """Rounds until everyone has come back and is up to date."""
+def arrived(found: jaxwgc.distributed.Round) -> Any:
+    """What decodes its messages."""
+    return found.received if found.decoding is None else found.decoding
+
+
+def in_one_process(data: Any, params: jax.Array, steps: int) -> jax.Array:
+    """Params after as many steps without any worker."""
+
+    @jax.jit
+    def step(params, state):
+        gradient = jax.grad(
+            lambda params: jax.vmap(logistic_loss, (None, 0))(params, data).sum()
+        )(params)
+        updates, state = OPTIMIZER.update(gradient, state)
+        return optax.apply_updates(params, updates), state
+
+    state = OPTIMIZER.init(params)
+    for _ in range(steps):
+        params, state = step(params, state)
+    return params
+
+
+def settle(workers: Any, params: jax.Array) -> jaxwgc.distributed.Round:
+    """Rounds until everyone has come back and is up to date; gives the last."""
     workers.resume(0)
     end = time.monotonic() + 60
-    while time.monotonic() < end:
-        workers.compute(params)
-        time.sleep(SLOWDOWN * SECONDS_A_PART)
-        if all(slot.pid and not slot.trouble for slot in workers.workers):
-            return
+    while True:
+        found = workers.compute(params)
+        time.sleep(SLOWDOWN * SECONDS_A_SHARE)
+        is_well = all(slot.pid and not slot.trouble for slot in workers.workers)
+        if is_well or time.monotonic() > end:
+            return found
 
 
 def kill_one(workers: Any, random: Any) -> None:
@@ -170,19 +234,25 @@ def kill_one(workers: Any, random: Any) -> None:
 
 
 def summarize(numbers: Numbers) -> dict[str, Any]:
-    """Seconds a step, mean over a run and median over runs, and the last errors."""
+    """Milliseconds a step, and the last errors: medians over runs, and their range."""
     found = {}
     for name, scenarios in numbers["codes"].items():
         found[name] = {
             scenario: {
-                "seconds_a_step": float(
-                    np.median(np.array(own["seconds"])[:, -1]) / len(own["seconds"][0])
+                "milliseconds": _range(
+                    1e3 * np.array(own["seconds"])[:, -1] / len(own["seconds"][0])
                 ),
                 "error": float(np.median(np.array(own["errors"])[:, -1])),
+                "distance": max(own["distances"]),
             }
             for scenario, own in scenarios.items()
         }
     return {"summary": found}
+
+
+def _range(values: np.ndarray) -> dict[str, float]:
+    low, middle, high = np.quantile(values, [0, 0.5, 1])
+    return {"median": float(middle), "low": float(low), "high": float(high)}
 
 
 def tabulate(numbers: Numbers) -> ResultTable:
@@ -193,11 +263,18 @@ def tabulate(numbers: Numbers) -> ResultTable:
     heads += [f"{own}: test error, %" for own in scenarios]
     rows = []
     for name, own in summary.items():
-        seconds = [f"{1e3 * own[each]['seconds_a_step']:.0f}" for each in scenarios]
-        errors = [f"{own[each]['error']:.2f}" for each in scenarios]
-        rows.append([name, *seconds, *errors])
-    title = "Eight processes on MNIST 4 vs 9, medians over runs"
-    return ResultTable(title, ["code and whom it waits for", *heads], rows)
+        cells = []
+        for each in scenarios:
+            taken = own[each]["milliseconds"]
+            cells.append(
+                f"{taken['median']:.0f} ({taken['low']:.0f}–{taken['high']:.0f})"
+            )
+        cells += [f"{own[each]['error']:.2f}" for each in scenarios]
+        distance = max(own[each]["distance"] for each in scenarios)
+        rows.append([name, *cells, f"{distance:.0e}"])
+    title = "Eight processes on MNIST 4 vs 9, medians (and range) over runs"
+    heads = ["code and whom it waits for", *heads, "params off by at most"]
+    return ResultTable(title, heads, rows)
 
 
 def draw(numbers: Numbers) -> figures.Figure:

@@ -62,7 +62,7 @@ def test_experiment_in_short(monkeypatch):
     """Two workers, one code, two steps; and what is shown of it."""
     names = list(cluster_experiment.entries())
     monkeypatch.setattr(cluster_experiment, "NUM_WORKERS", 2)
-    monkeypatch.setattr(cluster_experiment, "SECONDS_A_PART", 0.01)
+    monkeypatch.setattr(cluster_experiment, "SECONDS_A_SHARE", 0.01)
     entry = cluster_experiment.Entry(
         codes.fractional_repetition(2, num_stragglers=1), stragglers.fastest(1)
     )

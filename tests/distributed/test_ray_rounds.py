@@ -23,7 +23,6 @@ NUM_WORKERS, NUM_STRAGGLERS = 5, 3
 LAYOUT = Layout(
     held=[np.array([worker]) for worker in range(NUM_WORKERS)],
     num_parts=NUM_WORKERS,
-    per_worker=1,
     shape=(NUM_WORKERS, 2),
     dtype=np.dtype(np.float32),
     wire=jax.ShapeDtypeStruct((1, 2), np.float32),

@@ -20,10 +20,12 @@ from jaxwgc.decoders import DecoderLike
 from jaxwgc.distributed.ray import _training
 from jaxwgc.distributed.ray._coordinator import Coordinator
 from jaxwgc.distributed.ray._messages import Layout, Round, is_finite
+from jaxwgc.distributed.ray._on_request import OnRequest
 from jaxwgc.distributed.ray._session import check_resources, find_ray, session
 from jaxwgc.distributed.ray._slots import Timeouts, WorkerSlot, launcher
 from jaxwgc.distributed.ray._worker import SHARED_SETTINGS, Task, sent, try_loss
 from jaxwgc.stragglers import StragglerModel, WaitingRule
+from jaxwgc.stragglers._until_decodable import UntilDecodable
 
 
 class RayCluster:
@@ -43,6 +45,14 @@ class RayCluster:
     line in the log `jaxwgc.distributed`, with the reason; what workers print appears
     here.
 
+    With a code of several messages a worker it works **on request**: workers go through
+    their parts one by one, keep each gradient and report each part, in a few bytes. As
+    soon as the rule is content, those who are needed are asked for one vector, a sum of
+    what they have finished; when all sums are there, workers stop between two parts.
+    Whoever dies, freezes or sends NaN in the meantime is done without: the others go on
+    until then. What somebody else has finished is left for the end, where each message
+    is of one part. A worker needs memory for a gradient of each part that it holds.
+
     Processes start at the first `compute` or `train`, after the loss has been tried on
     shapes. Without `address`, Ray starts then, too, and runs on this machine for as
     long as the `with` block, on 127.0.0.1 only and without a dashboard.
@@ -51,8 +61,9 @@ class RayCluster:
       loss: `loss(params, part) -> scalar`, summed over the part. With
       has_aux: `(scalar, aux)`, and a `Round` has the aux of every part, such as
         statistics of a normalisation.
-      code: a gradient code; it sets how many workers there are and who holds what. A
-        worker sends its messages at the end, also where they are several.
+      code: a gradient code; it sets how many workers there are and who holds what. With
+        several messages a worker (real, such as `codes.replicated`), it works on
+        request.
       parts: a pytree; leaves (num_parts, ...), from which each worker is sent its own.
         Or a function of the index of a part that gives the part, a pytree of arrays: it
         is called on the workers, and again where a worker is replaced.
@@ -61,8 +72,9 @@ class RayCluster:
       key: PRNG key of either kind. That of a batch is
         fold_in(fold_in(key, step), part_index), so all holders of a part draw the same.
       wait: a waiting rule of `jaxwgc.stragglers`, such as `fastest(6)`. It sees
-        seconds since the start of the round, and infinity for who has not answered.
-        None waits until the answers decode.
+        seconds since the start of the round, and infinity for who has not answered; on
+        request, for who has not finished all of its parts, and `until_decodable` and
+        `coverage` see each message. None waits until the answers decode.
       undecodable: what a round that cannot be decoded gives: `"least_squares"` and
         `"skip"` as in `jaxwgc.decode_aggregate`; `"raise"` stops with an error that
         names the missing workers.
@@ -78,8 +90,8 @@ class RayCluster:
         least one; JAX is kept to the CPU where no accelerator is claimed. By default a
         CPU on another's cluster, where workers are spread over the machines, and no
         claim on our own.
-      delay: `delay(worker, step)`, seconds to sleep before an answer, called on the
-        workers. For experiments.
+      delay: `delay(worker, step)`, seconds to sleep before an answer, or on request
+        before each part; called on the workers. For experiments.
 
     Raises:
       ImportError: where Ray is not installed.
@@ -126,6 +138,9 @@ class RayCluster:
     ):
         find_ray()
         GradientCode.check(code)
+        on_request = code.messages_per_worker > 1
+        if on_request:
+            code.check_requests()
         _validation.check_bool("has_aux", has_aux)
         _validation.check_callable("loss", loss)
         for name, function in {"batch": batch, "delay": delay}.items():
@@ -147,10 +162,13 @@ class RayCluster:
             self._parts = sent(parts)
         self.code = code
         self.key = jax.random.key(0) if key is None else _validation.check_key(key)
-        self._task = Task(loss, has_aux, load, batch, delay, message_dtype)
         self._timeouts = timeouts or Timeouts()
         if not isinstance(self._timeouts, Timeouts):
             raise TypeError(f"timeouts must be Timeouts; got {timeouts!r}")
+        answer_within = self._timeouts.answer
+        self._task = Task(
+            loss, has_aux, load, batch, delay, message_dtype, answer_within
+        )
         self._address = address
         # Our own Ray has no one else to share its CPUs with. Its record of every task
         # would grow without bounds.
@@ -159,26 +177,30 @@ class RayCluster:
             self._options |= {"num_cpus": 1, "scheduling_strategy": "SPREAD"}
         self._options |= actor_options or {}
         self._raises = undecodable == "raise"
-        self._aggregate = decode_aggregate(
+        self._aggregate = functools.partial(
+            decode_aggregate,
             code,
             # A round that must not be used never gets there.
-            undecodable="skip" if self._raises else undecodable,
+            undecodable="least_squares" if self._raises else undecodable,
             tolerance=tolerance,
             decoder=decoder,
             message_dtype=message_dtype,
+            on_request=on_request,
         )
+        self._aggregate()
         decoder = code.choose_decoder(decoder)
-        # The code is a constant of it, so that NumPy's keeps its precision.
-        decodes = jax.jit(
-            lambda received: code.decodes(
-                received.repeat(code.messages_per_worker), tolerance, decoder
+        # The code is a constant of both, so that NumPy's keeps its precision.
+        decodes = jax.jit(lambda mask: code.decodes(mask, tolerance, decoder))
+        self._find_weights = jax.jit(
+            lambda mask: decoder.checked_weights(
+                code.encoding_matrix, code.segment_targets, mask
             )
         )
         # The same masks are asked about by the rule and at the end, and come again.
         known = functools.lru_cache(maxsize=10_000)(
-            lambda received: bool(decodes(np.frombuffer(received, bool)))
+            lambda mask: bool(decodes(np.frombuffer(mask, bool)))
         )
-        self._decodes = lambda received: known(received.tobytes())
+        self._decodes = lambda mask: known(mask.tobytes())
         if wait is None:
             self._ends = lambda times: (
                 0.0 if self._decodes(np.isfinite(times)) else np.inf
@@ -186,6 +208,10 @@ class RayCluster:
         else:
             _check_rule(wait, code.num_workers)
             self._ends = lambda times: float(wait.ends(times))
+        self._sees_workers = wait is not None and not (
+            isinstance(wait, UntilDecodable)
+            and wait.code.messages_per_worker == code.messages_per_worker
+        )
         self._stack: contextlib.ExitStack | None = None
         self._coordinator: Coordinator | None = None
         self._times: list[np.ndarray] = []
@@ -267,6 +293,8 @@ class RayCluster:
         checkpoint: str | Path | None = None,
         checkpoint_every: int = 100,
         live: bool = False,
+        memory: bool = False,
+        debias: str | float | None = None,
     ) -> "_training.TrainingState":
         """Returns the state after steps of an optax optimizer on decoded gradients.
 
@@ -285,13 +313,19 @@ class RayCluster:
             with the extra.
           checkpoint_every: steps between checkpoints.
           live: shows the loss, seconds a step and who straggles, while it runs.
+          memory: as for `jaxwgc.decode_aggregate`: the newest message of each worker
+            stands for one that is missing, and late answers, of steps of this call,
+            are remembered as they come. Kept in checkpoints, and begun anew where the
+            code has changed.
+          debias: as for `jaxwgc.decode_aggregate`.
 
         Returns:
           A `TrainingState`.
 
         Raises:
-          ValueError: where num_steps is not at least 0, or checkpoint_every 1, a
-            checkpoint does not fit; and as for `compute`.
+          ValueError: where num_steps is not at least 0, or checkpoint_every 1, memory
+            or debias do not fit the code, or a checkpoint does not fit; and as for
+            `compute`.
           FloatingPointError: where a step gives params that are not finite.
           TypeError, RuntimeError: as for `compute`.
           ImportError: where Orbax or rich is needed and not installed.
@@ -302,7 +336,9 @@ class RayCluster:
         callbacks = [] if callback is None else [callback]
         for each in callbacks:
             _validation.check_callable("callback", each)
-        chain = optax.chain(self._aggregate, optimizer)
+        aggregate = self._aggregate(memory=memory, debias=debias)
+        chain = optax.chain(aggregate, optimizer)
+        compute = functools.partial(self._compute, owner=object() if memory else None)
         params = jax.tree.map(jnp.asarray, params)
         state = _training.TrainingState(params, chain.init(params), self.key, 0)
         with contextlib.ExitStack() as stack:
@@ -312,7 +348,8 @@ class RayCluster:
                 )
                 callbacks.append(stack.enter_context(table))
             return _training.train(
-                self._compute,
+                compute,
+                self.code,
                 chain,
                 state,
                 num_steps,
@@ -324,10 +361,13 @@ class RayCluster:
     def trace(self) -> np.ndarray:
         """Returns when each answer came, (rounds, workers): seconds into its round.
 
-        Answers after the end of their round count, too. Infinity where there was none:
-        the worker was dead, or still busy with an earlier round. `numpy.save` keeps it.
+        On request when each part was finished, (rounds, workers, turns). Answers after
+        the end of their round count, too. Infinity where there was none: the worker was
+        dead, or still busy with an earlier round. `numpy.save` keeps it.
         """
-        return np.array(self._times).reshape(len(self._times), self.code.num_workers)
+        if self._times:
+            return np.array(self._times)
+        return np.zeros((0, self.code.num_workers))
 
     def resume(self, step: int, key: jax.Array | None = None) -> None:
         """Takes up the count of rounds, and the key of batches, of an earlier run.
@@ -360,7 +400,9 @@ class RayCluster:
             finally:
                 self._is_computing = False
 
-    def _compute(self, params: Any, step: int, key: jax.Array) -> Round:
+    def _compute(
+        self, params: Any, step: int, key: jax.Array, owner: Any = None
+    ) -> Round:
         """Returns a round for a step that someone else counts."""
         with self._one_round():
             coordinator = self._started(params)
@@ -378,17 +420,17 @@ class RayCluster:
                     )
             if key is not self._sent_key[0]:
                 self._sent_key = key, sent(key)
-            round = coordinator.run(step, leaves, self._sent_key[1])
-            self._check_decodes(coordinator, round.received, step)
+            round = coordinator.run(step, leaves, self._sent_key[1], owner)
+            self._check_decodes(coordinator, round, step)
             return round
 
-    def _check_decodes(
-        self, coordinator: Coordinator, received: np.ndarray, step: int
-    ) -> None:
+    def _check_decodes(self, coordinator: Coordinator, round: Round, step: int) -> None:
         """Warns of the first round that cannot be decoded, or refuses each."""
+        received = round.received
+        mask = received if round.decoding is None else np.asarray(round.decoding.mask)
         nobody = not received.any()
         is_refused = nobody or self._raises
-        if (self._has_warned and not is_refused) or self._decodes(received):
+        if (self._has_warned and not is_refused) or self._decodes(mask):
             return
         who = np.flatnonzero(received).tolist()
         message = (
@@ -421,7 +463,7 @@ class RayCluster:
             )
             layout = Layout.of(self.code, like, task.message_dtype)
             launch = launcher(self.code, layout, task, self._parts, self._options)
-            self._coordinator = Coordinator(
+            given = (
                 [WorkerSlot(index, launch) for index in range(self.code.num_workers)],
                 layout,
                 self._ends,
@@ -430,6 +472,12 @@ class RayCluster:
                 self._timeouts,
                 self._times,
             )
+            if self.code.messages_per_worker == 1:
+                self._coordinator = Coordinator(*given)
+            else:
+                self._coordinator = OnRequest(
+                    *given, self.code, self._find_weights, self._sees_workers
+                )
             try:
                 self._coordinator.start()
             except BaseException:

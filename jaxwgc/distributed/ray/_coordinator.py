@@ -30,7 +30,7 @@ from jaxwgc.distributed.ray._slots import (
 )
 
 # Seconds after which a loop that waits looks for what is overdue.
-_PAUSE = 0.1
+PAUSE = 0.1
 # Bytes of params that travel within a task, which is faster than Ray's object store.
 _LARGEST_IN_TASK = 2**16
 # Of one worker before it has ever started; more have a reason of their own.
@@ -40,11 +40,12 @@ log = logging.getLogger("jaxwgc.distributed")
 
 
 class _Answers(NamedTuple):
-    """Of a round that is under way: see `Round`; aux of each worker as it came."""
+    """Of a round that is under way: see `Round`; aux as it came, and of which parts."""
 
     messages: np.ndarray
     losses: np.ndarray
-    aux: dict[int, Any]
+    aux: list[tuple[np.ndarray, Any]]
+    late: np.ndarray
 
 
 @dataclasses.dataclass(eq=False)
@@ -55,7 +56,7 @@ class Coordinator:
       slots: of the workers.
       layout: of their answers.
       ends: the waiting rule: of times so far, when the round ends; infinity if never.
-      decodes: whether a mask of workers does.
+      decodes: whether a mask of messages does.
       num_stragglers: how many the code can do without.
       timeouts: see there.
       times: a row a round, seconds from its start to the answer of each worker, also
@@ -95,7 +96,7 @@ class Coordinator:
                     f"within {self.timeouts.start} seconds; Ray has "
                     f"{find_ray().available_resources()} left"
                 )
-            slot = first_ready(waiting, _PAUSE)
+            slot = first_ready(waiting, PAUSE)
             if slot is not None:
                 error = self._attempt(self._welcome, slot)
                 is_last = slot.num_failures == _MAX_DEATHS_AT_START
@@ -109,18 +110,24 @@ class Coordinator:
         for where, indices in workers.items():
             log.info("workers %s are on %s", indices, where)
 
-    def run(self, step: int, leaves: list[np.ndarray], key: Any) -> Round:
-        """Returns one round: see `RayCluster.compute`."""
+    def run(
+        self, step: int, leaves: list[np.ndarray], key: Any, owner: Any = None
+    ) -> Round:
+        """Returns one round: see `RayCluster.compute`.
+
+        Late answers to earlier rounds of the same owner are among its messages; None
+        has none.
+        """
         num_parts, num_workers = self.layout.num_parts, len(self.slots)
-        this = RoundTimes(time.monotonic(), np.full(num_workers, np.inf))
+        this = RoundTimes(time.monotonic(), np.full(num_workers, np.inf), owner)
         self._when = f"in round {len(self.times)}"
         self.times.append(this.times)
-        answers = _Answers(self._memory.borrow(), np.full(num_parts, np.nan), {})
+        late = np.zeros(num_workers, bool)
+        losses = np.full(num_parts, np.nan)
+        answers = _Answers(self._memory.borrow(), losses, [], late)
         # Nobody is waited for twice in a round, but for a while.
         replaced = np.zeros(num_workers, bool)
-        order = leaves, key, step
-        is_large = sum(leaf.nbytes for leaf in leaves) > _LARGEST_IN_TASK
-        order = find_ray().put(order) if is_large else pickle.dumps(order)
+        order = packed_order(leaves, key, step)
         for slot in self.slots:
             if slot.is_idle:
                 slot.submit(order, this)
@@ -129,7 +136,7 @@ class Coordinator:
         while True:
             self._check_open()
             seconds = self._seconds_until_over(this)
-            if seconds == 0 or self._is_hopeless(this, replaced):
+            if seconds == 0 or self._is_hopeless(np.isfinite(this.times), replaced):
                 break
             slot = first_ready(self.slots, seconds)
             if slot is not None:
@@ -141,12 +148,20 @@ class Coordinator:
             self._relaunch()
 
         received = np.isfinite(this.times)
-        answers.messages[~received.repeat(self.layout.per_worker)] = 0
+        answers.messages[~(received | late)] = 0
         aux = self.layout.by_part(answers.aux)
         # Late answers still change the times that are kept.
         times = this.times.copy()
-        messages, losses = answers.messages, answers.losses
-        return Round(messages, received, times, this.now, losses, aux, timings)
+        return Round(
+            answers.messages,
+            received,
+            times,
+            this.now,
+            losses,
+            aux,
+            timings,
+            late=None if owner is None else late,
+        )
 
     def missing(self, received: np.ndarray) -> str:
         """Returns who has not answered, and what is known of the reason."""
@@ -163,14 +178,17 @@ class Coordinator:
 
     def _seconds_until_over(self, this: RoundTimes) -> float:
         """Returns how long to wait for an answer: 0 once the rule is content."""
-        return float(np.clip(self.ends(this.times) - this.now, 0.0, _PAUSE))
+        return float(np.clip(self.ends(this.times) - this.now, 0.0, PAUSE))
 
-    def _is_hopeless(self, this: RoundTimes, replaced: np.ndarray) -> bool:
-        """Returns whether only more of what has come, or replacements, can come."""
+    def _is_hopeless(self, mask: np.ndarray, replaced: np.ndarray) -> bool:
+        """Returns whether only more of what has come, or replacements, can come.
+
+        `mask` is of the messages that have.
+        """
         if any(slot.is_computing and not replaced[slot.index] for slot in self.slots):
             return False
         is_worth_it = any(map(self._is_worth_waiting, self.slots))
-        return not is_worth_it or self.decodes(np.isfinite(this.times))
+        return not is_worth_it or self.decodes(mask)
 
     def _is_worth_waiting(self, slot: WorkerSlot) -> bool:
         """Returns whether a replacement is due that has not taken too long.
@@ -211,8 +229,8 @@ class Coordinator:
     ) -> None:
         """Copies an answer, so that nothing holds on to Ray's memory.
 
-        One to a round that is over only leaves its time, and the worker goes on with
-        this round.
+        One to a round that is over leaves its time, and is kept as a late one for its
+        owner alone; the worker goes on with this round.
         """
         now, answered = time.monotonic(), slot.round
         if answered is None:
@@ -221,18 +239,22 @@ class Coordinator:
             return
         answer = slot.result()
         self.layout.check(answer.message)
-        if answered is this:
-            start = slot.index * self.layout.per_worker
-            message = answers.messages[start : start + self.layout.per_worker]
+        message = answers.messages[slot.index : slot.index + 1]
+        if answered is not this and answered.owner is this.owner is not None:
             unpack(answer.message, message)
+            answers.late[slot.index] = is_finite(message)
+        if answered is this:
+            unpack(answer.message, message)
+            answers.late[slot.index] = False
             if not is_finite(message):
                 # Another process would compute the same from the same data.
                 if not slot.trouble:
                     slot.trouble = "its message is not finite"
                     self._log_loss(slot)
                 return
-            answers.losses[self.layout.held[slot.index]] = answer.losses
-            answers.aux[slot.index] = answer.aux
+            held = self.layout.held[slot.index]
+            answers.losses[held] = answer.losses
+            answers.aux.append((held, answer.aux))
         if answered is this or slot.away_since is not None:
             # A late answer is not looked at, but the process that sent it is well.
             self._recover(slot)
@@ -249,6 +271,8 @@ class Coordinator:
     def _retire_silent(self) -> None:
         """Those whose answer is overdue, and has not come in the meantime either."""
         for slot in self.slots:
+            if slot.task is None:
+                continue
             silent = time.monotonic() - slot.since
             if silent > slot.limit(self.timeouts) and first_ready([slot], 0) is None:
                 name = "start" if slot.round is None else "answer"
@@ -261,7 +285,7 @@ class Coordinator:
         left = self.num_stragglers - int((~others).sum())
         if left > 0:
             spares = f"{left} of {self.num_stragglers} spare workers left"
-        elif self.decodes(others):
+        elif self._decodes_from(others):
             spares = "no spare worker is left"
         else:
             spares = "the others do not decode"
@@ -269,6 +293,10 @@ class Coordinator:
         log.warning("%s: %s; %s", lost, slot.trouble, spares)
         if slot.error is not None:
             log.debug("worker %d raised", slot.index, exc_info=slot.error)
+
+    def _decodes_from(self, workers: np.ndarray) -> bool:
+        """Returns whether all that those workers could send would be enough."""
+        return self.decodes(workers)
 
     def _recover(self, slot: WorkerSlot) -> None:
         """A worker has answered well, and is back if it was away."""
@@ -282,3 +310,10 @@ class Coordinator:
         for slot in self.slots:
             if slot.actor is None and slot.relaunch_at <= time.monotonic():
                 slot.launch()
+
+
+def packed_order(leaves: list[np.ndarray], key: Any, step: int) -> Any:
+    """Returns what workers are sent of a round, once for all of them."""
+    order = leaves, key, step
+    is_large = sum(leaf.nbytes for leaf in leaves) > _LARGEST_IN_TASK
+    return find_ray().put(order) if is_large else pickle.dumps(order)

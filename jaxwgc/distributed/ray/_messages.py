@@ -16,8 +16,8 @@ class Answer(NamedTuple):
     """What a worker sends.
 
     Attributes:
-      message: (messages_per_worker, length); a complex one as its real and imaginary
-        parts, with an axis of two at the end, and one in bfloat16 as its bits.
+      message: (1, length); a complex one as its real and imaginary parts, with an axis
+        of two at the end, and one in bfloat16 as its bits.
       losses: (num_held,), those of its parts.
       aux: a pytree; leaves (num_held, ...), what the loss of its parts gave besides.
     """
@@ -27,14 +27,35 @@ class Answer(NamedTuple):
     aux: Any
 
 
+class Report(NamedTuple):
+    """What a worker says of a part that it has finished, on request.
+
+    Attributes:
+      number: of the round.
+      turn: the place of the part among those of the worker.
+      loss: that of the part.
+      aux: a pytree, what the loss gave besides.
+      is_finite: whether all entries of its gradient are.
+    """
+
+    number: int
+    turn: int
+    loss: float
+    aux: Any
+    is_finite: bool
+
+
 class Round(NamedTuple):
     """What a cluster gave for one set of parameters.
 
     Attributes:
-      messages: (num_messages, length), zero where not received.
-      received: bool (num_workers,), whose messages are to be decoded.
+      messages: (num_workers, length), zero where there is none. On request, the sum
+        that each worker was asked for, for `jaxwgc.coding.decode_answers`.
+      received: bool (num_workers,), whose messages are to be decoded. On request, who
+        was asked for a sum.
       times: float (num_workers,), seconds from the start of the round to each answer;
-        infinity where there was none before its end.
+        infinity where there was none before its end. On request (num_workers,
+        num_turns), to each part, in the order of the worker.
       elapsed: seconds that the round took.
       losses: float (num_parts,), of each part; NaN where no worker answered that holds
         it.
@@ -42,6 +63,10 @@ class Round(NamedTuple):
         (num_parts, ...), zero where losses are NaN. None without.
       timings: seconds that the coordinator spent on the broadcast and on the transfer
         of answers.
+      decoding: on request, the `jaxwgc.Decoding` that workers were asked by, which goes
+        in as `received` wherever one is taken; None else.
+      late: bool (num_workers,), whose message is an answer to an earlier round, and not
+        to be decoded: in `train` with memory. None else.
     """
 
     messages: np.ndarray
@@ -51,23 +76,23 @@ class Round(NamedTuple):
     losses: np.ndarray
     aux: Any
     timings: dict[str, float]
+    decoding: coding.Decoding | None = None
+    late: np.ndarray | None = None
 
 
 class Layout(NamedTuple):
     """What the answers of all workers look like.
 
     Attributes:
-      held: the parts of each worker.
+      held: the parts of each worker, in the order in which it computes them.
       num_parts: of all workers.
-      per_worker: messages of each.
-      shape: of all messages, as they are decoded.
+      shape: of the messages of all workers, one each, as they are decoded.
       dtype: of these.
-      wire: shape and dtype of the messages of a worker on their way.
+      wire: shape and dtype of the message of a worker on its way.
     """
 
     held: Sequence[np.ndarray]
     num_parts: int
-    per_worker: int
     shape: tuple[int, ...]
     dtype: np.dtype
     wire: jax.ShapeDtypeStruct
@@ -81,38 +106,52 @@ class Layout(NamedTuple):
                 lambda leaf: jnp.zeros((code.num_parts, *leaf.shape), leaf.dtype),
                 params,
             )
-            messages = coding.encode(code, partial_gradients)
-            return messages, pack(messages[: code.messages_per_worker], dtype)
+            messages = coding.encode(code, partial_gradients)[: code.num_workers]
+            return messages, pack(messages[:1], dtype)
 
         messages, wire = jax.eval_shape(encoded, params)
         read = messages.dtype
         if dtype is not None:
             read = np.dtype(np.complex64 if code.is_complex else np.float32)
-        held = [np.flatnonzero(parts) for parts in np.asarray(code.assignment)]
+        held = [_in_order(code, worker) for worker in range(code.num_workers)]
         # A worker that holds nothing sends zero times the first part.
         held = [parts if len(parts) else np.zeros(1, int) for parts in held]
-        per_worker = code.messages_per_worker
-        return cls(held, code.num_parts, per_worker, messages.shape, read, wire)
+        return cls(held, code.num_parts, messages.shape, read, wire)
 
     def check(self, wire: np.ndarray) -> None:
-        """Raises ValueError where the messages of a worker are of another kind."""
+        """Raises ValueError where the message of a worker is of another kind."""
         if (np.shape(wire), wire.dtype) != (self.wire.shape, self.wire.dtype):
             raise ValueError(
                 f"its message has shape {np.shape(wire)} and dtype {wire.dtype}, not "
                 f"{self.wire.shape} and {self.wire.dtype}"
             )
 
-    def by_part(self, aux: dict[int, Any]) -> Any:
-        """Returns leaves (num_parts, ...) of those of workers, (num_held, ...)."""
+    def by_part(self, aux: Sequence[tuple[np.ndarray, Any]]) -> Any:
+        """Returns leaves (num_parts, ...) of those of some parts (num_some, ...)."""
+        if not aux:
+            return None
+        places, trees = zip(*aux)
 
         def gathered(*leaves):
             shape = (self.num_parts, *np.shape(leaves[0])[1:])
             by_part = np.zeros(shape, leaves[0].dtype)
-            for worker, leaf in zip(aux, leaves):
-                by_part[self.held[worker]] = leaf
+            for parts, leaf in zip(places, leaves):
+                by_part[parts] = leaf
             return by_part
 
-        return jax.tree.map(gathered, *aux.values()) if aux else None
+        return jax.tree.map(gathered, *trees)
+
+
+def _in_order(code: GradientCode, worker: int) -> np.ndarray:
+    """Returns its parts, those first that its first messages are made of."""
+    parts = np.flatnonzero(np.asarray(code.assignment)[worker])
+    if code.required_parts is None:
+        return parts
+    start = worker * code.messages_per_worker
+    rows = np.asarray(code.encoding_matrix)[start : start + code.messages_per_worker]
+    required = np.asarray(code.required_parts)[worker][:, None]
+    needed_at = np.where(rows[:, parts] != 0, required, len(parts)).min(0)
+    return parts[np.argsort(needed_at, kind="stable")]
 
 
 def pack(message: jax.Array, dtype: str | None) -> jax.Array:

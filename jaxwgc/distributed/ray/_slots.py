@@ -15,6 +15,7 @@ import numpy as np
 from jaxwgc import _validation
 from jaxwgc.codes import GradientCode
 from jaxwgc.distributed.ray._messages import Layout
+from jaxwgc.distributed.ray._part_worker import PartWorker
 from jaxwgc.distributed.ray._session import find_ray
 from jaxwgc.distributed.ray._worker import (
     Task,
@@ -24,6 +25,9 @@ from jaxwgc.distributed.ray._worker import (
 
 # Of an answer that is on this machine already.
 _SECONDS_TO_READ = 10
+# Calls without an answer, after which another makes no sense, and how many threads of a
+# worker on request wait for a call.
+_MAX_CALLS = 4
 # Before the next actor is tried in a slot where several in a row have failed.
 _LONGEST_PAUSE = 60.0
 
@@ -33,8 +37,8 @@ class Timeouts:
     """How many seconds a `RayCluster` waits for a worker.
 
     Args:
-      answer: for an answer to a step, after which a worker counts as frozen and is
-        replaced. More than the slowest step takes.
+      answer: for an answer to a step, or on request for a part, after which a worker
+        counts as frozen and is replaced. More than the slowest takes.
       start: for a worker to load its parts and compile.
       replacement: in a round that cannot be decoded, for a worker that is being
         replaced, from its loss on; who does not come back in that time is not waited
@@ -60,10 +64,11 @@ class Timeouts:
 
 
 class RoundTimes(NamedTuple):
-    """When a round began, and seconds from there to each answer, infinity if none."""
+    """When a round began, seconds from there to answers or parts, and whose it is."""
 
     begin: float
     times: np.ndarray
+    owner: Any = None
 
     @property
     def now(self) -> float:
@@ -79,7 +84,7 @@ class WorkerSlot:
       actor: Ray's handle of it; None between two of them.
       task: reference to the answer that it owes; None where it owes none.
       round: the one that it computes for; None where it is still starting.
-      since: when the task was submitted.
+      num_seen: on request, the reports that have come since it was sent the round.
       relaunch_at: when the next actor is due, where there is none.
       away_since: when the first actor was retired after the last good answer; None
         while answers are good.
@@ -99,7 +104,10 @@ class WorkerSlot:
         self.actor: Any = None
         self.task: Any = None
         self.round: RoundTimes | None = None
-        self.since = self.relaunch_at = 0.0
+        # That for the task, and before it those whose place others have taken.
+        self._calls: list[tuple[Any, float]] = []
+        self.num_seen = 0
+        self.relaunch_at = 0.0
         self.away_since: float | None = None
         self.pid: int | None = None
         self.node = self.host = self.trouble = ""
@@ -116,6 +124,11 @@ class WorkerSlot:
         return self.task is not None and self.round is not None
 
     @property
+    def since(self) -> float:
+        """When the first of the calls that have not returned was made."""
+        return self._calls[0][1]
+
+    @property
     def where(self) -> str:
         """Host and node in words."""
         return f"{self.host} (node {self.node[:8]})"
@@ -129,9 +142,23 @@ class WorkerSlot:
         """Sends the parameters of a round: see `Worker.compute`."""
         self._owe(self.actor.compute.remote(order), round)
 
+    def call(self, method: str, round: RoundTimes, *arguments: Any) -> bool:
+        """Calls a method of `PartWorker`, in the place of a call that is under way.
+
+        Returns whether it did: not where the worker reacts to none, and hoards them.
+        """
+        if self._calls:
+            tasks = [task for task, _ in self._calls]
+            ready, _ = find_ray().wait(tasks, num_returns=len(tasks), timeout=0)
+            self._calls = [call for call in self._calls if call[0] not in ready]
+        if len(self._calls) == _MAX_CALLS:
+            return False
+        self._owe(getattr(self.actor, method).remote(*arguments), round)
+        return True
+
     def result(self) -> Any:
         """Returns what a finished task gave; raises what the worker, or Ray, raised."""
-        task, self.task = self.task, None
+        task, self.task, self._calls = self.task, None, []
         return find_ray().get(task, timeout=_SECONDS_TO_READ)
 
     def recover(self) -> None:
@@ -154,6 +181,7 @@ class WorkerSlot:
         """Ends the actor; Ray alone would let a frozen process be for a while."""
         actor, pid = self.actor, self.pid
         self.actor = self.task = self.round = self.pid = None
+        self._calls = []
         # Where Ray is gone already, its own calls would start it anew.
         if actor is not None and find_ray().is_initialized():
             with contextlib.suppress(Exception):
@@ -169,7 +197,8 @@ class WorkerSlot:
         return timeouts.start if self.round is None else timeouts.answer
 
     def _owe(self, task: Any, round: RoundTimes | None) -> None:
-        self.task, self.round, self.since = task, round, time.monotonic()
+        self._calls.append((task, time.monotonic()))
+        self.task, self.round = task, round
 
 
 def launcher(
@@ -192,8 +221,12 @@ def launcher(
     )
     runtime = dict(options.get("runtime_env", {}))
     runtime["env_vars"] = environment(options) | runtime.get("env_vars", {})
-    actor = ray.remote(max_restarts=0, max_task_retries=0)(Worker)
-    actor = actor.options(**{**options, "runtime_env": runtime})
+    on_request = code.messages_per_worker > 1
+    options = {**options, "runtime_env": runtime}
+    if on_request:
+        options = {"max_concurrency": 2 * _MAX_CALLS, **options}
+    kind = PartWorker if on_request else Worker
+    actor = ray.remote(max_restarts=0, max_task_retries=0)(kind).options(**options)
 
     def launch(worker: int) -> Any:
         held = layout.held[worker]

@@ -4,6 +4,7 @@ import contextlib
 import signal
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxwgc.codes import GradientCode
+from jaxwgc.coding import Decoding
 from jaxwgc.distributed.ray._messages import Round
 from jaxwgc.distributed.ray._session import find_extra
 
@@ -51,6 +54,7 @@ class Progress(NamedTuple):
 
 def train(
     compute: Callable[[Any, int, jax.Array], Round],
+    code: GradientCode,
     optimizer: optax.GradientTransformationExtraArgs,
     state: TrainingState,
     num_steps: int,
@@ -65,27 +69,39 @@ def train(
     """
 
     @jax.jit
-    def update(messages, optimizer_state, params, received, elapsed):
+    def update(messages, optimizer_state, params, received, late, elapsed):
+        if isinstance(received, tuple):
+            # The code is a constant, so that NumPy's keeps its precision.
+            received = Decoding(code, *received)
         updates, optimizer_state = optimizer.update(
-            messages, optimizer_state, params, received=received, elapsed=elapsed
+            messages,
+            optimizer_state,
+            params,
+            received=received,
+            late=late,
+            elapsed=elapsed,
         )
         params = optax.apply_updates(params, updates)
         finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params)]
         return params, optimizer_state, jnp.stack(finite).all()
 
     with (
-        _checkpoints(checkpoint, state) as (state, save),
+        _checkpoints(checkpoint, state, code) as (state, save),
         noticed_interrupts() as check_interrupt,
     ):
         try:
             while state.step < num_steps:
                 check_interrupt()
                 round = compute(state.params, state.step, state.key)
+                received = round.received
+                if round.decoding is not None:
+                    received = round.decoding.mask, round.decoding.weights
                 params, optimizer_state, is_finite = update(
                     round.messages,
                     state.optimizer_state,
                     state.params,
-                    round.received,
+                    received,
+                    round.late,
                     np.float32(round.elapsed),
                 )
                 loss = float(round.losses.sum())
@@ -109,7 +125,7 @@ def train(
 
 @contextlib.contextmanager
 def _checkpoints(
-    folder: str | Path | None, start: TrainingState
+    folder: str | Path | None, start: TrainingState, code: GradientCode
 ) -> Iterator[tuple[TrainingState, Callable[[TrainingState], None]]]:
     """The newest state in a folder, `start` if there is none, and a function to save.
 
@@ -132,7 +148,7 @@ def _checkpoints(
         state, newest = start, manager.latest_step()
         if newest is not None:
             stored = manager.item_metadata(newest)
-            if differs := difference(stored, _saved(start), [_RECEIVED, "step"]):
+            if differs := difference(stored, _saved(start, code), _OF_CODE):
                 raise ValueError(
                     "checkpoint must be of the same params, optimizer and key; got "
                     f"step {newest} in {folder}, with {differs}"
@@ -142,28 +158,39 @@ def _checkpoints(
                 lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), stored
             )
             args = ocp.args.StandardRestore(like)
-            state = _restored(manager.restore(newest, args=args), start)
+            state = _restored(manager.restore(newest, args=args), start, code)
 
         def save(state: TrainingState) -> None:
             if state.step == manager.latest_step():
                 return
             # Orbax does not bear to be interrupted.
             with uninterrupted():
-                args = ocp.args.StandardSave(_saved(state)._asdict())
+                args = ocp.args.StandardSave(_saved(state, code))
                 manager.save(state.step, args=args)
 
         yield state, save
 
 
-# The only leaf whose shape is that of the code: who answered in the last round.
-_RECEIVED = "optimizer_state.0.received"
+# Leaves that depend on the code: who answered in the last round, what is remembered of
+# late answers, and which code that is.
+_RECEIVED, _MESSAGES, _KNOWN, _CODE = (
+    "optimizer_state.0.received",
+    "optimizer_state.0.memory.messages",
+    "optimizer_state.0.memory.known",
+    "code",
+)
+_OF_CODE = _RECEIVED, _MESSAGES, _KNOWN, _CODE, "step"
 
 
-def _saved(state: TrainingState) -> TrainingState:
+def _saved(state: TrainingState, code: GradientCode) -> dict[str, Any]:
     """Returns a state as a checkpoint holds it: a key by its words."""
     if jnp.issubdtype(state.key.dtype, jax.dtypes.prng_key):
         state = state._replace(key=jax.random.key_data(state.key))
-    return state._replace(step=np.asarray(state.step))
+    matrix = np.ascontiguousarray(code.encoding_matrix)
+    return {
+        **state._replace(step=np.asarray(state.step))._asdict(),
+        _CODE: np.asarray(zlib.crc32(matrix.tobytes()), np.uint32),
+    }
 
 
 def difference(before: Any, now: Any, ignored: Sequence[str] = ()) -> str:
@@ -180,13 +207,18 @@ def difference(before: Any, now: Any, ignored: Sequence[str] = ()) -> str:
     return ""
 
 
-def _restored(stored: Any, start: TrainingState) -> TrainingState:
+def _restored(stored: Any, start: TrainingState, code: GradientCode) -> TrainingState:
     """Returns a state like `start`, whose code may be another."""
-    leaves, like = _by_name(stored), _by_name(_saved(start))
+    leaves, like = _by_name(stored), _by_name(_saved(start, code))
     if leaves[_RECEIVED].shape != like[_RECEIVED].shape:
         leaves[_RECEIVED] = like[_RECEIVED]
-    structure = jax.tree.structure(_saved(start))
-    state = structure.unflatten([jnp.asarray(leaves[name]) for name in like])
+    if leaves[_CODE] != like[_CODE] or _KNOWN not in leaves:
+        # Messages of another code are of no use.
+        leaves |= {name: like[name] for name in (_MESSAGES, _KNOWN) if name in like}
+    structure = jax.tree.structure(_saved(start, code))
+    saved = structure.unflatten([jnp.asarray(leaves[name]) for name in like])
+    del saved[_CODE]
+    state = TrainingState(**saved)
     if jnp.issubdtype(start.key.dtype, jax.dtypes.prng_key):
         kind = jax.random.key_impl(start.key)
         state = state._replace(key=jax.random.wrap_key_data(state.key, impl=kind))
@@ -275,9 +307,12 @@ def live_table(
             )
             table = new_table("worker", "straggled", "last answer", "trouble")
             table.title, table.title_justify = title, "left"
-            rows = zip(num_missed / steps, progress.round.times, troubles())
+            times = progress.round.times
+            # On request, the last part.
+            times = np.where(np.isfinite(times), times, -1).reshape(len(times), -1)
+            rows = zip(num_missed / steps, times.max(1), troubles())
             for worker, (share, seconds, trouble) in enumerate(rows):
-                answer = f"{seconds:.3f} s" if np.isfinite(seconds) else "none"
+                answer = f"{seconds:.3f} s" if seconds >= 0 else "none"
                 table.add_row(str(worker), f"{share:.1%}", answer, trouble)
             live.update(table)
 

@@ -36,8 +36,10 @@ class Task(NamedTuple):
       has_aux: whether it returns `(scalar, aux)`.
       load: `load(part_index)`, or None where the parts are sent.
       batch: `batch(key, part)`, or None where whole parts are used.
-      delay: `delay(worker, step)`, seconds to sleep before an answer, or None.
+      delay: `delay(worker, step)`, seconds to sleep before an answer, or on request
+        before each part; or None.
       message_dtype: name of what messages are rounded to on the way, or None.
+      answer_within: seconds that an answer, or on request a part, may take.
       params: leaves are `jax.ShapeDtypeStruct`.
       key: that of the first round as it travels.
       settings: of JAX, by name.
@@ -49,6 +51,7 @@ class Task(NamedTuple):
     batch: Callable | None
     delay: Callable | None
     message_dtype: str | None
+    answer_within: float
     params: Any = None
     key: Any = None
     settings: dict[str, Any] = {}
@@ -89,57 +92,57 @@ class Worker:
         for name, value in self.task.settings.items():
             jax.config.update(name, value)
         parts = self._load()
-        self.parts = jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts)
-        leaves, self._structure = jax.tree.flatten(self.task.params)
-        lowered = jax.jit(self._answer).lower(
-            leaves, *self._arguments(self.task.key, 0)
-        )
-        self._compiled = lowered.compile()
+        self._structure = jax.tree.structure(self.task.params)
+        self._compile(parts)
         node = find_ray().get_runtime_context().get_node_id()
         return Started(os.getpid(), node, socket.gethostname(), _signature(parts[0]))
 
     def compute(self, order: tuple[list, Any, int] | bytes) -> Answer:
         """Returns the answer for leaves of params, key and step, maybe pickled."""
-        if isinstance(order, bytes):
-            order = pickle.loads(order)
-        leaves, key, step = order
+        leaves, key, step = read_order(order)
         if self.task.delay is not None:
             time.sleep(self.task.delay(self.worker, step))
         answer = self._compiled(leaves, *self._arguments(key, step))
         return Answer(*jax.tree.map(np.asarray, answer))
+
+    def _compile(self, parts):
+        self.parts = jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts)
+        leaves = jax.tree.leaves(self.task.params)
+        arguments = self._arguments(self.task.key, 0)
+        self._compiled = jax.jit(self._answer).lower(leaves, *arguments).compile()
 
     def _arguments(self, key, step):
         held = self.held.astype(np.uint32)
         return self.parts, self.rows, held, key, np.uint32(step)
 
     def _answer(self, leaves, parts, rows, held, key, step):
-        params = jax.tree.unflatten(self._structure, leaves)
-        parts, key = read((parts, key))
-        if self.task.batch is not None:
-            # By step and part, so that all holders of a part draw the same rows.
-            step_key = jax.random.fold_in(key, step)
-            part_keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, held)
-            parts = jax.vmap(self.task.batch)(part_keys, parts)
-        value_and_grad = jax.value_and_grad(
-            checked_loss(self.task.loss, self.task.has_aux), has_aux=True
-        )
+        def of_part(part, index, columns):
+            values, gradient = self._value_and_grad(leaves, part, index, key, step)
+            return coding.form_messages(columns, gradient), values
 
-        def of_part(part, columns):
-            values, gradient = value_and_grad(params, part)
-            partial_gradients = jax.tree.map(lambda leaf: leaf[None], gradient)
-            return coding.form_messages(columns, partial_gradients), values
-
-        def add(message, part_and_columns):
-            one_part, values = of_part(*part_and_columns)
+        def add(message, part_index_and_columns):
+            one_part, values = of_part(*part_index_and_columns)
             return message + one_part, values
 
         # One after the other, so that there is never more than one gradient.
         columns = jnp.moveaxis(rows.reshape(len(rows), len(held), -1), 1, 0)
-        first = jax.tree.map(lambda leaf: leaf[0], (parts, columns))
-        like, _ = jax.eval_shape(of_part, *first)
+        each = parts, held, columns
+        like, _ = jax.eval_shape(of_part, *jax.tree.map(lambda leaf: leaf[0], each))
         start = jnp.zeros(like.shape, like.dtype)
-        message, (losses, aux) = jax.lax.scan(add, start, (parts, columns))
+        message, (losses, aux) = jax.lax.scan(add, start, each)
         return pack(message, self.task.message_dtype), losses, aux
+
+    def _value_and_grad(self, leaves, part, index, key, step):
+        """Of one part: loss and aux, and the gradient, leaves (1, ...)."""
+        params = jax.tree.unflatten(self._structure, leaves)
+        part, key = read((part, key))
+        if self.task.batch is not None:
+            # By step and part, so that all holders of a part draw the same rows.
+            step_key = jax.random.fold_in(key, step)
+            part = self.task.batch(jax.random.fold_in(step_key, index), part)
+        loss = checked_loss(self.task.loss, self.task.has_aux)
+        values, gradient = jax.value_and_grad(loss, has_aux=True)(params, part)
+        return values, jax.tree.map(lambda leaf: leaf[None], gradient)
 
     def _load(self):
         """Returns the parts, one by one, all alike."""
@@ -163,6 +166,11 @@ class Worker:
             raise RuntimeError(
                 f"loading part {part} failed: {type(error).__name__}: {error}"
             ) from error
+
+
+def read_order(order: tuple[list, Any, int] | bytes) -> tuple[list, Any, int]:
+    """Returns leaves of params, key and step, which may have come pickled."""
+    return pickle.loads(order) if isinstance(order, bytes) else order
 
 
 def try_loss(task: Task, params: Any, part: Any, key: jax.Array) -> None:

@@ -1,0 +1,357 @@
+"""Rounds on request: workers say what they have finished, and are asked for sums."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxwgc.codes import GradientCode
+from jaxwgc.coding import Decoding
+from jaxwgc.distributed.ray._coordinator import PAUSE, Coordinator, log, packed_order
+from jaxwgc.distributed.ray._messages import Report, Round, is_finite, unpack
+from jaxwgc.distributed.ray._slots import RoundTimes, WorkerSlot, first_ready
+
+# A sum that has not come after that many seconds, and as many times what the others
+# took, is done without, if the others have its parts by then.
+_PATIENCE, _TIMES_OTHERS = 0.5, 2.0
+
+
+class _PartRound:
+    """A round that is under way.
+
+    Attributes:
+      this: when it began, and when each part was finished, (num_workers, num_turns).
+      number: of the round.
+      order: what workers are sent.
+      sums: (num_workers, length), from those who have answered.
+      asked: (num_workers, messages_per_worker), the newest request to each.
+      answered: likewise, that of the sum which is here.
+      done: bool (num_workers, num_turns), parts whose gradients can be asked for.
+      reported: bool, likewise, of which a worker has told.
+      is_out: bool (num_workers,), whose parts count no more in this round.
+      replaced: bool (num_workers,), who was lost in this round.
+      losses: float (num_parts,), NaN where not known.
+      aux: of parts.
+      ends: when the rule ends it, unless more is finished; None: it has to be asked.
+      requests: (num_workers, messages_per_worker), what is asked for; None before.
+      mask: bool, likewise, the messages that were there then.
+      asked_at: when that was.
+      answered_at: when the last sum came.
+    """
+
+    def __init__(
+        self, coordinator: "OnRequest", this: RoundTimes, number: int, order: Any
+    ):
+        num_workers, num_turns = this.times.shape
+        self.this, self.number, self.order = this, number, order
+        self.sums = coordinator.borrow()
+        self.asked = np.full((num_workers, coordinator.support.shape[1]), np.nan)
+        self.answered = self.asked.copy()
+        self.done = np.zeros((num_workers, num_turns), bool)
+        self.reported = ~coordinator.is_held
+        self.is_out = np.zeros(num_workers, bool)
+        self.replaced = np.zeros(num_workers, bool)
+        self.losses = np.full(coordinator.layout.num_parts, np.nan)
+        self.aux: list[tuple[np.ndarray, Any]] = []
+        self.ends: float | None = None
+        self.requests: np.ndarray | None = None
+        self.mask: np.ndarray | None = None
+        self.asked_at = self.answered_at = 0.0
+
+    @property
+    def missing(self) -> np.ndarray:
+        """Bool (num_workers,), who was asked and has not answered."""
+        assert self.requests is not None
+        return self.requests.any(1) & (self.answered != self.requests).any(1)
+
+
+@dataclasses.dataclass(eq=False)
+class OnRequest(Coordinator):
+    """A coordinator of a code of several messages a worker: see there.
+
+    Attributes:
+      ends: sees the time of each message, (num_messages,); or with `sees_workers` of
+        all parts of each worker.
+      code: a real code of one segment.
+      find_weights: of a mask of messages, the decoding weights (1, num_messages).
+      sees_workers: see `ends`.
+    """
+
+    code: GradientCode
+    find_weights: Callable[[np.ndarray], Any]
+    sees_workers: bool
+
+    def __post_init__(self):
+        super().__post_init__()
+        code = self.code
+        loads = np.asarray(code.loads)
+        self.is_held = np.arange(max(1, loads.max())) < loads[:, None]
+        # Which part is computed at which turn; one that there is not, where none is.
+        self._parts = np.full(self.is_held.shape, code.num_parts)
+        shape = code.num_workers, code.messages_per_worker
+        rows = np.asarray(code.encoding_matrix).reshape(*shape, -1) != 0
+        # Which turns a message is made of.
+        self.support = np.zeros((*shape, self.is_held.shape[1]), bool)
+        for worker, load in enumerate(loads):
+            held = self.layout.held[worker][:load]
+            self._parts[worker, :load] = held
+            self.support[worker, :, :load] = rows[worker][:, held]
+        # Then nobody need compute what others have finished.
+        self._may_skip = self.support.sum(2).max() <= 1
+        self._begins: list[RoundTimes] = []
+        self._first = len(self.times)
+        self._round: _PartRound | None = None
+        self.num_dropped = 0
+
+    def borrow(self) -> np.ndarray:
+        """Returns memory for the sums of a round."""
+        return self._memory.borrow()
+
+    def run(
+        self, step: int, leaves: list[np.ndarray], key: Any, owner: Any = None
+    ) -> Round:
+        """Returns one round: see `RayCluster.compute`."""
+        times = np.full(self.is_held.shape, np.inf)
+        this = RoundTimes(time.monotonic(), times)
+        self._when = f"in round {len(self.times)}"
+        round = _PartRound(self, this, len(self.times), packed_order(leaves, key, step))
+        self.times.append(times)
+        self._begins.append(this)
+        self._round = round
+        for slot in self.slots:
+            is_starting = slot.task is not None and slot.round is None
+            if slot.actor is not None and not is_starting:
+                self._send(slot, round)
+        timings = {"broadcast": this.now, "transfer": 0.0}
+        try:
+            while not self._is_complete(round):
+                slot = first_ready(self.slots, self._seconds(round))
+                if slot is not None:
+                    start = time.monotonic()
+                    self._attempt(self._take, slot, round)
+                    timings["transfer"] += time.monotonic() - start
+                self._retire_silent()
+                self._relaunch()
+        finally:
+            self._round = None
+        for slot in self.slots:
+            if slot.round is this and not round.reported[slot.index].all():
+                slot.call("stop", this, round.number)
+        assert round.requests is not None and round.mask is not None
+        received = round.requests.any(1)
+        round.sums[~received] = 0
+        weights = jnp.asarray(round.requests.reshape(1, -1))
+        return Round(
+            round.sums,
+            received,
+            times.copy(),
+            this.now,
+            round.losses,
+            self.layout.by_part(round.aux),
+            timings,
+            Decoding(self.code, jnp.asarray(round.mask.ravel()), weights),
+        )
+
+    def _send(self, slot: WorkerSlot, round: _PartRound) -> None:
+        """The parameters, to who has anything to do."""
+        if self.is_held[slot.index].any():
+            slot.num_seen = 0
+            covered = self._covered(slot, round)
+            slot.call("compute", round.this, round.order, round.number, covered)
+
+    def _listen(self, slot: WorkerSlot, round: _PartRound) -> None:
+        """For the next report, if there is one to come."""
+        if not round.reported[slot.index].all():
+            covered = self._covered(slot, round)
+            slot.call("report", round.this, round.number, slot.num_seen, covered)
+
+    def _listen_to_idle(self, round: _PartRound) -> None:
+        for slot in self.slots:
+            if slot.is_idle and slot.round is round.this:
+                self._listen(slot, round)
+
+    def _covered(self, slot: WorkerSlot, round: _PartRound) -> np.ndarray:
+        """What others have finished of the parts of a worker."""
+        covered = np.zeros(self.layout.num_parts + 1, bool)
+        if self._may_skip:
+            covered[self._parts[round.done]] = True
+        load = int(self.is_held[slot.index].sum())
+        return covered[self._parts[slot.index, :load]]
+
+    def _is_complete(self, round: _PartRound) -> bool:
+        """Asks for sums once the round is over; returns whether all are there."""
+        self._check_open()
+        if round.requests is None:
+            gone = round.replaced | round.is_out
+            if self._seconds(round) == 0 or self._is_hopeless(
+                self._mask(round.done).ravel(), gone
+            ):
+                self._ask(round)
+        if round.requests is None:
+            return False
+        missing = round.missing
+        for worker in np.flatnonzero(missing):
+            slot, request = self.slots[worker], round.requests[worker]
+            if slot.is_idle or np.any(round.asked[worker] != request):
+                if slot.call("answer", round.this, round.number, request):
+                    round.asked[worker] = request
+        if missing.any():
+            self._do_without(missing, round)
+        return not missing.any()
+
+    def _seconds(self, round: _PartRound) -> float:
+        """Returns how long to wait for reports, or for sums."""
+        if round.requests is not None:
+            return PAUSE
+        if round.ends is None:
+            round.ends = self._end(round.done, round)
+        return float(np.clip(round.ends - round.this.now, 0.0, PAUSE))
+
+    def _end(self, done: np.ndarray, round: _PartRound) -> float:
+        """Asks the rule."""
+        times = np.where(done, round.this.times, np.inf)
+        if self.sees_workers:
+            return self.ends(np.where(self.is_held, times, 0.0).max(1))
+        return self.ends(np.where(self.support, times[:, None], 0.0).max(2).ravel())
+
+    def _mask(self, done: np.ndarray) -> np.ndarray:
+        """Returns the messages that are there, (num_workers, messages_per_worker)."""
+        return ~(self.support & ~done[:, None]).any(2)
+
+    def _ask(self, round: _PartRound) -> None:
+        """One finisher a part, or what else the decoder says: for one sum of each."""
+        round.mask = self._mask(round.done)
+        weights = np.asarray(self.find_weights(round.mask.ravel()))
+        round.requests = np.where(
+            self.support.any(2), weights.reshape(round.mask.shape), 0
+        )
+        round.asked_at = round.answered_at = time.monotonic()
+
+    def _do_without(self, missing: np.ndarray, round: _PartRound) -> None:
+        """Asks anew where sums are overdue, and the others have finished all of it."""
+        now, taken = time.monotonic(), round.answered_at - round.asked_at
+        if now - round.asked_at < _PATIENCE + _TIMES_OTHERS * taken:
+            return
+        # From those who have sent theirs.
+        self._listen_to_idle(round)
+        done = round.done & ~missing[:, None]
+        is_over = done.any() and self._end(done, round) <= round.this.now
+        if is_over or self.decodes(self._mask(done).ravel()):
+            log.info(
+                "sums of workers %s are done without %s",
+                np.flatnonzero(missing).tolist(),
+                self._when,
+            )
+            round.is_out |= missing
+            round.done, round.requests, round.ends = done, None, None
+
+    def _take(self, slot: WorkerSlot, round: _PartRound) -> None:
+        """Reads reports, or a sum, whose memory is Ray's."""
+        if slot.round is None:
+            self._welcome(slot)
+            self._send(slot, round)
+            return
+        result = slot.result()
+        if slot.round is not round.this:
+            self._send(slot, round)
+            return
+        if result is None:
+            raise RuntimeError("it does not know the round that it was asked for")
+        if isinstance(result, np.ndarray):
+            self._take_sum(slot, result, round)
+        else:
+            slot.num_seen += len(result)
+            for report in result:
+                self._note(slot, report, round)
+        # Who was asked goes on, and is listened to only where a sum is missing.
+        if round.requests is None and slot.is_idle:
+            self._listen(slot, round)
+
+    def _take_sum(self, slot: WorkerSlot, wire: np.ndarray, round: _PartRound) -> None:
+        worker = slot.index
+        self.layout.check(wire)
+        message = round.sums[worker : worker + 1]
+        unpack(wire, message)
+        if is_finite(message):
+            round.answered[worker] = round.asked[worker]
+            round.answered_at = time.monotonic()
+            self._recover(slot)
+        else:
+            self._blame(slot, "its sum is not finite")
+            round.is_out[worker] = True
+            self._reopen(worker, round)
+
+    def _note(self, slot: WorkerSlot, report: Report, round: _PartRound) -> None:
+        """A part is finished, unless it is of an earlier round, or not the worker's."""
+        worker, turn = slot.index, report.turn
+        place = report.number - self._first
+        is_known = 0 <= place < len(self._begins) and 0 <= turn < self.is_held.shape[1]
+        if is_known and self.is_held[worker, turn]:
+            answered = self._begins[place]
+            answered.times[worker, turn] = min(
+                answered.times[worker, turn], answered.now
+            )
+        else:
+            is_known = False
+        if not is_known or report.number != round.number:
+            self.num_dropped += 1
+            level = "debug" if is_known else "warning"
+            getattr(log, level)(
+                "worker %d reports turn %d of round %d %s: dropped, as %d so far",
+                worker,
+                turn,
+                report.number,
+                self._when,
+                self.num_dropped,
+            )
+            return
+        if round.reported[worker, turn]:
+            return
+        round.reported[worker, turn] = True
+        if not report.is_finite:
+            self._blame(slot, "its message is not finite")
+            return
+        if slot.away_since is not None and not round.replaced[worker]:
+            self._recover(slot)
+        if round.is_out[worker]:
+            return
+        part = self._parts[worker, turn]
+        if np.isnan(round.losses[part]):
+            round.losses[part] = report.loss
+            aux = jax.tree.map(lambda leaf: leaf[None], report.aux)
+            round.aux.append((np.array([part]), aux))
+        round.done[worker, turn] = True
+        round.ends = None
+
+    def _blame(self, slot: WorkerSlot, trouble: str) -> None:
+        """Said once; another process would compute the same from the same data."""
+        if not slot.trouble:
+            slot.trouble = trouble
+            self._log_loss(slot)
+
+    def _retire(
+        self, slot: WorkerSlot, trouble: str, error: Exception | None = None
+    ) -> None:
+        super()._retire(slot, trouble, error)
+        if self._round is not None:
+            self._round.replaced[slot.index] = True
+            self._round.reported[slot.index] = ~self.is_held[slot.index]
+            self._reopen(slot.index, self._round)
+
+    def _reopen(self, worker: int, round: _PartRound) -> None:
+        """What a worker has finished is gone, but for a sum that is here."""
+        was_missing = round.requests is not None and round.missing[worker]
+        round.done[worker], round.asked[worker] = False, np.nan
+        if was_missing:
+            round.requests = round.ends = None
+        elif round.requests is None:
+            round.ends = None
+        if round.requests is None:
+            self._listen_to_idle(round)
+
+    def _decodes_from(self, workers: np.ndarray) -> bool:
+        return self.decodes(workers.repeat(self.code.messages_per_worker))

@@ -1,0 +1,194 @@
+"""What runs on a worker that is asked for sums of the parts that it has finished."""
+
+import dataclasses
+import threading
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxwgc import _flat_vectors
+from jaxwgc.distributed.ray._messages import Report, pack
+from jaxwgc.distributed.ray._worker import Worker, read_order
+
+# Gradients that are added up in one pass through memory.
+_AT_ONCE = 8
+
+
+@dataclasses.dataclass(eq=False)
+class _Step:
+    """What is known and done of one round; see `PartWorker.compute`."""
+
+    number: int
+    order: tuple[list, Any, int]
+    covered: np.ndarray
+    gradients: dict[int, jax.Array] = dataclasses.field(default_factory=dict)
+    reports: list[Report] = dataclasses.field(default_factory=list)
+    is_stopped: bool = False
+
+    def next_turn(self) -> int | None:
+        """Returns the first part that nobody has, or else that is left; None if none.
+
+        The latter is for whoever dies before it has sent its sum.
+        """
+        remaining = [
+            turn for turn in range(len(self.covered)) if turn not in self.gradients
+        ]
+        if self.is_stopped or not remaining:
+            return None
+        open_turns = (turn for turn in remaining if not self.covered[turn])
+        return next(open_turns, remaining[0])
+
+
+class PartWorker(Worker):
+    """Goes through its parts, and keeps the gradient of each until it is asked.
+
+    One thread computes. The calls of the coordinator come in others, and hardly wait
+    for it: only for the next report.
+    """
+
+    def compute(
+        self, order: tuple[list, Any, int] | bytes, number: int, covered: np.ndarray
+    ) -> list[Report]:
+        """Goes on to another round, between two parts; returns the first reports.
+
+        Args:
+          order: leaves of params, key and step, maybe pickled.
+          number: of the round. They grow, and of two the later one counts.
+          covered: bool (num_held,), parts that others have finished already.
+        """
+        leaves, key, step = read_order(order)
+        with self._changed:
+            if number > self._step.number:
+                order = jax.device_put(leaves), key, step
+                self._step = _Step(number, order, covered)
+        return self.report(number, 0, covered)
+
+    def report(self, number: int, seen: int, covered: np.ndarray) -> list[Report]:
+        """Returns the reports since the first few, as soon as there are any.
+
+        Maybe those of an earlier round, too, in which it was late. None at all after
+        a while, or where another call takes over, so that whoever is silent is dead.
+        """
+        with self._changed:
+            step = self._step
+            if step.number != number:
+                return []
+            step.covered = covered
+            self._num_calls += 1
+            calls = self._num_calls
+            self._changed.notify_all()
+            limit = self.task.answer_within
+            self._changed.wait_for(
+                lambda: (
+                    len(step.reports) > seen
+                    or self._error is not None
+                    or step.is_stopped
+                    or calls != self._num_calls
+                ),
+                limit / 3,
+            )
+            if self._error is not None:
+                raise self._error
+            if time.monotonic() - self._began > limit:
+                raise TimeoutError(
+                    f"a part takes longer than {limit:g} s, which timeouts.answer is"
+                )
+            return step.reports[seen:]
+
+    def answer(self, number: int, request: np.ndarray) -> np.ndarray | None:
+        """Returns the sum of its messages, times the numbers of a request.
+
+        None where it has gone on to another round.
+        """
+        with self._changed:
+            self._num_calls += 1
+            self._changed.notify_all()
+            step = self._step
+        if step.number != number:
+            return None
+        weights = request @ self.rows
+        asked = np.flatnonzero(weights)
+        total = jnp.zeros_like(self._zeros)
+        for start in range(0, len(asked), _AT_ONCE):
+            turns = asked[start : start + _AT_ONCE]
+            gradients = [step.gradients[turn] for turn in turns]
+            gradients += [self._zeros] * (_AT_ONCE - len(turns))
+            factors = np.zeros(_AT_ONCE, total.dtype)
+            factors[: len(turns)] = weights[turns]
+            total = self._add(total, factors, gradients)
+        return np.asarray(self._pack(total))
+
+    def stop(self, number: int) -> list[Report]:
+        """Ends a round, between two parts."""
+        with self._changed:
+            if self._step.number == number:
+                self._step.is_stopped = True
+            self._changed.notify_all()
+        return []
+
+    def _compile(self, parts):
+        self.parts = [jax.tree.map(jnp.asarray, part) for part in parts]
+        leaves = jax.tree.leaves(self.task.params)
+        arguments = self._arguments_of(0, self.task.key, 0)
+        lowered = jax.jit(self._one_part).lower(leaves, *arguments)
+        self._compiled = lowered.compile()
+        like = lowered.out_info[0]
+        self._zeros = jnp.zeros(like.shape, like.dtype)
+        self._add = jax.jit(_add, donate_argnums=0)
+        self._pack = jax.jit(
+            lambda total: pack(total[None], dtype=self.task.message_dtype)
+        )
+        factors, gradients = np.zeros(_AT_ONCE, like.dtype), [self._zeros] * _AT_ONCE
+        total = self._add(jnp.zeros_like(self._zeros), factors, gradients)
+        self._pack(total).block_until_ready()
+        self._changed = threading.Condition()
+        self._step = _Step(-1, ([], None, 0), np.zeros(0, bool))
+        self._num_calls, self._began = 0, np.inf
+        self._error: Exception | None = None
+        threading.Thread(target=self._work, daemon=True).start()
+
+    def _work(self):
+        """Part after part, of whatever round is the newest."""
+        try:
+            while True:
+                with self._changed:
+                    self._changed.wait_for(lambda: self._step.next_turn() is not None)
+                    step, turn = self._step, self._step.next_turn()
+                    assert turn is not None
+                    self._began = time.monotonic()
+                gradient, report = self._finish(step, turn)
+                with self._changed:
+                    self._began = np.inf
+                    step.gradients[turn] = gradient
+                    self._step.reports.append(report)
+                    self._changed.notify_all()
+        except Exception as error:
+            with self._changed:
+                self._error = error
+                self._changed.notify_all()
+
+    def _finish(self, step, turn):
+        leaves, key, number = step.order
+        if self.task.delay is not None:
+            time.sleep(self.task.delay(self.worker, number))
+        arguments = self._arguments_of(turn, key, number)
+        gradient, (loss, aux), is_finite = self._compiled(leaves, *arguments)
+        aux = jax.tree.map(np.asarray, aux)
+        return gradient, Report(step.number, turn, float(loss), aux, bool(is_finite))
+
+    def _arguments_of(self, turn, key, step):
+        return self.parts[turn], np.uint32(self.held[turn]), key, np.uint32(step)
+
+    def _one_part(self, leaves, part, index, key, step):
+        values, gradient = self._value_and_grad(leaves, part, index, key, step)
+        message = _flat_vectors.ravel(gradient)
+        return message, values, jnp.isfinite(message).all()
+
+
+def _add(total, factors, gradients):
+    for factor, gradient in zip(factors, gradients):
+        total = total + factor * gradient
+    return total
