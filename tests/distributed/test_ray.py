@@ -20,7 +20,7 @@ from jaxwgc.distributed.ray import _slots
 from tests.distributed import ray_processes
 
 pytest.importorskip("ray")
-pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.usefixtures("one_ray")]
+pytestmark = pytest.mark.usefixtures("one_ray")
 
 NUM_WORKERS = 4
 CODE = codes.reed_solomon(NUM_WORKERS, num_parts=NUM_WORKERS, replication=3)

@@ -15,7 +15,6 @@ from jaxwgc.distributed.ray import _session, _slots
 from tests.distributed import ray_processes
 
 ray = pytest.importorskip("ray")
-pytestmark = pytest.mark.xdist_group("ray")
 
 CODE = codes.fractional_repetition(2, num_stragglers=1)
 PARTS = np.random.default_rng(0).normal(size=(2, 8, 5)).astype(np.float32)

@@ -13,7 +13,7 @@ from experiments.ray import cluster as cluster_experiment
 from jaxwgc import codes, stragglers
 
 pytest.importorskip("ray")
-pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.usefixtures("one_ray")]
+pytestmark = pytest.mark.usefixtures("one_ray")
 
 
 def test_chaos_in_short():

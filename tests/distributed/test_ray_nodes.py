@@ -17,7 +17,6 @@ from jaxwgc.distributed.ray import _session, _worker
 from tests.distributed import ray_processes
 
 ray = pytest.importorskip("ray")
-pytestmark = pytest.mark.xdist_group("ray")
 
 CODE = codes.cyclic_repetition(jax.random.key(0), 3, num_stragglers=1)
 PARTS = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)

@@ -22,7 +22,6 @@ from tests.distributed import test_ray_rounds
 from tests.distributed.test_ray_rounds import NEVER, SimulatedRay, Task, died
 
 pytest.importorskip("ray")
-pytestmark = pytest.mark.xdist_group("ray")
 
 CODE = codes.replicated(4, num_parts=8, copies=2)
 LAYOUT = Layout.of(CODE, jax.ShapeDtypeStruct((2,), np.float32), None)

@@ -12,7 +12,6 @@ from jaxwgc.distributed.ray import _session, _training
 
 pytest.importorskip("ray")
 # In the process of the tests of workers, whose Ray changes handlers of signals too.
-pytestmark = pytest.mark.xdist_group("ray")
 
 
 @pytest.fixture

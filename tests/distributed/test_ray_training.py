@@ -20,7 +20,7 @@ from jaxwgc.distributed import RayCluster
 from tests.distributed import ray_coordinator, ray_processes
 
 pytest.importorskip("ray")
-pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.usefixtures("one_ray")]
+pytestmark = pytest.mark.usefixtures("one_ray")
 
 PARTS = np.random.default_rng(0).normal(size=(3, 12, 5)).astype(np.float32)
 PARAMS = {"w": jnp.arange(5.0), "b": jnp.ones(())}
