@@ -11,7 +11,6 @@ import optax
 
 from jaxwgc import _flat_vectors, _validation, coding
 from jaxwgc.codes import GradientCode
-from jaxwgc.coding._arrivals import arrived_messages
 from jaxwgc.decoders import DecoderLike
 from jaxwgc.stragglers import Arrivals, StragglerModel
 
@@ -445,7 +444,7 @@ def _aggregator(
 
     def of_workers(name, mask):
         _validation.check_one_round(code.num_workers, **{name: mask})
-        return arrived_messages(code, jnp.asarray(mask), None)
+        return jnp.repeat(jnp.asarray(mask), code.messages_per_worker)
 
     return make_aggregator(init, update)
 

@@ -73,7 +73,12 @@ def decode_answers(answers: jax.Array, params: Any) -> Any:
       TypeError: where answers are not real, or params are not floats.
 
     Example:
-      See `answer_request`.
+      Two workers were asked for what they have of four parts:
+
+      >>> import jax.numpy as jnp, jaxwgc
+      >>> answers = jnp.array([[1.0, 0.0], [14.0, 2.0]])
+      >>> jaxwgc.coding.decode_answers(answers, params={"w": jnp.zeros(2)})
+      {'w': Array([15.,  2.], dtype=float32)}
 
     References:
       The library's.

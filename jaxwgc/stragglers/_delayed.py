@@ -69,10 +69,8 @@ class delayed(StragglerModel):
         check_model("delay", self.delay, DelayModel)
         if not isinstance(self.wait, WaitingRule):
             raise TypeError(f"wait must be a waiting rule; got {self.wait!r}")
-        is_several = isinstance(self.wait, UntilDecodable) and (
-            self.wait.code.messages_per_worker > 1
-        )
-        if self.late == "busy" and is_several:
+        code = self.wait.code
+        if self.late == "busy" and code is not None and code.messages_per_worker > 1:
             raise ValueError(
                 'late must be "cancelled" where a code of several messages is waited '
                 f"for, since workers then stop between two parts; got {self.late!r}"

@@ -146,9 +146,9 @@ def coverage(code: Decodable, share: float) -> WaitingRule:
 class UntilDecodable(WaitingRule):
     """The rule: a pytree, so that programs can be shared by codes of one shape."""
 
-    code: Any
-    tolerance: Any
-    decoder: Any
+    code: Any = None
+    tolerance: Any = DECODES
+    decoder: Any = None
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, UntilDecodable) and self._identity == other._identity

@@ -20,6 +20,10 @@ class WaitingRule:
     `ends` where that has a formula, in jax.numpy; the rest follows. More answers and
     more time never make a round that is over go on again.
 
+    Attributes:
+      code: the gradient code whose messages it looks at; None where it counts workers.
+      tolerance: how much of the target it lets them miss; None likewise.
+
     Example:
       A second more than the fastest worker takes:
 
@@ -34,6 +38,9 @@ class WaitingRule:
       >>> arrivals.received, float(arrivals.elapsed)
       (Array([ True,  True, False], dtype=bool), 1.5)
     """
+
+    code: Any = None
+    tolerance: Any = None
 
     def is_over(self, times: Any, now: Any) -> Any:
         """Returns whether a round is over, a bool.

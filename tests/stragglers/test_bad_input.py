@@ -273,34 +273,6 @@ def test_delays_and_models_that_cannot_be_traced():
             jaxwgc.coded_aggregate(codes.uncoded(3), model, KEY)
 
 
-@pytest.mark.parametrize(
-    ("base", "drawn", "rule"),
-    [
-        (
-            stragglers.DelayModel,
-            -np.ones(3),
-            "elapsed of model must be a number; got nan",
-        ),
-        (
-            stragglers.StragglerModel,
-            stragglers.Arrivals(np.ones(3, bool), np.ones(3), np.float32(-1)),
-            "elapsed of model must be at least 0; got -1",
-        ),
-        (
-            stragglers.StragglerModel,
-            stragglers.Arrivals(np.ones(3, bool), np.ones(3), np.float32("nan")),
-            "elapsed of model must be a number; got nan",
-        ),
-    ],
-)
-def test_models_of_times_that_are_none(base, drawn, rule):
-    model = made(base, sample=lambda self, key, state, loads: (drawn, state))
-    if base is stragglers.DelayModel:
-        model = stragglers.delayed(model, stragglers.fastest(2))
-    with pytest.raises(ValueError, match=rule):
-        jaxwgc.coded_aggregate(codes.uncoded(3), model, KEY)
-
-
 def test_rules_that_cannot_be_told_apart():
     with pytest.raises(TypeError, match="wait must be hashable, .* arrays and lists"):
         made(stragglers.WaitingRule, __hash__=None).ends(np.ones(3))

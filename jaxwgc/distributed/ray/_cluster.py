@@ -25,7 +25,6 @@ from jaxwgc.distributed.ray._session import check_resources, find_ray, session
 from jaxwgc.distributed.ray._slots import Timeouts, WorkerSlot, launcher
 from jaxwgc.distributed.ray._worker import SHARED_SETTINGS, Task, sent, try_loss
 from jaxwgc.stragglers import StragglerModel, WaitingRule
-from jaxwgc.stragglers._until_decodable import UntilDecodable
 
 
 class RayCluster:
@@ -209,7 +208,7 @@ class RayCluster:
             _check_rule(wait, code.num_workers)
             self._ends = lambda times: float(wait.ends(times))
         self._sees_workers = wait is not None and not (
-            isinstance(wait, UntilDecodable)
+            wait.code is not None
             and wait.code.messages_per_worker == code.messages_per_worker
         )
         self._stack: contextlib.ExitStack | None = None

@@ -21,7 +21,6 @@ from jaxwgc.stragglers import (
     fastest,
     until_decodable,
 )
-from jaxwgc.stragglers._until_decodable import UntilDecodable
 from jaxwgc.studies._planning._simulated_rounds import SimulatedRounds
 
 UNCODED = "uncoded"
@@ -59,12 +58,12 @@ class Candidate(NamedTuple):
         """Whether the code guarantees that every round decodes, if it ends."""
         stragglers = int(np.asarray(self.code.num_stragglers))
         is_exact = stragglers > 0 or self.name == UNCODED
-        match self.wait:
-            case fastest(number):
-                return is_exact and number >= self.code.num_workers - stragglers
-            case UntilDecodable(_, tolerance):
-                return is_exact and tolerance <= DECODES
-        return False
+        if isinstance(self.wait, fastest):
+            is_exact &= self.wait.num_required >= self.code.num_workers - stragglers
+        else:
+            tolerance = self.wait.tolerance
+            is_exact &= tolerance is not None and tolerance <= DECODES
+        return bool(is_exact)
 
 
 class Entry(NamedTuple):
