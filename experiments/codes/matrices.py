@@ -30,6 +30,7 @@ def small_codes(key: jax.Array, num_steps: int) -> dict[str, jaxwgc.GradientCode
         "clustered": constructors.clustered(constructors.cyclic_mds(4, 1), 3),
         "partially_coded": constructors.partially_coded(repetition, 1),
         "multi_message": constructors.multi_message(repetition),
+        "replicated": constructors.replicated(6, 12, copies=2),
         "projective_plane": constructors.projective_plane(3),
         "paley": constructors.paley(11),
         "bernoulli": constructors.bernoulli(key, 12, 12, 4),

@@ -94,7 +94,9 @@ def study(
 ) -> Study:
     """A cell a choice; what is best of each code is planned by other rounds."""
     num_workers = min(num_workers, trace.seconds.shape[2])
-    problem = Problem.of_digits(effort.num_rows, num_workers)
+    # Codes on request have up to eight parts a worker.
+    rows = effort.num_rows - effort.num_rows % (8 * num_workers)
+    problem = Problem.of_digits(rows, num_workers)
     planned, judged = delays_of(trace, source)
     keys = jax.random.split(key)
     found = jaxwgc.plan(
@@ -264,8 +266,9 @@ def train(
 ) -> Numbers:
     """Time, loss and test error after each step of each run, (runs, steps)."""
     keys = jax.random.split(key, runs)
-    elapsed, received = rounds_of(choice, delay, uncoded_load, num_steps, keys)
-    weights = jax.jit(jaxwgc.effective_weights)(choice.code, received)
+    arrivals = rounds_of(choice, delay, uncoded_load, num_steps, keys)
+    elapsed = arrivals.elapsed
+    weights = jax.jit(jaxwgc.effective_weights)(choice.code, arrivals)
     step_size = choice.step_size / problem.curvature
     loss, error = descend(problem, weights, step_size)
     clock = np.cumsum(np.asarray(elapsed, np.float64), axis=1)
@@ -280,14 +283,27 @@ def train(
     }
 
 
+@dataclasses.dataclass(frozen=True)
+class _OfParts(stragglers.DelayModel):
+    """A delay model in which a part counts so much: finished parts are counted."""
+
+    delay: stragglers.DelayModel
+    share: float
+
+    def init(self, num_workers):
+        return self.delay.init(num_workers)
+
+    def sample(self, key, state, loads):
+        return self.delay.sample(key, state, loads * self.share)
+
+
 def rounds_of(choice, delay, uncoded_load: float, num_steps: int, keys):
-    """How long each round takes, and who is received: (runs, steps, ...)."""
+    """Who has finished what in each round, and when it ends: (runs, steps, ...)."""
     code = choice.code
-    model = stragglers.delayed(delay, choice.wait)
     share = uncoded_load * code.num_workers / code.num_parts
-    loads = jnp.asarray(code.loads, float) * share
-    arrivals = simulated(model, loads, num_steps, keys)
-    return arrivals.elapsed, arrivals.received
+    model = stragglers.delayed(_OfParts(delay, share), choice.wait)
+    loads = jnp.asarray(code.loads, float)
+    return simulated(model, loads, num_steps, keys)
 
 
 @jax.jit

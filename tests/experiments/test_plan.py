@@ -31,8 +31,11 @@ def test_choice_by_the_first_half_is_good_for_the_second(name):
         assert ("repetition" in found["choice"]) == (name == "one_slow_seconds"), goal
 
 
-def test_choice_by_a_calm_half_bears_a_stall_in_the_other():
-    """Of the table of the page, which has 200 pairs: one whose second trace stalls."""
+def test_choice_by_a_calm_half_bears_a_stall_in_the_other(monkeypatch):
+    """Among codes of one message; where parts are sent on request, a stall is borne."""
+    repetition = codes.fractional_repetition(unseen_rounds.NUM_WORKERS, 1)
+    options = {"codes": {"repetition": repetition}, "num_rounds": 600}
+    monkeypatch.setattr(unseen_rounds, "OPTIONS", options)
     [pair] = unseen_rounds.simulated_pairs("one in 500 stalls", 1, seed=3)
     found = {
         what: [each[what]["regret"] for each in pair.values()]

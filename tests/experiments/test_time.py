@@ -154,9 +154,11 @@ def test_weights_are_those_of_the_code():
     delay = stragglers.shifted_exponential(1.0, 2.0)
     waiting = [lambda code: stragglers.fastest(4 - code.num_stragglers)]
     plan = jaxwgc.plan(delay, 4, jax.random.key(0), waiting=waiting, exact=True)
-    (choice,) = [own for own in plan.choices if own.replication == 2]
+    choices = [own for own in plan.choices if own.replication == 2]
+    assert {own.name for own in choices} == {"fractional_repetition", "replicated"}
     keys = jax.random.split(jax.random.key(1), 3)
-    elapsed, received = against_the_clock.rounds_of(choice, delay, 1.0, 5, keys)
-    assert np.all(np.asarray(received).sum(-1) == 3) and np.all(elapsed >= 2.0)
-    weights = jaxwgc.effective_weights(choice.code, received)
-    np.testing.assert_allclose(weights, 1, atol=1e-5)
+    for choice in choices:
+        rounds = against_the_clock.rounds_of(choice, delay, 1.0, 5, keys)
+        assert np.all(rounds.received.sum(-1) == 3) and np.all(rounds.elapsed >= 2.0)
+        weights = jaxwgc.effective_weights(choice.code, rounds)
+        np.testing.assert_allclose(weights, 1, atol=1e-5)

@@ -40,7 +40,8 @@ with jax.set_mesh(mesh):
 for arrivals in ways:
     for name, sampled in arrivals.items():
         for one, other in zip(sampled, expected[name]):
-            np.testing.assert_allclose(one, other, 1e-6, err_msg=name)
+            if one is not None:
+                np.testing.assert_allclose(one, other, 1e-6, err_msg=name)
         print("done", name)
 """
 

@@ -34,8 +34,8 @@ _SQUARED_ERRORS = (0.05, 0.1, 0.2)
 _ROUNDING = 1e-5
 # Of the parts, finished by somebody.
 _SHARES_COVERED = (0.99, 0.97, 0.9)
-# Parts that a worker sends on request, and all workers together at most.
-_PARTS_OF_WORKER, _MOST_PARTS = 8, 512
+# Parts of a worker on request, and of all workers together at most.
+_PARTS_OF_WORKER, _MOST_PARTS = (8, 4, 2), 512
 # Graphs are compiled for every size, and least squares takes time with many workers.
 _GRAPH_REPLICATIONS, _GRAPH_WORKERS = (2, 3), range(8, 101)
 
@@ -89,7 +89,8 @@ def standard_codes(
     With as many parts as workers, but for those whose finished parts are sent on
     request.
     """
-    per_worker = max(1, min(_PARTS_OF_WORKER, _MOST_PARTS // num_workers))
+    few = [own for own in _PARTS_OF_WORKER if own * num_workers <= _MOST_PARTS]
+    per_worker = max(few, default=1)
     square = num_workers, num_workers
     yield Entry(UNCODED, codes.uncoded(num_workers))
     for copies in replications:
