@@ -305,7 +305,7 @@ def descend(
     slopes = slopes * jnp.sqrt(size)
 
     def run(step_size, key):
-        aggregate = jaxwgc.coded_aggregate(code, model, key, memory=is_remembered)
+        aggregate: Any = jaxwgc.coded_aggregate(code, model, key, memory=is_remembered)
         start = jnp.ones(NUM_CURVATURES)
 
         def step(carry, _):
@@ -328,7 +328,8 @@ def descend(
     found = jax.jit(jax.vmap(over_runs, in_axes=(0, None)))(
         jnp.asarray(STEP_SIZES), keys
     )
-    return tuple(np.asarray(own, float) for own in found)
+    clock, loss = (np.asarray(own, float) for own in found)
+    return clock, loss
 
 
 def best_time(clock: np.ndarray, loss: np.ndarray, target: float) -> Any:
@@ -439,7 +440,9 @@ def _descend_digits(problem, model, is_remembered, share, runs, key):
 
     def run(step_size, key):
         model_key, batch_key = jax.random.split(key)
-        aggregate = jaxwgc.coded_aggregate(code, model, model_key, memory=is_remembered)
+        aggregate: Any = jaxwgc.coded_aggregate(
+            code, model, model_key, memory=is_remembered
+        )
 
         def step(carry, index):
             params, state = carry
@@ -511,12 +514,13 @@ def draw_meeting() -> figures.Figure:
     requests = np.asarray(jaxwgc.decoding(code, arrivals).requests)
     elapsed = float(arrivals.elapsed)
     figure, (axes,) = figures.new_figure(8.6, 2.6)
-    looks = {
+    looks: dict[str, dict[str, Any]] = {
         "its own part, sent": {"color": figures.COLORS[0]},
         "a part of the next one, sent": {"color": figures.COLORS[1]},
         "computed in vain": {"color": "0.8"},
     }
-    copies = np.asarray(code.decoders[0].copies)
+    decoder: Any = code.decoders[0]
+    copies = np.asarray(decoder.copies)
     for worker, speed in enumerate(SPEEDS):
         seconds = 1 / speed / parts
         for turn in range(int(np.ceil(elapsed / seconds - 1e-6))):
@@ -533,7 +537,12 @@ def draw_meeting() -> figures.Figure:
             if end - start > 0.06:
                 middle = (start + end) / 2
                 color = "white" if is_sent and turn < parts else "black"
-                look = {"ha": "center", "va": "center", "fontsize": 8, "color": color}
+                look: Any = {
+                    "ha": "center",
+                    "va": "center",
+                    "fontsize": 8,
+                    "color": color,
+                }
                 axes.text(middle, worker, str(part), **look)
     axes.set(xlabel="time of the round, in times of an even share of the work")
     axes.set_yticks(

@@ -195,11 +195,11 @@ def _effective(matrix, weights):
 
 
 @jax.jit
-def share_of(effective_weights: jax.Array, target: jax.typing.ArrayLike) -> jax.Array:
+def share_of(effective_weights: jax.Array, target: Any) -> jax.Array:
     """Returns cᵀ target / ‖target‖² of effective weights (..., num_parts), real."""
     target = working(jnp.asarray(target))
     scale = target_scale(target)
-    target = target / scale
+    target = jnp.asarray(target / scale)
     norm = product(target, target)
     return product(effective_weights / scale, target) / jnp.where(norm > 0, norm, 1)
 

@@ -88,7 +88,7 @@ class delayed(StragglerModel):
         delay_key, wait_key = jax.random.split(_validation.check_key(key))
         loads = loads_of(loads)
         is_busy = self.late == "busy"
-        state, remaining = state if is_busy else (state, None)
+        state, remaining = state if is_busy else (state, 0)
         with made_of_jax("delay"):
             times, state = self.delay.sample(delay_key, state, loads)
         if jnp.shape(times) != loads.shape:
@@ -96,9 +96,8 @@ class delayed(StragglerModel):
                 f"delay must give times {loads.shape} for loads of that shape; got "
                 f"{jnp.shape(times)}"
             )
-        ends = remaining + times if is_busy else times
         with made_of_jax("wait"):
-            arrivals = self.wait.arrivals(wait_key, ends)
+            arrivals = self.wait.arrivals(wait_key, remaining + times)
         if not is_round(arrivals, len(loads)):
             raise TypeError(
                 f"wait must have arrivals with bools received {loads.shape} and a real "
