@@ -4,7 +4,7 @@
     python -m tests.mutations --seed 1 --count 20         others
     python -m tests.mutations --skip 40                   without the first 40
     python -m tests.mutations jaxwgc/decoders             in one folder or file
-    python -m tests.mutations jaxwgc/aggregate.py:180     in one line
+    python -m tests.mutations jaxwgc/codes/_binary.py:60  in one line
 
 Works in a copy of the tree. Prints a line a fault: what was, what it became, and the
 first test that failed or SURVIVED; then how many were caught. A test that takes longer
@@ -36,7 +36,7 @@ DECODERS = (
 LAGRANGE = "decoders/test_lagrange codes/test_reed_solomon decoders/test_decoder"
 TESTS = {
     "jaxwgc/_arrays.py": "",
-    "jaxwgc/aggregate.py": "aggregate/test_methods aggregate/test_state "
+    "jaxwgc/aggregate/": "aggregate/test_methods aggregate/test_state "
     "aggregate/test_training aggregate/test_bad_input test_aggregate_checks",
     "jaxwgc/coding/_arrivals.py": "test_coding codes/test_multi_message "
     "test_every_path decoders/test_devices",

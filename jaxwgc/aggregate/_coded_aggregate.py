@@ -1,0 +1,149 @@
+"""Partial gradients in, a gradient out: a coded cluster, simulated."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxwgc import _validation, coding
+from jaxwgc.aggregate._aggregator import aggregator
+from jaxwgc.codes import GradientCode
+from jaxwgc.decoders import DecoderLike
+from jaxwgc.stragglers import StragglerModel
+
+METHODS = ("partials", "messages")
+
+
+def coded_aggregate(
+    code: GradientCode,
+    model: StragglerModel,
+    key: jax.Array,
+    *,
+    method: str = "partials",
+    undecodable: str = "least_squares",
+    tolerance: float = 1e-3,
+    decoder: DecoderLike = None,
+    memory: bool = False,
+    debias: str | float | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Aggregates partial gradients as a coded cluster with stragglers would.
+
+    Put it first in `optax.chain`, or as the aggregator in
+    `optax.experimental.aggregating.process`. Its updates have a leading axis of
+    num_parts; what it returns is like params. So `optax.MultiSteps`,
+    `optax.apply_if_finite`, `optax.flatten` and other wrappers go around the
+    transformations behind it, not around the chain. Partial gradients come from
+    `jaxwgc.partial_value_and_grad`, and their sum, not their mean, is what an exact
+    code decodes.
+
+    Every round draws who answers from the straggler model, and for a code of several
+    messages a worker, how many parts each has finished. A mask of workers (or numbers
+    of parts) that were observed instead goes in as `received` (or `finished`), an extra
+    argument of `update`, with `elapsed` beside it if the round's time is to be counted
+    (a traced one below 0 makes the sum NaN); then the model is not asked.
+    (`aggregating.process` hands extra arguments to its pre- and postprocessor, too:
+    wrap those that take none in `optax.with_extra_args_support`.)
+
+    Args:
+      code: a gradient code.
+      model: a straggler model; sees each worker's number of parts as its load.
+      key: PRNG key of either kind.
+      method: `"partials"` applies the effective weights to the partial gradients, at
+        about the price of summing them. `"messages"` forms, selects and decodes the
+        message of each worker. The results agree to rounding.
+      undecodable: what to do with a round where the gradient cannot be decoded exactly:
+        `"least_squares"` takes the nearest that the answers give (or what another
+        decoder makes of them), `"skip"` a zero update. `"warn"` and `"raise"` are like
+        `"least_squares"`, but say so, with a warning or a RuntimeError, where `update`
+        runs eagerly: inside of `jax.jit` and the like, where nobody knows yet who
+        answers, `num_undecodable` is all that tells.
+      tolerance: a round is undecodable where the norm of aᵀB - target is above this
+        share of the norm of the target. Far above the rounding of well-conditioned
+        codes in float32. An approximate code decodes hardly any round exactly: raise it
+        to what is close enough.
+      decoder: as for `jaxwgc.decoding_weights`.
+      memory: whether the newest message of each worker is remembered, and stands in an
+        undecodable round for what is missing: with aᵢ the decoding weights of the
+        round, w those of all workers, mᵢ messages and hᵢ remembered ones, the sum of
+        aᵢ (mᵢ - hᵢ) + wᵢ hᵢ. So only the change of what is missing is lost, and the
+        bias of ignoring workers goes away as parameters settle. Until all have
+        answered, w is that of those who have, scaled to the target. Late answers of a
+        model with `late="busy"` are remembered, too. The state holds a message a worker
+        (two, in simulations), and messages are formed whatever the method.
+      debias: what makes up for parts that are lost. `"share"` divides by the share of
+        the gradient that was decoded, in rounds that are not exact. A number is the
+        weight that partial gradients have on average, and divides in every round (where
+        it differs from part to part, divide the partial gradients). Not with memory.
+
+    Returns:
+      An `optax.experimental.aggregating.Aggregator`, so an optax gradient
+      transformation with extra arguments. Its state is a `CodedAggregateState`.
+
+    Raises:
+      ValueError: where an argument breaks its rule, or (at `update`) updates are not
+        like params with a leading axis of num_parts in front, or `received` has the
+        wrong shape.
+      TypeError: where the code, model, key, updates or `received` have the wrong type.
+        A model that gives no rounds for the workers of the code is found here, before
+        the first update.
+      RuntimeError: at `update`, with `undecodable="raise"`.
+
+    Warns where the waiting rule of the model ends nearly every round before the code
+    decodes, and (at `update`) of extra arguments that it does not know.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, jaxwgc, optax
+      >>> code = jaxwgc.codes.reed_solomon(num_workers=6, num_parts=3, replication=4)
+      >>> optimizer = optax.chain(
+      ...     jaxwgc.coded_aggregate(
+      ...         code,
+      ...         jaxwgc.stragglers.uniform(code.num_stragglers),
+      ...         jax.random.key(0),
+      ...     ),
+      ...     optax.sgd(0.1),
+      ... )
+      >>> params = {"w": jnp.zeros(2)}
+      >>> state = optimizer.init(params)
+      >>> partial_gradients = {"w": jnp.array([[1.0, 0.0], [2.0, 0.0], [3.0, 5.0]])}
+      >>> updates, state = optimizer.update(partial_gradients, state, params)
+      >>> updates["w"].round(3)
+      Array([-0.6, -0.5], dtype=float32)
+
+    References:
+      The paper's sections 2 and 4 and figure 1.
+    """
+    GradientCode.check(code)
+    loads = jnp.asarray(code.loads, jnp.result_type(float))
+    StragglerModel.check("model", model, loads)
+    _validation.check_key(key)
+    _validation.check_choice("method", method, METHODS)
+    model.warn_where_undecodable(code, decoder)
+
+    def simulate(state):
+        next_key, round_key = jax.random.split(state.key)
+        arrivals, carried = model.sample(round_key, state.stragglers, loads)
+        return arrivals, state._replace(key=next_key, stragglers=carried)
+
+    def read(updates, params, state):
+        _validation.check_updates(
+            updates, code.num_parts, "num_parts", params, state.shapes
+        )
+        like = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), updates
+        )
+        if method == "partials" and not memory:
+            return None, like, lambda decoding: decoding.collapse(updates)
+        messages = coding.encode(code, updates)
+        return messages, like, lambda decoding: decoding.combine(messages, like)
+
+    return aggregator(
+        code,
+        read,
+        undecodable,
+        tolerance,
+        decoder,
+        memory,
+        debias,
+        # A copy, so that donating the state leaves the caller's key alone.
+        start=lambda: (jnp.array(key, copy=True), model.init(code.num_workers)),
+        simulate=simulate,
+    )
