@@ -14,7 +14,6 @@ from jaxwgc.stragglers._fastest import fastest
 from jaxwgc.stragglers._finished_parts import finished_parts
 from jaxwgc.stragglers._inputs import check_model, loads_of, made_of_jax
 from jaxwgc.stragglers._types import DelayModel, StragglerModel, is_round
-from jaxwgc.stragglers._until_decodable import UntilDecodable
 from jaxwgc.stragglers._waiting_rule import WaitingRule
 
 # On which a rule is tried that looks as if it could not decode.
@@ -135,17 +134,18 @@ class delayed(StragglerModel):
             return
         num_workers = code.num_workers
         enough = num_workers - int(np.asarray(code.num_stragglers))
-        match wait:
+        if wait.code is not None:
+            # Codes of one assignment differ by the weights of their parts.
+            is_early = not np.array_equal(wait.code.assignment, code.assignment)
+            rule = f"until another code decodes, {wait.code}"
+        elif isinstance(wait, fastest):
             # Approximate codes do not say how many answers are enough.
-            case fastest(few) if few < enough and code.num_stragglers:
-                rule = f"for the {few} fastest of {num_workers} workers"
-            # Those with one assignment differ by the weights of their parts.
-            case UntilDecodable(other) if not np.array_equal(
-                other.assignment, code.assignment
-            ):
-                rule = f"until another code decodes, {other}"
-            case _:
-                return
+            is_early = wait.num_required < enough and code.num_stragglers > 0
+            rule = f"for the {wait.num_required} fastest of {num_workers} workers"
+        else:
+            return
+        if not is_early:
+            return
         times = np.tile(np.arange(num_workers, dtype=np.float32), (_NUM_ORDERS, 1))
         times = np.random.default_rng(0).permuted(times, axis=1)
         # The model may be made while something else is traced.
