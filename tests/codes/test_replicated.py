@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import jaxwgc
 from jaxwgc.codes import replicated
 from jaxwgc.decoders import OneCopy
+from tests.zoo import CODES, gradients_of, like
 
 
 def orders(code):
@@ -95,8 +96,6 @@ def test_decodes_as_its_weights_do(x64):
 @pytest.mark.parametrize("name", ["replicated", "multi_message", "partial"])
 def test_sums_on_request_are_the_gradient(name, x64):
     """What has not been asked for may hold anything, and nobody sends more than one."""
-    from tests.zoo import CODES, gradients_of, like
-
     code = CODES[name]
     gradients = gradients_of(code.num_parts)
     messages = jaxwgc.encode(code, gradients)

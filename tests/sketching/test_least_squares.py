@@ -136,11 +136,17 @@ def deficient_cases():
     }
 
 
-@pytest.mark.parametrize("name", LINEAR)
-@pytest.mark.parametrize("case", deficient_cases())
+# Wide ones "gram" and "sketch" solve as "factor" does.
+@pytest.mark.parametrize(
+    ("name", "case"),
+    [
+        (name, case)
+        for name in LINEAR
+        for case in deficient_cases()
+        if not (name in ("gram", "sketch") and case.startswith("wide"))
+    ],
+)
 def test_least_norm_where_rank_deficient(with_x64, name, case):
-    if name in ("gram", "sketch") and case.startswith("wide"):
-        pytest.skip("as factor does it, and as the test of wide ridges has it")
     matrix = deficient_cases()[case]
     target = np.random.default_rng(3).standard_normal(len(matrix))
     result = solve(name, KEY, matrix, target)
