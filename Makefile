@@ -85,7 +85,7 @@ benchmark: $(STAMPS)/experiments
 # Every number in the README and the documentation, measured anew with all runs.
 measure: $(STAMPS)/experiments
 	@echo "About 90 minutes on two cores, which nothing else should use."
-	@for name in mnist linear-regression figure2 codes sketching weights plan delays time \
+	@for name in mnist linear-regression figure2 codes sketching weights plan delays time slow-workers \
 	  benchmark cluster chaos; do \
 	  $(BIN)/python -m experiments $$name --out docs/results || exit; \
 	done
