@@ -11,6 +11,7 @@ from jaxwgc import (
     checks,
     codes,
     coding,
+    corruptions,
     decoders,
     distributed,
     sketching,
@@ -19,6 +20,7 @@ from jaxwgc import (
 )
 from jaxwgc.aggregate import (
     CodedAggregateState,
+    ErrorCounts,
     coded_aggregate,
     decode_aggregate,
 )
@@ -31,12 +33,14 @@ from jaxwgc.checks import check_step
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding import (
     Decoding,
+    ErrorLocation,
     decode,
     decoding,
     decoding_error,
     decoding_weights,
     effective_weights,
     encode,
+    locate_errors,
     weighted,
 )
 from jaxwgc.gradients import decoded_value_and_grad, partial_value_and_grad
@@ -49,6 +53,8 @@ __all__ = [
     "BlockLeverageState",
     "CodedAggregateState",
     "Decoding",
+    "ErrorCounts",
+    "ErrorLocation",
     "GradientCode",
     "Plan",
     "Summary",
@@ -58,6 +64,7 @@ __all__ = [
     "coded_aggregate",
     "codes",
     "coding",
+    "corruptions",
     "decode",
     "decode_aggregate",
     "decoded_value_and_grad",
@@ -68,6 +75,7 @@ __all__ = [
     "distributed",
     "effective_weights",
     "encode",
+    "locate_errors",
     "monte_carlo",
     "partial_value_and_grad",
     "partition",
