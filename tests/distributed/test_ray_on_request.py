@@ -61,11 +61,11 @@ class Simulation(SimulatedRay):
                     del events[worker]
             return task(0.5, Started(1, "elsewhere", f"host{worker}", "alike"))
 
-        def compute(order, number, covered):
+        def compute(order, number, taken):
             begin[number] = self.now
-            return report(number, 0, covered)
+            return report(number, 0, taken)
 
-        def report(number, seen, covered):
+        def report(number, seen, taken):
             ends = begin[number] + self.seconds[worker] * np.arange(1, 5)
             done_at = max(self.now, ends[seen])
             reports = [
