@@ -145,7 +145,7 @@ class OnRequest(Coordinator):
         finally:
             self._round = None
         for slot in self.slots:
-            if slot.round is this and not round.reported[slot.index].all():
+            if slot.round is this and slot.is_computing:
                 slot.call("stop", this, round.number)
         assert round.requests is not None and round.mask is not None
         received = round.requests.any(1)

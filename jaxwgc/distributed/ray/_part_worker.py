@@ -15,6 +15,8 @@ from jaxwgc.distributed.ray._worker import Worker, read_order
 
 # Gradients that are added up in one pass through memory.
 _AT_ONCE = 8
+# How many times what a part takes a worker waits before it does what others are at.
+_PARTS_HELD = 2
 
 
 @dataclasses.dataclass(eq=False)
@@ -87,7 +89,7 @@ class PartWorker(Worker):
             step = self._step
             if step.number != number:
                 return []
-            step.taken = taken
+            step.taken, step.is_stopped = taken, False
             self._num_calls += 1
             calls = self._num_calls
             self._changed.notify_all()
@@ -112,11 +114,11 @@ class PartWorker(Worker):
     def answer(self, number: int, request: np.ndarray) -> np.ndarray | None:
         """Returns the sum of its messages, times the numbers of a request.
 
-        None where it has gone on to another round.
+        None where it has gone on to another round. It stops until it is to report.
         """
+        self.stop(number)
         with self._changed:
             self._num_calls += 1
-            self._changed.notify_all()
             step = self._step
         if step.number != number:
             return None
@@ -169,8 +171,10 @@ class PartWorker(Worker):
                 with self._changed:
                     self._changed.wait_for(lambda: len(self._step.turns))
                     # What others have, or are at, is for them to send, or to finish:
-                    # it is done again only after as long as a part takes.
-                    self._changed.wait_for(lambda: self._step.is_free, took)
+                    # it is done again only after a while.
+                    self._changed.wait_for(
+                        lambda: self._step.is_free, _PARTS_HELD * took
+                    )
                     step, turns = self._step, self._step.turns
                     if not len(turns):
                         continue
