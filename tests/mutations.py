@@ -41,7 +41,8 @@ TESTS = {
     "jaxwgc/coding/_arrivals.py": "test_coding codes/test_multi_message "
     "test_every_path decoders/test_devices",
     "jaxwgc/studies/_diagnosis.py": "",
-    "jaxwgc/studies/_many_masks.py": "studies/test_diagnosis studies/test_worst_pattern",
+    "jaxwgc/studies/_many_masks.py": "studies/test_diagnosis "
+    "studies/test_worst_pattern",
     "jaxwgc/studies/_ridge_errors.py": "studies/test_worst_pattern",
     "jaxwgc/coding/_weighting.py": "test_every_path test_dtypes",
     "jaxwgc/studies/_worst_pattern.py": "",
