@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc import _validation
-from jaxwgc._shardings import sharding_by_batch
+from jaxwgc._arrays import sharding_by_batch
 from jaxwgc.codes import GradientCode
 from jaxwgc.stragglers import Arrivals
 

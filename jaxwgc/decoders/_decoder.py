@@ -11,9 +11,8 @@ import numpy as np
 from jax.lax import stop_gradient
 
 from jaxwgc import _validation
-from jaxwgc._arrays import working
+from jaxwgc._arrays import sharding_by_batch, working
 from jaxwgc._pytrees import register
-from jaxwgc._shardings import sharding_by_batch
 from jaxwgc._targets import target_scale
 from jaxwgc.decoders._accuracy import relative_miss
 

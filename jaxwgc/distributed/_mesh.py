@@ -5,10 +5,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxwgc import _arrays, _validation
-from jaxwgc._shardings import reshard
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding import Decoding, decoding
 from jaxwgc.decoders import DecoderLike
@@ -191,9 +190,12 @@ def _on_shards(loss, code, mesh, axis, decoder, held):
     )
 
     def compute(params, parts, received, finished):
-        received, finished = jax.tree.map(
-            lambda leaf: reshard(leaf, mesh), (received, finished)
-        )
+        # Where types say how arrays are sharded; elsewhere the compiler sees to it.
+        if AxisType.Explicit in mesh.axis_types:
+            received, finished = jax.sharding.reshard(
+                jax.tree.map(jnp.asarray, (received, finished)),
+                NamedSharding(mesh, PartitionSpec()),
+            )
         return on_shards(params, received, finished, parts)
 
     return compute

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc import _validation
-from jaxwgc.sketching._powers import inverse_power_of_two
+from jaxwgc._arrays import inverse_power_of_two
 
 
 def float_array(name: str, value: Any) -> jax.Array:

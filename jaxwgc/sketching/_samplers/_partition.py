@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc import _validation
+from jaxwgc._arrays import inverse_power_of_two
 from jaxwgc.sketching import _checks
-from jaxwgc.sketching._powers import inverse_power_of_two
 
 
 def partition(data: Any, num_parts: int) -> tuple[Any, jax.Array]:

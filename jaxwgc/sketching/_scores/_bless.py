@@ -12,10 +12,9 @@ import numpy as np
 from jax.scipy.linalg import solve_triangular
 
 from jaxwgc import _validation
-from jaxwgc._arrays import product
+from jaxwgc._arrays import next_power_of_two, product
 from jaxwgc._pytrees import Static, register
 from jaxwgc.sketching import _checks
-from jaxwgc.sketching._powers import next_power_of_two
 
 Kernel = Callable[[jax.Array, jax.Array], jax.Array]
 
