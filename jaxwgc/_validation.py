@@ -22,6 +22,46 @@ def is_traced(*values: Any) -> bool:
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values))
 
 
+def check_concrete(name: str, value: Any, reason: str) -> None:
+    """Raises TypeError for what is traced, with the reason why it must not be."""
+    if is_traced(value):
+        raise TypeError(
+            f"{name} must be concrete, since {reason}; got a traced one, inside of "
+            "jit, vmap or grad"
+        )
+
+
+def check_instance(name: str, value: Any, kind: type, hint: str = "") -> None:
+    """Raises TypeError for what is of another class."""
+    if not isinstance(value, kind):
+        article = "an" if kind.__name__[0] in "AEIO" else "a"
+        raise TypeError(
+            f"{name} must be {article} {kind.__name__}{hint}; got {value!r}"
+        )
+
+
+def check_shape(
+    name: str, array: Any, axes: str, sizes: tuple[int | str, ...], hint: str = ""
+) -> None:
+    """Raises ValueError unless an array has these axes, named and of these sizes.
+
+    "any" is any size but zero, and "..." in front any batch axes.
+    """
+    given = shape = np.shape(array)
+    expected = sizes
+    if sizes[0] == "...":
+        expected = sizes[1:]
+        given = shape[-len(expected) :]
+    if len(given) != len(expected) or not all(
+        length == size or (size == "any" and length)
+        for length, size in zip(given, expected)
+    ):
+        if set(sizes) != {"any"}:
+            axes += " = " + str(sizes).replace("'", "")
+        ending = " and not be empty" if "any" in sizes else ""
+        raise ValueError(f"{name} must have shape {axes}{hint}{ending}; got {shape}")
+
+
 def check_callable(name: str, value: Any) -> None:
     """A function, or what can be called like one."""
     if not callable(value):
@@ -76,6 +116,7 @@ def check_number(
     minimum: float | None = None,
     maximum: float | None = None,
     positive: bool = False,
+    finite: bool = False,
     traceable: bool = True,
 ) -> None:
     """A real scalar within its bounds; bounds of a traced value are not checked."""
@@ -98,6 +139,15 @@ def check_number(
         raise ValueError(f"{name} must be at least {minimum}; got {value}")
     if maximum is not None and value > maximum:
         raise ValueError(f"{name} must be at most {maximum}; got {value}")
+    if finite and np.isinf(value):
+        raise ValueError(f"{name} must be finite; got {value}")
+
+
+def check_share(name: str, value: Any) -> None:
+    """A number between 0 and 1 whose value is known."""
+    check_number(name, value, traceable=False)
+    if not 0 < value < 1:
+        raise ValueError(f"{name} must be between 0 and 1; got {value}")
 
 
 def check_key(key: Any, name: str = "key") -> jax.Array:
@@ -294,17 +344,16 @@ def check_stragglers(
     return num_stragglers
 
 
-def check_replication(
-    replication: Any, num_workers: int, name: str = "replication"
-) -> int:
-    """A number of workers that hold a part, at least one of them."""
-    replication = check_int(name, replication)
-    if not 1 <= replication <= num_workers:
+def check_up_to(name: str, value: Any, **limit: int) -> int:
+    """An int from 1 to another number, which is given by its name."""
+    [(limit_name, limit)] = limit.items()
+    value = check_int(name, value, minimum=1)
+    if value > limit:
         raise ValueError(
-            f"{name} must be from 1 to num_workers; got {name} = {replication} and "
-            f"num_workers = {num_workers}"
+            f"{name} must be at most {limit_name}; got {name} = {value} and "
+            f"{limit_name} = {limit}"
         )
-    return replication
+    return value
 
 
 def check_one_round(num_workers: int, **given: Any) -> None:
@@ -319,10 +368,7 @@ def check_one_round(num_workers: int, **given: Any) -> None:
 
 def concrete_array(name: str, value: Any, kind: str) -> np.ndarray:
     """`value` in NumPy, all of whose entries are of that kind."""
-    if is_traced(value):
-        raise TypeError(
-            f"{name} must be concrete, since its entries are checked; got a traced one"
-        )
+    check_concrete(name, value, "its entries are checked")
     array = np.asarray(as_array(name, value))
     check_dtypes(name, array, kind)
     return array

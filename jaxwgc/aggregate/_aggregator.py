@@ -122,10 +122,7 @@ def aggregator(
                 "another transformation of the chain?",
                 stacklevel=3,
             )
-        if not isinstance(state, CodedAggregateState):
-            raise TypeError(
-                f"state must be a CodedAggregateState, from init; got {state!r}"
-            )
+        _validation.check_instance("state", state, CodedAggregateState, ", from init")
         _validation.check_one_round(
             code.num_workers, received=received, finished=finished
         )

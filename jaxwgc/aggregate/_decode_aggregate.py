@@ -93,11 +93,7 @@ def decode_aggregate(
         _validation.check_one_array("updates", updates, "the messages of all workers")
         if on_request:
             shape = code.num_workers, _flat_vectors.raveled_size(params)
-            if updates.shape != shape:
-                raise ValueError(
-                    "updates must be the answers of all workers to their requests, of "
-                    f"shape (num_workers, length) = {shape}; got {updates.shape}"
-                )
+            _validation.check_shape("updates", updates, "(num_workers, length)", shape)
             return None, params, lambda _: coding.decode_answers(updates, params)
         return (
             updates,

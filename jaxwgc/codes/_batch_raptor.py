@@ -92,8 +92,10 @@ def batch_raptor(
             f"batch_size; got max_degree = {max_degree} and {num_batches} batches; "
             f"{near}"
         )
-    _check_known_number("c", c, minimum=0)
-    _check_known_number("delta", delta, positive=True, maximum=1)
+    # The distribution of degrees is computed on the host.
+    known = {"finite": True, "traceable": False}
+    _validation.check_number("c", c, minimum=0, **known)
+    _validation.check_number("delta", delta, positive=True, maximum=1, **known)
     probabilities = robust_soliton(num_batches, float(c), float(delta), max_degree)
     degree_key, batch_key = jax.random.split(key)
     degrees = _sample_degrees(degree_key, probabilities, num_workers)
@@ -142,12 +144,3 @@ def _sample_degrees(
     return 1 + jnp.searchsorted(
         jnp.asarray(thresholds.astype(np.uint32)), draws, side="right"
     )
-
-
-def _check_known_number(name: str, value: float, **bounds) -> None:
-    """A number whose value is known: the distribution is computed on the host."""
-    if _validation.is_traced(value):
-        raise TypeError(f"{name} must be a number that is not traced; got {value!r}")
-    _validation.check_number(name, value, **bounds)
-    if math.isinf(value):
-        raise ValueError(f"{name} must be finite; got {value}")

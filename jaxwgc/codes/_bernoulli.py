@@ -104,7 +104,9 @@ def _check_parameters(
 ) -> tuple[tuple[int, int], int]:
     num_workers = _validation.check_int("num_workers", num_workers, minimum=1)
     num_parts = _validation.check_int("num_parts", num_parts, minimum=1)
-    replication = _validation.check_replication(replication, num_workers)
+    replication = _validation.check_up_to(
+        "replication", replication, num_workers=num_workers
+    )
     return (num_workers, num_parts), replication
 
 

@@ -62,12 +62,9 @@ def ldgm(
             "num_workers must be greater than num_parts; got num_workers = "
             f"{num_workers} and num_parts = {num_parts}; {near}"
         )
-    parity_degree = _validation.check_int("parity_degree", parity_degree)
-    if not 1 <= parity_degree <= num_parts:
-        raise ValueError(
-            "parity_degree must be from 1 to num_parts; got parity_degree = "
-            f"{parity_degree} and num_parts = {num_parts}"
-        )
+    parity_degree = _validation.check_up_to(
+        "parity_degree", parity_degree, num_parts=num_parts
+    )
     parities = _random_matrices.random_subsets(
         key, parity_degree, (num_workers - num_parts, num_parts)
     )

@@ -64,7 +64,9 @@ def reed_solomon(
     """
     num_workers = _validation.check_int("num_workers", num_workers, minimum=1)
     num_parts = _validation.check_int("num_parts", num_parts, minimum=1)
-    replication = _validation.check_replication(replication, num_workers)
+    replication = _validation.check_up_to(
+        "replication", replication, num_workers=num_workers
+    )
     interleave = _validation.check_bool("interleave", interleave)
     if (num_parts * replication) % num_workers:
         load = num_parts * replication // num_workers

@@ -471,12 +471,9 @@ def check_messages(
     _validation.check_dtypes("params", params, "real or complex floats", abstract=True)
     size = _flat_vectors.raveled_size(params)
     length = -(-size // (code.num_segments * (2 if code.is_complex else 1)))
-    expected = (code.num_messages, length)
-    if messages.ndim < 2 or messages.shape[-2:] != expected:
-        raise ValueError(
-            f"messages must have shape (..., num_messages, length) = (..., "
-            f"{expected[0]}, {expected[1]}) for {size} parameters; got {messages.shape}"
-        )
+    axes, of = "(..., num_messages, length)", f" for {size} parameters"
+    sizes = ("...", code.num_messages, length)
+    _validation.check_shape("messages", messages, axes, sizes, of)
     if jnp.iscomplexobj(messages) != code.is_complex:
         kind = "complex" if code.is_complex else "real"
         raise TypeError(f"messages must be {kind} for {code}; got {messages.dtype}")

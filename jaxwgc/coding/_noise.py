@@ -46,10 +46,7 @@ def inverse_variance_weights(variances: jax.typing.ArrayLike) -> jax.Array:
       of observations", 1936.
     """
     given = _validation.as_array("variances", variances)
-    if np.ndim(given) != 1 or not np.size(given):
-        raise ValueError(
-            f"variances must have one axis and an entry; got shape {np.shape(given)}"
-        )
+    _validation.check_shape("variances", given, "(num_parts,)", ("any",))
     _validation.check_dtypes("variances", given, "real numbers")
     values = _arrays.promoted(given)
     if not _validation.is_traced(given):
@@ -126,19 +123,11 @@ def source_variances(
         given["row_weights"] = np.ones(np.shape(residuals), np.float32)
     given = {name: _validation.as_array(name, array) for name, array in given.items()}
     shape = np.shape(given["residuals"])
-    if len(shape) != 2 or not all(shape):
-        raise ValueError(
-            f"residuals must have shape (num_sources, m), not empty; got {shape}"
-        )
     for name, array in given.items():
         _validation.check_dtypes(name, array, "real numbers or bools")
-        if np.shape(array) != shape and not (
-            name == "leverage" and np.ndim(array) == 0
-        ):
-            raise ValueError(
-                f"{name} must have the shape of residuals, {shape}; got "
-                f"{np.shape(array)}"
-            )
+        if name != "leverage" or np.ndim(array):
+            sizes = ("any", "any") if name == "residuals" else shape
+            _validation.check_shape(name, array, "(num_sources, m)", sizes)
     if not _validation.is_traced(*given.values()):
         _check_degrees(**given)
     residuals, leverage, row_weights = map(_arrays.promoted, given.values())

@@ -111,11 +111,8 @@ class Decoder(abc.ABC):
         weights = _validation.as_array("weights of a decoder", weights)
         _validation.check_dtypes(f"weights of {self}", weights, "numbers or bools")
         expected = (*mask.shape[:-1], len(target), len(matrix))
-        if weights.shape != expected:
-            raise ValueError(
-                "weights of a decoder must have shape (..., num_segments, "
-                f"num_messages) = {expected}; got {weights.shape} from {self}"
-            )
+        axes = "(..., num_segments, num_messages)"
+        _validation.check_shape(f"weights of {self}", weights, axes, expected)
         if jnp.iscomplexobj(weights) and not jnp.iscomplexobj(matrix):
             raise TypeError(
                 "weights of a decoder must be real for a real code; got "

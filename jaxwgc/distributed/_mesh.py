@@ -86,10 +86,7 @@ def mesh_value_and_grad(
 
     def step(params, parts, received=None, *, finished=None):
         _validation.check_dtypes("params", params, "real or complex floats")
-        if not isinstance(parts, PlacedParts):
-            raise TypeError(
-                f"parts must be PlacedParts, from place_parts; got {type(parts)}"
-            )
+        _validation.check_instance("parts", parts, PlacedParts, ", from place_parts")
         if parts.held != expected:
             raise ValueError(
                 "parts must be placed for the same code and axis; got those of "

@@ -101,13 +101,8 @@ def place_parts(
 def check_mesh(code: Any, mesh: Any, axis: Any) -> str:
     """The axis of the workers, where the arguments keep to their rules."""
     GradientCode.check(code)
-    if _validation.is_traced(code):
-        raise TypeError(
-            "code must be concrete, since it says which device holds what; got a "
-            "traced one"
-        )
-    if not isinstance(mesh, Mesh):
-        raise TypeError(f"mesh must be a jax.sharding.Mesh; got {mesh!r}")
+    _validation.check_concrete("code", code, "it says which device holds what")
+    _validation.check_instance("mesh", mesh, Mesh, " of jax.sharding")
     axis = mesh.axis_names[0] if axis is None else axis
     _validation.check_choice("axis", axis, mesh.axis_names)
     types = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))

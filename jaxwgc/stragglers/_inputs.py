@@ -76,17 +76,10 @@ def check_numbers(model: Any, **rules: Any) -> None:
             object.__setattr__(model, name, float(value))
 
 
-def check_model(name: str, model: Any, kind: type) -> None:
-    """Raises TypeError where it is no model of that class."""
-    if not isinstance(model, kind):
-        raise TypeError(f"{name} must be a {kind.__name__}; got {model!r}")
-
-
 def _vector(name, value, rule, largest=None):
     array = value if hasattr(value, "dtype") else np.asarray(value)
     _validation.check_dtypes(name, array, "real numbers")
-    if array.ndim != 1 or not len(array):
-        raise ValueError(f"{name} must have shape (num_workers,); got {array.shape}")
+    _validation.check_shape(name, array, "(num_workers,)", ("any",))
     if not _validation.is_traced(array):
         values = np.asarray(array, np.float64)
         wrong = ~(values >= 0) | (values == largest)

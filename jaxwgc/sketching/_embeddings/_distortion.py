@@ -57,16 +57,11 @@ def embedding_distortion(
       Woodruff, "Sketching as a tool for numerical linear algebra", Found. Trends Theor.
       Comput. Sci. 10 (2014), section 2.1, subspace embeddings.
     """
-    if not isinstance(embedding, Embedding):
-        raise TypeError(f"embedding must be an Embedding; got {embedding!r}")
+    _validation.check_instance("embedding", embedding, Embedding)
     value = basis
     basis = _checks.float_array("basis", value)
-    num_rows = embedding.num_rows
-    if basis.ndim != 2 or basis.shape[0] != num_rows or not basis.shape[1]:
-        raise ValueError(
-            f"basis must have shape (num_rows, p) with num_rows = {num_rows}; got "
-            f"{basis.shape}"
-        )
+    sizes = (embedding.num_rows, "any")
+    _validation.check_shape("basis", basis, "(num_rows, p)", sizes)
     if not _validation.is_traced(value):
         with jax.ensure_compile_time_eval():
             error = float(_distance_from_identity(basis))
@@ -162,8 +157,8 @@ def recommended_sketch_size(
             f"embedding must be one of the constructors {names}; got {embedding!r}"
         )
     p = _validation.check_int("num_columns", num_columns, minimum=1)
-    _checks.check_share("epsilon", epsilon)
-    _checks.check_share("delta", delta)
+    _validation.check_share("epsilon", epsilon)
+    _validation.check_share("delta", delta)
     num_nonzeros = _validation.check_int("num_nonzeros", num_nonzeros, minimum=1)
     if num_rows is not None:
         num_rows = _validation.check_int("num_rows", num_rows, minimum=1)
