@@ -332,9 +332,7 @@ WRONG_TYPES = {
     "approximate_leverage_scores": [({"epsilon": "0.5"}, "epsilon must be a real sc")],
     "ridge_leverage_scores": [({"ridge": "1"}, "ridge must be a real scalar")],
     "lewis_weights": [({"p": "2"}, "p must be a real scalar")],
-    "sharded_leverage_scores": [
-        ({"mesh": None}, "mesh must be a Mesh of jax.sharding")
-    ],
+    "sharded_leverage_scores": [({"mesh": None}, "mesh must be a Mesh of jax")],
     "streaming_leverage_scores": [
         ({"blocks": [MATRIX]}, "blocks must be a function"),
         ({"blocks": lambda: 3}, r"blocks\(\) must be an iterable"),

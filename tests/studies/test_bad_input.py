@@ -157,11 +157,7 @@ def test_values(study, options, rule):
         (plan, {"codes": ["uncoded"]}, "codes must be a Mapping of codes by"),
         (plan, {"codes": {"own": "mds"}}, "code must be a GradientCode"),
         (plan, {"choices": ["all"]}, "choices\\[0\\] must be a Choice"),
-        (
-            plan,
-            {"waiting": ["patience"]},
-            "waiting must be a WaitingRule, or a function",
-        ),
+        (plan, {"waiting": ["patience"]}, "waiting must be a WaitingRule, or a"),
         (plan, {"waiting": [repr]}, "waiting must be a WaitingRule, or a function"),
         (plan, {"waiting": stragglers.fastest(4)}, "waiting must be an Iterable"),
         (plan, {"waiting": [WithArray()]}, "waiting must be hashable"),
