@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxwgc import _validation, sketching
+from jaxwgc import _updates, _validation, sketching
 from jaxwgc.aggregate import coded_aggregate, make_aggregator
 from jaxwgc.codes import GradientCode
 from jaxwgc.decoders import DecoderLike
@@ -126,7 +126,7 @@ def block_leverage_aggregate(
 
     def update(updates, state, params=None, **extra):
         shapes = state.coded.shapes
-        _validation.check_updates(updates, num_parts, "K", params, shapes)
+        _updates.check_updates(updates, num_parts, "K", params, shapes)
         updates = jax.tree.map(jnp.asarray, updates)
         next_key, step_key = jax.random.split(state.key)
         indices, weights = draw(step_key)

@@ -37,7 +37,8 @@ LAGRANGE = "decoders/test_lagrange codes/test_reed_solomon decoders/test_decoder
 TESTS = {
     "jaxwgc/_arrays.py": "decoders/test_least_squares test_dtypes",
     "jaxwgc/aggregate/": "aggregate/test_methods aggregate/test_state "
-    "aggregate/test_training aggregate/test_bad_input test_aggregate_checks",
+    "aggregate/test_training aggregate/test_bad_input test_aggregate_checks "
+    "aggregate/test_memory aggregate/test_warnings",
     "jaxwgc/coding/_arrivals.py": "test_coding codes/test_multi_message "
     "test_every_path decoders/test_devices",
     "jaxwgc/studies/_diagnosis.py": "",

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxwgc import _validation, coding
+from jaxwgc import _updates, _validation, coding
 from jaxwgc.codes import GradientCode
 from jaxwgc.decoders import DecoderLike
 from jaxwgc.stragglers import Arrivals
@@ -100,7 +100,7 @@ def aggregator(
             memory=coding.Memory.empty(code, params, simulate is not None)
             if memory and jax.tree.leaves(params)
             else (),
-            shapes=_validation.shapes_of(params),
+            shapes=_updates.shapes_of(params),
         )
 
     def update(

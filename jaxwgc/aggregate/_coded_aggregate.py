@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxwgc import _validation, coding
+from jaxwgc import _updates, _validation, coding
 from jaxwgc.aggregate._aggregator import aggregator
 from jaxwgc.codes import GradientCode
 from jaxwgc.decoders import DecoderLike
@@ -124,7 +124,7 @@ def coded_aggregate(
         return arrivals, state._replace(key=next_key, stragglers=carried)
 
     def read(updates, params, state):
-        _validation.check_updates(
+        _updates.check_updates(
             updates, code.num_parts, "num_parts", params, state.shapes
         )
         like = jax.tree.map(
