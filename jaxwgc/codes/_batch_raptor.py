@@ -8,8 +8,8 @@ import numpy as np
 
 from jaxwgc import _validation
 from jaxwgc.codes import _random_matrices
+from jaxwgc.codes._constructors import code_of_sums, nearest
 from jaxwgc.codes._gradient_code import GradientCode
-from jaxwgc.codes._suggestions import nearest
 from jaxwgc.decoders import LeastSquares, Peeling
 
 
@@ -103,13 +103,8 @@ def batch_raptor(
         batch_key, degrees, (num_workers, num_batches)
     )
     assignment = _random_matrices.known(jnp.repeat(batches, batch_size, axis=1))
-    return GradientCode(
-        encoding_matrix=_random_matrices.zeros_and_ones(assignment),
-        assignment=assignment,
-        target=np.ones(num_parts),
-        num_stragglers=0,
-        decoders=(Peeling(_random_matrices.known(batches)), LeastSquares()),
-    )
+    peeling = Peeling(_random_matrices.known(batches))
+    return code_of_sums(assignment, peeling, LeastSquares())
 
 
 def robust_soliton(

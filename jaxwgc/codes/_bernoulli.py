@@ -2,10 +2,10 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxwgc import _validation
 from jaxwgc.codes import _random_matrices
+from jaxwgc.codes._constructors import code_of_sums
 from jaxwgc.codes._gradient_code import GradientCode
 from jaxwgc.decoders import LeastSquares, OneStep, Peeling
 
@@ -111,16 +111,6 @@ def _check_parameters(
 
 
 def _code(assignment: jax.Array, replication: int) -> GradientCode:
-    num_workers, num_parts = assignment.shape
     known = _random_matrices.known(assignment)
-    return GradientCode(
-        encoding_matrix=_random_matrices.zeros_and_ones(known),
-        assignment=known,
-        target=np.ones(num_parts),
-        num_stragglers=0,
-        decoders=(
-            LeastSquares(),
-            OneStep(num_workers / replication),
-            Peeling(known),
-        ),
-    )
+    one_step = OneStep(len(assignment) / replication)
+    return code_of_sums(known, LeastSquares(), one_step, Peeling(known))

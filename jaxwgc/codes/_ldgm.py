@@ -2,10 +2,10 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxwgc import _validation
 from jaxwgc.codes import _random_matrices
+from jaxwgc.codes._constructors import code_of_sums
 from jaxwgc.codes._gradient_code import GradientCode
 from jaxwgc.decoders import LeastSquares, Peeling
 
@@ -72,10 +72,9 @@ def ldgm(
         jnp.concatenate([jnp.eye(num_parts, dtype=bool), parities])
     )
     num_stragglers = 1 if parity_degree == num_parts else 0
-    return GradientCode(
-        encoding_matrix=_random_matrices.zeros_and_ones(assignment),
-        assignment=assignment,
-        target=np.ones(num_parts),
+    return code_of_sums(
+        assignment,
+        Peeling(assignment),
+        LeastSquares(num_stragglers),
         num_stragglers=num_stragglers,
-        decoders=(Peeling(assignment), LeastSquares(num_stragglers)),
     )

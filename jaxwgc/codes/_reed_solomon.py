@@ -5,6 +5,7 @@ import functools
 import numpy as np
 
 from jaxwgc import _validation
+from jaxwgc.codes._constructors import nearest
 from jaxwgc.codes._gradient_code import GradientCode
 from jaxwgc.codes._roots_of_unity import (
     best_step,
@@ -12,7 +13,6 @@ from jaxwgc.codes._roots_of_unity import (
     positions,
     vanishing_products,
 )
-from jaxwgc.codes._suggestions import nearest
 from jaxwgc.decoders import Lagrange, LeastSquares
 
 
