@@ -231,6 +231,17 @@ _ADVICE = {
 }
 
 
+def check_entries(
+    name: str, values: np.ndarray, is_right: np.ndarray, rule: str
+) -> None:
+    """Checks that all entries of a concrete vector keep a rule."""
+    if not is_right.all():
+        first = int(is_right.argmin())
+        raise ValueError(
+            f"{name} must be {rule}; got {name}[{first}] = {values[first]}"
+        )
+
+
 def check_message_dtype(dtype: Any) -> str | None:
     """The name of a dtype of real floats that messages are sent in, or None."""
     if dtype is None:

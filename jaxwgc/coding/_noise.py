@@ -54,13 +54,8 @@ def inverse_variance_weights(variances: jax.typing.ArrayLike) -> jax.Array:
         with np.errstate(over="ignore"):
             array = np.asarray(given).astype(values.dtype)
         is_right = np.isfinite(array) & (array >= np.finfo(array.dtype).tiny)
-        if not is_right.all():
-            first = int(is_right.argmin())
-            hint = "; a source without noise would get all the weight"
-            raise ValueError(
-                f"variances must be positive and finite; got variances[{first}] = "
-                f"{array[first]}{'' if array[first] else hint}"
-            )
+        rule = "positive and finite, or one source would get all the weight"
+        _validation.check_entries("variances", array, is_right, rule)
     return _weights(values)
 
 

@@ -45,15 +45,6 @@ def concrete(value: Any, dtype: Any) -> np.ndarray | None:
         return np.asarray(value).astype(dtype)
 
 
-def check_entries(name: str, values: np.ndarray, is_right: np.ndarray, rule: str):
-    """Checks that all entries of a concrete vector keep a rule."""
-    if not is_right.all():
-        first = int(is_right.argmin())
-        raise ValueError(
-            f"{name} must be {rule}; got {name}[{first}] = {values[first]}"
-        )
-
-
 def is_sparse(value: Any) -> bool:
     """Returns whether it is a sparse matrix of JAX, of any kind."""
     # Importing the module takes as long as importing the rest of the library; where
@@ -176,7 +167,7 @@ def nonnegative_vector(name: str, value: Any) -> jax.Array:
     if values is None:
         return array
     is_right = np.isfinite(values) & (values >= 0)
-    check_entries(name, values, is_right, "finite and not negative")
+    _validation.check_entries(name, values, is_right, "finite and not negative")
     # Subnormal numbers count as zero in much of JAX.
     if not (values >= np.finfo(values.dtype).tiny).any():
         raise ValueError(

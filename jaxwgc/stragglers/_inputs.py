@@ -82,12 +82,8 @@ def _vector(name, value, rule, largest=None):
     _validation.check_shape(name, array, "(num_workers,)", ("any",))
     if not _validation.is_traced(array):
         values = np.asarray(array, np.float64)
-        wrong = ~(values >= 0) | (values == largest)
-        if wrong.any():
-            first = int(wrong.argmax())
-            raise ValueError(
-                f"{name} must be {rule}; got {name}[{first}] = {values[first]}"
-            )
+        is_right = (values >= 0) & (values != largest)
+        _validation.check_entries(name, values, is_right, rule)
     # Half precision stays half: how coarse times are is judged by it.
     is_half = jnp.issubdtype(array.dtype, jnp.floating) and array.dtype.itemsize == 2
     return jnp.asarray(array) if is_half else _arrays.promoted(array)

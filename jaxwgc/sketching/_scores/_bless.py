@@ -164,7 +164,7 @@ def _diagonal(kernel: Kernel, points: jax.Array) -> np.ndarray:
     diagonal = np.asarray(_compiled_diagonal(points, kernel=kernel))
     is_right = np.isfinite(diagonal) & (diagonal >= 0)
     rule = "finite and not negative for a point and itself"
-    _checks.check_entries("kernel", diagonal, is_right, rule)
+    _validation.check_entries("kernel", diagonal, is_right, rule)
     if not diagonal.any():
         raise ValueError("kernel must not be zero for all points and themselves")
     return diagonal

@@ -91,7 +91,9 @@ def effective_resistances(
         concrete = _checks.concrete(weights, conductances.dtype)
         if concrete is not None:
             is_right = np.isfinite(concrete) & (concrete > 0)
-            _checks.check_entries("weights", concrete, is_right, "positive and finite")
+            _validation.check_entries(
+                "weights", concrete, is_right, "positive and finite"
+            )
             if _is_too_small(concrete, np.max(concrete)).any():
                 raise ValueError(
                     "weights must not differ by more than the range of "

@@ -80,7 +80,7 @@ def logistic_newton_sketch(
     values = _checks.concrete(labels, targets.dtype)
     if values is not None:
         is_right = (values >= 0) & (values <= 1)
-        _checks.check_entries("labels", values, is_right, "between 0 and 1")
+        _validation.check_entries("labels", values, is_right, "between 0 and 1")
     targets = jnp.where((targets >= 0) & (targets <= 1), targets, jnp.nan)
     targets = targets.astype(features.dtype)
     if initial is None:
