@@ -272,12 +272,12 @@ def check_stragglers(
 
 def check_up_to(name: str, value: Any, **limit: int) -> int:
     """An int from 1 to another number, which is given by its name."""
-    [(limit_name, limit)] = limit.items()
+    [(limit_name, most)] = limit.items()
     value = check_int(name, value, minimum=1)
-    if value > limit:
+    if value > most:
         raise ValueError(
             f"{name} must be at most {limit_name}; got {name} = {value} and "
-            f"{limit_name} = {limit}"
+            f"{limit_name} = {most}"
         )
     return value
 

@@ -72,7 +72,7 @@ def _null_space_rows(key: jax.Array, others: np.ndarray) -> jax.Array | np.ndarr
     xp = jnp if _validation.is_traced(draws) else np
     draws = xp.asarray(draws, jnp.result_type(float) if xp is jnp else np.float64)
     parity = xp.concatenate([draws, -draws.sum(1, keepdims=True)], axis=1)
-    systems = xp.moveaxis(parity[:, others], 1, 0)
+    systems = parity[:, others].transpose(1, 0, 2)
     tails = xp.linalg.solve(systems, -parity.T[..., None])
     identity = np.eye(num_workers, dtype=draws.dtype)
     return identity + (tails * identity[others]).sum(1)

@@ -342,7 +342,9 @@ def test_rows_whose_squares_leave_the_range_of_float32():
 @pytest.mark.parametrize("promised", [(2,), (1,), ()])
 def test_masks_that_are_known_to_be_decodable(promised):
     """Weights that miss are those to decompose there; nothing is promised else."""
-    matrix, target = np.eye(4, dtype=np.float32), np.ones((1, 4), np.float32)
+    # Phases, since a product without its conjugate would end conjugate gradients.
+    matrix = np.diag(np.exp(1j * np.arange(4))).astype(np.complex64)
+    target = np.ones((1, 4), np.complex64)
     mask = np.arange(4) >= np.arange(4)[:, None]
     rows = _nearest_weights.Rows(mask, matrix, np.ones(4), target, True)
     decoder = jaxwgc.decoders.LeastSquares(*promised)
