@@ -54,6 +54,7 @@ TESTS = {
     "jaxwgc/decoders/_dual.py": LAGRANGE,
     "jaxwgc/decoders/_interpolation.py": LAGRANGE,
     "jaxwgc/decoders/_lagrange.py": LAGRANGE,
+    "jaxwgc/decoders/_one_copy.py": f"codes/test_replicated {DECODERS}",
     "jaxwgc/decoders/": DECODERS,
     "jaxwgc/stragglers/_types.py": "test_aggregate_checks stragglers/test_bad_input",
     "jaxwgc/stragglers/": "stragglers/test_distributions stragglers/test_bad_input "
