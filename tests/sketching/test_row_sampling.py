@@ -139,6 +139,7 @@ class TestLaws:
                 for x64 in (False, True)
             ),
             (5, 5, 1.0, False),
+            (5, 5, 1.0, True),
         ],
     )
     def test_exact_chances(self, num_rows, size, spread, x64):
@@ -153,8 +154,9 @@ class TestLaws:
         np.testing.assert_array_equal(np.sum(is_in, axis=1), size)
         total = np.asarray(inclusion, np.float64).sum(1)
         np.testing.assert_allclose(total, size, rtol=1e-15 if x64 else 1e-6)
-        # In proportion, where they are not 1.
+        # In proportion, where they are not 1, as all are where all rows are taken.
         is_uncertain = inclusion[0] < 1
+        assert is_uncertain.any() == (size < num_rows)
         ratio = (inclusion[0] / probabilities)[is_uncertain]
         if len(ratio):
             large = inclusion[0][is_uncertain] > 1e-4
