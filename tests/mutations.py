@@ -58,7 +58,7 @@ TESTS = {
     "jaxwgc/decoders/": DECODERS,
     "jaxwgc/stragglers/_types.py": "test_aggregate_checks stragglers/test_bad_input",
     "jaxwgc/stragglers/": "stragglers/test_distributions stragglers/test_bad_input "
-    "stragglers/test_late stragglers/test_waiting "
+    "stragglers/test_late stragglers/test_fit stragglers/test_waiting "
     "stragglers/test_unit_rounds stragglers/test_combined_delays "
     "stragglers/test_delayed test_aggregate_checks "
     "stragglers/test_devices",
