@@ -17,11 +17,7 @@ from jaxwgc import (
     stragglers,
     studies,
 )
-from jaxwgc.aggregate import (
-    CodedAggregateState,
-    coded_aggregate,
-    decode_aggregate,
-)
+from jaxwgc.aggregate import CodedAggregateState, coded_aggregate, decode_aggregate
 from jaxwgc.block_leverage import (
     BlockLeverageState,
     block_leverage_aggregate,

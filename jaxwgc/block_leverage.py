@@ -15,11 +15,7 @@ from jaxwgc.decoders import DecoderLike
 from jaxwgc.gradients import decoded_value_and_grad
 from jaxwgc.stragglers import StragglerModel
 
-__all__ = [
-    "BlockLeverageState",
-    "block_leverage_aggregate",
-    "sampled_value_and_grad",
-]
+__all__ = ["BlockLeverageState", "block_leverage_aggregate", "sampled_value_and_grad"]
 
 
 class BlockLeverageState(NamedTuple):

@@ -11,13 +11,7 @@ import numpy as np
 from jaxwgc import _flat_vectors, _validation
 from jaxwgc._arrays import product, working
 from jaxwgc._pytrees import register
-from jaxwgc._targets import (
-    effective,
-    mixing,
-    residual,
-    squared_error,
-    target_scale,
-)
+from jaxwgc._targets import effective, mixing, residual, squared_error, target_scale
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding import _collapsed
 from jaxwgc.coding._arrivals import arrived_messages, arrived_workers

@@ -11,11 +11,7 @@ from jaxwgc import _arrays, _validation
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding import Decoding, decoding
 from jaxwgc.decoders import DecoderLike
-from jaxwgc.distributed._placement import (
-    PlacedParts,
-    check_mesh,
-    held_parts,
-)
+from jaxwgc.distributed._placement import PlacedParts, check_mesh, held_parts
 from jaxwgc.gradients import scalar_loss
 
 

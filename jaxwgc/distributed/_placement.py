@@ -30,11 +30,7 @@ class PlacedParts:
 
 
 def place_parts(
-    parts: Any,
-    code: GradientCode,
-    mesh: Mesh,
-    *,
-    axis: str | None = None,
+    parts: Any, code: GradientCode, mesh: Mesh, *, axis: str | None = None
 ) -> PlacedParts:
     """Puts parts of the data on the devices of a mesh, for `mesh_value_and_grad`.
 
@@ -141,8 +137,7 @@ def _stack(leaves):
 def _check_alike(trees):
     described = [
         jax.tree.map(
-            lambda leaf: f"{_arrays.dtype_of(leaf)}{list(np.shape(leaf))}",
-            tree,
+            lambda leaf: f"{_arrays.dtype_of(leaf)}{list(np.shape(leaf))}", tree
         )
         for tree in trees
     ]

@@ -12,11 +12,7 @@ from scipy import special
 
 from jaxwgc import _arrays, _validation
 
-__all__ = [
-    "Summary",
-    "monte_carlo",
-    "summarize",
-]
+__all__ = ["Summary", "monte_carlo", "summarize"]
 
 _DEFAULT_BATCH_SIZE = 256
 

@@ -244,9 +244,7 @@ class TestLargeBernoulliCode:
     def test_falls_back_for_no_mask(self):
         matrix = jnp.asarray(self.code.encoding_matrix, jnp.float32)
         _, converged = jax.jit(_nearest_weights._conjugate_gradients)(
-            self.masks,
-            scaled_rows(matrix)[0],
-            jnp.ones((1, 100), jnp.float32),
+            self.masks, scaled_rows(matrix)[0], jnp.ones((1, 100), jnp.float32)
         )
         assert converged.all()
 

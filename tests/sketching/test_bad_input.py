@@ -184,9 +184,7 @@ SUBNORMAL_SHARE = np.array([1, 1, 1.2e-38], np.float32)
 THREE_ROWS = {"method": "without_replacement", "sample_size": 3}
 THREE_PARTS = {"num_draws": None, "num_distinct": 3}
 WRONG_VALUES = {
-    "leverage_scores": [
-        ({"method": "lu"}, "method must be one of"),
-    ],
+    "leverage_scores": [({"method": "lu"}, "method must be one of")],
     "approximate_leverage_scores": [
         ({"epsilon": 0.0}, "epsilon must be between 0 and 1; got 0.0"),
         ({"epsilon": 1.0}, "epsilon must be between 0 and 1; got 1.0"),
@@ -262,7 +260,7 @@ WRONG_VALUES = {
         (THREE_PARTS | {"probabilities": SUBNORMAL_SHARE}, "3 and 2 positive prob"),
     ],
     "drop_last_distinct": [
-        ({"sample": SAMPLE._replace(counts=np.ones(1))}, "at least 2 slots; got 1"),
+        ({"sample": SAMPLE._replace(counts=np.ones(1))}, "at least 2 slots; got 1")
     ],
     "rescaling_factors": [
         ({"rescaling": "none"}, "rescaling must be one of"),
@@ -348,7 +346,7 @@ WRONG_TYPES = {
     "row_probabilities": [({"alpha": "a"}, "alpha must be a real scalar")],
     "sample_rows": [({"weighted": "no"}, "weighted must be True or False")],
     "rescaling_factors": [
-        ({"rescaling": "paper", "num_rows": np.ones(2)}, "num_rows must be a"),
+        ({"rescaling": "paper", "num_rows": np.ones(2)}, "num_rows must be a")
     ],
     "embedding_distortion": [
         ({"basis": 1j * np.ones((5, 1))}, "basis must be real"),

@@ -11,10 +11,7 @@ import pytest
 import scipy.stats
 
 from jaxwgc.sketching import row_probabilities, sample_rows
-from jaxwgc.sketching._samplers._inclusion import (
-    poisson_rows,
-    systematic_rows,
-)
+from jaxwgc.sketching._samplers._inclusion import poisson_rows, systematic_rows
 
 # Row 1 is in every sample of 3 distinct rows, and in every Poisson sample.
 PROBABILITIES = np.array([0.1, 0.5, 0.15, 0.05, 0.2])
@@ -237,9 +234,7 @@ class TestRowProbabilities:
         np.testing.assert_allclose(row_probabilities(self.SCORES), leverage)
         np.testing.assert_allclose(row_probabilities(self.SCORES, "unif"), 0.25)
         np.testing.assert_allclose(
-            row_probabilities(self.SCORES, "slev", 0.6),
-            0.6 * leverage + 0.1,
-            rtol=1e-6,
+            row_probabilities(self.SCORES, "slev", 0.6), 0.6 * leverage + 0.1, rtol=1e-6
         )
         default = row_probabilities(self.SCORES, "slev")
         np.testing.assert_allclose(default, 0.9 * leverage + 0.025, rtol=1e-6)

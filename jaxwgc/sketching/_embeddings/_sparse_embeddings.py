@@ -9,11 +9,7 @@ from jax import lax
 
 from jaxwgc import _validation
 from jaxwgc._pytrees import Static
-from jaxwgc.sketching._embeddings._embedding import (
-    Embedding,
-    check_sizes,
-    random_signs,
-)
+from jaxwgc.sketching._embeddings._embedding import Embedding, check_sizes, random_signs
 from jaxwgc.sketching._row_blocks import fold_blocks
 
 # Rows that are summed up one after the other.

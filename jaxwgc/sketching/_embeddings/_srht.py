@@ -7,11 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxwgc._arrays import next_power_of_two
-from jaxwgc.sketching._embeddings._embedding import (
-    Embedding,
-    check_sizes,
-    random_signs,
-)
+from jaxwgc.sketching._embeddings._embedding import Embedding, check_sizes, random_signs
 from jaxwgc.sketching._row_blocks import fold_blocks
 
 # Rows that are transformed while they stay in a processor's cache: memory traffic, not
