@@ -11,13 +11,19 @@ from jaxwgc import (
     checks,
     codes,
     coding,
+    corruptions,
     decoders,
     distributed,
     sketching,
     stragglers,
     studies,
 )
-from jaxwgc.aggregate import CodedAggregateState, coded_aggregate, decode_aggregate
+from jaxwgc.aggregate import (
+    CodedAggregateState,
+    ErrorCounts,
+    coded_aggregate,
+    decode_aggregate,
+)
 from jaxwgc.block_leverage import (
     BlockLeverageState,
     block_leverage_aggregate,
@@ -27,12 +33,14 @@ from jaxwgc.checks import check_step
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding import (
     Decoding,
+    ErrorLocation,
     decode,
     decoding,
     decoding_error,
     decoding_weights,
     effective_weights,
     encode,
+    locate_errors,
     weighted,
 )
 from jaxwgc.gradients import decoded_value_and_grad, partial_value_and_grad
@@ -45,6 +53,8 @@ __all__ = [
     "BlockLeverageState",
     "CodedAggregateState",
     "Decoding",
+    "ErrorCounts",
+    "ErrorLocation",
     "GradientCode",
     "Plan",
     "Summary",
@@ -54,6 +64,7 @@ __all__ = [
     "coded_aggregate",
     "codes",
     "coding",
+    "corruptions",
     "decode",
     "decode_aggregate",
     "decoded_value_and_grad",
@@ -64,6 +75,7 @@ __all__ = [
     "distributed",
     "effective_weights",
     "encode",
+    "locate_errors",
     "monte_carlo",
     "partial_value_and_grad",
     "partition",

@@ -19,13 +19,46 @@ UNDECODABLE = ("least_squares", "skip", "warn", "raise")
 OPTAX_ARGUMENTS = {"value", "grad", "value_fn"}
 
 
+class ErrorCounts(NamedTuple):
+    """What has been wrong so far.
+
+    Attributes:
+      wrong: bool (num_workers,), whose messages were found wrong in the last round.
+      num_wrong: int32 (num_workers,), in how many rounds that was so.
+      num_corrected: int32 scalar, rounds in which it was so of anybody.
+      num_refused: int32 scalar, rounds in which checks failed in a way that could not
+        be explained, or there were none: nothing is decoded from these.
+    """
+
+    wrong: jax.Array
+    num_wrong: jax.Array
+    num_corrected: jax.Array
+    num_refused: jax.Array
+
+    @classmethod
+    def zero(cls, num_workers: int) -> "ErrorCounts":
+        """Returns those before the first round."""
+        numbers = jnp.zeros(num_workers, jnp.int32)
+        return cls(numbers > 0, numbers, jnp.int32(0), jnp.int32(0))
+
+    def after(self, location: coding.ErrorLocation) -> "ErrorCounts":
+        """Returns those after a round."""
+        return ErrorCounts(
+            location.wrong,
+            self.num_wrong + location.wrong,
+            self.num_corrected + location.wrong.any(),
+            self.num_refused + location.refused,
+        )
+
+
 class CodedAggregateState(NamedTuple):
     """State of `coded_aggregate` and of `decode_aggregate`.
 
     Attributes:
       key: PRNG key for the rounds to come, of the kind that was given; () where none is
         simulated.
-      stragglers: state of the straggler model; () where there is none.
+      stragglers: state of the straggler model; () where there is none. A pair with that
+        of the corruption model, where there is one.
       received: bool (num_workers,), who answered in the last round; for a code of
         several messages, who sent all of them.
       elapsed: float scalar, time of all rounds so far, in the unit of the model, or of
@@ -36,6 +69,7 @@ class CodedAggregateState(NamedTuple):
       share: float scalar, the share of the gradient that was decoded in the last round:
         one, or of whole parts that are lost, what is left.
       memory: the `jaxwgc.coding.Memory` of late answers; () where there is none.
+      errors: the `ErrorCounts`; () where errors are not corrected.
       shapes: those of params, as keys in a pytree without arrays. They tell partial
         gradients from others where `update` is called without params.
     """
@@ -48,6 +82,7 @@ class CodedAggregateState(NamedTuple):
     num_undecodable: jax.Array
     share: jax.Array
     memory: Any
+    errors: Any
     shapes: Any
 
 
@@ -55,22 +90,26 @@ def aggregator(
     code: GradientCode,
     read: Callable[
         [Any, Any, CodedAggregateState],
-        tuple[Any, Any, Callable[[coding.Decoding], Any]],
+        tuple[Any, Any, Callable[[coding.Decoding, Any], Any]],
     ],
     undecodable: str,
     tolerance: float,
     decoder: DecoderLike,
     memory: bool,
     debias: str | float | None,
+    locate: Callable | None = None,
+    corrupt: Callable | None = None,
     start: Callable[[], tuple[Any, Any]] = lambda: ((), ()),
     simulate: Callable | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """An aggregator that decodes what it reads from updates.
 
     `read(updates, params, state)` gives the messages, if there are any, what the
-    gradient is like, and the function of a `Decoding` that applies it to the updates;
-    `start()` the key and the state of the stragglers. `simulate(state) -> (arrivals,
-    state)` is for what is not observed.
+    gradient is like, and the function that applies a `Decoding` to the updates or to
+    these messages; `start()` the key and the state of what is drawn. `simulate(state)
+    -> (arrivals, state)` is for what is not observed, `corrupt(messages, state) ->
+    (messages, state)` for what arrives wrong, and `locate(messages, received, finished,
+    state) -> ErrorLocation` finds that.
     """
     _validation.check_choice("undecodable", undecodable, UNDECODABLE)
     _validation.check_number("tolerance", tolerance, minimum=0)
@@ -100,6 +139,7 @@ def aggregator(
             memory=coding.Memory.empty(code, params, simulate is not None)
             if memory and jax.tree.leaves(params)
             else (),
+            errors=() if locate is None else ErrorCounts.zero(code.num_workers),
             shapes=_updates.shapes_of(params),
         )
 
@@ -136,11 +176,17 @@ def aggregator(
             if simulate is not None:
                 received, state = simulate(state)
                 elapsed = received.elapsed
+        if corrupt is not None:
+            messages, state = corrupt(messages, state)
         elapsed = 0.0 if elapsed is None else elapsed
         _validation.check_number("elapsed", elapsed, minimum=0)
         # A traced time that is none shows in the sum.
         elapsed = jnp.where(elapsed >= 0, elapsed, jnp.nan)
-        decoding = coding.decoding(code, received, decoder, finished=finished)
+        arrived, errors = received, state.errors
+        if locate is not None:
+            arrived = locate(messages, received, finished, state)
+            errors, finished = errors.after(arrived), None
+        decoding = coding.decoding(code, arrived, decoder, finished=finished)
         failed, residual = decoding.failed(tolerance), decoding.residual
         if undecodable in ("warn", "raise") and not _validation.is_traced(failed):
             if failed:
@@ -152,7 +198,7 @@ def aggregator(
                 if undecodable == "raise":
                     raise RuntimeError(report)
                 warnings.warn(report, stacklevel=3)
-        gradient = apply(decoding)
+        gradient = apply(decoding, messages)
         remembered = state.memory
         if memory:
             gradient, remembered = recall(
@@ -176,6 +222,7 @@ def aggregator(
             num_undecodable=state.num_undecodable + failed.astype(jnp.int32),
             share=decoding.share.astype(state.share.dtype),
             memory=remembered,
+            errors=errors,
         )
 
     def recall(decoding, failed, gradient, messages, like, memory, arrivals, late):
@@ -202,6 +249,31 @@ def aggregator(
         return jnp.repeat(jnp.asarray(mask), code.messages_per_worker)
 
     return make_aggregator(init, update)
+
+
+def make_locate(
+    code: GradientCode,
+    correct_errors: bool,
+    noise: Any,
+    message_dtype: Any,
+    key_of: Callable[[Any, CodedAggregateState], jax.Array],
+) -> Callable | None:
+    """Returns what finds wrong messages, or None; `key_of(messages, state)` a key."""
+    _validation.check_number("noise", noise, minimum=0)
+    if not _validation.check_bool("correct_errors", correct_errors):
+        return None
+    locator = coding.ErrorLocator.of(code)
+
+    def locate(messages, received, finished, state):
+        return locator.locate(
+            coding.check_messages_of(code, messages),
+            coding.arrived_messages(code, received, finished),
+            key_of(messages, state),
+            noise,
+            message_dtype,
+        )
+
+    return locate
 
 
 def _check_memory(code, undecodable, tolerance, decoder, debias):

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import optax
 
 from jaxwgc import _updates, _validation, coding
-from jaxwgc.aggregate._aggregator import aggregator
+from jaxwgc.aggregate._aggregator import aggregator, make_locate
 from jaxwgc.codes import GradientCode
+from jaxwgc.corruptions import CorruptionModel
 from jaxwgc.decoders import DecoderLike
 from jaxwgc.stragglers import StragglerModel
 
@@ -24,6 +25,9 @@ def coded_aggregate(
     decoder: DecoderLike = None,
     memory: bool = False,
     debias: str | float | None = None,
+    corrupt: CorruptionModel | None = None,
+    correct_errors: bool = False,
+    noise: float = 0.0,
 ) -> optax.GradientTransformationExtraArgs:
     """Aggregates partial gradients as a coded cluster with stragglers would.
 
@@ -73,6 +77,14 @@ def coded_aggregate(
         the gradient that was decoded, in rounds that are not exact. A number is the
         weight that partial gradients have on average, and divides in every round (where
         it differs from part to part, divide the partial gradients). Not with memory.
+      corrupt: a model of `jaxwgc.corruptions`, which makes some messages wrong. Only
+        with `method="messages"`.
+      correct_errors: whether wrong messages are looked for in every round, as by
+        `jaxwgc.locate_errors`, and left out. A round whose errors cannot be explained
+        is refused: nothing is decoded from it, so that it counts as undecodable, with a
+        zero update (or what is remembered). Who was wrong, and how often, is counted in
+        the `errors` of the state. Only with `method="messages"`.
+      noise: as for `jaxwgc.locate_errors`.
 
     Returns:
       An `optax.experimental.aggregating.Aggregator`, so an optax gradient
@@ -118,10 +130,39 @@ def coded_aggregate(
     _validation.check_choice("method", method, METHODS)
     model.warn_where_undecodable(code, decoder)
 
+    if corrupt is not None and not isinstance(corrupt, CorruptionModel):
+        raise TypeError(
+            f"corrupt must be a model of jaxwgc.corruptions; got {corrupt!r}"
+        )
+    if method != "messages" and (corrupt is not None or correct_errors):
+        raise ValueError(
+            'method must be "messages" with corrupt or correct_errors, which are about '
+            f"what arrives; got {method!r}"
+        )
+
+    def start():
+        drawn = model.init(code.num_workers)
+        if corrupt is not None:
+            drawn = drawn, corrupt.init(code.num_workers)
+        # A copy, so that donating the state leaves the caller's key alone.
+        return jnp.array(key, copy=True), drawn
+
     def simulate(state):
         next_key, round_key = jax.random.split(state.key)
-        arrivals, carried = model.sample(round_key, state.stragglers, loads)
-        return arrivals, state._replace(key=next_key, stragglers=carried)
+        drawn = state.stragglers if corrupt is None else state.stragglers[0]
+        arrivals, drawn = model.sample(round_key, drawn, loads)
+        if corrupt is not None:
+            drawn = drawn, state.stragglers[1]
+        return arrivals, state._replace(key=next_key, stragglers=drawn)
+
+    def corrupted(messages, state):
+        assert corrupt is not None
+        next_key, round_key = jax.random.split(state.key)
+        messages, _, drawn = corrupt.sample(
+            round_key, state.stragglers[1], messages, code.num_workers
+        )
+        drawn = state.stragglers[0], drawn
+        return messages, state._replace(key=next_key, stragglers=drawn)
 
     def read(updates, params, state):
         _updates.check_updates(
@@ -131,9 +172,16 @@ def coded_aggregate(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), updates
         )
         if method == "partials" and not memory:
-            return None, like, lambda decoding: decoding.collapse(updates)
-        messages = coding.encode(code, updates)
-        return messages, like, lambda decoding: decoding.combine(messages, like)
+            return None, like, lambda decoding, _: decoding.collapse(updates)
+        return (
+            coding.encode(code, updates),
+            like,
+            lambda decoding, messages: decoding.combine(messages, like),
+        )
+
+    def key_of(messages, state):
+        del messages
+        return jax.random.fold_in(state.key, 1)
 
     return aggregator(
         code,
@@ -143,7 +191,8 @@ def coded_aggregate(
         decoder,
         memory,
         debias,
-        # A copy, so that donating the state leaves the caller's key alone.
-        start=lambda: (jnp.array(key, copy=True), model.init(code.num_workers)),
-        simulate=simulate,
+        make_locate(code, correct_errors, noise, None, key_of),
+        None if corrupt is None else corrupted,
+        start,
+        simulate,
     )

@@ -4,7 +4,7 @@ import jax
 import optax
 
 from jaxwgc import _flat_vectors, _updates, _validation, coding
-from jaxwgc.aggregate._aggregator import aggregator
+from jaxwgc.aggregate._aggregator import aggregator, make_locate
 from jaxwgc.codes import GradientCode
 from jaxwgc.decoders import DecoderLike
 
@@ -19,6 +19,9 @@ def decode_aggregate(
     on_request: bool = False,
     memory: bool = False,
     debias: str | float | None = None,
+    correct_errors: bool = False,
+    noise: float = 0.0,
+    key: jax.Array | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Aggregates messages that arrived: the sibling of `coded_aggregate`.
 
@@ -47,6 +50,11 @@ def decode_aggregate(
         (num_workers,): whose rows are an answer to an earlier round. Those are
         remembered, no more.
       debias: as for `coded_aggregate`.
+      correct_errors: as for `coded_aggregate`; not on request.
+      noise: as for `jaxwgc.locate_errors`.
+      key: PRNG key, for the projections by which errors are looked for. By default they
+        depend on the messages alone, so that nobody knows them before these are there;
+        a secret key is for workers that agree on what to send.
 
     Returns:
       An `optax.experimental.aggregating.Aggregator`; updates are one array
@@ -85,6 +93,18 @@ def decode_aggregate(
                 "memory must be False on request, where sums come in the place of "
                 "messages; got True"
             )
+        if correct_errors:
+            raise ValueError(
+                "correct_errors must be False on request: no part is sent twice, so "
+                "that nothing can disagree; got True"
+            )
+
+    def key_of(messages, state):
+        count = state.errors.num_corrected + state.errors.num_refused
+        drawn = coding.key_from(messages)
+        if key is not None:
+            drawn = jax.random.fold_in(key, jax.random.bits(drawn))
+        return jax.random.fold_in(drawn, count)
 
     def read(updates, params, state):
         del state
@@ -94,11 +114,22 @@ def decode_aggregate(
         if on_request:
             shape = code.num_workers, _flat_vectors.raveled_size(params)
             _validation.check_shape("updates", updates, "(num_workers, length)", shape)
-            return None, params, lambda _: coding.decode_answers(updates, params)
+            return None, params, lambda *_: coding.decode_answers(updates, params)
         return (
             updates,
             params,
-            lambda decoding: decoding.combine(updates, params, message_dtype),
+            lambda decoding, _: decoding.combine(updates, params, message_dtype),
         )
 
-    return aggregator(code, read, undecodable, tolerance, decoder, memory, debias)
+    if key is not None:
+        _validation.check_key(key)
+    return aggregator(
+        code,
+        read,
+        undecodable,
+        tolerance,
+        decoder,
+        memory,
+        debias,
+        make_locate(code, correct_errors, noise, message_dtype, key_of),
+    )

@@ -8,6 +8,7 @@ out. First derivatives of `decoding_error` under least squares lose nothing by i
 second derivatives are wrong.
 """
 
+from jaxwgc.coding._arrivals import arrived_messages as arrived_messages
 from jaxwgc.coding._decoding import (
     Decoding,
     decode,
@@ -16,6 +17,11 @@ from jaxwgc.coding._decoding import (
     decoding_weights,
     effective_weights,
 )
+from jaxwgc.coding._decoding import check_messages_of as check_messages_of
+from jaxwgc.coding._errors._location import ErrorLocation
+from jaxwgc.coding._errors._projection import key_from as key_from
+from jaxwgc.coding._locate_errors import ErrorLocator as ErrorLocator
+from jaxwgc.coding._locate_errors import locate_errors
 from jaxwgc.coding._memory import Memory
 from jaxwgc.coding._messages import encode, form_messages
 from jaxwgc.coding._noise import inverse_variance_weights, source_variances
@@ -24,6 +30,7 @@ from jaxwgc.coding._weighting import weighted
 
 __all__ = [
     "Decoding",
+    "ErrorLocation",
     "Memory",
     "answer_request",
     "decode",
@@ -35,6 +42,7 @@ __all__ = [
     "encode",
     "form_messages",
     "inverse_variance_weights",
+    "locate_errors",
     "source_variances",
     "weighted",
 ]

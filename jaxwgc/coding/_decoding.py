@@ -16,6 +16,7 @@ from jaxwgc.codes import GradientCode
 from jaxwgc.coding import _collapsed
 from jaxwgc.coding._arrivals import arrived_messages, arrived_workers
 from jaxwgc.coding._combining import combine, floor_weights
+from jaxwgc.coding._errors._location import ErrorLocation
 from jaxwgc.decoders import DecoderLike
 
 
@@ -229,7 +230,7 @@ def decoding(
       received: bool (..., num_workers), the workers that answered, with all that they
         send. Or an `Arrivals` of a straggler model, whose `finished` counts for codes
         of several messages a worker. Or a `Decoding`, which is taken as it is, so that
-        all that takes `received` shares one.
+        all that takes `received` shares one. Or an `ErrorLocation`: its mask counts.
       decoder: None for the code's first; a class of `jaxwgc.decoders` for the code's
         own of that class; or a decoder.
       finished: in the place of received, int (..., num_workers), how many of its parts
@@ -263,7 +264,10 @@ def decoding(
     if isinstance(received, Decoding):
         _check_same_code(code, received.code)
         return received
-    mask = arrived_messages(code, received, finished)
+    if isinstance(received, ErrorLocation):
+        mask = received.mask
+    else:
+        mask = arrived_messages(code, received, finished)
     weights = code.choose_decoder(decoder).checked_weights(
         code.encoding_matrix, code.segment_targets, mask
     )
@@ -459,16 +463,27 @@ def check_messages(
     """Messages (..., num_messages, length) of a gradient like `params`, as arrays."""
     if params is None:
         raise ValueError("params must be given with messages; got None")
-    messages = _validation.as_array("messages", messages)
     params = jax.tree.map(lambda leaf: _validation.as_array("params", leaf), params)
-    _validation.check_dtypes("messages", messages, "numbers or bools")
     _validation.check_dtypes("params", params, "real or complex floats", abstract=True)
     size = _flat_vectors.raveled_size(params)
     length = -(-size // (code.num_segments * (2 if code.is_complex else 1)))
+    messages = check_messages_of(code, messages)
     axes, of = "(..., num_messages, length)", f" for {size} parameters"
     sizes = ("...", code.num_messages, length)
     _validation.check_shape("messages", messages, axes, sizes, of)
+    return messages, params
+
+
+def check_messages_of(code: GradientCode, messages: Any) -> jax.Array:
+    """Messages (..., num_messages, length) of a code, as an array."""
+    messages = _validation.as_array("messages", messages)
+    _validation.check_dtypes("messages", messages, "numbers or bools")
+    if messages.ndim < 2 or messages.shape[-2] != code.num_messages:
+        raise ValueError(
+            "messages must have shape (..., num_messages, length) with num_messages = "
+            f"{code.num_messages}; got {messages.shape}"
+        )
     if jnp.iscomplexobj(messages) != code.is_complex:
         kind = "complex" if code.is_complex else "real"
         raise TypeError(f"messages must be {kind} for {code}; got {messages.dtype}")
-    return messages, params
+    return messages

@@ -148,6 +148,21 @@ class Decoder(abc.ABC):
         """
         del matrix, target
 
+    def interpolation(self, mask: jax.Array) -> tuple[jax.Array, Array, int] | None:
+        """Returns how polynomials are interpolated, if messages are values of them.
+
+        That is more structure than the matrix shows.
+
+        Args:
+          mask: bool (num_messages,), the messages that are there.
+
+        Returns:
+          Weights (num_messages,) that give the value at 0, zero at missing messages;
+          the points, complex (num_messages,); and the number of coefficients.
+        """
+        del mask
+        return None
+
     def is_a(self, kind: type["Decoder"]) -> bool:
         """Returns whether it decodes in the way of that class."""
         return isinstance(self, kind)

@@ -72,6 +72,12 @@ class Lagrange(UniformTarget):
             if np.any(high > 1e-6 * coefficients.max()):
                 self.refuse_matrix(matrix)
 
+    def interpolation(self, mask: jax.Array) -> tuple[jax.Array, Array, int]:
+        number = len(self.positions)
+        points = np.exp(2j * np.pi * np.arange(number) / number)
+        weights = self.closed_form(mask)[..., 0, :]
+        return weights, points[self.positions], number - self.num_stragglers
+
     def closed_form(self, mask: jax.Array) -> jax.Array:
         """Returns the weights (..., 1, num_workers) of the formula alone."""
         return interpolate(mask, self.positions)

@@ -1,0 +1,67 @@
+"""Majority: errors among messages that are copies of each other."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+# Copies are the same where they differ by no more than so many times the noise.
+_NOISE = 16.0
+
+
+def find_copies(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """Returns which copy of what each message is, (num_messages,), and its sign.
+
+    None unless all that messages have in common is that some are multiples of others.
+    """
+    norms = np.linalg.norm(matrix, axis=1)
+    rows = matrix / np.where(norms > 0, norms, 1)[:, None]
+    first = np.argmax(np.abs(rows) > 0.5 / np.sqrt(rows.shape[1]), axis=1)
+    signs = rows[np.arange(len(rows)), first]
+    signs = np.where(norms > 0, signs / np.where(signs == 0, 1, np.abs(signs)), 1)
+    aligned = np.round(rows / signs[:, None], 6)
+    _, first, labels = np.unique(
+        aligned, axis=0, return_index=True, return_inverse=True
+    )
+    if np.linalg.matrix_rank(rows[first]) < len(first):
+        return None
+    return labels.reshape(-1), signs
+
+
+def find_minorities(
+    rows: jax.Array,
+    labels: Any,
+    is_there: jax.Array,
+    noise: jax.Array,
+    scale: jax.Array,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns which messages are outvoted, in dispute, and have a copy at all.
+
+    Args:
+      rows: (num_messages, num_columns), projections over norms and signs.
+      labels: int (num_messages,); copies of each other have the same.
+      is_there: bool (num_messages,).
+      noise: of honest copies, relative to their norm.
+      scale: of messages, below which noise is not smaller.
+    """
+    rows = jnp.where(is_there[:, None], rows, 0)
+    norms = jnp.linalg.norm(rows, axis=1)
+    differences = jax.lax.map(
+        lambda row: jnp.linalg.norm(rows - row, axis=1), rows, batch_size=32
+    )
+    smaller = jnp.minimum(norms[:, None], norms)
+    agrees = differences <= _NOISE * noise * jnp.maximum(smaller, scale)
+    pairs = is_there[:, None] & is_there & (labels[:, None] == labels)
+    votes = jnp.sum(agrees & pairs, axis=1)
+    most = jnp.max(jnp.where(pairs, votes, 0), axis=1)
+    is_winner = (votes == most) & (votes >= 2) & is_there
+    # Two parties of the same size, or nobody who agrees with anybody.
+    is_tied = jnp.any(pairs & is_winner[:, None] & is_winner & ~agrees, axis=1)
+    number = jnp.sum(pairs, axis=1)
+    disputed = jnp.any(pairs & is_tied, axis=1) | ((most < 2) & (number > 1))
+    # All parties of the group with a tie are in dispute.
+    disputed = jnp.any(pairs & disputed, axis=1) & is_there
+    has_winner = jnp.any(pairs & is_winner, axis=1)
+    outvoted = is_there & has_winner & ~is_winner & ~disputed
+    return outvoted, disputed, is_there & (number > 1)

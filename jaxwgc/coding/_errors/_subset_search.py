@@ -1,0 +1,85 @@
+"""Errors of low rank: some of the wrong messages are guessed, the rest follows."""
+
+import itertools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxwgc._arrays import product
+from jaxwgc.coding._errors._checks import Syndromes
+from jaxwgc.coding._errors._general_position import (
+    Signal,
+    distances_from,
+    nearest,
+    normalized_columns,
+)
+
+# No more guesses than that in one round; looked at so many at a time.
+_MOST_GUESSES, _AT_ONCE = 20_000, 256
+# What lies in a space is so many times the rounding from it, at most.
+_ROUNDING = 10.0
+
+
+def guesses(num_messages: int, num_checks: int) -> list[np.ndarray]:
+    """Returns for 1, 2, … guessed messages all sets of them, as far as that goes."""
+    found: list[np.ndarray] = []
+    total = 0
+    for size in range(1, num_checks // 2):
+        total += math.comb(num_messages, size)
+        if total > _MOST_GUESSES:
+            break
+        sets = itertools.combinations(range(num_messages), size)
+        found.append(np.array(list(sets)).reshape(-1, size))
+    return found
+
+
+def find_by_guessing(
+    syndromes: Syndromes, signal: Signal, threshold: Any
+) -> tuple[jax.Array, jax.Array]:
+    """Returns the fewest messages that explain the errors, and if none others do.
+
+    Of b wrong messages whose errors span μ directions, b - μ are guessed; with these in
+    it, the space holds the columns of all others. All sets of a size are tried before
+    larger ones, up to b = (checks + μ - 1) / 2.
+    """
+    columns, is_checked = normalized_columns(syndromes.checks)
+    num_checks, num_messages = columns.shape
+    weakest = jnp.min(jnp.where(signal.singular > 0, signal.singular, jnp.inf))
+    limit = _ROUNDING * threshold / weakest
+    outside = columns
+    for _ in range(2):
+        outside -= product(signal.basis, product(signal.basis.T.conj(), outside))
+
+    def explained(guess):
+        basis = jnp.zeros((num_checks, 0), columns.dtype)
+        for index in range(len(guess)):
+            column = outside[:, guess[index]]
+            for _ in range(2):
+                column -= product(basis, product(basis.T.conj(), column))
+            norm = jnp.linalg.norm(column)
+            # Columns that lie in the space already need not be guessed.
+            column = jnp.where(norm > limit, column / jnp.where(norm > 0, norm, 1), 0)
+            basis = jnp.concatenate([basis, column[:, None]], 1)
+        distances = jnp.where(is_checked, distances_from(basis, outside), jnp.inf)
+        distances = distances.at[guess].set(0)
+        wrong, stands_apart = nearest(distances, signal.rank + len(guess))
+        furthest = jnp.max(jnp.where(wrong, distances, 0))
+        is_new = jnp.all(jnp.linalg.norm(basis, axis=0) > 0) & is_checked[guess].all()
+        return wrong, stands_apart & is_new & (furthest < limit)
+
+    best = jnp.zeros(num_messages, bool)
+    is_found = is_unique = jnp.zeros((), bool)
+    for sets in guesses(num_messages, num_checks):
+        size = sets.shape[1]
+        wrong, fits = jax.lax.map(explained, jnp.asarray(sets), batch_size=_AT_ONCE)
+        in_bounds = 2 * (signal.rank + size) <= syndromes.num_left + signal.rank - 1
+        fits &= in_bounds & ~is_found
+        first = wrong[jnp.argmax(fits)]
+        best = jnp.where(fits.any(), first, best)
+        same = jnp.all((wrong == first) | ~fits[:, None])
+        is_unique = jnp.where(fits.any(), same, is_unique)
+        is_found |= fits.any()
+    return best, is_found & is_unique

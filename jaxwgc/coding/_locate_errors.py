@@ -1,0 +1,283 @@
+"""Which workers have sent something wrong: found by what a code has to spare."""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxwgc import _validation
+from jaxwgc._arrays import product
+from jaxwgc._pytrees import register
+from jaxwgc.codes import GradientCode
+from jaxwgc.coding._arrivals import arrived_messages
+from jaxwgc.coding._decoding import check_messages_of
+from jaxwgc.coding._errors._checks import Syndromes, parity_checks
+from jaxwgc.coding._errors._general_position import (
+    UNCHECKED,
+    find_in_general_position,
+    find_signal,
+)
+from jaxwgc.coding._errors._location import ErrorLocation
+from jaxwgc.coding._errors._majority import find_copies, find_minorities
+from jaxwgc.coding._errors._projection import project
+from jaxwgc.coding._errors._smoothing import find_by_smoothing
+from jaxwgc.coding._errors._subset_search import find_by_guessing
+
+# Noise of honest messages in units of the rounding to their dtype.
+_ROUNDINGS = 4.0
+# Beyond that amplification of noise, a suspect stays one.
+_REACH = 10.0
+# Messages that are so many times larger than most are looked at by themselves.
+_OUTLIER = 10.0
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class ErrorLocator:
+    """What is known of a code before messages arrive.
+
+    Attributes:
+      code: the code.
+      checks: of `parity_checks`.
+      norms: of the rows of the encoding matrix.
+      copies: labels and signs, where all that messages have in common is that some are
+        copies of others.
+    """
+
+    code: GradientCode
+    checks: Any
+    norms: Any
+    copies: tuple[Any, Any] | None
+
+    @classmethod
+    def of(cls, code: GradientCode) -> "ErrorLocator":
+        """Returns that of a code."""
+        GradientCode.check(code)
+        matrix = code.encoding_matrix
+        checks, norms = parity_checks(matrix)
+        is_known = isinstance(matrix, np.ndarray)
+        if is_known and not len(checks):
+            raise ValueError(
+                "correcting errors needs a code with messages to spare; got 0 checks, "
+                f"as its {code.num_messages} messages are linearly independent, for "
+                f"{code}"
+            )
+        copies = find_copies(matrix) if is_known else None
+        return cls(code, checks, norms, copies)
+
+    def locate(
+        self,
+        messages: jax.Array,
+        mask: jax.Array,
+        key: jax.Array,
+        noise: jax.typing.ArrayLike = 0.0,
+        message_dtype: jax.typing.DTypeLike | None = None,
+    ) -> ErrorLocation:
+        """Returns what `locate_errors` does, of arrays that have been checked.
+
+        Args:
+          messages: (num_messages, length).
+          mask: bool (num_messages,), those that are there.
+          key: as for `locate_errors`.
+          noise: as for `locate_errors`.
+          message_dtype: what messages were rounded to on their way.
+        """
+        dtype = messages.dtype if message_dtype is None else jnp.dtype(message_dtype)
+        precision = jnp.finfo(dtype)
+        # Projections of messages in double precision are rounded more than these.
+        noise = jnp.maximum(noise, precision.eps * (5 if precision.bits == 64 else 2))
+        project_key, mix_key = jax.random.split(key)
+        num_columns = 4 if self.copies is not None else 2 * len(self.checks) + 8
+        rows = project(project_key, messages, num_columns)
+        mask = mask & jnp.isfinite(rows).all(1)
+        norms = jnp.asarray(self.norms, rows.real.dtype)
+        rows = jnp.where(mask[:, None], rows, 0) / norms[:, None]
+        noise = noise.astype(norms.dtype)
+        if self.copies is None:
+            found = self._by_checks(rows, mask, noise, mix_key)
+        else:
+            found = self._by_majority(rows, mask, noise)
+        wrong, disputed, is_checked, is_explained, checks = found
+        refused = ~is_explained | (checks == 0)
+        shape = self.code.num_workers, self.code.messages_per_worker
+        by_worker = (wrong & ~refused).reshape(shape).any(1)
+        is_right = ~jnp.repeat(by_worker, self.code.messages_per_worker)
+        return ErrorLocation(
+            wrong=by_worker,
+            mask=mask & is_checked & is_right & ~refused,
+            disputed=disputed.reshape(shape).any(1),
+            unique=is_explained,
+            checks=checks,
+            refused=refused,
+        )
+
+    def _by_majority(self, rows, mask, noise):
+        assert self.copies is not None
+        labels, signs = self.copies
+        rows = rows / jnp.asarray(signs, rows.dtype)[:, None]
+        scale = _median(jnp.linalg.norm(rows, axis=1), mask)
+        wrong, disputed, is_checked = find_minorities(rows, labels, mask, noise, scale)
+        groups = jnp.zeros(len(labels), int).at[labels].add(mask)
+        checks = jnp.sum(jnp.maximum(groups - 1, 0))
+        return wrong, disputed, is_checked, ~disputed.any(), checks
+
+    def _by_checks(self, rows, mask, noise, mix_key):
+        num_messages, num_columns = rows.shape
+        norms = jnp.linalg.norm(rows, axis=1)
+        median = _median(norms, mask)
+        outliers = mask & (norms > _OUTLIER * median)
+        alone = Syndromes.without(self.checks, ~mask, rows)
+        # Few enough, so that the others are checked, too.
+        outliers &= outliers.sum() < alone.num_left
+        syndromes = Syndromes.without(self.checks, ~mask | outliers, rows)
+        is_used = mask & ~outliers
+        size = jnp.sqrt(jnp.sum(jnp.where(is_used, norms, 0) ** 2) / is_used.sum())
+        checks = syndromes.num_left
+        unit = noise * size / math.sqrt(num_columns)
+        spread = jnp.sqrt(jnp.maximum(checks, 0).astype(unit.dtype))
+        threshold = _ROUNDINGS * unit * (spread + math.sqrt(num_columns))
+        signal = find_signal(syndromes.values, threshold)
+
+        def explains(wrong):
+            rest = Syndromes.without(self.checks, ~is_used | wrong, rows)
+            largest = jnp.linalg.norm(rest.values, 2)
+            return (largest <= 2 * threshold) & (rest.num_left > 0)
+
+        def general():
+            wrong, stands_apart = find_in_general_position(syndromes, signal)
+            return wrong, stands_apart & explains(wrong)
+
+        def low_rank():
+            for decoder in self.code.decoders:
+                interpolation = decoder.interpolation(is_used)
+                if interpolation is not None:
+                    return find_by_smoothing(
+                        mix_key,
+                        jnp.where(is_used[:, None], rows, 0),
+                        jnp.asarray(self.norms, norms.dtype),
+                        is_used,
+                        interpolation,
+                        threshold,
+                        signal.rank,
+                        explains,
+                    )
+            wrong, fits = find_by_guessing(syndromes, signal, threshold)
+            return wrong, fits & explains(wrong)
+
+        nobody = jnp.zeros(num_messages, bool)
+        is_clean = signal.rank == 0
+        may_be_found = signal.rank < checks
+        wrong, is_explained = jax.lax.cond(
+            is_clean | ~may_be_found, lambda: (nobody, is_clean), general
+        )
+        wrong, is_explained = jax.lax.cond(
+            is_explained | ~may_be_found, lambda: (wrong, is_explained), low_rank
+        )
+        # What suspects should have been, by what is right: some were one too many.
+        suspects = wrong | outliers
+        rest = Syndromes.without(self.checks, ~mask | suspects, rows)
+        kept = jnp.where(mask[:, None] & ~suspects[:, None], rows, 0)
+        expected = product(
+            rest.solve, product(jnp.asarray(self.checks, rows.dtype), kept)
+        )
+        reach = jnp.minimum(jnp.linalg.norm(rest.solve, axis=1), _REACH)
+        allowed = _ROUNDINGS * noise * math.sqrt(num_messages)
+        allowed *= jnp.maximum(norms, reach * size)
+        wrong = suspects & (jnp.linalg.norm(rows - expected, axis=1) > allowed)
+        is_checked = jnp.linalg.norm(alone.checks, axis=0) > UNCHECKED
+        disputed = mask & is_checked & ~is_explained
+        return wrong, disputed, is_checked, is_explained, alone.num_left
+
+
+def _median(values, mask):
+    ordered = jnp.sort(jnp.where(mask, values, jnp.inf))
+    return jnp.where(mask.any(), ordered[jnp.maximum(mask.sum() - 1, 0) // 2], 0)
+
+
+def locate_errors(
+    code: GradientCode,
+    messages: jax.Array,
+    received: Any = None,
+    key: jax.Array | None = None,
+    *,
+    finished: jax.typing.ArrayLike | None = None,
+    noise: jax.typing.ArrayLike = 0.0,
+) -> ErrorLocation:
+    """Finds the workers whose messages are wrong, by what the code has to spare.
+
+    Messages of a code satisfy linear checks, as many as there are messages beyond the
+    rank of its encoding matrix. Random projections of the messages, in one pass, are
+    put into these. What is left beyond rounding is explained by as few workers as can
+    be:
+
+    - errors in general position, as independent faults are, by the directions that they
+      span (MUSIC): up to one less than there are checks;
+    - errors that agree, up to half as many as there are checks (and more, the more
+      directions they span): for codes evaluated at roots of unity by the geometric
+      sequences that each leaves; for others some of the workers are guessed, in up to
+      20,000 ways;
+    - errors in copies of one message, where a code has nothing else, by majority.
+
+    Errors that are too small to matter are not found: those near the rounding of the
+    messages, times how badly the checks that are left are conditioned.
+
+    Args:
+      code: a gradient code with more messages than its rank. Known, not traced, or else
+        copies of messages are not recognised and checks are found at every call.
+      messages: (num_messages, length), as for `jaxwgc.decode`, of one round. Messages
+        that are not finite count as missing, not as wrong.
+      received: as for `jaxwgc.decoding`.
+      key: PRNG key of either kind, for the projections. Drawn once messages are there,
+        nobody can hide from them.
+      finished: as for `jaxwgc.decoding`.
+      noise: how much honest copies of a message differ, relative to its norm, where
+        that is more than rounding: between two kinds of processors.
+
+    Returns:
+      An `ErrorLocation`, which `jaxwgc.decode` and all that takes `received` takes.
+
+    Raises:
+      ValueError: where the code has no checks, or an argument has the wrong shape or
+        breaks its rule.
+      TypeError: where an argument has the wrong type.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, jaxwgc
+      >>> code = jaxwgc.codes.cyclic_mds(6, num_stragglers=3)
+      >>> gradients = jnp.arange(24.0).reshape(6, 4)
+      >>> messages = jaxwgc.encode(code, gradients).at[4].multiply(-1)
+      >>> received = jnp.array([True, False, True, True, True, True])
+      >>> found = jaxwgc.locate_errors(code, messages, received, jax.random.key(0))
+      >>> found.wrong
+      Array([False, False, False, False,  True, False], dtype=bool)
+      >>> jaxwgc.decode(code, messages, found, params=jnp.zeros(4)).round()
+      Array([60., 66., 72., 78.], dtype=float32)
+
+    References:
+      Chen, Wang, Charles, Papailiopoulos, "DRACO: Byzantine-resilient distributed
+      training via redundant gradients", ICML 2018 (how many copies are needed);
+      Schmidt, "Multiple emitter location and signal parameter estimation", 1986
+      (MUSIC); Shan, Wax, Kailath, "On spatial smoothing for direction-of-arrival
+      estimation of coherent signals", 1985.
+    """
+    locator = ErrorLocator.of(code)
+    messages = check_messages_of(code, messages)
+    if messages.ndim != 2:
+        raise ValueError(
+            "messages must be those of one round, (num_messages, length); got shape "
+            f"{messages.shape} (use jax.vmap for a batch)"
+        )
+    if isinstance(received, ErrorLocation):
+        mask = received.mask
+    else:
+        mask = arrived_messages(code, received, finished)
+    if mask.ndim != 1:
+        raise ValueError(
+            f"received must be a mask of one round; got shape {mask.shape} (use "
+            "jax.vmap for a batch)"
+        )
+    _validation.check_number("noise", noise, minimum=0)
+    return locator.locate(messages, mask, _validation.check_key(key), noise)

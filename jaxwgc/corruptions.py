@@ -1,0 +1,347 @@
+"""Wrong answers, simulated: who sends them, and what is wrong with them.
+
+A corruption model is, like a straggler model, a pair of pure functions:
+`state = model.init(num_workers)` and
+`messages, wrong, state = model.sample(key, state, messages)`. Who is wrong is said by a
+straggler model: the workers that would not answer are those whose answers are wrong, so
+that `stragglers.uniform(2)` stands for two others in each round,
+`stragglers.fixed(mask)` for the same ones for good, and `stragglers.markov` for faults
+that come and go.
+"""
+
+import abc
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxwgc import _validation
+from jaxwgc.codes import GradientCode
+from jaxwgc.stragglers import StragglerModel
+
+__all__ = [
+    "CorruptionModel",
+    "additive_noise",
+    "bit_flip",
+    "codeword_part",
+    "same_vector",
+    "scaling",
+    "sign_flip",
+    "stuck",
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class CorruptionModel(abc.ABC):
+    """Messages that are not what they should be.
+
+    A model of one's own is a frozen dataclass of this class with a `corrupted`.
+
+    Attributes:
+      who: a straggler model; those who would not answer send something wrong.
+    """
+
+    who: StragglerModel
+
+    def __post_init__(self):
+        if not isinstance(self.who, StragglerModel):
+            raise TypeError(
+                "who must be a StragglerModel, whose stragglers are the workers that "
+                f"send something wrong; got {self.who!r}"
+            )
+
+    def init(self, num_workers: int) -> Any:
+        """Returns the state before the first round, that of `who`."""
+        return self.who.init(num_workers)
+
+    def sample(
+        self, key: jax.Array, state: Any, messages: jax.Array, num_workers: int
+    ) -> tuple[jax.Array, jax.Array, Any]:
+        """Draws who is wrong, and returns what arrives in the place of messages.
+
+        Args:
+          key: PRNG key of either kind.
+          state: of `init`, or of the round before.
+          messages: (num_messages, length), those of a worker side by side.
+          num_workers: a divisor of num_messages.
+
+        Returns:
+          Messages like them; bool (num_workers,), whose are wrong; the next state.
+        """
+        who_key, what_key = jax.random.split(_validation.check_key(key))
+        arrivals, state = self.who.sample(who_key, state, jnp.ones(num_workers))
+        wrong = ~arrivals.received
+        rows = jnp.repeat(wrong, len(messages) // num_workers)[:, None]
+        other = self.corrupted(what_key, messages).astype(messages.dtype)
+        return jnp.where(rows, other, messages), wrong, state
+
+    @abc.abstractmethod
+    def corrupted(self, key: jax.Array, messages: jax.Array) -> jax.Array:
+        """Returns what all messages (num_messages, length) would be if they were wrong.
+
+        Args:
+          key: PRNG key.
+          messages: right ones.
+        """
+
+
+@dataclasses.dataclass(frozen=True)
+class additive_noise(CorruptionModel):
+    """Gaussian noise, relative to the root mean square of each message.
+
+    Args:
+      who: see `CorruptionModel`.
+      scale: the standard deviation over the root mean square; at least 0.
+      share: of the entries that are hit, above 0 and at most 1; at least one of them.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, jaxwgc
+      >>> who = jaxwgc.stragglers.fixed(jnp.array([True, False, True]))
+      >>> model = jaxwgc.corruptions.additive_noise(who, scale=0.1)
+      >>> messages, wrong, state = model.sample(
+      ...     jax.random.key(0), model.init(3), jnp.ones((3, 4)), num_workers=3
+      ... )
+      >>> wrong
+      Array([False,  True, False], dtype=bool)
+      >>> (messages == 1).all(1)
+      Array([ True, False,  True], dtype=bool)
+    """
+
+    scale: Any = 1.0
+    share: float = 1.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        _validation.check_number("scale", self.scale, minimum=0)
+        _validation.check_number("share", self.share, positive=True, maximum=1)
+
+    def corrupted(self, key, messages):
+        """Returns all messages, as they would be if they were wrong."""
+        noise_key, place_key = jax.random.split(key)
+        noise = jax.random.normal(noise_key, messages.shape, messages.dtype)
+        if self.share < 1:
+            number = max(1, round(self.share * messages.shape[1]))
+            draws = jax.random.uniform(place_key, messages.shape)
+            limit = jnp.sort(draws, axis=1)[:, number - 1 : number]
+            noise = jnp.where(draws <= limit, noise, 0)
+        return messages + self.scale * _root_mean_square(messages, 1) * noise
+
+
+@dataclasses.dataclass(frozen=True)
+class sign_flip(CorruptionModel):
+    """The negative of each message.
+
+    Args:
+      who: see `CorruptionModel`.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxwgc
+      >>> model = jaxwgc.corruptions.sign_flip(jaxwgc.stragglers.uniform(1))
+      >>> model.corrupted(None, jnp.ones((1, 2)))
+      Array([[-1., -1.]], dtype=float32)
+    """
+
+    def corrupted(self, key, messages):
+        """Returns all messages, as they would be if they were wrong."""
+        return -messages
+
+
+@dataclasses.dataclass(frozen=True)
+class scaling(CorruptionModel):
+    """A multiple of each message.
+
+    Args:
+      who: see `CorruptionModel`.
+      factor: what messages are multiplied by.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxwgc
+      >>> model = jaxwgc.corruptions.scaling(jaxwgc.stragglers.uniform(1), factor=3)
+      >>> model.corrupted(None, jnp.ones((1, 2)))
+      Array([[3., 3.]], dtype=float32)
+    """
+
+    factor: Any = 2.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        _validation.check_number("factor", self.factor)
+
+    def corrupted(self, key, messages):
+        """Returns all messages, as they would be if they were wrong."""
+        return self.factor * messages
+
+
+@dataclasses.dataclass(frozen=True)
+class bit_flip(CorruptionModel):
+    """One bit of one entry of each message, as bad memory or a bad core does.
+
+    Args:
+      who: see `CorruptionModel`.
+      bit: of the floating-point number, from 0, the last of the mantissa, to the sign
+        (31 in float32); None for one at random. May be traced.
+
+    Raises:
+      ValueError: where the number has no such bit.
+
+    Example:
+      The sign is the last bit:
+
+      >>> import jax, jax.numpy as jnp, jaxwgc
+      >>> model = jaxwgc.corruptions.bit_flip(jaxwgc.stragglers.uniform(1), bit=31)
+      >>> model.corrupted(jax.random.key(0), jnp.ones((1, 1)))
+      Array([[-1.]], dtype=float32)
+    """
+
+    bit: Any = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.bit is not None:
+            _validation.check_dtypes("bit", self.bit, "integers")
+
+    def corrupted(self, key, messages):
+        """Returns all messages, as they would be if they were wrong."""
+        place_key, bit_key = jax.random.split(key)
+        entries = _real(messages)
+        num_bits = jnp.finfo(entries.dtype).bits
+        shape = entries.shape[:1]
+        if self.bit is None:
+            bit = jax.random.randint(bit_key, shape, 0, num_bits)
+        else:
+            bit = jnp.broadcast_to(self.bit, shape)
+            if not _validation.is_traced(bit) and not 0 <= self.bit < num_bits:
+                raise ValueError(
+                    f"bit must be from 0 to {num_bits - 1} for messages of "
+                    f"{entries.dtype}; got {self.bit}"
+                )
+        place = jax.random.randint(place_key, shape, 0, entries.shape[1])
+        unsigned = jnp.dtype(f"uint{num_bits}")
+        bits = jax.lax.bitcast_convert_type(entries, unsigned)
+        flips = jnp.where(
+            jnp.arange(entries.shape[1]) == place[:, None],
+            jnp.ones((), unsigned) << bit[:, None].astype(unsigned),
+            jnp.zeros((), unsigned),
+        )
+        return _like(
+            jax.lax.bitcast_convert_type(bits ^ flips, entries.dtype), messages
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class stuck(CorruptionModel):
+    """One value in the place of all entries.
+
+    Args:
+      who: see `CorruptionModel`.
+      value: the value.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxwgc
+      >>> model = jaxwgc.corruptions.stuck(jaxwgc.stragglers.uniform(1), value=0)
+      >>> model.corrupted(None, jnp.ones((1, 2)))
+      Array([[0., 0.]], dtype=float32)
+    """
+
+    value: Any = 0.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        _validation.check_number("value", self.value)
+
+    def corrupted(self, key, messages):
+        """Returns all messages, as they would be if they were wrong."""
+        return jnp.full_like(messages, self.value)
+
+
+@dataclasses.dataclass(frozen=True)
+class same_vector(CorruptionModel):
+    """The same random vector added to each message: a fault, or an agreement.
+
+    Args:
+      who: see `CorruptionModel`.
+      scale: its root mean square over that of all messages; at least 0.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, jaxwgc
+      >>> model = jaxwgc.corruptions.same_vector(jaxwgc.stragglers.uniform(2))
+      >>> messages = jnp.array([[1.0, 1.0], [2.0, 3.0]])
+      >>> errors = model.corrupted(jax.random.key(0), messages) - messages
+      >>> bool(jnp.allclose(errors[0], errors[1]))
+      True
+    """
+
+    scale: Any = 1.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        _validation.check_number("scale", self.scale, minimum=0)
+
+    def corrupted(self, key, messages):
+        """Returns all messages, as they would be if they were wrong."""
+        vector = jax.random.normal(key, messages.shape[1:], messages.dtype)
+        return messages + self.scale * _root_mean_square(messages, None) * vector
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class codeword_part(CorruptionModel):
+    """What would be right if the gradients were others: the worst agreement.
+
+    With everybody in it, no check fails. So those who are in it cannot be told from
+    those who are not, but by their number.
+
+    Args:
+      who: see `CorruptionModel`.
+      code: the code of the messages.
+      scale: as for `same_vector`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, jaxwgc
+      >>> code = jaxwgc.codes.fractional_repetition(4, num_stragglers=1)
+      >>> who = jaxwgc.stragglers.uniform(2)
+      >>> model = jaxwgc.corruptions.codeword_part(who, code)
+      >>> other = model.corrupted(jax.random.key(0), jnp.ones((4, 3)))
+      >>> bool((other[0] == other[2]).all())
+      True
+    """
+
+    code: GradientCode
+    scale: Any = 1.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        GradientCode.check(self.code)
+        _validation.check_number("scale", self.scale, minimum=0)
+
+    def corrupted(self, key, messages):
+        """Returns all messages, as they would be if they were wrong."""
+        word_key, vector_key = jax.random.split(key)
+        matrix = jnp.asarray(self.code.encoding_matrix, messages.dtype)
+        coefficients = jax.random.normal(word_key, matrix.shape[1:])
+        word = matrix @ coefficients.astype(messages.dtype)
+        word /= _root_mean_square(word, None)
+        vector = jax.random.normal(vector_key, messages.shape[1:], messages.dtype)
+        size = self.scale * _root_mean_square(messages, None)
+        return messages + size * word[:, None] * vector
+
+
+def _root_mean_square(messages, axis):
+    square = jnp.mean(jnp.abs(messages) ** 2, axis=axis, keepdims=axis is not None)
+    return jnp.sqrt(square).astype(messages.dtype)
+
+
+def _real(messages):
+    """Real numbers (num_messages, any), two of each complex one."""
+    if not jnp.iscomplexobj(messages):
+        return messages
+    pairs = jnp.stack([messages.real, messages.imag], axis=-1)
+    return pairs.reshape(len(messages), -1)
+
+
+def _like(entries, messages):
+    """The way back."""
+    if not jnp.iscomplexobj(messages):
+        return entries
+    pairs = entries.reshape(*messages.shape, 2)
+    return jax.lax.complex(pairs[..., 0], pairs[..., 1])
