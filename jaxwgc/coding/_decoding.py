@@ -467,11 +467,11 @@ def check_messages(
     _validation.check_dtypes("params", params, "real or complex floats", abstract=True)
     size = _flat_vectors.raveled_size(params)
     length = -(-size // (code.num_segments * (2 if code.is_complex else 1)))
-    messages = check_messages_of(code, messages)
+    messages = _validation.as_array("messages", messages)
     axes, of = "(..., num_messages, length)", f" for {size} parameters"
     sizes = ("...", code.num_messages, length)
     _validation.check_shape("messages", messages, axes, sizes, of)
-    return messages, params
+    return check_messages_of(code, messages), params
 
 
 def check_messages_of(code: GradientCode, messages: Any) -> jax.Array:
