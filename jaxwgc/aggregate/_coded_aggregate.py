@@ -130,10 +130,9 @@ def coded_aggregate(
     _validation.check_choice("method", method, METHODS)
     model.warn_where_undecodable(code, decoder)
 
-    if corrupt is not None and not isinstance(corrupt, CorruptionModel):
-        raise TypeError(
-            f"corrupt must be a model of jaxwgc.corruptions; got {corrupt!r}"
-        )
+    if corrupt is not None:
+        hint = " of jaxwgc.corruptions"
+        _validation.check_instance("corrupt", corrupt, CorruptionModel, hint)
     if method != "messages" and (corrupt is not None or correct_errors):
         raise ValueError(
             'method must be "messages" with corrupt or correct_errors, which are about '
