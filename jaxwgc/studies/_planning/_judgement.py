@@ -16,6 +16,8 @@ _DEVIATIONS = 3.0
 # How likely chance alone may make a bias of the few rounds of a trace: many choices of
 # many plans are tested.
 _CHANCE = 1e-6
+# How likely a trace hides more of a bias than is feared where workers may stall, too.
+_UNSEEN = 0.05
 # Of a round with the next: what lasts longer is as good as a bias.
 _MOST_CORRELATED = 0.98
 # Of the squares of deviations.
@@ -107,11 +109,17 @@ def _decoded(candidate, mask, rounds, by_group):
     bias, lasting, correlation = _persistent(
         deviations, num_runs, rounds.num_measured, candidate.code.num_workers
     )
+    deviation = by_group(np.mean(deviations**2, axis=1))
+    if rounds.has_stalls:
+        # Neither is a bias ruled out that the rounds of a trace may hide by chance.
+        num_parts = deviations.shape[1]
+        hidden = scipy.special.chdtri(num_parts, _UNSEEN) / num_parts
+        bias += float(deviation.mean()) * hidden / rounds.num_measured
     return (
         by_group(errors),
         by_group(scale),
         by_group(scale**2),
-        by_group(np.mean(deviations**2, axis=1)),
+        deviation,
         bias,
         lasting if rounds.has_state else 0.0,
         correlation,

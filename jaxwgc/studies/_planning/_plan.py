@@ -165,7 +165,8 @@ def plan(
     num_measured = stalls.num_rounds if stalls else math.inf
     options = round_key, _NUM_GROUPS, length, num_measured
     simulated = [
-        SimulatedRounds(each, num_workers, uncoded_load, *options) for each in delays
+        SimulatedRounds(each, num_workers, uncoded_load, *options, each is not delay)
+        for each in delays
     ]
     choices = _listed("choices", choices)
     if choices is not None:

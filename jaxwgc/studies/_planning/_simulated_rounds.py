@@ -38,7 +38,8 @@ class SimulatedRounds:
     """Finish times of `num_runs` clusters side by side, each for some rounds in a row.
 
     The same key gives every load the same draws, so that codes are compared in pairs.
-    `num_measured` are the rounds of a trace that these are drawn from, if any, and
+    `num_measured` are the rounds of a trace that these are drawn from, if any,
+    `has_stalls` says whether they have what that trace does not rule out, and
     `uncoded_load` is the load of a worker with 1 / n of the data.
     """
 
@@ -51,11 +52,13 @@ class SimulatedRounds:
         num_runs: int,
         num_rounds: int,
         num_measured: float,
+        has_stalls: bool = False,
     ):
         _validation.check_hashable("delay", delay)
         model = delayed(delay, fastest(num_workers))
         StragglerModel.check("delay", model, np.ones(num_workers))
         self.delay, self.num_runs, self.num_measured = delay, num_runs, num_measured
+        self.has_stalls = has_stalls
         self.law = functools.cache(delay.law)
         state = delay.init(num_workers)
         self.has_state = bool(jax.tree.leaves(state))
