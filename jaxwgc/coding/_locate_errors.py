@@ -29,6 +29,8 @@ from jaxwgc.coding._errors._subset_search import find_by_guessing
 # What is left of checks is noise up to so many times what is expected of it: twice what
 # was seen in any of 10,000 rounds of exact codes.
 _ROUNDINGS = 2.5
+# Of a message's checks, the share below which nothing of them is left.
+_AMBIGUOUS = 1e-5
 # Beyond that amplification of noise, a suspect stays one.
 _REACH = 10.0
 # Messages that are so many times larger than most are looked at by themselves; no
@@ -155,10 +157,16 @@ class ErrorLocator:
         def explains(wrong):
             rest = Syndromes.without(self.checks, ~is_used | wrong, rows)
             largest = jnp.linalg.norm(rest.values, 2)
-            return (largest <= 2 * threshold) & (rest.num_left > 0)
+            # Whose every check is that of somebody in it could as well be wrong.
+            before, after = (
+                jnp.linalg.norm(each.checks, axis=0) for each in (syndromes, rest)
+            )
+            others = is_used & is_checked & ~wrong
+            is_unique = jnp.all((after > _AMBIGUOUS * before) | ~others)
+            return (largest <= 2 * threshold) & (rest.num_left > 0) & is_unique
 
         def general():
-            wrong, stands_apart = find_in_general_position(syndromes, signal, threshold)
+            wrong, stands_apart = find_in_general_position(syndromes, signal)
             return wrong, stands_apart & explains(wrong)
 
         def low_rank():

@@ -88,7 +88,7 @@ def find_by_smoothing(
             basis = jnp.where(places < number_wrong, left, 0)
             distances = distances_from(basis, steering)
             distances = jnp.where(is_there, distances, jnp.inf)
-            wrong, _ = nearest(distances, number_wrong, threshold)
+            wrong, _ = nearest(distances, number_wrong)
             fits = (number_wrong > rank) & (number_wrong < size)
             fits &= 2 * number_wrong <= num_checks + rank
             fits &= ~is_found & explains(wrong)
