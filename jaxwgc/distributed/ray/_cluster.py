@@ -16,6 +16,7 @@ import optax
 from jaxwgc import _validation
 from jaxwgc.aggregate import decode_aggregate
 from jaxwgc.codes import GradientCode
+from jaxwgc.coding import ErrorLocator
 from jaxwgc.decoders import DecoderLike
 from jaxwgc.distributed.ray import _training
 from jaxwgc.distributed.ray._coordinator import Coordinator
@@ -24,7 +25,12 @@ from jaxwgc.distributed.ray._on_request import OnRequest
 from jaxwgc.distributed.ray._session import check_resources, find_ray, session
 from jaxwgc.distributed.ray._slots import Timeouts, WorkerSlot, launcher
 from jaxwgc.distributed.ray._worker import SHARED_SETTINGS, Task, sent, try_loss
-from jaxwgc.stragglers import StragglerModel, WaitingRule
+from jaxwgc.distributed.ray._wrong_answers import (
+    Examining,
+    Recomputation,
+    checked_by_others,
+)
+from jaxwgc.stragglers import StragglerModel, WaitingRule, fastest
 
 
 class RayCluster:
@@ -73,12 +79,24 @@ class RayCluster:
       wait: a waiting rule of `jaxwgc.stragglers`, such as `fastest(6)`. It sees
         seconds since the start of the round, and infinity for who has not answered; on
         request, for who has not finished all of its parts, and `until_decodable` and
-        `coverage` see each message. None waits until the answers decode.
+        `coverage` see each message. None waits until the answers decode; with
+        `on_wrong`, for as many as leave two checks if there are so many workers, that
+        is `fastest(num_workers - num_stragglers + 2)`: one wrong answer can be told.
       undecodable: what a round that cannot be decoded gives: `"least_squares"` and
         `"skip"` as in `jaxwgc.decode_aggregate`; `"raise"` stops with an error that
         names the missing workers.
       tolerance: as for `jaxwgc.decode_aggregate`.
       decoder: as for `jaxwgc.decoding_weights`.
+      on_wrong: with one message a worker, whether messages are compared before they are
+        decoded, by what the code has to spare (see `jaxwgc.locate_errors`), and what is
+        done with wrong ones. `"drop"` leaves them out. `"arbitrate"`, for codes of
+        copies such as `codes.fractional_repetition`, asks two that differ for sums over
+        fewer and fewer of their parts, and computes the last one here. `"raise"` stops
+        with an error that names worker and machine. A round whose wrong messages cannot
+        be told, or that has nothing to compare with, is refused: nothing of it is used,
+        and `undecodable` says what follows. Whoever was wrong in three rounds is
+        replaced, with a warning. None believes them all.
+      noise: as for `jaxwgc.locate_errors`.
       message_dtype: what messages are rounded to on their way, such as `"bfloat16"`:
         half the bytes, and a relative error of up to 2^-8 in every entry of a message,
         times the decoding weights in the gradient. None sends them as they are.
@@ -91,6 +109,8 @@ class RayCluster:
         claim on our own.
       delay: `delay(worker, step)`, seconds to sleep before an answer, or on request
         before each part; called on the workers. For experiments.
+      corrupt: `corrupt(worker, step, message)`, a NumPy array like the message, sent in
+        its place; called on the workers on what they send. For experiments.
 
     Raises:
       ImportError: where Ray is not installed.
@@ -129,11 +149,14 @@ class RayCluster:
         undecodable: str = "least_squares",
         tolerance: float = 1e-3,
         decoder: DecoderLike = None,
+        on_wrong: str | None = None,
+        noise: float = 0.0,
         message_dtype: Any = None,
         timeouts: Timeouts | None = None,
         address: str | None = None,
         actor_options: Mapping[str, Any] | None = None,
         delay: Callable[[int, int], float] | None = None,
+        corrupt: Callable[[int, int, np.ndarray], np.ndarray] | None = None,
     ):
         find_ray()
         GradientCode.check(code)
@@ -142,7 +165,8 @@ class RayCluster:
             code.check_requests()
         _validation.check_bool("has_aux", has_aux)
         _validation.check_callable("loss", loss)
-        for name, function in {"batch": batch, "delay": delay}.items():
+        hooks = {"batch": batch, "delay": delay, "corrupt": corrupt}
+        for name, function in hooks.items():
             if function is not None:
                 _validation.check_callable(name, function)
         if (key is None) != (batch is None):
@@ -166,7 +190,7 @@ class RayCluster:
             raise TypeError(f"timeouts must be Timeouts; got {timeouts!r}")
         answer_within = self._timeouts.answer
         self._task = Task(
-            loss, has_aux, load, batch, delay, message_dtype, answer_within
+            loss, has_aux, load, batch, delay, corrupt, message_dtype, answer_within
         )
         self._address = address
         # Our own Ray has no one else to share its CPUs with. Its record of every task
@@ -200,6 +224,13 @@ class RayCluster:
             lambda mask: bool(decodes(np.frombuffer(mask, bool)))
         )
         self._decodes = lambda mask: known(mask.tobytes())
+        self._locator = self._make_locator(on_wrong)
+        self._on_wrong = on_wrong
+        _validation.check_number("noise", noise, minimum=0, traceable=False)
+        self._noise = noise
+        if wait is None and on_wrong is not None:
+            num_workers = code.num_workers
+            wait = fastest(min(num_workers, num_workers - code.num_stragglers + 2))
         if wait is None:
             self._ends = lambda times: (
                 0.0 if self._decodes(np.isfinite(times)) else np.inf
@@ -335,6 +366,11 @@ class RayCluster:
         callbacks = [] if callback is None else [callback]
         for each in callbacks:
             _validation.check_callable("callback", each)
+        if memory and self._locator is not None:
+            raise ValueError(
+                "memory must be False with on_wrong, since late answers are compared "
+                "with nothing; got True"
+            )
         aggregate = self._aggregate(memory=memory, debias=debias)
         chain = optax.chain(aggregate, optimizer)
         compute = functools.partial(self._compute, owner=object() if memory else None)
@@ -427,16 +463,21 @@ class RayCluster:
         """Warns of the first round that cannot be decoded, or refuses each."""
         received = round.received
         mask = received if round.decoding is None else np.asarray(round.decoding.mask)
-        nobody = not received.any()
+        nobody = not (received.any() or round.refused)
         is_refused = nobody or self._raises
         if (self._has_warned and not is_refused) or self._decodes(mask):
             return
-        who = np.flatnonzero(received).tolist()
-        message = (
-            f"the round of step {step} cannot be decoded, since "
-            f"{'nobody answered' if nobody else f'only workers {who} answered'}; "
-            f"missing: {coordinator.missing(received)}"
-        )
+        if round.refused:
+            why = "its answers contradict each other, or are too few to be compared"
+        elif nobody:
+            why = "nobody answered"
+        else:
+            why = f"only workers {np.flatnonzero(received).tolist()} answered"
+            why += "" if round.wrong is None else " and could be compared"
+        answered = np.isfinite(round.times) if round.refused else received
+        message = f"the round of step {step} cannot be decoded, since {why}"
+        if missing := coordinator.missing(answered):
+            message += f"; missing: {missing}"
         if is_refused:
             errors = (slot.error for slot in self.workers if slot.error)
             raise RuntimeError(message) from next(errors, None)
@@ -466,12 +507,21 @@ class RayCluster:
                 [WorkerSlot(index, launch) for index in range(self.code.num_workers)],
                 layout,
                 self._ends,
-                self._decodes,
+                self._decodes if self._locator is None else self._decodes_checked,
                 self.code.num_stragglers,
                 self._timeouts,
                 self._times,
             )
-            if self.code.messages_per_worker == 1:
+            if self._locator is not None:
+                self._coordinator = Examining(
+                    *given,
+                    self._locator,
+                    self._on_wrong,
+                    self._noise,
+                    task.message_dtype,
+                    Recomputation(task, self._parts),
+                )
+            elif self.code.messages_per_worker == 1:
                 self._coordinator = Coordinator(*given)
             else:
                 self._coordinator = OnRequest(
@@ -491,6 +541,29 @@ class RayCluster:
                 f"{differs or jax.tree.structure(like)}"
             )
         return self._coordinator
+
+    def _make_locator(self, on_wrong: str | None) -> ErrorLocator | None:
+        """Returns that of the code, where messages are compared."""
+        if on_wrong is None:
+            return None
+        _validation.check_choice("on_wrong", on_wrong, ("drop", "arbitrate", "raise"))
+        if self.code.messages_per_worker > 1:
+            raise ValueError(
+                "on_wrong must be None for codes of several messages a worker, which "
+                f"work on request and send no part twice; got {on_wrong!r}"
+            )
+        locator = ErrorLocator.of(self.code)
+        if on_wrong == "arbitrate" and locator.copies is None:
+            raise ValueError(
+                "on_wrong must be 'drop' or 'raise' unless all checks of the code are "
+                f"copies, as those of fractional_repetition; got 'arbitrate' for "
+                f"{self.code}"
+            )
+        return locator
+
+    def _decodes_checked(self, mask: np.ndarray) -> bool:
+        """Returns whether a mask decodes without what nobody could contradict."""
+        return self._decodes(checked_by_others(self.code, mask))
 
     def _connect(self, stack: contextlib.ExitStack) -> None:
         """Joins a cluster, or starts one: that only when the loss has been tried."""
