@@ -1,0 +1,205 @@
+"""Workers that send something wrong: named, left out and replaced.
+
+What is sent depends on the step, and steps are counted from where a test likes.
+"""
+
+import os
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxwgc
+from jaxwgc import codes
+from jaxwgc.distributed import RayCluster
+
+pytest.importorskip("ray")
+pytestmark = pytest.mark.usefixtures("one_ray")
+
+PARTS = np.random.default_rng(0).normal(size=(4, 12, 50)).astype(np.float32)
+PARAMS = jnp.linspace(-1, 1, 50)
+# Counts of steps, and what happens from there on.
+CLEAN, OFTEN, NOT_FINITE, AGREED = 0, 1000, 2000, 3000
+COPIES = codes.fractional_repetition(4, num_stragglers=1)
+SPARE = codes.reed_solomon(4, num_parts=4, replication=3)
+
+
+def loss(params, part):
+    return jnp.sum((part @ params) ** 2)
+
+
+VALUES, PARTIALS = jaxwgc.partial_value_and_grad(loss)(PARAMS, PARTS)
+GRADIENT = PARTIALS.sum(0)
+
+
+def saboteur(folder):
+    """One of ten answers of the first process of worker 1, or what a step says."""
+
+    def corrupt(worker, step, message):
+        kind, number = step // 1000 * 1000, step % 1000
+        first = folder / f"{worker}"
+        if not first.exists():
+            first.write_text(str(os.getpid()))
+        is_first = first.read_text() == str(os.getpid())
+        if kind == OFTEN and worker == 1 and number % 10 == 3 and is_first:
+            bits = message.view(np.uint32)
+            bits[number] ^= np.uint32(1) << 27
+        elif kind == NOT_FINITE and worker == 1:
+            message[3] = np.nan
+        elif kind == AGREED and worker in (0, 1):
+            message *= -(1 + worker)
+        return message
+
+    return corrupt
+
+
+def check_gradient(code, round):
+    assert not round.refused
+    assert not round.messages[~round.received].any()
+    decoded = jaxwgc.decode(code, round.messages, round.received, PARAMS)
+    np.testing.assert_allclose(decoded, GRADIENT, rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(round.losses, VALUES, rtol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def dropping(tmp_path_factory, one_ray):
+    corrupt = saboteur(tmp_path_factory.mktemp("dropping"))
+    with RayCluster(loss, SPARE, PARTS, on_wrong="drop", corrupt=corrupt) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def arbitrating(tmp_path_factory, one_ray):
+    corrupt = saboteur(tmp_path_factory.mktemp("arbitrating"))
+    with RayCluster(
+        loss,
+        COPIES,
+        lambda part: PARTS[part],
+        on_wrong="arbitrate",
+        corrupt=corrupt,
+    ) as cluster:
+        yield cluster
+
+
+@pytest.mark.parametrize("name", ["dropping", "arbitrating"])
+def test_bits_in_one_of_ten_answers_are_found(name, request, caplog):
+    """The worker is named each time, and replaced at the third; no gradient is off."""
+    caplog.set_level("INFO", "jaxwgc.distributed")
+    cluster = request.getfixturevalue(name)
+    cluster.resume(CLEAN)
+    round = cluster.compute(PARAMS)
+    check_gradient(cluster.code, round)
+    assert not round.wrong.any()
+    assert round.timings["examination"] > 0
+    pid = cluster.workers[1].pid
+    cluster.resume(OFTEN)
+    for number in range(24):
+        if number == 23:
+            with pytest.warns(UserWarning, match="worker 1 on .* wrong in 3 r") as seen:
+                round = cluster.compute(PARAMS)
+            assert seen[0].filename == __file__
+        else:
+            round = cluster.compute(PARAMS)
+        check_gradient(cluster.code, round)
+        is_wrong = number % 10 == 3
+        assert round.wrong.tolist() == [False, is_wrong, False, False]
+        assert round.received.tolist() == [True, not is_wrong, True, True]
+    end = time.monotonic() + 60
+    while cluster.workers[1].pid in (None, pid) or cluster.workers[1].trouble:
+        # With two copies it is waited for.
+        check_gradient(cluster.code, cluster.compute(PARAMS))
+        assert time.monotonic() < end
+    named = [line for line in caplog.messages if " is wrong in round" in line]
+    assert [line[-8:] for line in named] == [f"{times} so far" for times in (1, 2, 3)]
+    assert all(line.startswith("worker 1 on ") for line in named)
+    assert "worker 1 is back in round" in caplog.text
+
+
+def test_not_finite_is_missing_and_not_wrong(dropping):
+    dropping.resume(NOT_FINITE)
+    round = dropping.compute(PARAMS)
+    assert not round.wrong.any()
+    assert round.received.tolist() == [True, False, True, True]
+    check_gradient(SPARE, round)
+
+
+def test_what_cannot_be_told_is_refused(dropping, caplog):
+    """Two of four are wrong, with two checks: nothing is used, training counts it."""
+    dropping.resume(AGREED)
+    with pytest.warns(UserWarning, match="its answers contradict each other"):
+        round = dropping.compute(PARAMS)
+    assert round.refused
+    assert not round.received.any()
+    assert not round.wrong.any()
+    assert not round.messages.any()
+    assert "answers of workers [0, 1, 2, 3] contradict each other" in caplog.text
+    aggregate = jaxwgc.decode_aggregate(SPARE)
+    updates, state = aggregate.update(
+        round.messages, aggregate.init(PARAMS), PARAMS, received=round.received
+    )
+    assert not updates.any()
+    assert state.num_undecodable == 1
+
+
+def test_two_who_are_wrong_are_both_found_by_recomputing(arbitrating):
+    """In different messages, so that another copy of each is there."""
+    arbitrating.resume(AGREED)
+    round = arbitrating.compute(PARAMS)
+    assert round.wrong.tolist() == [True, True, False, False]
+    check_gradient(COPIES, round)
+
+
+def test_raise_names_the_worker(tmp_path):
+    with RayCluster(
+        loss, SPARE, PARTS, on_wrong="raise", corrupt=saboteur(tmp_path)
+    ) as cluster:
+        cluster.resume(OFTEN)
+        for _ in range(3):
+            check_gradient(SPARE, cluster.compute(PARAMS))
+        with pytest.raises(RuntimeError, match=r"wrong answers .*: worker 1 on \S+ \("):
+            cluster.compute(PARAMS)
+        cluster.resume(AGREED)
+        with pytest.raises(RuntimeError, match="a wrong answer from one .*: worker 0"):
+            cluster.compute(PARAMS)
+
+
+def test_training_is_that_without_errors(dropping):
+    """Steps are counted from 0, which are clean; memory is refused."""
+    state = dropping.train(optax.sgd(1e-4), PARAMS, num_steps=2)
+    expected = PARAMS
+    for _ in range(2):
+        expected -= 1e-4 * jax.grad(
+            lambda params: sum(loss(params, part) for part in PARTS)
+        )(expected)
+    np.testing.assert_allclose(state.params, expected, rtol=1e-4)
+    with pytest.raises(ValueError, match="memory must be False with on_wrong"):
+        dropping.train(optax.sgd(0.1), PARAMS, num_steps=1, memory=True)
+
+
+@pytest.mark.parametrize(
+    ("code", "others", "message"),
+    [
+        (codes.uncoded(4), {"on_wrong": "drop"}, "got 0 checks"),
+        (SPARE, {"on_wrong": "arbitrate"}, "got 'arbitrate' for"),
+        (SPARE, {"on_wrong": "hope"}, "on_wrong must be one of"),
+        (SPARE, {"on_wrong": "drop", "noise": -1.0}, "noise must be"),
+        (codes.replicated(2, 4, copies=2), {"on_wrong": "drop"}, "on_wrong must be N"),
+    ],
+)
+def test_bad_arguments(code, others, message):
+    with pytest.raises(ValueError, match=message):
+        RayCluster(loss, code, PARTS, **others)
+
+
+@pytest.mark.parametrize(
+    ("received", "checked"),
+    [([1, 1, 1, 1], [1, 1, 1, 1]), ([1, 1, 1, 0], [1, 0, 1, 0]), ([0] * 4, [0] * 4)],
+)
+def test_who_has_no_copy_is_not_checked(received, checked):
+    from jaxwgc.distributed.ray._wrong_answers import checked_by_others
+
+    found = checked_by_others(COPIES, np.array(received, bool))
+    np.testing.assert_array_equal(found, np.array(checked, bool))
