@@ -102,8 +102,10 @@ class additive_noise(CorruptionModel):
       >>> messages, wrong, state = model.sample(
       ...     jax.random.key(0), model.init(3), jnp.ones((3, 4)), num_workers=3
       ... )
-      >>> wrong, (messages == 1).all(1)
-      (Array([False,  True, False], dtype=bool), Array([ True, False,  True], dtype=bool))
+      >>> wrong
+      Array([False,  True, False], dtype=bool)
+      >>> (messages == 1).all(1)
+      Array([ True, False,  True], dtype=bool)
     """
 
     scale: Any = 1.0
@@ -115,6 +117,7 @@ class additive_noise(CorruptionModel):
         _validation.check_number("share", self.share, positive=True, maximum=1)
 
     def corrupted(self, key, messages):
+        """Returns all messages, as they would be if they were wrong."""
         noise_key, place_key = jax.random.split(key)
         noise = jax.random.normal(noise_key, messages.shape, messages.dtype)
         if self.share < 1:
@@ -140,6 +143,7 @@ class sign_flip(CorruptionModel):
     """
 
     def corrupted(self, key, messages):
+        """Returns all messages, as they would be if they were wrong."""
         return -messages
 
 
@@ -165,6 +169,7 @@ class scaling(CorruptionModel):
         _validation.check_number("factor", self.factor)
 
     def corrupted(self, key, messages):
+        """Returns all messages, as they would be if they were wrong."""
         return self.factor * messages
 
 
@@ -197,6 +202,7 @@ class bit_flip(CorruptionModel):
             _validation.check_dtypes("bit", self.bit, "integers")
 
     def corrupted(self, key, messages):
+        """Returns all messages, as they would be if they were wrong."""
         place_key, bit_key = jax.random.split(key)
         entries = _real(messages)
         num_bits = jnp.finfo(entries.dtype).bits
@@ -245,6 +251,7 @@ class stuck(CorruptionModel):
         _validation.check_number("value", self.value)
 
     def corrupted(self, key, messages):
+        """Returns all messages, as they would be if they were wrong."""
         return jnp.full_like(messages, self.value)
 
 
@@ -259,10 +266,9 @@ class same_vector(CorruptionModel):
     Example:
       >>> import jax, jax.numpy as jnp, jaxwgc
       >>> model = jaxwgc.corruptions.same_vector(jaxwgc.stragglers.uniform(2))
-      >>> errors = (
-      ...     model.corrupted(jax.random.key(0), jnp.zeros((2, 3)).at[0].set(1)) - 1
-      ... )
-      >>> bool((errors[0] == errors[1] + 1).all())
+      >>> messages = jnp.array([[1.0, 1.0], [2.0, 3.0]])
+      >>> errors = model.corrupted(jax.random.key(0), messages) - messages
+      >>> bool(jnp.allclose(errors[0], errors[1]))
       True
     """
 
@@ -273,6 +279,7 @@ class same_vector(CorruptionModel):
         _validation.check_number("scale", self.scale, minimum=0)
 
     def corrupted(self, key, messages):
+        """Returns all messages, as they would be if they were wrong."""
         vector = jax.random.normal(key, messages.shape[1:], messages.dtype)
         return messages + self.scale * _root_mean_square(messages, None) * vector
 
@@ -308,6 +315,7 @@ class codeword_part(CorruptionModel):
         _validation.check_number("scale", self.scale, minimum=0)
 
     def corrupted(self, key, messages):
+        """Returns all messages, as they would be if they were wrong."""
         word_key, vector_key = jax.random.split(key)
         matrix = jnp.asarray(self.code.encoding_matrix, messages.dtype)
         coefficients = jax.random.normal(word_key, matrix.shape[1:])

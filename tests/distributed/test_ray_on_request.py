@@ -16,7 +16,8 @@ from jaxwgc.distributed import RayCluster, Round, Timeouts, TrainingState
 from jaxwgc.distributed.ray import _coordinator, _on_request, _slots, _training
 from jaxwgc.distributed.ray._messages import Layout, Report
 from jaxwgc.distributed.ray._on_request import OnRequest
-from jaxwgc.distributed.ray._slots import WorkerSlot
+from jaxwgc.distributed.ray._part_worker import turns_left
+from jaxwgc.distributed.ray._slots import RoundTimes, WorkerSlot
 from jaxwgc.distributed.ray._worker import Started
 from tests.distributed import test_ray_rounds
 from tests.distributed.test_ray_rounds import NEVER, SimulatedRay, Task, died
@@ -61,11 +62,11 @@ class Simulation(SimulatedRay):
                     del events[worker]
             return task(0.5, Started(1, "elsewhere", f"host{worker}", "alike"))
 
-        def compute(order, number, covered):
+        def compute(order, number, taken):
             begin[number] = self.now
-            return report(number, 0, covered)
+            return report(number, 0, taken)
 
-        def report(number, seen, covered):
+        def report(number, seen, taken):
             ends = begin[number] + self.seconds[worker] * np.arange(1, 5)
             done_at = max(self.now, ends[seen])
             reports = [
@@ -154,6 +155,39 @@ def test_owner_and_helper_meet(simulated):
     assert sorted(simulated.answers) == [0, 1, 2, 3]
     np.testing.assert_array_equal(round.losses, np.arange(1, 9))
     assert round.times[0].tolist() == [1, 2, 3, np.inf]
+
+
+def test_two_helpers_share_the_work_of_a_slow_worker():
+    """With three copies, of four parts a worker; the first has finished none of its."""
+    code = codes.replicated(4, num_parts=16, copies=3)
+    layout = Layout.of(code, jax.ShapeDtypeStruct((2,), np.float32), None)
+    coordinator = OnRequest(
+        [WorkerSlot(worker, lambda worker: None) for worker in range(4)],
+        layout,
+        lambda times: np.inf,
+        lambda mask: False,
+        2,
+        Timeouts(),
+        [],
+        code,
+        find_weights,
+        sees_workers=False,
+    )
+    this = RoundTimes(0.0, np.full((4, 12), np.inf))
+    round = _on_request._PartRound(coordinator, this, 0, None)
+
+    def next_part(worker):
+        taken = coordinator._take_turns(worker, round)
+        turn = turns_left(taken, round.reported[worker])[0]
+        return layout.held[worker][turn]
+
+    for worker in range(4):
+        next_part(worker)
+    round.done[1:, :4] = round.reported[1:, :4] = True
+    # Both hold its parts 3, 2, 1 and 0; the one does two of them, the other the rest.
+    assert [next_part(worker) for worker in (3, 2)] == [3, 1]
+    # Its own part comes before all that it could help with, and is left to it.
+    assert next_part(0) == 0
 
 
 @pytest.mark.parametrize(("what", "seconds"), [("dies", 4.1), ("freezes", 4.8)])

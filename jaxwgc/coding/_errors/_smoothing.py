@@ -33,9 +33,9 @@ def find_by_smoothing(
 
     Messages are values of polynomials at points αᵢ. With aᵢ the weights that
     interpolate them at 0, the sums of aᵢ αᵢˡ⁺¹ times message i are zero for l below the
-    number of checks. An error at i adds its own geometric sequence in αᵢ, and windows of these
-    sequences, side by side, have as many directions as there are wrong messages
-    (spatial smoothing).
+    number of checks. An error at i adds its own geometric sequence in αᵢ, and windows
+    of these sequences, side by side, have as many directions as there are wrong
+    messages (spatial smoothing).
 
     Args:
       key: PRNG key.

@@ -13,6 +13,7 @@ from jaxwgc.codes import GradientCode
 from jaxwgc.coding import Decoding
 from jaxwgc.distributed.ray._coordinator import PAUSE, Coordinator, log, packed_order
 from jaxwgc.distributed.ray._messages import Report, Round, is_finite, unpack
+from jaxwgc.distributed.ray._part_worker import turns_left
 from jaxwgc.distributed.ray._slots import RoundTimes, WorkerSlot, first_ready
 
 # A sum that has not come after that many seconds, and as many times what the others
@@ -32,6 +33,9 @@ class _PartRound:
       answered: likewise, that of the sum which is here.
       done: bool (num_workers, num_turns), parts whose gradients can be asked for.
       reported: bool, likewise, of which a worker has told.
+      taken: int (num_workers, num_turns), the newest that each was told: see
+        `turns_left`.
+      claims: (num_workers, 2), the parts that each is at, and does next by that.
       is_out: bool (num_workers,), whose parts count no more in this round.
       replaced: bool (num_workers,), who was lost in this round.
       losses: float (num_parts,), NaN where not known.
@@ -53,6 +57,8 @@ class _PartRound:
         self.answered = self.asked.copy()
         self.done = np.zeros((num_workers, num_turns), bool)
         self.reported = ~coordinator.is_held
+        self.taken = np.zeros((num_workers, num_turns), np.int8)
+        self.claims = np.full((num_workers, 2), coordinator.code.num_parts)
         self.is_out = np.zeros(num_workers, bool)
         self.replaced = np.zeros(num_workers, bool)
         self.losses = np.full(coordinator.layout.num_parts, np.nan)
@@ -139,7 +145,7 @@ class OnRequest(Coordinator):
         finally:
             self._round = None
         for slot in self.slots:
-            if slot.round is this and not round.reported[slot.index].all():
+            if slot.round is this and slot.is_computing:
                 slot.call("stop", this, round.number)
         assert round.requests is not None and round.mask is not None
         received = round.requests.any(1)
@@ -160,27 +166,44 @@ class OnRequest(Coordinator):
         """The parameters, to who has anything to do."""
         if self.is_held[slot.index].any():
             slot.num_seen = 0
-            covered = self._covered(slot, round)
-            slot.call("compute", round.this, round.order, round.number, covered)
+            taken = self._take_turns(slot.index, round)
+            slot.call("compute", round.this, round.order, round.number, taken)
 
     def _listen(self, slot: WorkerSlot, round: _PartRound) -> None:
         """For the next report, if there is one to come."""
         if not round.reported[slot.index].all():
-            covered = self._covered(slot, round)
-            slot.call("report", round.this, round.number, slot.num_seen, covered)
+            taken = self._take_turns(slot.index, round)
+            slot.call("report", round.this, round.number, slot.num_seen, taken)
 
     def _listen_to_idle(self, round: _PartRound) -> None:
         for slot in self.slots:
             if slot.is_idle and slot.round is round.this:
                 self._listen(slot, round)
 
-    def _covered(self, slot: WorkerSlot, round: _PartRound) -> np.ndarray:
-        """What others have finished of the parts of a worker."""
-        covered = np.zeros(self.layout.num_parts + 1, bool)
+    def _take_turns(self, worker: int, round: _PartRound) -> np.ndarray:
+        """Returns what others have finished of the parts of a worker, or are at.
+
+        And notes what it does itself until it is told again: the part which it has
+        begun by what it was told before, and another. Who is less than half as fast
+        keeps none from it.
+        """
+        done, taken = round.reported[worker], round.taken[worker]
+        begun = turns_left(taken, done)[:1]
+        begun = begun[taken[begun] == 0]
         if self._may_skip:
-            covered[self._parts[round.done]] = True
-        load = int(self.is_held[slot.index].sum())
-        return covered[self._parts[slot.index, :load]]
+            numbers = (round.reported & self.is_held).sum(1)
+            is_heard = 2 * numbers >= numbers[worker]
+            is_heard[worker] = False
+            status = np.zeros(self.layout.num_parts + 1, np.int8)
+            status[round.claims[is_heard]] = 1
+            status[self._parts[round.done]] = 2
+            taken[:] = status[self._parts[worker]]
+        free = turns_left(taken, done)
+        free = free[taken[free] == 0]
+        turns = np.concatenate([begun, np.setdiff1d(free, begun, True)])[:2]
+        round.claims[worker] = self.code.num_parts
+        round.claims[worker, : len(turns)] = self._parts[worker, turns]
+        return taken[: int(self.is_held[worker].sum())]
 
     def _is_complete(self, round: _PartRound) -> bool:
         """Asks for sums once the round is over; returns whether all are there."""

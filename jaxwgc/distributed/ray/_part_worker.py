@@ -15,6 +15,8 @@ from jaxwgc.distributed.ray._worker import Worker, read_order
 
 # Gradients that are added up in one pass through memory.
 _AT_ONCE = 8
+# How many times what a part takes a worker waits before it does what others are at.
+_PARTS_HELD = 2
 
 
 @dataclasses.dataclass(eq=False)
@@ -23,23 +25,34 @@ class _Step:
 
     number: int
     order: tuple[list, Any, int]
-    covered: np.ndarray
+    taken: np.ndarray
     gradients: dict[int, jax.Array] = dataclasses.field(default_factory=dict)
     reports: list[Report] = dataclasses.field(default_factory=list)
     is_stopped: bool = False
 
-    def next_turn(self) -> int | None:
-        """Returns the first part that nobody has, or else that is left; None if none.
+    @property
+    def turns(self) -> np.ndarray:
+        """What is left to do: see `turns_left`."""
+        is_done = np.full(len(self.taken), self.is_stopped)
+        is_done[list(self.gradients)] = True
+        return turns_left(self.taken, is_done)
 
-        The latter is for whoever dies before it has sent its sum.
-        """
-        remaining = [
-            turn for turn in range(len(self.covered)) if turn not in self.gradients
-        ]
-        if self.is_stopped or not remaining:
-            return None
-        open_turns = (turn for turn in remaining if not self.covered[turn])
-        return next(open_turns, remaining[0])
+    @property
+    def is_free(self) -> bool:
+        """Whether there is a part that nobody else has, or is at."""
+        return bool((self.taken[self.turns] == 0).any())
+
+
+def turns_left(taken: np.ndarray, is_done: np.ndarray) -> np.ndarray:
+    """Returns the turns that a worker has not done, in the order that helps most.
+
+    Args:
+      taken: int (num_turns,), of each part 0, where another is at it 1, and where
+        another has finished it 2.
+      is_done: bool (num_turns,), by the worker.
+    """
+    left = np.flatnonzero(~is_done)
+    return left[np.argsort(taken[left], kind="stable")]
 
 
 class PartWorker(Worker):
@@ -50,23 +63,23 @@ class PartWorker(Worker):
     """
 
     def compute(
-        self, order: tuple[list, Any, int] | bytes, number: int, covered: np.ndarray
+        self, order: tuple[list, Any, int] | bytes, number: int, taken: np.ndarray
     ) -> list[Report]:
         """Goes on to another round, between two parts; returns the first reports.
 
         Args:
           order: leaves of params, key and step, maybe pickled.
           number: of the round. They grow, and of two the later one counts.
-          covered: bool (num_held,), parts that others have finished already.
+          taken: int (num_held,), of its parts: see `turns_left`.
         """
         leaves, key, step = read_order(order)
         with self._changed:
             if number > self._step.number:
                 order = jax.device_put(leaves), key, step
-                self._step = _Step(number, order, covered)
-        return self.report(number, 0, covered)
+                self._step = _Step(number, order, taken)
+        return self.report(number, 0, taken)
 
-    def report(self, number: int, seen: int, covered: np.ndarray) -> list[Report]:
+    def report(self, number: int, seen: int, taken: np.ndarray) -> list[Report]:
         """Returns the reports since the first few, as soon as there are any.
 
         Maybe those of an earlier round, too, in which it was late. None at all after
@@ -76,7 +89,7 @@ class PartWorker(Worker):
             step = self._step
             if step.number != number:
                 return []
-            step.covered = covered
+            step.taken, step.is_stopped = taken, False
             self._num_calls += 1
             calls = self._num_calls
             self._changed.notify_all()
@@ -101,11 +114,11 @@ class PartWorker(Worker):
     def answer(self, number: int, request: np.ndarray) -> np.ndarray | None:
         """Returns the sum of its messages, times the numbers of a request.
 
-        None where it has gone on to another round.
+        None where it has gone on to another round. It stops until it is to report.
         """
+        self.stop(number)
         with self._changed:
             self._num_calls += 1
-            self._changed.notify_all()
             step = self._step
         if step.number != number:
             return None
@@ -145,22 +158,31 @@ class PartWorker(Worker):
         total = self._add(jnp.zeros_like(self._zeros), factors, gradients)
         self._pack(total).block_until_ready()
         self._changed = threading.Condition()
-        self._step = _Step(-1, ([], None, 0), np.zeros(0, bool))
+        self._step = _Step(-1, ([], None, 0), np.zeros(0, np.int8))
         self._num_calls, self._began = 0, np.inf
         self._error: Exception | None = None
         threading.Thread(target=self._work, daemon=True).start()
 
     def _work(self):
         """Part after part, of whatever round is the newest."""
+        took = 0.0
         try:
             while True:
                 with self._changed:
-                    self._changed.wait_for(lambda: self._step.next_turn() is not None)
-                    step, turn = self._step, self._step.next_turn()
-                    assert turn is not None
+                    self._changed.wait_for(lambda: len(self._step.turns))
+                    # What others have, or are at, is for them to send, or to finish:
+                    # it is done again only after a while.
+                    self._changed.wait_for(
+                        lambda: self._step.is_free, _PARTS_HELD * took
+                    )
+                    step, turns = self._step, self._step.turns
+                    if not len(turns):
+                        continue
+                    turn = int(turns[0])
                     self._began = time.monotonic()
                 gradient, report = self._finish(step, turn)
                 with self._changed:
+                    took = time.monotonic() - self._began
                     self._began = np.inf
                     step.gradients[turn] = gradient
                     self._step.reports.append(report)

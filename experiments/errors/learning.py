@@ -1,0 +1,216 @@
+"""Training with wrong answers, and what others would make of the same messages."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import jaxwgc
+from experiments.errors.rounds import Corrupt, one_of_kinds
+from experiments.paper.mnist import load_digits, test_error
+from experiments.runner.study import Numbers, Once, Study
+from experiments.runner.tables import ResultTable, interval
+from jaxwgc import codes, corruptions, stragglers
+
+NUM_WORKERS, NUM_LOST, NUM_WRONG = 20, 2, 2
+CODE = codes.reed_solomon(NUM_WORKERS, NUM_WORKERS, 9)
+NUM_STEPS, NUM_SEEDS, LEARNING_RATE = 200, 5, 0.01
+KINDS: dict[str, Corrupt] = {
+    "sign": lambda who, code: corruptions.sign_flip(who),
+    "ten times": lambda who, code: corruptions.scaling(who, 10.0),
+    "noise": lambda who, code: corruptions.additive_noise(who, 10.0),
+    "one bit": lambda who, code: corruptions.bit_flip(who),
+    "same vector": lambda who, code: corruptions.same_vector(who, 10.0),
+}
+WAYS = ("clean", "not corrected", "corrected")
+
+
+def _loss(params, part):
+    images, labels = part
+    logits = images @ params
+    return jnp.sum(jax.nn.softplus(logits) - labels * logits)
+
+
+def _parts(is_sorted=False):
+    training, test = load_digits()
+    order = jnp.argsort(training.labels) if is_sorted else slice(None)
+    parts, _ = jaxwgc.partition((training.images[order], training.labels[order]), 20)
+    return parts, test
+
+
+def study(quick: bool, key: jax.Array) -> Study:
+    """Logistic regression with Adam, two workers lost and two wrong in every round."""
+    num_seeds = 2 if quick else NUM_SEEDS
+    trained = {way: trainer(way, num_seeds, key) for way in WAYS}
+    cells = {
+        kind: {way: Once(train, trained[way], index) for way in WAYS}
+        for index, kind in enumerate(KINDS)
+    }
+    return Study(cells, tables={"training": tabulate_training})
+
+
+def trainer(way: str, num_seeds: int, key: jax.Array) -> Callable[[int], Any]:
+    """Returns what trains under the kind of errors of that number."""
+    parts, test = _parts()
+    partials = jaxwgc.partial_value_and_grad(_loss)
+    who = stragglers.uniform(NUM_WRONG)
+
+    def one_run(key, kind):
+        model = one_of_kinds(KINDS, kind, who, CODE)
+        aggregate = jaxwgc.coded_aggregate(
+            CODE,
+            stragglers.uniform(NUM_LOST),
+            key,
+            method="messages",
+            corrupt=None if way == "clean" else model,
+            correct_errors=way == "corrected",
+        )
+        chain = optax.chain(aggregate, optax.adam(LEARNING_RATE))
+
+        def step(carry, _):
+            params, state = carry
+            losses, gradients = partials(params, parts)
+            updates, state = chain.update(gradients, state, params)
+            return (optax.apply_updates(params, updates), state), losses.sum()
+
+        start = jnp.zeros(parts[0].shape[-1])
+        (params, state), losses = jax.lax.scan(
+            step, (start, chain.init(start)), None, NUM_STEPS
+        )
+        errors = state[0].errors
+        counts = (errors.num_corrected, errors.num_refused) if errors else (0, 0)
+        return test_error(params, test), losses[-1], *counts
+
+    keys = jax.random.split(key, num_seeds)
+    play = jax.jit(lambda kind: jax.lax.map(lambda key: one_run(key, kind), keys))
+    return play
+
+
+def train(trained: Callable[[int], Any], kind: int) -> Numbers:
+    """Test error at the end, and how often something was corrected."""
+    error, loss, corrected, refused = trained(kind)
+    return {
+        # Of two kinds, guessed.
+        "error": jaxwgc.summarize(jnp.where(jnp.isfinite(loss), error, 50.0)),
+        "loss": float(jnp.mean(loss)),
+        "corrected": float(jnp.mean(corrected)),
+        "refused": float(jnp.mean(refused)),
+    }
+
+
+def tabulate_training(numbers: Numbers) -> ResultTable:
+    """A row a kind of error."""
+    rows = [
+        [
+            kind,
+            *(interval(ways[way].error) for way in WAYS),
+            *(f"{ways[way].loss:.4g}" for way in WAYS),
+            f"{ways['corrected'].corrected:.0f}",
+            f"{ways['corrected'].refused:.0f}",
+        ]
+        for kind, ways in numbers.items()
+    ]
+    return ResultTable(
+        f"MNIST 4 vs 9, {NUM_STEPS} steps of Adam, RS(20, 20, 9), {NUM_LOST} of "
+        f"{NUM_WORKERS} workers lost and {NUM_WRONG} wrong in every round: test error "
+        "in percent, loss on all the data, and of the corrected the rounds in which "
+        "somebody was named, or nothing was decoded",
+        [
+            "error",
+            *(f"{way}: test error" for way in WAYS),
+            *(f"{way}: loss" for way in WAYS),
+            "rounds corrected",
+            "rounds refused",
+        ],
+        rows,
+    )
+
+
+def coordinate_median(messages: jax.Array) -> jax.Array:
+    """Returns the median of each coordinate."""
+    return jnp.median(messages, axis=0)
+
+
+def trimmed_mean(messages: jax.Array) -> jax.Array:
+    """Returns the mean of each coordinate without its extremes."""
+    ordered = jnp.sort(messages, axis=0)
+    return ordered[NUM_WRONG:-NUM_WRONG].mean(0)
+
+
+def krum(messages: jax.Array) -> jax.Array:
+    """Returns the message that is nearest to its n - f - 2 nearest ones."""
+    differences = messages[:, None] - messages
+    squares = jnp.sort(jnp.sum(differences**2, axis=2), axis=1)
+    scores = squares[:, 1 : len(messages) - NUM_WRONG - 1].sum(1)
+    return messages[jnp.argmin(scores)]
+
+
+OTHERS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "mean": lambda messages: messages.mean(0),
+    "coordinate median": coordinate_median,
+    "trimmed mean": trimmed_mean,
+    "Krum": krum,
+}
+
+
+def compared(runs: int, key: jax.Array) -> Study:
+    """The error of the gradient, of uncoded messages and of coded ones."""
+    cells = {
+        data: {
+            kind: Once(compare, kind, data == "sorted by digit", runs, key)
+            for kind in KINDS
+        }
+        for data in ("shuffled", "sorted by digit")
+    }
+    return Study(cells, tables={"gradients": tabulate_compared})
+
+
+def compare(kind: str, is_sorted: bool, runs: int, key: jax.Array) -> Numbers:
+    """Medians over rounds of the error over the norm of the gradient."""
+    parts, _ = _parts(is_sorted)
+    params = 0.01 * jax.random.normal(key, parts[0].shape[-1:])
+    gradients = jaxwgc.partial_value_and_grad(_loss)(params, parts)[1]
+    exact = gradients.sum(0)
+    uncoded = codes.uncoded(NUM_WORKERS)
+    locator = jaxwgc.coding.ErrorLocator.of(CODE)
+    model = functools.partial(KINDS[kind], stragglers.uniform(NUM_WRONG))
+
+    def off(decoded):
+        return jnp.linalg.norm(decoded - exact) / jnp.linalg.norm(exact)
+
+    def one_round(key) -> dict[str, Any]:
+        messages, *_ = model(uncoded).sample(key, (), gradients, NUM_WORKERS)
+        found = {
+            name: off(NUM_WORKERS * combine(messages))
+            for name, combine in OTHERS.items()
+        }
+        sent = jaxwgc.encode(CODE, gradients)
+        sent, *_ = model(CODE).sample(key, (), sent, NUM_WORKERS)
+        received = jnp.ones(NUM_WORKERS, bool)
+        located = locator.locate(sent, received, jax.random.fold_in(key, 1))
+        found["coded, corrected"] = off(jaxwgc.decode(CODE, sent, located, params))
+        return found
+
+    keys = jax.random.split(key, runs)
+    errors = jax.jit(lambda keys: jax.lax.map(one_round, keys))(keys)
+    return {name: float(np.nanmedian(own)) for name, own in errors.items()}
+
+
+def tabulate_compared(numbers: Numbers) -> ResultTable:
+    """A row a kind of error and of data."""
+    names = [*OTHERS, "coded, corrected"]
+    return ResultTable(
+        f"Error of the gradient over its norm, median, {NUM_WRONG} of {NUM_WORKERS} "
+        "workers wrong: what is made of a message a part, and of coded ones, which "
+        "cost nine times the work",
+        ["data", "error", *names],
+        [
+            [data, kind, *(f"{cell[name]:.1e}" for name in names)]
+            for data, kinds in numbers.items()
+            for kind, cell in kinds.items()
+        ],
+    )

@@ -1,0 +1,149 @@
+"""Rounds with wrong messages: what is found, and what is decoded."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxwgc
+from jaxwgc import codes, corruptions, stragglers
+
+# Of the gradient.
+NUM_PARAMETERS = 2_000
+
+
+@dataclasses.dataclass(frozen=True)
+class two_directions(corruptions.CorruptionModel):
+    """Errors that span a plane, however many there are."""
+
+    def corrupted(self, key, messages):
+        """Returns all messages, as they would be if they were wrong."""
+        keys = jax.random.split(key)
+        shape, dtype = messages.shape, messages.dtype
+        mix = jax.random.normal(keys[0], (shape[0], 2), dtype)
+        vectors = jax.random.normal(keys[1], (2, shape[1]), dtype)
+        size = jnp.sqrt(jnp.mean(jnp.abs(messages) ** 2)).astype(dtype)
+        return messages + size * mix @ vectors
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class one_of(corruptions.CorruptionModel):
+    """One of several models, by a number that may be traced: compiled once for all."""
+
+    models: tuple[corruptions.CorruptionModel, ...]
+    index: Any
+
+    def corrupted(self, key, messages):
+        """Returns all messages, as they would be if they were wrong."""
+        branches = [
+            lambda key, messages, model=model: model.corrupted(key, messages)
+            for model in self.models
+        ]
+        return jax.lax.switch(self.index, branches, key, messages)
+
+
+# Of whom is wrong, and the code.
+Corrupt = Callable[[Any, jaxwgc.GradientCode], corruptions.CorruptionModel]
+INDEPENDENT: dict[str, Corrupt] = {
+    "noise": lambda who, code: corruptions.additive_noise(who),
+    "sign": lambda who, code: corruptions.sign_flip(who),
+    "noise of 1%": lambda who, code: corruptions.additive_noise(who, 0.01),
+    "one entry": lambda who, code: corruptions.additive_noise(who, 3.0, 1e-9),
+}
+TOGETHER: dict[str, Corrupt] = {
+    "same vector": lambda who, code: corruptions.same_vector(who),
+    "a plane": lambda who, code: two_directions(who),
+    "part of a codeword": corruptions.codeword_part,
+}
+
+
+def known_codes(key: jax.Array) -> dict[str, jaxwgc.GradientCode]:
+    """By name."""
+    return {
+        "RS(20, 20, 9)": codes.reed_solomon(20, 20, 9),
+        "RS(50, 20, 30)": codes.reed_solomon(50, 20, 30),
+        "cyclic repetition, n = 12, s = 5": codes.cyclic_repetition(key, 12, 5),
+        "cyclic MDS, n = 12, s = 5": codes.cyclic_mds(12, 5),
+        "fractional repetition, n = 12, s = 2": codes.fractional_repetition(12, 2),
+        "communication-efficient, n = 12, s = 4": codes.communication_efficient(
+            12, 4, 2
+        ),
+    }
+
+
+class Outcomes(NamedTuple):
+    """What became of rounds; arrays (rounds,).
+
+    Attributes:
+      is_right: whether exactly those are named who were wrong.
+      is_refused: whether nobody is.
+      blames: whether somebody is who was right.
+      error: of the decoded gradient, over the norm of the true one.
+    """
+
+    is_right: Any
+    is_refused: Any
+    blames: Any
+    error: Any
+
+
+def one_of_kinds(
+    kinds: dict[str, Corrupt], index: Any, who: Any, code: jaxwgc.GradientCode
+) -> one_of:
+    """Returns the model of that number among them."""
+    return one_of(who, tuple(make(who, code) for make in kinds.values()), index)
+
+
+class Rounds:
+    """Rounds of a code, one after the other, as in real life: each stops when done.
+
+    Compiled once for all kinds and numbers of errors.
+    """
+
+    kinds = INDEPENDENT | TOGETHER
+
+    def __init__(self, code: jaxwgc.GradientCode, num_rounds: int, key: jax.Array):
+        self.keys = jax.random.split(key, num_rounds)
+        locator = jaxwgc.coding.ErrorLocator.of(code)
+        num_workers = code.num_workers
+
+        def one_round(key, kind, num_wrong, num_missing):
+            keys = jax.random.split(key, 4)
+            gradients = jax.random.normal(keys[0], (code.num_parts, NUM_PARAMETERS))
+            place = jax.random.permutation(keys[1], num_workers)
+            is_wrong = place < num_wrong
+            received = is_wrong | (place >= num_wrong + num_missing)
+            model = one_of_kinds(self.kinds, kind, stragglers.fixed(~is_wrong), code)
+            messages, *_ = model.sample(
+                keys[2], (), jaxwgc.encode(code, gradients), num_workers
+            )
+            mask = jnp.repeat(received, code.messages_per_worker)
+            found = locator.locate(messages, mask, keys[3])
+            params = jax.ShapeDtypeStruct((NUM_PARAMETERS,), gradients.dtype)
+            decoded = jaxwgc.decode(code, messages, found, params)
+            exact = gradients.sum(0)
+            return Outcomes(
+                jnp.all(found.wrong == is_wrong) & ~found.refused,
+                found.refused,
+                jnp.any(found.wrong & ~is_wrong),
+                jnp.linalg.norm(decoded - exact) / jnp.linalg.norm(exact),
+            )
+
+        self._play = jax.jit(
+            lambda keys, *numbers: jax.lax.map(
+                lambda key: one_round(key, *numbers), keys
+            )
+        )
+
+    def play(
+        self, kind: str, num_wrong: int, num_missing: int = 0, batch: int = 0
+    ) -> Outcomes:
+        """Returns what becomes of them; of another batch of random numbers if asked."""
+        keys = self.keys
+        if batch:
+            keys = jax.vmap(lambda key: jax.random.fold_in(key, batch))(keys)
+        index = list(self.kinds).index(kind)
+        return jax.tree.map(np.asarray, self._play(keys, index, num_wrong, num_missing))
