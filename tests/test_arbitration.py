@@ -34,6 +34,23 @@ def locate(messages, mask, key):
 project = jax.jit(coding.project, static_argnums=2)
 
 
+def settle(messages, gradients, claimed, disputed, liar, key):
+    """Who is asked answers by what it claims of parts, but for a liar."""
+
+    def ask(pair, parts):
+        sums = claimed[disputed[pair]][:, parts].sum(1)
+        lies = np.array([[worker == liar] for worker in disputed[pair]])
+        return project(key, np.where(lies, -3 * sums, sums), 8)
+
+    return coding.arbitrate(
+        project(key, messages, 8)[disputed],
+        np.flatnonzero(BLOCKS[disputed[0] % 2]),
+        ask,
+        lambda part: project(key, gradients[part][None], 8)[0],
+        NOISE,
+    )
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_one_wrong_worker_is_always_found(name):
     """25 rounds each: 200 in all. Wrong is the message, a part, or every answer."""
@@ -59,20 +76,8 @@ def test_one_wrong_worker_is_always_found(name):
         disputed = np.flatnonzero(found.disputed)
         assert who in disputed
         assert len(disputed) == 2
-        parts = np.flatnonzero(BLOCKS[who % 2])
-
-        def ask(pair, some, kind=kind, claimed=claimed, disputed=disputed):
-            sums = claimed[disputed[pair]][:, some].sum(1)
-            lies = kind == 2 and disputed[pair] == who
-            return project(keys[3], np.where(np.c_[lies], -3 * sums, sums), 8)
-
-        settled = coding.arbitrate(
-            project(keys[3], messages, 8)[disputed],
-            parts,
-            ask,
-            lambda part, own=gradients: project(keys[3], own[part][None], 8)[0],
-            NOISE,
-        )
+        liar = who if kind == 2 else None
+        settled = settle(messages, gradients, claimed, disputed, liar, keys[3])
         assert settled.settled
         np.testing.assert_array_equal(disputed[settled.wrong], [who])
         assert settled.num_exchanges <= np.log2(PARTS_EACH) + 1

@@ -13,8 +13,9 @@ import optax
 import pytest
 
 import jaxwgc
-from jaxwgc import codes
+from jaxwgc import codes, stragglers
 from jaxwgc.distributed import RayCluster
+from jaxwgc.distributed.ray._wrong_answers import checked_by_others
 
 pytest.importorskip("ray")
 pytestmark = pytest.mark.usefixtures("one_ray")
@@ -24,6 +25,7 @@ PARAMS = jnp.linspace(-1, 1, 50)
 # Counts of steps, and what happens from there on.
 CLEAN, OFTEN, NOT_FINITE, AGREED = 0, 1000, 2000, 3000
 COPIES = codes.fractional_repetition(4, num_stragglers=1)
+REPLICATED = codes.replicated(2, num_parts=4, copies=2)
 SPARE = codes.reed_solomon(4, num_parts=4, replication=3)
 
 
@@ -186,7 +188,10 @@ def test_training_is_that_without_errors(dropping):
         (SPARE, {"on_wrong": "arbitrate"}, "got 'arbitrate' for"),
         (SPARE, {"on_wrong": "hope"}, "on_wrong must be one of"),
         (SPARE, {"on_wrong": "drop", "noise": -1.0}, "noise must be"),
-        (codes.replicated(2, 4, copies=2), {"on_wrong": "drop"}, "on_wrong must be N"),
+        (REPLICATED, {"on_wrong": "drop"}, "on_wrong must be None"),
+        (REPLICATED, {"audit": 1.0}, "audit must be a probability below 1; got 1.0"),
+        (REPLICATED, {"audit": -0.1}, "audit must be .*got -0.1"),
+        (SPARE, {"audit": 0.5}, "audit must be None for codes of one message"),
     ],
 )
 def test_bad_arguments(code, others, message):
@@ -199,7 +204,52 @@ def test_bad_arguments(code, others, message):
     [([1, 1, 1, 1], [1, 1, 1, 1]), ([1, 1, 1, 0], [1, 0, 1, 0]), ([0] * 4, [0] * 4)],
 )
 def test_who_has_no_copy_is_not_checked(received, checked):
-    from jaxwgc.distributed.ray._wrong_answers import checked_by_others
-
     found = checked_by_others(COPIES, np.array(received, bool))
     np.testing.assert_array_equal(found, np.array(checked, bool))
+
+
+def test_audits_find_who_is_wrong_on_request(tmp_path, caplog):
+    """Worker 1 is, in every round; the others finish its parts once it is seen."""
+
+    def corrupt(worker, step, message):
+        first = tmp_path / f"{worker}"
+        if not first.exists():
+            first.write_text(str(os.getpid()))
+        is_first = first.read_text() == str(os.getpid())
+        return -message if worker == 1 and is_first else message
+
+    code = codes.replicated(4, num_parts=8, copies=2)
+    parts = PARTS.reshape(8, 6, 50)
+    with RayCluster(
+        loss,
+        code,
+        parts,
+        audit=0.9,
+        wait=stragglers.until_decodable(code),
+        corrupt=corrupt,
+        undecodable="raise",
+    ) as cluster:
+        cluster.compute(PARAMS)
+        pid = cluster.workers[1].pid
+        num_seen = 0
+        with pytest.warns(UserWarning, match="worker 1 on .* wrong in 3 rounds"):
+            for _ in range(200):
+                round = cluster.compute(PARAMS)
+                assert not round.wrong[[0, 2, 3]].any()
+                if round.wrong[1]:
+                    num_seen += 1
+                    assert not round.received[1]
+                    decoded = jaxwgc.coding.decode_answers(round.messages, PARAMS)
+                    np.testing.assert_allclose(decoded, GRADIENT, rtol=1e-4, atol=1e-3)
+                if cluster.workers[1].pid != pid:
+                    break
+        assert caplog.text.count("worker 1 on ") == 3
+        end = time.monotonic() + 60
+        while cluster.workers[1].pid in (None, pid):
+            cluster.compute(PARAMS)
+            assert time.monotonic() < end
+        for _ in range(20):
+            round = cluster.compute(PARAMS)
+            assert not round.wrong.any()
+            decoded = jaxwgc.coding.decode_answers(round.messages, PARAMS)
+            np.testing.assert_allclose(decoded, GRADIENT, rtol=1e-4, atol=1e-3)

@@ -26,7 +26,7 @@ class Arbitration(NamedTuple):
 
 def arbitrate(
     totals: np.ndarray,
-    parts: Sequence[int],
+    parts: Sequence[int] | np.ndarray,
     ask: Callable[[np.ndarray, Sequence[int]], np.ndarray],
     recompute: Callable[[int], np.ndarray],
     noise: float,

@@ -16,9 +16,9 @@ import optax
 from jaxwgc import _validation
 from jaxwgc.aggregate import decode_aggregate
 from jaxwgc.codes import GradientCode
-from jaxwgc.coding import ErrorLocator
 from jaxwgc.decoders import DecoderLike
 from jaxwgc.distributed.ray import _training
+from jaxwgc.distributed.ray._audits import Auditing
 from jaxwgc.distributed.ray._coordinator import Coordinator
 from jaxwgc.distributed.ray._messages import Layout, Round, is_finite
 from jaxwgc.distributed.ray._on_request import OnRequest
@@ -28,7 +28,9 @@ from jaxwgc.distributed.ray._worker import SHARED_SETTINGS, Task, sent, try_loss
 from jaxwgc.distributed.ray._wrong_answers import (
     Examining,
     Recomputation,
+    check_audit,
     checked_by_others,
+    locator_of,
 )
 from jaxwgc.stragglers import StragglerModel, WaitingRule, fastest
 
@@ -96,6 +98,12 @@ class RayCluster:
         be told, or that has nothing to compare with, is refused: nothing of it is used,
         and `undecodable` says what follows. Whoever was wrong in three rounds is
         replaced, with a warning. None believes them all.
+      audit: on request, the probability, below 1, that a round asks for one part twice:
+        its sender, and another who holds it. Where they differ, the part is computed
+        here, and whoever is wrong is left out of the round, whose parts the others
+        finish, and replaced as with `on_wrong`. A worker that is always wrong, and
+        whose parts are a share of all, is unseen for 1 / (audit * share) rounds on
+        average, or less if it is asked as the other. None, and 0, never ask.
       noise: as for `jaxwgc.locate_errors`.
       message_dtype: what messages are rounded to on their way, such as `"bfloat16"`:
         half the bytes, and a relative error of up to 2^-8 in every entry of a message,
@@ -150,6 +158,7 @@ class RayCluster:
         tolerance: float = 1e-3,
         decoder: DecoderLike = None,
         on_wrong: str | None = None,
+        audit: float | None = None,
         noise: float = 0.0,
         message_dtype: Any = None,
         timeouts: Timeouts | None = None,
@@ -224,7 +233,8 @@ class RayCluster:
             lambda mask: bool(decodes(np.frombuffer(mask, bool)))
         )
         self._decodes = lambda mask: known(mask.tobytes())
-        self._locator = self._make_locator(on_wrong)
+        self._audit = check_audit(audit, code)
+        self._locator = None if on_wrong is None else locator_of(code, on_wrong)
         self._on_wrong = on_wrong
         _validation.check_number("noise", noise, minimum=0, traceable=False)
         self._noise = noise
@@ -512,21 +522,21 @@ class RayCluster:
                 self._timeouts,
                 self._times,
             )
-            if self._locator is not None:
+            examines = self._noise, task.message_dtype, Recomputation(task, self._parts)
+            requests = self.code, self._find_weights, self._sees_workers
+            if self._locator is not None and self._on_wrong is not None:
                 self._coordinator = Examining(
-                    *given,
-                    self._locator,
-                    self._on_wrong,
-                    self._noise,
-                    task.message_dtype,
-                    Recomputation(task, self._parts),
+                    *given, self._locator, self._on_wrong, *examines
                 )
             elif self.code.messages_per_worker == 1:
                 self._coordinator = Coordinator(*given)
-            else:
-                self._coordinator = OnRequest(
-                    *given, self.code, self._find_weights, self._sees_workers
+            elif self._audit:
+                seed = int(jax.random.bits(self.key))
+                self._coordinator = Auditing(
+                    *given, *requests, self._audit, seed, *examines
                 )
+            else:
+                self._coordinator = OnRequest(*given, *requests)
             try:
                 self._coordinator.start()
             except BaseException:
@@ -541,25 +551,6 @@ class RayCluster:
                 f"{differs or jax.tree.structure(like)}"
             )
         return self._coordinator
-
-    def _make_locator(self, on_wrong: str | None) -> ErrorLocator | None:
-        """Returns that of the code, where messages are compared."""
-        if on_wrong is None:
-            return None
-        _validation.check_choice("on_wrong", on_wrong, ("drop", "arbitrate", "raise"))
-        if self.code.messages_per_worker > 1:
-            raise ValueError(
-                "on_wrong must be None for codes of several messages a worker, which "
-                f"work on request and send no part twice; got {on_wrong!r}"
-            )
-        locator = ErrorLocator.of(self.code)
-        if on_wrong == "arbitrate" and locator.copies is None:
-            raise ValueError(
-                "on_wrong must be 'drop' or 'raise' unless all checks of the code are "
-                f"copies, as those of fractional_repetition; got 'arbitrate' for "
-                f"{self.code}"
-            )
-        return locator
 
     def _decodes_checked(self, mask: np.ndarray) -> bool:
         """Returns whether a mask decodes without what nobody could contradict."""

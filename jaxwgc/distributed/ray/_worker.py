@@ -27,8 +27,6 @@ SHARED_SETTINGS = (
     "jax_compilation_cache_dir",
 )
 
-_project = jax.jit(coding.project, static_argnums=2)
-
 
 class Task(NamedTuple):
     """What all workers are told once.
@@ -124,8 +122,7 @@ class Worker:
         leaves, step_key, step = read_order(order)
         wire, _, _ = self._compiled(leaves, *self._arguments(step_key, step, parts))
         wire = self._corrupted(step, np.asarray(wire))
-        message = unpacked(wire, np.iscomplexobj(self.rows))
-        return np.asarray(_project(read(key), message, num_columns)[0])
+        return projection(wire, np.iscomplexobj(self.rows), key, num_columns)
 
     def prepare(self, parts: list) -> None:
         """Compiles what is done with parts like these."""
@@ -202,6 +199,17 @@ class Worker:
             raise RuntimeError(
                 f"loading part {part} failed: {type(error).__name__}: {error}"
             ) from error
+
+
+def projection(
+    wire: np.ndarray, is_complex: bool, key: Any, num_columns: int
+) -> np.ndarray:
+    """Returns that (num_columns,) of a message (1, length) as it travels."""
+    message = unpacked(wire, is_complex)
+    return np.asarray(_project(read(key), message, num_columns)[0])
+
+
+_project = jax.jit(coding.project, static_argnums=2)
 
 
 def read_order(order: tuple[list, Any, int] | bytes) -> tuple[list, Any, int]:

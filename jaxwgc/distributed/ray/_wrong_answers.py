@@ -7,14 +7,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
 
-from jaxwgc import coding
+from jaxwgc import _validation, coding
 from jaxwgc.codes import GradientCode
 from jaxwgc.distributed.ray._coordinator import Answers, Coordinator, Verdict, log
 from jaxwgc.distributed.ray._messages import unpacked
-from jaxwgc.distributed.ray._session import find_ray
+from jaxwgc.distributed.ray._session import check_connected, find_ray
 from jaxwgc.distributed.ray._slots import WorkerSlot, reason
 from jaxwgc.distributed.ray._worker import Task, Worker, read, sent
 
@@ -33,7 +34,9 @@ class Suspicion:
 
     def note(self, wrong: np.ndarray, when: str) -> None:
         """A line for each; who is wrong again and again gives its place to another."""
-        for slot in (self._slots[worker] for worker in np.flatnonzero(wrong)):
+        for slot in self._slots:
+            if not wrong[slot.index]:
+                continue
             self._counts[slot.index] += 1
             times = self._counts[slot.index]
             log.warning(
@@ -79,6 +82,38 @@ class Recomputation:
         order = order if isinstance(order, bytes) else find_ray().get(order)
         answer = self._worker.compute(order)
         return unpacked(answer.message, np.iscomplexobj(row))
+
+
+def locator_of(code: GradientCode, on_wrong: str) -> coding.ErrorLocator:
+    """Returns that of a code, after checks of the argument of `RayCluster`."""
+    _validation.check_choice("on_wrong", on_wrong, ("drop", "arbitrate", "raise"))
+    if code.messages_per_worker > 1:
+        raise ValueError(
+            "on_wrong must be None for codes of several messages a worker, which work "
+            f"on request and send no part twice (audit is for them); got {on_wrong!r}"
+        )
+    locator = coding.ErrorLocator.of(code)
+    if on_wrong == "arbitrate" and locator.copies is None:
+        raise ValueError(
+            "on_wrong must be 'drop' or 'raise' unless all checks of the code are "
+            f"copies, as those of fractional_repetition; got 'arbitrate' for {code}"
+        )
+    return locator
+
+
+def check_audit(audit: float | None, code: GradientCode) -> float:
+    """Returns the probability of an audit; 0 where there is none."""
+    if audit is None:
+        return 0.0
+    _validation.check_number("audit", audit, minimum=0, traceable=False)
+    if audit >= 1:
+        raise ValueError(f"audit must be a probability below 1; got {audit}")
+    if audit and code.messages_per_worker == 1:
+        raise ValueError(
+            "audit must be None for codes of one message a worker, which on_wrong is "
+            f"for; got {audit}"
+        )
+    return float(audit)
 
 
 def checked_by_others(code: GradientCode, mask: np.ndarray) -> np.ndarray:
@@ -175,15 +210,17 @@ class Examining(Coordinator):
         scales = (self.locator.norms * signs)[:, None]
         matrix = np.asarray(code.encoding_matrix)
         matrix = matrix.reshape(code.num_workers, code.num_parts, -1)
-        noise = max(self.noise, 2 * _precision(answers.messages, self.message_dtype))
+        noise = noise_of(answers.messages, self.message_dtype, self.noise)
         totals = self._projections(key, answers.messages) / scales
         wrong, is_settled = np.zeros_like(received), True
         for label in np.unique(labels[disputed]):
             group = np.flatnonzero(disputed & (labels == label))
             rows = matrix[group[0]]
 
-            def ask(pair, parts, group=group):
-                claims = self._ask(group[pair], order, parts, key)
+            def ask_pair(pair, parts, group=group):
+                slots = [self.slots[worker] for worker in group[pair]]
+                given = order, np.asarray(parts), key, NUM_COLUMNS
+                claims = ask(slots, self._retire, self.timeouts.answer, *given)
                 return claims / scales[group[pair]]
 
             def recompute(part, group=group, rows=rows):
@@ -192,8 +229,10 @@ class Examining(Coordinator):
 
             parts = np.flatnonzero(rows.any(1))
             try:
-                found = coding.arbitrate(totals[group], parts, ask, recompute, noise)
-            except _NoAnswer:
+                found = coding.arbitrate(
+                    totals[group], parts, ask_pair, recompute, noise
+                )
+            except NoAnswer:
                 is_settled = False
                 continue
             wrong[group] = found.wrong
@@ -216,34 +255,36 @@ class Examining(Coordinator):
     def _projections(self, key: Any, messages: np.ndarray) -> np.ndarray:
         return np.asarray(self._project(read(key), messages, NUM_COLUMNS))
 
-    def _ask(
-        self, workers: np.ndarray, order: Any, parts: Sequence[int], key: Any
-    ) -> np.ndarray:
-        """Returns projections of their sums over some parts, (num_asked, columns)."""
-        ray, slots = find_ray(), [self.slots[worker] for worker in workers]
-        if not all(slot.is_idle for slot in slots):
-            raise _NoAnswer
-        tasks = [
-            slot.actor.project.remote(order, np.asarray(parts), key, NUM_COLUMNS)
-            for slot in slots
-        ]
-        ray.wait(tasks, num_returns=len(tasks), timeout=self.timeouts.answer)
-        claims = []
-        for slot, task in zip(slots, tasks):
-            try:
-                claims.append(ray.get(task, timeout=1))
-            except Exception as error:
-                self._check_open()
-                self._retire(slot, reason(error), error)
-        if len(claims) < len(slots):
-            raise _NoAnswer
-        return np.stack(claims)
+
+class NoAnswer(Exception):
+    """Somebody who was asked has been lost."""
 
 
-class _NoAnswer(Exception):
-    """Somebody in a dispute has been lost."""
+def ask(
+    slots: Sequence[WorkerSlot],
+    retire: Callable[..., None],
+    seconds: float,
+    *arguments: Any,
+) -> np.ndarray:
+    """Returns projections (num_asked, num_columns): see `Worker.project`."""
+    ray = find_ray()
+    if any(slot.actor is None for slot in slots):
+        raise NoAnswer
+    tasks = [slot.actor.project.remote(*arguments) for slot in slots]
+    ray.wait(tasks, num_returns=len(tasks), timeout=seconds)
+    claims = []
+    for slot, task in zip(slots, tasks):
+        try:
+            claims.append(ray.get(task, timeout=1))
+        except Exception as error:
+            check_connected()
+            retire(slot, reason(error), error)
+    if len(claims) < len(slots):
+        raise NoAnswer
+    return np.stack(claims)
 
 
-def _precision(messages: np.ndarray, message_dtype: str | None) -> float:
+def noise_of(messages: np.ndarray, message_dtype: str | None, noise: float) -> float:
+    """Returns how much honest messages differ, relative to their norm."""
     dtype = messages.dtype if message_dtype is None else message_dtype
-    return float(jax.numpy.finfo(dtype).eps)
+    return max(noise, 2 * float(jnp.finfo(dtype).eps))
