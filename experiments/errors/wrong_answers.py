@@ -22,11 +22,16 @@ CELLS: dict[tuple[str, int], tuple[int, ...]] = {
     ("cyclic repetition, n = 12, s = 5", 0): (1, 2, 3, 4),
     ("cyclic repetition, n = 12, s = 5", 2): (1, 2),
 }
-# Of all messages.
+# Of all messages; half as many colluders can be told.
 CHECKS = {
     "RS(20, 20, 9)": 8,
-    "RS(50, 20, 30)": 30,
+    "RS(50, 20, 30)": 29,
     "cyclic repetition, n = 12, s = 5": 5,
+}
+NUM_WORKERS = {
+    "RS(20, 20, 9)": 20,
+    "RS(50, 20, 30)": 50,
+    "cyclic repetition, n = 12, s = 5": 12,
 }
 # Rounds without errors, over those of a cell.
 BATCHES = 50
@@ -84,8 +89,10 @@ def located(runs: int, rounds: Known) -> Study:
 
 def _located(rounds: Known, name: str, missing: int, wrong: int) -> Numbers:
     checks = CHECKS[name] - missing
-    # Beyond, colluders cannot be told.
-    kinds = INDEPENDENT | (TOGETHER if wrong <= (checks - 1) // 2 else {})
+    kinds = INDEPENDENT | (TOGETHER if wrong <= checks // 2 else {})
+    if 2 * wrong >= NUM_WORKERS[name]:
+        # The others are wrong as well, if all signs are turned.
+        kinds = {"noise": INDEPENDENT["noise"]}
     played = {kind: rounds(name).play(kind, wrong, missing) for kind in kinds}
     errors = [each.error[each.is_right] for each in played.values()]
     return {
@@ -121,7 +128,7 @@ def tabulate_located(numbers: Numbers) -> ResultTable:
     return ResultTable(
         f"Of {numbers['rounds']} rounds in float32, those in which exactly the wrong "
         "workers are named: the least over four kinds of independent errors, and over "
-        "three of errors that agree",
+        "three of errors that agree. Where half of all are wrong, noise alone",
         [
             "code",
             "missing",

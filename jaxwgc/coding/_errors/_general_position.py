@@ -54,18 +54,30 @@ def distances_from(basis: jax.Array, columns: jax.Array) -> jax.Array:
     return jnp.linalg.norm(columns, axis=0)
 
 
-def nearest(distances: jax.Array, number: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns the mask of that many nearest ones, and whether they stand apart."""
+def nearest(
+    distances: jax.Array, number: jax.Array, rounding: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Returns the mask of that many nearest ones, and whether they stand apart.
+
+    That is, whether the next one is beyond the rounding of distances, and twice as far.
+    """
     order = jnp.argsort(distances)
     ranks = jnp.zeros_like(order).at[order].set(jnp.arange(len(order)))
     chosen = ranks < number
     last = jnp.max(jnp.where(chosen, distances, 0))
     following = jnp.min(jnp.where(chosen, jnp.inf, distances))
-    return chosen, _CONTRAST * last < following
+    return chosen, jnp.maximum(_CONTRAST * last, rounding) < following
+
+
+def rounding_of(signal: Signal, threshold: jax.Array) -> jax.Array:
+    """Returns how far the space of a signal may be from the true one."""
+    weakest = jnp.min(jnp.where(signal.singular > 0, signal.singular, jnp.inf))
+    precision = _ROUNDINGS * jnp.finfo(signal.singular.dtype).eps
+    return jnp.maximum(threshold / weakest, precision)
 
 
 def find_in_general_position(
-    syndromes: Syndromes, signal: Signal
+    syndromes: Syndromes, signal: Signal, threshold: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Returns the messages that explain the errors, and whether they stand apart.
 
@@ -74,4 +86,4 @@ def find_in_general_position(
     """
     columns, is_checked = normalized_columns(syndromes.checks)
     distances = jnp.where(is_checked, distances_from(signal.basis, columns), jnp.inf)
-    return nearest(distances, signal.rank)
+    return nearest(distances, signal.rank, rounding_of(signal, threshold))

@@ -87,7 +87,8 @@ def find_by_smoothing(
             number_wrong = certain + hidden
             basis = jnp.where(places < number_wrong, left, 0)
             distances = distances_from(basis, steering)
-            wrong, _ = nearest(jnp.where(is_there, distances, jnp.inf), number_wrong)
+            distances = jnp.where(is_there, distances, jnp.inf)
+            wrong, _ = nearest(distances, number_wrong, threshold)
             fits = (number_wrong > rank) & (number_wrong < size)
             fits &= 2 * number_wrong <= num_checks + rank
             fits &= ~is_found & explains(wrong)

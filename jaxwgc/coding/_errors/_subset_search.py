@@ -15,6 +15,7 @@ from jaxwgc.coding._errors._general_position import (
     distances_from,
     nearest,
     normalized_columns,
+    rounding_of,
 )
 
 # No more guesses than that in one round; looked at so many at a time.
@@ -47,8 +48,7 @@ def find_by_guessing(
     """
     columns, is_checked = normalized_columns(syndromes.checks)
     num_checks, num_messages = columns.shape
-    weakest = jnp.min(jnp.where(signal.singular > 0, signal.singular, jnp.inf))
-    limit = _ROUNDING * threshold / weakest
+    limit = _ROUNDING * rounding_of(signal, threshold)
     outside = columns
     for _ in range(2):
         outside -= product(signal.basis, product(signal.basis.T.conj(), outside))
@@ -65,7 +65,7 @@ def find_by_guessing(
             basis = jnp.concatenate([basis, column[:, None]], 1)
         distances = jnp.where(is_checked, distances_from(basis, outside), jnp.inf)
         distances = distances.at[guess].set(0)
-        wrong, stands_apart = nearest(distances, signal.rank + len(guess))
+        wrong, stands_apart = nearest(distances, signal.rank + len(guess), limit)
         furthest = jnp.max(jnp.where(wrong, distances, 0))
         is_new = jnp.all(jnp.linalg.norm(basis, axis=0) > 0) & is_checked[guess].all()
         return wrong, stands_apart & is_new & (furthest < limit)
