@@ -84,6 +84,8 @@ class RayCluster:
         `coverage` see each message. None waits until the answers decode; with
         `on_wrong`, for as many as leave two checks if there are so many workers, that
         is `fastest(num_workers - num_stragglers + 2)`: one wrong answer can be told.
+        With fewer, as with two copies, for all; a worker that is being replaced is then
+        waited for where its copy is not compared with anything else.
       undecodable: what a round that cannot be decoded gives: `"least_squares"` and
         `"skip"` as in `jaxwgc.decode_aggregate`; `"raise"` stops with an error that
         names the missing workers.
@@ -483,7 +485,7 @@ class RayCluster:
             why = "nobody answered"
         else:
             why = f"only workers {np.flatnonzero(received).tolist()} answered"
-            why += "" if round.wrong is None else " and could be compared"
+            why += "" if self._locator is None else " and could be compared"
         answered = np.isfinite(round.times) if round.refused else received
         message = f"the round of step {step} cannot be decoded, since {why}"
         if missing := coordinator.missing(answered):

@@ -287,4 +287,6 @@ def ask(
 def noise_of(messages: np.ndarray, message_dtype: str | None, noise: float) -> float:
     """Returns how much honest messages differ, relative to their norm."""
     dtype = messages.dtype if message_dtype is None else message_dtype
-    return max(noise, 2 * float(jnp.finfo(dtype).eps))
+    precision = jnp.finfo(dtype)
+    # As for `coding.locate_errors`.
+    return max(noise, float(precision.eps) * (5 if precision.bits == 64 else 2))
