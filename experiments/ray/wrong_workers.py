@@ -108,7 +108,7 @@ def train(handling: dict[str, Any], steps: int, seed: int) -> dict[str, Any]:
         # slowly: relative to a gradient that vanishes, rounding is no small error.
         return params - RATE * true, error
 
-    sees = named = applied = refused = flipped = 0
+    blamed = named = applied = refused = flipped = 0
     first_named = replaced = first_flip = None
     worst = 0.0
     with (
@@ -138,7 +138,7 @@ def train(handling: dict[str, Any], steps: int, seed: int) -> dict[str, Any]:
             if not is_first and replaced is None:
                 replaced = step
             others = np.arange(NUM_WORKERS) != WRONG_WORKER
-            sees += round.wrong is not None and int(round.wrong[others].sum())
+            blamed += round.wrong is not None and int(round.wrong[others].sum())
             refused += round.refused
             if not round.refused:
                 applied += bool(error > HARMLESS)
@@ -149,7 +149,7 @@ def train(handling: dict[str, Any], steps: int, seed: int) -> dict[str, Any]:
         "first_flip": first_flip,
         "first_named": first_named,
         "replaced": replaced,
-        "blamed": sees,
+        "blamed": blamed,
         "refused": refused,
         "applied": applied,
         "worst": worst,

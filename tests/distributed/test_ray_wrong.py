@@ -5,6 +5,7 @@ What is sent depends on the step, and steps are counted from where a test likes.
 
 import os
 import time
+import types
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,8 @@ import pytest
 import jaxwgc
 from jaxwgc import codes, stragglers
 from jaxwgc.distributed import RayCluster
-from jaxwgc.distributed.ray._wrong_answers import checked_by_others
+from jaxwgc.distributed.ray import _wrong_answers
+from jaxwgc.distributed.ray._slots import WorkerSlot
 
 pytest.importorskip("ray")
 pytestmark = pytest.mark.usefixtures("one_ray")
@@ -204,8 +206,39 @@ def test_bad_arguments(code, others, message):
     [([1, 1, 1, 1], [1, 1, 1, 1]), ([1, 1, 1, 0], [1, 0, 1, 0]), ([0] * 4, [0] * 4)],
 )
 def test_who_has_no_copy_is_not_checked(received, checked):
-    found = checked_by_others(COPIES, np.array(received, bool))
+    found = _wrong_answers.checked_by_others(COPIES, np.array(received, bool))
     np.testing.assert_array_equal(found, np.array(checked, bool))
+
+
+def test_who_dies_in_a_dispute_is_lost_and_leaves_it_open(monkeypatch):
+    """Nobody is blamed for the silence of another."""
+
+    def get(task, timeout):
+        if isinstance(task, Exception):
+            raise task
+        return task
+
+    fake = types.SimpleNamespace(wait=lambda *_, **__: None, get=get)
+    monkeypatch.setattr(_wrong_answers, "find_ray", lambda: fake)
+    monkeypatch.setattr(_wrong_answers, "check_connected", lambda: None)
+    slots, retired = [], []
+    for index, claim in enumerate([np.ones(8), ArithmeticError("as told")]):
+        slot = WorkerSlot(index, lambda index: None)
+        project = types.SimpleNamespace(remote=lambda *_, claim=claim: claim)
+        slot.actor = types.SimpleNamespace(project=project)
+        slots.append(slot)
+
+    def retire(slot, *why):
+        slot.actor = None
+        retired.append((slot.index, why[0]))
+
+    for _ in range(2):
+        with pytest.raises(_wrong_answers.NoAnswer):
+            _wrong_answers.ask(slots, retire, 1.0)
+    assert retired == [(1, "ArithmeticError: as told")]
+    np.testing.assert_array_equal(
+        _wrong_answers.ask(slots[:1], retire, 1.0), np.ones((1, 8))
+    )
 
 
 def test_audits_find_who_is_wrong_on_request(tmp_path, caplog):
