@@ -1,10 +1,12 @@
-"""Dtypes, products and powers of two: what is done with arrays of any kind."""
+"""Dtypes, products, powers of two, shardings: what is done with arrays of any kind."""
 
+from types import ModuleType
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 # What the entries of an array may be, by the words of the message.
 KINDS = {
@@ -54,8 +56,13 @@ def working(array: Any) -> Any:
     to come through here: JAX 0.12 lowers one and the same array of NumPy only in the
     mode, of 32 or 64 bits, that it met it in first.
     """
-    xp = jnp if isinstance(array, jax.Array) else np
-    return xp.asarray(array, jax.dtypes.canonicalize_dtype(array.dtype))
+    dtype = jax.dtypes.canonicalize_dtype(array.dtype)
+    return array_module(array).asarray(array, dtype)
+
+
+def array_module(array: Any) -> ModuleType:
+    """Returns jax.numpy for what JAX computes, NumPy for what stays on the host."""
+    return jnp if isinstance(array, jax.Array) else np
 
 
 def product(left: jax.Array, right: jax.Array) -> jax.Array:
@@ -76,3 +83,29 @@ def power_below(numbers: jax.Array) -> jax.Array:
     bits = jax.lax.bitcast_convert_type(numbers, f"int{precision.bits}")
     bits = (bits >> precision.nmant) << precision.nmant
     return jax.lax.bitcast_convert_type(bits, numbers.dtype)
+
+
+def inverse_power_of_two(values: jax.Array) -> jax.Array:
+    """Returns the power of two nearest to 1 / values; 1 for a zero."""
+    # The exponent stays clear of the ends of the range, where powers are subnormal and
+    # would be flushed to zero.
+    bound = 2.0 ** (jnp.finfo(values.dtype).maxexp - 28)
+    safe = jnp.clip(jnp.where(values > 0, values, 1), 1 / bound, bound)
+    return 1 / power_below(safe * 2**0.5)
+
+
+def next_power_of_two(size: int) -> int:
+    """Returns the smallest power of two that is at least `size`."""
+    return 1 << (size - 1).bit_length()
+
+
+def sharding_by_batch(masks: jax.Array, num_axes: int) -> NamedSharding | None:
+    """Returns the sharding of the batch axes of `masks`, with `num_axes` whole ones.
+
+    None where masks have no sharding in their type.
+    """
+    sharding = jax.typeof(masks).sharding
+    if AxisType.Explicit not in sharding.mesh.axis_types:
+        return None
+    spec = PartitionSpec(*sharding.spec[:-1], *[None] * num_axes)
+    return NamedSharding(sharding.mesh, spec)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.lax import stop_gradient
 
-from jaxwgc._arrays import product, working
+from jaxwgc._arrays import array_module, product, working
 
 Array: TypeAlias = jax.Array | np.ndarray
 
@@ -20,7 +20,7 @@ def segment_target(target: Any, num_segments: int) -> Any:
 
     NumPy's for a target of NumPy.
     """
-    xp = jnp if isinstance(target, jax.Array) else np
+    xp = array_module(target)
     return xp.kron(target, xp.eye(num_segments, dtype=target.dtype))
 
 

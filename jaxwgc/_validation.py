@@ -12,7 +12,6 @@ import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from jaxwgc import _arrays
 
@@ -20,6 +19,46 @@ from jaxwgc import _arrays
 def is_traced(*values: Any) -> bool:
     """True where a leaf of `values` is a tracer, whose value is not known yet."""
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values))
+
+
+def check_concrete(name: str, value: Any, reason: str) -> None:
+    """Raises TypeError for what is traced, with the reason why it must not be."""
+    if is_traced(value):
+        raise TypeError(
+            f"{name} must be concrete, since {reason}; got a traced one, inside of "
+            "jit, vmap or grad"
+        )
+
+
+def check_instance(name: str, value: Any, kind: type, hint: str = "") -> None:
+    """Raises TypeError for what is of another class."""
+    if not isinstance(value, kind):
+        article = "an" if kind.__name__[0] in "AEIO" else "a"
+        raise TypeError(
+            f"{name} must be {article} {kind.__name__}{hint}; got {value!r}"
+        )
+
+
+def check_shape(
+    name: str, array: Any, axes: str, sizes: tuple[int | str, ...], hint: str = ""
+) -> None:
+    """Raises ValueError unless an array has these axes, named and of these sizes.
+
+    "any" is any size but zero, and "..." in front any batch axes.
+    """
+    given = shape = np.shape(array)
+    expected = sizes
+    if sizes[0] == "...":
+        expected = sizes[1:]
+        given = shape[-len(expected) :]
+    if len(given) != len(expected) or not all(
+        length == size or (size == "any" and length)
+        for length, size in zip(given, expected)
+    ):
+        if set(sizes) != {"any"}:
+            axes += " = " + str(sizes).replace("'", "")
+        ending = " and not be empty" if "any" in sizes else ""
+        raise ValueError(f"{name} must have shape {axes}{hint}{ending}; got {shape}")
 
 
 def check_callable(name: str, value: Any) -> None:
@@ -76,6 +115,7 @@ def check_number(
     minimum: float | None = None,
     maximum: float | None = None,
     positive: bool = False,
+    finite: bool = False,
     traceable: bool = True,
 ) -> None:
     """A real scalar within its bounds; bounds of a traced value are not checked."""
@@ -98,6 +138,15 @@ def check_number(
         raise ValueError(f"{name} must be at least {minimum}; got {value}")
     if maximum is not None and value > maximum:
         raise ValueError(f"{name} must be at most {maximum}; got {value}")
+    if finite and np.isinf(value):
+        raise ValueError(f"{name} must be finite; got {value}")
+
+
+def check_share(name: str, value: Any) -> None:
+    """A number between 0 and 1 whose value is known."""
+    check_number(name, value, traceable=False)
+    if not 0 < value < 1:
+        raise ValueError(f"{name} must be between 0 and 1; got {value}")
 
 
 def check_key(key: Any, name: str = "key") -> jax.Array:
@@ -142,83 +191,6 @@ def check_leading_axis(
             )
 
 
-def shapes_of(tree: Any, num_batch_axes: int = 0) -> Any:
-    """A pytree like `tree` without arrays: in place of each a dict, its shape the key.
-
-    Made of dicts and tuples alone, so that a state that holds it can be saved by
-    whatever saves pytrees.
-    """
-
-    def shape_of(leaf):
-        if isinstance(leaf, optax.MaskedNode):
-            raise ValueError(
-                "updates and params must be whole; got some that are masked: "
-                "optax.masked and optax.multi_transform go around transformations "
-                "after the aggregator, since it must see all of a gradient"
-            )
-        return {str(np.shape(leaf)[num_batch_axes:]): ()}
-
-    return jax.tree.map(
-        shape_of, tree, is_leaf=lambda node: isinstance(node, optax.MaskedNode)
-    )
-
-
-_ORDER = (
-    " (an aggregator goes first in optax.chain, and only one; what wraps an optimizer, "
-    "such as optax.MultiSteps, goes around those after it)"
-)
-
-
-def check_updates(
-    updates: Any, size: int, axis_name: str, params: Any, shapes: Any
-) -> None:
-    """Updates of an aggregator are like params, with a leading axis in front.
-
-    Where params are None, `shapes` are those that `init` has seen; None if it has seen
-    none either.
-    """
-    check_leading_axis("updates", updates, size, axis_name, _ORDER)
-    check_dtypes("updates", updates, "real or complex floats")
-    expected = shapes if params is None else shapes_of(params)
-    given_shapes = shapes_of(updates, num_batch_axes=1)
-    structures = jax.tree.structure(given_shapes), jax.tree.structure(expected)
-    if expected is None or structures[0] == structures[1]:
-        return
-    shapes = _by_path(given_shapes), _by_path(expected)
-    paths = [
-        path
-        for path in shapes[0] | shapes[1]
-        if shapes[0].get(path) != shapes[1].get(path)
-    ]
-    path = paths[0] if paths else ""
-    # Without paths that differ, a tuple stands for a list, or the like.
-    kinds = (
-        [by_path.get(path, "nothing") for by_path in shapes] if paths else structures
-    )
-    raise ValueError(
-        f"updates{path} must be like params{path} with a leading axis of {axis_name} = "
-        f"{size} in front; behind that axis got {kinds[0]}, and params have {kinds[1]}"
-        f"{_ORDER}"
-    )
-
-
-def check_one_array(name: str, value: Any, meaning: str) -> None:
-    """Updates of an aggregator that are one array, not like params."""
-    if not jax.tree_util.all_leaves([value]):
-        raise ValueError(
-            f"{name} must be one array, {meaning}; got {jax.tree.structure(value)}"
-            f"{_ORDER}"
-        )
-
-
-def _by_path(shapes):
-    """The shapes in the keys of `shapes_of`, by the paths of their leaves."""
-    leaves = jax.tree_util.tree_leaves_with_path(
-        shapes, is_leaf=lambda node: isinstance(node, dict) and [()] == [*node.values()]
-    )
-    return {jax.tree_util.keystr(path): next(iter(leaf)) for path, leaf in leaves}
-
-
 def as_array(name: str, value: Any) -> Any:
     """`value`, or a NumPy array of it where it is a number or rows of numbers."""
     if hasattr(value, "dtype"):
@@ -259,6 +231,17 @@ _ADVICE = {
 }
 
 
+def check_entries(
+    name: str, values: np.ndarray, is_right: np.ndarray, rule: str
+) -> None:
+    """Checks that all entries of a concrete vector keep a rule."""
+    if not is_right.all():
+        first = int(is_right.argmin())
+        raise ValueError(
+            f"{name} must be {rule}; got {name}[{first}] = {values[first]}"
+        )
+
+
 def check_message_dtype(dtype: Any) -> str | None:
     """The name of a dtype of real floats that messages are sent in, or None."""
     if dtype is None:
@@ -274,13 +257,6 @@ def check_message_dtype(dtype: Any) -> str | None:
     return known.name
 
 
-def check_integer(name: str, value: Any, minimum: int = 0) -> None:
-    """An integer scalar; the bound of a traced one is not checked."""
-    check_number(name, value, minimum=minimum)
-    if not _arrays.is_kind(value, "integers"):
-        raise TypeError(f"{name} must be an integer; got {value!r}")
-
-
 def check_stragglers(
     num_stragglers: Any, num_workers: int, name: str = "num_stragglers"
 ) -> int:
@@ -294,17 +270,16 @@ def check_stragglers(
     return num_stragglers
 
 
-def check_replication(
-    replication: Any, num_workers: int, name: str = "replication"
-) -> int:
-    """A number of workers that hold a part, at least one of them."""
-    replication = check_int(name, replication)
-    if not 1 <= replication <= num_workers:
+def check_up_to(name: str, value: Any, **limit: int) -> int:
+    """An int from 1 to another number, which is given by its name."""
+    [(limit_name, most)] = limit.items()
+    value = check_int(name, value, minimum=1)
+    if value > most:
         raise ValueError(
-            f"{name} must be from 1 to num_workers; got {name} = {replication} and "
-            f"num_workers = {num_workers}"
+            f"{name} must be at most {limit_name}; got {name} = {value} and "
+            f"{limit_name} = {most}"
         )
-    return replication
+    return value
 
 
 def check_one_round(num_workers: int, **given: Any) -> None:
@@ -319,10 +294,7 @@ def check_one_round(num_workers: int, **given: Any) -> None:
 
 def concrete_array(name: str, value: Any, kind: str) -> np.ndarray:
     """`value` in NumPy, all of whose entries are of that kind."""
-    if is_traced(value):
-        raise TypeError(
-            f"{name} must be concrete, since its entries are checked; got a traced one"
-        )
+    check_concrete(name, value, "its entries are checked")
     array = np.asarray(as_array(name, value))
     check_dtypes(name, array, kind)
     return array

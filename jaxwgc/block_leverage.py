@@ -8,18 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxwgc import _validation, sketching
+from jaxwgc import _updates, _validation, sketching
 from jaxwgc.aggregate import coded_aggregate, make_aggregator
 from jaxwgc.codes import GradientCode
 from jaxwgc.decoders import DecoderLike
 from jaxwgc.gradients import decoded_value_and_grad
 from jaxwgc.stragglers import StragglerModel
 
-__all__ = [
-    "BlockLeverageState",
-    "block_leverage_aggregate",
-    "sampled_value_and_grad",
-]
+__all__ = ["BlockLeverageState", "block_leverage_aggregate", "sampled_value_and_grad"]
 
 
 class BlockLeverageState(NamedTuple):
@@ -126,7 +122,7 @@ def block_leverage_aggregate(
 
     def update(updates, state, params=None, **extra):
         shapes = state.coded.shapes
-        _validation.check_updates(updates, num_parts, "K", params, shapes)
+        _updates.check_updates(updates, num_parts, "K", params, shapes)
         updates = jax.tree.map(jnp.asarray, updates)
         next_key, step_key = jax.random.split(state.key)
         indices, weights = draw(step_key)

@@ -45,11 +45,8 @@ class CorruptionModel(abc.ABC):
     who: StragglerModel
 
     def __post_init__(self):
-        if not isinstance(self.who, StragglerModel):
-            raise TypeError(
-                "who must be a StragglerModel, whose stragglers are the workers that "
-                f"send something wrong; got {self.who!r}"
-            )
+        hint = ", whose stragglers are the workers that send something wrong"
+        _validation.check_instance("who", self.who, StragglerModel, hint)
 
     def init(self, num_workers: int) -> Any:
         """Returns the state before the first round, that of `who`."""

@@ -13,10 +13,7 @@ from jaxwgc.codes import GradientCode
 from jaxwgc.coding import decoding
 from jaxwgc.decoders import DecoderLike
 
-__all__ = [
-    "decoded_value_and_grad",
-    "partial_value_and_grad",
-]
+__all__ = ["decoded_value_and_grad", "partial_value_and_grad"]
 
 
 def partial_value_and_grad(loss: Callable[..., Any], has_aux: bool = False) -> Callable:

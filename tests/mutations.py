@@ -35,14 +35,17 @@ DECODERS = (
 )
 LAGRANGE = "decoders/test_lagrange codes/test_reed_solomon decoders/test_decoder"
 TESTS = {
-    "jaxwgc/_arrays.py": "",
+    "jaxwgc/_arrays.py": "decoders/test_least_squares test_dtypes",
     "jaxwgc/aggregate/": "aggregate/test_methods aggregate/test_state "
-    "aggregate/test_training aggregate/test_bad_input test_aggregate_checks",
+    "aggregate/test_training aggregate/test_bad_input test_aggregate_checks "
+    "aggregate/test_memory aggregate/test_warnings",
     "jaxwgc/coding/_arrivals.py": "test_coding codes/test_multi_message "
     "test_every_path decoders/test_devices",
     "jaxwgc/studies/_diagnosis.py": "",
-    "jaxwgc/studies/_many_masks.py": "test_diagnosis test_worst_pattern",
-    "jaxwgc/studies/_ridge_errors.py": "test_worst_pattern",
+    "jaxwgc/studies/_many_masks.py": "studies/test_diagnosis "
+    "studies/test_worst_pattern",
+    "jaxwgc/studies/_ridge_errors.py": "studies/test_worst_pattern",
+    "jaxwgc/coding/_requests.py": "codes/test_replicated",
     "jaxwgc/coding/_weighting.py": "test_every_path test_dtypes",
     "jaxwgc/studies/_worst_pattern.py": "",
     "jaxwgc/coding/": "test_coding test_dtypes test_every_path "
@@ -51,9 +54,11 @@ TESTS = {
     "jaxwgc/decoders/_dual.py": LAGRANGE,
     "jaxwgc/decoders/_interpolation.py": LAGRANGE,
     "jaxwgc/decoders/_lagrange.py": LAGRANGE,
+    "jaxwgc/decoders/_one_copy.py": f"codes/test_replicated {DECODERS}",
     "jaxwgc/decoders/": DECODERS,
     "jaxwgc/stragglers/_types.py": "test_aggregate_checks stragglers/test_bad_input",
-    "jaxwgc/stragglers/": "stragglers/test_bad_input stragglers/test_waiting "
+    "jaxwgc/stragglers/": "stragglers/test_distributions stragglers/test_bad_input "
+    "stragglers/test_late stragglers/test_fit stragglers/test_waiting "
     "stragglers/test_unit_rounds stragglers/test_combined_delays "
     "stragglers/test_delayed test_aggregate_checks "
     "stragglers/test_devices",
@@ -258,12 +263,12 @@ def main():
         if failed := failure(tree, list(every_test)):
             raise SystemExit(f"{failed} fails without any fault")
         for number, mutation in enumerate(chosen, 1):
-            source = (ROOT / mutation.path).read_bytes()
+            # From the copy: the tree may be edited in the meantime.
+            source = (tree / mutation.path).read_bytes()
             changed = source[: mutation.start] + mutation.after.encode()
             (tree / mutation.path).write_bytes(changed + source[mutation.stop :])
             failed = failure(tree, tests_of(mutation))
-            # With its time, which the compiled Python file of the baseline has.
-            shutil.copy2(ROOT / mutation.path, tree / mutation.path)
+            (tree / mutation.path).write_bytes(source)
             outcome = f"by {failed}" if failed else "SURVIVED"
             print(f"{number}/{len(chosen)} {mutation}  {outcome}", flush=True)
             survivors += [] if failed else [mutation]

@@ -29,7 +29,7 @@ class TestSeveralMessages:
 
     def test_a_mask_of_messages_is_not_one_of_workers(self, name):
         code = CODES[name]
-        with pytest.raises(ValueError, match=f"num_workers = {code.num_workers}; got"):
+        with pytest.raises(ValueError, match=f"{code.num_workers}\\); got"):
             jaxwgc.decoding_weights(code, np.ones(code.num_messages, bool))
 
 

@@ -53,14 +53,11 @@ def test_wrong_variances(wrong):
     with pytest.raises(ValueError, match=r"variances must be positive.*\[3\] = "):
         inverse_variance_weights(variances)
     assert np.isnan(jax.jit(inverse_variance_weights)(variances)).all()
-    if wrong == 0:
-        with pytest.raises(ValueError, match="would get all the weight"):
-            inverse_variance_weights(variances)
 
 
 def test_wrong_shapes_and_types():
     for variances in (1.0, [], [[1.0, 2.0]]):
-        with pytest.raises(ValueError, match="variances must have one axis"):
+        with pytest.raises(ValueError, match="variances must have shape"):
             inverse_variance_weights(variances)
     with pytest.raises(TypeError, match="variances must be real numbers"):
         inverse_variance_weights(np.array([True, False]))
@@ -71,9 +68,9 @@ def test_wrong_shapes_and_types():
         source_variances(residuals[0])
     with pytest.raises(ValueError, match=r"residuals must have shape"):
         source_variances(residuals[:, :0])
-    with pytest.raises(ValueError, match=r"leverage must have the shape of residuals"):
+    with pytest.raises(ValueError, match=r"leverage must have shape"):
         source_variances(residuals, leverage=np.ones(4))
-    with pytest.raises(ValueError, match=r"row_weights must have the shape"):
+    with pytest.raises(ValueError, match=r"row_weights must have shape"):
         source_variances(residuals, row_weights=1.0)
     with pytest.raises(TypeError, match="residuals must be real numbers"):
         source_variances(residuals * 1j)

@@ -95,6 +95,14 @@ def test_codes(name):
         assert found == {HIGHEST} or (kind is decoders.OneStep and not found)
 
 
+def test_dual_code():
+    """Which Lagrange decoding takes where there are few stragglers."""
+    decode = functools.partial(
+        jaxwgc.decoding_weights, jaxwgc.codes.reed_solomon(8, 8, 3)
+    )
+    assert precisions(decode, np.ones((2, 8), bool)) == {HIGHEST}
+
+
 def newton(rows, **options):
     return sketching.logistic_newton_sketch(
         KEY, rows, TARGET > 0, 40, ridge=0.1, **options

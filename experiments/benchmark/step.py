@@ -17,6 +17,7 @@ DESCRIPTIONS = (
     "coded, one backward pass",
     "coded, effective weights on partial gradients",
     "coded, every message formed and decoded",
+    "the same, wrong messages looked for",
 )
 
 
@@ -76,9 +77,9 @@ def measure(repeats: int, seed: int, num_rows: int) -> dict[str, float]:
         updates, state = sgd.update(gradient, state, params)
         return optax.apply_updates(params, updates), (key, state)
 
-    def coded(method):
+    def coded(method, **options):
         aggregate = jaxwgc.coded_aggregate(
-            descent.CODE, descent.STRAGGLERS, keys[4], method=method
+            descent.CODE, descent.STRAGGLERS, keys[4], method=method, **options
         )
         partials = jaxwgc.partial_value_and_grad(loss)
         optimizer = optax.chain(aggregate, sgd)
@@ -89,6 +90,7 @@ def measure(repeats: int, seed: int, num_rows: int) -> dict[str, float]:
         "collapsed": (collapsed, (keys[4], sgd.init(params))),
         "partials": coded("partials"),
         "messages": coded("messages"),
+        "corrected": coded("messages", correct_errors=True),
     }
     compiled = {name: (jax.jit(step), state) for name, (step, state) in steps.items()}
     seconds = median_seconds(

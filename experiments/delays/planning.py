@@ -65,11 +65,7 @@ def plan(
         raise ExperimentError(f"--pairs must be at least 1; got {pairs}")
     if num_workers is not None and num_workers < 1:
         raise ExperimentError(f"--num-workers must be at least 1; got {num_workers}")
-    goal = {
-        "target": target,
-        "condition": condition,
-        "heterogeneity": heterogeneity,
-    }
+    goal = {"target": target, "condition": condition, "heterogeneity": heterogeneity}
 
     def study():
         key = jax.random.key(seed)
@@ -91,12 +87,7 @@ def plan(
                 for name in unseen_rounds.LAWS
             }
             tables["simulated"] = unseen_rounds.tabulate_simulated
-        return Study(
-            numbers,
-            tables=tables,
-            figures={"": draw},
-            note=note,
-        )
+        return Study(numbers, tables=tables, figures={"": draw}, note=note)
 
     title = "Planning by measured times, rounds drawn"
     run("plan", title, {"": study}, rounds, seed, out, option="rounds")

@@ -76,10 +76,7 @@ def entries() -> dict[str, Entry]:
 
 
 def cluster(
-    runs: int = 3,
-    steps: int = 50,
-    seed: int = 0,
-    out: Path = Path("results"),
+    runs: int = 3, steps: int = 50, seed: int = 0, out: Path = Path("results")
 ) -> None:
     """Real workers on MNIST 4 vs 9, slow and killed: test error against time.
 

@@ -79,11 +79,7 @@ def measure(code: jaxwgc.GradientCode, steps: int) -> dict[str, Any]:
             calls["vectors"] += 1
         return found
 
-    patches = {
-        "call": counted_call,
-        "submit": counted_submit,
-        "result": counted_result,
-    }
+    patches = {"call": counted_call, "submit": counted_submit, "result": counted_result}
     seconds = []
     parts = np.ones((code.num_parts, 1), np.float32)
     params = np.zeros(NUM_PARAMS, np.float32)

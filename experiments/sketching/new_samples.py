@@ -27,10 +27,7 @@ def study(effort: Effort, key: jax.Array) -> Study:
     """One cell, in which all methods run on the same data."""
     steps = shown_steps(NUM_STEPS if effort.is_full else FEW_STEPS)
     return Study(
-        {
-            "steps": steps,
-            "": Trial(one_run, int(steps[-1])),
-        },
+        {"steps": steps, "": Trial(one_run, int(steps[-1]))},
         key=key,
         runs=effort.runs,
         batch_size=10,

@@ -30,9 +30,7 @@ def study(effort: Effort, key: jax.Array) -> Study:
     curvature = float(jnp.linalg.eigvalsh(gram)[-1]) / 4
     data = training, test, scores, curvature
     return Study(
-        {
-            "compared": {f"rho={c}": Trial(one_run, data, c) for c in compressions},
-        },
+        {"compared": {f"rho={c}": Trial(one_run, data, c) for c in compressions}},
         key=key,
         runs=max(effort.runs // FEWER, 2),
         batch_size=3,

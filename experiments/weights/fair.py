@@ -30,18 +30,13 @@ def study(effort: Effort, key: jax.Array) -> Study:
     """A cell a compression, in which all kinds of data are solved."""
     compressions = COMPRESSIONS if effort.is_full else COMPRESSIONS[:1]
     return Study(
-        {
-            "compared": {f"rho={c}": Trial(one_run, c) for c in compressions},
-        },
+        {"compared": {f"rho={c}": Trial(one_run, c) for c in compressions}},
         key=key,
         runs=effort.runs,
         batch_size=25,
         x64=True,
         reduce=reduce,
-        tables={
-            "best_step": tabulate_best,
-            "fixed_step": tabulate_fixed,
-        },
+        tables={"best_step": tabulate_best, "fixed_step": tabulate_fixed},
         figures={"steps": draw_steps, "spread": draw_spread},
     )
 

@@ -5,9 +5,4 @@ from jaxwgc.aggregate._aggregator import make_aggregator as make_aggregator
 from jaxwgc.aggregate._coded_aggregate import coded_aggregate
 from jaxwgc.aggregate._decode_aggregate import decode_aggregate
 
-__all__ = [
-    "CodedAggregateState",
-    "ErrorCounts",
-    "coded_aggregate",
-    "decode_aggregate",
-]
+__all__ = ["CodedAggregateState", "ErrorCounts", "coded_aggregate", "decode_aggregate"]

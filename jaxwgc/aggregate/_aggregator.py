@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxwgc import _validation, coding
+from jaxwgc import _updates, _validation, coding
 from jaxwgc.codes import GradientCode
 from jaxwgc.decoders import DecoderLike
 from jaxwgc.stragglers import Arrivals
@@ -140,7 +140,7 @@ def aggregator(
             if memory and jax.tree.leaves(params)
             else (),
             errors=() if locate is None else ErrorCounts.zero(code.num_workers),
-            shapes=_validation.shapes_of(params),
+            shapes=_updates.shapes_of(params),
         )
 
     def update(
@@ -162,10 +162,7 @@ def aggregator(
                 "another transformation of the chain?",
                 stacklevel=3,
             )
-        if not isinstance(state, CodedAggregateState):
-            raise TypeError(
-                f"state must be a CodedAggregateState, from init; got {state!r}"
-            )
+        _validation.check_instance("state", state, CodedAggregateState, ", from init")
         _validation.check_one_round(
             code.num_workers, received=received, finished=finished
         )

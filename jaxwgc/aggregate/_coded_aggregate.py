@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxwgc import _validation, coding
+from jaxwgc import _updates, _validation, coding
 from jaxwgc.aggregate._aggregator import aggregator, make_locate
 from jaxwgc.codes import GradientCode
 from jaxwgc.corruptions import CorruptionModel
@@ -130,10 +130,9 @@ def coded_aggregate(
     _validation.check_choice("method", method, METHODS)
     model.warn_where_undecodable(code, decoder)
 
-    if corrupt is not None and not isinstance(corrupt, CorruptionModel):
-        raise TypeError(
-            f"corrupt must be a model of jaxwgc.corruptions; got {corrupt!r}"
-        )
+    if corrupt is not None:
+        hint = " of jaxwgc.corruptions"
+        _validation.check_instance("corrupt", corrupt, CorruptionModel, hint)
     if method != "messages" and (corrupt is not None or correct_errors):
         raise ValueError(
             'method must be "messages" with corrupt or correct_errors, which are about '
@@ -165,7 +164,7 @@ def coded_aggregate(
         return messages, state._replace(key=next_key, stragglers=drawn)
 
     def read(updates, params, state):
-        _validation.check_updates(
+        _updates.check_updates(
             updates, code.num_parts, "num_parts", params, state.shapes
         )
         like = jax.tree.map(

@@ -3,7 +3,7 @@
 import jax
 import optax
 
-from jaxwgc import _flat_vectors, _validation, coding
+from jaxwgc import _flat_vectors, _updates, _validation, coding
 from jaxwgc.aggregate._aggregator import aggregator, make_locate
 from jaxwgc.codes import GradientCode
 from jaxwgc.decoders import DecoderLike
@@ -109,15 +109,11 @@ def decode_aggregate(
     def read(updates, params, state):
         del state
         # Refuses those that a mask hides.
-        _validation.shapes_of(params)
-        _validation.check_one_array("updates", updates, "the messages of all workers")
+        _updates.shapes_of(params)
+        _updates.check_one_array("updates", updates, "the messages of all workers")
         if on_request:
             shape = code.num_workers, _flat_vectors.raveled_size(params)
-            if updates.shape != shape:
-                raise ValueError(
-                    "updates must be the answers of all workers to their requests, of "
-                    f"shape (num_workers, length) = {shape}; got {updates.shape}"
-                )
+            _validation.check_shape("updates", updates, "(num_workers, length)", shape)
             return None, params, lambda *_: coding.decode_answers(updates, params)
         return (
             updates,

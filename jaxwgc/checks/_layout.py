@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxwgc import _validation
+from jaxwgc import _updates, _validation
 from jaxwgc.sketching import partition
 
 
@@ -58,7 +58,7 @@ def layout_of(data: Any, parts: Any) -> Layout:
         raise ValueError(
             "parts must be (parts, row_weights) of jaxwgc.partition(data, num_parts), "
             "or like data with a leading axis of num_parts in front; got "
-            f"{_validation.shapes_of(parts)} and data {_validation.shapes_of(data)}"
+            f"{_updates.shapes_of(parts)} and data {_updates.shapes_of(data)}"
         )
     is_padding = np.asarray(partition(np.ones(num_rows), num_parts)[0]) == 0
     if np.shape(leaves[0])[:2] != is_padding.shape:

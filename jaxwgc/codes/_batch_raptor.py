@@ -8,8 +8,8 @@ import numpy as np
 
 from jaxwgc import _validation
 from jaxwgc.codes import _random_matrices
+from jaxwgc.codes._constructors import code_of_sums, nearest
 from jaxwgc.codes._gradient_code import GradientCode
-from jaxwgc.codes._suggestions import nearest
 from jaxwgc.decoders import LeastSquares, Peeling
 
 
@@ -92,8 +92,10 @@ def batch_raptor(
             f"batch_size; got max_degree = {max_degree} and {num_batches} batches; "
             f"{near}"
         )
-    _check_known_number("c", c, minimum=0)
-    _check_known_number("delta", delta, positive=True, maximum=1)
+    # The distribution of degrees is computed on the host.
+    known = {"finite": True, "traceable": False}
+    _validation.check_number("c", c, minimum=0, **known)
+    _validation.check_number("delta", delta, positive=True, maximum=1, **known)
     probabilities = robust_soliton(num_batches, float(c), float(delta), max_degree)
     degree_key, batch_key = jax.random.split(key)
     degrees = _sample_degrees(degree_key, probabilities, num_workers)
@@ -101,13 +103,8 @@ def batch_raptor(
         batch_key, degrees, (num_workers, num_batches)
     )
     assignment = _random_matrices.known(jnp.repeat(batches, batch_size, axis=1))
-    return GradientCode(
-        encoding_matrix=_random_matrices.zeros_and_ones(assignment),
-        assignment=assignment,
-        target=np.ones(num_parts),
-        num_stragglers=0,
-        decoders=(Peeling(_random_matrices.known(batches)), LeastSquares()),
-    )
+    peeling = Peeling(_random_matrices.known(batches))
+    return code_of_sums(assignment, peeling, LeastSquares())
 
 
 def robust_soliton(
@@ -142,12 +139,3 @@ def _sample_degrees(
     return 1 + jnp.searchsorted(
         jnp.asarray(thresholds.astype(np.uint32)), draws, side="right"
     )
-
-
-def _check_known_number(name: str, value: float, **bounds) -> None:
-    """A number whose value is known: the distribution is computed on the host."""
-    if _validation.is_traced(value):
-        raise TypeError(f"{name} must be a number that is not traced; got {value!r}")
-    _validation.check_number(name, value, **bounds)
-    if math.isinf(value):
-        raise ValueError(f"{name} must be finite; got {value}")

@@ -2,10 +2,10 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxwgc import _validation
 from jaxwgc.codes import _random_matrices
+from jaxwgc.codes._constructors import code_of_sums
 from jaxwgc.codes._gradient_code import GradientCode
 from jaxwgc.decoders import LeastSquares, OneStep, Peeling
 
@@ -104,21 +104,13 @@ def _check_parameters(
 ) -> tuple[tuple[int, int], int]:
     num_workers = _validation.check_int("num_workers", num_workers, minimum=1)
     num_parts = _validation.check_int("num_parts", num_parts, minimum=1)
-    replication = _validation.check_replication(replication, num_workers)
+    replication = _validation.check_up_to(
+        "replication", replication, num_workers=num_workers
+    )
     return (num_workers, num_parts), replication
 
 
 def _code(assignment: jax.Array, replication: int) -> GradientCode:
-    num_workers, num_parts = assignment.shape
     known = _random_matrices.known(assignment)
-    return GradientCode(
-        encoding_matrix=_random_matrices.zeros_and_ones(known),
-        assignment=known,
-        target=np.ones(num_parts),
-        num_stragglers=0,
-        decoders=(
-            LeastSquares(),
-            OneStep(num_workers / replication),
-            Peeling(known),
-        ),
-    )
+    one_step = OneStep(len(assignment) / replication)
+    return code_of_sums(known, LeastSquares(), one_step, Peeling(known))

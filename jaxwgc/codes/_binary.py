@@ -3,6 +3,7 @@
 import numpy as np
 
 from jaxwgc import _validation
+from jaxwgc.codes._constructors import code_of_sums
 from jaxwgc.codes._gradient_code import GradientCode
 from jaxwgc.decoders import Group, LeastSquares, OneStep, Peeling
 
@@ -60,17 +61,13 @@ def binary(num_workers: int, num_stragglers: int) -> GradientCode:
     slot_of_part = _even_runs(num_workers, size_of_worker)
     assignment = slot_of_worker[:, None] == slot_of_part
     sizes = np.unique(class_sizes)[::-1]
-    return GradientCode(
-        encoding_matrix=assignment.astype(np.float64),
-        assignment=assignment,
-        target=np.ones(num_workers),
+    return code_of_sums(
+        assignment,
+        Group(np.where(size_of_worker == sizes[:, None], slot_of_worker, -1)),
+        LeastSquares(num_stragglers),
+        OneStep(num_workers / num_classes),
+        Peeling(assignment),
         num_stragglers=num_stragglers,
-        decoders=(
-            Group(np.where(size_of_worker == sizes[:, None], slot_of_worker, -1)),
-            LeastSquares(num_stragglers),
-            OneStep(num_workers / num_classes),
-            Peeling(assignment),
-        ),
     )
 
 

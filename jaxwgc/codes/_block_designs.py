@@ -6,8 +6,8 @@ import math
 import numpy as np
 
 from jaxwgc import _validation
+from jaxwgc.codes._constructors import code_of_sums, nearest
 from jaxwgc.codes._gradient_code import GradientCode
-from jaxwgc.codes._suggestions import nearest
 from jaxwgc.decoders import LeastSquares, OneStep, Peeling
 
 
@@ -106,18 +106,8 @@ def paley(num_workers: int) -> GradientCode:
 
 
 def _code_of_design(incidence: np.ndarray) -> GradientCode:
-    num_workers = len(incidence)
-    return GradientCode(
-        encoding_matrix=incidence.astype(np.float64),
-        assignment=incidence,
-        target=np.ones(num_workers),
-        num_stragglers=0,
-        decoders=(
-            LeastSquares(),
-            OneStep(num_workers / int(incidence[0].sum())),
-            Peeling(incidence),
-        ),
-    )
+    one_step = OneStep(len(incidence) / int(incidence[0].sum()))
+    return code_of_sums(incidence, LeastSquares(), one_step, Peeling(incidence))
 
 
 def _is_paley_prime(number: int) -> bool:

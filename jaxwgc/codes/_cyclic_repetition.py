@@ -69,18 +69,10 @@ def _null_space_rows(key: jax.Array, others: np.ndarray) -> jax.Array | np.ndarr
     num_workers, num_stragglers = others.shape
     # The draws are float32 whatever the precision setting, so the code is too.
     draws = jax.random.normal(key, (num_stragglers, num_workers - 1), jnp.float32)
-    rows = np.arange(num_workers)
-    if _validation.is_traced(draws):
-        draws = draws.astype(jnp.result_type(float))
-        parity = jnp.concatenate([draws, -draws.sum(1, keepdims=True)], axis=1)
-        systems = jnp.moveaxis(parity[:, others], 1, 0)
-        tails = jnp.linalg.solve(systems, -parity.T[..., None])[..., 0]
-        matrix = jnp.eye(num_workers, dtype=parity.dtype)
-        return matrix.at[rows[:, None], others].set(tails)
-    draws = np.asarray(draws, np.float64)
-    parity = np.concatenate([draws, -draws.sum(1, keepdims=True)], axis=1)
-    systems = np.moveaxis(parity[:, others], 1, 0)
-    tails = np.linalg.solve(systems, -parity.T[..., None])[..., 0]
-    matrix = np.eye(num_workers)
-    matrix[rows[:, None], others] = tails
-    return matrix
+    xp = jnp if _validation.is_traced(draws) else np
+    draws = xp.asarray(draws, jnp.result_type(float) if xp is jnp else np.float64)
+    parity = xp.concatenate([draws, -draws.sum(1, keepdims=True)], axis=1)
+    systems = parity[:, others].transpose(1, 0, 2)
+    tails = xp.linalg.solve(systems, -parity.T[..., None])
+    identity = np.eye(num_workers, dtype=draws.dtype)
+    return identity + (tails * identity[others]).sum(1)

@@ -3,8 +3,8 @@
 import numpy as np
 
 from jaxwgc import _validation
+from jaxwgc.codes._constructors import code_of_sums, nearest
 from jaxwgc.codes._gradient_code import GradientCode
-from jaxwgc.codes._suggestions import nearest
 from jaxwgc.decoders import Group, LeastSquares, OneStep, Peeling
 
 
@@ -54,15 +54,11 @@ def fractional_repetition(num_workers: int, num_stragglers: int) -> GradientCode
     block_of_worker = np.arange(num_workers) % num_blocks
     block_of_part = np.arange(num_workers) // replication
     assignment = block_of_worker[:, None] == block_of_part
-    return GradientCode(
-        encoding_matrix=assignment.astype(np.float64),
-        assignment=assignment,
-        target=np.ones(num_workers),
+    return code_of_sums(
+        assignment,
+        Group(block_of_worker[None]),
+        LeastSquares(num_stragglers),
+        OneStep(num_workers / replication),
+        Peeling(assignment),
         num_stragglers=num_stragglers,
-        decoders=(
-            Group(block_of_worker[None]),
-            LeastSquares(num_stragglers),
-            OneStep(num_workers / replication),
-            Peeling(assignment),
-        ),
     )

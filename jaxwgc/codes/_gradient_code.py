@@ -267,11 +267,9 @@ decoders=[LeastSquares])
         """
         mask = jnp.asarray(_validation.as_array("mask", mask))
         _validation.check_dtypes("mask", mask, "bools")
-        if mask.ndim == 0 or mask.shape[-1] != self.num_messages:
-            raise ValueError(
-                "mask must have shape (..., num_messages) with num_messages = "
-                f"{self.num_messages}; got {mask.shape}"
-            )
+        _validation.check_shape(
+            "mask", mask, "(..., num_messages)", ("...", self.num_messages)
+        )
         return self.choose_decoder(decoder).decodes(
             self.encoding_matrix, self.segment_targets, mask, tolerance
         )
@@ -313,8 +311,7 @@ decoders=[LeastSquares])
           ValueError: for a batch of codes, or arrays of shapes that do not fit.
           TypeError: where it is no code, or a field is no array.
         """
-        if not isinstance(code, GradientCode):
-            raise TypeError(f"code must be a GradientCode; got {code!r}")
+        _validation.check_instance("code", code, GradientCode)
         for name, kind in _KINDS.items():
             value = getattr(code, name)
             is_array = isinstance(value, jax.Array | np.ndarray)

@@ -2,10 +2,10 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxwgc import _validation
 from jaxwgc.codes import _random_matrices
+from jaxwgc.codes._constructors import code_of_sums
 from jaxwgc.codes._gradient_code import GradientCode
 from jaxwgc.decoders import LeastSquares, Peeling
 
@@ -62,12 +62,9 @@ def ldgm(
             "num_workers must be greater than num_parts; got num_workers = "
             f"{num_workers} and num_parts = {num_parts}; {near}"
         )
-    parity_degree = _validation.check_int("parity_degree", parity_degree)
-    if not 1 <= parity_degree <= num_parts:
-        raise ValueError(
-            "parity_degree must be from 1 to num_parts; got parity_degree = "
-            f"{parity_degree} and num_parts = {num_parts}"
-        )
+    parity_degree = _validation.check_up_to(
+        "parity_degree", parity_degree, num_parts=num_parts
+    )
     parities = _random_matrices.random_subsets(
         key, parity_degree, (num_workers - num_parts, num_parts)
     )
@@ -75,10 +72,9 @@ def ldgm(
         jnp.concatenate([jnp.eye(num_parts, dtype=bool), parities])
     )
     num_stragglers = 1 if parity_degree == num_parts else 0
-    return GradientCode(
-        encoding_matrix=_random_matrices.zeros_and_ones(assignment),
-        assignment=assignment,
-        target=np.ones(num_parts),
+    return code_of_sums(
+        assignment,
+        Peeling(assignment),
+        LeastSquares(num_stragglers),
         num_stragglers=num_stragglers,
-        decoders=(Peeling(assignment), LeastSquares(num_stragglers)),
     )

@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 
 from jaxwgc import _validation
+from jaxwgc._arrays import array_module
 from jaxwgc.codes._gradient_code import GradientCode
-from jaxwgc.codes._host_or_device import array_module
 from jaxwgc.decoders import LeastSquares
 
 
@@ -54,11 +54,8 @@ def multi_message(code: GradientCode) -> GradientCode:
     """
     GradientCode.check(code)
     code.check_plain("multi_message")
-    if _validation.is_traced(code.assignment):
-        raise TypeError(
-            "multi_message needs a code whose assignment is known; got a traced one. "
-            "Make the code outside of jit and vmap"
-        )
+    reason = "it says in which order parts are done"
+    _validation.check_concrete("code.assignment", code.assignment, reason)
     assignment = np.asarray(code.assignment)
     loads = assignment.sum(1)
     num_messages = max(1, int(loads.max()))

@@ -3,8 +3,8 @@
 import numpy as np
 
 from jaxwgc import _validation
+from jaxwgc._arrays import array_module
 from jaxwgc.codes._gradient_code import Array, GradientCode
-from jaxwgc.codes._host_or_device import array_module
 from jaxwgc.decoders import Clustered, LeastSquares
 
 

@@ -5,6 +5,7 @@ import functools
 import numpy as np
 
 from jaxwgc import _validation
+from jaxwgc.codes._constructors import nearest
 from jaxwgc.codes._gradient_code import GradientCode
 from jaxwgc.codes._roots_of_unity import (
     best_step,
@@ -12,7 +13,6 @@ from jaxwgc.codes._roots_of_unity import (
     positions,
     vanishing_products,
 )
-from jaxwgc.codes._suggestions import nearest
 from jaxwgc.decoders import Lagrange, LeastSquares
 
 
@@ -64,7 +64,9 @@ def reed_solomon(
     """
     num_workers = _validation.check_int("num_workers", num_workers, minimum=1)
     num_parts = _validation.check_int("num_parts", num_parts, minimum=1)
-    replication = _validation.check_replication(replication, num_workers)
+    replication = _validation.check_up_to(
+        "replication", replication, num_workers=num_workers
+    )
     interleave = _validation.check_bool("interleave", interleave)
     if (num_parts * replication) % num_workers:
         load = num_parts * replication // num_workers

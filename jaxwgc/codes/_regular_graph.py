@@ -9,8 +9,8 @@ from jax import lax
 
 from jaxwgc import _validation
 from jaxwgc.codes import _random_matrices
+from jaxwgc.codes._constructors import nearest
 from jaxwgc.codes._gradient_code import GradientCode
-from jaxwgc.codes._suggestions import nearest
 from jaxwgc.decoders import LeastSquares, OneStep
 
 # Attempted swaps: in rounds of one for each edge, and no fewer than that many. Up to 12

@@ -62,11 +62,7 @@ def replicated(
     num_workers = _validation.check_int("num_workers", num_workers, minimum=1)
     num_parts = num_workers if num_parts is None else num_parts
     num_parts = _validation.check_int("num_parts", num_parts, minimum=1)
-    copies = _validation.check_int("copies", copies, minimum=1)
-    if copies > num_workers:
-        raise ValueError(
-            f"copies must be at most num_workers = {num_workers}; got {copies}"
-        )
+    copies = _validation.check_up_to("copies", copies, num_workers=num_workers)
     sizes = _shares(num_workers, num_parts, loads)
     owners = np.arange(num_workers).repeat(sizes)[:, None]
     steps = np.arange(copies)

@@ -87,7 +87,9 @@ def _check_replications(
 ) -> np.ndarray:
     """The d_j, of shape (num_parts,)."""
     if not isinstance(replication, Sequence | np.ndarray) or np.ndim(replication) == 0:
-        every = _validation.check_replication(replication, num_workers)
+        every = _validation.check_up_to(
+            "replication", replication, num_workers=num_workers
+        )
         return np.full(num_parts, every)
     if len(replication) != num_parts:
         raise ValueError(
@@ -95,7 +97,7 @@ def _check_replications(
             f"{len(replication)} entries and num_parts = {num_parts}"
         )
     replications = [
-        _validation.check_replication(number, num_workers, f"replication[{part}]")
+        _validation.check_up_to(f"replication[{part}]", number, num_workers=num_workers)
         for part, number in enumerate(replication)
     ]
     return np.array(replications)

@@ -8,8 +8,8 @@ import numpy as np
 
 from jaxwgc import _validation
 from jaxwgc.codes import _random_matrices
+from jaxwgc.codes._constructors import code_of_sums, nearest
 from jaxwgc.codes._gradient_code import GradientCode
-from jaxwgc.codes._suggestions import nearest
 from jaxwgc.decoders import LeastSquares, OneStep, Peeling
 
 
@@ -89,13 +89,7 @@ def stochastic_block(
         _random_matrices.bernoulli_matrix(key, probabilities.shape, probabilities)
     )
     one_step = _one_step(num_clusters, probability_inside, probability_across)
-    return GradientCode(
-        encoding_matrix=_random_matrices.zeros_and_ones(assignment),
-        assignment=assignment,
-        target=np.ones(num_parts),
-        num_stragglers=0,
-        decoders=(LeastSquares(), *one_step, Peeling(assignment)),
-    )
+    return code_of_sums(assignment, LeastSquares(), *one_step, Peeling(assignment))
 
 
 def _one_step(

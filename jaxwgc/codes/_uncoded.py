@@ -3,8 +3,8 @@
 import numpy as np
 
 from jaxwgc import _validation
+from jaxwgc.codes._constructors import code_of_sums, nearest
 from jaxwgc.codes._gradient_code import GradientCode
-from jaxwgc.codes._suggestions import nearest
 from jaxwgc.decoders import Group, LeastSquares, OneStep, Peeling
 
 
@@ -49,15 +49,10 @@ def uncoded(num_workers: int, num_parts: int | None = None) -> GradientCode:
         )
     load = num_parts // num_workers
     assignment = np.eye(num_workers, dtype=bool).repeat(load, axis=1)
-    return GradientCode(
-        encoding_matrix=assignment.astype(np.float64),
-        assignment=assignment,
-        target=np.ones(num_parts),
-        num_stragglers=0,
-        decoders=(
-            Group(np.arange(num_workers)[None]),
-            LeastSquares(),
-            OneStep(float(num_workers)),
-            Peeling(np.eye(num_workers, dtype=bool)),
-        ),
+    return code_of_sums(
+        assignment,
+        Group(np.arange(num_workers)[None]),
+        LeastSquares(),
+        OneStep(float(num_workers)),
+        Peeling(np.eye(num_workers, dtype=bool)),
     )

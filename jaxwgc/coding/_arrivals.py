@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc import _validation
-from jaxwgc._shardings import sharding_by_batch
+from jaxwgc._arrays import sharding_by_batch
 from jaxwgc.codes import GradientCode
 from jaxwgc.stragglers import Arrivals
 
@@ -72,11 +72,8 @@ def _checked(name, given, kind, code):
         )
         raise TypeError(f"{name} must be {rule}; got {given.dtype}")
     array = jnp.asarray(given)
-    if array.ndim == 0 or array.shape[-1] != code.num_workers:
-        raise ValueError(
-            f"{name} must have shape (..., num_workers) with num_workers = "
-            f"{code.num_workers}; got {array.shape}"
-        )
+    sizes = ("...", code.num_workers)
+    _validation.check_shape(name, array, "(..., num_workers)", sizes)
     by_batch = sharding_by_batch(array, 1)
     if by_batch is not None and jax.typeof(array).sharding.spec[-1] is not None:
         array = jax.sharding.reshard(array, by_batch)

@@ -38,7 +38,8 @@ def floor_weights(
       message_dtype: what messages have been rounded to.
 
     Returns:
-      Real (..., num_segments, num_messages), or None where nothing is packed.
+      Real (..., num_segments, num_messages), of messages that are not there as well;
+      or None where nothing is packed.
     """
     num_segments = weights.shape[-2]
     if num_segments == 1 and not jnp.iscomplexobj(matrix):
@@ -60,8 +61,7 @@ def floor_weights(
     count = jnp.maximum(jnp.sum(mask, axis=-1), 1)[..., None, None]
     # On their way messages are rounded once, and by half an eps at most.
     eps = (2 + 72 / count) * eps + jnp.finfo(message_dtype).eps / 2
-    floors = _MISSES * miss[..., None] + (eps * sizes).astype(sizes.dtype)
-    return jnp.where(mask[..., None, :], floors, 0)
+    return _MISSES * miss[..., None] + (eps * sizes).astype(sizes.dtype)
 
 
 def combine(

@@ -11,13 +11,7 @@ import numpy as np
 from jaxwgc import _flat_vectors, _validation
 from jaxwgc._arrays import product, working
 from jaxwgc._pytrees import register
-from jaxwgc._targets import (
-    effective,
-    mixing,
-    residual,
-    squared_error,
-    target_scale,
-)
+from jaxwgc._targets import effective, mixing, residual, squared_error, target_scale
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding import _collapsed
 from jaxwgc.coding._arrivals import arrived_messages, arrived_workers
@@ -473,14 +467,11 @@ def check_messages(
     _validation.check_dtypes("params", params, "real or complex floats", abstract=True)
     size = _flat_vectors.raveled_size(params)
     length = -(-size // (code.num_segments * (2 if code.is_complex else 1)))
-    messages = check_messages_of(code, messages)
-    if messages.shape[-1] != length:
-        raise ValueError(
-            f"messages must have shape (..., num_messages, length) = (..., "
-            f"{code.num_messages}, {length}) for {size} parameters; got "
-            f"{messages.shape}"
-        )
-    return messages, params
+    messages = _validation.as_array("messages", messages)
+    axes, of = "(..., num_messages, length)", f" for {size} parameters"
+    sizes = ("...", code.num_messages, length)
+    _validation.check_shape("messages", messages, axes, sizes, of)
+    return check_messages_of(code, messages), params
 
 
 def check_messages_of(code: GradientCode, messages: Any) -> jax.Array:

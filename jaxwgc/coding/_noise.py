@@ -46,10 +46,7 @@ def inverse_variance_weights(variances: jax.typing.ArrayLike) -> jax.Array:
       of observations", 1936.
     """
     given = _validation.as_array("variances", variances)
-    if np.ndim(given) != 1 or not np.size(given):
-        raise ValueError(
-            f"variances must have one axis and an entry; got shape {np.shape(given)}"
-        )
+    _validation.check_shape("variances", given, "(num_parts,)", ("any",))
     _validation.check_dtypes("variances", given, "real numbers")
     values = _arrays.promoted(given)
     if not _validation.is_traced(given):
@@ -57,13 +54,8 @@ def inverse_variance_weights(variances: jax.typing.ArrayLike) -> jax.Array:
         with np.errstate(over="ignore"):
             array = np.asarray(given).astype(values.dtype)
         is_right = np.isfinite(array) & (array >= np.finfo(array.dtype).tiny)
-        if not is_right.all():
-            first = int(is_right.argmin())
-            hint = "; a source without noise would get all the weight"
-            raise ValueError(
-                f"variances must be positive and finite; got variances[{first}] = "
-                f"{array[first]}{'' if array[first] else hint}"
-            )
+        rule = "positive and finite, or one source would get all the weight"
+        _validation.check_entries("variances", array, is_right, rule)
     return _weights(values)
 
 
@@ -126,19 +118,11 @@ def source_variances(
         given["row_weights"] = np.ones(np.shape(residuals), np.float32)
     given = {name: _validation.as_array(name, array) for name, array in given.items()}
     shape = np.shape(given["residuals"])
-    if len(shape) != 2 or not all(shape):
-        raise ValueError(
-            f"residuals must have shape (num_sources, m), not empty; got {shape}"
-        )
     for name, array in given.items():
         _validation.check_dtypes(name, array, "real numbers or bools")
-        if np.shape(array) != shape and not (
-            name == "leverage" and np.ndim(array) == 0
-        ):
-            raise ValueError(
-                f"{name} must have the shape of residuals, {shape}; got "
-                f"{np.shape(array)}"
-            )
+        if name != "leverage" or np.ndim(array):
+            sizes = ("any", "any") if name == "residuals" else shape
+            _validation.check_shape(name, array, "(num_sources, m)", sizes)
     if not _validation.is_traced(*given.values()):
         _check_degrees(**given)
     residuals, leverage, row_weights = map(_arrays.promoted, given.values())

@@ -87,11 +87,8 @@ def decode_answers(answers: jax.Array, params: Any) -> Any:
     _validation.check_dtypes("answers", answers, "real numbers or bools")
     _validation.check_dtypes("params", params, "real or complex floats", True)
     size = _flat_vectors.raveled_size(params)
-    if answers.ndim < 2 or answers.shape[-1] != size:
-        raise ValueError(
-            f"answers must have shape (..., num_workers, {size}) for {size} "
-            f"parameters; got {answers.shape}"
-        )
+    sizes = ("...", "any", size)
+    _validation.check_shape("answers", answers, "(..., num_workers, length)", sizes)
     return _flat_vectors.unravel(promoted(answers).sum(-2), params)
 
 

@@ -3,7 +3,6 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc import _arrays, _validation
@@ -39,11 +38,7 @@ def weighted(code: GradientCode, weights: jax.typing.ArrayLike) -> GradientCode:
     """
     GradientCode.check(code)
     factors = _validation.as_array("weights", weights)
-    if jnp.shape(factors) != (code.num_parts,):
-        raise ValueError(
-            f"weights must have shape (num_parts,) = ({code.num_parts},); got "
-            f"{jnp.shape(factors)}"
-        )
+    _validation.check_shape("weights", factors, "(num_parts,)", (code.num_parts,))
     _validation.check_dtypes("weights", factors, "real numbers or bools")
     if not _validation.is_traced(factors):
         # On the host, where a code that was made there keeps its precision.

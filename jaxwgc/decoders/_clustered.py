@@ -43,8 +43,7 @@ class Clustered(Decoder):
         return super().is_a(kind) or self.inner.is_a(kind)
 
     def check(self, matrix: Array, target: Array) -> None:
-        if not isinstance(self.inner, Decoder):
-            raise TypeError(f"inner must be a Decoder; got {self.inner!r}")
+        _validation.check_instance("inner", self.inner, Decoder)
         _validation.check_int("num_clusters", self.num_clusters, minimum=1)
         num_messages, num_columns = matrix.shape
         if num_messages % self.num_clusters or num_columns % self.num_clusters:

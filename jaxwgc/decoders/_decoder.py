@@ -11,9 +11,8 @@ import numpy as np
 from jax.lax import stop_gradient
 
 from jaxwgc import _validation
-from jaxwgc._arrays import working
+from jaxwgc._arrays import sharding_by_batch, working
 from jaxwgc._pytrees import register
-from jaxwgc._shardings import sharding_by_batch
 from jaxwgc._targets import target_scale
 from jaxwgc.decoders._accuracy import relative_miss
 
@@ -112,11 +111,8 @@ class Decoder(abc.ABC):
         weights = _validation.as_array("weights of a decoder", weights)
         _validation.check_dtypes(f"weights of {self}", weights, "numbers or bools")
         expected = (*mask.shape[:-1], len(target), len(matrix))
-        if weights.shape != expected:
-            raise ValueError(
-                "weights of a decoder must have shape (..., num_segments, "
-                f"num_messages) = {expected}; got {weights.shape} from {self}"
-            )
+        axes = "(..., num_segments, num_messages)"
+        _validation.check_shape(f"weights of {self}", weights, axes, expected)
         if jnp.iscomplexobj(weights) and not jnp.iscomplexobj(matrix):
             raise TypeError(
                 "weights of a decoder must be real for a real code; got "

@@ -47,11 +47,8 @@ class Group(Decoder):
         self.check_one_segment(target)
         groups = _validation.as_array("groups", self.groups)
         _validation.check_dtypes("groups", groups, "integers")
-        if groups.ndim != 2 or not len(groups) or groups.shape[1] != len(matrix):
-            raise ValueError(
-                "groups must have shape (num_families, num_workers) = (any, "
-                f"{len(matrix)}); got {np.shape(self.groups)}"
-            )
+        sizes = ("any", len(matrix))
+        _validation.check_shape("groups", groups, "(num_families, num_workers)", sizes)
         if any(isinstance(array, jax.Array) for array in (groups, matrix, target)):
             return
         for family in np.asarray(groups):

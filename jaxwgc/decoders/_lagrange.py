@@ -3,9 +3,11 @@
 from typing import ClassVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc import _validation
+from jaxwgc._arrays import working
 from jaxwgc._pytrees import Static
 from jaxwgc.decoders._decoder import Array
 from jaxwgc.decoders._interpolation import interpolate, lagrange_weights
@@ -73,10 +75,13 @@ class Lagrange(UniformTarget):
                 self.refuse_matrix(matrix)
 
     def interpolation(self, mask: jax.Array) -> tuple[jax.Array, Array, int]:
-        number = len(self.positions)
-        points = np.exp(2j * np.pi * np.arange(number) / number)
-        weights = self.closed_form(mask)[..., 0, :]
-        return weights, points[self.positions], number - self.num_stragglers
+        positions = working(self.positions)
+        number = len(positions)
+        points: Array = np.exp(2j * np.pi * np.arange(number) / number)
+        weights = interpolate(mask, positions)[..., 0, :]
+        if isinstance(positions, jax.Array):
+            points = jnp.asarray(points, weights.dtype)
+        return weights, points[positions], number - self.num_stragglers
 
     def closed_form(self, mask: jax.Array) -> jax.Array:
         """Returns the weights (..., 1, num_workers) of the formula alone."""

@@ -41,7 +41,8 @@ class LeastSquares(UniformTarget):
     num_missing: int | jax.Array = 0
 
     def check(self, matrix: Array, target: Array) -> None:
-        _validation.check_integer("num_missing", self.num_missing)
+        _validation.check_number("num_missing", self.num_missing, minimum=0)
+        _validation.check_dtypes("num_missing", self.num_missing, "integers")
 
     def first_weights(self, rows: Rows) -> tuple[jax.Array, jax.Array]:
         return iterated_weights(rows, self.num_missing)

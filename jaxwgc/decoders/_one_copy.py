@@ -50,11 +50,8 @@ class OneCopy(Decoder):
         copies = _validation.as_array("copies", self.copies)
         _validation.check_dtypes("copies", copies, "integers")
         num_messages, num_parts = matrix.shape
-        if copies.ndim != 2 or len(copies) != num_parts or not copies.shape[1]:
-            raise ValueError(
-                f"copies must have shape (num_parts, num_copies) = ({num_parts}, any); "
-                f"got {copies.shape}"
-            )
+        sizes = (num_parts, "any")
+        _validation.check_shape("copies", copies, "(num_parts, num_copies)", sizes)
         if num_messages % _validation.check_int("num_workers", self.num_workers, 1):
             self.refuse_matrix(matrix)
         if any(isinstance(array, jax.Array) for array in (copies, matrix, target)):

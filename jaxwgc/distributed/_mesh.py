@@ -5,18 +5,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxwgc import _arrays, _validation
-from jaxwgc._shardings import reshard
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding import Decoding, decoding
 from jaxwgc.decoders import DecoderLike
-from jaxwgc.distributed._placement import (
-    PlacedParts,
-    check_mesh,
-    held_parts,
-)
+from jaxwgc.distributed._placement import PlacedParts, check_mesh, held_parts
 from jaxwgc.gradients import scalar_loss
 
 
@@ -87,10 +82,7 @@ def mesh_value_and_grad(
 
     def step(params, parts, received=None, *, finished=None):
         _validation.check_dtypes("params", params, "real or complex floats")
-        if not isinstance(parts, PlacedParts):
-            raise TypeError(
-                f"parts must be PlacedParts, from place_parts; got {type(parts)}"
-            )
+        _validation.check_instance("parts", parts, PlacedParts, ", from place_parts")
         if parts.held != expected:
             raise ValueError(
                 "parts must be placed for the same code and axis; got those of "
@@ -191,9 +183,12 @@ def _on_shards(loss, code, mesh, axis, decoder, held):
     )
 
     def compute(params, parts, received, finished):
-        received, finished = jax.tree.map(
-            lambda leaf: reshard(leaf, mesh), (received, finished)
-        )
+        # Where types say how arrays are sharded; elsewhere the compiler sees to it.
+        if AxisType.Explicit in mesh.axis_types:
+            received, finished = jax.sharding.reshard(
+                jax.tree.map(jnp.asarray, (received, finished)),
+                NamedSharding(mesh, PartitionSpec()),
+            )
         return on_shards(params, received, finished, parts)
 
     return compute

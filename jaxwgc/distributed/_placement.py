@@ -30,11 +30,7 @@ class PlacedParts:
 
 
 def place_parts(
-    parts: Any,
-    code: GradientCode,
-    mesh: Mesh,
-    *,
-    axis: str | None = None,
+    parts: Any, code: GradientCode, mesh: Mesh, *, axis: str | None = None
 ) -> PlacedParts:
     """Puts parts of the data on the devices of a mesh, for `mesh_value_and_grad`.
 
@@ -101,13 +97,8 @@ def place_parts(
 def check_mesh(code: Any, mesh: Any, axis: Any) -> str:
     """The axis of the workers, where the arguments keep to their rules."""
     GradientCode.check(code)
-    if _validation.is_traced(code):
-        raise TypeError(
-            "code must be concrete, since it says which device holds what; got a "
-            "traced one"
-        )
-    if not isinstance(mesh, Mesh):
-        raise TypeError(f"mesh must be a jax.sharding.Mesh; got {mesh!r}")
+    _validation.check_concrete("code", code, "it says which device holds what")
+    _validation.check_instance("mesh", mesh, Mesh, " of jax.sharding")
     axis = mesh.axis_names[0] if axis is None else axis
     _validation.check_choice("axis", axis, mesh.axis_names)
     types = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
@@ -146,8 +137,7 @@ def _stack(leaves):
 def _check_alike(trees):
     described = [
         jax.tree.map(
-            lambda leaf: f"{_arrays.dtype_of(leaf)}{list(np.shape(leaf))}",
-            tree,
+            lambda leaf: f"{_arrays.dtype_of(leaf)}{list(np.shape(leaf))}", tree
         )
         for tree in trees
     ]

@@ -44,9 +44,7 @@ from jaxwgc.sketching._scores._numerical_rank import NumericalRank, numerical_ra
 from jaxwgc.sketching._scores._ridge_scores import ridge_leverage_scores
 from jaxwgc.sketching._scores._sharded_scores import sharded_leverage_scores
 from jaxwgc.sketching._scores._streaming_scores import streaming_leverage_scores
-from jaxwgc.sketching._solvers._iterative_hessian_sketch import (
-    iterative_hessian_sketch,
-)
+from jaxwgc.sketching._solvers._iterative_hessian_sketch import iterative_hessian_sketch
 from jaxwgc.sketching._solvers._logistic_newton_sketch import logistic_newton_sketch
 from jaxwgc.sketching._solvers._newton_sketch import newton_sketch
 from jaxwgc.sketching._solvers._preconditioned import preconditioned

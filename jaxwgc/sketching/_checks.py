@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc import _validation
-from jaxwgc.sketching._powers import inverse_power_of_two
+from jaxwgc._arrays import inverse_power_of_two
 
 
 def float_array(name: str, value: Any) -> jax.Array:
@@ -45,15 +45,6 @@ def concrete(value: Any, dtype: Any) -> np.ndarray | None:
         return np.asarray(value).astype(dtype)
 
 
-def check_entries(name: str, values: np.ndarray, is_right: np.ndarray, rule: str):
-    """Checks that all entries of a concrete vector keep a rule."""
-    if not is_right.all():
-        first = int(is_right.argmin())
-        raise ValueError(
-            f"{name} must be {rule}; got {name}[{first}] = {values[first]}"
-        )
-
-
 def is_sparse(value: Any) -> bool:
     """Returns whether it is a sparse matrix of JAX, of any kind."""
     # Importing the module takes as long as importing the rest of the library; where
@@ -75,9 +66,7 @@ def finite_array(name: str, value: Any) -> jax.Array:
 def finite_matrix(name: str, value: Any) -> jax.Array:
     """Returns `value` as a real, non-empty matrix; where not traced, a finite one."""
     matrix = float_array(name, value)
-    if matrix.ndim != 2:
-        raise ValueError(f"{name} must have shape (N, p); got {matrix.shape}")
-    check_not_empty(name, matrix.shape)
+    _validation.check_shape(name, matrix, "(N, p)", ("any", "any"))
     check_finite(name, value, matrix.dtype)
     return matrix
 
@@ -173,15 +162,12 @@ def nonnegative_vector(name: str, value: Any) -> jax.Array:
     The values of a traced array are not checked here: see `is_distribution`.
     """
     array = float_array(name, value)
-    if array.ndim != 1:
-        raise ValueError(f"{name} must have one axis; got shape {array.shape}")
-    if array.shape[0] < 1:
-        raise ValueError(f"{name} must not be empty; got shape {array.shape}")
+    _validation.check_shape(name, array, "(size,)", ("any",))
     values = concrete(value, array.dtype)
     if values is None:
         return array
     is_right = np.isfinite(values) & (values >= 0)
-    check_entries(name, values, is_right, "finite and not negative")
+    _validation.check_entries(name, values, is_right, "finite and not negative")
     # Subnormal numbers count as zero in much of JAX.
     if not (values >= np.finfo(values.dtype).tiny).any():
         raise ValueError(
@@ -222,15 +208,6 @@ def check_at_most_positive(name: str, count: int, value: Any, dtype: Any) -> Non
             f"{name} must be at most the number of positive probabilities; got "
             f"{name} = {count} and {num_positive} positive probabilities"
         )
-
-
-def check_share(name: str, value: Any) -> None:
-    """Checks a Python number in (0, 1), which sets sizes."""
-    _validation.check_number(name, value)
-    if _validation.is_traced(value):
-        raise TypeError(f"{name} must be a number, since it sets shapes; got {value!r}")
-    if not 0 < value < 1:
-        raise ValueError(f"{name} must be between 0 and 1; got {value}")
 
 
 # Arguments of solvers.

@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxwgc._arrays import product
+from jaxwgc._arrays import inverse_power_of_two, product
 from jaxwgc.sketching._derivatives import orthonormaliser_of_gram
-from jaxwgc.sketching._powers import inverse_power_of_two
 from jaxwgc.sketching._row_blocks import DenseRows, Rows
 
 # One pass over the Gram matrix loses the square of the condition number. Below this

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxwgc import _validation
 from jaxwgc.stragglers._distributions import Distribution, Mixture, Moved
-from jaxwgc.stragglers._inputs import check_model, check_numbers, loads_of
+from jaxwgc.stragglers._inputs import check_numbers, loads_of
 from jaxwgc.stragglers._types import DelayModel
 
 
@@ -51,7 +51,7 @@ class affine(DelayModel):
     time: Any = 0.0
 
     def __post_init__(self):
-        check_model("delay", self.delay, DelayModel)
+        _validation.check_instance("delay", self.delay, DelayModel)
         at_least_zero = {"minimum": 0}
         check_numbers(
             self, overhead=at_least_zero, slope=at_least_zero, time=at_least_zero
@@ -107,7 +107,7 @@ class unequal_speeds(DelayModel):
     speeds: Any
 
     def __post_init__(self):
-        check_model("delay", self.delay, DelayModel)
+        _validation.check_instance("delay", self.delay, DelayModel)
         speeds = _validation.host_array("speeds", self.speeds, "real numbers", 1)
         if not (speeds.size and np.all(speeds > 0)):
             raise ValueError(f"speeds must be positive, and one at least; got {speeds}")
@@ -171,8 +171,8 @@ class markov(DelayModel):
     become_fast: Any
 
     def __post_init__(self):
-        check_model("fast", self.fast, DelayModel)
-        check_model("slow", self.slow, DelayModel)
+        _validation.check_instance("fast", self.fast, DelayModel)
+        _validation.check_instance("slow", self.slow, DelayModel)
         is_probability = {"minimum": 0, "maximum": 1}
         check_numbers(self, become_slow=is_probability, become_fast=is_probability)
         total = self.become_slow + self.become_fast

@@ -12,7 +12,7 @@ from jaxwgc import _validation
 from jaxwgc._targets import DECODES
 from jaxwgc.stragglers._fastest import fastest
 from jaxwgc.stragglers._finished_parts import finished_parts
-from jaxwgc.stragglers._inputs import check_model, loads_of, made_of_jax
+from jaxwgc.stragglers._inputs import loads_of, made_of_jax
 from jaxwgc.stragglers._types import DelayModel, StragglerModel, is_round
 from jaxwgc.stragglers._waiting_rule import WaitingRule
 
@@ -65,9 +65,8 @@ class delayed(StragglerModel):
 
     def __post_init__(self):
         _validation.check_choice("late", self.late, ("cancelled", "busy"))
-        check_model("delay", self.delay, DelayModel)
-        if not isinstance(self.wait, WaitingRule):
-            raise TypeError(f"wait must be a waiting rule; got {self.wait!r}")
+        _validation.check_instance("delay", self.delay, DelayModel)
+        _validation.check_instance("wait", self.wait, WaitingRule)
         code = self.wait.code
         if self.late == "busy" and code is not None and code.messages_per_worker > 1:
             raise ValueError(

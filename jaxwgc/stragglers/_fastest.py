@@ -75,8 +75,6 @@ class fastest(WaitingRule):
         return law.fastest_quantile(self.num_required, num_workers, level)
 
     def _check(self, num_workers):
-        if self.num_required > num_workers:
-            raise ValueError(
-                "num_required must be at most num_workers; got num_required = "
-                f"{self.num_required} and num_workers = {num_workers}"
-            )
+        _validation.check_up_to(
+            "num_required", self.num_required, num_workers=num_workers
+        )

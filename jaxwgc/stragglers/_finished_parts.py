@@ -18,7 +18,10 @@ def finished_parts(loads: jax.Array, times: jax.Array, arrivals: Arrivals) -> ja
     """
     times = jnp.asarray(times)
     elapsed = jnp.asarray(arrivals.elapsed)
-    slack = _ROUNDINGS * _coarsest_eps(times, elapsed)
+    dtypes = [array.dtype for array in (times, elapsed)]
+    floats = [dtype for dtype in dtypes if jnp.isdtype(dtype, "real floating")]
+    coarsest = max([float(jnp.finfo(dtype).eps) for dtype in floats], default=0.0)
+    slack = _ROUNDINGS * coarsest
     elapsed = elapsed.astype(jnp.promote_types(elapsed.dtype, jnp.float32))
     all_parts = jnp.ceil(loads)
     # The share of the work that is done; none in no time where it takes forever.
@@ -30,11 +33,3 @@ def finished_parts(loads: jax.Array, times: jax.Array, arrivals: Arrivals) -> ja
         arrivals.received, all_parts, jnp.clip(parts, 0, jnp.maximum(all_parts - 1, 0))
     )
     return parts.astype(jnp.int32)
-
-
-def _coarsest_eps(*values: jax.Array) -> float:
-    """The spacing of floats at one in the least precise of the arrays of floats."""
-    floats = [
-        value.dtype for value in values if jnp.isdtype(value.dtype, "real floating")
-    ]
-    return max([float(jnp.finfo(dtype).eps) for dtype in floats], default=0.0)

@@ -76,25 +76,14 @@ def check_numbers(model: Any, **rules: Any) -> None:
             object.__setattr__(model, name, float(value))
 
 
-def check_model(name: str, model: Any, kind: type) -> None:
-    """Raises TypeError where it is no model of that class."""
-    if not isinstance(model, kind):
-        raise TypeError(f"{name} must be a {kind.__name__}; got {model!r}")
-
-
 def _vector(name, value, rule, largest=None):
     array = value if hasattr(value, "dtype") else np.asarray(value)
     _validation.check_dtypes(name, array, "real numbers")
-    if array.ndim != 1 or not len(array):
-        raise ValueError(f"{name} must have shape (num_workers,); got {array.shape}")
+    _validation.check_shape(name, array, "(num_workers,)", ("any",))
     if not _validation.is_traced(array):
         values = np.asarray(array, np.float64)
-        wrong = ~(values >= 0) | (values == largest)
-        if wrong.any():
-            first = int(wrong.argmax())
-            raise ValueError(
-                f"{name} must be {rule}; got {name}[{first}] = {values[first]}"
-            )
+        is_right = (values >= 0) & (values != largest)
+        _validation.check_entries(name, values, is_right, rule)
     # Half precision stays half: how coarse times are is judged by it.
     is_half = jnp.issubdtype(array.dtype, jnp.floating) and array.dtype.itemsize == 2
     return jnp.asarray(array) if is_half else _arrays.promoted(array)

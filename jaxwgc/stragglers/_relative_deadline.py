@@ -47,11 +47,7 @@ class relative_deadline(WaitingRule):
 
     def ends(self, times):
         """Returns the deadline, or the last time where that is less."""
-        if self.quorum > len(times):
-            raise ValueError(
-                "quorum must be at most num_workers; got quorum = "
-                f"{self.quorum} and num_workers = {len(times)}"
-            )
+        _validation.check_up_to("quorum", self.quorum, num_workers=len(times))
         xp = times.__array_namespace__()
         factor = xp.asarray(self.factor, dtype=times.dtype)
         return xp.minimum(times.max(), factor * xp.sort(times)[self.quorum - 1])

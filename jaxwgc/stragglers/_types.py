@@ -78,8 +78,7 @@ class StragglerModel(Model):
     @staticmethod
     def check(name: str, model: Any, loads: Any) -> None:
         """Raises TypeError unless a model gives rounds of as many workers."""
-        if not isinstance(model, StragglerModel):
-            raise TypeError(f"{name} must be a StragglerModel; got {model!r}")
+        _validation.check_instance(name, model, StragglerModel)
         num_workers = len(loads)
         state = model.init(num_workers)
         with made_of_jax(name):

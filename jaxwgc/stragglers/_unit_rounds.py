@@ -127,11 +127,7 @@ class fixed(StragglerModel):
 
     def __post_init__(self):
         _validation.check_dtypes("received", self.received, "bools")
-        if jnp.ndim(self.received) != 1:
-            raise ValueError(
-                "received must have shape (num_workers,); got "
-                f"{jnp.shape(self.received)}"
-            )
+        _validation.check_shape("received", self.received, "(num_workers,)", ("any",))
 
     def init(self, num_workers):
         """Returns no state."""

@@ -17,6 +17,7 @@ from jaxwgc.studies._worst_pattern import worst_pattern
 
 # Numbers of stragglers that are looked at where none are asked for.
 _NUM_ROWS = 8
+_REASON = "patterns are enumerated on the host"
 
 
 class Diagnosis(NamedTuple):
@@ -150,11 +151,7 @@ the gradient's length
       random graphs", 2017 (decoding error, random and adversarial).
     """
     GradientCode.check(code)
-    if _validation.is_traced(code):
-        raise TypeError(
-            "code must be concrete, since patterns are enumerated on the host; got a "
-            "traced one: diagnose it outside of jit, vmap and grad"
-        )
+    _validation.check_concrete("code", code, _REASON)
     code = dataclasses.replace(code, decoders=(code.choose_decoder(decoder),))
     key = _validation.check_key(key)
     num_patterns = _validation.check_int("num_patterns", num_patterns, minimum=2)
@@ -167,11 +164,7 @@ the gradient's length
         )
 
     bits = jax.random.bits(key, (4,))
-    if _validation.is_traced(bits):
-        raise TypeError(
-            "key must be concrete, since patterns are enumerated on the host; got a "
-            "traced one: diagnose outside of jit, vmap and grad"
-        )
+    _validation.check_concrete("key", bits, _REASON)
     generator = np.random.default_rng(np.asarray(bits))
     priority = generator.random((num_patterns, code.num_workers)).argsort(axis=1)
     rank = priority.argsort(axis=1)

@@ -75,8 +75,7 @@ def learn_entries(
       is the library's.
     """
     GradientCode.check(code)
-    if _validation.is_traced(code):
-        raise TypeError(f"code must be concrete, not traced; got {code}")
+    _validation.check_concrete("code", code, "the better of two codes is returned")
     if code.is_complex or code.num_segments > 1 or code.messages_per_worker > 1:
         raise ValueError(
             "code must be real, with one message a worker and no segments; got "

@@ -12,11 +12,7 @@ from scipy import special
 
 from jaxwgc import _arrays, _validation
 
-__all__ = [
-    "Summary",
-    "monte_carlo",
-    "summarize",
-]
+__all__ = ["Summary", "monte_carlo", "summarize"]
 
 _DEFAULT_BATCH_SIZE = 256
 
@@ -191,9 +187,7 @@ def summarize(results: Any, confidence: float = 0.95) -> Any:
       Newcombe, "Two-sided confidence intervals for the single proportion: comparison of
       seven methods", 1998 (method 4).
     """
-    _validation.check_number("confidence", confidence, traceable=False)
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must be between 0 and 1; got {confidence}")
+    _validation.check_share("confidence", confidence)
     shapes = [np.shape(leaf) for leaf in jax.tree.leaves(results)]
     if not shapes or not shapes[0] or shapes[0][0] < 1:
         raise ValueError(

@@ -81,11 +81,7 @@ def worst_pattern(
       2019.
     """
     GradientCode.check(code)
-    if _validation.is_traced(code):
-        raise TypeError(
-            "code must be concrete, since its worst pattern is found on the host; got "
-            "a traced one: find the pattern outside of jit, vmap and grad"
-        )
+    _validation.check_concrete("code", code, "patterns are tried on the host")
     decoder = code.choose_decoder(decoder)
     num_stragglers = _validation.check_stragglers(num_stragglers, code.num_workers)
     max_patterns = _validation.check_int("max_patterns", max_patterns, minimum=0)

@@ -6,12 +6,7 @@ import pytest
 
 import jaxwgc
 from jaxwgc import stragglers
-from tests.aggregate.problems import (
-    GROUPS,
-    METHODS,
-    aggregate,
-    every_method,
-)
+from tests.aggregate.problems import GROUPS, METHODS, aggregate, every_method
 from tests.conftest import random_patterns
 from tests.zoo import CODES, gradients_of
 

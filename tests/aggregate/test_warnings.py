@@ -95,10 +95,7 @@ class TestModelsThatNeverDecode:
             (CODE, stragglers.fastest(2)),
             (codes.projective_plane(2), stragglers.fastest(3)),
             (CODE, stragglers.until_decodable(CODE)),
-            (
-                jaxwgc.weighted(CODE, np.arange(6.0)),
-                stragglers.until_decodable(CODE),
-            ),
+            (jaxwgc.weighted(CODE, np.arange(6.0)), stragglers.until_decodable(CODE)),
             # It waits for more than is needed.
             (CODE, stragglers.until_decodable(codes.cyclic_mds(6, num_stragglers=1))),
             (codes.multi_message(CODE), stragglers.fastest(1)),

@@ -130,8 +130,7 @@ class TestLosses:
         plain = lambda params, part: jnp.sum(errors(params, part[0]))  # noqa: E731
         assert "2 rows that only fill up" in problem_of(loss=plain)
         assert "padding is not weighted" in problem_of(
-            loss=lambda params, rows: jnp.sum(errors(params, rows)),
-            parts=PARTS[0],
+            loss=lambda params, rows: jnp.sum(errors(params, rows)), parts=PARTS[0]
         )
 
     def test_padding_without_a_finite_gradient(self):
@@ -234,10 +233,7 @@ class TestOrder:
 class TestRounds:
     def test_an_inverted_mask(self):
         fixed = stragglers.fixed(LOST)
-        for options in (
-            {"received": LOST},
-            {"optimizer": chain(model=fixed)},
-        ):
+        for options in ({"received": LOST}, {"optimizer": chain(model=fixed)}):
             assert "the mask is inverted?" in problem_of(**options)
         assert check(received=~LOST).ok
 

@@ -22,8 +22,8 @@ OF_N_AND_S = [
     ((0, 0), "num_workers must be at least 1; got 0"),
 ]
 OF_REPLICATION = [
-    ((10, 8, 0), "replication must be from 1 to num_workers; got replication = 0"),
-    ((10, 80, 11), "replication must be from 1 to num_workers; .* = 11"),
+    ((10, 8, 0), "replication must be at least 1; got 0"),
+    ((10, 80, 11), "replication must be at most num_workers; .* = 11"),
     ((0, 8, 1), "num_workers must be at least 1; got 0"),
     ((10, 0, 1), "num_parts must be at least 1; got 0"),
 ]
@@ -104,8 +104,8 @@ VALUES = {
         ((4, 4, 2, 0.5, math.nan), "probability_across must be a number; got nan"),
     ],
     functools.partial(codes.stochastic, KEY): [
-        ((10, 4, 0, 0.1), "replication must be from 1 to num_workers; .* = 0"),
-        ((10, 4, (1, 2, 11, 3), 0.1), r"replication\[2\] must be from 1 to .* = 11"),
+        ((10, 4, 0, 0.1), "replication must be at least 1; got 0"),
+        ((10, 4, (1, 2, 11, 3), 0.1), r"replication\[2\] must be at most .* = 11"),
         ((10, 4, (1, 2, 3), 0.1), "have num_parts entries; got 3 .* num_parts = 4"),
         ((10, 4, 2, 1.0), "straggler_probability must be less than 1; got 1"),
         ((10, 4, 2, 1.1), "straggler_probability must be at most 1; got 1.1"),
@@ -115,8 +115,8 @@ VALUES = {
         ((4, 4, 2), "num_workers must be greater than num_parts; .* = 4 and"),
         ((3, 5, 2), "num_workers the nearest .* is 6, and for num_parts it is 2$"),
         ((1, 5, 2), "for num_workers the nearest that works is 6$"),
-        ((6, 4, 0), "parity_degree must be from 1 to num_parts; .* = 0 and"),
-        ((6, 4, 5), "parity_degree must be from 1 to num_parts; .* = 5 and"),
+        ((6, 4, 0), "parity_degree must be at least 1; got 0"),
+        ((6, 4, 5), "parity_degree must be at most num_parts; .* = 5 and"),
         ((6, 0, 1), "num_parts must be at least 1; got 0"),
     ],
     lambda workers, size, degree, c, delta: codes.batch_raptor(
@@ -155,7 +155,7 @@ def test_impossible_parameters(constructor, arguments, rule):
         (lambda: codes.communication_efficient(5, 1, 2.0), "num_segments must be"),
         (lambda: codes.clustered(CODE, 2.0), "num_clusters must be"),
         (lambda: codes.partially_coded(CODE, 1.5), "num_uncoded must be"),
-        (lambda: jax.jit(codes.multi_message)(CODE), "whose assignment is known; got"),
+        (lambda: jax.jit(codes.multi_message)(CODE), "assignment must be concrete"),
         (lambda: codes.projective_plane(3.0), "order must be"),
         (lambda: codes.paley(None), "num_workers must be"),
         (lambda: codes.regular_graph(KEY, 4.0, 2), "num_workers must be"),

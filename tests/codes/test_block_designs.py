@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxwgc.codes import _block_designs, paley, projective_plane
-from jaxwgc.codes._suggestions import nearest
+from jaxwgc.codes._constructors import nearest
 from tests.conftest import every_pattern, random_patterns
 
 # v, kappa, lambda

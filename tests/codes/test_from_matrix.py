@@ -46,10 +46,7 @@ FIELDS = {
 ONE_WORKER = {"messages_per_worker": 3, "assignment": np.ones((1, 3), bool)}
 FIELDS_THAT_DO_NOT_FIT = [
     ({"target": np.ones(4)}, r"target must have shape \(3,\)"),
-    (
-        {"assignment": np.ones((3, 4), bool)},
-        r"assignment .* \(3, 3\) for .* \(3, 4\)",
-    ),
+    ({"assignment": np.ones((3, 4), bool)}, r"assignment .* \(3, 3\) for .* \(3, 4\)"),
     ({"num_stragglers": -1}, "num_stragglers must be at least"),
     ({"num_segments": 0}, "num_segments must be at least 1"),
     ({"num_segments": 2}, "encoding_matrix must have shape"),

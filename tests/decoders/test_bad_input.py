@@ -88,7 +88,7 @@ def test_everybody_who_takes_a_decoder(call):
 @pytest.mark.parametrize(
     ("decoder", "rule"),
     [
-        (decoders.Group(np.zeros((1, 5), int)), r"num_workers\) = \(any, 6\); got"),
+        (decoders.Group(np.zeros((1, 5), int)), r"num_workers\) = \(any, 6\) and"),
         (peeling(6, 4), "assignment must have shape .*; got \\(6, 4\\)"),
         (peeling(5, 6), "assignment must have shape .* num_messages = 6"),
         (decoders.Lagrange(np.arange(5), 2), "positions must be a permutation"),
@@ -155,13 +155,13 @@ class Returning(decoders.Decoder):
 
 def test_weights_that_are_none():
     wrong = Returning("of the wrong shape")
-    rule = r"num_messages\) = \(2, 1, 6\); got \(2, 6\) from Returning"
+    rule = r"Returning.* num_messages\) = \(2, 1, 6\); got \(2, 6\)"
     with pytest.raises(ValueError, match=rule):
         jaxwgc.decoding_weights(CODE, np.stack([MASK, MASK]), wrong)
-    with pytest.raises(ValueError, match=r"= \(1, 6\); got \(6,\) from Returning"):
+    with pytest.raises(ValueError, match=r"Returning.* = \(1, 6\); got \(6,\)"):
         jax.jit(jaxwgc.decoding_error)(CODE, MASK, wrong)
     code = codes.clustered(codes.uncoded(2), 2)
-    with pytest.raises(ValueError, match=r"\(1, 2\); got \(2,\) from Returning"):
+    with pytest.raises(ValueError, match=r"Returning.* = \(1, 2\); got \(2,\)"):
         jaxwgc.decoding_weights(code, MASK[:4], decoders.Clustered(wrong, 2))
     with pytest.raises(TypeError, match="must be real for .* from Returning"):
         jaxwgc.decoding_weights(CODE, MASK, Returning("complex"))

@@ -48,6 +48,8 @@ def test_one_of_each_part_up_to_s(num_workers):
     """Every pattern and every s, not to rounding but to the last bit."""
     decode = jax.jit(group)
     for code in codes_of_size(num_workers):
+        # As it is when it is given by hand.
+        code.decoders[0].check(code.encoding_matrix, code.segment_targets)
         masks = every_pattern(num_workers, code.num_stragglers)
         # An empty family more, so that all codes share a compiled function.
         families = np.full((2, num_workers), -1)

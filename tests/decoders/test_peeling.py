@@ -68,9 +68,7 @@ def test_every_mask(name):
     weights = np.float64(weights[:, 0])
     np.testing.assert_array_equal(weights[~MASKS], 0)
     np.testing.assert_allclose(
-        weights @ assignment,
-        expected_sums(assignment, MASKS),
-        atol=1e-5,
+        weights @ assignment, expected_sums(assignment, MASKS), atol=1e-5
     )
 
 

@@ -82,11 +82,7 @@ def test_threads_and_platform_follow_what_is_claimed(nodes):
         ({"num_gpus": 1}, r"\['', '1', '1'\]"),
     ]:
         with RayCluster(
-            loss,
-            codes.uncoded(1),
-            load,
-            address=nodes.address,
-            actor_options=options,
+            loss, codes.uncoded(1), load, address=nodes.address, actor_options=options
         ) as cluster:
             with pytest.raises(RuntimeError, match=expected):
                 cluster.compute(PARAMS)

@@ -234,9 +234,7 @@ def test_deaths_at_the_start_are_made_up_for(simulated):
 def test_rule_of_the_clock_ends_a_round_in_time(simulated):
     """After 2.5 seconds, of which no answer tells; two come before."""
     coordinator = start(
-        simulated,
-        lambda worker, *_: (1.0 + worker, None),
-        ends=lambda times: 2.5,
+        simulated, lambda worker, *_: (1.0 + worker, None), ends=lambda times: 2.5
     )
     round = run(coordinator, 0)
     assert 2.5 <= round.elapsed < 2.502

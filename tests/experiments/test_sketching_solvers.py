@@ -10,13 +10,7 @@ import scipy.special
 
 from experiments.runner import timing
 from experiments.runner.study import Effort, measure
-from experiments.sketching import (
-    contraction,
-    logistic,
-    new_samples,
-    solvers,
-    stability,
-)
+from experiments.sketching import contraction, logistic, new_samples, solvers, stability
 
 KEY = jax.random.key(0)
 EFFORT = Effort(4, is_full=False)

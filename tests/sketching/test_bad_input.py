@@ -95,9 +95,9 @@ def check_refusal(name, changes, error, message):
 @pytest.mark.parametrize(("name", "argument"), taking("matrix", "features"))
 def test_matrices(name, argument):
     for matrix, error, rule in [
-        (np.ones(3), ValueError, r" must have shape \(N, p\); got \(3,\)"),
-        (np.ones((0, 3)), ValueError, r" must have at least one row .* got \(0, 3\)"),
-        (np.ones((3, 0)), ValueError, r" must have at least one row .* got \(3, 0\)"),
+        (np.ones(3), ValueError, r" must have shape \(N, p\) and .*; got \(3,\)"),
+        (np.ones((0, 3)), ValueError, r".* not be empty; got \(0, 3\)"),
+        (np.ones((3, 0)), ValueError, r".* not be empty; got \(3, 0\)"),
         (np.full((20, 4), np.nan), ValueError, " must be finite; got 80 NaN"),
         (np.ones((20, 4), complex), TypeError, " must be real"),
         ("no", TypeError, " must be an array"),
@@ -112,8 +112,8 @@ def test_vectors_of_scores(name, argument):
         ([np.nan, 0.5], ValueError, r".*\[0\] = nan"),
         ([np.inf, 0.5], ValueError, r".*\[0\] = inf"),
         ([0.0, 0.0], ValueError, " must not all be zero"),
-        (np.ones((2, 1)), ValueError, " must have one axis"),
-        (np.ones(0), ValueError, " must not be empty"),
+        (np.ones((2, 1)), ValueError, r" must have shape \(size,\)"),
+        (np.ones(0), ValueError, ".* and not be empty"),
         (np.ones(2, complex), TypeError, " must be real"),
     ]:
         changes = {argument: np.asarray(values)}
@@ -184,9 +184,7 @@ SUBNORMAL_SHARE = np.array([1, 1, 1.2e-38], np.float32)
 THREE_ROWS = {"method": "without_replacement", "sample_size": 3}
 THREE_PARTS = {"num_draws": None, "num_distinct": 3}
 WRONG_VALUES = {
-    "leverage_scores": [
-        ({"method": "lu"}, "method must be one of"),
-    ],
+    "leverage_scores": [({"method": "lu"}, "method must be one of")],
     "approximate_leverage_scores": [
         ({"epsilon": 0.0}, "epsilon must be between 0 and 1; got 0.0"),
         ({"epsilon": 1.0}, "epsilon must be between 0 and 1; got 1.0"),
@@ -230,17 +228,17 @@ WRONG_VALUES = {
         ({"edges": np.ones((2, 3), int)}, r"edges must have shape \(m, 2\)"),
         ({"edges": [[0, -1]]}, "got -1 to 0"),
         ({"edges": [[0, 3]], "num_vertices": 3}, "got 0 to 3 with num_vertices = 3"),
-        ({"weights": [1.0, 2.0]}, r"weights must have shape \(1,\)"),
+        ({"weights": [1.0, 2.0]}, r"weights must have shape \(m,\) = \(1,\)"),
         ({"weights": [0.0]}, r"weights must be positive .* weights\[0\] = 0.0"),
         ({"weights": [np.nan]}, "weights must be positive and finite"),
     ],
     "partition": [
         ({"data": {"x": np.ones(4), "y": np.ones(5)}}, r"data\['y'\].* N = 4"),
-        ({"num_parts": 5}, "num_parts = 5 and 4 rows"),
+        ({"num_parts": 5}, "num_parts = 5 and num_rows = 4"),
         ({"data": np.float32(1)}, "data must have a leading axis"),
         ({"data": {}}, "data must have at least one array"),
     ],
-    "partition_probabilities": [({"num_parts": 5}, "num_parts = 5 and 4 rows")],
+    "partition_probabilities": [({"num_parts": 5}, "num_parts = 5 and num_rows = 4")],
     "row_probabilities": [
         ({"rule": "levunw"}, "rule must be one of 'lev', 'unif'"),
         ({"alpha": 1.5}, "alpha must be at most 1"),
@@ -257,12 +255,12 @@ WRONG_VALUES = {
         ({"num_draws": None}, "exactly one of num_distinct and num_draws"),
         ({"num_distinct": 1}, "exactly one of num_distinct and num_draws"),
         (THREE_PARTS | {"num_distinct": 0}, "num_distinct must be at least 1"),
-        (THREE_PARTS | {"num_distinct": 4}, "num_distinct = 4 and 3 prob"),
+        (THREE_PARTS | {"num_distinct": 4}, "num_distinct = 4 and .* = 3"),
         (THREE_PARTS | {"probabilities": TWO_OF_THREE}, "3 and 2 positive prob"),
         (THREE_PARTS | {"probabilities": SUBNORMAL_SHARE}, "3 and 2 positive prob"),
     ],
     "drop_last_distinct": [
-        ({"sample": SAMPLE._replace(counts=np.ones(1))}, "at least 2 slots; got 1"),
+        ({"sample": SAMPLE._replace(counts=np.ones(1))}, "at least 2 slots; got 1")
     ],
     "rescaling_factors": [
         ({"rescaling": "none"}, "rescaling must be one of"),
@@ -286,7 +284,7 @@ WRONG_VALUES = {
     "row_sampling": [({"probabilities": np.ones(4)}, r"\(num_rows,\) = \(5,\)")],
     "embedding_distortion": [
         ({"basis": np.ones((5, 1))}, "basis must have orthonormal columns"),
-        ({"basis": np.ones((4, 1))}, r"num_rows = 5; got \(4, 1\)"),
+        ({"basis": np.ones((4, 1))}, r"= \(5, any\) .*; got \(4, 1\)"),
         ({"basis": np.ones(5)}, "basis must have shape"),
         ({"basis": np.ones((5, 0))}, "basis must have shape"),
     ],
@@ -332,7 +330,7 @@ WRONG_TYPES = {
     "approximate_leverage_scores": [({"epsilon": "0.5"}, "epsilon must be a real sc")],
     "ridge_leverage_scores": [({"ridge": "1"}, "ridge must be a real scalar")],
     "lewis_weights": [({"p": "2"}, "p must be a real scalar")],
-    "sharded_leverage_scores": [({"mesh": None}, "mesh must be a jax.sharding.Mesh")],
+    "sharded_leverage_scores": [({"mesh": None}, "mesh must be a Mesh of jax")],
     "streaming_leverage_scores": [
         ({"blocks": [MATRIX]}, "blocks must be a function"),
         ({"blocks": lambda: 3}, r"blocks\(\) must be an iterable"),
@@ -348,7 +346,7 @@ WRONG_TYPES = {
     "row_probabilities": [({"alpha": "a"}, "alpha must be a real scalar")],
     "sample_rows": [({"weighted": "no"}, "weighted must be True or False")],
     "rescaling_factors": [
-        ({"rescaling": "paper", "num_rows": np.ones(2)}, "num_rows must be a"),
+        ({"rescaling": "paper", "num_rows": np.ones(2)}, "num_rows must be a")
     ],
     "embedding_distortion": [
         ({"basis": 1j * np.ones((5, 1))}, "basis must be real"),
@@ -385,8 +383,8 @@ def test_wrong_types(name):
 @pytest.mark.parametrize(
     ("name", "argument", "message"),
     [
-        ("approximate_leverage_scores", "epsilon", "epsilon must be a number, since"),
-        ("recommended_sketch_size", "epsilon", "epsilon must be a number, since it"),
+        ("approximate_leverage_scores", "epsilon", "epsilon must be concrete"),
+        ("recommended_sketch_size", "epsilon", "epsilon must be concrete"),
         ("bless", "ridge", "bless must not be traced"),
         ("effective_resistances", "edges", "num_vertices must be given"),
     ],

@@ -10,10 +10,7 @@ import scipy.linalg
 import scipy.optimize
 import sklearn.linear_model
 
-from jaxwgc.sketching import (
-    iterative_hessian_sketch,
-    row_sampling,
-)
+from jaxwgc.sketching import iterative_hessian_sketch, row_sampling
 
 # One size for most cases, so that they share compiled functions.
 NUM_ROWS, NUM_COLUMNS = 400, 12

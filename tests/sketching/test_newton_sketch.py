@@ -10,10 +10,7 @@ import pytest
 import sklearn.linear_model
 
 from jaxwgc import sketching
-from jaxwgc.sketching import (
-    gaussian,
-    row_sampling,
-)
+from jaxwgc.sketching import gaussian, row_sampling
 
 MNIST = pathlib.Path(__file__).parents[2] / "experiments" / "data" / "mnist_4_9.npz"
 NUM_ROWS, NUM_COLUMNS = 400, 8

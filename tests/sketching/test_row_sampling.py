@@ -11,10 +11,7 @@ import pytest
 import scipy.stats
 
 from jaxwgc.sketching import row_probabilities, sample_rows
-from jaxwgc.sketching._samplers._inclusion import (
-    poisson_rows,
-    systematic_rows,
-)
+from jaxwgc.sketching._samplers._inclusion import poisson_rows, systematic_rows
 
 # Row 1 is in every sample of 3 distinct rows, and in every Poisson sample.
 PROBABILITIES = np.array([0.1, 0.5, 0.15, 0.05, 0.2])
@@ -139,6 +136,7 @@ class TestLaws:
                 for x64 in (False, True)
             ),
             (5, 5, 1.0, False),
+            (5, 5, 1.0, True),
         ],
     )
     def test_exact_chances(self, num_rows, size, spread, x64):
@@ -153,8 +151,9 @@ class TestLaws:
         np.testing.assert_array_equal(np.sum(is_in, axis=1), size)
         total = np.asarray(inclusion, np.float64).sum(1)
         np.testing.assert_allclose(total, size, rtol=1e-15 if x64 else 1e-6)
-        # In proportion, where they are not 1.
+        # In proportion, where they are not 1, as all are where all rows are taken.
         is_uncertain = inclusion[0] < 1
+        assert is_uncertain.any() == (size < num_rows)
         ratio = (inclusion[0] / probabilities)[is_uncertain]
         if len(ratio):
             large = inclusion[0][is_uncertain] > 1e-4
@@ -235,9 +234,7 @@ class TestRowProbabilities:
         np.testing.assert_allclose(row_probabilities(self.SCORES), leverage)
         np.testing.assert_allclose(row_probabilities(self.SCORES, "unif"), 0.25)
         np.testing.assert_allclose(
-            row_probabilities(self.SCORES, "slev", 0.6),
-            0.6 * leverage + 0.1,
-            rtol=1e-6,
+            row_probabilities(self.SCORES, "slev", 0.6), 0.6 * leverage + 0.1, rtol=1e-6
         )
         default = row_probabilities(self.SCORES, "slev")
         np.testing.assert_allclose(default, 0.9 * leverage + 0.025, rtol=1e-6)

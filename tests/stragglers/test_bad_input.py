@@ -67,7 +67,7 @@ REFUSED = [
     ("until_decodable", (CODE, -1), ValueError, "tolerance must be at least 0"),
     ("until_decodable", (CODE, 0, "guess"), TypeError, "decoder must be a jaxwgc"),
     ("delayed", (stragglers.uniform(1), 1), TypeError, "delay must be a DelayM"),
-    ("delayed", (PARETO, PARETO), TypeError, "wait must be a waiting rule; got p"),
+    ("delayed", (PARETO, PARETO), TypeError, "wait must be a WaitingRule; got p"),
     ("fit_delays", (ROUNDS[0],), ValueError, r"shape \(rounds, workers\) or"),
     ("fit_delays", (ROUNDS[:3],), ValueError, "at least 4 rounds"),
     ("fit_delays", (ROUNDS - 1,), ValueError, "times must be positive.*got 0"),
@@ -149,8 +149,8 @@ WRONG = [
     ([1.0, -1.0, 1.0, 1.0], ValueError, r"be .*at least 0.*; got \w+\[1\] = -1"),
     ([1.0, 1.0, np.nan, 1.0], ValueError, r"be .*at least 0.*; got \w+\[2\] = nan"),
     (["a"] * 4, TypeError, "be real numbers; got <U1"),
-    (4, ValueError, r"have shape \(num_workers,\); got \(\)"),
-    ([], ValueError, r"have shape \(num_workers,\); got \(0,\)"),
+    (4, ValueError, r"have shape \(num_workers,\) .*; got \(\)"),
+    ([], ValueError, r"have shape \(num_workers,\) .*; got \(0,\)"),
 ]
 
 
@@ -194,7 +194,7 @@ def test_times(wait):
 @pytest.mark.parametrize(
     ("mask", "error", "rule"),
     [
-        (np.ones(4, bool), ValueError, "mask must have shape .* = 5; got"),
+        (np.ones(4, bool), ValueError, r"mask must have shape .*, 5\); got"),
         (np.ones(5), TypeError, "mask must be bools; got"),
     ],
 )

@@ -30,6 +30,7 @@ def test_pareto(shape):
 @pytest.mark.parametrize("num_workers", [10, 1000])
 def test_law_that_jumps(num_workers):
     law = stragglers.bernoulli_slowdown(0.1, slowdown=5.0).law(2.0)
+    np.testing.assert_array_equal(law.isf([0.09, 0.1]), [10, 2])
     for num_required in (int(0.85 * num_workers), int(0.9 * num_workers)):
         slow = stats.binom.sf(num_workers - num_required, num_workers, 0.1)
         found = law.fastest_mean(num_required, num_workers)

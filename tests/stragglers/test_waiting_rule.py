@@ -34,6 +34,19 @@ RULES = {
 }
 
 
+@pytest.mark.parametrize(
+    ("wait", "short", "long"),
+    [
+        (stragglers.fastest(7), "first 7", "for the first 7 of 8 workers"),
+        (stragglers.fastest(8), "all", "for all 8 workers"),
+        (stragglers.deadline(1.346), "1.35 s", "for 1.346 s"),
+        (stragglers.deadline(0.01346), "0.0135 s", "for 0.01346 s"),
+    ],
+)
+def test_words(wait, short, long):
+    assert wait.describe(8) == (short, long)
+
+
 def some_times(x64):
     dtype = np.float64 if x64 else np.float32
     times = np.random.default_rng(0).exponential(size=(40, 5)).astype(dtype)

@@ -78,10 +78,7 @@ def test_swaps_are_in_order():
 )
 def test_where_all_errors_are_equal(matrix, target):
     code = GradientCode(
-        encoding_matrix=matrix,
-        assignment=matrix > 0,
-        target=target,
-        num_stragglers=0,
+        encoding_matrix=matrix, assignment=matrix > 0, target=target, num_stragglers=0
     )
     strain = RidgeErrors(code)
     np.testing.assert_array_equal(

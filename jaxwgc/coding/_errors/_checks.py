@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxwgc._arrays import product, working
+from jaxwgc._arrays import product
 from jaxwgc._pytrees import register
 
 
@@ -18,8 +18,8 @@ def parity_checks(matrix: Any) -> tuple[Any, Any]:
     norms are equally noisy. In NumPy, for a matrix of NumPy; of a traced one, there are
     as many rows as messages, and those that are no checks are zero.
     """
+    # NumPy's keeps its precision.
     xp = jnp if isinstance(matrix, jax.Array) else np
-    matrix = working(matrix)
     norms = xp.linalg.norm(matrix, axis=1)
     norms = xp.where(norms > 0, norms, 1)
     left, singular, _ = xp.linalg.svd(matrix / norms[:, None], full_matrices=True)

@@ -19,9 +19,11 @@ def key_from(messages: jax.Array) -> jax.Array:
     parts = promoted(messages)[:, :_NUM_BUCKETS]
     parts = jnp.stack([parts.real, parts.imag]) if jnp.iscomplexobj(parts) else parts
     words = jax.lax.bitcast_convert_type(parts, jnp.uint32).reshape(-1)
-    # A polynomial in its place, so that exchanging two changes the sum.
-    places = jnp.arange(len(words), dtype=jnp.uint32)
-    return jax.random.key(jnp.sum(words * (2 * places + 1), dtype=jnp.uint32))
+    # Every bit of each word, and its place, change the sum in many bits.
+    places = jnp.arange(len(words), dtype=jnp.uint32) * jnp.uint32(0x9E3779B9)
+    for shift in (16, 15, 13):
+        words = (words ^ (words >> shift) ^ places) * jnp.uint32(0x2C1B3C6D)
+    return jax.random.key(jnp.sum(words, dtype=jnp.uint32))
 
 
 def project(key: jax.Array, messages: jax.Array, num_columns: int) -> jax.Array:

@@ -197,8 +197,7 @@ class RayCluster:
         self.code = code
         self.key = jax.random.key(0) if key is None else _validation.check_key(key)
         self._timeouts = timeouts or Timeouts()
-        if not isinstance(self._timeouts, Timeouts):
-            raise TypeError(f"timeouts must be Timeouts; got {timeouts!r}")
+        _validation.check_instance("timeouts", self._timeouts, Timeouts)
         answer_within = self._timeouts.answer
         self._task = Task(
             loss, has_aux, load, batch, delay, corrupt, message_dtype, answer_within
@@ -571,8 +570,7 @@ def _check_rule(wait: WaitingRule, num_workers: int) -> None:
             "wait must be a waiting rule, such as jaxwgc.stragglers.fastest(6), since "
             "real workers straggle by themselves; got a StragglerModel, which simulates"
         )
-    if not isinstance(wait, WaitingRule):
-        raise TypeError(f"wait must be a waiting rule; got {wait!r}")
+    _validation.check_instance("wait", wait, WaitingRule)
     # Whatever the rule has to say of the number of workers, it says here.
     if np.shape(wait.ends(np.full(num_workers, np.inf))) != ():
         raise TypeError(f"wait must give one time at which a round ends; got {wait!r}")

@@ -11,13 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxwgc.distributed.ray._messages import (
-    Layout,
-    Memory,
-    Round,
-    is_finite,
-    unpack,
-)
+from jaxwgc.distributed.ray._messages import Layout, Memory, Round, is_finite, unpack
 from jaxwgc.distributed.ray._session import check_connected, find_ray
 from jaxwgc.distributed.ray._slots import (
     RoundTimes,

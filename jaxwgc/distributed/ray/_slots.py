@@ -17,11 +17,7 @@ from jaxwgc.codes import GradientCode
 from jaxwgc.distributed.ray._messages import Layout
 from jaxwgc.distributed.ray._part_worker import PartWorker
 from jaxwgc.distributed.ray._session import find_ray
-from jaxwgc.distributed.ray._worker import (
-    Task,
-    Worker,
-    environment,
-)
+from jaxwgc.distributed.ray._worker import Task, Worker, environment
 
 # Of an answer that is on this machine already.
 _SECONDS_TO_READ = 10

@@ -234,10 +234,7 @@ def _by_name(tree: Any) -> dict[str, Any]:
 
 
 # What Ctrl-C and a scheduler send, and how Python handles it by itself.
-_ENDING = {
-    signal.SIGINT: signal.default_int_handler,
-    signal.SIGTERM: signal.SIG_DFL,
-}
+_ENDING = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
 
 
 @contextlib.contextmanager

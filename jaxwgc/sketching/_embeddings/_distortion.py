@@ -9,14 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc import _validation
-from jaxwgc._arrays import product
+from jaxwgc._arrays import next_power_of_two, product
 from jaxwgc.sketching import _checks
 from jaxwgc.sketching._embeddings._dense_embeddings import gaussian, rademacher
 from jaxwgc.sketching._embeddings._embedding import Embedding
 from jaxwgc.sketching._embeddings._row_sampling import row_sampling
 from jaxwgc.sketching._embeddings._sparse_embeddings import count_sketch, sparse_sign
 from jaxwgc.sketching._embeddings._srht import srht
-from jaxwgc.sketching._powers import next_power_of_two
 
 _CONSTRUCTORS = (gaussian, rademacher, srht, count_sketch, sparse_sign, row_sampling)
 
@@ -58,16 +57,11 @@ def embedding_distortion(
       Woodruff, "Sketching as a tool for numerical linear algebra", Found. Trends Theor.
       Comput. Sci. 10 (2014), section 2.1, subspace embeddings.
     """
-    if not isinstance(embedding, Embedding):
-        raise TypeError(f"embedding must be an Embedding; got {embedding!r}")
+    _validation.check_instance("embedding", embedding, Embedding)
     value = basis
     basis = _checks.float_array("basis", value)
-    num_rows = embedding.num_rows
-    if basis.ndim != 2 or basis.shape[0] != num_rows or not basis.shape[1]:
-        raise ValueError(
-            f"basis must have shape (num_rows, p) with num_rows = {num_rows}; got "
-            f"{basis.shape}"
-        )
+    sizes = (embedding.num_rows, "any")
+    _validation.check_shape("basis", basis, "(num_rows, p)", sizes)
     if not _validation.is_traced(value):
         with jax.ensure_compile_time_eval():
             error = float(_distance_from_identity(basis))
@@ -163,8 +157,8 @@ def recommended_sketch_size(
             f"embedding must be one of the constructors {names}; got {embedding!r}"
         )
     p = _validation.check_int("num_columns", num_columns, minimum=1)
-    _checks.check_share("epsilon", epsilon)
-    _checks.check_share("delta", delta)
+    _validation.check_share("epsilon", epsilon)
+    _validation.check_share("delta", delta)
     num_nonzeros = _validation.check_int("num_nonzeros", num_nonzeros, minimum=1)
     if num_rows is not None:
         num_rows = _validation.check_int("num_rows", num_rows, minimum=1)

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxwgc import _validation
 from jaxwgc.sketching import _checks
 from jaxwgc.sketching._embeddings._embedding import Embedding, check_sizes
 from jaxwgc.sketching._samplers._sample_rows import RowSample, sample_rows
@@ -57,11 +58,7 @@ def row_sampling(
         chances = jnp.full(num_rows, 1 / num_rows, jnp.float32)
     else:
         values, valid = _checks.distribution("probabilities", probabilities)
-        if values.shape != (num_rows,):
-            raise ValueError(
-                f"probabilities must have shape (num_rows,) = ({num_rows},); got "
-                f"{values.shape}"
-            )
+        _validation.check_shape("probabilities", values, "(num_rows,)", (num_rows,))
         # NaN where it is no distribution, and then so is all that it is applied to.
         chances = jnp.where(valid, values, jnp.nan).astype(jnp.float32)
     return _RowEmbedding(key, sketch_size, num_rows, probabilities=chances)

@@ -9,11 +9,7 @@ from jax import lax
 
 from jaxwgc import _validation
 from jaxwgc._pytrees import Static
-from jaxwgc.sketching._embeddings._embedding import (
-    Embedding,
-    check_sizes,
-    random_signs,
-)
+from jaxwgc.sketching._embeddings._embedding import Embedding, check_sizes, random_signs
 from jaxwgc.sketching._row_blocks import fold_blocks
 
 # Rows that are summed up one after the other.
@@ -94,12 +90,9 @@ def sparse_sign(
     key, sketch_size, num_rows = check_sizes(key, sketch_size, num_rows)
     if num_nonzeros is None:
         num_nonzeros = min(8, sketch_size)
-    num_nonzeros = _validation.check_int("num_nonzeros", num_nonzeros, minimum=1)
-    if num_nonzeros > sketch_size:
-        raise ValueError(
-            "num_nonzeros must be at most sketch_size; got "
-            f"num_nonzeros = {num_nonzeros} and sketch_size = {sketch_size}"
-        )
+    num_nonzeros = _validation.check_up_to(
+        "num_nonzeros", num_nonzeros, sketch_size=sketch_size
+    )
     return _SparseEmbedding(key, sketch_size, num_rows, num_nonzeros=num_nonzeros)
 
 

@@ -6,12 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxwgc.sketching._embeddings._embedding import (
-    Embedding,
-    check_sizes,
-    random_signs,
-)
-from jaxwgc.sketching._powers import next_power_of_two
+from jaxwgc._arrays import next_power_of_two
+from jaxwgc.sketching._embeddings._embedding import Embedding, check_sizes, random_signs
 from jaxwgc.sketching._row_blocks import fold_blocks
 
 # Rows that are transformed while they stay in a processor's cache: memory traffic, not

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc import _validation
+from jaxwgc._arrays import inverse_power_of_two
 from jaxwgc.sketching import _checks
-from jaxwgc.sketching._powers import inverse_power_of_two
 
 
 def partition(data: Any, num_parts: int) -> tuple[Any, jax.Array]:
@@ -49,7 +49,6 @@ def partition(data: Any, num_parts: int) -> tuple[Any, jax.Array]:
     References:
       The paper's section 3.2, where K divides N.
     """
-    num_parts = _validation.check_int("num_parts", num_parts, minimum=1)
     data = jax.tree.map(jnp.asarray, data)
     leaves = jax.tree_util.tree_leaves_with_path(data)
     if not leaves:
@@ -62,11 +61,7 @@ def partition(data: Any, num_parts: int) -> tuple[Any, jax.Array]:
         )
     num_rows = first.shape[0]
     _validation.check_leading_axis("data", data, num_rows, "N")
-    if num_parts > num_rows:
-        raise ValueError(
-            "num_parts must be at most the number of rows of data; got "
-            f"num_parts = {num_parts} and {num_rows} rows"
-        )
+    num_parts = _validation.check_up_to("num_parts", num_parts, num_rows=num_rows)
     dtypes = [
         leaf.dtype for _, leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)
     ]

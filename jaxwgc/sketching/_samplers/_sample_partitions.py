@@ -126,12 +126,9 @@ def sample_partitions(
             f"num_distinct = {num_distinct} and num_draws = {num_draws}"
         )
     if num_distinct is not None:
-        num_distinct = _validation.check_int("num_distinct", num_distinct, minimum=1)
-        if num_distinct > len(probabilities):
-            raise ValueError(
-                "num_distinct must be at most the number of probabilities; got "
-                f"num_distinct = {num_distinct} and {len(probabilities)} probabilities"
-            )
+        num_distinct = _validation.check_up_to(
+            "num_distinct", num_distinct, num_probabilities=len(probabilities)
+        )
         dtype = probabilities.dtype
         _checks.check_at_most_positive("num_distinct", num_distinct, value, dtype)
         return _sample(key, probabilities, valid, num_distinct, until_distinct=True)

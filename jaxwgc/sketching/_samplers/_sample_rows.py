@@ -41,9 +41,7 @@ class RowSample(NamedTuple):
 
 
 def row_probabilities(
-    scores: jax.typing.ArrayLike,
-    rule: str = "lev",
-    alpha: jax.typing.ArrayLike = 0.9,
+    scores: jax.typing.ArrayLike, rule: str = "lev", alpha: jax.typing.ArrayLike = 0.9
 ) -> jax.Array:
     """Returns sampling probabilities of rows by the rules LEV, UNIF and SLEV.
 

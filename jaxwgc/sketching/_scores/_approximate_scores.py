@@ -95,7 +95,7 @@ def approximate_leverage_scores(
       sparser subspace embeddings", FOCS 2013.
     """
     key = _validation.check_key(key)
-    _checks.check_share("epsilon", epsilon)
+    _validation.check_share("epsilon", epsilon)
     matrix = _checks.finite_matrix("matrix", matrix)
     num_rows, num_columns = matrix.shape
     sketch_size, num_projections = _sizes(num_columns, float(epsilon))

@@ -12,10 +12,9 @@ import numpy as np
 from jax.scipy.linalg import solve_triangular
 
 from jaxwgc import _validation
-from jaxwgc._arrays import product
+from jaxwgc._arrays import next_power_of_two, product
 from jaxwgc._pytrees import Static, register
 from jaxwgc.sketching import _checks
-from jaxwgc.sketching._powers import next_power_of_two
 
 Kernel = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -165,7 +164,7 @@ def _diagonal(kernel: Kernel, points: jax.Array) -> np.ndarray:
     diagonal = np.asarray(_compiled_diagonal(points, kernel=kernel))
     is_right = np.isfinite(diagonal) & (diagonal >= 0)
     rule = "finite and not negative for a point and itself"
-    _checks.check_entries("kernel", diagonal, is_right, rule)
+    _validation.check_entries("kernel", diagonal, is_right, rule)
     if not diagonal.any():
         raise ValueError("kernel must not be zero for all points and themselves")
     return diagonal

@@ -72,10 +72,7 @@ def effective_resistances(
     edges = jnp.asarray(edges)
     if not jnp.issubdtype(edges.dtype, jnp.integer):
         raise TypeError(f"edges must be integers; got an array of {edges.dtype}")
-    if edges.ndim != 2 or edges.shape[1] != 2 or edges.shape[0] < 1:
-        raise ValueError(
-            f"edges must have shape (m, 2) with m at least 1; got {edges.shape}"
-        )
+    _validation.check_shape("edges", edges, "(m, 2)", ("any", 2))
     if num_vertices is None:
         if ends is None:
             raise TypeError("num_vertices must be given where edges are traced")
@@ -90,15 +87,13 @@ def effective_resistances(
         conductances = jnp.ones(edges.shape[0])
     else:
         conductances = _checks.float_array("weights", weights)
-        if conductances.shape != edges.shape[:1]:
-            raise ValueError(
-                f"weights must have shape {edges.shape[:1]}, one an edge; got "
-                f"{conductances.shape}"
-            )
+        _validation.check_shape("weights", conductances, "(m,)", edges.shape[:1])
         concrete = _checks.concrete(weights, conductances.dtype)
         if concrete is not None:
             is_right = np.isfinite(concrete) & (concrete > 0)
-            _checks.check_entries("weights", concrete, is_right, "positive and finite")
+            _validation.check_entries(
+                "weights", concrete, is_right, "positive and finite"
+            )
             if _is_too_small(concrete, np.max(concrete)).any():
                 raise ValueError(
                     "weights must not differ by more than the range of "

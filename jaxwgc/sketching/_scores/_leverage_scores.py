@@ -23,9 +23,7 @@ METHODS = ("auto", "gram", "qr", "svd")
 
 
 def leverage_scores(
-    matrix: Any,
-    method: str = "auto",
-    rcond: jax.typing.ArrayLike | None = None,
+    matrix: Any, method: str = "auto", rcond: jax.typing.ArrayLike | None = None
 ) -> jax.Array:
     """Returns the leverage score of every row: the diagonal of X X⁺.
 

@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from jaxwgc import _validation
@@ -95,9 +94,7 @@ def lewis_weights(
       precision", SODA 2022, for steps that converge for p >= 4.
     """
     matrix = _checks.finite_matrix("matrix", matrix)
-    _validation.check_number("p", p, positive=True)
-    if not _validation.is_traced(p) and not np.isfinite(np.asarray(p)):
-        raise ValueError(f"p must be finite; got {p}")
+    _validation.check_number("p", p, positive=True, finite=True)
     max_iterations = _validation.check_int("max_iterations", max_iterations, minimum=1)
     dtype = matrix.dtype
     if tolerance is None:

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxwgc._arrays import inverse_power_of_two
 from jaxwgc.sketching import _checks
 from jaxwgc.sketching._derivatives import (
     known_product,
@@ -11,7 +12,6 @@ from jaxwgc.sketching._derivatives import (
     square_of_wide,
 )
 from jaxwgc.sketching._gram import Gram, gram
-from jaxwgc.sketching._powers import inverse_power_of_two
 from jaxwgc.sketching._row_blocks import RidgedRows, ridge_rows
 from jaxwgc.sketching._scores._gram_scores import at_most_one, gram_scores
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxwgc import _validation
 from jaxwgc.sketching import _checks
 from jaxwgc.sketching._gram import Gram
 from jaxwgc.sketching._row_blocks import DenseRows
@@ -57,13 +58,8 @@ def sharded_leverage_scores(
     References:
       As `leverage_scores`.
     """
-    if not isinstance(mesh, Mesh):
-        raise TypeError(f"mesh must be a jax.sharding.Mesh; got {mesh!r}")
-    if axis_name not in mesh.axis_names:
-        raise ValueError(
-            f"axis_name must be one of the axes of mesh, {mesh.axis_names}; got "
-            f"{axis_name!r}"
-        )
+    _validation.check_instance("mesh", mesh, Mesh, " of jax.sharding")
+    _validation.check_choice("axis_name", axis_name, mesh.axis_names)
     matrix = _checks.finite_matrix("matrix", matrix)
     if matrix.shape[0] < matrix.shape[1]:
         raise ValueError(

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxwgc._arrays import inverse_power_of_two
 from jaxwgc.sketching import _checks
 from jaxwgc.sketching._derivatives import orthonormal_columns
 from jaxwgc.sketching._gram import Gram, column_scale
-from jaxwgc.sketching._powers import inverse_power_of_two
 from jaxwgc.sketching._row_blocks import block_size
 from jaxwgc.sketching._scores._gram_scores import at_most_one, gram_scores
 

@@ -6,10 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxwgc._arrays import product
+from jaxwgc._arrays import next_power_of_two, product
 from jaxwgc.sketching import _checks
 from jaxwgc.sketching._gram import WELL_CONDITIONED, Gram
-from jaxwgc.sketching._powers import next_power_of_two
 from jaxwgc.sketching._row_blocks import DenseRows
 from jaxwgc.sketching._scores._gram_scores import squared_row_norms
 from jaxwgc.sketching._scores._unequal_rows import count_seeing

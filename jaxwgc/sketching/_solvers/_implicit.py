@@ -4,8 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxwgc._arrays import product
-from jaxwgc.sketching._powers import inverse_power_of_two
+from jaxwgc._arrays import inverse_power_of_two, product
 from jaxwgc.sketching._solvers._orthonormalisers import Orthonormaliser
 from jaxwgc.sketching._solvers._refinement import Refinement
 

@@ -10,12 +10,11 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxwgc import _validation
-from jaxwgc._arrays import product
+from jaxwgc._arrays import inverse_power_of_two, product
 from jaxwgc.sketching import _checks
 from jaxwgc.sketching._embeddings._dense_embeddings import gaussian
 from jaxwgc.sketching._embeddings._embedding import Embedding, EmbeddingLike, embed
 from jaxwgc.sketching._gram import gram
-from jaxwgc.sketching._powers import inverse_power_of_two
 from jaxwgc.sketching._solvers._implicit import implicit_solution
 from jaxwgc.sketching._solvers._orthonormalisers import Orthonormaliser, from_factors
 from jaxwgc.sketching._solvers._refinement import residual_products

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from jaxwgc import _validation
 from jaxwgc._arrays import product
 from jaxwgc.sketching import _checks
 from jaxwgc.sketching._embeddings._embedding import EmbeddingLike
@@ -75,23 +76,17 @@ def logistic_newton_sketch(
     features = _checks.finite_matrix("features", features)
     num_rows, num_columns = features.shape
     targets = _checks.float_array("labels", labels)
-    if targets.shape != (num_rows,):
-        raise ValueError(
-            f"labels must have shape (N,) = {(num_rows,)}; got {targets.shape}"
-        )
+    _validation.check_shape("labels", targets, "(N,)", (num_rows,))
     values = _checks.concrete(labels, targets.dtype)
     if values is not None:
         is_right = (values >= 0) & (values <= 1)
-        _checks.check_entries("labels", values, is_right, "between 0 and 1")
+        _validation.check_entries("labels", values, is_right, "between 0 and 1")
     targets = jnp.where((targets >= 0) & (targets <= 1), targets, jnp.nan)
     targets = targets.astype(features.dtype)
     if initial is None:
         initial = jnp.zeros(num_columns, features.dtype)
     initial = _checks.finite_array("initial", initial).astype(features.dtype)
-    if initial.shape != (num_columns,):
-        raise ValueError(
-            f"initial must have shape (p,) = {(num_columns,)}; got {initial.shape}"
-        )
+    _validation.check_shape("initial", initial, "(p,)", (num_columns,))
     newton = newton_sketch(
         key,
         _logistic_loss,

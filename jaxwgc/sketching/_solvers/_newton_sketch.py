@@ -113,8 +113,7 @@ def newton_sketch(
     _validation.check_key(key)
     _validation.check_callable("loss", loss)
     _validation.check_callable("square_root_hessian", square_root_hessian)
-    if not isinstance(args, tuple):
-        raise TypeError(f"args must be a tuple of what loss takes; got {args!r}")
+    _validation.check_instance("args", args, tuple, " of what loss takes")
     params = _float_params(params)
     flat, _ = ravel_pytree(params)
     value = jax.eval_shape(loss, params, *args)

@@ -12,11 +12,10 @@ from jax.flatten_util import ravel_pytree
 from jax.scipy.linalg import solve_triangular
 from jax.scipy.sparse.linalg import cg
 
-from jaxwgc._arrays import product
+from jaxwgc._arrays import inverse_power_of_two, product
 from jaxwgc.sketching import _checks
 from jaxwgc.sketching._embeddings._embedding import Embedding
 from jaxwgc.sketching._gram import gram
-from jaxwgc.sketching._powers import inverse_power_of_two
 from jaxwgc.sketching._solvers._implicit import solve_augmented
 from jaxwgc.sketching._solvers._orthonormalisers import from_factors
 from jaxwgc.sketching._solvers._solution import Solution, record

@@ -160,10 +160,7 @@ def from_gram(
 
 
 def _cut_off(
-    scale: jax.Array,
-    vectors: jax.Array,
-    values: jax.Array,
-    rcond: jax.typing.ArrayLike,
+    scale: jax.Array, vectors: jax.Array, values: jax.Array, rcond: jax.typing.ArrayLike
 ) -> Orthonormaliser:
     is_kept = values > rcond * values[0]
     return Orthonormaliser(

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxwgc import _validation
+from jaxwgc._arrays import inverse_power_of_two
 from jaxwgc.sketching import _checks
 from jaxwgc.sketching._embeddings._embedding import Embedding, EmbeddingLike, embed
 from jaxwgc.sketching._embeddings._sparse_embeddings import sparse_sign
-from jaxwgc.sketching._powers import inverse_power_of_two
 from jaxwgc.sketching._solvers._implicit import implicit_solution
 from jaxwgc.sketching._solvers._orthonormalisers import from_factors, from_gram
 from jaxwgc.sketching._solvers._refinement import Refinement

@@ -116,9 +116,7 @@ def fit_delays(
     """
     measured = _measured(times, loads)
     _validation.check_bool("in_order", in_order)
-    _validation.check_number("held_out", held_out, traceable=False)
-    if not 0 < held_out < 1:
-        raise ValueError(f"held_out must be between 0 and 1; got {held_out}")
+    _validation.check_share("held_out", held_out)
     tried = functools.partial(_tried, measured, _last_rounds(measured, held_out))
     models: list[_Tried] = []
     for family in FAMILIES:

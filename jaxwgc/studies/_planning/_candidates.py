@@ -165,11 +165,8 @@ def rules_of(
     if entry.name == UNCODED:
         rules.insert(0, fastest(code.num_workers))
     for rule in rules:
-        if not isinstance(rule, WaitingRule):
-            raise TypeError(
-                "waiting must be waiting rules, or functions that give one for a code; "
-                f"got {rule!r}"
-            )
+        hint = ", or a function that gives one for a code"
+        _validation.check_instance("waiting", rule, WaitingRule, hint)
         _validation.check_hashable("waiting", rule)
     for rule in dict.fromkeys(rules):
         model = delayed(rounds.delay, rule)

@@ -142,19 +142,13 @@ def plan(
       2018, section 4 (noise at constant steps); Savage, "The theory of statistical
       decision", 1951 (least regret).
     """
-    if not isinstance(delay, DelayModel):
-        raise TypeError(
-            f"delay must be a DelayModel; got {type(delay).__name__}: "
-            "stragglers.empirical makes one of measured times"
-        )
+    hint = " (stragglers.empirical makes one of measured times)"
+    _validation.check_instance("delay", delay, DelayModel, hint)
     _validation.check_int("num_workers", num_workers, minimum=1)
     goal = Goal.checked(target, condition, heterogeneity, num_workers)
     waiting = _listed("waiting", waiting)
-    if waiting is not None and not waiting:
-        raise ValueError("waiting must be at least one rule; got none")
     key = _validation.check_key(key)
-    if _validation.is_traced(key):
-        raise TypeError("key must be concrete, since a plan is made on the host")
+    _validation.check_concrete("key", key, "a plan is made on the host")
     num_rounds = _validation.check_int("num_rounds", num_rounds, minimum=40)
     for name, value in (
         ("uncoded_load", uncoded_load),
@@ -162,9 +156,7 @@ def plan(
         ("bytes_per_number", bytes_per_number),
     ):
         _validation.check_number(name, value, positive=True, traceable=False)
-    _validation.check_number("tail", tail, minimum=0, traceable=False)
-    if math.isinf(tail):
-        raise ValueError(f"tail must be finite; got {tail}")
+    _validation.check_number("tail", tail, minimum=0, finite=True, traceable=False)
     _validation.check_bool("exact", exact)
     round_key, code_key = jax.random.split(key)
     length = -(-num_rounds // _NUM_GROUPS)
@@ -208,9 +200,13 @@ def plan(
 
 def _listed(name, values):
     """What there are several of, as a list."""
-    if values is not None and not isinstance(values, Iterable):
-        raise TypeError(f"{name} must be a list, of one or more; got {values!r}")
-    return values if values is None else list(values)
+    if values is None:
+        return None
+    _validation.check_instance(name, values, Iterable, ", such as a list")
+    values = list(values)
+    if not values:
+        raise ValueError(f"{name} must be at least one; got none")
+    return values
 
 
 def _entries(num_workers, replications, codes, key, exact):
@@ -219,32 +215,28 @@ def _entries(num_workers, replications, codes, key, exact):
         if replications is None:
             replications = range(1, min(num_workers, _MOST_COPIES) + 1)
         copies = [
-            _validation.check_replication(copies, num_workers, "replications")
+            _validation.check_up_to("replications", copies, num_workers=num_workers)
             for copies in replications
         ]
         return list(standard_codes(num_workers, copies, key, exact))
     if replications is not None:
         raise ValueError("replications are for the standard codes; got codes, too")
-    if not isinstance(codes, Mapping):
-        raise TypeError(f"codes must be a dict of codes by their names; got {codes!r}")
+    _validation.check_instance("codes", codes, Mapping, " of codes by their names")
     entries = list(standard_codes(num_workers, (), key, exact))
     for name, code in codes.items():
         GradientCode.check(code)
-        if _validation.is_traced(code):
-            raise TypeError(f"codes[{name!r}] must be concrete, not traced; got {code}")
+        name = str(name)
+        _validation.check_concrete(f"codes[{name!r}]", code, "rounds are simulated")
         _check_workers(f"codes[{name!r}]", code, num_workers)
-        entries.append(Entry(str(name), code))
+        entries.append(Entry(name, code))
     return entries
 
 
 def _of_choices(choices, num_workers):
     """Candidates that another plan had."""
     for number, choice in enumerate(choices):
-        if not isinstance(choice, Choice):
-            raise TypeError(f"choices must be those of a plan; got {choice!r}")
+        _validation.check_instance(f"choices[{number}]", choice, Choice)
         _check_workers(f"choices[{number}].code", choice.code, num_workers)
-    if not choices:
-        raise ValueError("choices must be at least one; got none")
     return [Candidate(*choice[:3]) for choice in choices]
 
 

@@ -9,13 +9,7 @@ import numpy as np
 from jaxwgc import _validation
 from jaxwgc._targets import rounding
 from jaxwgc.codes import GradientCode
-from jaxwgc.stragglers import (
-    DelayModel,
-    StragglerModel,
-    WaitingRule,
-    delayed,
-    fastest,
-)
+from jaxwgc.stragglers import DelayModel, StragglerModel, WaitingRule, delayed, fastest
 from jaxwgc.studies._many_masks import decode_masks
 
 # Numbers in a batch of masks that are decoded together, times the number of parts.

@@ -1,6 +1,5 @@
 """How many steps gradient descent needs to a target, by the weights that it sees."""
 
-import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -57,15 +56,9 @@ class Goal(NamedTuple):
             raise ValueError(
                 f"target must be below 1, since the loss starts at 1; got {target}"
             )
-        _validation.check_number("condition", condition, minimum=1, traceable=False)
-        _validation.check_number(
-            "heterogeneity", heterogeneity, minimum=0, traceable=False
-        )
-        if not (math.isfinite(condition) and math.isfinite(heterogeneity)):
-            raise ValueError(
-                f"condition and heterogeneity must be finite; got {condition} and "
-                f"{heterogeneity}"
-            )
+        rule = {"finite": True, "traceable": False}
+        _validation.check_number("condition", condition, minimum=1, **rule)
+        _validation.check_number("heterogeneity", heterogeneity, minimum=0, **rule)
         return cls(float(target), float(condition), float(heterogeneity), num_workers)
 
 

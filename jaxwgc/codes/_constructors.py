@@ -1,7 +1,26 @@
-"""The nearest parameters that work, for errors about those that do not."""
+"""What constructors share: codes of plain sums, and words for sizes that do not fit."""
 
 import itertools
 from collections.abc import Callable
+
+import numpy as np
+
+from jaxwgc.codes._gradient_code import Array, GradientCode
+from jaxwgc.codes._random_matrices import zeros_and_ones
+from jaxwgc.decoders import Decoder
+
+
+def code_of_sums(
+    assignment: Array, *decoders: Decoder, num_stragglers: int = 0
+) -> GradientCode:
+    """Returns the code whose workers send the sums of their partial gradients."""
+    return GradientCode(
+        encoding_matrix=zeros_and_ones(assignment),
+        assignment=assignment,
+        target=np.ones(assignment.shape[1]),
+        num_stragglers=num_stragglers,
+        decoders=decoders,
+    )
 
 
 def nearest(

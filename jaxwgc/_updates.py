@@ -1,0 +1,86 @@
+"""Checks of the updates that an aggregator takes, in the words of optax's chains."""
+
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from jaxwgc._validation import check_dtypes, check_leading_axis
+
+
+def shapes_of(tree: Any, num_batch_axes: int = 0) -> Any:
+    """A pytree like `tree` without arrays: in place of each a dict, its shape the key.
+
+    Made of dicts and tuples alone, so that a state that holds it can be saved by
+    whatever saves pytrees.
+    """
+
+    def shape_of(leaf):
+        if isinstance(leaf, optax.MaskedNode):
+            raise ValueError(
+                "updates and params must be whole; got some that are masked: "
+                "optax.masked and optax.multi_transform go around transformations "
+                "after the aggregator, since it must see all of a gradient"
+            )
+        return {str(np.shape(leaf)[num_batch_axes:]): ()}
+
+    return jax.tree.map(
+        shape_of, tree, is_leaf=lambda node: isinstance(node, optax.MaskedNode)
+    )
+
+
+_ORDER = (
+    " (an aggregator goes first in optax.chain, and only one; what wraps an optimizer, "
+    "such as optax.MultiSteps, goes around those after it)"
+)
+
+
+def check_updates(
+    updates: Any, size: int, axis_name: str, params: Any, shapes: Any
+) -> None:
+    """Updates of an aggregator are like params, with a leading axis in front.
+
+    Where params are None, `shapes` are those that `init` has seen; None if it has seen
+    none either.
+    """
+    check_leading_axis("updates", updates, size, axis_name, _ORDER)
+    check_dtypes("updates", updates, "real or complex floats")
+    expected = shapes if params is None else shapes_of(params)
+    given_shapes = shapes_of(updates, num_batch_axes=1)
+    structures = jax.tree.structure(given_shapes), jax.tree.structure(expected)
+    if expected is None or structures[0] == structures[1]:
+        return
+    shapes = _by_path(given_shapes), _by_path(expected)
+    paths = [
+        path
+        for path in shapes[0] | shapes[1]
+        if shapes[0].get(path) != shapes[1].get(path)
+    ]
+    path = paths[0] if paths else ""
+    # Without paths that differ, a tuple stands for a list, or the like.
+    kinds = (
+        [by_path.get(path, "nothing") for by_path in shapes] if paths else structures
+    )
+    raise ValueError(
+        f"updates{path} must be like params{path} with a leading axis of {axis_name} = "
+        f"{size} in front; behind that axis got {kinds[0]}, and params have {kinds[1]}"
+        f"{_ORDER}"
+    )
+
+
+def check_one_array(name: str, value: Any, meaning: str) -> None:
+    """Updates of an aggregator that are one array, not like params."""
+    if not jax.tree_util.all_leaves([value]):
+        raise ValueError(
+            f"{name} must be one array, {meaning}; got {jax.tree.structure(value)}"
+            f"{_ORDER}"
+        )
+
+
+def _by_path(shapes):
+    """The shapes in the keys of `shapes_of`, by the paths of their leaves."""
+    leaves = jax.tree_util.tree_leaves_with_path(
+        shapes, is_leaf=lambda node: isinstance(node, dict) and [()] == [*node.values()]
+    )
+    return {jax.tree_util.keystr(path): next(iter(leaf)) for path, leaf in leaves}

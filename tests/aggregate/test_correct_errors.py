@@ -1,0 +1,189 @@
+"""Wrong messages are left out by both aggregators, and counted."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxwgc
+from jaxwgc import codes, corruptions, stragglers
+
+KEY = jax.random.key(0)
+CODE = codes.fractional_repetition(6, num_stragglers=2)
+PARAMS = {"w": jnp.zeros((2, 3)), "b": jnp.zeros(())}
+PARTIALS = jax.tree.map(
+    lambda leaf: jax.random.normal(KEY, (CODE.num_parts, *leaf.shape)), PARAMS
+)
+EXACT = jax.tree.map(lambda leaf: leaf.sum(0), PARTIALS)
+EVERYBODY = np.ones(6, bool)
+
+
+def assert_close(actual, expected):
+    jax.tree.map(
+        lambda one, other: np.testing.assert_allclose(one, other, atol=1e-5),
+        actual,
+        expected,
+    )
+
+
+def test_simulated_rounds():
+    """Two wrong in each, for good; with and without correction, under a scan."""
+    who = stragglers.fixed(np.arange(6) > 1)
+
+    def train(correct_errors):
+        aggregate = jaxwgc.coded_aggregate(
+            CODE,
+            stragglers.uniform(0),
+            KEY,
+            method="messages",
+            corrupt=corruptions.additive_noise(who),
+            correct_errors=correct_errors,
+        )
+
+        def step(state, _):
+            gradient, state = aggregate.update(PARTIALS, state, PARAMS)
+            return state, gradient
+
+        return jax.lax.scan(step, aggregate.init(PARAMS), None, 5)
+
+    state, gradients = train(True)
+    assert_close(gradients, jax.tree.map(lambda leaf: jnp.stack(5 * [leaf]), EXACT))
+    errors = state.errors
+    np.testing.assert_array_equal(errors.wrong, [True, True] + 4 * [False])
+    np.testing.assert_array_equal(errors.num_wrong, [5, 5, 0, 0, 0, 0])
+    assert (int(errors.num_corrected), int(errors.num_refused)) == (5, 0)
+    assert int(state.num_undecodable) == 0
+    np.testing.assert_array_equal(state.received, ~errors.wrong)
+
+    state, gradients = train(False)
+    assert state.errors == ()
+    assert np.abs(gradients["w"] - EXACT["w"]).max() > 0.1
+
+
+def test_state_of_both_models():
+    """A fault that comes and goes, beside stragglers that do."""
+    slow = stragglers.shifted_exponential(shift=1.0, rate=1.0)
+    faults = stragglers.markov(slow, stragglers.affine(slow, 9.0), 0.1, 0.5)
+    who = stragglers.delayed(faults, stragglers.deadline(8.0))
+    aggregate = jaxwgc.coded_aggregate(
+        CODE,
+        stragglers.delayed(slow, stragglers.fastest(5), late="busy"),
+        KEY,
+        method="messages",
+        corrupt=corruptions.sign_flip(who),
+        correct_errors=True,
+    )
+    state = aggregate.init(PARAMS)
+    structure = jax.tree.structure(state)
+    _, state = jax.jit(aggregate.update)(PARTIALS, state, PARAMS)
+    assert jax.tree.structure(state) == structure
+
+
+class TestMessages:
+    messages = jaxwgc.encode(CODE, PARTIALS)
+
+    def update(self, messages, **options):
+        aggregate = jaxwgc.decode_aggregate(CODE, correct_errors=True, **options)
+        state = aggregate.init(PARAMS)
+        return aggregate.update(messages, state, PARAMS, received=EVERYBODY)
+
+    @pytest.mark.parametrize("key", [None, jax.random.key(7), jax.random.PRNGKey(7)])
+    def test_wrong_and_missing(self, key):
+        messages = self.messages.at[1].multiply(-1).at[4].set(jnp.nan)
+        gradient, state = self.update(messages, key=key)
+        assert_close(gradient, EXACT)
+        np.testing.assert_array_equal(state.errors.num_wrong, [0, 1, 0, 0, 0, 0])
+        expected = [True, False, True, True, False, True]
+        np.testing.assert_array_equal(state.received, expected)
+
+    def test_a_round_that_cannot_be_explained_gives_nothing(self):
+        messages = self.messages.at[1].multiply(-1).at[3].multiply(3)
+        gradient, state = self.update(messages)
+        assert_close(gradient, PARAMS)
+        assert int(state.errors.num_refused) == int(state.num_undecodable) == 1
+        with pytest.raises(RuntimeError, match="cannot be decoded: 0 of 6"):
+            self.update(messages, undecodable="raise")
+
+    def test_memory_stands_in_for_it(self):
+        aggregate = jaxwgc.decode_aggregate(CODE, correct_errors=True, memory=True)
+        _, state = aggregate.update(
+            self.messages, aggregate.init(PARAMS), PARAMS, received=EVERYBODY
+        )
+        wrong = self.messages.at[1].multiply(-1).at[3].multiply(3)
+        gradient, _ = aggregate.update(wrong, state, PARAMS, received=EVERYBODY)
+        assert_close(gradient, EXACT)
+
+    def test_rounded_messages(self):
+        """Rounding to bfloat16 on the way is no error."""
+        rounded = self.messages.astype(jnp.bfloat16).astype(jnp.float32)
+        noisy = rounded.at[0].multiply(1 + 2**-9)
+        for message_dtype, wrong in ((None, 1), ("bfloat16", 0)):
+            _, state = self.update(noisy, message_dtype=message_dtype)
+            assert int(state.errors.num_corrected) == wrong
+        _, state = self.update(noisy.at[2, 0].add(1.0), message_dtype="bfloat16")
+        np.testing.assert_array_equal(state.errors.wrong, np.arange(6) == 2)
+
+    def test_in_a_chain(self):
+        chain = optax.chain(
+            jaxwgc.decode_aggregate(CODE, correct_errors=True), optax.adam(0.1)
+        )
+        update = jax.jit(chain.update)
+        updates, _ = update(
+            self.messages.at[1].add(5.0),
+            chain.init(PARAMS),
+            PARAMS,
+            received=EVERYBODY,
+        )
+        assert_close(updates["b"], -0.1 * np.sign(EXACT["b"]))
+
+
+@pytest.mark.parametrize(
+    "make, error, words",
+    [
+        (
+            lambda: jaxwgc.decode_aggregate(codes.uncoded(4), correct_errors=True),
+            ValueError,
+            "messages to spare; got 0 checks",
+        ),
+        (
+            lambda: jaxwgc.decode_aggregate(
+                codes.replicated(4, 8, 2), on_request=True, correct_errors=True
+            ),
+            ValueError,
+            "correct_errors must be False on request",
+        ),
+        (
+            lambda: jaxwgc.decode_aggregate(CODE, correct_errors=1),
+            TypeError,
+            "correct_errors must be True or False",
+        ),
+        (
+            lambda: jaxwgc.decode_aggregate(CODE, correct_errors=True, key=3),
+            TypeError,
+            "key must be a PRNG key",
+        ),
+        (
+            lambda: jaxwgc.decode_aggregate(CODE, correct_errors=True, noise=-1),
+            ValueError,
+            "noise must be at least 0",
+        ),
+        (
+            lambda: jaxwgc.coded_aggregate(
+                CODE, stragglers.uniform(1), KEY, correct_errors=True
+            ),
+            ValueError,
+            'method must be "messages"',
+        ),
+        (
+            lambda: jaxwgc.coded_aggregate(
+                CODE, stragglers.uniform(1), KEY, method="messages", corrupt=0.1
+            ),
+            TypeError,
+            "corrupt must be a model of jaxwgc.corruptions",
+        ),
+    ],
+)
+def test_bad_input(make, error, words):
+    with pytest.raises(error, match=words):
+        make()

@@ -1,0 +1,107 @@
+"""Corruption models against what they say in words."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxwgc import codes, corruptions, stragglers
+
+KEY = jax.random.key(0)
+WHO = stragglers.fixed(np.array([True, False, True, False]))
+CODE = codes.replicated(4, num_parts=4, copies=2)
+MODELS = {
+    "additive_noise": corruptions.additive_noise(WHO, scale=0.5),
+    "one entry": corruptions.additive_noise(WHO, share=1e-9),
+    "sign_flip": corruptions.sign_flip(WHO),
+    "scaling": corruptions.scaling(WHO, 3.0),
+    "bit_flip": corruptions.bit_flip(WHO),
+    "stuck": corruptions.stuck(WHO, 7.0),
+    "same_vector": corruptions.same_vector(WHO),
+    "codeword_part": corruptions.codeword_part(WHO, CODE),
+}
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.complex64])
+@pytest.mark.parametrize("name", MODELS)
+def test_only_the_wrong_are_changed(name, dtype):
+    messages = jax.random.normal(KEY, (8, 30), dtype)
+    model = MODELS[name]
+    sample = jax.jit(lambda key: model.sample(key, model.init(4), messages, 4))
+    changed, wrong, state = sample(KEY)
+    np.testing.assert_array_equal(wrong, [False, True, False, True])
+    differs = np.asarray(changed != messages).any(1)
+    # One value may be what it was.
+    np.testing.assert_array_equal(differs, np.repeat(wrong, 2))
+    assert changed.dtype == dtype
+    assert state == ()
+
+
+def test_sizes():
+    messages = 5 * jax.random.normal(KEY, (4, 4000))
+    noise = MODELS["additive_noise"].corrupted(KEY, messages) - messages
+    np.testing.assert_allclose(jnp.std(noise, axis=1), 2.5, rtol=0.1)
+    entry = MODELS["one entry"].corrupted(KEY, messages) != messages
+    np.testing.assert_array_equal(entry.sum(1), 1)
+    np.testing.assert_array_equal(
+        MODELS["scaling"].corrupted(KEY, messages), 3 * messages
+    )
+    np.testing.assert_array_equal(MODELS["stuck"].corrupted(KEY, messages), 7)
+    vector = MODELS["same_vector"].corrupted(KEY, messages) - messages
+    np.testing.assert_allclose(
+        vector, jnp.broadcast_to(vector[:1], vector.shape), atol=1e-5
+    )
+
+
+def test_part_of_a_codeword_is_one():
+    """With all workers, an error of rank one that satisfies the checks."""
+    messages = jax.random.normal(KEY, (8, 30))
+    error = MODELS["codeword_part"].corrupted(KEY, messages) - messages
+    matrix = CODE.encoding_matrix
+    solution, *_ = np.linalg.lstsq(matrix, np.asarray(error), rcond=None)
+    np.testing.assert_allclose(matrix @ solution, error, atol=1e-5)
+    assert np.linalg.matrix_rank(error, 1e-5) == 1
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_bits(dtype):
+    """Each bit of one entry, by NumPy's view of it."""
+    unsigned = np.dtype(f"u{np.dtype(dtype).itemsize}")
+    with jax.enable_x64(dtype == np.float64):
+        messages = jnp.linspace(1, 2, 21, dtype=dtype).reshape(3, 7)
+        flip = jax.jit(
+            lambda bit: corruptions.bit_flip(WHO, bit).corrupted(KEY, messages)
+        )
+        for bit in range(8 * unsigned.itemsize):
+            before, after = (
+                np.asarray(own).view(unsigned) for own in (messages, flip(bit))
+            )
+            differences = before ^ after
+            assert sorted(set(differences.ravel().tolist())) == [0, 1 << bit]
+            np.testing.assert_array_equal((differences != 0).sum(1), 1)
+
+
+@pytest.mark.parametrize(
+    "make, error, words",
+    [
+        (lambda: corruptions.sign_flip(0.5), TypeError, "who must be a StragglerModel"),
+        (lambda: corruptions.additive_noise(WHO, -1.0), ValueError, "scale must be"),
+        (lambda: corruptions.additive_noise(WHO, 1.0, 0), ValueError, "share must be"),
+        (lambda: corruptions.bit_flip(WHO, 1.5), TypeError, "bit must be"),
+        (lambda: corruptions.scaling(WHO, "x"), TypeError, "factor must be"),
+        (lambda: corruptions.codeword_part(WHO, 3), TypeError, "code must be"),
+        (
+            lambda: corruptions.bit_flip(WHO, 32).corrupted(KEY, jnp.ones((1, 2))),
+            ValueError,
+            "bit must be from 0 to 31",
+        ),
+        (
+            lambda: corruptions.sign_flip(WHO).sample(3, (), jnp.ones((4, 2)), 4),
+            TypeError,
+            "key must be",
+        ),
+    ],
+)
+def test_bad_input(make, error, words):
+    with pytest.raises(error, match=words):
+        make()

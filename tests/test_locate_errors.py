@@ -1,0 +1,340 @@
+"""Wrong messages are found by what a code has to spare, and nobody else is blamed."""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.linalg
+from hypothesis import given
+from hypothesis import strategies as st
+
+import jaxwgc
+from jaxwgc import codes
+from jaxwgc.coding._errors._checks import parity_checks
+from jaxwgc.coding._errors._majority import find_copies
+from jaxwgc.coding._errors._projection import key_from, project
+
+KEY = jax.random.key(3)
+LENGTH = 40
+# With three checks or four; the last two have no points, and their errors of low rank
+# are guessed.
+CODES = {
+    "reed_solomon": codes.reed_solomon(8, 8, 5),
+    "cyclic_mds": codes.cyclic_mds(8, 4),
+    "cyclic_repetition": codes.cyclic_repetition(KEY, 8, 4),
+    "communication_efficient": codes.communication_efficient(8, 4, 1),
+}
+NUM_CHECKS = 4
+
+
+# Rounds side by side: always as many, so that each code is compiled once.
+BATCH = 128
+
+
+@functools.cache
+def program(code):
+    """Jitted, over keys, masks of wrong and of received, and whether errors agree."""
+    locator = jaxwgc.coding.ErrorLocator.of(code)
+
+    def one_round(key, is_wrong, received, agree):
+        keys = jax.random.split(key, 4)
+        gradients = jax.random.normal(keys[0], (code.num_parts, LENGTH))
+        messages = jaxwgc.encode(code, gradients)
+        errors = 3 * jax.random.normal(keys[1], messages.shape, messages.dtype)
+        errors = jnp.where(agree, errors[:1], errors)
+        messages = jnp.where(is_wrong[:, None], messages + errors, messages)
+        messages = jnp.where(received[:, None], messages, jnp.nan)
+        found = locator.locate(messages, received, keys[2])
+        decoded = jaxwgc.decode(code, messages, found, jnp.zeros(LENGTH))
+        exact = gradients.sum(0)
+        error = jnp.linalg.norm(decoded - exact) / jnp.linalg.norm(exact)
+        return found, error
+
+    return jax.jit(jax.vmap(one_round, in_axes=(0, 0, 0, None)))
+
+
+def locate(code, is_wrong, received=None, agree=False):
+    """What is found of rounds, and the error of what is decoded; in NumPy."""
+    number = len(is_wrong)
+    received = np.ones_like(is_wrong) if received is None else received
+    padding = -number % BATCH
+    whole = [
+        np.concatenate([own, np.repeat(own[:1], padding, 0)])
+        for own in (is_wrong, received)
+    ]
+    keys = jax.random.split(KEY, number + padding)
+    batches = [
+        program(code)(*(own[i : i + BATCH] for own in (keys, *whole)), agree)
+        for i in range(0, number + padding, BATCH)
+    ]
+    return jax.tree.map(lambda *own: np.concatenate(own)[:number], *batches)
+
+
+def masks(num_workers, numbers):
+    """All masks with so many workers in them."""
+    chosen = [
+        np.isin(np.arange(num_workers), own)
+        for number in numbers
+        for own in itertools.combinations(range(num_workers), number)
+    ]
+    return np.array(chosen)
+
+
+@pytest.mark.parametrize("name", CODES)
+def test_independent_errors_up_to_one_less_than_checks(name):
+    """Every set of up to three wrong workers; up to one beside every missing one."""
+    wrong = masks(8, range(NUM_CHECKS))
+    pairs = [(own, np.ones(8, bool)) for own in wrong]
+    pairs += [
+        (own, np.arange(8) != lost)
+        for own in wrong
+        for lost in range(8)
+        if own.sum() < 2 and not own[lost]
+    ]
+    is_wrong, received = map(np.array, zip(*pairs))
+    found, error = locate(CODES[name], is_wrong, received)
+    np.testing.assert_array_equal(found.wrong, is_wrong)
+    assert not np.any(found.refused)
+    assert np.all(found.unique)
+    np.testing.assert_array_equal(found.mask, received & ~is_wrong)
+    np.testing.assert_array_equal(found.checks, received.sum(1) - 4)
+    assert np.max(error) < 2e-5
+
+
+@pytest.mark.parametrize("name", CODES)
+def test_errors_that_agree_up_to_half_of_the_checks(name):
+    """Every pair that adds one and the same vector; three are never mistaken."""
+    is_wrong = masks(8, [2, 3])
+    found, error = locate(CODES[name], is_wrong, agree=True)
+    are_two = is_wrong.sum(1) == 2
+    np.testing.assert_array_equal(found.wrong[are_two], is_wrong[are_two])
+    assert not np.any(found.refused[are_two])
+    assert np.max(error[are_two]) < 2e-5
+    assert np.all(found.refused | (np.asarray(found.wrong) == is_wrong).all(1))
+
+
+@pytest.mark.parametrize("name", CODES)
+def test_more_than_can_be_explained_is_refused(name):
+    """Four independent errors leave no check: nothing is decoded from such rounds."""
+    is_wrong = masks(8, [4])
+    found, error = locate(CODES[name], is_wrong)
+    assert np.all(found.refused)
+    assert np.all(found.disputed)
+    assert not np.any(found.wrong | found.mask | found.unique[:, None])
+    np.testing.assert_allclose(error, 1, rtol=1e-6)
+
+
+def test_a_round_without_a_spare_answer_is_refused():
+    nobody, four = np.zeros((1, 8), bool), np.arange(8)[None] < 4
+    found, _ = locate(CODES["cyclic_mds"], nobody, four)
+    assert found.refused[0]
+    assert found.checks[0] == 0
+    assert not found.mask.any()
+
+
+class TestCopies:
+    code = codes.fractional_repetition(9, num_stragglers=2)
+
+    @pytest.mark.parametrize("agree", [False, True])
+    def test_majority(self, agree):
+        """Against counting: every pattern of up to three wrong workers."""
+        is_wrong = masks(9, range(4))
+        found, error = locate(self.code, is_wrong, agree=agree)
+        groups = self.code.assignment @ 2 ** np.arange(9)
+        _, labels = np.unique(groups, return_inverse=True)
+        wrong = np.array([is_wrong[:, labels == g].sum(1) for g in range(3)]).T
+        # Of three copies, one error is outvoted; two that agree win, two that do not
+        # leave three parties of one.
+        blamed = np.where((wrong == 2)[:, labels], ~is_wrong, is_wrong)
+        blamed = np.where((wrong == 3)[:, labels], False, blamed)
+        expected = blamed if agree else is_wrong
+        refused = np.zeros(len(is_wrong), bool) if agree else (wrong >= 2).any(1)
+        np.testing.assert_array_equal(found.refused, refused)
+        np.testing.assert_array_equal(
+            found.wrong[~refused], np.asarray(expected)[~refused]
+        )
+        is_right = (wrong < 2).all(1)
+        assert np.max(error[is_right]) < 1e-6
+        disputed = (wrong >= 2)[:, labels] & refused[:, None]
+        np.testing.assert_array_equal(found.disputed, disputed)
+
+    def test_two_of_two_is_a_dispute(self):
+        code = codes.fractional_repetition(4, num_stragglers=1)
+        messages = jaxwgc.encode(code, jnp.eye(4)).at[1].add(1.0)
+        found = jaxwgc.locate_errors(code, messages, np.ones(4, bool), KEY)
+        assert bool(found.refused)
+        np.testing.assert_array_equal(found.disputed, [False, True, False, True])
+
+    def test_a_copy_alone_is_not_decoded_from(self):
+        code = codes.fractional_repetition(4, num_stragglers=1)
+        messages = jaxwgc.encode(code, jnp.eye(4))
+        received = np.array([True, True, True, False])
+        found = jaxwgc.locate_errors(code, messages, received, KEY)
+        np.testing.assert_array_equal(found.mask, [True, False, True, False])
+
+    def test_several_messages_a_worker(self):
+        """A worker with one wrong message is out with all of them."""
+        code = codes.replicated(3, num_parts=6, copies=3)
+        messages = jaxwgc.encode(code, jnp.eye(6))
+        messages = messages.at[7].add(1.0)
+        found = jaxwgc.locate_errors(code, messages, np.ones(3, bool), KEY)
+        np.testing.assert_array_equal(found.wrong, [False, True, False])
+        np.testing.assert_array_equal(found.mask, np.repeat([True, False, True], 6))
+        decoded = jaxwgc.decode(code, messages, found, jnp.zeros(6))
+        np.testing.assert_array_equal(decoded, np.ones(6))
+
+    def test_are_known_by_their_rows(self):
+        matrix = np.array([[1, 2, 0], [0, 0, 3], [-2, -4, 0], [0, 0, 1.5]])
+        labels, signs = find_copies(matrix)
+        assert labels[0] == labels[2] != labels[1] == labels[3]
+        np.testing.assert_array_equal(signs, [1, 1, -1, 1])
+        assert find_copies(np.array([[1.0, 0], [0, 1], [1, 1]])) is None
+
+
+@pytest.mark.parametrize("name", CODES)
+def test_checks_span_the_null_space(name):
+    """Against SciPy, also where the matrix is traced."""
+    matrix = CODES[name].encoding_matrix
+    checks, norms = parity_checks(matrix)
+    np.testing.assert_allclose(norms, np.linalg.norm(matrix, axis=1))
+    expected = scipy.linalg.null_space((matrix / norms[:, None]).T.conj()).T.conj()
+    np.testing.assert_allclose(
+        checks.T.conj() @ checks, expected.T.conj() @ expected, atol=1e-12
+    )
+    traced, _ = jax.jit(parity_checks)(jnp.asarray(matrix))
+    np.testing.assert_allclose(
+        np.asarray(traced).T.conj() @ traced, expected.T.conj() @ expected, atol=1e-4
+    )
+
+
+class TestProjection:
+    @pytest.mark.parametrize("length", [3, 1024, 1500, 40_000])
+    def test_keeps_norms_and_relations(self, length):
+        generator = np.random.default_rng(length)
+        rows = generator.normal(size=(6, length))
+        rows[5] = rows[:5].sum(0)
+        drawn = project(KEY, jnp.asarray(rows, jnp.float32), 400)
+        ratios = np.linalg.norm(drawn, axis=1) / np.linalg.norm(rows, axis=1)
+        np.testing.assert_allclose(ratios, 1, atol=0.2)
+        # A few roundings, however many entries are added up.
+        miss = np.linalg.norm([1, 1, 1, 1, 1, -1] @ np.asarray(drawn, np.float64))
+        assert miss < 8 * 2**-24 * np.linalg.norm(drawn[5])
+
+    def test_notices_every_entry(self):
+        """An error anywhere shows with its size."""
+        rows = 1.0 * jnp.eye(2, 5000)
+        base = project(KEY, rows, 8)
+        for place in (0, 1023, 1024, 2047, 4096, 4999):
+            moved = project(KEY, rows.at[1, place].add(5.0), 8)
+            assert 1 < np.linalg.norm(moved - base) < 15
+
+    @pytest.mark.parametrize("dtype", [jnp.float32, jnp.complex64, jnp.bfloat16])
+    def test_key_depends_on_every_message(self, dtype):
+        messages = jnp.ones((4, 5000), dtype)
+        keys = {
+            bytes(np.asarray(jax.random.key_data(key_from(own))))
+            for own in (messages, *(messages.at[i, 3].add(1) for i in range(4)))
+        }
+        assert len(keys) == 5
+
+
+@given(spread=st.floats(0, 10), seed=st.integers(0, 2**31 - 1))
+def test_nobody_is_blamed_for_parts_of_unequal_size(spread, seed):
+    """Honest messages may be of any size; a round may be refused, no more."""
+    found, sizes = _unequal(spread, seed)
+    assert not np.any(found.wrong)
+    assert sizes.shape == (8,)
+
+
+@jax.jit
+def _unequal(spread, seed):
+    keys = jax.random.split(jax.random.key(seed), 3)
+    sizes = jnp.exp(spread * jax.random.normal(keys[0], (8, 1)))
+    gradients = sizes * jax.random.normal(keys[1], (8, LENGTH))
+    code = CODES["cyclic_repetition"]
+    messages = jaxwgc.encode(code, gradients)
+    found = jaxwgc.locate_errors(code, messages, jnp.ones(8, bool), keys[2])
+    return found, sizes[:, 0]
+
+
+class TestKindsOfNumbers:
+    code = CODES["reed_solomon"]
+
+    def find(self, messages, **options):
+        received = np.ones(8, bool)
+        return jaxwgc.locate_errors(self.code, messages, received, KEY, **options)
+
+    @pytest.mark.parametrize("value", [np.nan, np.inf, 3e38])
+    def test_what_is_not_finite_is_missing(self, value):
+        messages = jaxwgc.encode(self.code, jnp.ones((8, LENGTH)))
+        found = self.find(messages.at[2, 5].set(value))
+        assert not found.mask[2]
+        assert not bool(found.refused)
+        assert np.isnan(value) <= (not np.any(found.wrong))
+        assert int(found.mask.sum()) == 7
+
+    @pytest.mark.parametrize("size", [1e-3, 1.0, 1e6, 1e18, 1e30])
+    def test_errors_of_all_sizes(self, size):
+        messages = jaxwgc.encode(self.code, jnp.ones((8, LENGTH)))
+        found = self.find(messages.at[2, 5].add(size))
+        np.testing.assert_array_equal(found.wrong, np.arange(8) == 2)
+
+    @pytest.mark.parametrize("dtype, size", [(np.float64, 1e-10), (np.float32, 1e-3)])
+    def test_double_precision_finds_less(self, dtype, size):
+        with jax.enable_x64(dtype == np.float64):
+            gradients = np.random.default_rng(0).normal(size=(8, LENGTH)).astype(dtype)
+            messages = jaxwgc.encode(self.code, gradients)
+            assert not np.any(self.find(messages).wrong)
+            found = self.find(messages.at[2, 5].add(size))
+            np.testing.assert_array_equal(found.wrong, np.arange(8) == 2)
+
+    def test_noise_between_honest_copies(self):
+        gradients = jax.random.normal(KEY, (8, LENGTH))
+        messages = jaxwgc.encode(self.code, gradients)
+        noisy = messages * (1 + 1e-4 * jax.random.normal(KEY, messages.shape))
+        assert bool(self.find(noisy).refused)
+        found = self.find(noisy.at[2].add(1.0), noise=3e-4)
+        np.testing.assert_array_equal(found.wrong, np.arange(8) == 2)
+
+    def test_a_code_that_is_traced(self):
+        messages = jaxwgc.encode(self.code, jnp.eye(8)).at[2].add(1.0)
+        locate = jax.jit(jaxwgc.locate_errors)
+        found = locate(self.code, messages, np.ones(8, bool), KEY)
+        np.testing.assert_array_equal(found.wrong, np.arange(8) == 2)
+
+
+class TestBadInput:
+    code = CODES["cyclic_mds"]
+    messages = np.zeros((8, 4), np.complex64)
+    received = np.ones(8, bool)
+
+    @pytest.mark.parametrize(
+        "change, error, words",
+        [
+            ({"messages": messages[:7]}, ValueError, "messages must have shape"),
+            ({"messages": messages[None]}, ValueError, "messages must be those of one"),
+            ({"messages": messages.real}, TypeError, "messages must be complex"),
+            ({"received": received[:7]}, ValueError, "received must have shape"),
+            (
+                {"received": received[None]},
+                ValueError,
+                "received must be a mask of one",
+            ),
+            ({"received": None}, ValueError, "received or finished must be given"),
+            ({"key": 3}, TypeError, "key must be a PRNG key"),
+            ({"noise": -1.0}, ValueError, "noise must be at least 0"),
+            ({"code": codes.uncoded(8)}, ValueError, "messages to spare; got 0 checks"),
+        ],
+    )
+    def test_is_refused(self, change, error, words):
+        given = {
+            "code": self.code,
+            "messages": self.messages,
+            "received": self.received,
+            "key": KEY,
+        }
+        with pytest.raises(error, match=words):
+            jaxwgc.locate_errors(**given | change)
