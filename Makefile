@@ -86,7 +86,7 @@ benchmark: $(STAMPS)/experiments
 measure: $(STAMPS)/experiments
 	@echo "About 90 minutes on two cores, which nothing else should use."
 	@for name in mnist linear-regression figure2 codes sketching weights plan delays time slow-workers \
-	  benchmark cluster chaos; do \
+	  benchmark cluster chaos wrong-workers; do \
 	  $(BIN)/python -m experiments $$name --out docs/results || exit; \
 	done
 	$(BIN)/python docs/hooks/tables.py

@@ -28,6 +28,7 @@ from experiments.paper.linear_regression import linear_regression
 from experiments.paper.mnist import mnist
 from experiments.ray.chaos import chaos
 from experiments.ray.cluster import cluster
+from experiments.ray.wrong_workers import wrong_workers
 from experiments.runner.results import ExperimentError
 from experiments.runner.study import is_redrawing
 from experiments.runner.tables import console
@@ -48,6 +49,7 @@ EXPERIMENTS: dict[str, Callable[..., None]] = {
     "weights": weights,
     "cluster": cluster,
     "chaos": chaos,
+    "wrong-workers": wrong_workers,
     "benchmark": benchmark,
 }
 

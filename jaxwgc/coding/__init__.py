@@ -18,8 +18,10 @@ from jaxwgc.coding._decoding import (
     effective_weights,
 )
 from jaxwgc.coding._decoding import check_messages_of as check_messages_of
+from jaxwgc.coding._errors._arbitration import Arbitration, arbitrate
 from jaxwgc.coding._errors._location import ErrorLocation
 from jaxwgc.coding._errors._projection import key_from as key_from
+from jaxwgc.coding._errors._projection import project as project
 from jaxwgc.coding._locate_errors import ErrorLocator as ErrorLocator
 from jaxwgc.coding._locate_errors import locate_errors
 from jaxwgc.coding._memory import Memory
@@ -29,10 +31,12 @@ from jaxwgc.coding._requests import answer_request, decode_answers
 from jaxwgc.coding._weighting import weighted
 
 __all__ = [
+    "Arbitration",
     "Decoding",
     "ErrorLocation",
     "Memory",
     "answer_request",
+    "arbitrate",
     "decode",
     "decode_answers",
     "decoding",

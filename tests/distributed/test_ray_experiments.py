@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from experiments.benchmark import coordinator as coordinator_benchmark
-from experiments.ray import chaos
+from experiments.ray import chaos, wrong_workers
 from experiments.ray import cluster as cluster_experiment
 from jaxwgc import codes, stragglers
 
@@ -32,6 +32,15 @@ def test_chaos_in_short():
     assert len(records) == 8
     assert sum(record["signals"] for record in records) == 2
     assert max(record["error"] for record in records) < 1e-5
+
+
+def test_wrong_workers_in_short():
+    """One of eight flips bits: each time it is seen, and nothing of it is applied."""
+    *_, handling = wrong_workers.handlings().values()
+    own = wrong_workers.train(handling, steps=10, seed=0)
+    assert own["flipped"] == own["named"] > 0
+    assert own["applied"] == own["blamed"] == own["refused"] == 0
+    assert len(wrong_workers.tabulate_bits(10, {"dropped": own}).rows) == 1
 
 
 def test_overhead_is_split(monkeypatch):

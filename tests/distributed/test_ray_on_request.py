@@ -174,7 +174,7 @@ def test_two_helpers_share_the_work_of_a_slow_worker():
         sees_workers=False,
     )
     this = RoundTimes(0.0, np.full((4, 12), np.inf))
-    round = _on_request._PartRound(coordinator, this, 0, None)
+    round = _on_request.PartRound(coordinator, this, 0, None)
 
     def next_part(worker):
         taken = coordinator._take_turns(worker, round)

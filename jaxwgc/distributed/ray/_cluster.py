@@ -18,13 +18,21 @@ from jaxwgc.aggregate import decode_aggregate
 from jaxwgc.codes import GradientCode
 from jaxwgc.decoders import DecoderLike
 from jaxwgc.distributed.ray import _training
+from jaxwgc.distributed.ray._audits import Auditing
 from jaxwgc.distributed.ray._coordinator import Coordinator
 from jaxwgc.distributed.ray._messages import Layout, Round, is_finite
 from jaxwgc.distributed.ray._on_request import OnRequest
 from jaxwgc.distributed.ray._session import check_resources, find_ray, session
 from jaxwgc.distributed.ray._slots import Timeouts, WorkerSlot, launcher
 from jaxwgc.distributed.ray._worker import SHARED_SETTINGS, Task, sent, try_loss
-from jaxwgc.stragglers import StragglerModel, WaitingRule
+from jaxwgc.distributed.ray._wrong_answers import (
+    Examining,
+    Recomputation,
+    check_audit,
+    checked_by_others,
+    locator_of,
+)
+from jaxwgc.stragglers import StragglerModel, WaitingRule, fastest
 
 
 class RayCluster:
@@ -73,12 +81,32 @@ class RayCluster:
       wait: a waiting rule of `jaxwgc.stragglers`, such as `fastest(6)`. It sees
         seconds since the start of the round, and infinity for who has not answered; on
         request, for who has not finished all of its parts, and `until_decodable` and
-        `coverage` see each message. None waits until the answers decode.
+        `coverage` see each message. None waits until the answers decode; with
+        `on_wrong`, for as many as leave two checks if there are so many workers, that
+        is `fastest(num_workers - num_stragglers + 2)`: one wrong answer can be told.
+        With fewer, as with two copies, for all; a worker that is being replaced is then
+        waited for where its copy is not compared with anything else.
       undecodable: what a round that cannot be decoded gives: `"least_squares"` and
         `"skip"` as in `jaxwgc.decode_aggregate`; `"raise"` stops with an error that
         names the missing workers.
       tolerance: as for `jaxwgc.decode_aggregate`.
       decoder: as for `jaxwgc.decoding_weights`.
+      on_wrong: with one message a worker, whether messages are compared before they are
+        decoded, by what the code has to spare (see `jaxwgc.locate_errors`), and what is
+        done with wrong ones. `"drop"` leaves them out. `"arbitrate"`, for codes of
+        copies such as `codes.fractional_repetition`, asks two that differ for sums over
+        fewer and fewer of their parts, and computes the last one here. `"raise"` stops
+        with an error that names worker and machine. A round whose wrong messages cannot
+        be told, or that has nothing to compare with, is refused: nothing of it is used,
+        and `undecodable` says what follows. Whoever was wrong in three rounds is
+        replaced, with a warning. None believes them all.
+      audit: on request, the probability, below 1, that a round asks for one part twice:
+        its sender, and another who holds it. Where they differ, the part is computed
+        here, and whoever is wrong is left out of the round, whose parts the others
+        finish, and replaced as with `on_wrong`. A worker that is always wrong, and
+        whose parts are a share of all, is unseen for 1 / (audit * share) rounds on
+        average, or less if it is asked as the other. None, and 0, never ask.
+      noise: as for `jaxwgc.locate_errors`.
       message_dtype: what messages are rounded to on their way, such as `"bfloat16"`:
         half the bytes, and a relative error of up to 2^-8 in every entry of a message,
         times the decoding weights in the gradient. None sends them as they are.
@@ -91,6 +119,8 @@ class RayCluster:
         claim on our own.
       delay: `delay(worker, step)`, seconds to sleep before an answer, or on request
         before each part; called on the workers. For experiments.
+      corrupt: `corrupt(worker, step, message)`, a NumPy array like the message, sent in
+        its place; called on the workers on what they send. For experiments.
 
     Raises:
       ImportError: where Ray is not installed.
@@ -129,11 +159,15 @@ class RayCluster:
         undecodable: str = "least_squares",
         tolerance: float = 1e-3,
         decoder: DecoderLike = None,
+        on_wrong: str | None = None,
+        audit: float | None = None,
+        noise: float = 0.0,
         message_dtype: Any = None,
         timeouts: Timeouts | None = None,
         address: str | None = None,
         actor_options: Mapping[str, Any] | None = None,
         delay: Callable[[int, int], float] | None = None,
+        corrupt: Callable[[int, int, np.ndarray], np.ndarray] | None = None,
     ):
         find_ray()
         GradientCode.check(code)
@@ -142,7 +176,8 @@ class RayCluster:
             code.check_requests()
         _validation.check_bool("has_aux", has_aux)
         _validation.check_callable("loss", loss)
-        for name, function in {"batch": batch, "delay": delay}.items():
+        hooks = {"batch": batch, "delay": delay, "corrupt": corrupt}
+        for name, function in hooks.items():
             if function is not None:
                 _validation.check_callable(name, function)
         if (key is None) != (batch is None):
@@ -165,7 +200,7 @@ class RayCluster:
         _validation.check_instance("timeouts", self._timeouts, Timeouts)
         answer_within = self._timeouts.answer
         self._task = Task(
-            loss, has_aux, load, batch, delay, message_dtype, answer_within
+            loss, has_aux, load, batch, delay, corrupt, message_dtype, answer_within
         )
         self._address = address
         # Our own Ray has no one else to share its CPUs with. Its record of every task
@@ -199,6 +234,14 @@ class RayCluster:
             lambda mask: bool(decodes(np.frombuffer(mask, bool)))
         )
         self._decodes = lambda mask: known(mask.tobytes())
+        self._audit = check_audit(audit, code)
+        self._locator = None if on_wrong is None else locator_of(code, on_wrong)
+        self._on_wrong = on_wrong
+        _validation.check_number("noise", noise, minimum=0, traceable=False)
+        self._noise = noise
+        if wait is None and on_wrong is not None:
+            num_workers = code.num_workers
+            wait = fastest(min(num_workers, num_workers - code.num_stragglers + 2))
         if wait is None:
             self._ends = lambda times: (
                 0.0 if self._decodes(np.isfinite(times)) else np.inf
@@ -334,6 +377,11 @@ class RayCluster:
         callbacks = [] if callback is None else [callback]
         for each in callbacks:
             _validation.check_callable("callback", each)
+        if memory and self._locator is not None:
+            raise ValueError(
+                "memory must be False with on_wrong, since late answers are compared "
+                "with nothing; got True"
+            )
         aggregate = self._aggregate(memory=memory, debias=debias)
         chain = optax.chain(aggregate, optimizer)
         compute = functools.partial(self._compute, owner=object() if memory else None)
@@ -426,16 +474,21 @@ class RayCluster:
         """Warns of the first round that cannot be decoded, or refuses each."""
         received = round.received
         mask = received if round.decoding is None else np.asarray(round.decoding.mask)
-        nobody = not received.any()
+        nobody = not (received.any() or round.refused)
         is_refused = nobody or self._raises
         if (self._has_warned and not is_refused) or self._decodes(mask):
             return
-        who = np.flatnonzero(received).tolist()
-        message = (
-            f"the round of step {step} cannot be decoded, since "
-            f"{'nobody answered' if nobody else f'only workers {who} answered'}; "
-            f"missing: {coordinator.missing(received)}"
-        )
+        if round.refused:
+            why = "its answers contradict each other, or are too few to be compared"
+        elif nobody:
+            why = "nobody answered"
+        else:
+            why = f"only workers {np.flatnonzero(received).tolist()} answered"
+            why += "" if self._locator is None else " and could be compared"
+        answered = np.isfinite(round.times) if round.refused else received
+        message = f"the round of step {step} cannot be decoded, since {why}"
+        if missing := coordinator.missing(answered):
+            message += f"; missing: {missing}"
         if is_refused:
             errors = (slot.error for slot in self.workers if slot.error)
             raise RuntimeError(message) from next(errors, None)
@@ -465,17 +518,26 @@ class RayCluster:
                 [WorkerSlot(index, launch) for index in range(self.code.num_workers)],
                 layout,
                 self._ends,
-                self._decodes,
+                self._decodes if self._locator is None else self._decodes_checked,
                 self.code.num_stragglers,
                 self._timeouts,
                 self._times,
             )
-            if self.code.messages_per_worker == 1:
-                self._coordinator = Coordinator(*given)
-            else:
-                self._coordinator = OnRequest(
-                    *given, self.code, self._find_weights, self._sees_workers
+            examines = self._noise, task.message_dtype, Recomputation(task, self._parts)
+            requests = self.code, self._find_weights, self._sees_workers
+            if self._locator is not None and self._on_wrong is not None:
+                self._coordinator = Examining(
+                    *given, self._locator, self._on_wrong, *examines
                 )
+            elif self.code.messages_per_worker == 1:
+                self._coordinator = Coordinator(*given)
+            elif self._audit:
+                seed = int(jax.random.bits(self.key))
+                self._coordinator = Auditing(
+                    *given, *requests, self._audit, seed, *examines
+                )
+            else:
+                self._coordinator = OnRequest(*given, *requests)
             try:
                 self._coordinator.start()
             except BaseException:
@@ -490,6 +552,10 @@ class RayCluster:
                 f"{differs or jax.tree.structure(like)}"
             )
         return self._coordinator
+
+    def _decodes_checked(self, mask: np.ndarray) -> bool:
+        """Returns whether a mask decodes without what nobody could contradict."""
+        return self._decodes(checked_by_others(self.code, mask))
 
     def _connect(self, stack: contextlib.ExitStack) -> None:
         """Joins a cluster, or starts one: that only when the loss has been tried."""

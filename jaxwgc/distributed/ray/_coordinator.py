@@ -33,12 +33,26 @@ _MAX_DEATHS_AT_START = 3
 log = logging.getLogger("jaxwgc.distributed")
 
 
-class _Answers(NamedTuple):
-    """Of a round that is under way: see `Round`; aux as it came, and of which parts."""
+class Verdict(NamedTuple):
+    """What is found of the messages of a round.
+
+    Attributes:
+      right: bool (num_workers,), whose messages are to be decoded.
+      wrong: bool (num_workers,), whose are wrong.
+      refused: whether some are, and it cannot be said whose, or none can be checked.
+    """
+
+    right: np.ndarray
+    wrong: np.ndarray
+    refused: bool
+
+
+class Answers(NamedTuple):
+    """Of a round that is under way: see `Round`; losses and aux by worker."""
 
     messages: np.ndarray
-    losses: np.ndarray
-    aux: list[tuple[np.ndarray, Any]]
+    losses: dict[int, np.ndarray]
+    aux: dict[int, Any]
     late: np.ndarray
 
 
@@ -112,13 +126,12 @@ class Coordinator:
         Late answers to earlier rounds of the same owner are among its messages; None
         has none.
         """
-        num_parts, num_workers = self.layout.num_parts, len(self.slots)
+        num_workers = len(self.slots)
         this = RoundTimes(time.monotonic(), np.full(num_workers, np.inf), owner)
         self._when = f"in round {len(self.times)}"
         self.times.append(this.times)
         late = np.zeros(num_workers, bool)
-        losses = np.full(num_parts, np.nan)
-        answers = _Answers(self._memory.borrow(), losses, [], late)
+        answers = Answers(self._memory.borrow(), {}, {}, late)
         # Nobody is waited for twice in a round, but for a while.
         replaced = np.zeros(num_workers, bool)
         order = packed_order(leaves, key, step)
@@ -143,9 +156,15 @@ class Coordinator:
 
         received = np.isfinite(this.times)
         answers.messages[~(received | late)] = 0
-        aux = self.layout.by_part(answers.aux)
         # Late answers still change the times that are kept.
         times = this.times.copy()
+        start = time.monotonic()
+        verdict = self._examine(answers, received, order)
+        if verdict is not None:
+            received = verdict.right
+            answers.messages[~(received | late)] = 0
+            timings["examination"] = time.monotonic() - start
+        losses, aux = self._by_part(answers, verdict)
         return Round(
             answers.messages,
             received,
@@ -155,6 +174,8 @@ class Coordinator:
             aux,
             timings,
             late=None if owner is None else late,
+            wrong=None if verdict is None else verdict.wrong,
+            refused=verdict is not None and verdict.refused,
         )
 
     def missing(self, received: np.ndarray) -> str:
@@ -164,6 +185,24 @@ class Coordinator:
             for slot in self.slots
             if not received[slot.index]
         )
+
+    def _examine(
+        self, answers: Answers, received: np.ndarray, order: Any
+    ) -> Verdict | None:
+        """Returns whose messages are right; None where all are taken to be."""
+        return None
+
+    def _by_part(
+        self, answers: Answers, verdict: Verdict | None
+    ) -> tuple[np.ndarray, Any]:
+        """Returns losses and aux of all parts, from those who are not wrong."""
+        held, aux = self.layout.held, []
+        losses = np.full(self.layout.num_parts, np.nan)
+        for worker, own in answers.losses.items():
+            if verdict is None or not verdict.wrong[worker]:
+                losses[held[worker]] = own
+                aux.append((held[worker], answers.aux[worker]))
+        return losses, self.layout.by_part(aux)
 
     def _check_open(self) -> None:
         if self.is_closed.is_set():
@@ -219,7 +258,7 @@ class Coordinator:
             return error
 
     def _receive(
-        self, slot: WorkerSlot, this: RoundTimes, answers: _Answers, order: Any
+        self, slot: WorkerSlot, this: RoundTimes, answers: Answers, order: Any
     ) -> None:
         """Copies an answer, so that nothing holds on to Ray's memory.
 
@@ -246,9 +285,8 @@ class Coordinator:
                     slot.trouble = "its message is not finite"
                     self._log_loss(slot)
                 return
-            held = self.layout.held[slot.index]
-            answers.losses[held] = answer.losses
-            answers.aux.append((held, answer.aux))
+            answers.losses[slot.index] = answer.losses
+            answers.aux[slot.index] = answer.aux
         if answered is this or slot.away_since is not None:
             # A late answer is not looked at, but the process that sent it is well.
             self._recover(slot)

@@ -61,12 +61,16 @@ class Round(NamedTuple):
         it.
       aux: what the loss returned besides, with `has_aux`: a pytree; leaves
         (num_parts, ...), zero where losses are NaN. None without.
-      timings: seconds that the coordinator spent on the broadcast and on the transfer
-        of answers.
+      timings: seconds that the coordinator spent on the broadcast, on the transfer of
+        answers, and on their examination where there is one.
       decoding: on request, the `jaxwgc.Decoding` that workers were asked by, which goes
         in as `received` wherever one is taken; None else.
       late: bool (num_workers,), whose message is an answer to an earlier round, and not
         to be decoded: in `train` with memory. None else.
+      wrong: bool (num_workers,), whose answers were found wrong and left out: not in
+        `received`, and zero. None where nobody looks, without `on_wrong` or `audit`.
+      refused: whether answers contradict each other and it cannot be said who is wrong,
+        or there are too few to check any; then nobody is in `received`.
     """
 
     messages: np.ndarray
@@ -78,6 +82,8 @@ class Round(NamedTuple):
     timings: dict[str, float]
     decoding: coding.Decoding | None = None
     late: np.ndarray | None = None
+    wrong: np.ndarray | None = None
+    refused: bool = False
 
 
 class Layout(NamedTuple):
@@ -173,6 +179,19 @@ def unpack(wire: np.ndarray, message: np.ndarray) -> None:
     if np.iscomplexobj(message):
         message = message.view(np.real(message).dtype).reshape(wire.shape)
     message[...] = wire
+
+
+def unpacked(wire: np.ndarray, is_complex: bool) -> np.ndarray:
+    """Returns the message, or messages, that `pack` has made ready to travel."""
+    dtype = np.promote_types(
+        np.float32 if wire.dtype == np.uint16 else wire.dtype, np.float32
+    )
+    if is_complex:
+        message = np.empty(wire.shape[:-1], np.result_type(dtype, np.complex64))
+    else:
+        message = np.empty(wire.shape, dtype)
+    unpack(wire, message)
+    return message
 
 
 def is_finite(values: np.ndarray) -> bool:

@@ -21,7 +21,7 @@ from jaxwgc.distributed.ray._slots import RoundTimes, WorkerSlot, first_ready
 _PATIENCE, _TIMES_OTHERS = 0.5, 2.0
 
 
-class _PartRound:
+class PartRound:
     """A round that is under way.
 
     Attributes:
@@ -45,6 +45,8 @@ class _PartRound:
       mask: bool, likewise, the messages that were there then.
       asked_at: when that was.
       answered_at: when the last sum came.
+      wrong: bool (num_workers,), who was found wrong; None: nobody has looked.
+      examination: seconds that it took to look.
     """
 
     def __init__(
@@ -67,6 +69,8 @@ class _PartRound:
         self.requests: np.ndarray | None = None
         self.mask: np.ndarray | None = None
         self.asked_at = self.answered_at = 0.0
+        self.wrong: np.ndarray | None = None
+        self.examination = 0.0
 
     @property
     def missing(self) -> np.ndarray:
@@ -110,7 +114,7 @@ class OnRequest(Coordinator):
         self._may_skip = self.support.sum(2).max() <= 1
         self._begins: list[RoundTimes] = []
         self._first = len(self.times)
-        self._round: _PartRound | None = None
+        self._round: PartRound | None = None
         self.num_dropped = 0
 
     def borrow(self) -> np.ndarray:
@@ -124,7 +128,7 @@ class OnRequest(Coordinator):
         times = np.full(self.is_held.shape, np.inf)
         this = RoundTimes(time.monotonic(), times)
         self._when = f"in round {len(self.times)}"
-        round = _PartRound(self, this, len(self.times), packed_order(leaves, key, step))
+        round = PartRound(self, this, len(self.times), packed_order(leaves, key, step))
         self.times.append(times)
         self._begins.append(this)
         self._round = round
@@ -134,7 +138,7 @@ class OnRequest(Coordinator):
                 self._send(slot, round)
         timings = {"broadcast": this.now, "transfer": 0.0}
         try:
-            while not self._is_complete(round):
+            while not (self._is_complete(round) and self._is_right(round)):
                 slot = first_ready(self.slots, self._seconds(round))
                 if slot is not None:
                     start = time.monotonic()
@@ -151,6 +155,8 @@ class OnRequest(Coordinator):
         received = round.requests.any(1)
         round.sums[~received] = 0
         weights = jnp.asarray(round.requests.reshape(1, -1))
+        if round.wrong is not None:
+            timings["examination"] = round.examination
         return Round(
             round.sums,
             received,
@@ -160,27 +166,32 @@ class OnRequest(Coordinator):
             self.layout.by_part(round.aux),
             timings,
             Decoding(self.code, jnp.asarray(round.mask.ravel()), weights),
+            wrong=round.wrong,
         )
 
-    def _send(self, slot: WorkerSlot, round: _PartRound) -> None:
+    def _is_right(self, round: PartRound) -> bool:
+        """Returns whether sums that are there are to be used: without audits, all."""
+        return True
+
+    def _send(self, slot: WorkerSlot, round: PartRound) -> None:
         """The parameters, to who has anything to do."""
         if self.is_held[slot.index].any():
             slot.num_seen = 0
             taken = self._take_turns(slot.index, round)
             slot.call("compute", round.this, round.order, round.number, taken)
 
-    def _listen(self, slot: WorkerSlot, round: _PartRound) -> None:
+    def _listen(self, slot: WorkerSlot, round: PartRound) -> None:
         """For the next report, if there is one to come."""
         if not round.reported[slot.index].all():
             taken = self._take_turns(slot.index, round)
             slot.call("report", round.this, round.number, slot.num_seen, taken)
 
-    def _listen_to_idle(self, round: _PartRound) -> None:
+    def _listen_to_idle(self, round: PartRound) -> None:
         for slot in self.slots:
             if slot.is_idle and slot.round is round.this:
                 self._listen(slot, round)
 
-    def _take_turns(self, worker: int, round: _PartRound) -> np.ndarray:
+    def _take_turns(self, worker: int, round: PartRound) -> np.ndarray:
         """Returns what others have finished of the parts of a worker, or are at.
 
         And notes what it does itself until it is told again: the part which it has
@@ -205,7 +216,7 @@ class OnRequest(Coordinator):
         round.claims[worker, : len(turns)] = self._parts[worker, turns]
         return taken[: int(self.is_held[worker].sum())]
 
-    def _is_complete(self, round: _PartRound) -> bool:
+    def _is_complete(self, round: PartRound) -> bool:
         """Asks for sums once the round is over; returns whether all are there."""
         self._check_open()
         if round.requests is None:
@@ -226,7 +237,7 @@ class OnRequest(Coordinator):
             self._do_without(missing, round)
         return not missing.any()
 
-    def _seconds(self, round: _PartRound) -> float:
+    def _seconds(self, round: PartRound) -> float:
         """Returns how long to wait for reports, or for sums."""
         if round.requests is not None:
             return PAUSE
@@ -234,7 +245,7 @@ class OnRequest(Coordinator):
             round.ends = self._end(round.done, round)
         return float(np.clip(round.ends - round.this.now, 0.0, PAUSE))
 
-    def _end(self, done: np.ndarray, round: _PartRound) -> float:
+    def _end(self, done: np.ndarray, round: PartRound) -> float:
         """Asks the rule."""
         times = np.where(done, round.this.times, np.inf)
         if self.sees_workers:
@@ -245,7 +256,7 @@ class OnRequest(Coordinator):
         """Returns the messages that are there, (num_workers, messages_per_worker)."""
         return ~(self.support & ~done[:, None]).any(2)
 
-    def _ask(self, round: _PartRound) -> None:
+    def _ask(self, round: PartRound) -> None:
         """One finisher a part, or what else the decoder says: for one sum of each."""
         round.mask = self._mask(round.done)
         weights = np.asarray(self.find_weights(round.mask.ravel()))
@@ -254,7 +265,7 @@ class OnRequest(Coordinator):
         )
         round.asked_at = round.answered_at = time.monotonic()
 
-    def _do_without(self, missing: np.ndarray, round: _PartRound) -> None:
+    def _do_without(self, missing: np.ndarray, round: PartRound) -> None:
         """Asks anew where sums are overdue, and the others have finished all of it."""
         now, taken = time.monotonic(), round.answered_at - round.asked_at
         if now - round.asked_at < _PATIENCE + _TIMES_OTHERS * taken:
@@ -272,7 +283,7 @@ class OnRequest(Coordinator):
             round.is_out |= missing
             round.done, round.requests, round.ends = done, None, None
 
-    def _take(self, slot: WorkerSlot, round: _PartRound) -> None:
+    def _take(self, slot: WorkerSlot, round: PartRound) -> None:
         """Reads reports, or a sum, whose memory is Ray's."""
         if slot.round is None:
             self._welcome(slot)
@@ -294,7 +305,7 @@ class OnRequest(Coordinator):
         if round.requests is None and slot.is_idle:
             self._listen(slot, round)
 
-    def _take_sum(self, slot: WorkerSlot, wire: np.ndarray, round: _PartRound) -> None:
+    def _take_sum(self, slot: WorkerSlot, wire: np.ndarray, round: PartRound) -> None:
         worker = slot.index
         self.layout.check(wire)
         message = round.sums[worker : worker + 1]
@@ -308,7 +319,7 @@ class OnRequest(Coordinator):
             round.is_out[worker] = True
             self._reopen(worker, round)
 
-    def _note(self, slot: WorkerSlot, report: Report, round: _PartRound) -> None:
+    def _note(self, slot: WorkerSlot, report: Report, round: PartRound) -> None:
         """A part is finished, unless it is of an earlier round, or not the worker's."""
         worker, turn = slot.index, report.turn
         place = report.number - self._first
@@ -365,7 +376,7 @@ class OnRequest(Coordinator):
             self._round.reported[slot.index] = ~self.is_held[slot.index]
             self._reopen(slot.index, self._round)
 
-    def _reopen(self, worker: int, round: _PartRound) -> None:
+    def _reopen(self, worker: int, round: PartRound) -> None:
         """What a worker has finished is gone, but for a sum that is here."""
         was_missing = round.requests is not None and round.missing[worker]
         round.done[worker], round.asked[worker] = False, np.nan

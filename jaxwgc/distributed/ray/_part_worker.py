@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxwgc import _flat_vectors
 from jaxwgc.distributed.ray._messages import Report, pack
-from jaxwgc.distributed.ray._worker import Worker, read_order
+from jaxwgc.distributed.ray._worker import Worker, projection, read_order
 
 # Gradients that are added up in one pass through memory.
 _AT_ONCE = 8
@@ -132,7 +132,25 @@ class PartWorker(Worker):
             factors = np.zeros(_AT_ONCE, total.dtype)
             factors[: len(turns)] = weights[turns]
             total = self._add(total, factors, gradients)
-        return np.asarray(self._pack(total))
+        return self._corrupted(step.order[2], np.asarray(self._pack(total)))
+
+    def project(
+        self, order: Any, parts: np.ndarray, key: Any, num_columns: int, number: int
+    ) -> np.ndarray:
+        """Returns a projection of the gradient of one part of a round.
+
+        Of the one that is here, or else it is computed, besides all else.
+        """
+        turn = self.held.tolist().index(parts[0])
+        with self._changed:
+            step = self._step
+            gradient = step.gradients.get(turn) if step.number == number else None
+        leaves, step_key, number_of_step = read_order(order)
+        if gradient is None:
+            arguments = self._arguments_of(turn, step_key, number_of_step)
+            gradient, _, _ = self._compiled(leaves, *arguments)
+        wire = self._corrupted(number_of_step, np.asarray(self._pack(gradient)))
+        return projection(wire, False, key, num_columns)
 
     def stop(self, number: int) -> list[Report]:
         """Ends a round, between two parts."""

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc import _arrays, coding
-from jaxwgc.distributed.ray._messages import Answer, pack
+from jaxwgc.distributed.ray._messages import Answer, pack, unpacked
 from jaxwgc.distributed.ray._session import find_ray
 from jaxwgc.gradients import checked_loss, partial_value_and_grad
 
@@ -38,6 +38,8 @@ class Task(NamedTuple):
       batch: `batch(key, part)`, or None where whole parts are used.
       delay: `delay(worker, step)`, seconds to sleep before an answer, or on request
         before each part; or None.
+      corrupt: `corrupt(worker, step, message)`, what is sent in the place of a message,
+        as it travels; or None.
       message_dtype: name of what messages are rounded to on the way, or None.
       answer_within: seconds that an answer, or on request a part, may take.
       params: leaves are `jax.ShapeDtypeStruct`.
@@ -50,6 +52,7 @@ class Task(NamedTuple):
     load: Callable | None
     batch: Callable | None
     delay: Callable | None
+    corrupt: Callable | None
     message_dtype: str | None
     answer_within: float
     params: Any = None
@@ -79,7 +82,6 @@ class Worker:
     def __init__(
         self, worker: int, held: np.ndarray, rows: np.ndarray, parts: Any, task: Task
     ):
-        _end_with_parent()
         self.worker, self.held, self.rows, self.task = worker, held, rows, task
         self._given = parts
 
@@ -89,11 +91,11 @@ class Worker:
 
     def start(self) -> Started:
         """Loads the parts and compiles; errors here are those of data or loss."""
+        _end_with_parent()
         for name, value in self.task.settings.items():
             jax.config.update(name, value)
         parts = self._load()
-        self._structure = jax.tree.structure(self.task.params)
-        self._compile(parts)
+        self.prepare(parts)
         node = find_ray().get_runtime_context().get_node_id()
         return Started(os.getpid(), node, socket.gethostname(), _signature(parts[0]))
 
@@ -103,7 +105,34 @@ class Worker:
         if self.task.delay is not None:
             time.sleep(self.task.delay(self.worker, step))
         answer = self._compiled(leaves, *self._arguments(key, step))
-        return Answer(*jax.tree.map(np.asarray, answer))
+        answer = Answer(*jax.tree.map(np.asarray, answer))
+        return answer._replace(message=self._corrupted(step, answer.message))
+
+    def project(
+        self, order: Any, parts: np.ndarray, key: Any, num_columns: int
+    ) -> np.ndarray:
+        """Returns a projection (num_columns,) of its message of some of its parts.
+
+        Args:
+          order: as for `compute`.
+          parts: indices of parts that it holds.
+          key: of `coding.project`, as it travels.
+          num_columns: of the projection.
+        """
+        leaves, step_key, step = read_order(order)
+        wire, _, _ = self._compiled(leaves, *self._arguments(step_key, step, parts))
+        wire = self._corrupted(step, np.asarray(wire))
+        return projection(wire, np.iscomplexobj(self.rows), key, num_columns)
+
+    def prepare(self, parts: list) -> None:
+        """Compiles what is done with parts like these."""
+        self._structure = jax.tree.structure(self.task.params)
+        self._compile(parts)
+
+    def _corrupted(self, step, wire):
+        if self.task.corrupt is None:
+            return wire
+        return np.asarray(self.task.corrupt(self.worker, step, np.array(wire[0])))[None]
 
     def _compile(self, parts):
         self.parts = jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts)
@@ -111,9 +140,13 @@ class Worker:
         arguments = self._arguments(self.task.key, 0)
         self._compiled = jax.jit(self._answer).lower(leaves, *arguments).compile()
 
-    def _arguments(self, key, step):
-        held = self.held.astype(np.uint32)
-        return self.parts, self.rows, held, key, np.uint32(step)
+    def _arguments(self, key, step, parts=None):
+        """Those of `_answer`, with zeros for all but some parts."""
+        held, rows = self.held.astype(np.uint32), self.rows
+        if parts is not None:
+            is_asked = np.isin(self.held, parts)
+            rows = rows * is_asked.repeat(rows.shape[1] // len(held))
+        return self.parts, rows, held, key, np.uint32(step)
 
     def _answer(self, leaves, parts, rows, held, key, step):
         def of_part(part, index, columns):
@@ -166,6 +199,17 @@ class Worker:
             raise RuntimeError(
                 f"loading part {part} failed: {type(error).__name__}: {error}"
             ) from error
+
+
+def projection(
+    wire: np.ndarray, is_complex: bool, key: Any, num_columns: int
+) -> np.ndarray:
+    """Returns that (num_columns,) of a message (1, length) as it travels."""
+    message = unpacked(wire, is_complex)
+    return np.asarray(_project(read(key), message, num_columns)[0])
+
+
+_project = jax.jit(coding.project, static_argnums=2)
 
 
 def read_order(order: tuple[list, Any, int] | bytes) -> tuple[list, Any, int]:

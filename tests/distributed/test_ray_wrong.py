@@ -1,0 +1,288 @@
+"""Workers that send something wrong: named, left out and replaced.
+
+What is sent depends on the step, and steps are counted from where a test likes.
+"""
+
+import os
+import time
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxwgc
+from jaxwgc import codes, stragglers
+from jaxwgc.distributed import RayCluster
+from jaxwgc.distributed.ray import _wrong_answers
+from jaxwgc.distributed.ray._slots import WorkerSlot
+
+pytest.importorskip("ray")
+pytestmark = pytest.mark.usefixtures("one_ray")
+
+PARTS = np.random.default_rng(0).normal(size=(4, 12, 50)).astype(np.float32)
+PARAMS = jnp.linspace(-1, 1, 50)
+# Counts of steps, and what happens from there on.
+CLEAN, OFTEN, NOT_FINITE, AGREED = 0, 1000, 2000, 3000
+COPIES = codes.fractional_repetition(4, num_stragglers=1)
+REPLICATED = codes.replicated(2, num_parts=4, copies=2)
+SPARE = codes.reed_solomon(4, num_parts=4, replication=3)
+
+
+def loss(params, part):
+    return jnp.sum((part @ params) ** 2)
+
+
+VALUES, PARTIALS = jaxwgc.partial_value_and_grad(loss)(PARAMS, PARTS)
+GRADIENT = PARTIALS.sum(0)
+
+
+def saboteur(folder):
+    """One of ten answers of the first process of worker 1, or what a step says."""
+
+    def corrupt(worker, step, message):
+        kind, number = step // 1000 * 1000, step % 1000
+        first = folder / f"{worker}"
+        if not first.exists():
+            first.write_text(str(os.getpid()))
+        is_first = first.read_text() == str(os.getpid())
+        if kind == OFTEN and worker == 1 and number % 10 == 3 and is_first:
+            bits = message.view(np.uint32)
+            bits[number] ^= np.uint32(1) << 27
+        elif kind == NOT_FINITE and worker == 1:
+            message[3] = np.nan
+        elif kind == AGREED and worker in (0, 1):
+            message *= -(1 + worker)
+        return message
+
+    return corrupt
+
+
+def check_gradient(code, round):
+    assert not round.refused
+    assert not round.messages[~round.received].any()
+    decoded = jaxwgc.decode(code, round.messages, round.received, PARAMS)
+    np.testing.assert_allclose(decoded, GRADIENT, rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(round.losses, VALUES, rtol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def dropping(tmp_path_factory, one_ray):
+    corrupt = saboteur(tmp_path_factory.mktemp("dropping"))
+    with RayCluster(loss, SPARE, PARTS, on_wrong="drop", corrupt=corrupt) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def arbitrating(tmp_path_factory, one_ray):
+    corrupt = saboteur(tmp_path_factory.mktemp("arbitrating"))
+    with RayCluster(
+        loss,
+        COPIES,
+        lambda part: PARTS[part],
+        on_wrong="arbitrate",
+        corrupt=corrupt,
+    ) as cluster:
+        yield cluster
+
+
+@pytest.mark.parametrize("name", ["dropping", "arbitrating"])
+def test_bits_in_one_of_ten_answers_are_found(name, request, caplog):
+    """The worker is named each time, and replaced at the third; no gradient is off."""
+    caplog.set_level("INFO", "jaxwgc.distributed")
+    cluster = request.getfixturevalue(name)
+    cluster.resume(CLEAN)
+    round = cluster.compute(PARAMS)
+    check_gradient(cluster.code, round)
+    assert not round.wrong.any()
+    assert round.timings["examination"] > 0
+    pid = cluster.workers[1].pid
+    cluster.resume(OFTEN)
+    for number in range(24):
+        if number == 23:
+            with pytest.warns(UserWarning, match="worker 1 on .* wrong in 3 r") as seen:
+                round = cluster.compute(PARAMS)
+            assert seen[0].filename == __file__
+        else:
+            round = cluster.compute(PARAMS)
+        check_gradient(cluster.code, round)
+        is_wrong = number % 10 == 3
+        assert round.wrong.tolist() == [False, is_wrong, False, False]
+        assert round.received.tolist() == [True, not is_wrong, True, True]
+    end = time.monotonic() + 60
+    while cluster.workers[1].pid in (None, pid) or cluster.workers[1].trouble:
+        # With two copies it is waited for.
+        check_gradient(cluster.code, cluster.compute(PARAMS))
+        assert time.monotonic() < end
+    named = [line for line in caplog.messages if " is wrong in round" in line]
+    assert [line[-8:] for line in named] == [f"{times} so far" for times in (1, 2, 3)]
+    assert all(line.startswith("worker 1 on ") for line in named)
+    assert "worker 1 is back in round" in caplog.text
+
+
+def test_not_finite_is_missing_and_not_wrong(dropping):
+    dropping.resume(NOT_FINITE)
+    round = dropping.compute(PARAMS)
+    assert not round.wrong.any()
+    assert round.received.tolist() == [True, False, True, True]
+    check_gradient(SPARE, round)
+
+
+def test_what_cannot_be_told_is_refused(dropping, caplog):
+    """Two of four are wrong, with two checks: nothing is used, training counts it."""
+    dropping.resume(AGREED)
+    with pytest.warns(UserWarning, match="its answers contradict each other"):
+        round = dropping.compute(PARAMS)
+    assert round.refused
+    assert not round.received.any()
+    assert not round.wrong.any()
+    assert not round.messages.any()
+    assert "answers of workers [0, 1, 2, 3] contradict each other" in caplog.text
+    aggregate = jaxwgc.decode_aggregate(SPARE)
+    updates, state = aggregate.update(
+        round.messages, aggregate.init(PARAMS), PARAMS, received=round.received
+    )
+    assert not updates.any()
+    assert state.num_undecodable == 1
+
+
+def test_two_who_are_wrong_are_both_found_by_recomputing(arbitrating):
+    """In different messages, so that another copy of each is there."""
+    arbitrating.resume(AGREED)
+    round = arbitrating.compute(PARAMS)
+    assert round.wrong.tolist() == [True, True, False, False]
+    check_gradient(COPIES, round)
+
+
+def test_raise_names_the_worker(tmp_path):
+    with RayCluster(
+        loss, SPARE, PARTS, on_wrong="raise", corrupt=saboteur(tmp_path)
+    ) as cluster:
+        cluster.resume(OFTEN)
+        for _ in range(3):
+            check_gradient(SPARE, cluster.compute(PARAMS))
+        with pytest.raises(RuntimeError, match=r"wrong answers .*: worker 1 on \S+ \("):
+            cluster.compute(PARAMS)
+        cluster.resume(AGREED)
+        with pytest.raises(RuntimeError, match="a wrong answer from one .*: worker 0"):
+            cluster.compute(PARAMS)
+
+
+def test_training_is_that_without_errors(dropping):
+    """Steps are counted from 0, which are clean; memory is refused."""
+    state = dropping.train(optax.sgd(1e-4), PARAMS, num_steps=2)
+    expected = PARAMS
+    for _ in range(2):
+        expected -= 1e-4 * jax.grad(
+            lambda params: sum(loss(params, part) for part in PARTS)
+        )(expected)
+    np.testing.assert_allclose(state.params, expected, rtol=1e-4)
+    with pytest.raises(ValueError, match="memory must be False with on_wrong"):
+        dropping.train(optax.sgd(0.1), PARAMS, num_steps=1, memory=True)
+
+
+@pytest.mark.parametrize(
+    ("code", "others", "message"),
+    [
+        (codes.uncoded(4), {"on_wrong": "drop"}, "got 0 checks"),
+        (SPARE, {"on_wrong": "arbitrate"}, "got 'arbitrate' for"),
+        (SPARE, {"on_wrong": "hope"}, "on_wrong must be one of"),
+        (SPARE, {"on_wrong": "drop", "noise": -1.0}, "noise must be"),
+        (REPLICATED, {"on_wrong": "drop"}, "on_wrong must be None"),
+        (REPLICATED, {"audit": 1.0}, "audit must be a probability below 1; got 1.0"),
+        (REPLICATED, {"audit": -0.1}, "audit must be .*got -0.1"),
+        (SPARE, {"audit": 0.5}, "audit must be None for codes of one message"),
+    ],
+)
+def test_bad_arguments(code, others, message):
+    with pytest.raises(ValueError, match=message):
+        RayCluster(loss, code, PARTS, **others)
+
+
+@pytest.mark.parametrize(
+    ("received", "checked"),
+    [([1, 1, 1, 1], [1, 1, 1, 1]), ([1, 1, 1, 0], [1, 0, 1, 0]), ([0] * 4, [0] * 4)],
+)
+def test_who_has_no_copy_is_not_checked(received, checked):
+    found = _wrong_answers.checked_by_others(COPIES, np.array(received, bool))
+    np.testing.assert_array_equal(found, np.array(checked, bool))
+
+
+def test_who_dies_in_a_dispute_is_lost_and_leaves_it_open(monkeypatch):
+    """Nobody is blamed for the silence of another."""
+
+    def get(task, timeout):
+        if isinstance(task, Exception):
+            raise task
+        return task
+
+    fake = types.SimpleNamespace(wait=lambda *_, **__: None, get=get)
+    monkeypatch.setattr(_wrong_answers, "find_ray", lambda: fake)
+    monkeypatch.setattr(_wrong_answers, "check_connected", lambda: None)
+    slots, retired = [], []
+    for index, claim in enumerate([np.ones(8), ArithmeticError("as told")]):
+        slot = WorkerSlot(index, lambda index: None)
+        project = types.SimpleNamespace(remote=lambda *_, claim=claim: claim)
+        slot.actor = types.SimpleNamespace(project=project)
+        slots.append(slot)
+
+    def retire(slot, *why):
+        slot.actor = None
+        retired.append((slot.index, why[0]))
+
+    for _ in range(2):
+        with pytest.raises(_wrong_answers.NoAnswer):
+            _wrong_answers.ask(slots, retire, 1.0)
+    assert retired == [(1, "ArithmeticError: as told")]
+    np.testing.assert_array_equal(
+        _wrong_answers.ask(slots[:1], retire, 1.0), np.ones((1, 8))
+    )
+
+
+def test_audits_find_who_is_wrong_on_request(tmp_path, caplog):
+    """Worker 1 is, in every round; the others finish its parts once it is seen."""
+
+    def corrupt(worker, step, message):
+        first = tmp_path / f"{worker}"
+        if not first.exists():
+            first.write_text(str(os.getpid()))
+        is_first = first.read_text() == str(os.getpid())
+        return -message if worker == 1 and is_first else message
+
+    code = codes.replicated(4, num_parts=8, copies=2)
+    parts = PARTS.reshape(8, 6, 50)
+    with RayCluster(
+        loss,
+        code,
+        parts,
+        audit=0.9,
+        wait=stragglers.until_decodable(code),
+        corrupt=corrupt,
+        undecodable="raise",
+    ) as cluster:
+        cluster.compute(PARAMS)
+        pid = cluster.workers[1].pid
+        num_seen = 0
+        with pytest.warns(UserWarning, match="worker 1 on .* wrong in 3 rounds"):
+            for _ in range(200):
+                round = cluster.compute(PARAMS)
+                assert not round.wrong[[0, 2, 3]].any()
+                if round.wrong[1]:
+                    num_seen += 1
+                    assert not round.received[1]
+                    decoded = jaxwgc.coding.decode_answers(round.messages, PARAMS)
+                    np.testing.assert_allclose(decoded, GRADIENT, rtol=1e-4, atol=1e-3)
+                if cluster.workers[1].pid != pid:
+                    break
+        assert caplog.text.count("worker 1 on ") == 3
+        end = time.monotonic() + 60
+        while cluster.workers[1].pid in (None, pid):
+            cluster.compute(PARAMS)
+            assert time.monotonic() < end
+        for _ in range(20):
+            round = cluster.compute(PARAMS)
+            assert not round.wrong.any()
+            decoded = jaxwgc.coding.decode_answers(round.messages, PARAMS)
+            np.testing.assert_allclose(decoded, GRADIENT, rtol=1e-4, atol=1e-3)
