@@ -30,6 +30,34 @@ class two_directions(corruptions.CorruptionModel):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class lightest_codeword(corruptions.CorruptionModel):
+    """Errors that would be right, if but a few of the others were wrong in their place.
+
+    As few as can be; `who` is `stragglers.fixed`, and has a message each.
+    """
+
+    code: jaxwgc.GradientCode
+
+    def corrupted(self, key, messages):
+        """Returns all messages, as they would be if they were wrong."""
+        order_key, vector_key = jax.random.split(key)
+        left, singular, _ = np.linalg.svd(self.code.encoding_matrix)
+        rank = int(np.sum(singular > 1e-9 * singular[0]))
+        basis = jnp.asarray(left[:, :rank], messages.dtype)
+        assert isinstance(self.who, stragglers.fixed)
+        # Zero at as many of those who are right as codewords can be.
+        draws = jax.random.uniform(order_key, (len(basis),)) + ~self.who.received
+        place = jnp.argsort(jnp.argsort(draws))
+        zeros = (place < rank - 1) & self.who.received
+        *_, right = jnp.linalg.svd(jnp.where(zeros[:, None], basis, 0))
+        word = basis @ right[-1].conj()
+        word /= jnp.max(jnp.abs(word))
+        vector = jax.random.normal(vector_key, messages.shape[1:], messages.dtype)
+        size = jnp.sqrt(jnp.mean(jnp.abs(messages) ** 2)).astype(messages.dtype)
+        return messages + size * word[:, None] * vector
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class one_of(corruptions.CorruptionModel):
     """One of several models, by a number that may be traced: compiled once for all."""
 
@@ -58,6 +86,7 @@ TOGETHER: dict[str, Corrupt] = {
     "a plane": lambda who, code: two_directions(who),
     "part of a codeword": corruptions.codeword_part,
 }
+WORST: dict[str, Corrupt] = {"part of the lightest codeword": lightest_codeword}
 
 
 def known_codes(key: jax.Array) -> dict[str, jaxwgc.GradientCode]:
@@ -103,7 +132,7 @@ class Rounds:
     Compiled once for all kinds and numbers of errors.
     """
 
-    kinds = INDEPENDENT | TOGETHER
+    kinds = INDEPENDENT | TOGETHER | WORST
 
     def __init__(self, code: jaxwgc.GradientCode, num_rounds: int, key: jax.Array):
         self.keys = jax.random.split(key, num_rounds)

@@ -9,7 +9,7 @@ import numpy as np
 
 from experiments.errors import bits, learning
 from experiments.errors.bits import HARMLESS
-from experiments.errors.rounds import INDEPENDENT, TOGETHER, Rounds, known_codes
+from experiments.errors.rounds import INDEPENDENT, TOGETHER, WORST, Rounds, known_codes
 from experiments.runner.study import Numbers, Once, Study, run
 from experiments.runner.tables import ResultTable
 
@@ -35,7 +35,7 @@ NUM_WORKERS = {
 }
 # Rounds without errors, over those of a cell.
 BATCHES = 50
-# Where colluding workers are more than the code can tell.
+# Where colluding workers are one more than the code can tell.
 BEYOND = {"RS(20, 20, 9)": 5, "RS(50, 20, 30)": 15, "cyclic MDS, n = 12, s = 5": 3}
 
 
@@ -183,7 +183,7 @@ def beyond(runs: int, rounds: Known) -> Study:
             {"code": name, "wrong": wrong, "kind": kind}
             | {"": Once(_beyond, rounds, name, kind, wrong)}
             for name, wrong in BEYOND.items()
-            for kind in TOGETHER
+            for kind in TOGETHER | WORST
         ],
     }
     return Study(numbers, tables={"beyond": tabulate_beyond})
