@@ -180,7 +180,7 @@ class TestMessages:
                 CODE, stragglers.uniform(1), KEY, method="messages", corrupt=0.1
             ),
             TypeError,
-            "corrupt must be a model of jaxwgc.corruptions",
+            "corrupt must be a CorruptionModel",
         ),
     ],
 )
