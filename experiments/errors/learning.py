@@ -84,7 +84,7 @@ def trainer(way: str, num_seeds: int, key: jax.Array) -> Callable[[int], Any]:
         aggregated: Any = state
         errors = aggregated[0].errors
         counts = (errors.num_corrected, errors.num_refused) if errors else (0, 0)
-        return test_error(params, test), losses[-1], *counts
+        return test_error(jnp.asarray(params), test), losses[-1], *counts
 
     keys = jax.random.split(key, num_seeds)
     play = jax.jit(lambda kind: jax.lax.map(lambda key: one_run(key, kind), keys))

@@ -30,7 +30,7 @@ from jaxwgc.coding._errors._subset_search import find_by_guessing
 # was seen in any of 10,000 rounds of exact codes.
 _ROUNDINGS = 2.5
 # Of a message's checks, the share below which nothing of them is left.
-_AMBIGUOUS = 1e-5
+_AMBIGUOUS = 2e-6
 # Beyond that amplification of noise, a suspect stays one.
 _REACH = 10.0
 # Messages that are so many times larger than most are looked at by themselves; no
