@@ -210,7 +210,7 @@ def tabulate_beyond(numbers: Numbers) -> ResultTable:
             "found",
             "refused",
             "others blamed",
-            "decoded wrong",
+            "error above 1e-5",
         ],
         [
             [

@@ -28,7 +28,7 @@ from jaxwgc.coding._errors._subset_search import find_by_guessing
 
 # What is left of checks is noise up to so many times what is expected of it: twice what
 # was seen in any of 10,000 rounds of exact codes.
-_ROUNDINGS = 2.5
+_ROUNDINGS = 2.0
 # Of a message's checks, the share below which nothing of them is left.
 _AMBIGUOUS = 2e-6
 # Beyond that amplification of noise, a suspect stays one.

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 # Copies are the same where they differ by no more than so many times the noise.
-_NOISE = 16.0
+_NOISE = 12.0
 
 
 def find_copies(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
