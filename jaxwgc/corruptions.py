@@ -2,11 +2,11 @@
 
 A corruption model is, like a straggler model, a pair of pure functions:
 `state = model.init(num_workers)` and
-`messages, wrong, state = model.sample(key, state, messages)`. Who is wrong is said by a
-straggler model: the workers that would not answer are those whose answers are wrong, so
-that `stragglers.uniform(2)` stands for two others in each round,
-`stragglers.fixed(mask)` for the same ones for good, and `stragglers.markov` for faults
-that come and go.
+`messages, wrong, state = model.sample(key, state, messages, num_workers)`.
+Who is wrong is said by a straggler model: the workers that would not answer are those
+whose answers are wrong, so that `stragglers.uniform(2)` stands for two others in each
+round, `stragglers.fixed(mask)` for the same ones for good, and `stragglers.markov` for
+faults that come and go.
 """
 
 import abc
@@ -66,11 +66,21 @@ class CorruptionModel(abc.ABC):
         Returns:
           Messages like them; bool (num_workers,), whose are wrong; the next state.
         """
+        if len(messages) % num_workers:
+            raise ValueError(
+                "num_workers must be a divisor of num_messages; got "
+                f"{num_workers} and {len(messages)}"
+            )
         who_key, what_key = jax.random.split(_validation.check_key(key))
         arrivals, state = self.who.sample(who_key, state, jnp.ones(num_workers))
         wrong = ~arrivals.received
         rows = jnp.repeat(wrong, len(messages) // num_workers)[:, None]
-        other = self.corrupted(what_key, messages).astype(messages.dtype)
+        other = jnp.asarray(self.corrupted(what_key, messages), messages.dtype)
+        if other.shape != messages.shape:
+            raise ValueError(
+                f"corrupted of {type(self).__name__} must give messages of shape "
+                f"{messages.shape}; got {other.shape}"
+            )
         return jnp.where(rows, other, messages), wrong, state
 
     @abc.abstractmethod
@@ -313,6 +323,11 @@ class codeword_part(CorruptionModel):
 
     def corrupted(self, key, messages):
         """Returns all messages, as they would be if they were wrong."""
+        if len(messages) != self.code.num_messages:
+            raise ValueError(
+                f"code must be that of the messages, {len(messages)} of them; got "
+                f"{self.code}"
+            )
         word_key, vector_key = jax.random.split(key)
         matrix = jnp.asarray(self.code.encoding_matrix, messages.dtype)
         coefficients = jax.random.normal(word_key, matrix.shape[1:])

@@ -168,12 +168,13 @@ class TestCopies:
         assert bool(found.refused)
         np.testing.assert_array_equal(found.disputed, [False, True, False, True])
 
-    def test_a_copy_alone_is_not_decoded_from(self):
+    def test_a_copy_alone_is_not_believed(self):
         code = codes.fractional_repetition(4, num_stragglers=1)
         messages = jaxwgc.encode(code, jnp.eye(4))
         received = np.array([True, True, True, False])
         found = jaxwgc.locate_errors(code, messages, received, KEY)
-        np.testing.assert_array_equal(found.mask, [True, False, True, False])
+        assert bool(found.refused)
+        assert not found.disputed.any()
 
     def test_several_messages_a_worker(self):
         """A worker with one wrong message is out with all of them."""
@@ -258,6 +259,35 @@ def _unequal(spread, seed):
     messages = jaxwgc.encode(code, gradients)
     found = jaxwgc.locate_errors(code, messages, jnp.ones(8, bool), keys[2])
     return found, sizes[:, 0]
+
+
+@pytest.mark.parametrize("zeroed", range(4))
+def test_a_large_part_hides_nobody(zeroed):
+    """The large messages of one cluster are all of its checks."""
+    code = codes.clustered(codes.cyclic_mds(4, 2), 2)
+    gradients = jax.random.normal(KEY, (8, 3)).at[0].multiply(100.0)
+    right = jaxwgc.encode(code, gradients)
+    found = jaxwgc.locate_errors(code, right.at[zeroed].set(0), np.ones(8, bool), KEY)
+    others = np.asarray(found.wrong) & (np.arange(8) != zeroed)
+    assert not others.any()
+    assert bool(found.refused) or bool(found.wrong[zeroed])
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-20, 1e20, 1e30])
+def test_gradients_of_all_sizes(size):
+    for code in (codes.fractional_repetition(4, 3), CODES["cyclic_mds"]):
+        gradients = size * jax.random.normal(KEY, (code.num_parts, 3))
+        messages = jaxwgc.encode(code, gradients).at[1].multiply(-1)
+        received = np.ones(code.num_workers, bool)
+        found = jaxwgc.locate_errors(code, messages, received, KEY)
+        np.testing.assert_array_equal(found.wrong, np.arange(code.num_workers) == 1)
+
+
+def test_huge_copies_never_agree():
+    code = codes.fractional_repetition(3, 2)
+    messages = np.array([[1e24, 0, 0], [0, 2e25, 0], [1, 2, 3]], np.float32)
+    found = jaxwgc.locate_errors(code, messages, np.ones(3, bool), KEY)
+    assert bool(found.refused)
 
 
 class TestKindsOfNumbers:

@@ -27,7 +27,8 @@ class ErrorCounts(NamedTuple):
       num_wrong: int32 (num_workers,), in how many rounds that was so.
       num_corrected: int32 scalar, rounds in which it was so of anybody.
       num_refused: int32 scalar, rounds in which checks failed in a way that could not
-        be explained, or there were none: nothing is decoded from these.
+        be explained, or some message had none: nothing is decoded from these, and they
+        count as undecodable, too.
     """
 
     wrong: jax.Array
@@ -60,7 +61,8 @@ class CodedAggregateState(NamedTuple):
       stragglers: state of the straggler model; () where there is none. A pair with that
         of the corruption model, where there is one.
       received: bool (num_workers,), who answered in the last round; for a code of
-        several messages, who sent all of them.
+        several messages, who sent all of them. Where errors are corrected, whose
+        answers were decoded.
       elapsed: float scalar, time of all rounds so far, in the unit of the model, or of
         the times given.
       residual: float scalar, norm of aᵀB - target in the last round; the square root
@@ -195,6 +197,11 @@ def aggregator(
                     f"{code.num_workers} workers have answered with all that they "
                     f"send, and the norm of aᵀB - target is {residual:.3g}"
                 )
+                if locate is not None and arrived.refused:
+                    report = (
+                        "a round cannot be decoded: checks of its messages fail in a "
+                        "way that cannot be explained, or too few are there"
+                    )
                 if undecodable == "raise":
                     raise RuntimeError(report)
                 warnings.warn(report, stacklevel=3)
@@ -254,14 +261,24 @@ def aggregator(
 def make_locate(
     code: GradientCode,
     correct_errors: bool,
+    memory: bool,
     noise: Any,
     message_dtype: Any,
     key_of: Callable[[Any, CodedAggregateState], jax.Array],
 ) -> Callable | None:
     """Returns what finds wrong messages, or None; `key_of(messages, state)` a key."""
-    _validation.check_number("noise", noise, minimum=0)
+    _validation.check_number("noise", noise, minimum=0, finite=True)
     if not _validation.check_bool("correct_errors", correct_errors):
+        if not _validation.is_traced(noise) and noise != 0:
+            raise ValueError(
+                f"noise goes with correct_errors=True; got noise = {noise}"
+            )
         return None
+    if memory:
+        raise ValueError(
+            "memory must be False with correct_errors, since late answers come alone "
+            "and cannot be checked; got True"
+        )
     locator = coding.ErrorLocator.of(code)
 
     def locate(messages, received, finished, state):

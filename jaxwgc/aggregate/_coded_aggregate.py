@@ -81,9 +81,10 @@ def coded_aggregate(
         with `method="messages"`.
       correct_errors: whether wrong messages are looked for in every round, as by
         `jaxwgc.locate_errors`, and left out. A round whose errors cannot be explained
-        is refused: nothing is decoded from it, so that it counts as undecodable, with a
-        zero update (or what is remembered). Who was wrong, and how often, is counted in
-        the `errors` of the state. Only with `method="messages"`.
+        is refused, and so is one with an answer that no other checks: nothing is
+        decoded from it, so that it counts as undecodable, with a zero update. Who was
+        wrong, and how often, is counted in the `errors` of the state. Only with
+        `method="messages"`, and not with memory.
       noise: as for `jaxwgc.locate_errors`.
 
     Returns:
@@ -190,7 +191,7 @@ def coded_aggregate(
         decoder,
         memory,
         debias,
-        make_locate(code, correct_errors, noise, None, key_of),
+        make_locate(code, correct_errors, memory, noise, None, key_of),
         None if corrupt is None else corrupted,
         start,
         simulate,

@@ -123,6 +123,8 @@ def decode_aggregate(
 
     if key is not None:
         _validation.check_key(key)
+        if not correct_errors:
+            raise ValueError("key goes with correct_errors=True; got a key alone")
     return aggregator(
         code,
         read,
@@ -131,5 +133,5 @@ def decode_aggregate(
         decoder,
         memory,
         debias,
-        make_locate(code, correct_errors, noise, message_dtype, key_of),
+        make_locate(code, correct_errors, memory, noise, message_dtype, key_of),
     )

@@ -266,6 +266,11 @@ def decoding(
         return received
     if isinstance(received, ErrorLocation):
         mask = received.mask
+        if mask.shape[-1] != code.num_messages:
+            raise ValueError(
+                "received must be an ErrorLocation of the same code, with num_messages "
+                f"= {code.num_messages}; got one with {mask.shape[-1]}"
+            )
     else:
         mask = arrived_messages(code, received, finished)
     weights = code.choose_decoder(decoder).checked_weights(

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc import _validation
-from jaxwgc._arrays import product
+from jaxwgc._arrays import product, promoted
 from jaxwgc._pytrees import register
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding._arrivals import arrived_messages
@@ -69,6 +69,14 @@ class ErrorLocator:
                 f"as its {code.num_messages} messages are linearly independent, for "
                 f"{code}"
             )
+        if is_known:
+            unchecked = np.linalg.norm(checks, axis=0) <= UNCHECKED
+            if unchecked.any():
+                raise ValueError(
+                    "correcting errors needs a code all of whose messages are checked "
+                    "by others; got nothing that checks messages "
+                    f"{np.flatnonzero(unchecked).tolist()} of {code}"
+                )
         copies = find_copies(matrix) if is_known else None
         return cls(code, checks, norms, copies)
 
@@ -89,8 +97,10 @@ class ErrorLocator:
           noise: as for `locate_errors`.
           message_dtype: what messages were rounded to on their way.
         """
-        dtype = messages.dtype if message_dtype is None else jnp.dtype(message_dtype)
-        precision = jnp.finfo(dtype)
+        dtype = promoted(messages).dtype
+        if jnp.issubdtype(messages.dtype, jnp.inexact):
+            dtype = messages.dtype
+        precision = jnp.finfo(dtype if message_dtype is None else message_dtype)
         # Projections of messages in double precision are rounded more than these.
         noise = jnp.maximum(noise, precision.eps * (5 if precision.bits == 64 else 2))
         project_key, mix_key = jax.random.split(key)
@@ -99,19 +109,25 @@ class ErrorLocator:
         mask = mask & jnp.isfinite(rows).all(1)
         norms = jnp.asarray(self.norms, rows.real.dtype)
         rows = jnp.where(mask[:, None], rows, 0) / norms[:, None]
+        # In the size of most, so that no square overflows or vanishes.
+        sizes = _norms(rows)
+        median = _median(sizes, mask & (sizes > 0))
+        clipped = jnp.minimum(sizes / median, _LARGEST)
+        rows *= (clipped / jnp.where(sizes > 0, sizes, 1))[:, None]
         noise = noise.astype(norms.dtype)
         if self.copies is None:
             found = self._by_checks(rows, mask, noise, mix_key)
         else:
             found = self._by_majority(rows, mask, noise)
         wrong, disputed, is_checked, is_explained, checks = found
-        refused = ~is_explained | (checks == 0)
+        # What nobody can say anything of is not believed.
+        refused = ~is_explained | (checks == 0) | jnp.any(mask & ~is_checked)
         shape = self.code.num_workers, self.code.messages_per_worker
         by_worker = (wrong & ~refused).reshape(shape).any(1)
         is_right = ~jnp.repeat(by_worker, self.code.messages_per_worker)
         return ErrorLocation(
             wrong=by_worker,
-            mask=mask & is_checked & is_right & ~refused,
+            mask=mask & is_right & ~refused,
             disputed=disputed.reshape(shape).any(1),
             unique=is_explained,
             checks=checks,
@@ -122,26 +138,24 @@ class ErrorLocator:
         assert self.copies is not None
         labels, signs = self.copies
         rows = rows / jnp.asarray(signs, rows.dtype)[:, None]
-        scale = _median(jnp.linalg.norm(rows, axis=1), mask)
-        wrong, disputed, is_checked = find_minorities(rows, labels, mask, noise, scale)
+        wrong, disputed, is_checked = find_minorities(
+            rows, labels, mask, noise, _LARGEST
+        )
         groups = jnp.zeros(len(labels), int).at[labels].add(mask)
         checks = jnp.sum(jnp.maximum(groups - 1, 0))
         return wrong, disputed, is_checked, ~disputed.any(), checks
 
     def _by_checks(self, rows, mask, noise, mix_key):
         num_messages, num_columns = rows.shape
-        norms = _norms(rows)
-        median = _median(norms, mask & (norms > 0))
-        # So that no square overflows; what is as large as that is wrong in any case.
-        rows = rows * (jnp.minimum(1, _LARGEST / (norms / median)) / median)[:, None]
-        norms = jnp.minimum(norms / median, _LARGEST)
+        norms = jnp.linalg.norm(rows, axis=1)
         alone = Syndromes.without(self.checks, ~mask, rows)
         is_checked = jnp.linalg.norm(alone.checks, axis=0) > UNCHECKED
         outliers = mask & is_checked & (norms > _OUTLIER)
         syndromes = Syndromes.without(self.checks, ~mask | outliers, rows)
-        # If the others are checked still, and say what each of these should be.
-        left = alone.num_left - outliers.sum()
-        can_do_without = (left > 0) & (syndromes.num_left == left)
+        # If all others are checked still, and say what each of these should be.
+        is_left = jnp.linalg.norm(syndromes.checks, axis=0) > UNCHECKED
+        can_do_without = syndromes.num_left == alone.num_left - outliers.sum()
+        can_do_without &= jnp.all(is_left | ~(mask & is_checked) | outliers)
         outliers &= can_do_without
         syndromes = jax.tree.map(
             lambda one, other: jnp.where(can_do_without, one, other), syndromes, alone
@@ -202,7 +216,8 @@ class ErrorLocator:
         expected = product(
             rest.solve, product(jnp.asarray(self.checks, rows.dtype), kept)
         )
-        reach = jnp.minimum(jnp.linalg.norm(rest.solve, axis=1), _REACH)
+        reach = jnp.linalg.norm(rest.solve, axis=1)
+        reach = jnp.where(outliers, reach, jnp.minimum(reach, _REACH))
         allowed = _ROUNDINGS * noise * math.sqrt(num_messages)
         allowed *= jnp.maximum(norms, reach * size)
         wrong = suspects & (jnp.linalg.norm(rows - expected, axis=1) > allowed)
@@ -304,5 +319,5 @@ def locate_errors(
             f"received must be a mask of one round; got shape {mask.shape} (use "
             "jax.vmap for a batch)"
         )
-    _validation.check_number("noise", noise, minimum=0)
+    _validation.check_number("noise", noise, minimum=0, finite=True)
     return locator.locate(messages, mask, _validation.check_key(key), noise)

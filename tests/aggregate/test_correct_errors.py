@@ -102,17 +102,8 @@ class TestMessages:
         gradient, state = self.update(messages)
         assert_close(gradient, PARAMS)
         assert int(state.errors.num_refused) == int(state.num_undecodable) == 1
-        with pytest.raises(RuntimeError, match="cannot be decoded: 0 of 6"):
+        with pytest.raises(RuntimeError, match="checks of its messages fail"):
             self.update(messages, undecodable="raise")
-
-    def test_memory_stands_in_for_it(self):
-        aggregate = jaxwgc.decode_aggregate(CODE, correct_errors=True, memory=True)
-        _, state = aggregate.update(
-            self.messages, aggregate.init(PARAMS), PARAMS, received=EVERYBODY
-        )
-        wrong = self.messages.at[1].multiply(-1).at[3].multiply(3)
-        gradient, _ = aggregate.update(wrong, state, PARAMS, received=EVERYBODY)
-        assert_close(gradient, EXACT)
 
     def test_rounded_messages(self):
         """Rounding to bfloat16 on the way is no error."""
@@ -152,6 +143,23 @@ class TestMessages:
             ),
             ValueError,
             "correct_errors must be False on request",
+        ),
+        (
+            lambda: jaxwgc.decode_aggregate(CODE, correct_errors=True, memory=True),
+            ValueError,
+            "memory must be False with correct_errors",
+        ),
+        (
+            lambda: jaxwgc.decode_aggregate(CODE, noise=0.1),
+            ValueError,
+            "noise goes with correct_errors",
+        ),
+        (
+            lambda: jaxwgc.decode_aggregate(
+                codes.partially_coded(codes.cyclic_mds(6, 3), 2), correct_errors=True
+            ),
+            ValueError,
+            "nothing that checks messages",
         ),
         (
             lambda: jaxwgc.decode_aggregate(CODE, correct_errors=1),

@@ -18,13 +18,13 @@ class ErrorLocation:
     Attributes:
       wrong: bool (num_workers,), whose messages are wrong; nobody's where refused.
       mask: bool (num_messages,), the messages to decode from: they are there, finite,
-        checked by others, and of nobody who is wrong. None where refused.
+        and of nobody who is wrong. None where refused.
       disputed: bool (num_workers,), where refused: who has a part in checks that fail.
       unique: bool scalar, whether nothing else explains the errors by as few workers.
       checks: int scalar, independent checks of the messages that were there. Errors in
         general position are found in one less, any errors in half as many.
       refused: bool scalar, whether checks fail in a way that cannot be explained, or
-        there are none.
+        some message is there that nothing checks: too few others are.
     """
 
     wrong: jax.Array

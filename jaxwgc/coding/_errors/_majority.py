@@ -34,7 +34,7 @@ def find_minorities(
     labels: Any,
     is_there: jax.Array,
     noise: jax.Array,
-    scale: jax.Array,
+    largest: float,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Returns which messages are outvoted, in dispute, and have a copy at all.
 
@@ -43,15 +43,18 @@ def find_minorities(
       labels: int (num_messages,); copies of each other have the same.
       is_there: bool (num_messages,).
       noise: of honest copies, relative to their norm.
-      scale: of messages, below which noise is not smaller.
+      largest: norm from which on messages are wrong, whoever agrees.
     """
     rows = jnp.where(is_there[:, None], rows, 0)
     norms = jnp.linalg.norm(rows, axis=1)
+    can_be_right = norms < 0.99 * largest
     differences = jax.lax.map(
         lambda row: jnp.linalg.norm(rows - row, axis=1), rows, batch_size=32
     )
     smaller = jnp.minimum(norms[:, None], norms)
-    agrees = differences <= _NOISE * noise * jnp.maximum(smaller, scale)
+    # Most messages are of size one; noise is no smaller where those of a group cancel.
+    agrees = differences <= _NOISE * noise * jnp.maximum(smaller, 1)
+    agrees &= can_be_right[:, None] & can_be_right
     pairs = is_there[:, None] & is_there & (labels[:, None] == labels)
     votes = jnp.sum(agrees & pairs, axis=1)
     most = jnp.max(jnp.where(pairs, votes, 0), axis=1)
