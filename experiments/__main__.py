@@ -22,7 +22,7 @@ from experiments.delays.against_the_clock import time
 from experiments.delays.models import delays
 from experiments.delays.planning import plan
 from experiments.delays.slow_workers import slow_workers
-from experiments.errors import wrong_answers
+from experiments.errors.wrong_answers import wrong_answers
 from experiments.paper.figure2 import figure2
 from experiments.paper.linear_regression import linear_regression
 from experiments.paper.mnist import mnist

@@ -142,7 +142,7 @@ def note(numbers: Numbers) -> str:
 
 def draw(numbers: Numbers) -> Figure:
     """The share detected, by size; and the largest error of what is decoded."""
-    figure, (left, right) = new_figure(9, 4, columns=2)
+    figure, (left, right) = new_figure(9, 4, columns=2, share_y=False)
     for index, (name, code) in enumerate(numbers["codes"].items()):
         for style, kind in (("-", "whole"), ("--", "entry")):
             cells = code[kind]
