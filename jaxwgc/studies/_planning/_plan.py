@@ -78,8 +78,9 @@ def plan(
 
     **What was not seen.** What a trace of m times does not show has, with 95%, a
     probability of up to 3 / m. So choices are judged by a trace as it is and with
-    workers that stall so often, and the best is that of least regret: the one which
-    takes, in the worse case of the two, the least longer than what is best in it.
+    workers that stall so often and weights as biased as such a trace may hide, and the
+    best is that of least regret: the one which takes, in the worse case of the two, the
+    least longer than what is best in it.
 
     Args:
       delay: the delay model, such as `jaxwgc.stragglers.empirical` of measured times.
