@@ -145,7 +145,13 @@ class TestBenchmark:
         assert written["accuracy"][0]["weights_float64"]["worst"] < 1e-10
         files = {"benchmark.json", *(f"benchmark_{name}.md" for name in SECTIONS)}
         assert {path.name for path in tmp_path.iterdir()} == files
-        assert set(written["step"]) == {"plain", "collapsed", "partials", "messages"}
+        assert set(written["step"]) == {
+            "plain",
+            "collapsed",
+            "corrected",
+            "partials",
+            "messages",
+        }
 
 
 def benchmark_stub():

@@ -3,7 +3,6 @@
 import json
 
 import jax
-import numpy as np
 import pytest
 
 from experiments.delays import planning, unseen_rounds
@@ -41,8 +40,9 @@ def test_choice_by_a_calm_half_bears_a_stall_in_the_other(monkeypatch):
         what: [each[what]["regret"] for each in pair.values()]
         for what in unseen_rounds.CHOICES
     }
-    assert max(found["of least regret"]) < 0.5 < max(found["by times alone"])
-    assert np.median(found["of least regret"]) < 0.03
+    # The insurance has a price where nothing happens.
+    assert max(found["of least regret"]) < 0.15
+    assert max(found["by times alone"]) > 0.5
 
 
 def test_command(tmp_path):
