@@ -197,7 +197,8 @@ def aggregator(
                     f"{code.num_workers} workers have answered with all that they "
                     f"send, and the norm of aᵀB - target is {residual:.3g}"
                 )
-                if locate is not None and arrived.refused:
+                is_located = isinstance(arrived, coding.ErrorLocation)
+                if is_located and arrived.refused:
                     report = (
                         "a round cannot be decoded: checks of its messages fail in a "
                         "way that cannot be explained, or too few are there"
