@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxwgc
-from experiments.errors.rounds import known_codes
+from experiments.errors.rounds import NUM_PARAMETERS, known_codes
 from experiments.runner.figures import Figure, line, new_figure
 from experiments.runner.study import Numbers, Once, Study
 from experiments.runner.tables import ResultTable
@@ -20,7 +20,6 @@ NUM_BITS = 32
 # Relative change of the gradient below which an error does not matter.
 HARMLESS = 1e-5
 SIZES = 10.0 ** np.arange(-8, 3.1, 0.5)
-NUM_PARAMETERS = 2_000
 
 
 def study(runs: int, key: jax.Array) -> Study:

@@ -135,7 +135,7 @@ class Rounds:
     kinds = INDEPENDENT | TOGETHER | WORST
 
     def __init__(self, code: jaxwgc.GradientCode, num_rounds: int, key: jax.Array):
-        self.keys = jax.random.split(key, num_rounds)
+        self.code, self.keys = code, jax.random.split(key, num_rounds)
         locator = jaxwgc.coding.ErrorLocator.of(code)
         num_workers = code.num_workers
 

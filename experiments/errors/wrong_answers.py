@@ -22,17 +22,6 @@ CELLS: dict[tuple[str, int], tuple[int, ...]] = {
     ("cyclic repetition, n = 12, s = 5", 0): (1, 2, 3, 4),
     ("cyclic repetition, n = 12, s = 5", 2): (1, 2),
 }
-# Of all messages; half as many colluders can be told.
-CHECKS = {
-    "RS(20, 20, 9)": 8,
-    "RS(50, 20, 30)": 29,
-    "cyclic repetition, n = 12, s = 5": 5,
-}
-NUM_WORKERS = {
-    "RS(20, 20, 9)": 20,
-    "RS(50, 20, 30)": 50,
-    "cyclic repetition, n = 12, s = 5": 12,
-}
 # Rounds without errors, over those of a cell.
 BATCHES = 50
 # Where colluding workers are one more than the code can tell.
@@ -88,9 +77,11 @@ def located(runs: int, rounds: Known) -> Study:
 
 
 def _located(rounds: Known, name: str, missing: int, wrong: int) -> Numbers:
-    checks = CHECKS[name] - missing
+    code = rounds(name).code
+    checks = code.num_stragglers - missing
+    # Half as many colluders can be told.
     kinds = INDEPENDENT | (TOGETHER if wrong <= checks // 2 else {})
-    if 2 * wrong >= NUM_WORKERS[name]:
+    if 2 * wrong >= code.num_workers:
         # The others are wrong as well, if all signs are turned.
         kinds = {"noise": INDEPENDENT["noise"]}
     played = {kind: rounds(name).play(kind, wrong, missing) for kind in kinds}

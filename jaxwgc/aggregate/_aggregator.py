@@ -67,7 +67,8 @@ class CodedAggregateState(NamedTuple):
         the times given.
       residual: float scalar, norm of aᵀB - target in the last round; the square root
         of `jaxwgc.decoding_error`. Absolute, where `tolerance` is relative.
-      num_undecodable: int32 scalar, rounds so far in which too few workers answered.
+      num_undecodable: int32 scalar, rounds so far in which too few workers answered,
+        or whose errors were refused.
       share: float scalar, the share of the gradient that was decoded in the last round:
         one, or of whole parts that are lost, what is left.
       memory: the `jaxwgc.coding.Memory` of late answers; () where there is none.

@@ -24,6 +24,7 @@ from jaxwgc.coding._errors._projection import key_from as key_from
 from jaxwgc.coding._errors._projection import project as project
 from jaxwgc.coding._locate_errors import ErrorLocator as ErrorLocator
 from jaxwgc.coding._locate_errors import locate_errors
+from jaxwgc.coding._locate_errors import rounding_noise as rounding_noise
 from jaxwgc.coding._memory import Memory
 from jaxwgc.coding._messages import encode, form_messages
 from jaxwgc.coding._noise import inverse_variance_weights, source_variances

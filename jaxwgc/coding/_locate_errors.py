@@ -9,14 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc import _validation
-from jaxwgc._arrays import product, promoted
+from jaxwgc._arrays import product
 from jaxwgc._pytrees import register
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding._arrivals import arrived_messages
 from jaxwgc.coding._decoding import check_messages_of
-from jaxwgc.coding._errors._checks import Syndromes, parity_checks
+from jaxwgc.coding._errors._checks import UNCHECKED, Syndromes, parity_checks
 from jaxwgc.coding._errors._general_position import (
-    UNCHECKED,
     find_in_general_position,
     find_signal,
 )
@@ -80,6 +79,18 @@ class ErrorLocator:
         copies = find_copies(matrix) if is_known else None
         return cls(code, checks, norms, copies)
 
+    def checked_by_others(self, mask: np.ndarray) -> np.ndarray:
+        """Returns which of some messages the others say something of, in NumPy.
+
+        Args:
+          mask: bool (num_messages,), those that are there; the code is known.
+        """
+        checked = np.zeros_like(mask)
+        if mask.any():
+            checks, _ = parity_checks(np.asarray(self.code.encoding_matrix)[mask])
+            checked[mask] = np.linalg.norm(checks, axis=0) > UNCHECKED
+        return checked
+
     def locate(
         self,
         messages: jax.Array,
@@ -97,12 +108,7 @@ class ErrorLocator:
           noise: as for `locate_errors`.
           message_dtype: what messages were rounded to on their way.
         """
-        dtype = promoted(messages).dtype
-        if jnp.issubdtype(messages.dtype, jnp.inexact):
-            dtype = messages.dtype
-        precision = jnp.finfo(dtype if message_dtype is None else message_dtype)
-        # Projections of messages in double precision are rounded more than these.
-        noise = jnp.maximum(noise, precision.eps * (5 if precision.bits == 64 else 2))
+        noise = jnp.maximum(noise, rounding_noise(messages, message_dtype))
         project_key, mix_key = jax.random.split(key)
         num_columns = 4 if self.copies is not None else 2 * len(self.checks) + 8
         rows = project(project_key, messages, num_columns)
@@ -223,6 +229,19 @@ class ErrorLocator:
         wrong = suspects & (jnp.linalg.norm(rows - expected, axis=1) > allowed)
         disputed = mask & is_checked & ~is_explained
         return wrong, disputed, is_checked, is_explained, alone.num_left
+
+
+def rounding_noise(messages: Any, message_dtype: Any) -> float:
+    """Returns how much honest messages differ by rounding, relative to their norm.
+
+    Those of integers like floats of default precision.
+    """
+    dtype = messages.dtype if message_dtype is None else message_dtype
+    if not jnp.issubdtype(dtype, jnp.inexact):
+        dtype = jnp.result_type(float)
+    precision = jnp.finfo(dtype)
+    # Projections of messages in double precision are rounded more than these.
+    return float(precision.eps) * (5 if precision.bits == 64 else 2)
 
 
 def _median(values, mask):

@@ -14,7 +14,7 @@ import optax
 import pytest
 
 import jaxwgc
-from jaxwgc import codes, stragglers
+from jaxwgc import codes, coding, stragglers
 from jaxwgc.distributed import RayCluster
 from jaxwgc.distributed.ray import _wrong_answers
 from jaxwgc.distributed.ray._slots import WorkerSlot
@@ -206,7 +206,8 @@ def test_bad_arguments(code, others, message):
     [([1, 1, 1, 1], [1, 1, 1, 1]), ([1, 1, 1, 0], [1, 0, 1, 0]), ([0] * 4, [0] * 4)],
 )
 def test_who_has_no_copy_is_not_checked(received, checked):
-    found = _wrong_answers.checked_by_others(COPIES, np.array(received, bool))
+    locator = coding.ErrorLocator.of(COPIES)
+    found = locator.checked_by_others(np.array(received, bool))
     np.testing.assert_array_equal(found, np.array(checked, bool))
 
 

@@ -10,6 +10,9 @@ import numpy as np
 from jaxwgc._arrays import product
 from jaxwgc._pytrees import register
 
+# Columns of the checks that are shorter than this are of messages without a check.
+UNCHECKED = 1e-3
+
 
 def parity_checks(matrix: Any) -> tuple[Any, Any]:
     """Returns the checks (num_checks, num_messages) of an encoding matrix, and norms.

@@ -6,10 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxwgc._arrays import product
-from jaxwgc.coding._errors._checks import Syndromes
+from jaxwgc.coding._errors._checks import UNCHECKED, Syndromes
 
-# Columns of the checks that are shorter than this are of messages without a check.
-UNCHECKED = 1e-3
 # Singular values are so many times the rounding of the largest one from the true ones.
 _ROUNDINGS = 16.0
 # The next message must be at least so many times further from the errors.

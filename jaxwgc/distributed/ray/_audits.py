@@ -15,7 +15,6 @@ from jaxwgc.distributed.ray._wrong_answers import (
     Recomputation,
     Suspicion,
     ask,
-    noise_of,
 )
 
 
@@ -91,12 +90,13 @@ class Auditing(OnRequest):
             message = self.recomputation.message(round.order, part, np.ones((1, 1)))
             return np.asarray(self._project(key, message, NUM_COLUMNS))[0]
 
+        rounding = coding.rounding_noise(round.sums, self.message_dtype)
         found = coding.arbitrate(
             claims,
             [int(part)],
             lambda workers, parts: claims[workers],
             recompute,
-            noise_of(round.sums, self.message_dtype, self.noise),
+            max(self.noise, rounding),
         )
         round.wrong[workers] = found.wrong
 

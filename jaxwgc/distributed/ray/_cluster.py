@@ -29,7 +29,6 @@ from jaxwgc.distributed.ray._wrong_answers import (
     Examining,
     Recomputation,
     check_audit,
-    checked_by_others,
     locator_of,
 )
 from jaxwgc.stragglers import StragglerModel, WaitingRule, fastest
@@ -555,7 +554,8 @@ class RayCluster:
 
     def _decodes_checked(self, mask: np.ndarray) -> bool:
         """Returns whether a mask decodes without what nobody could contradict."""
-        return self._decodes(checked_by_others(self.code, mask))
+        assert self._locator is not None
+        return self._decodes(self._locator.checked_by_others(mask))
 
     def _connect(self, stack: contextlib.ExitStack) -> None:
         """Joins a cluster, or starts one: that only when the loss has been tried."""

@@ -7,9 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import scipy.linalg
 
 from jaxwgc import _validation, coding
 from jaxwgc.codes import GradientCode
@@ -116,17 +114,6 @@ def check_audit(audit: float | None, code: GradientCode) -> float:
     return float(audit)
 
 
-def checked_by_others(code: GradientCode, mask: np.ndarray) -> np.ndarray:
-    """Returns which of some messages the others say something of."""
-    checked = np.zeros_like(mask)
-    rows = np.asarray(code.encoding_matrix)[mask]
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    if len(rows):
-        null_space = scipy.linalg.null_space((rows / np.where(norms > 0, norms, 1)).T)
-        checked[mask] = np.linalg.norm(null_space, axis=1) > 1e-3
-    return checked
-
-
 @dataclasses.dataclass(eq=False)
 class Examining(Coordinator):
     """A coordinator that looks for wrong messages before they are decoded.
@@ -210,7 +197,8 @@ class Examining(Coordinator):
         scales = (self.locator.norms * signs)[:, None]
         matrix = np.asarray(code.encoding_matrix)
         matrix = matrix.reshape(code.num_workers, code.num_parts, -1)
-        noise = noise_of(answers.messages, self.message_dtype, self.noise)
+        rounding = coding.rounding_noise(answers.messages, self.message_dtype)
+        noise = max(self.noise, rounding)
         totals = self._projections(key, answers.messages) / scales
         wrong, is_settled = np.zeros_like(received), True
         for label in np.unique(labels[disputed]):
@@ -282,11 +270,3 @@ def ask(
     if len(claims) < len(slots):
         raise NoAnswer
     return np.stack(claims)
-
-
-def noise_of(messages: np.ndarray, message_dtype: str | None, noise: float) -> float:
-    """Returns how much honest messages differ, relative to their norm."""
-    dtype = messages.dtype if message_dtype is None else message_dtype
-    precision = jnp.finfo(dtype)
-    # As for `coding.locate_errors`.
-    return max(noise, float(precision.eps) * (5 if precision.bits == 64 else 2))
