@@ -11,8 +11,9 @@ from jaxwgc._some_masks import in_batches
 from jaxwgc._targets import target_scale
 from jaxwgc.decoders._decoder import Array, Decoder
 
-# Masks whose components are found side by side; more would leave the cache.
-_BATCH = 128
+# Entries, of all masks together, that are looked up side by side: few enough that they
+# stay in cache.
+_ENTRIES = 2**18
 # One less than the largest, so that one can be added.
 _LAST = np.uint32(2**32 - 2)
 
@@ -119,7 +120,8 @@ def _by_components(mask, incident, target):
         # Masks come last, so that what is looked up lies side by side.
         return _weights(masks.T, graph, slack).T
 
-    return in_batches(weights, mask, _BATCH)[..., None, :]
+    at_once = max(_ENTRIES // incident.size, 1)
+    return in_batches(weights, mask, at_once)[..., None, :]
 
 
 def _weights(mask, graph, slack):
