@@ -73,6 +73,8 @@ def entries(effort: Effort, key: jax.Array) -> list[Entry]:
         drawn(constructors.bernoulli, *square, load),
         drawn(constructors.regularized_bernoulli, *square, load),
         drawn(constructors.regular_graph, num_workers, load),
+        # Workers hold two parts that are three times as large.
+        drawn(constructors.edge_graph, 2 * order, load),
         drawn(
             constructors.stochastic_block, divisible, divisible, order, inside, across
         ),
