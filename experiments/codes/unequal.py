@@ -132,4 +132,4 @@ def _interval(summary: jaxwgc.Summary) -> str:
     half = float(half_width(summary))
     if summary.mean < ROUNDING:
         return "0"
-    return with_half(summary.mean, half, 2 if summary.mean < 10 else 1)
+    return with_half(summary.mean, half, max(-int(np.floor(np.log10(half / 2))), 0))

@@ -136,7 +136,7 @@ def _least_error(trust: np.ndarray, held: np.ndarray, gram: np.ndarray) -> np.nd
         inverse = own * np.linalg.inv(gram[block])
         system[block] += inverse
         workers.append((parts, inverse))
-    # Of a positive definite matrix, so that it does not matter how unlike workers are.
+    # By Cholesky, whose rounding does not grow with how unlike the workers are.
     multipliers = scipy.linalg.solve(system, np.ones(len(gram)), assume_a="pos")
     shares = np.zeros(held.shape)
     for own, (parts, inverse) in zip(shares, workers, strict=True):

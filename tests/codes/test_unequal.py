@@ -132,7 +132,7 @@ class TestAssignment:
         assert found.squared_error == pytest.approx(least, rel=1e-6)
 
     def test_uncorrelated_by_both_ways(self):
-        """Workers as unlike as they come, on which a plain solver loses digits."""
+        """Workers as unlike as they come, and no digits are lost."""
         unlike = np.array([1e-9, 1 - 1e-9, 0.5, 1e-3])
         one, other = (
             codes.unequal(unlike, 5, assignment=self.held, correlation=rho)
