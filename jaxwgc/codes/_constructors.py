@@ -1,6 +1,7 @@
 """What constructors share: codes of plain sums, and words for sizes that do not fit."""
 
 import itertools
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -39,3 +40,10 @@ def nearest(
     named = [str(other) for other in neighbours if other is not None]
     verb = "work are" if len(named) == 2 else "works is"
     return f"the nearest that {verb} {' and '.join(named)}"
+
+
+def is_prime(number: int) -> bool:
+    """Returns whether a number is prime, by trial division."""
+    if number < 2:
+        return False
+    return all(number % divisor for divisor in range(2, math.isqrt(number) + 1))

@@ -25,6 +25,7 @@ LAGRANGE = "Lagrange needs a code evaluated at roots of unity"
 ONE_STEP = "OneStep needs a code whose columns add up to the same"
 PEELING = "Peeling needs a code of zeros and ones"
 GROUP = "Group needs a code of groups of workers that send the same"
+COMPONENTS = "Components needs a code whose workers are edges of a graph"
 
 
 @pytest.mark.parametrize(
@@ -51,6 +52,11 @@ GROUP = "Group needs a code of groups of workers that send the same"
         ("multi_message", decoders.Group, GROUP),
         ("partial", decoders.Group, GROUP),
         ("uncoded", decoders.Group(np.zeros((1, 6), int)), GROUP),
+        ("uncoded", decoders.Components, COMPONENTS),
+        # A message that holds one part, and one that no part names.
+        ("uncoded", decoders.Components(np.arange(6)[:, None]), COMPONENTS),
+        ("regular_graph", decoders.Components(np.zeros((6, 2), int)), COMPONENTS),
+        ("uncoded", decoders.Components(np.full((6, 1), 6)), COMPONENTS),
         (
             "cyclic_mds",
             decoders.Clustered(LEAST_SQUARES, 2),
