@@ -18,6 +18,7 @@ import jax.numpy as jnp
 
 from jaxwgc import _validation
 from jaxwgc.codes import GradientCode
+from jaxwgc.coding import quantize
 from jaxwgc.stragglers import StragglerModel
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "additive_noise",
     "bit_flip",
     "codeword_part",
+    "quantization",
     "same_vector",
     "scaling",
     "sign_flip",
@@ -336,6 +338,31 @@ class codeword_part(CorruptionModel):
         vector = jax.random.normal(vector_key, messages.shape[1:], messages.dtype)
         size = self.scale * _root_mean_square(messages, None)
         return messages + size * word[:, None] * vector
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class quantization(CorruptionModel):
+    """Messages rounded at random to few bits, right on average: `coding.quantize`.
+
+    Who rounds is a choice: `stragglers.bernoulli(1.0)` is everybody.
+
+    Args:
+      who: see `CorruptionModel`.
+      bits: from 2 to 24, an int or ints (num_messages,).
+
+    Example:
+      >>> import jax, jax.numpy as jnp, jaxwgc
+      >>> everybody = jaxwgc.stragglers.bernoulli(1.0)
+      >>> model = jaxwgc.corruptions.quantization(everybody, bits=3)
+      >>> model.corrupted(jax.random.key(0), jnp.array([[3.0, 4.0]]))
+      Array([[1.6666667, 3.3333335]], dtype=float32)
+    """
+
+    bits: Any = 8
+
+    def corrupted(self, key, messages):
+        """Returns all messages, as they would be if they were rounded."""
+        return quantize(key, messages, self.bits)
 
 
 def _root_mean_square(messages, axis):

@@ -18,6 +18,7 @@ MODELS = {
     "bit_flip": corruptions.bit_flip(WHO),
     "stuck": corruptions.stuck(WHO, 7.0),
     "same_vector": corruptions.same_vector(WHO),
+    "quantization": corruptions.quantization(WHO, bits=4),
     "codeword_part": corruptions.codeword_part(WHO, CODE),
 }
 

@@ -27,7 +27,14 @@ LEAKING = (
     "weighted",
 )
 # Random codes that leave out a part, or weigh parts unequally.
-NEVER_EXACT = ("bernoulli", "batch_raptor", "stochastic", "stochastic_block")
+NEVER_EXACT = (
+    "bernoulli",
+    "batch_raptor",
+    "stochastic",
+    "stochastic_block",
+    "unequal",
+    "unequal, assignment",
+)
 
 
 def gradients_of(code, dtype):

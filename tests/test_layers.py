@@ -12,7 +12,7 @@ ROOMS = {
     "sketching": "",
     "codes": "decoders",
     "coding": "decoders stragglers codes",
-    "corruptions": "stragglers codes",
+    "corruptions": "stragglers codes coding",
     "gradients": "decoders stragglers codes coding",
     "aggregate": "decoders stragglers codes coding corruptions",
     "block_leverage": "decoders stragglers sketching codes coding gradients aggregate",

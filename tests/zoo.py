@@ -13,6 +13,7 @@ from tests.conftest import every_pattern
 
 KEY = jax.random.key(0)
 _ROW_SCALES = np.array([1e-3, 1, 1e3])[:, None]
+_UNEQUAL = [0.5, 0.1, 0.3, 0.2, 0.6, 0.05]
 _clusters_of_two = functools.partial(codes.clustered, num_clusters=2)
 
 # Of six workers where that is possible, and few where messages are several.
@@ -43,6 +44,10 @@ CODES = {
     "edge_graph": codes.edge_graph(KEY, 4, degree=3),
     "stochastic": codes.stochastic(KEY, 6, 6, 2, 0.2),
     "stochastic_block": codes.stochastic_block(KEY, 6, 6, 2, 0.8, 0.1),
+    "unequal": codes.unequal(_UNEQUAL, 6),
+    "unequal, assignment": codes.unequal(
+        _UNEQUAL, 6, assignment=codes.cyclic_mds(6, 2).assignment, correlation=0.3
+    ),
     "ldgm": codes.ldgm(KEY, 6, 4, 2),
     "batch_raptor": codes.batch_raptor(KEY, 6, 6, batch_size=2, c=0.5),
     "projective_plane": codes.projective_plane(2),

@@ -12,6 +12,7 @@ from experiments.codes import (
     noise,
     partial_work,
     recovery,
+    unequal,
 )
 from experiments.runner.study import Effort, run
 
@@ -22,11 +23,12 @@ SECTIONS = {
     "recovery": recovery.study,
     "learned": learned.study,
     "partial_work": partial_work.study,
+    "unequal": unequal.study,
 }
 
 
 def codes(runs: int = 2_000, seed: int = 0, out: Path = Path("results")) -> None:
-    """Every code compared: error, noise, recovery, learned entries, unfinished work.
+    """Every code compared: error, noise, recovery, unfinished work, unequal workers.
 
     Args:
         runs: Random patterns of stragglers for each mean; below 100, also fewer

@@ -38,6 +38,7 @@ def small_codes(key: jax.Array, num_steps: int) -> dict[str, jaxwgc.GradientCode
         "regular_graph": graph,
         "stochastic_block": constructors.stochastic_block(key, 12, 12, 3, 0.8, 0.1),
         "stochastic": constructors.stochastic(key, 12, 12, [2] * 6 + [5] * 6, 0.2),
+        "unequal": constructors.unequal(np.linspace(0.1, 0.8, 12), 12),
         "ldgm": constructors.ldgm(key, 12, 8, 3),
         "batch_raptor": constructors.batch_raptor(key, 12, 12, batch_size=2),
         "learn_entries": jaxwgc.studies.learn_entries(

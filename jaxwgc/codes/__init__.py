@@ -25,6 +25,9 @@ from jaxwgc.codes._replicated import replicated
 from jaxwgc.codes._stochastic import stochastic
 from jaxwgc.codes._stochastic_block import stochastic_block
 from jaxwgc.codes._uncoded import uncoded
+from jaxwgc.codes._unequal import correlations_of as correlations_of
+from jaxwgc.codes._unequal import unequal
+from jaxwgc.codes._unequal import variances_of as variances_of
 
 __all__ = [
     "GradientCode",
@@ -50,4 +53,5 @@ __all__ = [
     "stochastic",
     "stochastic_block",
     "uncoded",
+    "unequal",
 ]

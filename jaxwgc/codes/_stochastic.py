@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxwgc import _validation
 from jaxwgc.codes import _random_matrices
-from jaxwgc.codes._gradient_code import GradientCode
+from jaxwgc.codes._gradient_code import Array, GradientCode
 from jaxwgc.decoders import LeastSquares, OneStep
 
 
@@ -38,15 +38,16 @@ def stochastic(
       num_parts: k, at least 1.
       replication: d from 1 to n, an int for all parts or a sequence of num_parts ints:
         important parts can be on more workers.
-      straggler_probability: p, at least 0 and less than 1. May be traced.
+      straggler_probability: p, at least 0 and less than 1: a number, or (num_workers,)
+        where workers are not alike (`unequal` then has less error). May be traced.
 
     Returns:
       A real code, decoded in one step with weight 1 at every answer.
 
     Raises:
       ValueError: where the parameters break one of the rules above.
-      TypeError: where the integers are not ints, the probability is not a real scalar
-        or the key is no PRNG key.
+      TypeError: where the integers are not ints, the probability is not real or the
+        key is no PRNG key.
 
     Example:
       >>> import jax, jaxwgc
@@ -64,15 +65,12 @@ def stochastic(
     num_workers = _validation.check_int("num_workers", num_workers, minimum=1)
     num_parts = _validation.check_int("num_parts", num_parts, minimum=1)
     replications = _check_replications(replication, num_workers, num_parts)
-    _validation.check_number(
-        "straggler_probability", straggler_probability, minimum=0, maximum=1
-    )
-    if not _validation.is_traced(straggler_probability) and straggler_probability == 1:
-        raise ValueError("straggler_probability must be less than 1; got 1")
+    _check_probability(straggler_probability, num_workers)
     assignment = _random_matrices.known(
         _random_matrices.random_subsets(key, replications, (num_parts, num_workers)).T
     )
-    coefficients = 1 / (replications * (1 - _in_full_precision(straggler_probability)))
+    answers = 1 - _in_full_precision(straggler_probability)
+    coefficients = 1 / (replications * answers[..., None])
     return GradientCode(
         encoding_matrix=_random_matrices.zeros_and_ones(assignment) * coefficients,
         assignment=assignment,
@@ -103,8 +101,24 @@ def _check_replications(
     return np.array(replications)
 
 
-def _in_full_precision(probability: jax.typing.ArrayLike) -> jax.Array | float:
+def _check_probability(probability: jax.typing.ArrayLike, num_workers: int) -> None:
+    name = "straggler_probability"
+    if np.ndim(probability) == 0:
+        _validation.check_number(name, probability, minimum=0, maximum=1)
+        if not _validation.is_traced(probability) and probability == 1:
+            raise ValueError(f"{name} must be less than 1; got 1")
+        return
+    given = _validation.as_array(name, probability)
+    _validation.check_dtypes(name, given, "real numbers")
+    _validation.check_shape(name, given, "(num_workers,)", (num_workers,))
+    if not _validation.is_traced(given):
+        values = np.asarray(given, np.float64)
+        is_right = (values >= 0) & (values < 1)
+        _validation.check_entries(name, values, is_right, "at least 0 and less than 1")
+
+
+def _in_full_precision(probability: jax.typing.ArrayLike) -> Array:
     """float64 where the value is known, JAX's working precision where it is traced."""
     if _validation.is_traced(probability):
         return jnp.asarray(probability, jnp.result_type(float))
-    return np.asarray(probability, np.float64).item()
+    return np.asarray(probability, np.float64)

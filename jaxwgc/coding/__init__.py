@@ -28,6 +28,11 @@ from jaxwgc.coding._locate_errors import rounding_noise as rounding_noise
 from jaxwgc.coding._memory import Memory
 from jaxwgc.coding._messages import encode, form_messages
 from jaxwgc.coding._noise import inverse_variance_weights, source_variances
+from jaxwgc.coding._quantization import (
+    allocate_bits,
+    quantization_variance,
+    quantize,
+)
 from jaxwgc.coding._requests import answer_request, decode_answers
 from jaxwgc.coding._weighting import weighted
 
@@ -36,6 +41,7 @@ __all__ = [
     "Decoding",
     "ErrorLocation",
     "Memory",
+    "allocate_bits",
     "answer_request",
     "arbitrate",
     "decode",
@@ -48,6 +54,8 @@ __all__ = [
     "form_messages",
     "inverse_variance_weights",
     "locate_errors",
+    "quantization_variance",
+    "quantize",
     "source_variances",
     "weighted",
 ]

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxwgc import _validation
 from jaxwgc.stragglers._inputs import check_numbers, loads_of
@@ -69,10 +70,13 @@ class bernoulli(StragglerModel):
     setting.
 
     Args:
-      probability: of a worker being a straggler, from 0 to 1. May be traced.
+      probability: of a worker being a straggler, from 0 to 1: one number, which may be
+        traced, or (num_workers,).
 
     Raises:
-      ValueError, TypeError: where probability breaks its rule.
+      ValueError: where a probability is not from 0 to 1, or (at `init` or `sample`)
+        there are not as many workers.
+      TypeError: where probability is not real.
 
     Example:
       >>> import jax, jaxwgc
@@ -91,13 +95,29 @@ class bernoulli(StragglerModel):
     probability: Any
 
     def __post_init__(self):
-        check_numbers(self, probability={"minimum": 0, "maximum": 1})
+        if np.ndim(self.probability) == 0:
+            check_numbers(self, probability={"minimum": 0, "maximum": 1})
+            return
+        name = "probability"
+        values = _validation.host_array(name, self.probability, "real numbers", 1)
+        is_right = (values >= 0) & (values <= 1)
+        _validation.check_entries(name, values, is_right, "from 0 to 1")
+        # A tuple can be compared, so that equal models are equal.
+        object.__setattr__(self, name, tuple(values.astype(float).tolist()))
+
+    def init(self, num_workers):
+        """Returns no state."""
+        if isinstance(self.probability, tuple):
+            _check_as_many(num_workers, "probability", len(self.probability))
+        return super().init(num_workers)
 
     def sample(self, key, state, loads):
         """Draws a round."""
         key, loads = _validation.check_key(key), loads_of(loads)
+        self.init(len(loads))
         draws = jax.random.uniform(key, (len(loads),), jnp.float32)
-        return _unit_round(draws >= self.probability, loads), state
+        probability = jnp.asarray(self.probability, jnp.float32)
+        return _unit_round(draws >= probability, loads), state
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -132,12 +152,7 @@ class fixed(StragglerModel):
     def init(self, num_workers):
         """Returns no state."""
         state = super().init(num_workers)
-        expected = jnp.shape(self.received)[0]
-        if num_workers != expected:
-            raise ValueError(
-                "num_workers must be that of received; got "
-                f"{num_workers} and {expected}"
-            )
+        _check_as_many(num_workers, "received", jnp.shape(self.received)[0])
         return state
 
     def sample(self, key, state, loads):
@@ -146,6 +161,13 @@ class fixed(StragglerModel):
         loads = loads_of(loads)
         self.init(len(loads))
         return _unit_round(jnp.asarray(self.received), loads), state
+
+
+def _check_as_many(num_workers: int, name: str, expected: int) -> None:
+    if num_workers != expected:
+        raise ValueError(
+            f"num_workers must be that of {name}; got {num_workers} and {expected}"
+        )
 
 
 def _unit_round(received: jax.Array, loads: jax.Array) -> Arrivals:

@@ -2,25 +2,30 @@
 
 from jaxwgc.studies._adversary import adversarial
 from jaxwgc.studies._diagnosis import Diagnosis, diagnose
+from jaxwgc.studies._expected_error import ExpectedError, expected_error
 from jaxwgc.studies._learned_entries import learn_entries
 from jaxwgc.studies._monte_carlo import Summary, monte_carlo, summarize
 from jaxwgc.studies._planning._choice import Choice
 from jaxwgc.studies._planning._judgement import Estimate
 from jaxwgc.studies._planning._plan import plan
 from jaxwgc.studies._planning._plan_results import Plan
+from jaxwgc.studies._straggler_probabilities import straggler_probabilities
 from jaxwgc.studies._worst_pattern import worst_pattern
 
 __all__ = [
     "Choice",
     "Diagnosis",
     "Estimate",
+    "ExpectedError",
     "Plan",
     "Summary",
     "adversarial",
     "diagnose",
+    "expected_error",
     "monte_carlo",
     "learn_entries",
     "plan",
+    "straggler_probabilities",
     "summarize",
     "worst_pattern",
 ]

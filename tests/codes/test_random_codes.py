@@ -221,18 +221,19 @@ class TestStochasticBlock:
 
 
 class TestStochastic:
-    def test_laws_over_all_patterns(self):
-        """Mean 1 and variance p / ((1 - p) d_j), by enumeration on one assignment."""
-        replication = (1, 2, 3, 8, 5)
-        code = stochastic(jax.random.key(0), 8, 5, replication, 0.3)
+    @pytest.mark.parametrize("probability", [0.3, np.linspace(0, 0.9, 8)])
+    def test_laws_over_all_patterns(self, probability):
+        """Mean 1 and variance Σ p / ((1 - p) d_j²), by enumeration."""
+        replication = np.array([1, 2, 3, 8, 5])
+        code = stochastic(jax.random.key(0), 8, 5, replication, probability)
         np.testing.assert_array_equal(code.assignment.sum(axis=0), replication)
         assert code.decoders[0].is_a(decoders.OneStep)
         received = every_pattern(8, 8)
-        answers = received.sum(axis=1)
-        chance = 0.7**answers * 0.3 ** (8 - answers)
+        lost = np.broadcast_to(probability, 8)
+        chance = np.prod(np.where(received, 1 - lost, lost), axis=1)
         mixing = received.astype(float) @ code.encoding_matrix
         np.testing.assert_allclose(chance @ mixing, 1, rtol=1e-5)
-        expected = 0.3 / (0.7 * np.array(replication))
+        expected = lost / (1 - lost) @ code.assignment / replication**2
         np.testing.assert_allclose(chance @ (mixing - 1) ** 2, expected, rtol=1e-5)
 
     def test_parts_share_as_many_workers_as_pairwise_balance_asks_on_average(self):
@@ -250,12 +251,13 @@ class TestStochastic:
     def test_traced_probability(self):
         key = jax.random.key(1)
         make = functools.partial(stochastic, key, 6, 4, (1, 2, 3, 4))
-        traced = jax.jit(make)(0.4)
-        alone = make(0.4)
-        np.testing.assert_allclose(
-            traced.encoding_matrix, alone.encoding_matrix, rtol=1e-6
-        )
-        assert alone.encoding_matrix.max() == pytest.approx(1 / 0.6)
+        for probability in (0.4, np.full(6, 0.4)):
+            traced = jax.jit(make)(probability)
+            alone = make(probability)
+            np.testing.assert_allclose(
+                traced.encoding_matrix, alone.encoding_matrix, rtol=1e-6
+            )
+            assert alone.encoding_matrix.max() == pytest.approx(1 / 0.6)
 
     def test_no_stragglers_are_expected(self):
         code = stochastic(jax.random.key(1), 6, 4, 2, 0)

@@ -43,6 +43,7 @@ FILES = (
     "codes_partial_work.md",
     "codes_recovery.md",
     "codes_recovery.png",
+    "codes_unequal.md",
 )
 
 

@@ -22,6 +22,8 @@ REFUSED = [
     ("uniform", (True,), TypeError, "num_stragglers must be an int; got True"),
     ("bernoulli", (-0.1,), ValueError, "probability must be at least 0; got -0.1"),
     ("bernoulli", (1.5,), ValueError, "probability must be at most 1; got 1.5"),
+    ("bernoulli", ([0.5, 1.5],), ValueError, r"from 0 to 1; got probability\[1\]"),
+    ("bernoulli", ("0.5",), TypeError, "probability must be a real scalar"),
     ("fixed", (np.ones(3, int),), TypeError, "received must be bools; got int"),
     ("fixed", (TABLE > 0,), ValueError, r"received must have shape \(num_workers"),
     ("shifted_exponential", (-0.1, 1), ValueError, "shift must be at least 0"),
@@ -105,6 +107,7 @@ def test_arguments(name, arguments, error, rule):
     [
         (stragglers.uniform(4), 4, "num_stragglers must be less .* = 4 and .* = 4"),
         (stragglers.bernoulli(0.5), 0, "num_workers must be at least 1; got 0"),
+        (stragglers.bernoulli([0.5, 0.1]), 3, "that of probability; got 3 and 2"),
         (stragglers.fixed(np.ones(3, bool)), 4, "num_workers must be that of received"),
         (stragglers.empirical(TABLE), 4, "at least 4 workers; got 3"),
         (stragglers.unequal_speeds(PARETO, [1.0]), 0, "num_workers must be at least 1"),

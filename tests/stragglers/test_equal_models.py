@@ -10,6 +10,7 @@ CODE = codes.reed_solomon(5, 5, 3)
 MAKERS = {
     "uniform": lambda: stragglers.uniform(num_stragglers=2),
     "bernoulli": lambda: stragglers.bernoulli(np.array(0.25)),
+    "bernoulli, unequal": lambda: stragglers.bernoulli(np.array([0.25, 1])),
     "combined": lambda: stragglers.markov(
         stragglers.affine(stragglers.pareto(1, shape=2), 1.0),
         stragglers.unequal_speeds(stragglers.weibull(1, 2), np.array([1.0, 2.0])),

@@ -1,0 +1,135 @@
+"""Unbiased codes for workers that are not alike, against what knows one probability."""
+
+import dataclasses
+import itertools
+
+import jax
+import numpy as np
+
+import jaxwgc
+from experiments.runner.study import Effort, Numbers, Once, Study
+from experiments.runner.tables import ROUNDING, ResultTable, at, half_width, with_half
+from jaxwgc import codes as constructors
+from jaxwgc import decoders
+
+NUM_WORKERS = 10
+# Worker i answers until a time τ with a probability of 1 - exp(-ψᵢ (τ - 1)).
+RATES = np.random.default_rng(0).uniform(0.1, 2, NUM_WORKERS)
+TIMES = (1.1, 1.5, 3.0)
+# 100,000 by default.
+MASKS_PER_RUN = 50
+
+
+def study(effort: Effort, key: jax.Array) -> Study:
+    """A cell a code and a time; all codes get the same masks."""
+    bits = np.asarray(jax.random.bits(jax.random.fold_in(key, 9), (4,)))
+    num_masks = MASKS_PER_RUN * effort.runs
+    draws = np.random.default_rng(bits).random((num_masks, NUM_WORKERS))
+    probabilities = [np.exp(-RATES * (time - 1)) for time in TIMES]
+    codes = [codes_for(own) for own in probabilities]
+    return Study(
+        {
+            "num_masks": num_masks,
+            "mean_probabilities": [own.mean() for own in probabilities],
+            "least": [NUM_WORKERS**2 / np.sum((1 - p) / p) for p in probabilities],
+            "copies": {name: code.assignment.sum() for name, code in codes[0].items()},
+            "codes": {
+                name: [
+                    Once(measure, own[name], draws >= p)
+                    for own, p in zip(codes, probabilities, strict=True)
+                ]
+                for name in codes[0]
+            },
+        },
+        x64=True,
+        tables={"unequal": tabulate},
+    )
+
+
+def codes_for(probabilities: np.ndarray) -> dict[str, jaxwgc.GradientCode]:
+    """By name; but for the first ones two parts a worker, around a ring."""
+    fill = constructors.unequal(probabilities, NUM_WORKERS)
+    ring = np.eye(NUM_WORKERS, dtype=bool)
+    ring |= np.roll(ring, 1, axis=1)
+
+    def summed(shares):
+        """The code of these α, whatever they were chosen for."""
+        matrix = shares / (1 - probabilities)[:, None]
+        return dataclasses.replace(fill, encoding_matrix=matrix, assignment=shares != 0)
+
+    halves = summed(ring / 2)
+    mean = np.full(NUM_WORKERS, probabilities.mean())
+    one_step, nearest = (
+        dataclasses.replace(halves, encoding_matrix=ring * 1.0, decoders=(decoder,))
+        for decoder in (decoders.OneStep(NUM_WORKERS / 2), decoders.LeastSquares())
+    )
+    return {
+        "`unequal`": fill,
+        "the same sums, neighbours in a chain": summed(chain(probabilities)),
+        "`unequal`, a ring given": constructors.unequal(
+            probabilities, NUM_WORKERS, assignment=ring
+        ),
+        "stochastic, ring, own p": halves,
+        # Where all p are the same, so are the coefficients.
+        "stochastic, ring, mean p": constructors.unequal(
+            mean, NUM_WORKERS, assignment=ring
+        ),
+        "one step, ring": one_step,
+        "optimal decoding, ring": nearest,
+    }
+
+
+def chain(probabilities: np.ndarray) -> np.ndarray:
+    """α with the best row sums, of which neighbours share a part, below zero or not."""
+    trust = (1 - probabilities) / probabilities
+    sums = NUM_WORKERS * trust / trust.sum()
+    first = 1 + np.arange(NUM_WORKERS) - (sums.cumsum() - sums)
+    return np.diag(first) + np.diag((sums - first)[:-1], 1)
+
+
+def measure(code: jaxwgc.GradientCode, masks: np.ndarray) -> Numbers:
+    """Squared errors of the sum where parts are all alike, and where uncorrelated."""
+    misses = np.asarray(jaxwgc.effective_weights(code, masks)) - 1
+    errors = np.stack([misses.sum(1) ** 2, np.sum(misses**2, 1)], 1)
+    means = jaxwgc.summarize(misses)
+    biases = np.abs(means.mean)
+    return {
+        # What may be chance is none.
+        "bias": np.where(biases > 4 * means.standard_error, biases, 0).max(),
+        "errors": jaxwgc.summarize(errors),
+    }
+
+
+def tabulate(numbers: Numbers) -> ResultTable:
+    """A row a code, a column a time; in front what the formula says."""
+
+    def row(name, cells):
+        errors = (
+            " / ".join(_interval(at(cell.errors, kind)) for kind in (0, 1))
+            for cell in cells
+        )
+        biases = [cell.bias for cell in cells]
+        bias = f"{min(biases):.2f}–{max(biases):.2f}" if any(biases) else "none seen"
+        return name, str(numbers["copies"][name]), *errors, bias
+
+    formula = [f"{least:.2f}" for least in numbers["least"]]
+    heads = [
+        f"τ = {time:g}, mean p = {mean:.2f}"
+        for time, mean in zip(TIMES, numbers["mean_probabilities"], strict=True)
+    ]
+    return ResultTable(
+        f"Ten workers and parts, mean of {numbers['num_masks']:,} rounds: squared "
+        "error, parts all alike / uncorrelated",
+        ["code", "copies", *heads, "largest bias"],
+        [
+            ["least of all, by the formula", "", *formula, ""],
+            *itertools.starmap(row, numbers["codes"].items()),
+        ],
+    )
+
+
+def _interval(summary: jaxwgc.Summary) -> str:
+    half = float(half_width(summary))
+    if summary.mean < ROUNDING:
+        return "0"
+    return with_half(summary.mean, half, max(-int(np.floor(np.log10(half / 2))), 0))

@@ -1,0 +1,216 @@
+"""Codes for workers that are not alike: right on average, with the least error."""
+
+import math
+
+import jax
+import numpy as np
+import scipy.linalg
+
+from jaxwgc import _validation
+from jaxwgc.codes._gradient_code import GradientCode
+from jaxwgc.decoders import LeastSquares, OneStep
+
+# A worker that never straggles would be trusted with everything.
+_LEAST_PROBABILITY = 1e-6
+# Shares of a part below that, and eigenvalues over the largest one, are rounding.
+_ROUNDING = 1e-9
+
+
+def unequal(
+    straggler_probabilities: jax.typing.ArrayLike,
+    num_parts: int,
+    *,
+    assignment: jax.typing.ArrayLike | None = None,
+    correlation: jax.typing.ArrayLike | None = None,
+    quantization_variance: jax.typing.ArrayLike = 0.0,
+) -> GradientCode:
+    """The unbiased code of least error for workers that straggle unequally often.
+
+    Worker i straggles with probability pᵢ, on its own, and answers are just summed, as
+    for `stochastic`. With Bᵢⱼ = αᵢⱼ / (1 - pᵢ) the sum is the gradient on average where
+    the columns of α add up to 1, and its mean squared error is the sum over i of
+    δᵢ αᵢ G αᵢᵀ: δᵢ = (pᵢ + ωᵢ) / (1 - pᵢ), and G holds the inner products of the
+    partial gradients. See `jaxwgc.studies.expected_error`.
+
+    Unless an assignment is given, worker i takes Yᵢ parts, k / δᵢ over the sum of all
+    1 / δ, one worker after the other (the north-west corner rule): parts are whole but
+    where one worker's share ends and the next one's begins, so that there are at most n
+    + k - 1 copies of the k parts, and reliable workers hold more. For partial gradients
+    of norm at most C that has the least error in the worst case, which is that they are
+    all alike: C² k² over the sum of all 1 / δ.
+
+    On a given assignment αᵢⱼ is 1 / δᵢ over the sum of 1 / δ of the holders of part j,
+    which is best where partial gradients are uncorrelated.
+
+    Args:
+      straggler_probabilities: p, (num_workers,), between 0 and 1. A p below 10⁻⁶ counts
+        as 10⁻⁶ in δ. Estimates: `jaxwgc.studies.straggler_probabilities`.
+      num_parts: k, at least 1.
+      assignment: bool (num_workers, num_parts), who holds what; every part is on one
+        worker at least.
+      correlation: of the partial gradients: ρ, that of any two of them, for G = (1 - ρ)
+        I + ρ 11ᵀ; or G itself, or something in proportion to it, (num_parts,
+        num_parts), positive definite. The coefficients are then the best for that G,
+        and may be negative. By default as above.
+      quantization_variance: ω, at least 0, a number or (num_workers,): what rounding
+        adds to messages, E‖Q(m) - m‖² ≤ ω ‖m‖², as
+        `jaxwgc.coding.quantization_variance` gives it.
+
+    Returns:
+      A real code in NumPy float64, decoded in one step with weight 1 at every answer.
+
+    Raises:
+      ValueError: where an argument breaks its rule: of a probability that is not
+        between 0 and 1, or a part that nobody holds, the number is named.
+      TypeError: where an argument has the wrong type or is traced.
+
+    Example:
+      The third worker answers in nine of ten rounds, the others in every second one:
+
+      >>> import jaxwgc
+      >>> code = jaxwgc.codes.unequal([0.5, 0.5, 0.1], num_parts=4)
+      >>> code.encoding_matrix.round(3)
+      array([[0.727, 0.   , 0.   , 0.   ],
+             [0.727, 0.   , 0.   , 0.   ],
+             [0.303, 1.111, 1.111, 1.111]])
+
+    References:
+      Bitar, Wootters, El Rouayheb, "Stochastic gradient coding for straggler mitigation
+      in distributed learning", IEEE Journal on Selected Areas in Information Theory,
+      2020, for equal workers; the closed forms and the fill are derived on the page
+      Mathematics.
+    """
+    name = "straggler_probabilities"
+    probabilities = _validation.host_array(
+        name, straggler_probabilities, "real numbers", 1
+    ).astype(np.float64)
+    _validation.check_shape(name, probabilities, "(num_workers,)", ("any",))
+    is_right = (probabilities > 0) & (probabilities < 1)
+    _validation.check_entries(name, probabilities, is_right, "between 0 and 1")
+    num_parts = _validation.check_int("num_parts", num_parts, minimum=1)
+    variance = variances_of(quantization_variance, len(probabilities))
+    floored = np.maximum(probabilities, _LEAST_PROBABILITY)
+    # 1 / δ.
+    trust = (1 - floored) / (floored + variance)
+    shares = None
+    if assignment is None:
+        shares = _fill(trust, num_parts)
+        held = shares > 0
+    else:
+        held = _checked_assignment(assignment, len(probabilities), num_parts)
+    if correlation is not None:
+        gram = _positive_definite(correlation, num_parts)
+        shares = _least_error(trust, held, gram)
+    elif shares is None:
+        shares = trust[:, None] * held / (trust @ held)
+    return GradientCode(
+        encoding_matrix=shares / (1 - probabilities)[:, None],
+        assignment=held,
+        target=np.ones(num_parts),
+        num_stragglers=0,
+        decoders=(OneStep(1.0, shared=False), LeastSquares()),
+    )
+
+
+def _fill(trust: np.ndarray, num_parts: int) -> np.ndarray:
+    """α by the north-west corner rule: how much of [j, j + 1] is in worker i's turn."""
+    ends = num_parts * trust.cumsum() / trust.sum()
+    ends[-1] = num_parts
+    whole = ends.round()
+    ends = np.where(np.abs(ends - whole) < _ROUNDING, whole, ends)[:, None]
+    starts = np.concatenate([np.zeros((1, 1)), ends[:-1]])
+    parts = np.arange(num_parts)
+    return np.clip(np.minimum(ends, parts + 1) - np.maximum(starts, parts), 0, None)
+
+
+def _least_error(trust: np.ndarray, held: np.ndarray, gram: np.ndarray) -> np.ndarray:
+    """The least sum of αᵢ G αᵢᵀ / trustᵢ, where columns of α add up to 1.
+
+    A multiplier a column: αᵢ is trustᵢ times the inverse of G on the parts that worker
+    i holds, times their multipliers, and those are such that the sums are right.
+    """
+    system = np.zeros_like(gram)
+    workers = []
+    for own, parts in zip(trust, map(np.flatnonzero, held), strict=True):
+        block = np.ix_(parts, parts)
+        inverse = own * np.linalg.inv(gram[block])
+        system[block] += inverse
+        workers.append((parts, inverse))
+    # By Cholesky, whose rounding does not grow with how unlike the workers are.
+    multipliers = scipy.linalg.solve(system, np.ones(len(gram)), assume_a="pos")
+    shares = np.zeros(held.shape)
+    for own, (parts, inverse) in zip(shares, workers, strict=True):
+        own[parts] = inverse @ multipliers[parts]
+    return shares
+
+
+def _checked_assignment(assignment, num_workers, num_parts):
+    held = _validation.host_array("assignment", assignment, "bools", 2)
+    axes = "(num_workers, num_parts)"
+    _validation.check_shape("assignment", held, axes, (num_workers, num_parts))
+    copies = held.sum(0)
+    if not copies.all():
+        raise ValueError(
+            "assignment must have every part on a worker; got part "
+            f"{int(copies.argmin())} on none"
+        )
+    return held
+
+
+def _positive_definite(correlation, num_parts):
+    given = correlations_of(correlation, num_parts)
+    if given.ndim == 0:
+        gram = np.full((num_parts, num_parts), given)
+        np.fill_diagonal(gram, 1.0)
+    else:
+        gram = given
+    eigenvalues = np.linalg.eigvalsh(gram)
+    if not eigenvalues[0] > _ROUNDING * eigenvalues[-1]:
+        raise ValueError(
+            "correlation must make G positive definite, or many coefficients are best; "
+            f"got eigenvalues from {eigenvalues[0]:.3g} to {eigenvalues[-1]:.3g}"
+        )
+    return gram
+
+
+def variances_of(
+    quantization_variance: jax.typing.ArrayLike, num_workers: int
+) -> np.ndarray:
+    """ω of each worker, checked, float64 (num_workers,)."""
+    name = "quantization_variance"
+    variance = _validation.concrete_array(name, quantization_variance, "real numbers")
+    if variance.ndim:
+        _validation.check_shape(name, variance, "(num_workers,)", (num_workers,))
+    variance = np.broadcast_to(variance, num_workers).astype(np.float64)
+    is_right = (variance >= 0) & (variance < np.inf)
+    _validation.check_entries(name, variance, is_right, "finite and at least 0")
+    return variance
+
+
+def correlations_of(correlation: jax.typing.ArrayLike, num_parts: int) -> np.ndarray:
+    """ρ, or G (num_parts, num_parts), checked, float64."""
+    name = "correlation"
+    given = _validation.concrete_array(name, correlation, "real numbers")
+    given = given.astype(np.float64)
+    if given.ndim == 0:
+        # So many vectors cannot all point away from each other by more than that.
+        least = -1 / (num_parts - 1) if num_parts > 1 else -math.inf
+        if not least <= given <= 1:
+            raise ValueError(
+                f"correlation must be from -1 / (num_parts - 1) to 1; got {given} and "
+                f"num_parts = {num_parts}"
+            )
+        return given
+    given = _validation.host_array(name, given, "real numbers", 2)
+    _validation.check_shape(
+        name, given, "(num_parts, num_parts)", (num_parts, num_parts)
+    )
+    largest = np.abs(given).max()
+    if not np.allclose(given, given.T, rtol=0, atol=_ROUNDING * largest):
+        raise ValueError(f"correlation must be symmetric; got {given}")
+    least = np.linalg.eigvalsh(given)[0]
+    if not least >= -_ROUNDING * largest * num_parts:
+        raise ValueError(
+            f"correlation must be positive semidefinite; got an eigenvalue of {least}"
+        )
+    return given

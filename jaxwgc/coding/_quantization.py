@@ -1,0 +1,198 @@
+"""Messages of few bits: rounded at random, so that they are right on average."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxwgc import _validation
+from jaxwgc._arrays import promoted
+
+# A sign and a level; float32 knows no more.
+_LEAST_BITS, _MOST_BITS = 2, 24
+
+
+def quantize(
+    key: jax.Array, messages: jax.typing.ArrayLike, bits: jax.typing.ArrayLike
+) -> jax.Array:
+    """Rounds messages at random to few bits a number, unbiasedly (Alistarh et al.).
+
+    A number is sent as its sign and a level from 0 to M = 2ᵇ⁻¹ - 1, in units of the
+    norm of its message over M, and the norm along with them. Between two levels it
+    takes the upper one with a probability in proportion to its distance from the lower
+    one. So E Q(m) = m, and E‖Q(m) - m‖² ≤ ω ‖m‖² with the ω of
+    `quantization_variance`. In a simulated step: `jaxwgc.corruptions.quantization`.
+
+    Args:
+      key: PRNG key of either kind; workers that round on their own need different ones.
+      messages: real or complex (num_messages, length), as of `jaxwgc.encode`. Of a
+        complex number both parts are rounded.
+      bits: b, from 2 to 24, an int or ints (num_messages,). May be traced.
+
+    Returns:
+      The rounded messages, as numbers: floats of at least 32 bits. NaN throughout for a
+      message that is not finite, or whose traced bits break their rule.
+
+    Raises:
+      ValueError: where a shape is wrong, or bits are less than 2 or more than 24.
+      TypeError: where messages are not of floats, bits are not integers, or key is no
+        PRNG key.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, jaxwgc
+      >>> messages = jnp.array([[3.0, -4.0, 0.0]])
+      >>> rounded = jaxwgc.coding.quantize(jax.random.key(0), messages, bits=3)
+      >>> (rounded * 3 / 5).round(4)
+      Array([[ 1., -2.,  0.]], dtype=float32)
+
+    References:
+      Alistarh, Grubic, Li, Tomioka, Vojnovic, "QSGD: communication-efficient SGD via
+      gradient quantization and encoding", NeurIPS 2017, section 3.1.
+    """
+    key = _validation.check_key(key)
+    given = _validation.as_array("messages", messages)
+    _validation.check_dtypes("messages", given, "real or complex floats")
+    axes = "(num_messages, length)"
+    _validation.check_shape("messages", given, axes, ("any", "any"))
+    bits = _checked_bits(bits)
+    if np.ndim(bits):
+        _validation.check_shape("bits", bits, "(num_messages,)", given.shape[:1])
+    return _quantize(key, promoted(given), jnp.asarray(bits, jnp.int32))
+
+
+@jax.jit
+def _quantize(key, messages, bits):
+    is_complex = jnp.iscomplexobj(messages)
+    parts = [messages.real, messages.imag] if is_complex else [messages]
+    entries = jnp.stack(parts, -1)
+    axes = 1, 2
+    is_known = (bits >= _LEAST_BITS) & (bits <= _MOST_BITS)
+    levels = (1 << (bits - 1)) - 1
+    levels = jnp.where(is_known, levels.astype(entries.dtype), jnp.nan)
+    levels = jnp.broadcast_to(levels, len(entries))[:, None, None]
+    # Over the largest, so that squares neither overflow nor vanish.
+    largest = jnp.abs(entries).max(axes, keepdims=True)
+    scaled = entries / jnp.where(largest == 0, 1, largest)
+    norm = jnp.sqrt(jnp.sum(scaled**2, axes, keepdims=True))
+    steps = jnp.abs(scaled) / jnp.where(norm == 0, 1, norm) * levels
+    below = jnp.floor(steps)
+    draws = jax.random.uniform(key, entries.shape, entries.dtype)
+    taken = jnp.sign(scaled) * (below + (draws < steps - below)) / levels
+    rounded = taken * norm * largest
+    if is_complex:
+        return jax.lax.complex(rounded[..., 0], rounded[..., 1])
+    return rounded[..., 0]
+
+
+def quantization_variance(length: int, bits: jax.typing.ArrayLike) -> np.ndarray:
+    """Returns the least ω with E‖Q(m) - m‖² ≤ ω ‖m‖² for every m, of `quantize`.
+
+    Of P numbers on M levels P / (4 M²), all in the middle between two levels; where M
+    is less than √P / 2 the norm does not allow that, and ω is √P / M - 1, all being
+    alike. (QSGD has the bounds P / M² and √P / M.)
+
+    Args:
+      length: P, the real numbers of a message, at least 1.
+      bits: b, from 2 to 24, an int or ints of any shape. Not traced.
+
+    Returns:
+      Float64 of the shape of bits.
+
+    Raises:
+      ValueError: where length is less than 1, or bits are less than 2 or more than 24.
+      TypeError: where they are not integers or are traced.
+
+    Example:
+      >>> import jaxwgc
+      >>> jaxwgc.coding.quantization_variance(64, [2, 4, 6]).round(4)
+      array([7.    , 0.3265, 0.0166])
+
+    References:
+      Alistarh et al., "QSGD", NeurIPS 2017, lemma 3.1, made sharp: see the page
+      Mathematics.
+    """
+    length = _validation.check_int("length", length, minimum=1)
+    _validation.check_concrete("bits", bits, "the variance is computed on the host")
+    levels = 2.0 ** (np.asarray(_checked_bits(bits)) - 1) - 1
+    root = np.sqrt(length)
+    return np.where(2 * levels < root, root / levels - 1, length / (4 * levels**2))
+
+
+def allocate_bits(
+    straggler_probabilities: jax.typing.ArrayLike, length: int, total_bits: int
+) -> np.ndarray:
+    """Returns how many bits a number each worker best sends, for a total of them.
+
+    The error of `codes.unequal` is inversely proportional to the sum over the workers
+    of (1 - pᵢ) / (pᵢ + ω(bᵢ)), with the ω of `quantization_variance`. This takes the
+    bits that make it largest, by dynamic programming, exactly. The first bits of a
+    worker bring nothing by themselves, so that a worker may get none: it is then best
+    left out.
+
+    Args:
+      straggler_probabilities: p, (num_workers,), between 0 and 1.
+      length: P, the real numbers of a message, at least 1.
+      total_bits: the sum of the bits, a number of a message each; at least 2. More than
+        24 for every worker are of no use.
+
+    Returns:
+      Ints (num_workers,): 0, or from 2 to 24.
+
+    Raises:
+      ValueError: where a probability is not between 0 and 1, length is less than 1 or
+        total_bits less than 2.
+      TypeError: where an argument has the wrong type or is traced.
+
+    Example:
+      >>> import numpy as np, jaxwgc
+      >>> from jaxwgc import codes, coding
+      >>> probabilities = np.array([0.05, 0.1, 0.9])
+      >>> bits = coding.allocate_bits(probabilities, length=64, total_bits=12)
+      >>> bits
+      array([7, 5, 0])
+      >>> kept = bits > 0
+      >>> variance = coding.quantization_variance(64, bits[kept])
+      >>> code = codes.unequal(probabilities[kept], 4, quantization_variance=variance)
+
+    References:
+      The library's.
+    """
+    name = "straggler_probabilities"
+    stragglers = _validation.host_array(
+        name, straggler_probabilities, "real numbers", 1
+    ).astype(np.float64)
+    _validation.check_shape(name, stragglers, "(num_workers,)", ("any",))
+    is_right = (stragglers > 0) & (stragglers < 1)
+    _validation.check_entries(name, stragglers, is_right, "between 0 and 1")
+    total = _validation.check_int("total_bits", total_bits, minimum=_LEAST_BITS)
+    total = min(total, _MOST_BITS * len(stragglers))
+    choices = np.arange(_LEAST_BITS, min(_MOST_BITS, total) + 1)
+    variance = quantization_variance(length, choices)
+    gains = (1 - stragglers[:, None]) / (stragglers[:, None] + variance)
+    # The most that the workers so far make of each number of bits.
+    most, chosen = np.zeros(total + 1), []
+    for own in gains:
+        options = np.full((len(choices) + 1, total + 1), -np.inf)
+        options[0] = most
+        for option, bits, gain in zip(options[1:], choices, own, strict=True):
+            option[bits:] = most[: total + 1 - bits] + gain
+        chosen.append(np.array([0, *choices])[options.argmax(0)])
+        most = options.max(0)
+    bits = np.zeros(len(stragglers), int)
+    for worker in reversed(range(len(stragglers))):
+        bits[worker] = chosen[worker][total]
+        total -= bits[worker]
+    return bits
+
+
+def _checked_bits(bits):
+    given = _validation.as_array("bits", bits)
+    _validation.check_dtypes("bits", given, "integers")
+    if not _validation.is_traced(given):
+        flat = np.ravel(given)
+        is_right = (flat >= _LEAST_BITS) & (flat <= _MOST_BITS)
+        if not is_right.all():
+            raise ValueError(
+                f"bits must be from {_LEAST_BITS}, one for the sign and one for a "
+                f"level, to {_MOST_BITS}; got {flat[is_right.argmin()]}"
+            )
+    return given

@@ -1,0 +1,289 @@
+"""Codes for unequal workers: SciPy's optimum, closed forms and simulated rounds."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+import scipy.optimize
+
+import jaxwgc
+from jaxwgc import codes, stragglers
+from jaxwgc.studies import expected_error
+
+# Ten workers who answer within a time τ with a probability of 1 - exp(-ψ (τ - 1)).
+RATES = np.random.default_rng(0).uniform(0.1, 2, 10)
+RING = np.eye(10, dtype=bool) | np.eye(10, k=1, dtype=bool) | (np.eye(10, k=-9) > 0)
+NUM_DRAWS = 100_000
+
+
+def probabilities_at(tau):
+    return np.exp(-RATES * (tau - 1))
+
+
+def shares_of(code, probabilities):
+    """α."""
+    return code.encoding_matrix * (1 - probabilities)[:, None]
+
+
+def least_by_scipy(probabilities, held, gram):
+    """The least Σ δ α G αᵀ over α on `held` whose columns add up to 1."""
+    scale = probabilities / (1 - probabilities)
+
+    def unraveled(entries):
+        shares = np.zeros(held.shape)
+        shares[held] = entries
+        return shares
+
+    def error(entries):
+        shares = unraveled(entries)
+        return scale @ np.einsum("ij,jl,il->i", shares, gram, shares)
+
+    found = scipy.optimize.minimize(
+        error,
+        (held / held.sum(0))[held],
+        method="SLSQP",
+        constraints={"type": "eq", "fun": lambda own: unraveled(own).sum(0) - 1},
+        options={"maxiter": 1000, "ftol": 1e-15},
+    )
+    return found.fun
+
+
+class TestFill:
+    @pytest.mark.parametrize("tau", [1.1, 1.5, 3.0])
+    def test_rounds_that_are_drawn(self, tau, with_x64):
+        """Unbiased, and the closed forms of both columns, to four standard errors."""
+        probabilities = probabilities_at(tau)
+        code = codes.unequal(probabilities, 10)
+        draws = np.random.default_rng(1).random((NUM_DRAWS, 10))
+        weights = np.asarray(jaxwgc.effective_weights(code, draws >= probabilities))
+        misses = weights - 1
+        found = {"bias": misses, 1.0: misses.sum(1) ** 2, 0.0: np.sum(misses**2, 1)}
+        expected = {"bias": np.zeros(10)}
+        for correlation in (0.0, 1.0):
+            of_code = expected_error(code, probabilities, correlation=correlation)
+            np.testing.assert_allclose(of_code.bias, 0, atol=1e-12)
+            expected[correlation] = of_code.squared_error
+        for name, samples in found.items():
+            error = samples.std(0, ddof=1) / np.sqrt(NUM_DRAWS)
+            assert np.all(np.abs(samples.mean(0) - expected[name]) <= 4 * error), name
+        least = 100 / np.sum((1 - probabilities) / probabilities)
+        np.testing.assert_allclose(expected[1.0], least)
+
+    @pytest.mark.parametrize(("num_workers", "num_parts"), [(1, 1), (10, 3), (7, 40)])
+    def test_few_copies_none_negative(self, num_workers, num_parts):
+        generator = np.random.default_rng(num_parts)
+        probabilities = generator.uniform(0.01, 0.9, num_workers)
+        code = codes.unequal(probabilities, num_parts)
+        shares = shares_of(code, probabilities)
+        trust = (1 - probabilities) / probabilities
+        np.testing.assert_allclose(shares.sum(0), 1)
+        np.testing.assert_allclose(shares.sum(1), num_parts * trust / trust.sum())
+        assert np.all(shares >= 0)
+        np.testing.assert_array_equal(code.assignment, shares > 0)
+        assert code.assignment.sum() <= num_workers + num_parts - 1
+
+    def test_equal_workers_have_whole_parts(self):
+        code = codes.unequal(np.full(7, 0.3), 21)
+        assert np.all(code.loads == 3)
+        np.testing.assert_allclose(code.encoding_matrix.max(1), 1 / 0.7)
+
+    def test_a_worker_that_never_straggles_is_not_all_there_is(self):
+        """10⁻¹² counts as 10⁻⁶ in the shares; its coefficients stay unbiased."""
+        code = codes.unequal([1e-12, 1e-6, 0.5], 3)
+        assert code.loads[1] == 2
+        bias = expected_error(code, [1e-12, 1e-6, 0.5]).bias
+        np.testing.assert_allclose(bias, 0, atol=1e-12)
+
+    def test_least_of_all_by_scipy(self):
+        """Parts that are all alike: no other code of these workers does better."""
+        probabilities = np.random.default_rng(2).uniform(0.1, 0.8, 4)
+        code = codes.unequal(probabilities, 5)
+        found = expected_error(code, probabilities, correlation=1.0).squared_error
+        least = least_by_scipy(probabilities, np.ones((4, 5), bool), np.ones((5, 5)))
+        assert found == pytest.approx(least, rel=1e-6)
+
+
+class TestAssignment:
+    probabilities = np.array([0.1, 0.6, 0.3, 0.8])
+    held = np.array(
+        [[1, 1, 0, 0, 1], [1, 0, 1, 0, 0], [0, 1, 1, 1, 0], [0, 0, 1, 1, 1]]
+    )
+    held = held.astype(bool)
+
+    def factors(self):
+        generator = np.random.default_rng(3)
+        gradients = generator.normal(size=(5, 8)) + generator.normal(size=8)
+        return gradients @ gradients.T
+
+    @pytest.mark.parametrize("correlation", [None, 0.6, -0.2, "gradients"])
+    def test_least_by_scipy(self, correlation):
+        given = self.factors() if correlation == "gradients" else correlation
+        code = codes.unequal(
+            self.probabilities, 5, assignment=self.held, correlation=given
+        )
+        np.testing.assert_array_equal(code.assignment, self.held)
+        assert np.all(code.encoding_matrix[~self.held] == 0)
+        rho = 0.0 if given is None else given
+        found = expected_error(code, self.probabilities, correlation=rho)
+        np.testing.assert_allclose(found.bias, 0, atol=1e-12)
+        gram = rho if np.ndim(rho) else (1 - rho) * np.eye(5) + rho
+        least = least_by_scipy(self.probabilities, self.held, gram)
+        assert found.squared_error == pytest.approx(least, rel=1e-6)
+
+    def test_uncorrelated_by_both_ways(self):
+        """Workers as unlike as they come, and no digits are lost."""
+        unlike = np.array([1e-9, 1 - 1e-9, 0.5, 1e-3])
+        one, other = (
+            codes.unequal(unlike, 5, assignment=self.held, correlation=rho)
+            for rho in (None, 0.0)
+        )
+        np.testing.assert_allclose(one.encoding_matrix, other.encoding_matrix)
+
+    def test_everything_on_every_worker(self):
+        """αᵢⱼ is worker i's share of all 1 / δ, whatever G is."""
+        everything, gram = np.ones((4, 5), bool), self.factors()
+        code = codes.unequal(
+            self.probabilities, 5, assignment=everything, correlation=gram
+        )
+        trust = (1 - self.probabilities) / self.probabilities
+        shares = np.broadcast_to(trust[:, None] / trust.sum(), (4, 5))
+        np.testing.assert_allclose(shares_of(code, self.probabilities), shares)
+        found = expected_error(code, self.probabilities, correlation=gram)
+        assert found.squared_error == pytest.approx(gram.sum() / trust.sum())
+
+    def test_fill_with_other_coefficients(self):
+        """Better for that G than the fill's own, on the same parts."""
+        fill, best = (
+            codes.unequal(self.probabilities, 5, correlation=rho) for rho in (None, 0.3)
+        )
+        np.testing.assert_array_equal(fill.assignment, best.assignment)
+        errors = [
+            expected_error(code, self.probabilities, correlation=0.3).squared_error
+            for code in (fill, best)
+        ]
+        assert errors[1] < errors[0]
+
+
+def test_noisy_messages_count_as_stragglers_do():
+    """δ = (p + ω) / (1 - p), in the shares and in the error."""
+    probabilities, variance = np.array([0.1, 0.6, 0.3]), np.array([0.5, 0.0, 2.0])
+    trust = (1 - probabilities) / (probabilities + variance)
+    code = codes.unequal(probabilities, 4, quantization_variance=variance)
+    shares = shares_of(code, probabilities)
+    np.testing.assert_allclose(shares.sum(1), 4 * trust / trust.sum())
+    found = expected_error(
+        code, probabilities, correlation=1.0, quantization_variance=variance
+    )
+    assert found.squared_error == pytest.approx(16 / trust.sum())
+
+
+def test_against_the_mean_probability():
+    """Two parts a worker around a ring: with the mean p in the place of its own."""
+    for tau in (1.1, 1.5, 3.0):
+        probabilities = probabilities_at(tau)
+        own = codes.unequal(probabilities, 10, assignment=RING)
+        mean = codes.unequal(np.full(10, probabilities.mean()), 10, assignment=RING)
+        found = expected_error(mean, probabilities).bias
+        expected = [
+            np.mean((1 - probabilities[RING[:, part]]) / (1 - probabilities.mean())) - 1
+            for part in range(10)
+        ]
+        np.testing.assert_allclose(found, expected)
+        assert 0.66 < np.abs(found).max() < 0.86
+        np.testing.assert_allclose(expected_error(own, probabilities).bias, 0, 0, 1e-12)
+
+
+def test_estimates_cost_a_bias(with_x64):
+    """The formula for p̂ in the place of p, against all patterns of answers."""
+    probabilities, estimates = np.array([0.2, 0.5, 0.7]), np.array([0.3, 0.4, 0.7])
+    code = codes.unequal(estimates, 4)
+    formula = (1 - probabilities) / (1 - estimates) @ shares_of(code, estimates) - 1
+    received = ((np.arange(8)[:, None] >> np.arange(3)) & 1).astype(bool)
+    chance = np.prod(np.where(received, 1 - probabilities, probabilities), 1)
+    weights = np.asarray(jaxwgc.effective_weights(code, received))
+    found = expected_error(code, probabilities)
+    np.testing.assert_allclose(found.bias, formula)
+    np.testing.assert_allclose(chance @ weights - 1, formula)
+    assert found.squared_error == pytest.approx(chance @ np.sum((weights - 1) ** 2, 1))
+
+
+def test_weighted_codes_are_unbiased_too():
+    probabilities = np.array([0.2, 0.5, 0.7])
+    code = jaxwgc.weighted(codes.unequal(probabilities, 4), np.array([1.0, 0, 3, 2]))
+    np.testing.assert_allclose(expected_error(code, probabilities).bias, 0, 0, 1e-6)
+
+
+def test_steps_of_few_bits_with_stragglers():
+    """The mean of simulated steps is the gradient, and their spread that of the form.
+
+    By `coded_aggregate`, with a straggler model that has a probability a worker.
+    """
+    probabilities, bits = np.array([0.3, 0.6, 0.1]), np.array([3, 4, 3])
+    code = codes.unequal(probabilities, 4)
+    gradients = np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32)
+    transform = jaxwgc.coded_aggregate(
+        code,
+        stragglers.bernoulli(probabilities),
+        jax.random.key(0),
+        method="messages",
+        corrupt=jaxwgc.corruptions.quantization(stragglers.bernoulli(1.0), bits),
+    )
+
+    def step(state, _):
+        update, state = transform.update(gradients, state)
+        return state, update
+
+    number = 20_000
+    steps = jax.jit(lambda state: jax.lax.scan(step, state, length=number)[1])
+    misses = np.asarray(steps(transform.init(None)), np.float64) - gradients.sum(0)
+    messages = code.encoding_matrix @ gradients
+    sizes = np.linalg.norm(messages, axis=1, keepdims=True)
+    levels = 2.0 ** (bits[:, None] - 1) - 1
+    fractions = np.abs(messages) / sizes * levels % 1
+    rounding = fractions * (1 - fractions) * (sizes / levels) ** 2
+    variance = rounding.sum(1) / sizes[:, 0] ** 2
+    expected = expected_error(
+        code,
+        probabilities,
+        correlation=gradients @ gradients.T,
+        quantization_variance=variance,
+    )
+    for samples, mean in (
+        (misses, 0.0),
+        (np.sum(misses**2, 1), expected.squared_error),
+    ):
+        error = samples.std(0, ddof=1) / np.sqrt(number)
+        assert np.all(np.abs(samples.mean(0) - mean) <= 4 * error)
+
+
+@pytest.mark.parametrize(
+    ("code", "options", "error", "words"),
+    [
+        (codes.uncoded(3), {}, ValueError, "code must be real, with OneStep"),
+        (codes.cyclic_mds(3, 1), {}, ValueError, "code must be real, with OneStep"),
+        (codes.replicated(3), {}, ValueError, "needs a code with messages_per_worker"),
+        (3, {}, TypeError, "code must be a GradientCode"),
+        (None, {"straggler_probabilities": [0.1, 1.1, 0]}, ValueError, r"\[1\] = 1.1"),
+        (None, {"straggler_probabilities": [0.1]}, ValueError, r"\(num_workers,\) = "),
+        (None, {"correlation": 1.5}, ValueError, "correlation must be from -1 / "),
+        (None, {"correlation": -np.eye(2)}, ValueError, "be positive semidefinite"),
+        (None, {"quantization_variance": -1.0}, ValueError, "finite and at least 0"),
+    ],
+)
+def test_no_expected_error(code, options, error, words):
+    code = codes.unequal([0.1, 0.2, 0.5], 2) if code is None else code
+    with pytest.raises(error, match=words):
+        expected_error(code, **{"straggler_probabilities": 0.1} | options)
+
+
+def test_traced_codes_have_no_expected_error():
+    code = codes.unequal([0.1, 0.2], 2)
+    with pytest.raises(TypeError, match="code must be concrete"):
+        jax.jit(
+            lambda matrix: (
+                expected_error(
+                    dataclasses.replace(code, encoding_matrix=matrix), 0.1
+                ).bias
+            )
+        )(code.encoding_matrix)

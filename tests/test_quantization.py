@@ -1,0 +1,172 @@
+"""Messages of few bits: right on average, their error, and who gets the bits."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxwgc import codes, coding
+from jaxwgc.coding import allocate_bits, quantization_variance, quantize
+from jaxwgc.studies import expected_error
+
+KEY = jax.random.key(0)
+NUM_DRAWS = 20_000
+ERROR = 4 / np.sqrt(NUM_DRAWS)
+
+
+@jax.jit
+def draws(messages, bits):
+    keys = jax.random.split(KEY, NUM_DRAWS)
+    return jax.vmap(lambda key: quantize(key, messages, bits))(keys)
+
+
+def exact_variance(message, bits):
+    """E‖Q(m) - m‖² / ‖m‖², from where each number lies between two levels."""
+    levels = 2 ** (bits - 1) - 1
+    place = np.abs(message) / np.linalg.norm(message) * levels % 1
+    return np.sum(place * (1 - place)) / levels**2
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.complex64])
+def test_right_on_average_with_bits_a_message(dtype):
+    """To four standard errors, entry by entry; and so is the squared error."""
+    real = np.random.default_rng(0).normal(size=(3, 64))
+    messages = real[:, ::2] + 1j * real[:, 1::2] if dtype == np.complex64 else real
+    messages = messages.astype(dtype)
+    bits = np.array([2, 4, 9])
+    found = np.asarray(draws(messages, bits)).astype(np.complex128)
+    misses = found - messages
+    spread = np.sqrt(misses.real.var(0) + misses.imag.var(0))
+    assert np.all(np.abs(misses.mean(0)) <= ERROR * spread)
+    sizes = np.linalg.norm(real, axis=1)
+    squares = np.sum(np.abs(misses) ** 2, 2) / sizes**2
+    expected = [exact_variance(own, number) for own, number in zip(real, bits)]
+    assert np.all(np.abs(squares.mean(0) - expected) <= ERROR * squares.std(0))
+    assert np.all(expected < quantization_variance(64, bits))
+    levels = 2.0 ** (bits[:, None] - 1) - 1
+    steps = np.stack([found.real, found.imag]) * levels / sizes[:, None]
+    np.testing.assert_allclose(steps, steps.round(), atol=1e-3)
+    assert np.all(np.abs(steps) <= levels + 1e-3)
+
+
+def test_no_smaller_bound_holds():
+    """Vectors that reach it: all alike, or all in the middle between two levels.
+
+    For the first ones, √P / (2 M) would be too small.
+    """
+    alike = np.ones(64)
+    assert exact_variance(alike, 2) == pytest.approx(quantization_variance(64, 2))
+    assert quantization_variance(64, 2) > np.sqrt(64) / 2
+    # Squares of odd numbers that add up to (2 · 7)².
+    middle = np.array([13.0, 5.0, 1.0, 1.0])
+    assert exact_variance(middle, 4) == pytest.approx(quantization_variance(4, 4))
+    generator = np.random.default_rng(0)
+    for _ in range(2000):
+        length, bits = generator.integers(1, 100), generator.integers(2, 8)
+        message = generator.normal(size=length) ** generator.integers(1, 6)
+        bound = quantization_variance(length, bits)
+        assert exact_variance(message, bits) <= bound * (1 + 1e-9)
+        levels = 2.0 ** (bits - 1) - 1
+        assert bound <= min(length / levels**2, np.sqrt(length) / levels)
+
+
+def test_extremes(x64):
+    sizes = np.array([0.0, 1e-30, 1e30, np.inf, np.nan], np.float32)
+    messages = sizes[:, None] * np.ones((5, 3), np.float32)
+    found = np.asarray(quantize(KEY, messages, 8))
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found[0], 0)
+    np.testing.assert_allclose(found[1:3], messages[1:3], rtol=0.02)
+    assert np.isnan(found[3:]).all()
+    assert quantize(KEY, jnp.ones((1, 2), jnp.bfloat16), 8).dtype == np.float32
+
+
+def test_traced_bits_that_are_none():
+    found = jax.jit(quantize)(KEY, np.ones((4, 2)), np.array([1, 2, 24, 25]))
+    np.testing.assert_array_equal(np.isnan(found).all(1), [True, False, False, True])
+
+
+def objective(probabilities, length, bits):
+    sent = np.array(bits) > 0
+    lost = probabilities[sent]
+    variance = quantization_variance(length, np.array(bits)[sent])
+    return np.sum((1 - lost) / (lost + variance))
+
+
+class TestAllocateBits:
+    @pytest.mark.parametrize("total", [2, 3, 7, 12, 17])
+    def test_as_good_as_every_other(self, total):
+        """All allocations of four workers, one by one."""
+        generator = np.random.default_rng(total)
+        for length in (1, 30, 1000):
+            probabilities = generator.uniform(0.01, 0.9, 4)
+            bits = allocate_bits(probabilities, length, total)
+            assert bits.sum() <= total
+            most = max(
+                objective(probabilities, length, other)
+                for other in itertools.product([0, *range(2, total + 1)], repeat=4)
+                if sum(other) <= total
+            )
+            found = objective(probabilities, length, bits)
+            assert found == pytest.approx(most, rel=1e-12)
+
+    def test_more_than_can_be_used(self):
+        np.testing.assert_array_equal(allocate_bits([0.1, 0.5], 8, 10**6), 24)
+
+    def test_is_what_makes_the_error_least(self):
+        """That of the code with as many bits, against as many bits for all."""
+        probabilities = np.array([0.02, 0.1, 0.2, 0.4, 0.8])
+
+        def error(bits):
+            kept = bits > 0
+            variance = quantization_variance(64, bits[kept])
+            own = probabilities[kept]
+            code = codes.unequal(own, 6, quantization_variance=variance)
+            return expected_error(
+                code, own, correlation=1.0, quantization_variance=variance
+            ).squared_error
+
+        bits = allocate_bits(probabilities, 64, 20)
+        most = objective(probabilities, 64, bits)
+        assert error(bits) == pytest.approx(36 / most)
+        assert error(bits) < 0.8 * error(np.full(5, 4))
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [
+        (lambda: quantize(0, np.ones((1, 2)), 4), TypeError, "key must be a PRNG key"),
+        (lambda: quantize(KEY, np.ones(2), 4), ValueError, r"\(num_messages, length\)"),
+        (lambda: quantize(KEY, np.ones((0, 2)), 4), ValueError, "not be empty"),
+        (lambda: quantize(KEY, [[1, 2]], 4), TypeError, "messages must be real or com"),
+        (
+            lambda: quantize(KEY, np.ones((1, 2)), 0),
+            ValueError,
+            "bits must be from 2.*0",
+        ),
+        (lambda: quantize(KEY, np.ones((1, 2)), 25), ValueError, "to 24; got 25"),
+        (
+            lambda: quantize(KEY, np.ones((1, 2)), 4.0),
+            TypeError,
+            "bits must be integer",
+        ),
+        (lambda: quantize(KEY, np.ones((1, 2)), [4, 4]), ValueError, "bits must have"),
+        (lambda: quantization_variance(0, 4), ValueError, "length must be at least 1"),
+        (lambda: quantization_variance(8, [4, 1]), ValueError, "level, to 24; got 1"),
+        (lambda: jax.jit(lambda b: quantization_variance(8, b))(4), TypeError, "concr"),
+        (lambda: allocate_bits([0.5, 1.0], 8, 4), ValueError, r"ies\[1\] = 1.0"),
+        (lambda: allocate_bits([], 8, 4), ValueError, "straggler_probabilities must"),
+        (
+            lambda: allocate_bits([0.5], 8, 1),
+            ValueError,
+            "total_bits must be at least 2",
+        ),
+        (lambda: allocate_bits([0.5], 8.0, 4), TypeError, "length must be"),
+        (lambda: jax.jit(coding.allocate_bits)([0.5], 8, 4), TypeError, "concrete"),
+    ],
+)
+def test_bad_input(call, error, words):
+    with pytest.raises(error, match=words):
+        call()
