@@ -5,6 +5,7 @@ Each constructor returns a `GradientCode`, to be used with `jaxwgc.encode`,
 code build on it.
 """
 
+from jaxwgc.codes._any_placement import any_placement
 from jaxwgc.codes._batch_raptor import batch_raptor
 from jaxwgc.codes._bernoulli import bernoulli, regularized_bernoulli
 from jaxwgc.codes._binary import binary
@@ -18,15 +19,18 @@ from jaxwgc.codes._gradient_code import GradientCode
 from jaxwgc.codes._ldgm import ldgm
 from jaxwgc.codes._multi_message import multi_message
 from jaxwgc.codes._partially_coded import partially_coded
+from jaxwgc.codes._proportional_placement import proportional_placement
 from jaxwgc.codes._reed_solomon import reed_solomon
 from jaxwgc.codes._regular_graph import regular_graph
 from jaxwgc.codes._replicated import replicated
 from jaxwgc.codes._stochastic import stochastic
 from jaxwgc.codes._stochastic_block import stochastic_block
 from jaxwgc.codes._uncoded import uncoded
+from jaxwgc.codes._worst_rounding import worst_rounding
 
 __all__ = [
     "GradientCode",
+    "any_placement",
     "batch_raptor",
     "bernoulli",
     "binary",
@@ -40,6 +44,7 @@ __all__ = [
     "paley",
     "partially_coded",
     "projective_plane",
+    "proportional_placement",
     "reed_solomon",
     "regular_graph",
     "regularized_bernoulli",
@@ -47,4 +52,5 @@ __all__ = [
     "stochastic",
     "stochastic_block",
     "uncoded",
+    "worst_rounding",
 ]

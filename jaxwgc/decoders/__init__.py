@@ -8,6 +8,7 @@ for the code's own decoder of that class, or any instance of `Decoder`.
 from jaxwgc._pytrees import Static
 from jaxwgc.decoders._clustered import Clustered
 from jaxwgc.decoders._decoder import Decoder, DecoderLike
+from jaxwgc.decoders._dual_code import Dual
 from jaxwgc.decoders._group import Group
 from jaxwgc.decoders._lagrange import Lagrange
 from jaxwgc.decoders._least_squares import LeastSquares
@@ -19,6 +20,7 @@ __all__ = [
     "Clustered",
     "Decoder",
     "DecoderLike",
+    "Dual",
     "Group",
     "Lagrange",
     "LeastSquares",

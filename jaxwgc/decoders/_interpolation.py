@@ -136,14 +136,20 @@ def lagrange_weights(
         return ~(miss <= limit)
 
     is_poor = misses(weights, may_miss)
-    if 4 * num_stragglers <= received.shape[-1]:
+    number = received.shape[-1]
+    if 0 < 4 * num_stragglers <= number:
+        # At αᵢ, weights αᵢ / √n, ..., αᵢˢ / √n add nothing, and 1 / n decodes from all.
+        powers = np.arange(number)[:, None] * np.arange(1, num_stragglers + 1) % number
+        roots = np.exp(2j * np.pi * powers / number) / np.sqrt(number)
+        null = jnp.asarray(roots, matrix.dtype)[jnp.asarray(positions)]
+        of_all = jnp.full(number, 1 / number, matrix.dtype)
         solve = functools.partial(dual_weights, num_stragglers=num_stragglers)
         weights = masked_map(
             is_poor,
             solve,
             weights,
             (weights, received),
-            (*shared, jnp.asarray(positions)),
+            (*shared, of_all, null),
             _DUAL_CHUNK,
         )
         is_poor = misses(weights, is_poor)
