@@ -11,6 +11,7 @@ from experiments.codes import (
     matrices,
     noise,
     partial_work,
+    placement,
     recovery,
 )
 from experiments.runner.study import Effort, run
@@ -22,11 +23,12 @@ SECTIONS = {
     "recovery": recovery.study,
     "learned": learned.study,
     "partial_work": partial_work.study,
+    "placement": placement.study,
 }
 
 
 def codes(runs: int = 2_000, seed: int = 0, out: Path = Path("results")) -> None:
-    """Every code compared: error, noise, recovery, learned entries, unfinished work.
+    """Every code compared: error, noise, recovery, unfinished work, any placement.
 
     Args:
         runs: Random patterns of stragglers for each mean; below 100, also fewer

@@ -44,7 +44,7 @@ def proportional_placement(
 
     References:
       Wang, Guo, Tang, Li, Li, "Heterogeneity-aware gradient coding for straggler
-      tolerance", ICDCS 2019, section III.
+      tolerance", ICDCS 2019.
     """
     speeds = _validation.host_array("speeds", speeds, "real numbers", 1)
     _validation.check_entries("speeds", speeds, speeds > 0, "positive")

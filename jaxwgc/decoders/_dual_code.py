@@ -72,6 +72,10 @@ class Dual(UniformTarget):
         _validation.check_up_to(
             "num_stragglers + 1", self.num_stragglers + 1, rows=len(rows)
         )
+        if np.issubdtype(rows.dtype, np.complexfloating) > np.issubdtype(
+            matrix.dtype, np.complexfloating
+        ):
+            self.refuse_matrix(matrix)
         if any(isinstance(array, jax.Array) for array in (rows, matrix, target)):
             return
         first = np.arange(len(rows))[:, None] == 0

@@ -24,6 +24,7 @@ def peeling(num_messages, num_batches):
 LAGRANGE = "Lagrange needs a code evaluated at roots of unity"
 ONE_STEP = "OneStep needs a code whose columns add up to the same"
 PEELING = "Peeling needs a code of zeros and ones"
+DUAL = "Dual needs a code whose dual code is known"
 GROUP = "Group needs a code of groups of workers that send the same"
 
 
@@ -51,6 +52,10 @@ GROUP = "Group needs a code of groups of workers that send the same"
         ("multi_message", decoders.Group, GROUP),
         ("partial", decoders.Group, GROUP),
         ("uncoded", decoders.Group(np.zeros((1, 6), int)), GROUP),
+        ("cyclic_mds", decoders.Dual, DUAL),
+        ("uncoded", decoders.Dual(np.eye(6), 1), DUAL),
+        # Complex weights of a real code.
+        ("uncoded", decoders.Dual(np.ones((1, 6), complex), 0), DUAL),
         (
             "cyclic_mds",
             decoders.Clustered(LEAST_SQUARES, 2),
@@ -94,6 +99,8 @@ def test_everybody_who_takes_a_decoder(call):
         (decoders.Lagrange(np.arange(5), 2), "positions must be a permutation"),
         (decoders.Lagrange(np.zeros(6, int), 2), "positions must be a permutation"),
         (decoders.Lagrange(np.arange(6), 6), "num_stragglers must be less than"),
+        (decoders.Dual(np.ones((2, 5)), 1), r"rows must have shape .* = \(any, 6\)"),
+        (decoders.Dual(np.ones((2, 6)), 2), r"stragglers \+ 1 must be at most rows; "),
         (decoders.LeastSquares(-1), "num_missing must be at least 0; got -1"),
         (
             decoders.Clustered(LEAST_SQUARES, 4),
@@ -112,6 +119,7 @@ def test_fields_that_do_not_fit(decoder, rule):
         decoders.Peeling(np.ones((6, 6))),
         decoders.OneStep("1"),
         decoders.Lagrange(np.ones(6), 2),
+        decoders.Dual("rows", 1),
         decoders.LeastSquares(0.5),
         decoders.Clustered("x", 2),
         decoders.Clustered(decoders.LeastSquares, 2),
