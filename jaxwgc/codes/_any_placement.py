@@ -21,8 +21,6 @@ from jaxwgc.decoders import Dual, Lagrange, LeastSquares
 _NUM_ORDERS, _NUM_EXCHANGES = 64, 400
 # Of random rows.
 _NUM_DRAWS = 32
-# Patterns that decide between the methods.
-_NUM_PATTERNS = 100
 # Singular values below that share of the largest are rounding.
 _RANK = 1e-10
 
@@ -53,8 +51,8 @@ def any_placement(
       assignment: bool (num_workers, num_parts), who holds what; for instance of
         `proportional_placement`. Not traced.
       num_stragglers: s, whichever workers fail to answer; less than num_workers.
-      method: "polynomials", "random_rows", or None for the better one. That takes about
-        a second for a hundred workers and parts.
+      method: "polynomials", "random_rows", or None for the better one, which takes
+        seconds for a hundred workers and parts.
 
     Returns:
       A code of polynomials is complex, so that its messages pack two halves of a
@@ -117,7 +115,7 @@ def any_placement(
     ]
     if len(made) == 1:
         return made[0]
-    return min(made, key=lambda code: worst_rounding(code, _NUM_PATTERNS)[0])
+    return min(made, key=lambda code: worst_rounding(code)[0])
 
 
 def _polynomials(generator, assignment, num_stragglers):

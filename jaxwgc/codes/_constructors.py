@@ -1,4 +1,4 @@
-"""What constructors share: codes of plain sums, and words for sizes that do not fit."""
+"""What constructors share: plain sums, loads in proportion, words for wrong sizes."""
 
 import itertools
 from collections.abc import Callable

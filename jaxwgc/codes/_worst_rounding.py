@@ -9,7 +9,7 @@ from jaxwgc.codes._tolerance import patterns_lost
 
 
 def worst_rounding(
-    code: GradientCode, num_patterns: int = 300
+    code: GradientCode, num_patterns: int = 1000
 ) -> tuple[float, np.ndarray]:
     """Returns by how much float32 misses the target at worst, and for which answers.
 
