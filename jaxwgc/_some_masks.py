@@ -1,6 +1,7 @@
 """Work on some of many masks, at the price of those alone."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,35 @@ def any_under_vmap(condition: jax.Array) -> jax.Array:
 def _any_under_vmap_rule(axis_size, in_batched, condition):
     del axis_size, in_batched
     return any_under_vmap(condition.any(axis=0)), False
+
+
+def in_batches(
+    function: Callable[[jax.Array], Any], masks: jax.Array, size: int
+) -> Any:
+    """`function` of masks, of so many at a time.
+
+    Args:
+      function: takes masks (number, num_messages), and gives arrays with that axis in
+        front.
+      masks: bool (..., num_messages).
+      size: the most that are worked on side by side.
+
+    Returns:
+      The arrays with axes (...) in front.
+    """
+    *batch, num_messages = masks.shape
+    flat = masks.reshape(-1, num_messages)
+    num_batches = -(-len(flat) // size)
+    if num_batches > 1:
+        padded = jnp.pad(flat, [(0, num_batches * size - len(flat)), (0, 0)])
+        padded = padded.reshape(num_batches, size, num_messages)
+        found = jax.lax.map(function, padded)
+        found = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), found)
+    else:
+        found = function(flat)
+    return jax.tree.map(
+        lambda leaf: leaf[: len(flat)].reshape(*batch, *leaf.shape[1:]), found
+    )
 
 
 def masked_map(

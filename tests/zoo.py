@@ -52,6 +52,7 @@ CODES = {
     "bernoulli": codes.bernoulli(KEY, 6, 6, replication=2),
     "regularized_bernoulli": codes.regularized_bernoulli(KEY, 6, 6, replication=2),
     "regular_graph": codes.regular_graph(KEY, 6, replication=3),
+    "edge_graph": codes.edge_graph(KEY, 4, degree=3),
     "stochastic": codes.stochastic(KEY, 6, 6, 2, 0.2),
     "stochastic_block": codes.stochastic_block(KEY, 6, 6, 2, 0.8, 0.1),
     "ldgm": codes.ldgm(KEY, 6, 4, 2),

@@ -14,6 +14,7 @@ from jaxwgc.codes._clustered import clustered
 from jaxwgc.codes._communication_efficient import communication_efficient
 from jaxwgc.codes._cyclic_mds import cyclic_mds
 from jaxwgc.codes._cyclic_repetition import cyclic_repetition
+from jaxwgc.codes._edge_graph import edge_graph, ramanujan_graph
 from jaxwgc.codes._fractional_repetition import fractional_repetition
 from jaxwgc.codes._gradient_code import GradientCode
 from jaxwgc.codes._ldgm import ldgm
@@ -38,6 +39,7 @@ __all__ = [
     "communication_efficient",
     "cyclic_mds",
     "cyclic_repetition",
+    "edge_graph",
     "fractional_repetition",
     "ldgm",
     "multi_message",
@@ -45,6 +47,7 @@ __all__ = [
     "partially_coded",
     "projective_plane",
     "proportional_placement",
+    "ramanujan_graph",
     "reed_solomon",
     "regular_graph",
     "regularized_bernoulli",

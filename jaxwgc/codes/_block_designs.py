@@ -1,12 +1,11 @@
 """Codes from symmetric block designs: one error for every pattern of one size."""
 
 import itertools
-import math
 
 import numpy as np
 
 from jaxwgc import _validation
-from jaxwgc.codes._constructors import code_of_sums, nearest
+from jaxwgc.codes._constructors import code_of_sums, is_prime, nearest
 from jaxwgc.codes._gradient_code import GradientCode
 from jaxwgc.decoders import LeastSquares, OneStep, Peeling
 
@@ -45,10 +44,10 @@ def projective_plane(order: int) -> GradientCode:
       mitigating adversarial stragglers", ISIT 2019.
     """
     order = _validation.check_int("order", order)
-    if not _is_prime(order):
+    if not is_prime(order):
         raise ValueError(
             "order must be a prime (planes of prime-power orders exist, but are not "
-            f"built here); got order = {order}; {nearest(order, _is_prime, 2)}"
+            f"built here); got order = {order}; {nearest(order, is_prime, 2)}"
         )
     # A point of the plane is a line through the origin of the space: the vector on it
     # whose first non-zero coordinate is one. The lines of the plane are the planes
@@ -111,10 +110,4 @@ def _code_of_design(incidence: np.ndarray) -> GradientCode:
 
 
 def _is_paley_prime(number: int) -> bool:
-    return number % 4 == 3 and _is_prime(number)
-
-
-def _is_prime(number: int) -> bool:
-    if number < 2:
-        return False
-    return all(number % divisor for divisor in range(2, math.isqrt(number) + 1))
+    return number % 4 == 3 and is_prime(number)

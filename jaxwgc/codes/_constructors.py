@@ -1,6 +1,7 @@
 """What constructors share: plain sums, loads in proportion, words for wrong sizes."""
 
 import itertools
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -67,3 +68,10 @@ def nearest(
     named = [str(other) for other in neighbours if other is not None]
     verb = "work are" if len(named) == 2 else "works is"
     return f"the nearest that {verb} {' and '.join(named)}"
+
+
+def is_prime(number: int) -> bool:
+    """Returns whether a number is prime, by trial division."""
+    if number < 2:
+        return False
+    return all(number % divisor for divisor in range(2, math.isqrt(number) + 1))

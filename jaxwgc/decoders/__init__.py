@@ -7,6 +7,7 @@ for the code's own decoder of that class, or any instance of `Decoder`.
 
 from jaxwgc._pytrees import Static
 from jaxwgc.decoders._clustered import Clustered
+from jaxwgc.decoders._components import Components
 from jaxwgc.decoders._decoder import Decoder, DecoderLike
 from jaxwgc.decoders._dual_code import Dual
 from jaxwgc.decoders._group import Group
@@ -18,6 +19,7 @@ from jaxwgc.decoders._peeling import Peeling
 
 __all__ = [
     "Clustered",
+    "Components",
     "Decoder",
     "DecoderLike",
     "Dual",

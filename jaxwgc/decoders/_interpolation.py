@@ -157,7 +157,7 @@ def dual_of_polynomials(
 ) -> tuple[jax.Array, jax.Array]:
     """Returns what decodes from all workers, (n,), and what adds nothing, (n, s).
 
-    For polynomials of degree n - s - 1 at the n-th roots of unity: weights 1 / n, and at
+    Of polynomials of degree n - s - 1 at the n-th roots of unity: weights 1 / n, and at
     αᵢ those αᵢ / √n, ..., αᵢˢ / √n.
     """
     number = len(positions)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxwgc._arrays import product
-from jaxwgc._some_masks import masked_map
+from jaxwgc._some_masks import in_batches, masked_map
 from jaxwgc._targets import rounding
 from jaxwgc.decoders._accuracy import relative_miss, scaled_rows, squared_norm
 from jaxwgc.decoders._decomposition import solve_by_svd
@@ -59,25 +59,12 @@ def iterated_weights(
       they are not known to be the nearest ones.
     """
     received, matrix, norms, target, is_plain = rows
-    masks = received.reshape(-1, received.shape[-1])
     iterate = functools.partial(_conjugate_gradients, matrix=matrix, target=target)
-    num_batches = -(-len(masks) // _BATCH)
-    if num_batches > 1:
-        padding = num_batches * _BATCH - len(masks)
-        padded = jnp.pad(masks, [(0, padding), (0, 0)])
-        weights, converged = jax.lax.map(
-            iterate, padded.reshape(num_batches, _BATCH, masks.shape[-1])
-        )
-        weights = weights.reshape(-1, *weights.shape[2:])[: len(masks)]
-        converged = converged.reshape(-1)[: len(masks)]
-    else:
-        weights, converged = iterate(masks)
-    batch = received.shape[:-1]
-    weights = weights.reshape(*batch, *weights.shape[1:])
+    weights, converged = in_batches(iterate, received, _BATCH)
     count = (~received).sum(-1)
     is_decodable = (count <= num_missing) & (num_missing > 0) & is_plain
     misses = relative_miss(weights, matrix, target) > rounding(matrix.dtype)
-    return weights / norms, ~converged.reshape(batch) | (is_decodable & misses)
+    return weights / norms, ~converged | (is_decodable & misses)
 
 
 def nearest_weights(

@@ -47,6 +47,24 @@ VALUES = {
         ),
     ],
     codes.binary: OF_N_AND_S,
+    functools.partial(codes.edge_graph, KEY): [
+        ((1, 1), "num_parts must be at least 2; got 1"),
+        ((7, 3), r"num_parts \* degree must be even"),
+        (
+            (6, 6),
+            "degree must be from 1 to num_parts - 1.*; for degree the nearest that works",
+        ),
+        ((6, 0), "degree must be from 1"),
+    ],
+    codes.ramanujan_graph: [
+        (
+            (7, 13),
+            "prime must be a prime with remainder 1 modulo 4; got 7; .* 5 and 13",
+        ),
+        ((5, 21), "modulus must be a prime with remainder 1 modulo 4; got 21"),
+        ((13, 13), "modulus must be another prime than prime"),
+        ((13, 5), r"larger than 2 \* sqrt\(prime\); got modulus = 5 and prime = 13"),
+    ],
     codes.cyclic_mds: OF_N_AND_S,
     functools.partial(codes.cyclic_repetition, KEY): OF_N_AND_S,
     codes.reed_solomon: [

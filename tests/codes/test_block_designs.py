@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxwgc.codes import _block_designs, paley, projective_plane
-from jaxwgc.codes._constructors import nearest
+from jaxwgc.codes import paley, projective_plane
+from jaxwgc.codes._constructors import is_prime, nearest
 from tests.conftest import every_pattern, random_patterns
 
 # v, kappa, lambda
@@ -70,7 +70,7 @@ def test_primes_are_those_of_the_sieve():
     sieve[:2] = False
     for number in range(2, math.isqrt(2000) + 1):
         sieve[number * number :: number] = False
-    found = [_block_designs._is_prime(number) for number in range(2000)]
+    found = [is_prime(number) for number in range(2000)]
     np.testing.assert_array_equal(found, sieve)
 
 

@@ -10,7 +10,7 @@ import pytest
 import scipy.stats
 
 from jaxwgc import decoders
-from jaxwgc.codes import _regular_graph, regular_graph
+from jaxwgc.codes import _graphs, regular_graph
 from tests.conftest import own_decoder
 
 
@@ -77,7 +77,7 @@ def test_graphs_are_simple_and_regular(num_workers, replication):
 def test_the_chain_starts_from_a_regular_graph(num_vertices):
     for degree in range(num_vertices):
         if num_vertices * degree % 2 == 0:
-            start = _regular_graph._circulant_graph(num_vertices, degree)
+            start = _graphs._circulant_graph(num_vertices, degree)
             assert_simple_and_regular(start, degree)
 
 
@@ -99,7 +99,7 @@ def test_large_graphs_expand():
     second = absolute_eigenvalues(graphs)[:, 1]
     assert abs(second.mean() / (2 * np.sqrt(5)) - 1) < 0.05
     assert second.max() < 5.3
-    start = _regular_graph._circulant_graph(100, 6)
+    start = _graphs._circulant_graph(100, 6)
     assert absolute_eigenvalues(start)[1] > 5.9
     # In the limit Poisson with mean (d - 1)^3 / 6.
     cube = np.linalg.matrix_power(graphs.astype(np.float64), 3)
@@ -113,9 +113,9 @@ def test_large_graphs_expand():
 
 def test_calls_outside_of_jit_compile_once():
     regular_graph(jax.random.key(0), 6, 2)
-    compiled = _regular_graph._random_regular_graph._cache_size()
+    compiled = _graphs._swapped._cache_size()
     regular_graph(jax.random.key(1), 6, 2)
-    assert _regular_graph._random_regular_graph._cache_size() == compiled
+    assert _graphs._swapped._cache_size() == compiled
 
 
 @pytest.mark.parametrize(("num_workers", "replication"), [(7, 3), (5, 1), (9, 7)])

@@ -26,6 +26,7 @@ ONE_STEP = "OneStep needs a code whose columns add up to the same"
 PEELING = "Peeling needs a code of zeros and ones"
 DUAL = "Dual needs a code whose dual code is known"
 GROUP = "Group needs a code of groups of workers that send the same"
+COMPONENTS = "Components needs a code whose workers are edges of a graph"
 
 
 @pytest.mark.parametrize(
@@ -56,6 +57,11 @@ GROUP = "Group needs a code of groups of workers that send the same"
         ("uncoded", decoders.Dual(np.eye(6), 1), DUAL),
         # Complex weights of a real code.
         ("uncoded", decoders.Dual(np.ones((1, 6), complex), 0), DUAL),
+        ("uncoded", decoders.Components, COMPONENTS),
+        # A message that holds one part, and one that no part names.
+        ("uncoded", decoders.Components(np.arange(6)[:, None]), COMPONENTS),
+        ("regular_graph", decoders.Components(np.zeros((6, 2), int)), COMPONENTS),
+        ("uncoded", decoders.Components(np.full((6, 1), 6)), COMPONENTS),
         (
             "cyclic_mds",
             decoders.Clustered(LEAST_SQUARES, 2),
