@@ -24,6 +24,7 @@ LEAKING = (
     "clustered, lagrange",
     "clustered, segments",
     "partial, complex",
+    "any_placement, polynomials",
     "weighted",
 )
 # Random codes that leave out a part, or weigh parts unequally.

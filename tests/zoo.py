@@ -12,6 +12,18 @@ from jaxwgc import codes
 from tests.conftest import every_pattern
 
 KEY = jax.random.key(0)
+# Two to four holders a part, one to five parts a worker.
+PLACEMENT = np.array(
+    [
+        [1, 1, 1, 1, 0, 1],
+        [0, 1, 0, 0, 0, 0],
+        [1, 0, 1, 0, 1, 0],
+        [1, 0, 0, 1, 1, 0],
+        [0, 0, 1, 0, 0, 1],
+        [1, 0, 0, 0, 0, 0],
+    ],
+    bool,
+)
 _ROW_SCALES = np.array([1e-3, 1, 1e3])[:, None]
 _UNEQUAL = [0.5, 0.1, 0.3, 0.2, 0.6, 0.05]
 _clusters_of_two = functools.partial(codes.clustered, num_clusters=2)
@@ -52,6 +64,8 @@ CODES = {
     "batch_raptor": codes.batch_raptor(KEY, 6, 6, batch_size=2, c=0.5),
     "projective_plane": codes.projective_plane(2),
     "paley": codes.paley(7),
+    "any_placement, polynomials": codes.any_placement(KEY, PLACEMENT, 1, "polynomials"),
+    "any_placement, random_rows": codes.any_placement(KEY, PLACEMENT, 1, "random_rows"),
     "from_matrix": jaxwgc.GradientCode.from_matrix(
         _ROW_SCALES * [[0.5, 1, 0], [0, 1, -1], [0.5, 0, 1]], num_stragglers=1
     ),

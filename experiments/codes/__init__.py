@@ -11,6 +11,7 @@ from experiments.codes import (
     matrices,
     noise,
     partial_work,
+    placement,
     recovery,
     unequal,
 )
@@ -24,11 +25,12 @@ SECTIONS = {
     "learned": learned.study,
     "partial_work": partial_work.study,
     "unequal": unequal.study,
+    "placement": placement.study,
 }
 
 
 def codes(runs: int = 2_000, seed: int = 0, out: Path = Path("results")) -> None:
-    """Every code compared: error, noise, recovery, unfinished work, unequal workers.
+    """Every code compared: error, noise, recovery, unequal workers, any placement.
 
     Args:
         runs: Random patterns of stragglers for each mean; below 100, also fewer

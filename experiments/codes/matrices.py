@@ -18,6 +18,7 @@ def small_codes(key: jax.Array, num_steps: int) -> dict[str, jaxwgc.GradientCode
     """One of each constructor, at about twelve workers."""
     repetition = constructors.fractional_repetition(6, 1)
     graph = constructors.regular_graph(key, 12, 4)
+    held = constructors.proportional_placement(np.linspace(1, 4, 12), 12, copies=3)
     model = stragglers.bernoulli(0.2)
     return {
         "uncoded": constructors.uncoded(12),
@@ -26,6 +27,7 @@ def small_codes(key: jax.Array, num_steps: int) -> dict[str, jaxwgc.GradientCode
         "cyclic_repetition": constructors.cyclic_repetition(key, 12, 3),
         "cyclic_mds": constructors.cyclic_mds(12, 3),
         "reed_solomon": constructors.reed_solomon(12, 12, 4),
+        "any_placement": constructors.any_placement(key, held, 2),
         "communication_efficient": constructors.communication_efficient(12, 2, 2),
         "clustered": constructors.clustered(constructors.cyclic_mds(4, 1), 3),
         "partially_coded": constructors.partially_coded(repetition, 1),

@@ -1,5 +1,6 @@
 """How long steps take on real processes, and how long a simulation says they take."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -35,10 +36,12 @@ def study(steps: int) -> Study:
     """Mean seconds of a step under three rules."""
     cells = {
         name: {
-            "measured": Once(measure, *rule, steps),
-            **{late: Once(simulate, *rule, late) for late in ("busy", "cancelled")},
+            "measured": Once(measure, code, wait, drawn_delay(code), steps),
+            **{
+                late: Once(simulate, code, wait, late) for late in ("busy", "cancelled")
+            },
         }
-        for name, rule in rules().items()
+        for name, (code, wait) in rules().items()
     }
 
     def tabulate(numbers: Numbers) -> ResultTable:
@@ -71,16 +74,24 @@ def simulate(
     return float(elapsed.mean())
 
 
-def measure(
-    code: jaxwgc.GradientCode, wait: stragglers.WaitingRule, steps: int
-) -> dict[str, Any]:
-    """Mean seconds of a step, and half of its 95% interval, from ten blocks."""
+def drawn_delay(code: jaxwgc.GradientCode) -> Callable[[int, int], float]:
+    """Seconds that a worker sleeps in a step, for all of its parts."""
     loads = np.asarray(code.loads)
 
     def delay(worker: int, step: int) -> float:
         drawn = np.random.default_rng((worker, step)).exponential(MEAN)
         return float(loads[worker] * (SHIFT + drawn))
 
+    return delay
+
+
+def measure(
+    code: jaxwgc.GradientCode,
+    wait: stragglers.WaitingRule,
+    delay: Callable[[int, int], float],
+    steps: int,
+) -> dict[str, Any]:
+    """Mean seconds of a step, and half of its 95% interval, from ten blocks."""
     parts = np.ones((code.num_parts, 1), np.float32)
     with jaxwgc.distributed.RayCluster(
         lambda params, part: jnp.sum(params * part), code, parts, wait=wait, delay=delay

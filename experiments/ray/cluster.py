@@ -16,7 +16,7 @@ import optax
 
 import jaxwgc
 from experiments.paper.mnist import load_digits, logistic_loss, test_error
-from experiments.ray import busy, price
+from experiments.ray import busy, placement, price
 from experiments.runner import figures
 from experiments.runner.results import ExperimentError
 from experiments.runner.study import Numbers, Once, Study, run
@@ -80,7 +80,8 @@ def cluster(
 ) -> None:
     """Real workers on MNIST 4 vs 9, slow and killed: test error against time.
 
-    And what a step on request costs, and whether simulations say how long steps take.
+    And what a step on request costs, whether simulations say how long steps take, and
+    what loads by speed gain.
 
     Args:
         runs: Of each code in each scenario.
@@ -109,6 +110,7 @@ def cluster(
         "": study,
         "price": lambda: price.study(steps),
         "busy": lambda: busy.study(4 * steps),
+        "placement": lambda: placement.study(steps),
     }
     run("cluster", "Eight processes on MNIST", sections, runs, seed, out)
 

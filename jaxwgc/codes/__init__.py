@@ -5,6 +5,7 @@ Each constructor returns a `GradientCode`, to be used with `jaxwgc.encode`,
 code build on it.
 """
 
+from jaxwgc.codes._any_placement import any_placement
 from jaxwgc.codes._batch_raptor import batch_raptor
 from jaxwgc.codes._bernoulli import bernoulli, regularized_bernoulli
 from jaxwgc.codes._binary import binary
@@ -19,6 +20,7 @@ from jaxwgc.codes._gradient_code import GradientCode
 from jaxwgc.codes._ldgm import ldgm
 from jaxwgc.codes._multi_message import multi_message
 from jaxwgc.codes._partially_coded import partially_coded
+from jaxwgc.codes._proportional_placement import proportional_placement
 from jaxwgc.codes._reed_solomon import reed_solomon
 from jaxwgc.codes._regular_graph import regular_graph
 from jaxwgc.codes._replicated import replicated
@@ -28,9 +30,11 @@ from jaxwgc.codes._uncoded import uncoded
 from jaxwgc.codes._unequal import correlations_of as correlations_of
 from jaxwgc.codes._unequal import unequal
 from jaxwgc.codes._unequal import variances_of as variances_of
+from jaxwgc.codes._worst_rounding import worst_rounding
 
 __all__ = [
     "GradientCode",
+    "any_placement",
     "batch_raptor",
     "bernoulli",
     "binary",
@@ -45,6 +49,7 @@ __all__ = [
     "paley",
     "partially_coded",
     "projective_plane",
+    "proportional_placement",
     "ramanujan_graph",
     "reed_solomon",
     "regular_graph",
@@ -54,4 +59,5 @@ __all__ = [
     "stochastic_block",
     "uncoded",
     "unequal",
+    "worst_rounding",
 ]

@@ -148,7 +148,7 @@ def _low_columns_of_first_part(
     # Entry (p, u) is the coefficient of x^p in x^u h(x); above the diagonal it wraps.
     terms = np.tril(series[order[:, None] - order])
     powers = roots[np.outer(points, order) % num_workers]
-    return vanishing_products(assignment, step) * (powers @ terms)
+    return vanishing_products(assignment, points) * (powers @ terms)
 
 
 @functools.lru_cache(maxsize=256)

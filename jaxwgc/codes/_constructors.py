@@ -1,4 +1,4 @@
-"""What constructors share: codes of plain sums, and words for sizes that do not fit."""
+"""What constructors share: plain sums, loads in proportion, words for wrong sizes."""
 
 import itertools
 import math
@@ -22,6 +22,34 @@ def code_of_sums(
         num_stragglers=num_stragglers,
         decoders=decoders,
     )
+
+
+def shares(loads: np.ndarray, total: int, most: int | None = None) -> np.ndarray:
+    """Integers that sum to `total`, in proportion to loads, by the largest remainders.
+
+    None is above `most`: what is too much is shared by the others.
+
+    Args:
+      loads: float (num_workers,), at least 0 and not all 0; positive if there is a
+        most, which as many times as there are workers is enough for the total.
+      total: their sum.
+      most: of each, or None.
+    """
+    # So that their sum does not overflow.
+    loads = loads / loads.max()
+    exact = loads / loads.sum() * total
+    if most is not None:
+        is_full = np.zeros(len(loads), bool)
+        while np.any(exact > most):
+            is_full |= exact >= most
+            others = np.where(is_full, 0, loads)
+            rest = total - most * is_full.sum()
+            exact = np.where(is_full, most, others / (others.sum() or 1) * rest)
+    # What rounding takes from a whole number is given back.
+    whole = np.floor(exact + 1e-9).astype(int)
+    remaining = total - whole.sum()
+    whole[np.argsort(whole - exact, kind="stable")[:remaining]] += 1
+    return whole
 
 
 def nearest(

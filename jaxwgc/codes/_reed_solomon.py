@@ -85,13 +85,14 @@ def reed_solomon(
     step = 1
     if interleave:
         step = _best_step(num_workers, num_parts, replication)
+    points = positions(num_workers, step)
     return GradientCode(
-        encoding_matrix=vanishing_products(assignment, step),
+        encoding_matrix=vanishing_products(assignment, points),
         assignment=assignment,
         target=np.ones(num_parts),
         num_stragglers=replication - 1,
         decoders=(
-            Lagrange(positions(num_workers, step), replication - 1),
+            Lagrange(points, replication - 1),
             LeastSquares(replication - 1),
         ),
     )
@@ -115,4 +116,8 @@ def _balanced_assignment(
 def _best_step(num_workers: int, num_parts: int, replication: int) -> int:
     """The step m between the points of neighbours that minimises the norm of B."""
     assignment = _balanced_assignment(num_workers, num_parts, replication)
-    return best_step(num_workers, lambda step: norm_of_products(assignment, step))
+
+    def norm(step: int) -> float:
+        return norm_of_products(assignment, positions(num_workers, step))
+
+    return best_step(num_workers, norm)

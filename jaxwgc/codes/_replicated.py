@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxwgc import _validation
+from jaxwgc.codes._constructors import shares
 from jaxwgc.codes._gradient_code import GradientCode
 from jaxwgc.decoders import LeastSquares, OneCopy
 
@@ -102,9 +103,4 @@ def _shares(num_workers, num_parts, loads):
             f"loads must be {num_workers} finite numbers of at least 0, one for each "
             f"worker, and not all 0; got {loads.tolist()}"
         )
-    exact = loads / loads.sum() * num_parts
-    # What rounding takes from a whole number is given back.
-    shares = np.floor(exact + 1e-9).astype(int)
-    remaining = num_parts - shares.sum()
-    shares[np.argsort(shares - exact, kind="stable")[:remaining]] += 1
-    return shares
+    return shares(loads, num_parts)

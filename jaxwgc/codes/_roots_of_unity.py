@@ -14,7 +14,7 @@ def positions(num_workers: int, step: int) -> np.ndarray:
     return step * np.arange(num_workers) % num_workers
 
 
-def vanishing_products(assignment: np.ndarray, step: int) -> np.ndarray:
+def vanishing_products(assignment: np.ndarray, points: np.ndarray) -> np.ndarray:
     """∏ₗ (1 - αᵢ / αₗ) over the workers l without part j, for all i, j.
 
     A factor has modulus 2 sin(pi delta / n) and phase pi (2 delta - n) / (2n) with
@@ -23,24 +23,22 @@ def vanishing_products(assignment: np.ndarray, step: int) -> np.ndarray:
 
     Args:
       assignment: bool (num_workers, num_parts).
-      step: the distance on the circle between neighbours among the workers.
+      points: int (num_workers,), the pᵢ, a permutation of 0, ..., n - 1.
 
     Returns:
       Complex (num_workers, num_parts), zero where the worker is without the part.
     """
     num_workers = len(assignment)
-    points = positions(num_workers, step)
     difference = (points[:, None] - points) % num_workers
     phase = np.where(difference != 0, 2 * difference - num_workers, 0)
     total_phase = (phase @ (~assignment).astype(np.float64)) % (4 * num_workers)
     angle = np.pi * total_phase / (2 * num_workers)
-    return np.where(assignment, _moduli(assignment, step) * np.exp(1j * angle), 0)
+    return np.where(assignment, _moduli(assignment, points) * np.exp(1j * angle), 0)
 
 
-def _moduli(assignment: np.ndarray, step: int) -> np.ndarray:
+def _moduli(assignment: np.ndarray, points: np.ndarray) -> np.ndarray:
     """The moduli of `vanishing_products`, where the worker has the part."""
     num_workers = len(assignment)
-    points = positions(num_workers, step)
     difference = (points[:, None] - points) % num_workers
     modulus = 2 * np.sin(np.pi * difference / num_workers)
     log_modulus = np.log(modulus, where=difference != 0, out=np.zeros_like(modulus))
@@ -51,19 +49,13 @@ def _moduli(assignment: np.ndarray, step: int) -> np.ndarray:
     )
 
 
-def norm_of_products(assignment: np.ndarray, step: int) -> float:
+def norm_of_products(assignment: np.ndarray, points: np.ndarray) -> float:
     """The Frobenius norm of `vanishing_products`, at a fraction of its price."""
-    return float(np.linalg.norm(_moduli(assignment, step)))
+    return float(np.linalg.norm(_moduli(assignment, points)))
 
 
-def best_step(num_workers: int, norm: Callable[[int], float]) -> int:
-    """The step between the points of neighbours that has the least norm.
-
-    Args:
-      num_workers: n; steps have no factor in common with it.
-      norm: of the encoding matrix, for a step. m and n - m must have the same.
-    """
-    # m and n - m give conjugate matrices, so half of the steps suffice.
+def steps_between_points(num_workers: int) -> list[int]:
+    """Steps m that reach all points, some tens of them at most; m and n - m are one."""
     steps = [
         step
         for step in range(1, num_workers // 2 + 1)
@@ -72,6 +64,18 @@ def best_step(num_workers: int, norm: Callable[[int], float]) -> int:
     if len(steps) > _MAX_CANDIDATES:
         chosen = np.linspace(0, len(steps) - 1, _MAX_CANDIDATES).round().astype(int)
         steps = [steps[index] for index in chosen]
+    return steps
+
+
+def best_step(num_workers: int, norm: Callable[[int], float]) -> int:
+    """The step between the points of neighbours that has the least norm.
+
+    Args:
+      num_workers: n; steps have no factor in common with it.
+      norm: of the encoding matrix, for a step. m and n - m must have the same, as they
+        give conjugate matrices.
+    """
+    steps = steps_between_points(num_workers)
     if len(steps) < 2:
         return 1
     norms = [norm(step) for step in steps]

@@ -9,6 +9,7 @@ from jaxwgc._pytrees import Static
 from jaxwgc.decoders._clustered import Clustered
 from jaxwgc.decoders._components import Components
 from jaxwgc.decoders._decoder import Decoder, DecoderLike
+from jaxwgc.decoders._dual_code import Dual
 from jaxwgc.decoders._group import Group
 from jaxwgc.decoders._lagrange import Lagrange
 from jaxwgc.decoders._least_squares import LeastSquares
@@ -21,6 +22,7 @@ __all__ = [
     "Components",
     "Decoder",
     "DecoderLike",
+    "Dual",
     "Group",
     "Lagrange",
     "LeastSquares",

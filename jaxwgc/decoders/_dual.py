@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxwgc._arrays import product
 from jaxwgc.decoders._accuracy import best_weights
@@ -20,19 +19,18 @@ def dual_weights(
     matrix: jax.Array,
     target: jax.Array,
     norms: jax.Array,
-    positions: jax.Array,
+    of_all: jax.Array,
+    null: jax.Array,
     num_stragglers: int,
 ) -> jax.Array:
     """Returns weights of one mask, or those that were given where these are better.
 
-    A code of polynomials of degree n - s - 1 at the n-th roots of unity has a dual in
-    closed form: at αᵢ, weights αᵢ / √n, ..., αᵢˢ / √n add nothing, and 1 / n decodes
-    from all workers. What makes that zero at the stragglers is a combination of the
-    former: a system as large as there are stragglers, whose condition is that of the
-    mask. Its singular vectors tell near-singular directions apart, in which weights
-    would be large: there a ridge weighs what they are rounded by against missing the
-    target. Accurate however near to singular a mask is, since no small number comes
-    from the difference of large ones.
+    What decodes from all workers is made zero at the stragglers by a combination of
+    weights that add nothing: a system as large as there are stragglers, whose condition
+    is that of the mask. Its singular vectors tell near-singular directions apart, in
+    which weights would be large: there a ridge weighs what they are rounded by against
+    missing the target. Accurate however near to singular a mask is, since no small
+    number comes from the difference of large ones.
 
     Args:
       weights: (1, n), with which to compare.
@@ -40,17 +38,14 @@ def dual_weights(
       matrix: (n, c), its rows of norm about one.
       target: (1, c).
       norms: (n,), by which the rows of B were divided.
-      positions: int (n,), those of the points on the circle.
+      of_all: (n,), weights of least norm that decode from all workers.
+      null: (n, m), orthonormal columns of weights that add nothing, m at least s.
       num_stragglers: s.
 
     Returns:
       (1, n), zero at stragglers.
     """
-    number = len(received)
     ridge = (_RIDGE * jnp.finfo(matrix.dtype).eps) ** 2
-    powers = np.arange(number)[:, None] * np.arange(1, num_stragglers + 1) % number
-    roots = np.exp(2j * np.pi * powers / number) / np.sqrt(number)
-    null = jnp.asarray(roots, matrix.dtype)[positions]
     lost = jnp.argsort(received, stable=True)[:num_stragglers]
     unused = received[lost, None]
     vectors, singular, turn = jnp.linalg.svd(
@@ -66,9 +61,9 @@ def dual_weights(
 
     def refine(solution, _):
         # What is missed of the target, in the space that the dual leaves.
-        of_all = 1 / number - solution
-        of_all = of_all + product(null, product(null.conj().T, solution))
-        step = of_all - product(remove, of_all[lost])
+        missing = of_all - solution
+        missing = missing + product(null, product(null.conj().T, solution))
+        step = missing - product(remove, missing[lost])
         solution = solution + jnp.where(received, step, 0)
         return solution, solution
 

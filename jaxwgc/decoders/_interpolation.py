@@ -136,15 +136,31 @@ def lagrange_weights(
         return ~(miss <= limit)
 
     is_poor = misses(weights, may_miss)
-    if 4 * num_stragglers <= received.shape[-1]:
+    number = received.shape[-1]
+    if 0 < 4 * num_stragglers <= number:
+        dual = dual_of_polynomials(jnp.asarray(positions), num_stragglers, matrix.dtype)
         solve = functools.partial(dual_weights, num_stragglers=num_stragglers)
         weights = masked_map(
             is_poor,
             solve,
             weights,
             (weights, received),
-            (*shared, jnp.asarray(positions)),
+            (*shared, *dual),
             _DUAL_CHUNK,
         )
         is_poor = misses(weights, is_poor)
     return weights, is_poor | is_short
+
+
+def dual_of_polynomials(
+    positions: jax.Array, num_stragglers: int, dtype: jax.typing.DTypeLike
+) -> tuple[jax.Array, jax.Array]:
+    """Returns what decodes from all workers, (n,), and what adds nothing, (n, s).
+
+    Of polynomials of degree n - s - 1 at the n-th roots of unity: weights 1 / n, and at
+    αᵢ those αᵢ / √n, ..., αᵢˢ / √n.
+    """
+    number = len(positions)
+    powers = np.arange(number)[:, None] * np.arange(1, num_stragglers + 1) % number
+    roots = np.exp(2j * np.pi * powers / number) / np.sqrt(number)
+    return jnp.full(number, 1 / number, dtype), jnp.asarray(roots, dtype)[positions]

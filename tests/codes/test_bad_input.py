@@ -16,6 +16,7 @@ CODE = codes.cyclic_mds(4, 1)
 SEGMENTS = codes.communication_efficient(4, 1, 2)
 TWO_MESSAGES = codes.partially_coded(CODE, 1)
 BATCH = dataclasses.replace(CODE, encoding_matrix=jnp.zeros((5, 4, 4)))
+HELD = np.array([[1, 1], [1, 0], [1, 1]], bool)
 OF_N_AND_S = [
     ((5, 5), "num_stragglers must be less than"),
     ((5, -1), "num_stragglers must be at least 0; got -1"),
@@ -49,7 +50,10 @@ VALUES = {
     functools.partial(codes.edge_graph, KEY): [
         ((1, 1), "num_parts must be at least 2; got 1"),
         ((7, 3), r"num_parts \* degree must be even"),
-        ((6, 6), "degree must be from 1 to num_parts - 1.*; for degree the nearest that works"),
+        (
+            (6, 6),
+            "degree must be from 1 to num_parts - 1.*; for degree the nearest that works",
+        ),
         ((6, 0), "degree must be from 1"),
     ],
     codes.ramanujan_graph: [
@@ -110,6 +114,32 @@ VALUES = {
         ((5, 0), "for replication the nearest that works is 2$"),
         ((4, 4), "the nearest that works is 3, and for num_workers it is 5$"),
         ((5, 8), "the nearest that works is 4, and for num_workers it is 9$"),
+    ],
+    functools.partial(codes.any_placement, KEY): [
+        ((HELD, 2), r"= 3 holders of every part; got part 1 on the workers \[0, 2\]$"),
+        ((HELD & False, 0), r"got part 0 on the workers \[\]$"),
+        ((HELD, 3), "num_stragglers must be less than num_workers"),
+        ((HELD, -1), "num_stragglers must be at least 0; got -1"),
+        ((HELD, 1, "lagrange"), "method must be one of .*'polynomials'.* 'lagrange'$"),
+        ((HELD, 1, 3), "method must be one of"),
+        ((HELD[0], 1), r"assignment must have 2 axes; got shape \(2,\)"),
+        ((HELD[:0], 0), "assignment must have workers and parts"),
+        ((HELD[:, :0], 0), "assignment must have workers and parts"),
+    ],
+    codes.proportional_placement: [
+        (([1, 0, 1], 3, 1), r"speeds must be positive; got speeds\[1\] = 0"),
+        (([1, -2.0], 3, 1), r"speeds must be positive; got speeds\[1\] = -2"),
+        (([1, math.nan], 3, 1), "speeds must be finite"),
+        (([1, math.inf], 3, 1), "speeds must be finite"),
+        (([[1, 2]], 3, 1), "speeds must have 1 axis"),
+        ((np.ones(0), 3, 1), "speeds must be of one worker at least"),
+        (([1, 2], 0, 1), "num_parts must be at least 1; got 0"),
+        (([1, 2], 3, 0), "copies must be at least 1; got 0"),
+        (([1, 2], 3, 3), "copies must be at most num_workers; .* = 3 and"),
+    ],
+    codes.worst_rounding: [
+        ((BATCH,), "code must be one code"),
+        ((CODE, 0), "num_patterns must be at least 1; got 0"),
     ],
     functools.partial(codes.stochastic_block, KEY): [
         ((12, 18, 4, 0.5, 0.5), "num_clusters = 4, .*nearest that work are 3 and 6$"),
@@ -232,6 +262,21 @@ def test_impossible_parameters(constructor, arguments, rule):
             "quantization_variance must be",
         ),
         (lambda: codes.stochastic(KEY, 2, 2, 1, ["a", "b"]), "straggler_probability"),
+        (lambda: codes.any_placement(KEY, HELD.astype(int), 1), "assignment must be b"),
+        (
+            lambda: jax.jit(lambda held: codes.any_placement(KEY, held, 1))(HELD),
+            "assignment must be concrete",
+        ),
+        (
+            lambda: jax.jit(lambda key: codes.any_placement(key, HELD, 1))(KEY),
+            "key must be concrete",
+        ),
+        (lambda: codes.any_placement(KEY, HELD, 1.0), "num_stragglers must be"),
+        (lambda: codes.proportional_placement(["1"], 2, 1), "speeds must be real"),
+        (lambda: codes.proportional_placement([1], 2.0, 1), "num_parts must be"),
+        (lambda: codes.proportional_placement([1], 2, True), "copies must be"),
+        (lambda: codes.worst_rounding(HELD), "code must be a GradientCode"),
+        (lambda: jax.jit(codes.worst_rounding)(CODE), "code must be concrete"),
         (lambda: codes.ldgm(KEY, 6, 4, 2.0), "parity_degree must be"),
         (lambda: codes.batch_raptor(KEY, 20, 12, batch_size=2.0), "batch_size must be"),
         (lambda: codes.batch_raptor(KEY, 20, 12, max_degree=2.0), "max_degree must be"),
@@ -252,6 +297,7 @@ def test_wrong_types(call, rule):
     [
         lambda key: codes.cyclic_repetition(key, 4, 1),
         lambda key: codes.regular_graph(key, 4, 2),
+        lambda key: codes.any_placement(key, HELD, 1),
         lambda key: codes.bernoulli(key, 6, 6, 2),
         lambda key: codes.regularized_bernoulli(key, 6, 6, 2),
         lambda key: codes.stochastic(key, 6, 6, 2, 0.2),

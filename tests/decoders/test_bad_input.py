@@ -24,6 +24,7 @@ def peeling(num_messages, num_batches):
 LAGRANGE = "Lagrange needs a code evaluated at roots of unity"
 ONE_STEP = "OneStep needs a code whose columns add up to the same"
 PEELING = "Peeling needs a code of zeros and ones"
+DUAL = "Dual needs a code whose dual code is known"
 GROUP = "Group needs a code of groups of workers that send the same"
 COMPONENTS = "Components needs a code whose workers are edges of a graph"
 
@@ -52,6 +53,10 @@ COMPONENTS = "Components needs a code whose workers are edges of a graph"
         ("multi_message", decoders.Group, GROUP),
         ("partial", decoders.Group, GROUP),
         ("uncoded", decoders.Group(np.zeros((1, 6), int)), GROUP),
+        ("cyclic_mds", decoders.Dual, DUAL),
+        ("uncoded", decoders.Dual(np.eye(6), 1), DUAL),
+        # Complex weights of a real code.
+        ("uncoded", decoders.Dual(np.ones((1, 6), complex), 0), DUAL),
         ("uncoded", decoders.Components, COMPONENTS),
         # A message that holds one part, and one that no part names.
         ("uncoded", decoders.Components(np.arange(6)[:, None]), COMPONENTS),
@@ -100,6 +105,8 @@ def test_everybody_who_takes_a_decoder(call):
         (decoders.Lagrange(np.arange(5), 2), "positions must be a permutation"),
         (decoders.Lagrange(np.zeros(6, int), 2), "positions must be a permutation"),
         (decoders.Lagrange(np.arange(6), 6), "num_stragglers must be less than"),
+        (decoders.Dual(np.ones((2, 5)), 1), r"rows must have shape .* = \(any, 6\)"),
+        (decoders.Dual(np.ones((2, 6)), 2), r"stragglers \+ 1 must be at most rows; "),
         (decoders.LeastSquares(-1), "num_missing must be at least 0; got -1"),
         (
             decoders.Clustered(LEAST_SQUARES, 4),
@@ -118,6 +125,7 @@ def test_fields_that_do_not_fit(decoder, rule):
         decoders.Peeling(np.ones((6, 6))),
         decoders.OneStep("1"),
         decoders.Lagrange(np.ones(6), 2),
+        decoders.Dual("rows", 1),
         decoders.LeastSquares(0.5),
         decoders.Clustered("x", 2),
         decoders.Clustered(decoders.LeastSquares, 2),

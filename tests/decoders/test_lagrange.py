@@ -8,7 +8,7 @@ import pytest
 import jaxwgc
 from jaxwgc.decoders._accuracy import scaled_rows
 from jaxwgc.decoders._dual import dual_weights
-from jaxwgc.decoders._interpolation import interpolate
+from jaxwgc.decoders._interpolation import dual_of_polynomials, interpolate
 from tests.conftest import every_pattern, random_patterns
 from tests.zoo import least_miss
 
@@ -188,13 +188,14 @@ def test_steps_of_the_dual_code_converge_to_rounding():
     masks = losing(number, [np.roll(around, 2 * turn)[:lost] for turn in range(30)])
     matrix, norms = scaled_rows(jnp.asarray(code.encoding_matrix, jnp.complex64))
     positions = jnp.asarray(code.decoders[0].positions)
+    dual = dual_of_polynomials(positions, lost, matrix.dtype)
 
     @jax.jit
     @jax.vmap
     def solve(mask):
         target = jnp.ones((1, number), matrix.dtype)
         none = jnp.full((1, number), jnp.nan, matrix.dtype)
-        weights = dual_weights(none, mask, matrix, target, norms, positions, lost)
+        weights = dual_weights(none, mask, matrix, target, norms, *dual, lost)
         return weights * norms
 
     weights = np.asarray(solve(masks)[:, 0], np.complex128)

@@ -30,6 +30,29 @@ def table(num_workers, seed=0):
     return (1 + generator.exponential(size=(30, num_workers))) / speeds
 
 
+@pytest.mark.parametrize("copies", [1, 2])
+def test_loads_by_speed_end_together(copies):
+    """Two of four machines half as fast: all of the work, at the speed of all."""
+    speeds = np.array([1.0, 1.0, 0.5, 0.5])
+    found = jaxwgc.plan(
+        stragglers.unequal_speeds(stragglers.bernoulli_slowdown(0.0, 1.0), speeds),
+        4,
+        KEY,
+        codes={
+            name: codes.any_placement(
+                KEY, codes.proportional_placement(own, 12, copies), copies - 1
+            )
+            for name, own in {"by speed": speeds, "alike": np.ones(4)}.items()
+        },
+        waiting=[enough],
+        exact=True,
+        num_rounds=40,
+    )
+    times = {choice.name: choice.step_time.value for choice in found.choices}
+    assert times["by speed"] == pytest.approx(4 * copies / speeds.sum(), rel=1e-5)
+    assert times["alike"] == pytest.approx(copies / 0.5, rel=1e-5)
+
+
 @pytest.mark.parametrize(
     ("delay", "mean"),
     [
