@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import time
+from typing import Any
 
 import jax
 import numpy as np
@@ -142,7 +143,9 @@ def scipy_lsqr(matrix: csr_array, mask: np.ndarray) -> np.ndarray:
     """Sparse least squares, as one would decode without this library."""
     weights = np.zeros(len(mask))
     target = np.ones(matrix.shape[1])
-    weights[mask] = lsqr(matrix[mask].T, target, atol=TOLERANCE, btol=TOLERANCE)[0]
+    rows: Any = matrix[mask]
+    found: Any = lsqr(rows.T, target, atol=TOLERANCE, btol=TOLERANCE)
+    weights[mask] = found[0]
     return weights
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import numpy as np
 
 import jaxwgc
 from experiments.runner.study import Effort
@@ -16,6 +17,8 @@ FEW_CODES = (
     "uncoded",
     "fractional_repetition",
     "reed_solomon",
+    "any_placement",
+    "edge_graph",
     "projective_plane",
     "bernoulli",
     "regularized_bernoulli",
@@ -54,6 +57,9 @@ def entries(effort: Effort, key: jax.Array) -> list[Entry]:
 
     cluster = constructors.reed_solomon(2 * order, 2 * order, load)
     clustered = constructors.clustered(cluster, load // 2)
+    draws = jax.random.uniform(key, (num_workers, num_workers))
+    held = np.asarray(draws.argsort(0).argsort(0) < load)
+    anywhere = constructors.any_placement(key, held, order)
     inside, across = PROBABILITY_INSIDE, probability_across(order)
     square = num_workers, num_workers
     every = [
@@ -67,6 +73,11 @@ def entries(effort: Effort, key: jax.Array) -> list[Entry]:
         Entry(
             f"clustered(reed_solomon({2 * order}, {2 * order}, {load}), {load // 2})",
             lambda key: clustered,
+            is_exact=True,
+        ),
+        Entry(
+            f"any_placement(random, {order})",
+            lambda key: anywhere,
             is_exact=True,
         ),
         fixed(constructors.projective_plane, order, is_exact=False),

@@ -74,6 +74,7 @@ def one_run(key: jax.Array, entry: Entry, numbers: tuple[int, ...]) -> Numbers:
     received = rank >= jnp.array(numbers)[:, None]
     return {
         "load": jnp.mean(jnp.asarray(code.loads, float)),
+        "copies": jnp.mean(jnp.asarray(code.assignment.sum(0), float)),
         "random": jaxwgc.decoding_error(code, received) / code.num_parts,
     }
 
@@ -96,12 +97,12 @@ def tabulate_codes(numbers: Numbers) -> ResultTable:
 
     def row(name, own):
         code, _, arguments = name.partition("(")
-        mean = f"{own['load'].mean:.2f}"
-        return f"`{code}`", arguments.removesuffix(")"), mean, str(own["exact_up_to"])
+        means = [f"{own[name].mean:.2f}" for name in ("load", "copies")]
+        return f"`{code}`", arguments.removesuffix(")"), *means, str(own["exact_up_to"])
 
     return ResultTable(
         "Equal load: the codes",
-        ["code", "arguments", "load", "exact up to s"],
+        ["code", "arguments", "load", "copies", "exact up to s"],
         itertools.starmap(row, numbers["errors"].items()),
     )
 

@@ -38,6 +38,7 @@ def small_codes(key: jax.Array, num_steps: int) -> dict[str, jaxwgc.GradientCode
         "bernoulli": constructors.bernoulli(key, 12, 12, 4),
         "regularized_bernoulli": constructors.regularized_bernoulli(key, 12, 12, 2),
         "regular_graph": graph,
+        "edge_graph": constructors.edge_graph(key, 6, 4),
         "stochastic_block": constructors.stochastic_block(key, 12, 12, 3, 0.8, 0.1),
         "stochastic": constructors.stochastic(key, 12, 12, [2] * 6 + [5] * 6, 0.2),
         "unequal": constructors.unequal(np.linspace(0.1, 0.8, 12), 12),

@@ -41,8 +41,10 @@ def new_figure(
 
 
 def style(index: int) -> dict[str, Any]:
-    """Colour and marker of a line."""
-    return {"color": COLORS[index], "marker": MARKERS[index]}
+    """Colour and marker of a line; with gaps from the second time round on."""
+    turn, index = divmod(index, len(COLORS))
+    look = {"color": COLORS[index], "marker": MARKERS[index]}
+    return look | ({"linestyle": "--", "markerfacecolor": "white"} if turn else {})
 
 
 def line(

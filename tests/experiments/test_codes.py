@@ -133,6 +133,8 @@ def test_noise_is_that_of_the_diagnosis(with_x64):
 def test_every_constructor_has_its_picture(monkeypatch):
     monkeypatch.setattr(jaxwgc.studies, "learn_entries", lambda code, *_, **__: code)
     others = {"GradientCode", "proportional_placement", "worst_rounding"}
+    # Of thousands of workers.
+    others |= {"ramanujan_graph"}
     assert set(matrices.small_codes(KEY, num_steps=1)) == (
         set(constructors.__all__) - others | {"learn_entries"}
     )

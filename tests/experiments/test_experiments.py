@@ -144,6 +144,7 @@ class TestBenchmark:
         assert written["decoding"][0]["ratio"] > 0
         assert written["accuracy"][0]["weights_float64"]["worst"] < 1e-10
         files = {"benchmark.json", *(f"benchmark_{name}.md" for name in SECTIONS)}
+        files.add("benchmark_graphs.png")
         assert {path.name for path in tmp_path.iterdir()} == files
         assert set(written["step"]) == {
             "plain",
