@@ -139,12 +139,11 @@ def draw(numbers: Numbers) -> Figure:
     return figure
 
 
-def scipy_lsqr(matrix: csr_array, mask: np.ndarray) -> np.ndarray:
+def scipy_lsqr(matrix: Any, mask: np.ndarray) -> np.ndarray:
     """Sparse least squares, as one would decode without this library."""
     weights = np.zeros(len(mask))
     target = np.ones(matrix.shape[1])
-    rows: Any = matrix[mask]
-    found: Any = lsqr(rows.T, target, atol=TOLERANCE, btol=TOLERANCE)
+    found = lsqr(matrix[mask].T, target, atol=TOLERANCE, btol=TOLERANCE)
     weights[mask] = found[0]
     return weights
 
