@@ -11,8 +11,10 @@ from jaxwgc.coding._collapsed import is_mixed_up, leakage
 
 # Messages that are added up before they join the others.
 _BLOCK = 8
-# What is missed of several parts is below its bound unless they cancel in all messages.
-_MISSES = 2
+# What is missed of several parts, or segments of one, is below its bound unless they
+# cancel in all messages. Over all patterns of the exact codes of up to 12 workers four
+# times the bound are reached, where every worker holds every part.
+_MISSES = 8
 
 
 def floor_weights(
@@ -56,11 +58,11 @@ def floor_weights(
     computed = jnp.promote_types(message_dtype, jnp.float32)
     eps = max(jnp.finfo(dtype).eps for dtype in (weights.dtype, computed))
     # In a sum of many, roundings cancel; where there are few messages, parts may cancel
-    # in all of them. Over all patterns of the exact codes of up to 12 workers five
+    # in all of them. Over all patterns of the exact codes of up to 12 workers ten
     # roundings of each message are reached, with 50 to 200 workers less than one.
     count = jnp.maximum(jnp.sum(mask, axis=-1), 1)[..., None, None]
     # On their way messages are rounded once, and by half an eps at most.
-    eps = (2 + 72 / count) * eps + jnp.finfo(message_dtype).eps / 2
+    eps = (2 + 144 / count) * eps + jnp.finfo(message_dtype).eps / 2
     return _MISSES * miss[..., None] + (eps * sizes).astype(sizes.dtype)
 
 
