@@ -70,7 +70,8 @@ def plan(
 
     Workers that send one message and are late go on, and join the round in which they
     have answered, as those of a `RayCluster` do. Those that send finished parts on
-    request begin every round afresh, and so do all with `late="cancelled"`.
+    request begin every round afresh, and so do all with `late="cancelled"`. Who stalls,
+    longer than any trace shows, or takes forever, is replaced when the round ends.
 
     **Steps.** Of gradient descent with the best constant step on a quadratic loss whose
     curvatures are spread evenly, on the scale of logarithms, over a factor of
@@ -184,13 +185,14 @@ def plan(
     round_key, code_key = jax.random.split(key)
     length = -(-num_rounds // _NUM_GROUPS)
     stalls = delay.stalls(float(tail))
-    delays = [delay, stalls.delay] if stalls and stalls.time > 0 else [delay]
     num_measured = stalls.num_rounds if stalls else math.inf
     options = round_key, _NUM_GROUPS, length, num_measured
-    simulated = [
-        SimulatedRounds(each, num_workers, uncoded_load, *options, each is not delay)
-        for each in delays
-    ]
+    simulated = [SimulatedRounds(delay, num_workers, uncoded_load, *options)]
+    if stalls and stalls.time > 0:
+        rounds = SimulatedRounds(
+            stalls.delay, num_workers, uncoded_load, *options, simulated[0]
+        )
+        simulated.append(rounds)
     choices = _listed("choices", choices)
     if choices is not None:
         candidates = _of_choices(choices, num_workers)

@@ -17,8 +17,8 @@ _MOVES = np.concatenate([[0.0], 2.0 * np.geomspace(1e-5, 0.98, 80)[40:]])
 # Rounds of a run that are followed. After them what is left shrinks as fast as in their
 # last half.
 FOLLOWED = 150
-# Rounds after those, by which who was not known has answered.
-_LATER = np.geomspace(1.0, 1e9, 61)
+# Rounds after those, up to which a worker is not known.
+_LATER = np.append(0.0, np.geomspace(1.0, 1e9, 121))
 _LEAST = 1e-300
 
 
@@ -49,8 +49,7 @@ class RememberedDescent(NamedTuple):
         # Who is not known and not at work will never be.
         remaining, pace = rounds.remaining[:, -1], rounds.elapsed.mean(1)[:, None]
         until = np.where(known, 0, np.where(remaining > 0, remaining / pace, np.inf))
-        is_unknown = until.max(1)[:, None] > np.append(_LATER, np.inf)
-        is_unknown[:, -1] = np.isinf(until).any(1)
+        is_unknown = until.max(1)[:, None] > _LATER
         unknown = np.mean(weights[:, -1] ** 2, axis=-1)[:, None] * is_unknown
         # Weights that change with the rounds move the parameters in few directions.
         left, sizes, _ = np.linalg.svd(weights - weights[:, -1:], full_matrices=False)
@@ -88,7 +87,7 @@ class RememberedDescent(NamedTuple):
             later = np.where(more > 0, more * pace, 0.0)
             left, displaced = np.exp(left + later), np.exp(displaced + later)
             unknown = self.unknown.reshape(-1, self.unknown.shape[-1])
-            unknown = unknown[at.run, _LATER.searchsorted(more)]
+            unknown = unknown[at.run, _LATER.searchsorted(more, "right") - 1]
             biased = unknown / curvature**2 * (1 - np.sqrt(left)) ** 2
             loss = left + parts * curvature * (step**2 * displaced + biased)
             return np.where((pace < 0).all(-1), loss.mean(-1), np.inf)
