@@ -89,7 +89,9 @@ def test_loss_of_descent(code, number):
 def test_steps_of_a_choice():
     """With the best step of all the target is reached when the plan says so."""
     wait = stragglers.fastest(5)
-    found = jaxwgc.plan(slow_one(), NUM_WORKERS, KEY, waiting=[wait], tail=0, **GOAL)
+    found = jaxwgc.plan(
+        slow_one(), NUM_WORKERS, KEY, waiting=[wait], tail=0, memory=True, **GOAL
+    )
     choice = found.best
     assert choice.memory and choice.wait == wait
     curvature, parts = quadratic(Goal(**GOAL, num_workers=NUM_WORKERS))
@@ -104,7 +106,9 @@ def test_steps_of_a_choice():
 
 def test_who_is_slow_is_remembered():
     """In little more time than the first take, and without a code the whole target."""
-    found = jaxwgc.plan(slow_one(), NUM_WORKERS, KEY, replications=[1], **GOAL)
+    found = jaxwgc.plan(
+        slow_one(), NUM_WORKERS, KEY, replications=[1], memory=True, **GOAL
+    )
     by_kind = {(own.waits_for, own.memory): own for own in found.choices}
     remembering, waiting = by_kind["first 5 + late", True], by_kind["all", False]
     assert found.best.memory and found.best.late == "busy"
@@ -119,8 +123,8 @@ def test_who_is_slow_is_remembered():
     assert [own.time for own in again.choices] == [own.time for own in found.choices]
     harder = found.replan(target=1e-4)
     assert harder.best.memory and harder.best.num_steps > found.best.num_steps
-    # Who is stopped never answers late.
-    for options in ({"late": "cancelled"}, {"exact": True}):
+    # An old answer is not exact.
+    for options in ({"memory": False}, {"memory": True, "exact": True}):
         stopped = jaxwgc.plan(
             slow_one(), NUM_WORKERS, KEY, replications=[1], **options, **GOAL
         )
@@ -132,7 +136,7 @@ def test_the_dead_are_not_remembered():
     times = np.ones((40, 4))
     times[:, 0] = np.inf
     found = jaxwgc.plan(
-        stragglers.empirical(times), 4, KEY, replications=[1], target=1e-4
+        stragglers.empirical(times), 4, KEY, replications=[1], target=1e-4, memory=True
     )
     floors = {
         own.memory: own.lowest_loss
@@ -148,7 +152,13 @@ def test_what_long_stalls_hide_is_lost_until_they_end():
     times = np.ones((40, 4))
     times[:, 0] = 400.0
     found = jaxwgc.plan(
-        stragglers.empirical(times), 4, KEY, replications=[1], target=1e-3, tail=0
+        stragglers.empirical(times),
+        4,
+        KEY,
+        replications=[1],
+        target=1e-3,
+        tail=0,
+        memory=True,
     )
     [choice] = [
         own for own in found.choices if own.memory and own.wait == stragglers.fastest(3)

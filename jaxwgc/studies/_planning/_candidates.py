@@ -187,11 +187,12 @@ def rules_of(
 
 
 def candidates_of(
-    entry: Entry, rule: WaitingRule, share: float, late: str, exact: bool
+    entry: Entry, rule: WaitingRule, share: float, late: str, memory: bool
 ) -> Iterator[Candidate]:
     """With the entries of the code divided by the share, where that is to be.
 
-    Without a code also the one that remembers those whom the first do not wait for.
+    Where memory is asked for, without a code also the one that remembers those who come
+    after the first.
     """
     code = entry.code
     if entry.is_scaled:
@@ -202,5 +203,5 @@ def candidates_of(
     candidate = Candidate(entry.name, code, rule, late)
     yield candidate
     counts = isinstance(rule, fastest) and rule.num_required < code.num_workers
-    if entry.name == UNCODED and late == BUSY and counts and not exact:
+    if entry.name == UNCODED and memory and counts:
         yield candidate._replace(memory=True)

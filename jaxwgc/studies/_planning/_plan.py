@@ -47,6 +47,7 @@ def plan(
     choices: Sequence[Choice] | None = None,
     waiting: Sequence[RuleLike] | None = None,
     late: str = BUSY,
+    memory: bool = False,
     exact: bool = False,
     num_rounds: int = 2000,
     target: float = 0.01,
@@ -82,11 +83,10 @@ def plan(
     gradients are at the optimum, `heterogeneity`, and are 0 where all parts agree.
     A scale that all weights share is left to the step.
 
-    **Memory.** Without a code, the first so many are waited for also with
-    `coded_aggregate(memory=True)`, where an old message stands for who is late. So
-    nothing is lost, but gradients are old in part: steps are those of descent with
-    messages as old as in the simulated rounds, until all have answered once with fewer
-    of them. Ask about other codes by `choices=[choice._replace(memory=True)]`.
+    **Memory.** With `coded_aggregate(memory=True)` an old message stands for who is
+    late. So nothing is lost, but gradients are old in part: steps are those of descent
+    with messages as old as in the simulated rounds, until all have answered once with
+    fewer of them. Ask about codes by `choices=[choice._replace(memory=True)]`.
 
     **What was not seen.** What a trace of m times does not show has, with 95%, a
     probability of up to 3 / m. So choices are judged by a trace as it is and with
@@ -109,7 +109,10 @@ def plan(
         default `fastest`, `deadline` and `until_decodable`, each with some values.
       late: `"busy"` or `"cancelled"`, what workers with one message do that have not
         answered when a round ends, as for `stragglers.delayed`. A choice of `choices`
-        keeps its own. Only where they are busy there are answers to remember.
+        keeps its own.
+      memory: whether to remember late answers is among what is tried, without a code
+        and waiting for the first so many. Asked for, since a short trace does not say
+        how old the answers may get where times have heavy tails.
       exact: only choices whose gradient is exact in every round.
       num_rounds: that are simulated, at least 40; rounded up to a multiple of 20.
       target: the loss above its minimum that is to be reached, over that of the start;
@@ -182,6 +185,8 @@ def plan(
     _validation.check_number("tail", tail, minimum=0, finite=True, traceable=False)
     _validation.check_bool("exact", exact)
     _validation.check_choice("late", late, (CANCELLED, BUSY))
+    if _validation.check_bool("memory", memory) and late == CANCELLED:
+        raise ValueError('memory must be False with late="cancelled": nobody is late')
     round_key, code_key = jax.random.split(key)
     length = -(-num_rounds // _NUM_GROUPS)
     stalls = delay.stalls(float(tail))
@@ -207,7 +212,7 @@ def plan(
                 if waiting is None
                 else rules_of(entry, simulated[0], waiting, late)
             )
-            for candidate in candidates_of(entry, *rule, late, exact)
+            for candidate in candidates_of(entry, *rule, late, memory and not exact)
         ]
     judged = [
         (candidate, tuple(judge(candidate, rounds) for rounds in simulated))
