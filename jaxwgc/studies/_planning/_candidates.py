@@ -22,7 +22,6 @@ from jaxwgc.stragglers import (
     until_decodable,
 )
 from jaxwgc.studies._planning._simulated_rounds import (
-    BUSY,
     CANCELLED,
     SimulatedRounds,
 )

@@ -131,7 +131,7 @@ def _decoded(candidate, mask, rounds, by_group):
         deviations, num_runs, rounds.num_measured, candidate.code.num_workers
     )
     deviation = by_group(np.mean(deviations**2, axis=1))
-    if rounds.calm is not None:
+    if rounds.has_stalls:
         # Neither is a bias ruled out that the rounds of a trace may hide by chance.
         num_parts = deviations.shape[1]
         hidden = scipy.special.chdtri(num_parts, _UNSEEN) / num_parts

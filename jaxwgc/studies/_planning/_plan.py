@@ -71,8 +71,7 @@ def plan(
 
     Workers that send one message and are late go on, and join the round in which they
     have answered, as those of a `RayCluster` do. Those that send finished parts on
-    request begin every round afresh, and so do all with `late="cancelled"`. Who stalls,
-    longer than any trace shows, or takes forever, is replaced when the round ends.
+    request begin every round afresh, and so do all with `late="cancelled"`.
 
     **Steps.** Of gradient descent with the best constant step on a quadratic loss whose
     curvatures are spread evenly, on the scale of logarithms, over a factor of
@@ -191,13 +190,12 @@ def plan(
     length = -(-num_rounds // _NUM_GROUPS)
     stalls = delay.stalls(float(tail))
     num_measured = stalls.num_rounds if stalls else math.inf
+    delays = [delay, stalls.delay] if stalls and stalls.time > 0 else [delay]
     options = round_key, _NUM_GROUPS, length, num_measured
-    simulated = [SimulatedRounds(delay, num_workers, uncoded_load, *options)]
-    if stalls and stalls.time > 0:
-        rounds = SimulatedRounds(
-            stalls.delay, num_workers, uncoded_load, *options, simulated[0]
-        )
-        simulated.append(rounds)
+    simulated = [
+        SimulatedRounds(each, num_workers, uncoded_load, *options, each is not delay)
+        for each in delays
+    ]
     choices = _listed("choices", choices)
     if choices is not None:
         candidates = _of_choices(choices, num_workers)

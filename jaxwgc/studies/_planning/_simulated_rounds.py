@@ -56,8 +56,8 @@ class SimulatedRounds:
     """Finish times of `num_runs` clusters side by side, each for some rounds in a row.
 
     The same key gives every load the same draws, so that codes are compared in pairs.
-    `num_measured` are the rounds of a trace that these are drawn from, if any, `calm`
-    are the same rounds where these have what that trace does not rule out, and
+    `num_measured` are the rounds of a trace that these are drawn from, if any,
+    `has_stalls` says whether they have what that trace does not rule out, and
     `uncoded_load` is the load of a worker with 1 / n of the data.
     """
 
@@ -70,13 +70,13 @@ class SimulatedRounds:
         num_runs: int,
         num_rounds: int,
         num_measured: float,
-        calm: "SimulatedRounds | None" = None,
+        has_stalls: bool = False,
     ):
         _validation.check_hashable("delay", delay)
         model = delayed(delay, fastest(num_workers))
         StragglerModel.check("delay", model, np.ones(num_workers))
         self.delay, self.num_runs, self.num_measured = delay, num_runs, num_measured
-        self.calm = calm
+        self.has_stalls = has_stalls
         self.law = functools.cache(delay.law)
         state = delay.init(num_workers)
         self.has_state = bool(jax.tree.leaves(state))
@@ -111,23 +111,17 @@ class SimulatedRounds:
     ) -> Rounds:
         """Returns rounds that follow each other, as `delayed(late=late)` has them.
 
-        Runs of fewer rounds than are to be are gone through several times. Who stalls
-        is replaced when the round ends.
+        Runs of fewer rounds than are to be are gone through several times.
         """
-        times = self.times(code)
-        is_stalled = times > (times if self.calm is None else self.calm.times(code))
-        length = len(times) // self.num_runs
-        repeats = 1, -(-max(at_least, _FEWEST_ROUNDS) // length), 1
-        times, is_stalled = (
-            np.tile(own.reshape(self.num_runs, length, -1), repeats)
-            for own in (times, is_stalled)
-        )
+        times = self.times(code).reshape(self.num_runs, -1, code.num_workers)
+        repeats = -(-max(at_least, _FEWEST_ROUNDS) // times.shape[1])
+        times = np.tile(times, (1, repeats, 1))
         times = times.astype(jnp.result_type(float))
         # Who is first of those that are as fast is as random as what they draw.
         generator = np.random.default_rng(0)
         times *= 1 - _TIME_ROUNDING * generator.random(times.shape, times.dtype)
         remaining, rounds = np.zeros_like(times[:, 0]), []
-        for own, stalls in zip(times.swapaxes(0, 1), is_stalled.swapaxes(0, 1)):
+        for own in times.swapaxes(0, 1):
             answered = remaining + own
             elapsed = self._ends(wait, answered)[:, None]
             received = (answered <= elapsed) & np.isfinite(answered)
@@ -136,7 +130,7 @@ class SimulatedRounds:
             with np.errstate(invalid="ignore"):
                 after = np.where(joined, answered, remaining) - elapsed
             # Who would take forever is replaced.
-            is_free = received | ~np.isfinite(after) | (late == CANCELLED) | stalls
+            is_free = received | ~np.isfinite(after) | (late == CANCELLED)
             remaining = np.where(is_free, 0, after)
             each = elapsed[:, 0], received, joined, late_ones, remaining
             rounds.append(Rounds(*each))
