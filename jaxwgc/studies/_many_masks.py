@@ -58,8 +58,11 @@ def decode_masks(
         with jax.ensure_compile_time_eval():
             values = _decode(padded, *arrays, chosen, code.num_segments)
         batches.append([value[: len(batch)] for value in jax.device_get(values)])
-    *numbers, weights = map(np.concatenate, zip(*batches, strict=True))
-    return DecodedMasks(*(own.astype(np.float64) for own in numbers), weights)
+    effective_weights, errors, noise, weights = map(
+        np.concatenate, zip(*batches, strict=True)
+    )
+    numbers = (own.astype(np.float64) for own in (effective_weights, errors, noise))
+    return DecodedMasks(*numbers, weights=weights)
 
 
 @functools.partial(jax.jit, static_argnames="num_segments")

@@ -167,7 +167,8 @@ def _used(code, rounds):
         before |= late[:, t] & ~received[:, t]
         begun = np.where(joined[:, t], t, begun)
         newest = np.where(received[:, t] & ~before, t, newest)
-        np.add.at(ages, (run, t, newest), (old[:, t] * of_worker).real)
+        of_old = (old[:, t] * of_worker).real
+        np.add.at(ages[:, t], (run, newest), of_old)
         ages[:, t, t] += (now[:, t] @ of_worker).real
         newest = np.where(received[:, t], t, newest)
         before |= received[:, t]
