@@ -109,6 +109,7 @@ def study(
         condition=CONDITION,
         heterogeneity=problem.heterogeneity,
         uncoded_load=trace.uncoded_load,
+        memory=True,
     )
     choices = shown_choices(found)
     measure = functools.partial(
@@ -154,13 +155,16 @@ def delays_of(trace: Trace, source: str) -> tuple[Any, Any]:
 
 
 def shown_choices(plan: jaxwgc.Plan) -> list[Choice]:
-    """Waiting for all, ignoring stragglers; of each code and load what is best.
+    """Waiting for all, ignoring and remembering the late; of each code what is best.
 
     First with exact gradients, then with others where these are better.
     """
     uncoded = [own for own in plan.choices if not own.is_coded]
     waits = [own for own in uncoded if own.waits_for == "all"]
-    ignores = [own for own in uncoded if own.waits_for != "all"]
+    others = [own for own in uncoded if own.waits_for != "all"]
+    ignores, remembers = (
+        [own for own in others if own.memory == memory][:1] for memory in (False, True)
+    )
     coded = [own for own in plan.choices if own.is_coded]
     exact: dict[Any, Choice] = {}
     for own in coded:
@@ -168,7 +172,7 @@ def shown_choices(plan: jaxwgc.Plan) -> list[Choice]:
             exact.setdefault((own.name, own.replication), own)
     others = [own for own in plan.by_code if own in coded and own not in exact.values()]
     others = others[: max(SHOWN - 2 - len(exact), 3)]
-    return [*waits, *ignores[:1], *exact.values(), *others]
+    return [*waits, *ignores, *remembers, *exact.values(), *others]
 
 
 class Problem(NamedTuple):
@@ -266,11 +270,17 @@ def train(
 ) -> Numbers:
     """Time, loss and test error after each step of each run, (runs, steps)."""
     keys = jax.random.split(key, runs)
-    arrivals = rounds_of(choice, delay, uncoded_load, num_steps, keys)
-    elapsed = arrivals.elapsed
-    weights = jax.jit(jaxwgc.effective_weights)(choice.code, arrivals)
     step_size = choice.step_size / problem.curvature
-    loss, error = descend(problem, weights, step_size)
+    if choice.memory:
+        model = model_of(choice, delay, uncoded_load)
+        elapsed, loss, error = descend_with_memory(
+            problem, choice.code, model, step_size, num_steps, keys
+        )
+    else:
+        arrivals = rounds_of(choice, delay, uncoded_load, num_steps, keys)
+        elapsed = arrivals.elapsed
+        weights = jax.jit(jaxwgc.effective_weights)(choice.code, arrivals)
+        loss, error = descend(problem, weights, step_size)
     clock = np.cumsum(np.asarray(elapsed, np.float64), axis=1)
     start = np.zeros((runs, 1))
     return {
@@ -297,13 +307,58 @@ class _OfParts(stragglers.DelayModel):
         return self.delay.sample(key, state, loads * self.share)
 
 
+def model_of(choice, delay, uncoded_load: float) -> stragglers.StragglerModel:
+    """Rounds of workers with that much to do, and the rule of the choice."""
+    share = uncoded_load * choice.code.num_workers / choice.code.num_parts
+    return stragglers.delayed(_OfParts(delay, share), choice.wait, late=choice.late)
+
+
 def rounds_of(choice, delay, uncoded_load: float, num_steps: int, keys):
     """Who has finished what in each round, and when it ends: (runs, steps, ...)."""
-    code = choice.code
-    share = uncoded_load * code.num_workers / code.num_parts
-    model = stragglers.delayed(_OfParts(delay, share), choice.wait)
-    loads = jnp.asarray(code.loads, float)
-    return simulated(model, loads, num_steps, keys)
+    loads = jnp.asarray(choice.code.loads, float)
+    return simulated(model_of(choice, delay, uncoded_load), loads, num_steps, keys)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "num_steps"))
+def descend_with_memory(
+    problem: Problem,
+    code: jaxwgc.GradientCode,
+    model: stragglers.StragglerModel,
+    step_size: jax.Array,
+    num_steps: int,
+    keys: jax.Array,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """As `descend`, by the aggregator itself; seconds (runs, steps) come first."""
+    parts, num_rows = code.num_parts, len(problem.rows)
+    signed = problem.rows * problem.signs[:, None]
+
+    def look(params):
+        loss = jax.nn.softplus(-(signed @ params)).mean()
+        loss = loss + problem.ridge / 2 * jnp.sum(params**2)
+        wrong = (problem.test_rows @ params) * problem.test_signs <= 0
+        return loss, 100 * wrong.mean()
+
+    def run(key):
+        aggregate: Any = jaxwgc.coded_aggregate(code, model, key, memory=True)
+
+        def step(carry, _):
+            params, state = carry
+            slopes = -jax.nn.sigmoid(-(signed @ params)).reshape(parts, -1) / num_rows
+            rows = signed.reshape(parts, -1, len(params))
+            slopes = jnp.einsum("jr,jrf->jf", slopes, rows)
+            gradient, after = aggregate.update(slopes, state, params)
+            gradient = gradient + problem.ridge * params
+            shown = after.elapsed - state.elapsed, *look(params)
+            return (params - step_size * gradient, after), shown
+
+        start = jnp.zeros(signed.shape[1])
+        carry = start, aggregate.init(start)
+        (params, _), (elapsed, *shown) = jax.lax.scan(step, carry, length=num_steps)
+        last = look(params)
+        return elapsed, *(jnp.append(own, end) for own, end in zip(shown, last))
+
+    elapsed, loss, error = jax.lax.map(run, keys, batch_size=8)
+    return elapsed, (loss - problem.least) / (jnp.log(2.0) - problem.least), error
 
 
 @jax.jit

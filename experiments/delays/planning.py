@@ -122,6 +122,7 @@ def plan_for(
         jax.random.key(0) if key is None else key,
         replications=replications,
         uncoded_load=trace.uncoded_load,
+        memory=True,
         **options,
     )
 
@@ -170,6 +171,7 @@ def measure(
             key,
             num_rounds=rounds,
             uncoded_load=trace.uncoded_load,
+            memory=True,
         ),
     }
 

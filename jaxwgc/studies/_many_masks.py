@@ -23,11 +23,14 @@ class DecodedMasks(NamedTuple):
       effective_weights: (number, num_parts).
       errors: (number,), decoding errors.
       noise: (number,), squared noise for messages with noise of their own size.
+      weights: (number, num_segments, num_messages), the decoding weights, which are
+        complex where the code is.
     """
 
     effective_weights: np.ndarray
     errors: np.ndarray
     noise: np.ndarray
+    weights: np.ndarray
 
 
 def decode_masks(
@@ -54,10 +57,12 @@ def decode_masks(
         # Also in a function that is being traced, a concrete code has errors.
         with jax.ensure_compile_time_eval():
             values = _decode(padded, *arrays, chosen, code.num_segments)
-        batches.append(
-            [np.asarray(value, np.float64)[: len(batch)] for value in values]
-        )
-    return DecodedMasks(*map(np.concatenate, zip(*batches, strict=True)))
+        batches.append([value[: len(batch)] for value in jax.device_get(values)])
+    effective_weights, errors, noise, weights = map(
+        np.concatenate, zip(*batches, strict=True)
+    )
+    numbers = (own.astype(np.float64) for own in (effective_weights, errors, noise))
+    return DecodedMasks(*numbers, weights=weights)
 
 
 @functools.partial(jax.jit, static_argnames="num_segments")
@@ -69,4 +74,5 @@ def _decode(masks, matrix, target, decoder, num_segments):
     matrix = jnp.asarray(matrix)
     sizes = jnp.sum(matrix.real**2 + matrix.imag**2, axis=1)
     noise = jnp.sum((weights.real**2 + weights.imag**2) * sizes, axis=(-2, -1))
-    return effective(mixed), squared_error(mixed, target), noise / num_segments
+    errors = squared_error(mixed, target)
+    return effective(mixed), errors, noise / num_segments, weights

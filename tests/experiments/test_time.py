@@ -1,5 +1,6 @@
 """Training against the clock, and delay models judged by later rounds."""
 
+import functools
 import json
 
 import jax
@@ -162,3 +163,32 @@ def test_weights_are_those_of_the_code():
         assert np.all(rounds.received.sum(-1) == 3) and np.all(rounds.elapsed >= 2.0)
         weights = jaxwgc.effective_weights(choice.code, rounds)
         np.testing.assert_allclose(weights, 1, atol=1e-5)
+
+
+def test_who_is_remembered_is_trained_with():
+    """Nobody is late where all are waited for; else it takes less time, no floor."""
+    problem = against_the_clock.Problem.of_digits(NUM_ROWS, NUM_PARTS)
+    delay = stragglers.unequal_speeds(
+        stragglers.shifted_exponential(1.0, 9.0), np.linspace(0.5, 2, NUM_PARTS)
+    )
+    waiting = [stragglers.fastest(NUM_PARTS - 2)]
+    plan = jaxwgc.plan(
+        delay,
+        NUM_PARTS,
+        jax.random.key(0),
+        waiting=waiting,
+        replications=[1],
+        memory=True,
+    )
+    all_awaited, remembering = (
+        next(own for own in plan.choices if own.waits_for == waiting)
+        for waiting in ("all", f"first {NUM_PARTS - 2} + late")
+    )
+    key = jax.random.key(1)
+    train = functools.partial(against_the_clock.train, problem, delay, 1.0, 40, key)
+    decoded = train(all_awaited, 3)["curves"]
+    same = train(all_awaited._replace(memory=True), 3)["curves"]
+    np.testing.assert_allclose(same["loss"], decoded["loss"], rtol=1e-2, atol=1e-4)
+    late = train(remembering, 3)["curves"]
+    assert late["time"][:, -1].mean() < 0.9 * decoded["time"][:, -1].mean()
+    assert late["loss"][:, -1].mean() < 2 * decoded["loss"][:, -1].mean()

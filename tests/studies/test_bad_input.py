@@ -66,6 +66,13 @@ SEGMENTS = codes.communication_efficient(6, 2, 2)
 MESSAGES = codes.partially_coded(codes.cyclic_mds(4, 1), 1)
 TRACE = stragglers.empirical(np.ones((30, 3)))
 OTHERS = {"own": codes.uncoded(5)}
+CHOICE = jaxwgc.plan(
+    DELAY, 4, KEY, replications=[1], waiting=[stragglers.fastest(4)], num_rounds=40
+).best
+MANY_BUSY = CHOICE._replace(code=codes.replicated(4, 8, 2), late="busy")
+NO_MEMORY = CHOICE._replace(
+    code=codes.stochastic(KEY, 4, 4, 2, straggler_probability=0.2), memory=True
+)
 BATCH = jax.vmap(lambda key: codes.cyclic_repetition(key, 4, 1))(KEYS)
 
 
@@ -104,6 +111,10 @@ BATCH = jax.vmap(lambda key: codes.cyclic_repetition(key, 4, 1))(KEYS)
         (plan, {"codes": {}, "replications": [1]}, "replications are for the standard"),
         (plan, {"choices": []}, "choices must be at least one"),
         (plan, {"waiting": []}, "waiting must be at least one"),
+        (plan, {"memory": True, "late": "cancelled"}, "memory must be False with late"),
+        (plan, {"late": "never"}, "late must be .*busy.*never"),
+        (plan, {"choices": [MANY_BUSY]}, 'choices.0..late must be "cancelled" for'),
+        (plan, {"choices": [NO_MEMORY]}, "choices.0..memory must be False unless"),
         (plan, {"num_rounds": 10}, "num_rounds must be at least 40"),
         (plan, {"uncoded_load": 0.0}, "uncoded_load must be positive"),
         (plan, {"tail": -1}, "tail must be at least 0; got -1"),
@@ -153,6 +164,7 @@ def test_values(study, options, rule):
         (plan, {"delay": OfNumPy()}, "delay must be made of JAX functions"),
         (plan, {"waiting": [NoArrivals()]}, "wait must have arrivals .*NoArrivals"),
         (plan, {"exact": 1}, "exact must be True or False"),
+        (plan, {"memory": 1}, "memory must be True or False"),
         (plan, {"delay": MODEL}, "delay must be a DelayModel"),
         (worst_pattern, {"code": np.eye(3)}, "code must be a GradientCode; got"),
         (worst_pattern, {"num_stragglers": 1.0}, "num_stragglers must be a Python int"),

@@ -73,7 +73,13 @@ def test_rule_of_halbawi_et_al(delay, mean):
     """The number of stragglers with the least expected time, at load s + 1."""
     n = 12
     found = jaxwgc.plan(
-        delay, n, KEY, replications=range(1, n + 1), waiting=[enough], exact=True
+        delay,
+        n,
+        KEY,
+        replications=range(1, n + 1),
+        waiting=[enough],
+        exact=True,
+        late="cancelled",
     )
     # One of the exact codes with equal loads, for every number of copies.
     times = {
@@ -121,9 +127,13 @@ def test_every_choice_against_independent_simulation(measured):
     delay, found = measured
     shown = {}
     for choice in found.choices:
-        shown.setdefault((choice.name, type(choice.wait)), choice)
+        kind = choice.name, type(choice.wait)
+        shown.setdefault(kind, choice)
     assert len(shown) == 12
-    models = [stragglers.delayed(delay, choice.wait) for choice in shown.values()]
+    models = [
+        stragglers.delayed(delay, choice.wait, late=choice.late)
+        for choice in shown.values()
+    ]
     loads = [
         np.asarray(choice.code.loads, np.float32) * (6 / choice.code.num_parts)
         for choice in shown.values()
@@ -180,7 +190,7 @@ def test_choices_are_in_order_and_consistent(measured):
 def test_same_rounds_for_the_same_choices(measured):
     """Judged again they have the same times; paired differences are the surer ones."""
     delay, found = measured
-    chosen = found.choices[:3]
+    chosen = found.by_code[:3]
     again = jaxwgc.plan(delay, 6, KEY, choices=chosen, tail=0)
     # The same twice is no harm.
     assert "takes" in str(jaxwgc.plan(delay, 6, KEY, choices=[*chosen, *chosen]))
@@ -220,7 +230,9 @@ def test_code_where_one_worker_is_always_slow():
     times[:, 3] *= 5
     repetition = {"repetition": codes.fractional_repetition(8, 1)}
     delay = stragglers.empirical(times)
-    found = jaxwgc.plan(delay, 8, KEY, codes=repetition, heterogeneity=1.0)
+    found = jaxwgc.plan(
+        delay, 8, KEY, codes=repetition, heterogeneity=1.0, late="cancelled"
+    )
     assert found.best.name == "repetition"
     assert found.best.decoding_error.value == 0
     assert str(found).startswith("Code: repetition with 2 copies")
@@ -261,7 +273,8 @@ def test_target_that_no_choice_reaches():
 def test_stalls_that_a_trace_does_not_show():
     """Eight alike workers: who waits for all is as fast, until one of them stalls."""
     times = 1 + 0.05 * np.random.default_rng(0).random((40, 8))
-    delay, options = stragglers.empirical(times), {"replications": [1], "target": 1e-3}
+    delay = stragglers.empirical(times)
+    options = {"replications": [1], "target": 1e-3, "late": "cancelled"}
     careless = jaxwgc.plan(delay, 8, KEY, tail=0, heterogeneity=1.0, **options)
     assert careless.best.waits_for == "all" and not careless.has_stalls
     assert careless.best.stalled_step_time == careless.best.step_time
@@ -323,6 +336,7 @@ def test_both_precisions(x64):
         KEY,
         replications=(2,),
         waiting=[stragglers.until_decodable],
+        late="cancelled",
         exact=True,
     )
     until = next(own for own in found.choices if own.name == "fractional_repetition")

@@ -80,12 +80,12 @@ def test_descent_takes_as_many_steps(kind):
     number = round(found)
     weights, _ = rounds(kind, generator, number)
     loss, error = descend(weights, float(step), goal, generator)
-    expected = _steps_to_target.loss(truth, step, goal, number)
+    expected = truth.loss(step, goal, number)
     # What lasts is followed to second order, and as if it had gone on for long.
     relative = 0.1 if kind == "slow spells" else 0.04
     assert loss == pytest.approx(expected, rel=relative, abs=2 * error)
-    before = _steps_to_target.loss(truth, step, goal, found * 0.99)
-    after = _steps_to_target.loss(truth, step, goal, found * 1.01)
+    before = truth.loss(step, goal, found * 0.99)
+    after = truth.loss(step, goal, found * 1.01)
     assert before > goal.target > after
 
 
@@ -130,4 +130,4 @@ def test_floor_of_a_bias():
     assert _steps_to_target.num_steps(biased, step, goal) == math.inf
     curvature = np.geomspace(0.1, 1, 8)
     expected = 0.1 * curvature.mean() / 4 * np.mean(1 / curvature)
-    assert float(_steps_to_target.loss(biased, step, goal)) == pytest.approx(expected)
+    assert float(biased.loss(step, goal)) == pytest.approx(expected)

@@ -21,7 +21,10 @@ from jaxwgc.stragglers import (
     fastest,
     until_decodable,
 )
-from jaxwgc.studies._planning._simulated_rounds import SimulatedRounds
+from jaxwgc.studies._planning._simulated_rounds import (
+    CANCELLED,
+    SimulatedRounds,
+)
 
 UNCODED = "uncoded"
 # Besides all, and as many as an exact code needs: of the workers, one fewer and
@@ -47,11 +50,15 @@ class Candidate(NamedTuple):
       name: the constructor of the code, or what its user calls it.
       code: the gradient code.
       wait: the waiting rule.
+      late: what late workers do, as for `jaxwgc.stragglers.delayed`.
+      memory: whether late answers are remembered, as by `jaxwgc.coded_aggregate`.
     """
 
     name: str
     code: GradientCode
     wait: WaitingRule
+    late: str = CANCELLED
+    memory: bool = False
 
     @property
     def is_exact(self) -> bool:
@@ -154,7 +161,7 @@ def standard_rules(
 
 
 def rules_of(
-    entry: Entry, rounds: SimulatedRounds, waiting: Sequence[Any]
+    entry: Entry, rounds: SimulatedRounds, waiting: Sequence[Any], late: str
 ) -> Iterator[tuple[WaitingRule, float]]:
     """Those that are asked for, checked, with the share of the workers that answer.
 
@@ -172,14 +179,28 @@ def rules_of(
         model = delayed(rounds.delay, rule)
         StragglerModel.check("waiting", model, rounds.loads(code))
         # Where nobody answers there is nothing to scale.
-        share = rounds.end(code, rule)[1].mean() if entry.is_scaled else 1.0
+        share = 1.0
+        if entry.is_scaled:
+            share = rounds.in_a_row(code, rule, late).received.mean()
         yield rule, share or 1.0
 
 
-def candidate_of(entry: Entry, rule: WaitingRule, share: float) -> Candidate:
-    """With the entries of the code divided by the share, where that is to be."""
+def candidates_of(
+    entry: Entry, rule: WaitingRule, share: float, late: str, memory: bool
+) -> Iterator[Candidate]:
+    """With the entries of the code divided by the share, where that is to be.
+
+    Where memory is asked for, without a code also the one that remembers those who come
+    after the first.
+    """
     code = entry.code
     if entry.is_scaled:
         matrix = code.encoding_matrix / share
         code = dataclasses.replace(code, encoding_matrix=matrix)
-    return Candidate(entry.name, code, rule)
+    # Workers that send several messages stop between two of them.
+    late = late if code.messages_per_worker == 1 else CANCELLED
+    candidate = Candidate(entry.name, code, rule, late)
+    yield candidate
+    counts = isinstance(rule, fastest) and rule.num_required < code.num_workers
+    if entry.name == UNCODED and memory and counts:
+        yield candidate._replace(memory=True)

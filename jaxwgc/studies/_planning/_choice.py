@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from jaxwgc.codes import GradientCode
 from jaxwgc.stragglers import WaitingRule
+from jaxwgc.studies._planning._candidates import Candidate
 from jaxwgc.studies._planning._judgement import ChoiceStatistics, Estimate
 
 
@@ -17,6 +18,9 @@ class Choice(NamedTuple):
       name: the constructor of the code, or its name in `codes`.
       code: the gradient code.
       wait: the waiting rule, for `jaxwgc.stragglers.delayed` or a `RayCluster`.
+      late: what late workers do, for `delayed`: `"cancelled"` or `"busy"`.
+      memory: whether late answers are remembered, for `jaxwgc.coded_aggregate` or
+        `RayCluster.train`.
       replication: workers that hold a part, mean over the parts.
       step_time: expected time of a step, an `Estimate`.
       step_quantile: the time that 90% of the steps take at most, an `Estimate`.
@@ -46,6 +50,8 @@ class Choice(NamedTuple):
     name: str
     code: GradientCode
     wait: WaitingRule
+    late: str
+    memory: bool
     replication: float
     step_time: Estimate
     step_quantile: Estimate
@@ -69,15 +75,25 @@ class Choice(NamedTuple):
         return self.replication > 1
 
     @property
+    def candidate(self) -> Candidate:
+        """What is to be judged by other rounds or for another goal."""
+        return Candidate(*(getattr(self, name) for name in Candidate._fields))
+
+    @property
     def waits_for(self) -> str:
-        """In few characters: "all", "first 29", "1.35 s", "decodable", "error 10%"."""
-        return self.wait.describe(self.code.num_workers)[0]
+        """In few characters: "all", "first 29", "1.35 s", "decodable", "error 10%".
+
+        With "+ late" where late answers are remembered.
+        """
+        waiting = self.wait.describe(self.code.num_workers)[0]
+        return f"{waiting} + late" if self.memory else waiting
 
     def __str__(self) -> str:
         """Such as "binary with 2 copies, waiting until the answers decode"."""
         copies = f" with {self.replication:.3g} copies" if self.is_coded else ""
         _, waiting = self.wait.describe(self.code.num_workers)
-        return f"{self.name}{copies}, waiting {waiting}"
+        remembering = ", late answers remembered" if self.memory else ""
+        return f"{self.name}{copies}, waiting {waiting}{remembering}"
 
 
 def short(value, digits=4):

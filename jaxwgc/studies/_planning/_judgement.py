@@ -8,7 +8,12 @@ import scipy.special
 
 from jaxwgc.stragglers import fastest
 from jaxwgc.studies._planning._candidates import Candidate
-from jaxwgc.studies._planning._simulated_rounds import SimulatedRounds, decode
+from jaxwgc.studies._planning._remembered import FOLLOWED, RememberedDescent
+from jaxwgc.studies._planning._simulated_rounds import (
+    BUSY,
+    SimulatedRounds,
+    decode,
+)
 
 LEVEL = 0.9
 # z-score above which a persistent deviation counts as bias, not as noise.
@@ -52,6 +57,7 @@ class ChoiceStatistics(NamedTuple):
       bias: mean square, over the parts, of the mean deviation of each. A scalar.
       lasting: the share of the other deviations that does not pass at once. A scalar.
       correlation: of that share in a round with that in the next. A scalar.
+      remembered: how descent goes with late answers, a row a group; None without.
     """
 
     seconds: np.ndarray
@@ -65,11 +71,15 @@ class ChoiceStatistics(NamedTuple):
     bias: float = 0.0
     lasting: float = 0.0
     correlation: float = 0.0
+    remembered: RememberedDescent | None = None
 
 
 def judge(candidate: Candidate, rounds: SimulatedRounds) -> ChoiceStatistics:
     """Times in closed form where order statistics have one; the rest by simulation."""
-    closed = _closed_form(candidate.wait, rounds.loads(candidate.code), rounds.law)
+    code, wait = candidate.code, candidate.wait
+    is_busy = candidate.late == BUSY and wait != fastest(code.num_workers)
+    loads = rounds.loads(code)
+    closed = None if is_busy else _closed_form(wait, loads, rounds.law)
     ones = np.ones(rounds.num_runs)
     weights: tuple[Any, ...] = 0 * ones, ones, ones, 0 * ones
 
@@ -77,25 +87,36 @@ def judge(candidate: Candidate, rounds: SimulatedRounds) -> ChoiceStatistics:
         return values.reshape(rounds.num_runs, -1).mean(1)
 
     if closed is not None and candidate.is_exact:
-        assert isinstance(candidate.wait, fastest)
-        answers = candidate.wait.num_required
-        if not candidate.code.allows_requests:
-            answers *= candidate.code.messages_per_worker
+        assert isinstance(wait, fastest)
+        answers = wait.num_required
+        if not code.allows_requests:
+            answers *= code.messages_per_worker
         return ChoiceStatistics(
             closed[0] * ones, closed[1], True, answers * ones, *weights
         )
-    elapsed, mask = rounds.end(candidate.code, candidate.wait)
+    answers, remembered = None, None
+    if is_busy or candidate.memory:
+        followed = FOLLOWED if candidate.memory else 0
+        each = rounds.in_a_row(code, wait, candidate.late, followed)
+        elapsed, mask = each.elapsed.ravel(), each.received.reshape(-1, len(loads))
+        if candidate.memory:
+            remembered = RememberedDescent.of(code, each)
+            answers = by_group(each.received.sum(2) + each.late.sum(2))
+    else:
+        elapsed, mask = rounds.end(code, wait)
     if closed is None:
         seconds, quantile = by_group(elapsed), _quantile(elapsed, by_group)
     else:
         seconds, quantile = closed[0] * ones, closed[1]
     if not candidate.is_exact:
         weights = _decoded(candidate, mask, rounds, by_group)
-    if candidate.code.allows_requests:
+    if code.allows_requests:
         # One sum of each worker that has finished something.
-        mask = mask.reshape(len(mask), candidate.code.num_workers, -1).any(2)
-    answers = by_group(mask.sum(1))
-    return ChoiceStatistics(seconds, quantile, closed is not None, answers, *weights)
+        mask = mask.reshape(len(mask), code.num_workers, -1).any(2)
+    if answers is None:
+        answers = by_group(mask.sum(1))
+    judged = ChoiceStatistics(seconds, quantile, closed is not None, answers, *weights)
+    return judged._replace(remembered=remembered)
 
 
 def _decoded(candidate, mask, rounds, by_group):
@@ -121,7 +142,8 @@ def _decoded(candidate, mask, rounds, by_group):
         by_group(scale**2),
         deviation,
         bias,
-        lasting if rounds.has_state else 0.0,
+        # Who is late in a round often is in the next, too, if nobody stops it.
+        lasting if rounds.has_state or candidate.late == BUSY else 0.0,
         correlation,
     )
 

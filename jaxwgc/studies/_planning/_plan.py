@@ -5,15 +5,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 import jax
+import numpy as np
 
 from jaxwgc import _validation
 from jaxwgc._targets import DECODES
 from jaxwgc.codes import GradientCode
 from jaxwgc.stragglers import DelayModel, WaitingRule
 from jaxwgc.studies._planning._candidates import (
-    Candidate,
     Entry,
-    candidate_of,
+    candidates_of,
     rules_of,
     standard_codes,
     standard_rules,
@@ -22,7 +22,11 @@ from jaxwgc.studies._planning._choice import Choice
 from jaxwgc.studies._planning._judgement import judge
 from jaxwgc.studies._planning._plan_results import Plan
 from jaxwgc.studies._planning._ranking import ranked_choices
-from jaxwgc.studies._planning._simulated_rounds import SimulatedRounds
+from jaxwgc.studies._planning._simulated_rounds import (
+    BUSY,
+    CANCELLED,
+    SimulatedRounds,
+)
 from jaxwgc.studies._planning._steps_to_target import Goal
 
 # A waiting rule, or what gives one for a code.
@@ -42,6 +46,8 @@ def plan(
     codes: Mapping[str, GradientCode] | None = None,
     choices: Sequence[Choice] | None = None,
     waiting: Sequence[RuleLike] | None = None,
+    late: str = BUSY,
+    memory: bool = False,
     exact: bool = False,
     num_rounds: int = 2000,
     target: float = 0.01,
@@ -63,9 +69,9 @@ def plan(
     order statistics; elsewhere from simulated rounds, the same for all choices.
     Waiting for any n - s answers of an exact code, this is the rule of Halbawi et al.
 
-    Workers begin every round afresh, as `delayed(late="cancelled")` has it: so it is
-    where they are told to stop, or send finished parts on request. Those that send one
-    message and cannot be interrupted join late; simulate them by `late="busy"`.
+    Workers that send one message and are late go on, and join the round in which they
+    have answered, as those of a `RayCluster` do. Those that send finished parts on
+    request begin every round afresh, and so do all with `late="cancelled"`.
 
     **Steps.** Of gradient descent with the best constant step on a quadratic loss whose
     curvatures are spread evenly, on the scale of logarithms, over a factor of
@@ -75,6 +81,11 @@ def plan(
     worker that always comes too late. Both are in proportion to what the parts'
     gradients are at the optimum, `heterogeneity`, and are 0 where all parts agree.
     A scale that all weights share is left to the step.
+
+    **Memory.** With `coded_aggregate(memory=True)` an old message stands for who is
+    late. So nothing is lost, but gradients are old in part: steps are those of descent
+    with messages as old as in the simulated rounds, until all have answered once with
+    fewer of them. Ask about codes by `choices=[choice._replace(memory=True)]`.
 
     **What was not seen.** What a trace of m times does not show has, with 95%, a
     probability of up to 3 / m. So choices are judged by a trace as it is and with
@@ -95,6 +106,12 @@ def plan(
       waiting: the waiting rules that are tried, also of one's own; in the place of one
         a function that gives it for a code, such as `stragglers.until_decodable`. By
         default `fastest`, `deadline` and `until_decodable`, each with some values.
+      late: `"busy"` or `"cancelled"`, what workers with one message do that have not
+        answered when a round ends, as for `stragglers.delayed`. A choice of `choices`
+        keeps its own.
+      memory: whether to remember late answers is among what is tried, without a code
+        and waiting for the first so many. Asked for, since a short trace does not say
+        how old the answers may get where times have heavy tails.
       exact: only choices whose gradient is exact in every round.
       num_rounds: that are simulated, at least 40; rounded up to a multiple of 20.
       target: the loss above its minimum that is to be reached, over that of the start;
@@ -126,7 +143,14 @@ def plan(
       >>> enough = lambda code: jaxwgc.stragglers.fastest(
       ...     code.num_workers - code.num_stragglers
       ... )
-      >>> found = jaxwgc.plan(delay, 8, jax.random.key(0), waiting=[enough], exact=True)
+      >>> found = jaxwgc.plan(
+      ...     delay,
+      ...     8,
+      ...     jax.random.key(0),
+      ...     waiting=[enough],
+      ...     late="cancelled",
+      ...     exact=True,
+      ... )
       >>> found.best.name, found.best.wait
       ('uncoded', fastest(num_required=8))
       >>> (
@@ -159,11 +183,14 @@ def plan(
         _validation.check_number(name, value, positive=True, traceable=False)
     _validation.check_number("tail", tail, minimum=0, finite=True, traceable=False)
     _validation.check_bool("exact", exact)
+    _validation.check_choice("late", late, (CANCELLED, BUSY))
+    if _validation.check_bool("memory", memory) and late == CANCELLED:
+        raise ValueError('memory must be False with late="cancelled": nobody is late')
     round_key, code_key = jax.random.split(key)
     length = -(-num_rounds // _NUM_GROUPS)
     stalls = delay.stalls(float(tail))
-    delays = [delay, stalls.delay] if stalls and stalls.time > 0 else [delay]
     num_measured = stalls.num_rounds if stalls else math.inf
+    delays = [delay, stalls.delay] if stalls and stalls.time > 0 else [delay]
     options = round_key, _NUM_GROUPS, length, num_measured
     simulated = [
         SimulatedRounds(each, num_workers, uncoded_load, *options, each is not delay)
@@ -176,13 +203,14 @@ def plan(
         replications = _listed("replications", replications)
         entries = _entries(num_workers, replications, codes, code_key, exact)
         candidates = [
-            candidate_of(entry, *rule)
+            candidate
             for entry in entries
             for rule in (
                 standard_rules(entry, simulated[0], exact)
                 if waiting is None
-                else rules_of(entry, simulated[0], waiting)
+                else rules_of(entry, simulated[0], waiting, late)
             )
+            for candidate in candidates_of(entry, *rule, late, memory and not exact)
         ]
     judged = [
         (candidate, tuple(judge(candidate, rounds) for rounds in simulated))
@@ -239,7 +267,28 @@ def _of_choices(choices, num_workers):
     for number, choice in enumerate(choices):
         _validation.check_instance(f"choices[{number}]", choice, Choice)
         _check_workers(f"choices[{number}].code", choice.code, num_workers)
-    return [Candidate(*choice[:3]) for choice in choices]
+        _check_late(f"choices[{number}]", choice)
+    return [choice.candidate for choice in choices]
+
+
+def _check_late(name, choice):
+    """That a choice to which memory was added, say, can be judged."""
+    code = choice.code
+    _validation.check_choice(f"{name}.late", choice.late, (CANCELLED, BUSY))
+    _validation.check_bool(f"{name}.memory", choice.memory)
+    if choice.late == BUSY and code.messages_per_worker > 1:
+        raise ValueError(
+            f'{name}.late must be "cancelled" for a code of several messages a worker; '
+            f"got {choice.late!r} and {code}"
+        )
+    if not choice.memory:
+        return
+    is_plain = code.messages_per_worker == 1 and code.num_segments == 1
+    if not (is_plain and code.decodes(np.ones(code.num_messages, bool), DECODES)):
+        raise ValueError(
+            f"{name}.memory must be False unless a code has one message a worker and "
+            f"decodes when all are there; got {code}"
+        )
 
 
 def _check_workers(name, code, num_workers):

@@ -5,7 +5,6 @@ import textwrap
 from typing import Any, NamedTuple
 
 from jaxwgc.stragglers import Stalls, fastest
-from jaxwgc.studies._planning._candidates import Candidate
 from jaxwgc.studies._planning._choice import Choice, short
 from jaxwgc.studies._planning._ranking import ranked_choices
 from jaxwgc.studies._planning._steps_to_target import Goal
@@ -61,10 +60,14 @@ class Plan(NamedTuple):
 
     @property
     def by_code(self) -> tuple[Choice, ...]:
-        """The best of every code and replication, in the order of `choices`."""
+        """The best of every code and replication, in the order of `choices`.
+
+        Those that remember late answers are by themselves.
+        """
         best: dict[Any, Choice] = {}
         for choice in self.choices:
-            best.setdefault((choice.name, choice.replication), choice)
+            kind = choice.name, choice.replication, choice.memory
+            best.setdefault(kind, choice)
         return tuple(best.values())
 
     @property
@@ -74,7 +77,7 @@ class Plan(NamedTuple):
 
     @property
     def next_best(self) -> Choice | None:
-        """The best with another code or another replication; None where none was."""
+        """The best of another code or replication, or memory; None where none was."""
         return next(iter(self.by_code[1:]), None)
 
     def replan(
@@ -103,7 +106,7 @@ class Plan(NamedTuple):
             self.heterogeneity if heterogeneity is None else heterogeneity,
             self.num_workers,
         )
-        judged = [(Candidate(*choice[:3]), choice.rounds) for choice in self.choices]
+        judged = [(choice.candidate, choice.rounds) for choice in self.choices]
         size = self.num_parameters * self.bytes_per_number
         choices = tuple(ranked_choices(judged, goal, size))
         return self._replace(choices=choices, **goal._asdict())

@@ -10,6 +10,7 @@ from jaxwgc.studies._planning import _steps_to_target
 from jaxwgc.studies._planning._candidates import Candidate
 from jaxwgc.studies._planning._choice import Choice
 from jaxwgc.studies._planning._judgement import ChoiceStatistics, Estimate
+from jaxwgc.studies._planning._remembered import RememberedDescent
 from jaxwgc.studies._planning._steps_to_target import Goal, Weights
 
 
@@ -43,6 +44,8 @@ def ranked_choices(
             name=candidate.name,
             code=code,
             wait=candidate.wait,
+            late=candidate.late,
+            memory=candidate.memory,
             replication=float(np.asarray(code.assignment).sum(0).mean()),
             step_time=_jackknife(calm.seconds[index]),
             step_quantile=rounds[0].quantile,
@@ -91,13 +94,20 @@ def _to_target(judged: Sequence[ChoiceStatistics], goal: Goal) -> _ToTarget:
 
     Numbers are computed from all groups of rounds, in column 0, and without each.
     """
+    seconds = np.stack([_leave_one_out(each.seconds) for each in judged])
     rows = [_weights(statistics) for statistics in judged]
     weights = Weights(*map(np.stack, zip(*rows)))
-    seconds = np.stack([_leave_one_out(each.seconds) for each in judged])
     whole = Weights(*(column[:, 0] for column in weights))
     step = _steps_to_target.best_step(whole, goal)
     steps = _steps_to_target.num_steps(weights, step[:, None], goal)
-    lowest = _steps_to_target.loss(whole, step, goal)
+    lowest = whole.loss(step, goal)
+    for index, statistics in enumerate(judged):
+        if statistics.remembered is not None:
+            groups = RememberedDescent(*map(_leave_one_out, statistics.remembered))
+            all_groups = RememberedDescent(*(column[0] for column in groups))
+            step[index] = _steps_to_target.best_step(all_groups, goal)
+            steps[index] = _steps_to_target.num_steps(groups, step[index], goal)
+            lowest[index] = all_groups.loss(step[index], goal)
     times = np.where(np.isfinite(steps), steps * seconds, np.inf)
     return _ToTarget(step, steps, seconds, times, lowest)
 
@@ -118,14 +128,13 @@ def _weights(judged: ChoiceStatistics) -> Weights:
 
 
 def _leave_one_out(groups: np.ndarray) -> np.ndarray:
-    """The mean of all, and those without each: (1 + groups,)."""
-    total, number = groups.sum(), len(groups)
+    """The mean of all, and those without each: (1 + groups, ...)."""
+    total, number = groups.sum(0), len(groups)
     with np.errstate(invalid="ignore"):
         without = (total - groups) / (number - 1)
     # Without a group that is endless the others may be, too, or not.
-    if np.isinf(total):
-        without = np.full(number, np.inf)
-    return np.concatenate([[total / number], without])
+    without = np.where(np.isinf(total), np.inf, without)
+    return np.concatenate([total[None] / number, without])
 
 
 def _jackknife(values: np.ndarray) -> Estimate:

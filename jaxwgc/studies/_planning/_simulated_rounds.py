@@ -1,6 +1,7 @@
 """Rounds of simulated workers: who has answered when, and what that decodes to."""
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,10 @@ from jaxwgc.studies._many_masks import decode_masks
 _BATCH_SIZE = 2**21
 # Of the time at which a message comes.
 _TIME_ROUNDING = 1e-6
+# What late workers do.
+CANCELLED, BUSY = "cancelled", "busy"
+# That follow each other, where workers go on.
+_FEWEST_ROUNDS = 50
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -32,6 +37,19 @@ def _draw(delay, state, keys, loads):
 @jax.jit
 def _arrivals(wait, keys, times):
     return jax.vmap(wait.arrivals)(keys, times)
+
+
+class Rounds(NamedTuple):
+    """What `Arrivals` have, (runs, rounds), and with an axis for the workers.
+
+    Besides, for how much longer workers are busy after each round.
+    """
+
+    elapsed: np.ndarray
+    received: np.ndarray
+    joined: np.ndarray
+    late: np.ndarray
+    remaining: np.ndarray
 
 
 class SimulatedRounds:
@@ -68,6 +86,7 @@ class SimulatedRounds:
         self._drawn: dict[bytes, np.ndarray] = {}
         ties = jax.random.fold_in(key, 1)
         self._ties = jax.random.split(ties, num_runs * num_rounds)
+        self._ties_of_runs = self._ties[:num_runs]
 
     def loads(self, code: GradientCode) -> np.ndarray:
         """Returns the loads of its workers, in the unit of the delay model."""
@@ -87,10 +106,49 @@ class SimulatedRounds:
             self._drawn[loads.tobytes()] = times
         return self._drawn[loads.tobytes()]
 
+    def in_a_row(
+        self, code: GradientCode, wait: WaitingRule, late: str, at_least: int = 0
+    ) -> Rounds:
+        """Returns rounds that follow each other, as `delayed(late=late)` has them.
+
+        Runs of fewer rounds than are to be are gone through several times.
+        """
+        times = self.times(code).reshape(self.num_runs, -1, code.num_workers)
+        repeats = -(-max(at_least, _FEWEST_ROUNDS) // times.shape[1])
+        times = np.tile(times, (1, repeats, 1))
+        times = times.astype(jnp.result_type(float))
+        # Who is first of those that are as fast is as random as what they draw.
+        generator = np.random.default_rng(0)
+        times *= 1 - _TIME_ROUNDING * generator.random(times.shape, times.dtype)
+        remaining, rounds = np.zeros_like(times[:, 0]), []
+        for own in times.swapaxes(0, 1):
+            answered = remaining + own
+            elapsed = self._ends(wait, answered)[:, None]
+            received = (answered <= elapsed) & np.isfinite(answered)
+            joined = remaining <= elapsed
+            late_ones = joined & (remaining > 0)
+            with np.errstate(invalid="ignore"):
+                after = np.where(joined, answered, remaining) - elapsed
+            # Who would take forever is replaced.
+            is_free = received | ~np.isfinite(after) | (late == CANCELLED)
+            remaining = np.where(is_free, 0, after)
+            each = elapsed[:, 0], received, joined, late_ones, remaining
+            rounds.append(Rounds(*each))
+        return Rounds(*(np.stack(own, axis=1) for own in zip(*rounds)))
+
+    def _ends(self, wait, times):
+        """Of a round of each run, (runs,)."""
+        if jax.tree_util.all_leaves([wait]):
+            return np.array([wait.ends(own) for own in times], times.dtype)
+        return np.asarray(_arrivals(wait, self._ties_of_runs, times).elapsed)
+
     def end(
         self, code: GradientCode, wait: WaitingRule
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Returns when rounds end, (rounds,), and what came, (rounds, num_messages)."""
+        """Returns when rounds end, (rounds,), and what came, (rounds, num_messages).
+
+        Of workers that begin every round afresh.
+        """
         times = self.times(code)
         # Rules that hold arrays share a program with others of their kind.
         if jax.tree_util.all_leaves([wait]):

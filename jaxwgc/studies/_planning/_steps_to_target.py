@@ -1,6 +1,6 @@
 """How many steps gradient descent needs to a target, by the weights that it sees."""
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 
@@ -14,28 +14,6 @@ _STEPS = 2.0 * np.geomspace(1e-5, 0.98, 80)
 _FEWEST, _MOST, _BISECTIONS = 1e-3, 1e15, 40
 # That tell which step has the fewest.
 _COARSE_BISECTIONS = 18
-
-
-class Weights(NamedTuple):
-    """What matters of the weights that parts have in decoded gradients.
-
-    Each an array of floats, of as many settings. The weight of part j in round t, over
-    its target and over the mean of all, is 1 + u_t + a_tj, where u_t is the same for
-    all parts and the a_tj add up to zero.
-
-    Attributes:
-      noise: mean square of a_tj around its mean over the rounds.
-      bias: mean square of that mean: the same parts are too light, or lost, each time.
-      scale_variance: of u_t.
-      lasting: the share of the noise that does not pass at once, and
-      correlation: of that share in a round with that in the next; from 0 to 1.
-    """
-
-    noise: np.ndarray
-    bias: np.ndarray
-    scale_variance: np.ndarray
-    lasting: np.ndarray
-    correlation: np.ndarray
 
 
 class Goal(NamedTuple):
@@ -62,69 +40,116 @@ class Goal(NamedTuple):
         return cls(float(target), float(condition), float(heterogeneity), num_workers)
 
 
-def best_step(weights: Weights, goal: Goal) -> np.ndarray:
+class Weights(NamedTuple):
+    """What matters of the weights that parts have in decoded gradients.
+
+    Each an array of floats, of as many settings. The weight of part j in round t, over
+    its target and over the mean of all, is 1 + u_t + a_tj, where u_t is the same for
+    all parts and the a_tj add up to zero.
+
+    Attributes:
+      noise: mean square of a_tj around its mean over the rounds.
+      bias: mean square of that mean: the same parts are too light, or lost, each time.
+      scale_variance: of u_t.
+      lasting: the share of the noise that does not pass at once, and
+      correlation: of that share in a round with that in the next; from 0 to 1.
+    """
+
+    noise: np.ndarray
+    bias: np.ndarray
+    scale_variance: np.ndarray
+    lasting: np.ndarray
+    correlation: np.ndarray
+
+    def over_steps(self) -> "Weights":
+        """With an axis at the end, for steps that are tried."""
+        return Weights(*(np.asarray(number)[..., None] for number in self))
+
+    def loss(
+        self, step: Any, goal: Goal, num_steps: np.ndarray | float = np.inf
+    ) -> np.ndarray:
+        """Expected loss over that of the start, after so many steps, or in the end.
+
+        Of a quadratic (`quadratic`). A step multiplies the distance x in a direction by
+        1 - s c (1 + u) and adds s times the sum over the parts of a_tj times the
+        gradients r_j that they have at the optimum, over their number. These have equal
+        size in all directions and parts, and add up to zero.
+        """
+        curvature, parts = quadratic(goal)
+        noise, bias, variance, lasting, correlation = (
+            np.asarray(number)[..., None] for number in self
+        )
+        step, num_steps = np.asarray(step)[..., None], np.asarray(num_steps)[..., None]
+        moved = step * curvature
+        kept = 1 - moved
+        # What is like in the round before adds up: of u_t in the product of the
+        # factors, by its terms of second order, and of a_tj in the sum of what is left
+        # of it.
+        like = lasting * correlation * np.abs(kept) / (1 - correlation * np.abs(kept))
+        square = kept**2 + moved**2 * variance * (1 + 4 * like)
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            left = square**num_steps
+            again = correlation * kept
+            growth = 1 + 2 * lasting * again / (1 - again)
+            noisy = step**2 * noise * growth * (1 - left) / (1 - square)
+            biased = bias / curvature**2 * (1 - np.abs(kept) ** num_steps) ** 2
+            loss = (left + parts * curvature * (noisy + biased)).mean(-1)
+        return np.where((square < 1).all(-1), loss, np.inf)
+
+
+class Descent(Protocol):
+    """What is known of descent in some settings, (...,)."""
+
+    def over_steps(self) -> Self:
+        """With an axis at the end, for steps that are tried."""
+        ...
+
+    def loss(
+        self, step: Any, goal: Goal, num_steps: np.ndarray | float = np.inf
+    ) -> np.ndarray:
+        """Expected loss over that of the start, after so many steps, or in the end."""
+        ...
+
+
+def best_step(descent: Descent, goal: Goal) -> np.ndarray:
     """The constant step with the fewest steps to the target, of each setting.
 
     Where none gets there, the one that comes closest.
     """
-    each = Weights(*(np.asarray(number)[..., None] for number in weights))
+    each = descent.over_steps()
     steps = num_steps(each, _STEPS, goal, _COARSE_BISECTIONS)
-    lowest = loss(each, _STEPS, goal)
+    lowest = each.loss(_STEPS, goal)
     best = np.where(np.isfinite(steps).any(-1), steps.argmin(-1), lowest.argmin(-1))
     return _STEPS[best]
 
 
 def num_steps(
-    weights: Weights, step: np.ndarray, goal: Goal, bisections: int = _BISECTIONS
+    descent: Descent, step: Any, goal: Goal, bisections: int = _BISECTIONS
 ) -> np.ndarray:
     """How many lead to the target, a real number; infinite where none do.
 
     By bisection: the loss is above the target before, and not above it after.
     """
-    reached = loss(weights, step, goal) < goal.target
+    reached = descent.loss(step, goal) < goal.target
     low = np.full(reached.shape, np.log(_FEWEST))
     high = np.full(reached.shape, np.log(_MOST))
     for _ in range(bisections):
         middle = (low + high) / 2
-        is_later = loss(weights, step, goal, np.exp(middle)) > goal.target
+        is_later = descent.loss(step, goal, np.exp(middle)) > goal.target
         low, high = np.where(is_later, middle, low), np.where(is_later, high, middle)
     # A step is taken as a whole, the first one at least.
     return np.where(reached, np.maximum(np.exp(high), 1), np.inf)
 
 
-def loss(
-    weights: Weights,
-    step: np.ndarray,
-    goal: Goal,
-    num_steps: np.ndarray | float = np.inf,
-) -> np.ndarray:
-    """Expected loss over that of the start, after so many steps, or in the end.
+def quadratic(goal: Goal) -> tuple[np.ndarray, float]:
+    """Its curvatures, and the size of the parts' gradients at the optimum.
 
-    Of a quadratic with curvatures c from 1 / condition to 1, in each direction an equal
-    share of the loss. A step multiplies the distance x in a direction by 1 - s c (1 +
-    u) and adds s times the sum over the parts of a_tj times the gradients r_j that
-    they have at the optimum, over their number. These have equal size in all
-    directions and parts, and add up to zero.
+    Curvatures are from 1 / condition to 1, in each direction an equal share of the
+    loss. The size is that of the squared gradient of a mean of independent parts, in
+    each direction, for weights that have a mean square of one.
     """
     curvature = np.geomspace(1 / goal.condition, 1, _NUM_CURVATURES)
     # With a loss of one half at the start its squared gradient is the mean curvature;
     # of a mean of independent parts one less than their number is left.
     parts = goal.heterogeneity * curvature.mean() / max(goal.num_workers - 1, 1)
-    noise, bias, variance, lasting, correlation = (
-        np.asarray(number)[..., None] for number in weights
-    )
-    step, num_steps = np.asarray(step)[..., None], np.asarray(num_steps)[..., None]
-    moved = step * curvature
-    kept = 1 - moved
-    # What is like in the round before adds up: of u_t in the product of the factors, by
-    # its terms of second order, and of a_tj in the sum of what is left of it.
-    like = lasting * correlation * np.abs(kept) / (1 - correlation * np.abs(kept))
-    square = kept**2 + moved**2 * variance * (1 + 4 * like)
-    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        left = square**num_steps
-        again = correlation * kept
-        growth = 1 + 2 * lasting * again / (1 - again)
-        noisy = step**2 * noise * growth * (1 - left) / (1 - square)
-        biased = bias / curvature**2 * (1 - np.abs(kept) ** num_steps) ** 2
-        loss = (left + parts * curvature * (noisy + biased)).mean(-1)
-    return np.where((square < 1).all(-1), loss, np.inf)
+    return curvature, parts
