@@ -234,7 +234,7 @@ class TestBadBlocks:
     def test_others_from_pass_to_pass(self, make, change):
         same, other = make(self.MATRIX), make(change(self.MATRIX))
         for matrices in ([same, other], [same, same, other]):
-            passes = map(lambda matrix: [matrix], matrices)
+            passes = ([matrix] for matrix in matrices)
             with pytest.raises(ValueError, match="blocks must be the same in all pas"):
                 of_array(passes.__next__, 2)
 

@@ -35,8 +35,8 @@ class RankKScores(NamedTuple):
     """Scores of rows in the leading directions, and how far they may be trusted.
 
     Attributes:
-      scores: (N,), squared row norms of U_k. They sum to `rank`, up to the square of
-        `error_bound`.
+      scores: (N,), squared row norms of U_k. They sum to `rank`, up to what
+        `error_bound` allows.
       singular_values: (k,), the largest first; at most those of X.
       rank: int32 scalar, the number of directions that count: k, or fewer where the
         numerical rank of X is less. The scores are then those of the directions that
