@@ -51,8 +51,8 @@ def of_bcoo(matrix, rank, **options):
     # Every entry in two parts, and one out of bounds.
     places = np.indices(matrix.shape).reshape(2, -1).T
     indices = np.concatenate([places, places, [matrix.shape]])
-    data = np.concatenate([matrix.ravel() / 4, 3 * matrix.ravel() / 4, [5]])
-    entries = jnp.asarray(data.astype(matrix.dtype)), jnp.asarray(indices)
+    data = jnp.concatenate([matrix.ravel() / 4, 3 * matrix.ravel() / 4, jnp.ones(1)])
+    entries = data.astype(matrix.dtype), jnp.asarray(indices)
     return of_array(sparse.BCOO(entries, shape=matrix.shape), rank, **options)
 
 
@@ -245,7 +245,10 @@ class TestBadBlocks:
         blocks = [make(self.MATRIX), make(spoilt)]
         with pytest.raises(ValueError, match="must be finite; got NaN .* in row 67"):
             of_array(lambda: blocks, 2)
-        blocks = [make(self.MATRIX), make(self.MATRIX * np.float32(1e25))]
+
+    def test_overflow_beside_what_came_first(self):
+        parts = self.MATRIX, self.MATRIX * np.float32(1e25)
+        blocks = [scipy.sparse.csr_array(part) for part in parts]
         with pytest.raises(ValueError, match="blocks must not overflow"):
             of_array(lambda: blocks, 2)
 

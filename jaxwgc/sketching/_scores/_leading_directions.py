@@ -13,7 +13,6 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxwgc._arrays import product
-from jaxwgc.sketching._scores._numerical_rank import rank_of
 
 # From Q (p, l) to Xᵀ(X Q) on top of (X Q)ᵀ(X Q), (p + l, l): one pass over the rows.
 Pass = Callable[[jax.Array], jax.Array]
@@ -120,8 +119,9 @@ def _extracted(passed: jax.Array, num_columns: int) -> Directions:
 
 def inverses(found: Directions, rank: int, rcond: jax.Array) -> jax.Array:
     """Returns 1 / σ of the first `rank`, and 0 for those that are none."""
-    is_kept = jnp.arange(rank) < rank_of(found.values, rcond).rank
-    return jnp.where(is_kept, 1 / jnp.where(is_kept, found.values[:rank], 1), 0)
+    values = found.values[:rank]
+    is_kept = values > rcond * found.values[0]
+    return jnp.where(is_kept, 1 / jnp.where(is_kept, values, 1), 0)
 
 
 @functools.partial(jax.jit, static_argnames="rank")
@@ -129,7 +129,6 @@ def trust(found: Directions, passed: jax.Array, rank: int, rcond: jax.Array) -> 
     """Returns how far the first `rank` may be trusted, from a pass over them."""
     num_columns = found.vectors.shape[0]
     vectors = found.vectors[:, :rank]
-    number = rank_of(found.values, rcond)
     inverse = inverses(found, rank, rcond)
     is_kept = inverse > 0
     images, squares = passed[:num_columns] * inverse, passed[num_columns:]
@@ -137,23 +136,25 @@ def trust(found: Directions, passed: jax.Array, rank: int, rcond: jax.Array) -> 
     squares = squares * inverse * inverse[:, None] - jnp.diag(is_kept)
     skewness = jnp.linalg.norm(squares)
     following = jnp.append(found.values, 0)
-    last = jnp.minimum(number.rank, rank)
+    last = jnp.sum(is_kept, dtype=jnp.int32)
     largest = found.values[0]
     smallest = jnp.where(last > 0, found.values[jnp.maximum(last - 1, 0)], 0)
     # What is cut off as rounding counts as that, and not as a value of its own.
     beyond = jnp.where(last < rank, 0, following[last])
     gap = smallest - beyond
     eps = float(jnp.finfo(found.values.dtype).eps)
-    rounding = 10 * min(found.vectors.shape) ** 0.5 * eps * largest
+    rounding = 10 * found.values.shape[0] ** 0.5 * eps * largest
+    # A zero has become up to 33 units, of 63 that are the cut-off with 40 columns.
+    is_near = jnp.abs(found.values[:rank] - rcond * largest) <= rounding / 2
     size = jnp.linalg.norm(residual) / jnp.sqrt(jnp.maximum(1 - skewness, eps))
     angle = jnp.where(gap > rounding, size / jnp.where(gap > 0, gap, 1), 1)
     bound = jnp.where(last > 0, jnp.minimum(angle + skewness, 1), 0)
     is_split = (last > 0) & ((gap <= rounding) | (bound >= 1))
     return Trust(
-        rank=last.astype(jnp.int32),
+        rank=last,
         gap=jnp.where(last > 0, gap / jnp.where(smallest > 0, smallest, 1), 0),
         error_bound=bound,
-        is_ambiguous=is_split | ((last < rank) & number.is_ambiguous),
+        is_ambiguous=is_split | ((largest > 0) & jnp.any(is_near)),
         is_kept=is_kept,
     )
 

@@ -90,9 +90,11 @@ def _dense_image(
 
 def _sparse_image(chunk: Any, scale: float, basis: jax.Array) -> tuple[Any, Any]:
     """Of SciPy's matrices on the host, in time of the entries."""
-    rows = chunk @ (np.asarray(basis) * chunk.dtype.type(scale))
-    images = (chunk.T @ rows) * chunk.dtype.type(scale)
-    return rows, np.concatenate([images, rows.T @ rows])
+    scale = chunk.dtype.type(scale)
+    # Whoever asks looks for what is not finite.
+    with np.errstate(over="ignore", invalid="ignore"):
+        rows = chunk @ (np.asarray(basis) * scale)
+        return rows, np.concatenate([(chunk.T @ rows) * scale, rows.T @ rows])
 
 
 def _raise_not_finite(rows: Any, start: int) -> None:
