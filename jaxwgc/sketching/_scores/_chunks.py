@@ -48,7 +48,7 @@ def chunks(
                 num_sparse_columns = rows.shape[1]
             _check_columns(num_sparse_columns, rows.shape[1])
             for start in range(0, rows.shape[0], _SPARSE_ROWS):
-                part = rows[start : start + _SPARSE_ROWS]
+                part = _some_rows(rows, start, start + _SPARSE_ROWS)
                 yield part, part.shape[0]
             continue
         rows = np.asarray(block)
@@ -96,6 +96,14 @@ def _compressed(block: Any) -> Any:
         raise ValueError(f"every block must have shape (b, p); got {block.shape}")
     dtype = _checks.float_array("every block", np.zeros(0, block.dtype)).dtype
     return block.tocsr().astype(dtype, copy=False)
+
+
+def _some_rows(matrix: Any, start: int, stop: int) -> Any:
+    """Returns rows of a matrix in compressed rows, other than SciPy without a copy."""
+    starts = matrix.indptr[start : stop + 1]
+    of_entries = slice(starts[0], starts[-1])
+    parts = matrix.data[of_entries], matrix.indices[of_entries], starts - starts[0]
+    return sparse.csr_array(parts, shape=(len(starts) - 1, matrix.shape[1]))
 
 
 def fingerprint(rows: Any) -> tuple[float, float]:

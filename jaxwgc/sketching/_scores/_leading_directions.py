@@ -58,18 +58,17 @@ def leading_directions(
     """
     shape = num_columns, width
     basis = block = jnp.linalg.qr(jax.random.normal(key, shape, dtype))[0]
-    images = None
+    images = jnp.zeros((num_columns, 0), dtype)
     for step in range(num_passes - 2):
         if step:
+            block = _next_block(basis, images[:, -block.shape[1] :])
             if not block.shape[1]:
                 # The basis is one of everything.
                 break
             basis = jnp.concatenate([basis, block], axis=1)
         new = run(block)[:num_columns]
-        images = new if images is None else jnp.concatenate([images, new], axis=1)
-        block = _next_block(basis, new)
-    if images is not None:
-        block = _in_basis(basis, images, width)
+        images = jnp.concatenate([images, new], axis=1)
+    block = _in_basis(basis, images, width)
     return _extracted(run(block), num_columns)
 
 

@@ -41,11 +41,13 @@ class RankKScores(NamedTuple):
       rank: int32 scalar, the number of directions that count: k, or fewer where the
         numerical rank of X is less. The scores are then those of the directions that
         are there.
-      gap: scalar in [0, 1], (σ_k - σ_{k+1}) / σ_k. Below k directions, 1.
+      gap: scalar in [0, 1], (σ_k - σ_{k+1}) / σ_k of the values that were found, which
+        come from below, the later the slower: it falls as passes are added. 1 below k
+        directions, and 0 where there is none.
       error_bound: scalar in [0, 1], the largest error of the square root of a score. It
         is the sine of the angle between the subspace that was found and that of the
         leading directions, which is at most the residual ‖XᵀU - V Σ‖ over σ_k - σ_{k+1}
-        (Wedin's theorem). σ_{k+1} is the one that was found, too.
+        (Wedin's theorem), with the gap that was found. Far above most errors.
       is_ambiguous: bool scalar, whether the scores say nothing of X: k is inside of a
         cluster of singular values that are equal, up to rounding or to the residual
         (then the scores are those of k directions out of more), or rounding decides
