@@ -1,11 +1,11 @@
 """Rows that come in blocks, gathered in chunks of one size and known again."""
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
-from scipy import sparse
 
 from jaxwgc._arrays import next_power_of_two
 from jaxwgc.sketching import _checks
@@ -39,7 +39,7 @@ def chunks(
     filled = 0
     num_sparse_columns = None
     for block in iterable:
-        is_sparse = keep_sparse and sparse.issparse(block)
+        is_sparse = keep_sparse and is_sparse_of_scipy(block)
         if buffer.size if is_sparse else num_sparse_columns is not None:
             raise TypeError("blocks must be all sparse or none; got some of each")
         if is_sparse:
@@ -83,6 +83,13 @@ def chunks(
         yield buffer[:padded], filled
 
 
+def is_sparse_of_scipy(value: Any) -> bool:
+    """Returns whether it is a sparse matrix of SciPy, of any kind."""
+    # Where nobody has imported the module, there is no such matrix.
+    sparse = sys.modules.get("scipy.sparse")
+    return sparse is not None and sparse.issparse(value)
+
+
 def _check_columns(first: int, other: int) -> None:
     if other != first:
         raise ValueError(
@@ -103,7 +110,7 @@ def _some_rows(matrix: Any, start: int, stop: int) -> Any:
     starts = matrix.indptr[start : stop + 1]
     of_entries = slice(starts[0], starts[-1])
     parts = matrix.data[of_entries], matrix.indices[of_entries], starts - starts[0]
-    return sparse.csr_array(parts, shape=(len(starts) - 1, matrix.shape[1]))
+    return type(matrix)(parts, shape=(len(starts) - 1, matrix.shape[1]))
 
 
 def fingerprint(rows: Any) -> tuple[float, float]:
@@ -113,7 +120,7 @@ def fingerprint(rows: Any) -> tuple[float, float]:
     even a row of 1e8 hides the others.
     """
     weights = [np.cos(np.arange(size)) for size in rows.shape]
-    if sparse.issparse(rows):
+    if is_sparse_of_scipy(rows):
         # The largest entries of rows would take longer than all the rest.
         sums = rows @ weights[1].astype(rows.dtype)
         sums = np.sign(sums) * np.abs(sums).astype(np.float64) ** 0.1

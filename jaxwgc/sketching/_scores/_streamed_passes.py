@@ -7,10 +7,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import sparse
 
 from jaxwgc.sketching._row_blocks import DenseRows
-from jaxwgc.sketching._scores._chunks import chunks, fingerprint, is_same
+from jaxwgc.sketching._scores._chunks import (
+    chunks,
+    fingerprint,
+    is_same,
+    is_sparse_of_scipy,
+)
 from jaxwgc.sketching._scores._leading_directions import image
 
 
@@ -54,7 +58,7 @@ class StreamedPasses:
                 continue
             elif not is_same(seen, self._prints[index]):
                 raise ValueError("blocks must be the same in all passes; got others")
-            multiply = _sparse_image if sparse.issparse(chunk) else _dense_image
+            multiply = _sparse_image if is_sparse_of_scipy(chunk) else _dense_image
             rows, added = multiply(chunk, self.scale, basis)
             added = np.asarray(added)
             if not np.isfinite(added).all():
@@ -74,7 +78,7 @@ class StreamedPasses:
 
 
 def _scale(chunk: Any) -> float:
-    values = chunk.data if sparse.issparse(chunk) else chunk
+    values = chunk.data if is_sparse_of_scipy(chunk) else chunk
     largest = np.abs(values).max(initial=0)
     usual = np.isfinite(largest) and largest > 0
     return float(np.ldexp(1.0, -np.frexp(largest)[1])) if usual else 1.0
@@ -98,7 +102,7 @@ def _sparse_image(chunk: Any, scale: float, basis: jax.Array) -> tuple[Any, Any]
 
 
 def _raise_not_finite(rows: Any, start: int) -> None:
-    if sparse.issparse(rows):
+    if is_sparse_of_scipy(rows):
         rows = rows.tocoo()
         wrong = rows.row[~np.isfinite(rows.data)]
     else:
