@@ -11,6 +11,7 @@ from experiments.sketching import (
     distortion,
     logistic,
     new_samples,
+    rank_k,
     recommended,
     samplers,
     solvers,
@@ -27,6 +28,8 @@ SECTIONS = {
     "samplers": samplers.study,
     "block_leverage": new_samples.study,
     "stability": stability.study,
+    "rank_k": rank_k.passes,
+    "cells": rank_k.cells,
 }
 
 

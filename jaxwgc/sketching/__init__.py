@@ -41,6 +41,10 @@ from jaxwgc.sketching._scores._effective_resistances import effective_resistance
 from jaxwgc.sketching._scores._leverage_scores import leverage_scores
 from jaxwgc.sketching._scores._lewis_weights import LewisWeights, lewis_weights
 from jaxwgc.sketching._scores._numerical_rank import NumericalRank, numerical_rank
+from jaxwgc.sketching._scores._rank_k_scores import (
+    RankKScores,
+    rank_k_leverage_scores,
+)
 from jaxwgc.sketching._scores._ridge_scores import ridge_leverage_scores
 from jaxwgc.sketching._scores._sharded_scores import sharded_leverage_scores
 from jaxwgc.sketching._scores._streaming_scores import streaming_leverage_scores
@@ -60,6 +64,8 @@ __all__ = [
     "approximate_leverage_scores",
     "streaming_leverage_scores",
     "sharded_leverage_scores",
+    "rank_k_leverage_scores",
+    "RankKScores",
     "ridge_leverage_scores",
     "bless",
     "BlessSample",

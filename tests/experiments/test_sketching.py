@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from experiments.runner.study import Effort, measure
-from experiments.sketching import data, distortion, recommended, samplers
+from experiments.sketching import data, distortion, rank_k, recommended, samplers
 from jaxwgc import sketching
 
 KEY = jax.random.key(0)
@@ -133,3 +133,21 @@ def test_interval_of_a_median():
     median, low, high = samplers.median_interval(np.arange(1.0, 101.0))
     assert (median, low, high) == (50.5, 40, 61)
     assert samplers.median_interval(np.array([3.0, 1.0, 2.0])).tolist() == [2, 1, 3]
+
+
+def test_leading_directions_by_passes():
+    found = measure(rank_k.passes(EFFORT, KEY))
+    assert len(found.tables["rank_k"].rows) == 3 * len(rank_k.MATRICES)
+    for own in found.numbers["matrices"].values():
+        krylov, power = own[rank_k.KRYLOV], own[rank_k.POWER]
+        # After three passes, both have gone over one random block twice.
+        np.testing.assert_allclose(krylov[0], power[0], rtol=0.5)
+        assert krylov[-1] < 1e-6 and krylov[-1] < power[-1] / 10
+
+
+def test_rare_cells_are_kept():
+    found = measure(rank_k.cells(EFFORT, KEY))
+    kept = found.numbers["kept"]
+    assert set(found.figures) == {"cells"} and len(found.tables["cells"].rows) == 3
+    assert kept["rank-k scores"]["mean"] > 2 * kept["uniform"]["mean"]
+    assert kept["rank-k scores"]["mean"] <= found.numbers["num_rare"]

@@ -30,6 +30,7 @@ GOOD = {
     "leverage_scores": {"matrix": MATRIX},
     "numerical_rank": {"matrix": MATRIX},
     "approximate_leverage_scores": {"key": KEY, "matrix": MATRIX},
+    "rank_k_leverage_scores": {"key": KEY, "matrix": MATRIX, "rank": 2},
     "ridge_leverage_scores": {"matrix": MATRIX, "ridge": 1.0},
     "lewis_weights": {"matrix": MATRIX, "p": 1.0},
     "sharded_leverage_scores": {"matrix": MATRIX, "mesh": MESH, "axis_name": "rows"},
@@ -162,6 +163,7 @@ def test_cutoffs(name):
     [
         *taking("sketch_size", "num_rows", "num_parts", "num_draws", "sample_size"),
         *taking("num_columns", "num_iterations"),
+        ("rank_k_leverage_scores", "rank"),
         ("lewis_weights", "max_iterations"),
         ("newton_sketch", "max_iterations"),
         ("iterative_hessian_sketch", "num_inner_steps"),
@@ -188,6 +190,13 @@ WRONG_VALUES = {
     "approximate_leverage_scores": [
         ({"epsilon": 0.0}, "epsilon must be between 0 and 1; got 0.0"),
         ({"epsilon": 1.0}, "epsilon must be between 0 and 1; got 1.0"),
+    ],
+    "rank_k_leverage_scores": [
+        ({"rank": 5}, r"at most min\(N, p\); got rank = 5 and \(20, 4\)"),
+        ({"num_passes": 2}, "num_passes must be at least 3; got 2"),
+        ({"oversampling": -1}, "oversampling must be at least 0"),
+        ({"mesh": MESH}, "mesh and axis_name must be given together"),
+        ({"mesh": MESH, "axis_name": "columns"}, "axis_name must be one of"),
     ],
     "ridge_leverage_scores": [
         ({"ridge": -1.0}, "ridge must be at least 0"),

@@ -6,7 +6,7 @@ PROGRAM = """
 import sys
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import NamedSharding, PartitionSpec as P
-from jaxwgc.sketching import sharded_leverage_scores
+from jaxwgc.sketching import rank_k_leverage_scores, sharded_leverage_scores
 
 assert "jax.experimental.sparse" not in sys.modules, "imports take a second more"
 def leverage_scores(matrix, rank):
@@ -59,6 +59,24 @@ for other in dict.fromkeys(meshes):
     scores = jax.jit(over_b)(everywhere)
     np.testing.assert_allclose(scores, leverage_scores(few, 12), atol=1e-11)
 np.testing.assert_allclose(over_b(everywhere), scores, atol=1e-11)
+# In the leading directions; of rows that are a multiple of the devices, and not.
+key = jax.random.key(0)
+for case in (matrix, matrix[:399]):
+    for axis in ("a", "b"):
+        found = rank_k_leverage_scores(
+            key, case, 3, num_passes=6, mesh=meshes[0], axis_name=axis
+        )
+        np.testing.assert_allclose(found.scores, leverage_scores(case, 3), atol=1e-9)
+change = jax.jvp(
+    lambda x: rank_k_leverage_scores(
+        key, x, 3, num_passes=6, mesh=mesh, axis_name="rows"
+    ).scores, (matrix,), (matrix ** 2,)
+)[1]
+alone = jax.jvp(
+    lambda x: rank_k_leverage_scores(key, x, 3, num_passes=6).scores,
+    (matrix,), (matrix ** 2,)
+)[1]
+np.testing.assert_allclose(change, alone, atol=1e-8)
 bad = jax.device_put(matrix, NamedSharding(mesh, P("rows"))).at[399, 3].set(jnp.nan)
 assert jnp.isnan(traced(bad)).all()
 try:

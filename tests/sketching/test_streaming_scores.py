@@ -23,9 +23,9 @@ def conditioned(condition, num_rows=1000, num_columns=8, seed=0):
 @pytest.fixture
 def small_chunks(monkeypatch):
     """Chunks of 128 rows of 8 columns, so that small matrices have several."""
-    original = _streaming_scores._chunks
+    original = _streaming_scores.chunks
     monkeypatch.setattr(
-        _streaming_scores, "_chunks", lambda blocks: original(blocks, 4096)
+        _streaming_scores, "chunks", lambda blocks: original(blocks, 4096)
     )
 
 
@@ -133,7 +133,7 @@ def test_whole_chunks_and_what_is_left(with_x64):
     expected = leverage_scores(matrix)
     for cuts in ([], [64], [10, 74, 138], [63, 64, 65]):
         blocks = in_blocks(matrix, *cuts)
-        chunks = list(_streaming_scores._chunks(blocks, 64 * 4 * 8))
+        chunks = list(_streaming_scores.chunks(blocks, 64 * 4 * 8))
         assert [size for _, size in chunks] == [64, 64, 64, 8]
         scores = streaming_leverage_scores(blocks)
         np.testing.assert_allclose(scores, expected, atol=1e-13)

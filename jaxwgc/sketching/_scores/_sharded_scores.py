@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -74,33 +75,52 @@ def sharded_leverage_scores(
 def _sharded_scores(
     matrix: jax.Array, rcond: jax.Array, mesh: Mesh, axis_name: str
 ) -> jax.Array:
-    num_rows = matrix.shape[0]
-    missing = -num_rows % mesh.shape[axis_name]
+    def of_one_device(rows, rcond):
+        return gram_scores(Gram.equilibrated(ShardedRows(rows, axis_name)), rcond)
+
+    by_rows = PartitionSpec(axis_name)
+    scores = over_shards(of_one_device, matrix, (rcond,), mesh, axis_name, by_rows)
+    return without_padding(scores, matrix.shape[0], mesh)
+
+
+def over_shards(
+    function: Callable[..., Any],
+    matrix: jax.Array,
+    others: tuple[jax.Array, ...],
+    mesh: Mesh,
+    axis_name: str,
+    specs: Any,
+) -> Any:
+    """Returns what `function` gives on every device: of its own rows, and the others.
+
+    Zero rows are added where the devices would not have equally many.
+    """
+    missing = -matrix.shape[0] % mesh.shape[axis_name]
     if missing:
         matrix = jnp.pad(matrix, ((0, missing), (0, 0)))
     by_rows = PartitionSpec(axis_name)
     # On a mesh with explicit axes, shard_map asks for it.
     matrix = jax.device_put(matrix, NamedSharding(mesh, by_rows))
-
-    def of_one_device(rows, rcond):
-        return gram_scores(Gram.equilibrated(_ShardedRows(rows, axis_name)), rcond)
-
-    scores = jax.shard_map(
-        of_one_device,
+    return jax.shard_map(
+        function,
         mesh=mesh,
-        in_specs=(by_rows, PartitionSpec()),
-        out_specs=by_rows,
+        in_specs=(by_rows, *[PartitionSpec()] * len(others)),
+        out_specs=specs,
         # Loops start from zeros, which are the same everywhere, and end with values
         # that are not.
         check_vma=False,
-    )(matrix, rcond)
-    if missing:
+    )(matrix, *others)
+
+
+def without_padding(scores: jax.Array, num_rows: int, mesh: Mesh) -> jax.Array:
+    """Returns the scores of the rows of the matrix alone."""
+    if scores.shape[0] != num_rows:
         # Rows that are no multiple of the devices cannot be spread over them.
         scores = jax.device_put(scores, NamedSharding(mesh, PartitionSpec()))
     return scores[:num_rows]
 
 
-class _ShardedRows(DenseRows):
+class ShardedRows(DenseRows):
     """The rows of one device; sums are over all devices."""
 
     def __init__(self, matrix: jax.Array, axis_name: str):

@@ -24,6 +24,15 @@ def sparse_leverage_scores(
     matrix: Any, rcond: jax.typing.ArrayLike | None
 ) -> jax.Array:
     """Returns `leverage_scores` of a BCOO matrix, by `"gram"`."""
+    data = entries_of(matrix)
+    data, rcond = _checks.with_cutoff(data, rcond, shape=matrix.shape)
+    return _sparse_scores(
+        matrix.indices, data, rcond, matrix.shape, matrix.indices_sorted
+    )
+
+
+def entries_of(matrix: Any) -> jax.Array:
+    """Returns the values of a BCOO matrix of two axes, finite where they are known."""
     from jax.experimental import sparse
 
     if not isinstance(matrix, sparse.BCOO):
@@ -38,11 +47,7 @@ def sparse_leverage_scores(
             f"n_dense = {matrix.n_dense}"
         )
     _checks.check_not_empty("matrix", matrix.shape)
-    data = _checks.finite_array("matrix", matrix.data)
-    data, rcond = _checks.with_cutoff(data, rcond, shape=matrix.shape)
-    return _sparse_scores(
-        matrix.indices, data, rcond, matrix.shape, matrix.indices_sorted
-    )
+    return _checks.finite_array("matrix", matrix.data)
 
 
 @functools.partial(jax.jit, static_argnames=("shape", "is_sorted"))

@@ -1,24 +1,21 @@
 """Leverage scores of a matrix that is only ever there in blocks of rows."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxwgc._arrays import next_power_of_two, product
+from jaxwgc._arrays import product
 from jaxwgc.sketching import _checks
 from jaxwgc.sketching._gram import WELL_CONDITIONED, Gram
 from jaxwgc.sketching._row_blocks import DenseRows
+from jaxwgc.sketching._scores._chunks import chunks, fingerprint, is_same
 from jaxwgc.sketching._scores._gram_scores import squared_row_norms
 from jaxwgc.sketching._scores._unequal_rows import count_seeing
 
 # The exponent of a column that is zero so far.
 _NO_EXPONENT = -(2**14)
-
-_CHUNK_BYTES = 2**25
-# Fingerprints of a chunk in two passes differ by no more than this share.
-_SAME = 1e-3
 
 
 def streaming_leverage_scores(
@@ -80,11 +77,11 @@ def streaming_leverage_scores(
     factor = None
     num_rows = 0
     prints = []
-    for chunk, size in _chunks(blocks):
+    for chunk, size in chunks(blocks):
         if factor is None:
             factor = _Factor(chunk.shape[1])
         factor.add(chunk, num_rows, size)
-        prints.append(_fingerprint(chunk[:size]))
+        prints.append(fingerprint(chunk[:size]))
         num_rows += size
     if factor is None:
         raise ValueError("blocks must have at least one row; got none")
@@ -96,9 +93,9 @@ def streaming_leverage_scores(
     may_be_lost = rcond is None and beyond.any()
     scores = np.empty(num_rows, chunk.dtype)
     start = 0
-    for index, (chunk, size) in enumerate(_chunks(blocks)):
+    for index, (chunk, size) in enumerate(chunks(blocks)):
         if start + size <= num_rows:
-            if not _is_same(_fingerprint(chunk[:size]), prints[index]):
+            if not is_same(fingerprint(chunk[:size]), prints[index]):
                 raise ValueError("blocks must be the same in both passes; got others")
             if may_be_lost and _num_seeing(chunk, scales, beyond):
                 raise ValueError(
@@ -114,76 +111,6 @@ def streaming_leverage_scores(
             f"and {start} in the second"
         )
     return scores
-
-
-def _chunks(
-    blocks: Callable[[], Iterable[jax.typing.ArrayLike]], num_bytes: int = _CHUNK_BYTES
-) -> Iterator[tuple[np.ndarray, int]]:
-    """Yields all rows, in arrays of one size but for the last, and its unpadded size.
-
-    One size, so that one function is compiled. An array may be overwritten when the
-    next one is asked for.
-    """
-    iterable = blocks()
-    if not isinstance(iterable, Iterable) or isinstance(iterable, jax.Array):
-        raise TypeError(
-            f"blocks() must be an iterable of arrays; got {type(iterable).__name__}"
-        )
-    buffer = np.empty((0, 0))
-    filled = 0
-    for block in iterable:
-        rows = np.asarray(block)
-        if rows.ndim != 2:
-            raise ValueError(f"every block must have shape (b, p); got {rows.shape}")
-        dtype = _checks.float_array("every block", rows[:0]).dtype
-        if not buffer.size:
-            num_columns = rows.shape[1]
-            if num_columns < 1:
-                raise ValueError("every block must have at least one column; got none")
-            # At least 16p rows, so that p x p matrices are cheap beside a chunk.
-            size = max(num_bytes // (num_columns * dtype.itemsize), 16 * num_columns)
-            buffer = np.empty((size, num_columns), dtype)
-        size, num_columns = buffer.shape
-        if rows.shape[1] != num_columns:
-            raise ValueError(
-                f"all blocks must have the same columns; got {num_columns} and "
-                f"{rows.shape[1]}"
-            )
-        with np.errstate(over="ignore"):
-            rows = rows.astype(buffer.dtype, copy=False)
-        while len(rows):
-            taken, rows = np.split(rows, [size - filled])
-            if len(taken) == size:
-                yield taken, size
-                continue
-            buffer[filled : filled + len(taken)] = taken
-            filled += len(taken)
-            if filled == size:
-                yield buffer, size
-                filled = 0
-    if filled:
-        # Few different sizes, and little to do for small matrices.
-        padded = min(len(buffer), max(256, next_power_of_two(filled)))
-        buffer[filled:padded] = 0
-        yield buffer[:padded], filled
-
-
-def _fingerprint(rows: np.ndarray) -> tuple[float, float]:
-    """Returns a sum in which every entry has a weight of its own, and a scale for it.
-
-    Rows count by the tenth root of their sizes: a difference in size shows, but not
-    even a row of 1e8 hides the others.
-    """
-    weights = [np.cos(np.arange(size)) for size in rows.shape]
-    sizes = np.abs(rows).max(axis=1)
-    rows = rows / np.where(sizes > 0, sizes, 1)[:, None]
-    sums = (rows @ weights[1].astype(rows.dtype)) * sizes.astype(np.float64) ** 0.1
-    return float(weights[0] @ sums), float(np.linalg.norm(sums))
-
-
-def _is_same(fingerprint: tuple[float, float], first: tuple[float, float]) -> bool:
-    """Compares up to rounding, which a loader of blocks may have."""
-    return not abs(fingerprint[0] - first[0]) > _SAME * first[1]
 
 
 class _Factor:

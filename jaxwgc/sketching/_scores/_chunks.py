@@ -1,0 +1,136 @@
+"""Rows that come in blocks, gathered in chunks of one size and known again."""
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxwgc._arrays import next_power_of_two
+from jaxwgc.sketching import _checks
+
+_CHUNK_BYTES = 2**25
+# Fingerprints of a chunk in two passes differ by no more than this share.
+_SAME = 1e-3
+# Of a sparse block at a time: sums of more would lose digits in float32.
+_SPARSE_ROWS = 8192
+
+
+def chunks(
+    blocks: Callable[[], Iterable[Any]],
+    num_bytes: int = _CHUNK_BYTES,
+    keep_sparse: bool = False,
+) -> Iterator[tuple[Any, int]]:
+    """Yields all rows, in arrays of one size but for the last, and its unpadded size.
+
+    One size, so that one function is compiled. An array may be overwritten when the
+    next one is asked for.
+
+    With `keep_sparse`, blocks that are sparse matrices of SciPy are chunks as they are,
+    in compressed rows.
+    """
+    iterable = blocks()
+    if not isinstance(iterable, Iterable) or isinstance(iterable, jax.Array):
+        raise TypeError(
+            f"blocks() must be an iterable of arrays; got {type(iterable).__name__}"
+        )
+    buffer = np.empty((0, 0))
+    filled = 0
+    num_sparse_columns = None
+    for block in iterable:
+        is_sparse = keep_sparse and is_sparse_of_scipy(block)
+        if buffer.size if is_sparse else num_sparse_columns is not None:
+            raise TypeError("blocks must be all sparse or none; got some of each")
+        if is_sparse:
+            rows = _compressed(block)
+            if num_sparse_columns is None:
+                num_sparse_columns = rows.shape[1]
+            _check_columns(num_sparse_columns, rows.shape[1])
+            for start in range(0, rows.shape[0], _SPARSE_ROWS):
+                part = _some_rows(rows, start, start + _SPARSE_ROWS)
+                yield part, part.shape[0]
+            continue
+        rows = np.asarray(block)
+        if rows.ndim != 2:
+            raise ValueError(f"every block must have shape (b, p); got {rows.shape}")
+        dtype = _checks.float_array("every block", rows[:0]).dtype
+        if not buffer.size:
+            num_columns = rows.shape[1]
+            if num_columns < 1:
+                raise ValueError("every block must have at least one column; got none")
+            # At least 16p rows, so that p x p matrices are cheap beside a chunk.
+            size = max(num_bytes // (num_columns * dtype.itemsize), 16 * num_columns)
+            buffer = np.empty((size, num_columns), dtype)
+        size, num_columns = buffer.shape
+        _check_columns(num_columns, rows.shape[1])
+        with np.errstate(over="ignore"):
+            rows = rows.astype(buffer.dtype, copy=False)
+        while len(rows):
+            taken, rows = np.split(rows, [size - filled])
+            if len(taken) == size:
+                yield taken, size
+                continue
+            buffer[filled : filled + len(taken)] = taken
+            filled += len(taken)
+            if filled == size:
+                yield buffer, size
+                filled = 0
+    if filled:
+        # Few different sizes, and little to do for small matrices.
+        padded = min(len(buffer), max(256, next_power_of_two(filled)))
+        buffer[filled:padded] = 0
+        yield buffer[:padded], filled
+
+
+def is_sparse_of_scipy(value: Any) -> bool:
+    """Returns whether it is a sparse matrix of SciPy, of any kind."""
+    # Where nobody has imported the module, there is no such matrix.
+    sparse = sys.modules.get("scipy.sparse")
+    return sparse is not None and sparse.issparse(value)
+
+
+def _check_columns(first: int, other: int) -> None:
+    if other != first:
+        raise ValueError(
+            f"all blocks must have the same columns; got {first} and {other}"
+        )
+
+
+def _compressed(block: Any) -> Any:
+    """Returns a sparse matrix of SciPy in compressed rows, of floats of our dtype."""
+    if block.ndim != 2:
+        raise ValueError(f"every block must have shape (b, p); got {block.shape}")
+    dtype = _checks.float_array("every block", np.zeros(0, block.dtype)).dtype
+    return block.tocsr().astype(dtype, copy=False)
+
+
+def _some_rows(matrix: Any, start: int, stop: int) -> Any:
+    """Returns rows of a matrix in compressed rows, other than SciPy without a copy."""
+    starts = matrix.indptr[start : stop + 1]
+    of_entries = slice(starts[0], starts[-1])
+    parts = matrix.data[of_entries], matrix.indices[of_entries], starts - starts[0]
+    return type(matrix)(parts, shape=(len(starts) - 1, matrix.shape[1]))
+
+
+def fingerprint(rows: Any) -> tuple[float, float]:
+    """Returns a sum in which every entry has a weight of its own, and a scale for it.
+
+    Rows count by the tenth root of their sizes: a difference in size shows, but not
+    even a row of 1e8 hides the others.
+    """
+    weights = [np.cos(np.arange(size)) for size in rows.shape]
+    if is_sparse_of_scipy(rows):
+        # The largest entries of rows would take longer than all the rest.
+        sums = rows @ weights[1].astype(rows.dtype)
+        sums = np.sign(sums) * np.abs(sums).astype(np.float64) ** 0.1
+        return float(weights[0] @ sums), float(np.linalg.norm(sums))
+    sizes = np.abs(rows).max(axis=1)
+    rows = rows / np.where(sizes > 0, sizes, 1)[:, None]
+    sums = (rows @ weights[1].astype(rows.dtype)) * sizes.astype(np.float64) ** 0.1
+    return float(weights[0] @ sums), float(np.linalg.norm(sums))
+
+
+def is_same(fingerprint: tuple[float, float], first: tuple[float, float]) -> bool:
+    """Compares up to rounding, which a loader of blocks may have."""
+    return not abs(fingerprint[0] - first[0]) > _SAME * first[1]

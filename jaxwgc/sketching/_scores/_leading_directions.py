@@ -1,0 +1,245 @@
+"""The leading singular directions of a matrix that is seen a few times only.
+
+Block Krylov on XᵀX, which needs nothing but Xᵀ(X Q) for some columns Q, and then one
+pass with what that gave. See `rank_k_leverage_scores`.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxwgc._arrays import product
+
+# From Q (p, l) to Xᵀ(X Q) on top of (X Q)ᵀ(X Q), (p + l, l): one pass over the rows.
+Pass = Callable[[jax.Array], jax.Array]
+
+# Of the systems for derivatives. With a gap of 1e-3, 300 are enough in float64.
+_MAX_STEPS = 1000
+
+
+class Directions(NamedTuple):
+    """Right singular vectors (p, l), orthonormal, and singular values (l,)."""
+
+    vectors: jax.Array
+    values: jax.Array
+
+
+class Trust(NamedTuple):
+    """How far leading directions may be trusted; see `RankKScores`."""
+
+    rank: jax.Array
+    gap: jax.Array
+    error_bound: jax.Array
+    is_ambiguous: jax.Array
+    # (k,), where a direction counts.
+    is_kept: jax.Array
+
+
+def image(block: jax.Array, basis: jax.Array) -> jax.Array:
+    """Returns what a block of rows adds to a pass."""
+    rows = product(block, basis)
+    return jnp.concatenate([product(block.T, rows), product(rows.T, rows)])
+
+
+def leading_directions(
+    run: Pass, key: jax.Array, num_columns: int, width: int, num_passes: int, dtype
+) -> Directions:
+    """Returns as many directions as there are columns in a block.
+
+    One pass less than so many, of which the last is for what is done with them. All
+    others but the last grow a Krylov basis, of which each block is what the one before
+    gave, and orthogonal to all. The last goes over the leading directions in it once
+    more, each by itself: in the basis, one that is 1e-3 of the largest is as small as
+    rounding of the square of that in float32.
+    """
+    shape = num_columns, width
+    basis = block = jnp.linalg.qr(jax.random.normal(key, shape, dtype))[0]
+    images = jnp.zeros((num_columns, 0), dtype)
+    for step in range(num_passes - 2):
+        if step:
+            block = _next_block(basis, images[:, -block.shape[1] :])
+            if not block.shape[1]:
+                # The basis is one of everything.
+                break
+            basis = jnp.concatenate([basis, block], axis=1)
+        new = run(block)[:num_columns]
+        images = jnp.concatenate([images, new], axis=1)
+    block = _in_basis(basis, images, width)
+    return _extracted(run(block), num_columns)
+
+
+@jax.jit
+def _next_block(basis: jax.Array, new: jax.Array) -> jax.Array:
+    """Returns orthonormal columns, of what is new, beside those of the basis."""
+    num_columns, width = basis.shape
+    new = new[:, : max(num_columns - width, 0)]
+    for _ in range(3):
+        new = new - product(basis, product(basis.T, new))
+        norms = jnp.linalg.norm(new, axis=0)
+        new = jnp.linalg.qr(new / jnp.where(norms > 0, norms, 1))[0]
+    return new
+
+
+@functools.partial(jax.jit, static_argnames="width")
+def _in_basis(basis: jax.Array, images: jax.Array, width: int) -> jax.Array:
+    """Returns the leading directions in a basis of which XᵀX times it is known.
+
+    Half a power iteration further than Rayleigh and Ritz, as the images are there.
+    """
+    small = product(basis.T, images)
+    squares, vectors = jnp.linalg.eigh((small + small.T) / 2)
+    squares, vectors = squares[: -width - 1 : -1], vectors[:, : -width - 1 : -1]
+    noise = basis.shape[1] * float(jnp.finfo(basis.dtype).eps)
+    is_kept = squares > noise * squares[0]
+    # What is not, orthogonal to the rest, keeps its place: the last pass will tell.
+    further = product(images, vectors / jnp.where(is_kept, squares, 1))
+    return jnp.linalg.qr(jnp.where(is_kept, further, product(basis, vectors)))[0]
+
+
+@functools.partial(jax.jit, static_argnames="num_columns")
+def _extracted(passed: jax.Array, num_columns: int) -> Directions:
+    """Returns what the leading directions are in Xᵀ U, with U a basis of X Q."""
+    images, squares = passed[:num_columns], passed[num_columns:]
+    sizes = jnp.sqrt(jnp.diagonal(squares))
+    sizes = jnp.where(sizes > 0, sizes, 1)
+    eigenvalues, vectors = jnp.linalg.eigh(squares / sizes / sizes[:, None])
+    noise = 10 * squares.shape[0] * float(jnp.finfo(squares.dtype).eps)
+    is_kept = eigenvalues > noise * jnp.maximum(eigenvalues[-1], 0)
+    whitening = jnp.where(
+        is_kept, vectors / jnp.sqrt(jnp.where(is_kept, eigenvalues, 1)), 0
+    )
+    projected = product(images, whitening / sizes[:, None])
+    return Directions(*jnp.linalg.svd(projected, full_matrices=False)[:2])
+
+
+def inverses(found: Directions, rank: int, rcond: jax.Array) -> jax.Array:
+    """Returns 1 / σ of the first `rank`, and 0 for those that are none."""
+    values = found.values[:rank]
+    is_kept = values > rcond * found.values[0]
+    return jnp.where(is_kept, 1 / jnp.where(is_kept, values, 1), 0)
+
+
+@functools.partial(jax.jit, static_argnames="rank")
+def trust(found: Directions, passed: jax.Array, rank: int, rcond: jax.Array) -> Trust:
+    """Returns how far the first `rank` may be trusted, from a pass over them."""
+    num_columns = found.vectors.shape[0]
+    vectors = found.vectors[:, :rank]
+    inverse = inverses(found, rank, rcond)
+    is_kept = inverse > 0
+    images, squares = passed[:num_columns] * inverse, passed[num_columns:]
+    residual = images - product(vectors, product(vectors.T, images))
+    squares = squares * inverse * inverse[:, None] - jnp.diag(is_kept)
+    skewness = jnp.linalg.norm(squares)
+    following = jnp.append(found.values, 0)
+    last = jnp.sum(is_kept, dtype=jnp.int32)
+    largest = found.values[0]
+    smallest = jnp.where(last > 0, found.values[jnp.maximum(last - 1, 0)], 0)
+    # What is cut off as rounding counts as that, and not as a value of its own.
+    beyond = jnp.where(last < rank, 0, following[last])
+    gap = smallest - beyond
+    eps = float(jnp.finfo(found.values.dtype).eps)
+    rounding = 10 * found.values.shape[0] ** 0.5 * eps * largest
+    # A zero has become up to 33 units, of 63 that are the cut-off with 40 columns.
+    is_near = jnp.abs(found.values[:rank] - rcond * largest) <= rounding / 2
+    size = jnp.linalg.norm(residual) / jnp.sqrt(jnp.maximum(1 - skewness, eps))
+    angle = jnp.where(gap > rounding, size / jnp.where(gap > 0, gap, 1), 1)
+    bound = jnp.where(last > 0, jnp.minimum(angle + skewness, 1), 0)
+    is_split = (last > 0) & ((gap <= rounding) | (bound >= 1))
+    return Trust(
+        rank=last,
+        gap=jnp.where(last > 0, gap / jnp.where(smallest > 0, smallest, 1), 0),
+        error_bound=bound,
+        is_ambiguous=is_split | ((largest > 0) & jnp.any(is_near)),
+        is_kept=is_kept,
+    )
+
+
+def projection_on(
+    run: Pass, found: Directions, known: Trust, image_of_leading: jax.Array
+) -> jax.Array:
+    """Returns B with X B = U_k, (p, k), with the derivatives of XᵀX but for a rotation.
+
+    Those of `image_of_leading`, XᵀX V for a constant V, are what it takes. The change
+    of v_a beside the leading directions solves (σ_a² - XᵀX) y = (d XᵀX) v_a there.
+    """
+    rank = image_of_leading.shape[1]
+    vectors = found.vectors[:, :rank]
+    values = jnp.where(known.is_kept, found.values[:rank], 1)
+    vectors = jnp.where(known.is_kept, vectors, 0)
+    change = image_of_leading - lax.stop_gradient(image_of_leading)
+    change = jnp.where(known.is_kept, change, 0)
+    inner = product(vectors.T, change)
+
+    def beside(columns: jax.Array) -> jax.Array:
+        return columns - product(vectors, product(vectors.T, columns))
+
+    def shifted(columns: jax.Array) -> jax.Array:
+        images = run(columns)[: columns.shape[0]]
+        return columns * values**2 - beside(images)
+
+    moved = lax.custom_linear_solve(
+        shifted,
+        beside(change),
+        lambda function, right: _conjugate_gradients(function, right, beside),
+        symmetric=True,
+    )
+    inner = inner / values[:, None] ** 2
+    change = (moved - product(vectors, inner) / 2) / values
+    return vectors / values + _nan_where(change, known.is_ambiguous)
+
+
+def _conjugate_gradients(
+    function: Callable[[jax.Array], jax.Array],
+    right: jax.Array,
+    beside: Callable[[jax.Array], jax.Array],
+) -> jax.Array:
+    """Returns the solutions of positive definite systems, a column each; NaN if none.
+
+    Nothing is computed where the right side is zero, as where no derivative is asked
+    for.
+    """
+    eps = float(jnp.finfo(right.dtype).eps)
+    target = (4 * eps) ** 2 * jnp.sum(right**2, axis=0)
+
+    def dot(left: jax.Array, right: jax.Array) -> jax.Array:
+        return jnp.sum(left * right, axis=0)
+
+    def ratio(over: jax.Array, under: jax.Array) -> jax.Array:
+        return jnp.where(under > 0, over / jnp.where(under > 0, under, 1), 0)
+
+    def step(state):
+        solution, residual, direction, square, count = state
+        image = function(direction)
+        length = ratio(square, dot(direction, image))
+        solution = solution + length * direction
+        residual = beside(residual - length * image)
+        new = dot(residual, residual)
+        is_open = new > target
+        direction = jnp.where(is_open, residual + ratio(new, square) * direction, 0)
+        return solution, residual, direction, jnp.where(is_open, new, 0), count + 1
+
+    def is_open(state):
+        return jnp.any(state[3] > 0) & (state[4] < _MAX_STEPS)
+
+    zeros = jnp.zeros_like(right)
+    square = dot(right, right)
+    start = zeros, right, right, square, jnp.int32(0)
+    solution, _, _, square, _ = lax.while_loop(is_open, step, start)
+    return jnp.where(square > 0, jnp.nan, solution)
+
+
+@jax.custom_jvp
+def _nan_where(value: jax.Array, is_wrong: jax.Array) -> jax.Array:
+    """Returns the value, with a derivative of NaN where that is wrong."""
+    del is_wrong
+    return value
+
+
+@_nan_where.defjvp
+def _nan_where_jvp(primals, tangents):
+    value, is_wrong = primals
+    return value, tangents[0] * jnp.where(is_wrong, jnp.nan, 1)

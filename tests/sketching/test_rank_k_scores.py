@@ -1,0 +1,277 @@
+"""Scores in the leading directions, wherever the rows are, against NumPy's SVD."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.sparse
+import sklearn.datasets
+from jax.experimental import sparse
+
+from jaxwgc import sketching
+
+KEY = jax.random.key(0)
+NUM_ROWS, NUM_COLUMNS, RANK = 300, 40, 5
+INDEX = np.arange(1, NUM_COLUMNS + 1.0)
+SPECTRA = {
+    "falling": 1 / INDEX,
+    "gap": np.where(INDEX <= RANK, 2, 1 / INDEX),
+    "slow": INDEX**-0.3,
+    "graded": np.where(INDEX <= RANK, 10 ** ((1 - INDEX) / 1.5), 1e-4),
+    "cluster in k": np.where(INDEX <= RANK, 1, 0.3 / INDEX),
+    "cluster across k": np.where(INDEX <= RANK + 2, 1, 0.3 / INDEX),
+    "rank 3": np.where(INDEX <= 3, 1 / INDEX, 0),
+    "zero": 0 * INDEX,
+}
+
+
+@functools.cache
+def of_spectrum(name):
+    """A matrix with these singular values, and its scores in the directions there."""
+    random = np.random.default_rng(0)
+    left = np.linalg.qr(random.standard_normal((NUM_ROWS, NUM_COLUMNS)))[0]
+    right = np.linalg.qr(random.standard_normal((NUM_COLUMNS, NUM_COLUMNS)))[0]
+    values = SPECTRA[name]
+    rank = min(RANK, np.count_nonzero(values))
+    return left * values @ right, np.sum(left[:, :rank] ** 2, axis=1)
+
+
+def exact(matrix, rank):
+    left = np.linalg.svd(matrix.astype(float), full_matrices=False)[0]
+    return np.sum(left[:, :rank] ** 2, axis=1)
+
+
+def of_array(matrix, rank, **options):
+    return sketching.rank_k_leverage_scores(KEY, matrix, rank, **options)
+
+
+def of_bcoo(matrix, rank, **options):
+    # Every entry in two parts, and one out of bounds.
+    places = np.indices(matrix.shape).reshape(2, -1).T
+    indices = np.concatenate([places, places, [matrix.shape]])
+    data = jnp.concatenate([matrix.ravel() / 4, 3 * matrix.ravel() / 4, jnp.ones(1)])
+    entries = data.astype(matrix.dtype), jnp.asarray(indices)
+    return of_array(sparse.BCOO(entries, shape=matrix.shape), rank, **options)
+
+
+def of_blocks(matrix, rank, **options):
+    blocks = np.split(matrix, [1, 1, 100])
+    return of_array(lambda: iter(blocks), rank, **options)
+
+
+def of_sparse_blocks(matrix, rank, **options):
+    blocks = [scipy.sparse.coo_array(block) for block in np.split(matrix, [7, 90])]
+    return of_array(lambda: blocks, rank, **options)
+
+
+def of_shards(matrix, rank, **options):
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("rows",))
+    return of_array(matrix, rank, mesh=mesh, axis_name="rows", **options)
+
+
+WAYS = {
+    "array": of_array,
+    "BCOO": of_bcoo,
+    "blocks": of_blocks,
+    "sparse blocks": of_sparse_blocks,
+    "sharded": of_shards,
+}
+
+
+@pytest.mark.parametrize("name", SPECTRA)
+def test_bound_holds_and_says_enough(name, x64):
+    """It is at most 1, which says nothing; what is not ambiguous is nearer."""
+    dtype = np.float64 if x64 else np.float32
+    rounding = 200 * np.finfo(dtype).eps
+    matrix, expected = of_spectrum(name)
+    rank = min(RANK, np.count_nonzero(SPECTRA[name]))
+    for num_passes in (3, 5):
+        found = of_array(matrix.astype(dtype), RANK, num_passes=num_passes)
+        scores = np.asarray(found.scores, float)
+        assert found.scores.dtype == dtype and scores.min() >= 0 and scores.max() <= 1
+        assert found.rank == rank
+        assert bool(found.is_ambiguous) == (
+            name == "cluster across k" or (name == "slow" and num_passes == 3)
+        )
+        errors = np.abs(np.sqrt(scores) - np.sqrt(expected))
+        assert errors.max() <= found.error_bound + rounding
+    if name == "cluster across k":
+        # Those of five directions nevertheless.
+        np.testing.assert_allclose(scores.sum(), RANK, rtol=1e-4)
+        np.testing.assert_allclose(found.gap, 0, atol=1e-4)
+        return
+    assert found.error_bound < 0.05
+    values = SPECTRA[name][:RANK]
+    np.testing.assert_allclose(found.singular_values, values, atol=1e-4)
+    gap = 1 - SPECTRA[name][RANK] / values[-1] if rank == RANK else rank > 0
+    np.testing.assert_allclose(found.gap, gap, atol=2e-2)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_wherever_the_rows_are(way):
+    """The same, and near to the exact ones in four passes."""
+    for name, scale in (("gap", 1), ("rank 3", 1e30), ("falling", 1e-30), ("zero", 1)):
+        matrix, expected = of_spectrum(name)
+        matrix = (matrix * scale).astype(np.float32)
+        found = WAYS[way](matrix, RANK, num_passes=4)
+        first = of_array(matrix, RANK, num_passes=4)
+        assert isinstance(found.scores, np.ndarray) == ("blocks" in way)
+        np.testing.assert_allclose(found.scores, first.scores, atol=1e-6)
+        np.testing.assert_allclose(found.scores, expected, atol=1e-4)
+        assert found.rank == first.rank and found.is_ambiguous == first.is_ambiguous
+        np.testing.assert_allclose(
+            found.singular_values / scale, SPECTRA[name][:RANK], atol=1e-4
+        )
+
+
+def counts():
+    """Words of 20 topics, as in messages of 20 newsgroups."""
+    random = np.random.default_rng(0)
+    topics = random.dirichlet(np.full(500, 0.05), 20)
+    shares = random.dirichlet(np.full(20, 0.1), 1000)
+    return random.poisson(100 * shares @ topics).astype(float)
+
+
+@pytest.mark.parametrize(
+    ("make", "rank"),
+    [(lambda: sklearn.datasets.load_digits().data, 10), (counts, 20)],
+    ids=["digits", "counts"],
+)
+def test_real_data_in_six_passes(make, rank, with_x64):
+    matrix = make()
+    found = of_array(matrix, rank, num_passes=6)
+    expected = exact(matrix, rank)
+    np.testing.assert_allclose(found.scores, expected, rtol=0, atol=1e-5)
+    is_large = expected > np.median(expected)
+    np.testing.assert_allclose(
+        found.scores[is_large], expected[is_large], rtol=1e-5, atol=0
+    )
+    streamed = of_blocks(matrix, rank, num_passes=6)
+    np.testing.assert_allclose(streamed.scores, found.scores, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(30, 6), (6, 30), (8, 8), (1, 4), (4, 1)])
+def test_all_directions_are_leverage_scores(shape, with_x64):
+    matrix = np.random.default_rng(0).standard_normal(shape)
+    for rank in {1, min(shape)}:
+        found = of_array(matrix, rank)
+        np.testing.assert_allclose(found.scores, exact(matrix, rank), atol=1e-9)
+        assert found.rank == rank and not found.is_ambiguous
+
+
+def test_cutoff_is_of_singular_values(with_x64):
+    matrix, _ = of_spectrum("falling")
+    found = of_array(matrix, RANK, rcond=0.3, num_passes=5)
+    assert found.rank == 3 and not found.is_ambiguous
+    np.testing.assert_allclose(found.scores, exact(matrix, 3), atol=1e-8)
+
+
+def change_of_scores(matrix, change, rank):
+    """By the derivative of every singular vector, of which there are all."""
+    left, values, _ = np.linalg.svd(matrix)
+    squares = np.append(values**2, np.zeros(len(left) - len(values)))
+    moved = left.T @ (change @ matrix.T + matrix @ change.T) @ left
+    ratios = moved[rank:, :rank] / (squares[:rank] - squares[rank:, None])
+    return 2 * np.sum((left[:, rank:] @ ratios) * left[:, :rank], axis=1)
+
+
+@pytest.mark.parametrize("name", ["falling", "slow", "cluster in k"])
+def test_derivatives(name, with_x64):
+    matrix, _ = of_spectrum(name)
+    matrix, random = matrix[:60], np.random.default_rng(1)
+    change, weights = random.standard_normal(matrix.shape), random.random(len(matrix))
+    expected = change_of_scores(matrix, change, RANK)
+    tolerance = 1e-8 * np.abs(expected).max()
+
+    def scores(matrix):
+        return of_array(matrix, RANK, num_passes=6).scores
+
+    _, forward = jax.jvp(scores, (matrix,), (change,))
+    np.testing.assert_allclose(forward, expected, rtol=0, atol=tolerance)
+    gradient = jax.jit(jax.grad(lambda matrix: scores(matrix) @ weights))(matrix)
+    np.testing.assert_allclose(
+        np.sum(gradient * change), expected @ weights, rtol=1e-7, atol=tolerance
+    )
+
+
+def test_derivatives_of_sparse_matrices_and_of_a_low_rank(with_x64):
+    random = np.random.default_rng(2)
+    left, left_change = random.standard_normal((2, 30, 2))
+    right, right_change = random.standard_normal((2, 2, 7))
+    # Along matrices of the same rank.
+    matrix = left @ right
+    change = left_change @ right + left @ right_change
+    expected = change_of_scores(matrix, change, 2)
+    for way in (of_array, of_bcoo):
+        three = functools.partial(way, rank=3)
+        _, forward = jax.jvp(three, (matrix,), (change,))
+        np.testing.assert_allclose(forward[0], expected, atol=1e-9)
+
+
+def test_no_derivatives_inside_of_a_cluster(with_x64):
+    matrix, _ = of_spectrum("cluster across k")
+    scores, change = jax.jvp(lambda x: of_array(x, RANK).scores, (matrix,), (matrix,))
+    assert np.isfinite(scores).all() and np.isnan(change).all()
+
+
+def test_traced_matrices():
+    matrix, expected = of_spectrum("gap")
+    both = jnp.asarray(np.stack([matrix, -2 * matrix]), jnp.float32)
+    of_both = jax.jit(jax.vmap(lambda matrix: of_array(matrix, RANK, num_passes=4)))
+    np.testing.assert_allclose(of_both(both).scores, [expected] * 2, atol=1e-5)
+    found = of_both(both.at[1, 3, 4].set(jnp.nan))
+    assert np.isfinite(found.scores[0]).all() and np.isnan(found.scores[1]).all()
+    assert found.rank[1] == 0 and found.is_ambiguous[1] and np.isnan(found.gap[1])
+
+
+class TestBadBlocks:
+    MATRIX = np.random.default_rng(0).standard_normal((60, 4)).astype(np.float32)
+
+    @pytest.mark.parametrize("make", [np.asarray, scipy.sparse.csr_array])
+    @pytest.mark.parametrize("change", [lambda x: -x, np.flipud, lambda x: x[:50]])
+    def test_others_from_pass_to_pass(self, make, change):
+        same, other = make(self.MATRIX), make(change(self.MATRIX))
+        for matrices in ([same, other], [same, same, other]):
+            passes = ([matrix] for matrix in matrices)
+            with pytest.raises(ValueError, match="blocks must be the same in all pas"):
+                of_array(passes.__next__, 2)
+
+    @pytest.mark.parametrize("make", [np.asarray, scipy.sparse.csr_array])
+    def test_what_is_not_finite_is_named(self, make):
+        spoilt = self.MATRIX.copy()
+        spoilt[7, 1] = np.nan
+        blocks = [make(self.MATRIX), make(spoilt)]
+        with pytest.raises(ValueError, match="must be finite; got NaN .* in row 67"):
+            of_array(lambda: blocks, 2)
+
+    def test_overflow_beside_what_came_first(self):
+        parts = self.MATRIX, self.MATRIX * np.float32(1e25)
+        blocks = [scipy.sparse.csr_array(part) for part in parts]
+        with pytest.raises(ValueError, match="blocks must not overflow"):
+            of_array(lambda: blocks, 2)
+
+    @pytest.mark.parametrize(
+        ("blocks", "error", "rule"),
+        [
+            ([], ValueError, "blocks must have at least one row"),
+            (
+                [MATRIX[:1]],
+                ValueError,
+                r"at most .* rank = 2 and \(1, 4\)",
+            ),
+            ([MATRIX[:, :1]], ValueError, "rank must be at most"),
+            ([MATRIX, scipy.sparse.csr_array(MATRIX)], TypeError, "all sparse or none"),
+            ([scipy.sparse.csr_array(MATRIX), MATRIX], TypeError, "all sparse or none"),
+            (
+                [scipy.sparse.csr_array(x) for x in (MATRIX, MATRIX[:, :3])],
+                ValueError,
+                "all blocks must have the same columns; got 4 and 3",
+            ),
+            (1, TypeError, "must be an iterable"),
+        ],
+    )
+    def test_refusals(self, blocks, error, rule):
+        with pytest.raises(error, match=rule):
+            of_array(lambda: blocks, 2)
