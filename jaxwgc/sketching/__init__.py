@@ -18,6 +18,7 @@ from jaxwgc.sketching._embeddings._embedding import Embedding
 from jaxwgc.sketching._embeddings._row_sampling import row_sampling
 from jaxwgc.sketching._embeddings._sparse_embeddings import count_sketch, sparse_sign
 from jaxwgc.sketching._embeddings._srht import srht
+from jaxwgc.sketching._operators import LinearOperator
 from jaxwgc.sketching._samplers._partition import partition, partition_probabilities
 from jaxwgc.sketching._samplers._rescaling import (
     WeightedParts,
@@ -96,5 +97,6 @@ __all__ = [
     "iterative_hessian_sketch",
     "newton_sketch",
     "logistic_newton_sketch",
+    "LinearOperator",
     "Solution",
 ]
