@@ -65,9 +65,9 @@ def sketch_and_solve(
 
     Raises:
       ValueError: for an operator without a sketch, or as in `preconditioned`; a
-        negative ridge; a sketch smaller than min(N, p), shapes that do not match, entries
-        that are not finite (where not traced), an embedding of the wrong shape, or an
-        rcond outside [0, 1).
+        negative ridge; a sketch smaller than min(N, p), shapes that do not match,
+        entries that are not finite (where not traced), an embedding of the wrong shape,
+        or an rcond outside [0, 1).
       TypeError: for complex arrays or anything but numbers, or an embedding that is
         neither a constructor nor an `Embedding`, such as a name.
 
