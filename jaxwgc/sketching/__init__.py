@@ -45,12 +45,14 @@ from jaxwgc.sketching._scores._numerical_rank import NumericalRank, numerical_ra
 from jaxwgc.sketching._scores._ridge_scores import ridge_leverage_scores
 from jaxwgc.sketching._scores._sharded_scores import sharded_leverage_scores
 from jaxwgc.sketching._scores._streaming_scores import streaming_leverage_scores
+from jaxwgc.sketching._solvers._choose_ridge import RidgeChoice, choose_ridge
 from jaxwgc.sketching._solvers._iterative_hessian_sketch import iterative_hessian_sketch
 from jaxwgc.sketching._solvers._logistic_newton_sketch import logistic_newton_sketch
 from jaxwgc.sketching._solvers._newton_sketch import newton_sketch
 from jaxwgc.sketching._solvers._preconditioned import preconditioned
 from jaxwgc.sketching._solvers._sketch_and_solve import sketch_and_solve
 from jaxwgc.sketching._solvers._solution import Solution
+from jaxwgc.sketching._solvers._streaming_least_squares import streaming_least_squares
 
 # In the order of the documentation.
 __all__ = [
@@ -98,5 +100,8 @@ __all__ = [
     "newton_sketch",
     "logistic_newton_sketch",
     "LinearOperator",
+    "streaming_least_squares",
+    "choose_ridge",
+    "RidgeChoice",
     "Solution",
 ]

@@ -69,6 +69,14 @@ class Orthonormaliser(NamedTuple):
         weight = values**2 * jnp.sum(solution**2) + squared
         return jnp.linalg.norm(values * in_range / jnp.sqrt(_safe(weight))) / self.norm
 
+    def null_vector(self, key: jax.Array) -> jax.Array:
+        """Draws a vector of the null space of what was factored."""
+        vector = jax.random.normal(key, self.scale.shape, self.scale.dtype)
+        # Twice, so that rounding in the first leaves nothing of V behind.
+        for _ in range(2):
+            vector = vector - product(self.vectors, product(vector, self.vectors))
+        return vector
+
     def is_complete(
         self, matrix: Matrix, key: jax.Array, rcond: jax.Array
     ) -> jax.Array:
@@ -77,10 +85,7 @@ class Orthonormaliser(NamedTuple):
         A direction of X that a sketch misses is in the null space of SX, as is one that
         X does not have. A random vector of that space tells which.
         """
-        probe = jax.random.normal(key, self.scale.shape, matrix.dtype)
-        # Twice, so that rounding in the first leaves nothing of V behind.
-        for _ in range(2):
-            probe = probe - product(self.vectors, product(probe, self.vectors))
+        probe = self.null_vector(key)
         bound = 2 * rcond * self.singular_values[0] * jnp.linalg.norm(probe)
         is_null = jnp.linalg.norm(times(matrix, self.scale * probe)) <= bound
         return is_null | ~self.has_null_space
