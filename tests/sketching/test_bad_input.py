@@ -71,10 +71,10 @@ GOOD = {
         "num_columns": 3,
         "epsilon": 0.5,
     },
-    "sketch_and_solve": {**SYSTEM, "sketch_size": 8},
-    "preconditioned": SYSTEM,
     "streaming_least_squares": {"key": KEY, "blocks": lambda: [(MATRIX, TARGET)]},
     "choose_ridge": {"matrix": MATRIX, "target": TARGET, "ridges": [1.0]},
+    "sketch_and_solve": {**SYSTEM, "sketch_size": 8},
+    "preconditioned": SYSTEM,
     "iterative_hessian_sketch": {**SYSTEM, "sketch_size": 16, "num_iterations": 2},
     "newton_sketch": {
         "key": KEY,

@@ -46,7 +46,7 @@ def test_no_ridge_and_no_rest():
     matrix, target = random.standard_normal((40, 3)), random.standard_normal(40)
     matrix[:, 2] = matrix[:, 1]
     choice = choose_ridge(matrix, target, [0.0])
-    expected = by_hand(matrix[:, :2], target, 0.0, "leave_one_out")
+    expected = by_hand(matrix[:, :2], target[:, None], 0.0, "leave_one_out")
     np.testing.assert_allclose(choice.errors, [expected], rtol=1e-5)
     for criterion in ("leave_one_out", "generalized"):
         choice = choose_ridge(matrix[:2], target[:2], [0.0, 1.0], criterion)

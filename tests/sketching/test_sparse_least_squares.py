@@ -181,7 +181,7 @@ def test_more_columns_than_could_be_factored():
     result = sketching.preconditioned(KEY, given, target, ridge=0.1)
     residual = target - given @ result.solution
     gradient = residual @ given - 0.1 * result.solution
-    assert result.converged and jnp.abs(gradient).max() < 1e-4
+    assert result.converged and jnp.abs(gradient).max() < 2e-3
 
 
 def test_an_operator_of_lineax(with_x64):

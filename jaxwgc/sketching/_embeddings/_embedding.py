@@ -153,8 +153,8 @@ def random_signs(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 @jax.jit
 def _apply(embedding: Embedding, tree: Any) -> Any:
     leaves, structure = jax.tree.flatten(tree, is_leaf=_checks.is_sparse)
-    dense = [leaf for leaf in leaves if not _checks.is_sparse(leaf)]
-    sketches = iter(embedding._apply_to_columns([_to_columns(leaf) for leaf in dense]))
+    columns = [_to_columns(leaf) for leaf in leaves if not _checks.is_sparse(leaf)]
+    sketches = iter(embedding._apply_to_columns(columns) if columns else ())
     return jax.tree.unflatten(
         structure,
         [

@@ -73,7 +73,7 @@ def choose_ridge(
       >>> ridges = jnp.array([0.01, 1.0, 10.0, 1000.0])
       >>> choice = sketching.choose_ridge(matrix, matrix[:, 0] + 2 * noise, ridges)
       >>> print(choice.ridge)
-      1000.0
+      10.0
 
     References:
       Golub, Heath and Wahba, "Generalized cross-validation as a method for choosing a

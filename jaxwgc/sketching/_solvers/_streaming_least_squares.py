@@ -229,9 +229,11 @@ class _Stream:
                 )
             if not self.num_columns:
                 self.num_columns, self.is_vector = rows.shape[1], target.ndim == 1
-                self._dtype = np.result_type(
-                    *(_checks.float_array("every block", x[:0]) for x in (rows, target))
-                )
+                dtypes = [
+                    _checks.float_array("every block", part[:0]).dtype
+                    for part in (rows, target)
+                ]
+                self._dtype = np.result_type(*dtypes)
                 if 0 in (rows.shape[1], *target.shape[1:]):
                     raise ValueError(
                         "every block must have at least one column of rows and target; "
@@ -245,7 +247,7 @@ class _Stream:
                     f"{self.num_columns}) expected, {rows.shape} and {target.shape} in "
                     f"block {index}"
                 )
-            target = target.reshape(len(rows), -1)
+            target = target[:, None] if self.is_vector else target
             joined = np.empty((len(rows), rows.shape[1] + target.shape[1]), self._dtype)
             with np.errstate(over="ignore"):
                 joined[:, : rows.shape[1]] = rows
