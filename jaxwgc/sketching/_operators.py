@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, TypeAlias, dataclass_transform
+from typing import TYPE_CHECKING, Any, TypeAlias, dataclass_transform
 
 import jax
 import jax.extend.core
@@ -16,7 +16,9 @@ from jaxwgc._pytrees import Static, register
 from jaxwgc.sketching import _checks
 from jaxwgc.sketching._embeddings._embedding import Embedding
 from jaxwgc.sketching._row_blocks import sum_over_blocks
-from jaxwgc.sketching._scores._sparse_scores import SparseRows
+
+if TYPE_CHECKING:
+    from jax.experimental.sparse import JAXSparse
 
 # Pairs of random vectors that are asked whether two functions are adjoint.
 _NUM_PROBES = 4
@@ -89,7 +91,6 @@ class SparseMatrix:
     column: jax.Array
     data: jax.Array
     shape: Static[tuple[int, int]]
-    is_sorted: Static[bool]
 
     @property
     def dtype(self) -> Any:
@@ -105,14 +106,17 @@ class SparseMatrix:
             self.data * vector[self.row], self.column, self.shape[1]
         )
 
-    def sum(self, function: Callable[[jax.Array], jax.Array]) -> jax.Array:
-        """Returns the sum of a function over blocks of rows, as of `Rows`."""
-        # Here, so that entries are sorted only where somebody asks.
-        entries = self.row, self.column, self.data
-        return SparseRows(entries, self.shape, self.is_sorted).sum(function)
+    def row_norms(self, scale: jax.Array) -> jax.Array:
+        """Returns those of X diag(scale)."""
+        squares = (self.data * scale[self.column]) ** 2
+        return jnp.sqrt(jax.ops.segment_sum(squares, self.row, self.shape[0]))
 
 
 Matrix: TypeAlias = jax.Array | SparseMatrix | LinearOperator
+
+
+# What solvers take: also a BCOO matrix, whose module takes long to import.
+MatrixLike: TypeAlias = "jax.typing.ArrayLike | LinearOperator | JAXSparse"
 
 
 def times(matrix: Matrix, vector: jax.Array) -> jax.Array:
@@ -177,9 +181,8 @@ def any_system(key: jax.Array, matrix: Any, target: Any) -> tuple[Matrix, jax.Ar
     data = _checks.sparse_entries("matrix", matrix)
     target = _checks.right_hand_side(target, matrix.shape)
     dtype = jnp.promote_types(data.dtype, target.dtype)
-    entries = _within(matrix.indices, data.astype(dtype), matrix.shape)
-    # Entries that were out of bounds are no longer in order.
-    return SparseMatrix(*entries, matrix.shape, False), target.astype(dtype)
+    row, column, data = _within(matrix.indices, data.astype(dtype), matrix.shape)
+    return SparseMatrix(row, column, data, matrix.shape), target.astype(dtype)
 
 
 def column_norms(matrix: Matrix) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -267,7 +270,7 @@ def _hoisted(function: Callable[..., Any], vector: Any) -> Callable[..., Any]:
     structure = jax.tree.structure(structure)
 
     def evaluate(constants: Any, vector: jax.Array) -> Any:
-        again = jax.extend.core.ClosedJaxpr(closed.jaxpr, constants)
+        again = type(closed)(closed.jaxpr, constants)
         flat = jax.extend.core.jaxpr_as_fun(again)(vector)
         return jax.tree.unflatten(structure, flat)
 

@@ -117,6 +117,11 @@ def test_least_norm_and_hidden_rows_of_entries(with_x64):
     expected = scipy.linalg.lstsq(matrix, target)[0]
     np.testing.assert_allclose(result.solution, expected, rtol=1e-9)
     assert result.rank.rank == NUM_COLUMNS - 1 and result.converged
+    # A heavy row hides the others, and is said to.
+    heavy = matrix.copy()
+    heavy[0, 0] = 1e20
+    result = sketching.preconditioned(KEY, entries_of(heavy), target, method="sketch")
+    assert not result.converged and result.rank.is_ambiguous
     # Plain iterations give some solution.
     result = sketching.preconditioned(KEY, entries_of(matrix), target, method="columns")
     assert result.converged

@@ -17,10 +17,12 @@ from jaxwgc.sketching._operators import (
 )
 from jaxwgc.sketching._row_blocks import DenseRows, RidgedRows, ridge_rows
 from jaxwgc.sketching._scores._numerical_rank import NumericalRank, rank_of
-from jaxwgc.sketching._scores._unequal_rows import is_lost
+from jaxwgc.sketching._scores._unequal_rows import count_seeing, is_lost, may_be_lost
 
 # At a time in a QR factorisation.
 _BLOCK_ROWS = 256
+# The estimate of a square is off by a factor of a hundred once in a billion times.
+_NUM_NULL_VECTORS = 8
 
 
 class Orthonormaliser(NamedTuple):
@@ -100,11 +102,28 @@ class Orthonormaliser(NamedTuple):
         """
         if isinstance(matrix, LinearOperator):
             return self, jnp.bool_(False)
-        rows = matrix if isinstance(matrix, SparseMatrix) else DenseRows(matrix)
-        lost = is_lost(rows, lambda rows: rows * self.scale, self.vectors, rcond)
+        if isinstance(matrix, SparseMatrix):
+            lost = lax.cond(
+                may_be_lost(self.vectors, rcond),
+                lambda: self._count_seeing(matrix) > 0,
+                lambda: jnp.bool_(False),
+            )
+        else:
+            rows = DenseRows(matrix)
+            lost = is_lost(rows, lambda rows: rows * self.scale, self.vectors, rcond)
         is_ambiguous = self.rank.is_ambiguous | lost
         rank = self.rank._replace(is_ambiguous=is_ambiguous)
         return self._replace(rank=rank), lost
+
+    def _count_seeing(self, matrix: SparseMatrix) -> jax.Array:
+        """Counts rows in directions that were cut off, in time of the entries.
+
+        Their squares there are estimated by some random directions.
+        """
+        keys = jax.random.split(jax.random.key(0), _NUM_NULL_VECTORS)
+        vectors = jax.vmap(self.null_vector)(keys) * self.scale
+        images = jax.vmap(matrix.matvec)(vectors).T / _NUM_NULL_VECTORS**0.5
+        return count_seeing(matrix.row_norms(self.scale)[:, None], images)
 
     def shortest(self, solution: jax.Array) -> jax.Array:
         """Returns a solution without its part in the null space of X.

@@ -1,6 +1,7 @@
 """Least squares by conjugate gradients with a preconditioner that nearly solves it."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from jaxwgc.sketching._embeddings._sparse_embeddings import sparse_sign
 from jaxwgc.sketching._operators import (
     LinearOperator,
     Matrix,
+    MatrixLike,
     SparseMatrix,
     any_system,
     sketched,
@@ -45,7 +47,7 @@ _MAX_ITERATIONS, _MAX_SLOW_ITERATIONS = 49, 999
 
 def preconditioned(
     key: jax.Array,
-    matrix: jax.typing.ArrayLike | LinearOperator,
+    matrix: MatrixLike,
     target: jax.typing.ArrayLike,
     sketch_size: int | None = None,
     embedding: EmbeddingLike = sparse_sign,
@@ -172,21 +174,21 @@ def preconditioned(
       which is that of Karlson and Waldén.
     """
     _validation.check_key(key)
-    matrix, target = any_system(key, matrix, target)
-    is_array = isinstance(matrix, jax.Array)
-    num_rows, num_columns = matrix.shape
+    linear_map, target = any_system(key, matrix, target)
+    is_array = isinstance(linear_map, jax.Array)
+    num_rows, num_columns = linear_map.shape
     _validation.check_choice("method", method, METHODS)
-    eps = float(jnp.finfo(matrix.dtype).eps)
-    tolerance = _checks.stopping_tolerance(tolerance, 4 * eps, matrix.dtype)
+    eps = float(jnp.finfo(linear_map.dtype).eps)
+    tolerance = _checks.stopping_tolerance(tolerance, 4 * eps, linear_map.dtype)
     target, rcond = _checks.with_cutoff(
-        target, rcond, _checks.solver_cutoff, matrix.shape
+        target, rcond, _checks.solver_cutoff, linear_map.shape
     )
-    regulariser = _checks.regulariser(ridge, matrix.dtype)
+    regulariser = _checks.regulariser(ridge, linear_map.dtype)
     if sketch_size is None:
         sketch_size = _SKETCH_ROWS_PER_COLUMN * num_columns
-    sketch_size = _checks.sketch_size(sketch_size, matrix.shape)
+    sketch_size = _checks.sketch_size(sketch_size, linear_map.shape)
     if not is_array:
-        method = _method_without_rows(method, matrix, sketch_size)
+        method = _method_without_rows(method, linear_map, sketch_size)
     elif method == "columns":
         raise ValueError(
             "method must not be 'columns' for an array, which has better ones; got it"
@@ -207,7 +209,7 @@ def preconditioned(
     max_iterations = _validation.check_int("max_iterations", max_iterations, minimum=0)
     embedding = embed(embedding, key, sketch_size, num_rows)
     return _solve(
-        matrix,
+        linear_map,
         target,
         embedding if method == "sketch" else None,
         regulariser,
@@ -259,9 +261,12 @@ def _solve(
         factors = from_columns(constant, root)
     else:
         if method == "gram":
+            assert isinstance(constant, jax.Array)
             factors = from_gram(constant, root, rcond)
         else:
-            small = constant if embedding is None else sketched(constant, embedding)
+            small: Any = constant
+            if embedding is not None:
+                small = sketched(constant, embedding)
             factors = from_factors(small, root, rcond)
         factors, are_hidden = factors.beside(constant, rcond)
         is_complete = ~are_hidden

@@ -7,7 +7,12 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxwgc._arrays import product
-from jaxwgc.sketching._operators import Matrix, residual_products, times
+from jaxwgc.sketching._operators import (
+    Matrix,
+    residual_products,
+    times,
+    transposed_times,
+)
 from jaxwgc.sketching._solvers._orthonormalisers import ColumnScaling, Orthonormaliser
 from jaxwgc.sketching._solvers._solution import record
 
@@ -32,6 +37,8 @@ class _Correction(NamedTuple):
     squared: jax.Array
     iteration: jax.Array
     history: jax.Array
+    # Of a matrix whose products are two passes anyway: y - Xθ and the rest of a ridge.
+    residual: tuple[jax.Array, jax.Array] | None
 
 
 class Refinement(NamedTuple):
@@ -73,6 +80,9 @@ class Refinement(NamedTuple):
         """
         unit = float(jnp.finfo(state.solution.dtype).eps)
         bound = unit * jnp.sum(state.in_range**2)
+        if isinstance(self.factors, ColumnScaling):
+            # So many steps are needed that nothing that they have found may be lost.
+            bound = 0 * bound
 
         def is_open(correction: _Correction) -> jax.Array:
             now = state._replace(
@@ -94,6 +104,7 @@ class Refinement(NamedTuple):
                 squared=state.squared,
                 iteration=state.iteration,
                 history=state.history,
+                residual=self._residual(state.solution),
             ),
         )
         scale = self.factors.scale
@@ -104,10 +115,24 @@ class Refinement(NamedTuple):
     def _step(self, state: _Correction) -> _Correction:
         """Takes a step of conjugate gradients, which updates the residual."""
         direction = self.factors.direction(state.search)
-        gradient, curvature = self._products(jnp.zeros_like(self.target), direction)
         energy = jnp.sum(state.in_range**2)
-        size = energy / jnp.where(curvature > 0, curvature, jnp.inf)
-        in_range = state.in_range + size * self.factors.in_range(gradient)
+        residual = state.residual
+        if residual is None:
+            change, curvature = self._products(jnp.zeros_like(self.target), direction)
+            size = energy / jnp.where(curvature > 0, curvature, jnp.inf)
+            in_range = state.in_range + size * self.factors.in_range(change)
+        else:
+            # As accurate as LSQR, which an updated gradient is not.
+            scale = self.factors.scale
+            image = times(self.matrix, scale * direction), self.root * direction
+            curvature = sum(jnp.sum(part**2) for part in image)
+            size = energy / jnp.where(curvature > 0, curvature, jnp.inf)
+            upper, lower = (own - size * moved for own, moved in zip(residual, image))
+            residual = upper, lower
+            gradient = scale * transposed_times(self.matrix, upper) + self.root * lower
+            if self.offset is not None:
+                gradient = gradient - self.offset
+            in_range = self.factors.in_range(gradient)
         conjugation = jnp.sum(in_range**2) / jnp.where(energy > 0, energy, 1)
         # Near zero it is a difference of larger numbers.
         squared = jnp.maximum(state.squared - size * energy, 0)
@@ -119,7 +144,15 @@ class Refinement(NamedTuple):
             squared=squared,
             iteration=iteration,
             history=record(state.history, iteration, jnp.sqrt(squared)),
+            residual=residual,
         )
+
+    def _residual(self, solution: jax.Array) -> tuple[jax.Array, jax.Array] | None:
+        """Returns y - Xθ and -√ridge θ, or None for an array, read once a step."""
+        if isinstance(self.matrix, jax.Array):
+            return None
+        image = times(self.matrix, self.factors.scale * solution)
+        return self.target - image, -(self.root * solution)
 
     def _state(
         self, solution: jax.Array, iteration: jax.Array, history: jax.Array

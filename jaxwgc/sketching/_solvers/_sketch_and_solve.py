@@ -12,6 +12,7 @@ from jaxwgc.sketching._embeddings._sparse_embeddings import sparse_sign
 from jaxwgc.sketching._operators import (
     LinearOperator,
     Matrix,
+    MatrixLike,
     any_system,
     sketched,
     times,
@@ -23,7 +24,7 @@ from jaxwgc.sketching._solvers._solution import Solution, every_target
 
 def sketch_and_solve(
     key: jax.Array,
-    matrix: jax.typing.ArrayLike | LinearOperator,
+    matrix: MatrixLike,
     target: jax.typing.ArrayLike,
     sketch_size: int,
     embedding: EmbeddingLike = sparse_sign,
@@ -87,16 +88,16 @@ def sketch_and_solve(
       section 2.
     """
     _validation.check_key(key)
-    matrix, target = any_system(key, matrix, target)
-    if isinstance(matrix, LinearOperator) and matrix.sketch is None:
+    linear_map, target = any_system(key, matrix, target)
+    if isinstance(linear_map, LinearOperator) and linear_map.sketch is None:
         raise ValueError("operator.sketch must be given here; got None")
-    sketch_size = _checks.sketch_size(sketch_size, matrix.shape)
+    sketch_size = _checks.sketch_size(sketch_size, linear_map.shape)
     target, rcond = _checks.with_cutoff(
-        target, rcond, _checks.solver_cutoff, matrix.shape
+        target, rcond, _checks.solver_cutoff, linear_map.shape
     )
-    regulariser = _checks.regulariser(ridge, matrix.dtype)
-    embedding = embed(embedding, key, sketch_size, matrix.shape[0])
-    return _solve(matrix, target, embedding, regulariser, rcond)
+    regulariser = _checks.regulariser(ridge, linear_map.dtype)
+    embedding = embed(embedding, key, sketch_size, linear_map.shape[0])
+    return _solve(linear_map, target, embedding, regulariser, rcond)
 
 
 @jax.jit

@@ -155,6 +155,7 @@ class _Stream:
         """Returns a small matrix of all rows, and remembers what they are like."""
         total: Any = None
         factor = None
+        chunk: Any = None
         for index, (chunk, size) in enumerate(_chunks(self._pairs)):
             if total is None and factor is None:
                 p, num_columns = self.num_columns, chunk.shape[1]
@@ -215,6 +216,7 @@ class _Stream:
                 "blocks() must be an iterable of pairs of arrays; got "
                 f"{type(iterable).__name__}"
             )
+        joined = None
         for index, block in enumerate(iterable):
             if not isinstance(block, tuple | list) or len(block) != 2:
                 raise TypeError(
@@ -248,7 +250,10 @@ class _Stream:
                     f"block {index}"
                 )
             target = target[:, None] if self.is_vector else target
-            joined = np.empty((len(rows), rows.shape[1] + target.shape[1]), self._dtype)
+            shape = len(rows), rows.shape[1] + target.shape[1]
+            # One array again and again: new ones cost as much as what is done to them.
+            if joined is None or joined.shape != shape:
+                joined = np.empty(shape, self._dtype)
             with np.errstate(over="ignore"):
                 joined[:, : rows.shape[1]] = rows
                 joined[:, rows.shape[1] :] = target
@@ -377,12 +382,23 @@ def _fingerprint(chunk: jax.Array) -> jax.Array:
 
     Of tenth roots of rows: a difference in size shows, but no row hides the others.
     """
-    weights = [np.cos(np.arange(size)) for size in chunk.shape]
-    values = product(chunk, jnp.asarray(weights[1], chunk.dtype))
+    return _scaled(sum_over_blocks(_fingerprint_of, chunk, _weights(chunk)))
+
+
+def _weights(chunk: jax.Array) -> jax.Array:
+    return jnp.asarray(np.cos(np.arange(chunk.shape[0])), chunk.dtype)
+
+
+def _fingerprint_of(rows: jax.Array, weights: jax.Array) -> jax.Array:
+    columns = jnp.asarray(np.cos(np.arange(rows.shape[1])), rows.dtype)
+    values = product(rows, columns[:, None])[:, 0]
     roots = jnp.sign(values) * jnp.abs(values) ** 0.1
     roots = jnp.where(jnp.isfinite(values), roots, jnp.nan)
-    sums = roots * jnp.asarray(weights[0], chunk.dtype)
-    return jnp.stack([jnp.sum(sums), jnp.linalg.norm(roots)])
+    return jnp.stack([jnp.sum(roots * weights), jnp.sum(roots**2)])
+
+
+def _scaled(sums: jax.Array) -> jax.Array:
+    return jnp.stack([sums[0], jnp.sqrt(sums[1])])
 
 
 @jax.jit
@@ -391,20 +407,21 @@ def _chunk_products(
 ) -> tuple[list[jax.Array], jax.Array]:
     p, num_systems = solution.shape
 
-    def products(rows: jax.Array) -> list[jax.Array]:
-        rows, target = rows[:, :p], rows[:, p:]
+    def products(joined: jax.Array, weights: jax.Array) -> list[jax.Array]:
+        rows, target = joined[:, :p], joined[:, p:]
         images = product(rows, jnp.concatenate([solution, direction], axis=1))
         residual, moved = target - images[:, :num_systems], images[:, num_systems:]
         pulled = product(rows.T, jnp.concatenate([residual, moved], axis=1))
-        squares = [jnp.sum(part**2, axis=0) for part in (residual, moved)]
         return [
             pulled[:, :num_systems],
-            squares[0],
+            jnp.sum(residual**2, axis=0),
             pulled[:, num_systems:],
-            squares[1],
+            jnp.sum(moved**2, axis=0),
+            _fingerprint_of(joined, weights),
         ]
 
-    return sum_over_blocks(products, chunk), _fingerprint(chunk)
+    *parts, fingerprint = sum_over_blocks(products, chunk, _weights(chunk))
+    return parts, _scaled(fingerprint)
 
 
 def _start(
