@@ -313,7 +313,7 @@ def test_ridge_of_sketches(with_x64, shape, refresh):
     matrix, target = (part[: shape[0]] for part in system())
     ridge = 0.5
 
-    def closed_form(matrix, target):
+    def closed_form(matrix, target, ridge=ridge):
         normal = matrix.T @ matrix + ridge * np.eye(NUM_COLUMNS)
         return np.linalg.solve(normal, matrix.T @ target)
 
@@ -338,7 +338,5 @@ def test_ridge_of_sketches(with_x64, shape, refresh):
         result = solve(jnp.asarray, ridge=ridge, num_inner_steps=400)
         np.testing.assert_allclose(result.solution, expected, rtol=1e-5)
         slope = jax.grad(lambda ridge: jnp.sum(solve(ridge=ridge).solution))(ridge)
-        ends = []
-        for ridge in (0.4999, 0.5001):
-            ends.append(np.sum(closed_form(matrix, target)))
+        ends = [closed_form(matrix, target, near).sum() for near in (0.4999, 0.5001)]
         np.testing.assert_allclose(slope, (ends[1] - ends[0]) / 2e-4, rtol=1e-4)
