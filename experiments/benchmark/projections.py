@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
+import scipy.sparse
+from jax.experimental import sparse
 from sklearn.random_projection import GaussianRandomProjection, SparseRandomProjection
 
 from experiments.runner.study import Once, Study, timed
@@ -15,6 +17,9 @@ from experiments.runner.timing import median_seconds
 from jaxwgc import sketching
 
 NUM_ROWS, NUM_COLUMNS, SKETCH_SIZE, NUM_SEEDS = 50_000, 25, 400, 10
+# Of sparse input, and our embeddings that take it.
+DENSITY = 0.05
+SPARSE = ("sparse_sign", "count_sketch")
 OURS = ("gaussian", "rademacher", "srht", "sparse_sign", "count_sketch")
 
 # make(seed, matrix): a new embedding is drawn and applied.
@@ -33,6 +38,7 @@ def study(repeats: int, seed: int, quick: bool) -> Study:
         return {
             "library": row["library"],
             "embedding": row["embedding"],
+            "input": row["input"],
             "milliseconds": f"{1e3 * row['seconds']:.3g}",
         } | {
             kind: f"{np.mean(own):.2f} / {np.max(own):.2f}"
@@ -40,7 +46,7 @@ def study(repeats: int, seed: int, quick: bool) -> Study:
         }
 
     return timed(
-        Once(rows, sizes, repeats, seeds, num_rows=8),
+        Once(rows, sizes, repeats, seeds, num_rows=12),
         f"{sizes[2]} random combinations of {sizes[0]:,} rows of {sizes[1]}, "
         f"float32: milliseconds, and distortion, mean of {len(seeds)} / worst",
         show,
@@ -68,12 +74,66 @@ def rows(sizes: tuple[int, int, int], repeats: int, seeds: range) -> Iterator:
         yield {
             "library": library,
             "embedding": name,
+            "input": "dense",
             "seconds": time,
             "distortion": {
                 kind: [distortion(sketch(seed, basis)) for seed in seeds]
                 for kind, basis in bases.items()
             },
         }
+    yield from sparse_rows(sizes, repeats, seeds)
+
+
+def sparse_rows(sizes: tuple[int, int, int], repeats: int, seeds: range) -> Iterator:
+    """Those that take a sparse matrix as it is; distortions are those of its span."""
+    num_rows, num_columns, sketch_size = sizes
+    rng = np.random.default_rng(seeds[0])
+    is_there = rng.random((num_rows, num_columns)) < DENSITY
+    entries = {
+        "Gaussian": rng.standard_normal(is_there.shape),
+        "Cauchy": rng.standard_cauchy(is_there.shape),
+    }
+    matrices = {
+        kind: scipy.sparse.csc_array((own * is_there).astype(np.float32))
+        for kind, own in entries.items()
+    }
+    inverses = {
+        kind: np.linalg.inv(np.linalg.qr(own.toarray().astype(float), mode="r"))
+        for kind, own in matrices.items()
+    }
+    given = {kind: sparse.BCOO.from_scipy_sparse(own) for kind, own in matrices.items()}
+    own = every_sketch(sketch_size, num_rows)
+    sketches = {
+        name: own[name]
+        for name in own
+        if name[0] == "SciPy" or name[1] in SPARSE or "Sparse" in name[1]
+    }
+    inputs = {name: given if name[0] == "jaxwgc" else matrices for name in sketches}
+    calls = [
+        functools.partial(sketch, seeds[0], inputs[name]["Gaussian"])
+        for name, sketch in sketches.items()
+    ]
+    seconds = median_seconds(repeats, *calls)
+    for (name, sketch), time in zip(sketches.items(), seconds, strict=True):
+        yield {
+            "library": name[0],
+            "embedding": name[1],
+            "input": "sparse",
+            "seconds": time,
+            "distortion": {
+                kind: [
+                    distortion(dense(sketch(seed, matrix)) @ inverses[kind])
+                    for seed in seeds
+                ]
+                for kind, matrix in inputs[name].items()
+            },
+        }
+
+
+def dense(sketch: Any) -> np.ndarray:
+    """Of what may be a sparse matrix of SciPy."""
+    sketch = sketch.toarray() if scipy.sparse.issparse(sketch) else sketch
+    return np.asarray(sketch, np.float64)
 
 
 def every_sketch(sketch_size: int, num_rows: int) -> dict[tuple[str, str], Sketch]:

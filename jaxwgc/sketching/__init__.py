@@ -18,6 +18,7 @@ from jaxwgc.sketching._embeddings._embedding import Embedding
 from jaxwgc.sketching._embeddings._row_sampling import row_sampling
 from jaxwgc.sketching._embeddings._sparse_embeddings import count_sketch, sparse_sign
 from jaxwgc.sketching._embeddings._srht import srht
+from jaxwgc.sketching._operators import LinearOperator
 from jaxwgc.sketching._samplers._partition import partition, partition_probabilities
 from jaxwgc.sketching._samplers._rescaling import (
     WeightedParts,
@@ -48,12 +49,14 @@ from jaxwgc.sketching._scores._rank_k_scores import (
 from jaxwgc.sketching._scores._ridge_scores import ridge_leverage_scores
 from jaxwgc.sketching._scores._sharded_scores import sharded_leverage_scores
 from jaxwgc.sketching._scores._streaming_scores import streaming_leverage_scores
+from jaxwgc.sketching._solvers._choose_ridge import RidgeChoice, choose_ridge
 from jaxwgc.sketching._solvers._iterative_hessian_sketch import iterative_hessian_sketch
 from jaxwgc.sketching._solvers._logistic_newton_sketch import logistic_newton_sketch
 from jaxwgc.sketching._solvers._newton_sketch import newton_sketch
 from jaxwgc.sketching._solvers._preconditioned import preconditioned
 from jaxwgc.sketching._solvers._sketch_and_solve import sketch_and_solve
 from jaxwgc.sketching._solvers._solution import Solution
+from jaxwgc.sketching._solvers._streaming_least_squares import streaming_least_squares
 
 # In the order of the documentation.
 __all__ = [
@@ -102,5 +105,9 @@ __all__ = [
     "iterative_hessian_sketch",
     "newton_sketch",
     "logistic_newton_sketch",
+    "LinearOperator",
+    "streaming_least_squares",
+    "choose_ridge",
+    "RidgeChoice",
     "Solution",
 ]

@@ -71,6 +71,25 @@ def finite_matrix(name: str, value: Any) -> jax.Array:
     return matrix
 
 
+def sparse_entries(name: str, matrix: Any) -> jax.Array:
+    """Returns the values of a BCOO matrix with two axes, finite where not traced."""
+    from jax.experimental import sparse
+
+    if not isinstance(matrix, sparse.BCOO):
+        raise TypeError(
+            "a sparse matrix must be a jax.experimental.sparse.BCOO; got "
+            f"{type(matrix).__name__}"
+        )
+    if matrix.n_batch or matrix.n_dense or matrix.ndim != 2:
+        raise ValueError(
+            "a sparse matrix must have two axes, both sparse; got shape "
+            f"{matrix.shape} with n_batch = {matrix.n_batch} and "
+            f"n_dense = {matrix.n_dense}"
+        )
+    check_not_empty(name, matrix.shape)
+    return finite_array(name, matrix.data)
+
+
 def check_not_empty(name: str, shape: tuple[int, ...]) -> None:
     """Checks that there is at least one row and one column."""
     if min(shape) < 1:
@@ -215,18 +234,25 @@ def check_at_most_positive(name: str, count: int, value: Any, dtype: Any) -> Non
 
 def system(matrix: Any, target: Any) -> tuple[jax.Array, jax.Array]:
     """Returns X (N, p) and y (N,) or (N, c), in one dtype."""
-    matrix, target = finite_matrix("matrix", matrix), finite_array("target", target)
+    matrix = finite_matrix("matrix", matrix)
+    target = right_hand_side(target, matrix.shape)
+    dtype = jnp.promote_types(matrix.dtype, target.dtype)
+    return matrix.astype(dtype), target.astype(dtype)
+
+
+def right_hand_side(target: Any, shape: tuple[int, ...]) -> jax.Array:
+    """Returns y (N,) or (N, c) of a matrix of that shape."""
+    target = finite_array("target", target)
     if target.ndim not in (1, 2):
         raise ValueError(f"target must have shape (N,) or (N, c); got {target.shape}")
-    if target.shape[0] != matrix.shape[0]:
+    if target.shape[0] != shape[0]:
         raise ValueError(
             "target must have as many rows as matrix; got target of shape "
-            f"{target.shape} and matrix of shape {matrix.shape}"
+            f"{target.shape} and matrix of shape {shape}"
         )
     if target.size == 0:
         raise ValueError(f"target must not be empty; got shape {target.shape}")
-    dtype = jnp.promote_types(matrix.dtype, target.dtype)
-    return matrix.astype(dtype), target.astype(dtype)
+    return target
 
 
 def sketch_size(value: Any, shape: tuple[int, ...], more: int = 0) -> int:

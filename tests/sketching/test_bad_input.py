@@ -21,6 +21,15 @@ SAMPLE = sketching.PartitionSample(
 )
 
 
+def operator(**changes):
+    """MATRIX as two functions, some of which may be spoiled."""
+    functions = {"matvec": lambda v: jnp.pad(v, (0, 16)), "rmatvec": lambda u: u[:4]}
+    return sketching.LinearOperator(**{**functions, "shape": (20, 4), **changes})
+
+
+OPERATOR = operator()
+
+
 def kernel_of(value):
     return lambda x, y: jnp.full((len(x), len(y)), value)
 
@@ -63,6 +72,8 @@ GOOD = {
         "num_columns": 3,
         "epsilon": 0.5,
     },
+    "streaming_least_squares": {"key": KEY, "blocks": lambda: [(MATRIX, TARGET)]},
+    "choose_ridge": {"matrix": MATRIX, "target": TARGET, "ridges": [1.0]},
     "sketch_and_solve": {**SYSTEM, "sketch_size": 8},
     "preconditioned": SYSTEM,
     "iterative_hessian_sketch": {**SYSTEM, "sketch_size": 16, "num_iterations": 2},
@@ -148,8 +159,13 @@ def test_keys(name, argument):
 @pytest.mark.parametrize(
     "name",
     [
-        *(name for name, _ in taking("matrix") if name != "iterative_hessian_sketch"),
+        *(
+            name
+            for name, _ in taking("matrix")
+            if name not in ("iterative_hessian_sketch", "choose_ridge")
+        ),
         "streaming_leverage_scores",
+        "streaming_least_squares",
     ],
 )
 def test_cutoffs(name):
@@ -304,15 +320,68 @@ WRONG_VALUES = {
         ({"embedding": sketching.srht}, "num_rows must be given for 'srht'"),
         ({"embedding": sketching.row_sampling, "coherence": 2}, "at least 3; got 2"),
     ],
-    "sketch_and_solve": [({"sketch_size": 3}, r"sketch_size must .* = 4; got 3")],
+    "sketch_and_solve": [
+        ({"sketch_size": 3}, r"sketch_size must .* = 4; got 3"),
+        ({"ridge": -1.0}, "ridge must be at least 0"),
+        ({"matrix": OPERATOR}, "operator.sketch must be given"),
+    ],
     "preconditioned": [
+        ({"method": "columns"}, "method must not be 'columns' for an array"),
+        (
+            {"matrix": OPERATOR, "method": "gram"},
+            "method must be 'sketch' or 'columns'",
+        ),
+        ({"matrix": OPERATOR, "method": "sketch"}, "without a sketch"),
+        (
+            {"matrix": operator(rmatvec=lambda u: 1.01 * u[:4])},
+            "operator.matvec and operator.rmatvec must be adjoint",
+        ),
+        ({"matrix": operator(rmatvec=lambda u: u)}, r"rmatvec must .* \(4,\) for"),
+        ({"matrix": operator(matvec=lambda v: v / 0)}, r"matvec must .* \(20,\) for"),
+        (
+            {"matrix": operator(matvec=lambda v: jnp.pad(v, (0, 16)) / 0)},
+            "operator must be finite",
+        ),
+        ({"matrix": operator(shape=(20,))}, r"operator.shape must be \(N, p\)"),
+        (
+            {"matrix": operator(shape=(20, 0))},
+            r"operator.shape\[1\] must be at least 1",
+        ),
+        (
+            {"matrix": operator(sketch=lambda S: jnp.ones((5, 5)))},
+            r"operator.sketch must have shape \(m, p\) = \(32, 4\)",
+        ),
         ({"sketch_size": 3}, r"sketch_size must be at least .* = 4; got 3"),
         ({"method": "qr"}, "method must be one of"),
         ({"ridge": np.inf}, "ridge must be finite"),
         ({"tolerance": -1.0}, "tolerance must be at least 0"),
         ({"max_iterations": -1}, "max_iterations must be at least 0"),
     ],
+    "streaming_least_squares": [
+        ({"blocks": lambda: []}, "blocks must have at least one row"),
+        ({"blocks": lambda: [(TARGET, MATRIX)]}, r"got \(20,\) and .* in block 0"),
+        ({"blocks": lambda: [(MATRIX, TARGET[1:])]}, r"and \(19,\) in block 0"),
+        ({"blocks": lambda: [(MATRIX[:, :0], TARGET)]}, "at least one column"),
+        (
+            {"blocks": lambda: [(MATRIX, TARGET), (MATRIX[:, 1:], TARGET)]},
+            r"same columns; .* \(20, 3\) and \(20,\) in block 1",
+        ),
+        (
+            {"blocks": lambda: [(MATRIX, TARGET), (MATRIX, TARGET / 0)]},
+            "must be finite; .* in row 0 of block 1",
+        ),
+        ({"sketch_size": 3}, r"sketch_size must be at least .* = 4; got 3"),
+        ({"ridge": -1.0}, "ridge must be at least 0"),
+        ({"tolerance": -1.0}, "tolerance must be at least 0"),
+        ({"max_passes": 1}, "max_passes must be at least 2"),
+    ],
+    "choose_ridge": [
+        ({"ridges": [1.0, -1.0]}, r"not negative; got ridges\[1\] = -1"),
+        ({"ridges": 1.0}, r"ridges must have shape \(num_ridges,\)"),
+        ({"criterion": "cv"}, "criterion must be one of"),
+    ],
     "iterative_hessian_sketch": [
+        ({"ridge": -1.0}, "ridge must be at least 0"),
         ({"sketch_size": 7}, r"sketch_size must be at least .* = 8; got 7"),
         ({"step_size": 0.0}, "step_size must be positive"),
         ({"refresh": False, "projection": jnp.abs}, "refresh must be True"),
@@ -336,6 +405,18 @@ WRONG_VALUES = {
     ],
 }
 WRONG_TYPES = {
+    "preconditioned": [
+        ({"ridge": "1"}, "ridge must be a real scalar"),
+        ({"matrix": operator(dtype=complex)}, "operator.dtype must be float32 or"),
+        ({"matrix": operator(rmatvec=None)}, "operator.rmatvec must be a function"),
+    ],
+    "streaming_least_squares": [
+        ({"blocks": [(MATRIX, TARGET)]}, "blocks must be a function .* got list"),
+        ({"blocks": lambda: MATRIX[0, 0]}, r"blocks\(\) must be an iterable of pairs"),
+        ({"blocks": lambda: [MATRIX]}, "must be a pair .* got block 0 of ndarray"),
+        ({"blocks": lambda: [(MATRIX * 1j, TARGET)]}, "every block must be real"),
+        ({"progress": 1}, "progress must be a function"),
+    ],
     "approximate_leverage_scores": [({"epsilon": "0.5"}, "epsilon must be a real sc")],
     "ridge_leverage_scores": [({"ridge": "1"}, "ridge must be a real scalar")],
     "lewis_weights": [({"p": "2"}, "p must be a real scalar")],
@@ -365,7 +446,6 @@ WRONG_TYPES = {
         ({"embedding": "gaussian"}, "embedding must be one of"),
         ({"delta": "a"}, "delta must be a real scalar"),
     ],
-    "preconditioned": [({"ridge": "1"}, "ridge must be a real scalar")],
     "iterative_hessian_sketch": [({"projection": "box"}, "projection must be a func")],
     "newton_sketch": [
         ({"loss": 1.0}, "loss must be a function"),
@@ -446,10 +526,12 @@ BCSR = sparse.BCSR((ENTRIES, ORDER[:5], ORDER), shape=(5, 5))
 
 
 def test_sparse_matrices():
-    # With an entry a row, they have arrays of as many rows as the matrix.
-    for matrix, kind in ((BCOO, "BCOO"), (BCSR, "BCSR")):
-        with pytest.raises(TypeError, match=f"tree must have dense .* {kind}"):
-            sketching.count_sketch(**EMBEDDING) @ {"x": matrix}
+    for make, matrix, message in (
+        (sketching.count_sketch, BCSR, "BCOO; got BCSR"),
+        (sketching.gaussian, BCOO, "embedding must be count_sketch, .* got _Gaussian"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            make(**EMBEDDING) @ {"x": matrix}
     columns = ENTRIES[:, None]
     for matrix, error, message in [
         (BCSR, TypeError, "BCOO; got BCSR"),
@@ -461,6 +543,7 @@ def test_sparse_matrices():
         (sparse.BCOO((ENTRIES, ORDER[:5, None]), shape=(5,)), ValueError, "two axes"),
     ]:
         check_refusal("leverage_scores", {"matrix": matrix}, error, message)
+        check_refusal("preconditioned", {"matrix": matrix}, error, message)
     changes = {"matrix": BCOO, "method": "svd"}
     message = 'method must be "auto" or "gram"'
     check_refusal("leverage_scores", changes, ValueError, message)

@@ -304,3 +304,39 @@ def test_small_sketches_by_default():
     matrix = np.random.default_rng(0).normal(size=(50, 4))
     result = sketching.sketch_and_solve(jax.random.key(0), matrix, matrix[:, 0], 4)
     np.testing.assert_allclose(result.solution, [1, 0, 0, 0], atol=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(NUM_ROWS, NUM_COLUMNS), (8, NUM_COLUMNS)])
+@pytest.mark.parametrize("refresh", [True, False])
+def test_ridge_of_sketches(with_x64, shape, refresh):
+    """On the sketched system exactly, and by iterations as on the whole."""
+    matrix, target = (part[: shape[0]] for part in system())
+    ridge = 0.5
+
+    def closed_form(matrix, target, ridge=ridge):
+        normal = matrix.T @ matrix + ridge * np.eye(NUM_COLUMNS)
+        return np.linalg.solve(normal, matrix.T @ target)
+
+    embedding = gaussian(KEY, 200, shape[0])
+    result = sketching.sketch_and_solve(
+        KEY, matrix, target, 200, embedding, ridge=ridge
+    )
+    small = embedding @ (jnp.asarray(matrix), jnp.asarray(target))
+    np.testing.assert_allclose(result.solution, closed_form(*small), rtol=1e-9)
+    residual = np.sum((target - matrix @ result.solution) ** 2)
+    minimised = residual + ridge * np.sum(np.square(result.solution))
+    np.testing.assert_allclose(result.residual_history[-1] ** 2, minimised, rtol=1e-9)
+    solve = functools.partial(
+        sketching.iterative_hessian_sketch, KEY, matrix, target, 200, 60
+    )
+    result = jax.jit(lambda ridge: solve(refresh=refresh, ridge=ridge))(ridge)
+    expected = closed_form(matrix, target)
+    np.testing.assert_allclose(result.solution, expected, rtol=1e-6)
+    assert result.converged
+    if refresh:
+        # Over the whole space, a projection that does nothing.
+        result = solve(jnp.asarray, ridge=ridge, num_inner_steps=400)
+        np.testing.assert_allclose(result.solution, expected, rtol=1e-5)
+        slope = jax.grad(lambda ridge: jnp.sum(solve(ridge=ridge).solution))(ridge)
+        ends = [closed_form(matrix, target, near).sum() for near in (0.4999, 0.5001)]
+        np.testing.assert_allclose(slope, (ends[1] - ends[0]) / 2e-4, rtol=1e-4)

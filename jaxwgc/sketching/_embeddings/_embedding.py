@@ -48,25 +48,29 @@ class Embedding(abc.ABC):
 
         Args:
           tree: a pytree; leaves (num_rows, ...), real or complex. Integers and bools
-            become the default float dtype, float16 and bfloat16 become float32.
+            become the default float dtype, float16 and bfloat16 become float32. A leaf
+            may be a real BCOO matrix (num_rows, p), to which `count_sketch`,
+            `sparse_sign` and `row_sampling` are applied in time of its entries.
 
         Returns:
-          A pytree of the same structure, leaves (sketch_size, ...).
+          A pytree of the same structure, leaves (sketch_size, ...), all dense.
 
         Raises:
           ValueError: where a leaf has another leading axis.
-          TypeError: for anything but arrays of numbers; so for a sparse matrix, whose
-            own arrays are no rows of it.
+          TypeError: for anything but arrays of numbers; for a sparse matrix that is no
+            BCOO, or with an embedding whose entries are dense.
         """
-        for leaf in jax.tree.leaves(tree, is_leaf=_checks.is_sparse):
-            if _checks.is_sparse(leaf):
-                raise TypeError(
-                    "tree must have dense arrays; got a sparse one, "
-                    f"{type(leaf).__name__} of shape {leaf.shape}: take its todense()"
-                )
         _validation.check_key(self.key, "embedding.key")
-        _validation.check_leading_axis("tree", tree, self.num_rows, "num_rows")
-        return _apply(self, jax.tree.map(_number_array, tree))
+        leaves, structure = jax.tree.flatten(tree, is_leaf=_checks.is_sparse)
+        arrays = jax.tree.unflatten(structure, [_number_array(leaf) for leaf in leaves])
+        # The entries of a sparse matrix count as one array.
+        shapes = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype),
+            arrays,
+            is_leaf=_checks.is_sparse,
+        )
+        _validation.check_leading_axis("tree", shapes, self.num_rows, "num_rows")
+        return _apply(self, arrays)
 
     def __matmul__(self, tree: Any) -> Any:
         """Returns `embedding.apply(tree)`."""
@@ -87,6 +91,14 @@ class Embedding(abc.ABC):
     @abc.abstractmethod
     def _apply_to_columns(self, arrays: list[jax.Array]) -> list[jax.Array]:
         """Returns S times each of several real matrices (num_rows, any)."""
+
+    def _apply_to_entries(self, entries: Any, num_columns: int) -> jax.Array:
+        """Returns S times a sparse matrix: rows, columns and values of its entries."""
+        del entries, num_columns
+        raise TypeError(
+            "embedding must be count_sketch, sparse_sign or row_sampling for a sparse "
+            f"matrix, others would fill it up; got {type(self).__name__}"
+        )
 
     @abc.abstractmethod
     def _matrix(self, dtype: Any) -> jax.Array:
@@ -140,12 +152,42 @@ def random_signs(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 @jax.jit
 def _apply(embedding: Embedding, tree: Any) -> Any:
-    leaves, structure = jax.tree.flatten(tree)
-    columns = [_to_columns(leaf) for leaf in leaves]
-    sketches = embedding._apply_to_columns(columns)
+    leaves, structure = jax.tree.flatten(tree, is_leaf=_checks.is_sparse)
+    columns = [_to_columns(leaf) for leaf in leaves if not _checks.is_sparse(leaf)]
+    sketches = iter(embedding._apply_to_columns(columns) if columns else ())
     return jax.tree.unflatten(
-        structure, [_from_columns(*pair) for pair in zip(sketches, leaves)]
+        structure,
+        [
+            _of_sparse(embedding, leaf)
+            if _checks.is_sparse(leaf)
+            else _from_columns(next(sketches), leaf)
+            for leaf in leaves
+        ],
     )
+
+
+def _of_sparse(embedding: Embedding, matrix: Any) -> jax.Array:
+    # As unsigned, so that negative indices are out of bounds as well.
+    row, column = matrix.indices.T.astype(jnp.uint32)
+    entries = row, column, matrix.data
+    return embedding._apply_to_entries(entries, matrix.shape[1])
+
+
+def bucket_entries(
+    entries: Any, buckets: jax.Array, factors: jax.Array, shape: tuple[int, int]
+) -> jax.Array:
+    """Adds entries, times the factors of their rows, to the buckets of their rows.
+
+    Once for each row of `buckets` and `factors`, which are (k, N). What is out of
+    bounds, in the entries and in buckets, is dropped.
+    """
+    row, column, data = entries
+    total = jnp.zeros(shape, data.dtype)
+    for bucket, factor in zip(buckets, factors.astype(data.dtype)):
+        factor = factor.at[row].get(mode="fill", fill_value=0)
+        bucket = bucket.at[row].get(mode="fill", fill_value=shape[0])
+        total = total.at[bucket, column].add(data * factor, mode="drop")
+    return total
 
 
 @functools.partial(jax.jit, static_argnames="dtype")
@@ -153,7 +195,10 @@ def _matrix(embedding: Embedding, dtype: Any) -> jax.Array:
     return embedding._matrix(dtype)
 
 
-def _number_array(leaf: Any) -> jax.Array:
+def _number_array(leaf: Any) -> Any:
+    if _checks.is_sparse(leaf):
+        data = _checks.sparse_entries("tree", leaf)
+        return type(leaf)((data, leaf.indices), shape=leaf.shape)
     if np.iscomplexobj(leaf):
         return jnp.asarray(leaf)
     return _checks.float_array("tree", leaf)

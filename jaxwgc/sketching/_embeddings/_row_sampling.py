@@ -7,7 +7,11 @@ import jax.numpy as jnp
 
 from jaxwgc import _validation
 from jaxwgc.sketching import _checks
-from jaxwgc.sketching._embeddings._embedding import Embedding, check_sizes
+from jaxwgc.sketching._embeddings._embedding import (
+    Embedding,
+    bucket_entries,
+    check_sizes,
+)
 from jaxwgc.sketching._samplers._sample_rows import RowSample, sample_rows
 
 
@@ -80,6 +84,18 @@ class _RowEmbedding(Embedding):
             )
             for array in arrays
         ]
+
+    def _apply_to_entries(self, entries: Any, num_columns: int) -> jax.Array:
+        sample = self._draw()
+        slots = jnp.arange(sample.indices.shape[0])
+        # Slots that were left over are of no row, and rows not drawn go nowhere.
+        indices = jnp.where(sample.scale != 0, sample.indices, self.num_rows)
+        bucket = jnp.full(self.num_rows, self.sketch_size)
+        bucket = bucket.at[indices].set(slots, mode="drop")
+        scale = jnp.zeros(self.num_rows, sample.scale.dtype)
+        scale = scale.at[indices].set(sample.scale, mode="drop")
+        shape = self.sketch_size, num_columns
+        return bucket_entries(entries, bucket[None], scale[None], shape)
 
     def _matrix(self, dtype: Any) -> jax.Array:
         sample = self._draw()

@@ -9,7 +9,12 @@ from jax import lax
 
 from jaxwgc import _validation
 from jaxwgc._pytrees import Static
-from jaxwgc.sketching._embeddings._embedding import Embedding, check_sizes, random_signs
+from jaxwgc.sketching._embeddings._embedding import (
+    Embedding,
+    bucket_entries,
+    check_sizes,
+    random_signs,
+)
 from jaxwgc.sketching._row_blocks import fold_blocks
 
 # Rows that are summed up one after the other.
@@ -113,6 +118,12 @@ class _SparseEmbedding(Embedding):
             / jnp.sqrt(jnp.asarray(self.num_nonzeros, array.dtype))
             for array in arrays
         ]
+
+    def _apply_to_entries(self, entries: Any, num_columns: int) -> jax.Array:
+        buckets, signs = self._draw()
+        shape = self.sketch_size, num_columns
+        total = bucket_entries(entries, buckets, signs, shape)
+        return total / jnp.sqrt(jnp.asarray(self.num_nonzeros, total.dtype))
 
     def _matrix(self, dtype: Any) -> jax.Array:
         buckets, signs = self._draw()

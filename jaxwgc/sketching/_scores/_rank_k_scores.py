@@ -27,7 +27,7 @@ from jaxwgc.sketching._scores._sharded_scores import (
     over_shards,
     without_padding,
 )
-from jaxwgc.sketching._scores._sparse_scores import SparseRows, entries_of
+from jaxwgc.sketching._scores._sparse_scores import SparseRows
 from jaxwgc.sketching._scores._streamed_passes import StreamedPasses
 
 
@@ -172,7 +172,7 @@ def rank_k_leverage_scores(
     if callable(matrix):
         return _of_stream(key, matrix, rcond, sizes)
     if _checks.is_sparse(matrix):
-        data = entries_of(matrix)
+        data = _checks.sparse_entries("matrix", matrix)
         _check_rank(rank, matrix.shape)
         data, rcond = _checks.with_cutoff(data, rcond, shape=matrix.shape)
         return _of_sparse(

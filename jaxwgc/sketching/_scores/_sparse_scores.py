@@ -24,30 +24,11 @@ def sparse_leverage_scores(
     matrix: Any, rcond: jax.typing.ArrayLike | None
 ) -> jax.Array:
     """Returns `leverage_scores` of a BCOO matrix, by `"gram"`."""
-    data = entries_of(matrix)
+    data = _checks.sparse_entries("matrix", matrix)
     data, rcond = _checks.with_cutoff(data, rcond, shape=matrix.shape)
     return _sparse_scores(
         matrix.indices, data, rcond, matrix.shape, matrix.indices_sorted
     )
-
-
-def entries_of(matrix: Any) -> jax.Array:
-    """Returns the values of a BCOO matrix of two axes, finite where they are known."""
-    from jax.experimental import sparse
-
-    if not isinstance(matrix, sparse.BCOO):
-        raise TypeError(
-            "a sparse matrix must be a jax.experimental.sparse.BCOO; got "
-            f"{type(matrix).__name__}"
-        )
-    if matrix.n_batch or matrix.n_dense or matrix.ndim != 2:
-        raise ValueError(
-            "a sparse matrix must have two axes, both sparse; got shape "
-            f"{matrix.shape} with n_batch = {matrix.n_batch} and "
-            f"n_dense = {matrix.n_dense}"
-        )
-    _checks.check_not_empty("matrix", matrix.shape)
-    return _checks.finite_array("matrix", matrix.data)
 
 
 @functools.partial(jax.jit, static_argnames=("shape", "is_sorted"))

@@ -39,11 +39,8 @@ def is_lost(
       rcond: the cut-off.
       num_seeing: how many rows see what was cut off; infinity where nobody has counted.
     """
-    dtype = row_basis.dtype
-    rank = jnp.sum(jnp.any(row_basis != 0, axis=0))
-    is_by_rounding = rcond <= rank_cutoff(row_basis.shape, dtype)
-    may_be = (rank < min(row_basis.shape)) & is_by_rounding
-    num_seeing = jnp.asarray(num_seeing, dtype)
+    may_be = may_be_lost(row_basis, rcond)
+    num_seeing = jnp.asarray(num_seeing, row_basis.dtype)
 
     def look() -> jax.Array:
         def count(block: jax.Array) -> jax.Array:
@@ -55,6 +52,13 @@ def is_lost(
 
     is_open = may_be & jnp.isinf(num_seeing)
     return may_be & (lax.cond(is_open, look, lambda: num_seeing) > 0)
+
+
+def may_be_lost(row_basis: jax.Array, rcond: jax.Array | float) -> jax.Array:
+    """Returns whether directions were cut off, and by rounding."""
+    rank = jnp.sum(jnp.any(row_basis != 0, axis=0))
+    is_by_rounding = rcond <= rank_cutoff(row_basis.shape, row_basis.dtype)
+    return (rank < min(row_basis.shape)) & is_by_rounding
 
 
 def count_seeing(rows: jax.Array, image: jax.Array) -> jax.Array:

@@ -4,20 +4,23 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxwgc._arrays import inverse_power_of_two, product
-from jaxwgc.sketching._solvers._orthonormalisers import Orthonormaliser
+from jaxwgc._arrays import inverse_power_of_two
+from jaxwgc.sketching._operators import Matrix, change_of, times, transposed_times
+from jaxwgc.sketching._solvers._orthonormalisers import ColumnScaling, Orthonormaliser
 from jaxwgc.sketching._solvers._refinement import Refinement
 
 _MAX_ITERATIONS = 99
+# With the scales of columns for all preconditioning.
+_MAX_SLOW_ITERATIONS = 999
 
 
 @jax.custom_jvp
 def implicit_solution(
     solution: jax.Array,
-    matrix: jax.Array,
+    matrix: Matrix,
     target: jax.Array,
     ridge: jax.Array | None,
-    factors: Orthonormaliser,
+    factors: Orthonormaliser | ColumnScaling,
 ) -> jax.Array:
     """Returns `solution`, the shortest θ of Xᵀ(y - Xθ) = ridge θ, with its derivative.
 
@@ -40,9 +43,10 @@ def _implicit_solution_jvp(primals, tangents):
     solution = implicit_solution(*primals)
     _, matrix, target, ridge, factors = primals
     _, matrix_change, target_change, ridge_change, _ = tangents
-    residual = target - product(matrix, solution)
-    right_hand_side = target_change - product(matrix_change, solution)
-    offset = -product(residual, matrix_change)
+    residual = target - times(matrix, solution)
+    moved = change_of(times, matrix, matrix_change, solution)
+    right_hand_side = target_change - moved
+    offset = -change_of(transposed_times, matrix, matrix_change, residual)
     if ridge is not None:
         offset += ridge_change * solution
     system = matrix, ridge, factors
@@ -50,7 +54,8 @@ def _implicit_solution_jvp(primals, tangents):
 
     def of_null_space() -> jax.Array:
         image, _ = solve_augmented(*system, jnp.zeros_like(target), -solution)
-        pulled = product(_first_order(-image), matrix_change)
+        image = _first_order(-image)
+        pulled = change_of(transposed_times, matrix, matrix_change, image)
         return pulled - factors.shortest(pulled)
 
     def none() -> jax.Array:
@@ -60,9 +65,9 @@ def _implicit_solution_jvp(primals, tangents):
 
 
 def solve_augmented(
-    matrix: jax.Array,
+    matrix: Matrix,
     ridge: jax.Array | None,
-    factors: Orthonormaliser,
+    factors: Orthonormaliser | ColumnScaling,
     target: jax.Array,
     offset: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
@@ -71,10 +76,10 @@ def solve_augmented(
 
     def apply(unknowns: jax.Array) -> jax.Array:
         residual, solution = jnp.split(unknowns, [num_rows])
-        gradient = product(residual, matrix)
+        gradient = transposed_times(matrix, residual)
         if ridge is not None:
             gradient -= ridge * solution
-        return jnp.concatenate([residual + product(matrix, solution), gradient])
+        return jnp.concatenate([residual + times(matrix, solution), gradient])
 
     def solve(_, right_hand_side: jax.Array) -> jax.Array:
         target, offset = jnp.split(right_hand_side, [num_rows])
@@ -88,8 +93,10 @@ def solve_augmented(
         problem = Refinement(
             matrix, factors, root, tolerance, target * unit, offset * unit
         )
-        solution = scale * problem.solve(_MAX_ITERATIONS).solution / unit
-        residual = target - product(matrix, solution)
+        is_slow = isinstance(factors, ColumnScaling)
+        most = _MAX_SLOW_ITERATIONS if is_slow else _MAX_ITERATIONS
+        solution = scale * problem.solve(most).solution / unit
+        residual = target - times(matrix, solution)
         return jnp.concatenate([residual, solution])
 
     # One vector, since JAX transposes where all of the right-hand side is linear.

@@ -15,9 +15,9 @@ from jaxwgc.sketching import _checks
 from jaxwgc.sketching._embeddings._dense_embeddings import gaussian
 from jaxwgc.sketching._embeddings._embedding import Embedding, EmbeddingLike, embed
 from jaxwgc.sketching._gram import gram
+from jaxwgc.sketching._operators import residual_products
 from jaxwgc.sketching._solvers._implicit import implicit_solution
 from jaxwgc.sketching._solvers._orthonormalisers import Orthonormaliser, from_factors
-from jaxwgc.sketching._solvers._refinement import residual_products
 from jaxwgc.sketching._solvers._solution import Solution, every_target
 
 Projection = Callable[[jax.Array], jax.Array]
@@ -32,6 +32,7 @@ def iterative_hessian_sketch(
     projection: Projection | None = None,
     embedding: EmbeddingLike = gaussian,
     *,
+    ridge: jax.typing.ArrayLike = 0.0,
     refresh: bool = True,
     step_size: jax.typing.ArrayLike | None = None,
     num_inner_steps: int = 200,
@@ -39,6 +40,7 @@ def iterative_hessian_sketch(
 ) -> Solution:
     """Solves least squares over a convex set, by exact gradients, sketched Hessians.
 
+    With a ridge, that of ‖Xθ - y‖² + ridge ‖θ‖², whose Hessian has ridge I unsketched.
     Every iteration draws a sketch S of X and moves to the θ of the set that minimises
     ‖SX(θ - θₜ)‖² / (2 step_size) - ⟨Xᵀ(y - Xθₜ), θ - θₜ⟩. Other than with
     `sketch_and_solve`, the exact solution is a fixed point of this, whatever the sketch
@@ -63,6 +65,8 @@ def iterative_hessian_sketch(
       embedding: how every S is drawn: a constructor, such as `gaussian`, `rademacher`,
         `srht`, `count_sketch`, `sparse_sign` or `row_sampling`; or an `Embedding` of
         the shape (m, N), from whose own key those of every S are split.
+      ridge: a non-negative number, may be traced. The default step size takes no
+        account of it: with a large one, 1 is better.
       refresh: whether there is a new sketch in every iteration. With one sketch for
         all, which is cheaper, and heavy-ball momentum, the factor is p / m as well, but
         only after some iterations, not with a projection, and in the limit of many
@@ -78,7 +82,8 @@ def iterative_hessian_sketch(
       tolerance: for the flag, by default the square root of the rounding unit.
 
     Returns:
-      `Solution`, with norms of the residual y - Xθₜ, (T + 1,). `converged` says that
+      `Solution`, with norms of the residual y - Xθₜ, (T + 1,); with a ridge the root of
+      what is minimised. `converged` says that
       a whole last step would move Xθ by less than `tolerance` times the norm of y, as
       far as the sketch can see, and without a projection that the gradient is as small
       and no heavy rows hide others.
@@ -94,7 +99,7 @@ def iterative_hessian_sketch(
       ValueError: for a sketch that is too small, shapes that do not match, entries that
         are not finite (where not traced), an embedding of the wrong shape, a projection
         that does not return (p,) or is given with refresh=False, or a step size that is
-        not positive.
+        not positive, or a negative ridge.
       TypeError: for complex arrays or anything but numbers, a projection that is not a
         function, or an embedding that is neither a constructor nor an `Embedding`, such
         as a name.
@@ -166,6 +171,7 @@ def iterative_hessian_sketch(
         matrix,
         target,
         embedding,
+        _checks.regulariser(ridge, matrix.dtype),
         jnp.asarray(step_size, matrix.dtype),
         _checks.stopping_tolerance(tolerance, eps**0.5, matrix.dtype),
         num_iterations,
@@ -183,6 +189,7 @@ def _solve(
     matrix: jax.Array,
     target: jax.Array,
     embedding: Embedding,
+    ridge: jax.Array | None,
     step_size: jax.Array,
     tolerance: jax.Array,
     num_iterations: int,
@@ -196,21 +203,30 @@ def _solve(
     unit = inverse_power_of_two(jnp.max(jnp.abs(matrix)))
     matrix = jnp.where(finite, matrix, 0) * unit
     target = jnp.where(finite, target, jnp.nan) * unit
-    system = matrix, target
+    if ridge is not None:
+        ridge = ridge * unit * unit
+    system = matrix, target, ridge
     if projection is None:
         # The derivative is that of the solution, not of the way to it.
-        matrix, target = lax.stop_gradient(system)
+        matrix, target, ridge = lax.stop_gradient(system)
 
     def sketch(key: jax.Array) -> tuple[jax.Array, Any]:
         # Only the way to the solution depends on it, and so no derivative does.
         small = dataclasses.replace(embedding, key=key) @ lax.stop_gradient(matrix)
-        return small, _prepared(small, projection)
+        return small, _prepared(small, lax.stop_gradient(ridge), projection)
 
     # The same for all targets, and outside of the loop where it stays the same.
     fixed = None if refresh else sketch(embedding.key)
     momentum = 0 if refresh else min(matrix.shape) / embedding.sketch_size
 
     def solve(target: jax.Array, system_target: jax.Array) -> Solution:
+        def downhill_of(solution: jax.Array) -> tuple[jax.Array, jax.Array]:
+            gradient, squared = residual_products(matrix, target, solution)
+            if ridge is None:
+                return gradient, squared
+            pulled = ridge * solution
+            return gradient - pulled, squared + jnp.sum(pulled * solution)
+
         def step(state, key):
             solution, last, gradient = state
             small, prepared = fixed or sketch(key)
@@ -224,13 +240,13 @@ def _solve(
             change = change + momentum * (solution - last)
             moved = jnp.linalg.norm(product(small, change))
             new = solution + change
-            gradient, squared = residual_products(matrix, target, new)
+            gradient, squared = downhill_of(new)
             return (new, solution, gradient), (jnp.sqrt(squared), moved)
 
         start = jnp.zeros(matrix.shape[1], matrix.dtype)
         if projection is not None:
             start = projection(start).astype(matrix.dtype)
-        gradient, squared = residual_products(matrix, target, start)
+        gradient, squared = downhill_of(start)
         keys = jax.random.split(embedding.key, num_iterations)
         (solution, _, gradient), (norms, moved) = lax.scan(
             step, (start, start, gradient), keys
@@ -249,7 +265,7 @@ def _solve(
             factors, are_hidden = factors.beside(matrix, rcond)
             rank, converged = factors.rank, converged & ~are_hidden
             solution = implicit_solution(
-                solution, system[0], system_target, None, factors
+                solution, system[0], system_target, system[2], factors
             )
         converged &= jnp.isfinite(solution).all()
         iteration = jnp.int32(num_iterations)
@@ -258,12 +274,16 @@ def _solve(
     return every_target(solve, target, system[1])
 
 
-def _prepared(small: jax.Array, projection: Projection | None) -> Any:
+def _prepared(
+    small: jax.Array, ridge: jax.Array | None, projection: Projection | None
+) -> Any:
     """Returns the factor of a sketch of X that a change of θ needs."""
     if projection is None:
         rcond = _checks.solver_cutoff(small.shape, small.dtype)
-        return from_factors(small, None, rcond)
+        return from_factors(small, ridge, rcond)
     hessian = gram(small)
+    if ridge is not None:
+        hessian += ridge * jnp.eye(small.shape[1], dtype=small.dtype)
     return hessian, jnp.linalg.eigvalsh(hessian)[-1]
 
 

@@ -8,12 +8,21 @@ from jax import lax
 
 from jaxwgc._arrays import product
 from jaxwgc.sketching._gram import Gram, equilibrated
+from jaxwgc.sketching._operators import (
+    LinearOperator,
+    Matrix,
+    SparseMatrix,
+    column_norms,
+    times,
+)
 from jaxwgc.sketching._row_blocks import DenseRows, RidgedRows, ridge_rows
 from jaxwgc.sketching._scores._numerical_rank import NumericalRank, rank_of
-from jaxwgc.sketching._scores._unequal_rows import is_lost
+from jaxwgc.sketching._scores._unequal_rows import count_seeing, is_lost, may_be_lost
 
 # At a time in a QR factorisation.
 _BLOCK_ROWS = 256
+# The estimate of a square is off by a factor of a hundred once in a billion times.
+_NUM_NULL_VECTORS = 8
 
 
 class Orthonormaliser(NamedTuple):
@@ -34,44 +43,87 @@ class Orthonormaliser(NamedTuple):
     @property
     def matrix(self) -> jax.Array:
         """Returns P = V diag(1 / s), (p, k), for which X diag(scale) P = U."""
-        values = self.singular_values
-        return self.vectors / jnp.where(values > 0, values, 1)
+        return self.vectors / _safe(self.singular_values)
 
     @property
     def has_null_space(self) -> jax.Array:
         """Returns whether values were cut off, or there are fewer than columns."""
         return jnp.sum(self.singular_values > 0) < self.vectors.shape[0]
 
+    @property
+    def norm(self) -> jax.Array:
+        """Returns the Frobenius norm of X diag(scale)."""
+        return _safe(jnp.linalg.norm(self.singular_values))
+
+    def in_range(self, gradient: jax.Array) -> jax.Array:
+        """Returns the part of the residual in the range of X, in the basis X P."""
+        return product(gradient, self.matrix)
+
+    def direction(self, in_range: jax.Array) -> jax.Array:
+        """Returns the step that takes this part off, if X P is orthonormal."""
+        return product(self.matrix, in_range)
+
+    def backward_error(
+        self, solution: jax.Array, in_range: jax.Array, squared: jax.Array
+    ) -> jax.Array:
+        """Returns Karlson and Waldén's estimate of it, as a share of the norm of X."""
+        values = self.singular_values
+        weight = values**2 * jnp.sum(solution**2) + squared
+        return jnp.linalg.norm(values * in_range / jnp.sqrt(_safe(weight))) / self.norm
+
+    def null_vector(self, key: jax.Array) -> jax.Array:
+        """Draws a vector of the null space of what was factored."""
+        vector = jax.random.normal(key, self.scale.shape, self.scale.dtype)
+        # Twice, so that rounding in the first leaves nothing of V behind.
+        for _ in range(2):
+            vector = vector - product(self.vectors, product(vector, self.vectors))
+        return vector
+
     def is_complete(
-        self, matrix: jax.Array, key: jax.Array, rcond: jax.Array
+        self, matrix: Matrix, key: jax.Array, rcond: jax.Array
     ) -> jax.Array:
         """Returns whether all directions of X, but those below the cut-off, were seen.
 
         A direction of X that a sketch misses is in the null space of SX, as is one that
         X does not have. A random vector of that space tells which.
         """
-        probe = jax.random.normal(key, self.scale.shape, matrix.dtype)
-        # Twice, so that rounding in the first leaves nothing of V behind.
-        for _ in range(2):
-            probe = probe - product(self.vectors, product(probe, self.vectors))
+        probe = self.null_vector(key)
         bound = 2 * rcond * self.singular_values[0] * jnp.linalg.norm(probe)
-        is_null = jnp.linalg.norm(product(matrix, self.scale * probe)) <= bound
+        is_null = jnp.linalg.norm(times(matrix, self.scale * probe)) <= bound
         return is_null | ~self.has_null_space
 
     def beside(
-        self, matrix: jax.Array, rcond: jax.Array | float
+        self, matrix: Matrix, rcond: jax.Array | float
     ) -> tuple["Orthonormaliser", jax.Array]:
         """Returns the same, and whether heavy rows of X hide others.
 
         Beside one of 1e8, all that rows of 1 have is cut off as rounding in float32;
-        the rank is then ambiguous.
+        the rank is then ambiguous. Rows of an operator are not looked at.
         """
-        lost = is_lost(
-            DenseRows(matrix), lambda rows: rows * self.scale, self.vectors, rcond
-        )
+        if isinstance(matrix, LinearOperator):
+            return self, jnp.bool_(False)
+        if isinstance(matrix, SparseMatrix):
+            lost = lax.cond(
+                may_be_lost(self.vectors, rcond),
+                lambda: self._count_seeing(matrix) > 0,
+                lambda: jnp.bool_(False),
+            )
+        else:
+            rows = DenseRows(matrix)
+            lost = is_lost(rows, lambda rows: rows * self.scale, self.vectors, rcond)
         is_ambiguous = self.rank.is_ambiguous | lost
         rank = self.rank._replace(is_ambiguous=is_ambiguous)
         return self._replace(rank=rank), lost
+
+    def _count_seeing(self, matrix: SparseMatrix) -> jax.Array:
+        """Counts rows in directions that were cut off, in time of the entries.
+
+        Their squares there are estimated by some random directions.
+        """
+        keys = jax.random.split(jax.random.key(0), _NUM_NULL_VECTORS)
+        vectors = jax.vmap(self.null_vector)(keys) * self.scale
+        images = jax.vmap(matrix.matvec)(vectors).T / _NUM_NULL_VECTORS**0.5
+        return count_seeing(matrix.row_norms(self.scale)[:, None], images)
 
     def shortest(self, solution: jax.Array) -> jax.Array:
         """Returns a solution without its part in the null space of X.
@@ -93,6 +145,61 @@ class Orthonormaliser(NamedTuple):
         # A zero matrix has no rows to project on, and no solution but zero.
         needs_it = self.has_null_space & jnp.any(is_kept)
         return lax.cond(needs_it, project, lambda x: x, solution)
+
+
+class ColumnScaling(NamedTuple):
+    """The scales of columns alone, in the place of an `Orthonormaliser`.
+
+    For matrices with so many columns that one could not be factored.
+
+    Attributes:
+      scale: (p,), powers of two that bring the norms of columns next to 1.
+      norm: the Frobenius norm of X diag(scale), with the rows of a ridge.
+    """
+
+    scale: jax.Array
+    norm: jax.Array
+    has_null_space = False
+    rank = None
+
+    def in_range(self, gradient: jax.Array) -> jax.Array:
+        """Returns the gradient, which vanishes with the part in the range of X."""
+        return gradient
+
+    def direction(self, in_range: jax.Array) -> jax.Array:
+        """Returns the step of steepest descent."""
+        return in_range
+
+    def shortest(self, solution: jax.Array) -> jax.Array:
+        """Returns a solution as it is: iterations from zero add no null space."""
+        return solution
+
+    def backward_error(
+        self, solution: jax.Array, in_range: jax.Array, squared: jax.Array
+    ) -> jax.Array:
+        """Returns the smaller one of two bounds on it, as a share of the norm of X.
+
+        Changes of X by r rᵀX / rᵀr and by r θᵀ / θᵀθ each make θ exact.
+        """
+        residual = jnp.sqrt(squared)
+        by_gradient = jnp.linalg.norm(in_range) / _safe(residual)
+        length = jnp.linalg.norm(solution)
+        by_residual = residual / _safe(length)
+        by_residual = jnp.where((length > 0) | (residual == 0), by_residual, jnp.inf)
+        return jnp.minimum(by_gradient, by_residual) / self.norm
+
+
+def _safe(value: jax.Array) -> jax.Array:
+    """Returns what may be divided by."""
+    return jnp.where(value > 0, value, 1)
+
+
+def from_columns(matrix: Matrix, ridge: jax.Array | None) -> ColumnScaling:
+    """Returns the scales of the columns of a sparse matrix, or ones for an operator."""
+    scale, norm, finite = column_norms(matrix)
+    if ridge is not None:
+        norm = jnp.hypot(norm, jnp.sqrt(ridge) * jnp.linalg.norm(scale))
+    return ColumnScaling(scale, _safe(jnp.where(finite, norm, jnp.nan)))
 
 
 def from_factors(

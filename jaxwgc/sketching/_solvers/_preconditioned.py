@@ -1,6 +1,7 @@
 """Least squares by conjugate gradients with a preconditioner that nearly solves it."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +12,24 @@ from jaxwgc._arrays import inverse_power_of_two
 from jaxwgc.sketching import _checks
 from jaxwgc.sketching._embeddings._embedding import Embedding, EmbeddingLike, embed
 from jaxwgc.sketching._embeddings._sparse_embeddings import sparse_sign
+from jaxwgc.sketching._operators import (
+    LinearOperator,
+    Matrix,
+    MatrixLike,
+    SparseMatrix,
+    any_system,
+    sketched,
+)
 from jaxwgc.sketching._solvers._implicit import implicit_solution
-from jaxwgc.sketching._solvers._orthonormalisers import from_factors, from_gram
+from jaxwgc.sketching._solvers._orthonormalisers import (
+    from_columns,
+    from_factors,
+    from_gram,
+)
 from jaxwgc.sketching._solvers._refinement import Refinement
 from jaxwgc.sketching._solvers._solution import Solution, every_target
 
-METHODS = ("auto", "gram", "sketch", "factor")
+METHODS = ("auto", "gram", "sketch", "factor", "columns")
 
 # For ill-conditioned X in float64, on a CPU, two Gram matrices cost as much as a sketch
 # and its iterations at 200 columns, whatever the number of rows. For more columns, the
@@ -26,11 +39,15 @@ METHODS = ("auto", "gram", "sketch", "factor")
 _MAX_GRAM_COLUMNS = 256
 _MAX_GRAM_RATIO = 64
 _SKETCH_ROWS_PER_COLUMN = 8
+# A sparse matrix has few entries a column, and the sketch of more columns than this
+# takes longer than thousands of iterations, and gigabytes.
+_MAX_SKETCHED_COLUMNS = 2048
+_MAX_ITERATIONS, _MAX_SLOW_ITERATIONS = 49, 999
 
 
 def preconditioned(
     key: jax.Array,
-    matrix: jax.typing.ArrayLike,
+    matrix: MatrixLike,
     target: jax.typing.ArrayLike,
     sketch_size: int | None = None,
     embedding: EmbeddingLike = sparse_sign,
@@ -38,7 +55,7 @@ def preconditioned(
     method: str = "auto",
     ridge: jax.typing.ArrayLike = 0.0,
     tolerance: jax.typing.ArrayLike | None = None,
-    max_iterations: int = 49,
+    max_iterations: int | None = None,
     rcond: jax.typing.ArrayLike | None = None,
 ) -> Solution:
     """Solves least squares to full accuracy, by preconditioned conjugate gradients.
@@ -61,27 +78,39 @@ def preconditioned(
     - `"factor"`, for N < 4p, so for wide and nearly square matrices: from the singular
       value decomposition of X.
 
+    Sparse matrices and operators are never filled up: nothing is made of size N × p.
+    For them there are two methods:
+
+    - `"sketch"`, for a BCOO matrix with p <= 2048 and N > 2 sketch_size, in time of its
+      entries; and for an operator that has a `sketch`.
+    - `"columns"`, for all others: plain conjugate gradients in columns that were scaled
+      to norms next to 1 (of an operator they stay as they are). The number of
+      iterations grows with the condition number, as in LSQR.
+
     Iterations start anew from the residual itself after half of its digits, at least
     once. That makes the result as backward stable as that of a QR factorisation, at any
     condition number and size of the residual.
 
     Args:
       key: a PRNG key, for `"sketch"`.
-      matrix: X, real, of shape (N, p), of any rank and with columns in any units.
+      matrix: X, real, of shape (N, p), of any rank and with columns in any units: an
+        array, a BCOO matrix, or a `LinearOperator`.
       target: y, of shape (N,), or (N, c) for c systems with the same P.
       sketch_size: m, at least min(N, p); 8p by default.
       embedding: how S is drawn: a constructor, such as `gaussian`, `rademacher`,
         `srht`, `count_sketch`, `sparse_sign` or `row_sampling` (uniform), which is
         called with key, m and N; or an `Embedding` of the shape (m, N), whose own key
         is used.
-      method: `"auto"`, `"gram"`, `"sketch"` or `"factor"`, see above; `"gram"` of a
-        wide matrix is `"factor"`.
+      method: `"auto"`, `"gram"`, `"sketch"`, `"factor"` or `"columns"`, see above;
+        `"gram"` of a wide matrix is `"factor"`. `"columns"` is for sparse matrices and
+        operators only, `"gram"` and `"factor"` are for arrays.
       ridge: a non-negative number, may be traced.
       tolerance: of the backward error: iterations end when the solution is the exact
         one of a system whose matrix differs from X, with columns scaled to norms next
         to 1, by no more than this share of the Frobenius norm. By default 4 times the
         rounding unit of the dtype. At least two iterations are made in any case.
-      max_iterations: the largest number of iterations.
+      max_iterations: the largest number of iterations; by default 49, and 999 for
+        `"columns"`.
       rcond: singular values below `rcond` times the largest, after the columns have
         been scaled to norms next to 1, count as zero. By default 4 + √min(N, p) times
         the rounding unit of the dtype.
@@ -99,8 +128,17 @@ def preconditioned(
       since rounding of X makes such: the least residual is then that of X without
       them. A NaN in a traced matrix or target gives NaN and False.
 
+      With `"columns"` no rank is found and `rank` is None: `converged` says that the
+      backward error has passed `tolerance`, and that no step along the gradient makes
+      the residual shorter by more than was said; θ has the least norm in the units of
+      the scaled columns. Heavy rows of an operator are not looked at.
+
     Raises:
-      ValueError: for a sketch smaller than min(N, p), shapes that do not match, entries
+      ValueError: for an operator whose two functions return other shapes or dtypes, or
+        (where not traced; NaN and False otherwise) are not adjoint, as four pairs of
+        random vectors tell where they differ by more than about 1e-3 of their norm in
+        float32 and 1e-7 in float64; for a method that is not for a matrix of this kind;
+        for a sketch smaller than min(N, p), shapes that do not match, entries
         that are not finite (where not traced), an unknown method, an embedding of the
         wrong shape, a negative ridge or tolerance, or an rcond outside [0, 1).
       TypeError: for complex arrays or anything but numbers, or an embedding that is
@@ -108,7 +146,8 @@ def preconditioned(
 
     Note:
       Derivatives of `solution`, in both modes and of any order, are those of the exact
-      solution, with respect to matrix, target and ridge; they cost another solution
+      solution, with respect to matrix (entries of a sparse one, arrays that an operator
+      holds), target and ridge; they cost another solution
       with the same P. Where singular values of X were cut off, they are those along
       matrices of the same rank, and second ones are NaN; along others there is none,
       nor where it is open which singular values count as zero, as `rank.is_ambiguous`
@@ -135,18 +174,26 @@ def preconditioned(
       which is that of Karlson and Waldén.
     """
     _validation.check_key(key)
-    matrix, target = _checks.system(matrix, target)
-    num_rows, num_columns = matrix.shape
+    linear_map, target = any_system(key, matrix, target)
+    is_array = isinstance(linear_map, jax.Array)
+    num_rows, num_columns = linear_map.shape
     _validation.check_choice("method", method, METHODS)
-    max_iterations = _validation.check_int("max_iterations", max_iterations, minimum=0)
-    eps = float(jnp.finfo(matrix.dtype).eps)
-    tolerance = _checks.stopping_tolerance(tolerance, 4 * eps, matrix.dtype)
-    matrix, rcond = _checks.with_cutoff(matrix, rcond, _checks.solver_cutoff)
-    regulariser = _checks.regulariser(ridge, matrix.dtype)
+    eps = float(jnp.finfo(linear_map.dtype).eps)
+    tolerance = _checks.stopping_tolerance(tolerance, 4 * eps, linear_map.dtype)
+    target, rcond = _checks.with_cutoff(
+        target, rcond, _checks.solver_cutoff, linear_map.shape
+    )
+    regulariser = _checks.regulariser(ridge, linear_map.dtype)
     if sketch_size is None:
         sketch_size = _SKETCH_ROWS_PER_COLUMN * num_columns
-    sketch_size = _checks.sketch_size(sketch_size, matrix.shape)
-    if method == "auto":
+    sketch_size = _checks.sketch_size(sketch_size, linear_map.shape)
+    if not is_array:
+        method = _method_without_rows(method, linear_map, sketch_size)
+    elif method == "columns":
+        raise ValueError(
+            "method must not be 'columns' for an array, which has better ones; got it"
+        )
+    elif method == "auto":
         is_long = num_rows > max(_MAX_GRAM_RATIO * num_columns, 2 * sketch_size)
         if num_rows < 4 * num_columns:
             method = "factor"
@@ -155,9 +202,14 @@ def preconditioned(
             method = "sketch" if is_sketched else "gram"
     elif method == "gram" and num_rows < num_columns:
         method = "factor"
+    if max_iterations is None:
+        max_iterations = (
+            _MAX_SLOW_ITERATIONS if method == "columns" else _MAX_ITERATIONS
+        )
+    max_iterations = _validation.check_int("max_iterations", max_iterations, minimum=0)
     embedding = embed(embedding, key, sketch_size, num_rows)
     return _solve(
-        matrix,
+        linear_map,
         target,
         embedding if method == "sketch" else None,
         regulariser,
@@ -168,9 +220,32 @@ def preconditioned(
     )
 
 
+def _method_without_rows(
+    method: str, matrix: SparseMatrix | LinearOperator, sketch_size: int
+) -> str:
+    """Returns the method for a matrix that is never there as an array."""
+    if method in ("gram", "factor"):
+        raise ValueError(
+            "method must be 'sketch' or 'columns' for a sparse matrix or an operator, "
+            f"which others would fill up; got {method!r}"
+        )
+    is_operator = isinstance(matrix, LinearOperator)
+    has_sketch = not is_operator or matrix.sketch is not None
+    if method == "sketch" and not has_sketch:
+        raise ValueError(
+            "method must be 'columns' for an operator without a sketch; got 'sketch'"
+        )
+    if method == "auto":
+        num_rows, num_columns = matrix.shape
+        is_small = num_columns <= _MAX_SKETCHED_COLUMNS and num_rows > 2 * sketch_size
+        is_sketched = is_small or is_operator
+        method = "sketch" if has_sketch and is_sketched else "columns"
+    return method
+
+
 @functools.partial(jax.jit, static_argnames=("method", "max_iterations"))
 def _solve(
-    matrix: jax.Array,
+    matrix: Matrix,
     target: jax.Array,
     embedding: Embedding | None,
     ridge: jax.Array | None,
@@ -181,16 +256,23 @@ def _solve(
 ) -> Solution:
     # The derivative is that of the solution, not of the way to it.
     constant, constant_target, root = lax.stop_gradient((matrix, target, ridge))
-    if method == "gram":
-        factors = from_gram(constant, root, rcond)
+    is_complete = jnp.bool_(True)
+    if method == "columns":
+        factors = from_columns(constant, root)
     else:
-        small = constant if embedding is None else embedding @ constant
-        factors = from_factors(small, root, rcond)
-    factors, are_hidden = factors.beside(constant, rcond)
-    is_complete = ~are_hidden
-    if embedding is not None:
-        probe_key = jax.random.fold_in(embedding.key, 1)
-        is_complete &= factors.is_complete(constant, probe_key, rcond)
+        if method == "gram":
+            assert isinstance(constant, jax.Array)
+            factors = from_gram(constant, root, rcond)
+        else:
+            small: Any = constant
+            if embedding is not None:
+                small = sketched(constant, embedding)
+            factors = from_factors(small, root, rcond)
+        factors, are_hidden = factors.beside(constant, rcond)
+        is_complete = ~are_hidden
+        if embedding is not None:
+            probe_key = jax.random.fold_in(embedding.key, 1)
+            is_complete &= factors.is_complete(constant, probe_key, rcond)
     scale = factors.scale
     root = 0 if root is None else jnp.sqrt(root) * scale
 

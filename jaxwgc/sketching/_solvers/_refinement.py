@@ -7,8 +7,13 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxwgc._arrays import product
-from jaxwgc.sketching._row_blocks import sum_over_blocks
-from jaxwgc.sketching._solvers._orthonormalisers import Orthonormaliser
+from jaxwgc.sketching._operators import (
+    Matrix,
+    residual_products,
+    times,
+    transposed_times,
+)
+from jaxwgc.sketching._solvers._orthonormalisers import ColumnScaling, Orthonormaliser
 from jaxwgc.sketching._solvers._solution import record
 
 
@@ -32,6 +37,8 @@ class _Correction(NamedTuple):
     squared: jax.Array
     iteration: jax.Array
     history: jax.Array
+    # Of a matrix whose products are two passes anyway: y - Xθ and the rest of a ridge.
+    residual: tuple[jax.Array, jax.Array] | None
 
 
 class Refinement(NamedTuple):
@@ -40,8 +47,8 @@ class Refinement(NamedTuple):
     With an offset, Xᵀ(y - Xθ) - ridge θ is to be that in the place of zero.
     """
 
-    matrix: jax.Array
-    factors: Orthonormaliser
+    matrix: Matrix
+    factors: Orthonormaliser | ColumnScaling
     root: jax.typing.ArrayLike
     tolerance: jax.Array
     target: jax.Array
@@ -73,6 +80,9 @@ class Refinement(NamedTuple):
         """
         unit = float(jnp.finfo(state.solution.dtype).eps)
         bound = unit * jnp.sum(state.in_range**2)
+        if isinstance(self.factors, ColumnScaling):
+            # So many steps are needed that nothing that they have found may be lost.
+            bound = 0 * bound
 
         def is_open(correction: _Correction) -> jax.Array:
             now = state._replace(
@@ -94,20 +104,35 @@ class Refinement(NamedTuple):
                 squared=state.squared,
                 iteration=state.iteration,
                 history=state.history,
+                residual=self._residual(state.solution),
             ),
         )
         scale = self.factors.scale
-        change = scale * self._direction(correction.coordinates)
+        change = scale * self.factors.direction(correction.coordinates)
         solution = state.solution + self.factors.shortest(change) / scale
         return self._state(solution, correction.iteration, correction.history)
 
     def _step(self, state: _Correction) -> _Correction:
         """Takes a step of conjugate gradients, which updates the residual."""
-        direction = self._direction(state.search)
-        gradient, curvature = self._products(jnp.zeros_like(self.target), direction)
+        direction = self.factors.direction(state.search)
         energy = jnp.sum(state.in_range**2)
-        size = energy / jnp.where(curvature > 0, curvature, jnp.inf)
-        in_range = state.in_range + size * self._in_range(gradient)
+        residual = state.residual
+        if residual is None:
+            change, curvature = self._products(jnp.zeros_like(self.target), direction)
+            size = energy / jnp.where(curvature > 0, curvature, jnp.inf)
+            in_range = state.in_range + size * self.factors.in_range(change)
+        else:
+            # As accurate as LSQR, which an updated gradient is not.
+            scale = self.factors.scale
+            image = times(self.matrix, scale * direction), self.root * direction
+            curvature = sum(jnp.sum(part**2) for part in image)
+            size = energy / jnp.where(curvature > 0, curvature, jnp.inf)
+            upper, lower = (own - size * moved for own, moved in zip(residual, image))
+            residual = upper, lower
+            gradient = scale * transposed_times(self.matrix, upper) + self.root * lower
+            if self.offset is not None:
+                gradient = gradient - self.offset
+            in_range = self.factors.in_range(gradient)
         conjugation = jnp.sum(in_range**2) / jnp.where(energy > 0, energy, 1)
         # Near zero it is a difference of larger numbers.
         squared = jnp.maximum(state.squared - size * energy, 0)
@@ -119,7 +144,15 @@ class Refinement(NamedTuple):
             squared=squared,
             iteration=iteration,
             history=record(state.history, iteration, jnp.sqrt(squared)),
+            residual=residual,
         )
+
+    def _residual(self, solution: jax.Array) -> tuple[jax.Array, jax.Array] | None:
+        """Returns y - Xθ and -√ridge θ, or None for an array, read once a step."""
+        if isinstance(self.matrix, jax.Array):
+            return None
+        image = times(self.matrix, self.factors.scale * solution)
+        return self.target - image, -(self.root * solution)
 
     def _state(
         self, solution: jax.Array, iteration: jax.Array, history: jax.Array
@@ -127,7 +160,7 @@ class Refinement(NamedTuple):
         gradient, squared = self._products(self.target, solution)
         if self.offset is not None:
             gradient = gradient - self.offset
-        in_range = self._in_range(gradient)
+        in_range = self.factors.in_range(gradient)
         history = record(history, iteration, jnp.sqrt(squared))
         return State(solution, gradient, in_range, squared, iteration, history)
 
@@ -140,28 +173,12 @@ class Refinement(NamedTuple):
         pulled = self.root * solution
         return scale * gradient - self.root * pulled, squared + jnp.sum(pulled**2)
 
-    def _in_range(self, gradient: jax.Array) -> jax.Array:
-        """Returns the part of the residual in the range of X, in the basis X P."""
-        return product(gradient, self.factors.matrix)
-
-    def _direction(self, in_range: jax.Array) -> jax.Array:
-        """Returns the step that takes this part off, if X P is orthonormal."""
-        return product(self.factors.matrix, in_range)
-
     def _may_go_on(self, state: State | _Correction, max_iterations: int) -> jax.Array:
         return jnp.isfinite(state.squared) & (state.iteration < max_iterations)
 
     def _backward_error(self, state: State) -> jax.Array:
-        """Returns Karlson and Waldén's estimate of it, as a share of the norm of X."""
-        values = self.factors.singular_values
-        weight = values**2 * jnp.sum(state.solution**2) + state.squared
-        share = values * state.in_range / jnp.sqrt(jnp.where(weight > 0, weight, 1))
-        return jnp.linalg.norm(share) / self._norm
-
-    @property
-    def _norm(self) -> jax.Array:
-        norm = jnp.linalg.norm(self.factors.singular_values)
-        return jnp.where(norm > 0, norm, 1)
+        factors, solution = self.factors, state.solution
+        return factors.backward_error(solution, state.in_range, state.squared)
 
     def _is_shortest(self, part: jax.Array, state: State) -> jax.Array:
         """Returns whether the residual without this part would be hardly shorter.
@@ -179,7 +196,9 @@ class Refinement(NamedTuple):
     def is_solved(self, state: State) -> jax.Array:
         """Returns whether the solution is exact, as far as P can see."""
         is_stable = self._backward_error(state) <= self.tolerance
-        if self.offset is not None:
+        # By scales of columns alone, a gradient says little of lengths.
+        is_unknown = isinstance(self.factors, ColumnScaling)
+        if self.offset is not None or is_unknown:
             return is_stable
         return is_stable & self._is_shortest(jnp.linalg.norm(state.in_range), state)
 
@@ -189,28 +208,16 @@ class Refinement(NamedTuple):
         Singular values of a sketch may be far from those of X. So X is applied to the
         direction that matters, that of the gradient.
         """
-        direction = self._direction(state.in_range)
+        direction = self.factors.direction(state.in_range)
         norm = jnp.linalg.norm(direction)
         direction = direction / jnp.where(norm > 0, norm, 1)
-        image = product(self.matrix, self.factors.scale * direction)
+        image = times(self.matrix, self.factors.scale * direction)
         size = jnp.hypot(jnp.linalg.norm(image), jnp.linalg.norm(self.root * direction))
         part = product(direction, state.gradient) / jnp.where(size > 0, size, 1)
         eps = jnp.finfo(part.dtype).eps
         # Below the rounding of Xθ, nothing is known of the residual.
-        rounding = 4 * eps * self._norm * jnp.linalg.norm(state.solution)
+        rounding = 4 * eps * self.factors.norm * jnp.linalg.norm(state.solution)
         is_low = self._is_shortest(jnp.hypot(part, rounding), state)
         # Where the gradient is all rounding, nothing may be left to see but this.
         growth = 1 + 2 * eps**0.5
         return is_low & (state.squared <= growth * jnp.sum(self.target**2))
-
-
-def residual_products(
-    matrix: jax.Array, target: jax.Array, solution: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Returns Xᵀr and rᵀr of r = y - Xθ, in one pass over the memory of X."""
-
-    def products(rows: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array]:
-        residual = target - product(rows, solution)
-        return product(residual, rows), jnp.sum(residual**2)
-
-    return sum_over_blocks(products, matrix, target)

@@ -9,6 +9,14 @@ from jaxwgc._arrays import inverse_power_of_two, product
 from jaxwgc.sketching import _checks
 from jaxwgc.sketching._embeddings._embedding import Embedding, EmbeddingLike, embed
 from jaxwgc.sketching._embeddings._sparse_embeddings import sparse_sign
+from jaxwgc.sketching._operators import (
+    LinearOperator,
+    Matrix,
+    MatrixLike,
+    any_system,
+    sketched,
+    times,
+)
 from jaxwgc.sketching._solvers._implicit import implicit_solution
 from jaxwgc.sketching._solvers._orthonormalisers import from_factors
 from jaxwgc.sketching._solvers._solution import Solution, every_target
@@ -16,14 +24,15 @@ from jaxwgc.sketching._solvers._solution import Solution, every_target
 
 def sketch_and_solve(
     key: jax.Array,
-    matrix: jax.typing.ArrayLike,
+    matrix: MatrixLike,
     target: jax.typing.ArrayLike,
     sketch_size: int,
     embedding: EmbeddingLike = sparse_sign,
     *,
+    ridge: jax.typing.ArrayLike = 0.0,
     rcond: jax.typing.ArrayLike | None = None,
 ) -> Solution:
-    """Solves least squares on a sketch: the θ that minimises ‖S(Xθ - y)‖.
+    """Solves least squares on a sketch: θ that minimises ‖S(Xθ - y)‖² + ridge ‖θ‖².
 
     One sketch, one factorisation, no iterations. With an embedding of distortion ε, the
     residual ‖Xθ - y‖ is within a factor (1 + ε) / (1 - ε) of the smallest one; more
@@ -32,7 +41,8 @@ def sketch_and_solve(
 
     Args:
       key: a PRNG key.
-      matrix: X, real, of shape (N, p), of any rank.
+      matrix: X, real, of shape (N, p), of any rank: an array, a BCOO matrix, which is
+        sketched in time of its entries, or a `LinearOperator` that has a `sketch`.
       target: y, of shape (N,), or (N, c) for c systems with the same matrix.
       sketch_size: m, the number of rows of S: at least min(N, p), and some multiples of
         p for a useful answer.
@@ -40,22 +50,25 @@ def sketch_and_solve(
         `srht`, `count_sketch`, `sparse_sign` or `row_sampling` (uniform), which is
         called with key, m and N; or an `Embedding` of the shape (m, N), whose own key
         is used.
+      ridge: a non-negative number, may be traced.
       rcond: singular values of SX below `rcond` times the largest, after its columns
         have been scaled to norms next to 1, count as zero. By default
         4 + √min(N, p) times the rounding unit of the dtype.
 
     Returns:
       `Solution`. Where SX is rank-deficient, the θ of the least norm. The residual
-      history holds the norms of y and of y - Xθ. `num_iterations` is 1. `converged`
+      history holds the norms of y and of y - Xθ, with a ridge the root of what would be
+      minimised without the sketch. `num_iterations` is 1. `converged`
       says that the sketch kept the rank of X, that no heavy rows hide others, and that
       the result is finite: a NaN in a traced matrix or target gives NaN and False. It
       does not say how good θ is.
       Derivatives of `solution` are as in `preconditioned`, of the sketched system.
 
     Raises:
-      ValueError: for a sketch smaller than min(N, p), shapes that do not match, entries
-        that are not finite (where not traced), an embedding of the wrong shape, or an
-        rcond outside [0, 1).
+      ValueError: for an operator without a sketch, or as in `preconditioned`; a
+        negative ridge; a sketch smaller than min(N, p), shapes that do not match,
+        entries that are not finite (where not traced), an embedding of the wrong shape,
+        or an rcond outside [0, 1).
       TypeError: for complex arrays or anything but numbers, or an embedding that is
         neither a constructor nor an `Embedding`, such as a name.
 
@@ -75,26 +88,35 @@ def sketch_and_solve(
       section 2.
     """
     _validation.check_key(key)
-    matrix, target = _checks.system(matrix, target)
-    sketch_size = _checks.sketch_size(sketch_size, matrix.shape)
-    matrix, rcond = _checks.with_cutoff(matrix, rcond, _checks.solver_cutoff)
-    embedding = embed(embedding, key, sketch_size, matrix.shape[0])
-    return _solve(matrix, target, embedding, rcond)
+    linear_map, target = any_system(key, matrix, target)
+    if isinstance(linear_map, LinearOperator) and linear_map.sketch is None:
+        raise ValueError("operator.sketch must be given here; got None")
+    sketch_size = _checks.sketch_size(sketch_size, linear_map.shape)
+    target, rcond = _checks.with_cutoff(
+        target, rcond, _checks.solver_cutoff, linear_map.shape
+    )
+    regulariser = _checks.regulariser(ridge, linear_map.dtype)
+    embedding = embed(embedding, key, sketch_size, linear_map.shape[0])
+    return _solve(linear_map, target, embedding, regulariser, rcond)
 
 
 @jax.jit
 def _solve(
-    matrix: jax.Array, target: jax.Array, embedding: Embedding, rcond: jax.Array
+    matrix: Matrix,
+    target: jax.Array,
+    embedding: Embedding,
+    ridge: jax.Array | None,
+    rcond: jax.Array,
 ) -> Solution:
     # A power of two for every column of the target, against overflow.
     units = inverse_power_of_two(jnp.abs(target).max(axis=0))
     target = target * units
-    small_matrix, small_target = embedding @ (matrix, target)
+    small_matrix, small_target = sketched(matrix, embedding), embedding @ target
     # The derivative is that of the solution, not of the way to it.
-    constant = lax.stop_gradient(small_matrix)
-    factors, are_hidden = from_factors(constant, None, rcond).beside(matrix, rcond)
+    constant, root = lax.stop_gradient((small_matrix, ridge))
+    factors, are_hidden = from_factors(constant, root, rcond).beside(matrix, rcond)
     inverse = factors.matrix
-    # S X diag(scale) P = U, an orthonormal basis.
+    # S X diag(scale) P = U, an orthonormal basis (with a ridge, but for its rows).
     left = product(constant * factors.scale, inverse)
 
     probe_key = jax.random.fold_in(embedding.key, 1)
@@ -105,10 +127,12 @@ def _solve(
         coordinates = product(lax.stop_gradient(small_target), left)
         solution = factors.shortest(factors.scale * product(inverse, coordinates))
         solution = implicit_solution(
-            solution, small_matrix, small_target, None, factors
+            solution, small_matrix, small_target, ridge, factors
         )
-        residual = target - product(matrix, solution)
-        norms = jnp.stack([jnp.linalg.norm(target), jnp.linalg.norm(residual)]) / unit
+        length = jnp.linalg.norm(target - times(matrix, solution))
+        if ridge is not None:
+            length = jnp.hypot(length, jnp.sqrt(ridge) * jnp.linalg.norm(solution))
+        norms = jnp.stack([jnp.linalg.norm(target), length]) / unit
         converged = is_complete & jnp.isfinite(solution).all()
         solution = solution / unit
         return Solution(solution, jnp.int32(1), converged, norms, factors.rank)

@@ -1,0 +1,160 @@
+"""The ridge of the least error in predicting what was left out."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxwgc import _validation
+from jaxwgc._arrays import product
+from jaxwgc.sketching import _checks
+from jaxwgc.sketching._row_blocks import sum_over_blocks
+from jaxwgc.sketching._solvers._orthonormalisers import from_factors, from_gram
+
+CRITERIA = ("leave_one_out", "generalized")
+
+
+class RidgeChoice(NamedTuple):
+    """What each ridge costs, and the best of them.
+
+    Attributes:
+      ridge: the one of the smallest error, a scalar.
+      errors: (num_ridges,), the mean squared errors, over rows and systems. Infinite
+        where a row is predicted from itself alone.
+      solution: θ of that ridge, (p,) or (p, c).
+    """
+
+    ridge: jax.Array
+    errors: jax.Array
+    solution: jax.Array
+
+
+def choose_ridge(
+    matrix: jax.typing.ArrayLike,
+    target: jax.typing.ArrayLike,
+    ridges: jax.typing.ArrayLike,
+    criterion: str = "leave_one_out",
+) -> RidgeChoice:
+    """Returns the ridge of the least cross-validation error, from one factorisation.
+
+    Of θ that minimises ‖Xθ - y‖² + ridge ‖θ‖², with H = X (XᵀX + ridge I)⁻¹ Xᵀ:
+
+    - `"leave_one_out"`: the mean of ((y - Hy)ᵢ / (1 - Hᵢᵢ))², which is the squared
+      error in predicting yᵢ from all other rows, exactly;
+    - `"generalized"`: the mean of (y - Hy)ᵢ² over (1 - tr H / N)², which does not
+      change where X and y are rotated.
+
+    X is factored once, and all ridges are tried in one product of its left singular
+    vectors.
+
+    Args:
+      matrix: X, real, of shape (N, p), of any rank.
+      target: y, of shape (N,), or (N, c) for c systems that share the ridge.
+      ridges: those to choose from, (num_ridges,), not negative, such as
+        `jnp.logspace(-3, 3, 20)`.
+      criterion: `"leave_one_out"` or `"generalized"`.
+
+    Returns:
+      `RidgeChoice`. With a NaN in a traced matrix, target or ridge, or a negative
+      traced ridge, NaN. It is a constant: there are no derivatives.
+
+    Raises:
+      ValueError: for shapes that do not match, entries that are not finite (where not
+        traced), negative ridges, or another criterion.
+      TypeError: for complex arrays or anything but numbers.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxwgc import sketching
+      >>> matrix = jax.random.normal(jax.random.key(0), (30, 20))
+      >>> noise = jax.random.normal(jax.random.key(1), (30,))
+      >>> ridges = jnp.array([0.01, 1.0, 10.0, 1000.0])
+      >>> choice = sketching.choose_ridge(matrix, matrix[:, 0] + 2 * noise, ridges)
+      >>> print(choice.ridge)
+      10.0
+
+    References:
+      Golub, Heath and Wahba, "Generalized cross-validation as a method for choosing a
+      good ridge parameter", Technometrics 21 (1979), equations 1.4 and 2.3.
+    """
+    matrix, target = _checks.system(matrix, target)
+    ridges_given = ridges
+    ridges = _checks.finite_array("ridges", ridges)
+    _validation.check_shape("ridges", ridges, "(num_ridges,)", ("any",))
+    values = _checks.concrete(ridges_given, ridges.dtype)
+    if values is not None:
+        _validation.check_entries("ridges", values, values >= 0, "not negative")
+    _validation.check_choice("criterion", criterion, CRITERIA)
+    return _choose(matrix, target, ridges.astype(matrix.dtype), criterion)
+
+
+@functools.partial(jax.jit, static_argnames="criterion")
+def _choose(
+    matrix: jax.Array, target: jax.Array, ridges: jax.Array, criterion: str
+) -> RidgeChoice:
+    matrix, target, ridges = lax.stop_gradient((matrix, target, ridges))
+    num_rows = matrix.shape[0]
+    is_right = jnp.isfinite(matrix).all() & jnp.isfinite(target).all()
+    is_right &= jnp.all(ridges >= 0)
+    matrix = jnp.where(is_right, matrix, 0)
+    targets = jnp.where(is_right, target, 0).reshape(num_rows, -1)
+    left, values, right = _decomposed(matrix)
+    # Shares of each direction that ridges leave, (num_ridges, k).
+    squares = values**2
+    is_kept = squares > 0
+    weights = squares + ridges[:, None]
+    shares = jnp.where(is_kept, squares / jnp.where(is_kept, weights, 1), 0)
+    parts: jax.Array = sum_over_blocks(
+        lambda rows, target: product(product(rows, left).T, target), matrix, targets
+    )
+
+    def errors(rows: jax.Array, target: jax.Array) -> Any:
+        basis = product(rows, left)
+        # One product for all ridges and systems.
+        scaled = shares.T[:, :, None] * parts[:, None]
+        fits = product(basis, scaled.reshape(len(parts), -1))
+        fits = fits.reshape(len(rows), *scaled.shape[1:])
+        residuals = target[:, None] - fits
+        if criterion == "leave_one_out":
+            rest = 1 - product(basis**2, shares.T)
+            # Of a row that is alone in a direction, rounding is left.
+            least = 100 * float(jnp.finfo(rest.dtype).eps)
+            rest = jnp.where(rest > least, rest, 0)
+            residuals = residuals / rest[:, :, None]
+            residuals = jnp.where(rest[:, :, None] > 0, residuals, jnp.inf)
+        return jnp.sum(residuals**2, axis=(0, 2))
+
+    total = sum_over_blocks(errors, matrix, targets) / targets.size
+    if criterion == "generalized":
+        rest = 1 - jnp.sum(shares, axis=1) / num_rows
+        least = 100 * float(jnp.finfo(rest.dtype).eps)
+        total = jnp.where(rest > least, total / rest**2, jnp.inf)
+    best = jnp.argmin(total)
+    inverse = jnp.where(is_kept, shares[best] / jnp.where(is_kept, values, 1), 0)
+    solution = product(right, inverse[:, None] * parts)
+    nan = jnp.where(is_right, 0, jnp.nan)
+    return RidgeChoice(
+        ridge=ridges[best] + nan,
+        errors=total + nan,
+        solution=solution.reshape(-1, *target.shape[1:]) + nan,
+    )
+
+
+def _decomposed(matrix: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns L, s and V with X = U diag(s) Vᵀ and U = X L, of any shape.
+
+    Columns are left in their units, in which the ridge is.
+    """
+    num_rows, num_columns = matrix.shape
+    rcond = jnp.asarray(_checks.solver_cutoff(matrix.shape, matrix.dtype))
+    is_tall = num_rows >= 4 * num_columns
+    factors = (from_gram if is_tall else from_factors)(matrix, None, rcond)
+    # X diag(scale) = U₀ diag(s₀) V₀ᵀ, and the rest is small.
+    small = (factors.vectors * factors.singular_values / factors.scale[:, None]).T
+    rotation, values, right = jnp.linalg.svd(small, full_matrices=False)
+    is_kept = jnp.arange(values.size) < factors.rank.rank
+    left = product(factors.scale[:, None] * factors.matrix, rotation)
+    left = jnp.where(is_kept, left, 0)
+    return left, jnp.where(is_kept, values, 0), right.T

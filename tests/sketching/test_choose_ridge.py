@@ -1,0 +1,55 @@
+"""The error of each ridge, against leaving out one row after the other."""
+
+import jax
+import numpy as np
+import pytest
+
+from jaxwgc.sketching import choose_ridge, preconditioned
+
+RIDGES = np.logspace(-2, 3, 6)
+
+
+def by_hand(matrix, target, ridge, criterion):
+    normal = matrix.T @ matrix + ridge * np.eye(matrix.shape[1])
+    if criterion == "generalized":
+        hat = matrix @ np.linalg.solve(normal, matrix.T)
+        share = 1 - np.trace(hat) / len(matrix)
+        return np.mean((target - hat @ target) ** 2) / share**2
+    errors = []
+    for row, own in zip(matrix, target):
+        solution = np.linalg.solve(
+            normal - np.outer(row, row), matrix.T @ target - np.outer(row, own)
+        )
+        errors.append((own - row @ solution) ** 2)
+    return np.mean(errors)
+
+
+@pytest.mark.parametrize("criterion", ["leave_one_out", "generalized"])
+@pytest.mark.parametrize("num_rows", [60, 12, 5])
+def test_against_the_definition(with_x64, num_rows, criterion):
+    random = np.random.default_rng(0)
+    # Columns in units of their own, in which the ridge is.
+    matrix = random.standard_normal((num_rows, 8)) * np.logspace(-2, 1, 8)
+    target = matrix @ random.standard_normal((8, 2))
+    target += random.standard_normal((num_rows, 2))
+    choice = choose_ridge(matrix, target, RIDGES, criterion)
+    expected = [by_hand(matrix, target, ridge, criterion) for ridge in RIDGES]
+    np.testing.assert_allclose(choice.errors, expected, rtol=1e-7)
+    assert choice.ridge == RIDGES[np.argmin(expected)]
+    solved = preconditioned(jax.random.key(0), matrix, target, ridge=choice.ridge)
+    np.testing.assert_allclose(choice.solution, solved.solution, rtol=1e-9)
+
+
+def test_no_ridge_and_no_rest():
+    """Without a ridge, rows that are predicted from themselves alone cost infinity."""
+    random = np.random.default_rng(0)
+    matrix, target = random.standard_normal((40, 3)), random.standard_normal(40)
+    matrix[:, 2] = matrix[:, 1]
+    choice = choose_ridge(matrix, target, [0.0])
+    expected = by_hand(matrix[:, :2], target[:, None], 0.0, "leave_one_out")
+    np.testing.assert_allclose(choice.errors, [expected], rtol=1e-5)
+    for criterion in ("leave_one_out", "generalized"):
+        choice = choose_ridge(matrix[:2], target[:2], [0.0, 1.0], criterion)
+        assert np.isinf(choice.errors[0]) and choice.ridge == 1
+    traced = jax.jit(choose_ridge)(matrix, target * np.nan, RIDGES)
+    assert all(np.isnan(field).all() for field in traced)

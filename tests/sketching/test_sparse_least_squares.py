@@ -1,0 +1,199 @@
+"""Least squares of BCOO matrices and operators: as of the array, never made."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.linalg
+from jax.experimental import sparse
+
+from jaxwgc import sketching
+from tests.sketching.test_preconditioned import backward_error
+from tests.sketching.test_sparse_scores import entries_of, sparse_matrix
+
+NUM_ROWS, NUM_COLUMNS = 300, 12
+KEY = jax.random.key(0)
+
+
+@functools.cache
+def system(condition=1e3):
+    matrix = sparse_matrix((NUM_ROWS, NUM_COLUMNS), 0.3)
+    random = np.random.default_rng(1)
+    matrix *= np.geomspace(1, 1 / condition, NUM_COLUMNS)
+    # Not by the units of columns alone.
+    matrix[:, 3] += matrix[:, 4]
+    return matrix, (matrix / np.abs(matrix).max(axis=0)).sum(axis=1) + 0.1 * (
+        random.standard_normal(NUM_ROWS)
+    )
+
+
+def operator_of(matrix, has_sketch=False):
+    return sketching.LinearOperator(
+        jax.tree_util.Partial(lambda matrix, v: matrix @ v, matrix),
+        jax.tree_util.Partial(lambda matrix, u: u @ matrix, matrix),
+        matrix.shape,
+        sketch=(lambda embedding: embedding @ matrix) if has_sketch else None,
+    )
+
+
+KINDS = {
+    "sketch of entries": (entries_of, "sketch"),
+    "columns": (entries_of, "columns"),
+    "operator": (operator_of, "auto"),
+    "operator with a sketch": (functools.partial(operator_of, has_sketch=True), "auto"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_as_backward_stable_as_qr(with_x64, kind):
+    make, method = KINDS[kind]
+    # Of an operator the units of columns are not mended.
+    matrix, target = system(1e1 if kind == "operator" else 1e6)
+    result = sketching.preconditioned(
+        KEY,
+        make(jnp.asarray(matrix)) if "op" in kind else make(matrix),
+        target,
+        method=method,
+    )
+    assert result.converged
+    assert backward_error(matrix, target, result.solution) < 4e-15
+    assert (result.rank is None) == (kind in ("columns", "operator"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_ridge_and_several_targets_in_float32(kind):
+    make, method = KINDS[kind]
+    matrix, target = (part.astype(np.float32) for part in system(10.0))
+    targets = np.stack([target, target**2, 0 * target], axis=1)
+    given = make(jnp.asarray(matrix)) if "op" in kind else make(matrix)
+    result = sketching.preconditioned(KEY, given, targets, method=method, ridge=0.5)
+    matrix, targets = matrix.astype(float), targets.astype(float)
+    normal = matrix.T @ matrix + 0.5 * np.eye(NUM_COLUMNS)
+    expected = np.linalg.solve(normal, matrix.T @ targets)
+    np.testing.assert_allclose(result.solution, expected, atol=2e-5)
+    assert result.solution.dtype == np.float32 and result.converged.all()
+    np.testing.assert_array_equal(result.solution[:, 2], 0)
+
+
+@pytest.mark.parametrize("method", ["sketch", "columns"])
+def test_derivatives_are_those_of_the_array(with_x64, method):
+    matrix, target = system(10.0)
+    given = entries_of(matrix)
+
+    def of_entries(data, target):
+        own = sparse.BCOO((data, given.indices), shape=given.shape)
+        return jnp.sum(
+            sketching.preconditioned(KEY, own, target, method=method)[0] ** 2
+        )
+
+    def of_operator(matrix, target):
+        # Closed over, where the other is an argument.
+        own = sketching.LinearOperator(
+            lambda v: matrix @ v, lambda u: u @ matrix, matrix.shape
+        )
+        return jnp.sum(sketching.preconditioned(KEY, own, target)[0] ** 2)
+
+    def direct(matrix, target):
+        return jnp.sum(jnp.linalg.solve(matrix.T @ matrix, matrix.T @ target) ** 2)
+
+    expected = jax.grad(direct, (0, 1))(jnp.asarray(matrix), target)
+    found = jax.jit(jax.grad(of_entries, (0, 1)))(given.data, target)
+    np.testing.assert_allclose(found[0], expected[0][tuple(given.indices.T)], rtol=1e-8)
+    np.testing.assert_allclose(found[1], expected[1], rtol=1e-8, atol=1e-12)
+    if method == "columns":
+        found = jax.jit(jax.grad(of_operator, (0, 1)))(jnp.asarray(matrix), target)
+        for own, other in zip(found, expected):
+            np.testing.assert_allclose(own, other, rtol=1e-8, atol=1e-12)
+
+
+def test_least_norm_and_hidden_rows_of_entries(with_x64):
+    matrix, target = system(10.0)
+    matrix = matrix.copy()
+    matrix[:, 1] = matrix[:, 0]
+    result = sketching.preconditioned(KEY, entries_of(matrix), target, method="sketch")
+    expected = scipy.linalg.lstsq(matrix, target)[0]
+    np.testing.assert_allclose(result.solution, expected, rtol=1e-9)
+    assert result.rank.rank == NUM_COLUMNS - 1 and result.converged
+    # A heavy row hides the others, and is said to.
+    heavy = matrix.copy()
+    heavy[0, 0] = 1e20
+    result = sketching.preconditioned(KEY, entries_of(heavy), target, method="sketch")
+    assert not result.converged and result.rank.is_ambiguous
+    # Plain iterations give some solution.
+    result = sketching.preconditioned(KEY, entries_of(matrix), target, method="columns")
+    assert result.converged
+    residual = target - matrix @ result.solution
+    np.testing.assert_allclose(
+        np.linalg.norm(residual), np.linalg.norm(target - matrix @ expected), rtol=1e-12
+    )
+
+
+@pytest.mark.parametrize(
+    "make", [sketching.count_sketch, sketching.sparse_sign, sketching.row_sampling]
+)
+def test_embeddings_of_entries(make):
+    """With repeated entries, and some out of bounds, as JAX fills them up."""
+    matrix, _ = system()
+    given = entries_of(matrix)
+    indices = jnp.concatenate(
+        [given.indices, given.indices, jnp.array([[300, 0], [0, 12]])]
+    )
+    data = jnp.concatenate([given.data / 4, given.data * 3 / 4, jnp.ones(2)])
+    given = sparse.BCOO((data, indices), shape=given.shape)
+    embedding = make(KEY, 40, NUM_ROWS)
+    sketch = embedding @ {"x": given, "y": jnp.asarray(matrix[:, 0])}
+    expected = embedding @ jnp.asarray(matrix)
+    np.testing.assert_allclose(sketch["x"], expected, atol=1e-5)
+    np.testing.assert_allclose(sketch["y"], expected[:, 0], atol=1e-5)
+    np.testing.assert_allclose(
+        sketching.sketch_and_solve(KEY, given, matrix[:, 0], 40, embedding).solution,
+        np.eye(NUM_COLUMNS)[0],
+        atol=1e-3,
+    )
+
+
+def test_what_is_wrong_in_traced_input():
+    matrix, target = (jnp.asarray(part, jnp.float32) for part in system(10.0))
+    given = entries_of(np.asarray(matrix))
+    solve = jax.jit(functools.partial(sketching.preconditioned, KEY))
+    for method in ("sketch", "columns"):
+        data = given.data.at[5].set(jnp.nan)
+        own = sparse.BCOO((data, given.indices), shape=given.shape)
+        result = jax.jit(
+            functools.partial(sketching.preconditioned, KEY, method=method)
+        )(own, target)
+        assert not result.converged and np.isnan(result.solution).all()
+    operator = operator_of(matrix)
+    assert solve(operator, target).converged
+    other = operator_of(matrix.at[7, 2].add(0.1))
+    result = solve(dataclasses.replace(operator, rmatvec=other.rmatvec), target)
+    assert not result.converged and np.isnan(result.solution).all()
+
+
+def test_more_columns_than_could_be_factored():
+    """As one-hot categories have: an array of this would take gigabytes."""
+    size = 20_000
+    row = np.arange(3 * size) % (2 * size)
+    random = np.random.default_rng(0)
+    indices = np.stack([row, random.integers(0, size, row.size)], axis=1)
+    given = sparse.BCOO(
+        (jnp.ones(row.size), jnp.asarray(indices)), shape=(2 * size, size)
+    )
+    target = jnp.asarray(random.standard_normal(2 * size), jnp.float32)
+    result = sketching.preconditioned(KEY, given, target, ridge=0.1)
+    residual = target - given @ result.solution
+    gradient = residual @ given - 0.1 * result.solution
+    assert result.converged and jnp.abs(gradient).max() < 2e-3
+
+
+def test_an_operator_of_lineax(with_x64):
+    lineax = pytest.importorskip("lineax")
+    matrix, target = system(10.0)
+    own = lineax.MatrixLinearOperator(jnp.asarray(matrix))
+    operator = sketching.LinearOperator(own.mv, own.transpose().mv, matrix.shape)
+    result = sketching.preconditioned(KEY, operator, target)
+    expected = lineax.linear_solve(own, jnp.asarray(target), lineax.QR()).value
+    np.testing.assert_allclose(result.solution, expected, rtol=1e-9)
