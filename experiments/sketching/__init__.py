@@ -7,10 +7,12 @@ import jax
 
 from experiments.runner.study import Effort, run
 from experiments.sketching import (
+    active,
     contraction,
     distortion,
     logistic,
     new_samples,
+    promise,
     recommended,
     samplers,
     solvers,
@@ -27,6 +29,8 @@ SECTIONS = {
     "samplers": samplers.study,
     "block_leverage": new_samples.study,
     "stability": stability.study,
+    "active": active.study,
+    "promise": promise.study,
 }
 
 

@@ -260,3 +260,37 @@ def test_one_row_and_one_column(with_x64):
     np.testing.assert_allclose(result.solution, [1.5])
     result = preconditioned(KEY, [[1], [2]], [1, 2])
     np.testing.assert_allclose(result.solution, [1.0])
+
+
+SOLVERS = {
+    **{own: functools.partial(preconditioned, method=own) for own in METHODS},
+    "sketch and solve": functools.partial(sketching.sketch_and_solve, sketch_size=120),
+    "iterative Hessian sketch": functools.partial(
+        sketching.iterative_hessian_sketch, sketch_size=120, num_iterations=24
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_says_no_where_float32_cannot_carry_float64(name):
+    """Rows next to polynomials: float64 fits the target better by 4e-3 of its norm."""
+    solve = SOLVERS[name]
+    lost = conditioned(1e7)
+    noise = np.random.default_rng(1).standard_normal(NUM_ROWS)
+    lost_target = lost.sum(axis=1) + noise * np.linalg.norm(lost.sum(axis=1)) / 17
+    assert not solve(KEY, lost, lost_target).converged
+    # What it was asked in float32 it has solved, and so it has what is in the range of
+    # directions that float32 keeps, and what float64 has no more of than float32.
+    small, small_target = lost.astype(np.float32), lost_target.astype(np.float32)
+    deficient = deficient_cases()["low-rank product"]
+    pairs = [(small, small_target), (deficient, noise)]
+    assert all(solve(KEY, *pair).converged for pair in pairs)
+    both = np.stack([lost_target, lost @ np.ones(NUM_COLUMNS)], axis=1)
+    assert solve(KEY, lost, both).converged.tolist() == [False, True]
+
+
+def test_a_ridge_leaves_nothing_for_float32_to_lose():
+    matrix = conditioned(1e7)
+    target = make_target(matrix, 1.0)
+    # Small beside what is kept, large beside what is lost.
+    assert preconditioned(KEY, matrix, target, ridge=1e-10).converged

@@ -185,6 +185,30 @@ def test_num_draws_of_many_parts_in_float32():
     assert counts.sum() == 2**20
 
 
+@functools.partial(jax.jit, static_argnums=2)
+def total_counts(keys, probabilities, num_draws):
+    """How often each part comes in so many draws of each key, as many at a time."""
+
+    def add(counts, key):
+        sample = sketching.sample_partitions(key, probabilities, num_draws=num_draws)
+        return counts.at[sample.indices].add(sample.counts), None
+
+    return jax.lax.scan(add, jnp.zeros(len(probabilities), jnp.int32), keys)[0]
+
+
+@pytest.mark.parametrize("is_last", [False, True])
+def test_rare_parts_come_as_often_as_they_should_wherever_they_stand(is_last):
+    # On the grid of 2**-23 of uniform variables: never, and four times as often.
+    probabilities = np.zeros(16)
+    probabilities[0], probabilities[[1, 2, 4, 8]] = 1, 3e-8
+    keys = jax.random.split(jax.random.key(9), 2**6)
+    probabilities = probabilities[::-1] if is_last else probabilities
+    counts = np.asarray(total_counts(keys, np.array(probabilities), 2**20))
+    num_rare = 2**26 - counts.max()
+    law = scipy.stats.poisson(4 * 3e-8 * 2**26)
+    assert law.cdf(num_rare) > 1e-3 and law.sf(num_rare - 1) > 1e-3
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     st.lists(st.sampled_from([0.0, 1e-6, 0.5, 1.0, 7.0]), min_size=5, max_size=5),

@@ -270,8 +270,10 @@ def _count_draws(key: jax.Array, probabilities: jax.Array, num_draws: int) -> ja
     """Draws how often each part comes in num_draws draws, int32 (K,).
 
     Every draw walks down a binary tree of sums of probabilities, with a fresh uniform
-    variable at each level. One search in one cumulative sum would be shorter, but in
-    float32 its rounding errors are of the size of the probabilities of 1e5 parts.
+    variable at each level, in steps of 2⁻⁶⁴ near zero: on the grid of
+    `jax.random.uniform`, what is rarer than 1e-7 would come too often or never. One
+    search in one cumulative sum would be shorter, but in float32 its rounding errors
+    are of the size of the probabilities of 1e5 parts.
     """
     num_parts = probabilities.shape[0]
     depth = (num_parts - 1).bit_length()
@@ -281,13 +283,25 @@ def _count_draws(key: jax.Array, probabilities: jax.Array, num_draws: int) -> ja
     # The root at 1, the children of a node i at 2i and 2i + 1.
     tree = jnp.concatenate([levels[-1], *reversed(levels)])
 
-    def descend(nodes, level_key):
-        uniform = jax.random.uniform(level_key, (num_draws,), tree.dtype)
-        left, right = tree[2 * nodes], tree[2 * nodes + 1]
-        # A side of probability zero is never taken: u < 1 and u >= 0.
-        return 2 * nodes + (uniform * (left + right) >= left), None
+    draw_key, tail_key = jax.random.split(key)
 
-    keys = jax.random.split(key, depth)
+    def words(key):
+        bits = jax.random.bits(key, (num_draws,), jnp.uint32)
+        return bits.astype(tree.dtype)
+
+    # The digits after a word, which matter at one level in 2**32, so that one draw of
+    # them for all levels will do.
+    tails = words(tail_key) * 2.0**-32
+
+    def descend(nodes, level_key):
+        uniform = (words(level_key) + tails) * 2.0**-32
+        left, right = tree[2 * nodes], tree[2 * nodes + 1]
+        # The smaller side is next to 0, where floating point is fine enough for it. A
+        # side of probability zero is never taken.
+        is_smaller = uniform * (left + right) < jnp.minimum(left, right)
+        return 2 * nodes + (is_smaller == (right < left)), None
+
+    keys = jax.random.split(draw_key, depth)
     # Made of both, so that under shard_map it varies with the device as they do.
     root = jnp.where((tree[0] >= 0) | (jax.random.key_data(key)[0] >= 0), 1, 1)
     nodes = jnp.broadcast_to(root.astype(jnp.int32), (num_draws,))

@@ -14,6 +14,7 @@ from jaxwgc.sketching._embeddings._sparse_embeddings import sparse_sign
 from jaxwgc.sketching._solvers._implicit import implicit_solution
 from jaxwgc.sketching._solvers._orthonormalisers import from_factors, from_gram
 from jaxwgc.sketching._solvers._refinement import Refinement
+from jaxwgc.sketching._solvers._rounded_input import mind_rounding
 from jaxwgc.sketching._solvers._solution import Solution, every_target
 
 METHODS = ("auto", "gram", "sketch", "factor")
@@ -134,6 +135,7 @@ def preconditioned(
       solvers", 2024, for starting anew, and for the estimate of the backward error,
       which is that of Karlson and Waldén.
     """
+    given = matrix, target
     _validation.check_key(key)
     matrix, target = _checks.system(matrix, target)
     num_rows, num_columns = matrix.shape
@@ -156,7 +158,7 @@ def preconditioned(
     elif method == "gram" and num_rows < num_columns:
         method = "factor"
     embedding = embed(embedding, key, sketch_size, num_rows)
-    return _solve(
+    solution = _solve(
         matrix,
         target,
         embedding if method == "sketch" else None,
@@ -166,6 +168,7 @@ def preconditioned(
         method,
         max_iterations,
     )
+    return mind_rounding(solution, *given, ridge)
 
 
 @functools.partial(jax.jit, static_argnames=("method", "max_iterations"))

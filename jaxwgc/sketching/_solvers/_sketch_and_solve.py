@@ -11,6 +11,7 @@ from jaxwgc.sketching._embeddings._embedding import Embedding, EmbeddingLike, em
 from jaxwgc.sketching._embeddings._sparse_embeddings import sparse_sign
 from jaxwgc.sketching._solvers._implicit import implicit_solution
 from jaxwgc.sketching._solvers._orthonormalisers import from_factors
+from jaxwgc.sketching._solvers._rounded_input import mind_rounding
 from jaxwgc.sketching._solvers._solution import Solution, every_target
 
 
@@ -74,12 +75,14 @@ def sketch_and_solve(
       algebra", Foundations and Trends in Theoretical Computer Science 10 (2014),
       section 2.
     """
+    given = matrix, target
     _validation.check_key(key)
     matrix, target = _checks.system(matrix, target)
     sketch_size = _checks.sketch_size(sketch_size, matrix.shape)
     matrix, rcond = _checks.with_cutoff(matrix, rcond, _checks.solver_cutoff)
     embedding = embed(embedding, key, sketch_size, matrix.shape[0])
-    return _solve(matrix, target, embedding, rcond)
+    solution = _solve(matrix, target, embedding, rcond)
+    return mind_rounding(solution, *given)
 
 
 @jax.jit
