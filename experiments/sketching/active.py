@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from experiments.runner.figures import Figure, line, new_figure
+from experiments.runner.figures import Figure, line, new_figure, sketch_sizes
 from experiments.runner.study import Effort, Numbers, Study, Trial
 from experiments.runner.tables import ResultTable
 from experiments.sketching import data, logistic, samplers
@@ -120,7 +120,8 @@ def draw(numbers: Numbers) -> Figure:
         num_columns = own["num_columns"]
         bound = num_columns / (labels - num_columns - 1)
         axes.plot(labels, bound, ":", color="0.3", label=label)
-        axes.set(xscale="log", yscale="log", title=own["label"], xlabel="labels")
+        sketch_sizes(axes, labels, num_columns)
+        axes.set(yscale="log", title=own["label"], xlabel="labels")
     panels[0].set_ylabel("excess of the squared residual, median")
     panels[-1].legend()
     return figure

@@ -196,16 +196,19 @@ def total_counts(keys, probabilities, num_draws):
     return jax.lax.scan(add, jnp.zeros(len(probabilities), jnp.int32), keys)[0]
 
 
-@pytest.mark.parametrize("is_last", [False, True])
-def test_rare_parts_come_as_often_as_they_should_wherever_they_stand(is_last):
-    # On the grid of 2**-23 of uniform variables: never, and four times as often.
-    probabilities = np.zeros(16)
-    probabilities[0], probabilities[[1, 2, 4, 8]] = 1, 3e-8
-    keys = jax.random.split(jax.random.key(9), 2**6)
+@pytest.mark.parametrize(
+    ("is_last", "chance", "num_keys"), [(False, 5.9e-8, 4), (True, 1e-8, 2)]
+)
+def test_rare_parts_come_as_often_as_they_should(is_last, chance, num_keys):
+    # On the grid of uniform variables after a likely part never, before it as 1.2e-7.
+    probabilities = np.zeros(256)
+    probabilities[0], probabilities[2 ** np.arange(8)] = 1, chance
+    keys = jax.random.split(jax.random.key(9), num_keys)
     probabilities = probabilities[::-1] if is_last else probabilities
-    counts = np.asarray(total_counts(keys, np.array(probabilities), 2**20))
-    num_rare = 2**26 - counts.max()
-    law = scipy.stats.poisson(4 * 3e-8 * 2**26)
+    counts = np.asarray(total_counts(keys, np.array(probabilities), 2**22))
+    num_draws = num_keys * 2**22
+    law = scipy.stats.poisson(8 * chance * num_draws)
+    num_rare = num_draws - counts.max()
     assert law.cdf(num_rare) > 1e-3 and law.sf(num_rare - 1) > 1e-3
 
 
