@@ -7,10 +7,12 @@ import jax
 
 from experiments.runner.study import Effort, run
 from experiments.sketching import (
+    active,
     contraction,
     distortion,
     logistic,
     new_samples,
+    promise,
     rank_k,
     recommended,
     samplers,
@@ -30,6 +32,8 @@ SECTIONS = {
     "stability": stability.study,
     "rank_k": rank_k.passes,
     "cells": rank_k.cells,
+    "active": active.study,
+    "promise": promise.study,
 }
 
 

@@ -60,11 +60,17 @@ def draw_rows(key, probabilities, size, method, weighted):
     return indices.reshape(-1), jnp.repeat(blocks.scale, BLOCK_SIZE)
 
 
-def one_run(key: jax.Array, every: Every, sizes: Any) -> Numbers:
+def one_run(
+    key: jax.Array,
+    every: Every,
+    sizes: Any,
+    chosen: dict[str, Sampler] | None = None,
+) -> Numbers:
     """Least squares in sampled rows, by the sampler and the kind of data.
 
     Shortest coordinates (sizes, p); all samplers have the same key.
     """
+    chosen = SAMPLERS if chosen is None else chosen
     names = "scores", "basis", "target"
     stacked = [jnp.stack([getattr(o, n) for o in every.values()]) for n in names]
 
@@ -85,7 +91,7 @@ def one_run(key: jax.Array, every: Every, sizes: Any) -> Numbers:
         ]
         return dict(zip(every, jnp.stack(found, axis=1), strict=True))
 
-    return {name: solutions(sampler) for name, sampler in SAMPLERS.items()}
+    return {name: solutions(sampler) for name, sampler in chosen.items()}
 
 
 def compare(solutions: np.ndarray, own: data.Regression) -> Numbers:
@@ -177,20 +183,21 @@ def tabulate_data(numbers: Numbers) -> ResultTable:
 
 def tabulate_excess(numbers: Numbers) -> ResultTable:
     """Medians."""
-
-    def cell(own, at):
-        median, low, high = (own[name][at] for name in ("median", "low", "high"))
-        if high - low <= 1e-9 * median:
-            return _percent(median)
-        return f"{_percent(median)} ({_percent(low)} to {_percent(high)})"
-
     size = SHOWN_FACTOR * numbers["num_columns"]
     title = (
         "Excess of the squared residual in percent of the smallest one, "
         f"{size} of {numbers['num_rows']:,} rows, p = {numbers['num_columns']}, median "
         f"of {numbers['runs']} samples and its 95% interval"
     )
-    return _tabulate(numbers, title, size, cell)
+    return _tabulate(numbers, title, size, median_cell)
+
+
+def median_cell(own: Numbers, at: int) -> str:
+    """With its interval, in percent."""
+    median, low, high = (own[name][at] for name in ("median", "low", "high"))
+    if high - low <= 1e-9 * median:
+        return _percent(median)
+    return f"{_percent(median)} ({_percent(low)} to {_percent(high)})"
 
 
 def tabulate_bias(numbers: Numbers) -> ResultTable:

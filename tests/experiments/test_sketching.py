@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 
 from experiments.runner.study import Effort, measure
-from experiments.sketching import data, distortion, rank_k, recommended, samplers
+from experiments.sketching import (
+    active,
+    data,
+    distortion,
+    promise,
+    rank_k,
+    recommended,
+    samplers,
+)
 from jaxwgc import sketching
 
 KEY = jax.random.key(0)
@@ -71,6 +79,36 @@ def test_recommended_section_counts_what_is_within_epsilon():
     assert numbers["srht"]["T1"]["distortion"]["mean"] < 1e-5
     # More draws than rows.
     assert "successes" not in numbers["row_sampling, uniform"]["T1"]
+
+
+def test_promise_section_counts_what_is_beyond_epsilon(monkeypatch):
+    monkeypatch.setattr(promise, "NAMES", ("count_sketch",))
+    monkeypatch.setattr(promise, "SMALL_SHAPES", {"one column": (256, 1)})
+    # Of so small a sketch half are beyond.
+    monkeypatch.setattr(
+        sketching, "recommended_sketch_size", lambda *args, **options: 2
+    )
+    found = measure(promise.study(EFFORT, KEY))
+    own = found.numbers["families"]["count_sketch"]["one column"]
+    assert found.numbers["runs"] == 40
+    assert 0 < own["GA"]["failures"] < 40 and own["GA"]["largest"] > 0.5
+    assert found.tables["promise"].rows[0][1].startswith("2: ")
+
+
+def test_active_section_and_the_labels_that_it_asks_for(monkeypatch):
+    monkeypatch.setattr(active, "FEW_FACTORS", (16,))
+    found = measure(active.study(EFFORT._replace(runs=25), KEY))
+    assert set(found.figures) == {"active"}
+    assert len(found.tables["active"].rows) == 3
+    every = found.numbers["data"]
+    heavy = {choice: own["median"][0] for choice, own in every["T1"]["excess"].items()}
+    assert heavy["uniform"] > 10 * heavy["leverage"] > 0
+    # Of the digits, the least squares that the excess is over.
+    own = active.digits(EFFORT)
+    exact, squared, *_ = np.linalg.lstsq(own.matrix, own.target, rcond=None)
+    np.testing.assert_allclose(own.coefficients, exact, atol=1e-8)
+    assert own.squared_residual == pytest.approx(squared[0])
+    assert set(own.target) == {-1, 1} and every["digits"]["num_labels"][0] < 1000
 
 
 def test_samplers_section_and_its_least_squares(monkeypatch):

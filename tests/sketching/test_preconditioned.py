@@ -260,3 +260,38 @@ def test_one_row_and_one_column(with_x64):
     np.testing.assert_allclose(result.solution, [1.5])
     result = preconditioned(KEY, [[1], [2]], [1, 2])
     np.testing.assert_allclose(result.solution, [1.0])
+
+
+SOLVERS = {
+    **{own: functools.partial(preconditioned, method=own) for own in METHODS},
+    "sketch and solve": functools.partial(sketching.sketch_and_solve, sketch_size=120),
+    "iterative Hessian sketch": functools.partial(
+        sketching.iterative_hessian_sketch, sketch_size=120, num_iterations=24
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_says_no_where_float32_cannot_carry_float64(name):
+    """Float64 has directions that shorten the residual, by more than is promised."""
+    solve = SOLVERS[name]
+    matrix = conditioned(1e7)
+    exact = matrix @ np.ones(NUM_COLUMNS)
+    noise = np.random.default_rng(1).standard_normal(NUM_ROWS)
+    target = exact + np.linalg.norm(exact) / 17 * noise
+    assert not solve(KEY, matrix, target).converged
+    # What float64 has no more of than float32.
+    assert solve(KEY, deficient_cases()["low-rank product"], target).converged
+    if name != "iterative Hessian sketch":
+        # What was asked in float32, and a target that needs none of what is lost.
+        pair = matrix.astype(np.float32), target.astype(np.float32)
+        assert solve(KEY, *pair).converged
+        both = np.stack([target, exact], axis=1)
+        assert solve(KEY, matrix, both).converged.tolist() == [False, True]
+
+
+def test_a_ridge_leaves_nothing_for_float32_to_lose():
+    matrix = conditioned(1e7)
+    target = make_target(matrix, 1.0)
+    # Small beside what is kept, large beside what is lost.
+    assert preconditioned(KEY, matrix, target, ridge=1e-10).converged

@@ -185,6 +185,33 @@ def test_num_draws_of_many_parts_in_float32():
     assert counts.sum() == 2**20
 
 
+@functools.partial(jax.jit, static_argnums=2)
+def total_counts(keys, probabilities, num_draws):
+    """How often each part comes in so many draws of each key, as many at a time."""
+
+    def add(counts, key):
+        sample = sketching.sample_partitions(key, probabilities, num_draws=num_draws)
+        return counts.at[sample.indices].add(sample.counts), None
+
+    return jax.lax.scan(add, jnp.zeros(len(probabilities), jnp.int32), keys)[0]
+
+
+@pytest.mark.parametrize(
+    ("is_last", "chance", "num_keys"), [(False, 5.9e-8, 4), (True, 1e-8, 2)]
+)
+def test_rare_parts_come_as_often_as_they_should(is_last, chance, num_keys):
+    # On the grid of uniform variables after a likely part never, before it as 1.2e-7.
+    probabilities = np.zeros(256)
+    probabilities[0], probabilities[2 ** np.arange(8)] = 1, chance
+    keys = jax.random.split(jax.random.key(9), num_keys)
+    probabilities = probabilities[::-1] if is_last else probabilities
+    counts = np.asarray(total_counts(keys, np.array(probabilities), 2**22))
+    num_draws = num_keys * 2**22
+    law = scipy.stats.poisson(8 * chance * num_draws)
+    num_rare = num_draws - counts.max()
+    assert law.cdf(num_rare) > 1e-3 and law.sf(num_rare - 1) > 1e-3
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     st.lists(st.sampled_from([0.0, 1e-6, 0.5, 1.0, 7.0]), min_size=5, max_size=5),

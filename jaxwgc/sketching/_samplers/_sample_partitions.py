@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jaxwgc import _validation
@@ -18,6 +19,9 @@ _MAX_COUNT = 2**31 - 1
 # expansion instead, whose distance in total variation from the Poisson law is 5e-6 here
 # and falls with the mean.
 _LARGE_MEAN = 4096.0
+
+# Chances of one side of two, in draws one by one.
+_UNITS = np.uint32(2**31)
 
 
 class PartitionSample(NamedTuple):
@@ -67,7 +71,9 @@ def sample_partitions(
       exactly the law of sequential draws. Work and memory are of the order of K,
       however many draws there are.
     - `num_draws=q`: after q draws. Drawn parts come first, by falling count; the slots
-      after them have count 0. Memory is of the order of K + q.
+      after them have count 0. Memory is of the order of K + q. In float32, too, parts
+      that are much rarer than the rounding unit (of probabilities down to 1e-16) come
+      as often as they should on average, wherever they stand.
 
     Args:
       key: one PRNG key, from `jax.random.key` or `jax.random.PRNGKey`.
@@ -269,9 +275,13 @@ def _exponential(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> ja
 def _count_draws(key: jax.Array, probabilities: jax.Array, num_draws: int) -> jax.Array:
     """Draws how often each part comes in num_draws draws, int32 (K,).
 
-    Every draw walks down a binary tree of sums of probabilities, with a fresh uniform
-    variable at each level. One search in one cumulative sum would be shorter, but in
-    float32 its rounding errors are of the size of the probabilities of 1e5 parts.
+    Every draw walks down a binary tree of sums of probabilities, with fresh bits at
+    each level. One search in one cumulative sum would be shorter, but in float32 its
+    rounding errors are of the size of the probabilities of 1e5 parts.
+
+    The chance of the rarer side of a node is rounded to a multiple of 2⁻³¹, up or down
+    at random once a call, so that its expectation stays what it is. On the grid of
+    `jax.random.uniform`, what is rarer than 1e-7 would come too often or never.
     """
     num_parts = probabilities.shape[0]
     depth = (num_parts - 1).bit_length()
@@ -280,14 +290,20 @@ def _count_draws(key: jax.Array, probabilities: jax.Array, num_draws: int) -> ja
         levels.append(levels[-1].reshape(-1, 2).sum(axis=1))
     # The root at 1, the children of a node i at 2i and 2i + 1.
     tree = jnp.concatenate([levels[-1], *reversed(levels)])
+    sides = tree.reshape(-1, 2)
+    total = jnp.sum(sides, axis=1)
+    share = jnp.min(sides, axis=1) / jnp.where(total > 0, total, 1)
+    rounding_key, draw_key = jax.random.split(key)
+    rounding = jax.random.uniform(rounding_key, share.shape, share.dtype)
+    # A side of probability zero is never taken.
+    units = jnp.floor(share * _UNITS + rounding).astype(jnp.uint32)
+    units = jnp.where(sides[:, 0] <= sides[:, 1], units, _UNITS - units)
 
     def descend(nodes, level_key):
-        uniform = jax.random.uniform(level_key, (num_draws,), tree.dtype)
-        left, right = tree[2 * nodes], tree[2 * nodes + 1]
-        # A side of probability zero is never taken: u < 1 and u >= 0.
-        return 2 * nodes + (uniform * (left + right) >= left), None
+        bits = jax.random.bits(level_key, (num_draws,), jnp.uint32) >> 1
+        return 2 * nodes + (bits >= units[nodes]), None
 
-    keys = jax.random.split(key, depth)
+    keys = jax.random.split(draw_key, depth)
     # Made of both, so that under shard_map it varies with the device as they do.
     root = jnp.where((tree[0] >= 0) | (jax.random.key_data(key)[0] >= 0), 1, 1)
     nodes = jnp.broadcast_to(root.astype(jnp.int32), (num_draws,))

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
@@ -131,6 +131,9 @@ def fingerprint(rows: Any) -> tuple[float, float]:
     return float(weights[0] @ sums), float(np.linalg.norm(sums))
 
 
-def is_same(fingerprint: tuple[float, float], first: tuple[float, float]) -> bool:
+Fingerprint: TypeAlias = tuple[float, float] | np.ndarray
+
+
+def is_same(fingerprint: Fingerprint, first: Fingerprint) -> bool:
     """Compares up to rounding, which a loader of blocks may have."""
-    return not abs(fingerprint[0] - first[0]) > _SAME * first[1]
+    return not bool(abs(fingerprint[0] - first[0]) > _SAME * first[1])

@@ -79,7 +79,7 @@ def streaming_leverage_scores(
     prints = []
     for chunk, size in chunks(blocks):
         if factor is None:
-            factor = _Factor(chunk.shape[1])
+            factor = Factor(chunk.shape[1])
         factor.add(chunk, num_rows, size)
         prints.append(fingerprint(chunk[:size]))
         num_rows += size
@@ -113,7 +113,7 @@ def streaming_leverage_scores(
     return scores
 
 
-class _Factor:
+class Factor:
     """R with XᵀX = RᵀR for the rows so far, on the host in float64.
 
     All columns are divided by powers of two, `exponents`, so that nothing overflows and

@@ -18,6 +18,7 @@ from jaxwgc.sketching._gram import gram
 from jaxwgc.sketching._operators import residual_products
 from jaxwgc.sketching._solvers._implicit import implicit_solution
 from jaxwgc.sketching._solvers._orthonormalisers import Orthonormaliser, from_factors
+from jaxwgc.sketching._solvers._rounded_input import mind_rounding
 from jaxwgc.sketching._solvers._solution import Solution, every_target
 
 Projection = Callable[[jax.Array], jax.Array]
@@ -134,6 +135,7 @@ def iterative_hessian_sketch(
       accelerated gradient schemes", Found. Comput. Math. 15 (2015), for the inner
       steps.
     """
+    given = matrix, target
     _validation.check_key(key)
     matrix, target = _checks.system(matrix, target)
     rank = min(matrix.shape)
@@ -167,7 +169,7 @@ def iterative_hessian_sketch(
             step_size = (1 - ratio) ** 2
     _validation.check_number("step_size", step_size, positive=True)
     eps = float(jnp.finfo(matrix.dtype).eps)
-    return _solve(
+    solution = _solve(
         matrix,
         target,
         embedding,
@@ -179,6 +181,7 @@ def iterative_hessian_sketch(
         num_inner_steps,
         refresh,
     )
+    return mind_rounding(solution, *given)
 
 
 @functools.partial(

@@ -27,6 +27,7 @@ from jaxwgc.sketching._solvers._orthonormalisers import (
     from_gram,
 )
 from jaxwgc.sketching._solvers._refinement import Refinement
+from jaxwgc.sketching._solvers._rounded_input import mind_rounding
 from jaxwgc.sketching._solvers._solution import Solution, every_target
 
 METHODS = ("auto", "gram", "sketch", "factor", "columns")
@@ -173,6 +174,7 @@ def preconditioned(
       solvers", 2024, for starting anew, and for the estimate of the backward error,
       which is that of Karlson and Waldén.
     """
+    given = matrix, target
     _validation.check_key(key)
     linear_map, target = any_system(key, matrix, target)
     is_array = isinstance(linear_map, jax.Array)
@@ -208,7 +210,7 @@ def preconditioned(
         )
     max_iterations = _validation.check_int("max_iterations", max_iterations, minimum=0)
     embedding = embed(embedding, key, sketch_size, num_rows)
-    return _solve(
+    solution = _solve(
         linear_map,
         target,
         embedding if method == "sketch" else None,
@@ -218,6 +220,7 @@ def preconditioned(
         method,
         max_iterations,
     )
+    return mind_rounding(solution, *given, ridge)
 
 
 def _method_without_rows(

@@ -19,6 +19,7 @@ from jaxwgc.sketching._operators import (
 )
 from jaxwgc.sketching._solvers._implicit import implicit_solution
 from jaxwgc.sketching._solvers._orthonormalisers import from_factors
+from jaxwgc.sketching._solvers._rounded_input import mind_rounding
 from jaxwgc.sketching._solvers._solution import Solution, every_target
 
 
@@ -87,6 +88,7 @@ def sketch_and_solve(
       algebra", Foundations and Trends in Theoretical Computer Science 10 (2014),
       section 2.
     """
+    given = matrix, target
     _validation.check_key(key)
     linear_map, target = any_system(key, matrix, target)
     if isinstance(linear_map, LinearOperator) and linear_map.sketch is None:
@@ -97,7 +99,8 @@ def sketch_and_solve(
     )
     regulariser = _checks.regulariser(ridge, linear_map.dtype)
     embedding = embed(embedding, key, sketch_size, linear_map.shape[0])
-    return _solve(linear_map, target, embedding, regulariser, rcond)
+    solution = _solve(linear_map, target, embedding, regulariser, rcond)
+    return mind_rounding(solution, *given, ridge)
 
 
 @jax.jit

@@ -13,7 +13,8 @@ from jaxwgc._arrays import product
 from jaxwgc.sketching import _checks
 from jaxwgc.sketching._embeddings._sparse_embeddings import sparse_sign
 from jaxwgc.sketching._row_blocks import sum_over_blocks
-from jaxwgc.sketching._scores._streaming_scores import _SAME, _chunks, _Factor
+from jaxwgc.sketching._scores._chunks import chunks, is_same
+from jaxwgc.sketching._scores._streaming_scores import Factor
 from jaxwgc.sketching._solvers._orthonormalisers import Orthonormaliser, from_factors
 from jaxwgc.sketching._solvers._solution import Solution
 
@@ -156,13 +157,13 @@ class _Stream:
         total: Any = None
         factor = None
         chunk: Any = None
-        for index, (chunk, size) in enumerate(_chunks(self._pairs)):
+        for index, (chunk, size) in enumerate(chunks(self._pairs)):
             if total is None and factor is None:
                 p, num_columns = self.num_columns, chunk.shape[1]
                 if sketch_size is None and p > _MAX_FACTOR_COLUMNS:
                     sketch_size = _SKETCH_ROWS_PER_COLUMN * p
                 if sketch_size is None:
-                    factor = _Factor(num_columns)
+                    factor = Factor(num_columns)
                 else:
                     sketch_size = _checks.sketch_size(sketch_size, (p, p))
                     total = np.zeros((sketch_size, num_columns))
@@ -180,6 +181,7 @@ class _Stream:
             raise ValueError("blocks must have at least one row; got none")
         if factor is not None:
             total = np.ldexp(factor.triangular, factor.exponents)
+        assert total is not None
         return jnp.asarray(total.astype(chunk.dtype))
 
     def products(self, solution: np.ndarray, direction: np.ndarray) -> list[np.ndarray]:
@@ -187,7 +189,7 @@ class _Stream:
         sums: Any = None
         start = 0
         num_chunks = 0
-        for index, (chunk, size) in enumerate(_chunks(self._pairs)):
+        for index, (chunk, size) in enumerate(chunks(self._pairs)):
             start, num_chunks = start + size, index + 1
             if index >= len(self._prints):
                 continue
@@ -195,8 +197,7 @@ class _Stream:
             parts, print_ = _chunk_products(chunk, *arrays)
             print_ = np.asarray(print_)
             self._check_finite(print_)
-            first = self._prints[index]
-            if abs(print_[0] - first[0]) > _SAME * first[1]:
+            if not is_same(print_, self._prints[index]):
                 raise ValueError("blocks must be the same in all passes; got others")
             # Sums of chunks in float64, in any mode.
             parts = [np.asarray(part, np.float64) for part in parts]
