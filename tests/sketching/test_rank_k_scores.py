@@ -136,7 +136,7 @@ def counts():
 
 @pytest.mark.parametrize(
     ("make", "rank"),
-    [(lambda: sklearn.datasets.load_digits().data, 10), (counts, 20)],
+    [(lambda: sklearn.datasets.load_digits(return_X_y=True)[0], 10), (counts, 20)],
     ids=["digits", "counts"],
 )
 def test_real_data_in_six_passes(make, rank, with_x64):
