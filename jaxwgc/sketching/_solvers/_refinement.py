@@ -152,7 +152,7 @@ class Refinement(NamedTuple):
         if isinstance(self.matrix, jax.Array):
             return None
         image = times(self.matrix, self.factors.scale * solution)
-        return self.target - image, -(self.root * solution)
+        return self.target - image, -jnp.asarray(self.root) * solution
 
     def _state(
         self, solution: jax.Array, iteration: jax.Array, history: jax.Array

@@ -155,7 +155,7 @@ class _Stream:
         """Returns a small matrix of all rows, and remembers what they are like."""
         total: Any = None
         factor = None
-        chunk: Any = None
+        dtype: Any = None
         for index, (chunk, size) in enumerate(_chunks(self._pairs)):
             if total is None and factor is None:
                 p, num_columns = self.num_columns, chunk.shape[1]
@@ -169,6 +169,7 @@ class _Stream:
             self._prints.append(np.asarray(_fingerprint(chunk)))
             self._check_finite(self._prints[-1])
             self.num_rows += size
+            dtype = chunk.dtype
             if factor is not None:
                 factor.add(chunk, 0, size)
             else:
@@ -180,7 +181,7 @@ class _Stream:
             raise ValueError("blocks must have at least one row; got none")
         if factor is not None:
             total = np.ldexp(factor.triangular, factor.exponents)
-        return jnp.asarray(total.astype(chunk.dtype))
+        return jnp.asarray(total.astype(dtype))
 
     def products(self, solution: np.ndarray, direction: np.ndarray) -> list[np.ndarray]:
         """Returns Xᵀr, rᵀr, XᵀXd and dᵀXᵀXd of r = y - Xθ, in one pass."""
