@@ -153,11 +153,11 @@ class _Stream:
 
     def small_matrix(self, key: jax.Array, sketch_size: int | None) -> jax.Array:
         """Returns a small matrix of all rows, and remembers what they are like."""
-        total: Any = None
+        total = np.zeros((0, 0))
         factor = None
         dtype: Any = None
         for index, (chunk, size) in enumerate(_chunks(self._pairs)):
-            if total is None and factor is None:
+            if not index:
                 p, num_columns = self.num_columns, chunk.shape[1]
                 if sketch_size is None and p > _MAX_FACTOR_COLUMNS:
                     sketch_size = _SKETCH_ROWS_PER_COLUMN * p
