@@ -16,8 +16,8 @@ SHAPE = 1000, 8
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
     """Chunks of 128 rows or so, so that small matrices have several."""
-    original = module._chunks
-    monkeypatch.setattr(module, "_chunks", lambda blocks: original(blocks, 8192))
+    original = module.chunks
+    monkeypatch.setattr(module, "chunks", lambda blocks: original(blocks, 8192))
 
 
 def pairs(matrix, target, *cuts):
