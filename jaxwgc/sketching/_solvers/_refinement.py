@@ -152,11 +152,7 @@ class Refinement(NamedTuple):
         if isinstance(self.matrix, jax.Array):
             return None
         image = times(self.matrix, self.factors.scale * solution)
-<<<<<<< HEAD
         return self.target - image, jnp.negative(self.root * solution)
-=======
-        return self.target - image, -jnp.asarray(self.root) * solution
->>>>>>> solve
 
     def _state(
         self, solution: jax.Array, iteration: jax.Array, history: jax.Array

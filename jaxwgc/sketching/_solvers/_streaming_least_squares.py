@@ -156,15 +156,9 @@ class _Stream:
         """Returns a small matrix of all rows, and remembers what they are like."""
         total = np.zeros((0, 0))
         factor = None
-<<<<<<< HEAD
-        chunk: Any = None
-        for index, (chunk, size) in enumerate(chunks(self._pairs)):
-            if total is None and factor is None:
-=======
         dtype: Any = None
-        for index, (chunk, size) in enumerate(_chunks(self._pairs)):
+        for index, (chunk, size) in enumerate(chunks(self._pairs)):
             if not index:
->>>>>>> solve
                 p, num_columns = self.num_columns, chunk.shape[1]
                 if sketch_size is None and p > _MAX_FACTOR_COLUMNS:
                     sketch_size = _SKETCH_ROWS_PER_COLUMN * p
@@ -188,12 +182,7 @@ class _Stream:
             raise ValueError("blocks must have at least one row; got none")
         if factor is not None:
             total = np.ldexp(factor.triangular, factor.exponents)
-<<<<<<< HEAD
-        assert total is not None
-        return jnp.asarray(total.astype(chunk.dtype))
-=======
         return jnp.asarray(total.astype(dtype))
->>>>>>> solve
 
     def products(self, solution: np.ndarray, direction: np.ndarray) -> list[np.ndarray]:
         """Returns Xᵀr, rᵀr, XᵀXd and dᵀXᵀXd of r = y - Xθ, in one pass."""
