@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from jaxwgc import _validation
 from jaxwgc.codes import GradientCode
-from jaxwgc.coding import quantize
+from jaxwgc.coding import check_bits, quantize
 from jaxwgc.stragglers import StragglerModel
 
 __all__ = [
@@ -344,7 +344,8 @@ class codeword_part(CorruptionModel):
 class quantization(CorruptionModel):
     """Messages rounded at random to few bits, right on average: `coding.quantize`.
 
-    Who rounds is a choice: `stragglers.bernoulli(1.0)` is everybody.
+    Who rounds is a choice: `stragglers.bernoulli(1.0)` is everybody. With
+    `correct_errors=True` such messages are wrong unless `noise` allows for them.
 
     Args:
       who: see `CorruptionModel`.
@@ -359,6 +360,10 @@ class quantization(CorruptionModel):
     """
 
     bits: Any = 8
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_bits(self.bits)
 
     def corrupted(self, key, messages):
         """Returns all messages, as they would be if they were rounded."""

@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc import _validation
@@ -21,6 +22,8 @@ from jaxwgc.decoders import Dual, Lagrange, LeastSquares
 _NUM_ORDERS, _NUM_EXCHANGES = 64, 400
 # Of random rows.
 _NUM_DRAWS = 32
+# Misses below that are rounding, in float32.
+_ROUNDING = 4 * float(np.finfo(np.float32).eps)
 # Singular values below that share of the largest are rounding.
 _RANK = 1e-10
 
@@ -32,8 +35,10 @@ def any_placement(
 
     Workers may hold different numbers of parts, and parts have more holders than s + 1,
     which all take part then. Either of two methods, whichever misses the target by less
-    in float32 where it misses most (`worst_rounding`); polynomials mostly for few
-    stragglers, and random rows for many.
+    in float32 where it misses most (`worst_rounding`), and random rows where both miss
+    by rounding alone: polynomials mostly for few stragglers, and random rows for many.
+    Where sets of s + 1 workers hold the same parts, `fractional_repetition` and
+    `binary` need no such entries.
 
     **Polynomials** with given zeros: column j of B has the values at roots of unity of
     ∏ₗ (1 - x / αₗ), l over the workers without part j. As its degree is at most
@@ -105,7 +110,7 @@ def any_placement(
     names = tuple(_METHODS)
     if method is not None:
         names = (_validation.check_choice("method", method, names),)
-    bits = jax.random.bits(key, (4,))
+    bits = jax.random.bits(key, (4,), jnp.uint32)
     _validation.check_concrete("key", bits, "a code is chosen by its values")
     made = [
         _METHODS[name](
@@ -115,7 +120,8 @@ def any_placement(
     ]
     if len(made) == 1:
         return made[0]
-    return min(made, key=lambda code: worst_rounding(code)[0])
+    # What is rounding alone makes no difference, but real messages do.
+    return min(made, key=lambda code: max(worst_rounding(code)[0], _ROUNDING))
 
 
 def _polynomials(generator, assignment, num_stragglers):

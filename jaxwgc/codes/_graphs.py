@@ -126,7 +126,10 @@ def _swapped(key: jax.Array, num_vertices: int, degree: int) -> jax.Array:
     adjacency = jnp.asarray(start)
     if sparse_degree:
         edges = np.argwhere(np.triu(start)).astype(np.int32)
-        adjacency = _swap_edges(key, adjacency, jnp.asarray(edges))
+        neighbours = np.nonzero(start)[1].reshape(num_vertices, -1).astype(np.int32)
+        first, last = _swap_edges(key, jnp.asarray(neighbours), jnp.asarray(edges)).T
+        adjacency = jnp.zeros_like(adjacency).at[first, last].set(True)
+        adjacency |= adjacency.T
     if sparse_degree == degree:
         return adjacency
     return ~adjacency & ~np.eye(num_vertices, dtype=bool)
@@ -142,31 +145,42 @@ def _circulant_graph(num_vertices: int, degree: int) -> np.ndarray:
     return adjacency
 
 
-def _swap_edges(key: jax.Array, adjacency: jax.Array, edges: jax.Array) -> jax.Array:
+def _swap_edges(key: jax.Array, neighbours: jax.Array, edges: jax.Array) -> jax.Array:
     """Attempts to replace edges (a, b), (c, d) by (a, d), (c, b), again and again.
 
     An attempt that would make a loop or a double edge leaves the graph as it is: both
     directions of a swap are then equally likely, and the limit is uniform.
+
+    Args:
+      key: PRNG key.
+      neighbours: int (num_vertices, degree). Who is beside whom is looked up there,
+        since of an adjacency matrix every swap would make a copy.
+      edges: int (num_edges, 2).
+
+    Returns:
+      The edges in the end.
     """
     num_edges = len(edges)
     num_rounds = max(_SWAPS_PER_EDGE, -(-_MIN_SWAPS // num_edges))
 
     def attempt(index, state):
-        adjacency, edges, draws = state
+        neighbours, edges, draws = state
         first, second = draws[index]
         a, b = edges[first]
         c, d = edges[second % num_edges]
         # Either end of the second edge can come first.
         c, d = jnp.where(second < num_edges, c, d), jnp.where(second < num_edges, d, c)
-        swap = (a != d) & (b != c) & ~adjacency[a, d] & ~adjacency[b, c]
-        rows = jnp.stack([a, b, c, d, a, d, b, c])
-        columns = jnp.stack([b, a, d, c, d, a, c, b])
-        swapped = jnp.where(swap, np.arange(8) >= 4, adjacency[rows, columns])
-        adjacency = adjacency.at[rows, columns].set(swapped)
+        ends = jnp.stack([a, b, c, d])
+        rows = neighbours[ends]
+        is_double = (rows[0] == d).any() | (rows[1] == c).any()
+        swap = (a != d) & (b != c) & ~is_double
+        old, new = jnp.stack([b, a, d, c]), jnp.stack([d, c, b, a])
+        rows = jnp.where(swap & (rows == old[:, None]), new[:, None], rows)
+        neighbours = neighbours.at[ends].set(rows)
         edges = edges.at[first].set(jnp.where(swap, jnp.stack([a, d]), edges[first]))
         second = second % num_edges
         edges = edges.at[second].set(jnp.where(swap, jnp.stack([c, b]), edges[second]))
-        return adjacency, edges, draws
+        return neighbours, edges, draws
 
     def run_round(index, state):
         # A round's draws at a time: all at once would take memory, one by one time.
@@ -176,4 +190,4 @@ def _swap_edges(key: jax.Array, adjacency: jax.Array, edges: jax.Array) -> jax.A
         )
         return lax.fori_loop(0, num_edges, attempt, (*state, draws))[:2]
 
-    return lax.fori_loop(0, num_rounds, run_round, (adjacency, edges))[0]
+    return lax.fori_loop(0, num_rounds, run_round, (neighbours, edges))[1]

@@ -33,6 +33,7 @@ from jaxwgc.coding._quantization import (
     quantization_variance,
     quantize,
 )
+from jaxwgc.coding._quantization import check_bits as check_bits
 from jaxwgc.coding._requests import answer_request, decode_answers
 from jaxwgc.coding._weighting import weighted
 

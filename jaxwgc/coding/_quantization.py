@@ -1,11 +1,13 @@
 """Messages of few bits: rounded at random, so that they are right on average."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc import _validation
-from jaxwgc._arrays import promoted
+from jaxwgc._arrays import inverse_power_of_two, promoted
 
 # A sign and a level; float32 knows no more.
 _LEAST_BITS, _MOST_BITS = 2, 24
@@ -19,8 +21,9 @@ def quantize(
     A number is sent as its sign and a level from 0 to M = 2ᵇ⁻¹ - 1, in units of the
     norm of its message over M, and the norm along with them. Between two levels it
     takes the upper one with a probability in proportion to its distance from the lower
-    one. So E Q(m) = m, and E‖Q(m) - m‖² ≤ ω ‖m‖² with the ω of
-    `quantization_variance`. In a simulated step: `jaxwgc.corruptions.quantization`.
+    one. So E Q(m) = m (to the 2⁻²³ of a level at which float32 draws), and
+    E‖Q(m) - m‖² ≤ ω ‖m‖² with the ω of `quantization_variance`. In a simulated step:
+    `jaxwgc.corruptions.quantization`.
 
     Args:
       key: PRNG key of either kind; workers that round on their own need different ones.
@@ -53,7 +56,7 @@ def quantize(
     _validation.check_dtypes("messages", given, "real or complex floats")
     axes = "(num_messages, length)"
     _validation.check_shape("messages", given, axes, ("any", "any"))
-    bits = _checked_bits(bits)
+    bits = check_bits(bits)
     if np.ndim(bits):
         _validation.check_shape("bits", bits, "(num_messages,)", given.shape[:1])
     return _quantize(key, promoted(given), jnp.asarray(bits, jnp.int32))
@@ -69,26 +72,29 @@ def _quantize(key, messages, bits):
     levels = (1 << (bits - 1)) - 1
     levels = jnp.where(is_known, levels.astype(entries.dtype), jnp.nan)
     levels = jnp.broadcast_to(levels, len(entries))[:, None, None]
-    # Over the largest, so that squares neither overflow nor vanish.
+    # By a power of two near the largest, so that squares neither overflow nor vanish.
     largest = jnp.abs(entries).max(axes, keepdims=True)
-    scaled = entries / jnp.where(largest == 0, 1, largest)
+    shrink = inverse_power_of_two(largest)
+    scaled = entries * shrink
     norm = jnp.sqrt(jnp.sum(scaled**2, axes, keepdims=True))
     steps = jnp.abs(scaled) / jnp.where(norm == 0, 1, norm) * levels
     below = jnp.floor(steps)
     draws = jax.random.uniform(key, entries.shape, entries.dtype)
     taken = jnp.sign(scaled) * (below + (draws < steps - below)) / levels
-    rounded = taken * norm * largest
+    rounded = taken * norm / shrink
     if is_complex:
         return jax.lax.complex(rounded[..., 0], rounded[..., 1])
     return rounded[..., 0]
 
 
 def quantization_variance(length: int, bits: jax.typing.ArrayLike) -> np.ndarray:
-    """Returns the least ω with E‖Q(m) - m‖² ≤ ω ‖m‖² for every m, of `quantize`.
+    """Returns an ω with E‖Q(m) - m‖² ≤ ω ‖m‖² for every m, of `quantize`.
 
     Of P numbers on M levels P / (4 M²), all in the middle between two levels; where M
     is less than √P / 2 the norm does not allow that, and ω is √P / M - 1, all being
-    alike. (QSGD has the bounds P / M² and √P / M.)
+    alike. Some m reaches it where M is below √P / 2, and where messages are long;
+    of a few numbers, whose norm is that of a level, all are rounded by less. (QSGD has
+    the bounds P / M² and √P / M.)
 
     Args:
       length: P, the real numbers of a message, at least 1.
@@ -112,7 +118,7 @@ def quantization_variance(length: int, bits: jax.typing.ArrayLike) -> np.ndarray
     """
     length = _validation.check_int("length", length, minimum=1)
     _validation.check_concrete("bits", bits, "the variance is computed on the host")
-    levels = 2.0 ** (np.asarray(_checked_bits(bits)) - 1) - 1
+    levels = 2.0 ** (np.asarray(check_bits(bits)) - 1) - 1
     root = np.sqrt(length)
     return np.where(2 * levels < root, root / levels - 1, length / (4 * levels**2))
 
@@ -184,7 +190,8 @@ def allocate_bits(
     return bits
 
 
-def _checked_bits(bits):
+def check_bits(bits: jax.typing.ArrayLike) -> Any:
+    """Returns bits as an array, checked where they are not traced."""
     given = _validation.as_array("bits", bits)
     _validation.check_dtypes("bits", given, "integers")
     if not _validation.is_traced(given):

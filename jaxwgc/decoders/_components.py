@@ -71,13 +71,12 @@ class Components(Decoder):
         _validation.check_shape("incident", incident, "(num_parts, max_degree)", sizes)
         if any(isinstance(array, jax.Array) for array in (incident, matrix, target)):
             return
-        expected = np.zeros_like(matrix)
+        held = np.zeros(matrix.shape, bool)
         part, place = np.nonzero(incident >= 0)
         edges = incident[part, place]
         if np.all(edges < num_messages):
-            expected[edges, part] = target[0][part]
-        ends = np.bincount(edges, minlength=num_messages)
-        if np.any(expected != matrix) or np.any(ends != 2):
+            held[edges, part] = True
+        if np.any(held * target[0] != matrix) or np.any(held.sum(1) != 2):
             self.refuse_matrix(matrix)
 
     def weights(self, matrix: Array, target: Array, mask: jax.Array) -> jax.Array:

@@ -63,6 +63,11 @@ COMPONENTS = "Components needs a code whose workers are edges of a graph"
         ("regular_graph", decoders.Components(np.zeros((6, 2), int)), COMPONENTS),
         ("uncoded", decoders.Components(np.full((6, 1), 6)), COMPONENTS),
         (
+            "uncoded",
+            decoders.Components(np.arange(6)[:, None].repeat(2, 1)),
+            COMPONENTS,
+        ),
+        (
             "cyclic_mds",
             decoders.Clustered(LEAST_SQUARES, 2),
             "Clustered needs a code that is block-diagonal",
