@@ -89,21 +89,24 @@ def study(repeats: int, seed: int, quick: bool) -> Study:
 
 def show(row: Numbers) -> dict[str, str]:
     """A row of the table; the error is that of the first mask."""
-    cells = {
-        name: f"{1e6 * row['seconds'][name]:,.3g}" if name in row["seconds"] else "–"
-        for name in ("batch", "single", "least_squares", "lsqr", "lstsq")
-    }
+
+    def cell(name):
+        if name not in row["seconds"]:
+            return "–"
+        microseconds = 1e6 * row["seconds"][name]
+        return f"{microseconds:,.0f}" if microseconds > 100 else f"{microseconds:.3g}"
+
     return {
         "code": f"`{row['graph']}`",
         "workers": f"{row['num_workers']:,}",
         "parts": f"{row['num_parts']:,}",
-        "components, of many": cells["batch"],
-        "alone": cells["single"],
-        "`LeastSquares`": cells["least_squares"],
-        "SciPy `lsqr`, sparse": cells["lsqr"],
-        "NumPy `lstsq`": cells["lstsq"],
-        "squared error": f"{row['error']:.7g}",
-        "of `lstsq`": f"{row['reference']:.7g}",
+        "components, of many": cell("batch"),
+        "alone": cell("single"),
+        "`LeastSquares`": cell("least_squares"),
+        "SciPy `lsqr`, sparse": cell("lsqr"),
+        "NumPy `lstsq`": cell("lstsq"),
+        "squared error": f"{row['error']:.0e}",
+        "of `lstsq`": f"{row['reference']:.0e}",
     }
 
 
