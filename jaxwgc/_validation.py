@@ -242,6 +242,14 @@ def check_entries(
         )
 
 
+def probabilities(name: str, value: Any) -> np.ndarray:
+    """`value` in float64, (num_workers,), all entries between 0 and 1."""
+    array = host_array(name, value, "real numbers", 1).astype(np.float64)
+    check_shape(name, array, "(num_workers,)", ("any",))
+    check_entries(name, array, (array > 0) & (array < 1), "between 0 and 1")
+    return array
+
+
 def check_message_dtype(dtype: Any) -> str | None:
     """The name of a dtype of real floats that messages are sent in, or None."""
     if dtype is None:

@@ -80,13 +80,9 @@ def unequal(
       2020, for equal workers; the closed forms and the fill are derived on the page
       Mathematics.
     """
-    name = "straggler_probabilities"
-    probabilities = _validation.host_array(
-        name, straggler_probabilities, "real numbers", 1
-    ).astype(np.float64)
-    _validation.check_shape(name, probabilities, "(num_workers,)", ("any",))
-    is_right = (probabilities > 0) & (probabilities < 1)
-    _validation.check_entries(name, probabilities, is_right, "between 0 and 1")
+    probabilities = _validation.probabilities(
+        "straggler_probabilities", straggler_probabilities
+    )
     num_parts = _validation.check_int("num_parts", num_parts, minimum=1)
     variance = variances_of(quantization_variance, len(probabilities))
     floored = np.maximum(probabilities, _LEAST_PROBABILITY)

@@ -162,13 +162,9 @@ def allocate_bits(
     References:
       The library's.
     """
-    name = "straggler_probabilities"
-    stragglers = _validation.host_array(
-        name, straggler_probabilities, "real numbers", 1
-    ).astype(np.float64)
-    _validation.check_shape(name, stragglers, "(num_workers,)", ("any",))
-    is_right = (stragglers > 0) & (stragglers < 1)
-    _validation.check_entries(name, stragglers, is_right, "between 0 and 1")
+    stragglers = _validation.probabilities(
+        "straggler_probabilities", straggler_probabilities
+    )
     total = _validation.check_int("total_bits", total_bits, minimum=_LEAST_BITS)
     total = min(total, _MOST_BITS * len(stragglers))
     choices = np.arange(_LEAST_BITS, min(_MOST_BITS, total) + 1)

@@ -65,10 +65,8 @@ class Dual(UniformTarget):
 
     def check(self, matrix: Array, target: Array) -> None:
         self.check_one_segment(target)
-        rows = _validation.as_array("rows", self.rows)
-        _validation.check_dtypes("rows", rows, "numbers or bools")
-        sizes = ("any", len(matrix))
-        _validation.check_shape("rows", rows, "(1 + m, num_workers)", sizes)
+        axes, sizes = "(1 + m, num_workers)", ("any", len(matrix))
+        rows = self.checked_field("rows", "numbers or bools", axes, sizes)
         _validation.check_up_to(
             "num_stragglers + 1", self.num_stragglers + 1, rows=len(rows)
         )

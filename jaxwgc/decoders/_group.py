@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxwgc import _validation
 from jaxwgc._arrays import product
 from jaxwgc._targets import target_scale
 from jaxwgc.decoders._decoder import Array, Decoder
@@ -45,10 +44,8 @@ class Group(Decoder):
 
     def check(self, matrix: Array, target: Array) -> None:
         self.check_one_segment(target)
-        groups = _validation.as_array("groups", self.groups)
-        _validation.check_dtypes("groups", groups, "integers")
-        sizes = ("any", len(matrix))
-        _validation.check_shape("groups", groups, "(num_families, num_workers)", sizes)
+        axes, sizes = "(num_families, num_workers)", ("any", len(matrix))
+        groups = self.checked_field("groups", "integers", axes, sizes)
         if any(isinstance(array, jax.Array) for array in (groups, matrix, target)):
             return
         for family in np.asarray(groups):

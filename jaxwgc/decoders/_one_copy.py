@@ -47,11 +47,9 @@ class OneCopy(Decoder):
 
     def check(self, matrix: Array, target: Array) -> None:
         self.check_one_segment(target)
-        copies = _validation.as_array("copies", self.copies)
-        _validation.check_dtypes("copies", copies, "integers")
         num_messages, num_parts = matrix.shape
-        sizes = (num_parts, "any")
-        _validation.check_shape("copies", copies, "(num_parts, num_copies)", sizes)
+        axes, sizes = "(num_parts, num_copies)", (num_parts, "any")
+        copies = self.checked_field("copies", "integers", axes, sizes)
         if num_messages % _validation.check_int("num_workers", self.num_workers, 1):
             self.refuse_matrix(matrix)
         if any(isinstance(array, jax.Array) for array in (copies, matrix, target)):

@@ -2,19 +2,22 @@
 
 import dataclasses
 import warnings
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc import _validation
+from jaxwgc._arrays import array_module
 from jaxwgc._targets import DECODES
 from jaxwgc.stragglers._fastest import fastest
 from jaxwgc.stragglers._finished_parts import finished_parts
 from jaxwgc.stragglers._inputs import loads_of, made_of_jax
 from jaxwgc.stragglers._types import DelayModel, StragglerModel, is_round
 from jaxwgc.stragglers._waiting_rule import WaitingRule
+
+Array: TypeAlias = jax.Array | np.ndarray
 
 # On which a rule is tried that looks as if it could not decode.
 _NUM_ORDERS = 64
@@ -111,16 +114,12 @@ class delayed(StragglerModel):
     def _with_late(self, arrivals, loads, times, remaining, state):
         """The round of workers that began `remaining` after its start."""
         elapsed = arrivals.elapsed
-        joined = remaining <= elapsed
         in_work = arrivals._replace(elapsed=jnp.maximum(elapsed - remaining, 0))
-        after = jnp.where(joined, remaining + times, remaining) - elapsed
-        is_done = arrivals.received | ~jnp.isfinite(after)
+        joined, late, after = busy_round(remaining, times, elapsed, arrivals.received)
         arrivals = arrivals._replace(
-            finished=finished_parts(loads, times, in_work),
-            joined=joined,
-            late=joined & (remaining > 0),
+            finished=finished_parts(loads, times, in_work), joined=joined, late=late
         )
-        return arrivals, (state, jnp.where(is_done, 0, after).astype(remaining.dtype))
+        return arrivals, (state, after.astype(remaining.dtype))
 
     def warn_where_undecodable(self, code: Any, decoder: Any = None) -> None:
         """Warns where the waiting rule ends rounds before the code decodes.
@@ -161,3 +160,25 @@ class delayed(StragglerModel):
             f"stragglers.fastest({enough}), or stragglers.until_decodable of this code",
             stacklevel=3,
         )
+
+
+def busy_round(
+    remaining: Array, times: Array, elapsed: Array, received: Array
+) -> tuple[Array, Array, Array]:
+    """Returns who joins a round, whose last answer comes late in it, and who goes on.
+
+    Args:
+      remaining: (..., num_workers), for how long workers are busy with the last one.
+      times: of that shape, that they need for this one.
+      elapsed: (..., 1) or a scalar, when the round ends.
+      received: bool, of the shape of remaining, whose answer has come in time.
+
+    Returns:
+      Bools `joined` and `late` as in `Arrivals`, and how long workers are busy after
+      the round: 0 for those who would take forever, since they are replaced.
+    """
+    xp = array_module(remaining)
+    joined = remaining <= elapsed
+    after = xp.where(joined, remaining + times, remaining) - elapsed
+    is_free = received | ~xp.isfinite(after)
+    return joined, joined & (remaining > 0), xp.where(is_free, 0, after)

@@ -5,6 +5,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import lineax
 import numpy as np
 import pytest
 import scipy.linalg
@@ -190,7 +191,6 @@ def test_more_columns_than_could_be_factored():
 
 
 def test_an_operator_of_lineax(with_x64):
-    lineax = pytest.importorskip("lineax")
     matrix, target = system(10.0)
     own = lineax.MatrixLinearOperator(jnp.asarray(matrix))
     operator = sketching.LinearOperator(own.mv, own.transpose().mv, matrix.shape)

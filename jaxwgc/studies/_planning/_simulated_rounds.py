@@ -10,7 +10,14 @@ import numpy as np
 from jaxwgc import _validation
 from jaxwgc._targets import rounding
 from jaxwgc.codes import GradientCode
-from jaxwgc.stragglers import DelayModel, StragglerModel, WaitingRule, delayed, fastest
+from jaxwgc.stragglers import (
+    DelayModel,
+    StragglerModel,
+    WaitingRule,
+    busy_round,
+    delayed,
+    fastest,
+)
 from jaxwgc.studies._many_masks import decode_masks
 
 # Numbers in a batch of masks that are decoded together, times the number of parts.
@@ -125,14 +132,10 @@ class SimulatedRounds:
             answered = remaining + own
             elapsed = self._ends(wait, answered)[:, None]
             received = (answered <= elapsed) & np.isfinite(answered)
-            joined = remaining <= elapsed
-            late_ones = joined & (remaining > 0)
             with np.errstate(invalid="ignore"):
-                after = np.where(joined, answered, remaining) - elapsed
-            # Who would take forever is replaced.
-            is_free = received | ~np.isfinite(after) | (late == CANCELLED)
-            remaining = np.where(is_free, 0, after)
-            each = elapsed[:, 0], received, joined, late_ones, remaining
+                joined, come_late, after = busy_round(remaining, own, elapsed, received)
+            remaining = np.zeros_like(after) if late == CANCELLED else after
+            each = elapsed[:, 0], received, joined, come_late, remaining
             rounds.append(Rounds(*each))
         return Rounds(*(np.stack(own, axis=1) for own in zip(*rounds)))
 
