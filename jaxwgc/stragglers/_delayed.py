@@ -2,7 +2,7 @@
 
 import dataclasses
 import warnings
-from typing import Any, TypeAlias
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +16,6 @@ from jaxwgc.stragglers._finished_parts import finished_parts
 from jaxwgc.stragglers._inputs import loads_of, made_of_jax
 from jaxwgc.stragglers._types import DelayModel, StragglerModel, is_round
 from jaxwgc.stragglers._waiting_rule import WaitingRule
-
-Array: TypeAlias = jax.Array | np.ndarray
 
 # On which a rule is tried that looks as if it could not decode.
 _NUM_ORDERS = 64
@@ -163,9 +161,11 @@ class delayed(StragglerModel):
 
 
 def busy_round(
-    remaining: Array, times: Array, elapsed: Array, received: Array
-) -> tuple[Array, Array, Array]:
+    remaining: Any, times: Any, elapsed: Any, received: Any
+) -> tuple[Any, Any, Any]:
     """Returns who joins a round, whose last answer comes late in it, and who goes on.
+
+    In NumPy for what plans simulate on the host, otherwise in JAX.
 
     Args:
       remaining: (..., num_workers), for how long workers are busy with the last one.

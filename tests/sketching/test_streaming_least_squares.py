@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from jaxwgc.sketching import sparse_sign, streaming_least_squares
-from jaxwgc.sketching._solvers import _streaming_least_squares as module
+from jaxwgc.sketching._scores import _chunks
+from jaxwgc.sketching._solvers._streaming_least_squares import _Stream
 from tests.sketching.test_preconditioned import backward_error, conditioned, make_target
 from tests.sketching.test_streaming_scores import in_blocks
 
@@ -16,8 +17,7 @@ SHAPE = 1000, 8
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
     """Chunks of 128 rows or so, so that small matrices have several."""
-    original = module.chunks
-    monkeypatch.setattr(module, "chunks", lambda blocks: original(blocks, 8192))
+    monkeypatch.setattr(_chunks, "_CHUNK_BYTES", 8192)
 
 
 def pairs(matrix, target, *cuts):
@@ -74,7 +74,7 @@ def test_ridge_ranks_and_several_targets_in_float32(sketch_size):
 
 def test_the_sketch_is_one_of_all_rows(with_x64):
     """So is its size in expectation, and not only that of a chunk."""
-    stream = module._Stream(pairs(np.ones((1000, 2)), np.ones(1000), 10))
+    stream = _Stream(pairs(np.ones((1000, 2)), np.ones(1000), 10))
     small = [stream.small_matrix(jax.random.key(seed), 40)[:, 0] for seed in range(20)]
     squares = [float(column @ column) for column in small]
     np.testing.assert_allclose(np.mean(squares), 1000, rtol=0.25)

@@ -18,9 +18,7 @@ _SPARSE_ROWS = 8192
 
 
 def chunks(
-    blocks: Callable[[], Iterable[Any]],
-    num_bytes: int = _CHUNK_BYTES,
-    keep_sparse: bool = False,
+    blocks: Callable[[], Iterable[Any]], keep_sparse: bool = False
 ) -> Iterator[tuple[Any, int]]:
     """Yields all rows, in arrays of one size but for the last, and its unpadded size.
 
@@ -60,7 +58,8 @@ def chunks(
             if num_columns < 1:
                 raise ValueError("every block must have at least one column; got none")
             # At least 16p rows, so that p x p matrices are cheap beside a chunk.
-            size = max(num_bytes // (num_columns * dtype.itemsize), 16 * num_columns)
+            size = _CHUNK_BYTES // (num_columns * dtype.itemsize)
+            size = max(size, 16 * num_columns)
             buffer = np.empty((size, num_columns), dtype)
         size, num_columns = buffer.shape
         _check_columns(num_columns, rows.shape[1])
@@ -126,8 +125,11 @@ def fingerprint(rows: Any) -> tuple[float, float]:
         sums = np.sign(sums) * np.abs(sums).astype(np.float64) ** 0.1
         return float(weights[0] @ sums), float(np.linalg.norm(sums))
     sizes = np.abs(rows).max(axis=1)
-    rows = rows / np.where(sizes > 0, sizes, 1)[:, None]
-    sums = (rows @ weights[1].astype(rows.dtype)) * sizes.astype(np.float64) ** 0.1
+    # Whoever computes with them says what is not finite.
+    with np.errstate(invalid="ignore"):
+        rows = rows / np.where(sizes > 0, sizes, 1)[:, None]
+        sums = rows @ weights[1].astype(rows.dtype)
+    sums = sums * sizes.astype(np.float64) ** 0.1
     return float(weights[0] @ sums), float(np.linalg.norm(sums))
 
 
@@ -137,3 +139,53 @@ Fingerprint: TypeAlias = tuple[float, float] | np.ndarray
 def is_same(fingerprint: Fingerprint, first: Fingerprint) -> bool:
     """Compares up to rounding, which a loader of blocks may have."""
     return not bool(abs(fingerprint[0] - first[0]) > _SAME * first[1])
+
+
+class RepeatedChunks:
+    """The chunks of rows that are passed over again and again, the same each time.
+
+    Attributes:
+      num_rows: how many there are; 0 before the end of the first pass.
+    """
+
+    def __init__(
+        self,
+        blocks: Callable[[], Iterable[Any]],
+        keep_sparse: bool = False,
+        fingerprint_of: Callable[[Any], Fingerprint] = fingerprint,
+    ):
+        self._blocks, self._keep_sparse = blocks, keep_sparse
+        self._fingerprint_of = fingerprint_of
+        self._prints: list[Fingerprint] = []
+        self.num_rows = 0
+
+    def __iter__(self) -> Iterator[tuple[int, Any, int]]:
+        """Yields where a chunk starts, the chunk as `chunks` does, and its size.
+
+        Raises:
+          ValueError: where there are no rows, or others than in the first pass.
+        """
+        is_first = not self.num_rows
+        start = 0
+        all_chunks = chunks(self._blocks, self._keep_sparse)
+        for index, (chunk, size) in enumerate(all_chunks):
+            # Rows beyond those of the first pass are counted only.
+            if is_first or start + size <= self.num_rows:
+                seen = self._fingerprint_of(chunk)
+                if is_first:
+                    self._prints.append(seen)
+                elif not is_same(seen, self._prints[index]):
+                    raise ValueError(
+                        "blocks must be the same in all passes; got others"
+                    )
+                yield start, chunk, size
+            start += size
+        if not start:
+            raise ValueError("blocks must have at least one row; got none")
+        if is_first:
+            self.num_rows = start
+        elif start != self.num_rows:
+            raise ValueError(
+                f"blocks must be the same in all passes; got {self.num_rows} rows in "
+                f"the first and {start} in a later one"
+            )

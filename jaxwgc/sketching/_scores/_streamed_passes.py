@@ -9,12 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc.sketching._row_blocks import DenseRows
-from jaxwgc.sketching._scores._chunks import (
-    chunks,
-    fingerprint,
-    is_same,
-    is_sparse_of_scipy,
-)
+from jaxwgc.sketching._scores._chunks import RepeatedChunks, is_sparse_of_scipy
 from jaxwgc.sketching._scores._leading_directions import image
 
 
@@ -26,54 +21,35 @@ class StreamedPasses:
     """
 
     def __init__(self, blocks: Callable[[], Iterable[Any]]):
-        self._blocks = blocks
-        self._prints: list[tuple[float, float]] = []
-        # Known after the first pass.
-        self.num_rows = 0
+        self._rows = RepeatedChunks(blocks, keep_sparse=True)
         # What has been taken of the first pass, to see the columns.
-        begun = chunks(blocks, keep_sparse=True)
-        first = next(begun, None)
-        if first is None:
-            raise ValueError("blocks must have at least one row; got none")
+        begun = iter(self._rows)
+        first = next(begun)
         self._begun = itertools.chain([first], begun)
-        self.num_columns = first[0].shape[1]
-        self.dtype = jnp.dtype(first[0].dtype)
-        self.scale = _scale(first[0])
+        _, chunk, _ = first
+        self.num_columns = chunk.shape[1]
+        self.dtype = jnp.dtype(chunk.dtype)
+        self.scale = _scale(chunk)
+
+    @property
+    def num_rows(self) -> int:
+        """How many there are, after the first pass."""
+        return self._rows.num_rows
 
     def run(
         self, basis: jax.Array, each: Callable[[np.ndarray], Any] | None = None
     ) -> jax.Array:
         """Returns the sum of `image` over all rows; `each` is given X `basis`."""
-        is_first = not self.num_rows
-        stream = self._begun if is_first else chunks(self._blocks, keep_sparse=True)
         total = np.zeros((sum(basis.shape), basis.shape[1]))
-        num_rows = 0
-        for index, (chunk, size) in enumerate(stream):
-            seen = fingerprint(chunk[:size])
-            if is_first:
-                self._prints.append(seen)
-            elif num_rows + size > self.num_rows:
-                # Counted only.
-                num_rows += size
-                continue
-            elif not is_same(seen, self._prints[index]):
-                raise ValueError("blocks must be the same in all passes; got others")
+        for start, chunk, size in self._rows if self.num_rows else self._begun:
             multiply = _sparse_image if is_sparse_of_scipy(chunk) else _dense_image
             rows, added = multiply(chunk, self.scale, basis)
             added = np.asarray(added)
             if not np.isfinite(added).all():
-                _raise_not_finite(chunk[:size], num_rows)
+                _raise_not_finite(chunk[:size], start)
             total += added
             if each is not None:
                 each(np.asarray(rows)[:size])
-            num_rows += size
-        if is_first:
-            self.num_rows = num_rows
-        elif num_rows != self.num_rows:
-            raise ValueError(
-                f"blocks must be the same in all passes; got {self.num_rows} rows in "
-                f"the first and {num_rows} in a later one"
-            )
         return jnp.asarray(total, self.dtype)
 
 

@@ -10,7 +10,7 @@ from jaxwgc._arrays import product
 from jaxwgc.sketching import _checks
 from jaxwgc.sketching._gram import WELL_CONDITIONED, Gram
 from jaxwgc.sketching._row_blocks import DenseRows
-from jaxwgc.sketching._scores._chunks import chunks, fingerprint, is_same
+from jaxwgc.sketching._scores._chunks import RepeatedChunks
 from jaxwgc.sketching._scores._gram_scores import squared_row_norms
 from jaxwgc.sketching._scores._unequal_rows import count_seeing
 
@@ -74,42 +74,28 @@ def streaming_leverage_scores(
             "blocks must be a function that returns an iterable of arrays, since it is "
             f"passed over twice; got {type(blocks).__name__}"
         )
-    factor = None
-    num_rows = 0
-    prints = []
-    for chunk, size in chunks(blocks):
+    factor, chunk = None, np.empty((0, 0))
+    rows = RepeatedChunks(blocks)
+    for start, chunk, size in rows:
         if factor is None:
             factor = Factor(chunk.shape[1])
-        factor.add(chunk, num_rows, size)
-        prints.append(fingerprint(chunk[:size]))
-        num_rows += size
-    if factor is None:
-        raise ValueError("blocks must have at least one row; got none")
-    shape = num_rows, factor.num_columns
+        factor.add(chunk, start, size)
+    assert factor is not None
+    shape = rows.num_rows, factor.num_columns
     _, cutoff = _checks.with_cutoff(jnp.asarray(chunk[:0]), rcond, shape=shape)
     scales, lower, beyond = (
         array.astype(chunk.dtype) for array in factor.orthonormaliser(float(cutoff))
     )
     may_be_lost = rcond is None and beyond.any()
-    scores = np.empty(num_rows, chunk.dtype)
-    start = 0
-    for index, (chunk, size) in enumerate(chunks(blocks)):
-        if start + size <= num_rows:
-            if not is_same(fingerprint(chunk[:size]), prints[index]):
-                raise ValueError("blocks must be the same in both passes; got others")
-            if may_be_lost and _num_seeing(chunk, scales, beyond):
-                raise ValueError(
-                    "blocks must not have rows that outweigh others beyond the "
-                    f"precision; got others that are rounding of them in {chunk.dtype}"
-                )
-            norms = np.asarray(_chunk_scores(chunk, scales, lower))
-            scores[start : start + size] = norms[:size]
-        start += size
-    if start != num_rows:
-        raise ValueError(
-            f"blocks must be the same in both passes; got {num_rows} rows in the first "
-            f"and {start} in the second"
-        )
+    scores = np.empty(rows.num_rows, chunk.dtype)
+    for start, chunk, size in rows:
+        if may_be_lost and _num_seeing(chunk, scales, beyond):
+            raise ValueError(
+                "blocks must not have rows that outweigh others beyond the "
+                f"precision; got others that are rounding of them in {chunk.dtype}"
+            )
+        norms = np.asarray(_chunk_scores(chunk, scales, lower))
+        scores[start : start + size] = norms[:size]
     return scores
 
 

@@ -13,7 +13,7 @@ from jaxwgc._arrays import product
 from jaxwgc.sketching import _checks
 from jaxwgc.sketching._embeddings._sparse_embeddings import sparse_sign
 from jaxwgc.sketching._row_blocks import sum_over_blocks
-from jaxwgc.sketching._scores._chunks import chunks, is_same
+from jaxwgc.sketching._scores._chunks import RepeatedChunks
 from jaxwgc.sketching._scores._streaming_scores import Factor
 from jaxwgc.sketching._solvers._orthonormalisers import Orthonormaliser, from_factors
 from jaxwgc.sketching._solvers._solution import Solution
@@ -148,17 +148,21 @@ class _Stream:
 
     def __init__(self, blocks: Blocks):
         self._blocks = blocks
-        self._prints: list[np.ndarray] = []
-        self.num_rows = self.num_columns = 0
+        self._rows = RepeatedChunks(self._pairs, fingerprint_of=self._fingerprint_of)
+        self.num_columns = 0
         self.is_vector = True
 
+    @property
+    def num_rows(self) -> int:
+        return self._rows.num_rows
+
     def small_matrix(self, key: jax.Array, sketch_size: int | None) -> jax.Array:
-        """Returns a small matrix of all rows, and remembers what they are like."""
+        """Returns a small matrix of all rows, in the first pass."""
         total = np.zeros((0, 0))
         factor = None
         dtype: Any = None
-        for index, (chunk, size) in enumerate(chunks(self._pairs)):
-            if not index:
+        for index, (start, chunk, size) in enumerate(self._rows):
+            if not start:
                 p, num_columns = self.num_columns, chunk.shape[1]
                 if sketch_size is None and p > _MAX_FACTOR_COLUMNS:
                     sketch_size = _SKETCH_ROWS_PER_COLUMN * p
@@ -167,9 +171,6 @@ class _Stream:
                 else:
                     sketch_size = _checks.sketch_size(sketch_size, (p, p))
                     total = np.zeros((sketch_size, num_columns))
-            self._prints.append(np.asarray(_fingerprint(chunk)))
-            self._check_finite(self._prints[-1])
-            self.num_rows += size
             dtype = chunk.dtype
             if factor is not None:
                 factor.add(chunk, 0, size)
@@ -178,8 +179,6 @@ class _Stream:
                 # Columns of S are independent, and so are the S of chunks.
                 own = jax.random.fold_in(key, index)
                 total = total + np.asarray(_sketch(own, chunk, sketch_size), float)
-        if not self.num_rows:
-            raise ValueError("blocks must have at least one row; got none")
         if factor is not None:
             total = np.ldexp(factor.triangular, factor.exponents)
         return jnp.asarray(total.astype(dtype))
@@ -187,26 +186,13 @@ class _Stream:
     def products(self, solution: np.ndarray, direction: np.ndarray) -> list[np.ndarray]:
         """Returns Xᵀr, rᵀr, XᵀXd and dᵀXᵀXd of r = y - Xθ, in one pass."""
         sums: Any = None
-        start = 0
-        num_chunks = 0
-        for index, (chunk, size) in enumerate(chunks(self._pairs)):
-            start, num_chunks = start + size, index + 1
-            if index >= len(self._prints):
-                continue
+        for _, chunk, _ in self._rows:
             arrays = (solution.astype(chunk.dtype), direction.astype(chunk.dtype))
-            parts, print_ = _chunk_products(chunk, *arrays)
-            print_ = np.asarray(print_)
-            self._check_finite(print_)
-            if not is_same(print_, self._prints[index]):
-                raise ValueError("blocks must be the same in all passes; got others")
             # Sums of chunks in float64, in any mode.
-            parts = [np.asarray(part, np.float64) for part in parts]
+            parts = [
+                np.asarray(part, float) for part in _chunk_products(chunk, *arrays)
+            ]
             sums = parts if sums is None else [a + b for a, b in zip(sums, parts)]
-        if start != self.num_rows or num_chunks != len(self._prints):
-            raise ValueError(
-                f"blocks must be the same in all passes; got {self.num_rows} rows in "
-                f"the first and {start} in a later one"
-            )
         return sums
 
     def _pairs(self) -> Iterator[np.ndarray]:
@@ -260,10 +246,11 @@ class _Stream:
                 joined[:, rows.shape[1] :] = target
             yield joined
 
-    def _check_finite(self, fingerprint: np.ndarray) -> None:
+    def _fingerprint_of(self, chunk: np.ndarray) -> np.ndarray:
         """Looks for the block, where there is a NaN in a sum of all entries."""
+        fingerprint = np.asarray(_fingerprint(chunk))
         if np.isfinite(fingerprint).all():
-            return
+            return fingerprint
         for index, joined in enumerate(self._pairs()):
             is_finite = np.isfinite(joined).all(axis=1)
             if not is_finite.all():
@@ -379,36 +366,31 @@ def _sketch(key: jax.Array, chunk: jax.Array, sketch_size: int) -> jax.Array:
 
 @jax.jit
 def _fingerprint(chunk: jax.Array) -> jax.Array:
-    """Returns a sum in which every entry has a weight of its own, and a scale for it.
+    """Returns what that of `_chunks` does for sparse rows, compiled.
 
     Of tenth roots of rows: a difference in size shows, but no row hides the others.
     """
-    return _scaled(sum_over_blocks(_fingerprint_of, chunk, _weights(chunk)))
+    weights, columns = (
+        jnp.asarray(np.cos(np.arange(size)), chunk.dtype) for size in chunk.shape
+    )
 
+    def sums(rows: jax.Array, weights: jax.Array) -> jax.Array:
+        values = product(rows, columns[:, None])[:, 0]
+        roots = jnp.sign(values) * jnp.abs(values) ** 0.1
+        roots = jnp.where(jnp.isfinite(values), roots, jnp.nan)
+        return jnp.stack([jnp.sum(roots * weights), jnp.sum(roots**2)])
 
-def _weights(chunk: jax.Array) -> jax.Array:
-    return jnp.asarray(np.cos(np.arange(chunk.shape[0])), chunk.dtype)
-
-
-def _fingerprint_of(rows: jax.Array, weights: jax.Array) -> jax.Array:
-    columns = jnp.asarray(np.cos(np.arange(rows.shape[1])), rows.dtype)
-    values = product(rows, columns[:, None])[:, 0]
-    roots = jnp.sign(values) * jnp.abs(values) ** 0.1
-    roots = jnp.where(jnp.isfinite(values), roots, jnp.nan)
-    return jnp.stack([jnp.sum(roots * weights), jnp.sum(roots**2)])
-
-
-def _scaled(sums: jax.Array) -> jax.Array:
-    return jnp.stack([sums[0], jnp.sqrt(sums[1])])
+    weighted, squares = sum_over_blocks(sums, chunk, weights)
+    return jnp.stack([weighted, jnp.sqrt(squares)])
 
 
 @jax.jit
 def _chunk_products(
     chunk: jax.Array, solution: jax.Array, direction: jax.Array
-) -> tuple[list[jax.Array], jax.Array]:
+) -> list[jax.Array]:
     p, num_systems = solution.shape
 
-    def products(joined: jax.Array, weights: jax.Array) -> list[jax.Array]:
+    def products(joined: jax.Array) -> list[jax.Array]:
         rows, target = joined[:, :p], joined[:, p:]
         images = product(rows, jnp.concatenate([solution, direction], axis=1))
         residual, moved = target - images[:, :num_systems], images[:, num_systems:]
@@ -418,11 +400,9 @@ def _chunk_products(
             jnp.sum(residual**2, axis=0),
             pulled[:, num_systems:],
             jnp.sum(moved**2, axis=0),
-            _fingerprint_of(joined, weights),
         ]
 
-    *parts, fingerprint = sum_over_blocks(products, chunk, _weights(chunk))
-    return parts, _scaled(fingerprint)
+    return sum_over_blocks(products, chunk)
 
 
 def _start(
