@@ -156,6 +156,6 @@ def test_blocks_that_change():
     with pytest.raises(ValueError, match="3 rows in the first and 6 in a later one"):
         streaming_leverage_scores(longer)
     calls.clear()
-    with pytest.raises(ValueError, match="got 3 rows in the first and 0 in the second"):
+    with pytest.raises(ValueError, match="3 rows in the first and 0 in a later one"):
         once = iter([np.eye(3)])
         streaming_leverage_scores(lambda: once)

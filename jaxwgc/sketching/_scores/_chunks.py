@@ -180,9 +180,9 @@ class RepeatedChunks:
                     )
                 yield start, chunk, size
             start += size
-        if not start:
-            raise ValueError("blocks must have at least one row; got none")
         if is_first:
+            if not start:
+                raise ValueError("blocks must have at least one row; got none")
             self.num_rows = start
         elif start != self.num_rows:
             raise ValueError(
