@@ -6,7 +6,7 @@ import pytest
 
 from jaxwgc.sketching import sparse_sign, streaming_least_squares
 from jaxwgc.sketching._scores import _chunks
-from jaxwgc.sketching._solvers._streaming_least_squares import _Stream
+from jaxwgc.sketching._solvers._streamed_system import StreamedSystem
 from tests.sketching.test_preconditioned import backward_error, conditioned, make_target
 from tests.sketching.test_streaming_scores import in_blocks
 
@@ -74,7 +74,7 @@ def test_ridge_ranks_and_several_targets_in_float32(sketch_size):
 
 def test_the_sketch_is_one_of_all_rows(with_x64):
     """So is its size in expectation, and not only that of a chunk."""
-    stream = _Stream(pairs(np.ones((1000, 2)), np.ones(1000), 10))
+    stream = StreamedSystem(pairs(np.ones((1000, 2)), np.ones(1000), 10))
     small = [stream.small_matrix(jax.random.key(seed), 40)[:, 0] for seed in range(20)]
     squares = [float(column @ column) for column in small]
     np.testing.assert_allclose(np.mean(squares), 1000, rtol=0.25)
