@@ -1,7 +1,8 @@
 """The command line: `python -m experiments` lists, `... NAME` runs one.
 
 `python -m experiments redraw NAME` measures nothing: it makes the tables and figures of
-the numbers that lie in its `--out`.
+the numbers that lie in its `--out`. `python -m experiments only SECTION,SECTION NAME`
+measures some sections, and leaves the others there as they are.
 """
 
 import signal
@@ -30,7 +31,7 @@ from experiments.ray.chaos import chaos
 from experiments.ray.cluster import cluster
 from experiments.ray.wrong_workers import wrong_workers
 from experiments.runner.results import ExperimentError
-from experiments.runner.study import is_redrawing
+from experiments.runner.study import sections_to_measure
 from experiments.runner.tables import console
 from experiments.sketching import sketching
 from experiments.weights import weights
@@ -56,13 +57,16 @@ EXPERIMENTS: dict[str, Callable[..., None]] = {
 
 def main() -> int:
     """Runs what the command line asks for; gives the exit status."""
-    redraws = sys.argv[1:2] == ["redraw"]
-    arguments = sys.argv[1 + redraws :] or ["--help"]
-    before = is_redrawing.set(redraws)
+    arguments, chosen = sys.argv[1:], None
+    if arguments[:1] == ["redraw"]:
+        arguments, chosen = arguments[1:], frozenset()
+    elif arguments[:1] == ["only"]:
+        arguments, chosen = arguments[2:], frozenset("".join(arguments[1:2]).split(","))
+    before = sections_to_measure.set(chosen)
     try:
         tyro.extras.subcommand_cli_from_dict(
             EXPERIMENTS,
-            args=arguments,
+            args=arguments or ["--help"],
             prog="python -m experiments",
             description="The paper's tables and figures, comparisons and benchmarks.",
         )
@@ -72,7 +76,7 @@ def main() -> int:
     except KeyboardInterrupt:
         return 130
     finally:
-        is_redrawing.reset(before)
+        sections_to_measure.reset(before)
     return 0
 
 

@@ -98,9 +98,9 @@ def to_json(content: dict[str, Any]) -> bytes:
 
 
 def read_json(path: Path) -> Any:
-    """Returns the numbers of a file, as a study shows them."""
+    """Returns what a file holds."""
     try:
-        return to_records(json.loads(path.read_text()))
+        return json.loads(path.read_text())
     except OSError as error:
         raise ExperimentError(f"cannot read {path} ({error.strerror})") from error
 

@@ -32,8 +32,10 @@ Numbers = Any
 Made = TypeVar("Made")
 Watch = Callable[[str, float], Any]
 Shown = Mapping[str, Callable[[Numbers], Made]]
-# Whether what was measured before is shown anew: `python -m experiments redraw NAME`.
-is_redrawing = contextvars.ContextVar("is_redrawing", default=False)
+# The sections to measure, all by default; with none, what was measured before is shown.
+sections_to_measure: contextvars.ContextVar[frozenset[str] | None] = (
+    contextvars.ContextVar("sections_to_measure", default=None)
+)
 
 
 class Effort(NamedTuple):
@@ -181,8 +183,9 @@ def run(
 
     Files are called after the section and the table or figure; a section without a name
     is alone, and its numbers are those of the whole file. Of the numbers those are kept
-    that tables and figures read. While `is_redrawing` nothing is measured: tables and
-    figures are made of the numbers that the folder has.
+    that tables and figures read. Where `sections_to_measure` names some, the others
+    stay as they are in the folder; where it is empty, tables and figures are made of
+    the numbers that the folder has.
     """
     if runs < 1:
         raise ExperimentError(f"--{option} must be at least 1; got {runs}")
@@ -190,7 +193,12 @@ def run(
     console.print(f"{title}, {runs} times", highlight=False)
     origin = f"python -m experiments {command} --{option} {runs} --seed {seed}"
     content: dict[str, Any] = {"environment": environment(), "command": origin}
-    waiting = list(sections)
+    chosen = sections_to_measure.get()
+    if unknown := (chosen or set()) - set(sections):
+        raise ExperimentError(
+            f"{command} has no section {', '.join(sorted(unknown))}; it has "
+            f"{', '.join(filter(None, sections)) or 'one without a name'}"
+        )
 
     def path(name: str, kind: str) -> Path:
         return out / f"{'_'.join(filter(None, (prefix or command, name)))}.{kind}"
@@ -199,22 +207,26 @@ def run(
         save_whole(path, data)
         console.print(f"Wrote {path}", highlight=False, soft_wrap=True)
 
-    kept = read_json(path("", "json")) if is_redrawing.get() else None
+    kept = {} if chosen is None else read_json(path("", "json"))
+    is_measured = chosen is None or bool(chosen)
+    waiting = [name for name in sections if not chosen or name in chosen]
+    content |= {name: kept[name] for name in sections if chosen and name in kept}
     columns = SpinnerColumn(), *Progress.get_default_columns(), TimeElapsedColumn()
     is_seen = console.is_terminal
     with Progress(*columns, console=console, disable=not is_seen) as progress:
         # Ctrl-C ends the program at once, and would leave it hidden.
         console.show_cursor()
-        for name, build in sections.items():
+        for name in tuple(waiting):
+            build = sections[name]
             label = name.replace("_", " ") or command
             watch = _watcher(progress, label)
             if not is_seen:
                 console.print(f"{label} …", highlight=False)
             watch("preparing", 0.0)
-            if kept is None:
+            if is_measured:
                 section = measure(build(), watch)
             else:
-                section = show(build(), kept[name] if name else kept)
+                section = show(build(), to_records(kept[name] if name else kept))
             watch("", 1.0)
             for own, table in section.tables.items():
                 table.print()
@@ -228,8 +240,10 @@ def run(
             content |= {name: section.shown} if name else section.shown
             waiting.remove(name)
             unfinished = {"unfinished": waiting} if waiting else {}
-            if kept is None:
-                save(path("", "json"), to_json(content | unfinished))
+            if is_measured:
+                names = "environment", "command", *sections
+                in_order = {own: content[own] for own in names if own in content}
+                save(path("", "json"), to_json(in_order | content | unfinished))
 
 
 def _watcher(progress: Progress, section: str) -> Watch:

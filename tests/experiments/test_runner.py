@@ -108,7 +108,7 @@ def test_numbers_come_back_as_they_are_shown(tmp_path):
         "mixed": [1, 0.5],
     }
     (tmp_path / "a.json").write_bytes(results.to_json(numbers))
-    found = results.read_json(tmp_path / "a.json")
+    found = results.to_records(results.read_json(tmp_path / "a.json"))
     assert found.code == (50, 20) and found["mixed"] == [1, 0.5]
     assert found.time == numbers["time"]
     np.testing.assert_array_equal(found.curve.mean, [2, 2])
@@ -235,6 +235,28 @@ def test_every_section_is_saved_when_it_is_done(tmp_path):
     assert written["second"] == {"one": 1}
 
 
+def test_some_sections_are_measured_and_the_others_stay(tmp_path):
+    def counting(number):
+        show = {"": lambda numbers: ResultTable("t", ["one"], [[str(numbers.one)]])}
+        return lambda: Study({"one": number}, tables=show)
+
+    def run(*numbers):
+        sections = dict(zip(["first", "second"], map(counting, numbers)))
+        runner.run("tried", "", sections, 4, 0, tmp_path)
+
+    run(1, 2)
+    context = contextvars.copy_context()
+    context.run(runner.sections_to_measure.set, frozenset({"first"}))
+    context.run(run, 3, 4)
+    written = json.loads((tmp_path / "tried.json").read_text())
+    assert list(written) == ["environment", "command", "first", "second"]
+    assert (written["first"]["one"], written["second"]["one"]) == (3, 2)
+    assert "| 2 |" in (tmp_path / "tried_second.md").read_text()
+    context.run(runner.sections_to_measure.set, frozenset({"third"}))
+    with pytest.raises(ExperimentError, match="third; it has first, second"):
+        context.run(run, 5, 6)
+
+
 def test_redrawing_shows_what_was_kept_and_measures_nothing(tmp_path, monkeypatch):
     """Of a section without a name, which is the whole file."""
 
@@ -254,7 +276,7 @@ def test_redrawing_shows_what_was_kept_and_measures_nothing(tmp_path, monkeypatc
             path.unlink()
     monkeypatch.delattr(runner, "measure")
     context = contextvars.copy_context()
-    context.run(runner.is_redrawing.set, True)
+    context.run(runner.sections_to_measure.set, frozenset())
     context.run(run)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == written
 
