@@ -295,7 +295,7 @@ class same_vector(CorruptionModel):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class codeword_part(CorruptionModel):
-    """What would be right if the gradients were others: the worst agreement.
+    """Adds part of a codeword, right for other gradients: the worst agreement.
 
     With everybody in it, no check fails. So those who are in it cannot be told from
     those who are not, but by their number.

@@ -1,4 +1,4 @@
-"""What both transformations do with a round: decode, count, remember, make up for."""
+"""Steps of a round that both transformations take: decode, count, remember, correct."""
 
 import warnings
 from collections.abc import Callable
@@ -20,7 +20,7 @@ OPTAX_ARGUMENTS = {"value", "grad", "value_fn"}
 
 
 class ErrorCounts(NamedTuple):
-    """What has been wrong so far.
+    """Counts of wrong messages so far.
 
     Attributes:
       wrong: bool (num_workers,), whose messages were found wrong in the last round.
@@ -235,7 +235,7 @@ def aggregator(
         )
 
     def recall(decoding, failed, gradient, messages, like, memory, arrivals, late):
-        """What is remembered, in the place of what is missing, and from now on."""
+        """Returns the gradient with remembered messages, and the new memory."""
         underway, source = memory.underway, messages
         if simulate is not None and isinstance(arrivals, Arrivals):
             joined, late, source = arrivals.joined, arrivals.late, underway

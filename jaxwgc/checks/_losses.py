@@ -1,4 +1,4 @@
-"""Whether a loss is a sum over the rows of the data, by its gradients on some of them.
+"""Checks that a loss is a sum over rows of the data, by its gradients on some of them.
 
 Each check is for itself: it gives what it has measured, what that probably is and what
 to do, or None.

@@ -1,4 +1,4 @@
-"""What an optimizer with an aggregator does: its order, its rounds and its state."""
+"""Checks of an optimizer with an aggregator: its order, its rounds and its state."""
 
 import functools
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What constructors share: plain sums, loads in proportion, words for wrong sizes."""
+"""Helpers of constructors: plain sums, loads in proportion, words for wrong sizes."""
 
 import itertools
 import math

@@ -1,4 +1,4 @@
-"""What every gradient code is: who holds what, and how it is mixed."""
+"""The type of every gradient code: who holds which parts, and how they are mixed."""
 
 import dataclasses
 from typing import Any, TypeAlias, cast

@@ -1,4 +1,4 @@
-"""Who holds what where workers are unequally fast: loads in proportion to speeds."""
+"""Placements for workers of unequal speeds: loads in proportion to speeds."""
 
 from collections.abc import Sequence
 

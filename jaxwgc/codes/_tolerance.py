@@ -1,4 +1,4 @@
-"""Whether an encoding matrix survives the stragglers that it is said to survive."""
+"""Checks that an encoding matrix survives as many stragglers as it is said to."""
 
 import itertools
 import math

@@ -1,4 +1,4 @@
-"""What is done with any gradient code: encode, decode, and weigh the parts.
+"""Functions of any gradient code: encode, decode, and weigh the parts.
 
 All functions are pure, and work under `jax.jit` and `jax.vmap`. They compute in JAX's
 default precision. Decoding weights are constants to `jax.grad`: they do not depend on

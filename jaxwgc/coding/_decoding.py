@@ -81,7 +81,7 @@ class Decoding:
 
     @property
     def requests(self) -> jax.Array:
-        """What each worker multiplies its messages by, if it sends one sum of them.
+        """Returns what each worker multiplies its messages by, to send one sum of them.
 
         The decoding weights in the place where the messages are, real (...,
         num_workers, messages_per_worker): see `jaxwgc.coding.answer_request`.

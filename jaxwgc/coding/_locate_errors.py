@@ -40,7 +40,7 @@ _OUTLIER, _LARGEST = 10.0, 1e12
 @register
 @dataclasses.dataclass(frozen=True)
 class ErrorLocator:
-    """What is known of a code before messages arrive.
+    """The parts of error location that depend on the code alone.
 
     Attributes:
       code: the code.

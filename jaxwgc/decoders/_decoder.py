@@ -1,4 +1,4 @@
-"""What every decoder is: a small pytree that finds the weights of messages."""
+"""The base class of decoders: small pytrees that find the weights of messages."""
 
 import abc
 import dataclasses

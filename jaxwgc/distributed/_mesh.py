@@ -23,7 +23,7 @@ def mesh_value_and_grad(
     axis: str | None = None,
     decoder: DecoderLike = None,
 ) -> Callable:
-    """What a coded step computes, with parts and workers spread over devices.
+    """Returns a function for a coded step, with parts and workers spread over devices.
 
     The result is that of `jaxwgc.decoded_value_and_grad` to rounding, for any number of
     devices, and of processes that are joined by `jax.distributed.initialize`. All of

@@ -1,4 +1,4 @@
-"""Who answers in a round, and when: straggler models, delay models, waiting rules.
+"""Straggler models, delay models and waiting rules: who answers in a round, and when.
 
 A straggler model is a pair of pure functions, like an optax transformation:
 `state = model.init(num_workers)` and

@@ -44,7 +44,7 @@ class Sample(NamedTuple):
 
     @property
     def counts(self) -> np.ndarray:
-        """Whether the weight of each is more than nothing."""
+        """Returns which components have a weight above zero."""
         return self.weights > NO_WEIGHT
 
 
@@ -157,7 +157,7 @@ class Distribution(abc.ABC):
         return times
 
     def _tail(self, lowest: float, later: int, share: float) -> float:
-        """What times before the first cell add, where they go like a power of q."""
+        """Returns what times before the first cell add, which go like a power of q."""
         first, second = self.isf(np.array([lowest, 10 * lowest]))
         exponent = math.log10(first / second) if second > 0 else 0.0
         if exponent >= later * (1 - 1e-9):

@@ -132,7 +132,7 @@ def _least_time(sample):
 
 
 def _rate(sample, excess):
-    """Of the exponential times beyond the least one."""
+    """Returns the rate of the exponential times beyond the least one."""
     total = np.sum(sample.weights * np.maximum(excess, 0))
     count = sample.kept * np.sum(sample.weights * sample.is_whole)
     return count / max(total, 1e-300)

@@ -1,4 +1,4 @@
-"""What models and waiting rules are given: checked, and as arrays of floats."""
+"""Checks the arguments of models and waiting rules, and makes them arrays of floats."""
 
 import contextlib
 from collections.abc import Iterator

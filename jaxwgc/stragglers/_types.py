@@ -1,4 +1,4 @@
-"""What straggler models and delay models are, and what they give."""
+"""The types of straggler models and delay models, and of what they return."""
 
 import abc
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from jaxwgc.stragglers._inputs import made_of_jax
 
 
 class Arrivals(NamedTuple):
-    """What the server sees of a round.
+    """The server's view of a round.
 
     Attributes:
       received: bool (num_workers,), whose messages it decodes.
@@ -38,7 +38,7 @@ class Arrivals(NamedTuple):
 
 
 class Model(abc.ABC):
-    """What is drawn round after round, from a state if it has one."""
+    """A model that is drawn round after round, from a state if it has one."""
 
     def init(self, num_workers: int) -> Any:
         """Returns the state before the first round, a pytree."""
@@ -136,7 +136,7 @@ class DelayModel(Model):
 
 
 class Stalls(NamedTuple):
-    """What may happen though a trace does not show it.
+    """Stalls that may happen though a trace does not show them.
 
     Attributes:
       delay: the delay model of the trace, whose workers now and then stall.

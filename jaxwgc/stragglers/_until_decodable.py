@@ -18,7 +18,7 @@ from jaxwgc.stragglers._waiting_rule import WaitingRule, first_true
 
 @runtime_checkable
 class Decodable(Protocol):
-    """What is asked of a code, which this room knows nothing else of.
+    """The methods of a code that waiting asks for.
 
     Attributes:
       num_workers: the number of times in a round.
@@ -38,7 +38,7 @@ class Decodable(Protocol):
     def required_parts(self) -> Any: ...
 
     def decodes(self, mask: Any, tolerance: Any, decoder: Any) -> jax.Array:
-        """Whether each mask (..., num_messages) of messages is enough."""
+        """Returns whether each mask (..., num_messages) of messages is enough."""
         ...
 
     def choose_decoder(self, decoder: Any) -> Any:

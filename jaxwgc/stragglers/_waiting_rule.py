@@ -1,4 +1,4 @@
-"""What every waiting rule is: when a round is over."""
+"""The base class of waiting rules, which say when a round is over."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a code costs and what stragglers do to it, as arrays and as a table."""
+"""The cost of a code and its errors under stragglers, as arrays and as a table."""
 
 import dataclasses
 import itertools

@@ -11,7 +11,7 @@ from jaxwgc.decoders import OneStep
 
 
 class ExpectedError(NamedTuple):
-    """What to expect of a code whose answers have fixed weights, in NumPy float64.
+    """Bias and error of a code whose answers have fixed weights, in NumPy float64.
 
     Attributes:
       bias: (num_parts,), of the weight of each partial gradient: its mean less the
@@ -89,7 +89,7 @@ def expected_error(
     inner = correlations_of(correlation, code.num_parts)
 
     def squared_norms(rows):
-        """Of the sums of partial gradients with these weights."""
+        """Returns squared norms of the sums of partial gradients with these weights."""
         if inner.ndim:
             return np.einsum("ij,jl,il->i", rows, inner, rows, optimize=True)
         return (1 - inner) * np.sum(rows**2, 1) + inner * rows.sum(1) ** 2

@@ -1,4 +1,4 @@
-"""What many masks decode to, on the host: batches of one shape, compiled once."""
+"""Decodes many masks from the host, in batches of one shape, compiled once."""
 
 import functools
 from typing import NamedTuple

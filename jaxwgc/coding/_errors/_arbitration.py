@@ -11,7 +11,7 @@ _NOISE = 8.0
 
 
 class Arbitration(NamedTuple):
-    """What came of a dispute.
+    """The outcome of a dispute.
 
     Attributes:
       wrong: bool (num_disputed,), who contradicts what was recomputed.

@@ -37,7 +37,7 @@ def parity_checks(matrix: Any) -> tuple[Any, Any]:
 @register
 @dataclasses.dataclass(frozen=True)
 class Syndromes:
-    """What is left of the checks of a round once some messages are left out.
+    """The checks of a round that remain without some of the messages.
 
     Attributes:
       checks: H (num_checks, num_messages), with the messages that are left out

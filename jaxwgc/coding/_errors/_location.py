@@ -1,4 +1,4 @@
-"""What is known of the errors of a round."""
+"""The result of locating the errors of a round."""
 
 import dataclasses
 
@@ -10,7 +10,7 @@ from jaxwgc._pytrees import register
 @register
 @dataclasses.dataclass(frozen=True)
 class ErrorLocation:
-    """Who has sent something wrong in a round, as far as the code can tell.
+    """The workers that sent something wrong in a round, as far as the code can tell.
 
     Made by `jaxwgc.locate_errors`, and taken by `jaxwgc.decoding`, `jaxwgc.decode` and
     the like in the place of `received`. A pytree.

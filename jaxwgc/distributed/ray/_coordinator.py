@@ -34,7 +34,7 @@ log = logging.getLogger("jaxwgc.distributed")
 
 
 class Verdict(NamedTuple):
-    """What is found of the messages of a round.
+    """The judgement of the messages of a round.
 
     Attributes:
       right: bool (num_workers,), whose messages are to be decoded.
@@ -48,7 +48,7 @@ class Verdict(NamedTuple):
 
 
 class Answers(NamedTuple):
-    """Of a round that is under way: see `Round`; losses and aux by worker."""
+    """Answers of a round that is under way, see `Round`; losses and aux by worker."""
 
     messages: np.ndarray
     losses: dict[int, np.ndarray]

@@ -1,4 +1,4 @@
-"""What travels between workers and coordinator, and where it is read."""
+"""Messages between workers and coordinator, and the memory where they are read."""
 
 import weakref
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from jaxwgc.codes import GradientCode
 
 
 class Answer(NamedTuple):
-    """What a worker sends.
+    """A worker's message of a round.
 
     Attributes:
       message: (1, length); a complex one as its real and imaginary parts, with an axis
@@ -28,7 +28,7 @@ class Answer(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What a worker says of a part that it has finished, on request.
+    """A worker's report that it has finished a part, on request.
 
     Attributes:
       number: of the round.
@@ -46,7 +46,7 @@ class Report(NamedTuple):
 
 
 class Round(NamedTuple):
-    """What a cluster gave for one set of parameters.
+    """The result of a round: what a cluster gave for one set of parameters.
 
     Attributes:
       messages: (num_workers, length), zero where there is none. On request, the sum
@@ -87,7 +87,7 @@ class Round(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """What the answers of all workers look like.
+    """Shapes and dtypes of the answers of all workers.
 
     Attributes:
       held: the parts of each worker, in the order in which it computes them.
@@ -201,7 +201,7 @@ def is_finite(values: np.ndarray) -> bool:
 
 
 class _Loan:
-    """What an array from `Memory` and all views of it hold on to."""
+    """A loan of a block of `Memory`, which its array and all views of it hold on to."""
 
     def __init__(self, block: np.ndarray):
         self.block = block

@@ -377,7 +377,7 @@ class OnRequest(Coordinator):
             self._reopen(slot.index, self._round)
 
     def _reopen(self, worker: int, round: PartRound) -> None:
-        """What a worker has finished is gone, but for a sum that is here."""
+        """Reopens a lost worker's finished parts, but for a sum that has arrived."""
         was_missing = round.requests is not None and round.missing[worker]
         round.done[worker], round.asked[worker] = False, np.nan
         if was_missing:

@@ -1,4 +1,4 @@
-"""What runs on a worker that is asked for sums of the parts that it has finished."""
+"""The actor on a worker that is asked for sums of the parts that it has finished."""
 
 import dataclasses
 import threading
@@ -21,7 +21,7 @@ _PARTS_HELD = 2
 
 @dataclasses.dataclass(eq=False)
 class _Step:
-    """What is known and done of one round; see `PartWorker.compute`."""
+    """The state of one round on a worker; see `PartWorker.compute`."""
 
     number: int
     order: tuple[list, Any, int]
@@ -32,14 +32,14 @@ class _Step:
 
     @property
     def turns(self) -> np.ndarray:
-        """What is left to do: see `turns_left`."""
+        """The turns that are left: see `turns_left`."""
         is_done = np.full(len(self.taken), self.is_stopped)
         is_done[list(self.gradients)] = True
         return turns_left(self.taken, is_done)
 
     @property
     def is_free(self) -> bool:
-        """Whether there is a part that nobody else has, or is at."""
+        """Returns whether there is a part that nobody else has, or is at."""
         return bool((self.taken[self.turns] == 0).any())
 
 

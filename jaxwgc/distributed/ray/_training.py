@@ -38,7 +38,7 @@ class TrainingState(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """What `callback` of `RayCluster.train` sees after a step.
+    """The argument of `callback` of `RayCluster.train`, after a step.
 
     Attributes:
       state: a `TrainingState`, after the step.

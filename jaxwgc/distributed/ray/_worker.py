@@ -1,4 +1,4 @@
-"""What runs on a worker: an actor that holds its parts and forms its message."""
+"""The actor on a worker, which holds its parts and forms its message."""
 
 import ctypes
 import dataclasses
@@ -29,7 +29,7 @@ SHARED_SETTINGS = (
 
 
 class Task(NamedTuple):
-    """What all workers are told once.
+    """The task that all workers are told once.
 
     Attributes:
       loss: `loss(params, part)`.
@@ -61,7 +61,7 @@ class Task(NamedTuple):
 
 
 class Started(NamedTuple):
-    """What a worker says of itself when it is ready.
+    """A worker's report when it is ready.
 
     Attributes:
       pid: of its process.
@@ -166,7 +166,7 @@ class Worker:
         return pack(message, self.task.message_dtype), losses, aux
 
     def _value_and_grad(self, leaves, part, index, key, step):
-        """Of one part: loss and aux, and the gradient, leaves (1, ...)."""
+        """Returns loss and aux of one part, and its gradient, leaves (1, ...)."""
         params = jax.tree.unflatten(self._structure, leaves)
         part, key = read((part, key))
         if self.task.batch is not None:

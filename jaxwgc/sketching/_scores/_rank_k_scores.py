@@ -187,7 +187,7 @@ def rank_k_leverage_scores(
 
 
 class _Sizes(NamedTuple):
-    """What sets shapes: k, the directions that are found, and passes."""
+    """The numbers that set shapes: k, the directions that are found, and passes."""
 
     rank: int
     width: int

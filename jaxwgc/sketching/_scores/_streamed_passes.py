@@ -69,7 +69,7 @@ def _dense_image(
 
 
 def _sparse_image(chunk: Any, scale: float, basis: jax.Array) -> tuple[Any, Any]:
-    """Of SciPy's matrices on the host, in time of the entries."""
+    """Applies SciPy's sparse blocks on the host, in time of the entries."""
     scale = chunk.dtype.type(scale)
     # Whoever asks looks for what is not finite.
     with np.errstate(over="ignore", invalid="ignore"):

@@ -17,7 +17,7 @@ CRITERIA = ("leave_one_out", "generalized")
 
 
 class RidgeChoice(NamedTuple):
-    """What each ridge costs, and the best of them.
+    """The error of each ridge, and the best of them.
 
     Attributes:
       ridge: the one of the smallest error, a scalar.

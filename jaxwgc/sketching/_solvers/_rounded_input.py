@@ -1,4 +1,4 @@
-"""What float32 cannot carry of a least-squares problem that was given in float64."""
+"""Least-squares problems given in float64 whose condition float32 cannot carry."""
 
 from typing import Any
 

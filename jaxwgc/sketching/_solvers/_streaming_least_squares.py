@@ -134,7 +134,7 @@ class _State(NamedTuple):
 
 
 class _System(NamedTuple):
-    """What is minimised over θ, and the factors that precondition it."""
+    """The problem to minimise over θ, and the factors that precondition it."""
 
     stream: StreamedSystem
     factors: Orthonormaliser

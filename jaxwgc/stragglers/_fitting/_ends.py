@@ -1,4 +1,4 @@
-"""What the least of the fitted times tells of the end of a law that has one.
+"""The end of a law that has one, from the least of the fitted times.
 
 The next of m + 1 independent times is the least of all with probability 1 / (m + 1),
 whatever their law, and the least of m lies about as far from the end as the quantile of

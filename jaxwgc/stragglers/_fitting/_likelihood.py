@@ -42,11 +42,11 @@ class Component(NamedTuple):
 
     @property
     def law(self) -> Any:
-        """That of X, a delay model of the family."""
+        """Returns the law of X, a delay model of the family."""
         return self.family(*map(float, self.parameters))
 
     def log_likelihoods(self, measured: Measured) -> np.ndarray:
-        """Of each time, (rounds, workers)."""
+        """Returns the log-likelihood of each time, (rounds, workers)."""
         units, scale = units_of(measured, self.overhead, self.slope, self.time)
         possible = np.where(units > 0, units, 1)
         density = self.law.logpdf(possible)
@@ -61,7 +61,7 @@ class Component(NamedTuple):
         return np.where(measured.is_whole, density, self.log_survivals(measured))
 
     def log_survivals(self, measured: Measured) -> np.ndarray:
-        """Of a longer time than each."""
+        """Returns the log-probability of a longer time than each."""
         units, _ = units_of(measured, self.overhead, self.slope, self.time)
         possible = np.where(units > 0, units, 1)
         survival = self.law.logsf(possible)
@@ -71,7 +71,7 @@ class Component(NamedTuple):
         return np.where(is_before, before, np.log1p(-probability) + survival)
 
     def _before(self, units):
-        """Whether it is before the end, and by how many of the mean distances."""
+        """Returns whether it is before the end, and by how many mean distances."""
         end = self.parameters[0] if self.family.has_least_time else 0.0
         is_before = (units < end) | (units <= 0)
         return is_before, np.maximum(end - units, 0) / self.before[1]
@@ -94,7 +94,7 @@ class Form(NamedTuple):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of its free numbers."""
+        """The names of its free numbers."""
         return ("share", "time")[2 - len(self.bounds) :]
 
     def coefficients(self, free: tuple[float, ...]) -> tuple[float, float, float]:
@@ -139,18 +139,18 @@ class Model(NamedTuple):
 
     @property
     def shares(self) -> tuple[float, ...]:
-        """Of the times that are of each component, in the long run."""
+        """Returns the share of times of each component, in the long run."""
         if len(self.components) == 1:
             return (1.0,)
         slow = self.become_slow / (self.become_slow + self.become_fast)
         return 1 - slow, slow
 
     def log_likelihoods(self, measured: Measured) -> np.ndarray:
-        """Of each time, given the rounds before it, (rounds, workers)."""
+        """Returns that of each time, given the rounds before, (rounds, workers)."""
         return self._predicted(measured)[1]
 
     def log_survivals(self, measured: Measured) -> np.ndarray:
-        """Of a longer time than each, given the rounds before it."""
+        """Returns that of a longer time than each, given the rounds before."""
         slow, _ = self._predicted(measured)
         if self.speeds is not None:
             measured = measured.at_speed(self.speeds)
@@ -174,6 +174,6 @@ class Model(NamedTuple):
 def units_of(
     measured: Measured, overhead: float, slope: float, time: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What is of the family in each time, and what it is scaled with."""
+    """Returns the part of each time that is of the family, and its scale."""
     scale = overhead + slope * measured.loads
     return (measured.times - time * measured.loads) / scale, scale

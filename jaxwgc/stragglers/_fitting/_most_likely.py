@@ -31,7 +31,7 @@ _SPEED_GRIDS = (np.linspace(-0.3, 0.3, 31), np.linspace(-0.02, 0.02, 21))
 
 
 class Kind(NamedTuple):
-    """What is fitted.
+    """The kind of model to fit.
 
     Attributes:
       family: of the delay models.
@@ -54,7 +54,7 @@ class Kind(NamedTuple):
 
     @property
     def ends_at_least_time(self) -> bool:
-        """Whether the end of the law is free, and hence fitted by the least time."""
+        """Returns whether the end is free, and hence fitted by the least time."""
         return self.family.has_least_time and not self.form.bounds
 
     def num_parameters(self, num_workers: int) -> int:
@@ -136,7 +136,7 @@ def _two_states(measured, kind, model, num_iterations):
 
 
 def _component(measured, weights, kind, start):
-    """Of weighted times: the load's numbers by search, for each the family's."""
+    """Fits weighted times: the load's numbers by search, for each the family's."""
     from scipy import optimize
 
     family, form = kind.family, kind.form

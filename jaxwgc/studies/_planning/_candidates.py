@@ -1,4 +1,4 @@
-"""What a plan chooses from: codes, and for each how long to wait."""
+"""The candidates of a plan: codes, and for each how long to wait."""
 
 import dataclasses
 import math
@@ -62,7 +62,7 @@ class Candidate(NamedTuple):
 
     @property
     def is_exact(self) -> bool:
-        """Whether the code guarantees that every round decodes, if it ends."""
+        """Returns whether the code guarantees that every round decodes, if it ends."""
         stragglers = int(np.asarray(self.code.num_stragglers))
         is_exact = stragglers > 0 or self.name == UNCODED
         if isinstance(self.wait, fastest):

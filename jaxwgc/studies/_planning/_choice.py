@@ -71,12 +71,12 @@ class Choice(NamedTuple):
 
     @property
     def is_coded(self) -> bool:
-        """Whether there are parts on several workers."""
+        """Returns whether there are parts on several workers."""
         return self.replication > 1
 
     @property
     def candidate(self) -> Candidate:
-        """What is to be judged by other rounds or for another goal."""
+        """Returns the candidate, to be judged by other rounds or for another goal."""
         return Candidate(*(getattr(self, name) for name in Candidate._fields))
 
     @property

@@ -43,7 +43,7 @@ class Estimate(NamedTuple):
 
 
 class ChoiceStatistics(NamedTuple):
-    """What rounds tell of a candidate; arrays are means of groups of rounds, (groups,).
+    """Statistics of a candidate's rounds; arrays are means of groups, (groups,).
 
     Attributes:
       seconds: of a step.

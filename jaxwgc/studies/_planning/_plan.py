@@ -229,7 +229,7 @@ def plan(
 
 
 def _listed(name, values):
-    """What there are several of, as a list."""
+    """Returns an argument of one or several as a list."""
     if values is None:
         return None
     _validation.check_instance(name, values, Iterable, ", such as a list")
@@ -272,7 +272,7 @@ def _of_choices(choices, num_workers):
 
 
 def _check_late(name, choice):
-    """That a choice to which memory was added, say, can be judged."""
+    """Checks that a choice to which memory was added, say, can be judged."""
     code = choice.code
     _validation.check_choice(f"{name}.late", choice.late, (CANCELLED, BUSY))
     _validation.check_bool(f"{name}.memory", choice.memory)

@@ -1,4 +1,4 @@
-"""What a plan gives: choices with their times, as numbers and as a table."""
+"""The result of a plan: choices with their times, as numbers and as a table."""
 
 import math
 import textwrap
@@ -17,7 +17,7 @@ _STANDARD_ERRORS = 2.0
 
 
 class Plan(NamedTuple):
-    """What `plan` found; `print` shows the answer and a table.
+    """The result of `plan`; `print` shows the answer and a table.
 
     Attributes:
       choices: every `Choice`, that of least `regret` first, which without stalls is the
@@ -50,12 +50,12 @@ class Plan(NamedTuple):
 
     @property
     def has_stalls(self) -> bool:
-        """Whether choices are judged with stalls, too."""
+        """Returns whether choices are judged with stalls, too."""
         return self.stalls is not None and self.stalls.time > 0
 
     @property
     def is_reached(self) -> bool:
-        """Whether the best choice reaches the target in finite time."""
+        """Returns whether the best choice reaches the target in finite time."""
         return math.isfinite(self.best.time.value)
 
     @property
@@ -113,7 +113,7 @@ class Plan(NamedTuple):
 
     @property
     def answer(self) -> str:
-        """What to do, and how much longer it takes to do something else."""
+        """Returns what to do, and how much longer it takes to do something else."""
         lines = *_answer(self), *_unseen(self)
         return "\n".join(_filled(line) for line in lines)
 
@@ -126,7 +126,7 @@ def _filled(text):
 
 
 def _answer(plan):
-    """What to do, and by how much it is better than what else could be done."""
+    """Returns what to do, and by how much it is better than what else could be done."""
     best = plan.best
     if math.isinf(best.step_time.value):
         yield "No choice has steps that end: too few workers ever answer, or the mean"
@@ -172,7 +172,7 @@ def _more(percents):
 
 
 def _unseen(plan):
-    """What a trace does not tell, and what is made of it."""
+    """Returns what a trace does not tell, and what is made of it."""
     if plan.stalls is None:
         return
     if plan.stalls.num_rounds == 1:
@@ -190,7 +190,7 @@ def _unseen(plan):
 
 
 def _waiting_for_all(plan):
-    """What everyone knows: no code, and no one ignored."""
+    """Returns the choice that everyone knows: no code, and no one ignored."""
     everyone = fastest(plan.num_workers)
     for choice in plan.choices:
         if not choice.is_coded and choice.wait == everyone:
@@ -231,7 +231,7 @@ def _table(plan):
 
 
 def _notes(plan):
-    """What the columns are, and for what they hold."""
+    """Returns what the columns are, and for what they hold."""
     goal = (
         f"a loss of {plan.target:g} of the start with condition {plan.condition:g} and "
         f"heterogeneity {plan.heterogeneity:g}"

@@ -1,4 +1,4 @@
-"""What was judged, as choices in the order of the time that they take to the target."""
+"""Ranks judged candidates by the time that they take to the target."""
 
 import math
 from collections.abc import Sequence
@@ -68,7 +68,7 @@ def ranked_choices(
 
 
 class _ToTarget(NamedTuple):
-    """What candidates need: a row each, and columns as those of `_leave_one_out`.
+    """Needs of the candidates: a row each, and columns as those of `_leave_one_out`.
 
     Size of the step (one column), number of steps, time of one and of all, and the loss
     at the end (one column).
@@ -138,7 +138,7 @@ def _leave_one_out(groups: np.ndarray) -> np.ndarray:
 
 
 def _jackknife(values: np.ndarray) -> Estimate:
-    """Of a number from all groups and from all but one."""
+    """Returns a number of all groups with the jackknife's error, from all but one."""
     if not np.isfinite(values).all():
         return Estimate(float(values[0]), math.nan)
     number = len(values) - 1

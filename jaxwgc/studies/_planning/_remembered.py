@@ -117,7 +117,7 @@ class _Place(NamedTuple):
         return before + (self.time - first) * (after - before)
 
     def last_slope(self, values):
-        """Of the logarithm, in the last half of the rounds."""
+        """Returns the slope of the logarithm, in the last half of the rounds."""
         last = values.shape[-1] - 1
         end, middle = self._at(values, last), self._at(values, last // 2)
         is_gone = end <= np.log(_LEAST)
@@ -133,7 +133,7 @@ class _Place(NamedTuple):
 
 
 def _used(code, rounds):
-    """What gradients are made of: as `jaxwgc.coding.Memory` remembers the messages.
+    """Returns what gradients are made of, as `jaxwgc.coding.Memory` remembers messages.
 
     Weights (runs, rounds, rounds) of the parameters of each round in each gradient;
     (runs, rounds, parts), by how much those of parts differ from their mean; and who is

@@ -47,7 +47,7 @@ def _arrivals(wait, keys, times):
 
 
 class Rounds(NamedTuple):
-    """What `Arrivals` have, (runs, rounds), and with an axis for the workers.
+    """Fields of `Arrivals`, (runs, rounds), and with an axis for the workers.
 
     Besides, for how much longer workers are busy after each round.
     """
@@ -140,7 +140,7 @@ class SimulatedRounds:
         return Rounds(*(np.stack(own, axis=1) for own in zip(*rounds)))
 
     def _ends(self, wait, times):
-        """Of a round of each run, (runs,)."""
+        """Returns when a round of each run ends, (runs,)."""
         if jax.tree_util.all_leaves([wait]):
             return np.array([wait.ends(own) for own in times], times.dtype)
         return np.asarray(_arrivals(wait, self._ties_of_runs, times).elapsed)

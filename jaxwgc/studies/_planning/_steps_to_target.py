@@ -17,7 +17,7 @@ _COARSE_BISECTIONS = 18
 
 
 class Goal(NamedTuple):
-    """What is solved, and how well: see `jaxwgc.plan`."""
+    """The problem to solve, and how well: see `jaxwgc.plan`."""
 
     target: float
     condition: float
@@ -41,7 +41,7 @@ class Goal(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """What matters of the weights that parts have in decoded gradients.
+    """Moments of the weights that parts have in decoded gradients.
 
     Each an array of floats, of as many settings. The weight of part j in round t, over
     its target and over the mean of all, is 1 + u_t + a_tj, where u_t is the same for
@@ -98,7 +98,7 @@ class Weights(NamedTuple):
 
 
 class Descent(Protocol):
-    """What is known of descent in some settings, (...,)."""
+    """The pace of descent in some settings, (...,)."""
 
     def over_steps(self) -> Self:
         """With an axis at the end, for steps that are tried."""
