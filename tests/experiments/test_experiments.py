@@ -17,6 +17,7 @@ from experiments.benchmark import (
     decoding,
     leverage_scores,
     scale,
+    sparse_least_squares,
     trials,
 )
 from experiments.paper import descent, figure2, linear_regression, mnist
@@ -131,6 +132,8 @@ class TestBenchmark:
         monkeypatch.setattr(leverage_scores, "EPSILONS", (0.5,))
         monkeypatch.setattr(leverage_scores, "RANKS", {"rank 3/5": 60})
         monkeypatch.setattr(scale, "QUICK", 10)
+        matrices = {"banded": sparse_least_squares.banded}
+        monkeypatch.setattr(sparse_least_squares, "MATRICES", matrices)
         monkeypatch.setitem(SECTIONS, "table2", lambda *_: benchmark_stub())
         # Their processes are started in tests/distributed.
         shares = dict.fromkeys(("all", *coordinator.SHARES), 1.0)
