@@ -37,7 +37,7 @@ class _Correction(NamedTuple):
     squared: jax.Array
     iteration: jax.Array
     history: jax.Array
-    # Of a matrix whose products are two passes anyway: y - Xθ and the rest of a ridge.
+    # With scales of columns alone: y - Xθ and the rest of a ridge.
     residual: tuple[jax.Array, jax.Array] | None
 
 
@@ -148,8 +148,12 @@ class Refinement(NamedTuple):
         )
 
     def _residual(self, solution: jax.Array) -> tuple[jax.Array, jax.Array] | None:
-        """Returns y - Xθ and -√ridge θ, or None for an array, read once a step."""
-        if isinstance(self.matrix, jax.Array):
+        """Returns y - Xθ and -√ridge θ, which only steps without P take along.
+
+        The gradient of a residual has its rounding, which P blows up by the condition
+        number; an updated one has that of the update.
+        """
+        if not isinstance(self.factors, ColumnScaling):
             return None
         image = times(self.matrix, self.factors.scale * solution)
         return self.target - image, jnp.negative(self.root * solution)
