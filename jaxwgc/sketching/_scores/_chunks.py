@@ -12,7 +12,7 @@ from jaxwgc.sketching import _checks
 
 _CHUNK_BYTES = 2**25
 # Fingerprints of a chunk in two passes differ by no more than this share.
-_SAME = 1e-3
+_SAME = 1e-5
 # Of a sparse block at a time: sums of more would lose digits in float32.
 _SPARSE_ROWS = 8192
 

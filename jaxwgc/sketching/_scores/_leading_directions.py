@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxwgc._arrays import product
+from jaxwgc.sketching._derivatives import without_derivative
 
 # From Q (p, l) to Xᵀ(X Q) on top of (X Q)ᵀ(X Q), (p + l, l): one pass over the rows.
 Pass = Callable[[jax.Array], jax.Array]
@@ -189,7 +190,7 @@ def projection_on(
     )
     inner = inner / values[:, None] ** 2
     change = (moved - product(vectors, inner) / 2) / values
-    return vectors / values + _nan_where(change, known.is_ambiguous)
+    return vectors / values + _first_order(change, known.is_ambiguous)
 
 
 def _conjugate_gradients(
@@ -202,6 +203,8 @@ def _conjugate_gradients(
     Nothing is computed where the right side is zero, as where no derivative is asked
     for.
     """
+    # Of a transposed system the right side need not be beside the leading directions.
+    right = beside(right)
     eps = float(jnp.finfo(right.dtype).eps)
     target = (4 * eps) ** 2 * jnp.sum(right**2, axis=0)
 
@@ -233,13 +236,17 @@ def _conjugate_gradients(
 
 
 @jax.custom_jvp
-def _nan_where(value: jax.Array, is_wrong: jax.Array) -> jax.Array:
-    """Returns the value, with a derivative of NaN where that is wrong."""
+def _first_order(value: jax.Array, is_wrong: jax.Array) -> jax.Array:
+    """Returns the value, whose derivative is NaN where wrong, and a second one always.
+
+    The directions that the first derivative is made of are constants here.
+    """
     del is_wrong
     return value
 
 
-@_nan_where.defjvp
-def _nan_where_jvp(primals, tangents):
+@_first_order.defjvp
+def _first_order_jvp(primals, tangents):
     value, is_wrong = primals
-    return value, tangents[0] * jnp.where(is_wrong, jnp.nan, 1)
+    factor = 1 + 0 * without_derivative(value)
+    return value, tangents[0] * jnp.where(is_wrong, jnp.nan, factor)

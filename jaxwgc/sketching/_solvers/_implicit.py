@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxwgc._arrays import inverse_power_of_two
+from jaxwgc.sketching._derivatives import without_derivative
 from jaxwgc.sketching._operators import Matrix, change_of, times, transposed_times
 from jaxwgc.sketching._solvers._orthonormalisers import ColumnScaling, Orthonormaliser
 from jaxwgc.sketching._solvers._refinement import Refinement
@@ -54,7 +55,7 @@ def _implicit_solution_jvp(primals, tangents):
 
     def of_null_space() -> jax.Array:
         image, _ = solve_augmented(*system, jnp.zeros_like(target), -solution)
-        image = _first_order(-image)
+        image = without_derivative(-image)
         pulled = change_of(transposed_times, matrix, matrix_change, image)
         return pulled - factors.shortest(pulled)
 
@@ -104,14 +105,3 @@ def solve_augmented(
     unknowns = lax.custom_linear_solve(apply, right_hand_side, solve, symmetric=True)
     residual, solution = jnp.split(unknowns, [num_rows])
     return residual, solution
-
-
-@jax.custom_jvp
-def _first_order(value: jax.Array) -> jax.Array:
-    """Returns the same, with NaN in place of a derivative."""
-    return value
-
-
-@_first_order.defjvp
-def _first_order_jvp(primals, tangents):
-    return _first_order(*primals), jnp.nan * tangents[0]

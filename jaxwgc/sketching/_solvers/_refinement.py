@@ -14,7 +14,7 @@ from jaxwgc.sketching._operators import (
     transposed_times,
 )
 from jaxwgc.sketching._solvers._orthonormalisers import ColumnScaling, Orthonormaliser
-from jaxwgc.sketching._solvers._solution import record
+from jaxwgc.sketching._solvers._solution import is_shortest, record
 
 
 class State(NamedTuple):
@@ -185,17 +185,8 @@ class Refinement(NamedTuple):
         return factors.backward_error(solution, state.in_range, state.squared)
 
     def _is_shortest(self, part: jax.Array, state: State) -> jax.Array:
-        """Returns whether the residual without this part would be hardly shorter.
-
-        Where X is at the limits of the precision, this asks for more than a small
-        backward error.
-        """
-        unit = float(jnp.finfo(part.dtype).eps)
-        squared = jnp.maximum(state.squared, part**2)
-        both = jnp.sqrt(squared) + jnp.sqrt(squared - part**2)
-        excess = part**2 / jnp.where(both > 0, both, 1)
-        bound = jnp.maximum(unit**0.5 / 8, self.tolerance)
-        return excess <= bound * jnp.linalg.norm(self.target)
+        norm = jnp.linalg.norm(self.target)
+        return is_shortest(part, state.squared, norm, self.tolerance)
 
     def is_solved(self, state: State) -> jax.Array:
         """Returns whether the solution is exact, as far as P can see."""

@@ -43,6 +43,27 @@ def every_target(solve: Callable[..., Solution], *targets: jax.Array) -> Solutio
     return jax.vmap(solve, in_axes=-1, out_axes=-1)(*targets)
 
 
+def is_shortest(
+    part: jax.Array, squared: jax.Array, norm: jax.Array, tolerance: jax.Array | float
+) -> jax.Array:
+    """Returns whether a residual without this part of it would be hardly shorter.
+
+    Where X is at the limits of the precision, this asks for more than a small backward
+    error.
+
+    Args:
+      part: the length of the part.
+      squared: the squared length of the residual.
+      norm: that of y.
+      tolerance: of the backward error.
+    """
+    unit = float(jnp.finfo(part.dtype).eps)
+    squared = jnp.maximum(squared, part**2)
+    both = jnp.sqrt(squared) + jnp.sqrt(squared - part**2)
+    excess = part**2 / jnp.where(both > 0, both, 1)
+    return excess <= jnp.maximum(unit**0.5 / 8, tolerance) * norm
+
+
 def record(history: jax.Array, iteration: jax.Array, value: jax.Array) -> jax.Array:
     """Returns a history with this value from that iteration on."""
     return jnp.where(jnp.arange(history.size) >= iteration, value, history)

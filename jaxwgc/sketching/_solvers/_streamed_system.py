@@ -12,7 +12,7 @@ from jaxwgc._arrays import product
 from jaxwgc.sketching import _checks
 from jaxwgc.sketching._embeddings._sparse_embeddings import sparse_sign
 from jaxwgc.sketching._row_blocks import sum_over_blocks
-from jaxwgc.sketching._scores._chunks import RepeatedChunks
+from jaxwgc.sketching._scores._chunks import RepeatedChunks, is_sparse_of_scipy
 from jaxwgc.sketching._scores._streaming_scores import Factor
 
 Blocks = Callable[[], Iterable[tuple[jax.typing.ArrayLike, jax.typing.ArrayLike]]]
@@ -30,6 +30,9 @@ class StreamedSystem:
         self._rows = RepeatedChunks(self._pairs, fingerprint_of=self._fingerprint_of)
         self.num_columns = 0
         self.is_vector = True
+        # Whether blocks of float64 lost digits, and R of [X y] before they did.
+        self.is_rounded = False
+        self.exact_factor = np.zeros((0, 0))
 
     @property
     def num_rows(self) -> int:
@@ -89,7 +92,10 @@ class StreamedSystem:
                     f"every block must be a pair of rows and target; got block {index} "
                     f"of {type(block).__name__}"
                 )
-            rows, target = (np.asarray(part) for part in block)
+            rows, target = (
+                np.asarray(part.toarray() if is_sparse_of_scipy(part) else part)
+                for part in block
+            )
             if rows.ndim != 2 or target.ndim not in (1, 2) or len(rows) != len(target):
                 raise ValueError(
                     "every block must have shapes (b, p) and (b,) or (b, c); got "
@@ -123,7 +129,18 @@ class StreamedSystem:
             with np.errstate(over="ignore"):
                 joined[:, : rows.shape[1]] = rows
                 joined[:, rows.shape[1] :] = target
+            if not self.num_rows:
+                exact = np.concatenate([rows, target], axis=1)
+                if exact.dtype == np.float64 and self._dtype == np.float32:
+                    self._add_exactly(exact, joined)
             yield joined
+
+    def _add_exactly(self, block: np.ndarray, rounded: np.ndarray) -> None:
+        """Adds rows to the factor in float64, and notes whether they were rounded."""
+        self.is_rounded |= not np.array_equal(block, rounded)
+        if np.isfinite(block).all():
+            factor = self.exact_factor.reshape(-1, block.shape[1])
+            self.exact_factor = np.linalg.qr(np.concatenate([factor, block]), mode="r")
 
     def _fingerprint_of(self, chunk: np.ndarray) -> np.ndarray:
         """Looks for the block, where there is a NaN in a sum of all entries."""

@@ -11,7 +11,8 @@ from jaxwgc import _validation
 from jaxwgc._arrays import product
 from jaxwgc.sketching import _checks
 from jaxwgc.sketching._solvers._orthonormalisers import Orthonormaliser, from_factors
-from jaxwgc.sketching._solvers._solution import Solution
+from jaxwgc.sketching._solvers._rounded_input import mind_rounding
+from jaxwgc.sketching._solvers._solution import Solution, is_shortest
 from jaxwgc.sketching._solvers._streamed_system import Blocks, StreamedSystem
 
 
@@ -43,7 +44,8 @@ def streaming_least_squares(
       blocks: a function without arguments that returns the blocks anew for each pass:
         an iterable of pairs of real arrays, (b, p) and (b,) or (b, c) for c systems; b
         may vary and may be 0. Slices of NumPy memory maps will do, and are read as they
-        are needed. All are computed in the dtype of the first.
+        are needed; sparse matrices of SciPy are filled up, block by block. All are
+        computed in the dtype of the first.
       sketch_size: m, at least p; see above for the default, with 8p rows.
       ridge: a non-negative number.
       tolerance: of the backward error, as in `preconditioned`; by default 4 times the
@@ -58,8 +60,10 @@ def streaming_least_squares(
       what is minimised, of shape (max_passes,): one for every pass from the second on.
       `num_iterations` is the number of passes, the first one and the last included.
       `converged` says that the backward error of each system has passed `tolerance`
-      by a residual that was computed in the last pass, and that the sketch saw every
-      direction of X. It is not looked for heavy rows that hide others.
+      by a residual that was computed in the last pass, that the sketch saw every
+      direction of X, and that the residual is about as short as it can be, also by
+      float64 where blocks of that dtype are computed with in float32: as in
+      `preconditioned`. It is not looked for heavy rows that hide others.
 
     Raises:
       ValueError: for blocks with NaN or infinite entries (the block is named), whose
@@ -113,16 +117,26 @@ def streaming_least_squares(
         system, start, probe, tolerance, max_passes, progress, float(cutoff)
     )
     error = system.backward_error(state)
+    norms_of_y = np.linalg.norm(np.asarray(target, np.float64), axis=0)
+    is_lowest = system.is_lowest(state, norms_of_y, tolerance, dtype)
     solution = np.where(np.isfinite(state.squared), state.solution, np.nan)
     norms += [norms[-1]] * (max_passes - len(norms))
     result = Solution(
         solution=jnp.asarray(solution, dtype),
         num_iterations=jnp.full(error.shape, passes, jnp.int32),
-        converged=jnp.asarray((error <= tolerance) & is_complete),
+        converged=jnp.asarray((error <= tolerance) & is_complete & is_lowest),
         residual_history=jnp.asarray(np.stack(norms), dtype),
         rank=jax.tree.map(lambda x: jnp.full(error.shape, x), factors.rank),
     )
-    return jax.tree.map(lambda x: x[..., 0], result) if stream.is_vector else result
+    if stream.is_vector:
+        result = jax.tree.map(lambda x: x[..., 0], result)
+    if not stream.is_rounded:
+        return result
+    # Its Gram matrix is that of the rows as they were given.
+    exact, exact_target = np.split(stream.exact_factor, [p], axis=1)
+    if stream.is_vector:
+        exact_target = exact_target[:, 0]
+    return mind_rounding(result, exact, exact_target, ridge)
 
 
 class _State(NamedTuple):
@@ -170,6 +184,20 @@ class _System(NamedTuple):
             share = values * self.in_range(state)
             share = share / np.sqrt(np.where(weight > 0, weight, 1))
             return np.linalg.norm(share, axis=0) / float(self.factors.norm)
+
+    def is_lowest(
+        self, state: _State, norms_of_y: np.ndarray, tolerance: float, dtype: Any
+    ) -> np.ndarray:
+        """Returns whether no residual can be much shorter, whatever rounding hides."""
+        scale = np.asarray(self.factors.scale, np.float64)[:, None]
+        size = float(self.factors.norm) * np.linalg.norm(state.solution / scale, axis=0)
+        rounding = 4 * float(jnp.finfo(dtype).eps) * size
+        part = np.hypot(np.linalg.norm(self.in_range(state), axis=0), rounding)
+        # In units of y, since squares of small residuals vanish in float32.
+        unit = np.where(norms_of_y > 0, norms_of_y, 1)
+        arrays = (part / unit, state.squared / unit**2, norms_of_y / unit)
+        part, squared, one = (jnp.asarray(array, dtype) for array in arrays)
+        return np.asarray(is_shortest(part, squared, one, tolerance))
 
 
 def _iterate(
