@@ -40,6 +40,19 @@ def test_against_the_definition(with_x64, num_rows, criterion):
     np.testing.assert_allclose(choice.solution, solved.solution, rtol=1e-9)
 
 
+def test_ridges_far_below_all_singular_values():
+    """Of wide matrices in float32, by solutions of least norm without a ridge."""
+    random = np.random.default_rng(0)
+    matrix, target = random.standard_normal((9, 30)), random.standard_normal(9)
+    ridges = [0, 1e-6, 1e-3]
+    choice = choose_ridge(matrix, target, ridges)
+    expected = []
+    for ridge in ridges:
+        inverse = np.linalg.inv(matrix @ matrix.T + ridge * np.eye(9))
+        expected.append(np.mean((inverse @ target / np.diag(inverse)) ** 2))
+    np.testing.assert_allclose(choice.errors, expected, rtol=1e-5)
+
+
 def test_no_ridge_and_no_rest():
     """Without a ridge, rows that are predicted from themselves alone cost infinity."""
     random = np.random.default_rng(0)
@@ -48,8 +61,8 @@ def test_no_ridge_and_no_rest():
     choice = choose_ridge(matrix, target, [0.0])
     expected = by_hand(matrix[:, :2], target[:, None], 0.0, "leave_one_out")
     np.testing.assert_allclose(choice.errors, [expected], rtol=1e-5)
-    for criterion in ("leave_one_out", "generalized"):
-        choice = choose_ridge(matrix[:2], target[:2], [0.0, 1.0], criterion)
+    for rows in (np.array([[2.0, 0], [0, 1], [0, 3]]), np.eye(20, 3) + np.eye(20, 1)):
+        choice = choose_ridge(rows, target[: len(rows)], [0.0, 1.0])
         assert np.isinf(choice.errors[0]) and choice.ridge == 1
     traced = jax.jit(choose_ridge)(matrix, target * np.nan, RIDGES)
     assert all(np.isnan(field).all() for field in traced)

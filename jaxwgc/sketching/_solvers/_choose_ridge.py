@@ -22,7 +22,8 @@ class RidgeChoice(NamedTuple):
     Attributes:
       ridge: the one of the smallest error, a scalar.
       errors: (num_ridges,), the mean squared errors, over rows and systems. Infinite
-        where a row is predicted from itself alone.
+        where a row is predicted from itself alone; with a ridge of 0 and more columns
+        than rows they are those of the solutions of least norm.
       solution: θ of that ridge, (p,) or (p, c).
     """
 
@@ -109,28 +110,12 @@ def _choose(
     parts: jax.Array = sum_over_blocks(
         lambda rows, target: product(product(rows, left).T, target), matrix, targets
     )
-
-    def errors(rows: jax.Array, target: jax.Array) -> Any:
-        basis = product(rows, left)
-        # One product for all ridges and systems.
-        scaled = shares.T[:, :, None] * parts[:, None]
-        fits = product(basis, scaled.reshape(len(parts), -1))
-        fits = fits.reshape(len(rows), *scaled.shape[1:])
-        residuals = target[:, None] - fits
-        if criterion == "leave_one_out":
-            rest = 1 - product(basis**2, shares.T)
-            # Of a row that is alone in a direction, rounding is left.
-            least = 100 * float(jnp.finfo(rest.dtype).eps)
-            rest = jnp.where(rest > least, rest, 0)
-            residuals = residuals / rest[:, :, None]
-            residuals = jnp.where(rest[:, :, None] > 0, residuals, jnp.inf)
-        return jnp.sum(residuals**2, axis=(0, 2))
-
-    total = sum_over_blocks(errors, matrix, targets) / targets.size
-    if criterion == "generalized":
-        rest = 1 - jnp.sum(shares, axis=1) / num_rows
-        least = 100 * float(jnp.finfo(rest.dtype).eps)
-        total = jnp.where(rest > least, total / rest**2, jnp.inf)
+    is_tall = num_rows >= 4 * matrix.shape[1]
+    if is_tall:
+        total = _errors_of_tall(matrix, targets, left, shares, parts, criterion)
+    else:
+        basis = product(matrix, left)
+        total = _errors_in_basis(basis, targets, squares, ridges, criterion)
     best = jnp.argmin(total)
     inverse = jnp.where(is_kept, shares[best] / jnp.where(is_kept, values, 1), 0)
     solution = product(right, inverse[:, None] * parts)
@@ -140,6 +125,76 @@ def _choose(
         errors=total + nan,
         solution=solution.reshape(-1, *target.shape[1:]) + nan,
     )
+
+
+def _errors_of_tall(
+    matrix: jax.Array,
+    targets: jax.Array,
+    left: jax.Array,
+    shares: jax.Array,
+    parts: jax.Array,
+    criterion: str,
+) -> jax.Array:
+    """Returns the error of each ridge, in blocks of the rows of U = X `left`."""
+    rounding = 100 * float(jnp.finfo(matrix.dtype).eps)
+
+    def errors(rows: jax.Array, target: jax.Array) -> Any:
+        basis = product(rows, left)
+        # One product for all ridges and systems.
+        scaled = shares.T[:, :, None] * parts[:, None]
+        fits = product(basis, scaled.reshape(len(parts), -1))
+        fits = fits.reshape(len(rows), *scaled.shape[1:])
+        residuals = target[:, None] - fits
+        if criterion == "leave_one_out":
+            residuals = _divided(residuals, 1 - product(basis**2, shares.T), rounding)
+        return jnp.sum(residuals**2, axis=(0, 2))
+
+    total = sum_over_blocks(errors, matrix, targets) / targets.size
+    if criterion == "generalized":
+        rest = 1 - jnp.sum(shares, axis=1) / matrix.shape[0]
+        total = _divided(_divided(total[:, None], rest, rounding), rest, rounding)[:, 0]
+    return total
+
+
+def _errors_in_basis(
+    basis: jax.Array,
+    targets: jax.Array,
+    squares: jax.Array,
+    ridges: jax.Array,
+    criterion: str,
+) -> jax.Array:
+    """Returns the error of each ridge, with U filled up to a basis of all N directions.
+
+    There 1 - H is a sum of positive parts, and not the little that is left of 1. A
+    factor of 1 - H cancels, so that ridges may be small beside all singular values.
+    """
+    basis = jnp.linalg.qr(basis, mode="complete")[0]
+    squares = jnp.pad(squares, (0, len(basis) - len(squares)))
+    sums = squares + ridges[:, None]
+    least = jnp.min(squares) + ridges[:, None]
+    rest = jnp.where(sums > 0, least / jnp.where(sums > 0, sums, 1), 1)
+    scaled = rest.T[:, :, None] * product(basis.T, targets)[:, None]
+    residuals = product(basis, scaled.reshape(len(basis), -1)).reshape(scaled.shape)
+    if criterion == "leave_one_out":
+        # Where all parts are positive, so is their sum.
+        rounding = (100 * float(jnp.finfo(basis.dtype).eps)) ** 2
+        rounding = jnp.where(least[:, 0] > 0, 0, rounding)
+        residuals = _divided(residuals, product(basis**2, rest.T), rounding)
+    else:
+        residuals = residuals / jnp.mean(rest, axis=1)[:, None]
+    return jnp.sum(residuals**2, axis=(0, 2)) / targets.size
+
+
+def _divided(
+    residuals: jax.Array, rest: jax.Array, rounding: jax.typing.ArrayLike
+) -> jax.Array:
+    """Returns residuals (..., c) over `rest`, infinite where that is none but rounding.
+
+    As of a row that is alone in a direction.
+    """
+    is_left = (rest > rounding)[..., None]
+    rest = rest[..., None]
+    return jnp.where(is_left, residuals / jnp.where(is_left, rest, 1), jnp.inf)
 
 
 def _decomposed(matrix: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
