@@ -235,7 +235,13 @@ def _checked(
         function = getattr(operator, name)
         _validation.check_callable(f"operator.{name}", function)
         vector = jax.ShapeDtypeStruct((length,), dtype)
-        functions[name] = _hoisted(function, vector)
+        try:
+            functions[name] = _hoisted(function, vector)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"operator.{name} must take a traced {dtype} of shape ({length},), as "
+                f"operator.shape = {shape} has it; it raised {type(error).__name__}"
+            ) from error
         image = jax.eval_shape(functions[name], vector)
         expected = jax.ShapeDtypeStruct((result,), dtype)
         if (getattr(image, "shape", None), getattr(image, "dtype", None)) != (

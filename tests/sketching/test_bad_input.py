@@ -337,6 +337,10 @@ WRONG_VALUES = {
             "operator.matvec and operator.rmatvec must be adjoint",
         ),
         ({"matrix": operator(rmatvec=lambda u: u)}, r"rmatvec must .* \(4,\) for"),
+        (
+            {"matrix": operator(matvec=lambda v: jnp.ones((20, 3)) @ v)},
+            r"matvec must take .* \(4,\), as",
+        ),
         ({"matrix": operator(matvec=lambda v: v / 0)}, r"matvec must .* \(20,\) for"),
         (
             {"matrix": operator(matvec=lambda v: jnp.pad(v, (0, 16)) / 0)},

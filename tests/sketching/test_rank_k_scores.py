@@ -216,6 +216,16 @@ def test_no_derivatives_inside_of_a_cluster(with_x64):
     assert np.isfinite(scores).all() and np.isnan(change).all()
 
 
+def test_second_derivatives_are_nan(with_x64):
+    matrix, _ = of_spectrum("falling")
+
+    def score(matrix):
+        return of_array(matrix, RANK, num_passes=6).scores[0]
+
+    _, second = jax.jvp(jax.grad(score), (matrix,), (matrix[::-1],))
+    assert np.isnan(second).all()
+
+
 def test_traced_matrices():
     matrix, expected = of_spectrum("gap")
     both = jnp.asarray(np.stack([matrix, -2 * matrix]), jnp.float32)

@@ -12,7 +12,7 @@ import scipy.linalg
 from jax.experimental import sparse
 
 from jaxwgc import sketching
-from tests.sketching.test_preconditioned import backward_error
+from tests.sketching.test_preconditioned import backward_error, conditioned, make_target
 from tests.sketching.test_sparse_scores import entries_of, sparse_matrix
 
 NUM_ROWS, NUM_COLUMNS = 300, 12
@@ -197,3 +197,17 @@ def test_an_operator_of_lineax(with_x64):
     result = sketching.preconditioned(KEY, operator, target)
     expected = lineax.linear_solve(own, jnp.asarray(target), lineax.QR()).value
     np.testing.assert_allclose(result.solution, expected, rtol=1e-9)
+
+
+def test_at_the_limits_of_the_precision(with_x64):
+    """A gradient with the rounding of a large residual must not be blown up by P."""
+    matrix = conditioned(1e12, (NUM_ROWS, NUM_COLUMNS))
+    target = make_target(matrix, 1.0)
+    best = scipy.linalg.lstsq(matrix, target)[0]
+    least = np.linalg.norm(matrix @ best - target)
+    given = sparse.BCOO.fromdense(jnp.asarray(matrix))
+    for seed in range(5):
+        key = jax.random.key(seed)
+        result = sketching.preconditioned(key, given, target, method="sketch")
+        residual = matrix @ np.asarray(result.solution) - target
+        assert np.linalg.norm(residual) < (1 + 1e-3) * least

@@ -123,3 +123,18 @@ def test_from_a_memory_map(tmp_path, with_x64):
     assert backward_error(matrix, target, result.solution) < 4e-15
     few = streaming_least_squares(KEY, blocks, 20, max_passes=3)
     assert not few.converged and few.num_iterations == 3
+
+
+@pytest.mark.parametrize("exponent", [-5, -7, -9])
+def test_converged_knows_what_float32_lost(exponent):
+    """Of blocks in float64, as `preconditioned` does of arrays."""
+    matrix = conditioned(10.0**-exponent, SHAPE)
+    target = make_target(matrix, 1.0)
+    result = streaming_least_squares(KEY, pairs(matrix, target, 300))
+    best = np.linalg.lstsq(matrix, target)[0]
+    longer = np.linalg.norm(matrix @ np.asarray(result.solution, float) - target)
+    longer -= np.linalg.norm(matrix @ best - target)
+    assert result.converged == (exponent == -5)
+    assert not result.converged or longer < 1e-4 * np.linalg.norm(target)
+    tiny = streaming_least_squares(KEY, pairs(1e-60 * matrix, target, 300))
+    assert not tiny.converged

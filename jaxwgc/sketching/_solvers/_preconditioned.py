@@ -101,7 +101,7 @@ def preconditioned(
       embedding: how S is drawn: a constructor, such as `gaussian`, `rademacher`,
         `srht`, `count_sketch`, `sparse_sign` or `row_sampling` (uniform), which is
         called with key, m and N; or an `Embedding` of the shape (m, N), whose own key
-        is used.
+        is used. Of a BCOO matrix the last three only, which are sparse themselves.
       method: `"auto"`, `"gram"`, `"sketch"`, `"factor"` or `"columns"`, see above;
         `"gram"` of a wide matrix is `"factor"`. `"columns"` is for sparse matrices and
         operators only, `"gram"` and `"factor"` are for arrays.

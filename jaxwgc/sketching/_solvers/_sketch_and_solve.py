@@ -50,7 +50,7 @@ def sketch_and_solve(
       embedding: how S is drawn: a constructor, such as `gaussian`, `rademacher`,
         `srht`, `count_sketch`, `sparse_sign` or `row_sampling` (uniform), which is
         called with key, m and N; or an `Embedding` of the shape (m, N), whose own key
-        is used.
+        is used. Of a BCOO matrix the last three only, which are sparse themselves.
       ridge: a non-negative number, may be traced.
       rcond: singular values of SX below `rcond` times the largest, after its columns
         have been scaled to norms next to 1, count as zero. By default

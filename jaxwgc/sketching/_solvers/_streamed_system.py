@@ -155,7 +155,10 @@ class StreamedSystem:
                     "blocks must be finite; got NaN or infinity in row "
                     f"{row} of block {index}"
                 )
-        raise ValueError("blocks must be finite; got numbers whose sums overflow")
+        raise ValueError(
+            "blocks must be finite, and the same in all passes; got numbers whose sums "
+            "overflow, or that are no longer there"
+        )
 
 
 @functools.partial(jax.jit, static_argnames="sketch_size")
