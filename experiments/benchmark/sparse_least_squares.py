@@ -95,7 +95,7 @@ def rows(make: Callable[..., Any], num_rows: int, repeats: int, seed: int) -> It
                 tolerance=tolerance,
                 max_iterations=MAX_ITERATIONS,
             )
-            return found.solution, found.num_iterations
+            return found.solution, int(found.num_iterations)
 
         return run
 

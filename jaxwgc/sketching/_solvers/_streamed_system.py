@@ -92,10 +92,7 @@ class StreamedSystem:
                     f"every block must be a pair of rows and target; got block {index} "
                     f"of {type(block).__name__}"
                 )
-            rows, target = (
-                np.asarray(part.toarray() if is_sparse_of_scipy(part) else part)
-                for part in block
-            )
+            rows, target = map(_filled_up, block)
             if rows.ndim != 2 or target.ndim not in (1, 2) or len(rows) != len(target):
                 raise ValueError(
                     "every block must have shapes (b, p) and (b,) or (b, c); got "
@@ -159,6 +156,10 @@ class StreamedSystem:
             "blocks must be finite, and the same in all passes; got numbers whose sums "
             "overflow, or that are no longer there"
         )
+
+
+def _filled_up(part: Any) -> np.ndarray:
+    return np.asarray(part.toarray() if is_sparse_of_scipy(part) else part)
 
 
 @functools.partial(jax.jit, static_argnames="sketch_size")
