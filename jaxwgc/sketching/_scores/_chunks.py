@@ -46,7 +46,7 @@ def chunks(
                 num_sparse_columns = rows.shape[1]
             _check_columns(num_sparse_columns, rows.shape[1])
             for start in range(0, rows.shape[0], _SPARSE_ROWS):
-                part = _some_rows(rows, start, start + _SPARSE_ROWS)
+                part = some_rows(rows, start, start + _SPARSE_ROWS)
                 yield part, part.shape[0]
             continue
         rows = np.asarray(block)
@@ -104,7 +104,7 @@ def _compressed(block: Any) -> Any:
     return block.tocsr().astype(dtype, copy=False)
 
 
-def _some_rows(matrix: Any, start: int, stop: int) -> Any:
+def some_rows(matrix: Any, start: int, stop: int) -> Any:
     """Returns rows of a matrix in compressed rows, other than SciPy without a copy."""
     starts = matrix.indptr[start : stop + 1]
     of_entries = slice(starts[0], starts[-1])

@@ -1,7 +1,9 @@
 """Passes over rows that come in blocks, for the leading directions of their matrix."""
 
 import itertools
+import os
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -9,8 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc.sketching._row_blocks import DenseRows
-from jaxwgc.sketching._scores._chunks import RepeatedChunks, is_sparse_of_scipy
+from jaxwgc.sketching._scores._chunks import (
+    RepeatedChunks,
+    is_sparse_of_scipy,
+    some_rows,
+)
 from jaxwgc.sketching._scores._leading_directions import image
+
+_ROWS_OF_A_THREAD = 2048
 
 
 class StreamedPasses:
@@ -71,10 +79,20 @@ def _dense_image(
 def _sparse_image(chunk: Any, scale: float, basis: jax.Array) -> tuple[Any, Any]:
     """Applies SciPy's sparse blocks on the host, in time of the entries."""
     scale = chunk.dtype.type(scale)
-    # Whoever asks looks for what is not finite.
-    with np.errstate(over="ignore", invalid="ignore"):
-        rows = chunk @ (np.asarray(basis) * scale)
-        return rows, np.concatenate([(chunk.T @ rows) * scale, rows.T @ rows])
+    scaled = np.asarray(basis) * scale
+
+    def of_some(start: int) -> tuple[Any, Any]:
+        some = some_rows(chunk, start, start + _ROWS_OF_A_THREAD)
+        # Whoever asks looks for what is not finite.
+        with np.errstate(over="ignore", invalid="ignore"):
+            rows = some @ scaled
+            return rows, np.concatenate([(some.T @ rows) * scale, rows.T @ rows])
+
+    # SciPy's products are of one thread each, and let others run.
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        starts = range(0, chunk.shape[0], _ROWS_OF_A_THREAD)
+        rows, images = zip(*threads.map(of_some, starts))
+    return np.concatenate(rows), sum(images)
 
 
 def _raise_not_finite(rows: Any, start: int) -> None:
