@@ -53,12 +53,12 @@ def study(effort: Effort, key: jax.Array) -> Study:
     num_patterns = min(effort.runs, MAX_PATTERNS)
     generator = np.random.default_rng(np.asarray(jax.random.bits(key, (4,))))
     orders = [generator.random((num_patterns, n)).argsort(axis=1) for n in sizes]
-    masks = [own.argsort(axis=1) >= n // 10 for n, own in zip(sizes, orders)]
+    masks = [order.argsort(axis=1) >= n // 10 for n, order in zip(sizes, orders)]
     return Study(
         {
             "patterns": num_patterns,
             "codes": {
-                name: [Once(measure, make, own) for own in masks]
+                name: [Once(measure, make, mask) for mask in masks]
                 for name, make in exact_codes(jax.random.fold_in(key, 4)).items()
             },
         },

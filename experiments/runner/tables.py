@@ -28,7 +28,7 @@ class ResultTable:
     ) -> "ResultTable":
         """A row a record; `show` gives its cells by their columns."""
         rows = [show(record) for record in records]
-        return cls(title, rows[0], [own.values() for own in rows])
+        return cls(title, rows[0], [row.values() for row in rows])
 
     def print(self) -> None:
         """To the terminal."""
@@ -52,7 +52,7 @@ class ResultTable:
 
 def at(summary: jaxwgc.Summary, *index: Any) -> jaxwgc.Summary:
     """Of one entry, or some, of a summary of arrays."""
-    ends = (np.asarray(own)[index] for own in summary[:3])
+    ends = (np.asarray(field)[index] for field in summary[:3])
     return jaxwgc.Summary(*ends, standard_error=np.nan)
 
 

@@ -122,10 +122,10 @@ class ErrorLocator:
         rows *= (clipped / jnp.where(sizes > 0, sizes, 1))[:, None]
         noise = noise.astype(norms.dtype)
         if self.copies is None:
-            found = self._by_checks(rows, mask, noise, mix_key)
+            examined = self._by_checks(rows, mask, noise, mix_key)
         else:
-            found = self._by_majority(rows, mask, noise)
-        wrong, disputed, is_checked, is_explained, checks = found
+            examined = self._by_majority(rows, mask, noise)
+        wrong, disputed, is_checked, is_explained, checks = examined
         # What nobody can say anything of is not believed.
         refused = ~is_explained | (checks == 0) | jnp.any(mask & ~is_checked)
         shape = self.code.num_workers, self.code.messages_per_worker
