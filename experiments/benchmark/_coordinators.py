@@ -25,7 +25,7 @@ Compute = Callable[[jax.Array], tuple[np.ndarray, np.ndarray]]
 
 
 def empty_loss(params: jax.Array, part: jax.Array) -> jax.Array:
-    """Whose gradient is as long as params, and costs nothing but its memory."""
+    """A loss whose gradient is as long as params, and costs nothing but its memory."""
     return part[0] * params[0]
 
 

@@ -1,4 +1,4 @@
-"""What a step on a Ray cluster costs beside the work of its workers."""
+"""The cost of a step on a Ray cluster beside the work of its workers."""
 
 import contextlib
 import time

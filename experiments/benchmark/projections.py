@@ -85,7 +85,7 @@ def rows(sizes: tuple[int, int, int], repeats: int, seeds: range) -> Iterator:
 
 
 def sparse_rows(sizes: tuple[int, int, int], repeats: int, seeds: range) -> Iterator:
-    """Those that take a sparse matrix as it is; distortions are those of its span."""
+    """Times sketches that take a sparse matrix as it is; distortions of its span."""
     num_rows, num_columns, sketch_size = sizes
     rng = np.random.default_rng(seeds[0])
     is_there = rng.random((num_rows, num_columns)) < DENSITY
@@ -133,7 +133,7 @@ def sparse_rows(sizes: tuple[int, int, int], repeats: int, seeds: range) -> Iter
 
 
 def dense(sketch: Any) -> np.ndarray:
-    """Of what may be a sparse matrix of SciPy."""
+    """Returns a float64 array of what may be a sparse matrix of SciPy."""
     sketch = sketch.toarray() if scipy.sparse.issparse(sketch) else sketch
     return np.asarray(sketch, np.float64)
 

@@ -252,15 +252,15 @@ for block, target in read():
     pass
 reading = time.perf_counter() - start
 start = time.perf_counter()
-found = sketching.streaming_least_squares(jax.random.key(0), mapped)
+solution = sketching.streaming_least_squares(jax.random.key(0), mapped)
 seconds = time.perf_counter() - start
 print(json.dumps({
     "mebibytes": peak(),
     "seconds": seconds,
     "seconds_of_reading_once": reading,
-    "passes": int(found.num_iterations),
-    "converged": bool(found.converged),
-    "error": float(np.abs(np.asarray(found.solution) - 1).max()),
+    "passes": int(solution.num_iterations),
+    "converged": bool(solution.converged),
+    "error": float(np.abs(np.asarray(solution.solution) - 1).max()),
 }))
 """
 

@@ -101,7 +101,7 @@ def run(setting: Setting, seed: int) -> dict[str, Any]:
 
 
 def cluster_code(key: jax.Array, setting: Setting) -> jaxwgc.GradientCode:
-    """Of one cluster, all of which have the same."""
+    """Returns the code of one cluster; all have the same."""
     num_parts = setting.k * CLUSTER // setting.n
     if setting.code == "stochastic":
         return codes.stochastic(key, CLUSTER, num_parts, REPLICATION, PROBABILITY)

@@ -80,7 +80,7 @@ def one_run(key: jax.Array, entry: Entry, numbers: tuple[int, ...]) -> Numbers:
 
 
 def worst_errors(entry: Entry, keys: jax.Array, numbers: Any) -> Iterator[float]:
-    """Of the patterns that `worst_pattern` finds, the mean over the codes drawn."""
+    """Yields errors at patterns of `worst_pattern`, means over the codes drawn."""
     codes = [entry.make(key) for key in keys]
     for number in numbers:
         patterns = [
@@ -93,7 +93,7 @@ def worst_errors(entry: Entry, keys: jax.Array, numbers: Any) -> Iterator[float]
 
 
 def tabulate_codes(numbers: Numbers) -> ResultTable:
-    """What is compared."""
+    """A row a code: its arguments, load, copies, and how far it is exact."""
 
     def row(name, record):
         code, _, values = name.partition("(")

@@ -41,7 +41,7 @@ def exact_codes(key: jax.Array) -> dict[str, Construct]:
 
 
 def repetition(num_workers: int, num_stragglers: int) -> jaxwgc.GradientCode:
-    """Of the least tolerance that is enough and whose s + 1 divides n."""
+    """Returns the code of the least tolerance that is enough, where s + 1 divides n."""
     while num_workers % (num_stragglers + 1):
         num_stragglers += 1
     return constructors.fractional_repetition(num_workers, num_stragglers)

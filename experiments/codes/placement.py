@@ -51,7 +51,7 @@ def placement(size: tuple[int, int, int], kind: str) -> np.ndarray:
 def measure(
     key: jax.Array, size: tuple[int, int, int], kind: str, num_patterns: int
 ) -> Numbers:
-    """What weights in float32 miss of the target, of either method."""
+    """Returns by how much weights in float32 miss the target, by method."""
     num_workers, _, num_stragglers = size
     held = placement(size, kind)
     order = np.random.default_rng(1).random((num_patterns, num_workers)).argsort(1)

@@ -258,7 +258,7 @@ def minimum(rows: np.ndarray, signs: np.ndarray, ridge: float) -> tuple[Any, flo
 
 
 def part_gradients(rows, signs, params, num_parts: int, ridge: float) -> jax.Array:
-    """Of the mean loss of each part, (parts, features)."""
+    """Returns gradients of the mean loss of each part, (parts, features)."""
     slopes = -signs * jax.nn.sigmoid(-signs * (rows @ params))
     each = (slopes[:, None] * rows).reshape(num_parts, -1, rows.shape[1]).mean(1)
     return each + ridge * params
@@ -319,7 +319,7 @@ def model_of(choice, delay, uncoded_load: float) -> stragglers.StragglerModel:
 
 
 def rounds_of(choice, delay, uncoded_load: float, num_steps: int, keys):
-    """Who has finished what in each round, and when it ends: (runs, steps, ...)."""
+    """Draws who has finished what in each round, and its end: (runs, steps, ...)."""
     loads = jnp.asarray(choice.code.loads, float)
     return simulated(model_of(choice, delay, uncoded_load), loads, num_steps, keys)
 

@@ -49,7 +49,7 @@ def cells(data_sets: int, seed: int) -> dict[str, Once]:
 
 
 def fits(name: str, data_sets: int, seed: int) -> Iterator[dict[str, Any]]:
-    """What is found of workers that are equal, and of others with unequal speeds."""
+    """Fits delays drawn of equal workers, and of others with unequal speeds."""
     known = KNOWN[name]
     for number in range(data_sets):
         generator = np.random.default_rng([seed, list(KNOWN).index(name), number])

@@ -120,9 +120,7 @@ def tabulate_memory(numbers: Numbers) -> ResultTable:
     """A row a trace and heterogeneity."""
 
     def show_times(times):
-        return ", ".join(
-            "never" if time is None else interval(time, 0) for time in times
-        )
+        return ", ".join("never" if t is None else interval(t, 0) for t in times)
 
     def show(row):
         return {

@@ -81,7 +81,7 @@ def study(trace: Trace, runs: int, seed: int, num_workers: int) -> Study:
 
 
 def measure(trace: Trace, runs: int, seed: int, num_workers: int) -> Numbers:
-    """What was measured in the second half, and what is said of it from the first."""
+    """Returns what the second half measured, and what fits of the first say of it."""
     first, second = trace.half(0), trace.half(1)
     try:
         fits = first.fit()
@@ -93,10 +93,7 @@ def measure(trace: Trace, runs: int, seed: int, num_workers: int) -> Numbers:
     measured = [of_fastest(group, counts) for group in groups]
     spread = [
         np.quantile(
-            [
-                of_fastest(again, counts)
-                for again in drawn_again(group, runs, generator)
-            ],
+            [of_fastest(new, counts) for new in drawn_again(group, runs, generator)],
             [0.025, 0.975],
             axis=0,
         )

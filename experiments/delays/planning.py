@@ -94,7 +94,7 @@ def plan(
 
 
 def chosen_traces(path: Path | None, array: str | None) -> dict[str, Trace]:
-    """Those of the file, or the one of that name."""
+    """Returns the traces of the file, or the one of that name."""
     traces = read_traces(LANGUAGE_MODELS if path is None else path)
     if array is None:
         return traces
@@ -224,7 +224,7 @@ def tabulate_decisions(numbers: Numbers) -> ResultTable:
 
 
 def best_of_codes(numbers: Numbers, name: str) -> list[dict[str, Any]]:
-    """Of each code with each replication the best choice; all without a code."""
+    """Returns the best choice of each code and replication, and waiting for all."""
     trace = numbers["traces"][name]
     return [
         each

@@ -87,7 +87,7 @@ def ends(times: jax.Array, wait: Callable[[Any], stragglers.WaitingRule], code: 
 
 
 def ratio(times: np.ndarray, other: np.ndarray) -> jaxwgc.Summary:
-    """Of the means of two columns of the same rounds, by the delta method."""
+    """Returns the ratio of means of two columns of the same rounds (delta method)."""
     estimate = times.mean() / other.mean()
     return jaxwgc.summarize((times - estimate * other) / other.mean() + estimate)
 
@@ -243,7 +243,7 @@ def tabulate_blocks(numbers: Numbers) -> ResultTable:
 
 
 def draw_meeting() -> figures.Figure:
-    """Who computes which part when, in a round of four workers."""
+    """Draws who computes which part when, in a round of four workers."""
     num_workers, parts = len(SPEEDS), 8
     code = codes.replicated(num_workers, num_workers * parts, copies=2)
     times = jnp.asarray(code.loads / np.array(SPEEDS) / parts, jnp.float32)

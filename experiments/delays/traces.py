@@ -42,7 +42,7 @@ class Trace(NamedTuple):
         return cut.reshape(len(self.loads), -1, num_workers)
 
     def fit(self) -> tuple[stragglers.DelayFit, ...]:
-        """Of all loads together, in units of a load of one."""
+        """Fits all loads together, in units of a load of one."""
         num_rounds = self.seconds.shape[1]
         times = self.seconds.reshape(-1, self.seconds.shape[2])
         return stragglers.fit_delays(times, np.repeat(self.loads, num_rounds)[:, None])
@@ -65,7 +65,7 @@ def simulated(
     num_rounds: int,
     keys: jax.Array,
 ) -> Any:
-    """What a model gives in rounds that follow each other, leaves (runs, rounds, ...).
+    """Draws rounds of a model that follow each other, leaves (runs, rounds, ...).
 
     Each run has a key, and workers of its own.
     """

@@ -87,11 +87,8 @@ def regrets(
         }
         least = min(times.values())
         by_goal[name] = {
-            what: {
-                "choice": str(choice),
-                "regret": times[_identity(choice)] / least - 1,
-            }
-            for what, choice in zip(CHOICES, chosen[name])
+            how: {"choice": str(choice), "regret": times[_identity(choice)] / least - 1}
+            for how, choice in zip(CHOICES, chosen[name])
         }
     return by_goal
 

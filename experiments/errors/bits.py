@@ -132,7 +132,7 @@ def _name(bit):
 
 
 def note(numbers: Numbers) -> str:
-    """Whether every flip was detected or harmless."""
+    """Says how many flips were neither detected nor harmless."""
     harmful = sum(
         bit.harmful for code in numbers["codes"].values() for bit in code.bits
     )

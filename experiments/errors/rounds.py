@@ -104,7 +104,7 @@ def known_codes(key: jax.Array) -> dict[str, jaxwgc.GradientCode]:
 
 
 class Outcomes(NamedTuple):
-    """What became of rounds; arrays (rounds,).
+    """How rounds ended; arrays (rounds,).
 
     Attributes:
       is_right: whether exactly those are named who were wrong.

@@ -220,7 +220,7 @@ def errors_table(numbers: Numbers) -> ResultTable:
 
 
 def best_table(numbers: Numbers) -> ResultTable:
-    """What is left of the weights' advantage at each method's own best step."""
+    """Shows what is left of the weights' advantage at each method's own best step."""
 
     def show(cell):
         compression, weighting = cell

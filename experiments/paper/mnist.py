@@ -326,7 +326,7 @@ def fit_table(numbers: Numbers) -> ResultTable:
 
 
 def weights_table(numbers: Numbers) -> ResultTable:
-    """What the weights save, paired by run."""
+    """Shows what the weights save, paired by run."""
 
     def row(compression, record):
         weighted, unweighted = (PUBLISHED[f"{compression} {w}"] for w in WEIGHTINGS)

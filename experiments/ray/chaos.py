@@ -215,7 +215,7 @@ def resident_mib() -> float:
 
 
 def store_mib() -> float:
-    """What Ray's object store holds."""
+    """Returns what Ray's object store holds, in MiB."""
     import ray
 
     name = "object_store_memory"
@@ -224,7 +224,7 @@ def store_mib() -> float:
 
 
 def summarize(numbers: Numbers) -> dict[str, Any]:
-    """Of all steps."""
+    """Returns curves over the steps, and a summary of all."""
     steps = numbers["steps"]
     seconds = np.array([step["seconds"] for step in steps])
     away = [absence for step in steps for absence in step["seconds_away"]]

@@ -43,11 +43,11 @@ class Entry(NamedTuple):
 
     @property
     def on_request(self) -> bool:
-        """Whether workers send sums of finished parts."""
+        """Says whether workers send sums of finished parts."""
         return self.code.messages_per_worker > 1
 
     def aggregate(self) -> optax.GradientTransformationExtraArgs:
-        """What decodes it."""
+        """Returns the transformation that decodes it."""
         return jaxwgc.decode_aggregate(self.code, on_request=self.on_request)
 
 
@@ -135,7 +135,7 @@ SCENARIOS = {"calm": 0, "two slow": 1, "two killed": 2}
 
 
 def measure(entry: Entry, runs: int, steps: int, seed: int) -> dict[str, Any]:
-    """Of each scenario: seconds since the start, and test errors, (runs, steps).
+    """Returns by scenario seconds since the start and test errors, (runs, steps).
 
     And how far params are in the end from those of a single process, relative (runs,).
     """
@@ -192,7 +192,7 @@ def measure(entry: Entry, runs: int, steps: int, seed: int) -> dict[str, Any]:
 
 
 def arrived(round: jaxwgc.distributed.Round) -> Any:
-    """What decodes its messages."""
+    """Returns what decodes its messages."""
     return round.received if round.decoding is None else round.decoding
 
 

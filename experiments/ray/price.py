@@ -1,4 +1,4 @@
-"""What a step on request costs: calls, bytes, memory, and the coordinator's time."""
+"""The price of a step on request: calls, bytes, memory, and the coordinator's time."""
 
 import collections
 import os

@@ -157,17 +157,17 @@ def train(handling: dict[str, Any], steps: int, seed: int) -> dict[str, Any]:
 
 
 def has_answered(round: jaxwgc.distributed.Round) -> bool:
-    """Whether the wrong worker has, in time."""
+    """Says whether the wrong worker has, in time."""
     return bool(np.isfinite(round.times[WRONG_WORKER]))
 
 
 def is_flipped(step: int, seed: int) -> bool:
-    """Whether a bit is, in that step."""
+    """Says whether a bit is, in that step."""
     return np.random.default_rng((seed, step)).random() < SHARE
 
 
 def flips(folder: str, seed: int) -> Any:
-    """What the first process of one worker sends."""
+    """Returns `corrupt`: the first process of one worker flips bits."""
     file = Path(folder) / "first"
 
     def corrupt(worker: int, step: int, message: np.ndarray) -> np.ndarray:
@@ -300,7 +300,7 @@ def tabulate_audits(numbers: Numbers) -> ResultTable:
 
 
 def price(steps: int) -> Study:
-    """What looking costs the coordinator."""
+    """Measures what looking costs the coordinator."""
     code = codes.reed_solomon(NUM_WORKERS, NUM_WORKERS, replication=4)
     wait = jaxwgc.stragglers.fastest(NUM_WORKERS - 1)
     replicated = codes.replicated(NUM_WORKERS, copies=2)

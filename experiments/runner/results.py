@@ -1,4 +1,4 @@
-"""What experiments write: what is shown of the numbers, in whole files or none."""
+"""Files of experiments: what is shown of the numbers, written whole or not at all."""
 
 import json
 import math

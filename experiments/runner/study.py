@@ -64,7 +64,7 @@ class Once:
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """What is measured and shown: tables and figures are drawn from the numbers.
+    """Numbers to measure and show: tables and figures are drawn from them.
 
     Attributes:
         numbers: Nested dicts and lists, as they get into JSON. What is known before
@@ -100,8 +100,21 @@ def timed(cells: Any, title: str, show: Callable[[Any], dict[str, str]]) -> Stud
     return Study(cells, tables={"": table})
 
 
+def sections_of(
+    studies: Mapping[str, Callable[[Effort, jax.Array], Study]],
+    effort: Effort,
+    seed: int,
+) -> dict[str, Callable[[], Study]]:
+    """Returns the studies for `run`, each with a key of its own."""
+    key = jax.random.key(seed)
+    return {
+        name: functools.partial(study, effort, jax.random.fold_in(key, index))
+        for index, (name, study) in enumerate(studies.items())
+    }
+
+
 class Section(NamedTuple):
-    """What a study gave: all numbers, and those shown; tables and figures by name."""
+    """Results of a study: all numbers, and those shown; tables and figures by name."""
 
     numbers: Numbers
     shown: Numbers

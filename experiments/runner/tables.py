@@ -51,7 +51,7 @@ class ResultTable:
 
 
 def at(summary: jaxwgc.Summary, *index: Any) -> jaxwgc.Summary:
-    """Of one entry, or some, of a summary of arrays."""
+    """Returns the summary of one entry, or some, of a summary of arrays."""
     ends = (np.asarray(field)[index] for field in summary[:3])
     return jaxwgc.Summary(*ends, standard_error=np.nan)
 
@@ -89,7 +89,7 @@ def percent(mean: float, half: float = 0.0) -> str:
 
 
 def percents(summary: jaxwgc.Summary) -> list[str]:
-    """Of each entry."""
+    """Returns each entry in percent, with its interval."""
     return [
         *map(percent, np.atleast_1d(summary.mean), np.atleast_1d(half_width(summary)))
     ]

@@ -30,7 +30,7 @@ def measure(
     budget: float = math.inf,
     warm: Callable[[], Any] | None = None,
 ) -> tuple[Any, Timing]:
-    """What the function gives, and its times, until their sum is above the budget.
+    """Returns the result and its times, until their sum is above the budget.
 
     `warm` is called first and not timed: the function itself where it is compiled.
     """

@@ -69,7 +69,7 @@ def study(effort: Effort, key: jax.Array) -> Study:
 
 
 def name_of(method: str, ratio: int) -> str:
-    """Of a cell."""
+    """Returns the name of a cell."""
     return f"{method}, m = {ratio}p"
 
 

@@ -134,7 +134,7 @@ def tabulate(numbers: Numbers) -> ResultTable:
 
 
 def draw(numbers: Numbers) -> Figure:
-    """What is left of the objective, step by step."""
+    """Draws how far the objective is above its minimum, step by step."""
     figure, (axes,) = new_figure(7.5, 4.4)
     ours = [row for row in numbers["measured"] if row.gaps is not None]
     for index, row in enumerate(ours):

@@ -1,4 +1,4 @@
-"""Whether the recommended sketch sizes keep what they promise."""
+"""Recommended sketch sizes, and how often they keep what they promise."""
 
 import itertools
 from collections.abc import Callable
@@ -75,7 +75,7 @@ def study(effort: Effort, key: jax.Array) -> Study:
 
 
 def one_run(key, make, sizes, every) -> Numbers:
-    """Of each kind of data its size and distortion: embeddings of one size are one."""
+    """Returns size and distortion by kind of data: embeddings of one size are one."""
     by_kind = {}
     for kind, size in sizes.items():
         distortions = distortion.one_run(key, make, size, {kind: every[kind]})

@@ -149,7 +149,7 @@ def study(effort: Effort, key: jax.Array) -> Study:
 
 
 def reduce(solutions: np.ndarray, problem: data.Regression) -> dict[str, np.ndarray]:
-    """Of each size."""
+    """Returns medians of the excess with intervals, bias and variance, by size."""
     errors = compare(solutions, problem)
     interval = median_interval(errors.pop("excess"))
     return dict(zip(("median", "low", "high"), interval, strict=True)) | errors
@@ -169,7 +169,7 @@ def median_interval(values: np.ndarray) -> np.ndarray:
 
 
 def tabulate_data(numbers: Numbers) -> ResultTable:
-    """What is sampled from."""
+    """A row a kind of data: its largest leverage score and coherence."""
     shape = f"{numbers['num_rows']:,}", str(numbers["num_columns"])
     return ResultTable(
         f"The data, N = {numbers['num_rows']:,} and p = {numbers['num_columns']}",
@@ -203,7 +203,7 @@ def median_cell(record: Numbers, at: int) -> str:
 
 
 def tabulate_bias(numbers: Numbers) -> ResultTable:
-    """What the excess is made of."""
+    """Squared bias and variance, of which the excess is made."""
     size = SHOWN_FACTOR * numbers["num_columns"]
     title = (
         "Squared bias / variance of the fitted values in percent of the smallest "

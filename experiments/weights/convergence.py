@@ -168,7 +168,7 @@ def tabulate_iterations(numbers: Numbers) -> ResultTable:
 
 
 def curves(numbers: Numbers) -> list[tuple[str, Numbers]]:
-    """What was measured of descent, with its label."""
+    """Returns what was measured of descent, with its label."""
     return [
         (f"{name}, {compression.replace('rho=', 'ρ = ')}", by_name[name])
         for compression, by_name in numbers["descent"].items()

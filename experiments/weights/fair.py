@@ -122,7 +122,7 @@ def reduce(trials: Numbers) -> Numbers:
 
 
 def compare(errors: dict[str, np.ndarray], is_shown: bool) -> Numbers:
-    """Of one kind; at every step where a figure shows that."""
+    """Compares methods on one kind; at every step where a figure shows that."""
     chosen = methods.choose_all(errors)
     shown = {"by_step": methods.by_step(errors, chosen)} if is_shown else {}
     return methods.compare(errors, chosen) | shown
@@ -190,7 +190,7 @@ def tabulate_fixed(numbers: Numbers) -> ResultTable:
 
 
 def shown_runs(numbers: Numbers) -> int:
-    """Those that have not chosen the steps."""
+    """Returns how many runs have not chosen the steps."""
     runs = numbers["runs"]
     return runs - runs // methods.TUNING_SHARE if runs > 1 else 1
 

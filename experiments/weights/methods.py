@@ -62,7 +62,7 @@ def run_all(
     checkpoints: tuple[int, ...],
     load: Callable[[Any], Any] = lambda part: part,
 ) -> Numbers:
-    """What `measure(params)` gives by method, (lanes, checkpoints).
+    """Returns `measure(params)` by method, (lanes, checkpoints).
 
     Args:
         key: Of samples and stragglers.
@@ -162,7 +162,7 @@ def run_all(
 
 
 def choose(errors: np.ndarray) -> np.ndarray:
-    """Of (runs, lanes, checkpoints): the lane of the least error, (checkpoints,).
+    """Returns lanes of the least error, (checkpoints,), of (runs, lanes, checkpoints).
 
     Means of logarithms.
     """
@@ -177,7 +177,7 @@ class Chosen(NamedTuple):
     fixed: np.ndarray
 
     def take(self, values: np.ndarray, lanes: np.ndarray) -> np.ndarray:
-        """Of (runs, lanes, checkpoints): (shown runs, checkpoints)."""
+        """Returns (shown runs, checkpoints) of (runs, lanes, checkpoints)."""
         values = values[self.shown]
         return np.stack([values[:, lane, at] for at, lane in enumerate(lanes)], axis=1)
 
@@ -225,7 +225,7 @@ def by_step(errors: dict[str, np.ndarray], chosen: Chosen) -> Numbers:
 
 
 def step_of(method: str, lane: int) -> str:
-    """Of a lane, for a table."""
+    """Returns the step of a lane, for a table."""
     delay, size = divmod(int(lane), len(SIZES))
     decreasing = ", halved after 10" if delay else ""
     return f"{SIZES[size]:.2g}{decreasing}"

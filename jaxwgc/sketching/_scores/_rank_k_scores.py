@@ -133,10 +133,10 @@ def rank_k_leverage_scores(
       ...     keys[1], (3, 40)
       ... )
       >>> matrix = signal + 0.1 * jax.random.normal(keys[2], (500, 40))
-      >>> found = sketching.rank_k_leverage_scores(keys[3], matrix, 3)
-      >>> print(f"{found.scores.sum():.2f}", found.rank, found.gap > 0.5)
+      >>> leading = sketching.rank_k_leverage_scores(keys[3], matrix, 3)
+      >>> print(f"{leading.scores.sum():.2f}", leading.rank, leading.gap > 0.5)
       3.00 3 True
-      >>> print(found.error_bound < 1e-3, found.is_ambiguous)
+      >>> print(leading.error_bound < 1e-3, leading.is_ambiguous)
       True False
 
     References:
