@@ -88,7 +88,7 @@ def rows(make: Callable[..., Any], num_rows: int, repeats: int, seed: int) -> It
     key = jax.random.key(seed)
 
     def solve(method: str) -> Callable[[float], tuple[Any, int]]:
-        def run(tolerance: float) -> tuple[Any, int]:
+        def run(tolerance: float) -> tuple[Any, Any]:
             solved = sketching.preconditioned(
                 key,
                 ours,
