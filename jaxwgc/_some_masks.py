@@ -44,12 +44,12 @@ def in_batches(
     if num_batches > 1:
         padded = jnp.pad(flat, [(0, num_batches * size - len(flat)), (0, 0)])
         padded = padded.reshape(num_batches, size, num_messages)
-        found = jax.lax.map(function, padded)
-        found = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), found)
+        values = jax.lax.map(function, padded)
+        values = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), values)
     else:
-        found = function(flat)
+        values = function(flat)
     return jax.tree.map(
-        lambda leaf: leaf[: len(flat)].reshape(*batch, *leaf.shape[1:]), found
+        lambda leaf: leaf[: len(flat)].reshape(*batch, *leaf.shape[1:]), values
     )
 
 

@@ -25,7 +25,7 @@ Compute = Callable[[jax.Array], tuple[np.ndarray, np.ndarray]]
 
 
 def empty_loss(params: jax.Array, part: jax.Array) -> jax.Array:
-    """Whose gradient is as long as params, and costs nothing but its memory."""
+    """A loss whose gradient is as long as params, and costs nothing but its memory."""
     return part[0] * params[0]
 
 
@@ -66,7 +66,7 @@ def plain_ray(
     actor: Any = ray.remote(num_cpus=0)(PlainWorker)
     options = {"runtime_env": {"env_vars": ONE_THREAD}}
     rows = np.asarray(code.encoding_matrix)
-    workers = [actor.options(**options).remote(own) for own in rows]
+    workers = [actor.options(**options).remote(row) for row in rows]
     pending: dict[Any, int] = {}
 
     def compute(params):
@@ -96,8 +96,8 @@ def plain_ray(
     try:
         yield compute
     finally:
-        for own in workers:
-            ray.kill(own)
+        for worker in workers:
+            ray.kill(worker)
 
 
 @contextlib.contextmanager
@@ -114,12 +114,12 @@ def shared(
     before = {name: os.environ.get(name) for name in ONE_THREAD}
     os.environ.update(ONE_THREAD)
     for worker in range(len(rows)):
-        own, other = context.Pipe()
+        connection, other = context.Pipe()
         process = context.Process(
             target=_serve, args=(other, memory.name, worker, rows), daemon=True
         )
         process.start()
-        ours.append(own)
+        ours.append(connection)
         processes.append(process)
     for name, value in before.items():
         del os.environ[name]
@@ -129,20 +129,20 @@ def shared(
 
     def compute(params):
         arrays[0] = params
-        for own in set(ours) - busy:
-            own.send(True)
+        for connection in set(ours) - busy:
+            connection.send(True)
         late, received = set(busy), np.zeros(len(rows), bool)
         busy.update(ours)
         while received.sum() < num_awaited:
             ready: list[Any] = multiprocessing.connection.wait(list(busy))
-            for own in ready:
-                own.recv()
-                if own in late:
-                    late.remove(own)
-                    own.send(True)
+            for connection in ready:
+                connection.recv()
+                if connection in late:
+                    late.remove(connection)
+                    connection.send(True)
                 else:
-                    busy.remove(own)
-                    received[ours.index(own)] = True
+                    busy.remove(connection)
+                    received[ours.index(connection)] = True
         return arrays[1:], received
 
     try:

@@ -1,4 +1,4 @@
-"""What decodes in NumPy, one mask at a time."""
+"""Decoding in NumPy, one mask at a time."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from experiments.benchmark._reed_solomon import positions
 
 
 def numpy_lstsq(code: jaxwgc.GradientCode, mask: np.ndarray) -> np.ndarray:
-    """What people do without a closed form."""
+    """Returns the weights of one mask by least squares, as without a closed form."""
     rows = code.encoding_matrix[mask]
     return np.linalg.lstsq(rows.T, np.ones(code.num_parts), rcond=None)[0]
 

@@ -38,7 +38,7 @@ def strides(code: jaxwgc.GradientCode) -> np.ndarray:
     """Masks that lose workers at equal distances, for every distance."""
     number, lost = code.num_workers, np.arange(code.num_stragglers)
     sets = [step * lost % number for step in range(1, number)]
-    return _losing(number, [own for own in sets if len(set(own)) == len(own)])
+    return _losing(number, [group for group in sets if len(set(group)) == len(group)])
 
 
 def neighbours(code: jaxwgc.GradientCode) -> np.ndarray:
@@ -46,10 +46,8 @@ def neighbours(code: jaxwgc.GradientCode) -> np.ndarray:
     number, lost = code.num_workers, np.arange(code.num_stragglers)
     around = np.argsort(positions(code))
     halves = lost + (lost >= len(lost) // 2) * (number // 2)
-    return _losing(
-        number,
-        [around[(own + at) % number] for at in range(number) for own in (lost, halves)],
-    )
+    places = [(place + at) % number for at in range(number) for place in (lost, halves)]
+    return _losing(number, [around[place] for place in places])
 
 
 def climb(seed, masks, error, num_steps, num_swaps=256) -> np.ndarray:
@@ -77,11 +75,11 @@ def climb(seed, masks, error, num_steps, num_swaps=256) -> np.ndarray:
 
 def search(seed, code, masks, error, quick) -> dict[str, np.ndarray]:
     """The masks, those of the other kinds, and what climbs from the worst reach."""
-    found = {"random": masks, "strides": strides(code), "neighbours": neighbours(code)}
-    every = np.concatenate([*found.values()])
+    kinds = {"random": masks, "strides": strides(code), "neighbours": neighbours(code)}
+    every = np.concatenate([*kinds.values()])
     starts = every[np.argsort(-error(every))[: 1 if quick else NUM_CLIMBS]]
     steps = 2 if quick else NUM_STEPS
-    return found | {"search": climb(seed, starts, error, steps)}
+    return kinds | {"search": climb(seed, starts, error, steps)}
 
 
 def _losing(number: int, sets: list[np.ndarray]) -> np.ndarray:

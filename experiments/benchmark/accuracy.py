@@ -41,7 +41,7 @@ def study(repeats: int, seed: int, quick: bool) -> Study:
 
     cells = itertools.product(_reed_solomon.CODES, (True, False))
     return timed(
-        [Once(measure, *own) for own in cells],
+        [Once(measure, *cell) for cell in cells],
         f"Errors over {number:,} random patterns with exactly f answers: median / "
         "99th percentile / worst",
         lambda row: {
@@ -62,8 +62,8 @@ def worst_found(code: jaxwgc.GradientCode, masks, seed: int, quick: bool) -> flo
     def error(masks):
         return errors(code, masks, seed)[0]
 
-    found = _reed_solomon.search(seed, code, masks, error, quick)
-    return float(error(found["search"]).max())
+    kinds = _reed_solomon.search(seed, code, masks, error, quick)
+    return float(error(kinds["search"]).max())
 
 
 class Interpolation(Lagrange):
@@ -77,18 +77,18 @@ class Interpolation(Lagrange):
 def errors(code: jaxwgc.GradientCode, masks: np.ndarray, seed: int):
     """Per mask: largest entry of |a^T B - 1|, and relative error of a gradient."""
     positions = _reed_solomon.positions(code)
-    own = None
+    interpolation = None
     if (positions == np.arange(len(positions))).all():
         # In the published order.
-        own = Interpolation(positions, code.num_stragglers)
+        interpolation = Interpolation(positions, code.num_stragglers)
     gradients = np.random.default_rng(seed).normal(size=(code.num_parts, 100))
     gradients = gradients.astype(jnp.result_type(float))
     batches = _reed_solomon.batches(masks)
-    found = [decode(code, batch, gradients, own) for batch in batches]
+    pairs = [decode(code, batch, gradients, interpolation) for batch in batches]
     # In float64 from here on, so that only the library's rounding counts.
     weights, decoded = (
-        np.concatenate(own)[: len(masks)].astype(dtype)
-        for own, dtype in zip(zip(*found), (np.complex128, np.float64))
+        np.concatenate(pieces)[: len(masks)].astype(dtype)
+        for pieces, dtype in zip(zip(*pairs), (np.complex128, np.float64))
     )
     reached = weights @ code.encoding_matrix
     truth = gradients.astype(np.float64).sum(axis=0)

@@ -64,33 +64,33 @@ def programs(seed: int) -> dict[str, tuple[Callable[..., Any], *tuple[Any, ...]]
         "fractional_repetition": codes.fractional_repetition(6, 2),
         "bernoulli": codes.bernoulli(key, 20, 20, replication=3),
     }
-    found: dict[str, Any] = {}
+    calls: dict[str, Any] = {}
     for name, code in some.items():
         uniform = stragglers.uniform(code.num_stragglers)
-        found[f"a step of Adam, {name}"] = step(code, uniform, key)
+        calls[f"a step of Adam, {name}"] = step(code, uniform, key)
         mask = np.arange(code.num_workers) > 0
-        found[f"a round, {name}"] = (
+        calls[f"a round, {name}"] = (
             functools.partial(jaxwgc.effective_weights, code),
             mask,
         )
     code = some["reed_solomon"]
     delay = stragglers.shifted_exponential(1.0, 1.0)
     wait = stragglers.until_decodable(code)
-    found["a step of Adam, reed_solomon, until decodable"] = step(
+    calls["a step of Adam, reed_solomon, until decodable"] = step(
         code, stragglers.delayed(delay, wait), key
     )
     matrix = jax.random.normal(key, (200, 6))
     target = matrix @ jnp.arange(6.0)
     for method in ("gram", "sketch", "factor"):
         solve = functools.partial(sketching.preconditioned, method=method)
-        found[f"preconditioned, {method}"] = solve, key, matrix, target
+        calls[f"preconditioned, {method}"] = solve, key, matrix, target
     newton = functools.partial(sketching.logistic_newton_sketch, sketch_size=50)
-    found["logistic_newton_sketch"] = newton, key, matrix, target > 0
-    found["leverage_scores"] = sketching.leverage_scores, matrix
-    found["lewis_weights"] = functools.partial(sketching.lewis_weights, p=1.0), matrix
+    calls["logistic_newton_sketch"] = newton, key, matrix, target > 0
+    calls["leverage_scores"] = sketching.leverage_scores, matrix
+    calls["lewis_weights"] = functools.partial(sketching.lewis_weights, p=1.0), matrix
     rows = functools.partial(sketching.sample_rows, sample_size=20)
-    found["sample_rows"] = rows, key, jnp.ones(200) / 200
-    return found
+    calls["sample_rows"] = rows, key, jnp.ones(200) / 200
+    return calls
 
 
 def step(code, model, key):

@@ -1,4 +1,4 @@
-"""What a step on a Ray cluster costs beside the work of its workers."""
+"""The cost of a step on a Ray cluster beside the work of its workers."""
 
 import contextlib
 import time
@@ -36,9 +36,9 @@ def study(repeats: int, seed: int, quick: bool) -> Study:
     }
 
     def tabulate(numbers):
-        rows = [["all", *(f"{own['all']:.1f}" for own in numbers.values())]]
+        rows = [["all", *(f"{times['all']:.1f}" for times in numbers.values())]]
         for share, text in SHARES.items():
-            cells = (f"{own[share]:.1f}" for own in numbers.values())
+            cells = (f"{times[share]:.1f}" for times in numbers.values())
             rows.append([f"{share}: {text}", *cells])
         return ResultTable(
             f"A step with empty work, {NUM_WORKERS} workers, {NUM_AWAITED} awaited, "
@@ -65,10 +65,10 @@ def peers(repeats: int, seed: int, quick: bool) -> Study:
         rows = [
             [
                 size,
-                *(f"{own[name]:.1f}" for name in heads),
-                f"{own['RayCluster'] / own['plain Ray']:.2f}",
+                *(f"{times[name]:.1f}" for name in heads),
+                f"{times['RayCluster'] / times['plain Ray']:.2f}",
             ]
-            for size, own in numbers.items()
+            for size, times in numbers.items()
         ]
         return ResultTable(
             f"A step with empty work, {NUM_WORKERS} workers, {NUM_AWAITED} awaited: "
@@ -95,8 +95,8 @@ def compare(num_params: int, num_blocks: int, num_steps: int) -> dict[str, float
         )
 
         def ours(params):
-            found = cluster.compute(params)
-            return found.messages, found.received
+            round = cluster.compute(params)
+            return round.messages, round.received
 
         ours(jnp.zeros(num_params))
         given = code, num_params, NUM_AWAITED
@@ -116,9 +116,9 @@ def compare(num_params: int, num_blocks: int, num_steps: int) -> dict[str, float
                         update(messages, state, params, received)
                     )
                     if block and step >= NUM_WARM:
-                        own = time.perf_counter() - start
-                        seconds.setdefault(name, []).append(own)
-    return {name: 1e3 * float(np.median(own)) for name, own in seconds.items()}
+                        taken = time.perf_counter() - start
+                        seconds.setdefault(name, []).append(taken)
+    return {name: 1e3 * float(np.median(taken)) for name, taken in seconds.items()}
 
 
 def _step():
@@ -151,16 +151,16 @@ def measure(num_params: int, num_steps: int, dtype: str | None) -> dict[str, Any
     ) as cluster:
         for _ in range(NUM_WARM + num_steps):
             start = time.perf_counter()
-            found = cluster.compute(params)
+            round = cluster.compute(params)
             computed = time.perf_counter()
             params, state = jax.block_until_ready(
-                update(found.messages, state, params, found.received)
+                update(round.messages, state, params, round.received)
             )
             end = time.perf_counter()
-            own = {"all": end - start, "decoding": end - computed, **found.timings}
-            own["waiting"] = computed - start - own["broadcast"] - own["transfer"]
-            records.append(own)
+            times = {"all": end - start, "decoding": end - computed, **round.timings}
+            times["waiting"] = computed - start - times["broadcast"] - times["transfer"]
+            records.append(times)
     return {
-        name: 1e3 * float(np.median([own[name] for own in records[NUM_WARM:]]))
+        name: 1e3 * float(np.median([times[name] for times in records[NUM_WARM:]]))
         for name in records[0]
     }

@@ -94,7 +94,7 @@ def least_squares(repeats: int, seed: int, quick: bool) -> Study:
         }
 
     return timed(
-        [Once(measure, *own) for own in BERNOULLI],
+        [Once(measure, *setting) for setting in BERNOULLI],
         f"Mean error of Bernoulli codes over {number:,} masks, by least squares: "
         "microseconds a mask, and how far the mean is from NumPy's",
         lambda row: {

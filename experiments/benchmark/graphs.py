@@ -77,9 +77,9 @@ def study(repeats: int, seed: int, quick: bool) -> Study:
             "reference": reference,
         }
 
-    sizes = [own for own in (*NUM_PARTS, None) if not quick or own and own <= QUICK]
+    sizes = [size for size in (*NUM_PARTS, None) if not quick or size and size <= QUICK]
     table = timed(
-        [Once(measure, own) for own in sizes],
+        [Once(measure, size) for size in sizes],
         f"Workers on the edges of a graph of degree {DEGREE}, {100 * STRAGGLERS:g}% "
         f"stragglers, float32: microseconds a mask, alone and of {NUM_MASKS}",
         show,
@@ -146,8 +146,7 @@ def scipy_lsqr(matrix: Any, mask: np.ndarray) -> np.ndarray:
     """Sparse least squares, as one would decode without this library."""
     weights = np.zeros(len(mask))
     target = np.ones(matrix.shape[1])
-    found = lsqr(matrix[mask].T, target, atol=TOLERANCE, btol=TOLERANCE)
-    weights[mask] = found[0]
+    weights[mask] = lsqr(matrix[mask].T, target, atol=TOLERANCE, btol=TOLERANCE)[0]
     return weights
 
 

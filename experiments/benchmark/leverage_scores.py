@@ -107,7 +107,7 @@ def exact_rows(num_rows: int, num_columns: int, repeats: int, seed: int) -> Iter
                 functools.partial(score, on_device),
                 functools.partial(np.linalg.svd, matrix, full_matrices=False),
             )
-            found = np.asarray(score(on_device))
+            scores = np.asarray(score(on_device))
         exactly = matrix.astype(np.float64)
         left, singular, _ = scipy.linalg.svd(exactly, full_matrices=False)
         rank = np.sum(singular > max(matrix.shape) * np.finfo(dtype).eps * singular[0])
@@ -115,7 +115,7 @@ def exact_rows(num_rows: int, num_columns: int, repeats: int, seed: int) -> Iter
             "matrix": name,
             "dtype": np.dtype(dtype).name,
             "seconds": {"two_products": floor, "jaxwgc": ours, "numpy_svd": peer},
-            "worst_error": np.abs(found - np.sum(left[:, :rank] ** 2, axis=1)).max(),
+            "worst_error": np.abs(scores - np.sum(left[:, :rank] ** 2, axis=1)).max(),
         }
 
 

@@ -109,7 +109,7 @@ def measure(repeats: int, seed: int, num_rows: int, num_codes: int) -> dict[str,
 
         def update(params, placed, step=step):
             _, gradient = step(params, placed)
-            return jax.tree.map(lambda own, leaf: own - 1e-5 * leaf, params, gradient)
+            return jax.tree.map(lambda old, slope: old - 1e-5 * slope, params, gradient)
 
         calls.append(functools.partial(jax.jit(update), params, placed))
     seconds = median_seconds(3 * repeats, *calls)

@@ -41,8 +41,8 @@ def study(repeats: int, seed: int, quick: bool) -> Study:
             "input": row["input"],
             "milliseconds": f"{1e3 * row['seconds']:.3g}",
         } | {
-            kind: f"{np.mean(own):.2f} / {np.max(own):.2f}"
-            for kind, own in row["distortion"].items()
+            kind: f"{np.mean(values):.2f} / {np.max(values):.2f}"
+            for kind, values in row["distortion"].items()
         }
 
     return timed(
@@ -85,7 +85,7 @@ def rows(sizes: tuple[int, int, int], repeats: int, seeds: range) -> Iterator:
 
 
 def sparse_rows(sizes: tuple[int, int, int], repeats: int, seeds: range) -> Iterator:
-    """Those that take a sparse matrix as it is; distortions are those of its span."""
+    """Times sketches that take a sparse matrix as it is; distortions of its span."""
     num_rows, num_columns, sketch_size = sizes
     rng = np.random.default_rng(seeds[0])
     is_there = rng.random((num_rows, num_columns)) < DENSITY
@@ -94,18 +94,20 @@ def sparse_rows(sizes: tuple[int, int, int], repeats: int, seeds: range) -> Iter
         "Cauchy": rng.standard_cauchy(is_there.shape),
     }
     matrices = {
-        kind: scipy.sparse.csc_array((own * is_there).astype(np.float32))
-        for kind, own in entries.items()
+        kind: scipy.sparse.csc_array((values * is_there).astype(np.float32))
+        for kind, values in entries.items()
     }
     inverses = {
-        kind: np.linalg.inv(np.linalg.qr(own.toarray().astype(float), mode="r"))
-        for kind, own in matrices.items()
+        kind: np.linalg.inv(np.linalg.qr(matrix.toarray().astype(float), mode="r"))
+        for kind, matrix in matrices.items()
     }
-    given = {kind: sparse.BCOO.from_scipy_sparse(own) for kind, own in matrices.items()}
-    own = every_sketch(sketch_size, num_rows)
+    given = {
+        kind: sparse.BCOO.from_scipy_sparse(matrix) for kind, matrix in matrices.items()
+    }
+    every = every_sketch(sketch_size, num_rows)
     sketches = {
-        name: own[name]
-        for name in own
+        name: sketch
+        for name, sketch in every.items()
         if name[0] == "SciPy" or name[1] in SPARSE or "Sparse" in name[1]
     }
     inputs = {name: given if name[0] == "jaxwgc" else matrices for name in sketches}
@@ -131,7 +133,7 @@ def sparse_rows(sizes: tuple[int, int, int], repeats: int, seeds: range) -> Iter
 
 
 def dense(sketch: Any) -> np.ndarray:
-    """Of what may be a sparse matrix of SciPy."""
+    """Returns a float64 array of what may be a sparse matrix of SciPy."""
     sketch = sketch.toarray() if scipy.sparse.issparse(sketch) else sketch
     return np.asarray(sketch, np.float64)
 

@@ -66,14 +66,14 @@ else:
         del coo, indices
     before = peak()
     start = time.perf_counter()
-    found = sketching.rank_k_leverage_scores(key, argument, **options)
-    scores = np.asarray(found.scores)
+    ranked = sketching.rank_k_leverage_scores(key, argument, **options)
+    scores = np.asarray(ranked.scores)
     seconds = time.perf_counter() - start
-    values = np.asarray(found.singular_values)
+    values = np.asarray(ranked.singular_values)
     more = {
-        "gap": float(found.gap),
-        "error_bound": float(found.error_bound),
-        "is_ambiguous": bool(found.is_ambiguous),
+        "gap": float(ranked.gap),
+        "error_bound": float(ranked.error_bound),
+        "is_ambiguous": bool(ranked.is_ambiguous),
     }
 mebibytes = peak()
 np.save(f"{path}/{way}.npy", scores)
@@ -96,9 +96,9 @@ num_rows, num_columns, rank, num_words, seed = map(int, sys.argv[2:])
 rng = np.random.default_rng(seed)
 topics = rng.dirichlet(np.full(num_columns, 0.1), rank).cumsum(axis=1)
 columns = np.empty((num_rows, num_words), np.int32)
-own = np.sort(rng.integers(0, rank, num_rows))
+topic_of_row = np.sort(rng.integers(0, rank, num_rows))
 for topic in range(rank):
-    rows = np.flatnonzero(own == topic)
+    rows = np.flatnonzero(topic_of_row == topic)
     draws = rng.random((len(rows), num_words)) * topics[topic, -1]
     columns[rows] = np.searchsorted(topics[topic], draws, side="right")
 starts = np.arange(0, num_rows * num_words + 1, num_words, dtype=np.int32)
@@ -167,7 +167,7 @@ def rows(sizes: tuple[int, int, int, int], seed: int) -> Iterator:
 
 
 def run(program: str, *arguments: object) -> bytes:
-    """What a program prints."""
+    """Returns what a program prints."""
     return subprocess.check_output(
         [sys.executable, "-c", program, *map(str, arguments)]
     )

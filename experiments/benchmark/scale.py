@@ -82,9 +82,9 @@ def study(repeats: int, seed: int, quick: bool) -> Study:
             "head": 0 if is_flat else read,
         }
 
-    chosen = [own for own in LAYOUTS if own.num_workers <= QUICK or not quick]
+    chosen = [layout for layout in LAYOUTS if layout.num_workers <= QUICK or not quick]
     return timed(
-        [Once(measure, own) for own in chosen],
+        [Once(measure, layout) for layout in chosen],
         f"A round of {NUM_PARAMETERS:,} parameters, {100 * STRAGGLERS:g}% stragglers: "
         "the share of the data at each worker, and what the coordinator reads",
         lambda row: {

@@ -41,8 +41,8 @@ def study(repeats: int, seed: int, quick: bool) -> Study:
     }
 
     def lines(numbers: Any) -> Iterator[Any]:
-        for name, own in numbers["matrices"].items():
-            for row in own:
+        for name, records in numbers["matrices"].items():
+            for row in records:
                 yield {"matrix": name, **row}
 
     def show(row: Any) -> dict[str, str]:
@@ -63,7 +63,9 @@ def study(repeats: int, seed: int, quick: bool) -> Study:
     return Study(
         {"matrices": cells},
         x64=True,
-        tables={"": lambda own: ResultTable.of_records(title, show, lines(own))},
+        tables={
+            "": lambda numbers: ResultTable.of_records(title, show, lines(numbers))
+        },
     )
 
 
@@ -86,8 +88,8 @@ def rows(make: Callable[..., Any], num_rows: int, repeats: int, seed: int) -> It
     key = jax.random.key(seed)
 
     def solve(method: str) -> Callable[[float], tuple[Any, int]]:
-        def run(tolerance: float) -> tuple[Any, int]:
-            found = sketching.preconditioned(
+        def run(tolerance: float) -> tuple[Any, Any]:
+            solved = sketching.preconditioned(
                 key,
                 ours,
                 y,
@@ -95,13 +97,13 @@ def rows(make: Callable[..., Any], num_rows: int, repeats: int, seed: int) -> It
                 tolerance=tolerance,
                 max_iterations=MAX_ITERATIONS,
             )
-            return found.solution, int(found.num_iterations)
+            return solved.solution, int(solved.num_iterations)
 
         return run
 
     def scipy_solver(name: str, limit: str) -> Callable[[float], tuple[Any, int]]:
         def run(tolerance: float) -> tuple[Any, int]:
-            found = getattr(scipy.sparse.linalg, name)(
+            solved = getattr(scipy.sparse.linalg, name)(
                 matrix,
                 target,
                 atol=tolerance,
@@ -109,7 +111,7 @@ def rows(make: Callable[..., Any], num_rows: int, repeats: int, seed: int) -> It
                 conlim=0,
                 **{limit: MAX_ITERATIONS},
             )
-            return found[0], found[2]
+            return solved[0], solved[2]
 
         return run
 
@@ -250,15 +252,15 @@ for block, target in read():
     pass
 reading = time.perf_counter() - start
 start = time.perf_counter()
-found = sketching.streaming_least_squares(jax.random.key(0), mapped)
+solution = sketching.streaming_least_squares(jax.random.key(0), mapped)
 seconds = time.perf_counter() - start
 print(json.dumps({
     "mebibytes": peak(),
     "seconds": seconds,
     "seconds_of_reading_once": reading,
-    "passes": int(found.num_iterations),
-    "converged": bool(found.converged),
-    "error": float(np.abs(np.asarray(found.solution) - 1).max()),
+    "passes": int(solution.num_iterations),
+    "converged": bool(solution.converged),
+    "error": float(np.abs(np.asarray(solution.solution) - 1).max()),
 }))
 """
 

@@ -30,8 +30,8 @@ def study(repeats: int, seed: int, quick: bool) -> Study:
             f"A step on an MLP 784-128-10, {num_rows:,} rows, float32",
             ["step", "milliseconds", "of the plain step"],
             [
-                [text, f"{1e3 * own:.1f}", f"{own / numbers['plain']:.2f}"]
-                for own, text in zip(numbers.values(), DESCRIPTIONS)
+                [text, f"{1e3 * seconds:.1f}", f"{seconds / numbers['plain']:.2f}"]
+                for seconds, text in zip(numbers.values(), DESCRIPTIONS)
             ],
         )
 

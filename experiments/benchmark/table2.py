@@ -20,8 +20,7 @@ def study(repeats: int, seed: int, quick: bool) -> Study:
     def measure():
         start = time.perf_counter()
         for compression in linear_regression.COMPRESSIONS:
-            own = compression, ["doubled"]
-            trial = Trial(linear_regression.one_run, *own).run
+            trial = Trial(linear_regression.one_run, compression, ["doubled"]).run
             key, size = jax.random.key(seed), linear_regression.BATCH_SIZE
             jaxwgc.monte_carlo(trial, key, runs, size)
         return {"runs": runs, "seconds": time.perf_counter() - start}

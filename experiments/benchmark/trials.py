@@ -52,7 +52,7 @@ def study(repeats: int, seed: int, quick: bool) -> Study:
     del repeats
     settings = [QUICK] if quick else SETTINGS
     return timed(
-        [Once(in_own_process, own, seed) for own in settings],
+        [Once(in_own_process, setting, seed) for setting in settings],
         "Monte Carlo of coded descent, every worker lost in each step at a chance of "
         f"{PROBABILITY:g}, clusters of {CLUSTER} workers: all trials, compilation "
         "included",
@@ -85,7 +85,7 @@ def run(setting: Setting, seed: int) -> dict[str, Any]:
     features = jax.random.normal(keys[1], (setting.k, setting.p))
     responses = features.sum(axis=1) + jax.random.normal(keys[2], (setting.k,))
     solution = jnp.linalg.lstsq(features, responses)[0]
-    found = jaxwgc.monte_carlo(
+    errors = jaxwgc.monte_carlo(
         lambda key: trial(key, code, setting, features, responses, solution),
         keys[3],
         setting.trials,
@@ -96,12 +96,12 @@ def run(setting: Setting, seed: int) -> dict[str, Any]:
     return setting._asdict() | {
         "seconds": seconds,
         "peak": peak,
-        "error": jaxwgc.summarize(found),
+        "error": jaxwgc.summarize(errors),
     }
 
 
 def cluster_code(key: jax.Array, setting: Setting) -> jaxwgc.GradientCode:
-    """Of one cluster, all of which have the same."""
+    """Returns the code of one cluster; all have the same."""
     num_parts = setting.k * CLUSTER // setting.n
     if setting.code == "stochastic":
         return codes.stochastic(key, CLUSTER, num_parts, REPLICATION, PROBABILITY)

@@ -27,10 +27,10 @@ def study(repeats: int, seed: int, quick: bool) -> Study:
         number = 20 if quick else NUM_RANDOM
         masks = _reed_solomon.random_masks(seed, code, number)
         error = relative_miss(code)
-        found = _reed_solomon.search(seed, code, masks, error, quick)
-        errors = {kind: error(masks) for kind, masks in found.items()}
-        worst = found["search"][errors["search"].argmax()]
-        largest = {kind: float(own.max()) for kind, own in errors.items()}
+        kinds = _reed_solomon.search(seed, code, masks, error, quick)
+        errors = {kind: error(masks) for kind, masks in kinds.items()}
+        worst = kinds["search"][errors["search"].argmax()]
+        largest = {kind: float(values.max()) for kind, values in errors.items()}
         return {"code": parameters, **largest, "lstsq": numpy_miss(code, worst)}
 
     return timed(

@@ -102,7 +102,7 @@ def entries(effort: Effort, key: jax.Array) -> list[Entry]:
 
 
 def _name(construct: Callable, *arguments: float) -> str:
-    return f"{construct.__name__}({', '.join(f'{own:g}' for own in arguments)})"
+    return f"{construct.__name__}({', '.join(f'{value:g}' for value in arguments)})"
 
 
 def probability_across(order: int) -> float:

@@ -80,7 +80,7 @@ def one_run(key: jax.Array, entry: Entry, numbers: tuple[int, ...]) -> Numbers:
 
 
 def worst_errors(entry: Entry, keys: jax.Array, numbers: Any) -> Iterator[float]:
-    """Of the patterns that `worst_pattern` finds, the mean over the codes drawn."""
+    """Yields errors at patterns of `worst_pattern`, means over the codes drawn."""
     codes = [entry.make(key) for key in keys]
     for number in numbers:
         patterns = [
@@ -93,12 +93,12 @@ def worst_errors(entry: Entry, keys: jax.Array, numbers: Any) -> Iterator[float]
 
 
 def tabulate_codes(numbers: Numbers) -> ResultTable:
-    """What is compared."""
+    """A row a code: its arguments, load, copies, and how far it is exact."""
 
-    def row(name, own):
-        code, _, arguments = name.partition("(")
-        means = [f"{own[name].mean:.2f}" for name in ("load", "copies")]
-        return f"`{code}`", arguments.removesuffix(")"), *means, str(own["exact_up_to"])
+    def row(name, record):
+        code, _, values = name.partition("(")
+        means = [f"{record[name].mean:.2f}" for name in ("load", "copies")]
+        return f"`{code}`", values.removesuffix(")"), *means, str(record["exact_up_to"])
 
     return ResultTable(
         "Equal load: the codes",
@@ -110,10 +110,10 @@ def tabulate_codes(numbers: Numbers) -> ResultTable:
 def tabulate_random(numbers: Numbers) -> ResultTable:
     """Means; zero is proven only for as many stragglers as a code tolerates."""
 
-    def cells(own):
-        is_proven = np.array(numbers["stragglers"]) <= own["exact_up_to"]
-        seen = (own["random"].mean > ROUNDING) | is_proven
-        return map(str, np.where(seen, percents(own["random"]), "none seen"))
+    def cells(row):
+        is_proven = np.array(numbers["stragglers"]) <= row["exact_up_to"]
+        seen = (row["random"].mean > ROUNDING) | is_proven
+        return map(str, np.where(seen, percents(row["random"]), "none seen"))
 
     heads = [f"s = {number}" for number in numbers["stragglers"]]
     return _tabulate(numbers, "random", "mean error", heads, cells)
@@ -127,7 +127,7 @@ def tabulate_adversarial(numbers: Numbers) -> ResultTable:
         for number, is_exhaustive in zip(numbers["stragglers"], exhaustive)
     ]
     return _tabulate(
-        numbers, "worst", "error", heads, lambda own: map(percent, own["adversarial"])
+        numbers, "worst", "error", heads, lambda row: map(percent, row["adversarial"])
     )
 
 
@@ -137,8 +137,8 @@ def _tabulate(numbers, kind, what, heads, cells) -> ResultTable:
         "percent",
         ["code", *heads],
         [
-            [f"`{name.split('(')[0]}`", *cells(own)]
-            for name, own in numbers["errors"].items()
+            [f"`{name.split('(')[0]}`", *cells(row)]
+            for name, row in numbers["errors"].items()
         ],
     )
 
@@ -157,13 +157,13 @@ def draw(numbers: Numbers) -> Figure:
     for (is_exact, title), (left, right) in zip(
         titles.items(), (panels[:2], panels[2:])
     ):
-        shown = [(name, own) for name, own in every if own["is_exact"] == is_exact]
-        for index, (name, own) in enumerate(shown):
+        shown = [(name, row) for name, row in every if row["is_exact"] == is_exact]
+        for index, (name, row) in enumerate(shown):
             name = name.split("(")[0]
             look = style(index) | {"label": labels.get(name, name)}
             for axes, errors in (
-                (left, own["random"].mean),
-                (right, own["adversarial"]),
+                (left, row["random"].mean),
+                (right, row["adversarial"]),
             ):
                 raised = np.where(np.array(errors) > LOWEST_SHOWN, errors, floor)
                 axes.plot(numbers["stragglers"], raised, **look)

@@ -55,12 +55,12 @@ def study(effort: Effort, key: jax.Array) -> Study:
 def tabulate(numbers: Numbers) -> ResultTable:
     """Both errors, and what learning saves."""
 
-    def row(name, own):
-        both = own.zeros_and_ones, own.learned
+    def row(name, record):
+        both = record.zeros_and_ones, record.learned
         errors = [percent(mean.mean, half_width(mean)) for mean in both]
-        if own.unchanged:
+        if record.unchanged:
             return name, errors[0], "unchanged", "–"
-        saved = percent(own.reduction, own.reduction_half_interval)
+        saved = percent(record.reduction, record.reduction_half_interval)
         return name, *errors, f"{saved}%"
 
     return ResultTable(
@@ -91,8 +91,9 @@ def compare(code: Code, better: Code, masks: np.ndarray) -> Numbers:
     with jax.enable_x64(True):
         error = jax.jit(jaxwgc.decoding_error)
         before, after = (
-            np.asarray(error(dataclasses.replace(own, **only), masks)) / code.num_parts
-            for own in (code, better)
+            np.asarray(error(dataclasses.replace(variant, **only), masks))
+            / code.num_parts
+            for variant in (code, better)
         )
     ratio = ratio_of_means(after, before)
     return {

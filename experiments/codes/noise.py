@@ -41,7 +41,7 @@ def exact_codes(key: jax.Array) -> dict[str, Construct]:
 
 
 def repetition(num_workers: int, num_stragglers: int) -> jaxwgc.GradientCode:
-    """Of the least tolerance that is enough and whose s + 1 divides n."""
+    """Returns the code of the least tolerance that is enough, where s + 1 divides n."""
     while num_workers % (num_stragglers + 1):
         num_stragglers += 1
     return constructors.fractional_repetition(num_workers, num_stragglers)
@@ -53,12 +53,12 @@ def study(effort: Effort, key: jax.Array) -> Study:
     num_patterns = min(effort.runs, MAX_PATTERNS)
     generator = np.random.default_rng(np.asarray(jax.random.bits(key, (4,))))
     orders = [generator.random((num_patterns, n)).argsort(axis=1) for n in sizes]
-    masks = [own.argsort(axis=1) >= n // 10 for n, own in zip(sizes, orders)]
+    masks = [order.argsort(axis=1) >= n // 10 for n, order in zip(sizes, orders)]
     return Study(
         {
             "patterns": num_patterns,
             "codes": {
-                name: [Once(measure, make, own) for own in masks]
+                name: [Once(measure, make, mask) for mask in masks]
                 for name, make in exact_codes(jax.random.fold_in(key, 4)).items()
             },
         },

@@ -24,21 +24,21 @@ CLAIMS = (
 
 def tabulate(numbers: Numbers) -> ResultTable:
     """A row an ordering, a column a number of stragglers."""
-    every = {name.split("(")[0]: own for name, own in numbers["errors"].items()}
-    halves = {name: half_width(own["random"]) for name, own in every.items()}
+    every = {name.split("(")[0]: errors for name, errors in numbers["errors"].items()}
+    halves = {name: half_width(errors["random"]) for name, errors in every.items()}
 
     def cell(kind, smaller, larger, column):
         error = {
-            name: (own["random"].mean if kind == "random" else own[kind])[column]
-            for name, own in every.items()
+            name: (errors["random"].mean if kind == "random" else errors[kind])[column]
+            for name, errors in every.items()
         }
         # The hardest pair of codes for the claim.
-        own = max(smaller, key=error.__getitem__)
-        other = min(larger, key=error.__getitem__)
-        both = [halves[c][column] if kind == "random" else 0.0 for c in (own, other)]
-        holds = compare(error[own], error[other], *both)
+        left = max(smaller, key=error.__getitem__)
+        right = min(larger, key=error.__getitem__)
+        both = [halves[c][column] if kind == "random" else 0.0 for c in (left, right)]
+        holds = compare(error[left], error[right], *both)
         sign = {"yes": "<", "no": ">", "tie": "≈"}[holds]
-        return f"{holds}: {_percent(error[own])} {sign} {_percent(error[other])}"
+        return f"{holds}: {_percent(error[left])} {sign} {_percent(error[right])}"
 
     stragglers = numbers["stragglers"]
     return ResultTable(
@@ -51,15 +51,15 @@ def tabulate(numbers: Numbers) -> ResultTable:
     )
 
 
-def compare(own: float, other: float, own_half: float, other_half: float) -> str:
-    """Whether `own` is smaller; a tie where the intervals of both allow either.
+def compare(left: float, right: float, left_half: float, right_half: float) -> str:
+    """Says whether `left` is smaller; a tie where the intervals of both allow either.
 
     So does an interval from a single run, which is NaN.
     """
-    margin = max(float(np.hypot(own_half, other_half)), ROUNDING)
-    if not abs(other - own) > margin:
+    margin = max(float(np.hypot(left_half, right_half)), ROUNDING)
+    if not abs(right - left) > margin:
         return "tie"
-    return "yes" if own < other else "no"
+    return "yes" if left < right else "no"
 
 
 def _percent(error: float) -> str:

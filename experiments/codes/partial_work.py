@@ -1,4 +1,4 @@
-"""What the unfinished work of stragglers is worth, by the deadline of the round."""
+"""The worth of the unfinished work of stragglers, by the deadline of the round."""
 
 import itertools
 from typing import NamedTuple
@@ -91,7 +91,7 @@ def tabulate(numbers: Numbers) -> ResultTable:
 
 
 def work(code: jaxwgc.GradientCode) -> float:
-    """What a worker computes, over its share of the data."""
+    """Returns the mean load of a worker, over its share of the data."""
     return float(np.mean(code.loads)) * code.num_workers / code.num_parts
 
 

@@ -51,34 +51,34 @@ def placement(size: tuple[int, int, int], kind: str) -> np.ndarray:
 def measure(
     key: jax.Array, size: tuple[int, int, int], kind: str, num_patterns: int
 ) -> Numbers:
-    """What weights in float32 miss of the target, of either method."""
+    """Returns by how much weights in float32 miss the target, by method."""
     num_workers, _, num_stragglers = size
     held = placement(size, kind)
     order = np.random.default_rng(1).random((num_patterns, num_workers)).argsort(1)
     masks = order.argsort(1) >= num_stragglers
     decode = jax.jit(jaxwgc.decoding_weights)
-    found = {}
+    record = {}
     for method in METHODS:
         code = constructors.any_placement(key, held, num_stragglers, method)
         misses = relative_misses(code, np.asarray(decode(code, masks)))
-        found[method] = {"median": np.median(misses), "worst": misses.max()}
+        record[method] = {"median": np.median(misses), "worst": misses.max()}
     chosen = constructors.any_placement(key, held, num_stragglers)
-    found["taken"] = "polynomials" if chosen.is_complex else "random_rows"
-    found["worst_rounding"] = constructors.worst_rounding(chosen)[0]
-    return found
+    record["taken"] = "polynomials" if chosen.is_complex else "random_rows"
+    record["worst_rounding"] = constructors.worst_rounding(chosen)[0]
+    return record
 
 
 def tabulate(numbers: Numbers) -> ResultTable:
     """A row a size and placement, a column a method."""
     rows = []
-    for own in numbers["codes"]:
+    for record in numbers["codes"]:
         cells = [
-            f"{own[method]['median']:.0e} / {own[method]['worst']:.0e}"
+            f"{record[method]['median']:.0e} / {record[method]['worst']:.0e}"
             for method in METHODS
         ]
-        size = f"{own['workers']}, {own['parts']}, {own['stragglers']}"
-        chosen = f"{METHODS[own['taken']]}, {own['worst_rounding']:.0e}"
-        rows.append([size, own["placement"], *cells, chosen])
+        size = f"{record['workers']}, {record['parts']}, {record['stragglers']}"
+        chosen = f"{METHODS[record['taken']]}, {record['worst_rounding']:.0e}"
+        rows.append([size, record["placement"], *cells, chosen])
     return ResultTable(
         f"Any placement in float32: median / worst miss of {numbers['patterns']} "
         "patterns, and the method that is taken with its `worst_rounding`",

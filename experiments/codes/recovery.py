@@ -84,10 +84,10 @@ def one_run(key: jax.Array, make: Make, num_workers: int, num_parts: int):
     # Each recovered part has the weight k / k' of at least one, the others none.
     peeled = jaxwgc.effective_weights(code, received, Peeling) > 0.5
     # The parts of a batch come together, and are determined together.
-    found = jax.vmap(determined, in_axes=(None, 0))(peeling.assignment, received)
+    solved = jax.vmap(determined, in_axes=(None, 0))(peeling.assignment, received)
     return {
         "peeling": peeled.mean(axis=-1, dtype=float),
-        "elimination": found.mean(axis=-1, dtype=float),
+        "elimination": solved.mean(axis=-1, dtype=float),
         "load": jnp.mean(jnp.asarray(code.loads, float)),
     }
 
@@ -107,13 +107,13 @@ def determined(matrix: jax.Array, received: jax.Array) -> jax.Array:
 def tabulate(numbers: Numbers) -> ResultTable:
     """Peeling beside elimination."""
 
-    def row(name, own):
+    def row(name, record):
         family, label = name.split(", ", 1)
-        peeling, elimination = percents(own["peeling"]), own["elimination"].mean
+        peeling, elimination = percents(record["peeling"]), record["elimination"].mean
         shown = [SHARES.index(share) for share in SHOWN_SHARES]
         return [
             f"`{family}`, {label}",
-            f"{own['load'].mean:.2f}",
+            f"{record['load'].mean:.2f}",
             *(f"{peeling[at]} / {100 * elimination[at]:.1f}" for at in shown),
         ]
 
@@ -132,12 +132,12 @@ def draw(numbers: Numbers) -> Figure:
     families = list(dict.fromkeys(family for family, _ in names))
     figure, panels = new_figure(10, 5.4, len(families))
     for axes, family in zip(panels, families, strict=True):
-        labels = [label for own, label in names if own == family]
+        labels = [label for kind, label in names if kind == family]
         for index, label in enumerate(labels):
-            own = numbers["recovered"][f"{family}, {label}"]
+            record = numbers["recovered"][f"{family}, {label}"]
             look = style(index)
-            axes.plot(SHARES, own["peeling"].mean, label=label, **look)
-            axes.plot(SHARES, own["elimination"].mean, ":", color=look["color"])
+            axes.plot(SHARES, record["peeling"].mean, label=label, **look)
+            axes.plot(SHARES, record["elimination"].mean, ":", color=look["color"])
         axes.plot([], [], ":", color="0.4", label="dotted: elimination")
         axes.set_title(family, family="monospace")
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15))

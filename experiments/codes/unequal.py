@@ -26,17 +26,17 @@ def study(effort: Effort, key: jax.Array) -> Study:
     num_masks = MASKS_PER_RUN * effort.runs
     draws = np.random.default_rng(bits).random((num_masks, NUM_WORKERS))
     probabilities = [np.exp(-RATES * (time - 1)) for time in TIMES]
-    codes = [codes_for(own) for own in probabilities]
+    codes = [codes_for(p) for p in probabilities]
     return Study(
         {
             "num_masks": num_masks,
-            "mean_probabilities": [own.mean() for own in probabilities],
+            "mean_probabilities": [p.mean() for p in probabilities],
             "least": [NUM_WORKERS**2 / np.sum((1 - p) / p) for p in probabilities],
             "copies": {name: code.assignment.sum() for name, code in codes[0].items()},
             "codes": {
                 name: [
-                    Once(measure, own[name], draws >= p)
-                    for own, p in zip(codes, probabilities, strict=True)
+                    Once(measure, by_name[name], draws >= p)
+                    for by_name, p in zip(codes, probabilities, strict=True)
                 ]
                 for name in codes[0]
             },

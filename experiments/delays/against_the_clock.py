@@ -79,11 +79,11 @@ def time(
         effort = dataclasses.replace(effort, runs=runs)
     traces = read_traces(LANGUAGE_MODELS if trace is None else trace)
     sections = {}
-    for name, own in list(traces.items())[: 1 if quick else None]:
+    for name, recorded in list(traces.items())[: 1 if quick else None]:
         for source in ("measured",) if quick else ("measured", "fitted"):
             key = jax.random.key(seed)
             sections[f"{name}_{source}"] = functools.partial(
-                study, own, source, num_workers, effort, key
+                study, recorded, source, num_workers, effort, key
             )
     title = "Training against the clock"
     run("time", title, sections, effort.runs, seed, out)
@@ -99,11 +99,11 @@ def study(
     problem = Problem.of_digits(rows, num_workers)
     planned, judged = delays_of(trace, source)
     keys = jax.random.split(key)
-    found = jaxwgc.plan(
+    plan = jaxwgc.plan(
         planned,
         num_workers,
         keys[0],
-        replications=[own for own in effort.copies if own <= num_workers],
+        replications=[copies for copies in effort.copies if copies <= num_workers],
         num_rounds=effort.num_rounds,
         target=TARGET,
         condition=CONDITION,
@@ -111,7 +111,7 @@ def study(
         uncoded_load=trace.uncoded_load,
         memory=True,
     )
-    choices = shown_choices(found)
+    choices = shown_choices(plan)
     measure = functools.partial(
         train, problem, judged, trace.uncoded_load, effort.num_steps, keys[1]
     )
@@ -123,14 +123,14 @@ def study(
         "heterogeneity": problem.heterogeneity,
         "choices": [
             {
-                "name": own.name,
-                "copies": own.replication,
-                "waits_for": own.waits_for,
-                "planned_step": own.step_time.value,
-                "planned_time": own.time.value,
-                "": Once(measure, own, effort.runs),
+                "name": choice.name,
+                "copies": choice.replication,
+                "waits_for": choice.waits_for,
+                "planned_step": choice.step_time.value,
+                "planned_time": choice.time.value,
+                "": Once(measure, choice, effort.runs),
             }
-            for own in choices
+            for choice in choices
         ],
     }
     return Study(
@@ -159,18 +159,23 @@ def shown_choices(plan: jaxwgc.Plan) -> list[Choice]:
 
     First with exact gradients, then with others where these are better.
     """
-    uncoded = [own for own in plan.choices if not own.is_coded]
-    waits = [own for own in uncoded if own.waits_for == "all"]
-    others = [own for own in uncoded if own.waits_for != "all"]
+    uncoded = [choice for choice in plan.choices if not choice.is_coded]
+    waits = [choice for choice in uncoded if choice.waits_for == "all"]
+    others = [choice for choice in uncoded if choice.waits_for != "all"]
     ignores, remembers = (
-        [own for own in others if own.memory == memory][:1] for memory in (False, True)
+        [choice for choice in others if choice.memory == memory][:1]
+        for memory in (False, True)
     )
-    coded = [own for own in plan.choices if own.is_coded]
+    coded = [choice for choice in plan.choices if choice.is_coded]
     exact: dict[Any, Choice] = {}
-    for own in coded:
-        if own.decoding_error.value < ROUNDING:
-            exact.setdefault((own.name, own.replication), own)
-    others = [own for own in plan.by_code if own in coded and own not in exact.values()]
+    for choice in coded:
+        if choice.decoding_error.value < ROUNDING:
+            exact.setdefault((choice.name, choice.replication), choice)
+    others = [
+        choice
+        for choice in plan.by_code
+        if choice in coded and choice not in exact.values()
+    ]
     others = others[: max(SHOWN - 2 - len(exact), 3)]
     return [*waits, *ignores, *remembers, *exact.values(), *others]
 
@@ -212,8 +217,8 @@ class Problem(NamedTuple):
             )
         mean = training.images[:num_rows].mean(0)
         rows, test_rows = (
-            jnp.concatenate([own - mean, jnp.ones((len(own), 1))], axis=1)
-            for own in (training.images[:num_rows], test.images)
+            jnp.concatenate([images - mean, jnp.ones((len(images), 1))], axis=1)
+            for images in (training.images[:num_rows], test.images)
         )
         signs, test_signs = 2 * training.labels[:num_rows] - 1, 2 * test.labels - 1
         gram = np.asarray(rows.T @ rows, np.float64) / num_rows
@@ -248,12 +253,12 @@ def minimum(rows: np.ndarray, signs: np.ndarray, ridge: float) -> tuple[Any, flo
         return value, slope
 
     start = np.zeros(rows.shape[1])
-    found = minimize(value_and_slope, start, jac=True, method="L-BFGS-B", tol=1e-12)
-    return found.x.astype(np.float32), float(found.fun)
+    optimum = minimize(value_and_slope, start, jac=True, method="L-BFGS-B", tol=1e-12)
+    return optimum.x.astype(np.float32), float(optimum.fun)
 
 
 def part_gradients(rows, signs, params, num_parts: int, ridge: float) -> jax.Array:
-    """Of the mean loss of each part, (parts, features)."""
+    """Returns gradients of the mean loss of each part, (parts, features)."""
     slopes = -signs * jax.nn.sigmoid(-signs * (rows @ params))
     each = (slopes[:, None] * rows).reshape(num_parts, -1, rows.shape[1]).mean(1)
     return each + ridge * params
@@ -314,7 +319,7 @@ def model_of(choice, delay, uncoded_load: float) -> stragglers.StragglerModel:
 
 
 def rounds_of(choice, delay, uncoded_load: float, num_steps: int, keys):
-    """Who has finished what in each round, and when it ends: (runs, steps, ...)."""
+    """Draws who has finished what in each round, and its end: (runs, steps, ...)."""
     loads = jnp.asarray(choice.code.loads, float)
     return simulated(model_of(choice, delay, uncoded_load), loads, num_steps, keys)
 
@@ -355,7 +360,7 @@ def descend_with_memory(
         carry = start, aggregate.init(start)
         (params, _), (elapsed, *shown) = jax.lax.scan(step, carry, length=num_steps)
         last = look(params)
-        return elapsed, *(jnp.append(own, end) for own, end in zip(shown, last))
+        return elapsed, *(jnp.append(curve, end) for curve, end in zip(shown, last))
 
     elapsed, loss, error = jax.lax.map(run, keys, batch_size=8)
     return elapsed, (loss - problem.least) / (jnp.log(2.0) - problem.least), error
@@ -407,28 +412,28 @@ def curves(numbers: Numbers) -> Numbers:
     """Time to the target, and curves on times that all choices have, with intervals."""
     choices = numbers["choices"]
     reached_by = [
-        np.array([time_to(*run) for run in zip(*map(own["curves"].get, CURVES))])
-        for own in choices
+        np.array([time_to(*run) for run in zip(*map(choice["curves"].get, CURVES))])
+        for choice in choices
     ]
-    longest = min(own["curves"]["time"][:, -1].min() for own in choices)
-    last = max(own[np.isfinite(own)].max(initial=0) for own in reached_by)
+    longest = min(choice["curves"]["time"][:, -1].min() for choice in choices)
+    last = max(reached[np.isfinite(reached)].max(initial=0) for reached in reached_by)
     times = np.linspace(0, min(longest, 1.3 * last or np.inf), NUM_TIMES)
-    for own, reached in zip(choices, reached_by, strict=True):
-        found = own.pop("curves")
-        own["share_reached"] = float(np.isfinite(reached).mean())
-        own["time"] = jaxwgc.summarize(reached)
-        own["end"] = jaxwgc.summarize(found["loss"][:, -1])
+    for choice, reached in zip(choices, reached_by, strict=True):
+        runs = choice.pop("curves")
+        choice["share_reached"] = float(np.isfinite(reached).mean())
+        choice["time"] = jaxwgc.summarize(reached)
+        choice["end"] = jaxwgc.summarize(runs["loss"][:, -1])
         for name in ("loss", "error"):
             on_grid = [
-                np.interp(times, clock, own_curve)
-                for clock, own_curve in zip(found["time"], found[name], strict=True)
+                np.interp(times, clock, curve)
+                for clock, curve in zip(runs["time"], runs[name], strict=True)
             ]
-            own[name] = jaxwgc.summarize(np.array(on_grid))
+            choice[name] = jaxwgc.summarize(np.array(on_grid))
     # Test error when waiting for all has come to the target.
     first = float(choices[0]["time"].mean)
     place = min(int(np.searchsorted(times, first)), NUM_TIMES - 1)
-    for own in choices:
-        own["error_then"] = jax.tree.map(lambda leaf: leaf[place], own["error"])
+    for choice in choices:
+        choice["error_then"] = jax.tree.map(lambda leaf: leaf[place], choice["error"])
     return {"times": times, "moment": float(times[place])}
 
 
@@ -452,18 +457,18 @@ def label(choice: Numbers) -> str:
 def tabulate(numbers: Numbers) -> ResultTable:
     """A row a choice."""
 
-    def show(own):
-        is_reached = own["share_reached"] == 1
-        planned = own["planned_time"]
+    def show(choice):
+        is_reached = choice["share_reached"] == 1
+        planned = choice["planned_time"]
         return {
-            "code, waiting": label(own),
-            "step (s)": interval(own["step"]),
-            "planned": f"{own['planned_step']:.2f}",
-            "time to target (s)": interval(own["time"], 0)
+            "code, waiting": label(choice),
+            "step (s)": interval(choice["step"]),
+            "planned": f"{choice['planned_step']:.2f}",
+            "time to target (s)": interval(choice["time"], 0)
             if is_reached
-            else f"not reached in {1 - own['share_reached']:.0%}",
+            else f"not reached in {1 - choice['share_reached']:.0%}",
             "planned time": f"{planned:.0f}" if np.isfinite(planned) else "never",
-            "test error (%)": interval(own["error_then"]),
+            "test error (%)": interval(choice["error_then"]),
         }
 
     return ResultTable.of_records(
@@ -481,15 +486,15 @@ def draw(numbers: Numbers) -> Figure:
     panels = figure.subplots(1, 2)
     times = numbers["times"]
     drawn = numbers["choices"][:DRAWN]
-    for index, own in enumerate(drawn):
+    for index, choice in enumerate(drawn):
         for axes, name in zip(panels, ("loss", "error"), strict=True):
-            mean, band = own[name].mean, figures.log_interval(own[name])
-            look = {"label": label(own), "of": len(drawn)}
+            mean, band = choice[name].mean, figures.log_interval(choice[name])
+            look = {"label": label(choice), "of": len(drawn)}
             figures.line(axes, index, times, mean, band, **look)
     panels[0].axhline(numbers["target"], color="0.3", linewidth=1, linestyle="--")
     panels[0].set(yscale="log", ylabel="loss above its minimum", xlabel="seconds")
     panels[1].set(yscale="log", ylabel="test error (%)", xlabel="seconds")
-    least = min(own["error"].mean.min() for own in numbers["choices"])
+    least = min(choice["error"].mean.min() for choice in numbers["choices"])
     panels[1].set_ylim(0.9 * least, 6 * least)
     panels[1].yaxis.set_major_formatter("{x:g}")
     panels[1].yaxis.set_minor_formatter("{x:g}")

@@ -49,7 +49,7 @@ def cells(data_sets: int, seed: int) -> dict[str, Once]:
 
 
 def fits(name: str, data_sets: int, seed: int) -> Iterator[dict[str, Any]]:
-    """What is found of workers that are equal, and of others with unequal speeds."""
+    """Fits delays drawn of equal workers, and of others with unequal speeds."""
     known = KNOWN[name]
     for number in range(data_sets):
         generator = np.random.default_rng([seed, list(KNOWN).index(name), number])
@@ -59,11 +59,11 @@ def fits(name: str, data_sets: int, seed: int) -> Iterator[dict[str, Any]]:
         unequal = stragglers.fit_delays(known.draw(generator) / speeds)
         # Times may be affine in the load though they were not made so.
         whole = f"{name}, proportional to the load"
-        held_out = next(own.held_out for own in equal if own.name == whole)
-        fitted = next((own for own in unequal if own.name == f"{whole}, speeds"), None)
+        held_out = next(fit.held_out for fit in equal if fit.name == whole)
+        fitted = next((fit for fit in unequal if fit.name == f"{whole}, speeds"), None)
         yield {
             "first": equal[0].name,
-            "most_likely": max(equal, key=lambda own: own.held_out).name,
+            "most_likely": max(equal, key=lambda fit: fit.held_out).name,
             "first_unequal": unequal[0].name,
             "held_out": held_out,
             "is_covered": None if fitted is None else _is_covered(fitted, known),
@@ -85,21 +85,21 @@ def tabulate(numbers: Numbers) -> ResultTable:
         name, sets = pair
 
         def share(what):
-            return f"{np.mean([own[what].startswith(name) for own in sets]):.0%}"
+            return f"{np.mean([fit[what].startswith(name) for fit in sets]):.0%}"
 
-        inside = [own["is_covered"] for own in sets if own["is_covered"] is not None]
+        inside = [fit["is_covered"] for fit in sets if fit["is_covered"] is not None]
         parameters = KNOWN[name].parameters
-        values = ", ".join(f"{own}={value:g}" for own, value in parameters.items())
+        values = ", ".join(f"{name}={value:g}" for name, value in parameters.items())
         columns = zip(("location or scale", "shape or rate"), parameters, strict=True)
         return {
             "family": f"`{name}({values})`",
             "first": share("first"),
             "largest likelihood": share("most_likely"),
-            "least log-likelihood": f"{min(own['held_out'] for own in sets):.2f}",
+            "least log-likelihood": f"{min(fit['held_out'] for fit in sets):.2f}",
             "first, unequal speeds": share("first_unequal"),
             **{
-                f"{column} in its interval": f"{np.mean([x[own] for x in inside]):.0%}"
-                for column, own in columns
+                f"{column} in its interval": f"{np.mean([x[name] for x in inside]):.0%}"
+                for column, name in columns
             },
         }
 

@@ -51,14 +51,14 @@ def descents(
         "ignored": (awaited, False),
         "remembered": (awaited, True),
     }
-    found = {}
+    times = {}
     for name, (number, is_remembered) in ways.items():
         model = stragglers.delayed(delay, stragglers.fastest(number), late="busy")
         clock, loss = descend(
             model, num_workers, heterogeneity, is_remembered, runs, key
         )
-        found[name] = [best_time(clock, loss, target) for target in TARGETS]
-    return found
+        times[name] = [best_time(clock, loss, target) for target in TARGETS]
+    return times
 
 
 def descend(
@@ -99,10 +99,10 @@ def descend(
 
     keys = jax.random.split(key, runs)
     over_runs = jax.vmap(run, in_axes=(None, 0))
-    found = jax.jit(jax.vmap(over_runs, in_axes=(0, None)))(
+    curves = jax.jit(jax.vmap(over_runs, in_axes=(0, None)))(
         jnp.asarray(STEP_SIZES), keys
     )
-    clock, loss = (np.asarray(own, float) for own in found)
+    clock, loss = (np.asarray(curve, float) for curve in curves)
     return clock, loss
 
 
@@ -119,8 +119,8 @@ def best_time(clock: np.ndarray, loss: np.ndarray, target: float) -> Any:
 def tabulate_memory(numbers: Numbers) -> ResultTable:
     """A row a trace and heterogeneity."""
 
-    def show_times(found):
-        return ", ".join("never" if own is None else interval(own, 0) for own in found)
+    def show_times(times):
+        return ", ".join("never" if t is None else interval(t, 0) for t in times)
 
     def show(row):
         return {
@@ -167,29 +167,29 @@ def train_digits(problem: Problem, share: float, runs: int, key: jax.Array) -> N
         "ignore the late": (NUM_SORTED - 1, False),
         "remember the late": (NUM_SORTED - 1, True),
     }
-    found = {}
+    chosen = {}
     for name, (number, is_remembered) in ways.items():
         model = stragglers.delayed(delay, stragglers.fastest(number), late="busy")
         clock, loss, error = _descend_digits(
             problem, model, is_remembered, share, runs, key
         )
         averages = [
-            np.where(np.isfinite(own), own, np.inf).mean() for own in loss[..., -50:]
+            np.where(np.isfinite(ends), ends, np.inf).mean() for ends in loss[..., -50:]
         ]
         reached = [
-            np.array([time_to(*run) for run in zip(*own, strict=True)]).mean()
-            for own in zip(clock, loss, strict=True)
+            np.array([time_to(*run) for run in zip(*pair, strict=True)]).mean()
+            for pair in zip(clock, loss, strict=True)
         ]
         best = int(np.lexsort((averages, reached))[0])
-        found[name] = clock[best], loss[best], error[best], DIGIT_STEPS[best]
-    until = found["wait for all"][0][:, -1].min()
+        chosen[name] = clock[best], loss[best], error[best], DIGIT_STEPS[best]
+    until = chosen["wait for all"][0][:, -1].min()
 
     def numbers(clock, loss, error, step_size):
         times = np.array([time_to(*run) for run in zip(clock, loss, strict=True)])
         last = (clock <= until).sum(1) - 1
 
         def at_end(values):
-            ends = [own[: at + 1][-20:].mean() for own, at in zip(values, last)]
+            ends = [curve[: at + 1][-20:].mean() for curve, at in zip(values, last)]
             return jaxwgc.summarize(np.array(ends))
 
         return {
@@ -200,7 +200,7 @@ def train_digits(problem: Problem, share: float, runs: int, key: jax.Array) -> N
             "time": jaxwgc.summarize(times) if np.isfinite(times).all() else None,
         }
 
-    return {"until": until, **{name: numbers(*own) for name, own in found.items()}}
+    return {"until": until, **{name: numbers(*run) for name, run in chosen.items()}}
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))
@@ -254,16 +254,16 @@ def tabulate_digits(numbers: Numbers) -> ResultTable:
 
     def show(pair):
         row, name = pair
-        own = row[name]
+        record = row[name]
         return {
             "late answers": name,
             "rows a step": row["rows"],
-            "step (s)": interval(own["step"]),
+            "step (s)": interval(record["step"]),
             "time to 1% of the loss (s)": "never"
-            if own["time"] is None
-            else interval(own["time"], 0),
-            "loss at the end (%)": interval(own["loss"]),
-            "test error (%)": interval(own["error"]),
+            if record["time"] is None
+            else interval(record["time"], 0),
+            "loss at the end (%)": interval(record["loss"]),
+            "test error (%)": interval(record["error"]),
             "at (s)": f"{row['until']:.0f}",
         }
 

@@ -49,8 +49,8 @@ def delays(
         raise ExperimentError(f"--num-workers must be at least 2; got {num_workers}")
     traces = read_traces(LANGUAGE_MODELS if trace is None else trace)
     sections: dict[str, Callable[[], Study]] = {
-        name: functools.partial(study, own, runs, seed, num_workers)
-        for name, own in traces.items()
+        name: functools.partial(study, trace, runs, seed, num_workers)
+        for name, trace in traces.items()
     }
     if data_sets < 1:
         raise ExperimentError(f"--data-sets must be at least 1; got {data_sets}")
@@ -81,7 +81,7 @@ def study(trace: Trace, runs: int, seed: int, num_workers: int) -> Study:
 
 
 def measure(trace: Trace, runs: int, seed: int, num_workers: int) -> Numbers:
-    """What was measured in the second half, and what is said of it from the first."""
+    """Returns what the second half measured, and what fits of the first say of it."""
     first, second = trace.half(0), trace.half(1)
     try:
         fits = first.fit()
@@ -90,14 +90,14 @@ def measure(trace: Trace, runs: int, seed: int, num_workers: int) -> Numbers:
     counts = sorted({int(np.ceil(share * num_workers)) for share in SHARES})
     generator = np.random.default_rng(seed)
     groups = second.groups(num_workers)
-    measured = [of_fastest(own, counts) for own in groups]
+    measured = [of_fastest(group, counts) for group in groups]
     spread = [
         np.quantile(
-            [of_fastest(again, counts) for again in drawn_again(own, runs, generator)],
+            [of_fastest(new, counts) for new in drawn_again(group, runs, generator)],
             [0.025, 0.975],
             axis=0,
         )
-        for own in groups
+        for group in groups
     ]
     models = {
         "best fit": fits[0].delay,
@@ -111,18 +111,20 @@ def measure(trace: Trace, runs: int, seed: int, num_workers: int) -> Numbers:
             simulated(delay, jnp.full(num_workers, load), num_rounds, keys)
             for load in trace.loads
         ]
-        said[name] = [of_fastest(own.reshape(-1, num_workers), counts) for own in drawn]
-        tails[name] = [tail(own) for own in drawn]
+        said[name] = [
+            of_fastest(times.reshape(-1, num_workers), counts) for times in drawn
+        ]
+        tails[name] = [tail(times) for times in drawn]
     return {
         "fits": [
             {
-                "name": own.name,
-                "held_out": own.held_out,
-                "distance": own.distance,
-                "parameters": own.parameters,
-                "standard_errors": own.standard_errors,
+                "name": fit.name,
+                "held_out": fit.held_out,
+                "distance": fit.distance,
+                "parameters": fit.parameters,
+                "standard_errors": fit.standard_errors,
             }
-            for own in fits
+            for fit in fits
         ],
         "counts": counts,
         "measured": measured,
@@ -130,7 +132,7 @@ def measure(trace: Trace, runs: int, seed: int, num_workers: int) -> Numbers:
         "said": said,
         "tails": {
             "measured": [
-                tail(drawn_again(own, runs, generator)) for own in second.seconds
+                tail(drawn_again(times, runs, generator)) for times in second.seconds
             ],
             **tails,
         },
@@ -186,10 +188,10 @@ def tabulate_fastest(name: str, numbers: Numbers) -> ResultTable:
         for column, count in enumerate(numbers["counts"]):
             for row, what in enumerate(("median", "90%")):
                 true = numbers["measured"][number][row][column]
-                low, high = (own[row][column] for own in numbers["interval"][number])
+                low, high = (end[row][column] for end in numbers["interval"][number])
                 errors = [
-                    f"{100 * (own[number][row][column] / true - 1):+.1f}"
-                    for own in numbers["said"].values()
+                    f"{100 * (said[number][row][column] / true - 1):+.1f}"
+                    for said in numbers["said"].values()
                 ]
                 shown = f"{true:.3g} [{low:.3g}, {high:.3g}]"
                 rows.append([f"{load:g}", f"{count}", what, shown, *errors])
@@ -211,14 +213,14 @@ def draw(name: str, numbers: Numbers) -> Figure:
     survivals = 1 - LEVELS
     for axes, number in zip(panels, chosen, strict=True):
         for index, what in enumerate(("rounds", "best fit", "measured")):
-            own = {
+            curves = {
                 name: np.array(x) for name, x in numbers["tails"][what][number].items()
             }
             color = "black" if what == "measured" else COLORS[index]
             look = {"linestyle": ":", "linewidth": 2} if what == "measured" else {}
             label = "rounds drawn again" if what == "rounds" else what
-            axes.plot(own["middle"], survivals, color=color, label=label, **look)
-            bounds = own["low"], own["high"]
+            axes.plot(curves["middle"], survivals, color=color, label=label, **look)
+            bounds = curves["low"], curves["high"]
             axes.fill_betweenx(survivals, *bounds, color=color, alpha=0.15, linewidth=0)
         axes.set(xscale="log", yscale="log", xlabel="seconds")
         axes.xaxis.set_major_formatter("{x:g}")

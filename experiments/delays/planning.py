@@ -70,8 +70,8 @@ def plan(
     def study():
         key = jax.random.key(seed)
         cells = {
-            name: Once(measure, own, num_workers, replications, goal, rounds, key)
-            for name, own in traces.items()
+            name: Once(measure, trace, num_workers, replications, goal, rounds, key)
+            for name, trace in traces.items()
         }
         numbers = {**goal, "rounds": rounds, "traces": cells}
         tables = {name: tabulator(name) for name in traces}
@@ -94,7 +94,7 @@ def plan(
 
 
 def chosen_traces(path: Path | None, array: str | None) -> dict[str, Trace]:
-    """Those of the file, or the one of that name."""
+    """Returns the traces of the file, or the one of that name."""
     traces = read_traces(LANGUAGE_MODELS if path is None else path)
     if array is None:
         return traces
@@ -115,7 +115,7 @@ def plan_for(
     """With the least load that was measured as the one without a code."""
     number = trace.seconds.shape[2] if num_workers is None else num_workers
     if replications is not None and replications == REPLICATIONS:
-        replications = [own for own in replications if own <= number]
+        replications = [copies for copies in replications if copies <= number]
     return jaxwgc.plan(
         trace.delay(),
         number,
@@ -137,37 +137,37 @@ def measure(
 ) -> dict[str, Any]:
     """The answer in words, and every choice but for the arrays of its code."""
     try:
-        found = plan_for(
+        plan = plan_for(
             trace, num_workers, key, replications, num_rounds=rounds, **goal
         )
     except (TypeError, ValueError) as error:
         raise ExperimentError(str(error)) from error
     measured = trace.seconds.shape[2]
-    answer = found.answer
-    if found.num_workers > measured:
+    answer = plan.answer
+    if plan.num_workers > measured:
         answer += f"\nWith {measured} workers measured, several have the same history."
-    shown = {id(own) for own in found.by_code}
+    shown = {id(choice) for choice in plan.by_code}
 
-    def record(own):
-        numbers = own._asdict() | {
-            "waits_for": own.waits_for,
-            "is_best_of_code": id(own) in shown,
+    def record(choice):
+        numbers = choice._asdict() | {
+            "waits_for": choice.waits_for,
+            "is_best_of_code": id(choice) in shown,
         }
         return {name: each for name, each in numbers.items() if name not in LEFT_OUT}
 
     return {
-        "num_workers": found.num_workers,
+        "num_workers": plan.num_workers,
         "answer": answer,
-        "choices": [record(own) for own in found.choices],
+        "choices": [record(choice) for choice in plan.choices],
         "decisions": [
-            {"target": target, "heterogeneity": parts} | decide(found, target, parts)
+            {"target": target, "heterogeneity": parts} | decide(plan, target, parts)
             for target in TARGETS
             for parts in HETEROGENEITIES
         ],
         "halves": unseen_rounds.regrets(
             trace.half(0).delay(),
             trace.half(1).delay(),
-            found.num_workers,
+            plan.num_workers,
             key,
             num_rounds=rounds,
             uncoded_load=trace.uncoded_load,
@@ -176,12 +176,12 @@ def measure(
     }
 
 
-def decide(found: jaxwgc.Plan, target: float, heterogeneity: float) -> dict[str, Any]:
+def decide(plan: jaxwgc.Plan, target: float, heterogeneity: float) -> dict[str, Any]:
     """The best choice for another goal, and how it compares to the other side."""
-    other = found.replan(target=target, heterogeneity=heterogeneity)
+    other = plan.replan(target=target, heterogeneity=heterogeneity)
     best = other.best
     against = next(
-        (own for own in other.choices if own.is_coded != best.is_coded), None
+        (choice for choice in other.choices if choice.is_coded != best.is_coded), None
     )
     longer = math.nan
     if other.is_reached and against is not None:
@@ -198,19 +198,19 @@ def decide(found: jaxwgc.Plan, target: float, heterogeneity: float) -> dict[str,
 def tabulate_decisions(numbers: Numbers) -> ResultTable:
     """The best choice by the goal, a row a trace and target."""
 
-    def cell(own):
-        if not own["is_reached"]:
+    def cell(best):
+        if not best["is_reached"]:
             return "none reaches it"
-        copies = f" × {own['replication']:.3g}" if own["replication"] > 1 else ""
-        longer = own["other_side_takes_longer"]
+        copies = f" × {best['replication']:.3g}" if best["replication"] > 1 else ""
+        longer = best["other_side_takes_longer"]
         shown = f" ({longer:.0%})" if np.isfinite(longer) else ""
-        return f"`{own['name']}`{copies}, {own['waits_for']}{shown}"
+        return f"`{best['name']}`{copies}, {best['waits_for']}{shown}"
 
     rows = [
         [
             name,
             f"{target:g}",
-            *(cell(own) for own in trace["decisions"] if own["target"] == target),
+            *(cell(best) for best in trace["decisions"] if best["target"] == target),
         ]
         for name, trace in numbers["traces"].items()
         for target in TARGETS
@@ -218,26 +218,26 @@ def tabulate_decisions(numbers: Numbers) -> ResultTable:
     return ResultTable(
         "The best choice by the goal; in brackets, how much longer the best code takes "
         "if it is not to code, or not coding if it is",
-        ["trace", "target", *(f"heterogeneity {own:g}" for own in HETEROGENEITIES)],
+        ["trace", "target", *(f"heterogeneity {value:g}" for value in HETEROGENEITIES)],
         rows,
     )
 
 
 def best_of_codes(numbers: Numbers, name: str) -> list[dict[str, Any]]:
-    """Of each code with each replication the best choice; all without a code."""
-    own = numbers["traces"][name]
+    """Returns the best choice of each code and replication, and waiting for all."""
+    trace = numbers["traces"][name]
     return [
         each
-        for each in own["choices"]
-        if each["is_best_of_code"] or each is waiting_for_all(own)
+        for each in trace["choices"]
+        if each["is_best_of_code"] or each is waiting_for_all(trace)
     ]
 
 
-def waiting_for_all(own: Numbers) -> dict[str, Any]:
+def waiting_for_all(trace: Numbers) -> dict[str, Any]:
     """Without a code."""
     return next(
         each
-        for each in own["choices"]
+        for each in trace["choices"]
         if each["replication"] == 1 and each["waits_for"] == "all"
     )
 
@@ -263,12 +263,12 @@ def tabulator(name: str) -> Any:
         }
 
     def table(numbers):
-        own = numbers["traces"][name]
+        trace = numbers["traces"][name]
         shown = best_of_codes(numbers, name)
         best = shown[0]["time"].value
         rows = [row(choice, best) for choice in shown]
         title = (
-            f"{name}, {own['num_workers']} workers, to a loss of "
+            f"{name}, {trace['num_workers']} workers, to a loss of "
             f"{numbers['target']:g} of the start"
         )
         return ResultTable(title, rows[0], [each.values() for each in rows])
@@ -288,20 +288,22 @@ def draw(numbers: Numbers) -> figures.Figure:
     )
     for row, name in enumerate(traces):
         base = waiting_for_all(traces[name])
-        shown = [own for own in traces[name]["choices"] if own["is_best_of_code"]]
+        shown = [
+            choice for choice in traces[name]["choices"] if choice["is_best_of_code"]
+        ]
         for axes, kind in zip(panels[2 * row :], ("step_time", "time")):
             axes.axhline(1, color="0.3", linewidth=1)
             for index, code in enumerate(names):
-                own = sorted(
+                choices = sorted(
                     (each for each in shown if each["name"] == code),
                     key=lambda each: each["replication"],
                 )
-                copies = [each["replication"] for each in own]
-                means = np.array([each[kind].value for each in own])
-                half = np.array([2 * each[kind].standard_error for each in own])
+                copies = [each["replication"] for each in choices]
+                means = np.array([each[kind].value for each in choices])
+                half = np.array([2 * each[kind].standard_error for each in choices])
                 high = means + half
                 if kind == "step_time":
-                    high = np.array([each["step_quantile"].value for each in own])
+                    high = np.array([each["step_quantile"].value for each in choices])
                 unit = base[kind].value
                 with np.errstate(invalid="ignore"):  # never over never
                     band = (means - half) / unit, high / unit
@@ -319,5 +321,5 @@ def draw(numbers: Numbers) -> figures.Figure:
 def note(numbers: Numbers) -> str:
     """The answers in words."""
     return "\n\n".join(
-        f"{name}\n{own['answer']}" for name, own in numbers["traces"].items()
+        f"{name}\n{trace['answer']}" for name, trace in numbers["traces"].items()
     )

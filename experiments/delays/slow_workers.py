@@ -73,7 +73,7 @@ def ends(times: jax.Array, wait: Callable[[Any], stragglers.WaitingRule], code: 
 
     @jax.jit
     def batch(keys, times):
-        return jax.vmap(lambda key, own: rule.arrivals(key, own * loads).elapsed)(
+        return jax.vmap(lambda key, row: rule.arrivals(key, row * loads).elapsed)(
             keys, times
         )
 
@@ -87,9 +87,9 @@ def ends(times: jax.Array, wait: Callable[[Any], stragglers.WaitingRule], code: 
 
 
 def ratio(times: np.ndarray, other: np.ndarray) -> jaxwgc.Summary:
-    """Of the means of two columns of the same rounds, by the delta method."""
-    found = times.mean() / other.mean()
-    return jaxwgc.summarize((times - found * other) / other.mean() + found)
+    """Returns the ratio of means of two columns of the same rounds (delta method)."""
+    estimate = times.mean() / other.mean()
+    return jaxwgc.summarize((times - estimate * other) / other.mean() + estimate)
 
 
 def rounds_of(times: np.ndarray, parts: int) -> Numbers:
@@ -102,26 +102,26 @@ def rounds_of(times: np.ndarray, parts: int) -> Numbers:
     exact = in_order * np.arange(1, num_workers + 1)
     best = int(exact.mean(0).argmin())
     drawn = jnp.asarray(times, jnp.float32)
-    found = {"best_code": exact[:, best]}
+    seconds = {"best_code": exact[:, best]}
     if num_workers % 2 == 0:
         repetition = codes.fractional_repetition(num_workers, 1)
-        found["repetition"] = ends(drawn, stragglers.until_decodable, repetition)
+        seconds["repetition"] = ends(drawn, stragglers.until_decodable, repetition)
     for copies in COPIES:
         code = codes.replicated(num_workers, num_workers * parts, copies)
-        found[f"request_{copies}"] = ends(drawn, stragglers.until_decodable, code)
+        seconds[f"request_{copies}"] = ends(drawn, stragglers.until_decodable, code)
     code = codes.replicated(num_workers, num_workers * parts, 2)
     for share in COVERED:
-        found[f"covered_{share}"] = ends(
+        seconds[f"covered_{share}"] = ends(
             drawn, lambda code, share=share: stragglers.coverage(code, share), code
         )
-    found["bound"] = num_workers / np.sum(1 / times, axis=1)
+    seconds["bound"] = num_workers / np.sum(1 / times, axis=1)
     return {
         "num_workers": num_workers,
         "parts": parts,
         "stragglers": best,
         "wait_for_all": jaxwgc.summarize(everyone),
-        "seconds": {name: jaxwgc.summarize(own) for name, own in found.items()},
-        "ratio": {name: ratio(own, everyone) for name, own in found.items()},
+        "seconds": {name: jaxwgc.summarize(column) for name, column in seconds.items()},
+        "ratio": {name: ratio(column, everyone) for name, column in seconds.items()},
     }
 
 
@@ -136,8 +136,8 @@ def on_request(traces: dict[str, np.ndarray], num_rounds: int, key: jax.Array) -
         return rounds_of(np.asarray(times), NUM_PARTS)
 
     cells = [
-        {"delays": f"`{name}`", "": Once(rounds_of, own.sum(-1), own.shape[2])}
-        for name, own in traces.items()
+        {"delays": f"`{name}`", "": Once(rounds_of, times.sum(-1), times.shape[2])}
+        for name, times in traces.items()
     ]
     for law_key, (name, law) in zip(
         jax.random.split(key, len(LAWS)), LAWS.items(), strict=True
@@ -212,8 +212,8 @@ def blocks(num_rounds: int, key: jax.Array) -> Study:
         in_order = np.sort(times, axis=1)[:, ::-1]
         exact = (in_order * np.arange(1, num_workers + 1)).mean(0)
         code = codes.replicated(num_workers, num_workers * BLOCK_PARTS, BLOCK_COPIES)
-        found = ends(jnp.asarray(times, jnp.float32), stragglers.until_decodable, code)
-        return {"best_code": exact.min(), "request": jaxwgc.summarize(found)}
+        taken = ends(jnp.asarray(times, jnp.float32), stragglers.until_decodable, code)
+        return {"best_code": exact.min(), "request": jaxwgc.summarize(taken)}
 
     cells = [
         {"num_workers": number, "published": value, "": Once(measure, number)}
@@ -243,7 +243,7 @@ def tabulate_blocks(numbers: Numbers) -> ResultTable:
 
 
 def draw_meeting() -> figures.Figure:
-    """Who computes which part when, in a round of four workers."""
+    """Draws who computes which part when, in a round of four workers."""
     num_workers, parts = len(SPEEDS), 8
     code = codes.replicated(num_workers, num_workers * parts, copies=2)
     times = jnp.asarray(code.loads / np.array(SPEEDS) / parts, jnp.float32)

@@ -42,7 +42,7 @@ class Trace(NamedTuple):
         return cut.reshape(len(self.loads), -1, num_workers)
 
     def fit(self) -> tuple[stragglers.DelayFit, ...]:
-        """Of all loads together, in units of a load of one."""
+        """Fits all loads together, in units of a load of one."""
         num_rounds = self.seconds.shape[1]
         times = self.seconds.reshape(-1, self.seconds.shape[2])
         return stragglers.fit_delays(times, np.repeat(self.loads, num_rounds)[:, None])
@@ -65,7 +65,7 @@ def simulated(
     num_rounds: int,
     keys: jax.Array,
 ) -> Any:
-    """What a model gives in rounds that follow each other, leaves (runs, rounds, ...).
+    """Draws rounds of a model that follow each other, leaves (runs, rounds, ...).
 
     Each run has a key, and workers of its own.
     """
@@ -74,8 +74,8 @@ def simulated(
     @jax.vmap
     def simulate(key):
         def step(state, key):
-            found, state = model.sample(key, state, loads)
-            return state, found
+            arrivals, state = model.sample(key, state, loads)
+            return state, arrivals
 
         keys = jax.random.split(key, num_rounds)
         return jax.lax.scan(step, model.init(len(loads)), keys)[1]
@@ -90,8 +90,8 @@ def read_traces(path: Path) -> dict[str, Trace]:
     rounds, workers) beside an array `loads`.
     """
     try:
-        found = np.load(path)
-        arrays = {path.stem: found} if isinstance(found, np.ndarray) else dict(found)
+        loaded = np.load(path)
+        arrays = {path.stem: loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
     except (OSError, EOFError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "which is none"
         raise ExperimentError(
@@ -114,18 +114,20 @@ def read_traces(path: Path) -> dict[str, Trace]:
         else:
             whole = array if array.ndim == 2 else array.sum(-1)
             traces[name] = Trace(name, whole[None], np.ones(1))
-    fitting = [own for own in traces.values() if own.seconds.shape[0] == np.size(loads)]
+    fitting = [
+        trace for trace in traces.values() if trace.seconds.shape[0] == np.size(loads)
+    ]
     if loads is not None and not fitting:
         raise ExperimentError(
             "--trace must hold times (loads, rounds, workers) for its loads "
             f"{loads.shape}; got {path} with "
-            f"{ {name: own.shape for name, own in arrays.items()} }"
+            f"{ {name: array.shape for name, array in arrays.items()} }"
         )
     if not traces:
         raise ExperimentError(
             "--trace must hold times (rounds, workers), (rounds, workers, parts) or "
             f"(loads, rounds, workers) with loads; got {path} with "
-            f"{ {name: own.shape for name, own in arrays.items()} }"
+            f"{ {name: array.shape for name, array in arrays.items()} }"
         )
     for trace in traces.values():
         if not np.isfinite(trace.seconds).any() or trace.seconds.shape[1] < 8:

@@ -63,9 +63,9 @@ def regrets(
     """
     replications = options.pop("replications", None)
 
-    def plan(delay, number, **own):
-        own_key = jax.random.fold_in(key, number)
-        return jaxwgc.plan(delay, num_workers, own_key, **options, **own)
+    def plan(delay, number, **more):
+        plan_key = jax.random.fold_in(key, number)
+        return jaxwgc.plan(delay, num_workers, plan_key, **options, **more)
 
     before = plan(first, 0, replications=replications)
     after = plan(second, 1, replications=replications, tail=0)
@@ -73,23 +73,24 @@ def regrets(
     for name, goal in GOALS.items():
         best = before.replan(**goal)
         alone = min(
-            (own for own in best.choices if not _is_late_deadline(own)),
-            key=lambda own: own.time.value,
+            (choice for choice in best.choices if not _is_late_deadline(choice)),
+            key=lambda choice: choice.time.value,
         )
         chosen[name] = alone, best.best, after.replan(**goal).best
-    distinct = {_identity(own): own for each in chosen.values() for own in each}
+    distinct = {_identity(choice): choice for row in chosen.values() for choice in row}
     judged = plan(second, 2, choices=list(distinct.values()), tail=0)
-    found = {}
+    by_goal = {}
     for name, goal in GOALS.items():
         times = {
-            _identity(own): own.time.value for own in judged.replan(**goal).choices
+            _identity(choice): choice.time.value
+            for choice in judged.replan(**goal).choices
         }
         least = min(times.values())
-        found[name] = {
-            what: {"choice": str(own), "regret": times[_identity(own)] / least - 1}
-            for what, own in zip(CHOICES, chosen[name])
+        by_goal[name] = {
+            how: {"choice": str(choice), "regret": times[_identity(choice)] / least - 1}
+            for how, choice in zip(CHOICES, chosen[name])
         }
-    return found
+    return by_goal
 
 
 def _is_late_deadline(choice):
@@ -107,8 +108,8 @@ def tabulate_simulated(numbers: Numbers) -> ResultTable:
     def row(name, pairs):
         cells = [name]
         for what in CHOICES:
-            own = [each[what]["regret"] for pair in pairs for each in pair.values()]
-            cells += [f"{100 * np.median(own):.1f}", f"{100 * np.max(own):.0f}"]
+            shares = [each[what]["regret"] for pair in pairs for each in pair.values()]
+            cells += [f"{100 * np.median(shares):.1f}", f"{100 * np.max(shares):.0f}"]
         return cells
 
     laws = numbers["simulated"]

@@ -55,15 +55,15 @@ def _play(code, model_of, settings, runs, key):
         model = model_of(stragglers.fixed(~is_wrong), setting)
         right = jaxwgc.encode(code, gradients)
         messages, *_ = model.sample(keys[2], (), right, num_workers)
-        found = locator.locate(messages, received, keys[3])
+        located = locator.locate(messages, received, keys[3])
         exact = gradients.sum(0)
 
         def off(received):
             decoded = jaxwgc.decode(code, messages, received, params)
             return jnp.linalg.norm(decoded - exact) / jnp.linalg.norm(exact)
 
-        is_detected = found.wrong.any() | found.refused | ~found.mask.all()
-        return is_detected, off(received), jnp.where(found.refused, 0, off(found))
+        is_detected = located.wrong.any() | located.refused | ~located.mask.all()
+        return is_detected, off(received), jnp.where(located.refused, 0, off(located))
 
     keys = jax.random.split(key, runs)
 
@@ -109,8 +109,8 @@ def tabulate(numbers: Numbers) -> ResultTable:
     """A row a bit."""
     codes = numbers["codes"]
 
-    def cell(own):
-        return f"{own.detected} ({own.harm:.0e})"
+    def cell(outcome):
+        return f"{outcome.detected} ({outcome.harm:.0e})"
 
     rows = [
         [_name(bit), *(cell(codes[name].bits[bit]) for name in codes)]
@@ -132,7 +132,7 @@ def _name(bit):
 
 
 def note(numbers: Numbers) -> str:
-    """Whether every flip was detected or harmless."""
+    """Says how many flips were neither detected nor harmless."""
     harmful = sum(
         bit.harmful for code in numbers["codes"].values() for bit in code.bits
     )

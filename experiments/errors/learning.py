@@ -185,7 +185,7 @@ def compare(kind: str, is_sorted: bool, runs: int, key: jax.Array) -> Numbers:
 
     def one_round(key) -> dict[str, Any]:
         messages, *_ = model(uncoded).sample(key, (), gradients, NUM_WORKERS)
-        found = {
+        misses = {
             name: off(NUM_WORKERS * combine(messages))
             for name, combine in OTHERS.items()
         }
@@ -193,12 +193,12 @@ def compare(kind: str, is_sorted: bool, runs: int, key: jax.Array) -> Numbers:
         sent, *_ = model(CODE).sample(key, (), sent, NUM_WORKERS)
         received = jnp.ones(NUM_WORKERS, bool)
         located = locator.locate(sent, received, jax.random.fold_in(key, 1))
-        found["coded, corrected"] = off(jaxwgc.decode(CODE, sent, located, params))
-        return found
+        misses["coded, corrected"] = off(jaxwgc.decode(CODE, sent, located, params))
+        return misses
 
     keys = jax.random.split(key, runs)
     errors = jax.jit(lambda keys: jax.lax.map(one_round, keys))(keys)
-    return {name: float(np.nanmedian(own)) for name, own in errors.items()}
+    return {name: float(np.nanmedian(values)) for name, values in errors.items()}
 
 
 def tabulate_compared(numbers: Numbers) -> ResultTable:

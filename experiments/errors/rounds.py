@@ -104,7 +104,7 @@ def known_codes(key: jax.Array) -> dict[str, jaxwgc.GradientCode]:
 
 
 class Outcomes(NamedTuple):
-    """What became of rounds; arrays (rounds,).
+    """How rounds ended; arrays (rounds,).
 
     Attributes:
       is_right: whether exactly those are named who were wrong.
@@ -150,14 +150,14 @@ class Rounds:
                 keys[2], (), jaxwgc.encode(code, gradients), num_workers
             )
             mask = jnp.repeat(received, code.messages_per_worker)
-            found = locator.locate(messages, mask, keys[3])
+            located = locator.locate(messages, mask, keys[3])
             params = jax.ShapeDtypeStruct((NUM_PARAMETERS,), gradients.dtype)
-            decoded = jaxwgc.decode(code, messages, found, params)
+            decoded = jaxwgc.decode(code, messages, located, params)
             exact = gradients.sum(0)
             return Outcomes(
-                jnp.all(found.wrong == is_wrong) & ~found.refused,
-                found.refused,
-                jnp.any(found.wrong & ~is_wrong),
+                jnp.all(located.wrong == is_wrong) & ~located.refused,
+                located.refused,
+                jnp.any(located.wrong & ~is_wrong),
                 jnp.linalg.norm(decoded - exact) / jnp.linalg.norm(exact),
             )
 

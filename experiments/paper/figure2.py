@@ -39,7 +39,7 @@ def study(runs: int, seed: int) -> Study:
         runs=runs,
         batch_size=250,
         x64=True,
-        reduce=lambda norms: {own: reduce(norms[own]) for own in COLORS},
+        reduce=lambda norms: {name: reduce(norms[name]) for name in COLORS},
         tables={"": tabulate},
         figures={"": draw},
     )
@@ -56,8 +56,8 @@ def one_run(key: jax.Array) -> Numbers:
         return descent.gradient_norms(key, *problem, weights, step_size, NUM_ITERATIONS)
 
     both = jnp.stack([small.weights, jnp.ones_like(small.weights)])
-    found = jax.vmap(norms)(jnp.stack(descent_keys), both)
-    return dict(zip(linear_regression.WEIGHTINGS, found, strict=True))
+    curves = jax.vmap(norms)(jnp.stack(descent_keys), both)
+    return dict(zip(linear_regression.WEIGHTINGS, curves, strict=True))
 
 
 def reduce(norms: np.ndarray) -> Numbers:
@@ -68,7 +68,7 @@ def reduce(norms: np.ndarray) -> Numbers:
 
 def tabulate(numbers: Numbers) -> ResultTable:
     """Every fifty iterations."""
-    norms = [own["norm"] for own in numbers["gradient_norm"].values()]
+    norms = [record["norm"] for record in numbers["gradient_norm"].values()]
     level = linear_regression.STOP_NORM
 
     def row(iteration):
@@ -91,13 +91,13 @@ def draw(numbers: Numbers) -> figures.Figure:
     """Means with their confidence band, and where 90% of the runs lie."""
     figure, (axes,) = figures.new_figure(7, 4.5)
     iterations = np.arange(NUM_ITERATIONS)
-    for weighting, own in numbers["gradient_norm"].items():
+    for weighting, record in numbers["gradient_norm"].items():
         band = {"color": COLORS[weighting], "linewidth": 0}
-        axes.fill_between(iterations, *own["quantiles_5_95"], alpha=0.15, **band)
-        interval = figures.log_interval(own["norm"])
+        axes.fill_between(iterations, *record["quantiles_5_95"], alpha=0.15, **band)
+        interval = figures.log_interval(record["norm"])
         axes.fill_between(iterations, *interval, alpha=0.35, **band)
         look = {"color": COLORS[weighting], "label": f"{weighting}, mean"}
-        axes.plot(iterations, own["norm"].mean, **look)
+        axes.plot(iterations, record["norm"].mean, **look)
     text = "termination, ‖∇‖ < 0.1"
     level = linear_regression.STOP_NORM
     figures.threshold(axes, level, text, 2, xytext=(0, 4), linestyle=":")

@@ -94,14 +94,14 @@ def draw_sample(key, compression, rescalings=("paper",)):
 def one_run(key, compression, protocols=(*PROTOCOLS, OWN_BEST)) -> Numbers:
     """One data set and sample, solved in each protocol with the weights and without."""
     sample_key, *descent_keys = jax.random.split(key, 3)
-    rescalings = ["unbiased" if own == OWN_BEST else "paper" for own in protocols]
+    rescalings = ["unbiased" if name == OWN_BEST else "paper" for name in protocols]
     data, small, num_draws = draw_sample(sample_key, compression, rescalings)
     solution = least_squares_solution(*data)
     # At steps of their own as many draws in all, so that both objectives have the same
     # size.
     means = [
-        own.weights.mean() if protocol == OWN_BEST else 1.0
-        for protocol, own in zip(protocols, small, strict=True)
+        sample.weights.mean() if protocol == OWN_BEST else 1.0
+        for protocol, sample in zip(protocols, small, strict=True)
     ]
     step_sizes = jnp.array([PROTOCOLS.get(protocol, jnp.nan) for protocol in protocols])
 
@@ -115,11 +115,11 @@ def one_run(key, compression, protocols=(*PROTOCOLS, OWN_BEST)) -> Numbers:
             best = 2 / (curvatures[0] + curvatures[-1])
             own_step = jnp.where(jnp.isnan(step_size), best, step_size)
             rule = weights, own_step, STOP_NORM, MAX_ITERATIONS
-            found = descent.descend(descent_key, *problem(small.parts), *rule)
+            end = descent.descend(descent_key, *problem(small.parts), *rule)
             return {
                 "condition": curvatures[-1] / curvatures[0],
-                "iterations": found.iterations,
-                "error": jnp.sum((found.params - solution) ** 2),
+                "iterations": end.iterations,
+                "error": jnp.sum((end.params - solution) ** 2),
             }
 
         # Side by side, which compiles in half the time.
@@ -127,12 +127,12 @@ def one_run(key, compression, protocols=(*PROTOCOLS, OWN_BEST)) -> Numbers:
         return jax.vmap(descend)(jnp.stack(descent_keys), both)
 
     # One after the other: one program serves all protocols.
-    lanes = jax.tree.map(lambda *own: jnp.stack(own), *small)
-    found = jax.lax.map(solve, (lanes, jnp.stack(means), step_sizes))
+    lanes = jax.tree.map(lambda *leaves: jnp.stack(leaves), *small)
+    solved = jax.lax.map(solve, (lanes, jnp.stack(means), step_sizes))
 
     def of(lane):
         return {"draws_per_part": num_draws / descent.CODE.num_parts} | {
-            weighting: {name: leaf[lane, second] for name, leaf in found.items()}
+            weighting: {name: leaf[lane, second] for name, leaf in solved.items()}
             for second, weighting in enumerate(WEIGHTINGS)
         }
 
@@ -185,8 +185,8 @@ def iterations_table(numbers: Numbers) -> ResultTable:
     def show(cell):
         compression, weighting = cell
         published = PUBLISHED_ITERATIONS[f"rho={compression} {weighting}"]
-        found = numbers["reproduced"][f"rho={compression}"]
-        literal, doubled = (found[protocol] for protocol in PROTOCOLS)
+        by_protocol = numbers["reproduced"][f"rho={compression}"]
+        literal, doubled = (by_protocol[protocol] for protocol in PROTOCOLS)
         iterations = doubled[weighting]["iterations"]
         is_weighted = weighting == "weighted"
         return {
@@ -220,17 +220,17 @@ def errors_table(numbers: Numbers) -> ResultTable:
 
 
 def best_table(numbers: Numbers) -> ResultTable:
-    """What is left of the weights' advantage at each method's own best step."""
+    """Shows what is left of the weights' advantage at each method's own best step."""
 
     def show(cell):
         compression, weighting = cell
-        own = numbers["reproduced"][f"rho={compression}"][OWN_BEST][weighting]
+        record = numbers["reproduced"][f"rho={compression}"][OWN_BEST][weighting]
         return {
             "ρ": str(compression),
             "weights": YES_NO[weighting == "weighted"],
-            "iterations": interval(own["iterations"], 2),
-            "squared error": interval_power_of_ten(own["error"]),
-            "condition L/μ": interval(own["condition"], 3),
+            "iterations": interval(record["iterations"], 2),
+            "squared error": interval_power_of_ten(record["error"]),
+            "condition L/μ": interval(record["condition"], 3),
         }
 
     return ResultTable.of_records(
@@ -258,8 +258,8 @@ def iterations_figure(numbers: Numbers) -> figures.Figure:
     ):
         runs = [numbers["reproduced"][f"rho={c}"][protocol][w] for c, w in cells()]
         look = {"color": color, "capsize": 3, "error_kw": {"linewidth": 1}}
-        means = [own["iterations"].mean for own in runs]
-        halves = [half_width(own["iterations"]) for own in runs]
+        means = [run["iterations"].mean for run in runs]
+        halves = [half_width(run["iterations"]) for run in runs]
         axes.bar(positions + offset, means, 0.25, yerr=halves, label=label, **look)
     axes.set_xticks(positions, [f"ρ = {c}\n{w}" for c, w in cells()])
     axes.grid(axis="x", visible=False)

@@ -120,11 +120,11 @@ def trajectories(key: jax.Array, data: Any, compression: int) -> dict[str, jax.A
 
     With weights and without; decoded gradients are exact, so that no code is needed.
     """
-    own, test = draw_parts(key, data, compression), data[1]
-    rows = (own.images * own.paper[:, None, None]).reshape(-1, 784)
-    labels = own.labels.ravel()
-    counts = own.sample.counts.astype(rows.dtype)
-    both = jnp.stack([counts, jnp.ones_like(counts)])[:, :, None] * own.real_rows
+    parts, test = draw_parts(key, data, compression), data[1]
+    rows = (parts.images * parts.paper[:, None, None]).reshape(-1, 784)
+    labels = parts.labels.ravel()
+    counts = parts.sample.counts.astype(rows.dtype)
+    both = jnp.stack([counts, jnp.ones_like(counts)])[:, :, None] * parts.real_rows
     row_weights = both.reshape(2, -1)
     steps = jnp.asarray(FIT_STEPS, rows.dtype)[:, None, None]
 
@@ -145,12 +145,12 @@ def fit(key: jax.Array, data: Any, runs: int) -> Rule:
     misfit = np.zeros((len(FIT_NORMS), len(FIT_STEPS)))
     for compression in COMPRESSIONS:
         trial = functools.partial(trajectories, data=data, compression=compression)
-        found = jaxwgc.monte_carlo(trial, key, runs, batch_size=1)
+        curves = jaxwgc.monte_carlo(trial, key, runs, batch_size=1)
         # Axes (thresholds, runs, steps, weightings, iterations).
-        below = found["norm"] < FIT_NORMS[:, None, None, None, None]
+        below = curves["norm"] < FIT_NORMS[:, None, None, None, None]
         last = FIT_ITERATIONS - 1
         ended = np.where(below.any(-1), below.argmax(-1), last)
-        errors = np.take_along_axis(found["error"][None], ended[..., None], -1)[..., 0]
+        errors = np.take_along_axis(curves["error"][None], ended[..., None], -1)[..., 0]
         for index, weighting in enumerate(WEIGHTINGS):
             error, iterations = PUBLISHED[f"rho={compression} {weighting}"].values()
             off = errors[..., index].mean(1) - error, ended[..., index].mean(1)
@@ -208,8 +208,8 @@ def one_run(key: jax.Array, data: Any, rules: dict[str, Rule], compression: int)
         row_scales = jnp.broadcast_to(row_scale[:, None], real_rows.shape)
         part = images, labels, real_rows * loss_scale[:, None], row_scales
         rule = weights, step_size, stop_norm, MAX_ITERATIONS
-        found = descent.descend(key, logistic_loss, jnp.zeros(784), part, *rule)
-        return {"error": test_error(found.params, test), "iterations": found.iterations}
+        end = descent.descend(key, logistic_loss, jnp.zeros(784), part, *rule)
+        return {"error": test_error(end.params, test), "iterations": end.iterations}
 
     scales = {
         "paper": (paper, ones),
@@ -218,14 +218,14 @@ def one_run(key: jax.Array, data: Any, rules: dict[str, Rule], compression: int)
     }
     lanes = [(*rules[p], *scales[p], w) for p in PROTOCOLS for w in (counts, ones)]
     keys = jax.random.split(descent_key, len(lanes))
-    found = jax.vmap(descend)(keys, *map(jnp.stack, zip(*lanes, strict=True)))
+    ends = jax.vmap(descend)(keys, *map(jnp.stack, zip(*lanes, strict=True)))
     run: dict[str, Any] = {"draws_per_part": sample.num_draws / NUM_PARTS}
     for lane, protocol in enumerate(PROTOCOLS):
         run[protocol] = {
-            weighting: {name: leaf[2 * lane + second] for name, leaf in found.items()}
+            weighting: {name: leaf[2 * lane + second] for name, leaf in ends.items()}
             for second, weighting in enumerate(WEIGHTINGS)
         }
-        error = found["error"][2 * lane : 2 * lane + 2]
+        error = ends["error"][2 * lane : 2 * lane + 2]
         run[protocol]["error_saved"] = error[1] - error[0]
     return run
 
@@ -285,8 +285,8 @@ def main_table(numbers: Numbers) -> ResultTable:
             "weights": YES_NO[weighting == "weighted"],
             "published (6 runs)": "{error:g} / {iterations:g}".format(**published),
         } | {
-            protocol: f"{interval(own['error'])} / {interval(own['iterations'], 1)}"
-            for protocol, own in runs.items()
+            protocol: f"{interval(run['error'])} / {interval(run['iterations'], 1)}"
+            for protocol, run in runs.items()
         }
 
     return ResultTable.of_records(
@@ -303,17 +303,17 @@ def fit_table(numbers: Numbers) -> ResultTable:
     def show(cell):
         compression, weighting, quantity = cell
         published = PUBLISHED[f"{compression} {weighting}"][quantity]
-        own = numbers["reproduced"][compression]["paper"][weighting][quantity]
+        summary = numbers["reproduced"][compression]["paper"][weighting][quantity]
         # Of a mean of six runs.
-        spread = own.standard_error * np.sqrt(numbers["runs"] / 6)
+        spread = summary.standard_error * np.sqrt(numbers["runs"] / 6)
         return {
             "ρ": compression.removeprefix("rho="),
             "weights": YES_NO[weighting == "weighted"],
             "": "error, %" if quantity == "error" else quantity,
             "published": f"{published:g}",
-            "fitted": interval(own, 2 if quantity == "error" else 1),
+            "fitted": interval(summary, 2 if quantity == "error" else 1),
             "spread of six": f"{spread:.2f}",
-            "off, in spreads": f"{(published - own.mean) / spread:+.1f}",
+            "off, in spreads": f"{(published - summary.mean) / spread:+.1f}",
         }
 
     rule = numbers["rules"]["paper"]
@@ -326,15 +326,15 @@ def fit_table(numbers: Numbers) -> ResultTable:
 
 
 def weights_table(numbers: Numbers) -> ResultTable:
-    """What the weights save, paired by run."""
+    """Shows what the weights save, paired by run."""
 
-    def row(compression, own):
+    def row(compression, record):
         weighted, unweighted = (PUBLISHED[f"{compression} {w}"] for w in WEIGHTINGS)
         return [
             compression.removeprefix("rho="),
             f"{unweighted['error'] - weighted['error']:.2f}",
-            *(interval(own[protocol]["error_saved"], 3) for protocol in PROTOCOLS),
-            interval(own["draws_per_part"], 3),
+            *(interval(record[protocol]["error_saved"], 3) for protocol in PROTOCOLS),
+            interval(record["draws_per_part"], 3),
         ]
 
     return ResultTable(
@@ -355,13 +355,13 @@ def draw(numbers: Numbers) -> figures.Figure:
     ):
         published = [PUBLISHED[f"rho={c} {weighting}"]["error"] for c in COMPRESSIONS]
         runs = [numbers["reproduced"][f"rho={c}"]["paper"] for c in COMPRESSIONS]
-        errors = [own[weighting]["error"] for own in runs]
+        errors = [run[weighting]["error"] for run in runs]
         look = {"marker": marker, "color": color}
         label = f"published, {weighting} (6 runs)"
         hollow = look | {"markerfacecolor": "white", "linestyle": ":"}
         axes.plot(positions + offset, published, label=label, **hollow)
         label = f"reproduced, {weighting} ({numbers['runs']} runs, 95% CI)"
-        means, halves = [own.mean for own in errors], [*map(half_width, errors)]
+        means, halves = [error.mean for error in errors], [*map(half_width, errors)]
         at = positions + offset
         axes.errorbar(at, means, yerr=halves, capsize=3, label=label, **look)
     look = {"xytext": (0, -4), "ha": "right", "va": "top", "linestyle": "--"}

@@ -46,9 +46,9 @@ def study(steps: int) -> Study:
 
     def tabulate(numbers: Numbers) -> ResultTable:
         rows = []
-        for name, own in numbers.items():
-            mean, half = own["measured"]["mean"], own["measured"]["half"]
-            shares = [f"{own[late] / mean:.2f}" for late in ("busy", "cancelled")]
+        for name, row in numbers.items():
+            mean, half = row["measured"]["mean"], row["measured"]["half"]
+            shares = [f"{row[late] / mean:.2f}" for late in ("busy", "cancelled")]
             rows.append([name, with_half(1e3 * mean, 1e3 * half, 0), *shares])
         title = f"Mean of {steps} steps of eight processes, and simulations over it"
         heads = ["code and whom it waits for", "ms", 'late="busy"', 'late="cancelled"']

@@ -133,8 +133,8 @@ def measure(
         residuals = x @ params - y
         true = 2 * residuals @ x
         error = jnp.linalg.norm(gradient - true) / jnp.linalg.norm(true)
-        updates, own = optimizer.update(gradient, state[1], params)
-        return optax.apply_updates(params, updates), (aggregate, own), error
+        updates, moments = optimizer.update(gradient, state[1], params)
+        return optax.apply_updates(params, updates), (aggregate, moments), error
 
     decoder = jaxwgc.decode_aggregate(code, on_request=on_request)
     optimizer = optax.adam(1e-2)
@@ -161,26 +161,26 @@ def measure(
                 signals.append(signal.SIGSTOP)
             up = working(cluster, hit)
             timers = []
-            for own in signals:
+            for kind in signals:
                 worker = int(random.choice(sorted(up)))
                 pid = up.pop(worker)
                 hit.add(pid)
                 moment = random.uniform(0, 1.2 * PARTS_EACH * work) if on_request else 0
                 since[worker] = time.monotonic() + moment
-                timers.append(threading.Timer(moment, send, (pid, own)))
+                timers.append(threading.Timer(moment, send, (pid, kind)))
                 timers[-1].start()
                 if not moment:
                     timers[-1].join()
             away = num_workers - len(up)
-            found = cluster.compute(params)
-            received = found.received if found.decoding is None else found.decoding
-            params, state, error = step(params, state, found.messages, received)
+            round = cluster.compute(params)
+            received = round.received if round.decoding is None else round.decoding
+            params, state, error = step(params, state, round.messages, received)
             for timer in timers:
                 timer.join()
             now, up = time.monotonic(), working(cluster, hit)
             back = [worker for worker in since if worker in up]
             yield {
-                "seconds": found.elapsed,
+                "seconds": round.elapsed,
                 "error": float(error),
                 "signals": len(signals),
                 "away": away,
@@ -215,7 +215,7 @@ def resident_mib() -> float:
 
 
 def store_mib() -> float:
-    """What Ray's object store holds."""
+    """Returns what Ray's object store holds, in MiB."""
     import ray
 
     name = "object_store_memory"
@@ -224,10 +224,10 @@ def store_mib() -> float:
 
 
 def summarize(numbers: Numbers) -> dict[str, Any]:
-    """Of all steps."""
+    """Returns curves over the steps, and a summary of all."""
     steps = numbers["steps"]
     seconds = np.array([step["seconds"] for step in steps])
-    away = [own for step in steps for own in step["seconds_away"]]
+    away = [absence for step in steps for absence in step["seconds_away"]]
     errors = np.array([step["error"] for step in steps])
     return {
         "curves": {name: [step[name] for step in steps] for name in CURVES},
@@ -248,25 +248,25 @@ def summarize(numbers: Numbers) -> dict[str, Any]:
 
 def tabulate(title: str, numbers: Numbers) -> ResultTable:
     """A line a number."""
-    own = numbers["summary"]
-    shortest = own["shortest_away"]
+    summary = numbers["summary"]
+    shortest = summary["shortest_away"]
     return ResultTable(
         title,
         ["what", "number"],
         [
-            ["steps", f"{own['steps']:,}"],
-            ["wrong gradients", str(own["wrong"])],
-            ["largest relative error", f"{own['worst_error']:.1e}"],
+            ["steps", f"{summary['steps']:,}"],
+            ["wrong gradients", str(summary["wrong"])],
+            ["largest relative error", f"{summary['worst_error']:.1e}"],
             [
                 "steps begun with more away than the code survives",
-                str(own["too_many_away"]),
+                str(summary["too_many_away"]),
             ],
-            ["seconds a step, median", f"{own['median_seconds']:.3f}"],
-            ["seconds a step, longest", f"{own['longest_seconds']:.3f}"],
-            ["signals", str(own["hits"])],
-            ["workers replaced", str(own["replaced"])],
+            ["seconds a step, median", f"{summary['median_seconds']:.3f}"],
+            ["seconds a step, longest", f"{summary['longest_seconds']:.3f}"],
+            ["signals", str(summary["hits"])],
+            ["workers replaced", str(summary["replaced"])],
             ["seconds away, shortest", f"{shortest:.1f}" if shortest else ""],
-            ["workers away at once, most", str(own["most_away"])],
+            ["workers away at once, most", str(summary["most_away"])],
         ],
     )
 

@@ -43,11 +43,11 @@ class Entry(NamedTuple):
 
     @property
     def on_request(self) -> bool:
-        """Whether workers send sums of finished parts."""
+        """Says whether workers send sums of finished parts."""
         return self.code.messages_per_worker > 1
 
     def aggregate(self) -> optax.GradientTransformationExtraArgs:
-        """What decodes it."""
+        """Returns the transformation that decodes it."""
         return jaxwgc.decode_aggregate(self.code, on_request=self.on_request)
 
 
@@ -96,8 +96,8 @@ def cluster(
 
     def study():
         cells = {
-            name: Once(measure, own, runs, steps, seed)
-            for name, own in entries().items()
+            name: Once(measure, entry, runs, steps, seed)
+            for name, entry in entries().items()
         }
         return Study(
             {"codes": cells},
@@ -135,7 +135,7 @@ SCENARIOS = {"calm": 0, "two slow": 1, "two killed": 2}
 
 
 def measure(entry: Entry, runs: int, steps: int, seed: int) -> dict[str, Any]:
-    """Of each scenario: seconds since the start, and test errors, (runs, steps).
+    """Returns by scenario seconds since the start and test errors, (runs, steps).
 
     And how far params are in the end from those of a single process, relative (runs,).
     """
@@ -160,13 +160,13 @@ def measure(entry: Entry, runs: int, steps: int, seed: int) -> dict[str, Any]:
         for scenario, offset in SCENARIOS.items():
             records = {"seconds": [], "errors": [], "distances": []}
             for run in range(runs):
-                found = settle(workers, start_params)
+                round = settle(workers, start_params)
                 # Compiles it, which is no part of a step.
                 update(
-                    found.messages,
+                    round.messages,
                     chain.init(start_params),
                     start_params,
-                    arrived(found),
+                    arrived(round),
                 )
                 workers.resume(offset * STEPS_A_SCENARIO + run * steps)
                 params, state = start_params, chain.init(start_params)
@@ -176,9 +176,9 @@ def measure(entry: Entry, runs: int, steps: int, seed: int) -> dict[str, Any]:
                     if scenario == "two killed" and step in (steps // 3, steps // 2):
                         moment = random.uniform(0, SECONDS_A_SHARE)
                         threading.Timer(moment, kill_one, (workers, random)).start()
-                    found = workers.compute(params)
+                    round = workers.compute(params)
                     params, state, error = update(
-                        found.messages, state, params, arrived(found)
+                        round.messages, state, params, arrived(round)
                     )
                     errors.append(float(error))
                     seconds.append(time.monotonic() - begin)
@@ -191,9 +191,9 @@ def measure(entry: Entry, runs: int, steps: int, seed: int) -> dict[str, Any]:
     return numbers
 
 
-def arrived(found: jaxwgc.distributed.Round) -> Any:
-    """What decodes its messages."""
-    return found.received if found.decoding is None else found.decoding
+def arrived(round: jaxwgc.distributed.Round) -> Any:
+    """Returns what decodes its messages."""
+    return round.received if round.decoding is None else round.decoding
 
 
 def in_one_process(data: Any, params: jax.Array, steps: int) -> jax.Array:
@@ -218,11 +218,11 @@ def settle(workers: Any, params: jax.Array) -> jaxwgc.distributed.Round:
     workers.resume(0)
     end = time.monotonic() + 60
     while True:
-        found = workers.compute(params)
+        round = workers.compute(params)
         time.sleep(SLOWDOWN * SECONDS_A_SHARE)
         is_well = all(slot.pid and not slot.trouble for slot in workers.workers)
         if is_well or time.monotonic() > end:
-            return found
+            return round
 
 
 def kill_one(workers: Any, random: Any) -> None:
@@ -234,19 +234,19 @@ def kill_one(workers: Any, random: Any) -> None:
 
 def summarize(numbers: Numbers) -> dict[str, Any]:
     """Milliseconds a step, and the last errors: medians over runs, and their range."""
-    found = {}
+    summary = {}
     for name, scenarios in numbers["codes"].items():
-        found[name] = {
+        summary[name] = {
             scenario: {
                 "milliseconds": _range(
-                    1e3 * np.array(own["seconds"])[:, -1] / len(own["seconds"][0])
+                    1e3 * np.array(runs["seconds"])[:, -1] / len(runs["seconds"][0])
                 ),
-                "error": float(np.median(np.array(own["errors"])[:, -1])),
-                "distance": max(own["distances"]),
+                "error": float(np.median(np.array(runs["errors"])[:, -1])),
+                "distance": max(runs["distances"]),
             }
-            for scenario, own in scenarios.items()
+            for scenario, runs in scenarios.items()
         }
-    return {"summary": found}
+    return {"summary": summary}
 
 
 def _range(values: np.ndarray) -> dict[str, float]:
@@ -258,18 +258,18 @@ def tabulate(numbers: Numbers) -> ResultTable:
     """A row a code; what a step takes, and where training ends."""
     summary = numbers["summary"]
     scenarios = list(next(iter(summary.values())))
-    heads = [f"{own}: ms a step" for own in scenarios]
-    heads += [f"{own}: test error, %" for own in scenarios]
+    heads = [f"{scenario}: ms a step" for scenario in scenarios]
+    heads += [f"{scenario}: test error, %" for scenario in scenarios]
     rows = []
-    for name, own in summary.items():
+    for name, record in summary.items():
         cells = []
         for each in scenarios:
-            taken = own[each]["milliseconds"]
+            taken = record[each]["milliseconds"]
             cells.append(
                 f"{taken['median']:.0f} ({taken['low']:.0f}–{taken['high']:.0f})"
             )
-        cells += [f"{own[each]['error']:.2f}" for each in scenarios]
-        distance = max(own[each]["distance"] for each in scenarios)
+        cells += [f"{record[each]['error']:.2f}" for each in scenarios]
+        distance = max(record[each]["distance"] for each in scenarios)
         rows.append([name, *cells, f"{distance:.0e}"])
     title = "Eight processes on MNIST 4 vs 9, medians (and range) over runs"
     heads = ["code and whom it waits for", *heads, "params off by at most"]
@@ -282,11 +282,12 @@ def draw(numbers: Numbers) -> figures.Figure:
     figure, panels = figures.new_figure(3.6 * len(scenarios), 3.8, len(scenarios))
     number = len(numbers["codes"])
     for axes, scenario in zip(panels, scenarios):
-        for index, (name, own) in enumerate(numbers["codes"].items()):
-            seconds = np.array(own[scenario]["seconds"])
+        for index, (name, by_scenario) in enumerate(numbers["codes"].items()):
+            records = by_scenario[scenario]
+            seconds = np.array(records["seconds"])
             grid = np.geomspace(seconds[:, 0].max(), seconds[:, -1].max(), 60)
             errors = np.array(
-                [np.interp(grid, *run) for run in zip(seconds, own[scenario]["errors"])]
+                [np.interp(grid, *run) for run in zip(seconds, records["errors"])]
             )
             band = errors.min(0), errors.max(0)
             figures.line(

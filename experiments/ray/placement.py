@@ -20,13 +20,13 @@ NUM_PARTS = 12
 def entries() -> dict[str, jaxwgc.GradientCode]:
     """With one copy and with two, the same load for all or by speed."""
     key = jax.random.key(0)
-    found = {}
+    placed = {}
     for name, speeds in {"alike": np.ones(len(SPEEDS)), "by speed": SPEEDS}.items():
         for copies in (1, 2):
             held = codes.proportional_placement(speeds, NUM_PARTS, copies)
             code = codes.any_placement(key, held, num_stragglers=copies - 1)
-            found[f"{copies} cop{'ies' if copies > 1 else 'y'}, {name}"] = code
-    return found
+            placed[f"{copies} cop{'ies' if copies > 1 else 'y'}, {name}"] = code
+    return placed
 
 
 def study(steps: int) -> Study:
@@ -42,11 +42,11 @@ def study(steps: int) -> Study:
 
     def tabulate(numbers: Numbers) -> ResultTable:
         rows = []
-        for name, own in numbers.items():
-            mean, half = own["measured"]["mean"], own["measured"]["half"]
-            shares = [f"{time / own['bound']:.3f}" for time in (own["planned"], mean)]
+        for name, row in numbers.items():
+            mean, half = row["measured"]["mean"], row["measured"]["half"]
+            shares = [f"{time / row['bound']:.3f}" for time in (row["planned"], mean)]
             milliseconds = (
-                f"{1e3 * own['bound']:.0f}",
+                f"{1e3 * row['bound']:.0f}",
                 with_half(1e3 * mean, 1e3 * half, 0),
             )
             rows.append([name, *milliseconds, *shares])
@@ -68,7 +68,7 @@ def awaited(code: jaxwgc.GradientCode) -> stragglers.WaitingRule:
 def planned(code: jaxwgc.GradientCode) -> float:
     """Seconds of a step in `plan`."""
     work = stragglers.bernoulli_slowdown(0.0, slowdown=1.0)
-    found = jaxwgc.plan(
+    plan = jaxwgc.plan(
         stragglers.unequal_speeds(work, SPEEDS),
         len(SPEEDS),
         jax.random.key(0),
@@ -78,7 +78,7 @@ def planned(code: jaxwgc.GradientCode) -> float:
         # So that loads are in parts.
         uncoded_load=NUM_PARTS / len(SPEEDS),
     )
-    [choice] = [own for own in found.choices if own.name == "placement"]
+    [choice] = [choice for choice in plan.choices if choice.name == "placement"]
     return choice.step_time.value
 
 

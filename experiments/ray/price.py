@@ -1,4 +1,4 @@
-"""What a step on request costs: calls, bytes, memory, and the coordinator's time."""
+"""The price of a step on request: calls, bytes, memory, and the coordinator's time."""
 
 import collections
 import os
@@ -43,8 +43,8 @@ def study(steps: int) -> Study:
             "megabytes": "MB a worker",
         }
         rows = [
-            [name, *(f"{own[each]:,.0f}" for each in heads)]
-            for name, own in numbers.items()
+            [name, *(f"{counts[each]:,.0f}" for each in heads)]
+            for name, counts in numbers.items()
         ]
         title = (
             f"A step with empty work, {NUM_WORKERS} workers with {PARTS_EACH} parts "
@@ -72,12 +72,12 @@ def measure(code: jaxwgc.GradientCode, steps: int) -> dict[str, Any]:
         return submit(slot, order, round)
 
     def counted_result(slot):
-        found = result(slot)
-        if isinstance(found, list):
-            calls["control_bytes"] += len(pickle.dumps(found))
+        answer = result(slot)
+        if isinstance(answer, list):
+            calls["control_bytes"] += len(pickle.dumps(answer))
         else:
             calls["vectors"] += 1
-        return found
+        return answer
 
     patches = {"call": counted_call, "submit": counted_submit, "result": counted_result}
     seconds = []

@@ -81,7 +81,7 @@ def wrong_workers(
 
 def bits(steps: int, seed: int) -> Study:
     """Steps of training while one worker flips bits."""
-    cells = {name: Once(train, own, steps, seed) for name, own in handlings().items()}
+    cells = {name: Once(train, how, steps, seed) for name, how in handlings().items()}
     return Study(cells, tables={"": functools.partial(tabulate_bits, steps)})
 
 
@@ -157,17 +157,17 @@ def train(handling: dict[str, Any], steps: int, seed: int) -> dict[str, Any]:
 
 
 def has_answered(round: jaxwgc.distributed.Round) -> bool:
-    """Whether the wrong worker has, in time."""
+    """Says whether the wrong worker has, in time."""
     return bool(np.isfinite(round.times[WRONG_WORKER]))
 
 
 def is_flipped(step: int, seed: int) -> bool:
-    """Whether a bit is, in that step."""
+    """Says whether a bit is, in that step."""
     return np.random.default_rng((seed, step)).random() < SHARE
 
 
 def flips(folder: str, seed: int) -> Any:
-    """What the first process of one worker sends."""
+    """Returns `corrupt`: the first process of one worker flips bits."""
     file = Path(folder) / "first"
 
     def corrupt(worker: int, step: int, message: np.ndarray) -> np.ndarray:
@@ -196,17 +196,17 @@ def tabulate_bits(steps: int, numbers: Numbers) -> ResultTable:
     rows = [
         [
             name,
-            str(own["flipped"]),
-            str(own["named"]),
-            shown(own["first_flip"]),
-            shown(own["first_named"]),
-            shown(own["replaced"]),
-            str(own["blamed"]),
-            str(own["refused"]),
-            str(own["applied"]),
-            f"{own['worst']:.0e}",
+            str(row["flipped"]),
+            str(row["named"]),
+            shown(row["first_flip"]),
+            shown(row["first_named"]),
+            shown(row["replaced"]),
+            str(row["blamed"]),
+            str(row["refused"]),
+            str(row["applied"]),
+            f"{row['worst']:.0e}",
         ]
-        for name, own in numbers.items()
+        for name, row in numbers.items()
     ]
     heads = [
         "code and what is done",
@@ -284,12 +284,12 @@ def tabulate_audits(numbers: Numbers) -> ResultTable:
     rows = [
         [
             audit,
-            str(own["found"]),
-            f"{own['mean']:.1f} ± {own['half']:.1f}" if own["found"] else "never",
-            f"{own['expected']:.1f}",
-            str(own["blamed"]),
+            str(row["found"]),
+            f"{row['mean']:.1f} ± {row['half']:.1f}" if row["found"] else "never",
+            f"{row['expected']:.1f}",
+            str(row["blamed"]),
         ]
-        for audit, own in numbers.items()
+        for audit, row in numbers.items()
     ]
     heads = ["audit", "times found", "rounds until found", "law", "others blamed"]
     title = (
@@ -300,7 +300,7 @@ def tabulate_audits(numbers: Numbers) -> ResultTable:
 
 
 def price(steps: int) -> Study:
-    """What looking costs the coordinator."""
+    """Measures what looking costs the coordinator."""
     code = codes.reed_solomon(NUM_WORKERS, NUM_WORKERS, replication=4)
     wait = jaxwgc.stragglers.fastest(NUM_WORKERS - 1)
     replicated = codes.replicated(NUM_WORKERS, copies=2)
@@ -344,7 +344,7 @@ def tabulate_price(numbers: Numbers) -> ResultTable:
     """A row a cluster."""
     keys = ["median", "mean", "examination", "examination_mean"]
     rows = [
-        [name, *(f"{own[each]:.1f}" for each in keys)] for name, own in numbers.items()
+        [name, *(f"{row[each]:.1f}" for each in keys)] for name, row in numbers.items()
     ]
     heads = ["code", "ms a step, median", "mean", "ms of looking, median", "mean"]
     title = (

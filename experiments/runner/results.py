@@ -1,4 +1,4 @@
-"""What experiments write: what is shown of the numbers, in whole files or none."""
+"""Files of experiments: what is shown of the numbers, written whole or not at all."""
 
 import json
 import math
@@ -60,8 +60,8 @@ def was_read(numbers: Any) -> Any:
     """Returns the same nested records and lists, without what nobody has read."""
     if isinstance(numbers, Record):
         return {
-            name: was_read(own)
-            for name, own in dict.items(numbers)
+            name: was_read(value)
+            for name, value in dict.items(numbers)
             if name in numbers.names_read
         }
     return [*map(was_read, numbers)] if isinstance(numbers, list) else numbers
@@ -94,7 +94,7 @@ def save_whole(path: Path, content: bytes) -> None:
 def to_json(content: dict[str, Any]) -> bytes:
     """Returns a line a number or innermost list."""
     text = json.dumps(to_builtin(content, json.dumps), indent=1, allow_nan=False)
-    return re.sub(r"\[[^][{}]*\]", lambda own: " ".join(own[0].split()), text).encode()
+    return re.sub(r"\[[^][{}]*\]", lambda hit: " ".join(hit[0].split()), text).encode()
 
 
 def read_json(path: Path) -> Any:
@@ -109,7 +109,7 @@ def environment() -> dict[str, Any]:
     """Returns what the numbers were measured with."""
     return {
         "date": datetime.now(UTC).date().isoformat(),
-        **{own.__name__: own.__version__ for own in (jaxwgc, jax, np, matplotlib)},
+        **{lib.__name__: lib.__version__ for lib in (jaxwgc, jax, np, matplotlib)},
         "python": platform.python_version(),
         "machine": platform.machine(),
         "cores": os.cpu_count(),
@@ -123,7 +123,7 @@ def to_records(value: Any) -> Any:
     Lists of floats, of whatever rank, become arrays, and those of ints tuples.
     """
     if isinstance(value, dict):
-        record = Record({name: to_records(own) for name, own in value.items()})
+        record = Record({name: to_records(child) for name, child in value.items()})
         fields = tuple(record)
         if fields == Timing._fields:
             return Timing(**record)
@@ -131,9 +131,9 @@ def to_records(value: Any) -> Any:
             return jaxwgc.Summary(**{"standard_error": math.nan, **record})
         return record
     if isinstance(value, list):
-        values = [to_records(own) for own in value]
+        values = [to_records(child) for child in value]
         # Of one kind: a count and a share beside each other are no array.
-        kinds = {(type(own), np.shape(own)) for own in values}
+        kinds = {(type(child), np.shape(child)) for child in values}
         if len(kinds) == 1 and isinstance(values[0], float | np.ndarray):
             return np.array(values)
         return tuple(values) if len(kinds) == 1 and type(values[0]) is int else values
@@ -157,9 +157,9 @@ def to_builtin(value: Any, name_of: Any = float) -> Any:
     if isinstance(value, np.generic | np.ndarray | jax.Array):
         value = value.tolist()
     if isinstance(value, dict):
-        return {name: to_builtin(own, name_of) for name, own in value.items()}
+        return {name: to_builtin(child, name_of) for name, child in value.items()}
     if isinstance(value, list | tuple):
-        return [to_builtin(own, name_of) for own in value]
+        return [to_builtin(child, name_of) for child in value]
     if isinstance(value, float):
         rounded = float(f"{value:.{SIGNIFICANT_DIGITS}g}")
         return rounded if math.isfinite(value) else name_of(value)

@@ -64,7 +64,7 @@ class Once:
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """What is measured and shown: tables and figures are drawn from the numbers.
+    """Numbers to measure and show: tables and figures are drawn from them.
 
     Attributes:
         numbers: Nested dicts and lists, as they get into JSON. What is known before
@@ -100,8 +100,21 @@ def timed(cells: Any, title: str, show: Callable[[Any], dict[str, str]]) -> Stud
     return Study(cells, tables={"": table})
 
 
+def sections_of(
+    studies: Mapping[str, Callable[[Effort, jax.Array], Study]],
+    effort: Effort,
+    seed: int,
+) -> dict[str, Callable[[], Study]]:
+    """Returns the studies for `run`, each with a key of its own."""
+    key = jax.random.key(seed)
+    return {
+        name: functools.partial(study, effort, jax.random.fold_in(key, index))
+        for index, (name, study) in enumerate(studies.items())
+    }
+
+
 class Section(NamedTuple):
-    """What a study gave: all numbers, and those shown; tables and figures by name."""
+    """Results of a study: all numbers, and those shown; tables and figures by name."""
 
     numbers: Numbers
     shown: Numbers
@@ -162,7 +175,7 @@ def show(study: Study, numbers: Numbers) -> Section:
 def _filled(node: Any, run: Callable[[Trial | Once, str], Any], name: str = "") -> Any:
     """The same nested dicts and lists, with what `run(cell, name)` gives."""
     if isinstance(node, dict):
-        filled = {own: _filled(child, run, own or name) for own, child in node.items()}
+        filled = {key: _filled(child, run, key or name) for key, child in node.items()}
         return filled | (filled.pop("", None) or {})
     if isinstance(node, list):
         return [_filled(child, run, name) for child in node]
@@ -228,13 +241,13 @@ def run(
             else:
                 section = show(build(), to_records(kept[name] if name else kept))
             watch("", 1.0)
-            for own, table in section.tables.items():
+            for table_name, table in section.tables.items():
                 table.print()
-                save(path(own or name, "md"), table.to_markdown().encode())
-            for own, figure in section.figures.items():
+                save(path(table_name or name, "md"), table.to_markdown().encode())
+            for figure_name, figure in section.figures.items():
                 image = io.BytesIO()
                 figure.savefig(image, format="png", dpi=160)
-                save(path(own or name, "png"), image.getvalue())
+                save(path(figure_name or name, "png"), image.getvalue())
             if section.note:
                 console.print(section.note, highlight=False)
             content |= {name: section.shown} if name else section.shown
@@ -242,7 +255,7 @@ def run(
             unfinished = {"unfinished": waiting} if waiting else {}
             if is_measured:
                 names = "environment", "command", *sections
-                in_order = {own: content[own] for own in names if own in content}
+                in_order = {key: content[key] for key in names if key in content}
                 save(path("", "json"), to_json(in_order | content | unfinished))
 
 

@@ -28,7 +28,7 @@ class ResultTable:
     ) -> "ResultTable":
         """A row a record; `show` gives its cells by their columns."""
         rows = [show(record) for record in records]
-        return cls(title, rows[0], [own.values() for own in rows])
+        return cls(title, rows[0], [row.values() for row in rows])
 
     def print(self) -> None:
         """To the terminal."""
@@ -51,8 +51,8 @@ class ResultTable:
 
 
 def at(summary: jaxwgc.Summary, *index: Any) -> jaxwgc.Summary:
-    """Of one entry, or some, of a summary of arrays."""
-    ends = (np.asarray(own)[index] for own in summary[:3])
+    """Returns the summary of one entry, or some, of a summary of arrays."""
+    ends = (np.asarray(field)[index] for field in summary[:3])
     return jaxwgc.Summary(*ends, standard_error=np.nan)
 
 
@@ -89,7 +89,7 @@ def percent(mean: float, half: float = 0.0) -> str:
 
 
 def percents(summary: jaxwgc.Summary) -> list[str]:
-    """Of each entry."""
+    """Returns each entry in percent, with its interval."""
     return [
         *map(percent, np.atleast_1d(summary.mean), np.atleast_1d(half_width(summary)))
     ]

@@ -30,7 +30,7 @@ def measure(
     budget: float = math.inf,
     warm: Callable[[], Any] | None = None,
 ) -> tuple[Any, Timing]:
-    """What the function gives, and its times, until their sum is above the budget.
+    """Returns the result and its times, until their sum is above the budget.
 
     `warm` is called first and not timed: the function itself where it is compiled.
     """
@@ -56,8 +56,8 @@ def measure_in_turn(
             results[index] = jax.block_until_ready(function())
             times[index].append(time.perf_counter() - start)
     return [
-        (result, Timing(float(np.median(own)), min(own), max(own), runs=len(own)))
-        for result, own in zip(results, times, strict=True)
+        (result, Timing(float(np.median(runs)), min(runs), max(runs), runs=len(runs)))
+        for result, runs in zip(results, times, strict=True)
     ]
 
 

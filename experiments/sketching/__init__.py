@@ -1,11 +1,8 @@
 """Sketching measured: `python -m experiments sketching`, a module a section."""
 
-import functools
 from pathlib import Path
 
-import jax
-
-from experiments.runner.study import Effort, run
+from experiments.runner.study import Effort, run, sections_of
 from experiments.sketching import (
     active,
     contraction,
@@ -47,10 +44,6 @@ def sketching(runs: int = 100, seed: int = 0, out: Path = Path("results")) -> No
         out: Folder for the tables (JSON and Markdown) and figures (PNG).
     """
     effort = Effort(runs, is_full=runs >= 20)
-    key = jax.random.key(seed)
-    sections = {
-        name: functools.partial(study, effort, jax.random.fold_in(key, index))
-        for index, (name, study) in enumerate(SECTIONS.items())
-    }
+    sections = sections_of(SECTIONS, effort, seed)
     title = "Sketching. Random embeddings"
     run("sketching", title, sections, runs, seed, out)

@@ -48,17 +48,17 @@ def study(effort: Effort, key: jax.Array) -> Study:
     factors = FACTORS if effort.is_full else FEW_FACTORS
 
     def cells(kind: str) -> Numbers:
-        own = every[kind]
-        num_rows, num_columns = own.matrix.shape
+        problem = every[kind]
+        num_rows, num_columns = problem.matrix.shape
         sizes = [factor * num_columns for factor in factors]
         known = {
-            "label": own.label,
+            "label": problem.label,
             "num_rows": num_rows,
             "num_columns": num_columns,
-            "coherence": own.coherence,
+            "coherence": problem.coherence,
             "num_labels": sizes,
         }
-        trial = Trial(samplers.one_run, {kind: own}, sizes, CHOICES)
+        trial = Trial(samplers.one_run, {kind: problem}, sizes, CHOICES)
         return known | {"excess": trial}
 
     return Study(
@@ -67,10 +67,10 @@ def study(effort: Effort, key: jax.Array) -> Study:
         runs=effort.runs,
         batch_size=25,
         x64=True,
-        reduce=lambda found: {
+        reduce=lambda trials: {
             choice: samplers.reduce(solutions, every[kind])
-            for choice, own in found.items()
-            for kind, solutions in own.items()
+            for choice, by_kind in trials.items()
+            for kind, solutions in by_kind.items()
         },
         tables={"active": tabulate},
         figures={"active": draw},
@@ -80,16 +80,16 @@ def study(effort: Effort, key: jax.Array) -> Study:
 def tabulate(numbers: Numbers) -> ResultTable:
     """A row a kind of data and a number of labels."""
 
-    def row(own, factor):
-        at = own["num_labels"].index(factor * own["num_columns"])
-        uniform = own["excess"]["uniform"]["median"][at]
-        ratio = uniform / own["excess"]["leverage"]["median"][at]
+    def row(record, factor):
+        at = record["num_labels"].index(factor * record["num_columns"])
+        uniform = record["excess"]["uniform"]["median"][at]
+        ratio = uniform / record["excess"]["leverage"]["median"][at]
         return (
-            own["label"],
-            f"{own['num_rows']:,} × {own['num_columns']}",
-            f"{own['coherence']:.3g}",
-            f"{factor}p = {own['num_labels'][at]:,}",
-            *(samplers.median_cell(own["excess"][choice], at) for choice in CHOICES),
+            record["label"],
+            f"{record['num_rows']:,} × {record['num_columns']}",
+            f"{record['coherence']:.3g}",
+            f"{factor}p = {record['num_labels'][at]:,}",
+            *(samplers.median_cell(record["excess"][choice], at) for choice in CHOICES),
             f"{ratio:.2g}" if ratio < 100 else f"{ratio:.0f}",
         )
 
@@ -99,10 +99,10 @@ def tabulate(numbers: Numbers) -> ResultTable:
         f"median of {numbers['runs']} choices of rows and its 95% interval",
         ["data", "size", "coherence", "labels", *CHOICES, "uniform / leverage"],
         [
-            row(own, factor)
-            for own in kinds
+            row(record, factor)
+            for record in kinds
             for factor in SHOWN_FACTORS
-            if factor * own["num_columns"] in own["num_labels"]
+            if factor * record["num_columns"] in record["num_labels"]
         ],
     )
 
@@ -111,17 +111,17 @@ def draw(numbers: Numbers) -> Figure:
     """Log-log, a panel a kind of data."""
     every = numbers["data"].values()
     figure, panels = new_figure(11, 4.2, len(every), share_x=False)
-    for axes, own in zip(panels, every, strict=True):
-        labels = np.array(own["num_labels"])
-        for index, (choice, found) in enumerate(own["excess"].items()):
-            band = found["low"], found["high"]
-            line(axes, index, labels, found["median"], band, label=choice)
+    for axes, record in zip(panels, every, strict=True):
+        labels = np.array(record["num_labels"])
+        for index, (choice, excess) in enumerate(record["excess"].items()):
+            band = excess["low"], excess["high"]
+            line(axes, index, labels, excess["median"], band, label=choice)
         label = "p / (labels − p − 1)"
-        num_columns = own["num_columns"]
+        num_columns = record["num_columns"]
         bound = num_columns / (labels - num_columns - 1)
         axes.plot(labels, bound, ":", color="0.3", label=label)
         sketch_sizes(axes, labels, num_columns)
-        axes.set(yscale="log", title=own["label"], xlabel="labels")
+        axes.set(yscale="log", title=record["label"], xlabel="labels")
     panels[0].set_ylabel("excess of the squared residual, median")
     panels[-1].legend()
     return figure

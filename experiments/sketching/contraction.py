@@ -39,8 +39,8 @@ def study(effort: Effort, key: jax.Array) -> Study:
         matrix, target = system(jax.random.fold_in(key, 0), shape)
 
     def trial(method: str, ratio: int) -> Trial:
-        own = matrix, target, optimum(matrix, target, method)
-        return Trial(one_run, *own, method, ratio * shape[1])
+        problem = matrix, target, optimum(matrix, target, method)
+        return Trial(one_run, *problem, method, ratio * shape[1])
 
     return Study(
         {
@@ -69,7 +69,7 @@ def study(effort: Effort, key: jax.Array) -> Study:
 
 
 def name_of(method: str, ratio: int) -> str:
-    """Of a cell."""
+    """Returns the name of a cell."""
     return f"{method}, m = {ratio}p"
 
 
@@ -98,15 +98,15 @@ def theory(method: str, sketch_size: int, num_columns: int) -> float:
 
 def one_run(key, matrix, target, optimum, method, size) -> Numbers:
     """Errors ‖X(θ_t - θ*)‖² over ‖Xθ*‖², and the mean factor from one to the next."""
-    found = sketching.iterative_hessian_sketch(
+    solved = sketching.iterative_hessian_sketch(
         key, matrix, target, size, NUM_ITERATIONS, **METHODS[method]
     )
     scale = np.sum((matrix @ optimum) ** 2)
-    last = jnp.sum((matrix @ (found.solution - optimum)) ** 2) / scale
+    last = jnp.sum((matrix @ (solved.solution - optimum)) ** 2) / scale
     if method == CONSTRAINED:
         return {"last": last}
     # The residual of θ* is orthogonal to X.
-    square = found.residual_history**2 - np.sum((target - matrix @ optimum) ** 2)
+    square = solved.residual_history**2 - np.sum((target - matrix @ optimum) ** 2)
     errors = square / scale
     factor = jnp.mean(errors[1:] / errors[:-1])
     if method == MOMENTUM:
@@ -115,14 +115,14 @@ def one_run(key, matrix, target, optimum, method, size) -> Numbers:
     return {"last": last, "errors": errors, "factor": factor}
 
 
-def reduce(found: dict[str, np.ndarray]) -> Numbers:
+def reduce(trials: dict[str, np.ndarray]) -> Numbers:
     """Means, and what a few runs that diverge do not move."""
-    numbers = jaxwgc.summarize(found) | {
-        "median_last": np.median(found["last"]),
-        "worst_last": found["last"].max(),
+    numbers = jaxwgc.summarize(trials) | {
+        "median_last": np.median(trials["last"]),
+        "worst_last": trials["last"].max(),
     }
-    if "errors" in found:
-        deciles = np.quantile(found["errors"], (0.1, 0.5, 0.9), axis=0)
+    if "errors" in trials:
+        deciles = np.quantile(trials["errors"], (0.1, 0.5, 0.9), axis=0)
         numbers["errors_10_50_90"] = deciles
     return numbers
 
@@ -133,16 +133,16 @@ def tabulate(numbers: Numbers) -> ResultTable:
 
     def show(cell):
         method, ratio = cell
-        own = numbers["measured"][name_of(*cell)]
-        factor = interval(own["factor"], 4) if "factor" in own else ""
+        record = numbers["measured"][name_of(*cell)]
+        factor = interval(record["factor"], 4) if "factor" in record else ""
         expected = numbers["theory"][name_of(*cell)] if factor else None
         return {
             "method": method,
             "m / p": str(ratio),
             "factor, measured": factor,
             "factor, theory": "" if expected is None else f"{expected:.4f}",
-            "last error: median": f"{own['median_last']:.0e}",
-            "worst": f"{own['worst_last']:.0e}",
+            "last error: median": f"{record['median_last']:.0e}",
+            "worst": f"{record['worst_last']:.0e}",
         }
 
     return ResultTable.of_records(
@@ -162,10 +162,10 @@ def draw(numbers: Numbers) -> Figure:
     iterations = np.arange(NUM_ITERATIONS + 1)
     for axes, method in zip(panels, (NEW, MOMENTUM), strict=True):
         for index, ratio in enumerate(numbers["ratios"]):
-            own = numbers["measured"][name_of(method, ratio)]
-            middle, low, high, _ = own["errors"]
+            record = numbers["measured"][name_of(method, ratio)]
+            middle, low, high, _ = record["errors"]
             if method == MOMENTUM:
-                low, middle, high = own["errors_10_50_90"]
+                low, middle, high = record["errors_10_50_90"]
             look = {"linewidth": 1, "markersize": 4, "label": f"m = {ratio}p"}
             line(axes, index, iterations, middle, (low, high), **look)
             expected = numbers["theory"][name_of(method, ratio)] ** iterations

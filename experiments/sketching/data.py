@@ -83,7 +83,7 @@ def regressions(key, num_rows, num_columns) -> dict[str, Regression]:
     fifth = num_columns // 5
     is_outer = (columns < fifth) | (columns >= num_columns - fifth)
     coefficients = np.where(is_outer, 1.0, 0.1)
-    found = {}
+    drawn = {}
     for name, kind in KINDS.items():
         widths: Any = 1.0
         if kind.degrees is not None:
@@ -92,7 +92,7 @@ def regressions(key, num_rows, num_columns) -> dict[str, Regression]:
         matrix = 1 + normal * widths
         basis, _ = np.linalg.qr(matrix)
         misfit = matrix[:, 0] ** 2 if kind.is_curved else 0
-        found[name] = Regression(
+        drawn[name] = Regression(
             kind.label,
             matrix,
             matrix @ coefficients + misfit + noise,
@@ -100,7 +100,7 @@ def regressions(key, num_rows, num_columns) -> dict[str, Regression]:
             basis,
             np.sum(basis**2, axis=1),
         )
-    return found
+    return drawn
 
 
 def sizes(effort: Effort) -> tuple[int, int]:

@@ -56,7 +56,7 @@ def study(effort: Effort, key: jax.Array) -> Study:
             "num_rows": num_rows,
             "num_columns": num_columns,
             "sketch_sizes": sizes,
-            "coherence": {kind: own.coherence for kind, own in chosen.items()},
+            "coherence": {kind: problem.coherence for kind, problem in chosen.items()},
             "distortion": {
                 name: [Trial(one_run, make, size, chosen) for size in sizes]
                 for name, make in EMBEDDINGS.items()
@@ -74,17 +74,19 @@ def study(effort: Effort, key: jax.Array) -> Study:
 def one_run(key: jax.Array, make: Make, size: int, every: dict[str, Any]) -> Numbers:
     """Distortions by the kind of the data, in float32."""
 
-    def of(own: data.Regression) -> jax.Array:
-        basis, scores = (jnp.asarray(a, jnp.float32) for a in (own.basis, own.scores))
+    def of(problem: data.Regression) -> jax.Array:
+        basis, scores = (
+            jnp.asarray(a, jnp.float32) for a in (problem.basis, problem.scores)
+        )
         return sketching.embedding_distortion(basis, make(key, size, scores))
 
-    return {kind: of(own) for kind, own in every.items()}
+    return {kind: of(problem) for kind, problem in every.items()}
 
 
 def label(name: str) -> str:
     """For a table."""
-    own, *rest = name.split(", ")
-    return ", ".join([f"`{own}`", *rest])
+    family, *options = name.split(", ")
+    return ", ".join([f"`{family}`", *options])
 
 
 def tabulate(numbers: Numbers) -> ResultTable:

@@ -82,8 +82,8 @@ def compare(key, features, labels, repeats) -> Iterator[Numbers]:
     optimum = minimum = None
     for solver, tolerance in (("newton-cholesky", 1e-13), ("lbfgs", 1e-10)):
         fit = functools.partial(peer, features, labels, solver, tolerance)
-        found, time = timing.measure(fit, repeats, BUDGET)
-        params, steps = found.coef_[0], int(found.n_iter_[0])
+        fitted, time = timing.measure(fit, repeats, BUDGET)
+        params, steps = fitted.coef_[0], int(fitted.n_iter_[0])
         if optimum is None:
             optimum, minimum = params, objective(features, labels, params)
         name = {"name": f"scikit-learn, {solver}", "converged": None, "gaps": None}
@@ -92,15 +92,15 @@ def compare(key, features, labels, repeats) -> Iterator[Numbers]:
         solve = functools.partial(ours, *setting)
         # With a tolerance that the first step meets, compiling costs one step.
         warm = functools.partial(solve, tolerance=1e9)
-        found, time = timing.measure(solve, repeats, BUDGET / 2, warm)
+        solved, time = timing.measure(solve, repeats, BUDGET / 2, warm)
         refined = f", {setting[1]} ref." if setting[1] else ""
         yield {
             "name": f"`logistic_newton_sketch`, {setting[0]}p{refined}",
             "time": time,
-            "steps": int(found.num_iterations),
-            "converged": bool(found.converged),
-            "gaps": np.asarray(found.residual_history) - minimum,
-        } | _off(np.asarray(found.solution), optimum)
+            "steps": int(solved.num_iterations),
+            "converged": bool(solved.converged),
+            "gaps": np.asarray(solved.residual_history) - minimum,
+        } | _off(np.asarray(solved.solution), optimum)
 
 
 def _off(params: np.ndarray, optimum: Any) -> dict[str, Any]:
@@ -134,7 +134,7 @@ def tabulate(numbers: Numbers) -> ResultTable:
 
 
 def draw(numbers: Numbers) -> Figure:
-    """What is left of the objective, step by step."""
+    """Draws how far the objective is above its minimum, step by step."""
     figure, (axes,) = new_figure(7.5, 4.4)
     ours = [row for row in numbers["measured"] if row.gaps is not None]
     for index, row in enumerate(ours):

@@ -71,14 +71,14 @@ def one_run(key: jax.Array, num_steps: int) -> Numbers:
     probabilities = jnp.stack([leverage, jnp.full(NUM_PARTS, 1 / NUM_PARTS)])
     whole = (*parts, row_weights)
     compare = functools.partial(one_sampling, whole, optimum, num_steps)
-    found = jax.vmap(compare)(jnp.stack(keys), probabilities)
+    measured = jax.vmap(compare)(jnp.stack(keys), probabilities)
     return {
         quantity: {
-            f"{kind}, {sampling}": own[index]
-            for kind, own in by_kind.items()
+            f"{kind}, {sampling}": values[index]
+            for kind, values in by_kind.items()
             for index, sampling in enumerate(SAMPLINGS)
         }
-        for quantity, by_kind in found.items()
+        for quantity, by_kind in measured.items()
     }
 
 
@@ -149,13 +149,13 @@ def table_steps(num_steps: int) -> list[int]:
 def reduce(steps: np.ndarray, trials: Numbers) -> Numbers:
     """Means, with the delay of the smallest mean error at the end where there are."""
     delays, errors = {}, {}
-    for name, own in trials["errors"].items():
+    for name, curves in trials["errors"].items():
         delays[name] = None
         if "iterative" in name:
-            final = own[:, :, -1].mean(axis=0)
+            final = curves[:, :, -1].mean(axis=0)
             index = int(np.argmin(np.where(np.isfinite(final), final, np.inf)))
-            delays[name], own = DELAYS[index], own[:, index]
-        errors[name] = jaxwgc.summarize(own[:, steps])
+            delays[name], curves = DELAYS[index], curves[:, index]
+        errors[name] = jaxwgc.summarize(curves[:, steps])
     limits = jaxwgc.summarize(trials["limits"])
     return {"delays": delays, "errors": errors, "limits": limits}
 
@@ -165,9 +165,9 @@ def tabulate(numbers: Numbers) -> ResultTable:
     steps, limits = numbers["steps"], numbers["limits"]
     shown = table_steps(steps[-1])
 
-    def row(name, own):
-        halves = half_width(own)
-        cells = [show(own.mean[at], halves[at]) for at in map(steps.index, shown)]
+    def row(name, summary):
+        halves = half_width(summary)
+        cells = [show(summary.mean[at], halves[at]) for at in map(steps.index, shown)]
         limit = limits.get(name)
         end = "0" if limit is None else show(limit.mean, half_width(limit))
         return name, str(numbers["delays"][name] or ""), *cells, end
@@ -189,9 +189,9 @@ def draw(numbers: Numbers) -> Figure:
     """Log-log; the start is left out."""
     figure, (axes,) = new_figure(7.5, 4.6)
     steps = numbers["steps"][1:]
-    for index, (name, own) in enumerate(numbers["errors"].items()):
-        band = [end[1:] for end in log_interval(own)]
-        line(axes, index, steps, own.mean[1:], band, markersize=4, label=name)
+    for index, (name, summary) in enumerate(numbers["errors"].items()):
+        band = [end[1:] for end in log_interval(summary)]
+        line(axes, index, steps, summary.mean[1:], band, markersize=4, label=name)
     axes.set(xscale="log", yscale="log", xlabel="step")
     axes.set_ylabel("error ‖X(θ − θ*)‖² / ‖Xθ*‖²")
     axes.legend()

@@ -35,7 +35,7 @@ def study(effort: Effort, key: jax.Array) -> Study:
         num_rows, num_columns = shapes[shape]
         if name in ("gaussian", "rademacher"):
             num_rows = min(num_rows, DENSE_ROWS)
-        own = data.regressions(data_key, num_rows, num_columns)[kind]
+        problem = data.regressions(data_key, num_rows, num_columns)[kind]
         options: dict[str, Any] = {}
         make = distortion.EMBEDDINGS[name]
         if name == "srht":
@@ -44,7 +44,7 @@ def study(effort: Effort, key: jax.Array) -> Study:
             options = {"num_nonzeros": NONZEROS[shape]}
             make = distortion.oblivious(sketching.sparse_sign, **options)
         elif name == "row_sampling, uniform":
-            options = {"coherence": max(num_columns, num_rows * own.scores.max())}
+            options = {"coherence": max(num_columns, num_rows * problem.scores.max())}
         size = sketching.recommended_sketch_size(
             getattr(sketching, name.split(",")[0]),
             num_columns,
@@ -55,7 +55,7 @@ def study(effort: Effort, key: jax.Array) -> Study:
         known = {"num_rows": num_rows, "num_columns": num_columns, "size": size}
         if size > MAX_DRAWS:
             return known
-        return known | {"": Trial(distortion.one_run, make, size, {"": own})}
+        return known | {"": Trial(distortion.one_run, make, size, {"": problem})}
 
     return Study(
         {
@@ -77,21 +77,21 @@ def study(effort: Effort, key: jax.Array) -> Study:
     )
 
 
-def reduce(found: Numbers) -> Numbers:
+def reduce(trials: Numbers) -> Numbers:
     """How many were above ε, and the largest of all."""
-    own = np.asarray(found[""])
-    failures = int(np.sum(~(own <= EPSILON)))
-    return {"failures": failures, "largest": float(own.max())}
+    distortions = np.asarray(trials[""])
+    failures = int(np.sum(~(distortions <= EPSILON)))
+    return {"failures": failures, "largest": float(distortions.max())}
 
 
 def tabulate(numbers: Numbers) -> ResultTable:
     """A row a family."""
     families, runs = numbers["families"], numbers["runs"]
 
-    def show(own: Any) -> str:
-        if "failures" not in own:
-            return f"{own['size']:,}: –"
-        return f"{own['size']:,}: {own['failures']:,} ({own['largest']:.2g})"
+    def show(record: Any) -> str:
+        if "failures" not in record:
+            return f"{record['size']:,}: –"
+        return f"{record['size']:,}: {record['failures']:,} ({record['largest']:.2g})"
 
     shapes = next(iter(families.values()))
     return ResultTable(
@@ -102,7 +102,7 @@ def tabulate(numbers: Numbers) -> ResultTable:
         [
             [
                 distortion.label(name),
-                *(show(own) for row in family.values() for own in row.values()),
+                *(show(record) for row in family.values() for record in row.values()),
             ]
             for name, family in families.items()
         ],

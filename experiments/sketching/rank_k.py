@@ -74,13 +74,13 @@ def errors(matrix: np.ndarray, rank: int, key: jax.Array) -> Numbers:
     def worst(scores):
         return float(np.max(np.abs(np.asarray(scores) / exact - 1)[is_large]))
 
-    found = {KRYLOV: [], POWER: [], "bound": []}
+    misses = {KRYLOV: [], POWER: [], "bound": []}
     for number in NUM_PASSES:
         ours = sketching.rank_k_leverage_scores(key, matrix, rank, num_passes=number)
-        found[KRYLOV].append(worst(ours.scores))
-        found[POWER].append(worst(by_power_iterations(key, matrix, rank, number)))
-        found["bound"].append(float(ours.error_bound))
-    return found
+        misses[KRYLOV].append(worst(ours.scores))
+        misses[POWER].append(worst(by_power_iterations(key, matrix, rank, number)))
+        misses["bound"].append(float(ours.error_bound))
+    return misses
 
 
 def by_power_iterations(key, matrix, rank: int, num_passes: int) -> np.ndarray:
@@ -107,8 +107,8 @@ def tabulate_passes(numbers: Numbers) -> ResultTable:
         [
             [name, kind if kind != "bound" else "`error_bound`"]
             + [f"{value:.0e}" for value in values]
-            for name, found in numbers["matrices"].items()
-            for kind, values in found.items()
+            for name, misses in numbers["matrices"].items()
+            for kind, values in misses.items()
         ],
     )
 
@@ -119,9 +119,9 @@ def cells(effort: Effort, key: jax.Array) -> Study:
     sample_size = SAMPLE_SIZE * num_cells // NUM_CELLS
     data_key, score_key, run_key = jax.random.split(key, 3)
     matrix, kinds = draw_cells(data_key, num_cells)
-    found = sketching.rank_k_leverage_scores(score_key, matrix, NUM_DIRECTIONS)
+    rank_k = sketching.rank_k_leverage_scores(score_key, matrix, NUM_DIRECTIONS)
     scores = {
-        "rank-k scores": found.scores,
+        "rank-k scores": rank_k.scores,
         "leverage scores": sketching.leverage_scores(matrix),
         "uniform": jnp.ones(num_cells),
     }
@@ -131,11 +131,11 @@ def cells(effort: Effort, key: jax.Array) -> Study:
             "num_cells": num_cells,
             "num_rare": num_rare,
             "sample_size": sample_size,
-            "gap": float(found.gap),
-            "error_bound": float(found.error_bound),
+            "gap": float(rank_k.gap),
+            "error_bound": float(rank_k.error_bound),
             "shares": {
-                rule: float(jnp.sum(jnp.where(kinds == 0, own, 0)) / jnp.sum(own))
-                for rule, own in scores.items()
+                rule: float(jnp.sum(jnp.where(kinds == 0, values, 0)) / jnp.sum(values))
+                for rule, values in scores.items()
             },
             "kept": Trial(one_run, scores, kinds == 0, sample_size),
             "picture": Once(picture, run_key, matrix, kinds, scores, sample_size),
@@ -168,8 +168,8 @@ def draw_cells(key: jax.Array, num_cells: int) -> tuple[jax.Array, jax.Array]:
 def one_run(key, scores, is_rare, sample_size) -> Numbers:
     """How many of the rare ones are kept, each at most once."""
     return {
-        rule: jnp.sum(is_rare[draw_sample(key, own, sample_size)])
-        for rule, own in scores.items()
+        rule: jnp.sum(is_rare[draw_sample(key, values, sample_size)])
+        for rule, values in scores.items()
     }
 
 
@@ -187,16 +187,16 @@ def picture(key, matrix, kinds, scores, sample_size) -> Numbers:
     first = mean / jnp.linalg.norm(mean)
     rest = matrix - jnp.outer(matrix @ first, first)
     second = jnp.linalg.eigh(rest.T @ rest)[1][:, -1]
-    found = {}
+    shown = {}
     for rule in ("rank-k scores", "uniform"):
         indices = draw_sample(key, scores[rule], sample_size)
         places = matrix[indices] @ jnp.stack([second, first], axis=1)
         # To what a picture shows.
-        found[rule] = {
+        shown[rule] = {
             "places": np.round(np.asarray(places, float), 2),
             "is_rare": np.asarray(kinds[indices] == 0),
         }
-    return found
+    return shown
 
 
 def tabulate_cells(numbers: Numbers) -> ResultTable:
@@ -222,8 +222,8 @@ def tabulate_cells(numbers: Numbers) -> ResultTable:
 def draw(numbers: Numbers) -> Figure:
     """A panel a rule; the rare cells stand out."""
     figure, panels = new_figure(8, 3.8, columns=2)
-    for axes, (rule, own) in zip(panels, numbers["picture"].items()):
-        places, is_rare = np.asarray(own["places"]), np.asarray(own["is_rare"])
+    for axes, (rule, shown) in zip(panels, numbers["picture"].items()):
+        places, is_rare = np.asarray(shown["places"]), np.asarray(shown["is_rare"])
         for group, color, size in ((~is_rare, "0.6", 4), (is_rare, COLORS[3], 14)):
             axes.scatter(*places[group].T, s=size, color=color, linewidths=0)
         axes.set_title(f"{rule}: {is_rare.sum()} of {numbers['num_rare']} rare cells")

@@ -1,4 +1,4 @@
-"""Whether the recommended sketch sizes keep what they promise."""
+"""Recommended sketch sizes, and how often they keep what they promise."""
 
 import itertools
 from collections.abc import Callable
@@ -54,8 +54,8 @@ def study(effort: Effort, key: jax.Array) -> Study:
             for kind in KINDS
         }
         # More draws than there are rows embed nothing.
-        own = {kind: size for kind, size in sizes.items() if size <= num_rows}
-        trial = {"": Trial(one_run, makes[name], own, every)} if own else {}
+        fitting = {kind: size for kind, size in sizes.items() if size <= num_rows}
+        trial = {"": Trial(one_run, makes[name], fitting, every)} if fitting else {}
         return {kind: {"size": size} for kind, size in sizes.items()} | trial
 
     return Study(
@@ -75,35 +75,35 @@ def study(effort: Effort, key: jax.Array) -> Study:
 
 
 def one_run(key, make, sizes, every) -> Numbers:
-    """Of each kind of data its size and distortion: embeddings of one size are one."""
-    found = {}
+    """Returns size and distortion by kind of data: embeddings of one size are one."""
+    by_kind = {}
     for kind, size in sizes.items():
-        own = distortion.one_run(key, make, size, {kind: every[kind]})
-        found[kind] = {"size": size, "distortion": own[kind]}
-    return found
+        distortions = distortion.one_run(key, make, size, {kind: every[kind]})
+        by_kind[kind] = {"size": size, "distortion": distortions[kind]}
+    return by_kind
 
 
-def reduce(found: Numbers) -> Numbers:
+def reduce(trials: Numbers) -> Numbers:
     """How many keep the promise, and the mean, by the kind of data."""
     return {
         kind: {
-            "size": int(own["size"][0]),
-            "successes": int(np.sum(own["distortion"] <= EPSILON)),
-            "distortion": jaxwgc.summarize(own["distortion"]),
+            "size": int(record["size"][0]),
+            "successes": int(np.sum(record["distortion"] <= EPSILON)),
+            "distortion": jaxwgc.summarize(record["distortion"]),
         }
-        for kind, own in found.items()
+        for kind, record in trials.items()
     }
 
 
 def tabulate(numbers: Numbers) -> ResultTable:
     """A row a setting."""
 
-    def cells(own):
-        size = f"{own['size']:,}"
-        if "successes" not in own:
+    def cells(record):
+        size = f"{record['size']:,}"
+        if "successes" not in record:
             return size, "> N", "–"
-        successes = f"{own['successes']} of {numbers['runs']}"
-        return size, successes, interval(own["distortion"], 3)
+        successes = f"{record['successes']} of {numbers['runs']}"
+        return size, successes, interval(record["distortion"], 3)
 
     whats = "size", f"at most {EPSILON}", "mean distortion"
     return ResultTable(
@@ -112,7 +112,7 @@ def tabulate(numbers: Numbers) -> ResultTable:
         "distortion of at most ε",
         ["embedding", *(f"{kind}: {what}" for kind in KINDS for what in whats)],
         [
-            [distortion.label(name), *itertools.chain(*map(cells, own.values()))]
-            for name, own in numbers["embeddings"].items()
+            [distortion.label(name), *itertools.chain(*map(cells, by_kind.values()))]
+            for name, by_kind in numbers["embeddings"].items()
         ],
     )

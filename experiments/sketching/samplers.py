@@ -47,10 +47,10 @@ SAMPLERS = {
 def draw_rows(key, probabilities, size, method, weighted):
     """Indices of rows and the factor of each, which is 0 for those that are no rows."""
     if method != "blocks":
-        found = sketching.sample_rows(
+        sample = sketching.sample_rows(
             key, probabilities, size, method, weighted=weighted
         )
-        return found.indices, found.scale
+        return sample.indices, sample.scale
     # Neighbouring rows together, by their share of the scores, as in the paper.
     shares = sketching.partition_probabilities(
         probabilities, len(probabilities) // BLOCK_SIZE
@@ -85,30 +85,30 @@ def one_run(
 
     def solutions(sampler):
         # One after the other: one program, compiled faster, serves all kinds.
-        found = [
+        by_size = [
             jax.lax.map(functools.partial(solve, sampler, size), stacked)
             for size in sizes
         ]
-        return dict(zip(every, jnp.stack(found, axis=1), strict=True))
+        return dict(zip(every, jnp.stack(by_size, axis=1), strict=True))
 
     return {name: solutions(sampler) for name, sampler in chosen.items()}
 
 
-def compare(solutions: np.ndarray, own: data.Regression) -> Numbers:
+def compare(solutions: np.ndarray, problem: data.Regression) -> Numbers:
     """Over the smallest squared residual: of all runs, and of their mean.
 
     Of coordinates (runs, sizes, p) in an orthonormal basis, so that bias and variance
     are those of the fitted values Xθ, and add up to the mean of the excess: excess
     (sizes, runs), the others (sizes,).
     """
-    errors = solutions - own.coordinates
-    excess = np.sum(errors**2, axis=2) / own.squared_residual
+    errors = solutions - problem.coordinates
+    excess = np.sum(errors**2, axis=2) / problem.squared_residual
     mean = errors.mean(axis=0)
     runs = len(errors)
     spread = np.sum((errors - mean) ** 2, axis=(0, 2))
-    spread /= max(runs - 1, 1) * own.squared_residual
+    spread /= max(runs - 1, 1) * problem.squared_residual
     # The mean of so many runs has a share of the variance in its square.
-    bias = np.sum(mean**2, axis=1) / own.squared_residual - spread / runs
+    bias = np.sum(mean**2, axis=1) / problem.squared_residual - spread / runs
     bias = np.maximum(bias, 0.0)
     return {"excess": excess.T, "squared_bias": bias, "variance": spread}
 
@@ -125,16 +125,18 @@ def study(effort: Effort, key: jax.Array) -> Study:
             "num_rows": num_rows,
             "num_columns": num_columns,
             "sizes": sizes,
-            "coherence": {kind: own.coherence for kind, own in every.items()},
-            "largest_score": {kind: own.scores.max() for kind, own in every.items()},
+            "coherence": {kind: problem.coherence for kind, problem in every.items()},
+            "largest_score": {
+                kind: problem.scores.max() for kind, problem in every.items()
+            },
             "excess": {"": Trial(one_run, every, sizes)},
         },
         key=run_key,
         runs=effort.runs,
         batch_size=25,
         x64=True,
-        reduce=lambda found: {
-            name: {kind: reduce(found[name][kind], every[kind]) for kind in every}
+        reduce=lambda trials: {
+            name: {kind: reduce(trials[name][kind], every[kind]) for kind in every}
             for name in SAMPLERS
         },
         tables={
@@ -146,11 +148,11 @@ def study(effort: Effort, key: jax.Array) -> Study:
     )
 
 
-def reduce(solutions: np.ndarray, own: data.Regression) -> dict[str, np.ndarray]:
-    """Of each size."""
-    found = compare(solutions, own)
-    interval = median_interval(found.pop("excess"))
-    return dict(zip(("median", "low", "high"), interval, strict=True)) | found
+def reduce(solutions: np.ndarray, problem: data.Regression) -> dict[str, np.ndarray]:
+    """Returns medians of the excess with intervals, bias and variance, by size."""
+    errors = compare(solutions, problem)
+    interval = median_interval(errors.pop("excess"))
+    return dict(zip(("median", "low", "high"), interval, strict=True)) | errors
 
 
 def median_interval(values: np.ndarray) -> np.ndarray:
@@ -167,7 +169,7 @@ def median_interval(values: np.ndarray) -> np.ndarray:
 
 
 def tabulate_data(numbers: Numbers) -> ResultTable:
-    """What is sampled from."""
+    """A row a kind of data: its largest leverage score and coherence."""
     shape = f"{numbers['num_rows']:,}", str(numbers["num_columns"])
     return ResultTable(
         f"The data, N = {numbers['num_rows']:,} and p = {numbers['num_columns']}",
@@ -192,24 +194,24 @@ def tabulate_excess(numbers: Numbers) -> ResultTable:
     return _tabulate(numbers, title, size, median_cell)
 
 
-def median_cell(own: Numbers, at: int) -> str:
+def median_cell(record: Numbers, at: int) -> str:
     """With its interval, in percent."""
-    median, low, high = (own[name][at] for name in ("median", "low", "high"))
+    median, low, high = (record[name][at] for name in ("median", "low", "high"))
     if high - low <= 1e-9 * median:
         return _percent(median)
     return f"{_percent(median)} ({_percent(low)} to {_percent(high)})"
 
 
 def tabulate_bias(numbers: Numbers) -> ResultTable:
-    """What the excess is made of."""
+    """Squared bias and variance, of which the excess is made."""
     size = SHOWN_FACTOR * numbers["num_columns"]
     title = (
         "Squared bias / variance of the fitted values in percent of the smallest "
         f"squared residual, {size} rows"
     )
 
-    def cell(own, at):
-        return f"{_percent(own['squared_bias'][at])} / {_percent(own['variance'][at])}"
+    def cell(row, at):
+        return f"{_percent(row['squared_bias'][at])} / {_percent(row['variance'][at])}"
 
     return _tabulate(numbers, title, size, cell)
 
@@ -220,7 +222,7 @@ def _tabulate(numbers: Numbers, title: str, size: int, cell: Callable) -> Result
     return ResultTable(
         title,
         ["sampler", *(data.KINDS[kind].label for kind in numbers["coherence"])],
-        [[name, *(cell(own, at) for own in row.values())] for name, row in excess],
+        [[name, *(cell(entry, at) for entry in row.values())] for name, row in excess],
     )
 
 
@@ -237,9 +239,9 @@ def draw(numbers: Numbers) -> Figure:
     figure, panels = new_figure(11, 5.6, len(numbers["coherence"]))
     for axes, kind in zip(panels, numbers["coherence"], strict=True):
         for index, (name, row) in enumerate(numbers["excess"].items()):
-            own = row[kind]
-            band = own["low"], own["high"]
-            line(axes, index, sizes, own["median"], band, linewidth=1.4, label=name)
+            record = row[kind]
+            band = record["low"], record["high"]
+            line(axes, index, sizes, record["median"], band, linewidth=1.4, label=name)
         label = "Gaussian embedding, mean p / (r − p − 1)"
         gaussian = num_columns / (sizes - num_columns - 1)
         axes.plot(sizes, gaussian, ":", color="0.3", label=label)

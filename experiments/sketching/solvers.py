@@ -55,8 +55,8 @@ def study(effort: Effort, key: jax.Array) -> Study:
 
     def measure(condition: float) -> list[Numbers]:
         matrix, target = system(jax.random.fold_in(key, 1), left, right, condition)
-        own = entries(jax.random.fold_in(key, 2), matrix, target, effort.is_full)
-        return compare(own, matrix, target, repeats)
+        solvers = entries(jax.random.fold_in(key, 2), matrix, target, effort.is_full)
+        return compare(solvers, matrix, target, repeats)
 
     return Study(
         {
@@ -79,7 +79,7 @@ def orthonormal(key: jax.Array, shape: tuple[int, int]) -> Any:
     """U (N, p) and V (p, p), with orthonormal columns."""
     rng = np.random.default_rng(np.asarray(jax.random.bits(key, (4,))))
     shapes = shape, (shape[1], shape[1])
-    return [np.linalg.qr(rng.standard_normal(own))[0] for own in shapes]
+    return [np.linalg.qr(rng.standard_normal(shape))[0] for shape in shapes]
 
 
 def system(key, left, right, condition) -> tuple[np.ndarray, np.ndarray]:
@@ -94,9 +94,9 @@ def system(key, left, right, condition) -> tuple[np.ndarray, np.ndarray]:
 
 def scipy_solution(matrix: np.ndarray, target: np.ndarray, driver: str) -> np.ndarray:
     """θ by LAPACK."""
-    found = scipy.linalg.lstsq(matrix, target, lapack_driver=driver)
-    assert found is not None
-    return found[0]
+    solved = scipy.linalg.lstsq(matrix, target, lapack_driver=driver)
+    assert solved is not None
+    return solved[0]
 
 
 def entries(key, matrix, target, is_full) -> list[Entry]:
@@ -107,25 +107,25 @@ def entries(key, matrix, target, is_full) -> list[Entry]:
     num_columns = matrix.shape[1]
     products = jax.jit(lambda x: (x.T @ x, x.T @ (2 * x)))
 
-    def own(function, *arguments, **options):
+    def ours(function, *arguments, **options):
         return functools.partial(function, key, x, y, *arguments, **options)
 
-    found = [Entry(PRODUCTS, "", lambda: products(x))]
+    solvers = [Entry(PRODUCTS, "", lambda: products(x))]
     for method in ("gram", "sketch"):
-        run = own(sketching.preconditioned, method=method)
-        found.append(Entry("`preconditioned`", f'"{method}"', run))
+        run = ours(sketching.preconditioned, method=method)
+        solvers.append(Entry("`preconditioned`", f'"{method}"', run))
     for name, factor in SKETCHES if is_full else SKETCHES[::4]:
         make = getattr(sketching, name)
-        run = own(sketching.sketch_and_solve, factor * num_columns, make)
-        found.append(Entry(f"`sketch_and_solve`, {name}", f"{factor}p", run))
+        run = ours(sketching.sketch_and_solve, factor * num_columns, make)
+        solvers.append(Entry(f"`sketch_and_solve`, {name}", f"{factor}p", run))
     for number in (1, 2, 4) if is_full else (2,):
-        run = own(
+        run = ours(
             sketching.iterative_hessian_sketch,
             8 * num_columns,
             number,
             embedding=sketching.sparse_sign,
         )
-        found.append(Entry("`iterative_hessian_sketch`, 8p", f"{number} it.", run))
+        solvers.append(Entry("`iterative_hessian_sketch`, 8p", f"{number} it.", run))
     lsqr = functools.partial(
         scipy.sparse.linalg.lsqr, atol=1e-15, btol=1e-15, iter_lim=MAX_LSQR_ITERATIONS
     )
@@ -137,24 +137,26 @@ def entries(key, matrix, target, is_full) -> list[Entry]:
         "numpy `lstsq`": lambda: np.linalg.lstsq(column_major, target)[0],
         "scikit-learn `LinearRegression`": lambda: model.fit(matrix, target).coef_,
     }
-    found += [Entry(name, "", run, False) for name, run in peers.items()]
-    found.append(Entry("`jax.numpy` `lstsq`", "", lambda: jnp.linalg.lstsq(x, y)[0]))
-    return found
+    solvers += [Entry(name, "", run, False) for name, run in peers.items()]
+    solvers.append(Entry("`jax.numpy` `lstsq`", "", lambda: jnp.linalg.lstsq(x, y)[0]))
+    return solvers
 
 
-def compare(own: list[Entry], matrix: Any, target: Any, repeats: int) -> list[Numbers]:
+def compare(
+    solvers: list[Entry], matrix: Any, target: Any, repeats: int
+) -> list[Numbers]:
     """Every solver in turn; excess is against SciPy's default, as the bar is."""
 
     def norm(solution):
         return np.linalg.norm(target - matrix @ np.asarray(solution))
 
     best = norm(scipy_solution(matrix, target, "gelsd"))
-    for entry in own:
+    for entry in solvers:
         if entry.is_compiled:
             jax.block_until_ready(entry.run())
-    timed = timing.measure_in_turn([entry.run for entry in own], repeats, BUDGET)
+    timed = timing.measure_in_turn([entry.run for entry in solvers], repeats, BUDGET)
     measured = []
-    for entry, (result, time) in zip(own, timed, strict=True):
+    for entry, (result, time) in zip(solvers, timed, strict=True):
         iterations = converged = None
         if isinstance(result, sketching.Solution):
             iterations, converged = int(result.num_iterations), bool(result.converged)
@@ -204,13 +206,13 @@ def draw(numbers: Numbers) -> Figure:
     num_ours = sum(f.startswith(OURS) for f in families)
     for axes, (condition, rows) in zip(panels, measured.items(), strict=True):
         for index, family in enumerate(families):
-            own = [row for row in rows if row.family == family]
+            points = [row for row in rows if row.family == family]
             # Filled and joined: ours; hollow: peers, in the same colours.
             is_ours = index < num_ours
             look = style(index if is_ours else index - num_ours)
             axes.plot(
-                [row.time.median for row in own],
-                [max(row.excess or 0.0, FLOOR) for row in own],
+                [row.time.median for row in points],
+                [max(row.excess or 0.0, FLOOR) for row in points],
                 markersize=6,
                 markerfacecolor=look["color"] if is_ours else "white",
                 linestyle="-" if "sketch" in family else "none",

@@ -111,8 +111,8 @@ def solve(method, key, matrix, target) -> tuple[np.ndarray, bool | None]:
         sketch = sketching.sparse_sign(key, size, len(matrix)) @ matrix
         return plain(matrix, target, np.asarray(sketch)), None
     name = "sketch" if method == SKETCH else "gram"
-    found = sketching.preconditioned(key, matrix, target, size, method=name)
-    return np.asarray(found.solution), bool(found.converged)
+    solved = sketching.preconditioned(key, matrix, target, size, method=name)
+    return np.asarray(solved.solution), bool(solved.converged)
 
 
 def plain(matrix: np.ndarray, target: np.ndarray, sketch: np.ndarray) -> np.ndarray:
@@ -126,10 +126,10 @@ def plain(matrix: np.ndarray, target: np.ndarray, sketch: np.ndarray) -> np.ndar
         rmatvec=lambda y: scipy.linalg.solve_triangular(upper, matrix.T @ y, trans=1),
         dtype=matrix.dtype,
     )
-    found = scipy.sparse.linalg.lsqr(
+    solved = scipy.sparse.linalg.lsqr(
         operator, target, atol=0, btol=0, conlim=0, iter_lim=ITERATIONS
     )
-    return scipy.linalg.solve_triangular(upper, found[0].astype(matrix.dtype))
+    return scipy.linalg.solve_triangular(upper, solved[0].astype(matrix.dtype))
 
 
 def errors_of(matrix, target, exact, solution) -> dict[str, float]:
@@ -155,10 +155,10 @@ def tabulate(numbers: Numbers) -> ResultTable:
 
     def show(cell):
         precision, method = cell
-        own = [row for row in numbers["measured"][precision] if row.method == method]
-        flags = [row.converged for row in own if row.converged is not None]
+        runs = [row for row in numbers["measured"][precision] if row.method == method]
+        flags = [row.converged for row in runs if row.converged is not None]
         unit = np.finfo(precision).eps
-        errors = [row.backward / unit for row in own]
+        errors = [row.backward / unit for row in runs]
         return {
             "precision": precision,
             "method": method,
@@ -182,12 +182,12 @@ def draw(numbers: Numbers) -> Figure:
     cells = [(precision, error) for precision in PRECISIONS for error in ERRORS]
     for axes, (precision, error) in zip(panels, cells, strict=True):
         for index, method in enumerate(METHODS):
-            own = [r for r in numbers["measured"][precision] if r.method == method]
-            x = np.array([row.difficulty for row in own])
-            y = np.maximum([row[error] for row in own], np.finfo(precision).eps * 1e-3)
+            runs = [r for r in numbers["measured"][precision] if r.method == method]
+            x = np.array([row.difficulty for row in runs])
+            y = np.maximum([row[error] for row in runs], np.finfo(precision).eps * 1e-3)
             look: dict[str, Any] = {"linewidth": 1, "markersize": 4}
             line(axes, index, x, y, label=method.replace("`", ""), **look)
-            is_open = np.array([row.converged is False for row in own])
+            is_open = np.array([row.converged is False for row in runs])
             axes.plot(
                 x[is_open], y[is_open], "o", color="white", markersize=2, zorder=3
             )

@@ -1,11 +1,8 @@
 """When weights help: `python -m experiments weights`, a module a section."""
 
-import functools
 from pathlib import Path
 
-import jax
-
-from experiments.runner.study import Effort, run
+from experiments.runner.study import Effort, run, sections_of
 from experiments.weights import convergence, digits, fair, sources
 
 SECTIONS = {
@@ -26,10 +23,6 @@ def weights(runs: int = 200, seed: int = 0, out: Path = Path("results")) -> None
         out: Folder for the tables (JSON and Markdown) and figures (PNG).
     """
     effort = Effort(runs, is_full=runs >= 20)
-    key = jax.random.key(seed)
-    sections = {
-        name: functools.partial(study, effort, jax.random.fold_in(key, index))
-        for index, (name, study) in enumerate(SECTIONS.items())
-    }
+    sections = sections_of(SECTIONS, effort, seed)
     title = "When weights help. Data sets and samples"
     run("weights", title, sections, runs, seed, out)

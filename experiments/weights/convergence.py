@@ -55,7 +55,7 @@ def descend(key: jax.Array, compression: int) -> Numbers:
         rate = jnp.max(jnp.abs(1 - STEP_SIZE * ends))
 
         def until(threshold):
-            found = descent.descend(
+            end = descent.descend(
                 key,
                 *linear_regression.problem(small.parts),
                 weights,
@@ -63,8 +63,8 @@ def descend(key: jax.Array, compression: int) -> Numbers:
                 threshold,
                 MAX_ITERATIONS,
             )
-            off = data[0] @ (found.params - solution)
-            return found.iterations, jnp.sqrt(jnp.sum(off**2) / residual)
+            off = data[0] @ (end.params - solution)
+            return end.iterations, jnp.sqrt(jnp.sum(off**2) / residual)
 
         iterations, distance = jax.vmap(until)(jnp.array(THRESHOLDS))
         return {
@@ -75,9 +75,9 @@ def descend(key: jax.Array, compression: int) -> Numbers:
         }
 
     both = jnp.stack([small.weights, jnp.ones_like(small.weights)])
-    found = jax.vmap(solve)(jnp.stack(keys), both)
+    solved = jax.vmap(solve)(jnp.stack(keys), both)
     return {
-        name: jax.tree.map(lambda leaf, lane=lane: leaf[lane], found)
+        name: jax.tree.map(lambda leaf, lane=lane: leaf[lane], solved)
         for lane, name in enumerate(WEIGHTINGS)
     }
 
@@ -118,18 +118,18 @@ def sketch(key: jax.Array) -> Numbers:
     return jax.vmap(measure)(counts)
 
 
-def reduce(found: Numbers) -> Numbers:
+def reduce(trials: Numbers) -> Numbers:
     """Means, and for sketches what the bound says."""
-    if "distortion" not in found:
-        return jaxwgc.summarize(found)
-    distortion, distance = found["distortion"], found["distance"]
+    if "distortion" not in trials:
+        return jaxwgc.summarize(trials)
+    distortion, distance = trials["distortion"], trials["distance"]
     speaks = distortion < 1
     bound = np.where(speaks, distortion / np.where(speaks, 1 - distortion, 1), np.nan)
     return {
-        **jaxwgc.summarize(found),
+        **jaxwgc.summarize(trials),
         "deciles": {
-            name: np.quantile(own, (0.1, 0.5, 0.9), axis=0)
-            for name, own in found.items()
+            name: np.quantile(values, (0.1, 0.5, 0.9), axis=0)
+            for name, values in trials.items()
         },
         "speaks": speaks.mean(axis=0),
         "violations": (distance > bound * (1 + 1e-9)).sum(axis=0),
@@ -143,8 +143,8 @@ def tabulate_iterations(numbers: Numbers) -> ResultTable:
     def show(cell):
         index, threshold = cell
         row = {"‖g‖ ≤": f"{threshold:g}"}
-        for label, own in curves(numbers):
-            row[label] = interval(at(own["iterations"], index), 1)
+        for label, record in curves(numbers):
+            row[label] = interval(at(record["iterations"], index), 1)
         first = numbers["descent"]["rho=2"]["weighted"]["iterations"].mean[0]
         row["C/ε from the first row"] = f"{first * THRESHOLDS[0] / threshold:,.0f}"
         row["distance, weighted, ρ = 2"] = interval_power_of_ten(
@@ -162,34 +162,34 @@ def tabulate_iterations(numbers: Numbers) -> ResultTable:
         ("per_decade", "a decade, measured"),
         ("asymptotic", "a decade, of the slowest direction"),
     ):
-        cells = [interval(own[quantity], 1) for _, own in curves(numbers)]
+        cells = [interval(record[quantity], 1) for _, record in curves(numbers)]
         table.rows.append([name, *cells, "", ""])
     return table
 
 
 def curves(numbers: Numbers) -> list[tuple[str, Numbers]]:
-    """What was measured of descent, with its label."""
+    """Returns what was measured of descent, with its label."""
     return [
-        (f"{name}, {compression.replace('rho=', 'ρ = ')}", own[name])
-        for compression, own in numbers["descent"].items()
+        (f"{name}, {compression.replace('rho=', 'ρ = ')}", by_name[name])
+        for compression, by_name in numbers["descent"].items()
         for name in WEIGHTINGS
     ]
 
 
 def tabulate_distance(numbers: Numbers) -> ResultTable:
     """Distance against distortion."""
-    own = numbers["sketches"]
+    record = numbers["sketches"]
 
     def show(index):
         return {
             "draws q": f"{DRAWS[index]:,}",
-            "distortion ε": interval(at(own["distortion"], index), 3),
-            "distance ‖X(θ̃ − θ_ols)‖ / ‖r‖": interval(at(own["distance"], index), 4),
-            "runs with ε < 1": f"{100 * own['speaks'][index]:.0f}%",
+            "distortion ε": interval(at(record["distortion"], index), 3),
+            "distance ‖X(θ̃ − θ_ols)‖ / ‖r‖": interval(at(record["distance"], index), 4),
+            "runs with ε < 1": f"{100 * record['speaks'][index]:.0f}%",
             "ε / (1 − ε) over the distance, median": (
-                f"{own['bound_over_distance'][index]:.1f}"
+                f"{record['bound_over_distance'][index]:.1f}"
             ),
-            "runs beyond the bound": str(own["violations"][index]),
+            "runs beyond the bound": str(record["violations"][index]),
         }
 
     return ResultTable.of_records(
@@ -203,11 +203,11 @@ def tabulate_distance(numbers: Numbers) -> ResultTable:
 def draw_iterations(numbers: Numbers) -> Figure:
     """Iterations and the bound; and the distance that stays."""
     figure, panels = new_figure(10, 4.4, columns=2, share_y=False)
-    for index, (label, own) in enumerate(curves(numbers)):
+    for index, (label, record) in enumerate(curves(numbers)):
         for axes, quantity in zip(panels, ("iterations", "distance"), strict=True):
-            found = own[quantity]
+            curve = record[quantity]
             look = {"label": label, "markersize": 4}
-            line(axes, index, THRESHOLDS, found.mean, (found.low, found.high), **look)
+            line(axes, index, THRESHOLDS, curve.mean, (curve.low, curve.high), **look)
     first = numbers["descent"]["rho=2"]["weighted"]["iterations"].mean[0]
     bound = first * THRESHOLDS[0] / np.array(THRESHOLDS)
     panels[0].plot(THRESHOLDS, bound, ":", color="0.3", label="O(1/ε) from there")
@@ -223,8 +223,8 @@ def draw_iterations(numbers: Numbers) -> Figure:
 def draw_distance(numbers: Numbers) -> Figure:
     """Distance against distortion, with deciles both ways."""
     figure, (axes,) = new_figure(7, 4.6)
-    own = numbers["sketches"]
-    (left, x, right), (low, y, high) = own["deciles"].values()
+    record = numbers["sketches"]
+    (left, x, right), (low, y, high) = record["deciles"].values()
     axes.errorbar(
         x,
         y,

@@ -69,24 +69,24 @@ def one_run(key: jax.Array, data: Any, compression: int) -> Numbers:
     )
 
 
-def reduce(found: Numbers) -> Numbers:
+def reduce(trials: Numbers) -> Numbers:
     """Steps are chosen by the training loss."""
     names = methods.METHODS
-    losses = {name: found["found"][name]["loss"] for name in names}
-    errors = {name: found["found"][name]["error"] for name in names}
+    losses = {name: trials["found"][name]["loss"] for name in names}
+    errors = {name: trials["found"][name]["error"] for name in names}
     chosen = methods.choose_all(losses)
     best = {name: chosen.take(errors[name], chosen.best[name]) for name in names}
     fixed = {n: chosen.take(errors[n], chosen.fixed) for n in methods.ONE_SHOT}
 
     def differences(every):
         base = every[methods.BASELINE]
-        return {name: jaxwgc.summarize(own - base) for name, own in every.items()}
+        return {name: jaxwgc.summarize(error - base) for name, error in every.items()}
 
     return {
-        "spread": jaxwgc.summarize(found["spread"]),
-        "draws_per_part": jaxwgc.summarize(found["draws_per_part"]),
+        "spread": jaxwgc.summarize(trials["spread"]),
+        "draws_per_part": jaxwgc.summarize(trials["draws_per_part"]),
         **methods.compare(losses, chosen),
-        "test_error": {name: jaxwgc.summarize(own) for name, own in best.items()},
+        "test_error": {name: jaxwgc.summarize(error) for name, error in best.items()},
         "test_error_difference": differences(best),
         "test_error_difference_fixed": differences(fixed),
     }
@@ -102,36 +102,38 @@ def tabulate(numbers: Numbers) -> ResultTable:
         return with_half(summary.mean, (high - low) / 2, 2) + sign
 
     def show(cell):
-        compression, name, own = cell
+        compression, name, record = cell
         is_base = name == methods.BASELINE
         row = {"ρ": compression.removeprefix("rho="), "method": name}
         fixed = "", ""
         if name in methods.ONE_SHOT and not is_base:
-            saved = at(own["test_error_difference_fixed"][name], 0)
-            fixed = verdict(at(own["fixed_step"][name], 0)), difference(saved)
+            saved = at(record["test_error_difference_fixed"][name], 0)
+            fixed = verdict(at(record["fixed_step"][name], 0)), difference(saved)
         row[f"same step, loss after {CHECKPOINTS[0]}"] = fixed[0]
         row["there test error, points"] = fixed[1]
-        row["best step"] = methods.step_of(name, own["lanes"][name][last])
-        loss = at(own["error"][name], last)
+        row["best step"] = methods.step_of(name, record["lanes"][name][last])
+        loss = at(record["error"][name], last)
         row[f"own best step, loss after {CHECKPOINTS[last]}"] = (
-            f"{loss.mean:.4f}" if is_base else verdict(at(own["best_step"][name], last))
+            f"{loss.mean:.4f}"
+            if is_base
+            else verdict(at(record["best_step"][name], last))
         )
         row["test error"] = (
-            interval(at(own["test_error"][name], last)) + "%"
+            interval(at(record["test_error"][name], last)) + "%"
             if is_base
-            else difference(at(own["test_error_difference"][name], last))
+            else difference(at(record["test_error_difference"][name], last))
         )
         return row
 
     every = [
-        (compression, name, own)
-        for compression, own in numbers["compared"].items()
+        (compression, name, record)
+        for compression, record in numbers["compared"].items()
         for name in methods.METHODS
     ]
     scores = ", ".join(
-        f"{own['spread'].mean:.2f} and {own['draws_per_part'].mean:.2f} at "
+        f"{record['spread'].mean:.2f} and {record['draws_per_part'].mean:.2f} at "
         + compression.replace("rho=", "ρ = ")
-        for compression, own in numbers["compared"].items()
+        for compression, record in numbers["compared"].items()
     )
     return ResultTable.of_records(
         "MNIST, 4 against 9: mean training loss over, and test error minus, that of "

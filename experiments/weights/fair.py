@@ -22,7 +22,7 @@ DEGREES = (np.inf, 5.0, 3.0, 2.0, 1.0)
 # ‖Xθ‖ over the norm of the noise.
 SIGNAL = 10.0
 PAPER = "section 6.2"
-KINDS = (PAPER, *(f"t, ν = {own:g}".replace("inf", "∞") for own in DEGREES))
+KINDS = (PAPER, *(f"t, ν = {nu:g}".replace("inf", "∞") for nu in DEGREES))
 SHOWN = (PAPER, KINDS[-1])
 
 
@@ -106,14 +106,14 @@ def one_kind(key, features, responses, compression) -> Numbers:
     )
 
 
-def reduce(found: Numbers) -> Numbers:
+def reduce(trials: Numbers) -> Numbers:
     """By the kind of data."""
     return {
         kind: {
-            "spread": jaxwgc.summarize(found["spread"][:, index]),
-            "draws_per_part": jaxwgc.summarize(found["draws_per_part"][:, index]),
+            "spread": jaxwgc.summarize(trials["spread"][:, index]),
+            "draws_per_part": jaxwgc.summarize(trials["draws_per_part"][:, index]),
             **compare(
-                {name: own[:, index] for name, own in found["found"].items()},
+                {name: errors[:, index] for name, errors in trials["found"].items()},
                 is_shown=kind in SHOWN,
             ),
         }
@@ -122,7 +122,7 @@ def reduce(found: Numbers) -> Numbers:
 
 
 def compare(errors: dict[str, np.ndarray], is_shown: bool) -> Numbers:
-    """Of one kind; at every step where a figure shows that."""
+    """Compares methods on one kind; at every step where a figure shows that."""
     chosen = methods.choose_all(errors)
     shown = {"by_step": methods.by_step(errors, chosen)} if is_shown else {}
     return methods.compare(errors, chosen) | shown
@@ -131,9 +131,9 @@ def compare(errors: dict[str, np.ndarray], is_shown: bool) -> Numbers:
 def cells(numbers: Numbers) -> list[tuple[str, str, Numbers]]:
     """Compression, kind, and what was found."""
     return [
-        (compression.removeprefix("rho="), kind, own)
+        (compression.removeprefix("rho="), kind, record)
         for compression, every in numbers["compared"].items()
-        for kind, own in every.items()
+        for kind, record in every.items()
     ]
 
 
@@ -142,15 +142,15 @@ def tabulate_best(numbers: Numbers) -> ResultTable:
     last = len(CHECKPOINTS) - 1
 
     def show(cell):
-        compression, kind, own = cell
+        compression, kind, row = cell
         others = [name for name in methods.METHODS if name != methods.BASELINE]
         return {
             "data": kind,
             "ρ": compression,
-            "spread of Π": interval(own["spread"], 2),
-            "q/k": interval(own["draws_per_part"], 2),
-            "excess of unweighted": f"{own['error'][methods.BASELINE].mean[last]:.2e}",
-            **{name: verdict(at(own["best_step"][name], last)) for name in others},
+            "spread of Π": interval(row["spread"], 2),
+            "q/k": interval(row["draws_per_part"], 2),
+            "excess of unweighted": f"{row['error'][methods.BASELINE].mean[last]:.2e}",
+            **{name: verdict(at(row["best_step"][name], last)) for name in others},
         }
 
     return ResultTable.of_records(
@@ -165,14 +165,14 @@ def tabulate_fixed(numbers: Numbers) -> ResultTable:
     """With the same step for all, the longer ones are ahead."""
 
     def show(cell):
-        compression, kind, own = cell
+        compression, kind, record = cell
         row = {"data": kind, "ρ": compression}
         for index, steps in enumerate(CHECKPOINTS):
             for name in ("weighted", "weighted, unbiased"):
                 row[f"{name}, {steps} steps"] = verdict(
-                    at(own["fixed_step"][name], index)
+                    at(record["fixed_step"][name], index)
                 )
-        lanes = own["lanes"]
+        lanes = record["lanes"]
         names = ("weighted", "weighted, unbiased", "unweighted")
         row["best steps"] = " / ".join(
             methods.step_of(name, lanes[name][0]) for name in names
@@ -190,7 +190,7 @@ def tabulate_fixed(numbers: Numbers) -> ResultTable:
 
 
 def shown_runs(numbers: Numbers) -> int:
-    """Those that have not chosen the steps."""
+    """Returns how many runs have not chosen the steps."""
     runs = numbers["runs"]
     return runs - runs // methods.TUNING_SHARE if runs > 1 else 1
 
@@ -204,8 +204,8 @@ def draw_steps(numbers: Numbers) -> Figure:
         for column, steps in enumerate(CHECKPOINTS):
             axes = panels[2 * row + column]
             for index, name in enumerate(names):
-                own = every[kind]["by_step"][name]
-                mean, *band, _ = at(own, slice(None), column)
+                curves = every[kind]["by_step"][name]
+                mean, *band, _ = at(curves, slice(None), column)
                 look = {"markersize": 4, "linewidth": 1.2, "label": name}
                 line(axes, index, methods.SIZES, mean, band, **look)
             axes.set(xscale="log", yscale="log", xlim=(0.04, 5), ylim=(1e-3, 1e6))

@@ -62,7 +62,7 @@ def run_all(
     checkpoints: tuple[int, ...],
     load: Callable[[Any], Any] = lambda part: part,
 ) -> Numbers:
-    """What `measure(params)` gives by method, (lanes, checkpoints).
+    """Returns `measure(params)` by method, (lanes, checkpoints).
 
     Args:
         key: Of samples and stragglers.
@@ -139,30 +139,30 @@ def run_all(
         """All schedules side by side, through the same steps."""
 
         def step(lanes, carry):
-            size, own = carry
-            gradients = jax.vmap(jax.grad(loss_at), (0, None))(lanes, own)
+            size, at_step = carry
+            gradients = jax.vmap(jax.grad(loss_at), (0, None))(lanes, at_step)
             lanes = lanes - size[:, None].astype(start.dtype) * gradients
             return lanes, lanes
 
         lanes = jnp.broadcast_to(start, (len(sizes), *start.shape))
         _, path = jax.lax.scan(step, lanes, (sizes.T, steps))
         measured = jax.vmap(jax.vmap(measure))(path[np.array(checkpoints) - 1])
-        return jax.tree.map(lambda own: jnp.moveaxis(own, 0, 1), measured)
+        return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, 1), measured)
 
     # Side by side, which compiles once.
     kept = jax.vmap(one_shot)(jnp.stack(indices), jnp.stack(list(weights.values())))
     fresh = jax.vmap(iterative)(both)
-    found = {
-        name: jax.tree.map(operator.itemgetter(index), own)
-        for names, own in ((ONE_SHOT, kept), (ITERATIVE, fresh))
+    by_method = {
+        name: jax.tree.map(operator.itemgetter(index), measured)
+        for names, measured in ((ONE_SHOT, kept), (ITERATIVE, fresh))
         for index, name in enumerate(names)
     }
     spread = jnp.std(probabilities) / jnp.mean(probabilities)
-    return {"found": found, "spread": spread, "draws_per_part": q / k}
+    return {"found": by_method, "spread": spread, "draws_per_part": q / k}
 
 
 def choose(errors: np.ndarray) -> np.ndarray:
-    """Of (runs, lanes, checkpoints): the lane of the least error, (checkpoints,).
+    """Returns lanes of the least error, (checkpoints,), of (runs, lanes, checkpoints).
 
     Means of logarithms.
     """
@@ -176,10 +176,10 @@ class Chosen(NamedTuple):
     best: dict[str, np.ndarray]
     fixed: np.ndarray
 
-    def take(self, own: np.ndarray, lanes: np.ndarray) -> np.ndarray:
-        """Of (runs, lanes, checkpoints): (shown runs, checkpoints)."""
-        own = own[self.shown]
-        return np.stack([own[:, lane, at] for at, lane in enumerate(lanes)], axis=1)
+    def take(self, values: np.ndarray, lanes: np.ndarray) -> np.ndarray:
+        """Returns (shown runs, checkpoints) of (runs, lanes, checkpoints)."""
+        values = values[self.shown]
+        return np.stack([values[:, lane, at] for at, lane in enumerate(lanes)], axis=1)
 
 
 def choose_all(errors: dict[str, np.ndarray]) -> Chosen:
@@ -187,7 +187,7 @@ def choose_all(errors: dict[str, np.ndarray]) -> Chosen:
     runs = len(errors[BASELINE])
     tuning = max(runs // TUNING_SHARE, 1)
     shown = slice(tuning, None) if runs > tuning else slice(None)
-    best = {name: choose(own[:tuning]) for name, own in errors.items()}
+    best = {name: choose(error[:tuning]) for name, error in errors.items()}
     shift = 2 * int(np.log2(FIXED_SHARE))
     fixed = max(best[BASELINE][0] - shift, 0)
     return Chosen(shown, best, np.full_like(best[BASELINE], fixed))
@@ -199,18 +199,19 @@ def compare(errors: dict[str, np.ndarray], chosen: Chosen) -> Numbers:
     Of (runs, lanes, checkpoints) by method; ratios to the baseline at its best step,
     and at the fixed step to the baseline there.
     """
-    errors = {name: np.fmin(own, DIVERGED) for name, own in errors.items()}
-    best = {name: chosen.take(own, chosen.best[name]) for name, own in errors.items()}
+    errors = {name: np.fmin(error, DIVERGED) for name, error in errors.items()}
+    best = {name: chosen.take(errors[name], chosen.best[name]) for name in errors}
     fixed = {name: chosen.take(errors[name], chosen.fixed) for name in ONE_SHOT}
     return {
         "lanes": chosen.best,
         "fixed_lane": chosen.fixed,
-        "error": {name: geometric_mean(own) for name, own in best.items()},
+        "error": {name: geometric_mean(error) for name, error in best.items()},
         "best_step": {
-            name: geometric_mean(own / best[BASELINE]) for name, own in best.items()
+            name: geometric_mean(error / best[BASELINE]) for name, error in best.items()
         },
         "fixed_step": {
-            name: geometric_mean(own / fixed[BASELINE]) for name, own in fixed.items()
+            name: geometric_mean(error / fixed[BASELINE])
+            for name, error in fixed.items()
         },
     }
 
@@ -218,13 +219,13 @@ def compare(errors: dict[str, np.ndarray], chosen: Chosen) -> Numbers:
 def by_step(errors: dict[str, np.ndarray], chosen: Chosen) -> Numbers:
     """Errors of the runs that are shown, (lanes of constant steps, checkpoints)."""
     return {
-        name: geometric_mean(np.fmin(own[chosen.shown, : len(SIZES)], DIVERGED))
-        for name, own in errors.items()
+        name: geometric_mean(np.fmin(error[chosen.shown, : len(SIZES)], DIVERGED))
+        for name, error in errors.items()
     }
 
 
 def step_of(method: str, lane: int) -> str:
-    """Of a lane, for a table."""
+    """Returns the step of a lane, for a table."""
     delay, size = divmod(int(lane), len(SIZES))
     decreasing = ", halved after 10" if delay else ""
     return f"{SIZES[size]:.2g}{decreasing}"

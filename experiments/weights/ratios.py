@@ -7,7 +7,7 @@ from experiments.runner.tables import with_half
 
 
 def ratio_of_means(above: np.ndarray, below: np.ndarray) -> jaxwgc.Summary:
-    """Of paired runs (runs, ...), with the interval of the delta method."""
+    """Returns the ratio of paired runs (runs, ...), interval by the delta method."""
     ratio = above.mean(axis=0) / below.mean(axis=0)
     spread = jaxwgc.summarize((above - ratio * below) / below.mean(axis=0))
     return jaxwgc.Summary(
@@ -16,7 +16,7 @@ def ratio_of_means(above: np.ndarray, below: np.ndarray) -> jaxwgc.Summary:
 
 
 def geometric_mean(values: np.ndarray) -> jaxwgc.Summary:
-    """Of positive numbers (runs, ...): exp of the mean logarithm and of its interval.
+    """Returns exp of the mean logarithm of positive numbers (runs, ...), and interval.
 
     Of errors that differ by orders of magnitude between runs the mean is that of the
     few worst runs; this is not.

@@ -86,7 +86,7 @@ def one_setting(key: jax.Array, spread: jax.Array, count: jax.Array) -> Numbers:
         weights = jnp.where(is_known, known, estimated)
         hessian = 2 * jnp.einsum("j,jpq->pq", weights, grams)
         curvatures = jnp.linalg.eigvalsh(hessian)
-        found = descent.descend(
+        end = descent.descend(
             key,
             methods.squared_error,
             jnp.zeros(NUM_FEATURES),
@@ -96,8 +96,8 @@ def one_setting(key: jax.Array, spread: jax.Array, count: jax.Array) -> Numbers:
             1e-7 * curvatures[0],
             MAX_ITERATIONS,
         )
-        error = jnp.sum((found.params - truth) ** 2)
-        return estimate(found.params, weights), error
+        error = jnp.sum((end.params - truth) ** 2)
+        return estimate(end.params, weights), error
 
     is_known = jnp.arange(len(METHODS)) == METHODS.index("known")
     turns = jax.random.split(descent_key, len(METHODS)), is_known
@@ -113,17 +113,17 @@ def one_setting(key: jax.Array, spread: jax.Array, count: jax.Array) -> Numbers:
     }
 
 
-def reduce(found: Numbers) -> Numbers:
+def reduce(trials: Numbers) -> Numbers:
     """Means in each setting, and ratios of means."""
     return {
-        "oracle": jaxwgc.summarize(found["oracle"]),
-        "law": found["law"].mean(axis=0),
+        "oracle": jaxwgc.summarize(trials["oracle"]),
+        "law": trials["law"].mean(axis=0),
         "over_oracle": {
-            name: ratio_of_means(own, found["oracle"])
-            for name, own in found["errors"].items()
+            name: ratio_of_means(error, trials["oracle"])
+            for name, error in trials["errors"].items()
         },
         "unweighted_over_last": ratio_of_means(
-            found["errors"]["unweighted"], found["errors"][ESTIMATES[-1]]
+            trials["errors"]["unweighted"], trials["errors"][ESTIMATES[-1]]
         ),
     }
 
@@ -161,11 +161,11 @@ def draw(numbers: Numbers) -> Figure:
         ([s for s, c in SETTINGS if c == ROW_COUNT], 0, SPREADS),
         ([c for s, c in SETTINGS if s == SPREAD], 1, ROW_COUNTS),
     )
-    for axes, (_, own, ticks) in zip(panels, chosen, strict=True):
-        fixed = (SPREAD, ROW_COUNT)[1 - own]
-        every = [i for i, setting in enumerate(SETTINGS) if setting[1 - own] == fixed]
-        every.sort(key=lambda index: SETTINGS[index][own])
-        values = [SETTINGS[index][own] for index in every]
+    for axes, (_, varied, ticks) in zip(panels, chosen, strict=True):
+        fixed = (SPREAD, ROW_COUNT)[1 - varied]
+        every = [i for i, cell in enumerate(SETTINGS) if cell[1 - varied] == fixed]
+        every.sort(key=lambda index: SETTINGS[index][varied])
+        values = [SETTINGS[index][varied] for index in every]
         for index, name in enumerate(METHODS):
             over = at(numbers["over_oracle"][name], every)
             line(axes, index, values, over.mean, (over.low, over.high), label=name)

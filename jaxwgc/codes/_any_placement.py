@@ -152,7 +152,7 @@ def _random_rows(generator, assignment, num_stragglers):
     drawn = generator.normal(size=shape)
     drawn /= np.linalg.norm(drawn, axis=1, keepdims=True)
     matrices = [_columns(rows, assignment) for rows in drawn]
-    matrix = matrices[np.argmin([np.linalg.norm(own) for own in matrices])]
+    matrix = matrices[np.argmin([np.linalg.norm(matrix) for matrix in matrices])]
     dual = _dual(matrix, num_stragglers)
     return _code_of(matrix, assignment, num_stragglers, dual)
 

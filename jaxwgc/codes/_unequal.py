@@ -127,16 +127,16 @@ def _least_error(trust: np.ndarray, held: np.ndarray, gram: np.ndarray) -> np.nd
     """
     system = np.zeros_like(gram)
     workers = []
-    for own, parts in zip(trust, map(np.flatnonzero, held), strict=True):
+    for factor, parts in zip(trust, map(np.flatnonzero, held), strict=True):
         block = np.ix_(parts, parts)
-        inverse = own * np.linalg.inv(gram[block])
+        inverse = factor * np.linalg.inv(gram[block])
         system[block] += inverse
         workers.append((parts, inverse))
     # By Cholesky, whose rounding does not grow with how unlike the workers are.
     multipliers = scipy.linalg.solve(system, np.ones(len(gram)), assume_a="pos")
     shares = np.zeros(held.shape)
-    for own, (parts, inverse) in zip(shares, workers, strict=True):
-        own[parts] = inverse @ multipliers[parts]
+    for share, (parts, inverse) in zip(shares, workers, strict=True):
+        share[parts] = inverse @ multipliers[parts]
     return shares
 
 

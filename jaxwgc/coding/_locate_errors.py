@@ -122,10 +122,10 @@ class ErrorLocator:
         rows *= (clipped / jnp.where(sizes > 0, sizes, 1))[:, None]
         noise = noise.astype(norms.dtype)
         if self.copies is None:
-            found = self._by_checks(rows, mask, noise, mix_key)
+            examined = self._by_checks(rows, mask, noise, mix_key)
         else:
-            found = self._by_majority(rows, mask, noise)
-        wrong, disputed, is_checked, is_explained, checks = found
+            examined = self._by_majority(rows, mask, noise)
+        wrong, disputed, is_checked, is_explained, checks = examined
         # What nobody can say anything of is not believed.
         refused = ~is_explained | (checks == 0) | jnp.any(mask & ~is_checked)
         shape = self.code.num_workers, self.code.messages_per_worker
@@ -309,10 +309,10 @@ def locate_errors(
       >>> gradients = jnp.arange(24.0).reshape(6, 4)
       >>> messages = jaxwgc.encode(code, gradients).at[4].multiply(-1)
       >>> received = jnp.array([True, False, True, True, True, True])
-      >>> found = jaxwgc.locate_errors(code, messages, received, jax.random.key(0))
-      >>> found.wrong
+      >>> located = jaxwgc.locate_errors(code, messages, received, jax.random.key(0))
+      >>> located.wrong
       Array([False, False, False, False,  True, False], dtype=bool)
-      >>> jaxwgc.decode(code, messages, found, params=jnp.zeros(4)).round()
+      >>> jaxwgc.decode(code, messages, located, params=jnp.zeros(4)).round()
       Array([60., 66., 72., 78.], dtype=float32)
 
     References:

@@ -82,10 +82,10 @@ def form_messages(
       >>> held
       array([1, 2])
       >>> gradients = jnp.array([[1.0, 0.0], [2.0, 5.0], [3.0, 1.0]])
-      >>> own = jaxwgc.coding.form_messages(
+      >>> messages = jaxwgc.coding.form_messages(
       ...     code.encoding_matrix[1:2, held], gradients[held]
       ... )
-      >>> bool(jnp.allclose(own[0], jaxwgc.encode(code, gradients)[1]))
+      >>> bool(jnp.allclose(messages[0], jaxwgc.encode(code, gradients)[1]))
       True
 
     References:

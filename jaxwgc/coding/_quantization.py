@@ -172,10 +172,10 @@ def allocate_bits(
     gains = (1 - stragglers[:, None]) / (stragglers[:, None] + variance)
     # The most that the workers so far make of each number of bits.
     most, chosen = np.zeros(total + 1), []
-    for own in gains:
+    for row in gains:
         options = np.full((len(choices) + 1, total + 1), -np.inf)
         options[0] = most
-        for option, bits, gain in zip(options[1:], choices, own, strict=True):
+        for option, bits, gain in zip(options[1:], choices, row, strict=True):
             option[bits:] = most[: total + 1 - bits] + gain
         chosen.append(np.array([0, *choices])[options.argmax(0)])
         most = options.max(0)

@@ -72,7 +72,7 @@ def expected_error(
     GradientCode.check(code)
     _validation.check_concrete("code", code, "its error is computed on the host")
     code.check_plain("expected_error")
-    fixed = [own for own in code.decoders_of(OneStep) if not own.shared]
+    fixed = [decoder for decoder in code.decoders_of(OneStep) if not decoder.shared]
     if code.is_complex or not fixed:
         raise ValueError(
             "code must be real, with OneStep(..., shared=False) among its decoders; "

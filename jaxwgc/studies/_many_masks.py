@@ -61,7 +61,7 @@ def decode_masks(
     effective_weights, errors, noise, weights = map(
         np.concatenate, zip(*batches, strict=True)
     )
-    numbers = (own.astype(np.float64) for own in (effective_weights, errors, noise))
+    numbers = (leaf.astype(np.float64) for leaf in (effective_weights, errors, noise))
     return DecodedMasks(*numbers, weights=weights)
 
 

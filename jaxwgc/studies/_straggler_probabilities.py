@@ -36,7 +36,7 @@ def straggler_probabilities(received: Any, confidence: float = 0.95) -> Summary:
       >>> from jaxwgc import codes, stragglers, studies
       >>> times = np.random.default_rng(0).exponential([0.5, 1.0, 2.0], (500, 3))
       >>> wait, key = stragglers.deadline(2.0), jax.random.key(0)
-      >>> arrivals = jax.vmap(lambda own: wait.arrivals(key, own))(times)
+      >>> arrivals = jax.vmap(lambda row: wait.arrivals(key, row))(times)
       >>> estimates = studies.straggler_probabilities(arrivals.received)
       >>> estimates.mean.round(3)
       array([0.019, 0.149, 0.358])

@@ -202,7 +202,7 @@ def _improve(
 
 
 def _better_swap(adversary: _Adversary, best: _Found, record: float) -> _Found | None:
-    """The best swap of the first batch that has one better than `found`.
+    """The best swap of the first batch that has one better than `best`.
 
     Swaps are tried from the largest ridge error on, where the largest errors mostly
     are: a batch is enough then. To see that no swap is better, all are tried, or all

@@ -82,7 +82,7 @@ def find_by_smoothing(
         certain = jnp.sum(singular > threshold * jnp.sqrt(number))
         steering = jnp.where(places[:, None] < size, powers, 0)
         steering /= jnp.sqrt(size.astype(threshold.dtype))
-        found, is_found = jnp.zeros(num_messages, bool), jnp.asarray(False)
+        located, is_found = jnp.zeros(num_messages, bool), jnp.asarray(False)
         for hidden in range(_MOST_HIDDEN + 1):
             number_wrong = certain + hidden
             basis = jnp.where(places < number_wrong, left, 0)
@@ -92,8 +92,8 @@ def find_by_smoothing(
             fits = (number_wrong > rank) & (number_wrong < size)
             fits &= 2 * number_wrong <= num_checks + rank
             fits &= ~is_found & explains(wrong)
-            found, is_found = jnp.where(fits, wrong, found), is_found | fits
-        return number + 1, found, is_found
+            located, is_found = jnp.where(fits, wrong, located), is_found | fits
+        return number + 1, located, is_found
 
     def goes_on(carry):
         number, _, is_found = carry

@@ -25,15 +25,15 @@ _ROUNDING = 10.0
 
 def guesses(num_messages: int, num_checks: int) -> list[np.ndarray]:
     """Returns for 1, 2, … guessed messages all sets of them, as far as that goes."""
-    found: list[np.ndarray] = []
+    by_size: list[np.ndarray] = []
     total = 0
     for size in range(1, num_checks // 2):
         total += math.comb(num_messages, size)
         if total > _MOST_GUESSES:
             break
         sets = itertools.combinations(range(num_messages), size)
-        found.append(np.array(list(sets)).reshape(-1, size))
-    return found
+        by_size.append(np.array(list(sets)).reshape(-1, size))
+    return by_size
 
 
 def find_by_guessing(

@@ -91,14 +91,14 @@ class Auditing(OnRequest):
             return np.asarray(self._project(key, message, NUM_COLUMNS))[0]
 
         rounding = coding.rounding_noise(round.sums, self.message_dtype)
-        found = coding.arbitrate(
+        settlement = coding.arbitrate(
             claims,
             [int(part)],
             lambda workers, parts: claims[workers],
             recompute,
             max(self.noise, rounding),
         )
-        round.wrong[workers] = found.wrong
+        round.wrong[workers] = settlement.wrong
 
     def _leave_out(self, worker: int, round: PartRound) -> None:
         """Its sum is not used; others finish its parts, if the rule lets them."""

@@ -198,9 +198,9 @@ class Coordinator:
         """Returns losses and aux of all parts, from those who are not wrong."""
         held, aux = self.layout.held, []
         losses = np.full(self.layout.num_parts, np.nan)
-        for worker, own in answers.losses.items():
+        for worker, values in answers.losses.items():
             if verdict is None or not verdict.wrong[worker]:
-                losses[held[worker]] = own
+                losses[held[worker]] = values
                 aux.append((held[worker], answers.aux[worker]))
         return losses, self.layout.by_part(aux)
 

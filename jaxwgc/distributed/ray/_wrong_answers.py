@@ -217,20 +217,20 @@ class Examining(Coordinator):
 
             parts = np.flatnonzero(rows.any(1))
             try:
-                found = coding.arbitrate(
+                settlement = coding.arbitrate(
                     totals[group], parts, ask_pair, recompute, noise
                 )
             except NoAnswer:
                 is_settled = False
                 continue
-            wrong[group] = found.wrong
-            is_settled &= found.settled
+            wrong[group] = settlement.wrong
+            is_settled &= settlement.settled
             log.info(
                 "a dispute of workers %s %s is %s after %d exchanges",
                 group.tolist(),
                 self._when,
-                "settled" if found.settled else "open",
-                found.num_exchanges,
+                "settled" if settlement.settled else "open",
+                settlement.num_exchanges,
             )
         if not is_settled:
             return Verdict(np.zeros_like(received), wrong, True)

@@ -117,35 +117,35 @@ def _extracted(passed: jax.Array, num_columns: int) -> Directions:
     return Directions(*jnp.linalg.svd(projected, full_matrices=False)[:2])
 
 
-def inverses(found: Directions, rank: int, rcond: jax.Array) -> jax.Array:
+def inverses(leading: Directions, rank: int, rcond: jax.Array) -> jax.Array:
     """Returns 1 / σ of the first `rank`, and 0 for those that are none."""
-    values = found.values[:rank]
-    is_kept = values > rcond * found.values[0]
+    values = leading.values[:rank]
+    is_kept = values > rcond * leading.values[0]
     return jnp.where(is_kept, 1 / jnp.where(is_kept, values, 1), 0)
 
 
 @functools.partial(jax.jit, static_argnames="rank")
-def trust(found: Directions, passed: jax.Array, rank: int, rcond: jax.Array) -> Trust:
+def trust(leading: Directions, passed: jax.Array, rank: int, rcond: jax.Array) -> Trust:
     """Returns how far the first `rank` may be trusted, from a pass over them."""
-    num_columns = found.vectors.shape[0]
-    vectors = found.vectors[:, :rank]
-    inverse = inverses(found, rank, rcond)
+    num_columns = leading.vectors.shape[0]
+    vectors = leading.vectors[:, :rank]
+    inverse = inverses(leading, rank, rcond)
     is_kept = inverse > 0
     images, squares = passed[:num_columns] * inverse, passed[num_columns:]
     residual = images - product(vectors, product(vectors.T, images))
     squares = squares * inverse * inverse[:, None] - jnp.diag(is_kept)
     skewness = jnp.linalg.norm(squares)
-    following = jnp.append(found.values, 0)
+    following = jnp.append(leading.values, 0)
     last = jnp.sum(is_kept, dtype=jnp.int32)
-    largest = found.values[0]
-    smallest = jnp.where(last > 0, found.values[jnp.maximum(last - 1, 0)], 0)
+    largest = leading.values[0]
+    smallest = jnp.where(last > 0, leading.values[jnp.maximum(last - 1, 0)], 0)
     # What is cut off as rounding counts as that, and not as a value of its own.
     beyond = jnp.where(last < rank, 0, following[last])
     gap = smallest - beyond
-    eps = float(jnp.finfo(found.values.dtype).eps)
-    rounding = 10 * found.values.shape[0] ** 0.5 * eps * largest
+    eps = float(jnp.finfo(leading.values.dtype).eps)
+    rounding = 10 * leading.values.shape[0] ** 0.5 * eps * largest
     # A zero has become up to 33 units, of 63 that are the cut-off with 40 columns.
-    is_near = jnp.abs(found.values[:rank] - rcond * largest) <= rounding / 2
+    is_near = jnp.abs(leading.values[:rank] - rcond * largest) <= rounding / 2
     size = jnp.linalg.norm(residual) / jnp.sqrt(jnp.maximum(1 - skewness, eps))
     angle = jnp.where(gap > rounding, size / jnp.where(gap > 0, gap, 1), 1)
     bound = jnp.where(last > 0, jnp.minimum(angle + skewness, 1), 0)
@@ -160,7 +160,7 @@ def trust(found: Directions, passed: jax.Array, rank: int, rcond: jax.Array) -> 
 
 
 def projection_on(
-    run: Pass, found: Directions, known: Trust, image_of_leading: jax.Array
+    run: Pass, leading: Directions, known: Trust, image_of_leading: jax.Array
 ) -> jax.Array:
     """Returns B with X B = U_k, (p, k), with the derivatives of XᵀX but for a rotation.
 
@@ -168,8 +168,8 @@ def projection_on(
     of v_a beside the leading directions solves (σ_a² - XᵀX) y = (d XᵀX) v_a there.
     """
     rank = image_of_leading.shape[1]
-    vectors = found.vectors[:, :rank]
-    values = jnp.where(known.is_kept, found.values[:rank], 1)
+    vectors = leading.vectors[:, :rank]
+    values = jnp.where(known.is_kept, leading.values[:rank], 1)
     vectors = jnp.where(known.is_kept, vectors, 0)
     change = image_of_leading - lax.stop_gradient(image_of_leading)
     change = jnp.where(known.is_kept, change, 0)

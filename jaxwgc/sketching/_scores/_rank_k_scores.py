@@ -138,10 +138,10 @@ def rank_k_leverage_scores(
       ...     keys[1], (3, 40)
       ... )
       >>> matrix = signal + 0.1 * jax.random.normal(keys[2], (500, 40))
-      >>> found = sketching.rank_k_leverage_scores(keys[3], matrix, 3)
-      >>> print(f"{found.scores.sum():.2f}", found.rank, found.gap > 0.5)
+      >>> leading = sketching.rank_k_leverage_scores(keys[3], matrix, 3)
+      >>> print(f"{leading.scores.sum():.2f}", leading.rank, leading.gap > 0.5)
       3.00 3 True
-      >>> print(found.error_bound < 1e-3, found.is_ambiguous)
+      >>> print(leading.error_bound < 1e-3, leading.is_ambiguous)
       True False
 
     References:
@@ -242,9 +242,9 @@ def _of_shards(
 
     everywhere: Any = PartitionSpec()
     specs: Any = RankKScores(PartitionSpec(axis_name), *[everywhere] * 5)
-    found = over_shards(of_one_device, matrix, (key, rcond), mesh, axis_name, specs)
-    scores = without_padding(found.scores, matrix.shape[0], mesh)
-    return found._replace(scores=scores)
+    sharded = over_shards(of_one_device, matrix, (key, rcond), mesh, axis_name, specs)
+    scores = without_padding(sharded.scores, matrix.shape[0], mesh)
+    return sharded._replace(scores=scores)
 
 
 def _of_rows(
@@ -262,22 +262,24 @@ def _of_rows(
         return rows.sum(lambda block: image(scaled(lax.stop_gradient(block)), basis))
 
     width = min(sizes.width, rows.num_columns)
-    found = leading_directions(
+    leading = leading_directions(
         run, key, rows.num_columns, width, sizes.num_passes, rows.dtype
     )
-    vectors = found.vectors[:, : sizes.rank]
+    vectors = leading.vectors[:, : sizes.rank]
     # Constants, so that this has the derivative of XᵀX alone.
     passed = rows.sum(lambda block: image(scaled(block), vectors))
     # A maximum need not show a NaN; sums do.
     finite &= jnp.isfinite(passed).all()
-    known = trust(found, lax.stop_gradient(passed), sizes.rank, rcond)
-    projection = projection_on(run, found, known, passed[: rows.num_columns])
+    known = trust(leading, lax.stop_gradient(passed), sizes.rank, rcond)
+    projection = projection_on(run, leading, known, passed[: rows.num_columns])
     scores = rows.map(
         lambda block: jnp.sum(product(scaled(block), projection) ** 2, axis=1)
     )
     return RankKScores(
         scores=jnp.where(finite, at_most_one(scores), jnp.nan),
-        singular_values=jnp.where(finite, found.values[: sizes.rank] / scale, jnp.nan),
+        singular_values=jnp.where(
+            finite, leading.values[: sizes.rank] / scale, jnp.nan
+        ),
         rank=jnp.where(finite, known.rank, 0),
         gap=jnp.where(finite, known.gap, jnp.nan),
         error_bound=jnp.where(finite, known.error_bound, jnp.nan),
@@ -302,21 +304,21 @@ def _of_stream(
         _check_rank(sizes.rank, (stream.num_rows, num_columns))
         return passed
 
-    found = leading_directions(
+    leading = leading_directions(
         run, key, num_columns, width, sizes.num_passes, stream.dtype
     )
     shape = stream.num_rows, num_columns
-    _, cutoff = _checks.with_cutoff(found.values, rcond, shape=shape)
-    inverse = np.asarray(inverses(found, sizes.rank, cutoff))
+    _, cutoff = _checks.with_cutoff(leading.values, rcond, shape=shape)
+    inverse = np.asarray(inverses(leading, sizes.rank, cutoff))
     scores = []
     passed = stream.run(
-        found.vectors[:, : sizes.rank],
+        leading.vectors[:, : sizes.rank],
         lambda rows: scores.append(np.sum((rows * inverse) ** 2, axis=1)),
     )
-    known = trust(found, passed, sizes.rank, cutoff)
+    known = trust(leading, passed, sizes.rank, cutoff)
     return RankKScores(
         scores=np.clip(np.concatenate(scores), 0, 1),
-        singular_values=found.values[: sizes.rank] / stream.scale,
+        singular_values=leading.values[: sizes.rank] / stream.scale,
         rank=known.rank,
         gap=known.gap,
         error_bound=known.error_bound,

@@ -127,7 +127,7 @@ class Refinement(NamedTuple):
             image = times(self.matrix, scale * direction), self.root * direction
             curvature = sum(jnp.sum(part**2) for part in image)
             size = energy / jnp.where(curvature > 0, curvature, jnp.inf)
-            upper, lower = (own - size * moved for own, moved in zip(residual, image))
+            upper, lower = (part - size * moved for part, moved in zip(residual, image))
             residual = upper, lower
             gradient = scale * transposed_times(self.matrix, upper) + self.root * lower
             if self.offset is not None:

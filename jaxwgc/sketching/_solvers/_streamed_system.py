@@ -59,8 +59,8 @@ class StreamedSystem:
             else:
                 assert sketch_size is not None
                 # Columns of S are independent, and so are the S of chunks.
-                own = jax.random.fold_in(key, index)
-                total = total + np.asarray(_sketch(own, chunk, sketch_size), float)
+                subkey = jax.random.fold_in(key, index)
+                total = total + np.asarray(_sketch(subkey, chunk, sketch_size), float)
         if factor is not None:
             total = np.ldexp(factor.triangular, factor.exponents)
         return jnp.asarray(total.astype(dtype))

@@ -96,7 +96,7 @@ def standard_codes(
     With as many parts as workers, but for those whose finished parts are sent on
     request.
     """
-    few = [own for own in _PARTS_OF_WORKER if own * num_workers <= _MOST_PARTS]
+    few = [parts for parts in _PARTS_OF_WORKER if parts * num_workers <= _MOST_PARTS]
     per_worker = max(few, default=1)
     square = num_workers, num_workers
     yield Entry(UNCODED, codes.uncoded(num_workers))

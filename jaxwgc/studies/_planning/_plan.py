@@ -143,7 +143,7 @@ def plan(
       >>> enough = lambda code: jaxwgc.stragglers.fastest(
       ...     code.num_workers - code.num_stragglers
       ... )
-      >>> found = jaxwgc.plan(
+      >>> plan = jaxwgc.plan(
       ...     delay,
       ...     8,
       ...     jax.random.key(0),
@@ -151,11 +151,11 @@ def plan(
       ...     late="cancelled",
       ...     exact=True,
       ... )
-      >>> found.best.name, found.best.wait
+      >>> plan.best.name, plan.best.wait
       ('uncoded', fastest(num_required=8))
       >>> (
-      ...     round(found.best.step_time.value, 3),
-      ...     round(found.next_best.step_time.value, 3),
+      ...     round(plan.best.step_time.value, 3),
+      ...     round(plan.next_best.step_time.value, 3),
       ... )
       (1.136, 2.172)
 

@@ -43,7 +43,7 @@ class RememberedDescent(NamedTuple):
     @classmethod
     def of(cls, code: GradientCode, rounds: Rounds) -> "RememberedDescent":
         """A row a run, of rounds whose leaves are (runs, rounds, ...)."""
-        rounds = Rounds(*(own[:, :FOLLOWED] for own in rounds))
+        rounds = Rounds(*(leaf[:, :FOLLOWED] for leaf in rounds))
         ages, weights, known = _used(code, rounds)
         num_runs, num_rounds, _ = ages.shape
         # Who is not known and not at work will never be.

@@ -128,21 +128,21 @@ class SimulatedRounds:
         generator = np.random.default_rng(0)
         times *= 1 - _TIME_ROUNDING * generator.random(times.shape, times.dtype)
         remaining, rounds = np.zeros_like(times[:, 0]), []
-        for own in times.swapaxes(0, 1):
-            answered = remaining + own
+        for new in times.swapaxes(0, 1):
+            answered = remaining + new
             elapsed = self._ends(wait, answered)[:, None]
             received = (answered <= elapsed) & np.isfinite(answered)
             with np.errstate(invalid="ignore"):
-                joined, come_late, after = busy_round(remaining, own, elapsed, received)
+                joined, come_late, after = busy_round(remaining, new, elapsed, received)
             remaining = np.zeros_like(after) if late == CANCELLED else after
             each = elapsed[:, 0], received, joined, come_late, remaining
             rounds.append(Rounds(*each))
-        return Rounds(*(np.stack(own, axis=1) for own in zip(*rounds)))
+        return Rounds(*(np.stack(leaves, axis=1) for leaves in zip(*rounds)))
 
     def _ends(self, wait, times):
         """Returns when a round of each run ends, (runs,)."""
         if jax.tree_util.all_leaves([wait]):
-            return np.array([wait.ends(own) for own in times], times.dtype)
+            return np.array([wait.ends(run) for run in times], times.dtype)
         return np.asarray(_arrivals(wait, self._ties_of_runs, times).elapsed)
 
     def end(
