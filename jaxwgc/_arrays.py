@@ -60,6 +60,14 @@ def working(array: Any) -> Any:
     return array_module(array).asarray(array, dtype)
 
 
+def as_working(tree: Any) -> Any:
+    """`working` of every leaf, Python's numbers as arrays of NumPy."""
+    return jax.tree.map(
+        lambda leaf: working(leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)),
+        tree,
+    )
+
+
 def array_module(array: Any) -> ModuleType:
     """Returns jax.numpy for what JAX computes, NumPy for what stays on the host."""
     return jnp if isinstance(array, jax.Array) else np

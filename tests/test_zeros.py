@@ -15,7 +15,7 @@ from hypothesis import settings
 import jaxwgc
 from jaxwgc import codes
 
-LENGTH = 24
+LENGTH, BATCH = 24, 256
 KEY = jax.random.key(0)
 
 
@@ -46,7 +46,10 @@ CODES = [*of_all_sizes(12), SOME[-1]] if IS_THOROUGH else SOME
 
 
 def patterns(code, most=4096):
-    """Every mask with no more stragglers than the code tolerates, or some of them."""
+    """Every mask with no more stragglers than the code tolerates, or some of them.
+
+    Batches are full, since the rest of one would be compiled by itself.
+    """
     n, s = code.num_workers, code.num_stragglers
     lost = itertools.chain.from_iterable(
         itertools.combinations(range(n), size) for size in range(s + 1)
@@ -55,7 +58,8 @@ def patterns(code, most=4096):
     number = 0
     for number, workers in enumerate(itertools.islice(lost, most), start=1):
         masks[number - 1, list(workers)] = False
-    return masks[:number]
+    full = -(-number // BATCH) * BATCH if number > BATCH else number
+    return masks[np.arange(full) % number]
 
 
 def with_dead_coordinates(code, kind, seed=0):
@@ -101,7 +105,7 @@ def _on_both_paths(code, masks, gradients):
 
         return jax.vmap(of_kind)(messages, params, gradients)
 
-    return jax.lax.map(of_mask, masks, batch_size=256)
+    return jax.lax.map(of_mask, masks, batch_size=BATCH)
 
 
 def check(code, masks, x64=False):
