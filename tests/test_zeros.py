@@ -15,7 +15,7 @@ from hypothesis import settings
 import jaxwgc
 from jaxwgc import codes
 
-LENGTH, BATCH = 24, 256
+LENGTH = 24
 KEY = jax.random.key(0)
 
 
@@ -37,7 +37,6 @@ SOME = [
     (codes.reed_solomon, (10, 10, 5)),
     (codes.reed_solomon, (9, 9, 8, False)),
     (codes.cyclic_mds, (11, 5)),
-    (codes.communication_efficient, (6, 2, 2)),
     (codes.communication_efficient, (9, 3, 3)),
     (lambda: codes.partially_coded(codes.cyclic_mds(6, 2), 1), ()),
 ]
@@ -46,10 +45,7 @@ CODES = [*of_all_sizes(12), SOME[-1]] if IS_THOROUGH else SOME
 
 
 def patterns(code, most=4096):
-    """Every mask with no more stragglers than the code tolerates, or some of them.
-
-    Batches are full, since the rest of one would be compiled by itself.
-    """
+    """Every mask with no more stragglers than the code tolerates, or some of them."""
     n, s = code.num_workers, code.num_stragglers
     lost = itertools.chain.from_iterable(
         itertools.combinations(range(n), size) for size in range(s + 1)
@@ -58,8 +54,7 @@ def patterns(code, most=4096):
     number = 0
     for number, workers in enumerate(itertools.islice(lost, most), start=1):
         masks[number - 1, list(workers)] = False
-    full = -(-number // BATCH) * BATCH if number > BATCH else number
-    return masks[np.arange(full) % number]
+    return masks[:number]
 
 
 def with_dead_coordinates(code, kind, seed=0):
@@ -97,15 +92,16 @@ def _on_both_paths(code, masks, gradients):
     params = jax.tree.map(lambda leaf: leaf[:, 0], gradients)
     messages = jax.vmap(lambda own: jaxwgc.encode(code, own))(gradients)
 
-    def of_mask(mask):
-        decoding = jaxwgc.decoding(code, mask)
+    def of_mask(mask, weights):
+        decoding = jaxwgc.Decoding(code, mask, weights)
 
         def of_kind(messages, params, gradients):
             return decoding.combine(messages, params), decoding.collapse(gradients)
 
         return jax.vmap(of_kind)(messages, params, gradients)
 
-    return jax.lax.map(of_mask, masks, batch_size=BATCH)
+    decodings = jaxwgc.decoding(code, masks)
+    return jax.vmap(of_mask)(decodings.mask, decodings.weights)
 
 
 def check(code, masks, x64=False):

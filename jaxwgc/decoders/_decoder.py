@@ -91,7 +91,9 @@ class Decoder(abc.ABC):
         # What NumPy holds stays there, since what is known can be looked at.
         constant, matrix, target = as_working(
             jax.tree.map(
-                lambda leaf: stop_gradient(leaf) if isinstance(leaf, jax.Array) else leaf,
+                lambda leaf: (
+                    stop_gradient(leaf) if isinstance(leaf, jax.Array) else leaf
+                ),
                 (self, matrix, target),
             )
         )
