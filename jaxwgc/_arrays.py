@@ -82,6 +82,17 @@ def product(left: jax.Array, right: jax.Array) -> jax.Array:
     return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)
 
 
+def squares(numbers: jax.Array) -> jax.Array:
+    """Returns squared moduli.
+
+    The imaginary part of a real array would be zeros that JAX computes while it traces,
+    by a program of their own, and writes into the other one.
+    """
+    if jnp.iscomplexobj(numbers):
+        return numbers.real**2 + numbers.imag**2
+    return numbers**2
+
+
 def power_below(numbers: jax.Array) -> jax.Array:
     """The largest power of two that is at most each of some positive, normal numbers.
 

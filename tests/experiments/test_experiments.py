@@ -16,6 +16,7 @@ from experiments.benchmark import (
     coordinator,
     decoding,
     leverage_scores,
+    mesh,
     scale,
     trials,
 )
@@ -137,8 +138,10 @@ class TestBenchmark:
         monkeypatch.setattr(coordinator, "measure", lambda *_: shares)
         peers = dict.fromkeys(("RayCluster", "plain Ray", "shared memory"), 1.0)
         monkeypatch.setattr(coordinator, "compare", lambda *_: peers)
-        # Run in this process in test_trials.py.
+        # In this process, trials as in test_trials.py, and one device for a mesh.
         monkeypatch.setattr(trials, "in_own_process", trials.run)
+        monkeypatch.setattr(mesh, "in_another_process", mesh.measure)
+        monkeypatch.setattr(mesh, "NUM_DEVICES", 1)
         benchmark(repeats=2, quick=True, out=tmp_path)
         written = json.loads((tmp_path / "benchmark.json").read_text())
         assert written["decoding"][0]["ratio"] > 0
