@@ -16,7 +16,6 @@ from experiments.benchmark import (
     coordinator,
     decoding,
     leverage_scores,
-    mesh,
     scale,
     trials,
 )
@@ -138,10 +137,8 @@ class TestBenchmark:
         monkeypatch.setattr(coordinator, "measure", lambda *_: shares)
         peers = dict.fromkeys(("RayCluster", "plain Ray", "shared memory"), 1.0)
         monkeypatch.setattr(coordinator, "compare", lambda *_: peers)
-        # In this process, trials as in test_trials.py, and one device for a mesh.
+        # Run in this process in test_trials.py.
         monkeypatch.setattr(trials, "in_own_process", trials.run)
-        monkeypatch.setattr(mesh, "in_another_process", mesh.measure)
-        monkeypatch.setattr(mesh, "NUM_DEVICES", 1)
         benchmark(repeats=2, quick=True, out=tmp_path)
         written = json.loads((tmp_path / "benchmark.json").read_text())
         assert written["decoding"][0]["ratio"] > 0
