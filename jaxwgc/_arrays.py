@@ -60,6 +60,14 @@ def working(array: Any) -> Any:
     return array_module(array).asarray(array, dtype)
 
 
+def as_working(tree: Any) -> Any:
+    """`working` of every leaf, Python's numbers as arrays of NumPy."""
+    return jax.tree.map(
+        lambda leaf: working(leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)),
+        tree,
+    )
+
+
 def array_module(array: Any) -> ModuleType:
     """Returns jax.numpy for what JAX computes, NumPy for what stays on the host."""
     return jnp if isinstance(array, jax.Array) else np
@@ -72,6 +80,17 @@ def product(left: jax.Array, right: jax.Array) -> jax.Array:
     decoding would amplify that.
     """
     return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)
+
+
+def squares(numbers: jax.Array) -> jax.Array:
+    """Returns squared moduli.
+
+    The imaginary part of a real array would be zeros that JAX computes while it traces,
+    by a program of their own, and writes into the other one.
+    """
+    if jnp.iscomplexobj(numbers):
+        return numbers.real**2 + numbers.imag**2
+    return numbers**2
 
 
 def power_below(numbers: jax.Array) -> jax.Array:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.lax import stop_gradient
 
-from jaxwgc._arrays import array_module, product, working
+from jaxwgc._arrays import array_module, product, squares, working
 
 Array: TypeAlias = jax.Array | np.ndarray
 
@@ -68,7 +68,7 @@ def squared_error(
     num_segments = mixed.shape[-1]
     segments = segment_target(working(target), num_segments)
     miss = (mixed - segments.reshape(mixed.shape[-3:])) / scale
-    return jnp.sum(miss.real**2 + miss.imag**2, axis=(-3, -2, -1)) / num_segments
+    return jnp.sum(squares(miss), axis=(-3, -2, -1)) / num_segments
 
 
 def residual(

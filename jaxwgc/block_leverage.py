@@ -97,7 +97,8 @@ def block_leverage_aggregate(
       >>> params = {"w": jnp.zeros(2)}
       >>> state = optimizer.init(params)
       >>> partial_gradients = {"w": jnp.ones((5, 2))}
-      >>> updates, state = optimizer.update(partial_gradients, state, params)
+      >>> update = jax.jit(optimizer.update)
+      >>> updates, state = update(partial_gradients, state, params)
       >>> print(updates["w"].shape, state[0].indices.shape)
       (2,) (3,)
 

@@ -1,16 +1,14 @@
 """Every code, and every path from messages or partial gradients, against NumPy."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import jaxwgc
-from jaxwgc import codes, decoders, stragglers
+from jaxwgc import codes
 from tests import zoo
-from tests.conftest import arrivals
+from tests.paths import all_paths, decode, gradients_of
 from tests.zoo import CODES, KEY, every_code
 
 # Those whose halves or segments leak into each other in rounds that do not decode. (The
@@ -38,76 +36,11 @@ NEVER_EXACT = (
 )
 
 
-def gradients_of(code, dtype):
-    """Seven or eight numbers, that no blocks divide, one leaf being empty."""
-    draw = np.random.default_rng(0).normal
-    shapes = {"matrix": (2, 2), "nothing": (0, 3), "vector": (2,), "number": ()}
-    if code.num_segments == 1:
-        shapes["other"] = ()
-    return {
-        name: draw(size=(code.num_parts, *shape)).astype(dtype)
-        for name, shape in shapes.items()
-    }
-
-
-# The solver is most of a program's compilation: it stands in this one alone.
-@jax.jit
-def decode(code, observed):
-    return jaxwgc.decoding(code, **arrivals(observed))
-
-
-@jax.jit
-def all_paths(decodings, gradients):
-    """A linear loss, whose partial gradients are `gradients` wherever params are."""
-    code = decodings.code
-    params = jax.tree.map(lambda leaf: jnp.ones(leaf.shape[1:], leaf.dtype), gradients)
-    messages = jaxwgc.encode(code, gradients)
-
-    def loss(params, part):
-        products = jax.tree.map(lambda leaf, own: jnp.sum(leaf * own), params, part)
-        return sum(jax.tree.leaves(products))
-
-    def of_round(mask, weights):
-        decoding = jaxwgc.Decoding(code, mask, weights)
-
-        def aggregated(method):
-            transform = jaxwgc.coded_aggregate(
-                code, stragglers.uniform(0), KEY, method=method
-            )
-            state = transform.init(None)
-            return transform.update(gradients, state, received=decoding)
-
-        collapsed = jaxwgc.decoded_value_and_grad(loss, code)
-        value, by_collapse = collapsed(params, gradients, decoding)
-        by_partials, state = aggregated("partials")
-        by_messages, other_state = aggregated("messages")
-        return {
-            "weights": jaxwgc.decoding_weights(code, decoding),
-            "effective": jaxwgc.effective_weights(code, decoding),
-            "error": jaxwgc.decoding_error(code, decoding),
-            "states": [state._replace(key=()), other_state._replace(key=())],
-            "failed": decoding.failed(),
-            "value": value,
-            "paths": {
-                "decode": jaxwgc.decode(code, messages, decoding, params),
-                "collapse": decoding.collapse(gradients),
-                "collapsed": by_collapse,
-                "partials": by_partials,
-                "messages": by_messages,
-            },
-        }
-
-    return messages, jax.vmap(of_round)(decodings.mask, decodings.weights)
-
-
-def check(name, code, dtype, tolerance):
+def check(name, code, tolerance):
     observed = zoo.observed_rounds(name)
     sent = zoo.messages_sent(code, observed)
-    gradients = gradients_of(code, dtype)
-    decodings = decode(code, observed)
-    # Their weights are known: codes of one shape share what comes after.
-    alike = dataclasses.replace(decodings.code, decoders=(decoders.LeastSquares(),))
-    messages, found = all_paths(dataclasses.replace(decodings, code=alike), gradients)
+    gradients = gradients_of(code, np.float64, np.random.default_rng(0))
+    messages, found = all_paths(decode(code, observed), gradients)
     flat = zoo.raveled(gradients)
     rows = np.asarray(code.encoding_matrix) @ zoo.packed(code, flat)
     assert messages.shape == rows.shape
@@ -148,7 +81,7 @@ def check(name, code, dtype, tolerance):
     expected = zoo.unpacked(code, weights @ rows, flat.shape[1])
     for path, tree in found["paths"].items():
         for leaf_name, leaf in tree.items():
-            assert leaf.dtype == dtype
+            assert leaf.dtype == np.float64
             assert leaf.shape == (len(observed), *gradients[leaf_name].shape[1:])
         np.testing.assert_allclose(
             zoo.raveled(tree), expected, atol=20 * tolerance, err_msg=path
@@ -159,7 +92,7 @@ def check(name, code, dtype, tolerance):
 @every_code()
 def test_every_path(name, with_x64):
     """Masks that decode, and those that do not, the empty one included."""
-    decoded, effective, error = check(name, CODES[name], np.float64, 1e-10)
+    decoded, effective, error = check(name, CODES[name], 1e-10)
     assert np.any(error < 1e-10) or name in NEVER_EXACT
     assert np.any(error > 0.1)
     leaks = np.abs(decoded - effective).max(1) > 0.1
@@ -173,12 +106,7 @@ def test_every_path_of_weighted_codes(name, with_x64):
     code = CODES[name]
     weights = np.random.default_rng(1).integers(0, 5, code.num_parts).astype(float)
     weights[0] = 0
-    check(name, jaxwgc.weighted(code, weights), np.float64, 1e-9)
-
-
-@every_code("communication_efficient, odd", "clustered, group", "partial, complex")
-def test_every_path_in_float32(name):
-    check(name, CODES[name], np.float32, 1e-4)
+    check(name, jaxwgc.weighted(code, weights), 1e-9)
 
 
 @pytest.mark.parametrize("size", [0, 1, 11])

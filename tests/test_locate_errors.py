@@ -1,6 +1,5 @@
 """Wrong messages are found by what a code has to spare, and nobody else is blamed."""
 
-import functools
 import itertools
 
 import jax
@@ -28,47 +27,38 @@ CODES = {
     "communication_efficient": codes.communication_efficient(8, 4, 1),
 }
 NUM_CHECKS = 4
-
-
-# Rounds side by side: always as many, so that each code is compiled once.
 BATCH = 128
 
 
-@functools.cache
-def program(code):
-    """Jitted, over keys, masks of wrong and of received, and whether errors agree."""
-    locator = jaxwgc.coding.ErrorLocator.of(code)
+@jax.jit
+def of_rounds(locator, keys, is_wrong, received, agree):
+    """Messages of random gradients, some of them wrong, all of the missing ones NaN."""
 
-    def one_round(key, is_wrong, received, agree):
+    def of_round(key, is_wrong, received):
         keys = jax.random.split(key, 4)
-        gradients = jax.random.normal(keys[0], (code.num_parts, LENGTH))
-        messages = jaxwgc.encode(code, gradients)
+        gradients = jax.random.normal(keys[0], (locator.code.num_parts, LENGTH))
+        messages = jaxwgc.encode(locator.code, gradients)
         errors = 3 * jax.random.normal(keys[1], messages.shape, messages.dtype)
         errors = jnp.where(agree, errors[:1], errors)
         messages = jnp.where(is_wrong[:, None], messages + errors, messages)
         messages = jnp.where(received[:, None], messages, jnp.nan)
-        found = locator.locate(messages, received, keys[2])
-        decoded = jaxwgc.decode(code, messages, found, jnp.zeros(LENGTH))
-        exact = gradients.sum(0)
-        error = jnp.linalg.norm(decoded - exact) / jnp.linalg.norm(exact)
-        return found, error
+        return locator.locate(messages, received, keys[2])
 
-    return jax.jit(jax.vmap(one_round, in_axes=(0, 0, 0, None)))
+    return jax.vmap(of_round)(keys, is_wrong, received)
 
 
 def locate(code, is_wrong, received=None, agree=False):
-    """What is found of rounds, and the error of what is decoded; in NumPy."""
+    """What is found of rounds, in NumPy."""
     number = len(is_wrong)
     received = np.ones_like(is_wrong) if received is None else received
-    padding = -number % BATCH
-    whole = [
-        np.concatenate([own, np.repeat(own[:1], padding, 0)])
-        for own in (is_wrong, received)
-    ]
-    keys = jax.random.split(KEY, number + padding)
+    # Always as many side by side: codes of one shape are compiled once.
+    padded = np.arange(-(-number // BATCH) * BATCH) % number
+    keys = jax.random.split(KEY, len(padded))
+    locator = jaxwgc.coding.ErrorLocator.of(code)
     batches = [
-        program(code)(*(own[i : i + BATCH] for own in (keys, *whole)), agree)
-        for i in range(0, number + padding, BATCH)
+        of_rounds(locator, keys[i : i + BATCH], is_wrong[own], received[own], agree)
+        for i in range(0, len(padded), BATCH)
+        for own in [padded[i : i + BATCH]]
     ]
     return jax.tree.map(lambda *own: np.concatenate(own)[:number], *batches)
 
@@ -95,41 +85,38 @@ def test_independent_errors_up_to_one_less_than_checks(name):
         if own.sum() < 2 and not own[lost]
     ]
     is_wrong, received = map(np.array, zip(*pairs))
-    found, error = locate(CODES[name], is_wrong, received)
+    found = locate(CODES[name], is_wrong, received)
     np.testing.assert_array_equal(found.wrong, is_wrong)
     assert not np.any(found.refused)
     assert np.all(found.unique)
     np.testing.assert_array_equal(found.mask, received & ~is_wrong)
     np.testing.assert_array_equal(found.checks, received.sum(1) - 4)
-    assert np.max(error) < 2e-5
 
 
 @pytest.mark.parametrize("name", CODES)
 def test_errors_that_agree_up_to_half_of_the_checks(name):
     """Every pair that adds one and the same vector; three are never mistaken."""
     is_wrong = masks(8, [2, 3])
-    found, error = locate(CODES[name], is_wrong, agree=True)
+    found = locate(CODES[name], is_wrong, agree=True)
     are_two = is_wrong.sum(1) == 2
     np.testing.assert_array_equal(found.wrong[are_two], is_wrong[are_two])
     assert not np.any(found.refused[are_two])
-    assert np.max(error[are_two]) < 2e-5
     assert np.all(found.refused | (np.asarray(found.wrong) == is_wrong).all(1))
 
 
 @pytest.mark.parametrize("name", CODES)
 def test_more_than_can_be_explained_is_refused(name):
-    """Four independent errors leave no check: nothing is decoded from such rounds."""
+    """Four independent errors leave no check: nobody is blamed, nothing believed."""
     is_wrong = masks(8, [4])
-    found, error = locate(CODES[name], is_wrong)
+    found = locate(CODES[name], is_wrong)
     assert np.all(found.refused)
     assert np.all(found.disputed)
     assert not np.any(found.wrong | found.mask | found.unique[:, None])
-    np.testing.assert_allclose(error, 1, rtol=1e-6)
 
 
 def test_a_round_without_a_spare_answer_is_refused():
     nobody, four = np.zeros((1, 8), bool), np.arange(8)[None] < 4
-    found, _ = locate(CODES["cyclic_mds"], nobody, four)
+    found = locate(CODES["cyclic_mds"], nobody, four)
     assert found.refused[0]
     assert found.checks[0] == 0
     assert not found.mask.any()
@@ -142,7 +129,7 @@ class TestCopies:
     def test_majority(self, agree):
         """Against counting: every pattern of up to three wrong workers."""
         is_wrong = masks(9, range(4))
-        found, error = locate(self.code, is_wrong, agree=agree)
+        found = locate(self.code, is_wrong, agree=agree)
         groups = self.code.assignment @ 2 ** np.arange(9)
         _, labels = np.unique(groups, return_inverse=True)
         wrong = np.array([is_wrong[:, labels == g].sum(1) for g in range(3)]).T
@@ -156,8 +143,6 @@ class TestCopies:
         np.testing.assert_array_equal(
             found.wrong[~refused], np.asarray(expected)[~refused]
         )
-        is_right = (wrong < 2).all(1)
-        assert np.max(error[is_right]) < 1e-6
         disputed = (wrong >= 2)[:, labels] & refused[:, None]
         np.testing.assert_array_equal(found.disputed, disputed)
 

@@ -37,7 +37,6 @@ SOME = [
     (codes.reed_solomon, (10, 10, 5)),
     (codes.reed_solomon, (9, 9, 8, False)),
     (codes.cyclic_mds, (11, 5)),
-    (codes.communication_efficient, (6, 2, 2)),
     (codes.communication_efficient, (9, 3, 3)),
     (lambda: codes.partially_coded(codes.cyclic_mds(6, 2), 1), ()),
 ]
@@ -93,15 +92,16 @@ def _on_both_paths(code, masks, gradients):
     params = jax.tree.map(lambda leaf: leaf[:, 0], gradients)
     messages = jax.vmap(lambda own: jaxwgc.encode(code, own))(gradients)
 
-    def of_mask(mask):
-        decoding = jaxwgc.decoding(code, mask)
+    def of_mask(mask, weights):
+        decoding = jaxwgc.Decoding(code, mask, weights)
 
         def of_kind(messages, params, gradients):
             return decoding.combine(messages, params), decoding.collapse(gradients)
 
         return jax.vmap(of_kind)(messages, params, gradients)
 
-    return jax.lax.map(of_mask, masks, batch_size=256)
+    decodings = jaxwgc.decoding(code, masks)
+    return jax.vmap(of_mask)(decodings.mask, decodings.weights)
 
 
 def check(code, masks, x64=False):

@@ -449,11 +449,11 @@ def decode(
 
     Example:
       >>> import jax.numpy as jnp, jaxwgc
-      >>> code = jaxwgc.codes.reed_solomon(4, num_parts=4, replication=2)
-      >>> messages = jaxwgc.encode(code, {"w": jnp.arange(8.0).reshape(4, 2)})
-      >>> received = jnp.array([True, True, False, True])
+      >>> code = jaxwgc.codes.cyclic_mds(3, num_stragglers=1)
+      >>> messages = jaxwgc.encode(code, {"w": jnp.arange(6.0).reshape(3, 2)})
+      >>> received = jnp.array([True, False, True])
       >>> jaxwgc.decode(code, messages, received, {"w": jnp.zeros(2)})["w"].round()
-      Array([12., 16.], dtype=float32)
+      Array([6., 9.], dtype=float32)
 
     References:
       The paper's section 2.2.

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc import _validation
-from jaxwgc._arrays import product
+from jaxwgc._arrays import as_working, product
 from jaxwgc._pytrees import register
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding._arrivals import arrived_messages
@@ -108,7 +108,12 @@ class ErrorLocator:
           noise: as for `locate_errors`.
           message_dtype: what messages were rounded to on their way.
         """
-        noise = jnp.maximum(noise, rounding_noise(messages, message_dtype))
+        # As one program: conditions outside of one are compiled at every call.
+        rounding = rounding_noise(messages, message_dtype)
+        return _locate(as_working(self), messages, mask, key, noise, rounding)
+
+    def _locate(self, messages, mask, key, noise, rounding):
+        noise = jnp.maximum(noise, rounding)
         project_key, mix_key = jax.random.split(key)
         num_columns = 4 if self.copies is not None else 2 * len(self.checks) + 8
         rows = project(project_key, messages, num_columns)
@@ -229,6 +234,9 @@ class ErrorLocator:
         wrong = suspects & (jnp.linalg.norm(rows - expected, axis=1) > allowed)
         disputed = mask & is_checked & ~is_explained
         return wrong, disputed, is_checked, is_explained, alone.num_left
+
+
+_locate = jax.jit(ErrorLocator._locate)
 
 
 def rounding_noise(messages: Any, message_dtype: Any) -> float:

@@ -2,13 +2,14 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jaxwgc._arrays import power_below, product
+from jaxwgc._arrays import power_below, product, squares
 
 
 def squared_norm(vectors: jax.Array) -> jax.Array:
     """Returns the squared norm over the last axis, real."""
-    return jnp.sum(vectors.real**2 + vectors.imag**2, axis=-1)
+    return jnp.sum(squares(vectors), axis=-1)
 
 
 def relative_miss(
@@ -41,7 +42,9 @@ def best_weights(
     miss = squared_norm(product(candidates, matrix) - target).sum(-1)
     cost = miss + (eps / 2) ** 2 * squared_norm(candidates).sum(-1)
     cost = jnp.where(jnp.isfinite(cost), cost, jnp.inf)
-    return candidates[jnp.argmin(cost.at[0].multiply(0.9))]
+    advantage = np.ones(len(candidates))
+    advantage[0] = 0.9
+    return candidates[jnp.argmin(cost * jnp.asarray(advantage, cost.dtype))]
 
 
 def scaled_rows(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:

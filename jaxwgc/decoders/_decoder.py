@@ -11,7 +11,7 @@ import numpy as np
 from jax.lax import stop_gradient
 
 from jaxwgc import _validation
-from jaxwgc._arrays import sharding_by_batch, working
+from jaxwgc._arrays import as_working, sharding_by_batch, working
 from jaxwgc._pytrees import register
 from jaxwgc._targets import target_scale
 from jaxwgc.decoders._accuracy import relative_miss
@@ -89,11 +89,13 @@ class Decoder(abc.ABC):
         In at least float32, constants to `jax.grad`.
         """
         # What NumPy holds stays there, since what is known can be looked at.
-        constant, matrix, target = jax.tree.map(
-            lambda leaf: working(
-                stop_gradient(leaf) if isinstance(leaf, jax.Array) else np.asarray(leaf)
-            ),
-            (self, matrix, target),
+        constant, matrix, target = as_working(
+            jax.tree.map(
+                lambda leaf: (
+                    stop_gradient(leaf) if isinstance(leaf, jax.Array) else leaf
+                ),
+                (self, matrix, target),
+            )
         )
 
         def find(mask: jax.Array) -> jax.Array:

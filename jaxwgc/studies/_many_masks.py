@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxwgc._arrays import working
+from jaxwgc._arrays import squares, working
 from jaxwgc._targets import effective, mixing, segment_target, squared_error
 from jaxwgc.codes import GradientCode
 from jaxwgc.decoders import DecoderLike
@@ -72,7 +72,7 @@ def _decode(masks, matrix, target, decoder, num_segments):
     )
     mixed = mixing(matrix, weights)
     matrix = jnp.asarray(matrix)
-    sizes = jnp.sum(matrix.real**2 + matrix.imag**2, axis=1)
-    noise = jnp.sum((weights.real**2 + weights.imag**2) * sizes, axis=(-2, -1))
+    sizes = jnp.sum(squares(matrix), axis=1)
+    noise = jnp.sum(squares(weights) * sizes, axis=(-2, -1))
     errors = squared_error(mixed, target)
     return effective(mixed), errors, noise / num_segments, weights

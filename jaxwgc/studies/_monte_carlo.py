@@ -11,6 +11,7 @@ from jax.sharding import Mesh, PartitionSpec
 from scipy import special
 
 from jaxwgc import _arrays, _validation
+from jaxwgc._some_masks import in_batches
 
 __all__ = ["Summary", "monte_carlo", "summarize"]
 
@@ -79,11 +80,10 @@ def monte_carlo(
         return result
 
     def run_traced():
-        return jax.lax.map(
-            lambda number: numbered_trial(key, number),
-            jnp.arange(num_trials),
-            batch_size=batch_size,
-        )
+        def batch(numbers):
+            return jax.vmap(numbered_trial, (None, 0))(key, numbers[:, 0])
+
+        return in_batches(batch, jnp.arange(num_trials)[:, None], batch_size)
 
     if _validation.is_traced(key):
         return run_traced()

@@ -41,7 +41,9 @@ def _solve(matrix, mask):
     return weights
 
 
-@pytest.mark.parametrize("name", ["uncoded", "cyclic_mds"])
+@pytest.mark.parametrize(
+    ("name", "x64"), [("uncoded", True), ("cyclic_mds", False)], indirect=["x64"]
+)
 def test_against_numpy(name, x64):
     """Rounds of all kinds: nobody, too few, late ones, enough, all."""
     code = CODES[name]

@@ -77,9 +77,9 @@ class TestState:
             assert state.stragglers == lost + 1
             assert state.elapsed == 1.5 * (lost + 1)
 
-    def test_observed_rounds(self, make_key):
+    def test_observed_rounds(self):
         """No randomness is used up, and time only counts where it is given."""
-        transform = optax.chain(aggregate(GROUPS, make_key(3)), optax.sgd(1.0))
+        transform = optax.chain(aggregate(GROUPS, jax.random.key(3)), optax.sgd(1.0))
         gradients = np.ones((6, 2), np.float32)
         mask = np.array([True, False, True, True, False, True])
         state = transform.init(np.zeros(2, np.float32))
@@ -96,11 +96,9 @@ class TestState:
         _, thrice = update(twice, np.arange(6) < 1, elapsed=0.25)
         assert thrice[0].elapsed == 2.75
         assert thrice[0].num_undecodable == 1
-        np.testing.assert_array_equal(
-            data_of_key(thrice[0].key), data_of_key(make_key(3))
-        )
+        assert thrice[0].key == jax.random.key(3)
         _, simulated = jax.jit(transform.update)(gradients, state)
-        assert np.any(data_of_key(simulated[0].key) != data_of_key(make_key(3)))
+        assert simulated[0].key != jax.random.key(3)
 
     def test_checkpoints(self, make_key, tmp_path):
         """Saved and restored bit for bit; training goes on as if nothing happened."""

@@ -77,7 +77,7 @@ def test_each_part_once_from_the_lightest(copies):
         assert set(np.unique(request)) <= {0, 1}
 
 
-def test_decodes_as_its_weights_do(x64):
+def test_decodes_as_its_weights_do():
     """Whether a part is missing is known without weights: the same answer."""
     code = jaxwgc.weighted(replicated(3, 5, 2), np.array([1e-3, 1, 2, 0, 5]))
     finished = np.stack(np.meshgrid(*[np.arange(5)] * 3), -1).reshape(-1, 3)
@@ -93,7 +93,11 @@ def test_decodes_as_its_weights_do(x64):
     np.testing.assert_allclose(decoded.effective_weights, expected * code.target)
 
 
-@pytest.mark.parametrize("name", ["replicated", "multi_message", "partial"])
+@pytest.mark.parametrize(
+    ("name", "x64"),
+    [("replicated", False), ("multi_message", True), ("partial", False)],
+    indirect=["x64"],
+)
 def test_sums_on_request_are_the_gradient(name, x64):
     """What has not been asked for may hold anything, and nobody sends more than one."""
     code = CODES[name]

@@ -16,7 +16,7 @@ all_codes = {
     "peeling": codes.ldgm(key, 8, 6, 2),
     "group": codes.fractional_repetition(6, 2),
     "segments": codes.communication_efficient(6, 2, 2),
-    "clusters": codes.clustered(codes.cyclic_mds(4, 1), 2),
+    "clusters": codes.clustered(codes.binary(4, 1), 2),
 }
 kinds = {
     "auto": jax.sharding.Mesh(np.array(jax.devices()), ("i",)),

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc._arrays import product
+from jaxwgc._some_masks import in_batches
 from jaxwgc.coding._errors._checks import Syndromes
 from jaxwgc.coding._errors._general_position import (
     Signal,
@@ -74,7 +75,7 @@ def find_by_guessing(
     is_found = is_unique = jnp.zeros((), bool)
     for sets in guesses(num_messages, num_checks):
         size = sets.shape[1]
-        wrong, fits = jax.lax.map(explained, jnp.asarray(sets), batch_size=_AT_ONCE)
+        wrong, fits = in_batches(jax.vmap(explained), jnp.asarray(sets), _AT_ONCE)
         in_bounds = 2 * (signal.rank + size) <= syndromes.num_left + signal.rank - 1
         fits &= in_bounds & ~is_found
         first = wrong[jnp.argmax(fits)]
