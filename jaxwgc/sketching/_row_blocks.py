@@ -45,6 +45,8 @@ class DenseRows:
         num_rows = self.matrix.shape[0]
         size = block_size(*self.matrix.shape)
         num_blocks = -(-num_rows // size)
+        if num_blocks == 1:
+            return function(self.matrix)
 
         def fill(i: jax.Array, values: jax.Array) -> jax.Array:
             # The last block starts early enough to be whole, and repeats some rows.
@@ -81,7 +83,9 @@ def ridge_rows(matrix: jax.Array, root: jax.Array) -> jax.Array:
 def sum_over_blocks(function: Callable[..., Any], *arrays: jax.Array) -> Any:
     """Returns the sum of `function` over blocks of rows of all the arrays."""
     size = block_size(*arrays[0].shape)
-    num_blocks = arrays[0].shape[0] // size
+    num_blocks, num_left = divmod(arrays[0].shape[0], size)
+    if num_blocks == 1 and not num_left:
+        return function(*arrays)
 
     def add(i: jax.Array, total: Any) -> Any:
         rows = (lax.dynamic_slice_in_dim(array, i * size, size) for array in arrays)

@@ -21,6 +21,9 @@ def of_shards(matrix):
     return sketching.sharded_leverage_scores(matrix, mesh, "rows")
 
 
+# One shape for most tests of scores, so that they share compiled functions.
+NUM_ROWS, NUM_COLUMNS = 150, 12
+
 SCORES = {
     "gram": functools.partial(sketching.leverage_scores, method="gram"),
     "qr": functools.partial(sketching.leverage_scores, method="qr"),

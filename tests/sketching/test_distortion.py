@@ -56,7 +56,6 @@ def measure_sampling(basis, size, probabilities):
     ("constructor", "make", "num_rows", "options"),
     [
         (gaussian, gaussian, 600, {}),
-        (rademacher, rademacher, 600, {}),
         # Below this many rows theory asks for all of them.
         (srht, srht, 9000, {"num_rows": 9000}),
         (count_sketch, count_sketch, 2000, {}),

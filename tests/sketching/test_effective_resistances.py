@@ -1,7 +1,6 @@
 """Effective resistances against pseudo-inverses in float64, and known graphs."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -47,8 +46,8 @@ def resistances_of(edges, weights):
 @pytest.mark.parametrize(("num_vertices", "num_edges"), [(20, 90), (40, 24)])
 def test_equal_to_pseudo_inverse(num_vertices, num_edges, x64):
     edges, weights = random_graph(num_vertices, num_edges)
-    resistances = effective_resistances(edges, weights, num_vertices)
-    assert resistances.dtype == (jnp.float64 if x64 else jnp.float32)
+    resistances = resistances_of(edges, weights)
+    assert resistances.dtype == (np.float64 if x64 else np.float32)
     expected = reference(edges, weights, num_vertices)
     np.testing.assert_allclose(resistances, expected, rtol=1e-10 if x64 else 1e-4)
 
@@ -99,10 +98,8 @@ def test_weights_over_many_orders_of_magnitude(x64):
 
 
 def test_loops_and_parallel_edges():
-    edges = np.array([[0, 1], [1, 0], [2, 2], [1, 1], [3, 4]])
-    resistances = effective_resistances(edges, num_vertices=6)
+    resistances = effective_resistances([[0, 1], [1, 0], [2, 2], [1, 1], [3, 4]])
     np.testing.assert_allclose(resistances, [0.5, 0.5, 0, 0, 1], rtol=1e-5)
-    np.testing.assert_array_equal(effective_resistances([[0, 0]]), [0])
 
 
 def test_many_labels_travel_far():
@@ -116,20 +113,14 @@ def test_many_labels_travel_far():
 
 def test_jit_vmap_and_traced_values():
     edges, weights = random_graph(20, 90)
-    expected = effective_resistances(edges, weights)
-    traced = jax.jit(effective_resistances, static_argnums=2)
-    np.testing.assert_allclose(traced(edges, weights, 20), expected, rtol=1e-4)
-    mapped = jax.jit(jax.vmap(lambda w: effective_resistances(edges, w)))(
-        np.stack([weights, 2 * weights])
-    )
-    np.testing.assert_allclose(mapped[1], expected / 2, rtol=1e-4)
-    for wrong in (-1, np.nan):
-        wrong_weights = weights.copy()
-        wrong_weights[3] = wrong
-        assert np.isnan(traced(edges, wrong_weights, 20)).all()
-    wrong_edges = edges.copy()
-    wrong_edges[3, 0] = 20
-    assert np.isnan(traced(wrong_edges, weights, 20)).all()
+    all_edges, all_weights = np.stack([edges] * 5), np.stack([weights] * 5)
+    all_weights[1] *= 2
+    all_weights[2, 3], all_weights[3, 3], all_edges[4, 3, 0] = -1, np.nan, 20
+    traced = jax.jit(jax.vmap(lambda e, w: effective_resistances(e, w, 20)))
+    result = traced(all_edges, all_weights)
+    expected = reference(edges, weights, 20)
+    np.testing.assert_allclose(result[:2], [expected, expected / 2], rtol=1e-4)
+    assert np.isnan(result[2:]).all()
 
 
 def test_weights_beyond_the_range(with_x64):

@@ -12,15 +12,13 @@ from jaxwgc import sketching
 from jaxwgc.sketching import (
     count_sketch,
     gaussian,
-    rademacher,
     row_sampling,
     sparse_sign,
-    srht,
 )
 from jaxwgc.sketching._solvers import _iterative_hessian_sketch
 
 # One shape, so that all tests share compiled functions.
-NUM_ROWS, NUM_COLUMNS, SKETCH_SIZE = 300, 12, 120
+NUM_ROWS, NUM_COLUMNS, SKETCH_SIZE = 300, 12, 96
 KEY = jax.random.key(0)
 
 
@@ -63,12 +61,11 @@ SOLVERS = {
     "Newton sketch": by_newton_sketch,
 }
 LINEAR = [name for name in SOLVERS if name != "Newton sketch"]
-BY_SKETCHES = [name for name in SOLVERS if name not in ("gram", "factor")]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4))
-def solve(name, key, matrix, target, embedding=gaussian):
-    return SOLVERS[name](key, matrix, target, SKETCH_SIZE, embedding)
+def solve(name, key, matrix, target, embedding=gaussian, **cutoff):
+    return SOLVERS[name](key, matrix, target, SKETCH_SIZE, embedding, **cutoff)
 
 
 @functools.cache
@@ -97,25 +94,12 @@ def check_solution(name, key, dtype, embedding=gaussian):
 
 
 @pytest.mark.parametrize("name", SOLVERS)
-def test_float32_in_either_mode_with_either_key(name):
+def test_float32(name):
     check_solution(name, jax.random.key(3), np.float32)
-    if name in BY_SKETCHES:
-        with jax.enable_x64(True):
-            check_solution(name, jax.random.PRNGKey(3), np.float32)
 
 
-@pytest.mark.parametrize(
-    ("name", "embedding"),
-    [
-        ("sketch and solve", count_sketch),
-        ("sketch", srht),
-        ("sketch", row_sampling),
-        ("iterative Hessian sketch", sparse_sign),
-        ("Newton sketch", rademacher),
-    ],
-)
-def test_every_embedding(with_x64, name, embedding):
-    check_solution(name, KEY, np.float64, embedding)
+def test_float32_in_64_bit_mode_with_a_raw_key(with_x64):
+    check_solution("sketch and solve", jax.random.PRNGKey(3), np.float32, count_sketch)
 
 
 @functools.cache
@@ -136,14 +120,14 @@ def deficient_cases():
     }
 
 
-# Wide ones "gram" and "sketch" solve as "factor" does.
+# Wide ones "gram" and "sketch" solve as "factor" does. A sketch of them is tall.
 @pytest.mark.parametrize(
     ("name", "case"),
     [
         (name, case)
         for name in LINEAR
         for case in deficient_cases()
-        if not (name in ("gram", "sketch") and case.startswith("wide"))
+        if name == "factor" or "wide" not in case
     ],
 )
 def test_least_norm_where_rank_deficient(with_x64, name, case):
@@ -188,43 +172,32 @@ def test_traced_nan_is_flagged(name):
         assert np.isnan(result.solution).all() or name == "Newton sketch"
 
 
-@pytest.mark.parametrize(
-    "name", ["sketch and solve", "sketch", "iterative Hessian sketch"]
-)
-def test_many_targets_are_as_one_after_the_other(with_x64, name):
-    matrix, target = system()
-    targets = np.stack([target, 1e6 * target[::-1], 0 * target], axis=1)
+def test_many_targets_are_as_one_after_the_other():
+    name = "sketch and solve"
+    matrix, target = (part.astype(np.float32) for part in system())
+    targets = np.stack([target, np.float32(1e6) * target[::-1], 0 * target], axis=1)
     result = jax.tree.map(np.asarray, solve(name, KEY, matrix, targets))
     assert result.converged.shape == result.num_iterations.shape == (3,)
     assert result.residual_history.shape[1:] == (3,)
     assert result.converged.all()
-    solutions = [result.solution.T]
-    if name in ("sketch", "iterative Hessian sketch"):
-        each = jax.vmap(functools.partial(solve, name, KEY, matrix), in_axes=1)
-        solutions.append(each(targets).solution)
-    for found in solutions:
-        for solution, own in zip(found, targets.T, strict=True):
-            alone = solve(name, KEY, matrix, own).solution
-            np.testing.assert_allclose(solution, alone, rtol=1e-9, atol=1e-13)
+    for solution, own in zip(result.solution.T, targets.T, strict=True):
+        alone = np.asarray(solve(name, KEY, matrix, own).solution)
+        tolerance = 1e-4 * np.abs(alone).max()
+        np.testing.assert_allclose(solution, alone, rtol=0, atol=tolerance)
 
 
-@pytest.mark.parametrize("name", ["sketch and solve", "sketch"])
-def test_traced_cutoff_out_of_range_is_flagged(name):
+def test_traced_cutoff_out_of_range_is_flagged():
     matrix, target = (part.astype(np.float32) for part in system())
-
-    @jax.jit
-    def with_cutoff(rcond):
-        return SOLVERS[name](KEY, matrix, target, SKETCH_SIZE, gaussian, rcond=rcond)
-
-    assert with_cutoff(1e-4).converged
+    solve_with = functools.partial(solve, "sketch and solve", KEY, matrix, target)
+    assert solve_with(rcond=1e-4).converged
     for rcond in (np.nan, -1.0, 2.0):
-        result = with_cutoff(rcond)
+        result = solve_with(rcond=rcond)
         assert not result.converged and np.isnan(result.solution).all()
 
 
-@pytest.mark.parametrize("name", ["sketch and solve", "iterative Hessian sketch"])
-def test_an_embedding_is_what_its_constructor_makes(name):
+def test_an_embedding_is_what_its_constructor_makes():
     """Its own key is used, and not the solver's; also under jit and vmap."""
+    name = "iterative Hessian sketch"
     matrix, target = (part.astype(np.float32) for part in system())
     keys = jax.random.split(KEY, 2)
     embeddings = jax.vmap(lambda key: gaussian(key, SKETCH_SIZE, NUM_ROWS))(keys)
@@ -241,21 +214,23 @@ def test_an_embedding_is_what_its_constructor_makes(name):
 def test_new_constructors_of_equal_embeddings_do_not_compile_again():
     matrix, target = (part.astype(np.float32) for part in system())
     sizes = []
-    for num_nonzeros in (1, 1, 2):
-        embedding = functools.partial(sparse_sign, num_nonzeros=num_nonzeros)
-        by_iterations(KEY, matrix, target, SKETCH_SIZE, embedding)
+    for _ in range(2):
+        embedding = functools.partial(sparse_sign, num_nonzeros=1)
+        key = jax.random.PRNGKey(3)
+        result = by_iterations(key, matrix, target, SKETCH_SIZE, embedding)
+        assert result.converged
         sizes.append(_iterative_hessian_sketch._solve._cache_size())
-    assert sizes[0] == sizes[1] == sizes[2] - 1
+    assert sizes[0] == sizes[1]
 
 
 def test_expected_excess_of_sketch_and_solve(with_x64):
     matrix, target = system()
-    size = SKETCH_SIZE
-    results = jax.vmap(
-        lambda key: sketching.sketch_and_solve(key, matrix, target, size, gaussian)
-    )(jax.random.split(KEY, 200))
+    lengths = [
+        solve("sketch and solve", key, matrix, target).residual_history[1]
+        for key in map(jax.random.key, range(200))
+    ]
     optimum = np.linalg.norm(target - matrix @ scipy.linalg.lstsq(matrix, target)[0])
-    excess = np.mean(np.square(results.residual_history[:, 1])) / optimum**2 - 1
+    excess = np.mean(np.square(lengths)) / optimum**2 - 1
     # The mean of an inverse Wishart matrix; the standard error is about 3%.
     expected = NUM_COLUMNS / (SKETCH_SIZE - NUM_COLUMNS - 1)
     np.testing.assert_allclose(excess, expected, rtol=0.12)
@@ -299,44 +274,51 @@ def test_says_yes_where_an_outlier_was_not_sampled(with_x64):
     assert np.all(of_many_samples(matrix, matrix[:, 0]).converged)
 
 
-def test_small_sketches_by_default():
-    """The default embedding then has fewer non-zeros."""
-    matrix = np.random.default_rng(0).normal(size=(50, 4))
-    result = sketching.sketch_and_solve(jax.random.key(0), matrix, matrix[:, 0], 4)
-    np.testing.assert_allclose(result.solution, [1, 0, 0, 0], atol=1e-3)
+def closed_form(matrix, target, ridge):
+    normal = matrix.T @ matrix + ridge * np.eye(NUM_COLUMNS)
+    return np.linalg.solve(normal, matrix.T @ target)
 
 
-@pytest.mark.parametrize("shape", [(NUM_ROWS, NUM_COLUMNS), (8, NUM_COLUMNS)])
-@pytest.mark.parametrize("refresh", [True, False])
-def test_ridge_of_sketches(with_x64, shape, refresh):
-    """On the sketched system exactly, and by iterations as on the whole."""
-    matrix, target = (part[: shape[0]] for part in system())
+def test_ridge_of_sketch_and_solve(with_x64):
+    """On the sketched system exactly, by the key of the embedding."""
+    matrix, target = system()
     ridge = 0.5
-
-    def closed_form(matrix, target, ridge=ridge):
-        normal = matrix.T @ matrix + ridge * np.eye(NUM_COLUMNS)
-        return np.linalg.solve(normal, matrix.T @ target)
-
-    embedding = gaussian(KEY, 200, shape[0])
+    embedding = gaussian(KEY, SKETCH_SIZE, NUM_ROWS)
     result = sketching.sketch_and_solve(
-        KEY, matrix, target, 200, embedding, ridge=ridge
+        jax.random.key(9), matrix, target, SKETCH_SIZE, embedding, ridge=ridge
     )
-    small = embedding @ (jnp.asarray(matrix), jnp.asarray(target))
-    np.testing.assert_allclose(result.solution, closed_form(*small), rtol=1e-9)
+    sketch = np.asarray(embedding.matrix())
+    expected = closed_form(sketch @ matrix, sketch @ target, ridge)
+    np.testing.assert_allclose(result.solution, expected, rtol=1e-9)
     residual = np.sum((target - matrix @ result.solution) ** 2)
     minimised = residual + ridge * np.sum(np.square(result.solution))
     np.testing.assert_allclose(result.residual_history[-1] ** 2, minimised, rtol=1e-9)
-    solve = functools.partial(
-        sketching.iterative_hessian_sketch, KEY, matrix, target, 200, 60
-    )
-    result = jax.jit(lambda ridge: solve(refresh=refresh, ridge=ridge))(ridge)
-    expected = closed_form(matrix, target)
-    np.testing.assert_allclose(result.solution, expected, rtol=1e-6)
-    assert result.converged
-    if refresh:
+
+
+@pytest.mark.parametrize("case", ["refresh", "one sketch", "projection"])
+def test_ridge_of_iterations(with_x64, case):
+    """As on the whole."""
+    matrix, target = system()
+    ridge = 0.5
+    options = {
+        "one sketch": {"refresh": False},
         # Over the whole space, a projection that does nothing.
-        result = solve(jnp.asarray, ridge=ridge, num_inner_steps=400)
-        np.testing.assert_allclose(result.solution, expected, rtol=1e-5)
-        slope = jax.grad(lambda ridge: jnp.sum(solve(ridge=ridge).solution))(ridge)
+        "projection": {"projection": jnp.asarray, "num_inner_steps": 400},
+    }.get(case, {})
+
+    def solve(ridge):
+        result = sketching.iterative_hessian_sketch(
+            KEY, matrix, target, 200, 60, ridge=ridge, **options
+        )
+        return jnp.sum(result.solution), result
+
+    if case == "refresh":
+        (_, result), slope = jax.jit(jax.value_and_grad(solve, has_aux=True))(ridge)
         ends = [closed_form(matrix, target, near).sum() for near in (0.4999, 0.5001)]
         np.testing.assert_allclose(slope, (ends[1] - ends[0]) / 2e-4, rtol=1e-4)
+    else:
+        result = jax.jit(solve)(ridge)[1]
+    tolerance = 1e-5 if case == "projection" else 1e-6
+    expected = closed_form(matrix, target, ridge)
+    np.testing.assert_allclose(result.solution, expected, rtol=tolerance)
+    assert result.converged or case == "projection"

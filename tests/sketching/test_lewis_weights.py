@@ -103,13 +103,15 @@ def test_jit_vmap_and_traced_values(with_x64):
     matrix = cases()["gaussian"][0]
     bad_matrix = matrix.copy()
     bad_matrix[0, 0] = np.nan
-    matrices = np.stack([bad_matrix] + [matrix] * 4)
-    mapped = jax.jit(jax.vmap(lewis_weights))(
-        matrices, np.array([1.0, -1.0, np.nan, 1.0, 6.0])
+    matrices = np.stack([bad_matrix] + [matrix] * 7)
+    powers = np.array([1.0, -1.0, np.nan, 1.0, 1.0, 1.0, 1.0, 6.0])
+    cutoffs = np.array([0, 0, 0, np.nan, -1, 2, 1e-12, 1e-12])
+    mapped = jax.jit(jax.vmap(lambda *each: lewis_weights(*each[:2], rcond=each[2])))(
+        matrices, powers, cutoffs
     )
-    assert np.isnan(np.asarray(mapped.weights)[:3]).all()
-    np.testing.assert_array_equal(mapped.converged, [0, 0, 0, 1, 1])
-    for p, weights in zip([1.0, 6.0], np.asarray(mapped.weights)[3:]):
+    assert np.isnan(np.asarray(mapped.weights)[:6]).all()
+    np.testing.assert_array_equal(mapped.converged, [0] * 6 + [1, 1])
+    for p, weights in zip([1.0, 6.0], np.asarray(mapped.weights)[6:]):
         np.testing.assert_allclose(
             weights, lewis_weights(matrix, p).weights, atol=1e-10
         )

@@ -141,18 +141,16 @@ def test_effective_dimension_sets_the_sketch_size(with_x64):
     assert result.converged
 
 
-@pytest.mark.parametrize("x64", [False, True])
-def test_poisson_regression_on_a_pytree_from_far_away(x64):
+def test_poisson_regression_on_a_pytree_from_far_away():
     """Where the objective is larger at the start by a factor of 1e4 or more."""
     random = np.random.default_rng(2)
-    dtype = np.float64 if x64 else np.float32
+    dtype = np.float32
     features = random.standard_normal((NUM_ROWS, NUM_COLUMNS)).astype(dtype)
     counts = random.poisson(np.exp(features[:, 0] / 2 + 1)).astype(dtype)
     start = {"constant": dtype(3), "slope": np.full(NUM_COLUMNS, 3, dtype)}
-    with jax.enable_x64(x64):
-        result = newton_sketch(
-            KEY, poisson, root_of_poisson, start, 80, args=(features, counts)
-        )
+    result = newton_sketch(
+        KEY, poisson, root_of_poisson, start, 80, args=(features, counts)
+    )
     # Newton's method in float64.
     design = np.column_stack([np.ones(NUM_ROWS), features.astype(float)])
     expected = np.zeros(1 + NUM_COLUMNS)
@@ -163,7 +161,7 @@ def test_poisson_regression_on_a_pytree_from_far_away(x64):
     standard_errors = np.sqrt(np.diag(np.linalg.inv(hessian)))
     params = np.append(result.solution["constant"], result.solution["slope"])
     errors = np.abs(params - expected) / standard_errors
-    assert result.converged and errors.max() < (1e-4 if x64 else 0.05)
+    assert result.converged and errors.max() < 0.05
 
 
 solve_each = jax.jit(jax.vmap(solve, in_axes=(0, None, 0, 0)))
@@ -229,10 +227,11 @@ def test_says_no_where_labels_are_separated(with_x64):
     """There is no minimum without a ridge."""
     features, _ = data()
     labels = features[:, 0] > 0
-    result = logistic_newton_sketch(KEY, features, labels, 80, max_iterations=5)
-    assert not result.converged and result.num_iterations == 5
-    assert result.residual_history.shape == (6,)
-    assert np.all(np.isfinite(result.solution))
     doubled = np.hstack([features, features])
-    assert not logistic_newton_sketch(KEY, doubled, labels, 80).converged
+    result = logistic_newton_sketch(KEY, doubled, labels, 80)
+    assert not result.converged and result.num_iterations == 50
+    assert np.all(np.isfinite(result.solution))
+    few = functools.partial(logistic_newton_sketch, max_iterations=5)
+    result = jax.eval_shape(lambda: few(KEY, doubled, labels, 80))
+    assert result.residual_history.shape == (6,)
     assert logistic_newton_sketch(KEY, features, labels, 80, ridge=0.1).converged

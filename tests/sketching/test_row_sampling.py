@@ -136,7 +136,6 @@ class TestLaws:
                 for x64 in (False, True)
             ),
             (5, 5, 1.0, False),
-            (5, 5, 1.0, True),
         ],
     )
     def test_exact_chances(self, num_rows, size, spread, x64):

@@ -30,14 +30,14 @@ for case, tolerance in ((matrix, 1e-12), (deficient, 1e-11), (graded, 1e-6)):
     np.testing.assert_allclose(scores, expected, atol=tolerance)
     np.testing.assert_allclose(traced(shards), expected, atol=tolerance)
 
-# Rows of one group on one device, and not a multiple of four.
-grouped = np.kron(np.diag([1.0, 2, 3, 4]), random.standard_normal((100, 3)))[:399]
+# Rows of one group on one device.
+grouped = np.kron(np.diag([1.0, 2, 3, 4]), random.standard_normal((100, 3)))
 np.testing.assert_allclose(
-    sharded_leverage_scores(grouped, mesh, "rows"),
+    traced(jax.device_put(grouped, shards.sharding)),
     leverage_scores(grouped, 12),
     atol=1e-12,
 )
-# Fewer rows on a device than columns.
+# Fewer rows on a device than columns, and no multiple of four.
 few = random.standard_normal((13, 12))
 np.testing.assert_allclose(
     sharded_leverage_scores(few, mesh, "rows"), leverage_scores(few, 12), atol=1e-11
@@ -50,7 +50,7 @@ meshes = [
     jax.make_mesh((2, 2), ("a", "b")),
     *(
         jax.make_mesh((2, 2), ("a", "b"), axis_types=types)
-        for types in [(auto, auto), (auto, explicit), (explicit, explicit)]
+        for types in [(auto, auto), (explicit, explicit)]
     ),
 ]
 for other in dict.fromkeys(meshes):
@@ -61,22 +61,18 @@ for other in dict.fromkeys(meshes):
 np.testing.assert_allclose(over_b(everywhere), scores, atol=1e-11)
 # In the leading directions; of rows that are a multiple of the devices, and not.
 key = jax.random.key(0)
-for case in (matrix, matrix[:399]):
-    for axis in ("a", "b"):
-        found = rank_k_leverage_scores(
-            key, case, 3, num_passes=6, mesh=meshes[0], axis_name=axis
-        )
-        np.testing.assert_allclose(found.scores, leverage_scores(case, 3), atol=1e-9)
+for case, axis in ((matrix, "a"), (matrix[:399], "b")):
+    found = rank_k_leverage_scores(
+        key, case, 3, num_passes=6, mesh=meshes[0], axis_name=axis
+    )
+    np.testing.assert_allclose(found.scores, leverage_scores(case, 3), atol=1e-9)
 change = jax.jvp(
     lambda x: rank_k_leverage_scores(
         key, x, 3, num_passes=6, mesh=mesh, axis_name="rows"
     ).scores, (matrix,), (matrix ** 2,)
 )[1]
-alone = jax.jvp(
-    lambda x: rank_k_leverage_scores(key, x, 3, num_passes=6).scores,
-    (matrix,), (matrix ** 2,)
-)[1]
-np.testing.assert_allclose(change, alone, atol=1e-8)
+ends = [leverage_scores(matrix + step * matrix ** 2, 3) for step in (1e-6, -1e-6)]
+np.testing.assert_allclose(change, (ends[0] - ends[1]) / 2e-6, atol=1e-7)
 bad = jax.device_put(matrix, NamedSharding(mesh, P("rows"))).at[399, 3].set(jnp.nan)
 assert jnp.isnan(traced(bad)).all()
 try:

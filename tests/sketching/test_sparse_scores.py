@@ -15,9 +15,15 @@ def sparse_matrix(shape, density, seed=0):
 
 
 def entries_of(matrix):
-    """As BCOO.fromdense gives them, which compiles many programs for each shape."""
+    """As BCOO.fromdense gives them, which compiles many programs for each shape.
+
+    Filled up as JAX does it, out of bounds, so that matrices of one shape share theirs.
+    """
     indices = np.argwhere(matrix)
     data = matrix[tuple(indices.T)]
+    num_missing = 2 ** len(data).bit_length() - len(data)
+    indices = np.concatenate([indices, np.tile(matrix.shape, (num_missing, 1))])
+    data = np.concatenate([data, np.zeros(num_missing, data.dtype)])
     data, indices = jax.device_put((data, indices.astype(np.int32)))
     return sparse.BCOO((data, indices), shape=matrix.shape, indices_sorted=True)
 

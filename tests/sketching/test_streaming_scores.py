@@ -20,6 +20,13 @@ def conditioned(condition, num_rows=1000, num_columns=8, seed=0):
     return left * np.geomspace(1, 1 / condition, num_columns) @ right
 
 
+def expected_scores(matrix):
+    """Of full rank, whatever the units of its columns."""
+    matrix = matrix.astype(float)
+    matrix = matrix / np.abs(matrix).max(axis=0)
+    return np.sum(np.linalg.svd(matrix, full_matrices=False)[0] ** 2, axis=1)
+
+
 @pytest.fixture
 def small_chunks(monkeypatch):
     """Chunks of 128 rows of 8 columns, so that small matrices have several."""
@@ -35,9 +42,10 @@ def test_agrees_with_svd(condition, x64, small_chunks):
     matrix = conditioned(condition).astype(dtype)
     with jax.enable_x64(x64):
         scores = streaming_leverage_scores(in_blocks(matrix, 3, 3, 50, 700))
-    expected = np.sum(np.linalg.svd(matrix.astype(float), False)[0] ** 2, axis=1)
     assert isinstance(scores, np.ndarray) and scores.dtype == dtype
-    np.testing.assert_allclose(scores, expected, rtol=0, atol=100 * eps * condition)
+    np.testing.assert_allclose(
+        scores, expected_scores(matrix), rtol=0, atol=100 * eps * condition
+    )
 
 
 @pytest.mark.parametrize("kind", ["scaled", "redrawn", "permuted"])
@@ -55,7 +63,7 @@ def test_blocks_that_differ_from_pass_to_pass(kind, small_chunks):
     # Rounding is no difference.
     passes = iter([matrix, matrix * np.float32(1 + 1e-6)])
     scores = streaming_leverage_scores(lambda: [next(passes)])
-    np.testing.assert_allclose(scores, leverage_scores(matrix), atol=1e-4)
+    np.testing.assert_allclose(scores, expected_scores(matrix), atol=1e-4)
 
 
 def test_rows_shuffled_beside_one_that_outweighs_all():
@@ -77,8 +85,7 @@ def test_chunks_may_be_deficient_where_the_whole_is_not(with_x64, small_chunks):
         )
     matrix[:128, :2] += 0.5
     scores = streaming_leverage_scores(in_blocks(matrix, 100))
-    expected = np.sum(np.linalg.svd(matrix, False)[0] ** 2, axis=1)
-    np.testing.assert_allclose(scores, expected, atol=1e-11)
+    np.testing.assert_allclose(scores, expected_scores(matrix), atol=1e-11)
 
 
 def test_units_differ_between_columns_and_blocks(small_chunks):
@@ -88,9 +95,7 @@ def test_units_differ_between_columns_and_blocks(small_chunks):
     matrix[256:300, 7] = 0
     matrix = matrix.astype(np.float32)
     scores = streaming_leverage_scores(in_blocks(matrix, 128, 256))
-    scaled = matrix.astype(float) / np.abs(matrix.astype(float)).max(axis=0)
-    expected = np.sum(np.linalg.svd(scaled, False)[0] ** 2, axis=1)
-    np.testing.assert_allclose(scores, expected, atol=1e-5)
+    np.testing.assert_allclose(scores, expected_scores(matrix), atol=1e-5)
 
 
 def test_one_row_that_outweighs_all_others(small_chunks, with_x64):
@@ -98,7 +103,7 @@ def test_one_row_that_outweighs_all_others(small_chunks, with_x64):
     # In a few columns only: in their units, what other rows have there is small.
     matrix[5, :5] *= 1e9
     scores = streaming_leverage_scores(in_blocks(matrix, 100))
-    np.testing.assert_allclose(scores, leverage_scores(matrix, "svd"), atol=1e-6)
+    np.testing.assert_allclose(scores, expected_scores(matrix), atol=1e-6)
     np.testing.assert_allclose(scores.sum(), 8, atol=1e-6)
 
 
@@ -113,7 +118,7 @@ def test_says_where_rows_are_lost_beside_others(small_chunks):
 
 def test_many_kinds_of_blocks():
     rows = np.random.default_rng(5).integers(-5, 6, (30, 3))
-    expected = leverage_scores(rows)
+    expected = expected_scores(rows)
     for blocks in (
         lambda: [rows],
         lambda: (rows[i : i + 1] for i in range(30)),
@@ -127,7 +132,7 @@ def test_many_kinds_of_blocks():
 
 def test_whole_chunks_and_what_is_left(with_x64, monkeypatch):
     matrix = np.random.default_rng(6).standard_normal((200, 4)) ** 3
-    expected = leverage_scores(matrix)
+    expected = expected_scores(matrix)
     for cuts in ([], [64], [10, 74, 138], [63, 64, 65]):
         blocks = in_blocks(matrix, *cuts)
         with monkeypatch.context() as patch:

@@ -9,9 +9,7 @@ import pytest
 import scipy.linalg
 
 from jaxwgc import sketching
-from tests.sketching.scores import SCORES
-
-NUM_ROWS, NUM_COLUMNS = 200, 4
+from tests.sketching.scores import NUM_COLUMNS, NUM_ROWS, SCORES
 
 
 def expected_scores(matrix, rank):
@@ -34,16 +32,18 @@ def cases():
             matrix[int(row[1:])] *= size
         return matrix.astype(np.float32)
 
-    duplicated = gaussian[:, [0, 1, 2, 2]]
+    duplicated = gaussian.copy()
+    duplicated[:, 3] = duplicated[:, 2]
+    all_heavy = scaled(gaussian, **{f"_{row}": 1e8 for row in range(NUM_COLUMNS)})
     twice = scaled(gaussian, _7=1e8)
     twice[9] = twice[7]
     return {
-        "one": (scaled(gaussian, _7=1e8), 4),
-        "three sizes": (scaled(gaussian, _7=1e12, _9=1e6), 4),
-        "as many as columns": (scaled(gaussian, _0=1e8, _1=1e8, _2=1e8, _3=1e8), 4),
-        "twice the same": (twice, 4),
-        "columns that depend on each other": (scaled(duplicated, _7=1e8), 3),
-        "none": (scaled(gaussian), 4),
+        "one": (scaled(gaussian, _7=1e8), 12),
+        "three sizes": (scaled(gaussian, _7=1e12, _9=1e6), 12),
+        "as many as columns": (all_heavy, 12),
+        "twice the same": (twice, 12),
+        "columns that depend on each other": (scaled(duplicated, _7=1e8), 11),
+        "none": (scaled(gaussian), 12),
     }
 
 
@@ -52,7 +52,7 @@ def cases():
 def test_scores_in_float32(name, scores):
     matrix, rank = cases()[name]
     np.testing.assert_allclose(
-        scores(matrix), expected_scores(matrix, rank), rtol=0, atol=1e-6
+        scores(matrix), expected_scores(matrix, rank), rtol=0, atol=3e-6
     )
 
 
@@ -70,13 +70,16 @@ def test_wide(method):
 
 def test_batches():
     names = ["one", "none", "columns that depend on each other"]
-    batch = np.stack([cases()[name][0] for name in names])
-    for scores, name in zip(jax.jit(jax.vmap(SCORES["gram"]))(batch), names):
+    batch = np.stack([cases()[name][0] for name in names] + [cases()["none"][0]])
+    batch[3, 5, 2] = np.nan
+    mapped = jax.jit(jax.vmap(SCORES["gram"]))(batch)
+    assert np.isnan(mapped[3]).all()
+    for scores, name in zip(mapped, names):
         expected = expected_scores(*cases()[name])
         np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-6)
     rank, is_ambiguous = jax.jit(jax.vmap(sketching.numerical_rank))(batch)
-    np.testing.assert_array_equal(rank, [cases()[name][1] for name in names])
-    assert not is_ambiguous.any()
+    np.testing.assert_array_equal(rank, [*(cases()[name][1] for name in names), 0])
+    np.testing.assert_array_equal(is_ambiguous, [False, False, False, True])
 
 
 def test_derivatives_are_those_of_what_the_heavy_row_leaves(with_x64):
@@ -84,22 +87,18 @@ def test_derivatives_are_those_of_what_the_heavy_row_leaves(with_x64):
     random = np.random.default_rng(2)
     matrix, weights = random.standard_normal((2, 30, NUM_COLUMNS))
     heavy = matrix[:1] * 1e20
-    left = jnp.asarray(scipy.linalg.null_space(heavy))
-
-    def weighted(scores):
-        return jnp.sum(scores * weights[1:, 0])
+    weights = weights[1:, 0]
 
     def beside_heavy(light):
         scores = sketching.leverage_scores(jnp.concatenate([heavy, light]))
-        return weighted(scores[1:])
+        return jnp.sum(scores[1:] * weights)
 
-    def alone(light):
-        return weighted(sketching.leverage_scores(light @ left))
-
-    light = jnp.asarray(matrix[1:])
-    total, gradient = jax.jit(jax.value_and_grad(beside_heavy))(light)
-    expected_total, expected = jax.jit(jax.value_and_grad(alone))(light)
-    np.testing.assert_allclose(total, expected_total, atol=1e-12)
+    total, gradient = jax.jit(jax.value_and_grad(beside_heavy))(matrix[1:])
+    left = scipy.linalg.null_space(heavy)
+    inverse = np.linalg.pinv(matrix[1:] @ left)
+    projector = matrix[1:] @ left @ inverse
+    np.testing.assert_allclose(total, np.diag(projector) @ weights, atol=1e-12)
+    expected = (np.eye(29) - projector) * weights @ inverse.T @ left.T * 2
     np.testing.assert_allclose(gradient, expected, atol=1e-10)
 
 
@@ -119,20 +118,18 @@ def test_ranks_that_are_clear():
         (groups @ np.array([[1, 0, 0, 0, 1]] * 5), 1),
         (images, 4),
         (np.zeros((300, 5)), 0),
-        (images[:3].T @ images[:3], 3),
-        (np.ones((3, 5)), 1),
     ):
         found = sketching.numerical_rank(matrix.astype(np.float32))
         assert tuple(found) == (rank, False)
 
 
-def test_rounding_decides_beside_a_large_mean(x64):
+def test_rounding_decides_beside_a_large_mean():
     random = np.random.default_rng(4)
     column = 1e6 + random.standard_normal(300)
     matrix = np.stack([np.ones(300), column], axis=1)
-    matrix = matrix.astype(np.float64 if x64 else np.float32)
+    matrix = matrix.astype(np.float32)
     rank, is_ambiguous = sketching.numerical_rank(matrix)
-    assert is_ambiguous != x64
+    assert is_ambiguous
     np.testing.assert_allclose(sketching.leverage_scores(matrix).sum(), rank, atol=1e-4)
     assert tuple(sketching.numerical_rank(matrix - matrix.mean(0) * [0, 1])) == (
         2,
@@ -155,7 +152,6 @@ def test_rounding_decides_next_to_a_cutoff():
 
 def test_rank_of_what_is_not_finite():
     matrix = np.full((3, 2), np.nan, np.float32)
-    assert tuple(jax.jit(sketching.numerical_rank)(matrix)) == (0, True)
     with pytest.raises(ValueError, match="matrix must be finite"):
         sketching.numerical_rank(matrix)
     with pytest.raises(ValueError, match="rcond must be less than 1"):

@@ -9,7 +9,6 @@ import scipy.linalg
 from jaxwgc import sketching
 
 KEY = jax.random.key(0)
-METHODS = ["gram", "sketch", "factor"]
 
 
 def residual(matrix, target, solution):
@@ -19,8 +18,7 @@ def residual(matrix, target, solution):
     return np.linalg.norm(target - matrix @ solution)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_corners_of_an_image_in_perspective(method):
+def test_corners_of_an_image_in_perspective():
     """JAX 11433: Σ|Ax - b| of 562 in float32, where NumPy's float64 has 0.0005."""
     here = np.array([[122, 1141], [686, 1209], [626, 2], [23, 339]])
     there = np.array([[0, 1279], [719, 1279], [719, 0], [0, 0]])
@@ -29,40 +27,37 @@ def test_corners_of_an_image_in_perspective(method):
         rows.append([x, y, 1, 0, 0, 0, -x * u, -y * u])
         rows.append([0, 0, 0, x, y, 1, -x * v, -y * v])
     matrix, target = np.array(rows, np.float32), there.ravel().astype(np.float32)
-    result = sketching.preconditioned(KEY, matrix, target, method=method)
+    result = sketching.preconditioned(KEY, matrix, target)
     error = np.abs(matrix.astype(float) @ np.asarray(result.solution, float) - target)
     assert result.converged and error.sum() < 0.02
     exact = np.linalg.solve(matrix.astype(float), target)
     np.testing.assert_allclose(result.solution, exact, rtol=1e-3)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_a_line_through_ten_thousand_points(method):
+def test_a_line_through_ten_thousand_points():
     """JAX 13105: a line of slope and intercept 2020 came back with 0.3 and 2020.3."""
     n = 10_000
     matrix = jnp.stack([jnp.ones(n), jnp.arange(n, dtype=jnp.float32)], axis=1)
     target = matrix @ jnp.array([2020.0, 2020.0])
-    result = sketching.preconditioned(KEY, matrix, target, method=method)
+    result = sketching.preconditioned(KEY, matrix, target)
     assert result.converged
     # Values of 2e7 are rounded to units, and the intercept is what is left of them.
     np.testing.assert_allclose(result.solution[0], 2020, atol=0.2)
     np.testing.assert_allclose(result.solution[1], 2020, rtol=1e-6)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_the_cutoff_does_not_grow_with_rows(dtype):
+def test_the_cutoff_does_not_grow_with_rows():
     """scikit-learn 33032: with max(N, p) eps one of two columns counts as rounding."""
     random = np.random.RandomState(1137)
     num_rows = 500_000
     first = random.rand(num_rows)
     matrix = np.stack([first, 0.3 * first + 0.1 * random.rand(num_rows)], axis=1)
     target = matrix @ [0.5, 2.0] + 0.1 * random.rand(num_rows)
-    matrix, target = matrix.astype(dtype), target.astype(dtype)
+    matrix, target = matrix.astype(np.float32), target.astype(np.float32)
     least = residual(
         matrix, target, scipy.linalg.lstsq(matrix.astype(float), target)[0]
     )
-    with jax.enable_x64(dtype == np.float64):
-        result = sketching.preconditioned(KEY, matrix, target)
+    result = sketching.preconditioned(KEY, matrix, target)
     assert result.converged and result.rank.rank == 2
     # As in scikit-learn's own test.
     assert residual(matrix, target, result.solution) == pytest.approx(least, rel=1e-6)
@@ -77,9 +72,10 @@ def counts(num_cells, num_genes):
 
 
 def cells(kind):
-    matrix = counts(400, 34)
+    # One shape for most kinds, so that they share a compiled function.
+    matrix = counts(400, 40)
     if kind == "duplicate genes":
-        matrix = np.hstack([matrix, matrix[:, :6]])
+        matrix[:, 34:] = matrix[:, :6]
     elif kind == "cells and genes without counts":
         matrix[::7] = matrix[:, ::5] = 0
     elif kind == "rank-deficient":
@@ -87,7 +83,7 @@ def cells(kind):
     elif kind == "more genes than cells":
         matrix = matrix[:20]
     elif kind == "more than 8,000 cells":
-        matrix = counts(9_000, 34)
+        matrix = counts(9_000, 40)
     return matrix.astype(np.float32)
 
 
@@ -107,21 +103,22 @@ def cells(kind):
     ],
 )
 def test_scores_of_cells(kind):
-    """Those of the singular value decomposition, and rows are drawn by them."""
+    """Those of the singular value decomposition."""
     matrix = cells(kind)
     left, values, _ = np.linalg.svd(matrix.astype(float), full_matrices=False)
     is_there = values > 1e-5 * values[0]
     expected = np.sum(left[:, is_there] ** 2, axis=1)
     scores = sketching.leverage_scores(matrix)
     np.testing.assert_allclose(scores, expected, rtol=1e-3, atol=1e-5)
-    # No silent uniform choice, as Seurat 8913 has it: cells of score 0 never come.
-    sample = sketching.sample_rows(KEY, scores, 10, "without_replacement")
-    assert np.all(expected[sample.indices] > 0)
+    if kind == "cells and genes without counts":
+        # No silent uniform choice, as Seurat 8913 has it: cells of score 0 never come.
+        sample = sketching.sample_rows(KEY, scores, 10, "without_replacement")
+        assert np.all(expected[sample.indices] > 0)
 
 
 def test_a_missing_value_is_named():
     """Seurat 9690, the other cause: "NA/NaN/Inf in foreign function call (arg 1)"."""
-    matrix = counts(400, 34)
+    matrix = counts(400, 40)
     matrix[3, 5] = np.nan
     with pytest.raises(ValueError, match="matrix must be finite; got 1 NaN"):
         sketching.leverage_scores(matrix)

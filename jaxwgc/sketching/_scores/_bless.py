@@ -132,12 +132,12 @@ def bless(
     indices, weights = np.zeros(0, np.int32), np.zeros(0)
     # At a ridge of the trace, no score is above 1/2 of its bound k(x, x) / ridge.
     num_steps = max(1, math.ceil(math.log(max(trace / ridge, 1)) / math.log(step)))
-    for i, step_key in enumerate(jax.random.split(key, num_steps)):
+    for i in range(num_steps):
         current = float(ridge) * step ** (num_steps - 1 - i)
         # No point is kept with more than this probability, so that the scores of the
         # others are not needed.
         bound = min(1.0, oversampling * largest / current)
-        uniform = np.asarray(jax.random.uniform(step_key, (num_points,), np.float32))
+        uniform = np.asarray(_uniform(key, i, num_steps, num_points))
         candidates = np.flatnonzero(uniform < bound)
         scores = points.scores(candidates, indices, weights, current)
         probabilities = np.minimum(oversampling * scores.astype(np.float64), 1)
@@ -275,6 +275,15 @@ def _size(indices: np.ndarray) -> int:
 
 def _padded(indices: np.ndarray, size: int) -> np.ndarray:
     return np.pad(indices.astype(np.int32), (0, size - indices.size))
+
+
+@functools.partial(jax.jit, static_argnames=("num_steps", "num_points"))
+def _uniform(
+    key: jax.Array, step: int | jax.Array, num_steps: int, num_points: int
+) -> jax.Array:
+    """Returns the uniform variable of every point in one of the steps."""
+    key = jax.random.split(key, num_steps)[step]
+    return jax.random.uniform(key, (num_points,), np.float32)
 
 
 @functools.partial(jax.jit, static_argnames="kernel")

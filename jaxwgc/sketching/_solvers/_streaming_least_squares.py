@@ -147,12 +147,17 @@ class _State(NamedTuple):
     squared: np.ndarray
 
 
-class _System(NamedTuple):
+class _System:
     """The problem to minimise over θ, and the factors that precondition it."""
 
-    stream: StreamedSystem
-    factors: Orthonormaliser
-    ridge: float
+    def __init__(self, stream: StreamedSystem, factors: Orthonormaliser, ridge: float):
+        self.stream = stream
+        self.factors = factors
+        self.ridge = ridge
+        self.scale = np.asarray(factors.scale, np.float64)[:, None]
+        self.matrix = np.asarray(factors.matrix, np.float64)
+        self.values = np.asarray(factors.singular_values, np.float64)[:, None]
+        self.norm = float(factors.norm)
 
     def look(
         self, solution: np.ndarray, direction: np.ndarray
@@ -166,31 +171,25 @@ class _System(NamedTuple):
         return _State(solution, gradient, squared), image, curvature
 
     def in_range(self, state: _State) -> np.ndarray:
-        scale = np.asarray(self.factors.scale, np.float64)[:, None]
-        return np.asarray(self.factors.matrix, np.float64).T @ (scale * state.gradient)
+        return self.matrix.T @ (self.scale * state.gradient)
 
     def direction(self, in_range: np.ndarray) -> np.ndarray:
-        scale = np.asarray(self.factors.scale, np.float64)[:, None]
-        direction = scale * (np.asarray(self.factors.matrix, np.float64) @ in_range)
-        return _shortest(self.factors, direction)
+        return _shortest(self.factors, self.scale * (self.matrix @ in_range))
 
     def backward_error(self, state: _State) -> np.ndarray:
-        scale = np.asarray(self.factors.scale, np.float64)[:, None]
         # Squares of small residuals may vanish in float32.
         with np.errstate(invalid="ignore"):
-            values = np.asarray(self.factors.singular_values, np.float64)[:, None]
-            squares = np.sum((state.solution / scale) ** 2, axis=0)
-            weight = values**2 * squares + state.squared
-            share = values * self.in_range(state)
+            squares = np.sum((state.solution / self.scale) ** 2, axis=0)
+            weight = self.values**2 * squares + state.squared
+            share = self.values * self.in_range(state)
             share = share / np.sqrt(np.where(weight > 0, weight, 1))
-            return np.linalg.norm(share, axis=0) / float(self.factors.norm)
+            return np.linalg.norm(share, axis=0) / self.norm
 
     def is_lowest(
         self, state: _State, norms_of_y: np.ndarray, tolerance: float, dtype: Any
     ) -> np.ndarray:
         """Returns whether no residual can be much shorter, whatever rounding hides."""
-        scale = np.asarray(self.factors.scale, np.float64)[:, None]
-        size = float(self.factors.norm) * np.linalg.norm(state.solution / scale, axis=0)
+        size = self.norm * np.linalg.norm(state.solution / self.scale, axis=0)
         rounding = 4 * float(jnp.finfo(dtype).eps) * size
         part = np.hypot(np.linalg.norm(self.in_range(state), axis=0), rounding)
         # In units of y, since squares of small residuals vanish in float32.
@@ -220,9 +219,8 @@ def _iterate(
     # The first of them has no direction yet. It asks instead whether X is zero where
     # its sketch is.
     state, _, seen = system.look(start, probe)
-    scaled = np.asarray(probe[:, :1] / np.asarray(system.factors.scale)[:, None], float)
-    largest = float(system.factors.singular_values[0])
-    bound = 2 * cutoff * largest * np.linalg.norm(scaled)
+    scaled = probe[:, :1] / system.scale
+    bound = 2 * cutoff * system.values[0, 0] * np.linalg.norm(scaled)
     seen = seen - system.ridge * np.sum(probe**2, axis=0)
     is_complete = bool(np.sqrt(max(seen[0], 0.0)) <= bound)
     passes = 2
@@ -266,22 +264,38 @@ def _start(
     rcond: jax.Array,
 ) -> tuple[np.ndarray, Orthonormaliser, np.ndarray]:
     """Returns θ of the small system, its factors, and a vector of the null space."""
-    factors = jax.jit(from_factors)(small, ridge, rcond)
-    scale, basis = factors.scale[:, None], factors.matrix
-    left = product(small * factors.scale, basis)
-    solution = scale * product(basis, product(left.T, target))
+    key = jax.random.fold_in(key, 2**31 - 1)
+    solution, factors, vector = _small_solution(key, small, target, ridge, rcond)
     solution = _shortest(factors, np.asarray(solution, np.float64))
     probe = np.zeros_like(solution)
     if factors.has_null_space:
-        vector = factors.null_vector(jax.random.fold_in(key, 2**31 - 1))
-        probe[:] = np.asarray(factors.scale * vector, np.float64)[:, None]
+        probe[:] = np.asarray(vector, np.float64)[:, None]
     return solution, factors, probe
+
+
+@jax.jit
+def _small_solution(
+    key: jax.Array,
+    small: jax.Array,
+    target: jax.Array,
+    ridge: jax.Array | None,
+    rcond: jax.Array,
+) -> tuple[jax.Array, Orthonormaliser, jax.Array]:
+    factors = from_factors(small, ridge, rcond)
+    scale, basis = factors.scale, factors.matrix
+    left = product(small * scale, basis)
+    solution = scale[:, None] * product(basis, product(left.T, target))
+    return solution, factors, scale * factors.null_vector(key)
 
 
 def _shortest(factors: Orthonormaliser, solution: np.ndarray) -> np.ndarray:
     """Returns each solution without its part in the null space of X."""
     if not factors.has_null_space:
         return solution
-    dtype = factors.scale.dtype
-    columns = jax.vmap(factors.shortest, -1, -1)(jnp.asarray(solution, dtype))
+    columns = _shortest_columns(factors, solution.astype(factors.scale.dtype))
     return np.asarray(columns, np.float64)
+
+
+@jax.jit
+def _shortest_columns(factors: Orthonormaliser, solution: jax.Array) -> jax.Array:
+    return jax.vmap(factors.shortest, -1, -1)(solution)
