@@ -127,8 +127,21 @@ def test_wherever_the_rows_are(way):
         )
 
 
-def test_real_data_in_six_passes(with_x64):
-    matrix, rank = sklearn.datasets.load_digits(return_X_y=True)[0], 10
+def counts():
+    """Words of 20 topics, as in messages of 20 newsgroups."""
+    random = np.random.default_rng(0)
+    topics = random.dirichlet(np.full(500, 0.05), 20)
+    shares = random.dirichlet(np.full(20, 0.1), 1000)
+    return random.poisson(100 * shares @ topics).astype(float)
+
+
+@pytest.mark.parametrize(
+    ("make", "rank"),
+    [(lambda: sklearn.datasets.load_digits(return_X_y=True)[0], 10), (counts, 20)],
+    ids=["digits", "counts"],
+)
+def test_real_data_in_six_passes(make, rank, with_x64):
+    matrix = make()
     found = of_array(matrix, rank, num_passes=6)
     expected = exact(matrix, rank)
     np.testing.assert_allclose(found.scores, expected, rtol=0, atol=1e-5)
