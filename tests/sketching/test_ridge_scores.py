@@ -35,14 +35,6 @@ def test_agrees_with_svd(shape, condition):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("unit", [1e-20, 1e20])
-def test_units_of_a_matrix_far_from_those_of_the_ridge(shape, unit):
-    matrix = unit * matrix_of(shape, 10.0)
-    scores = ridge_leverage_scores(matrix.astype(np.float32), 0.1)
-    np.testing.assert_allclose(scores, reference(matrix, 0.1), rtol=0, atol=1e-4)
-
-
-@pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("ridge", [1e-24, 1e-20, 1e-16, 1e-12, 1e-3, 100.0])
 def test_tiny_ridges_of_an_ill_conditioned_matrix(shape, ridge, with_x64):
     # The normal equations, with ridge, have a condition number of 1e20 here.
