@@ -1,5 +1,6 @@
 """Rows that come in blocks, gathered in chunks of one size and known again."""
 
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeAlias
@@ -13,8 +14,10 @@ from jaxwgc.sketching import _checks
 _CHUNK_BYTES = 2**25
 # Fingerprints of a chunk in two passes differ by no more than this share.
 _SAME = 1e-5
-# Of a sparse block at a time: sums of more would lose digits in float32.
-_SPARSE_ROWS = 8192
+# Rows of a sparse product: sums of more would lose digits in float32.
+SPARSE_ROWS = 8192
+# SciPy's sparse products are of one thread each.
+NUM_THREADS = min(os.cpu_count() or 1, 8)
 
 
 def chunks(
@@ -45,8 +48,9 @@ def chunks(
             if num_sparse_columns is None:
                 num_sparse_columns = rows.shape[1]
             _check_columns(num_sparse_columns, rows.shape[1])
-            for start in range(0, rows.shape[0], _SPARSE_ROWS):
-                part = some_rows(rows, start, start + _SPARSE_ROWS)
+            size = SPARSE_ROWS * NUM_THREADS
+            for start in range(0, rows.shape[0], size):
+                part = some_rows(rows, start, start + size)
                 yield part, part.shape[0]
             continue
         rows = np.asarray(block)

@@ -1,7 +1,6 @@
 """Passes over rows that come in blocks, for the leading directions of their matrix."""
 
 import itertools
-import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -12,13 +11,13 @@ import numpy as np
 
 from jaxwgc.sketching._row_blocks import DenseRows
 from jaxwgc.sketching._scores._chunks import (
+    NUM_THREADS,
+    SPARSE_ROWS,
     RepeatedChunks,
     is_sparse_of_scipy,
     some_rows,
 )
 from jaxwgc.sketching._scores._leading_directions import image
-
-_ROWS_OF_A_THREAD = 2048
 
 
 class StreamedPasses:
@@ -82,17 +81,16 @@ def _sparse_image(chunk: Any, scale: float, basis: jax.Array) -> tuple[Any, Any]
     scaled = np.asarray(basis) * scale
 
     def of_some(start: int) -> tuple[Any, Any]:
-        some = some_rows(chunk, start, start + _ROWS_OF_A_THREAD)
+        some = some_rows(chunk, start, start + SPARSE_ROWS)
         # Whoever asks looks for what is not finite.
         with np.errstate(over="ignore", invalid="ignore"):
             rows = some @ scaled
             return rows, np.concatenate([(some.T @ rows) * scale, rows.T @ rows])
 
-    # SciPy's products are of one thread each, and let others run.
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
-        starts = range(0, chunk.shape[0], _ROWS_OF_A_THREAD)
+    with ThreadPoolExecutor(NUM_THREADS) as threads:
+        starts = range(0, chunk.shape[0], SPARSE_ROWS)
         rows, images = zip(*threads.map(of_some, starts))
-    return np.concatenate(rows), sum(images)
+    return np.concatenate(rows), np.sum(images, axis=0, dtype=np.float64)
 
 
 def _raise_not_finite(rows: Any, start: int) -> None:
