@@ -51,7 +51,8 @@ TESTS = {
     "jaxwgc/coding/": "test_coding test_dtypes test_every_path "
     "test_gradients codes/test_communication_efficient decoders/test_devices",
     "jaxwgc/decoders/_decoder.py": "",
-    "jaxwgc/codes/_proportional_placement.py": "codes/test_any_placement",
+    "jaxwgc/codes/_proportional_placement.py": "codes/test_any_placement "
+    "codes/test_bad_input",
     "jaxwgc/codes/_worst_rounding.py": "codes/test_any_placement",
     "jaxwgc/decoders/_dual.py": LAGRANGE,
     "jaxwgc/decoders/_dual_code.py": f"codes/test_any_placement {DECODERS}",

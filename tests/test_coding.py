@@ -133,6 +133,11 @@ def test_reverse_mode_passes_by_decoding_weights():
     np.testing.assert_allclose(jax.grad(total)(jnp.ones(6)), 1, atol=1e-4)
 
 
+def test_nothing_is_the_share_of_what_weighs_nothing():
+    code = jaxwgc.weighted(codes.uncoded(3), np.zeros(3))
+    assert jaxwgc.decoding(code, np.ones(3, bool)).share == 0
+
+
 def test_known_weights_need_no_decoder():
     """As where another device has found them."""
     code = codes.uncoded(3)
