@@ -31,14 +31,14 @@ ROOT = pathlib.Path(__file__).parents[1]
 # What is mutated, and its tests after those of the same name, most likely ones first.
 DECODERS = (
     "decoders/test_least_squares decoders/test_decoder test_coding test_every_path "
-    "decoders/test_devices"
+    "decoders/test_devices decoders/test_bad_input"
 )
 LAGRANGE = "decoders/test_lagrange codes/test_reed_solomon decoders/test_decoder"
 TESTS = {
     "jaxwgc/_arrays.py": "decoders/test_least_squares test_dtypes",
     "jaxwgc/aggregate/": "aggregate/test_methods aggregate/test_state "
     "aggregate/test_training aggregate/test_bad_input test_aggregate_checks "
-    "aggregate/test_memory aggregate/test_warnings",
+    "aggregate/test_memory aggregate/test_warnings aggregate/test_correct_errors",
     "jaxwgc/coding/_arrivals.py": "test_coding codes/test_multi_message "
     "test_every_path decoders/test_devices",
     "jaxwgc/studies/_diagnosis.py": "",
