@@ -45,7 +45,7 @@ TESTS = {
     "jaxwgc/studies/_many_masks.py": "studies/test_diagnosis "
     "studies/test_worst_pattern",
     "jaxwgc/studies/_ridge_errors.py": "studies/test_worst_pattern",
-    "jaxwgc/coding/_requests.py": "codes/test_replicated",
+    "jaxwgc/coding/_requests.py": "codes/test_replicated test_precision",
     "jaxwgc/coding/_weighting.py": "test_every_path test_dtypes",
     "jaxwgc/studies/_worst_pattern.py": "",
     "jaxwgc/coding/": "test_coding test_dtypes test_every_path "

@@ -103,6 +103,11 @@ def test_dual_code():
     assert precisions(decode, np.ones((2, 8), bool)) == {HIGHEST}
 
 
+def test_sums_on_request():
+    request, messages = np.ones(2, np.float32), np.ones((2, 7), np.float32)
+    assert precisions(jaxwgc.coding.answer_request, request, messages) == {HIGHEST}
+
+
 def newton(rows, **options):
     return sketching.logistic_newton_sketch(
         KEY, rows, TARGET > 0, 40, ridge=0.1, **options
