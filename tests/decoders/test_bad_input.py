@@ -142,6 +142,16 @@ def test_fields_of_the_wrong_type(decoder):
         jaxwgc.decoding_weights(CODE, MASK, decoder)
 
 
+def test_one_wrong_entry():
+    """Of all columns of the transform, one shows it."""
+    code = CODES["reed_solomon"]
+    decoder = code.choose_decoder(decoders.Lagrange)
+    matrix = np.array(code.encoding_matrix)
+    matrix[0, 0] += 1
+    with pytest.raises(ValueError, match=LAGRANGE):
+        decoder.check(matrix, code.segment_targets)
+
+
 def test_a_code_without_decoders():
     code = dataclasses.replace(CODE, decoders=())
     with pytest.raises(ValueError, match="decoder must be given, since the code"):

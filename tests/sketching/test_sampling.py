@@ -18,6 +18,7 @@ from jaxwgc.sketching._samplers._sample_partitions import _exponential, _poisson
 
 # One for all tests, so that they share compiled functions.
 NUM_SAMPLES = 20_000
+KEY = jax.random.key(0)
 
 
 @functools.partial(jax.jit, static_argnames=("num_distinct", "num_draws"))
@@ -186,6 +187,15 @@ def test_num_draws_of_many_parts_in_float32():
 
 
 @functools.partial(jax.jit, static_argnums=2)
+def test_scale_is_the_root_of_counts_over_their_means():
+    probabilities = np.array([0.1, 0.2, 0.3, 0.4])
+    sample = sketching.sample_partitions(KEY, probabilities, num_draws=50)
+    means = 50 * probabilities[np.asarray(sample.indices)]
+    counts = np.asarray(sample.counts, float)
+    assert counts.max() > 1
+    np.testing.assert_allclose(sample.scale**2, counts / means, rtol=1e-5)
+
+
 def total_counts(keys, probabilities, num_draws):
     """How often each part comes in so many draws of each key, as many at a time."""
 
