@@ -186,7 +186,6 @@ def test_num_draws_of_many_parts_in_float32():
     assert counts.sum() == 2**20
 
 
-@functools.partial(jax.jit, static_argnums=2)
 def test_scale_is_the_root_of_counts_over_their_means():
     probabilities = np.array([0.1, 0.2, 0.3, 0.4])
     sample = sketching.sample_partitions(KEY, probabilities, num_draws=50)
@@ -196,6 +195,7 @@ def test_scale_is_the_root_of_counts_over_their_means():
     np.testing.assert_allclose(sample.scale**2, counts / means, rtol=1e-5)
 
 
+@functools.partial(jax.jit, static_argnums=2)
 def total_counts(keys, probabilities, num_draws):
     """How often each part comes in so many draws of each key, as many at a time."""
 
