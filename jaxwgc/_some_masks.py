@@ -24,26 +24,23 @@ def _any_under_vmap_rule(axis_size, in_batched, condition):
     return any_under_vmap(condition.any(axis=0)), False
 
 
-def in_batches(
-    function: Callable[[jax.Array], Any], masks: jax.Array, size: int
-) -> Any:
-    """`function` of masks, of so many at a time.
+def in_batches(function: Callable[[jax.Array], Any], rows: jax.Array, size: int) -> Any:
+    """Returns `function` of rows, such as masks, computed for so many at a time.
 
     Args:
-      function: takes masks (number, num_messages), and gives arrays with that axis in
-        front.
-      masks: bool (..., num_messages).
+      function: takes rows (number, c), and gives arrays with that axis in front.
+      rows: (..., c).
       size: the most that are worked on side by side.
 
     Returns:
       The arrays with axes (...) in front.
     """
-    *batch, num_messages = masks.shape
-    flat = masks.reshape(-1, num_messages)
+    *batch, length = rows.shape
+    flat = rows.reshape(-1, length)
     num_batches = -(-len(flat) // size)
     if num_batches > 1:
         padded = jnp.pad(flat, [(0, num_batches * size - len(flat)), (0, 0)])
-        padded = padded.reshape(num_batches, size, num_messages)
+        padded = padded.reshape(num_batches, size, length)
         values = jax.lax.map(function, padded)
         values = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), values)
     else:

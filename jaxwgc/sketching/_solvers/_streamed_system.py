@@ -126,10 +126,9 @@ class StreamedSystem:
             with np.errstate(over="ignore"):
                 joined[:, : rows.shape[1]] = rows
                 joined[:, rows.shape[1] :] = target
-            if not self.num_rows:
-                exact = np.concatenate([rows, target], axis=1)
-                if exact.dtype == np.float64 and self._dtype == np.float32:
-                    self._add_exactly(exact, joined)
+            is_rounding = self._dtype < np.result_type(rows, target) == np.float64
+            if is_rounding and not self.num_rows:
+                self._add_exactly(np.concatenate([rows, target], axis=1), joined)
             yield joined
 
     def _add_exactly(self, block: np.ndarray, rounded: np.ndarray) -> None:
