@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.lax import stop_gradient
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 # What the entries of an array may be, by the words of the message.
@@ -60,10 +61,15 @@ def working(array: Any) -> Any:
     return array_module(array).asarray(array, dtype)
 
 
-def as_working(tree: Any) -> Any:
-    """`working` of every leaf, Python's numbers as arrays of NumPy."""
+def working_constants(tree: Any) -> Any:
+    """Returns `working` of every leaf, a constant to `jax.grad`.
+
+    What NumPy holds stays there, since what is known can be looked at.
+    """
     return jax.tree.map(
-        lambda leaf: working(leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)),
+        lambda leaf: working(
+            stop_gradient(leaf) if isinstance(leaf, jax.Array) else np.asarray(leaf)
+        ),
         tree,
     )
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc import _validation
-from jaxwgc._arrays import as_working, product
+from jaxwgc._arrays import product, working_constants
 from jaxwgc._pytrees import register
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding._arrivals import arrived_messages
@@ -110,7 +110,7 @@ class ErrorLocator:
         """
         # As one program: conditions outside of one are compiled at every call.
         rounding = rounding_noise(messages, message_dtype)
-        return _locate(as_working(self), messages, mask, key, noise, rounding)
+        return _locate(working_constants(self), messages, mask, key, noise, rounding)
 
     def _locate(self, messages, mask, key, noise, rounding):
         noise = jnp.maximum(noise, rounding)

@@ -8,10 +8,9 @@ from typing import Any, ClassVar, NoReturn, TypeAlias, dataclass_transform
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.lax import stop_gradient
 
 from jaxwgc import _validation
-from jaxwgc._arrays import as_working, sharding_by_batch, working
+from jaxwgc._arrays import sharding_by_batch, working, working_constants
 from jaxwgc._pytrees import register
 from jaxwgc._targets import target_scale
 from jaxwgc.decoders._accuracy import relative_miss
@@ -88,15 +87,7 @@ class Decoder(abc.ABC):
 
         In at least float32, constants to `jax.grad`.
         """
-        # What NumPy holds stays there, since what is known can be looked at.
-        constant, matrix, target = as_working(
-            jax.tree.map(
-                lambda leaf: (
-                    stop_gradient(leaf) if isinstance(leaf, jax.Array) else leaf
-                ),
-                (self, matrix, target),
-            )
-        )
+        constant, matrix, target = working_constants((self, matrix, target))
 
         def find(mask: jax.Array) -> jax.Array:
             weights = constant.weights(matrix, target, mask)
