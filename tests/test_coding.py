@@ -133,6 +133,38 @@ def test_reverse_mode_passes_by_decoding_weights():
     np.testing.assert_allclose(jax.grad(total)(jnp.ones(6)), 1, atol=1e-4)
 
 
+def test_leaks_of_rounds_that_do_not_decode_stay():
+    """Three of six are lost, one too many; the leak is a thousandth of the weights."""
+    weights = [15.20945, -33.69246, 5.970909, 15.95485, 217.9779, 756.6506]
+    code = jaxwgc.weighted(CODES["cyclic_mds, complex"], np.array(weights))
+    first = [-0.391852, -0.282485, 0.375778, 0.168904, 0.035375, 0.757748]
+    second = [-0.821573, -0.741191, 0.323251, -0.401712, 2.312573, -0.620753]
+    gradients = np.stack([first, second], axis=1).astype(np.float32)
+    decoding = jaxwgc.decoding(code, np.array([False, False, False, True, True, False]))
+    assert decoding.failed()
+    weights = np.asarray(decoding.weights, complex)
+    mixed = weights @ code.encoding_matrix @ (gradients @ [1, 1j])
+    expected = [mixed[0].real, mixed[0].imag]
+    messages = jaxwgc.encode(code, gradients)
+    decoded = decoding.combine(messages, jnp.zeros(2))
+    np.testing.assert_allclose(decoded, expected, rtol=1e-4)
+    np.testing.assert_allclose(decoding.collapse(gradients), expected, rtol=1e-4)
+
+
+def test_small_entries_of_weighted_codes_are_no_rounding():
+    """The weights of some of these rounds are large: rounding is near, but below."""
+    code = codes.reed_solomon(200, 200, 20)
+    draw = np.random.default_rng(0)
+    code = jaxwgc.weighted(code, draw.integers(1, 6, 200))
+    gradients = draw.normal(size=(200, 64)).astype(np.float32)
+    expected = code.target @ gradients
+    messages = jaxwgc.encode(code, gradients)
+    masks = random_patterns(200, code.num_stragglers, 1000)
+    decode = jax.jit(lambda mask: jaxwgc.decode(code, messages, mask, expected))
+    errors = np.linalg.norm(decode(masks) - expected, axis=1)
+    assert errors.max() < 1e-3 * np.linalg.norm(expected)
+
+
 def test_nothing_is_the_share_of_what_weighs_nothing():
     code = jaxwgc.weighted(codes.uncoded(3), np.zeros(3))
     assert jaxwgc.decoding(code, np.ones(3, bool)).share == 0

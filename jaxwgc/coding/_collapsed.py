@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxwgc import _arrays, _flat_vectors, _validation
 from jaxwgc._arrays import product
 from jaxwgc._some_masks import any_under_vmap
-from jaxwgc._targets import DECODES, effective
+from jaxwgc._targets import DECODES, effective, residual
 
 
 def leakage(mixing: jax.Array) -> jax.Array:
@@ -25,13 +25,15 @@ def leakage(mixing: jax.Array) -> jax.Array:
     return mixing - diagonal.astype(mixing.dtype)
 
 
-def is_mixed_up(leaked: jax.Array, target: jax.Array) -> jax.Array:
-    """Returns whether leakage is more than rounding: never in rounds that decode.
+def leaks(mixing: jax.Array, target: jax.Array) -> jax.Array:
+    """Returns whether the leakage of a round is more than rounding error, bool (...).
 
-    Each part is judged by its own weight, and by what may be missed of one of them.
+    It never is if the round decodes. Each part is judged by its own weight, too.
     """
+    _, failed = residual(mixing, target, DECODES)
     most = DECODES * math.sqrt(len(target)) * jnp.abs(target)
-    return jnp.any(jnp.abs(leaked) > most[:, None], axis=(-3, -2, -1))
+    leaked = jnp.abs(leakage(mixing)) > most[:, None]
+    return failed | jnp.any(leaked, axis=(-3, -2, -1))
 
 
 def weighted_sums(partial_gradients: Any) -> Callable[[jax.Array], Any]:
@@ -108,7 +110,7 @@ def collapse(
         return _flat_vectors.unravel(flat + leak.ravel()[: flat.size], collapsed)
 
     # Rounding that is added would move parameters whose gradient is zero.
-    matters = any_under_vmap(is_mixed_up(leaked, target))
+    matters = any_under_vmap(leaks(mixing, target))
     if not _validation.is_traced(matters):
         # Outside of jit, lax.cond would compile its new functions at every call.
         return add_leak() if matters else collapsed

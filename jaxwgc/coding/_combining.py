@@ -5,16 +5,18 @@ import math
 import jax
 import jax.numpy as jnp
 
-from jaxwgc._arrays import product, promoted
+from jaxwgc._arrays import product, promoted, squares
 from jaxwgc._targets import mixing
-from jaxwgc.coding._collapsed import is_mixed_up, leakage
+from jaxwgc.coding._collapsed import leakage, leaks
 
 # Messages that are added up before they join the others.
 _BLOCK = 8
-# What is missed of several parts, or segments of one, is below its bound unless they
-# cancel in all messages. Over all patterns of the exact codes of up to 12 workers four
-# times the bound are reached, where every worker holds every part.
-_MISSES = 8
+# Bounds of leaks over their root mean square. All patterns of the exact codes of up to
+# 7 workers reach 3 by residuals, and by rounding 8 of two messages and 4 of six. The
+# rounding error of many messages is normal: nine standard deviations.
+_LEAKS, _LEAKS_OF_FEW = 6, 24
+# Machine epsilons of rounding of messages on their way: seven standard deviations.
+_ROUNDED_MESSAGES = 2
 
 
 def floor_weights(
@@ -24,46 +26,42 @@ def floor_weights(
     mask: jax.Array,
     message_dtype: jax.typing.DTypeLike,
 ) -> jax.Array | None:
-    """Weights of the moduli of messages, whose sum is the rounding of a decoded entry.
+    """Computes weights of messages for the rounding error of a decoded entry.
 
-    Where halves or segments of a gradient are packed into one message, zeros of one
-    decode to what rounding leaves of the other: of the messages and their sum, and of
-    the weights, whose aᵀB misses the zeros off the target. A part whose gradient is v
-    adds a miss times |v| to the wrong half, and the column of B times |v| to the
-    messages, so that the largest ratio of the two bounds the miss of all parts.
+    A complex code packs two halves of a gradient into one message, and a code with
+    segments several segments. Entries that are zero in one of them decode to what leaks
+    from the others: rounding errors of messages and weights, and the residual. The
+    leaks of the messages add up like independent numbers, so the bound of an entry is
+    the root of the sum over the messages of (weight * size)². A part with gradient v
+    leaks its residual times |v| and adds the norm of its column of B times |v| to the
+    messages, so the largest ratio of these bounds the leak of all parts.
 
     Args:
       matrix: B (num_messages, num_parts * num_segments).
       target: (num_parts,).
-      weights: (..., num_segments, num_messages).
-      mask: bool (..., num_messages).
-      message_dtype: what messages have been rounded to.
+      weights: Decoding weights, (..., num_segments, num_messages).
+      mask: Which messages have arrived, bool (..., num_messages).
+      message_dtype: Dtype that messages were rounded to.
 
     Returns:
-      Real (..., num_segments, num_messages), of messages that are not there as well;
-      or None where nothing is packed.
+      Real (..., num_segments, num_messages), also for messages that have not arrived.
+      None if nothing is packed.
     """
     num_segments = weights.shape[-2]
     if num_segments == 1 and not jnp.iscomplexobj(matrix):
         return None
-    sizes = jnp.abs(weights.real) + jnp.abs(weights.imag)
-    moduli = jnp.abs(matrix)
-    columns = product(mask.astype(moduli.dtype), moduli)
+    columns = product(mask.astype(matrix.real.dtype), squares(matrix))
     columns = columns.reshape(*mask.shape[:-1], 1, len(target), num_segments)
-    leaked = leakage(mixing(matrix, weights))
-    ratio = jnp.abs(leaked) / jnp.where(columns > 0, columns, jnp.inf)
-    miss = jnp.max(ratio, axis=(-2, -1))
-    # More than rounding stays in the result.
-    miss = jnp.where(is_mixed_up(leaked, target)[..., None], 0, miss)
+    mixed = mixing(matrix, weights)
+    ratio = squares(leakage(mixed)) / jnp.where(columns > 0, columns, jnp.inf)
+    # The leak of a round that does not decode is no rounding error, and stays.
+    ratio = jnp.where(leaks(mixed, target)[..., None], 0, jnp.max(ratio, (-2, -1)))
     computed = jnp.promote_types(message_dtype, jnp.float32)
     eps = max(jnp.finfo(dtype).eps for dtype in (weights.dtype, computed))
-    # In a sum of many, roundings cancel; where there are few messages, parts may cancel
-    # in all of them. Over all patterns of the exact codes of up to 12 workers ten
-    # roundings of each message are reached, with 50 to 200 workers less than one.
     count = jnp.maximum(jnp.sum(mask, axis=-1), 1)[..., None, None]
-    # On their way messages are rounded once, and by half an eps at most.
-    eps = (2 + 144 / count) * eps + jnp.finfo(message_dtype).eps / 2
-    return _MISSES * miss[..., None] + (eps * sizes).astype(sizes.dtype)
+    rounded = (_LEAKS + _LEAKS_OF_FEW / count.astype(ratio.dtype)) * eps
+    rounded += _ROUNDED_MESSAGES * jnp.finfo(message_dtype).eps
+    return jnp.sqrt(ratio[..., None] * _LEAKS**2 + rounded**2 * squares(weights))
 
 
 def combine(
@@ -73,7 +71,7 @@ def combine(
 
     Args:
       weights: decoding weights a (..., num_segments, num_messages).
-      floors: as from `floor_weights`, of the same shape.
+      floors: From `floor_weights`, of the same shape.
       messages: (..., num_messages, length); those not received may hold anything.
       mask: bool (..., num_messages), the messages that were received.
 
@@ -92,6 +90,9 @@ def _combine(weights, floors, messages, mask):
         weights.shape[:-2], messages.shape[:-2], mask.shape[:-1]
     )
     zeros = jnp.zeros((*batch, num_segments, messages.shape[-1]), messages.dtype)
+    # In machine epsilons, the squares of entries from 1e-18 to 1e18 are normal numbers.
+    eps = jnp.finfo(messages.dtype).eps
+    floors = None if floors is None else floors / eps
 
     def add(index, sums):
         rows, bounds = sums
@@ -100,7 +101,7 @@ def _combine(weights, floors, messages, mask):
         rows = rows + weights[..., index, None] * message
         if floors is not None:
             size = jnp.abs(message.real) + jnp.abs(message.imag)
-            bounds = bounds + floors[..., index, None] * size
+            bounds = bounds + (floors[..., index, None] * size) ** 2
         return rows, bounds
 
     def sum_block(start, size):
@@ -125,6 +126,6 @@ def _combine(weights, floors, messages, mask):
         rows = jnp.stack([rows.real, rows.imag], axis=-2)
         bounds = None if bounds is None else bounds[..., None, :]
     if bounds is not None:
-        is_rounding = (jnp.abs(rows) <= bounds) & jnp.isfinite(bounds)
+        is_rounding = ((rows / eps) ** 2 <= bounds) & jnp.isfinite(bounds)
         rows = jnp.where(is_rounding, 0, rows)
     return rows.reshape(*batch, math.prod(rows.shape[len(batch) :]))
