@@ -31,34 +31,39 @@ BATCH = 128
 
 
 @jax.jit
-def of_rounds(locator, keys, is_wrong, received, agree):
+def of_rounds(locator, keys, is_wrong, received, sizes, heavy, agree):
     """Messages of random gradients, some of them wrong, all of the missing ones NaN."""
 
-    def of_round(key, is_wrong, received):
+    def of_round(key, is_wrong, received, sizes):
         keys = jax.random.split(key, 4)
         gradients = jax.random.normal(keys[0], (locator.code.num_parts, LENGTH))
-        messages = jaxwgc.encode(locator.code, gradients)
-        errors = 3 * jax.random.normal(keys[1], messages.shape, messages.dtype)
-        errors = jnp.where(agree, errors[:1], errors)
+        messages = jaxwgc.encode(locator.code, gradients.at[0].multiply(heavy))
+        errors = jax.random.normal(keys[1], messages.shape, messages.dtype)
+        errors = sizes[:, None] * jnp.where(agree, errors[:1], errors)
         messages = jnp.where(is_wrong[:, None], messages + errors, messages)
         messages = jnp.where(received[:, None], messages, jnp.nan)
         return locator.locate(messages, received, keys[2])
 
-    return jax.vmap(of_round)(keys, is_wrong, received)
+    return jax.vmap(of_round)(keys, is_wrong, received, sizes)
 
 
-def locate(code, is_wrong, received=None, agree=False):
+def locate(code, is_wrong, received=None, sizes=None, heavy=1.0, agree=False):
     """What is found of rounds, in NumPy."""
     number = len(is_wrong)
     received = np.ones_like(is_wrong) if received is None else received
+    sizes = np.full(is_wrong.shape, 3.0) if sizes is None else sizes
     # Always as many side by side: codes of one shape are compiled once.
     padded = np.arange(-(-number // BATCH) * BATCH) % number
     keys = jax.random.split(KEY, len(padded))
     locator = jaxwgc.coding.ErrorLocator.of(code)
+
+    def of_batch(own, keys):
+        drawn = is_wrong[own], received[own], sizes[own].astype(np.float32)
+        return of_rounds(locator, keys, *drawn, heavy, agree)
+
     batches = [
-        of_rounds(locator, keys[i : i + BATCH], is_wrong[own], received[own], agree)
+        of_batch(padded[i : i + BATCH], keys[i : i + BATCH])
         for i in range(0, len(padded), BATCH)
-        for own in [padded[i : i + BATCH]]
     ]
     return jax.tree.map(lambda *own: np.concatenate(own)[:number], *batches)
 
@@ -102,6 +107,19 @@ def test_errors_that_agree_up_to_half_of_the_checks(name):
     np.testing.assert_array_equal(found.wrong[are_two], is_wrong[are_two])
     assert not np.any(found.refused[are_two])
     assert np.all(found.refused | (np.asarray(found.wrong) == is_wrong).all(1))
+
+
+@pytest.mark.parametrize("heavy", [1.0, 1e3])
+@pytest.mark.parametrize("name", CODES)
+def test_huge_errors_hide_no_moderate_ones(name, heavy):
+    """Every pair and triple, errors of 1e3 to 1e30 of a typical entry."""
+    is_wrong = masks(8, [2, 3])
+    draw = np.random.default_rng(0)
+    sizes = 10 ** draw.uniform(3, 30, is_wrong.shape)
+    found = locate(CODES[name], is_wrong, sizes=sizes, heavy=heavy)
+    is_right = (np.asarray(found.wrong) == is_wrong).all(1)
+    assert np.all(is_right | found.refused)
+    assert np.mean(is_right) > 0.9
 
 
 @pytest.mark.parametrize("name", CODES)

@@ -1,7 +1,7 @@
 """Which workers have sent something wrong: found by what a code has to spare."""
 
 import dataclasses
-import math
+import functools
 from typing import Any
 
 import jax
@@ -9,32 +9,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc import _validation
-from jaxwgc._arrays import product, working_constants
+from jaxwgc._arrays import working_constants
 from jaxwgc._pytrees import register
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding._arrivals import arrived_messages
 from jaxwgc.coding._decoding import check_messages_of
-from jaxwgc.coding._errors._checks import UNCHECKED, Syndromes, parity_checks
-from jaxwgc.coding._errors._general_position import (
-    find_in_general_position,
-    find_signal,
-)
+from jaxwgc.coding._errors._checks import UNCHECKED, parity_checks
+from jaxwgc.coding._errors._in_turn import find_in_turn
 from jaxwgc.coding._errors._location import ErrorLocation
 from jaxwgc.coding._errors._majority import find_copies, find_minorities
 from jaxwgc.coding._errors._projection import project
 from jaxwgc.coding._errors._smoothing import find_by_smoothing
 from jaxwgc.coding._errors._subset_search import find_by_guessing
 
-# What is left of checks is noise up to so many times what is expected of it: twice what
-# was seen in any of 10,000 rounds of exact codes.
-_ROUNDINGS = 2.0
-# Of a message's checks, the share below which nothing of them is left.
-_AMBIGUOUS = 2e-6
-# Beyond that amplification of noise, a suspect stays one.
-_REACH = 10.0
-# Messages that are so many times larger than most are looked at by themselves; no
-# honest one is as large as the other number.
-_OUTLIER, _LARGEST = 10.0, 1e12
+# Norm of a message, over that of most, from which on it counts as so large.
+_LARGEST = 1e12
 
 
 @register
@@ -157,83 +146,24 @@ class ErrorLocator:
         return wrong, disputed, is_checked, ~disputed.any(), checks
 
     def _by_checks(self, rows, mask, noise, mix_key):
-        num_messages, num_columns = rows.shape
-        norms = jnp.linalg.norm(rows, axis=1)
-        alone = Syndromes.without(self.checks, ~mask, rows)
-        is_checked = jnp.linalg.norm(alone.checks, axis=0) > UNCHECKED
-        outliers = mask & is_checked & (norms > _OUTLIER)
-        syndromes = Syndromes.without(self.checks, ~mask | outliers, rows)
-        # If all others are checked still, and say what each of these should be.
-        is_left = jnp.linalg.norm(syndromes.checks, axis=0) > UNCHECKED
-        can_do_without = syndromes.num_left == alone.num_left - outliers.sum()
-        can_do_without &= jnp.all(is_left | ~(mask & is_checked) | outliers)
-        outliers &= can_do_without
-        syndromes = jax.tree.map(
-            lambda one, other: jnp.where(can_do_without, one, other), syndromes, alone
-        )
-        is_used = mask & ~outliers
-        size = jnp.sqrt(jnp.sum(jnp.where(is_used, norms, 0) ** 2) / is_used.sum())
-        checks = syndromes.num_left
-        unit = noise * size / math.sqrt(num_columns)
-        spread = jnp.sqrt(jnp.maximum(checks, 0).astype(unit.dtype))
-        threshold = _ROUNDINGS * unit * (spread + math.sqrt(num_columns))
-        signal = find_signal(syndromes.values, threshold)
+        find_agreeing = functools.partial(self._find_agreeing, rows, mix_key)
+        return find_in_turn(self.checks, rows, mask, noise, find_agreeing)
 
-        def explains(wrong):
-            rest = Syndromes.without(self.checks, ~is_used | wrong, rows)
-            largest = jnp.linalg.norm(rest.values, 2)
-            # Whose every check is that of somebody in it could as well be wrong.
-            before, after = (
-                jnp.linalg.norm(each.checks, axis=0) for each in (syndromes, rest)
-            )
-            others = is_used & is_checked & ~wrong
-            is_unique = jnp.all((after > _AMBIGUOUS * before) | ~others)
-            return (largest <= 2 * threshold) & (rest.num_left > 0) & is_unique
-
-        def general():
-            wrong, stands_apart = find_in_general_position(syndromes, signal)
-            return wrong, stands_apart & explains(wrong)
-
-        def low_rank():
-            for decoder in self.code.decoders:
-                interpolation = decoder.interpolation(is_used)
-                if interpolation is not None:
-                    return find_by_smoothing(
-                        mix_key,
-                        jnp.where(is_used[:, None], rows, 0),
-                        jnp.asarray(self.norms, norms.dtype),
-                        is_used,
-                        interpolation,
-                        threshold,
-                        signal.rank,
-                        explains,
-                    )
-            wrong, fits = find_by_guessing(syndromes, signal, threshold)
-            return wrong, fits & explains(wrong)
-
-        nobody = jnp.zeros(num_messages, bool)
-        is_clean = signal.rank == 0
-        may_be_found = signal.rank < checks
-        wrong, is_explained = jax.lax.cond(
-            is_clean | ~may_be_found, lambda: (nobody, is_clean), general
-        )
-        wrong, is_explained = jax.lax.cond(
-            is_explained | ~may_be_found, lambda: (wrong, is_explained), low_rank
-        )
-        # What suspects should have been, by what is right: some were one too many.
-        suspects = wrong | outliers
-        rest = Syndromes.without(self.checks, ~mask | suspects, rows)
-        kept = jnp.where(mask[:, None] & ~suspects[:, None], rows, 0)
-        expected = product(
-            rest.solve, product(jnp.asarray(self.checks, rows.dtype), kept)
-        )
-        reach = jnp.linalg.norm(rest.solve, axis=1)
-        reach = jnp.where(outliers, reach, jnp.minimum(reach, _REACH))
-        allowed = _ROUNDINGS * noise * math.sqrt(num_messages)
-        allowed *= jnp.maximum(norms, reach * size)
-        wrong = suspects & (jnp.linalg.norm(rows - expected, axis=1) > allowed)
-        disputed = mask & is_checked & ~is_explained
-        return wrong, disputed, is_checked, is_explained, alone.num_left
+    def _find_agreeing(self, rows, key, evidence, signal, explains):
+        for decoder in self.code.decoders:
+            interpolation = decoder.interpolation(evidence.is_used)
+            if interpolation is not None:
+                return find_by_smoothing(
+                    key,
+                    jnp.where(evidence.is_used[:, None], rows, 0),
+                    jnp.asarray(self.norms, rows.real.dtype),
+                    evidence.is_used,
+                    interpolation,
+                    signal,
+                    explains,
+                )
+        wrong, is_found = find_by_guessing(evidence.syndromes, signal)
+        return wrong, is_found & explains(wrong)
 
 
 _locate = jax.jit(ErrorLocator._locate)
@@ -287,6 +217,10 @@ def locate_errors(
       sequences that each leaves; for others some of the workers are guessed, in up to
       20,000 ways;
     - errors in copies of one message, where a code has nothing else, by majority.
+
+    Large errors hide smaller ones, since a message is noisy in proportion to its size.
+    So the largest errors are located first, and without their messages the others are
+    judged again by their own size.
 
     Errors that are too small to matter are not found: those near the rounding of the
     messages, times how badly the checks that are left are conditioned.

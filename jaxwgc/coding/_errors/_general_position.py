@@ -21,19 +21,23 @@ class Signal(NamedTuple):
       basis: (num_checks, num_checks), orthonormal columns, zero beyond the rank.
       singular: (num_checks,), singular values, zero beyond the rank.
       rank: int scalar.
+      threshold: Singular value up to which values are rounding error.
     """
 
     basis: jax.Array
     singular: jax.Array
     rank: jax.Array
+    threshold: jax.Array
 
 
 def find_signal(values: jax.Array, threshold: jax.Array) -> Signal:
     """Returns what stands out of values (num_checks, num_columns)."""
     left, singular, _ = jnp.linalg.svd(values, full_matrices=False)
     floor = _ROUNDINGS * jnp.finfo(singular.dtype).eps * singular[0]
-    is_signal = singular > jnp.maximum(threshold, floor)
-    return Signal(jnp.where(is_signal, left, 0), singular * is_signal, is_signal.sum())
+    threshold = jnp.maximum(threshold, floor)
+    is_signal = singular > threshold
+    basis = jnp.where(is_signal, left, 0)
+    return Signal(basis, singular * is_signal, is_signal.sum(), threshold)
 
 
 def normalized_columns(checks: jax.Array) -> tuple[jax.Array, jax.Array]:

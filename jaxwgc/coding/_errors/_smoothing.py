@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxwgc._arrays import product
 from jaxwgc.coding._errors._general_position import (
+    Signal,
     distances_from,
     find_signal,
     nearest,
@@ -25,8 +26,7 @@ def find_by_smoothing(
     norms: jax.Array,
     is_there: jax.Array,
     interpolation: tuple[jax.Array, Any, int],
-    threshold: jax.Array,
-    rank: jax.Array,
+    signal: Signal,
     explains: Callable[[jax.Array], jax.Array],
 ) -> tuple[jax.Array, jax.Array]:
     """Returns the fewest messages that explain the errors, and if any do.
@@ -44,8 +44,7 @@ def find_by_smoothing(
       norms: (num_messages,), by which rows were divided.
       is_there: bool (num_messages,).
       interpolation: of `Decoder.interpolation`.
-      threshold: for singular values of sums of rows with weights of norm one.
-      rank: of the errors.
+      signal: Signal of the syndromes.
       explains: says of a mask of messages if errors there can be all.
     """
     weights, points, num_coefficients = interpolation
@@ -60,7 +59,7 @@ def find_by_smoothing(
     powers = powers[:-1]
     is_sum = jnp.arange(num_sums) < num_checks
     sums = jnp.where(is_sum[:, None], sums, 0)
-    threshold = threshold * jnp.linalg.norm(weights * norms)
+    threshold = signal.threshold * jnp.linalg.norm(weights * norms)
     # As many columns as directions.
     directions = find_signal(sums, threshold)
     sums = (directions.basis * directions.singular)[:, : num_sums // 2]
@@ -89,8 +88,8 @@ def find_by_smoothing(
             distances = distances_from(basis, steering)
             distances = jnp.where(is_there, distances, jnp.inf)
             wrong, _ = nearest(distances, number_wrong)
-            fits = (number_wrong > rank) & (number_wrong < size)
-            fits &= 2 * number_wrong <= num_checks + rank
+            fits = (number_wrong > signal.rank) & (number_wrong < size)
+            fits &= 2 * number_wrong <= num_checks + signal.rank
             fits &= ~is_found & explains(wrong)
             located, is_found = jnp.where(fits, wrong, located), is_found | fits
         return number + 1, located, is_found

@@ -2,7 +2,6 @@
 
 import itertools
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +37,7 @@ def guesses(num_messages: int, num_checks: int) -> list[np.ndarray]:
 
 
 def find_by_guessing(
-    syndromes: Syndromes, signal: Signal, threshold: Any
+    syndromes: Syndromes, signal: Signal
 ) -> tuple[jax.Array, jax.Array]:
     """Returns the fewest messages that explain the errors, and if none others do.
 
@@ -49,7 +48,7 @@ def find_by_guessing(
     columns, is_checked = normalized_columns(syndromes.checks)
     num_checks, num_messages = columns.shape
     weakest = jnp.min(jnp.where(signal.singular > 0, signal.singular, jnp.inf))
-    limit = _ROUNDING * threshold / weakest
+    limit = _ROUNDING * signal.threshold / weakest
     outside = columns
     for _ in range(2):
         outside -= product(signal.basis, product(signal.basis.T.conj(), outside))
