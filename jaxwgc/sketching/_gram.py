@@ -77,7 +77,9 @@ class Gram(NamedTuple):
         squares = jnp.diagonal(total)
         unit = inverse_power_of_two(jnp.sqrt(squares))
         finite &= jnp.isfinite(squares).all()
-        return cls(rows, scale, unit, total * unit * unit[:, None], finite)
+        # Some BLAS kernels carry a NaN from one matrix of a batch to the next.
+        matrix = jnp.where(finite, total * unit * unit[:, None], 0)
+        return cls(rows, scale, unit, matrix, finite)
 
     @classmethod
     def plain(cls, rows: Rows) -> "Gram":
@@ -86,8 +88,8 @@ class Gram(NamedTuple):
         return cls(rows, ones, ones, rows.sum(gram), jnp.bool_(True))
 
     def scaled(self, block: jax.Array) -> jax.Array:
-        """Returns rows of X in the units of the Gram matrix."""
-        return block * self.scale * self.unit
+        """Returns rows of X in the units of the Gram matrix, or 0 if X is not finite."""
+        return jnp.where(self.finite, block, 0) * self.scale * self.unit
 
     def decomposed(self) -> tuple[jax.Array, jax.Array]:
         """Returns eigenvalues and vectors, which are constants: see `_derivatives`."""
@@ -109,11 +111,12 @@ class Gram(NamedTuple):
         shift = jnp.where(shift > 0, shift, 1)
         root = jnp.sqrt(jnp.maximum(eigenvalues, 0) + shift)
         whitening = vectors / root * self.unit[:, None]
-        inner_gram = self.rows.sum(
-            lambda block: gram(
-                product(lax.stop_gradient(block) * self.scale, whitening)
-            )
-        )
+
+        def inner(block):
+            block = jnp.where(self.finite, lax.stop_gradient(block), 0)
+            return gram(product(block * self.scale, whitening))
+
+        inner_gram = self.rows.sum(inner)
         inner_eigenvalues, inner_vectors = jnp.linalg.eigh(inner_gram)
         least = eps * inner_eigenvalues[-1]
         inner_root = jnp.sqrt(jnp.maximum(inner_eigenvalues, least))
