@@ -44,8 +44,8 @@ VENV_WORKS := $(shell $(BIN)/python -c 'import pip, sys; print(sys.version_info 
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help reproduce compare benchmark measure test coverage test-lowest lint format
-.PHONY: types lines docs serve package clean
+.PHONY: help reproduce compare benchmark measure test coverage test-lowest test-variants
+.PHONY: lint format types lines docs serve package clean
 
 help:
 	@echo 'make reproduce   the tables and the figure of the paper, 3 minutes (QUICK=1: few runs)'
@@ -55,6 +55,7 @@ help:
 	@echo 'make test        run the tests (FAST=1: a core of them, in 90 seconds)'
 	@echo 'make coverage    run the tests, print which lines and branches none runs'
 	@echo 'make test-lowest run that core on the lowest versions supported'
+	@echo 'make test-variants numerical tests as on other processors, BLAS kernels, seeds, 3 hours'
 	@echo 'make lint        ruff: lint and format check'
 	@echo 'make format      ruff: fix and format'
 	@echo 'make types       pyright'
@@ -106,10 +107,10 @@ CORE_TESTS := $(addprefix tests/,test_coding.py test_gradients.py test_modules.p
 # Nearly all of the time goes into compiling, which takes half as long without LLVM's
 # optimisations (XLA_FLAGS= tests with them); what is compiled is kept beside the
 # environment's packages for the next time.
-test coverage test-lowest: export OPENBLAS_NUM_THREADS := 1
+test coverage test-lowest test-variants: export OPENBLAS_NUM_THREADS := 1
 test coverage test-lowest: export XLA_FLAGS ?= --xla_backend_optimization_level=0
-test coverage test-lowest: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.2
-test coverage: export JAX_COMPILATION_CACHE_DIR ?= $(abspath $(VENV))/jax-cache
+test coverage test-lowest test-variants: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.2
+test coverage test-variants: export JAX_COMPILATION_CACHE_DIR ?= $(abspath $(VENV))/jax-cache
 test-lowest: export JAX_COMPILATION_CACHE_DIR ?= $(abspath $(LOWEST_VENV))/jax-cache
 
 test: $(STAMPS)/test
@@ -121,6 +122,9 @@ coverage: $(STAMPS)/dev
 
 test-lowest: $(LOWEST_VENV)/.stamp
 	$(LOWEST_VENV)/bin/python -m pytest $(PYTEST_FLAGS) $(CORE_TESTS)
+
+test-variants: $(STAMPS)/test $(LOWEST_VENV)/.stamp
+	$(BIN)/python -m tests.variants --lowest $(LOWEST_VENV)/bin/python
 
 $(LOWEST_VENV)/.stamp: pyproject.toml
 	@if ! "$(LOWEST_PYTHON)" -c 'import ensurepip, sys; sys.exit(sys.version_info[:2] != (3, 11))'; then \

@@ -23,6 +23,25 @@ NUM_TESTS_BETWEEN = 5
 tests_to_come = itertools.count(1)
 
 
+def pytest_addoption(parser):
+    """Adds an option for `make test-variants`."""
+    parser.addoption("--shift-seeds", type=int, default=0)
+
+
+def pytest_configure(config):
+    """Shifts the seeds of all generators, before tests are imported."""
+    shift = config.getoption("--shift-seeds")
+    if not shift:
+        return
+
+    def shifted(make):
+        return lambda seed, **options: make(seed + shift, **options)
+
+    np.random.default_rng = shifted(np.random.default_rng)
+    jax.random.key = shifted(jax.random.key)
+    jax.random.PRNGKey = shifted(jax.random.PRNGKey)
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
     """One process runs all tests of a file, which share fixtures and compiled programs.
