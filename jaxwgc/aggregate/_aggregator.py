@@ -14,7 +14,6 @@ from jaxwgc.codes import GradientCode
 from jaxwgc.decoders import DecoderLike
 from jaxwgc.stragglers import Arrivals
 
-UNDECODABLE = ("least_squares", "skip", "warn", "raise")
 # Extra arguments of optax's own transformations, which go to all of a chain.
 OPTAX_ARGUMENTS = {"value", "grad", "value_fn"}
 
@@ -114,7 +113,12 @@ def aggregator(
     (messages, state)` for what arrives wrong, and `locate(messages, received, finished,
     state) -> ErrorLocation` finds that.
     """
-    _validation.check_choice("undecodable", undecodable, UNDECODABLE)
+    if undecodable in ("warn", "raise"):
+        raise ValueError(
+            f"undecodable must be 'least_squares' or 'skip'; got {undecodable!r} (read "
+            "num_undecodable in the state, or call jaxwgc.check_step before training)"
+        )
+    _validation.check_choice("undecodable", undecodable, ("least_squares", "skip"))
     _validation.check_number("tolerance", tolerance, minimum=0)
     decoder = code.choose_decoder(decoder)
     _validation.check_bool("memory", memory)
@@ -191,22 +195,6 @@ def aggregator(
             errors, finished = errors.after(arrived), None
         decoding = coding.decoding(code, arrived, decoder, finished=finished)
         failed, residual = decoding.failed(tolerance), decoding.residual
-        if undecodable in ("warn", "raise") and not _validation.is_traced(failed):
-            if failed:
-                report = (
-                    f"a round cannot be decoded: {int(decoding.received.sum())} of "
-                    f"{code.num_workers} workers have answered with all that they "
-                    f"send, and the norm of aᵀB - target is {residual:.3g}"
-                )
-                is_located = isinstance(arrived, coding.ErrorLocation)
-                if is_located and arrived.refused:
-                    report = (
-                        "a round cannot be decoded: checks of its messages fail in a "
-                        "way that cannot be explained, or too few are there"
-                    )
-                if undecodable == "raise":
-                    raise RuntimeError(report)
-                warnings.warn(report, stacklevel=3)
         gradient = apply(decoding, messages)
         remembered = state.memory
         if memory:

@@ -56,10 +56,8 @@ def coded_aggregate(
         message of each worker. The results agree to rounding.
       undecodable: what to do with a round where the gradient cannot be decoded exactly:
         `"least_squares"` takes the nearest that the answers give (or what another
-        decoder makes of them), `"skip"` a zero update. `"warn"` and `"raise"` are like
-        `"least_squares"`, but say so, with a warning or a RuntimeError, where `update`
-        runs eagerly: inside of `jax.jit` and the like, where nobody knows yet who
-        answers, `num_undecodable` is all that tells.
+        decoder makes of them), `"skip"` a zero update. The state counts such rounds in
+        `num_undecodable`.
       tolerance: a round is undecodable where the norm of aᵀB - target is above this
         share of the norm of the target. Far above the rounding of well-conditioned
         codes in float32. An approximate code decodes hardly any round exactly: raise it
@@ -98,7 +96,6 @@ def coded_aggregate(
       TypeError: where the code, model, key, updates or `received` have the wrong type.
         A model that gives no rounds for the workers of the code is found here, before
         the first update.
-      RuntimeError: at `update`, with `undecodable="raise"`.
 
     Warns where the waiting rule of the model ends nearly every round before the code
     decodes, and (at `update`) of extra arguments that it does not know.

@@ -66,7 +66,6 @@ def decode_aggregate(
         messages for a gradient like params, params or `received` are not given, or
         `received` has the wrong shape.
       TypeError: where the code, the messages, params or `received` have the wrong type.
-      RuntimeError: at `update`, with `undecodable="raise"`.
 
     Example:
       >>> import jax.numpy as jnp, jaxwgc, optax

@@ -88,7 +88,7 @@ class Gram(NamedTuple):
         return cls(rows, ones, ones, rows.sum(gram), jnp.bool_(True))
 
     def scaled(self, block: jax.Array) -> jax.Array:
-        """Returns rows of X in the units of the Gram matrix, or 0 if X is not finite."""
+        """Returns rows of X in the units of the Gram matrix; 0 if X is not finite."""
         return jnp.where(self.finite, block, 0) * self.scale * self.unit
 
     def decomposed(self) -> tuple[jax.Array, jax.Array]:

@@ -32,6 +32,7 @@ def with_leaf(shape):
     [
         (make, {"method": "message"}, "method must be one of 'partials', 'mess"),
         (make, {"undecodable": None}, "undecodable must be one of 'least_squ"),
+        (make, {"undecodable": "raise"}, "'raise' .read num_undecodable in"),
         (make, {"tolerance": -1e-3}, "tolerance must be .*-0.001"),
         (make, {"tolerance": float("nan")}, "tolerance must be .*nan"),
         (

@@ -14,8 +14,6 @@ from tests.aggregate.problems import aggregate
 CODE = codes.fractional_repetition(6, 2)
 GRADIENTS = np.arange(12, dtype=np.float32).reshape(6, 2)
 DELAY = stragglers.pareto(1.0, 2.0)
-# Workers 0, 2 and 4 hold the first half of the parts.
-TOO_FEW = np.arange(6) % 2 == 0
 
 
 @pytest.fixture(autouse=True)
@@ -39,29 +37,6 @@ class TestExtraArguments:
         optimizer = optax.chain(aggregate(CODE), optax.polyak_sgd())
         state = optimizer.init(GRADIENTS[0])
         optimizer.update(GRADIENTS, state, GRADIENTS[0], value=1.0)
-
-
-class TestUndecodable:
-    def update(self, undecodable, received, wrap=lambda own: own):
-        transform = aggregate(CODE, undecodable=undecodable)
-        state = transform.init(GRADIENTS[0])
-        return wrap(transform.update)(GRADIENTS, state, received=received)
-
-    def test_said_where_updates_run_eagerly(self):
-        match = "cannot be decoded: 3 of 6 workers .* norm of aᵀB - target is 1.73"
-        with pytest.warns(UserWarning, match=match):
-            warned = self.update("warn", TOO_FEW)
-        with pytest.raises(RuntimeError, match=match):
-            self.update("raise", TOO_FEW)
-        silent = self.update("least_squares", TOO_FEW)
-        np.testing.assert_array_equal(warned[0], silent[0])
-        assert warned[1].num_undecodable == 1
-
-    @pytest.mark.parametrize("undecodable", ["warn", "raise"])
-    def test_nothing_is_said_of_rounds_that_decode_or_are_traced(self, undecodable):
-        self.update(undecodable, np.arange(6) < 2)
-        _, state = self.update(undecodable, TOO_FEW, jax.jit)
-        assert state.num_undecodable == 1
 
 
 class TestModelsThatNeverDecode:
