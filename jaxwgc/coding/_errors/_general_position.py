@@ -21,23 +21,24 @@ class Signal(NamedTuple):
       basis: (num_checks, num_checks), orthonormal columns, zero beyond the rank.
       singular: (num_checks,), singular values, zero beyond the rank.
       rank: int scalar.
-      threshold: Singular value up to which values are rounding error.
+      threshold: Singular value up to which values are noise.
+      rounding: Rounding error of the singular values.
     """
 
     basis: jax.Array
     singular: jax.Array
     rank: jax.Array
     threshold: jax.Array
+    rounding: jax.Array
 
 
 def find_signal(values: jax.Array, threshold: jax.Array) -> Signal:
     """Returns what stands out of values (num_checks, num_columns)."""
     left, singular, _ = jnp.linalg.svd(values, full_matrices=False)
-    floor = _ROUNDINGS * jnp.finfo(singular.dtype).eps * singular[0]
-    threshold = jnp.maximum(threshold, floor)
-    is_signal = singular > threshold
+    rounding = _ROUNDINGS * jnp.finfo(singular.dtype).eps * singular[0]
+    is_signal = singular > jnp.maximum(threshold, rounding)
     basis = jnp.where(is_signal, left, 0)
-    return Signal(basis, singular * is_signal, is_signal.sum(), threshold)
+    return Signal(basis, singular * is_signal, is_signal.sum(), threshold, rounding)
 
 
 def normalized_columns(checks: jax.Array) -> tuple[jax.Array, jax.Array]:

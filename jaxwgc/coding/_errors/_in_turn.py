@@ -126,7 +126,8 @@ def find_in_turn(
         wrong, is_found = _compute_if(is_open, agreeing, found)
         suspects = evidence.suspects | (wrong & is_found)
         weakest = jnp.min(jnp.where(signal.singular > 0, signal.singular, jnp.inf))
-        floor = jnp.where(is_found, 0, jnp.where(signal.rank > 0, weakest, floor))
+        higher = jnp.where(floor < signal.rounding, signal.rounding, weakest)
+        floor = jnp.where(is_found, 0, jnp.where(signal.rank > 0, higher, floor))
         return without(suspects), floor, signal.rank > 0
 
     start = everything, jnp.zeros_like(everything.threshold), jnp.array(True)
