@@ -72,8 +72,8 @@ def rounds(draw):
         mask[generator.permutation(code.num_workers)[:lost]] = False
     observed = received
     if code.messages_per_worker > 1:
-        some = generator.integers(0, code.loads, received.shape)
-        observed = np.where(received, code.loads, some)
+        some = generator.integers(0, code.parts_per_worker, received.shape)
+        observed = np.where(received, code.parts_per_worker, some)
     return Rounds(name, weights, observed, gradients_of(code, np.float64, generator))
 
 
@@ -148,7 +148,7 @@ def check_misses(code, drawn, matrix, weights):
 
 def check_as_without_weights(code, drawn, weights, plain):
     """Weights of an exact code do not depend on those of its parts."""
-    whole = 1 if drawn.observed.dtype == bool else np.asarray(code.loads)
+    whole = 1 if drawn.observed.dtype == bool else np.asarray(code.parts_per_worker)
     within = (drawn.observed != whole).sum(-1) <= code.num_stragglers
     for one, other in zip(weights[within], plain[within], strict=True):
         atol = 1e-3 * np.abs(other).max()

@@ -22,7 +22,9 @@ class TestSeveralMessages:
         arrived = arrived_messages(code, jnp.asarray(masks), None)
         np.testing.assert_array_equal(arrived, messages_sent(code, masks))
         for dtype in (np.int32, np.uint8):
-            finished = jnp.asarray(np.where(masks, code.loads, 0).astype(dtype))
+            finished = jnp.asarray(
+                np.where(masks, code.parts_per_worker, 0).astype(dtype)
+            )
             found = arrived_messages(code, None, finished)
             np.testing.assert_array_equal(found, arrived)
             np.testing.assert_array_equal(arrived_workers(code, found), masks)
@@ -56,11 +58,10 @@ def test_arrivals_of_a_model():
     delay = jaxwgc.stragglers.shifted_exponential(1.0, 1.0)
     model = jaxwgc.stragglers.delayed(delay, jaxwgc.stragglers.fastest(3))
     for code in (CODES["fractional_repetition"], CODES["multi_message"]):
-        loads = jnp.asarray(code.loads, jnp.float32)
-        arrivals, _ = model.sample(KEY, model.init(code.num_workers), loads)
-        observed = (
-            arrivals.finished if code.messages_per_worker > 1 else arrivals.received
-        )
+        arrivals, _ = model.sample(KEY, model.init(code.num_workers), code.loads)
+        observed = arrivals.received
+        if code.messages_per_worker > 1:
+            observed = arrivals.finished(code.parts_per_worker)
         decoding = jaxwgc.decoding(code, arrivals)
         expected = messages_sent(code, np.asarray(observed))
         np.testing.assert_array_equal(decoding.mask, expected)

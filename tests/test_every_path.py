@@ -70,7 +70,7 @@ def check(name, code, tolerance):
     )
     failed = np.sqrt(error) > 1e-3 * np.sqrt(scale)
     np.testing.assert_array_equal(found["failed"], failed)
-    whole = observed if observed.dtype == bool else observed == code.loads
+    whole = observed if observed.dtype == bool else observed == code.parts_per_worker
     for state in found["states"]:
         np.testing.assert_allclose(
             state.residual**2, error, atol=tolerance * scale, rtol=1e-6

@@ -84,7 +84,8 @@ def kinds_of(code):
 
     They are rounding themselves then, and hide how large it is.
     """
-    return KINDS if 4 * code.loads.max() <= 3 * code.num_parts else KINDS[:2]
+    most = code.parts_per_worker.max()
+    return KINDS if 4 * most <= 3 * code.num_parts else KINDS[:2]
 
 
 @jax.jit

@@ -101,7 +101,7 @@ def messages_sent(code, observed):
     if observed.dtype == bool:
         return observed.repeat(code.messages_per_worker, axis=-1)
     enough = observed[..., None] >= np.asarray(code.required_parts)
-    possible = observed <= np.asarray(code.loads)
+    possible = observed <= np.asarray(code.parts_per_worker)
     return (enough & possible[..., None]).reshape(*observed.shape[:-1], -1)
 
 
@@ -111,12 +111,12 @@ def observed_rounds(name):
     code = CODES[name]
     if code.messages_per_worker == 1:
         return every_pattern(code.num_workers, code.num_workers)
-    loads = np.asarray(code.loads)
-    finished = np.random.default_rng(0).integers(0, loads + 1, (64, len(loads)))
+    parts = np.asarray(code.parts_per_worker)
+    finished = np.random.default_rng(0).integers(0, parts + 1, (64, len(parts)))
     finished[0] = 0
-    finished[1] = loads
+    finished[1] = parts
     # Counts that cannot be, of which a traced one is no answer.
-    finished[2] = loads + 3
+    finished[2] = parts + 3
     finished[3] = -1
     return finished
 

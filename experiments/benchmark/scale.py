@@ -74,7 +74,7 @@ def study(repeats: int, seed: int, quick: bool) -> Study:
         return {
             "layout": layout.name,
             "num_workers": layout.num_workers,
-            "load": int(np.max(code.loads)) / layout.num_workers,
+            "load": float(np.max(code.loads)) / layout.num_workers,
             "construction": construction,
             "decoding": decoding,
             "error": float(np.sqrt(np.sum(np.asarray(error)) / layout.num_workers)),

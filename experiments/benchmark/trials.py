@@ -119,7 +119,7 @@ def trial(key, code, setting, features, responses, solution) -> jax.Array:
     number of trials; decoding is in the weights of the rows.
     """
     model = stragglers.bernoulli(PROBABILITY)
-    loads = jnp.full(setting.n, float(code.loads[0]))
+    loads = jnp.ones(setting.n)
     step_size = 0.5 / setting.k
 
     def step(params, key):

@@ -73,7 +73,7 @@ def one_run(key: jax.Array, entry: Entry, numbers: tuple[int, ...]) -> Numbers:
     rank = jax.random.permutation(order_key, code.num_workers)
     received = rank >= jnp.array(numbers)[:, None]
     return {
-        "load": jnp.mean(jnp.asarray(code.loads, float)),
+        "parts": jnp.mean(jnp.asarray(code.parts_per_worker, float)),
         "copies": jnp.mean(jnp.asarray(code.assignment.sum(0), float)),
         "random": jaxwgc.decoding_error(code, received) / code.num_parts,
     }
@@ -93,16 +93,16 @@ def worst_errors(entry: Entry, keys: jax.Array, numbers: Any) -> Iterator[float]
 
 
 def tabulate_codes(numbers: Numbers) -> ResultTable:
-    """A row a code: its arguments, load, copies, and how far it is exact."""
+    """A row a code: its arguments, parts, copies, and how far it is exact."""
 
     def row(name, record):
         code, _, values = name.partition("(")
-        means = [f"{record[name].mean:.2f}" for name in ("load", "copies")]
+        means = [f"{record[name].mean:.2f}" for name in ("parts", "copies")]
         return f"`{code}`", values.removesuffix(")"), *means, str(record["exact_up_to"])
 
     return ResultTable(
         "Equal load: the codes",
-        ["code", "arguments", "load", "copies", "exact up to s"],
+        ["code", "arguments", "parts", "copies", "exact up to s"],
         itertools.starmap(row, numbers["errors"].items()),
     )
 

@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 import jaxwgc
 from experiments.runner.study import Effort, Numbers, Study, Trial
@@ -14,7 +13,7 @@ from jaxwgc import codes as constructors
 from jaxwgc import stragglers
 
 NUM_WORKERS = 20
-# Of a worker's share of the data where every part is on one worker: mean time is one.
+# At load 1: mean time is one.
 SHIFT, RATE = 0.5, 2.0
 DEADLINES, FEW_DEADLINES = (0.75, 1.0, 1.5, 2.0, 3.0, 4.0), (1.0, 2.0)
 MAX_RUNS = 1_000
@@ -56,7 +55,10 @@ def study(effort: Effort, key: jax.Array) -> Study:
         {
             "deadlines": deadlines,
             "messages_and_work": {
-                entry.name: (entry.several.messages_per_worker, work(entry.single))
+                entry.name: (
+                    entry.several.messages_per_worker,
+                    entry.single.loads.mean(),
+                )
                 for entry in chosen
             },
             "errors": {
@@ -90,16 +92,10 @@ def tabulate(numbers: Numbers) -> ResultTable:
     )
 
 
-def work(code: jaxwgc.GradientCode) -> float:
-    """Returns the mean load of a worker, over its share of the data."""
-    return float(np.mean(code.loads)) * code.num_workers / code.num_parts
-
-
 def one_run(key: jax.Array, entry: Entry, deadlines: tuple[float, ...]) -> Numbers:
     """Errors (deadlines,) over the number of parts, of the same finish times."""
     code = entry.single
-    share = code.num_parts / code.num_workers
-    delay = stragglers.shifted_exponential(SHIFT / share, RATE * share)
+    delay = stragglers.shifted_exponential(SHIFT, RATE)
     loads = jnp.asarray(code.loads, jnp.float32)
 
     def at(deadline):
@@ -109,7 +105,7 @@ def one_run(key: jax.Array, entry: Entry, deadlines: tuple[float, ...]) -> Numbe
     # Side by side, which compiles faster.
     arrivals = jax.vmap(at)(jnp.array(deadlines, jnp.float32))
     whole = jaxwgc.decoding_error(code, arrivals.received)
-    finished = jaxwgc.decoding_error(entry.several, finished=arrivals.finished)
+    finished = jaxwgc.decoding_error(entry.several, arrivals)
     return {
         "whole": whole / code.num_parts,
         "finished": finished / entry.several.num_parts,

@@ -88,7 +88,7 @@ def one_run(key: jax.Array, make: Make, num_workers: int, num_parts: int):
     return {
         "peeling": peeled.mean(axis=-1, dtype=float),
         "elimination": solved.mean(axis=-1, dtype=float),
-        "load": jnp.mean(jnp.asarray(code.loads, float)),
+        "parts": jnp.mean(jnp.asarray(code.parts_per_worker, float)),
     }
 
 
@@ -113,7 +113,7 @@ def tabulate(numbers: Numbers) -> ResultTable:
         shown = [SHARES.index(share) for share in SHOWN_SHARES]
         return [
             f"`{family}`, {label}",
-            f"{record['load'].mean:.2f}",
+            f"{record['parts'].mean:.2f}",
             *(f"{peeling[at]} / {100 * elimination[at]:.1f}" for at in shown),
         ]
 
@@ -121,7 +121,7 @@ def tabulate(numbers: Numbers) -> ResultTable:
         f"Parts recovered in percent, n = {numbers['num_workers']} and k = "
         f"{numbers['num_parts']}, mean of {numbers['runs']} codes and patterns: "
         "peeling / elimination",
-        ["code", "load", *(f"{100 * share:.0f}% answer" for share in SHOWN_SHARES)],
+        ["code", "parts", *(f"{100 * share:.0f}% answer" for share in SHOWN_SHARES)],
         itertools.starmap(row, numbers["recovered"].items()),
     )
 

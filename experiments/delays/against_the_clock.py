@@ -108,13 +108,10 @@ def study(
         target=TARGET,
         condition=CONDITION,
         heterogeneity=problem.heterogeneity,
-        uncoded_load=trace.uncoded_load,
         memory=True,
     )
     choices = shown_choices(plan)
-    measure = functools.partial(
-        train, problem, judged, trace.uncoded_load, effort.num_steps, keys[1]
-    )
+    measure = functools.partial(train, problem, judged, effort.num_steps, keys[1])
     numbers = {
         "trace": trace.name,
         "source": source,
@@ -267,7 +264,6 @@ def part_gradients(rows, signs, params, num_parts: int, ridge: float) -> jax.Arr
 def train(
     problem: Problem,
     delay: stragglers.DelayModel,
-    uncoded_load: float,
     num_steps: int,
     key: jax.Array,
     choice: Choice,
@@ -276,13 +272,14 @@ def train(
     """Time, loss and test error after each step of each run, (runs, steps)."""
     keys = jax.random.split(key, runs)
     step_size = choice.step_size / problem.curvature
+    model = choice.model(delay)
     if choice.memory:
-        model = model_of(choice, delay, uncoded_load)
         elapsed, loss, error = descend_with_memory(
             problem, choice.code, model, step_size, num_steps, keys
         )
     else:
-        arrivals = rounds_of(choice, delay, uncoded_load, num_steps, keys)
+        loads = jnp.asarray(choice.code.loads, float)
+        arrivals = simulated(model, loads, num_steps, keys)
         elapsed = arrivals.elapsed
         weights = jax.jit(jaxwgc.effective_weights)(choice.code, arrivals)
         loss, error = descend(problem, weights, step_size)
@@ -296,32 +293,6 @@ def train(
             "error": np.asarray(error),
         },
     }
-
-
-@dataclasses.dataclass(frozen=True)
-class _OfParts(stragglers.DelayModel):
-    """A delay model in which a part counts so much: finished parts are counted."""
-
-    delay: stragglers.DelayModel
-    share: float
-
-    def init(self, num_workers):
-        return self.delay.init(num_workers)
-
-    def sample(self, key, state, loads):
-        return self.delay.sample(key, state, loads * self.share)
-
-
-def model_of(choice, delay, uncoded_load: float) -> stragglers.StragglerModel:
-    """Rounds of workers with that much to do, and the rule of the choice."""
-    share = uncoded_load * choice.code.num_workers / choice.code.num_parts
-    return stragglers.delayed(_OfParts(delay, share), choice.wait, late=choice.late)
-
-
-def rounds_of(choice, delay, uncoded_load: float, num_steps: int, keys):
-    """Draws who has finished what in each round, and its end: (runs, steps, ...)."""
-    loads = jnp.asarray(choice.code.loads, float)
-    return simulated(model_of(choice, delay, uncoded_load), loads, num_steps, keys)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "num_steps"))

@@ -112,7 +112,7 @@ def plan_for(
     replications: Sequence[int] | None = None,
     **options: Any,
 ) -> jaxwgc.Plan:
-    """With the least load that was measured as the one without a code."""
+    """By default for as many workers as were measured."""
     number = trace.seconds.shape[2] if num_workers is None else num_workers
     if replications is not None and replications == REPLICATIONS:
         replications = [copies for copies in replications if copies <= number]
@@ -121,7 +121,6 @@ def plan_for(
         number,
         jax.random.key(0) if key is None else key,
         replications=replications,
-        uncoded_load=trace.uncoded_load,
         memory=True,
         **options,
     )
@@ -170,7 +169,6 @@ def measure(
             plan.num_workers,
             key,
             num_rounds=rounds,
-            uncoded_load=trace.uncoded_load,
             memory=True,
         ),
     }

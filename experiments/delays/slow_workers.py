@@ -67,8 +67,7 @@ def slow_workers(
 
 def ends(times: jax.Array, wait: Callable[[Any], stragglers.WaitingRule], code: Any):
     """When rounds end, (rounds,), of times (rounds, workers) of a load of one."""
-    loads = np.asarray(code.loads) * code.num_workers / code.num_parts
-    rule = wait(code)
+    loads, rule = np.asarray(code.loads), wait(code)
     keys = jax.random.split(jax.random.key(0), len(times))
 
     @jax.jit
@@ -246,7 +245,7 @@ def draw_meeting() -> figures.Figure:
     """Draws who computes which part when, in a round of four workers."""
     num_workers, parts = len(SPEEDS), 8
     code = codes.replicated(num_workers, num_workers * parts, copies=2)
-    times = jnp.asarray(code.loads / np.array(SPEEDS) / parts, jnp.float32)
+    times = jnp.asarray(code.loads / np.array(SPEEDS), jnp.float32)
     wait = stragglers.until_decodable(code)
     arrivals = wait.arrivals(jax.random.key(0), times)
     requests = np.asarray(jaxwgc.decoding(code, arrivals).requests)

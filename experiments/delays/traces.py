@@ -22,7 +22,7 @@ class Trace(NamedTuple):
     Attributes:
         name: Of the array in the file.
         seconds: (loads, rounds, workers), NaN where no answer came.
-        loads: (loads,), the share of the data that workers had; increasing.
+        loads: (loads,), increasing, the least above 0 taken as 1: without a code.
     """
 
     name: str
@@ -42,21 +42,16 @@ class Trace(NamedTuple):
         return cut.reshape(len(self.loads), -1, num_workers)
 
     def fit(self) -> tuple[stragglers.DelayFit, ...]:
-        """Fits all loads together, in units of a load of one."""
+        """Fits all loads together."""
         num_rounds = self.seconds.shape[1]
         times = self.seconds.reshape(-1, self.seconds.shape[2])
         return stragglers.fit_delays(times, np.repeat(self.loads, num_rounds)[:, None])
 
     def delay(self, resample: str = "rounds") -> stragglers.DelayModel:
-        """A delay model for loads in shares of the data."""
+        """A delay model that draws all loads together."""
         return stragglers.empirical(
             self.seconds, resample, measured_at=self.loads, replace=True
         )
-
-    @property
-    def uncoded_load(self) -> float:
-        """The least work that was measured, as that of a worker without a code."""
-        return float(self.loads[self.loads > 0].min())
 
 
 def simulated(
@@ -109,8 +104,8 @@ def read_traces(path: Path) -> dict[str, Trace]:
                 f"{np.nanmin(array):g} in {name} of {path}"
             )
         if loads is not None and array.ndim == 3 and loads.shape == array.shape[:1]:
-            order = np.argsort(loads)
-            traces[name] = Trace(name, array[order], loads[order].astype(float))
+            order, unit = np.argsort(loads), loads[loads > 0].min()
+            traces[name] = Trace(name, array[order], loads[order] / unit)
         else:
             whole = array if array.ndim == 2 else array.sum(-1)
             traces[name] = Trace(name, whole[None], np.ones(1))

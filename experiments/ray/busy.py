@@ -13,7 +13,7 @@ from experiments.runner.tables import ResultTable, with_half
 from jaxwgc import codes, stragglers
 
 NUM_WORKERS = 8
-# Seconds of a part: at least, and beyond on average.
+# Seconds at load 1: at least, and beyond on average.
 SHIFT, MEAN = 0.1, 0.1
 NUM_SIMULATED = 20_000
 

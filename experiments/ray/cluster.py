@@ -120,13 +120,14 @@ def delays(code: jaxwgc.GradientCode) -> Callable[[int, int], float]:
 
     For all of its parts, or on request for one of them.
     """
-    seconds_a_part = SECONDS_A_SHARE * NUM_WORKERS / code.num_parts
     on_request = code.messages_per_worker > 1
-    parts = np.ones(code.num_workers) if on_request else np.asarray(code.loads)
+    seconds = SECONDS_A_SHARE * np.asarray(code.loads)
+    if on_request:
+        seconds = seconds / code.parts_per_worker
 
     def delay(worker: int, step: int) -> float:
         is_slow = step // STEPS_A_SCENARIO == 1 and worker in SLOW_WORKERS
-        return float(parts[worker] * seconds_a_part * (SLOWDOWN if is_slow else 1))
+        return float(seconds[worker] * (SLOWDOWN if is_slow else 1))
 
     return delay
 

@@ -33,7 +33,7 @@ def study(steps: int) -> Study:
     """Mean seconds of a step, planned and measured, over the least that loads allow."""
     cells = {
         name: {
-            "bound": float(np.sum(code.loads) / SPEEDS.sum()),
+            "bound": float(np.sum(code.parts_per_worker) / SPEEDS.sum()),
             "planned": Once(planned, code),
             "measured": Once(measure, code, steps),
         }
@@ -69,14 +69,13 @@ def planned(code: jaxwgc.GradientCode) -> float:
     """Seconds of a step in `plan`."""
     work = stragglers.bernoulli_slowdown(0.0, slowdown=1.0)
     plan = jaxwgc.plan(
-        stragglers.unequal_speeds(work, SPEEDS),
+        # So many parts are a load of 1.
+        stragglers.unequal_speeds(work, SPEEDS / (NUM_PARTS / len(SPEEDS))),
         len(SPEEDS),
         jax.random.key(0),
         codes={"placement": code},
         waiting=[awaited],
         exact=True,
-        # So that loads are in parts.
-        uncoded_load=NUM_PARTS / len(SPEEDS),
     )
     [choice] = [choice for choice in plan.choices if choice.name == "placement"]
     return choice.step_time.value
@@ -84,7 +83,7 @@ def planned(code: jaxwgc.GradientCode) -> float:
 
 def measure(code: jaxwgc.GradientCode, steps: int) -> dict[str, Any]:
     """Mean seconds of a step, and half of its 95% interval; workers sleep."""
-    seconds = np.asarray(code.loads) / SPEEDS
+    seconds = np.asarray(code.parts_per_worker) / SPEEDS
     delay = functools.partial(_delay, seconds.tolist())
     return busy.measure(code, awaited(code), delay, steps)
 

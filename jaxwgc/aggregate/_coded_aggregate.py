@@ -49,7 +49,7 @@ def coded_aggregate(
 
     Args:
       code: a gradient code.
-      model: a straggler model; sees each worker's number of parts as its load.
+      model: a straggler model, which is given `code.loads`.
       key: PRNG key of either kind.
       method: `"partials"` applies the effective weights to the partial gradients, at
         about the price of summing them. `"messages"` forms, selects and decodes the

@@ -75,7 +75,7 @@ def any_placement(
       >>> import jax, jaxwgc
       >>> held = jaxwgc.codes.proportional_placement([2, 2, 2, 1, 1], 8, copies=2)
       >>> code = jaxwgc.codes.any_placement(jax.random.key(0), held, num_stragglers=1)
-      >>> code.loads, code.is_complex
+      >>> code.parts_per_worker, code.is_complex
       (array([4, 4, 4, 2, 2]), False)
       >>> jaxwgc.effective_weights(code, ~(jax.numpy.arange(5) == 1)).round(3)
       Array([1., 1., 1., 1., 1., 1., 1., 1.], dtype=float32)

@@ -63,7 +63,8 @@ def batch_raptor(
       >>> import jax, jaxwgc
       >>> key = jax.random.key(0)
       >>> code = jaxwgc.codes.batch_raptor(key, 30, 20, batch_size=2, max_degree=4)
-      >>> bool((code.loads % 2 == 0).all()), int(code.loads.max())
+      >>> parts = code.parts_per_worker
+      >>> bool((parts % 2 == 0).all()), int(parts.max())
       (True, 8)
 
     References:

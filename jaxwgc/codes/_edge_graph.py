@@ -38,7 +38,11 @@ def edge_graph(key: jax.Array, num_parts: int, degree: int) -> GradientCode:
     Example:
       >>> import jax, jaxwgc
       >>> code = jaxwgc.codes.edge_graph(jax.random.key(0), 10, degree=6)
-      >>> code.num_workers, set(code.loads.tolist()), code.assignment.sum(0).tolist()
+      >>> (
+      ...     code.num_workers,
+      ...     set(code.parts_per_worker.tolist()),
+      ...     code.assignment.sum(0).tolist(),
+      ... )
       (30, {2}, [6, 6, 6, 6, 6, 6, 6, 6, 6, 6])
 
     References:

@@ -186,9 +186,24 @@ decoders=[LeastSquares])
         return np.issubdtype(self.encoding_matrix.dtype, np.complexfloating)
 
     @property
-    def loads(self) -> Array:
+    def parts_per_worker(self) -> Array:
         """The number of parts that each worker holds, of shape (num_workers,)."""
         return self.assignment.sum(-1)
+
+    @property
+    def loads(self) -> Array:
+        """Returns the load of each worker: its work, over a fair share of all work.
+
+        A load of 1 is 1 / n of the data, so that one part is a load of n / k. Loads of
+        different codes can be compared: without a code they are 1, and their mean is
+        the mean number of copies of a part. Delay models, plans and measured times take
+        all loads in this unit. A worker with several messages goes through its parts at
+        constant speed, in the time that its delay model gives for its load.
+
+        Returns:
+          Float (num_workers,), `parts_per_worker * num_workers / num_parts`.
+        """
+        return self.parts_per_worker * self.num_workers / self.num_parts
 
     @property
     def segment_targets(self) -> Array:

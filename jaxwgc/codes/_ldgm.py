@@ -44,7 +44,7 @@ def ldgm(
              [0., 1., 0., 0.],
              [0., 0., 1., 0.],
              [0., 0., 0., 1.]])
-      >>> code.loads.tolist()
+      >>> code.parts_per_worker.tolist()
       [1, 1, 1, 1, 2, 2]
 
     References:

@@ -62,7 +62,7 @@ def partially_coded(code: GradientCode, num_uncoded: int) -> GradientCode:
     first = _side_by_side(uncoded, np.zeros((num_workers, num_parts), bool))
     second = _side_by_side(np.zeros_like(uncoded), code.encoding_matrix)
     rows = array_module(second).stack([first.astype(second.dtype), second], axis=1)
-    loads = num_uncoded + code.loads
+    parts = num_uncoded + code.parts_per_worker
     return GradientCode(
         encoding_matrix=rows.reshape(2 * num_workers, -1),
         assignment=_side_by_side(uncoded, code.assignment),
@@ -70,8 +70,8 @@ def partially_coded(code: GradientCode, num_uncoded: int) -> GradientCode:
         num_stragglers=0 if num_uncoded else code.num_stragglers,
         decoders=(LeastSquares(0 if num_uncoded else code.num_stragglers),),
         messages_per_worker=2,
-        required_parts=array_module(loads).stack(
-            [np.full(num_workers, num_uncoded), loads], axis=1
+        required_parts=array_module(parts).stack(
+            [np.full(num_workers, num_uncoded), parts], axis=1
         ),
     )
 

@@ -55,7 +55,7 @@ def reed_solomon(
     Example:
       >>> import jaxwgc
       >>> code = jaxwgc.codes.reed_solomon(num_workers=50, num_parts=20, replication=30)
-      >>> code.num_stragglers, int(code.loads[0])
+      >>> code.num_stragglers, int(code.parts_per_worker[0])
       (29, 12)
 
     References:
@@ -69,15 +69,15 @@ def reed_solomon(
     )
     interleave = _validation.check_bool("interleave", interleave)
     if (num_parts * replication) % num_workers:
-        load = num_parts * replication // num_workers
+        held = num_parts * replication // num_workers
         replications = nearest(
             replication, lambda d: num_parts * d % num_workers == 0, 1, num_workers
         )
         parts = nearest(num_parts, lambda k: k * replication % num_workers == 0, 1)
         raise ValueError(
-            "num_workers * load must equal num_parts * replication for an integer "
-            f"load; got {num_workers} * {load} = {num_workers * load} or "
-            f"{num_workers} * {load + 1} = {num_workers * (load + 1)} and "
+            "num_workers * parts_per_worker must equal num_parts * replication; got "
+            f"{num_workers} * {held} = {num_workers * held} or "
+            f"{num_workers} * {held + 1} = {num_workers * (held + 1)} and "
             f"{num_parts} * {replication} = {num_parts * replication}; for replication "
             f"{replications}, and for num_parts {parts}"
         )

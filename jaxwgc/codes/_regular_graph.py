@@ -38,7 +38,7 @@ def regular_graph(key: jax.Array, num_workers: int, replication: int) -> Gradien
     Example:
       >>> import jax, jaxwgc
       >>> code = jaxwgc.codes.regular_graph(jax.random.key(0), 10, replication=4)
-      >>> code.assignment.sum(0).tolist(), code.loads.tolist()
+      >>> code.assignment.sum(0).tolist(), code.parts_per_worker.tolist()
       ([4, 4, 4, 4, 4, 4, 4, 4, 4, 4], [4, 4, 4, 4, 4, 4, 4, 4, 4, 4])
 
     References:

@@ -18,7 +18,7 @@ def arrived_messages(code: GradientCode, received: Any, finished: Any) -> jax.Ar
     Args:
       code: a gradient code.
       received: bool (..., num_workers), who answered with all messages. Or `Arrivals`,
-        whose finished counts for codes of several messages a worker. Or None, and
+        whose finished parts count for codes of several messages a worker. Or None, and
       finished: int (..., num_workers), how many of its parts each worker has finished;
         a traced number of more parts than it has counts as no answer.
 
@@ -28,8 +28,8 @@ def arrived_messages(code: GradientCode, received: Any, finished: Any) -> jax.Ar
       TypeError: where received is not bool, or finished not integers.
     """
     if isinstance(received, Arrivals) and finished is None:
-        if code.messages_per_worker > 1 and received.finished is not None:
-            received, finished = None, received.finished
+        if code.messages_per_worker > 1:
+            received, finished = None, received.finished(code.parts_per_worker)
         else:
             received = received.received
     if (received is None) == (finished is None):
@@ -43,16 +43,16 @@ def arrived_messages(code: GradientCode, received: Any, finished: Any) -> jax.Ar
         return mask if several == 1 else jnp.repeat(mask, several, axis=-1)
     counts = _checked("finished", finished, jnp.integer, code)
     if not _validation.is_traced(finished, code.assignment):
-        given, loads = np.asarray(finished), np.asarray(code.loads)
-        if np.any((given < 0) | (given > loads)):
+        given, parts = np.asarray(finished), np.asarray(code.parts_per_worker)
+        if np.any((given < 0) | (given > parts)):
             raise ValueError(
                 "finished must count parts from 0 to those that the worker holds, "
-                f"{loads.tolist()}; got {given.tolist()}"
+                f"{parts.tolist()}; got {given.tolist()}"
             )
-    loads = jnp.asarray(code.loads)
-    required = loads[:, None] if code.required_parts is None else code.required_parts
+    parts = jnp.asarray(code.parts_per_worker)
+    required = parts[:, None] if code.required_parts is None else code.required_parts
     mask = counts[..., None] >= jnp.asarray(required)
-    mask &= (counts <= loads)[..., None]
+    mask &= (counts <= parts)[..., None]
     return mask.reshape(*counts.shape[:-1], code.num_messages)
 
 

@@ -228,9 +228,10 @@ def decoding(
     Args:
       code: a gradient code.
       received: bool (..., num_workers), the workers that answered, with all that they
-        send. Or an `Arrivals` of a straggler model, whose `finished` counts for codes
-        of several messages a worker. Or a `Decoding`, which is taken as it is, so that
-        all that takes `received` shares one. Or an `ErrorLocation`: its mask counts.
+        send. Or an `Arrivals` of a straggler model: for codes of several messages a
+        worker, the parts that it has finished count. Or a `Decoding`, which is taken as
+        it is, so that all that takes `received` shares one. Or an `ErrorLocation`: its
+        mask counts.
       decoder: None for the code's first; a class of `jaxwgc.decoders` for the code's
         own of that class; or a decoder.
       finished: in the place of received, int (..., num_workers), how many of its parts

@@ -18,7 +18,7 @@ class bernoulli_slowdown(IndependentDelay):
     Args:
       probability: of a worker being slow, independently; from 0 to 1.
       slowdown: factor of a slow worker, at least 1; infinity for a dead one.
-      time: of one part, in seconds; positive.
+      time: at load 1, in seconds; positive.
 
     Raises:
       ValueError, TypeError: where a parameter breaks its rule.
@@ -47,7 +47,7 @@ class bernoulli_slowdown(IndependentDelay):
         )
 
     def draw(self, key, shape):
-        """Draws times of one part."""
+        """Draws times at load 1."""
         slow = jax.random.bernoulli(key, self.probability, shape)
         return self.time * jnp.where(slow, self.slowdown, 1.0)
 

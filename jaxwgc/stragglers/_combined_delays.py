@@ -18,20 +18,20 @@ class affine(DelayModel):
     """Times that do not vanish with the load: time * load + D(overhead + slope * load).
 
     With slope zero what is random does not depend on the load, as where connections are
-    slow and not computations. A worker without parts takes the overhead.
+    slow and not computations. A worker without a load takes the overhead.
 
     Args:
       delay: D, the model of what is random.
-      overhead: work in parts that comes on top of every load; at least 0.
+      overhead: a load that comes on top of every load; at least 0.
       slope: what loads are multiplied by in D; at least 0.
-      time: of one part that always passes, in seconds; at least 0.
+      time: that always passes at load 1, in seconds; at least 0.
 
     Raises:
       ValueError: where a parameter is negative.
       TypeError: where delay is no delay model, or a parameter no number.
 
     Example:
-      Answers take about half a second, and a second more for each part:
+      Answers take about half a second, and a second more at load 1:
 
       >>> import jax, jax.numpy as jnp
       >>> from jaxwgc import stragglers

@@ -12,7 +12,6 @@ from jaxwgc import _validation
 from jaxwgc._arrays import array_module
 from jaxwgc._targets import DECODES
 from jaxwgc.stragglers._fastest import fastest
-from jaxwgc.stragglers._finished_parts import finished_parts
 from jaxwgc.stragglers._inputs import loads_of, made_of_jax
 from jaxwgc.stragglers._types import DelayModel, StragglerModel, is_round
 from jaxwgc.stragglers._waiting_rule import WaitingRule
@@ -24,9 +23,6 @@ _NUM_ORDERS = 64
 @dataclasses.dataclass(frozen=True)
 class delayed(StragglerModel):
     """Finish times from a delay model, and a rule for how long the server waits.
-
-    It reports the parts that each worker had finished when the round ended: workers go
-    through their parts one by one, at constant speed.
 
     Args:
       delay: such as `shifted_exponential`, `pareto` or `bernoulli_slowdown`.
@@ -102,21 +98,12 @@ class delayed(StragglerModel):
                 f"wait must have arrivals with bools received {loads.shape} and a real "
                 f"scalar elapsed; got {arrivals!r}: {self.wait!r}"
             )
-        if is_busy:
-            return self._with_late(arrivals, loads, times, remaining, state)
-        if arrivals.finished is None:
-            finished = finished_parts(loads, times, arrivals)
-            arrivals = arrivals._replace(finished=finished)
-        return arrivals, state
-
-    def _with_late(self, arrivals, loads, times, remaining, state):
-        """The round of workers that began `remaining` after its start."""
-        elapsed = arrivals.elapsed
-        in_work = arrivals._replace(elapsed=jnp.maximum(elapsed - remaining, 0))
-        joined, late, after = busy_round(remaining, times, elapsed, arrivals.received)
-        arrivals = arrivals._replace(
-            finished=finished_parts(loads, times, in_work), joined=joined, late=late
+        if not is_busy:
+            return arrivals, state
+        joined, late, after = busy_round(
+            remaining, times, arrivals.elapsed, arrivals.received
         )
+        arrivals = arrivals._replace(joined=joined, late=late)
         return arrivals, (state, after.astype(remaining.dtype))
 
     def warn_where_undecodable(self, code: Any, decoder: Any = None) -> None:

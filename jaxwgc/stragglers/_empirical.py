@@ -32,17 +32,17 @@ def empirical(
 
     Args:
       times: (rounds, workers) in seconds, NaN or infinity where no answer came. Or
-        (rounds, workers, parts), the time of each part: a worker with fewer parts is
-        done after the first of them, and one with more goes on with the first again; a
-        load of one is then one part. Or (loads, rounds, workers), of the same rounds
-        and workers at each of the loads `measured_at`.
+        (rounds, workers, parts), the time of each part: a worker with a smaller load is
+        done after the first of them, and one with a larger load goes on with the first
+        again. Or (loads, rounds, workers), of the same rounds and workers at each of
+        the loads `measured_at`.
       resample: what is drawn. `"rounds"`, whole rounds, so that workers that are slow
         together stay so. `"workers"`, for each worker where its history begins, which
         then goes on round by round, and from the last to the first, so that a slow
         spell stays one. `"cells"`, every time on its own, of any round and worker.
-      loads: the parts that workers had when the times were measured, one number or
-        (workers,); times are in proportion to the load. For times without an axis of
-        parts.
+      loads: the loads that workers had when the times were measured, one number or
+        (workers,), such as `code.loads`: 1 without a code. Times are in proportion to
+        the load; those of parts are for equal parts, all of them the largest load.
       measured_at: (loads,), increasing and at least 0, the loads of the first axis of
         times: a straight line lies between them, and below the smallest and beyond the
         largest one times are in proportion to the load.
@@ -102,9 +102,9 @@ def empirical(
             f"{num_workers} workers; got {loads!r}"
         )
     if table.ndim == 2:
-        table = (table / worker_loads)[:, :, None]
-    elif np.any(worker_loads != 1):
-        raise ValueError(f"loads are for times without an axis of parts; got {loads!r}")
+        table, worker_loads = (table / worker_loads)[:, :, None], 1.0
+    elif measured_at is not None and np.any(worker_loads != 1):
+        raise ValueError(f"loads must be 1 with measured_at; got {loads!r}")
     limits = np.finfo(np.float32)
     if not np.all((table > limits.tiny) & ((table < limits.max) | np.isinf(table))):
         raise ValueError(
@@ -115,7 +115,7 @@ def empirical(
     if measured_at is None:
         # Seconds after the first parts: one, two, ...
         table = table.cumsum(-1)
-        measured_at = np.arange(1.0, table.shape[2] + 1)
+        measured_at = np.linspace(0, np.max(worker_loads), table.shape[2] + 1)[1:]
     if measured_at[0] > 0:
         # Without a load there is nothing to do.
         table = np.concatenate([np.zeros_like(table[:, :, :1]), table], -1)

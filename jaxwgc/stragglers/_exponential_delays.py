@@ -20,8 +20,8 @@ class shifted_exponential(IndependentDelay):
     """Times load * (shift + E / rate), E standard exponential.
 
     Args:
-      shift: the least time of one part, in seconds; at least 0.
-      rate: parts a second beyond the shift; positive.
+      shift: the least time at load 1, in seconds; at least 0.
+      rate: loads a second beyond the shift; positive.
 
     Raises:
       ValueError, TypeError: where a parameter breaks its rule.
@@ -45,7 +45,7 @@ class shifted_exponential(IndependentDelay):
         check_numbers(self, shift={"minimum": 0}, rate={"positive": True})
 
     def draw(self, key, shape):
-        """Draws times of one part."""
+        """Draws times at load 1."""
         return self.shift + jax.random.exponential(key, shape) / self.rate
 
     def logpdf(self, x):
@@ -72,7 +72,7 @@ class pareto(IndependentDelay):
     """Times load * scale * P, P Pareto: P(P > t) = t ** -shape for t at least 1.
 
     Args:
-      scale: the least time of one part, in seconds; positive.
+      scale: the least time at load 1, in seconds; positive.
       shape: the tail index; positive. Means are finite above 1, variances above 2.
 
     Raises:
@@ -98,7 +98,7 @@ class pareto(IndependentDelay):
         check_numbers(self, scale={"positive": True}, shape={"positive": True})
 
     def draw(self, key, shape):
-        """Draws times of one part."""
+        """Draws times at load 1."""
         return self.scale * jax.random.pareto(key, self.shape, shape)
 
     def logpdf(self, x):

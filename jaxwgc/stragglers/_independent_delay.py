@@ -16,7 +16,7 @@ from jaxwgc.stragglers._types import DelayModel
 
 @dataclasses.dataclass(frozen=True)
 class IndependentDelay(DelayModel, Distribution):
-    """A family of delay models: each is also the distribution of the time of one part.
+    """A family of delay models: each is also the distribution of the time at load 1.
 
     A new one is a frozen dataclass with `draw` and `isf`, and with `logsf`, `logpdf`
     and `estimate` where `fit_delays` is to try it (or only `sf` where not).
@@ -30,7 +30,7 @@ class IndependentDelay(DelayModel, Distribution):
 
     @abc.abstractmethod
     def draw(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-        """Draws times of one part."""
+        """Draws times at load 1."""
 
     def sample(self, key, state, loads):
         """Draws the times of a round, (num_workers,)."""

@@ -12,7 +12,7 @@ from jaxwgc import _arrays, _validation
 
 
 def loads_of(loads: Any, state: jax.Array | None = None) -> jax.Array:
-    """Loads (num_workers,), as many as `state` has; NaN where traced ones are none."""
+    """Loads in at least float32, as many as `state` has; NaN where none is possible."""
     loads = _vector("loads", loads, "finite and at least 0", largest=np.inf)
     if state is not None and state.shape != loads.shape:
         raise ValueError(
@@ -25,7 +25,6 @@ def loads_of(loads: Any, state: jax.Array | None = None) -> jax.Array:
 def times_of(times: Any, name: str = "times") -> jax.Array:
     """Times in at least float32; NaN in the place of traced ones below 0."""
     times = _vector(name, times, "at least 0, and infinity where never")
-    times = _arrays.promoted(times)
     return jnp.where(times >= 0, times, jnp.nan)
 
 
@@ -84,6 +83,4 @@ def _vector(name, value, rule, largest=None):
         values = np.asarray(array, np.float64)
         is_right = (values >= 0) & (values != largest)
         _validation.check_entries(name, values, is_right, rule)
-    # Half precision stays half: how coarse times are is judged by it.
-    is_half = jnp.issubdtype(array.dtype, jnp.floating) and array.dtype.itemsize == 2
-    return jnp.asarray(array) if is_half else _arrays.promoted(array)
+    return _arrays.promoted(array)

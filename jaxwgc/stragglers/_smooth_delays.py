@@ -26,7 +26,7 @@ class weibull(IndependentDelay):
     """Times load * scale * W, W Weibull: P(W > t) = exp(-(t ** shape)).
 
     Args:
-      scale: of the time of one part, in seconds; positive. 63% are below it.
+      scale: of the time at load 1, in seconds; positive. 63% are below it.
       shape: positive. Times are exponential at 1, with heavier tails below and lighter
         ones above.
 
@@ -52,7 +52,7 @@ class weibull(IndependentDelay):
         check_numbers(self, scale={"positive": True}, shape={"positive": True})
 
     def draw(self, key, shape):
-        """Draws times of one part."""
+        """Draws times at load 1."""
         return jax.random.weibull_min(key, self.scale, self.shape, shape)
 
     def logpdf(self, x):
@@ -102,7 +102,7 @@ class log_normal(IndependentDelay):
     """Times load * median * exp(deviation * Z), Z standard normal.
 
     Args:
-      median: of the time of one part, in seconds; positive.
+      median: of the time at load 1, in seconds; positive.
       deviation: the standard deviation of the logarithm of times; positive.
 
     Raises:
@@ -127,7 +127,7 @@ class log_normal(IndependentDelay):
         check_numbers(self, median={"positive": True}, deviation={"positive": True})
 
     def draw(self, key, shape):
-        """Draws times of one part."""
+        """Draws times at load 1."""
         return self.median * jnp.exp(self.deviation * jax.random.normal(key, shape))
 
     def logpdf(self, x):

@@ -4,12 +4,17 @@ import abc
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from jaxwgc import _validation
+from jaxwgc import _arrays, _validation
 from jaxwgc._arrays import is_kind
 from jaxwgc.stragglers._distributions import Distribution
 from jaxwgc.stragglers._inputs import made_of_jax
+
+# Finish times, the time that has passed, their ratio and its product with the parts are
+# rounded once or twice each, by half an eps.
+_ROUNDINGS = 4
 
 
 class Arrivals(NamedTuple):
@@ -20,9 +25,6 @@ class Arrivals(NamedTuple):
       times: float (num_workers,), when each worker finishes, in seconds for the
         delay models here; infinity where never.
       elapsed: float scalar, how long the round took, in the unit of times.
-      finished: int32 (num_workers,), the parts that each worker had finished when the
-        round ended: all of them (its load, rounded up) where it was received, fewer
-        where not (and 0 where it has none). None from models that do not report it.
       joined: bool (num_workers,), who began with the parameters of this round: at its
         start, or after an answer to an earlier one. None where everybody did.
       late: bool (num_workers,), whose answer to an earlier round came in this one. None
@@ -32,9 +34,42 @@ class Arrivals(NamedTuple):
     received: jax.Array
     times: jax.Array
     elapsed: jax.Array
-    finished: jax.Array | None = None
     joined: jax.Array | None = None
     late: jax.Array | None = None
+
+    def finished(self, parts: Any) -> jax.Array:
+        """Returns how many parts each worker had finished when the round ended.
+
+        Workers go through their parts one by one, at constant speed. A worker has
+        finished its last part if and only if it was received.
+
+        Args:
+          parts: int (num_workers,), the parts of each worker, such as
+            `code.parts_per_worker`.
+
+        Returns:
+          int32 (..., num_workers).
+
+        Raises:
+          ValueError: If workers of earlier rounds were busy, since workers with several
+            messages stop between two parts.
+        """
+        if self.joined is not None:
+            raise ValueError(
+                'late must be "cancelled" for a code of several messages a worker, '
+                'since workers then stop between two parts; got "busy"'
+            )
+        times, elapsed = map(_arrays.promoted, (self.times, self.elapsed))
+        elapsed = jnp.asarray(elapsed)[..., None]
+        # The share of the work that is done; none in no time where it takes forever.
+        share = jnp.where(times > 0, elapsed / jnp.where(times > 0, times, 1), 1)
+        share = jnp.where(times < jnp.inf, jnp.clip(share, 0, 1), 0)
+        # Rounding may have left a little less than a part that is just finished.
+        slack = _ROUNDINGS * max(jnp.finfo(each.dtype).eps for each in (times, elapsed))
+        parts = jnp.asarray(parts)
+        done = jnp.minimum(jnp.floor(parts * share * (1 + slack)), parts - 1)
+        done = jnp.where(self.received, parts, jnp.maximum(done, 0))
+        return done.astype(jnp.int32)
 
 
 class Model(abc.ABC):
@@ -66,7 +101,7 @@ class StragglerModel(Model):
         Args:
           key: PRNG key of either kind.
           state: of `init`, or of the round before.
-          loads: (num_workers,), the work of each worker in parts.
+          loads: (num_workers,), the work of each worker, such as `code.loads`.
 
         Returns:
           The `Arrivals`, and the state after the round.
@@ -110,7 +145,7 @@ class DelayModel(Model):
         Args:
           key: PRNG key of either kind.
           state: of `init`, or of the round before.
-          loads: (num_workers,), the work of each worker in parts.
+          loads: (num_workers,), the work of each worker, such as `code.loads`.
 
         Returns:
           The times, and the state after the round.
@@ -142,7 +177,7 @@ class Stalls(NamedTuple):
       delay: the delay model of the trace, whose workers now and then stall.
       probability: of a worker to stall in a round. What has it, or more, is seen in as
         many times as were measured with a probability of 95% (the rule of three).
-      time: how long that takes at a load of one.
+      time: how long that takes at load 1.
       num_rounds: that were measured.
     """
 

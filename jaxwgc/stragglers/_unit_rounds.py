@@ -58,7 +58,7 @@ class uniform(StragglerModel):
         _validation.check_stragglers(self.num_stragglers, len(loads))
         everyone = jnp.ones(len(loads), bool)
         lost = random_workers(_validation.check_key(key), everyone, self.num_stragglers)
-        return _unit_round(~lost, loads), state
+        return _unit_round(~lost), state
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +117,7 @@ class bernoulli(StragglerModel):
         self.init(len(loads))
         draws = jax.random.uniform(key, (len(loads),), jnp.float32)
         probability = jnp.asarray(self.probability, jnp.float32)
-        return _unit_round(draws >= probability, loads), state
+        return _unit_round(draws >= probability), state
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -158,9 +158,8 @@ class fixed(StragglerModel):
     def sample(self, key, state, loads):
         """Returns the round."""
         _validation.check_key(key)
-        loads = loads_of(loads)
-        self.init(len(loads))
-        return _unit_round(jnp.asarray(self.received), loads), state
+        self.init(len(loads_of(loads)))
+        return _unit_round(jnp.asarray(self.received)), state
 
 
 def _check_as_many(num_workers: int, name: str, expected: int) -> None:
@@ -170,8 +169,7 @@ def _check_as_many(num_workers: int, name: str, expected: int) -> None:
         )
 
 
-def _unit_round(received: jax.Array, loads: jax.Array) -> Arrivals:
+def _unit_round(received: jax.Array) -> Arrivals:
     """The round of one unit in which those workers answer and the others never do."""
     times = jnp.where(received, 1.0, jnp.inf)
-    finished = jnp.where(received & (loads > 0), jnp.ceil(loads), 0)
-    return Arrivals(received, times, jnp.ones(()), finished.astype(jnp.int32))
+    return Arrivals(received, times, jnp.ones(()))

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from jaxwgc import _validation
 from jaxwgc._pytrees import register
 from jaxwgc._targets import DECODES
-from jaxwgc.stragglers._finished_parts import finished_parts
 from jaxwgc.stragglers._inputs import times_of
 from jaxwgc.stragglers._types import Arrivals
 from jaxwgc.stragglers._waiting_rule import WaitingRule, first_true
@@ -23,7 +22,7 @@ class Decodable(Protocol):
     Attributes:
       num_workers: the number of times in a round.
       messages_per_worker: how many messages each sends.
-      loads: (num_workers,), the parts that each worker goes through.
+      parts_per_worker: (num_workers,), the parts that each goes through.
       required_parts: (num_workers, messages_per_worker), how many of them it must have
         finished before a message; None where it sends one at the end.
     """
@@ -33,7 +32,7 @@ class Decodable(Protocol):
     @property
     def messages_per_worker(self) -> int: ...
     @property
-    def loads(self) -> Any: ...
+    def parts_per_worker(self) -> Any: ...
     @property
     def required_parts(self) -> Any: ...
 
@@ -127,7 +126,7 @@ def coverage(code: Decodable, share: float) -> WaitingRule:
       >>> code = jaxwgc.codes.replicated(2, num_parts=4, copies=1)
       >>> wait = jaxwgc.stragglers.coverage(code, 0.75)
       >>> arrivals = wait.arrivals(jax.random.key(0), jnp.array([2.0, 3.0]))
-      >>> arrivals.finished, float(arrivals.elapsed)
+      >>> arrivals.finished(code.parts_per_worker), float(arrivals.elapsed)
       (Array([2, 1], dtype=int32), 2.0)
 
     References:
@@ -182,11 +181,7 @@ class UntilDecodable(WaitingRule):
         times = times_of(times)
         elapsed = self.ends(self._message_times(times))
         received = (times <= elapsed) & jnp.isfinite(times)
-        arrivals = Arrivals(received, times, elapsed)
-        if self.code.messages_per_worker == 1:
-            return arrivals
-        finished = finished_parts(jnp.asarray(self.code.loads), times, arrivals)
-        return arrivals._replace(finished=finished)
+        return Arrivals(received, times, elapsed)
 
     def describe(self, num_workers: int) -> tuple[str, str]:
         """Returns such as "decodable", "until the answers decode"."""
@@ -200,8 +195,8 @@ class UntilDecodable(WaitingRule):
         if self.code.required_parts is None:
             return times
         required = jnp.asarray(self.code.required_parts, times.dtype)
-        loads = jnp.asarray(self.code.loads, times.dtype)[:, None]
-        share = jnp.where(loads > 0, required / jnp.maximum(loads, 1), 1)
+        parts = jnp.asarray(self.code.parts_per_worker, times.dtype)[:, None]
+        share = jnp.where(parts > 0, required / jnp.maximum(parts, 1), 1)
         # What needs no part comes at once, from workers that never finish, too.
         return jnp.where(share > 0, times[:, None] * share, 0).ravel()
 

@@ -27,8 +27,8 @@ class Diagnosis(NamedTuple):
     for exact decoding, 1 for no gradient at all. Rows are numbers of stragglers.
 
     Attributes:
-      load: parts that a worker holds, mean over the workers.
-      max_load: and of the worker that holds most.
+      parts_per_worker: parts that a worker holds, mean over the workers.
+      max_parts: and of the worker that holds most.
       replication: workers that hold a part, mean over the parts.
       min_replication: and of the part that fewest hold.
       message_length: numbers that a worker sends in a round, all its messages
@@ -48,8 +48,8 @@ class Diagnosis(NamedTuple):
         for uncoded workers that all answer.
     """
 
-    load: float
-    max_load: int
+    parts_per_worker: float
+    max_parts: int
     replication: float
     min_replication: int
     message_length: float
@@ -65,7 +65,7 @@ class Diagnosis(NamedTuple):
 
     def __str__(self) -> str:
         lines = [
-            f"{self.load:g} parts a worker (at most {self.max_load}), "
+            f"{self.parts_per_worker:g} parts a worker (at most {self.max_parts}), "
             f"{self.replication:g} workers a part (at least {self.min_replication}), "
             f"messages of {self.message_length:.3g} times the gradient's length",
             "errors over the squared norm of the target, ± standard error; (all): all",
@@ -199,8 +199,8 @@ the gradient's length
         )
     copies = np.asarray(code.assignment).sum(axis=0)
     return Diagnosis(
-        load=float(np.mean(code.loads)),
-        max_load=int(np.max(code.loads)),
+        parts_per_worker=float(np.mean(code.parts_per_worker)),
+        max_parts=int(np.max(code.parts_per_worker)),
         replication=float(copies.mean()),
         min_replication=int(copies.min()),
         message_length=code.messages_per_worker / code.num_segments,

@@ -65,7 +65,7 @@ class TestSeveralMessages:
     """Slow workers count for what they have finished."""
 
     delay = stragglers.shifted_exponential(shift=0.5, rate=1.0)
-    model = stragglers.delayed(delay, stragglers.deadline(3.0))
+    model = stragglers.delayed(delay, stragglers.deadline(2.0))
 
     def test_parts_finished_by_a_deadline(self, with_x64):
         code = CODES["partial"]
@@ -73,30 +73,31 @@ class TestSeveralMessages:
         gradients = gradients_of(code.num_parts, np.float64)
         update, sample = jax.jit(transform.update), jax.jit(self.model.sample)
         state = transform.init(None)
-        loads = np.asarray(code.loads, float)
         some = 0
         for _ in range(8):
-            arrivals, _ = sample(jax.random.split(state.key)[1], (), loads)
+            arrivals, _ = sample(jax.random.split(state.key)[1], (), code.loads)
             updates, state = update(gradients, state)
             # Each worker's messages that it could send by then, decoded by NumPy.
-            sent = (arrivals.finished[:, None] >= code.required_parts).ravel()
+            finished = arrivals.finished(code.parts_per_worker)
+            sent = (finished[:, None] >= code.required_parts).ravel()
             rows = np.where(sent[:, None], code.encoding_matrix, 0)
             mixing = code.target @ np.linalg.pinv(rows, rcond=1e-10) @ rows
             for name, leaf in gradients.items():
                 expected = np.tensordot(mixing, leaf, axes=1)
                 np.testing.assert_allclose(updates[name], expected, atol=1e-10)
             np.testing.assert_array_equal(state.received, arrivals.received)
-            some += np.sum((arrivals.finished > 0) & (arrivals.finished < loads))
+            some += np.sum((finished > 0) & (finished < code.parts_per_worker))
         # Masks alone would have lost these.
         assert some > 3
-        assert 0 < state.elapsed <= 8 * 3.0
+        assert 0 < state.elapsed <= 8 * 2.0
 
     def test_of_one_message_only_whole_workers_count(self):
-        """The model reports finished parts, which this code cannot use."""
+        """Others have finished parts, which this code cannot use."""
         transform = jaxwgc.coded_aggregate(GROUPS, self.model, jax.random.key(4))
         state = transform.init(None)
         draw = jax.random.split(state.key)[1]
-        arrivals, _ = jax.jit(self.model.sample)(draw, (), np.full(6, 3.0))
-        assert np.any((arrivals.finished > 0) & ~np.asarray(arrivals.received))
+        arrivals, _ = jax.jit(self.model.sample)(draw, (), GROUPS.loads)
+        finished = arrivals.finished(GROUPS.parts_per_worker)
+        assert np.any((finished > 0) & ~np.asarray(arrivals.received))
         _, state = jax.jit(transform.update)(gradients_of(6), state)
         np.testing.assert_array_equal(state.received, arrivals.received)

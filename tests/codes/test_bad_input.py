@@ -69,7 +69,7 @@ VALUES = {
     functools.partial(codes.cyclic_repetition, KEY): OF_N_AND_S,
     codes.reed_solomon: [
         *OF_REPLICATION,
-        ((50, 20, 11), r"num_workers \* load must equal num_parts \* replication"),
+        ((50, 20, 11), r"num_workers \* parts_per_worker must equal"),
     ],
     functools.partial(codes.bernoulli, KEY): OF_REPLICATION,
     functools.partial(codes.regularized_bernoulli, KEY): OF_REPLICATION,

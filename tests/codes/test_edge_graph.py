@@ -14,7 +14,7 @@ from tests.zoo import KEY
 def test_every_worker_is_an_edge(num_parts, degree):
     code = codes.edge_graph(KEY, num_parts, degree)
     assert code.num_workers == num_parts * degree // 2
-    assert np.all(code.loads == 2)
+    assert np.all(code.parts_per_worker == 2)
     assert np.all(code.assignment.sum(0) == degree)
     # Simple: no two workers hold the same two parts.
     assert len(np.unique(code.assignment, axis=0)) == code.num_workers

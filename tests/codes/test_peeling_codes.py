@@ -19,7 +19,7 @@ class TestLdgm:
     def test_systematic_workers_and_parities(self):
         code = ldgm(KEY, 10, 6, 2)
         np.testing.assert_array_equal(code.encoding_matrix[:6], np.eye(6))
-        np.testing.assert_array_equal(code.loads, [1] * 6 + [2] * 4)
+        np.testing.assert_array_equal(code.parts_per_worker, [1] * 6 + [2] * 4)
         assert code.decoders[0].is_a(decoders.Peeling)
         np.testing.assert_array_equal(code.decoders[0].assignment, code.assignment)
         assert own_decoder(code, decoders.OneStep) is None
@@ -100,7 +100,7 @@ class TestBatchRaptor:
     def test_degrees_are_of_the_distribution(self, max_degree):
         code = batch_raptor(KEY, 20_000, 10, max_degree=max_degree, c=0.2)
         highest = max_degree or 10
-        counts = np.bincount(code.loads, minlength=highest + 1)
+        counts = np.bincount(code.parts_per_worker, minlength=highest + 1)
         assert counts[0] == 0
         assert len(counts) == highest + 1
         expected = robust_soliton(10, 0.2, 0.5, highest) * 20_000
@@ -108,7 +108,7 @@ class TestBatchRaptor:
 
     def test_batches_of_a_degree_are_uniform(self):
         code = batch_raptor(KEY, 20_000, 5)
-        pairs = code.assignment[code.loads == 2]
+        pairs = code.assignment[code.parts_per_worker == 2]
         counts = np.unique(pairs, axis=0, return_counts=True)[1]
         assert len(counts) == 10
         assert scipy.stats.chisquare(counts).pvalue > 1e-3

@@ -29,7 +29,7 @@ def test_assignment_is_balanced(data):
     replication = unit * data.draw(st.integers(1, num_workers // unit))
     code = jaxwgc.codes.reed_solomon(num_workers, num_parts, replication)
     assert np.all(code.assignment.sum(0) == replication)
-    assert np.all(code.loads == num_parts * replication // num_workers)
+    assert np.all(code.parts_per_worker == num_parts * replication // num_workers)
     assert np.all((np.abs(code.encoding_matrix) > 1e-12) == code.assignment)
 
 
@@ -84,7 +84,7 @@ def test_interleaving_minimises_the_entries():
 def test_uneven_loads_name_parameters_that_work(
     num_workers, num_parts, replication, expected
 ):
-    with pytest.raises(ValueError, match="for an integer load") as raised:
+    with pytest.raises(ValueError, match="must equal num_parts") as raised:
         jaxwgc.codes.reed_solomon(num_workers, num_parts, replication)
     replications, parts = (
         [int(own) for own in re.findall(r"\d+", half)]

@@ -55,8 +55,8 @@ def requests_of(code, finished):
 def test_each_part_once_from_the_lightest(copies):
     """Against a loop over the parts, for numbers of finished parts at random."""
     code = replicated(4, 10, copies, loads=[1, 2, 1, 1])
-    finished = np.random.default_rng(0).integers(0, code.loads + 1, (200, 4))
-    finished[0] = code.loads
+    finished = np.random.default_rng(0).integers(0, code.parts_per_worker + 1, (200, 4))
+    finished[0] = code.parts_per_worker
     requests = np.asarray(requests_of(code, finished))
     assert requests.shape == (200, 4, code.messages_per_worker)
     for counts, request in zip(finished, requests, strict=True):
@@ -81,7 +81,7 @@ def test_decodes_as_its_weights_do():
     """Whether a part is missing is known without weights: the same answer."""
     code = jaxwgc.weighted(replicated(3, 5, 2), np.array([1e-3, 1, 2, 0, 5]))
     finished = np.stack(np.meshgrid(*[np.arange(5)] * 3), -1).reshape(-1, 3)
-    finished = np.minimum(finished, code.loads)
+    finished = np.minimum(finished, code.parts_per_worker)
     decoded = jaxwgc.decoding(code, finished=finished)
     for tolerance in (1e-5, 1e-3, 0.5):
         np.testing.assert_array_equal(
@@ -103,7 +103,7 @@ def test_sums_on_request_are_the_gradient(name, x64):
     code = CODES[name]
     gradients = gradients_of(code.num_parts)
     messages = jaxwgc.encode(code, gradients)
-    finished = np.asarray(code.loads) - (np.arange(code.num_workers) == 1)
+    finished = np.asarray(code.parts_per_worker) - (np.arange(code.num_workers) == 1)
     decoded = jaxwgc.decoding(code, finished=finished)
     messages = jnp.where(decoded.mask[:, None], messages, jnp.nan)
     by_worker = messages.reshape(code.num_workers, code.messages_per_worker, -1)

@@ -110,10 +110,11 @@ def test_second_messages_of_a_partial_code_may_be_missing(inner, num_uncoded):
     code = codes.partially_coded(inner, num_uncoded)
     assert code.num_stragglers == (0 if num_uncoded else inner.num_stragglers)
     done = patterns_within(inner.num_workers, inner.num_stragglers)
-    finished = np.where(done, num_uncoded + inner.loads, num_uncoded)
+    parts = num_uncoded + inner.parts_per_worker
+    finished = np.where(done, parts, num_uncoded)
     assert worst_miss(code, messages_sent(code, finished)).max() < 1e-9
     # A part short of everything is no second message.
-    late = np.where(done, finished, num_uncoded + inner.loads - 1)
+    late = np.where(done, finished, parts - 1)
     np.testing.assert_array_equal(
         messages_sent(code, late), messages_sent(code, finished)
     )
@@ -136,3 +137,5 @@ def test_codes_are_built_on_the_host_in_double_precision(name):
     weights = code.target if name == "weighted" else np.ones(code.num_parts)
     np.testing.assert_array_equal(held, code.assignment & (weights != 0))
     np.testing.assert_array_equal(code.target, weights)
+    # A fair share is 1, so that their mean is that of the copies.
+    assert code.loads.mean() == pytest.approx(code.assignment.sum(0).mean())

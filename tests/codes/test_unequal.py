@@ -85,13 +85,13 @@ class TestFill:
 
     def test_equal_workers_have_whole_parts(self):
         code = codes.unequal(np.full(7, 0.3), 21)
-        assert np.all(code.loads == 3)
+        assert np.all(code.parts_per_worker == 3)
         np.testing.assert_allclose(code.encoding_matrix.max(1), 1 / 0.7)
 
     def test_a_worker_that_never_straggles_is_not_all_there_is(self):
         """10⁻¹² counts as 10⁻⁶ in the shares; its coefficients stay unbiased."""
         code = codes.unequal([1e-12, 1e-6, 0.5], 3)
-        assert code.loads[1] == 2
+        assert code.parts_per_worker[1] == 2
         bias = expected_error(code, [1e-12, 1e-6, 0.5]).bias
         np.testing.assert_allclose(bias, 0, atol=1e-12)
 

@@ -93,9 +93,9 @@ def test_loads_by_speed_in_short(monkeypatch):
     monkeypatch.setattr(placement, "NUM_PARTS", 6)
     entries = placement.entries()
     code = entries["2 copies, by speed"]
-    np.testing.assert_array_equal(code.loads, [6, 6])
+    np.testing.assert_array_equal(code.parts_per_worker, [6, 6])
     code = entries["1 copy, by speed"]
-    np.testing.assert_array_equal(code.loads, [4, 2])
+    np.testing.assert_array_equal(code.parts_per_worker, [4, 2])
     assert placement.planned(code) == pytest.approx(0.1, rel=1e-5)
     assert placement.measure(code, 3)["mean"] > 0.1
     monkeypatch.setattr(placement, "entries", lambda: {"by speed": code})

@@ -23,7 +23,6 @@ def test_choice_by_the_first_half_is_good_for_the_second(name):
         codes={"repetition": codes.fractional_repetition(num_workers, 1)},
         num_rounds=1000,
         memory=True,
-        uncoded_load=trace.uncoded_load,
     )
     for goal, each in by_goal.items():
         found = each["of least regret"]

@@ -9,6 +9,7 @@ import pytest
 
 import jaxwgc
 from experiments.delays import against_the_clock, known_laws, models
+from experiments.delays.traces import simulated
 from experiments.runner.results import ExperimentError
 from jaxwgc import stragglers
 
@@ -159,7 +160,7 @@ def test_weights_are_those_of_the_code():
     assert {own.name for own in choices} == {"fractional_repetition", "replicated"}
     keys = jax.random.split(jax.random.key(1), 3)
     for choice in choices:
-        rounds = against_the_clock.rounds_of(choice, delay, 1.0, 5, keys)
+        rounds = simulated(choice.model(delay), choice.code.loads, 5, keys)
         assert np.all(rounds.received.sum(-1) == 3) and np.all(rounds.elapsed >= 2.0)
         weights = jaxwgc.effective_weights(choice.code, rounds)
         np.testing.assert_allclose(weights, 1, atol=1e-5)
@@ -185,7 +186,7 @@ def test_who_is_remembered_is_trained_with():
         for waiting in ("all", f"first {NUM_PARTS - 2} + late")
     )
     key = jax.random.key(1)
-    train = functools.partial(against_the_clock.train, problem, delay, 1.0, 40, key)
+    train = functools.partial(against_the_clock.train, problem, delay, 40, key)
     decoded = train(all_awaited, 3)["curves"]
     same = train(all_awaited._replace(memory=True), 3)["curves"]
     np.testing.assert_allclose(same["loss"], decoded["loss"], rtol=1e-2, atol=1e-4)

@@ -59,7 +59,7 @@ def test_fewer_and_more_workers_than_measured(resample):
 
 def test_parts_are_gone_through_in_their_order(x64):
     parts = np.array([[[1.0, 2.0, 4.0], [3.0, np.inf, 1.0]]])
-    delay = stragglers.empirical(parts)
+    delay = stragglers.empirical(parts, loads=[3.0, 2.0])
     sample = jax.jit(lambda loads: delay.sample(jax.random.key(0), state, loads)[0])
     state = delay.init(2)
     # One after the other, then from the first again; half a part takes half as long.
@@ -77,6 +77,9 @@ def test_parts_are_gone_through_in_their_order(x64):
         assert found.dtype == (np.float64 if x64 else np.float32)
         np.testing.assert_allclose(found, [expected, 3 * min(load, 1)], rtol=1e-6)
     np.testing.assert_array_equal(sample(np.array([0.0, 2.0])), [0, np.inf])
+    # Without a code all three of them are a load of 1.
+    times, _ = stragglers.empirical(parts).sample(jax.random.key(0), state, np.ones(2))
+    np.testing.assert_allclose(times, [7, np.inf], rtol=1e-6)
 
 
 def test_loads_of_the_measurement():

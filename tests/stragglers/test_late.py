@@ -45,7 +45,7 @@ class Given(stragglers.DelayModel):
 
 
 def by_hand(rows, awaited):
-    """One event after the other, in Python; of four parts a worker."""
+    """One event after the other, in Python."""
     free_at, now = np.zeros(rows.shape[1]), 0.0
     for times in rows:
         begins = np.maximum(free_at, now)
@@ -53,9 +53,7 @@ def by_hand(rows, awaited):
         end = np.sort(begins + times)[awaited - 1]
         joined = begins <= end
         received = begins + times <= end
-        parts = np.floor(4 * np.clip((end - begins) / times, 0, 1))
-        finished = np.where(received, 4, np.minimum(parts, 3))
-        yield end - now, joined, was_busy & joined, received, finished
+        yield end - now, joined, was_busy & joined, received
         free_at = np.where(joined, begins + times, free_at)
         # Who would never be done is replaced.
         free_at, now = np.where(np.isfinite(free_at), free_at, end), end
@@ -67,19 +65,20 @@ def test_busy_workers_join_when_they_are_free():
     model = stragglers.delayed(Given(rows), stragglers.fastest(3), late="busy")
 
     def step(state, key):
-        arrivals, state = model.sample(key, state, jnp.full(5, 4.0))
+        arrivals, state = model.sample(key, state, jnp.ones(5))
         return state, arrivals
 
     keys = jax.random.split(jax.random.key(0), len(rows))
     _, rounds = jax.jit(lambda: jax.lax.scan(step, model.init(5), keys))()
     by_number = enumerate(by_hand(rows, 3))
-    for number, (elapsed, joined, late, received, finished) in by_number:
+    for number, (elapsed, joined, late, received) in by_number:
         np.testing.assert_allclose(rounds.elapsed[number], elapsed, rtol=1e-4)
         np.testing.assert_array_equal(rounds.joined[number], joined)
         np.testing.assert_array_equal(rounds.late[number], late)
         np.testing.assert_array_equal(rounds.received[number], received)
-        np.testing.assert_array_equal(rounds.finished[number], finished)
     assert rounds.late.sum() > 20 and (~rounds.joined).sum() > 10
+    with pytest.raises(ValueError, match='late must be "cancelled" for a code of sev'):
+        jaxwgc.decoding(codes.multi_message(codes.uncoded(5, 10)), rounds)
 
 
 def test_cancelled_is_what_it_was():

@@ -99,17 +99,18 @@ def test_each_of_several_messages_counts_when_it_comes():
     wait = stragglers.until_decodable(code, tolerance=tolerance)
     rounds = rounds_of(stragglers.delayed(delay, wait), code.loads, NUM_ROUNDS)
     check = enough(code, tolerance)
-    share = np.asarray(code.required_parts) / np.asarray(code.loads)[:, None]
+    parts = code.parts_per_worker
+    share = code.required_parts / parts[:, None]
+    finished_parts = np.asarray(rounds.finished(parts))
     unfinished = 0
     for number, times in enumerate(rounds.times):
         first = first_time((times[:, None] * share).ravel(), check)
         np.testing.assert_allclose(rounds.elapsed[number], first, rtol=1e-6)
-        finished = rounds.finished[number]
+        finished = finished_parts[number]
         sent = (finished[:, None] >= code.required_parts).ravel()
         assert check(sent)
-        unfinished += np.any((finished > 0) & (finished < code.loads))
-        done = finished == code.loads
-        np.testing.assert_array_equal(rounds.received[number], done)
+        unfinished += np.any((finished > 0) & (finished < parts))
+        np.testing.assert_array_equal(rounds.received[number], finished == parts)
     assert unfinished > 0
 
 

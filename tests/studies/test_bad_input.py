@@ -116,7 +116,6 @@ BATCH = jax.vmap(lambda key: codes.cyclic_repetition(key, 4, 1))(KEYS)
         (plan, {"choices": [MANY_BUSY]}, 'choices.0..late must be "cancelled" for'),
         (plan, {"choices": [NO_MEMORY]}, "choices.0..memory must be False unless"),
         (plan, {"num_rounds": 10}, "num_rounds must be at least 40"),
-        (plan, {"uncoded_load": 0.0}, "uncoded_load must be positive"),
         (plan, {"tail": -1}, "tail must be at least 0; got -1"),
         (plan, {"tail": math.inf}, "tail must be finite"),
         (plan, {"num_workers": 0}, "num_workers must be at least 1"),

@@ -175,8 +175,8 @@ class TestCost:
     def test_loads_copies_and_lengths(self):
         assignment = np.asarray(BERNOULLI.assignment)
         found = studies.diagnose(BERNOULLI, KEY, 0, num_patterns=2)
-        assert found.load == assignment.sum() / 7
-        assert found.max_load == assignment.sum(1).max()
+        assert found.parts_per_worker == assignment.sum() / 7
+        assert found.max_parts == assignment.sum(1).max()
         assert found.replication == assignment.sum() / 5
         assert found.min_replication == assignment.sum(0).min()
         assert found.message_length == 1

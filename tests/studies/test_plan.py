@@ -1,5 +1,6 @@
 """Plans against closed forms, independent simulation, and what is plainly best."""
 
+import inspect
 import math
 import warnings
 
@@ -10,6 +11,7 @@ from scipy import special
 
 import jaxwgc
 from jaxwgc import codes, stragglers
+from tests.zoo import CODES
 
 KEY = jax.random.key(0)
 EXPONENTIAL = stragglers.shifted_exponential(shift=1.0, rate=0.5)
@@ -133,14 +135,8 @@ def test_every_choice_against_independent_simulation(measured):
     # Each code with two of the three kinds of rules.
     kept = [kind for place, kind in enumerate(sorted(shown, key=str)) if place % 3 < 2]
     shown = {kind: shown[kind] for kind in kept}
-    models = [
-        stragglers.delayed(delay, choice.wait, late=choice.late)
-        for choice in shown.values()
-    ]
-    loads = [
-        np.asarray(choice.code.loads, np.float32) * (6 / choice.code.num_parts)
-        for choice in shown.values()
-    ]
+    models = [choice.model(delay) for choice in shown.values()]
+    loads = [np.asarray(choice.code.loads, np.float32) for choice in shown.values()]
 
     # All in one program, which draws once for all.
     def one_run(key):
@@ -155,7 +151,7 @@ def test_every_choice_against_independent_simulation(measured):
     keys = jax.random.split(jax.random.key(5), 200)
     runs = jax.device_get(jax.jit(jax.vmap(one_run))(keys))
     for choice, rounds in zip(shown.values(), runs):
-        code, elapsed, received = choice.code, rounds.elapsed, rounds.received
+        code, elapsed = choice.code, rounds.elapsed
         expected = float(elapsed.mean())
         error = float(elapsed.mean(1).std()) / math.sqrt(200)
         assert choice.step_time.value == pytest.approx(
@@ -165,12 +161,7 @@ def test_every_choice_against_independent_simulation(measured):
         )
         quantile = np.quantile(elapsed, 0.9)
         assert choice.step_quantile.value == pytest.approx(quantile, rel=0.1)
-        kinds = {"received": received}
-        if code.messages_per_worker > 1:
-            share = elapsed[..., None] / rounds.times
-            finished = np.floor(code.loads * share * (1 + 1e-5)).astype(int)
-            kinds = {"finished": np.where(received, code.loads, finished)}
-        errors = np.asarray(jaxwgc.decoding_error(code, **kinds)) / code.num_parts
+        errors = np.asarray(jaxwgc.decoding_error(code, rounds)) / code.num_parts
         assert choice.decoding_error.value == pytest.approx(errors.mean(), abs=0.015)
 
 
@@ -314,22 +305,59 @@ def test_trace_of_one_round():
     assert "The trace has one round" in found.answer and "stall" not in found.answer
 
 
-def test_loads_without_a_code():
-    """Times of a load of a quarter are a quarter of those of one."""
-    whole, quarter = (
-        jaxwgc.plan(
-            EXPONENTIAL,
-            4,
-            KEY,
-            replications=(1, 2),
-            waiting=[enough],
-            exact=True,
-            uncoded_load=load,
-        )
-        for load in (1.0, 0.25)
+@pytest.mark.parametrize(
+    ("name", "delay"),
+    [
+        ("replicated", EXPONENTIAL),
+        ("partial", stragglers.affine(stragglers.log_normal(0.3, 0.5), 1.0, 0.0, 1.0)),
+    ],
+)
+def test_a_choice_takes_the_planned_time(name, delay):
+    """Whatever number of parts is a load of 1."""
+    code = CODES[name]
+    found = jaxwgc.plan(
+        delay,
+        code.num_workers,
+        KEY,
+        codes={"own": code},
+        waiting=[stragglers.until_decodable],
+        tail=0,
     )
-    for own, other in zip(whole.choices, quarter.choices):
-        assert other.step_time.value == pytest.approx(own.step_time.value / 4)
+    choice = next(own for own in found.choices if own.name == "own")
+    options = {"tolerance": choice.tolerance, "memory": choice.memory}
+    model = choice.model(delay)
+
+    def one_run(key):
+        aggregate = jaxwgc.coded_aggregate(code, model, key, **options)
+
+        def step(state, _):
+            return aggregate.update(gradients, state)[1], None
+
+        return jax.lax.scan(step, aggregate.init(None), length=100)[0]
+
+    gradients = np.ones((code.num_parts, 1))
+    states = jax.jit(jax.vmap(one_run))(jax.random.split(jax.random.key(1), 40))
+    assert not states.num_undecodable.any()
+    times = np.asarray(states.elapsed) / 100
+    error = math.hypot(times.std() / math.sqrt(40), choice.step_time.standard_error)
+    assert choice.step_time.value == pytest.approx(times.mean(), abs=4 * error)
+
+
+def test_what_a_choice_is_for(measured):
+    delay, found = measured
+    by_wait = {own.waits_for: own for own in found.choices if own.name == "binary"}
+    approximate, exact = by_wait["error 10%"], by_wait["decodable"]
+    assert approximate.tolerance == approximate.wait.tolerance > 0.3
+    counts = next(own for own in found.choices if own.waits_for == "first 5")
+    remembers = counts._replace(memory=True)
+    assert [own.tolerance for own in (exact, counts, remembers)] == [1e-3, 0.999, 1e-3]
+    assert exact.model(delay) == stragglers.delayed(delay, exact.wait, exact.late)
+    taken = inspect.signature(jaxwgc.distributed.RayCluster)
+    taken.bind(None, parts=None, **exact.cluster_options())
+    with pytest.raises(ValueError, match="must have at least 6 workers; got 4"):
+        exact.model(stragglers.empirical(table(4)))
+    with pytest.raises(TypeError, match="delay must be a DelayModel"):
+        exact.model(exact.model(delay))
 
 
 def test_both_precisions(x64):

@@ -75,7 +75,7 @@ def descend(code, model, step_size, num_steps, curvature, size):
 def test_loss_of_descent(code, number):
     """Of every step, with rounds that are drawn anew."""
     delay, wait = slow_one(), stragglers.fastest(number)
-    rounds = SimulatedRounds(delay, NUM_WORKERS, 1.0, KEY, 40, 100, math.inf)
+    rounds = SimulatedRounds(delay, NUM_WORKERS, KEY, 40, 100, math.inf)
     judged = judge(Candidate("own", code, wait, "busy", True), rounds)
     found = RememberedDescent(*(own.mean(0) for own in judged.remembered))
     goal = Goal(**GOAL, num_workers=NUM_WORKERS)

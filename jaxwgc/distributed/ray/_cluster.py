@@ -408,7 +408,8 @@ class RayCluster:
 
         On request when each part was finished, (rounds, workers, turns). Answers after
         the end of their round count, too. Infinity where there was none: the worker was
-        dead, or still busy with an earlier round. `numpy.save` keeps it.
+        dead, or still busy with an earlier round. `numpy.save` keeps it. Workers had
+        `code.loads`, which `stragglers.empirical` takes as `loads`.
         """
         if self._times:
             return np.array(self._times)

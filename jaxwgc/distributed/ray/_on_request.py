@@ -98,7 +98,7 @@ class OnRequest(Coordinator):
     def __post_init__(self):
         super().__post_init__()
         code = self.code
-        loads = np.asarray(code.loads)
+        loads = np.asarray(code.parts_per_worker)
         self.is_held = np.arange(max(1, loads.max())) < loads[:, None]
         # Which part is computed at which turn; one that there is not, where none is.
         self._parts = np.full(self.is_held.shape, code.num_parts)

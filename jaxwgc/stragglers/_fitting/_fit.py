@@ -81,11 +81,12 @@ def fit_delays(
     Args:
       times: (rounds, workers) in seconds; NaN or infinity where no answer came, of
         which is known only that it would have come after all others of the round. Or
-        (rounds, workers, parts), the time of each part, which are added; a load of one
-        is then one part. Times that were rounded (fewer than half of them differ) are
-        spread evenly over what they were rounded from.
-      loads: the parts that workers had: one number, (workers,) or (rounds, workers), or
-        anything that broadcasts to it. At least 0, and not all 0.
+        (rounds, workers, parts), the time of each part, which are added. Times that
+        were rounded (fewer than half of them differ) are spread evenly over what they
+        were rounded from.
+      loads: the loads that workers had, such as `code.loads`: 1 without a code. One
+        number, (workers,) or (rounds, workers), or anything that broadcasts to it. At
+        least 0, and not all 0.
       in_order: whether rounds followed each other, so that slow spells can be seen.
         Otherwise the states of a worker in two rounds are independent.
       held_out: the share of the rounds of each load, the last ones, by which models are
@@ -244,9 +245,7 @@ def _measured(times, loads):
     table = measured_times(times, least_rounds=4)
     given = _validation.concrete_array("loads", loads, "real numbers")
     if table.ndim == 3:
-        if np.any(given != 1):
-            raise ValueError(f"loads are for times without parts; got {loads!r}")
-        given, table = np.asarray(table.shape[2]), table.sum(-1)
+        table = table.sum(-1)
     try:
         shared = np.broadcast_to(given.astype(np.float64), table.shape)
     except ValueError:

@@ -177,7 +177,7 @@ def rules_of(
         _validation.check_hashable("waiting", rule)
     for rule in dict.fromkeys(rules):
         model = delayed(rounds.delay, rule)
-        StragglerModel.check("waiting", model, rounds.loads(code))
+        StragglerModel.check("waiting", model, code.loads)
         # Where nobody answers there is nothing to scale.
         share = 1.0
         if entry.is_scaled:

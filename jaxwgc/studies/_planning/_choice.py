@@ -1,10 +1,11 @@
 """One thing to do, with what it costs and what it gives."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from jaxwgc._targets import DECODES
 from jaxwgc.codes import GradientCode
-from jaxwgc.stragglers import WaitingRule
+from jaxwgc.stragglers import DelayModel, StragglerModel, WaitingRule, delayed
 from jaxwgc.studies._planning._candidates import Candidate
 from jaxwgc.studies._planning._judgement import ChoiceStatistics, Estimate
 
@@ -13,12 +14,14 @@ class Choice(NamedTuple):
     """A code and how long to wait, with what it costs and what it gives.
 
     Times are in the unit of the delay model, seconds for those of the library.
+    `jaxwgc.coded_aggregate(choice.code, choice.model(delay), key)` simulates the
+    choice, and `RayCluster(loss, parts=parts, **choice.cluster_options())` runs it.
 
     Attributes:
       name: the constructor of the code, or its name in `codes`.
       code: the gradient code.
-      wait: the waiting rule, for `jaxwgc.stragglers.delayed` or a `RayCluster`.
-      late: what late workers do, for `delayed`: `"cancelled"` or `"busy"`.
+      wait: the waiting rule.
+      late: what late workers do, as for `delayed`: `"cancelled"` or `"busy"`.
       memory: whether late answers are remembered, for `jaxwgc.coded_aggregate` or
         `RayCluster.train`.
       replication: workers that hold a part, mean over the parts.
@@ -68,6 +71,42 @@ class Choice(NamedTuple):
     behind: Estimate
     regret: float
     rounds: tuple[ChoiceStatistics, ...]
+
+    def model(self, delay: DelayModel) -> StragglerModel:
+        """Returns the straggler model of this choice, for `jaxwgc.coded_aggregate`.
+
+        Args:
+          delay: the delay model of the plan, or another one for the same workers.
+
+        Raises:
+          ValueError: If the delay model is not for `code.num_workers` workers.
+          TypeError: If `delay` is no delay model.
+        """
+        model = delayed(delay, self.wait, self.late)
+        StragglerModel.check("delay", model, self.code.loads)
+        return model
+
+    @property
+    def tolerance(self) -> float:
+        """Returns the largest decoding error of a round that is as planned.
+
+        Pass it as `tolerance` to `jaxwgc.coded_aggregate` or `RayCluster`, so that a
+        round counts as undecodable if it is worse than planned. If `memory`, stored
+        messages complete every round that is not exact. If `wait` counts workers or
+        seconds and the planned error is not 0, a round decodes from any response.
+        """
+        if self.wait.tolerance is not None and not self.memory:
+            return max(self.wait.tolerance, DECODES)
+        is_exact = self.memory or self.decoding_error.value <= DECODES**2
+        return DECODES if is_exact else 1 - DECODES
+
+    def cluster_options(self) -> dict[str, Any]:
+        """Returns the arguments by which `RayCluster` works as this choice.
+
+        `memory` is an argument of `RayCluster.train`. There, workers that send one
+        message are always busy when late, as in a plan with `late="busy"`.
+        """
+        return {"code": self.code, "wait": self.wait, "tolerance": self.tolerance}
 
     @property
     def is_coded(self) -> bool:

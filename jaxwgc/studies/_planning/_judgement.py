@@ -78,7 +78,7 @@ def judge(candidate: Candidate, rounds: SimulatedRounds) -> ChoiceStatistics:
     """Times in closed form where order statistics have one; the rest by simulation."""
     code, wait = candidate.code, candidate.wait
     is_busy = candidate.late == BUSY and wait != fastest(code.num_workers)
-    loads = rounds.loads(code)
+    loads = np.asarray(code.loads, np.float64)
     closed = None if is_busy else _closed_form(wait, loads, rounds.law)
     ones = np.ones(rounds.num_runs)
     weights: tuple[Any, ...] = 0 * ones, ones, ones, 0 * ones

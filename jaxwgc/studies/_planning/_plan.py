@@ -53,7 +53,6 @@ def plan(
     target: float = 0.01,
     condition: float = 100.0,
     heterogeneity: float = 0.1,
-    uncoded_load: float = 1.0,
     num_parameters: int = 1_000_000,
     bytes_per_number: float = 4,
     tail: float = 10.0,
@@ -61,8 +60,8 @@ def plan(
     """Which code, how many copies and how long to wait, and whether to code at all.
 
     Each code with each waiting rule is a choice; a choice costs time a step, and what
-    it loses of the gradient costs steps. Work is counted: with d copies of every part
-    workers have d times as much to do.
+    it loses of the gradient costs steps. Work is counted: workers have `code.loads`, so
+    that d copies of every part are d times as much to do.
 
     **Time of a step.** Where workers are independent and equal (`delay.law`), and as
     many answers are waited for as are asked for, or to a deadline, from the law of
@@ -121,7 +120,6 @@ def plan(
         for the whole data split into n parts, over that of the gradient at the start,
         all of them means over data. Logistic regression on two MNIST digits has about
         0.02 with 32 shuffled parts, and 0.1 to 0.9 where parts are sorted by digit.
-      uncoded_load: the load in the delay model of a worker with 1 / n of the data.
       num_parameters: of the gradient, for the bytes.
       bytes_per_number: of a parameter and of a number in a message.
       tail: how long workers stall where delay is a trace, over the longest time in it;
@@ -176,7 +174,6 @@ def plan(
     _validation.check_concrete("key", key, "a plan is made on the host")
     num_rounds = _validation.check_int("num_rounds", num_rounds, minimum=40)
     for name, value in (
-        ("uncoded_load", uncoded_load),
         ("num_parameters", num_parameters),
         ("bytes_per_number", bytes_per_number),
     ):
@@ -193,7 +190,7 @@ def plan(
     delays = [delay, stalls.delay] if stalls and stalls.time > 0 else [delay]
     options = round_key, _NUM_GROUPS, length, num_measured
     simulated = [
-        SimulatedRounds(each, num_workers, uncoded_load, *options, each is not delay)
+        SimulatedRounds(each, num_workers, *options, each is not delay)
         for each in delays
     ]
     choices = _listed("choices", choices)
@@ -240,7 +237,7 @@ def _listed(name, values):
 
 
 def _entries(num_workers, replications, codes, key, exact):
-    """The codes that are judged; one with a load of one always among them."""
+    """The codes that are judged; one with load 1 always among them."""
     if codes is None:
         if replications is None:
             replications = range(1, min(num_workers, _MOST_COPIES) + 1)

@@ -63,16 +63,14 @@ class SimulatedRounds:
     """Finish times of `num_runs` clusters side by side, each for some rounds in a row.
 
     The same key gives every load the same draws, so that codes are compared in pairs.
-    `num_measured` are the rounds of a trace that these are drawn from, if any,
-    `has_stalls` says whether they have what that trace does not rule out, and
-    `uncoded_load` is the load of a worker with 1 / n of the data.
+    `num_measured` are the rounds of a trace that these are drawn from, if any, and
+    `has_stalls` says whether they have what that trace does not rule out.
     """
 
     def __init__(
         self,
         delay: DelayModel,
         num_workers: int,
-        uncoded_load: float,
         key: jax.Array,
         num_runs: int,
         num_rounds: int,
@@ -87,7 +85,6 @@ class SimulatedRounds:
         self.law = functools.cache(delay.law)
         state = delay.init(num_workers)
         self.has_state = bool(jax.tree.leaves(state))
-        self._work = uncoded_load * num_workers
         keys = jax.random.split(key, (num_runs, num_rounds))
         self._draw = functools.partial(_draw, delay, state, keys)
         self._drawn: dict[bytes, np.ndarray] = {}
@@ -95,13 +92,9 @@ class SimulatedRounds:
         self._ties = jax.random.split(ties, num_runs * num_rounds)
         self._ties_of_runs = self._ties[:num_runs]
 
-    def loads(self, code: GradientCode) -> np.ndarray:
-        """Returns the loads of its workers, in the unit of the delay model."""
-        return np.asarray(code.loads, np.float64) * self._work / code.num_parts
-
     def times(self, code: GradientCode) -> np.ndarray:
         """Returns times (rounds, num_workers), one run after the other."""
-        loads = self.loads(code)
+        loads = np.asarray(code.loads, np.float64)
         if loads.tobytes() not in self._drawn:
             times = np.asarray(self._draw(loads), np.float64)
             times = times.reshape(-1, times.shape[-1])
@@ -178,8 +171,8 @@ def _message_times(code, times):
     """When each message comes, (rounds, num_messages), parts being done one by one."""
     if code.required_parts is None:
         return times
-    loads = np.maximum(np.asarray(code.loads), 1)[:, None]
-    share = np.asarray(code.required_parts) / loads
+    parts = np.maximum(np.asarray(code.parts_per_worker), 1)[:, None]
+    share = np.asarray(code.required_parts) / parts
     with np.errstate(invalid="ignore"):
         comes = np.where(share > 0, times[:, :, None] * share, 0.0)
     return comes.reshape(len(times), -1)
