@@ -1,5 +1,6 @@
 """Dtypes, products, powers of two, shardings: what is done with arrays of any kind."""
 
+import sys
 from types import ModuleType
 from typing import Any
 
@@ -20,6 +21,21 @@ KINDS = {
     "bools": (jnp.bool_,),
     "numbers, bools or keys": (jnp.number, jnp.bool_, jax.dtypes.prng_key),
 }
+
+
+def is_sparse(value: Any) -> bool:
+    """Returns whether `value` is a sparse matrix, of JAX or of SciPy."""
+    # Importing the module takes as long as importing the rest of the library. If nobody
+    # has imported it, there is no such matrix.
+    sparse = sys.modules.get("jax.experimental.sparse")
+    of_jax = sparse is not None and isinstance(value, sparse.JAXSparse)
+    return of_jax or is_sparse_of_scipy(value)
+
+
+def is_sparse_of_scipy(value: Any) -> bool:
+    """Returns whether `value` is a sparse matrix of SciPy, of any format."""
+    sparse = sys.modules.get("scipy.sparse")
+    return sparse is not None and sparse.issparse(value)
 
 
 def is_kind(value: Any, kind: str) -> bool:

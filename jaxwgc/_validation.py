@@ -179,10 +179,13 @@ def check_leading_axis(
     name: str, tree: Any, size: int, axis_name: str, hint: str = ""
 ) -> None:
     """Every leaf of `tree` has a leading axis of `size`."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=_arrays.is_sparse)
     if not leaves:
         raise ValueError(f"{name} must have at least one array; got {tree!r}")
     for path, leaf in leaves:
+        # A BCOO with a batch axis is one that JAX maps functions over.
+        if not getattr(leaf, "n_batch", 0):
+            check_dense(f"{name}{jax.tree_util.keystr(path)}", leaf)
         shape = np.shape(leaf)
         if not shape or shape[0] != size:
             raise ValueError(
@@ -191,8 +194,18 @@ def check_leading_axis(
             )
 
 
+def check_dense(name: str, value: Any, hint: str = "") -> None:
+    """Raises TypeError for a sparse matrix, which JAX would convert entry by entry."""
+    if _arrays.is_sparse(value):
+        raise TypeError(
+            f"{name} must be a dense array; got {type(value).__name__}; convert it "
+            f"with `.todense()`{hint}"
+        )
+
+
 def as_array(name: str, value: Any) -> Any:
     """`value`, or a NumPy array of it where it is a number or rows of numbers."""
+    check_dense(name, value)
     if hasattr(value, "dtype"):
         return value
     try:

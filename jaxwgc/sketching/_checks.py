@@ -1,15 +1,23 @@
 """Checks and conversions of arguments, with one wording for all of sketching."""
 
-import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc import _validation
-from jaxwgc._arrays import inverse_power_of_two
+from jaxwgc._arrays import inverse_power_of_two, is_sparse, is_sparse_of_scipy
+
+if TYPE_CHECKING:
+    from jax.experimental.sparse import BCOO
+
+# Part of the message where a function does not take a sparse matrix.
+_TAKERS = (
+    ", or use leverage_scores, ridge_leverage_scores, rank_k_leverage_scores, "
+    "numerical_rank, sketch_and_solve or preconditioned, which take sparse matrices"
+)
 
 
 def float_array(name: str, value: Any) -> jax.Array:
@@ -17,6 +25,7 @@ def float_array(name: str, value: Any) -> jax.Array:
 
     Integers and bools become the default float, half precision becomes float32.
     """
+    _validation.check_dense(name, value)
     try:
         # JAX compiles a program for each shape that jnp.asarray takes from NumPy.
         is_host = isinstance(value, np.ndarray)
@@ -45,14 +54,6 @@ def concrete(value: Any, dtype: Any) -> np.ndarray | None:
         return np.asarray(value).astype(dtype)
 
 
-def is_sparse(value: Any) -> bool:
-    """Returns whether it is a sparse matrix of JAX, of any kind."""
-    # Importing the module takes as long as importing the rest of the library; where
-    # nobody has imported it, there is no such matrix.
-    sparse = sys.modules.get("jax.experimental.sparse")
-    return sparse is not None and isinstance(value, sparse.JAXSparse)
-
-
 # Matrices.
 
 
@@ -65,37 +66,108 @@ def finite_array(name: str, value: Any) -> jax.Array:
 
 def finite_matrix(name: str, value: Any) -> jax.Array:
     """Returns `value` as a real, non-empty matrix; where not traced, a finite one."""
+    _validation.check_dense(name, value, _TAKERS)
     matrix = float_array(name, value)
     _validation.check_shape(name, matrix, "(N, p)", ("any", "any"))
     check_finite(name, value, matrix.dtype)
     return matrix
 
 
-def sparse_entries(name: str, matrix: Any) -> jax.Array:
-    """Returns the values of a BCOO matrix with two axes, finite where not traced."""
+def any_matrix(name: str, value: Any) -> Any:
+    """Returns what `finite_matrix` does; a sparse matrix as a BCOO."""
+    if not is_sparse(value):
+        return finite_matrix(name, value)
+    matrix = sparse_matrix(name, value)
+    _validation.check_shape(name, matrix, "(N, p)", ("any", "any"))
+    return matrix
+
+
+def sparse_matrix(name: str, value: Any) -> "BCOO":
+    """Returns a sparse matrix, of JAX or SciPy, as a BCOO of real, finite entries."""
+    matrix = from_scipy(name, value)
+    _check_axes(name, matrix)
+    return with_values(lambda values: finite_array(name, values), matrix)
+
+
+def from_scipy(name: str, value: Any) -> Any:
+    """Returns a sparse matrix of SciPy as a BCOO, and anything else as it is.
+
+    Other than `BCOO.from_scipy_sparse`, this compiles nothing and adds up duplicates.
+    """
+    if not is_sparse_of_scipy(value):
+        return value
+    from jax.experimental import sparse
+
+    rows = _compressed_rows(name, value)
+    row = np.repeat(np.arange(rows.shape[0]), np.diff(rows.indptr))
+    indices = np.stack([row, rows.indices], axis=1).astype(np.int32)
+    entries = finite_array(name, rows.data), jax.device_put(indices)
+    in_order = {"indices_sorted": True, "unique_indices": True}
+    return sparse.BCOO(entries, shape=rows.shape, **in_order)
+
+
+def _compressed_rows(name: str, matrix: Any) -> Any:
+    """Returns a real sparse matrix of SciPy by rows, each entry once and in order."""
+    is_real = jnp.issubdtype(matrix.dtype, jnp.floating)
+    if not (is_real or matrix.dtype.kind in "iub"):
+        raise TypeError(
+            f"{name} must be real; got {type(matrix).__name__} of {matrix.dtype}"
+        )
+    if matrix.ndim != 2:
+        raise ValueError(f"{name} must have shape (N, p); got {matrix.shape}")
+    rows = matrix.tocsr()
+    if not rows.has_canonical_format:
+        rows = rows.copy()
+        rows.sum_duplicates()
+    return rows
+
+
+def _check_axes(name: str, matrix: Any) -> None:
+    """Checks that a sparse matrix of JAX is a BCOO with two sparse axes."""
     from jax.experimental import sparse
 
     if not isinstance(matrix, sparse.BCOO):
         raise TypeError(
-            "a sparse matrix must be a jax.experimental.sparse.BCOO; got "
+            f"{name} must be an array, a sparse matrix of SciPy, or a "
+            "jax.experimental.sparse.BCOO, which BCOO.from_scipy_sparse makes; got "
             f"{type(matrix).__name__}"
         )
     if matrix.n_batch or matrix.n_dense or matrix.ndim != 2:
         raise ValueError(
-            "a sparse matrix must have two axes, both sparse; got shape "
+            f"{name} must have two axes, both sparse; got BCOO of shape "
             f"{matrix.shape} with n_batch = {matrix.n_batch} and "
             f"n_dense = {matrix.n_dense}"
         )
-    check_not_empty(name, matrix.shape)
-    return finite_array(name, matrix.data)
 
 
-def check_not_empty(name: str, shape: tuple[int, ...]) -> None:
-    """Checks that there is at least one row and one column."""
-    if min(shape) < 1:
-        raise ValueError(
-            f"{name} must have at least one row and one column; got {shape}"
-        )
+def with_values(function: Callable[[Any], jax.Array], matrix: Any) -> Any:
+    """Returns `function` of an array, or a BCOO with `function` of its entries."""
+    if not is_sparse(matrix):
+        return function(matrix)
+    return type(matrix)(
+        (function(matrix.data), matrix.indices),
+        shape=matrix.shape,
+        indices_sorted=matrix.indices_sorted,
+        unique_indices=matrix.unique_indices,
+    )
+
+
+def host_rows(name: str, value: Any, keep_sparse: bool = False) -> Any:
+    """Returns rows of any kind in NumPy, or with `keep_sparse` sparse ones in SciPy."""
+    if not is_sparse(value):
+        return np.asarray(value)
+    if not is_sparse_of_scipy(value):
+        import scipy.sparse
+
+        _check_axes(name, value)
+        indices = np.asarray(value.indices)
+        # Entries out of bounds are padding.
+        is_inside = np.all((indices >= 0) & (indices < value.shape), axis=1)
+        values = np.asarray(float_array(name, value.data))[is_inside]
+        entries = values, tuple(indices[is_inside].T)
+        value = scipy.sparse.coo_array(entries, shape=value.shape)
+    rows = _compressed_rows(name, value)
+    return rows if keep_sparse else rows.toarray()
 
 
 def check_finite(name: str, value: Any, dtype: jnp.dtype) -> None:
@@ -132,6 +204,23 @@ def _count_non_finite(array: jax.Array) -> jax.Array:
     return jnp.sum(~jnp.isfinite(array))
 
 
+def check_all_dense(name: str, tree: Any) -> None:
+    """Checks that no leaf of a pytree is a sparse matrix."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_sparse)
+    for path, leaf in leaves:
+        _validation.check_dense(f"{name}{jax.tree_util.keystr(path)}", leaf)
+
+
+def check_drawn_from(name: str, indices: Any, number: int, kind: str) -> None:
+    """Checks that there are all rows or parts of a sample, where they are known."""
+    largest = -1 if _validation.is_traced(indices) else int(np.max(indices))
+    if largest >= number:
+        raise ValueError(
+            f"{name} must be what the sample was drawn from; got {number} {kind} and a "
+            f"sample with index {largest}"
+        )
+
+
 # Cut-offs of the numerical rank.
 
 
@@ -151,12 +240,12 @@ def solver_cutoff(shape: tuple[int, ...], dtype: jnp.dtype) -> float:
 
 
 def with_cutoff(
-    array: jax.Array,
+    array: Any,
     rcond: Any,
     default: Callable[..., float] = rank_cutoff,
     shape: tuple[int, ...] | None = None,
-) -> tuple[jax.Array, jax.Array]:
-    """Returns the entries of a matrix and `rcond`, or its default, in their dtype.
+) -> tuple[Any, jax.Array]:
+    """Returns a matrix and `rcond`, or its default, in the dtype of the matrix.
 
     NaN, and so is what follows, where a traced `rcond` is not in [0, 1).
     """
@@ -166,7 +255,8 @@ def with_cutoff(
         return array, jnp.asarray(rcond, dtype)
     _validation.check_number("rcond", rcond, minimum=0)
     if _validation.is_traced(rcond):
-        array = jnp.where((rcond >= 0) & (rcond < 1), array, jnp.nan)
+        is_right = (rcond >= 0) & (rcond < 1)
+        array = with_values(lambda x: jnp.where(is_right, x, jnp.nan), array)
     elif not rcond < 1:
         raise ValueError(f"rcond must be less than 1; got {rcond}")
     return array, jnp.asarray(rcond, dtype)

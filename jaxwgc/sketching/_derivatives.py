@@ -111,14 +111,19 @@ def orthonormal_basis(
     return orthonormal_columns(matrix, left, inverse, row_basis)[0], row_basis
 
 
-def square_of_wide(matrix: jax.Array) -> jax.Array:
-    """Returns Rᵀ of a wide X = RᵀQᵀ, whose columns span those of X.
+@jax.custom_jvp
+def root_of_gram(root: jax.Array, gram: jax.Array) -> jax.Array:
+    """Returns the square S = `root`, with the derivative of an S with S Sᵀ = `gram`."""
+    del gram
+    return root
 
-    Qᵀ has orthonormal rows. A constant Q does as well for derivatives: X Q has the
-    columns of X for any Q on which no rank is lost.
-    """
-    basis, upper = jnp.linalg.qr(lax.stop_gradient(matrix).T)
-    return known_product(matrix, basis, upper.T)
+
+@root_of_gram.defjvp
+def _root_of_gram_jvp(primals, tangents):
+    root = root_of_gram(*primals)
+    inverse = jnp.linalg.pinv(root)
+    moved = product(tangents[1], inverse.T)
+    return root, moved - product(root, product(inverse, moved)) / 2
 
 
 @jax.custom_jvp

@@ -1,14 +1,19 @@
 """Gram matrices of tall matrices, and a second look where one loses too much."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxwgc._arrays import inverse_power_of_two, product
-from jaxwgc.sketching._derivatives import orthonormaliser_of_gram
-from jaxwgc.sketching._row_blocks import DenseRows, Rows
+from jaxwgc._arrays import inverse_power_of_two, is_sparse, product
+from jaxwgc.sketching._checks import with_values
+from jaxwgc.sketching._derivatives import (
+    known_product,
+    orthonormaliser_of_gram,
+    root_of_gram,
+)
+from jaxwgc.sketching._row_blocks import Rows, rows_of
 
 # One pass over the Gram matrix loses the square of the condition number. Below this
 # ratio of its eigenvalues (a condition number of 100) the loss is at most 1e4 roundings
@@ -41,19 +46,39 @@ def column_scale(rows: Rows) -> tuple[jax.Array, jax.Array]:
     return finite, jnp.where(finite, inverse_power_of_two(largest), 0)
 
 
-def equilibrated(
-    matrix: jax.Array,
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+def equilibrated(matrix: Any) -> tuple[jax.Array, Any, jax.Array, jax.Array]:
     """Returns whether X is finite, X diag(scale) diag(unit) or 0, scales, and units.
 
     All are powers of two, which bring the norms of columns next to 1.
     """
-    finite, scale = column_scale(DenseRows(matrix))
-    matrix = jnp.where(finite, matrix, 0) * scale
-    norms = jnp.linalg.norm(matrix, axis=0)
-    finite &= jnp.isfinite(norms).all()
-    unit = inverse_power_of_two(norms)
-    return finite, jnp.where(finite, matrix * unit, 0), scale, unit
+    rows = rows_of(lax.stop_gradient(matrix))
+    finite, scale = column_scale(rows)
+    squares = rows.sum(lambda block: jnp.sum((block * scale) ** 2, axis=0))
+    finite &= jnp.isfinite(squares).all()
+    unit = inverse_power_of_two(jnp.sqrt(squares))
+    factors = scale, unit
+    if is_sparse(matrix):
+        column = matrix.indices[:, 1]
+        factors = (factor.at[column].get(mode="clip") for factor in factors)
+    first, second = factors
+    scaled = with_values(lambda x: jnp.where(finite, x, 0) * first * second, matrix)
+    return finite, scaled, scale, unit
+
+
+def square_of_wide(matrix: Any) -> jax.Array:
+    """Returns a square S with S Sᵀ = X Xᵀ, whose columns span those of a wide X.
+
+    Of an array it is Rᵀ of X = RᵀQᵀ. A constant Q does as well for derivatives: X Q has
+    the columns of X for any Q on which no rank is lost. Of a BCOO it is found from Gram
+    matrices, also with an error relative to each row.
+    """
+    if is_sparse(matrix):
+        tall = Gram.equilibrated(rows_of(matrix.T))
+        square = tall.refined(*tall.decomposed()).factor().T
+        square = root_of_gram(square, tall.matrix)
+        return square / tall.scale[:, None] / tall.unit[:, None]
+    basis, upper = jnp.linalg.qr(lax.stop_gradient(matrix).T)
+    return known_product(matrix, basis, upper.T)
 
 
 class Gram(NamedTuple):

@@ -19,6 +19,7 @@ from jaxwgc.sketching._row_blocks import sum_over_blocks
 
 if TYPE_CHECKING:
     from jax.experimental.sparse import JAXSparse
+    from scipy.sparse import sparray, spmatrix
 
 # Pairs of random vectors that are asked whether two functions are adjoint.
 _NUM_PROBES = 4
@@ -115,8 +116,10 @@ class SparseMatrix:
 Matrix: TypeAlias = jax.Array | SparseMatrix | LinearOperator
 
 
-# What solvers take: also a BCOO matrix, whose module takes long to import.
-MatrixLike: TypeAlias = "jax.typing.ArrayLike | LinearOperator | JAXSparse"
+# What solvers take, with sparse matrices, whose modules take long to import.
+MatrixLike: TypeAlias = (
+    "jax.typing.ArrayLike | LinearOperator | JAXSparse | sparray | spmatrix"
+)
 
 
 def times(matrix: Matrix, vector: jax.Array) -> jax.Array:
@@ -137,7 +140,7 @@ def sketched(matrix: Matrix, embedding: Embedding) -> jax.Array:
     """Returns SX, (m, p)."""
     if isinstance(matrix, SparseMatrix):
         entries = matrix.row, matrix.column, matrix.data
-        return embedding._apply_to_entries(entries, matrix.shape[1])
+        return embedding._apply_to_entries(entries, matrix.shape)
     if isinstance(matrix, LinearOperator):
         assert matrix.sketch is not None
         small = matrix.sketch(embedding)
@@ -178,10 +181,10 @@ def any_system(key: jax.Array, matrix: Any, target: Any) -> tuple[Matrix, jax.Ar
         return matrix, jnp.where(is_right, target, jnp.nan)
     if not _checks.is_sparse(matrix):
         return _checks.system(matrix, target)
-    data = _checks.sparse_entries("matrix", matrix)
+    matrix = _checks.any_matrix("matrix", matrix)
     target = _checks.right_hand_side(target, matrix.shape)
-    dtype = jnp.promote_types(data.dtype, target.dtype)
-    row, column, data = _within(matrix.indices, data.astype(dtype), matrix.shape)
+    dtype = jnp.promote_types(matrix.dtype, target.dtype)
+    row, column, data = _within(matrix.indices, matrix.data.astype(dtype), matrix.shape)
     return SparseMatrix(row, column, data, matrix.shape), target.astype(dtype)
 
 

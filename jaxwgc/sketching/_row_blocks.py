@@ -5,7 +5,10 @@ from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
+
+from jaxwgc._arrays import is_sparse
 
 
 class Rows(Protocol):
@@ -57,27 +60,101 @@ class DenseRows:
         return lax.fori_loop(0, num_blocks, fill, jnp.zeros(num_rows, self.dtype))
 
 
-class RidgedRows(DenseRows):
+class SparseRows:
+    """The rows of a BCOO with two axes.
+
+    Entries out of bounds, with which JAX fills up, are dropped, and those in one place
+    add up. The memory is that of the entries, sorted, and of one block of rows.
+    """
+
+    def __init__(self, matrix: Any):
+        (row, column), data = matrix.indices.T, matrix.data
+        self.num_rows, self.num_columns = matrix.shape
+        self.dtype = data.dtype
+        self._size = block_size(*matrix.shape)
+        self._num_blocks = -(-self.num_rows // self._size)
+        # As unsigned, so that negative ones are out of bounds as well.
+        row, column = row.astype(jnp.uint32), column.astype(jnp.uint32)
+        if not matrix.indices_sorted:
+            row, column, data = lax.sort((row, column, data), num_keys=1)
+        # Entries are taken in windows of one size, about as many as a block has.
+        self._window = max(256, -(-data.shape[0] // self._num_blocks))
+        width = (0, self._window)
+        self._row = jnp.pad(row, width, constant_values=np.uint32(2**32 - 1))
+        self._column = jnp.pad(column, width)
+        self._data = jnp.pad(data, width)
+        firsts = self._size * jnp.arange(self._num_blocks + 1, dtype=jnp.uint32)
+        self._starts = jnp.searchsorted(row, firsts)
+
+    def largest(self) -> jax.Array:
+        inside = self._row < self.num_rows
+        values = jnp.abs(lax.stop_gradient(self._data))
+        values = jnp.where(inside, values, 0)
+        largest = jnp.zeros(self.num_columns, self.dtype)
+        return largest.at[self._column].max(values, mode="drop")
+
+    def sum(self, function: Callable[[jax.Array], jax.Array]) -> jax.Array:
+        def add(i: jax.Array, total: jax.Array) -> jax.Array:
+            return total + function(self._block(i))
+
+        return lax.fori_loop(1, self._num_blocks, add, function(self._block(0)))
+
+    def map(self, function: Callable[[jax.Array], jax.Array]) -> jax.Array:
+        values = lax.map(
+            lambda i: function(self._block(i)), jnp.arange(self._num_blocks)
+        )
+        return values.reshape(-1)[: self.num_rows]
+
+    def _block(self, i: jax.typing.ArrayLike) -> jax.Array:
+        """Returns rows i * size, ..., dense; zero rows at the end."""
+        first = jnp.asarray(i * self._size, jnp.uint32)
+        end = self._starts[i + 1]
+
+        def add(carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+            start, block = carry
+            row, column, data = (
+                lax.dynamic_slice_in_dim(entries, start, self._window)
+                for entries in (self._row, self._column, self._data)
+            )
+            # Those of later blocks fall out.
+            row = jnp.where(row < first + self._size, row - first, self._size)
+            block = block.at[row, column].add(data, mode="drop")
+            return start + self._window, block
+
+        block = jnp.zeros((self._size, self.num_columns), self.dtype)
+        return lax.while_loop(
+            lambda carry: carry[0] < end, add, (self._starts[i], block)
+        )[1]
+
+
+def rows_of(matrix: Any) -> Rows:
+    """Returns the rows of an array or a BCOO."""
+    return SparseRows(matrix) if is_sparse(matrix) else DenseRows(matrix)
+
+
+class RidgedRows:
     """The rows of a matrix on top of those of √ridge I, which count in sums only.
 
     The columns of the two together may be multiplied by anything, so that units of the
     columns matter as little as without a ridge.
     """
 
-    def __init__(self, matrix: jax.Array, ridge: jax.Array):
-        super().__init__(matrix)
-        self._root = jnp.sqrt(ridge)
+    def __init__(self, rows: Rows, ridge: jax.Array):
+        self.num_columns, self.dtype = rows.num_columns, rows.dtype
+        self.map = rows.map
+        self._rows, self._root = rows, jnp.sqrt(ridge)
 
     def largest(self) -> jax.Array:
-        return jnp.maximum(super().largest(), self._root)
+        return jnp.maximum(self._rows.largest(), self._root)
 
     def sum(self, function: Callable[[jax.Array], jax.Array]) -> jax.Array:
-        return super().sum(function) + function(ridge_rows(self.matrix, self._root))
+        added = function(ridge_rows(self.num_columns, self._root))
+        return self._rows.sum(function) + added
 
 
-def ridge_rows(matrix: jax.Array, root: jax.Array) -> jax.Array:
+def ridge_rows(num_columns: int, root: jax.Array) -> jax.Array:
     """Returns `root` I, (p, p), to go below a matrix (N, p)."""
-    return root * jnp.eye(matrix.shape[1], dtype=matrix.dtype)
+    return root * jnp.eye(num_columns, dtype=root.dtype)
 
 
 def sum_over_blocks(function: Callable[..., Any], *arrays: jax.Array) -> Any:

@@ -9,11 +9,14 @@ from jax.experimental import sparse
 from jaxwgc import sketching
 
 
-def of_sparse(matrix, **options):
+def bcoo_of(matrix):
     # All entries, so that none is left out where it is zero.
     indices = np.indices(matrix.shape).reshape(2, -1).T
-    entries = sparse.BCOO((matrix.reshape(-1), indices), shape=matrix.shape)
-    return sketching.leverage_scores(entries, **options)
+    return sparse.BCOO((matrix.reshape(-1), indices), shape=matrix.shape)
+
+
+def of_sparse(matrix, **options):
+    return sketching.leverage_scores(bcoo_of(matrix), **options)
 
 
 def of_shards(matrix):

@@ -28,6 +28,7 @@ def operator(**changes):
 
 
 OPERATOR = operator()
+SPARSE = sparse.BCOO.fromdense(MATRIX)
 
 
 def kernel_of(value):
@@ -202,7 +203,11 @@ SUBNORMAL_SHARE = np.array([1, 1, 1.2e-38], np.float32)
 THREE_ROWS = {"method": "without_replacement", "sample_size": 3}
 THREE_PARTS = {"num_draws": None, "num_distinct": 3}
 WRONG_VALUES = {
-    "leverage_scores": [({"method": "lu"}, "method must be one of")],
+    "leverage_scores": [
+        ({"method": "lu"}, "method must be one of"),
+        ({"matrix": SPARSE, "method": "svd"}, 'method must be "auto" or "gram"'),
+        ({"matrix": SPARSE, "rcond": 1.0}, "rcond must be less than 1"),
+    ],
     "approximate_leverage_scores": [
         ({"epsilon": 0.0}, "epsilon must be between 0 and 1; got 0.0"),
         ({"epsilon": 1.0}, "epsilon must be between 0 and 1; got 1.0"),
@@ -522,34 +527,3 @@ def test_arrays_that_embeddings_do_not_take():
     batch = jax.vmap(lambda key: sketching.gaussian(key, 3, 5))(keys)
     with pytest.raises(ValueError, match="embedding.key must be one key"):
         batch.apply(np.ones(5))
-
-
-ENTRIES, ORDER = np.ones(5, np.float32), np.arange(6)
-BCOO = sparse.BCOO((ENTRIES, np.stack([ORDER[:5]] * 2, axis=1)), shape=(5, 5))
-BCSR = sparse.BCSR((ENTRIES, ORDER[:5], ORDER), shape=(5, 5))
-
-
-def test_sparse_matrices():
-    for make, matrix, message in (
-        (sketching.count_sketch, BCSR, "BCOO; got BCSR"),
-        (sketching.gaussian, BCOO, "embedding must be count_sketch, .* got _Gaussian"),
-    ):
-        with pytest.raises(TypeError, match=message):
-            make(**EMBEDDING) @ {"x": matrix}
-    columns = ENTRIES[:, None]
-    for matrix, error, message in [
-        (BCSR, TypeError, "BCOO; got BCSR"),
-        (
-            sparse.BCOO((columns, BCOO.indices[:, None]), shape=(5, 5, 5)),
-            ValueError,
-            "n_batch = 1",
-        ),
-        (sparse.BCOO((ENTRIES, ORDER[:5, None]), shape=(5,)), ValueError, "two axes"),
-    ]:
-        check_refusal("leverage_scores", {"matrix": matrix}, error, message)
-        check_refusal("preconditioned", {"matrix": matrix}, error, message)
-    changes = {"matrix": BCOO, "method": "svd"}
-    message = 'method must be "auto" or "gram"'
-    check_refusal("leverage_scores", changes, ValueError, message)
-    changes = {"matrix": BCOO, "rcond": 1.0}
-    check_refusal("leverage_scores", changes, ValueError, "rcond must be less than 1")

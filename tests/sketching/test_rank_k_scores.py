@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import scipy.sparse
 import sklearn.datasets
-from jax.experimental import sparse
 
 from jaxwgc import sketching
+from tests.sketching.scores import bcoo_of
 from tests.sketching.test_solver_derivatives import forward_and_backward
 
 KEY = jax.random.key(0)
@@ -49,12 +49,7 @@ def of_array(matrix, rank, **options):
 
 
 def of_bcoo(matrix, rank, **options):
-    # Every entry in two parts, and one out of bounds.
-    places = np.indices(matrix.shape).reshape(2, -1).T
-    indices = np.concatenate([places, places, [matrix.shape]])
-    data = jnp.concatenate([matrix.ravel() / 4, 3 * matrix.ravel() / 4, jnp.ones(1)])
-    entries = data.astype(matrix.dtype), jnp.asarray(indices)
-    return of_array(sparse.BCOO(entries, shape=matrix.shape), rank, **options)
+    return of_array(bcoo_of(matrix), rank, **options)
 
 
 def of_blocks(matrix, rank, **options):

@@ -76,7 +76,7 @@ def jvp(function, primals, tangents):
         (name, way)
         for name in cases()
         # The ridge of zero has a test of its own.
-        for way in (("gram", "qr") if name.startswith("wide") else SCORES)
+        for way in (("gram", "qr", "sparse") if name.startswith("wide") else SCORES)
         if way not in ("svd", "no ridge")
     ],
 )
@@ -138,6 +138,10 @@ def check_by_differences(function, primals, tangents, reference):
     np.testing.assert_allclose(total, change[0], rtol=1e-4, atol=1e-5)
 
 
+def ridge_scores_of_bcoo(matrix, ridge):
+    return sketching.ridge_leverage_scores(scores.bcoo_of(matrix), ridge)
+
+
 @pytest.mark.parametrize("ridge", [0.0, 0.3])
 @pytest.mark.parametrize("name", ["full rank", "one-hot", "wide", "wide of rank 2"])
 def test_ridge(name, ridge):
@@ -152,6 +156,10 @@ def test_ridge(name, ridge):
     function, primals = sketching.ridge_leverage_scores, (matrix, np.float64(ridge))
     for tangents in ((change, np.float64(0)), (0 * change, np.float64(1))):
         check_by_differences(function, primals, tangents, reference)
+    tangents = change, np.float64(1)
+    expected = jvp(function, primals, tangents)
+    found = jvp(ridge_scores_of_bcoo, primals, tangents)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("p", [1.0, 6.0])

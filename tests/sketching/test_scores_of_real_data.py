@@ -2,11 +2,9 @@
 
 import functools
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import sklearn.datasets
-from jax.experimental import sparse
 
 from jaxwgc import sketching
 from tests.sketching import scores
@@ -69,23 +67,8 @@ def reference(matrix):
     return left, values
 
 
-def messy(matrix):
-    """All entries in two parts, in any order, and others out of bounds."""
-    random = np.random.default_rng(1)
-    num_rows, num_columns = matrix.shape
-    places = np.indices(matrix.shape).reshape(2, -1).T
-    outside = [[num_rows, num_columns], [num_rows, 0], [0, num_columns], [-1, 2]]
-    indices = np.concatenate([places, places, outside]).astype(np.int32)
-    flat = matrix.ravel()
-    entries = np.concatenate([0.25 * flat, 0.75 * flat, np.full(4, 5.0)])
-    order = random.permutation(entries.size)
-    entries = jnp.asarray(entries[order].astype(matrix.dtype))
-    return sparse.BCOO((entries, jnp.asarray(indices[order])), shape=matrix.shape)
-
-
 SCORES = {
     **scores.SCORES,
-    "sparse": lambda matrix: sketching.leverage_scores(messy(matrix)),
     "streaming": lambda matrix: sketching.streaming_leverage_scores(
         lambda: np.array_split(matrix, 4)
     ),

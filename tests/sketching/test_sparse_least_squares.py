@@ -141,29 +141,6 @@ def test_least_norm_and_hidden_rows_of_entries(with_x64):
     )
 
 
-@pytest.mark.parametrize(
-    "make", [sketching.count_sketch, sketching.sparse_sign, sketching.row_sampling]
-)
-def test_embeddings_of_entries(make):
-    """With repeated entries, and some out of bounds, as JAX fills them up."""
-    matrix, _ = system()
-    given = entries_of(matrix)
-    indices = jnp.concatenate(
-        [given.indices, given.indices, jnp.array([[300, 0], [0, 12]])]
-    )
-    data = jnp.concatenate([given.data / 4, given.data * 3 / 4, jnp.ones(2)])
-    given = sparse.BCOO((data, indices), shape=given.shape)
-    embedding = make(KEY, 40, NUM_ROWS)
-    sketch = embedding @ {"x": given, "y": jnp.asarray(matrix[:, 0])}
-    expected = embedding @ jnp.asarray(matrix)
-    np.testing.assert_allclose(sketch["x"], expected, atol=1e-5)
-    np.testing.assert_allclose(sketch["y"], expected[:, 0], atol=1e-5)
-    if make is sketching.sparse_sign:
-        result = sketching.sketch_and_solve(KEY, given, matrix[:, 0], 40, embedding)
-        expected = np.eye(NUM_COLUMNS)[0]
-        np.testing.assert_allclose(result.solution, expected, atol=1e-3)
-
-
 def test_what_is_wrong_in_traced_input():
     matrix, target = (jnp.asarray(part, jnp.float32) for part in system(10.0))
     given = entries_of(np.asarray(matrix))

@@ -9,7 +9,7 @@ import pytest
 import scipy.linalg
 
 from jaxwgc import sketching
-from tests.sketching.scores import NUM_COLUMNS, NUM_ROWS, SCORES
+from tests.sketching.scores import NUM_COLUMNS, NUM_ROWS, SCORES, bcoo_of
 
 
 def expected_scores(matrix, rank):
@@ -56,15 +56,16 @@ def test_scores_in_float32(name, scores):
     )
 
 
-@pytest.mark.parametrize("method", ["gram", "qr"])
-def test_wide(method):
+@pytest.mark.parametrize("way", ["gram", "qr", "sparse"])
+def test_wide(way):
     random = np.random.default_rng(1)
     matrix = random.standard_normal((6, 3)) @ random.standard_normal((3, 20))
     matrix[2] *= 1e8
     matrix = matrix.astype(np.float32)
-    scores = sketching.leverage_scores(matrix, method)
+    scores = SCORES[way](matrix)
     # The rank of a matrix in float32 is 3 up to rounding only.
     np.testing.assert_allclose(scores, expected_scores(matrix, 3), atol=1e-5)
+    matrix = bcoo_of(matrix) if way == "sparse" else matrix
     assert tuple(sketching.numerical_rank(matrix)) == (3, False)
 
 

@@ -49,28 +49,22 @@ class Embedding(abc.ABC):
         Args:
           tree: a pytree; leaves (num_rows, ...), real or complex. Integers and bools
             become the default float dtype, float16 and bfloat16 become float32. A leaf
-            may be a real BCOO matrix (num_rows, p), to which `count_sketch`,
-            `sparse_sign` and `row_sampling` are applied in time of its entries.
+            may be a real sparse matrix (num_rows, p), a BCOO or one of SciPy, to which
+            `count_sketch`, `sparse_sign` and `row_sampling` are applied in time of its
+            entries.
 
         Returns:
           A pytree of the same structure, leaves (sketch_size, ...), all dense.
 
         Raises:
           ValueError: where a leaf has another leading axis.
-          TypeError: for anything but arrays of numbers; for a sparse matrix that is no
-            BCOO, or with an embedding whose entries are dense.
+          TypeError: for anything but arrays of numbers; for a sparse matrix of another
+            kind, or with an embedding whose entries are dense.
         """
         _validation.check_key(self.key, "embedding.key")
-        leaves, structure = jax.tree.flatten(tree, is_leaf=_checks.is_sparse)
-        arrays = jax.tree.unflatten(structure, [_number_array(leaf) for leaf in leaves])
-        # The entries of a sparse matrix count as one array.
-        shapes = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype),
-            arrays,
-            is_leaf=_checks.is_sparse,
-        )
+        arrays, shapes = number_arrays(tree)
         _validation.check_leading_axis("tree", shapes, self.num_rows, "num_rows")
-        return _apply(self, arrays)
+        return apply_to_leaves(self, arrays)
 
     def __matmul__(self, tree: Any) -> Any:
         """Returns `embedding.apply(tree)`."""
@@ -92,9 +86,9 @@ class Embedding(abc.ABC):
     def _apply_to_columns(self, arrays: list[jax.Array]) -> list[jax.Array]:
         """Returns S times each of several real matrices (num_rows, any)."""
 
-    def _apply_to_entries(self, entries: Any, num_columns: int) -> jax.Array:
+    def _apply_to_entries(self, entries: Any, shape: tuple[int, ...]) -> jax.Array:
         """Returns S times a sparse matrix: rows, columns and values of its entries."""
-        del entries, num_columns
+        del entries, shape
         raise TypeError(
             "embedding must be count_sketch, sparse_sign or row_sampling for a sparse "
             f"matrix, others would fill it up; got {type(self).__name__}"
@@ -151,7 +145,8 @@ def random_signs(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 
 @jax.jit
-def _apply(embedding: Embedding, tree: Any) -> Any:
+def apply_to_leaves(embedding: Any, tree: Any) -> Any:
+    """Returns an embedding, or a sample of rows, applied to what was checked."""
     leaves, structure = jax.tree.flatten(tree, is_leaf=_checks.is_sparse)
     columns = [_to_columns(leaf) for leaf in leaves if not _checks.is_sparse(leaf)]
     sketches = iter(embedding._apply_to_columns(columns) if columns else ())
@@ -166,11 +161,11 @@ def _apply(embedding: Embedding, tree: Any) -> Any:
     )
 
 
-def _of_sparse(embedding: Embedding, matrix: Any) -> jax.Array:
+def _of_sparse(embedding: Any, matrix: Any) -> jax.Array:
     # As unsigned, so that negative indices are out of bounds as well.
     row, column = matrix.indices.T.astype(jnp.uint32)
     entries = row, column, matrix.data
-    return embedding._apply_to_entries(entries, matrix.shape[1])
+    return embedding._apply_to_entries(entries, matrix.shape)
 
 
 def bucket_entries(
@@ -195,10 +190,21 @@ def _matrix(embedding: Embedding, dtype: Any) -> jax.Array:
     return embedding._matrix(dtype)
 
 
+def number_arrays(tree: Any) -> tuple[Any, Any]:
+    """Returns a pytree of arrays of floats and of BCOO, and its shapes and dtypes."""
+    arrays = jax.tree.map(_number_array, tree, is_leaf=_checks.is_sparse)
+    shapes = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype),
+        arrays,
+        # The entries of a sparse matrix count as one array.
+        is_leaf=_checks.is_sparse,
+    )
+    return arrays, shapes
+
+
 def _number_array(leaf: Any) -> Any:
     if _checks.is_sparse(leaf):
-        data = _checks.sparse_entries("tree", leaf)
-        return type(leaf)((data, leaf.indices), shape=leaf.shape)
+        return _checks.sparse_matrix("tree", leaf)
     if np.iscomplexobj(leaf):
         return jnp.asarray(leaf)
     return _checks.float_array("tree", leaf)

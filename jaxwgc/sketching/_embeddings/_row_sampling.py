@@ -7,11 +7,7 @@ import jax.numpy as jnp
 
 from jaxwgc import _validation
 from jaxwgc.sketching import _checks
-from jaxwgc.sketching._embeddings._embedding import (
-    Embedding,
-    bucket_entries,
-    check_sizes,
-)
+from jaxwgc.sketching._embeddings._embedding import Embedding, check_sizes
 from jaxwgc.sketching._samplers._sample_rows import RowSample, sample_rows
 
 
@@ -75,27 +71,13 @@ class _RowEmbedding(Embedding):
         return sample_rows(self.key, self.probabilities, self.sketch_size)
 
     def _apply_to_columns(self, arrays: list[jax.Array]) -> list[jax.Array]:
-        sample = self._draw()
-        padding = [(0, self.sketch_size - sample.indices.shape[0]), (0, 0)]
-        return [
-            jnp.pad(
-                array[sample.indices] * sample.scale.astype(array.dtype)[:, None],
-                padding,
-            )
-            for array in arrays
-        ]
+        return list(map(self._padded, self._draw()._apply_to_columns(arrays)))
 
-    def _apply_to_entries(self, entries: Any, num_columns: int) -> jax.Array:
-        sample = self._draw()
-        slots = jnp.arange(sample.indices.shape[0])
-        # Slots that were left over are of no row, and rows not drawn go nowhere.
-        indices = jnp.where(sample.scale != 0, sample.indices, self.num_rows)
-        bucket = jnp.full(self.num_rows, self.sketch_size)
-        bucket = bucket.at[indices].set(slots, mode="drop")
-        scale = jnp.zeros(self.num_rows, sample.scale.dtype)
-        scale = scale.at[indices].set(sample.scale, mode="drop")
-        shape = self.sketch_size, num_columns
-        return bucket_entries(entries, bucket[None], scale[None], shape)
+    def _apply_to_entries(self, entries: Any, shape: tuple[int, ...]) -> jax.Array:
+        return self._padded(self._draw()._apply_to_entries(entries, shape))
+
+    def _padded(self, rows: jax.Array) -> jax.Array:
+        return jnp.pad(rows, [(0, self.sketch_size - rows.shape[0]), (0, 0)])
 
     def _matrix(self, dtype: Any) -> jax.Array:
         sample = self._draw()

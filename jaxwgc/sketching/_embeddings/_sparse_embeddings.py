@@ -119,10 +119,10 @@ class _SparseEmbedding(Embedding):
             for array in arrays
         ]
 
-    def _apply_to_entries(self, entries: Any, num_columns: int) -> jax.Array:
+    def _apply_to_entries(self, entries: Any, shape: tuple[int, ...]) -> jax.Array:
         buckets, signs = self._draw()
-        shape = self.sketch_size, num_columns
-        total = bucket_entries(entries, buckets, signs, shape)
+        small = self.sketch_size, shape[1]
+        total = bucket_entries(entries, buckets, signs, small)
         return total / jnp.sqrt(jnp.asarray(self.num_nonzeros, total.dtype))
 
     def _matrix(self, dtype: Any) -> jax.Array:

@@ -49,6 +49,7 @@ def partition(data: Any, num_parts: int) -> tuple[Any, jax.Array]:
     References:
       The paper's section 3.2, where K divides N.
     """
+    _checks.check_all_dense("data", data)
     data = jax.tree.map(jnp.asarray, data)
     leaves = jax.tree_util.tree_leaves_with_path(data)
     if not leaves:

@@ -125,6 +125,7 @@ def scale_rows(rows: Any, factors: jax.typing.ArrayLike) -> Any:
     factors = _checks.float_array("factors", factors)
     if factors.ndim != 1:
         raise ValueError(f"factors must have one axis; got shape {factors.shape}")
+    _checks.check_all_dense("rows", rows)
     _validation.check_leading_axis("rows", rows, factors.shape[0], "len(factors)")
 
     def scale(leaf: Any) -> jax.Array:
@@ -194,6 +195,7 @@ def weighted_parts(
     if row_weights.ndim != 2:
         raise ValueError(f"row_weights must have shape (K, m); got {row_weights.shape}")
     num_parts, size = row_weights.shape
+    _checks.check_all_dense("parts", parts)
     _validation.check_leading_axis("parts", parts, num_parts, "len(row_weights)")
     for path, leaf in jax.tree_util.tree_leaves_with_path(parts):
         if np.shape(leaf)[:2] != (num_parts, size):
@@ -201,13 +203,7 @@ def weighted_parts(
                 f"parts{jax.tree_util.keystr(path)} must start with the axes of "
                 f"row_weights, {(num_parts, size)}; got shape {np.shape(leaf)}"
             )
-    if not _validation.is_traced(sample.indices):
-        largest = int(np.max(sample.indices))
-        if largest >= num_parts:
-            raise ValueError(
-                "parts must be those that the sample was drawn from; got "
-                f"{num_parts} parts and a sample with part {largest}"
-            )
+    _checks.check_drawn_from("parts", sample.indices, num_parts, "parts")
     return _weighted(sample, parts, row_weights, rescaling, scale)
 
 

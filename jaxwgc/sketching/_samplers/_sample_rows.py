@@ -10,6 +10,11 @@ from jax import lax
 
 from jaxwgc import _validation
 from jaxwgc.sketching import _checks
+from jaxwgc.sketching._embeddings._embedding import (
+    apply_to_leaves,
+    bucket_entries,
+    number_arrays,
+)
 from jaxwgc.sketching._samplers._inclusion import poisson_rows, systematic_rows
 from jaxwgc.sketching._samplers._sample_partitions import sample_partitions
 
@@ -38,6 +43,58 @@ class RowSample(NamedTuple):
     probabilities: jax.Array
     scale: jax.Array
     num_lost: jax.Array
+
+    def apply(self, tree: Any) -> Any:
+        """Returns the sampled rows of every array of a pytree, times their scale.
+
+        The Gram matrix of the result has the expectation XᵀX. Of a sparse matrix the
+        rows are found in time and memory of its entries and of the result.
+
+        Args:
+          tree: a pytree; leaves (N, ...), arrays of numbers or sparse matrices as in
+            `Embedding.apply`. For least squares, both X and y; for other losses, scale
+            the loss of each row by scale² instead, and take `y[sample.indices]`.
+
+        Returns:
+          A pytree of the same structure, leaves (num_slots, ...), all dense.
+
+        Raises:
+          ValueError: if leaves differ in their leading axis, or (where not traced) a
+            sampled row is beyond it.
+          TypeError: for anything but arrays of numbers and sparse matrices.
+
+        Example:
+          >>> import jax, jax.numpy as jnp
+          >>> from jaxwgc import sketching
+          >>> matrix = jnp.arange(6.0).reshape(3, 2)
+          >>> sample = sketching.sample_rows(None, jnp.arange(3), 2, "top_k")
+          >>> print(sample.apply(matrix))
+          [[4. 5.]
+           [2. 3.]]
+        """
+        arrays, shapes = number_arrays(tree)
+        sizes = [size for leaf in jax.tree.leaves(shapes) for size in leaf.shape[:1]]
+        num_rows = next(iter(sizes), 0)
+        _validation.check_leading_axis("tree", shapes, num_rows, "N")
+        _checks.check_drawn_from("tree", self.indices, num_rows, "rows")
+        return apply_to_leaves(self, arrays)
+
+    def _apply_to_columns(self, arrays: list[jax.Array]) -> list[jax.Array]:
+        return [self._scaled(array[self.indices]) for array in arrays]
+
+    def _apply_to_entries(self, entries: Any, shape: tuple[int, ...]) -> jax.Array:
+        num_slots = self.indices.shape[0]
+        # Slots that were left over are of no row, and rows not drawn go nowhere.
+        indices = jnp.where(self.scale != 0, self.indices, shape[0])
+        slots = jnp.arange(num_slots, dtype=jnp.int32)
+        bucket = jnp.full((1, shape[0]), num_slots, jnp.int32)
+        bucket = bucket.at[0, indices].set(slots, mode="drop")
+        ones = jnp.ones_like(bucket)
+        rows = bucket_entries(entries, bucket, ones, (num_slots, shape[1]))
+        return self._scaled(rows)
+
+    def _scaled(self, rows: jax.Array) -> jax.Array:
+        return rows * self.scale.astype(rows.dtype)[:, None]
 
 
 def row_probabilities(
@@ -157,8 +214,7 @@ def sample_rows(
       >>> sample = sketching.sample_rows(
       ...     jax.random.key(0), probabilities, 3, "without_replacement"
       ... )
-      >>> sketch = sketching.scale_rows(matrix[sample.indices], sample.scale)
-      >>> print(sketch.shape)
+      >>> print(sample.apply(matrix).shape)
       (3, 2)
       >>> print(sketching.sample_rows(None, probabilities, 3, "top_k").indices)
       [5 4 3]

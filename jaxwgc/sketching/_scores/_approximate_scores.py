@@ -73,8 +73,8 @@ def approximate_leverage_scores(
     Raises:
       ValueError: for a matrix without two axes, without rows or columns, or (where not
         traced) with NaN or infinite entries; for an epsilon or rcond out of range.
-      TypeError: for a complex matrix or anything but numbers, anything but a key, or an
-        epsilon that is traced.
+      TypeError: for a complex or sparse matrix or anything but numbers, anything but a
+        key, or an epsilon that is traced.
 
     Example:
       >>> import jax

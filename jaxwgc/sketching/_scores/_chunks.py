@@ -1,14 +1,13 @@
 """Rows that come in blocks, gathered in chunks of one size and known again."""
 
 import os
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeAlias
 
 import jax
 import numpy as np
 
-from jaxwgc._arrays import next_power_of_two
+from jaxwgc._arrays import is_sparse, next_power_of_two
 from jaxwgc.sketching import _checks
 
 _CHUNK_BYTES = 2**25
@@ -28,23 +27,21 @@ def chunks(
     One size, so that one function is compiled. An array may be overwritten when the
     next one is asked for.
 
-    With `keep_sparse`, blocks that are sparse matrices of SciPy are chunks as they are,
-    in compressed rows.
+    With `keep_sparse`, sparse blocks are chunks as they are, in SciPy's compressed
+    rows.
     """
-    iterable = blocks()
-    if not isinstance(iterable, Iterable) or isinstance(iterable, jax.Array):
-        raise TypeError(
-            f"blocks() must be an iterable of arrays; got {type(iterable).__name__}"
-        )
+    iterable = iterable_of("arrays", blocks())
     buffer = np.empty((0, 0))
     filled = 0
     num_sparse_columns = None
     for block in iterable:
-        is_sparse = keep_sparse and is_sparse_of_scipy(block)
-        if buffer.size if is_sparse else num_sparse_columns is not None:
+        rows = _checks.host_rows("every block", block, keep_sparse)
+        is_kept = not isinstance(rows, np.ndarray)
+        if buffer.size if is_kept else num_sparse_columns is not None:
             raise TypeError("blocks must be all sparse or none; got some of each")
-        if is_sparse:
-            rows = _compressed(block)
+        if is_kept:
+            dtype = _checks.float_array("every block", np.zeros(0, rows.dtype)).dtype
+            rows = rows.astype(dtype, copy=False)
             if num_sparse_columns is None:
                 num_sparse_columns = rows.shape[1]
             _check_columns(num_sparse_columns, rows.shape[1])
@@ -53,7 +50,6 @@ def chunks(
                 part = some_rows(rows, start, start + size)
                 yield part, part.shape[0]
             continue
-        rows = np.asarray(block)
         if rows.ndim != 2:
             raise ValueError(f"every block must have shape (b, p); got {rows.shape}")
         dtype = _checks.float_array("every block", rows[:0]).dtype
@@ -86,11 +82,14 @@ def chunks(
         yield buffer[:padded], filled
 
 
-def is_sparse_of_scipy(value: Any) -> bool:
-    """Returns whether it is a sparse matrix of SciPy, of any kind."""
-    # Where nobody has imported the module, there is no such matrix.
-    sparse = sys.modules.get("scipy.sparse")
-    return sparse is not None and sparse.issparse(value)
+def iterable_of(kind: str, value: Any) -> Iterable[Any]:
+    """Returns what a function of blocks has returned, if it is not one matrix."""
+    is_matrix = isinstance(value, jax.Array) or is_sparse(value)
+    if is_matrix or not isinstance(value, Iterable):
+        raise TypeError(
+            f"blocks() must be an iterable of {kind}; got {type(value).__name__}"
+        )
+    return value
 
 
 def _check_columns(first: int, other: int) -> None:
@@ -98,14 +97,6 @@ def _check_columns(first: int, other: int) -> None:
         raise ValueError(
             f"all blocks must have the same columns; got {first} and {other}"
         )
-
-
-def _compressed(block: Any) -> Any:
-    """Returns a sparse matrix of SciPy in compressed rows, of floats of our dtype."""
-    if block.ndim != 2:
-        raise ValueError(f"every block must have shape (b, p); got {block.shape}")
-    dtype = _checks.float_array("every block", np.zeros(0, block.dtype)).dtype
-    return block.tocsr().astype(dtype, copy=False)
 
 
 def some_rows(matrix: Any, start: int, stop: int) -> Any:
@@ -123,7 +114,7 @@ def fingerprint(rows: Any) -> tuple[float, float]:
     even a row of 1e8 hides the others.
     """
     weights = [np.cos(np.arange(size)) for size in rows.shape]
-    if is_sparse_of_scipy(rows):
+    if is_sparse(rows):
         # The largest entries of rows would take longer than all the rest.
         sums = rows @ weights[1].astype(rows.dtype)
         sums = np.sign(sums) * np.abs(sums).astype(np.float64) ** 0.1

@@ -68,6 +68,7 @@ def effective_resistances(
       and steady state distributions for Markov chains", Operations Research 33 (1985),
       for the elimination.
     """
+    _validation.check_dense("edges", edges)
     ends = None if _validation.is_traced(edges) else np.asarray(edges)
     edges = jnp.asarray(edges)
     if not jnp.issubdtype(edges.dtype, jnp.integer):

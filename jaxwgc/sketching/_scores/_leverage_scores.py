@@ -8,15 +8,14 @@ import jax.numpy as jnp
 
 from jaxwgc import _validation
 from jaxwgc.sketching import _checks
-from jaxwgc.sketching._derivatives import orthonormal_basis, square_of_wide
-from jaxwgc.sketching._gram import Gram, equilibrated
-from jaxwgc.sketching._row_blocks import DenseRows
+from jaxwgc.sketching._derivatives import orthonormal_basis
+from jaxwgc.sketching._gram import Gram, equilibrated, square_of_wide
+from jaxwgc.sketching._row_blocks import DenseRows, rows_of
 from jaxwgc.sketching._scores._gram_scores import (
     at_most_one,
     gram_scores,
     scores_where_lost,
 )
-from jaxwgc.sketching._scores._sparse_scores import sparse_leverage_scores
 from jaxwgc.sketching._scores._unequal_rows import is_lost
 
 METHODS = ("auto", "gram", "qr", "svd")
@@ -45,9 +44,10 @@ def leverage_scores(
     brought to one size first.)
 
     Args:
-      matrix: X, real, of shape (N, p), in any units: an array, or a
-        `jax.experimental.sparse.BCOO` without batch or dense axes. Integers and bools
-        are computed in the default float dtype, float16 and bfloat16 in float32.
+      matrix: X, real, of shape (N, p), in any units: an array, or a sparse matrix, a
+        `jax.experimental.sparse.BCOO` without batch or dense axes or one of
+        `scipy.sparse`. Integers and bools are computed in the default float dtype,
+        float16 and bfloat16 in float32.
       method: how the scores are found; all four agree up to rounding.
         - `"gram"`: from the Gram matrix XᵀX, in two products of the size of X where X
           is well-conditioned (condition number below 100). Where it is but for
@@ -81,8 +81,8 @@ def leverage_scores(
       ValueError: for a matrix without two axes, without rows or columns, or (where not
         traced) with NaN or infinite entries; for an unknown method, or one that a
         sparse matrix does not have; for an rcond outside [0, 1).
-      TypeError: for a complex matrix, a sparse one of another kind than BCOO, or
-        anything but numbers.
+      TypeError: for a complex matrix, a sparse one of another kind, or anything but
+        numbers.
 
     Note:
       `"gram"` decides by `jax.lax.cond` what is needed beyond the first pass. Under
@@ -110,24 +110,23 @@ def leverage_scores(
       eigenvectors in place of Cholesky factors, so that rank-deficient matrices pass.
     """
     _validation.check_choice("method", method, METHODS)
-    if _checks.is_sparse(matrix):
-        if method not in ("auto", "gram"):
-            raise ValueError(
-                f'method must be "auto" or "gram" for a sparse matrix; got {method!r}'
-            )
-        return sparse_leverage_scores(matrix, rcond)
-    matrix = _checks.finite_matrix("matrix", matrix)
+    matrix = _checks.any_matrix("matrix", matrix)
+    is_sparse = _checks.is_sparse(matrix)
+    if is_sparse and method not in ("auto", "gram"):
+        raise ValueError(
+            f'method must be "auto" or "gram" for a sparse matrix; got {method!r}'
+        )
     num_rows, num_columns = matrix.shape
     if method == "auto":
-        method = "gram" if num_rows >= 4 * num_columns else "qr"
+        method = "gram" if is_sparse or num_rows >= 4 * num_columns else "qr"
     return _scores(*_checks.with_cutoff(matrix, rcond), method)
 
 
 @functools.partial(jax.jit, static_argnames="method")
-def _scores(matrix: jax.Array, rcond: jax.Array, method: str) -> jax.Array:
+def _scores(matrix: Any, rcond: jax.Array, method: str) -> jax.Array:
     num_rows, num_columns = matrix.shape
     if method == "gram" and num_rows >= num_columns:
-        return gram_scores(Gram.equilibrated(DenseRows(matrix)), rcond)
+        return gram_scores(Gram.equilibrated(rows_of(matrix)), rcond)
     finite, matrix, _, _ = equilibrated(matrix)
     if num_rows < num_columns:
         matrix = square_of_wide(matrix)

@@ -10,8 +10,8 @@ from jax import lax
 from jaxwgc import _validation
 from jaxwgc._arrays import product
 from jaxwgc.sketching import _checks
-from jaxwgc.sketching._derivatives import orthonormal_basis, square_of_wide
-from jaxwgc.sketching._gram import Gram, equilibrated
+from jaxwgc.sketching._derivatives import orthonormal_basis
+from jaxwgc.sketching._gram import Gram, equilibrated, square_of_wide
 from jaxwgc.sketching._row_blocks import DenseRows
 from jaxwgc.sketching._scores._gram_scores import at_most_one, scores_from_gram
 
@@ -71,7 +71,7 @@ def lewis_weights(
     Raises:
       ValueError: for a matrix without two axes, without rows or columns, or (where not
         traced) with NaN or infinite entries; for numbers out of range.
-      TypeError: for a complex matrix or anything but numbers.
+      TypeError: for a complex or sparse matrix or anything but numbers.
 
     Note:
       Every step takes the scores of a matrix of the size of X, two to four products

@@ -1,6 +1,6 @@
 """The numerical rank of a matrix, and whether rounding decides it."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,9 +8,13 @@ from jax import lax
 
 from jaxwgc._arrays import product
 from jaxwgc.sketching import _checks
-from jaxwgc.sketching._derivatives import square_of_wide
-from jaxwgc.sketching._gram import WELL_CONDITIONED, Gram, equilibrated
-from jaxwgc.sketching._row_blocks import DenseRows
+from jaxwgc.sketching._gram import (
+    WELL_CONDITIONED,
+    Gram,
+    equilibrated,
+    square_of_wide,
+)
+from jaxwgc.sketching._row_blocks import DenseRows, rows_of
 from jaxwgc.sketching._scores._unequal_rows import is_lost, levelled
 
 
@@ -43,7 +47,7 @@ def rank_of(singular_values: jax.Array, rcond: jax.typing.ArrayLike) -> Numerica
 
 
 def numerical_rank(
-    matrix: jax.typing.ArrayLike, rcond: jax.typing.ArrayLike | None = None
+    matrix: Any, rcond: jax.typing.ArrayLike | None = None
 ) -> NumericalRank:
     """Returns the rank to which leverage scores sum, and whether rounding decides it.
 
@@ -52,8 +56,7 @@ def numerical_rank(
     If it is ambiguous, centre the columns, use float64, or choose an `rcond`.
 
     Args:
-      matrix: X, real, of shape (N, p), in any units. Integers and bools are computed in
-        the default float dtype, float16 and bfloat16 in float32.
+      matrix: X, (N, p), an array or a sparse matrix, as in `leverage_scores`.
       rcond: as in `leverage_scores`.
 
     Returns:
@@ -78,17 +81,17 @@ def numerical_rank(
       Golub and Van Loan, "Matrix computations", 4th edition (2013), section 5.4.1, for
       the numerical rank; `leverage_scores` for how it is found.
     """
-    matrix = _checks.finite_matrix("matrix", matrix)
+    matrix = _checks.any_matrix("matrix", matrix)
     return _rank(*_checks.with_cutoff(matrix, rcond))
 
 
 @jax.jit
-def _rank(matrix: jax.Array, rcond: jax.Array) -> NumericalRank:
+def _rank(matrix: Any, rcond: jax.Array) -> NumericalRank:
     if matrix.shape[0] < matrix.shape[1]:
         finite, matrix, _, _ = equilibrated(matrix)
         gram = Gram.plain(DenseRows(square_of_wide(matrix)))._replace(finite=finite)
     else:
-        gram = Gram.equilibrated(DenseRows(matrix))
+        gram = Gram.equilibrated(rows_of(matrix))
     eigenvalues, vectors = gram.decomposed()
     small = gram.refined(eigenvalues, vectors).small()
     _, singular_values, right = jnp.linalg.svd(small)

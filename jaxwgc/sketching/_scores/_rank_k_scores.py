@@ -13,7 +13,7 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxwgc import _validation
 from jaxwgc._arrays import inverse_power_of_two, product
 from jaxwgc.sketching import _checks
-from jaxwgc.sketching._row_blocks import DenseRows, Rows
+from jaxwgc.sketching._row_blocks import Rows, rows_of
 from jaxwgc.sketching._scores._gram_scores import at_most_one
 from jaxwgc.sketching._scores._leading_directions import (
     image,
@@ -27,7 +27,6 @@ from jaxwgc.sketching._scores._sharded_scores import (
     over_shards,
     without_padding,
 )
-from jaxwgc.sketching._scores._sparse_scores import SparseRows
 from jaxwgc.sketching._scores._streamed_passes import StreamedPasses
 
 
@@ -90,12 +89,10 @@ def rank_k_leverage_scores(
 
     Args:
       key: one PRNG key, from `jax.random.key` or `jax.random.PRNGKey`.
-      matrix: X, real, of shape (N, p): an array, a `jax.experimental.sparse.BCOO`
-        without batch or dense axes, or a function without arguments that returns the
-        rows anew each time, as for `streaming_leverage_scores`: an iterable of blocks
-        (b, p), which may be arrays or sparse matrices of SciPy. Such rows are never
-        held. Integers and bools are computed in the default float dtype, float16 and
-        bfloat16 in float32.
+      matrix: X, (N, p), an array or a sparse matrix, as in `leverage_scores`; or a
+        function without arguments that returns the rows anew each time, as for
+        `streaming_leverage_scores`: an iterable of blocks (b, p), either all dense or
+        all sparse. Such rows are never held.
       rank: k, a Python int from 1 to min(N, p).
       num_passes: how often the rows are seen, a Python int of at least 3. The error
         falls by a factor with each, the more the faster singular values fall beyond k.
@@ -169,25 +166,14 @@ def rank_k_leverage_scores(
     if mesh is not None:
         _validation.check_instance("mesh", mesh, Mesh, " of jax.sharding")
         _validation.check_choice("axis_name", axis_name, mesh.axis_names)
-        if callable(matrix) or _checks.is_sparse(matrix):
-            raise TypeError(
-                "matrix must be an array to be sharded by rows; got "
-                f"{type(matrix).__name__}"
-            )
-    if callable(matrix):
+    elif callable(matrix):
         return _of_stream(key, matrix, rcond, sizes)
-    if _checks.is_sparse(matrix):
-        data = _checks.sparse_entries("matrix", matrix)
-        _check_rank(rank, matrix.shape)
-        data, rcond = _checks.with_cutoff(data, rcond, shape=matrix.shape)
-        return _of_sparse(
-            key, matrix.indices, data, rcond, matrix.shape, matrix.indices_sorted, sizes
-        )
-    matrix = _checks.finite_matrix("matrix", matrix)
+    check = _checks.any_matrix if mesh is None else _checks.finite_matrix
+    matrix = check("matrix", matrix)
     _check_rank(rank, matrix.shape)
     matrix, rcond = _checks.with_cutoff(matrix, rcond)
     if mesh is None:
-        return _of_array(key, matrix, rcond, sizes)
+        return _of_matrix(key, matrix, rcond, sizes)
     return _of_shards(key, matrix, rcond, sizes, mesh, axis_name)
 
 
@@ -207,25 +193,10 @@ def _check_rank(rank: int, shape: tuple[int, ...]) -> None:
 
 
 @functools.partial(jax.jit, static_argnames="sizes")
-def _of_array(
-    key: jax.Array, matrix: jax.Array, rcond: jax.Array, sizes: _Sizes
+def _of_matrix(
+    key: jax.Array, matrix: Any, rcond: jax.Array, sizes: _Sizes
 ) -> RankKScores:
-    return _of_rows(key, DenseRows(matrix), rcond, sizes)
-
-
-@functools.partial(jax.jit, static_argnames=("shape", "is_sorted", "sizes"))
-def _of_sparse(
-    key: jax.Array,
-    indices: jax.Array,
-    data: jax.Array,
-    rcond: jax.Array,
-    shape: tuple[int, int],
-    is_sorted: bool,
-    sizes: _Sizes,
-) -> RankKScores:
-    row, column = indices.T
-    rows = SparseRows((row, column, data), shape, is_sorted)
-    return _of_rows(key, rows, rcond, sizes)
+    return _of_rows(key, rows_of(matrix), rcond, sizes)
 
 
 @functools.partial(jax.jit, static_argnames=("sizes", "mesh", "axis_name"))

@@ -1,23 +1,21 @@
 """Ridge leverage scores of the rows of a matrix."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from jaxwgc._arrays import inverse_power_of_two
 from jaxwgc.sketching import _checks
-from jaxwgc.sketching._derivatives import (
-    known_product,
-    orthonormaliser_of_gram,
-    square_of_wide,
-)
-from jaxwgc.sketching._gram import Gram, gram
-from jaxwgc.sketching._row_blocks import RidgedRows, ridge_rows
+from jaxwgc.sketching._derivatives import known_product, orthonormaliser_of_gram
+from jaxwgc.sketching._gram import Gram, gram, square_of_wide
+from jaxwgc.sketching._row_blocks import RidgedRows, ridge_rows, rows_of
 from jaxwgc.sketching._scores._gram_scores import at_most_one, gram_scores
 
 
 def ridge_leverage_scores(
-    matrix: jax.typing.ArrayLike,
+    matrix: Any,
     ridge: jax.typing.ArrayLike,
     rcond: jax.typing.ArrayLike | None = None,
 ) -> jax.Array:
@@ -28,8 +26,7 @@ def ridge_leverage_scores(
     scores.
 
     Args:
-      matrix: X, real, of shape (N, p), in any units. Integers and bools are computed in
-        the default float dtype, float16 and bfloat16 in float32.
+      matrix: X, (N, p), an array or a sparse matrix, as in `leverage_scores`.
       ridge: a real scalar of at least 0, may be traced. It is added to XᵀX as it is,
         not times N, and must be in the range of the dtype of X.
       rcond: as in `leverage_scores`, of which these are the scores of X on top of
@@ -64,7 +61,7 @@ def ridge_leverage_scores(
       Alaoui and Mahoney, "Fast randomized kernel ridge regression with statistical
       guarantees", NeurIPS 2015, definition 1.
     """
-    matrix = _checks.finite_matrix("matrix", matrix)
+    matrix = _checks.any_matrix("matrix", matrix)
     regulariser = _checks.regulariser(ridge, matrix.dtype)
     if regulariser is None:
         regulariser = jnp.zeros((), matrix.dtype)
@@ -73,30 +70,31 @@ def ridge_leverage_scores(
 
 
 @jax.jit
-def _ridge_scores(matrix: jax.Array, ridge: jax.Array, rcond: jax.Array) -> jax.Array:
+def _ridge_scores(matrix: Any, ridge: jax.Array, rcond: jax.Array) -> jax.Array:
     if matrix.shape[0] >= matrix.shape[1]:
-        known = Gram.equilibrated(RidgedRows(matrix, lax.stop_gradient(ridge)))
+        rows = RidgedRows(rows_of(matrix), lax.stop_gradient(ridge))
+        known = Gram.equilibrated(rows)
         # Its derivative, which that of a root would lose at zero.
         change = ridge - lax.stop_gradient(ridge)
         change = jnp.diag(change * known.scale * known.unit * known.scale * known.unit)
         return gram_scores(known._replace(matrix=known.matrix + change), rcond)
     root = jnp.sqrt(lax.stop_gradient(ridge))
-    largest = jnp.maximum(jnp.abs(lax.stop_gradient(matrix)).max(), root)
+    rows = rows_of(lax.stop_gradient(matrix))
+    largest = jnp.maximum(rows.largest().max(), root)
     finite = jnp.isfinite(largest)
     # One unit for all columns, which the ridge ties together.
     scale = jnp.where(finite, inverse_power_of_two(largest), 0)
-    matrix = jnp.where(finite, matrix, 0) * scale
+    matrix = _checks.with_values(lambda x: jnp.where(finite, x, 0) * scale, matrix)
     # A maximum need not show a NaN.
-    finite &= jnp.isfinite(jnp.sum(matrix))
+    finite &= jnp.isfinite(rows.sum(lambda block: jnp.sum(block * scale)))
     square = square_of_wide(matrix)
     left, singular_values, right = jnp.linalg.svd(lax.stop_gradient(square))
     total = jnp.hypot(singular_values, root * scale)
     is_kept = total > rcond * total[0]
     row_basis = jnp.where(is_kept, right.T, 0)
     inverse = row_basis / jnp.where(is_kept, total, 1)
-    with_ridge = gram(square) + ridge_rows(square, scale * ridge * scale)
+    with_ridge = gram(square) + ridge_rows(len(square), scale * ridge * scale)
     inverse = orthonormaliser_of_gram(inverse, row_basis, with_ridge)
     shares = jnp.where(is_kept, singular_values / jnp.where(is_kept, total, 1), 0)
-    rows = known_product(square, inverse, left * shares)
-    scores = jnp.sum(rows**2, axis=1)
+    scores = jnp.sum(known_product(square, inverse, left * shares) ** 2, axis=1)
     return jnp.where(finite, at_most_one(scores), jnp.nan)

@@ -45,7 +45,7 @@ def sharded_leverage_scores(
       ValueError: for a matrix without two axes, with fewer rows than columns, without
         columns, or (where not traced) with NaN or infinite entries; for an axis that
         the mesh does not have; for an rcond outside [0, 1).
-      TypeError: for a complex matrix, anything but numbers, or not a mesh.
+      TypeError: for a complex or sparse matrix, anything but numbers, or not a mesh.
 
     Example:
       >>> import jax, jax.numpy as jnp

@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxwgc._arrays import is_sparse
 from jaxwgc.sketching._row_blocks import DenseRows
 from jaxwgc.sketching._scores._chunks import (
     NUM_THREADS,
     SPARSE_ROWS,
     RepeatedChunks,
-    is_sparse_of_scipy,
     some_rows,
 )
 from jaxwgc.sketching._scores._leading_directions import image
@@ -49,7 +49,7 @@ class StreamedPasses:
         """Returns the sum of `image` over all rows; `each` is given X `basis`."""
         total = np.zeros((sum(basis.shape), basis.shape[1]))
         for start, chunk, size in self._rows if self.num_rows else self._begun:
-            multiply = _sparse_image if is_sparse_of_scipy(chunk) else _dense_image
+            multiply = _sparse_image if is_sparse(chunk) else _dense_image
             rows, added = multiply(chunk, self.scale, basis)
             added = np.asarray(added)
             if not np.isfinite(added).all():
@@ -61,7 +61,7 @@ class StreamedPasses:
 
 
 def _scale(chunk: Any) -> float:
-    values = chunk.data if is_sparse_of_scipy(chunk) else chunk
+    values = chunk.data if is_sparse(chunk) else chunk
     largest = np.abs(values).max(initial=0)
     usual = np.isfinite(largest) and largest > 0
     return float(np.ldexp(1.0, -np.frexp(largest)[1])) if usual else 1.0
@@ -94,7 +94,7 @@ def _sparse_image(chunk: Any, scale: float, basis: jax.Array) -> tuple[Any, Any]
 
 
 def _raise_not_finite(rows: Any, start: int) -> None:
-    if is_sparse_of_scipy(rows):
+    if is_sparse(rows):
         rows = rows.tocoo()
         wrong = rows.row[~np.isfinite(rows.data)]
     else:

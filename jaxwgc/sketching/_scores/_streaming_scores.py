@@ -35,7 +35,8 @@ def streaming_leverage_scores(
     Args:
       blocks: a function without arguments that returns the blocks anew each time: an
         iterable of real arrays (b, p), b may vary and may be 0. All are computed in the
-        dtype of the first.
+        dtype of the first. Sparse blocks, of SciPy or BCOO, are converted to dense
+        ones.
       rcond: as in `leverage_scores`; not traced.
 
     Returns:

@@ -64,7 +64,7 @@ def choose_ridge(
     Raises:
       ValueError: for shapes that do not match, entries that are not finite (where not
         traced), negative ridges, or another criterion.
-      TypeError: for complex arrays or anything but numbers.
+      TypeError: for complex or sparse arrays or anything but numbers.
 
     Example:
       >>> import jax, jax.numpy as jnp

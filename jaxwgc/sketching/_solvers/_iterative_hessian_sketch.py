@@ -101,9 +101,9 @@ def iterative_hessian_sketch(
         are not finite (where not traced), an embedding of the wrong shape, a projection
         that does not return (p,) or is given with refresh=False, or a step size that is
         not positive, or a negative ridge.
-      TypeError: for complex arrays or anything but numbers, a projection that is not a
-        function, or an embedding that is neither a constructor nor an `Embedding`, such
-        as a name.
+      TypeError: for complex or sparse arrays or anything but numbers, a projection
+        that is not a function, or an embedding that is neither a constructor nor an
+        `Embedding`, such as a name.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax

@@ -56,7 +56,7 @@ def logistic_newton_sketch(
     Raises:
       ValueError: as `newton_sketch`, and for labels outside [0, 1], features that are
         not finite (where not traced), or shapes that do not match.
-      TypeError: for complex arrays or anything but numbers.
+      TypeError: for complex or sparse arrays or anything but numbers.
 
     Example:
       >>> import jax, jax.numpy as jnp

@@ -1,5 +1,6 @@
 """Newton's method with sketched Hessians, for any twice-differentiable loss."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -114,6 +115,7 @@ def newton_sketch(
     _validation.check_callable("loss", loss)
     _validation.check_callable("square_root_hessian", square_root_hessian)
     _validation.check_instance("args", args, tuple, " of what loss takes")
+    args = jax.tree.map(functools.partial(_checks.from_scipy, "args"), args)
     params = _float_params(params)
     flat, _ = ravel_pytree(params)
     value = jax.eval_shape(loss, params, *args)
@@ -145,6 +147,7 @@ def newton_sketch(
 
 
 def _float_params(params: Any) -> Any:
+    _checks.check_all_dense("params", params)
     leaves = jax.tree_util.tree_leaves_with_path(params)
     if not sum(jnp.size(leaf) for _, leaf in leaves):
         raise ValueError(f"params must have at least one number; got {params!r}")

@@ -210,7 +210,8 @@ def from_factors(
     A ridge adds the rows √ridge I.
     """
     if ridge is not None:
-        matrix = jnp.concatenate([matrix, ridge_rows(matrix, jnp.sqrt(ridge))])
+        pulled = ridge_rows(matrix.shape[1], jnp.sqrt(ridge))
+        matrix = jnp.concatenate([matrix, pulled])
     _, matrix, scale, unit = equilibrated(matrix)
     scale = scale * unit
     if matrix.shape[0] < matrix.shape[1]:
@@ -242,7 +243,8 @@ def from_gram(
     matrix: jax.Array, ridge: jax.Array | None, rcond: jax.Array
 ) -> Orthonormaliser:
     """Orthonormalises by the Gram matrix of a tall X, and one of X P if needed."""
-    rows = DenseRows(matrix) if ridge is None else RidgedRows(matrix, ridge)
+    rows = DenseRows(matrix)
+    rows = rows if ridge is None else RidgedRows(rows, ridge)
     gram = Gram.equilibrated(rows)
     # Decompositions of NaN may do anything, and differ by backend.
     identity = jnp.eye(rows.num_columns, dtype=matrix.dtype)

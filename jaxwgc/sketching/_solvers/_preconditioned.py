@@ -82,8 +82,8 @@ def preconditioned(
     Sparse matrices and operators are never filled up: nothing is made of size N × p.
     For them there are two methods:
 
-    - `"sketch"`, for a BCOO matrix with p <= 2048 and N > 2 sketch_size, in time of its
-      entries; and for an operator that has a `sketch`.
+    - `"sketch"`, for a sparse matrix with p <= 2048 and N > 2 sketch_size, in time of
+      its entries; and for an operator that has a `sketch`.
     - `"columns"`, for all others: plain conjugate gradients in columns that were scaled
       to norms next to 1 (of an operator they stay as they are). The number of
       iterations grows with the condition number, as in LSQR.
@@ -95,13 +95,13 @@ def preconditioned(
     Args:
       key: a PRNG key, for `"sketch"`.
       matrix: X, real, of shape (N, p), of any rank and with columns in any units: an
-        array, a BCOO matrix, or a `LinearOperator`.
+        array, a sparse matrix (a BCOO or one of SciPy), or a `LinearOperator`.
       target: y, of shape (N,), or (N, c) for c systems with the same P.
       sketch_size: m, at least min(N, p); 8p by default.
       embedding: how S is drawn: a constructor, such as `gaussian`, `rademacher`,
         `srht`, `count_sketch`, `sparse_sign` or `row_sampling` (uniform), which is
         called with key, m and N; or an `Embedding` of the shape (m, N), whose own key
-        is used. Of a BCOO matrix the last three only, which are sparse themselves.
+        is used. Of a sparse matrix the last three only, which are sparse themselves.
       method: `"auto"`, `"gram"`, `"sketch"`, `"factor"` or `"columns"`, see above;
         `"gram"` of a wide matrix is `"factor"`. `"columns"` is for sparse matrices and
         operators only, `"gram"` and `"factor"` are for arrays.

@@ -42,15 +42,16 @@ def sketch_and_solve(
 
     Args:
       key: a PRNG key.
-      matrix: X, real, of shape (N, p), of any rank: an array, a BCOO matrix, which is
-        sketched in time of its entries, or a `LinearOperator` that has a `sketch`.
+      matrix: X, real, of shape (N, p), of any rank: an array, a sparse matrix (a BCOO
+        or one of SciPy), which is sketched in time of its entries, or a
+        `LinearOperator` that has a `sketch`.
       target: y, of shape (N,), or (N, c) for c systems with the same matrix.
       sketch_size: m, the number of rows of S: at least min(N, p), and some multiples of
         p for a useful answer.
       embedding: how S is drawn: a constructor, such as `gaussian`, `rademacher`,
         `srht`, `count_sketch`, `sparse_sign` or `row_sampling` (uniform), which is
         called with key, m and N; or an `Embedding` of the shape (m, N), whose own key
-        is used. Of a BCOO matrix the last three only, which are sparse themselves.
+        is used. Of a sparse matrix the last three only, which are sparse themselves.
       ridge: a non-negative number, may be traced.
       rcond: singular values of SX below `rcond` times the largest, after its columns
         have been scaled to norms next to 1, count as zero. By default

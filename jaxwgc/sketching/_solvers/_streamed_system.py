@@ -12,7 +12,7 @@ from jaxwgc._arrays import product
 from jaxwgc.sketching import _checks
 from jaxwgc.sketching._embeddings._sparse_embeddings import sparse_sign
 from jaxwgc.sketching._row_blocks import sum_over_blocks
-from jaxwgc.sketching._scores._chunks import RepeatedChunks, is_sparse_of_scipy
+from jaxwgc.sketching._scores._chunks import RepeatedChunks, iterable_of
 from jaxwgc.sketching._scores._streaming_scores import Factor
 
 Blocks = Callable[[], Iterable[tuple[jax.typing.ArrayLike, jax.typing.ArrayLike]]]
@@ -79,20 +79,15 @@ class StreamedSystem:
 
     def _pairs(self) -> Iterator[np.ndarray]:
         """Yields [X y] of every block."""
-        iterable = self._blocks()
-        if not isinstance(iterable, Iterable) or isinstance(iterable, jax.Array):
-            raise TypeError(
-                "blocks() must be an iterable of pairs of arrays; got "
-                f"{type(iterable).__name__}"
-            )
         joined = None
+        iterable = iterable_of("pairs of arrays", self._blocks())
         for index, block in enumerate(iterable):
             if not isinstance(block, tuple | list) or len(block) != 2:
                 raise TypeError(
                     f"every block must be a pair of rows and target; got block {index} "
                     f"of {type(block).__name__}"
                 )
-            rows, target = map(_filled_up, block)
+            rows, target = (_checks.host_rows("every block", part) for part in block)
             if rows.ndim != 2 or target.ndim not in (1, 2) or len(rows) != len(target):
                 raise ValueError(
                     "every block must have shapes (b, p) and (b,) or (b, c); got "
@@ -155,10 +150,6 @@ class StreamedSystem:
             "blocks must be finite, and the same in all passes; got numbers whose sums "
             "overflow, or that are no longer there"
         )
-
-
-def _filled_up(part: Any) -> np.ndarray:
-    return np.asarray(part.toarray() if is_sparse_of_scipy(part) else part)
 
 
 @functools.partial(jax.jit, static_argnames="sketch_size")

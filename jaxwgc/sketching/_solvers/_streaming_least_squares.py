@@ -44,8 +44,8 @@ def streaming_least_squares(
       blocks: a function without arguments that returns the blocks anew for each pass:
         an iterable of pairs of real arrays, (b, p) and (b,) or (b, c) for c systems; b
         may vary and may be 0. Slices of NumPy memory maps will do, and are read as they
-        are needed; sparse matrices of SciPy are filled up, block by block. All are
-        computed in the dtype of the first.
+        are needed; sparse blocks, of SciPy or BCOO, are converted to dense ones. All
+        are computed in the dtype of the first.
       sketch_size: m, at least p; see above for the default, with 8p rows.
       ridge: a non-negative number.
       tolerance: of the backward error, as in `preconditioned`; by default 4 times the
