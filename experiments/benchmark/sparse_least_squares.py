@@ -79,11 +79,7 @@ def rows(make: Callable[..., Any], num_rows: int, repeats: int, seed: int) -> It
     noise = rng.standard_normal(len(target))
     target += 0.1 * np.linalg.norm(target) / np.linalg.norm(noise) * noise
     norm = scipy.sparse.linalg.norm(matrix)
-    entries = matrix.tocoo()
-    indices = np.stack([entries.row, entries.col], axis=1).astype(np.int32)
-    ours = sparse.BCOO(
-        (jnp.asarray(entries.data), jnp.asarray(indices)), shape=matrix.shape
-    )
+    ours = sparse.BCOO.from_scipy_sparse(matrix)
     y = jnp.asarray(target)
     key = jax.random.key(seed)
 

@@ -75,7 +75,9 @@ def square_of_wide(matrix: Any) -> jax.Array:
     if is_sparse(matrix):
         tall = Gram.equilibrated(rows_of(matrix.T))
         square = tall.refined(*tall.decomposed()).factor().T
-        square = root_of_gram(square, tall.matrix)
+        # A row of zeros has nothing but rounding there.
+        is_row = jnp.diagonal(tall.matrix)[:, None] > 0
+        square = root_of_gram(jnp.where(is_row, square, 0), tall.matrix)
         return square / tall.scale[:, None] / tall.unit[:, None]
     basis, upper = jnp.linalg.qr(lax.stop_gradient(matrix).T)
     return known_product(matrix, basis, upper.T)

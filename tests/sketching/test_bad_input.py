@@ -308,7 +308,7 @@ WRONG_VALUES = {
         ({"row_weights": np.ones(3)}, r"row_weights must have shape \(K, m\)"),
         ({"parts": {"x": np.ones((2, 2))}}, r"parts\['x'\]"),
         ({"parts": {"x": np.ones((3, 1))}}, r"parts\['x'\].*row_weights, \(3, 2\)"),
-        ({"sample": SAMPLE._replace(indices=np.array([0, 25]))}, "parts must be those"),
+        ({"sample": SAMPLE._replace(indices=np.array([0, 25]))}, "parts must be what"),
     ],
     "sparse_sign": [({"num_nonzeros": 4}, "num_nonzeros = 4 and sketch_size = 3")],
     "row_sampling": [({"probabilities": np.ones(4)}, r"\(num_rows,\) = \(5,\)")],

@@ -23,44 +23,36 @@ TARGET = RANDOM.standard_normal(20).astype(np.float32)
 
 
 def entries(dense):
-    """Rows, columns and values of a matrix in order, with two explicit zeros."""
+    """Values and places of a matrix in order, with two explicit zeros."""
     is_stored = dense != 0
     is_stored.flat[np.flatnonzero(~is_stored)[:2]] = True
-    return *np.nonzero(is_stored), dense[is_stored]
-
-
-def bcoo(dense):
-    row, column, values = entries(dense)
-    return sparse.BCOO(
-        (values, np.stack([row, column], axis=1)),
-        shape=dense.shape,
-        indices_sorted=True,
-        unique_indices=True,
-    )
+    return dense[is_stored], np.nonzero(is_stored)
 
 
 def disordered(dense):
-    """Entries in any order, each in two parts (bools: twice)."""
-    row, column, values = (np.tile(array, 2) for array in entries(dense))
-    if dense.dtype != bool:
-        values = values * np.repeat(np.float32([0.25, 0.75]), len(values) // 2)
-    order = np.random.default_rng(1).permutation(len(values))
-    return values[order], np.stack([row, column])[:, order]
+    """Every entry in two parts, in any order."""
+    values, places = entries(dense)
+    half = values if values.dtype == bool else values // 2
+    rest = values if values.dtype == bool else values - half
+    order = np.random.default_rng(1).permutation(2 * len(values))
+    return np.concatenate([half, rest])[order], np.tile(places, 2)[:, order]
+
+
+def bcoo(dense):
+    values, places = entries(dense)
+    in_order = {"indices_sorted": True, "unique_indices": True}
+    return sparse.BCOO(
+        (values, np.stack(places, axis=1)), shape=dense.shape, **in_order
+    )
 
 
 def disordered_bcoo(dense):
     """With padding, which lies out of bounds."""
-    values, indices = disordered(dense)
+    values, places = disordered(dense)
     num_rows, num_columns = dense.shape
     padding = [[num_rows, num_columns], [num_rows, 0], [0, num_columns], [-1, 1]]
-    indices = np.concatenate([indices.T, padding]).astype(np.int32)
-    values = np.append(values, np.full(4, 5, values.dtype))
-    return sparse.BCOO((jnp.asarray(values), jnp.asarray(indices)), shape=dense.shape)
-
-
-def disordered_coo(dense):
-    values, indices = disordered(dense)
-    return scipy.sparse.coo_array((values, tuple(indices)), dense.shape)
+    entries = np.append(values, [5] * 4), np.concatenate([places.T, padding])
+    return sparse.BCOO(jax.device_put(entries), shape=dense.shape)
 
 
 def disordered_csr(dense):
@@ -70,23 +62,20 @@ def disordered_csr(dense):
     return scipy.sparse.csr_matrix((values[order], column[order], starts), dense.shape)
 
 
-def of_scipy(make):
-    def convert(dense):
-        row, column, values = entries(dense)
-        return make(scipy.sparse.coo_array((values, (row, column)), dense.shape))
-
-    return convert
+def of_scipy(make, form, of=entries):
+    return lambda dense: make(of(dense), dense.shape).asformat(form)
 
 
+COO = scipy.sparse.coo_array, scipy.sparse.coo_matrix
 KINDS = {
     "BCOO": bcoo,
     "disordered BCOO": disordered_bcoo,
-    "disordered COO": disordered_coo,
+    "disordered COO": of_scipy(COO[0], "coo", disordered),
     "disordered CSR": disordered_csr,
     **{
-        f"{name}_{kind}": of_scipy(getattr(scipy.sparse, f"{name}_{kind}"))
-        for name in ("csr", "csc", "coo")
-        for kind in ("array", "matrix")
+        f"{form} {make.__name__}": of_scipy(make, form)
+        for make in COO
+        for form in ("csr", "csc", "coo")
     },
 }
 SOLVERS = ("sketch_and_solve", "preconditioned")
@@ -228,8 +217,8 @@ def test_data_of_newton_sketch():
 def test_other_dtypes(dtype):
     dense = (2 * MATRIX).astype(dtype)
     expected = sketching.leverage_scores(dense)
-    for make in (bcoo, disordered_coo, disordered_csr, KINDS["csc_matrix"]):
-        found = sketching.leverage_scores(make(dense))
+    for kind in ("BCOO", "disordered COO", "disordered CSR", "csc coo_matrix"):
+        found = sketching.leverage_scores(KINDS[kind](dense))
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
 

@@ -28,23 +28,6 @@ def entries_of(matrix):
     return sparse.BCOO((data, indices), shape=matrix.shape, indices_sorted=True)
 
 
-@pytest.mark.parametrize("is_wide", [False, True])
-def test_rank_deficient_and_ill_conditioned(is_wide, with_x64):
-    matrix = sparse_matrix((200, 10), 0.4)
-    matrix[:, 7] = matrix[:, 0]
-    matrix[:, 8] = matrix[:, 1] + 1e-6 * sparse_matrix((200, 1), 0.4, seed=1)[:, 0]
-    units = np.array([*[1.0] * 9, 1e-9])
-    left, _, _ = np.linalg.svd(matrix, full_matrices=False)
-    expected = np.sum(left[:, :9] ** 2, axis=1)
-    matrix *= units
-    if is_wide:
-        # Its columns are all of the columns' span, but for the repeated row.
-        matrix, expected = matrix.T, np.array([0.5, *[1] * 6, 0.5, 1, 1])
-    scores = np.asarray(leverage_scores(entries_of(matrix)))
-    np.testing.assert_allclose(scores, expected, atol=1e-5)
-    np.testing.assert_allclose(scores.sum(), 9, atol=1e-8)
-
-
 def test_many_blocks_of_rows(with_x64):
     # Rows of very different sizes and numbers of entries, one block without any.
     shape = (20_001, 40)
