@@ -136,8 +136,8 @@ def test_bad_workers_are_stragglers_and_are_replaced(
     for slot, what in zip(slots, whats):
         name = f"worker {slot.index} is "
         lost, back = (line for line in caplog.messages if line.startswith(name))
-        assert lost.startswith(f"{name}lost in round ")
-        assert back.startswith(f"{name}back in round ")
+        assert lost.startswith(f"{name}lost in step ")
+        assert back.startswith(f"{name}back in step ")
         assert REASONS[what] in lost
         assert REASONS[what] in back
     # A frozen process does not stay.

@@ -1,6 +1,7 @@
 """Whoever asks a cluster: several threads, callbacks, several clusters, who closes."""
 
 import threading
+import time
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,9 @@ ray = pytest.importorskip("ray")
 
 CODE = codes.fractional_repetition(2, num_stragglers=1)
 PARTS = np.random.default_rng(0).normal(size=(2, 8, 5)).astype(np.float32)
-SLOW = 10**9
+TIMED, SLOW = 10**6, 10**9
+# By step, of each worker.
+DELAYS = {TIMED: (0.01, 0.05), SLOW: (2.0, 2.0)}
 
 
 def loss(params, part):
@@ -36,7 +39,7 @@ def make_cluster(**others):
         "has_aux": True,
         "key": jax.random.key(1),
         "batch": batch,
-        "delay": lambda worker, step: 2.0 if step == SLOW else 0.0,
+        "delay": lambda worker, step: DELAYS.get(step, (0.0, 0.0))[worker],
     }
     return RayCluster(loss, **{**given, **others})
 
@@ -147,6 +150,18 @@ def test_checkpoint_of_another_code(cluster, tmp_path):
         state = one.train(optimizer, jnp.ones(5), 5, checkpoint=tmp_path)
     assert state.optimizer_state[0].received.shape == (1,)
     assert state.step == 5
+
+
+def test_trace_has_none_of_the_callers_time(cluster):
+    """The second worker is late, and done while the coordinator does something else."""
+    begin = len(cluster.trace())
+    for _ in range(4):
+        cluster.resume(TIMED)
+        cluster.compute(jnp.zeros(5))
+        time.sleep(0.5)
+    medians = np.median(cluster.trace()[begin:], 0)
+    assert (medians >= DELAYS[TIMED]).all()
+    assert (medians < 0.125).all()
 
 
 def test_tasks_leave_no_record(cluster):

@@ -11,10 +11,11 @@ import jax
 import numpy as np
 import pytest
 
-from jaxwgc.distributed.ray import _coordinator, _slots
+from jaxwgc.distributed.ray import _coordinator, _slots, _training
 from jaxwgc.distributed.ray._coordinator import Coordinator
 from jaxwgc.distributed.ray._messages import Answer, Layout
 from jaxwgc.distributed.ray._slots import Timeouts, WorkerSlot
+from jaxwgc.distributed.ray._trace import filled, mark_lost
 from jaxwgc.distributed.ray._worker import Started
 
 ray = pytest.importorskip("ray")
@@ -114,7 +115,7 @@ def start(simulated, compute, ends=None, starts=None):
             seconds, result = compute(worker, number, step)
             if result is None:
                 message = np.full((1, 2), worker + 1.0, np.float32)
-                result = Answer(message, np.array([1.0]), None)
+                result = Answer(message, np.array([1.0]), None, seconds)
             return Task(simulated.now + seconds, result)
 
         return types.SimpleNamespace(
@@ -159,6 +160,10 @@ def test_losses_and_returns_are_a_line_each(simulated, caplog):
 
     caplog.set_level("INFO", "jaxwgc.distributed")
     coordinator = start(simulated, compute)
+    assert caplog.messages[0] == "starting 5 workers"
+    assert caplog.messages[1:6] == [f"{n} of 5 workers are ready" for n in range(1, 6)]
+    shown = "WorkerSlot(index=0, pid=None, node='elsewher', state='idle')"
+    assert repr(coordinator.slots[0]) == shown
     caplog.clear()
     for step in range(200):
         assert run(coordinator, step).received.sum() == 2
@@ -166,21 +171,29 @@ def test_losses_and_returns_are_a_line_each(simulated, caplog):
     killed = "its process died (ActorDiedError)"
     frozen = r"silent for 60\.\d s; timeouts.answer is 60"
     expected = [
-        f"worker 0 is lost in round 1: {raised}; 2 of 3 spare workers left",
-        f"worker 1 is lost in round 1: {killed}; 1 of 3 spare workers left",
-        f"worker 0 is back in round 2 on host0 (node elsewher); it was lost: {raised}",
-        f"worker 1 is back in round 2 on host1 (node elsewher); it was lost: {killed}",
+        f"worker 0 is lost in step 1: {raised}; 2 of 3 spare workers left",
+        f"worker 1 is lost in step 1: {killed}; 1 of 3 spare workers left",
+        f"worker 0 is back in step 2 on host0 (node elsewher); it was lost: {raised}",
+        f"worker 1 is back in step 2 on host1 (node elsewher); it was lost: {killed}",
     ]
     assert caplog.messages[:4] == expected
     lost, back = caplog.messages[4:]
     assert re.fullmatch(
-        rf"worker 2 is lost in round \d+: {frozen}; 2 of 3 spare workers left", lost
+        rf"worker 2 is lost in step \d+: {frozen}; 2 of 3 spare workers left", lost
     )
     assert re.fullmatch(
-        rf"worker 2 is back in round \d+ on host2 .*; it was lost: {frozen}", back
+        rf"worker 2 is back in step \d+ on host2 .*; it was lost: {frozen}", back
     )
     levels = [record.levelname for record in caplog.records]
     assert levels == ["WARNING", "WARNING", "INFO", "INFO", "WARNING", "INFO"]
+
+
+def test_live_shows_who_is_ready(capsys):
+    slots = [WorkerSlot(worker, lambda worker: None) for worker in range(2)]
+    slots[1].node = "elsewhere"
+    with _training.live_table(3, 2, lambda: slots):
+        pass
+    assert "1 of 2 workers are ready" in capsys.readouterr().out
 
 
 def test_last_spare_is_said(simulated, caplog):
@@ -243,6 +256,7 @@ def test_rule_of_the_clock_ends_a_round_in_time(simulated):
 
 
 def test_late_answers_are_timed_and_not_copied(simulated, monkeypatch):
+    """By what workers took, although the coordinator looks 100 seconds later."""
     copied = []
 
     def unpack(wire, message):
@@ -253,7 +267,30 @@ def test_late_answers_are_timed_and_not_copied(simulated, monkeypatch):
     coordinator = start(simulated, lambda worker, *_: (1.0 + worker, None))
     for step in range(5):
         run(coordinator, step)
-    assert coordinator.times[0].tolist() == [1, 2, 3, 4, 5]
-    # The third has begun with the second round a second after the others.
-    assert coordinator.times[1].tolist()[:3] == [1, 2, 4]
+        simulated.now += 100.0
+    assert np.array(coordinator.times[:4]).tolist() == 4 * [[1, 2, 3, 4, 5]]
     assert set(copied) == {1, 2}
+
+
+def test_trace_of_busy_workers_is_unbiased(simulated):
+    """One task in five takes 10 seconds, and two responses of five are enough."""
+
+    def compute(worker, _, step):
+        return np.random.default_rng((worker, step)).choice([1, 10], p=[0.8, 0.2]), None
+
+    coordinator = start(simulated, compute)
+    for step in range(500):
+        run(coordinator, step)
+    assert np.isnan(coordinator.times).mean() > 0.1
+    assert abs(filled(coordinator.times).mean() - 2.8) < 0.4
+
+
+def test_rows_of_the_trace():
+    nan, inf = np.nan, np.inf
+    rows = [[1, nan], [nan, 2], [nan, inf], [3, nan], [nan, 4]]
+    expected = [[1, 2], [3, 2], [1, inf], [3, 4], [1, 4]]
+    assert filled(np.array(rows)).tolist() == expected
+    # The worker finished a part in the second of three rounds.
+    rows = [np.array([parts]) for parts in ([nan, nan], [1.0, nan], [nan, nan])]
+    mark_lost(rows, 0)
+    np.testing.assert_array_equal(rows, [[[nan, nan]], [[1, nan]], [[inf, inf]]])

@@ -285,7 +285,8 @@ def one_kind_of_first_half(times):
 def test_parts_are_added():
     parts = simulated(LAWS["weibull"][0], (12, 3, 4))
     added = one_kind("weibull", parts.sum(-1), 4.0)
-    assert one_kind("weibull", parts, 4.0).parameters == added.parameters
+    loads = [4.0, 2.0, 3.0]
+    assert one_kind("weibull", parts, loads).parameters == added.parameters
 
 
 def test_held_out_rounds_are_the_last_of_each_load():

@@ -24,6 +24,7 @@ from jaxwgc.distributed.ray._messages import Layout, Round, is_finite
 from jaxwgc.distributed.ray._on_request import OnRequest
 from jaxwgc.distributed.ray._session import check_resources, find_ray, session
 from jaxwgc.distributed.ray._slots import Timeouts, WorkerSlot, launcher
+from jaxwgc.distributed.ray._trace import filled
 from jaxwgc.distributed.ray._worker import SHARED_SETTINGS, Task, sent, try_loss
 from jaxwgc.distributed.ray._wrong_answers import (
     Examining,
@@ -47,9 +48,11 @@ class RayCluster:
     background, loads the same parts and joins in; no step waits for it as long as the
     others decode. One that sends NaN or infinity is a straggler, too, and stays. One
     that answers after the end of its round is given the newest parameters at once, and
-    the late answer counts as a time in the trace only. Each loss and each return is a
-    line in the log `jaxwgc.distributed`, with the reason; what workers print appears
-    here.
+    the late answer counts as a time in the trace only. What workers print appears here.
+
+    The start of the workers, each loss with its reason and each return are lines in the
+    log `jaxwgc.distributed`. They count steps as `delay` and the keys of batches do:
+    from 0, and in `train` and `compute` by a count of their own.
 
     With a code of several messages a worker it works **on request**: workers go through
     their parts one by one, keep each gradient and report each part, in a few bytes. As
@@ -352,7 +355,8 @@ class RayCluster:
             where an error, Ctrl-C or SIGTERM ends the run. Needs Orbax, which comes
             with the extra.
           checkpoint_every: steps between checkpoints.
-          live: shows the loss, seconds a step and who straggles, while it runs.
+          live: shows how many workers have started, and then the loss, seconds a step
+            and who straggles.
           memory: as for `jaxwgc.decode_aggregate`: the newest message of each worker
             stands for one that is missing, and late answers, of steps of this call,
             are remembered as they come. Kept in checkpoints, and begun anew where the
@@ -388,8 +392,9 @@ class RayCluster:
         state = _training.TrainingState(params, chain.init(params), self.key, 0)
         with contextlib.ExitStack() as stack:
             if live:
+                num_workers = self.code.num_workers
                 table = _training.live_table(
-                    num_steps, lambda: [slot.trouble for slot in self.workers]
+                    num_steps, num_workers, lambda: self.workers
                 )
                 callbacks.append(stack.enter_context(table))
             return _training.train(
@@ -404,15 +409,25 @@ class RayCluster:
             )
 
     def trace(self) -> np.ndarray:
-        """Returns when each answer came, (rounds, workers): seconds into its round.
+        """Returns the seconds that workers took, (rounds, workers).
 
-        On request when each part was finished, (rounds, workers, turns). Answers after
-        the end of their round count, too. Infinity where there was none: the worker was
-        dead, or still busy with an earlier round. `numpy.save` keeps it. Workers had
-        `code.loads`, which `stragglers.empirical` takes as `loads`.
+        On request the seconds of each part, (rounds, workers, turns). Both are what
+        `stragglers.empirical` and `stragglers.fit_delays` take, with `code.loads` as
+        `loads`. `numpy.save` keeps them.
+
+        A worker measures the seconds from the receipt of its task to the finished
+        message by its own clock. The time that both travel is added, as the coordinator
+        sees it. If a message arrives after the end of its round, the coordinator may
+        have been busy, such as with a callback. Then the shortest travel time so far is
+        added, or a longer one if the coordinator has waited for longer. On request none
+        is added, since reports travel while workers compute.
+
+        Infinity stands for a worker that was lost. A worker that was busy with an
+        earlier round, or left a part to others, has the seconds of its next responses
+        instead, and NaN if it has never responded.
         """
         if self._times:
-            return np.array(self._times)
+            return filled(self._times)
         return np.zeros((0, self.code.num_workers))
 
     def resume(self, step: int, key: jax.Array | None = None) -> None:
@@ -428,7 +443,10 @@ class RayCluster:
 
     @property
     def workers(self) -> list[WorkerSlot]:
-        """The slots of the workers, once they have started."""
+        """The slots of the workers; none before the first round.
+
+        A slot has `index`, `pid`, `node`, `host`, `state` and `trouble`.
+        """
         return self._coordinator.slots if self._coordinator else []
 
     @contextlib.contextmanager

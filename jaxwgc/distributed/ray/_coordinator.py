@@ -22,6 +22,7 @@ from jaxwgc.distributed.ray._slots import (
     raise_failed_start,
     reason,
 )
+from jaxwgc.distributed.ray._trace import mark_lost
 
 # Seconds after which a loop that waits looks for what is overdue.
 PAUSE = 0.1
@@ -67,8 +68,7 @@ class Coordinator:
       decodes: whether a mask of messages does.
       num_stragglers: how many the code can do without.
       timeouts: see there.
-      times: a row a round, seconds from its start to the answer of each worker, also
-        to those that came after its end; infinity where there was none.
+      times: rows of the trace: see `_trace`.
     """
 
     slots: list[WorkerSlot]
@@ -84,6 +84,9 @@ class Coordinator:
         self.is_closed = threading.Event()
         self._memory = Memory(self.layout.shape, self.layout.dtype)
         self._when = "at the start"
+        # When the coordinator last looked for messages, and the shortest time that
+        # one was on its way so far.
+        self._looked, self._transport = 0.0, np.inf
         self._signature: str | None = None
 
     def start(self) -> None:
@@ -94,6 +97,7 @@ class Coordinator:
           RuntimeError: where one fails, dies again and again, or has not started in
             time.
         """
+        log.info("starting %d workers", len(self.slots))
         self._relaunch()
         end = time.monotonic() + self.timeouts.start
         while waiting := [slot for slot in self.slots if not slot.node]:
@@ -110,6 +114,8 @@ class Coordinator:
                 is_last = slot.num_failures == _MAX_DEATHS_AT_START
                 if error is not None and (is_last or not is_death(error)):
                     raise_failed_start(slot, error)
+                num_ready = sum(bool(slot.node) for slot in self.slots)
+                log.info("%d of %d workers are ready", num_ready, len(self.slots))
             self._relaunch()
         workers = collections.defaultdict(list)
         for slot in self.slots:
@@ -127,9 +133,7 @@ class Coordinator:
         has none.
         """
         num_workers = len(self.slots)
-        this = RoundTimes(time.monotonic(), np.full(num_workers, np.inf), owner)
-        self._when = f"in round {len(self.times)}"
-        self.times.append(this.times)
+        this = self._begin(step, (num_workers,), owner)
         late = np.zeros(num_workers, bool)
         answers = Answers(self._memory.borrow(), {}, {}, late)
         # Nobody is waited for twice in a round, but for a while.
@@ -156,9 +160,7 @@ class Coordinator:
 
         received = np.isfinite(this.times)
         answers.messages[~(received | late)] = 0
-        # Late answers still change the times that are kept.
-        times = this.times.copy()
-        start = time.monotonic()
+        self._looked = start = time.monotonic()
         verdict = self._examine(answers, received, order)
         if verdict is not None:
             received = verdict.right
@@ -168,7 +170,7 @@ class Coordinator:
         return Round(
             answers.messages,
             received,
-            times,
+            this.times,
             this.now,
             losses,
             aux,
@@ -177,6 +179,16 @@ class Coordinator:
             wrong=None if verdict is None else verdict.wrong,
             refused=verdict is not None and verdict.refused,
         )
+
+    def _begin(
+        self, step: int, shape: tuple[int, ...], owner: Any = None
+    ) -> RoundTimes:
+        """Returns the times of a round that begins now, and adds a row to the trace."""
+        self._when = f"in step {step}"
+        seconds = np.full(shape, np.nan)
+        seconds[[slot.state in ("lost", "starting") for slot in self.slots]] = np.inf
+        self.times.append(seconds)
+        return RoundTimes(time.monotonic(), np.full(shape, np.inf), seconds, owner)
 
     def missing(self, received: np.ndarray) -> str:
         """Returns who has not answered, and what is known of the reason."""
@@ -266,6 +278,7 @@ class Coordinator:
         owner alone; the worker goes on with this round.
         """
         now, answered = time.monotonic(), slot.round
+        since = slot.since
         if answered is None:
             self._welcome(slot)
             slot.submit(order, this)
@@ -290,14 +303,21 @@ class Coordinator:
         if answered is this or slot.away_since is not None:
             # A late answer is not looked at, but the process that sent it is well.
             self._recover(slot)
-        answered.times[slot.index] = now - answered.begin
-        if answered is not this:
+        if answered is this:
+            this.times[slot.index] = now - this.begin
+            this.seconds[slot.index] = now - since
+            self._transport = min(self._transport, now - since - answer.seconds)
+        else:
+            answered.seconds[slot.index] = np.clip(
+                answer.seconds + self._transport, self._looked - since, now - since
+            )
             slot.submit(order, this)
 
     def _retire(
         self, slot: WorkerSlot, trouble: str, error: Exception | None = None
     ) -> None:
         slot.retire(trouble, error)
+        mark_lost(self.times, slot.index)
         self._log_loss(slot)
 
     def _retire_silent(self) -> None:

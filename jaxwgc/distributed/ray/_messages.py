@@ -20,11 +20,13 @@ class Answer(NamedTuple):
         of two at the end, and one in bfloat16 as its bits.
       losses: (num_held,), those of its parts.
       aux: a pytree; leaves (num_held, ...), what the loss of its parts gave besides.
+      seconds: that the worker took from the receipt of its task to this message.
     """
 
     message: np.ndarray
     losses: np.ndarray
     aux: Any
+    seconds: float
 
 
 class Report(NamedTuple):
@@ -36,6 +38,7 @@ class Report(NamedTuple):
       loss: that of the part.
       aux: a pytree, what the loss gave besides.
       is_finite: whether all entries of its gradient are.
+      seconds: that the worker took for the part.
     """
 
     number: int
@@ -43,6 +46,7 @@ class Report(NamedTuple):
     loss: float
     aux: Any
     is_finite: bool
+    seconds: float
 
 
 class Round(NamedTuple):

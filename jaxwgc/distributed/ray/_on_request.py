@@ -112,10 +112,7 @@ class OnRequest(Coordinator):
             self.support[worker, :, :load] = rows[worker][:, held]
         # Then nobody need compute what others have finished.
         self._may_skip = self.support.sum(2).max() <= 1
-        self._begins: list[RoundTimes] = []
-        self._first = len(self.times)
         self._round: PartRound | None = None
-        self.num_dropped = 0
 
     def borrow(self) -> np.ndarray:
         """Returns memory for the sums of a round."""
@@ -125,16 +122,11 @@ class OnRequest(Coordinator):
         self, step: int, leaves: list[np.ndarray], key: Any, owner: Any = None
     ) -> Round:
         """Returns one round: see `RayCluster.compute`."""
-        times = np.full(self.is_held.shape, np.inf)
-        this = RoundTimes(time.monotonic(), times)
-        self._when = f"in round {len(self.times)}"
-        round = PartRound(self, this, len(self.times), packed_order(leaves, key, step))
-        self.times.append(times)
-        self._begins.append(this)
+        number, this = len(self.times), self._begin(step, self.is_held.shape)
+        round = PartRound(self, this, number, packed_order(leaves, key, step))
         self._round = round
         for slot in self.slots:
-            is_starting = slot.task is not None and slot.round is None
-            if slot.actor is not None and not is_starting:
+            if slot.is_idle or slot.is_computing:
                 self._send(slot, round)
         timings = {"broadcast": this.now, "transfer": 0.0}
         try:
@@ -160,7 +152,7 @@ class OnRequest(Coordinator):
         return Round(
             round.sums,
             received,
-            times.copy(),
+            this.times,
             this.now,
             round.losses,
             self.layout.by_part(round.aux),
@@ -176,9 +168,9 @@ class OnRequest(Coordinator):
     def _send(self, slot: WorkerSlot, round: PartRound) -> None:
         """The parameters, to who has anything to do."""
         if self.is_held[slot.index].any():
-            slot.num_seen = 0
+            seen, slot.num_seen = slot.num_seen, 0
             taken = self._take_turns(slot.index, round)
-            slot.call("compute", round.this, round.order, round.number, taken)
+            slot.call("compute", round.this, round.order, round.number, taken, seen)
 
     def _listen(self, slot: WorkerSlot, round: PartRound) -> None:
         """For the next report, if there is one to come."""
@@ -320,32 +312,19 @@ class OnRequest(Coordinator):
             self._reopen(worker, round)
 
     def _note(self, slot: WorkerSlot, report: Report, round: PartRound) -> None:
-        """A part is finished, unless it is of an earlier round, or not the worker's."""
+        """Notes a finished part; one of an earlier round leaves its seconds only."""
         worker, turn = slot.index, report.turn
-        place = report.number - self._first
-        is_known = 0 <= place < len(self._begins) and 0 <= turn < self.is_held.shape[1]
-        if is_known and self.is_held[worker, turn]:
-            answered = self._begins[place]
-            answered.times[worker, turn] = min(
-                answered.times[worker, turn], answered.now
-            )
-        else:
-            is_known = False
-        if not is_known or report.number != round.number:
-            self.num_dropped += 1
-            level = "debug" if is_known else "warning"
-            getattr(log, level)(
-                "worker %d reports turn %d of round %d %s: dropped, as %d so far",
-                worker,
-                turn,
-                report.number,
-                self._when,
-                self.num_dropped,
-            )
+        is_known = 0 <= report.number <= round.number
+        is_known &= 0 <= turn < self.is_held.shape[1]
+        if not (is_known and self.is_held[worker, turn]):
+            place = worker, turn, report.number
+            log.warning("worker %d reports turn %d of trace row %d: dropped", *place)
             return
-        if round.reported[worker, turn]:
+        self.times[report.number][worker, turn] = report.seconds
+        if report.number != round.number or round.reported[worker, turn]:
             return
         round.reported[worker, turn] = True
+        round.this.times[worker, turn] = round.this.now
         if not report.is_finite:
             self._blame(slot, "its message is not finite")
             return

@@ -63,20 +63,28 @@ class PartWorker(Worker):
     """
 
     def compute(
-        self, order: tuple[list, Any, int] | bytes, number: int, taken: np.ndarray
+        self,
+        order: tuple[list, Any, int] | bytes,
+        number: int,
+        taken: np.ndarray,
+        seen: int,
     ) -> list[Report]:
         """Goes on to another round, between two parts; returns the first reports.
+
+        The first are those of the last round that the coordinator has not seen.
 
         Args:
           order: leaves of params, key and step, maybe pickled.
           number: of the round. They grow, and of two the later one counts.
           taken: int (num_held,), of its parts: see `turns_left`.
+          seen: number of reports of the last round that the coordinator has seen.
         """
         leaves, key, step = read_order(order)
         with self._changed:
             if number > self._step.number:
                 order = jax.device_put(leaves), key, step
-                self._step = _Step(number, order, taken)
+                unseen = self._step.reports[seen:]
+                self._step = _Step(number, order, taken, reports=unseen)
         return self.report(number, 0, taken)
 
     def report(self, number: int, seen: int, taken: np.ndarray) -> list[Report]:
@@ -200,7 +208,7 @@ class PartWorker(Worker):
                     self._began = time.monotonic()
                 gradient, report = self._finish(step, turn)
                 with self._changed:
-                    took = time.monotonic() - self._began
+                    took = report.seconds
                     self._began = np.inf
                     step.gradients[turn] = gradient
                     self._step.reports.append(report)
@@ -211,13 +219,14 @@ class PartWorker(Worker):
                 self._changed.notify_all()
 
     def _finish(self, step, turn):
+        begin = time.monotonic()
         leaves, key, number = step.order
         if self.task.delay is not None:
             time.sleep(self.task.delay(self.worker, number))
         arguments = self._arguments_of(turn, key, number)
         gradient, (loss, aux), is_finite = self._compiled(leaves, *arguments)
-        aux = jax.tree.map(np.asarray, aux)
-        return gradient, Report(step.number, turn, float(loss), aux, bool(is_finite))
+        values = float(loss), jax.tree.map(np.asarray, aux), bool(is_finite)
+        return gradient, Report(step.number, turn, *values, time.monotonic() - begin)
 
     def _arguments_of(self, turn, key, step):
         return self.parts[turn], np.uint32(self.held[turn]), key, np.uint32(step)

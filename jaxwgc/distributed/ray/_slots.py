@@ -60,10 +60,19 @@ class Timeouts:
 
 
 class RoundTimes(NamedTuple):
-    """When a round began, seconds from there to answers or parts, and whose it is."""
+    """Times of a round, and whose it is.
+
+    Attributes:
+      begin: when it began.
+      times: seconds from there to what came before its end: messages by worker, or
+        parts (num_workers, num_turns). Infinity for all else.
+      seconds: a row of the trace, of the shape of times: see `_trace`.
+      owner: of late messages.
+    """
 
     begin: float
     times: np.ndarray
+    seconds: np.ndarray
     owner: Any = None
 
     @property
@@ -109,15 +118,31 @@ class WorkerSlot:
         self.node = self.host = self.trouble = ""
         self.error: Exception | None = None
 
+    def __repr__(self) -> str:
+        """Shows where it runs, and what it does."""
+        return (
+            f"WorkerSlot(index={self.index}, pid={self.pid}, node={self.node[:8]!r}, "
+            f"state={self.state!r})"
+        )
+
+    @property
+    def state(self) -> str:
+        """Returns `"lost"`, `"starting"`, `"idle"` or `"computing"`."""
+        if self.actor is None:
+            return "lost"
+        if self.task is None:
+            return "idle"
+        return "starting" if self.round is None else "computing"
+
     @property
     def is_idle(self) -> bool:
         """Has started, and owes nothing."""
-        return self.actor is not None and self.task is None
+        return self.state == "idle"
 
     @property
     def is_computing(self) -> bool:
         """Owes an answer to some round."""
-        return self.task is not None and self.round is not None
+        return self.state == "computing"
 
     @property
     def since(self) -> float:

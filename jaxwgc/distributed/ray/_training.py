@@ -18,6 +18,7 @@ from jaxwgc.codes import GradientCode
 from jaxwgc.coding import Decoding
 from jaxwgc.distributed.ray._messages import Round
 from jaxwgc.distributed.ray._session import find_extra
+from jaxwgc.distributed.ray._slots import WorkerSlot
 
 
 class TrainingState(NamedTuple):
@@ -286,31 +287,40 @@ def noticed_interrupts() -> Iterator[Callable[[], None]]:
 
 @contextlib.contextmanager
 def live_table(
-    num_steps: int, troubles: Callable[[], Sequence[str]]
+    num_steps: int, num_workers: int, workers: Callable[[], Sequence[WorkerSlot]]
 ) -> Iterator[Callable[[Progress], None]]:
-    """A callback that shows a row a worker in the terminal: how it is doing."""
+    """Shows a row for each worker in the terminal; yields the callback for training.
+
+    Before the first step, it shows how many workers are ready.
+    """
     display = find_extra("rich.live", "live needs rich").Live
     new_table = find_extra("rich.table", "live needs rich").Table
     start, steps = time.monotonic(), 0
     num_missed: Any = 0
-    with display(refresh_per_second=4) as live:
+    table: Any = None
+
+    def shown() -> Any:
+        num_ready = sum(bool(slot.node) for slot in workers())
+        return table or f"{num_ready} of {num_workers} workers are ready"
+
+    with display(get_renderable=shown, refresh_per_second=4):
 
         def show(progress: Progress) -> None:
-            nonlocal num_missed, steps
+            nonlocal num_missed, steps, table
             steps, num_missed = steps + 1, num_missed + ~progress.round.received
             title = (
                 f"step {progress.state.step} of {num_steps}: loss {progress.loss:.6g}, "
                 f"{(time.monotonic() - start) / steps:.3g} s a step"
             )
-            table = new_table("worker", "straggled", "last answer", "trouble")
-            table.title, table.title_justify = title, "left"
+            new = new_table("worker", "straggled", "last answer", "trouble")
+            new.title, new.title_justify = title, "left"
             times = progress.round.times
             # On request, the last part.
             times = np.where(np.isfinite(times), times, -1).reshape(len(times), -1)
-            rows = zip(num_missed / steps, times.max(1), troubles())
-            for worker, (share, seconds, trouble) in enumerate(rows):
+            rows = zip(num_missed / steps, times.max(1), workers())
+            for worker, (share, seconds, slot) in enumerate(rows):
                 answer = f"{seconds:.3f} s" if seconds >= 0 else "none"
-                table.add_row(str(worker), f"{share:.1%}", answer, trouble)
-            live.update(table)
+                new.add_row(str(worker), f"{share:.1%}", answer, slot.trouble)
+            table = new
 
         yield show

@@ -101,12 +101,14 @@ class Worker:
 
     def compute(self, order: tuple[list, Any, int] | bytes) -> Answer:
         """Returns the answer for leaves of params, key and step, maybe pickled."""
+        begin = time.monotonic()
         leaves, key, step = read_order(order)
         if self.task.delay is not None:
             time.sleep(self.task.delay(self.worker, step))
         answer = self._compiled(leaves, *self._arguments(key, step))
-        answer = Answer(*jax.tree.map(np.asarray, answer))
-        return answer._replace(message=self._corrupted(step, answer.message))
+        wire, losses, aux = jax.tree.map(np.asarray, answer)
+        message = self._corrupted(step, wire)
+        return Answer(message, losses, aux, time.monotonic() - begin)
 
     def project(
         self, order: Any, parts: np.ndarray, key: Any, num_columns: int

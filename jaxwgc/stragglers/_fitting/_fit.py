@@ -81,9 +81,9 @@ def fit_delays(
     Args:
       times: (rounds, workers) in seconds; NaN or infinity where no answer came, of
         which is known only that it would have come after all others of the round. Or
-        (rounds, workers, parts), the time of each part, which are added. Times that
-        were rounded (fewer than half of them differ) are spread evenly over what they
-        were rounded from.
+        (rounds, workers, parts), the time of each part, which are added, and are all of
+        them the largest load. Times that were rounded (fewer than half of them differ)
+        are spread evenly over what they were rounded from.
       loads: the loads that workers had, such as `code.loads`: 1 without a code. One
         number, (workers,) or (rounds, workers), or anything that broadcasts to it. At
         least 0, and not all 0.
@@ -245,7 +245,7 @@ def _measured(times, loads):
     table = measured_times(times, least_rounds=4)
     given = _validation.concrete_array("loads", loads, "real numbers")
     if table.ndim == 3:
-        table = table.sum(-1)
+        table, given = table.sum(-1), np.max(given)
     try:
         shared = np.broadcast_to(given.astype(np.float64), table.shape)
     except ValueError:
