@@ -116,10 +116,10 @@ def test_bits_in_one_of_ten_answers_are_found(name, request, caplog):
         # With two copies it is waited for.
         check_gradient(cluster.code, cluster.compute(PARAMS))
         assert time.monotonic() < end
-    named = [line for line in caplog.messages if " is wrong in round" in line]
+    named = [line for line in caplog.messages if " is wrong in step" in line]
     assert [line[-8:] for line in named] == [f"{times} so far" for times in (1, 2, 3)]
     assert all(line.startswith("worker 1 on ") for line in named)
-    assert "worker 1 is back in round" in caplog.text
+    assert "worker 1 is back in step" in caplog.text
 
 
 def test_not_finite_is_missing_and_not_wrong(dropping):

@@ -392,10 +392,8 @@ class RayCluster:
         state = _training.TrainingState(params, chain.init(params), self.key, 0)
         with contextlib.ExitStack() as stack:
             if live:
-                num_workers = self.code.num_workers
-                table = _training.live_table(
-                    num_steps, num_workers, lambda: self.workers
-                )
+                shown = num_steps, self.code.num_workers, lambda: self.workers
+                table = _training.live_table(*shown)
                 callbacks.append(stack.enter_context(table))
             return _training.train(
                 compute,

@@ -28,6 +28,8 @@ class _Step:
     taken: np.ndarray
     gradients: dict[int, jax.Array] = dataclasses.field(default_factory=dict)
     reports: list[Report] = dataclasses.field(default_factory=list)
+    # Of these, which are no reason to answer the coordinator.
+    num_quiet: int = 0
     is_stopped: bool = False
 
     @property
@@ -71,7 +73,8 @@ class PartWorker(Worker):
     ) -> list[Report]:
         """Goes on to another round, between two parts; returns the first reports.
 
-        The first are those of the last round that the coordinator has not seen.
+        The first are those of the last round that the coordinator has not seen. They
+        wait for one of this round, to save a call, unless it has seen none of the last.
 
         Args:
           order: leaves of params, key and step, maybe pickled.
@@ -84,7 +87,8 @@ class PartWorker(Worker):
             if number > self._step.number:
                 order = jax.device_put(leaves), key, step
                 unseen = self._step.reports[seen:]
-                self._step = _Step(number, order, taken, reports=unseen)
+                num_quiet = len(unseen) if seen else 0
+                self._step = _Step(number, order, taken, {}, unseen, num_quiet)
         return self.report(number, 0, taken)
 
     def report(self, number: int, seen: int, taken: np.ndarray) -> list[Report]:
@@ -104,7 +108,7 @@ class PartWorker(Worker):
             limit = self.task.answer_within
             self._changed.wait_for(
                 lambda: (
-                    len(step.reports) > seen
+                    len(step.reports) > max(seen, step.num_quiet)
                     or self._error is not None
                     or step.is_stopped
                     or calls != self._num_calls
