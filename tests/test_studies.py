@@ -78,12 +78,12 @@ class TestMonteCarlo:
 
     @pytest.mark.parametrize(
         ("num_trials", "batch_size", "lanes"),
-        [(10, 3, 3), (7, 100, 7), (5, 1, 1), (9, 8, 5)],
+        [(10, 3, 3), (7, 100, 7), (5, 1, 1), (9, 8, 5), (1000, None, 250)],
     )
     def test_compiled_once_with_no_more_lanes_than_the_batch(
         self, num_trials, batch_size, lanes
     ):
-        """The trial is traced once, and sees its batch through a batching rule."""
+        """The trial is traced once, however often the study is repeated."""
         traces, batches = [], []
 
         @jax.custom_batching.custom_vmap
@@ -99,26 +99,11 @@ class TestMonteCarlo:
             traces.append(1)
             return watched(key)
 
-        results = jaxwgc.monte_carlo(counted, jax.random.key(0), num_trials, batch_size)
-        assert results.shape == (num_trials,)
+        for key in jax.random.split(jax.random.key(0), 3):
+            results = jaxwgc.monte_carlo(counted, key, num_trials, batch_size)
+            assert results.shape == (num_trials,)
         assert len(traces) == 1
         assert batches == [lanes]
-        assert lanes <= batch_size
-
-    def test_default_batches_are_bounded(self):
-        batches = []
-
-        @jax.custom_batching.custom_vmap
-        def watched(key):
-            return key[0]
-
-        @watched.def_vmap
-        def _(axis_size, in_batched, keys):
-            batches.append(axis_size)
-            return keys[:, 0], True
-
-        jaxwgc.monte_carlo(watched, jax.random.PRNGKey(0), 1000)
-        assert batches == [250]
 
     def test_progress(self):
         calls = []
@@ -233,6 +218,12 @@ class TestSummarize:
         for leaf in (summary.low, summary.high, summary.standard_error):
             np.testing.assert_array_equal(leaf, [np.nan, np.nan])
 
+    def test_errors_have_no_interval_below_zero(self):
+        errors = np.concatenate([np.zeros(29), [1e3]])
+        summary = jaxwgc.summarize(np.stack([errors, errors - 1e-6], axis=1))
+        assert summary.low[0] == 0 and summary.low[1] < -30
+        np.testing.assert_allclose(summary.high[0], summary.high[1], rtol=1e-6)
+
     def test_equal_results_have_no_width(self):
         summary = jaxwgc.summarize(np.full(7, 2.5))
         assert summary == studies.Summary(2.5, 2.5, 2.5, 0.0)
@@ -244,7 +235,7 @@ class TestSummarize:
 
 
 class TestProportions:
-    """The mean of bools has an interval of its own."""
+    """The mean of bools, or of numbers 0 and 1, has an interval of its own."""
 
     @pytest.mark.parametrize("num_trials", [1, 3, 50])
     def test_intervals_are_those_of_scipy(self, num_trials):
@@ -265,6 +256,8 @@ class TestProportions:
             if num_trials > 1:
                 errors = scipy.stats.sem(hits, axis=0)
                 np.testing.assert_allclose(found.standard_error, errors, atol=1e-14)
+                numbers = jaxwgc.summarize(hits.astype(float), confidence)
+                chex.assert_trees_all_equal(numbers, found)
             for leaf in traced:
                 assert leaf.dtype == np.float32
 

@@ -57,8 +57,8 @@ def at(summary: jaxwgc.Summary, *index: Any) -> jaxwgc.Summary:
 
 
 def half_width(summary: jaxwgc.Summary) -> Any:
-    """Half of the 95% confidence interval; NaN from one run."""
-    return (np.asarray(summary.high) - np.asarray(summary.low)) / 2
+    """Returns the upper half of the 95% confidence interval; NaN from one run."""
+    return np.asarray(summary.high) - np.asarray(summary.mean)
 
 
 def interval(summary: jaxwgc.Summary, digits: int = 2) -> str:

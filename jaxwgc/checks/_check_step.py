@@ -8,16 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxwgc import _validation, coding
+from jaxwgc import _validation
 from jaxwgc.checks._layout import layout_of
-from jaxwgc.checks._losses import TOLERANCE, LossProbe, flat, norm, sample_problem
-from jaxwgc.checks._optimizers import (
-    OptimizerProbe,
-    rounds_of,
-    state_problem,
-    states_of,
-)
-from jaxwgc.checks._rounds import are_undecodable, rounds_problem
+from jaxwgc.checks._losses import measure_decoded, measure_loss
+from jaxwgc.checks._mistakes import OF_DATA, OF_LOSS, OF_OPTIMIZER, problems
+from jaxwgc.checks._optimizers import OptimizerProbe, is_dropped, rounds_of, states_of
+from jaxwgc.checks._rounds import Rounds
 from jaxwgc.codes import GradientCode
 from jaxwgc.gradients import checked_loss, partial_value_and_grad
 
@@ -141,7 +137,7 @@ def check_step(
         )
     if step is not None and optimizer is None:
         raise ValueError("optimizer must be given with step; got None")
-    start, params = params, _beside(params)
+    start, params = params, _perturbed(params)
     _validation.check_leading_axis("parts", parts, code.num_parts, "num_parts")
     layout = layout_of(data, parts)
     gradients = jax.jit(partial_value_and_grad(loss, has_aux))(params, parts)[1]
@@ -150,89 +146,35 @@ def check_step(
     def gradient_of(part):
         return whole_gradient(params, part)[0]
 
-    probe = LossProbe(gradient_of, layout)
-    target = np.asarray(code.target, np.float64)
-    rows = layout.rows
-    if layout.row_weights is not None and not layout.is_sample:
-        # Weights of the user's own are those of the whole data, too.
-        weights = layout.row_weights * target[:, None]
-        old = layout.rows[1]
-        rows = layout.rows[0], jnp.asarray(weights[~layout.is_padding], old.dtype)
-    whole = flat(gradient_of(rows))
-    length = max(np.linalg.norm(whole), np.finfo(np.float64).tiny)
-    # All workers answer, then all but as many as may be lost.
-    masks = np.ones((2, code.num_workers), bool)
-    masks[1, : code.num_stragglers] = False
-    decodings = [coding.decoding(code, mask) for mask in masks]
-    decoded = [one.collapse(gradients) for one in decodings]
-    vectors = [flat(gradient) for gradient in decoded]
-    ratio = float(np.linalg.norm(vectors[0]) / length)
-    error = max(float(np.linalg.norm(one - whole)) for one in vectors) / length
-
-    scale = norm(gradients)
-    if not scale:
-        # There is nothing to compare: the other checks would find nothing wrong.
-        problem = (
-            "the gradient of every part is zero, so nothing was checked: does loss use "
-            "its params? Take others if it is flat where these are"
-        )
-        return StepReport((problem,), ratio, 0.0, np.zeros(0, int), 0)
-    problems = [
-        probe.sum_problem(ratio),
-        probe.constant_problem(target.sum()),
-        probe.padding_problem(parts, scale),
-        probe.row_weights_problem(),
-    ]
-    if not any(problems) and layout.is_sample:
-        along = float(np.vdot(whole, vectors[0]).real / length**2)
-        problems.append(sample_problem(layout, target, along))
-    elif (
-        not any(problems)
-        # Approximate codes promise nothing, and weights of parts that are not those of
-        # rows have no loss on the data.
-        and (code.num_stragglers or not decodings[0].failed())
-        and (layout.row_weights is not None or (target == 1).all())
-    ):
-        # The gradients of the parts may nearly cancel.
-        if not error * length <= TOLERANCE * max(length, scale):
-            problems.append(
-                "the decoded gradient is not that of the loss on the data: off by "
-                f"{error:.2g} of it, with at most {code.num_stragglers} workers lost. "
-                "Are these the parts of these data, and does the code decode "
-                "(jaxwgc.studies.diagnose)?"
-            )
-
-    rounds = []
-    if received is not None:
-        masks = np.atleast_2d(received)
-        rounds.append((masks, are_undecodable(code, masks), None))
+    measured = measure_decoded(code, gradients, gradient_of, layout)
+    measured |= measure_loss(gradient_of, layout, parts)
+    found = problems(OF_LOSS, **measured) or problems(OF_DATA, **measured)
+    rounds = [] if received is None else [Rounds.observed(code, received)]
     if optimizer is not None:
-        runner = OptimizerProbe(optimizer, code, params)
-        problems += runner.order_problems(decoded[0])
+        probe, states = OptimizerProbe(optimizer, code, params), []
         if step is not None:
-            states = states_of(_checked(step), start, runner.state, _NUM_ROUNDS)
-            problems.append(state_problem(runner, gradients, *states[:2]))
-            rounds.append(rounds_of(states))
-        elif received is None and runner.simulates:
-            states = states_of(
-                lambda params, state: (params, runner.update(gradients, state)[1]),
-                params,
-                runner.state,
-                _NUM_ROUNDS,
-            )
-            rounds.append(rounds_of(states))
-    problems += [rounds_problem(code, *one) for one in rounds]
+            _validation.check_callable("step", step)
+            states = states_of(step, start, probe.state, _NUM_ROUNDS)
+        elif received is None and probe.simulates:
+            advance = lambda _, state: (_, probe.update(gradients, state)[1])  # noqa: E731
+            states = states_of(advance, params, probe.state, _NUM_ROUNDS)
+        rounds += [rounds_of(states)] if states else []
+        dropped = step is not None and is_dropped(probe, gradients, *states[:2])
+        measured |= probe.measure(gradients, rounds)
+        found += problems(OF_OPTIMIZER, **measured, is_dropped=dropped)
+    for one in rounds:
+        found += one.problems(code)
     return StepReport(
-        problems=tuple(filter(None, problems)),
-        gradient_ratio=ratio,
-        gradient_error=error,
-        num_answers=np.array([n for one in rounds for n in one[0].sum(1)], int),
-        num_undecodable=sum(int(one[1].sum()) for one in rounds),
+        tuple(found),
+        gradient_ratio=measured["ratio"],
+        gradient_error=measured["error"],
+        num_answers=np.array([n for one in rounds for n in one.received.sum(1)], int),
+        num_undecodable=sum(int(one.failed.sum()) for one in rounds),
     )
 
 
-def _beside(params):
-    """Parameters near by: at zero, decay, regularisers and padding may show nothing."""
+def _perturbed(params):
+    """Returns parameters near by: at zero, decay and regularisers may show nothing."""
     draw = np.random.default_rng(0).normal
 
     def move(leaf):
@@ -242,19 +184,3 @@ def _beside(params):
         return leaf + step.astype(leaf.dtype)
 
     return jax.tree.map(move, params)
-
-
-def _checked(step):
-    """`step`, whose result must begin with parameters and a state."""
-    _validation.check_callable("step", step)
-
-    def checked(params, state):
-        result = step(params, state)
-        if not (isinstance(result, tuple) and len(result) >= 2):
-            raise TypeError(
-                "step must return (params, state, ...); got "
-                f"{jax.tree.structure(result)}"
-            )
-        return result[:2]
-
-    return checked

@@ -26,16 +26,6 @@ class Layout(NamedTuple):
     row_weights: np.ndarray | None
     is_padding: np.ndarray
 
-    @property
-    def num_held(self) -> int:
-        """Rows that are in the parts, without padding."""
-        return int((~self.is_padding).sum())
-
-    @property
-    def is_sample(self) -> bool:
-        """True if the parts hold fewer rows than there are."""
-        return self.num_held < self.num_rows
-
 
 def layout_of(data: Any, parts: Any) -> Layout:
     """The layout of `(parts, row_weights)` from `partition(data, num_parts)`.

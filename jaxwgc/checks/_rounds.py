@@ -1,73 +1,51 @@
-"""Why rounds do not decode, by who has answered in them."""
+"""Why rounds do not decode, by the workers that have responded in them."""
+
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxwgc import coding
+from jaxwgc.checks._mistakes import OF_ROUNDS, problems
 from jaxwgc.codes import GradientCode
 
 
-def are_undecodable(code: GradientCode, received: np.ndarray) -> np.ndarray:
-    """Returns which rounds, bool (rounds, num_workers), cannot be decoded."""
-    return np.asarray(coding.decoding(code, received).failed())
+class Rounds(NamedTuple):
+    """Rounds that were simulated or observed.
 
-
-def rounds_problem(
-    code: GradientCode,
-    received: np.ndarray,
-    failed: np.ndarray,
-    elapsed: np.ndarray | None,
-) -> str | None:
-    """Explains why rounds do not decode, where at least half of them do not.
-
-    Args:
-      code: a gradient code.
-      received: bool (rounds, num_workers), who has answered.
+    Attributes:
+      received: bool (rounds, num_workers).
       failed: bool (rounds,), which rounds could not be decoded.
-      elapsed: (rounds,), how long each took; None where nobody knows.
+      elapsed: (rounds,), how long each took; None if that is not known.
     """
-    if failed.mean() < 0.5:
-        return None
-    counts = received.sum(1)
-    num_rounds, num_workers = received.shape
-    enough = num_workers - code.num_stragglers
-    lost = f"{failed.sum()} of {num_rounds} rounds cannot be decoded: "
-    is_same = (received == received[0]).all()
-    if not counts.any():
-        took = "" if elapsed is None else f" in a round of {elapsed.mean():.3g}"
-        return (
-            f"{lost}nobody answers{took}. A deadline that nobody meets, or a mask that "
-            "is inverted: received and stragglers.fixed are True for who has answered"
-        )
-    if is_same and not are_undecodable(code, ~received[:1]).any():
-        return (
-            f"{lost}the same {counts[0]} of {num_workers} workers answer in each, and "
-            f"the {num_workers - counts[0]} others would decode: the mask is inverted? "
-            "received and stragglers.fixed are True for who has answered"
-        )
-    # Approximate codes do not say how many answers are enough.
-    if not code.num_stragglers:
-        return None
-    answers = (
-        f"{lost}{_range(counts)} of {num_workers} workers answer, and any {enough} "
-        "are enough"
-    )
-    if (counts == counts[0]).all():
-        return (
-            f"{answers}. The model waits for too few, such as stragglers.fastest("
-            f"{counts[0]}), or until_decodable of another code: take stragglers."
-            f"fastest({enough}) or stragglers.until_decodable(code)"
-        )
-    if elapsed is not None and np.allclose(elapsed, elapsed[0]):
-        return (
-            f"{answers}; every round takes {elapsed[0]:.3g}. A deadline that too few "
-            "meet, or workers that are lost too often"
-        )
-    return (
-        f"{answers}. The waiting rule ends rounds too early: one of another code? take "
-        f"stragglers.fastest({enough}) or stragglers.until_decodable(code)"
-    )
 
+    received: np.ndarray
+    failed: np.ndarray
+    elapsed: np.ndarray | None = None
 
-def _range(counts: np.ndarray) -> str:
-    least, most = counts.min(), counts.max()
-    return f"{least}" if least == most else f"{least} to {most}"
+    @classmethod
+    def observed(cls, code: GradientCode, received: Any) -> "Rounds":
+        """Returns rounds of the masks (num_workers,) or (rounds, num_workers)."""
+        received = np.atleast_2d(received)
+        return cls(received, np.asarray(coding.decoding(code, received).failed()))
+
+    def problems(self, code: GradientCode) -> list[str]:
+        """Explains why rounds do not decode, if at least half of them do not."""
+        if self.failed.mean() < 0.5:
+            return []
+        counts = self.received.sum(1)
+        least, most = counts.min(), counts.max()
+        is_same = (self.received == self.received[0]).all()
+        found = problems(
+            OF_ROUNDS,
+            num_failed=self.failed.sum(),
+            num_rounds=len(counts),
+            num_workers=code.num_workers,
+            num_stragglers=code.num_stragglers,
+            enough=code.num_workers - code.num_stragglers,
+            most=most,
+            responses=most if least == most else f"{least} to {most}",
+            took="" if self.elapsed is None else f", in {self.elapsed.mean():.3g}",
+            is_inverted=is_same
+            and not Rounds.observed(code, ~self.received[:1]).failed.any(),
+        )
+        return found[:1]

@@ -138,6 +138,15 @@ class _Empirical(DelayModel):
     replace: bool
     stall: tuple[float, Any] = (0.0, 0.0)
 
+    def __repr__(self):
+        times = self.table[..., -1]
+        times = times[np.isfinite(times)]
+        least, most = np.min(times, initial=np.inf), np.max(times, initial=0)
+        return (
+            f"empirical(times={self.table.shape[:2]}, {least:.3g} to {most:.3g} s at "
+            f"load {self.known[-1]:g}, resample={self.resample!r})"
+        )
+
     def init(self, num_workers):
         """Returns whose history workers have and in which round, none to begin with."""
         nobody = no_workers(num_workers)

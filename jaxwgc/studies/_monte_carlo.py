@@ -16,6 +16,9 @@ from jaxwgc._some_masks import in_batches
 __all__ = ["Summary", "monte_carlo", "summarize"]
 
 _DEFAULT_BATCH_SIZE = 256
+# Trials that are hardly all at least 0 by chance, of a number that may be below.
+_NUM_OF_ONE_SIGN = 10
+_trial_keys = jax.jit(jax.vmap(jax.random.fold_in, (None, 0)))
 
 
 def monte_carlo(
@@ -27,6 +30,10 @@ def monte_carlo(
     devices: Sequence[Any] | None = None,
 ) -> Any:
     """Runs a trial many times, vmapped in batches, compiled once.
+
+    As by `jax.jit`, a trial is traced once while it exists: a later call with the same
+    function and batch size compiles nothing, and does not see changes of the global
+    variables that the function reads. Calls with `devices` compile once each.
 
     Trial i gets the key fold_in(key, i), so results depend neither on the batch size
     nor on how many trials follow: more trials extend a study. Results are collected on
@@ -74,33 +81,31 @@ def monte_carlo(
     batch_size = -(-num_trials // (num_batches * len(devices)))
     at_once = batch_size * len(devices)
 
-    def numbered_trial(key, number):
-        result = trial(jax.random.fold_in(key, number))
-        _validation.check_dtypes("trial's result", result, "numbers or bools")
-        return result
+    # JAX keeps the program of a jitted function, also below vmap, as long as it exists.
+    run = jax.vmap(jax.jit(trial))
+
+    def batch_of(numbers, run=run):
+        batch = run(_trial_keys(key, numbers))
+        _validation.check_dtypes("trial's result", batch, "numbers or bools")
+        return batch
 
     def run_traced():
-        def batch(numbers):
-            return jax.vmap(numbered_trial, (None, 0))(key, numbers[:, 0])
-
-        return in_batches(batch, jnp.arange(num_trials)[:, None], batch_size)
+        numbers = jnp.arange(num_trials)[:, None]
+        return in_batches(lambda some: batch_of(some[:, 0]), numbers, batch_size)
 
     if _validation.is_traced(key):
         return run_traced()
-    run_batch = jax.vmap(numbered_trial, in_axes=(None, 0))
     if devices != [None]:
         # Each on its own: trials that loop do not wait for those of other devices.
-        run_batch = jax.shard_map(
-            run_batch,
-            mesh=Mesh(devices, "trials"),
-            in_specs=(PartitionSpec(), PartitionSpec("trials")),
-            out_specs=PartitionSpec("trials"),
-            check_vma=False,
+        mesh, each = Mesh(devices, "trials"), PartitionSpec("trials")
+        run = jax.jit(
+            jax.shard_map(
+                run, mesh=mesh, in_specs=each, out_specs=each, check_vma=False
+            )
         )
-    run_batch = jax.jit(run_batch)
     collected = None
     for start in range(0, num_trials, at_once):
-        batch = run_batch(key, start + np.arange(at_once))
+        batch = batch_of(start + np.arange(at_once), run)
         if _validation.is_traced(batch):
             # The trial reads something traced, or jit is around this call.
             return run_traced()
@@ -126,11 +131,11 @@ def _checked_devices(devices):
     devices = list(devices)
     if not all(isinstance(device, jax.Device) for device in devices):
         raise TypeError(f"devices must be those of jax.devices(); got {devices}")
-    if not devices or len(set(devices)) < len(devices):
-        raise ValueError(f"devices must be different ones, at least one; got {devices}")
-    others = [other for other in devices if other.process_index != jax.process_index()]
-    if others:
-        raise ValueError(f"devices must be those of this process; got {others}")
+    own = {each for each in devices if each.process_index == jax.process_index()}
+    if not devices or len(own) < len(devices):
+        raise ValueError(
+            f"devices must be different ones, of this process; got {devices}"
+        )
     return devices
 
 
@@ -153,10 +158,12 @@ class Summary(NamedTuple):
 def summarize(results: Any, confidence: float = 0.95) -> Any:
     """Means over the trials, with confidence intervals.
 
-    Of numbers Student's intervals. The mean of bools is a proportion, and its interval
-    is Wilson's with continuity correction. At 95%, and p = 0.01, 0.1 and 0.5 with 10,
-    30 and 200 trials each, it covers p with a probability of 95.6 to 98.7% (99.6% at
-    p = 0.01 with 10 trials, where no interval has one from 93 to 99%).
+    Intervals of numbers are Student's, and do not go below 0 if none of at least 10
+    results does. The mean of bools, or of numbers that are all 0 or 1, is a proportion:
+    its interval is Wilson's with continuity correction, at most 5 / m for 0 of m. At
+    95%, and p = 0.01, 0.1 and 0.5 with 10, 30 and 200 trials each, it covers p with a
+    probability of 95.6 to 98.7% (99.6% at p = 0.01 with 10 trials, where no interval
+    has one from 93 to 99%).
 
     Args:
       results: a pytree, leaves (num_trials, ...), such as `monte_carlo` returns; real
@@ -207,12 +214,15 @@ def summarize(results: Any, confidence: float = 0.95) -> Any:
         error = xp.sqrt(variance / num_trials)
         if num_trials == 1:
             error = xp.full_like(mean, math.nan)
-        if _arrays.dtype_of(leaf) == np.bool_:
-            low, high = _wilson_interval(xp, values.sum(0), num_trials, confidence)
-        else:
-            half = special.stdtrit(num_trials - 1, (1 + confidence) / 2) * error
-            low, high = mean - half, mean + half
-        return Summary(mean, low, high, error)
+        half = special.stdtrit(num_trials - 1, (1 + confidence) / 2) * error
+        low, high = mean - half, mean + half
+        if num_trials >= _NUM_OF_ONE_SIGN:
+            low = xp.where((values < 0).any(0), low, xp.maximum(low, 0))
+        if num_trials > 1 or _arrays.dtype_of(leaf) == np.bool_:
+            wilson = _wilson_interval(xp, values.sum(0), num_trials, confidence)
+            is_share = ((values == 0) | (values == 1)).all(0)
+            low, high = (xp.where(is_share, *ends) for ends in zip(wilson, (low, high)))
+        return Summary(mean, low[()], high[()], error)
 
     return jax.tree.map(of_leaf, results)
 

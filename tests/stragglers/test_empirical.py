@@ -25,6 +25,13 @@ def history(resample, num_workers, replace=False):
     return np.divmod(places.astype(int), 5)
 
 
+def test_the_repr_is_short():
+    shown = repr(stragglers.empirical(TIMES, loads=2.0))
+    assert (
+        shown == "empirical(times=(7, 5), 0.5 to 17.5 s at load 1, resample='rounds')"
+    )
+
+
 def test_whole_rounds():
     rounds, workers = history("rounds", 5)
     assert np.all(rounds == rounds[:, :1])

@@ -209,6 +209,8 @@ def test_worker_that_is_always_slow():
     become_slow, become_fast = chain
     assert become_slow + become_fast < 1e-3
     np.testing.assert_allclose(become_slow / (become_slow + become_fast), 1 / 8)
+    assert np.isnan(found.standard_errors["become_slow"])
+    assert f"become_slow {become_slow:.3g}, become_fast" in str(found)
 
 
 def test_rounded_times():
@@ -240,6 +242,8 @@ def test_speeds():
     rounds = consecutive_times(found.delay, np.ones(8), 400)
     relative = np.median(rounds, axis=0) * speeds / 2.0
     np.testing.assert_allclose(relative, np.log(2) ** (1 / 1.7), rtol=0.25)
+    slow = f"{min(found.delay.speeds):.3g} (worker {speeds.argmin()})"
+    assert str(found).endswith(f"speeds {slow} to {max(found.delay.speeds):.3g}")
 
 
 class TestRanking:

@@ -50,12 +50,17 @@ class DelayFit(NamedTuple):
     p_value: float
 
     def __str__(self) -> str:
-        """A line: how good it is, what it is, its parameters with standard errors."""
-        numbers = ", ".join(
+        """Returns how good it is, what it is, its parameters and their known errors."""
+        numbers = [
             f"{name} {value:.3g} ± {self.standard_errors[name]:.1g}"
             for name, value in self.parameters.items()
-        )
-        return f"{self.held_out:7.3f} {self.distance:6.3f}  {self.name}: {numbers}"
+        ]
+        if isinstance(self.delay, unequal_speeds):
+            speeds = self.delay.speeds
+            slow = f"{min(speeds):.3g} (worker {np.argmin(speeds)})"
+            numbers.append(f"speeds {slow} to {max(speeds):.3g}")
+        shown = ", ".join(numbers).replace(" ± nan", "")
+        return f"{self.held_out:7.3f} {self.distance:6.3f}  {self.name}: {shown}"
 
 
 def fit_delays(

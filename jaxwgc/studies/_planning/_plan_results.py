@@ -199,9 +199,9 @@ def _waiting_for_all(plan):
 
 
 def _table(plan):
-    second = "stalls" if plan.has_stalls else "90%"
+    second, last = ("stalls", "regret") if plan.has_stalls else ("90%", "±")
     names = ["code", "d", "waits for", "step", second, "error", "MB"]
-    rows = [[*names, "steps", "time", "±"]]
+    rows = [[*names, "steps", "time", last]]
     shown = list(plan.by_code[:_NUM_ROWS])
     all_awaited = _waiting_for_all(plan)
     if all_awaited is not None and not any(all_awaited is each for each in shown):
@@ -218,7 +218,9 @@ def _table(plan):
             short(choice.num_bytes / 1e6, 3),
             short(choice.num_steps),
             short(choice.time.value),
-            short(choice.time.standard_error, 2),
+            f"{choice.regret:.0%}"
+            if plan.has_stalls
+            else short(choice.time.standard_error, 2),
         ]
         rows.append(cells)
     widths = [max(map(len, column)) for column in zip(*rows)]
@@ -237,11 +239,13 @@ def _notes(plan):
         f"heterogeneity {plan.heterogeneity:g}"
     )
     second = "stalls: seconds, mean without and with stalls"
+    order = "regret, the share of time above the best, without stalls or with them"
     if not plan.has_stalls:
         second = "90%: seconds, mean and quantile"
+        order = "time (± standard error)"
     return (
-        f"d: copies of a part; step, {second}; error: squared, "
-        "relative; MB: through the coordinator in a step; steps, time (± standard "
-        f"error): to {goal}. Of each code the best waiting rule is shown, of "
+        f"Sorted by {order}. d: copies of a part; step, {second}; error: squared, "
+        "relative; MB: through the coordinator in a step; steps, time: to "
+        f"{goal}. Of each code the best waiting rule is shown, of "
         f"{len(plan.choices)} choices in all."
     )
