@@ -35,7 +35,10 @@ def pytest_configure(config):
         return
 
     def shifted(make):
-        return lambda seed, **options: make(seed + shift, **options)
+        def make_shifted(seed=None, **options):
+            return make(seed + shift if isinstance(seed, int) else seed, **options)
+
+        return make_shifted
 
     np.random.default_rng = shifted(np.random.default_rng)
     jax.random.key = shifted(jax.random.key)
