@@ -104,7 +104,7 @@ class delayed(StragglerModel):
             remaining, times, arrivals.elapsed, arrivals.received
         )
         arrivals = arrivals._replace(joined=joined, late=late)
-        return arrivals, (state, after.astype(remaining.dtype))
+        return arrivals, (state, after.astype(jnp.result_type(float)))
 
     def warn_where_undecodable(self, code: Any, decoder: Any = None) -> None:
         """Warns where the waiting rule ends rounds before the code decodes.
