@@ -1,7 +1,5 @@
 """Embeddings and samplers measured: end to end on few runs, and against NumPy."""
 
-import functools
-
 import jax
 import numpy as np
 import pytest
@@ -20,30 +18,6 @@ from jaxwgc import sketching
 
 KEY = jax.random.key(0)
 EFFORT = Effort(4, is_full=False)
-
-
-@pytest.fixture(scope="module")
-def every():
-    return data.regressions(KEY, 300, 5)
-
-
-def test_data_are_as_coherent_as_they_say(every):
-    assert every["GA"].coherence < every["T3"].coherence < every["T1"].coherence
-    for own in every.values():
-        assert own.scores.sum() == pytest.approx(5)
-        exact, squared, *_ = np.linalg.lstsq(own.matrix, own.target, rcond=None)
-        assert own.squared_residual == pytest.approx(squared[0])
-        np.testing.assert_allclose(
-            own.basis @ own.coordinates, own.matrix @ exact, atol=1e-8
-        )
-    # Normal rows of variance 2 around ones, and y = Xβ + noise of deviation 3.
-    large = data.regressions(KEY, 20_000, 5)["GA"]
-    covariance = 2 * 0.5 ** np.abs(np.subtract.outer(np.arange(5), np.arange(5)))
-    np.testing.assert_allclose(large.matrix.mean(axis=0), 1, atol=0.05)
-    np.testing.assert_allclose(np.cov(large.matrix.T), covariance, atol=0.1)
-    np.testing.assert_allclose(large.coefficients, [1, 0.1, 0.1, 0.1, 1])
-    noise = large.target - large.matrix @ large.coefficients
-    assert noise.std() == pytest.approx(3, rel=0.02)
 
 
 def test_distortion_section_writes_all_embeddings():
@@ -132,45 +106,6 @@ def test_samplers_section_and_its_least_squares(monkeypatch):
             squared / own.squared_residual - 1, rel=1e-5
         )
     assert not jax.config.jax_enable_x64
-
-
-@functools.partial(jax.jit, static_argnames=("method", "weighted"))
-def drawn(keys, probabilities, method, weighted):
-    """Sixty rows for each key."""
-    draw = functools.partial(
-        samplers.draw_rows, size=60, method=method, weighted=weighted
-    )
-    return jax.vmap(draw, (0, None))(keys, probabilities)
-
-
-@pytest.mark.parametrize("name", ["LEVUNW", "LEV, blocks"])
-def test_sampled_rows_stand_for_the_whole(name, with_x64, every):
-    sampler = samplers.SAMPLERS[name]
-    probabilities = sketching.row_probabilities(every["T3"].scores, sampler.rule)
-    keys = jax.random.split(KEY, 500)
-    indices, scale = drawn(keys, probabilities, sampler.method, sampler.weighted)
-    squares = np.zeros(300)
-    np.add.at(squares, indices, np.asarray(scale) ** 2 / len(keys))
-    if name == "LEVUNW":
-        # Rows count as often as they are drawn: 60 of them.
-        assert squares.sum() == pytest.approx(60)
-    else:
-        # E[Σ scale²] of a row is 1; the sum of all has the smaller relative error.
-        assert squares.sum() == pytest.approx(300, rel=0.05)
-
-
-def test_bias_and_variance_add_up_to_the_mean_excess(every):
-    draws = np.random.default_rng(0).normal(0.5, 1, (50, 3, 5))
-    cell = samplers.compare(every["T3"].coordinates + draws, every["T3"])
-    # The sample variance, less what was taken off the square of the mean.
-    total = cell["squared_bias"] + cell["variance"]
-    np.testing.assert_allclose(total, cell["excess"].mean(axis=1), rtol=1e-9)
-
-
-def test_interval_of_a_median():
-    median, low, high = samplers.median_interval(np.arange(1.0, 101.0))
-    assert (median, low, high) == (50.5, 40, 61)
-    assert samplers.median_interval(np.array([3.0, 1.0, 2.0])).tolist() == [2, 1, 3]
 
 
 def test_leading_directions_by_passes():

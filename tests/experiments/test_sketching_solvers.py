@@ -1,14 +1,11 @@
 """The solvers' half of the comparison of sketches, end to end on small problems."""
 
-import time
-
 import jax
 import numpy as np
 import pytest
 import scipy.optimize
 import scipy.special
 
-from experiments.runner import timing
 from experiments.runner.study import Effort, measure
 from experiments.sketching import contraction, logistic, new_samples, solvers, stability
 
@@ -36,17 +33,6 @@ def test_solvers():
         assert abs(excess["scipy `lstsq`, gelsy", ""]) < 1e-10
         # Of a Gaussian sketch of 4p rows p / (m - p - 1) in the square on average.
         assert 0.03 < excess["`sketch_and_solve`, gaussian", "4p"] < 0.6
-
-
-def test_system_has_the_condition_number_and_the_excess_is_that_of_numpy(with_x64):
-    factors = solvers.orthonormal(KEY, (300, 5))
-    matrix, target = solvers.system(KEY, *factors, 1e4)
-    assert np.linalg.cond(matrix) == pytest.approx(1e4)
-    entry = solvers.Entry("zero", "", lambda: np.zeros(5), False)
-    (found,) = solvers.compare([entry], matrix, target, 1)
-    residual = target - matrix @ np.linalg.pinv(matrix) @ target
-    expected = np.linalg.norm(target) / np.linalg.norm(residual) - 1
-    assert found["excess"] == pytest.approx(expected)
 
 
 def test_logistic(monkeypatch):
@@ -83,16 +69,6 @@ def test_stability(monkeypatch):
                 assert row["converged"] and row["forward"] < 20 * unit
 
 
-def test_reference_is_that_of_extended_precision():
-    rng = np.random.default_rng(0)
-    matrix, target = stability.problem(rng, (40, 4), 1e6, "float64")
-    solution = stability.reference(matrix, target)
-    wide = matrix.astype(np.longdouble)
-    gradient = (target - wide @ solution) @ wide
-    # Of float64, it would be 1e-17.
-    assert np.linalg.norm(gradient.astype(float)) < 1e-19
-
-
 def test_contraction():
     section = measure(contraction.study(EFFORT, KEY))
     check_shown(section, ["contraction"], "contraction")
@@ -102,27 +78,6 @@ def test_contraction():
         assert measured[name]["factor"]["mean"] == pytest.approx(expected, rel=0.5)
     for name, row in measured.items():
         assert row["last"]["mean"] < (1e-4 if "4p" in name else 1e-7)
-
-
-@pytest.mark.parametrize("ratio", [2, 4, 16])
-def test_theory_is_what_wishart_matrices_give(ratio):
-    num_columns, size = 8, ratio * 8
-    rng = np.random.default_rng(0)
-    sketches = rng.standard_normal((20_000, size, num_columns)) / np.sqrt(size)
-    first = np.linalg.inv(sketches.mT @ sketches)[:, 0]
-    free = size - num_columns
-    step = free * (free - 3) / (size * (size - 1))
-    squares = np.sum((np.eye(num_columns)[0] - step * first) ** 2, axis=1)
-    expected = contraction.theory(contraction.NEW, size, num_columns)
-    assert abs(squares.mean() - expected) < 4 * squares.std() / np.sqrt(len(squares))
-
-
-def test_non_negative_optimum_is_that_of_a_general_solver():
-    matrix, target = contraction.system(KEY, (50, 4))
-    found = scipy.optimize.lsq_linear(matrix, target, (0, np.inf)).x
-    np.testing.assert_allclose(
-        contraction.optimum(matrix, target, contraction.CONSTRAINED), found, atol=1e-6
-    )
 
 
 def test_block_leverage():
@@ -136,23 +91,3 @@ def test_block_leverage():
     limit = numbers["limits"]["one-shot, leverage"]["mean"]
     assert last["one-shot, leverage"] == pytest.approx(limit, rel=1e-3)
     assert last["iterative, leverage"] < limit / 2
-
-
-def test_coherent_data_have_orthonormal_columns_and_heavy_parts(with_x64):
-    matrix, target = map(np.asarray, new_samples.draw_data(KEY))
-    num_columns = new_samples.NUM_COLUMNS
-    np.testing.assert_allclose(matrix.T @ matrix, np.eye(num_columns), atol=1e-12)
-    solution = np.linalg.lstsq(matrix, target)[0]
-    np.testing.assert_allclose(target @ matrix, solution, atol=1e-12)
-    blocks = (matrix**2).reshape(new_samples.NUM_PARTS, -1).sum(axis=1)
-    assert blocks.max() > 4 * blocks.mean()
-
-
-def test_times_are_counted_until_the_budget_is_spent():
-    calls = []
-    result, found = timing.measure(lambda: calls.append(time.sleep(0.01)), 5, 0.015)
-    assert result is None and found.runs == len(calls) == 2
-    assert 0.01 <= found.shortest <= found.median <= found.longest
-    _, found = timing.measure(lambda: 1, 3, warm=lambda: calls.append(None))
-    assert found.runs == len(calls) == 3
-    assert found.cell().count("–") == 1
