@@ -2,33 +2,11 @@
 
 import json
 
-import jax
 import pytest
 
 from experiments.delays import planning, unseen_rounds
-from experiments.delays.traces import LANGUAGE_MODELS, read_traces
 from experiments.runner.results import ExperimentError
 from jaxwgc import codes
-
-
-@pytest.mark.parametrize("name", ["uneven_seconds", "one_slow_seconds"])
-def test_choice_by_the_first_half_is_good_for_the_second(name):
-    """Within 5% of what would have been best there, for several goals."""
-    trace = read_traces(LANGUAGE_MODELS)[name]
-    num_workers = trace.seconds.shape[2]
-    by_goal = unseen_rounds.regrets(
-        *(trace.half(half).delay() for half in range(2)),
-        num_workers,
-        jax.random.key(1),
-        codes={"repetition": codes.fractional_repetition(num_workers, 1)},
-        num_rounds=1000,
-        memory=True,
-    )
-    for goal, each in by_goal.items():
-        found = each["of least regret"]
-        assert found["regret"] <= 0.05, goal
-        # In the place of the slow one's answers there are its last ones.
-        assert "late answers remembered" in found["choice"], goal
 
 
 def test_choice_by_a_calm_half_bears_a_stall_in_the_other(monkeypatch):
