@@ -1,4 +1,4 @@
-"""The experiments end to end on few runs, and the protocols they follow."""
+"""The paper's experiments and the benchmark, end to end on few runs."""
 
 import json
 
@@ -20,24 +20,23 @@ from experiments.runner.study import Study
 from experiments.runner.tables import ResultTable
 
 
-class TestLinearRegression:
-    def test_few_runs(self, tmp_path, monkeypatch, decoded_by_groups):
-        monkeypatch.setattr(linear_regression, "COMPRESSIONS", (4,))
-        linear_regression.linear_regression(runs=60, out=tmp_path)
-        written = json.loads((tmp_path / "table2.json").read_text())
-        cell = written["reproduced"]["rho=4"]["doubled"]
-        for weighting, published in (("weighted", 75.3), ("unweighted", 84.4)):
-            iterations = cell[weighting]["iterations"]
-            assert iterations["low"] < iterations["mean"] < iterations["high"]
-            assert abs(iterations["mean"] / published - 1) < 0.15
-        literal = written["reproduced"]["rho=4"]["literal"]["weighted"]["iterations"]
-        assert 1.9 < literal["mean"] / cell["weighted"]["iterations"]["mean"] < 2.3
-        assert (tmp_path / "table2.png").read_bytes().startswith(b"\x89PNG")
-        assert "75.3" in (tmp_path / "table2.md").read_text()
-        assert not jax.config.jax_enable_x64
+def test_linear_regression(tmp_path, monkeypatch, decoded_by_groups):
+    monkeypatch.setattr(linear_regression, "COMPRESSIONS", (4,))
+    linear_regression.linear_regression(runs=60, out=tmp_path)
+    written = json.loads((tmp_path / "table2.json").read_text())
+    cell = written["reproduced"]["rho=4"]["doubled"]
+    for weighting, published in (("weighted", 75.3), ("unweighted", 84.4)):
+        iterations = cell[weighting]["iterations"]
+        assert iterations["low"] < iterations["mean"] < iterations["high"]
+        assert abs(iterations["mean"] / published - 1) < 0.15
+    literal = written["reproduced"]["rho=4"]["literal"]["weighted"]["iterations"]
+    assert 1.9 < literal["mean"] / cell["weighted"]["iterations"]["mean"] < 2.3
+    assert (tmp_path / "table2.png").read_bytes().startswith(b"\x89PNG")
+    assert "75.3" in (tmp_path / "table2.md").read_text()
+    assert not jax.config.jax_enable_x64
 
 
-def test_figure2_few_runs(tmp_path, monkeypatch, decoded_by_groups):
+def test_figure2(tmp_path, monkeypatch, decoded_by_groups):
     monkeypatch.setattr(figure2, "NUM_ITERATIONS", 60)
     figure2.figure2(runs=10, out=tmp_path)
     written = json.loads((tmp_path / "figure2.json").read_text())
@@ -50,54 +49,43 @@ def test_figure2_few_runs(tmp_path, monkeypatch, decoded_by_groups):
     assert (tmp_path / "figure2.png").read_bytes().startswith(b"\x89PNG")
 
 
-class TestMnist:
-    def test_few_runs(self, tmp_path, monkeypatch, decoded_by_groups):
-        monkeypatch.setattr(mnist, "COMPRESSIONS", (20,))
-        monkeypatch.setattr(mnist, "FIT_STEPS", mnist.FIT_STEPS[::4])
-        mnist.mnist(runs=4, out=tmp_path)
-        written = json.loads((tmp_path / "table1.json").read_text())
-        assert 1e-4 < written["rules"]["paper"]["step_size"] < 3e-3
-        for protocol in ("paper", "unbiased"):
-            for weighting in ("weighted", "unweighted"):
-                cell = written["reproduced"]["rho=20"][protocol][weighting]
-                assert 3 < cell["error"]["mean"] < 11
-                assert 5 < cell["iterations"]["mean"] < 150
-        assert (tmp_path / "table1.png").read_bytes().startswith(b"\x89PNG")
+def test_mnist(tmp_path, monkeypatch, decoded_by_groups):
+    monkeypatch.setattr(mnist, "COMPRESSIONS", (20,))
+    monkeypatch.setattr(mnist, "FIT_STEPS", mnist.FIT_STEPS[::4])
+    mnist.mnist(runs=4, out=tmp_path)
+    written = json.loads((tmp_path / "table1.json").read_text())
+    assert 1e-4 < written["rules"]["paper"]["step_size"] < 3e-3
+    for protocol in ("paper", "unbiased"):
+        for weighting in ("weighted", "unweighted"):
+            cell = written["reproduced"]["rho=20"][protocol][weighting]
+            assert 3 < cell["error"]["mean"] < 11
+            assert 5 < cell["iterations"]["mean"] < 150
+    assert (tmp_path / "table1.png").read_bytes().startswith(b"\x89PNG")
 
 
-class TestBenchmark:
-    def test_quick(self, tmp_path, monkeypatch, decoded_by_groups):
-        # One of each kind, of few workers.
-        monkeypatch.setattr(_reed_solomon, "CODES", ((10, 5, 6),))
-        monkeypatch.setattr(decoding, "BERNOULLI", decoding.BERNOULLI[:1])
-        monkeypatch.setattr(leverage_scores, "EPSILONS", (0.5,))
-        monkeypatch.setattr(leverage_scores, "RANKS", {"rank 3/5": 60})
-        monkeypatch.setattr(scale, "QUICK", 10)
-        matrices = {"banded": sparse_least_squares.banded}
-        monkeypatch.setattr(sparse_least_squares, "MATRICES", matrices)
-        monkeypatch.setitem(SECTIONS, "table2", lambda *_: benchmark_stub())
-        # Their processes are started in tests/distributed.
-        shares = dict.fromkeys(("all", *coordinator.SHARES), 1.0)
-        monkeypatch.setattr(coordinator, "measure", lambda *_: shares)
-        peers = dict.fromkeys(("RayCluster", "plain Ray", "shared memory"), 1.0)
-        monkeypatch.setattr(coordinator, "compare", lambda *_: peers)
-        # Run in this process in test_trials.py.
-        monkeypatch.setattr(trials, "in_own_process", trials.run)
-        benchmark(repeats=2, quick=True, out=tmp_path)
-        written = json.loads((tmp_path / "benchmark.json").read_text())
-        assert written["decoding"][0]["ratio"] > 0
-        assert written["accuracy"][0]["weights_float64"]["worst"] < 1e-10
-        files = {"benchmark.json", *(f"benchmark_{name}.md" for name in SECTIONS)}
-        files.add("benchmark_graphs.png")
-        assert {path.name for path in tmp_path.iterdir()} == files
-        assert set(written["step"]) == {
-            "plain",
-            "collapsed",
-            "corrected",
-            "partials",
-            "messages",
-        }
-
-
-def benchmark_stub():
-    return Study({}, tables={"": lambda numbers: ResultTable("table 2", ["runs"])})
+def test_benchmark(tmp_path, monkeypatch, decoded_by_groups):
+    # One of each kind, of few workers.
+    monkeypatch.setattr(_reed_solomon, "CODES", ((10, 5, 6),))
+    monkeypatch.setattr(decoding, "BERNOULLI", decoding.BERNOULLI[:1])
+    monkeypatch.setattr(leverage_scores, "EPSILONS", (0.5,))
+    monkeypatch.setattr(leverage_scores, "RANKS", {"rank 3/5": 60})
+    monkeypatch.setattr(scale, "QUICK", 10)
+    matrices = {"banded": sparse_least_squares.banded}
+    monkeypatch.setattr(sparse_least_squares, "MATRICES", matrices)
+    # Run by test_linear_regression.
+    stub = Study({}, tables={"": lambda numbers: ResultTable("table 2", ["runs"])})
+    monkeypatch.setitem(SECTIONS, "table2", lambda *_: stub)
+    # Their processes are started in tests/distributed.
+    shares = dict.fromkeys(("all", *coordinator.SHARES), 1.0)
+    monkeypatch.setattr(coordinator, "measure", lambda *_: shares)
+    peers = dict.fromkeys(("RayCluster", "plain Ray", "shared memory"), 1.0)
+    monkeypatch.setattr(coordinator, "compare", lambda *_: peers)
+    # Run in this process.
+    monkeypatch.setattr(trials, "in_own_process", trials.run)
+    benchmark(repeats=2, quick=True, out=tmp_path)
+    written = json.loads((tmp_path / "benchmark.json").read_text())
+    assert written["decoding"][0]["ratio"] > 0
+    assert written["accuracy"][0]["weights_float64"]["worst"] < 1e-10
+    files = {"benchmark.json", *(f"benchmark_{name}.md" for name in SECTIONS)}
+    files.add("benchmark_graphs.png")
+    assert {path.name for path in tmp_path.iterdir()} == files

@@ -1,4 +1,4 @@
-"""When weights help: end to end on few runs, and what it computes by itself."""
+"""When weights help, end to end on few runs."""
 
 import json
 
