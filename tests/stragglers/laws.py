@@ -22,12 +22,6 @@ def rounds_of(model, loads, number, make_key=jax.random.key):
     return jax.tree.map(np.asarray, sample(keys_of(make_key, number)))
 
 
-def times_of(delay, loads, number):
-    loads = jnp.asarray(loads, float)
-    sample = jax.jit(jax.vmap(lambda key: delay.sample(key, (), loads)[0]))
-    return np.asarray(sample(keys_of(jax.random.key, number)))
-
-
 def binary(masks):
     """Each mask as a number."""
     return masks @ (1 << np.arange(masks.shape[1]))
