@@ -156,7 +156,10 @@ def check_step(
             _validation.check_callable("step", step)
             states = states_of(step, start, probe.state, _NUM_ROUNDS)
         elif received is None and probe.simulates:
-            advance = lambda _, state: (_, probe.update(gradients, state)[1])  # noqa: E731
+
+            def advance(params, state):
+                return params, probe.update(gradients, state)[1]
+
             states = states_of(advance, params, probe.state, _NUM_ROUNDS)
         rounds += [rounds_of(states)] if states else []
         dropped = step is not None and is_dropped(probe, gradients, *states[:2])

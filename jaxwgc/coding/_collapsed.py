@@ -25,6 +25,7 @@ def leakage(mixing: jax.Array) -> jax.Array:
     return mixing - diagonal.astype(mixing.dtype)
 
 
+@jax.jit
 def leaks(mixing: jax.Array, target: jax.Array) -> jax.Array:
     """Returns whether the leakage of a round is more than rounding error, bool (...).
 
