@@ -31,7 +31,7 @@ BATCH = 128
 
 
 @jax.jit
-def of_rounds(locator, keys, is_wrong, received, sizes, heavy, agree):
+def of_rounds(locator, keys, is_wrong, received, sizes, heavy, agree, flipped):
     """Messages of random gradients, some of them wrong, all of the missing ones NaN."""
 
     def of_round(key, is_wrong, received, sizes):
@@ -40,6 +40,7 @@ def of_rounds(locator, keys, is_wrong, received, sizes, heavy, agree):
         messages = jaxwgc.encode(locator.code, gradients.at[0].multiply(heavy))
         errors = jax.random.normal(keys[1], messages.shape, messages.dtype)
         errors = sizes[:, None] * jnp.where(agree, errors[:1], errors)
+        errors = jnp.where(flipped, -2 * messages, errors)
         messages = jnp.where(is_wrong[:, None], messages + errors, messages)
         messages = jnp.where(received[:, None], messages, jnp.nan)
         return locator.locate(messages, received, keys[2])
@@ -47,7 +48,15 @@ def of_rounds(locator, keys, is_wrong, received, sizes, heavy, agree):
     return jax.vmap(of_round)(keys, is_wrong, received, sizes)
 
 
-def locate(code, is_wrong, received=None, sizes=None, heavy=1.0, agree=False):
+def locate(
+    code,
+    is_wrong,
+    received=None,
+    sizes=None,
+    heavy=1.0,
+    agree=False,
+    flipped=False,
+):
     """What is found of rounds, in NumPy."""
     number = len(is_wrong)
     received = np.ones_like(is_wrong) if received is None else received
@@ -59,7 +68,7 @@ def locate(code, is_wrong, received=None, sizes=None, heavy=1.0, agree=False):
 
     def of_batch(own, keys):
         drawn = is_wrong[own], received[own], sizes[own].astype(np.float32)
-        return of_rounds(locator, keys, *drawn, heavy, agree)
+        return of_rounds(locator, keys, *drawn, heavy, agree, flipped)
 
     batches = [
         of_batch(padded[i : i + BATCH], keys[i : i + BATCH])
@@ -122,6 +131,30 @@ def test_huge_errors_hide_no_moderate_ones(name, heavy):
     assert np.mean(is_right) > 0.9
 
 
+@pytest.mark.parametrize(
+    ("num_stragglers", "sizes", "num_missing", "options"),
+    [
+        (3, [1e12, 1e3], 0, {"heavy": 30.0}),
+        (3, [1.0], 0, {"heavy": 30.0, "flipped": True}),
+        (5, [0.1, 0.1], 1, {"heavy": 30.0, "agree": True}),
+        (5, [1.0, 1.0], 1, {"heavy": 30.0, "agree": True}),
+        (5, [1e12, 1e12, 1e12, 1e12, 1e4], 0, {}),
+    ],
+)
+def test_errors_of_unequal_sizes(num_stragglers, sizes, num_missing, options):
+    """Found, or rejected if there are as many as checks."""
+    code = codes.cyclic_mds(12, num_stragglers)
+    places = np.random.default_rng(0).random((BATCH, 12)).argsort(axis=1)
+    is_wrong = places < len(sizes)
+    received = places < 12 - num_missing
+    sizes = np.asarray([*sizes, *[0] * (12 - len(sizes))])[places]
+    found = locate(code, is_wrong, received, sizes, **options)
+    is_right = (np.asarray(found.wrong) == is_wrong).all(1) & ~np.asarray(found.refused)
+    if is_wrong[0].sum() < num_stragglers:
+        assert np.all(is_right)
+    assert np.all(is_right | found.refused)
+
+
 @pytest.mark.parametrize("name", CODES)
 def test_more_than_can_be_explained_is_refused(name):
     """Four independent errors leave no check: nobody is blamed, nothing believed."""
@@ -163,6 +196,18 @@ class TestCopies:
         )
         disputed = (wrong >= 2)[:, labels] & refused[:, None]
         np.testing.assert_array_equal(found.disputed, disputed)
+
+    def test_one_of_three_rounded_to_bfloat16(self):
+        """Off by 20%, which is 5 times what counts as rounding."""
+
+        def is_found(key):
+            messages = jaxwgc.encode(self.code, jax.random.normal(key, (9, LENGTH)))
+            error = 0.2 * jnp.roll(messages[1], 1)
+            rounded = messages.at[1].add(error).astype(jnp.bfloat16)
+            found = jaxwgc.locate_errors(self.code, rounded, np.ones(9, bool), key)
+            return (found.wrong == (np.arange(9) == 1)).all()
+
+        assert jax.jit(jax.vmap(is_found))(jax.random.split(KEY, 1000)).all()
 
     def test_two_of_two_is_a_dispute(self):
         code = codes.fractional_repetition(4, num_stragglers=1)
@@ -276,7 +321,7 @@ def test_a_large_part_hides_nobody(zeroed):
     assert bool(found.refused) or bool(found.wrong[zeroed])
 
 
-@pytest.mark.parametrize("size", [1e-30, 1e-20, 1e20, 1e30])
+@pytest.mark.parametrize("size", [1e-35, 1e-20, 1e20, 1e30])
 def test_gradients_of_all_sizes(size):
     for code in (codes.fractional_repetition(4, 3), CODES["cyclic_mds"]):
         gradients = size * jax.random.normal(KEY, (code.num_parts, 3))

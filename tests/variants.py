@@ -27,9 +27,11 @@ VARIANTS = {
     for isa in ("SSE4_2", "AVX", "AVX2", "AVX512")
     for suffix, flags in ((", unoptimised", UNOPTIMISED), (", optimised", ""))
 } | {
+    # Kernels for a small cache crash if they find a large one.
     f"{core}, {threads} BLAS threads": {
         "OPENBLAS_CORETYPE": core,
         "OPENBLAS_NUM_THREADS": threads,
+        "OPENBLAS_L2_SIZE": "512",
     }
     for core in ("Prescott", "Haswell", "Zen", "SkylakeX")
     for threads in "12"

@@ -304,16 +304,15 @@ decoders=[LeastSquares])
 
     @property
     def allows_requests(self) -> bool:
-        """True where workers can be asked for one sum of their messages."""
-        is_plain = self.num_segments == 1 and not self.is_complex
-        return self.messages_per_worker > 1 and is_plain
+        """Returns whether workers can be asked for one sum of their messages."""
+        return self.num_segments == 1 and not self.is_complex
 
     def check_requests(self) -> None:
         """Raises ValueError unless it allows requests."""
         if not self.allows_requests:
             raise ValueError(
-                "requests need a real code of several messages a worker and one "
-                f"segment, such as codes.replicated; got {self}"
+                "requests need a real code of one segment, such as codes.replicated; "
+                f"got {self}"
             )
 
     @staticmethod

@@ -87,8 +87,8 @@ class Decoding:
         num_workers, messages_per_worker): see `jaxwgc.coding.answer_request`.
 
         Raises:
-          ValueError: for codes of one message a worker, with segments, or of complex
-            messages, whose sums do not tell rounding from zeros.
+          ValueError: If the code has segments, or complex messages, whose sums do not
+            tell rounding from zeros.
         """
         code = self.code
         code.check_requests()

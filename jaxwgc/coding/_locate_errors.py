@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from typing import Any
 
 import jax
@@ -17,7 +18,11 @@ from jaxwgc.coding._decoding import check_messages_of
 from jaxwgc.coding._errors._checks import UNCHECKED, parity_checks
 from jaxwgc.coding._errors._in_turn import find_in_turn
 from jaxwgc.coding._errors._location import ErrorLocation
-from jaxwgc.coding._errors._majority import find_copies, find_minorities
+from jaxwgc.coding._errors._majority import (
+    NUM_COLUMNS,
+    find_copies,
+    find_minorities,
+)
 from jaxwgc.coding._errors._projection import project
 from jaxwgc.coding._errors._smoothing import find_by_smoothing
 from jaxwgc.coding._errors._subset_search import find_by_guessing
@@ -104,7 +109,7 @@ class ErrorLocator:
     def _locate(self, messages, mask, key, noise, rounding):
         noise = jnp.maximum(noise, rounding)
         project_key, mix_key = jax.random.split(key)
-        num_columns = 4 if self.copies is not None else 2 * len(self.checks) + 8
+        num_columns = NUM_COLUMNS if self.copies else 2 * len(self.checks) + 8
         rows = project(project_key, messages, num_columns)
         mask = mask & jnp.isfinite(rows).all(1)
         norms = jnp.asarray(self.norms, rows.real.dtype)
@@ -114,6 +119,9 @@ class ErrorLocator:
         median = _median(sizes, mask & (sizes > 0))
         clipped = jnp.minimum(sizes / median, _LARGEST)
         rows *= (clipped / jnp.where(sizes > 0, sizes, 1))[:, None]
+        # Products of tiny entries underflow.
+        tiny = jnp.finfo(norms.dtype).tiny * math.sqrt(messages.shape[1])
+        noise = jnp.maximum(noise, self.code.num_parts * tiny / median)
         noise = noise.astype(norms.dtype)
         if self.copies is None:
             examined = self._by_checks(rows, mask, noise, mix_key)

@@ -93,6 +93,12 @@ def test_decodes_as_its_weights_do():
     np.testing.assert_allclose(decoded.effective_weights, expected * code.target)
 
 
+def test_one_message_on_request():
+    code = jaxwgc.codes.replicated(4, 1, copies=4)
+    requests = jaxwgc.decoding(code, np.arange(4) == 2).requests
+    np.testing.assert_array_equal(requests, (np.arange(4) == 2)[:, None])
+
+
 @pytest.mark.parametrize(
     ("name", "x64"),
     [("replicated", False), ("multi_message", True), ("partial", False)],
@@ -141,11 +147,11 @@ class TestBadInput:
         with pytest.raises(error, match=words):
             replicated(*arguments)
 
-    def test_one_message_on_request(self):
-        code = jaxwgc.codes.uncoded(3)
-        with pytest.raises(ValueError, match="requests need a real code of several"):
+    def test_complex_messages_on_request(self):
+        code = jaxwgc.codes.cyclic_mds(3, num_stragglers=1)
+        with pytest.raises(ValueError, match="requests need a real code of one"):
             _ = jaxwgc.decoding(code, np.ones(3, bool)).requests
-        with pytest.raises(ValueError, match="requests need a real code of several"):
+        with pytest.raises(ValueError, match="requests need a real code of one"):
             jaxwgc.decode_aggregate(code, on_request=True)
 
     def test_decoder_of_another_matrix(self):

@@ -6,8 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# Copies are the same where they differ by no more than so many times the noise.
-_NOISE = 12.0
+# Columns of a projection of copies, so that one of 7e9 errors of twice the size at
+# which copies differ looks smaller than that.
+NUM_COLUMNS = 64
+# Differences of copies up to so many times the noise are noise.
+_NOISE = 4.0
 
 
 def find_copies(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:

@@ -20,7 +20,7 @@ from jaxwgc.distributed.ray._worker import Task, Worker, read, sent
 # Rounds in which a worker is wrong before another process takes its place.
 WRONG_ROUNDS = 3
 # Numbers that stand for a vector in a dispute.
-NUM_COLUMNS = 8
+NUM_COLUMNS = 64
 
 
 class Suspicion:
