@@ -149,6 +149,7 @@ def measure(
 
     def record(choice):
         numbers = choice._asdict() | {
+            "replication": choice.replication,
             "waits_for": choice.waits_for,
             "is_best_of_code": id(choice) in shown,
         }

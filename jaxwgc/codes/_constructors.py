@@ -3,9 +3,11 @@
 import itertools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
+from jaxwgc import _validation
 from jaxwgc.codes._gradient_code import Array, GradientCode
 from jaxwgc.codes._random_matrices import zeros_and_ones
 from jaxwgc.decoders import Decoder
@@ -50,6 +52,19 @@ def shares(loads: np.ndarray, total: int, most: int | None = None) -> np.ndarray
     remaining = total - whole.sum()
     whole[np.argsort(whole - exact, kind="stable")[:remaining]] += 1
     return whole
+
+
+def owned_parts(num_workers: int, num_parts: int, loads: Any) -> np.ndarray:
+    """Returns how many parts each worker owns, in proportion to loads, checked."""
+    loads = _validation.host_array("loads", loads, "real numbers", 1)
+    loads = loads.astype(np.float64)
+    is_valid = np.all(np.isfinite(loads) & (loads >= 0)) and loads.sum() > 0
+    if loads.shape != (num_workers,) or not is_valid:
+        raise ValueError(
+            f"loads must be {num_workers} finite numbers of at least 0, one for each "
+            f"worker, and not all 0; got {loads.tolist()}"
+        )
+    return shares(loads, num_parts)
 
 
 def nearest(

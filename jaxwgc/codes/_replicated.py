@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxwgc import _validation
-from jaxwgc.codes._constructors import shares
+from jaxwgc.codes._constructors import owned_parts
 from jaxwgc.codes._gradient_code import GradientCode
 from jaxwgc.decoders import LeastSquares, OneCopy
 
@@ -64,7 +64,8 @@ def replicated(
     num_parts = num_workers if num_parts is None else num_parts
     num_parts = _validation.check_int("num_parts", num_parts, minimum=1)
     copies = _validation.check_up_to("copies", copies, num_workers=num_workers)
-    sizes = _shares(num_workers, num_parts, loads)
+    loads = np.ones(num_workers) if loads is None else loads
+    sizes = owned_parts(num_workers, num_parts, loads)
     owners = np.arange(num_workers).repeat(sizes)[:, None]
     steps = np.arange(copies)
     holders = (owners - steps) % num_workers
@@ -89,18 +90,3 @@ def replicated(
         messages_per_worker=num_messages,
         required_parts=np.minimum(np.arange(num_messages) + 1, num_held[:, None]),
     )
-
-
-def _shares(num_workers, num_parts, loads):
-    """How many parts each worker owns, by the largest remainders."""
-    if loads is None:
-        loads = np.ones(num_workers)
-    loads = _validation.host_array("loads", loads, "real numbers", 1)
-    loads = loads.astype(np.float64)
-    is_valid = np.all(np.isfinite(loads) & (loads >= 0)) and loads.sum() > 0
-    if loads.shape != (num_workers,) or not is_valid:
-        raise ValueError(
-            f"loads must be {num_workers} finite numbers of at least 0, one for each "
-            f"worker, and not all 0; got {loads.tolist()}"
-        )
-    return shares(loads, num_parts)

@@ -1,29 +1,38 @@
 """No code at all, the baseline."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from jaxwgc import _validation
-from jaxwgc.codes._constructors import code_of_sums, nearest
+from jaxwgc.codes._constructors import code_of_sums, nearest, owned_parts
 from jaxwgc.codes._gradient_code import GradientCode
 from jaxwgc.decoders import Group, LeastSquares, OneStep, Peeling
 
 
-def uncoded(num_workers: int, num_parts: int | None = None) -> GradientCode:
+def uncoded(
+    num_workers: int,
+    num_parts: int | None = None,
+    loads: Sequence[float] | np.ndarray | None = None,
+) -> GradientCode:
     """Every part on one worker, and no straggler is tolerated.
 
-    Worker i holds the i-th run of k / n parts and sends their sum. A straggler's parts
-    are lost; decoding keeps the others as they are, exactly.
+    Worker i holds the i-th run of parts, k / n by default, and sends their sum. A
+    straggler's parts are lost; decoding keeps the others as they are, exactly.
 
     Args:
       num_workers: n, at least 1.
-      num_parts: k, a multiple of n, or None for n.
+      num_parts: k, a multiple of n unless there are loads, or None for n.
+      loads: (n,), how many parts each worker holds, in proportion, such as the speeds
+        of the workers. Rounded so that the sum is k; equal by default.
 
     Returns:
       A real code with entries 0 and 1: B = I where k = n.
 
     Raises:
-      ValueError: where num_workers is less than 1 or does not divide num_parts.
-      TypeError: where the parameters are not ints.
+      ValueError: If num_workers is less than 1 or, without loads, does not divide
+        num_parts; or if loads are not n finite numbers of at least 0, or all 0.
+      TypeError: If an argument has the wrong type.
 
     Example:
       >>> import jaxwgc
@@ -39,7 +48,7 @@ def uncoded(num_workers: int, num_parts: int | None = None) -> GradientCode:
     if num_parts is None:
         num_parts = num_workers
     num_parts = _validation.check_int("num_parts", num_parts, minimum=1)
-    if num_parts % num_workers:
+    if loads is None and num_parts % num_workers:
         nearest_ones = nearest(
             num_parts, lambda other: other % num_workers == 0, minimum=1
         )
@@ -47,8 +56,9 @@ def uncoded(num_workers: int, num_parts: int | None = None) -> GradientCode:
             "num_parts must be a multiple of num_workers; got num_parts = "
             f"{num_parts} and num_workers = {num_workers}; {nearest_ones}"
         )
-    load = num_parts // num_workers
-    assignment = np.eye(num_workers, dtype=bool).repeat(load, axis=1)
+    loads = np.ones(num_workers) if loads is None else loads
+    sizes = owned_parts(num_workers, num_parts, loads)
+    assignment = np.eye(num_workers, dtype=bool).repeat(sizes, axis=1)
     return code_of_sums(
         assignment,
         Group(np.arange(num_workers)[None]),

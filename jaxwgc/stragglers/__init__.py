@@ -10,7 +10,6 @@ dataclasses: what is compiled with one as a static argument serves all that are 
 from jaxwgc.stragglers._bernoulli_slowdown import bernoulli_slowdown
 from jaxwgc.stragglers._combined_delays import affine, markov, unequal_speeds
 from jaxwgc.stragglers._deadline import deadline
-from jaxwgc.stragglers._delayed import busy_round as busy_round
 from jaxwgc.stragglers._delayed import delayed
 from jaxwgc.stragglers._distributions import Distribution
 from jaxwgc.stragglers._empirical import empirical

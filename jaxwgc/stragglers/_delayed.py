@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc import _validation
-from jaxwgc._arrays import array_module
 from jaxwgc._targets import DECODES
 from jaxwgc.stragglers._fastest import fastest
 from jaxwgc.stragglers._inputs import loads_of, made_of_jax
@@ -100,7 +99,7 @@ class delayed(StragglerModel):
             )
         if not is_busy:
             return arrivals, state
-        joined, late, after = busy_round(
+        joined, late, after = _busy_round(
             remaining, times, arrivals.elapsed, arrivals.received
         )
         arrivals = arrivals._replace(joined=joined, late=late)
@@ -147,12 +146,10 @@ class delayed(StragglerModel):
         )
 
 
-def busy_round(
+def _busy_round(
     remaining: Any, times: Any, elapsed: Any, received: Any
 ) -> tuple[Any, Any, Any]:
     """Returns who joins a round, whose last answer comes late in it, and who goes on.
-
-    In NumPy for what plans simulate on the host, otherwise in JAX.
 
     Args:
       remaining: (..., num_workers), for how long workers are busy with the last one.
@@ -164,8 +161,7 @@ def busy_round(
       Bools `joined` and `late` as in `Arrivals`, and how long workers are busy after
       the round: 0 for those who would take forever, since they are replaced.
     """
-    xp = array_module(remaining)
     joined = remaining <= elapsed
-    after = xp.where(joined, remaining + times, remaining) - elapsed
-    is_free = received | ~xp.isfinite(after)
-    return joined, joined & (remaining > 0), xp.where(is_free, 0, after)
+    after = jnp.where(joined, remaining + times, remaining) - elapsed
+    is_free = received | ~jnp.isfinite(after)
+    return joined, joined & (remaining > 0), jnp.where(is_free, 0, after)

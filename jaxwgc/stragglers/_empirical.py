@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc import _validation
+from jaxwgc._pytrees import Static, register
 from jaxwgc.stragglers._combined_delays import chosen_workers, no_workers
 from jaxwgc.stragglers._inputs import loads_of, measured_times
 from jaxwgc.stragglers._types import DelayModel, Stalls
@@ -120,23 +121,26 @@ def empirical(
         # Without a load there is nothing to do.
         table = np.concatenate([np.zeros_like(table[:, :, :1]), table], -1)
         measured_at = np.concatenate([[0.0], measured_at])
-    return _Empirical(table, measured_at, begins_anew, resample, replace)
+    calm = 0.0, np.zeros_like(measured_at)
+    return _Empirical(table, measured_at, *calm, begins_anew, resample, replace)
 
 
+@register
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Empirical(DelayModel):
     """Times (rounds, workers, n) of the loads `known` (n,), and a line between them.
 
-    Beyond the largest of them a worker begins anew, or times are in proportion. With a
-    `stall`, of every time with its probability, they are at least as long as it says.
+    Beyond the largest of them a worker begins anew, or times are in proportion. Of
+    every time with that probability, they are at least as long as `least` (n,) says.
     """
 
     table: np.ndarray
     known: np.ndarray
-    begins_anew: bool
-    resample: str
-    replace: bool
-    stall: tuple[float, Any] = (0.0, 0.0)
+    probability: Any
+    least: np.ndarray
+    begins_anew: Static[bool]
+    resample: Static[str]
+    replace: Static[bool]
 
     def __repr__(self):
         times = self.table[..., -1]
@@ -165,11 +169,10 @@ class _Empirical(DelayModel):
         rounds, workers, state = self._drawn(_validation.check_key(key), state)
         seconds = jnp.asarray(self.table, loads.dtype)[rounds, workers]
         known = jnp.asarray(self.known, loads.dtype)
-        probability, least = self.stall
-        if probability > 0:
+        if _validation.is_traced(self.probability) or self.probability > 0:
             stall_key = jax.random.fold_in(key, 1)
-            is_stalled = jax.random.bernoulli(stall_key, probability, loads.shape)
-            stalled = jnp.maximum(seconds, jnp.asarray(least, seconds.dtype))
+            is_stalled = jax.random.bernoulli(stall_key, self.probability, loads.shape)
+            stalled = jnp.maximum(seconds, jnp.asarray(self.least, seconds.dtype))
             seconds = jnp.where(is_stalled[:, None], stalled, seconds)
         last, end = seconds[:, -1], known[-1]
         if self.begins_anew:
@@ -189,7 +192,7 @@ class _Empirical(DelayModel):
             least = time * self.known
         num_rounds, num_workers, _ = self.table.shape
         probability = min(_RULE_OF_THREE / (num_rounds * num_workers), 1.0)
-        stalled = dataclasses.replace(self, stall=(probability, least))
+        stalled = dataclasses.replace(self, probability=probability, least=least)
         return Stalls(stalled, probability, float(time), num_rounds)
 
     def _drawn(self, key, state):

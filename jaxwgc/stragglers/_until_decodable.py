@@ -12,7 +12,7 @@ from jaxwgc._pytrees import register
 from jaxwgc._targets import DECODES
 from jaxwgc.stragglers._inputs import times_of
 from jaxwgc.stragglers._types import Arrivals
-from jaxwgc.stragglers._waiting_rule import WaitingRule, first_true
+from jaxwgc.stragglers._waiting_rule import WaitingRule
 
 
 @runtime_checkable
@@ -42,6 +42,10 @@ class Decodable(Protocol):
 
     def choose_decoder(self, decoder: Any) -> Any:
         """One that can decode the code."""
+        ...
+
+    def decodable_from(self, times: Any, tolerance: Any, decoder: Any) -> jax.Array:
+        """Returns when messages that come at `times` are enough."""
         ...
 
 
@@ -165,15 +169,9 @@ class UntilDecodable(WaitingRule):
 
         Times may also be those of each message, (num_messages,).
         """
-        num_workers, per_worker = self.code.num_workers, self.code.messages_per_worker
-        if len(times) not in (num_workers, num_workers * per_worker):
-            raise ValueError(
-                "times must have shape (num_workers,) with num_workers = "
-                f"{num_workers} for the code that is waited for; got {times.shape}"
-            )
+        times = self._by_message(times)
         mask = (times <= now) & (times < jnp.inf)
-        messages = mask.repeat(num_workers * per_worker // len(times))
-        return mask.all() | self.code.decodes(messages, self.tolerance, self.decoder)
+        return mask.all() | self.code.decodes(mask, self.tolerance, self.decoder)
 
     def arrivals(self, key: jax.Array, times: jax.typing.ArrayLike) -> Arrivals:
         """Returns the arrivals, by the messages until each of them comes."""
@@ -201,9 +199,16 @@ class UntilDecodable(WaitingRule):
         return jnp.where(share > 0, times[:, None] * share, 0).ravel()
 
     def _end(self, times):
-        """By bisection of the answers."""
-        times = times_of(times)
-        ends = jnp.sort(times)
-        count = jnp.isfinite(times).sum()
-        first = first_true(lambda number: self.is_over(times, ends[number]), count)
-        return jnp.where(first < count, ends[first], jnp.inf)
+        times = self._by_message(times_of(times))
+        enough = self.code.decodable_from(times, self.tolerance, self.decoder)
+        return jnp.minimum(enough, times.max())
+
+    def _by_message(self, times):
+        """Returns times of workers or of messages as those of messages."""
+        num_workers, per_worker = self.code.num_workers, self.code.messages_per_worker
+        if len(times) not in (num_workers, num_workers * per_worker):
+            raise ValueError(
+                "times must have shape (num_workers,) with num_workers = "
+                f"{num_workers} for the code that is waited for; got {times.shape}"
+            )
+        return times.repeat(num_workers * per_worker // len(times))

@@ -1,6 +1,5 @@
 """The base class of waiting rules, which say when a round is over."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -8,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc import _validation
+from jaxwgc._bisection import first_true
 from jaxwgc.stragglers._distributions import Distribution
 from jaxwgc.stragglers._inputs import made_of_jax, times_of
 from jaxwgc.stragglers._types import Arrivals
@@ -132,25 +132,6 @@ class WaitingRule:
         bits = first_true(is_over, jax.lax.bitcast_convert_type(never, kind))
         # Where everyone has answered there is nobody to wait for.
         return jnp.minimum(jax.lax.bitcast_convert_type(bits, times.dtype), last)
-
-
-def first_true(is_true: Callable[[jax.Array], Any], count: jax.Array) -> jax.Array:
-    """Returns the least of 0 ... count - 1 for which it is true, and count if none.
-
-    By bisection: what is true for a number has to be true for those above. The largest
-    is tried first, since rounds that are under way are mostly not over.
-    """
-    # A zero that varies over the same axes of a mesh as the numbers.
-    none = 0 * count
-
-    def halve(carry):
-        low, high, middle = carry
-        is_above = is_true(middle)
-        low, high = jnp.where(is_above, low, middle), jnp.where(is_above, middle, high)
-        return low, high, low + (high - low) // 2
-
-    start = none - 1, count, count - 1
-    return jax.lax.while_loop(lambda carry: carry[0] + 1 < carry[1], halve, start)[1]
 
 
 # The rule is a constant of what is compiled: its NumPy arrays keep their precision.

@@ -5,8 +5,7 @@ from jaxwgc.studies._diagnosis import Diagnosis, diagnose
 from jaxwgc.studies._expected_error import ExpectedError, expected_error
 from jaxwgc.studies._learned_entries import learn_entries
 from jaxwgc.studies._monte_carlo import Summary, monte_carlo, summarize
-from jaxwgc.studies._planning._choice import Choice
-from jaxwgc.studies._planning._judgement import Estimate
+from jaxwgc.studies._planning._choice import Choice, Estimate
 from jaxwgc.studies._planning._plan import plan
 from jaxwgc.studies._planning._plan_results import Plan
 from jaxwgc.studies._straggler_probabilities import straggler_probabilities

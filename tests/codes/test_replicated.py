@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import jaxwgc
 from jaxwgc.codes import replicated
-from jaxwgc.decoders import OneCopy
+from jaxwgc.decoders import Decoder, OneCopy
 from tests.zoo import CODES, gradients_of, like
 
 
@@ -91,6 +91,36 @@ def test_decodes_as_its_weights_do():
         decoded.mask.astype(int) @ (code.encoding_matrix != 0) > 0, 1, 0
     )
     np.testing.assert_allclose(decoded.effective_weights, expected * code.target)
+
+
+@pytest.mark.parametrize("loads", [None, [4, 0, 1, 3]])
+def test_when_parts_are_finished_by_bisection(loads):
+    code = replicated(4, 12, 3, loads)
+    draw = np.random.default_rng(0)
+    times = draw.exponential(size=(50, code.num_messages)).astype(np.float32)
+    times[draw.random(times.shape) < 0.3] = np.inf
+    arrays = code.encoding_matrix, code.segment_targets
+
+    def both(times, tolerance):
+        return [
+            decodable_from(code.decoders[0], *arrays, times, tolerance)
+            for decodable_from in (OneCopy.decodable_from, Decoder.decodable_from)
+        ]
+
+    for tolerance in (1e-3, 0.6):
+        found, expected = jax.jit(jax.vmap(both, (0, None)))(times, tolerance)
+        np.testing.assert_array_equal(found, expected)
+        assert np.isfinite(found).any()
+
+
+def test_uncoded_in_proportion():
+    code = jaxwgc.codes.uncoded(3, 8, loads=[2, 1, 1])
+    np.testing.assert_array_equal(code.parts_per_worker, [4, 2, 2])
+    np.testing.assert_array_equal(code.encoding_matrix.sum(0), np.ones(8))
+    weights = jaxwgc.effective_weights(code, np.array([True, False, True]))
+    np.testing.assert_array_equal(weights, np.arange(8) // 2 != 2)
+    with pytest.raises(ValueError, match="loads must be 3 finite numbers"):
+        jaxwgc.codes.uncoded(3, 8, loads=[1, 2])
 
 
 def test_one_message_on_request():

@@ -1,17 +1,15 @@
-"""The candidates of a plan: codes, and for each how long to wait."""
+"""The choices that a plan judges: codes, and for each how long to wait."""
 
-import dataclasses
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
 
 from jaxwgc import _validation, codes
-from jaxwgc._targets import DECODES
 from jaxwgc.codes import GradientCode
-from jaxwgc.decoders import OneStep
+from jaxwgc.decoders import Lagrange, OneCopy, OneStep
 from jaxwgc.stragglers import (
     StragglerModel,
     WaitingRule,
@@ -21,12 +19,11 @@ from jaxwgc.stragglers import (
     fastest,
     until_decodable,
 )
-from jaxwgc.studies._planning._simulated_rounds import (
-    CANCELLED,
-    SimulatedRounds,
-)
+from jaxwgc.studies._planning._choice import BY_SPEED, UNCODED
+from jaxwgc.studies._planning._simulated_rounds import Drawn
 
-UNCODED = "uncoded"
+# A code and its name.
+Named: TypeAlias = tuple[str, GradientCode]
 # Besides all, and as many as an exact code needs: of the workers, one fewer and
 _SHARES_AWAITED = (0.9, 0.8, 0.65, 0.5)
 # of the times of single workers, those that come by a deadline. The last one bounds
@@ -37,170 +34,114 @@ _SQUARED_ERRORS = (0.05, 0.1, 0.2)
 _ROUNDING = 1e-5
 # Of the parts, finished by somebody.
 _SHARES_COVERED = (0.99, 0.97, 0.9)
+# Ratio of the medians of workers, and deviations of these by chance, from which on they
+# always differ.
+_CHRONIC, _DEVIATIONS = 1.25, 8.0
 # Parts of a worker on request, and of all workers together at most.
 _PARTS_OF_WORKER, _MOST_PARTS = (8, 4, 2), 512
-# Graphs are compiled for every size, and least squares takes time with many workers.
-_GRAPH_REPLICATIONS, _GRAPH_WORKERS = (2, 3), range(8, 101)
-
-
-class Candidate(NamedTuple):
-    """A code and how long to wait.
-
-    Attributes:
-      name: the constructor of the code, or what its user calls it.
-      code: the gradient code.
-      wait: the waiting rule.
-      late: what late workers do, as for `jaxwgc.stragglers.delayed`.
-      memory: whether late answers are remembered, as by `jaxwgc.coded_aggregate`.
-    """
-
-    name: str
-    code: GradientCode
-    wait: WaitingRule
-    late: str = CANCELLED
-    memory: bool = False
-
-    @property
-    def is_exact(self) -> bool:
-        """Returns whether the code guarantees that every round decodes, if it ends."""
-        stragglers = int(np.asarray(self.code.num_stragglers))
-        is_exact = stragglers > 0 or self.name == UNCODED
-        if isinstance(self.wait, fastest):
-            is_exact &= self.wait.num_required >= self.code.num_workers - stragglers
-        else:
-            tolerance = self.wait.tolerance
-            is_exact &= tolerance is not None and tolerance <= DECODES
-        return bool(is_exact)
-
-
-class Entry(NamedTuple):
-    """A code before it is said how long to wait.
-
-    Attributes:
-      name, code: as for `Candidate`.
-      only_exact: it is no good past its tolerance.
-      is_scaled: its entries are to be divided by the share of answers.
-    """
-
-    name: str
-    code: GradientCode
-    only_exact: bool = False
-    is_scaled: bool = False
 
 
 def standard_codes(
-    num_workers: int, replications: Sequence[int], key: jax.Array, exact: bool
-) -> Iterator[Entry]:
+    num_workers: int, replications: Sequence[int], speeds: np.ndarray | None
+) -> Iterator[Named]:
     """Codes by the names of their constructors.
 
     With as many parts as workers, but for those whose finished parts are sent on
-    request.
+    request, and those for workers of unequal speeds.
     """
     few = [parts for parts in _PARTS_OF_WORKER if parts * num_workers <= _MOST_PARTS]
-    per_worker = max(few, default=1)
-    square = num_workers, num_workers
-    yield Entry(UNCODED, codes.uncoded(num_workers))
+    num_parts = num_workers * max(few, default=1)
+    yield UNCODED, codes.uncoded(num_workers)
+    if speeds is not None:
+        yield BY_SPEED, codes.uncoded(num_workers, num_parts, speeds)
+        if max(replications) > 1:
+            code = codes.replicated(num_workers, num_parts, 2, speeds)
+            yield "replicated by speed", code
+            placement = codes.proportional_placement(speeds, num_parts, 2)
+            code = codes.any_placement(jax.random.key(0), placement, 1)
+            yield "any_placement by speed", code
     for copies in replications:
         if copies == 1:
             continue
-        code = codes.replicated(num_workers, num_workers * per_worker, copies)
-        yield Entry("replicated", code)
+        yield "replicated", codes.replicated(num_workers, num_parts, copies)
         if num_workers % copies == 0:
             code = codes.fractional_repetition(num_workers, copies - 1)
-            yield Entry("fractional_repetition", code)
+            yield "fractional_repetition", code
         else:
-            yield Entry("binary", codes.binary(num_workers, copies - 1))
+            yield "binary", codes.binary(num_workers, copies - 1)
             # Of the exact codes that need any n - s answers one; loads are equal.
-            code = codes.reed_solomon(*square, copies)
-            yield Entry("reed_solomon", code, only_exact=True)
-        if exact:
-            continue
-        code_key = jax.random.fold_in(key, copies)
-        code = codes.stochastic(code_key, *square, copies, straggler_probability=0)
-        yield Entry("stochastic", code, is_scaled=True)
-        is_graph = copies in _GRAPH_REPLICATIONS and num_workers in _GRAPH_WORKERS
-        if is_graph and num_workers * copies % 2 == 0:
-            code = codes.regular_graph(code_key, num_workers, copies)
-            yield Entry("regular_graph", code)
+            code = codes.reed_solomon(num_workers, num_workers, copies)
+            yield "reed_solomon", code
+
+
+def speeds_of(drawn: Drawn) -> np.ndarray | None:
+    """Returns speeds (num_workers,) of workers that always differ, or None.
+
+    Medians of so few rounds differ by chance, too.
+    """
+    times = drawn.times[0].reshape(-1, drawn.times.shape[-1])
+    medians = np.median(times, axis=0)
+    if not np.all((medians > 0) & np.isfinite(medians)):
+        return None
+    with np.errstate(divide="ignore"):
+        deviations = np.abs(np.log(times / medians))
+    by_chance = np.median(deviations) * math.sqrt(1 / drawn.num_measured)
+    spread = np.ptp(np.log(medians))
+    is_chronic = spread > max(math.log(_CHRONIC), _DEVIATIONS * by_chance)
+    return 1 / medians if is_chronic else None
 
 
 def standard_rules(
-    entry: Entry, rounds: SimulatedRounds, exact: bool
-) -> Iterator[tuple[WaitingRule, float]]:
-    """Waiting rules for a code, and the share of the workers that answer by them."""
-    code = entry.code
-    num_workers = code.num_workers
+    name: str, drawn: Drawn, code: GradientCode, exact: bool
+) -> Iterator[WaitingRule]:
+    """Waiting rules for a code."""
+    decoder, num_workers = code.choose_decoder(), code.num_workers
     enough = num_workers - int(np.asarray(code.num_stragglers))
-    exact = exact or entry.only_exact
-    if entry.name == "replicated":
-        yield until_decodable(code), 1.0
+    # With one answer too few many a code loses all parts, not some.
+    only_exact = decoder.is_a(Lagrange) or name in (BY_SPEED, "any_placement by speed")
+    exact = exact or only_exact
+    if decoder.is_a(OneCopy):
+        yield until_decodable(code)
         for share in [] if exact else _SHARES_COVERED:
-            yield coverage(code, share), 1.0
+            yield coverage(code, share)
         return
-    copies = np.asarray(code.assignment).sum(0).mean()
+    is_coded = np.asarray(code.assignment).sum() > code.num_parts
     fewer = {math.ceil(share * num_workers) for share in _SHARES_AWAITED}
     fewer = {number for number in {num_workers - 1, *fewer} if 0 < number < enough}
-    if code.num_stragglers or copies == 1:
-        yield fastest(enough), 1.0
+    if code.num_stragglers or not is_coded:
+        yield fastest(enough)
     for number in [] if exact else sorted(fewer, reverse=True):
-        yield fastest(number), number / num_workers
-    if code.num_stragglers and not entry.only_exact:
-        yield until_decodable(code), 1.0
+        yield fastest(number)
+    if code.num_stragglers and not only_exact:
+        yield until_decodable(code)
     if exact:
         return
-    if copies > 1 and not code.choose_decoder().is_a(OneStep):
+    if is_coded and not decoder.is_a(OneStep):
         for squared in _SQUARED_ERRORS:
             # An error that is as large up to rounding passes.
-            yield until_decodable(code, math.sqrt(squared * (1 + _ROUNDING))), 1.0
-    times, shares = rounds.times(code), _SHARES_BY_DEADLINE
-    quantiles = np.quantile(times, shares, method="inverted_cdf")
-    # Each time once.
-    for seconds, share in dict(zip(quantiles, shares)).items():
+            yield until_decodable(code, math.sqrt(squared * (1 + _ROUNDING)))
+    times = drawn.times[drawn.place(code)]
+    quantiles = np.quantile(times, _SHARES_BY_DEADLINE, method="inverted_cdf")
+    for seconds in np.unique(quantiles):
         if 0 < seconds < math.inf:
-            yield deadline(float(seconds)), share
+            yield deadline(float(seconds))
 
 
 def rules_of(
-    entry: Entry, rounds: SimulatedRounds, waiting: Sequence[Any], late: str
-) -> Iterator[tuple[WaitingRule, float]]:
-    """Those that are asked for, checked, with the share of the workers that answer.
+    name: str, drawn: Drawn, code: GradientCode, waiting: Sequence[Any]
+) -> Iterator[WaitingRule]:
+    """Rules that are asked for, checked.
 
     Where there is no code, waiting for all is among them.
     """
-    code = entry.code
     rules: list[Any] = [rule(code) if callable(rule) else rule for rule in waiting]
-    if entry.name == UNCODED:
+    if name == UNCODED:
         rules.insert(0, fastest(code.num_workers))
     for rule in rules:
         hint = ", or a function that gives one for a code"
         _validation.check_instance("waiting", rule, WaitingRule, hint)
         _validation.check_hashable("waiting", rule)
     for rule in dict.fromkeys(rules):
-        model = delayed(rounds.delay, rule)
+        model = delayed(drawn.delay, rule)
         StragglerModel.check("waiting", model, code.loads)
-        # Where nobody answers there is nothing to scale.
-        share = 1.0
-        if entry.is_scaled:
-            share = rounds.in_a_row(code, rule, late).received.mean()
-        yield rule, share or 1.0
-
-
-def candidates_of(
-    entry: Entry, rule: WaitingRule, share: float, late: str, memory: bool
-) -> Iterator[Candidate]:
-    """With the entries of the code divided by the share, where that is to be.
-
-    Where memory is asked for, without a code also the one that remembers those who come
-    after the first.
-    """
-    code = entry.code
-    if entry.is_scaled:
-        matrix = code.encoding_matrix / share
-        code = dataclasses.replace(code, encoding_matrix=matrix)
-    # Workers that send several messages stop between two of them.
-    late = late if code.messages_per_worker == 1 else CANCELLED
-    candidate = Candidate(entry.name, code, rule, late)
-    yield candidate
-    counts = isinstance(rule, fastest) and rule.num_required < code.num_workers
-    if entry.name == UNCODED and memory and counts:
-        yield candidate._replace(memory=True)
+        yield rule

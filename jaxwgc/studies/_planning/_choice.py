@@ -3,11 +3,69 @@
 import math
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from jaxwgc._targets import DECODES
 from jaxwgc.codes import GradientCode
-from jaxwgc.stragglers import DelayModel, StragglerModel, WaitingRule, delayed
-from jaxwgc.studies._planning._candidates import Candidate
-from jaxwgc.studies._planning._judgement import ChoiceStatistics, Estimate
+from jaxwgc.stragglers import (
+    DelayModel,
+    StragglerModel,
+    WaitingRule,
+    delayed,
+    fastest,
+)
+
+# Without a code, and with work in proportion to the speeds of the workers.
+UNCODED, BY_SPEED = "uncoded", "uncoded by speed"
+CANCELLED, BUSY = "cancelled", "busy"
+
+
+class Estimate(NamedTuple):
+    """A number and what is known of it.
+
+    Attributes:
+      value: the number.
+      standard_error: by Monte Carlo; 0 where the value is a closed form, NaN where it
+        is infinite.
+    """
+
+    value: float
+    standard_error: float
+
+
+class RoundStatistics(NamedTuple):
+    """Statistics of the rounds of a choice; arrays are means of groups, (groups,).
+
+    Attributes:
+      seconds: of a step.
+      quantile: of these, 90%.
+      is_closed_form: whether both are.
+      answers: messages that are waited for; on request, sums of them at most.
+      error: squared, over the squared norm of the target.
+      scale: of the effective weights, along the target.
+      scale_square: its square.
+      deviation: mean square of the effective weights around their scale.
+      bias: mean square, over the parts, of the mean deviation of each. A scalar.
+      lasting: the share of the other deviations that does not pass at once. A scalar.
+      correlation: of that share in a round with that in the next. A scalar.
+      remembered: how descent goes with late answers, a row a group; None without.
+    """
+
+    seconds: np.ndarray
+    quantile: Estimate
+    is_closed_form: bool
+    answers: np.ndarray
+    error: np.ndarray
+    scale: np.ndarray
+    scale_square: np.ndarray
+    deviation: np.ndarray
+    bias: float = 0.0
+    lasting: float = 0.0
+    correlation: float = 0.0
+    remembered: Any = None
+
+
+_UNKNOWN = Estimate(math.nan, math.nan)
 
 
 class Choice(NamedTuple):
@@ -24,7 +82,6 @@ class Choice(NamedTuple):
       late: what late workers do, as for `delayed`: `"cancelled"` or `"busy"`.
       memory: whether late answers are remembered, for `jaxwgc.coded_aggregate` or
         `RayCluster.train`.
-      replication: workers that hold a part, mean over the parts.
       step_time: expected time of a step, an `Estimate`.
       step_quantile: the time that 90% of the steps take at most, an `Estimate`.
       stalled_step_time: expected time of a step where workers stall now and then, as
@@ -53,24 +110,23 @@ class Choice(NamedTuple):
     name: str
     code: GradientCode
     wait: WaitingRule
-    late: str
-    memory: bool
-    replication: float
-    step_time: Estimate
-    step_quantile: Estimate
-    stalled_step_time: Estimate
-    is_closed_form: bool
-    decoding_error: Estimate
-    num_answers: float
-    num_bytes: float
-    num_steps: float
-    step_size: float
-    lowest_loss: float
-    time: Estimate
-    stalled_time: Estimate
-    behind: Estimate
-    regret: float
-    rounds: tuple[ChoiceStatistics, ...]
+    late: str = CANCELLED
+    memory: bool = False
+    step_time: Estimate = _UNKNOWN
+    step_quantile: Estimate = _UNKNOWN
+    stalled_step_time: Estimate = _UNKNOWN
+    is_closed_form: bool = False
+    decoding_error: Estimate = _UNKNOWN
+    num_answers: float = math.nan
+    num_bytes: float = math.nan
+    num_steps: float = math.nan
+    step_size: float = math.nan
+    lowest_loss: float = math.nan
+    time: Estimate = _UNKNOWN
+    stalled_time: Estimate = _UNKNOWN
+    behind: Estimate = _UNKNOWN
+    regret: float = math.nan
+    rounds: tuple[RoundStatistics, ...] = ()
 
     def model(self, delay: DelayModel) -> StragglerModel:
         """Returns the straggler model of this choice, for `jaxwgc.coded_aggregate`.
@@ -109,14 +165,26 @@ class Choice(NamedTuple):
         return {"code": self.code, "wait": self.wait, "tolerance": self.tolerance}
 
     @property
+    def replication(self) -> float:
+        """Returns the number of workers that hold a part, mean over the parts."""
+        return float(np.asarray(self.code.assignment).sum(0).mean())
+
+    @property
     def is_coded(self) -> bool:
         """Returns whether there are parts on several workers."""
         return self.replication > 1
 
     @property
-    def candidate(self) -> Candidate:
-        """Returns the candidate, to be judged by other rounds or for another goal."""
-        return Candidate(*(getattr(self, name) for name in Candidate._fields))
+    def is_exact(self) -> bool:
+        """Returns whether the code guarantees that every round decodes, if it ends."""
+        stragglers = int(np.asarray(self.code.num_stragglers))
+        is_exact = stragglers > 0 or self.name in (UNCODED, BY_SPEED)
+        if isinstance(self.wait, fastest):
+            is_exact &= self.wait.num_required >= self.code.num_workers - stragglers
+        else:
+            tolerance = self.wait.tolerance
+            is_exact &= tolerance is not None and tolerance <= DECODES
+        return bool(is_exact)
 
     @property
     def waits_for(self) -> str:

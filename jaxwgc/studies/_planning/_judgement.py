@@ -1,19 +1,21 @@
 """Each choice of a plan judged: its time a step, what it decodes to, steps needed."""
 
 import math
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import scipy.special
 
 from jaxwgc.stragglers import fastest
-from jaxwgc.studies._planning._candidates import Candidate
-from jaxwgc.studies._planning._remembered import FOLLOWED, RememberedDescent
-from jaxwgc.studies._planning._simulated_rounds import (
+from jaxwgc.studies._planning._choice import (
     BUSY,
-    SimulatedRounds,
-    decode,
+    Choice,
+    Estimate,
+    RoundStatistics,
 )
+from jaxwgc.studies._planning._remembered import follow
+from jaxwgc.studies._planning._simulated_rounds import Drawn, simulate
 
 LEVEL = 0.9
 # z-score above which a persistent deviation counts as bias, not as noise.
@@ -29,132 +31,103 @@ _MOST_CORRELATED = 0.98
 _ROUNDING = 1e-12
 
 
-class Estimate(NamedTuple):
-    """A number and what is known of it.
-
-    Attributes:
-      value: the number.
-      standard_error: by Monte Carlo; 0 where the value is a closed form, NaN where it
-        is infinite.
-    """
-
-    value: float
-    standard_error: float
-
-
-class ChoiceStatistics(NamedTuple):
-    """Statistics of a candidate's rounds; arrays are means of groups, (groups,).
-
-    Attributes:
-      seconds: of a step.
-      quantile: of these, 90%.
-      is_closed_form: whether both are.
-      answers: messages that are waited for; on request, sums of them at most.
-      error: squared, over the squared norm of the target.
-      scale: of the effective weights, along the target.
-      scale_square: its square.
-      deviation: mean square of the effective weights around their scale.
-      bias: mean square, over the parts, of the mean deviation of each. A scalar.
-      lasting: the share of the other deviations that does not pass at once. A scalar.
-      correlation: of that share in a round with that in the next. A scalar.
-      remembered: how descent goes with late answers, a row a group; None without.
-    """
-
-    seconds: np.ndarray
-    quantile: Estimate
-    is_closed_form: bool
-    answers: np.ndarray
-    error: np.ndarray
-    scale: np.ndarray
-    scale_square: np.ndarray
-    deviation: np.ndarray
-    bias: float = 0.0
-    lasting: float = 0.0
-    correlation: float = 0.0
-    remembered: RememberedDescent | None = None
+def judge(choices: Sequence[Choice], drawn: Drawn) -> list[RoundStatistics]:
+    """Judges choices: times in closed form if there is one, the rest by simulation."""
+    closed = [_closed_form(choice, drawn.delay) for choice in choices]
+    simulated = [
+        choice
+        for choice, times in zip(choices, closed)
+        if times is None or not choice.is_exact
+    ]
+    rounds = iter(simulate(simulated, drawn))
+    remembered = iter(follow([each for each in choices if each.memory], drawn))
+    return [
+        _closed_statistics(choice, times, drawn)
+        if times is not None and choice.is_exact
+        else _statistics(
+            choice,
+            times,
+            next(rounds),
+            next(remembered) if choice.memory else None,
+            drawn,
+        )
+        for choice, times in zip(choices, closed)
+    ]
 
 
-def judge(candidate: Candidate, rounds: SimulatedRounds) -> ChoiceStatistics:
-    """Times in closed form where order statistics have one; the rest by simulation."""
-    code, wait = candidate.code, candidate.wait
-    is_busy = candidate.late == BUSY and wait != fastest(code.num_workers)
-    loads = np.asarray(code.loads, np.float64)
-    closed = None if is_busy else _closed_form(wait, loads, rounds.law)
-    ones = np.ones(rounds.num_runs)
-    weights: tuple[Any, ...] = 0 * ones, ones, ones, 0 * ones
+def _closed_statistics(choice, times, drawn):
+    """Returns statistics of exact rounds whose times have a closed form."""
+    ones = np.ones(drawn.num_runs)
+    answers = choice.wait.num_required * ones
+    if not choice.code.allows_requests:
+        answers *= choice.code.messages_per_worker
+    seconds, quantile = times[0] * ones, times[1]
+    return RoundStatistics(
+        seconds, quantile, True, answers, 0 * ones, ones, ones, 0 * ones
+    )
+
+
+def _statistics(choice, times, rounds, remembered, drawn):
+    """Returns statistics of simulated rounds."""
 
     def by_group(values):
-        return values.reshape(rounds.num_runs, -1).mean(1)
+        return values.reshape(drawn.num_runs, -1).mean(1, dtype=np.float64)
 
-    if closed is not None and candidate.is_exact:
-        assert isinstance(wait, fastest)
-        answers = wait.num_required
-        if not code.allows_requests:
-            answers *= code.messages_per_worker
-        return ChoiceStatistics(
-            closed[0] * ones, closed[1], True, answers * ones, *weights
-        )
-    answers, remembered = None, None
-    if is_busy or candidate.memory:
-        followed = FOLLOWED if candidate.memory else 0
-        each = rounds.in_a_row(code, wait, candidate.late, followed)
-        elapsed, mask = each.elapsed.ravel(), each.received.reshape(-1, len(loads))
-        if candidate.memory:
-            remembered = RememberedDescent.of(code, each)
-            answers = by_group(each.received.sum(2) + each.late.sum(2))
-    else:
-        elapsed, mask = rounds.end(code, wait)
-    if closed is None:
+    if times is None:
+        elapsed = rounds.elapsed.astype(np.float64)
         seconds, quantile = by_group(elapsed), _quantile(elapsed, by_group)
     else:
-        seconds, quantile = closed[0] * ones, closed[1]
-    if not candidate.is_exact:
-        weights = _decoded(candidate, mask, rounds, by_group)
-    if code.allows_requests:
-        # One sum of each worker that has finished something.
-        mask = mask.reshape(len(mask), code.num_workers, -1).any(2)
-    if answers is None:
-        answers = by_group(mask.sum(1))
-    judged = ChoiceStatistics(seconds, quantile, closed is not None, answers, *weights)
+        seconds, quantile = times[0] * np.ones(drawn.num_runs), times[1]
+    ones = np.ones(drawn.num_runs)
+    weights: tuple[Any, ...] = 0 * ones, ones, ones, 0 * ones
+    if not choice.is_exact:
+        weights = _decoded(choice, rounds, drawn, by_group)
+    answers = by_group(rounds.num_answers)
+    if choice.memory:
+        answers += by_group(rounds.num_late)
+    is_closed_form = times is not None
+    judged = RoundStatistics(seconds, quantile, is_closed_form, answers, *weights)
     return judged._replace(remembered=remembered)
 
 
-def _decoded(candidate, mask, rounds, by_group):
+def _decoded(choice, rounds, drawn, by_group):
     """The last fields of the statistics: what the messages that came decode to."""
-    target = np.asarray(candidate.code.target, np.float64)
-    weights, errors = decode(candidate.code, mask)
+    target = np.asarray(choice.code.target, np.float64)
+    weights = rounds.effective_weights.reshape(-1, len(target)).astype(np.float64)
     scale = weights @ target / (target @ target)
     deviations = weights - scale[:, None] * target
     deviations /= math.sqrt(np.mean(target**2))
-    num_runs = rounds.num_runs if rounds.has_state else 1
+    num_runs = drawn.num_runs if drawn.has_state else 1
     bias, lasting, correlation = _persistent(
-        deviations, num_runs, rounds.num_measured, candidate.code.num_workers
+        deviations, num_runs, drawn.num_measured, choice.code.num_workers
     )
     deviation = by_group(np.mean(deviations**2, axis=1))
-    if rounds.has_stalls:
+    if drawn.has_stalls:
         # Neither is a bias ruled out that the rounds of a trace may hide by chance.
         num_parts = deviations.shape[1]
         hidden = scipy.special.chdtri(num_parts, _UNSEEN) / num_parts
-        bias += float(deviation.mean()) * hidden / rounds.num_measured
+        bias += float(deviation.mean()) * hidden / drawn.num_measured
     return (
-        by_group(errors),
+        by_group(rounds.error),
         by_group(scale),
         by_group(scale**2),
         deviation,
         bias,
         # Who is late in a round often is in the next, too, if nobody stops it.
-        lasting if rounds.has_state or candidate.late == BUSY else 0.0,
+        lasting if drawn.has_state or choice.late == BUSY else 0.0,
         correlation,
     )
 
 
-def _closed_form(wait, loads, law):
-    """Mean time and its quantile where there is one, or None."""
-    of_one = law(float(loads[0])) if np.all(loads == loads[0]) else None
-    if of_one is None:
+def _closed_form(choice, delay):
+    """Mean time and its quantile if there are formulas of them, or None."""
+    wait, loads = choice.wait, np.asarray(choice.code.loads, np.float64)
+    is_busy = choice.late == BUSY and wait != fastest(len(loads))
+    law = None if is_busy or np.ptp(loads) else delay.law(float(loads[0]))
+    if law is None:
         return None
-    mean = wait.expected_time(of_one, len(loads))
-    quantile = wait.time_quantile(of_one, len(loads), LEVEL)
+    mean = wait.expected_time(law, len(loads))
+    quantile = wait.time_quantile(law, len(loads), LEVEL)
     return None if mean is None or quantile is None else (mean, Estimate(quantile, 0.0))
 
 

@@ -10,29 +10,27 @@ import numpy as np
 from jaxwgc import _validation
 from jaxwgc._targets import DECODES
 from jaxwgc.codes import GradientCode
-from jaxwgc.stragglers import DelayModel, WaitingRule
+from jaxwgc.stragglers import DelayModel, WaitingRule, fastest
 from jaxwgc.studies._planning._candidates import (
-    Entry,
-    candidates_of,
+    Named,
     rules_of,
+    speeds_of,
     standard_codes,
     standard_rules,
 )
-from jaxwgc.studies._planning._choice import Choice
+from jaxwgc.studies._planning._choice import BUSY, CANCELLED, UNCODED, Choice
 from jaxwgc.studies._planning._judgement import judge
 from jaxwgc.studies._planning._plan_results import Plan
 from jaxwgc.studies._planning._ranking import ranked_choices
-from jaxwgc.studies._planning._simulated_rounds import (
-    BUSY,
-    CANCELLED,
-    SimulatedRounds,
-)
+from jaxwgc.studies._planning._simulated_rounds import Drawn
 from jaxwgc.studies._planning._steps_to_target import Goal
 
 # A waiting rule, or what gives one for a code.
 RuleLike: TypeAlias = WaitingRule | Callable[[GradientCode], WaitingRule]
 # Rounds are averaged in so many groups, whose scatter gives the standard errors.
 _NUM_GROUPS = 20
+# Of each group, so that few of them begin with no worker busy.
+_FEWEST_ROUNDS = 50
 # Where none are asked for.
 _MOST_COPIES = 4
 
@@ -81,10 +79,9 @@ def plan(
     gradients are at the optimum, `heterogeneity`, and are 0 where all parts agree.
     A scale that all weights share is left to the step.
 
-    **Memory.** With `coded_aggregate(memory=True)` an old message stands for who is
-    late. So nothing is lost, but gradients are old in part: steps are those of descent
-    with messages as old as in the simulated rounds, until all have answered once with
-    fewer of them. Ask about codes by `choices=[choice._replace(memory=True)]`.
+    **Memory.** With `coded_aggregate(memory=True)` an old message stands in for a late
+    one. No part is lost, but gradients are old in part: steps are those of a simulation
+    of this aggregator. Ask about codes by `choices=[choice._replace(memory=True)]`.
 
     **What was not seen.** What a trace of m times does not show has, with 95%, a
     probability of up to 3 / m. So choices are judged by a trace as it is and with
@@ -95,11 +92,12 @@ def plan(
     Args:
       delay: the delay model, such as `jaxwgc.stragglers.empirical` of measured times.
       num_workers: n, at least 1.
-      key: PRNG key of either kind, of the rounds and of random codes.
+      key: PRNG key of either kind, of the rounds.
       replications: copies d of every part that are tried, from 1 to n; by default up to
         4. Without a code always: it is one of the choices.
       codes: in the place of the standard codes, codes of one's own by their names, each
-        as a whole. Not traced. Those with costly decoders take seconds to compile.
+        as a whole. Not traced. Other decoders than those of the standard codes take
+        seconds to compile.
       choices: in the place of both, choices of another plan, to be judged with this
         delay model or goal.
       waiting: the waiting rules that are tried, also of one's own; in the place of one
@@ -112,7 +110,8 @@ def plan(
         and waiting for the first so many. Asked for, since a short trace does not say
         how old the answers may get where times have heavy tails.
       exact: only choices whose gradient is exact in every round.
-      num_rounds: that are simulated, at least 40; rounded up to a multiple of 20.
+      num_rounds: that are simulated, at least 40; rounded up to a multiple of 20 that
+        is at least 1,000.
       target: the loss above its minimum that is to be reached, over that of the start;
         between 0 and 1.
       condition: the largest curvature over the smallest, at least 1.
@@ -183,38 +182,48 @@ def plan(
     _validation.check_choice("late", late, (CANCELLED, BUSY))
     if _validation.check_bool("memory", memory) and late == CANCELLED:
         raise ValueError('memory must be False with late="cancelled": nobody is late')
-    round_key, code_key = jax.random.split(key)
-    length = -(-num_rounds // _NUM_GROUPS)
+    length = max(-(-num_rounds // _NUM_GROUPS), _FEWEST_ROUNDS)
     stalls = delay.stalls(float(tail))
     num_measured = stalls.num_rounds if stalls else math.inf
     delays = [delay, stalls.delay] if stalls and stalls.time > 0 else [delay]
-    options = round_key, _NUM_GROUPS, length, num_measured
-    simulated = [
-        SimulatedRounds(each, num_workers, *options, each is not delay)
-        for each in delays
-    ]
-    choices = _listed("choices", choices)
-    if choices is not None:
-        candidates = _of_choices(choices, num_workers)
-    else:
+    keys = jax.random.split(key, (_NUM_GROUPS, length))
+
+    def draw(each, named):
+        own = [code for _, code in named]
+        return Drawn.of(each, own, keys, num_measured, each is not delay)
+
+    chosen = _listed("choices", choices)
+    if chosen is None:
+        equal = draw(delay, standard_codes(num_workers, (), None))
         replications = _listed("replications", replications)
-        entries = _entries(num_workers, replications, codes, code_key, exact)
-        candidates = [
-            candidate
-            for entry in entries
-            for rule in (
-                standard_rules(entry, simulated[0], exact)
-                if waiting is None
-                else rules_of(entry, simulated[0], waiting, late)
-            )
-            for candidate in candidates_of(entry, *rule, late, memory and not exact)
-        ]
+        named = _named_codes(num_workers, replications, codes, speeds_of(equal))
+    else:
+        named = _checked_choices(chosen, num_workers)
+    drawn = [draw(each, named) for each in delays]
+    if chosen is None:
+        chosen = []
+        for name, code in named:
+            if waiting is None:
+                rules = standard_rules(name, drawn[0], code, exact)
+            else:
+                rules = rules_of(name, drawn[0], code, waiting)
+            # Workers that send several messages stop between two of them.
+            stop = code.messages_per_worker > 1
+            own = [
+                Choice(name, code, rule, CANCELLED if stop else late) for rule in rules
+            ]
+            chosen += own
+            if name == UNCODED and memory and not exact:
+                everyone = fastest(num_workers)
+                counts = [each for each in own if isinstance(each.wait, fastest)]
+                late_too = [each for each in counts if each.wait != everyone]
+                chosen += [each._replace(memory=True) for each in late_too]
+    rounds = zip(*(judge(chosen, each) for each in drawn))
     judged = [
-        (candidate, tuple(judge(candidate, rounds) for rounds in simulated))
-        for candidate in candidates
+        choice._replace(rounds=own) for choice, own in zip(chosen, rounds, strict=True)
     ]
     if exact:
-        judged = [pair for pair in judged if pair[1][0].error.mean() <= DECODES**2]
+        judged = [each for each in judged if each.rounds[0].error.mean() <= DECODES**2]
     return Plan(
         choices=tuple(ranked_choices(judged, goal, num_parameters * bytes_per_number)),
         **goal._asdict(),
@@ -236,8 +245,8 @@ def _listed(name, values):
     return values
 
 
-def _entries(num_workers, replications, codes, key, exact):
-    """The codes that are judged; one with load 1 always among them."""
+def _named_codes(num_workers, replications, codes, speeds) -> list[Named]:
+    """Returns the codes that are judged, uncoded workers first."""
     if codes is None:
         if replications is None:
             replications = range(1, min(num_workers, _MOST_COPIES) + 1)
@@ -245,27 +254,27 @@ def _entries(num_workers, replications, codes, key, exact):
             _validation.check_up_to("replications", copies, num_workers=num_workers)
             for copies in replications
         ]
-        return list(standard_codes(num_workers, copies, key, exact))
+        return list(standard_codes(num_workers, copies, speeds))
     if replications is not None:
         raise ValueError("replications are for the standard codes; got codes, too")
     _validation.check_instance("codes", codes, Mapping, " of codes by their names")
-    entries = list(standard_codes(num_workers, (), key, exact))
+    named = list(standard_codes(num_workers, (), None))
     for name, code in codes.items():
         GradientCode.check(code)
         name = str(name)
         _validation.check_concrete(f"codes[{name!r}]", code, "rounds are simulated")
         _check_workers(f"codes[{name!r}]", code, num_workers)
-        entries.append(Entry(name, code))
-    return entries
+        named.append((name, code))
+    return named
 
 
-def _of_choices(choices, num_workers):
-    """Candidates that another plan had."""
+def _checked_choices(choices, num_workers) -> list[Named]:
+    """Returns the codes of the choices of another plan."""
     for number, choice in enumerate(choices):
         _validation.check_instance(f"choices[{number}]", choice, Choice)
         _check_workers(f"choices[{number}].code", choice.code, num_workers)
         _check_late(f"choices[{number}]", choice)
-    return [choice.candidate for choice in choices]
+    return [(choice.name, choice.code) for choice in choices]
 
 
 def _check_late(name, choice):

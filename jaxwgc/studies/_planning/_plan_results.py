@@ -4,8 +4,10 @@ import math
 import textwrap
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from jaxwgc.stragglers import Stalls, fastest
-from jaxwgc.studies._planning._choice import Choice, short
+from jaxwgc.studies._planning._choice import BY_SPEED, UNCODED, Choice, short
 from jaxwgc.studies._planning._ranking import ranked_choices
 from jaxwgc.studies._planning._steps_to_target import Goal
 
@@ -106,9 +108,8 @@ class Plan(NamedTuple):
             self.heterogeneity if heterogeneity is None else heterogeneity,
             self.num_workers,
         )
-        judged = [(choice.candidate, choice.rounds) for choice in self.choices]
         size = self.num_parameters * self.bytes_per_number
-        choices = tuple(ranked_choices(judged, goal, size))
+        choices = tuple(ranked_choices(self.choices, goal, size))
         return self._replace(choices=choices, **goal._asdict())
 
     @property
@@ -142,12 +143,25 @@ def _answer(plan):
         coded = (choice for choice in plan.choices if choice.is_coded)
         others = {"The best code": next(coded, None)}
     others["Waiting for all"] = _waiting_for_all(plan)
+    by_speed = _first(plan, lambda choice: choice.name == BY_SPEED)
+    if by_speed is not None:
+        yield _moved(by_speed, _waiting_for_all(plan))
     told = [best]
     yield f"{'Code' if best.is_coded else 'Do not code'}: {best}."
     for name, choice in others.items():
         if choice is not None and not any(choice is each for each in told):
             yield f"{name}: {choice}, {_behind(choice, best, plan)}."
             told.append(choice)
+
+
+def _moved(by_speed, everyone):
+    """Returns what it gives to move work to faster workers, before any code."""
+    faster = everyone.step_time.value / by_speed.step_time.value
+    loads = " ".join(f"{load:.2g}" for load in np.asarray(by_speed.code.loads))
+    return (
+        f"Work in proportion to speed makes steps {faster:.2g} times as fast without a "
+        f"code: loads {loads}."
+    )
 
 
 def _behind(choice, best, plan):
@@ -192,10 +206,13 @@ def _unseen(plan):
 def _waiting_for_all(plan):
     """Returns the choice that everyone knows: no code, and no one ignored."""
     everyone = fastest(plan.num_workers)
-    for choice in plan.choices:
-        if not choice.is_coded and choice.wait == everyone:
-            return choice
-    return None
+    return _first(
+        plan, lambda choice: choice.name == UNCODED and choice.wait == everyone
+    )
+
+
+def _first(plan, is_meant):
+    return next(filter(is_meant, plan.choices), None)
 
 
 def _table(plan):

@@ -7,25 +7,22 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxwgc.studies._planning import _steps_to_target
-from jaxwgc.studies._planning._candidates import Candidate
-from jaxwgc.studies._planning._choice import Choice
-from jaxwgc.studies._planning._judgement import ChoiceStatistics, Estimate
+from jaxwgc.studies._planning._choice import Choice, Estimate, RoundStatistics
 from jaxwgc.studies._planning._remembered import RememberedDescent
 from jaxwgc.studies._planning._steps_to_target import Goal, Weights
 
 
 def ranked_choices(
-    judged: Sequence[tuple[Candidate, tuple[ChoiceStatistics, ...]]],
-    goal: Goal,
-    gradient_bytes: float,
+    judged: Sequence[Choice], goal: Goal, gradient_bytes: float
 ) -> list[Choice]:
     """The one of least regret first, which is the fastest where all is judged once.
 
-    Candidates are judged without stalls and, where those are not ruled out, with them.
+    Choices have the statistics of their rounds, without stalls and, where those are
+    not ruled out, with them.
     """
     each = [
         _to_target(statistics, goal)
-        for statistics in zip(*(rounds for _, rounds in judged), strict=True)
+        for statistics in zip(*(choice.rounds for choice in judged), strict=True)
     ]
     calm, stalled = each[0], each[-1]
     regret = np.max([needed.regret for needed in each], axis=0)
@@ -35,25 +32,18 @@ def ranked_choices(
     )
     best = calm.times[order[0]]
 
-    def choice(index):
-        candidate, rounds = judged[index]
-        code = candidate.code
+    def filled(index):
+        choice, rounds = judged[index], judged[index].rounds
         answers = float(rounds[0].answers.mean())
-        length = 1 / code.num_segments
-        return Choice(
-            name=candidate.name,
-            code=code,
-            wait=candidate.wait,
-            late=candidate.late,
-            memory=candidate.memory,
-            replication=float(np.asarray(code.assignment).sum(0).mean()),
+        length = 1 / choice.code.num_segments
+        return choice._replace(
             step_time=_jackknife(calm.seconds[index]),
             step_quantile=rounds[0].quantile,
             stalled_step_time=_jackknife(stalled.seconds[index]),
             is_closed_form=rounds[0].is_closed_form,
             decoding_error=_jackknife(_leave_one_out(rounds[0].error)),
             num_answers=answers,
-            num_bytes=(code.num_workers + answers * length) * gradient_bytes,
+            num_bytes=(choice.code.num_workers + answers * length) * gradient_bytes,
             num_steps=float(calm.steps[index, 0]),
             step_size=float(calm.step[index]),
             lowest_loss=float(calm.lowest[index]),
@@ -61,10 +51,9 @@ def ranked_choices(
             stalled_time=_jackknife(stalled.times[index]),
             behind=_difference(calm.times[index], best),
             regret=float(regret[index]),
-            rounds=rounds,
         )
 
-    return [choice(index) for index in order]
+    return [filled(index) for index in order]
 
 
 class _ToTarget(NamedTuple):
@@ -89,7 +78,7 @@ class _ToTarget(NamedTuple):
         return self.times[:, 0] / least - 1
 
 
-def _to_target(judged: Sequence[ChoiceStatistics], goal: Goal) -> _ToTarget:
+def _to_target(judged: Sequence[RoundStatistics], goal: Goal) -> _ToTarget:
     """Standard errors are those of the jackknife.
 
     Numbers are computed from all groups of rounds, in column 0, and without each.
@@ -112,7 +101,7 @@ def _to_target(judged: Sequence[ChoiceStatistics], goal: Goal) -> _ToTarget:
     return _ToTarget(step, steps, seconds, times, lowest)
 
 
-def _weights(judged: ChoiceStatistics) -> Weights:
+def _weights(judged: RoundStatistics) -> Weights:
     """For the model of the steps."""
     scale, square = _leave_one_out(judged.scale), _leave_one_out(judged.scale_square)
     deviation = _leave_one_out(judged.deviation)
