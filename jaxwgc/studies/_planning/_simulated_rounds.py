@@ -32,12 +32,8 @@ _TIME_ROUNDING = 1e-6
 _NUM_FAMILIES = 2
 # Copies of a part on request.
 _MOST_COPIES = 4
-# It runs for milliseconds and compiles for seconds.
-_compiled = functools.partial(
-    jax.jit,
-    static_argnums=0,
-    compiler_options={"xla_backend_optimization_level": 0},
-)
+# For what runs for milliseconds and compiles for seconds.
+_UNOPTIMISED = {"xla_backend_optimization_level": 0}
 
 
 class Drawn(NamedTuple):
@@ -263,7 +259,7 @@ def closed(kind: Any, arrays: Sequence[Any]) -> Any:
     return kind.unflatten(arrays) if is_tree else kind
 
 
-@_compiled
+@functools.partial(jax.jit, static_argnums=0, compiler_options=_UNOPTIMISED)
 def _draw(kind, arrays, keys, loads):
     """Times (runs, rounds, num_workers), of keys (runs, rounds)."""
     delay = closed(kind, arrays)
