@@ -70,7 +70,7 @@ def test_columns_that_repeat_have_smaller_weights_than_lagrange():
 
 
 @pytest.mark.parametrize(
-    ("size", "method"), [((12, 12, 2), "polynomials"), ((30, 8, 20), "random_rows")]
+    ("size", "method"), [((12, 12, 2), "polynomials"), ((50, 20, 29), "random_rows")]
 )
 def test_the_better_conditioned_method(size, method):
     held = random_assignment(np.random.default_rng(0), *size)
@@ -171,6 +171,6 @@ def test_float32_of_fifty_workers(method):
     """No worse than the prototypes of random placements with nine stragglers."""
     held = ~random_patterns(50, 10, 50).T
     code = any_placement(KEY, held, 9, method)
-    errors = decoding_error(code, random_patterns(50, 9, 100))
-    assert np.median(np.sqrt(errors / 50)) < 2e-6
-    assert np.sqrt(errors.max() / 50) < 1e-4
+    errors = np.sqrt(decoding_error(code, random_patterns(50, 9, 1000)) / 50)
+    assert np.median(errors) < 2e-6
+    assert np.quantile(errors, 0.99) < 1e-4

@@ -125,7 +125,7 @@ def test_map_over_masks_and_codes():
 class TestBatchesOfParts:
     """Parts that workers hold by the batch are peeled by the batch."""
 
-    code = jaxwgc.codes.batch_raptor(jax.random.key(6), 7, 15, batch_size=3, c=0.5)
+    code = jaxwgc.codes.batch_raptor(jax.random.key(6), 7, 15, batch_size=3, c=1.0)
 
     def test_parts_of_a_batch_have_one_fate(self, x64):
         found = jax.jit(jaxwgc.effective_weights)(self.code, MASKS)

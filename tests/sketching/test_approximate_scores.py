@@ -35,7 +35,7 @@ def cases():
         "heavy tails": gaussian / random.standard_normal((NUM_ROWS, 1)),
         "spikes": spikes,
         "groups": groups,
-        "ill-conditioned": mixed,
+        "ill-conditioned": mixed.astype(np.float32),
         "rank-deficient": deficient,
         "repeated rows": np.tile(gaussian[:1000], (4, 1)),
     }
@@ -49,25 +49,25 @@ def exact_scores(matrix):
     return np.sum(left[:, values > 1e-6 * values[0]] ** 2, axis=1)
 
 
-def shares(case, epsilon, num_keys=2):
-    """The share of rows within 1 ± epsilon, for every key."""
-    matrix = cases()[case].astype(np.float32)
-    exact = exact_scores(matrix)
-    result = []
-    for seed in range(num_keys):
-        key = jax.random.key(seed)
-        scores = np.asarray(approximate_leverage_scores(key, matrix, epsilon))
-        assert np.isfinite(scores).all() and np.all((scores >= 0) & (scores <= 1))
-        close = np.abs(scores - exact) <= epsilon * exact + 1e-6
-        result.append(float(close.mean()))
-    return np.array(result)
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def scores_of_keys(key, matrix, num_keys=200, epsilon=0.5):
+    keys = jax.random.split(key, num_keys)
+    return jax.vmap(lambda key: approximate_leverage_scores(key, matrix, epsilon))(keys)
 
 
 @pytest.mark.parametrize(
     ("case", "epsilon"), [("gaussian", 0.3), *((case, 0.5) for case in cases())]
 )
-def test_99_percent_of_rows_are_within_epsilon(case, epsilon):
-    assert shares(case, epsilon).min() >= 0.99
+def test_within_epsilon_with_a_probability_of_99_percent(case, epsilon):
+    exact = exact_scores(cases()[case])
+    # Rows of one group miss together, so that the mean needs more draws.
+    num_draws = 20 if case == "groups" else 1
+    shares = []
+    for key in jax.random.split(jax.random.key(0), num_draws):
+        scores = np.asarray(scores_of_keys(key, cases()[case], 10, epsilon))
+        assert np.isfinite(scores).all() and np.all((scores >= 0) & (scores <= 1))
+        shares.append(np.mean(np.abs(scores - exact) <= epsilon * exact + 1e-6))
+    assert np.mean(shares) >= 0.99
 
 
 def test_projections_for_many_columns():
@@ -89,12 +89,6 @@ def test_degrees_of_freedom_follow_the_chi_square_law():
         law = scipy.stats.chi2(number)
         misses = law.cdf(number * (1 - epsilon)) + law.sf(number * (1 + epsilon))
         assert 0.003 < misses < 0.0065
-
-
-@jax.jit
-def scores_of_keys(key, matrix):
-    keys = jax.random.split(key, 200)
-    return jax.vmap(lambda key: approximate_leverage_scores(key, matrix))(keys)
 
 
 @pytest.mark.parametrize("kind", ["gaussian", "wine", "a direction of its own"])

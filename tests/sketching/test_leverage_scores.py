@@ -109,9 +109,11 @@ def test_rcond_cuts_the_same_directions(method):
     values = np.full(NUM_COLUMNS, 1.0)
     values[-3:] = 3e3**-0.3, 3e3**-0.7, 1 / 3e3
     left = np.linalg.qr(random.standard_normal((2, NUM_ROWS, NUM_COLUMNS))[1])[0]
-    right = np.linalg.qr(random.standard_normal((NUM_COLUMNS,) * 2))[0]
+    # Columns of equal norm, so that equilibration leaves the singular values alone.
+    rotation = np.linalg.qr(random.standard_normal((3, 3)))[0]
+    right = np.kron(scipy.linalg.hadamard(4) / 2, rotation)
     matrix = ((left * values) @ right).astype(np.float32)
-    for rcond, rank in [(0.2, 9), (1.4e-2, 10), (8e-4, 11), (1e-6, 12)]:
+    for rcond, rank in [(0.3, 9), (1.8e-2, 10), (1.1e-3, 11), (1e-6, 12)]:
         expected, expected_rank, condition = reference(matrix, rcond)
         assert expected_rank == rank
         scores = sketching.leverage_scores(matrix, method, rcond=rcond)

@@ -113,7 +113,18 @@ def hard_cases():
         pairs += [(matrix, exact), (matrix, exact + size * noise)]
         pairs += [(matrix, exact + 1e-2 * size * noise)]
         pairs += [(matrix, size * (weakest + 0.1 * noise))]
+    # In float32 the last direction is cut off; but the shortest θ, in units of columns
+    # of which every third is twice the others, has more of it than of the one before.
+    basis = np.linalg.qr(gaussian)[0]
+    turn = np.array([[0, 0, 1], [0.5**0.5, 0.5**0.5, 0], [0.5**0.5, -(0.5**0.5), 0]])
+    right = np.kron(scipy.linalg.hadamard(4) / 2, turn) * np.tile([1, 2, 1], 4)
+    matrix = basis * np.append(np.ones(NUM_COLUMNS - 2), [7e-6, 7e-7]) @ right
+    pairs += [(matrix, basis[:, [0, -2, -1]] @ [1, part, 1]) for part in (-0.02, 0.02)]
     return tuple(np.stack(arrays) for arrays in zip(*pairs))
+
+
+def streamed(key, matrix, target):
+    return sketching.streaming_least_squares(key, lambda: [(matrix, target)])
 
 
 @pytest.mark.parametrize(
@@ -123,6 +134,7 @@ def hard_cases():
         # A square Gaussian matrix, nearly: its condition multiplies what rounding does.
         ({"sketch_size": 13}, 0.7, True),
         ({"sketch_size": 12, "embedding": row_sampling}, 0.4, False),
+        ({}, 0.8, False),
     ],
 )
 def test_never_converged_with_a_wrong_answer(x64, options, least):
@@ -131,7 +143,9 @@ def test_never_converged_with_a_wrong_answer(x64, options, least):
     matrices, targets = (array.astype(dtype) for array in hard_cases())
     cases = zip(map(jax.random.key, range(len(targets))), matrices, targets)
     with jax.enable_x64(x64):
-        if "method" in options:
+        if not options:
+            solve_case = streamed
+        elif "method" in options:
             solve_case = functools.partial(solve, options["method"])
         else:
             solve_case = jax.jit(
@@ -141,15 +155,16 @@ def test_never_converged_with_a_wrong_answer(x64, options, least):
     rcond = (4 + NUM_COLUMNS**0.5) * float(np.finfo(dtype).eps)
     # Lengths in so small a sketch are off by a factor.
     most = (1e-8 if x64 else 1e-4) * (2 if "sketch_size" in options else 1)
-    assert np.mean(result.converged) >= least
-    for case in np.flatnonzero(result.converged):
-        solution = result.solution[case]
-        assert np.isfinite(solution).all()
-        # By rounding, and in sketches, what is next to the cut-off mixes with the rest.
-        promised = truncated_residual(matrices[case], targets[case], 4 * rcond)
-        size = np.linalg.norm(targets[case].astype(float))
-        excess = residual(matrices[case], targets[case], solution) - promised
-        assert excess <= most * size, case
+    # By rounding, and in sketches, what is next to the cut-off mixes with the rest.
+    excess = np.array(
+        [
+            residual(*case) - truncated_residual(*case[:2], 4 * rcond)
+            for case in zip(matrices, targets, result.solution)
+        ]
+    )
+    is_right = excess <= most * np.linalg.norm(targets.astype(float), axis=1)
+    assert is_right[result.converged].all(), np.flatnonzero(~is_right)
+    assert np.mean(result.converged[is_right]) >= least
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -217,7 +232,9 @@ def test_history_falls_to_the_residual_and_stays(with_x64, method):
     history = np.asarray(result.residual_history)
     assert history.shape == (50,)
     np.testing.assert_allclose(history[0], np.linalg.norm(target), rtol=1e-14)
-    assert np.all(np.diff(history) <= 1e-13 * history[0])
+    # Where θ is long, rounding of Xθ is all that the last steps change.
+    rounding = np.finfo(float).eps * np.linalg.norm(matrix)
+    assert np.diff(history).max() <= 10 * rounding * np.linalg.norm(result.solution)
     last = int(result.num_iterations)
     assert np.all(history[last:] == history[last])
     np.testing.assert_allclose(

@@ -20,8 +20,8 @@ from jaxwgc.sketching._scores._leverage_scores import leverage_scores
 # meet in one of them do no harm; with 1 or 2 they do.
 _NUM_NONZEROS = 4
 
-# The chance of a row to miss epsilon by the Gaussian matrix. It is half of what is
-# asked for, so that 99% of rows are near in every draw where rows are of many
+# The probability of a row to miss epsilon by the Gaussian matrix. It is half of what is
+# asked for, so that 99% of rows are near in nearly every draw if they are of many
 # directions.
 _MISSES = 0.005
 
@@ -36,7 +36,7 @@ def approximate_leverage_scores(
     epsilon: float = 0.5,
     rcond: jax.typing.ArrayLike | None = None,
 ) -> jax.Array:
-    """Returns leverage scores within a factor of 1 ± epsilon for 99% of the rows.
+    """Returns leverage scores, each within 1 ± epsilon with a probability of 99%.
 
     X is multiplied from the left by a sparse random matrix of signs with a few times p
     rows; the R factor of this sketch, in place of that of X, gives the scores as row
@@ -64,10 +64,10 @@ def approximate_leverage_scores(
 
     Returns:
       (N,), each in [0, 1]. Each that is not 0 is within 1 ± epsilon of the exact one
-      with a probability of 99%, and so are 99% of those of many directions; rows of one
-      direction miss together. Beside this there are the rounding errors of
-      `leverage_scores`, and singular values near the cut-off of the rank, which the
-      sketch may see on the other side of it.
+      with a probability of 99%. Rows of many directions miss independently, so that
+      about 99% of them are within it; rows of one direction miss together. Beside this
+      there are the rounding errors of `leverage_scores`, and singular values near the
+      cut-off of the rank, which the sketch may see on the other side of it.
       With a NaN or infinity in a traced matrix, all are NaN.
 
     Raises:

@@ -99,10 +99,14 @@ def levelled(known: Gram, is_wanted: jax.Array) -> Gram:
         levels, _ = state
         number = levels.number
         is_open = index >= number
-        rows = _LevelledRows(known, levels._replace(number=jnp.int32(num_columns)))
-        matrix = rows.sum(
-            lambda block: gram(jnp.where(is_open, lax.stop_gradient(block), 0))
-        )
+
+        def gram_in(directions: jax.Array) -> jax.Array:
+            tried = _Levels(directions, levels.starts, jnp.int32(num_columns))
+            return _LevelledRows(known, tried).sum(
+                lambda block: gram(jnp.where(is_open, lax.stop_gradient(block), 0))
+            )
+
+        matrix = gram_in(levels.directions)
         total = jnp.trace(matrix)
         # Settled directions get the smallest eigenvalues, and so come last.
         eigenvalues, vectors = jnp.linalg.eigh(
@@ -113,6 +117,11 @@ def levelled(known: Gram, is_wanted: jax.Array) -> Gram:
         directions = jnp.where(is_open & (total > 0), turned, levels.directions)
         is_new = is_open & (eigenvalues > WELL_CONDITIONED * eigenvalues[number])
         number += jnp.sum(is_new, dtype=jnp.int32)
+        # The other eigenvectors contain more of the new ones than rounding: remove it.
+        matrix = gram_in(directions)
+        shares = matrix / jnp.diagonal(matrix)[:, None]
+        shares = jnp.where(is_new[:, None] & (index >= number), shares, 0)
+        directions -= product(directions, shares)
         starts = jnp.where(index >= number, number, levels.starts)
         return _Levels(directions, starts, number), total > 0
 

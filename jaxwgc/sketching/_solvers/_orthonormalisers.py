@@ -73,11 +73,15 @@ class Orthonormaliser(NamedTuple):
 
     def null_vector(self, key: jax.Array) -> jax.Array:
         """Draws a vector of the null space of what was factored."""
-        vector = jax.random.normal(key, self.scale.shape, self.scale.dtype)
+        return self.cut_off(jax.random.normal(key, self.scale.shape, self.scale.dtype))
+
+    def cut_off(self, vectors: jax.Array) -> jax.Array:
+        """Returns the parts (..., p) of vectors that were cut off."""
         # Twice, so that rounding in the first leaves nothing of V behind.
         for _ in range(2):
-            vector = vector - product(self.vectors, product(vector, self.vectors))
-        return vector
+            kept = product(product(vectors, self.vectors), self.vectors.T)
+            vectors = vectors - kept
+        return vectors
 
     def is_complete(
         self, matrix: Matrix, key: jax.Array, rcond: jax.Array
@@ -173,6 +177,10 @@ class ColumnScaling(NamedTuple):
     def shortest(self, solution: jax.Array) -> jax.Array:
         """Returns a solution as it is: iterations from zero add no null space."""
         return solution
+
+    def cut_off(self, vectors: jax.Array) -> jax.Array:
+        """Returns zeros: nothing is cut off."""
+        return jnp.zeros_like(vectors)
 
     def backward_error(
         self, solution: jax.Array, in_range: jax.Array, squared: jax.Array

@@ -212,7 +212,10 @@ class Refinement(NamedTuple):
         eps = jnp.finfo(part.dtype).eps
         # Below the rounding of Xθ, nothing is known of the residual.
         rounding = 4 * eps * self.factors.norm * jnp.linalg.norm(state.solution)
-        is_low = self._is_shortest(jnp.hypot(part, rounding), state)
+        # The shortest θ has a part in what was cut off: it may lengthen the residual.
+        longer = -2 * product(self.factors.cut_off(state.solution), state.gradient)
+        squared = part**2 + rounding**2 + jnp.maximum(longer, 0)
+        is_low = self._is_shortest(jnp.sqrt(squared), state)
         # Where the gradient is all rounding, nothing may be left to see but this.
         growth = 1 + 2 * eps**0.5
         return is_low & (state.squared <= growth * jnp.sum(self.target**2))

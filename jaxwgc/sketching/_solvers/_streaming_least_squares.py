@@ -191,7 +191,10 @@ class _System:
         """Returns whether no residual can be much shorter, whatever rounding hides."""
         size = self.norm * np.linalg.norm(state.solution / self.scale, axis=0)
         rounding = 4 * float(jnp.finfo(dtype).eps) * size
-        part = np.hypot(np.linalg.norm(self.in_range(state), axis=0), rounding)
+        in_range = np.sum(self.in_range(state) ** 2, axis=0)
+        hidden = self.scale * self.factors.cut_off((state.solution / self.scale).T).T
+        longer = -2 * np.sum(hidden * state.gradient, axis=0)
+        part = np.sqrt(in_range + rounding**2 + np.maximum(longer, 0))
         # In units of y, since squares of small residuals vanish in float32.
         unit = np.where(norms_of_y > 0, norms_of_y, 1)
         arrays = (part / unit, state.squared / unit**2, norms_of_y / unit)

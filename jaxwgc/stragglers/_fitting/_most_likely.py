@@ -64,6 +64,15 @@ class Kind(NamedTuple):
             number = 2 * number + 1 + self.in_order
         return number + (num_workers - 1) * self.has_speeds
 
+    def least_weight(self, num_workers: int) -> int:
+        """Returns how many times a state is fitted to, at least.
+
+        The likelihood has no bound where a state shrinks to a single time, or speeds
+        move one time of each worker to the same place.
+        """
+        number = len(self.parameters) + len(self.form.bounds)
+        return self.has_slow_state * (2 * number + num_workers * self.has_speeds)
+
     def most_likely(self, measured: Measured, start: Model | None = None) -> Model:
         """The model of largest likelihood, or one near it, from `start` on."""
         step = -(-measured.times.size // _ENOUGH)
@@ -142,8 +151,8 @@ def _component(measured, weights, kind, start):
     family, form = kind.family, kind.form
     flat = [array.ravel() for array in measured]
     whole_weight = float(np.sum(weights * measured.is_whole))
-    if np.max(weights * measured.is_whole) < NO_WEIGHT:
-        assert start is not None
+    least_weight = kind.least_weight(measured.times.shape[1])
+    if start is not None and whole_weight < least_weight:
         return start
     weights = weights.ravel()
     num_rounds = len(measured.times)
