@@ -226,8 +226,9 @@ def straggler_report(
     - `"since round r"`: A CUSUM test finds a change of y. After it, the worker is at
       least 5% slower than the median worker, and before it y was less than a third.
     - `"chronic"`: The median of y is significantly above that of a slowdown of 1.05.
-    - `"intermittent"`: The worker takes more than 1.5 or 3 times its usual time more
-      often than the other workers, or a power law fitted to their times, explain.
+    - `"intermittent"`: At least twice, the worker takes more than 1.5 or 3 times its
+      usual time, and more often than the other workers, or a power law fitted to their
+      times, explain.
     - `"steady"`: None of these was shown.
 
     If all workers are alike, a report names any of them with a probability of at most
@@ -440,4 +441,5 @@ def _p_stalls(above: np.ndarray, count: np.ndarray) -> np.ndarray:
     tail = 0.1 * np.exp(-beyond / np.maximum(others(excess), 1e-12)[:, None])
     explained = np.maximum(others(is_stalled.mean(0)), tail)
     p_values = special.bdtrc(num_stalls - 1, count[:, None], explained)
-    return len(_STALLS) * p_values.min(1)
+    # A single stall may be one that all workers have as seldom.
+    return len(_STALLS) * np.where(num_stalls > 1, p_values, 1).min(1)
