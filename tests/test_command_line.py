@@ -102,7 +102,7 @@ def test_plot_and_plan(tmp_path, capsys, monkeypatch):
             "worker,step,seconds\na,one,2\n",
             "row 2, column step must be a number; got 'one'",
         ),
-        ("a.jsonl", "[1, 2]\n[1, x]\n[1, 2]\n", "line 2 column 4"),
+        ("a.jsonl", "[1, 2]\n[1, x]\n[1, 2]\n", "line 2 column 5"),
         ("a.jsonl", '[1, 2]\n[1, "x"]\n', "row 2, column 2 must be a number; got 'x'"),
         ("a.jsonl", "[1, 2]\n3\n", "row 2 must have 2 columns; got 3"),
         ("a.txt", "1,2\n", "FILE must be .csv, .jsonl, .npy or .npz; got a.txt"),
