@@ -177,8 +177,8 @@ def tabulate(numbers: Numbers) -> ResultTable:
 
     return ResultTable.of_records(
         f"One straggler of {NUM_WORKERS} workers whose times vary by {NOISE:.0%}: "
-        "share of traces in which its kind is named right and in which another worker is "
-        "named, for independent rounds and for an autocorrelation of "
+        "traces in which its kind is named right and in which another worker is named, "
+        "for independent rounds and for an autocorrelation of "
         f"{CORRELATIONS[1]}; time lost to it, over that of a round without it",
         show,
         numbers["rows"],
