@@ -37,62 +37,67 @@ def read_trace(
     if path.suffix not in (".csv", ".jsonl"):
         raise ValueError(f"FILE must be .csv, .jsonl, .npy or .npz; got {path.name}")
     lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
-    header: list[str] = []
+    first_line, names = 1, []
     if path.suffix == ".csv":
-        rows: list[Any] = [*csv.reader(lines)]
+        rows = [*csv.reader(lines)]
         if rows and not any(map(_is_number, rows[0])):
-            header = [name.strip() for name in rows[0]]
-            rows[0] = None
+            first_line, names = 2, [name.strip() for name in rows.pop(0)]
     else:
         # Read as one list, so that errors name the line.
         rows = json.loads("[" + ",\n".join(lines) + "]")
-        header = [*dict.fromkeys(key for row in rows for key in _keys(row))]
-        rows = [[*map(row.get, header)] if _keys(row) else row for row in rows]
-    columns = header or [f"{place + 1}" for place in range(len(rows[0]) if rows else 0)]
-    numbered = [(line, row) for line, row in enumerate(rows, 1) if row is not None]
-    for line, row in numbered:
-        if not isinstance(row, list) or len(row) != len(columns):
-            raise ValueError(f"row {line} must have {len(columns)} columns; got {row}")
-    if {*_LONG_FORM} <= {*columns}:
-        return _long_form(numbered, [columns.index(name) for name in _LONG_FORM])
-    first = int(bool(header) and header[0].lower() in _INDEX)
+        objects = [row for row in rows if isinstance(row, dict)]
+        names = [*dict.fromkeys(key for row in objects for key in row)]
+        rows = [_cells(row, names) for row in rows]
+    columns = names or [*map(str, range(1, 1 + max(map(len, rows[:1]), default=0)))]
+    for line, row in enumerate(rows, first_line):
+        if len(row) != len(columns):
+            raise ValueError(
+                f"row {line} must have {len(columns)} columns; got {len(row)}"
+            )
+    if {*_LONG_FORM} <= {*names}:
+        places = [names.index(name) for name in _LONG_FORM]
+        return _long_form([[row[at] for at in places] for row in rows], first_line)
+    first = int(bool(names) and names[0].lower() in _INDEX)
     table = [
         [_time(cell, line, name) for name, cell in [*zip(columns, row)][first:]]
-        for line, row in numbered
+        for line, row in enumerate(rows, first_line)
     ]
-    return np.array(table), header[first:] or None
+    return np.array(table), names[first:] or None
 
 
 def _long_form(
-    rows: Sequence[tuple[int, list[Any]]], places: Sequence[int]
+    rows: Sequence[Sequence[Any]], first_line: int
 ) -> tuple[np.ndarray, list[str]]:
-    """Returns a row per step and a column per worker of the long form, NaN in gaps."""
-    found: dict[tuple[float, str], tuple[int, float]] = {}
-    for line, row in rows:
-        step, worker, seconds = (row[place] for place in places)
+    """Returns a row per step and a column per worker, NaN in gaps."""
+    found: dict[tuple[float, str], tuple[float, int]] = {}
+    for line, (step, worker, seconds) in enumerate(rows, first_line):
         key = _number(step, line, "step"), str(worker).strip()
         if key in found:
             raise ValueError(
-                f"row {line} must differ from row {found[key][0]} in step or worker; "
+                f"row {line} must differ from row {found[key][1]} in step or worker; "
                 f"got step {step} and worker {worker}"
             )
-        found[key] = line, _time(seconds, line, "seconds")
+        found[key] = _time(seconds, line, "seconds"), line
     steps = sorted({step for step, _ in found})
     names = sorted({name for _, name in found}, key=lambda name: (len(name), name))
-    gap = 0, np.nan
-    table = [[found.get((step, name), gap)[1] for name in names] for step in steps]
+    gap = (np.nan,)
+    table = [[found.get((step, name), gap)[0] for name in names] for step in steps]
     return np.array(table), names
 
 
-def _keys(row: Any) -> list[str]:
-    return [*row] if isinstance(row, dict) else []
+def _cells(row: Any, names: Sequence[str]) -> list[Any]:
+    """Returns the cells of a row of JSON: of a list, of an object, or a single one."""
+    if isinstance(row, dict):
+        return [*map(row.get, names)]
+    return row if isinstance(row, list) else [row]
 
 
 def _is_number(cell: str) -> bool:
     try:
-        return np.isreal(float(cell))
+        float(cell)
     except ValueError:
         return False
+    return True
 
 
 def _number(cell: Any, line: int, column: str) -> float:

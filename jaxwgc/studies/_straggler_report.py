@@ -51,11 +51,10 @@ class StragglerReport(NamedTuple):
         as the median worker, (workers,).
       time_lost_error: Half of the width of its 95% interval, (workers,).
       missing: Number of rounds without a response, int (workers,).
-      change_round: First round after the likeliest change of speed, int (workers,). -1
-        if it was not tested.
+      change_round: First round after the likeliest change of speed, int (workers,).
       slowdown_after: Median slowdown from this round on, (workers,).
       change_p_value: Significance of this change, corrected for the number of tests in
-        the report, (workers,).
+        the report, (workers,). 1 for a worker with fewer than 8 responses.
       num_rounds: Number of rounds.
       round_time: Mean time until the last response of a round.
       mean_time: Mean time of all workers.
@@ -122,25 +121,20 @@ class StragglerReport(NamedTuple):
         chronic, stalling = self.kinds == "chronic", self.kinds == "intermittent"
         broken = np.char.startswith(self.kinds, "since")
         broken |= chronic & (chronic.sum() == 1)
-        options = [(self.round_time, "")]
-        for text, which in (
-            ("Check or replace", broken),
-            ("Wait for fewer workers than all because of", stalling),
-        ):
-            options.append((self.replaced_time(which), f"{text} {named(which)}"))
-        if chronic.any():
-            text = f"Give work in proportion to speed, less to {named(chronic)}"
-            options.append((self.proportional_time(), text))
-        time, text = min(options)
+        replaced = self.replaced_time
+        less_work = self.proportional_time() if chronic.any() else self.round_time
+        time, text = min(
+            (replaced(broken), f"Check or replace {named(broken)}"),
+            (replaced(stalling), f"Wait for fewer, since {named(stalling)} may stall"),
+            (less_work, f"Give work in proportion to speed, less to {named(chronic)}"),
+        )
         less, ratio = 1 - time / self.round_time, self.round_time / self.median_time
         if less > _WORTH:
             times = f"{time:.3g} instead of {self.round_time:.3g} ({less:.0%} less)"
             return f"{text}: a round would take {times}."
         text = "Nothing to gain"
         if self.lost_share > _WORTH_WAITING:
-            text = (
-                "Wait for fewer workers than all, since another one is last each time"
-            )
+            text = "Wait for fewer workers, since another one is last each time"
         return f"{text}: a round takes {ratio:.2f} times as long as its median worker."
 
     def __str__(self) -> str:
@@ -149,13 +143,13 @@ class StragglerReport(NamedTuple):
             order = order[: np.clip((self.kinds != "steady").sum(), 5, _NUM_ROWS)]
         rows = [("worker", "kind", "slowdown [95%]", "last in", "time lost", "missing")]
         for i in order:
-            is_since = self.kinds[i].startswith("since")
+            is_since = str(self.kinds[i]).startswith("since")
             after = f" ({self.slowdown_after[i]:.2f})" if is_since else ""
             low, high = self.slowdown_interval[:, i]
             slowdown = f"{self.slowdown[i]:.2f} [{low:.2f}, {high:.2f}]"
             lost = f"{self.time_lost[i]:.3g} ± {self.time_lost_error[i]:.2g}"
             numbers = slowdown, f"{self.last[i]:.0%}", lost, str(self.missing[i])
-            rows.append((self.names[i], self.kinds[i] + after, *numbers))
+            rows.append((str(self.names[i]), str(self.kinds[i]) + after, *numbers))
         widths = [max(map(len, column)) for column in zip(*rows)]
         table = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
         num_workers = len(self.names)
@@ -166,9 +160,8 @@ class StragglerReport(NamedTuple):
             f"worker: {self.median_time:.3g}. Time lost: {self.lost_share:.1%}."
         )
         advice = f"{self.advice} jaxwgc.plan compares waiting rules and codes."
-        if self.missing.any():
-            advice += f" {self.missing.sum()} responses are missing: a round counts as"
-            advice += " over with the last response that came."
+        if missing := self.missing.sum():
+            advice += f" {missing} responses are missing: rounds end with the last."
         lines = textwrap.fill(totals, 80), "", *table, "", textwrap.fill(advice, 80)
         return "\n".join(lines)
 
@@ -179,10 +172,9 @@ class StragglerReport(NamedTuple):
             for name, value in self._asdict().items()
             if not name.startswith("sampled")
         }
+        text = json.dumps(fields | {"advice": self.advice})
         # JSON has neither NaN nor infinity.
-        return json.loads(
-            json.dumps(fields | {"advice": self.advice}), parse_constant=lambda _: None
-        )
+        return json.loads(text, parse_constant=lambda _: None)
 
     def plot(self) -> Any:
         """Draws slowdowns by round and worker, and the time lost to each worker.
@@ -285,19 +277,21 @@ def straggler_report(
         raise ValueError("times must have at least one response; got none")
     table = table if len(rounds) == num_rounds else table[rounds]
     medians, means, errors = _means(table)
-    totals, last, lost = np.split(means, [3, 3 + num_workers])
+    round_time, mean_time, median_time = map(float, means[:3])
     places = np.linspace(0, len(rounds) - 1, min(len(rounds), _NUM_SAMPLED)).astype(int)
     medians, times = medians[places], table[places]
     times[np.isinf(times)] = np.nan
     return StragglerReport(
         names=labels,
-        last=last,
-        time_lost=lost,
+        last=means[3 : 3 + num_workers],
+        time_lost=means[-num_workers:],
         time_lost_error=errors[-num_workers:],
         missing=missing,
         num_rounds=num_rounds,
-        **dict(zip(("round_time", "mean_time", "median_time"), totals.tolist())),
-        lost_share=float(1 - totals[2] / totals[0]),
+        round_time=round_time,
+        mean_time=mean_time,
+        median_time=median_time,
+        lost_share=1 - median_time / round_time,
         sampled_times=times,
         sampled_medians=medians,
         **_kinds(np.log(times / medians[:, None]), rounds[places]),
@@ -398,12 +392,12 @@ def _change(logs: np.ndarray) -> tuple[np.ndarray, ...]:
     ends = median - bound, median + bound
     clipped = np.clip(logs, *ends)
     sums = np.nancumsum(clipped - _mean(clipped), 0)
-    edge = len(logs) // 20 + 1
-    row = np.arange(len(logs))[:, None]
-    # Least squares: shares of rows before and after make up for short parts.
-    weighted = (np.abs(sums) / np.sqrt((row + 1) * (len(logs) - row)))[edge - 1 : -edge]
-    place = weighted.argmax(0) + edge
-    is_before = row < place
+    # Least squares, at least a twentieth of the rows from both ends.
+    length, edge = len(logs), len(logs) // 20 + 1
+    places = np.arange(edge, length - edge + 1)[:, None]
+    squares = sums[places[:, 0] - 1] ** 2 / (places * (length - places))
+    place = squares.argmax(0) + edge
+    is_before = np.arange(length)[:, None] < place
     first, second = np.where([is_before, ~is_before], logs, np.nan)
     levels = _mean(np.clip(first, *ends)), _mean(np.clip(second, *ends))
     rest = clipped - np.where(is_before, *levels)

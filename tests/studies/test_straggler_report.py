@@ -167,9 +167,9 @@ WIDE = np.random.default_rng(2).exponential(size=(300, 10))
         (with_workers(2, 1, 2, 7), "Give work in proportion to speed, less to workers"),
         (
             with_workers(STALLS, 7),
-            "Wait for fewer workers than all because of worker 7",
+            "Wait for fewer, since worker 7 may stall: ",
         ),
-        (WIDE, "Wait for fewer workers than all, since "),
+        (WIDE, "Wait for fewer workers, since "),
         (gone(with_workers(2, 1)), "Check worker 7: no response in up to 100 of 300"),
     ],
 )
