@@ -86,7 +86,7 @@ benchmark: $(STAMPS)/experiments
 # Every number in the README and the documentation, measured anew with all runs.
 measure: $(STAMPS)/experiments
 	@echo "About 110 minutes on two cores, which nothing else should use."
-	@for name in mnist linear-regression figure2 codes sketching weights plan delays time slow-workers \
+	@for name in mnist linear-regression figure2 codes sketching weights report plan delays time slow-workers \
 	  wrong-answers benchmark cluster chaos wrong-workers; do \
 	  $(BIN)/python -m experiments $$name --out docs/results || exit; \
 	done

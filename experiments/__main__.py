@@ -23,6 +23,7 @@ from experiments.delays.against_the_clock import time
 from experiments.delays.models import delays
 from experiments.delays.planning import plan
 from experiments.delays.slow_workers import slow_workers
+from experiments.delays.straggler_reports import report
 from experiments.errors.wrong_answers import wrong_answers
 from experiments.paper.figure2 import figure2
 from experiments.paper.linear_regression import linear_regression
@@ -42,6 +43,7 @@ EXPERIMENTS: dict[str, Callable[..., None]] = {
     "figure2": figure2,
     "codes": codes,
     "sketching": sketching,
+    "report": report,
     "plan": plan,
     "delays": delays,
     "time": time,

@@ -45,7 +45,15 @@ from jaxwgc.coding import (
 )
 from jaxwgc.gradients import decoded_value_and_grad, partial_value_and_grad
 from jaxwgc.sketching import partition
-from jaxwgc.studies import Plan, Summary, monte_carlo, plan, summarize
+from jaxwgc.studies import (
+    Plan,
+    StragglerReport,
+    Summary,
+    monte_carlo,
+    plan,
+    straggler_report,
+    summarize,
+)
 
 __version__ = "0.1.0"
 
@@ -57,6 +65,7 @@ __all__ = [
     "ErrorLocation",
     "GradientCode",
     "Plan",
+    "StragglerReport",
     "Summary",
     "block_leverage_aggregate",
     "check_step",
@@ -82,6 +91,7 @@ __all__ = [
     "plan",
     "sampled_value_and_grad",
     "sketching",
+    "straggler_report",
     "stragglers",
     "studies",
     "summarize",

@@ -332,3 +332,26 @@ def host_array(name: str, value: Any, kind: str, num_axes: int) -> np.ndarray:
     if not np.isfinite(array).all():
         raise ValueError(f"{name} must be finite; got {array}")
     return array
+
+
+def measured_times(times: Any, least_rounds: int = 1) -> np.ndarray:
+    """Measured times in float64, checked; infinity for missing responses.
+
+    Not a copy if nothing has to be changed.
+    """
+    table = concrete_array("times", times, "real numbers")
+    if table.ndim not in (2, 3) or len(table) < least_rounds or not table.size:
+        raise ValueError(
+            "times must have shape (rounds, workers) or (rounds, workers, parts), with "
+            f"at least {least_rounds} rounds; got {table.shape}"
+        )
+    table = table.astype(np.float64, copy=False)
+    if np.isnan(table).any():
+        table = np.where(np.isnan(table), np.inf, table)
+    if np.any(table <= 0):
+        place = np.unravel_index(np.argmax(table <= 0), table.shape)
+        raise ValueError(
+            "times must be positive, and NaN or infinity if there was no response; got "
+            f"{table[place]} at {[*map(int, place)]}"
+        )
+    return table

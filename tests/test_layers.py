@@ -18,7 +18,7 @@ ROOMS = {
     "block_leverage": "decoders stragglers sketching codes coding gradients aggregate",
     "checks": "decoders stragglers sketching codes coding gradients aggregate",
     "studies": "decoders stragglers codes coding",
-    "distributed": "decoders stragglers codes coding gradients aggregate",
+    "distributed": "decoders stragglers codes coding gradients aggregate studies",
 }
 KNOWS = {room: set(others.split()) for room, others in ROOMS.items()}
 

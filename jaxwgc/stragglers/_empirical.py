@@ -10,7 +10,7 @@ import numpy as np
 from jaxwgc import _validation
 from jaxwgc._pytrees import Static, register
 from jaxwgc.stragglers._combined_delays import chosen_workers, no_workers
-from jaxwgc.stragglers._inputs import loads_of, measured_times
+from jaxwgc.stragglers._inputs import loads_of
 from jaxwgc.stragglers._types import DelayModel, Stalls
 
 RESAMPLE = ("rounds", "workers", "cells")
@@ -75,7 +75,7 @@ def empirical(
       of a series); Hanley, Lippman-Hand, "If nothing goes wrong, is everything all
       right?", 1983 (the rule of three).
     """
-    table = measured_times(times)
+    table = _validation.measured_times(times)
     if measured_at is not None:
         measured_at = _validation.host_array(
             "measured_at", measured_at, "real numbers", 1
@@ -91,7 +91,7 @@ def empirical(
                 f"rounds, workers); got {measured_at} and times {table.shape}"
             )
         # Loads take the place of parts.
-        table = np.moveaxis(table, 0, -1)
+        table = np.moveaxis(table, 0, -1).copy()
     _validation.check_choice("resample", resample, RESAMPLE)
     _validation.check_bool("replace", replace)
     worker_loads = np.asarray(loads, np.float64)

@@ -28,23 +28,6 @@ def times_of(times: Any, name: str = "times") -> jax.Array:
     return jnp.where(times >= 0, times, jnp.nan)
 
 
-def measured_times(times: Any, least_rounds: int = 1) -> np.ndarray:
-    """Measured times in float64, checked; infinity where no answer came."""
-    table = _validation.concrete_array("times", times, "real numbers")
-    if table.ndim not in (2, 3) or len(table) < least_rounds or not table.size:
-        raise ValueError(
-            "times must have shape (rounds, workers) or (rounds, workers, parts), with "
-            f"at least {least_rounds} rounds; got {table.shape}"
-        )
-    table = np.where(np.isnan(table), np.inf, table.astype(np.float64))
-    if np.any(table <= 0):
-        raise ValueError(
-            "times must be positive, and NaN or infinity where no answer came; got "
-            f"{table.min()}"
-        )
-    return table
-
-
 @contextlib.contextmanager
 def made_of_jax(name: str) -> Iterator[None]:
     """For calls of what users have written, which may ask tracers for their values."""

@@ -9,6 +9,7 @@ from jaxwgc.studies._planning._choice import Choice, Estimate
 from jaxwgc.studies._planning._plan import plan
 from jaxwgc.studies._planning._plan_results import Plan
 from jaxwgc.studies._straggler_probabilities import straggler_probabilities
+from jaxwgc.studies._straggler_report import StragglerReport, straggler_report
 from jaxwgc.studies._worst_pattern import worst_pattern
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Estimate",
     "ExpectedError",
     "Plan",
+    "StragglerReport",
     "Summary",
     "adversarial",
     "diagnose",
@@ -25,6 +27,7 @@ __all__ = [
     "learn_entries",
     "plan",
     "straggler_probabilities",
+    "straggler_report",
     "summarize",
     "worst_pattern",
 ]

@@ -17,6 +17,7 @@ from jaxwgc.distributed.ray._messages import Answer, Layout
 from jaxwgc.distributed.ray._slots import Timeouts, WorkerSlot
 from jaxwgc.distributed.ray._trace import filled, mark_lost
 from jaxwgc.distributed.ray._worker import Started
+from jaxwgc.studies import straggler_report
 
 ray = pytest.importorskip("ray")
 
@@ -188,12 +189,27 @@ def test_losses_and_returns_are_a_line_each(simulated, caplog):
     assert levels == ["WARNING", "WARNING", "INFO", "INFO", "WARNING", "INFO"]
 
 
-def test_live_shows_who_is_ready(capsys):
+def test_live_shows_who_is_ready_and_who_is_slow(capsys):
+    """Without a table of steps first, and then with the report of the trace."""
     slots = [WorkerSlot(worker, lambda worker: None) for worker in range(2)]
     slots[1].node = "elsewhere"
-    with _training.live_table(3, 2, lambda: slots):
+    times = np.array([[1.0, 3.0], [1.1, 3.0]] * 8)
+    shown = 16, 2, lambda: slots, lambda: straggler_report(times)
+    with _training.live_table(*shown):
         pass
     assert "1 of 2 workers are ready" in capsys.readouterr().out
+    received = np.ones(2, bool)
+    progress = types.SimpleNamespace(
+        state=types.SimpleNamespace(step=1),
+        round=types.SimpleNamespace(times=times[0], received=received),
+        loss=1.0,
+    )
+    with _training.live_table(*shown) as show:
+        for _ in range(8):
+            show(progress)
+    text = capsys.readouterr().out
+    assert "chronic" in text and "2.86" in text
+    assert "Check or replace worker 1: " in " ".join(text.split())
 
 
 def test_last_spare_is_said(simulated, caplog):

@@ -15,7 +15,7 @@ import optax
 import psutil
 import pytest
 
-from jaxwgc import codes, stragglers
+from jaxwgc import codes, stragglers, studies
 from jaxwgc.distributed import RayCluster
 from tests.distributed import ray_coordinator, ray_processes
 
@@ -46,7 +46,7 @@ def test_training_is_that_of_one_process(tmp_path):
             checkpoint_every=20,
             live=True,
         )
-        trace = cluster.trace()
+        trace, report = cluster.trace(), cluster.report()
         # Another call begins anew.
         twice = cluster.train(optimizer, PARAMS, 2)
     assert twice.step == 2
@@ -71,6 +71,7 @@ def test_training_is_that_of_one_process(tmp_path):
     assert [progress.state.step for progress in seen] == list(range(1, 51))
     assert seen[-1].loss < seen[0].loss
     assert trace.shape == (50, 3)
+    assert str(report) == str(studies.straggler_report(trace))
     assert (np.isfinite(trace).sum(1) >= 2).all()
     assert int(final.optimizer_state[0].num_undecodable) == 0
 

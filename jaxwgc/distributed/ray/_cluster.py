@@ -33,6 +33,7 @@ from jaxwgc.distributed.ray._wrong_answers import (
     locator_of,
 )
 from jaxwgc.stragglers import StragglerModel, WaitingRule, fastest
+from jaxwgc.studies import StragglerReport, straggler_report
 
 
 class RayCluster:
@@ -355,8 +356,8 @@ class RayCluster:
             where an error, Ctrl-C or SIGTERM ends the run. Needs Orbax, which comes
             with the extra.
           checkpoint_every: steps between checkpoints.
-          live: shows how many workers have started, and then the loss, seconds a step
-            and who straggles.
+          live: shows how many workers have started, and then the loss, seconds a step,
+            who straggles, and the slowdowns, kinds and advice of `report`.
           memory: as for `jaxwgc.decode_aggregate`: the newest message of each worker
             stands for one that is missing, and late answers, of steps of this call,
             are remembered as they come. Kept in checkpoints, and begun anew where the
@@ -393,7 +394,7 @@ class RayCluster:
         with contextlib.ExitStack() as stack:
             if live:
                 shown = num_steps, self.code.num_workers, lambda: self.workers
-                table = _training.live_table(*shown)
+                table = _training.live_table(*shown, self.report)
                 callbacks.append(stack.enter_context(table))
             return _training.train(
                 compute,
@@ -427,6 +428,17 @@ class RayCluster:
         if self._times:
             return filled(self._times)
         return np.zeros((0, self.code.num_workers))
+
+    def report(self) -> StragglerReport:
+        """Returns the straggler report of `trace`: slow workers and their cost.
+
+        Times are those of the workers' own loads: with unequal loads, a worker with
+        more parts is slower. See `jaxwgc.straggler_report`.
+
+        Raises:
+          ValueError: If there are fewer than 2 rounds or workers.
+        """
+        return straggler_report(self.trace())
 
     def resume(self, step: int, key: jax.Array | None = None) -> None:
         """Takes up the count of rounds, and the key of batches, of an earlier run.

@@ -19,6 +19,7 @@ from jaxwgc.coding import Decoding
 from jaxwgc.distributed.ray._messages import Round
 from jaxwgc.distributed.ray._session import find_extra
 from jaxwgc.distributed.ray._slots import WorkerSlot
+from jaxwgc.studies import StragglerReport
 
 
 class TrainingState(NamedTuple):
@@ -287,17 +288,23 @@ def noticed_interrupts() -> Iterator[Callable[[], None]]:
 
 @contextlib.contextmanager
 def live_table(
-    num_steps: int, num_workers: int, workers: Callable[[], Sequence[WorkerSlot]]
+    num_steps: int,
+    num_workers: int,
+    workers: Callable[[], Sequence[WorkerSlot]],
+    make_report: Callable[[], StragglerReport],
 ) -> Iterator[Callable[[Progress], None]]:
     """Shows a row for each worker in the terminal; yields the callback for training.
 
-    Before the first step, it shows how many workers are ready.
+    Before the first step, it shows how many workers are ready. From step 8 on, it shows
+    a straggler report, and a new one as soon as there are a tenth more steps.
     """
     display = find_extra("rich.live", "live needs rich").Live
     new_table = find_extra("rich.table", "live needs rich").Table
     start, steps = time.monotonic(), 0
     num_missed: Any = 0
     table: Any = None
+    report: StragglerReport | None = None
+    next_report = 8.0
 
     def shown() -> Any:
         num_ready = sum(bool(slot.node) for slot in workers())
@@ -306,21 +313,30 @@ def live_table(
     with display(get_renderable=shown, refresh_per_second=4):
 
         def show(progress: Progress) -> None:
-            nonlocal num_missed, steps, table
+            nonlocal num_missed, steps, table, report, next_report
             steps, num_missed = steps + 1, num_missed + ~progress.round.received
             title = (
                 f"step {progress.state.step} of {num_steps}: loss {progress.loss:.6g}, "
                 f"{(time.monotonic() - start) / steps:.3g} s a step"
             )
-            new = new_table("worker", "straggled", "last answer", "trouble")
+            if steps >= next_report:
+                next_report = 1.1 * steps
+                # Training goes on if there is nothing to report, such as no times.
+                with contextlib.suppress(ValueError):
+                    report = make_report()
+            columns = "straggled", "last answer", "slowdown", "kind", "trouble"
+            new = new_table("worker", *columns, caption=report and report.advice)
             new.title, new.title_justify = title, "left"
+            slow = [[""] * num_workers] * 2
+            if report is not None:
+                slow = [[f"{each:.2f}" for each in report.slowdown], report.kinds]
             times = progress.round.times
             # On request, the last part.
             times = np.where(np.isfinite(times), times, -1).reshape(len(times), -1)
-            rows = zip(num_missed / steps, times.max(1), workers())
-            for worker, (share, seconds, slot) in enumerate(rows):
+            rows = zip(num_missed / steps, times.max(1), workers(), *slow)
+            for worker, (share, seconds, slot, *about) in enumerate(rows):
                 answer = f"{seconds:.3f} s" if seconds >= 0 else "none"
-                new.add_row(str(worker), f"{share:.1%}", answer, slot.trouble)
+                new.add_row(str(worker), f"{share:.1%}", answer, *about, slot.trouble)
             table = new
 
         yield show

@@ -12,7 +12,6 @@ from jaxwgc.stragglers._fitting._ends import predictive, unbiased
 from jaxwgc.stragglers._fitting._likelihood import Measured, Model, forms
 from jaxwgc.stragglers._fitting._most_likely import Kind
 from jaxwgc.stragglers._fitting._standard_errors import parameters_of, standard_errors
-from jaxwgc.stragglers._inputs import measured_times
 from jaxwgc.stragglers._smooth_delays import log_normal, weibull
 from jaxwgc.stragglers._types import DelayModel
 
@@ -247,7 +246,7 @@ def _delay(kind, model):
 
 def _measured(times, loads):
     """Checked, in float64, with what is missing put after all others of its round."""
-    table = measured_times(times, least_rounds=4)
+    table = _validation.measured_times(times, least_rounds=4)
     given = _validation.concrete_array("loads", loads, "real numbers")
     if table.ndim == 3:
         table, given = table.sum(-1), np.max(given)

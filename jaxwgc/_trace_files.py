@@ -1,0 +1,114 @@
+"""Reads times of workers from CSV, NumPy and JSON lines files."""
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+# Columns of the long form, and names of a first column that only counts the rows.
+_LONG_FORM = ("step", "worker", "seconds")
+_INDEX = ("", "step", "round")
+
+
+def read_trace(
+    path: str | Path, array: str | None = None
+) -> tuple[np.ndarray, list[str] | None]:
+    """Returns the times in a file and the names of its workers, None without names.
+
+    Times are (rounds, workers), or (rounds, workers, parts) in a NumPy file.
+
+    Raises:
+      ValueError: If the file is of another type, or a row, column or array is wrong.
+    """
+    path = Path(path)
+    if path.suffix == ".npy":
+        return np.load(path), None
+    if path.suffix == ".npz":
+        arrays = np.load(path)
+        if array is None and len(arrays.files) == 1:
+            array = arrays.files[0]
+        if array not in arrays.files:
+            known = ", ".join(arrays.files)
+            raise ValueError(f"--array must be one of {known} in {path}; got {array}")
+        return arrays[array], None
+    if path.suffix not in (".csv", ".jsonl"):
+        raise ValueError(f"FILE must be .csv, .jsonl, .npy or .npz; got {path.name}")
+    lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
+    first_line, names = 1, []
+    if path.suffix == ".csv":
+        rows = [*csv.reader(lines)]
+        if rows and not any(map(_is_number, rows[0])):
+            first_line, names = 2, [name.strip() for name in rows.pop(0)]
+    else:
+        # Read as one list, so that errors name the line.
+        rows = json.loads("[" + ",\n".join(lines) + "]")
+        objects = [row for row in rows if isinstance(row, dict)]
+        names = [*dict.fromkeys(key for row in objects for key in row)]
+        rows = [_cells(row, names) for row in rows]
+    columns = names or [*map(str, range(1, 1 + max(map(len, rows[:1]), default=0)))]
+    for line, row in enumerate(rows, first_line):
+        if len(row) != len(columns):
+            raise ValueError(
+                f"row {line} must have {len(columns)} columns; got {len(row)}"
+            )
+    if {*_LONG_FORM} <= {*names}:
+        places = [names.index(name) for name in _LONG_FORM]
+        return _long_form([[row[at] for at in places] for row in rows], first_line)
+    first = int(bool(names) and names[0].lower() in _INDEX)
+    table = [
+        [_time(cell, line, name) for name, cell in [*zip(columns, row)][first:]]
+        for line, row in enumerate(rows, first_line)
+    ]
+    return np.array(table), names[first:] or None
+
+
+def _long_form(
+    rows: Sequence[Sequence[Any]], first_line: int
+) -> tuple[np.ndarray, list[str]]:
+    """Returns a row per step and a column per worker, NaN in gaps."""
+    found: dict[tuple[float, str], tuple[float, int]] = {}
+    for line, (step, worker, seconds) in enumerate(rows, first_line):
+        key = _number(step, line, "step"), str(worker).strip()
+        if key in found:
+            raise ValueError(
+                f"row {line} must differ from row {found[key][1]} in step or worker; "
+                f"got step {step} and worker {worker}"
+            )
+        found[key] = _time(seconds, line, "seconds"), line
+    steps = sorted({step for step, _ in found})
+    names = sorted({name for _, name in found}, key=lambda name: (len(name), name))
+    gap = (np.nan,)
+    table = [[found.get((step, name), gap)[0] for name in names] for step in steps]
+    return np.array(table), names
+
+
+def _cells(row: Any, names: Sequence[str]) -> list[Any]:
+    """Returns the cells of a row of JSON: of a list, of an object, or a single one."""
+    if isinstance(row, dict):
+        return [*map(row.get, names)]
+    return row if isinstance(row, list) else [row]
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _number(cell: Any, line: int, column: str) -> float:
+    try:
+        return float(cell)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"row {line}, column {column} must be a number; got {cell!r}"
+        ) from None
+
+
+def _time(cell: Any, line: int, column: str) -> float:
+    """Returns a time, NaN for an empty cell: there was no response."""
+    return np.nan if cell in (None, "") else _number(cell, line, column)

@@ -1,0 +1,258 @@
+"""Straggler reports, beside brute force and simulated traces of known stragglers."""
+
+import json
+
+import numpy as np
+import pytest
+from scipy import stats
+
+import jaxwgc
+
+TIMES = np.exp(0.1 * np.random.default_rng(0).standard_normal((300, 10)))
+
+
+def by_brute_force(times):
+    """Statistics of the report, round by round."""
+    sums = {}
+    slowdowns = np.full(times.shape, np.nan)
+    for number, row in enumerate(times):
+        here = np.flatnonzero(np.isfinite(row))
+        if not len(here):
+            continue
+        median = sorted(row[here])[(len(here) - 1) // 2]
+        slowdowns[number, here] = row[here] / median
+        replaced = np.zeros(len(row))
+        for worker in here:
+            instead = row.copy()
+            instead[worker] = median
+            replaced[worker] = row[here].max() - instead[here].max()
+        values = {
+            "round_time": row[here].max(),
+            "mean_time": row[here].mean(),
+            "median_time": median,
+            "last": row == row[here].max(),
+            "time_lost": replaced,
+        }
+        for name, value in values.items():
+            sums.setdefault(name, []).append(value)
+    means = {name: np.mean(values, 0) for name, values in sums.items()}
+    slowdown = [np.median(column[np.isfinite(column)]) for column in slowdowns.T]
+    return means | {"slowdown": slowdown, "missing": np.isnan(slowdowns).sum(0)}
+
+
+@pytest.mark.parametrize("num_workers", [2, 3, 4, 7])
+def test_statistics(num_workers):
+    """With missing responses, a round without any, and ties."""
+    generator = np.random.default_rng(num_workers)
+    times = generator.integers(1, 9, (60, num_workers)).astype(float)
+    times[generator.random(times.shape) < 0.1] = np.nan
+    times[3], times[4, 0] = np.inf, np.inf
+    report = jaxwgc.straggler_report(times)
+    for name, expected in by_brute_force(times).items():
+        np.testing.assert_allclose(getattr(report, name), expected, 1e-12, err_msg=name)
+    assert report.lost_share == 1 - report.median_time / report.round_time
+
+
+def test_parts_are_summed():
+    parts = np.stack([0.25 * TIMES, 0.75 * TIMES], -1)
+    parts[5, 3, 1] = np.nan
+    report = jaxwgc.straggler_report(parts)
+    assert report.missing.tolist() == [0, 0, 0, 1, 0, 0, 0, 0, 0, 0]
+    whole = np.where(np.isnan(parts.sum(-1)), np.inf, TIMES)
+    expected = jaxwgc.straggler_report(whole)
+    np.testing.assert_allclose(report.slowdown, expected.slowdown, 1e-12)
+
+
+def test_interval_of_the_median_is_that_of_order_statistics():
+    """If rounds are not correlated, or negatively: here speeds alternate."""
+    signs = np.where(np.add.outer(np.arange(40), np.arange(10)) % 2, 1, -1)
+    times = TIMES[:40] * 1.2**signs
+    report = jaxwgc.straggler_report(times)
+    slowdowns = times / np.sort(times, 1)[:, 4:5]
+    expected = [
+        stats.quantile_test(column).confidence_interval(0.95) for column in slowdowns.T
+    ]
+    np.testing.assert_allclose(report.slowdown_interval.T, expected, 1e-12)
+
+
+def simulated(kind, num_rounds, slowdown, key):
+    """Ten workers that vary by 5%, and in a common factor; worker 3 straggles."""
+    generator = np.random.default_rng(key)
+    common = np.exp(generator.standard_normal((num_rounds, 1)))
+    times = common * np.exp(0.05 * generator.standard_normal((num_rounds, 10)))
+    rounds = np.arange(num_rounds)
+    times[:, 3] *= {
+        "steady": 1.0,
+        "chronic": slowdown,
+        "since": np.where(rounds < num_rounds // 2, 1.0, slowdown),
+        "intermittent": np.where(generator.random(num_rounds) < 0.05, slowdown, 1.0),
+    }[kind]
+    return times
+
+
+@pytest.mark.parametrize(
+    ("kind", "num_rounds", "slowdown", "share"),
+    [
+        ("chronic", 30, 1.3, 0.9),
+        ("chronic", 300, 1.1, 0.9),
+        ("since", 30, 1.3, 0.9),
+        ("since", 300, 1.1, 0.9),
+        # Of traces of 30 rounds, 45% have at least two stalls.
+        ("intermittent", 30, 5.0, 0.25),
+        ("intermittent", 300, 5.0, 0.9),
+    ],
+)
+def test_kinds(kind, num_rounds, slowdown, share):
+    """The share of 40 traces whose straggler is named, and nobody else."""
+    expected = np.full(10, "steady", "<U12")
+    expected[3] = kind
+    found = [
+        jaxwgc.straggler_report(simulated(kind, num_rounds, slowdown, key)).kinds
+        for key in range(40)
+    ]
+    firsts = [[name.split()[0] for name in kinds] for kinds in found]
+    assert np.mean([each == expected.tolist() for each in firsts]) >= share
+    if kind == "since":
+        onsets = [int(kinds[3].split()[-1]) for kinds in found if kinds[3] != "steady"]
+        assert abs(np.median(onsets) - num_rounds // 2) <= 1
+
+
+def correlated(generator, num_rounds, num_workers, correlation):
+    """Gaussian series whose lag-1 autocorrelation is given."""
+    series = generator.standard_normal((num_rounds, num_workers))
+    for number in range(1, num_rounds):
+        new = np.sqrt(1 - correlation**2) * series[number]
+        series[number] = correlation * series[number - 1] + new
+    return series
+
+
+@pytest.mark.parametrize("law", ["exponential", "pareto", "stalls", 0.0, 0.5])
+def test_false_alarms(law):
+    """Reports of workers that are alike: 5% may name any, so 10 of 100 by chance."""
+    alarms = 0
+    for key in range(100):
+        generator = np.random.default_rng(key)
+        if law == "exponential":
+            times = generator.exponential(size=(30, 10))
+        elif law == "pareto":
+            times = 1 + generator.pareto(1.5, (30, 10))
+        elif law == "stalls":
+            times = np.where(generator.random((30, 10)) < 0.01, 9.0, TIMES[:30])
+        else:
+            times = np.exp(0.1 * correlated(generator, 30, 10, law))
+        alarms += np.any(jaxwgc.straggler_report(times).kinds != "steady")
+    assert alarms <= 10
+
+
+def with_workers(slowdown, *workers):
+    times = TIMES.copy()
+    times[:, workers] *= slowdown
+    return times
+
+
+def gone(times):
+    times[200:, 7] = np.nan
+    return times
+
+
+STALLS = np.where(np.random.default_rng(1).random((300, 1)) < 0.1, 8, 1)
+WIDE = np.random.default_rng(2).exponential(size=(300, 10))
+
+
+@pytest.mark.parametrize(
+    ("times", "start"),
+    [
+        (TIMES, "Nothing to gain: "),
+        (with_workers(2, 7), "Check or replace worker 7: "),
+        (with_workers(2, 1, 2, 7), "Give work in proportion to speed, less to workers"),
+        (
+            with_workers(STALLS, 7),
+            "Wait for fewer, since worker 7 may stall: ",
+        ),
+        (WIDE, "Wait for fewer workers, since "),
+        (gone(with_workers(2, 1)), "Check worker 7: no response in up to 100 of 300"),
+    ],
+)
+def test_advice(times, start):
+    report = jaxwgc.straggler_report(times)
+    assert report.advice.startswith(start), report.advice
+    assert report.advice[:30] in " ".join(str(report).split())
+
+
+def test_times_without_slow_workers():
+    """Work in proportion, or workers replaced by the median one of the round."""
+    times = np.array([[1.0, 1.0, 4.0], [1.0, 2.0, 4.0]] * 10)
+    report = jaxwgc.straggler_report(times)
+    assert report.replaced_time(np.array([False, False, True])) == pytest.approx(1.5)
+    # Slowdowns are 3/4, 1 and 3.
+    speeds = np.array([4 / 3, 1, 1 / 3])
+    expected = np.mean(np.max(times * speeds / speeds.mean(), 1))
+    assert report.proportional_time() == pytest.approx(expected)
+
+
+def test_text_and_json():
+    times = with_workers(1.5, 4)
+    times[150:, 6] *= 1.5
+    times[:, 9] = np.nan
+    report = jaxwgc.straggler_report(times, names=[f"host-{i}" for i in range(10)])
+    text = str(report)
+    assert "300 rounds of 10 workers" in text
+    assert "300 responses are missing" in " ".join(text.split())
+    assert text.index("host-4") < text.index("host-0")
+    assert "since round 150 (1.4" in text
+    assert max(map(len, text.splitlines())) <= 88
+    read = json.loads(json.dumps(report.to_dict(), allow_nan=False))
+    assert read["kinds"][9] == "missing"
+    assert read["slowdown"][9] is None
+    assert read["advice"] == report.advice
+    # Of many workers those that matter.
+    many = np.tile(times[:, :9], 5)
+    assert str(jaxwgc.straggler_report(many)).count("\n") < 30
+
+
+def test_long_traces_are_sampled():
+    """Totals are of all rounds; medians and tests of 4,096."""
+    times = np.tile(with_workers(1.2, 3), (20, 1))
+    report = jaxwgc.straggler_report(times)
+    assert len(report.sampled_times) == 4096
+    assert report.kinds[3] == "chronic"
+    assert report.round_time == pytest.approx(times.max(1).mean(), rel=1e-12)
+
+
+def test_plot():
+    figure = pytest.importorskip("matplotlib.figure")
+    times = with_workers(1.5, 4)
+    times[4, 5] = np.nan
+    drawn = jaxwgc.straggler_report(times).plot()
+    assert isinstance(drawn, figure.Figure)
+    heat, bars = drawn.axes[:2]
+    assert heat.images[0].get_array().shape == (10, 300)
+    assert len(bars.patches) == 10
+
+
+@pytest.mark.parametrize(
+    ("times", "names", "error", "text"),
+    [
+        ([[1.0, 2.0]], None, ValueError, "at least 2 rounds; got (1, 2)"),
+        ([[1.0], [2.0]], None, ValueError, "at least 2 workers; got (2, 1)"),
+        (np.ones(4), None, ValueError, "times must have shape (rounds, workers)"),
+        ([[1, 2], [3]], None, ValueError, "times must be an array, or rows of one"),
+        ([[1, 2], [3, -1]], None, ValueError, "got -1.0 at [1, 1]"),
+        ([[1, 2], [0, 1]], None, ValueError, "times must be positive"),
+        (np.full((3, 2), np.nan), None, ValueError, "at least one response; got none"),
+        ([["a", "b"]] * 2, None, TypeError, "times must be real numbers"),
+        (TIMES, ["a", "b"], ValueError, "names must have shape (num_workers,) = (10,)"),
+    ],
+)
+def test_bad_input(times, names, error, text):
+    with pytest.raises(error) as raised:
+        jaxwgc.straggler_report(times, names=names)
+    assert text in str(raised.value)
+
+
+def test_few_rounds_name_nobody():
+    """Two rounds show nothing, and one response of a worker does not either."""
+    times = np.array([[1.0, 1.0, 9.0, np.nan], [1.0, 2.0, 9.0, 3.0]])
+    report = jaxwgc.straggler_report(times)
+    assert set(report.kinds) == {"steady"}
+    assert report.slowdown_interval.tolist() == [[0] * 4, [np.inf] * 4]
