@@ -17,7 +17,7 @@ ROOMS = {
     "aggregate": "decoders stragglers codes coding corruptions",
     "block_leverage": "decoders stragglers sketching codes coding gradients aggregate",
     "checks": "decoders stragglers sketching codes coding gradients aggregate",
-    "studies": "decoders stragglers codes coding",
+    "studies": "decoders stragglers codes coding aggregate",
     "distributed": "decoders stragglers codes coding gradients aggregate studies",
 }
 KNOWS = {room: set(others.split()) for room, others in ROOMS.items()}

@@ -75,7 +75,7 @@ class Orthonormaliser(NamedTuple):
         """Draws a vector of the null space of what was factored."""
         return self.cut_off(jax.random.normal(key, self.scale.shape, self.scale.dtype))
 
-    def cut_off(self, vectors: jax.Array) -> jax.Array:
+    def cut_off(self, vectors: Any) -> jax.Array:
         """Returns the parts (..., p) of vectors that were cut off."""
         # Twice, so that rounding in the first leaves nothing of V behind.
         for _ in range(2):
@@ -178,7 +178,7 @@ class ColumnScaling(NamedTuple):
         """Returns a solution as it is: iterations from zero add no null space."""
         return solution
 
-    def cut_off(self, vectors: jax.Array) -> jax.Array:
+    def cut_off(self, vectors: Any) -> jax.Array:
         """Returns zeros: nothing is cut off."""
         return jnp.zeros_like(vectors)
 
