@@ -1,6 +1,6 @@
 """Matrices P such that X P has orthonormal columns, or nearly so."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
