@@ -139,8 +139,10 @@ def test_never_converged_with_a_wrong_answer(x64, options, least):
             )
         result = stacked([solve_case(*case) for case in cases])
     rcond = (4 + NUM_COLUMNS**0.5) * float(np.finfo(dtype).eps)
-    # Lengths in so small a sketch are off by a factor.
-    most = (1e-8 if x64 else 1e-4) * (2 if "sketch_size" in options else 1)
+    # In float32, rounding of the gradient alone makes 1e-4 next to the cut-off. Without
+    # its last check, `converged` would be True at 2e-3 with each method. Lengths in so
+    # small a sketch are off by a factor.
+    most = (1e-8 if x64 else 1e-3) * (2 if "sketch_size" in options else 1)
     assert np.mean(result.converged) >= least
     for case in np.flatnonzero(result.converged):
         solution = result.solution[case]
