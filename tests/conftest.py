@@ -15,6 +15,8 @@ from hypothesis import settings
 # `--hypothesis-profile=thorough` for a night; compilation takes longer than a deadline.
 settings.register_profile("default", max_examples=200, deadline=None)
 settings.register_profile("thorough", max_examples=10_000, deadline=None)
+# Only newer versions of Hypothesis apply a profile of this name when it is registered.
+settings.load_profile("default")
 
 # A process may have 65,530 memory mappings on Linux, and JAX needs about 13 for every
 # compiled function that it keeps; beyond that, it can compile no more.

@@ -77,8 +77,10 @@ def every_use(make, sketch_size, num_rows, key, array, weights):
     embedding = make(key, sketch_size, num_rows)
     sketch, tangent = jax.jvp(embedding.apply, (array,), (array,))
     _, adjoint = jax.vjp(embedding.apply, array)
-    # It is the same, and so only has to be there.
-    jax.eval_shape(jax.linear_transpose(embedding.apply, array), weights)
+    # It is the same, and so only has to be there. JAX before 0.10 cannot transpose any
+    # loop that reads the argument.
+    if jax.__version_info__ >= (0, 10):
+        jax.eval_shape(jax.linear_transpose(embedding.apply, array), weights)
     return {
         "matrix": embedding.matrix(),
         "sketch": sketch,

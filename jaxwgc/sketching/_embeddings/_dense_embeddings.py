@@ -29,7 +29,8 @@ def gaussian(key: jax.Array, sketch_size: int, num_rows: int) -> Embedding:
       num_rows: N, the number of rows of what it is applied to, at least 1.
 
     Returns:
-      An `Embedding`.
+      An `Embedding`. Its entries have the precision of float32: between two compiled
+      programs they may differ in the last digit.
 
     Raises:
       ValueError: where a size is less than 1.

@@ -156,7 +156,8 @@ def _lewis_weights(
     weights = jnp.where(is_row, at_most_one(jnp.exp(log_weights)), 0)
     return LewisWeights(
         weights=jnp.where(valid, weights, jnp.nan),
-        num_iterations=num_iterations,
+        # JAX before 0.12 fails to differentiate custom_root with an integer output.
+        num_iterations=num_iterations.astype(jnp.int32),
         converged=valid & (residual <= tolerance),
         residual=jnp.where(valid, residual, jnp.nan),
     )
@@ -196,7 +197,7 @@ class _Iteration(NamedTuple):
         state = (start, jnp.zeros_like(start), jnp.inf * one, one, jnp.int32(-1))
         state = lax.while_loop(is_open, step, state)
         log_weights, _, residual, _, num_iterations = state
-        return log_weights, (num_iterations, residual)
+        return log_weights, (num_iterations.astype(start.dtype), residual)
 
     def tangent_solve(
         self, derivative: Callable[[jax.Array], jax.Array], target: jax.Array

@@ -116,7 +116,7 @@ def without_padding(scores: jax.Array, num_rows: int, mesh: Mesh) -> jax.Array:
     """Returns the scores of the rows of the matrix alone."""
     if scores.shape[0] != num_rows:
         # Rows that are no multiple of the devices cannot be spread over them.
-        scores = jax.device_put(scores, NamedSharding(mesh, PartitionSpec()))
+        scores = jax.sharding.reshard(scores, NamedSharding(mesh, PartitionSpec()))
     return scores[:num_rows]
 
 
