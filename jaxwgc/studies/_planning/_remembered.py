@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.interpolate import RegularGridInterpolator
 
 from jaxwgc.aggregate import coded_aggregate
 from jaxwgc.stragglers import delayed
@@ -60,6 +59,9 @@ class RememberedDescent(NamedTuple):
         self, step: Any, goal: Goal, num_steps: np.ndarray | float = np.inf
     ) -> np.ndarray:
         """As that of `Weights`."""
+        # It takes a while to import.
+        from scipy.interpolate import RegularGridInterpolator
+
         curvature, parts = quadratic(goal)
         step, steps = np.asarray(step)[..., None], np.asarray(num_steps)[..., None]
         last = self.left.shape[-1] - 1
