@@ -11,14 +11,18 @@ def test_choice_by_a_calm_half_bears_a_stall_in_the_other(monkeypatch):
     repetition = codes.fractional_repetition(unseen_rounds.NUM_WORKERS, 1)
     options = {"codes": {"repetition": repetition}, "num_rounds": 600}
     monkeypatch.setattr(unseen_rounds, "OPTIONS", options)
-    [pair] = unseen_rounds.simulated_pairs("one in 500 stalls", 1, seed=3)
+    pairs = [
+        pair
+        for seed in (0, 6, 8)
+        for pair in unseen_rounds.simulated_pairs("one in 500 stalls", 1, seed=seed)
+    ]
     found = {
-        what: [each[what]["regret"] for each in pair.values()]
+        what: max(each[what]["regret"] for pair in pairs for each in pair.values())
         for what in unseen_rounds.CHOICES
     }
-    # The insurance has a price where nothing happens.
-    assert max(found["of least regret"]) < 0.5
-    assert max(found["by times alone"]) > 0.5
+    # A choice by times alone may never end where somebody stalls.
+    assert found["of least regret"] < 2
+    assert found["by times alone"] > 20
 
 
 def test_command(tmp_path):
