@@ -14,9 +14,8 @@ from jaxwgc import _validation
 _FALSE_ALARMS = 0.05
 # Logarithmic slowdown below which a worker is not named, however significant it is.
 _MARGIN = np.log(1.05)
-# Logarithmic levels of a stall, in a worker's usual time: one for frequent stalls, and
-# one for single long ones.
-_STALLS = np.log([1.5, 3.0])
+# Logarithm of the time of a stall over the worker's usual time.
+_STALL = np.log(1.5)
 # Share of its logarithmic slowdown that a worker may have had before it got slow.
 _SHARE_BEFORE = 1 / 3
 # Shares of the time of a round that are worth a change: of named workers, and of
@@ -220,9 +219,8 @@ def straggler_report(
     - `"since round r"`: A CUSUM test finds a change of y. After it, the worker is at
       least 5% slower than the median worker, and before it y was less than a third.
     - `"chronic"`: The median of y is significantly above that of a slowdown of 1.05.
-    - `"intermittent"`: At least twice, the worker takes more than 1.5 or 3 times its
-      usual time, and more often than the other workers, or a power law fitted to their
-      times, explain.
+    - `"intermittent"`: The worker takes more than 1.5 times its usual time in
+      significantly more spells than the others, of 10 workers in at least 3.
     - `"steady"`: None of these was shown.
 
     If all workers are alike, a report names any of them with a probability of at most
@@ -261,8 +259,7 @@ def straggler_report(
       Lin et al., "Understanding stragglers in large model training using what-if
       analysis", OSDI 2025 (time lost); Ploberger, Krämer, "The CUSUM test with OLS
       residuals", 1992; Andrews, "Heteroskedasticity and autocorrelation consistent
-      covariance matrix estimation", 1991; Hill, "A simple general approach to inference
-      about the tail of a distribution", 1975.
+      covariance matrix estimation", 1991.
     """
     table = _validation.measured_times(times, least_rounds=2)
     table = table.sum(-1) if table.ndim == 3 else table
@@ -337,11 +334,15 @@ def _kinds(logs: np.ndarray, rounds: np.ndarray) -> dict[str, np.ndarray]:
     scale = _scale(autocorrelation[is_tested], len(logs))
     low, high = median - scale * (median - low), median + scale * (high - median)
     error = np.maximum(median - low, 1e-12) / special.ndtri(0.975)
+    is_stalled = logs - median > _STALL
+    # Runs of rounds count once.
+    num_stalls = is_stalled[0] + (is_stalled[1:] & ~is_stalled[:-1]).sum(0)
     p_values = [
         # The largest jump of a Brownian bridge.
         special.kolmogorov(jump / scale),
         special.stdtr(np.maximum(count - 1, 1), (_MARGIN - median) / error),
-        _p_stalls(logs - median, count),
+        # Each stall of the trace is as likely in any response.
+        special.bdtrc(num_stalls - 1, num_stalls.sum(), count / count.sum()),
     ]
     # Bonferroni's correction.
     p_values = np.where(is_tested, p_values, 1) * np.size(p_values)
@@ -417,28 +418,3 @@ def _scale(autocorrelation: np.ndarray, num_rounds: int) -> float:
     r = (found + 4 / num_rounds) / max(1 - 9 / num_rounds, 0.1)
     r = np.clip(r, 0, 0.97)
     return float(np.sqrt((1 + r) / (1 - r)))
-
-
-def _p_stalls(above: np.ndarray, count: np.ndarray) -> np.ndarray:
-    """Returns p-values of each worker's number of stalls, given those of the others.
-
-    Args:
-      above: Logarithms of times over the usual time, (rounds, workers).
-      count: Number of responses, (workers,).
-    """
-
-    def others(values):
-        values = np.nan_to_num(values)
-        return (values.sum(0) - values) / (len(values) - 1)
-
-    quantile = _at(np.sort(above, 0), (0.9 * (count - 1)).astype(int))
-    excess = _mean(np.where(above > quantile, above - quantile, np.nan))
-    is_stalled = above[:, :, None] > _STALLS
-    num_stalls = (is_stalled & ~np.roll(is_stalled, 1, 0))[1:].sum(0) + is_stalled[0]
-    # A power law beyond the quantile, or what was seen if that is more.
-    beyond = np.maximum(_STALLS - others(quantile)[:, None], 0)
-    tail = 0.1 * np.exp(-beyond / np.maximum(others(excess), 1e-12)[:, None])
-    explained = np.maximum(others(is_stalled.mean(0)), tail)
-    p_values = special.bdtrc(num_stalls - 1, count[:, None], explained)
-    # A single stall may be one that all workers have as seldom.
-    return len(_STALLS) * np.where(num_stalls > 1, p_values, 1).min(1)
