@@ -43,6 +43,10 @@ def column_scale(rows: Rows) -> tuple[jax.Array, jax.Array]:
     """
     largest = rows.largest()
     finite = jnp.isfinite(largest).all()
+    # A column of zeros counts as small: a large one would have rounding that counts.
+    is_there = largest > 0
+    least = jnp.min(largest, initial=jnp.max(largest), where=is_there)
+    largest = jnp.where(is_there, largest, least)
     return finite, jnp.where(finite, inverse_power_of_two(largest), 0)
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeAlias, dataclass_transform
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, dataclass_transform
 
 import jax
 import jax.extend.core
@@ -157,10 +157,38 @@ def change_of(
     return jax.jvp(lambda matrix: function(matrix, vector), (matrix,), (change,))[1]
 
 
+class Equilibrated(NamedTuple):
+    """[X; root I] diag(scale), whose columns have norms next to 1."""
+
+    matrix: Matrix
+    scale: jax.Array
+    root: jax.typing.ArrayLike
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        num_rows, num_columns = self.matrix.shape
+        return num_rows + num_columns, num_columns
+
+    def matvec(self, vector: jax.Array) -> jax.Array:
+        vector = self.scale * vector
+        return jnp.concatenate([times(self.matrix, vector), self.root * vector])
+
+    def rmatvec(self, vector: jax.Array) -> jax.Array:
+        upper, lower = jnp.split(vector, self.matrix.shape[:1])
+        return self.scale * (transposed_times(self.matrix, upper) + self.root * lower)
+
+
 def residual_products(
-    matrix: Matrix, target: jax.Array, solution: jax.Array
+    matrix: Matrix | Equilibrated, target: jax.Array, solution: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Returns Xᵀr and rᵀr of r = y - Xθ, in one pass over the memory of an array X."""
+    if isinstance(matrix, Equilibrated):
+        target, lower = jnp.split(target, matrix.matrix.shape[:1])
+        solution = matrix.scale * solution
+        lower = lower - matrix.root * solution
+        gradient, squared = residual_products(matrix.matrix, target, solution)
+        gradient = matrix.scale * (gradient + matrix.root * lower)
+        return gradient, squared + jnp.sum(lower**2)
     if isinstance(matrix, SparseMatrix | LinearOperator):
         residual = target - matrix.matvec(solution)
         return matrix.rmatvec(residual), jnp.sum(residual**2)
@@ -188,26 +216,30 @@ def any_system(key: jax.Array, matrix: Any, target: Any) -> tuple[Matrix, jax.Ar
     return SparseMatrix(row, column, data, matrix.shape), target.astype(dtype)
 
 
-def column_norms(matrix: Matrix) -> tuple[jax.Array, jax.Array, jax.Array]:
+def column_norms(
+    matrix: Matrix, root: jax.typing.ArrayLike
+) -> tuple[jax.Array, jax.Array]:
     """Returns powers of two that bring columns near to 1, and the norm of X then.
 
-    Also whether X is finite. Columns of an operator stay as they are, and its norm is
-    an estimate.
+    Rows `root` I count as rows of X. Columns of an operator get one power for all, and
+    its norm is an estimate.
     """
+    num_columns = matrix.shape[1]
     if isinstance(matrix, LinearOperator):
         norm, _ = _probed(jax.random.key(0), matrix)
-        return jnp.ones(matrix.shape[1], matrix.dtype), norm, jnp.isfinite(norm)
+        norm = jnp.hypot(norm, root * num_columns**0.5)
+        scale = inverse_power_of_two(norm)
+        return jnp.full(num_columns, scale), norm * scale
     assert isinstance(matrix, SparseMatrix)
-    num_columns = matrix.shape[1]
     sizes = jnp.abs(matrix.data)
-    finite = jnp.isfinite(jnp.sum(0 * sizes))
-    largest = jnp.zeros(num_columns, matrix.dtype).at[matrix.column].max(sizes)
+    largest = jnp.full(num_columns, root, matrix.dtype).at[matrix.column].max(sizes)
     # Twice, against overflow of squares.
     scale = inverse_power_of_two(largest)
     squares = (matrix.data * scale[matrix.column]) ** 2
-    norms = jnp.sqrt(jax.ops.segment_sum(squares, matrix.column, num_columns))
+    squares = jax.ops.segment_sum(squares, matrix.column, num_columns)
+    norms = jnp.sqrt(squares + (root * scale) ** 2)
     unit = inverse_power_of_two(norms)
-    return scale * unit, jnp.linalg.norm(norms * unit), finite
+    return scale * unit, jnp.linalg.norm(norms * unit)
 
 
 @jax.jit
@@ -295,12 +327,15 @@ def _probed(key: jax.Array, operator: LinearOperator) -> tuple[jax.Array, jax.Ar
         keys = jax.random.split(key)
         right = jax.random.normal(keys[0], (num_columns,), operator.dtype)
         left = jax.random.normal(keys[1], (num_rows,), operator.dtype)
-        image, pulled = operator.matvec(right), operator.rmatvec(left)
-        norms = jnp.stack([jnp.linalg.norm(image), jnp.linalg.norm(pulled)])
-        return norms, jnp.abs(jnp.sum(left * image) - jnp.sum(pulled * right))
+        images = jnp.concatenate([operator.matvec(right), operator.rmatvec(left)])
+        # Against overflow of squares; exact.
+        unit = inverse_power_of_two(jnp.max(jnp.abs(images)))
+        images = images * unit
+        miss = jnp.abs(jnp.sum(images * jnp.concatenate([left, -right])))
+        return jnp.linalg.norm(images) / 2**0.5 / unit, miss / unit
 
     norms, misses = lax.map(probe, jax.random.split(key, _NUM_PROBES))
-    norm = jnp.sqrt(jnp.mean(norms**2))
+    norm = jnp.mean(norms)
     # Rounding is far less; two matrices that differ by that share of their norm show.
     bound = 4 * float(jnp.finfo(operator.dtype).eps) ** 0.5 * norm
     return norm, jnp.all(misses <= bound) & jnp.isfinite(norm)

@@ -54,6 +54,27 @@ def test_ridges_far_below_all_singular_values():
     np.testing.assert_allclose(choice.errors, expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("num_rows", [60, 5])
+def test_any_units_in_float32(num_rows):
+    """Squares of singular values and of residuals are beyond its range."""
+    random = np.random.default_rng(0)
+    matrix, noise = random.standard_normal((num_rows, 8)), random.standard_normal(60)
+    target = matrix[:, 0] + noise[:num_rows]
+    expected = choose_ridge(matrix, target, RIDGES)
+    for unit, size in ((1e-17, 1e-20), (1e17, 1e20)):
+        choice = choose_ridge(matrix * unit, target * size, RIDGES * unit**2)
+        assert choice.ridge == np.float32(float(expected.ridge) * unit**2)
+        solution = choice.solution * np.float32(unit / size)
+        np.testing.assert_allclose(solution, expected.solution, rtol=1e-4)
+    # Beside ridges of 1, X of 1e-20 is nothing, and these nothing beside one of 1e20.
+    by_ridge = choose_ridge(matrix * 1e-20, target, RIDGES)
+    small = matrix.T @ target / float(by_ridge.ridge)
+    np.testing.assert_allclose(by_ridge.solution * 1e20, small, rtol=1e-4)
+    by_matrix = choose_ridge(matrix * 1e20, target, RIDGES)
+    large = np.linalg.lstsq(matrix, target)[0]
+    np.testing.assert_allclose(by_matrix.solution * 1e20, large, rtol=1e-4)
+
+
 def test_no_ridge_and_no_rest():
     """Without a ridge, rows that are predicted from themselves alone cost infinity."""
     random = np.random.default_rng(0)

@@ -154,6 +154,19 @@ def test_constraints_in_float32_and_under_vmap():
     assert np.all(result.converged)
 
 
+def test_constraints_in_any_units():
+    """X and y are brought to size 1, and θ to that of the set."""
+    matrix, target = constrained_system()
+    projection = PROJECTIONS["non-negative"]
+    expected = constrained_reference("non-negative")
+    for unit, size in ((1e20, 1e-10), (1e-20, 1e10)):
+        scaled = (matrix * unit).astype(np.float32), (target * size).astype(np.float32)
+        result = iterative_hessian_sketch(KEY, *scaled, 120, 25, projection)
+        assert result.converged
+        solution = result.solution * np.float32(unit / size)
+        np.testing.assert_allclose(solution, expected, atol=2e-4)
+
+
 def test_says_no_before_it_has_converged(with_x64):
     result = jax.tree.map(np.asarray, of_many_keys(120, 100))
     assert not np.any(result.converged) and np.all(result.num_iterations == 8)

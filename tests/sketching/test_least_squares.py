@@ -115,6 +115,7 @@ def deficient_cases():
         "duplicates in other units": np.hstack([half, -1e3 * half]),
         "low-rank product": normal[:, :4] @ random.standard_normal((4, NUM_COLUMNS)),
         "zero columns": zero_columns,
+        "zero columns in small units": 1e-12 * zero_columns,
         "zero matrix": 0 * normal,
         "wide": normal[:8],
         "wide of rank 3": normal[:8, :3] @ normal[:3],
@@ -162,6 +163,8 @@ def test_no_overflow_in_float32(name):
             expected.residual_history[-1],
             rtol=1e-3,
         )
+        # No float32 is as large or as small as θ, and the residual is that of zero.
+        assert not solve(name, KEY, matrix * scale, target / scale).converged
 
 
 @pytest.mark.parametrize("name", SOLVERS)
@@ -265,6 +268,7 @@ def test_says_no_where_the_sketch_misses_a_direction(with_x64):
     matrix[:4] = np.eye(4)
     target = np.arange(200.0)
     assert not np.any(of_many_samples(matrix, target).converged)
+    assert not np.any(of_many_samples(1e-20 * matrix, target).converged)
     # A direction that the matrix does not have is no loss.
     deficient = np.random.default_rng(0).normal(size=(200, 4))[:, [0, 1, 0, 1]]
     assert np.all(of_many_samples(deficient, target).converged)

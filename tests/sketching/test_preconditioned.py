@@ -202,6 +202,24 @@ def test_units_of_columns_do_not_matter(with_x64):
         assert result.converged
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_least_norm_of_columns_in_all_units(with_x64, method):
+    """Small ones first, which depend on large ones."""
+    half = conditioned(1e2, (NUM_ROWS, NUM_COLUMNS // 2))
+    target = make_target(half, 0.1)
+    rank = half.shape[1]
+    mixture = np.random.default_rng(5).standard_normal((rank, rank))
+    small, large = np.logspace(-6, -1, rank), np.logspace(0, 6, rank)
+    matrix = np.hstack([half @ mixture * small, half * large])
+    # As A [M, I] diag(d) with small M diag(d).
+    ratio = mixture * small / large[:, None]
+    best = scipy.linalg.lstsq(half, target)[0] / large
+    best = np.linalg.solve(np.eye(rank) + ratio @ ratio.T, best)
+    result = solve(method, KEY, matrix, target)
+    expected = np.concatenate([ratio.T @ best, best])
+    np.testing.assert_allclose(result.solution, expected, rtol=1e-9)
+
+
 @pytest.mark.parametrize(
     # For the wide matrix it does the same as "factor".
     "shape",

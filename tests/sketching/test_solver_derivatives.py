@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.experimental import sparse
 
 from jaxwgc import sketching
 from jaxwgc.sketching import gaussian, srht
@@ -72,8 +73,11 @@ def check_both_modes(result, expected, tangents, weights, tolerance):
     )
 
 
-def along_rank(shape, rank, target, sketch):
-    """A matrix, a change that keeps its rank, and that of the solution for it."""
+def along_rank(shape, rank, target, sketch, of_scaled=False):
+    """A matrix, a change that keeps its rank, and that of the solution for it.
+
+    The shortest one, or that in the units of columns `of_scaled` to norms next to 1.
+    """
     random = np.random.default_rng(1)
     left, left_change = random.standard_normal((2, shape[0], rank))
     right, right_change = random.standard_normal((2, rank, shape[1]))
@@ -81,11 +85,15 @@ def along_rank(shape, rank, target, sketch):
     units = np.array([*[1] * (shape[1] - 1), 10])
     right, right_change = right * units, right_change * units
 
+    norms = np.linalg.norm(left @ right, axis=0)
+    scale = 2.0 ** -np.round(np.log2(norms)) if of_scaled else 1.0
+
     def reference(step):
         matrix = (left + step * left_change) @ (right + step * right_change)
-        return np.linalg.pinv(sketch @ matrix, rcond=1e-10) @ (sketch @ target)
+        matrix = sketch @ matrix * scale
+        return np.linalg.pinv(matrix, rcond=1e-10) @ (sketch @ target) * scale
 
-    step = 1e-5
+    step = 3e-7
     expected = (reference(step) - reference(-step)) / (2 * step)
     return left @ right, left_change @ right + left @ right_change, expected
 
@@ -139,15 +147,49 @@ def test_of_a_wide_matrix():
     check_both_modes(result, expected, tangents, weights, 1e-7)
 
 
-def second_derivative(matrix, change, target, weights):
+def by_operator(matrix, target):
+    operator = sketching.LinearOperator(
+        lambda v: matrix @ v, lambda u: u @ matrix, matrix.shape
+    )
+    return sketching.preconditioned(KEY, operator, target).solution
+
+
+def by_entries(matrix, target):
+    places = np.argwhere(np.ones(matrix.shape))
+    entries = sparse.BCOO((matrix.ravel(), places), shape=matrix.shape)
+    return sketching.preconditioned(KEY, entries, target, method="columns").solution
+
+
+@pytest.mark.parametrize("solve", [by_operator, by_entries])
+@pytest.mark.parametrize("rank", [1, 4])
+def test_without_factors(solve, rank):
+    """Of wide and of rank-deficient matrices, whose rank nobody has found."""
+    random = np.random.default_rng(2)
+    for shape in ((4, 9), (9, 4)):
+        target, target_change = random.standard_normal((2, shape[0]))
+        weights = random.standard_normal(shape[1])
+        matrix, change, expected = along_rank(
+            shape, rank, target, np.eye(shape[0]), of_scaled=solve is by_entries
+        )
+        expected = expected + np.asarray(solve(matrix, target_change))
+        primals, tangents = (matrix, target), (change, target_change)
+        result = forward_and_backward(solve, primals, tangents, weights)
+        check_both_modes(result, expected, tangents, weights, 1e-7)
+
+
+def second_derivative(solve, matrix, change, target, weights):
     def along(step):
-        solution = preconditioned(matrix + step * change, target, 0.0, method="gram")
-        return solution @ weights
+        return solve(matrix + step * change, target) @ weights
 
     return jax.jvp(jax.grad(along), (0.0,), (1.0,))[1]
 
 
-def test_second_derivative_is_right_or_nan():
+@pytest.mark.parametrize(
+    "solve",
+    [functools.partial(preconditioned, ridge=0.0, method="gram"), by_operator],
+    ids=["gram", "operator"],
+)
+def test_second_derivative_is_right_or_nan(solve):
     random = np.random.default_rng(3)
     matrix, change = random.standard_normal((2, NUM_ROWS, NUM_COLUMNS))
     target = random.standard_normal(NUM_ROWS)
@@ -157,7 +199,7 @@ def test_second_derivative_is_right_or_nan():
         return closed_form(primals, (change, 0, 0))[:, 0]
 
     expected = (first(1e-5) - first(-1e-5)) / 2e-5
-    function = jax.jit(second_derivative)
+    function = jax.jit(functools.partial(second_derivative, solve))
     for weights in np.eye(NUM_COLUMNS):
         result = function(matrix, change, target, weights)
         np.testing.assert_allclose(result, expected @ weights, rtol=1e-6, atol=1e-8)

@@ -88,6 +88,26 @@ def test_ridge_and_several_targets_in_float32(kind):
     np.testing.assert_array_equal(result.solution[:, 2], 0)
 
 
+@pytest.mark.parametrize("kind", ["columns", "operator"])
+def test_any_units_in_float32(kind):
+    """Squares are beyond its range, and so may θ be."""
+    make, method = KINDS[kind]
+    matrix, target = system(10.0)
+    best = scipy.linalg.lstsq(matrix, target)[0]
+
+    def solve(unit, size):
+        scaled = make(jnp.asarray(matrix * unit, jnp.float32))
+        scaled_target = (target * size).astype(np.float32)
+        return sketching.preconditioned(KEY, scaled, scaled_target, method=method)
+
+    for unit in (1e-24, 1e-12, 1e12, 1e30):
+        result = solve(unit, unit)
+        np.testing.assert_allclose(result.solution, best, rtol=1e-3)
+        assert result.converged
+    for unit in (1e-20, 1e20):
+        assert not solve(unit, 1 / unit).converged
+
+
 def test_derivatives_are_those_of_the_array(with_x64):
     matrix, target = system(10.0)
     given = entries_of(matrix)

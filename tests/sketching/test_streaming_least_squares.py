@@ -138,3 +138,27 @@ def test_converged_knows_what_float32_lost(exponent):
     assert not result.converged or longer < 1e-4 * np.linalg.norm(target)
     tiny = streaming_least_squares(KEY, pairs(1e-60 * matrix, target, 300))
     assert not tiny.converged
+
+
+@pytest.mark.parametrize("sketch_size", [None, 64])
+def test_any_units_in_float32(sketch_size):
+    """Squares are beyond its range, and so may θ be."""
+    matrix = conditioned(10.0, SHAPE)
+    target = make_target(matrix, 1.0)
+    best = np.linalg.lstsq(matrix, target)[0]
+    for unit, size in ((1, 1e20), (1, 1e-20), (1e20, 1e-10), (1e-20, 1e10)):
+        seen = {}
+        blocks = pairs(np.float32(unit * matrix), np.float32(size * target), 300)
+        result = streaming_least_squares(
+            KEY, blocks, sketch_size, progress=seen.__setitem__
+        )
+        assert result.converged
+        np.testing.assert_allclose(
+            result.solution * np.float32(unit / size), best, atol=1e-3
+        )
+        norm = size * np.linalg.norm(matrix @ best - target)
+        np.testing.assert_allclose(result.residual_history[-1], norm, rtol=1e-4)
+        np.testing.assert_allclose(seen[int(result.num_iterations)], norm, rtol=1e-4)
+    for unit in (1e-20, 1e20):
+        blocks = pairs(np.float32(unit * matrix), np.float32(target / unit), 300)
+        assert not streaming_least_squares(KEY, blocks, sketch_size).converged

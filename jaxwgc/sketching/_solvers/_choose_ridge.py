@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxwgc import _validation
-from jaxwgc._arrays import product
+from jaxwgc._arrays import inverse_power_of_two, product
 from jaxwgc.sketching import _checks
 from jaxwgc.sketching._row_blocks import sum_over_blocks
 from jaxwgc.sketching._solvers._orthonormalisers import from_factors, from_gram
@@ -23,8 +23,10 @@ class RidgeChoice(NamedTuple):
       ridge: the one of the smallest error, a scalar.
       errors: (num_ridges,), the mean squared errors, over rows and systems. Infinite
         where a row is predicted from itself alone; with a ridge of 0 and more columns
-        than rows they are those of the solutions of least norm.
-      solution: θ of that ridge, (p,) or (p, c).
+        than rows they are those of the solutions of least norm. Errors beyond the range
+        of the dtype are 0 or infinite, but are compared all the same.
+      solution: θ of that ridge, (p,) or (p, c). Entries beyond the range of the dtype
+        are 0 or infinite.
     """
 
     ridge: jax.Array
@@ -101,11 +103,17 @@ def _choose(
     is_right &= jnp.all(ridges >= 0)
     matrix = jnp.where(is_right, matrix, 0)
     targets = jnp.where(is_right, target, 0).reshape(num_rows, -1)
+    # Against overflow of squares; exact.
+    scale = inverse_power_of_two(jnp.max(jnp.abs(matrix)))
+    unit = inverse_power_of_two(jnp.max(jnp.abs(targets)))
+    matrix, targets = matrix * scale, targets * unit
+    # Finite ones, of which the largest leaves nothing of any direction.
+    scaled_ridges = jnp.nan_to_num(ridges * scale * scale)
     left, values, right = _decomposed(matrix)
     # Shares of each direction that ridges leave, (num_ridges, k).
     squares = values**2
     is_kept = squares > 0
-    weights = squares + ridges[:, None]
+    weights = squares + scaled_ridges[:, None]
     shares = jnp.where(is_kept, squares / jnp.where(is_kept, weights, 1), 0)
     parts: jax.Array = sum_over_blocks(
         lambda rows, target: product(product(rows, left).T, target), matrix, targets
@@ -115,14 +123,15 @@ def _choose(
         total = _errors_of_tall(matrix, targets, left, shares, parts, criterion)
     else:
         basis = product(matrix, left)
-        total = _errors_in_basis(basis, targets, squares, ridges, criterion)
+        total = _errors_in_basis(basis, targets, squares, scaled_ridges, criterion)
     best = jnp.argmin(total)
-    inverse = jnp.where(is_kept, shares[best] / jnp.where(is_kept, values, 1), 0)
-    solution = product(right, inverse[:, None] * parts)
+    values = jnp.where(is_kept, values, 1) / scale
+    inverse = jnp.where(is_kept, 1 / (values + ridges[best] / values), 0)
+    solution = product(right, inverse[:, None] * parts) / unit
     nan = jnp.where(is_right, 0, jnp.nan)
     return RidgeChoice(
         ridge=ridges[best] + nan,
-        errors=total + nan,
+        errors=total / unit / unit + nan,
         solution=solution.reshape(-1, *target.shape[1:]) + nan,
     )
 

@@ -202,16 +202,18 @@ def _solve(
 ) -> Solution:
     # A maximum need not show a NaN.
     finite = jnp.isfinite(matrix).all()
-    # Against overflow of squares; exact. Scaling both leaves the solution as it is.
-    unit = inverse_power_of_two(jnp.max(jnp.abs(matrix)))
-    matrix = jnp.where(finite, matrix, 0) * unit
-    target = jnp.where(finite, target, jnp.nan) * unit
-    if ridge is not None:
-        ridge = ridge * unit * unit
-    system = matrix, target, ridge
-    if projection is None:
-        # The derivative is that of the solution, not of the way to it.
-        matrix, target, ridge = lax.stop_gradient(system)
+    matrix = jnp.where(finite, matrix, 0)
+    target = jnp.where(finite, target, jnp.nan)
+    # Against overflow of squares; exact.
+    largest = jnp.max(jnp.abs(lax.stop_gradient(matrix)), axis=0)
+    root = 0 if ridge is None else jnp.sqrt(lax.stop_gradient(ridge))
+    size = inverse_power_of_two(jnp.maximum(jnp.max(largest), root))
+    matrix = matrix * size
+    ridge = None if ridge is None else ridge * size * size
+    system = matrix, ridge
+    # Where it can be, the derivative is that of the solution, not of the way to it.
+    constant = lax.stop_gradient if projection is None else lambda x: x
+    matrix, ridge = constant(system)
 
     def sketch(key: jax.Array) -> tuple[jax.Array, Any]:
         # Only the way to the solution depends on it, and so no derivative does.
@@ -222,7 +224,13 @@ def _solve(
     fixed = None if refresh else sketch(embedding.key)
     momentum = 0 if refresh else min(matrix.shape) / embedding.sketch_size
 
-    def solve(target: jax.Array, system_target: jax.Array) -> Solution:
+    def solve(system_target: jax.Array, unit: jax.Array) -> Solution:
+        target = constant(system_target)
+
+        def projected(solution: jax.Array) -> jax.Array:
+            assert projection is not None
+            return projection(solution * size / unit).astype(matrix.dtype) * unit / size
+
         def downhill_of(solution: jax.Array) -> tuple[jax.Array, jax.Array]:
             gradient, squared = residual_products(matrix, target, solution)
             if ridge is None:
@@ -238,7 +246,7 @@ def _solve(
                 change = _free_change(prepared, downhill)
             else:
                 change = _constrained_change(
-                    prepared, solution, downhill, projection, num_inner_steps
+                    prepared, solution, downhill, projected, num_inner_steps
                 )
             change = change + momentum * (solution - last)
             moved = jnp.linalg.norm(product(small, change))
@@ -248,13 +256,13 @@ def _solve(
 
         start = jnp.zeros(matrix.shape[1], matrix.dtype)
         if projection is not None:
-            start = projection(start).astype(matrix.dtype)
+            start = projected(start)
         gradient, squared = downhill_of(start)
         keys = jax.random.split(embedding.key, num_iterations)
         (solution, _, gradient), (norms, moved) = lax.scan(
             step, (start, start, gradient), keys
         )
-        history = jnp.concatenate([jnp.sqrt(squared)[None], norms]) / unit
+        history = jnp.concatenate([jnp.sqrt(squared)[None], norms])
         # A small step size is no sign that the end is near.
         rank = None
         length = moved[-1] / jnp.minimum(step_size, 1)
@@ -268,13 +276,12 @@ def _solve(
             factors, are_hidden = factors.beside(matrix, rcond)
             rank, converged = factors.rank, converged & ~are_hidden
             solution = implicit_solution(
-                solution, system[0], system_target, system[2], factors
+                solution, system[0], system_target, system[1], factors
             )
-        converged &= jnp.isfinite(solution).all()
         iteration = jnp.int32(num_iterations)
-        return Solution(solution, iteration, converged, history, rank)
+        return Solution(solution * size, iteration, converged, history, rank)
 
-    return every_target(solve, target, system[1])
+    return every_target(solve, target, inverse_power_of_two(largest))
 
 
 def _prepared(
@@ -293,7 +300,7 @@ def _prepared(
 def _free_change(factors: Orthonormaliser, gradient: jax.Array) -> jax.Array:
     """Returns the Newton step of a sketched Hessian."""
     coordinates = product(factors.scale * gradient, factors.matrix)
-    return factors.shortest(factors.scale * product(factors.matrix, coordinates))
+    return factors.scale * factors.shortest_direction(coordinates)
 
 
 def _constrained_change(
@@ -311,7 +318,6 @@ def _constrained_change(
         point, extrapolated, weight = state
         slope = product(hessian, extrapolated - solution)
         new = projection(extrapolated - inverse * (slope - gradient))
-        new = new.astype(point.dtype)
         is_overshot = jnp.sum((extrapolated - new) * (new - point)) > 0
         weight = jnp.where(is_overshot, 1, weight)
         new_weight = (1 + jnp.sqrt(1 + 4 * weight**2)) / 2

@@ -12,7 +12,6 @@ from jaxwgc.sketching._operators import (
     LinearOperator,
     Matrix,
     SparseMatrix,
-    column_norms,
     times,
 )
 from jaxwgc.sketching._row_blocks import DenseRows, RidgedRows, ridge_rows
@@ -62,6 +61,10 @@ class Orthonormaliser(NamedTuple):
     def direction(self, in_range: jax.Array) -> jax.Array:
         """Returns the step that takes this part off, if X P is orthonormal."""
         return product(self.matrix, in_range)
+
+    def shortest_direction(self, in_range: jax.Array) -> jax.Array:
+        """Returns the `direction` without its part in the null space of X."""
+        return self.shortest(self.scale * self.direction(in_range)) / self.scale
 
     def backward_error(
         self, solution: jax.Array, in_range: jax.Array, squared: jax.Array
@@ -139,16 +142,18 @@ class Orthonormaliser(NamedTuple):
 
         def project(solution: jax.Array) -> jax.Array:
             rows = self.vectors / self.scale[:, None]
+            # Pivoting keeps rows of all sizes as accurate as they are.
+            lower, _, order = lax.linalg.lu(rows)
+            lower = jnp.tril(lower, -1) + jnp.eye(*rows.shape, dtype=rows.dtype)
             # Cut-off columns are zero and last.
-            basis = jnp.linalg.qr(rows / jnp.max(jnp.abs(rows)))[0] * is_kept
+            basis = jnp.linalg.qr(jnp.where(is_kept, lower, 0))[0] * is_kept
+            basis = basis.at[order].set(basis)
             # Twice, so that rounding in the first leaves no null space behind.
             for _ in range(2):
                 solution = product(basis, product(solution, basis))
             return solution
 
-        # A zero matrix has no rows to project on, and no solution but zero.
-        needs_it = self.has_null_space & jnp.any(is_kept)
-        return lax.cond(needs_it, project, lambda x: x, solution)
+        return lax.cond(self.has_null_space, project, lambda x: x, solution)
 
 
 class ColumnScaling(NamedTuple):
@@ -163,20 +168,16 @@ class ColumnScaling(NamedTuple):
 
     scale: jax.Array
     norm: jax.Array
-    has_null_space = False
     rank = None
 
-    def in_range(self, gradient: jax.Array) -> jax.Array:
-        """Returns the gradient, which vanishes with the part in the range of X."""
-        return gradient
-
     def direction(self, in_range: jax.Array) -> jax.Array:
-        """Returns the step of steepest descent."""
+        """Returns the step of steepest descent, which is the gradient.
+
+        It vanishes with the part in the range of X, and adds no null space.
+        """
         return in_range
 
-    def shortest(self, solution: jax.Array) -> jax.Array:
-        """Returns a solution as it is: iterations from zero add no null space."""
-        return solution
+    in_range = shortest_direction = direction
 
     def cut_off(self, vectors: Any) -> jax.Array:
         """Returns zeros: nothing is cut off."""
@@ -194,20 +195,12 @@ class ColumnScaling(NamedTuple):
         length = jnp.linalg.norm(solution)
         by_residual = residual / _safe(length)
         by_residual = jnp.where((length > 0) | (residual == 0), by_residual, jnp.inf)
-        return jnp.minimum(by_gradient, by_residual) / self.norm
+        return jnp.minimum(by_gradient, by_residual) / _safe(self.norm)
 
 
 def _safe(value: jax.Array) -> jax.Array:
     """Returns what may be divided by."""
     return jnp.where(value > 0, value, 1)
-
-
-def from_columns(matrix: Matrix, ridge: jax.Array | None) -> ColumnScaling:
-    """Returns the scales of the columns of a sparse matrix, or ones for an operator."""
-    scale, norm, finite = column_norms(matrix)
-    if ridge is not None:
-        norm = jnp.hypot(norm, jnp.sqrt(ridge) * jnp.linalg.norm(scale))
-    return ColumnScaling(scale, _safe(jnp.where(finite, norm, jnp.nan)))
 
 
 def from_factors(

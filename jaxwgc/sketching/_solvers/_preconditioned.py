@@ -8,21 +8,22 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxwgc import _validation
-from jaxwgc._arrays import inverse_power_of_two
 from jaxwgc.sketching import _checks
 from jaxwgc.sketching._embeddings._embedding import Embedding, EmbeddingLike, embed
 from jaxwgc.sketching._embeddings._sparse_embeddings import sparse_sign
 from jaxwgc.sketching._operators import (
+    Equilibrated,
     LinearOperator,
     Matrix,
     MatrixLike,
     SparseMatrix,
     any_system,
+    column_norms,
     sketched,
 )
 from jaxwgc.sketching._solvers._implicit import implicit_solution
 from jaxwgc.sketching._solvers._orthonormalisers import (
-    from_columns,
+    ColumnScaling,
     from_factors,
     from_gram,
 )
@@ -85,7 +86,7 @@ def preconditioned(
     - `"sketch"`, for a sparse matrix with p <= 2048 and N > 2 sketch_size, in time of
       its entries; and for an operator that has a `sketch`.
     - `"columns"`, for all others: plain conjugate gradients in columns that were scaled
-      to norms next to 1 (of an operator they stay as they are). The number of
+      to norms next to 1 (those of an operator by one number for all). The number of
       iterations grows with the condition number, as in LSQR.
 
     Iterations start anew from the residual itself after half of its digits, at least
@@ -127,7 +128,8 @@ def preconditioned(
       some thirty times that.)
       Directions with singular values up to a few times `rcond` are no part of that,
       since rounding of X makes such: the least residual is then that of X without
-      them. A NaN in a traced matrix or target gives NaN and False.
+      them. It is False if θ overflows or underflows in its dtype. A NaN in a traced
+      matrix or target gives NaN and False.
 
       With `"columns"` no rank is found and `rank` is None: `converged` says that the
       backward error has passed `tolerance`, and that no step along the gradient makes
@@ -149,10 +151,11 @@ def preconditioned(
       Derivatives of `solution`, in both modes and of any order, are those of the exact
       solution, with respect to matrix (entries of a sparse one, arrays that an operator
       holds), target and ridge; they cost another solution
-      with the same P. Where singular values of X were cut off, they are those along
-      matrices of the same rank, and second ones are NaN; along others there is none,
-      nor where it is open which singular values count as zero, as `rank.is_ambiguous`
-      says (of a sketch, as it has distorted them). The history is constant.
+      with the same P, and four to seven with `"columns"`. Where X has a null space,
+      they are those along matrices of the same rank, and second ones are NaN; along
+      others there is none, nor where it is open which singular values count as zero,
+      as `rank.is_ambiguous` says (of a sketch, as it has distorted them). The history
+      is constant.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -258,39 +261,38 @@ def _solve(
     max_iterations: int,
 ) -> Solution:
     # The derivative is that of the solution, not of the way to it.
-    constant, constant_target, root = lax.stop_gradient((matrix, target, ridge))
+    constant, weight = lax.stop_gradient((matrix, ridge))
+    root = 0 if weight is None else jnp.sqrt(weight)
     is_complete = jnp.bool_(True)
     if method == "columns":
-        factors = from_columns(constant, root)
+        factors = ColumnScaling(*column_norms(constant, root))
     else:
         if method == "gram":
             assert isinstance(constant, jax.Array)
-            factors = from_gram(constant, root, rcond)
+            factors = from_gram(constant, weight, rcond)
         else:
             small: Any = constant
             if embedding is not None:
                 small = sketched(constant, embedding)
-            factors = from_factors(small, root, rcond)
+            factors = from_factors(small, weight, rcond)
         factors, are_hidden = factors.beside(constant, rcond)
         is_complete = ~are_hidden
         if embedding is not None:
             probe_key = jax.random.fold_in(embedding.key, 1)
             is_complete &= factors.is_complete(constant, probe_key, rcond)
     scale = factors.scale
-    root = 0 if root is None else jnp.sqrt(root) * scale
+    scaled = Equilibrated(constant, scale, root)
 
-    def solve(constant_target: jax.Array, target: jax.Array) -> Solution:
-        # Against overflow of squares; exact.
-        unit = inverse_power_of_two(jnp.max(jnp.abs(constant_target)))
-        problem = Refinement(constant, factors, root, tolerance, constant_target * unit)
+    def solve(target: jax.Array, _: jax.Array) -> Solution:
+        padded = jnp.pad(lax.stop_gradient(target), (0, scale.size))
+        problem = Refinement(scaled, factors, tolerance, padded)
         state = problem.solve(max_iterations)
         solution = jnp.where(
             jnp.isfinite(state.squared), scale * state.solution, jnp.nan
         )
         converged = problem.is_solved(state) & problem.is_lowest(state) & is_complete
-        converged &= jnp.isfinite(solution).all()
-        solution = implicit_solution(solution / unit, matrix, target, ridge, factors)
-        history = state.history / unit
+        solution = implicit_solution(solution, matrix, target, ridge, factors)
+        history = state.history
         return Solution(solution, state.iteration, converged, history, factors.rank)
 
-    return every_target(solve, constant_target, target)
+    return every_target(solve, target, scale)

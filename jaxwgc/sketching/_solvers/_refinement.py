@@ -8,10 +8,9 @@ from jax import lax
 
 from jaxwgc._arrays import product
 from jaxwgc.sketching._operators import (
-    Matrix,
+    Equilibrated,
+    LinearOperator,
     residual_products,
-    times,
-    transposed_times,
 )
 from jaxwgc.sketching._solvers._orthonormalisers import ColumnScaling, Orthonormaliser
 from jaxwgc.sketching._solvers._solution import is_shortest, record
@@ -37,19 +36,18 @@ class _Correction(NamedTuple):
     squared: jax.Array
     iteration: jax.Array
     history: jax.Array
-    # With scales of columns alone: y - Xθ and the rest of a ridge.
-    residual: tuple[jax.Array, jax.Array] | None
+    # With scales of columns alone: y - Xθ.
+    residual: jax.Array | None
 
 
 class Refinement(NamedTuple):
-    """Least squares in the scaled unknowns θ / scale, where the ridge is `root`².
+    """Least squares with an X of columns of norms next to 1.
 
-    With an offset, Xᵀ(y - Xθ) - ridge θ is to be that in the place of zero.
+    With an offset, Xᵀ(y - Xθ) is to be that in the place of zero.
     """
 
-    matrix: Matrix
+    matrix: Equilibrated | LinearOperator
     factors: Orthonormaliser | ColumnScaling
-    root: jax.typing.ArrayLike
     tolerance: jax.Array
     target: jax.Array
     offset: jax.Array | None = None
@@ -60,11 +58,13 @@ class Refinement(NamedTuple):
         def is_open(state: State) -> jax.Array:
             # The second step makes a direct solution as good as a refined one.
             is_early = (state.iteration < 2) & jnp.any(state.in_range != 0)
+            # Without factors it would be one along what is left, which is rounding.
+            is_early &= not isinstance(self.factors, ColumnScaling)
             is_open = is_early | ~self.is_solved(state)
             return is_open & self._may_go_on(state, max_iterations)
 
-        history = jnp.zeros(max_iterations + 1, self.matrix.dtype)
-        start = jnp.zeros_like(self.factors.scale)
+        history = jnp.zeros(max_iterations + 1, self.target.dtype)
+        start = jnp.zeros(self.matrix.shape[1], self.target.dtype)
         return lax.while_loop(
             is_open,
             lambda state: self._corrected(state, max_iterations),
@@ -104,12 +104,15 @@ class Refinement(NamedTuple):
                 squared=state.squared,
                 iteration=state.iteration,
                 history=state.history,
-                residual=self._residual(state.solution),
+                # The gradient of a residual has its rounding, which P blows up by the
+                # condition number; an updated one has that of the update.
+                residual=self.target - self.matrix.matvec(state.solution)
+                if isinstance(self.factors, ColumnScaling)
+                else None,
             ),
         )
-        scale = self.factors.scale
-        change = scale * self.factors.direction(correction.coordinates)
-        solution = state.solution + self.factors.shortest(change) / scale
+        change = self.factors.shortest_direction(correction.coordinates)
+        solution = state.solution + change
         return self._state(solution, correction.iteration, correction.history)
 
     def _step(self, state: _Correction) -> _Correction:
@@ -118,21 +121,17 @@ class Refinement(NamedTuple):
         energy = jnp.sum(state.in_range**2)
         residual = state.residual
         if residual is None:
-            change, curvature = self._products(jnp.zeros_like(self.target), direction)
+            zeros = jnp.zeros_like(self.target)
+            change, curvature = residual_products(self.matrix, zeros, direction)
             size = energy / jnp.where(curvature > 0, curvature, jnp.inf)
             in_range = state.in_range + size * self.factors.in_range(change)
         else:
             # As accurate as LSQR, which an updated gradient is not.
-            scale = self.factors.scale
-            image = times(self.matrix, scale * direction), self.root * direction
-            curvature = sum(jnp.sum(part**2) for part in image)
+            image = self.matrix.matvec(direction)
+            curvature = jnp.sum(image**2)
             size = energy / jnp.where(curvature > 0, curvature, jnp.inf)
-            upper, lower = (part - size * moved for part, moved in zip(residual, image))
-            residual = upper, lower
-            gradient = scale * transposed_times(self.matrix, upper) + self.root * lower
-            if self.offset is not None:
-                gradient = gradient - self.offset
-            in_range = self.factors.in_range(gradient)
+            residual = residual - size * image
+            in_range = self.matrix.rmatvec(residual)
         conjugation = jnp.sum(in_range**2) / jnp.where(energy > 0, energy, 1)
         # Near zero it is a difference of larger numbers.
         squared = jnp.maximum(state.squared - size * energy, 0)
@@ -147,35 +146,15 @@ class Refinement(NamedTuple):
             residual=residual,
         )
 
-    def _residual(self, solution: jax.Array) -> tuple[jax.Array, jax.Array] | None:
-        """Returns y - Xθ and -√ridge θ, which only steps without P take along.
-
-        The gradient of a residual has its rounding, which P blows up by the condition
-        number; an updated one has that of the update.
-        """
-        if not isinstance(self.factors, ColumnScaling):
-            return None
-        image = times(self.matrix, self.factors.scale * solution)
-        return self.target - image, jnp.negative(self.root * solution)
-
     def _state(
         self, solution: jax.Array, iteration: jax.Array, history: jax.Array
     ) -> State:
-        gradient, squared = self._products(self.target, solution)
+        gradient, squared = residual_products(self.matrix, self.target, solution)
         if self.offset is not None:
             gradient = gradient - self.offset
         in_range = self.factors.in_range(gradient)
         history = record(history, iteration, jnp.sqrt(squared))
         return State(solution, gradient, in_range, squared, iteration, history)
-
-    def _products(
-        self, target: jax.Array, solution: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        """Returns half of the negative gradient of what is minimised, and its value."""
-        scale = self.factors.scale
-        gradient, squared = residual_products(self.matrix, target, scale * solution)
-        pulled = self.root * solution
-        return scale * gradient - self.root * pulled, squared + jnp.sum(pulled**2)
 
     def _may_go_on(self, state: State | _Correction, max_iterations: int) -> jax.Array:
         return jnp.isfinite(state.squared) & (state.iteration < max_iterations)
@@ -206,8 +185,7 @@ class Refinement(NamedTuple):
         direction = self.factors.direction(state.in_range)
         norm = jnp.linalg.norm(direction)
         direction = direction / jnp.where(norm > 0, norm, 1)
-        image = times(self.matrix, self.factors.scale * direction)
-        size = jnp.hypot(jnp.linalg.norm(image), jnp.linalg.norm(self.root * direction))
+        size = jnp.linalg.norm(self.matrix.matvec(direction))
         part = product(direction, state.gradient) / jnp.where(size > 0, size, 1)
         eps = jnp.finfo(part.dtype).eps
         # Below the rounding of Xθ, nothing is known of the residual.

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxwgc import _validation
-from jaxwgc._arrays import inverse_power_of_two, product
+from jaxwgc._arrays import product
 from jaxwgc.sketching import _checks
 from jaxwgc.sketching._embeddings._embedding import Embedding, EmbeddingLike, embed
 from jaxwgc.sketching._embeddings._sparse_embeddings import sparse_sign
@@ -112,33 +112,28 @@ def _solve(
     ridge: jax.Array | None,
     rcond: jax.Array,
 ) -> Solution:
-    # A power of two for every column of the target, against overflow.
-    units = inverse_power_of_two(jnp.abs(target).max(axis=0))
-    target = target * units
-    small_matrix, small_target = sketched(matrix, embedding), embedding @ target
+    small_matrix = sketched(matrix, embedding)
     # The derivative is that of the solution, not of the way to it.
     constant, root = lax.stop_gradient((small_matrix, ridge))
     factors, are_hidden = from_factors(constant, root, rcond).beside(matrix, rcond)
-    inverse = factors.matrix
     # S X diag(scale) P = U, an orthonormal basis (with a ridge, but for its rows).
-    left = product(constant * factors.scale, inverse)
+    left = product(constant * factors.scale, factors.matrix)
 
     probe_key = jax.random.fold_in(embedding.key, 1)
     is_complete = factors.is_complete(matrix, probe_key, rcond)
     is_complete &= ~are_hidden
 
-    def solve(small_target: jax.Array, target: jax.Array, unit: jax.Array) -> Solution:
+    def solve(target: jax.Array, _: jax.Array) -> Solution:
+        small_target = embedding @ target
         coordinates = product(lax.stop_gradient(small_target), left)
-        solution = factors.shortest(factors.scale * product(inverse, coordinates))
+        solution = factors.scale * factors.shortest_direction(coordinates)
         solution = implicit_solution(
             solution, small_matrix, small_target, ridge, factors
         )
         length = jnp.linalg.norm(target - times(matrix, solution))
         if ridge is not None:
             length = jnp.hypot(length, jnp.sqrt(ridge) * jnp.linalg.norm(solution))
-        norms = jnp.stack([jnp.linalg.norm(target), length]) / unit
-        converged = is_complete & jnp.isfinite(solution).all()
-        solution = solution / unit
-        return Solution(solution, jnp.int32(1), converged, norms, factors.rank)
+        norms = jnp.stack([jnp.linalg.norm(target), length])
+        return Solution(solution, jnp.int32(1), is_complete, norms, factors.rank)
 
-    return every_target(solve, small_target, target, units)
+    return every_target(solve, target, factors.scale)

@@ -5,7 +5,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
+from jaxwgc._arrays import inverse_power_of_two
 from jaxwgc.sketching._scores._numerical_rank import NumericalRank
 
 
@@ -19,7 +21,8 @@ class Solution(NamedTuple):
       solution: θ, of shape (p,), or a pytree like the parameters.
       num_iterations: how many iterations were made: int32.
       converged: whether the solver's own test was passed; the docstring of the solver
-        says which. False wherever the result is not finite.
+        says which. False if the result is not finite, and for least squares also if θ
+        underflows in its dtype.
       residual_history: (max_iterations + 1,), from the starting point on: the norm of
         the residual, or the value of the objective where the docstring says so. After
         the last iteration its value is repeated.
@@ -36,11 +39,42 @@ class Solution(NamedTuple):
     rank: NumericalRank | None = None
 
 
-def every_target(solve: Callable[..., Solution], *targets: jax.Array) -> Solution:
-    """Solves for y, or for every column of y, with the columns as the last axis."""
-    if targets[0].ndim == 1:
-        return solve(*targets)
-    return jax.vmap(solve, in_axes=-1, out_axes=-1)(*targets)
+def every_target(
+    solve: Callable[..., Solution], target: jax.Array, scale: jax.Array
+) -> Solution:
+    """Solves for y, or for every column of y, with the columns as the last axis.
+
+    Each is brought to size 1 by a power of two, against overflow of squares.
+
+    Args:
+      solve: solves for one y of size 1, and takes the power of two as well.
+      target: y, (N,) or (N, c).
+      scale: as in `in_units`.
+    """
+
+    def scaled(target: jax.Array) -> Solution:
+        unit = inverse_power_of_two(jnp.max(jnp.abs(lax.stop_gradient(target))))
+        return in_units(solve(target * unit, unit), unit, scale)
+
+    if target.ndim == 1:
+        return scaled(target)
+    return jax.vmap(scaled, in_axes=-1, out_axes=-1)(target)
+
+
+def in_units(result: Solution, unit: jax.Array, scale: jax.Array) -> Solution:
+    """Returns the solution for y from the one for y * `unit`.
+
+    `converged` becomes False if θ overflows, or if what underflows is more than
+    rounding of θ / `scale`, where scales bring the columns of X to one size.
+    """
+    solution = result.solution / unit
+    rounding = jnp.finfo(solution.dtype).eps * jnp.max(jnp.abs(result.solution) / scale)
+    is_carried = jnp.abs(solution * unit - result.solution) / scale <= rounding
+    return result._replace(
+        solution=solution,
+        converged=result.converged & is_carried.all(),
+        residual_history=result.residual_history / unit,
+    )
 
 
 def is_shortest(

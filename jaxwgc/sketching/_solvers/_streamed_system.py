@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxwgc._arrays import product
+from jaxwgc._arrays import inverse_power_of_two, product
 from jaxwgc.sketching import _checks
 from jaxwgc.sketching._embeddings._sparse_embeddings import sparse_sign
 from jaxwgc.sketching._row_blocks import sum_over_blocks
@@ -30,6 +30,7 @@ class StreamedSystem:
         self._rows = RepeatedChunks(self._pairs, fingerprint_of=self._fingerprint_of)
         self.num_columns = 0
         self.is_vector = True
+        self.units = np.ones(1)
         # Whether blocks of float64 lost digits, and R of [X y] before they did.
         self.is_rounded = False
         self.exact_factor = np.zeros((0, 0))
@@ -39,7 +40,10 @@ class StreamedSystem:
         return self._rows.num_rows
 
     def small_matrix(self, key: jax.Array, sketch_size: int | None) -> jax.Array:
-        """Returns a small matrix of all rows, in the first pass."""
+        """Returns a small matrix of all rows, in the first pass.
+
+        From then on, y is divided by powers of two, against overflow of squares.
+        """
         total = np.zeros((0, 0))
         factor = None
         dtype: Any = None
@@ -63,13 +67,17 @@ class StreamedSystem:
                 total = total + np.asarray(_sketch(subkey, chunk, sketch_size), float)
         if factor is not None:
             total = np.ldexp(factor.triangular, factor.exponents)
-        return jnp.asarray(total.astype(dtype))
+        small = jnp.asarray(total.astype(dtype))
+        largest = jnp.max(jnp.abs(small[:, self.num_columns :]), axis=0)
+        self.units = np.asarray(inverse_power_of_two(largest))
+        return small.at[:, self.num_columns :].multiply(self.units)
 
     def products(self, solution: np.ndarray, direction: np.ndarray) -> list[np.ndarray]:
         """Returns Xᵀr, rᵀr, XᵀXd and dᵀXᵀXd of r = y - Xθ, in one pass."""
         sums: Any = None
         for _, chunk, _ in self._rows:
-            arrays = (solution.astype(chunk.dtype), direction.astype(chunk.dtype))
+            arrays = solution, direction, self.units
+            arrays = (array.astype(chunk.dtype) for array in arrays)
             # Sums of chunks in float64, in any mode.
             parts = [
                 np.asarray(part, float) for part in _chunk_products(chunk, *arrays)
@@ -179,12 +187,12 @@ def _fingerprint(chunk: jax.Array) -> jax.Array:
 
 @jax.jit
 def _chunk_products(
-    chunk: jax.Array, solution: jax.Array, direction: jax.Array
+    chunk: jax.Array, solution: jax.Array, direction: jax.Array, units: jax.Array
 ) -> list[jax.Array]:
     p, num_systems = solution.shape
 
     def products(joined: jax.Array) -> list[jax.Array]:
-        rows, target = joined[:, :p], joined[:, p:]
+        rows, target = joined[:, :p], joined[:, p:] * units
         images = product(rows, jnp.concatenate([solution, direction], axis=1))
         residual, moved = target - images[:, :num_systems], images[:, num_systems:]
         pulled = product(rows.T, jnp.concatenate([residual, moved], axis=1))

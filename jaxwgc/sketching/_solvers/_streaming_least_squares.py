@@ -12,7 +12,7 @@ from jaxwgc._arrays import product
 from jaxwgc.sketching import _checks
 from jaxwgc.sketching._solvers._orthonormalisers import Orthonormaliser, from_factors
 from jaxwgc.sketching._solvers._rounded_input import mind_rounding
-from jaxwgc.sketching._solvers._solution import Solution, is_shortest
+from jaxwgc.sketching._solvers._solution import Solution, in_units, is_shortest
 from jaxwgc.sketching._solvers._streamed_system import Blocks, StreamedSystem
 
 
@@ -111,7 +111,9 @@ def streaming_least_squares(
     shape = stream.num_rows, p
     small, cutoff = _checks.with_cutoff(small, rcond, _checks.solver_cutoff, shape)
     small, target = small[:, :p], small[:, p:]
+    key = jax.random.fold_in(key, 2**31 - 1)
     start, factors, probe = _start(key, small, target, regulariser, cutoff)
+    start, probe = np.asarray(start, np.float64), np.asarray(probe, np.float64)
     system = _System(stream, factors, 0.0 if regulariser is None else float(ridge))
     state, passes, norms, is_complete = _iterate(
         system, start, probe, tolerance, max_passes, progress, float(cutoff)
@@ -128,6 +130,8 @@ def streaming_least_squares(
         residual_history=jnp.asarray(np.stack(norms), dtype),
         rank=jax.tree.map(lambda x: jnp.full(error.shape, x), factors.rank),
     )
+    units = jnp.asarray(stream.units, dtype)
+    result = jax.vmap(in_units, (-1, 0, None), -1)(result, units, factors.scale)
     if stream.is_vector:
         result = jax.tree.map(lambda x: x[..., 0], result)
     if not stream.is_rounded:
@@ -174,16 +178,15 @@ class _System:
         return self.matrix.T @ (self.scale * state.gradient)
 
     def direction(self, in_range: np.ndarray) -> np.ndarray:
-        return _shortest(self.factors, self.scale * (self.matrix @ in_range))
+        direction = _shortest(self.factors, self.scale * (self.matrix @ in_range))
+        return np.asarray(direction, np.float64)
 
     def backward_error(self, state: _State) -> np.ndarray:
-        # Squares of small residuals may vanish in float32.
-        with np.errstate(invalid="ignore"):
-            squares = np.sum((state.solution / self.scale) ** 2, axis=0)
-            weight = self.values**2 * squares + state.squared
-            share = self.values * self.in_range(state)
-            share = share / np.sqrt(np.where(weight > 0, weight, 1))
-            return np.linalg.norm(share, axis=0) / self.norm
+        squares = np.sum((state.solution / self.scale) ** 2, axis=0)
+        weight = self.values**2 * squares + state.squared
+        share = self.values * self.in_range(state)
+        share = share / np.sqrt(np.where(weight > 0, weight, 1))
+        return np.linalg.norm(share, axis=0) / self.norm
 
     def is_lowest(
         self, state: _State, norms_of_y: np.ndarray, tolerance: float, dtype: Any
@@ -195,11 +198,9 @@ class _System:
         hidden = self.scale * self.factors.cut_off((state.solution / self.scale).T).T
         longer = -2 * np.sum(hidden * state.gradient, axis=0)
         part = np.sqrt(in_range + rounding**2 + np.maximum(longer, 0))
-        # In units of y, since squares of small residuals vanish in float32.
-        unit = np.where(norms_of_y > 0, norms_of_y, 1)
-        arrays = (part / unit, state.squared / unit**2, norms_of_y / unit)
-        part, squared, one = (jnp.asarray(array, dtype) for array in arrays)
-        return np.asarray(is_shortest(part, squared, one, tolerance))
+        arrays = part, state.squared, norms_of_y
+        part, squared, norms = (jnp.asarray(array, dtype) for array in arrays)
+        return np.asarray(is_shortest(part, squared, norms, tolerance))
 
 
 def _iterate(
@@ -217,7 +218,8 @@ def _iterate(
     def note(state: _State, passes: int) -> None:
         norms.append(np.sqrt(state.squared))
         if progress is not None:
-            progress(passes, float(np.sqrt(np.sum(state.squared))))
+            norms_of_rest = np.sqrt(state.squared) / system.stream.units
+            progress(passes, float(np.linalg.norm(norms_of_rest)))
 
     # The first of them has no direction yet. It asks instead whether X is zero where
     # its sketch is.
@@ -259,46 +261,24 @@ def _iterate(
     return state, passes, norms, is_complete
 
 
+@jax.jit
 def _start(
     key: jax.Array,
     small: jax.Array,
     target: jax.Array,
     ridge: jax.Array | None,
     rcond: jax.Array,
-) -> tuple[np.ndarray, Orthonormaliser, np.ndarray]:
-    """Returns θ of the small system, its factors, and a vector of the null space."""
-    key = jax.random.fold_in(key, 2**31 - 1)
-    solution, factors, vector = _small_solution(key, small, target, ridge, rcond)
-    solution = _shortest(factors, np.asarray(solution, np.float64))
-    probe = np.zeros_like(solution)
-    if factors.has_null_space:
-        probe[:] = np.asarray(vector, np.float64)[:, None]
-    return solution, factors, probe
-
-
-@jax.jit
-def _small_solution(
-    key: jax.Array,
-    small: jax.Array,
-    target: jax.Array,
-    ridge: jax.Array | None,
-    rcond: jax.Array,
 ) -> tuple[jax.Array, Orthonormaliser, jax.Array]:
+    """Returns θ of the small system, its factors, and vectors of the null space."""
     factors = from_factors(small, ridge, rcond)
     scale, basis = factors.scale, factors.matrix
     left = product(small * scale, basis)
     solution = scale[:, None] * product(basis, product(left.T, target))
-    return solution, factors, scale * factors.null_vector(key)
-
-
-def _shortest(factors: Orthonormaliser, solution: np.ndarray) -> np.ndarray:
-    """Returns each solution without its part in the null space of X."""
-    if not factors.has_null_space:
-        return solution
-    columns = _shortest_columns(factors, solution.astype(factors.scale.dtype))
-    return np.asarray(columns, np.float64)
+    probe = jnp.where(factors.has_null_space, scale * factors.null_vector(key), 0)
+    probes = jnp.broadcast_to(probe[:, None], solution.shape)
+    return _shortest(factors, solution), factors, probes
 
 
 @jax.jit
-def _shortest_columns(factors: Orthonormaliser, solution: jax.Array) -> jax.Array:
+def _shortest(factors: Orthonormaliser, solution: jax.Array) -> jax.Array:
     return jax.vmap(factors.shortest, -1, -1)(solution)
