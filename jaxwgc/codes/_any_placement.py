@@ -3,7 +3,6 @@
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc import _validation
@@ -22,6 +21,8 @@ from jaxwgc.decoders import Dual, Lagrange, LeastSquares
 _NUM_ORDERS, _NUM_EXCHANGES = 64, 400
 # Of random rows.
 _NUM_DRAWS = 32
+# Patterns of stragglers by which methods are compared, times squared workers.
+_MOST_WORK = 4_000_000
 # Misses below that are rounding, in float32.
 _ROUNDING = 4 * float(np.finfo(np.float32).eps)
 # Singular values below that share of the largest are rounding.
@@ -110,18 +111,21 @@ def any_placement(
     names = tuple(_METHODS)
     if method is not None:
         names = (_validation.check_choice("method", method, names),)
-    bits = jax.random.bits(key, (4,), jnp.uint32)
-    _validation.check_concrete("key", bits, "a code is chosen by its values")
+    _validation.check_concrete("key", key, "a code is chosen by its values")
+    bits = np.asarray(jax.random.key_data(key))
     made = [
-        _METHODS[name](
-            np.random.default_rng(np.asarray(bits)), assignment, num_stragglers
-        )
+        _METHODS[name](np.random.default_rng(bits), assignment, num_stragglers)
         for name in names
     ]
     if len(made) == 1:
         return made[0]
     # What is rounding alone makes no difference, but real messages do.
-    return min(made, key=lambda code: max(worst_rounding(code)[0], _ROUNDING))
+    return min(made, key=_miss)
+
+
+def _miss(code):
+    num_patterns = max(_MOST_WORK // code.num_workers**2, 1)
+    return max(worst_rounding(code, min(num_patterns, 1000))[0], _ROUNDING)
 
 
 def _polynomials(generator, assignment, num_stragglers):

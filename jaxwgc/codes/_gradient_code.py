@@ -289,17 +289,6 @@ decoders=[LeastSquares])
             self.encoding_matrix, self.segment_targets, mask, tolerance
         )
 
-    def decodable_from(
-        self,
-        times: jax.Array,
-        tolerance: jax.typing.ArrayLike,
-        decoder: DecoderLike = None,
-    ) -> jax.Array:
-        """Returns when messages that come at `times` (num_messages,) are enough."""
-        return self.choose_decoder(decoder).decodable_from(
-            self.encoding_matrix, self.segment_targets, times, tolerance
-        )
-
     def check_plain(self, user: str) -> None:
         """Raises ValueError where messages are several, or shorter than the gradient.
 

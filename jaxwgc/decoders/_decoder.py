@@ -11,7 +11,6 @@ import numpy as np
 
 from jaxwgc import _validation
 from jaxwgc._arrays import sharding_by_batch, working, working_constants
-from jaxwgc._bisection import first_true
 from jaxwgc._pytrees import register
 from jaxwgc._targets import target_scale
 from jaxwgc.decoders._accuracy import relative_miss
@@ -134,32 +133,6 @@ class Decoder(abc.ABC):
         """
         weights = self.checked_weights(matrix, target, mask)
         return _is_near(weights, working(matrix), working(target), tolerance)
-
-    def decodable_from(
-        self,
-        matrix: Array,
-        target: Array,
-        times: jax.Array,
-        tolerance: jax.typing.ArrayLike,
-    ) -> jax.Array:
-        """Returns when the messages that have arrived decode; infinity if never.
-
-        By bisection, since more messages decode no worse.
-
-        Args:
-          matrix: As for `weights`.
-          target: As for `weights`.
-          times: Float (num_messages,), when each message arrives; infinity if never.
-          tolerance: As for `decodes`.
-        """
-        ends, count = jnp.sort(times), jnp.isfinite(times).sum()
-
-        def is_enough(number):
-            mask = (times <= ends[number]) & (times < jnp.inf)
-            return self.decodes(matrix, target, mask, tolerance)
-
-        first = first_true(is_enough, count)
-        return jnp.where(first < count, ends[first], jnp.inf)
 
     def check(self, matrix: Array, target: Array) -> None:
         """Raises ValueError, naming the rule, where it cannot decode these arrays.

@@ -74,21 +74,6 @@ class OneCopy(Decoder):
         sizes = (jnp.asarray(target[0]) / target_scale(target)) ** 2
         return product(lost.astype(sizes.dtype), sizes) <= tolerance**2 * sizes.sum()
 
-    def decodable_from(
-        self,
-        matrix: Array,
-        target: Array,
-        times: jax.Array,
-        tolerance: jax.typing.ArrayLike,
-    ) -> jax.Array:
-        sizes = (jnp.asarray(target[0]) / target_scale(target)) ** 2
-        sizes = sizes.astype(times.dtype)
-        ends, sizes = jax.lax.sort((times[self.copies].min(-1), sizes), num_keys=1)
-        # Of the parts that come later; exactly nothing at the end.
-        lost = jnp.cumsum(sizes[::-1])[::-1] - sizes
-        is_enough = lost <= tolerance**2 * sizes.sum()
-        return jnp.min(ends, where=is_enough, initial=jnp.inf)
-
 
 @functools.partial(jax.jit, static_argnames="num_workers")
 def _lightest(mask, copies, num_workers):

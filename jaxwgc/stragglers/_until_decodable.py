@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxwgc import _validation
+from jaxwgc._bisection import first_true
 from jaxwgc._pytrees import register
 from jaxwgc._targets import DECODES
 from jaxwgc.stragglers._inputs import times_of
@@ -42,10 +43,6 @@ class Decodable(Protocol):
 
     def choose_decoder(self, decoder: Any) -> Any:
         """One that can decode the code."""
-        ...
-
-    def decodable_from(self, times: Any, tolerance: Any, decoder: Any) -> jax.Array:
-        """Returns when messages that come at `times` are enough."""
         ...
 
 
@@ -200,8 +197,10 @@ class UntilDecodable(WaitingRule):
 
     def _end(self, times):
         times = self._by_message(times_of(times))
-        enough = self.code.decodable_from(times, self.tolerance, self.decoder)
-        return jnp.minimum(enough, times.max())
+        ends, count = jnp.sort(times), jnp.isfinite(times).sum()
+        # More messages decode no worse.
+        first = first_true(lambda number: self.is_over(times, ends[number]), count)
+        return jnp.where(first < count, ends[first], times.max())
 
     def _by_message(self, times):
         """Returns times of workers or of messages as those of messages."""

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc import _validation
-from jaxwgc._bisection import first_true
+from jaxwgc._bisection import first_time
 from jaxwgc.stragglers._distributions import Distribution
 from jaxwgc.stragglers._inputs import made_of_jax, times_of
 from jaxwgc.stragglers._types import Arrivals
@@ -112,12 +112,9 @@ class WaitingRule:
         return None
 
     def _end(self, times):
-        """By bisection of the bits of the time: floats above 0 are in their order."""
         times = times_of(times)
-        kind = jnp.int32 if times.dtype == np.float32 else jnp.int64
 
-        def is_over(bits):
-            now = jax.lax.bitcast_convert_type(bits, times.dtype)
+        def is_over(now):
             with made_of_jax("wait"):
                 over = self.is_over(jnp.where(times <= now, times, jnp.inf), now)
             if np.shape(over) != () or getattr(over, "dtype", None) != np.bool_:
@@ -128,10 +125,8 @@ class WaitingRule:
             return over
 
         last = times.max()
-        never = jnp.where(jnp.isnan(last), last, jnp.inf)
-        bits = first_true(is_over, jax.lax.bitcast_convert_type(never, kind))
         # Where everyone has answered there is nobody to wait for.
-        return jnp.minimum(jax.lax.bitcast_convert_type(bits, times.dtype), last)
+        return jnp.minimum(first_time(is_over, last), last)
 
 
 # The rule is a constant of what is compiled: its NumPy arrays keep their precision.

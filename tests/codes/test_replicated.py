@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import jaxwgc
 from jaxwgc.codes import replicated
-from jaxwgc.decoders import Decoder, OneCopy
+from jaxwgc.decoders import OneCopy
 from tests.zoo import CODES, gradients_of, like
 
 
@@ -91,26 +91,6 @@ def test_decodes_as_its_weights_do():
         decoded.mask.astype(int) @ (code.encoding_matrix != 0) > 0, 1, 0
     )
     np.testing.assert_allclose(decoded.effective_weights, expected * code.target)
-
-
-@pytest.mark.parametrize("loads", [None, [4, 0, 1, 3]])
-def test_when_parts_are_finished_by_bisection(loads):
-    code = replicated(4, 12, 3, loads)
-    draw = np.random.default_rng(0)
-    times = draw.exponential(size=(50, code.num_messages)).astype(np.float32)
-    times[draw.random(times.shape) < 0.3] = np.inf
-    arrays = code.encoding_matrix, code.segment_targets
-
-    def both(times, tolerance):
-        return [
-            decodable_from(code.decoders[0], *arrays, times, tolerance)
-            for decodable_from in (OneCopy.decodable_from, Decoder.decodable_from)
-        ]
-
-    for tolerance in (1e-3, 0.6):
-        found, expected = jax.jit(jax.vmap(both, (0, None)))(times, tolerance)
-        np.testing.assert_array_equal(found, expected)
-        assert np.isfinite(found).any()
 
 
 def test_uncoded_in_proportion():

@@ -70,6 +70,9 @@ def test_any_units_in_float32(num_rows):
     by_ridge = choose_ridge(matrix * 1e-20, target, RIDGES)
     small = matrix.T @ target / float(by_ridge.ridge)
     np.testing.assert_allclose(by_ridge.solution * 1e20, small, rtol=1e-4)
+    of_large = choose_ridge(matrix * 1e-28, target * 1e26, 1e15 * RIDGES)
+    small = matrix.T @ target / float(of_large.ridge)
+    np.testing.assert_allclose(of_large.solution, small * 1e-2, rtol=1e-4)
     by_matrix = choose_ridge(matrix * 1e20, target, RIDGES)
     large = np.linalg.lstsq(matrix, target)[0]
     np.testing.assert_allclose(by_matrix.solution * 1e20, large, rtol=1e-4)

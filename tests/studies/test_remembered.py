@@ -75,8 +75,7 @@ def descend(code, model, step_size, num_steps, curvature, size):
 def test_loss_of_descent(code, number):
     """Of every step, with rounds that are drawn anew."""
     delay, wait = slow_one(), stragglers.fastest(number)
-    keys = jax.random.split(KEY, (40, 100))
-    drawn = Drawn.of(delay, [code], keys, math.inf, has_stalls=False)
+    drawn = Drawn.of(delay, [code], KEY, (40, 100), math.inf, has_stalls=False)
     [judged] = judge([Choice("own", code, wait, "busy", memory=True)], drawn)
     found = RememberedDescent(*(own.mean(0) for own in judged.remembered))
     goal = Goal(**GOAL, num_workers=NUM_WORKERS)

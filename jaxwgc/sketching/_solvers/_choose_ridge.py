@@ -125,9 +125,12 @@ def _choose(
         basis = product(matrix, left)
         total = _errors_in_basis(basis, targets, squares, scaled_ridges, criterion)
     best = jnp.argmin(total)
-    values = jnp.where(is_kept, values, 1) / scale
-    inverse = jnp.where(is_kept, 1 / (values + ridges[best] / values), 0)
-    solution = product(right, inverse[:, None] * parts) / unit
+    values, root = jnp.where(is_kept, values, 1) / scale, jnp.sqrt(ridges[best])
+    # (v + ridge / v) in units of the larger one of v and the root, against overflow.
+    larger = jnp.maximum(values, root)
+    weights = values / larger + root / larger * (root / values)
+    coordinates = parts / unit / larger[:, None] / weights[:, None]
+    solution = product(right, jnp.where(is_kept[:, None], coordinates, 0))
     nan = jnp.where(is_right, 0, jnp.nan)
     return RidgeChoice(
         ridge=ridges[best] + nan,

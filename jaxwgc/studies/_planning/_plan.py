@@ -183,14 +183,14 @@ def plan(
     if _validation.check_bool("memory", memory) and late == CANCELLED:
         raise ValueError('memory must be False with late="cancelled": nobody is late')
     length = max(-(-num_rounds // _NUM_GROUPS), _FEWEST_ROUNDS)
+    shape = _NUM_GROUPS, length
     stalls = delay.stalls(float(tail))
     num_measured = stalls.num_rounds if stalls else math.inf
     delays = [delay, stalls.delay] if stalls and stalls.time > 0 else [delay]
-    keys = jax.random.split(key, (_NUM_GROUPS, length))
 
     def draw(each, named):
         own = [code for _, code in named]
-        return Drawn.of(each, own, keys, num_measured, each is not delay)
+        return Drawn.of(each, own, key, shape, num_measured, each is not delay)
 
     chosen = _listed("choices", choices)
     if chosen is None:

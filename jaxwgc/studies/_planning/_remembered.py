@@ -95,27 +95,29 @@ class RememberedDescent(NamedTuple):
 def follow(choices: Sequence[Choice], drawn: Drawn) -> list[RememberedDescent]:
     """Simulates descent with the memory of each choice; a row for each run."""
     delay, found = drawn.delay, [RememberedDescent(*np.zeros((3, 1)))] * len(choices)
-    for kind, arrays, members in by_program(choices):
+    for kind, arrays, members in by_program(choices, are_whole=False):
         num_parts = choices[members[0]].code.num_parts
         shape = num_parts, min(num_parts, _MOST_DRAWS)
         draws = np.linalg.qr(np.random.default_rng(0).standard_normal(shape))[0]
         draws *= math.sqrt(num_parts)
-        each = jax.device_get(_descend((delay, *kind), arrays, draws, drawn.keys))
+        each = jax.device_get(
+            _descend((delay, *kind), arrays, draws, drawn.key, drawn.num_runs)
+        )
         for number, index in enumerate(members):
             own = (leaf[number].astype(np.float64) for leaf in each)
             found[index] = RememberedDescent(*own)
     return found
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _descend(kind, arrays, draws, keys):
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def _descend(kind, arrays, draws, key, num_runs):
     """Mean squares (choices, runs, moves, 1 + steps) of `RememberedDescent`."""
     delay, wait_kind, code_kind, late = kind
     moves = jnp.asarray(_MOVES, jnp.result_type(float))[:, None]
 
     def of_choice(choice):
         wait, code = choice
-        wait, code = closed(wait_kind, wait), code_kind.unflatten(code)
+        wait, code = closed(wait_kind, wait), closed(code_kind, code)
         model = delayed(delay, wait, late)
         target = jnp.asarray(code.target, moves.dtype)
         parts = draws - target[:, None] * (target @ draws) / (target @ target)
@@ -141,6 +143,6 @@ def _descend(kind, arrays, draws, keys):
             squares = squares.swapaxes(0, 1)
             return squares[..., 0], squares[..., 1:].mean(-1), gradients[-1]
 
-        return jax.vmap(run)(keys)
+        return jax.vmap(run)(jax.random.split(key, num_runs))
 
     return jax.lax.map(of_choice, arrays)
