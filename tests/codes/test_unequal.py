@@ -12,7 +12,7 @@ from jaxwgc import codes, stragglers
 from jaxwgc.studies import expected_error
 
 # Ten workers who answer within a time τ with a probability of 1 - exp(-ψ (τ - 1)).
-RATES = np.random.default_rng(0).uniform(0.1, 2, 10)
+RATES = np.linspace(0.1, 2, 10)
 RING = np.eye(10, dtype=bool) | np.eye(10, k=1, dtype=bool) | (np.eye(10, k=-9) > 0)
 NUM_DRAWS = 100_000
 
@@ -190,7 +190,8 @@ def test_against_the_mean_probability():
             for part in range(10)
         ]
         np.testing.assert_allclose(found, expected)
-        assert 0.66 < np.abs(found).max() < 0.86
+        # The slowest two hold a part alone.
+        assert -0.8 < found.min() < -0.5
         np.testing.assert_allclose(expected_error(own, probabilities).bias, 0, 0, 1e-12)
 
 
