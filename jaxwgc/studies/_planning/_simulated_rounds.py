@@ -25,6 +25,7 @@ from jaxwgc.stragglers import (
     deadline,
     delayed,
     fastest,
+    until_decodable,
 )
 from jaxwgc.studies._planning._choice import BUSY, Choice
 
@@ -199,10 +200,8 @@ class _WholeParts:
     @classmethod
     def of(cls, code: GradientCode, decoder: Group | OneCopy) -> "_WholeParts":
         """Returns those of a code, with as many families and copies as others have."""
-        per_worker, held = (
-            code.messages_per_worker,
-            np.asarray(code.encoding_matrix) != 0,
-        )
+        per_worker = code.messages_per_worker
+        held = np.asarray(code.encoding_matrix) != 0
         if isinstance(decoder, OneCopy):
             families, fewest = [held], 1
             shares = code.required_parts / np.asarray(code.parts_per_worker)[:, None]
@@ -276,17 +275,18 @@ def _shared_rule(wait: Any, no_code: GradientCode, shared: Callable[..., Any]) -
         if isinstance(wait, fastest):
             return dataclasses.replace(rule, number=wait.num_required)
         return dataclasses.replace(rule, seconds=wait.seconds)
-    if wait.code is None or jax.tree_util.all_leaves([wait]):
+    until: Any = until_decodable
+    if type(wait) is not type(until(no_code)) or wait.decoder is not None:
         return wait
-    code = shared(wait.code, wait.decoder)
+    code = shared(wait.code)
     if isinstance(code, _WholeParts):
         return _First(no_code.num_workers, np.inf, wait.tolerance**2, code)
-    return dataclasses.replace(wait, code=code, decoder=None)
+    return dataclasses.replace(wait, code=code)
 
 
-def _shared_code(code: GradientCode, decoder: Any = None) -> Any:
-    """Returns a code as copies of whole parts, or else with one decoder."""
-    decoder = code.choose_decoder(decoder)
+def _shared_code(code: GradientCode) -> Any:
+    """Returns a code as copies of whole parts, or else with its own decoder alone."""
+    decoder = code.choose_decoder()
     if isinstance(decoder, Group | OneCopy):
         return _WholeParts.of(code, decoder)
     return dataclasses.replace(code, decoders=(decoder,))
