@@ -301,6 +301,19 @@ def test_trace_of_busy_workers_is_unbiased(simulated):
     assert abs(filled(coordinator.times).mean() - 2.8) < 0.4
 
 
+def test_trace_of_a_coordinator_that_is_busy(simulated):
+    """With the compilation of its waiting rule, in the first round."""
+
+    def ends(times):
+        simulated.now = max(simulated.now, begin + 30)
+        return times.max()
+
+    coordinator = start(simulated, lambda worker, *_: (worker + 1, None), ends)
+    begin = simulated.now
+    run(coordinator, 0)
+    np.testing.assert_allclose(coordinator.times, [np.arange(NUM_WORKERS) + 1])
+
+
 def test_rows_of_the_trace():
     nan, inf = np.nan, np.inf
     rows = [[1, nan], [nan, 2], [nan, inf], [3, nan], [nan, 4]]

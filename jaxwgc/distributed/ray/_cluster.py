@@ -416,10 +416,10 @@ class RayCluster:
 
         A worker measures the seconds from the receipt of its task to the finished
         message by its own clock. The time that both travel is added, as the coordinator
-        sees it. If a message arrives after the end of its round, the coordinator may
-        have been busy, such as with a callback. Then the shortest travel time so far is
-        added, or a longer one if the coordinator has waited for longer. On request none
-        is added, since reports travel while workers compute.
+        sees it. If the coordinator was busy when a message came, such as with a
+        callback, the shortest travel time so far is added, or a longer one if the
+        message was not there when the coordinator last looked. On request none is
+        added, since reports travel while workers compute.
 
         Infinity stands for a worker that was lost. A worker that was busy with an
         earlier round, or left a part to others, has the seconds of its next responses

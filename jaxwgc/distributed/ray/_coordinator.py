@@ -30,6 +30,8 @@ PAUSE = 0.1
 _LARGEST_IN_TASK = 2**16
 # Of one worker before it has ever started; more have a reason of their own.
 _MAX_DEATHS_AT_START = 3
+# Seconds that it takes at most to find a message that is there.
+_AT_ONCE = 2e-3
 
 log = logging.getLogger("jaxwgc.distributed")
 
@@ -84,9 +86,9 @@ class Coordinator:
         self.is_closed = threading.Event()
         self._memory = Memory(self.layout.shape, self.layout.dtype)
         self._when = "at the start"
-        # When the coordinator last looked for messages, and the shortest time that
-        # one was on its way so far.
-        self._looked, self._transport = 0.0, np.inf
+        # When the coordinator began to look for a message, when none was there for the
+        # last time, and the shortest time that one was on its way.
+        self._looked, self._empty, self._transport = 0.0, 0.0, np.inf
         self._signature: str | None = None
 
     def start(self) -> None:
@@ -149,8 +151,11 @@ class Coordinator:
             seconds = self._seconds_until_over(this)
             if seconds == 0 or self._is_hopeless(np.isfinite(this.times), replaced):
                 break
+            self._looked = time.monotonic()
             slot = first_ready(self.slots, seconds)
-            if slot is not None:
+            if slot is None:
+                self._empty = time.monotonic()
+            else:
                 start = time.monotonic()
                 self._attempt(self._receive, slot, this, answers, order)
                 timings["transfer"] += time.monotonic() - start
@@ -160,7 +165,7 @@ class Coordinator:
 
         received = np.isfinite(this.times)
         answers.messages[~(received | late)] = 0
-        self._looked = start = time.monotonic()
+        start = time.monotonic()
         verdict = self._examine(answers, received, order)
         if verdict is not None:
             received = verdict.right
@@ -303,14 +308,18 @@ class Coordinator:
         if answered is this or slot.away_since is not None:
             # A late answer is not looked at, but the process that sent it is well.
             self._recover(slot)
+        seconds = now - since
+        if now - self._looked > _AT_ONCE:
+            self._empty = now
+            self._transport = min(self._transport, seconds - answer.seconds)
+        else:
+            # It had come before, while the coordinator did something else.
+            way = self._transport if np.isfinite(self._transport) else 0.0
+            seconds = np.clip(answer.seconds + way, self._empty - since, seconds)
+        answered.seconds[slot.index] = seconds
         if answered is this:
             this.times[slot.index] = now - this.begin
-            this.seconds[slot.index] = now - since
-            self._transport = min(self._transport, now - since - answer.seconds)
         else:
-            answered.seconds[slot.index] = np.clip(
-                answer.seconds + self._transport, self._looked - since, now - since
-            )
             slot.submit(order, this)
 
     def _retire(
