@@ -40,7 +40,7 @@ def read_trace(
     first_line, names = 1, []
     if path.suffix == ".csv":
         rows = [*csv.reader(lines)]
-        if rows and not any(map(_is_number, rows[0])):
+        if rows and _is_header(rows[0]):
             first_line, names = 2, [name.strip() for name in rows.pop(0)]
     else:
         # Read as one list, so that errors name the line.
@@ -54,10 +54,18 @@ def read_trace(
             raise ValueError(
                 f"row {line} must have {len(columns)} columns; got {len(row)}"
             )
-    if {*_LONG_FORM} <= {*names}:
-        places = [names.index(name) for name in _LONG_FORM]
+    lower = [name.lower() for name in names]
+    if {*_LONG_FORM} <= {*lower}:
+        places = [lower.index(name) for name in _LONG_FORM]
         return _long_form([[row[at] for at in places] for row in rows], first_line)
-    first = int(bool(names) and names[0].lower() in _INDEX)
+    if {*_LONG_FORM[1:]} & {*lower}:
+        raise ValueError(
+            f"a file of one row per time must have the columns {', '.join(_LONG_FORM)}; "
+            f"got {', '.join(names)}"
+        )
+    first = int(bool(names) and lower[0] in _INDEX)
+    if not all(names[first:]) or len({*names[first:]}) < len(names) - first:
+        raise ValueError(f"row 1 must name each worker, and once; got {names[first:]}")
     table = [
         [_time(cell, line, name) for name, cell in [*zip(columns, row)][first:]]
         for line, row in enumerate(rows, first_line)
@@ -90,6 +98,16 @@ def _cells(row: Any, names: Sequence[str]) -> list[Any]:
     if isinstance(row, dict):
         return [*map(row.get, names)]
     return row if isinstance(row, list) else [row]
+
+
+def _is_header(row: Sequence[str]) -> bool:
+    """Returns whether cells are names: no numbers, or the numbers of the workers."""
+    cells = [cell.strip() for cell in row]
+    for start in (0, 1):
+        workers = cells[not cells[0] :]
+        if workers == [*map(str, range(start, max(len(workers), 2) + start))]:
+            return True
+    return not any(map(_is_number, cells))
 
 
 def _is_number(cell: str) -> bool:

@@ -16,7 +16,7 @@ TIMES = np.array([[1.0, 2.0, 8.0], [1.5, 2.0, 9.0], [1.0, np.nan, 7.0]])
 # Steps and workers in another order, and no row for the missing response.
 LONG = [(2, 10, 7), (0, 9, 2), (0, 10, 8), (0, 2, 1), (1, 2, 1.5), (1, 9, 2), (2, 2, 1)]
 LONG += [(1, 10, 9)]
-AS_LONG = "step,worker,seconds\n" + "".join(f"{a},{b},{c}\n" for a, b, c in LONG)
+AS_LONG = "Step,Worker,seconds\n" + "".join(f"{a},{b},{c}\n" for a, b, c in LONG)
 AS_JSON = "".join(
     json.dumps({"worker": b, "step": a, "seconds": c, "loss": 0}) + "\n"
     for a, b, c in LONG
@@ -24,6 +24,7 @@ AS_JSON = "".join(
 FILES = {
     "plain.csv": ("1,2,8\n1.5,2,9\n1,,7\n", "0 1 2"),
     "names.csv": ("\ufeffa,b,c\n1,2,8\n1.5,2,9\n1,nan,7\n", "a b c"),
+    "numbers.csv": (",1,2,3\n5,1,2,8\n6,1.5,2,9\n7,1,,7\n", "1 2 3"),
     "counted.csv": (",a,b,c\n5,1,2,8\n6,1.5,2,9\n7,1,inf,7\n", "a b c"),
     "long.csv": (AS_LONG, "2 9 10"),
     "lists.jsonl": ("[1, 2, 8]\n[1.5, 2, 9]\n[1, null, 7]\n", "0 1 2"),
@@ -83,11 +84,11 @@ def test_plot_and_plan(tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "text", "error"),
     [
-        ("a.csv", "1,2\n1,x\n", "row 2, column 2 must be a number; got 'x'"),
+        ("a.csv", "3,2\n1,x\n", "row 2, column 2 must be a number; got 'x'"),
         ("a.csv", "1,x\n1,2\n", "row 1, column 2 must be a number; got 'x'"),
         ("a.csv", "a,b\n1,2\n1,?\n", "row 3, column b must be a number; got '?'"),
-        ("a.csv", "1,2\n1\n", "row 2 must have 2 columns; got 1"),
-        ("a.csv", "1,2\n1,-2\n", "times must be positive"),
+        ("a.csv", "3,2\n1\n", "row 2 must have 2 columns; got 1"),
+        ("a.csv", "3,2\n1,-2\n", "times must be positive"),
         ("a.csv", "1\n2\n", "at least 2 workers; got (2, 1)"),
         ("a.csv", "a,b\n1,2\n", "at least 2 rounds; got (1, 2)"),
         ("a.csv", "a,b\n,\nnan,\n", "at least one response; got none"),
@@ -102,6 +103,13 @@ def test_plot_and_plan(tmp_path, capsys, monkeypatch):
             "worker,step,seconds\na,one,2\n",
             "row 2, column step must be a number; got 'one'",
         ),
+        (
+            "a.csv",
+            "step,rank,seconds\n1,0,2\n",
+            "columns step, worker, seconds; got step, rank, seconds",
+        ),
+        ("a.csv", "a,b,\n1,2,\n", "name each worker, and once; got ['a', 'b', '']"),
+        ("a.csv", "a,a\n1,2\n", "name each worker, and once; got ['a', 'a']"),
         ("a.jsonl", "[1, 2]\n[1, x]\n[1, 2]\n", "line 2 column 5"),
         ("a.jsonl", '[1, 2]\n[1, "x"]\n', "row 2, column 2 must be a number; got 'x'"),
         ("a.jsonl", "[1, 2]\n3\n", "row 2 must have 2 columns; got 1"),

@@ -134,6 +134,8 @@ class StragglerReport(NamedTuple):
         text = "Nothing to gain"
         if self.lost_share > _WORTH_WAITING:
             text = "Wait for fewer workers, since another one is last each time"
+            if (is_last := self.last > 0.5).any():
+                text = f"Measure more rounds to judge {named(is_last)}"
         return f"{text}: a round takes {ratio:.2f} times as long as its median worker."
 
     def __str__(self) -> str:

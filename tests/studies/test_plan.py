@@ -65,6 +65,9 @@ def test_work_by_speed_is_among_the_choices():
     assert times["any_placement by speed"] < times["fractional_repetition"]
     assert "1.5 times as fast without a code" in found.answer.replace("\n", " ")
     assert found.best.name.endswith("by speed")
+    endless = jaxwgc.studies.Estimate(math.inf, math.nan)
+    own = [own._replace(step_time=endless) for own in found.choices[1:]]
+    assert "nan" not in found._replace(choices=(found.best, *own)).answer
     # Machines that only seem to differ are not told apart.
     times = 1 + np.random.default_rng(0).random((15, 8))
     found = jaxwgc.plan(stragglers.empirical(times), 8, KEY, replications=[1])

@@ -206,6 +206,7 @@ WIDE = np.random.default_rng(2).exponential(size=(300, 10))
             "Wait for fewer, since worker 7 may stall: ",
         ),
         (WIDE, "Wait for fewer workers, since "),
+        (with_workers(2, 7)[:3], "Measure more rounds to judge worker 7: "),
         (gone(with_workers(2, 1)), "Check worker 7: no response in up to 100 of 300"),
         (with_workers(1.5, 3)[:, [3, 4]], "Check or replace worker 0: "),
     ],

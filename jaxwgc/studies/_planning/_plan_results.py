@@ -144,7 +144,7 @@ def _answer(plan):
         others = {"The best code": next(coded, None)}
     others["Waiting for all"] = _waiting_for_all(plan)
     by_speed = _first(plan, lambda choice: choice.name == BY_SPEED)
-    if by_speed is not None:
+    if by_speed is not None and math.isfinite(by_speed.step_time.value):
         yield _moved(by_speed, _waiting_for_all(plan))
     told = [best]
     yield f"{'Code' if best.is_coded else 'Do not code'}: {best}."
