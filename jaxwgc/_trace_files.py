@@ -60,8 +60,8 @@ def read_trace(
         return _long_form([[row[at] for at in places] for row in rows], first_line)
     if {*_LONG_FORM[1:]} & {*lower}:
         raise ValueError(
-            f"a file of one row per time must have the columns {', '.join(_LONG_FORM)}; "
-            f"got {', '.join(names)}"
+            "a file of one row per time must have the columns "
+            f"{', '.join(_LONG_FORM)}; got {', '.join(names)}"
         )
     first = int(bool(names) and lower[0] in _INDEX)
     if not all(names[first:]) or len({*names[first:]}) < len(names) - first:

@@ -386,6 +386,7 @@ WRONG_VALUES = {
     ],
     "choose_ridge": [
         ({"ridges": [1.0, -1.0]}, r"not negative; got ridges\[1\] = -1"),
+        ({"ridges": [1.0, 1e-42]}, r"0 or at least 1.1.*e-38; got ridges\[1\]"),
         ({"ridges": 1.0}, r"ridges must have shape \(num_ridges,\)"),
         ({"criterion": "cv"}, "criterion must be one of"),
     ],

@@ -103,7 +103,7 @@ def hard_cases():
     matrices = [conditioned(10.0**power, seed=power) for power in range(13)]
     deficient = [case for case in deficient_cases().values() if len(case) == NUM_ROWS]
     matrices += [*deficient, outlier, coherent]
-    matrices += [1e30 * conditioned(10), 1e-30 * conditioned(10)]
+    matrices += [unit * conditioned(10) for unit in (1e30, 1e-30, 1e-35)]
     noise = random.standard_normal(NUM_ROWS) / NUM_ROWS**0.5
     pairs = []
     for matrix in matrices:

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jaxwgc import _validation
@@ -86,11 +87,15 @@ def choose_ridge(
     ridges_given = ridges
     ridges = _checks.finite_array("ridges", ridges)
     _validation.check_shape("ridges", ridges, "(num_ridges,)", ("any",))
+    ridges = ridges.astype(matrix.dtype)
     values = _checks.concrete(ridges_given, ridges.dtype)
     if values is not None:
+        least = jnp.finfo(ridges.dtype).tiny
         _validation.check_entries("ridges", values, values >= 0, "not negative")
+        is_right = (values >= least) | (np.asarray(ridges_given) == 0)
+        _validation.check_entries("ridges", values, is_right, f"0 or at least {least}")
     _validation.check_choice("criterion", criterion, CRITERIA)
-    return _choose(matrix, target, ridges.astype(matrix.dtype), criterion)
+    return _choose(matrix, target, ridges, criterion)
 
 
 @functools.partial(jax.jit, static_argnames="criterion")

@@ -65,14 +65,17 @@ def in_units(result: Solution, unit: jax.Array, scale: jax.Array) -> Solution:
     """Returns the solution for y from the one for y * `unit`.
 
     `converged` becomes False if θ overflows, or if what underflows is more than
-    rounding of θ / `scale`, where scales bring the columns of X to one size.
+    rounding of θ / `scale`, where scales bring the columns of X to one size. Also if X
+    is so small or large that products with it lose digits.
     """
     solution = result.solution / unit
+    least, bound = jnp.min(scale), jnp.finfo(solution.dtype).maxexp
+    is_in_range = (least <= 2.0 ** (bound - 24)) & (least >= 2.0 ** (8 - bound))
     rounding = jnp.finfo(solution.dtype).eps * jnp.max(jnp.abs(result.solution) / scale)
     is_carried = jnp.abs(solution * unit - result.solution) / scale <= rounding
     return result._replace(
         solution=solution,
-        converged=result.converged & is_carried.all(),
+        converged=result.converged & is_in_range & is_carried.all(),
         residual_history=result.residual_history / unit,
     )
 
