@@ -379,8 +379,8 @@ class RayCluster:
 
         Raises:
           ValueError: where num_steps is not at least 0, or checkpoint_every 1, memory
-            or debias do not fit the code, or a checkpoint does not fit; and as for
-            `compute`.
+            or debias do not fit the code, or a checkpoint does not fit; if the file of
+            a `JsonLines` is of another run; and as for `compute`.
           FloatingPointError: where a step gives params that are not finite.
           TypeError: If an entry of `callbacks` is neither a function nor a metric
             writer; and as for `compute`.
