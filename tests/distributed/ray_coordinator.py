@@ -57,7 +57,7 @@ def main(folder, freeze, checkpoint_every):
             OPTIMIZER,
             PARAMS,
             10**9,
-            callback=say,
+            callbacks=[say],
             checkpoint=folder,
             checkpoint_every=checkpoint_every,
         )

@@ -90,6 +90,22 @@ def test_bad_steps(steps):
         assert not cluster.workers
 
 
+@pytest.mark.parametrize(
+    ("callbacks", "message"),
+    [
+        ({"callback": print}, "callback is now callbacks="),
+        ({"callback": print, "callbacks": [print]}, "callback is now callbacks="),
+        ({"callbacks": print}, "callbacks must be a Sequence"),
+        ({"callbacks": [3]}, r"have log\(dict, step=\), write_sc.* or add_sc.*; got 3"),
+    ],
+)
+def test_bad_callbacks(callbacks, message):
+    with simple_cluster() as cluster:
+        with pytest.raises(TypeError, match=message):
+            cluster.train(optax.sgd(0.1), PARAMS, 1, **callbacks)
+        assert not cluster.workers
+
+
 def test_memory_is_lent_again():
     """When nobody looks at it, be it at a part or in JAX; and it suits JAX."""
     memory = Memory((3, 5), np.dtype(np.complex64))

@@ -330,7 +330,7 @@ def test_training_is_that_of_one_process(one_ray, tmp_path):
     ) as cluster:
         first = cluster.compute(PARAMS)
         final = cluster.train(
-            optimizer, PARAMS, 50, callback=callback, checkpoint=tmp_path, live=True
+            optimizer, PARAMS, 50, callbacks=[callback], checkpoint=tmp_path, live=True
         )
         trace = cluster.trace()
     values, aux = jax.vmap(loss, (None, 0))(PARAMS, drawn(0))

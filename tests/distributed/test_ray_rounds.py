@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 
+from jaxwgc.distributed import Progress, Round
 from jaxwgc.distributed.ray import _coordinator, _slots, _training
 from jaxwgc.distributed.ray._coordinator import Coordinator
 from jaxwgc.distributed.ray._messages import Answer, Layout
@@ -194,17 +195,19 @@ def test_live_shows_who_is_ready_and_who_is_slow(capsys):
     slots = [WorkerSlot(worker, lambda worker: None) for worker in range(2)]
     slots[1].node = "elsewhere"
     times = np.array([[1.0, 3.0], [1.1, 3.0]] * 8)
-    shown = 16, 2, lambda: slots, lambda: straggler_report(times)
-    with _training.live_table(*shown):
+    cluster = types.SimpleNamespace(
+        code=types.SimpleNamespace(num_workers=2),
+        workers=slots,
+        report=lambda: straggler_report(times),
+    )
+    with _training.live_table(16, cluster):
         pass
     assert "1 of 2 workers are ready" in capsys.readouterr().out
     received = np.ones(2, bool)
-    progress = types.SimpleNamespace(
-        state=types.SimpleNamespace(step=1),
-        round=types.SimpleNamespace(times=times[0], received=received),
-        loss=1.0,
-    )
-    with _training.live_table(*shown) as show:
+    round = Round(times, received, times[0], 3.0, np.ones(2), None, {})
+    state = _training.TrainingState(None, None, jax.random.key(0), 1)
+    progress = Progress(state, round, 1.0, False)
+    with _training.live_table(16, cluster) as [show]:
         for _ in range(8):
             show(progress)
     text = capsys.readouterr().out

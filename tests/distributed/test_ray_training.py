@@ -41,7 +41,7 @@ def test_training_is_that_of_one_process(tmp_path):
             optimizer,
             PARAMS,
             50,
-            callback=seen.append,
+            callbacks=[seen.append],
             checkpoint=tmp_path,
             checkpoint_every=20,
             live=True,

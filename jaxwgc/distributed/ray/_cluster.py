@@ -4,7 +4,7 @@ import contextlib
 import functools
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -333,7 +333,8 @@ class RayCluster:
         params: Any,
         num_steps: int,
         *,
-        callback: Callable[["_training.Progress"], Any] | None = None,
+        callbacks: Sequence[Any] = (),
+        callback: None = None,
         checkpoint: str | Path | None = None,
         checkpoint_every: int = 100,
         live: bool = False,
@@ -348,8 +349,17 @@ class RayCluster:
           params: a pytree of arrays of floats.
           num_steps: until this many steps have been taken, those before a checkpoint
             included, and none of earlier calls.
-          callback: called after every step with a `Progress`. It may use the cluster:
-            training has a count of steps of its own.
+          callbacks: List of functions and metric writers, called after every step.
+            A function gets a `Progress`. If it returns `"stop"`, training ends with a
+            checkpoint. It may use the cluster: training has a count of steps of its
+            own. `JsonLines(path)` writes a file. An object that is no function is a
+            metric writer if it has `log(dict, step=)`, such as a run of wandb,
+            `write_scalars(step, dict)`, such as a writer of clu, or
+            `add_scalar(name, value, step)`, such as a `SummaryWriter` of TensorBoard.
+            It gets `Progress.metrics()` in another thread, while workers compute the
+            next round. If a callback raises, training ends with a checkpoint and this
+            error.
+          callback: Old name of `callbacks`, rejected.
           checkpoint: a folder. If it has a checkpoint, training goes on from there:
             with its params, optimizer state, key and step, under this code, also where
             it was another's. Written every `checkpoint_every` steps, at the end, and
@@ -369,18 +379,20 @@ class RayCluster:
 
         Raises:
           ValueError: where num_steps is not at least 0, or checkpoint_every 1, memory
-            or debias do not fit the code, or a checkpoint does not fit; and as for
-            `compute`.
+            or debias do not fit the code, or a checkpoint does not fit; if the file of
+            a `JsonLines` is of another run; and as for `compute`.
           FloatingPointError: where a step gives params that are not finite.
-          TypeError, RuntimeError: as for `compute`.
+          TypeError: If an entry of `callbacks` is neither a function nor a metric
+            writer; and as for `compute`.
+          RuntimeError: as for `compute`.
           ImportError: where Orbax or rich is needed and not installed.
         """
         _validation.check_int("num_steps", num_steps, minimum=0)
         _validation.check_int("checkpoint_every", checkpoint_every, minimum=1)
         _validation.check_bool("live", live)
-        callbacks = [] if callback is None else [callback]
-        for each in callbacks:
-            _validation.check_callable("callback", each)
+        if callback is not None:
+            raise TypeError(f"callback is now callbacks=[...]; got {callback!r}")
+        _validation.check_instance("callbacks", callbacks, Sequence, " of callbacks")
         if memory and self._locator is not None:
             raise ValueError(
                 "memory must be False with on_wrong, since late answers are compared "
@@ -391,21 +403,11 @@ class RayCluster:
         compute = functools.partial(self._compute, owner=object() if memory else None)
         params = jax.tree.map(jnp.asarray, params)
         state = _training.TrainingState(params, chain.init(params), self.key, 0)
-        with contextlib.ExitStack() as stack:
-            if live:
-                shown = num_steps, self.code.num_workers, lambda: self.workers
-                table = _training.live_table(*shown, self.report)
-                callbacks.append(stack.enter_context(table))
-            return _training.train(
-                compute,
-                self.code,
-                chain,
-                state,
-                num_steps,
-                callbacks,
-                checkpoint,
-                checkpoint_every,
-            )
+        given = compute, self.code, chain, state, num_steps
+        no_table = contextlib.nullcontext([])
+        with _training.live_table(num_steps, self) if live else no_table as table:
+            callbacks = [*callbacks, *table]
+            return _training.train(*given, callbacks, checkpoint, checkpoint_every)
 
     def trace(self) -> np.ndarray:
         """Returns the seconds that workers took, (rounds, workers).
@@ -494,7 +496,10 @@ class RayCluster:
                     )
             if key is not self._sent_key[0]:
                 self._sent_key = key, sent(key)
+            num_before = sum(slot.num_replaced for slot in self.workers)
             round = coordinator.run(step, leaves, self._sent_key[1], owner)
+            num_replaced = sum(slot.num_replaced for slot in self.workers) - num_before
+            round = round._replace(replaced=num_replaced)
             self._check_decodes(coordinator, round, step)
             return round
 

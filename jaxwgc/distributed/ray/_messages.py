@@ -75,6 +75,7 @@ class Round(NamedTuple):
         `received`, and zero. None where nobody looks, without `on_wrong` or `audit`.
       refused: whether answers contradict each other and it cannot be said who is wrong,
         or there are too few to check any; then nobody is in `received`.
+      replaced: Number of replacements of workers that began in the round.
     """
 
     messages: np.ndarray
@@ -88,6 +89,7 @@ class Round(NamedTuple):
     late: np.ndarray | None = None
     wrong: np.ndarray | None = None
     refused: bool = False
+    replaced: int = 0
 
 
 class Layout(NamedTuple):

@@ -94,6 +94,7 @@ class WorkerSlot:
       away_since: when the first actor was retired after the last good answer; None
         while answers are good.
       num_failures: actors retired since the last good answer.
+      num_replaced: Number of actors that were retired.
       pid: of the actor's process, once it has started; None where it runs on another
         machine.
       node: where it runs, Ray's name; "" until it has started for the first time.
@@ -105,7 +106,7 @@ class WorkerSlot:
     def __init__(self, index: int, launch: Callable[[int], Any]):
         self.index = index
         self._launch = launch
-        self.num_failures = 0
+        self.num_failures = self.num_replaced = 0
         self.actor: Any = None
         self.task: Any = None
         self.round: RoundTimes | None = None
@@ -191,6 +192,7 @@ class WorkerSlot:
         """Ends the actor; another is due at once, or later after several."""
         self.trouble, self.error = trouble, error
         self.num_failures += 1
+        self.num_replaced += 1
         # 0, 1, 3, 7, ... seconds.
         pause = min(2.0 ** min(self.num_failures - 1, 10) - 1, _LONGEST_PAUSE)
         now = time.monotonic()

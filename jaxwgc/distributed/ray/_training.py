@@ -1,6 +1,7 @@
 """Training around rounds: optimizer steps, checkpoints, and what is seen of them."""
 
 import contextlib
+import secrets
 import signal
 import threading
 import time
@@ -16,10 +17,9 @@ import optax
 
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding import Decoding
+from jaxwgc.distributed.ray._callbacks import Progress, called
 from jaxwgc.distributed.ray._messages import Round
 from jaxwgc.distributed.ray._session import find_extra
-from jaxwgc.distributed.ray._slots import WorkerSlot
-from jaxwgc.studies import StragglerReport
 
 
 class TrainingState(NamedTuple):
@@ -39,28 +39,13 @@ class TrainingState(NamedTuple):
     step: int
 
 
-class Progress(NamedTuple):
-    """The argument of `callback` of `RayCluster.train`, after a step.
-
-    Attributes:
-      state: a `TrainingState`, after the step.
-      round: a `Round`, that of the step.
-      loss: sum of the losses of the parts before the step; NaN where that of one is
-        not known.
-    """
-
-    state: TrainingState
-    round: Round
-    loss: float
-
-
 def train(
     compute: Callable[[Any, int, jax.Array], Round],
     code: GradientCode,
     optimizer: optax.GradientTransformationExtraArgs,
     state: TrainingState,
     num_steps: int,
-    callbacks: Sequence[Callable[[Progress], Any]] = (),
+    callbacks: Sequence[Any] = (),
     checkpoint: str | Path | None = None,
     checkpoint_every: int = 100,
 ) -> TrainingState:
@@ -88,8 +73,9 @@ def train(
         return params, optimizer_state, jnp.stack(finite).all()
 
     with (
-        _checkpoints(checkpoint, state, code) as (state, save),
+        _checkpoints(checkpoint, state, code) as (state, run, save),
         noticed_interrupts() as check_interrupt,
+        called(callbacks, run, state.step) as call,
     ):
         try:
             while state.step < num_steps:
@@ -112,12 +98,14 @@ def train(
                         f"step {state.step} gives params that are not finite, from "
                         f"those of a loss of {loss:.6g}; training ends before it"
                     )
+                before, after = state.optimizer_state[0], optimizer_state[0]
+                failed = int(after.num_undecodable) > int(before.num_undecodable)
                 # In one piece, since Ctrl-C may come at any time.
                 state = TrainingState(
                     params, optimizer_state, state.key, state.step + 1
                 )
-                for callback in callbacks:
-                    callback(Progress(state, round, loss))
+                if call(Progress(state, round, loss, failed)):
+                    break
                 if state.step % checkpoint_every == 0:
                     save(state)
         finally:
@@ -128,13 +116,15 @@ def train(
 @contextlib.contextmanager
 def _checkpoints(
     folder: str | Path | None, start: TrainingState, code: GradientCode
-) -> Iterator[tuple[TrainingState, Callable[[TrainingState], None]]]:
+) -> Iterator[tuple[TrainingState, str, Callable[[TrainingState], None]]]:
     """The newest state in a folder, `start` if there is none, and a function to save.
 
-    A checkpoint appears whole or not at all.
+    A checkpoint appears whole or not at all. Between them is an identifier of the run,
+    which the folder keeps.
     """
+    run = secrets.token_hex(8)
     if folder is None:
-        yield start, lambda state: None
+        yield start, run, lambda state: None
         return
     ocp = find_extra("orbax.checkpoint", "checkpoint needs Orbax")
     folder = Path(folder)
@@ -162,6 +152,10 @@ def _checkpoints(
             args = ocp.args.StandardRestore(like)
             state = _restored(manager.restore(newest, args=args), start, code)
 
+        if not (name := folder / "run.txt").exists():
+            name.write_text(run)
+        run = name.read_text()
+
         def save(state: TrainingState) -> None:
             if state.step == manager.latest_step():
                 return
@@ -170,7 +164,7 @@ def _checkpoints(
                 args = ocp.args.StandardSave(_saved(state, code))
                 manager.save(state.step, args=args)
 
-        yield state, save
+        yield state, run, save
 
 
 # Leaves that depend on the code: who answered in the last round, what is remembered of
@@ -288,32 +282,28 @@ def noticed_interrupts() -> Iterator[Callable[[], None]]:
 
 @contextlib.contextmanager
 def live_table(
-    num_steps: int,
-    num_workers: int,
-    workers: Callable[[], Sequence[WorkerSlot]],
-    make_report: Callable[[], StragglerReport],
-) -> Iterator[Callable[[Progress], None]]:
-    """Shows a row for each worker in the terminal; yields the callback for training.
+    num_steps: int, cluster: Any
+) -> Iterator[list[Callable[[Progress], None]]]:
+    """Shows a row for each worker in the terminal; yields the callbacks for training.
 
     Before the first step, it shows how many workers are ready. From step 8 on, it shows
     a straggler report, and a new one as soon as there are a tenth more steps.
     """
     display = find_extra("rich.live", "live needs rich").Live
     new_table = find_extra("rich.table", "live needs rich").Table
-    start, steps = time.monotonic(), 0
-    num_missed: Any = 0
-    table: Any = None
-    report: StragglerReport | None = None
-    next_report = 8.0
+    start, steps, next_report = time.monotonic(), 0, 8.0
+    num_workers = cluster.code.num_workers
+    num_missed, table, report = np.zeros(num_workers), None, None
 
     def shown() -> Any:
-        num_ready = sum(bool(slot.node) for slot in workers())
+        num_ready = sum(bool(slot.node) for slot in cluster.workers)
         return table or f"{num_ready} of {num_workers} workers are ready"
 
     with display(get_renderable=shown, refresh_per_second=4):
 
         def show(progress: Progress) -> None:
             nonlocal num_missed, steps, table, report, next_report
+            metrics = progress.metrics()
             steps, num_missed = steps + 1, num_missed + ~progress.round.received
             title = (
                 f"step {progress.state.step} of {num_steps}: loss {progress.loss:.6g}, "
@@ -323,20 +313,18 @@ def live_table(
                 next_report = 1.1 * steps
                 # Training goes on if there is nothing to report, such as no times.
                 with contextlib.suppress(ValueError):
-                    report = make_report()
+                    report = cluster.report()
             columns = "straggled", "last answer", "slowdown", "kind", "trouble"
             new = new_table("worker", *columns, caption=report and report.advice)
             new.title, new.title_justify = title, "left"
             slow = [[""] * num_workers] * 2
             if report is not None:
                 slow = [[f"{each:.2f}" for each in report.slowdown], report.kinds]
-            times = progress.round.times
-            # On request, the last part.
-            times = np.where(np.isfinite(times), times, -1).reshape(len(times), -1)
-            rows = zip(num_missed / steps, times.max(1), workers(), *slow)
-            for worker, (share, seconds, slot, *about) in enumerate(rows):
+            rows = zip(num_missed / steps, cluster.workers, *slow)
+            for worker, (share, slot, *about) in enumerate(rows):
+                seconds = metrics[f"worker/{worker}/seconds"]
                 answer = f"{seconds:.3f} s" if seconds >= 0 else "none"
                 new.add_row(str(worker), f"{share:.1%}", answer, *about, slot.trouble)
             table = new
 
-        yield show
+        yield [show]

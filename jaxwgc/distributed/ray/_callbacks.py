@@ -1,0 +1,168 @@
+"""Callbacks of training: what each step tells them, and adapters for metric writers."""
+
+import collections
+import contextlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from jaxwgc.distributed.ray._messages import Round
+
+if TYPE_CHECKING:
+    from jaxwgc.distributed.ray._training import TrainingState
+
+# Seconds that metric writers have left if an error ends training.
+_SECONDS_TO_FINISH = 5
+
+
+class Progress(NamedTuple):
+    """The argument of the callbacks of `RayCluster.train`, after a step.
+
+    Attributes:
+      state: `TrainingState` after the step.
+      round: `Round` of the step.
+      loss: Sum of the losses of the parts before the step. NaN if the loss of a part is
+        not known.
+      undecodable: Whether the round could not be decoded.
+    """
+
+    state: "TrainingState"
+    round: Round
+    loss: float
+    undecodable: bool
+
+    def metrics(self) -> dict[str, float]:
+        """Returns the metrics of the step under names that are the same in all steps.
+
+        `loss`; `step_seconds`, the duration of the round; `responded`, the number of
+        workers that responded before its end; `corrupted`, the number of workers whose
+        messages were rejected; `undecodable`, 1 if the round could not be decoded;
+        `replaced`, the number of replacements of workers during the round;
+        `worker/3/seconds`, the time from the start of the round to the response of
+        worker 3, on request to its last part. NaN if the worker did not respond.
+        """
+        round = self.round
+        times = np.where(np.isfinite(round.times), round.times, np.nan)
+        seconds = np.fmax.reduce(times.reshape(len(times), -1), axis=1)
+        values = {
+            "loss": self.loss,
+            "step_seconds": round.elapsed,
+            "responded": np.isfinite(seconds).sum(),
+            "corrupted": 0 if round.wrong is None else round.wrong.sum(),
+            "undecodable": self.undecodable,
+            "replaced": round.replaced,
+        }
+        values |= {f"worker/{index}/seconds": own for index, own in enumerate(seconds)}
+        return {name: float(value) for name, value in values.items()}
+
+
+class JsonLines:
+    """Callback of `RayCluster.train` that appends one JSON object per step to a file.
+
+    An object has `run`, an identifier of the run, `step`, the number of steps that have
+    been taken, and `Progress.metrics()`, with null for what is not finite. The line of
+    a step is written before the checkpoint of the step. If training resumes from a
+    checkpoint, lines of later steps are removed.
+
+    Args:
+      path: File of this run. It is created if it does not exist.
+
+    Raises:
+      ValueError: When training starts, if the file has lines of another run. A run ends
+        with its process, unless it has a `checkpoint` folder.
+
+    Example:
+      >>> from jaxwgc.distributed import JsonLines
+      >>> callbacks = [JsonLines("metrics.jsonl")]
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = Path(path)
+        self._run = ""
+
+    def begin(self, run: str, step: int) -> None:
+        """Removes the lines after a step of the run; `train` calls it."""
+        self._run, size = run, 0
+        start = json.dumps({"run": run, "step": 0}).removesuffix("0}").encode()
+        self.path.touch()
+        lines = self.path.read_bytes().splitlines(keepends=True)
+        for number, line in enumerate(lines, 1):
+            # A process that is killed may leave the start of a line.
+            if line[: len(start)] != start[: len(line)]:
+                raise ValueError(
+                    f"JsonLines needs a file of this run; line {number} of {self.path} "
+                    "is not: name another file, or the checkpoint folder of that run"
+                )
+            if line[-1:] != b"\n" or json.loads(line)["step"] > step:
+                break
+            size += len(line)
+        os.truncate(self.path, size)
+
+    def __call__(self, progress: Progress) -> None:
+        """Appends the line of a step."""
+        metrics = progress.metrics().items()
+        values = {name: own if np.isfinite(own) else None for name, own in metrics}
+        line = json.dumps({"run": self._run, "step": progress.state.step, **values})
+        with self.path.open("a") as file:
+            file.write(line + "\n")
+
+
+def _write(writer: Any, metrics: dict[str, float], step: int) -> None:
+    """Passes the metrics of a step to the method that a metric writer has."""
+    if hasattr(writer, "log"):
+        writer.log(metrics, step=step)
+    elif hasattr(writer, "write_scalars"):
+        writer.write_scalars(step, metrics)
+    else:
+        # TensorBoard warns of each NaN, such as the seconds of each straggler.
+        for name, value in metrics.items():
+            if not np.isnan(value):
+                writer.add_scalar(name, value, step)
+
+
+@contextlib.contextmanager
+def called(
+    callbacks: Sequence[Any], run: str, step: int
+) -> Iterator[Callable[[Progress], bool]]:
+    """Yields a function that calls all callbacks and returns whether one says "stop".
+
+    Metric writers work in a thread, so that no round waits for them. Their errors are
+    raised at the next step. At the end, training waits until all metrics are written.
+    """
+    methods = "__call__", "log", "write_scalars", "add_scalar"
+    for callback in callbacks:
+        if isinstance(callback, JsonLines):
+            callback.begin(run, step)
+        if not any(hasattr(callback, method) for method in methods):
+            raise TypeError(
+                "callbacks must be functions of a Progress, or have log(dict, step=), "
+                "write_scalars(step, dict) or add_scalar(name, value, step); got "
+                f"{callback!r}"
+            )
+    functions = [each for each in callbacks if callable(each)]
+    # A file has the line of a step even if another callback raises in that step.
+    functions.sort(key=lambda each: not isinstance(each, JsonLines))
+    writers = [each for each in callbacks if not callable(each)]
+    thread, pending = ThreadPoolExecutor(1), collections.deque()
+
+    def call(progress: Progress) -> bool:
+        for writer in writers:
+            work = writer, progress.metrics(), progress.state.step
+            pending.append(thread.submit(_write, *work))
+        results = [function(progress) for function in functions]
+        while pending and pending[0].done():
+            pending.popleft().result()
+        return "stop" in [each for each in results if isinstance(each, str)]
+
+    try:
+        yield call
+        for future in pending:
+            future.result()
+    finally:
+        wait(pending, timeout=_SECONDS_TO_FINISH)
+        thread.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,151 @@
+"""Callbacks of training and metric writers, on rounds that no worker computes."""
+
+import json
+import threading
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxwgc
+from jaxwgc import codes
+from jaxwgc.distributed import JsonLines, Round, TrainingState
+from jaxwgc.distributed.ray import _training
+
+CODE = codes.uncoded(2)
+CHAIN = optax.chain(jaxwgc.decode_aggregate(CODE), optax.sgd(0.1))
+
+
+def compute(params, step, key):
+    """Worker 1 responds in odd steps, and its message is rejected in step 3."""
+    received = np.array([True, step == 1])
+    return Round(
+        np.ones((2, 2), np.float32),
+        received,
+        np.array([0.25, 0.5 if step % 2 else np.inf]),
+        0.75,
+        np.array([1.0, 2.0 if step == 1 else np.nan]),
+        None,
+        {},
+        wrong=np.array([False, step == 3]),
+        replaced=step,
+    )
+
+
+def train(num_steps, *callbacks, checkpoint=None):
+    params = jnp.zeros(2)
+    start = TrainingState(params, CHAIN.init(params), jax.random.key(0), 0)
+    return _training.train(
+        compute, CODE, CHAIN, start, num_steps, callbacks, checkpoint
+    )
+
+
+class Writer:
+    """Notes what its method is given, which has the name of that of a library."""
+
+    def __init__(self, method):
+        self.calls = []
+        setattr(self, method, lambda *given, **named: self.calls.append((given, named)))
+
+
+def test_writers_get_metrics_as_their_method_takes_them():
+    wandb, clu, board = map(Writer, ("log", "write_scalars", "add_scalar"))
+    seen = []
+    train(4, wandb, clu, board, seen.append)
+    expected = {
+        "loss": 3.0,
+        "step_seconds": 0.75,
+        "responded": 2.0,
+        "corrupted": 0.0,
+        "undecodable": 0.0,
+        "replaced": 1.0,
+        "worker/0/seconds": 0.25,
+        "worker/1/seconds": 0.5,
+    }
+    metrics = [progress.metrics() for progress in seen]
+    assert metrics[1] == expected
+    assert {type(value) for each in metrics for value in each.values()} == {float}
+    names = "responded", "corrupted", "undecodable", "worker/1/seconds"
+    # A worker whose message was rejected has responded.
+    assert [metrics[3][name] for name in names] == [2, 1, 1, 0.5]
+    assert [str(metrics[2][name]) for name in names] == ["1.0", "0.0", "1.0", "nan"]
+    assert wandb.calls[1] == ((expected,), {"step": 2})
+    assert clu.calls[1] == ((2, expected), {})
+    second = [given for given, _ in board.calls if given[2] == 2]
+    assert second == [(name, value, 2) for name, value in expected.items()]
+    assert (len(wandb.calls), len(clu.calls), len(board.calls)) == (4, 4, 27)
+
+
+def test_slow_writer_delays_no_step():
+    """It waits for the third step, and training at its end for what is not written."""
+    goes_on, written = threading.Event(), []
+
+    class Slow:
+        def log(self, metrics, step):
+            written.append((step, goes_on.wait(10)))
+
+    train(3, Slow(), lambda progress: progress.state.step == 3 and goes_on.set())
+    assert written == [(1, True), (2, True), (3, True)]
+
+
+def test_errors_end_training_with_a_checkpoint(tmp_path):
+    """With the traceback of the callback, in this thread or that of writers."""
+
+    def fail_in_function(progress):
+        if progress.state.step == 2:
+            raise ArithmeticError("as told")
+
+    class Failing:
+        def log(self, metrics, step):
+            time.sleep(0.05)
+            raise ArithmeticError("as told")
+
+    # After the last step, too.
+    with pytest.raises(ArithmeticError):
+        train(1, Failing())
+    metrics = tmp_path / "metrics.jsonl"
+    for callback, name in ((fail_in_function, "fail_in_function"), (Failing(), "log")):
+        with pytest.raises(ArithmeticError, match="as told") as raised:
+            train(
+                2000, callback, JsonLines(metrics), checkpoint=tmp_path / "checkpoints"
+            )
+        assert raised.traceback[-1].name == name
+        state = train(0, checkpoint=tmp_path / "checkpoints")
+        last = json.loads(metrics.read_text().splitlines()[-1])
+        assert 2 <= last["step"] == state.step < 2000
+
+
+def test_json_lines_after_the_checkpoint_are_dropped(tmp_path):
+    """The run stops at step 3, and is killed in the middle of the line of step 5."""
+    path, folder = tmp_path / "metrics.jsonl", tmp_path / "checkpoints"
+
+    def stop(progress):
+        return "stop" if progress.state.step == 3 else np.zeros(2)
+
+    assert train(6, stop, JsonLines(path), checkpoint=folder).step == 3
+    first = path.read_text()
+    later = first.splitlines()[-1].replace('"step": 3', '"step": 4')
+    path.write_text(f"{first}{later}\n{later[:30]}")
+    train(6, JsonLines(path), checkpoint=folder)
+    assert path.read_text().startswith(first)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    # JSON has no NaN.
+    assert (lines[3]["loss"], lines[3]["replaced"]) == (None, 3.0)
+
+
+def test_json_lines_of_another_run_are_kept(tmp_path):
+    """Before any round."""
+    path, rounds = tmp_path / "metrics.jsonl", []
+    train(1, JsonLines(path), checkpoint=tmp_path / "first")
+    for text in (path.read_text(), '{"loss": 1.0}\n', "of something else"):
+        path.write_text(text)
+        with pytest.raises(
+            ValueError, match="file of this run; line 1 of .*jsonl is not: "
+        ):
+            train(1, JsonLines(path), rounds.append, checkpoint=tmp_path / "second")
+        assert path.read_text() == text
+    assert not rounds
