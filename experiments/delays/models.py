@@ -1,170 +1,145 @@
-"""Delay models judged by times that they have not seen, and their tails."""
+"""Delay models judged by times that they have not seen, and by known laws."""
 
 import functools
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter
 
-from experiments.delays import known_laws
-from experiments.delays.traces import LANGUAGE_MODELS, Trace, read_traces, simulated
-from experiments.runner.figures import COLORS, new_figure
+from experiments.delays.traces import LANGUAGE_MODELS, halves, read_traces, simulated
 from experiments.runner.results import ExperimentError
 from experiments.runner.study import Numbers, Once, Study, run
 from experiments.runner.tables import ResultTable
+from jaxwgc import stragglers
 
-# The f-th fastest of so many workers, as shares: 24, 28 and 30 of 32.
+# The f-th fastest of the workers, as shares: 24, 28 and 30 of 32.
 SHARES = (3 / 4, 7 / 8, 15 / 16)
 SHOWN_FITS = 8
-NUM_WORKERS = 32
+# Simulated data sets of known laws.
+SHAPE = NUM_ROUNDS, NUM_WORKERS = 40, 10
+# Deviation of the logarithms of the speeds of unequal workers.
+SPREAD = 0.3
+# Standard errors in half of an interval of 95%.
+_HALF_WIDTH = 1.96
+
+
+class Known(NamedTuple):
+    """The parameters of a family, and `draw(generator)` of its times."""
+
+    parameters: dict[str, float]
+    draw: Callable[[np.random.Generator], np.ndarray]
+
+
+KNOWN = {
+    "shifted_exponential": Known(
+        {"shift": 1.0, "rate": 1.0},
+        lambda generator: 1 + generator.exponential(1.0, SHAPE),
+    ),
+    "pareto": Known(
+        {"scale": 1.0, "shape": 2.0}, lambda generator: 1 + generator.pareto(2.0, SHAPE)
+    ),
+    "weibull": Known(
+        {"scale": 1.0, "shape": 1.7}, lambda generator: generator.weibull(1.7, SHAPE)
+    ),
+    "log_normal": Known(
+        {"median": 1.0, "deviation": 0.5},
+        lambda generator: generator.lognormal(0.0, 0.5, SHAPE),
+    ),
+}
 
 
 def delays(
-    trace: Path | None = None,
+    trace: Path = LANGUAGE_MODELS,
     runs: int = 400,
     data_sets: int = 100,
     seed: int = 0,
-    num_workers: int = NUM_WORKERS,
     out: Path = Path("results"),
 ) -> None:
     """Delay models fitted to measured times, and judged by the rounds after them.
 
     Args:
-        trace: File of NumPy with measured times: (rounds, workers), (rounds, workers,
-            parts), or (loads, rounds, workers) beside `loads`. By default those of two
-            trainings of language models.
+        trace: File with measured times, as for `python -m jaxwgc report`. By default
+            those of two trainings of language models.
         runs: Simulated histories as long as the measured ones, and samples for the
             intervals of what was measured.
-        data_sets: Of each family, simulated and fitted; only where no trace is given.
-        seed: Of the random numbers.
-        num_workers: Of a round; more workers of a trace make several rounds.
+        data_sets: Simulated and fitted data sets of each family; only without a trace.
+        seed: Seed of the random numbers.
         out: Folder for tables, figures and numbers.
     """
-    if num_workers < 2:
-        raise ExperimentError(f"--num-workers must be at least 2; got {num_workers}")
-    traces = read_traces(LANGUAGE_MODELS if trace is None else trace)
-    sections: dict[str, Callable[[], Study]] = {
-        name: functools.partial(study, trace, runs, seed, num_workers)
-        for name, trace in traces.items()
-    }
     if data_sets < 1:
         raise ExperimentError(f"--data-sets must be at least 1; got {data_sets}")
-    if trace is None:
+    sections: dict[str, Callable[[], Study]] = {
+        name: functools.partial(study, name, times, runs, seed)
+        for name, times in read_traces(trace).items()
+    }
+    if trace == LANGUAGE_MODELS:
         sections["known"] = lambda: Study(
-            {"known": known_laws.cells(data_sets, seed)},
-            tables={"known": known_laws.tabulate},
+            {"known": known_cells(data_sets, seed)},
+            tables={"known": tabulate_known},
         )
     title = "Delay models: fitted to the first half of the rounds, judged by the second"
     run("delays", title, sections, runs, seed, out)
 
 
-def study(trace: Trace, runs: int, seed: int, num_workers: int) -> Study:
-    """One cell: the fits, and what they and resampling say of the second half."""
-    num_workers = min(num_workers, trace.seconds.shape[2])
+def study(name: str, times: np.ndarray, runs: int, seed: int) -> Study:
+    """Returns the fits of a trace, judged by its second half."""
     return Study(
-        {
-            "num_workers": num_workers,
-            "loads": trace.loads,
-            "": Once(measure, trace, runs, seed, num_workers),
-        },
+        {"": Once(measure, name, times, runs, seed)},
         tables={
-            f"{trace.name}_fits": functools.partial(tabulate_fits, trace.name),
-            f"{trace.name}_fastest": functools.partial(tabulate_fastest, trace.name),
+            f"{name}_fits": functools.partial(tabulate_fits, name),
+            f"{name}_fastest": functools.partial(tabulate_fastest, name),
         },
-        figures={f"{trace.name}_tails": functools.partial(draw, trace.name)},
     )
 
 
-def measure(trace: Trace, runs: int, seed: int, num_workers: int) -> Numbers:
+def measure(name: str, times: np.ndarray, runs: int, seed: int) -> Numbers:
     """Returns what the second half measured, and what fits of the first say of it."""
-    first, second = trace.half(0), trace.half(1)
+    first, second = halves(times)
     try:
-        fits = first.fit()
+        fits = stragglers.fit_delays(first)
     except ValueError as error:
-        raise ExperimentError(f"{trace.name}: {error}") from error
-    counts = sorted({int(np.ceil(share * num_workers)) for share in SHARES})
+        raise ExperimentError(f"{name}: {error}") from error
+    counts = sorted({math.ceil(share * times.shape[1]) for share in SHARES})
     generator = np.random.default_rng(seed)
-    groups = second.groups(num_workers)
-    measured = [of_fastest(group, counts) for group in groups]
-    spread = [
-        np.quantile(
-            [of_fastest(new, counts) for new in drawn_again(group, runs, generator)],
-            [0.025, 0.975],
-            axis=0,
-        )
-        for group in groups
-    ]
-    models = {
-        "best fit": fits[0].delay,
-        **{what: first.delay(what) for what in ("rounds", "workers", "cells")},
+    # Rounds of all workers, as many as are measured, drawn again with replacement.
+    again = second[generator.integers(0, len(second), (runs, len(second)))]
+    spread = [of_fastest(rounds, counts) for rounds in again]
+    models = {"best fit": fits[0].delay} | {
+        what: stragglers.empirical(first, what, replace=True)
+        for what in ("rounds", "workers", "cells")
     }
-    num_rounds = second.seconds.shape[1]
     keys = jax.random.split(jax.random.key(seed), runs)
-    said, tails = {}, {}
-    for name, delay in models.items():
-        drawn = [
-            simulated(delay, jnp.full(num_workers, load), num_rounds, keys)
-            for load in trace.loads
-        ]
-        said[name] = [
-            of_fastest(times.reshape(-1, num_workers), counts) for times in drawn
-        ]
-        tails[name] = [tail(times) for times in drawn]
+    drawn = {
+        name: simulated(delay, times.shape[1], len(second), keys)
+        for name, delay in models.items()
+    }
     return {
         "fits": [
-            {
-                "name": fit.name,
-                "held_out": fit.held_out,
-                "distance": fit.distance,
-                "parameters": fit.parameters,
-                "standard_errors": fit.standard_errors,
-            }
-            for fit in fits
+            {"name": fit.name, "held_out": fit.held_out, "distance": fit.distance}
+            for fit in fits[:SHOWN_FITS]
         ],
+        "num_workers": times.shape[1],
         "counts": counts,
-        "measured": measured,
-        "interval": spread,
-        "said": said,
-        "tails": {
-            "measured": [
-                tail(drawn_again(times, runs, generator)) for times in second.seconds
-            ],
-            **tails,
+        "measured": of_fastest(second, counts),
+        "interval": np.quantile(spread, [0.025, 0.975], axis=0),
+        "said": {
+            name: of_fastest(np.concatenate(times), counts)
+            for name, times in drawn.items()
         },
     }
 
 
 def of_fastest(times: np.ndarray, counts: list[int]) -> np.ndarray:
-    """Median and 90% quantile over rounds of the f-th fastest time, (2, counts)."""
-    ordered = np.sort(np.where(np.isnan(times), np.inf, times), axis=1)
-    fastest = ordered[:, np.array(counts) - 1]
+    """Returns the median and 90% quantile of the f-th fastest time, (2, counts)."""
+    fastest = np.sort(times, axis=1)[:, np.array(counts) - 1]
     return np.quantile(fastest, [0.5, 0.9], axis=0, method="inverted_cdf")
 
 
-LEVELS = 1 - np.geomspace(1e-3, 0.99, 61)[::-1]
-
-
-def tail(times: np.ndarray) -> dict[str, Any]:
-    """Quantiles of times (runs, rounds, workers), with their spread over runs."""
-    flat = times.reshape(len(times), -1)
-    each = np.quantile(flat, LEVELS, axis=1, method="inverted_cdf")
-    low, middle, high = np.quantile(each, [0.025, 0.5, 0.975], 1, method="inverted_cdf")
-    return {"low": low, "middle": middle, "high": high}
-
-
-def drawn_again(times: np.ndarray, runs: int, generator: Any) -> np.ndarray:
-    """As many rounds with replacement, (runs, rounds, workers); missing ones never."""
-    rounds = generator.integers(0, len(times), (runs, len(times)))
-    return np.where(np.isnan(times), np.inf, times)[rounds]
-
-
 def tabulate_fits(name: str, numbers: Numbers) -> ResultTable:
-    """A row a fit, the best first."""
+    """Returns a row per fit, the best first."""
 
     def show(fit):
         return {
@@ -177,55 +152,96 @@ def tabulate_fits(name: str, numbers: Numbers) -> ResultTable:
         f"Fitted to the first half of {name}: mean logarithm of the likelihood of its "
         "last third, and Kolmogorov-Smirnov distance, for models of the rest",
         show,
-        numbers["fits"][:SHOWN_FITS],
+        numbers["fits"],
     )
 
 
 def tabulate_fastest(name: str, numbers: Numbers) -> ResultTable:
-    """Two rows a load and f: median and 90% quantile."""
+    """Returns two rows per f: median and 90% quantile."""
     rows = []
-    for number, load in enumerate(numbers["loads"]):
-        for column, count in enumerate(numbers["counts"]):
-            for row, what in enumerate(("median", "90%")):
-                true = numbers["measured"][number][row][column]
-                low, high = (end[row][column] for end in numbers["interval"][number])
-                errors = [
-                    f"{100 * (said[number][row][column] / true - 1):+.1f}"
-                    for said in numbers["said"].values()
-                ]
-                shown = f"{true:.3g} [{low:.3g}, {high:.3g}]"
-                rows.append([f"{load:g}", f"{count}", what, shown, *errors])
+    for column, count in enumerate(numbers["counts"]):
+        for row, what in enumerate(("median", "90%")):
+            true = numbers["measured"][row][column]
+            low, high = (end[row][column] for end in numbers["interval"])
+            errors = [
+                f"{100 * (said[row][column] / true - 1):+.1f}"
+                for said in numbers["said"].values()
+            ]
+            shown = f"{true:.3g} [{low:.3g}, {high:.3g}]"
+            rows.append([f"{count}", what, shown, *errors])
     return ResultTable(
         f"{name}: time of the f-th fastest of {numbers['num_workers']} workers in the "
         "second half of the rounds, in seconds with the 95% interval of what was "
         "measured; error in percent of what the first half says: "
         f"{numbers['fits'][0]['name']}, and resampling of",
-        ["load", "f", "quantile", "measured", *numbers["said"]],
+        ["f", "quantile", "measured", *numbers["said"]],
         rows,
     )
 
 
-def draw(name: str, numbers: Numbers) -> Figure:
-    """How many times are longer, measured and simulated."""
-    loads = numbers["loads"]
-    chosen = sorted({0, len(loads) // 2, len(loads) - 1})
-    figure, panels = new_figure(4.2 * len(chosen) + 0.6, 3.6, len(chosen))
-    survivals = 1 - LEVELS
-    for axes, number in zip(panels, chosen, strict=True):
-        for index, what in enumerate(("rounds", "best fit", "measured")):
-            curves = {
-                name: np.array(x) for name, x in numbers["tails"][what][number].items()
-            }
-            color = "black" if what == "measured" else COLORS[index]
-            look = {"linestyle": ":", "linewidth": 2} if what == "measured" else {}
-            label = "rounds drawn again" if what == "rounds" else what
-            axes.plot(curves["middle"], survivals, color=color, label=label, **look)
-            bounds = curves["low"], curves["high"]
-            axes.fill_betweenx(survivals, *bounds, color=color, alpha=0.15, linewidth=0)
-        axes.set(xscale="log", yscale="log", xlabel="seconds")
-        axes.xaxis.set_major_formatter("{x:g}")
-        axes.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.5, 0.6)))
-        axes.set_title(f"load {loads[number]:g}" if len(loads) > 1 else name)
-    panels[0].set_ylabel("share of times that are longer")
-    panels[0].legend(loc="lower left")
-    return figure
+def known_cells(data_sets: int, seed: int) -> dict[str, Once]:
+    """Returns a cell per family, a row per data set."""
+    return {
+        name: Once(fits_of_known, name, data_sets, seed, num_rows=data_sets)
+        for name in KNOWN
+    }
+
+
+def fits_of_known(name: str, data_sets: int, seed: int) -> Iterator[dict[str, Any]]:
+    """Fits delays drawn of equal workers, and of others with unequal speeds."""
+    known = KNOWN[name]
+    for number in range(data_sets):
+        generator = np.random.default_rng([seed, list(KNOWN).index(name), number])
+        equal = stragglers.fit_delays(known.draw(generator))
+        logs = generator.normal(0.0, SPREAD, NUM_WORKERS)
+        speeds = np.exp(logs - logs.mean())
+        unequal = stragglers.fit_delays(known.draw(generator) / speeds)
+        # Times may be affine in the load though they were not made so.
+        whole = f"{name}, proportional to the load"
+        fitted = next((fit for fit in unequal if fit.name == f"{whole}, speeds"), None)
+        yield {
+            "first": equal[0].name,
+            "first_unequal": unequal[0].name,
+            "is_covered": None if fitted is None else _is_covered(fitted, known),
+        }
+
+
+def _is_covered(fitted, known):
+    return {
+        name: abs(fitted.parameters[name] - value)
+        < _HALF_WIDTH * fitted.standard_errors[name]
+        for name, value in known.parameters.items()
+    }
+
+
+def tabulate_known(numbers: Numbers) -> ResultTable:
+    """Returns a row per family."""
+
+    def show(pair):
+        name, sets = pair
+
+        def share(what):
+            return f"{np.mean([fit[what].startswith(name) for fit in sets]):.0%}"
+
+        inside = [fit["is_covered"] for fit in sets if fit["is_covered"] is not None]
+        parameters = KNOWN[name].parameters
+        values = ", ".join(f"{name}={value:g}" for name, value in parameters.items())
+        columns = zip(("location or scale", "shape or rate"), parameters, strict=True)
+        return {
+            "family": f"`{name}({values})`",
+            "first": share("first"),
+            "first, unequal speeds": share("first_unequal"),
+            **{
+                f"{column} in its interval": f"{np.mean([x[name] for x in inside]):.0%}"
+                for column, name in columns
+            },
+        }
+
+    families = numbers["known"]
+    return ResultTable.of_records(
+        f"{len(next(iter(families.values())))} data sets of each family, {NUM_ROUNDS} "
+        f"rounds of {NUM_WORKERS} workers: how often it comes first; with unequal "
+        "speeds, how often it does, and how often 95% intervals have its parameters",
+        show,
+        families.items(),
+    )

@@ -1,4 +1,4 @@
-"""Slow workers that still count: how long rounds take with parts on request."""
+"""Slow workers that still count: parts on request, and stale gradients."""
 
 import functools
 from collections.abc import Callable
@@ -11,15 +11,14 @@ import numpy as np
 from matplotlib.patches import Patch
 
 import jaxwgc
-from experiments.delays import late_answers
-from experiments.delays.traces import LANGUAGE_MODELS
+from experiments.delays.traces import read_traces, simulated
 from experiments.runner import figures
-from experiments.runner.study import Numbers, Once, Study, run
+from experiments.runner.study import Numbers, Once, Study, run, timed
 from experiments.runner.tables import ResultTable, interval
 from jaxwgc import codes, stragglers
 
-COPIES = (2, 3, 4)
-# Of each worker without copies, where no trace says how many.
+COPIES = (2, 3)
+# Workers of a simulated round, and parts of a worker without copies.
 NUM_WORKERS, NUM_PARTS = 20, 8
 LAWS: dict[str, stragglers.DelayModel] = {
     "1 + Exp(1)": stragglers.shifted_exponential(shift=1.0, rate=1.0),
@@ -27,202 +26,128 @@ LAWS: dict[str, stragglers.DelayModel] = {
     "10% ten times slower": stragglers.bernoulli_slowdown(0.1, slowdown=10.0),
 }
 # Optimization-based block coordinate gradient coding: 20,000 units of work, each of
-# 50 + Exp(mean 1000) on its worker; what is published, in millions, by workers.
+# 50 + Exp(mean 1000) on its worker; published times, in millions, by workers.
 PUBLISHED = {10: 2.41, 30: 1.100, 50: 0.806}
 WORK, BLOCK_COPIES, BLOCK_PARTS = 20_000, 6, 20
+BLOCK_LAW = stragglers.shifted_exponential(shift=50.0, rate=1e-3)
 
-COVERED = (0.99, 0.97, 0.9)
-# Of the workers in the picture, the last one slow.
+COVERED = (0.97, 0.9)
+# Rounds that are simulated at once, as many as fit into memory.
+BATCH = 256
+# Speeds of the workers in the picture, the last one slow.
 SPEEDS = (1.0, 0.9, 1.1, 0.3)
 
 
 def slow_workers(
-    runs: int | None = None,
-    quick: bool = False,
-    seed: int = 0,
-    out: Path = Path("results"),
+    rounds: int = 10_000, seed: int = 0, out: Path = Path("results")
 ) -> None:
-    """Slow workers that still count: on request, by coverage, and remembered.
+    """Slow workers that still count: on request, by coverage, and by stale gradients.
 
     Args:
-        runs: Simulated trainings of each choice; 40 by default, 4 with --quick. And a
-            thousand rounds for each of them.
-        quick: Fewer of both.
-        seed: Of the random numbers.
+        rounds: Simulated rounds of random delays; traces have those measured.
+        seed: Seed of the random numbers.
         out: Folder for tables and numbers.
     """
-    if runs is None:
-        runs = 4 if quick else 40
-    with np.load(LANGUAGE_MODELS) as file:
-        traces = {name: file[name].astype(float) for name in late_answers.AWAITED}
-    key = jax.random.key(seed)
+    key, traces = jax.random.key(seed), read_traces()
     sections = {
-        "on_request": functools.partial(on_request, traces, 1000 * runs, key),
-        "blocks": functools.partial(blocks, 1000 * runs, key),
-        "memory": functools.partial(late_answers.memory, traces, runs, key),
-        "digits": functools.partial(late_answers.digits, runs, quick, key),
+        "on_request": functools.partial(on_request, traces, rounds, key),
+        "blocks": functools.partial(blocks, rounds, key),
     }
-    run("slow_workers", "Slow workers that still count", sections, runs, seed, out)
+    title = "Slow workers that still count"
+    run("slow_workers", title, sections, rounds, seed, out, option="rounds")
 
 
-def ends(times: jax.Array, wait: Callable[[Any], stragglers.WaitingRule], code: Any):
-    """When rounds end, (rounds,), of times (rounds, workers) of a load of one."""
-    loads, rule = np.asarray(code.loads), wait(code)
-    keys = jax.random.split(jax.random.key(0), len(times))
+def ends(times: np.ndarray, code: Any, wait: stragglers.WaitingRule) -> np.ndarray:
+    """Returns when rounds end, (rounds,), of times (rounds, workers) of a load of 1."""
+    loads, key = np.asarray(code.loads), jax.random.key(0)
 
-    @jax.jit
-    def batch(keys, times):
-        return jax.vmap(lambda key, row: rule.arrivals(key, row * loads).elapsed)(
-            keys, times
-        )
+    def end(row):
+        return wait.arrivals(key, row * loads).elapsed
 
-    # As many rounds at once as fit into memory.
-    size = max(1, 2**24 // code.num_messages)
-    pieces = [
-        batch(keys[start : start + size], times[start : start + size])
-        for start in range(0, len(times), size)
-    ]
-    return np.concatenate(pieces).astype(float)
+    rounds = jax.jit(lambda times: jax.lax.map(end, times, batch_size=BATCH))
+    return np.asarray(rounds(jnp.asarray(times, jnp.float32)), float)
 
 
-def ratio(times: np.ndarray, other: np.ndarray) -> jaxwgc.Summary:
-    """Returns the ratio of means of two columns of the same rounds (delta method)."""
-    estimate = times.mean() / other.mean()
-    return jaxwgc.summarize((times - estimate * other) / other.mean() + estimate)
-
-
-def rounds_of(times: np.ndarray, parts: int) -> Numbers:
-    """Seconds a round by what is waited for, and over waiting for all."""
-    times = np.asarray(times, float)
-    num_workers = times.shape[1]
+def exact_codes(times: np.ndarray) -> np.ndarray:
+    """Returns the time of any n - s workers with s + 1 times the work, by s."""
     in_order = np.sort(times, axis=1)[:, ::-1]
-    everyone = in_order[:, 0]
-    # With any n - s of the workers, each with s + 1 times the work.
-    exact = in_order * np.arange(1, num_workers + 1)
+    return in_order * np.arange(1, times.shape[1] + 1)
+
+
+def rounds_of(draw: Callable[[], np.ndarray]) -> Numbers:
+    """Returns times of rounds by what is waited for."""
+    times = draw()
+    times = times.reshape(-1, times.shape[-1])
+    num_workers = times.shape[1]
+    exact = exact_codes(times)
     best = int(exact.mean(0).argmin())
-    drawn = jnp.asarray(times, jnp.float32)
-    seconds = {"best_code": exact[:, best]}
-    if num_workers % 2 == 0:
-        repetition = codes.fractional_repetition(num_workers, 1)
-        seconds["repetition"] = ends(drawn, stragglers.until_decodable, repetition)
+    seconds = {"all": exact[:, 0], "best_code": exact[:, best]}
     for copies in COPIES:
-        code = codes.replicated(num_workers, num_workers * parts, copies)
-        seconds[f"request_{copies}"] = ends(drawn, stragglers.until_decodable, code)
-    code = codes.replicated(num_workers, num_workers * parts, 2)
-    for share in COVERED:
-        seconds[f"covered_{share}"] = ends(
-            drawn, lambda code, share=share: stragglers.coverage(code, share), code
-        )
+        code = codes.replicated(num_workers, num_workers * NUM_PARTS, copies)
+        rules = {f"request_{copies}": stragglers.until_decodable(code)}
+        if copies == 2:
+            rules |= {f"{share}": stragglers.coverage(code, share) for share in COVERED}
+        seconds |= {name: ends(times, code, rule) for name, rule in rules.items()}
     seconds["bound"] = num_workers / np.sum(1 / times, axis=1)
-    return {
-        "num_workers": num_workers,
-        "parts": parts,
-        "stragglers": best,
-        "wait_for_all": jaxwgc.summarize(everyone),
-        "seconds": {name: jaxwgc.summarize(column) for name, column in seconds.items()},
-        "ratio": {name: ratio(column, everyone) for name, column in seconds.items()},
-    }
+    summaries = {name: jaxwgc.summarize(each) for name, each in seconds.items()}
+    return {"num_workers": num_workers, "stragglers": best, "seconds": summaries}
 
 
 def on_request(traces: dict[str, np.ndarray], num_rounds: int, key: jax.Array) -> Study:
-    """Every round of the traces, and rounds of random delays."""
-
-    def of_law(law, key):
-        keys = jax.random.split(key, num_rounds)
-        loads = jnp.ones(NUM_WORKERS)
-        state = law.init(NUM_WORKERS)
-        times = jax.vmap(lambda key: law.sample(key, state, loads)[0])(keys)
-        return rounds_of(np.asarray(times), NUM_PARTS)
-
-    cells = [
-        {"delays": f"`{name}`", "": Once(rounds_of, times.sum(-1), times.shape[2])}
-        for name, times in traces.items()
-    ]
-    for law_key, (name, law) in zip(
-        jax.random.split(key, len(LAWS)), LAWS.items(), strict=True
-    ):
-        cells.append({"delays": name, "": Once(of_law, law, law_key)})
+    """Returns every round of the traces, and rounds of random delays."""
+    draws: dict[str, Callable[[], np.ndarray]] = {
+        f"`{name}`": lambda times=times: times for name, times in traces.items()
+    }
+    keys = jax.random.split(key, (len(LAWS), 1))
+    for own, (name, law) in zip(keys, LAWS.items()):
+        draws[name] = functools.partial(simulated, law, NUM_WORKERS, num_rounds, own)
     return Study(
-        cells,
-        tables={"": tabulate_rounds, "coverage": tabulate_coverage},
+        [{"delays": name, "": Once(rounds_of, draw)} for name, draw in draws.items()],
+        tables={"": tabulate_rounds},
         figures={"meeting": lambda numbers: draw_meeting()},
     )
 
 
 def tabulate_rounds(numbers: Numbers) -> ResultTable:
-    """A row a distribution of delays."""
+    """Returns a row per distribution of delays."""
 
     def show(row):
-        seconds, over = row["seconds"], row["ratio"]
+        seconds = row["seconds"]
+        best = f"{seconds['best_code'].mean:.2f} (s = {row['stragglers']})"
+        over = seconds["request_2"].mean / seconds["all"].mean
         return {
             "delays": row["delays"],
-            "workers × parts": f"{row['num_workers']} × {row['parts']}",
-            "wait for all": interval(row["wait_for_all"]),
-            "best exact code": f"{seconds['best_code'].mean:.2f} "
-            f"(s = {row['stragglers']})",
-            "repetition ×2": interval(over["repetition"]),
+            "wait for all": interval(seconds["all"]),
+            "best exact code": best,
             "request ×2": interval(seconds["request_2"]),
-            "over all": interval(over["request_2"]),
+            "over all": f"{over:.2f}",
             "×3": interval(seconds["request_3"]),
-            "×4": interval(seconds["request_4"]),
-            "bound": interval(seconds["bound"]),
+            **{f"{share:.0%}": interval(seconds[f"{share}"]) for share in COVERED},
+            "perfect division": interval(seconds["bound"]),
         }
 
     return ResultTable.of_records(
-        "Seconds a step with exact gradients: waiting for all without a code; any n - "
-        "s of the workers, each with s + 1 times the work; fractional repetition over "
-        "waiting for all; finished parts on request with 2, 3 and 4 copies; and the "
-        "bound, all workers busy until the last part is done and none of them twice",
-        show,
-        numbers,
-    )
-
-
-def tabulate_coverage(numbers: Numbers) -> ResultTable:
-    """The same for rounds that are over before all parts are."""
-
-    def show(row):
-        return {
-            "delays": row["delays"],
-            "all": interval(row["seconds"]["request_2"]),
-            **{
-                f"{share:.0%}": interval(row["seconds"][f"covered_{share}"])
-                for share in COVERED
-            },
-        }
-
-    return ResultTable.of_records(
-        "Seconds a step with two copies on request, until a share of the parts is "
-        "covered",
+        "Time of a step: waiting for all without a code; any n - s of the workers, "
+        "each with s + 1 times the work; finished parts on request with 2 copies and "
+        "with 3, and with 2 until that share of the parts is covered; perfect "
+        "division, all workers busy to the end and no part computed twice",
         show,
         numbers,
     )
 
 
 def blocks(num_rounds: int, key: jax.Array) -> Study:
-    """The setting of block coordinate gradient coding, in millions."""
+    """Returns the setting of block coordinate gradient coding, in millions."""
 
     def measure(num_workers):
-        law = stragglers.shifted_exponential(shift=50.0, rate=1e-3)
-        loads, state = jnp.ones(num_workers), law.init(num_workers)
-        keys = jax.random.split(key, num_rounds // 10)
-        times = jax.vmap(lambda key: law.sample(key, state, loads)[0])(keys)
-        times = np.asarray(times, float) * WORK / num_workers / 1e6
-        in_order = np.sort(times, axis=1)[:, ::-1]
-        exact = (in_order * np.arange(1, num_workers + 1)).mean(0)
+        times = simulated(BLOCK_LAW, num_workers, num_rounds // 2, key[None])[0]
+        times = times * (WORK / num_workers / 1e6)
         code = codes.replicated(num_workers, num_workers * BLOCK_PARTS, BLOCK_COPIES)
-        taken = ends(jnp.asarray(times, jnp.float32), stragglers.until_decodable, code)
-        return {"best_code": exact.min(), "request": jaxwgc.summarize(taken)}
-
-    cells = [
-        {"num_workers": number, "published": value, "": Once(measure, number)}
-        for number, value in PUBLISHED.items()
-    ]
-    return Study(cells, tables={"": tabulate_blocks})
-
-
-def tabulate_blocks(numbers: Numbers) -> ResultTable:
-    """A row a number of workers."""
+        taken = ends(times, code, stragglers.until_decodable(code))
+        return {
+            "best_code": exact_codes(times).mean(0).min(),
+            "request": jaxwgc.summarize(taken),
+        }
 
     def show(row):
         return {
@@ -232,59 +157,50 @@ def tabulate_blocks(numbers: Numbers) -> ResultTable:
             f"on request ×{BLOCK_COPIES}": interval(row["request"], 3),
         }
 
-    return ResultTable.of_records(
+    title = (
         f"Time of a step, in millions, of {WORK:,} units of work that each take 50 + "
         "Exp(mean 1000): block coordinate gradient coding as published, and finished "
-        "parts on request. Computing alone is counted, as there",
-        show,
-        numbers,
+        "parts on request. Computing alone is counted, as there"
     )
+    cells = [
+        {"num_workers": number, "published": value, "": Once(measure, number)}
+        for number, value in PUBLISHED.items()
+    ]
+    return timed(cells, title, show)
 
 
 def draw_meeting() -> figures.Figure:
-    """Draws who computes which part when, in a round of four workers."""
-    num_workers, parts = len(SPEEDS), 8
-    code = codes.replicated(num_workers, num_workers * parts, copies=2)
+    """Draws which worker computes which part when, in a round of four workers."""
+    num_workers = len(SPEEDS)
+    code = codes.replicated(num_workers, num_workers * NUM_PARTS, copies=2)
     times = jnp.asarray(code.loads / np.array(SPEEDS), jnp.float32)
-    wait = stragglers.until_decodable(code)
-    arrivals = wait.arrivals(jax.random.key(0), times)
+    arrivals = stragglers.until_decodable(code).arrivals(jax.random.key(0), times)
     requests = np.asarray(jaxwgc.decoding(code, arrivals).requests)
     elapsed = float(arrivals.elapsed)
+    # The part of each message: (workers, messages per worker).
+    parts = np.reshape(code.encoding_matrix, (*requests.shape, -1)).argmax(-1)
     figure, (axes,) = figures.new_figure(8.6, 2.6)
     looks: dict[str, dict[str, Any]] = {
-        "its own part, sent": {"color": figures.COLORS[0]},
-        "a part of the next one, sent": {"color": figures.COLORS[1]},
+        "own part, sent": {"color": figures.COLORS[0]},
+        "part of the next worker, sent": {"color": figures.COLORS[1]},
         "computed in vain": {"color": "0.8"},
     }
-    decoder: Any = code.decoders[0]
-    copies = np.asarray(decoder.copies)
-    for worker, speed in enumerate(SPEEDS):
-        seconds = 1 / speed / parts
-        for turn in range(int(np.ceil(elapsed / seconds - 1e-6))):
-            if turn >= code.messages_per_worker:
-                break
-            message = worker * code.messages_per_worker + turn
-            part = int(np.nonzero(copies == message)[0][0])
-            is_sent = bool(requests[worker, turn])
-            look = list(looks.values())[2 if not is_sent else int(turn >= parts)]
-            start, end = turn * seconds, min((turn + 1) * seconds, elapsed)
-            axes.barh(
-                worker, end - start, 0.8, start, edgecolor="white", linewidth=1, **look
+    for (worker, turn), is_sent in np.ndenumerate(requests):
+        seconds = 1 / SPEEDS[worker] / NUM_PARTS
+        start, end = turn * seconds, min((turn + 1) * seconds, elapsed)
+        if start > elapsed - 1e-6:
+            continue
+        kind = int(turn >= NUM_PARTS) if is_sent else 2
+        look = {"edgecolor": "white", "linewidth": 1, **[*looks.values()][kind]}
+        axes.barh(worker, end - start, 0.8, start, **look)
+        if end - start > 0.06:
+            text: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 8}
+            color = "black" if kind else "white"
+            axes.text(
+                (start + end) / 2, worker, parts[worker, turn], color=color, **text
             )
-            if end - start > 0.06:
-                middle = (start + end) / 2
-                color = "white" if is_sent and turn < parts else "black"
-                look: Any = {
-                    "ha": "center",
-                    "va": "center",
-                    "fontsize": 8,
-                    "color": color,
-                }
-                axes.text(middle, worker, str(part), **look)
     axes.set(xlabel="time of the round, in times of an even share of the work")
-    axes.set_yticks(
-        range(num_workers), [f"worker {each}" for each in range(num_workers)]
-    )
+    axes.set_yticks(range(num_workers), [f"worker {n}" for n in range(num_workers)])
     axes.invert_yaxis()
     axes.grid(False)
     axes.axvline(elapsed, color="0.3", linewidth=1, linestyle="--")

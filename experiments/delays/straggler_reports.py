@@ -7,13 +7,11 @@ from typing import Any
 import numpy as np
 
 import jaxwgc
-from experiments.delays.traces import LANGUAGE_MODELS
+from experiments.delays.traces import read_traces
 from experiments.runner.study import Numbers, Once, Study, run
 from experiments.runner.tables import ResultTable, console
 from experiments.runner.timing import measure
 
-# Times of four jobs on Alibaba's PAI; the README beside them has their source.
-PAI = Path(__file__).parents[1] / "data" / "pai_delays.npz"
 # Kinds of the straggler, with its slowdown.
 STRAGGLERS = [
     ("steady", 1.0),
@@ -64,25 +62,21 @@ class Printed(ResultTable):
         return f"```text\n{self.text}\n```\n"
 
 
-def report_of(name: str) -> jaxwgc.StragglerReport:
-    """Returns the report of one of the measured traces."""
-    path = PAI if name.startswith("job") else LANGUAGE_MODELS
-    return jaxwgc.straggler_report(np.load(path)[name])
-
-
 def measured() -> Study:
-    """A printed report and a picture of each trace; reports take no time."""
-    names = [name for path in (PAI, LANGUAGE_MODELS) for name in np.load(path).files]
+    """Returns a printed report and a picture of each trace; reports take no time."""
+    reports = {
+        name: jaxwgc.straggler_report(times) for name, times in read_traces().items()
+    }
     return Study(
-        {
-            name: Once(lambda name=name: {"text": str(report_of(name))})
-            for name in names
-        },
+        {name: {"text": str(report)} for name, report in reports.items()},
         tables={
             name: lambda numbers, name=name: Printed(numbers[name]["text"])
-            for name in names
+            for name in reports
         },
-        figures={name: lambda _, name=name: report_of(name).plot() for name in names},
+        figures={
+            name: lambda _, report=report: report.plot()
+            for name, report in reports.items()
+        },
     )
 
 

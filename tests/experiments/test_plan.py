@@ -2,7 +2,10 @@
 
 import json
 
+import numpy as np
+
 from experiments.delays import planning, unseen_rounds
+from experiments.delays.traces import read_traces
 from jaxwgc import codes
 
 
@@ -25,21 +28,24 @@ def test_choice_by_a_calm_half_bears_a_stall_in_the_other(monkeypatch):
     assert found["by times alone"] > 20
 
 
-def test_command(tmp_path):
-    planning.plan(
-        array="one_slow_seconds",
-        num_workers=5,
-        replications=(1, 5),
-        rounds=100,
-        out=tmp_path,
-    )
+def test_command(tmp_path, monkeypatch):
+    monkeypatch.setattr(unseen_rounds, "GOALS", {"as by default": {}})
+    monkeypatch.setattr(planning, "TARGETS", (0.01,))
+    monkeypatch.setattr(planning, "HETEROGENEITIES", (1.0,))
+    path = tmp_path / "one_slow.npy"
+    np.save(path, read_traces()["one_slow_seconds"][:, :3])
+    planning.plan(path, num_workers=4, replications=(1, 4, 5), rounds=40, out=tmp_path)
     written = json.loads((tmp_path / "plan.json").read_text())
-    found = written["traces"]["one_slow_seconds"]
-    assert found["num_workers"] == 5
+    found = written["measured"]["traces"]["one_slow"]
+    assert found["num_workers"] == 4
     assert "several have the same history" in found["answer"]
     # Copies on more workers than there are, are left out.
     shown = [own for own in found["choices"] if "step_time" in own]
-    assert {own["replication"] for own in shown} == {1, 5}
-    table = (tmp_path / "plan_one_slow_seconds.md").read_text()
+    assert {own["replication"] for own in shown} == {1, 4}
+    table = (tmp_path / "plan_one_slow.md").read_text()
     assert "| `uncoded` | 1 | all |" in table and "+ late |" in table
-    assert (tmp_path / "plan.png").read_bytes().startswith(b"\x89PNG")
+    # No exact way is faster than perfect division.
+    ways, bound = found["halves"]["ways"], found["halves"]["bound"]
+    assert bound < ways["on request × 2"] < ways["waiting for all"]
+    assert "| regret, %: as by default |" in (tmp_path / "plan_ways.md").read_text()
+    assert (tmp_path / "plan_ways.png").read_bytes().startswith(b"\x89PNG")

@@ -69,8 +69,8 @@ def test_work_by_speed_is_among_the_choices():
     own = [own._replace(step_time=endless) for own in found.choices[1:]]
     assert "nan" not in found._replace(choices=(found.best, *own)).answer
     # Machines that only seem to differ are not told apart.
-    times = 1 + np.random.default_rng(0).random((15, 8))
-    found = jaxwgc.plan(stragglers.empirical(times), 8, KEY, replications=[1])
+    times = 1 + np.random.default_rng(2).pareto(1.5, (15, 32))
+    found = jaxwgc.plan(stragglers.empirical(times), 32, KEY, replications=[1])
     assert not any("speed" in own.name for own in found.choices)
 
 
