@@ -128,13 +128,15 @@ def preconditioned(
       some thirty times that.)
       Directions with singular values up to a few times `rcond` are no part of that,
       since rounding of X makes such: the least residual is then that of X without
-      them. It is False if θ overflows or underflows in its dtype. A NaN in a traced
-      matrix or target gives NaN and False.
+      them. It is False if θ overflows or underflows in its dtype, or if X is so small
+      or large (in float32 below 1e-31 or above 1e35) that products lose digits. A NaN
+      in a traced matrix or target gives NaN and False.
 
       With `"columns"` no rank is found and `rank` is None: `converged` says that the
       backward error has passed `tolerance`, and that no step along the gradient makes
-      the residual shorter by more than was said; θ has the least norm in the units of
-      the scaled columns. Heavy rows of an operator are not looked at.
+      the residual shorter by more than was said. θ has the least norm in the units of
+      the scaled columns, which are powers of two: if X is rank-deficient, another θ is
+      found for 10 X. Heavy rows of an operator are not looked at.
 
     Raises:
       ValueError: for an operator whose two functions return other shapes or dtypes, or
