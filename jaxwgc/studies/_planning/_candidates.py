@@ -104,7 +104,8 @@ def standard_rules(
     if decoder.is_a(OneCopy):
         yield until_decodable(code)
         for share in [] if exact else _SHARES_COVERED:
-            yield coverage(code, share)
+            if (1 - share) * code.num_parts > 1 - _ROUNDING:
+                yield coverage(code, share)
         return
     is_coded = np.asarray(code.assignment).sum() > code.num_parts
     fewer = {math.ceil(share * num_workers) for share in _SHARES_AWAITED}
