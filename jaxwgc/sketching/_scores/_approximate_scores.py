@@ -161,7 +161,10 @@ def _approximate_scores(
     is_plain = jnp.isfinite(shifted).all()
 
     def plain(_: None) -> tuple[jax.Array, jax.Array]:
-        lower = jnp.linalg.cholesky(gram.matrix)
+        # Under vmap both branches run, and memory with NaNs is read by BLAS kernels that
+        # multiply it by zero (Prescott).
+        safe = jnp.where(is_plain, gram.matrix, jnp.eye(num_columns))
+        lower = jnp.linalg.cholesky(safe.astype(matrix.dtype))
         return solve_triangular(lower.T, projection), jnp.asarray(num_columns)
 
     def refined(_: None) -> tuple[jax.Array, jax.Array]:
