@@ -161,8 +161,8 @@ def _approximate_scores(
     is_plain = jnp.isfinite(shifted).all()
 
     def plain(_: None) -> tuple[jax.Array, jax.Array]:
-        # Under vmap both branches run, and memory with NaNs is read by BLAS kernels that
-        # multiply it by zero (Prescott).
+        # Under vmap both branches run, and NaNs stay in memory that BLAS kernels of old
+        # processors read, to multiply it by zero.
         safe = jnp.where(is_plain, gram.matrix, jnp.eye(num_columns))
         lower = jnp.linalg.cholesky(safe.astype(matrix.dtype))
         return solve_triangular(lower.T, projection), jnp.asarray(num_columns)

@@ -143,7 +143,8 @@ def _resistances(edges: jax.Array, weights: jax.Array, num_vertices: int) -> jax
     is_plain = jnp.isfinite(jnp.linalg.cholesky(matrix - shift * identity)).all()
 
     def plain(_: None) -> tuple[jax.Array, jax.Array]:
-        factor = jnp.linalg.cholesky(matrix)
+        # See `_approximate_scores`.
+        factor = jnp.linalg.cholesky(jnp.where(is_plain, matrix, identity))
         flows = solve_triangular(factor, jnp.diag(inverse_roots), lower=True)
         return flows.T, jnp.ones(num_vertices, dtype)
 
