@@ -135,6 +135,16 @@ def inverse_power_of_two(values: jax.Array) -> jax.Array:
     return 1 / power_below(safe * 2**0.5)
 
 
+def cholesky_if(is_definite: jax.Array, matrix: jax.Array) -> jax.Array:
+    """Returns the Cholesky factor of a matrix, or the identity if it is not definite.
+
+    For a branch of `lax.cond`: under vmap both branches run, and NaNs of a failed
+    factor stay in memory that BLAS kernels of old processors multiply by zero.
+    """
+    identity = jnp.eye(len(matrix), dtype=matrix.dtype)
+    return jnp.linalg.cholesky(jnp.where(is_definite, matrix, identity))
+
+
 def next_power_of_two(size: int) -> int:
     """Returns the smallest power of two that is at least `size`."""
     return 1 << (size - 1).bit_length()

@@ -103,8 +103,9 @@ def _cells(row: Any, names: Sequence[str]) -> list[Any]:
 def _is_header(row: Sequence[str]) -> bool:
     """Returns whether cells are names: no numbers, or the numbers of the workers."""
     cells = [cell.strip() for cell in row]
+    # The first column may count the rows, without a name.
+    workers = cells[cells[:1] == [""] :]
     for start in (0, 1):
-        workers = cells[not cells[0] :]
         if workers == [*map(str, range(start, max(len(workers), 2) + start))]:
             return True
     return not any(map(_is_number, cells))

@@ -93,6 +93,7 @@ def test_plot_and_plan(tmp_path, capsys, monkeypatch):
         ("a.csv", "a,b\n1,2\n", "at least 2 rounds; got (1, 2)"),
         ("a.csv", "a,b\n,\nnan,\n", "at least one response; got none"),
         ("a.csv", "", "times must have shape"),
+        ("a.csv", "\n1,2\n", "at least 2 rounds; got (1, 2)"),
         (
             "a.csv",
             "step,worker,seconds\n1,a,2\n1,b,2\n1,a,3\n",

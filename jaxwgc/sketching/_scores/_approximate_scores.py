@@ -10,7 +10,7 @@ from jax.scipy.linalg import solve_triangular
 from scipy import special
 
 from jaxwgc import _validation
-from jaxwgc._arrays import product
+from jaxwgc._arrays import cholesky_if, product
 from jaxwgc.sketching import _checks
 from jaxwgc.sketching._gram import WELL_CONDITIONED, Gram, column_scale
 from jaxwgc.sketching._row_blocks import DenseRows, block_size
@@ -161,10 +161,7 @@ def _approximate_scores(
     is_plain = jnp.isfinite(shifted).all()
 
     def plain(_: None) -> tuple[jax.Array, jax.Array]:
-        # Under vmap both branches run, and NaNs stay in memory that BLAS kernels of old
-        # processors read, to multiply it by zero.
-        safe = jnp.where(is_plain, gram.matrix, jnp.eye(num_columns))
-        lower = jnp.linalg.cholesky(safe.astype(matrix.dtype))
+        lower = cholesky_if(is_plain, gram.matrix)
         return solve_triangular(lower.T, projection), jnp.asarray(num_columns)
 
     def refined(_: None) -> tuple[jax.Array, jax.Array]:

@@ -10,6 +10,7 @@ from jax import lax
 from jax.scipy.linalg import solve_triangular
 
 from jaxwgc import _validation
+from jaxwgc._arrays import cholesky_if
 from jaxwgc.sketching import _checks
 
 _BLOCK = 2**20
@@ -143,8 +144,7 @@ def _resistances(edges: jax.Array, weights: jax.Array, num_vertices: int) -> jax
     is_plain = jnp.isfinite(jnp.linalg.cholesky(matrix - shift * identity)).all()
 
     def plain(_: None) -> tuple[jax.Array, jax.Array]:
-        # See `_approximate_scores`.
-        factor = jnp.linalg.cholesky(jnp.where(is_plain, matrix, identity))
+        factor = cholesky_if(is_plain, matrix)
         flows = solve_triangular(factor, jnp.diag(inverse_roots), lower=True)
         return flows.T, jnp.ones(num_vertices, dtype)
 

@@ -104,6 +104,7 @@ def standard_rules(
     if decoder.is_a(OneCopy):
         yield until_decodable(code)
         for share in [] if exact else _SHARES_COVERED:
+            # Less than a part is no part.
             if (1 - share) * code.num_parts > 1 - _ROUNDING:
                 yield coverage(code, share)
         return
