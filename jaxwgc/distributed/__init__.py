@@ -11,10 +11,13 @@ from jaxwgc.distributed._placement import PlacedParts, place_parts
 from jaxwgc.distributed.ray._callbacks import JsonLines, Progress
 from jaxwgc.distributed.ray._cluster import RayCluster
 from jaxwgc.distributed.ray._messages import Round
-from jaxwgc.distributed.ray._slots import Timeouts
+from jaxwgc.distributed.ray._options import DecodingOptions, Faults, Verification
+from jaxwgc.distributed.ray._timeouts import Timeouts
 from jaxwgc.distributed.ray._training import TrainingState
 
 __all__ = [
+    "DecodingOptions",
+    "Faults",
     "JsonLines",
     "PlacedParts",
     "Progress",
@@ -22,6 +25,7 @@ __all__ = [
     "Round",
     "Timeouts",
     "TrainingState",
+    "Verification",
     "mesh_value_and_grad",
     "place_parts",
 ]

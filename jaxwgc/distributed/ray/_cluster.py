@@ -16,118 +16,100 @@ import optax
 from jaxwgc import _validation
 from jaxwgc.aggregate import decode_aggregate
 from jaxwgc.codes import GradientCode
-from jaxwgc.decoders import DecoderLike
 from jaxwgc.distributed.ray import _training
-from jaxwgc.distributed.ray._audits import Auditing
-from jaxwgc.distributed.ray._coordinator import Coordinator
+from jaxwgc.distributed.ray._actors import launcher
+from jaxwgc.distributed.ray._driver import Driver
+from jaxwgc.distributed.ray._fleet import Fleet, WorkerSlot
 from jaxwgc.distributed.ray._messages import Layout, Round, is_finite
-from jaxwgc.distributed.ray._on_request import OnRequest
-from jaxwgc.distributed.ray._session import check_resources, find_ray, session
-from jaxwgc.distributed.ray._slots import Timeouts, WorkerSlot, launcher
-from jaxwgc.distributed.ray._trace import filled
-from jaxwgc.distributed.ray._worker import SHARED_SETTINGS, Task, sent, try_loss
-from jaxwgc.distributed.ray._wrong_answers import (
-    Examining,
-    Recomputation,
-    check_audit,
-    locator_of,
+from jaxwgc.distributed.ray._options import (
+    DecodingOptions,
+    Faults,
+    Verification,
+    reject_unknown,
 )
-from jaxwgc.stragglers import StragglerModel, WaitingRule, fastest
+from jaxwgc.distributed.ray._request_round import RequestPlan
+from jaxwgc.distributed.ray._session import check_installed, check_resources, session
+from jaxwgc.distributed.ray._setup import decodes_of, rules_of, weights_of
+from jaxwgc.distributed.ray._timeouts import Timeouts
+from jaxwgc.distributed.ray._trace import filled
+from jaxwgc.distributed.ray._verification import (
+    Audits,
+    ParityChecks,
+    Recomputation,
+    Tools,
+)
+from jaxwgc.distributed.ray._worker import SHARED_SETTINGS, Task, sent, try_loss
+from jaxwgc.stragglers import WaitingRule
 from jaxwgc.studies import StragglerReport, straggler_report
 
 
 class RayCluster:
-    """A worker a process: the exact gradient from whoever answers, with no restart.
+    """Trains on one process per worker: the exact gradient without waiting for all.
 
-    Every worker holds its assigned parts, forms its message from their gradients, one
-    part after the other, and sends it. The coordinator, in whose process this object
-    lives, sends parameters out and collects messages until the waiting rule is content.
-    It needs Ray, from the extra `ray`.
+    Every worker holds its assigned parts, forms its message from their gradients and
+    sends it. The coordinator, in whose process this object lives, sends parameters and
+    collects messages until the waiting rule ends the round. It needs Ray, from the
+    extra `ray`.
 
     A worker that raises, sends another shape, is killed, is frozen or lost with its
-    machine is a straggler of that step. Another actor takes its place in the
+    machine is a straggler of that step. Another process takes its place in the
     background, loads the same parts and joins in; no step waits for it as long as the
-    others decode. One that sends NaN or infinity is a straggler, too, and stays. One
-    that answers after the end of its round is given the newest parameters at once, and
-    the late answer counts as a time in the trace only. What workers print appears here.
+    others decode. A worker that sends NaN or infinity is a straggler, too, and stays. A
+    worker that responds after the end of its round is sent the newest parameters at
+    once; its late response is used in the trace only. Workers' output is shown by the
+    coordinator's process.
 
-    The start of the workers, each loss with its reason and each return are lines in the
-    log `jaxwgc.distributed`. They count steps as `delay` and the keys of batches do:
-    from 0, and in `train` and `compute` by a count of their own.
+    The log `jaxwgc.distributed` has one line for the start of the workers, each loss
+    with its reason, and each return. Steps are counted as for `Faults.delay` and the
+    keys of batches: from 0, and separately in `train` and `compute`.
 
-    With a code of several messages a worker it works **on request**: workers go through
-    their parts one by one, keep each gradient and report each part, in a few bytes. As
-    soon as the rule is content, those who are needed are asked for one vector, a sum of
-    what they have finished; when all sums are there, workers stop between two parts.
-    Whoever dies, freezes or sends NaN in the meantime is done without: the others go on
-    until then. What somebody else has finished is left for the end, where each message
-    is of one part. A worker needs memory for a gradient of each part that it holds.
+    With a code of several messages per worker, a round works **on request**: workers
+    compute their parts one by one, keep each gradient and report each part in a few
+    bytes. When the waiting rule ends the round, the coordinator requests one weighted
+    sum from each worker. Once all sums are there, workers stop between two parts. The
+    parts of a worker that is lost, freezes or sends NaN in the meantime are left to the
+    others. A worker needs memory for a gradient of each part that it holds.
 
     Processes start at the first `compute` or `train`, after the loss has been tried on
     shapes. Without `address`, Ray starts then, too, and runs on this machine for as
-    long as the `with` block, on 127.0.0.1 only and without a dashboard.
+    long as the `with` block, without a dashboard and on 127.0.0.1 only.
 
     Args:
-      loss: `loss(params, part) -> scalar`, summed over the part. With
-      has_aux: `(scalar, aux)`, and a `Round` has the aux of every part, such as
-        statistics of a normalisation.
-      code: a gradient code; it sets how many workers there are and who holds what. With
-        several messages a worker (real, such as `codes.replicated`), it works on
+      loss: `loss(params, part) -> scalar`, summed over the part. If `has_aux` is True,
+        it returns `(scalar, aux)`, and a `Round` has the aux of every part.
+      code: Gradient code. It sets the number of workers and the parts of each. With
+        several messages per worker (real, such as `codes.replicated`), rounds work on
         request.
-      parts: a pytree; leaves (num_parts, ...), from which each worker is sent its own.
-        Or a function of the index of a part that gives the part, a pytree of arrays: it
-        is called on the workers, and again where a worker is replaced.
-      batch: `batch(key, part)`, a pure function that draws from a part what the loss is
-        given in one step, with
-      key: PRNG key of either kind. That of a batch is
+      parts: Pytree, leaves (num_parts, ...); each worker is sent its own parts. Or a
+        function that maps the index of a part to the part, a pytree of arrays. It is
+        called on the workers, and again if a worker is replaced.
+      has_aux: Whether the loss returns aux.
+      batch: `batch(key, part)`, a pure function that draws the data of one step from a
+        part. It needs `key`.
+      key: PRNG key of either kind. The key of a batch is
         fold_in(fold_in(key, step), part_index), so all holders of a part draw the same.
-      wait: a waiting rule of `jaxwgc.stragglers`, such as `fastest(6)`. It sees
-        seconds since the start of the round, and infinity for who has not answered; on
-        request, for who has not finished all of its parts, and `until_decodable` and
-        `coverage` see each message. None waits until the answers decode; with
-        `on_wrong`, for as many as leave two checks if there are so many workers, that
-        is `fastest(num_workers - num_stragglers + 2)`: one wrong answer can be told.
-        With fewer, as with two copies, for all; a worker that is being replaced is then
-        waited for where its copy is not compared with anything else.
-      undecodable: what a round that cannot be decoded gives: `"least_squares"` and
-        `"skip"` as in `jaxwgc.decode_aggregate`; `"raise"` stops with an error that
-        names the missing workers.
-      tolerance: as for `jaxwgc.decode_aggregate`.
-      decoder: as for `jaxwgc.decoding_weights`.
-      on_wrong: with one message a worker, whether messages are compared before they are
-        decoded, by what the code has to spare (see `jaxwgc.locate_errors`), and what is
-        done with wrong ones. `"drop"` leaves them out. `"arbitrate"`, for codes of
-        copies such as `codes.fractional_repetition`, asks two that differ for sums over
-        fewer and fewer of their parts, and computes the last one here. `"raise"` stops
-        with an error that names worker and machine. A round whose wrong messages cannot
-        be told, or that has nothing to compare with, is refused: nothing of it is used,
-        and `undecodable` says what follows. Whoever was wrong in three rounds is
-        replaced, with a warning. None believes them all.
-      audit: on request, the probability, below 1, that a round asks for one part twice:
-        its sender, and another who holds it. Where they differ, the part is computed
-        here, and whoever is wrong is left out of the round, whose parts the others
-        finish, and replaced as with `on_wrong`. A worker that is always wrong, and
-        whose parts are a share of all, is unseen for 1 / (audit * share) rounds on
-        average, or less if it is asked as the other. None, and 0, never ask.
-      noise: as for `jaxwgc.locate_errors`.
-      message_dtype: what messages are rounded to on their way, such as `"bfloat16"`:
-        half the bytes, and a relative error of up to 2^-8 in every entry of a message,
-        times the decoding weights in the gradient. None sends them as they are.
-      timeouts: `Timeouts`, how long a worker may take.
-      address: of a running Ray cluster, as `"host:6379"` or `"auto"`. None starts one.
-      actor_options: what a worker claims, and other options of Ray's actors, such as
-        `{"num_cpus": 0.5}` or `{"num_gpus": 1}`. It has as many threads as CPUs, and at
-        least one; JAX is kept to the CPU where no accelerator is claimed. By default a
-        CPU on another's cluster, where workers are spread over the machines, and no
+      wait: Waiting rule of `jaxwgc.stragglers`, such as `fastest(6)`. It sees seconds
+        since the start of the round, and infinity for a worker that has not responded;
+        on request, for one that has not finished all of its parts. `until_decodable`
+        and `coverage` see each message. None waits until the messages decode; with
+        `on_wrong`, for `fastest(num_workers - num_stragglers + 2)`, which leaves two
+        checks, or for all workers if there are fewer.
+      decoding: `DecodingOptions`.
+      verification: `Verification`. None accepts all messages.
+      timeouts: `Timeouts`.
+      address: Address of a running Ray cluster, as `"host:6379"` or `"auto"`. None
+        starts one.
+      actor_options: Claims of a worker, and other options of Ray's actors, such as
+        `{"num_cpus": 0.5}` or `{"num_gpus": 1}`. A worker has as many threads as CPUs,
+        at least one; JAX uses the CPU unless the worker claims an accelerator. Default:
+        one CPU on a cluster of others, with workers spread over the machines, and no
         claim on our own.
-      delay: `delay(worker, step)`, seconds to sleep before an answer, or on request
-        before each part; called on the workers. For experiments.
-      corrupt: `corrupt(worker, step, message)`, a NumPy array like the message, sent in
-        its place; called on the workers on what they send. For experiments.
+      faults: `Faults` for experiments.
+      **others: None; old options are rejected with their new names.
 
     Raises:
-      ImportError: where Ray is not installed.
-      ValueError, TypeError: where an argument breaks its rule.
+      ImportError: If Ray is not installed.
+      ValueError, TypeError: If an argument breaks its rule.
 
     Example:
       >>> import jax.numpy as jnp, jaxwgc
@@ -140,8 +122,8 @@ class RayCluster:
       ...     wait=jaxwgc.stragglers.fastest(2),
       ... )
       >>> with cluster:  # doctest: +SKIP
-      ...     round = cluster.compute({"w": jnp.zeros(2)})
-      >>> round.received  # doctest: +SKIP
+      ...     this_round = cluster.compute({"w": jnp.zeros(2)})
+      >>> this_round.received  # doctest: +SKIP
       array([ True, False,  True])
 
     References:
@@ -159,37 +141,31 @@ class RayCluster:
         batch: Callable[[jax.Array, Any], Any] | None = None,
         key: jax.Array | None = None,
         wait: WaitingRule | None = None,
-        undecodable: str = "least_squares",
-        tolerance: float = 1e-3,
-        decoder: DecoderLike = None,
-        on_wrong: str | None = None,
-        audit: float | None = None,
-        noise: float = 0.0,
-        message_dtype: Any = None,
+        decoding: DecodingOptions | None = None,
+        verification: Verification | None = None,
         timeouts: Timeouts | None = None,
         address: str | None = None,
         actor_options: Mapping[str, Any] | None = None,
-        delay: Callable[[int, int], float] | None = None,
-        corrupt: Callable[[int, int, np.ndarray], np.ndarray] | None = None,
+        faults: Faults | None = None,
+        **others: Any,
     ):
-        find_ray()
+        check_installed()
+        reject_unknown(others)
         GradientCode.check(code)
-        on_request = code.messages_per_worker > 1
-        if on_request:
+        if on_request := code.messages_per_worker > 1:
             code.check_requests()
         _validation.check_bool("has_aux", has_aux)
         _validation.check_callable("loss", loss)
-        hooks = {"batch": batch, "delay": delay, "corrupt": corrupt}
-        for name, function in hooks.items():
-            if function is not None:
-                _validation.check_callable(name, function)
+        if batch is not None:
+            _validation.check_callable("batch", batch)
         if (key is None) != (batch is None):
             raise ValueError(
                 f"key and batch go together; got key = {key!r} and batch = {batch!r}"
             )
-        choices = ("least_squares", "skip", "raise")
-        _validation.check_choice("undecodable", undecodable, choices)
-        message_dtype = _validation.check_message_dtype(message_dtype)
+        decoding = _given("decoding", decoding, DecodingOptions)
+        verification = _given("verification", verification, Verification)
+        timeouts = _given("timeouts", timeouts, Timeouts)
+        faults = _given("faults", faults, Faults)
         load = parts if callable(parts) else None
         self._first_part = self._parts = None
         if load is None:
@@ -199,71 +175,46 @@ class RayCluster:
             self._parts = sent(parts)
         self.code = code
         self.key = jax.random.key(0) if key is None else _validation.check_key(key)
-        self._timeouts = timeouts or Timeouts()
-        _validation.check_instance("timeouts", self._timeouts, Timeouts)
-        answer_within = self._timeouts.answer
         self._task = Task(
-            loss, has_aux, load, batch, delay, corrupt, message_dtype, answer_within
+            loss,
+            has_aux,
+            load,
+            batch,
+            **vars(faults),
+            message_dtype=decoding.message_dtype,
         )
         self._address = address
-        # Our own Ray has no one else to share its CPUs with. Its record of every task
-        # would grow without bounds.
+        # Nobody else uses the CPUs of our own Ray. Its record of every task would grow
+        # without bounds.
         self._options = {"num_cpus": 0, "enable_task_events": False}
         if address is not None:
             self._options |= {"num_cpus": 1, "scheduling_strategy": "SPREAD"}
         self._options |= actor_options or {}
-        self._raises = undecodable == "raise"
+        self._raises = decoding.undecodable == "raise"
         self._aggregate = functools.partial(
             decode_aggregate,
             code,
             # A round that must not be used never gets there.
-            undecodable="least_squares" if self._raises else undecodable,
-            tolerance=tolerance,
-            decoder=decoder,
-            message_dtype=message_dtype,
+            undecodable="least_squares" if self._raises else decoding.undecodable,
+            tolerance=decoding.tolerance,
+            decoder=decoding.decoder,
+            message_dtype=decoding.message_dtype,
             on_request=on_request,
         )
         self._aggregate()
-        decoder = code.choose_decoder(decoder)
-        # The code is a constant of both, so that NumPy's keeps its precision.
-        decodes = jax.jit(lambda mask: code.decodes(mask, tolerance, decoder))
-        self._find_weights = jax.jit(
-            lambda mask: decoder.checked_weights(
-                code.encoding_matrix, code.segment_targets, mask
-            )
-        )
-        # The same masks are asked about by the rule and at the end, and come again.
-        known = functools.lru_cache(maxsize=10_000)(
-            lambda mask: bool(decodes(np.frombuffer(mask, bool)))
-        )
-        self._decodes = lambda mask: known(mask.tobytes())
-        self._audit = check_audit(audit, code)
-        self._locator = None if on_wrong is None else locator_of(code, on_wrong)
-        self._on_wrong = on_wrong
-        _validation.check_number("noise", noise, minimum=0, traceable=False)
-        self._noise = noise
-        if wait is None and on_wrong is not None:
-            num_workers = code.num_workers
-            wait = fastest(min(num_workers, num_workers - code.num_stragglers + 2))
-        if wait is None:
-            self._ends = lambda times: (
-                0.0 if self._decodes(np.isfinite(times)) else np.inf
-            )
-        else:
-            _check_rule(wait, code.num_workers)
-            self._ends = lambda times: float(wait.ends(times))
-        self._sees_workers = wait is not None and not (
-            wait.code is not None
-            and wait.code.messages_per_worker == code.messages_per_worker
-        )
+        self._verification = verification
+        self._locator = verification.locator(code)
+        self._decodes = decodes_of(code, decoding)
+        self._find_weights = weights_of(code, decoding)
+        rules = rules_of(code, wait, self._decodes, self._locator)
+        self._fleet = Fleet(code.num_workers, timeouts, rules)
         self._stack: contextlib.ExitStack | None = None
-        self._coordinator: Coordinator | None = None
-        self._times: list[np.ndarray] = []
+        self._driver: Driver | None = None
         self._params_like: Any = None
         self.step = 0
         self._has_warned = False
         self._sent_key: tuple[Any, Any] = None, None
-        # Held for a round. The flag is for whom it lets in, the same thread.
+        # Held for a round. The flag is for another round in the same thread.
         self._lock = threading.RLock()
         self._is_computing = False
 
@@ -286,14 +237,14 @@ class RayCluster:
 
         A round that is under way in another thread ends with a RuntimeError.
         """
-        if (coordinator := self._coordinator) is not None:
-            coordinator.is_closed.set()
+        if (driver := self._driver) is not None:
+            driver.is_closed.set()
         with self._lock:
-            workers, stack = self.workers, self._stack
-            self._coordinator = self._stack = None
+            driver, stack = self._driver, self._stack
+            self._driver = self._stack = None
             with stack or contextlib.nullcontext():
-                for slot in workers:
-                    slot.end()
+                if driver is not None:
+                    driver.end()
 
     def compute(self, params: Any) -> Round:
         """Returns one round: parameters out, messages in.
@@ -334,12 +285,12 @@ class RayCluster:
         num_steps: int,
         *,
         callbacks: Sequence[Any] = (),
-        callback: None = None,
         checkpoint: str | Path | None = None,
         checkpoint_every: int = 100,
         live: bool = False,
         memory: bool = False,
         debias: str | float | None = None,
+        **others: Any,
     ) -> "_training.TrainingState":
         """Returns the state after steps of an optax optimizer on decoded gradients.
 
@@ -359,7 +310,6 @@ class RayCluster:
             It gets `Progress.metrics()` in another thread, while workers compute the
             next round. If a callback raises, training ends with a checkpoint and this
             error.
-          callback: Old name of `callbacks`, rejected.
           checkpoint: a folder. If it has a checkpoint, training goes on from there:
             with its params, optimizer state, key and step, under this code, also where
             it was another's. Written every `checkpoint_every` steps, at the end, and
@@ -373,6 +323,7 @@ class RayCluster:
             are remembered as they come. Kept in checkpoints, and begun anew where the
             code has changed.
           debias: as for `jaxwgc.decode_aggregate`.
+          **others: None; old options are rejected with their new names.
 
         Returns:
           A `TrainingState`.
@@ -390,8 +341,7 @@ class RayCluster:
         _validation.check_int("num_steps", num_steps, minimum=0)
         _validation.check_int("checkpoint_every", checkpoint_every, minimum=1)
         _validation.check_bool("live", live)
-        if callback is not None:
-            raise TypeError(f"callback is now callbacks=[...]; got {callback!r}")
+        reject_unknown(others)
         _validation.check_instance("callbacks", callbacks, Sequence, " of callbacks")
         if memory and self._locator is not None:
             raise ValueError(
@@ -407,7 +357,8 @@ class RayCluster:
         no_table = contextlib.nullcontext([])
         with _training.live_table(num_steps, self) if live else no_table as table:
             callbacks = [*callbacks, *table]
-            return _training.train(*given, callbacks, checkpoint, checkpoint_every)
+            options = callbacks, checkpoint, checkpoint_every, self._fleet.limit
+            return _training.train(*given, *options)
 
     def trace(self) -> np.ndarray:
         """Returns the seconds that workers took, (rounds, workers).
@@ -427,8 +378,8 @@ class RayCluster:
         earlier round, or left a part to others, has the seconds of its next responses
         instead, and NaN if it has never responded.
         """
-        if self._times:
-            return filled(self._times)
+        if self._fleet.rows:
+            return filled(self._fleet.rows)
         return np.zeros((0, self.code.num_workers))
 
     def report(self) -> StragglerReport:
@@ -455,15 +406,15 @@ class RayCluster:
 
     @property
     def workers(self) -> list[WorkerSlot]:
-        """The slots of the workers; none before the first round.
+        """The `WorkerSlot` of each worker; none before the first round.
 
         A slot has `index`, `pid`, `node`, `host`, `state` and `trouble`.
         """
-        return self._coordinator.slots if self._coordinator else []
+        return self._fleet.slots if self._driver else []
 
     @contextlib.contextmanager
     def _one_round(self) -> Iterator[None]:
-        """Lets one round in at a time: other threads wait for its end."""
+        """Admits one round at a time: other threads wait for its end."""
         with self._lock:
             if self._is_computing:
                 raise RuntimeError(
@@ -479,104 +430,74 @@ class RayCluster:
     def _compute(
         self, params: Any, step: int, key: jax.Array, owner: Any = None
     ) -> Round:
-        """Returns a round for a step that someone else counts."""
+        """Returns a round for a step that the caller counts."""
         with self._one_round():
-            coordinator = self._started(params)
-            likes = jax.tree.leaves(self._params_like)
-            leaves = [
-                np.asarray(leaf, like.dtype)
-                for leaf, like in zip(jax.tree.leaves(params), likes)
-            ]
-            for index, leaf in enumerate(leaves):
-                if not is_finite(leaf):
-                    path, _ = jax.tree_util.tree_leaves_with_path(params)[index]
+            driver = self._started(params)
+            leaves = []
+            for (path, leaf), like in zip(
+                jax.tree_util.tree_leaves_with_path(params),
+                jax.tree.leaves(self._params_like),
+            ):
+                leaves.append(np.asarray(leaf, like.dtype))
+                if not is_finite(leaves[-1]):
                     raise ValueError(
                         "params must be finite; got NaN or infinity in "
                         f"params{jax.tree_util.keystr(path)}"
                     )
             if key is not self._sent_key[0]:
                 self._sent_key = key, sent(key)
-            num_before = sum(slot.num_replaced for slot in self.workers)
-            round = coordinator.run(step, leaves, self._sent_key[1], owner)
-            num_replaced = sum(slot.num_replaced for slot in self.workers) - num_before
-            round = round._replace(replaced=num_replaced)
-            self._check_decodes(coordinator, round, step)
-            return round
+            before = self._fleet.num_losses().sum()
+            this_round = driver.run(step, leaves, self._sent_key[1], owner)
+            num_replaced = int(self._fleet.num_losses().sum() - before)
+            this_round = this_round._replace(replaced=num_replaced)
+            self._check_decodes(this_round, step)
+            return this_round
 
-    def _check_decodes(self, coordinator: Coordinator, round: Round, step: int) -> None:
-        """Warns of the first round that cannot be decoded, or refuses each."""
-        received = round.received
-        mask = received if round.decoding is None else np.asarray(round.decoding.mask)
-        nobody = not (received.any() or round.refused)
-        is_refused = nobody or self._raises
-        if (self._has_warned and not is_refused) or self._decodes(mask):
+    def _check_decodes(self, this_round: Round, step: int) -> None:
+        """Warns of the first round that cannot be decoded, or rejects each."""
+        received, is_refused = this_round.received, this_round.refused
+        decoding = this_round.decoding
+        mask = received if decoding is None else np.asarray(decoding.mask)
+        is_empty = not (received.any() or is_refused)
+        raises = is_empty or self._raises
+        if (self._has_warned and not raises) or self._decodes(mask):
             return
-        if round.refused:
-            why = "its answers contradict each other, or are too few to be compared"
-        elif nobody:
-            why = "nobody answered"
-        else:
-            why = f"only workers {np.flatnonzero(received).tolist()} answered"
-            why += "" if self._locator is None else " and could be compared"
-        answered = np.isfinite(round.times) if round.refused else received
-        message = f"the round of step {step} cannot be decoded, since {why}"
-        if missing := coordinator.missing(answered):
-            message += f"; missing: {missing}"
         if is_refused:
+            why = "its answers contradict each other, or are too few to be compared"
+        elif is_empty:
+            why = "no worker responded"
+        else:
+            why = f"only workers {np.flatnonzero(received).tolist()} responded"
+            why += "" if self._locator is None else " and could be compared"
+        responded = np.isfinite(this_round.times) if is_refused else received
+        message = f"the round of step {step} cannot be decoded, since {why}"
+        if missing := self._fleet.missing(responded):
+            message += f"; missing: {missing}"
+        if raises:
             errors = (slot.error for slot in self.workers if slot.error)
             raise RuntimeError(message) from next(errors, None)
         warnings.warn(f"{message} (said once)", stacklevel=4)
         self._has_warned = True
 
-    def _started(self, params: Any) -> Coordinator:
-        """Returns the coordinator of workers who are started for the first params."""
+    def _started(self, params: Any) -> Driver:
+        """Returns the driver; the first params start the workers."""
         if self._stack is None:
             raise RuntimeError("a RayCluster computes inside of its `with` block")
         like = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), jnp.result_type(leaf)),
             params,
         )
-        if self._coordinator is None:
+        if self._driver is None:
             self._params_like = like
             if self._first_part is not None:
                 try_loss(self._task, like, self._first_part, self.key)
             self._connect(self._stack)
-            settings = {name: getattr(jax.config, name) for name in SHARED_SETTINGS}
-            task = self._task._replace(
-                params=like, key=sent(self.key), settings=settings
-            )
-            layout = Layout.of(self.code, like, task.message_dtype)
-            launch = launcher(self.code, layout, task, self._parts, self._options)
-            given = (
-                [WorkerSlot(index, launch) for index in range(self.code.num_workers)],
-                layout,
-                self._ends,
-                self._decodes if self._locator is None else self._decodes_checked,
-                self.code.num_stragglers,
-                self._timeouts,
-                self._times,
-            )
-            examines = self._noise, task.message_dtype, Recomputation(task, self._parts)
-            requests = self.code, self._find_weights, self._sees_workers
-            if self._locator is not None and self._on_wrong is not None:
-                self._coordinator = Examining(
-                    *given, self._locator, self._on_wrong, *examines
-                )
-            elif self.code.messages_per_worker == 1:
-                self._coordinator = Coordinator(*given)
-            elif self._audit:
-                seed = int(jax.random.bits(self.key))
-                self._coordinator = Auditing(
-                    *given, *requests, self._audit, seed, *examines
-                )
-            else:
-                self._coordinator = OnRequest(*given, *requests)
+            self._driver = self._make_driver(like)
             try:
-                self._coordinator.start()
+                self._driver.start()
             except BaseException:
-                for slot in self.workers:
-                    slot.end()
-                self._coordinator = None
+                self._driver.end()
+                self._driver = None
                 raise
         if jax.tree.flatten(like) != jax.tree.flatten(self._params_like):
             differs = _training.difference(self._params_like, like)
@@ -584,27 +505,39 @@ class RayCluster:
                 "params must keep their structure, shapes and dtypes; got "
                 f"{differs or jax.tree.structure(like)}"
             )
-        return self._coordinator
+        return self._driver
 
-    def _decodes_checked(self, mask: np.ndarray) -> bool:
-        """Returns whether a mask decodes without what nobody could contradict."""
-        assert self._locator is not None
-        return self._decodes(self._locator.checked_by_others(mask))
+    def _make_driver(self, like: Any) -> Driver:
+        """Returns the driver of workers for params like these."""
+        code, options = self.code, self._verification
+        settings = {name: getattr(jax.config, name) for name in SHARED_SETTINGS}
+        task = self._task._replace(params=like, key=sent(self.key), settings=settings)
+        layout, plan = Layout.of(code, like, task.message_dtype), None
+        if code.messages_per_worker > 1:
+            plan = RequestPlan.of(code, layout, self._find_weights)
+        self._fleet.restart(code.num_workers)
+        launch = launcher(code, layout, task, self._parts, self._options)
+        driver = Driver(self._fleet, layout, launch, plan)
+        if self._locator is not None or options.audit:
+            recomputation = Recomputation(task, self._parts)
+            common = driver.actors, self._fleet, options.noise, task.message_dtype
+            tools = Tools(*common, recomputation)
+            if self._locator is not None and options.on_wrong is not None:
+                verifier = ParityChecks(tools, self._locator, options.on_wrong)
+            else:
+                seed = int(jax.random.bits(self.key))
+                verifier = Audits(tools, code, options.audit or 0.0, seed)
+            driver.verifier = verifier
+        return driver
 
     def _connect(self, stack: contextlib.ExitStack) -> None:
-        """Joins a cluster, or starts one: that only when the loss has been tried."""
+        """Joins a cluster, or starts one once the loss has been tried."""
         stack.enter_context(session(self._address))
         check_resources(self.code.num_workers, self._options)
 
 
-def _check_rule(wait: WaitingRule, num_workers: int) -> None:
-    """Refuses what is no waiting rule, or none for that many workers."""
-    if isinstance(wait, StragglerModel):
-        raise TypeError(
-            "wait must be a waiting rule, such as jaxwgc.stragglers.fastest(6), since "
-            "real workers straggle by themselves; got a StragglerModel, which simulates"
-        )
-    _validation.check_instance("wait", wait, WaitingRule)
-    # Whatever the rule has to say of the number of workers, it says here.
-    if np.shape(wait.ends(np.full(num_workers, np.inf))) != ():
-        raise TypeError(f"wait must give one time at which a round ends; got {wait!r}")
+def _given(name: str, value: Any, kind: type) -> Any:
+    """Returns an option, by default one of a kind with default values."""
+    value = kind() if value is None else value
+    _validation.check_instance(name, value, kind)
+    return value

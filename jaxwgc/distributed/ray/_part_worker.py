@@ -70,6 +70,7 @@ class PartWorker(Worker):
         number: int,
         taken: np.ndarray,
         seen: int,
+        limit: float,
     ) -> list[Report]:
         """Goes on to another round, between two parts; returns the first reports.
 
@@ -81,6 +82,7 @@ class PartWorker(Worker):
           number: of the round. They grow, and of two the later one counts.
           taken: int (num_held,), of its parts: see `turns_left`.
           seen: number of reports of the last round that the coordinator has seen.
+          limit: seconds that a part may take.
         """
         leaves, key, step = read_order(order)
         with self._changed:
@@ -89,9 +91,11 @@ class PartWorker(Worker):
                 unseen = self._step.reports[seen:]
                 num_quiet = len(unseen) if seen else 0
                 self._step = _Step(number, order, taken, {}, unseen, num_quiet)
-        return self.report(number, 0, taken)
+        return self.report(number, 0, taken, limit)
 
-    def report(self, number: int, seen: int, taken: np.ndarray) -> list[Report]:
+    def report(
+        self, number: int, seen: int, taken: np.ndarray, limit: float
+    ) -> list[Report]:
         """Returns the reports since the first few, as soon as there are any.
 
         Maybe those of an earlier round, too, in which it was late. None at all after
@@ -105,7 +109,6 @@ class PartWorker(Worker):
             self._num_calls += 1
             calls = self._num_calls
             self._changed.notify_all()
-            limit = self.task.answer_within
             self._changed.wait_for(
                 lambda: (
                     len(step.reports) > max(seen, step.num_quiet)
@@ -113,7 +116,7 @@ class PartWorker(Worker):
                     or step.is_stopped
                     or calls != self._num_calls
                 ),
-                limit / 3,
+                limit / 4,
             )
             if self._error is not None:
                 raise self._error

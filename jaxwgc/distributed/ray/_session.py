@@ -2,7 +2,7 @@
 
 import contextlib
 import importlib
-import logging
+import importlib.util
 import os
 import signal
 import subprocess
@@ -12,27 +12,38 @@ import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
-from unittest import mock
 
 # Starting the process that asks takes most of it.
 _SECONDS_TO_CONNECT = 10
+_LOOPBACK = "127.0.0.1"
+# Ray's documented switch between one machine and clusters.
+_CLUSTER_VARIABLE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 # Paths of sockets must be short, so like Ray's folder ours is there.
 _PARENT = "/tmp" if os.path.isdir("/tmp") else None
 
 
 def find_ray() -> Any:
-    """Returns the module, which only those who have a cluster need."""
+    """Returns the module `ray`."""
     return find_extra("ray", "RayCluster needs Ray")
 
 
 def find_extra(name: str, need: str) -> Any:
-    """Returns a module of the extra `ray`, or says who needs it."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
+    """Returns a module of the extra `ray`.
+
+    Raises:
+      ImportError: If it is not installed.
+    """
+    check_installed(name, need)
+    return importlib.import_module(name)
+
+
+def check_installed(name: str = "ray", need: str = "RayCluster needs Ray") -> None:
+    """Raises ImportError if a module of the extra `ray` is not installed."""
+    package = name.partition(".")[0]
+    if importlib.util.find_spec(package) is None:
         raise ImportError(
             f"{need}, which is an extra: in a checkout of jaxwgc, pip install '.[ray]'"
-        ) from error
+        )
 
 
 def check_connected() -> None:
@@ -58,7 +69,7 @@ class _Connection:
         end ends it. One that is not ours is used, and left as it is.
         """
         with self._lock:
-            ray = find_ray()
+            ray = _imported_for_loopback() if address is None else find_ray()
             if not (self._num_users and ray.is_initialized()):
                 self._address = address
                 # Someone may have called `ray.shutdown` under those who are open.
@@ -98,19 +109,13 @@ def _connect(ray: Any, address: str | None, stack: contextlib.ExitStack) -> None
         settings |= {
             "address": "local",
             "include_dashboard": False,
-            "_node_ip_address": "127.0.0.1",
+            "_node_ip_address": _LOOPBACK,
             "_temp_dir": stack.enter_context(folder),
         }
-        stack.enter_context(loopback())
     else:
         check_address(address)
         settings["address"] = address
-    stack.enter_context(_without_news_of_workers())
     stack.callback(ray.shutdown)
-    # Its advice on tokens, at every start.
-    tokens = logging.getLogger("ray._private.authentication.authentication_token_setup")
-    stack.callback(tokens.setLevel, tokens.level)
-    tokens.setLevel(logging.ERROR)
     handler = signal.getsignal(signal.SIGTERM)
     with warnings.catch_warnings():
         # A fork that is followed by an exec at once, as all of these are, is safe.
@@ -118,36 +123,38 @@ def _connect(ray: Any, address: str | None, stack: contextlib.ExitStack) -> None
         ray.init(**settings)
     if signal.getsignal(signal.SIGTERM) != handler:
         signal.signal(signal.SIGTERM, handler)
-    if address is None and ray.util.get_node_ip_address() != "127.0.0.1":
+    if address is None and ray.util.get_node_ip_address() != _LOOPBACK:
         raise RuntimeError(
             f"Ray {ray.__version__} listens on {ray.util.get_node_ip_address()}, "
-            "although it was told to listen on 127.0.0.1 only"
+            f"although it was told to listen on {_LOOPBACK} only"
         )
 
 
-def loopback() -> contextlib.AbstractContextManager:
-    """Lets Ray take 127.0.0.1 for an address of this machine.
+def _imported_for_loopback() -> Any:
+    """Returns Ray, imported so that it takes 127.0.0.1 for an address of this machine.
 
-    On Linux it would listen on the address in the network instead, except for this
-    switch, which is meant for macOS and Windows and their firewalls.
+    On Linux it listens on the address in the network instead, unless an environment
+    variable says otherwise when it is imported.
+
+    Raises:
+      RuntimeError: If Ray was imported before without this variable.
     """
-    constants = importlib.import_module("ray._private.ray_constants")
-    return mock.patch.object(constants, "ENABLE_RAY_CLUSTER", False)
-
-
-def _without_news_of_workers() -> contextlib.AbstractContextManager:
-    """Keeps Ray from printing that workers have died: that is in our own log.
-
-    Ray has an option only for printing all, what workers print included, or nothing.
-    """
-    worker: Any = importlib.import_module("ray._private.worker")
-    show = worker.print_to_stdstream
-
-    def show_prints(data: dict, *arguments: Any, **options: Any) -> None:
-        if data.get("pid") != "raylet":
-            show(data, *arguments, **options)
-
-    return mock.patch.object(worker, "print_to_stdstream", show_prints)
+    before = os.environ.get(_CLUSTER_VARIABLE)
+    os.environ[_CLUSTER_VARIABLE] = "0"
+    try:
+        ray = find_ray()
+    finally:
+        if before is None:
+            del os.environ[_CLUSTER_VARIABLE]
+        else:
+            os.environ[_CLUSTER_VARIABLE] = before
+    if ray.is_initialized() or (host := ray.util.get_node_ip_address()) == _LOOPBACK:
+        return ray
+    raise RuntimeError(
+        f"RayCluster starts Ray on {_LOOPBACK} only, but Ray was imported before and "
+        f"would listen on {host}: create the first RayCluster before `import ray`, set "
+        f"{_CLUSTER_VARIABLE}=0 in the environment, or call ray.init yourself"
+    )
 
 
 def check_address(address: str) -> None:

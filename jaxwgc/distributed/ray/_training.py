@@ -20,6 +20,7 @@ from jaxwgc.coding import Decoding
 from jaxwgc.distributed.ray._callbacks import Progress, called
 from jaxwgc.distributed.ray._messages import Round
 from jaxwgc.distributed.ray._session import find_extra
+from jaxwgc.distributed.ray._timeouts import ResponseLimit
 
 
 class TrainingState(NamedTuple):
@@ -48,12 +49,15 @@ def train(
     callbacks: Sequence[Any] = (),
     checkpoint: str | Path | None = None,
     checkpoint_every: int = 100,
+    limit: ResponseLimit | None = None,
 ) -> TrainingState:
     """Returns the state after steps: see `RayCluster.train`.
 
     `compute(params, step, key)` gives a `Round`, and the optimizer begins with
     `jaxwgc.decode_aggregate`. Training starts at `state`, unless there is a checkpoint.
+    `limit` is saved in checkpoints.
     """
+    limit = limit or ResponseLimit(None, 1)
 
     @jax.jit
     def update(messages, optimizer_state, params, received, late, elapsed):
@@ -73,7 +77,7 @@ def train(
         return params, optimizer_state, jnp.stack(finite).all()
 
     with (
-        _checkpoints(checkpoint, state, code) as (state, run, save),
+        _checkpoints(checkpoint, state, code, limit) as (state, run, save),
         noticed_interrupts() as check_interrupt,
         called(callbacks, run, state.step) as call,
     ):
@@ -115,7 +119,10 @@ def train(
 
 @contextlib.contextmanager
 def _checkpoints(
-    folder: str | Path | None, start: TrainingState, code: GradientCode
+    folder: str | Path | None,
+    start: TrainingState,
+    code: GradientCode,
+    limit: ResponseLimit,
 ) -> Iterator[tuple[TrainingState, str, Callable[[TrainingState], None]]]:
     """The newest state in a folder, `start` if there is none, and a function to save.
 
@@ -150,7 +157,9 @@ def _checkpoints(
                 lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), stored
             )
             args = ocp.args.StandardRestore(like)
-            state = _restored(manager.restore(newest, args=args), start, code)
+            stored = manager.restore(newest, args=args)
+            limit.resume(float(stored[_SLOWEST]) if _SLOWEST in stored else 0.0)
+            state = _restored(stored, start, code)
 
         if not (name := folder / "run.txt").exists():
             name.write_text(run)
@@ -161,7 +170,8 @@ def _checkpoints(
                 return
             # Orbax does not bear to be interrupted.
             with uninterrupted():
-                args = ocp.args.StandardSave(_saved(state, code))
+                slowest = np.asarray(limit.slowest, np.float32)
+                args = ocp.args.StandardSave({**_saved(state, code), _SLOWEST: slowest})
                 manager.save(state.step, args=args)
 
         yield state, run, save
@@ -175,7 +185,9 @@ _RECEIVED, _MESSAGES, _KNOWN, _CODE = (
     "optimizer_state.0.memory.known",
     "code",
 )
-_OF_CODE = _RECEIVED, _MESSAGES, _KNOWN, _CODE, "step"
+# Seconds of the slowest recent response, from which timeouts continue.
+_SLOWEST = "slowest_response"
+_OF_CODE = _RECEIVED, _MESSAGES, _KNOWN, _CODE, _SLOWEST, "step"
 
 
 def _saved(state: TrainingState, code: GradientCode) -> dict[str, Any]:

@@ -41,7 +41,6 @@ class Task(NamedTuple):
       corrupt: `corrupt(worker, step, message)`, what is sent in the place of a message,
         as it travels; or None.
       message_dtype: name of what messages are rounded to on the way, or None.
-      answer_within: seconds that an answer, or on request a part, may take.
       params: leaves are `jax.ShapeDtypeStruct`.
       key: that of the first round as it travels.
       settings: of JAX, by name.
@@ -54,7 +53,6 @@ class Task(NamedTuple):
     delay: Callable | None
     corrupt: Callable | None
     message_dtype: str | None
-    answer_within: float
     params: Any = None
     key: Any = None
     settings: dict[str, Any] = {}

@@ -1,0 +1,275 @@
+"""Ray actors of the workers: actions of an engine become calls, responses events."""
+
+import collections
+import contextlib
+import operator
+import os
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxwgc.codes import GradientCode
+from jaxwgc.distributed.ray._events import (
+    Action,
+    Call,
+    Event,
+    Launch,
+    Listen,
+    Lost,
+    Message,
+    PartsDone,
+    Ready,
+    Replace,
+    Request,
+    Send,
+    Stop,
+    Sum,
+)
+from jaxwgc.distributed.ray._messages import Answer, Layout
+from jaxwgc.distributed.ray._part_worker import PartWorker
+from jaxwgc.distributed.ray._session import find_ray
+from jaxwgc.distributed.ray._worker import Started, Task, Worker, environment
+
+# Seconds to read a response that is on this machine already.
+_SECONDS_TO_READ = 10
+# Seconds that it takes at most to find a response that is there.
+_SECONDS_TO_FIND = 2e-3
+# Calls without a response, after which a worker gets no more of them.
+_MAX_CALLS = 4
+# Methods of the actors; arguments are the fields of the action.
+_METHODS = {Send: "compute", Listen: "report", Request: "answer", Stop: "stop"}
+
+
+class NoResponse(Exception):
+    """A queried worker was lost before it responded."""
+
+
+class Actors:
+    """Ray actors of all workers.
+
+    Args:
+      launch: Makes the actor of a worker.
+      num_workers: Number of workers.
+      check_open: Raises if calls of Ray make no sense any more.
+
+    Attributes:
+      order: What `compute` is given in this round, such as parameters.
+      read_seconds: Seconds spent on reading responses.
+    """
+
+    def __init__(
+        self, launch: Callable[[int], Any], num_workers: int, check_open: Callable
+    ):
+        self._launch, self._check_open = launch, check_open
+        self._actors: list[Any] = [None] * num_workers
+        self._pids: list[int | None] = [None] * num_workers
+        # Calls without a response, oldest first: task, identifier, time.
+        self._calls: list[list[tuple[Any, int, float]]] = [
+            [] for _ in range(num_workers)
+        ]
+        # The newest call of a worker that has too many without a response.
+        self._deferred: dict[int, Call] = {}
+        self._events: collections.deque[Event] = collections.deque()
+        self._signature: str | None = None
+        # When no response was there for the last time, and the shortest travel time.
+        self._empty, self._transport = 0.0, np.inf
+        self.order: Any = None
+        self.read_seconds = 0.0
+
+    @property
+    def has_events(self) -> bool:
+        """Whether there are events that have been read, and not returned."""
+        return bool(self._events)
+
+    def perform(self, actions: Sequence[Action]) -> None:
+        """Launches and ends actors, and calls their methods."""
+        for action in actions:
+            worker = action.worker
+            match action:
+                case Launch():
+                    actor = self._actors[worker] = self._launch(worker)
+                    self._calls[worker] = [(actor.start.remote(), -1, time.monotonic())]
+                case Replace():
+                    self.end(worker)
+                case _:
+                    self._call(action)
+
+    def next_event(self, seconds: float) -> Event | None:
+        """Returns the next event; None if there is none within some seconds."""
+        for call in list(self._deferred.values()):
+            self._call(call)
+        if not self._events:
+            newest = {
+                calls[-1][0]: worker
+                for worker, calls in enumerate(self._calls)
+                if calls and worker not in self._deferred
+            }
+            looked = time.monotonic()
+            if not newest:
+                time.sleep(seconds)
+                return None
+            ray, tasks = find_ray(), list(newest)
+            ready, _ = ray.wait(tasks, timeout=seconds)
+            if ready and len(tasks) > 1:
+                ready, _ = ray.wait(tasks, num_returns=len(tasks), timeout=0)
+            now = time.monotonic()
+            was_waiting = not ready or now - looked > _SECONDS_TO_FIND
+            if was_waiting:
+                self._empty = now
+            for task in ready:
+                self._events.append(self._event(newest[task], task, now, was_waiting))
+            self.read_seconds += time.monotonic() - now
+        return self._events.popleft() if self._events else None
+
+    def query(self, workers: np.ndarray, seconds: float, *arguments: Any) -> np.ndarray:
+        """Returns projections (num_asked, num_columns): see `Worker.project`.
+
+        Raises:
+          NoResponse: If a worker is lost, which is an event, too.
+        """
+        ray = find_ray()
+        actors = [self._actors[worker] for worker in workers]
+        if None in actors:
+            raise NoResponse
+        tasks = [actor.project.remote(self.order, *arguments) for actor in actors]
+        ray.wait(tasks, num_returns=len(tasks), timeout=seconds)
+        claims = []
+        for worker, task in zip(workers, tasks):
+            try:
+                claims.append(ray.get(task, timeout=1))
+            except Exception as error:
+                self._events.append(self._lost(int(worker), error))
+        if len(claims) < len(tasks):
+            raise NoResponse
+        return np.stack(claims)
+
+    def end(self, worker: int) -> None:
+        """Ends an actor; Ray alone would not end a frozen process at once."""
+        actor, pid = self._actors[worker], self._pids[worker]
+        self._actors[worker] = self._pids[worker] = None
+        self._calls[worker] = []
+        self._deferred.pop(worker, None)
+        kept = [event for event in self._events if event.worker != worker]
+        self._events = collections.deque(kept)
+        # If Ray is gone already, its own calls would start it anew.
+        if actor is not None and find_ray().is_initialized():
+            with contextlib.suppress(Exception):
+                find_ray().kill(actor, no_restart=True)
+        if pid is not None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+
+    def _call(self, action: Call) -> None:
+        """Calls a method, in the place of a call without a response."""
+        worker, calls = action.worker, self._calls[action.worker]
+        if calls:
+            tasks = [task for task, _, _ in calls]
+            ready, _ = find_ray().wait(tasks, num_returns=len(tasks), timeout=0)
+            calls[:] = [call for call in calls if call[0] not in ready]
+        if len(calls) == _MAX_CALLS:
+            self._deferred[worker] = action
+            return
+        self._deferred.pop(worker, None)
+        if isinstance(action, Send):
+            arguments = self.order, *action.arguments
+        else:
+            arguments = action[1:-1]
+        method = getattr(self._actors[worker], _METHODS[type(action)])
+        calls.append((method.remote(*arguments), action.call, time.monotonic()))
+
+    def _event(self, worker: int, task: Any, now: float, was_waiting: bool) -> Event:
+        """Returns the event of a task that is done."""
+        _, call, _ = self._calls[worker][-1]
+        since, self._calls[worker] = self._calls[worker][0][2], []
+        try:
+            result = find_ray().get(task, timeout=_SECONDS_TO_READ)
+        except Exception as error:
+            return self._lost(worker, error)
+        match result:
+            case Started():
+                return self._started(worker, result)
+            case Answer():
+                seconds = self._seconds(now - since, result.seconds, was_waiting, since)
+                return Message(worker, call, result, seconds)
+            case list():
+                return PartsDone(worker, call, result)
+            case _:
+                return Sum(worker, call, result, now - since)
+
+    def _seconds(
+        self, seen: float, computed: float, was_waiting: bool, since: float
+    ) -> float:
+        """Returns the response time without the time in which nobody looked for it."""
+        if was_waiting:
+            self._transport = min(self._transport, seen - computed)
+            return seen
+        travel = self._transport if np.isfinite(self._transport) else 0.0
+        return float(np.clip(computed + travel, self._empty - since, seen))
+
+    def _started(self, worker: int, started: Started) -> Event:
+        self._signature = self._signature or started.signature
+        if started.signature != self._signature:
+            error = ValueError(
+                f"parts must be alike; got {started.signature}, and {self._signature} "
+                "on another worker"
+            )
+            return Lost(worker, f"ValueError: {error}", error, has_died=False)
+        is_here = started.node == find_ray().get_runtime_context().get_node_id()
+        self._pids[worker] = pid = started.pid if is_here else None
+        return Ready(worker, pid, started.node, started.host)
+
+    def _lost(self, worker: int, error: Exception) -> Lost:
+        self._check_open()
+        exceptions = find_ray().exceptions
+        has_died = isinstance(error, exceptions.RayError)
+        has_died &= not isinstance(error, exceptions.RayTaskError)
+        return Lost(worker, reason(error), error, has_died)
+
+
+def reason(error: Exception) -> str:
+    """Returns an error of a worker in one line."""
+    cause = getattr(error, "cause", None) or error
+    first = (str(cause).strip().splitlines() or [""])[0]
+    name = type(cause).__name__
+    if name.startswith("Actor"):
+        return f"its process died ({name})"
+    return f"{name}: {first}"
+
+
+def launcher(
+    code: GradientCode,
+    layout: Layout,
+    task: Task,
+    parts: Any,
+    options: Mapping[str, Any],
+) -> Callable[[int], Any]:
+    """Returns a function that makes an actor of a worker."""
+    ray = find_ray()
+    shared = ray.put(task)
+    if parts is not None:
+        parts = [
+            ray.put(jax.tree.map(operator.itemgetter(part), parts))
+            for part in range(code.num_parts)
+        ]
+    matrix = np.asarray(code.encoding_matrix).reshape(
+        code.num_workers, code.messages_per_worker, code.num_parts, -1
+    )
+    runtime = dict(options.get("runtime_env", {}))
+    runtime["env_vars"] = environment(options) | runtime.get("env_vars", {})
+    options = {**options, "runtime_env": runtime}
+    kind: type[Worker] = Worker
+    if code.messages_per_worker > 1:
+        kind, options = PartWorker, {"max_concurrency": 2 * _MAX_CALLS, **options}
+    actor = ray.remote(max_restarts=0, max_task_retries=0)(kind).options(**options)
+
+    def launch(worker: int) -> Any:
+        held = layout.held[worker]
+        rows = matrix[worker][:, held].reshape(code.messages_per_worker, -1)
+        given = None if parts is None else [parts[part] for part in held]
+        return actor.remote(worker, held, rows, given, shared)
+
+    return launch

@@ -1,0 +1,136 @@
+"""Events that round engines handle, and actions that they return.
+
+`number` is that of a round: its row in the trace. `call` identifies a call of a worker,
+and returns with its response.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from jaxwgc.distributed.ray._messages import Answer, Report, Round
+
+
+class Ready(NamedTuple):
+    """The process of a worker has started; see `Started` for the other fields."""
+
+    worker: int
+    pid: int | None
+    node: str
+    host: str
+
+
+class Message(NamedTuple):
+    """A worker sent its message; `seconds` is its response time."""
+
+    worker: int
+    call: int
+    answer: Answer
+    seconds: float
+
+
+class PartsDone(NamedTuple):
+    """A worker sent reports of finished parts, maybe none."""
+
+    worker: int
+    call: int
+    reports: Sequence[Report]
+
+
+class Sum(NamedTuple):
+    """A worker sent the weighted sum of a `Request`; `vector` is None if it cannot."""
+
+    worker: int
+    call: int
+    vector: np.ndarray | None
+    seconds: float
+
+
+class Lost(NamedTuple):
+    """A worker raised, or its process ended."""
+
+    worker: int
+    trouble: str
+    error: Exception | None = None
+    has_died: bool = True
+
+
+class Launch(NamedTuple):
+    """Start a process for a worker."""
+
+    worker: int
+
+
+class Replace(NamedTuple):
+    """End the process of a worker, and issue a warning if there is one."""
+
+    worker: int
+    warning: str = ""
+
+
+class Send(NamedTuple):
+    """Send the parameters of the round, and further arguments of `compute`."""
+
+    worker: int
+    number: int
+    arguments: tuple = ()
+    call: int = -1
+
+
+class Listen(NamedTuple):
+    """Ask for the reports after the first `seen`: see `PartWorker.report`."""
+
+    worker: int
+    number: int
+    seen: int
+    taken: np.ndarray
+    limit: float
+    call: int = -1
+
+
+class Request(NamedTuple):
+    """Ask for the sum of a worker's messages, times `weights`."""
+
+    worker: int
+    number: int
+    weights: np.ndarray
+    call: int = -1
+
+
+class Stop(NamedTuple):
+    """Tell a worker that the round is over."""
+
+    worker: int
+    number: int
+    call: int = -1
+
+
+Event = Ready | Message | PartsDone | Sum | Lost
+Call = Send | Listen | Request | Stop
+Action = Launch | Replace | Call
+
+
+class RoundEngine(Protocol):
+    """State machine of a round. Times are seconds of one clock, the caller's.
+
+    All events that are there are handled before `poll`: to it, a worker is silent if
+    its response has not been handled.
+
+    Attributes:
+      poll_at: Time at which `poll` should be called at the latest.
+    """
+
+    poll_at: float
+
+    def handle(self, event: Event, now: float) -> Sequence[Action]:
+        """Returns the actions that an event causes."""
+        ...
+
+    def poll(self, now: float) -> Sequence[Action]:
+        """Returns the actions that the passing of time causes."""
+        ...
+
+    def result(self) -> Round | None:
+        """Returns the round once it is over, None before."""
+        ...

@@ -1,0 +1,367 @@
+"""The workers as the coordinator sees them: lost, starting, idle or computing."""
+
+import dataclasses
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxwgc.distributed.ray._events import (
+    Action,
+    Call,
+    Launch,
+    Lost,
+    Message,
+    PartsDone,
+    Ready,
+    Replace,
+    Sum,
+)
+from jaxwgc.distributed.ray._timeouts import ResponseLimit, Timeouts
+from jaxwgc.distributed.ray._trace import mark_lost
+
+# Deaths of one worker before it has ever started, after which the start fails.
+_MAX_DEATHS_AT_START = 3
+# Seconds before the next process is tried if several in a row have failed.
+_LONGEST_PAUSE_SECONDS = 60.0
+# Rounds with corrupted messages after which a worker is replaced.
+MAX_CORRUPTED_ROUNDS = 3
+
+log = logging.getLogger("jaxwgc.distributed")
+
+
+class Rules(NamedTuple):
+    """What the code and the waiting rule say of a round.
+
+    Attributes:
+      ends: Waiting rule: maps the times so far to the time at which the round ends,
+        infinity if it is not known.
+      decodes: Whether a mask of messages can be decoded.
+      sees_workers: On request, whether `ends` maps the times of workers, in place of
+        those of messages.
+      messages_per_worker: Number of messages of each worker.
+      num_stragglers: Number of workers that the code tolerates.
+    """
+
+    ends: Callable[[np.ndarray], float]
+    decodes: Callable[[np.ndarray], bool]
+    sees_workers: bool
+    messages_per_worker: int
+    num_stragglers: int
+
+
+@dataclasses.dataclass(eq=False, repr=False)
+class WorkerSlot:
+    """State of one worker.
+
+    Attributes:
+      index: Index of the worker.
+      state: `"lost"`, `"starting"`, `"idle"` or `"computing"`.
+      pid: Process; None if there is none yet, or if it is on another machine.
+      node: Ray's name of the machine; "" before the first start.
+      host: Name of the machine.
+      trouble: Why the worker was lost or is suspected; "" if its last response was
+        good.
+      error: Exception of the worker if it raised one.
+      call: Newest call.
+      number: Round of that call.
+      owner: Owner of that round: see `MessageRound`.
+      since: Time of the first call without a response.
+      is_suspected: Whether it has been silent for half of its limit.
+      relaunch_at: Time at which the next process is due while it is lost.
+      away_since: Time of the first loss since the last good response, or None.
+      num_failures: Losses since the last good response.
+      num_replaced: Number of processes that were replaced.
+      num_corrupted: Rounds in which the messages of this process were corrupted.
+      num_seen: On request, reports that have come since it was sent the round.
+    """
+
+    index: int
+    state: str = "lost"
+    pid: int | None = None
+    node: str = ""
+    host: str = ""
+    trouble: str = ""
+    error: Exception | None = None
+    call: int = -1
+    number: int = -1
+    owner: Any = None
+    since: float = 0.0
+    is_suspected: bool = False
+    relaunch_at: float = -np.inf
+    away_since: float | None = None
+    num_failures: int = 0
+    num_replaced: int = 0
+    num_corrupted: int = 0
+    num_seen: int = 0
+
+    def __repr__(self) -> str:
+        """Shows where the worker runs, and its state."""
+        return (
+            f"WorkerSlot(index={self.index}, pid={self.pid}, node={self.node[:8]!r}, "
+            f"state={self.state!r})"
+        )
+
+    @property
+    def where(self) -> str:
+        """Host and node in words."""
+        return f"{self.host} (node {self.node[:8]})"
+
+
+class Fleet:
+    """States of all workers, and the actions that are due: shared by all rounds.
+
+    Attributes:
+      slots: One `WorkerSlot` per worker.
+      timeouts: `Timeouts` of the cluster.
+      limit: `ResponseLimit` of the workers.
+      rows: Trace, one row per round: see `_trace`.
+      rules: `Rules` of the rounds.
+      when: Round that is under way, in words.
+    """
+
+    def __init__(self, num_workers: int, timeouts: Timeouts, rules: Rules):
+        self.timeouts, self.rules = timeouts, rules
+        self.restart(num_workers)
+        self.limit = ResponseLimit(timeouts.answer, num_workers)
+        self.rows: list[np.ndarray] = []
+        self.when = "at the start"
+        self._actions: list[Action] = []
+        self._num_calls = 0
+
+    def restart(self, num_workers: int) -> None:
+        """Forgets all workers; the trace and the limit stay."""
+        self.slots = [WorkerSlot(index) for index in range(num_workers)]
+
+    def begin(self, step: int, shape: tuple[int, ...]) -> int:
+        """Adds a row to the trace, and returns its number."""
+        self.when = f"in step {step}"
+        seconds = np.full(shape, np.nan)
+        seconds[self.are("lost", "starting")] = np.inf
+        self.rows.append(seconds)
+        return len(self.rows) - 1
+
+    def actions(self) -> list[Action]:
+        """Returns the actions since the last call."""
+        actions, self._actions = self._actions, []
+        return actions
+
+    def are(self, *states: str) -> np.ndarray:
+        """Returns which workers are in one of these states, bool (num_workers,)."""
+        return np.array([slot.state in states for slot in self.slots])
+
+    def num_losses(self) -> np.ndarray:
+        """Returns how often each worker was lost, int (num_workers,)."""
+        return np.array([slot.num_replaced for slot in self.slots])
+
+    def call(self, call: Call, now: float, owner: Any = None) -> None:
+        """Adds a call of a worker, in the place of one without a response."""
+        slot = self.slots[call.worker]
+        if slot.state != "computing":
+            slot.since = now
+        self._num_calls += 1
+        slot.state, slot.call = "computing", self._num_calls
+        slot.number, slot.owner = call.number, owner
+        self._actions.append(call._replace(call=slot.call))
+
+    def responded(self, event: Message | PartsDone | Sum) -> bool:
+        """Notes that a call has returned; returns whether it is the newest."""
+        slot = self.slots[event.worker]
+        is_newest = slot.state == "computing" and slot.call == event.call
+        if is_newest:
+            slot.state = "idle"
+            if slot.is_suspected:
+                self.recover(slot)
+        return is_newest
+
+    def ready(self, event: Ready) -> None:
+        """Notes that the process of a worker has started."""
+        slot = self.slots[event.worker]
+        slot.state, slot.pid = "idle", event.pid
+        slot.node, slot.host = event.node, event.host
+
+    def lost(self, event: Lost, now: float) -> None:
+        """Has a worker replaced."""
+        self.replace(self.slots[event.worker], event.trouble, now, event.error)
+
+    def replace(
+        self,
+        slot: WorkerSlot,
+        trouble: str,
+        now: float,
+        error: Exception | None = None,
+        warning: str = "",
+    ) -> None:
+        """Ends a process; the next is due at once, or later after several losses."""
+        if slot.state == "lost":
+            return
+        slot.trouble, slot.error = trouble, error
+        slot.num_failures += 1
+        slot.num_replaced += 1
+        slot.num_corrupted = 0
+        # 0, 1, 3, 7, ... seconds.
+        pause = 2.0 ** min(slot.num_failures - 1, 10) - 1
+        slot.relaunch_at = now + min(pause, _LONGEST_PAUSE_SECONDS)
+        slot.away_since = now if slot.away_since is None else slot.away_since
+        slot.state, slot.pid, slot.is_suspected = "lost", None, False
+        mark_lost(self.rows, slot.index)
+        self._actions.append(Replace(slot.index, warning))
+        self._log_loss(slot, "lost")
+
+    def blame(self, slot: WorkerSlot, trouble: str) -> None:
+        """Logs once that a worker's message is not finite.
+
+        The worker stays: another process would compute the same from the same data.
+        """
+        if not slot.trouble:
+            slot.trouble = trouble
+            self._log_loss(slot, "lost")
+
+    def blame_corrupted(self, corrupted: np.ndarray, now: float) -> None:
+        """Logs corrupted messages; replaces a worker after several rounds with them."""
+        for slot in np.array(self.slots)[corrupted]:
+            slot.num_corrupted += 1
+            times, name = slot.num_corrupted, f"worker {slot.index} on {slot.where}"
+            log.warning(
+                "%s is wrong %s: its answer is left out, as %d so far",
+                name,
+                self.when,
+                times,
+            )
+            if times == MAX_CORRUPTED_ROUNDS:
+                why = f"its answers were wrong in {times} rounds"
+                warning = (
+                    f"{name} is replaced, since {why}: that machine may compute wrong"
+                )
+                self.replace(slot, why, now, warning=warning)
+
+    def recover(self, slot: WorkerSlot) -> None:
+        """Forgets the trouble of a worker that has responded well."""
+        if slot.trouble:
+            log.info(
+                "worker %d is back %s on %s; it was %s: %s",
+                slot.index,
+                self.when,
+                slot.where,
+                "suspected" if slot.is_suspected else "lost",
+                slot.trouble,
+            )
+        slot.num_failures, slot.trouble, slot.error = 0, "", None
+        slot.away_since, slot.is_suspected = None, False
+
+    def poll(self, now: float) -> None:
+        """Suspects and replaces silent workers; launches processes that are due."""
+        for slot in self.slots:
+            silent = now - slot.since
+            if slot.state == "starting" and silent > self.timeouts.start:
+                limit = f"timeouts.start is {self.timeouts.start:g}"
+                self.replace(slot, f"silent for {silent:.1f} s; {limit}", now)
+            elif slot.state == "computing":
+                seconds = self.limit.of(slot.index)
+                trouble = f"silent for {silent:.1f} s; timeouts.answer is {seconds:g}"
+                if silent > seconds:
+                    self.limit.note_silence(slot.index)
+                    self.replace(slot, trouble, now)
+                elif silent > seconds / 2 and not slot.is_suspected:
+                    slot.is_suspected = True
+                    slot.trouble = slot.trouble or trouble
+                    self._log_loss(slot, "suspected")
+            if slot.state == "lost" and slot.relaunch_at <= now:
+                slot.state, slot.since = "starting", now
+                self._actions.append(Launch(slot.index))
+
+    def is_hopeless(self, mask: np.ndarray, given_up: np.ndarray, now: float) -> bool:
+        """Returns whether a round can only get messages that it need not wait for.
+
+        That is so if all workers have responded, are suspected, or are in `given_up`,
+        and either the messages in `mask` decode, or no suspect and no replacement is
+        worth waiting for. A replacement is waited for from the loss of its worker on,
+        which may be rounds ago, for `timeouts.replacement` seconds.
+        """
+        is_worth_waiting = False
+        for slot in self.slots:
+            if slot.state == "computing" and not given_up[slot.index]:
+                if not slot.is_suspected:
+                    return False
+                is_worth_waiting = True
+            elif slot.state != "idle" and slot.away_since is not None:
+                away = now - slot.away_since
+                is_worth_waiting |= away < self.timeouts.replacement
+        return not is_worth_waiting or self.rules.decodes(mask)
+
+    def missing(self, received: np.ndarray) -> str:
+        """Returns the workers that have not responded, and the known reasons."""
+        return "; ".join(
+            f"worker {slot.index}" + (f" ({slot.trouble})" if slot.trouble else "")
+            for slot in self.slots
+            if not received[slot.index]
+        )
+
+    def _log_loss(self, slot: WorkerSlot, what: str) -> None:
+        """Logs a loss in one line, and at level DEBUG the traceback of the worker."""
+        others = np.array([not each.trouble for each in self.slots])
+        left = self.rules.num_stragglers - int((~others).sum())
+        if left > 0:
+            spares = f"{left} of {self.rules.num_stragglers} spare workers left"
+        elif self.rules.decodes(others.repeat(self.rules.messages_per_worker)):
+            spares = "no spare worker is left"
+        else:
+            spares = "the others do not decode"
+        name = f"worker {slot.index} is {what} {self.when}"
+        log.warning("%s: %s; %s", name, slot.trouble, spares)
+        if slot.error is not None:
+            log.debug("worker %d raised", slot.index, exc_info=slot.error)
+
+
+class StartUp:
+    """Engine that starts all workers, and waits until each is ready."""
+
+    def __init__(self, fleet: Fleet, now: float, shown_resources: Callable[[], str]):
+        self._fleet, self._shown_resources = fleet, shown_resources
+        self._end = now + fleet.timeouts.start
+        self.poll_at = now
+        self._is_over = False
+        log.info("starting %d workers", len(fleet.slots))
+
+    def handle(self, event: Ready | Lost, now: float) -> Sequence[Action]:
+        """Raises the error of a worker that cannot start; others are started again."""
+        slot = self._fleet.slots[event.worker]
+        if isinstance(event, Lost):
+            self._fleet.lost(event, now)
+            if not event.has_died or slot.num_failures == _MAX_DEATHS_AT_START:
+                cause = getattr(event.error, "cause", None) or event.error
+                kind = ValueError if isinstance(cause, ValueError) else RuntimeError
+                raise kind(
+                    f"worker {slot.index} failed to start: {event.trouble}"
+                ) from event.error
+        else:
+            self._fleet.ready(event)
+            num_ready = int(self._fleet.are("idle").sum())
+            log.info("%d of %d workers are ready", num_ready, len(self._fleet.slots))
+        return self._fleet.actions()
+
+    def poll(self, now: float) -> Sequence[Action]:
+        """Launches processes; raises RuntimeError if the start takes too long."""
+        waiting = np.flatnonzero(~self._fleet.are("idle")).tolist()
+        if waiting and now > self._end:
+            raise RuntimeError(
+                f"workers {waiting} have not started within "
+                f"{self._fleet.timeouts.start} seconds; Ray has "
+                f"{self._shown_resources()} left"
+            )
+        self._fleet.poll(now)
+        if not waiting:
+            self._is_over = True
+            places: dict[str, list[int]] = {}
+            for slot in self._fleet.slots:
+                self._fleet.recover(slot)
+                places.setdefault(slot.where, []).append(slot.index)
+            for where, workers in places.items():
+                log.info("workers %s are on %s", workers, where)
+        self.poll_at = np.inf
+        return self._fleet.actions()
+
+    def result(self) -> bool | None:
+        """Returns True once all workers are ready."""
+        return self._is_over or None
