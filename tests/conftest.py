@@ -14,7 +14,7 @@ from hypothesis import settings
 
 # `--hypothesis-profile=thorough` for a night; compilation takes longer than a deadline.
 settings.register_profile("default", max_examples=200, deadline=None)
-settings.register_profile("thorough", max_examples=10_000, deadline=None)
+settings.register_profile("thorough", max_examples=20_000, deadline=None)
 # Only newer versions of Hypothesis apply a profile of this name when it is registered.
 settings.load_profile("default")
 

@@ -1,6 +1,6 @@
 """Every weighting, mask, dtype and method, against NumPy in double precision.
 
-`python -m pytest tests/test_any_round.py --hypothesis-profile=thorough` draws 10,000
+`python -m pytest tests/test_any_round.py --hypothesis-profile=thorough` draws 20,000
 examples for each property.
 """
 

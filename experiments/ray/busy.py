@@ -94,7 +94,11 @@ def measure(
     """Mean seconds of a step, and half of its 95% interval, from ten blocks."""
     parts = np.ones((code.num_parts, 1), np.float32)
     with jaxwgc.distributed.RayCluster(
-        lambda params, part: jnp.sum(params * part), code, parts, wait=wait, delay=delay
+        lambda params, part: jnp.sum(params * part),
+        code,
+        parts,
+        wait=wait,
+        faults=jaxwgc.distributed.Faults(delay=delay),
     ) as cluster:
         params = jnp.zeros(1)
         cluster.compute(params)

@@ -148,9 +148,9 @@ def measure(
         code,
         (parts, row_weights),
         wait=wait,
-        undecodable="raise",
+        decoding=jaxwgc.distributed.DecodingOptions(undecodable="raise"),
         timeouts=jaxwgc.distributed.Timeouts(answer=answer_within + work),
-        delay=lambda worker, step: work,
+        faults=jaxwgc.distributed.Faults(delay=lambda worker, step: work),
     ) as cluster:
         cluster.compute(params)
         for number in range(1, steps + 1):

@@ -156,7 +156,11 @@ def measure(entry: Entry, runs: int, steps: int, seed: int) -> dict[str, Any]:
     true_params = in_one_process(data, start_params, steps)
     numbers = {}
     with jaxwgc.distributed.RayCluster(
-        logistic_loss, entry.code, data, wait=entry.wait, delay=delays(entry.code)
+        logistic_loss,
+        entry.code,
+        data,
+        wait=entry.wait,
+        faults=jaxwgc.distributed.Faults(delay=delays(entry.code)),
     ) as workers:
         for scenario, offset in SCENARIOS.items():
             records = {"seconds": [], "errors": [], "distances": []}

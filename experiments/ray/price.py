@@ -15,7 +15,8 @@ import jaxwgc
 from experiments.runner.study import Numbers, Once, Study
 from experiments.runner.tables import ResultTable
 from jaxwgc import codes
-from jaxwgc.distributed.ray._slots import WorkerSlot
+from jaxwgc.distributed.ray._actors import Actors
+from jaxwgc.distributed.ray._events import PartsDone
 
 NUM_WORKERS, PARTS_EACH, NUM_PARAMS = 8, 8, 1_000_000
 # The first steps find memory and compile.
@@ -59,27 +60,23 @@ def study(steps: int) -> Study:
 def measure(code: jaxwgc.GradientCode, steps: int) -> dict[str, Any]:
     """Median milliseconds of a step, means of what is sent, memory of a worker."""
     calls: collections.Counter[str] = collections.Counter()
-    call, submit, result = WorkerSlot.call, WorkerSlot.submit, WorkerSlot.result
+    perform, next_event = Actors.perform, Actors.next_event
 
-    def counted_call(slot, method, round, *arguments):
-        calls["calls"] += 1
-        # The order itself goes into the object store, as without a code.
-        calls["control_bytes"] += len(pickle.dumps(arguments[-2:]))
-        return call(slot, method, round, *arguments)
+    def counted_perform(actors, actions):
+        calls["calls"] += len(actions)
+        # Parameters go into the object store, as without a code.
+        calls["control_bytes"] += sum(len(pickle.dumps(action)) for action in actions)
+        perform(actors, actions)
 
-    def counted_submit(slot, order, round):
-        calls["calls"] += 1
-        return submit(slot, order, round)
-
-    def counted_result(slot):
-        answer = result(slot)
-        if isinstance(answer, list):
-            calls["control_bytes"] += len(pickle.dumps(answer))
-        else:
+    def counted_event(actors, seconds):
+        event = next_event(actors, seconds)
+        if isinstance(event, PartsDone):
+            calls["control_bytes"] += len(pickle.dumps(event.reports))
+        elif event is not None:
             calls["vectors"] += 1
-        return answer
+        return event
 
-    patches = {"call": counted_call, "submit": counted_submit, "result": counted_result}
+    patches = {"perform": counted_perform, "next_event": counted_event}
     seconds = []
     parts = np.ones((code.num_parts, 1), np.float32)
     params = np.zeros(NUM_PARAMS, np.float32)
@@ -87,7 +84,7 @@ def measure(code: jaxwgc.GradientCode, steps: int) -> dict[str, Any]:
         jaxwgc.distributed.RayCluster(
             lambda params, part: jnp.sum(part) * params[0], code, parts
         ) as cluster,
-        mock.patch.multiple(WorkerSlot, **patches),
+        mock.patch.multiple(Actors, **patches),
     ):
         for step in range(NUM_WARM + steps):
             if step == NUM_WARM:

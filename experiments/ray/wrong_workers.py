@@ -19,7 +19,8 @@ from experiments.runner.results import ExperimentError
 from experiments.runner.study import Numbers, Once, Study, run
 from experiments.runner.tables import ResultTable
 from jaxwgc import codes
-from jaxwgc.distributed.ray import _wrong_answers
+from jaxwgc.distributed import Faults, Verification
+from jaxwgc.distributed.ray import _fleet
 
 NUM_WORKERS, WRONG_WORKER = 8, 3
 NUM_ROWS, NUM_PARAMS = 800, 2_000
@@ -45,10 +46,13 @@ def handlings() -> dict[str, dict[str, Any]]:
             "code": solomon,
             "wait": jaxwgc.stragglers.fastest(NUM_WORKERS - 1),
         },
-        "Reed–Solomon, 4 copies: dropped": {"code": solomon, "on_wrong": "drop"},
+        "Reed–Solomon, 4 copies: dropped": {
+            "code": solomon,
+            "verification": Verification(on_wrong="drop"),
+        },
         "fractional repetition, 2 copies: arbitrated": {
             "code": halves,
-            "on_wrong": "arbitrate",
+            "verification": Verification(on_wrong="arbitrate"),
         },
     }
 
@@ -115,7 +119,10 @@ def train(handling: dict[str, Any], steps: int, seed: int) -> dict[str, Any]:
         tempfile.TemporaryDirectory() as folder,
         warnings.catch_warnings(),
         jaxwgc.distributed.RayCluster(
-            loss, parts=parts, corrupt=flips(folder, seed), **handling
+            loss,
+            parts=parts,
+            faults=Faults(corrupt=flips(folder, seed)),
+            **handling,
         ) as cluster,
     ):
         warnings.simplefilter("ignore")
@@ -247,15 +254,15 @@ def audited(audit: float, rounds: int, seed: int) -> dict[str, Any]:
     with (
         warnings.catch_warnings(),
         # It stays, so that it can be found again.
-        mock.patch.object(_wrong_answers, "WRONG_ROUNDS", rounds + 1),
+        mock.patch.object(_fleet, "MAX_CORRUPTED_ROUNDS", rounds + 1),
         jaxwgc.distributed.RayCluster(
             lambda params, part: jnp.sum(params * part),
             code,
             np.ones((num_parts, NUM_PARAMS), np.float32),
             key=jax.random.key(seed),
             batch=lambda key, part: part,
-            audit=audit,
-            corrupt=corrupt,
+            verification=Verification(audit=audit),
+            faults=Faults(corrupt=corrupt),
         ) as cluster,
     ):
         warnings.simplefilter("ignore")
@@ -307,11 +314,19 @@ def price(steps: int) -> Study:
     cells = {
         "Reed–Solomon": Once(seconds, {"code": code, "wait": wait}, steps),
         "Reed–Solomon, on_wrong": Once(
-            seconds, {"code": code, "wait": wait, "on_wrong": "drop"}, steps
+            seconds,
+            {
+                "code": code,
+                "wait": wait,
+                "verification": Verification(on_wrong="drop"),
+            },
+            steps,
         ),
         "on request": Once(seconds, {"code": replicated}, steps),
         "on request, audit=0.1": Once(
-            seconds, {"code": replicated, "audit": 0.1}, steps
+            seconds,
+            {"code": replicated, "verification": Verification(audit=0.1)},
+            steps,
         ),
     }
     return Study(cells, tables={"": tabulate_price})

@@ -3,6 +3,9 @@
 import os
 import signal
 
+# Before a test imports Ray: it then takes 127.0.0.1 for an address of this machine.
+os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+
 import pytest
 
 from jaxwgc.distributed.ray._session import session

@@ -15,8 +15,8 @@ import pytest
 
 import jaxwgc
 from jaxwgc import codes, stragglers
-from jaxwgc.distributed import RayCluster, Timeouts
-from jaxwgc.distributed.ray import _slots
+from jaxwgc.distributed import DecodingOptions, Faults, RayCluster, Timeouts
+from jaxwgc.distributed.ray import _actors
 from tests.distributed import ray_processes
 
 pytest.importorskip("ray")
@@ -55,7 +55,7 @@ def orders(tmp_path_factory):
 def cluster(orders, one_ray):
     """Any two of four workers give the gradient; parts are loaded, batches drawn."""
 
-    class Saboteur(_slots.Worker):
+    class Saboteur(_actors.Worker):
         """Does as it is told, once a file."""
 
         def compute(self, order):
@@ -77,7 +77,7 @@ def cluster(orders, one_ray):
 
     parts = PARTS
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_slots, "Worker", Saboteur)
+        patch.setattr(_actors, "Worker", Saboteur)
         with RayCluster(
             loss,
             CODE,
@@ -85,7 +85,7 @@ def cluster(orders, one_ray):
             wait=stragglers.fastest(2),
             key=KEY,
             batch=draw,
-            undecodable="raise",
+            decoding=DecodingOptions(undecodable="raise"),
             timeouts=Timeouts(answer=2.0),
         ) as cluster:
             cluster.compute(PARAMS)
@@ -118,9 +118,7 @@ REASONS = {
 
 
 @pytest.mark.parametrize("whats", [("raise", "kill"), ("shape", "freeze")])
-def test_bad_workers_are_stragglers_and_are_replaced(
-    cluster, orders, whats, caplog, capfd
-):
+def test_bad_workers_are_stragglers_and_are_replaced(cluster, orders, whats, caplog):
     """The second and the third; no gradient is lost or wrong in the meantime."""
     caplog.set_level("INFO", "jaxwgc.distributed")
     slots = cluster.workers[1:3]
@@ -135,7 +133,11 @@ def test_bad_workers_are_stragglers_and_are_replaced(
         time.sleep(0.05)
     for slot, what in zip(slots, whats):
         name = f"worker {slot.index} is "
-        lost, back = (line for line in caplog.messages if line.startswith(name))
+        lost, back = (
+            line
+            for line in caplog.messages
+            if line.startswith(name) and "suspected in" not in line
+        )
         assert lost.startswith(f"{name}lost in step ")
         assert back.startswith(f"{name}back in step ")
         assert REASONS[what] in lost
@@ -144,9 +146,6 @@ def test_bad_workers_are_stragglers_and_are_replaced(
     assert ray_processes.wait_until(
         lambda: not any(pathlib.Path(f"/proc/{pid}").exists() for pid in before), 20
     )
-    # Ray's own news of workers would come within a second.
-    time.sleep(1)
-    assert "(raylet)" not in "".join(capfd.readouterr())
 
 
 def test_undecodable_round_names_the_missing():
@@ -160,11 +159,11 @@ def test_undecodable_round_names_the_missing():
         codes.uncoded(2),
         PARTS[:2],
         timeouts=Timeouts(replacement=0.1),
-        delay=delay,
-        undecodable="raise",
+        faults=Faults(delay=delay),
+        decoding=DecodingOptions(undecodable="raise"),
     ) as cluster:
         message = (
-            r"cannot be decoded, since only workers \[0\] answered; missing: worker 1 "
+            r"cannot be decoded, since only workers \[0\] responded; missing: worker 1 "
             r"\(ArithmeticError: as told\)"
         )
         with pytest.raises(RuntimeError, match=message):

@@ -12,7 +12,7 @@ import pytest
 
 import jaxwgc
 from jaxwgc import codes, stragglers
-from jaxwgc.distributed import RayCluster, Timeouts
+from jaxwgc.distributed import DecodingOptions, Faults, RayCluster, Verification
 from jaxwgc.distributed.ray import _cluster
 from jaxwgc.distributed.ray._messages import Memory, pack, unpack
 
@@ -60,11 +60,24 @@ def test_loss_is_tried_before_ray_starts(monkeypatch, wrong, message):
         ({"wait": stragglers.fastest(5)}, ValueError, "num_required"),
         ({"wait": 3}, TypeError, "wait must be a WaitingRule; got 3"),
         ({"wait": stragglers.uniform(1)}, TypeError, "rule.*got a StragglerModel"),
-        ({"undecodable": "hope"}, ValueError, "undecodable"),
-        ({"tolerance": -1.0}, ValueError, "tolerance"),
+        ({"decoding": DecodingOptions(tolerance=-1.0)}, ValueError, "tolerance"),
+        ({"decoding": 3}, TypeError, "decoding must be a DecodingOptions; got 3"),
         ({"timeouts": 60.0}, TypeError, "timeouts must be a Timeouts"),
-        ({"message_dtype": "int8"}, ValueError, "message_dtype"),
-        ({"message_dtype": "float3"}, TypeError, "message_dtype"),
+        ({"verification": "drop"}, TypeError, "verification must be a Verification"),
+        ({"faults": len}, TypeError, "faults must be a Faults"),
+        # Old names.
+        (
+            {"tolerance": 0.1},
+            TypeError,
+            r"decoding=DecodingOptions\(tolerance=.*0.1",
+        ),
+        (
+            {"on_wrong": None},
+            TypeError,
+            r"Verification\(on_wrong=...\); got None",
+        ),
+        ({"delay": len}, TypeError, r"delay is now faults=Faults\(delay=...\); got"),
+        ({"hope": 1}, TypeError, "there is no option hope; got 1"),
     ],
 )
 def test_bad_arguments(others, error, message):
@@ -73,11 +86,23 @@ def test_bad_arguments(others, error, message):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "error"), [({"answer": 0}, ValueError), ({"start": None}, TypeError)]
+    ("kind", "options", "error"),
+    [
+        (DecodingOptions, {"undecodable": "hope"}, ValueError),
+        (DecodingOptions, {"message_dtype": "int8"}, ValueError),
+        (DecodingOptions, {"message_dtype": "float3"}, TypeError),
+        (Verification, {"on_wrong": "hope"}, ValueError),
+        (Verification, {"audit": 1.0}, ValueError),
+        (Verification, {"audit": -0.1}, ValueError),
+        (Verification, {"noise": -1.0}, ValueError),
+        (Faults, {"delay": 3}, TypeError),
+        (Faults, {"corrupt": 3}, TypeError),
+    ],
 )
-def test_bad_timeouts(seconds, error):
-    with pytest.raises(error, match=f"{[*seconds][0]} must be"):
-        Timeouts(**seconds)
+def test_bad_options(kind, options, error):
+    [name] = options
+    with pytest.raises(error, match=f"{name} must be"):
+        kind(**options)
 
 
 @pytest.mark.parametrize(

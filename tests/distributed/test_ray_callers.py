@@ -13,8 +13,8 @@ import pytest
 
 import jaxwgc
 from jaxwgc import codes
-from jaxwgc.distributed import RayCluster
-from jaxwgc.distributed.ray import _session, _slots
+from jaxwgc.distributed import Faults, RayCluster
+from jaxwgc.distributed.ray import _actors, _session
 from tests.distributed import ray_processes
 
 ray = pytest.importorskip("ray")
@@ -41,7 +41,9 @@ def make_cluster(**others):
         "has_aux": True,
         "key": jax.random.key(1),
         "batch": batch,
-        "delay": lambda worker, step: DELAYS.get(step, (0.0, 0.0))[worker],
+        "faults": Faults(
+            delay=lambda worker, step: DELAYS.get(step, (0.0, 0.0))[worker]
+        ),
     }
     return RayCluster(loss, **{**given, **others})
 
@@ -119,7 +121,8 @@ def test_round_within_a_round_is_refused(cluster, monkeypatch):
     def ends(times):
         cluster.compute(jnp.zeros(5))
 
-    monkeypatch.setattr(cluster._coordinator, "ends", ends)
+    fleet = cluster._fleet
+    monkeypatch.setattr(fleet, "rules", fleet.rules._replace(ends=ends))
     with pytest.raises(RuntimeError, match="one round at a time"):
         cluster.compute(jnp.zeros(5))
 
@@ -129,8 +132,10 @@ def test_nobody_and_nothing_finite(cluster, monkeypatch, tmp_path):
         cluster.compute(jnp.full(5, jnp.nan))
     with pytest.raises(ValueError, match="params must be finite"):
         cluster.train(optax.sgd(1.0), jnp.full(5, jnp.nan), 2)
-    monkeypatch.setattr(cluster._coordinator, "ends", lambda times: 0.0)
-    with pytest.raises(RuntimeError, match="step .*since nobody answered; missing"):
+    fleet = cluster._fleet
+    rules = fleet.rules._replace(ends=lambda times: 0.0)
+    monkeypatch.setattr(fleet, "rules", rules)
+    with pytest.raises(RuntimeError, match="step .*since no worker responded; missing"):
         cluster.compute(jnp.zeros(5))
     monkeypatch.undo()
     optimizer = optax.scale_by_schedule(lambda n: jnp.where(n < 3, -0.1, jnp.inf))
@@ -198,7 +203,7 @@ def test_clusters_closed_out_of_order_and_in_a_round(cluster):
         second.resume(SLOW)
 
         def close_soon():
-            while not second.workers[0].is_computing:
+            while second.workers[0].state != "computing":
                 pass
             second.close()
 
@@ -214,7 +219,7 @@ def test_ray_that_was_shut_down_is_not_started_anew():
     """As its calls would do, with its defaults, open to the network."""
     with pytest.raises(RuntimeError, match="Ray was shut down while"):
         _session.check_connected()
-    slot = _slots.WorkerSlot(0, lambda worker: None)
-    slot.actor = "of a Ray that is gone"
-    slot.end()
+    actors = _actors.Actors(lambda worker: None, 1, lambda: None)
+    actors._actors = ["of a Ray that is gone"]
+    actors.end(0)
     assert not ray.is_initialized()

@@ -26,7 +26,7 @@ def test_chaos_in_short():
             work=0.3,
             seed=0,
             num_workers=4,
-            answer_within=1.0,
+            answer_within=2.0,
         )
     )
     assert len(records) == 8

@@ -12,7 +12,7 @@ import pytest
 
 import jaxwgc
 from jaxwgc import codes
-from jaxwgc.distributed import RayCluster
+from jaxwgc.distributed import DecodingOptions, RayCluster
 from jaxwgc.distributed.ray import _session, _worker
 from tests.distributed import ray_processes
 
@@ -36,10 +36,7 @@ def nodes():
     with (
         pytest.MonkeyPatch.context() as patch,
         tempfile.TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True) as folder,
-        _session.loopback(),
     ):
-        # The same for the processes that Ray starts.
-        patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         # Where the utility writes its address, in a folder that it takes for granted.
         patch.setenv("RAY_TMPDIR", folder)
         os.mkdir(f"{folder}/ray")
@@ -94,7 +91,7 @@ def test_workers_are_spread_and_a_lost_node_is_survived(nodes, caplog):
         loss,
         CODE,
         PARTS,
-        undecodable="raise",
+        decoding=DecodingOptions(undecodable="raise"),
         address=nodes.address,
         actor_options={"num_cpus": 0.5},
     ) as cluster:

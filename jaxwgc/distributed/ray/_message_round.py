@@ -88,7 +88,9 @@ class MessageRound:
         match event:
             case Ready():
                 self._fleet.ready(event)
-                self._send(event.worker, now)
+                # The message of a worker that was lost after its response is here.
+                if not self.received[event.worker]:
+                    self._send(event.worker, now)
             case Lost():
                 self._fleet.lost(event, now)
             case Message() if self._fleet.responded(event):

@@ -44,7 +44,7 @@ class RequestPlan(NamedTuple):
     Attributes:
       code: Real code of one segment.
       find_weights: Maps a mask of messages to decoding weights (1, num_messages).
-      parts: int (num_workers, num_turns), part of each turn; num_parts if there is none.
+      parts: int (num_workers, num_turns), part of each turn; num_parts if none.
       is_held: bool (num_workers, num_turns), turns that there are.
       support: bool (num_workers, messages_per_worker, num_turns), turns that a message
         is made of.
@@ -165,15 +165,15 @@ class RequestRound:
                 slot.num_seen += len(event.reports)
                 for report in event.reports:
                     self._note(slot, report, now)
-                # A worker that was asked for a sum is listened to if one is missing.
-                if self.requests is None and slot.state == "idle":
-                    self._listen(event.worker, now)
             case Sum() if self._fleet.responded(event):
                 try:
                     self._take_sum(event, now)
                 except ValueError as error:
                     lost = Lost(event.worker, f"ValueError: {error}", error)
                     self._fleet.lost(lost, now)
+        # A worker that was asked for a sum is listened to if one is missing.
+        if self.requests is None and self._fleet.slots[event.worker].state == "idle":
+            self._listen(event.worker, now)
         return self._advance(now)
 
     def poll(self, now: float) -> Sequence[Action]:

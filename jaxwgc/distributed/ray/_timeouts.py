@@ -110,7 +110,7 @@ class ResponseLimit:
         if not 0.5 <= self.seconds / self._logged <= 2:
             self._logged = self.seconds
             log.info(
-                "timeouts.answer is now %.3g s; the slowest recent response took %.3g s",
+                "timeouts.answer is now %.3g s; slowest recent response: %.3g s",
                 self.seconds,
                 self.slowest,
             )

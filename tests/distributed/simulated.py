@@ -1,0 +1,222 @@
+"""Simulated workers for tests of round engines: no Ray, no clock, no threads."""
+
+import jax
+import numpy as np
+
+from jaxwgc import codes
+from jaxwgc.distributed import Timeouts
+from jaxwgc.distributed.ray._events import (
+    Launch,
+    Listen,
+    Lost,
+    Message,
+    PartsDone,
+    Ready,
+    Replace,
+    Request,
+    Send,
+    Stop,
+    Sum,
+)
+from jaxwgc.distributed.ray._fleet import Fleet, Rules, StartUp
+from jaxwgc.distributed.ray._message_round import MessageRound
+from jaxwgc.distributed.ray._messages import Answer, Layout, Report
+from jaxwgc.distributed.ray._request_round import RequestPlan, RequestRound
+
+CODE = codes.replicated(4, num_parts=8, copies=2)
+LENGTH = 2
+LAYOUT = Layout.of(CODE, jax.ShapeDtypeStruct((LENGTH,), np.float32), None)
+# Sums of powers of two tell which parts are in them.
+GRADIENTS = np.stack([np.arange(8.0) + 1, 2.0 ** np.arange(8)], 1).astype(np.float32)
+_decodes = jax.jit(CODE.decodes)
+_known = {}
+
+
+@jax.jit
+def find_weights(mask):
+    decoder = CODE.choose_decoder()
+    return decoder.checked_weights(CODE.encoding_matrix, CODE.segment_targets, mask)
+
+
+def decodes(mask):
+    """Compiled once, and remembered, since the same masks come again."""
+    if (key := mask.tobytes()) not in _known:
+        _known[key] = bool(_decodes(mask))
+    return _known[key]
+
+
+PLAN = RequestPlan.of(CODE, LAYOUT, find_weights)
+NUM_WORKERS, NUM_STRAGGLERS = 5, 3
+MESSAGES = Layout(
+    held=[np.array([worker]) for worker in range(NUM_WORKERS)],
+    num_parts=NUM_WORKERS,
+    shape=(NUM_WORKERS, LENGTH),
+    dtype=np.dtype(np.float32),
+    wire=jax.ShapeDtypeStruct((1, LENGTH), np.float32),
+)
+
+
+def until_decodable(decodes):
+    return lambda times: 0.0 if decodes(np.isfinite(times)) else np.inf
+
+
+def enough(mask):
+    return bool(mask.sum() >= NUM_WORKERS - NUM_STRAGGLERS)
+
+
+def message_fleet(ends=None, **timeouts):
+    """Any two of five messages decode."""
+    rules = Rules(ends or until_decodable(enough), enough, False, 1, NUM_STRAGGLERS)
+    return Fleet(NUM_WORKERS, Timeouts(**timeouts), rules)
+
+
+def request_fleet(**timeouts):
+    """Two copies of eight parts on four workers."""
+    rules = Rules(until_decodable(decodes), decodes, False, 4, CODE.num_stragglers)
+    return Fleet(4, Timeouts(**timeouts), rules)
+
+
+class Worker:
+    """What a process does with its calls."""
+
+    def __init__(self):
+        self.number, self.done, self.reports = -1, [], []
+
+    def begin(self, action):
+        _, _, seen, _ = action.arguments
+        self.reports = self.reports[seen:]
+        self.number, self.done = action.number, []
+
+
+class World:
+    """Performs the actions of engines, and makes events; the clock is `now`.
+
+    `log` has all actions. Those that no engine may return fail.
+    """
+
+    def __init__(self, fleet, on_request=False):
+        self.fleet, self.on_request = fleet, on_request
+        self.now, self.engine = 0.0, None
+        self.workers = [None] * len(fleet.slots)
+        self.calls = [None] * len(fleet.slots)
+        self.log, self.due = [], {}
+        self.engine = StartUp(fleet, self.now, lambda: "nothing")
+        self.poll()
+        for worker in range(len(fleet.slots)):
+            self.ready(worker)
+        self.poll()
+        assert self.engine.result()
+
+    def begin(self, step=0, owner=None, verifier=None):
+        """Starts a round."""
+        num_workers = len(self.workers)
+        memory = np.full((num_workers, LENGTH), np.nan, np.float32)
+        if self.on_request:
+            given = LAYOUT, PLAN, step, self.now, memory, verifier
+            self.engine = RequestRound(self.fleet, *given)
+        else:
+            given = MESSAGES, step, self.now, memory, owner, verifier
+            self.engine = MessageRound(self.fleet, *given)
+        self.perform(self.fleet.actions())
+
+    def perform(self, actions):
+        self.log.extend(actions)
+        for action in actions:
+            worker = action.worker
+            process = self.workers[worker]
+            match action:
+                case Launch():
+                    assert process is None
+                    self.workers[worker] = Worker()
+                case Replace():
+                    assert process is not None
+                    self.workers[worker] = self.calls[worker] = None
+                    continue
+                case Send() if self.on_request:
+                    process.begin(action)
+                case Request() | Listen() | Stop():
+                    assert process.number == action.number
+            if isinstance(action, Request):
+                asked = np.flatnonzero(action.weights)
+                assert {*asked.tolist()} <= {*process.done}
+            self.calls[worker] = action
+
+    def handle(self, event):
+        if self.engine.result() is None:
+            self.perform(self.engine.handle(event, self.now))
+
+    def poll(self, seconds=0.0):
+        """Lets time pass."""
+        self.now += seconds
+        if self.engine.result() is None:
+            self.perform(self.engine.poll(self.now))
+
+    def ready(self, worker):
+        self.handle(Ready(worker, None, "elsewhere", f"host{worker}"))
+
+    def lose(self, worker, trouble="its process died", error=None):
+        self.handle(Lost(worker, trouble, error))
+
+    def respond(self, worker, seconds=0.0, num_parts=1, is_finite=True):
+        """The newest call of a worker returns; on request with some finished parts."""
+        action, self.calls[worker] = self.calls[worker], None
+        if action is None:
+            return
+        if isinstance(action, Launch):
+            self.ready(worker)
+        elif not self.on_request:
+            value = worker + 1.0 + 10 * action.number
+            message = np.full((1, LENGTH), value if is_finite else np.nan, np.float32)
+            answer = Answer(message, np.ones(1), None, seconds)
+            self.handle(Message(worker, action.call, answer, seconds))
+        elif isinstance(action, Request):
+            vector = action.weights @ GRADIENTS[LAYOUT.held[worker]]
+            vector = vector if is_finite else np.full(LENGTH, np.nan)
+            vector = vector[None].astype(np.float32)
+            self.handle(Sum(worker, action.call, vector, seconds))
+        elif isinstance(action, Stop):
+            self.handle(PartsDone(worker, action.call, []))
+        else:
+            process = self.workers[worker]
+            left = [turn for turn in range(4) if turn not in process.done]
+            for turn in left[:num_parts]:
+                process.done.append(turn)
+                loss = 1.0 + LAYOUT.held[worker][turn]
+                given = action.number, turn, loss, None, is_finite, seconds
+                process.reports.append(Report(*given))
+            seen = action.seen if isinstance(action, Listen) else 0
+            self.handle(PartsDone(worker, action.call, process.reports[seen:]))
+
+    def run(self, seconds, step=0, owner=None, verifier=None):
+        """Returns a round whose calls take `seconds(worker, action)`, or never end."""
+        self.begin(step, owner, verifier)
+        while self.engine.result() is None:
+            for worker, action in enumerate(self.calls):
+                if action is not None and self.due.get(worker, [None])[0] is not action:
+                    own = seconds(worker, action)
+                    self.due[worker] = action, self.now + own, own
+            times = {
+                worker: due
+                for worker, (action, due, _) in self.due.items()
+                if self.calls[worker] is action
+            }
+            first = min(times, key=times.get, default=None)
+            end = np.clip(self.engine.poll_at, self.now, self.now + 0.1)
+            if first is not None and times[first] <= end:
+                self.now = max(self.now, times[first])
+                self.respond(first, self.due[first][2])
+            else:
+                self.now = float(end)
+            self.poll()
+        return self.engine.result()
+
+    def finish(self):
+        """All workers respond at once until the round ends."""
+        for _ in range(300):
+            for worker, action in enumerate(self.calls):
+                if action is not None and self.engine.result() is None:
+                    self.respond(worker)
+            self.poll(0.5)
+            if self.engine.result() is not None:
+                return self.engine.result()
+        raise AssertionError("the round does not end")

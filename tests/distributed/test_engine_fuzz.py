@@ -1,0 +1,134 @@
+"""Any order of responses, losses, restarts, stale reports and clock steps.
+
+`python -m pytest tests/distributed/test_engine_fuzz.py --hypothesis-profile=thorough`
+runs 20,000 sequences per engine.
+"""
+
+import numpy as np
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from jaxwgc.distributed.ray._events import Message, PartsDone, Request, Sum
+from jaxwgc.distributed.ray._messages import Answer, Report
+from tests.distributed import simulated
+
+WRONG = np.full((1, simulated.LENGTH), 1e6, np.float32)
+SECONDS = st.sampled_from([0.0, 0.01, 0.6, 1.5, 5.0, 70.0])
+
+
+class RoundMachine(RuleBasedStateMachine):
+    """Rounds of a world in which anything happens, in any order."""
+
+    on_request, num_workers = False, simulated.NUM_WORKERS
+
+    def __init__(self):
+        super().__init__()
+        fleet = simulated.message_fleet()
+        if self.on_request:
+            fleet = simulated.request_fleet()
+        self.world, self.step, self.owner = None, -1, object()
+        self.world = simulated.World(fleet, self.on_request)
+        self.next_round()
+
+    def next_round(self):
+        self.step += 1
+        self.world.begin(self.step, self.owner if self.step % 3 else None)
+
+    @rule(worker=st.integers(0, 4), num_parts=st.integers(0, 4), late=SECONDS)
+    def respond(self, worker, num_parts, late):
+        self.world.respond(worker % self.num_workers, late, num_parts)
+
+    @rule(worker=st.integers(0, 4))
+    def respond_with_nan(self, worker):
+        self.world.respond(worker % self.num_workers, is_finite=False)
+
+    @rule(worker=st.integers(0, 4))
+    def lose(self, worker):
+        worker %= self.num_workers
+        if self.world.workers[worker] is not None:
+            self.world.lose(worker)
+
+    @rule(worker=st.integers(0, 4), age=st.integers(1, 6), kind=st.integers(0, 2))
+    def send_stale(self, worker, age, kind):
+        """Wrong content of a call that has been replaced, or of none."""
+        worker %= self.num_workers
+        call = self.world.fleet.slots[worker].call - age
+        if not self.on_request:
+            answer = Answer(WRONG, np.ones(1), None, 0.1)
+            self.world.handle(Message(worker, call, answer, 0.1))
+        elif kind == 0:
+            self.world.handle(Sum(worker, call, WRONG, 0.1))
+        else:
+            reports = [
+                Report(self.world.engine.number, turn, np.nan, None, True, 0.1)
+                for turn in range(4)
+            ]
+            self.world.handle(PartsDone(worker, call, reports))
+
+    @rule(worker=st.integers(0, 3), place=st.sampled_from([(-1, 0), (999, 1), (0, 9)]))
+    def report_foreign(self, worker, place):
+        """A part that the worker does not hold, or a round that there never was."""
+        if self.on_request and (process := self.world.workers[worker]):
+            process.reports.append(Report(*place, np.nan, None, True, 0.1))
+            self.world.respond(worker)
+
+    @rule(seconds=SECONDS)
+    def let_time_pass(self, seconds):
+        self.world.poll(seconds)
+
+    @invariant()
+    def requests_are_out_or_answered(self):
+        engine = self.world.engine
+        if not self.on_request or engine.requests is None or engine.result():
+            return
+        for worker in np.flatnonzero(engine._missing):
+            call = self.world.calls[worker]
+            is_out = isinstance(call, Request) and call.number == engine.number
+            assert is_out
+            assert self.world.fleet.slots[worker].state == "computing"
+            np.testing.assert_array_equal(call.weights, engine.requests[worker])
+
+    @invariant()
+    def rounds_are_right(self):
+        while (found := self.world.engine.result()) is not None:
+            self.check(found)
+            self.next_round()
+
+    def check(self, found):
+        engine = self.world.engine
+        assert np.isfinite(found.messages).all()
+        if self.on_request:
+            weights = np.asarray(found.decoding.effective_weights)
+            expected = weights @ simulated.GRADIENTS
+            np.testing.assert_allclose(found.messages.sum(0), expected, rtol=1e-6)
+            assert {*weights.tolist()} <= {0.0, 1.0}
+            known = np.isfinite(found.losses)
+            assert known[weights == 1].all()
+            np.testing.assert_array_equal(
+                found.losses[known], np.arange(1.0, 9.0)[known]
+            )
+            return
+        expected = np.arange(1.0, 6.0) + 10 * engine.number
+        for worker, message in enumerate(found.messages):
+            if found.received[worker]:
+                assert (message == expected[worker]).all()
+            elif found.late is None or not found.late[worker]:
+                assert not message.any()
+            else:
+                assert (message < expected[worker]).all()
+                assert message[0] % 10 == worker + 1
+        assert np.isfinite(found.losses).tolist() == found.received.tolist()
+
+    def teardown(self):
+        """Whatever has happened, a round ends once all workers respond."""
+        self.check(self.world.finish())
+
+
+class RequestRoundMachine(RoundMachine):
+    """Rounds on request."""
+
+    on_request, num_workers = True, 4
+
+
+TestMessageRound = RoundMachine.TestCase
+TestRequestRound = RequestRoundMachine.TestCase

@@ -1,0 +1,232 @@
+"""Rounds of one message per worker, as events and actions."""
+
+import re
+
+import numpy as np
+import pytest
+
+from jaxwgc.distributed.ray._events import Lost, Message, Replace, Send
+from jaxwgc.distributed.ray._fleet import StartUp
+from jaxwgc.distributed.ray._message_round import Verdict
+from jaxwgc.distributed.ray._messages import Answer
+from jaxwgc.distributed.ray._trace import filled, mark_lost
+from tests.distributed.simulated import NUM_WORKERS, World, message_fleet
+
+
+def by_worker(*seconds):
+    return lambda worker, action: seconds[worker]
+
+
+def test_events_and_actions():
+    """Two of five messages end a round; the next begins with the idle workers."""
+    world = World(message_fleet())
+    world.begin(step=0)
+    sends = [action for action in world.log if isinstance(action, Send)]
+    assert [(send.worker, send.number) for send in sends] == [(w, 0) for w in range(5)]
+    world.now = 0.2
+    world.respond(3)
+    assert world.engine.result() is None
+    # A response to no call, and one to a call that has returned.
+    late = Answer(np.zeros((1, 2), np.float32), np.ones(1), None, 0.1)
+    for call in (sends[3].call, 999):
+        assert world.engine.handle(Message(3, call, late, 0.1), 0.3) == []
+    # A message of another shape, whose worker is replaced.
+    bad = late._replace(message=np.zeros((1, 3), np.float32))
+    event = Message(4, sends[4].call, bad, 0.1)
+    assert world.engine.handle(event, 0.3) == [Replace(4)]
+    assert "its message has shape (1, 3)" in world.fleet.slots[4].trouble
+    world.now = 0.4
+    world.respond(0)
+    found = world.engine.result()
+    assert found.received.tolist() == [True, False, False, True, False]
+    assert found.times[[0, 3]].tolist() == [0.4, 0.2]
+    assert found.messages[:, 0].tolist() == [1, 0, 0, 4, 0]
+    world.log.clear()
+    world.begin(step=1)
+    assert [(send.worker, send.number) for send in world.log] == [(0, 1), (3, 1)]
+
+
+def test_losses_and_returns_are_a_line_each(caplog):
+    """One worker raises, one is killed, one is frozen; and each comes back."""
+    world = World(message_fleet(answer=60.0))
+    world.run(by_worker(1.0, 1.1, 0.5, 0.5, 0.6))
+    caplog.set_level("INFO", "jaxwgc.distributed")
+    world.begin(step=1)
+    error = ArithmeticError("as told")
+    world.lose(0, "ArithmeticError: as told", error)
+    world.lose(1)
+    world.respond(3)
+    world.respond(4)
+
+    def seconds(worker, action):
+        return np.inf if (worker, getattr(action, "number", 0)) == (2, 3) else 0.5
+
+    for step in range(2, 200):
+        world.run(seconds, step)
+    messages = [text.replace(" (node elsewher)", "") for text in caplog.messages]
+    raised, killed = "ArithmeticError: as told", "its process died"
+    assert messages[:4] == [
+        f"worker 0 is lost in step 1: {raised}; 2 of 3 spare workers left",
+        f"worker 1 is lost in step 1: {killed}; 1 of 3 spare workers left",
+        f"worker 0 is back in step 2 on host0; it was lost: {raised}",
+        f"worker 1 is back in step 3 on host1; it was lost: {killed}",
+    ]
+    frozen = r"silent for {}\.\d s; timeouts.answer is 60"
+    suspected, lost, back = messages[4:]
+    left = "2 of 3 spare workers left"
+    pattern = rf"worker 2 is suspected in step \d+: {frozen.format(30)}; {left}"
+    assert re.fullmatch(pattern, suspected)
+    pattern = rf"worker 2 is lost in step \d+: {frozen.format(60)}; {left}"
+    assert re.fullmatch(pattern, lost)
+    pattern = rf"worker 2 is back .* on host2; it was lost: {frozen.format(60)}"
+    assert re.fullmatch(pattern, back)
+
+
+def test_suspects_are_not_waited_for_and_come_back(caplog):
+    """The rule waits for all. The limit of 0.1 s responses is 2 s; one takes 1.5 s."""
+    caplog.set_level("INFO", "jaxwgc.distributed")
+    world = World(message_fleet(ends=lambda times: times.max()))
+    world.run(by_worker(*[0.1] * 5))
+    found = world.run(by_worker(0.1, 0.1, 0.1, 0.1, 1.5), 1)
+    assert found.received.tolist() == [True] * 4 + [False]
+    assert 1.0 <= found.elapsed <= 1.2
+    assert world.fleet.slots[4].is_suspected
+    for step in range(2, 8):
+        found = world.run(by_worker(*[0.1] * 5), step)
+    assert found.received.all()
+    assert not any(isinstance(action, Replace) for action in world.log)
+    lines = [text for text in caplog.messages if "worker 4" in text]
+    assert "worker 4 is suspected in step 1: silent for 1." in lines[0]
+    assert "worker 4 is back in step 5" in lines[1]
+    assert "it was suspected" in lines[1]
+    assert world.fleet.rows[1][4] == 1.5
+
+
+def test_spare_workers_are_counted(caplog):
+    world = World(message_fleet())
+    world.begin()
+    for worker in range(4):
+        world.lose(worker)
+    assert [message.split("; ")[-1] for message in caplog.messages] == [
+        "2 of 3 spare workers left",
+        "1 of 3 spare workers left",
+        "no spare worker is left",
+        "the others do not decode",
+    ]
+
+
+def test_lost_workers_are_waited_for_once():
+    """From the loss on, whoever responds in the meantime; and no pause is shorter."""
+    world = World(message_fleet(answer=60.0, replacement=8.0))
+    world.run(by_worker(*[0.1] * 5))
+
+    def seconds(worker, action):
+        return np.inf if worker < 4 else 5.0
+
+    world.begin(1)
+    for worker in range(4):
+        world.lose(worker)
+    world.fleet.actions()
+    world.calls[:4] = [None] * 4
+    found = world.run(seconds, 2)
+    assert 5.0 <= found.elapsed <= 8.2
+    assert world.run(seconds, 3).elapsed <= 8.2
+    for step in range(4, 7):
+        assert world.run(seconds, step).elapsed <= 5.2
+
+
+def test_deaths_at_the_start():
+    """Two are made up for; a third, or an error of the worker, is raised."""
+    fleet = message_fleet()
+    engine = StartUp(fleet, 0.0, lambda: "nothing")
+    engine.poll(0.0)
+    for now in (1.0, 2.0):
+        engine.handle(Lost(1, "its process died"), now)
+        engine.poll(now + 1.5)
+    with pytest.raises(RuntimeError, match="worker 1 failed to start: its process di"):
+        engine.handle(Lost(1, "its process died"), 5.0)
+    with pytest.raises(ValueError, match="worker 2 failed to start: not alike"):
+        engine.handle(Lost(2, "not alike", ValueError(), has_died=False), 5.0)
+    with pytest.raises(
+        RuntimeError, match=r"\[0, 1, 2, 3, 4\] have not .* has nothing"
+    ):
+        engine.poll(301.0)
+
+
+def test_rule_of_the_clock_ends_a_round_in_time():
+    """After 2.5 seconds, of which no message tells; two come before."""
+    world = World(message_fleet(ends=lambda times: 2.5))
+    found = world.run(by_worker(1, 2, 3, 4, 5))
+    assert found.elapsed == 2.5
+    assert found.received.tolist() == [True, True, False, False, False]
+    assert found.messages.tolist() == [[1, 1], [2, 2], [0, 0], [0, 0], [0, 0]]
+
+
+def test_late_messages_are_kept_for_their_owner():
+    """That of the third of five workers comes a second into the next round."""
+    world, owner = World(message_fleet()), object()
+    for step in range(2):
+        found = world.run(by_worker(1, 2, 3, 4, 5), step, owner)
+    assert found.received.tolist() == [True, True, False, False, False]
+    assert found.late.tolist() == [False, False, True, False, False]
+    assert found.messages[:, 0].tolist() == [11, 12, 3, 0, 0]
+    found = world.run(by_worker(1, 2, 3, 4, 5), 2, object())
+    assert not found.late.any()
+    assert found.messages[:, 0].tolist() == [21, 22, 0, 0, 0]
+    # All are timed.
+    np.testing.assert_array_equal(world.fleet.rows[0][:4], [1, 2, 3, 4])
+
+
+def test_trace_of_busy_workers_is_unbiased():
+    """One task in five takes 10 seconds, and two responses of five are enough."""
+
+    def seconds(worker, action):
+        random = np.random.default_rng((worker, getattr(action, "number", 0)))
+        return random.choice([1, 10], p=[0.8, 0.2])
+
+    world = World(message_fleet(answer=60.0))
+    for step in range(500):
+        world.run(seconds, step)
+    assert np.isnan(world.fleet.rows).mean() > 0.1
+    assert abs(filled(world.fleet.rows).mean() - 2.8) < 0.4
+
+
+class Verifier:
+    """Says of worker 1 that it is corrupted, and of the others that they are right."""
+
+    def check(self, this_round):
+        wrong = np.arange(NUM_WORKERS) == 1
+        return Verdict(this_round.received & ~wrong, wrong, False)
+
+
+def test_corrupted_messages_are_left_out_and_their_worker_is_replaced(caplog):
+    world = World(message_fleet(ends=lambda times: times.max()))
+    for step in range(3):
+        assert not any(isinstance(action, Replace) for action in world.log)
+        found = world.run(by_worker(*[0.1] * 5), step, verifier=Verifier())
+        assert found.received.tolist() == [True, False, True, True, True]
+        assert found.wrong.tolist() == [False, True, False, False, False]
+        assert not found.messages[1].any()
+        assert np.isnan(found.losses[1])
+    [replace] = [action for action in world.log if isinstance(action, Replace)]
+    assert replace.worker == 1
+    assert "worker 1 on host1 (node elsewher) is replaced" in replace.warning
+    assert "its answer is left out, as 3 so far" in caplog.text
+
+
+def test_rows_of_the_trace():
+    nan, inf = np.nan, np.inf
+    rows = [[1, nan], [nan, 2], [nan, inf], [3, nan], [nan, 4]]
+    expected = [[1, 2], [3, 2], [1, inf], [3, 4], [1, 4]]
+    assert filled(np.array(rows)).tolist() == expected
+    # The worker finished a part in the second of three rounds.
+    rows = [np.array([parts]) for parts in ([nan, nan], [1.0, nan], [nan, nan])]
+    mark_lost(rows, 0)
+    np.testing.assert_array_equal(rows, [[[nan, nan]], [[1, nan]], [[inf, inf]]])
+
+
+def test_slots_are_shown():
+    slot = World(message_fleet()).fleet.slots[0]
+    assert repr(slot) == (
+        "WorkerSlot(index=0, pid=None, node='elsewher', state='idle')"
+    )

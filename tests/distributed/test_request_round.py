@@ -1,0 +1,152 @@
+"""Rounds on request, as events and actions."""
+
+import jax
+import numpy as np
+import pytest
+
+from jaxwgc import codes
+from jaxwgc.distributed import Timeouts
+from jaxwgc.distributed.ray._events import Listen, PartsDone, Request, Send, Sum
+from jaxwgc.distributed.ray._fleet import Fleet
+from jaxwgc.distributed.ray._message_round import Verdict
+from jaxwgc.distributed.ray._messages import Layout, Report
+from jaxwgc.distributed.ray._part_worker import turns_left
+from jaxwgc.distributed.ray._request_round import RequestPlan, RequestRound
+from tests.distributed import simulated
+from tests.distributed.simulated import GRADIENTS, World, request_fleet
+
+
+def by_worker(*seconds):
+    """Seconds of a part; a sum takes a hundredth."""
+
+    def seconds_of(worker, action):
+        return 0.01 if isinstance(action, Request) else seconds[worker]
+
+    return seconds_of
+
+
+def check(found):
+    """The sums are what the decoding says."""
+    weights = np.asarray(found.decoding.effective_weights)
+    np.testing.assert_array_equal(weights, 1.0)
+    np.testing.assert_array_equal(found.messages.sum(0), GRADIENTS.sum(0))
+
+
+def test_events_and_actions():
+    """Owner and helper meet: worker 0 does one part for worker 1, which is slow."""
+    world = World(request_fleet(), on_request=True)
+    found = world.run(by_worker(1.0, 2.5, 1.0, 1.0))
+    check(found)
+    assert found.decoding.requests.tolist() == [
+        [1, 1, 1, 0],
+        [1, 0, 0, 0],
+        [1, 1, 0, 0],
+        [1, 1, 0, 0],
+    ]
+    assert 3.0 <= found.elapsed < 3.1
+    np.testing.assert_array_equal(found.losses, np.arange(1, 9))
+    assert found.times[0].tolist() == [1, 2, 3, np.inf]
+    kinds = [type(action) for action in world.log]
+    assert [kinds.count(kind) for kind in (Send, Request)] == [4, 4]
+    # Each report is followed by a call for the next, unless sums are asked for.
+    listens = [action for action in world.log if isinstance(action, Listen)]
+    assert [(each.worker, each.seen) for each in listens][:3] == [
+        (0, 1),
+        (2, 1),
+        (3, 1),
+    ]
+
+
+def test_two_helpers_share_the_work_of_a_slow_worker():
+    """With three copies, of four parts a worker; the first has finished none of its."""
+    code = codes.replicated(4, num_parts=16, copies=3)
+    layout = Layout.of(code, jax.ShapeDtypeStruct((2,), np.float32), None)
+    plan = RequestPlan.of(code, layout, simulated.find_weights)
+    rules = request_fleet().rules._replace(
+        ends=lambda times: np.inf, decodes=lambda mask: False
+    )
+    fleet = Fleet(4, Timeouts(), rules)
+    for slot in fleet.slots:
+        slot.state = "idle"
+    engine = RequestRound(fleet, layout, plan, 0, 0.0, np.zeros((4, 2), np.float32))
+    newest = {send.worker: send.call for send in fleet.actions()}
+
+    def report(worker, turns):
+        """Returns the part that the worker does next."""
+        reports = [Report(0, turn, 1.0, None, True, 0.1) for turn in turns]
+        event = PartsDone(worker, newest[worker], reports)
+        [listen] = engine.handle(event, 1.0)
+        done = np.isin(np.arange(12), turns)
+        return layout.held[worker][turns_left(listen.taken, done)[0]]
+
+    # Both hold parts 3, 2, 1 and 0 of the first: one does two of them, the other two.
+    report(1, range(4))
+    assert [report(worker, range(4)) for worker in (3, 2)] == [3, 1]
+    # Its own part comes before all that it could help with, and is left to it.
+    assert report(0, []) == 0
+
+
+@pytest.mark.parametrize(("dies", "seconds"), [(True, 4.2), (False, 5.2)])
+def test_lost_between_report_and_sum(dies, seconds):
+    """The helpers of worker 1 go on, and have its parts after four seconds."""
+    world = World(request_fleet(), on_request=True)
+
+    def seconds_of(worker, action):
+        if isinstance(action, Request):
+            if worker == 1 and dies:
+                world.lose(1)
+            return np.inf if worker == 1 else 0.01
+        return 1.0
+
+    found = world.run(seconds_of)
+    check(found)
+    assert not found.received[1]
+    assert 4.0 <= found.elapsed < seconds
+    # A worker is asked again only if its request has changed.
+    asked = [action.worker for action in world.log if isinstance(action, Request)]
+    assert asked.count(2) == 1
+
+
+def test_foreign_reports_and_stale_sums_are_dropped(caplog):
+    """A part that the worker does not hold, a round that never was, an old request."""
+    world = World(request_fleet(), on_request=True)
+    world.begin()
+    world.workers[0].reports = [
+        Report(*place, 7.0, None, True, 1.0) for place in [(0, 9), (5, 0)]
+    ]
+    for _ in range(2):
+        for worker in range(4):
+            world.respond(worker)
+    assert "worker 0 reports turn 9 of trace row 0: dropped" in caplog.text
+    assert "worker 0 reports turn 0 of trace row 5: dropped" in caplog.text
+    request = world.calls[2]
+    assert isinstance(request, Request)
+    wrong = np.full((1, 2), 1e6, np.float32)
+    assert world.engine.handle(Sum(2, request.call - 1, wrong, 0.1), 0.1) == []
+    check(world.finish())
+
+
+def test_reports_of_earlier_rounds_leave_their_seconds():
+    world = World(request_fleet(), on_request=True)
+    world.run(by_worker(1.0, 1.0, 1.0, 1.0))
+    world.workers[0].reports.append(Report(0, 3, 1.0, None, True, 0.75))
+    check(world.run(by_worker(1.0, 1.0, 1.0, 1.0), 1))
+    assert world.fleet.rows[0][0, 3] == 0.75
+    assert world.fleet.rows[0][0, :2].tolist() == [1.0, 1.0]
+
+
+class Verifier:
+    """Finds worker 1 corrupted once."""
+
+    def check(self, this_round):
+        wrong = (np.arange(4) == 1) & (this_round.number == 0)
+        return Verdict(~wrong, wrong, False)
+
+
+def test_parts_of_a_corrupted_worker_are_finished_by_the_others():
+    world = World(request_fleet(), on_request=True)
+    for step in range(2):
+        found = world.run(by_worker(1.0, 1.0, 1.0, 1.0), step, verifier=Verifier())
+        check(found)
+        assert found.wrong.tolist() == [False, step == 0, False, False]
+        assert found.received[1] == (step == 1)

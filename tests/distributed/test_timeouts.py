@@ -1,0 +1,66 @@
+"""Timeouts that adapt to the responses of workers."""
+
+import numpy as np
+import pytest
+
+from jaxwgc.distributed import Timeouts
+from jaxwgc.distributed.ray._timeouts import ResponseLimit
+
+
+def test_limit_follows_the_slowest_recent_response(caplog):
+    caplog.set_level("INFO", "jaxwgc.distributed")
+    limit = ResponseLimit(None, 2)
+    assert limit.seconds == limit.of(0) == 60.0
+    limit.note(0, 0.01)
+    # A worker that has not responded yet has 60 seconds.
+    assert (limit.of(0), limit.of(1)) == (2.0, 60.0)
+    limit.note(1, 0.5)
+    assert limit.of(0) == limit.of(1) == 10.0
+    assert "timeouts.answer is now 10 s; slowest recent" in caplog.text
+    # The responses of the fast worker do not make the slow one forgotten.
+    for _ in range(100):
+        limit.note(0, 0.01)
+    assert limit.seconds == 10.0
+    num_lines = len(caplog.messages)
+    for _ in range(20):
+        limit.note(1, 0.6)
+    assert limit.seconds == 12.0
+    assert len(caplog.messages) == num_lines
+    limit.note(0, 9.0)
+    assert limit.seconds == 60.0
+
+
+def test_silence_doubles_the_limit_for_a_while():
+    limit = ResponseLimit(None, 1)
+    limit.note(0, 0.01)
+    for seconds in (4.0, 8.0, 16.0):
+        limit.note_silence(0)
+        assert limit.seconds == pytest.approx(seconds)
+    for _ in range(20):
+        limit.note(0, 0.01)
+    assert limit.seconds == 2.0
+
+
+def test_a_number_stays_a_number_and_a_run_continues():
+    limit = ResponseLimit(5.0, 1)
+    limit.note(0, 3.0)
+    limit.note_silence(0)
+    assert limit.seconds == limit.of(0) == 5.0
+    earlier, later = ResponseLimit(None, 2), ResponseLimit(None, 3)
+    earlier.note(0, 0.4)
+    later.resume(earlier.slowest)
+    np.testing.assert_allclose([later.of(worker) for worker in range(3)], 8.0)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "error", "message"),
+    [
+        ({"answer": 0}, ValueError, "answer must be"),
+        ({"answer": 1.9}, ValueError, "answer must be at least 2 seconds.*got 1.9"),
+        ({"start": None}, TypeError, "start must be"),
+        ({"replacement": -1.0}, ValueError, "replacement must be"),
+    ],
+)
+def test_bad_timeouts(seconds, error, message):
+    with pytest.raises(error, match=message):
+        Timeouts(**seconds)
