@@ -515,6 +515,7 @@ class RayCluster:
         layout, plan = Layout.of(code, like, task.message_dtype), None
         if code.messages_per_worker > 1:
             plan = RequestPlan.of(code, layout, self._find_weights)
+            task = task._replace(report_size=plan.report_size)
         self._fleet.restart(code.num_workers)
         launch = launcher(code, layout, task, self._parts, self._options)
         driver = Driver(self._fleet, layout, launch, plan)

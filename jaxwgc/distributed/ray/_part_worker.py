@@ -15,7 +15,10 @@ from jaxwgc.distributed.ray._worker import Worker, projection, read_order
 
 # Gradients that are added up in one pass through memory.
 _AT_ONCE = 8
-# How many times what a part takes a worker waits before it does what others are at.
+# Seconds that reports wait for others, to travel with them: short against a call of Ray
+# for each, at 1 to 2 milliseconds, and long against small parts.
+HOLD_SECONDS = 0.05
+# Times of a part that a worker waits before it computes parts that others are at.
 _PARTS_HELD = 2
 
 
@@ -109,15 +112,22 @@ class PartWorker(Worker):
             self._num_calls += 1
             calls = self._num_calls
             self._changed.notify_all()
-            self._changed.wait_for(
-                lambda: (
-                    len(step.reports) > max(seen, step.num_quiet)
-                    or self._error is not None
-                    or step.is_stopped
-                    or calls != self._num_calls
-                ),
-                limit / 4,
-            )
+
+            def is_over():
+                is_newest = calls == self._num_calls and not step.is_stopped
+                return self._error is not None or not is_newest
+
+            def is_waiting_for(number):
+                return len(step.reports) < number and not is_over()
+
+            first = max(seen, step.num_quiet) + 1
+            self._changed.wait_for(lambda: not is_waiting_for(first), limit / 4)
+            if len(step.reports) >= first:
+                # More reports travel in the same call.
+                full = first - 1 + self.task.report_size
+                self._changed.wait_for(
+                    lambda: not (is_waiting_for(full) and step.is_free), HOLD_SECONDS
+                )
             if self._error is not None:
                 raise self._error
             if time.monotonic() - self._began > limit:
@@ -205,9 +215,8 @@ class PartWorker(Worker):
                     self._changed.wait_for(lambda: len(self._step.turns))
                     # What others have, or are at, is for them to send, or to finish:
                     # it is done again only after a while.
-                    self._changed.wait_for(
-                        lambda: self._step.is_free, _PARTS_HELD * took
-                    )
+                    hold = max(_PARTS_HELD * took, HOLD_SECONDS)
+                    self._changed.wait_for(lambda: self._step.is_free, hold)
                     step, turns = self._step, self._step.turns
                     if not len(turns):
                         continue

@@ -25,7 +25,7 @@ from jaxwgc.distributed.ray._events import (
 from jaxwgc.distributed.ray._fleet import Fleet, WorkerSlot
 from jaxwgc.distributed.ray._message_round import Verifier
 from jaxwgc.distributed.ray._messages import Layout, Report, Round, is_finite, unpack
-from jaxwgc.distributed.ray._part_worker import turns_left
+from jaxwgc.distributed.ray._part_worker import HOLD_SECONDS, turns_left
 
 # A sum that has not come after these seconds, plus so many times the seconds of the
 # others, is not waited for if the others have finished its parts by then.
@@ -57,6 +57,11 @@ class RequestPlan(NamedTuple):
     is_held: np.ndarray
     support: np.ndarray
     may_skip: bool
+
+    @property
+    def report_size(self) -> int:
+        """Number of parts of a worker if all are equally fast; it reports them at once."""
+        return -(-self.code.num_parts // self.code.num_workers)
 
     @classmethod
     def of(
@@ -135,8 +140,8 @@ class RequestRound:
         self._reported = ~is_held
         # What each worker was told of its parts: see `turns_left`.
         self._taken = np.zeros(is_held.shape, np.int8)
-        # Parts that each worker is at, and computes next, by what it was told.
-        self._claims = np.full((len(is_held), 2), plan.code.num_parts)
+        # Parts that each worker computes before its next report, by what it was told.
+        self._claims = np.zeros((len(is_held), plan.code.num_parts + 1), bool)
         # Workers whose parts do not count in this round.
         self._is_out = np.zeros(len(is_held), bool)
         self._losses_before = self._losses_known = fleet.num_losses()
@@ -149,8 +154,12 @@ class RequestRound:
         self._wrong: np.ndarray | None = None
         self._result: Round | None = None
         self.poll_at = now
-        for worker in np.flatnonzero(fleet.are("idle", "computing")):
-            self._send(int(worker), now)
+        workers = np.flatnonzero(fleet.are("idle", "computing")).tolist()
+        for worker in workers:
+            # All are told of the claims of all.
+            self._claim_parts(worker)
+        for worker in workers:
+            self._send(worker, now)
 
     def handle(self, event: Event, now: float) -> Sequence[Action]:
         """Returns the actions that an event causes."""
@@ -245,9 +254,9 @@ class RequestRound:
     def _claim_parts(self, worker: int) -> np.ndarray:
         """Returns which parts of a worker others have finished, or are at.
 
-        Also records the parts that the worker claims until the next update: the part
-        that it has begun by what it was told before, and another. Workers that are less
-        than half as fast, or suspected, keep no part from it.
+        Also records the parts that the worker claims until its next report: the part
+        that it has begun by what it was told before, and at least another. Workers that
+        are less than half as fast, or suspected, keep no part from it.
         """
         done, taken = self._reported[worker], self._taken[worker]
         begun = turns_left(taken, done)[:1]
@@ -258,14 +267,16 @@ class RequestRound:
             is_heard &= [not slot.is_suspected for slot in self._fleet.slots]
             is_heard[worker] = False
             status = np.zeros(self._plan.code.num_parts + 1, np.int8)
-            status[self._claims[is_heard]] = 1
+            status[self._claims[is_heard].any(0)] = 1
             status[self._plan.parts[self._done]] = 2
             taken[:] = status[self._plan.parts[worker]]
         free = turns_left(taken, done)
         free = free[taken[free] == 0]
-        turns = np.concatenate([begun, np.setdiff1d(free, begun, True)])[:2]
-        self._claims[worker] = self._plan.code.num_parts
-        self._claims[worker, : len(turns)] = self._plan.parts[worker, turns]
+        turns = np.concatenate([begun, np.setdiff1d(free, begun, True)])
+        num_parts = HOLD_SECONDS / self._fleet.limit.median(worker)
+        turns = turns[: int(np.clip(num_parts, 2, self._plan.report_size))]
+        self._claims[worker] = False
+        self._claims[worker, self._plan.parts[worker, turns]] = True
         return taken[: int(self._plan.is_held[worker].sum())].copy()
 
     def _is_over(self, now: float) -> bool:

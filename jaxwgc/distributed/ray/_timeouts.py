@@ -77,6 +77,12 @@ class ResponseLimit:
         """Seconds of the slowest recent response; 0 if there is none."""
         return float(np.nanmax(self._recent, initial=0.0))
 
+    def median(self, worker: int) -> float:
+        """Returns the median of a worker's recent response times; infinity if none."""
+        recent = self._recent[worker]
+        recent = recent[~np.isnan(recent)]
+        return float(np.median(recent)) if len(recent) else np.inf
+
     def of(self, worker: int) -> float:
         """Returns the limit of a worker."""
         if self._answer is None and np.isnan(self._recent[worker]).all():

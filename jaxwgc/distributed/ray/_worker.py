@@ -44,6 +44,7 @@ class Task(NamedTuple):
       params: leaves are `jax.ShapeDtypeStruct`.
       key: that of the first round as it travels.
       settings: of JAX, by name.
+      report_size: On request, number of parts after which a worker reports at once.
     """
 
     loss: Callable
@@ -56,6 +57,7 @@ class Task(NamedTuple):
     params: Any = None
     key: Any = None
     settings: dict[str, Any] = {}
+    report_size: int = 1
 
 
 class Started(NamedTuple):
@@ -273,6 +275,11 @@ def environment(options: Mapping[str, Any]) -> dict[str, str]:
         "NPROC": str(threads),
         "OMP_NUM_THREADS": str(threads),
         "OPENBLAS_NUM_THREADS": str(threads),
+        # Freed memory is kept: the system takes four times as long to give fresh memory
+        # for a gradient as the worker to write it.
+        "MALLOC_MMAP_MAX_": "0",
+        "MALLOC_TRIM_THRESHOLD_": str(2**62),
+        "MALLOC_ARENA_MAX": "1",
     }
     if threads == 1:
         flags = os.environ.get("XLA_FLAGS", "")
