@@ -60,7 +60,7 @@ class RequestPlan(NamedTuple):
 
     @property
     def report_size(self) -> int:
-        """Number of parts of a worker if all are equally fast; it reports them at once."""
+        """Number of parts of each of equally fast workers, which report them at once."""
         return -(-self.code.num_parts // self.code.num_workers)
 
     @classmethod
@@ -273,8 +273,9 @@ class RequestRound:
         free = turns_left(taken, done)
         free = free[taken[free] == 0]
         turns = np.concatenate([begun, np.setdiff1d(free, begun, True)])
-        num_parts = HOLD_SECONDS / self._fleet.limit.median(worker)
-        turns = turns[: int(np.clip(num_parts, 2, self._plan.report_size))]
+        seconds = max(self._fleet.limit.median(worker), 1e-6)
+        num_parts = int(np.clip(HOLD_SECONDS / seconds, 2, self._plan.report_size))
+        turns = turns[:num_parts]
         self._claims[worker] = False
         self._claims[worker, self._plan.parts[worker, turns]] = True
         return taken[: int(self._plan.is_held[worker].sum())].copy()
