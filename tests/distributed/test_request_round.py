@@ -86,6 +86,18 @@ def test_two_helpers_share_the_work_of_a_slow_worker():
     assert report(0, []) == 0
 
 
+def test_rule_that_sees_workers():
+    """It ends the round once two workers have finished all of their parts."""
+    fleet = request_fleet()
+    fleet.rules = fleet.rules._replace(
+        ends=lambda times: np.sort(times)[1], sees_workers=True
+    )
+    world = World(fleet, on_request=True)
+    found = world.run(by_worker(1.0, 2.0, 1.5, 3.0))
+    assert 6.0 <= found.elapsed < 6.1
+    assert np.isfinite(found.times).sum(1).tolist() == [4, 3, 4, 1]
+
+
 @pytest.mark.parametrize(("dies", "seconds"), [(True, 4.2), (False, 5.2)])
 def test_lost_between_report_and_sum(dies, seconds):
     """The helpers of worker 1 go on, and have its parts after four seconds."""

@@ -13,22 +13,7 @@ import jax
 import numpy as np
 
 from jaxwgc.codes import GradientCode
-from jaxwgc.distributed.ray._events import (
-    Action,
-    Call,
-    Event,
-    Launch,
-    Listen,
-    Lost,
-    Message,
-    PartsDone,
-    Ready,
-    Replace,
-    Request,
-    Send,
-    Stop,
-    Sum,
-)
+from jaxwgc.distributed.ray import _events as events
 from jaxwgc.distributed.ray._messages import Answer, Layout
 from jaxwgc.distributed.ray._part_worker import PartWorker
 from jaxwgc.distributed.ray._session import find_ray
@@ -41,7 +26,12 @@ _SECONDS_TO_FIND = 2e-3
 # Calls without a response, after which a worker gets no more of them.
 _MAX_CALLS = 4
 # Methods of the actors; arguments are the fields of the action.
-_METHODS = {Send: "compute", Listen: "report", Request: "answer", Stop: "stop"}
+_METHODS = {
+    events.Send: "compute",
+    events.Listen: "report",
+    events.Request: "answer",
+    events.Stop: "stop",
+}
 
 
 class NoResponse(Exception):
@@ -72,8 +62,8 @@ class Actors:
             [] for _ in range(num_workers)
         ]
         # The newest call of a worker that has too many without a response.
-        self._deferred: dict[int, Call] = {}
-        self._events: collections.deque[Event] = collections.deque()
+        self._deferred: dict[int, events.Call] = {}
+        self._events: collections.deque[events.Event] = collections.deque()
         self._signature: str | None = None
         # When no response was there for the last time, and the shortest travel time.
         self._empty, self._transport = 0.0, np.inf
@@ -85,20 +75,20 @@ class Actors:
         """Whether there are events that have been read, and not returned."""
         return bool(self._events)
 
-    def perform(self, actions: Sequence[Action]) -> None:
+    def perform(self, actions: Sequence[events.Action]) -> None:
         """Launches and ends actors, and calls their methods."""
         for action in actions:
             worker = action.worker
             match action:
-                case Launch():
+                case events.Launch():
                     actor = self._actors[worker] = self._launch(worker)
                     self._calls[worker] = [(actor.start.remote(), -1, time.monotonic())]
-                case Replace():
+                case events.Replace():
                     self.end(worker)
                 case _:
                     self._call(action)
 
-    def next_event(self, seconds: float) -> Event | None:
+    def next_event(self, seconds: float) -> events.Event | None:
         """Returns the next event; None if there is none within some seconds."""
         for call in list(self._deferred.values()):
             self._call(call)
@@ -163,7 +153,7 @@ class Actors:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
 
-    def _call(self, action: Call) -> None:
+    def _call(self, action: events.Call) -> None:
         """Calls a method, in the place of a call without a response."""
         worker, calls = action.worker, self._calls[action.worker]
         if calls:
@@ -174,14 +164,16 @@ class Actors:
             self._deferred[worker] = action
             return
         self._deferred.pop(worker, None)
-        if isinstance(action, Send):
+        if isinstance(action, events.Send):
             arguments = self.order, *action.arguments
         else:
             arguments = action[1:-1]
         method = getattr(self._actors[worker], _METHODS[type(action)])
         calls.append((method.remote(*arguments), action.call, time.monotonic()))
 
-    def _event(self, worker: int, task: Any, now: float, was_waiting: bool) -> Event:
+    def _event(
+        self, worker: int, task: Any, now: float, was_waiting: bool
+    ) -> events.Event:
         """Returns the event of a task that is done."""
         _, call, _ = self._calls[worker][-1]
         since, self._calls[worker] = self._calls[worker][0][2], []
@@ -194,11 +186,11 @@ class Actors:
                 return self._started(worker, result)
             case Answer():
                 seconds = self._seconds(now - since, result.seconds, was_waiting, since)
-                return Message(worker, call, result, seconds)
+                return events.Message(worker, call, result, seconds)
             case list():
-                return PartsDone(worker, call, result)
+                return events.PartsDone(worker, call, result)
             case _:
-                return Sum(worker, call, result, now - since)
+                return events.Sum(worker, call, result, now - since)
 
     def _seconds(
         self, seen: float, computed: float, was_waiting: bool, since: float
@@ -210,24 +202,24 @@ class Actors:
         travel = self._transport if np.isfinite(self._transport) else 0.0
         return float(np.clip(computed + travel, self._empty - since, seen))
 
-    def _started(self, worker: int, started: Started) -> Event:
+    def _started(self, worker: int, started: Started) -> events.Event:
         self._signature = self._signature or started.signature
         if started.signature != self._signature:
             error = ValueError(
                 f"parts must be alike; got {started.signature}, and {self._signature} "
                 "on another worker"
             )
-            return Lost(worker, f"ValueError: {error}", error, has_died=False)
+            return events.Lost(worker, f"ValueError: {error}", error, has_died=False)
         is_here = started.node == find_ray().get_runtime_context().get_node_id()
         self._pids[worker] = pid = started.pid if is_here else None
-        return Ready(worker, pid, started.node, started.host)
+        return events.Ready(worker, pid, started.node, started.host)
 
-    def _lost(self, worker: int, error: Exception) -> Lost:
+    def _lost(self, worker: int, error: Exception) -> events.Lost:
         self._check_open()
         exceptions = find_ray().exceptions
         has_died = isinstance(error, exceptions.RayError)
         has_died &= not isinstance(error, exceptions.RayTaskError)
-        return Lost(worker, reason(error), error, has_died)
+        return events.Lost(worker, reason(error), error, has_died)
 
 
 def reason(error: Exception) -> str:

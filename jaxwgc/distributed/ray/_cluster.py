@@ -29,7 +29,14 @@ from jaxwgc.distributed.ray._options import (
 )
 from jaxwgc.distributed.ray._request_round import RequestPlan
 from jaxwgc.distributed.ray._session import check_installed, check_resources, session
-from jaxwgc.distributed.ray._setup import decodes_of, rules_of, weights_of
+from jaxwgc.distributed.ray._setup import (
+    actor_options_of,
+    decodes_of,
+    parts_of,
+    rules_of,
+    task_of,
+    weights_of,
+)
 from jaxwgc.distributed.ray._timeouts import Timeouts
 from jaxwgc.distributed.ray._trace import filled
 from jaxwgc.distributed.ray._verification import (
@@ -38,7 +45,7 @@ from jaxwgc.distributed.ray._verification import (
     Recomputation,
     Tools,
 )
-from jaxwgc.distributed.ray._worker import SHARED_SETTINGS, Task, sent, try_loss
+from jaxwgc.distributed.ray._worker import SHARED_SETTINGS, read, sent, try_loss
 from jaxwgc.stragglers import WaitingRule
 from jaxwgc.studies import StragglerReport, straggler_report
 
@@ -95,7 +102,7 @@ class RayCluster:
         `on_wrong`, for `fastest(num_workers - num_stragglers + 2)`, which leaves two
         checks, or for all workers if there are fewer.
       decoding: `DecodingOptions`.
-      verification: `Verification`. None accepts all messages.
+      verification: `Verification`. By default, all messages are accepted.
       timeouts: `Timeouts`.
       address: Address of a running Ray cluster, as `"host:6379"` or `"auto"`. None
         starts one.
@@ -141,55 +148,36 @@ class RayCluster:
         batch: Callable[[jax.Array, Any], Any] | None = None,
         key: jax.Array | None = None,
         wait: WaitingRule | None = None,
-        decoding: DecodingOptions | None = None,
-        verification: Verification | None = None,
-        timeouts: Timeouts | None = None,
+        decoding: DecodingOptions = DecodingOptions(),
+        verification: Verification = Verification(),
+        timeouts: Timeouts = Timeouts(),
         address: str | None = None,
         actor_options: Mapping[str, Any] | None = None,
-        faults: Faults | None = None,
+        faults: Faults = Faults(),
         **others: Any,
     ):
         check_installed()
         reject_unknown(others)
         GradientCode.check(code)
-        if on_request := code.messages_per_worker > 1:
+        if code.messages_per_worker > 1:
             code.check_requests()
-        _validation.check_bool("has_aux", has_aux)
-        _validation.check_callable("loss", loss)
-        if batch is not None:
-            _validation.check_callable("batch", batch)
         if (key is None) != (batch is None):
             raise ValueError(
                 f"key and batch go together; got key = {key!r} and batch = {batch!r}"
             )
-        decoding = _given("decoding", decoding, DecodingOptions)
-        verification = _given("verification", verification, Verification)
-        timeouts = _given("timeouts", timeouts, Timeouts)
-        faults = _given("faults", faults, Faults)
-        load = parts if callable(parts) else None
-        self._first_part = self._parts = None
-        if load is None:
-            _validation.check_leading_axis("parts", parts, code.num_parts, "num_parts")
-            _validation.check_dtypes("parts", parts, "numbers, bools or keys")
-            self._first_part = jax.tree.map(lambda leaf: leaf[:1], parts)
-            self._parts = sent(parts)
-        self.code = code
+        for name, value, kind in (
+            ("decoding", decoding, DecodingOptions),
+            ("verification", verification, Verification),
+            ("timeouts", timeouts, Timeouts),
+            ("faults", faults, Faults),
+        ):
+            _validation.check_instance(name, value, kind)
+        self.code, self._address, self._verification = code, address, verification
         self.key = jax.random.key(0) if key is None else _validation.check_key(key)
-        self._task = Task(
-            loss,
-            has_aux,
-            load,
-            batch,
-            **vars(faults),
-            message_dtype=decoding.message_dtype,
-        )
-        self._address = address
-        # Nobody else uses the CPUs of our own Ray. Its record of every task would grow
-        # without bounds.
-        self._options = {"num_cpus": 0, "enable_task_events": False}
-        if address is not None:
-            self._options |= {"num_cpus": 1, "scheduling_strategy": "SPREAD"}
-        self._options |= actor_options or {}
+        self._parts = None if callable(parts) else parts_of(parts, code)
+        load = parts if callable(parts) else None
+        self._task = task_of(loss, has_aux, load, batch, faults, decoding)
+        self._options = actor_options_of(address, actor_options or {})
         self._raises = decoding.undecodable == "raise"
         self._aggregate = functools.partial(
             decode_aggregate,
@@ -199,10 +187,9 @@ class RayCluster:
             tolerance=decoding.tolerance,
             decoder=decoding.decoder,
             message_dtype=decoding.message_dtype,
-            on_request=on_request,
+            on_request=code.messages_per_worker > 1,
         )
         self._aggregate()
-        self._verification = verification
         self._locator = verification.locator(code)
         self._decodes = decodes_of(code, decoding)
         self._find_weights = weights_of(code, decoding)
@@ -489,8 +476,9 @@ class RayCluster:
         )
         if self._driver is None:
             self._params_like = like
-            if self._first_part is not None:
-                try_loss(self._task, like, self._first_part, self.key)
+            if self._parts is not None:
+                first = jax.tree.map(lambda leaf: leaf[:1], read(self._parts))
+                try_loss(self._task, like, first, self.key)
             self._connect(self._stack)
             self._driver = self._make_driver(like)
             try:
@@ -535,10 +523,3 @@ class RayCluster:
         """Joins a cluster, or starts one once the loss has been tried."""
         stack.enter_context(session(self._address))
         check_resources(self.code.num_workers, self._options)
-
-
-def _given(name: str, value: Any, kind: type) -> Any:
-    """Returns an option, by default one of a kind with default values."""
-    value = kind() if value is None else value
-    _validation.check_instance(name, value, kind)
-    return value

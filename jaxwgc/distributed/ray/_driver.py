@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxwgc.distributed.ray import _events as events
 from jaxwgc.distributed.ray._actors import Actors
-from jaxwgc.distributed.ray._events import Replace
 from jaxwgc.distributed.ray._fleet import Fleet, StartUp
 from jaxwgc.distributed.ray._message_round import MessageRound, Verifier
 from jaxwgc.distributed.ray._messages import Layout, Memory, Round
@@ -113,7 +113,7 @@ class Driver:
     def _perform(self, actions: Any) -> None:
         self.actors.perform(actions)
         for action in actions:
-            if isinstance(action, Replace) and action.warning:
+            if isinstance(action, events.Replace) and action.warning:
                 # Shown at the call of `compute`.
                 warnings.warn(action.warning, stacklevel=6)
 

@@ -7,17 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxwgc.distributed.ray._events import (
-    Action,
-    Call,
-    Launch,
-    Lost,
-    Message,
-    PartsDone,
-    Ready,
-    Replace,
-    Sum,
-)
+from jaxwgc.distributed.ray import _events as events
 from jaxwgc.distributed.ray._timeouts import ResponseLimit, Timeouts
 from jaxwgc.distributed.ray._trace import mark_lost
 
@@ -127,7 +117,7 @@ class Fleet:
         self.limit = ResponseLimit(timeouts.answer, num_workers)
         self.rows: list[np.ndarray] = []
         self.when = "at the start"
-        self._actions: list[Action] = []
+        self._actions: list[events.Action] = []
         self._num_calls = 0
 
     def restart(self, num_workers: int) -> None:
@@ -142,7 +132,7 @@ class Fleet:
         self.rows.append(seconds)
         return len(self.rows) - 1
 
-    def actions(self) -> list[Action]:
+    def actions(self) -> list[events.Action]:
         """Returns the actions since the last call."""
         actions, self._actions = self._actions, []
         return actions
@@ -155,7 +145,7 @@ class Fleet:
         """Returns how often each worker was lost, int (num_workers,)."""
         return np.array([slot.num_replaced for slot in self.slots])
 
-    def call(self, call: Call, now: float, owner: Any = None) -> None:
+    def call(self, call: events.Call, now: float, owner: Any = None) -> None:
         """Adds a call of a worker, in the place of one without a response."""
         slot = self.slots[call.worker]
         if slot.state != "computing":
@@ -165,7 +155,7 @@ class Fleet:
         slot.number, slot.owner = call.number, owner
         self._actions.append(call._replace(call=slot.call))
 
-    def responded(self, event: Message | PartsDone | Sum) -> bool:
+    def responded(self, event: events.Message | events.PartsDone | events.Sum) -> bool:
         """Notes that a call has returned; returns whether it is the newest."""
         slot = self.slots[event.worker]
         is_newest = slot.state == "computing" and slot.call == event.call
@@ -175,13 +165,13 @@ class Fleet:
                 self.recover(slot)
         return is_newest
 
-    def ready(self, event: Ready) -> None:
+    def ready(self, event: events.Ready) -> None:
         """Notes that the process of a worker has started."""
         slot = self.slots[event.worker]
         slot.state, slot.pid = "idle", event.pid
         slot.node, slot.host = event.node, event.host
 
-    def lost(self, event: Lost, now: float) -> None:
+    def lost(self, event: events.Lost, now: float) -> None:
         """Has a worker replaced."""
         self.replace(self.slots[event.worker], event.trouble, now, event.error)
 
@@ -206,7 +196,7 @@ class Fleet:
         slot.away_since = now if slot.away_since is None else slot.away_since
         slot.state, slot.pid, slot.is_suspected = "lost", None, False
         mark_lost(self.rows, slot.index)
-        self._actions.append(Replace(slot.index, warning))
+        self._actions.append(events.Replace(slot.index, warning))
         self._log_loss(slot, "lost")
 
     def blame(self, slot: WorkerSlot, trouble: str) -> None:
@@ -269,7 +259,7 @@ class Fleet:
                     self._log_loss(slot, "suspected")
             if slot.state == "lost" and slot.relaunch_at <= now:
                 slot.state, slot.since = "starting", now
-                self._actions.append(Launch(slot.index))
+                self._actions.append(events.Launch(slot.index))
 
     def is_hopeless(self, mask: np.ndarray, given_up: np.ndarray, now: float) -> bool:
         """Returns whether a round can only get messages that it need not wait for.
@@ -324,10 +314,12 @@ class StartUp:
         self._is_over = False
         log.info("starting %d workers", len(fleet.slots))
 
-    def handle(self, event: Ready | Lost, now: float) -> Sequence[Action]:
+    def handle(
+        self, event: events.Ready | events.Lost, now: float
+    ) -> Sequence[events.Action]:
         """Raises the error of a worker that cannot start; others are started again."""
         slot = self._fleet.slots[event.worker]
-        if isinstance(event, Lost):
+        if isinstance(event, events.Lost):
             self._fleet.lost(event, now)
             if not event.has_died or slot.num_failures == _MAX_DEATHS_AT_START:
                 cause = getattr(event.error, "cause", None) or event.error
@@ -335,13 +327,13 @@ class StartUp:
                 raise kind(
                     f"worker {slot.index} failed to start: {event.trouble}"
                 ) from event.error
-        else:
+        elif isinstance(event, events.Ready):
             self._fleet.ready(event)
             num_ready = int(self._fleet.are("idle").sum())
             log.info("%d of %d workers are ready", num_ready, len(self._fleet.slots))
         return self._fleet.actions()
 
-    def poll(self, now: float) -> Sequence[Action]:
+    def poll(self, now: float) -> Sequence[events.Action]:
         """Launches processes; raises RuntimeError if the start takes too long."""
         waiting = np.flatnonzero(~self._fleet.are("idle")).tolist()
         if waiting and now > self._end:

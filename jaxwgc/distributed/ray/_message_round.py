@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from jaxwgc.distributed.ray._events import Action, Event, Lost, Message, Ready, Send
+from jaxwgc.distributed.ray import _events as events
 from jaxwgc.distributed.ray._fleet import Fleet
 from jaxwgc.distributed.ray._messages import Layout, Round, is_finite, unpack
 
@@ -83,25 +83,25 @@ class MessageRound:
         """Workers whose messages of this round are there, bool (num_workers,)."""
         return np.isfinite(self.times)
 
-    def handle(self, event: Event, now: float) -> Sequence[Action]:
+    def handle(self, event: events.Event, now: float) -> Sequence[events.Action]:
         """Returns the actions that an event causes."""
         match event:
-            case Ready():
+            case events.Ready():
                 self._fleet.ready(event)
                 # The message of a worker that was lost after its response is here.
                 if not self.received[event.worker]:
                     self._send(event.worker, now)
-            case Lost():
+            case events.Lost():
                 self._fleet.lost(event, now)
-            case Message() if self._fleet.responded(event):
+            case events.Message() if self._fleet.responded(event):
                 try:
                     self._take(event, now)
                 except ValueError as error:
-                    lost = Lost(event.worker, f"ValueError: {error}", error)
+                    lost = events.Lost(event.worker, f"ValueError: {error}", error)
                     self._fleet.lost(lost, now)
         return self._advance(now)
 
-    def poll(self, now: float) -> Sequence[Action]:
+    def poll(self, now: float) -> Sequence[events.Action]:
         """Returns the actions that the passing of time causes."""
         self._fleet.poll(now)
         return self._advance(now)
@@ -110,7 +110,7 @@ class MessageRound:
         """Returns the round once it is over, None before."""
         return self._result
 
-    def _advance(self, now: float) -> Sequence[Action]:
+    def _advance(self, now: float) -> Sequence[events.Action]:
         """Ends the round if it is over; returns all actions that are due."""
         if self._ends is None:
             self._ends = self._begin + self._fleet.rules.ends(self.times)
@@ -123,9 +123,9 @@ class MessageRound:
         return self._fleet.actions()
 
     def _send(self, worker: int, now: float) -> None:
-        self._fleet.call(Send(worker, self.number), now, self._owner)
+        self._fleet.call(events.Send(worker, self.number), now, self._owner)
 
-    def _take(self, event: Message, now: float) -> None:
+    def _take(self, event: events.Message, now: float) -> None:
         """Copies a message, so that nothing refers to Ray's memory.
 
         The message of an earlier round leaves its response time, and is kept for its

@@ -10,18 +10,7 @@ import numpy as np
 
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding import Decoding
-from jaxwgc.distributed.ray._events import (
-    Action,
-    Event,
-    Listen,
-    Lost,
-    PartsDone,
-    Ready,
-    Request,
-    Send,
-    Stop,
-    Sum,
-)
+from jaxwgc.distributed.ray import _events as events
 from jaxwgc.distributed.ray._fleet import Fleet, WorkerSlot
 from jaxwgc.distributed.ray._message_round import Verifier
 from jaxwgc.distributed.ray._messages import Layout, Report, Round, is_finite, unpack
@@ -60,7 +49,7 @@ class RequestPlan(NamedTuple):
 
     @property
     def report_size(self) -> int:
-        """Number of parts of each of equally fast workers, which report them at once."""
+        """Number of parts that a worker reports at once, if all are equally fast."""
         return -(-self.code.num_parts // self.code.num_workers)
 
     @classmethod
@@ -95,7 +84,7 @@ class RequestPlan(NamedTuple):
     def seen_times(self, times: np.ndarray, sees_workers: bool) -> np.ndarray:
         """Returns the times that the waiting rule sees, of those of parts."""
         if sees_workers:
-            return np.where(self._plan.is_held, times, 0.0).max(1)
+            return np.where(self.is_held, times, 0.0).max(1)
         return np.where(self.support, times[:, None], 0.0).max(2).ravel()
 
 
@@ -161,31 +150,31 @@ class RequestRound:
         for worker in workers:
             self._send(worker, now)
 
-    def handle(self, event: Event, now: float) -> Sequence[Action]:
+    def handle(self, event: events.Event, now: float) -> Sequence[events.Action]:
         """Returns the actions that an event causes."""
         match event:
-            case Ready():
+            case events.Ready():
                 self._fleet.ready(event)
                 self._send(event.worker, now)
-            case Lost():
+            case events.Lost():
                 self._fleet.lost(event, now)
-            case PartsDone() if self._fleet.responded(event):
+            case events.PartsDone() if self._fleet.responded(event):
                 slot = self._fleet.slots[event.worker]
                 slot.num_seen += len(event.reports)
                 for report in event.reports:
                     self._note(slot, report, now)
-            case Sum() if self._fleet.responded(event):
+            case events.Sum() if self._fleet.responded(event):
                 try:
                     self._take_sum(event, now)
                 except ValueError as error:
-                    lost = Lost(event.worker, f"ValueError: {error}", error)
+                    lost = events.Lost(event.worker, f"ValueError: {error}", error)
                     self._fleet.lost(lost, now)
         # A worker that was asked for a sum is listened to if one is missing.
         if self.requests is None and self._fleet.slots[event.worker].state == "idle":
             self._listen(event.worker, now)
         return self._advance(now)
 
-    def poll(self, now: float) -> Sequence[Action]:
+    def poll(self, now: float) -> Sequence[events.Action]:
         """Returns the actions that the passing of time causes."""
         self._fleet.poll(now)
         return self._advance(now)
@@ -194,7 +183,7 @@ class RequestRound:
         """Returns the round once it is over, None before."""
         return self._result
 
-    def _advance(self, now: float) -> Sequence[Action]:
+    def _advance(self, now: float) -> Sequence[events.Action]:
         """Asks for sums, or ends the round, if it is time; returns all actions."""
         self._forget_lost(now)
         if self.requests is None and self._is_over(now):
@@ -208,7 +197,9 @@ class RequestRound:
                 state = self._fleet.slots[worker].state
                 is_new = np.any(self._asked[worker] != request)
                 if state == "idle" or (is_new and state == "computing"):
-                    self._fleet.call(Request(int(worker), self.number, request), now)
+                    self._fleet.call(
+                        events.Request(int(worker), self.number, request), now
+                    )
                     self._asked[worker] = request
             if missing.any():
                 self._decode_without(missing, now)
@@ -236,14 +227,14 @@ class RequestRound:
             seen, slot.num_seen = slot.num_seen, 0
             taken = self._claim_parts(worker)
             arguments = self.number, taken, seen, self._fleet.limit.of(worker)
-            self._fleet.call(Send(worker, self.number, arguments), now)
+            self._fleet.call(events.Send(worker, self.number, arguments), now)
 
     def _listen(self, worker: int, now: float) -> None:
         """Requests the worker's next reports, unless all of its parts are done."""
         if not self._reported[worker].all():
             seen = self._fleet.slots[worker].num_seen
             taken, limit = self._claim_parts(worker), self._fleet.limit.of(worker)
-            call = Listen(worker, self.number, seen, taken, limit)
+            call = events.Listen(worker, self.number, seen, taken, limit)
             self._fleet.call(call, now)
 
     def _listen_to_idle(self, now: float) -> None:
@@ -347,7 +338,7 @@ class RequestRound:
         self._done[worker, turn] = True
         self._ends = None
 
-    def _take_sum(self, event: Sum, now: float) -> None:
+    def _take_sum(self, event: events.Sum, now: float) -> None:
         """Copies a sum, so that nothing refers to Ray's memory."""
         worker = event.worker
         slot = self._fleet.slots[worker]
@@ -371,7 +362,7 @@ class RequestRound:
         num_losses = self._fleet.num_losses()
         for worker in np.flatnonzero(num_losses > self._losses_known):
             self._reported[worker] = ~self._plan.is_held[worker]
-            self._reopen(worker, now)
+            self._reopen(int(worker), now)
         self._losses_known = num_losses
 
     def _reopen(self, worker: int, now: float) -> None:
@@ -404,7 +395,7 @@ class RequestRound:
         """Stops the workers, and makes the result."""
         for slot in self._fleet.slots:
             if slot.state == "computing" and slot.number == self.number:
-                self._fleet.call(Stop(slot.index, self.number), now)
+                self._fleet.call(events.Stop(slot.index, self.number), now)
         assert self.requests is not None
         received = self.requests.any(1)
         self.messages[~received] = 0

@@ -1,7 +1,7 @@
 """Rules of the rounds of a `RayCluster`, from its code, waiting rule and options."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -10,8 +10,40 @@ import numpy as np
 from jaxwgc import _validation, coding
 from jaxwgc.codes import GradientCode
 from jaxwgc.distributed.ray._fleet import Rules
-from jaxwgc.distributed.ray._options import DecodingOptions
+from jaxwgc.distributed.ray._options import DecodingOptions, Faults
+from jaxwgc.distributed.ray._worker import Task, sent
 from jaxwgc.stragglers import StragglerModel, WaitingRule, fastest
+
+
+def parts_of(parts: Any, code: GradientCode) -> Any:
+    """Returns checked parts as they travel."""
+    _validation.check_leading_axis("parts", parts, code.num_parts, "num_parts")
+    _validation.check_dtypes("parts", parts, "numbers, bools or keys")
+    return sent(parts)
+
+
+def task_of(
+    loss: Any, has_aux: Any, load: Any, batch: Any, faults: Faults, options: Any
+) -> Task:
+    """Returns the task of the workers, without what the first params tell."""
+    _validation.check_bool("has_aux", has_aux)
+    _validation.check_callable("loss", loss)
+    if batch is not None:
+        _validation.check_callable("batch", batch)
+    given = loss, has_aux, load, batch, faults.delay, faults.corrupt
+    return Task(*given, options.message_dtype)
+
+
+def actor_options_of(
+    address: str | None, actor_options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Returns the options of Ray's actors."""
+    # Nobody else uses the CPUs of our own Ray.
+    claims: dict[str, Any] = {"num_cpus": 0}
+    if address is not None:
+        claims = {"num_cpus": 1, "scheduling_strategy": "SPREAD"}
+    # Ray's record of every task would grow without bounds.
+    return {**claims, "enable_task_events": False, **actor_options}
 
 
 def decodes_of(
@@ -44,12 +76,12 @@ def rules_of(
     locator: coding.ErrorLocator | None,
 ) -> Rules:
     """Returns the rules of rounds: see `RayCluster` for the default of `wait`."""
-    can_be_used = decodes
+    can_be_used: Callable[[np.ndarray], bool] = decodes
     if locator is not None:
         num_required = code.num_workers - code.num_stragglers + 2
         wait = wait or fastest(min(code.num_workers, num_required))
 
-        def can_be_used(mask):
+        def can_be_used(mask: np.ndarray, /) -> bool:
             # Without messages that are compared with nothing.
             return decodes(locator.checked_by_others(mask))
 
