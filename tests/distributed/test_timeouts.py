@@ -1,5 +1,7 @@
 """Timeouts that adapt to the responses of workers."""
 
+import pathlib
+
 import numpy as np
 import pytest
 
@@ -50,6 +52,18 @@ def test_a_number_stays_a_number_and_a_run_continues():
     earlier.note(0, 0.4)
     later.resume(earlier.slowest)
     np.testing.assert_allclose([later.of(worker) for worker in range(3)], 8.0)
+
+
+@pytest.mark.parametrize("median", [0.01, 1.0])
+def test_no_worker_of_a_real_job_is_suspected(median):
+    """Five of the ten workers are three to five times as slow as the others."""
+    path = pathlib.Path(__file__).parents[2] / "experiments/data/pai_delays.npz"
+    times = np.load(path)["job_4"][:500]
+    limit = ResponseLimit(None, 10)
+    for row in median / np.nanmedian(times) * times:
+        for worker in np.argsort(row):
+            assert not row[worker] > limit.of(worker) / 2
+            limit.note(worker, row[worker])
 
 
 @pytest.mark.parametrize(

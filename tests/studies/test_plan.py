@@ -372,8 +372,9 @@ def test_what_a_choice_is_for(measured):
     remembers = counts._replace(memory=True)
     assert [own.tolerance for own in (exact, counts, remembers)] == [1e-3, 0.999, 1e-3]
     assert exact.model(delay) == stragglers.delayed(delay, exact.wait, exact.late)
-    taken = inspect.signature(jaxwgc.distributed.RayCluster)
-    taken.bind(None, parts=None, **exact.cluster_options())
+    options = exact.cluster_options()
+    assert options["decoding"].tolerance == 1e-3
+    assert {*options} < {*inspect.signature(jaxwgc.distributed.RayCluster).parameters}
     with pytest.raises(ValueError, match="must have at least 6 workers; got 4"):
         exact.model(stragglers.empirical(table(4)))
     with pytest.raises(TypeError, match="delay must be a DelayModel"):

@@ -162,7 +162,11 @@ class Choice(NamedTuple):
         `memory` is an argument of `RayCluster.train`. There, workers that send one
         message are always busy when late, as in a plan with `late="busy"`.
         """
-        return {"code": self.code, "wait": self.wait, "tolerance": self.tolerance}
+        # `distributed` imports `studies`.
+        from jaxwgc.distributed import DecodingOptions
+
+        decoding = DecodingOptions(tolerance=self.tolerance)
+        return {"code": self.code, "wait": self.wait, "decoding": decoding}
 
     @property
     def replication(self) -> float:
