@@ -18,10 +18,11 @@ from jaxwgc.distributed.ray._events import (
     Stop,
     Sum,
 )
-from jaxwgc.distributed.ray._fleet import Fleet, Rules, StartUp
+from jaxwgc.distributed.ray._fleet import Fleet, Rules
 from jaxwgc.distributed.ray._message_round import MessageRound
 from jaxwgc.distributed.ray._messages import Answer, Layout, Report
 from jaxwgc.distributed.ray._request_round import RequestPlan, RequestRound
+from jaxwgc.distributed.ray._start_up import StartUp
 
 CODE = codes.replicated(4, num_parts=8, copies=2)
 LENGTH = 2

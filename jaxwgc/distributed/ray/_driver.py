@@ -11,11 +11,12 @@ import numpy as np
 
 from jaxwgc.distributed.ray import _events as events
 from jaxwgc.distributed.ray._actors import Actors
-from jaxwgc.distributed.ray._fleet import Fleet, StartUp
+from jaxwgc.distributed.ray._fleet import Fleet
 from jaxwgc.distributed.ray._message_round import MessageRound, Verifier
 from jaxwgc.distributed.ray._messages import Layout, Memory, Round
 from jaxwgc.distributed.ray._request_round import RequestPlan, RequestRound
 from jaxwgc.distributed.ray._session import check_connected, find_ray
+from jaxwgc.distributed.ray._start_up import StartUp
 
 # Seconds between two looks for silent workers.
 _POLL_SECONDS = 0.1

@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,8 +11,6 @@ from jaxwgc.distributed.ray import _events as events
 from jaxwgc.distributed.ray._timeouts import ResponseLimit, Timeouts
 from jaxwgc.distributed.ray._trace import mark_lost
 
-# Deaths of one worker before it has ever started, after which the start fails.
-_MAX_DEATHS_AT_START = 3
 # Seconds before the next process is tried if several in a row have failed.
 _LONGEST_PAUSE_SECONDS = 60.0
 # Rounds with corrupted messages after which a worker is replaced.
@@ -171,22 +169,12 @@ class Fleet:
         slot.state, slot.pid = "idle", event.pid
         slot.node, slot.host = event.node, event.host
 
-    def lost(self, event: events.Lost, now: float) -> None:
-        """Has a worker replaced."""
-        self.replace(self.slots[event.worker], event.trouble, now, event.error)
-
-    def replace(
-        self,
-        slot: WorkerSlot,
-        trouble: str,
-        now: float,
-        error: Exception | None = None,
-        warning: str = "",
-    ) -> None:
+    def lose(self, event: events.Lost, now: float, warning: str = "") -> None:
         """Ends a process; the next is due at once, or later after several losses."""
+        slot = self.slots[event.worker]
         if slot.state == "lost":
             return
-        slot.trouble, slot.error = trouble, error
+        slot.trouble, slot.error = event.trouble, event.error
         slot.num_failures += 1
         slot.num_replaced += 1
         slot.num_corrupted = 0
@@ -213,30 +201,20 @@ class Fleet:
         for slot in np.array(self.slots)[corrupted]:
             slot.num_corrupted += 1
             times, name = slot.num_corrupted, f"worker {slot.index} on {slot.where}"
-            log.warning(
-                "%s is wrong %s: its answer is left out, as %d so far",
-                name,
-                self.when,
-                times,
-            )
+            left_out = f"its answer is left out, as {times} so far"
+            log.warning("%s is wrong %s: %s", name, self.when, left_out)
             if times == MAX_CORRUPTED_ROUNDS:
                 why = f"its answers were wrong in {times} rounds"
-                warning = (
-                    f"{name} is replaced, since {why}: that machine may compute wrong"
-                )
-                self.replace(slot, why, now, warning=warning)
+                so = "that machine may compute wrong"
+                warning = f"{name} is replaced, since {why}: {so}"
+                self.lose(events.Lost(slot.index, why), now, warning)
 
     def recover(self, slot: WorkerSlot) -> None:
         """Forgets the trouble of a worker that has responded well."""
         if slot.trouble:
-            log.info(
-                "worker %d is back %s on %s; it was %s: %s",
-                slot.index,
-                self.when,
-                slot.where,
-                "suspected" if slot.is_suspected else "lost",
-                slot.trouble,
-            )
+            back = f"worker {slot.index} is back {self.when} on {slot.where}"
+            what = "suspected" if slot.is_suspected else "lost"
+            log.info("%s; it was %s: %s", back, what, slot.trouble)
         slot.num_failures, slot.trouble, slot.error = 0, "", None
         slot.away_since, slot.is_suspected = None, False
 
@@ -245,14 +223,15 @@ class Fleet:
         for slot in self.slots:
             silent = now - slot.since
             if slot.state == "starting" and silent > self.timeouts.start:
-                limit = f"timeouts.start is {self.timeouts.start:g}"
-                self.replace(slot, f"silent for {silent:.1f} s; {limit}", now)
+                trouble = f"silent for {silent:.1f} s; timeouts.start is "
+                trouble += f"{self.timeouts.start:g}"
+                self.lose(events.Lost(slot.index, trouble), now)
             elif slot.state == "computing":
                 seconds = self.limit.of(slot.index)
                 trouble = f"silent for {silent:.1f} s; timeouts.answer is {seconds:g}"
                 if silent > seconds:
                     self.limit.note_silence(slot.index)
-                    self.replace(slot, trouble, now)
+                    self.lose(events.Lost(slot.index, trouble), now)
                 elif silent > seconds / 2 and not slot.is_suspected:
                     slot.is_suspected = True
                     slot.trouble = slot.trouble or trouble
@@ -302,58 +281,3 @@ class Fleet:
         log.warning("%s: %s; %s", name, slot.trouble, spares)
         if slot.error is not None:
             log.debug("worker %d raised", slot.index, exc_info=slot.error)
-
-
-class StartUp:
-    """Engine that starts all workers, and waits until each is ready."""
-
-    def __init__(self, fleet: Fleet, now: float, shown_resources: Callable[[], str]):
-        self._fleet, self._shown_resources = fleet, shown_resources
-        self._end = now + fleet.timeouts.start
-        self.poll_at = now
-        self._is_over = False
-        log.info("starting %d workers", len(fleet.slots))
-
-    def handle(
-        self, event: events.Ready | events.Lost, now: float
-    ) -> Sequence[events.Action]:
-        """Raises the error of a worker that cannot start; others are started again."""
-        slot = self._fleet.slots[event.worker]
-        if isinstance(event, events.Lost):
-            self._fleet.lost(event, now)
-            if not event.has_died or slot.num_failures == _MAX_DEATHS_AT_START:
-                cause = getattr(event.error, "cause", None) or event.error
-                kind = ValueError if isinstance(cause, ValueError) else RuntimeError
-                raise kind(
-                    f"worker {slot.index} failed to start: {event.trouble}"
-                ) from event.error
-        elif isinstance(event, events.Ready):
-            self._fleet.ready(event)
-            num_ready = int(self._fleet.are("idle").sum())
-            log.info("%d of %d workers are ready", num_ready, len(self._fleet.slots))
-        return self._fleet.actions()
-
-    def poll(self, now: float) -> Sequence[events.Action]:
-        """Launches processes; raises RuntimeError if the start takes too long."""
-        waiting = np.flatnonzero(~self._fleet.are("idle")).tolist()
-        if waiting and now > self._end:
-            raise RuntimeError(
-                f"workers {waiting} have not started within "
-                f"{self._fleet.timeouts.start} seconds; Ray has "
-                f"{self._shown_resources()} left"
-            )
-        self._fleet.poll(now)
-        if not waiting:
-            self._is_over = True
-            places: dict[str, list[int]] = {}
-            for slot in self._fleet.slots:
-                self._fleet.recover(slot)
-                places.setdefault(slot.where, []).append(slot.index)
-            for where, workers in places.items():
-                log.info("workers %s are on %s", workers, where)
-        self.poll_at = np.inf
-        return self._fleet.actions()
-
-    def result(self) -> bool | None:
-        """Returns True once all workers are ready."""
-        return self._is_over or None

@@ -92,13 +92,13 @@ class MessageRound:
                 if not self.received[event.worker]:
                     self._send(event.worker, now)
             case events.Lost():
-                self._fleet.lost(event, now)
+                self._fleet.lose(event, now)
             case events.Message() if self._fleet.responded(event):
                 try:
                     self._take(event, now)
                 except ValueError as error:
                     lost = events.Lost(event.worker, f"ValueError: {error}", error)
-                    self._fleet.lost(lost, now)
+                    self._fleet.lose(lost, now)
         return self._advance(now)
 
     def poll(self, now: float) -> Sequence[events.Action]:

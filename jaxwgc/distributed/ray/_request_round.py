@@ -157,7 +157,7 @@ class RequestRound:
                 self._fleet.ready(event)
                 self._send(event.worker, now)
             case events.Lost():
-                self._fleet.lost(event, now)
+                self._fleet.lose(event, now)
             case events.PartsDone() if self._fleet.responded(event):
                 slot = self._fleet.slots[event.worker]
                 slot.num_seen += len(event.reports)
@@ -168,7 +168,7 @@ class RequestRound:
                     self._take_sum(event, now)
                 except ValueError as error:
                     lost = events.Lost(event.worker, f"ValueError: {error}", error)
-                    self._fleet.lost(lost, now)
+                    self._fleet.lose(lost, now)
         # A worker that was asked for a sum is listened to if one is missing.
         if self.requests is None and self._fleet.slots[event.worker].state == "idle":
             self._listen(event.worker, now)
@@ -300,11 +300,8 @@ class RequestRound:
         done = self._done & ~missing[:, None]
         is_over = done.any() and self._end(done) <= now
         if is_over or self._fleet.rules.decodes(self._plan.mask(done).ravel()):
-            log.info(
-                "sums of workers %s are done without %s",
-                np.flatnonzero(missing).tolist(),
-                self._fleet.when,
-            )
+            workers = np.flatnonzero(missing).tolist()
+            log.info("sums of %s are done without %s", workers, self._fleet.when)
             self._is_out |= missing
             self._done, self.requests, self._ends = done, None, None
 

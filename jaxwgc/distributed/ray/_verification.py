@@ -130,12 +130,9 @@ class ParityChecks:
         if verdict.rejected and disputed.any() and self._on_wrong == "arbitrate":
             verdict = self._arbitrate(this_round, disputed, sent(key))
         if verdict.rejected and disputed.any():
-            log.warning(
-                "answers of workers %s contradict each other %s, and it cannot be said "
-                "which are wrong: the round is rejected",
-                np.flatnonzero(disputed).tolist(),
-                when,
-            )
+            answers = f"answers of workers {np.flatnonzero(disputed).tolist()}"
+            why = "and it cannot be said which are wrong: the round is rejected"
+            log.warning("%s contradict each other %s, %s", answers, when, why)
         named = verdict.wrong if verdict.wrong.any() else disputed
         if self._on_wrong == "raise" and named.any():
             slots = np.array(self._tools.fleet.slots)[named]
@@ -178,13 +175,10 @@ class ParityChecks:
                 continue
             wrong[group] = settlement.wrong
             is_settled &= settlement.settled
-            log.info(
-                "a dispute of workers %s %s is %s after %d exchanges",
-                group.tolist(),
-                tools.fleet.when,
-                "settled" if settlement.settled else "open",
-                settlement.num_exchanges,
-            )
+            dispute = f"a dispute of workers {group.tolist()} {tools.fleet.when}"
+            state = "settled" if settlement.settled else "open"
+            number = settlement.num_exchanges
+            log.info("%s is %s after %d exchanges", dispute, state, number)
         if not is_settled:
             return Verdict(np.zeros_like(received), wrong, True)
         number = this_round.number + 1
