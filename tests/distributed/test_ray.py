@@ -209,22 +209,6 @@ def test_only_loopback_is_listened_on_and_signals_are_ours(cluster):
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
-def test_death_at_the_start_is_made_up_for_and_prints_are_seen(tmp_path, capfd):
-    """Of a worker that is killed while it loads for the first time."""
-
-    def load(part):
-        print(f"part {part} is read")
-        if not (tmp_path / "once").exists():
-            (tmp_path / "once").touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return np.ones((3, 5), np.float32)
-
-    with RayCluster(loss, codes.uncoded(1), load) as cluster:
-        assert cluster.compute(PARAMS).received.all()
-    # Ray shows lines that differ in numbers alone together, after a while.
-    assert ray_processes.wait_until(lambda: "is read" in capfd.readouterr().out, 20)
-
-
 def no_file(part):
     raise FileNotFoundError(f"no {part}.npz")
 

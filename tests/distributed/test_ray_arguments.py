@@ -115,6 +115,13 @@ def test_bad_steps(steps):
         assert not cluster.workers
 
 
+def test_memory_needs_messages_that_are_not_compared():
+    verification = Verification(on_wrong="drop")
+    with simple_cluster(verification=verification) as cluster:
+        with pytest.raises(ValueError, match="memory must be False with on_wrong"):
+            cluster.train(optax.sgd(0.1), PARAMS, num_steps=1, memory=True)
+
+
 @pytest.mark.parametrize(
     ("callbacks", "message"),
     [

@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+import types
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +13,10 @@ import pytest
 
 import jaxwgc
 from jaxwgc import codes
-from jaxwgc.distributed import JsonLines, Round, TrainingState
+from jaxwgc.distributed import JsonLines, Progress, Round, TrainingState
 from jaxwgc.distributed.ray import _training
+from jaxwgc.distributed.ray._fleet import WorkerSlot
+from jaxwgc.studies import straggler_report
 
 CODE = codes.uncoded(2)
 CHAIN = optax.chain(jaxwgc.decode_aggregate(CODE), optax.sgd(0.1))
@@ -149,3 +152,22 @@ def test_json_lines_of_another_run_are_kept(tmp_path):
             train(1, JsonLines(path), rounds.append, checkpoint=tmp_path / "second")
         assert path.read_text() == text
     assert not rounds
+
+
+def test_live_shows_the_workers_that_are_ready_and_slow(capsys):
+    """First without a table of steps, then with the report of the trace."""
+    slots = [WorkerSlot(0), WorkerSlot(1, node="elsewhere")]
+    times = np.array([[1.0, 3.0], [1.1, 3.0]] * 8)
+    cluster = types.SimpleNamespace(
+        code=CODE, workers=slots, report=lambda: straggler_report(times)
+    )
+    with _training.live_table(16, cluster):
+        pass
+    assert "1 of 2 workers are ready" in capsys.readouterr().out
+    state = TrainingState(None, None, jax.random.key(0), 1)
+    with _training.live_table(16, cluster) as [show]:
+        for _ in range(8):
+            show(Progress(state, compute(None, 1, None), 1.0, False))
+    text = capsys.readouterr().out
+    assert "chronic" in text and "2.86" in text
+    assert "Check or replace worker 1: " in " ".join(text.split())

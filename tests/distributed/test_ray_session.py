@@ -1,6 +1,5 @@
 """Ray itself, found, joined and left, as far as no worker is needed for it."""
 
-import os
 import signal
 import socket
 import threading
@@ -31,47 +30,14 @@ def in_thread(function):
     return found[0]
 
 
-class FakeRay(types.SimpleNamespace):
-    """Says what it was told, and listens where it likes."""
-
-    __version__ = "0"
-
-    def __init__(self, address):
-        self.told, self.is_shut_down = None, False
-        self.util = types.SimpleNamespace(get_node_ip_address=lambda: address)
-
-    def is_initialized(self):
-        return self.told is not None and not self.is_shut_down
-
-    def init(self, **settings):
-        self.told, self.is_shut_down = settings, False
-
-    def shutdown(self):
-        self.is_shut_down = True
-
-
 def test_ray_that_would_listen_elsewhere_is_not_started(monkeypatch):
     """Since it was imported before, without the variable."""
-    ray = FakeRay("10.0.0.1")
+    util = types.SimpleNamespace(get_node_ip_address=lambda: "10.0.0.1")
+    ray = types.SimpleNamespace(util=util, is_initialized=lambda: False)
     monkeypatch.setattr(_session, "find_ray", lambda: ray)
     with pytest.raises(RuntimeError, match=r"listen on 10\.0\.0\.1: create the first"):
         with _session.session(None):
             pass
-    assert ray.told is None
-
-
-def test_folders_of_others_are_left_alone(monkeypatch, tmp_path):
-    """Whatever their name, pipes included; one of our own goes at the end."""
-    monkeypatch.setattr(_session, "find_ray", lambda: FakeRay("127.0.0.1"))
-    monkeypatch.setattr(_session, "_PARENT", str(tmp_path))
-    (tmp_path / "jaxwgc-1-results").mkdir()
-    (tmp_path / "jaxwgc-1-results" / "file").write_text("")
-    os.mkfifo(tmp_path / "jaxwgc-2-pipe")
-    before = {*tmp_path.rglob("*")}
-    with _session.session(None):
-        [own] = {*tmp_path.rglob("*")} - before
-        assert own.name.startswith(f"jaxwgc-{os.getpid()}-")
-    assert {*tmp_path.rglob("*")} == before
 
 
 def test_interrupts_wait_for_the_end(interruptible):

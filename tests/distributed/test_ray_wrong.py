@@ -6,10 +6,8 @@ What is sent depends on the step, and steps are counted from where a test likes.
 import os
 import time
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 import jaxwgc
@@ -174,19 +172,6 @@ def test_raise_names_the_worker(tmp_path):
         cluster.resume(AGREED)
         with pytest.raises(RuntimeError, match="a wrong answer from one .*: worker 0"):
             cluster.compute(PARAMS)
-
-
-def test_training_is_that_without_errors(dropping):
-    """Steps are counted from 0, which are clean; memory is refused."""
-    state = dropping.train(optax.sgd(1e-4), PARAMS, num_steps=2)
-    expected = PARAMS
-    for _ in range(2):
-        expected -= 1e-4 * jax.grad(
-            lambda params: sum(loss(params, part) for part in PARTS)
-        )(expected)
-    np.testing.assert_allclose(state.params, expected, rtol=1e-4)
-    with pytest.raises(ValueError, match="memory must be False with on_wrong"):
-        dropping.train(optax.sgd(0.1), PARAMS, num_steps=1, memory=True)
 
 
 @pytest.mark.parametrize(
