@@ -442,24 +442,14 @@ class RayCluster:
 
     def _check_decodes(self, this_round: Round, step: int) -> None:
         """Warns of the first round that cannot be decoded, or rejects each."""
-        received, is_refused = this_round.received, this_round.refused
-        decoding = this_round.decoding
+        decoding, received = this_round.decoding, this_round.received
         mask = received if decoding is None else np.asarray(decoding.mask)
-        is_empty = not (received.any() or is_refused)
+        is_empty = not (received.any() or this_round.refused)
         raises = is_empty or self._raises
         if (self._has_warned and not raises) or self._decodes(mask):
             return
-        if is_refused:
-            why = "its answers contradict each other, or are too few to be compared"
-        elif is_empty:
-            why = "no worker responded"
-        else:
-            why = f"only workers {np.flatnonzero(received).tolist()} responded"
-            why += "" if self._locator is None else " and could be compared"
-        responded = np.isfinite(this_round.times) if is_refused else received
+        why = self._fleet.why_undecodable(this_round, self._locator is not None)
         message = f"the round of step {step} cannot be decoded, since {why}"
-        if missing := self._fleet.missing(responded):
-            message += f"; missing: {missing}"
         if raises:
             errors = (slot.error for slot in self.workers if slot.error)
             raise RuntimeError(message) from next(errors, None)
@@ -507,16 +497,15 @@ class RayCluster:
         self._fleet.restart(code.num_workers)
         launch = launcher(code, layout, task, self._parts, self._options)
         driver = Driver(self._fleet, layout, launch, plan)
-        if self._locator is not None or options.audit:
-            recomputation = Recomputation(task, self._parts)
-            common = driver.actors, self._fleet, options.noise, task.message_dtype
-            tools = Tools(*common, recomputation)
-            if self._locator is not None and options.on_wrong is not None:
-                verifier = ParityChecks(tools, self._locator, options.on_wrong)
-            else:
-                seed = int(jax.random.bits(self.key))
-                verifier = Audits(tools, code, options.audit or 0.0, seed)
-            driver.verifier = verifier
+        recomputation = Recomputation(task, self._parts)
+        common = driver.actors, self._fleet, options.noise, task.message_dtype
+        tools = Tools(*common, recomputation)
+        if self._locator is not None:
+            checks = ParityChecks(tools, self._locator, options.on_wrong)
+            driver.verifier = checks
+        elif options.audit:
+            seed = int(jax.random.bits(self.key))
+            driver.verifier = Audits(tools, code, options.audit, seed)
         return driver
 
     def _connect(self, stack: contextlib.ExitStack) -> None:

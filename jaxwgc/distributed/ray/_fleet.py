@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxwgc.distributed.ray import _events as events
+from jaxwgc.distributed.ray._messages import Round
 from jaxwgc.distributed.ray._timeouts import ResponseLimit, Timeouts
 from jaxwgc.distributed.ray._trace import mark_lost
 
@@ -259,13 +260,23 @@ class Fleet:
                 is_worth_waiting |= away < self.timeouts.replacement
         return not is_worth_waiting or self.rules.decodes(mask)
 
-    def missing(self, received: np.ndarray) -> str:
-        """Returns the workers that have not responded, and the known reasons."""
-        return "; ".join(
+    def why_undecodable(self, this_round: Round, is_verified: bool) -> str:
+        """Returns why a round cannot be decoded, with the missing workers."""
+        responded = this_round.received
+        if this_round.refused:
+            why = "its answers contradict each other, or are too few to be compared"
+            responded = np.isfinite(this_round.times)
+        elif not responded.any():
+            why = "no worker responded"
+        else:
+            why = f"only workers {np.flatnonzero(responded).tolist()} responded"
+            why += " and could be compared" if is_verified else ""
+        missing = "; ".join(
             f"worker {slot.index}" + (f" ({slot.trouble})" if slot.trouble else "")
             for slot in self.slots
-            if not received[slot.index]
+            if not responded[slot.index]
         )
+        return f"{why}; missing: {missing}" if missing else why
 
     def _log_loss(self, slot: WorkerSlot, what: str) -> None:
         """Logs a loss in one line, and at level DEBUG the traceback of the worker."""

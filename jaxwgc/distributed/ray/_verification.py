@@ -106,7 +106,7 @@ class ParityChecks:
       on_wrong: `"drop"`, `"arbitrate"` or `"raise"`.
     """
 
-    def __init__(self, tools: Tools, locator: coding.ErrorLocator, on_wrong: str):
+    def __init__(self, tools: Tools, locator: coding.ErrorLocator, on_wrong: Any):
         self._tools, self._locator, self._on_wrong = tools, locator, on_wrong
         # Seconds that the last verification took.
         self.seconds = 0.0
