@@ -1,17 +1,18 @@
 """Partial gradients in, a gradient out: a coded cluster, simulated."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import optax
 
 from jaxwgc import _updates, _validation, coding
-from jaxwgc.aggregate._aggregator import aggregator, make_locate
+from jaxwgc.aggregate._policy import DecodingPolicy, make_aggregator
+from jaxwgc.aggregate._state import CodedAggregateState, Round
 from jaxwgc.codes import GradientCode
 from jaxwgc.corruptions import CorruptionModel
 from jaxwgc.decoders import DecoderLike
 from jaxwgc.stragglers import StragglerModel
-
-METHODS = ("partials", "messages")
 
 
 def coded_aggregate(
@@ -125,9 +126,8 @@ def coded_aggregate(
     loads = jnp.asarray(code.loads, jnp.result_type(float))
     StragglerModel.check("model", model, loads)
     _validation.check_key(key)
-    _validation.check_choice("method", method, METHODS)
+    _validation.check_choice("method", method, ("partials", "messages"))
     model.warn_where_undecodable(code, decoder)
-
     if corrupt is not None:
         hint = " of jaxwgc.corruptions"
         _validation.check_instance("corrupt", corrupt, CorruptionModel, hint)
@@ -136,60 +136,71 @@ def coded_aggregate(
             'method must be "messages" with corrupt or correct_errors, which are about '
             f"what arrives; got {method!r}"
         )
+    policy = DecodingPolicy(
+        code=code,
+        undecodable=undecodable,
+        tolerance=tolerance,
+        decoder=decoder,
+        memory=memory,
+        debias=debias,
+        correct_errors=correct_errors,
+        noise=noise,
+        is_simulated=True,
+    )
 
-    def start():
+    def init(params):
         drawn = model.init(code.num_workers)
         if corrupt is not None:
             drawn = drawn, corrupt.init(code.num_workers)
         # A copy, so that donating the state leaves the caller's key alone.
-        return jnp.array(key, copy=True), drawn
+        return policy.init(params, jnp.array(key, copy=True), drawn)
 
-    def simulate(state):
-        next_key, round_key = jax.random.split(state.key)
-        drawn = state.stragglers if corrupt is None else state.stragglers[0]
-        arrivals, drawn = model.sample(round_key, drawn, loads)
-        if corrupt is not None:
-            drawn = drawn, state.stragglers[1]
-        return arrivals, state._replace(key=next_key, stragglers=drawn)
-
-    def corrupted(messages, state):
-        assert corrupt is not None
-        next_key, round_key = jax.random.split(state.key)
-        messages, _, drawn = corrupt.sample(
-            round_key, state.stragglers[1], messages, code.num_workers
-        )
-        drawn = state.stragglers[0], drawn
-        return messages, state._replace(key=next_key, stragglers=drawn)
-
-    def read(updates, params, state):
+    def update(updates, state, params=None, **extra):
+        _validation.check_instance("state", state, CodedAggregateState, ", from init")
         _updates.check_updates(
             updates, code.num_parts, "num_parts", params, state.shapes
         )
-        like = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), updates
-        )
+        return aggregate(updates, state, policy.observed(**extra))
+
+    # One program, also outside of jit.
+    @functools.partial(jax.jit, inline=True)
+    def aggregate(partial_gradients, state, this_round):
+        if this_round is None:
+            this_round, state = simulate(state)
         if method == "partials" and not memory:
-            return None, like, lambda decoding, _: decoding.collapse(updates)
-        return (
-            coding.encode(code, updates),
-            like,
-            lambda decoding, messages: decoding.combine(messages, like),
+            decoding, state = policy.decode(this_round, None, state, None)
+            gradient, messages = decoding.collapse(partial_gradients), None
+        else:
+            messages, state = send(coding.encode(code, partial_gradients), state)
+            key = jax.random.fold_in(state.key, 1)
+            decoding, state = policy.decode(this_round, messages, state, key)
+            gradient = decoding.combine(messages, _sum_shapes(partial_gradients))
+        return policy.finish(decoding, gradient, messages, this_round, state)
+
+    def simulate(state):
+        next_key, round_key = jax.random.split(state.key)
+        drawn, faults = (
+            (state.stragglers, None) if corrupt is None else state.stragglers
         )
+        arrivals, drawn = model.sample(round_key, drawn, loads)
+        drawn = drawn if corrupt is None else (drawn, faults)
+        state = state._replace(key=next_key, stragglers=drawn)
+        return Round.simulated(code, arrivals), state
 
-    def key_of(messages, state):
-        del messages
-        return jax.random.fold_in(state.key, 1)
+    def send(messages, state):
+        if corrupt is None:
+            return messages, state
+        next_key, round_key = jax.random.split(state.key)
+        drawn, faults = state.stragglers
+        messages, _, faults = corrupt.sample(
+            round_key, faults, messages, code.num_workers
+        )
+        return messages, state._replace(key=next_key, stragglers=(drawn, faults))
 
-    return aggregator(
-        code,
-        read,
-        undecodable,
-        tolerance,
-        decoder,
-        memory,
-        debias,
-        make_locate(code, correct_errors, memory, noise, None, key_of),
-        None if corrupt is None else corrupted,
-        start,
-        simulate,
+    return make_aggregator(init, update)
+
+
+def _sum_shapes(partial_gradients):
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), partial_gradients
     )

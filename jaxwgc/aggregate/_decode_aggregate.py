@@ -1,10 +1,13 @@
 """Messages in, a gradient out: workers that really answered."""
 
+import functools
+
 import jax
 import optax
 
 from jaxwgc import _flat_vectors, _updates, _validation, coding
-from jaxwgc.aggregate._aggregator import aggregator, make_locate
+from jaxwgc.aggregate._policy import DecodingPolicy, make_aggregator
+from jaxwgc.aggregate._state import CodedAggregateState
 from jaxwgc.codes import GradientCode
 from jaxwgc.decoders import DecoderLike
 
@@ -98,39 +101,50 @@ def decode_aggregate(
                 "that nothing can disagree; got True"
             )
 
-    def key_of(messages, state):
-        count = state.errors.num_corrected + state.errors.num_refused
-        drawn = coding.key_from(messages)
-        if key is not None:
-            drawn = jax.random.fold_in(key, jax.random.bits(drawn))
-        return jax.random.fold_in(drawn, count)
-
-    def read(updates, params, state):
-        del state
-        # Refuses those that a mask hides.
-        _updates.shapes_of(params)
-        _updates.check_one_array("updates", updates, "the messages of all workers")
-        if on_request:
-            shape = code.num_workers, _flat_vectors.raveled_size(params)
-            _validation.check_shape("updates", updates, "(num_workers, length)", shape)
-            return None, params, lambda *_: coding.decode_answers(updates, params)
-        return (
-            updates,
-            params,
-            lambda decoding, _: decoding.combine(updates, params, message_dtype),
-        )
-
     if key is not None:
         _validation.check_key(key)
         if not correct_errors:
             raise ValueError("key goes with correct_errors=True; got a key alone")
-    return aggregator(
-        code,
-        read,
-        undecodable,
-        tolerance,
-        decoder,
-        memory,
-        debias,
-        make_locate(code, correct_errors, memory, noise, message_dtype, key_of),
+    policy = DecodingPolicy(
+        code=code,
+        undecodable=undecodable,
+        tolerance=tolerance,
+        decoder=decoder,
+        memory=memory,
+        debias=debias,
+        correct_errors=correct_errors,
+        noise=noise,
+        message_dtype=message_dtype,
     )
+
+    def update(updates, state, params=None, **extra):
+        _validation.check_instance("state", state, CodedAggregateState, ", from init")
+        # Rejects params that a mask hides.
+        _updates.shapes_of(params)
+        _updates.check_one_array("updates", updates, "the messages of all workers")
+        return aggregate(updates, state, params, policy.observed(**extra))
+
+    # One program, also outside of jit.
+    @functools.partial(jax.jit, inline=True)
+    def aggregate(messages, state, params, this_round):
+        location_key = _location_key(key, messages, state.errors)
+        decoding, state = policy.decode(this_round, messages, state, location_key)
+        if on_request:
+            shape = code.num_workers, _flat_vectors.raveled_size(params)
+            _validation.check_shape("updates", messages, "(num_workers, length)", shape)
+            gradient = coding.decode_answers(messages, params)
+        else:
+            gradient = decoding.combine(messages, params, message_dtype)
+        return policy.finish(decoding, gradient, messages, this_round, state)
+
+    return make_aggregator(policy.init, update)
+
+
+def _location_key(key, messages, errors):
+    """Returns the key of the projections that locate errors; None without errors."""
+    if errors == ():
+        return None
+    drawn = coding.key_from(messages)
+    if key is not None:
+        drawn = jax.random.fold_in(key, jax.random.bits(drawn))
+    return jax.random.fold_in(drawn, errors.num_corrected + errors.num_refused)
