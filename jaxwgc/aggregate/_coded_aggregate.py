@@ -1,6 +1,7 @@
 """Partial gradients in, a gradient out: a coded cluster, simulated."""
 
 import functools
+import operator
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import optax
 
 from jaxwgc import _updates, _validation, coding
 from jaxwgc.aggregate._policy import DecodingPolicy, make_aggregator
-from jaxwgc.aggregate._state import CodedAggregateState, Round
+from jaxwgc.aggregate._state import Round
 from jaxwgc.codes import GradientCode
 from jaxwgc.corruptions import CorruptionModel
 from jaxwgc.decoders import DecoderLike
@@ -123,8 +124,7 @@ def coded_aggregate(
       The paper's sections 2 and 4 and figure 1.
     """
     GradientCode.check(code)
-    loads = jnp.asarray(code.loads, jnp.result_type(float))
-    StragglerModel.check("model", model, loads)
+    StragglerModel.check("model", model, _loads(code))
     _validation.check_key(key)
     _validation.check_choice("method", method, ("partials", "messages"))
     model.warn_where_undecodable(code, decoder)
@@ -136,17 +136,8 @@ def coded_aggregate(
             'method must be "messages" with corrupt or correct_errors, which are about '
             f"what arrives; got {method!r}"
         )
-    policy = DecodingPolicy(
-        code=code,
-        undecodable=undecodable,
-        tolerance=tolerance,
-        decoder=decoder,
-        memory=memory,
-        debias=debias,
-        correct_errors=correct_errors,
-        noise=noise,
-        is_simulated=True,
-    )
+    options = undecodable, tolerance, decoder, memory, debias, correct_errors, noise
+    policy = DecodingPolicy(code, *options, is_simulated=True)
 
     def init(params):
         drawn = model.init(code.num_workers)
@@ -156,51 +147,48 @@ def coded_aggregate(
         return policy.init(params, jnp.array(key, copy=True), drawn)
 
     def update(updates, state, params=None, **extra):
-        _validation.check_instance("state", state, CodedAggregateState, ", from init")
-        _updates.check_updates(
-            updates, code.num_parts, "num_parts", params, state.shapes
-        )
-        return aggregate(updates, state, policy.observed(**extra))
+        this_round, shapes = policy.observed(state, **extra), state.shapes
+        _updates.check_updates(updates, code.num_parts, "num_parts", params, shapes)
+        return aggregate(updates, state, this_round)
 
     # One program, also outside of jit.
     @functools.partial(jax.jit, inline=True)
     def aggregate(partial_gradients, state, this_round):
         if this_round is None:
-            this_round, state = simulate(state)
+            this_round, state = _simulate(code, model, corrupt, state)
         if method == "partials" and not memory:
             decoding, state = policy.decode(this_round, None, state, None)
-            gradient, messages = decoding.collapse(partial_gradients), None
-        else:
-            messages, state = send(coding.encode(code, partial_gradients), state)
-            key = jax.random.fold_in(state.key, 1)
-            decoding, state = policy.decode(this_round, messages, state, key)
-            gradient = decoding.combine(messages, _sum_shapes(partial_gradients))
+            gradient = decoding.collapse(partial_gradients)
+            return policy.finish(decoding, gradient, None, this_round, state)
+        messages = coding.encode(code, partial_gradients)
+        if corrupt is not None:
+            messages, state = _corrupt(code, corrupt, messages, state)
+        location_key = jax.random.fold_in(state.key, 1)
+        decoding, state = policy.decode(this_round, messages, state, location_key)
+        like = jax.tree.map(operator.itemgetter(0), partial_gradients)
+        gradient = decoding.combine(messages, like)
         return policy.finish(decoding, gradient, messages, this_round, state)
-
-    def simulate(state):
-        next_key, round_key = jax.random.split(state.key)
-        drawn, faults = (
-            (state.stragglers, None) if corrupt is None else state.stragglers
-        )
-        arrivals, drawn = model.sample(round_key, drawn, loads)
-        drawn = drawn if corrupt is None else (drawn, faults)
-        state = state._replace(key=next_key, stragglers=drawn)
-        return Round.simulated(code, arrivals), state
-
-    def send(messages, state):
-        if corrupt is None:
-            return messages, state
-        next_key, round_key = jax.random.split(state.key)
-        drawn, faults = state.stragglers
-        messages, _, faults = corrupt.sample(
-            round_key, faults, messages, code.num_workers
-        )
-        return messages, state._replace(key=next_key, stragglers=(drawn, faults))
 
     return make_aggregator(init, update)
 
 
-def _sum_shapes(partial_gradients):
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), partial_gradients
-    )
+def _loads(code):
+    return jnp.asarray(code.loads, jnp.result_type(float))
+
+
+def _simulate(code, model, corrupt, state):
+    """Draws a round from the straggler model; returns it and the next state."""
+    next_key, round_key = jax.random.split(state.key)
+    drawn = state.stragglers if corrupt is None else state.stragglers[0]
+    arrivals, drawn = model.sample(round_key, drawn, _loads(code))
+    drawn = drawn if corrupt is None else (drawn, state.stragglers[1])
+    state = state._replace(key=next_key, stragglers=drawn)
+    return Round.simulated(code, arrivals), state
+
+
+def _corrupt(code, corrupt, messages, state):
+    """Corrupts messages by the corruption model; returns them and the next state."""
+    next_key, key = jax.random.split(state.key)
+    drawn, faults = state.stragglers
+    messages, _, faults = corrupt.sample(key, faults, messages, code.num_workers)
+    return messages, state._replace(key=next_key, stragglers=(drawn, faults))

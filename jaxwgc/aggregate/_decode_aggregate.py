@@ -7,7 +7,6 @@ import optax
 
 from jaxwgc import _flat_vectors, _updates, _validation, coding
 from jaxwgc.aggregate._policy import DecodingPolicy, make_aggregator
-from jaxwgc.aggregate._state import CodedAggregateState
 from jaxwgc.codes import GradientCode
 from jaxwgc.decoders import DecoderLike
 
@@ -105,24 +104,16 @@ def decode_aggregate(
         _validation.check_key(key)
         if not correct_errors:
             raise ValueError("key goes with correct_errors=True; got a key alone")
-    policy = DecodingPolicy(
-        code=code,
-        undecodable=undecodable,
-        tolerance=tolerance,
-        decoder=decoder,
-        memory=memory,
-        debias=debias,
-        correct_errors=correct_errors,
-        noise=noise,
-        message_dtype=message_dtype,
-    )
+    options = undecodable, tolerance, decoder, memory, debias, correct_errors, noise
+    policy = DecodingPolicy(code, *options, message_dtype)
 
     def update(updates, state, params=None, **extra):
-        _validation.check_instance("state", state, CodedAggregateState, ", from init")
+        this_round = policy.observed(state, **extra)
         # Rejects params that a mask hides.
         _updates.shapes_of(params)
         _updates.check_one_array("updates", updates, "the messages of all workers")
-        return aggregate(updates, state, params, policy.observed(**extra))
+        _validation.check_dtypes("messages", updates, "numbers or bools")
+        return aggregate(updates, state, params, this_round)
 
     # One program, also outside of jit.
     @functools.partial(jax.jit, inline=True)

@@ -20,7 +20,7 @@ from jaxwgc.stragglers import Arrivals
 _OPTAX_ARGUMENTS = {"value", "grad", "value_fn"}
 
 
-@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class DecodingPolicy:
     """What to do with a round: decode, correct, use stored messages, debias, skip.
 
@@ -80,7 +80,10 @@ class DecodingPolicy:
         memory = ()
         if self.memory and jax.tree.leaves(params):
             memory = coding.Memory.empty(self.code, params, self.is_simulated)
-        num_workers = self.code.num_workers
+        num_workers, errors = self.code.num_workers, ()
+        if self.locator is not None:
+            numbers = jnp.zeros(num_workers, jnp.int32)
+            errors = ErrorCounts(numbers > 0, numbers, jnp.int32(0), jnp.int32(0))
         return CodedAggregateState(
             key=key,
             stragglers=stragglers,
@@ -90,17 +93,18 @@ class DecodingPolicy:
             num_undecodable=jnp.zeros((), jnp.int32),
             share=jnp.ones((), jnp.result_type(float)),
             memory=memory,
-            errors=() if self.locator is None else ErrorCounts.zero(num_workers),
+            errors=errors,
             shapes=_updates.shapes_of(params),
         )
 
     def observed(
-        self, received=None, finished=None, elapsed=None, late=None, **extra
+        self, state, received=None, finished=None, elapsed=None, late=None, **extra
     ) -> Round | None:
-        """Returns the round that extra arguments of an update describe.
+        """Returns the round that the extra arguments of an update describe.
 
-        None if they describe no round and it is to be simulated.
+        None if they describe no round, so that it is simulated.
         """
+        _validation.check_instance("state", state, CodedAggregateState, ", from init")
         unknown = extra.keys() - _OPTAX_ARGUMENTS
         if unknown:
             warnings.warn(
@@ -227,19 +231,13 @@ class DecodingPolicy:
         """Rejects options that are incompatible with `memory=True`."""
         if self.correct_errors:
             raise ValueError(
-                "memory must be False with correct_errors, since late answers come "
-                "alone and cannot be checked; got True"
+                "memory must be False with correct_errors: a late message arrives "
+                "alone, and cannot be checked; got True"
             )
         if self.undecodable == "skip":
-            raise ValueError(
-                'undecodable must not be "skip" with memory, which stands for what is '
-                "missing in such rounds"
-            )
+            raise ValueError('undecodable must not be "skip" with memory')
         if self.debias is not None:
-            raise ValueError(
-                "debias must be None with memory, which leaves nothing to make up for; "
-                f"got {self.debias!r}"
-            )
+            raise ValueError(f"debias must be None with memory; got {self.debias!r}")
         if _validation.is_traced(self.code, self.decoder, self.tolerance):
             return
         everything = np.ones(self.code.num_messages, bool)
@@ -247,9 +245,8 @@ class DecodingPolicy:
             decodes = self.code.decodes(everything, self.tolerance, self.decoder)
         if not decodes:
             raise ValueError(
-                "memory needs a code that decodes when all have answered, since that "
-                f"is what is made up for; got {self.code} with the decoder "
-                f"{self.decoder} and a tolerance of {self.tolerance}"
+                "memory needs a code that decodes when all have responded; got "
+                f"{self.code} with decoder {self.decoder}, tolerance {self.tolerance}"
             )
 
 

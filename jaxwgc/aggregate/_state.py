@@ -29,12 +29,6 @@ class ErrorCounts(NamedTuple):
     num_corrected: jax.Array
     num_refused: jax.Array
 
-    @classmethod
-    def zero(cls, num_workers: int) -> "ErrorCounts":
-        """Returns the counts before the first round."""
-        numbers = jnp.zeros(num_workers, jnp.int32)
-        return cls(numbers > 0, numbers, jnp.int32(0), jnp.int32(0))
-
     def after(self, location: coding.ErrorLocation) -> "ErrorCounts":
         """Returns the counts after a round."""
         return ErrorCounts(
