@@ -33,74 +33,77 @@ def coded_aggregate(
 ) -> optax.GradientTransformationExtraArgs:
     """Aggregates partial gradients as a coded cluster with stragglers would.
 
-    Put it first in `optax.chain`, or as the aggregator in
+    Put it first in `optax.chain`, or use it as the aggregator in
     `optax.experimental.aggregating.process`. Its updates have a leading axis of
-    num_parts; what it returns is like params. So `optax.MultiSteps`,
-    `optax.apply_if_finite`, `optax.flatten` and other wrappers go around the
-    transformations behind it, not around the chain. Partial gradients come from
-    `jaxwgc.partial_value_and_grad`, and their sum, not their mean, is what an exact
-    code decodes.
+    num_parts; it returns a pytree like params. Wrappers such as `optax.MultiSteps`,
+    `optax.apply_if_finite` and `optax.flatten` therefore go around the transformations
+    behind it, not around the chain. Partial gradients come from
+    `jaxwgc.partial_value_and_grad`. An exact code decodes their sum, not their mean.
 
-    Every round draws who answers from the straggler model, and for a code of several
-    messages a worker, how many parts each has finished. A mask of workers (or numbers
-    of parts) that were observed instead goes in as `received` (or `finished`), an extra
-    argument of `update`, with `elapsed` beside it if the round's time is to be counted
-    (a traced one below 0 makes the sum NaN); then the model is not asked.
-    (`aggregating.process` hands extra arguments to its pre- and postprocessor, too:
-    wrap those that take none in `optax.with_extra_args_support`.)
+    Every round draws from the straggler model which workers respond, and for a code
+    with several messages per worker, how many parts each worker has finished. If you
+    observed a round instead, pass its mask of workers as `received` (or its numbers of
+    parts as `finished`) to `update`; the model is then not used. To count the duration
+    of an observed round, pass it as `elapsed`; a traced duration below 0 makes the sum
+    NaN. (`aggregating.process` passes extra arguments to its pre- and postprocessor,
+    too: wrap those that take none in `optax.with_extra_args_support`.)
+
+    An update is one program, also outside of `jax.jit`, and the model is traced.
 
     Args:
-      code: a gradient code.
-      model: a straggler model, which is given `code.loads`.
+      code: Gradient code.
+      model: Straggler model; it is given `code.loads`.
       key: PRNG key of either kind.
-      method: `"partials"` applies the effective weights to the partial gradients, at
-        about the price of summing them. `"messages"` forms, selects and decodes the
+      method: `"partials"` applies the effective weights to the partial gradients, for
+        about the cost of their sum. `"messages"` forms, selects and decodes the
         message of each worker. The results agree to rounding.
-      undecodable: what to do with a round where the gradient cannot be decoded exactly:
-        `"least_squares"` takes the nearest that the answers give (or what another
-        decoder makes of them), `"skip"` a zero update. The state counts such rounds in
-        `num_undecodable`.
-      tolerance: a round is undecodable where the norm of aᵀB - target is above this
-        share of the norm of the target. Far above the rounding of well-conditioned
-        codes in float32. An approximate code decodes hardly any round exactly: raise it
-        to what is close enough.
-      decoder: as for `jaxwgc.decoding_weights`.
-      memory: whether the newest message of each worker is remembered, and stands in an
-        undecodable round for what is missing: with aᵢ the decoding weights of the
-        round, w those of all workers, mᵢ messages and hᵢ remembered ones, the sum of
-        aᵢ (mᵢ - hᵢ) + wᵢ hᵢ. So only the change of what is missing is lost, and the
-        bias of ignoring workers goes away as parameters settle. Until all have
-        answered, w is that of those who have, scaled to the target. Late answers of a
-        model with `late="busy"` are remembered, too. The state holds a message a worker
-        (two, in simulations), and messages are formed whatever the method.
-      debias: what makes up for parts that are lost. `"share"` divides by the share of
-        the gradient that was decoded, in rounds that are not exact. A number is the
-        weight that partial gradients have on average, and divides in every round (where
-        it differs from part to part, divide the partial gradients). Not with memory.
-      corrupt: a model of `jaxwgc.corruptions`, which makes some messages wrong. Only
-        with `method="messages"`.
-      correct_errors: whether wrong messages are looked for in every round, as by
-        `jaxwgc.locate_errors`, and left out. A round whose errors cannot be explained
-        is refused, and so is one with an answer that no other checks: nothing is
-        decoded from it, so that it counts as undecodable, with a zero update. Who was
-        wrong, and how often, is counted in the `errors` of the state. Only with
-        `method="messages"`, and not with memory.
-      noise: as for `jaxwgc.locate_errors`.
+      undecodable: What to do with a round whose gradient cannot be decoded exactly.
+        `"least_squares"` takes the nearest gradient that the responses give (or the
+        result of another decoder), `"skip"` a zero update. The state counts these
+        rounds in `num_undecodable`.
+      tolerance: A round is undecodable if the norm of aᵀB - target is above this
+        fraction of the norm of the target. The default is far above the rounding of
+        well-conditioned codes in float32. An approximate code decodes hardly any round
+        exactly: raise the tolerance to the residual that you accept.
+      decoder: Decoder instance, or decoder class supported by the code. Defaults to
+        `code.decoders[0]`.
+      memory: Whether to store the newest message of each worker, and to use stored
+        messages for missing ones in an undecodable round. Let aᵢ be the decoding
+        weights of the round, w those of all workers, mᵢ messages and hᵢ stored
+        messages; the gradient is the sum of aᵢ (mᵢ - hᵢ) + wᵢ hᵢ. Only the change of
+        missing messages is lost, so the bias of ignoring workers vanishes as parameters
+        settle. Until all workers have responded once, w are the weights of those that
+        have, scaled to the target. Late messages of a model with `late="busy"` are
+        stored, too. The state holds one message per worker (two in simulations), and
+        messages are formed with both methods.
+      debias: Correction for lost parts. `"share"` divides the gradient by the share
+        that was recovered, in rounds that are not exact. A number is the mean weight of
+        partial gradients, and divides the gradient of every round. (If this weight
+        differs between parts, divide the partial gradients.) Not with memory.
+      corrupt: Corruption model from `jaxwgc.corruptions`. Only with
+        `method="messages"`.
+      correct_errors: Whether to locate corrupted messages in every round, as
+        `jaxwgc.locate_errors` does, and to exclude them. A round is rejected if its
+        errors cannot be explained, or if a message takes part in no parity check. A
+        rejected round counts as undecodable, and its update is zero. The `errors` of
+        the state count corrupted messages. Only with `method="messages"`, and not with
+        memory.
+      noise: Relative norm by which two correct copies of a message may differ, if this
+        is more than rounding.
 
     Returns:
-      An `optax.experimental.aggregating.Aggregator`, so an optax gradient
+      An `optax.experimental.aggregating.Aggregator`, which is an optax gradient
       transformation with extra arguments. Its state is a `CodedAggregateState`.
 
     Raises:
-      ValueError: where an argument breaks its rule, or (at `update`) updates are not
-        like params with a leading axis of num_parts in front, or `received` has the
-        wrong shape.
-      TypeError: where the code, model, key, updates or `received` have the wrong type.
-        A model that gives no rounds for the workers of the code is found here, before
-        the first update.
+      ValueError: If an argument breaks its rule. At `update`: if updates are not like
+        params with a leading axis of num_parts in front, or `received` has the wrong
+        shape.
+      TypeError: If the code, model, key, updates or `received` have the wrong type, or
+        the model does not give rounds for the workers of the code.
 
-    Warns where the waiting rule of the model ends nearly every round before the code
-    decodes, and (at `update`) of extra arguments that it does not know.
+    Warns if the waiting rule of the model ends nearly every round before the code
+    decodes and, at `update`, if extra arguments are unknown.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxwgc, optax

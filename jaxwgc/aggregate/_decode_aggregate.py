@@ -25,49 +25,54 @@ def decode_aggregate(
     noise: float = 0.0,
     key: jax.Array | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Aggregates messages that arrived: the sibling of `coded_aggregate`.
+    """Aggregates the messages of real workers; `coded_aggregate` simulates them.
 
-    Put it first in `optax.chain`, for workers that really are slow or dead. Its updates
-    are their messages side by side, as `jaxwgc.encode` gives them: row i is what
-    `jaxwgc.coding.form_messages` has made on worker i. Rows of workers that did not
-    answer may hold anything, NaN included. What it returns is like params. The order in
-    a chain is that of `coded_aggregate`.
+    Put it first in `optax.chain`. Its updates are the messages of the workers, as
+    `jaxwgc.encode` returns them: row i is the result of `jaxwgc.coding.form_messages`
+    on worker i. Rows of workers that did not respond may hold anything, NaN included.
+    It returns a pytree like params. The order in a chain is that of `coded_aggregate`.
 
     `update` needs `received`, the bool mask (num_workers,) of the workers that
-    answered, or `finished` in its place, the parts that each has finished. With
-    `elapsed` beside it, the time of the round is counted.
+    responded, or instead `finished`, the number of parts that each worker has finished.
+    The optional `elapsed`, the duration of the round, is added up in the state.
 
     Args:
-      code: a gradient code.
-      undecodable: as for `coded_aggregate`.
-      tolerance: as for `coded_aggregate`.
-      decoder: as for `jaxwgc.decoding_weights`.
-      message_dtype: what messages were rounded to on their way, such as `"bfloat16"`;
-        what that leaves of zeros is cleared. By default their dtype.
-      on_request: whether workers have sent one sum of their messages each, as they were
-        asked to by `Decoding.requests`. Updates are then what
-        `jaxwgc.coding.answer_request` gave, (num_workers, length), and `finished` says
-        what could have been asked for.
-      memory: as for `coded_aggregate`, not on request; `update` then takes `late`, bool
-        (num_workers,): whose rows are an answer to an earlier round. Those are
-        remembered, no more.
-      debias: as for `coded_aggregate`.
-      correct_errors: as for `coded_aggregate`; not on request.
-      noise: as for `jaxwgc.locate_errors`.
-      key: PRNG key, for the projections by which errors are looked for. By default they
-        depend on the messages alone, so that nobody knows them before these are there;
-        a secret key is for workers that agree on what to send.
+      code: Gradient code.
+      undecodable: What to do with a round whose gradient cannot be decoded exactly:
+        `"least_squares"` or `"skip"`, as in `coded_aggregate`.
+      tolerance: Fraction of the norm of the target above which the residual makes a
+        round undecodable.
+      decoder: Decoder instance, or decoder class supported by the code. Defaults to
+        `code.decoders[0]`.
+      message_dtype: Dtype that messages were rounded to on their way, such as
+        `"bfloat16"`; entries that are zero up to this rounding become exactly zero.
+        Defaults to the dtype of the messages.
+      on_request: Whether each worker has sent one sum of its messages, as
+        `Decoding.requests` asked for. Updates are then the results of
+        `jaxwgc.coding.answer_request`, (num_workers, length), and `finished` tells what
+        could be requested.
+      memory: Whether to use stored messages for missing ones, as in `coded_aggregate`;
+        not on request. `update` then takes `late`, bool (num_workers,): workers whose
+        rows respond to an earlier round. These rows are stored, but not decoded.
+      debias: Correction for lost parts, as in `coded_aggregate`.
+      correct_errors: Whether to locate and exclude corrupted messages, as in
+        `coded_aggregate`; not on request.
+      noise: Relative norm by which two correct copies of a message may differ, if this
+        is more than rounding.
+      key: PRNG key for the projections that locate errors. By default the projections
+        depend on the messages alone, so they cannot be known before the messages are
+        sent. A secret key also protects against workers that agree on what to send.
 
     Returns:
-      An `optax.experimental.aggregating.Aggregator`; updates are one array
-      (num_messages, length), real or complex as the code is, of any precision (they are
-      decoded in at least float32). Its state is a `CodedAggregateState`.
+      An `optax.experimental.aggregating.Aggregator`. Updates are one array
+      (num_messages, length), real or complex as the code is, of any precision; they are
+      decoded in at least float32. Its state is a `CodedAggregateState`.
 
     Raises:
-      ValueError: where an argument breaks its rule, or (at `update`) updates are no
+      ValueError: If an argument breaks its rule. At `update`: if updates are not
         messages for a gradient like params, params or `received` are not given, or
         `received` has the wrong shape.
-      TypeError: where the code, the messages, params or `received` have the wrong type.
+      TypeError: If the code, the messages, params or `received` have the wrong type.
 
     Example:
       >>> import jax.numpy as jnp, jaxwgc, optax
