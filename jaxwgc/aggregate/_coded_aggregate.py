@@ -127,7 +127,8 @@ def coded_aggregate(
       The paper's sections 2 and 4 and figure 1.
     """
     GradientCode.check(code)
-    StragglerModel.check("model", model, _loads(code))
+    loads = jnp.asarray(code.loads, jnp.result_type(float))
+    StragglerModel.check("model", model, loads)
     _validation.check_key(key)
     _validation.check_choice("method", method, ("partials", "messages"))
     model.warn_where_undecodable(code, decoder)
@@ -158,7 +159,8 @@ def coded_aggregate(
     @functools.partial(jax.jit, inline=True)
     def aggregate(partial_gradients, state, this_round):
         if this_round is None:
-            this_round, state = _simulate(code, model, corrupt, state)
+            arrivals, state = _draw(model, loads, corrupt, state)
+            this_round = Round.simulated(code, arrivals)
         if method == "partials" and not memory:
             decoding, state = policy.decode(this_round, None, state, None)
             gradient = decoding.collapse(partial_gradients)
@@ -175,18 +177,13 @@ def coded_aggregate(
     return make_aggregator(init, update)
 
 
-def _loads(code):
-    return jnp.asarray(code.loads, jnp.result_type(float))
-
-
-def _simulate(code, model, corrupt, state):
+def _draw(model, loads, corrupt, state):
     """Draws a round from the straggler model; returns it and the next state."""
     next_key, round_key = jax.random.split(state.key)
     drawn = state.stragglers if corrupt is None else state.stragglers[0]
-    arrivals, drawn = model.sample(round_key, drawn, _loads(code))
+    arrivals, drawn = model.sample(round_key, drawn, loads)
     drawn = drawn if corrupt is None else (drawn, state.stragglers[1])
-    state = state._replace(key=next_key, stragglers=drawn)
-    return Round.simulated(code, arrivals), state
+    return arrivals, state._replace(key=next_key, stragglers=drawn)
 
 
 def _corrupt(code, corrupt, messages, state):

@@ -1,5 +1,6 @@
 """Measurements of a loss on the data: is it a sum over weighted rows, as decoded?"""
 
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -86,7 +87,7 @@ def measure_loss(
     """
 
     def rows(numbers):
-        return jax.tree.map(lambda leaf: leaf[numbers], layout.rows)
+        return jax.tree.map(operator.itemgetter(numbers), layout.rows)
 
     is_padding, weights = layout.is_padding, layout.row_weights
     numbers, size = np.arange(layout.num_rows), is_padding.shape[1]
@@ -112,7 +113,7 @@ def measure_loss(
     padding, is_unweighted = 0.0, False
     # Rows that see each other are not weighted one by one either.
     if is_sum and is_padding.any():
-        filled = jax.tree.map(lambda leaf: leaf[is_padding], jax.device_get(parts))
+        filled = jax.tree.map(operator.itemgetter(is_padding), jax.device_get(parts))
         padding = np.linalg.norm(gradient(filled))
     if is_sum and weights is not None and not np.isin(weights, (0, 1)).all():
         part, ones = rows(few)
