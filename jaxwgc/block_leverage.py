@@ -1,5 +1,6 @@
 """Iterative block leverage: a new sample of parts at every step, coded and decoded."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -125,23 +126,28 @@ def block_leverage_aggregate(
         shapes = state.coded.shapes
         _updates.check_updates(updates, num_parts, "K", params, shapes)
         updates = jax.tree.map(jnp.asarray, updates)
-        next_key, step_key = jax.random.split(state.key)
-        indices, weights = draw(step_key)
-
-        def weigh(leaf):
-            # In at least float32, as codes work in.
-            rows = leaf[indices].astype(jnp.result_type(leaf.dtype, jnp.float32))
-            shape = (-1,) + (1,) * (leaf.ndim - 1)
-            return rows * weights.astype(rows.dtype).reshape(shape)
-
-        sampled = jax.tree.map(weigh, updates)
+        sampled, next_key, indices, weights = sample(updates, state.key)
         decoded, coded = inner.update(sampled, state.coded, params, **extra)
         decoded = jax.tree.map(
             lambda leaf, like: leaf.astype(like.dtype), decoded, updates
         )
         return decoded, BlockLeverageState(next_key, indices, weights, coded)
 
+    # One program, also outside of jit.
+    @functools.partial(jax.jit, inline=True)
+    def sample(updates, key):
+        next_key, step_key = jax.random.split(key)
+        indices, weights = draw(step_key)
+        weigh = functools.partial(_weighted_rows, indices, weights)
+        return jax.tree.map(weigh, updates), next_key, indices, weights
+
     return make_aggregator(init, update)
+
+
+def _weighted_rows(indices, weights, leaf):
+    # In at least float32, as codes work in.
+    rows = leaf[indices].astype(jnp.result_type(leaf.dtype, jnp.float32))
+    return rows * jnp.expand_dims(weights.astype(rows.dtype), range(1, rows.ndim))
 
 
 def sampled_value_and_grad(

@@ -235,25 +235,28 @@ class TestModels:
         with pytest.raises(TypeError, match="model must be a StragglerModel, whose"):
             studies.learn_entries(CODE, model, KEY)
 
-    def test_nothing_is_drawn_or_known_of_the_key(self):
-        """Models whose state is not traced work outside of jit, as before."""
-        seen = []
+    def test_a_state_without_arrays(self):
+        """It is traced when the aggregator is made, and in every update."""
 
         class InTurn(stragglers.StragglerModel):
             def init(self, num_workers):
                 return 0
 
             def sample(self, key, state, loads):
-                seen.append(state)
                 received = np.arange(6) != state
                 return stragglers.Arrivals(received, loads, jnp.ones(())), state + 1
+
+        class AsksForItsState(InTurn):
+            def sample(self, key, state, loads):
+                return super().sample(key, state if state < 6 else 0, loads)
 
         aggregate = jaxwgc.coded_aggregate(CODE, InTurn(), KEY)
         state = aggregate.init(None)
         for lost in range(2):
             _, state = aggregate.update(GRADIENTS, state)
             np.testing.assert_array_equal(state.received, np.arange(6) != lost)
-        assert seen == [0, 0, 1]
+        with pytest.raises(TypeError, match="model must be made of JAX functions"):
+            jaxwgc.coded_aggregate(CODE, AsksForItsState(), KEY)
 
 
 class TestElapsed:

@@ -1,8 +1,8 @@
 """The optax transformations: partial gradients or messages in, a gradient out."""
 
-from jaxwgc.aggregate._aggregator import CodedAggregateState, ErrorCounts
-from jaxwgc.aggregate._aggregator import make_aggregator as make_aggregator
 from jaxwgc.aggregate._coded_aggregate import coded_aggregate
 from jaxwgc.aggregate._decode_aggregate import decode_aggregate
+from jaxwgc.aggregate._policy import make_aggregator as make_aggregator
+from jaxwgc.aggregate._state import CodedAggregateState, ErrorCounts
 
 __all__ = ["CodedAggregateState", "ErrorCounts", "coded_aggregate", "decode_aggregate"]

@@ -1,17 +1,19 @@
 """Partial gradients in, a gradient out: a coded cluster, simulated."""
 
+import functools
+import operator
+
 import jax
 import jax.numpy as jnp
 import optax
 
 from jaxwgc import _updates, _validation, coding
-from jaxwgc.aggregate._aggregator import aggregator, make_locate
+from jaxwgc.aggregate._policy import DecodingPolicy, make_aggregator
+from jaxwgc.aggregate._state import Round
 from jaxwgc.codes import GradientCode
 from jaxwgc.corruptions import CorruptionModel
 from jaxwgc.decoders import DecoderLike
 from jaxwgc.stragglers import StragglerModel
-
-METHODS = ("partials", "messages")
 
 
 def coded_aggregate(
@@ -31,74 +33,77 @@ def coded_aggregate(
 ) -> optax.GradientTransformationExtraArgs:
     """Aggregates partial gradients as a coded cluster with stragglers would.
 
-    Put it first in `optax.chain`, or as the aggregator in
+    Put it first in `optax.chain`, or use it as the aggregator in
     `optax.experimental.aggregating.process`. Its updates have a leading axis of
-    num_parts; what it returns is like params. So `optax.MultiSteps`,
-    `optax.apply_if_finite`, `optax.flatten` and other wrappers go around the
-    transformations behind it, not around the chain. Partial gradients come from
-    `jaxwgc.partial_value_and_grad`, and their sum, not their mean, is what an exact
-    code decodes.
+    num_parts; it returns a pytree like params. Wrappers such as `optax.MultiSteps`,
+    `optax.apply_if_finite` and `optax.flatten` therefore go around the transformations
+    behind it, not around the chain. Partial gradients come from
+    `jaxwgc.partial_value_and_grad`. An exact code decodes their sum, not their mean.
 
-    Every round draws who answers from the straggler model, and for a code of several
-    messages a worker, how many parts each has finished. A mask of workers (or numbers
-    of parts) that were observed instead goes in as `received` (or `finished`), an extra
-    argument of `update`, with `elapsed` beside it if the round's time is to be counted
-    (a traced one below 0 makes the sum NaN); then the model is not asked.
-    (`aggregating.process` hands extra arguments to its pre- and postprocessor, too:
-    wrap those that take none in `optax.with_extra_args_support`.)
+    Every round draws from the straggler model which workers respond, and for a code
+    with several messages per worker, how many parts each worker has finished. If you
+    observed a round instead, pass its mask of workers as `received` (or its numbers of
+    parts as `finished`) to `update`; the model is then not used. To count the duration
+    of an observed round, pass it as `elapsed`; a traced duration below 0 makes the sum
+    NaN. (`aggregating.process` passes extra arguments to its pre- and postprocessor,
+    too: wrap those that take none in `optax.with_extra_args_support`.)
+
+    An update is one program, also outside of `jax.jit`, and the model is traced.
 
     Args:
-      code: a gradient code.
-      model: a straggler model, which is given `code.loads`.
+      code: Gradient code.
+      model: Straggler model; it is given `code.loads`.
       key: PRNG key of either kind.
-      method: `"partials"` applies the effective weights to the partial gradients, at
-        about the price of summing them. `"messages"` forms, selects and decodes the
+      method: `"partials"` applies the effective weights to the partial gradients, for
+        about the cost of their sum. `"messages"` forms, selects and decodes the
         message of each worker. The results agree to rounding.
-      undecodable: what to do with a round where the gradient cannot be decoded exactly:
-        `"least_squares"` takes the nearest that the answers give (or what another
-        decoder makes of them), `"skip"` a zero update. The state counts such rounds in
-        `num_undecodable`.
-      tolerance: a round is undecodable where the norm of aᵀB - target is above this
-        share of the norm of the target. Far above the rounding of well-conditioned
-        codes in float32. An approximate code decodes hardly any round exactly: raise it
-        to what is close enough.
-      decoder: as for `jaxwgc.decoding_weights`.
-      memory: whether the newest message of each worker is remembered, and stands in an
-        undecodable round for what is missing: with aᵢ the decoding weights of the
-        round, w those of all workers, mᵢ messages and hᵢ remembered ones, the sum of
-        aᵢ (mᵢ - hᵢ) + wᵢ hᵢ. So only the change of what is missing is lost, and the
-        bias of ignoring workers goes away as parameters settle. Until all have
-        answered, w is that of those who have, scaled to the target. Late answers of a
-        model with `late="busy"` are remembered, too. The state holds a message a worker
-        (two, in simulations), and messages are formed whatever the method.
-      debias: what makes up for parts that are lost. `"share"` divides by the share of
-        the gradient that was decoded, in rounds that are not exact. A number is the
-        weight that partial gradients have on average, and divides in every round (where
-        it differs from part to part, divide the partial gradients). Not with memory.
-      corrupt: a model of `jaxwgc.corruptions`, which makes some messages wrong. Only
-        with `method="messages"`.
-      correct_errors: whether wrong messages are looked for in every round, as by
-        `jaxwgc.locate_errors`, and left out. A round whose errors cannot be explained
-        is refused, and so is one with an answer that no other checks: nothing is
-        decoded from it, so that it counts as undecodable, with a zero update. Who was
-        wrong, and how often, is counted in the `errors` of the state. Only with
-        `method="messages"`, and not with memory.
-      noise: as for `jaxwgc.locate_errors`.
+      undecodable: What to do with a round whose gradient cannot be decoded exactly.
+        `"least_squares"` takes the nearest gradient that the responses give (or the
+        result of another decoder), `"skip"` a zero update. The state counts these
+        rounds in `num_undecodable`.
+      tolerance: A round is undecodable if the norm of aᵀB - target is above this
+        fraction of the norm of the target. The default is far above the rounding of
+        well-conditioned codes in float32. An approximate code decodes hardly any round
+        exactly: raise the tolerance to the residual that you accept.
+      decoder: Decoder instance, or decoder class supported by the code. Defaults to
+        `code.decoders[0]`.
+      memory: Whether to store the newest message of each worker, and to use stored
+        messages for missing ones in an undecodable round. Let aᵢ be the decoding
+        weights of the round, w those of all workers, mᵢ messages and hᵢ stored
+        messages; the gradient is the sum of aᵢ (mᵢ - hᵢ) + wᵢ hᵢ. Only the change of
+        missing messages is lost, so the bias of ignoring workers vanishes as parameters
+        settle. Until all workers have responded once, w are the weights of those that
+        have, scaled to the target. Late messages of a model with `late="busy"` are
+        stored, too. The state holds one message per worker (two in simulations), and
+        messages are formed with both methods.
+      debias: Correction for lost parts. `"share"` divides the gradient by the share
+        that was recovered, in rounds that are not exact. A number is the mean weight of
+        partial gradients, and divides the gradient of every round. (If this weight
+        differs between parts, divide the partial gradients.) Not with memory.
+      corrupt: Corruption model from `jaxwgc.corruptions`. Only with
+        `method="messages"`.
+      correct_errors: Whether to locate corrupted messages in every round, as
+        `jaxwgc.locate_errors` does, and to exclude them. A round is rejected if its
+        errors cannot be explained, or if a message takes part in no parity check. A
+        rejected round counts as undecodable, and its update is zero. The `errors` of
+        the state count corrupted messages. Only with `method="messages"`, and not with
+        memory.
+      noise: Relative norm by which two correct copies of a message may differ, if this
+        is more than rounding.
 
     Returns:
-      An `optax.experimental.aggregating.Aggregator`, so an optax gradient
+      An `optax.experimental.aggregating.Aggregator`, which is an optax gradient
       transformation with extra arguments. Its state is a `CodedAggregateState`.
 
     Raises:
-      ValueError: where an argument breaks its rule, or (at `update`) updates are not
-        like params with a leading axis of num_parts in front, or `received` has the
-        wrong shape.
-      TypeError: where the code, model, key, updates or `received` have the wrong type.
-        A model that gives no rounds for the workers of the code is found here, before
-        the first update.
+      ValueError: If an argument breaks its rule. At `update`: if updates are not like
+        params with a leading axis of num_parts in front, or `received` has the wrong
+        shape.
+      TypeError: If the code, model, key, updates or `received` have the wrong type, or
+        the model does not give rounds for the workers of the code.
 
-    Warns where the waiting rule of the model ends nearly every round before the code
-    decodes, and (at `update`) of extra arguments that it does not know.
+    Warns if the waiting rule of the model ends nearly every round before the code
+    decodes and, at `update`, if extra arguments are unknown.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxwgc, optax
@@ -125,9 +130,8 @@ def coded_aggregate(
     loads = jnp.asarray(code.loads, jnp.result_type(float))
     StragglerModel.check("model", model, loads)
     _validation.check_key(key)
-    _validation.check_choice("method", method, METHODS)
+    _validation.check_choice("method", method, ("partials", "messages"))
     model.warn_where_undecodable(code, decoder)
-
     if corrupt is not None:
         hint = " of jaxwgc.corruptions"
         _validation.check_instance("corrupt", corrupt, CorruptionModel, hint)
@@ -136,60 +140,55 @@ def coded_aggregate(
             'method must be "messages" with corrupt or correct_errors, which are about '
             f"what arrives; got {method!r}"
         )
+    options = undecodable, tolerance, decoder, memory, debias, correct_errors, noise
+    policy = DecodingPolicy(code, *options, is_simulated=True)
 
-    def start():
+    def init(params):
         drawn = model.init(code.num_workers)
         if corrupt is not None:
             drawn = drawn, corrupt.init(code.num_workers)
         # A copy, so that donating the state leaves the caller's key alone.
-        return jnp.array(key, copy=True), drawn
+        return policy.init(params, jnp.array(key, copy=True), drawn)
 
-    def simulate(state):
-        next_key, round_key = jax.random.split(state.key)
-        drawn = state.stragglers if corrupt is None else state.stragglers[0]
-        arrivals, drawn = model.sample(round_key, drawn, loads)
-        if corrupt is not None:
-            drawn = drawn, state.stragglers[1]
-        return arrivals, state._replace(key=next_key, stragglers=drawn)
+    def update(updates, state, params=None, **extra):
+        this_round, shapes = policy.observed(state, **extra), state.shapes
+        _updates.check_updates(updates, code.num_parts, "num_parts", params, shapes)
+        return aggregate(updates, state, this_round)
 
-    def corrupted(messages, state):
-        assert corrupt is not None
-        next_key, round_key = jax.random.split(state.key)
-        messages, _, drawn = corrupt.sample(
-            round_key, state.stragglers[1], messages, code.num_workers
-        )
-        drawn = state.stragglers[0], drawn
-        return messages, state._replace(key=next_key, stragglers=drawn)
-
-    def read(updates, params, state):
-        _updates.check_updates(
-            updates, code.num_parts, "num_parts", params, state.shapes
-        )
-        like = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), updates
-        )
+    # One program, also outside of jit.
+    @functools.partial(jax.jit, inline=True)
+    def aggregate(partial_gradients, state, this_round):
+        if this_round is None:
+            arrivals, state = _draw(model, loads, corrupt, state)
+            this_round = Round.simulated(code, arrivals)
         if method == "partials" and not memory:
-            return None, like, lambda decoding, _: decoding.collapse(updates)
-        return (
-            coding.encode(code, updates),
-            like,
-            lambda decoding, messages: decoding.combine(messages, like),
-        )
+            decoding, state = policy.decode(this_round, None, state, None)
+            gradient = decoding.collapse(partial_gradients)
+            return policy.finish(decoding, gradient, None, this_round, state)
+        messages = coding.encode(code, partial_gradients)
+        if corrupt is not None:
+            messages, state = _corrupt(code, corrupt, messages, state)
+        location_key = jax.random.fold_in(state.key, 1)
+        decoding, state = policy.decode(this_round, messages, state, location_key)
+        like = jax.tree.map(operator.itemgetter(0), partial_gradients)
+        gradient = decoding.combine(messages, like)
+        return policy.finish(decoding, gradient, messages, this_round, state)
 
-    def key_of(messages, state):
-        del messages
-        return jax.random.fold_in(state.key, 1)
+    return make_aggregator(init, update)
 
-    return aggregator(
-        code,
-        read,
-        undecodable,
-        tolerance,
-        decoder,
-        memory,
-        debias,
-        make_locate(code, correct_errors, memory, noise, None, key_of),
-        None if corrupt is None else corrupted,
-        start,
-        simulate,
-    )
+
+def _draw(model, loads, corrupt, state):
+    """Draws a round from the straggler model; returns it and the next state."""
+    next_key, round_key = jax.random.split(state.key)
+    drawn = state.stragglers if corrupt is None else state.stragglers[0]
+    arrivals, drawn = model.sample(round_key, drawn, loads)
+    drawn = drawn if corrupt is None else (drawn, state.stragglers[1])
+    return arrivals, state._replace(key=next_key, stragglers=drawn)
+
+
+def _corrupt(code, corrupt, messages, state):
+    """Corrupts messages by the corruption model; returns them and the next state."""
+    next_key, key = jax.random.split(state.key)
+    drawn, faults = state.stragglers
+    messages, _, faults = corrupt.sample(key, faults, messages, code.num_workers)
+    return messages, state._replace(key=next_key, stragglers=(drawn, faults))

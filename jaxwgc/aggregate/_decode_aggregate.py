@@ -1,10 +1,12 @@
 """Messages in, a gradient out: workers that really answered."""
 
+import functools
+
 import jax
 import optax
 
 from jaxwgc import _flat_vectors, _updates, _validation, coding
-from jaxwgc.aggregate._aggregator import aggregator, make_locate
+from jaxwgc.aggregate._policy import DecodingPolicy, make_aggregator
 from jaxwgc.codes import GradientCode
 from jaxwgc.decoders import DecoderLike
 
@@ -23,49 +25,54 @@ def decode_aggregate(
     noise: float = 0.0,
     key: jax.Array | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Aggregates messages that arrived: the sibling of `coded_aggregate`.
+    """Aggregates the messages of real workers; `coded_aggregate` simulates them.
 
-    Put it first in `optax.chain`, for workers that really are slow or dead. Its updates
-    are their messages side by side, as `jaxwgc.encode` gives them: row i is what
-    `jaxwgc.coding.form_messages` has made on worker i. Rows of workers that did not
-    answer may hold anything, NaN included. What it returns is like params. The order in
-    a chain is that of `coded_aggregate`.
+    Put it first in `optax.chain`. Its updates are the messages of the workers, as
+    `jaxwgc.encode` returns them: row i is the result of `jaxwgc.coding.form_messages`
+    on worker i. Rows of workers that did not respond may hold anything, NaN included.
+    It returns a pytree like params. The order in a chain is that of `coded_aggregate`.
 
     `update` needs `received`, the bool mask (num_workers,) of the workers that
-    answered, or `finished` in its place, the parts that each has finished. With
-    `elapsed` beside it, the time of the round is counted.
+    responded, or instead `finished`, the number of parts that each worker has finished.
+    The optional `elapsed`, the duration of the round, is added up in the state.
 
     Args:
-      code: a gradient code.
-      undecodable: as for `coded_aggregate`.
-      tolerance: as for `coded_aggregate`.
-      decoder: as for `jaxwgc.decoding_weights`.
-      message_dtype: what messages were rounded to on their way, such as `"bfloat16"`;
-        what that leaves of zeros is cleared. By default their dtype.
-      on_request: whether workers have sent one sum of their messages each, as they were
-        asked to by `Decoding.requests`. Updates are then what
-        `jaxwgc.coding.answer_request` gave, (num_workers, length), and `finished` says
-        what could have been asked for.
-      memory: as for `coded_aggregate`, not on request; `update` then takes `late`, bool
-        (num_workers,): whose rows are an answer to an earlier round. Those are
-        remembered, no more.
-      debias: as for `coded_aggregate`.
-      correct_errors: as for `coded_aggregate`; not on request.
-      noise: as for `jaxwgc.locate_errors`.
-      key: PRNG key, for the projections by which errors are looked for. By default they
-        depend on the messages alone, so that nobody knows them before these are there;
-        a secret key is for workers that agree on what to send.
+      code: Gradient code.
+      undecodable: What to do with a round whose gradient cannot be decoded exactly:
+        `"least_squares"` or `"skip"`, as in `coded_aggregate`.
+      tolerance: Fraction of the norm of the target above which the residual makes a
+        round undecodable.
+      decoder: Decoder instance, or decoder class supported by the code. Defaults to
+        `code.decoders[0]`.
+      message_dtype: Dtype that messages were rounded to on their way, such as
+        `"bfloat16"`; entries that are zero up to this rounding become exactly zero.
+        Defaults to the dtype of the messages.
+      on_request: Whether each worker has sent one sum of its messages, as
+        `Decoding.requests` asked for. Updates are then the results of
+        `jaxwgc.coding.answer_request`, (num_workers, length), and `finished` tells what
+        could be requested.
+      memory: Whether to use stored messages for missing ones, as in `coded_aggregate`;
+        not on request. `update` then takes `late`, bool (num_workers,): workers whose
+        rows respond to an earlier round. These rows are stored, but not decoded.
+      debias: Correction for lost parts, as in `coded_aggregate`.
+      correct_errors: Whether to locate and exclude corrupted messages, as in
+        `coded_aggregate`; not on request.
+      noise: Relative norm by which two correct copies of a message may differ, if this
+        is more than rounding.
+      key: PRNG key for the projections that locate errors. By default the projections
+        depend on the messages alone, so they cannot be known before the messages are
+        sent. A secret key also protects against workers that agree on what to send.
 
     Returns:
-      An `optax.experimental.aggregating.Aggregator`; updates are one array
-      (num_messages, length), real or complex as the code is, of any precision (they are
-      decoded in at least float32). Its state is a `CodedAggregateState`.
+      An `optax.experimental.aggregating.Aggregator`. Updates are one array
+      (num_messages, length), real or complex as the code is, of any precision; they are
+      decoded in at least float32. Its state is a `CodedAggregateState`.
 
     Raises:
-      ValueError: where an argument breaks its rule, or (at `update`) updates are no
+      ValueError: If an argument breaks its rule. At `update`: if updates are not
         messages for a gradient like params, params or `received` are not given, or
         `received` has the wrong shape.
-      TypeError: where the code, the messages, params or `received` have the wrong type.
+      TypeError: If the code, the messages, params or `received` have the wrong type.
 
     Example:
       >>> import jax.numpy as jnp, jaxwgc, optax
@@ -98,39 +105,42 @@ def decode_aggregate(
                 "that nothing can disagree; got True"
             )
 
-    def key_of(messages, state):
-        count = state.errors.num_corrected + state.errors.num_refused
-        drawn = coding.key_from(messages)
-        if key is not None:
-            drawn = jax.random.fold_in(key, jax.random.bits(drawn))
-        return jax.random.fold_in(drawn, count)
-
-    def read(updates, params, state):
-        del state
-        # Refuses those that a mask hides.
-        _updates.shapes_of(params)
-        _updates.check_one_array("updates", updates, "the messages of all workers")
-        if on_request:
-            shape = code.num_workers, _flat_vectors.raveled_size(params)
-            _validation.check_shape("updates", updates, "(num_workers, length)", shape)
-            return None, params, lambda *_: coding.decode_answers(updates, params)
-        return (
-            updates,
-            params,
-            lambda decoding, _: decoding.combine(updates, params, message_dtype),
-        )
-
     if key is not None:
         _validation.check_key(key)
         if not correct_errors:
             raise ValueError("key goes with correct_errors=True; got a key alone")
-    return aggregator(
-        code,
-        read,
-        undecodable,
-        tolerance,
-        decoder,
-        memory,
-        debias,
-        make_locate(code, correct_errors, memory, noise, message_dtype, key_of),
-    )
+    options = undecodable, tolerance, decoder, memory, debias, correct_errors, noise
+    policy = DecodingPolicy(code, *options, message_dtype)
+
+    def update(updates, state, params=None, **extra):
+        this_round = policy.observed(state, **extra)
+        # Rejects params that a mask hides.
+        _updates.shapes_of(params)
+        _updates.check_one_array("updates", updates, "the messages of all workers")
+        _validation.check_dtypes("messages", updates, "numbers or bools")
+        return aggregate(updates, state, params, this_round)
+
+    # One program, also outside of jit.
+    @functools.partial(jax.jit, inline=True)
+    def aggregate(messages, state, params, this_round):
+        location_key = _location_key(key, messages, state.errors)
+        decoding, state = policy.decode(this_round, messages, state, location_key)
+        if on_request:
+            shape = code.num_workers, _flat_vectors.raveled_size(params)
+            _validation.check_shape("updates", messages, "(num_workers, length)", shape)
+            gradient = coding.decode_answers(messages, params)
+        else:
+            gradient = decoding.combine(messages, params, message_dtype)
+        return policy.finish(decoding, gradient, messages, this_round, state)
+
+    return make_aggregator(policy.init, update)
+
+
+def _location_key(key, messages, errors):
+    """Returns the key of the projections that locate errors; None without errors."""
+    if errors == ():
+        return None
+    drawn = coding.key_from(messages)
+    if key is not None:
+        drawn = jax.random.fold_in(key, jax.random.bits(drawn))
+    return jax.random.fold_in(drawn, errors.num_corrected + errors.num_refused)

@@ -4,21 +4,22 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
 from jaxwgc import _validation
-from jaxwgc.checks._layout import layout_of
-from jaxwgc.checks._losses import measure_decoded, measure_loss
-from jaxwgc.checks._mistakes import OF_DATA, OF_LOSS, OF_OPTIMIZER, problems
-from jaxwgc.checks._optimizers import OptimizerProbe, is_dropped, rounds_of, states_of
-from jaxwgc.checks._rounds import Rounds
+from jaxwgc.checks._losses import layout_of, measure_decoded, measure_loss
+from jaxwgc.checks._mistakes import problems
+from jaxwgc.checks._optimizers import (
+    OptimizerProbe,
+    Rounds,
+    is_dropped,
+    rounds_of,
+    states_of,
+)
 from jaxwgc.codes import GradientCode
 from jaxwgc.gradients import checked_loss, partial_value_and_grad
 
-# Rounds that are simulated, or steps that are made.
-_NUM_ROUNDS = 8
 # How far from the given parameters everything is looked at, relative to their size.
 _SHIFT = 0.01
 
@@ -135,40 +136,38 @@ def check_step(
             "check_step looks at values, so nothing may be traced: call it outside of "
             "jax.jit and the like"
         )
-    if step is not None and optimizer is None:
-        raise ValueError("optimizer must be given with step; got None")
+    if step is not None:
+        _validation.check_callable("step", step)
+        if optimizer is None:
+            raise ValueError("optimizer must be given with step; got None")
     start, params = params, _perturbed(params)
     _validation.check_leading_axis("parts", parts, code.num_parts, "num_parts")
     layout = layout_of(data, parts)
-    gradients = jax.jit(partial_value_and_grad(loss, has_aux))(params, parts)[1]
+    coded_gradients = jax.jit(partial_value_and_grad(loss, has_aux))
+    gradients = jax.device_get(coded_gradients(params, parts)[1])
     whole_gradient = jax.jit(jax.grad(checked_loss(loss, has_aux), has_aux=True))
 
     def gradient_of(part):
         return whole_gradient(params, part)[0]
 
+    def advance(params, state):
+        return params, probe.update(gradients, state)[1]
+
     measured = measure_decoded(code, gradients, gradient_of, layout)
     measured |= measure_loss(gradient_of, layout, parts)
-    found = problems(OF_LOSS, **measured) or problems(OF_DATA, **measured)
     rounds = [] if received is None else [Rounds.observed(code, received)]
     if optimizer is not None:
-        probe, states = OptimizerProbe(optimizer, code, params), []
+        probe = OptimizerProbe(optimizer, code, params)
+        if step is not None or (received is None and probe.simulates):
+            states = states_of(step or advance, start, probe.state)
+            rounds.append(rounds_of(states))
         if step is not None:
-            _validation.check_callable("step", step)
-            states = states_of(step, start, probe.state, _NUM_ROUNDS)
-        elif received is None and probe.simulates:
-
-            def advance(params, state):
-                return params, probe.update(gradients, state)[1]
-
-            states = states_of(advance, params, probe.state, _NUM_ROUNDS)
-        rounds += [rounds_of(states)] if states else []
-        dropped = step is not None and is_dropped(probe, gradients, *states[:2])
+            measured["is_dropped"] = is_dropped(probe, gradients, *states[:2])
         measured |= probe.measure(gradients, rounds)
-        found += problems(OF_OPTIMIZER, **measured, is_dropped=dropped)
-    for one in rounds:
-        found += one.problems(code)
+    if rounds:
+        measured |= max(rounds, key=lambda one: one.failed.mean()).measure(code)
     return StepReport(
-        tuple(found),
+        problems(measured),
         gradient_ratio=measured["ratio"],
         gradient_error=measured["error"],
         num_answers=np.array([n for one in rounds for n in one.received.sum(1)], int),
@@ -181,9 +180,8 @@ def _perturbed(params):
     draw = np.random.default_rng(0).normal
 
     def move(leaf):
-        leaf = jnp.asarray(leaf)
-        size = jnp.sqrt(jnp.mean(jnp.abs(leaf) ** 2))
-        step = _SHIFT * jnp.where(size > 0, size, 1) * draw(size=leaf.shape)
-        return leaf + step.astype(leaf.dtype)
+        leaf = np.asarray(leaf)
+        size = np.sqrt(np.mean(np.abs(leaf.astype(complex)) ** 2)) or 1
+        return leaf + (_SHIFT * size * draw(size=leaf.shape)).astype(leaf.dtype)
 
     return jax.tree.map(move, params)

@@ -1,25 +1,72 @@
-"""Measurements of a loss: gradients on some rows, and of all parts decoded."""
+"""Measurements of a loss on the data: is it a sum over weighted rows, as decoded?"""
 
+import operator
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jaxwgc import _arrays, coding
-from jaxwgc.checks._layout import Layout
+from jaxwgc import _arrays, _updates, _validation, coding
 from jaxwgc.checks._mistakes import TOLERANCE
 from jaxwgc.codes import GradientCode
+from jaxwgc.sketching import partition
 
 # Standard errors by which the weights of a sample may add up to too much or too little.
 _STANDARD_ERRORS = 4
 
 
+class Layout(NamedTuple):
+    """Rows of the data as a loss takes them, and which rows of the parts are padding.
+
+    Attributes:
+      rows: all rows of the data as if they were one part, on the host; leaves (N, ...).
+      num_rows: N.
+      row_weights: (num_parts, m) of the parts, in NumPy; None where the data have the
+        structure of a part themselves.
+      is_padding: bool (num_parts, m), rows that were filled up.
+    """
+
+    rows: Any
+    num_rows: int
+    row_weights: np.ndarray | None
+    is_padding: np.ndarray
+
+
+def layout_of(data: Any, parts: Any) -> Layout:
+    """The layout of `(parts, row_weights)` from `partition(data, num_parts)`.
+
+    Or of parts that have the structure of the data, with row weights among them or
+    without any.
+    """
+    leaves = jax.tree.leaves(parts)
+    num_parts, has_rows = len(leaves[0]), all(np.ndim(leaf) > 1 for leaf in leaves)
+    data = jax.device_get(data)
+    shapes = [np.shape(leaf) for leaf in jax.tree.leaves(data)]
+    num_rows = shapes[0][0] if shapes and shapes[0] else 0
+    _validation.check_leading_axis("data", data, num_rows, "N")
+    structure = jax.tree.structure(parts)
+    if has_rows and structure == jax.tree.structure((data, 0)):
+        row_weights = np.asarray(parts[1], np.float64)
+        rows = data, np.ones(num_rows, parts[1].dtype)
+        return Layout(rows, num_rows, row_weights, row_weights == 0)
+    if not has_rows or structure != jax.tree.structure(data):
+        raise ValueError(
+            "parts must be (parts, row_weights) of jaxwgc.partition(data, num_parts), "
+            "or like data with a leading axis of num_parts in front; got "
+            f"{_updates.shapes_of(parts)} and data {_updates.shapes_of(data)}"
+        )
+    is_padding = np.asarray(partition(np.ones(num_rows), num_parts)[1]) == 0
+    if np.shape(leaves[0])[:2] != is_padding.shape:
+        # Made in another way, so that nothing is known of padding.
+        is_padding = np.zeros(np.shape(leaves[0])[:2], bool)
+    return Layout(data, num_rows, None, is_padding)
+
+
 def norm(tree: Any) -> float:
     """Returns the norm of a gradient, or of several side by side."""
-    leaves = [_arrays.promoted(leaf) for leaf in jax.tree.leaves(tree)]
-    return float(np.linalg.norm([jnp.linalg.norm(leaf.ravel()) for leaf in leaves]))
+    leaves = [_arrays.promoted(np.asarray(leaf)) for leaf in jax.tree.leaves(tree)]
+    return float(np.linalg.norm([np.linalg.norm(leaf.ravel()) for leaf in leaves]))
 
 
 def flat(tree: Any) -> np.ndarray:
@@ -39,11 +86,13 @@ def measure_loss(
       parts: a pytree, leaves (num_parts, m, ...).
     """
 
-    def rows(*numbers):
-        return jax.tree.map(lambda leaf: leaf[slice(*numbers)], layout.rows)
+    def rows(numbers):
+        return jax.tree.map(operator.itemgetter(numbers), layout.rows)
 
+    is_padding, weights = layout.is_padding, layout.row_weights
+    numbers, size = np.arange(layout.num_rows), is_padding.shape[1]
     try:
-        constant = flat(gradient_of(rows(0)))
+        constant = flat(gradient_of(rows(numbers[:0])))
     except Exception:  # Whatever a loss does without rows, such as a maximum.
         constant = np.full(1, np.nan)
     constant = constant if np.isfinite(constant).all() else np.zeros(1)
@@ -51,28 +100,24 @@ def measure_loss(
     def gradient(part):
         return flat(gradient_of(part)) - constant
 
-    is_padding, weights = layout.is_padding, layout.row_weights
-    size = is_padding.shape[1]
-    few = more = rows(size)
-    if layout.num_rows >= 2 * size:
-        # Twice the same rows have the same mean and variance; others have not.
-        more = rows(size, 2 * size)
-    once, other = gradient(few), gradient(more)
-    both = gradient(jax.tree.map(lambda *own: jnp.concatenate(own), few, more))
-    length = np.linalg.norm(once) + np.linalg.norm(other)
+    # Twice the same rows have the same mean and variance; others have not.
+    few = numbers[:size]
+    more = numbers[size : 2 * size] if layout.num_rows >= 2 * size else few
+    once, other = gradient(rows(few)), gradient(rows(more))
+    both = gradient(rows(np.concatenate([few, more])))
     # These may nearly cancel.
-    missed, above_mean = (
-        np.linalg.norm(both - share * (once + other)) / max(length, 1e-300)
-        for share in (1, 0.5)
-    )
+    length = max(np.linalg.norm(once) + np.linalg.norm(other), 1e-300)
+    missed = np.linalg.norm(both - (once + other)) / length
+    above_mean = np.linalg.norm(both - (once + other) / 2) / length
     is_sum = missed <= TOLERANCE
     padding, is_unweighted = 0.0, False
     # Rows that see each other are not weighted one by one either.
     if is_sum and is_padding.any():
-        filled = jax.tree.map(lambda leaf: jnp.asarray(leaf)[is_padding], parts)
+        filled = jax.tree.map(operator.itemgetter(is_padding), jax.device_get(parts))
         padding = np.linalg.norm(gradient(filled))
     if is_sum and weights is not None and not np.isin(weights, (0, 1)).all():
-        doubled = gradient((few[0], 2 * few[1]))
+        part, ones = rows(few)
+        doubled = gradient((part, 2 * ones))
         is_unweighted = np.linalg.norm(doubled - once) < TOLERANCE * length
     return {
         "missed": missed,
@@ -92,6 +137,12 @@ def measure_decoded(
     layout: Layout,
 ) -> dict[str, Any]:
     """Measures the decoded gradient of all parts against that of the data."""
+
+    @jax.jit
+    def decode(received, gradients):
+        decoding = coding.decoding(code, received)
+        return decoding.collapse(gradients), decoding.failed()
+
     target = np.asarray(code.target, np.float64)
     weights, rows = layout.row_weights, layout.rows
     num_held = (~layout.is_padding).sum()
@@ -99,15 +150,14 @@ def measure_decoded(
     if weights is not None and not is_sample:
         # Weights of the user's own are those of the whole data, too.
         own = (weights * target[:, None])[~layout.is_padding]
-        rows = rows[0], jnp.asarray(own, rows[1].dtype)
+        rows = rows[0], own.astype(rows[1].dtype)
     whole = flat(gradient_of(rows))
     scale, length = norm(gradients), max(np.linalg.norm(whole), 1e-150)
     # All workers respond, then all but as many as may be lost.
-    masks = np.ones((2, code.num_workers), bool)
-    masks[1, : code.num_stragglers] = False
-    decodings = [coding.decoding(code, mask) for mask in masks]
-    vectors = [flat(decoding.collapse(gradients)) for decoding in decodings]
-    along = float(np.vdot(whole, vectors[0]).real / length**2)
+    masks = np.arange(code.num_workers) >= np.array([[0], [code.num_stragglers]])
+    (first, failed), (second, _) = (decode(mask, gradients) for mask in masks)
+    vectors = flat(first), flat(second)
+    along = np.vdot(whole, vectors[0]).real / length**2
     # Each part's estimate of how many rows there are, over their number.
     row_weights = ~layout.is_padding if weights is None else weights
     shares = target * row_weights.sum(1) / layout.num_rows
@@ -120,19 +170,19 @@ def measure_decoded(
         # Where weights differ much, the largest may be those that were not drawn.
         unseen = spread / (2 * abs(shares.mean()))
         is_right = abs(total - 1) <= TOLERANCE + _STANDARD_ERRORS * error + unseen
-    misses = [float(np.linalg.norm(vector - whole)) for vector in vectors]
+    miss = max(np.linalg.norm(vector - whole) for vector in vectors)
     # Approximate codes promise nothing, and weights of parts that are not those of rows
     # have no loss on the data.
-    promises = code.num_stragglers or not decodings[0].failed()
+    promises = code.num_stragglers or not failed
     has_loss = weights is not None or (target == 1).all()
+    is_comparable = promises and has_loss and not is_sample
     return {
         "num_stragglers": code.num_stragglers,
         "total": target.sum(),
         "scale": scale,
-        "cancelled": scale / length,
         "ratio": float(np.linalg.norm(vectors[0]) / length),
-        "error": max(misses) / length,
-        "is_comparable": promises and has_loss and not is_sample,
+        "error": float(miss / length),
+        "is_wrong": is_comparable and not miss <= TOLERANCE * max(length, scale),
         "is_sample": is_sample,
         "is_weighted": is_right,
         "num_held": num_held,

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,15 +12,58 @@ import optax
 from jaxwgc import coding
 from jaxwgc.aggregate import CodedAggregateState
 from jaxwgc.checks._losses import flat, norm
-from jaxwgc.checks._rounds import Rounds
 from jaxwgc.codes import GradientCode
 
 # Number of updates: enough for a schedule that starts at zero. Each has gradients ten
 # times as large as the one before, so that clipping of large ones alone shows.
 _NUM_UPDATES = 4
+# Rounds that are simulated, or steps that are made.
+_NUM_ROUNDS = 8
 # Size of partial gradients over that of their sum: clipping may not show with less, and
 # sums of bfloat16 round with more.
 _APART = 15.0
+
+
+class Rounds(NamedTuple):
+    """Rounds that were simulated or observed.
+
+    Attributes:
+      received: bool (rounds, num_workers).
+      failed: bool (rounds,), which rounds could not be decoded.
+      elapsed: (rounds,), how long each took; None if that is not known.
+    """
+
+    received: np.ndarray
+    failed: np.ndarray
+    elapsed: np.ndarray | None = None
+
+    @classmethod
+    def observed(cls, code: GradientCode, received: Any) -> "Rounds":
+        """Returns rounds of the masks (num_workers,) or (rounds, num_workers)."""
+        received = np.atleast_2d(received)
+        return cls(received, np.asarray(coding.decoding(code, received).failed()))
+
+    def measure(self, code: GradientCode) -> dict[str, Any]:
+        """Measures which workers respond, if at least half of the rounds fail."""
+        if self.failed.mean() < 0.5:
+            return {}
+        counts, num_stragglers = self.received.sum(1), code.num_stragglers
+        least, most = counts.min(), counts.max()
+        is_constant = not most
+        if (self.received == self.received[0]).all():
+            is_constant |= not Rounds.observed(code, ~self.received[:1]).failed.any()
+        return {
+            "is_constant": is_constant,
+            # Approximate codes do not say how many responses are enough.
+            "is_early": num_stragglers and not is_constant,
+            "num_failed": self.failed.sum(),
+            "num_rounds": len(counts),
+            "num_workers": code.num_workers,
+            "enough": code.num_workers - num_stragglers,
+            "most": most,
+            "responses": most if least == most else f"{least} to {most}",
+            "took": "" if self.elapsed is None else f", in {self.elapsed.mean():.3g}",
+        }
 
 
 def _split(state: Any) -> tuple[CodedAggregateState, list[Any]]:
@@ -73,29 +116,24 @@ class OptimizerProbe:
         draw = np.random.default_rng(0).uniform
         everyone = np.ones(self._code.num_workers, bool)
         weights = np.asarray(coding.effective_weights(self._code, everyone))
-        is_still = flat(jax.tree.map(lambda leaf: ~leaf.any(0), gradients)) != 0
+        zeros = jax.tree.map(np.zeros_like, gradients)
+        is_still = flat(jax.tree.map(lambda leaf: (leaf == 0).all(0), gradients)) != 0
         size = norm(gradients) / np.sqrt(len(is_still))
 
         def drawn(leaf):
             numbers = draw(-size, size, leaf.shape[1:])
-            return jnp.asarray(numbers + np.sign(numbers) * size, leaf.dtype)
+            return (numbers + np.sign(numbers) * size).astype(leaf.dtype)
 
         # Random, and without zeros.
         total = jax.tree.map(drawn, gradients)
-
-        @jax.vmap
-        def shared(share):
-            return jax.tree.map(lambda leaf: (share * leaf).astype(leaf.dtype), total)
-
-        zeros = jax.tree.map(jnp.zeros_like, gradients)
         measured = {"unequal": 0.0, "added": 0.0, "leaked": 0.0}
         largest = np.argsort(np.abs(weights))[:-3:-1]
         if len(largest) == 2 and weights[largest].all():
-            apart = np.zeros_like(weights)
+            near, apart = weights / (weights @ weights), np.zeros_like(weights)
             apart[largest] = np.array([_APART + 1, -_APART]) / weights[largest]
             measured["unequal"] = _difference(
-                self._followed(shared(weights / (weights @ weights)), everyone),
-                self._followed(shared(apart), everyone),
+                self._followed(_shared(near, total), everyone),
+                self._followed(_shared(apart, total), everyone),
             )
             measured["added"] = _difference(
                 self._followed(zeros, everyone), self._followed(zeros, ~everyone)
@@ -124,6 +162,13 @@ class OptimizerProbe:
         return seen + [*map(flat, behind)]
 
 
+def _shared(weights, total):
+    """Returns the partial gradients `weights[j] * total`."""
+    return jax.tree.map(
+        lambda leaf: np.multiply.outer(weights, leaf).astype(leaf.dtype), total
+    )
+
+
 def _difference(first, second):
     """Returns the largest relative difference of two such results."""
     largest = 0.0
@@ -148,14 +193,12 @@ def is_dropped(
     return _are_equal(before, after) and not _are_equal(before, expected)
 
 
-def states_of(
-    advance: Callable[[Any, Any], Any], params: Any, state: Any, num_rounds: int
-) -> list[Any]:
+def states_of(advance: Callable[..., Any], params: Any, state: Any) -> list[Any]:
     """Returns the state, and those after each of some steps of `advance`."""
-    copy = functools.partial(jax.tree.map, lambda leaf: jnp.array(leaf, copy=True))
+    copy = jax.jit(functools.partial(jax.tree.map, jnp.copy))
     # Copies, since a step may donate what it is given.
     params, states = copy(params), [state]
-    for _ in range(num_rounds):
+    for _ in range(_NUM_ROUNDS):
         result = advance(params, copy(states[-1]))
         if not (isinstance(result, tuple) and len(result) >= 2):
             raise TypeError(
@@ -177,6 +220,7 @@ def rounds_of(states: list[Any]) -> Rounds:
     )
 
 
-def _are_equal(first: Any, second: Any) -> bool:
-    pairs = zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True)
-    return all(bool(jnp.all(one == two)) for one, two in pairs)
+def _are_equal(first, second):
+    return jax.tree.all(
+        jax.tree.map(lambda one, two: np.all(one == two), first, second)
+    )

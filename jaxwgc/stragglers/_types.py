@@ -118,7 +118,7 @@ class StragglerModel(Model):
         state = model.init(num_workers)
         with made_of_jax(name):
             drawn = jax.eval_shape(
-                lambda key: model.sample(key, state, loads), jax.random.key(0)
+                lambda *traced: model.sample(*traced, loads), jax.random.key(0), state
             )
         is_pair = isinstance(drawn, tuple) and len(drawn) == 2
         if not (is_pair and is_round(drawn[0], num_workers)):

@@ -27,6 +27,15 @@ class TestMethods:
         assert formed == [method == "messages" for method in METHODS]
 
     @every_method
+    def test_one_program_outside_of_jit(self, method, caplog):
+        transform = aggregate(GROUPS, method=method)
+        gradients, state = gradients_of(6), transform.init(None)
+        with jax.log_compiles():
+            transform.update(gradients, state)
+        said = [record.getMessage() for record in caplog.records]
+        assert len([line for line in said if line.startswith("Compiling ")]) == 1
+
+    @every_method
     def test_skipped_rounds(self, method):
         transform = aggregate(CODES["uncoded"], undecodable="skip", method=method)
         gradients, state = gradients_of(6), transform.init(None)

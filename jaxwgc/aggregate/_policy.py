@@ -1,0 +1,264 @@
+"""Update logic shared by `coded_aggregate` and `decode_aggregate`."""
+
+import dataclasses
+import functools
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxwgc import _updates, _validation, coding
+from jaxwgc.aggregate._state import CodedAggregateState, ErrorCounts, Round
+from jaxwgc.codes import GradientCode
+from jaxwgc.stragglers import Arrivals
+
+# Extra arguments of optax's own transformations, which optax.chain passes to all.
+_OPTAX_ARGUMENTS = {"value", "grad", "value_fn"}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DecodingPolicy:
+    """What to do with a round: decode, correct, use stored messages, debias, skip.
+
+    Attributes:
+      is_simulated: whether rounds that are not observed are simulated.
+      locator: what finds corrupted messages; None unless errors are corrected.
+      The other fields are options of `coded_aggregate` and `decode_aggregate`.
+    """
+
+    code: GradientCode
+    undecodable: str
+    tolerance: Any
+    decoder: Any
+    memory: bool
+    debias: Any
+    correct_errors: bool
+    noise: Any
+    message_dtype: Any = None
+    is_simulated: bool = False
+    locator: coding.ErrorLocator | None = dataclasses.field(init=False, default=None)
+
+    def __post_init__(self):
+        if self.undecodable in ("warn", "raise"):
+            raise ValueError(
+                f"undecodable must be 'least_squares' or 'skip'; got "
+                f"{self.undecodable!r} (read num_undecodable in the state, or call "
+                "jaxwgc.check_step before training)"
+            )
+        choices = ("least_squares", "skip")
+        _validation.check_choice("undecodable", self.undecodable, choices)
+        _validation.check_number("tolerance", self.tolerance, minimum=0)
+        if isinstance(self.debias, str):
+            _validation.check_choice("debias", self.debias, ("share",))
+        elif self.debias is not None:
+            _validation.check_number("debias", self.debias, positive=True)
+        # A frozen dataclass fills in its own fields in no other way.
+        decoder = self.code.choose_decoder(self.decoder)
+        object.__setattr__(self, "decoder", decoder)
+        _validation.check_number("noise", self.noise, minimum=0, finite=True)
+        if _validation.check_bool("correct_errors", self.correct_errors):
+            locator = coding.ErrorLocator.of(self.code)
+            object.__setattr__(self, "locator", locator)
+        elif not _validation.is_traced(self.noise) and self.noise != 0:
+            raise ValueError(
+                f"noise goes with correct_errors=True; got noise = {self.noise}"
+            )
+        if _validation.check_bool("memory", self.memory):
+            self._check_memory()
+
+    def init(
+        self, params: Any, key: Any = (), stragglers: Any = ()
+    ) -> CodedAggregateState:
+        """Returns the state before the first round."""
+        # Here, before another transformation's init fails in its own way. What has no
+        # leaves passes: optax maps over states with such placeholders.
+        _validation.check_dtypes("params", params, "real or complex floats", True)
+        memory = ()
+        if self.memory and jax.tree.leaves(params):
+            memory = coding.Memory.empty(self.code, params, self.is_simulated)
+        num_workers, errors = self.code.num_workers, ()
+        if self.locator is not None:
+            numbers = jnp.zeros(num_workers, jnp.int32)
+            errors = ErrorCounts(numbers > 0, numbers, jnp.int32(0), jnp.int32(0))
+        return CodedAggregateState(
+            key=key,
+            stragglers=stragglers,
+            received=jnp.ones(num_workers, bool),
+            elapsed=jnp.zeros((), jnp.result_type(float)),
+            residual=jnp.zeros((), jnp.result_type(float)),
+            num_undecodable=jnp.zeros((), jnp.int32),
+            share=jnp.ones((), jnp.result_type(float)),
+            memory=memory,
+            errors=errors,
+            shapes=_updates.shapes_of(params),
+        )
+
+    def observed(
+        self, state, received=None, finished=None, elapsed=None, late=None, **extra
+    ) -> Round | None:
+        """Returns the round that the extra arguments of an update describe.
+
+        None if they describe no round, so that it is simulated.
+        """
+        _validation.check_instance("state", state, CodedAggregateState, ", from init")
+        unknown = extra.keys() - _OPTAX_ARGUMENTS
+        if unknown:
+            warnings.warn(
+                f"the aggregator does not know {', '.join(sorted(unknown))}, and goes "
+                "by received, finished, late and elapsed alone: misspelt, or meant for "
+                "another transformation of the chain?",
+                stacklevel=4,
+            )
+        code = self.code
+        _validation.check_one_round(
+            code.num_workers, received=received, finished=finished, late=late
+        )
+        if received is None and finished is None:
+            if elapsed is not None:
+                raise ValueError(
+                    "elapsed goes with received, for an observed round; got elapsed "
+                    f"= {elapsed!r} and no received"
+                )
+            if self.is_simulated:
+                return None
+        elapsed = 0.0 if elapsed is None else elapsed
+        _validation.check_number("elapsed", elapsed, minimum=0)
+        if isinstance(received, coding.Decoding | coding.ErrorLocation):
+            decoding = coding.decoding(code, received, self.decoder)
+            return Round(decoding.mask, elapsed, decoding.weights, late)
+        if isinstance(received, Arrivals) and finished is None:
+            return Round.simulated(code, received)._replace(elapsed=elapsed)
+        mask = coding.arrived_messages(code, received, finished)
+        return Round(mask, elapsed, late=late)
+
+    def decode(
+        self, this_round: Round, messages: Any, state: CodedAggregateState, key: Any
+    ) -> tuple[coding.Decoding, CodedAggregateState]:
+        """Finds the decoding weights of a round, without corrupted messages.
+
+        Args:
+          this_round: the round.
+          messages: (num_messages, length), only if errors are corrected.
+          state: the state before the round.
+          key: PRNG key, only if errors are corrected.
+
+        Returns:
+          The decoding, and the state with the errors counted.
+        """
+        code, mask, weights = self.code, this_round.mask, this_round.weights
+        if self.locator is not None:
+            messages = coding.check_messages_of(code, messages)
+            location = self.locator.locate(
+                messages, mask, key, self.noise, self.message_dtype
+            )
+            state = state._replace(errors=state.errors.after(location))
+            mask, weights = location.mask, None
+        if weights is None:
+            weights = self.decoder.checked_weights(
+                code.encoding_matrix, code.segment_targets, mask
+            )
+        return coding.Decoding(code, mask, weights), state
+
+    def finish(
+        self,
+        decoding: coding.Decoding,
+        gradient: Any,
+        messages: Any,
+        this_round: Round,
+        state: CodedAggregateState,
+    ) -> tuple[Any, CodedAggregateState]:
+        """Returns the update and the state after a round.
+
+        Args:
+          decoding: the decoding of the round.
+          gradient: the decoded gradient.
+          messages: (num_messages, length), only if messages are stored.
+          this_round: the round.
+          state: the state, with the key and the models of the next round.
+        """
+        failed, memory = decoding.failed(self.tolerance), state.memory
+        if self.memory:
+            stale, memory = self._recall(
+                decoding, gradient, messages, this_round, memory
+            )
+            gradient = _where(failed, jax.tree.map(jnp.add, gradient, stale), gradient)
+        if self.debias is not None:
+            divisor = self.debias
+            if isinstance(divisor, str):
+                is_partial = decoding.failed() & (decoding.share > 0)
+                divisor = jnp.where(is_partial, decoding.share, 1)
+            gradient = jax.tree.map(
+                lambda leaf: (leaf / divisor).astype(leaf.dtype), gradient
+            )
+        if self.undecodable == "skip":
+            zeros = jax.tree.map(jnp.zeros_like, gradient)
+            gradient = _where(failed, zeros, gradient)
+        # A traced time below 0 shows in the sum.
+        elapsed = jnp.where(this_round.elapsed >= 0, this_round.elapsed, jnp.nan)
+        return gradient, state._replace(
+            received=decoding.received,
+            elapsed=(state.elapsed + elapsed).astype(state.elapsed.dtype),
+            residual=decoding.residual.astype(state.residual.dtype),
+            num_undecodable=state.num_undecodable + failed.astype(jnp.int32),
+            share=decoding.share.astype(state.share.dtype),
+            memory=memory,
+        )
+
+    def _recall(self, decoding, params, messages, this_round, memory):
+        """Returns what stored messages add to a gradient, and the next memory."""
+        late_messages, underway = messages, memory.underway
+        if this_round.joined is not None:
+            # A worker computes with the parameters of the round in which it started.
+            late_messages, joined = underway, self._by_message(this_round.joined)
+            underway = jnp.where(joined[:, None], messages, underway)
+            underway = underway.astype(late_messages.dtype)
+        if this_round.late is not None:
+            # If a worker has responded twice, the newer response counts.
+            late = self._by_message(this_round.late) & ~decoding.mask
+            memory = memory.after(late_messages, late)
+        stale = memory.stand_in(decoding, self.decoder, messages, params)
+        memory = memory.after(messages, decoding.mask)
+        return stale, memory._replace(underway=underway)
+
+    def _by_message(self, mask):
+        return jnp.repeat(jnp.asarray(mask), self.code.messages_per_worker)
+
+    def _check_memory(self):
+        """Rejects options that are incompatible with `memory=True`."""
+        if self.correct_errors:
+            raise ValueError(
+                "memory must be False with correct_errors: a late message arrives "
+                "alone, and cannot be checked; got True"
+            )
+        if self.undecodable == "skip":
+            raise ValueError('undecodable must not be "skip" with memory')
+        if self.debias is not None:
+            raise ValueError(f"debias must be None with memory; got {self.debias!r}")
+        if _validation.is_traced(self.code, self.decoder, self.tolerance):
+            return
+        everything = np.ones(self.code.num_messages, bool)
+        with jax.ensure_compile_time_eval():
+            decodes = self.code.decodes(everything, self.tolerance, self.decoder)
+        if not decodes:
+            raise ValueError(
+                "memory needs a code that decodes when all have responded; got "
+                f"{self.code} with decoder {self.decoder}, tolerance {self.tolerance}"
+            )
+
+
+def _where(condition, first, second):
+    return jax.tree.map(functools.partial(jnp.where, condition), first, second)
+
+
+def make_aggregator(
+    init: Callable[..., Any], update: Callable[..., Any]
+) -> optax.GradientTransformationExtraArgs:
+    """Returns an optax aggregator."""
+    # Here, so that a move of an experimental module breaks no import.
+    from optax.experimental import aggregating
+
+    return aggregating.Aggregator(init, update)

@@ -1,0 +1,103 @@
+"""State of the aggregators, and what an update knows of its round."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxwgc import coding
+from jaxwgc.codes import GradientCode
+from jaxwgc.stragglers import Arrivals
+
+
+class ErrorCounts(NamedTuple):
+    """Counts of corrupted messages so far.
+
+    Attributes:
+      wrong: bool (num_workers,), workers whose messages were found corrupted in the
+        last round.
+      num_wrong: int32 (num_workers,), number of rounds in which each worker was found
+        corrupted.
+      num_corrected: int32 scalar, number of rounds with at least one corrupted worker.
+      num_refused: int32 scalar, number of rejected rounds: their checks failed without
+        an explanation, or a message took part in no check. Nothing is decoded from
+        these rounds, and they also count as undecodable.
+    """
+
+    wrong: jax.Array
+    num_wrong: jax.Array
+    num_corrected: jax.Array
+    num_refused: jax.Array
+
+    def after(self, location: coding.ErrorLocation) -> "ErrorCounts":
+        """Returns the counts after a round."""
+        return ErrorCounts(
+            location.wrong,
+            self.num_wrong + location.wrong,
+            self.num_corrected + location.wrong.any(),
+            self.num_refused + location.refused,
+        )
+
+
+class CodedAggregateState(NamedTuple):
+    """State of `coded_aggregate` and of `decode_aggregate`.
+
+    Attributes:
+      key: PRNG key for the next rounds, of the kind that was given; () if no rounds are
+        simulated.
+      stragglers: state of the straggler model; () if there is none. A pair with the
+        state of the corruption model, if there is one.
+      received: bool (num_workers,), workers that responded in the last round; for a
+        code with several messages per worker, workers that sent all of them. If errors
+        are corrected, workers whose messages were decoded.
+      elapsed: float scalar, total time of the rounds so far, in the unit of the model,
+        or of the times given.
+      residual: float scalar, norm of aᵀB - target in the last round; the square root
+        of `jaxwgc.decoding_error`. Absolute, whereas `tolerance` is relative.
+      num_undecodable: int32 scalar, number of rounds so far in which too few workers
+        responded, or whose errors could not be corrected.
+      share: float scalar, share of the gradient recovered in the last round. One if the
+        round was decoded exactly; smaller if whole parts were lost.
+      memory: the `jaxwgc.coding.Memory` of stored messages; () if there is none.
+      errors: the `ErrorCounts`; () if errors are not corrected.
+      shapes: shapes of params, as keys in a pytree without arrays. They tell partial
+        gradients from other updates if `update` is called without params.
+    """
+
+    key: Any
+    stragglers: Any
+    received: jax.Array
+    elapsed: jax.Array
+    residual: jax.Array
+    num_undecodable: jax.Array
+    share: jax.Array
+    memory: Any
+    errors: Any
+    shapes: Any
+
+
+class Round(NamedTuple):
+    """A round as an update sees it, observed or simulated.
+
+    Attributes:
+      mask: bool (num_messages,), messages that arrived.
+      elapsed: real scalar, duration of the round.
+      weights: decoding weights, if they are known already; otherwise None.
+      late: bool (num_workers,), workers whose response to an earlier round arrived in
+        this one; None if there is no such worker.
+      joined: bool (num_workers,), workers that started with the parameters of this
+        round; None in observed rounds.
+    """
+
+    mask: jax.Array
+    elapsed: Any
+    weights: Any = None
+    late: Any = None
+    joined: Any = None
+
+    @classmethod
+    def simulated(cls, code: GradientCode, arrivals: Arrivals) -> "Round":
+        """Returns the round in which simulated messages arrived."""
+        mask, joined = coding.arrived_messages(code, arrivals, None), arrivals.joined
+        joined = jnp.ones(code.num_workers, bool) if joined is None else joined
+        return cls(mask, arrivals.elapsed, late=arrivals.late, joined=joined)
