@@ -16,6 +16,7 @@ from jaxwgc import codes
 from jaxwgc.distributed import JsonLines, Progress, Round, TrainingState
 from jaxwgc.distributed.ray import _training
 from jaxwgc.distributed.ray._fleet import WorkerSlot
+from jaxwgc.distributed.ray._timeouts import ResponseLimit
 from jaxwgc.studies import straggler_report
 
 CODE = codes.uncoded(2)
@@ -38,12 +39,11 @@ def compute(params, step, key):
     )
 
 
-def train(num_steps, *callbacks, checkpoint=None):
+def train(num_steps, *callbacks, checkpoint=None, limit=None):
     params = jnp.zeros(2)
     start = TrainingState(params, CHAIN.init(params), jax.random.key(0), 0)
-    return _training.train(
-        compute, CODE, CHAIN, start, num_steps, callbacks, checkpoint
-    )
+    given = compute, CODE, CHAIN, start, num_steps, callbacks, checkpoint
+    return _training.train(*given, limit=limit)
 
 
 class Writer:
@@ -171,3 +171,12 @@ def test_live_shows_the_workers_that_are_ready_and_slow(capsys):
     text = capsys.readouterr().out
     assert "chronic" in text and "2.86" in text
     assert "Check or replace worker 1: " in " ".join(text.split())
+
+
+def test_timeouts_are_part_of_the_checkpoint(tmp_path):
+    first, second = ResponseLimit(None, 2), ResponseLimit(None, 2)
+    first.note(1, 0.25)
+    train(1, checkpoint=tmp_path, limit=first)
+    assert second.seconds == 60.0
+    train(2, checkpoint=tmp_path, limit=second)
+    assert second.seconds == 5.0

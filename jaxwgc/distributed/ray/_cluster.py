@@ -138,6 +138,13 @@ class RayCluster:
       emerging AI applications", OSDI 2018.
     """
 
+    step = 0
+    _stack: contextlib.ExitStack | None = None
+    _driver: Driver | None = None
+    _params_like: Any = None
+    _sent_key: tuple[Any, Any] = None, None
+    _has_warned = _is_computing = False
+
     def __init__(
         self,
         loss: Callable[..., Any],
@@ -195,15 +202,8 @@ class RayCluster:
         self._find_weights = weights_of(code, decoding)
         rules = rules_of(code, wait, self._decodes, self._locator)
         self._fleet = Fleet(code.num_workers, timeouts, rules)
-        self._stack: contextlib.ExitStack | None = None
-        self._driver: Driver | None = None
-        self._params_like: Any = None
-        self.step = 0
-        self._has_warned = False
-        self._sent_key: tuple[Any, Any] = None, None
-        # Held for a round. The flag is for another round in the same thread.
+        # Held for a round; `_is_computing` is for another round in the same thread.
         self._lock = threading.RLock()
-        self._is_computing = False
 
     def __enter__(self) -> "RayCluster":
         """Connects to Ray, where it is running; no worker starts yet."""

@@ -59,23 +59,7 @@ def train(
     """
     limit = limit or ResponseLimit(None, 1)
 
-    @jax.jit
-    def update(messages, optimizer_state, params, received, late, elapsed):
-        if isinstance(received, tuple):
-            # The code is a constant, so that NumPy's keeps its precision.
-            received = Decoding(code, *received)
-        updates, optimizer_state = optimizer.update(
-            messages,
-            optimizer_state,
-            params,
-            received=received,
-            late=late,
-            elapsed=elapsed,
-        )
-        params = optax.apply_updates(params, updates)
-        finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params)]
-        return params, optimizer_state, jnp.stack(finite).all()
-
+    update = _update_of(optimizer, code)
     with (
         _checkpoints(checkpoint, state, code, limit) as (state, run, save),
         noticed_interrupts() as check_interrupt,
@@ -115,6 +99,31 @@ def train(
         finally:
             save(state)
     return state
+
+
+def _update_of(
+    optimizer: optax.GradientTransformationExtraArgs, code: GradientCode
+) -> Callable[..., Any]:
+    """Returns one step of the optimizer, and whether its params are finite."""
+
+    @jax.jit
+    def update(messages, optimizer_state, params, received, late, elapsed):
+        if isinstance(received, tuple):
+            # The code is a constant, so that NumPy's keeps its precision.
+            received = Decoding(code, *received)
+        updates, optimizer_state = optimizer.update(
+            messages,
+            optimizer_state,
+            params,
+            received=received,
+            late=late,
+            elapsed=elapsed,
+        )
+        params = optax.apply_updates(params, updates)
+        finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params)]
+        return params, optimizer_state, jnp.stack(finite).all()
+
+    return update
 
 
 @contextlib.contextmanager
