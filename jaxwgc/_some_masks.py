@@ -95,6 +95,18 @@ def masked_map(
             lists.append(array.reshape(-1, *array.shape[len(axes_of_its_own) :]))
             entries = jnp.arange(len(lists[-1])).reshape(axes_of_its_own)
             owners.append(jnp.broadcast_to(entries, batch).reshape(size))
+
+        def at(place):
+            own = [
+                entries[0 if len(entries) == 1 else owner[place]]
+                for entries, owner in zip(lists, owners, strict=True)
+            ]
+            return function(*[array[place] for array in mapped], *own)
+
+        values = flatten(default)
+        if size == 1:
+            values = jax.lax.cond(condition[0], lambda: at(0)[None], lambda: values)
+            return values.reshape(default.shape)
         at_once = min(chunk, size)
         # How many masks are worked on, up to each; sorting would take longer.
         count = jnp.cumsum(condition)
@@ -102,19 +114,13 @@ def masked_map(
         def compute_chunk(step, values):
             numbers = step * at_once + jnp.arange(1, at_once + 1)
             places = jnp.minimum(jnp.searchsorted(count, numbers), size - 1)
-            is_new = numbers <= count[-1]
-            axes: list[int | None] = [0] * num_mapped
-            operands = [array[places] for array in mapped]
-            for entries, owner in zip(lists, owners, strict=True):
-                one = len(entries) == 1
-                axes.append(None if one else 0)
-                operands.append(entries[0] if one else entries[owner[places]])
-            computed = jax.vmap(function, in_axes=axes)(*operands)
-            chosen = jnp.where(is_new, places, size)
+            # One by one, conditions in the function stay conditions.
+            computed = jax.vmap(at)(places) if at_once > 1 else at(places[0])[None]
+            chosen = jnp.where(numbers <= count[-1], places, size)
             return values.at[chosen].set(computed, mode="drop")
 
         num_chunks = jax.lax.div(count[-1] + (at_once - 1), at_once)
-        values = jax.lax.fori_loop(0, num_chunks, compute_chunk, flatten(default))
+        values = jax.lax.fori_loop(0, num_chunks, compute_chunk, values)
         return values.reshape(default.shape)
 
     @compute.def_vmap

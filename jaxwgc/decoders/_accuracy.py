@@ -1,10 +1,61 @@
 """How good decoding weights are, and which of several are the best."""
 
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc._arrays import power_below, product, squares
+from jaxwgc._targets import target_scale
+
+
+class System(NamedTuple):
+    """The system aᵀB = target that decoding weights a solve, or several systems.
+
+    Attributes:
+      matrix: (..., num_messages, c), rows of B divided by `norms`.
+      norms: (..., num_messages), norms of these rows, as powers of two.
+      target: (..., num_segments, c).
+    """
+
+    matrix: jax.Array
+    norms: jax.Array
+    target: jax.Array
+
+    def at(self, index: Any) -> "System":
+        """Returns one of several systems."""
+        return System(*(array[index] for array in self))
+
+    def miss(self, weights: jax.Array) -> jax.Array:
+        """Computes the residual of weights, relative to the norm of the target."""
+        return relative_miss(weights * self.norms, self.matrix, self.target)
+
+
+def is_uniform(target: Any) -> bool:
+    """Returns whether all parts are known to have the same weight."""
+    known = isinstance(target, np.ndarray)
+    return known and bool(np.ptp(np.abs(target).sum(0)) == 0)
+
+
+def systems_of(matrix: jax.Array, target: jax.Array, is_uniform: bool) -> System:
+    """Returns the systems of a code, in the order in which to try them.
+
+    The first is that of the unweighted code: there, the error of each part is relative
+    to the weight of the part, and no part is lost in the rounding of heavier parts (the
+    paper's theorem 4.1). The second has the weights, unless all parts have the same. It
+    is for masks on which the first leaves a residual above `DECODES`.
+    """
+    matrix = matrix.astype(jnp.promote_types(matrix.dtype, jnp.float32))
+    # Dividing both leaves the decoding weights as they are.
+    scale = target_scale(target).astype(matrix.dtype)
+    matrix, target = matrix / scale, target.astype(matrix.dtype) / scale
+    # Each column belongs to one segment.
+    columns = target.sum(0)
+    columns = jnp.where(columns == 0, 1, columns)[None]
+    if not is_uniform:
+        columns = jnp.concatenate([columns, jnp.ones_like(columns)])
+    return System(*scaled_rows(matrix / columns[:, None]), target / columns[:, None])
 
 
 def squared_norm(vectors: jax.Array) -> jax.Array:
@@ -53,12 +104,12 @@ def scaled_rows(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
     Powers of two, since other numbers would round the matrix: what decodes the rounded
     one misses the target of the other. Rows of zeros stay, with one.
     """
-    largest = jnp.max(jnp.abs(matrix), axis=1)
+    largest = jnp.max(jnp.abs(matrix), axis=-1)
     # First by the largest entry, so that squares neither under- nor overflow.
     coarse = 2 * power_below(jnp.where(largest > 0, largest, 0.5))
-    matrix = matrix * (1 / coarse)[:, None]
+    matrix = matrix * (1 / coarse)[..., None]
     norm = jnp.sqrt(squared_norm(matrix))
     # Codes of small integers have norms whose squares are integers: 1.44 times a power
     # of four is none of them, so that rounding does not decide between two powers.
     fine = 2 * power_below(jnp.where(norm > 0, norm / 1.2, 0.5))
-    return matrix * (1 / fine)[:, None], coarse * fine
+    return matrix * (1 / fine)[..., None], coarse * fine

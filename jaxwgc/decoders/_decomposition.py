@@ -1,18 +1,48 @@
 """One mask at a time, by a singular value decomposition."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxwgc._arrays import product
-from jaxwgc.decoders._accuracy import best_weights
+from jaxwgc._targets import DECODES
+from jaxwgc.decoders._accuracy import System, best_weights
 
 # Singular values below this many sqrt(max(n, k)) eps of the largest count as zero.
 _CUTOFF = 2
-# Ridges that are tried beside the cut-off, in eps of the largest singular value.
-_RIDGES = (0.5, 2, 8)
+# Ridges that are tried, in eps of the largest singular value; first the cutoff alone.
+_RIDGES = (0, 0.5, 2, 8)
 _STEPS = 8
+
+
+def decompose(weights: jax.Array, received: jax.Array, *systems: Any) -> jax.Array:
+    """Computes weights of one mask by singular value decompositions.
+
+    Args:
+      weights: (num_segments, num_messages), with which to compare.
+      received: bool (num_messages,).
+      *systems: Arrays of `systems_of`. A system is tried if the weights of those before
+        it leave a residual above `DECODES`.
+    """
+    own = System(*systems)
+    number = len(own.norms)
+
+    def fit(state):
+        index, weights = state
+        matrix, norms, target = own.at(index)
+        weights = solve_by_svd(weights * norms, received, matrix, target) / norms
+        return index + 1, weights
+
+    def goes_on(state):
+        index, weights = state
+        is_lost = ~(own.at(0).miss(weights) <= DECODES)
+        return (index == 0) | (index < number) & is_lost
+
+    if number == 1:
+        return fit((0, weights))[1]
+    return jax.lax.while_loop(goes_on, fit, (0, weights))[1]
 
 
 def solve_by_svd(
@@ -39,15 +69,10 @@ def solve_by_svd(
     rows = jnp.where(received[:, None], matrix, 0)
     left, singular, right = jnp.linalg.svd(rows, full_matrices=False)
     cutoff = _CUTOFF * math.sqrt(max(matrix.shape)) * eps * singular[0]
-    kept = singular > cutoff
-    squared_ridges = (jnp.array(_RIDGES, singular.dtype) * eps * singular[0]) ** 2
-    regularised = singular**2 + squared_ridges[:, None]
-    inverses = jnp.concatenate(
-        [
-            jnp.where(kept, 1 / jnp.where(kept, singular, 1), 0)[None],
-            singular / jnp.where(regularised > 0, regularised, 1),
-        ]
-    )
+    ridges = jnp.array(_RIDGES, singular.dtype)[:, None] * eps * singular[0]
+    is_used = (singular > cutoff) | (ridges > 0)
+    regularised = jnp.where(is_used, singular**2 + ridges**2, 1)
+    inverses = jnp.where(is_used, singular, 0) / regularised
 
     def solve(target):
         coordinates = product(target, right.conj().T) * inverses[:, None]

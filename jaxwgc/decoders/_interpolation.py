@@ -9,9 +9,9 @@ import numpy as np
 from jaxwgc._arrays import product
 from jaxwgc._some_masks import masked_map
 from jaxwgc._targets import rounding
-from jaxwgc.decoders._accuracy import relative_miss, squared_norm
-from jaxwgc.decoders._dual import dual_weights
-from jaxwgc.decoders._nearest_weights import Rows
+from jaxwgc.decoders._accuracy import System, squared_norm, systems_of
+from jaxwgc.decoders._decomposition import decompose
+from jaxwgc.decoders._dual import DualCode, dual_weights
 
 # Moduli are split into a multiple of 1 / 2**10 (in log2), whose sums are exact in
 # float32, and a remainder so small that the rounding of its sum does not matter.
@@ -22,8 +22,6 @@ _TABLE_BITS = 11
 # Rounding weights and entries of B makes weights miss by at most about so many eps of
 # their norm: by a fifth to a half, over random masks of n from 50 to 200.
 _EPS_OF_NORM = 0.5
-# Masks that are looked at, and decoded with the dual code, side by side.
-_CHUNK, _DUAL_CHUNK = 32, 4
 
 
 def interpolate(received: jax.Array, positions: jax.typing.ArrayLike) -> jax.Array:
@@ -94,68 +92,75 @@ def _table_entries(table, index, dtype):
     )
 
 
+@functools.partial(jax.jit, static_argnames=("num_stragglers", "is_uniform"))
 def lagrange_weights(
-    rows: Rows, positions: jax.typing.ArrayLike, num_stragglers: int
-) -> tuple[jax.Array, jax.Array]:
-    """Returns Lagrange weights, and better ones for the masks where those fall short.
+    mask: jax.Array,
+    matrix: jax.Array,
+    target: jax.Array,
+    positions: jax.Array,
+    num_stragglers: int,
+    is_uniform: bool,
+) -> jax.Array:
+    """Computes Lagrange weights, and better ones for the masks where those fall short.
 
-    Interpolation does not apply to masks with fewer answers than decoding needs, which
-    are left to a decomposition. And some masks amplify rounding: their stragglers are
-    neighbours on the circle, by and large, and Lagrange's weights grow until they miss
-    the target. Where the miss is above rounding, weights are found again with the dual
-    code, which trades it against their norm, and the better ones are taken. What still
-    misses is decomposed, and so are all of these masks where there are many stragglers.
+    Interpolation does not apply to masks with fewer messages than decoding needs, which
+    are left to a decomposition. Other masks amplify rounding: their stragglers are
+    neighbours on the circle, by and large, and the weights grow until they miss the
+    target. If the residual is above rounding, weights are computed with the dual code,
+    which trades the residual against their norm; if that is above rounding, too, or if
+    there are many stragglers, by a decomposition. The best weights are returned.
 
     Args:
-      rows: those of a code with a target of ones.
-      positions: as for `interpolate`.
-      num_stragglers: what the code survives.
+      mask: bool (..., num_workers).
+      matrix: (num_workers, num_parts).
+      target: (1, num_parts).
+      positions: As for `interpolate`.
+      num_stragglers: Number of stragglers that the code tolerates.
+      is_uniform: Whether all parts are known to have the same weight.
 
     Returns:
-      (..., 1, num_workers), and bool (...), the masks to decompose.
+      (..., 1, num_workers), zero at stragglers.
     """
-    received, matrix, norms, target, _ = rows
-    weights = interpolate(received, positions)
-    is_short = (~received).sum(-1) > num_stragglers
-    weights = jnp.where(is_short[..., None, None], 0, weights).astype(matrix.dtype)
-    # An estimate of the miss first: to compute it for all would take as long as the
+    systems = systems_of(matrix, target, is_uniform)
+    plain, dtype = systems.at(0), systems.matrix.dtype
+    is_short = (~mask).sum(-1) > num_stragglers
+    weights = interpolate(mask, positions)
+    weights = jnp.where(is_short[..., None, None], 0, weights).astype(dtype)
+    limit = rounding(dtype)
+    dual = ()
+    if 0 < 4 * num_stragglers <= len(matrix):
+        dual = dual_of_polynomials(positions, num_stragglers, dtype)
+
+    def improve(weights, mask, *arrays):
+        systems, dual = System(*arrays[:3]), arrays[3:]
+        plain = systems.at(0)
+        solvers = [lambda weights: decompose(weights, mask, *systems)]
+        if dual:
+            code = DualCode(*dual)
+            solvers.insert(
+                0,
+                lambda weights: dual_weights(
+                    weights, mask, plain, code, num_stragglers
+                ),
+            )
+        for solve in solvers:
+            is_good = plain.miss(weights) <= limit
+            weights = jax.lax.cond(is_good, lambda weights: weights, solve, weights)
+        return weights
+
+    # An estimate of the residual first: to compute it for all would take as long as the
     # weights took.
-    limit = rounding(matrix.dtype)
-    scaled = weights[..., 0, :] * norms
-    size = jnp.sqrt(squared_norm(scaled) / squared_norm(target[0]))
-    may_miss = ~(_EPS_OF_NORM * jnp.finfo(matrix.dtype).eps * size <= limit)
-
-    def miss_of(weights, matrix, target, norms):
-        return relative_miss(weights * norms, matrix, target)
-
-    shared = (matrix, target, norms)
-
-    def misses(weights, where):
-        # Of the mask, so that under shard_map it varies with the device as that does.
-        miss = masked_map(where, miss_of, size * 0, (weights,), shared, _CHUNK)
-        return ~(miss <= limit)
-
-    is_poor = misses(weights, may_miss)
-    number = received.shape[-1]
-    if 0 < 4 * num_stragglers <= number:
-        dual = dual_of_polynomials(jnp.asarray(positions), num_stragglers, matrix.dtype)
-        solve = functools.partial(dual_weights, num_stragglers=num_stragglers)
-        weights = masked_map(
-            is_poor,
-            solve,
-            weights,
-            (weights, received),
-            (*shared, *dual),
-            _DUAL_CHUNK,
-        )
-        is_poor = misses(weights, is_poor)
-    return weights, is_poor | is_short
+    size = jnp.sqrt(
+        squared_norm(weights[..., 0, :] * plain.norms) / squared_norm(plain.target[0])
+    )
+    may_miss = is_short | ~(_EPS_OF_NORM * jnp.finfo(dtype).eps * size <= limit)
+    return masked_map(may_miss, improve, weights, (weights, mask), (*systems, *dual))
 
 
 def dual_of_polynomials(
     positions: jax.Array, num_stragglers: int, dtype: jax.typing.DTypeLike
-) -> tuple[jax.Array, jax.Array]:
-    """Returns what decodes from all workers, (n,), and what adds nothing, (n, s).
+) -> DualCode:
+    """Returns the dual code, with s columns.
 
     Of polynomials of degree n - s - 1 at the n-th roots of unity: weights 1 / n, and at
     αᵢ those αᵢ / √n, ..., αᵢˢ / √n.
@@ -163,4 +168,5 @@ def dual_of_polynomials(
     number = len(positions)
     powers = np.arange(number)[:, None] * np.arange(1, num_stragglers + 1) % number
     roots = np.exp(2j * np.pi * powers / number) / np.sqrt(number)
-    return jnp.full(number, 1 / number, dtype), jnp.asarray(roots, dtype)[positions]
+    null = jnp.asarray(roots, dtype)[positions]
+    return DualCode(jnp.full(number, 1 / number, dtype), null)

@@ -9,13 +9,12 @@ import numpy as np
 from jaxwgc import _validation
 from jaxwgc._arrays import working
 from jaxwgc._pytrees import Static
-from jaxwgc.decoders._decoder import Array
+from jaxwgc.decoders._accuracy import is_uniform
+from jaxwgc.decoders._decoder import Array, Decoder
 from jaxwgc.decoders._interpolation import interpolate, lagrange_weights
-from jaxwgc.decoders._nearest_weights import Rows, iterated_weights
-from jaxwgc.decoders._uniform_target import UniformTarget
 
 
-class Lagrange(UniformTarget):
+class Lagrange(Decoder):
     """A closed form that costs one matrix product for a whole batch of masks.
 
     Where its weights are so large that they miss the target by more than 1e-4 in
@@ -49,6 +48,7 @@ class Lagrange(UniformTarget):
     num_stragglers: Static[int]
 
     needs: ClassVar[str] = "evaluated at roots of unity, such as codes.reed_solomon"
+    is_optimal: ClassVar[bool] = True
 
     def check(self, matrix: Array, target: Array) -> None:
         self.check_one_segment(target)
@@ -87,10 +87,12 @@ class Lagrange(UniformTarget):
         """Returns the weights (..., 1, num_workers) of the formula alone."""
         return interpolate(mask, self.positions)
 
-    def first_weights(self, rows: Rows) -> tuple[jax.Array, jax.Array]:
-        def lagrange():
-            return lagrange_weights(rows, self.positions, self.num_stragglers)
-
-        if rows.is_plain is True:
-            return lagrange()
-        return jax.lax.cond(rows.is_plain, lagrange, lambda: iterated_weights(rows))
+    def weights(self, matrix: Array, target: Array, mask: jax.Array) -> jax.Array:
+        return lagrange_weights(
+            mask,
+            matrix,
+            target,
+            jnp.asarray(working(self.positions)),
+            self.num_stragglers,
+            is_uniform(target),
+        )

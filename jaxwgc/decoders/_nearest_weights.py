@@ -1,16 +1,15 @@
 """The nearest weights: conjugate gradients for many masks, the SVD for the rest."""
 
 import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxwgc._arrays import product
-from jaxwgc._some_masks import in_batches, masked_map
-from jaxwgc._targets import rounding
-from jaxwgc.decoders._accuracy import relative_miss, scaled_rows, squared_norm
+from jaxwgc._some_masks import any_under_vmap, in_batches, masked_map
+from jaxwgc._targets import DECODES, rounding
+from jaxwgc.decoders._accuracy import System, relative_miss, squared_norm, systems_of
 from jaxwgc.decoders._decomposition import solve_by_svd
 
 # Masks that iterate side by side: few enough that their vectors stay in cache.
@@ -25,84 +24,82 @@ _EXCESS = {32: 5e-7, 64: 1e-12}
 _MISS = 64
 
 
-class Rows(NamedTuple):
-    """Rows that masks choose from, and what their sums should come near.
-
-    Attributes:
-      mask: bool (..., num_messages).
-      matrix: (num_messages, c), its rows of norm about one.
-      norms: (num_messages,), by which they were divided, powers of two.
-      target: (num_segments, c).
-      is_plain: whether all parts count alike in it: True, or a traced bool.
-    """
-
-    mask: jax.Array
-    matrix: jax.Array
-    norms: jax.Array
-    target: jax.Array
-    is_plain: jax.Array | bool
-
-
-def iterated_weights(
-    rows: Rows, num_missing: int | jax.Array = 0
-) -> tuple[jax.Array, jax.Array]:
-    """Returns what conjugate gradients find.
-
-    Args:
-      rows: as they are.
-      num_missing: how many messages may be missing for the others to decode exactly.
-        Weights that stop short of that, as on nearly singular masks, are not the
-        nearest ones.
-
-    Returns:
-      Weights (..., num_segments, num_messages), and bool (...), the masks for which
-      they are not known to be the nearest ones.
-    """
-    received, matrix, norms, target, is_plain = rows
-    iterate = functools.partial(_conjugate_gradients, matrix=matrix, target=target)
-    weights, converged = in_batches(iterate, received, _BATCH)
-    count = (~received).sum(-1)
-    is_decodable = (count <= num_missing) & (num_missing > 0) & is_plain
-    misses = relative_miss(weights, matrix, target) > rounding(matrix.dtype)
-    return weights / norms, ~converged | (is_decodable & misses)
-
-
-def nearest_weights(
-    first: Callable[[Rows], tuple[jax.Array, jax.Array]],
+@functools.partial(jax.jit, static_argnames="is_uniform")
+def least_squares_weights(
     mask: jax.Array,
     matrix: jax.Array,
     target: jax.Array,
-    is_plain: jax.Array | bool,
+    num_missing: int | jax.Array,
+    is_uniform: bool,
 ) -> jax.Array:
-    """Returns the a of least norm among those that minimise the norm of aᵀB - target.
-
-    The norm is that of the aᵢ times the norms of the rows of B, as powers of two, so
-    that the scale of a message does not matter: it is about the noise in the sum of
-    messages that carry noise in proportion to their size, as rounding is.
-
-    Masks for which `first` has no good weights, such as those on which conjugate
-    gradients do not pass the test that they are at a minimum, are decomposed one by one
-    (`solve_by_svd`).
+    """Computes the weights of `LeastSquares`.
 
     Args:
-      first: what finds weights without decomposing a mask, and tells which masks are to
-        be decomposed; see `iterated_weights`.
       mask: bool (..., num_messages).
       matrix: (num_messages, c).
       target: (num_segments, c).
-      is_plain: whether all parts count alike in the target.
+      num_missing: As for `LeastSquares`.
+      is_uniform: Whether all parts are known to have the same weight.
 
     Returns:
-      (..., num_segments, num_messages) in the dtype of `matrix`, zero at messages that
-      were not received.
+      (..., num_segments, num_messages), zero at messages that were not received.
     """
-    matrix, norms = scaled_rows(matrix)
-    weights, is_poor = first(Rows(mask, matrix, norms, target, is_plain))
+    systems = systems_of(matrix, target, is_uniform)
+    if is_uniform:
+        return nearest_weights(mask, systems.at(0), num_missing)
+    sizes = jnp.abs(systems.target[1]).sum(0)
 
-    def solve(weights, mask, matrix, target, norms):
-        return solve_by_svd(weights * norms, mask, matrix, target) / norms
+    def fit(state):
+        index, is_lost, weights, _ = state
+        promised = jnp.where(index == 0, num_missing, 0)
+        fitted = nearest_weights(mask, systems.at(index), promised)
+        weights = jnp.where(is_lost[..., None, None], fitted, weights)
+        is_lost = ~(systems.at(0).miss(weights) <= DECODES)
+        is_lost &= (index == 0) & (sizes.max() > sizes.min())
+        return index + 1, is_lost, weights, any_under_vmap(is_lost.any())
 
-    return masked_map(is_poor, solve, weights, (weights, mask), (matrix, target, norms))
+    # A loop of one step or two, since two copies of all this are a program of twice the
+    # size. Made of the mask, what it starts from varies with the device as that does
+    # under shard_map.
+    every = mask[..., 0] | True
+    zeros = jnp.zeros((len(target), 1), systems.matrix.dtype)
+    weights = jnp.where(mask[..., None, :], zeros, 0)
+    start = 0, every, weights, any_under_vmap(every.any())
+    return jax.lax.while_loop(lambda state: state[-1], fit, start)[2]
+
+
+def nearest_weights(
+    mask: jax.Array, system: System, num_missing: int | jax.Array = 0
+) -> jax.Array:
+    """Computes the weights of least norm among those with the least residual.
+
+    The norm is that of the weights times the norms of the rows of B, as powers of two,
+    so that the scale of a message does not matter: it bounds the noise in the sum of
+    messages that carry noise in proportion to their size, as rounding is.
+
+    Masks on which conjugate gradients do not pass the test that they are at a minimum
+    are decomposed one by one (`solve_by_svd`). So are masks that decode exactly, but
+    not with these weights, such as nearly singular masks.
+
+    Args:
+      mask: bool (..., num_messages).
+      system: Matrix and target.
+      num_missing: Number of messages that may be missing for the others to decode
+        exactly; 0 if unknown.
+
+    Returns:
+      (..., num_segments, num_messages) in the dtype of the matrix, zero at messages
+      that were not received.
+    """
+    matrix, norms, target = system
+    iterate = functools.partial(_conjugate_gradients, matrix=matrix, target=target)
+    weights, converged = in_batches(iterate, mask, _BATCH)
+    count = (~mask).sum(-1)
+    is_decodable = (count <= num_missing) & (num_missing > 0)
+    misses = relative_miss(weights, matrix, target) > rounding(matrix.dtype)
+    is_poor = ~converged | (is_decodable & misses)
+    shared = matrix, target
+    return masked_map(is_poor, solve_by_svd, weights, (weights, mask), shared) / norms
 
 
 class _Problem(NamedTuple):
