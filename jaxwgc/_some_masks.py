@@ -5,7 +5,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.custom_batching import custom_vmap
+
+from jaxwgc import _validation
 
 
 @custom_vmap
@@ -22,6 +25,15 @@ def any_under_vmap(condition: jax.Array) -> jax.Array:
 def _any_under_vmap_rule(axis_size, in_batched, condition):
     del axis_size, in_batched
     return any_under_vmap(condition.any(axis=0)), False
+
+
+def is_nowhere(condition: jax.Array) -> bool:
+    """Returns whether a condition is known to hold for no mask.
+
+    What computes the exceptions of a function that runs outside of `jax.jit` need not
+    be compiled then.
+    """
+    return not _validation.is_traced(condition) and not np.asarray(condition).any()
 
 
 def in_batches(function: Callable[[jax.Array], Any], rows: jax.Array, size: int) -> Any:

@@ -1,5 +1,6 @@
 """How good decoding weights are, and which of several are the best."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -8,6 +9,10 @@ import numpy as np
 
 from jaxwgc._arrays import power_below, product, squares
 from jaxwgc._targets import target_scale
+
+# Factor of the cost of the first of several candidates, which is kept unless another
+# one is better by more than that.
+ADVANTAGE = 0.9
 
 
 class System(NamedTuple):
@@ -46,16 +51,24 @@ def systems_of(matrix: jax.Array, target: jax.Array, is_uniform: bool) -> System
     paper's theorem 4.1). The second has the weights, unless all parts have the same. It
     is for masks on which the first leaves a residual above `DECODES`.
     """
-    matrix = matrix.astype(jnp.promote_types(matrix.dtype, jnp.float32))
-    # Dividing both leaves the decoding weights as they are.
-    scale = target_scale(target).astype(matrix.dtype)
-    matrix, target = matrix / scale, target.astype(matrix.dtype) / scale
-    # Each column belongs to one segment.
-    columns = target.sum(0)
-    columns = jnp.where(columns == 0, 1, columns)[None]
+    dtype = jnp.promote_types(matrix.dtype, jnp.float32)
+    target = target.astype(jnp.finfo(dtype).dtype)
+    # Each column belongs to one segment. Dividing it in matrix and target leaves the
+    # decoding weights as they are.
+    scale, columns = target_scale(target), target.sum(0)
+    columns = jnp.where(columns == 0, scale, columns)[None]
     if not is_uniform:
-        columns = jnp.concatenate([columns, jnp.ones_like(columns)])
-    return System(*scaled_rows(matrix / columns[:, None]), target / columns[:, None])
+        columns = jnp.concatenate([columns, jnp.full_like(columns, scale)])
+    columns = columns[:, None]
+    matrix = _divided(matrix.astype(dtype), columns)
+    return System(*scaled_rows(matrix), target / columns)
+
+
+def _divided(numbers, divisors):
+    """Divides by real numbers, for which complex division is a large program."""
+    if jnp.iscomplexobj(numbers):
+        return jax.lax.complex(numbers.real / divisors, numbers.imag / divisors)
+    return numbers / divisors
 
 
 def squared_norm(vectors: jax.Array) -> jax.Array:
@@ -89,13 +102,18 @@ def best_weights(
     Returns:
       (num_segments, num_messages).
     """
-    eps = jnp.finfo(matrix.dtype).eps
-    miss = squared_norm(product(candidates, matrix) - target).sum(-1)
-    cost = miss + (eps / 2) ** 2 * squared_norm(candidates).sum(-1)
-    cost = jnp.where(jnp.isfinite(cost), cost, jnp.inf)
+    costs = costs_of(candidates, product(candidates, matrix) - target)
     advantage = np.ones(len(candidates))
-    advantage[0] = 0.9
-    return candidates[jnp.argmin(cost * jnp.asarray(advantage, cost.dtype))]
+    advantage[0] = ADVANTAGE
+    return candidates[jnp.argmin(costs * jnp.asarray(advantage, costs.dtype))]
+
+
+def costs_of(candidates: jax.Array, misses: jax.Array) -> jax.Array:
+    """Computes squared residuals of candidates, with those by rounding, (count,)."""
+    eps = jnp.finfo(candidates.dtype).eps
+    costs = squared_norm(misses).sum(-1)
+    costs += (eps / 2) ** 2 * squared_norm(candidates).sum(-1)
+    return jnp.where(jnp.isfinite(costs), costs, jnp.inf)
 
 
 def scaled_rows(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -104,12 +122,13 @@ def scaled_rows(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
     Powers of two, since other numbers would round the matrix: what decodes the rounded
     one misses the target of the other. Rows of zeros stay, with one.
     """
-    largest = jnp.max(jnp.abs(matrix), axis=-1)
+    parts = [matrix.real, matrix.imag] if jnp.iscomplexobj(matrix) else [matrix]
+    largest = jnp.max(functools.reduce(jnp.maximum, map(jnp.abs, parts)), axis=-1)
     # First by the largest entry, so that squares neither under- nor overflow.
     coarse = 2 * power_below(jnp.where(largest > 0, largest, 0.5))
-    matrix = matrix * (1 / coarse)[..., None]
-    norm = jnp.sqrt(squared_norm(matrix))
+    norm = jnp.sqrt(squared_norm(matrix * (1 / coarse)[..., None]))
     # Codes of small integers have norms whose squares are integers: 1.44 times a power
     # of four is none of them, so that rounding does not decide between two powers.
     fine = 2 * power_below(jnp.where(norm > 0, norm / 1.2, 0.5))
-    return matrix * (1 / fine)[..., None], coarse * fine
+    powers = coarse * fine
+    return matrix * (1 / powers)[..., None], powers

@@ -7,14 +7,36 @@ import jax
 import jax.numpy as jnp
 
 from jaxwgc._arrays import product
+from jaxwgc._some_masks import is_nowhere, masked_map
 from jaxwgc._targets import DECODES
-from jaxwgc.decoders._accuracy import System, best_weights
+from jaxwgc.decoders._accuracy import ADVANTAGE, System, costs_of
 
 # Singular values below this many sqrt(max(n, k)) eps of the largest count as zero.
 _CUTOFF = 2
 # Ridges that are tried, in eps of the largest singular value; first the cutoff alone.
 _RIDGES = (0, 0.5, 2, 8)
 _STEPS = 8
+
+
+def decompose_some(
+    is_poor: jax.Array, weights: jax.Array, mask: jax.Array, systems: System
+) -> jax.Array:
+    """Replaces weights (..., num_segments, num_messages) of some of the masks.
+
+    Args:
+      is_poor: bool (...), the masks to decompose.
+      weights: Weights of all masks, with which to compare.
+      mask: bool (..., num_messages).
+      systems: Of `systems_of`.
+    """
+    if is_nowhere(is_poor):
+        return weights
+    return _decompose_some(is_poor, weights, mask, systems)
+
+
+@jax.jit
+def _decompose_some(is_poor, weights, mask, systems):
+    return masked_map(is_poor, decompose, weights, (weights, mask), systems)
 
 
 def decompose(weights: jax.Array, received: jax.Array, *systems: Any) -> jax.Array:
@@ -69,22 +91,32 @@ def solve_by_svd(
     rows = jnp.where(received[:, None], matrix, 0)
     left, singular, right = jnp.linalg.svd(rows, full_matrices=False)
     cutoff = _CUTOFF * math.sqrt(max(matrix.shape)) * eps * singular[0]
-    ridges = jnp.array(_RIDGES, singular.dtype)[:, None] * eps * singular[0]
+    ridges = jnp.array(_RIDGES, singular.dtype)[:, None, None] * eps * singular[0]
     is_used = (singular > cutoff) | (ridges > 0)
     regularised = jnp.where(is_used, singular**2 + ridges**2, 1)
     inverses = jnp.where(is_used, singular, 0) / regularised
 
     def solve(target):
-        coordinates = product(target, right.conj().T) * inverses[:, None]
-        return jnp.where(received, product(coordinates, left.conj().T), 0)
+        # Conjugates of vectors, since those of matrices would be copies of them.
+        coordinates = product(target.conj(), right.T).conj() * inverses
+        solved = product(coordinates.conj(), left.T).conj()
+        return jnp.where(received, solved, 0)
 
-    def refine(solution, _):
-        solution = solution + solve(target - product(solution, matrix))
-        return solution, solution
+    def refine(step, state):
+        solutions, best, least = state
+        misses = target - product(solutions, matrix)
+        costs = costs_of(solutions, misses)
+        costs = costs.at[0].multiply(jnp.where(step == _STEPS, ADVANTAGE, 1))
+        place = jnp.argmin(costs)
+        best = jnp.where(costs[place] <= least, solutions[place], best)
+        # The weights that are given are judged, but refined is what is solved anew.
+        misses = jnp.where(step == 0, target, misses)
+        solutions = jnp.where(step == 0, 0, solutions) + solve(misses)
+        return solutions, best, jnp.minimum(costs[place], least)
 
     # The decomposition is rounded more than its use is, which refinement takes back.
     # What is left of the miss is rounding, which differs from step to step.
-    start = jnp.where(received, jnp.zeros((len(inverses), len(target), 1)), 0)
-    _, solution = jax.lax.scan(refine, start.astype(matrix.dtype), length=_STEPS)
-    candidates = solution[::-1].reshape(-1, *weights.shape)
-    return best_weights(jnp.concatenate([candidates, weights[None]]), matrix, target)
+    start = jnp.broadcast_to(weights, (len(_RIDGES), *weights.shape))
+    least = jnp.full_like(singular[0], jnp.inf)
+    _, best, _ = jax.lax.fori_loop(0, _STEPS + 1, refine, (start, weights, least))
+    return best

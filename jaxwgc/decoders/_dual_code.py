@@ -14,7 +14,7 @@ from jaxwgc._some_masks import masked_map
 from jaxwgc._targets import rounding
 from jaxwgc.decoders._accuracy import System, is_uniform, systems_of
 from jaxwgc.decoders._decoder import Array, Decoder
-from jaxwgc.decoders._decomposition import decompose
+from jaxwgc.decoders._decomposition import decompose_some
 from jaxwgc.decoders._dual import DualCode, dual_weights
 
 # By how much rows may be off, of the largest entry of the target.
@@ -83,7 +83,10 @@ class Dual(Decoder):
             self.refuse_matrix(matrix)
 
     def weights(self, matrix: Array, target: Array, mask: jax.Array) -> jax.Array:
-        return _weights(self, mask, matrix, target, is_uniform(target))
+        weights, is_poor, systems = _weights(
+            self, mask, matrix, target, is_uniform(target)
+        )
+        return decompose_some(is_poor, weights, mask, systems)
 
 
 @functools.partial(jax.jit, static_argnames="is_uniform")
@@ -103,4 +106,4 @@ def _weights(decoder, mask, matrix, target, is_uniform):
         shared = *plain, *dual
         weights = masked_map(~is_short, solve, weights, (weights, mask), shared, _CHUNK)
     is_poor = is_short | ~(plain.miss(weights) <= rounding(dtype))
-    return masked_map(is_poor, decompose, weights, (weights, mask), systems)
+    return weights, is_poor, systems

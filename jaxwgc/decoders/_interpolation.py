@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxwgc._arrays import product
+from jaxwgc._arrays import power_of_two, product
 from jaxwgc._some_masks import masked_map
 from jaxwgc._targets import rounding
 from jaxwgc.decoders._accuracy import System, squared_norm, systems_of
@@ -63,33 +63,28 @@ def interpolate(received: jax.Array, positions: jax.typing.ArrayLike) -> jax.Arr
     coarse_sum = coarse_sum.astype(jnp.int32)
     exponent = coarse_sum >> _FRACTION_BITS
     fraction = coarse_sum & (2**_FRACTION_BITS - 1)
-    power, power_rest = _table_entries(
-        np.exp2(np.arange(2**_FRACTION_BITS) / 2**_FRACTION_BITS), fraction, dtype
-    )
-    growth = jnp.expm1(np.log(2) * remainder_sum)
+    fractions = np.arange(2**_FRACTION_BITS) / 2**_FRACTION_BITS
+    power, power_rest = _table_entries(np.exp2(fractions)[:, None], fraction, dtype)
+    growth = jnp.expm1(np.log(2) * remainder_sum)[..., None]
     power_rest = power_rest + (power + power_rest) * growth
     turns = phase_sum.astype(jnp.int32) % (4 * num_workers)
     angles = np.pi * np.arange(4 * num_workers) / (2 * num_workers)
-
-    def part(function):
-        entry, tail = _table_entries(function(angles), turns, dtype)
-        small = power * tail + power_rest * (entry + tail)
-        return jnp.ldexp(power * entry + small, exponent)
-
-    weights = jax.lax.complex(part(np.cos), part(np.sin))[..., positions]
+    circle = np.stack([np.cos(angles), np.sin(angles)], -1)
+    entry, tail = _table_entries(circle, turns, dtype)
+    parts = power * entry + (power * tail + power_rest * (entry + tail))
+    parts = parts * power_of_two(exponent, dtype)[..., None]
+    weights = jax.lax.complex(parts[..., 0], parts[..., 1])[..., positions]
     return jnp.where(received, weights, 0)[..., None, :]
 
 
 def _table_entries(table, index, dtype):
-    """Entries of a table in two parts: a few leading bits, and the rest."""
+    """Returns rows of a table in two parts: a few leading bits, and the rest."""
     mantissa, exponent = np.frexp(table)
     leading = np.ldexp(
         np.round(np.ldexp(mantissa, _TABLE_BITS)), exponent - _TABLE_BITS
     )
-    return (
-        jnp.asarray(leading, dtype)[index],
-        jnp.asarray(table - leading, dtype)[index],
-    )
+    both = jnp.asarray(np.concatenate([leading, table - leading], -1), dtype)
+    return jnp.split(both[index], 2, axis=-1)
 
 
 @functools.partial(jax.jit, static_argnames=("num_stragglers", "is_uniform"))
@@ -100,15 +95,12 @@ def lagrange_weights(
     positions: jax.Array,
     num_stragglers: int,
     is_uniform: bool,
-) -> jax.Array:
-    """Computes Lagrange weights, and better ones for the masks where those fall short.
+) -> tuple[jax.Array, jax.Array, System]:
+    """Computes Lagrange weights of all masks.
 
-    Interpolation does not apply to masks with fewer messages than decoding needs, which
-    are left to a decomposition. Other masks amplify rounding: their stragglers are
-    neighbours on the circle, by and large, and the weights grow until they miss the
-    target. If the residual is above rounding, weights are computed with the dual code,
-    which trades the residual against their norm; if that is above rounding, too, or if
-    there are many stragglers, by a decomposition. The best weights are returned.
+    Interpolation does not apply to masks with fewer messages than decoding needs. Other
+    masks amplify rounding: their stragglers are neighbours on the circle, by and large,
+    and the weights grow until they miss the target.
 
     Args:
       mask: bool (..., num_workers).
@@ -119,41 +111,58 @@ def lagrange_weights(
       is_uniform: Whether all parts are known to have the same weight.
 
     Returns:
-      (..., 1, num_workers), zero at stragglers.
+      Weights (..., 1, num_workers), zero at stragglers; bool (...), the masks whose
+      weights may miss the target; and `systems_of` the code.
     """
     systems = systems_of(matrix, target, is_uniform)
     plain, dtype = systems.at(0), systems.matrix.dtype
     is_short = (~mask).sum(-1) > num_stragglers
     weights = interpolate(mask, positions)
     weights = jnp.where(is_short[..., None, None], 0, weights).astype(dtype)
-    limit = rounding(dtype)
+    # An estimate of the residual: to compute it would take as long as the weights took.
+    norm = squared_norm(weights[..., 0, :] * plain.norms)
+    size = jnp.sqrt(norm / squared_norm(plain.target[0]))
+    is_rounding = _EPS_OF_NORM * jnp.finfo(dtype).eps * size <= rounding(dtype)
+    return weights, is_short | ~is_rounding, systems
+
+
+@functools.partial(jax.jit, static_argnames="num_stragglers")
+def improve_weights(
+    weights: jax.Array,
+    may_miss: jax.Array,
+    systems: System,
+    mask: jax.Array,
+    positions: jax.Array,
+    num_stragglers: int,
+) -> jax.Array:
+    """Replaces Lagrange weights that miss the target.
+
+    If the residual is above rounding, weights are computed with the dual code, which
+    trades the residual against their norm; if that is above rounding, too, or if there
+    are many stragglers, by a decomposition. The best weights are returned.
+    """
     dual = ()
-    if 0 < 4 * num_stragglers <= len(matrix):
-        dual = dual_of_polynomials(positions, num_stragglers, dtype)
+    if 0 < 4 * num_stragglers <= mask.shape[-1]:
+        dual = dual_of_polynomials(positions, num_stragglers, weights.dtype)
 
     def improve(weights, mask, *arrays):
         systems, dual = System(*arrays[:3]), arrays[3:]
         plain = systems.at(0)
-        solvers = [lambda weights: decompose(weights, mask, *systems)]
-        if dual:
-            code = DualCode(*dual)
-            solvers.insert(
-                0,
-                lambda weights: dual_weights(
-                    weights, mask, plain, code, num_stragglers
-                ),
-            )
-        for solve in solvers:
-            is_good = plain.miss(weights) <= limit
-            weights = jax.lax.cond(is_good, lambda weights: weights, solve, weights)
-        return weights
 
-    # An estimate of the residual first: to compute it for all would take as long as the
-    # weights took.
-    size = jnp.sqrt(
-        squared_norm(weights[..., 0, :] * plain.norms) / squared_norm(plain.target[0])
-    )
-    may_miss = is_short | ~(_EPS_OF_NORM * jnp.finfo(dtype).eps * size <= limit)
+        def with_dual():
+            return dual_weights(weights, mask, plain, DualCode(*dual), num_stragglers)
+
+        limit = rounding(weights.dtype)
+        if dual:
+            is_good = plain.miss(weights) <= limit
+            weights = jax.lax.cond(is_good, lambda: weights, with_dual)
+        return jax.lax.cond(
+            plain.miss(weights) <= limit,
+            lambda weights: weights,
+            lambda weights: decompose(weights, mask, *systems),
+            weights,
+        )
+
     return masked_map(may_miss, improve, weights, (weights, mask), (*systems, *dual))
 
 

@@ -9,9 +9,14 @@ import numpy as np
 from jaxwgc import _validation
 from jaxwgc._arrays import working
 from jaxwgc._pytrees import Static
+from jaxwgc._some_masks import is_nowhere
 from jaxwgc.decoders._accuracy import is_uniform
 from jaxwgc.decoders._decoder import Array, Decoder
-from jaxwgc.decoders._interpolation import interpolate, lagrange_weights
+from jaxwgc.decoders._interpolation import (
+    improve_weights,
+    interpolate,
+    lagrange_weights,
+)
 
 
 class Lagrange(Decoder):
@@ -88,11 +93,12 @@ class Lagrange(Decoder):
         return interpolate(mask, self.positions)
 
     def weights(self, matrix: Array, target: Array, mask: jax.Array) -> jax.Array:
-        return lagrange_weights(
-            mask,
-            matrix,
-            target,
-            jnp.asarray(working(self.positions)),
-            self.num_stragglers,
-            is_uniform(target),
+        positions = jnp.asarray(working(self.positions))
+        weights, may_miss, systems = lagrange_weights(
+            mask, matrix, target, positions, self.num_stragglers, is_uniform(target)
+        )
+        if is_nowhere(may_miss):
+            return weights
+        return improve_weights(
+            weights, may_miss, systems, mask, positions, self.num_stragglers
         )

@@ -7,6 +7,7 @@ import jax
 from jaxwgc import _validation
 from jaxwgc.decoders._accuracy import is_uniform
 from jaxwgc.decoders._decoder import Array, Decoder
+from jaxwgc.decoders._decomposition import decompose_some
 from jaxwgc.decoders._nearest_weights import least_squares_weights
 
 
@@ -49,6 +50,7 @@ class LeastSquares(Decoder):
         _validation.check_dtypes("num_missing", self.num_missing, "integers")
 
     def weights(self, matrix: Array, target: Array, mask: jax.Array) -> jax.Array:
-        return least_squares_weights(
+        weights, is_poor, systems = least_squares_weights(
             mask, matrix, target, self.num_missing, is_uniform(target)
         )
+        return decompose_some(is_poor, weights, mask, systems)

@@ -7,10 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxwgc._arrays import product
-from jaxwgc._some_masks import any_under_vmap, in_batches, masked_map
+from jaxwgc._some_masks import any_under_vmap, in_batches
 from jaxwgc._targets import DECODES, rounding
 from jaxwgc.decoders._accuracy import System, relative_miss, squared_norm, systems_of
-from jaxwgc.decoders._decomposition import solve_by_svd
 
 # Masks that iterate side by side: few enough that their vectors stay in cache.
 _BATCH = 128
@@ -31,8 +30,16 @@ def least_squares_weights(
     target: jax.Array,
     num_missing: int | jax.Array,
     is_uniform: bool,
-) -> jax.Array:
-    """Computes the weights of `LeastSquares`.
+) -> tuple[jax.Array, jax.Array, System]:
+    """Computes weights of least norm among those with the least residual.
+
+    The norm is that of the weights times the norms of the rows of B, as powers of two,
+    so that the scale of a message does not matter: it bounds the noise in the sum of
+    messages that carry noise in proportion to their size, as rounding is.
+
+    Masks on which conjugate gradients do not pass the test that they are at a minimum
+    are left to a decomposition. So are masks that decode exactly, but not with these
+    weights, such as nearly singular masks.
 
     Args:
       mask: bool (..., num_messages).
@@ -42,21 +49,26 @@ def least_squares_weights(
       is_uniform: Whether all parts are known to have the same weight.
 
     Returns:
-      (..., num_segments, num_messages), zero at messages that were not received.
+      Weights (..., num_segments, num_messages), zero at messages that were not
+      received; bool (...), the masks to decompose; and `systems_of` the code.
     """
     systems = systems_of(matrix, target, is_uniform)
+    count = (~mask).sum(-1)
+    is_decodable = (count <= num_missing) & (num_missing > 0)
     if is_uniform:
-        return nearest_weights(mask, systems.at(0), num_missing)
+        weights, is_poor = nearest_weights(mask, systems.at(0), is_decodable)
+        return weights, is_poor, systems
     sizes = jnp.abs(systems.target[1]).sum(0)
 
     def fit(state):
-        index, is_lost, weights, _ = state
-        promised = jnp.where(index == 0, num_missing, 0)
-        fitted = nearest_weights(mask, systems.at(index), promised)
+        index, is_lost, _, weights, was_poor = state
+        promised = is_decodable & (index == 0)
+        fitted, is_poor = nearest_weights(mask, systems.at(index), promised)
         weights = jnp.where(is_lost[..., None, None], fitted, weights)
-        is_lost = ~(systems.at(0).miss(weights) <= DECODES)
+        is_poor = jnp.where(is_lost, is_poor, was_poor)
+        is_lost = ~is_poor & ~(systems.at(0).miss(weights) <= DECODES)
         is_lost &= (index == 0) & (sizes.max() > sizes.min())
-        return index + 1, is_lost, weights, any_under_vmap(is_lost.any())
+        return index + 1, is_lost, any_under_vmap(is_lost.any()), weights, is_poor
 
     # A loop of one step or two, since two copies of all this are a program of twice the
     # size. Made of the mask, what it starts from varies with the device as that does
@@ -64,42 +76,26 @@ def least_squares_weights(
     every = mask[..., 0] | True
     zeros = jnp.zeros((len(target), 1), systems.matrix.dtype)
     weights = jnp.where(mask[..., None, :], zeros, 0)
-    start = 0, every, weights, any_under_vmap(every.any())
-    return jax.lax.while_loop(lambda state: state[-1], fit, start)[2]
+    start = 0, every, any_under_vmap(every.any()), weights, every
+    *_, weights, is_poor = jax.lax.while_loop(lambda state: state[2], fit, start)
+    return weights, is_poor, systems
 
 
 def nearest_weights(
-    mask: jax.Array, system: System, num_missing: int | jax.Array = 0
-) -> jax.Array:
-    """Computes the weights of least norm among those with the least residual.
-
-    The norm is that of the weights times the norms of the rows of B, as powers of two,
-    so that the scale of a message does not matter: it bounds the noise in the sum of
-    messages that carry noise in proportion to their size, as rounding is.
-
-    Masks on which conjugate gradients do not pass the test that they are at a minimum
-    are decomposed one by one (`solve_by_svd`). So are masks that decode exactly, but
-    not with these weights, such as nearly singular masks.
+    mask: jax.Array, system: System, is_decodable: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Computes weights by conjugate gradients, and which masks need another method.
 
     Args:
       mask: bool (..., num_messages).
       system: Matrix and target.
-      num_missing: Number of messages that may be missing for the others to decode
-        exactly; 0 if unknown.
-
-    Returns:
-      (..., num_segments, num_messages) in the dtype of the matrix, zero at messages
-      that were not received.
+      is_decodable: bool (...), the masks that are known to decode exactly.
     """
     matrix, norms, target = system
     iterate = functools.partial(_conjugate_gradients, matrix=matrix, target=target)
     weights, converged = in_batches(iterate, mask, _BATCH)
-    count = (~mask).sum(-1)
-    is_decodable = (count <= num_missing) & (num_missing > 0)
     misses = relative_miss(weights, matrix, target) > rounding(matrix.dtype)
-    is_poor = ~converged | (is_decodable & misses)
-    shared = matrix, target
-    return masked_map(is_poor, solve_by_svd, weights, (weights, mask), shared) / norms
+    return weights / norms, ~converged | (is_decodable & misses)
 
 
 class _Problem(NamedTuple):
