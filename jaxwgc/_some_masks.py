@@ -27,6 +27,14 @@ def _any_under_vmap_rule(axis_size, in_batched, condition):
     return any_under_vmap(condition.any(axis=0)), False
 
 
+def compute_if(condition: jax.Array, function: Callable[[], Any], default: Any) -> Any:
+    """Returns `default` unless `condition` holds, in any lane under vmap."""
+    computed = jax.lax.cond(any_under_vmap(condition), function, lambda: default)
+    return jax.tree.map(
+        lambda one, other: jnp.where(condition, one, other), computed, default
+    )
+
+
 def is_nowhere(condition: jax.Array) -> bool:
     """Returns whether a condition is known to hold for no mask.
 

@@ -27,7 +27,8 @@ def study(repeats: int, seed: int, quick: bool) -> Study:
     return timed(
         [Once(measure, name, 1 if quick else min(repeats, 3), seed) for name in names],
         "First calls: compiled programs, seconds, and seconds over those of the first "
-        f"`jnp.linalg.lstsq` of a random {YARDSTICK[0]:,} × {YARDSTICK[1]} matrix in the same "
+        "`jnp.linalg.lstsq` of a random "
+        f"{YARDSTICK[0]:,} × {YARDSTICK[1]} matrix in the same "
         "process, start of JAX included; "
         "median of processes without a compilation cache, float32",
         lambda row: {

@@ -1,7 +1,6 @@
 """Which workers have sent something wrong: found by what a code has to spare."""
 
 import dataclasses
-import functools
 import math
 from typing import Any
 
@@ -16,6 +15,7 @@ from jaxwgc.codes import GradientCode
 from jaxwgc.coding._arrivals import arrived_messages
 from jaxwgc.coding._decoding import check_messages_of
 from jaxwgc.coding._errors._checks import UNCHECKED, parity_checks
+from jaxwgc.coding._errors._evidence import Sample
 from jaxwgc.coding._errors._in_turn import find_in_turn
 from jaxwgc.coding._errors._location import ErrorLocation
 from jaxwgc.coding._errors._majority import (
@@ -24,8 +24,6 @@ from jaxwgc.coding._errors._majority import (
     find_minorities,
 )
 from jaxwgc.coding._errors._projection import project
-from jaxwgc.coding._errors._smoothing import find_by_smoothing
-from jaxwgc.coding._errors._subset_search import find_by_guessing
 
 # Norm of a message, over that of most, from which on it counts as so large.
 _LARGEST = 1e12
@@ -106,75 +104,55 @@ class ErrorLocator:
         rounding = rounding_noise(messages, message_dtype)
         return _locate(working_constants(self), messages, mask, key, noise, rounding)
 
-    def _locate(self, messages, mask, key, noise, rounding):
-        noise = jnp.maximum(noise, rounding)
-        project_key, mix_key = jax.random.split(key)
-        num_columns = NUM_COLUMNS if self.copies else 2 * len(self.checks) + 8
-        rows = project(project_key, messages, num_columns)
-        mask = mask & jnp.isfinite(rows).all(1)
-        norms = jnp.asarray(self.norms, rows.real.dtype)
-        rows = jnp.where(mask[:, None], rows, 0) / norms[:, None]
-        # In the size of most, so that no square overflows or vanishes.
-        sizes = _norms(rows)
-        median = _median(sizes, mask & (sizes > 0))
-        clipped = jnp.minimum(sizes / median, _LARGEST)
-        rows *= (clipped / jnp.where(sizes > 0, sizes, 1))[:, None]
-        # Products of tiny entries underflow.
-        tiny = jnp.finfo(norms.dtype).tiny * math.sqrt(messages.shape[1])
-        noise = jnp.maximum(noise, self.code.num_parts * tiny / median)
-        noise = noise.astype(norms.dtype)
-        if self.copies is None:
-            examined = self._by_checks(rows, mask, noise, mix_key)
-        else:
-            examined = self._by_majority(rows, mask, noise)
-        wrong, disputed, is_checked, is_explained, checks = examined
-        # What nobody can say anything of is not believed.
-        refused = ~is_explained | (checks == 0) | jnp.any(mask & ~is_checked)
-        shape = self.code.num_workers, self.code.messages_per_worker
-        by_worker = (wrong & ~refused).reshape(shape).any(1)
-        is_right = ~jnp.repeat(by_worker, self.code.messages_per_worker)
-        return ErrorLocation(
-            wrong=by_worker,
-            mask=mask & is_right & ~refused,
-            disputed=disputed.reshape(shape).any(1),
-            unique=is_explained,
-            checks=checks,
-            refused=refused,
-        )
 
-    def _by_majority(self, rows, mask, noise):
-        assert self.copies is not None
-        labels, signs = self.copies
-        rows = rows / jnp.asarray(signs, rows.dtype)[:, None]
-        wrong, disputed, is_checked = find_minorities(
-            rows, labels, mask, noise, _LARGEST
-        )
-        groups = jnp.zeros(len(labels), int).at[labels].add(mask)
-        checks = jnp.sum(jnp.maximum(groups - 1, 0))
-        return wrong, disputed, is_checked, ~disputed.any(), checks
-
-    def _by_checks(self, rows, mask, noise, mix_key):
-        find_agreeing = functools.partial(self._find_agreeing, rows, mix_key)
-        return find_in_turn(self.checks, rows, mask, noise, find_agreeing)
-
-    def _find_agreeing(self, rows, key, evidence, signal, explains):
-        for decoder in self.code.decoders:
-            interpolation = decoder.interpolation(evidence.is_used)
-            if interpolation is not None:
-                return find_by_smoothing(
-                    key,
-                    jnp.where(evidence.is_used[:, None], rows, 0),
-                    jnp.asarray(self.norms, rows.real.dtype),
-                    evidence.is_used,
-                    interpolation,
-                    signal,
-                    explains,
-                )
-        wrong, is_found = find_by_guessing(evidence.syndromes, signal)
-        return wrong, is_found & explains(wrong)
+@jax.jit
+def _locate(locator, messages, mask, key, noise, rounding):
+    code, copies = locator.code, locator.copies
+    sample = screen(locator, messages, mask, key, jnp.maximum(noise, rounding))
+    if copies is None:
+        findings = find_in_turn(locator.checks, sample, code.decoders)
+    else:
+        findings = find_minorities(sample, *copies, _LARGEST)
+    is_there = sample.mask
+    # What nobody can say anything of is not believed.
+    refused = ~findings.is_explained | (findings.num_checks == 0)
+    refused |= jnp.any(is_there & ~findings.is_checked)
+    shape = code.num_workers, code.messages_per_worker
+    by_worker = (findings.wrong & ~refused).reshape(shape).any(1)
+    is_right = ~jnp.repeat(by_worker, code.messages_per_worker)
+    return ErrorLocation(
+        wrong=by_worker,
+        mask=is_there & is_right & ~refused,
+        disputed=findings.disputed.reshape(shape).any(1),
+        unique=findings.is_explained,
+        checks=findings.num_checks,
+        refused=refused,
+    )
 
 
-_locate = jax.jit(ErrorLocator._locate)
+def screen(
+    locator: ErrorLocator,
+    messages: jax.Array,
+    mask: jax.Array,
+    key: jax.Array,
+    noise: jax.Array,
+) -> Sample:
+    """Projects messages, drops those that are not finite, and scales the others."""
+    project_key, mix_key = jax.random.split(key)
+    num_columns = NUM_COLUMNS if locator.copies else 2 * len(locator.checks) + 8
+    rows = project(project_key, messages, num_columns)
+    mask = mask & jnp.isfinite(rows).all(1)
+    norms = jnp.asarray(locator.norms, rows.real.dtype)
+    rows = jnp.where(mask[:, None], rows, 0) / norms[:, None]
+    # In the size of most, so that no square overflows or vanishes.
+    sizes = _norms(rows)
+    median = _median(sizes, mask & (sizes > 0))
+    clipped = jnp.minimum(sizes / median, _LARGEST)
+    rows *= (clipped / jnp.where(sizes > 0, sizes, 1))[:, None]
+    # Products of tiny entries underflow.
+    tiny = jnp.finfo(norms.dtype).tiny * math.sqrt(messages.shape[1])
+    noise = jnp.maximum(noise, locator.code.num_parts * tiny / median)
+    return Sample(rows, mask, noise.astype(norms.dtype), norms, mix_key)
 
 
 def rounding_noise(messages: Any, message_dtype: Any) -> float:

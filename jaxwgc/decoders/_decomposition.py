@@ -16,6 +16,9 @@ _CUTOFF = 2
 # Ridges that are tried, in eps of the largest singular value; first the cutoff alone.
 _RIDGES = (0, 0.5, 2, 8)
 _STEPS = 8
+# Precision of weights of rounds that lose more than rounding, where parts that are all
+# but dependent are no matter of rounding in double precision either.
+_LOST = 1e-11
 
 
 def decompose_some(
@@ -49,12 +52,14 @@ def decompose(weights: jax.Array, received: jax.Array, *systems: Any) -> jax.Arr
         it leave a residual above `DECODES`.
     """
     own = System(*systems)
-    number = len(own.norms)
+    number, eps = len(own.norms), jnp.finfo(own.norms.dtype).eps
 
     def fit(state):
         index, weights = state
         matrix, norms, target = own.at(index)
-        weights = solve_by_svd(weights * norms, received, matrix, target) / norms
+        precision = jnp.where(index == 0, eps, max(eps, _LOST))
+        weights = jnp.where(index == 0, weights * norms, 0)
+        weights = solve_by_svd(weights, received, matrix, target, precision) / norms
         return index + 1, weights
 
     def goes_on(state):
@@ -68,7 +73,11 @@ def decompose(weights: jax.Array, received: jax.Array, *systems: Any) -> jax.Arr
 
 
 def solve_by_svd(
-    weights: jax.Array, received: jax.Array, matrix: jax.Array, target: jax.Array
+    weights: jax.Array,
+    received: jax.Array,
+    matrix: jax.Array,
+    target: jax.Array,
+    precision: jax.typing.ArrayLike,
 ) -> jax.Array:
     """Weights of one mask by a singular value decomposition, or those given.
 
@@ -83,15 +92,16 @@ def solve_by_svd(
       received: bool (num_messages,).
       matrix: (num_messages, c), its rows of norm about one.
       target: (num_segments, c).
+      precision: Stands for eps in these bounds.
 
     Returns:
       (num_segments, num_messages), zero at messages that were not received.
     """
-    eps = jnp.finfo(matrix.dtype).eps
     rows = jnp.where(received[:, None], matrix, 0)
     left, singular, right = jnp.linalg.svd(rows, full_matrices=False)
-    cutoff = _CUTOFF * math.sqrt(max(matrix.shape)) * eps * singular[0]
-    ridges = jnp.array(_RIDGES, singular.dtype)[:, None, None] * eps * singular[0]
+    cutoff = _CUTOFF * math.sqrt(max(matrix.shape)) * precision * singular[0]
+    ridges = jnp.array(_RIDGES, singular.dtype)[:, None, None]
+    ridges = ridges * precision * singular[0]
     is_used = (singular > cutoff) | (ridges > 0)
     regularised = jnp.where(is_used, singular**2 + ridges**2, 1)
     inverses = jnp.where(is_used, singular, 0) / regularised
