@@ -30,9 +30,8 @@ def _any_under_vmap_rule(axis_size, in_batched, condition):
 def compute_if(condition: jax.Array, function: Callable[[], Any], default: Any) -> Any:
     """Returns `default` unless `condition` holds, in any lane under vmap."""
     computed = jax.lax.cond(any_under_vmap(condition), function, lambda: default)
-    return jax.tree.map(
-        lambda one, other: jnp.where(condition, one, other), computed, default
-    )
+    # A condition again, which is a smaller program than selections are.
+    return jax.lax.cond(condition, lambda: computed, lambda: default)
 
 
 def is_nowhere(condition: jax.Array) -> bool:

@@ -138,9 +138,8 @@ def screen(
     noise: jax.Array,
 ) -> Sample:
     """Projects messages, drops those that are not finite, and scales the others."""
-    project_key, mix_key = jax.random.split(key)
     num_columns = NUM_COLUMNS if locator.copies else 2 * len(locator.checks) + 8
-    rows = project(project_key, messages, num_columns)
+    rows = project(key, messages, num_columns)
     mask = mask & jnp.isfinite(rows).all(1)
     norms = jnp.asarray(locator.norms, rows.real.dtype)
     rows = jnp.where(mask[:, None], rows, 0) / norms[:, None]
@@ -152,7 +151,7 @@ def screen(
     # Products of tiny entries underflow.
     tiny = jnp.finfo(norms.dtype).tiny * math.sqrt(messages.shape[1])
     noise = jnp.maximum(noise, locator.code.num_parts * tiny / median)
-    return Sample(rows, mask, noise.astype(norms.dtype), norms, mix_key)
+    return Sample(rows, mask, noise.astype(norms.dtype), norms, key)
 
 
 def rounding_noise(messages: Any, message_dtype: Any) -> float:

@@ -105,9 +105,7 @@ def _next(checks, sample, decoders, search):
     goes_on = ~is_found & (signal.rank > 0)
     is_next = goes_on & is_more & (floor == 0)
     higher = jnp.where(floor < signal.rounding, signal.rounding, signal.weakest)
-    evidence = jax.tree.map(
-        lambda new, old: jnp.where(is_found, new, old), rest, evidence
-    )
+    evidence = jax.lax.cond(is_found, lambda: rest, lambda: evidence)
     return _Search(
         evidence,
         jnp.where(is_first, rest.check_norms, check_norms),

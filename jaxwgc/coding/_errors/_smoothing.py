@@ -64,7 +64,8 @@ def find_by_smoothing(
     windows = sums[jnp.clip(shifted, 0, num_sums - 1)]
     windows = jnp.where(is_in[:, :, None], windows, 0).reshape(num_sums, -1)
     # Mixed at random, few columns span what many do.
-    mix = jax.random.normal(sample.key, (windows.shape[1], 2 * num_sums), norms.dtype)
+    key = jax.random.fold_in(sample.key, 2)
+    mix = jax.random.normal(key, (windows.shape[1], 2 * num_sums), norms.dtype)
     windows = product(windows, (mix / math.sqrt(2 * num_sums)).astype(sums.dtype))
     left, singular, _ = jnp.linalg.svd(windows, full_matrices=False)
     number_wrong = jnp.sum(singular > threshold * jnp.sqrt(number)) + hidden
