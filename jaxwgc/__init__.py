@@ -94,30 +94,26 @@ __all__ = [
     "weighted",
 ]
 
-# The modules of names that are imported when they are first used: half of the library.
-_MODULES = dict.fromkeys(
-    ("BlockLeverageState", "block_leverage_aggregate", "sampled_value_and_grad"),
-    "block_leverage",
-) | {
+# Modules of the names that are imported when they are first used, half of the library,
+# if they are not of `jaxwgc.studies`.
+_LATER = {
+    "BlockLeverageState": "block_leverage",
+    "block_leverage_aggregate": "block_leverage",
+    "sampled_value_and_grad": "block_leverage",
     "check_step": "checks",
     "partition": "sketching",
-    "Plan": "studies",
-    "StragglerReport": "studies",
-    "Summary": "studies",
-    "monte_carlo": "studies",
-    "plan": "studies",
-    "straggler_report": "studies",
-    "summarize": "studies",
 }
 
 
 def __getattr__(name: str) -> Any:
     """Imports what is not needed to import the library."""
-    if name in _MODULES:
-        return getattr(importlib.import_module(f"jaxwgc.{_MODULES[name]}"), name)
-    if name in __all__:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name in ("checks", "distributed", "sketching", "studies"):
         return importlib.import_module(f"jaxwgc.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(
+        importlib.import_module(f"jaxwgc.{_LATER.get(name, 'studies')}"), name
+    )
 
 
 def __dir__() -> list[str]:

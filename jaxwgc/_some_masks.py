@@ -74,7 +74,7 @@ def masked_map(
     function: Callable[..., jax.Array],
     default: jax.Array,
     mapped: tuple[jax.Array, ...],
-    shared: tuple[jax.Array, ...],
+    shared: tuple[Any, ...],
     chunk: int = 1,
 ) -> jax.Array:
     """`default`, with what `function` gives in its place where a condition holds.
@@ -88,14 +88,16 @@ def masked_map(
       function: `function(*mapped, *shared)` of one mask.
       default: (..., *shape), shape being that of what the function gives.
       mapped: arrays with axes (...) in front.
-      shared: arrays that all masks share. `jax.vmap` may give them axes of their own.
+      shared: pytrees that all masks share. `jax.vmap` may give their arrays axes of
+        their own.
       chunk: how many masks are worked on side by side. More than one pays where
         `function` is made of products; up to that many less one are done for nothing.
     """
     if condition.size == 0:
         return default
     num_mapped = len(mapped)
-    base = [array.ndim for array in shared]
+    shared_arrays, structure = jax.tree.flatten(shared)
+    base = [array.ndim for array in shared_arrays]
 
     @custom_vmap
     def compute(condition, default, *arrays):
@@ -120,7 +122,8 @@ def masked_map(
                 entries[0 if len(entries) == 1 else owner[place]]
                 for entries, owner in zip(lists, owners, strict=True)
             ]
-            return function(*[array[place] for array in mapped], *own)
+            rest = jax.tree.unflatten(structure, own)
+            return function(*[array[place] for array in mapped], *rest)
 
         values = flatten(default)
         if size == 1:
@@ -161,4 +164,4 @@ def masked_map(
             batched.append(array)
         return compute(*batched), True
 
-    return compute(condition, default, *mapped, *shared)
+    return compute(condition, default, *mapped, *shared_arrays)

@@ -49,7 +49,7 @@ def partial_value_and_grad(loss: Callable[..., Any], has_aux: bool = False) -> C
     References:
       The paper's section 2.1 (partial gradients gⱼ).
     """
-    _check_loss(loss, has_aux)
+    checked_loss(loss, has_aux)
 
     def partial(params, parts):
         _check_params(params)
@@ -174,7 +174,8 @@ def checked_loss(
     loss: Callable[..., Any], has_aux: bool = False, offers_aux: bool = True
 ) -> Callable:
     """`loss` with its result as (scalar, aux), and the scalar a real float."""
-    _check_loss(loss, has_aux)
+    _validation.check_callable("loss", loss)
+    _validation.check_bool("has_aux", has_aux)
 
     def checked(params, part):
         outputs = loss(params, part)
@@ -199,11 +200,6 @@ def checked_loss(
         return jnp.asarray(value), aux
 
     return checked
-
-
-def _check_loss(loss, has_aux):
-    _validation.check_callable("loss", loss)
-    _validation.check_bool("has_aux", has_aux)
 
 
 def _check_params(params):

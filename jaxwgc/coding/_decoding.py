@@ -16,7 +16,6 @@ from jaxwgc.codes import GradientCode
 from jaxwgc.coding import _collapsed
 from jaxwgc.coding._arrivals import arrived_messages, arrived_workers
 from jaxwgc.coding._combining import combine, floor_weights
-from jaxwgc.coding._errors._location import ErrorLocation
 from jaxwgc.decoders import DecoderLike
 
 
@@ -265,15 +264,7 @@ def decoding(
     if isinstance(received, Decoding):
         _check_same_code(code, received.code)
         return received
-    if isinstance(received, ErrorLocation):
-        mask = received.mask
-        if mask.shape[-1] != code.num_messages:
-            raise ValueError(
-                "received must be an ErrorLocation of the same code, with num_messages "
-                f"= {code.num_messages}; got one with {mask.shape[-1]}"
-            )
-    else:
-        mask = arrived_messages(code, received, finished)
+    mask = arrived_messages(code, received, finished)
     weights = code.choose_decoder(decoder).checked_weights(
         code.encoding_matrix, code.segment_targets, mask
     )

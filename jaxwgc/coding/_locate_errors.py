@@ -53,22 +53,16 @@ class ErrorLocator:
         GradientCode.check(code)
         matrix = code.encoding_matrix
         checks, norms = parity_checks(matrix)
-        is_known = isinstance(matrix, np.ndarray)
-        if is_known and not len(checks):
-            raise ValueError(
-                "correcting errors needs a code with messages to spare; got 0 checks, "
-                f"as its {code.num_messages} messages are linearly independent, for "
-                f"{code}"
-            )
-        if is_known:
+        copies = None
+        if isinstance(matrix, np.ndarray):
             unchecked = np.linalg.norm(checks, axis=0) <= UNCHECKED
             if unchecked.any():
                 raise ValueError(
                     "correcting errors needs a code all of whose messages are checked "
-                    "by others; got nothing that checks messages "
+                    f"by others; got {len(checks)} checks, and none of messages "
                     f"{np.flatnonzero(unchecked).tolist()} of {code}"
                 )
-        copies = find_copies(matrix) if is_known else None
+            copies = find_copies(matrix)
         return cls(code, checks, norms, copies)
 
     def checked_by_others(self, mask: np.ndarray) -> np.ndarray:
@@ -251,19 +245,12 @@ def locate_errors(
     """
     locator = ErrorLocator.of(code)
     messages = check_messages_of(code, messages)
-    if messages.ndim != 2:
-        raise ValueError(
-            "messages must be those of one round, (num_messages, length); got shape "
-            f"{messages.shape} (use jax.vmap for a batch)"
-        )
-    if isinstance(received, ErrorLocation):
-        mask = received.mask
-    else:
-        mask = arrived_messages(code, received, finished)
-    if mask.ndim != 1:
-        raise ValueError(
-            f"received must be a mask of one round; got shape {mask.shape} (use "
-            "jax.vmap for a batch)"
-        )
+    mask = arrived_messages(code, received, finished)
+    for name, array, num_axes in (("messages", messages, 2), ("received", mask, 1)):
+        if array.ndim != num_axes:
+            raise ValueError(
+                f"{name} must be those of one round; got shape {array.shape} (use "
+                "jax.vmap for a batch)"
+            )
     _validation.check_number("noise", noise, minimum=0, finite=True)
     return locator.locate(messages, mask, _validation.check_key(key), noise)

@@ -60,15 +60,9 @@ def systems_of(matrix: jax.Array, target: jax.Array, is_uniform: bool) -> System
     if not is_uniform:
         columns = jnp.concatenate([columns, jnp.full_like(columns, scale)])
     columns = columns[:, None]
-    matrix = _divided(matrix.astype(dtype), columns)
+    # Division of complex numbers is a large program.
+    matrix = matrix.astype(dtype) * (1 / columns)
     return System(*scaled_rows(matrix), target / columns)
-
-
-def _divided(numbers, divisors):
-    """Divides by real numbers, for which complex division is a large program."""
-    if jnp.iscomplexobj(numbers):
-        return jax.lax.complex(numbers.real / divisors, numbers.imag / divisors)
-    return numbers / divisors
 
 
 def squared_norm(vectors: jax.Array) -> jax.Array:

@@ -1,7 +1,6 @@
 """One mask at a time, by a singular value decomposition."""
 
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -39,24 +38,23 @@ def decompose_some(
 
 @jax.jit
 def _decompose_some(is_poor, weights, mask, systems):
-    return masked_map(is_poor, decompose, weights, (weights, mask), systems)
+    return masked_map(is_poor, decompose, weights, (weights, mask), (systems,))
 
 
-def decompose(weights: jax.Array, received: jax.Array, *systems: Any) -> jax.Array:
+def decompose(weights: jax.Array, received: jax.Array, systems: System) -> jax.Array:
     """Computes weights of one mask by singular value decompositions.
 
     Args:
       weights: (num_segments, num_messages), with which to compare.
       received: bool (num_messages,).
-      *systems: Arrays of `systems_of`. A system is tried if the weights of those before
-        it leave a residual above `DECODES`.
+      systems: Of `systems_of`. The second is solved if the weights of the first leave
+        a residual above `DECODES`.
     """
-    own = System(*systems)
-    number, eps = len(own.norms), jnp.finfo(own.norms.dtype).eps
+    number, eps = len(systems.norms), jnp.finfo(systems.norms.dtype).eps
 
     def fit(state):
         index, weights = state
-        matrix, norms, target = own.at(index)
+        matrix, norms, target = systems.at(index)
         precision = jnp.where(index == 0, eps, max(eps, _LOST))
         weights = jnp.where(index == 0, weights * norms, 0)
         weights = solve_by_svd(weights, received, matrix, target, precision) / norms
@@ -64,7 +62,7 @@ def decompose(weights: jax.Array, received: jax.Array, *systems: Any) -> jax.Arr
 
     def goes_on(state):
         index, weights = state
-        is_lost = ~(own.at(0).miss(weights) <= DECODES)
+        is_lost = ~(systems.at(0).miss(weights) <= DECODES)
         return (index == 0) | (index < number) & is_lost
 
     if number == 1:

@@ -12,7 +12,7 @@ from jaxwgc._arrays import working
 from jaxwgc._pytrees import Static
 from jaxwgc._some_masks import masked_map
 from jaxwgc._targets import rounding
-from jaxwgc.decoders._accuracy import System, is_uniform, systems_of
+from jaxwgc.decoders._accuracy import is_uniform, systems_of
 from jaxwgc.decoders._decoder import Array, Decoder
 from jaxwgc.decoders._decomposition import decompose_some
 from jaxwgc.decoders._dual import DualCode, dual_weights
@@ -95,15 +95,12 @@ def _weights(decoder, mask, matrix, target, is_uniform):
     plain, dtype = systems.at(0), systems.matrix.dtype
     rows = jnp.asarray(working(decoder.rows), dtype)
     dual, num_stragglers = DualCode(rows[0], rows[1:].T), decoder.num_stragglers
-
-    def solve(weights, mask, *arrays):
-        system, dual = System(*arrays[:3]), DualCode(*arrays[3:])
-        return dual_weights(weights, mask, system, dual, num_stragglers)
+    solve = functools.partial(dual_weights, num_stragglers=num_stragglers)
 
     is_short = (~mask).sum(-1) > num_stragglers
     weights = jnp.where(mask, dual.of_all, 0)[..., None, :]
     if num_stragglers:
-        shared = *plain, *dual
-        weights = masked_map(~is_short, solve, weights, (weights, mask), shared, _CHUNK)
+        mapped, shared = (weights, mask), (plain, dual)
+        weights = masked_map(~is_short, solve, weights, mapped, shared, _CHUNK)
     is_poor = is_short | ~(plain.miss(weights) <= rounding(dtype))
     return weights, is_poor, systems

@@ -1,17 +1,11 @@
 """Lagrange interpolation: a closed form for codes evaluated at roots of unity."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc._arrays import power_of_two, product
-from jaxwgc._some_masks import masked_map
-from jaxwgc._targets import rounding
-from jaxwgc.decoders._accuracy import System, squared_norm, systems_of
-from jaxwgc.decoders._decomposition import decompose
-from jaxwgc.decoders._dual import DualCode, dual_weights
+from jaxwgc.decoders._dual import DualCode
 
 # Moduli are split into a multiple of 1 / 2**10 (in log2), whose sums are exact in
 # float32, and a remainder so small that the rounding of its sum does not matter.
@@ -19,9 +13,6 @@ _FRACTION_BITS = 10
 # Tables are split into entries of so many bits, whose products are exact in float32,
 # and what is left.
 _TABLE_BITS = 11
-# Rounding weights and entries of B makes weights miss by at most about so many eps of
-# their norm: by a fifth to a half, over random masks of n from 50 to 200.
-_EPS_OF_NORM = 0.5
 
 
 def interpolate(received: jax.Array, positions: jax.typing.ArrayLike) -> jax.Array:
@@ -85,85 +76,6 @@ def _table_entries(table, index, dtype):
     )
     both = jnp.asarray(np.concatenate([leading, table - leading], -1), dtype)
     return jnp.split(both[index], 2, axis=-1)
-
-
-@functools.partial(jax.jit, static_argnames=("num_stragglers", "is_uniform"))
-def lagrange_weights(
-    mask: jax.Array,
-    matrix: jax.Array,
-    target: jax.Array,
-    positions: jax.Array,
-    num_stragglers: int,
-    is_uniform: bool,
-) -> tuple[jax.Array, jax.Array, System]:
-    """Computes Lagrange weights of all masks.
-
-    Interpolation does not apply to masks with fewer messages than decoding needs. Other
-    masks amplify rounding: their stragglers are neighbours on the circle, by and large,
-    and the weights grow until they miss the target.
-
-    Args:
-      mask: bool (..., num_workers).
-      matrix: (num_workers, num_parts).
-      target: (1, num_parts).
-      positions: As for `interpolate`.
-      num_stragglers: Number of stragglers that the code tolerates.
-      is_uniform: Whether all parts are known to have the same weight.
-
-    Returns:
-      Weights (..., 1, num_workers), zero at stragglers; bool (...), the masks whose
-      weights may miss the target; and `systems_of` the code.
-    """
-    systems = systems_of(matrix, target, is_uniform)
-    plain, dtype = systems.at(0), systems.matrix.dtype
-    is_short = (~mask).sum(-1) > num_stragglers
-    weights = interpolate(mask, positions)
-    weights = jnp.where(is_short[..., None, None], 0, weights).astype(dtype)
-    # An estimate of the residual: to compute it would take as long as the weights took.
-    norm = squared_norm(weights[..., 0, :] * plain.norms)
-    size = jnp.sqrt(norm / squared_norm(plain.target[0]))
-    is_rounding = _EPS_OF_NORM * jnp.finfo(dtype).eps * size <= rounding(dtype)
-    return weights, is_short | ~is_rounding, systems
-
-
-@functools.partial(jax.jit, static_argnames="num_stragglers")
-def improve_weights(
-    weights: jax.Array,
-    may_miss: jax.Array,
-    systems: System,
-    mask: jax.Array,
-    positions: jax.Array,
-    num_stragglers: int,
-) -> jax.Array:
-    """Replaces Lagrange weights that miss the target.
-
-    If the residual is above rounding, weights are computed with the dual code, which
-    trades the residual against their norm; if that is above rounding, too, or if there
-    are many stragglers, by a decomposition. The best weights are returned.
-    """
-    dual = ()
-    if 0 < 4 * num_stragglers <= mask.shape[-1]:
-        dual = dual_of_polynomials(positions, num_stragglers, weights.dtype)
-
-    def improve(weights, mask, *arrays):
-        systems, dual = System(*arrays[:3]), arrays[3:]
-        plain = systems.at(0)
-
-        def with_dual():
-            return dual_weights(weights, mask, plain, DualCode(*dual), num_stragglers)
-
-        limit = rounding(weights.dtype)
-        if dual:
-            is_good = plain.miss(weights) <= limit
-            weights = jax.lax.cond(is_good, lambda: weights, with_dual)
-        return jax.lax.cond(
-            plain.miss(weights) <= limit,
-            lambda weights: weights,
-            lambda weights: decompose(weights, mask, *systems),
-            weights,
-        )
-
-    return masked_map(may_miss, improve, weights, (weights, mask), (*systems, *dual))
 
 
 def dual_of_polynomials(

@@ -148,19 +148,6 @@ class _Problem(NamedTuple):
         return is_flat | (miss_norm <= self.floor)
 
 
-class _Iterate(NamedTuple):
-    """The state of conjugate gradients; `longest` is the longest step so far."""
-
-    step: jax.Array
-    weights: jax.Array
-    longest: jax.Array
-    gradient: jax.Array
-    direction: jax.Array
-    gradient_norm: jax.Array
-    miss_norm: jax.Array
-    is_done: jax.Array
-
-
 def _conjugate_gradients(masks, matrix, target):
     """Weights (T, num_segments, num_messages), and for which masks they are minima."""
     gram = product(matrix, matrix.conj().T)
@@ -193,45 +180,37 @@ def _descend(problem, weights, longest):
     is_done = problem.is_minimum(gradient_norm, miss_norm) | (gradient_norm == 0)
 
     def is_unfinished(state):
-        return (state.step < max_steps) & ~state.is_done.all()
+        *_, is_done, step = state
+        return (step < max_steps) & ~is_done.all()
 
     def advance(state):
-        direction, gradient_norm = state.direction, state.gradient_norm
+        weights, longest, gradient, direction, norm, miss_norm, is_done, step = state
         image = jnp.where(problem.mask, product(direction, problem.gram), 0)
         curvature = jnp.sum((direction.conj() * image).real, axis=-1)
         # Below that the direction is rounding in the null space.
         least = jnp.finfo(image.dtype).eps * problem.matrix_norm
-        is_usable = ~state.is_done & (curvature > least * squared_norm(direction))
-        length = jnp.where(
-            is_usable, gradient_norm / jnp.where(is_usable, curvature, 1), 0
-        )
-        gradient = state.gradient - length[..., None] * image
+        is_usable = ~is_done & (curvature > least * squared_norm(direction))
+        length = jnp.where(is_usable, norm / jnp.where(is_usable, curvature, 1), 0)
+        gradient = gradient - length[..., None] * image
         # The squared miss falls by that much in exact arithmetic.
-        miss_norm = state.miss_norm - length * gradient_norm
+        miss_norm = miss_norm - length * norm
         new_norm = squared_norm(gradient)
-        ratio = new_norm / jnp.where(is_usable, gradient_norm, 1)
-        ratio = jnp.where(is_usable, ratio, 0)
+        ratio = jnp.where(is_usable, new_norm / jnp.where(is_usable, norm, 1), 0)
         enough = jnp.maximum(problem.tolerance * miss_norm, problem.noise)
-        return _Iterate(
-            step=state.step + 1,
-            weights=state.weights + length[..., None] * direction,
-            longest=jnp.maximum(state.longest, length),
-            gradient=gradient,
-            direction=gradient + ratio[..., None] * direction,
-            gradient_norm=new_norm,
-            miss_norm=miss_norm,
-            is_done=state.is_done | (new_norm <= enough) | ~is_usable,
+        weights = weights + length[..., None] * direction
+        longest = jnp.maximum(longest, length)
+        direction = gradient + ratio[..., None] * direction
+        is_done = is_done | (new_norm <= enough) | ~is_usable
+        return (
+            weights,
+            longest,
+            gradient,
+            direction,
+            new_norm,
+            miss_norm,
+            is_done,
+            step + 1,
         )
 
-    start = _Iterate(
-        jnp.zeros((), jnp.int32),
-        weights,
-        longest,
-        gradient,
-        gradient,
-        gradient_norm,
-        miss_norm,
-        is_done,
-    )
-    last = jax.lax.while_loop(is_unfinished, advance, start)
-    return last.weights, last.longest
+    start = weights, longest, gradient, gradient, gradient_norm, miss_norm, is_done, 0
+    return jax.lax.while_loop(is_unfinished, advance, start)[:2]
