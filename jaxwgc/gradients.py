@@ -139,8 +139,7 @@ def decoded_value_and_grad(
             # A large weight would overflow on its way back through a loss in half
             # precision, so the loss sees weights of at most one. By a power of two,
             # which is exact, and within those of float32.
-            least = jnp.finfo(weights.dtype).tiny
-            largest = jnp.maximum(jnp.max(jnp.abs(weights)), least)
+            largest = jnp.abs(weights).max(initial=jnp.finfo(weights.dtype).tiny)
             scale = 2 * _arrays.power_below(largest)
             [sums] = backward((weights / scale).astype(values.dtype))
 

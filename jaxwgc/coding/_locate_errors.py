@@ -1,8 +1,7 @@
 """Which workers have sent something wrong: found by what a code has to spare."""
 
-import dataclasses
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +9,6 @@ import numpy as np
 
 from jaxwgc import _validation
 from jaxwgc._arrays import working_constants
-from jaxwgc._pytrees import register
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding._arrivals import arrived_messages
 from jaxwgc.coding._decoding import check_messages_of
@@ -18,20 +16,14 @@ from jaxwgc.coding._errors._checks import UNCHECKED, parity_checks
 from jaxwgc.coding._errors._evidence import Sample
 from jaxwgc.coding._errors._in_turn import find_in_turn
 from jaxwgc.coding._errors._location import ErrorLocation
-from jaxwgc.coding._errors._majority import (
-    NUM_COLUMNS,
-    find_copies,
-    find_minorities,
-)
+from jaxwgc.coding._errors._majority import NUM_COLUMNS, find_copies, find_minorities
 from jaxwgc.coding._errors._projection import project
 
 # Norm of a message, over that of most, from which on it counts as so large.
 _LARGEST = 1e12
 
 
-@register
-@dataclasses.dataclass(frozen=True)
-class ErrorLocator:
+class ErrorLocator(NamedTuple):
     """The parts of error location that depend on the code alone.
 
     Attributes:
@@ -106,7 +98,7 @@ def _locate(locator, messages, mask, key, noise, rounding):
     if copies is None:
         findings = find_in_turn(locator.checks, sample, code.decoders)
     else:
-        findings = find_minorities(sample, *copies, _LARGEST)
+        findings = find_minorities(sample, copies, _LARGEST)
     is_there = sample.mask
     # What nobody can say anything of is not believed.
     refused = ~findings.is_explained | (findings.num_checks == 0)

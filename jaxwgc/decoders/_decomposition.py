@@ -33,12 +33,11 @@ def decompose_some(
     """
     if is_nowhere(is_poor):
         return weights
-    return _decompose_some(is_poor, weights, mask, systems)
+    mapped = weights, mask
+    return _masked_map(is_poor, decompose, weights, mapped, (systems,))
 
 
-@jax.jit
-def _decompose_some(is_poor, weights, mask, systems):
-    return masked_map(is_poor, decompose, weights, (weights, mask), (systems,))
+_masked_map = jax.jit(masked_map, static_argnums=1)
 
 
 def decompose(weights: jax.Array, received: jax.Array, systems: System) -> jax.Array:

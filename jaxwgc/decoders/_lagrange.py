@@ -129,26 +129,21 @@ def _improve(decoder, mask, weights, may_miss, systems):
     trades the residual against their norm; if that is above rounding, too, or if there
     are many stragglers, by a decomposition. The best weights are returned.
     """
-    lost, duals = decoder.num_stragglers, []
+    lost, dual = decoder.num_stragglers, None
     if 0 < 4 * lost <= mask.shape[-1]:
-        duals = [dual_of_polynomials(decoder.positions, lost, weights.dtype)]
+        dual = dual_of_polynomials(decoder.positions, lost, weights.dtype)
 
-    def improve(weights, mask, systems, *duals):
+    def improve(weights, mask, systems, dual):
         plain = systems.at(0)
-        solvers = [
-            functools.partial(
-                dual_weights,
-                received=mask,
-                system=plain,
-                dual=dual,
-                num_stragglers=lost,
-            )
-            for dual in duals
-        ]
-        solvers += [functools.partial(decompose, received=mask, systems=systems)]
-        for solve in solvers:
-            is_good = plain.miss(weights) <= rounding(weights.dtype)
-            weights = jax.lax.cond(is_good, lambda weights: weights, solve, weights)
-        return weights
 
-    return masked_map(may_miss, improve, weights, (weights, mask), (systems, *duals))
+        def unless_good(weights, solve):
+            is_good = plain.miss(weights) <= rounding(weights.dtype)
+            return jax.lax.cond(is_good, lambda: weights, solve)
+
+        if dual is not None:
+            weights = unless_good(
+                weights, lambda: dual_weights(weights, mask, plain, dual, lost)
+            )
+        return unless_good(weights, lambda: decompose(weights, mask, systems))
+
+    return masked_map(may_miss, improve, weights, (weights, mask), (systems, dual))

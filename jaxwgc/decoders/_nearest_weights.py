@@ -1,7 +1,7 @@
 """The nearest weights: conjugate gradients for many masks, the SVD for the rest."""
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -107,7 +107,10 @@ class _Problem(NamedTuple):
       gram: (num_messages, num_messages), the products of its rows.
       target: (num_segments, c).
       matrix_norm: (masks, 1), squared, of the rows that have arrived.
-      target_norm: (num_segments,), squared.
+      tolerance: (masks, 1), the squared gradient of a minimum, over the squared miss.
+      floor: (num_segments,), the squared miss below which nothing is left to do.
+      noise: (masks, num_segments), the rounding of the squared gradient; iterating on
+        would gather noise.
     """
 
     mask: jax.Array
@@ -115,26 +118,9 @@ class _Problem(NamedTuple):
     gram: jax.Array
     target: jax.Array
     matrix_norm: jax.Array
-    target_norm: jax.Array
-
-    @property
-    def tolerance(self) -> jax.Array:
-        """The squared gradient of a minimum, over the squared miss."""
-        return _GRADIENT[self._precision.bits] ** 2 * self.matrix_norm
-
-    @property
-    def floor(self) -> jax.Array:
-        """The squared miss below which nothing is left to do."""
-        return (_MISS * self._precision.eps) ** 2 * self.target_norm
-
-    @property
-    def noise(self) -> jax.Array:
-        """The rounding of the squared gradient; iterating on would gather noise."""
-        return (2 * self._precision.eps) ** 2 * self.matrix_norm * self.target_norm
-
-    @property
-    def _precision(self) -> Any:
-        return jnp.finfo(self.matrix.dtype)
+    tolerance: jax.Array
+    floor: jax.Array
+    noise: jax.Array
 
     def miss_and_gradient(self, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The squared miss, and half the gradient of what it is at the answers."""
@@ -150,11 +136,19 @@ class _Problem(NamedTuple):
 
 def _conjugate_gradients(masks, matrix, target):
     """Weights (T, num_segments, num_messages), and for which masks they are minima."""
-    gram = product(matrix, matrix.conj().T)
-    mask = masks[:, None, :]
-    row_norms = squared_norm(matrix)
-    matrix_norm = jnp.sum(jnp.where(mask, row_norms, 0), axis=-1)
-    problem = _Problem(mask, matrix, gram, target, matrix_norm, squared_norm(target))
+    mask, precision = masks[:, None, :], jnp.finfo(matrix.dtype)
+    matrix_norm = jnp.sum(jnp.where(mask, squared_norm(matrix), 0), axis=-1)
+    target_norm = squared_norm(target)
+    problem = _Problem(
+        mask,
+        matrix,
+        product(matrix, matrix.conj().T),
+        target,
+        matrix_norm,
+        tolerance=_GRADIENT[precision.bits] ** 2 * matrix_norm,
+        floor=(_MISS * precision.eps) ** 2 * target_norm,
+        noise=(2 * precision.eps) ** 2 * matrix_norm * target_norm,
+    )
     # Made of the mask, so that under shard_map they vary with the device as it does.
     weights = jnp.where(mask, jnp.zeros((len(target), 1), matrix.dtype), 0)
     longest = squared_norm(weights)
@@ -166,7 +160,7 @@ def _conjugate_gradients(masks, matrix, target):
     miss_norm, gradient = problem.miss_and_gradient(weights)
     gradient_norm = squared_norm(gradient)
     excess = gradient_norm * longest
-    is_accurate = excess <= _EXCESS[jnp.finfo(matrix.dtype).bits] * miss_norm
+    is_accurate = excess <= _EXCESS[precision.bits] * miss_norm
     is_accurate |= miss_norm <= problem.floor
     is_minimum = problem.is_minimum(gradient_norm / 4, miss_norm)
     return weights, (is_minimum & is_accurate).all(axis=-1)

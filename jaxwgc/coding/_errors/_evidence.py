@@ -139,10 +139,7 @@ def estimate(checks: Any, sample: Sample, suspects: jax.Array) -> Evidence:
     inverse = jnp.where(is_lost, 1 / jnp.where(is_lost, singular, 1), 0)
     solve = -product(right.T.conj() * inverse, left.T.conj())
     basis = jnp.where(is_lost, left, 0)
-    remaining = jnp.concatenate([checks, product(checks, rows)], axis=1)
-    # Twice, so that rounding is relative to what is left.
-    for _ in range(2):
-        remaining -= product(basis, product(basis.T.conj(), remaining))
+    remaining = outside(basis, jnp.concatenate([checks, product(checks, rows)], axis=1))
     left, singular, _ = jnp.linalg.svd(remaining[:, len(rows) :], full_matrices=False)
     num_left = jnp.sum(jnp.linalg.norm(checks, axis=1) > 0.5) - is_lost.sum()
     size = jnp.sqrt(jnp.sum(squares(rows)) / jnp.maximum(is_used.sum(), 1))
@@ -158,6 +155,14 @@ def estimate(checks: Any, sample: Sample, suspects: jax.Array) -> Evidence:
         size=size,
         threshold=ROUNDINGS * sample.noise * size * (spread + 1),
     )
+
+
+def outside(basis: jax.Array, columns: jax.Array) -> jax.Array:
+    """Returns what is left of columns outside of a subspace."""
+    # Twice, so that rounding is relative to what is left.
+    for _ in range(2):
+        columns = columns - product(basis, product(basis.T.conj(), columns))
+    return columns
 
 
 def explains(

@@ -3,8 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxwgc._arrays import product
-from jaxwgc.coding._errors._evidence import Evidence, Signal, is_checked
+from jaxwgc.coding._errors._evidence import Evidence, Signal, is_checked, outside
 
 # The next message must be at least so many times further from the errors.
 _CONTRAST = 2.0
@@ -20,9 +19,7 @@ def normalized_columns(evidence: Evidence) -> tuple[jax.Array, jax.Array]:
 
 def distances_from(basis: jax.Array, columns: jax.Array) -> jax.Array:
     """Returns the norms of what is left of unit columns outside of a subspace."""
-    for _ in range(2):
-        columns = columns - product(basis, product(basis.T.conj(), columns))
-    return jnp.linalg.norm(columns, axis=0)
+    return jnp.linalg.norm(outside(basis, columns), axis=0)
 
 
 def nearest(distances: jax.Array, number: jax.Array) -> tuple[jax.Array, jax.Array]:

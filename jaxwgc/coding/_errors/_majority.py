@@ -35,17 +35,16 @@ def find_copies(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 def find_minorities(
-    sample: Sample, labels: Any, signs: Any, largest: float
+    sample: Sample, copies: tuple[Any, Any], largest: float
 ) -> Findings:
     """Finds the messages that are outvoted by copies of them.
 
     Args:
       sample: The messages.
-      labels: int (num_messages,); copies of each other have the same.
-      signs: (num_messages,), by which copies differ.
+      copies: Of `find_copies`.
       largest: Norm from which on messages are wrong, whoever agrees.
     """
-    is_there, noise = sample.mask, sample.noise
+    (labels, signs), is_there, noise = copies, sample.mask, sample.noise
     rows = sample.rows / jnp.asarray(signs, sample.rows.dtype)[:, None]
     rows = jnp.where(is_there[:, None], rows, 0)
     norms = jnp.linalg.norm(rows, axis=1)

@@ -7,9 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxwgc._arrays import product
 from jaxwgc._some_masks import in_batches
-from jaxwgc.coding._errors._evidence import Evidence, Signal
+from jaxwgc.coding._errors._evidence import Evidence, Signal, outside
 from jaxwgc.coding._errors._general_position import (
     distances_from,
     nearest,
@@ -45,21 +44,17 @@ def find_by_guessing(evidence: Evidence, signal: Signal) -> tuple[jax.Array, jax
     columns, has_check = normalized_columns(evidence)
     num_checks, num_messages = columns.shape
     limit = _ROUNDING * signal.threshold / signal.weakest
-    outside = columns
-    for _ in range(2):
-        outside -= product(signal.basis, product(signal.basis.T.conj(), outside))
+    columns = outside(signal.basis, columns)
 
     def explained(guess):
         basis = jnp.zeros((num_checks, 0), columns.dtype)
         for index in range(len(guess)):
-            column = outside[:, guess[index]]
-            for _ in range(2):
-                column -= product(basis, product(basis.T.conj(), column))
+            column = outside(basis, columns[:, guess[index]])
             norm = jnp.linalg.norm(column)
             # Columns that lie in the space already need not be guessed.
             column = jnp.where(norm > limit, column / jnp.where(norm > 0, norm, 1), 0)
             basis = jnp.concatenate([basis, column[:, None]], 1)
-        distances = jnp.where(has_check, distances_from(basis, outside), jnp.inf)
+        distances = jnp.where(has_check, distances_from(basis, columns), jnp.inf)
         distances = distances.at[guess].set(0)
         wrong, stands_apart = nearest(distances, signal.rank + len(guess))
         furthest = jnp.max(jnp.where(wrong, distances, 0))
