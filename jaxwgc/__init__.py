@@ -7,29 +7,16 @@ codes in `jaxwgc.studies`, the step on many devices in `jaxwgc.distributed`.
 `jaxwgc.check_step` looks for mistakes that would stay silent.
 """
 
-from jaxwgc import (
-    checks,
-    codes,
-    coding,
-    corruptions,
-    decoders,
-    distributed,
-    sketching,
-    stragglers,
-    studies,
-)
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from jaxwgc import codes, coding, corruptions, decoders, stragglers
 from jaxwgc.aggregate import (
     CodedAggregateState,
     ErrorCounts,
     coded_aggregate,
     decode_aggregate,
 )
-from jaxwgc.block_leverage import (
-    BlockLeverageState,
-    block_leverage_aggregate,
-    sampled_value_and_grad,
-)
-from jaxwgc.checks import check_step
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding import (
     Decoding,
@@ -44,16 +31,25 @@ from jaxwgc.coding import (
     weighted,
 )
 from jaxwgc.gradients import decoded_value_and_grad, partial_value_and_grad
-from jaxwgc.sketching import partition
-from jaxwgc.studies import (
-    Plan,
-    StragglerReport,
-    Summary,
-    monte_carlo,
-    plan,
-    straggler_report,
-    summarize,
-)
+
+if TYPE_CHECKING:
+    from jaxwgc import checks, distributed, sketching, studies
+    from jaxwgc.block_leverage import (
+        BlockLeverageState,
+        block_leverage_aggregate,
+        sampled_value_and_grad,
+    )
+    from jaxwgc.checks import check_step
+    from jaxwgc.sketching import partition
+    from jaxwgc.studies import (
+        Plan,
+        StragglerReport,
+        Summary,
+        monte_carlo,
+        plan,
+        straggler_report,
+        summarize,
+    )
 
 __version__ = "0.1.0"
 
@@ -97,3 +93,28 @@ __all__ = [
     "summarize",
     "weighted",
 ]
+
+# Modules of the names that are imported when they are first used, half of the library,
+# if they are not of `jaxwgc.studies`.
+_LATER = {
+    "BlockLeverageState": "block_leverage",
+    "block_leverage_aggregate": "block_leverage",
+    "sampled_value_and_grad": "block_leverage",
+    "check_step": "checks",
+    "partition": "sketching",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports what is not needed to import the library."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name in ("checks", "distributed", "sketching", "studies"):
+        return importlib.import_module(f"jaxwgc.{name}")
+    return getattr(
+        importlib.import_module(f"jaxwgc.{_LATER.get(name, 'studies')}"), name
+    )
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -126,6 +126,14 @@ def power_below(numbers: jax.Array) -> jax.Array:
     return jax.lax.bitcast_convert_type(bits, numbers.dtype)
 
 
+def power_of_two(exponents: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
+    """Returns two to the power of integers, clipped to normal numbers of the dtype."""
+    precision = jnp.finfo(dtype)
+    clipped = jnp.clip(exponents, precision.minexp, precision.maxexp - 1)
+    bits = (clipped - precision.minexp + 1).astype(f"int{precision.bits}")
+    return jax.lax.bitcast_convert_type(bits << precision.nmant, dtype)
+
+
 def inverse_power_of_two(values: jax.Array) -> jax.Array:
     """Returns the power of two nearest to 1 / values; 1 for a zero."""
     # The exponent stays clear of the ends of the range, where powers are subnormal and

@@ -5,7 +5,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.custom_batching import custom_vmap
+
+from jaxwgc import _validation
 
 
 @custom_vmap
@@ -22,6 +25,22 @@ def any_under_vmap(condition: jax.Array) -> jax.Array:
 def _any_under_vmap_rule(axis_size, in_batched, condition):
     del axis_size, in_batched
     return any_under_vmap(condition.any(axis=0)), False
+
+
+def compute_if(condition: jax.Array, function: Callable[[], Any], default: Any) -> Any:
+    """Returns `default` unless `condition` holds, in any lane under vmap."""
+    computed = jax.lax.cond(any_under_vmap(condition), function, lambda: default)
+    # A condition again, which is a smaller program than selections are.
+    return jax.lax.cond(condition, lambda: computed, lambda: default)
+
+
+def is_nowhere(condition: jax.Array) -> bool:
+    """Returns whether a condition is known to hold for no mask.
+
+    What computes the exceptions of a function that runs outside of `jax.jit` need not
+    be compiled then.
+    """
+    return not _validation.is_traced(condition) and not np.asarray(condition).any()
 
 
 def in_batches(function: Callable[[jax.Array], Any], rows: jax.Array, size: int) -> Any:
@@ -55,7 +74,7 @@ def masked_map(
     function: Callable[..., jax.Array],
     default: jax.Array,
     mapped: tuple[jax.Array, ...],
-    shared: tuple[jax.Array, ...],
+    shared: tuple[Any, ...],
     chunk: int = 1,
 ) -> jax.Array:
     """`default`, with what `function` gives in its place where a condition holds.
@@ -69,14 +88,16 @@ def masked_map(
       function: `function(*mapped, *shared)` of one mask.
       default: (..., *shape), shape being that of what the function gives.
       mapped: arrays with axes (...) in front.
-      shared: arrays that all masks share. `jax.vmap` may give them axes of their own.
+      shared: pytrees that all masks share. `jax.vmap` may give their arrays axes of
+        their own.
       chunk: how many masks are worked on side by side. More than one pays where
         `function` is made of products; up to that many less one are done for nothing.
     """
     if condition.size == 0:
         return default
     num_mapped = len(mapped)
-    base = [array.ndim for array in shared]
+    shared_arrays, structure = jax.tree.flatten(shared)
+    base = [array.ndim for array in shared_arrays]
 
     @custom_vmap
     def compute(condition, default, *arrays):
@@ -95,6 +116,19 @@ def masked_map(
             lists.append(array.reshape(-1, *array.shape[len(axes_of_its_own) :]))
             entries = jnp.arange(len(lists[-1])).reshape(axes_of_its_own)
             owners.append(jnp.broadcast_to(entries, batch).reshape(size))
+
+        def at(place):
+            own = [
+                entries[0 if len(entries) == 1 else owner[place]]
+                for entries, owner in zip(lists, owners, strict=True)
+            ]
+            rest = jax.tree.unflatten(structure, own)
+            return function(*[array[place] for array in mapped], *rest)
+
+        values = flatten(default)
+        if size == 1:
+            values = jax.lax.cond(condition[0], lambda: at(0)[None], lambda: values)
+            return values.reshape(default.shape)
         at_once = min(chunk, size)
         # How many masks are worked on, up to each; sorting would take longer.
         count = jnp.cumsum(condition)
@@ -102,19 +136,13 @@ def masked_map(
         def compute_chunk(step, values):
             numbers = step * at_once + jnp.arange(1, at_once + 1)
             places = jnp.minimum(jnp.searchsorted(count, numbers), size - 1)
-            is_new = numbers <= count[-1]
-            axes: list[int | None] = [0] * num_mapped
-            operands = [array[places] for array in mapped]
-            for entries, owner in zip(lists, owners, strict=True):
-                one = len(entries) == 1
-                axes.append(None if one else 0)
-                operands.append(entries[0] if one else entries[owner[places]])
-            computed = jax.vmap(function, in_axes=axes)(*operands)
-            chosen = jnp.where(is_new, places, size)
+            # One by one, conditions in the function stay conditions.
+            computed = jax.vmap(at)(places) if at_once > 1 else at(places[0])[None]
+            chosen = jnp.where(numbers <= count[-1], places, size)
             return values.at[chosen].set(computed, mode="drop")
 
         num_chunks = jax.lax.div(count[-1] + (at_once - 1), at_once)
-        values = jax.lax.fori_loop(0, num_chunks, compute_chunk, flatten(default))
+        values = jax.lax.fori_loop(0, num_chunks, compute_chunk, values)
         return values.reshape(default.shape)
 
     @compute.def_vmap
@@ -136,4 +164,4 @@ def masked_map(
             batched.append(array)
         return compute(*batched), True
 
-    return compute(condition, default, *mapped, *shared)
+    return compute(condition, default, *mapped, *shared_arrays)

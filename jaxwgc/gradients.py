@@ -1,5 +1,6 @@
 """Partial gradients of any loss, and the decoded gradient in one backward pass."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -48,9 +49,7 @@ def partial_value_and_grad(loss: Callable[..., Any], has_aux: bool = False) -> C
     References:
       The paper's section 2.1 (partial gradients gⱼ).
     """
-    value_and_grad = jax.vmap(
-        jax.value_and_grad(checked_loss(loss, has_aux), has_aux=True), in_axes=(None, 0)
-    )
+    checked_loss(loss, has_aux)
 
     def partial(params, parts):
         _check_params(params)
@@ -61,10 +60,17 @@ def partial_value_and_grad(loss: Callable[..., Any], has_aux: bool = False) -> C
                 f"{parts!r}"
             )
         _check_parts(parts, shapes[0][0])
-        (values, aux), gradients = value_and_grad(params, parts)
+        (values, aux), gradients = _by_part(loss, has_aux, params, parts)
         return ((values, aux) if has_aux else values), gradients
 
     return partial
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _by_part(loss, has_aux, params, parts):
+    checked = checked_loss(loss, has_aux)
+    value_and_grad = jax.value_and_grad(checked, has_aux=True)
+    return jax.vmap(value_and_grad, in_axes=(None, 0))(params, parts)
 
 
 def decoded_value_and_grad(
@@ -133,8 +139,8 @@ def decoded_value_and_grad(
             # A large weight would overflow on its way back through a loss in half
             # precision, so the loss sees weights of at most one. By a power of two,
             # which is exact, and within those of float32.
-            _, exponent = jnp.frexp(jnp.max(jnp.abs(weights)))
-            scale = jnp.ldexp(jnp.ones_like(weights[0]), jnp.clip(exponent, -126, 126))
+            largest = jnp.abs(weights).max(initial=jnp.finfo(weights.dtype).tiny)
+            scale = 2 * _arrays.power_below(largest)
             [sums] = backward((weights / scale).astype(values.dtype))
 
             def scaled(leaf):

@@ -399,12 +399,12 @@ class TestBadInput:
             (
                 {"received": received[None]},
                 ValueError,
-                "received must be a mask of one",
+                "received must be those of one",
             ),
             ({"received": None}, ValueError, "received or finished must be given"),
             ({"key": 3}, TypeError, "key must be a PRNG key"),
             ({"noise": -1.0}, ValueError, "noise must be at least 0"),
-            ({"code": codes.uncoded(8)}, ValueError, "messages to spare; got 0 checks"),
+            ({"code": codes.uncoded(8)}, ValueError, "got 0 checks"),
         ],
     )
     def test_is_refused(self, change, error, words):

@@ -115,7 +115,7 @@ def test_examples_of_types(name):
 
 PROGRAM = """
 import json, sys
-import jax, jax.numpy, numpy, optax, optax.experimental, scipy.special
+import jax, jax.numpy, numpy, optax, optax.experimental, scipy
 from jax._src import xla_bridge
 
 def snapshot():
@@ -124,7 +124,13 @@ def snapshot():
 
 before = snapshot()
 import jaxwgc
-print(json.dumps([before, snapshot(), xla_bridge.backends_are_initialized()]))
+modules = sorted(sys.modules)
+import scipy.special
+rest = snapshot()
+from jaxwgc import *
+jaxwgc.distributed.RayCluster, jaxwgc.plan, jaxwgc.partition
+is_started = xla_bridge.backends_are_initialized()
+print(json.dumps([before, modules, rest, snapshot(), is_started]))
 """
 
 
@@ -139,11 +145,19 @@ def test_import_changes_nothing():
         check=True,
         cwd=pathlib.Path(jaxwgc.__file__).parents[1],
     )
-    (config, packages), (config_after, packages_after), has_started = json.loads(
-        done.stdout
-    )
+    (
+        (config, packages),
+        modules,
+        (_, scipys),
+        (config_after, all_packages),
+        is_started,
+    ) = json.loads(done.stdout)
     assert len(config) > 50
     assert config_after == config
-    extra = {*packages_after} - {*packages, *sys.stdlib_module_names, "jaxwgc"}
-    assert extra == set()
-    assert not has_started
+    known = {*sys.stdlib_module_names, "jaxwgc"}
+    assert {name.partition(".")[0] for name in modules} - {*packages, *known} == set()
+    assert {*all_packages} - {*scipys, *known} == set()
+    # What takes half of the time to import is imported when it is used.
+    later = {"scipy.linalg", "scipy.special", "jaxwgc.sketching", "jaxwgc.studies"}
+    assert not later & {*modules}
+    assert not is_started

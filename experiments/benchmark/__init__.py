@@ -9,6 +9,7 @@ from experiments.benchmark import (
     compilation,
     coordinator,
     decoding,
+    first_calls,
     graphs,
     leverage_scores,
     mesh,
@@ -44,6 +45,7 @@ SECTIONS: dict[str, Callable[[int, int, bool], Study]] = {
     "coordinator": coordinator.study,
     "coordinator_peers": coordinator.peers,
     "compilation": compilation.study,
+    "first_calls": first_calls.study,
     "table2": table2.study,
 }
 

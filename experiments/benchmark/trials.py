@@ -1,7 +1,5 @@
 """Monte Carlo at ten thousand workers: how time and memory grow."""
 
-import concurrent.futures
-import multiprocessing
 import resource
 import time
 from typing import Any, NamedTuple
@@ -12,6 +10,7 @@ import jax.numpy as jnp
 import jaxwgc
 from experiments.runner.study import Once, Study, timed
 from experiments.runner.tables import interval_power_of_ten
+from experiments.runner.timing import in_own_process
 from jaxwgc import codes, stragglers
 
 # Workers in clusters of that many, with a code each: the code of all of them is block
@@ -52,7 +51,7 @@ def study(repeats: int, seed: int, quick: bool) -> Study:
     del repeats
     settings = [QUICK] if quick else SETTINGS
     return timed(
-        [Once(in_own_process, setting, seed) for setting in settings],
+        [Once(in_own_process, run, setting, seed) for setting in settings],
         "Monte Carlo of coded descent, every worker lost in each step at a chance of "
         f"{PROBABILITY:g}, clusters of {CLUSTER} workers: all trials, compilation "
         "included",
@@ -68,13 +67,6 @@ def study(repeats: int, seed: int, quick: bool) -> Study:
             "‖θ − θ_ols‖² / ‖θ_ols‖²": interval_power_of_ten(row["error"]),
         },
     )
-
-
-def in_own_process(setting: Setting, seed: int) -> dict[str, Any]:
-    """`run`, in a fresh interpreter."""
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(1, context) as process:
-        return process.submit(run, setting, seed).result()
 
 
 def run(setting: Setting, seed: int) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """Seconds that a function takes, with their spread."""
 
+import concurrent.futures
 import math
+import multiprocessing
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -67,3 +69,14 @@ def median_seconds(repeats: int, *functions: Callable[[], Any]) -> list[float]:
         jax.block_until_ready(function())
     timed = measure_in_turn(functions, repeats)
     return [timing.median for _, timing in timed]
+
+
+def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Returns the result of a function in a new process without a compilation cache."""
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(1, context, _disable_cache) as process:
+        return process.submit(function, *arguments).result()
+
+
+def _disable_cache():
+    jax.config.update("jax_enable_compilation_cache", False)

@@ -4,7 +4,7 @@ import math
 
 import jax
 import numpy as np
-import scipy.linalg
+import scipy
 
 from jaxwgc import _validation
 from jaxwgc.codes._gradient_code import GradientCode

@@ -1,7 +1,7 @@
 """How far an exact code is from exact in float32, for the answers that do worst."""
 
 import numpy as np
-import scipy.linalg
+import scipy
 
 from jaxwgc import _validation
 from jaxwgc.codes._gradient_code import GradientCode

@@ -9,6 +9,7 @@ import numpy as np
 from jaxwgc import _validation
 from jaxwgc._arrays import sharding_by_batch
 from jaxwgc.codes import GradientCode
+from jaxwgc.coding._errors._location import ErrorLocation
 from jaxwgc.stragglers import Arrivals
 
 
@@ -27,6 +28,12 @@ def arrived_messages(code: GradientCode, received: Any, finished: Any) -> jax.Ar
         none of the two are given.
       TypeError: where received is not bool, or finished not integers.
     """
+    if isinstance(received, ErrorLocation) and finished is None:
+        sizes = ("...", code.num_messages)
+        _validation.check_shape(
+            "mask of an ErrorLocation", received.mask, "(..., num_messages)", sizes
+        )
+        return received.mask
     if isinstance(received, Arrivals) and finished is None:
         if code.messages_per_worker > 1:
             received, finished = None, received.finished(code.parts_per_worker)

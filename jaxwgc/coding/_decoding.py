@@ -16,7 +16,6 @@ from jaxwgc.codes import GradientCode
 from jaxwgc.coding import _collapsed
 from jaxwgc.coding._arrivals import arrived_messages, arrived_workers
 from jaxwgc.coding._combining import combine, floor_weights
-from jaxwgc.coding._errors._location import ErrorLocation
 from jaxwgc.decoders import DecoderLike
 
 
@@ -221,32 +220,37 @@ def decoding(
     *,
     finished: jax.typing.ArrayLike | None = None,
 ) -> Decoding:
-    """Finds the decoding weights of a round, once.
+    """Computes the decoding weights of a round.
 
-    The a that makes aᵀB the target, or as near as can be, for each mask.
+    The weights a minimise the norm of aᵀB - target over the messages that arrived. If
+    the code tolerates the stragglers of the round, aᵀB equals the target, and the
+    decoded gradient is exact.
+
+    `decoding_weights`, `effective_weights`, `decoding_error` and `decode` take the same
+    arguments and return quantities of this round. To compute several of them, pass the
+    `Decoding` in place of `received`.
 
     Args:
-      code: a gradient code.
-      received: bool (..., num_workers), the workers that answered, with all that they
-        send. Or an `Arrivals` of a straggler model: for codes of several messages a
-        worker, the parts that it has finished count. Or a `Decoding`, which is taken as
-        it is, so that all that takes `received` shares one. Or an `ErrorLocation`: its
-        mask counts.
-      decoder: None for the code's first; a class of `jaxwgc.decoders` for the code's
-        own of that class; or a decoder.
-      finished: in the place of received, int (..., num_workers), how many of its parts
-        each worker has finished, for codes of several messages a worker. A traced
-        number of more parts than it has counts as no answer.
+      code: Gradient code with encoding matrix B.
+      received: Which workers responded with all of their messages, bool
+        (..., num_workers). Alternatively an `Arrivals` of a straggler model (its
+        finished parts count for codes with several messages per worker), an
+        `ErrorLocation` (its mask counts), or a `Decoding`, which is returned unchanged.
+      decoder: Decoder, or class of decoders that the code has. Defaults to
+        `code.decoders[0]`.
+      finished: Number of parts each worker has finished, int (..., num_workers), for
+        codes with several messages per worker, in place of `received`. A traced number
+        that exceeds the parts of a worker counts as no response.
 
     Returns:
-      A `Decoding`, its weights constants to `jax.grad`.
+      A `Decoding`. Its weights are constants for `jax.grad`.
 
     Raises:
-      ValueError: where received or finished has the wrong shape, not exactly one of
-        them is given, finished counts more parts than there are, or the decoder does
-        not fit the code.
-      TypeError: where received is not bool, finished is not of integers, or the decoder
-        is none.
+      ValueError: If `received` or `finished` has the wrong shape, not exactly one of
+        them is given, `finished` exceeds the parts of a worker, or the decoder does not
+        fit the code.
+      TypeError: If `received` is not boolean, `finished` not integer, or `decoder` no
+        decoder.
 
     Example:
       >>> import jax.numpy as jnp, jaxwgc
@@ -265,15 +269,7 @@ def decoding(
     if isinstance(received, Decoding):
         _check_same_code(code, received.code)
         return received
-    if isinstance(received, ErrorLocation):
-        mask = received.mask
-        if mask.shape[-1] != code.num_messages:
-            raise ValueError(
-                "received must be an ErrorLocation of the same code, with num_messages "
-                f"= {code.num_messages}; got one with {mask.shape[-1]}"
-            )
-    else:
-        mask = arrived_messages(code, received, finished)
+    mask = arrived_messages(code, received, finished)
     weights = code.choose_decoder(decoder).checked_weights(
         code.encoding_matrix, code.segment_targets, mask
     )
@@ -299,21 +295,18 @@ def decoding_weights(
     *,
     finished: jax.typing.ArrayLike | None = None,
 ) -> jax.Array:
-    """Returns the weights of `decoding`, by worker: the a that makes aᵀB the target.
+    """Computes the weights of the messages: a with aᵀB = target, see `decoding`.
 
     Args:
-      code: a gradient code.
-      received: as for `decoding`.
-      decoder: as for `decoding`.
-      finished: as for `decoding`.
+      code: As for `decoding`.
+      received: As for `decoding`.
+      decoder: As for `decoding`.
+      finished: As for `decoding`.
 
     Returns:
       (..., num_messages), complex for a complex code, zero at stragglers; num_messages
-      is num_workers, except for codes of several messages a worker. For a code with
-      segments (..., num_segments, num_messages), the weights for each segment.
-
-    Raises:
-      ValueError, TypeError: as for `decoding`.
+      is num_workers for codes with one message per worker. For a code with segments
+      (..., num_segments, num_messages), the weights for each segment.
 
     Example:
       >>> import jax.numpy as jnp, jaxwgc
@@ -323,9 +316,6 @@ def decoding_weights(
       Array([1., 1., 0., 0.], dtype=float32)
       >>> jaxwgc.decoding_weights(code, received, jaxwgc.decoders.LeastSquares).round(3)
       Array([1. , 0.5, 0. , 0.5], dtype=float32)
-
-    References:
-      As for `decoding`.
     """
     weights = decoding(code, received, decoder, finished=finished).weights
     return weights.squeeze(-2) if code.num_segments == 1 else weights
@@ -338,35 +328,28 @@ def effective_weights(
     *,
     finished: jax.typing.ArrayLike | None = None,
 ) -> jax.Array:
-    """Returns what multiplies each partial gradient in the decoded one: c = aᵀB.
+    """Computes the weight of each partial gradient in the decoded gradient, c = aᵀB.
 
-    All ones, or the weights of a weighted code, as long as no more than s workers
-    fail. For a complex code this is the real part. The imaginary part is rounding as
-    long as decoding is exact; beyond, it is what the two packed halves of the gradient
-    leak into each other, which `decode`, `coded_aggregate` and
-    `decoded_value_and_grad` all account for, and so does `decoding_error`. For a code
-    with segments, which leak into each other in the same way, it is their mean.
+    All ones, or the weights of a weighted code, if the code tolerates the stragglers.
+    For a complex code the real part, and for a code with segments the mean over the
+    segments. In rounds that cannot be decoded exactly, the packed halves and segments
+    of a gradient also leak into each other, for which `decode`, `coded_aggregate`,
+    `decoded_value_and_grad` and `decoding_error` account.
 
     Args:
-      code: a gradient code.
-      received: as for `decoding`.
-      decoder: as for `decoding`.
-      finished: as for `decoding`.
+      code: As for `decoding`.
+      received: As for `decoding`.
+      decoder: As for `decoding`.
+      finished: As for `decoding`.
 
     Returns:
       Real (..., num_parts).
-
-    Raises:
-      ValueError, TypeError: as for `decoding`.
 
     Example:
       >>> import jax.numpy as jnp, jaxwgc
       >>> code = jaxwgc.codes.uncoded(3)
       >>> jaxwgc.effective_weights(code, jnp.array([True, False, True]))
       Array([1., 0., 1.], dtype=float32)
-
-    References:
-      The paper's section 2.2.
     """
     return decoding(code, received, decoder, finished=finished).effective_weights
 
@@ -378,35 +361,28 @@ def decoding_error(
     *,
     finished: jax.typing.ArrayLike | None = None,
 ) -> jax.Array:
-    """Returns the squared decoding error of each mask: the squared norm of the miss.
+    """Computes the squared decoding error: the squared norm of aᵀB - target.
 
-    Zero to rounding as long as no more than s workers fail; divided by the number of
-    parts, the part of the gradient that is missed. (Of a code with segments, the mean
-    over the segments.) Differentiable in the entries of B, at the decoding weights of
-    least squares: those minimise it, so that their own change does not count to first
-    order.
+    Zero to rounding if the code tolerates the stragglers. Divided by the number of
+    parts, the fraction of the gradient that is lost. For a code with segments the mean
+    over the segments. Differentiable in the entries of B if the weights are those of
+    least squares: they minimise the error, so that their own change does not count to
+    first order.
 
     Args:
-      code: a gradient code.
-      received: as for `decoding`.
-      decoder: as for `decoding`.
-      finished: as for `decoding`.
+      code: As for `decoding`.
+      received: As for `decoding`.
+      decoder: As for `decoding`.
+      finished: As for `decoding`.
 
     Returns:
       Real (...).
-
-    Raises:
-      ValueError, TypeError: as for `decoding`.
 
     Example:
       >>> import jax.numpy as jnp, jaxwgc
       >>> code = jaxwgc.codes.uncoded(3)
       >>> jaxwgc.decoding_error(code, jnp.array([True, False, False]))
       Array(2., dtype=float32)
-
-    References:
-      Charles, Papailiopoulos, Ellenberg, "Approximate gradient coding via sparse
-      random graphs", 2017 ("optimal decoding").
     """
     return decoding(code, received, decoder, finished=finished).error
 
@@ -420,33 +396,29 @@ def decode(
     *,
     finished: jax.typing.ArrayLike | None = None,
 ) -> Any:
-    """Returns the gradient from the messages that were received.
-
-    A straggler's message is selected away, so it may hold anything, NaN included.
+    """Decodes the gradient from the messages that arrived.
 
     Args:
-      code: the gradient code of the messages.
-      messages: (..., num_messages, length), from `encode`. Decoded in at least float32,
-        whatever their dtype.
-      received: as for `decoding`. Its batch axes and those of the messages are
+      code: As for `decoding`.
+      messages: (..., num_messages, length), from `encode`. Decoded in at least float32.
+        Those that did not arrive may hold anything, NaN included.
+      received: As for `decoding`. Its batch axes and those of the messages are
         broadcast against each other.
-      params: a pytree of arrays of floats (or `jax.ShapeDtypeStruct`) with the
-        structure, shapes and dtypes of the gradient.
-      decoder: as for `decoding`.
-      finished: as for `decoding`.
+      params: Pytree of floats, or of `jax.ShapeDtypeStruct`, with the structure, shapes
+        and dtypes of the gradient.
+      decoder: As for `decoding`.
+      finished: As for `decoding`.
 
     Returns:
-      The decoded gradient, the sum over j of cⱼ gⱼ with the weights c of
-      `effective_weights`: a pytree like params, leaves with the batch axes in front.
-      For a complex code and too few answers, with what the two halves of the gradient
-      leak into each other besides. In a round that decodes, entries that are zero in
-      every partial gradient are exactly zero: what rounding alone would leave of the
-      entries that are packed with them is cleared.
+      The sum over j of cⱼ gⱼ with the `effective_weights` c: a pytree like params,
+      leaves with the batch axes in front. In a round that decodes, entries that are
+      zero in every partial gradient are exactly zero: what rounding alone would leave
+      of the entries that are packed with them is cleared.
 
     Raises:
-      ValueError: where messages or received have the wrong shape.
-      TypeError: where received is not bool, params are not floats, or messages are not
-        numbers, or complex for a real code, or real for a complex one.
+      ValueError: If messages have the wrong shape, or as for `decoding`.
+      TypeError: If params are not floats, or messages are no numbers, complex for a
+        real code, or real for a complex one.
 
     Example:
       >>> import jax.numpy as jnp, jaxwgc
@@ -455,9 +427,6 @@ def decode(
       >>> received = jnp.array([True, False, True])
       >>> jaxwgc.decode(code, messages, received, {"w": jnp.zeros(2)})["w"].round()
       Array([6., 9.], dtype=float32)
-
-    References:
-      The paper's section 2.2.
     """
     decoded = decoding(code, received, decoder, finished=finished)
     return decoded.combine(messages, params)

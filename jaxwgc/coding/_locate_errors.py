@@ -1,9 +1,7 @@
 """Which workers have sent something wrong: found by what a code has to spare."""
 
-import dataclasses
-import functools
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,29 +9,21 @@ import numpy as np
 
 from jaxwgc import _validation
 from jaxwgc._arrays import working_constants
-from jaxwgc._pytrees import register
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding._arrivals import arrived_messages
 from jaxwgc.coding._decoding import check_messages_of
 from jaxwgc.coding._errors._checks import UNCHECKED, parity_checks
+from jaxwgc.coding._errors._evidence import Sample
 from jaxwgc.coding._errors._in_turn import find_in_turn
 from jaxwgc.coding._errors._location import ErrorLocation
-from jaxwgc.coding._errors._majority import (
-    NUM_COLUMNS,
-    find_copies,
-    find_minorities,
-)
+from jaxwgc.coding._errors._majority import NUM_COLUMNS, find_copies, find_minorities
 from jaxwgc.coding._errors._projection import project
-from jaxwgc.coding._errors._smoothing import find_by_smoothing
-from jaxwgc.coding._errors._subset_search import find_by_guessing
 
 # Norm of a message, over that of most, from which on it counts as so large.
 _LARGEST = 1e12
 
 
-@register
-@dataclasses.dataclass(frozen=True)
-class ErrorLocator:
+class ErrorLocator(NamedTuple):
     """The parts of error location that depend on the code alone.
 
     Attributes:
@@ -55,22 +45,16 @@ class ErrorLocator:
         GradientCode.check(code)
         matrix = code.encoding_matrix
         checks, norms = parity_checks(matrix)
-        is_known = isinstance(matrix, np.ndarray)
-        if is_known and not len(checks):
-            raise ValueError(
-                "correcting errors needs a code with messages to spare; got 0 checks, "
-                f"as its {code.num_messages} messages are linearly independent, for "
-                f"{code}"
-            )
-        if is_known:
+        copies = None
+        if isinstance(matrix, np.ndarray):
             unchecked = np.linalg.norm(checks, axis=0) <= UNCHECKED
             if unchecked.any():
                 raise ValueError(
                     "correcting errors needs a code all of whose messages are checked "
-                    "by others; got nothing that checks messages "
+                    f"by others; got {len(checks)} checks, and none of messages "
                     f"{np.flatnonzero(unchecked).tolist()} of {code}"
                 )
-        copies = find_copies(matrix) if is_known else None
+            copies = find_copies(matrix)
         return cls(code, checks, norms, copies)
 
     def checked_by_others(self, mask: np.ndarray) -> np.ndarray:
@@ -106,75 +90,54 @@ class ErrorLocator:
         rounding = rounding_noise(messages, message_dtype)
         return _locate(working_constants(self), messages, mask, key, noise, rounding)
 
-    def _locate(self, messages, mask, key, noise, rounding):
-        noise = jnp.maximum(noise, rounding)
-        project_key, mix_key = jax.random.split(key)
-        num_columns = NUM_COLUMNS if self.copies else 2 * len(self.checks) + 8
-        rows = project(project_key, messages, num_columns)
-        mask = mask & jnp.isfinite(rows).all(1)
-        norms = jnp.asarray(self.norms, rows.real.dtype)
-        rows = jnp.where(mask[:, None], rows, 0) / norms[:, None]
-        # In the size of most, so that no square overflows or vanishes.
-        sizes = _norms(rows)
-        median = _median(sizes, mask & (sizes > 0))
-        clipped = jnp.minimum(sizes / median, _LARGEST)
-        rows *= (clipped / jnp.where(sizes > 0, sizes, 1))[:, None]
-        # Products of tiny entries underflow.
-        tiny = jnp.finfo(norms.dtype).tiny * math.sqrt(messages.shape[1])
-        noise = jnp.maximum(noise, self.code.num_parts * tiny / median)
-        noise = noise.astype(norms.dtype)
-        if self.copies is None:
-            examined = self._by_checks(rows, mask, noise, mix_key)
-        else:
-            examined = self._by_majority(rows, mask, noise)
-        wrong, disputed, is_checked, is_explained, checks = examined
-        # What nobody can say anything of is not believed.
-        refused = ~is_explained | (checks == 0) | jnp.any(mask & ~is_checked)
-        shape = self.code.num_workers, self.code.messages_per_worker
-        by_worker = (wrong & ~refused).reshape(shape).any(1)
-        is_right = ~jnp.repeat(by_worker, self.code.messages_per_worker)
-        return ErrorLocation(
-            wrong=by_worker,
-            mask=mask & is_right & ~refused,
-            disputed=disputed.reshape(shape).any(1),
-            unique=is_explained,
-            checks=checks,
-            refused=refused,
-        )
 
-    def _by_majority(self, rows, mask, noise):
-        assert self.copies is not None
-        labels, signs = self.copies
-        rows = rows / jnp.asarray(signs, rows.dtype)[:, None]
-        wrong, disputed, is_checked = find_minorities(
-            rows, labels, mask, noise, _LARGEST
-        )
-        groups = jnp.zeros(len(labels), int).at[labels].add(mask)
-        checks = jnp.sum(jnp.maximum(groups - 1, 0))
-        return wrong, disputed, is_checked, ~disputed.any(), checks
-
-    def _by_checks(self, rows, mask, noise, mix_key):
-        find_agreeing = functools.partial(self._find_agreeing, rows, mix_key)
-        return find_in_turn(self.checks, rows, mask, noise, find_agreeing)
-
-    def _find_agreeing(self, rows, key, evidence, signal, explains):
-        for decoder in self.code.decoders:
-            interpolation = decoder.interpolation(evidence.is_used)
-            if interpolation is not None:
-                return find_by_smoothing(
-                    key,
-                    jnp.where(evidence.is_used[:, None], rows, 0),
-                    jnp.asarray(self.norms, rows.real.dtype),
-                    evidence.is_used,
-                    interpolation,
-                    signal,
-                    explains,
-                )
-        wrong, is_found = find_by_guessing(evidence.syndromes, signal)
-        return wrong, is_found & explains(wrong)
+@jax.jit
+def _locate(locator, messages, mask, key, noise, rounding):
+    code, copies = locator.code, locator.copies
+    sample = screen(locator, messages, mask, key, jnp.maximum(noise, rounding))
+    if copies is None:
+        findings = find_in_turn(locator.checks, sample, code.decoders)
+    else:
+        findings = find_minorities(sample, copies, _LARGEST)
+    is_there = sample.mask
+    # What nobody can say anything of is not believed.
+    refused = ~findings.is_explained | (findings.num_checks == 0)
+    refused |= jnp.any(is_there & ~findings.is_checked)
+    shape = code.num_workers, code.messages_per_worker
+    by_worker = (findings.wrong & ~refused).reshape(shape).any(1)
+    is_right = ~jnp.repeat(by_worker, code.messages_per_worker)
+    return ErrorLocation(
+        wrong=by_worker,
+        mask=is_there & is_right & ~refused,
+        disputed=findings.disputed.reshape(shape).any(1),
+        unique=findings.is_explained,
+        checks=findings.num_checks,
+        refused=refused,
+    )
 
 
-_locate = jax.jit(ErrorLocator._locate)
+def screen(
+    locator: ErrorLocator,
+    messages: jax.Array,
+    mask: jax.Array,
+    key: jax.Array,
+    noise: jax.Array,
+) -> Sample:
+    """Projects messages, drops those that are not finite, and scales the others."""
+    num_columns = NUM_COLUMNS if locator.copies else 2 * len(locator.checks) + 8
+    rows = project(key, messages, num_columns)
+    mask = mask & jnp.isfinite(rows).all(1)
+    norms = jnp.asarray(locator.norms, rows.real.dtype)
+    rows = jnp.where(mask[:, None], rows, 0) / norms[:, None]
+    # In the size of most, so that no square overflows or vanishes.
+    sizes = _norms(rows)
+    median = _median(sizes, mask & (sizes > 0))
+    clipped = jnp.minimum(sizes / median, _LARGEST)
+    rows *= (clipped / jnp.where(sizes > 0, sizes, 1))[:, None]
+    # Products of tiny entries underflow.
+    tiny = jnp.finfo(norms.dtype).tiny * math.sqrt(messages.shape[1])
+    noise = jnp.maximum(noise, locator.code.num_parts * tiny / median)
+    return Sample(rows, mask, noise.astype(norms.dtype), norms, key)
 
 
 def rounding_noise(messages: Any, message_dtype: Any) -> float:
@@ -274,19 +237,12 @@ def locate_errors(
     """
     locator = ErrorLocator.of(code)
     messages = check_messages_of(code, messages)
-    if messages.ndim != 2:
-        raise ValueError(
-            "messages must be those of one round, (num_messages, length); got shape "
-            f"{messages.shape} (use jax.vmap for a batch)"
-        )
-    if isinstance(received, ErrorLocation):
-        mask = received.mask
-    else:
-        mask = arrived_messages(code, received, finished)
-    if mask.ndim != 1:
-        raise ValueError(
-            f"received must be a mask of one round; got shape {mask.shape} (use "
-            "jax.vmap for a batch)"
-        )
+    mask = arrived_messages(code, received, finished)
+    for name, array, num_axes in (("messages", messages, 2), ("received", mask, 1)):
+        if array.ndim != num_axes:
+            raise ValueError(
+                f"{name} must be those of one round; got shape {array.shape} (use "
+                "jax.vmap for a batch)"
+            )
     _validation.check_number("noise", noise, minimum=0, finite=True)
     return locator.locate(messages, mask, _validation.check_key(key), noise)

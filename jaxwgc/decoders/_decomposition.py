@@ -6,17 +6,75 @@ import jax
 import jax.numpy as jnp
 
 from jaxwgc._arrays import product
-from jaxwgc.decoders._accuracy import best_weights
+from jaxwgc._some_masks import is_nowhere, masked_map
+from jaxwgc._targets import DECODES
+from jaxwgc.decoders._accuracy import ADVANTAGE, System, costs_of
 
 # Singular values below this many sqrt(max(n, k)) eps of the largest count as zero.
 _CUTOFF = 2
-# Ridges that are tried beside the cut-off, in eps of the largest singular value.
-_RIDGES = (0.5, 2, 8)
+# Ridges that are tried, in eps of the largest singular value; first the cutoff alone.
+_RIDGES = (0, 0.5, 2, 8)
 _STEPS = 8
+# Precision of weights of rounds that lose more than rounding, where parts that are all
+# but dependent are no matter of rounding in double precision either.
+_LOST = 1e-11
+
+
+def decompose_some(
+    is_poor: jax.Array, weights: jax.Array, mask: jax.Array, systems: System
+) -> jax.Array:
+    """Replaces weights (..., num_segments, num_messages) of some of the masks.
+
+    Args:
+      is_poor: bool (...), the masks to decompose.
+      weights: Weights of all masks, with which to compare.
+      mask: bool (..., num_messages).
+      systems: Of `systems_of`.
+    """
+    if is_nowhere(is_poor):
+        return weights
+    mapped = weights, mask
+    return _masked_map(is_poor, decompose, weights, mapped, (systems,))
+
+
+_masked_map = jax.jit(masked_map, static_argnums=1)
+
+
+def decompose(weights: jax.Array, received: jax.Array, systems: System) -> jax.Array:
+    """Computes weights of one mask by singular value decompositions.
+
+    Args:
+      weights: (num_segments, num_messages), with which to compare.
+      received: bool (num_messages,).
+      systems: Of `systems_of`. The second is solved if the weights of the first leave
+        a residual above `DECODES`.
+    """
+    number, eps = len(systems.norms), jnp.finfo(systems.norms.dtype).eps
+
+    def fit(state):
+        index, weights = state
+        matrix, norms, target = systems.at(index)
+        precision = jnp.where(index == 0, eps, max(eps, _LOST))
+        weights = jnp.where(index == 0, weights * norms, 0)
+        weights = solve_by_svd(weights, received, matrix, target, precision) / norms
+        return index + 1, weights
+
+    def goes_on(state):
+        index, weights = state
+        is_lost = ~(systems.at(0).miss(weights) <= DECODES)
+        return (index == 0) | (index < number) & is_lost
+
+    if number == 1:
+        return fit((0, weights))[1]
+    return jax.lax.while_loop(goes_on, fit, (0, weights))[1]
 
 
 def solve_by_svd(
-    weights: jax.Array, received: jax.Array, matrix: jax.Array, target: jax.Array
+    weights: jax.Array,
+    received: jax.Array,
+    matrix: jax.Array,
+    target: jax.Array,
+    precision: jax.typing.ArrayLike,
 ) -> jax.Array:
     """Weights of one mask by a singular value decomposition, or those given.
 
@@ -31,35 +89,41 @@ def solve_by_svd(
       received: bool (num_messages,).
       matrix: (num_messages, c), its rows of norm about one.
       target: (num_segments, c).
+      precision: Stands for eps in these bounds.
 
     Returns:
       (num_segments, num_messages), zero at messages that were not received.
     """
-    eps = jnp.finfo(matrix.dtype).eps
     rows = jnp.where(received[:, None], matrix, 0)
     left, singular, right = jnp.linalg.svd(rows, full_matrices=False)
-    cutoff = _CUTOFF * math.sqrt(max(matrix.shape)) * eps * singular[0]
-    kept = singular > cutoff
-    squared_ridges = (jnp.array(_RIDGES, singular.dtype) * eps * singular[0]) ** 2
-    regularised = singular**2 + squared_ridges[:, None]
-    inverses = jnp.concatenate(
-        [
-            jnp.where(kept, 1 / jnp.where(kept, singular, 1), 0)[None],
-            singular / jnp.where(regularised > 0, regularised, 1),
-        ]
-    )
+    cutoff = _CUTOFF * math.sqrt(max(matrix.shape)) * precision * singular[0]
+    ridges = jnp.array(_RIDGES, singular.dtype)[:, None, None]
+    ridges = ridges * precision * singular[0]
+    is_used = (singular > cutoff) | (ridges > 0)
+    regularised = jnp.where(is_used, singular**2 + ridges**2, 1)
+    inverses = jnp.where(is_used, singular, 0) / regularised
 
     def solve(target):
-        coordinates = product(target, right.conj().T) * inverses[:, None]
-        return jnp.where(received, product(coordinates, left.conj().T), 0)
+        # Conjugates of vectors, since those of matrices would be copies of them.
+        coordinates = product(target.conj(), right.T).conj() * inverses
+        solved = product(coordinates.conj(), left.T).conj()
+        return jnp.where(received, solved, 0)
 
-    def refine(solution, _):
-        solution = solution + solve(target - product(solution, matrix))
-        return solution, solution
+    def refine(step, state):
+        solutions, best, least = state
+        misses = target - product(solutions, matrix)
+        costs = costs_of(solutions, misses)
+        costs = costs.at[0].multiply(jnp.where(step == _STEPS, ADVANTAGE, 1))
+        place = jnp.argmin(costs)
+        best = jnp.where(costs[place] <= least, solutions[place], best)
+        # The weights that are given are judged, but refined is what is solved anew.
+        misses = jnp.where(step == 0, target, misses)
+        solutions = jnp.where(step == 0, 0, solutions) + solve(misses)
+        return solutions, best, jnp.minimum(costs[place], least)
 
     # The decomposition is rounded more than its use is, which refinement takes back.
     # What is left of the miss is rounding, which differs from step to step.
-    start = jnp.where(received, jnp.zeros((len(inverses), len(target), 1)), 0)
-    _, solution = jax.lax.scan(refine, start.astype(matrix.dtype), length=_STEPS)
-    candidates = solution[::-1].reshape(-1, *weights.shape)
-    return best_weights(jnp.concatenate([candidates, weights[None]]), matrix, target)
+    start = jnp.broadcast_to(weights, (len(_RIDGES), *weights.shape))
+    least = jnp.full_like(singular[0], jnp.inf)
+    _, best, _ = jax.lax.fori_loop(0, _STEPS + 1, refine, (start, weights, least))
+    return best

@@ -1,10 +1,12 @@
 """Decoding with the dual code: what all would give, less what the stragglers hold."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
 from jaxwgc._arrays import product
-from jaxwgc.decoders._accuracy import best_weights
+from jaxwgc.decoders._accuracy import System, best_weights
 
 # The ridge, in eps: below it weights gain no accuracy.
 _RIDGE = 0.5
@@ -13,14 +15,23 @@ _RIDGE = 0.5
 _STEPS = 5
 
 
+class DualCode(NamedTuple):
+    """Weights that decode from all workers, and weights that decode nothing.
+
+    Attributes:
+      of_all: (n,), of least norm.
+      null: (n, m), orthonormal columns.
+    """
+
+    of_all: jax.Array
+    null: jax.Array
+
+
 def dual_weights(
     weights: jax.Array,
     received: jax.Array,
-    matrix: jax.Array,
-    target: jax.Array,
-    norms: jax.Array,
-    of_all: jax.Array,
-    null: jax.Array,
+    system: System,
+    dual: DualCode,
     num_stragglers: int,
 ) -> jax.Array:
     """Returns weights of one mask, or those that were given where these are better.
@@ -35,16 +46,15 @@ def dual_weights(
     Args:
       weights: (1, n), with which to compare.
       received: bool (n,), at most `num_stragglers` of them False.
-      matrix: (n, c), its rows of norm about one.
-      target: (1, c).
-      norms: (n,), by which the rows of B were divided.
-      of_all: (n,), weights of least norm that decode from all workers.
-      null: (n, m), orthonormal columns of weights that add nothing, m at least s.
+      system: that of a code with one segment.
+      dual: its dual code, with m at least s.
       num_stragglers: s.
 
     Returns:
       (1, n), zero at stragglers.
     """
+    matrix, norms, target = system
+    of_all, null = dual
     ridge = (_RIDGE * jnp.finfo(matrix.dtype).eps) ** 2
     lost = jnp.argsort(received, stable=True)[:num_stragglers]
     unused = received[lost, None]

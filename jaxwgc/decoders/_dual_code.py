@@ -12,11 +12,10 @@ from jaxwgc._arrays import working
 from jaxwgc._pytrees import Static
 from jaxwgc._some_masks import masked_map
 from jaxwgc._targets import rounding
-from jaxwgc.decoders._accuracy import relative_miss
-from jaxwgc.decoders._decoder import Array
-from jaxwgc.decoders._dual import dual_weights
-from jaxwgc.decoders._nearest_weights import Rows, iterated_weights
-from jaxwgc.decoders._uniform_target import UniformTarget
+from jaxwgc.decoders._accuracy import is_uniform, systems_of
+from jaxwgc.decoders._decoder import Array, Decoder
+from jaxwgc.decoders._decomposition import decompose_some
+from jaxwgc.decoders._dual import DualCode, dual_weights
 
 # By how much rows may be off, of the largest entry of the target.
 _EXACT = 1e-6
@@ -24,7 +23,7 @@ _EXACT = 1e-6
 _CHUNK = 32
 
 
-class Dual(UniformTarget):
+class Dual(Decoder):
     """Takes from what all would give what the stragglers hold, by the dual code.
 
     The first row of C decodes when all workers answer, and the others, the dual code,
@@ -62,6 +61,7 @@ class Dual(UniformTarget):
     num_stragglers: Static[int]
 
     needs: ClassVar[str] = "whose dual code is known, such as codes.any_placement"
+    is_optimal: ClassVar[bool] = True
 
     def check(self, matrix: Array, target: Array) -> None:
         self.check_one_segment(target)
@@ -82,29 +82,25 @@ class Dual(UniformTarget):
         ):
             self.refuse_matrix(matrix)
 
-    def first_weights(self, rows: Rows) -> tuple[jax.Array, jax.Array]:
-        received, matrix, norms, target, is_plain = rows
+    def weights(self, matrix: Array, target: Array, mask: jax.Array) -> jax.Array:
+        weights, is_poor, systems = _weights(
+            self, mask, matrix, target, is_uniform(target)
+        )
+        return decompose_some(is_poor, weights, mask, systems)
 
-        def dual():
-            known = jnp.asarray(working(self.rows), matrix.dtype)
-            is_short = (~received).sum(-1) > self.num_stragglers
-            weights = jnp.where(received, known[0], 0)[..., None, :]
-            if self.num_stragglers:
-                solve = functools.partial(
-                    dual_weights, num_stragglers=self.num_stragglers
-                )
-                weights = masked_map(
-                    ~is_short,
-                    solve,
-                    weights,
-                    (weights, received),
-                    (matrix, target, norms, known[0], known[1:].T),
-                    _CHUNK,
-                )
-            miss = relative_miss(weights * norms, matrix, target)
-            return weights, is_short | ~(miss <= rounding(matrix.dtype))
 
-        if is_plain is True:
-            return dual()
-        iterate = functools.partial(iterated_weights, rows, self.num_stragglers)
-        return jax.lax.cond(is_plain, dual, iterate)
+@functools.partial(jax.jit, static_argnames="is_uniform")
+def _weights(decoder, mask, matrix, target, is_uniform):
+    systems = systems_of(matrix, target, is_uniform)
+    plain, dtype = systems.at(0), systems.matrix.dtype
+    rows = jnp.asarray(working(decoder.rows), dtype)
+    dual, num_stragglers = DualCode(rows[0], rows[1:].T), decoder.num_stragglers
+    solve = functools.partial(dual_weights, num_stragglers=num_stragglers)
+
+    is_short = (~mask).sum(-1) > num_stragglers
+    weights = jnp.where(mask, dual.of_all, 0)[..., None, :]
+    if num_stragglers:
+        mapped, shared = (weights, mask), (plain, dual)
+        weights = masked_map(~is_short, solve, weights, mapped, shared, _CHUNK)
+    is_poor = is_short | ~(plain.miss(weights) <= rounding(dtype))
+    return weights, is_poor, systems

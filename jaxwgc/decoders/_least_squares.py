@@ -1,14 +1,17 @@
 """Least squares: the weights that miss the target by least ("optimal decoding")."""
 
+from typing import ClassVar
+
 import jax
 
 from jaxwgc import _validation
-from jaxwgc.decoders._decoder import Array
-from jaxwgc.decoders._nearest_weights import Rows, iterated_weights
-from jaxwgc.decoders._uniform_target import UniformTarget
+from jaxwgc.decoders._accuracy import is_uniform
+from jaxwgc.decoders._decoder import Array, Decoder
+from jaxwgc.decoders._decomposition import decompose_some
+from jaxwgc.decoders._nearest_weights import least_squares_weights
 
 
-class LeastSquares(UniformTarget):
+class LeastSquares(Decoder):
     """The weights of least norm among those of least error; for any code.
 
     The norm is that of the weights times the norms of the rows of B, these as powers of
@@ -40,9 +43,14 @@ class LeastSquares(UniformTarget):
 
     num_missing: int | jax.Array = 0
 
+    is_optimal: ClassVar[bool] = True
+
     def check(self, matrix: Array, target: Array) -> None:
         _validation.check_number("num_missing", self.num_missing, minimum=0)
         _validation.check_dtypes("num_missing", self.num_missing, "integers")
 
-    def first_weights(self, rows: Rows) -> tuple[jax.Array, jax.Array]:
-        return iterated_weights(rows, self.num_missing)
+    def weights(self, matrix: Array, target: Array, mask: jax.Array) -> jax.Array:
+        weights, is_poor, systems = least_squares_weights(
+            mask, matrix, target, self.num_missing, is_uniform(target)
+        )
+        return decompose_some(is_poor, weights, mask, systems)

@@ -1,17 +1,15 @@
 """The nearest weights: conjugate gradients for many masks, the SVD for the rest."""
 
 import functools
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxwgc._arrays import product
-from jaxwgc._some_masks import in_batches, masked_map
-from jaxwgc._targets import rounding
-from jaxwgc.decoders._accuracy import relative_miss, scaled_rows, squared_norm
-from jaxwgc.decoders._decomposition import solve_by_svd
+from jaxwgc._some_masks import any_under_vmap, in_batches
+from jaxwgc._targets import DECODES, rounding
+from jaxwgc.decoders._accuracy import System, relative_miss, squared_norm, systems_of
 
 # Masks that iterate side by side: few enough that their vectors stay in cache.
 _BATCH = 128
@@ -25,84 +23,79 @@ _EXCESS = {32: 5e-7, 64: 1e-12}
 _MISS = 64
 
 
-class Rows(NamedTuple):
-    """Rows that masks choose from, and what their sums should come near.
-
-    Attributes:
-      mask: bool (..., num_messages).
-      matrix: (num_messages, c), its rows of norm about one.
-      norms: (num_messages,), by which they were divided, powers of two.
-      target: (num_segments, c).
-      is_plain: whether all parts count alike in it: True, or a traced bool.
-    """
-
-    mask: jax.Array
-    matrix: jax.Array
-    norms: jax.Array
-    target: jax.Array
-    is_plain: jax.Array | bool
-
-
-def iterated_weights(
-    rows: Rows, num_missing: int | jax.Array = 0
-) -> tuple[jax.Array, jax.Array]:
-    """Returns what conjugate gradients find.
-
-    Args:
-      rows: as they are.
-      num_missing: how many messages may be missing for the others to decode exactly.
-        Weights that stop short of that, as on nearly singular masks, are not the
-        nearest ones.
-
-    Returns:
-      Weights (..., num_segments, num_messages), and bool (...), the masks for which
-      they are not known to be the nearest ones.
-    """
-    received, matrix, norms, target, is_plain = rows
-    iterate = functools.partial(_conjugate_gradients, matrix=matrix, target=target)
-    weights, converged = in_batches(iterate, received, _BATCH)
-    count = (~received).sum(-1)
-    is_decodable = (count <= num_missing) & (num_missing > 0) & is_plain
-    misses = relative_miss(weights, matrix, target) > rounding(matrix.dtype)
-    return weights / norms, ~converged | (is_decodable & misses)
-
-
-def nearest_weights(
-    first: Callable[[Rows], tuple[jax.Array, jax.Array]],
+@functools.partial(jax.jit, static_argnames="is_uniform")
+def least_squares_weights(
     mask: jax.Array,
     matrix: jax.Array,
     target: jax.Array,
-    is_plain: jax.Array | bool,
-) -> jax.Array:
-    """Returns the a of least norm among those that minimise the norm of aᵀB - target.
+    num_missing: int | jax.Array,
+    is_uniform: bool,
+) -> tuple[jax.Array, jax.Array, System]:
+    """Computes weights of least norm among those with the least residual.
 
-    The norm is that of the aᵢ times the norms of the rows of B, as powers of two, so
-    that the scale of a message does not matter: it is about the noise in the sum of
+    The norm is that of the weights times the norms of the rows of B, as powers of two,
+    so that the scale of a message does not matter: it bounds the noise in the sum of
     messages that carry noise in proportion to their size, as rounding is.
 
-    Masks for which `first` has no good weights, such as those on which conjugate
-    gradients do not pass the test that they are at a minimum, are decomposed one by one
-    (`solve_by_svd`).
+    Masks on which conjugate gradients do not pass the test that they are at a minimum
+    are left to a decomposition. So are masks that decode exactly, but not with these
+    weights, such as nearly singular masks.
 
     Args:
-      first: what finds weights without decomposing a mask, and tells which masks are to
-        be decomposed; see `iterated_weights`.
       mask: bool (..., num_messages).
       matrix: (num_messages, c).
       target: (num_segments, c).
-      is_plain: whether all parts count alike in the target.
+      num_missing: As for `LeastSquares`.
+      is_uniform: Whether all parts are known to have the same weight.
 
     Returns:
-      (..., num_segments, num_messages) in the dtype of `matrix`, zero at messages that
-      were not received.
+      Weights (..., num_segments, num_messages), zero at messages that were not
+      received; bool (...), the masks to decompose; and `systems_of` the code.
     """
-    matrix, norms = scaled_rows(matrix)
-    weights, is_poor = first(Rows(mask, matrix, norms, target, is_plain))
+    systems = systems_of(matrix, target, is_uniform)
+    count = (~mask).sum(-1)
+    is_decodable = (count <= num_missing) & (num_missing > 0)
+    if is_uniform:
+        weights, is_poor = nearest_weights(mask, systems.at(0), is_decodable)
+        return weights, is_poor, systems
+    sizes = jnp.abs(systems.target[1]).sum(0)
 
-    def solve(weights, mask, matrix, target, norms):
-        return solve_by_svd(weights * norms, mask, matrix, target) / norms
+    def fit(state):
+        index, is_lost, _, weights, was_poor = state
+        promised = is_decodable & (index == 0)
+        fitted, is_poor = nearest_weights(mask, systems.at(index), promised)
+        weights = jnp.where(is_lost[..., None, None], fitted, weights)
+        is_poor = jnp.where(is_lost, is_poor, was_poor)
+        is_lost = ~is_poor & ~(systems.at(0).miss(weights) <= DECODES)
+        is_lost &= (index == 0) & (sizes.max() > sizes.min())
+        return index + 1, is_lost, any_under_vmap(is_lost.any()), weights, is_poor
 
-    return masked_map(is_poor, solve, weights, (weights, mask), (matrix, target, norms))
+    # A loop of one step or two, since two copies of all this are a program of twice the
+    # size. Made of the mask, what it starts from varies with the device as that does
+    # under shard_map.
+    every = mask[..., 0] | True
+    zeros = jnp.zeros((len(target), 1), systems.matrix.dtype)
+    weights = jnp.where(mask[..., None, :], zeros, 0)
+    start = 0, every, any_under_vmap(every.any()), weights, every
+    *_, weights, is_poor = jax.lax.while_loop(lambda state: state[2], fit, start)
+    return weights, is_poor, systems
+
+
+def nearest_weights(
+    mask: jax.Array, system: System, is_decodable: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Computes weights by conjugate gradients, and which masks need another method.
+
+    Args:
+      mask: bool (..., num_messages).
+      system: Matrix and target.
+      is_decodable: bool (...), the masks that are known to decode exactly.
+    """
+    matrix, norms, target = system
+    iterate = functools.partial(_conjugate_gradients, matrix=matrix, target=target)
+    weights, converged = in_batches(iterate, mask, _BATCH)
+    misses = relative_miss(weights, matrix, target) > rounding(matrix.dtype)
+    return weights / norms, ~converged | (is_decodable & misses)
 
 
 class _Problem(NamedTuple):
@@ -114,7 +107,10 @@ class _Problem(NamedTuple):
       gram: (num_messages, num_messages), the products of its rows.
       target: (num_segments, c).
       matrix_norm: (masks, 1), squared, of the rows that have arrived.
-      target_norm: (num_segments,), squared.
+      tolerance: (masks, 1), the squared gradient of a minimum, over the squared miss.
+      floor: (num_segments,), the squared miss below which nothing is left to do.
+      noise: (masks, num_segments), the rounding of the squared gradient; iterating on
+        would gather noise.
     """
 
     mask: jax.Array
@@ -122,26 +118,9 @@ class _Problem(NamedTuple):
     gram: jax.Array
     target: jax.Array
     matrix_norm: jax.Array
-    target_norm: jax.Array
-
-    @property
-    def tolerance(self) -> jax.Array:
-        """The squared gradient of a minimum, over the squared miss."""
-        return _GRADIENT[self._precision.bits] ** 2 * self.matrix_norm
-
-    @property
-    def floor(self) -> jax.Array:
-        """The squared miss below which nothing is left to do."""
-        return (_MISS * self._precision.eps) ** 2 * self.target_norm
-
-    @property
-    def noise(self) -> jax.Array:
-        """The rounding of the squared gradient; iterating on would gather noise."""
-        return (2 * self._precision.eps) ** 2 * self.matrix_norm * self.target_norm
-
-    @property
-    def _precision(self) -> Any:
-        return jnp.finfo(self.matrix.dtype)
+    tolerance: jax.Array
+    floor: jax.Array
+    noise: jax.Array
 
     def miss_and_gradient(self, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The squared miss, and half the gradient of what it is at the answers."""
@@ -155,26 +134,21 @@ class _Problem(NamedTuple):
         return is_flat | (miss_norm <= self.floor)
 
 
-class _Iterate(NamedTuple):
-    """The state of conjugate gradients; `longest` is the longest step so far."""
-
-    step: jax.Array
-    weights: jax.Array
-    longest: jax.Array
-    gradient: jax.Array
-    direction: jax.Array
-    gradient_norm: jax.Array
-    miss_norm: jax.Array
-    is_done: jax.Array
-
-
 def _conjugate_gradients(masks, matrix, target):
     """Weights (T, num_segments, num_messages), and for which masks they are minima."""
-    gram = product(matrix, matrix.conj().T)
-    mask = masks[:, None, :]
-    row_norms = squared_norm(matrix)
-    matrix_norm = jnp.sum(jnp.where(mask, row_norms, 0), axis=-1)
-    problem = _Problem(mask, matrix, gram, target, matrix_norm, squared_norm(target))
+    mask, precision = masks[:, None, :], jnp.finfo(matrix.dtype)
+    matrix_norm = jnp.sum(jnp.where(mask, squared_norm(matrix), 0), axis=-1)
+    target_norm = squared_norm(target)
+    problem = _Problem(
+        mask,
+        matrix,
+        product(matrix, matrix.conj().T),
+        target,
+        matrix_norm,
+        tolerance=_GRADIENT[precision.bits] ** 2 * matrix_norm,
+        floor=(_MISS * precision.eps) ** 2 * target_norm,
+        noise=(2 * precision.eps) ** 2 * matrix_norm * target_norm,
+    )
     # Made of the mask, so that under shard_map they vary with the device as it does.
     weights = jnp.where(mask, jnp.zeros((len(target), 1), matrix.dtype), 0)
     longest = squared_norm(weights)
@@ -186,7 +160,7 @@ def _conjugate_gradients(masks, matrix, target):
     miss_norm, gradient = problem.miss_and_gradient(weights)
     gradient_norm = squared_norm(gradient)
     excess = gradient_norm * longest
-    is_accurate = excess <= _EXCESS[jnp.finfo(matrix.dtype).bits] * miss_norm
+    is_accurate = excess <= _EXCESS[precision.bits] * miss_norm
     is_accurate |= miss_norm <= problem.floor
     is_minimum = problem.is_minimum(gradient_norm / 4, miss_norm)
     return weights, (is_minimum & is_accurate).all(axis=-1)
@@ -200,45 +174,37 @@ def _descend(problem, weights, longest):
     is_done = problem.is_minimum(gradient_norm, miss_norm) | (gradient_norm == 0)
 
     def is_unfinished(state):
-        return (state.step < max_steps) & ~state.is_done.all()
+        *_, is_done, step = state
+        return (step < max_steps) & ~is_done.all()
 
     def advance(state):
-        direction, gradient_norm = state.direction, state.gradient_norm
+        weights, longest, gradient, direction, norm, miss_norm, is_done, step = state
         image = jnp.where(problem.mask, product(direction, problem.gram), 0)
         curvature = jnp.sum((direction.conj() * image).real, axis=-1)
         # Below that the direction is rounding in the null space.
         least = jnp.finfo(image.dtype).eps * problem.matrix_norm
-        is_usable = ~state.is_done & (curvature > least * squared_norm(direction))
-        length = jnp.where(
-            is_usable, gradient_norm / jnp.where(is_usable, curvature, 1), 0
-        )
-        gradient = state.gradient - length[..., None] * image
+        is_usable = ~is_done & (curvature > least * squared_norm(direction))
+        length = jnp.where(is_usable, norm / jnp.where(is_usable, curvature, 1), 0)
+        gradient = gradient - length[..., None] * image
         # The squared miss falls by that much in exact arithmetic.
-        miss_norm = state.miss_norm - length * gradient_norm
+        miss_norm = miss_norm - length * norm
         new_norm = squared_norm(gradient)
-        ratio = new_norm / jnp.where(is_usable, gradient_norm, 1)
-        ratio = jnp.where(is_usable, ratio, 0)
+        ratio = jnp.where(is_usable, new_norm / jnp.where(is_usable, norm, 1), 0)
         enough = jnp.maximum(problem.tolerance * miss_norm, problem.noise)
-        return _Iterate(
-            step=state.step + 1,
-            weights=state.weights + length[..., None] * direction,
-            longest=jnp.maximum(state.longest, length),
-            gradient=gradient,
-            direction=gradient + ratio[..., None] * direction,
-            gradient_norm=new_norm,
-            miss_norm=miss_norm,
-            is_done=state.is_done | (new_norm <= enough) | ~is_usable,
+        weights = weights + length[..., None] * direction
+        longest = jnp.maximum(longest, length)
+        direction = gradient + ratio[..., None] * direction
+        is_done = is_done | (new_norm <= enough) | ~is_usable
+        return (
+            weights,
+            longest,
+            gradient,
+            direction,
+            new_norm,
+            miss_norm,
+            is_done,
+            step + 1,
         )
 
-    start = _Iterate(
-        jnp.zeros((), jnp.int32),
-        weights,
-        longest,
-        gradient,
-        gradient,
-        gradient_norm,
-        miss_norm,
-        is_done,
-    )
-    last = jax.lax.while_loop(is_unfinished, advance, start)
-    return last.weights, last.longest
+    start = weights, longest, gradient, gradient, gradient_norm, miss_norm, is_done, 0
+    return jax.lax.while_loop(is_unfinished, advance, start)[:2]

@@ -7,7 +7,7 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import special
+import scipy
 
 # Each halves an interval, so that nothing is left of it in float64.
 _BISECTIONS = 60
@@ -94,7 +94,7 @@ class Distribution(abc.ABC):
         """
         later = num_workers - num_required + 1
         edges, times = self._cells
-        below = special.betainc(later, num_required, edges)
+        below = scipy.special.betainc(later, num_required, edges)
         shares = np.diff(below, prepend=0.0, append=1.0)
         # Beyond both ends of the cells their first and last times.
         times = np.concatenate([times[:1], times, times[-1:]])
@@ -118,7 +118,7 @@ class Distribution(abc.ABC):
           level: between 0 and 1.
         """
         later = num_workers - num_required + 1
-        probability = special.betaincinv(later, num_required, 1 - level)
+        probability = scipy.special.betaincinv(later, num_required, 1 - level)
         return float(self.isf(probability))
 
     @functools.cached_property
@@ -126,7 +126,7 @@ class Distribution(abc.ABC):
         """Probabilities of longer times (cells + 1,), and the times between them."""
         edges = _EDGES
         for _ in range(_LEVELS):
-            times = self._checked_times(special.expit(edges))
+            times = self._checked_times(scipy.special.expit(edges))
             with np.errstate(divide="ignore", invalid="ignore"):
                 jumps = np.flatnonzero(times[:-1] > _JUMP * times[1:])
             if not 0 < len(jumps) <= _MAX_JUMPS:
@@ -136,8 +136,8 @@ class Distribution(abc.ABC):
                 for jump in jumps
             ]
             edges = np.sort(np.concatenate([edges, *cuts]))
-        middles = special.expit((edges[:-1] + edges[1:]) / 2)
-        return special.expit(edges), np.asarray(self.isf(middles), np.float64)
+        middles = scipy.special.expit((edges[:-1] + edges[1:]) / 2)
+        return scipy.special.expit(edges), np.asarray(self.isf(middles), np.float64)
 
     def _checked_times(self, probabilities: np.ndarray) -> np.ndarray:
         times = np.asarray(self.isf(probabilities), np.float64)

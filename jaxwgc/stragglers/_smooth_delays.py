@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import special
+import scipy
 
 from jaxwgc.stragglers._distributions import Sample
 from jaxwgc.stragglers._independent_delay import (
@@ -138,11 +138,11 @@ class log_normal(IndependentDelay):
 
     def logsf(self, x):
         """Returns the logarithm of the probability of a longer time than x."""
-        return special.log_ndtr(-self._standard(x))
+        return scipy.special.log_ndtr(-self._standard(x))
 
     def isf(self, q):
         """Returns the time that is exceeded with probability q."""
-        return self.median * np.exp(-self.deviation * special.ndtri(q))
+        return self.median * np.exp(-self.deviation * scipy.special.ndtri(q))
 
     @classmethod
     def estimate(cls, sample: Sample) -> tuple[float, float]:
@@ -162,7 +162,7 @@ class log_normal(IndependentDelay):
             for _ in range(_ITERATIONS):
                 # Moments of a normal number that is known to be larger.
                 bound = (after - mean) / deviation
-                log_tail = special.log_ndtr(-bound)
+                log_tail = scipy.special.log_ndtr(-bound)
                 ratio = np.exp(-(bound**2) / 2 - np.log(2 * np.pi) / 2 - log_tail)
                 first = mean + deviation * ratio
                 second = deviation**2 * (1 + bound * ratio - ratio**2)

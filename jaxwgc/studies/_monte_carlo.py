@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy
 from jax.sharding import Mesh, PartitionSpec
-from scipy import special
 
 from jaxwgc import _arrays, _validation
 from jaxwgc._some_masks import in_batches
@@ -214,7 +214,7 @@ def summarize(results: Any, confidence: float = 0.95) -> Any:
         error = xp.sqrt(variance / num_trials)
         if num_trials == 1:
             error = xp.full_like(mean, math.nan)
-        half = special.stdtrit(num_trials - 1, (1 + confidence) / 2) * error
+        half = scipy.special.stdtrit(num_trials - 1, (1 + confidence) / 2) * error
         low, high = mean - half, mean + half
         if num_trials >= _NUM_OF_ONE_SIGN:
             low = xp.where((values < 0).any(0), low, xp.maximum(low, 0))
@@ -230,7 +230,7 @@ def summarize(results: Any, confidence: float = 0.95) -> Any:
 def _wilson_interval(xp, hits, num_trials, confidence):
     """Wilson's interval of a proportion, with continuity correction."""
     # Not of (1 + confidence) / 2, which may round to one.
-    z = -special.ndtri((1 - confidence) / 2)
+    z = -scipy.special.ndtri((1 - confidence) / 2)
 
     def low_end(count):
         # Without hits the end is 0, and the root may not exist.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import special
+import scipy
 
 from jaxwgc import _validation
 
@@ -321,30 +321,31 @@ def _means(table: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     deviations = sums - np.array([[len(each)] for each in medians]) * means
     degrees = len(sums) - 1 or 1
     errors = np.sqrt(len(sums) / degrees * (deviations**2).sum(0)) / len(table)
-    return np.concatenate(medians), means, special.stdtrit(degrees, 0.975) * errors
+    errors *= scipy.special.stdtrit(degrees, 0.975)
+    return np.concatenate(medians), means, errors
 
 
 def _kinds(logs: np.ndarray, rounds: np.ndarray) -> dict[str, np.ndarray]:
     """Returns what logarithmic slowdowns (rounds, workers) say, as report fields."""
     count = np.isfinite(logs).sum(0)
     ordered, median = np.sort(logs, 0), _median(logs)
-    place = np.ceil(special.bdtrik(0.025, np.maximum(count, 1), 0.5)).astype(int)
+    place = np.ceil(scipy.special.bdtrik(0.025, np.maximum(count, 1), 0.5)).astype(int)
     low = np.where(place > 0, _at(ordered, place - 1), -np.inf)
     high = np.where(place > 0, _at(ordered, count - np.maximum(place, 1)), np.inf)
     change, jump, before, after, autocorrelation = _change(logs)
     is_tested = count >= _LEAST_RESPONSES
     scale = _scale(autocorrelation[is_tested], len(logs))
     low, high = median - scale * (median - low), median + scale * (high - median)
-    error = np.maximum(median - low, 1e-12) / special.ndtri(0.975)
+    error = np.maximum(median - low, 1e-12) / scipy.special.ndtri(0.975)
     is_stalled = logs - median > _STALL
     # Runs of rounds count once.
     num_stalls = is_stalled[0] + (is_stalled[1:] & ~is_stalled[:-1]).sum(0)
     p_values = [
         # The largest jump of a Brownian bridge.
-        special.kolmogorov(jump / scale),
-        special.stdtr(np.maximum(count - 1, 1), (_MARGIN - median) / error),
+        scipy.special.kolmogorov(jump / scale),
+        scipy.special.stdtr(np.maximum(count - 1, 1), (_MARGIN - median) / error),
         # Each stall of the trace is as likely in any response.
-        special.bdtrc(num_stalls - 1, num_stalls.sum(), count / count.sum()),
+        scipy.special.bdtrc(num_stalls - 1, num_stalls.sum(), count / count.sum()),
     ]
     # Bonferroni's correction.
     p_values = np.where(is_tested, p_values, 1) * np.size(p_values)

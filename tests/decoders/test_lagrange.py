@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jaxwgc
-from jaxwgc.decoders._accuracy import scaled_rows
+from jaxwgc.decoders._accuracy import System, scaled_rows
 from jaxwgc.decoders._dual import dual_weights
 from jaxwgc.decoders._interpolation import dual_of_polynomials, interpolate
 from tests.conftest import every_pattern, random_patterns
@@ -195,7 +195,8 @@ def test_steps_of_the_dual_code_converge_to_rounding():
     def solve(mask):
         target = jnp.ones((1, number), matrix.dtype)
         none = jnp.full((1, number), jnp.nan, matrix.dtype)
-        weights = dual_weights(none, mask, matrix, target, norms, *dual, lost)
+        system = System(matrix, norms, target)
+        weights = dual_weights(none, mask, system, dual, lost)
         return weights * norms
 
     weights = np.asarray(solve(masks)[:, 0], np.complex128)

@@ -12,15 +12,18 @@ from hypothesis.extra import numpy as hnp
 
 import jaxwgc
 from jaxwgc.decoders import _nearest_weights
-from jaxwgc.decoders._accuracy import scaled_rows
+from jaxwgc.decoders._accuracy import System, scaled_rows
+from jaxwgc.decoders._decomposition import decompose_some
 from tests.conftest import every_pattern, random_patterns, row_scales
 
 
 @jax.jit
 def nearest_weights(mask, matrix, target):
     """Whatever the target, without the steps for weighted codes around it."""
-    first = _nearest_weights.iterated_weights
-    return _nearest_weights.nearest_weights(first, mask, matrix, target, False)
+    system = System(*scaled_rows(matrix), target)
+    weights, is_poor = _nearest_weights.nearest_weights(mask, system, False)
+    systems = System(*(array[None] for array in system))
+    return decompose_some(is_poor, weights, mask, systems)
 
 
 # Every mask, so two batches of those that iterate side by side.
@@ -345,19 +348,18 @@ def test_rows_whose_squares_leave_the_range_of_float32():
     np.testing.assert_allclose(weights, 1 / sizes, rtol=1e-5)
 
 
-@pytest.mark.parametrize("promised", [(2,), (1,), ()])
+@pytest.mark.parametrize("promised", [2, 1, 0])
 def test_masks_that_are_known_to_be_decodable(promised):
     """Weights that miss are those to decompose there; nothing is promised else."""
     # Phases, since a product without its conjugate would end conjugate gradients.
     matrix = np.diag(np.exp(1j * np.arange(4))).astype(np.complex64)
-    target = np.ones((1, 4), np.complex64)
     mask = np.arange(4) >= np.arange(4)[:, None]
-    rows = _nearest_weights.Rows(mask, matrix, np.ones(4), target, True)
-    decoder = jaxwgc.decoders.LeastSquares(*promised)
-    _, is_poor = jax.jit(decoder.first_weights)(rows)
+    _, is_poor, _ = _nearest_weights.least_squares_weights(
+        mask, matrix, np.ones((1, 4), np.float32), promised, True
+    )
     # All but the first miss, and those beyond are as near as can be.
     lost = np.arange(4)
-    np.testing.assert_array_equal(is_poor, (lost > 0) & (lost <= sum(promised)))
+    np.testing.assert_array_equal(is_poor, (lost > 0) & (lost <= promised))
 
 
 def test_many_masks_go_in_batches_and_few_at_once():

@@ -10,6 +10,7 @@ from experiments.benchmark import (
     benchmark,
     coordinator,
     decoding,
+    first_calls,
     leverage_scores,
     scale,
     sparse_least_squares,
@@ -81,7 +82,10 @@ def test_benchmark(tmp_path, monkeypatch, decoded_by_groups):
     peers = dict.fromkeys(("RayCluster", "plain Ray", "shared memory"), 1.0)
     monkeypatch.setattr(coordinator, "compare", lambda *_: peers)
     # Run in this process.
-    monkeypatch.setattr(trials, "in_own_process", trials.run)
+    for section in (trials, first_calls):
+        monkeypatch.setattr(
+            section, "in_own_process", lambda run, *arguments: run(*arguments)
+        )
     benchmark(repeats=2, quick=True, out=tmp_path)
     written = json.loads((tmp_path / "benchmark.json").read_text())
     assert written["decoding"][0]["ratio"] > 0

@@ -1,74 +1,59 @@
 """Location of corrupted messages, the largest errors first."""
 
-import functools
-import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxwgc._arrays import product, squares
-from jaxwgc._some_masks import any_under_vmap
-from jaxwgc.coding._errors._checks import UNCHECKED, Syndromes
-from jaxwgc.coding._errors._general_position import (
-    find_in_general_position,
+from jaxwgc._some_masks import compute_if
+from jaxwgc.coding._errors._evidence import (
+    Evidence,
+    Findings,
+    Sample,
+    Signal,
+    deviates,
+    estimate,
+    explains,
     find_signal,
+    is_checked,
 )
-
-# Singular values of checks that are noise, over what is expected of noise: twice what
-# any of 10,000 rounds of exact codes had.
-_ROUNDINGS = 2.0
-# Share of the checks of a message below which nothing of them is left.
-_AMBIGUOUS = 2e-6
-# Amplification of noise beyond which a suspect stays one.
-_REACH = 10.0
+from jaxwgc.coding._errors._general_position import find_in_general_position
+from jaxwgc.coding._errors._smoothing import find_by_smoothing
+from jaxwgc.coding._errors._subset_search import find_by_guessing
+from jaxwgc.decoders import Decoder
 
 
-class Evidence(NamedTuple):
-    """The checks of a round without its suspects.
+class _Search(NamedTuple):
+    """The state of a search.
 
     Attributes:
-      suspects: bool (num_messages,), the messages that are left out.
-      is_used: bool (num_messages,), the messages that are there, without suspects.
-      syndromes: Checks of the messages that are used.
-      size: Root mean square of their norms.
-      threshold: Singular value of their syndromes up to which it is noise.
+      evidence: Without the suspects so far.
+      check_norms: Norms of the checks of each message if none is left out.
+      num_checks: int scalar, the number of checks if none is left out.
+      floor: Singular value below which errors count as noise, as nothing explains them.
+      attempt: How many explanations of the same errors have been tried; -1 at first,
+        while there is no evidence.
     """
 
-    suspects: jax.Array
-    is_used: jax.Array
-    syndromes: Syndromes
-    size: jax.Array
-    threshold: jax.Array
+    evidence: Evidence
+    check_norms: jax.Array
+    num_checks: jax.Array
+    floor: jax.Array
+    attempt: jax.Array
 
-    @classmethod
-    def without(
-        cls,
-        checks: Any,
-        rows: jax.Array,
-        mask: jax.Array,
-        noise: jax.Array,
-        suspects: jax.Array,
-    ) -> "Evidence":
-        """Computes the evidence of a round without some of its messages."""
-        is_used = mask & ~suspects
-        syndromes = Syndromes.without(checks, ~is_used, rows)
-        squared_norms = jnp.sum(jnp.where(is_used[:, None], squares(rows), 0))
-        size = jnp.sqrt(squared_norms / jnp.maximum(is_used.sum(), 1))
-        columns = math.sqrt(rows.shape[1])
-        num_left = jnp.maximum(syndromes.num_left, 0).astype(size.dtype)
-        threshold = _ROUNDINGS * noise * size * (jnp.sqrt(num_left) / columns + 1)
-        return cls(suspects, is_used, syndromes, size, threshold)
+    @property
+    def signal(self) -> Signal:
+        evidence = self.evidence
+        threshold = jnp.maximum(evidence.threshold, self.floor)
+        return find_signal(evidence.left, evidence.singular, threshold)
+
+    @property
+    def goes_on(self) -> jax.Array:
+        return (self.attempt < 0) | (self.signal.rank > 0)
 
 
-def find_in_turn(
-    checks: Any,
-    rows: jax.Array,
-    mask: jax.Array,
-    noise: jax.Array,
-    find_agreeing: Callable[..., tuple[jax.Array, jax.Array]],
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]:
+def find_in_turn(checks: Any, sample: Sample, decoders: Sequence[Decoder]) -> Findings:
     """Finds corrupted messages, the largest errors first.
 
     A message is noisy in proportion to its size, so large errors hide smaller ones.
@@ -78,81 +63,79 @@ def find_in_turn(
 
     Args:
       checks: Parity checks, (num_checks, num_messages).
-      rows: Projections of the messages over their norms, (num_messages, num_columns).
-      mask: Which messages are there, bool (num_messages,).
-      noise: Difference of honest copies of a message, relative to its norm.
-      find_agreeing: Finds errors that are not in general position: from evidence, its
-        signal and a test of explanations, the corrupted messages and if they explain.
-
-    Returns:
-      Which messages are corrupted, are disputed and are checked at all, bool
-      (num_messages,); whether the errors are explained; and the number of checks.
+      sample: The messages.
+      decoders: Of the code, one of which may interpolate polynomials.
     """
-    nobody = jnp.zeros(len(rows), bool)
 
-    def without(suspects):
-        return Evidence.without(checks, rows, mask, noise, suspects)
+    def step(search):
+        return _next(checks, sample, decoders, search)
 
-    everything = without(nobody)
-    sizes = jnp.linalg.norm(everything.syndromes.checks, axis=0)
-    is_checked = sizes > UNCHECKED
-
-    def explains(evidence, threshold, wrong):
-        rest = without(evidence.suspects | wrong)
-        # A message whose every check takes in a suspect could as well be corrupted.
-        left = jnp.linalg.norm(rest.syndromes.checks, axis=0)
-        is_unique = (left > _AMBIGUOUS * sizes) | ~(rest.is_used & is_checked)
-        largest = jnp.linalg.norm(rest.syndromes.values, 2)
-        is_left = rest.syndromes.num_left > 0
-        return (largest <= 2 * threshold) & is_left & jnp.all(is_unique)
-
-    def find(state):
-        evidence, floor, _ = state
-        threshold = jnp.maximum(evidence.threshold, floor)
-        signal = find_signal(evidence.syndromes.values, threshold)
-        explained = functools.partial(explains, evidence, signal.threshold)
-
-        def in_general_position():
-            wrong, stands_apart = find_in_general_position(evidence.syndromes, signal)
-            return wrong, stands_apart & explained(wrong)
-
-        def agreeing():
-            return find_agreeing(evidence, signal, explained)
-
-        is_open = (signal.rank > 0) & (signal.rank < evidence.syndromes.num_left)
-        nothing = nobody, jnp.zeros_like(is_open)
-        found = _compute_if(is_open, in_general_position, nothing)
-        is_open &= ~found[1] & (floor == 0)
-        wrong, is_found = _compute_if(is_open, agreeing, found)
-        suspects = evidence.suspects | (wrong & is_found)
-        weakest = jnp.min(jnp.where(signal.singular > 0, signal.singular, jnp.inf))
-        higher = jnp.where(floor < signal.rounding, signal.rounding, weakest)
-        floor = jnp.where(is_found, 0, jnp.where(signal.rank > 0, higher, floor))
-        return without(suspects), floor, signal.rank > 0
-
-    start = everything, jnp.zeros_like(everything.threshold), jnp.array(True)
-    evidence, floor, _ = jax.lax.while_loop(lambda state: state[-1], find, start)
-    is_explained = floor == 0
-    # Some suspects may have sent what the other messages say they should have.
-    wrong = evidence.suspects & _deviates(checks, rows, noise, evidence)
-    disputed = mask & is_checked & ~is_explained
-    return wrong, disputed, is_checked, is_explained, everything.syndromes.num_left
-
-
-def _deviates(checks, rows, noise, evidence):
-    """Returns which messages are not what the used ones make of them, up to noise."""
-    kept = jnp.where(evidence.is_used[:, None], rows, 0)
-    solve = evidence.syndromes.solve
-    expected = product(solve, product(jnp.asarray(checks, rows.dtype), kept))
-    reach = jnp.minimum(jnp.linalg.norm(solve, axis=1), _REACH)
-    largest = jnp.maximum(jnp.linalg.norm(rows, axis=1), reach * evidence.size)
-    allowed = _ROUNDINGS * noise * math.sqrt(len(rows)) * largest
-    return jnp.linalg.norm(rows - expected, axis=1) > allowed
-
-
-def _compute_if(condition, function, default):
-    """Returns `default` unless `condition`, and under vmap if all conditions fail."""
-    computed = jax.lax.cond(any_under_vmap(condition), function, lambda: default)
-    return jax.tree.map(
-        lambda one, other: jnp.where(condition, one, other), computed, default
+    nobody = jnp.zeros_like(sample.mask)
+    # Without evidence at first, so that there is one copy of what computes it.
+    shapes = jax.eval_shape(estimate, checks, sample, nobody)
+    evidence = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    zero = jnp.zeros_like(evidence.threshold)
+    start = _Search(
+        evidence, jnp.zeros_like(sample.norms), evidence.num_left, zero, jnp.array(-1)
     )
+    last = jax.lax.while_loop(lambda search: search.goes_on, step, start)
+    is_explained = last.floor == 0
+    has_check = is_checked(last.check_norms)
+    return Findings(
+        # Some suspects may have sent what the other messages say they should have.
+        wrong=last.evidence.suspects & deviates(checks, sample, last.evidence),
+        disputed=sample.mask & has_check & ~is_explained,
+        is_checked=has_check,
+        is_explained=is_explained,
+        num_checks=last.num_checks,
+    )
+
+
+def _next(checks, sample, decoders, search):
+    """Tries one explanation of the errors, and leaves out whom it finds."""
+    evidence, check_norms, num_checks, floor, attempt = search
+    signal = search.signal
+    wrong, fits, is_more = _propose(sample, decoders, search, signal)
+    is_first = attempt < 0
+    suspects = evidence.suspects | wrong
+    rest = compute_if(
+        fits | is_first, lambda: estimate(checks, sample, suspects), evidence
+    )
+    is_found = is_first | (fits & explains(rest, signal.threshold, check_norms))
+    goes_on = ~is_found & (signal.rank > 0)
+    is_next = goes_on & is_more & (floor == 0)
+    higher = jnp.where(floor < signal.rounding, signal.rounding, signal.weakest)
+    evidence = jax.lax.cond(is_found, lambda: rest, lambda: evidence)
+    return _Search(
+        evidence,
+        jnp.where(is_first, rest.check_norms, check_norms),
+        jnp.where(is_first, rest.num_left, num_checks),
+        jnp.where(is_found, 0, jnp.where(goes_on & ~is_next, higher, floor)),
+        jnp.where(is_next, attempt + 1, 0),
+    )
+
+
+def _propose(sample, decoders, search, signal):
+    """Returns messages that may explain the errors, if they do, if others are left.
+
+    First by errors in general position, then by errors that agree.
+    """
+    evidence, attempt = search.evidence, search.attempt
+
+    def in_general_position():
+        return *find_in_general_position(evidence, signal), jnp.array(True)
+
+    def agreeing():
+        for decoder in decoders:
+            interpolation = decoder.interpolation(evidence.is_used)
+            if interpolation is not None:
+                return find_by_smoothing(
+                    sample, evidence, signal, interpolation, attempt
+                )
+        return *find_by_guessing(evidence, signal), jnp.array(False)
+
+    is_open = (signal.rank > 0) & (signal.rank < evidence.num_left)
+    never = jnp.array(False)
+    nothing = jnp.zeros_like(evidence.suspects), never, never
+    found = compute_if(is_open & (attempt == 0), in_general_position, nothing)
+    return compute_if(is_open & (attempt > 0), agreeing, found)

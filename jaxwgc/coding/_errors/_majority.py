@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxwgc.coding._errors._evidence import Findings, Sample
+
 # Columns of a projection of copies, so that one of 7e9 errors of twice the size at
 # which copies differ looks smaller than that.
 NUM_COLUMNS = 64
@@ -33,21 +35,17 @@ def find_copies(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 def find_minorities(
-    rows: jax.Array,
-    labels: Any,
-    is_there: jax.Array,
-    noise: jax.Array,
-    largest: float,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Returns which messages are outvoted, in dispute, and have a copy at all.
+    sample: Sample, copies: tuple[Any, Any], largest: float
+) -> Findings:
+    """Finds the messages that are outvoted by copies of them.
 
     Args:
-      rows: (num_messages, num_columns), projections over norms and signs.
-      labels: int (num_messages,); copies of each other have the same.
-      is_there: bool (num_messages,).
-      noise: of honest copies, relative to their norm.
-      largest: norm from which on messages are wrong, whoever agrees.
+      sample: The messages.
+      copies: Of `find_copies`.
+      largest: Norm from which on messages are wrong, whoever agrees.
     """
+    (labels, signs), is_there, noise = copies, sample.mask, sample.noise
+    rows = sample.rows / jnp.asarray(signs, sample.rows.dtype)[:, None]
     rows = jnp.where(is_there[:, None], rows, 0)
     norms = jnp.linalg.norm(rows, axis=1)
     can_be_right = norms < 0.99 * largest
@@ -70,4 +68,7 @@ def find_minorities(
     disputed = jnp.any(pairs & disputed, axis=1) & is_there
     has_winner = jnp.any(pairs & is_winner, axis=1)
     outvoted = is_there & has_winner & ~is_winner & ~disputed
-    return outvoted, disputed, is_there & (number > 1)
+    groups = jnp.zeros(len(labels), int).at[labels].add(is_there)
+    num_checks = jnp.sum(jnp.maximum(groups - 1, 0))
+    has_copy = is_there & (number > 1)
+    return Findings(outvoted, disputed, has_copy, ~disputed.any(), num_checks)

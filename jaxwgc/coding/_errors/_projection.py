@@ -38,11 +38,10 @@ def project(key: jax.Array, messages: jax.Array, num_columns: int) -> jax.Array:
       num_columns: of the projection. Rows keep their norm on average.
     """
     messages = promoted(messages)
-    sign_key, mix_key = jax.random.split(key)
     if messages.shape[1] > _NUM_BUCKETS:
-        messages = _in_buckets(sign_key, messages)
+        messages = _in_buckets(jax.random.fold_in(key, 1), messages)
     real = jnp.finfo(messages.dtype).dtype
-    mix = jax.random.normal(mix_key, (messages.shape[1], num_columns), real)
+    mix = jax.random.normal(key, (messages.shape[1], num_columns), real)
     mix = (mix / math.sqrt(num_columns)).astype(messages.dtype)
     blocks, mix = _split(messages, 1), _split(mix, 0)
     products = jnp.einsum("nbl,blq->nbq", blocks, mix, precision="highest")

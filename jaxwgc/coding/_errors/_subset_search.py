@@ -7,11 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxwgc._arrays import product
 from jaxwgc._some_masks import in_batches
-from jaxwgc.coding._errors._checks import Syndromes
+from jaxwgc.coding._errors._evidence import Evidence, Signal, outside
 from jaxwgc.coding._errors._general_position import (
-    Signal,
     distances_from,
     nearest,
     normalized_columns,
@@ -36,38 +34,31 @@ def guesses(num_messages: int, num_checks: int) -> list[np.ndarray]:
     return by_size
 
 
-def find_by_guessing(
-    syndromes: Syndromes, signal: Signal
-) -> tuple[jax.Array, jax.Array]:
+def find_by_guessing(evidence: Evidence, signal: Signal) -> tuple[jax.Array, jax.Array]:
     """Returns the fewest messages that explain the errors, and if none others do.
 
     Of b wrong messages whose errors span μ directions, b - μ are guessed; with these in
     it, the space holds the columns of all others. All sets of a size are tried before
     larger ones, up to b = (checks + μ - 1) / 2.
     """
-    columns, is_checked = normalized_columns(syndromes.checks)
+    columns, has_check = normalized_columns(evidence)
     num_checks, num_messages = columns.shape
-    weakest = jnp.min(jnp.where(signal.singular > 0, signal.singular, jnp.inf))
-    limit = _ROUNDING * signal.threshold / weakest
-    outside = columns
-    for _ in range(2):
-        outside -= product(signal.basis, product(signal.basis.T.conj(), outside))
+    limit = _ROUNDING * signal.threshold / signal.weakest
+    columns = outside(signal.basis, columns)
 
     def explained(guess):
         basis = jnp.zeros((num_checks, 0), columns.dtype)
         for index in range(len(guess)):
-            column = outside[:, guess[index]]
-            for _ in range(2):
-                column -= product(basis, product(basis.T.conj(), column))
+            column = outside(basis, columns[:, guess[index]])
             norm = jnp.linalg.norm(column)
             # Columns that lie in the space already need not be guessed.
             column = jnp.where(norm > limit, column / jnp.where(norm > 0, norm, 1), 0)
             basis = jnp.concatenate([basis, column[:, None]], 1)
-        distances = jnp.where(is_checked, distances_from(basis, outside), jnp.inf)
+        distances = jnp.where(has_check, distances_from(basis, columns), jnp.inf)
         distances = distances.at[guess].set(0)
         wrong, stands_apart = nearest(distances, signal.rank + len(guess))
         furthest = jnp.max(jnp.where(wrong, distances, 0))
-        is_new = jnp.all(jnp.linalg.norm(basis, axis=0) > 0) & is_checked[guess].all()
+        is_new = jnp.all(jnp.linalg.norm(basis, axis=0) > 0) & has_check[guess].all()
         return wrong, stands_apart & is_new & (furthest < limit)
 
     best = jnp.zeros(num_messages, bool)
@@ -75,7 +66,7 @@ def find_by_guessing(
     for sets in guesses(num_messages, num_checks):
         size = sets.shape[1]
         wrong, fits = in_batches(jax.vmap(explained), jnp.asarray(sets), _AT_ONCE)
-        in_bounds = 2 * (signal.rank + size) <= syndromes.num_left + signal.rank - 1
+        in_bounds = 2 * (signal.rank + size) <= evidence.num_left + signal.rank - 1
         fits &= in_bounds & ~is_found
         first = wrong[jnp.argmax(fits)]
         best = jnp.where(fits.any(), first, best)

@@ -5,9 +5,9 @@ import math
 
 import jax
 import jax.numpy as jnp
+import scipy
 from jax import lax
 from jax.scipy.linalg import solve_triangular
-from scipy import special
 
 from jaxwgc import _validation
 from jaxwgc._arrays import cholesky_if, product
@@ -127,7 +127,7 @@ def _degrees_of_freedom(epsilon: float, of_inverse: bool = False) -> int:
     if of_inverse:
         low, high, misses = 1 / high, 1 / low, _SKETCH_MISSES
     k = 1
-    while special.chdtr(k, k * low) + special.chdtrc(k, k * high) > misses:
+    while scipy.special.chdtr(k, k * low) + scipy.special.chdtrc(k, k * high) > misses:
         k += 1 + k // 32
     return k
 

@@ -4,6 +4,7 @@ import functools
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy
 
 from jaxwgc import _validation
 from jaxwgc.stragglers._combined_delays import affine, markov, unequal_speeds
@@ -186,8 +187,6 @@ def _last_rounds(measured, share):
 
 
 def _tried(measured, is_held_out, kind):
-    from scipy import special, stats
-
     first = Measured(*(array[~is_held_out] for array in measured))
     start = kind.most_likely(first)
     model = predictive(kind, first, start)
@@ -196,12 +195,14 @@ def _tried(measured, is_held_out, kind):
     gain = model.log_likelihoods(measured)[is_held_out].sum()
     survivals = np.exp(model.log_survivals(measured)[is_held_out])
     # What remains of them by Kaplan and Meier is the probability itself, if it fits.
-    levels = stats.CensoredData.right_censored(1 - survivals.ravel(), ~is_whole.ravel())
-    curve = stats.ecdf(levels).cdf
+    levels = scipy.stats.CensoredData.right_censored(
+        1 - survivals.ravel(), ~is_whole.ravel()
+    )
+    curve = scipy.stats.ecdf(levels).cdf
     before = np.concatenate([[0.0], curve.probabilities[:-1]])
     distance = np.abs([curve.probabilities - curve.quantiles, before - curve.quantiles])
     largest = float(distance.max())
-    p_value = float(special.kolmogorov(largest * np.sqrt(is_whole.sum())))
+    p_value = float(scipy.special.kolmogorov(largest * np.sqrt(is_whole.sum())))
     whole = kind.most_likely(measured, start)
     return _Tried(
         kind,

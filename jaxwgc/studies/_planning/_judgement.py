@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import scipy.special
+import scipy
 
 from jaxwgc.stragglers import fastest
 from jaxwgc.studies._planning._choice import (
