@@ -84,7 +84,7 @@ class Worker:
         self.number, self.done, self.reports = -1, [], []
 
     def begin(self, action):
-        _, _, seen, _ = action.arguments
+        _, _, seen = action.arguments
         self.reports = self.reports[seen:]
         self.number, self.done = action.number, []
 

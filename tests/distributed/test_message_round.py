@@ -230,3 +230,18 @@ def test_slots_are_shown():
     assert repr(slot) == (
         "WorkerSlot(index=0, pid=None, node='elsewher', state='idle')"
     )
+
+
+def test_workers_frozen_at_once_are_replaced_at_once():
+    """Any number of them, since each has a limit of its own."""
+    world = World(message_fleet())
+    world.run(by_worker(*[0.01] * 5))
+    frozen = list(world.workers)
+
+    def seconds(worker, action):
+        return np.inf if world.workers[worker] is frozen[worker] else 0.5
+
+    found = world.run(seconds, 1)
+    assert 2.5 <= found.elapsed <= 3.5
+    replaced = [action.worker for action in world.log if isinstance(action, Replace)]
+    assert sorted(replaced) == [0, 1, 2, 3, 4]

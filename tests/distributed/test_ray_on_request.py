@@ -146,9 +146,9 @@ def test_parts_finished_between_rounds_are_reported():
     worker = PartWorker(0, np.arange(2), np.eye(2), None, task)
     worker.prepare([*PARTS[:2]])
     order, taken = (jax.tree.leaves(PARAMS), sent(KEY), 0), np.zeros(2, np.int8)
-    worker.compute(order, 0, taken, 0, 60.0)
+    worker.compute(order, 0, taken, 0)
     time.sleep(0.5)
-    report = worker.compute(order, 1, taken, 1, 60.0)[0]
+    report = worker.compute(order, 1, taken, 1)[0]
     assert (report.number, report.turn) == (0, 1)
     assert 0.1 <= report.seconds < 0.4
 

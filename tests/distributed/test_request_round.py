@@ -162,3 +162,11 @@ def test_parts_of_a_corrupted_worker_are_finished_by_the_others():
         check(found)
         assert found.wrong.tolist() == [False, step == 0, False, False]
         assert found.received[1] == (step == 1)
+
+
+def test_parts_that_become_longer_are_finished():
+    """Longer than the limit for all workers, which doubles with each replacement."""
+    world = World(request_fleet(), on_request=True)
+    world.run(by_worker(0.01, 0.01, 0.01, 0.01))
+    assert world.fleet.limit.seconds == 2.0
+    check(world.run(by_worker(3.0, 3.0, 3.0, 3.0), 1))

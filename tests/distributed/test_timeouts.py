@@ -17,30 +17,32 @@ def test_limit_follows_the_slowest_recent_response(caplog):
     # A worker that has not responded yet has 60 seconds.
     assert (limit.of(0), limit.of(1)) == (2.0, 60.0)
     limit.note(1, 0.5)
-    assert limit.of(0) == limit.of(1) == 10.0
-    assert "timeouts.answer is now 10 s; slowest recent" in caplog.text
+    assert limit.of(0) == limit.of(1) == 5.0
+    assert "timeouts.answer is now 5 s; slowest recent" in caplog.text
     # The responses of the fast worker do not make the slow one forgotten.
     for _ in range(100):
         limit.note(0, 0.01)
-    assert limit.seconds == 10.0
+    assert limit.seconds == 5.0
     num_lines = len(caplog.messages)
     for _ in range(20):
         limit.note(1, 0.6)
-    assert limit.seconds == 12.0
+    assert limit.seconds == 6.0
     assert len(caplog.messages) == num_lines
     limit.note(0, 9.0)
     assert limit.seconds == 60.0
 
 
-def test_silence_doubles_the_limit_for_a_while():
-    limit = ResponseLimit(None, 1)
-    limit.note(0, 0.01)
+def test_silence_doubles_the_limit_of_a_worker_for_a_while():
+    limit = ResponseLimit(None, 2)
+    for worker in range(2):
+        limit.note(worker, 0.01)
     for seconds in (4.0, 8.0, 16.0):
         limit.note_silence(0)
-        assert limit.seconds == pytest.approx(seconds)
+        assert limit.of(0) == pytest.approx(seconds)
+        assert limit.of(1) == limit.seconds == 2.0
     for _ in range(20):
         limit.note(0, 0.01)
-    assert limit.seconds == 2.0
+    assert limit.of(0) == 2.0
 
 
 def test_a_number_stays_a_number_and_a_run_continues():
@@ -51,7 +53,7 @@ def test_a_number_stays_a_number_and_a_run_continues():
     earlier, later = ResponseLimit(None, 2), ResponseLimit(None, 3)
     earlier.note(0, 0.4)
     later.resume(earlier.slowest)
-    np.testing.assert_allclose([later.of(worker) for worker in range(3)], 8.0)
+    np.testing.assert_allclose([later.of(worker) for worker in range(3)], 4.0)
 
 
 @pytest.mark.parametrize("median", [0.01, 1.0])

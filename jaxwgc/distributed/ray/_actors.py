@@ -21,8 +21,6 @@ from jaxwgc.distributed.ray._worker import Started, Task, Worker, environment
 
 # Seconds to read a response that is on this machine already.
 _SECONDS_TO_READ = 10
-# Seconds that it takes at most to find a response that is there.
-_SECONDS_TO_FIND = 2e-3
 # Calls without a response, after which a worker gets no more of them.
 _MAX_CALLS = 4
 # Methods of the actors; arguments are the fields of the action.
@@ -98,18 +96,15 @@ class Actors:
                 for worker, calls in enumerate(self._calls)
                 if calls and worker not in self._deferred
             }
-            looked = time.monotonic()
             if not newest:
                 time.sleep(seconds)
                 return None
             ray, tasks = find_ray(), list(newest)
-            ready, _ = ray.wait(tasks, timeout=seconds)
-            if ready and len(tasks) > 1:
-                ready, _ = ray.wait(tasks, num_returns=len(tasks), timeout=0)
+            ready, _ = ray.wait(tasks, num_returns=len(tasks), timeout=0)
+            if was_waiting := not ready:
+                self._empty = time.monotonic()
+                ready, _ = ray.wait(tasks, timeout=seconds)
             now = time.monotonic()
-            was_waiting = not ready or now - looked > _SECONDS_TO_FIND
-            if was_waiting:
-                self._empty = now
             for task in ready:
                 self._events.append(self._event(newest[task], task, now, was_waiting))
             self.read_seconds += time.monotonic() - now
@@ -126,13 +121,15 @@ class Actors:
         if None in actors:
             raise NoResponse
         tasks = [actor.project.remote(self.order, *arguments) for actor in actors]
-        ray.wait(tasks, num_returns=len(tasks), timeout=seconds)
+        ready, _ = ray.wait(tasks, num_returns=len(tasks), timeout=seconds)
         claims = []
-        for worker, task in zip(workers, tasks):
+        for worker, task in zip(workers.tolist(), tasks):
             try:
-                claims.append(ray.get(task, timeout=1))
+                if task not in ready:
+                    raise TimeoutError(f"no response to a query for {seconds:.1f} s")
+                claims.append(ray.get(task, timeout=_SECONDS_TO_READ))
             except Exception as error:
-                self._events.append(self._lost(int(worker), error))
+                self._events.append(self._lost(worker, error))
         if len(claims) < len(tasks):
             raise NoResponse
         return np.stack(claims)

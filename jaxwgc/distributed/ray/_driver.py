@@ -51,6 +51,8 @@ class Driver:
         self.actors = Actors(launch, len(fleet.slots), self._check_open)
         self.verifier: Verifier | None = None
         self._memory = Memory(layout.shape, layout.dtype)
+        # End of the last round, and seconds between rounds so far.
+        self._ended, self._away = time.monotonic(), 0.0
 
     def start(self) -> None:
         """Starts all workers, and waits until each has loaded its parts and compiled.
@@ -64,52 +66,68 @@ class Driver:
         def shown_resources() -> str:
             return str(find_ray().available_resources())
 
-        self._run(
-            StartUp(self.fleet, time.monotonic(), shown_resources), {"transfer": 0.0}
-        )
+        self._run(StartUp(self.fleet, self._now(), shown_resources))
+        self._ended = time.monotonic()
 
     def run(
         self, step: int, leaves: list[np.ndarray], key: Any, owner: Any = None
     ) -> Round:
         """Returns one round: see `RayCluster.compute` and `MessageRound`."""
-        begin, timings = time.monotonic(), {"transfer": 0.0}
+        begin = time.monotonic()
+        self._away += begin - self._ended
         order = leaves, key, step
         is_large = sum(leaf.nbytes for leaf in leaves) > _LARGEST_IN_TASK
         order = find_ray().put(order) if is_large else pickle.dumps(order)
-        self.actors.order = order
-        given = step, begin, self._memory.borrow()
-        common = self.fleet, self._layout
+        self.actors.order, self.actors.read_seconds = order, 0.0
+        given = step, self._now(), self._memory.borrow()
+        common, examined = (self.fleet, self._layout), self._examined
         if self._plan is None:
             engine = MessageRound(*common, *given, owner, self.verifier)
         else:
             engine = RequestRound(*common, self._plan, *given, self.verifier)
         self.actors.perform(self.fleet.actions())
-        timings["broadcast"] = time.monotonic() - begin
-        self.actors.read_seconds = 0.0
-        this_round = self._run(engine, timings)
-        timings["transfer"] += self.actors.read_seconds
+        broadcast = time.monotonic() - begin
+        this_round, transfer = self._run(engine)
+        self._ended = time.monotonic()
+        timings = {"broadcast": broadcast, "transfer": transfer}
         if self.verifier is not None:
-            timings["examination"] = self.verifier.seconds
-            timings["transfer"] -= self.verifier.seconds
-        return this_round._replace(timings=timings)
+            timings["examination"] = self._examined - examined
+        elapsed = self._ended - begin
+        return this_round._replace(timings=timings, elapsed=elapsed)
 
     def end(self) -> None:
         """Ends all workers."""
         for worker in range(len(self.fleet.slots)):
             self.actors.end(worker)
 
-    def _run(self, engine: Any, timings: dict[str, float]) -> Any:
+    @property
+    def _examined(self) -> float:
+        """Seconds that verification has taken so far."""
+        return 0.0 if self.verifier is None else self.verifier.seconds
+
+    def _now(self) -> float:
+        """Returns the time of the engines.
+
+        It stands still between rounds and in verification: there, no response is read,
+        and no worker is silent.
+        """
+        return time.monotonic() - self._away - self._examined
+
+    def _run(self, engine: Any) -> tuple[Any, float]:
+        """Returns the result of an engine, and the seconds in which it was read."""
+        transfer, examined = 0.0, self._examined
         while (result := engine.result()) is None:
             self._check_open()
-            seconds = engine.poll_at - time.monotonic()
-            event = self.actors.next_event(float(np.clip(seconds, 0, _POLL_SECONDS)))
+            seconds = float(np.clip(engine.poll_at - self._now(), 0, _POLL_SECONDS))
+            event = self.actors.next_event(seconds)
             if event is not None:
                 start = time.monotonic()
-                self._perform(engine.handle(event, start))
-                timings["transfer"] += time.monotonic() - start
+                self._perform(engine.handle(event, self._now()))
+                transfer += time.monotonic() - start
             if not self.actors.has_events and engine.result() is None:
-                self._perform(engine.poll(time.monotonic()))
-        return result
+                self._perform(engine.poll(self._now()))
+        transfer += self.actors.read_seconds + examined - self._examined
+        return result, transfer
 
     def _perform(self, actions: Any) -> None:
         self.actors.perform(actions)

@@ -85,7 +85,6 @@ class Listen(NamedTuple):
     number: int
     seen: int
     taken: np.ndarray
-    limit: float
     call: int = -1
 
 

@@ -160,8 +160,9 @@ class Fleet:
         is_newest = slot.state == "computing" and slot.call == event.call
         if is_newest:
             slot.state = "idle"
-            if slot.is_suspected:
+            if slot.is_suspected and slot.away_since is None:
                 self.recover(slot)
+            slot.is_suspected = False
         return is_newest
 
     def ready(self, event: events.Ready) -> None:
@@ -235,7 +236,7 @@ class Fleet:
                     self.lose(events.Lost(slot.index, trouble), now)
                 elif silent > seconds / 2 and not slot.is_suspected:
                     slot.is_suspected = True
-                    slot.trouble = slot.trouble or trouble
+                    slot.trouble = trouble
                     self._log_loss(slot, "suspected")
             if slot.state == "lost" and slot.relaunch_at <= now:
                 slot.state, slot.since = "starting", now

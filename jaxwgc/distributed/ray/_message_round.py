@@ -29,7 +29,7 @@ class Verifier(Protocol):
     """Finds corrupted messages of a round.
 
     Attributes:
-      seconds: Seconds that the last check took.
+      seconds: Seconds that all checks have taken so far.
     """
 
     seconds: float

@@ -73,7 +73,6 @@ class PartWorker(Worker):
         number: int,
         taken: np.ndarray,
         seen: int,
-        limit: float,
     ) -> list[Report]:
         """Goes on to another round, between two parts; returns the first reports.
 
@@ -85,7 +84,6 @@ class PartWorker(Worker):
           number: of the round. They grow, and of two the later one counts.
           taken: int (num_held,), of its parts: see `turns_left`.
           seen: number of reports of the last round that the coordinator has seen.
-          limit: seconds that a part may take.
         """
         leaves, key, step = read_order(order)
         with self._changed:
@@ -94,15 +92,13 @@ class PartWorker(Worker):
                 unseen = self._step.reports[seen:]
                 num_quiet = len(unseen) if seen else 0
                 self._step = _Step(number, order, taken, {}, unseen, num_quiet)
-        return self.report(number, 0, taken, limit)
+        return self.report(number, 0, taken)
 
-    def report(
-        self, number: int, seen: int, taken: np.ndarray, limit: float
-    ) -> list[Report]:
+    def report(self, number: int, seen: int, taken: np.ndarray) -> list[Report]:
         """Returns the reports since the first few, as soon as there are any.
 
-        Maybe those of an earlier round, too, in which it was late. None at all after
-        a while, or where another call takes over, so that whoever is silent is dead.
+        Maybe those of an earlier round, too, in which it was late. None at all if
+        another call takes over.
         """
         with self._changed:
             step = self._step
@@ -121,7 +117,7 @@ class PartWorker(Worker):
                 return len(step.reports) < number and not is_over()
 
             first = max(seen, step.num_quiet) + 1
-            self._changed.wait_for(lambda: not is_waiting_for(first), limit / 4)
+            self._changed.wait_for(lambda: not is_waiting_for(first))
             if len(step.reports) >= first:
                 # More reports travel in the same call.
                 full = first - 1 + self.task.report_size
@@ -130,10 +126,6 @@ class PartWorker(Worker):
                 )
             if self._error is not None:
                 raise self._error
-            if time.monotonic() - self._began > limit:
-                raise TimeoutError(
-                    f"a part takes longer than {limit:g} s, which timeouts.answer is"
-                )
             return step.reports[seen:]
 
     def answer(self, number: int, request: np.ndarray) -> np.ndarray | None:
@@ -202,7 +194,7 @@ class PartWorker(Worker):
         self._pack(total).block_until_ready()
         self._changed = threading.Condition()
         self._step = _Step(-1, ([], None, 0), np.zeros(0, np.int8))
-        self._num_calls, self._began = 0, np.inf
+        self._num_calls = 0
         self._error: Exception | None = None
         threading.Thread(target=self._work, daemon=True).start()
 
@@ -221,11 +213,9 @@ class PartWorker(Worker):
                     if not len(turns):
                         continue
                     turn = int(turns[0])
-                    self._began = time.monotonic()
                 gradient, report = self._finish(step, turn)
                 with self._changed:
                     took = report.seconds
-                    self._began = np.inf
                     step.gradients[turn] = gradient
                     self._step.reports.append(report)
                     self._changed.notify_all()

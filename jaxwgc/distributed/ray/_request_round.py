@@ -134,8 +134,8 @@ class RequestRound:
         # Workers whose parts do not count in this round.
         self._is_out = np.zeros(len(is_held), bool)
         self._losses_before = self._losses_known = fleet.num_losses()
-        self._losses = np.full(plan.code.num_parts, np.nan)
-        self._aux: list[tuple[np.ndarray, Any]] = []
+        # Loss and aux of the finished turns of each worker.
+        self._values: dict[tuple[int, int], tuple[float, Any]] = {}
         self._ends: float | None = None
         self.requests: np.ndarray | None = None
         self._mask = np.zeros(plan.support.shape[:2], bool)
@@ -226,15 +226,15 @@ class RequestRound:
             slot = self._fleet.slots[worker]
             seen, slot.num_seen = slot.num_seen, 0
             taken = self._claim_parts(worker)
-            arguments = self.number, taken, seen, self._fleet.limit.of(worker)
+            arguments = self.number, taken, seen
             self._fleet.call(events.Send(worker, self.number, arguments), now)
 
     def _listen(self, worker: int, now: float) -> None:
         """Requests the worker's next reports, unless all of its parts are done."""
         if not self._reported[worker].all():
             seen = self._fleet.slots[worker].num_seen
-            taken, limit = self._claim_parts(worker), self._fleet.limit.of(worker)
-            call = events.Listen(worker, self.number, seen, taken, limit)
+            taken = self._claim_parts(worker)
+            call = events.Listen(worker, self.number, seen, taken)
             self._fleet.call(call, now)
 
     def _listen_to_idle(self, now: float) -> None:
@@ -327,11 +327,7 @@ class RequestRound:
             self._fleet.recover(slot)
         if self._is_out[worker]:
             return
-        part = self._plan.parts[worker, turn]
-        if np.isnan(self._losses[part]):
-            self._losses[part] = report.loss
-            aux = jax.tree.map(lambda leaf: leaf[None], report.aux)
-            self._aux.append((np.array([part]), aux))
+        self._values[worker, turn] = report.loss, report.aux
         self._done[worker, turn] = True
         self._ends = None
 
@@ -396,6 +392,14 @@ class RequestRound:
         assert self.requests is not None
         received = self.requests.any(1)
         self.messages[~received] = 0
+        losses, by_part = np.full(self._plan.code.num_parts, np.nan), []
+        for (worker, turn), (loss, aux) in self._values.items():
+            part = self._plan.parts[worker, turn]
+            is_wrong = self._wrong is not None and self._wrong[worker]
+            if np.isnan(losses[part]) and not is_wrong:
+                losses[part] = loss
+                aux = jax.tree.map(lambda leaf: leaf[None], aux)
+                by_part.append((np.array([part]), aux))
         mask = jnp.asarray(self._mask.ravel())
         weights = jnp.asarray(self.requests.reshape(1, -1))
         self._result = Round(
@@ -403,8 +407,8 @@ class RequestRound:
             received,
             self.times,
             now - self._begin,
-            self._losses,
-            self._layout.by_part(self._aux),
+            losses,
+            self._layout.by_part(by_part),
             timings={},
             decoding=Decoding(self._plan.code, mask, weights),
             wrong=self._wrong,

@@ -11,7 +11,7 @@ from jaxwgc import _validation
 # None. A machine that starts processes pauses others for up to a second.
 FLOOR_SECONDS, CEILING_SECONDS = 2.0, 60.0
 # Silence over the slowest recent response, and the number of recent ones per worker.
-_MULTIPLE, _NUM_RECENT = 20.0, 20
+_MULTIPLE, _NUM_RECENT = 10.0, 20
 
 log = logging.getLogger("jaxwgc.distributed")
 
@@ -22,7 +22,7 @@ class Timeouts:
 
     Args:
       answer: Seconds without a response to a step, or on request without a finished
-        part, after which a worker is replaced; at least 2. None adapts it: 20 times the
+        part, after which a worker is replaced; at least 2. None adapts it: 10 times the
         slowest of the last 20 responses of each worker, at least 2 and at most 60
         seconds, and 60 seconds for a worker that has not responded yet. A worker that
         is silent for half of this time is suspected: the round does not wait for it if
@@ -69,6 +69,8 @@ class ResponseLimit:
     def __init__(self, answer: float | None, num_workers: int):
         self._answer = answer
         self._recent = np.full((num_workers, _NUM_RECENT), np.nan)
+        # Likewise, but silence counts as a response.
+        self._own = self._recent.copy()
         self._place = np.zeros(num_workers, int)
         self.seconds = self._logged = CEILING_SECONDS if answer is None else answer
 
@@ -85,27 +87,34 @@ class ResponseLimit:
 
     def of(self, worker: int) -> float:
         """Returns the limit of a worker."""
-        if self._answer is None and np.isnan(self._recent[worker]).all():
+        own = self._own[worker]
+        if self._answer is not None:
+            return self._answer
+        if np.isnan(own).all():
             return CEILING_SECONDS
-        return self.seconds
+        longer = max(self.seconds, _MULTIPLE * float(np.nanmax(own)))
+        return min(longer, CEILING_SECONDS)
 
     def note(self, worker: int, seconds: float) -> None:
         """Adds a response of a worker; logs the limit if it has changed twofold."""
-        self._recent[worker, self._place[worker]] = seconds
-        self._place[worker] = (self._place[worker] + 1) % _NUM_RECENT
+        place = self._place[worker]
+        self._recent[worker, place] = self._own[worker, place] = seconds
+        self._place[worker] = (place + 1) % _NUM_RECENT
         self._adapt()
 
     def note_silence(self, worker: int) -> None:
-        """Doubles the limit until the worker has responded often enough again.
+        """Doubles the limit of a worker until it has responded often again.
 
-        A step that has become longer for all workers is not interrupted for ever.
+        A step that has become longer is not interrupted for ever.
         """
-        self.note(worker, 2 * self.seconds / _MULTIPLE)
+        place = self._place[worker]
+        self._own[worker, place] = 2 * self.of(worker) / _MULTIPLE
+        self._place[worker] = (place + 1) % _NUM_RECENT
 
     def resume(self, slowest: float) -> None:
         """Continues from the slowest recent response of an earlier run."""
         if slowest:
-            self._recent[:] = slowest
+            self._recent[:] = self._own[:] = slowest
             self._adapt()
 
     def _adapt(self) -> None:

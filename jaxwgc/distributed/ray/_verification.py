@@ -108,7 +108,7 @@ class ParityChecks:
 
     def __init__(self, tools: Tools, locator: coding.ErrorLocator, on_wrong: Any):
         self._tools, self._locator, self._on_wrong = tools, locator, on_wrong
-        # Seconds that the last verification took.
+        # Seconds that all checks have taken so far.
         self.seconds = 0.0
 
         def locate(messages, mask, number):
@@ -139,7 +139,7 @@ class ParityChecks:
             names = "; ".join(f"worker {slot.index} on {slot.where}" for slot in slots)
             what = "wrong answers" if verdict.wrong.any() else "a wrong answer from one"
             raise RuntimeError(f"{what} {when}: {names}")
-        self.seconds = time.monotonic() - start
+        self.seconds += time.monotonic() - start
         return verdict
 
     def _arbitrate(self, this_round: Any, disputed: np.ndarray, key: Any) -> Verdict:
@@ -210,7 +210,7 @@ class Audits:
             # Without a response, the audit is left to a later round.
             with contextlib.suppress(NoResponse):
                 self._compare(this_round, wrong)
-        self.seconds = time.monotonic() - start
+        self.seconds += time.monotonic() - start
         return Verdict(~wrong, wrong, False)
 
     def _compare(self, this_round: Any, wrong: np.ndarray) -> None:
@@ -225,6 +225,7 @@ class Audits:
         place = self._random.integers(len(owners))
         owner, part = owners[place], parts[place]
         is_up = tools.fleet.are("idle", "computing")
+        is_up &= [not slot.is_suspected for slot in tools.fleet.slots]
         helpers = np.flatnonzero(np.asarray(code.assignment)[:, part] & is_up)
         helpers = helpers[helpers != owner]
         if not len(helpers):
