@@ -206,7 +206,7 @@ class RayCluster:
         self._lock = threading.RLock()
 
     def __enter__(self) -> "RayCluster":
-        """Connects to Ray, where it is running; no worker starts yet."""
+        """Connects to Ray if it is running; no worker starts yet."""
         if self._stack is not None:
             raise RuntimeError("this RayCluster is open already")
         with contextlib.ExitStack() as stack:
@@ -234,31 +234,28 @@ class RayCluster:
                     driver.end()
 
     def compute(self, params: Any) -> Round:
-        """Returns one round: parameters out, messages in.
+        """Returns one round: sends parameters, and collects messages.
 
-        The first call starts the workers, and waits for all of them. Rounds are counted
-        from 0, and their number is the step in the keys of batches; those of `train`
-        have their own count. A second thread waits until the round of the first is
-        over.
+        The first call starts all workers and waits for them. Rounds are counted from 0,
+        and their number is the step in the keys of batches. `train` has a count of its
+        own. A second thread waits until the round of the first is over.
 
         Args:
-          params: a pytree of arrays of floats, all finite; of the same structure,
-            shapes and dtypes in every call.
+          params: Pytree of finite arrays of floats; with the same structure, shapes and
+            dtypes in every call.
 
         Returns:
-          A `Round`. It ends when the waiting rule is content; or when nobody is left to
-          wait for whom this round has not replaced already, and either the answers
-          decode or those who are being replaced have been away for
-          `timeouts.replacement` seconds.
+          A `Round`. It ends when the waiting rule says so. It also ends if all other
+          workers are suspected or were replaced in this round, and the messages decode,
+          or replacements have been missing for `timeouts.replacement` seconds.
 
         Raises:
-          ValueError: where params have changed their structure, shapes or dtypes, or
-            are not finite; parts are not alike, or the cluster has too few resources.
-          TypeError: where the loss gives no scalar of real floats, or params are not
-            floats.
-          RuntimeError: where a worker fails to start at the beginning, the `with` block
-            has not begun or is over, nobody answered, or a round cannot be decoded and
-            `undecodable` is `"raise"`.
+          ValueError: If params have changed their structure, shapes or dtypes or are
+            not finite, if parts are not alike, or if the cluster has too few resources.
+          TypeError: If the loss returns no real scalar, or params are not floats.
+          RuntimeError: If a worker fails to start at the beginning, if the `with` block
+            has not begun or is over, if no worker responds, or if a round cannot be
+            decoded and `undecodable` is `"raise"`.
         """
         with self._lock:
             round = self._compute(params, self.step, self.key)
@@ -282,11 +279,11 @@ class RayCluster:
         """Returns the state after steps of an optax optimizer on decoded gradients.
 
         Args:
-          optimizer: such as `optax.adam(1e-3)`; `jaxwgc.decode_aggregate` is put in
-            front of it.
-          params: a pytree of arrays of floats.
-          num_steps: until this many steps have been taken, those before a checkpoint
-            included, and none of earlier calls.
+          optimizer: Optimizer, such as `optax.adam(1e-3)`; `jaxwgc.decode_aggregate` is
+            put in front of it.
+          params: Pytree of arrays of floats.
+          num_steps: Number of steps in all, with those before a checkpoint, without
+            those of earlier calls.
           callbacks: List of functions and metric writers, called after every step.
             A function gets a `Progress`. If it returns `"stop"`, training ends with a
             checkpoint. It may use the cluster: training has a count of steps of its
@@ -297,33 +294,32 @@ class RayCluster:
             It gets `Progress.metrics()` in another thread, while workers compute the
             next round. If a callback raises, training ends with a checkpoint and this
             error.
-          checkpoint: a folder. If it has a checkpoint, training goes on from there:
-            with its params, optimizer state, key and step, under this code, also where
-            it was another's. Written every `checkpoint_every` steps, at the end, and
-            where an error, Ctrl-C or SIGTERM ends the run. Needs Orbax, which comes
-            with the extra.
-          checkpoint_every: steps between checkpoints.
-          live: shows how many workers have started, and then the loss, seconds a step,
-            who straggles, and the slowdowns, kinds and advice of `report`.
-          memory: as for `jaxwgc.decode_aggregate`: the newest message of each worker
-            stands for one that is missing, and late answers, of steps of this call,
-            are remembered as they come. Kept in checkpoints, and begun anew where the
-            code has changed.
-          debias: as for `jaxwgc.decode_aggregate`.
+          checkpoint: Folder. If it has a checkpoint, training continues from its
+            params, optimizer state, key and step, also under another code. Written every
+            `checkpoint_every` steps, at the end, and if an error, Ctrl-C or SIGTERM
+            ends the run. Needs Orbax, which comes with the extra.
+          checkpoint_every: Number of steps between checkpoints.
+          live: Whether to show how many workers have started, and then the loss, the
+            seconds per step, the stragglers, and the slowdowns, kinds and advice of
+            `report`.
+          memory: As for `jaxwgc.decode_aggregate`: the newest message of each worker
+            stands for a missing one. Late messages of steps of this call are stored
+            as they come. Kept in checkpoints; empty if the code has changed.
+          debias: As for `jaxwgc.decode_aggregate`.
           **others: None; old options are rejected with their new names.
 
         Returns:
           A `TrainingState`.
 
         Raises:
-          ValueError: where num_steps is not at least 0, or checkpoint_every 1, memory
-            or debias do not fit the code, or a checkpoint does not fit; if the file of
+          ValueError: If num_steps is below 0 or checkpoint_every below 1, if memory or
+            debias do not fit the code, if a checkpoint does not fit, or if the file of
             a `JsonLines` is of another run; and as for `compute`.
-          FloatingPointError: where a step gives params that are not finite.
+          FloatingPointError: If a step gives params that are not finite.
           TypeError: If an entry of `callbacks` is neither a function nor a metric
             writer; and as for `compute`.
-          RuntimeError: as for `compute`.
-          ImportError: where Orbax or rich is needed and not installed.
+          RuntimeError: As for `compute`.
+          ImportError: If Orbax or rich is needed and not installed.
         """
         _validation.check_int("num_steps", num_steps, minimum=0)
         _validation.check_int("checkpoint_every", checkpoint_every, minimum=1)
@@ -381,11 +377,11 @@ class RayCluster:
         return straggler_report(self.trace())
 
     def resume(self, step: int, key: jax.Array | None = None) -> None:
-        """Takes up the count of rounds, and the key of batches, of an earlier run.
+        """Continues the count of rounds, and the key of batches, of an earlier run.
 
         Args:
-          step: of the next `compute`.
-          key: in the place of the cluster's own; None keeps that.
+          step: Step of the next `compute`.
+          key: PRNG key of batches; None keeps the key of the cluster.
         """
         self.step = _validation.check_int("step", step, minimum=0)
         if key is not None:

@@ -15,8 +15,8 @@ from jaxwgc.distributed.ray._worker import Worker, projection, read_order
 
 # Gradients that are added up in one pass through memory.
 _AT_ONCE = 8
-# Seconds that reports wait for others, to travel with them: short against a call of Ray
-# for each, at 1 to 2 milliseconds, and long against small parts.
+# Seconds that reports wait for others, to travel with them: long against a call of Ray
+# for each (1 to 2 milliseconds), short against rounds in which workers are replaced.
 HOLD_SECONDS = 0.05
 # Times of a part that a worker waits before it computes parts that others are at.
 _PARTS_HELD = 2
