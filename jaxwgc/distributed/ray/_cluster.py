@@ -295,9 +295,9 @@ class RayCluster:
             next round. If a callback raises, training ends with a checkpoint and this
             error.
           checkpoint: Folder. If it has a checkpoint, training continues from its
-            params, optimizer state, key and step, also under another code. Written every
-            `checkpoint_every` steps, at the end, and if an error, Ctrl-C or SIGTERM
-            ends the run. Needs Orbax, which comes with the extra.
+            params, optimizer state, key and step, also under another code. Written
+            every `checkpoint_every` steps, at the end, and if an error, Ctrl-C or
+            SIGTERM ends the run. Needs Orbax, which comes with the extra.
           checkpoint_every: Number of steps between checkpoints.
           live: Whether to show how many workers have started, and then the loss, the
             seconds per step, the stragglers, and the slowdowns, kinds and advice of
