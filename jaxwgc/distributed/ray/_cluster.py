@@ -16,11 +16,11 @@ import optax
 from jaxwgc import _validation
 from jaxwgc.aggregate import decode_aggregate
 from jaxwgc.codes import GradientCode
-from jaxwgc.distributed.ray import _training
+from jaxwgc.distributed.ray import _setup, _training
 from jaxwgc.distributed.ray._actors import launcher
 from jaxwgc.distributed.ray._driver import Driver
 from jaxwgc.distributed.ray._fleet import Fleet, WorkerSlot
-from jaxwgc.distributed.ray._messages import Layout, Round, is_finite
+from jaxwgc.distributed.ray._messages import Layout, Round
 from jaxwgc.distributed.ray._options import (
     DecodingOptions,
     Faults,
@@ -29,22 +29,9 @@ from jaxwgc.distributed.ray._options import (
 )
 from jaxwgc.distributed.ray._request_round import RequestPlan
 from jaxwgc.distributed.ray._session import check_installed, check_resources, session
-from jaxwgc.distributed.ray._setup import (
-    actor_options_of,
-    decodes_of,
-    parts_of,
-    rules_of,
-    task_of,
-    weights_of,
-)
 from jaxwgc.distributed.ray._timeouts import Timeouts
 from jaxwgc.distributed.ray._trace import filled
-from jaxwgc.distributed.ray._verification import (
-    Audits,
-    ParityChecks,
-    Recomputation,
-    Tools,
-)
+from jaxwgc.distributed.ray._verification import Recomputation, Tools, verifier_of
 from jaxwgc.distributed.ray._worker import SHARED_SETTINGS, read, sent, try_loss
 from jaxwgc.stragglers import WaitingRule
 from jaxwgc.studies import StragglerReport, straggler_report
@@ -181,10 +168,10 @@ class RayCluster:
             _validation.check_instance(name, value, kind)
         self.code, self._address, self._verification = code, address, verification
         self.key = jax.random.key(0) if key is None else _validation.check_key(key)
-        self._parts = None if callable(parts) else parts_of(parts, code)
+        self._parts = None if callable(parts) else _setup.parts_of(parts, code)
         load = parts if callable(parts) else None
-        self._task = task_of(loss, has_aux, load, batch, faults, decoding)
-        self._options = actor_options_of(address, actor_options or {})
+        self._task = _setup.task_of(loss, has_aux, load, batch, faults, decoding)
+        self._options = _setup.actor_options_of(address, actor_options or {})
         self._raises = decoding.undecodable == "raise"
         self._aggregate = functools.partial(
             decode_aggregate,
@@ -198,9 +185,9 @@ class RayCluster:
         )
         self._aggregate()
         self._locator = verification.locator(code)
-        self._decodes = decodes_of(code, decoding)
-        self._find_weights = weights_of(code, decoding)
-        rules = rules_of(code, wait, self._decodes, self._locator)
+        self._decodes = _setup.decodes_of(code, decoding)
+        self._find_weights = _setup.weights_of(code, decoding)
+        rules = _setup.rules_of(code, wait, self._decodes, self._locator)
         self._fleet = Fleet(code.num_workers, timeouts, rules)
         # Held for a round; `_is_computing` is for another round in the same thread.
         self._lock = threading.RLock()
@@ -361,9 +348,8 @@ class RayCluster:
         earlier round, or left a part to others, has the seconds of its next responses
         instead, and NaN if it has never responded.
         """
-        if self._fleet.rows:
-            return filled(self._fleet.rows)
-        return np.zeros((0, self.code.num_workers))
+        rows = self._fleet.rows
+        return filled(rows) if rows else np.zeros((0, self.code.num_workers))
 
     def report(self) -> StragglerReport:
         """Returns the straggler report of `trace`: slow workers and their cost.
@@ -416,17 +402,7 @@ class RayCluster:
         """Returns a round for a step that the caller counts."""
         with self._one_round():
             driver = self._started(params)
-            leaves = []
-            for (path, leaf), like in zip(
-                jax.tree_util.tree_leaves_with_path(params),
-                jax.tree.leaves(self._params_like),
-            ):
-                leaves.append(np.asarray(leaf, like.dtype))
-                if not is_finite(leaves[-1]):
-                    raise ValueError(
-                        "params must be finite; got NaN or infinity in "
-                        f"params{jax.tree_util.keystr(path)}"
-                    )
+            leaves = _setup.leaves_of(params, self._params_like)
             if key is not self._sent_key[0]:
                 self._sent_key = key, sent(key)
             before = self._fleet.num_losses().sum()
@@ -447,8 +423,8 @@ class RayCluster:
         why = self._fleet.why_undecodable(this_round, self._locator is not None)
         message = f"the round of step {step} cannot be decoded, since {why}"
         if raises:
-            errors = (slot.error for slot in self.workers if slot.error)
-            raise RuntimeError(message) from next(errors, None)
+            errors = [slot.error for slot in self.workers if slot.error]
+            raise RuntimeError(message) from (errors or [None])[0]
         warnings.warn(f"{message} (said once)", stacklevel=4)
         self._has_warned = True
 
@@ -473,12 +449,7 @@ class RayCluster:
                 self._driver.end()
                 self._driver = None
                 raise
-        if jax.tree.flatten(like) != jax.tree.flatten(self._params_like):
-            differs = _training.difference(self._params_like, like)
-            raise ValueError(
-                "params must keep their structure, shapes and dtypes; got "
-                f"{differs or jax.tree.structure(like)}"
-            )
+        _setup.check_like(self._params_like, like)
         return self._driver
 
     def _make_driver(self, like: Any) -> Driver:
@@ -493,15 +464,9 @@ class RayCluster:
         self._fleet.restart(code.num_workers)
         launch = launcher(code, layout, task, self._parts, self._options)
         driver = Driver(self._fleet, layout, launch, plan)
-        recomputation = Recomputation(task, self._parts)
         common = driver.actors, self._fleet, options.noise, task.message_dtype
-        tools = Tools(*common, recomputation)
-        if self._locator is not None:
-            checks = ParityChecks(tools, self._locator, options.on_wrong)
-            driver.verifier = checks
-        elif options.audit:
-            seed = int(jax.random.bits(self.key))
-            driver.verifier = Audits(tools, code, options.audit, seed)
+        tools = Tools(*common, Recomputation(task, self._parts))
+        driver.verifier = verifier_of(tools, options, code, self._locator, self.key)
         return driver
 
     def _connect(self, stack: contextlib.ExitStack) -> None:

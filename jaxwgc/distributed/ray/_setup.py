@@ -10,7 +10,9 @@ import numpy as np
 from jaxwgc import _validation, coding
 from jaxwgc.codes import GradientCode
 from jaxwgc.distributed.ray._fleet import Rules
+from jaxwgc.distributed.ray._messages import is_finite
 from jaxwgc.distributed.ray._options import DecodingOptions, Faults
+from jaxwgc.distributed.ray._training import difference
 from jaxwgc.distributed.ray._worker import Task, sent
 from jaxwgc.stragglers import StragglerModel, WaitingRule, fastest
 
@@ -115,3 +117,24 @@ def check_rule(wait: Any, num_workers: int) -> None:
     # The rule checks the number of workers itself.
     if np.shape(wait.ends(np.full(num_workers, np.inf))) != ():
         raise TypeError(f"wait must give one time at which a round ends; got {wait!r}")
+
+
+def leaves_of(params: Any, like: Any) -> list[np.ndarray]:
+    """Returns the leaves of params, finite, in NumPy and in the dtypes of `like`."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    found = []
+    for (path, leaf), shape in zip(leaves, jax.tree.leaves(like)):
+        found.append(np.asarray(leaf, shape.dtype))
+        if not is_finite(found[-1]):
+            name = f"params{jax.tree_util.keystr(path)}"
+            raise ValueError(f"params must be finite; got NaN or infinity in {name}")
+    return found
+
+
+def check_like(before: Any, now: Any) -> None:
+    """Raises ValueError if params have changed; leaves are `jax.ShapeDtypeStruct`."""
+    if jax.tree.flatten(now) != jax.tree.flatten(before):
+        raise ValueError(
+            "params must keep their structure, shapes and dtypes; got "
+            f"{difference(before, now) or jax.tree.structure(now)}"
+        )

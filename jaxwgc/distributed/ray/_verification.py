@@ -14,8 +14,9 @@ from jaxwgc import coding
 from jaxwgc.codes import GradientCode
 from jaxwgc.distributed.ray._actors import Actors, NoResponse
 from jaxwgc.distributed.ray._fleet import Fleet
-from jaxwgc.distributed.ray._message_round import Verdict
+from jaxwgc.distributed.ray._message_round import Verdict, Verifier
 from jaxwgc.distributed.ray._messages import unpacked
+from jaxwgc.distributed.ray._options import Verification
 from jaxwgc.distributed.ray._session import find_ray
 from jaxwgc.distributed.ray._worker import Task, Worker, read, sent
 
@@ -106,7 +107,7 @@ class ParityChecks:
       on_wrong: `"drop"`, `"arbitrate"` or `"raise"`.
     """
 
-    def __init__(self, tools: Tools, locator: coding.ErrorLocator, on_wrong: Any):
+    def __init__(self, tools: Tools, locator: coding.ErrorLocator, on_wrong: str):
         self._tools, self._locator, self._on_wrong = tools, locator, on_wrong
         # Seconds that all checks have taken so far.
         self.seconds = 0.0
@@ -241,3 +242,18 @@ class Audits:
             tools.noise_of(this_round.messages),
         )
         wrong[workers] = settlement.wrong
+
+
+def verifier_of(
+    tools: Tools,
+    options: Verification,
+    code: GradientCode,
+    locator: coding.ErrorLocator | None,
+    key: jax.Array,
+) -> Verifier | None:
+    """Returns the verifier that the options name, or None."""
+    if locator is not None and options.on_wrong is not None:
+        return ParityChecks(tools, locator, options.on_wrong)
+    if options.audit:
+        return Audits(tools, code, options.audit, int(jax.random.bits(key)))
+    return None
