@@ -147,7 +147,7 @@ def measure(num_params: int, num_steps: int, dtype: str | None) -> dict[str, Any
         code,
         np.ones((code.num_parts, 1), np.float32),
         wait=jaxwgc.stragglers.fastest(NUM_AWAITED),
-        decoding=jaxwgc.distributed.DecodingOptions(message_dtype=dtype),
+        decoding=jaxwgc.aggregate.DecodingOptions(message_dtype=dtype),
     ) as cluster:
         for _ in range(NUM_WARM + num_steps):
             start = time.perf_counter()

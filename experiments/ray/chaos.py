@@ -148,7 +148,7 @@ def measure(
         code,
         (parts, row_weights),
         wait=wait,
-        decoding=jaxwgc.distributed.DecodingOptions(undecodable="raise"),
+        decoding=jaxwgc.aggregate.DecodingOptions(undecodable="raise"),
         timeouts=jaxwgc.distributed.Timeouts(answer=answer_within + work),
         faults=jaxwgc.distributed.Faults(delay=lambda worker, step: work),
     ) as cluster:

@@ -11,12 +11,11 @@ from jaxwgc.distributed._placement import PlacedParts, place_parts
 from jaxwgc.distributed.ray._callbacks import JsonLines, Progress
 from jaxwgc.distributed.ray._cluster import RayCluster
 from jaxwgc.distributed.ray._messages import Round
-from jaxwgc.distributed.ray._options import DecodingOptions, Faults, Verification
+from jaxwgc.distributed.ray._options import Faults, Verification
 from jaxwgc.distributed.ray._timeouts import Timeouts
 from jaxwgc.distributed.ray._training import TrainingState
 
 __all__ = [
-    "DecodingOptions",
     "Faults",
     "JsonLines",
     "PlacedParts",

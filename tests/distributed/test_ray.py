@@ -15,7 +15,8 @@ import pytest
 
 import jaxwgc
 from jaxwgc import codes, stragglers
-from jaxwgc.distributed import DecodingOptions, Faults, RayCluster, Timeouts
+from jaxwgc.aggregate import DecodingOptions
+from jaxwgc.distributed import Faults, RayCluster, Timeouts
 from jaxwgc.distributed.ray import _actors
 from tests.distributed import ray_processes
 

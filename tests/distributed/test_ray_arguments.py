@@ -12,7 +12,8 @@ import pytest
 
 import jaxwgc
 from jaxwgc import codes, stragglers
-from jaxwgc.distributed import DecodingOptions, Faults, RayCluster, Verification
+from jaxwgc.aggregate import DecodingOptions
+from jaxwgc.distributed import Faults, RayCluster, Verification
 from jaxwgc.distributed.ray import _cluster
 from jaxwgc.distributed.ray._messages import Memory, pack, unpack
 

@@ -12,7 +12,8 @@ import pytest
 
 import jaxwgc
 from jaxwgc import codes
-from jaxwgc.distributed import DecodingOptions, RayCluster
+from jaxwgc.aggregate import DecodingOptions
+from jaxwgc.distributed import RayCluster
 from jaxwgc.distributed.ray import _session, _worker
 from tests.distributed import ray_processes
 

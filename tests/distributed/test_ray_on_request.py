@@ -12,14 +12,8 @@ import pytest
 
 import jaxwgc
 from jaxwgc import codes, stragglers
-from jaxwgc.distributed import (
-    DecodingOptions,
-    Faults,
-    RayCluster,
-    Round,
-    Timeouts,
-    TrainingState,
-)
+from jaxwgc.aggregate import DecodingOptions
+from jaxwgc.distributed import Faults, RayCluster, Round, Timeouts, TrainingState
 from jaxwgc.distributed.ray import _training
 from jaxwgc.distributed.ray._part_worker import PartWorker
 from jaxwgc.distributed.ray._worker import Task, sent

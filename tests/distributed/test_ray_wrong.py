@@ -12,7 +12,8 @@ import pytest
 
 import jaxwgc
 from jaxwgc import codes, coding, stragglers
-from jaxwgc.distributed import DecodingOptions, Faults, RayCluster, Verification
+from jaxwgc.aggregate import DecodingOptions
+from jaxwgc.distributed import Faults, RayCluster, Verification
 from jaxwgc.distributed.ray._actors import Actors, NoResponse
 from jaxwgc.distributed.ray._events import Lost
 

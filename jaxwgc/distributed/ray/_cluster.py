@@ -14,7 +14,7 @@ import numpy as np
 import optax
 
 from jaxwgc import _validation
-from jaxwgc.aggregate import decode_aggregate
+from jaxwgc.aggregate import DecodingOptions, decode_aggregate
 from jaxwgc.codes import GradientCode
 from jaxwgc.distributed.ray import _setup, _training
 from jaxwgc.distributed.ray._actors import launcher
@@ -22,7 +22,6 @@ from jaxwgc.distributed.ray._driver import Driver
 from jaxwgc.distributed.ray._fleet import Fleet, WorkerSlot
 from jaxwgc.distributed.ray._messages import Layout, Round
 from jaxwgc.distributed.ray._options import (
-    DecodingOptions,
     Faults,
     Verification,
     reject_unknown,
@@ -88,7 +87,7 @@ class RayCluster:
         and `coverage` see each message. None waits until the messages decode; with
         `on_wrong`, for `fastest(num_workers - num_stragglers + 2)`, which leaves two
         checks, or for all workers if there are fewer.
-      decoding: `DecodingOptions`.
+      decoding: `jaxwgc.aggregate.DecodingOptions`.
       verification: `Verification`. By default, all messages are accepted.
       timeouts: `Timeouts`.
       address: Address of a running Ray cluster, as `"host:6379"` or `"auto"`. None

@@ -7,41 +7,8 @@ from typing import Any
 import numpy as np
 
 from jaxwgc import _validation, coding
+from jaxwgc.aggregate import DecodingOptions
 from jaxwgc.codes import GradientCode
-from jaxwgc.decoders import DecoderLike
-
-
-@dataclasses.dataclass(frozen=True)
-class DecodingOptions:
-    """How a `RayCluster` decodes.
-
-    Args:
-      undecodable: Result of a round that cannot be decoded. `"least_squares"` and
-        `"skip"` as for `jaxwgc.decode_aggregate`; `"raise"` raises an error that names
-        the missing workers.
-      tolerance: As for `jaxwgc.decode_aggregate`.
-      decoder: As for `jaxwgc.decoding_weights`.
-      message_dtype: Dtype to which messages are rounded on their way, such as
-        `"bfloat16"`: half the bytes, and a relative error of up to 2^-8 in every entry
-        of a message, times the decoding weights in the gradient. None sends them as
-        they are.
-
-    Example:
-      >>> import jaxwgc
-      >>> jaxwgc.distributed.DecodingOptions(undecodable="raise").tolerance
-      0.001
-    """
-
-    undecodable: str = "least_squares"
-    tolerance: float = 1e-3
-    decoder: DecoderLike = None
-    message_dtype: Any = None
-
-    def __post_init__(self):
-        choices = ("least_squares", "skip", "raise")
-        _validation.check_choice("undecodable", self.undecodable, choices)
-        dtype = _validation.check_message_dtype(self.message_dtype)
-        object.__setattr__(self, "message_dtype", dtype)
 
 
 @dataclasses.dataclass(frozen=True)

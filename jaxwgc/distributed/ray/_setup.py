@@ -8,10 +8,11 @@ import jax
 import numpy as np
 
 from jaxwgc import _validation, coding
+from jaxwgc.aggregate import DecodingOptions
 from jaxwgc.codes import GradientCode
 from jaxwgc.distributed.ray._fleet import Rules
 from jaxwgc.distributed.ray._messages import is_finite
-from jaxwgc.distributed.ray._options import DecodingOptions, Faults
+from jaxwgc.distributed.ray._options import Faults
 from jaxwgc.distributed.ray._training import difference
 from jaxwgc.distributed.ray._worker import Task, sent
 from jaxwgc.stragglers import StragglerModel, WaitingRule, fastest

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxwgc._targets import DECODES
+from jaxwgc.aggregate import DecodingOptions
 from jaxwgc.codes import GradientCode
 from jaxwgc.stragglers import (
     DelayModel,
@@ -162,9 +163,6 @@ class Choice(NamedTuple):
         `memory` is an argument of `RayCluster.train`. There, workers that send one
         message are always busy when late, as in a plan with `late="busy"`.
         """
-        # `distributed` imports `studies`.
-        from jaxwgc.distributed import DecodingOptions
-
         decoding = DecodingOptions(tolerance=self.tolerance)
         return {"code": self.code, "wait": self.wait, "decoding": decoding}
 
