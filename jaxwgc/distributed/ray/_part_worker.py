@@ -119,8 +119,8 @@ class PartWorker(Worker):
             first = max(seen, step.num_quiet) + 1
             self._changed.wait_for(lambda: not is_waiting_for(first))
             if len(step.reports) >= first:
-                # More reports travel in the same call.
-                full = first - 1 + self.task.report_size
+                # More reports travel in the same call, until its own parts are done.
+                full = step.num_quiet + self.task.report_size
                 self._changed.wait_for(
                     lambda: not (is_waiting_for(full) and step.is_free), HOLD_SECONDS
                 )
