@@ -21,7 +21,8 @@ from jaxwgc.distributed.ray._events import (
 from jaxwgc.distributed.ray._fleet import Fleet, Rules
 from jaxwgc.distributed.ray._message_round import MessageRound
 from jaxwgc.distributed.ray._messages import Answer, Layout, Report
-from jaxwgc.distributed.ray._request_round import RequestPlan, RequestRound
+from jaxwgc.distributed.ray._request_plan import RequestPlan
+from jaxwgc.distributed.ray._request_round import RequestRound
 from jaxwgc.distributed.ray._start_up import StartUp
 
 CODE = codes.replicated(4, num_parts=8, copies=2)

@@ -11,7 +11,8 @@ from jaxwgc.distributed.ray._fleet import Fleet
 from jaxwgc.distributed.ray._message_round import Verdict
 from jaxwgc.distributed.ray._messages import Layout, Report
 from jaxwgc.distributed.ray._part_worker import turns_left
-from jaxwgc.distributed.ray._request_round import RequestPlan, RequestRound
+from jaxwgc.distributed.ray._request_plan import RequestPlan
+from jaxwgc.distributed.ray._request_round import RequestRound
 from tests.distributed import simulated
 from tests.distributed.simulated import GRADIENTS, World, request_fleet
 

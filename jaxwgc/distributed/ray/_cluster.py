@@ -26,7 +26,7 @@ from jaxwgc.distributed.ray._options import (
     Verification,
     reject_unknown,
 )
-from jaxwgc.distributed.ray._request_round import RequestPlan
+from jaxwgc.distributed.ray._request_plan import RequestPlan
 from jaxwgc.distributed.ray._session import check_installed, check_resources, session
 from jaxwgc.distributed.ray._timeouts import Timeouts
 from jaxwgc.distributed.ray._trace import filled

@@ -14,7 +14,8 @@ from jaxwgc.distributed.ray._actors import Actors
 from jaxwgc.distributed.ray._fleet import Fleet
 from jaxwgc.distributed.ray._message_round import MessageRound, Verifier
 from jaxwgc.distributed.ray._messages import Layout, Memory, Round
-from jaxwgc.distributed.ray._request_round import RequestPlan, RequestRound
+from jaxwgc.distributed.ray._request_plan import RequestPlan
+from jaxwgc.distributed.ray._request_round import RequestRound
 from jaxwgc.distributed.ray._session import check_connected, find_ray
 from jaxwgc.distributed.ray._start_up import StartUp
 
@@ -67,7 +68,6 @@ class Driver:
             return str(find_ray().available_resources())
 
         self._run(StartUp(self.fleet, self._now(), shown_resources))
-        self._ended = time.monotonic()
 
     def run(
         self, step: int, leaves: list[np.ndarray], key: Any, owner: Any = None
@@ -88,7 +88,6 @@ class Driver:
         self.actors.perform(self.fleet.actions())
         broadcast = time.monotonic() - begin
         this_round, transfer = self._run(engine)
-        self._ended = time.monotonic()
         timings = {"broadcast": broadcast, "transfer": transfer}
         if self.verifier is not None:
             timings["examination"] = self._examined - examined
@@ -113,19 +112,22 @@ class Driver:
         """
         return time.monotonic() - self._away - self._examined
 
-    def _run(self, engine: Any) -> tuple[Any, float]:
+    def _run(self, engine: events.RoundEngine) -> tuple[Any, float]:
         """Returns the result of an engine, and the seconds in which it was read."""
         transfer, examined = 0.0, self._examined
-        while (result := engine.result()) is None:
-            self._check_open()
-            seconds = float(np.clip(engine.poll_at - self._now(), 0, _POLL_SECONDS))
-            event = self.actors.next_event(seconds)
-            if event is not None:
-                start = time.monotonic()
-                self._perform(engine.handle(event, self._now()))
-                transfer += time.monotonic() - start
-            if not self.actors.has_events and engine.result() is None:
-                self._perform(engine.poll(self._now()))
+        try:
+            while (result := engine.result()) is None:
+                self._check_open()
+                wait = np.clip(engine.poll_at - self._now(), 0, _POLL_SECONDS)
+                event = self.actors.next_event(float(wait))
+                if event is not None:
+                    start = time.monotonic()
+                    self._perform(engine.handle(event, self._now()))
+                    transfer += time.monotonic() - start
+                if not self.actors.has_events and engine.result() is None:
+                    self._perform(engine.poll(self._now()))
+        finally:
+            self._ended = time.monotonic()
         transfer += self.actors.read_seconds + examined - self._examined
         return result, transfer
 

@@ -5,11 +5,11 @@ and returns with its response.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from jaxwgc.distributed.ray._messages import Answer, Report, Round
+from jaxwgc.distributed.ray._messages import Answer, Report
 
 
 class Ready(NamedTuple):
@@ -111,7 +111,7 @@ Action = Launch | Replace | Call
 
 
 class RoundEngine(Protocol):
-    """State machine of a round. Times are seconds of one clock, the caller's.
+    """State machine of a round, or of the start. Times are those of the caller's clock.
 
     All events that are there are handled before `poll`: to it, a worker is silent if
     its response has not been handled.
@@ -130,6 +130,6 @@ class RoundEngine(Protocol):
         """Returns the actions that the passing of time causes."""
         ...
 
-    def result(self) -> Round | None:
-        """Returns the round once it is over, None before."""
+    def result(self) -> Any:
+        """Returns the `Round` once it is over, None before."""
         ...

@@ -17,6 +17,8 @@ _LONGEST_PAUSE_SECONDS = 60.0
 # Rounds with corrupted messages after which a worker is replaced.
 MAX_CORRUPTED_ROUNDS = 3
 
+_Response = events.Message | events.PartsDone | events.Sum
+
 log = logging.getLogger("jaxwgc.distributed")
 
 
@@ -154,16 +156,24 @@ class Fleet:
         slot.number, slot.owner = call.number, owner
         self._actions.append(call._replace(call=slot.call))
 
-    def responded(self, event: events.Message | events.PartsDone | events.Sum) -> bool:
-        """Notes that a call has returned; returns whether it is the newest."""
+    def receive(
+        self, event: _Response, now: float, take: Callable[[Any, float], None]
+    ) -> None:
+        """Passes the response of the newest call of a worker to `take`.
+
+        A worker whose response `take` rejects with a ValueError is lost.
+        """
         slot = self.slots[event.worker]
-        is_newest = slot.state == "computing" and slot.call == event.call
-        if is_newest:
-            slot.state = "idle"
-            if slot.is_suspected and slot.away_since is None:
-                self.recover(slot)
-            slot.is_suspected = False
-        return is_newest
+        if slot.state != "computing" or slot.call != event.call:
+            return
+        slot.state = "idle"
+        if slot.is_suspected and slot.away_since is None:
+            self.recover(slot)
+        slot.is_suspected = False
+        try:
+            take(event, now)
+        except ValueError as error:
+            self.lose(events.Lost(slot.index, f"ValueError: {error}", error), now)
 
     def ready(self, event: events.Ready) -> None:
         """Notes that the process of a worker has started."""

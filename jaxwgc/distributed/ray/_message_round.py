@@ -93,12 +93,8 @@ class MessageRound:
                     self._send(event.worker, now)
             case events.Lost():
                 self._fleet.lose(event, now)
-            case events.Message() if self._fleet.responded(event):
-                try:
-                    self._take(event, now)
-                except ValueError as error:
-                    lost = events.Lost(event.worker, f"ValueError: {error}", error)
-                    self._fleet.lose(lost, now)
+            case events.Message():
+                self._fleet.receive(event, now, self._take)
         return self._advance(now)
 
     def poll(self, now: float) -> Sequence[events.Action]:

@@ -1,20 +1,20 @@
 """Engine of a round on request: workers report parts, and are asked for sums."""
 
 import logging
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxwgc.codes import GradientCode
 from jaxwgc.coding import Decoding
 from jaxwgc.distributed.ray import _events as events
 from jaxwgc.distributed.ray._fleet import Fleet, WorkerSlot
 from jaxwgc.distributed.ray._message_round import Verifier
 from jaxwgc.distributed.ray._messages import Layout, Report, Round, is_finite, unpack
 from jaxwgc.distributed.ray._part_worker import HOLD_SECONDS, turns_left
+from jaxwgc.distributed.ray._request_plan import RequestPlan
 
 # A sum that has not come after these seconds, plus so many times the seconds of the
 # others, is not waited for if the others have finished its parts by then.
@@ -23,69 +23,6 @@ _PATIENCE_SECONDS, _TIMES_OTHERS = 0.5, 2.0
 _POLL_SECONDS = 0.1
 
 log = logging.getLogger("jaxwgc.distributed")
-
-
-class RequestPlan(NamedTuple):
-    """What a code with several messages per worker says of a round on request.
-
-    A turn is the place of a part among those of a worker.
-
-    Attributes:
-      code: Real code of one segment.
-      find_weights: Maps a mask of messages to decoding weights (1, num_messages).
-      parts: int (num_workers, num_turns), part of each turn; num_parts if none.
-      is_held: bool (num_workers, num_turns), turns that there are.
-      support: bool (num_workers, messages_per_worker, num_turns), turns that a message
-        is made of.
-      may_skip: Whether workers need not compute parts that others have finished.
-    """
-
-    code: GradientCode
-    find_weights: Callable[[np.ndarray], Any]
-    parts: np.ndarray
-    is_held: np.ndarray
-    support: np.ndarray
-    may_skip: bool
-
-    @property
-    def report_size(self) -> int:
-        """Number of parts that a worker reports at once, if all are equally fast."""
-        return -(-self.code.num_parts // self.code.num_workers)
-
-    @classmethod
-    def of(
-        cls,
-        code: GradientCode,
-        layout: Layout,
-        find_weights: Callable[[np.ndarray], Any],
-    ) -> "RequestPlan":
-        """Returns the plan of a code."""
-        loads = np.asarray(code.parts_per_worker)
-        parts = np.full((code.num_workers, max(1, loads.max())), code.num_parts)
-        rows = np.asarray(code.encoding_matrix) != 0
-        rows = rows.reshape(code.num_workers, code.messages_per_worker, -1)
-        support = np.zeros((*rows.shape[:2], parts.shape[1]), bool)
-        for worker, load in enumerate(loads):
-            held = layout.held[worker][:load]
-            parts[worker, :load] = held
-            support[worker, :, :load] = rows[worker][:, held]
-        is_held, may_skip = parts < code.num_parts, support.sum(2).max() <= 1
-        return cls(code, find_weights, parts, is_held, support, may_skip)
-
-    def mask(self, done: np.ndarray) -> np.ndarray:
-        """Returns the finished messages, bool (num_workers, messages_per_worker)."""
-        return ~(self.support & ~done[:, None]).any(2)
-
-    def requests(self, mask: np.ndarray) -> np.ndarray:
-        """Returns weights of the sums, (num_workers, messages_per_worker)."""
-        weights = np.asarray(self.find_weights(mask.ravel())).reshape(mask.shape)
-        return np.where(self.support.any(2), weights, 0)
-
-    def seen_times(self, times: np.ndarray, sees_workers: bool) -> np.ndarray:
-        """Returns the times that the waiting rule sees, of those of parts."""
-        if sees_workers:
-            return np.where(self.is_held, times, 0.0).max(1)
-        return np.where(self.support, times[:, None], 0.0).max(2).ravel()
 
 
 class RequestRound:
@@ -158,17 +95,10 @@ class RequestRound:
                 self._send(event.worker, now)
             case events.Lost():
                 self._fleet.lose(event, now)
-            case events.PartsDone() if self._fleet.responded(event):
-                slot = self._fleet.slots[event.worker]
-                slot.num_seen += len(event.reports)
-                for report in event.reports:
-                    self._note(slot, report, now)
-            case events.Sum() if self._fleet.responded(event):
-                try:
-                    self._take_sum(event, now)
-                except ValueError as error:
-                    lost = events.Lost(event.worker, f"ValueError: {error}", error)
-                    self._fleet.lose(lost, now)
+            case events.PartsDone():
+                self._fleet.receive(event, now, self._take_reports)
+            case events.Sum():
+                self._fleet.receive(event, now, self._take_sum)
         # A worker that was asked for a sum is listened to if one is missing.
         if self.requests is None and self._fleet.slots[event.worker].state == "idle":
             self._listen(event.worker, now)
@@ -304,6 +234,12 @@ class RequestRound:
             log.info("sums of %s are done without %s", workers, self._fleet.when)
             self._is_out |= missing
             self._done, self.requests, self._ends = done, None, None
+
+    def _take_reports(self, event: events.PartsDone, now: float) -> None:
+        slot = self._fleet.slots[event.worker]
+        slot.num_seen += len(event.reports)
+        for report in event.reports:
+            self._note(slot, report, now)
 
     def _note(self, slot: WorkerSlot, report: Report, now: float) -> None:
         """Notes a finished part; one of an earlier round leaves its seconds only."""

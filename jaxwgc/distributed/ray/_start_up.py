@@ -24,9 +24,7 @@ class StartUp:
         self._is_over = False
         log.info("starting %d workers", len(fleet.slots))
 
-    def handle(
-        self, event: events.Ready | events.Lost, now: float
-    ) -> Sequence[events.Action]:
+    def handle(self, event: events.Event, now: float) -> Sequence[events.Action]:
         """Raises the error of a worker that cannot start; others are started again."""
         slot = self._fleet.slots[event.worker]
         if isinstance(event, events.Lost):
