@@ -14,9 +14,9 @@ import jaxwgc
 from jaxwgc import codes, stragglers
 from jaxwgc.aggregate import DecodingOptions
 from jaxwgc.distributed import Faults, RayCluster, Round, Timeouts, TrainingState
-from jaxwgc.distributed.ray import _training
+from jaxwgc.distributed.ray import _training, _worker
 from jaxwgc.distributed.ray._part_worker import PartWorker
-from jaxwgc.distributed.ray._worker import Task, sent
+from jaxwgc.distributed.ray._worker import Task, Worker, sent
 
 pytest.importorskip("ray")
 
@@ -145,6 +145,22 @@ def test_parts_finished_between_rounds_are_reported():
     report = worker.compute(order, 1, taken, 1)[0]
     assert (report.number, report.turn) == (0, 1)
     assert 0.1 <= report.seconds < 0.4
+
+
+@pytest.mark.parametrize("kind", [Worker, PartWorker])
+def test_first_query_compiles_nothing(kind):
+    """A worker that compiled in it would seem to be silent."""
+    like = jax.eval_shape(lambda: PARAMS)
+    task = Task(loss, True, None, None, None, None, None, like, sent(KEY))
+    task = task._replace(has_queries=True)
+    worker = kind(0, np.arange(2), np.eye(2)[: 1 + (kind is PartWorker)], None, task)
+    worker.prepare([*PARTS[:2]])
+    number = _worker._project._cache_size()
+    order = jax.tree.leaves(PARAMS), sent(KEY), 0
+    others = [-1] if kind is PartWorker else []
+    key = sent(jax.random.key(3))
+    assert worker.project(order, np.array([1]), key, *others).shape == (64,)
+    assert _worker._project._cache_size() == number
 
 
 def test_codes_that_cannot_be_asked():

@@ -456,6 +456,7 @@ class RayCluster:
         code, options = self.code, self._verification
         settings = {name: getattr(jax.config, name) for name in SHARED_SETTINGS}
         task = self._task._replace(params=like, key=sent(self.key), settings=settings)
+        task = task._replace(has_queries=bool(options.on_wrong or options.audit))
         layout, plan = Layout.of(code, like, task.message_dtype), None
         if code.messages_per_worker > 1:
             plan = RequestPlan.of(code, layout, self._find_weights)

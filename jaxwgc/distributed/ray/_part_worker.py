@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxwgc import _flat_vectors
 from jaxwgc.distributed.ray._messages import Report, pack
-from jaxwgc.distributed.ray._worker import Worker, projection, read_order
+from jaxwgc.distributed.ray._worker import Worker, read_order
 
 # Gradients that are added up in one pass through memory.
 _AT_ONCE = 8
@@ -152,7 +152,7 @@ class PartWorker(Worker):
         return self._corrupted(step.order[2], np.asarray(self._pack(total)))
 
     def project(
-        self, order: Any, parts: np.ndarray, key: Any, num_columns: int, number: int
+        self, order: Any, parts: np.ndarray, key: Any, number: int
     ) -> np.ndarray:
         """Returns a projection of the gradient of one part of a round.
 
@@ -167,7 +167,7 @@ class PartWorker(Worker):
             arguments = self._arguments_of(turn, step_key, number_of_step)
             gradient, _, _ = self._compiled(leaves, *arguments)
         wire = self._corrupted(number_of_step, np.asarray(self._pack(gradient)))
-        return projection(wire, False, key, num_columns)
+        return self._projection(wire, key)
 
     def stop(self, number: int) -> list[Report]:
         """Ends a round, between two parts."""
@@ -191,12 +191,13 @@ class PartWorker(Worker):
         )
         factors, gradients = np.zeros(_AT_ONCE, like.dtype), [self._zeros] * _AT_ONCE
         total = self._add(jnp.zeros_like(self._zeros), factors, gradients)
-        self._pack(total).block_until_ready()
+        wire = self._pack(total).block_until_ready()
         self._changed = threading.Condition()
         self._step = _Step(-1, ([], None, 0), np.zeros(0, np.int8))
         self._num_calls = 0
         self._error: Exception | None = None
         threading.Thread(target=self._work, daemon=True).start()
+        return wire
 
     def _work(self):
         """Part after part, of whatever round is the newest."""

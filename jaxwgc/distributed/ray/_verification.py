@@ -18,10 +18,7 @@ from jaxwgc.distributed.ray._message_round import Verdict, Verifier
 from jaxwgc.distributed.ray._messages import unpacked
 from jaxwgc.distributed.ray._options import Verification
 from jaxwgc.distributed.ray._session import find_ray
-from jaxwgc.distributed.ray._worker import Task, Worker, read, sent
-
-# Number of random projections of a message that are compared in a dispute.
-_PROJECTION_DIM = 64
+from jaxwgc.distributed.ray._worker import PROJECTION_DIM, Task, Worker, read, sent
 
 log = logging.getLogger("jaxwgc.distributed")
 
@@ -79,13 +76,13 @@ class Tools:
 
     def project(self, key: Any, messages: np.ndarray) -> np.ndarray:
         """Returns projections of messages; the key is as it travels."""
-        return np.asarray(self._project(read(key), messages, _PROJECTION_DIM))
+        return np.asarray(self._project(read(key), messages, PROJECTION_DIM))
 
     def query(
         self, workers: np.ndarray, parts: Any, key: Any, *round_number: int
     ) -> np.ndarray:
         """Returns the workers' projections of their sums over some parts."""
-        arguments = np.asarray(parts), key, _PROJECTION_DIM, *round_number
+        arguments = np.asarray(parts), key, *round_number
         return self.actors.query(workers, self.fleet.limit.seconds, *arguments)
 
     def recompute(self, key: Any, part: int, row: np.ndarray) -> np.ndarray:

@@ -20,6 +20,8 @@ from jaxwgc.distributed.ray._messages import Answer, pack, unpacked
 from jaxwgc.distributed.ray._session import find_ray
 from jaxwgc.gradients import checked_loss, partial_value_and_grad
 
+# Number of random projections of a message that are compared in a dispute.
+PROJECTION_DIM = 64
 # What the workers' JAX must have in common with that of the coordinator.
 SHARED_SETTINGS = (
     "jax_enable_x64",
@@ -45,6 +47,7 @@ class Task(NamedTuple):
       key: that of the first round as it travels.
       settings: of JAX, by name.
       report_size: On request, number of parts after which a worker reports at once.
+      has_queries: Whether workers may be asked for projections of their messages.
     """
 
     loss: Callable
@@ -58,6 +61,7 @@ class Task(NamedTuple):
     key: Any = None
     settings: dict[str, Any] = {}
     report_size: int = 1
+    has_queries: bool = False
 
 
 class Started(NamedTuple):
@@ -110,26 +114,30 @@ class Worker:
         message = self._corrupted(step, wire)
         return Answer(message, losses, aux, time.monotonic() - begin)
 
-    def project(
-        self, order: Any, parts: np.ndarray, key: Any, num_columns: int
-    ) -> np.ndarray:
-        """Returns a projection (num_columns,) of its message of some of its parts.
+    def project(self, order: Any, parts: np.ndarray, key: Any) -> np.ndarray:
+        """Returns a projection (PROJECTION_DIM,) of its message of some of its parts.
 
         Args:
           order: as for `compute`.
           parts: indices of parts that it holds.
           key: of `coding.project`, as it travels.
-          num_columns: of the projection.
         """
         leaves, step_key, step = read_order(order)
         wire, _, _ = self._compiled(leaves, *self._arguments(step_key, step, parts))
-        wire = self._corrupted(step, np.asarray(wire))
-        return projection(wire, np.iscomplexobj(self.rows), key, num_columns)
+        return self._projection(self._corrupted(step, np.asarray(wire)), key)
 
     def prepare(self, parts: list) -> None:
         """Compiles what is done with parts like these."""
         self._structure = jax.tree.structure(self.task.params)
-        self._compile(parts)
+        wire = self._compile(parts)
+        if self.task.has_queries:
+            # The first query must not take longer than the next ones.
+            message = np.zeros(wire.shape, wire.dtype)
+            self._projection(message, sent(jax.random.key(0)))
+
+    def _projection(self, wire, key):
+        message = unpacked(wire, np.iscomplexobj(self.rows))
+        return np.asarray(_project(read(key), message, PROJECTION_DIM)[0])
 
     def _corrupted(self, step, wire):
         if self.task.corrupt is None:
@@ -140,7 +148,9 @@ class Worker:
         self.parts = jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts)
         leaves = jax.tree.leaves(self.task.params)
         arguments = self._arguments(self.task.key, 0)
-        self._compiled = jax.jit(self._answer).lower(leaves, *arguments).compile()
+        lowered = jax.jit(self._answer).lower(leaves, *arguments)
+        self._compiled = lowered.compile()
+        return lowered.out_info[0]
 
     def _arguments(self, key, step, parts=None):
         """Those of `_answer`, with zeros for all but some parts."""
@@ -201,14 +211,6 @@ class Worker:
             raise RuntimeError(
                 f"loading part {part} failed: {type(error).__name__}: {error}"
             ) from error
-
-
-def projection(
-    wire: np.ndarray, is_complex: bool, key: Any, num_columns: int
-) -> np.ndarray:
-    """Returns that (num_columns,) of a message (1, length) as it travels."""
-    message = unpacked(wire, is_complex)
-    return np.asarray(_project(read(key), message, num_columns)[0])
 
 
 _project = jax.jit(coding.project, static_argnums=2)
