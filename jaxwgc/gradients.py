@@ -53,13 +53,7 @@ def partial_value_and_grad(loss: Callable[..., Any], has_aux: bool = False) -> C
 
     def partial(params, parts):
         _check_params(params)
-        shapes = [np.shape(leaf) for leaf in jax.tree.leaves(parts)]
-        if not shapes or not shapes[0]:
-            raise ValueError(
-                "parts must have arrays with a leading axis of num_parts; got "
-                f"{parts!r}"
-            )
-        _check_parts(parts, shapes[0][0])
+        _check_parts(parts, _validation.check_parts("parts", parts, "num_parts"))
         (values, aux), gradients = _by_part(loss, has_aux, params, parts)
         return ((values, aux) if has_aux else values), gradients
 
@@ -149,9 +143,8 @@ def decoded_value_and_grad(
 
             return jax.tree.map(scaled, sums)
 
-        _validation.check_one_round(
-            code.num_workers, received=received, finished=finished
-        )
+        arrivals = {"received": received, "finished": finished}
+        _validation.check_one_round(code.num_workers, **arrivals)
         round_decoding = decoding(code, received, decoder, finished=finished)
         wide = _arrays.promoted(values)
         value = product(round_decoding.effective_weights.astype(wide.dtype), wide)
@@ -180,21 +173,12 @@ def checked_loss(
         outputs = loss(params, part)
         value, aux = outputs, None
         if has_aux:
-            if not (isinstance(outputs, tuple) and len(outputs) == 2):
-                raise TypeError(
-                    "loss must return (scalar, aux) with has_aux; got "
-                    f"{jax.tree.structure(outputs)}"
-                )
-            value, aux = outputs
-        if not jax.tree_util.all_leaves([value]):
-            choice = ", or (scalar, aux) with has_aux" if offers_aux else ""
-            raise TypeError(
-                f"loss must return a scalar{choice}; got {jax.tree.structure(outputs)}"
-            )
-        if np.shape(value):
-            raise TypeError(
-                f"loss must return a scalar; got an array of {np.shape(value)}"
-            )
+            is_pair = isinstance(outputs, tuple) and len(outputs) == 2
+            value, aux = outputs if is_pair else (None, None)
+        if not jax.tree_util.all_leaves([value]) or np.shape(value):
+            rule = "(scalar, aux)" if has_aux else "a scalar"
+            rule += ", or (scalar, aux) with has_aux" if offers_aux else ""
+            raise TypeError(f"loss must return {rule}; got {outputs}")
         _validation.check_dtypes("loss's result", value, "real floats")
         return jnp.asarray(value), aux
 
@@ -202,8 +186,8 @@ def checked_loss(
 
 
 def _check_params(params):
-    if not jax.tree.leaves(params):
-        raise ValueError(f"params must have at least one array; got {params!r}")
+    has_leaves = jax.tree.leaves(params)
+    _validation.require(has_leaves, "params", "have at least one array", params)
     _validation.check_dtypes("params", params, "real or complex floats")
 
 

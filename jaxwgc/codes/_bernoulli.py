@@ -46,7 +46,6 @@ def bernoulli(
       random graphs", 2017 (Bernoulli gradient codes, for k = n).
     """
     shape, replication = _check_parameters(num_workers, num_parts, replication)
-    key = _validation.check_key(key)
     assignment = _random_matrices.bernoulli_matrix(key, shape, replication / shape[0])
     return _code(assignment, replication)
 
@@ -87,7 +86,7 @@ def regularized_bernoulli(
       random graphs", 2017 (regularized Bernoulli gradient codes, for k = n).
     """
     shape, replication = _check_parameters(num_workers, num_parts, replication)
-    entries_key, thinning_key = jax.random.split(_validation.check_key(key))
+    entries_key, thinning_key = jax.random.split(key)
     columns = _random_matrices.bernoulli_matrix(
         entries_key, shape, replication / shape[0]
     ).T

@@ -62,15 +62,9 @@ def communication_efficient(
     num_stragglers = _validation.check_stragglers(num_stragglers, num_workers)
     num_segments = _validation.check_int("num_segments", num_segments, minimum=1)
     replication = num_stragglers + num_segments
-    if replication > num_workers:
-        nearest = f"num_segments = {num_workers - num_stragglers}"
-        if num_segments <= num_workers:
-            nearest += f" or num_stragglers = {num_workers - num_segments}"
-        raise ValueError(
-            "num_stragglers + num_segments must be at most num_workers; got "
-            f"{num_stragglers} + {num_segments} and {num_workers}; the nearest that "
-            f"works is {nearest}"
-        )
+    rule = f"be at most num_workers - num_stragglers = {num_workers - num_stragglers}"
+    is_right = replication <= num_workers
+    _validation.require(is_right, "num_segments", rule, num_segments)
     first = np.arange(num_workers)[:, None]
     assignment = np.zeros((num_workers, num_workers), bool)
     assignment[first, (first + np.arange(replication)) % num_workers] = True

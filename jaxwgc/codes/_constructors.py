@@ -57,14 +57,10 @@ def shares(loads: np.ndarray, total: int, most: int | None = None) -> np.ndarray
 def owned_parts(num_workers: int, num_parts: int, loads: Any) -> np.ndarray:
     """Returns how many parts each worker owns, in proportion to loads, checked."""
     loads = _validation.host_array("loads", loads, "real numbers", 1)
-    loads = loads.astype(np.float64)
-    is_valid = np.all(np.isfinite(loads) & (loads >= 0)) and loads.sum() > 0
-    if loads.shape != (num_workers,) or not is_valid:
-        raise ValueError(
-            f"loads must be {num_workers} finite numbers of at least 0, one for each "
-            f"worker, and not all 0; got {loads.tolist()}"
-        )
-    return shares(loads, num_parts)
+    is_right = loads.shape == (num_workers,) and (loads >= 0).all() and loads.any()
+    rule = f"be {num_workers} finite numbers of at least 0, and not all 0"
+    _validation.require(is_right, "loads", rule, loads.tolist())
+    return shares(loads.astype(np.float64), num_parts)
 
 
 def nearest(
@@ -83,6 +79,20 @@ def nearest(
     named = [str(other) for other in neighbours if other is not None]
     verb = "work are" if len(named) == 2 else "works is"
     return f"the nearest that {verb} {' and '.join(named)}"
+
+
+def check_works(
+    name: str, value: int, works: Callable[[int], bool], rule: str, *bounds: int
+) -> None:
+    """Raises ValueError unless `works(value)`, which names the `nearest` that do."""
+    if not works(value):
+        near = nearest(value, works, *bounds)
+        raise ValueError(f"{name} must {rule}; got {name} = {value}; {near}")
+
+
+def divides(number: int) -> Callable[[int], bool]:
+    """Returns a function that tells whether an int divides `number`."""
+    return lambda divisor: number % divisor == 0
 
 
 def is_prime(number: int) -> bool:

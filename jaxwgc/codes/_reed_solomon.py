@@ -67,24 +67,19 @@ def reed_solomon(
     replication = _validation.check_up_to(
         "replication", replication, num_workers=num_workers
     )
-    interleave = _validation.check_bool("interleave", interleave)
-    if (num_parts * replication) % num_workers:
-        held = num_parts * replication // num_workers
-        replications = nearest(
+    _validation.check_bool("interleave", interleave)
+    if num_parts * replication % num_workers:
+        degrees = nearest(
             replication, lambda d: num_parts * d % num_workers == 0, 1, num_workers
         )
         parts = nearest(num_parts, lambda k: k * replication % num_workers == 0, 1)
         raise ValueError(
-            "num_workers * parts_per_worker must equal num_parts * replication; got "
-            f"{num_workers} * {held} = {num_workers * held} or "
-            f"{num_workers} * {held + 1} = {num_workers * (held + 1)} and "
-            f"{num_parts} * {replication} = {num_parts * replication}; for replication "
-            f"{replications}, and for num_parts {parts}"
+            "num_parts * replication must be a multiple of num_workers; got "
+            f"{num_parts} * {replication} and {num_workers}; for replication "
+            f"{degrees}, and for num_parts {parts}"
         )
     assignment = _balanced_assignment(num_workers, num_parts, replication)
-    step = 1
-    if interleave:
-        step = _best_step(num_workers, num_parts, replication)
+    step = _best_step(num_workers, num_parts, replication) if interleave else 1
     points = positions(num_workers, step)
     return GradientCode(
         encoding_matrix=vanishing_products(assignment, points),

@@ -61,7 +61,6 @@ def stochastic(
       in distributed learning", IEEE Journal on Selected Areas in Information Theory,
       2020.
     """
-    key = _validation.check_key(key)
     num_workers = _validation.check_int("num_workers", num_workers, minimum=1)
     num_parts = _validation.check_int("num_parts", num_parts, minimum=1)
     replications = _check_replications(replication, num_workers, num_parts)
@@ -84,35 +83,23 @@ def _check_replications(
     replication: int | Sequence[int], num_workers: int, num_parts: int
 ) -> np.ndarray:
     """The d_j, of shape (num_parts,)."""
-    if not isinstance(replication, Sequence | np.ndarray) or np.ndim(replication) == 0:
-        every = _validation.check_up_to(
-            "replication", replication, num_workers=num_workers
-        )
-        return np.full(num_parts, every)
-    if len(replication) != num_parts:
-        raise ValueError(
-            "replication must be an int or have num_parts entries; got "
-            f"{len(replication)} entries and num_parts = {num_parts}"
-        )
-    replications = [
-        _validation.check_up_to(f"replication[{part}]", number, num_workers=num_workers)
-        for part, number in enumerate(replication)
-    ]
-    return np.array(replications)
+    given = _validation.concrete_array("replication", replication, "integers")
+    if given.ndim:
+        _validation.check_shape("replication", given, "(num_parts,)", (num_parts,))
+    given = np.broadcast_to(given, num_parts)
+    rule = f"from 1 to num_workers = {num_workers}"
+    is_right = (given >= 1) & (given <= num_workers)
+    _validation.check_entries("replication", given, is_right, rule)
+    return given
 
 
 def _check_probability(probability: jax.typing.ArrayLike, num_workers: int) -> None:
     name = "straggler_probability"
-    if np.ndim(probability) == 0:
-        _validation.check_number(name, probability, minimum=0, maximum=1)
-        if not _validation.is_traced(probability) and probability == 1:
-            raise ValueError(f"{name} must be less than 1; got 1")
-        return
-    given = _validation.as_array(name, probability)
-    _validation.check_dtypes(name, given, "real numbers")
-    _validation.check_shape(name, given, "(num_workers,)", (num_workers,))
+    given = _validation.as_array(name, probability, "real numbers")
+    if np.ndim(given):
+        _validation.check_shape(name, given, "(num_workers,)", (num_workers,))
     if not _validation.is_traced(given):
-        values = np.asarray(given, np.float64)
+        values = np.atleast_1d(np.asarray(given, np.float64))
         is_right = (values >= 0) & (values < 1)
         _validation.check_entries(name, values, is_right, "at least 0 and less than 1")
 

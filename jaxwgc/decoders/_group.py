@@ -56,8 +56,8 @@ class Group(Decoder):
             is_member = family >= 0
             # Parts that do not count may be held by anybody.
             covered = (matrix[first[names >= 0]] != 0).sum(0)[target[0] != 0]
-            if np.any((matrix != rows)[is_member]) or np.any(covered != 1):
-                self.refuse_matrix(matrix)
+            is_right = np.all((matrix == rows)[is_member]) and np.all(covered == 1)
+            self.check_matrix(is_right, matrix)
 
     def weights(self, matrix: Array, target: Array, mask: jax.Array) -> jax.Array:
         return _first_answers(mask, self.groups, matrix, target)

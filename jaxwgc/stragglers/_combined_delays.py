@@ -52,10 +52,8 @@ class affine(DelayModel):
 
     def __post_init__(self):
         _validation.check_instance("delay", self.delay, DelayModel)
-        at_least_zero = {"minimum": 0}
-        check_numbers(
-            self, overhead=at_least_zero, slope=at_least_zero, time=at_least_zero
-        )
+        rule = {"minimum": 0}
+        check_numbers(self, overhead=rule, slope=rule, time=rule)
 
     def init(self, num_workers):
         """Returns the state of what is random."""
@@ -109,8 +107,8 @@ class unequal_speeds(DelayModel):
     def __post_init__(self):
         _validation.check_instance("delay", self.delay, DelayModel)
         speeds = _validation.host_array("speeds", self.speeds, "real numbers", 1)
-        if not (speeds.size and np.all(speeds > 0)):
-            raise ValueError(f"speeds must be positive, and one at least; got {speeds}")
+        is_right = speeds.size and np.all(speeds > 0)
+        _validation.require(is_right, "speeds", "be positive, at least one", speeds)
         # A tuple can be compared, so that equal models are equal.
         object.__setattr__(self, "speeds", tuple(speeds.astype(float).tolist()))
 
@@ -121,7 +119,7 @@ class unequal_speeds(DelayModel):
 
     def sample(self, key, state, loads):
         """Draws the times of a round, (num_workers,)."""
-        key, worker_key = jax.random.split(_validation.check_key(key))
+        key, worker_key = jax.random.split(key)
         loads = loads_of(loads, state["workers"])
         workers = chosen_workers(worker_key, state["workers"], len(self.speeds))
         times, delay_state = self.delay.sample(key, state["delay"], loads)
@@ -176,10 +174,8 @@ class markov(DelayModel):
         is_probability = {"minimum": 0, "maximum": 1}
         check_numbers(self, become_slow=is_probability, become_fast=is_probability)
         total = self.become_slow + self.become_fast
-        if not _validation.is_traced(total) and total == 0:
-            raise ValueError(
-                "become_slow and become_fast must not both be zero; they are"
-            )
+        is_right = _validation.is_traced(total) or total > 0
+        _validation.require(is_right, "become_slow + become_fast", "be positive", total)
 
     @property
     def slow_share(self) -> Any:
@@ -197,7 +193,7 @@ class markov(DelayModel):
 
     def sample(self, key, state, loads):
         """Draws the times of a round, (num_workers,)."""
-        key, fast_key, slow_key = jax.random.split(_validation.check_key(key), 3)
+        key, fast_key, slow_key = jax.random.split(key, 3)
         loads = loads_of(loads, state["is_slow"])
         goes_on = jnp.where(state["is_slow"], 1 - self.become_fast, self.become_slow)
         draws = jax.random.uniform(key, state["is_slow"].shape, jnp.float32)

@@ -75,6 +75,5 @@ class fastest(WaitingRule):
         return law.fastest_quantile(self.num_required, num_workers, level)
 
     def _check(self, num_workers):
-        _validation.check_up_to(
-            "num_required", self.num_required, num_workers=num_workers
-        )
+        number = self.num_required
+        _validation.check_up_to("num_required", number, num_workers=num_workers)

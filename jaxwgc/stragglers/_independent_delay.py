@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxwgc import _validation
 from jaxwgc.stragglers._distributions import Distribution, Moved
 from jaxwgc.stragglers._inputs import loads_of
 from jaxwgc.stragglers._types import DelayModel
@@ -35,7 +34,7 @@ class IndependentDelay(DelayModel, Distribution):
     def sample(self, key, state, loads):
         """Draws the times of a round, (num_workers,)."""
         loads = loads_of(loads)
-        times = self.draw(_validation.check_key(key), loads.shape)
+        times = self.draw(key, loads.shape)
         # No work takes no time, of a dead worker too.
         return jnp.where(loads == 0, 0, loads * times), state
 

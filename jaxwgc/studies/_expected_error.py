@@ -73,11 +73,9 @@ def expected_error(
     _validation.check_concrete("code", code, "its error is computed on the host")
     code.check_plain("expected_error")
     fixed = [decoder for decoder in code.decoders_of(OneStep) if not decoder.shared]
-    if code.is_complex or not fixed:
-        raise ValueError(
-            "code must be real, with OneStep(..., shared=False) among its decoders; "
-            f"got {code}"
-        )
+    is_right = not code.is_complex and fixed
+    rule = "be real, with OneStep(..., shared=False) among its decoders"
+    _validation.require(is_right, "code", rule, code)
     name = "straggler_probabilities"
     given = _validation.concrete_array(name, straggler_probabilities, "real numbers")
     if given.ndim:
