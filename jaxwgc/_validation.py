@@ -203,9 +203,10 @@ def check_entries(
     name: str, values: np.ndarray, is_right: np.ndarray, rule: str
 ) -> None:
     """Checks that all entries of a concrete vector keep a rule."""
-    if not is_right.all():
-        index = int(is_right.argmin())
-        require(False, name, f"be {rule}", f"{name}[{index}] = {values[index]}")
+    if not np.all(is_right):
+        index = int(np.argmin(is_right))
+        given = f"{name}[{index}] = {np.ravel(values)[index]}"
+        raise ValueError(f"{name} must be {rule}; got {given}")
 
 
 def probabilities(name: str, value: Any) -> np.ndarray:
@@ -230,6 +231,7 @@ def check_stragglers(
     num_stragglers: Any, num_workers: int, name: str = "num_stragglers"
 ) -> int:
     """A number of stragglers that leaves at least one worker to answer."""
+    num_workers = check_int("num_workers", num_workers, minimum=1)
     num_stragglers = check_int(name, num_stragglers, minimum=0)
     given = f"{name} = {num_stragglers} and num_workers = {num_workers}"
     require(num_stragglers < num_workers, name, "be less than num_workers", given)
@@ -239,6 +241,7 @@ def check_stragglers(
 def check_up_to(name: str, value: Any, **limit: int) -> int:
     """An int from 1 to another number, which is given by its name."""
     [(limit_name, most)] = limit.items()
+    most = check_int(limit_name, most, minimum=1)
     value = check_int(name, value, minimum=1)
     given = f"{name} = {value} and {limit_name} = {most}"
     require(value <= most, name, f"be at most {limit_name}", given)
@@ -283,5 +286,5 @@ def measured_times(times: Any, least_rounds: int = 1) -> np.ndarray:
     rule = "be positive, and NaN or infinity if there was no response"
     if np.any(table <= 0):
         place = np.argwhere(table <= 0)[0].tolist()
-        require(False, "times", rule, f"{table[*place]} at {place}")
+        raise ValueError(f"times must {rule}; got {table[*place]} at {place}")
     return table

@@ -158,15 +158,12 @@ def decoded_value_and_grad(
 
 def scalar_loss(loss: Callable[..., Any]) -> Callable:
     """`loss`, whose result must be a scalar of real floats: there is no has_aux."""
-    checked = checked_loss(loss, offers_aux=False)
+    checked = checked_loss(loss)
     return lambda params, part: checked(params, part)[0]
 
 
-def checked_loss(
-    loss: Callable[..., Any], has_aux: bool = False, offers_aux: bool = True
-) -> Callable:
+def checked_loss(loss: Callable[..., Any], has_aux: bool = False) -> Callable:
     """`loss` with its result as (scalar, aux), and the scalar a real float."""
-    _validation.check_callable("loss", loss)
     _validation.check_bool("has_aux", has_aux)
 
     def checked(params, part):
@@ -177,7 +174,6 @@ def checked_loss(
             value, aux = outputs if is_pair else (None, None)
         if not jax.tree_util.all_leaves([value]) or np.shape(value):
             rule = "(scalar, aux)" if has_aux else "a scalar"
-            rule += ", or (scalar, aux) with has_aux" if offers_aux else ""
             raise TypeError(f"loss must return {rule}; got {outputs}")
         _validation.check_dtypes("loss's result", value, "real floats")
         return jnp.asarray(value), aux

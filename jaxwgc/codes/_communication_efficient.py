@@ -58,7 +58,6 @@ def communication_efficient(
       Ye, Abbe, "Communication-computation efficient gradient coding", ICML 2018,
       section 3. Roots of unity and the choice of coefficients are the library's.
     """
-    num_workers = _validation.check_int("num_workers", num_workers, minimum=1)
     num_stragglers = _validation.check_stragglers(num_stragglers, num_workers)
     num_segments = _validation.check_int("num_segments", num_segments, minimum=1)
     replication = num_stragglers + num_segments

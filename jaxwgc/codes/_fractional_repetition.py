@@ -39,7 +39,6 @@ def fractional_repetition(num_workers: int, num_stragglers: int) -> GradientCode
       Tandon, Lei, Dimakis, Karampatziakis, "Gradient coding: avoiding stragglers in
       distributed learning", ICML 2017, section 4.
     """
-    num_workers = _validation.check_int("num_workers", num_workers, minimum=1)
     num_stragglers = _validation.check_stragglers(num_stragglers, num_workers)
     replication = num_stragglers + 1
     check_works(

@@ -298,44 +298,45 @@ decoders=[LeastSquares])
         _validation.require(self.allows_requests, "code", rule, self)
 
     @staticmethod
-    def check(code: Any) -> "GradientCode":
+    def check(code: Any, concrete: str = "") -> "GradientCode":
         """`code`, which must be one code (no batch) whose fields fit together.
 
         For where a code is used: what JAX makes of a code on the way need not be one.
 
+        Args:
+          code: The code.
+          concrete: Why the code must not be traced; empty if it may be.
+
         Raises:
           ValueError: for a batch of codes, or arrays of shapes that do not fit.
-          TypeError: where it is no code, or a field is no array.
+          TypeError: where it is no code, or a field has the wrong type.
         """
         _validation.check_instance("code", code, GradientCode)
-        for name, kind in _KINDS.items():
-            value = getattr(code, name)
-            if not isinstance(value, jax.Array | np.ndarray) and (
-                name != "required_parts" or value is not None
-            ):
-                raise TypeError(f"code.{name} must be an array; got {value!r}")
-            _validation.check_dtypes(f"code.{name}", value, kind)
-        shape, rule = code.encoding_matrix.shape, "be one code (use jax.vmap for more)"
+        if concrete:
+            _validation.check_concrete("code", code, concrete)
+        shape = np.shape(code.encoding_matrix)
+        rule = "be one code (use jax.vmap for more)"
         given = f"an encoding matrix of shape {shape}"
         _validation.require(len(shape) == 2, "code", rule, given)
-        _validation.check_instance("code.decoders", code.decoders, tuple)
         for decoder in code.decoders:
             _validation.check_instance("code.decoders", decoder, Decoder)
         for name in ("num_segments", "messages_per_worker"):
             _validation.check_int(f"code.{name}", getattr(code, name), minimum=1)
         per_worker, per_part = code.messages_per_worker, code.num_segments
-        workers, parts = code.num_workers, code.num_parts
+        workers, parts = shape[0] // per_worker, shape[1] // per_part
         shapes = {
             "encoding_matrix": (workers * per_worker, parts * per_part),
             "assignment": (workers, parts),
             "target": (parts,),
+            "required_parts": (workers, per_worker),
         }
-        if per_worker > 1:
-            shapes["required_parts"] = (workers, per_worker)
         for name, expected in shapes.items():
-            shape = getattr(getattr(code, name), "shape", None)
-            rule = f"have shape {expected} for {per_worker} messages per worker"
-            _validation.require(shape == expected, f"code.{name}", rule, shape)
+            array = getattr(code, name)
+            if name != "required_parts" or per_worker > 1:
+                _validation.check_dtypes(f"code.{name}", array, _KINDS[name])
+                shape = getattr(array, "shape", None)
+                rule = f"have shape {expected} for {per_worker} messages per worker"
+                _validation.require(shape == expected, f"code.{name}", rule, shape)
         if not _validation.is_traced(code.num_stragglers):
             name, given = "code.num_stragglers", code.num_stragglers
             _validation.check_stragglers(given, workers, name)

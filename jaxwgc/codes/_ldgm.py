@@ -51,13 +51,10 @@ def ldgm(
       Horii, Yoshida, Kobayashi, Matsushima, "Distributed stochastic gradient descent
       using LDGM codes", ISIT 2019.
     """
-    num_parts = _validation.check_int("num_parts", num_parts, minimum=1)
     num_workers = _validation.check_int("num_workers", num_workers)
+    _validation.check_up_to("parity_degree", parity_degree, num_parts=num_parts)
     rule = f"be greater than num_parts = {num_parts}"
     _validation.require(num_workers > num_parts, "num_workers", rule, num_workers)
-    parity_degree = _validation.check_up_to(
-        "parity_degree", parity_degree, num_parts=num_parts
-    )
     parities = _random_matrices.random_subsets(
         key, parity_degree, (num_workers - num_parts, num_parts)
     )

@@ -62,7 +62,6 @@ def reed_solomon(
       Halbawi, Azizan, Salehi, Hassibi, "Improving distributed gradient descent using
       Reed-Solomon codes", ISIT 2018; the paper's section 4.
     """
-    num_workers = _validation.check_int("num_workers", num_workers, minimum=1)
     num_parts = _validation.check_int("num_parts", num_parts, minimum=1)
     replication = _validation.check_up_to(
         "replication", replication, num_workers=num_workers

@@ -60,7 +60,6 @@ def replicated(
       and more robust distributed synchronous training via compute variance reduction",
       NeurIPS 2023.
     """
-    num_workers = _validation.check_int("num_workers", num_workers, minimum=1)
     num_parts = num_workers if num_parts is None else num_parts
     num_parts = _validation.check_int("num_parts", num_parts, minimum=1)
     copies = _validation.check_up_to("copies", copies, num_workers=num_workers)

@@ -64,11 +64,10 @@ def stochastic(
     num_workers = _validation.check_int("num_workers", num_workers, minimum=1)
     num_parts = _validation.check_int("num_parts", num_parts, minimum=1)
     replications = _check_replications(replication, num_workers, num_parts)
-    _check_probability(straggler_probability, num_workers)
+    answers = _answering(straggler_probability, num_workers)
     assignment = _random_matrices.known(
         _random_matrices.random_subsets(key, replications, (num_parts, num_workers)).T
     )
-    answers = 1 - _in_full_precision(straggler_probability)
     coefficients = 1 / (replications * answers[..., None])
     return GradientCode(
         encoding_matrix=_random_matrices.zeros_and_ones(assignment) * coefficients,
@@ -93,19 +92,14 @@ def _check_replications(
     return given
 
 
-def _check_probability(probability: jax.typing.ArrayLike, num_workers: int) -> None:
+def _answering(probability: jax.typing.ArrayLike, num_workers: int) -> Array:
+    """1 - p, float64 if p is known, in JAX's working precision if it is traced."""
     name = "straggler_probability"
     given = _validation.as_array(name, probability, "real numbers")
     if np.ndim(given):
         _validation.check_shape(name, given, "(num_workers,)", (num_workers,))
-    if not _validation.is_traced(given):
-        values = np.atleast_1d(np.asarray(given, np.float64))
-        is_right = (values >= 0) & (values < 1)
-        _validation.check_entries(name, values, is_right, "at least 0 and less than 1")
-
-
-def _in_full_precision(probability: jax.typing.ArrayLike) -> Array:
-    """float64 where the value is known, JAX's working precision where it is traced."""
-    if _validation.is_traced(probability):
-        return jnp.asarray(probability, jnp.result_type(float))
-    return np.asarray(probability, np.float64)
+    if _validation.is_traced(given):
+        return 1 - jnp.asarray(given, jnp.result_type(float))
+    values, rule = np.asarray(given, np.float64), "at least 0 and less than 1"
+    _validation.check_entries(name, values, (values >= 0) & (values < 1), rule)
+    return 1 - values

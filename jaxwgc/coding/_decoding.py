@@ -276,7 +276,7 @@ def _check_same_code(code: GradientCode, other: GradientCode) -> None:
     is_same = np.shape(matrices[0]) == np.shape(matrices[1])
     is_same = is_same and not (are_known and not np.array_equal(*matrices))
     rule = "be a decoding of the same code"
-    _validation.require(is_same, "received", rule, f"one of {other}")
+    _validation.require(is_same, "received", rule, other)
 
 
 def decoding_weights(

@@ -187,7 +187,7 @@ def check_bits(bits: jax.typing.ArrayLike) -> Any:
     """Returns bits as an array, checked where they are not traced."""
     given = _validation.as_array("bits", bits, "integers")
     if not _validation.is_traced(given):
-        flat, rule = np.ravel(given), f"from {_LEAST_BITS} to {_MOST_BITS}"
-        is_right = (flat >= _LEAST_BITS) & (flat <= _MOST_BITS)
-        _validation.check_entries("bits", flat, is_right, rule)
+        values, rule = np.asarray(given), f"from {_LEAST_BITS} to {_MOST_BITS}"
+        is_right = (values >= _LEAST_BITS) & (values <= _MOST_BITS)
+        _validation.check_entries("bits", values, is_right, rule)
     return given

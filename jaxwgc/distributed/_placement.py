@@ -96,8 +96,7 @@ def place_parts(
 
 def check_mesh(code: Any, mesh: Any, axis: Any) -> str:
     """The axis of the workers, where the arguments keep to their rules."""
-    GradientCode.check(code)
-    _validation.check_concrete("code", code, "it says which device holds what")
+    GradientCode.check(code, concrete="it says which device holds what")
     _validation.check_instance("mesh", mesh, Mesh, " of jax.sharding")
     axis = mesh.axis_names[0] if axis is None else axis
     _validation.check_choice("axis", axis, mesh.axis_names)

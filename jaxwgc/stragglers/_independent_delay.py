@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc.stragglers._distributions import Distribution, Moved
-from jaxwgc.stragglers._inputs import loads_of
+from jaxwgc.stragglers._inputs import check_numbers, loads_of
 from jaxwgc.stragglers._types import DelayModel
 
 
@@ -26,6 +26,11 @@ class IndependentDelay(DelayModel, Distribution):
     """
 
     has_least_time: ClassVar[bool] = False
+    # Bounds of the fields, as in `_validation.check_number`.
+    _rules: ClassVar[Any] = {}
+
+    def __post_init__(self):
+        check_numbers(self, **self._rules)
 
     @abc.abstractmethod
     def draw(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:

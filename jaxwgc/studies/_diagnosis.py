@@ -150,8 +150,7 @@ the gradient's length
       Charles, Papailiopoulos, Ellenberg, "Approximate gradient coding via sparse
       random graphs", 2017 (decoding error, random and adversarial).
     """
-    GradientCode.check(code)
-    _validation.check_concrete("code", code, _REASON)
+    GradientCode.check(code, concrete=_REASON)
     code = dataclasses.replace(code, decoders=(code.choose_decoder(decoder),))
     num_patterns = _validation.check_int("num_patterns", num_patterns, minimum=2)
     numbers = _numbers_of_stragglers(num_stragglers, code.num_workers)

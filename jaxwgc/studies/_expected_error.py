@@ -69,8 +69,7 @@ def expected_error(
       "Stochastic gradient coding for straggler mitigation in distributed learning",
       2020.
     """
-    GradientCode.check(code)
-    _validation.check_concrete("code", code, "its error is computed on the host")
+    GradientCode.check(code, concrete="its error is computed on the host")
     code.check_plain("expected_error")
     fixed = [decoder for decoder in code.decoders_of(OneStep) if not decoder.shared]
     is_right = not code.is_complex and fixed

@@ -74,8 +74,7 @@ def learn_entries(
       "Approximate gradient coding via sparse random graphs", 2017. Learning the entries
       is the library's.
     """
-    GradientCode.check(code)
-    _validation.check_concrete("code", code, "the better of two codes is returned")
+    GradientCode.check(code, concrete="the better of two codes is returned")
     code.check_plain("learn_entries")
     _validation.require(not code.is_complex, "code", "be real", code)
     loads = np.asarray(code.loads, np.float64)

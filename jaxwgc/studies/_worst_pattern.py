@@ -80,8 +80,7 @@ def worst_pattern(
       "Gradient coding based on block designs for mitigating adversarial stragglers",
       2019.
     """
-    GradientCode.check(code)
-    _validation.check_concrete("code", code, "patterns are tried on the host")
+    GradientCode.check(code, concrete="patterns are tried on the host")
     decoder = code.choose_decoder(decoder)
     num_stragglers = _validation.check_stragglers(num_stragglers, code.num_workers)
     max_patterns = _validation.check_int("max_patterns", max_patterns, minimum=0)
