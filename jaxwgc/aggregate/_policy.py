@@ -12,6 +12,7 @@ import numpy as np
 import optax
 
 from jaxwgc import _updates, _validation, coding
+from jaxwgc._validation import require
 from jaxwgc.aggregate._state import CodedAggregateState, ErrorCounts, Round
 from jaxwgc.codes import GradientCode
 from jaxwgc.stragglers import Arrivals
@@ -61,7 +62,7 @@ class DecodingPolicy:
             object.__setattr__(self, "locator", locator)
         elif not _validation.is_traced(self.noise):
             rule = "be 0 unless correct_errors is True"
-            _validation.require(self.noise == 0, "noise", rule, self.noise)
+            require(self.noise == 0, "noise", rule, self.noise)
         if _validation.check_bool("memory", self.memory):
             self._check_memory()
 
@@ -112,8 +113,7 @@ class DecodingPolicy:
         given = {"received": received, "finished": finished, "late": late}
         _validation.check_one_round(code.num_workers, **given)
         if received is None and finished is None:
-            rule = "be None without received"
-            _validation.require(elapsed is None, "elapsed", rule, elapsed)
+            require(elapsed is None, "elapsed", "be None without received", elapsed)
             if self.is_simulated:
                 return None
         elapsed = 0.0 if elapsed is None else elapsed
@@ -221,18 +221,17 @@ class DecodingPolicy:
     def _check_memory(self):
         """Rejects options that are incompatible with `memory=True`."""
         rule = "be False with memory: a late message arrives alone, without checks"
-        _validation.require(not self.correct_errors, "correct_errors", rule, True)
+        require(not self.correct_errors, "correct_errors", rule, True)
         rule, is_right = 'not be "skip" with memory', self.undecodable != "skip"
-        _validation.require(is_right, "undecodable", rule, self.undecodable)
-        rule = "be None with memory"
-        _validation.require(self.debias is None, "debias", rule, self.debias)
+        require(is_right, "undecodable", rule, self.undecodable)
+        require(self.debias is None, "debias", "be None with memory", self.debias)
         if _validation.is_traced(self.code, self.decoder, self.tolerance):
             return
         everything = np.ones(self.code.num_messages, bool)
         with jax.ensure_compile_time_eval():
             decodes = self.code.decodes(everything, self.tolerance, self.decoder)
         rule = "decode when all have responded, with memory"
-        _validation.require(decodes, "code", rule, self.code)
+        require(decodes, "code", rule, self.code)
 
 
 def _where(condition, first, second):

@@ -62,8 +62,7 @@ def communication_efficient(
     num_segments = _validation.check_int("num_segments", num_segments, minimum=1)
     replication = num_stragglers + num_segments
     rule = f"be at most num_workers - num_stragglers = {num_workers - num_stragglers}"
-    is_right = replication <= num_workers
-    _validation.require(is_right, "num_segments", rule, num_segments)
+    _validation.require(replication <= num_workers, "num_segments", rule, num_segments)
     first = np.arange(num_workers)[:, None]
     assignment = np.zeros((num_workers, num_workers), bool)
     assignment[first, (first + np.arange(replication)) % num_workers] = True

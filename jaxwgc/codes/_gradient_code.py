@@ -10,6 +10,7 @@ import numpy as np
 from jaxwgc import _validation
 from jaxwgc._pytrees import Static, register
 from jaxwgc._targets import segment_target
+from jaxwgc._validation import require
 from jaxwgc.codes._tolerance import check_tolerance
 from jaxwgc.decoders import Decoder, DecoderLike, LeastSquares
 
@@ -222,8 +223,7 @@ decoders=[LeastSquares])
         """
         chosen: Any = decoder
         if decoder is None:
-            rule = "be given, since the code has none"
-            _validation.require(self.decoders, "decoder", rule, None)
+            require(self.decoders, "decoder", "be given, since the code has none", None)
             chosen = self.decoders[0]
         elif isinstance(decoder, type) and issubclass(decoder, Decoder):
             of_kind = self.decoders_of(decoder)
@@ -285,7 +285,7 @@ decoders=[LeastSquares])
         """
         for name in ("num_segments", "messages_per_worker"):
             given, rule = getattr(self, name), f"be 1 for {user}"
-            _validation.require(given == 1, f"code.{name}", rule, given)
+            require(given == 1, f"code.{name}", rule, given)
 
     @property
     def allows_requests(self) -> bool:
@@ -295,7 +295,7 @@ decoders=[LeastSquares])
     def check_requests(self) -> None:
         """Raises ValueError unless it allows requests."""
         rule = "be real and of one segment for requests, as codes.replicated is"
-        _validation.require(self.allows_requests, "code", rule, self)
+        require(self.allows_requests, "code", rule, self)
 
     @staticmethod
     def check(code: Any, concrete: str = "") -> "GradientCode":
@@ -316,8 +316,7 @@ decoders=[LeastSquares])
             _validation.check_concrete("code", code, concrete)
         shape = np.shape(code.encoding_matrix)
         rule = "be one code (use jax.vmap for more)"
-        given = f"an encoding matrix of shape {shape}"
-        _validation.require(len(shape) == 2, "code", rule, given)
+        require(len(shape) == 2, "code", rule, f"an encoding matrix of shape {shape}")
         for decoder in code.decoders:
             _validation.check_instance("code.decoders", decoder, Decoder)
         for name in ("num_segments", "messages_per_worker"):
@@ -336,7 +335,7 @@ decoders=[LeastSquares])
                 _validation.check_dtypes(f"code.{name}", array, _KINDS[name])
                 shape = getattr(array, "shape", None)
                 rule = f"have shape {expected} for {per_worker} messages per worker"
-                _validation.require(shape == expected, f"code.{name}", rule, shape)
+                require(shape == expected, f"code.{name}", rule, shape)
         if not _validation.is_traced(code.num_stragglers):
             name, given = "code.num_stragglers", code.num_stragglers
             _validation.check_stragglers(given, workers, name)

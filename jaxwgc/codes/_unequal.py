@@ -7,6 +7,7 @@ import numpy as np
 import scipy
 
 from jaxwgc import _validation
+from jaxwgc._validation import require
 from jaxwgc.codes._gradient_code import GradientCode
 from jaxwgc.decoders import LeastSquares, OneStep
 
@@ -145,7 +146,7 @@ def _checked_assignment(assignment, num_workers, num_parts):
     held = _validation.host_array(name, assignment, "bools", 2)
     _validation.check_shape(name, held, axes, (num_workers, num_parts))
     copies, rule = held.sum(0), "have every part on a worker"
-    _validation.require(copies.all(), name, rule, f"part {copies.argmin()} on none")
+    require(copies.all(), name, rule, f"part {copies.argmin()} on none")
     return held
 
 
@@ -159,7 +160,7 @@ def _positive_definite(correlation, num_parts):
     eigenvalues = np.linalg.eigvalsh(gram)
     is_right = eigenvalues[0] > _ROUNDING * eigenvalues[-1]
     given = f"eigenvalues from {eigenvalues[0]:.3g} to {eigenvalues[-1]:.3g}"
-    _validation.require(is_right, "correlation", "make G positive definite", given)
+    require(is_right, "correlation", "make G positive definite", given)
     return gram
 
 
@@ -185,15 +186,13 @@ def correlations_of(correlation: jax.typing.ArrayLike, num_parts: int) -> np.nda
     if given.ndim == 0:
         # So many vectors cannot all point away from each other by more than that.
         least = -1 / (num_parts - 1) if num_parts > 1 else -math.inf
-        rule = "be from -1 / (num_parts - 1) to 1"
-        _validation.require(least <= given <= 1, name, rule, given)
+        require(least <= given <= 1, name, "be from -1 / (num_parts - 1) to 1", given)
         return given
     shape = num_parts, num_parts
     _validation.check_shape(name, given, "(num_parts, num_parts)", shape)
     slack = _ROUNDING * np.abs(given).max()
     is_right = np.allclose(given, given.T, rtol=0, atol=slack)
-    _validation.require(is_right, name, "be finite and symmetric", given)
+    require(is_right, name, "be finite and symmetric", given)
     least, rule = np.linalg.eigvalsh(given)[0], "be positive semidefinite"
-    is_right = least >= -slack * num_parts
-    _validation.require(is_right, name, rule, f"an eigenvalue of {least}")
+    require(least >= -slack * num_parts, name, rule, f"an eigenvalue of {least}")
     return given

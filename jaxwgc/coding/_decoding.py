@@ -275,8 +275,7 @@ def _check_same_code(code: GradientCode, other: GradientCode) -> None:
     are_known = all(isinstance(matrix, np.ndarray) for matrix in matrices)
     is_same = np.shape(matrices[0]) == np.shape(matrices[1])
     is_same = is_same and not (are_known and not np.array_equal(*matrices))
-    rule = "be a decoding of the same code"
-    _validation.require(is_same, "received", rule, other)
+    _validation.require(is_same, "received", "be a decoding of the same code", other)
 
 
 def decoding_weights(
@@ -427,8 +426,7 @@ def check_messages(
     code: GradientCode, messages: Any, params: Any
 ) -> tuple[jax.Array, Any]:
     """Messages (..., num_messages, length) of a gradient like `params`, as arrays."""
-    rule = "be given with messages"
-    _validation.require(params is not None, "params", rule, params)
+    _validation.require(params is not None, "params", "be given with messages", params)
     _validation.check_dtypes("params", params, "real or complex floats", abstract=True)
     params = jax.tree.map(
         lambda leaf: leaf if hasattr(leaf, "dtype") else np.asarray(leaf), params

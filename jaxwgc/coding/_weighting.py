@@ -42,8 +42,7 @@ def weighted(code: GradientCode, weights: jax.typing.ArrayLike) -> GradientCode:
     if not _validation.is_traced(factors):
         # On the host, where a code that was made there keeps its precision.
         factors = np.asarray(factors)
-        is_right = np.isfinite(factors).all()
-        _validation.require(is_right, "weights", "be finite", factors)
+        _validation.require(np.isfinite(factors).all(), "weights", "be finite", factors)
     columns = factors.repeat(code.num_segments) if code.num_segments > 1 else factors
     return dataclasses.replace(
         code,

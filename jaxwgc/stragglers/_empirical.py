@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxwgc import _validation
 from jaxwgc._pytrees import Static, register
+from jaxwgc._validation import require
 from jaxwgc.stragglers._combined_delays import chosen_workers, no_workers
 from jaxwgc.stragglers._inputs import loads_of
 from jaxwgc.stragglers._types import DelayModel, Stalls
@@ -87,8 +88,7 @@ def empirical(
             and measured_at[-1] > 0
         )
         rule = "be increasing loads (loads,) of times (loads, rounds, workers)"
-        given = f"{measured_at} and times {table.shape}"
-        _validation.require(is_right, name, rule, given)
+        require(is_right, name, rule, f"{measured_at} and times {table.shape}")
         # Loads take the place of parts.
         table = np.moveaxis(table, 0, -1).copy()
     _validation.check_choice("resample", resample, RESAMPLE)
@@ -98,16 +98,15 @@ def empirical(
     is_right = np.all((worker_loads > 0) & np.isfinite(worker_loads))
     is_right &= worker_loads.shape in ((), (num_workers,))
     rule = f"be positive and finite, one number or {num_workers}"
-    _validation.require(is_right, "loads", rule, loads)
+    require(is_right, "loads", rule, loads)
     if table.ndim == 2:
         table, worker_loads = (table / worker_loads)[:, :, None], 1.0
     elif measured_at is not None:
-        is_right = np.all(worker_loads == 1)
-        _validation.require(is_right, "loads", "be 1 with measured_at", loads)
+        require(np.all(worker_loads == 1), "loads", "be 1 with measured_at", loads)
     limits = np.finfo(np.float32)
     is_right = np.all((table > limits.tiny) & ((table < limits.max) | np.isinf(table)))
     given = f"{table.min()} to {np.max(table, where=np.isfinite(table), initial=0)}"
-    _validation.require(is_right, "times of a part", "fit in float32", given)
+    require(is_right, "times of a part", "fit in float32", given)
     begins_anew = measured_at is None
     if measured_at is None:
         # Seconds after the first parts: one, two, ...
@@ -154,7 +153,7 @@ class _Empirical(DelayModel):
         is_shared = self.replace or self.resample == "cells"
         is_right = num_workers <= num_measured or is_shared
         rule = f"have at least {num_workers} workers, or replace must be True"
-        _validation.require(is_right, "the trace", rule, num_measured)
+        require(is_right, "the trace", rule, num_measured)
         return {"workers": nobody, "rounds": nobody}
 
     def sample(self, key, state, loads):

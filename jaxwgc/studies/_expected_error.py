@@ -72,9 +72,8 @@ def expected_error(
     GradientCode.check(code, concrete="its error is computed on the host")
     code.check_plain("expected_error")
     fixed = [decoder for decoder in code.decoders_of(OneStep) if not decoder.shared]
-    is_right = not code.is_complex and fixed
     rule = "be real, with OneStep(..., shared=False) among its decoders"
-    _validation.require(is_right, "code", rule, code)
+    _validation.require(not code.is_complex and fixed, "code", rule, code)
     name = "straggler_probabilities"
     given = _validation.concrete_array(name, straggler_probabilities, "real numbers")
     if given.ndim:

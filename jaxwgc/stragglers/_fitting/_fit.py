@@ -253,8 +253,7 @@ def _measured(times, loads):
         table, given = table.sum(-1), np.max(given)
     shared = np.broadcast_to(given.astype(np.float64), table.shape)
     is_right = np.all((shared >= 0) & np.isfinite(shared)) and shared.any()
-    rule = "be at least 0, finite and not all 0"
-    _validation.require(is_right, "loads", rule, loads)
+    _validation.require(is_right, "loads", "be at least 0, finite and not all 0", loads)
     is_whole = np.isfinite(table)
     share, silent = is_whole.mean(), (~is_whole.any(axis=1)).sum()
     rule = "have a response in every round, and at least half of all"
