@@ -118,6 +118,18 @@ def check_number(
     require(not finite or np.isfinite(value), name, "be finite", value)
 
 
+def check_fields(model: Any, **rules: Any) -> None:
+    """Checks fields of a dataclass that are numbers, which may be traced.
+
+    Known ones become floats, so that equal models are equal and programs are shared.
+    """
+    for name, rule in rules.items():
+        value = getattr(model, name)
+        check_number(name, value, **rule)
+        if not is_traced(value):
+            object.__setattr__(model, name, float(value))
+
+
 def check_share(name: str, value: Any) -> None:
     """A number between 0 and 1 whose value is known."""
     check_number(name, value, traceable=False)
@@ -168,11 +180,19 @@ def check_dense(name: str, value: Any, hint: str = "") -> None:
         raise TypeError(f"{name} must {rule}; got {type(value).__name__}")
 
 
-def as_array(name: str, value: Any, kind: str) -> Any:
-    """`value` with entries of a kind, in NumPy if it is a number or rows of numbers."""
+def as_array(
+    name: str, value: Any, kind: str, *batch: str, or_number: bool = False, **sizes: Any
+) -> Any:
+    """`value` with entries of a kind, in NumPy if it is a number or rows of numbers.
+
+    Its axes have the names and sizes of the keywords, as in `check_shape`.
+    """
     check_dense(name, value)
     array = value if hasattr(value, "dtype") else np.asarray(value)
     check_dtypes(name, array, kind)
+    if sizes and not (or_number and array.ndim == 0):
+        axes = ", ".join([*batch, *sizes]) + "," * (len(sizes) == 1 and not batch)
+        check_shape(name, array, f"({axes})", (*batch, *sizes.values()))
     return array
 
 
@@ -211,10 +231,9 @@ def check_entries(
 
 def probabilities(name: str, value: Any) -> np.ndarray:
     """`value` in float64, (num_workers,), all entries between 0 and 1."""
-    array = host_array(name, value, "real numbers", 1).astype(np.float64)
-    check_shape(name, array, "(num_workers,)", ("any",))
+    array = host_array(name, value, "real numbers", num_workers="any")
     check_entries(name, array, (array > 0) & (array < 1), "between 0 and 1")
-    return array
+    return array.astype(np.float64)
 
 
 def check_message_dtype(dtype: Any) -> str | None:
@@ -248,25 +267,23 @@ def check_up_to(name: str, value: Any, **limit: int) -> int:
     return value
 
 
-def check_one_round(num_workers: int, **given: Any) -> None:
-    """Arrivals, by the name of their argument, without batch axes."""
+def check_one_round(num_workers: int, *given: Any) -> None:
+    """The arguments received, finished and late, without batch axes."""
     rule = f"have shape (num_workers,) = ({num_workers},)"
-    for name, value in given.items():
+    for name, value in zip(("received", "finished", "late"), given):
         if value is not None and not isinstance(value, tuple):
             require(np.ndim(value) < 2, name, rule, np.shape(value))
 
 
-def concrete_array(name: str, value: Any, kind: str) -> np.ndarray:
-    """`value` in NumPy, all of whose entries are of that kind."""
+def concrete_array(name: str, value: Any, kind: str, **sizes: Any) -> np.ndarray:
+    """`as_array` in NumPy."""
     check_concrete(name, value, "its entries are checked")
-    return np.asarray(as_array(name, value, kind))
+    return np.asarray(as_array(name, value, kind, **sizes))
 
 
-def host_array(name: str, value: Any, kind: str, num_axes: int) -> np.ndarray:
-    """`value` in NumPy, all of whose entries are finite and of that kind."""
-    array = concrete_array(name, value, kind)
-    axes = "1 axis" if num_axes == 1 else f"{num_axes} axes"
-    require(array.ndim == num_axes, name, f"have {axes}", f"shape {array.shape}")
+def host_array(name: str, value: Any, kind: str, **sizes: Any) -> np.ndarray:
+    """`as_array` in NumPy, all of whose entries are finite."""
+    array = concrete_array(name, value, kind, **sizes)
     require(np.isfinite(array).all(), name, "be finite", array)
     return array
 

@@ -51,8 +51,7 @@ class CorruptionModel(abc.ABC):
     def __post_init__(self):
         hint = ", whose stragglers are the workers that send something wrong"
         _validation.check_instance("who", self.who, StragglerModel, hint)
-        for name, rule in self._rules.items():
-            _validation.check_number(name, getattr(self, name), **rule)
+        _validation.check_fields(self, **self._rules)
 
     def init(self, num_workers: int) -> Any:
         """Returns the state before the first round, that of `who`."""

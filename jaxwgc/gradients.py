@@ -143,8 +143,7 @@ def decoded_value_and_grad(
 
             return jax.tree.map(scaled, sums)
 
-        arrivals = {"received": received, "finished": finished}
-        _validation.check_one_round(code.num_workers, **arrivals)
+        _validation.check_one_round(code.num_workers, received, finished)
         round_decoding = decoding(code, received, decoder, finished=finished)
         wide = _arrays.promoted(values)
         value = product(round_decoding.effective_weights.astype(wide.dtype), wide)

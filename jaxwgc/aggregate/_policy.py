@@ -110,8 +110,7 @@ class DecodingPolicy:
                 stacklevel=4,
             )
         code = self.code
-        given = {"received": received, "finished": finished, "late": late}
-        _validation.check_one_round(code.num_workers, **given)
+        _validation.check_one_round(code.num_workers, received, finished, late)
         if received is None and finished is None:
             require(elapsed is None, "elapsed", "be None without received", elapsed)
             if self.is_simulated:

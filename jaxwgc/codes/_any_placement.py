@@ -93,9 +93,8 @@ def any_placement(
       "Improving distributed gradient descent using Reed-Solomon codes", ISIT 2018
       (polynomials with given zeros, there for balanced placements).
     """
-    assignment = _validation.host_array("assignment", assignment, "bools", 2)
-    axes = "(num_workers, num_parts)"
-    _validation.check_shape("assignment", assignment, axes, ("any", "any"))
+    sizes = {"num_workers": "any", "num_parts": "any"}
+    assignment = _validation.host_array("assignment", assignment, "bools", **sizes)
     num_workers = len(assignment)
     num_stragglers = _validation.check_stragglers(num_stragglers, num_workers)
     copies = assignment.sum(0)

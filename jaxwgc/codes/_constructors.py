@@ -56,10 +56,10 @@ def shares(loads: np.ndarray, total: int, most: int | None = None) -> np.ndarray
 
 def owned_parts(num_workers: int, num_parts: int, loads: Any) -> np.ndarray:
     """Returns how many parts each worker owns, in proportion to loads, checked."""
-    loads = _validation.host_array("loads", loads, "real numbers", 1)
-    is_right = loads.shape == (num_workers,) and (loads >= 0).all() and loads.any()
-    rule = f"be {num_workers} finite numbers of at least 0, and not all 0"
-    _validation.require(is_right, "loads", rule, loads.tolist())
+    rule = {"num_workers": num_workers}
+    loads = _validation.host_array("loads", loads, "real numbers", **rule)
+    is_right = (loads >= 0).all() and loads.any()
+    _validation.require(is_right, "loads", "be at least 0, and not all 0", loads)
     return shares(loads.astype(np.float64), num_parts)
 
 

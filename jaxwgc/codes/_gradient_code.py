@@ -16,13 +16,6 @@ from jaxwgc.decoders import Decoder, DecoderLike, LeastSquares
 
 Array: TypeAlias = jax.Array | np.ndarray
 
-_KINDS = {
-    "encoding_matrix": "numbers or bools",
-    "assignment": "bools",
-    "target": "real numbers or bools",
-    "required_parts": "integers",
-}
-
 
 @register
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -130,18 +123,17 @@ class GradientCode:
           GradientCode(num_workers=3, num_parts=3, num_stragglers=1, \
 decoders=[LeastSquares])
         """
+        kind, sizes = "numbers or bools", {"num_workers": "any", "num_parts": "any"}
         matrix = _validation.host_array(
-            "encoding_matrix", encoding_matrix, "numbers or bools", 2
+            "encoding_matrix", encoding_matrix, kind, **sizes
         )
         is_complex = np.iscomplexobj(matrix)
         matrix = matrix.astype(np.complex128 if is_complex else np.float64)
-        axes = "(num_workers, num_parts)"
-        _validation.check_shape("encoding_matrix", matrix, axes, ("any", "any"))
         num_workers, num_parts = matrix.shape
         assignment = matrix != 0 if assignment is None else assignment
         target = np.ones(num_parts) if target is None else target
-        assignment = _validation.host_array("assignment", assignment, "bools", 2)
-        target = _validation.host_array("target", target, "real numbers or bools", 1)
+        assignment = _validation.host_array("assignment", assignment, "bools")
+        target = _validation.host_array("target", target, "real numbers or bools")
         target = target.astype(np.float64)
         code = cls(
             encoding_matrix=matrix,
@@ -270,9 +262,8 @@ decoders=[LeastSquares])
           >>> code.decodes([[True, True, False, False], [True, False, True, False]])
           Array([ True, False], dtype=bool)
         """
-        mask = jnp.asarray(_validation.as_array("mask", mask, "bools"))
-        sizes = "...", self.num_messages
-        _validation.check_shape("mask", mask, "(..., num_messages)", sizes)
+        sizes = {"num_messages": self.num_messages}
+        mask = jnp.asarray(_validation.as_array("mask", mask, "bools", "...", **sizes))
         return self.choose_decoder(decoder).decodes(
             self.encoding_matrix, self.segment_targets, mask, tolerance
         )
@@ -323,16 +314,17 @@ decoders=[LeastSquares])
             _validation.check_int(f"code.{name}", getattr(code, name), minimum=1)
         per_worker, per_part = code.messages_per_worker, code.num_segments
         workers, parts = shape[0] // per_worker, shape[1] // per_part
-        shapes = {
-            "encoding_matrix": (workers * per_worker, parts * per_part),
-            "assignment": (workers, parts),
-            "target": (parts,),
-            "required_parts": (workers, per_worker),
-        }
-        for name, expected in shapes.items():
+        matrix = workers * per_worker, parts * per_part
+        fields = [
+            ("encoding_matrix", "numbers or bools", matrix),
+            ("assignment", "bools", (workers, parts)),
+            ("target", "real numbers or bools", (parts,)),
+            ("required_parts", "integers", (workers, per_worker)),
+        ]
+        for name, kind, expected in fields:
             array = getattr(code, name)
             if name != "required_parts" or per_worker > 1:
-                _validation.check_dtypes(f"code.{name}", array, _KINDS[name])
+                _validation.check_dtypes(f"code.{name}", array, kind)
                 shape = getattr(array, "shape", None)
                 rule = f"have shape {expected} for {per_worker} messages per worker"
                 require(shape == expected, f"code.{name}", rule, shape)

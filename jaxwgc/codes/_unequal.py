@@ -142,9 +142,8 @@ def _least_error(trust: np.ndarray, held: np.ndarray, gram: np.ndarray) -> np.nd
 
 
 def _checked_assignment(assignment, num_workers, num_parts):
-    name, axes = "assignment", "(num_workers, num_parts)"
-    held = _validation.host_array(name, assignment, "bools", 2)
-    _validation.check_shape(name, held, axes, (num_workers, num_parts))
+    name, sizes = "assignment", {"num_workers": num_workers, "num_parts": num_parts}
+    held = _validation.host_array(name, assignment, "bools", **sizes)
     copies, rule = held.sum(0), "have every part on a worker"
     require(copies.all(), name, rule, f"part {copies.argmin()} on none")
     return held
@@ -169,9 +168,8 @@ def variances_of(
 ) -> np.ndarray:
     """ω of each worker, checked, float64 (num_workers,)."""
     name = "quantization_variance"
-    variance = _validation.concrete_array(name, quantization_variance, "real numbers")
-    if variance.ndim:
-        _validation.check_shape(name, variance, "(num_workers,)", (num_workers,))
+    given, rule = quantization_variance, {"or_number": True, "num_workers": num_workers}
+    variance = _validation.concrete_array(name, given, "real numbers", **rule)
     variance = np.broadcast_to(variance, num_workers).astype(np.float64)
     is_right = (variance >= 0) & (variance < np.inf)
     _validation.check_entries(name, variance, is_right, "finite and at least 0")

@@ -29,9 +29,8 @@ def arrived_messages(code: GradientCode, received: Any, finished: Any) -> jax.Ar
       TypeError: where received is not bool, or finished not integers.
     """
     if isinstance(received, ErrorLocation) and finished is None:
-        sizes = ("...", code.num_messages)
-        name, axes = "mask of an ErrorLocation", "(..., num_messages)"
-        _validation.check_shape(name, received.mask, axes, sizes)
+        axes, sizes = "(..., num_messages)", ("...", code.num_messages)
+        _validation.check_shape("received.mask", received.mask, axes, sizes)
         return received.mask
     if isinstance(received, Arrivals) and finished is None:
         if code.messages_per_worker > 1:
@@ -64,9 +63,8 @@ def arrived_workers(code: GradientCode, mask: jax.Array) -> jax.Array:
 
 
 def _checked(name, given, kind, code):
-    array = jnp.asarray(_validation.as_array(name, given, kind))
-    sizes = ("...", code.num_workers)
-    _validation.check_shape(name, array, "(..., num_workers)", sizes)
+    sizes = {"num_workers": code.num_workers}
+    array = jnp.asarray(_validation.as_array(name, given, kind, "...", **sizes))
     by_batch = sharding_by_batch(array, 1)
     if by_batch is not None and jax.typeof(array).sharding.spec[-1] is not None:
         array = jax.sharding.reshard(array, by_batch)

@@ -45,8 +45,8 @@ def inverse_variance_weights(variances: jax.typing.ArrayLike) -> jax.Array:
       The end of the paper's section 4; Aitken, "On least squares and linear combination
       of observations", 1936.
     """
-    given = _validation.as_array("variances", variances, "real numbers")
-    _validation.check_shape("variances", given, "(num_parts,)", ("any",))
+    name, kind = "variances", "real numbers"
+    given = _validation.as_array(name, variances, kind, num_parts="any")
     values = _arrays.promoted(given)
     if not _validation.is_traced(given):
         # What overflows in the dtype that is computed in is to be found, too.
@@ -116,9 +116,8 @@ def source_variances(
     given = {"residuals": residuals, "leverage": leverage, "row_weights": row_weights}
     shape = "any", "any"
     for name, array in given.items():
-        array = _validation.as_array(name, array, "real numbers or bools")
-        if name != "leverage" or np.ndim(array):
-            _validation.check_shape(name, array, "(num_sources, m)", shape)
+        rule = {"or_number": name == "leverage", "num_sources": shape[0], "m": shape[1]}
+        array = _validation.as_array(name, array, "real numbers or bools", **rule)
         given[name], shape = array, np.shape(residuals)
     if not _validation.is_traced(*given.values()):
         _check_degrees(**given)

@@ -51,12 +51,9 @@ def quantize(
       Alistarh, Grubic, Li, Tomioka, Vojnovic, "QSGD: communication-efficient SGD via
       gradient quantization and encoding", NeurIPS 2017, section 3.1.
     """
-    given = _validation.as_array("messages", messages, "real or complex floats")
-    axes = "(num_messages, length)"
-    _validation.check_shape("messages", given, axes, ("any", "any"))
-    bits = check_bits(bits)
-    if np.ndim(bits):
-        _validation.check_shape("bits", bits, "(num_messages,)", given.shape[:1])
+    kind, sizes = "real or complex floats", {"num_messages": "any", "length": "any"}
+    given = _validation.as_array("messages", messages, kind, **sizes)
+    bits = check_bits(bits, num_messages=len(given))
     return _quantize(key, promoted(given), jnp.asarray(bits, jnp.int32))
 
 
@@ -183,9 +180,9 @@ def allocate_bits(
     return bits
 
 
-def check_bits(bits: jax.typing.ArrayLike) -> Any:
+def check_bits(bits: jax.typing.ArrayLike, **sizes: int) -> Any:
     """Returns bits as an array, checked where they are not traced."""
-    given = _validation.as_array("bits", bits, "integers")
+    given = _validation.as_array("bits", bits, "integers", or_number=True, **sizes)
     if not _validation.is_traced(given):
         values, rule = np.asarray(given), f"from {_LEAST_BITS} to {_MOST_BITS}"
         is_right = (values >= _LEAST_BITS) & (values <= _MOST_BITS)

@@ -78,11 +78,10 @@ def decode_answers(answers: jax.Array, params: Any) -> Any:
     References:
       The library's.
     """
-    answers = _validation.as_array("answers", answers, "real numbers or bools")
     _validation.check_dtypes("params", params, "real or complex floats", True)
-    size = _flat_vectors.raveled_size(params)
-    sizes = ("...", "any", size)
-    _validation.check_shape("answers", answers, "(..., num_workers, length)", sizes)
+    kind, length = "real numbers or bools", _flat_vectors.raveled_size(params)
+    sizes = {"num_workers": "any", "length": length}
+    answers = _validation.as_array("answers", answers, kind, "...", **sizes)
     return _flat_vectors.unravel(promoted(answers).sum(-2), params)
 
 

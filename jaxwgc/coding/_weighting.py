@@ -37,8 +37,8 @@ def weighted(code: GradientCode, weights: jax.typing.ArrayLike) -> GradientCode:
       The paper's theorem 4.1.
     """
     GradientCode.check(code)
-    factors = _validation.as_array("weights", weights, "real numbers or bools")
-    _validation.check_shape("weights", factors, "(num_parts,)", (code.num_parts,))
+    kind, sizes = "real numbers or bools", {"num_parts": code.num_parts}
+    factors = _validation.as_array("weights", weights, kind, **sizes)
     if not _validation.is_traced(factors):
         # On the host, where a code that was made there keeps its precision.
         factors = np.asarray(factors)

@@ -171,21 +171,6 @@ class Decoder(abc.ABC):
         rule = f"be 1 for the decoder {self}"
         _validation.require(len(target) == 1, "num_segments", rule, len(target))
 
-    def checked_field(
-        self, name: str, kind: str, axes: str, sizes: tuple[int | str, ...]
-    ) -> Array:
-        """Returns a field that is an array, checked as `_validation.check_shape` does.
-
-        Args:
-          name: of the field.
-          kind: what its entries are to be.
-          axes: names of its axes, for the message.
-          sizes: of the axes, "any" where they are free.
-        """
-        field = _validation.as_array(name, getattr(self, name), kind)
-        _validation.check_shape(name, field, axes, sizes)
-        return field
-
     def __str__(self) -> str:
         return type(self).__name__
 

@@ -65,8 +65,8 @@ class Dual(Decoder):
 
     def check(self, matrix: Array, target: Array) -> None:
         self.check_one_segment(target)
-        axes, sizes = "(1 + m, num_workers)", ("any", len(matrix))
-        rows = self.checked_field("rows", "numbers or bools", axes, sizes)
+        sizes = {"num_rows": "any", "num_workers": len(matrix)}
+        rows = _validation.as_array("rows", self.rows, "numbers or bools", **sizes)
         name, number = "num_stragglers + 1", self.num_stragglers + 1
         _validation.check_up_to(name, number, rows=len(rows))
         self.check_matrix(np.iscomplexobj(rows) <= np.iscomplexobj(matrix), matrix)

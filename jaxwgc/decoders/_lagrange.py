@@ -62,8 +62,8 @@ class Lagrange(Decoder):
     def check(self, matrix: Array, target: Array) -> None:
         self.check_one_segment(target)
         number = len(matrix)
-        axes, sizes = "(num_workers,)", (number,)
-        positions = self.checked_field("positions", "integers", axes, sizes)
+        given, sizes = self.positions, {"num_workers": number}
+        positions = _validation.as_array("positions", given, "integers", **sizes)
         _validation.check_stragglers(self.num_stragglers, number)
         self.check_matrix(np.iscomplexobj(matrix), matrix)
         is_known = not _validation.is_traced(positions)

@@ -48,8 +48,8 @@ class OneCopy(Decoder):
     def check(self, matrix: Array, target: Array) -> None:
         self.check_one_segment(target)
         num_messages, num_parts = matrix.shape
-        axes, sizes = "(num_parts, num_copies)", (num_parts, "any")
-        copies = self.checked_field("copies", "integers", axes, sizes)
+        sizes = {"num_parts": num_parts, "num_copies": "any"}
+        copies = _validation.as_array("copies", self.copies, "integers", **sizes)
         number = _validation.check_int("num_workers", self.num_workers, 1)
         self.check_matrix(num_messages % number == 0, matrix)
         if any(isinstance(array, jax.Array) for array in (copies, matrix, target)):

@@ -41,8 +41,8 @@ class Peeling(Decoder):
     def check(self, matrix: Array, target: Array) -> None:
         self.check_one_segment(target)
         rows, columns = matrix.shape
-        axes, sizes = "(num_messages, num_batches)", (rows, "any")
-        assignment = self.checked_field("assignment", "bools", axes, sizes)
+        given, sizes = self.assignment, {"num_messages": rows, "num_batches": "any"}
+        assignment = _validation.as_array("assignment", given, "bools", **sizes)
         is_right = columns % assignment.shape[1] == 0
         rule = f"have batches of equally many of {columns} parts"
         _validation.require(is_right, "assignment", rule, assignment.shape)

@@ -85,8 +85,7 @@ def mesh_value_and_grad(
         _validation.check_instance("parts", parts, PlacedParts, ", from place_parts")
         rule = "be placed for the same code and axis"
         _validation.require(parts.held == expected, "parts", rule, parts.held)
-        arrivals = {"received": received, "finished": finished}
-        _validation.check_one_round(code.num_workers, **arrivals)
+        _validation.check_one_round(code.num_workers, received, finished)
         return compute(params, parts.arrays, received, finished)
 
     return step

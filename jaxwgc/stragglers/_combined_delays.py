@@ -5,11 +5,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxwgc import _validation
 from jaxwgc.stragglers._distributions import Distribution, Mixture, Moved
-from jaxwgc.stragglers._inputs import check_numbers, loads_of
+from jaxwgc.stragglers._inputs import loads_of
 from jaxwgc.stragglers._types import DelayModel
 
 
@@ -53,7 +52,7 @@ class affine(DelayModel):
     def __post_init__(self):
         _validation.check_instance("delay", self.delay, DelayModel)
         rule = {"minimum": 0}
-        check_numbers(self, overhead=rule, slope=rule, time=rule)
+        _validation.check_fields(self, overhead=rule, slope=rule, time=rule)
 
     def init(self, num_workers):
         """Returns the state of what is random."""
@@ -106,9 +105,9 @@ class unequal_speeds(DelayModel):
 
     def __post_init__(self):
         _validation.check_instance("delay", self.delay, DelayModel)
-        speeds = _validation.host_array("speeds", self.speeds, "real numbers", 1)
-        is_right = speeds.size and np.all(speeds > 0)
-        _validation.require(is_right, "speeds", "be positive, at least one", speeds)
+        kind, sizes = "real numbers", {"num_workers": "any"}
+        speeds = _validation.host_array("speeds", self.speeds, kind, **sizes)
+        _validation.check_entries("speeds", speeds, speeds > 0, "positive")
         # A tuple can be compared, so that equal models are equal.
         object.__setattr__(self, "speeds", tuple(speeds.astype(float).tolist()))
 
@@ -172,7 +171,9 @@ class markov(DelayModel):
         _validation.check_instance("fast", self.fast, DelayModel)
         _validation.check_instance("slow", self.slow, DelayModel)
         is_probability = {"minimum": 0, "maximum": 1}
-        check_numbers(self, become_slow=is_probability, become_fast=is_probability)
+        _validation.check_fields(
+            self, become_slow=is_probability, become_fast=is_probability
+        )
         total = self.become_slow + self.become_fast
         is_right = _validation.is_traced(total) or total > 0
         _validation.require(is_right, "become_slow + become_fast", "be positive", total)

@@ -78,8 +78,8 @@ def empirical(
     """
     table = _validation.measured_times(times)
     if measured_at is not None:
-        name = "measured_at"
-        measured_at = _validation.host_array(name, measured_at, "real numbers", 1)
+        name, kind = "measured_at", "real numbers"
+        measured_at = _validation.host_array(name, measured_at, kind, loads="any")
         measured_at = measured_at.astype(np.float64)
         is_right = (
             table.ndim == 3

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxwgc import _validation
 from jaxwgc.stragglers._distributions import Distribution, Moved
-from jaxwgc.stragglers._inputs import check_numbers, loads_of
+from jaxwgc.stragglers._inputs import loads_of
 from jaxwgc.stragglers._types import DelayModel
 
 
@@ -30,7 +31,7 @@ class IndependentDelay(DelayModel, Distribution):
     _rules: ClassVar[Any] = {}
 
     def __post_init__(self):
-        check_numbers(self, **self._rules)
+        _validation.check_fields(self, **self._rules)
 
     @abc.abstractmethod
     def draw(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:

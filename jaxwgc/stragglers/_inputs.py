@@ -23,21 +23,8 @@ def times_of(times: Any, name: str = "times") -> jax.Array:
     return jnp.where(times >= 0, times, jnp.nan)
 
 
-def check_numbers(model: Any, **rules: Any) -> None:
-    """Checks fields of a dataclass that are numbers, which may be traced.
-
-    Others become floats, so that models whose numbers are equal are equal.
-    """
-    for name, rule in rules.items():
-        value = getattr(model, name)
-        _validation.check_number(name, value, **rule)
-        if not _validation.is_traced(value):
-            object.__setattr__(model, name, float(value))
-
-
 def _vector(name, value, rule, largest=None):
-    array = _validation.as_array(name, value, "real numbers")
-    _validation.check_shape(name, array, "(num_workers,)", ("any",))
+    array = _validation.as_array(name, value, "real numbers", num_workers="any")
     if not _validation.is_traced(array):
         values = np.asarray(array, np.float64)
         is_right = (values >= 0) & (values != largest)

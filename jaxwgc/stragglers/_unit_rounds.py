@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc import _validation
-from jaxwgc.stragglers._inputs import check_numbers, loads_of
+from jaxwgc.stragglers._inputs import loads_of
 from jaxwgc.stragglers._selection import random_workers
 from jaxwgc.stragglers._types import Arrivals, StragglerModel
 
@@ -25,7 +25,7 @@ class uniform(StragglerModel):
 
     Raises:
       ValueError: where s is negative, or not less than the number of workers (at
-        `init` or `sample`).
+        `sample`).
       TypeError: where s is not an int.
 
     Example:
@@ -43,8 +43,7 @@ class uniform(StragglerModel):
     num_stragglers: int
 
     def __post_init__(self):
-        number = _validation.check_int("num_stragglers", self.num_stragglers, minimum=0)
-        object.__setattr__(self, "num_stragglers", number)
+        _validation.check_int("num_stragglers", self.num_stragglers, minimum=0)
 
     def sample(self, key, state, loads):
         """Draws a round."""
@@ -90,10 +89,11 @@ class bernoulli(StragglerModel):
 
     def __post_init__(self):
         if np.ndim(self.probability) == 0:
-            check_numbers(self, probability={"minimum": 0, "maximum": 1})
+            _validation.check_fields(self, probability={"minimum": 0, "maximum": 1})
             return
         name = "probability"
-        values = _validation.host_array(name, self.probability, "real numbers", 1)
+        given = self.probability
+        values = _validation.host_array(name, given, "real numbers", num_workers="any")
         is_right = (values >= 0) & (values <= 1)
         _validation.check_entries(name, values, is_right, "from 0 to 1")
         # A tuple can be compared, so that equal models are equal.
@@ -135,8 +135,7 @@ class fixed(StragglerModel):
     received: Any
 
     def __post_init__(self):
-        _validation.check_dtypes("received", self.received, "bools")
-        _validation.check_shape("received", self.received, "(num_workers,)", ("any",))
+        _validation.as_array("received", self.received, "bools", num_workers="any")
 
     def sample(self, key, state, loads):
         """Returns the round."""

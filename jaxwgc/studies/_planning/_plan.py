@@ -268,25 +268,18 @@ def _named_codes(num_workers, replications, codes, speeds) -> list[Named]:
 def _checked_choices(choices, num_workers) -> list[Named]:
     """Returns the codes of the choices of another plan."""
     for number, choice in enumerate(choices):
-        _validation.check_instance(f"choices[{number}]", choice, Choice)
-        _check_workers(f"choices[{number}].code", choice.code, num_workers)
-        _check_late(f"choices[{number}]", choice)
+        name = f"choices[{number}]"
+        _validation.check_instance(name, choice, Choice)
+        code, several = choice.code, choice.code.messages_per_worker > 1
+        _check_workers(f"{name}.code", code, num_workers)
+        late = (CANCELLED,) if several else (CANCELLED, BUSY)
+        _validation.check_choice(f"{name}.late", choice.late, late)
+        if _validation.check_bool(f"{name}.memory", choice.memory):
+            decodes = code.decodes(np.ones(code.num_messages, bool), DECODES)
+            is_right = not several and code.num_segments == 1 and bool(decodes)
+            rule = "be False unless code has one message per worker, and all decode"
+            _validation.require(is_right, f"{name}.memory", rule, code)
     return [(choice.name, choice.code) for choice in choices]
-
-
-def _check_late(name, choice):
-    """Checks that a choice to which memory was added, say, can be judged."""
-    code = choice.code
-    _validation.check_choice(f"{name}.late", choice.late, (CANCELLED, BUSY))
-    _validation.check_bool(f"{name}.memory", choice.memory)
-    is_right = choice.late == CANCELLED or code.messages_per_worker == 1
-    rule = 'be "cancelled" for a code of several messages per worker'
-    _validation.require(is_right, f"{name}.late", rule, choice.late)
-    if choice.memory:
-        is_right = code.messages_per_worker == code.num_segments == 1
-        is_right &= bool(code.decodes(np.ones(code.num_messages, bool), DECODES))
-        rule = "be False unless code has one message per worker, and all decode"
-        _validation.require(is_right, f"{name}.memory", rule, code)
 
 
 def _check_workers(name, code, num_workers):
