@@ -49,8 +49,7 @@ class CorruptionModel(abc.ABC):
     _rules: ClassVar[Any] = {}
 
     def __post_init__(self):
-        hint = ", whose stragglers are the workers that send something wrong"
-        _validation.check_instance("who", self.who, StragglerModel, hint)
+        _validation.check_instance("who", self.who, StragglerModel)
         _validation.check_fields(self, **self._rules)
 
     def init(self, num_workers: int) -> Any:

@@ -133,8 +133,7 @@ def coded_aggregate(
     _validation.check_choice("method", method, ("partials", "messages"))
     model.warn_where_undecodable(code, decoder)
     if corrupt is not None:
-        hint = " of jaxwgc.corruptions"
-        _validation.check_instance("corrupt", corrupt, CorruptionModel, hint)
+        _validation.check_instance("corrupt", corrupt, CorruptionModel)
     has_messages = method == "messages" or (corrupt is None and not correct_errors)
     rule = 'be "messages" with corrupt or correct_errors'
     _validation.require(has_messages, "method", rule, repr(method))

@@ -1,6 +1,5 @@
 """Helpers of constructors: plain sums, loads in proportion, words for wrong sizes."""
 
-import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -63,31 +62,17 @@ def owned_parts(num_workers: int, num_parts: int, loads: Any) -> np.ndarray:
     return shares(loads.astype(np.float64), num_parts)
 
 
-def nearest(
-    value: int, works: Callable[[int], bool], minimum: int, maximum: int | None = None
-) -> str:
-    """Such as "the nearest that work are 5 and 7": those below and above `value`.
-
-    Only one where nothing works on the other side of `value` between minimum and
-    maximum. Without a maximum something above must work.
-    """
-    highest = value - 1 if maximum is None else min(value - 1, maximum)
-    below = range(highest, minimum - 1, -1)
-    lowest = max(value + 1, minimum)
-    above = itertools.count(lowest) if maximum is None else range(lowest, maximum + 1)
-    neighbours = [next(filter(works, side), None) for side in (below, above)]
-    named = [str(other) for other in neighbours if other is not None]
-    verb = "work are" if len(named) == 2 else "works is"
-    return f"the nearest that {verb} {' and '.join(named)}"
-
-
 def check_works(
     name: str, value: int, works: Callable[[int], bool], rule: str, *bounds: int
 ) -> None:
-    """Raises ValueError unless `works(value)`, which names the `nearest` that do."""
+    """Raises ValueError unless `works(value)`, with the nearest numbers that do."""
     if not works(value):
-        near = nearest(value, works, *bounds)
-        raise ValueError(f"{name} must {rule}; got {name} = {value}; {near}")
+        least, most = (*bounds, 10**9)[:2]
+        end, start = min(value, most + 1), max(value + 1, least)
+        below = filter(works, range(max(end - 999, least), end))
+        above = filter(works, range(start, min(start + 999, most + 1)))
+        near = " and ".join(map(str, [*[*below][-1:], *[*above][:1]]))
+        raise ValueError(f"{name} must {rule}; got {value}, and nearest to it {near}")
 
 
 def divides(number: int) -> Callable[[int], bool]:

@@ -1,11 +1,12 @@
 """The balanced Reed-Solomon code, interleaved so that float32 can decode it."""
 
 import functools
+import math
 
 import numpy as np
 
 from jaxwgc import _validation
-from jaxwgc.codes._constructors import nearest
+from jaxwgc.codes._constructors import check_works
 from jaxwgc.codes._gradient_code import GradientCode
 from jaxwgc.codes._roots_of_unity import (
     best_step,
@@ -67,16 +68,9 @@ def reed_solomon(
         "replication", replication, num_workers=num_workers
     )
     _validation.check_bool("interleave", interleave)
-    if num_parts * replication % num_workers:
-        degrees = nearest(
-            replication, lambda d: num_parts * d % num_workers == 0, 1, num_workers
-        )
-        parts = nearest(num_parts, lambda k: k * replication % num_workers == 0, 1)
-        raise ValueError(
-            "num_parts * replication must be a multiple of num_workers; got "
-            f"{num_parts} * {replication} and {num_workers}; for replication "
-            f"{degrees}, and for num_parts {parts}"
-        )
+    works = range(0, num_workers + 1, num_workers // math.gcd(num_workers, num_parts))
+    rule = "make num_parts * replication a multiple of num_workers"
+    check_works("replication", replication, works.__contains__, rule, 1, num_workers)
     assignment = _balanced_assignment(num_workers, num_parts, replication)
     step = _best_step(num_workers, num_parts, replication) if interleave else 1
     points = positions(num_workers, step)

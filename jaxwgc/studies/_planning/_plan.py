@@ -164,8 +164,7 @@ def plan(
       2018, section 4 (noise at constant steps); Savage, "The theory of statistical
       decision", 1951 (least regret).
     """
-    hint = " (stragglers.empirical makes one of measured times)"
-    _validation.check_instance("delay", delay, DelayModel, hint)
+    _validation.check_instance("delay", delay, DelayModel)
     _validation.check_int("num_workers", num_workers, minimum=1)
     goal = Goal.checked(target, condition, heterogeneity, num_workers)
     waiting = _listed("waiting", waiting)
