@@ -80,8 +80,9 @@ def check_int(name: str, value: Any, minimum: int | None = None) -> int:
     except TypeError:
         size = None
     if size is None:
-        rule = "be a Python int, since it sets shapes"
-        raise TypeError(f"{name} must {rule}; got {value!r}")
+        is_bool = isinstance(value, bool)
+        rule = "an int" if is_bool else "a Python int, since it sets shapes"
+        raise TypeError(f"{name} must be {rule}; got {value!r}")
     require(minimum is None or size >= minimum, name, f"be at least {minimum}", size)
     return size
 
@@ -176,8 +177,8 @@ def check_parts(name: str, tree: Any, axis_name: str) -> int:
 def check_dense(name: str, value: Any, hint: str = "") -> None:
     """Raises TypeError for a sparse matrix, which JAX would convert entry by entry."""
     if _arrays.is_sparse(value):
-        rule = f"be a dense array, as `.todense()` makes{hint}"
-        raise TypeError(f"{name} must {rule}; got {type(value).__name__}")
+        given = f"{type(value).__name__}; convert it with `.todense()`{hint}"
+        raise TypeError(f"{name} must be a dense array; got {given}")
 
 
 def as_array(
@@ -215,7 +216,8 @@ def check_dtypes(name: str, tree: Any, kind: str, abstract: bool = False) -> Non
 # By the kind in `_arrays.KINDS` that parameters and their gradients are of.
 _ADVICE = {
     "real or complex floats": " (split off integers, keys and what is static, as "
-    "eqx.partition(params, eqx.is_inexact_array) and nnx.split do)"
+    "eqx.partition(params, eqx.is_inexact_array) and nnx.split(module, nnx.Param, ...) "
+    "do; freeze floats by optax.masked, after the aggregator)"
 }
 
 
@@ -240,7 +242,10 @@ def check_message_dtype(dtype: Any) -> str | None:
     """The name of a dtype of real floats that messages are sent in, or None."""
     if dtype is None:
         return None
-    known = jnp.dtype(dtype)
+    try:
+        known = jnp.dtype(dtype)
+    except TypeError as error:
+        raise TypeError(f"message_dtype must be a dtype; got {dtype!r}") from error
     is_right = jnp.issubdtype(known, jnp.floating) and known.itemsize in (2, 4)
     require(is_right, "message_dtype", "be bfloat16, float16 or float32", repr(dtype))
     return known.name

@@ -157,23 +157,29 @@ def decoded_value_and_grad(
 
 def scalar_loss(loss: Callable[..., Any]) -> Callable:
     """`loss`, whose result must be a scalar of real floats: there is no has_aux."""
-    checked = checked_loss(loss)
+    checked = checked_loss(loss, hint="")
     return lambda params, part: checked(params, part)[0]
 
 
-def checked_loss(loss: Callable[..., Any], has_aux: bool = False) -> Callable:
+def checked_loss(
+    loss: Callable[..., Any],
+    has_aux: bool = False,
+    hint: str = ", or (scalar, aux) with has_aux",
+) -> Callable:
     """`loss` with its result as (scalar, aux), and the scalar a real float."""
+    _validation.check_callable("loss", loss)
     _validation.check_bool("has_aux", has_aux)
 
     def checked(params, part):
         outputs = loss(params, part)
-        value, aux = outputs, None
-        if has_aux:
-            is_pair = isinstance(outputs, tuple) and len(outputs) == 2
-            value, aux = outputs if is_pair else (None, None)
-        if not jax.tree_util.all_leaves([value]) or np.shape(value):
-            rule = "(scalar, aux)" if has_aux else "a scalar"
-            raise TypeError(f"loss must return {rule}; got {outputs}")
+        is_pair = isinstance(outputs, tuple) and len(outputs) == 2
+        value, aux = outputs if has_aux and is_pair else (outputs, None)
+        if is_pair < has_aux or not jax.tree_util.all_leaves([value]):
+            given = jax.tree.structure(outputs)
+            raise TypeError(f"loss must return a scalar{hint}; got {given}")
+        if np.shape(value):
+            given = f"an array of {np.shape(value)}"
+            raise TypeError(f"loss must return a scalar; got {given}")
         _validation.check_dtypes("loss's result", value, "real floats")
         return jnp.asarray(value), aux
 

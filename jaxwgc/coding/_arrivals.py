@@ -40,7 +40,7 @@ def arrived_messages(code: GradientCode, received: Any, finished: Any) -> jax.Ar
     is_right, rule = (received is None) != (finished is None), "be given, and not both"
     _validation.require(is_right, "received or finished", rule, (received, finished))
     if finished is None:
-        mask = _checked("received", received, "bools", code)
+        mask = _checked("received", received, "a bool mask", code)
         several = code.messages_per_worker
         return mask if several == 1 else jnp.repeat(mask, several, axis=-1)
     counts = _checked("finished", finished, "integers", code)

@@ -137,5 +137,5 @@ def _check_alike(trees):
         for tree in trees
     ]
     for other in described[1:]:
-        given = (described[0], other)
+        given = f"one of {described[0]} and one of {other}"
         _validation.require(other == described[0], "parts", "be alike", given)

@@ -125,9 +125,11 @@ def _checked_devices(devices):
     if devices is None:
         return [None]
     devices = list(devices)
+    if not all(isinstance(device, jax.Device) for device in devices):
+        raise TypeError(f"devices must be those of jax.devices(); got {devices}")
     own = {each for each in devices if each.process_index == jax.process_index()}
-    is_right = devices and len(own) == len(devices)
-    _validation.require(is_right, "devices", "be different, of this process", devices)
+    is_right, rule = len(own) == len(devices) > 0, "be different ones, of this process"
+    _validation.require(is_right, "devices", rule, devices)
     return devices
 
 
