@@ -148,19 +148,17 @@ class Decoding:
                 "collapse is for one round, a mask (num_messages,); got one of shape "
                 f"{self.mask.shape} (use jax.vmap for a batch)"
             )
-        sums = partial_gradients
+        mixed = _mixing(self._matrix, self.weights)
         # Gradients like an Equinox module can be called, too, but are no leaf.
-        is_function = isinstance(sums, jax.tree_util.Partial) or (
-            callable(sums) and jax.tree_util.all_leaves([sums])
+        if isinstance(partial_gradients, jax.tree_util.Partial) or (
+            callable(partial_gradients)
+            and jax.tree_util.all_leaves([partial_gradients])
+        ):
+            return _collapsed.collapse(mixed, self._target, partial_gradients)
+        _validation.check_leading_axis(
+            "partial_gradients", partial_gradients, self.code.num_parts, "num_parts"
         )
-        if not is_function:
-            _validation.check_leading_axis(
-                "partial_gradients", sums, self.code.num_parts, "num_parts"
-            )
-            sums = _collapsed.weighted_sums(sums)
-        return _collapsed.collapse(
-            _mixing(self._matrix, self.weights), self._target, sums
-        )
+        return _collapsed.collapse_leaves(mixed, self._target, partial_gradients)
 
     @property
     def _matrix(self):
