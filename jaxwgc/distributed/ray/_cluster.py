@@ -53,8 +53,8 @@ class RayCluster:
     coordinator's process.
 
     The log `jaxwgc.distributed` has one line for the start of the workers, each loss
-    with its reason, and each return. Steps are counted from 0, and separately in `train` and
-    `compute`; `Faults.delay` and the keys of batches use the same numbers.
+    with its reason, and each return. Steps are counted from 0, and separately in
+    `train` and `compute`. `Faults.delay` and the keys of batches use these numbers.
 
     With a code of several messages per worker, a round works **on request**: workers
     compute their parts one by one, keep each gradient and report each part in a few
