@@ -37,42 +37,43 @@ def leaks(mixing: jax.Array, target: jax.Array) -> jax.Array:
     return failed | jnp.any(leaked, axis=(-3, -2, -1))
 
 
-def weighted_sums(partial_gradients: Any) -> Callable[[jax.Array], Any]:
-    """Weights (num_parts,) to the weighted sum over the leading axis of each leaf.
-
-    In at least float32, as messages are. What has no weight may hold anything.
-    """
-
-    def sums(weights):
-        def of_leaf(leaf):
-            wide = _arrays.promoted(leaf)
-            flat = wide.reshape(len(wide), -1)
-            summed = _weighted_sum(weights.astype(flat.dtype), flat)
-            dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)
-            return summed.reshape(wide.shape[1:]).astype(dtype)
-
-        return jax.tree.map(of_leaf, partial_gradients)
-
-    return sums
-
-
 @jax.jit
-def _weighted_sum(weights: jax.Array, rows: jax.Array) -> jax.Array:
-    """The sum of rows; one of weight zero may be NaN, as nobody has answered for it."""
-    summed = product(weights, rows)
+def collapse_leaves(mixing: jax.Array, target: jax.Array, partial_gradients: Any):
+    """Computes the decoded gradient from partial gradients, see `collapse`.
 
-    def without() -> jax.Array:
-        return product(weights, jnp.where(weights[:, None] == 0, 0, rows))
+    Sums are computed in at least float32, as messages are. A part of weight zero may
+    hold NaN, since no worker has responded for it.
+    """
+    leaves, structure = jax.tree.flatten(partial_gradients)
+    wide = [_arrays.promoted(leaf) for leaf in leaves]
+    rows = [leaf.reshape(len(leaf), -1) for leaf in wide]
 
-    # Selecting at once would copy all rows, which takes longer than their sum.
-    is_poisoned = any_under_vmap(~jnp.isfinite(summed).all())
-    return jax.lax.cond(is_poisoned, without, lambda: summed)
+    def sums(weights, rows=rows):
+        return jax.tree.unflatten(
+            structure,
+            [
+                product(weights.astype(row.dtype), row)
+                .reshape(*weights.shape[:-1], *leaf.shape[1:])
+                .astype(jax.dtypes.canonicalize_dtype(given.dtype))
+                for row, leaf, given in zip(rows, wide, leaves, strict=True)
+            ],
+        )
+
+    def masked_sums(weights):
+        # Selecting at once would copy all rows, which takes longer than their sum.
+        is_used = jnp.any(weights != 0, axis=0)[:, None]
+        return sums(weights, [jnp.where(is_used, row, 0) for row in rows])
+
+    return collapse(mixing, target, sums, masked_sums)
 
 
 def collapse(
-    mixing: jax.Array, target: jax.Array, weighted_sum: Callable[[jax.Array], Any]
+    mixing: jax.Array,
+    target: jax.Array,
+    sums: Callable[[jax.Array], Any],
+    masked_sums: Callable[[jax.Array], Any] | None = None,
 ) -> Any:
-    """Returns the decoded gradient from weighted sums of partial gradients.
+    """Computes the decoded gradient from weighted sums of partial gradients.
 
     A complex code packs the halves (u, v) of a gradient as u + iv. Effective weights
     with an imaginary part, so those of a round with too many stragglers, therefore turn
@@ -82,37 +83,67 @@ def collapse(
     Args:
       mixing: aᵀB (num_segments, num_parts, num_segments), see `mixing`.
       target: (num_parts,).
-      weighted_sum: real weights c (num_parts,) to the pytree sum over j of cⱼ gⱼ.
+      sums: Function of real weights c (num_parts,) that returns the pytree sum over j
+        of cⱼ gⱼ.
+      masked_sums: Function of weights (rows, num_parts) that returns these sums with a
+        leading axis, without parts whose weights are all zero. It replaces sums that
+        are not finite.
     """
-    collapsed = weighted_sum(effective(mixing))
-    num_parts, segments = mixing.shape[-2:]
-    is_complex = jnp.iscomplexobj(mixing)
-    if segments == 1 and not is_complex:
+    weights = effective(mixing)
+    collapsed = sums(weights)
+    leaked = _leaked_rows(mixing, target)
+    is_rare = jnp.any(leaked != 0)
+    if masked_sums is not None:
+        for leaf in jax.tree.leaves(collapsed):
+            is_rare |= ~jnp.isfinite(leaf).all()
+    elif not len(leaked):
         return collapsed
-    leaked = leakage(mixing)
 
-    def segments_of_sums(weights):
-        """Segment u: the sum over v of segment v of the sum with weights (u, :, v)."""
-        weights = jnp.moveaxis(weights, 1, -1).reshape(segments**2, num_parts)
-        sums = jax.vmap(lambda row: _flat_vectors.ravel(weighted_sum(row)))(weights)
-        pairs = 2 if is_complex else 1
-        rows = _flat_vectors.blocks(sums, segments * pairs)
-        rows = rows.reshape(segments, segments, segments, pairs, rows.shape[-1])
-        return jnp.trace(rows, axis1=1, axis2=2)
+    def compute_exactly():
+        if masked_sums is None:
+            return _add_leaks(collapsed, jax.vmap(sums)(leaked), mixing)
+        both = masked_sums(jnp.concatenate([weights[None], leaked]))
+        own = jax.tree.map(lambda leaf: leaf[0], both)
+        return _add_leaks(own, jax.tree.map(lambda leaf: leaf[1:], both), mixing)
 
-    def add_leak():
-        flat = _flat_vectors.ravel(collapsed)
-        leak = jnp.zeros(())
-        if segments > 1:
-            leak = segments_of_sums(leaked.real)
-        if is_complex:
-            turned = segments_of_sums(leaked.imag)
-            leak = leak + jnp.stack([-turned[:, 1], turned[:, 0]], axis=1)
-        return _flat_vectors.unravel(flat + leak.ravel()[: flat.size], collapsed)
-
-    # Rounding that is added would move parameters whose gradient is zero.
-    matters = any_under_vmap(leaks(mixing, target))
-    if not _validation.is_traced(matters):
+    is_rare = any_under_vmap(is_rare)
+    if not _validation.is_traced(is_rare):
         # Outside of jit, lax.cond would compile its new functions at every call.
-        return add_leak() if matters else collapsed
-    return jax.lax.cond(matters, add_leak, lambda: collapsed)
+        return compute_exactly() if is_rare else collapsed
+    return jax.lax.cond(is_rare, compute_exactly, lambda: collapsed)
+
+
+def _leaked_rows(mixing, target):
+    """Returns real weights (rows, num_parts) of what segments and halves leak.
+
+    Zeros if this is rounding, which would move parameters whose gradient is zero. No
+    rows if nothing is packed.
+    """
+    num_parts, num_segments = mixing.shape[-2:]
+    is_complex = jnp.iscomplexobj(mixing)
+    if num_segments == 1 and not is_complex:
+        return jnp.zeros((0, num_parts), mixing.dtype)
+    leaked = jnp.where(leaks(mixing, target), leakage(mixing), 0)
+    rows = jnp.moveaxis(leaked, 1, -1).reshape(num_segments**2, num_parts)
+    if num_segments == 1:
+        return rows.imag
+    return jnp.concatenate([rows.real, rows.imag]) if is_complex else rows
+
+
+def _add_leaks(gradient, leaked, mixing):
+    """Adds sums with the weights of `_leaked_rows` to segments and halves."""
+    num_segments, is_complex = mixing.shape[-1], jnp.iscomplexobj(mixing)
+    pairs = 2 if is_complex else 1
+    sums = _flat_vectors.ravel(leaked, num_batch_axes=1)
+    if not len(sums):
+        return gradient
+    rows = _flat_vectors.blocks(sums, num_segments * pairs)
+    shape = -1, num_segments, num_segments, num_segments, pairs, rows.shape[-1]
+    # Segment u gains the sum over v of segment v of the sum with weights (u, :, v).
+    gains = jnp.trace(rows.reshape(shape), axis1=2, axis2=3)
+    leak = gains[0] if num_segments > 1 else 0
+    if is_complex:
+        turned = gains[-1]
+        leak = leak + jnp.stack([-turned[:, 1], turned[:, 0]], axis=1)
+    flat = _flat_vectors.ravel(gradient)
+    return _flat_vectors.unravel(flat + leak.ravel()[: flat.size], gradient)

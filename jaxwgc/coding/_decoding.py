@@ -120,7 +120,7 @@ class Decoding:
           A pytree like params, leaves with the batch axes in front.
 
         Raises:
-          ValueError, TypeError: as for `jaxwgc.decode`.
+          ValueError, TypeError: See `jaxwgc.decode`.
         """
         _validation.check_message_dtype(message_dtype)
         messages, params = check_messages(self.code, messages, params)
@@ -140,23 +140,20 @@ class Decoding:
             gradients so weighted.
 
         Raises:
-          ValueError: where a leading axis is not num_parts, or the decoding is of more
+          ValueError: If a leading axis is not num_parts, or the decoding is of more
             than one round.
         """
         rule, shape = "be that of one round (use jax.vmap for more)", self.mask.shape
         _validation.require(len(shape) == 1, "mask", rule, f"shape {shape}")
-        sums = partial_gradients
+        mixed, sums = _mixing(self._matrix, self.weights), partial_gradients
         # Gradients like an Equinox module can be called, too, but are no leaf.
-        is_function = isinstance(sums, jax.tree_util.Partial) or (
+        if isinstance(sums, jax.tree_util.Partial) or (
             callable(sums) and jax.tree_util.all_leaves([sums])
-        )
-        if not is_function:
-            name, num_parts = "partial_gradients", self.code.num_parts
-            _validation.check_leading_axis(name, sums, num_parts, "num_parts")
-            sums = _collapsed.weighted_sums(sums)
-        return _collapsed.collapse(
-            _mixing(self._matrix, self.weights), self._target, sums
-        )
+        ):
+            return _collapsed.collapse(mixed, self._target, sums)
+        name, num_parts = "partial_gradients", self.code.num_parts
+        _validation.check_leading_axis(name, sums, num_parts, "num_parts")
+        return _collapsed.collapse_leaves(mixed, self._target, sums)
 
     @property
     def _matrix(self):
@@ -288,10 +285,10 @@ def decoding_weights(
     """Computes the weights of the messages: a with aᵀB = target, see `decoding`.
 
     Args:
-      code: As for `decoding`.
-      received: As for `decoding`.
-      decoder: As for `decoding`.
-      finished: As for `decoding`.
+      code: See `decoding`.
+      received: See `decoding`.
+      decoder: See `decoding`.
+      finished: See `decoding`.
 
     Returns:
       (..., num_messages), complex for a complex code, zero at stragglers; num_messages
@@ -327,10 +324,10 @@ def effective_weights(
     `decoded_value_and_grad` and `decoding_error` account.
 
     Args:
-      code: As for `decoding`.
-      received: As for `decoding`.
-      decoder: As for `decoding`.
-      finished: As for `decoding`.
+      code: See `decoding`.
+      received: See `decoding`.
+      decoder: See `decoding`.
+      finished: See `decoding`.
 
     Returns:
       Real (..., num_parts).
@@ -360,10 +357,10 @@ def decoding_error(
     first order.
 
     Args:
-      code: As for `decoding`.
-      received: As for `decoding`.
-      decoder: As for `decoding`.
-      finished: As for `decoding`.
+      code: See `decoding`.
+      received: See `decoding`.
+      decoder: See `decoding`.
+      finished: See `decoding`.
 
     Returns:
       Real (...).
@@ -389,15 +386,15 @@ def decode(
     """Decodes the gradient from the messages that arrived.
 
     Args:
-      code: As for `decoding`.
+      code: See `decoding`.
       messages: (..., num_messages, length), from `encode`. Decoded in at least float32.
         Those that did not arrive may hold anything, NaN included.
-      received: As for `decoding`. Its batch axes and those of the messages are
+      received: See `decoding`. Its batch axes and those of the messages are
         broadcast against each other.
       params: Pytree of floats, or of `jax.ShapeDtypeStruct`, with the structure, shapes
         and dtypes of the gradient.
-      decoder: As for `decoding`.
-      finished: As for `decoding`.
+      decoder: See `decoding`.
+      finished: See `decoding`.
 
     Returns:
       The sum over j of cⱼ gⱼ with the `effective_weights` c: a pytree like params,

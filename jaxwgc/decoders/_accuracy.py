@@ -96,18 +96,13 @@ def best_weights(
     Returns:
       (num_segments, num_messages).
     """
-    costs = costs_of(candidates, product(candidates, matrix) - target)
+    rounding = jnp.finfo(candidates.dtype).eps / 2
+    costs = squared_norm(product(candidates, matrix) - target)
+    costs = (costs + rounding**2 * squared_norm(candidates)).sum(-1)
+    costs = jnp.where(jnp.isfinite(costs), costs, jnp.inf)
     advantage = np.ones(len(candidates))
     advantage[0] = ADVANTAGE
     return candidates[jnp.argmin(costs * jnp.asarray(advantage, costs.dtype))]
-
-
-def costs_of(candidates: jax.Array, misses: jax.Array) -> jax.Array:
-    """Computes squared residuals of candidates, with those by rounding, (count,)."""
-    eps = jnp.finfo(candidates.dtype).eps
-    costs = squared_norm(misses).sum(-1)
-    costs += (eps / 2) ** 2 * squared_norm(candidates).sum(-1)
-    return jnp.where(jnp.isfinite(costs), costs, jnp.inf)
 
 
 def scaled_rows(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:

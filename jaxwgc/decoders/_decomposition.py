@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxwgc._arrays import product
 from jaxwgc._some_masks import is_nowhere, masked_map
 from jaxwgc._targets import DECODES
-from jaxwgc.decoders._accuracy import ADVANTAGE, System, costs_of
+from jaxwgc.decoders._accuracy import System, best_weights
 
 # Singular values below this many sqrt(max(n, k)) eps of the largest count as zero.
 _CUTOFF = 2
@@ -102,28 +102,20 @@ def solve_by_svd(
     is_used = (singular > cutoff) | (ridges > 0)
     regularised = jnp.where(is_used, singular**2 + ridges**2, 1)
     inverses = jnp.where(is_used, singular, 0) / regularised
-
-    def solve(target):
-        # Conjugates of vectors, since those of matrices would be copies of them.
-        coordinates = product(target.conj(), right.T).conj() * inverses
-        solved = product(coordinates.conj(), left.T).conj()
-        return jnp.where(received, solved, 0)
-
-    def refine(step, state):
-        solutions, best, least = state
-        misses = target - product(solutions, matrix)
-        costs = costs_of(solutions, misses)
-        costs = costs.at[0].multiply(jnp.where(step == _STEPS, ADVANTAGE, 1))
-        place = jnp.argmin(costs)
-        best = jnp.where(costs[place] <= least, solutions[place], best)
-        # The weights that are given are judged, but refined is what is solved anew.
-        misses = jnp.where(step == 0, target, misses)
-        solutions = jnp.where(step == 0, 0, solutions) + solve(misses)
-        return solutions, best, jnp.minimum(costs[place], least)
+    inverses = product(right.conj().T * inverses, left.conj().T)
+    inverses = jnp.where(received, inverses, 0)
 
     # The decomposition is rounded more than its use is, which refinement takes back.
     # What is left of the miss is rounding, which differs from step to step.
-    start = jnp.broadcast_to(weights, (len(_RIDGES), *weights.shape))
-    least = jnp.full_like(singular[0], jnp.inf)
-    _, best, _ = jax.lax.fori_loop(0, _STEPS + 1, refine, (start, weights, least))
-    return best
+    def refine(solutions, _):
+        misses = target - product(solutions, matrix)
+        solutions = solutions + product(misses, inverses)
+        return solutions, solutions
+
+    # Made of the mask, with which it varies from device to device under shard_map.
+    zeros = jnp.zeros((len(_RIDGES), len(weights), 1), weights.dtype)
+    start = jnp.where(received, zeros, 0)
+    _, steps = jax.lax.scan(refine, start, None, length=_STEPS)
+    candidates = steps[::-1].reshape(-1, *weights.shape)
+    candidates = jnp.concatenate([candidates, weights[None]])
+    return best_weights(candidates, matrix, target)

@@ -130,15 +130,15 @@ def _improve(decoder, mask, weights, may_miss, systems):
 
     def improve(weights, mask, systems, dual):
         plain = systems.at(0)
-
-        def unless_good(weights, solve):
-            is_good = plain.miss(weights) <= rounding(weights.dtype)
-            return jax.lax.cond(is_good, lambda: weights, solve)
-
         if dual is not None:
-            weights = unless_good(
-                weights, lambda: dual_weights(weights, mask, plain, dual, lost)
-            )
-        return unless_good(weights, lambda: decompose(weights, mask, systems))
+            solve = functools.partial(dual_weights, num_stragglers=lost)
+            weights = _unless_good(weights, plain, solve, mask, plain, dual)
+        return _unless_good(weights, plain, decompose, mask, systems)
 
     return masked_map(may_miss, improve, weights, (weights, mask), (systems, dual))
+
+
+def _unless_good(weights, system, solve, *arguments):
+    """Returns weights, or `solve` of them if their residual is above rounding."""
+    is_good = system.miss(weights) <= rounding(weights.dtype)
+    return jax.lax.cond(is_good, lambda: weights, lambda: solve(weights, *arguments))

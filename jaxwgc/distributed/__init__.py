@@ -1,9 +1,9 @@
-"""The same step where workers are real.
+"""Coded steps on real workers.
 
 `mesh_value_and_grad` spreads parts and workers over the devices of one program, for
-scale: there, a device that stops, stops all. `RayCluster` runs a worker a process, for
-faults: workers may be slow, frozen, dead or wrong, and come back. It needs Ray, which
-is the extra `ray`.
+scale: if a device stops, all devices stop. `RayCluster` runs each worker as a process,
+for faults: workers may be slow, frozen, dead or wrong, and are replaced. It needs the
+extra `ray`.
 """
 
 from jaxwgc.distributed._mesh import mesh_value_and_grad

@@ -25,14 +25,14 @@ def mesh_value_and_grad(
 ) -> Callable:
     """Returns a function for a coded step, with parts and workers spread over devices.
 
-    The result is that of `jaxwgc.decoded_value_and_grad` to rounding, for any number of
-    devices, and of processes that are joined by `jax.distributed.initialize`. All of
-    them run one program: a device that stops, stops all others. Each part is computed
-    once, one after the other on a device, and its gradient weighted; one sum over the
-    devices follows. So the mask says whose
-    answers are not used, such as in a study of stragglers, or where workers are late
-    for reasons of their own (data that have not come); it does not keep a step from
-    waiting for a dead device.
+    The result equals `jaxwgc.decoded_value_and_grad` to rounding, for any number of
+    devices, and of processes that are joined by `jax.distributed.initialize`. Each
+    device computes its parts one after the other and weights their gradients. One sum
+    over the devices follows.
+
+    The mask excludes responses, for example in a study of stragglers or if the data of
+    a worker have not arrived. All devices run one program, so a step waits for a dead
+    device whatever the mask.
 
     Args:
       loss: `loss(params, part) -> scalar`, summed over the rows of the part.
@@ -40,21 +40,22 @@ def mesh_value_and_grad(
       mesh: a mesh of devices.
       axis: the axis of the mesh that workers are spread over; the first by default.
         Params may be sharded over the others.
-      decoder: as for `jaxwgc.decoding_weights`.
+      decoder: see `jaxwgc.decoding`.
 
     Returns:
-      A function of `params` (the same on all devices, or sharded over other axes),
-      `parts` (from `place_parts` with this code, mesh and axis) and `received`,
-      or `finished` in its place (as for `jaxwgc.decoding_weights`, without batch axes).
-      It returns `(value, gradient)`, the same on all devices: the scalar sum over j of
-      c_j loss_j, with the effective weights c, and a pytree like params. A whole optax
-      step around it goes under `jax.jit`.
+      A function of `params`, `parts` and `received`. Params are replicated, or sharded
+      over other axes. Parts come from `place_parts` with this code, mesh and axis.
+      `received` has no batch axes; `finished` may be passed in its place, see
+      `jaxwgc.decoding`. The function returns `(value, gradient)`, replicated: the
+      scalar sum over j of c_j loss_j, with the effective weights c, and a pytree like
+      params. A whole optax step around it can be compiled by `jax.jit`.
 
     Raises:
-      ValueError: where an argument breaks its rule, the mesh has no such axis, or (when
-        called) parts are placed for something else or received has the wrong shape.
-      TypeError: where an argument has the wrong type, loss gives no scalar of real
-        floats, or params are not floats.
+      ValueError: If an argument breaks its rule or the mesh has no such axis. When
+        called: if parts are placed for another code or mesh, or `received` has the
+        wrong shape.
+      TypeError: If an argument has the wrong type, the loss does not return a scalar of
+        real floats, or params are not floats.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxwgc
@@ -92,7 +93,7 @@ def mesh_value_and_grad(
 
 
 def _decoding_and_params(code, decoder, axis, params, received, finished):
-    """The decoding of the round, and params that come after it.
+    """Returns the decoding of the round, and params that depend on it.
 
     One device finds them for all along the axis: each would find the same, and devices
     that share cores would do so one after the other. Before anything else, since
@@ -115,7 +116,7 @@ def _decoding_and_params(code, decoder, axis, params, received, finished):
 
 
 def _own_entries(array, axis, num_shards):
-    """Those of this shard, with zeros at the end where there are too few."""
+    """Returns the entries of this shard, padded with zeros."""
     each = -(-len(array) // num_shards)
     missing = each * num_shards - len(array)
     array = jnp.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1))
@@ -141,7 +142,7 @@ def _on_shards(loss, code, mesh, axis, decoder, held):
         def weighted_sum(weights):
             def add(total, task):
                 part, weight = task
-                # A part that nobody answered for may hold anything, such as NaN.
+                # A part without a response may hold anything, such as NaN.
                 return jax.tree.map(
                     lambda sums, leaf: jnp.where(
                         weight == 0, sums, sums + weight.astype(sums.dtype) * leaf

@@ -48,9 +48,9 @@ def place_parts(
       The parts, as `mesh_value_and_grad` takes them.
 
     Raises:
-      ValueError: where the leading axis of parts is not num_parts, loaded parts differ
-        in structure, shape or dtype, or the mesh has no such axis.
-      TypeError: where an argument has the wrong type.
+      ValueError: If the leading axis of parts is not num_parts, loaded parts differ in
+        structure, shape or dtype, or the mesh has no such axis.
+      TypeError: If an argument has the wrong type.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxwgc
@@ -95,7 +95,7 @@ def place_parts(
 
 
 def check_mesh(code: Any, mesh: Any, axis: Any) -> str:
-    """The axis of the workers, where the arguments keep to their rules."""
+    """Checks code, mesh and axis; returns the axis of the workers."""
     GradientCode.check(code, concrete="it says which device holds what")
     _validation.check_instance("mesh", mesh, Mesh, " of jax.sharding")
     axis = mesh.axis_names[0] if axis is None else axis
@@ -108,14 +108,14 @@ def check_mesh(code: Any, mesh: Any, axis: Any) -> str:
 
 
 def held_parts(code: GradientCode, num_shards: int) -> np.ndarray:
-    """The parts of each shard, (num_shards, parts_per_shard)."""
+    """Returns the parts of each shard, (num_shards, parts_per_shard)."""
     parts_per_shard = -(-code.num_parts // num_shards)
     parts = np.arange(num_shards * parts_per_shard)
     return np.minimum(parts, code.num_parts - 1).reshape(num_shards, -1)
 
 
 def _stacked(load, indices):
-    """One shard's parts on the host, side by side."""
+    """Returns the parts of one shard on the host, stacked."""
     loaded = {int(index): load(int(index)) for index in np.unique(indices)}
     _check_alike(loaded.values())
     return jax.tree.map(

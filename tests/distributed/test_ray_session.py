@@ -85,7 +85,7 @@ def test_addresses_that_do_not_answer(monkeypatch, is_listening):
         if is_listening:
             listening.listen()
         address = f"127.0.0.1:{listening.getsockname()[1]}"
-        with pytest.raises(ConnectionError, match="no Ray cluster answers"):
+        with pytest.raises(ConnectionError, match="no Ray cluster responds"):
             _session.check_address(address)
 
 

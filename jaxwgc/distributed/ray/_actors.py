@@ -70,7 +70,7 @@ class Actors:
 
     @property
     def has_events(self) -> bool:
-        """Whether there are events that have been read, and not returned."""
+        """True if there are events that have been read, and not returned."""
         return bool(self._events)
 
     def perform(self, actions: Sequence[events.Action]) -> None:
@@ -192,7 +192,7 @@ class Actors:
     def _seconds(
         self, seen: float, computed: float, was_waiting: bool, since: float
     ) -> float:
-        """Returns the response time without the time in which nobody looked for it."""
+        """Returns the response time, without the time in which the driver was busy."""
         if was_waiting:
             self._transport = min(self._transport, seen - computed)
             return seen

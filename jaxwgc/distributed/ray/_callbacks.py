@@ -40,8 +40,8 @@ class Progress(NamedTuple):
         """Returns the metrics of the step under names that are the same in all steps.
 
         `loss`; `step_seconds`, the duration of the round; `responded`, the number of
-        workers that responded before its end; `corrupted`, the number of workers whose
-        messages were rejected; `undecodable`, 1 if the round could not be decoded;
+        workers that responded before its end; `corrupted`, the number of workers
+        with rejected messages; `undecodable`, 1 if the round could not be decoded;
         `replaced`, the number of replacements of workers during the round;
         `worker/3/seconds`, the time from the start of the round to the response of
         worker 3, on request to its last part. NaN if the worker did not respond.

@@ -40,7 +40,7 @@ class RayCluster:
     """Trains on one process per worker: the exact gradient without waiting for all.
 
     Every worker holds its assigned parts, forms its message from their gradients and
-    sends it. The coordinator, in whose process this object lives, sends parameters and
+    sends it. The coordinator, the process that holds this object, sends parameters and
     collects messages until the waiting rule ends the round. It needs Ray, from the
     extra `ray`.
 
@@ -53,8 +53,8 @@ class RayCluster:
     coordinator's process.
 
     The log `jaxwgc.distributed` has one line for the start of the workers, each loss
-    with its reason, and each return. Steps are counted as for `Faults.delay` and the
-    keys of batches: from 0, and separately in `train` and `compute`.
+    with its reason, and each return. Steps are counted from 0, and separately in
+    `train` and `compute`. `Faults.delay` and the keys of batches use these numbers.
 
     With a code of several messages per worker, a round works **on request**: workers
     compute their parts one by one, keep each gradient and report each part in a few
@@ -288,10 +288,10 @@ class RayCluster:
           live: Whether to show how many workers have started, and then the loss, the
             seconds per step, the stragglers, and the slowdowns, kinds and advice of
             `report`.
-          memory: As for `jaxwgc.decode_aggregate`: the newest message of each worker
+          memory: See `jaxwgc.decode_aggregate`: the newest message of each worker
             stands for a missing one. Late messages of steps of this call are stored
             as they come. Kept in checkpoints; empty if the code has changed.
-          debias: As for `jaxwgc.decode_aggregate`.
+          debias: See `jaxwgc.decode_aggregate`.
           **others: None; old options are rejected with their new names.
 
         Returns:
@@ -300,11 +300,11 @@ class RayCluster:
         Raises:
           ValueError: If num_steps is below 0 or checkpoint_every below 1, if memory or
             debias do not fit the code, if a checkpoint does not fit, or if the file of
-            a `JsonLines` is of another run; and as for `compute`.
+            a `JsonLines` is of another run. Also see `compute`.
           FloatingPointError: If a step gives params that are not finite.
           TypeError: If an entry of `callbacks` is neither a function nor a metric
-            writer; and as for `compute`.
-          RuntimeError: As for `compute`.
+            writer. Also see `compute`.
+          RuntimeError: See `compute`.
           ImportError: If Orbax or rich is needed and not installed.
         """
         _validation.check_int("num_steps", num_steps, minimum=0)
@@ -314,8 +314,8 @@ class RayCluster:
         _validation.check_instance("callbacks", callbacks, Sequence, " of callbacks")
         if memory and self._locator is not None:
             raise ValueError(
-                "memory must be False with on_wrong, since late answers are compared "
-                "with nothing; got True"
+                "memory must be False with on_wrong, since late responses take part in "
+                "no parity check; got True"
             )
         aggregate = self._aggregate(memory=memory, debias=debias)
         chain = optax.chain(aggregate, optimizer)
@@ -337,11 +337,11 @@ class RayCluster:
         `loads`. `numpy.save` keeps them.
 
         A worker measures the seconds from the receipt of its task to the finished
-        message by its own clock. The time that both travel is added, as the coordinator
-        sees it. If the coordinator was busy when a message came, such as with a
-        callback, the shortest travel time so far is added, or a longer one if the
-        message was not there when the coordinator last looked. On request none is
-        added, since reports travel while workers compute.
+        message by its own clock. The coordinator adds the travel time of task and
+        message. If the coordinator was busy when a message came, for example with a
+        callback, it adds the shortest travel time so far, or the time since it last
+        looked if this is longer. On request no travel time is added, since reports
+        travel while workers compute.
 
         Infinity stands for a worker that was lost. A worker that was busy with an
         earlier round, or left a part to others, has the seconds of its next responses
@@ -412,7 +412,7 @@ class RayCluster:
             return this_round
 
     def _check_decodes(self, this_round: Round, step: int) -> None:
-        """Warns of the first round that cannot be decoded, or rejects each."""
+        """Warns once about an undecodable round, or raises an error."""
         decoding, received = this_round.decoding, this_round.received
         mask = received if decoding is None else np.asarray(decoding.mask)
         is_empty = not (received.any() or this_round.refused)

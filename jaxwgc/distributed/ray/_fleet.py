@@ -23,7 +23,7 @@ log = logging.getLogger("jaxwgc.distributed")
 
 
 class Rules(NamedTuple):
-    """What the code and the waiting rule say of a round.
+    """Rules of a round, given by the code and the waiting rule.
 
     Attributes:
       ends: Waiting rule: maps the times so far to the time at which the round ends,
@@ -161,7 +161,7 @@ class Fleet:
     ) -> None:
         """Passes the response of the newest call of a worker to `take`.
 
-        A worker whose response `take` rejects with a ValueError is lost.
+        If `take` raises a ValueError, the worker is lost.
         """
         slot = self.slots[event.worker]
         if slot.state != "computing" or slot.call != event.call:

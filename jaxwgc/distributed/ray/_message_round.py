@@ -14,8 +14,8 @@ class Verdict(NamedTuple):
     """Result of the verification of a round.
 
     Attributes:
-      right: bool (num_workers,), workers whose messages are to be decoded.
-      wrong: bool (num_workers,), workers whose messages are corrupted.
+      right: bool (num_workers,), workers with messages to decode.
+      wrong: bool (num_workers,), workers with corrupted messages.
       rejected: Whether messages are corrupted and the workers cannot be told, or no
         message can be checked.
     """
@@ -80,7 +80,7 @@ class MessageRound:
 
     @property
     def received(self) -> np.ndarray:
-        """Workers whose messages of this round are there, bool (num_workers,)."""
+        """Workers that have responded in this round, bool (num_workers,)."""
         return np.isfinite(self.times)
 
     def handle(self, event: events.Event, now: float) -> Sequence[events.Action]:

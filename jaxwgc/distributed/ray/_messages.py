@@ -55,26 +55,26 @@ class Round(NamedTuple):
     Attributes:
       messages: (num_workers, length), zero where there is none. On request, the sum
         that each worker was asked for, for `jaxwgc.coding.decode_answers`.
-      received: bool (num_workers,), whose messages are to be decoded. On request, who
-        was asked for a sum.
-      times: float (num_workers,), seconds from the start of the round to each answer;
-        infinity where there was none before its end. On request (num_workers,
+      received: bool (num_workers,), workers with messages to decode. On request,
+        workers that were asked for a sum.
+      times: float (num_workers,), seconds from the start of the round to each response;
+        infinity if there was none before the end of the round. On request (num_workers,
         num_turns), to each part, in the order of the worker.
-      elapsed: seconds that the round took.
-      losses: float (num_parts,), of each part; NaN where no worker answered that holds
-        it.
-      aux: what the loss returned besides, with `has_aux`: a pytree; leaves
-        (num_parts, ...), zero where losses are NaN. None without.
-      timings: seconds that the coordinator spent on the broadcast, on the transfer of
-        answers, and on their examination where there is one.
-      decoding: on request, the `jaxwgc.Decoding` that workers were asked by, which goes
-        in as `received` wherever one is taken; None else.
-      late: bool (num_workers,), whose message is an answer to an earlier round, and not
-        to be decoded: in `train` with memory. None else.
-      wrong: bool (num_workers,), whose answers were found wrong and left out: not in
-        `received`, and zero. None where nobody looks, without `on_wrong` or `audit`.
-      refused: whether answers contradict each other and it cannot be said who is wrong,
-        or there are too few to check any; then nobody is in `received`.
+      elapsed: duration of the round in seconds.
+      losses: float (num_parts,), loss of each part; NaN if no worker with the part
+        responded.
+      aux: auxiliary outputs of the loss, with `has_aux`: a pytree; leaves
+        (num_parts, ...), zero if the loss is NaN. None without `has_aux`.
+      timings: seconds of the coordinator for the broadcast, for the transfer of
+        responses, and for their verification, if there is one.
+      decoding: on request, the `jaxwgc.Decoding` by which workers were asked. It can be
+        passed as `received` to every function. None for other codes.
+      late: bool (num_workers,), workers with a message of an earlier round, which is
+        not decoded: in `train` with memory. None without memory.
+      wrong: bool (num_workers,), workers with corrupted messages, which are excluded:
+        not in `received`, and zero. None without `on_wrong` and `audit`.
+      refused: whether the round is rejected: its checks fail without an explanation, or
+        too few messages arrived for any check. `received` is then all False.
       replaced: Number of replacements of workers that began in the round.
     """
 
@@ -93,7 +93,7 @@ class Round(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """Shapes and dtypes of the answers of all workers.
+    """Shapes and dtypes of the responses of all workers.
 
     Attributes:
       held: the parts of each worker, in the order in which it computes them.
@@ -215,7 +215,7 @@ class _Loan:
 
 
 class Memory:
-    """Arrays of one shape, whose memory is lent again once nobody looks at it.
+    """Arrays of one shape. Memory is lent again once it is not referenced.
 
     Fresh memory would cost more than what is copied into it: the system gives it page
     by page.
@@ -226,7 +226,7 @@ class Memory:
         self._loans: list[tuple[np.ndarray, weakref.ref]] = []
 
     def borrow(self) -> np.ndarray:
-        """Returns an array with arbitrary entries, which nobody else has."""
+        """Returns an array with arbitrary entries that is not referenced elsewhere."""
         returned = [block for block, loan in self._loans if loan() is None]
         lent = [(block, loan) for block, loan in self._loans if loan() is not None]
         loan = _Loan(returned[0] if returned else self._fresh())

@@ -13,7 +13,7 @@ from jaxwgc.codes import GradientCode
 
 @dataclasses.dataclass(frozen=True)
 class Verification:
-    """How a `RayCluster` finds corrupted messages.
+    """Options for the detection of corrupted messages by a `RayCluster`.
 
     Args:
       on_wrong: For codes with one message per worker: messages are compared before they
@@ -23,15 +23,15 @@ class Verification:
         fewer and fewer of their parts, and recomputes the last one. `"raise"` raises an
         error that names worker and machine. A round is rejected if the corrupted
         messages cannot be told, or if there is nothing to compare with: nothing of it
-        is used, and `undecodable` says what follows. A worker whose messages were
+        is used, and `undecodable` says what follows. A worker with messages that were
         corrupted in three rounds is replaced, with a warning. None compares nothing.
       audit: For rounds on request: probability, below 1, that a round asks for one part
         twice, the worker that sent it and another that holds it. If they differ, the
         part is recomputed, and the corrupted worker is left out of the round: the
         others finish its parts. It is replaced as with `on_wrong`. A worker that is
-        always corrupted, and whose parts are a share of all, is unseen for
+        always corrupted, and has a share of all parts, is unseen for
         1 / (audit * share) rounds on average. None and 0 never ask.
-      noise: As for `jaxwgc.locate_errors`.
+      noise: See `jaxwgc.locate_errors`.
 
     Example:
       >>> import jaxwgc

@@ -31,7 +31,7 @@ class _Step:
     taken: np.ndarray
     gradients: dict[int, jax.Array] = dataclasses.field(default_factory=dict)
     reports: list[Report] = dataclasses.field(default_factory=list)
-    # Of these, which are no reason to answer the coordinator.
+    # Number of these reports that can wait for the next one.
     num_quiet: int = 0
     is_stopped: bool = False
 
@@ -44,7 +44,7 @@ class _Step:
 
     @property
     def is_free(self) -> bool:
-        """Returns whether there is a part that nobody else has, or is at."""
+        """Returns whether there is a part that no other worker has or computes."""
         return bool((self.taken[self.turns] == 0).any())
 
 
@@ -200,7 +200,7 @@ class PartWorker(Worker):
         return wire
 
     def _work(self):
-        """Part after part, of whatever round is the newest."""
+        """Computes the parts of the newest round, one after the other."""
         took = 0.0
         try:
             while True:

@@ -1,4 +1,4 @@
-"""What a code says of rounds on request: turns, messages and sums."""
+"""Turns, messages and sums of a code in rounds on request."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -10,7 +10,7 @@ from jaxwgc.distributed.ray._messages import Layout
 
 
 class RequestPlan(NamedTuple):
-    """What a code with several messages per worker says of a round on request.
+    """Turns, messages and sums of a code with several messages per worker.
 
     A turn is the place of a part among those of a worker.
 

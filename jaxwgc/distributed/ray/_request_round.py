@@ -61,14 +61,14 @@ class RequestRound:
         # Newest request to each worker, and that of the sum which is here.
         self._asked = np.full(plan.support.shape[:2], np.nan)
         self._answered = self._asked.copy()
-        # Turns whose gradients can be asked for, and those that a worker has reported.
+        # Turns with available gradients, and turns that a worker has reported.
         self._done = np.zeros(is_held.shape, bool)
         self._reported = ~is_held
         # What each worker was told of its parts: see `turns_left`.
         self._taken = np.zeros(is_held.shape, np.int8)
         # Parts that each worker computes before its next report, by what it was told.
         self._claims = np.zeros((len(is_held), plan.code.num_parts + 1), bool)
-        # Workers whose parts do not count in this round.
+        # Workers without parts that count in this round.
         self._is_out = np.zeros(len(is_held), bool)
         self._losses_before = self._losses_known = fleet.num_losses()
         # Loss and aux of the finished turns of each worker.

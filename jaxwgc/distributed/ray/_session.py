@@ -47,7 +47,7 @@ def check_installed(name: str = "ray", need: str = "RayCluster needs Ray") -> No
 
 
 def check_connected() -> None:
-    """RuntimeError where Ray has ended: its calls would start one, open to others."""
+    """Raises RuntimeError if Ray has ended: its calls would start an open one."""
     if not find_ray().is_initialized():
         raise RuntimeError("Ray was shut down while the RayCluster was open")
 
@@ -72,7 +72,7 @@ class _Connection:
             ray = _imported_for_loopback() if address is None else find_ray()
             if not (self._num_users and ray.is_initialized()):
                 self._address = address
-                # Someone may have called `ray.shutdown` under those who are open.
+                # The user may have called `ray.shutdown` while clusters are open.
                 self._stack.close()
                 if not ray.is_initialized():
                     with contextlib.ExitStack() as stack:
@@ -101,8 +101,8 @@ def _connect(ray: Any, address: str | None, stack: contextlib.ExitStack) -> None
     # Workers print where the coordinator does.
     settings: dict[str, Any] = {"log_to_driver": True, "configure_logging": False}
     if address is None:
-        # Nobody who looks for a running Ray finds one in a folder of its own. That of a
-        # process that is killed stays: whose folder it is, no other can know for sure.
+        # A Ray in a folder of its own is not found by `ray.init(address="auto")`. The
+        # folder of a killed process stays, since its owner cannot be determined.
         folder = tempfile.TemporaryDirectory(
             prefix=f"jaxwgc-{os.getpid()}-", dir=_PARENT, ignore_cleanup_errors=True
         )
@@ -158,7 +158,7 @@ def _imported_for_loopback() -> Any:
 
 
 def check_address(address: str) -> None:
-    """Raises ConnectionError, within seconds, where no Ray answers there."""
+    """Raises ConnectionError, within seconds, if no Ray responds there."""
     if address.startswith("ray://"):
         raise ValueError(
             "address must be that of Ray itself (host:6379 or 'auto'), since the "
@@ -178,12 +178,12 @@ def check_address(address: str) -> None:
         )
     except subprocess.SubprocessError as error:
         raise ConnectionError(
-            f"no Ray cluster answers at address {address!r} within {seconds} seconds"
+            f"no Ray cluster responds at address {address!r} within {seconds} seconds"
         ) from error
 
 
 def check_resources(num_workers: int, options: Mapping[str, Any]) -> None:
-    """ValueError where no room is: Ray would let workers wait for it for ever."""
+    """Raises ValueError if there is no room: Ray's workers would wait for ever."""
     claims = {
         "CPU": options["num_cpus"],
         "GPU": options.get("num_gpus"),

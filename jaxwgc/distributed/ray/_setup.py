@@ -41,7 +41,7 @@ def actor_options_of(
     address: str | None, actor_options: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Returns the options of Ray's actors."""
-    # Nobody else uses the CPUs of our own Ray.
+    # A Ray of our own has no other users.
     claims: dict[str, Any] = {"num_cpus": 0}
     if address is not None:
         claims = {"num_cpus": 1, "scheduling_strategy": "SPREAD"}

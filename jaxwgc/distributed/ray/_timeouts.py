@@ -69,7 +69,7 @@ class ResponseLimit:
     def __init__(self, answer: float | None, num_workers: int):
         self._answer = answer
         self._recent = np.full((num_workers, _NUM_RECENT), np.nan)
-        # Likewise, but silence counts as a response.
+        # Seconds as in `_recent`, but silence counts as a response.
         self._own = self._recent.copy()
         self._place = np.zeros(num_workers, int)
         self.seconds = self._logged = CEILING_SECONDS if answer is None else answer

@@ -24,7 +24,7 @@ from jaxwgc.distributed.ray._timeouts import ResponseLimit
 
 
 class TrainingState(NamedTuple):
-    """Where training is, and all that it needs to go on from there.
+    """State of a training, with all that is needed to continue it.
 
     Attributes:
       params: a pytree.
@@ -133,10 +133,10 @@ def _checkpoints(
     code: GradientCode,
     limit: ResponseLimit,
 ) -> Iterator[tuple[TrainingState, str, Callable[[TrainingState], None]]]:
-    """The newest state in a folder, `start` if there is none, and a function to save.
+    """Opens the checkpoints of a folder; a checkpoint appears whole or not at all.
 
-    A checkpoint appears whole or not at all. Between them is an identifier of the run,
-    which the folder keeps.
+    Yields the newest state (`start` if there is none), an identifier of the run, which
+    the folder keeps, and a function that saves a state.
     """
     run = secrets.token_hex(8)
     if folder is None:
@@ -161,7 +161,7 @@ def _checkpoints(
                     "checkpoint must be of the same params, optimizer and key; got "
                     f"step {newest} in {folder}, with {differs}"
                 )
-            # As it was stored, so that who answered last may be others.
+            # In the stored shapes, since the number of workers may have changed.
             like = jax.tree.map(
                 lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), stored
             )
@@ -186,8 +186,8 @@ def _checkpoints(
         yield state, run, save
 
 
-# Leaves that depend on the code: who answered in the last round, what is remembered of
-# late answers, and which code that is.
+# Leaves that depend on the code: workers that responded in the last round, stored
+# messages, and the code itself.
 _RECEIVED, _MESSAGES, _KNOWN, _CODE = (
     "optimizer_state.0.received",
     "optimizer_state.0.memory.messages",
@@ -225,7 +225,7 @@ def difference(before: Any, now: Any, ignored: Sequence[str] = ()) -> str:
 
 
 def _restored(stored: Any, start: TrainingState, code: GradientCode) -> TrainingState:
-    """Returns a state like `start`, whose code may be another."""
+    """Returns the stored state with the structure of `start`, for any code."""
     leaves, like = _by_name(stored), _by_name(_saved(start, code))
     if leaves[_RECEIVED].shape != like[_RECEIVED].shape:
         leaves[_RECEIVED] = like[_RECEIVED]
@@ -268,7 +268,7 @@ def _handled_by(handler: Callable[[int, Any], None], numbers: Any) -> Iterator[N
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Ctrl-C and SIGTERM count at the end of the block, which takes but a moment."""
+    """Delays Ctrl-C and SIGTERM until the end of a short block."""
     came: list[int] = []
     try:
         with _handled_by(lambda number, _: came.append(number), _ENDING):
@@ -280,7 +280,7 @@ def uninterrupted() -> Iterator[None]:
 
 @contextlib.contextmanager
 def noticed_interrupts() -> Iterator[Callable[[], None]]:
-    """SIGTERM raises SystemExit; a function, what Ctrl-C or it raised and was lost.
+    """Makes SIGTERM raise SystemExit; yields a function that raises lost interrupts.
 
     Python drops an error that comes in a callback of the garbage collector, and JAX has
     such a callback. Handlers of others are left as they are.

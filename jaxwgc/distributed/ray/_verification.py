@@ -55,7 +55,7 @@ class Recomputation:
 
 @dataclasses.dataclass
 class Tools:
-    """What verifiers share: the workers, and projections of messages.
+    """Workers and projections of messages, shared by all verifiers.
 
     Attributes:
       actors: Actors of the workers.

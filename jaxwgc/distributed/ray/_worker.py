@@ -38,7 +38,7 @@ class Task(NamedTuple):
       has_aux: whether it returns `(scalar, aux)`.
       load: `load(part_index)`, or None where the parts are sent.
       batch: `batch(key, part)`, or None where whole parts are used.
-      delay: `delay(worker, step)`, seconds to sleep before an answer, or on request
+      delay: `delay(worker, step)`, seconds to sleep before a response, or on request
         before each part; or None.
       corrupt: `corrupt(worker, step, message)`, what is sent in the place of a message,
         as it travels; or None.
@@ -90,7 +90,7 @@ class Worker:
         self._given = parts
 
     def __repr__(self) -> str:
-        """As Ray says who has printed something."""
+        """Returns the prefix of the worker's output, for Ray."""
         return f"worker {self.worker}"
 
     def start(self) -> Started:
@@ -104,7 +104,7 @@ class Worker:
         return Started(os.getpid(), node, socket.gethostname(), _signature(parts[0]))
 
     def compute(self, order: tuple[list, Any, int] | bytes) -> Answer:
-        """Returns the answer for leaves of params, key and step, maybe pickled."""
+        """Returns the response to leaves of params, key and step, maybe pickled."""
         begin = time.monotonic()
         leaves, key, step = read_order(order)
         if self.task.delay is not None:
@@ -118,7 +118,7 @@ class Worker:
         """Returns a projection (PROJECTION_DIM,) of its message of some of its parts.
 
         Args:
-          order: as for `compute`.
+          order: see `compute`.
           parts: indices of parts that it holds.
           key: of `coding.project`, as it travels.
         """
@@ -153,7 +153,7 @@ class Worker:
         return lowered.out_info[0]
 
     def _arguments(self, key, step, parts=None):
-        """Those of `_answer`, with zeros for all but some parts."""
+        """Returns the arguments of `_answer`, with zeros for all but some parts."""
         held, rows = self.held.astype(np.uint32), self.rows
         if parts is not None:
             is_asked = np.isin(self.held, parts)
