@@ -31,7 +31,7 @@ def first_time(is_true: Callable[[jax.Array], Any], last: jax.Array) -> jax.Arra
     """Returns the least time of at least 0 for which it is true, and infinity if none.
 
     Args:
-      is_true: As for `first_true`, of a time.
+      is_true: See `first_true`, of a time.
       last: A time; its dtype is that of the result, which is NaN if it is.
     """
     # Floats of at least 0 have the order of their bits.

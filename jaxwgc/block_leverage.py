@@ -70,7 +70,7 @@ def block_leverage_aggregate(
         min(q, K) = k; slots that are not used have the weight 0. By default, parts are
         drawn until k + 1 different ones have been seen and the last of them is dropped
         (`jaxwgc.sketching.drop_last_distinct`), so that all k slots are used.
-      options: as for `jaxwgc.coded_aggregate`.
+      options: See `jaxwgc.coded_aggregate`.
 
     Returns:
       An `optax.experimental.aggregating.Aggregator`; updates have a leading axis of K.
@@ -78,10 +78,10 @@ def block_leverage_aggregate(
       of `jaxwgc.coded_aggregate`. Its state is a `BlockLeverageState`.
 
     Raises:
-      ValueError: where k does not go with num_draws or with the number of positive
+      ValueError: If k does not go with num_draws or with the number of positive
         probabilities, another argument breaks its rule, or (at `update`) a leaf's
         leading axis is not K.
-      TypeError: where an argument has the wrong type.
+      TypeError: If an argument has the wrong type.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxwgc, optax
@@ -169,10 +169,10 @@ def sampled_value_and_grad(
     Args:
       loss: `loss(params, part) -> scalar`, summed over the rows of the part.
       code: a gradient code over the k slots of the sample: k = code.num_parts.
-      probabilities: as for `jaxwgc.block_leverage_aggregate`.
-      num_draws: as for `jaxwgc.block_leverage_aggregate`.
+      probabilities: See `jaxwgc.block_leverage_aggregate`.
+      num_draws: See `jaxwgc.block_leverage_aggregate`.
       has_aux: whether loss returns `(scalar, aux)`.
-      decoder: as for `jaxwgc.decoding_weights`.
+      decoder: See `jaxwgc.decoding_weights`.
 
     Returns:
       A function of `params`, `parts` (leaves (K, ...)), `key` and `received` (as for
@@ -182,10 +182,10 @@ def sampled_value_and_grad(
       least-squares decoding, in which a value need not be a sum of losses any more.
 
     Raises:
-      ValueError: where k does not go with num_draws or with the number of positive
+      ValueError: If k does not go with num_draws or with the number of positive
         probabilities, or (when called) the leading axis of parts is not K or received
         has the wrong shape.
-      TypeError: where code is no code, key no key, received not bool or loss no scalar.
+      TypeError: If code is no code, key no key, received not bool or loss no scalar.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxwgc

@@ -185,7 +185,7 @@ class bit_flip(CorruptionModel):
         (31 in float32); None for one at random. May be traced.
 
     Raises:
-      ValueError: where the number has no such bit.
+      ValueError: If the number has no such bit.
 
     Example:
       The sign is the last bit:
@@ -287,7 +287,7 @@ class codeword_part(CorruptionModel):
     Args:
       who: see `CorruptionModel`.
       code: the code of the messages.
-      scale: as for `same_vector`.
+      scale: See `same_vector`.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxwgc

@@ -32,9 +32,9 @@ def partial_value_and_grad(loss: Callable[..., Any], has_aux: bool = False) -> C
       `((values, aux), gradients)`, leaves of aux (num_parts, ...).
 
     Raises:
-      ValueError: where the leaves of parts differ in their leading axis, or params
+      ValueError: If the leaves of parts differ in their leading axis, or params
         have none.
-      TypeError: where loss gives no scalar of real floats, or params are not floats.
+      TypeError: If loss gives no scalar of real floats, or params are not floats.
 
     Example:
       >>> import jax.numpy as jnp, jaxwgc
@@ -89,7 +89,7 @@ def decoded_value_and_grad(
       loss: `loss(params, part) -> scalar`, summed over the rows of the part.
       code: a gradient code.
       has_aux: whether loss returns `(scalar, aux)`.
-      decoder: as for `jaxwgc.decoding_weights`.
+      decoder: See `jaxwgc.decoding_weights`.
 
     Returns:
       A function of `params`, `parts` (leaves (num_parts, ...)) and `received`, or
@@ -99,9 +99,9 @@ def decoded_value_and_grad(
       `((value, aux), gradient)`, leaves of aux (num_parts, ...).
 
     Raises:
-      ValueError: where the leading axis of parts is not num_parts, params have no
+      ValueError: If the leading axis of parts is not num_parts, params have no
         leaves, or received has the wrong shape.
-      TypeError: where code is no code, received is not bool, loss gives no scalar of
+      TypeError: If code is no code, received is not bool, loss gives no scalar of
         real floats, or params are not floats.
 
     Example:

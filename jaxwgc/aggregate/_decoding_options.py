@@ -15,8 +15,8 @@ class DecodingOptions:
       undecodable: Result of a round that cannot be decoded. `"least_squares"` and
         `"skip"` as for `jaxwgc.decode_aggregate`; `"raise"` raises an error that names
         the missing workers.
-      tolerance: As for `jaxwgc.decode_aggregate`.
-      decoder: As for `jaxwgc.decoding_weights`.
+      tolerance: See `jaxwgc.decode_aggregate`.
+      decoder: See `jaxwgc.decoding_weights`.
       message_dtype: Dtype to which messages are rounded on their way, such as
         `"bfloat16"`: half the bytes, and a relative error of up to 2^-8 in every entry
         of a message, times the decoding weights in the gradient. None sends them as

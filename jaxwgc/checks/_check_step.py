@@ -112,9 +112,9 @@ def check_step(
       A `jaxwgc.checks.StepReport`, with the problems in words.
 
     Raises:
-      ValueError: where shapes do not fit, parts are not like data, or optimizer has not
+      ValueError: If shapes do not fit, parts are not like data, or optimizer has not
         one aggregator, for as many workers as the code.
-      TypeError: where an argument has the wrong type, or is traced.
+      TypeError: If an argument has the wrong type, or is traced.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxwgc

@@ -66,9 +66,9 @@ def any_placement(
       decoder is `Dual`. In NumPy float64 or complex128.
 
     Raises:
-      ValueError: where a part has fewer than s + 1 holders, s is negative or not less
+      ValueError: If a part has fewer than s + 1 holders, s is negative or not less
         than the number of workers, or the method is unknown.
-      TypeError: where an argument has the wrong type or is traced.
+      TypeError: If an argument has the wrong type or is traced.
 
     Example:
       Three of five workers are twice as fast as the others, and hold twice as much:

@@ -55,8 +55,8 @@ def batch_raptor(
       survived for certain.
 
     Raises:
-      ValueError: where the parameters break one of the rules above.
-      TypeError: where the integers are not ints, c or delta are not numbers or the key
+      ValueError: If the parameters break one of the rules above.
+      TypeError: If the integers are not ints, c or delta are not numbers or the key
         is no PRNG key.
 
     Example:

@@ -32,8 +32,8 @@ def bernoulli(
       otherwise.
 
     Raises:
-      ValueError: where the parameters break one of the rules above.
-      TypeError: where the integers are not ints or the key is no PRNG key.
+      ValueError: If the parameters break one of the rules above.
+      TypeError: If the integers are not ints or the key is no PRNG key.
 
     Example:
       >>> import jax, jaxwgc
@@ -74,8 +74,8 @@ def regularized_bernoulli(
       otherwise. No part is on more than 2 d workers.
 
     Raises:
-      ValueError: where the parameters break one of the rules above.
-      TypeError: where the integers are not ints or the key is no PRNG key.
+      ValueError: If the parameters break one of the rules above.
+      TypeError: If the integers are not ints or the key is no PRNG key.
 
     Example:
       >>> import jax, jaxwgc

@@ -30,8 +30,8 @@ def binary(num_workers: int, num_stragglers: int) -> GradientCode:
       A real code with entries 0 and 1.
 
     Raises:
-      ValueError: where s is negative or not less than n.
-      TypeError: where the parameters are not ints.
+      ValueError: If s is negative or not less than n.
+      TypeError: If the parameters are not ints.
 
     Example:
       >>> import jaxwgc

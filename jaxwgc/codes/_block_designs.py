@@ -29,8 +29,8 @@ def projective_plane(order: int) -> GradientCode:
       unless asked otherwise.
 
     Raises:
-      ValueError: where the order is no prime.
-      TypeError: where it is not an int.
+      ValueError: If the order is no prime.
+      TypeError: If it is not an int.
 
     Example:
       >>> import jax.numpy as jnp, jaxwgc
@@ -73,8 +73,8 @@ def paley(num_workers: int) -> GradientCode:
       A real code with entries 0 and 1, decoded by least squares unless asked otherwise.
 
     Raises:
-      ValueError: where num_workers is no such prime.
-      TypeError: where it is not an int.
+      ValueError: If num_workers is no such prime.
+      TypeError: If it is not an int.
 
     Example:
       >>> import jaxwgc

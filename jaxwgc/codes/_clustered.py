@@ -27,8 +27,8 @@ def clustered(code: GradientCode, num_clusters: int) -> GradientCode:
       cluster.
 
     Raises:
-      ValueError: where num_clusters is less than 1.
-      TypeError: where num_clusters is not an int, or code is no code.
+      ValueError: If num_clusters is less than 1.
+      TypeError: If num_clusters is not an int, or code is no code.
 
     Example:
       >>> import jaxwgc

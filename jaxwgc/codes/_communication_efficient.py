@@ -41,8 +41,8 @@ def communication_efficient(
       of n parts on cyclic workers.
 
     Raises:
-      ValueError: where s is negative or not less than n, or s + m is more than n.
-      TypeError: where the parameters are not ints.
+      ValueError: If s is negative or not less than n, or s + m is more than n.
+      TypeError: If the parameters are not ints.
 
     Example:
       >>> import jaxwgc

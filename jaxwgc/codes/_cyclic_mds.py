@@ -31,8 +31,8 @@ def cyclic_mds(num_workers: int, num_stragglers: int) -> GradientCode:
       workers answer, the weight of each is 1 / (s + 1).
 
     Raises:
-      ValueError: where s is negative or not less than n.
-      TypeError: where the parameters are not ints.
+      ValueError: If s is negative or not less than n.
+      TypeError: If the parameters are not ints.
 
     Example:
       >>> import jaxwgc

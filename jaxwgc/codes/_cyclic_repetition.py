@@ -31,8 +31,8 @@ def cyclic_repetition(
       A real code.
 
     Raises:
-      ValueError: where s is negative or not less than n.
-      TypeError: where the integers are not ints or the key is no PRNG key.
+      ValueError: If s is negative or not less than n.
+      TypeError: If the integers are not ints or the key is no PRNG key.
 
     Example:
       >>> import jax, jaxwgc

@@ -32,8 +32,8 @@ def edge_graph(key: jax.Array, num_parts: int, degree: int) -> GradientCode:
       components (`jaxwgc.decoders.Components`) unless asked otherwise.
 
     Raises:
-      ValueError: where the parameters break one of the rules above.
-      TypeError: where the integers are not ints or the key is no PRNG key.
+      ValueError: If the parameters break one of the rules above.
+      TypeError: If the integers are not ints or the key is no PRNG key.
 
     Example:
       >>> import jax, jaxwgc
@@ -70,8 +70,8 @@ def ramanujan_graph(prime: int, modulus: int) -> GradientCode:
       square modulo q, and (p + 1) / 2 times as many workers.
 
     Raises:
-      ValueError: where the parameters are no such primes.
-      TypeError: where they are not ints.
+      ValueError: If the parameters are no such primes.
+      TypeError: If they are not ints.
 
     Example:
       >>> import jaxwgc

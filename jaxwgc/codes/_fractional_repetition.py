@@ -24,8 +24,8 @@ def fractional_repetition(num_workers: int, num_stragglers: int) -> GradientCode
       A real code with entries 0 and 1.
 
     Raises:
-      ValueError: where s is negative or not less than n, or s + 1 does not divide n.
-      TypeError: where the parameters are not ints.
+      ValueError: If s is negative or not less than n, or s + 1 does not divide n.
+      TypeError: If the parameters are not ints.
 
     Example:
       >>> import jaxwgc

@@ -109,10 +109,10 @@ class GradientCode:
           complex128.
 
         Raises:
-          ValueError: where a shape is wrong, an entry is not finite or lies where the
+          ValueError: If a shape is wrong, an entry is not finite or lies where the
             worker does not hold the part, or a pattern is not survived: to 1e-6 of the
             norm of the target, in float64.
-          TypeError: where an argument has the wrong type or is traced.
+          TypeError: If an argument has the wrong type or is traced.
 
         Example:
           >>> import jaxwgc
@@ -210,8 +210,8 @@ decoders=[LeastSquares])
             them; or a decoder.
 
         Raises:
-          ValueError: where there is none, or it cannot decode the code.
-          TypeError: where `decoder` is neither.
+          ValueError: If there is none, or it cannot decode the code.
+          TypeError: If `decoder` is neither.
         """
         chosen: Any = decoder
         if decoder is None:
@@ -245,16 +245,16 @@ decoders=[LeastSquares])
         Args:
           mask: bool (..., num_messages), the messages that have arrived: workers, but
             for codes of several messages a worker.
-          tolerance: as for `jaxwgc.coded_aggregate`: the norm of aᵀB - target may be
+          tolerance: See `jaxwgc.coded_aggregate`: the norm of aᵀB - target may be
             that share of the norm of the target.
-          decoder: as for `jaxwgc.decoding_weights`.
+          decoder: See `jaxwgc.decoding_weights`.
 
         Returns:
           Bool (...).
 
         Raises:
-          ValueError: where mask has the wrong shape.
-          TypeError: where it is not bool.
+          ValueError: If mask has the wrong shape.
+          TypeError: If it is not bool.
 
         Example:
           >>> import jaxwgc
@@ -300,7 +300,7 @@ decoders=[LeastSquares])
 
         Raises:
           ValueError: for a batch of codes, or arrays of shapes that do not fit.
-          TypeError: where it is no code, or a field has the wrong type.
+          TypeError: If it is no code, or a field has the wrong type.
         """
         _validation.check_instance("code", code, GradientCode)
         if concrete:

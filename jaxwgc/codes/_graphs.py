@@ -41,8 +41,8 @@ def random_regular_graph(
       Bool (num_vertices, num_vertices), of NumPy unless the key is traced.
 
     Raises:
-      ValueError: where the integers break one of the rules above.
-      TypeError: where they are not ints or the key is no PRNG key.
+      ValueError: If the integers break one of the rules above.
+      TypeError: If they are not ints or the key is no PRNG key.
     """
     vertices, ends = names
     num_vertices = _validation.check_int(vertices, num_vertices, minimum=2)

@@ -33,8 +33,8 @@ def ldgm(
       for certain where each parity holds all parts, none otherwise.
 
     Raises:
-      ValueError: where the parameters break one of the rules above.
-      TypeError: where the integers are not ints or the key is no PRNG key.
+      ValueError: If the parameters break one of the rules above.
+      TypeError: If the integers are not ints or the key is no PRNG key.
 
     Example:
       >>> import jax, jaxwgc

@@ -31,8 +31,8 @@ def multi_message(code: GradientCode) -> GradientCode:
       that it does not send.
 
     Raises:
-      ValueError: where code sends several messages a worker already, or has segments.
-      TypeError: where code is no code, or its assignment is traced.
+      ValueError: If code sends several messages a worker already, or has segments.
+      TypeError: If code is no code, or its assignment is traced.
 
     Example:
       >>> import jaxwgc

@@ -28,9 +28,9 @@ def partially_coded(code: GradientCode, num_uncoded: int) -> GradientCode:
       u > 0: a worker that sends nothing at all loses its uncoded parts.
 
     Raises:
-      ValueError: where num_uncoded is negative, or code has several messages a worker,
+      ValueError: If num_uncoded is negative, or code has several messages a worker,
         segments or clusters.
-      TypeError: where num_uncoded is not an int, or code is no code.
+      TypeError: If num_uncoded is not an int, or code is no code.
 
     Example:
       >>> import jaxwgc

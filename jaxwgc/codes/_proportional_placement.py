@@ -30,9 +30,9 @@ def proportional_placement(
       rest.
 
     Raises:
-      ValueError: where speeds are not positive and finite, num_parts is less than 1,
+      ValueError: If speeds are not positive and finite, num_parts is less than 1,
         or copies are less than 1 or more than the workers.
-      TypeError: where an argument has the wrong type.
+      TypeError: If an argument has the wrong type.
 
     Example:
       >>> import jaxwgc

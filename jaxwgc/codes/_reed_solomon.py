@@ -50,8 +50,8 @@ def reed_solomon(
       imaginary parts, so they cost the bytes of the gradient itself.
 
     Raises:
-      ValueError: where the parameters break one of the rules above.
-      TypeError: where they are not ints.
+      ValueError: If the parameters break one of the rules above.
+      TypeError: If they are not ints.
 
     Example:
       >>> import jaxwgc

@@ -32,8 +32,8 @@ def regular_graph(key: jax.Array, num_workers: int, replication: int) -> Gradien
       A real code, decoded by least squares unless asked otherwise.
 
     Raises:
-      ValueError: where the parameters break one of the rules above.
-      TypeError: where the integers are not ints or the key is no PRNG key.
+      ValueError: If the parameters break one of the rules above.
+      TypeError: If the integers are not ints or the key is no PRNG key.
 
     Example:
       >>> import jax, jaxwgc

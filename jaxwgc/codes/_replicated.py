@@ -40,9 +40,9 @@ def replicated(
       of messages that it does not send.
 
     Raises:
-      ValueError: where num_workers or num_parts is less than 1, copies are less than 1
+      ValueError: If num_workers or num_parts is less than 1, copies are less than 1
         or more than n, or loads are not n finite numbers of at least 0, or all 0.
-      TypeError: where an argument has the wrong type.
+      TypeError: If an argument has the wrong type.
 
     Example:
       >>> import jaxwgc

@@ -45,8 +45,8 @@ def stochastic(
       A real code, decoded in one step with weight 1 at every answer.
 
     Raises:
-      ValueError: where the parameters break one of the rules above.
-      TypeError: where the integers are not ints, the probability is not real or the
+      ValueError: If the parameters break one of the rules above.
+      TypeError: If the integers are not ints, the probability is not real or the
         key is no PRNG key.
 
     Example:

@@ -44,8 +44,8 @@ def stochastic_block(
       probabilities that are known and not both zero; otherwise there is none.
 
     Raises:
-      ValueError: where the parameters break one of the rules above.
-      TypeError: where the integers are not ints, the probabilities are not real
+      ValueError: If the parameters break one of the rules above.
+      TypeError: If the integers are not ints, the probabilities are not real
         scalars or the key is no PRNG key.
 
     Example:

@@ -61,9 +61,9 @@ def unequal(
       A real code in NumPy float64, decoded in one step with weight 1 at every answer.
 
     Raises:
-      ValueError: where an argument breaks its rule: of a probability that is not
+      ValueError: If an argument breaks its rule: of a probability that is not
         between 0 and 1, or a part that nobody holds, the number is named.
-      TypeError: where an argument has the wrong type or is traced.
+      TypeError: If an argument has the wrong type or is traced.
 
     Example:
       The third worker answers in nine of ten rounds, the others in every second one:

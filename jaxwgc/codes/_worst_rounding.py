@@ -27,8 +27,8 @@ def worst_rounding(
       (num_workers,) in NumPy.
 
     Raises:
-      ValueError: where num_patterns is less than 1.
-      TypeError: where the code is none or is traced, or num_patterns is no int.
+      ValueError: If num_patterns is less than 1.
+      TypeError: If the code is none or is traced, or num_patterns is no int.
 
     Example:
       >>> import jaxwgc

@@ -24,9 +24,9 @@ def arrived_messages(code: GradientCode, received: Any, finished: Any) -> jax.Ar
         a traced number of more parts than it has counts as no answer.
 
     Raises:
-      ValueError: where the shape is wrong, a worker has not as many parts, or both or
+      ValueError: If the shape is wrong, a worker has not as many parts, or both or
         none of the two are given.
-      TypeError: where received is not bool, or finished not integers.
+      TypeError: If received is not bool, or finished not integers.
     """
     if isinstance(received, ErrorLocation) and finished is None:
         axes, sizes = "(..., num_messages)", ("...", code.num_messages)

@@ -79,8 +79,8 @@ class ErrorLocator(NamedTuple):
         Args:
           messages: (num_messages, length).
           mask: bool (num_messages,), those that are there.
-          key: as for `locate_errors`.
-          noise: as for `locate_errors`.
+          key: See `locate_errors`.
+          noise: See `locate_errors`.
           message_dtype: what messages were rounded to on their way.
         """
         # As one program: conditions outside of one are compiled at every call.
@@ -198,10 +198,10 @@ def locate_errors(
         copies of messages are not recognised and checks are found at every call.
       messages: (num_messages, length), as for `jaxwgc.decode`, of one round. Messages
         that are not finite count as missing, not as wrong.
-      received: as for `jaxwgc.decoding`.
+      received: See `jaxwgc.decoding`.
       key: PRNG key of either kind, for the projections. Drawn once messages are there,
         nobody can hide from them.
-      finished: as for `jaxwgc.decoding`.
+      finished: See `jaxwgc.decoding`.
       noise: how much honest copies of a message differ, relative to its norm, where
         that is more than rounding: between two kinds of processors.
 
@@ -209,9 +209,9 @@ def locate_errors(
       An `ErrorLocation`, which `jaxwgc.decode` and all that takes `received` takes.
 
     Raises:
-      ValueError: where the code has no checks, or an argument has the wrong shape or
+      ValueError: If the code has no checks, or an argument has the wrong shape or
         breaks its rule.
-      TypeError: where an argument has the wrong type.
+      TypeError: If an argument has the wrong type.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxwgc

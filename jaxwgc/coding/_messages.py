@@ -30,8 +30,8 @@ def encode(code: GradientCode, partial_gradients: Any) -> jax.Array:
       at least float32.
 
     Raises:
-      ValueError: where a leaf's leading axis is not num_parts.
-      TypeError: where a leaf is not of numbers.
+      ValueError: If a leaf's leading axis is not num_parts.
+      TypeError: If a leaf is not of numbers.
 
     Example:
       >>> import jax.numpy as jnp, jaxwgc
@@ -68,9 +68,9 @@ def form_messages(
       (num_rows, length), as rows of what `encode` gives.
 
     Raises:
-      ValueError: where the columns are no multiple of the parts, or leaves differ in
+      ValueError: If the columns are no multiple of the parts, or leaves differ in
         their leading axis.
-      TypeError: where matrix_rows or a leaf is not of numbers.
+      TypeError: If matrix_rows or a leaf is not of numbers.
 
     Example:
       Worker 1 of three holds the parts 1 and 2:

@@ -27,11 +27,11 @@ def inverse_variance_weights(variances: jax.typing.ArrayLike) -> jax.Array:
       positive and finite.
 
     Raises:
-      ValueError: where variances have not one axis or no entry, or (where not traced)
+      ValueError: If variances have not one axis or no entry, or (where not traced)
         one is negative, NaN, infinite or zero. A source without noise would get all the
         weight, and the others none; a zero that was estimated mostly says that the fit
         went through all data of the source.
-      TypeError: where variances are not real numbers.
+      TypeError: If variances are not real numbers.
 
     Example:
       >>> import jax.numpy as jnp, jaxwgc
@@ -96,9 +96,9 @@ def source_variances(
       source with residuals that are none or without degrees of freedom.
 
     Raises:
-      ValueError: where shapes do not fit, or (where not traced) a residual is NaN or
+      ValueError: If shapes do not fit, or (where not traced) a residual is NaN or
         infinite, or a source has no degrees of freedom left.
-      TypeError: where an argument is not of real numbers.
+      TypeError: If an argument is not of real numbers.
 
     Example:
       >>> import jax.numpy as jnp, jaxwgc

@@ -36,8 +36,8 @@ def quantize(
       message that is not finite, or whose traced bits break their rule.
 
     Raises:
-      ValueError: where a shape is wrong, or bits are less than 2 or more than 24.
-      TypeError: where messages are not of floats, bits are not integers, or key is no
+      ValueError: If a shape is wrong, or bits are less than 2 or more than 24.
+      TypeError: If messages are not of floats, bits are not integers, or key is no
         PRNG key.
 
     Example:
@@ -99,8 +99,8 @@ def quantization_variance(length: int, bits: jax.typing.ArrayLike) -> np.ndarray
       Float64 of the shape of bits.
 
     Raises:
-      ValueError: where length is less than 1, or bits are less than 2 or more than 24.
-      TypeError: where they are not integers or are traced.
+      ValueError: If length is less than 1, or bits are less than 2 or more than 24.
+      TypeError: If they are not integers or are traced.
 
     Example:
       >>> import jaxwgc
@@ -139,9 +139,9 @@ def allocate_bits(
       Ints (num_workers,): 0, or from 2 to 24.
 
     Raises:
-      ValueError: where a probability is not between 0 and 1, length is less than 1 or
+      ValueError: If a probability is not between 0 and 1, length is less than 1 or
         total_bits less than 2.
-      TypeError: where an argument has the wrong type or is traced.
+      TypeError: If an argument has the wrong type or is traced.
 
     Example:
       >>> import numpy as np, jaxwgc

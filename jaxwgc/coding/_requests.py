@@ -24,8 +24,8 @@ def answer_request(request: jax.Array, messages: jax.Array) -> jax.Array:
       (..., length), in at least float32.
 
     Raises:
-      ValueError: where there are not as many messages as numbers in the request.
-      TypeError: where one of them is not real.
+      ValueError: If there are not as many messages as numbers in the request.
+      TypeError: If one of them is not real.
 
     Example:
       >>> import jax.numpy as jnp, jaxwgc
@@ -64,8 +64,8 @@ def decode_answers(answers: jax.Array, params: Any) -> Any:
       A pytree like params, leaves with the batch axes in front.
 
     Raises:
-      ValueError: where answers are not as long as params.
-      TypeError: where answers are not real, or params are not floats.
+      ValueError: If answers are not as long as params.
+      TypeError: If answers are not real, or params are not floats.
 
     Example:
       Two workers were asked for what they have of four parts:

@@ -23,9 +23,9 @@ def weighted(code: GradientCode, weights: jax.typing.ArrayLike) -> GradientCode:
       A code with encoding matrix B diag(w).
 
     Raises:
-      ValueError: where weights has the wrong shape, or (where not traced) a NaN or
+      ValueError: If weights has the wrong shape, or (where not traced) a NaN or
         infinite entry.
-      TypeError: where weights are not real numbers.
+      TypeError: If weights are not real numbers.
 
     Example:
       >>> import jax.numpy as jnp, jaxwgc

@@ -121,9 +121,9 @@ class Decoder(abc.ABC):
         By their weights; a decoder may know without them.
 
         Args:
-          matrix: as for `weights`.
-          target: as for `weights`.
-          mask: as for `weights`.
+          matrix: See `weights`.
+          target: See `weights`.
+          mask: See `weights`.
           tolerance: how much the norm of aᵀB - target may be of that of the target.
         """
         weights = self.checked_weights(matrix, target, mask)

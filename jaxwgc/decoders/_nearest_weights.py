@@ -45,7 +45,7 @@ def least_squares_weights(
       mask: bool (..., num_messages).
       matrix: (num_messages, c).
       target: (num_segments, c).
-      num_missing: As for `LeastSquares`.
+      num_missing: See `LeastSquares`.
       is_uniform: Whether all parts are known to have the same weight.
 
     Returns:

@@ -20,7 +20,7 @@ class bernoulli_slowdown(IndependentDelay):
       time: at load 1, in seconds; positive.
 
     Raises:
-      ValueError, TypeError: where a parameter breaks its rule.
+      ValueError, TypeError: If a parameter breaks its rule.
 
     Example:
       >>> import jax, jaxwgc

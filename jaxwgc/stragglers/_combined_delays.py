@@ -26,8 +26,8 @@ class affine(DelayModel):
       time: that always passes at load 1, in seconds; at least 0.
 
     Raises:
-      ValueError: where a parameter is negative.
-      TypeError: where delay is no delay model, or a parameter no number.
+      ValueError: If a parameter is negative.
+      TypeError: If delay is no delay model, or a parameter no number.
 
     Example:
       Answers take about half a second, and a second more at load 1:
@@ -82,9 +82,9 @@ class unequal_speeds(DelayModel):
         at most once where there are enough.
 
     Raises:
-      ValueError: where speeds have another number of axes than one, or are not positive
+      ValueError: If speeds have another number of axes than one, or are not positive
         and finite, or none.
-      TypeError: where delay is no delay model, or speeds are no real numbers.
+      TypeError: If delay is no delay model, or speeds are no real numbers.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -141,8 +141,8 @@ class markov(DelayModel):
       become_fast: the probability that a slow worker is fast in the next round.
 
     Raises:
-      ValueError: where a probability is none, or both are zero.
-      TypeError: where fast or slow is no delay model, or a probability no number.
+      ValueError: If a probability is none, or both are zero.
+      TypeError: If fast or slow is no delay model, or a probability no number.
 
     Example:
       >>> import jax, jax.numpy as jnp

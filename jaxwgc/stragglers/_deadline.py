@@ -17,7 +17,7 @@ class deadline(WaitingRule):
       seconds: the deadline from the start of the round; positive.
 
     Raises:
-      ValueError, TypeError: where seconds breaks its rule.
+      ValueError, TypeError: If seconds breaks its rule.
 
     Example:
       >>> import jax, jaxwgc

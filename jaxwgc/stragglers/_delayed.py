@@ -34,9 +34,9 @@ class delayed(StragglerModel):
         would take forever is replaced, and joins the next round.
 
     Raises:
-      ValueError: where late is neither of the two, or `"busy"` with a rule that waits
+      ValueError: If late is neither of the two, or `"busy"` with a rule that waits
         for a code of several messages a worker.
-      TypeError: where delay is no delay model or wait no waiting rule, or (at `sample`)
+      TypeError: If delay is no delay model or wait no waiting rule, or (at `sample`)
         one breaks its contract.
 
     Example:

@@ -56,11 +56,11 @@ def empirical(
       out.
 
     Raises:
-      ValueError: where times have no axis of rounds and of workers, one is zero or
+      ValueError: If times have no axis of rounds and of workers, one is zero or
         below, loads are not positive or not of the workers, measured_at are not
         increasing or not those of times, or (when simulated) the trace has too few
         workers.
-      TypeError: where an argument has the wrong type.
+      TypeError: If an argument has the wrong type.
 
     Example:
       >>> import jax, numpy as np

@@ -23,7 +23,7 @@ class shifted_exponential(IndependentDelay):
       rate: loads a second beyond the shift; positive.
 
     Raises:
-      ValueError, TypeError: where a parameter breaks its rule.
+      ValueError, TypeError: If a parameter breaks its rule.
 
     Example:
       >>> import jax, jaxwgc
@@ -73,7 +73,7 @@ class pareto(IndependentDelay):
       shape: the tail index; positive. Means are finite above 1, variances above 2.
 
     Raises:
-      ValueError, TypeError: where a parameter breaks its rule.
+      ValueError, TypeError: If a parameter breaks its rule.
 
     Example:
       >>> import jax, jaxwgc

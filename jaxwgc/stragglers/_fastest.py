@@ -25,9 +25,9 @@ class fastest(WaitingRule):
       num_required: f, at least 1 and at most the number of workers.
 
     Raises:
-      ValueError: where num_required is less than 1, or more than the number of workers
+      ValueError: If num_required is less than 1, or more than the number of workers
         (at the call of the rule).
-      TypeError: where it is not an int.
+      TypeError: If it is not an int.
 
     Example:
       >>> import jax, jaxwgc

@@ -19,9 +19,9 @@ class relative_deadline(WaitingRule):
         workers.
 
     Raises:
-      ValueError: where an argument breaks its rule, or (at the call of the rule) there
+      ValueError: If an argument breaks its rule, or (at the call of the rule) there
         are fewer workers than the quorum.
-      TypeError: where factor is no number or quorum not an int.
+      TypeError: If factor is no number or quorum not an int.
 
     Example:
       >>> import jax, jaxwgc

@@ -30,7 +30,7 @@ class weibull(IndependentDelay):
         ones above.
 
     Raises:
-      ValueError, TypeError: where a parameter breaks its rule.
+      ValueError, TypeError: If a parameter breaks its rule.
 
     Example:
       >>> import jax, jaxwgc
@@ -103,7 +103,7 @@ class log_normal(IndependentDelay):
       deviation: the standard deviation of the logarithm of times; positive.
 
     Raises:
-      ValueError, TypeError: where a parameter breaks its rule.
+      ValueError, TypeError: If a parameter breaks its rule.
 
     Example:
       >>> import jax, jaxwgc

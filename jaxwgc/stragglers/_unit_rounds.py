@@ -24,9 +24,9 @@ class uniform(StragglerModel):
       num_stragglers: s, at least 0 and less than the number of workers.
 
     Raises:
-      ValueError: where s is negative, or not less than the number of workers (at
+      ValueError: If s is negative, or not less than the number of workers (at
         `sample`).
-      TypeError: where s is not an int.
+      TypeError: If s is not an int.
 
     Example:
       >>> import jax, jaxwgc
@@ -67,9 +67,9 @@ class bernoulli(StragglerModel):
         traced, or (num_workers,).
 
     Raises:
-      ValueError: where a probability is not from 0 to 1, or (at `init` or `sample`)
+      ValueError: If a probability is not from 0 to 1, or (at `init` or `sample`)
         there are not as many workers.
-      TypeError: where probability is not real.
+      TypeError: If probability is not real.
 
     Example:
       >>> import jax, jaxwgc
@@ -120,9 +120,9 @@ class fixed(StragglerModel):
       received: bool (num_workers,), who answers. May be traced.
 
     Raises:
-      ValueError: where received has another number of axes than one, or (at `init` or
+      ValueError: If received has another number of axes than one, or (at `init` or
         `sample`) there are not as many workers.
-      TypeError: where received is not bool.
+      TypeError: If received is not bool.
 
     Example:
       >>> import jax, jaxwgc, numpy as np

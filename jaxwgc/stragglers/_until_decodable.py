@@ -68,15 +68,15 @@ def until_decodable(
     Args:
       code: a gradient code.
       tolerance: the norm of aᵀB - target may be that share of the norm of the target.
-      decoder: as for `jaxwgc.decoding_weights`.
+      decoder: See `jaxwgc.decoding_weights`.
 
     Returns:
       A waiting rule.
 
     Raises:
-      ValueError: where tolerance is negative, the decoder does not fit, or (at the call
+      ValueError: If tolerance is negative, the decoder does not fit, or (at the call
         of the rule) times are not as many as the workers of the code.
-      TypeError: where an argument has the wrong type.
+      TypeError: If an argument has the wrong type.
 
     Example:
       Workers 0 and 2 of four hold the same half of the parts, 1 and 3 the other one:
@@ -116,8 +116,8 @@ def coverage(code: Decodable, share: float) -> WaitingRule:
       A waiting rule.
 
     Raises:
-      ValueError: where share is not above 0 and up to 1.
-      TypeError: where an argument has the wrong type.
+      ValueError: If share is not above 0 and up to 1.
+      TypeError: If an argument has the wrong type.
 
     Example:
       Three of four parts, the last of which the slowest worker has not finished:

@@ -63,7 +63,7 @@ class WaitingRule:
         times are all known, it is when the round ends: later times have no influence.
 
         Args:
-          times: as for `is_over`.
+          times: See `is_over`.
         """
         if _validation.is_traced(self, times):
             return self._end(times)
@@ -103,7 +103,7 @@ class WaitingRule:
         """Returns the time that rounds take at most, with probability `level`.
 
         Args:
-          law: as for `expected_time`, as num_workers.
+          law: See `expected_time`, as num_workers.
           num_workers: see there.
           level: between 0 and 1.
         """

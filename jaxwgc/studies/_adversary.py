@@ -21,18 +21,18 @@ def adversarial(
     Args:
       code: the gradient code to be hurt. Not traced.
       num_stragglers: s, at least 0 and less than the number of workers.
-      decoder: as for `jaxwgc.decoding_weights`.
-      max_patterns: as for `jaxwgc.studies.worst_pattern`.
+      decoder: See `jaxwgc.decoding_weights`.
+      max_patterns: See `jaxwgc.studies.worst_pattern`.
 
     Returns:
       A straggler model. Times are 1 for the workers that answer and infinity for the
       others, which have finished no part. Keys are not used.
 
     Raises:
-      ValueError: where s is negative or not less than the number of workers, the
+      ValueError: If s is negative or not less than the number of workers, the
         decoder does not fit the code, or (at `init` or `sample`) there are not as many
         workers as the code has.
-      TypeError: where the code is none or is traced, or the integers are not ints.
+      TypeError: If the code is none or is traced, or the integers are not ints.
 
     Example:
       >>> import jax, jaxwgc

@@ -123,15 +123,15 @@ def diagnose(
         eight from 0 to n / 2.
       num_patterns: random patterns for each, at least 2.
       quantile_levels: from 0 to 1, of the errors over the patterns.
-      decoder: as for `jaxwgc.decoding_weights`.
-      max_patterns: as for `worst_pattern`.
+      decoder: See `jaxwgc.decoding_weights`.
+      max_patterns: See `worst_pattern`.
 
     Returns:
       A `Diagnosis`, in JAX's working precision.
 
     Raises:
-      ValueError: where an argument breaks its rule.
-      TypeError: where the code is none or is traced, or an argument has the wrong type.
+      ValueError: If an argument breaks its rule.
+      TypeError: If the code is none or is traced, or an argument has the wrong type.
 
     Example:
       >>> import jax

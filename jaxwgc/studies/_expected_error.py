@@ -45,14 +45,14 @@ def expected_error(
         itself, positive semidefinite. With 0 the error is E‖c - 1‖², c the effective
         weights; with 1, where all partial gradients are alike, E(Σⱼ cⱼ - k)², the worst
         case of unbiased codes without negative entries.
-      quantization_variance: as for `codes.unequal`.
+      quantization_variance: See `codes.unequal`.
 
     Returns:
       An `ExpectedError`.
 
     Raises:
-      ValueError: where an argument breaks its rule, or answers have no fixed weights.
-      TypeError: where an argument has the wrong type or is traced.
+      ValueError: If an argument breaks its rule, or answers have no fixed weights.
+      TypeError: If an argument has the wrong type or is traced.
 
     Example:
       >>> from jaxwgc import codes, studies

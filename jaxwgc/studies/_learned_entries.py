@@ -55,9 +55,9 @@ def learn_entries(
       A code decoded by least squares, or `code` itself.
 
     Raises:
-      ValueError: where the code is complex or has several messages or segments, or an
+      ValueError: If the code is complex or has several messages or segments, or an
         argument breaks its rule.
-      TypeError: where an argument has the wrong type, or the code is traced.
+      TypeError: If an argument has the wrong type, or the code is traced.
 
     Example:
       >>> import jax

@@ -40,7 +40,7 @@ def decode_masks(
     Args:
       code: a gradient code.
       masks: bool (number, num_messages).
-      decoder: as for `jaxwgc.decoding`.
+      decoder: See `jaxwgc.decoding`.
     """
     arrays = working(code.encoding_matrix), working(code.target)
     chosen = code.choose_decoder(decoder)

@@ -55,9 +55,9 @@ def monte_carlo(
       traced function JAX arrays, no progress, and no other devices.
 
     Raises:
-      ValueError: where num_trials or batch_size is less than 1, or devices are none,
+      ValueError: If num_trials or batch_size is less than 1, or devices are none,
         the same twice, or those of another process.
-      TypeError: where they are not ints, key is no PRNG key, trial or progress no
+      TypeError: If they are not ints, key is no PRNG key, trial or progress no
         function, or the trial returns something else than numbers and bools (of a key,
         return `jax.random.key_data(key)`).
 
@@ -170,9 +170,9 @@ def summarize(results: Any, confidence: float = 0.95) -> Any:
       interval of a number is NaN.
 
     Raises:
-      ValueError: where leaves are empty or differ in the number of trials, or
+      ValueError: If leaves are empty or differ in the number of trials, or
         confidence is not between 0 and 1.
-      TypeError: where results are not real numbers or bools.
+      TypeError: If results are not real numbers or bools.
 
     Example:
       >>> import numpy as np, jaxwgc

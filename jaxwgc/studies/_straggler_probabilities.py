@@ -25,9 +25,9 @@ def straggler_probabilities(received: Any, confidence: float = 0.95) -> Summary:
       rounds for independent: of workers that are slow for a while they are too narrow.
 
     Raises:
-      ValueError: where received has not two axes or is empty, or confidence is not
+      ValueError: If received has not two axes or is empty, or confidence is not
         between 0 and 1.
-      TypeError: where received is not bool or is traced.
+      TypeError: If received is not bool or is traced.
 
     Example:
       Of a trace, with a deadline of two seconds:

@@ -53,7 +53,7 @@ def worst_pattern(
     Args:
       code: a gradient code. Not traced.
       num_stragglers: s, at least 0 and less than the number of workers.
-      decoder: as for `jaxwgc.decoding_weights`.
+      decoder: See `jaxwgc.decoding_weights`.
       max_patterns: the most patterns that are tried one and all.
 
     Returns:
@@ -61,9 +61,9 @@ def worst_pattern(
       s stragglers.
 
     Raises:
-      ValueError: where s is negative or not less than the number of workers, or the
+      ValueError: If s is negative or not less than the number of workers, or the
         decoder does not fit the code.
-      TypeError: where the code is none or is traced, or the integers are not ints.
+      TypeError: If the code is none or is traced, or the integers are not ints.
 
     Example:
       >>> import jaxwgc

@@ -44,7 +44,7 @@ def responsibilities(
     """The smoother: what is known of each round from all of them.
 
     Args:
-      log_likelihoods: as for `predictions`, as the others.
+      log_likelihoods: See `predictions`, as the others.
       become_slow: see there.
       become_fast: see there.
 

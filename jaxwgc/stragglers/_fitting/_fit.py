@@ -101,10 +101,10 @@ def fit_delays(
       A `DelayFit` for each model, the simplest of the best first.
 
     Raises:
-      ValueError: where times are zero or negative, or without an axis of rounds (at
+      ValueError: If times are zero or negative, or without an axis of rounds (at
         least 4) and of workers, all are equal, or more than half are missing, or all of
         a round or a worker; or where loads do not fit.
-      TypeError: where an argument has the wrong type.
+      TypeError: If an argument has the wrong type.
 
     Example:
       >>> import numpy as np

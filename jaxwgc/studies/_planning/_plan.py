@@ -128,9 +128,9 @@ def plan(
       A `Plan`.
 
     Raises:
-      ValueError: where an argument breaks its rule, codes have another number of
+      ValueError: If an argument breaks its rule, codes have another number of
         workers, or a trace has too few of them.
-      TypeError: where an argument has the wrong type.
+      TypeError: If an argument has the wrong type.
 
     Example:
       Times that hardly differ do not pay for a second copy of the work:

@@ -92,7 +92,7 @@ class Plan(NamedTuple):
         """The plan for another goal, from the same rounds: nothing is simulated.
 
         Args:
-          target: as for `plan`; as it was where None, and so are
+          target: See `plan`; as it was where None, and so are
           condition: and
           heterogeneity: these.
 
@@ -100,7 +100,7 @@ class Plan(NamedTuple):
           A `Plan` with the same choices in another order.
 
         Raises:
-          ValueError, TypeError: as for `plan`.
+          ValueError, TypeError: See `plan`.
         """
         goal = Goal.checked(
             self.target if target is None else target,
