@@ -1,10 +1,9 @@
 """Gradient coding with importance-weighted data, for JAX and optax.
 
-The everyday names are here; constructors of codes are in `jaxwgc.codes`, ways to decode
-them in `jaxwgc.decoders`, straggler models in `jaxwgc.stragglers`, leverage scores,
-sampling, embeddings and least squares in `jaxwgc.sketching`, what judges and learns
-codes in `jaxwgc.studies`, the step on many devices in `jaxwgc.distributed`.
-`jaxwgc.check_step` looks for mistakes that would stay silent.
+The most used functions are here. Submodules: `codes` (gradient codes), `decoders`,
+`stragglers` (straggler models and waiting rules), `studies` (simulation and planning),
+`distributed` (training on many devices) and `sketching` (leverage scores, sampling,
+embeddings, least squares). `jaxwgc.check_step` looks for mistakes that raise no error.
 """
 
 import importlib
@@ -94,8 +93,8 @@ __all__ = [
     "weighted",
 ]
 
-# Modules of the names that are imported when they are first used, half of the library,
-# if they are not of `jaxwgc.studies`.
+# Modules that are imported at the first use of a name, to keep the import short.
+# `jaxwgc.studies` has the names that are not listed.
 _LATER = {
     "BlockLeverageState": "block_leverage",
     "block_leverage_aggregate": "block_leverage",
@@ -106,7 +105,7 @@ _LATER = {
 
 
 def __getattr__(name: str) -> Any:
-    """Imports what is not needed to import the library."""
+    """Imports a submodule or function at its first use."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name in ("checks", "distributed", "sketching", "studies"):

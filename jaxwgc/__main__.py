@@ -12,7 +12,7 @@ FORMATS = "times: .csv or .jsonl, a row per round or step, worker, seconds; .npy
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Prints what the command line asks for; exits with status 2 if it is wrong."""
+    """Runs the command line; exits with status 2 if its arguments are invalid."""
     parser = argparse.ArgumentParser("python -m jaxwgc")
     commands = parser.add_subparsers(required=True)
     report = commands.add_parser("report", help="shows which workers are slow")
@@ -21,7 +21,7 @@ def main(arguments: list[str] | None = None) -> None:
     report.add_argument("--plot", metavar="PNG", help="draws the report (matplotlib)")
     for name, text in (
         ("--json", "prints JSON"),
-        ("--plan", "adds jaxwgc.plan's answer"),
+        ("--plan", "adds the advice of jaxwgc.plan"),
     ):
         report.add_argument(name, action="store_true", help=text)
     options = parser.parse_args(arguments)

@@ -1,4 +1,4 @@
-"""Dtypes, products, powers of two, shardings: what is done with arrays of any kind."""
+"""Helpers for arrays: dtypes, products, powers of two, shardings."""
 
 import sys
 from types import ModuleType
@@ -10,7 +10,7 @@ import numpy as np
 from jax.lax import stop_gradient
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-# What the entries of an array may be, by the words of the message.
+# Dtypes that entries of an array may have, by the words of the error message.
 KINDS = {
     "numbers or bools": (jnp.number, jnp.bool_),
     "real numbers or bools": (jnp.floating, jnp.integer, jnp.bool_),
@@ -26,9 +26,9 @@ KINDS = {
 
 
 def is_sparse(value: Any) -> bool:
-    """Returns whether `value` is a sparse matrix, of JAX or of SciPy."""
-    # Importing the module takes as long as importing the rest of the library. If nobody
-    # has imported it, there is no such matrix.
+    """Returns whether `value` is a sparse matrix of JAX or SciPy."""
+    # Importing the module takes as long as importing the rest of the library. If it has
+    # not been imported, no such matrix exists.
     sparse = sys.modules.get("jax.experimental.sparse")
     of_jax = sparse is not None and isinstance(value, sparse.JAXSparse)
     return of_jax or is_sparse_of_scipy(value)
@@ -47,16 +47,16 @@ def is_kind(value: Any, kind: str) -> bool:
 
 
 def dtype_of(value: Any) -> np.dtype:
-    """The dtype of an array, or of what NumPy makes of a number or list."""
+    """Returns the dtype of an array, number or list."""
     dtype = getattr(value, "dtype", None)
     return np.asarray(value).dtype if dtype is None else dtype
 
 
 def promoted(leaf: Any) -> Any:
-    """`leaf` as an array of floats of at least 32 bits, real or complex.
+    """Converts a leaf to floats of at least 32 bits, real or complex.
 
-    Integers and bools become default floats. NumPy's do so in NumPy, since JAX's may
-    have fewer bits, and stay there, since JAX compiles a program to take one in.
+    Integers and bools become default floats. NumPy arrays stay in NumPy: JAX may have
+    fewer bits, and compiles a program to convert them.
     """
     array = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
     dtype = array.dtype
@@ -68,21 +68,20 @@ def promoted(leaf: Any) -> Any:
 
 
 def working(array: Any) -> Any:
-    """`array` in no more than JAX's working precision; one of NumPy stays there.
+    """Converts an array to at most JAX's working precision; NumPy arrays stay in NumPy.
 
-    An array of JAX made in double precision keeps it where that is switched off, but
-    nothing computes with it there. What a function compiled inside of others takes has
-    to come through here: JAX 0.12 lowers one and the same array of NumPy only in the
-    mode, of 32 or 64 bits, that it met it in first.
+    JAX arrays of 64 bits keep their dtype if 64 bits are disabled, but computations
+    use 32. Arrays that are passed to nested compiled functions must be converted here:
+    JAX 0.12 lowers a NumPy array in the mode, 32 or 64 bits, in which it first met it.
     """
     dtype = jax.dtypes.canonicalize_dtype(array.dtype)
     return array_module(array).asarray(array, dtype)
 
 
 def working_constants(tree: Any) -> Any:
-    """Returns `working` of every leaf, a constant to `jax.grad`.
+    """Applies `working` to every leaf and makes it a constant for `jax.grad`.
 
-    What NumPy holds stays there, since what is known can be looked at.
+    NumPy arrays stay in NumPy, so that their values can be inspected.
     """
     return jax.tree.map(
         lambda leaf: working(
@@ -93,24 +92,24 @@ def working_constants(tree: Any) -> Any:
 
 
 def array_module(array: Any) -> ModuleType:
-    """Returns jax.numpy for what JAX computes, NumPy for what stays on the host."""
+    """Returns jax.numpy for JAX arrays, NumPy for arrays on the host."""
     return jnp if isinstance(array, jax.Array) else np
 
 
 def product(left: jax.Array, right: jax.Array) -> jax.Array:
-    """Matrix product in full precision.
+    """Computes a matrix product in full precision.
 
-    GPUs and TPUs round float32 operands to TF32 or bfloat16 unless asked not to, and
-    decoding would amplify that.
+    By default GPUs and TPUs round float32 operands to TF32 or bfloat16. Decoding would
+    amplify that error.
     """
     return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)
 
 
 def squares(numbers: jax.Array) -> jax.Array:
-    """Returns squared moduli.
+    """Returns squared absolute values.
 
-    The imaginary part of a real array would be zeros that JAX computes while it traces,
-    by a program of their own, and writes into the other one.
+    The imaginary part of a real array is skipped: JAX would compute zeros in a separate
+    program while it traces, and store them as a constant.
     """
     if jnp.iscomplexobj(numbers):
         return numbers.real**2 + numbers.imag**2
@@ -118,9 +117,10 @@ def squares(numbers: jax.Array) -> jax.Array:
 
 
 def power_below(numbers: jax.Array) -> jax.Array:
-    """The largest power of two that is at most each of some positive, normal numbers.
+    """Returns the largest power of two that is at most each of the positive numbers.
 
-    `jnp.frexp`, `jnp.log2` and `jnp.ldexp` are large programs to compile.
+    Numbers must be normal. `jnp.frexp`, `jnp.log2` and `jnp.ldexp` compile to large
+    programs.
     """
     precision = jnp.finfo(numbers.dtype)
     bits = jax.lax.bitcast_convert_type(numbers, f"int{precision.bits}")
@@ -137,9 +137,9 @@ def power_of_two(exponents: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array
 
 
 def inverse_power_of_two(values: jax.Array) -> jax.Array:
-    """Returns the power of two nearest to 1 / values; 1 for a zero."""
-    # The exponent stays clear of the ends of the range, where powers are subnormal and
-    # would be flushed to zero.
+    """Returns the power of two nearest to 1 / values; 1 for zeros."""
+    # The exponent is kept away from the ends of the range: subnormal powers would be
+    # flushed to zero.
     bound = 2.0 ** (jnp.finfo(values.dtype).maxexp - 3)
     safe = jnp.clip(jnp.where(values > 0, values, 1), 1 / bound, bound)
     return 1 / power_below(safe * 2**0.5)
@@ -148,8 +148,8 @@ def inverse_power_of_two(values: jax.Array) -> jax.Array:
 def cholesky_if(is_definite: jax.Array, matrix: jax.Array) -> jax.Array:
     """Returns the Cholesky factor of a matrix, or the identity if it is not definite.
 
-    For a branch of `lax.cond`: under vmap both branches run, and NaNs of a failed
-    factor stay in memory that BLAS kernels of old processors multiply by zero.
+    Used in a branch of `lax.cond`. Under vmap both branches run, and BLAS kernels of
+    old processors multiply the NaNs of a failed factorisation by zero.
     """
     identity = jnp.eye(len(matrix), dtype=matrix.dtype)
     return jnp.linalg.cholesky(jnp.where(is_definite, matrix, identity))
@@ -161,9 +161,9 @@ def next_power_of_two(size: int) -> int:
 
 
 def sharding_by_batch(masks: jax.Array, num_axes: int) -> NamedSharding | None:
-    """Returns the sharding of the batch axes of `masks`, with `num_axes` whole ones.
+    """Returns the sharding of the batch axes of `masks` and `num_axes` unsharded axes.
 
-    None where masks have no sharding in their type.
+    None if the type of masks has no sharding.
     """
     sharding = jax.typeof(masks).sharding
     if AxisType.Explicit not in sharding.mesh.axis_types:

@@ -1,4 +1,4 @@
-"""Bisection of whole numbers."""
+"""Bisection over integers and times."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,12 +9,12 @@ import numpy as np
 
 
 def first_true(is_true: Callable[[jax.Array], Any], count: jax.Array) -> jax.Array:
-    """Returns the least of 0 ... count - 1 for which it is true, and count if none.
+    """Returns the smallest of 0 ... count - 1 for which it is true, or count if none.
 
-    By bisection: what is true for a number has to be true for those above. The largest
-    is tried first, since rounds that are under way are mostly not over.
+    The predicate must be monotone: false, then true. The largest is tried first, since
+    unfinished rounds are the usual case.
     """
-    # A zero that varies over the same axes of a mesh as the numbers.
+    # A zero that varies over the mesh axes over which the numbers vary.
     none = 0 * count
 
     def halve(carry):
@@ -28,13 +28,13 @@ def first_true(is_true: Callable[[jax.Array], Any], count: jax.Array) -> jax.Arr
 
 
 def first_time(is_true: Callable[[jax.Array], Any], last: jax.Array) -> jax.Array:
-    """Returns the least time of at least 0 for which it is true, and infinity if none.
+    """Returns the smallest time of at least 0 for which it is true, or infinity.
 
     Args:
-      is_true: See `first_true`, of a time.
-      last: A time; its dtype is that of the result, which is NaN if it is.
+      is_true: Monotone predicate of a time.
+      last: Largest time. Sets the dtype of the result, and makes it NaN if it is NaN.
     """
-    # Floats of at least 0 have the order of their bits.
+    # Nonnegative floats are ordered like their bit patterns.
     kind = jnp.int32 if last.dtype == np.float32 else jnp.int64
     never = jnp.where(jnp.isnan(last), last, jnp.inf)
     bits = first_true(

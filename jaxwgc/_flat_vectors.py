@@ -1,4 +1,4 @@
-"""Pytrees as flat vectors, and flat vectors as blocks: segments, and halves."""
+"""Conversion between pytrees and flat vectors, and blocks of flat vectors."""
 
 import functools
 import math
@@ -11,11 +11,11 @@ from jaxwgc import _arrays
 
 
 def ravel(tree: Any, num_batch_axes: int = 0) -> jax.Array:
-    """The leaves of `tree` side by side: a real array (*batch, size).
+    """Concatenates the leaves of `tree`: a real array (*batch, size).
 
-    In the widest dtype of the leaves and at least float32, so that gradients in
-    bfloat16 or float16 are coded in float32. A complex leaf gives its real parts,
-    then its imaginary parts.
+    The dtype is the widest of the leaves, at least float32, so that gradients in
+    bfloat16 or float16 are coded in float32. A complex leaf gives its real parts, then
+    its imaginary parts.
     """
     rows = []
     for leaf in map(_arrays.promoted, jax.tree.leaves(tree)):
@@ -26,7 +26,7 @@ def ravel(tree: Any, num_batch_axes: int = 0) -> jax.Array:
 
 
 def unravel(flat: jax.Array, like: Any) -> Any:
-    """The inverse of `ravel`: leaves of the shapes and dtypes of those in `like`."""
+    """Inverts `ravel`; leaves have the shapes and dtypes of `like`."""
     leaves, structure = jax.tree.flatten(like)
     dtypes = [jax.dtypes.canonicalize_dtype(leaf.dtype) for leaf in leaves]
     shapes = [tuple(leaf.shape) for leaf in leaves]
@@ -35,7 +35,7 @@ def unravel(flat: jax.Array, like: Any) -> Any:
 
 @functools.partial(jax.jit, static_argnames="kinds")
 def _cut(flat, kinds):
-    """The parts of a flat vector, each of a shape and a dtype; one program for all."""
+    """Splits a flat vector into leaves of given shapes and dtypes, in one program."""
     batch = flat.shape[:-1]
     unraveled = []
     start = 0
@@ -51,7 +51,7 @@ def _cut(flat, kinds):
 
 
 def raveled_size(like: Any) -> int:
-    """The length of `ravel(like)`: a complex entry counts twice."""
+    """Returns the length of `ravel(like)`; complex entries count twice."""
     return sum(
         math.prod(leaf.shape) * (2 if _is_complex(leaf) else 1)
         for leaf in jax.tree.leaves(like)
@@ -59,7 +59,7 @@ def raveled_size(like: Any) -> int:
 
 
 def blocks(flat: jax.Array, count: int) -> jax.Array:
-    """(..., size) as rows (..., count, ceil(size / count)), filled up with zeros."""
+    """Reshapes (..., size) to (..., count, ceil(size / count)), padded with zeros."""
     size = flat.shape[-1]
     length = -(-size // count)
     if size % count:
@@ -69,9 +69,9 @@ def blocks(flat: jax.Array, count: int) -> jax.Array:
 
 
 def real_form(matrix: jax.Array) -> jax.Array:
-    """The real matrix (..., n, 2, k, 2) that acts on pairs as the complex one does.
+    """Returns the real matrix (..., n, 2, k, 2) of a complex one, acting on pairs.
 
-    Real products are several times faster than complex ones on the CPU.
+    On the CPU real products are several times faster than complex ones.
     """
     first = jnp.stack([matrix.real, -matrix.imag], axis=-1)
     second = jnp.stack([matrix.imag, matrix.real], axis=-1)

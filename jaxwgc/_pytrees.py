@@ -1,4 +1,4 @@
-"""The one way in which the library's dataclasses become pytrees."""
+"""Registration of the library's dataclasses as pytrees."""
 
 import dataclasses
 from typing import Annotated, Any, TypeAlias, TypeVar
@@ -7,17 +7,17 @@ import jax
 
 T = TypeVar("T")
 
-# A field that is part of the pytree's structure, not one of its arrays: Static[int].
+# Marks a field as part of the pytree's structure, not as an array: Static[int].
 Static: TypeAlias = Annotated[T, "static"]
 
 
 def register(cls: type[T]) -> type[T]:
-    """Makes a dataclass a pytree, with the class in what is static.
+    """Registers a dataclass as a pytree whose structure contains the class.
 
-    `jax.tree_util.register_dataclass` does not: there, the structures of two classes
-    with the same fields compare as equal, and where their hashes agree in the few bits
-    that a cache looks at, `jax.jit` runs the program of one for the other: seen in two
-    of 36 processes. Others met the same: https://github.com/cusp-ai-oss/kUPS/pull/114.
+    With `jax.tree_util.register_dataclass` two classes with equal fields have equal
+    structures. If their hashes collide in the few bits that a cache compares,
+    `jax.jit` runs the program of one class for the other. This happened in 2 of 36
+    processes; see also https://github.com/cusp-ai-oss/kUPS/pull/114.
     """
     names = {True: [], False: []}
     for field in dataclasses.fields(cls):  # pyright: ignore[reportArgumentType]

@@ -1,4 +1,4 @@
-"""Work on some of many masks, at the price of those alone."""
+"""Computations for a subset of many masks, at the cost of that subset."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,10 +13,10 @@ from jaxwgc import _validation
 
 @custom_vmap
 def any_under_vmap(condition: jax.Array) -> jax.Array:
-    """`condition`, reduced by `or` over every axis of an enclosing vmap.
+    """Reduces `condition` by `or` over every axis of an enclosing vmap.
 
-    A condition that differs from lane to lane would turn `lax.cond` into a select
-    that always runs both branches.
+    `lax.cond` on a condition that is mapped by vmap becomes a select, which runs both
+    branches.
     """
     return condition
 
@@ -28,31 +28,30 @@ def _any_under_vmap_rule(axis_size, in_batched, condition):
 
 
 def compute_if(condition: jax.Array, function: Callable[[], Any], default: Any) -> Any:
-    """Returns `default` unless `condition` holds, in any lane under vmap."""
+    """Returns `function()` if `condition` holds in any vmap lane, else `default`."""
     computed = jax.lax.cond(any_under_vmap(condition), function, lambda: default)
-    # A condition again, which is a smaller program than selections are.
+    # A second condition compiles to a smaller program than selects.
     return jax.lax.cond(condition, lambda: computed, lambda: default)
 
 
 def is_nowhere(condition: jax.Array) -> bool:
-    """Returns whether a condition is known to hold for no mask.
+    """Returns whether a condition is known to be false for all masks.
 
-    What computes the exceptions of a function that runs outside of `jax.jit` need not
-    be compiled then.
+    Outside of `jax.jit` the exceptional branch is then not compiled.
     """
     return not _validation.is_traced(condition) and not np.asarray(condition).any()
 
 
 def in_batches(function: Callable[[jax.Array], Any], rows: jax.Array, size: int) -> Any:
-    """Returns `function` of rows, such as masks, computed for so many at a time.
+    """Applies `function` to rows in batches.
 
     Args:
-      function: takes rows (number, c), and gives arrays with that axis in front.
+      function: Maps rows (number, c) to arrays with that leading axis.
       rows: (..., c).
-      size: the most that are worked on side by side.
+      size: Maximum number of rows per batch.
 
     Returns:
-      The arrays with axes (...) in front.
+      The arrays with leading axes (...).
     """
     *batch, length = rows.shape
     flat = rows.reshape(-1, length)
@@ -77,21 +76,19 @@ def masked_map(
     shared: tuple[Any, ...],
     chunk: int = 1,
 ) -> jax.Array:
-    """`default`, with what `function` gives in its place where a condition holds.
+    """Returns `function` for the masks with a true condition, and `default` elsewhere.
 
-    Under `jax.vmap` too the cost is that of the masks for which it holds: plain vmap
-    would turn a condition into a select, and work on every mask of a study when a
-    handful need it, or none.
+    Under `jax.vmap`, too, only those masks are computed. Plain vmap would turn the
+    condition into a select that computes every mask.
 
     Args:
-      condition: bool (...), by mask.
+      condition: Per mask, bool (...).
       function: `function(*mapped, *shared)` of one mask.
-      default: (..., *shape), shape being that of what the function gives.
-      mapped: arrays with axes (...) in front.
-      shared: pytrees that all masks share. `jax.vmap` may give their arrays axes of
-        their own.
-      chunk: how many masks are worked on side by side. More than one pays where
-        `function` is made of products; up to that many less one are done for nothing.
+      default: (..., *shape); shape is the output shape of the function.
+      mapped: Arrays with leading axes (...).
+      shared: Pytrees that all masks share. `jax.vmap` may add axes to their arrays.
+      chunk: Number of masks computed at once. Values above 1 are faster if `function`
+        consists of matrix products; up to chunk - 1 masks are computed in vain.
     """
     if condition.size == 0:
         return default
@@ -109,7 +106,7 @@ def masked_map(
 
         condition = flatten(condition)
         mapped = [flatten(array) for array in arrays[:num_mapped]]
-        # Shared arrays with axes of their own as lists, and which entry is whose.
+        # Shared arrays with their added axes flattened, and the entry of each mask.
         lists, owners = [], []
         for array, ndim in zip(arrays[num_mapped:], base, strict=True):
             axes_of_its_own = array.shape[: array.ndim - ndim]
@@ -130,13 +127,13 @@ def masked_map(
             values = jax.lax.cond(condition[0], lambda: at(0)[None], lambda: values)
             return values.reshape(default.shape)
         at_once = min(chunk, size)
-        # How many masks are worked on, up to each; sorting would take longer.
+        # Running number of masks to compute; sorting would take longer.
         count = jnp.cumsum(condition)
 
         def compute_chunk(step, values):
             numbers = step * at_once + jnp.arange(1, at_once + 1)
             places = jnp.minimum(jnp.searchsorted(count, numbers), size - 1)
-            # One by one, conditions in the function stay conditions.
+            # Mask by mask, conditions in the function are not turned into selects.
             computed = jax.vmap(at)(places) if at_once > 1 else at(places[0])[None]
             chosen = jnp.where(numbers <= count[-1], places, size)
             return values.at[chosen].set(computed, mode="drop")
@@ -153,7 +150,7 @@ def masked_map(
             array if has_axis else jnp.broadcast_to(array, (axis_size, *array.shape))
             for array, has_axis in zip(arrays[:first], in_batched[:first], strict=True)
         ]
-        # Axes of length one, so that their own stand before those of the masks.
+        # Axes of length one, so that added axes precede the mask axes.
         for array, has_axis, ndim in zip(
             arrays[first:], in_batched[first:], base, strict=True
         ):

@@ -1,4 +1,4 @@
-"""The target of decoding: its segments, its scale, and by how much it is missed."""
+"""Target of decoding: segments, scale, residual."""
 
 from typing import Any, TypeAlias
 
@@ -11,29 +11,29 @@ from jaxwgc._arrays import array_module, product, squares, working
 
 Array: TypeAlias = jax.Array | np.ndarray
 
-# A round decodes where aᵀB misses the target by no more than this share of its norm.
+# Largest residual, relative to the norm of the target, of a round that decodes.
 DECODES = 1e-3
 
 
 def segment_target(target: Any, num_segments: int) -> Any:
-    """Returns what aᵀB should be, (num_segments, num_parts * num_segments).
+    """Returns the target of aᵀB, (num_segments, num_parts * num_segments).
 
-    NumPy's for a target of NumPy.
+    A NumPy target gives a NumPy array.
     """
     xp = array_module(target)
     return xp.kron(target, xp.eye(num_segments, dtype=target.dtype))
 
 
 def target_scale(target: Array) -> jax.Array:
-    """The largest entry, or one where all are zero: squares of tiny ones underflow."""
+    """Returns the largest entry, or 1 if all are zero: tiny squares would underflow."""
     largest = jnp.max(jnp.abs(target))
     return jnp.where(largest > 0, largest, 1)
 
 
 def rounding(dtype: jax.typing.DTypeLike) -> float:
-    """The share of the target below which a miss is rounding.
+    """Returns the relative residual that is attributed to rounding.
 
-    A tenth of what may be missed of a round that decodes, in float32.
+    In float32 it is a tenth of `DECODES`.
     """
     return {32: 1e-4, 64: 1e-10}[jnp.finfo(dtype).bits]
 
@@ -41,7 +41,7 @@ def rounding(dtype: jax.typing.DTypeLike) -> float:
 def mixing(matrix: Array, weights: jax.Array) -> jax.Array:
     """Returns aᵀB, (..., num_segments, num_parts, num_segments).
 
-    Entry (u, j, v) is the share of segment v of part j in segment u of the decoded
+    Entry (u, j, v) is the weight of segment v of part j in segment u of the decoded
     gradient.
     """
     mixed = product(weights, working(matrix))
@@ -51,9 +51,9 @@ def mixing(matrix: Array, weights: jax.Array) -> jax.Array:
 
 
 def effective(mixed: jax.Array) -> jax.Array:
-    """Returns the weight of each partial gradient, real (..., num_parts).
+    """Returns the effective weight of each partial gradient, real (..., num_parts).
 
-    The mean over the segments, each of which has its own weights.
+    This is the mean over the segments, which have different weights.
     """
     return jnp.diagonal(mixed.real, axis1=-3, axis2=-1).mean(-1)
 
@@ -61,9 +61,9 @@ def effective(mixed: jax.Array) -> jax.Array:
 def squared_error(
     mixed: jax.Array, target: Array, scale: jax.typing.ArrayLike = 1
 ) -> jax.Array:
-    """Returns the squared norm of (aᵀB - target) / scale, real (...).
+    """Returns the squared norm of (aᵀB - target) / scale, averaged over segments.
 
-    The mean over the segments. The target is (num_parts,).
+    The result is real (...), the target (num_parts,).
     """
     num_segments = mixed.shape[-1]
     segments = segment_target(working(target), num_segments)
@@ -74,9 +74,10 @@ def squared_error(
 def residual(
     mixed: jax.Array, target: Array, tolerance: jax.typing.ArrayLike
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns the norm of aᵀB - target, and whether it is above that share of it.
+    """Returns the norm of aᵀB - target, and whether it exceeds `tolerance`.
 
-    Both (...), the target (num_parts,).
+    The tolerance is relative to the norm of the target, (num_parts,). Both results
+    are (...).
     """
     target = working(target)
     scale = stop_gradient(target_scale(target))

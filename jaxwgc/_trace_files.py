@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxwgc._validation import require
 
-# Columns of the long form, and names of a first column that only counts the rows.
+# Columns of the long form, and names of a first column of row numbers.
 _LONG_FORM = ("step", "worker", "seconds")
 _INDEX = ("", "step", "round")
 
@@ -18,12 +18,12 @@ _INDEX = ("", "step", "round")
 def read_trace(
     path: str | Path, array: str | None = None
 ) -> tuple[np.ndarray, list[str] | None]:
-    """Returns the times in a file and the names of its workers, None without names.
+    """Reads times of workers and their names (None if there are none) from a file.
 
     Times are (rounds, workers), or (rounds, workers, parts) in a NumPy file.
 
     Raises:
-      ValueError: If the file is of another type, or a row, column or array is wrong.
+      ValueError: If the file type is unknown, or a row, column or array is invalid.
     """
     path = Path(path)
     if path.suffix == ".npy":
@@ -44,7 +44,7 @@ def read_trace(
         if rows and _is_header(rows[0]):
             first_line, names = 2, [name.strip() for name in rows.pop(0)]
     else:
-        # Read as one list, so that errors name the line.
+        # Parsed as one list, so that errors name the line.
         rows = json.loads("[" + ",\n".join(lines) + "]")
         objects = [row for row in rows if isinstance(row, dict)]
         names = [*dict.fromkeys(key for row in objects for key in row)]
@@ -72,7 +72,7 @@ def read_trace(
 def _long_form(
     rows: Sequence[Sequence[Any]], first_line: int
 ) -> tuple[np.ndarray, list[str]]:
-    """Returns a row per step and a column per worker, NaN in gaps."""
+    """Returns an array with a row per step and a column per worker, NaN in gaps."""
     found: dict[tuple[float, str], tuple[float, int]] = {}
     for line, (step, worker, seconds) in enumerate(rows, first_line):
         key = _number(step, line, "step"), str(worker).strip()
@@ -87,16 +87,16 @@ def _long_form(
 
 
 def _cells(row: Any, names: Sequence[str]) -> list[Any]:
-    """Returns the cells of a row of JSON: of a list, of an object, or a single one."""
+    """Returns the cells of a JSON row, which is a list, an object or a number."""
     if isinstance(row, dict):
         return [*map(row.get, names)]
     return row if isinstance(row, list) else [row]
 
 
 def _is_header(row: Sequence[str]) -> bool:
-    """Returns whether cells are names: no numbers, or the numbers of the workers."""
+    """Returns whether cells are names: not numbers, or the numbers of the workers."""
     cells = [cell.strip() for cell in row]
-    # The first column may count the rows, without a name.
+    # The first column may be row numbers without a name.
     workers = cells[cells[:1] == [""] :]
     for start in (0, 1):
         if workers == [*map(str, range(start, max(len(workers), 2) + start))]:
@@ -121,5 +121,5 @@ def _number(cell: Any, line: int, column: str) -> float:
 
 
 def _time(cell: Any, line: int, column: str) -> float:
-    """Returns a time, NaN for an empty cell: there was no response."""
+    """Returns a time; NaN for an empty cell, which means no response."""
     return np.nan if cell in (None, "") else _number(cell, line, column)

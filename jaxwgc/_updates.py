@@ -1,4 +1,4 @@
-"""Checks of the updates that an aggregator takes, in the words of optax's chains."""
+"""Checks of the updates that an aggregator receives."""
 
 from typing import Any
 
@@ -10,10 +10,10 @@ from jaxwgc._validation import check_dtypes, check_leading_axis, require
 
 
 def shapes_of(tree: Any, num_batch_axes: int = 0) -> Any:
-    """A pytree like `tree` without arrays: in place of each a dict, its shape the key.
+    """Returns a pytree like `tree` with each array replaced by a dict keyed by shape.
 
-    Made of dicts and tuples alone, so that a state that holds it can be saved by
-    whatever saves pytrees.
+    The state that holds it consists of dicts and tuples, which every checkpoint library
+    can save.
     """
     is_masked = lambda node: isinstance(node, optax.MaskedNode)  # noqa: E731
     whole = not any(map(is_masked, jax.tree.leaves(tree, is_leaf=is_masked)))
@@ -23,18 +23,18 @@ def shapes_of(tree: Any, num_batch_axes: int = 0) -> Any:
 
 
 _ORDER = (
-    " (an aggregator goes first in optax.chain, and only one; what wraps an optimizer, "
-    "such as optax.MultiSteps, goes around those after it)"
+    " (an aggregator must be the first transformation in optax.chain, and the only "
+    "aggregator; wrappers such as optax.MultiSteps go around those after it)"
 )
 
 
 def check_updates(
     updates: Any, size: int, axis_name: str, params: Any, shapes: Any
 ) -> None:
-    """Updates of an aggregator are like params, with a leading axis in front.
+    """Checks that updates are like params with an added leading axis.
 
-    Where params are None, `shapes` are those that `init` has seen; None if it has seen
-    none either.
+    If params is None, they are compared with `shapes`, recorded by `init`; None skips
+    the comparison.
     """
     check_leading_axis("updates", updates, size, axis_name, _ORDER)
     check_dtypes("updates", updates, "real or complex floats")
@@ -46,7 +46,7 @@ def check_updates(
     first, second = _by_path(given_shapes), _by_path(expected)
     differ = (path for path in first | second if first.get(path) != second.get(path))
     path, kinds = next(differ, ""), structures
-    # Without paths that differ, a tuple stands for a list, or the like.
+    # Equal paths but different structures: for example a tuple for a list.
     if path in first | second:
         kinds = first.get(path, "nothing"), second.get(path, "nothing")
     raise ValueError(
@@ -56,13 +56,13 @@ def check_updates(
 
 
 def check_one_array(name: str, value: Any, meaning: str) -> None:
-    """Updates of an aggregator that are one array, not like params."""
+    """Checks that the updates of an aggregator are one array."""
     is_one, structure = jax.tree_util.all_leaves([value]), jax.tree.structure(value)
     require(is_one, name, f"be one array, {meaning}", f"{structure}{_ORDER}")
 
 
 def _by_path(shapes):
-    """The shapes in the keys of `shapes_of`, by the paths of their leaves."""
+    """Returns the shapes in a result of `shapes_of`, by the paths of the leaves."""
     leaves = jax.tree_util.tree_leaves_with_path(
         shapes, is_leaf=lambda node: isinstance(node, dict) and [()] == [*node.values()]
     )

@@ -1,7 +1,7 @@
-"""Checks of arguments, with one wording for the whole library.
+"""Checks of arguments, with uniform error messages.
 
-Each check names the argument, the value it got and the rule that was broken:
-`ValueError` for a wrong value, `TypeError` for a wrong type.
+Each check names the argument, the rule and the given value. `ValueError` is for a wrong
+value, `TypeError` for a wrong type.
 """
 
 import numbers
@@ -17,7 +17,7 @@ from jaxwgc import _arrays
 
 
 def is_traced(*values: Any) -> bool:
-    """True where a leaf of `values` is a tracer, whose value is not known yet."""
+    """Returns whether a leaf of `values` is a tracer, so that its value is unknown."""
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values))
 
 
@@ -28,13 +28,13 @@ def require(is_right: Any, name: str, rule: str, given: Any) -> None:
 
 
 def check_concrete(name: str, value: Any, reason: str) -> None:
-    """Raises TypeError for what is traced, with the reason why it must not be."""
+    """Raises TypeError if `value` is traced, and says why it must not be."""
     if is_traced(value):
         raise TypeError(f"{name} must be concrete, since {reason}; got a traced one")
 
 
 def check_instance(name: str, value: Any, kind: type, hint: str = "") -> None:
-    """Raises TypeError for what is of another class."""
+    """Raises TypeError unless `value` is an instance of `kind`."""
     if not isinstance(value, kind):
         article = "an" if kind.__name__[0] in "AEIO" else "a"
         rule = f"be {article} {kind.__name__}{hint}"
@@ -44,9 +44,9 @@ def check_instance(name: str, value: Any, kind: type, hint: str = "") -> None:
 def check_shape(
     name: str, array: Any, axes: str, sizes: tuple[int | str, ...], hint: str = ""
 ) -> None:
-    """Raises ValueError unless an array has these axes, named and of these sizes.
+    """Raises ValueError unless an array has the named axes with the given sizes.
 
-    "any" is any size but zero, and "..." in front any batch axes.
+    "any" allows every size except zero. A leading "..." allows batch axes.
     """
     shape, expected = np.shape(array), sizes[sizes[0] == "..." :]
     given = shape[-len(expected) :] if len(expected) < len(sizes) else shape
@@ -61,20 +61,20 @@ def check_shape(
 
 
 def check_callable(name: str, value: Any) -> None:
-    """A function, or what can be called like one."""
+    """Raises TypeError unless `value` is callable."""
     if not callable(value):
         raise TypeError(f"{name} must be a function; got {value!r}")
 
 
 def check_bool(name: str, value: Any) -> bool:
-    """`value`, which must be True or False."""
+    """Checks that `value` is True or False, and returns it as a bool."""
     if not isinstance(value, bool | np.bool_):
         raise TypeError(f"{name} must be True or False; got {value!r}")
     return bool(value)
 
 
 def check_int(name: str, value: Any, minimum: int | None = None) -> int:
-    """`value` as a Python int; numpy integers pass, bools and floats do not."""
+    """Converts an integer of Python or NumPy to int; rejects bools and floats."""
     try:
         size = None if isinstance(value, bool) else operator.index(value)
     except TypeError:
@@ -88,7 +88,7 @@ def check_int(name: str, value: Any, minimum: int | None = None) -> int:
 
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
-    """`value`, which must be one of the strings in `choices`."""
+    """Checks that `value` is one of the strings in `choices`, and returns it."""
     is_right = isinstance(value, str) and value in choices
     require(is_right, name, f"be one of {', '.join(map(repr, choices))}", repr(value))
     return value
@@ -104,7 +104,7 @@ def check_number(
     finite: bool = False,
     traceable: bool = True,
 ) -> None:
-    """A real scalar within its bounds; bounds of a traced value are not checked."""
+    """Checks a real scalar and its bounds; for a traced value only the type."""
     if np.ndim(value) or not _arrays.is_kind(value, "real numbers"):
         raise TypeError(f"{name} must be a real scalar; got {value!r}")
     if is_traced(value):
@@ -120,9 +120,9 @@ def check_number(
 
 
 def check_fields(model: Any, **rules: Any) -> None:
-    """Checks fields of a dataclass that are numbers, which may be traced.
+    """Checks the number fields of a dataclass, which may be traced.
 
-    Known ones become floats, so that equal models are equal and programs are shared.
+    Concrete numbers become floats, so that equal models are equal and share programs.
     """
     for name, rule in rules.items():
         value = getattr(model, name)
@@ -132,18 +132,18 @@ def check_fields(model: Any, **rules: Any) -> None:
 
 
 def check_share(name: str, value: Any) -> None:
-    """A number between 0 and 1 whose value is known."""
+    """Checks that a concrete number is strictly between 0 and 1."""
     check_number(name, value, traceable=False)
     require(0 < value < 1, name, "be between 0 and 1", value)
 
 
 def check_key(key: Any, name: str = "key") -> jax.Array:
-    """One PRNG key of either kind, from `jax.random.key` or `jax.random.PRNGKey`."""
+    """Checks that `key` is one PRNG key, typed or raw, and returns it."""
     is_typed = _arrays.is_kind(key, "keys")
     if not is_typed and getattr(key, "dtype", None) != np.uint32:
         rule = "a PRNG key from jax.random.key or jax.random.PRNGKey"
         raise TypeError(f"{name} must be {rule}; got {key!r}")
-    # Two words, or four, by the implementation that is set as the default.
+    # A raw key has two or four words, depending on the default implementation.
     one = () if is_typed else jax.eval_shape(jax.random.PRNGKey, 0).shape
     require(key.shape == one, name, f"be one key, of shape {one}", key.shape)
     return key
@@ -152,13 +152,13 @@ def check_key(key: Any, name: str = "key") -> jax.Array:
 def check_leading_axis(
     name: str, tree: Any, size: int, axis_name: str, hint: str = ""
 ) -> None:
-    """Every leaf of `tree` has a leading axis of `size`."""
+    """Checks that every leaf of `tree` has a leading axis of `size`."""
     leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=_arrays.is_sparse)
     require(leaves, name, "have at least one array", tree)
     rule = f"have a leading axis of {axis_name} = {size}"
     for path, leaf in leaves:
         shown = name + jax.tree_util.keystr(path)
-        # A BCOO with a batch axis is one that JAX maps functions over.
+        # JAX maps functions over the batch axis of a BCOO.
         if not getattr(leaf, "n_batch", 0):
             check_dense(shown, leaf)
         shape = np.shape(leaf)
@@ -166,7 +166,7 @@ def check_leading_axis(
 
 
 def check_parts(name: str, tree: Any, axis_name: str) -> int:
-    """The leading axis, not empty, that all leaves of `tree` share."""
+    """Returns the size of the leading axis, at least 1, that all leaves share."""
     shape = np.shape(next(iter(jax.tree.leaves(tree)), 0))
     rule = f"have a leading axis of {axis_name}, at least 1"
     require(shape and shape[0], name, rule, tree)
@@ -184,9 +184,10 @@ def check_dense(name: str, value: Any, hint: str = "") -> None:
 def as_array(
     name: str, value: Any, kind: str, *batch: str, or_number: bool = False, **sizes: Any
 ) -> Any:
-    """`value` with entries of a kind, in NumPy if it is a number or rows of numbers.
+    """Checks the dtype and shape of an array and returns it.
 
-    Its axes have the names and sizes of the keywords, as in `check_shape`.
+    Numbers and lists become NumPy arrays. Keywords name the axes and give their sizes,
+    as in `check_shape`.
     """
     check_dense(name, value)
     array = value if hasattr(value, "dtype") else np.asarray(value)
@@ -198,14 +199,14 @@ def as_array(
 
 
 def check_dtypes(name: str, tree: Any, kind: str, abstract: bool = False) -> None:
-    """Every leaf of `tree` has entries of a kind in `_arrays.KINDS`.
+    """Checks that entries of every leaf are of a kind in `_arrays.KINDS`.
 
-    With `abstract` it need not have any, and may be a `jax.ShapeDtypeStruct`.
+    With `abstract`, leaves may be `jax.ShapeDtypeStruct`.
     """
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         has_entries = abstract or not isinstance(leaf, jax.ShapeDtypeStruct)
         if not (has_entries and _arrays.is_kind(leaf, kind)):
-            # Of a function, a string and the like NumPy's dtype would say nothing.
+            # For functions, strings and the like, NumPy's dtype would be useless.
             is_array = hasattr(leaf, "dtype") or isinstance(leaf, numbers.Number)
             shown = _arrays.dtype_of(leaf) if has_entries and is_array else repr(leaf)
             rule = kind + _ADVICE.get(kind, "")
@@ -213,18 +214,18 @@ def check_dtypes(name: str, tree: Any, kind: str, abstract: bool = False) -> Non
             raise TypeError(f"{name}{path} must be {rule}; got {shown}")
 
 
-# By the kind in `_arrays.KINDS` that parameters and their gradients are of.
+# Advice by kind in `_arrays.KINDS`; this one is for parameters and their gradients.
 _ADVICE = {
-    "real or complex floats": " (split off integers, keys and what is static, as "
-    "eqx.partition(params, eqx.is_inexact_array) and nnx.split(module, nnx.Param, ...) "
-    "do; freeze floats by optax.masked, after the aggregator)"
+    "real or complex floats": " (split off integers, keys and static fields by "
+    "eqx.partition(params, eqx.is_inexact_array) or nnx.split(module, nnx.Param, ...); "
+    "freeze floats by optax.masked, after the aggregator)"
 }
 
 
 def check_entries(
     name: str, values: np.ndarray, is_right: np.ndarray, rule: str
 ) -> None:
-    """Checks that all entries of a concrete vector keep a rule."""
+    """Checks that all entries of a concrete vector obey a rule."""
     if not np.all(is_right):
         index = int(np.argmin(is_right))
         given = f"{name}[{index}] = {np.ravel(values)[index]}"
@@ -232,14 +233,14 @@ def check_entries(
 
 
 def probabilities(name: str, value: Any) -> np.ndarray:
-    """`value` in float64, (num_workers,), all entries between 0 and 1."""
+    """Checks probabilities (num_workers,) in (0, 1), and converts them to float64."""
     array = host_array(name, value, "real numbers", num_workers="any")
     check_entries(name, array, (array > 0) & (array < 1), "between 0 and 1")
     return array.astype(np.float64)
 
 
 def check_message_dtype(dtype: Any) -> str | None:
-    """The name of a dtype of real floats that messages are sent in, or None."""
+    """Returns the name of a float dtype for messages, or None."""
     if dtype is None:
         return None
     try:
@@ -254,7 +255,7 @@ def check_message_dtype(dtype: Any) -> str | None:
 def check_stragglers(
     num_stragglers: Any, num_workers: int, name: str = "num_stragglers"
 ) -> int:
-    """A number of stragglers that leaves at least one worker to answer."""
+    """Checks that a number of stragglers leaves at least one worker to respond."""
     num_workers = check_int("num_workers", num_workers, minimum=1)
     num_stragglers = check_int(name, num_stragglers, minimum=0)
     given = f"{name} = {num_stragglers} and num_workers = {num_workers}"
@@ -263,7 +264,7 @@ def check_stragglers(
 
 
 def check_up_to(name: str, value: Any, **limit: int) -> int:
-    """An int from 1 to another number, which is given by its name."""
+    """Checks that `value` is an int from 1 to the limit, which is a keyword."""
     [(limit_name, most)] = limit.items()
     most = check_int(limit_name, most, minimum=1)
     value = check_int(name, value, minimum=1)
@@ -273,7 +274,7 @@ def check_up_to(name: str, value: Any, **limit: int) -> int:
 
 
 def check_one_round(num_workers: int, *given: Any) -> None:
-    """The arguments received, finished and late, without batch axes."""
+    """Checks that the arguments received, finished and late have no batch axes."""
     rule = f"have shape (num_workers,) = ({num_workers},)"
     for name, value in zip(("received", "finished", "late"), given):
         if value is not None and not isinstance(value, tuple):
@@ -281,22 +282,22 @@ def check_one_round(num_workers: int, *given: Any) -> None:
 
 
 def concrete_array(name: str, value: Any, kind: str, **sizes: Any) -> np.ndarray:
-    """`as_array` in NumPy."""
+    """Applies `as_array` and converts the result to NumPy."""
     check_concrete(name, value, "its entries are checked")
     return np.asarray(as_array(name, value, kind, **sizes))
 
 
 def host_array(name: str, value: Any, kind: str, **sizes: Any) -> np.ndarray:
-    """`as_array` in NumPy, all of whose entries are finite."""
+    """Applies `concrete_array` and checks that all entries are finite."""
     array = concrete_array(name, value, kind, **sizes)
     require(np.isfinite(array).all(), name, "be finite", array)
     return array
 
 
 def measured_times(times: Any, least_rounds: int = 1) -> np.ndarray:
-    """Measured times in float64, checked; infinity for missing responses.
+    """Checks measured times and converts them to float64; NaN becomes infinity.
 
-    Not a copy if nothing has to be changed.
+    Returns a copy only if necessary.
     """
     table = concrete_array("times", times, "real numbers")
     table = table.astype(np.float64, copy=False)

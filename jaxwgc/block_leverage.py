@@ -1,4 +1,4 @@
-"""Iterative block leverage: a new sample of parts at every step, coded and decoded."""
+"""Iterative block leverage sampling: a new sample of parts at every step."""
 
 import functools
 from collections.abc import Callable
@@ -23,11 +23,10 @@ class BlockLeverageState(NamedTuple):
     """State of `block_leverage_aggregate`.
 
     Attributes:
-      key: PRNG key for the samples to come, of the kind that was given.
-      indices: int32 (k,), the parts of the last sample.
-      weights: (k,), what their partial gradients were multiplied with; 0 for a slot
-        that was not used.
-      coded: the `jaxwgc.CodedAggregateState` of the code and its stragglers.
+      key: PRNG key for future samples, of the given kind.
+      indices: Parts of the last sample, int32 (k,).
+      weights: Factors of their partial gradients, (k,); 0 for unused slots.
+      coded: `jaxwgc.CodedAggregateState` of the code and its stragglers.
     """
 
     key: jax.Array
@@ -47,40 +46,39 @@ def block_leverage_aggregate(
 ) -> optax.GradientTransformationExtraArgs:
     """Aggregates partial gradients of a new sample of parts at every step.
 
-    Every update draws k of the K parts, multiplies their partial gradients so that
-    their sum is an unbiased estimate of the sum over all K parts, and hands these to
-    `jaxwgc.coded_aggregate`, with a code over k parts. The one-shot sketch
-    (`jaxwgc.sketching.weighted_parts`) draws once, and converges to the solution of the
-    sampled problem; a new sample at every step makes this stochastic gradient descent
-    on the whole problem, with the sampling by leverage scores as its variance
-    reduction.
+    Every update draws k of the K parts and rescales their partial gradients, so that
+    their sum is an unbiased estimate of the sum over all parts. They are passed to
+    `jaxwgc.coded_aggregate` with a code over k parts. This is stochastic gradient
+    descent on the whole problem, with leverage score sampling to reduce the variance.
+    The one-shot sketch (`jaxwgc.sketching.weighted_parts`) draws once, and converges to
+    the solution of the sampled problem.
 
-    It takes the partial gradients of all parts and uses k of them: for a simulation or
-    where they are there anyway. `jaxwgc.sampled_value_and_grad` computes those of the
-    sampled parts only.
+    The updates are the partial gradients of all parts, of which k are used. To compute
+    only the sampled ones, use `jaxwgc.sampled_value_and_grad`.
 
     Args:
-      code: a gradient code over the k slots of the sample: k = code.num_parts.
-      model: a straggler model.
+      code: Gradient code over the k slots of the sample: k = code.num_parts.
+      model: Straggler model.
       key: PRNG key of either kind.
-      probabilities: Π, (K,), such as `jaxwgc.sketching.partition_probabilities`;
-        normalised to sum to 1. A part of probability 0 is never used. Where they are
-        traced and wrong, or too few are positive, the result is NaN.
-      num_draws: the number q of draws with replacement in a sample, with
-        min(q, K) = k; slots that are not used have the weight 0. By default, parts are
-        drawn until k + 1 different ones have been seen and the last of them is dropped
-        (`jaxwgc.sketching.drop_last_distinct`), so that all k slots are used.
+      probabilities: Π, (K,), e.g. from `jaxwgc.sketching.partition_probabilities`;
+        normalised to sum to 1. A part of probability 0 is never used. If they are
+        traced and invalid, or too few are positive, the result is NaN.
+      num_draws: Number q of draws with replacement, with min(q, K) = k; unused slots
+        have weight 0. By default, parts are drawn until k + 1 distinct ones have been
+        seen, and the last one is dropped (`jaxwgc.sketching.drop_last_distinct`), so
+        that all k slots are used.
       options: See `jaxwgc.coded_aggregate`.
 
     Returns:
-      An `optax.experimental.aggregating.Aggregator`; updates have a leading axis of K.
-      Integers and bools become the default float. Extra arguments of `update` are those
-      of `jaxwgc.coded_aggregate`. Its state is a `BlockLeverageState`.
+      An `optax.experimental.aggregating.Aggregator` whose state is a
+      `BlockLeverageState`. Updates have a leading axis of K; integers and bools become
+      the default float. `update` takes the extra arguments of
+      `jaxwgc.coded_aggregate`.
 
     Raises:
-      ValueError: If k does not go with num_draws or with the number of positive
-        probabilities, another argument breaks its rule, or (at `update`) a leaf's
-        leading axis is not K.
+      ValueError: If k does not match num_draws or the number of positive
+        probabilities, another argument is invalid, or (in `update`) the leading axis
+        of a leaf is not K.
       TypeError: If an argument has the wrong type.
 
     Example:
@@ -105,7 +103,7 @@ def block_leverage_aggregate(
 
     References:
       The paper's section 3.2; Charalambides, Pilanci and Hero, "Gradient coding with
-      iterative block leverage score sampling", IEEE Trans. Inf. Theory 70 (2024), for a
+      iterative block leverage score sampling", IEEE Trans. Inf. Theory 70 (2024): a
       new sample at every step.
     """
     _validation.check_key(key)
@@ -115,7 +113,7 @@ def block_leverage_aggregate(
 
     def init(params):
         return BlockLeverageState(
-            # A copy, so that donating the state leaves the next `init` alone.
+            # A copy, so that `init` can be called again after the state was donated.
             key=jnp.array(sample_key, copy=True),
             indices=jnp.zeros(code.num_parts, jnp.int32),
             weights=jnp.zeros_like(jax.eval_shape(draw, key)[1]),
@@ -133,7 +131,7 @@ def block_leverage_aggregate(
         )
         return decoded, BlockLeverageState(next_key, indices, weights, coded)
 
-    # One program, also outside of jit.
+    # One program even outside of jit.
     @functools.partial(jax.jit, inline=True)
     def sample(updates, key):
         next_key, step_key = jax.random.split(key)
@@ -145,7 +143,7 @@ def block_leverage_aggregate(
 
 
 def _weighted_rows(indices, weights, leaf):
-    # In at least float32, as codes work in.
+    # Codes compute in float32 or wider.
     rows = leaf[indices].astype(jnp.result_type(leaf.dtype, jnp.float32))
     return rows * jnp.expand_dims(weights.astype(rows.dtype), range(1, rows.ndim))
 
@@ -159,33 +157,34 @@ def sampled_value_and_grad(
     has_aux: bool = False,
     decoder: DecoderLike = None,
 ) -> Callable:
-    """The decoded gradient of a new sample of parts, in one backward pass over them.
+    """Returns a function that computes the decoded gradient of a new sample of parts.
 
-    As `jaxwgc.decoded_value_and_grad`, for k parts that are drawn by the key of the
-    step and weighted so that value and gradient are unbiased estimates of those of the
-    sum over all K parts. Only the sampled parts are touched: a step costs k / K of a
-    full one.
+    It needs one backward pass over the k sampled parts: a step costs k / K of a full
+    one. The parts are weighted so that value and gradient are unbiased estimates of
+    the sum over all K parts. See also `jaxwgc.decoded_value_and_grad`.
 
     Args:
       loss: `loss(params, part) -> scalar`, summed over the rows of the part.
-      code: a gradient code over the k slots of the sample: k = code.num_parts.
+      code: Gradient code over the k slots of the sample: k = code.num_parts.
       probabilities: See `jaxwgc.block_leverage_aggregate`.
       num_draws: See `jaxwgc.block_leverage_aggregate`.
-      has_aux: whether loss returns `(scalar, aux)`.
+      has_aux: Whether `loss` returns `(scalar, aux)`.
       decoder: See `jaxwgc.decoding_weights`.
 
     Returns:
-      A function of `params`, `parts` (leaves (K, ...)), `key` and `received` (as for
-      `jaxwgc.decoding_weights`, without batch axes). It returns `(value, gradient)`, a
-      scalar and a pytree like params. With has_aux, `((value, aux), gradient)`, leaves
-      of aux (k, ...), for the sampled parts. With too few answers both are those of
-      least-squares decoding, in which a value need not be a sum of losses any more.
+      A function of `params`, `parts` (leaves (K, ...)), `key` and `received` (see
+      `jaxwgc.decoding_weights`; without batch axes). It returns `(value, gradient)`, a
+      scalar and a pytree like params. With has_aux it returns
+      `((value, aux), gradient)`, leaves of aux (k, ...) for the sampled parts. With
+      too few responses both come from least-squares decoding, and the value may not
+      be a sum of losses.
 
     Raises:
-      ValueError: If k does not go with num_draws or with the number of positive
+      ValueError: If k does not match num_draws or the number of positive
         probabilities, or (when called) the leading axis of parts is not K or received
         has the wrong shape.
-      TypeError: If code is no code, key no key, received not bool or loss no scalar.
+      TypeError: If code is not a GradientCode, key is not a PRNG key, received is not
+        bool or loss does not return a scalar.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxwgc
@@ -230,8 +229,8 @@ def sampled_value_and_grad(
 def _sampler(
     code: GradientCode, probabilities: Any, num_draws: int | None
 ) -> tuple[int, Callable[[jax.Array], tuple[jax.Array, jax.Array]]]:
-    """K, and a function of a key that gives the sampled parts and their weights."""
-    # Drawn from without a value, for the checks of probabilities.
+    """Returns K, and a function of a key that draws parts and their weights."""
+    # The draw is traced abstractly, to check the probabilities.
     like = jax.eval_shape(
         lambda key: sketching.sample_partitions(key, probabilities, num_draws=1),
         jax.random.key(0),
@@ -255,7 +254,7 @@ def _sampler(
             sample = sketching.sample_partitions(
                 key, probabilities, num_distinct=num_slots + 1
             )
-            # Fewer where traced probabilities are wrong, or too few of them positive.
+            # Fewer parts if traced probabilities are invalid, or too few are positive.
             valid = jnp.all(sample.counts > 0)
             sample = sketching.drop_last_distinct(sample)
         else:
@@ -264,7 +263,7 @@ def _sampler(
             )
             valid = sample.num_draws > 0
         weights = sample.counts * sketching.rescaling_factors(sample) ** 2
-        # A zero gradient would look like the end of the descent.
+        # A zero gradient would look like convergence.
         return sample.indices, jnp.where(valid, weights, jnp.nan)
 
     return num_parts, draw

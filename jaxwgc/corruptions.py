@@ -1,12 +1,11 @@
-"""Wrong answers, simulated: who sends them, and what is wrong with them.
+"""Corruption models: simulated corruption of messages.
 
-A corruption model is, like a straggler model, a pair of pure functions:
-`state = model.init(num_workers)` and
+A corruption model is a pair of pure functions: `state = model.init(num_workers)` and
 `messages, wrong, state = model.sample(key, state, messages, num_workers)`.
-Who is wrong is said by a straggler model: the workers that would not answer are those
-whose answers are wrong, so that `stragglers.uniform(2)` stands for two others in each
-round, `stragglers.fixed(mask)` for the same ones for good, and `stragglers.markov` for
-faults that come and go.
+A straggler model selects the corrupted workers: the workers that it would delay or lose
+send corrupted messages. `stragglers.uniform(2)` selects two workers anew in each round,
+`stragglers.fixed(mask)` always the given ones, and `stragglers.markov` intermittent
+ones.
 """
 
 import abc
@@ -36,16 +35,16 @@ __all__ = [
 
 @dataclasses.dataclass(frozen=True)
 class CorruptionModel(abc.ABC):
-    """Messages that are not what they should be.
+    """Base class of corruption models.
 
-    A model of one's own is a frozen dataclass of this class with a `corrupted`.
+    To write a model, derive a frozen dataclass that implements `corrupted`.
 
     Attributes:
-      who: a straggler model; those who would not answer send something wrong.
+      who: Straggler model that selects the corrupted workers.
     """
 
     who: StragglerModel
-    # Bounds of the fields that are numbers, as in `_validation.check_number`.
+    # Bounds of the number fields: keyword arguments of `_validation.check_number`.
     _rules: ClassVar[Any] = {}
 
     def __post_init__(self):
@@ -53,22 +52,23 @@ class CorruptionModel(abc.ABC):
         _validation.check_fields(self, **self._rules)
 
     def init(self, num_workers: int) -> Any:
-        """Returns the state before the first round, that of `who`."""
+        """Returns the state before the first round."""
         return self.who.init(num_workers)
 
     def sample(
         self, key: jax.Array, state: Any, messages: jax.Array, num_workers: int
     ) -> tuple[jax.Array, jax.Array, Any]:
-        """Draws who is wrong, and returns what arrives in the place of messages.
+        """Draws the corrupted workers of a round, and corrupts their messages.
 
         Args:
           key: PRNG key of either kind.
-          state: of `init`, or of the round before.
-          messages: (num_messages, length), those of a worker side by side.
-          num_workers: a divisor of num_messages.
+          state: State from `init` or the previous round.
+          messages: (num_messages, length); messages of a worker are adjacent.
+          num_workers: Number of workers, a divisor of num_messages.
 
         Returns:
-          Messages like them; bool (num_workers,), whose are wrong; the next state.
+          The messages as received, the corrupted workers as bool (num_workers,), and
+          the next state.
         """
         rule = f"be a divisor of num_messages = {len(messages)}"
         is_right = len(messages) % num_workers == 0
@@ -84,11 +84,11 @@ class CorruptionModel(abc.ABC):
 
     @abc.abstractmethod
     def corrupted(self, key: jax.Array, messages: jax.Array) -> jax.Array:
-        """Returns what all messages (num_messages, length) would be if they were wrong.
+        """Returns the corrupted versions of all messages, (num_messages, length).
 
         Args:
           key: PRNG key.
-          messages: right ones.
+          messages: Correct messages, (num_messages, length).
         """
 
 
@@ -97,9 +97,10 @@ class additive_noise(CorruptionModel):
     """Gaussian noise, relative to the root mean square of each message.
 
     Args:
-      who: see `CorruptionModel`.
-      scale: the standard deviation over the root mean square; at least 0.
-      share: of the entries that are hit, above 0 and at most 1; at least one of them.
+      who: See `CorruptionModel`.
+      scale: Standard deviation relative to the root mean square; at least 0.
+      share: Fraction of the entries with noise, above 0 and at most 1; at least one
+        entry.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxwgc
@@ -122,7 +123,7 @@ class additive_noise(CorruptionModel):
     }
 
     def corrupted(self, key, messages):
-        """Returns all messages, as they would be if they were wrong."""
+        """Returns the corrupted versions of all messages."""
         noise_key, place_key = jax.random.split(key)
         noise = jax.random.normal(noise_key, messages.shape, messages.dtype)
         if self.share < 1:
@@ -138,7 +139,7 @@ class sign_flip(CorruptionModel):
     """The negative of each message.
 
     Args:
-      who: see `CorruptionModel`.
+      who: See `CorruptionModel`.
 
     Example:
       >>> import jax.numpy as jnp, jaxwgc
@@ -148,7 +149,7 @@ class sign_flip(CorruptionModel):
     """
 
     def corrupted(self, key, messages):
-        """Returns all messages, as they would be if they were wrong."""
+        """Returns the corrupted versions of all messages."""
         return -messages
 
 
@@ -157,8 +158,8 @@ class scaling(CorruptionModel):
     """A multiple of each message.
 
     Args:
-      who: see `CorruptionModel`.
-      factor: what messages are multiplied by.
+      who: See `CorruptionModel`.
+      factor: Factor of the messages.
 
     Example:
       >>> import jax.numpy as jnp, jaxwgc
@@ -171,21 +172,21 @@ class scaling(CorruptionModel):
     _rules: ClassVar[Any] = {"factor": {}}
 
     def corrupted(self, key, messages):
-        """Returns all messages, as they would be if they were wrong."""
+        """Returns the corrupted versions of all messages."""
         return self.factor * messages
 
 
 @dataclasses.dataclass(frozen=True)
 class bit_flip(CorruptionModel):
-    """One bit of one entry of each message, as bad memory or a bad core does.
+    """One flipped bit in one entry of each message, as from faulty memory.
 
     Args:
-      who: see `CorruptionModel`.
-      bit: of the floating-point number, from 0, the last of the mantissa, to the sign
-        (31 in float32); None for one at random. May be traced.
+      who: See `CorruptionModel`.
+      bit: Position of the bit in the floating-point number, from 0 (last bit of the
+        mantissa) to the sign (31 in float32). None draws it at random. May be traced.
 
     Raises:
-      ValueError: If the number has no such bit.
+      ValueError: If the dtype has no such bit.
 
     Example:
       The sign is the last bit:
@@ -204,7 +205,7 @@ class bit_flip(CorruptionModel):
             _validation.check_dtypes("bit", self.bit, "integers")
 
     def corrupted(self, key, messages):
-        """Returns all messages, as they would be if they were wrong."""
+        """Returns the corrupted versions of all messages."""
         place_key, bit_key = jax.random.split(key)
         entries = _real(messages)
         num_bits = jnp.finfo(entries.dtype).bits
@@ -230,11 +231,11 @@ class bit_flip(CorruptionModel):
 
 @dataclasses.dataclass(frozen=True)
 class stuck(CorruptionModel):
-    """One value in the place of all entries.
+    """One constant in place of all entries.
 
     Args:
-      who: see `CorruptionModel`.
-      value: the value.
+      who: See `CorruptionModel`.
+      value: The constant.
 
     Example:
       >>> import jax.numpy as jnp, jaxwgc
@@ -247,17 +248,17 @@ class stuck(CorruptionModel):
     _rules: ClassVar[Any] = {"value": {}}
 
     def corrupted(self, key, messages):
-        """Returns all messages, as they would be if they were wrong."""
+        """Returns the corrupted versions of all messages."""
         return jnp.full_like(messages, self.value)
 
 
 @dataclasses.dataclass(frozen=True)
 class same_vector(CorruptionModel):
-    """The same random vector added to each message: a fault, or an agreement.
+    """One random vector added to each message: a shared fault, or collusion.
 
     Args:
-      who: see `CorruptionModel`.
-      scale: its root mean square over that of all messages; at least 0.
+      who: See `CorruptionModel`.
+      scale: Root mean square of the vector over that of all messages; at least 0.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxwgc
@@ -272,21 +273,21 @@ class same_vector(CorruptionModel):
     _rules: ClassVar[Any] = {"scale": {"minimum": 0}}
 
     def corrupted(self, key, messages):
-        """Returns all messages, as they would be if they were wrong."""
+        """Returns the corrupted versions of all messages."""
         vector = jax.random.normal(key, messages.shape[1:], messages.dtype)
         return messages + self.scale * _root_mean_square(messages, None) * vector
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class codeword_part(CorruptionModel):
-    """Adds part of a codeword, right for other gradients: the worst agreement.
+    """Part of a codeword added to each message: the worst collusion.
 
-    With everybody in it, no check fails. So those who are in it cannot be told from
-    those who are not, but by their number.
+    The sum is valid for other gradients. If all workers add their part, no parity check
+    fails. Corrupted workers can be told from the others only by their number.
 
     Args:
-      who: see `CorruptionModel`.
-      code: the code of the messages.
+      who: See `CorruptionModel`.
+      code: Code of the messages.
       scale: See `same_vector`.
 
     Example:
@@ -308,7 +309,7 @@ class codeword_part(CorruptionModel):
         GradientCode.check(self.code)
 
     def corrupted(self, key, messages):
-        """Returns all messages, as they would be if they were wrong."""
+        """Returns the corrupted versions of all messages."""
         word_key, vector_key = jax.random.split(key)
         matrix = jnp.asarray(self.code.encoding_matrix, messages.dtype)
         coefficients = jax.random.normal(word_key, matrix.shape[1:])
@@ -321,14 +322,15 @@ class codeword_part(CorruptionModel):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class quantization(CorruptionModel):
-    """Messages rounded at random to few bits, right on average: `coding.quantize`.
+    """Messages stochastically rounded to few bits, without bias: `coding.quantize`.
 
-    Who rounds is a choice: `stragglers.bernoulli(1.0)` is everybody. With
-    `correct_errors=True` such messages are wrong unless `noise` allows for them.
+    `stragglers.bernoulli(1.0)` as `who` selects all workers. With
+    `correct_errors=True`, these messages count as corrupted unless `noise` covers the
+    rounding.
 
     Args:
-      who: see `CorruptionModel`.
-      bits: from 2 to 24, an int or ints (num_messages,).
+      who: See `CorruptionModel`.
+      bits: Number of bits from 2 to 24, an int or ints (num_messages,).
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxwgc
@@ -345,7 +347,7 @@ class quantization(CorruptionModel):
         check_bits(self.bits)
 
     def corrupted(self, key, messages):
-        """Returns all messages, as they would be if they were rounded."""
+        """Returns all messages, rounded."""
         return quantize(key, messages, self.bits)
 
 
@@ -355,7 +357,7 @@ def _root_mean_square(messages, axis):
 
 
 def _real(messages):
-    """Real numbers (num_messages, any), two of each complex one."""
+    """Returns real entries (num_messages, any), two per complex entry."""
     if not jnp.iscomplexobj(messages):
         return messages
     pairs = jnp.stack([messages.real, messages.imag], axis=-1)
@@ -363,7 +365,7 @@ def _real(messages):
 
 
 def _like(entries, messages):
-    """The way back."""
+    """Inverts `_real`."""
     if not jnp.iscomplexobj(messages):
         return entries
     pairs = entries.reshape(*messages.shape, 2)

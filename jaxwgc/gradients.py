@@ -1,4 +1,4 @@
-"""Partial gradients of any loss, and the decoded gradient in one backward pass."""
+"""Partial gradients of a loss, and the decoded gradient in one backward pass."""
 
 import functools
 from collections.abc import Callable
@@ -18,23 +18,23 @@ __all__ = ["decoded_value_and_grad", "partial_value_and_grad"]
 
 
 def partial_value_and_grad(loss: Callable[..., Any], has_aux: bool = False) -> Callable:
-    """The loss of every part and its gradient, side by side.
+    """Returns a function that computes the loss and gradient of every part.
 
     Args:
       loss: `loss(params, part) -> scalar`, summed (not averaged) over the rows of the
-        part, so that the losses of the parts add up to the whole.
-      has_aux: whether loss returns `(scalar, aux)`.
+        part, so that the sum over parts is the total loss.
+      has_aux: Whether `loss` returns `(scalar, aux)`.
 
     Returns:
-      A function of `params` (any pytree of arrays) and `parts` (a pytree; leaves
-      (num_parts, ...)). It returns `(values, gradients)`: values (num_parts,), and
-      gradients a pytree like params, leaves (num_parts, ...). With has_aux,
+      A function of `params` (pytree of floats) and `parts` (pytree with leaves
+      (num_parts, ...)). It returns `(values, gradients)`: values (num_parts,) and
+      gradients like params with leaves (num_parts, ...). With has_aux it returns
       `((values, aux), gradients)`, leaves of aux (num_parts, ...).
 
     Raises:
-      ValueError: If the leaves of parts differ in their leading axis, or params
-        have none.
-      TypeError: If loss gives no scalar of real floats, or params are not floats.
+      ValueError: If leaves of parts have different leading axes, or params has no
+        leaves.
+      TypeError: If loss does not return a real float scalar, or params are not floats.
 
     Example:
       >>> import jax.numpy as jnp, jaxwgc
@@ -73,36 +73,41 @@ def decoded_value_and_grad(
     has_aux: bool = False,
     decoder: DecoderLike = None,
 ) -> Callable:
-    """Returns a function for the decoded gradient in one backward pass, no messages.
+    """Returns a function that computes the decoded gradient in one backward pass.
 
-    Decoding is linear, so the decoded gradient is the gradient of the sum over j of
-    cⱼ lossⱼ with the effective weights c. The result equals `decode` of `encode` of
-    the partial gradients to rounding, at about the price of a plain gradient. (A
-    complex code in a round with too many stragglers takes a second backward pass, for
-    what leaks between the packed halves. The gradient is then not quite that of the
-    value. Inside of a loss in float16, weights below 1e-4 of the largest are rounded
-    coarsely; partial gradients are weighted in float32. A NaN in a part reaches the
-    gradient, even if only lost workers hold it, since the backward pass takes it times
-    zero: `Decoding.collapse` and `distributed.mesh_value_and_grad` leave it out.)
+    No messages are formed. The decoded gradient is the gradient of the sum over j of
+    cⱼ lossⱼ with effective weights c. The result equals `decode` of `encode` up to
+    rounding, at about the cost of a plain gradient.
 
     Args:
       loss: `loss(params, part) -> scalar`, summed over the rows of the part.
-      code: a gradient code.
-      has_aux: whether loss returns `(scalar, aux)`.
+      code: Gradient code.
+      has_aux: Whether `loss` returns `(scalar, aux)`.
       decoder: See `jaxwgc.decoding_weights`.
 
     Returns:
-      A function of `params`, `parts` (leaves (num_parts, ...)) and `received`, or
-      `finished` in its place (as for `jaxwgc.decoding_weights`, without batch axes). It
-      returns `(value, gradient)`:
-      the scalar sum over j of cⱼ lossⱼ, and a pytree like params. With has_aux,
-      `((value, aux), gradient)`, leaves of aux (num_parts, ...).
+      A function of `params`, `parts` (leaves (num_parts, ...)) and `received` or
+      `finished` (see `jaxwgc.decoding_weights`; without batch axes). It returns
+      `(value, gradient)`: the scalar sum over j of cⱼ lossⱼ, and a pytree like params.
+      With has_aux it returns `((value, aux), gradient)`, leaves of aux
+      (num_parts, ...).
+
+    Note:
+      A complex code with too many stragglers needs a second backward pass, for leakage
+      between the packed halves. The gradient then differs slightly from the gradient
+      of the value.
+
+      Inside a float16 loss, weights below 1e-4 of the largest are rounded coarsely.
+
+      A NaN in a part reaches the gradient even if only lost workers hold that part,
+      since the backward pass multiplies it by zero. `Decoding.collapse` and
+      `distributed.mesh_value_and_grad` exclude such parts.
 
     Raises:
-      ValueError: If the leading axis of parts is not num_parts, params have no
-        leaves, or received has the wrong shape.
-      TypeError: If code is no code, received is not bool, loss gives no scalar of
-        real floats, or params are not floats.
+      ValueError: If the leading axis of parts is not num_parts, params has no leaves,
+        or received has the wrong shape.
+      TypeError: If code is not a GradientCode, received is not bool, loss does not
+        return a real float scalar, or params are not floats.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxwgc
@@ -130,9 +135,9 @@ def decoded_value_and_grad(
         )
 
         def weighted_sum(weights):
-            # A large weight would overflow on its way back through a loss in half
-            # precision, so the loss sees weights of at most one. By a power of two,
-            # which is exact, and within those of float32.
+            # A large weight would overflow in the backward pass of a half-precision
+            # loss, so weights are scaled to at most one. A power of two in the range of
+            # float32 makes this exact.
             largest = jnp.abs(weights).max(initial=jnp.finfo(weights.dtype).tiny)
             scale = 2 * _arrays.power_below(largest)
             [sums] = backward((weights / scale).astype(values.dtype))
@@ -156,7 +161,7 @@ def decoded_value_and_grad(
 
 
 def scalar_loss(loss: Callable[..., Any]) -> Callable:
-    """`loss`, whose result must be a scalar of real floats: there is no has_aux."""
+    """Wraps a loss without aux, and checks that it returns a real float scalar."""
     checked = checked_loss(loss, hint="")
     return lambda params, part: checked(params, part)[0]
 
@@ -166,7 +171,7 @@ def checked_loss(
     has_aux: bool = False,
     hint: str = ", or (scalar, aux) with has_aux",
 ) -> Callable:
-    """`loss` with its result as (scalar, aux), and the scalar a real float."""
+    """Wraps a loss to return (scalar, aux), and checks that the scalar is real."""
     _validation.check_callable("loss", loss)
     _validation.check_bool("has_aux", has_aux)
 

@@ -1,4 +1,4 @@
-"""The optax transformations: partial gradients or messages in, a gradient out."""
+"""Optax transformations that turn partial gradients or messages into a gradient."""
 
 from jaxwgc.aggregate._coded_aggregate import coded_aggregate
 from jaxwgc.aggregate._decode_aggregate import decode_aggregate

@@ -1,4 +1,4 @@
-"""Partial gradients in, a gradient out: a coded cluster, simulated."""
+"""Aggregation of partial gradients in a simulated coded cluster."""
 
 import functools
 import operator
@@ -40,27 +40,27 @@ def coded_aggregate(
     behind it, not around the chain. Partial gradients come from
     `jaxwgc.partial_value_and_grad`. An exact code decodes their sum, not their mean.
 
-    Every round draws from the straggler model which workers respond, and for a code
-    with several messages per worker, how many parts each worker has finished. If you
-    observed a round instead, pass its mask of workers as `received` (or its numbers of
-    parts as `finished`) to `update`; the model is then not used. To count the duration
-    of an observed round, pass it as `elapsed`; a traced duration below 0 makes the sum
-    NaN. (`aggregating.process` passes extra arguments to its pre- and postprocessor,
-    too: wrap those that take none in `optax.with_extra_args_support`.)
+    Every round draws from the straggler model which workers respond. For a code with
+    several messages per worker, it draws how many parts each worker has finished. To
+    use an observed round instead, pass its mask of workers as `received` (or its
+    numbers of parts as `finished`) to `update`, and its duration as `elapsed`. A traced
+    duration below 0 makes the total NaN. (`aggregating.process` passes extra arguments
+    to its pre- and postprocessor, too: wrap transformations without extra arguments in
+    `optax.with_extra_args_support`.)
 
-    An update is one program, also outside of `jax.jit`, and the model is traced.
+    An update is one program even outside of `jax.jit`, so the model is traced.
 
     Args:
       code: Gradient code.
-      model: Straggler model; it is given `code.loads`.
+      model: Straggler model. It receives `code.loads`.
       key: PRNG key of either kind.
       method: `"partials"` applies the effective weights to the partial gradients, for
         about the cost of their sum. `"messages"` forms, selects and decodes the
-        message of each worker. The results agree to rounding.
+        message of each worker. The results agree up to rounding.
       undecodable: What to do with a round whose gradient cannot be decoded exactly.
         `"least_squares"` takes the nearest gradient that the responses give (or the
-        result of another decoder), `"skip"` a zero update. The state counts these
-        rounds in `num_undecodable`.
+        result of another decoder), `"skip"` a zero update. `num_undecodable` in the
+        state counts these rounds.
       tolerance: A round is undecodable if the norm of aᵀB - target is above this
         fraction of the norm of the target. The default is far above the rounding of
         well-conditioned codes in float32. An approximate code decodes hardly any round
@@ -76,10 +76,10 @@ def coded_aggregate(
         have, scaled to the target. Late messages of a model with `late="busy"` are
         stored, too. The state holds one message per worker (two in simulations), and
         messages are formed with both methods.
-      debias: Correction for lost parts. `"share"` divides the gradient by the share
-        that was recovered, in rounds that are not exact. A number is the mean weight of
-        partial gradients, and divides the gradient of every round. (If this weight
-        differs between parts, divide the partial gradients.) Not with memory.
+      debias: Correction for lost parts. `"share"` divides the gradient by the fraction
+        recovered, in rounds that are not exact. A number is the mean weight of partial
+        gradients, and divides the gradient of every round. (If this weight differs
+        between parts, divide the partial gradients.) Not with memory.
       corrupt: Corruption model from `jaxwgc.corruptions`. Only with
         `method="messages"`.
       correct_errors: Whether to locate corrupted messages in every round, as
@@ -88,22 +88,21 @@ def coded_aggregate(
         rejected round counts as undecodable, and its update is zero. The `errors` of
         the state count corrupted messages. Only with `method="messages"`, and not with
         memory.
-      noise: Relative norm by which two correct copies of a message may differ, if this
-        is more than rounding.
+      noise: Difference of honest copies of a message, relative to its norm, if it is
+        larger than rounding.
 
     Returns:
       An `optax.experimental.aggregating.Aggregator`, which is an optax gradient
       transformation with extra arguments. Its state is a `CodedAggregateState`.
 
     Raises:
-      ValueError: If an argument breaks its rule. At `update`: if updates are not like
-        params with a leading axis of num_parts in front, or `received` has the wrong
-        shape.
+      ValueError: If an argument has an invalid value. In `update`: if updates are not
+        like params with a leading axis of num_parts, or `received` has the wrong shape.
       TypeError: If the code, model, key, updates or `received` have the wrong type, or
-        the model does not give rounds for the workers of the code.
+        the model does not return rounds for the workers of the code.
 
     Warns if the waiting rule of the model ends nearly every round before the code
-    decodes and, at `update`, if extra arguments are unknown.
+    decodes. `update` warns of unknown extra arguments.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxwgc, optax
@@ -144,7 +143,7 @@ def coded_aggregate(
         drawn = model.init(code.num_workers)
         if corrupt is not None:
             drawn = drawn, corrupt.init(code.num_workers)
-        # A copy, so that donating the state leaves the caller's key alone.
+        # A copy, so that the caller's key remains after the state was donated.
         return policy.init(params, jnp.array(key, copy=True), drawn)
 
     def update(updates, state, params=None, **extra):
@@ -152,7 +151,7 @@ def coded_aggregate(
         _updates.check_updates(updates, code.num_parts, "num_parts", params, shapes)
         return aggregate(updates, state, this_round)
 
-    # One program, also outside of jit.
+    # One program even outside of jit.
     @functools.partial(jax.jit, inline=True)
     def aggregate(partial_gradients, state, this_round):
         if this_round is None:

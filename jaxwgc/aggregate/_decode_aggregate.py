@@ -1,4 +1,4 @@
-"""Messages in, a gradient out: workers that really answered."""
+"""Aggregation of messages of real workers."""
 
 import functools
 
@@ -29,47 +29,48 @@ def decode_aggregate(
 
     Put it first in `optax.chain`. Its updates are the messages of the workers, as
     `jaxwgc.encode` returns them: row i is the result of `jaxwgc.coding.form_messages`
-    on worker i. Rows of workers that did not respond may hold anything, NaN included.
-    It returns a pytree like params. The order in a chain is that of `coded_aggregate`.
+    on worker i. Rows of workers that did not respond may hold anything, including NaN.
+    It returns a pytree like params. Wrappers go around later transformations, as for
+    `coded_aggregate`.
 
     `update` needs `received`, the bool mask (num_workers,) of the workers that
-    responded, or instead `finished`, the number of parts that each worker has finished.
-    The optional `elapsed`, the duration of the round, is added up in the state.
+    responded, or `finished`, the number of parts that each worker has finished. The
+    state sums up the optional `elapsed`, the duration of the round.
 
     Args:
       code: Gradient code.
-      undecodable: What to do with a round whose gradient cannot be decoded exactly:
-        `"least_squares"` or `"skip"`, as in `coded_aggregate`.
+      undecodable: Result of a round that cannot be decoded exactly: `"least_squares"`
+        or `"skip"`, as in `coded_aggregate`.
       tolerance: Fraction of the norm of the target above which the residual makes a
         round undecodable.
       decoder: Decoder instance, or decoder class supported by the code. Defaults to
         `code.decoders[0]`.
-      message_dtype: Dtype that messages were rounded to on their way, such as
-        `"bfloat16"`; entries that are zero up to this rounding become exactly zero.
-        Defaults to the dtype of the messages.
-      on_request: Whether each worker has sent one sum of its messages, as
-        `Decoding.requests` asked for. Updates are then the results of
-        `jaxwgc.coding.answer_request`, (num_workers, length), and `finished` tells what
-        could be requested.
+      message_dtype: Dtype that messages were rounded to when sent, e.g. `"bfloat16"`;
+        entries that are zero up to this rounding become exactly zero. Defaults to the
+        dtype of the messages.
+      on_request: Whether each worker has sent one weighted sum of its messages, with
+        the weights in `Decoding.requests`. Updates are then the results of
+        `jaxwgc.coding.answer_request`, (num_workers, length), and `finished` says how
+        many messages could be requested.
       memory: Whether to use stored messages for missing ones, as in `coded_aggregate`;
-        not on request. `update` then takes `late`, bool (num_workers,): workers whose
-        rows respond to an earlier round. These rows are stored, but not decoded.
+        not on request. `update` then takes `late`, bool (num_workers,): workers with
+        rows of an earlier round. These rows are stored, but not decoded.
       debias: Correction for lost parts, as in `coded_aggregate`.
       correct_errors: Whether to locate and exclude corrupted messages, as in
         `coded_aggregate`; not on request.
-      noise: Relative norm by which two correct copies of a message may differ, if this
-        is more than rounding.
-      key: PRNG key for the projections that locate errors. By default the projections
-        depend on the messages alone, so they cannot be known before the messages are
-        sent. A secret key also protects against workers that agree on what to send.
+      noise: Difference of honest copies of a message, relative to its norm, if it is
+        larger than rounding.
+      key: PRNG key for the projections that locate errors. By default it is derived
+        from the messages, so that it is unknown before they are sent. A secret key also
+        protects against workers that collude.
 
     Returns:
       An `optax.experimental.aggregating.Aggregator`. Updates are one array
-      (num_messages, length), real or complex as the code is, of any precision; they are
-      decoded in at least float32. Its state is a `CodedAggregateState`.
+        (num_messages, length), real or complex like the code, of any precision; they
+        are decoded in at least float32. Its state is a `CodedAggregateState`.
 
     Raises:
-      ValueError: If an argument breaks its rule. At `update`: if updates are not
+      ValueError: If an argument has an invalid value. In `update`: if updates are not
         messages for a gradient like params, params or `received` are not given, or
         `received` has the wrong shape.
       TypeError: If the code, the messages, params or `received` have the wrong type.
@@ -106,13 +107,13 @@ def decode_aggregate(
 
     def update(updates, state, params=None, **extra):
         this_round = policy.observed(state, **extra)
-        # Rejects params that a mask hides.
+        # Rejects params with masked leaves.
         _updates.shapes_of(params)
         _updates.check_one_array("updates", updates, "the messages of all workers")
         _validation.check_dtypes("messages", updates, "numbers or bools")
         return aggregate(updates, state, params, this_round)
 
-    # One program, also outside of jit.
+    # One program even outside of jit.
     @functools.partial(jax.jit, inline=True)
     def aggregate(messages, state, params, this_round):
         location_key = _location_key(key, messages, state.errors)

@@ -9,18 +9,18 @@ from jaxwgc.decoders import DecoderLike
 
 @dataclasses.dataclass(frozen=True)
 class DecodingOptions:
-    """How `jaxwgc.distributed.RayCluster` decodes.
+    """Options of decoding in `jaxwgc.distributed.RayCluster`.
 
     Args:
       undecodable: Result of a round that cannot be decoded. `"least_squares"` and
-        `"skip"` as for `jaxwgc.decode_aggregate`; `"raise"` raises an error that names
-        the missing workers.
+        `"skip"` are explained in `jaxwgc.decode_aggregate`. `"raise"` raises an error
+        that names the missing workers.
       tolerance: See `jaxwgc.decode_aggregate`.
       decoder: See `jaxwgc.decoding_weights`.
-      message_dtype: Dtype to which messages are rounded on their way, such as
-        `"bfloat16"`: half the bytes, and a relative error of up to 2^-8 in every entry
-        of a message, times the decoding weights in the gradient. None sends them as
-        they are.
+      message_dtype: Dtype to which messages are rounded when sent, e.g. `"bfloat16"`:
+        half the bytes, and a relative error of up to 2^-8 in every entry of a message,
+        multiplied by the decoding weights in the gradient. None sends messages
+        unchanged.
 
     Example:
       >>> import jaxwgc

@@ -23,11 +23,11 @@ _OPTAX_ARGUMENTS = {"value", "grad", "value_fn"}
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DecodingPolicy:
-    """What to do with a round: decode, correct, use stored messages, debias, skip.
+    """Processing of a round: decode, correct, use stored messages, debias, skip.
 
     Attributes:
-      is_simulated: whether rounds that are not observed are simulated.
-      locator: what finds corrupted messages; None unless errors are corrected.
+      is_simulated: Whether rounds that are not observed are simulated.
+      locator: Locator of corrupted messages; None unless errors are corrected.
       The other fields are options of `coded_aggregate` and `decode_aggregate`.
     """
 
@@ -53,7 +53,7 @@ class DecodingPolicy:
             _validation.check_choice("debias", self.debias, ("share",))
         elif self.debias is not None:
             _validation.check_number("debias", self.debias, positive=True)
-        # A frozen dataclass fills in its own fields in no other way.
+        # A frozen dataclass can set its own fields only in this way.
         decoder = self.code.choose_decoder(self.decoder)
         object.__setattr__(self, "decoder", decoder)
         _validation.check_number("noise", self.noise, minimum=0, finite=True)
@@ -70,8 +70,8 @@ class DecodingPolicy:
         self, params: Any, key: Any = (), stragglers: Any = ()
     ) -> CodedAggregateState:
         """Returns the state before the first round."""
-        # Here, before another transformation's init fails in its own way. What has no
-        # leaves passes: optax maps over states with such placeholders.
+        # Checked here, before the init of another transformation fails. Trees without
+        # leaves pass: optax maps over states with such placeholders.
         _validation.check_dtypes("params", params, "real or complex floats", True)
         memory = ()
         if self.memory and jax.tree.leaves(params):
@@ -104,9 +104,9 @@ class DecodingPolicy:
         unknown = extra.keys() - _OPTAX_ARGUMENTS
         if unknown:
             warnings.warn(
-                f"the aggregator does not know {', '.join(sorted(unknown))}, and goes "
-                "by received, finished, late and elapsed alone: misspelt, or meant for "
-                "another transformation of the chain?",
+                f"unknown extra arguments {', '.join(sorted(unknown))}: the aggregator "
+                "takes received, finished, late and elapsed. Check the spelling, and "
+                "whether another transformation of the chain takes them",
                 stacklevel=4,
             )
         code = self.code
@@ -128,16 +128,16 @@ class DecodingPolicy:
     def decode(
         self, this_round: Round, messages: Any, state: CodedAggregateState, key: Any
     ) -> tuple[coding.Decoding, CodedAggregateState]:
-        """Finds the decoding weights of a round, without corrupted messages.
+        """Computes the decoding weights of a round, without corrupted messages.
 
         Args:
-          this_round: the round.
+          this_round: Round to decode.
           messages: (num_messages, length), only if errors are corrected.
-          state: the state before the round.
+          state: State before the round.
           key: PRNG key, only if errors are corrected.
 
         Returns:
-          The decoding, and the state with the errors counted.
+          The decoding, and the state with updated error counts.
         """
         code, mask, weights = self.code, this_round.mask, this_round.weights
         if self.locator is not None:
@@ -164,11 +164,11 @@ class DecodingPolicy:
         """Returns the update and the state after a round.
 
         Args:
-          decoding: the decoding of the round.
-          gradient: the decoded gradient.
+          decoding: Decoding of the round.
+          gradient: Decoded gradient.
           messages: (num_messages, length), only if messages are stored.
-          this_round: the round.
-          state: the state, with the key and the models of the next round.
+          this_round: Round that was decoded.
+          state: State with the key and models of the next round.
         """
         failed, memory = decoding.failed(self.tolerance), state.memory
         if self.memory:
@@ -187,7 +187,7 @@ class DecodingPolicy:
         if self.undecodable == "skip":
             zeros = jax.tree.map(jnp.zeros_like, gradient)
             gradient = _where(failed, zeros, gradient)
-        # A traced time below 0 shows in the sum.
+        # A negative traced time makes the total NaN.
         elapsed = jnp.where(this_round.elapsed >= 0, this_round.elapsed, jnp.nan)
         return gradient, state._replace(
             received=decoding.received,
@@ -199,7 +199,7 @@ class DecodingPolicy:
         )
 
     def _recall(self, decoding, params, messages, this_round, memory):
-        """Returns what stored messages add to a gradient, and the next memory."""
+        """Returns the contribution of stored messages, and the next memory."""
         late_messages, underway = messages, memory.underway
         if this_round.joined is not None:
             # A worker computes with the parameters of the round in which it started.
@@ -241,7 +241,7 @@ def make_aggregator(
     init: Callable[..., Any], update: Callable[..., Any]
 ) -> optax.GradientTransformationExtraArgs:
     """Returns an optax aggregator."""
-    # Here, so that a move of an experimental module breaks no import.
+    # Imported here: an experimental module may move, which must not break `jaxwgc`.
     from optax.experimental import aggregating
 
     return aggregating.Aggregator(init, update)

@@ -1,4 +1,4 @@
-"""State of the aggregators, and what an update knows of its round."""
+"""State of the aggregators, and the round of an update."""
 
 from typing import Any, NamedTuple
 
@@ -43,25 +43,25 @@ class CodedAggregateState(NamedTuple):
     """State of `coded_aggregate` and of `decode_aggregate`.
 
     Attributes:
-      key: PRNG key for the next rounds, of the kind that was given; () if no rounds are
+      key: PRNG key for the next rounds, of the given kind; () if no rounds are
         simulated.
-      stragglers: state of the straggler model; () if there is none. A pair with the
+      stragglers: State of the straggler model; () if there is none. A pair with the
         state of the corruption model, if there is one.
       received: bool (num_workers,), workers that responded in the last round; for a
         code with several messages per worker, workers that sent all of them. If errors
-        are corrected, workers whose messages were decoded.
-      elapsed: float scalar, total time of the rounds so far, in the unit of the model,
-        or of the times given.
+        are corrected, workers with messages that were decoded.
+      elapsed: float scalar, total time of the rounds so far, in the unit of the model
+        or of the given times.
       residual: float scalar, norm of aᵀB - target in the last round; the square root
         of `jaxwgc.decoding_error`. Absolute, whereas `tolerance` is relative.
-      num_undecodable: int32 scalar, number of rounds so far in which too few workers
-        responded, or whose errors could not be corrected.
-      share: float scalar, share of the gradient recovered in the last round. One if the
-        round was decoded exactly; smaller if whole parts were lost.
-      memory: the `jaxwgc.coding.Memory` of stored messages; () if there is none.
-      errors: the `ErrorCounts`; () if errors are not corrected.
-      shapes: shapes of params, as keys in a pytree without arrays. They tell partial
-        gradients from other updates if `update` is called without params.
+      num_undecodable: int32 scalar, number of rounds so far with too few responses, or
+        with errors that could not be corrected.
+      share: float scalar, fraction of the gradient recovered in the last round: 1 if
+        the round was decoded exactly, less if whole parts were lost.
+      memory: `jaxwgc.coding.Memory` of stored messages; () if there is none.
+      errors: `ErrorCounts`; () if errors are not corrected.
+      shapes: Shapes of params, as keys in a pytree without arrays. `update` without
+        params compares updates with them.
     """
 
     key: Any
@@ -77,14 +77,14 @@ class CodedAggregateState(NamedTuple):
 
 
 class Round(NamedTuple):
-    """A round as an update sees it, observed or simulated.
+    """Round of an update, observed or simulated.
 
     Attributes:
       mask: bool (num_messages,), messages that arrived.
-      elapsed: real scalar, duration of the round.
-      weights: decoding weights, if they are known already; otherwise None.
+      elapsed: Real scalar, duration of the round.
+      weights: Decoding weights if they are known, otherwise None.
       late: bool (num_workers,), workers whose response to an earlier round arrived in
-        this one; None if there is no such worker.
+        this round; None if there are none.
       joined: bool (num_workers,), workers that started with the parameters of this
         round; None in observed rounds.
     """
@@ -97,7 +97,7 @@ class Round(NamedTuple):
 
     @classmethod
     def simulated(cls, code: GradientCode, arrivals: Arrivals) -> "Round":
-        """Returns the round in which simulated messages arrived."""
+        """Returns the round of simulated arrivals."""
         mask, joined = coding.arrived_messages(code, arrivals, None), arrivals.joined
         joined = jnp.ones(code.num_workers, bool) if joined is None else joined
         return cls(mask, arrivals.elapsed, late=arrivals.late, joined=joined)

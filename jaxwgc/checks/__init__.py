@@ -1,4 +1,4 @@
-"""Mistakes that stay silent in training, looked for before it starts."""
+"""Checks for mistakes that raise no error in training."""
 
 from jaxwgc.checks._check_step import StepReport, check_step
 

@@ -1,4 +1,4 @@
-"""Looking for the mistakes of a coded step, once, before training."""
+"""Checks of a coded step before training."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -20,22 +20,22 @@ from jaxwgc.checks._optimizers import (
 from jaxwgc.codes import GradientCode
 from jaxwgc.gradients import checked_loss, partial_value_and_grad
 
-# How far from the given parameters everything is looked at, relative to their size.
+# Size of the random shift of parameters before measurements, relative to their size.
 _SHIFT = 0.01
 
 
 class StepReport(NamedTuple):
-    """The problems that `check_step` found; `print` shows them.
+    """Problems that `check_step` found; printed by `print`.
 
     Attributes:
-      problems: of each what was measured, what it probably is, and what to do.
-      gradient_ratio: norm of the decoded gradient, all workers answering, over that of
-        the gradient of the loss on the data.
-      gradient_error: norm of their difference, over the same; the larger one of those
-        with all workers and without as many as may be lost.
-      num_answers: int (rounds,), workers that answered in the rounds that were looked
-        at; none without an optimizer, a step or `received`.
-      num_undecodable: how many of these rounds could not be decoded.
+      problems: For each problem: what was measured, its likely cause, what to do.
+      gradient_ratio: Norm of the decoded gradient if all workers respond, over the
+        norm of the gradient of the loss on the data.
+      gradient_error: Norm of their difference, relative to the latter. The maximum over
+        two rounds: all workers, and all but as many as the code tolerates.
+      num_answers: Number of workers that responded in each tested round, int (rounds,);
+        empty without an optimizer, a step or `received`.
+      num_undecodable: Number of these rounds that could not be decoded.
     """
 
     problems: tuple[str, ...]
@@ -46,7 +46,7 @@ class StepReport(NamedTuple):
 
     @property
     def ok(self) -> bool:
-        """True if there are no problems."""
+        """Whether no problems were found."""
         return not self.problems
 
     def __str__(self) -> str:
@@ -54,12 +54,12 @@ class StepReport(NamedTuple):
         lines = [
             f"{count or 'no'} problem{'' if count == 1 else 's'} found",
             f"decoded gradient: {self.gradient_ratio:.4g} times as long as that of the "
-            f"loss on the data, and off by {self.gradient_error:.2g} of it",
+            f"loss on the data, relative error {self.gradient_error:.2g}",
         ]
         if len(self.num_answers):
             lines.append(
                 f"rounds: {self.num_undecodable} of {len(self.num_answers)} could not "
-                f"be decoded, with {self.num_answers.mean():.3g} answers in the mean"
+                f"be decoded, with {self.num_answers.mean():.3g} responses on average"
             )
         return "\n".join(lines + [f"- {problem}" for problem in self.problems])
 
@@ -76,44 +76,46 @@ def check_step(
     step: Callable[..., Any] | None = None,
     has_aux: bool = False,
 ) -> StepReport:
-    """Compares a coded step with the gradient on the whole data, and explains.
+    """Checks a coded step against the gradient on the whole data, and explains.
 
-    Most mistakes of a coded step stay silent: it trains, slower, or to another minimum.
-    This looks for them, once, outside of `jax.jit`, with parameters from the start of
-    training. The loss must not be random: switch dropout off.
+    Most mistakes in a coded step raise no error: training is slower, or converges to
+    another minimum. Call this once, outside of `jax.jit`, with parameters from the
+    start of training. The loss must be deterministic: switch dropout off.
 
-    With the loss alone it finds a mean in the place of a sum over the rows of a part,
-    rows that see each other, a regulariser inside of the loss, padding that is not
-    weighted, a sample without its weights, and parts that are not those of the data.
-    Weights of the code are taken as meant, and weigh the gradient on the data, too.
-    With an optimizer besides, transformations before the aggregator, and rounds that
-    are not decoded because the model waits for too few, or for another code, or a mask
-    is inverted. With a step, a state that is not carried.
+    - With the loss alone it detects: a mean in place of a sum over the rows of a part;
+      rows that interact; a regulariser inside the loss; padding without weights; a
+      sample without its weights; parts that are not from the data.
+    - With an optimizer it also detects: transformations before the aggregator; rounds
+      that cannot be decoded because the model waits for too few workers or for another
+      code, or because a mask is inverted.
+    - With a step it also detects a state that is not passed on.
+
+    Weights of the code are taken as intended, and applied to the gradient on the data.
 
     Args:
-      loss: `loss(params, part) -> scalar`, which must take parts of any number of rows.
-      code: a gradient code.
-      params: a pytree of arrays of floats.
-      parts: a pytree; leaves (num_parts, m, ...): `(parts, row_weights)` from
+      loss: `loss(params, part) -> scalar`, for parts with any number of rows.
+      code: Gradient code.
+      params: Pytree of float arrays.
+      parts: Pytree with leaves (num_parts, m, ...): `(parts, row_weights)` from
         `jaxwgc.partition`, or parts with the structure of data.
-      data: a pytree of arrays that share a leading axis of N rows, as it was before
-        `jaxwgc.partition`, and before a sample was drawn.
-      optimizer: an optax transformation with `jaxwgc.coded_aggregate` or
-        `jaxwgc.decode_aggregate` in it. Its `update` may need no extra arguments but
-        those of the aggregator.
-      received: bool (num_workers,) or (rounds, num_workers), who has answered in real
-        rounds, as you would give it to the step.
+      data: Pytree of arrays with a leading axis of N rows, before `jaxwgc.partition`
+        or sampling.
+      optimizer: Optax transformation that contains `jaxwgc.coded_aggregate` or
+        `jaxwgc.decode_aggregate`. Its `update` must not need extra arguments of other
+        transformations.
+      received: Which workers responded in real rounds, bool (num_workers,) or
+        (rounds, num_workers), as passed to the step.
       step: `step(params, state) -> (params, state, ...)`, your own step with that
-        optimizer. It is run a few times, and who answered in these rounds is looked at
-        in the place of the optimizer's own.
-      has_aux: whether loss returns `(scalar, aux)`.
+        optimizer. It is run a few times. Responses in these rounds replace simulated
+        ones.
+      has_aux: Whether `loss` returns `(scalar, aux)`.
 
     Returns:
       A `jaxwgc.checks.StepReport`, with the problems in words.
 
     Raises:
-      ValueError: If shapes do not fit, parts are not like data, or optimizer has not
-        one aggregator, for as many workers as the code.
+      ValueError: If shapes do not match, parts are not like data, or optimizer does not
+        have exactly one aggregator, with as many workers as the code.
       TypeError: If an argument has the wrong type, or is traced.
 
     Example:
@@ -171,7 +173,7 @@ def check_step(
 
 
 def _perturbed(params):
-    """Returns parameters near by: at zero, decay and regularisers may show nothing."""
+    """Returns shifted parameters: at zero, decay and regularisers may not show."""
     draw = np.random.default_rng(0).normal
 
     def move(leaf):

@@ -1,4 +1,4 @@
-"""Measurements of a loss on the data: is it a sum over weighted rows, as decoded?"""
+"""Measurements of a loss on the data: whether it is a sum over weighted rows."""
 
 import operator
 from collections.abc import Callable
@@ -13,19 +13,19 @@ from jaxwgc.checks._mistakes import TOLERANCE
 from jaxwgc.codes import GradientCode
 from jaxwgc.sketching import partition
 
-# Standard errors by which the weights of a sample may add up to too much or too little.
+# Bound of the error of a sample's total weight, in standard errors.
 _STANDARD_ERRORS = 4
 
 
 class Layout(NamedTuple):
-    """Rows of the data as a loss takes them, and which rows of the parts are padding.
+    """Rows of the data in the form that a loss takes, and padding of the parts.
 
     Attributes:
-      rows: all rows of the data as if they were one part, on the host; leaves (N, ...).
+      rows: All rows of the data as one part, on the host, leaves (N, ...).
       num_rows: N.
-      row_weights: (num_parts, m) of the parts, in NumPy; None where the data have the
-        structure of a part themselves.
-      is_padding: bool (num_parts, m), rows that were filled up.
+      row_weights: Row weights of the parts, (num_parts, m), in NumPy; None if the data
+        have the structure of a part.
+      is_padding: Which rows are padding, bool (num_parts, m).
     """
 
     rows: Any
@@ -35,10 +35,9 @@ class Layout(NamedTuple):
 
 
 def layout_of(data: Any, parts: Any) -> Layout:
-    """The layout of `(parts, row_weights)` from `partition(data, num_parts)`.
+    """Returns the layout of `(parts, row_weights)` from `partition(data, num_parts)`.
 
-    Or of parts that have the structure of the data, with row weights among them or
-    without any.
+    Parts may also have the structure of the data, which may include row weights.
     """
     leaves = jax.tree.leaves(parts)
     num_parts, has_rows = len(leaves[0]), all(np.ndim(leaf) > 1 for leaf in leaves)
@@ -55,19 +54,19 @@ def layout_of(data: Any, parts: Any) -> Layout:
     _validation.require(is_right, "parts", rule, given)
     is_padding = np.asarray(partition(np.ones(num_rows), num_parts)[1]) == 0
     if np.shape(leaves[0])[:2] != is_padding.shape:
-        # Made in another way, so that nothing is known of padding.
+        # The parts are not from `partition`, so padding is unknown.
         is_padding = np.zeros(np.shape(leaves[0])[:2], bool)
     return Layout(data, num_rows, None, is_padding)
 
 
 def norm(tree: Any) -> float:
-    """Returns the norm of a gradient, or of several side by side."""
+    """Returns the norm of one gradient, or of a stack of gradients."""
     leaves = [_arrays.promoted(np.asarray(leaf)) for leaf in jax.tree.leaves(tree)]
     return float(np.linalg.norm([np.linalg.norm(leaf.ravel()) for leaf in leaves]))
 
 
 def flat(tree: Any) -> np.ndarray:
-    """Returns the leaves of a gradient side by side, in double precision."""
+    """Concatenates the leaves of a gradient, in double precision."""
     leaves = [np.asarray(leaf).astype(complex) for leaf in jax.tree.leaves(tree)]
     return np.concatenate([leaf.ravel() for leaf in leaves])
 
@@ -78,9 +77,9 @@ def measure_loss(
     """Measures whether a loss is a sum over weighted rows.
 
     Args:
-      gradient_of: `gradient_of(part)`, for any number of rows in a part.
-      layout: of the data and of the parts.
-      parts: a pytree, leaves (num_parts, m, ...).
+      gradient_of: `gradient_of(part)`, for parts with any number of rows.
+      layout: Layout of the data and the parts.
+      parts: Pytree with leaves (num_parts, m, ...).
     """
 
     def rows(numbers):
@@ -90,25 +89,25 @@ def measure_loss(
     numbers, size = np.arange(layout.num_rows), is_padding.shape[1]
     try:
         constant = flat(gradient_of(rows(numbers[:0])))
-    except Exception:  # Whatever a loss does without rows, such as a maximum.
+    except Exception:  # Losses may fail without rows, e.g. a maximum.
         constant = np.full(1, np.nan)
     constant = constant if np.isfinite(constant).all() else np.zeros(1)
 
     def gradient(part):
         return flat(gradient_of(part)) - constant
 
-    # Twice the same rows have the same mean and variance; others have not.
+    # Repeated rows keep mean and variance; other rows do not.
     few = numbers[:size]
     more = numbers[size : 2 * size] if layout.num_rows >= 2 * size else few
     once, other = gradient(rows(few)), gradient(rows(more))
     both = gradient(rows(np.concatenate([few, more])))
-    # These may nearly cancel.
+    # The two gradients may nearly cancel.
     length = max(np.linalg.norm(once) + np.linalg.norm(other), 1e-300)
     missed = np.linalg.norm(both - (once + other)) / length
     above_mean = np.linalg.norm(both - (once + other) / 2) / length
     is_sum = missed <= TOLERANCE
     padding, is_unweighted = 0.0, False
-    # Rows that see each other are not weighted one by one either.
+    # If rows interact, row weights cannot act on single rows either.
     if is_sum and is_padding.any():
         filled = jax.tree.map(operator.itemgetter(is_padding), jax.device_get(parts))
         padding = np.linalg.norm(gradient(filled))
@@ -128,9 +127,9 @@ def measure_loss(
 
 
 def _effective_weights(code: GradientCode, received: np.ndarray):
-    """Returns effective weights (num_parts,) and the residual, by least squares.
+    """Computes effective weights (num_parts,) and the residual, by least squares.
 
-    On the host: a decoder takes longer to compile than all else that is measured.
+    Computed on the host: a decoder takes longer to compile than all other measurements.
     """
     rows = np.repeat(received, code.messages_per_worker)
     matrix, target = np.asarray(code.encoding_matrix), np.asarray(code.segment_targets)
@@ -143,7 +142,7 @@ def _effective_weights(code: GradientCode, received: np.ndarray):
 
 
 def _weighted_sum(weights: np.ndarray, gradients: Any) -> np.ndarray:
-    """Returns the sum of partial gradients, its leaves side by side."""
+    """Returns the weighted sum of partial gradients, with leaves concatenated."""
     wide = jax.tree.map(_arrays.promoted, gradients)
     return flat(jax.tree.map(lambda leaf: np.tensordot(weights, leaf, 1), wide))
 
@@ -154,37 +153,37 @@ def measure_decoded(
     gradient_of: Callable[[Any], Any],
     layout: Layout,
 ) -> dict[str, Any]:
-    """Measures the decoded gradient of all parts against that of the data."""
+    """Measures the decoded gradient of all parts against the gradient on the data."""
     target = np.asarray(code.target, np.float64)
     weights, rows = layout.row_weights, layout.rows
     num_held = (~layout.is_padding).sum()
     is_sample = num_held < layout.num_rows
     if weights is not None and not is_sample:
-        # Weights of the user's own are those of the whole data, too.
+        # The user's own weights apply to the whole data, too.
         own = (weights * target[:, None])[~layout.is_padding]
         rows = rows[0], own.astype(rows[1].dtype)
     whole = flat(gradient_of(rows))
     scale, length = norm(gradients), max(np.linalg.norm(whole), 1e-150)
-    # All workers respond, then all but as many as may be lost.
+    # All workers respond; then all but as many as the code tolerates.
     masks = np.arange(code.num_workers) >= np.array([[0], [code.num_stragglers]])
     (first, residual), (second, _) = (_effective_weights(code, mask) for mask in masks)
     failed = residual > DECODES * np.linalg.norm(target)
     vectors = _weighted_sum(first, gradients), _weighted_sum(second, gradients)
     along = np.vdot(whole, vectors[0]).real / length**2
-    # Each part's estimate of how many rows there are, over their number.
+    # Estimate of the number of rows from each part, relative to the true number.
     row_weights = ~layout.is_padding if weights is None else weights
     shares = target * row_weights.sum(1) / layout.num_rows
     total, spread = shares.sum(), np.std(shares)
     error = spread * np.sqrt(len(shares))
     if np.isin(row_weights, (0, 1)).all():
-        # No weights at all, unless the rows themselves are scaled, as in the paper.
+        # No weights at all. In the paper's form the rows themselves are scaled.
         is_right = abs(total - 1) <= TOLERANCE or abs(along - 1) <= abs(along - total)
     else:
-        # Where weights differ much, the largest may be those that were not drawn.
+        # If weights differ much, the largest may not have been drawn.
         unseen = spread / (2 * abs(shares.mean()))
         is_right = abs(total - 1) <= TOLERANCE + _STANDARD_ERRORS * error + unseen
     miss = max(np.linalg.norm(vector - whole) for vector in vectors)
-    # Approximate codes promise nothing, and weights of parts that are not those of rows
+    # Approximate codes guarantee nothing. Weights of parts that are not row weights
     # have no loss on the data.
     promises = code.num_stragglers or not failed
     has_loss = weights is not None or (target == 1).all()

@@ -1,4 +1,4 @@
-"""Measurements of an optimizer with an aggregator: its order, rounds and state."""
+"""Measurements of an optimizer with an aggregator: order, rounds and state."""
 
 import functools
 from collections.abc import Callable
@@ -15,13 +15,13 @@ from jaxwgc.aggregate import CodedAggregateState
 from jaxwgc.checks._losses import flat, norm
 from jaxwgc.codes import GradientCode
 
-# Number of updates: enough for a schedule that starts at zero. Each has gradients ten
-# times as large as the one before, so that clipping of large ones alone shows.
+# Number of updates: enough for a schedule that starts at zero. Gradients grow tenfold
+# per update, so that a clipping threshold is exceeded.
 _NUM_UPDATES = 4
-# Rounds that are simulated, or steps that are made.
+# Number of rounds to simulate, or of steps to run.
 _NUM_ROUNDS = 8
-# Size of partial gradients over that of their sum: clipping may not show with less, and
-# sums of bfloat16 round with more.
+# Size of partial gradients relative to their sum: with less, clipping may not show;
+# with more, sums in bfloat16 are inaccurate.
 _APART = 15.0
 
 
@@ -31,7 +31,7 @@ class Rounds(NamedTuple):
     Attributes:
       received: bool (rounds, num_workers).
       failed: bool (rounds,), which rounds could not be decoded.
-      elapsed: (rounds,), how long each took; None if that is not known.
+      elapsed: Duration of each round, (rounds,); None if it is not known.
     """
 
     received: np.ndarray
@@ -68,7 +68,7 @@ class Rounds(NamedTuple):
 
 
 def _split(state: Any) -> tuple[CodedAggregateState, list[Any]]:
-    """Returns the state of the one aggregator of an optimizer, and leaves behind it."""
+    """Returns the state of an optimizer's one aggregator, and the leaves after it."""
     is_one = lambda node: isinstance(node, CodedAggregateState)  # noqa: E731
     nodes = jax.tree.leaves(state, is_leaf=is_one)
     places = [place for place, node in enumerate(nodes) if is_one(node)]
@@ -78,19 +78,19 @@ def _split(state: Any) -> tuple[CodedAggregateState, list[Any]]:
 
 
 class OptimizerProbe:
-    """An optimizer that can be updated, at fixed parameters, by partial gradients."""
+    """An optimizer, to be updated by partial gradients at fixed parameters."""
 
     def __init__(
         self, optimizer: optax.GradientTransformation, code: GradientCode, params: Any
     ) -> None:
-        """The optimizer must have an aggregator for the code."""
+        """Checks that the optimizer has an aggregator for the code."""
         self._code = code
         self.state = optimizer.init(params)
         coded_state, _ = _split(self.state)
         number, rule = len(coded_state.received), "have an aggregator for code"
         given = f"one for {number} workers"
         require(number == code.num_workers, "optimizer", rule, given)
-        # decode_aggregate has no key, and takes messages.
+        # `decode_aggregate` has no key, and takes messages.
         self.simulates = bool(jax.tree.leaves(coded_state.key))
 
         def update(params, partial_gradients, state, **extra):
@@ -99,15 +99,15 @@ class OptimizerProbe:
                 updates = coding.encode(code, partial_gradients)
             return optimizer.update(updates, state, params, **extra)
 
-        # Compiled, so that nothing is raised in a round without answers.
+        # Compiled, so that rounds without responses raise nothing.
         self.update = functools.partial(jax.jit(update), params)
 
     def measure(self, gradients: Any, rounds: list[Rounds]) -> dict[str, float]:
-        """Measures how updates depend on what they should not depend on.
+        """Measures forbidden dependences of updates.
 
-        `unequal`: on partial gradients besides their sum; `added`: on the workers that
-        respond if all gradients are zero; `leaked`: movement of parameters without a
-        gradient in a round that does not decode, over that of others.
+        `unequal`: On partial gradients other than by their sum. `added`: On the workers
+        that respond if all gradients are zero. `leaked`: Movement of parameters without
+        a gradient in a round that cannot be decoded, relative to others.
         """
         draw = np.random.default_rng(0).uniform
         everyone = np.ones(self._code.num_workers, bool)
@@ -120,7 +120,7 @@ class OptimizerProbe:
             numbers = draw(-size, size, leaf.shape[1:])
             return (numbers + np.sign(numbers) * size).astype(leaf.dtype)
 
-        # Random, and without zeros.
+        # Random, without zeros.
         total = jax.tree.map(drawn, gradients)
         measured = {"unequal": 0.0, "added": 0.0, "leaked": 0.0}
         largest = np.argsort(np.abs(weights))[:-3:-1]
@@ -145,13 +145,13 @@ class OptimizerProbe:
         return measured
 
     def _followed(self, partial_gradients, received):
-        """Returns the updates of a few steps, and the state behind the aggregator."""
+        """Returns the updates of a few steps, and the state after the aggregator."""
         seen, state = [], self.state
         for _ in range(_NUM_UPDATES):
             updates, state = self.update(partial_gradients, state, received=received)
             partial_gradients = jax.tree.map(lambda leaf: 10 * leaf, partial_gradients)
             seen.append(flat(updates))
-        # What lies before the aggregator may depend on each partial gradient.
+        # State before the aggregator may depend on each partial gradient.
         behind = (
             leaf for leaf in _split(state)[1] if jnp.issubdtype(leaf.dtype, jnp.inexact)
         )
@@ -166,11 +166,11 @@ def _shared(weights, total):
 
 
 def _difference(first, second):
-    """Returns the largest relative difference of two such results."""
+    """Returns the largest relative difference of two results."""
     largest = 0.0
     for one, two in zip(first, second, strict=True):
         longest = max(np.linalg.norm(one), np.linalg.norm(two))
-        # Zeros and overflow have none.
+        # The relative difference of zeros, or after overflow, is undefined.
         if longest > 0 and np.isfinite(longest):
             largest = max(largest, float(np.linalg.norm(one - two) / longest))
     return largest
@@ -179,20 +179,20 @@ def _difference(first, second):
 def is_dropped(
     probe: OptimizerProbe, partial_gradients: Any, before: Any, after: Any
 ) -> bool:
-    """Returns whether a step gives back the state that it was given."""
+    """Returns whether a step returns its state unchanged."""
     if probe.simulates:
-        # Every simulated round has a key of its own.
+        # Every simulated round changes the key.
         return _are_equal(_split(before)[0], _split(after)[0])
     received = _split(after)[0].received
     expected = probe.update(partial_gradients, before, received=received)[1]
-    # Some optimizers have nothing to carry.
+    # Some optimizers have no state that changes.
     return _are_equal(before, after) and not _are_equal(before, expected)
 
 
 def states_of(advance: Callable[..., Any], params: Any, state: Any) -> list[Any]:
-    """Returns the state, and those after each of some steps of `advance`."""
+    """Returns the state, and the states after each of some steps of `advance`."""
     copy = jax.jit(functools.partial(jax.tree.map, jnp.copy))
-    # Copies, since a step may donate what it is given.
+    # Copies, since a step may donate its arguments.
     params, states = copy(params), [state]
     for _ in range(_NUM_ROUNDS):
         result = advance(params, copy(states[-1]))

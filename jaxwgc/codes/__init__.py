@@ -1,8 +1,7 @@
-"""Gradient codes: who holds which parts, and how a worker mixes their gradients.
+"""Gradient codes: assignments of parts to workers, and encoding matrices.
 
-Each constructor returns a `GradientCode`, to be used with `jaxwgc.encode`,
-`jaxwgc.decode` and the other functions of `jaxwgc.coding`. Constructors that take a
-code build on it.
+Each constructor returns a `GradientCode` for `jaxwgc.encode`, `jaxwgc.decode` and the
+other functions of `jaxwgc.coding`. Some constructors take a code and build on it.
 """
 
 from jaxwgc.codes._any_placement import any_placement

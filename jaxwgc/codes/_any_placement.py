@@ -1,4 +1,4 @@
-"""Exact codes for data as they lie: who holds what is given, entries are found."""
+"""Exact codes for a given assignment of parts to workers."""
 
 from typing import Any
 
@@ -16,62 +16,63 @@ from jaxwgc.codes._roots_of_unity import (
 from jaxwgc.codes._worst_rounding import worst_rounding
 from jaxwgc.decoders import Dual, Lagrange, LeastSquares
 
-# Orders of the workers around the circle, and exchanges of two workers that are tried
-# on the best of them.
+# Number of random orders of the workers on the circle, and of exchanges of two workers
+# by which the best order is improved.
 _NUM_ORDERS, _NUM_EXCHANGES = 64, 400
-# Of random rows.
+# Number of draws of random rows.
 _NUM_DRAWS = 32
-# Patterns of stragglers by which methods are compared, times squared workers.
+# Number of straggler patterns in comparisons, times the squared number of workers.
 _MOST_WORK = 4_000_000
-# Misses below that are rounding, in float32.
+# Residuals below this count as rounding in float32.
 _ROUNDING = 4 * float(np.finfo(np.float32).eps)
-# Singular values below that share of the largest are rounding.
+# Singular values below this fraction of the largest are rounding errors.
 _RANK = 1e-10
 
 
 def any_placement(
     key: jax.Array, assignment: Any, num_stragglers: int, method: str | None = None
 ) -> GradientCode:
-    """Returns an exact code for data as they lie, s + 1 holders a part at least.
+    """Returns an exact code for a given assignment with at least s + 1 copies per part.
 
-    Workers may hold different numbers of parts, and parts have more holders than s + 1,
-    which all take part then. Either of two methods, whichever misses the target by less
-    in float32 where it misses most (`worst_rounding`), and random rows where both miss
-    by rounding alone: polynomials mostly for few stragglers, and random rows for many.
-    Where sets of s + 1 workers hold the same parts, `fractional_repetition` and
-    `binary` need no such entries.
+    Workers may hold different numbers of parts, and parts may have different numbers of
+    copies, which are all used. Of two methods, the one with the smaller residual in
+    float32 (`worst_rounding`) is chosen, and random rows if both residuals are rounding
+    errors. Polynomials are mostly better for few stragglers, and random rows for many.
+    If sets of s + 1 workers hold equal parts, use the simpler `fractional_repetition`
+    or `binary`.
 
     **Polynomials** with given zeros: column j of B has the values at roots of unity of
-    ∏ₗ (1 - x / αₗ), l over the workers without part j. As its degree is at most
-    n - s - 1, any n - s answers give its value at 0, which is one. Which worker sits at
-    which root decides how large entries become: the best of some tens of orders is
-    taken, and bettered by exchanges.
+    ∏ₗ (1 - x / αₗ), l over the workers without part j. The degree is at most n - s - 1,
+    so any n - s responses determine its value at 0, which is one. The order of workers
+    on the roots determines the size of the entries: the best of 64 random orders is
+    taken and improved by exchanges.
 
-    **Random rows**: C is Gaussian, (s + 1) x n, its columns of norm one, and column j
-    of B the least one on the holders of part j with C b = 1. So every row of C decodes
-    when all answer, and one of their combinations does without any s of them. The best
-    of some tens of draws is taken.
+    **Random rows**: C is Gaussian, (s + 1) x n, with columns of norm one. Column j of B
+    is the minimum-norm solution of C b = 1 on the holders of part j. So every row of C
+    decodes if all workers respond, and for any s stragglers a combination of rows
+    decodes without them. The best of 32 draws is taken.
 
     Args:
-      key: PRNG key of either kind, of orders and draws. Not traced.
-      assignment: bool (num_workers, num_parts), who holds what; for instance of
-        `proportional_placement`. Not traced.
-      num_stragglers: s, whichever workers fail to answer; less than num_workers.
-      method: "polynomials", "random_rows", or None for the better one, which takes
-        seconds for a hundred workers and parts.
+      key: PRNG key of either kind, for orders and draws. Not traced.
+      assignment: Which worker holds which part, bool (num_workers, num_parts), e.g.
+        from `proportional_placement`. Not traced.
+      num_stragglers: s, less than num_workers; decoding is exact for any s stragglers.
+      method: "polynomials", "random_rows", or None for the better one; the comparison
+        takes seconds for a hundred workers and parts.
 
     Returns:
-      A code of polynomials is complex, so that its messages pack two halves of a
-      gradient, and has a decoder `Lagrange`; one of random rows is real, and its
-      decoder is `Dual`. In NumPy float64 or complex128.
+      A code in NumPy. With polynomials it is complex128, its messages pack two halves
+      of a gradient, and its decoder is `Lagrange`. With random rows it is float64 and
+      its decoder is `Dual`.
 
     Raises:
-      ValueError: If a part has fewer than s + 1 holders, s is negative or not less
-        than the number of workers, or the method is unknown.
+      ValueError: If a part has fewer than s + 1 copies, s is negative or not less than
+        the number of workers, or the method is unknown.
       TypeError: If an argument has the wrong type or is traced.
 
     Example:
-      Three of five workers are twice as fast as the others, and hold twice as much:
+      Three of five workers are twice as fast as the others, and hold twice as many
+      parts:
 
       >>> import jax, jaxwgc
       >>> held = jaxwgc.codes.proportional_placement([2, 2, 2, 1, 1], 8, copies=2)
@@ -81,7 +82,7 @@ def any_placement(
       >>> jaxwgc.effective_weights(code, ~(jax.numpy.arange(5) == 1)).round(3)
       Array([1., 1., 1., 1., 1., 1., 1., 1.], dtype=float32)
 
-      How well either method does, and for which answers it does worst:
+      The worst residual of each method, and the responses for which it occurs:
 
       >>> miss, received = jaxwgc.codes.worst_rounding(code)
       >>> bool(miss < 1e-6), int(received.sum())
@@ -112,7 +113,7 @@ def any_placement(
     ]
     if len(made) == 1:
         return made[0]
-    # What is rounding alone makes no difference, but real messages do.
+    # Residuals at rounding level do not matter, but real messages are simpler.
     return min(made, key=_miss)
 
 
@@ -138,7 +139,7 @@ def _polynomials(generator, assignment, num_stragglers):
     matrix = vanishing_products(assignment, points)
     dual = _dual(matrix, num_stragglers)
     decoders = [Lagrange(points, num_stragglers), dual]
-    # Where parts share their holders, there are smaller weights than Lagrange's.
+    # If parts share their holders, smaller weights than Lagrange's exist.
     if len(dual.rows) > num_stragglers + 1:
         decoders.reverse()
     return _code_of(matrix, assignment, num_stragglers, *decoders)
@@ -154,21 +155,21 @@ def _random_rows(generator, assignment, num_stragglers):
     return _code_of(matrix, assignment, num_stragglers, dual)
 
 
-# Of equally good ones the first is taken, whose messages are real.
+# The first one wins ties, since its messages are real.
 _METHODS = {"random_rows": _random_rows, "polynomials": _polynomials}
 
 
 def _columns(rows, assignment):
-    """The least b on the holders of each part that solve C b = 1, side by side."""
+    """Returns the minimum-norm solutions of C b = 1 on the holders of each part."""
     turn, triangle = np.linalg.qr(np.where(assignment.T[:, :, None], rows.T, 0))
     ones = np.ones((len(rows), 1))
     columns = turn @ np.linalg.solve(triangle.transpose(0, 2, 1), ones)
-    # What is rounding at workers without the part.
+    # Rounding errors at workers without the part are removed.
     return np.where(assignment, columns[..., 0].T, 0)
 
 
 def _dual(matrix, num_stragglers):
-    """Whatever adds nothing, of which there may be more than the code was made of."""
+    """Returns the dual code, which can be larger than the code was built from."""
     vectors, singular, _ = np.linalg.svd(matrix)
     rank = int(np.sum(singular > _RANK * singular[0]))
     of_all = np.linalg.lstsq(matrix.T, np.ones(matrix.shape[1]), rcond=_RANK)[0]

@@ -1,4 +1,4 @@
-"""Batch raptor codes: sums of random batches of parts, as many as a soliton says."""
+"""Batch raptor codes: sums of random batches of parts, with robust soliton degrees."""
 
 import math
 
@@ -22,42 +22,41 @@ def batch_raptor(
     c: float = 0.03,
     delta: float = 0.5,
 ) -> GradientCode:
-    """Sums of random batches, their number from a robust soliton (Wang et al.).
+    """Returns a code of sums of random batches with robust soliton degrees.
 
-    The parts come in batches of `batch_size`, one after the other. Each worker draws a
-    degree from the robust soliton distribution over 1, ..., K, with K the number of
-    batches, and sends the sum of that many batches, drawn uniformly without
-    replacement. Peeling decodes: a message of which all batches but one are known gives
-    the last one. The batches that it recovers are exact, and scaled up for the lost
-    ones. With few workers few batches are recovered, and the error is larger than
-    without any gradient; `decoders.LeastSquares` has the least error.
+    The parts form batches of `batch_size` adjacent parts. Each worker draws a degree
+    from the robust soliton distribution over 1, ..., K, with K the number of batches.
+    It sends the sum of that many batches, drawn uniformly without replacement. Peeling
+    decodes: a message with one unknown batch gives that batch. The recovered batches
+    are exact, and are scaled up for the lost ones. With few workers, few batches are
+    recovered, and the error exceeds that of a zero gradient; `decoders.LeastSquares`
+    has the smallest error.
 
-    The robust soliton distribution is the ideal one, 1 / K at degree 1 and
-    1 / (i (i - 1)) at degree i, plus R / (i K) below degree K / R and R log(R / delta)
-    / K at it, with R = c log(K / delta) √K, normalised. There is no such spike
-    where K / R is more than K.
+    The ideal soliton distribution is 1 / K at degree 1 and 1 / (i (i - 1)) at degree
+    i. The robust one adds R / (i K) below degree K / R and R log(R / delta) / K at it,
+    with R = c log(K / delta) √K, and is normalised. If K / R exceeds K, the term at
+    K / R is dropped.
 
     Args:
       key: PRNG key of either kind. The same key gives the same code whatever JAX's
         precision setting. May be traced.
       num_workers: n, at least 1.
       num_parts: k, at least 1.
-      batch_size: parts in a batch, which divides k.
-      max_degree: bounds the load of a worker at max_degree * batch_size parts: the
-        distribution is cut off after it and normalised again. From 1 to K, which is
-        the default.
-      c: at least 0; more of it means more messages of low degree.
-      delta: more than 0 and at most 1; in Luby's analysis, the probability that
-        decoding fails.
+      batch_size: Number of parts per batch, a divisor of k.
+      max_degree: Maximum degree, from 1 to K (default): the distribution is truncated
+        there and normalised. The load of a worker is at most max_degree * batch_size
+        parts.
+      c: At least 0; larger values give more messages of low degree.
+      delta: Above 0 and at most 1; the failure probability in Luby's analysis.
 
     Returns:
       A real code with entries 0 and 1, decoded by peeling. No number of stragglers is
-      survived for certain.
+      tolerated with certainty.
 
     Raises:
-      ValueError: If the parameters break one of the rules above.
-      TypeError: If the integers are not ints, c or delta are not numbers or the key
-        is no PRNG key.
+      ValueError: If a parameter is out of range.
+      TypeError: If an integer is not an int, c or delta is not a number or key is not
+        a PRNG key.
 
     Example:
       >>> import jax, jaxwgc
@@ -82,7 +81,7 @@ def batch_raptor(
     max_degree = _validation.check_up_to(
         "max_degree", max_degree, num_batches=num_batches
     )
-    # The distribution of degrees is computed on the host.
+    # The degree distribution is computed on the host.
     known = {"finite": True, "traceable": False}
     _validation.check_number("c", c, minimum=0, **known)
     _validation.check_number("delta", delta, positive=True, maximum=1, **known)
@@ -100,13 +99,13 @@ def batch_raptor(
 def robust_soliton(
     num_batches: int, c: float, delta: float, max_degree: int
 ) -> np.ndarray:
-    """Probabilities of the degrees 1, ..., max_degree, in float64."""
+    """Returns probabilities of the degrees 1, ..., max_degree, in float64."""
     degrees = np.arange(1, num_batches + 1)
     weights = np.concatenate([[1 / num_batches], 1 / (degrees[1:] * degrees[:-1])])
-    # Differences of logarithms, since quotients by the smallest delta overflow.
+    # Differences of logarithms, since quotients by tiny delta overflow.
     log_delta = math.log(delta)
     ripple = c * (math.log(num_batches) - log_delta) * math.sqrt(num_batches)
-    # Beyond all degrees, also where the quotient would be too large to be rounded.
+    # Beyond all degrees; also used if the quotient is too large to round.
     spike = num_batches + 1
     if ripple * spike > num_batches:
         spike = max(1, round(num_batches / ripple))
@@ -121,9 +120,9 @@ def robust_soliton(
 def _sample_degrees(
     key: jax.Array, probabilities: np.ndarray, num_draws: int
 ) -> jax.Array:
-    """Degrees by the inverse of their distribution function, of shape (num_draws,)."""
-    # In 32-bit integers whatever the precision setting, so that a key means one code,
-    # and finer than float32 could.
+    """Draws degrees by inverting their distribution function, (num_draws,)."""
+    # In 32-bit integers, so that a key gives the same code in every precision; they are
+    # finer than float32.
     thresholds = np.minimum(np.cumsum(probabilities)[:-1] * 2**32, 2**32 - 1)
     draws = jax.random.bits(key, (num_draws,), jnp.uint32)
     return 1 + jnp.searchsorted(

@@ -1,4 +1,4 @@
-"""Bernoulli gradient codes: every worker holds every part with equal probability."""
+"""Bernoulli gradient codes: workers hold parts independently at random."""
 
 import jax
 import jax.numpy as jnp
@@ -13,27 +13,26 @@ from jaxwgc.decoders import LeastSquares, OneStep, Peeling
 def bernoulli(
     key: jax.Array, num_workers: int, num_parts: int, replication: int
 ) -> GradientCode:
-    """Independent entries, 1 with probability d / n and 0 otherwise (Charles et al.).
+    """Returns a code with independent entries, 1 with probability d / n, else 0.
 
-    A part is on d workers on average, and on none with probability (1 - d / n)ⁿ. No
-    number of stragglers is survived for certain. With r random responders and weights
-    a = n / (r d) at every answer, one-step decoding, the decoded gradient is right on
-    average, and the squared decoding error is k n / (r d) (1 - d / n) on average.
+    A part has d copies on average, and none with probability (1 - d / n)ⁿ. No number of
+    stragglers is tolerated with certainty. One-step decoding with r random responses
+    uses the weights a = n / (r d). It is unbiased, and its mean squared decoding error
+    is k n / (r d) (1 - d / n).
 
     Args:
       key: PRNG key of either kind. The same key gives the same code whatever JAX's
         precision setting. May be traced.
       num_workers: n, at least 1.
       num_parts: k, at least 1.
-      replication: d, from 1 to n; the expected number of workers that hold a part.
+      replication: Expected replication factor d, from 1 to n.
 
     Returns:
-      A real code with entries 0 and 1, decoded by least squares unless asked
-      otherwise.
+      A real code with entries 0 and 1, decoded by least squares by default.
 
     Raises:
-      ValueError: If the parameters break one of the rules above.
-      TypeError: If the integers are not ints or the key is no PRNG key.
+      ValueError: If a parameter is out of range.
+      TypeError: If an integer is not an int or key is not a PRNG key.
 
     Example:
       >>> import jax, jaxwgc
@@ -56,11 +55,11 @@ def bernoulli(
 def regularized_bernoulli(
     key: jax.Array, num_workers: int, num_parts: int, replication: int
 ) -> GradientCode:
-    """A Bernoulli code whose heavy columns are thinned (Charles et al.).
+    """Returns a Bernoulli code with at most 2 d copies of each part.
 
-    A part that `bernoulli` gives to more than 2 d workers stays on d of these, chosen
-    uniformly at random. That bounds the loads that rare columns cause, and makes the
-    error bounds of the paper hold for sparse codes, too.
+    A part that `bernoulli` gives to more than 2 d workers keeps d of them, chosen
+    uniformly at random. This bounds the loads due to rare columns, and the error bounds
+    of Charles et al. then hold for sparse codes, too.
 
     Args:
       key: PRNG key of either kind. The same key gives the same code whatever JAX's
@@ -70,12 +69,11 @@ def regularized_bernoulli(
       replication: d, from 1 to n.
 
     Returns:
-      A real code with entries 0 and 1, decoded by least squares unless asked
-      otherwise. No part is on more than 2 d workers.
+      A real code with entries 0 and 1, decoded by least squares by default.
 
     Raises:
-      ValueError: If the parameters break one of the rules above.
-      TypeError: If the integers are not ints or the key is no PRNG key.
+      ValueError: If a parameter is out of range.
+      TypeError: If an integer is not an int or key is not a PRNG key.
 
     Example:
       >>> import jax, jaxwgc

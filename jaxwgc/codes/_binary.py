@@ -1,4 +1,4 @@
-"""The binary code: fractional repetition for any number of workers and stragglers."""
+"""Binary code: fractional repetition for any number of workers and stragglers."""
 
 import numpy as np
 
@@ -9,18 +9,18 @@ from jaxwgc.decoders import Group, LeastSquares, OneStep, Peeling
 
 
 def binary(num_workers: int, num_stragglers: int) -> GradientCode:
-    """Workers that send plain sums, for any n and s (Charalambides et al.).
+    """Returns an exact code of plain sums, for any n and s.
 
-    Worker i belongs to class i mod (s + 1). In each class the workers split all parts
-    between them, in runs that are as even as can be, and send the sum of their own. At
-    most s stragglers leave one of the s + 1 classes whole, and the sum of its messages
-    is the gradient, exactly. Classes of one size split alike, so that their workers
-    can stand in for each other, and more stragglers than s often do no harm.
+    Worker i belongs to class i mod (s + 1). The workers of each class split all parts
+    into runs of nearly equal length, and each sends the sum of its run. With at most s
+    stragglers, one of the s + 1 classes is complete, and the sum of its messages is
+    the exact gradient. Classes of equal size are split in the same way, so that their
+    workers can replace each other, and often more than s stragglers are tolerated.
 
-    Where s + 1 divides n this is `fractional_repetition`, with the workers in another
-    order. Where it does not, there are classes of two sizes, and the workers of the
-    smaller ones hold more parts. Group decoding takes the answers of classes of one
-    size. Beyond s, `decoders.LeastSquares` combines all that there are.
+    If s + 1 divides n, this is `fractional_repetition` with another order of workers.
+    Otherwise there are classes of two sizes, and workers of smaller classes hold more
+    parts. Group decoding uses responses of classes of one size. Beyond s stragglers,
+    `decoders.LeastSquares` combines all responses.
 
     Args:
       num_workers: n, at least 1; also the number of parts.
@@ -31,7 +31,7 @@ def binary(num_workers: int, num_stragglers: int) -> GradientCode:
 
     Raises:
       ValueError: If s is negative or not less than n.
-      TypeError: If the parameters are not ints.
+      TypeError: If a parameter is not an int.
 
     Example:
       >>> import jaxwgc
@@ -55,7 +55,7 @@ def binary(num_workers: int, num_stragglers: int) -> GradientCode:
     workers = np.arange(num_workers)
     class_sizes = np.bincount(workers % num_classes)
     size_of_worker = class_sizes[workers % num_classes]
-    # The place of a worker in its class, and of the parts in a class of its size.
+    # Position of a worker in its class, and run of each part in a class of its size.
     slot_of_worker = workers // num_classes
     slot_of_part = _even_runs(num_workers, size_of_worker)
     assignment = slot_of_worker[:, None] == slot_of_part
@@ -71,9 +71,9 @@ def binary(num_workers: int, num_stragglers: int) -> GradientCode:
 
 
 def _even_runs(num_parts: int, num_runs: np.ndarray) -> np.ndarray:
-    """Returns the run that each part falls in, (len(num_runs), num_parts).
+    """Returns the run that contains each part, (len(num_runs), num_parts).
 
-    The lengths of the runs differ by at most one, longer ones first.
+    Lengths of runs differ by at most one, longer ones first.
     """
     num_runs = num_runs[:, None]
     length, num_longer = num_parts // num_runs, num_parts % num_runs

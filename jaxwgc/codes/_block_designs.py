@@ -1,4 +1,4 @@
-"""Codes from symmetric block designs: one error for every pattern of one size."""
+"""Codes from symmetric block designs: equal errors for equally many stragglers."""
 
 import itertools
 
@@ -11,26 +11,24 @@ from jaxwgc.decoders import LeastSquares, OneStep, Peeling
 
 
 def projective_plane(order: int) -> GradientCode:
-    """Parts are the points of a projective plane, workers its lines (Kadhe et al.).
+    """Returns the code of a projective plane: parts are points, workers are lines.
 
-    The plane over the integers modulo a prime q has v = q² + q + 1 points and as many
-    lines. Every line has q + 1 points, every point is on q + 1 lines, and two lines
-    meet in one point. From any f answers the least-squares weights are the same at
-    each of them, κ / (κ - λ + λ f) with κ = q + 1 and λ = 1,
-    and the squared decoding error is v - κ² f / (κ - λ + λ f),
-    whichever workers straggle: an adversary can do no harm that chance does not.
+    The plane over the integers modulo a prime q has v = q² + q + 1 points and v lines.
+    Every line has q + 1 points, every point is on q + 1 lines, and two lines meet in
+    one point. With κ = q + 1, λ = 1 and f responses, all least-squares weights are
+    κ / (κ - λ + λ f), and the squared decoding error is v - κ² f / (κ - λ + λ f). It
+    depends only on f, so adversarial stragglers are no worse than random ones.
 
     Args:
-      order: q, a prime. There are planes of prime-power orders, too, but they are not
-        built here.
+      order: q, a prime. Planes of prime-power orders exist, but are not implemented.
 
     Returns:
       A real code with v workers and parts and entries 0 and 1, decoded by least squares
-      unless asked otherwise.
+      by default.
 
     Raises:
-      ValueError: If the order is no prime.
-      TypeError: If it is not an int.
+      ValueError: If the order is not a prime.
+      TypeError: If the order is not an int.
 
     Example:
       >>> import jax.numpy as jnp, jaxwgc
@@ -45,9 +43,9 @@ def projective_plane(order: int) -> GradientCode:
     """
     order = _validation.check_int("order", order)
     check_works("order", order, is_prime, "be a prime", 2)
-    # A point of the plane is a line through the origin of the space: the vector on it
-    # whose first non-zero coordinate is one. The lines of the plane are the planes
-    # through the origin, each named by its normal in the same way.
+    # A point of the plane is a line through the origin of the space. It is represented
+    # by its vector with first non-zero coordinate one. The lines of the plane are the
+    # planes through the origin, represented by their normals.
     residues = range(order)
     points = np.array(
         [(0, 0, 1)]
@@ -58,23 +56,22 @@ def projective_plane(order: int) -> GradientCode:
 
 
 def paley(num_workers: int) -> GradientCode:
-    """Worker i holds the parts i + r mod v, r the squares modulo v (Kadhe et al.).
+    """Returns the code of a Paley design: worker i holds the parts i + r mod v.
 
-    For a prime v = 3 mod 4 the non-zero squares modulo v are a difference set: this is
-    a symmetric design with κ = (v - 1) / 2 parts a worker, of which two workers
-    share λ = (v - 3) / 4. Decoding and its error are as for `projective_plane`:
-    v - κ² f / (κ - λ + λ f) from any f answers.
+    Here r are the non-zero squares modulo v. For a prime v = 3 mod 4 they are a
+    difference set, which gives a symmetric design: κ = (v - 1) / 2 parts per worker,
+    and λ = (v - 3) / 4 common parts of two workers. Weights and error are given by the
+    formulas in `projective_plane`.
 
     Args:
-      num_workers: v, a prime that leaves the remainder 3 when divided by 4; also the
-        number of parts.
+      num_workers: v, a prime with remainder 3 modulo 4; also the number of parts.
 
     Returns:
-      A real code with entries 0 and 1, decoded by least squares unless asked otherwise.
+      A real code with entries 0 and 1, decoded by least squares by default.
 
     Raises:
-      ValueError: If num_workers is no such prime.
-      TypeError: If it is not an int.
+      ValueError: If num_workers is not such a prime.
+      TypeError: If num_workers is not an int.
 
     Example:
       >>> import jaxwgc

@@ -11,24 +11,23 @@ from jaxwgc.decoders import Clustered, Decoder
 
 
 def clustered(code: GradientCode, num_clusters: int) -> GradientCode:
-    """Clusters of workers, each with `code` over parts of its own (Ozfatura et al.).
+    """Returns a block-diagonal code: each cluster of workers has its own parts.
 
-    The encoding matrix is block-diagonal, and decoding goes cluster by cluster. Every
-    cluster survives as many stragglers as `code` does: at worst that is all that the
-    whole code survives, but stragglers that are spread over the clusters can be many
-    more.
+    Decoding treats each cluster separately. Every cluster tolerates as many stragglers
+    as `code`. This is the guarantee for the whole code, too, but stragglers that are
+    spread over the clusters can be many more.
 
     Args:
-      code: the code inside a cluster, of any kind; its arrays may be traced.
-      num_clusters: at least 1.
+      code: Code of a cluster, of any kind; its arrays may be traced.
+      num_clusters: Number of clusters, at least 1.
 
     Returns:
-      A code with num_clusters times the workers and parts of `code`, cluster after
+      A code with num_clusters times the workers and parts of `code`, ordered by
       cluster.
 
     Raises:
-      ValueError: If num_clusters is less than 1.
-      TypeError: If num_clusters is not an int, or code is no code.
+      ValueError: If num_clusters is below 1.
+      TypeError: If num_clusters is not an int, or code is not a GradientCode.
 
     Example:
       >>> import jaxwgc
@@ -59,17 +58,17 @@ def clustered(code: GradientCode, num_clusters: int) -> GradientCode:
 
 
 def _clustered(decoder: Decoder, num_clusters: int) -> Clustered:
-    """Returns one decoder of all clusters, for clusters of clusters, too."""
+    """Returns one decoder for all clusters, also for clusters of clusters."""
     if isinstance(decoder, Clustered):
         return Clustered(decoder.inner, decoder.num_clusters * num_clusters)
     return Clustered(decoder, num_clusters)
 
 
 def _block_diagonal(block: Array, num_blocks: int) -> Array:
-    """`block` that many times along the diagonal, zero or False elsewhere."""
+    """Repeats `block` along the diagonal of a matrix of zeros or False."""
     rows, columns = block.shape
     diagonal = np.eye(num_blocks, dtype=bool)[:, None, :, None]
-    # (block, row, block, column)
+    # Axes: (block, row, block, column).
     blocks = array_module(block).where(
         diagonal, block[:, None], np.zeros((), block.dtype)
     )

@@ -13,20 +13,20 @@ from jaxwgc.decoders import LeastSquares
 def communication_efficient(
     num_workers: int, num_stragglers: int, num_segments: int
 ) -> GradientCode:
-    """Messages of a fraction of the gradient's length (Ye and Abbe).
+    """Returns a code with messages of 1 / m of the gradient's length.
 
-    A gradient is cut into m segments, and a message is as long as one of them. Worker
-    i holds parts i, ..., i + d - 1 around a ring, d = s + m. For every part and
-    segment there is a polynomial of degree n - s - 1 that vanishes at the n - d
-    workers without the part, and of whose coefficients m are given: one for the
-    segment, zero for the others. A worker sends the sum of the segments times the
-    values of their polynomials at its point. Any n - s messages give the polynomial
-    that is the sum of all, and m of its coefficients are the segments of the gradient.
+    A gradient is split into m segments, and a message has the length of one segment.
+    Worker i holds parts i, ..., i + d - 1 around a ring, d = s + m. For every part and
+    segment there is a polynomial of degree n - s - 1 with zeros at the n - d workers
+    without the part. Of its coefficients m are prescribed: one for the segment, zero
+    for the others. A worker sends the sum of the segments times the values of their
+    polynomials at its point. Any n - s messages determine the sum of all polynomials,
+    and m of its coefficients are the segments of the gradient.
 
-    The published code has real points and the m highest coefficients, which float64
-    cannot decode from about 30 workers. This one has the n-th roots of unity, their
-    order interleaved as for `reed_solomon`, and half of the segments on the lowest
-    coefficients, half on the highest ones. With n = 100, s = 10, m = 5 the error of a
+    The published code has real points and uses the m highest coefficients; from about
+    30 workers on, float64 cannot decode it. This code uses the n-th roots of unity, in
+    the interleaved order of `reed_solomon`. Half of the segments are on the lowest
+    coefficients, half on the highest ones. For n = 100, s = 10, m = 5 the error of a
     typical pattern is 1e-14 in float64 and 1e-6 in float32.
 
     Args:
@@ -35,14 +35,14 @@ def communication_efficient(
       num_segments: m, from 1 to n - s.
 
     Returns:
-      A real code for an even number of segments. For an odd one it is complex, and
-      its messages pack two halves of a segment as real and imaginary parts, so they
-      have the bytes of one segment either way. For m = 1 it is the `reed_solomon` code
-      of n parts on cyclic workers.
+      A real code if m is even. If m is odd it is complex, and its messages pack two
+      halves of a segment as real and imaginary parts; they have the bytes of one
+      segment in both cases. For m = 1 it is the `reed_solomon` code of n parts on
+      cyclic workers.
 
     Raises:
       ValueError: If s is negative or not less than n, or s + m is more than n.
-      TypeError: If the parameters are not ints.
+      TypeError: If a parameter is not an int.
 
     Example:
       >>> import jaxwgc
@@ -80,12 +80,12 @@ def communication_efficient(
 def _encoding_matrix(
     assignment: np.ndarray, num_segments: int, step: int
 ) -> np.ndarray:
-    """Columns (part, segment): the values of the polynomials of the code.
+    """Returns the values of the code's polynomials in columns (part, segment).
 
-    Polynomials P(x) of degree f - 1, f = n - s, and x^(f - 1) times the conjugate of
-    P(x) at the roots of unity (where the coefficients come in reverse and conjugate)
-    are the two halves. Rows times x^((1 - f) / 2) make the halves each other's
-    conjugates, and their real and imaginary parts an orthogonal change of segments.
+    One half consists of polynomials P(x) of degree f - 1, f = n - s. The other half is
+    x^(f - 1) times the conjugate of P(x) at the roots of unity, which reverses and
+    conjugates the coefficients. Rows times x^((1 - f) / 2) make the two halves
+    conjugate. Their real and imaginary parts are an orthogonal change of segments.
     """
     num_workers = len(assignment)
     num_conjugate = num_segments // 2
@@ -93,7 +93,7 @@ def _encoding_matrix(
     low = _low_columns(assignment, num_segments - num_conjugate, step)
     points = positions(num_workers, step)
     if num_segments % 2 == 0:
-        # Angles are multiples of pi / n modulo 2n, exact until they become floats.
+        # Angles are multiples of pi / n modulo 2n, exact until converted to floats.
         angle = np.pi * (degree * points % (2 * num_workers)) / num_workers
         centred = np.exp(-1j * angle)[:, None, None] * low
         columns = np.sqrt(2) * np.concatenate([centred.real, centred.imag], -1)
@@ -108,11 +108,11 @@ def _encoding_matrix(
 
 
 def _low_columns(assignment: np.ndarray, count: int, step: int) -> np.ndarray:
-    """Values at the workers of the P whose coefficient of x^u is one, u < count.
+    """Returns values of polynomials P with coefficient 1 of x^u, u < count.
 
-    (num_workers, num_parts, count). P vanishes at the workers without the part, and
-    its other coefficients below x^count are zero, as are those of the conjugate half.
-    Part j's is that of part 0 turned by j workers, times a phase.
+    They are (num_workers, num_parts, count). P vanishes at the workers without the
+    part. Its other coefficients below x^count, and those of the conjugate half, are
+    zero. P of part j is P of part 0 rotated by j workers, times a phase.
     """
     num_workers = len(assignment)
     points = positions(num_workers, step)
@@ -125,10 +125,10 @@ def _low_columns(assignment: np.ndarray, count: int, step: int) -> np.ndarray:
 def _low_columns_of_first_part(
     assignment: np.ndarray, count: int, step: int
 ) -> np.ndarray:
-    """P = q x^u times the first count - u terms of the power series 1 / q.
+    """Returns P = q x^u times the first count - u terms of the power series 1 / q.
 
-    With q = ∏ₗ (1 - x / αₗ) over the workers l without the part, q times the
-    same product h over the workers with it is 1 - x^n: the series 1 / q starts as h.
+    q is ∏ₗ (1 - x / αₗ) over the workers l without the part, and h this product over
+    the workers with it. Since q h = 1 - x^n, the series 1 / q starts like h.
     """
     num_workers = len(assignment)
     points = positions(num_workers, step)
@@ -137,7 +137,7 @@ def _low_columns_of_first_part(
     for point in points[assignment[:, 0]]:
         series = np.convolve(series, [1, -roots[-point]])
     order = np.arange(count)
-    # Entry (p, u) is the coefficient of x^p in x^u h(x); above the diagonal it wraps.
+    # Entry (p, u) is the coefficient of x^p in x^u h(x); it wraps above the diagonal.
     terms = np.tril(series[order[:, None] - order])
     powers = roots[np.outer(points, order) % num_workers]
     return vanishing_products(assignment, points) * (powers @ terms)
@@ -145,7 +145,7 @@ def _low_columns_of_first_part(
 
 @functools.lru_cache(maxsize=256)
 def _best_step(num_workers: int, num_stragglers: int, num_segments: int) -> int:
-    """The step that minimises the Frobenius norm of B, which is that of one part's."""
+    """Returns the step that minimises the Frobenius norm of B, from one part."""
     held_by = -np.arange(num_stragglers + num_segments) % num_workers
     assignment = np.zeros((num_workers, 1), bool)
     assignment[held_by] = True

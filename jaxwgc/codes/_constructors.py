@@ -1,4 +1,4 @@
-"""Helpers of constructors: plain sums, loads in proportion, words for wrong sizes."""
+"""Helpers of constructors: codes of plain sums, proportional loads, error messages."""
 
 import math
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from jaxwgc.decoders import Decoder
 def code_of_sums(
     assignment: Array, *decoders: Decoder, num_stragglers: int = 0
 ) -> GradientCode:
-    """Returns the code whose workers send the sums of their partial gradients."""
+    """Returns the code of workers that send sums of their partial gradients."""
     return GradientCode(
         encoding_matrix=zeros_and_ones(assignment),
         assignment=assignment,
@@ -26,17 +26,17 @@ def code_of_sums(
 
 
 def shares(loads: np.ndarray, total: int, most: int | None = None) -> np.ndarray:
-    """Integers that sum to `total`, in proportion to loads, by the largest remainders.
+    """Returns integers that sum to `total`, proportional to loads (largest remainder).
 
-    None is above `most`: what is too much is shared by the others.
+    No integer exceeds `most`; the excess is distributed among the others.
 
     Args:
-      loads: float (num_workers,), at least 0 and not all 0; positive if there is a
-        most, which as many times as there are workers is enough for the total.
-      total: their sum.
-      most: of each, or None.
+      loads: float (num_workers,), at least 0, not all 0. If `most` is given, they are
+        positive, and num_workers * most is at least the total.
+      total: Sum of the integers.
+      most: Upper bound of each integer, or None.
     """
-    # So that their sum does not overflow.
+    # Scaled so that their sum does not overflow.
     loads = loads / loads.max()
     exact = loads / loads.sum() * total
     if most is not None:
@@ -46,7 +46,7 @@ def shares(loads: np.ndarray, total: int, most: int | None = None) -> np.ndarray
             others = np.where(is_full, 0, loads)
             rest = total - most * is_full.sum()
             exact = np.where(is_full, most, others / (others.sum() or 1) * rest)
-    # What rounding takes from a whole number is given back.
+    # Integers that rounding has decreased slightly are restored.
     whole = np.floor(exact + 1e-9).astype(int)
     remaining = total - whole.sum()
     whole[np.argsort(whole - exact, kind="stable")[:remaining]] += 1
@@ -54,7 +54,7 @@ def shares(loads: np.ndarray, total: int, most: int | None = None) -> np.ndarray
 
 
 def owned_parts(num_workers: int, num_parts: int, loads: Any) -> np.ndarray:
-    """Returns how many parts each worker owns, in proportion to loads, checked."""
+    """Checks loads, and returns the number of parts that each worker owns."""
     rule = {"num_workers": num_workers}
     loads = _validation.host_array("loads", loads, "real numbers", **rule)
     is_right = (loads >= 0).all() and loads.any()
@@ -65,7 +65,7 @@ def owned_parts(num_workers: int, num_parts: int, loads: Any) -> np.ndarray:
 def check_works(
     name: str, value: int, works: Callable[[int], bool], rule: str, *bounds: int
 ) -> None:
-    """Raises ValueError unless `works(value)`, with the nearest numbers that do."""
+    """Raises ValueError unless `works(value)`, and names the nearest valid numbers."""
     if not works(value):
         least, most = (*bounds, 10**9)[:2]
         end, start = min(value, most + 1), max(value + 1, least)
@@ -76,7 +76,7 @@ def check_works(
 
 
 def divides(number: int) -> Callable[[int], bool]:
-    """Returns a function that tells whether an int divides `number`."""
+    """Returns a predicate: whether an int divides `number`."""
     return lambda divisor: number % divisor == 0
 
 

@@ -1,4 +1,4 @@
-"""Cyclic MDS codes: every worker holds the next s + 1 parts, mixed alike."""
+"""Cyclic MDS codes: every row of B is the previous one, rotated."""
 
 import numpy as np
 
@@ -8,31 +8,30 @@ from jaxwgc.decoders import LeastSquares
 
 
 def cyclic_mds(num_workers: int, num_stragglers: int) -> GradientCode:
-    """Worker i holds parts i, ..., i + s around a ring, mixed alike (Raviv et al.).
+    """Returns a cyclic MDS code: worker i holds parts i, ..., i + s around a ring.
 
-    Every row of the encoding matrix is the first one turned around the ring. It holds
-    the coefficients of g(x) = ∏ⱼ (x - ωʲ), ω = exp(2πi / n), over s
-    exponents in a row around n / 2: a cyclic code of distance s + 1, so that any n - s
-    rows are a basis of it, and since g(1) is not zero it has the vector of ones.
+    Every row of the encoding matrix is the first row, rotated. The first row has the
+    coefficients of g(x) = ∏ⱼ (x - ωʲ), ω = exp(2πi / n), over s consecutive exponents
+    around n / 2. This generates a cyclic code of distance s + 1, so any n - s rows are
+    a basis of it. It contains the vector of ones, since g(1) is not zero.
 
-    Who holds what is as in `cyclic_repetition`; the coefficients, which are random
-    there, are better conditioned here, and typical patterns amplify rounding little.
-    Neighbours that straggle together, such as a lost rack, are another matter: a burst
-    of ten out of fifty workers is beyond float32, and one of twenty out of 300 beyond
-    float64. `reed_solomon` stays far below.
+    The assignment is the one of `cyclic_repetition`. Coefficients are better
+    conditioned than the random ones there, and typical patterns amplify rounding
+    little. Neighbouring stragglers, such as a lost rack, are ill-conditioned, however:
+    a burst of 10 out of 50 workers is beyond float32, and of 20 out of 300 beyond
+    float64. `reed_solomon` is much better for bursts.
 
     Args:
       num_workers: n, at least 1; also the number of parts.
       num_stragglers: s, from 0 to n - 1.
 
     Returns:
-      A real code with positive entries where n + s is odd, and a complex one where it
-      is even. The rows sum to s + 1, as those of codes of zeros and ones do: where all
-      workers answer, the weight of each is 1 / (s + 1).
+      A real code with positive entries if n + s is odd, otherwise a complex one. Rows
+      sum to s + 1: if all workers respond, every weight is 1 / (s + 1).
 
     Raises:
       ValueError: If s is negative or not less than n.
-      TypeError: If the parameters are not ints.
+      TypeError: If a parameter is not an int.
 
     Example:
       >>> import jaxwgc
@@ -66,20 +65,20 @@ def cyclic_mds(num_workers: int, num_stragglers: int) -> GradientCode:
 
 
 def _coefficients(num_workers: int, num_stragglers: int) -> np.ndarray:
-    """The coefficients of g, from the constant one up, scaled to sum to s + 1.
+    """Returns the coefficients of g, from the constant one up, scaled to sum to s + 1.
 
-    By the q-binomial theorem that of x^(s - t) is (-ω^c)^t times a product of
-    ratios of sines, c the middle of the exponents. The product is accurate to the last
-    bits where multiplying out the factors loses all digits (s = 98 of n = 100).
+    By the q-binomial theorem the coefficient of x^(s - t) is (-ω^c)^t times a product
+    of ratios of sines, with c the middle of the exponents. The product is accurate to
+    the last bits; multiplying out the factors would lose all digits (s = 98, n = 100).
     """
     order = np.arange(1, num_stragglers + 1)
     ratios = np.sin(np.pi * order[::-1] / num_workers) / np.sin(
         np.pi * order / num_workers
     )
-    # Symmetric in t and s - t, so the reversal of the powers leaves them as they are.
+    # Symmetric in t and s - t, so that reversing the powers does not change them.
     coefficients = np.concatenate([[1.0], np.cumprod(ratios)])
     if (num_workers + num_stragglers) % 2 == 0:
-        # c is (n - 1) / 2 here; for n + s odd it is n / 2 and -omega^c is one.
+        # c is (n - 1) / 2 here. For n + s odd it is n / 2, and -omega^c is one.
         powers = np.arange(num_stragglers, -1, -1)
         coefficients = coefficients * np.exp(-1j * np.pi * powers / num_workers)
     return coefficients * ((num_stragglers + 1) / coefficients.sum())

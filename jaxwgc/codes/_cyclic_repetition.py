@@ -1,4 +1,4 @@
-"""Cyclic repetition: every worker holds the next s + 1 parts around a ring."""
+"""Cyclic repetition: worker i holds the parts i, ..., i + s around a ring."""
 
 import jax
 import jax.numpy as jnp
@@ -12,17 +12,17 @@ from jaxwgc.decoders import LeastSquares
 def cyclic_repetition(
     key: jax.Array, num_workers: int, num_stragglers: int
 ) -> GradientCode:
-    """Worker i holds parts i, ..., i + s around a ring, randomly mixed (Tandon et al.).
+    """Returns the cyclic repetition code: worker i holds parts i, ..., i + s.
 
     H is a random s x n Gaussian matrix with rows that sum to zero. Row i of B has
-    B_ii = 1 and otherwise the coefficients that put it in the null space of H. Any
-    n - s rows then span that null space, which holds the vector of ones, with
-    probability one. The code is badly conditioned: float32 is enough for few
-    stragglers only (s = 2 or so), and `reed_solomon` is the better choice for more.
+    B_ii = 1, and its other entries put it into the null space of H. With probability
+    one, any n - s rows span that null space, which contains the vector of ones. The
+    code is ill-conditioned: float32 suffices only for few stragglers (about 2). For
+    more, use `reed_solomon`.
 
     Args:
       key: PRNG key of either kind. The same key gives the same code whatever JAX's
-        precision setting. With a traced key, so under `jit` or `vmap` over keys, the
+        precision setting. If the key is traced (under `jit`, or `vmap` over keys),
         linear systems are solved in JAX's working precision, otherwise in float64.
       num_workers: n, at least 1; also the number of parts.
       num_stragglers: s, from 0 to n - 1.
@@ -32,7 +32,7 @@ def cyclic_repetition(
 
     Raises:
       ValueError: If s is negative or not less than n.
-      TypeError: If the integers are not ints or the key is no PRNG key.
+      TypeError: If an integer is not an int or key is not a PRNG key.
 
     Example:
       >>> import jax, jaxwgc
@@ -63,9 +63,9 @@ def cyclic_repetition(
 
 
 def _null_space_rows(key: jax.Array, others: np.ndarray) -> jax.Array | np.ndarray:
-    """Rows bᵢ with bᵢᵢ = 1, support {i} and others[i], and H bᵢ = 0."""
+    """Computes rows bᵢ with bᵢᵢ = 1, support {i} and others[i], and H bᵢ = 0."""
     num_workers, num_stragglers = others.shape
-    # The draws are float32 whatever the precision setting, so the code is too.
+    # Drawn in float32, so that the code does not depend on the precision setting.
     draws = jax.random.normal(key, (num_stragglers, num_workers - 1), jnp.float32)
     xp = jnp if _validation.is_traced(draws) else np
     draws = xp.asarray(draws, jnp.result_type(float) if xp is jnp else np.float64)

@@ -1,4 +1,4 @@
-"""Codes of graphs whose edges are workers."""
+"""Codes of graphs: workers are edges, parts are vertices."""
 
 import jax
 import jax.numpy as jnp
@@ -13,27 +13,27 @@ from jaxwgc.decoders import Components, LeastSquares, OneStep, Peeling
 
 
 def edge_graph(key: jax.Array, num_parts: int, degree: int) -> GradientCode:
-    """Parts are vertices of a random regular graph, workers its edges.
+    """Returns the code of a random regular graph: parts are vertices, workers edges.
 
     Every worker holds two parts and sends their sum; d workers hold each part. Random
-    stragglers leave nearly everything in one component with odd cycles, which is
-    decoded exactly, and an adversary has to cut off parts one by one. About as good as
-    fractional repetition with d copies at random stragglers, at two parts a worker
-    whatever d, and half its error under attack.
+    stragglers leave almost all parts in one component with odd cycles, which is decoded
+    exactly. An adversary has to isolate parts one by one. With two parts per worker for
+    every d, the error is about that of fractional repetition with d copies for random
+    stragglers, and half of it for adversarial ones.
 
     Args:
       key: PRNG key of either kind. The same key gives the same code whatever JAX's
         precision setting. May be traced.
       num_parts: k, at least 2.
-      degree: d, how many workers hold each part, from 1 to k - 1, with k * d even.
+      degree: Replication factor d, from 1 to k - 1, with k * d even.
 
     Returns:
-      A real code of zeros and ones with k d / 2 workers, decoded by connected
-      components (`jaxwgc.decoders.Components`) unless asked otherwise.
+      A real code of zeros and ones with k d / 2 workers, by default decoded by
+      connected components (`jaxwgc.decoders.Components`).
 
     Raises:
-      ValueError: If the parameters break one of the rules above.
-      TypeError: If the integers are not ints or the key is no PRNG key.
+      ValueError: If a parameter is out of range.
+      TypeError: If an integer is not an int or key is not a PRNG key.
 
     Example:
       >>> import jax, jaxwgc
@@ -54,24 +54,25 @@ def edge_graph(key: jax.Array, num_parts: int, degree: int) -> GradientCode:
 
 
 def ramanujan_graph(prime: int, modulus: int) -> GradientCode:
-    """Workers are edges of the Ramanujan graph X of Lubotzky, Phillips and Sarnak.
+    """Returns the edge code of a Ramanujan graph of Lubotzky, Phillips and Sarnak.
 
-    As `edge_graph`, of degree p + 1, on a graph that expands as well as any: the
-    absolute eigenvalues of its adjacency matrix but the largest are at most 2 √p (and
-    the smallest -(p + 1) where p is no square modulo q: those graphs have two sides).
-    Large: the smallest, of p = 5 and q = 13, has 2,184 parts and 6,552 workers.
+    Workers are edges, as in `edge_graph`, with degree p + 1. The graph is an optimal
+    expander: all eigenvalues of its adjacency matrix except the largest are at most
+    2 √p in absolute value. If p is not a square modulo q, the graph is bipartite, and
+    -(p + 1) is an eigenvalue, too. The smallest graph, p = 5 and q = 13, has 2,184
+    parts and 6,552 workers.
 
     Args:
       prime: p, a prime with remainder 1 modulo 4: 5, 13, 17, 29, ...
       modulus: q, another such prime, larger than 2 √p.
 
     Returns:
-      A real code of zeros and ones with q (q² - 1) parts, half as many where p is a
+      A real code of zeros and ones with q (q² - 1) parts, or half as many if p is a
       square modulo q, and (p + 1) / 2 times as many workers.
 
     Raises:
-      ValueError: If the parameters are no such primes.
-      TypeError: If they are not ints.
+      ValueError: If a parameter is not such a prime.
+      TypeError: If a parameter is not an int.
 
     Example:
       >>> import jaxwgc
@@ -80,8 +81,8 @@ def ramanujan_graph(prime: int, modulus: int) -> GradientCode:
       (9828, 1092)
 
     References:
-      Lubotzky, Phillips, Sarnak, "Ramanujan graphs", Combinatorica, 1988; for codes as
-      `edge_graph`.
+      Lubotzky, Phillips, Sarnak, "Ramanujan graphs", Combinatorica, 1988; the code is
+      that of `edge_graph`.
     """
     rule = "be a prime with remainder 1 modulo 4"
     for name, number in (("prime", prime), ("modulus", modulus)):
@@ -107,7 +108,7 @@ def _code_of_edges(adjacency: Array, degree: int) -> GradientCode:
         edges = jnp.stack(jnp.nonzero(upper, size=num_workers), axis=-1)
     else:
         edges = np.argwhere(upper)
-    # The places of each part in the list of ends, of which every part has as many.
+    # Edges of each part, from a stable sort of all ends; every part has equally many.
     incident = xp.argsort(edges.ravel(), stable=True).reshape(num_parts, degree) // 2
     assignment = (edges[:, :, None] == xp.arange(num_parts)).any(1)
     return code_of_sums(

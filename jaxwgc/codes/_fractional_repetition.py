@@ -1,4 +1,4 @@
-"""Fractional repetition: whole blocks of parts, copied."""
+"""Fractional repetition: copies of whole blocks of parts."""
 
 import numpy as np
 
@@ -9,23 +9,23 @@ from jaxwgc.decoders import Group, LeastSquares, OneStep, Peeling
 
 
 def fractional_repetition(num_workers: int, num_stragglers: int) -> GradientCode:
-    """Blocks of s + 1 parts, each whole on s + 1 workers (Tandon et al.).
+    """Returns the fractional repetition code: s + 1 copies of blocks of s + 1 parts.
 
-    The workers form s + 1 groups; in each group the n / (s + 1) workers hold all parts
-    between them, a block each, and send the plain sum of their block. Any worker
-    that answers speaks for its block, and s stragglers cannot silence a block: decoding
-    adds up one answer a block, exactly. A block that is lost loses its parts alone.
+    The workers form s + 1 groups. In each group, the n / (s + 1) workers hold one block
+    each, together all parts, and send the plain sum of their block. One response per
+    block suffices, so decoding is exact for any s stragglers. If all copies of a block
+    are lost, the other blocks are still decoded.
 
     Args:
       num_workers: n, at least 1; also the number of parts.
-      num_stragglers: s, with s + 1 dividing n.
+      num_stragglers: s; s + 1 must divide n.
 
     Returns:
       A real code with entries 0 and 1.
 
     Raises:
       ValueError: If s is negative or not less than n, or s + 1 does not divide n.
-      TypeError: If the parameters are not ints.
+      TypeError: If a parameter is not an int.
 
     Example:
       >>> import jaxwgc

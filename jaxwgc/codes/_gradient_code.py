@@ -1,4 +1,4 @@
-"""The type of every gradient code: who holds which parts, and how they are mixed."""
+"""Gradient codes: assignment of parts to workers, and encoding matrix."""
 
 import dataclasses
 from typing import Any, TypeAlias, cast
@@ -22,36 +22,34 @@ Array: TypeAlias = jax.Array | np.ndarray
 class GradientCode:
     """A gradient code: worker i sends the sum over j of Bᵢⱼ gⱼ.
 
-    Made by the constructors in `jaxwgc.codes`, or by `from_matrix` of one's own matrix;
-    used through the functions of `jaxwgc.coding`. It is a pytree: its arrays can be
-    traced, mapped over by `jax.vmap` and passed through `jax.jit`, and its integers are
-    static. Codes made on the host keep their arrays in NumPy float64 or complex128
-    until they are used, so that their accuracy does not depend on JAX's precision
-    setting.
+    Built by the constructors in `jaxwgc.codes`, or by `from_matrix` from your own
+    matrix. It is a pytree: its arrays can be traced, mapped over by `jax.vmap` and
+    passed through `jax.jit`; its integers are static. Codes built on the host keep
+    NumPy arrays in float64 or complex128, so that their accuracy does not depend on
+    JAX's precision setting.
 
     Attributes:
-      encoding_matrix: B, real or complex of shape (num_messages, num_parts *
-        num_segments): (num_workers, num_parts) for all codes but those of several
-        messages a worker or of segments. Row i * messages_per_worker + t is message t
-        of worker i; column j * num_segments + u is segment u of part j.
-      assignment: bool of shape (num_workers, num_parts); True where the worker holds
-        the part. B is zero elsewhere.
-      target: the weights of the parts that decoding aims at, of shape (num_parts,):
-        ones, so that decoding gives the plain sum of the partial gradients, unless
-        `jaxwgc.weighted` has set others.
-      num_stragglers: s; whichever s workers fail to answer, decoding is exact. 0 for
-        approximate codes, some of which are not exact even when all answer.
-      decoders: those of `jaxwgc.decoders` that fit the code; the first is used unless
-        another is asked for.
-      num_segments: m, the segments that a gradient is cut into; messages are as long
-        as one of them.
-      messages_per_worker: how many messages a worker sends, one after the other.
-      required_parts: int (num_workers, messages_per_worker), how many of its parts a
-        worker must have finished before it can send the message. None where it sends
-        one message at the end.
+      encoding_matrix: B, real or complex (num_messages, num_parts * num_segments).
+        This is (num_workers, num_parts) for one message per worker and one segment.
+        Row i * messages_per_worker + t is message t of worker i; column
+        j * num_segments + u is segment u of part j.
+      assignment: Which worker holds which part, bool (num_workers, num_parts). B is
+        zero elsewhere.
+      target: Weights of the parts in the decoded gradient, (num_parts,). Ones, for the
+        plain sum of partial gradients, unless changed by `jaxwgc.weighted`.
+      num_stragglers: s; decoding is exact for any s stragglers. 0 for approximate
+        codes, some of which are not exact even if all workers respond.
+      decoders: Decoders from `jaxwgc.decoders` that fit the code. The first is the
+        default.
+      num_segments: Number m of segments of a gradient; a message has the length of one
+        segment.
+      messages_per_worker: Number of messages that a worker sends one after the other.
+      required_parts: Number of parts that a worker must have finished before it can
+        send each message, int (num_workers, messages_per_worker). None if it sends one
+        message at the end.
 
     Example:
-      Three workers with two parts each, any two of which give the gradient:
+      Three workers with two parts each, any two of which determine the gradient:
 
       >>> import jax.numpy as jnp
       >>> import numpy as np
@@ -66,9 +64,9 @@ class GradientCode:
       >>> bool(jnp.allclose(decoded, gradients.sum(0)))
       True
 
-      `from_matrix` checks the matrix, and on request that any s workers may fail.
-      `GradientCode(...)` itself, with all its fields, is for arrays that may be traced:
-      shapes and types are checked where the code is used, entries are not.
+      `from_matrix` checks the matrix, and optionally that any s stragglers are
+      tolerated. Call `GradientCode(...)` with all fields if arrays may be traced:
+      shapes and types are checked at each use, entries are not.
     """
 
     encoding_matrix: Array
@@ -90,27 +88,28 @@ class GradientCode:
         target: Any = None,
         check_patterns: int = 0,
     ) -> "GradientCode":
-        """The code of an encoding matrix of one's own, checked.
+        """Returns the code of your own encoding matrix, after checks.
 
         Args:
-          encoding_matrix: B (num_workers, num_parts), real or complex: an array or a
+          encoding_matrix: B, real or complex (num_workers, num_parts): an array or a
             list of rows. Not traced.
-          num_stragglers: s, whichever workers fail to answer; less than num_workers.
-          assignment: bool of the same shape, who holds what. By default the parts
-            where B is not 0.
-          target: real (num_parts,), the weights of the parts in the decoded gradient;
-            ones by default.
-          check_patterns: decodes that many patterns of s stragglers at random, or every
-            one where there are no more than that, and refuses a code that does not
-            survive one of them. 0 takes num_stragglers at its word.
+          num_stragglers: s, less than num_workers; decoding is exact for any s
+            stragglers.
+          assignment: Which worker holds which part, bool (num_workers, num_parts).
+            Defaults to the nonzero entries of B.
+          target: Weights of the parts in the decoded gradient, real (num_parts,).
+            Defaults to ones.
+          check_patterns: Number of random patterns of s stragglers to decode; all
+            patterns if there are fewer. The code is rejected if one of them is not
+            tolerated. 0 skips this check.
 
         Returns:
-          A code of one message a worker, decoded by least squares, in NumPy float64 or
-          complex128.
+          A code with one message per worker, decoded by least squares, in NumPy float64
+          or complex128.
 
         Raises:
           ValueError: If a shape is wrong, an entry is not finite or lies where the
-            worker does not hold the part, or a pattern is not survived: to 1e-6 of the
+            worker does not hold the part, or a pattern has a residual above 1e-6 of the
             norm of the target, in float64.
           TypeError: If an argument has the wrong type or is traced.
 
@@ -154,38 +153,38 @@ decoders=[LeastSquares])
 
     @property
     def num_messages(self) -> int:
-        """Messages of all workers together."""
+        """Number of messages of all workers together."""
         return self.encoding_matrix.shape[-2]
 
     @property
     def num_workers(self) -> int:
-        """n, the number of workers."""
+        """Number of workers, n."""
         return self.num_messages // self.messages_per_worker
 
     @property
     def num_parts(self) -> int:
-        """k, the number of data parts that are coded over."""
+        """Number of data parts, k."""
         return self.encoding_matrix.shape[-1] // self.num_segments
 
     @property
     def is_complex(self) -> bool:
-        """True where messages are complex: two halves of a gradient in one."""
+        """Whether messages are complex and pack two halves of a gradient."""
         return np.issubdtype(self.encoding_matrix.dtype, np.complexfloating)
 
     @property
     def parts_per_worker(self) -> Array:
-        """The number of parts that each worker holds, of shape (num_workers,)."""
+        """Number of parts that each worker holds, (num_workers,)."""
         return self.assignment.sum(-1)
 
     @property
     def loads(self) -> Array:
-        """Returns the load of each worker: its work, over a fair share of all work.
+        """Load of each worker: its work relative to an equal share of all work.
 
         A load of 1 is 1 / n of the data, so that one part is a load of n / k. Loads of
-        different codes can be compared: without a code they are 1, and their mean is
-        the mean number of copies of a part. Delay models, plans and measured times take
-        all loads in this unit. A worker with several messages goes through its parts at
-        constant speed, in the time that its delay model gives for its load.
+        different codes can be compared: they are 1 without a code, and their mean is
+        the mean number of copies of a part. Delay models, plans and measured times use
+        this unit. A worker with several messages processes its parts at constant speed,
+        in the time that its delay model gives for its load.
 
         Returns:
           Float (num_workers,), `parts_per_worker * num_workers / num_parts`.
@@ -194,7 +193,7 @@ decoders=[LeastSquares])
 
     @property
     def segment_targets(self) -> Array:
-        """The target of aᵀB, (num_segments, num_parts * num_segments)."""
+        """Target of aᵀB, (num_segments, num_parts * num_segments)."""
         return segment_target(self.target, self.num_segments)
 
     def decoders_of(self, kind: type[Decoder]) -> tuple[Any, ...]:
@@ -202,16 +201,16 @@ decoders=[LeastSquares])
         return tuple(decoder for decoder in self.decoders if decoder.is_a(kind))
 
     def choose_decoder(self, decoder: DecoderLike = None) -> Decoder:
-        """A decoder that can decode this code.
+        """Returns a decoder for this code.
 
         Args:
-          decoder: None for the first of the code's own; a class for the first of the
-            code's own of that class, or, where its fields have defaults, for one of
-            them; or a decoder.
+          decoder: None for the code's first decoder. A class for the code's first
+            decoder of that class, or, if its fields have defaults, for a new instance.
+            An instance is checked and returned.
 
         Raises:
           ValueError: If there is none, or it cannot decode the code.
-          TypeError: If `decoder` is neither.
+          TypeError: If `decoder` has another type.
         """
         chosen: Any = decoder
         if decoder is None:
@@ -228,7 +227,7 @@ decoders=[LeastSquares])
         else:
             hint = " of jaxwgc.decoders, or a class of them for the code's own"
             _validation.check_instance("decoder", decoder, Decoder, hint)
-        # Entries of the code's own decoders are not checked at every use.
+        # Entries of the code's own decoders are not checked at each use.
         is_own = any(chosen is known for known in self.decoders)
         if not is_own:
             chosen.check(self.encoding_matrix, self.segment_targets)
@@ -240,13 +239,13 @@ decoders=[LeastSquares])
         tolerance: jax.typing.ArrayLike = 1e-3,
         decoder: DecoderLike = None,
     ) -> jax.Array:
-        """Returns whether messages are enough to decode.
+        """Returns whether the messages suffice to decode.
 
         Args:
-          mask: bool (..., num_messages), the messages that have arrived: workers, but
-            for codes of several messages a worker.
-          tolerance: See `jaxwgc.coded_aggregate`: the norm of aᵀB - target may be
-            that share of the norm of the target.
+          mask: Which messages have arrived, bool (..., num_messages); num_messages is
+            num_workers, except for codes with several messages per worker.
+          tolerance: Bound of the norm of aᵀB - target, relative to the norm of the
+            target: see `jaxwgc.coded_aggregate`.
           decoder: See `jaxwgc.decoding_weights`.
 
         Returns:
@@ -254,7 +253,7 @@ decoders=[LeastSquares])
 
         Raises:
           ValueError: If mask has the wrong shape.
-          TypeError: If it is not bool.
+          TypeError: If mask is not bool.
 
         Example:
           >>> import jaxwgc
@@ -269,10 +268,10 @@ decoders=[LeastSquares])
         )
 
     def check_plain(self, user: str) -> None:
-        """Raises ValueError where messages are several, or shorter than the gradient.
+        """Raises ValueError unless there is one message per worker and one segment.
 
         Args:
-          user: who needs that, for the message.
+          user: What needs a plain code, for the error message.
         """
         for name in ("num_segments", "messages_per_worker"):
             given, rule = getattr(self, name), f"be 1 for {user}"
@@ -280,27 +279,27 @@ decoders=[LeastSquares])
 
     @property
     def allows_requests(self) -> bool:
-        """Returns whether workers can be asked for one sum of their messages."""
+        """Returns whether workers can be asked for a weighted sum of their messages."""
         return self.num_segments == 1 and not self.is_complex
 
     def check_requests(self) -> None:
-        """Raises ValueError unless it allows requests."""
-        rule = "be real and of one segment for requests, as codes.replicated is"
+        """Raises ValueError unless `allows_requests` is True."""
+        rule = "be real and of one segment for requests, e.g. codes.replicated"
         require(self.allows_requests, "code", rule, self)
 
     @staticmethod
     def check(code: Any, concrete: str = "") -> "GradientCode":
-        """`code`, which must be one code (no batch) whose fields fit together.
+        """Checks that `code` is a single code with consistent fields, and returns it.
 
-        For where a code is used: what JAX makes of a code on the way need not be one.
+        Called where a code is used, since JAX transformations may have changed it.
 
         Args:
-          code: The code.
+          code: Code to check.
           concrete: Why the code must not be traced; empty if it may be.
 
         Raises:
-          ValueError: for a batch of codes, or arrays of shapes that do not fit.
-          TypeError: If it is no code, or a field has the wrong type.
+          ValueError: If it is a batch of codes, or its arrays have inconsistent shapes.
+          TypeError: If it is not a GradientCode, or a field has the wrong type.
         """
         _validation.check_instance("code", code, GradientCode)
         if concrete:

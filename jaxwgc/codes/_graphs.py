@@ -1,4 +1,4 @@
-"""Regular graphs: random ones, and those of Lubotzky, Phillips and Sarnak."""
+"""Regular graphs: random ones, and Ramanujan graphs."""
 
 import functools
 
@@ -12,10 +12,10 @@ from jaxwgc.codes import _random_matrices
 from jaxwgc.codes._constructors import check_works
 from jaxwgc.codes._gradient_code import Array
 
-# Attempted swaps: in rounds of one for each edge, and no fewer than that many. Up to 12
-# edges the distribution is then within 1e-8 of the uniform one (total variation, by
-# powers of the transition matrix); at 100 to 300 vertices eigenvalues, triangles and
-# edges kept from the start are as after four times as many.
+# Number of attempted swaps, in rounds of one per edge; at least 200 in total. For up to
+# 12 edges, the distribution is then within 1e-8 of the uniform one (total variation, by
+# powers of the transition matrix). At 100 to 300 vertices, eigenvalues, triangles and
+# retained edges do not change with four times as many.
 _SWAPS_PER_EDGE = 10
 _MIN_SWAPS = 200
 
@@ -25,24 +25,24 @@ def random_regular_graph(
 ) -> Array:
     """Returns the adjacency matrix of a uniformly random simple regular graph.
 
-    It comes from a circulant one by random double edge swaps, a Markov chain whose
-    limit is the uniform distribution over all simple d-regular graphs with labelled
-    vertices. It makes ten attempts for each edge and at least 200. Graphs with more
-    than half of all edges are made as complements of sparse ones, whose attempts
-    seldom fail.
+    A circulant graph is changed by random double edge swaps. The limit of this Markov
+    chain is the uniform distribution over all simple d-regular graphs with labelled
+    vertices. The number of attempts is ten per edge, at least 200. Graphs with more
+    than half of all edges are complements of sparse graphs, for which attempts seldom
+    fail.
 
     Args:
       key: PRNG key of either kind; may be traced.
       num_vertices: n, at least 2.
       degree: d, from 1 to n - 1, with n * d even.
-      names: what the user calls the two, for errors.
+      names: Names of the two arguments in error messages.
 
     Returns:
-      Bool (num_vertices, num_vertices), of NumPy unless the key is traced.
+      Bool (num_vertices, num_vertices), in NumPy unless the key is traced.
 
     Raises:
-      ValueError: If the integers break one of the rules above.
-      TypeError: If they are not ints or the key is no PRNG key.
+      ValueError: If an integer is out of range.
+      TypeError: If an integer is not an int or key is not a PRNG key.
     """
     vertices, ends = names
     num_vertices = _validation.check_int(vertices, num_vertices, minimum=2)
@@ -54,18 +54,18 @@ def random_regular_graph(
 
 
 def lps_graph(prime: int, modulus: int) -> np.ndarray:
-    """Returns the adjacency matrix of the Ramanujan graph X of two primes.
+    """Returns the adjacency matrix of the Ramanujan graph of two primes.
 
     Vertices are the invertible 2 × 2 matrices modulo q up to a factor, or half of them
-    where p is a square modulo q. Neighbours differ by one of p + 1 matrices, those of
-    the integral quaternions of norm p whose real part is odd and positive.
+    if p is a square modulo q. Neighbours differ by one of p + 1 matrices, which
+    represent the integral quaternions of norm p with odd, positive real part.
 
     Args:
       prime: p, a prime with remainder 1 modulo 4.
-      modulus: q, another, larger than 2 √p.
+      modulus: q, another such prime, larger than 2 √p.
 
     Returns:
-      Bool, q (q² - 1) vertices or half as many, each with p + 1 neighbours.
+      Bool, with q (q² - 1) vertices or half as many, and p + 1 neighbours each.
     """
     bound = int(prime**0.5)
     span = np.arange(-bound, bound + 1)
@@ -81,13 +81,13 @@ def lps_graph(prime: int, modulus: int) -> np.ndarray:
     inverses = np.array([pow(int(x), -1, modulus) if x else 0 for x in numbers])
 
     def number_of(matrices):
-        """One number for all multiples: with a first entry, not zero, of one."""
+        """Returns one number for all multiples, scaled to first nonzero entry one."""
         flat = matrices.reshape(-1, 4) % modulus
         first = flat[np.arange(len(flat)), (flat != 0).argmax(-1)]
         flat = flat * inverses[first][:, None] % modulus
         return flat @ modulus ** np.arange(4)
 
-    # Breadth first from the identity.
+    # Breadth-first search from the identity.
     known = number_of(np.eye(2, dtype=int))
     frontier = known
     while len(frontier):
@@ -103,7 +103,7 @@ def lps_graph(prime: int, modulus: int) -> np.ndarray:
     return adjacency
 
 
-# Jitted so that calls outside of jit find the compiled loop again.
+# Jitted so that calls outside of jit reuse the compiled loop.
 @functools.partial(jax.jit, static_argnames=("num_vertices", "degree"))
 def _swapped(key: jax.Array, num_vertices: int, degree: int) -> jax.Array:
     sparse_degree = min(degree, num_vertices - 1 - degree)
@@ -121,7 +121,7 @@ def _swapped(key: jax.Array, num_vertices: int, degree: int) -> jax.Array:
 
 
 def _circulant_graph(num_vertices: int, degree: int) -> np.ndarray:
-    """Neighbours are up to degree // 2 steps away on a ring, or opposite if odd."""
+    """Returns a ring with edges of up to degree // 2 steps, and opposite ones if odd."""
     difference = np.arange(num_vertices) - np.arange(num_vertices)[:, None]
     distance = np.minimum(difference % num_vertices, -difference % num_vertices)
     adjacency = (distance > 0) & (distance <= degree // 2)
@@ -131,19 +131,19 @@ def _circulant_graph(num_vertices: int, degree: int) -> np.ndarray:
 
 
 def _swap_edges(key: jax.Array, neighbours: jax.Array, edges: jax.Array) -> jax.Array:
-    """Attempts to replace edges (a, b), (c, d) by (a, d), (c, b), again and again.
+    """Attempts swaps of edges (a, b), (c, d) to (a, d), (c, b), repeatedly.
 
-    An attempt that would make a loop or a double edge leaves the graph as it is: both
-    directions of a swap are then equally likely, and the limit is uniform.
+    An attempt that would create a loop or a double edge is skipped. Both directions of
+    a swap are then equally likely, and the limit is uniform.
 
     Args:
       key: PRNG key.
-      neighbours: int (num_vertices, degree). Who is beside whom is looked up there,
-        since of an adjacency matrix every swap would make a copy.
+      neighbours: int (num_vertices, degree). Used to look up edges: every swap would
+        copy an adjacency matrix.
       edges: int (num_edges, 2).
 
     Returns:
-      The edges in the end.
+      The edges after all attempts.
     """
     num_edges = len(edges)
     num_rounds = max(_SWAPS_PER_EDGE, -(-_MIN_SWAPS // num_edges))
@@ -153,7 +153,7 @@ def _swap_edges(key: jax.Array, neighbours: jax.Array, edges: jax.Array) -> jax.
         first, second = draws[index]
         a, b = edges[first]
         c, d = edges[second % num_edges]
-        # Either end of the second edge can come first.
+        # Either end of the second edge can be first.
         c, d = jnp.where(second < num_edges, c, d), jnp.where(second < num_edges, d, c)
         ends = jnp.stack([a, b, c, d])
         rows = neighbours[ends]
@@ -168,7 +168,7 @@ def _swap_edges(key: jax.Array, neighbours: jax.Array, edges: jax.Array) -> jax.
         return neighbours, edges, draws
 
     def run_round(index, state):
-        # A round's draws at a time: all at once would take memory, one by one time.
+        # Drawn per round: all at once would take memory, one by one time.
         ends = np.array([num_edges, 2 * num_edges], np.int32)
         draws = jax.random.randint(
             jax.random.fold_in(key, index), (num_edges, 2), 0, ends, jnp.int32

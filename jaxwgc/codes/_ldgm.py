@@ -1,4 +1,4 @@
-"""Low-density generator-matrix codes: plain parts, and sums of a few of them."""
+"""Low-density generator-matrix codes: plain parts, and sums of a few parts."""
 
 import jax
 import jax.numpy as jnp
@@ -13,28 +13,28 @@ from jaxwgc.decoders import LeastSquares, Peeling
 def ldgm(
     key: jax.Array, num_workers: int, num_parts: int, parity_degree: int
 ) -> GradientCode:
-    """A worker for each part, and parities of random parts (Horii et al.).
+    """Returns an LDGM code: one worker per part, and parities of random parts.
 
-    Worker i < k is systematic: it holds part i alone. Each of the n - k others sends
-    the sum of `parity_degree` parts, drawn uniformly without replacement. Peeling
-    decodes: a parity of which all parts but one are known gives the last one. The parts
-    that it recovers are exact, and scaled up for the lost ones. That is right on
-    average, not small in error: `decoders.LeastSquares` has the least error.
+    Worker i < k is systematic: it holds only part i. Each of the n - k others sends the
+    sum of `parity_degree` parts, drawn uniformly without replacement. Peeling decodes:
+    a parity with one unknown part gives that part. The recovered parts are exact, and
+    are scaled up for the lost ones. This is unbiased, but the error is not small:
+    `decoders.LeastSquares` has the smallest error.
 
     Args:
       key: PRNG key of either kind. The same key gives the same code whatever JAX's
         precision setting. May be traced.
       num_workers: n, greater than k.
       num_parts: k, at least 1.
-      parity_degree: the parts in a parity, from 1 to k.
+      parity_degree: Number of parts per parity, from 1 to k.
 
     Returns:
-      A real code with entries 0 and 1, decoded by peeling. One straggler is survived
-      for certain where each parity holds all parts, none otherwise.
+      A real code with entries 0 and 1, decoded by peeling. One straggler is tolerated
+      with certainty if each parity holds all parts, otherwise none.
 
     Raises:
-      ValueError: If the parameters break one of the rules above.
-      TypeError: If the integers are not ints or the key is no PRNG key.
+      ValueError: If a parameter is out of range.
+      TypeError: If an integer is not an int or key is not a PRNG key.
 
     Example:
       >>> import jax, jaxwgc

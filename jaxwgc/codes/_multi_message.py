@@ -1,4 +1,4 @@
-"""Several messages a worker: one after each part that it finishes."""
+"""Codes with several messages per worker, one after each finished part."""
 
 import dataclasses
 
@@ -11,28 +11,29 @@ from jaxwgc.decoders import LeastSquares
 
 
 def multi_message(code: GradientCode) -> GradientCode:
-    """A message after each finished part, so slow workers count (Ozfatura et al.).
+    """Returns a code with one message after each finished part.
 
-    Message t of a worker is `code`'s mix of the first t parts that it goes through; its
-    last message is the one of `code`. So whatever `code` survives is survived, and a
-    worker that has finished some of its parts contributes those.
+    Message t of a worker combines the first t parts that it computes, with the
+    coefficients of `code`; its last message is the one of `code`. So all stragglers
+    that `code` tolerates are tolerated, and a slow worker contributes the parts that it
+    has finished.
 
-    The order of the parts spreads early work over all of them: position by position,
-    worker by worker, each takes the part that was taken least often so far; ties go to
-    the next one around a ring, on which worker i of n starts at k * i / n.
+    The order of the parts spreads early work evenly. Position by position and worker by
+    worker, each takes the part that was taken least often so far. Ties go to the next
+    part around a ring, on which worker i of n starts at k * i / n.
 
     Args:
-      code: a code of one message a worker and one segment. Its assignment must not be
-        traced, since the order depends on it; its other arrays may be.
+      code: Code with one message per worker and one segment. Its assignment must not
+        be traced, since it determines the order; its other arrays may be.
 
     Returns:
-      A code with as many messages a worker as the largest load, decoded by least
-      squares. A worker with fewer parts has rows of zeros in the place of messages
-      that it does not send.
+      A code with as many messages per worker as the largest number of parts of a
+      worker, decoded by least squares. A worker with fewer parts has rows of zeros for
+      messages that it does not send.
 
     Raises:
-      ValueError: If code sends several messages a worker already, or has segments.
-      TypeError: If code is no code, or its assignment is traced.
+      ValueError: If code has several messages per worker, or several segments.
+      TypeError: If code is not a GradientCode, or its assignment is traced.
 
     Example:
       >>> import jaxwgc
@@ -54,7 +55,7 @@ def multi_message(code: GradientCode) -> GradientCode:
     """
     GradientCode.check(code)
     code.check_plain("multi_message")
-    reason = "it says in which order parts are done"
+    reason = "it determines the order of the parts"
     _validation.check_concrete("code.assignment", code.assignment, reason)
     assignment = np.asarray(code.assignment)
     loads = assignment.sum(1)
@@ -75,9 +76,9 @@ def multi_message(code: GradientCode) -> GradientCode:
 
 
 def _turns(assignment: np.ndarray) -> np.ndarray:
-    """Returns the turn at which a worker computes each part; k where it has not got it.
+    """Returns the turn at which a worker computes each part; k for other parts.
 
-    (num_workers, num_parts).
+    The shape is (num_workers, num_parts).
     """
     num_workers, num_parts = assignment.shape
     starts = np.arange(num_workers) * num_parts // num_workers

@@ -1,4 +1,4 @@
-"""Codes for partial stragglers: some parts uncoded, the others coded."""
+"""Codes for partial stragglers: some parts are uncoded, the others coded."""
 
 import numpy as np
 
@@ -9,28 +9,28 @@ from jaxwgc.decoders import Clustered, LeastSquares
 
 
 def partially_coded(code: GradientCode, num_uncoded: int) -> GradientCode:
-    """Uncoded parts first, then a share of `code`, in two messages (Tandon et al.).
+    """Returns a code with two messages: a sum of uncoded parts, then a coded message.
 
-    For stragglers that are slow but not dead. A worker first goes through `num_uncoded`
-    (u) parts that nobody else holds and sends their sum; then through its parts in
-    `code`, and sends its mix of them. Decoding is exact as long as every worker sends
-    its first message, and at most s do not send their second one, s being that of
-    `code`.
+    For stragglers that are slow but not lost. A worker first computes `num_uncoded` (u)
+    parts that no other worker holds, and sends their sum. Then it computes its parts in
+    `code`, and sends its message of `code`. Decoding is exact if every worker sends its
+    first message, and at most s do not send their second one, where s is the number of
+    stragglers that `code` tolerates.
 
     Args:
-      code: what the coded parts are shared by: a code of one message a worker, one
-        segment and one cluster. For clusters, use `clustered` on the result.
-      num_uncoded: u, at least 0.
+      code: Code of the coded parts, with one message per worker, one segment and one
+        cluster. For clusters, apply `clustered` to the result.
+      num_uncoded: Number u of uncoded parts per worker, at least 0.
 
     Returns:
-      A code of n * u + k parts, k those of `code`: first the uncoded ones, u a worker,
-      then the coded ones. Decoded by least squares. Its `num_stragglers` is 0 for
-      u > 0: a worker that sends nothing at all loses its uncoded parts.
+      A code of n * u + k parts, k the parts of `code`: first the uncoded parts, u per
+      worker, then the coded ones. Decoded by least squares. Its `num_stragglers` is 0
+      for u > 0: a worker without any message loses its uncoded parts.
 
     Raises:
-      ValueError: If num_uncoded is negative, or code has several messages a worker,
+      ValueError: If num_uncoded is negative, or code has several messages per worker,
         segments or clusters.
-      TypeError: If num_uncoded is not an int, or code is no code.
+      TypeError: If num_uncoded is not an int, or code is not a GradientCode.
 
     Example:
       >>> import jaxwgc
@@ -52,7 +52,7 @@ def partially_coded(code: GradientCode, num_uncoded: int) -> GradientCode:
     GradientCode.check(code)
     num_uncoded = _validation.check_int("num_uncoded", num_uncoded, minimum=0)
     code.check_plain("partially_coded")
-    rule = "have no clusters: use clustered on the partial code instead"
+    rule = "have no clusters: apply clustered to the partial code instead"
     _validation.require(not code.decoders_of(Clustered), "code", rule, code)
     num_workers, num_parts = code.num_workers, code.num_parts
     uncoded = np.eye(num_workers, dtype=bool).repeat(num_uncoded, axis=1)
@@ -74,5 +74,5 @@ def partially_coded(code: GradientCode, num_uncoded: int) -> GradientCode:
 
 
 def _side_by_side(left: np.ndarray, right: Array) -> Array:
-    """The two joined along the last axis, in the dtype of `right`."""
+    """Joins two arrays along the last axis, in the dtype of `right`."""
     return array_module(right).concatenate([left.astype(right.dtype), right], axis=-1)

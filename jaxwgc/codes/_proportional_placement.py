@@ -1,4 +1,4 @@
-"""Placements for workers of unequal speeds: loads in proportion to speeds."""
+"""Assignments for workers of unequal speeds: loads proportional to speeds."""
 
 from collections.abc import Sequence
 
@@ -11,27 +11,26 @@ from jaxwgc.codes._constructors import shares
 def proportional_placement(
     speeds: Sequence[float] | np.ndarray, num_parts: int, copies: int
 ) -> np.ndarray:
-    """Returns who holds what, loads in proportion to speeds: for `any_placement`.
+    """Returns an assignment with loads proportional to speeds, for `any_placement`.
 
-    The parts lie around a ring, and workers one after the other take as many as is
-    their share of all copies, each from where the last one ended: so all workers need
-    about the same time, and no part comes twice to one of them. Shares are rounded: by
-    less than one part, so take several times as many parts as workers.
+    The parts lie on a ring. Each worker takes its share of all copies, from where the
+    previous worker ended: so all workers need about equal time, and no worker has a
+    part twice. Shares are rounded by less than one part: use several times as many
+    parts as workers.
 
     Args:
-      speeds: (num_workers,), parts a second, say.
+      speeds: Speed of each worker, e.g. in parts per second, (num_workers,).
       num_parts: k, at least 1.
-      copies: d, the workers that hold a part, from 1 to n; s + 1 for a code that
-        survives s stragglers.
+      copies: Replication factor d, from 1 to n; s + 1 for a code that tolerates s
+        stragglers.
 
     Returns:
-      Bool (num_workers, num_parts) in NumPy. Where a worker is so fast that its share
-      would be more than all parts, it holds all of them, and the others share the
-      rest.
+      Bool (num_workers, num_parts) in NumPy. If the share of a fast worker exceeds all
+      parts, it holds all of them, and the others share the rest.
 
     Raises:
-      ValueError: If speeds are not positive and finite, num_parts is less than 1,
-        or copies are less than 1 or more than the workers.
+      ValueError: If speeds are not positive and finite, num_parts is below 1, or copies
+        are below 1 or above the number of workers.
       TypeError: If an argument has the wrong type.
 
     Example:

@@ -1,4 +1,4 @@
-"""Random zero-one matrices, where a key means the same one in every precision."""
+"""Random zero-one matrices that do not depend on the precision setting."""
 
 import functools
 
@@ -12,13 +12,13 @@ from jaxwgc.codes._gradient_code import Array
 _LARGEST = np.uint32(2**32 - 1)
 
 
-# Jitted so that calls outside of jit compile once a shape, not once an operation.
+# Jitted so that calls outside of jit compile once per shape, not once per operation.
 @functools.partial(jax.jit, static_argnames="shape")
 def bernoulli_matrix(
     key: jax.Array, shape: tuple[int, ...], probability: jax.typing.ArrayLike
 ) -> jax.Array:
-    """Independent bools, True with `probability`, which is broadcast to `shape`."""
-    # In float32 whatever the precision setting, so that a key means one code.
+    """Draws independent bools, True with `probability`, broadcast to `shape`."""
+    # In float32, so that a key gives the same code in every precision.
     draws = jax.random.uniform(key, shape, jnp.float32)
     return draws < jnp.asarray(probability, jnp.float32)
 
@@ -30,31 +30,31 @@ def random_subsets(
     shape: tuple[int, ...],
     eligible: jax.Array | None = None,
 ) -> jax.Array:
-    """Row i marks `sizes[i]` items out of all, or out of those eligible in that row.
+    """Draws a subset per row: `sizes[i]` items of all, or of those eligible in the row.
 
-    Uniformly at random without replacement. `sizes` is broadcast to the rows, and is
-    not more than the number of eligible items.
+    Subsets are drawn uniformly without replacement. `sizes` is broadcast to the rows,
+    and is at most the number of eligible items.
     """
     draws = jax.random.bits(key, shape, jnp.uint32)
     if eligible is not None:
         draws = jnp.where(eligible, draws // 2, _LARGEST)
     sizes = jnp.broadcast_to(jnp.asarray(sizes, jnp.int32), shape[:1])[:, None]
-    # Sorting values alone is several times faster than ranking them by argsort.
+    # Sorting the values is several times faster than ranking by argsort.
     last = jnp.take_along_axis(draws.sort(axis=-1), jnp.maximum(sizes - 1, 0), axis=-1)
     smaller = draws < last
-    # Of items with equal draws, the first ones: exactly `sizes` items in all.
+    # The first of equal draws are taken, so that there are exactly `sizes` items.
     tied = draws == last
     missing = sizes - smaller.sum(axis=-1, keepdims=True)
     return smaller | (tied & (tied.cumsum(axis=-1) <= missing))
 
 
 def known(values: jax.Array) -> Array:
-    """A NumPy array where the values are known, the tracer where they are not."""
+    """Returns a NumPy array if the values are known, otherwise the tracer."""
     return values if _validation.is_traced(values) else np.asarray(values)
 
 
 def zeros_and_ones(assignment: Array) -> Array:
-    """The matrix of an assignment, float64 on the host or in JAX's precision."""
+    """Returns an assignment as a matrix, float64 on the host or in JAX's precision."""
     if _validation.is_traced(assignment):
         return assignment.astype(jnp.result_type(float))
     return np.asarray(assignment, np.float64)

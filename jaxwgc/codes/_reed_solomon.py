@@ -1,4 +1,4 @@
-"""The balanced Reed-Solomon code, interleaved so that float32 can decode it."""
+"""Balanced Reed-Solomon code, interleaved so that float32 can decode it."""
 
 import functools
 import math
@@ -20,38 +20,36 @@ from jaxwgc.decoders import Lagrange, LeastSquares
 def reed_solomon(
     num_workers: int, num_parts: int, replication: int, interleave: bool = True
 ) -> GradientCode:
-    """Balanced Reed-Solomon code over the n-th roots of unity (Halbawi et al.).
+    """Returns the balanced Reed-Solomon code over the n-th roots of unity.
 
-    Every part goes to `replication` (d) workers and every worker holds
-    num_parts * replication / num_workers (w) parts; any num_workers - replication + 1
-    answers give the gradient exactly. Column j of the encoding matrix holds the
-    values of the polynomial ∏ₗ (1 - x / αₗ), l over the workers without
-    part j: it vanishes at them, and its constant term, which decoding interpolates
-    at x = 0, is one.
+    Every part goes to `replication` (d) workers, and every worker holds
+    num_parts * replication / num_workers parts. Any num_workers - replication + 1
+    responses give the exact gradient. Column j of the encoding matrix holds the values
+    of the polynomial ∏ₗ (1 - x / αₗ), l over the workers without part j. It vanishes at
+    these workers, and its constant term, which decoding interpolates at x = 0, is one.
 
-    With the published order of the evaluation points the zeros of a column are
-    neighbours on the circle and the entries of B grow like a binomial coefficient:
-    float32 is useless from about 50 workers, float64 from about 200 (unless d divides
-    n - 1: parts then share their holders, much as in fractional repetition). The same
-    code with worker i at the point number m * i mod n, gcd(m, n) = 1, spreads the
-    zeros; `interleave` picks the m of least Frobenius norm of B, which is what
+    In the published order of the evaluation points, the zeros of a column are
+    neighbours on the circle, and the entries of B grow like a binomial coefficient.
+    From about 50 workers on, float32 is useless, from about 200 float64 (unless d
+    divides n - 1: parts then share their holders, as in fractional repetition). With
+    worker i at the point number m * i mod n, gcd(m, n) = 1, the zeros are spread.
+    `interleave` picks the m with the smallest Frobenius norm of B, since this norm
     amplifies rounding.
 
     Args:
       num_workers: n, at least 1.
       num_parts: k, at least 1.
-      replication: d, from 1 to n, with n dividing k * d. Tolerates s = d - 1
-        stragglers.
-      interleave: False keeps the published order of the points, m = 1. It is there
-        for comparison.
+      replication: Replication factor d, from 1 to n; n must divide k * d. Tolerates
+        s = d - 1 stragglers.
+      interleave: False keeps the published order of the points, m = 1, for comparison.
 
     Returns:
       A complex code. Its messages pack two halves of a real gradient as real and
-      imaginary parts, so they cost the bytes of the gradient itself.
+      imaginary parts, so that they have as many bytes as the gradient.
 
     Raises:
-      ValueError: If the parameters break one of the rules above.
-      TypeError: If they are not ints.
+      ValueError: If a parameter is out of range.
+      TypeError: If a parameter is not an int.
 
     Example:
       >>> import jaxwgc
@@ -89,9 +87,9 @@ def reed_solomon(
 def _balanced_assignment(
     num_workers: int, num_parts: int, replication: int
 ) -> np.ndarray:
-    """Copy i of part j goes to worker (i + jd + t) mod n, t = floor((i + jd) / n).
+    """Assigns copy i of part j to worker (i + jd + t) mod n, t = floor((i + jd) / n).
 
-    The shift t keeps supports from repeating when n divides a multiple of d.
+    The shift t prevents repeated supports if n divides a multiple of d.
     """
     position = np.arange(replication) + replication * np.arange(num_parts)[:, None]
     workers = (position + position // num_workers) % num_workers
@@ -102,7 +100,7 @@ def _balanced_assignment(
 
 @functools.lru_cache(maxsize=256)
 def _best_step(num_workers: int, num_parts: int, replication: int) -> int:
-    """The step m between the points of neighbours that minimises the norm of B."""
+    """Returns the step m between points of neighbours that minimises the norm of B."""
     assignment = _balanced_assignment(num_workers, num_parts, replication)
 
     def norm(step: int) -> float:

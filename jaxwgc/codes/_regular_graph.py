@@ -1,4 +1,4 @@
-"""Codes from random regular graphs, which expand: their error is small for every I."""
+"""Codes from random regular graphs, with small errors for every straggler pattern."""
 
 import jax
 import numpy as np
@@ -10,17 +10,16 @@ from jaxwgc.decoders import LeastSquares, OneStep
 
 
 def regular_graph(key: jax.Array, num_workers: int, replication: int) -> GradientCode:
-    """Parts of the neighbours in a random d-regular graph, B = A / d (Raviv et al.).
+    """Returns the code B = A / d of a random d-regular graph.
 
-    Worker i holds the parts of its d neighbours; A is the adjacency matrix. With
-    weights a = n / (n - s) at every answer, one-step decoding, the squared decoding
-    error is at most (λ / d)² n s / (n - s) whichever s workers are missing. Here
-    λ is the second-largest absolute eigenvalue of A; the largest is d, of the
-    vector of ones. Random graphs are nearly as good expanders as can be: λ is
-    about 2 √(d - 1) for large n.
+    Worker i holds the parts of its d neighbours; A is the adjacency matrix. One-step
+    decoding uses weights a = n / (n - s) for the responses. Its squared decoding error
+    is at most (λ / d)² n s / (n - s) for any s stragglers. Here λ is the second-largest
+    absolute eigenvalue of A; the largest is d, for the vector of ones. Random graphs
+    are nearly optimal expanders: λ is about 2 √(d - 1) for large n.
 
-    All simple d-regular graphs with labelled vertices are equally likely, to within
-    what ten random swaps of each edge leave of the graph that they start from.
+    All simple d-regular graphs with labelled vertices are about equally likely: the
+    graph is the result of ten random swaps per edge.
 
     Args:
       key: PRNG key of either kind. The same key gives the same code whatever JAX's
@@ -29,11 +28,11 @@ def regular_graph(key: jax.Array, num_workers: int, replication: int) -> Gradien
       replication: d, from 1 to n - 1, with n * d even.
 
     Returns:
-      A real code, decoded by least squares unless asked otherwise.
+      A real code, decoded by least squares by default.
 
     Raises:
-      ValueError: If the parameters break one of the rules above.
-      TypeError: If the integers are not ints or the key is no PRNG key.
+      ValueError: If a parameter is out of range.
+      TypeError: If an integer is not an int or key is not a PRNG key.
 
     Example:
       >>> import jax, jaxwgc

@@ -1,4 +1,4 @@
-"""Plain copies of every part, in an order in which owner and helper meet."""
+"""Plain copies of every part, ordered so that owner and helper meet."""
 
 from collections.abc import Sequence
 
@@ -16,32 +16,33 @@ def replicated(
     copies: int = 2,
     loads: Sequence[float] | np.ndarray | None = None,
 ) -> GradientCode:
-    """Every part on that many workers, each a message of its own.
+    """Returns a code with `copies` workers per part and one message per part.
 
-    A worker goes through its own parts first, then through those of the next worker,
-    and of the one after that, each from the last part backwards: so owner and helper
-    meet in the middle. In a calm round nobody gets to a second copy, and what a slow
-    worker has not finished its helpers have, so that waiting `until_decodable` takes
-    hardly longer than without copies, and survives any copies - 1 workers.
+    A worker first computes its own parts, then the parts of the next worker, and of the
+    one after it, each from the last part backwards. So owner and helper meet in the
+    middle. In rounds without stragglers no second copy is reached. Helpers have
+    computed what a slow worker has not finished. Waiting `until_decodable` therefore
+    takes hardly longer than without copies, and any copies - 1 lost workers are
+    tolerated.
 
-    Workers keep a gradient for each part that they have finished, until they are asked
-    for a sum of some: see `Decoding.requests`.
+    Workers keep a gradient for each finished part, until a weighted sum is requested:
+    see `Decoding.requests`.
 
     Args:
       num_workers: n, at least 1.
       num_parts: k, or None for n.
-      copies: d, from 1 to n.
-      loads: (n,), how many parts each worker owns, in proportion; the speeds of the
-        workers, say. Rounded so that the sum is k; by default alike.
+      copies: Replication factor d, from 1 to n.
+      loads: Relative number of parts that each worker owns, (n,), e.g. the speeds of
+        the workers. Rounded so that the sum is k; equal by default.
 
     Returns:
-      A real code of zeros and ones, with as many messages a worker as the largest
-      number of parts that one holds. A worker with fewer has rows of zeros in the place
-      of messages that it does not send.
+      A real code of zeros and ones, with as many messages per worker as the largest
+      number of parts that a worker holds. A worker with fewer parts has rows of zeros
+      for messages that it does not send.
 
     Raises:
-      ValueError: If num_workers or num_parts is less than 1, copies are less than 1
-        or more than n, or loads are not n finite numbers of at least 0, or all 0.
+      ValueError: If num_workers or num_parts is below 1, copies are below 1 or above n,
+        or loads are not n finite numbers of at least 0, or all 0.
       TypeError: If an argument has the wrong type.
 
     Example:
@@ -68,11 +69,11 @@ def replicated(
     owners = np.arange(num_workers).repeat(sizes)[:, None]
     steps = np.arange(copies)
     holders = (owners - steps) % num_workers
-    # What each worker goes through before it comes to the parts of the next one, ...
+    # Number of parts that each worker computes before those of the next owner, ...
     sizes_met = sizes[(np.arange(num_workers)[:, None] + steps) % num_workers]
     num_held = sizes_met.sum(1)
     before = (sizes_met.cumsum(1) - sizes_met)[holders, steps]
-    # ... and before the part among those: from the first one, or from the last.
+    # ... and before the part among that owner's: from the first one, or from the last.
     starts = (sizes.cumsum() - sizes)[owners]
     place = np.arange(num_parts)[:, None] - starts
     turns = before + np.where(steps == 0, place, sizes[owners] - 1 - place)

@@ -1,4 +1,4 @@
-"""Stochastic gradient coding: right on average when workers straggle at random."""
+"""Stochastic gradient coding: unbiased if workers straggle at random."""
 
 from collections.abc import Sequence
 
@@ -19,35 +19,35 @@ def stochastic(
     replication: int | Sequence[int],
     straggler_probability: jax.typing.ArrayLike,
 ) -> GradientCode:
-    """Coefficients 1 / (d_j (1 - p)), and answers are just summed (Bitar et al.).
+    """Returns the stochastic gradient code with coefficients 1 / (d_j (1 - p)).
 
-    Part j is on d_j workers. Where every worker straggles with probability p on its
-    own, the sum of the answers is the gradient on average: the weight of part j has
-    mean 1 and variance p / ((1 - p) d_j). Nothing is solved for and no number of
-    answers is waited for, and the step is one of stochastic gradient descent.
+    Part j has d_j copies, and responses are summed. If every worker straggles
+    independently with probability p, the sum is an unbiased gradient: the weight of
+    part j has mean 1 and variance p / ((1 - p) d_j). Decoding solves no system and
+    waits for no number of responses; training is stochastic gradient descent.
 
-    The scheme asks for pairwise balance: parts i and j share d_i d_j / n workers. Few
-    parameters allow that exactly (those of symmetric block designs do). Here the d_j
-    workers of each part are drawn uniformly without replacement, and the parts share
-    that many on average.
+    The published scheme requires pairwise balance: parts i and j share d_i d_j / n
+    workers. Few parameters allow this exactly (e.g. symmetric block designs). Here the
+    d_j workers of each part are drawn uniformly without replacement, which is balanced
+    on average.
 
     Args:
       key: PRNG key of either kind. The same key gives the same code whatever JAX's
         precision setting. May be traced.
       num_workers: n, at least 1.
       num_parts: k, at least 1.
-      replication: d from 1 to n, an int for all parts or a sequence of num_parts ints:
-        important parts can be on more workers.
+      replication: Replication factor d from 1 to n, an int, or num_parts ints if
+        important parts have more copies.
       straggler_probability: p, at least 0 and less than 1: a number, or (num_workers,)
-        where workers are not alike (`unequal` then has less error). May be traced.
+        if workers differ (`unequal` then has a smaller error). May be traced.
 
     Returns:
-      A real code, decoded in one step with weight 1 at every answer.
+      A real code, decoded in one step with weight 1 for every response.
 
     Raises:
-      ValueError: If the parameters break one of the rules above.
-      TypeError: If the integers are not ints, the probability is not real or the
-        key is no PRNG key.
+      ValueError: If a parameter is out of range.
+      TypeError: If an integer is not an int, the probability is not real or key is not
+        a PRNG key.
 
     Example:
       >>> import jax, jaxwgc
@@ -81,7 +81,7 @@ def stochastic(
 def _check_replications(
     replication: int | Sequence[int], num_workers: int, num_parts: int
 ) -> np.ndarray:
-    """The d_j, of shape (num_parts,)."""
+    """Returns the replication factors d_j, (num_parts,)."""
     rule = {"or_number": True, "num_parts": num_parts}
     given = _validation.concrete_array("replication", replication, "integers", **rule)
     given = np.broadcast_to(given, num_parts)
@@ -92,7 +92,7 @@ def _check_replications(
 
 
 def _answering(probability: jax.typing.ArrayLike, num_workers: int) -> Array:
-    """1 - p, float64 if p is known, in JAX's working precision if it is traced."""
+    """Returns 1 - p, in float64, or in JAX's working precision if it is traced."""
     name = "straggler_probability"
     rule = {"or_number": True, "num_workers": num_workers}
     given = _validation.as_array(name, probability, "real numbers", **rule)

@@ -1,4 +1,4 @@
-"""Codes from the stochastic block model: clusters, dense inside and sparse across."""
+"""Codes from the stochastic block model: dense inside clusters, sparse across."""
 
 import math
 
@@ -21,32 +21,31 @@ def stochastic_block(
     probability_inside: jax.typing.ArrayLike,
     probability_across: jax.typing.ArrayLike,
 ) -> GradientCode:
-    """Independent entries, likelier inside clusters (Charles and Papailiopoulos).
+    """Returns a code of independent entries that are likelier inside clusters.
 
-    The workers and the parts come in equal clusters, one after the other. A worker
-    holds a part of its own cluster with probability p, and a part of another cluster
-    with probability q. With p = 1 and q = 0 this is fractional repetition, with p = q
-    a Bernoulli code; in between it has much of the small average error of the one, and
-    much of what the other withstands of adversaries.
+    Workers and parts form equal clusters of adjacent indices. A worker holds a part of
+    its own cluster with probability p, and a part of another cluster with probability
+    q. p = 1 and q = 0 give fractional repetition, p = q a Bernoulli code. Values in
+    between combine a small average error with robustness against adversaries.
 
     Args:
       key: PRNG key of either kind. The same key gives the same code whatever JAX's
         precision setting. May be traced.
       num_workers: n, at least 1.
       num_parts: k, at least 1.
-      num_clusters: C, which divides n and k.
+      num_clusters: C, a divisor of n and k.
       probability_inside: p, from 0 to 1. May be traced.
       probability_across: q, from 0 to 1. May be traced.
 
     Returns:
-      A real code with entries 0 and 1, decoded by least squares unless asked
-      otherwise. Its scale for one-step decoding, C / (p + (C - 1) q), needs
-      probabilities that are known and not both zero; otherwise there is none.
+      A real code with entries 0 and 1, decoded by least squares by default. One-step
+      decoding, with scale C / (p + (C - 1) q), is available if the probabilities are
+      known and not both zero.
 
     Raises:
-      ValueError: If the parameters break one of the rules above.
-      TypeError: If the integers are not ints, the probabilities are not real
-        scalars or the key is no PRNG key.
+      ValueError: If a parameter is out of range.
+      TypeError: If an integer is not an int, a probability is not a real scalar or key
+        is not a PRNG key.
 
     Example:
       >>> import jax, jaxwgc
@@ -89,7 +88,7 @@ def _one_step(
     probability_inside: jax.typing.ArrayLike,
     probability_across: jax.typing.ArrayLike,
 ) -> tuple[OneStep, ...]:
-    """One-step decoding, where the mean number of copies of a part is known."""
+    """Returns one-step decoding if the mean number of copies of a part is known."""
     if _validation.is_traced(probability_inside, probability_across):
         return ()
     inside = np.asarray(probability_inside, np.float64).item()

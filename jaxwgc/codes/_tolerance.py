@@ -1,4 +1,4 @@
-"""Checks that an encoding matrix survives as many stragglers as it is said to."""
+"""Checks that an encoding matrix tolerates its number of stragglers."""
 
 import itertools
 import math
@@ -8,14 +8,14 @@ import numpy as np
 
 from jaxwgc._validation import require
 
-# What an exact code may miss of the norm of its target in float64.
+# Residual that counts as exact in float64, relative to the norm of the target.
 _EXACT = 1e-6
 
 
 def patterns_lost(
     num_workers: int, num_stragglers: int, num_patterns: int
 ) -> Iterable[Sequence[int]]:
-    """Every set of s stragglers, or that many random ones if these are fewer."""
+    """Yields every set of s stragglers, or `num_patterns` random ones if fewer."""
     if math.comb(num_workers, num_stragglers) <= num_patterns:
         return itertools.combinations(range(num_workers), num_stragglers)
     draw = np.random.default_rng(0)
@@ -28,8 +28,8 @@ def patterns_lost(
 def check_tolerance(
     matrix: np.ndarray, target: np.ndarray, num_stragglers: int, num_patterns: int
 ) -> None:
-    """Every pattern of s stragglers decodes, or that many random ones if fewer."""
-    # Rows of very different scale would be lost as rounding of the largest.
+    """Checks that every pattern of s stragglers, or random ones if fewer, decodes."""
+    # Without scaling, small rows would be lost in the rounding of the largest.
     largest = np.abs(matrix).max(axis=1, keepdims=True)
     rows = matrix / np.where(largest > 0, largest, 1)
     for lost in patterns_lost(len(matrix), num_stragglers, num_patterns):

@@ -1,4 +1,4 @@
-"""No code at all, the baseline."""
+"""Uncoded baseline."""
 
 from collections.abc import Sequence
 
@@ -15,22 +15,22 @@ def uncoded(
     num_parts: int | None = None,
     loads: Sequence[float] | np.ndarray | None = None,
 ) -> GradientCode:
-    """Every part on one worker, and no straggler is tolerated.
+    """Returns the code without redundancy: every part is on one worker.
 
-    Worker i holds the i-th run of parts, k / n by default, and sends their sum. A
-    straggler's parts are lost; decoding keeps the others as they are, exactly.
+    Worker i holds the i-th run of parts, k / n by default, and sends their sum. Parts
+    of stragglers are lost; the others are decoded exactly.
 
     Args:
       num_workers: n, at least 1.
-      num_parts: k, a multiple of n unless there are loads, or None for n.
-      loads: (n,), how many parts each worker holds, in proportion, such as the speeds
-        of the workers. Rounded so that the sum is k; equal by default.
+      num_parts: k, a multiple of n unless loads are given, or None for n.
+      loads: Relative number of parts that each worker holds, (n,), e.g. the speeds of
+        the workers. Rounded so that the sum is k; equal by default.
 
     Returns:
-      A real code with entries 0 and 1: B = I where k = n.
+      A real code with entries 0 and 1: B = I if k = n.
 
     Raises:
-      ValueError: If num_workers is less than 1 or, without loads, does not divide
+      ValueError: If num_workers is below 1 or, without loads, does not divide
         num_parts; or if loads are not n finite numbers of at least 0, or all 0.
       TypeError: If an argument has the wrong type.
 

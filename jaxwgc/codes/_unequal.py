@@ -1,4 +1,4 @@
-"""Codes for workers that are not alike: right on average, with the least error."""
+"""Unbiased codes of least error for workers with different straggler probabilities."""
 
 import math
 
@@ -11,9 +11,9 @@ from jaxwgc._validation import require
 from jaxwgc.codes._gradient_code import GradientCode
 from jaxwgc.decoders import LeastSquares, OneStep
 
-# A worker that never straggles would be trusted with everything.
+# Smallest straggler probability: a worker with probability 0 would receive all parts.
 _LEAST_PROBABILITY = 1e-6
-# Shares of a part below that, and eigenvalues over the largest one, are rounding.
+# Fractions of a part, and relative eigenvalues, below this are rounding errors.
 _ROUNDING = 1e-9
 
 
@@ -25,48 +25,49 @@ def unequal(
     correlation: jax.typing.ArrayLike | None = None,
     quantization_variance: jax.typing.ArrayLike = 0.0,
 ) -> GradientCode:
-    """The unbiased code of least error for workers that straggle unequally often.
+    """Returns the unbiased code of least error for given straggler probabilities.
 
-    Worker i straggles with probability pᵢ, on its own, and answers are just summed, as
-    for `stochastic`. With Bᵢⱼ = αᵢⱼ / (1 - pᵢ) the sum is the gradient on average where
-    the columns of α add up to 1, and its mean squared error is the sum over i of
-    δᵢ αᵢ G αᵢᵀ: δᵢ = (pᵢ + ωᵢ) / (1 - pᵢ), and G holds the inner products of the
-    partial gradients. See `jaxwgc.studies.expected_error`.
+    Worker i straggles independently with probability pᵢ, and responses are summed, as
+    for `stochastic`. With Bᵢⱼ = αᵢⱼ / (1 - pᵢ), the sum is unbiased if the columns of α
+    add up to 1. Its mean squared error is the sum over i of δᵢ αᵢ G αᵢᵀ, with
+    δᵢ = (pᵢ + ωᵢ) / (1 - pᵢ) and G the inner products of the partial gradients. See
+    `jaxwgc.studies.expected_error`.
 
-    Unless an assignment is given, worker i takes Yᵢ parts, k / δᵢ over the sum of all
-    1 / δ, one worker after the other (the north-west corner rule): parts are whole but
-    where one worker's share ends and the next one's begins, so that there are at most n
-    + k - 1 copies of the k parts, and reliable workers hold more. For partial gradients
-    of norm at most C that has the least error in the worst case, which is that they are
-    all alike: C² k² over the sum of all 1 / δ.
+    Without an assignment, worker i takes Yᵢ parts, k / δᵢ over the sum of all 1 / δ,
+    one worker after the other (north-west corner rule). Parts are split only between
+    one worker and the next, so that there are at most n + k - 1 copies of the k parts.
+    Reliable workers hold more. For partial gradients of norm at most C, this minimises
+    the worst-case error, C² k² over the sum of all 1 / δ, which occurs for equal
+    partial gradients.
 
-    On a given assignment αᵢⱼ is 1 / δᵢ over the sum of 1 / δ of the holders of part j,
-    which is best where partial gradients are uncorrelated.
+    For a given assignment, αᵢⱼ is 1 / δᵢ over the sum of 1 / δ of the holders of part
+    j, which is optimal for uncorrelated partial gradients.
 
     Args:
       straggler_probabilities: p, (num_workers,), between 0 and 1. A p below 10⁻⁶ counts
-        as 10⁻⁶ in δ. Estimates: `jaxwgc.studies.straggler_probabilities`.
+        as 10⁻⁶ in δ. For estimates see `jaxwgc.studies.straggler_probabilities`.
       num_parts: k, at least 1.
-      assignment: bool (num_workers, num_parts), who holds what; every part is on one
-        worker at least.
-      correlation: of the partial gradients: ρ, that of any two of them, for G = (1 - ρ)
-        I + ρ 11ᵀ; or G itself, or something in proportion to it, (num_parts,
-        num_parts), positive definite. The coefficients are then the best for that G,
-        and may be negative. By default as above.
-      quantization_variance: ω, at least 0, a number or (num_workers,): what rounding
-        adds to messages, E‖Q(m) - m‖² ≤ ω ‖m‖², as
-        `jaxwgc.coding.quantization_variance` gives it.
+      assignment: Which worker holds which part, bool (num_workers, num_parts); every
+        part needs at least one worker.
+      correlation: Correlation of the partial gradients: a number ρ for
+        G = (1 - ρ) I + ρ 11ᵀ; or a matrix proportional to G, (num_parts, num_parts),
+        positive definite. The coefficients are then optimal for this G, and may be
+        negative. By default they are as described above.
+      quantization_variance: ω, at least 0, a number or (num_workers,): variance of
+        rounded messages, E‖Q(m) - m‖² ≤ ω ‖m‖², from
+        `jaxwgc.coding.quantization_variance`.
 
     Returns:
-      A real code in NumPy float64, decoded in one step with weight 1 at every answer.
+      A real code in NumPy float64, decoded in one step with weight 1 for every
+      response.
 
     Raises:
-      ValueError: If an argument breaks its rule: of a probability that is not
-        between 0 and 1, or a part that nobody holds, the number is named.
+      ValueError: If an argument has an invalid value. For a probability that is not
+        between 0 and 1, or a part without a worker, the index is named.
       TypeError: If an argument has the wrong type or is traced.
 
     Example:
-      The third worker answers in nine of ten rounds, the others in every second one:
+      The third worker responds in nine of ten rounds, the others in every second one:
 
       >>> import jaxwgc
       >>> code = jaxwgc.codes.unequal([0.5, 0.5, 0.1], num_parts=4)
@@ -87,7 +88,7 @@ def unequal(
     num_parts = _validation.check_int("num_parts", num_parts, minimum=1)
     variance = variances_of(quantization_variance, len(probabilities))
     floored = np.maximum(probabilities, _LEAST_PROBABILITY)
-    # 1 / δ.
+    # 1 / δ for each worker.
     trust = (1 - floored) / (floored + variance)
     shares = None
     if assignment is None:
@@ -110,7 +111,7 @@ def unequal(
 
 
 def _fill(trust: np.ndarray, num_parts: int) -> np.ndarray:
-    """α by the north-west corner rule: how much of [j, j + 1] is in worker i's turn."""
+    """Returns α by the north-west corner rule: overlap of [j, j + 1] with each turn."""
     ends = num_parts * trust.cumsum() / trust.sum()
     ends[-1] = num_parts
     whole = ends.round()
@@ -121,10 +122,11 @@ def _fill(trust: np.ndarray, num_parts: int) -> np.ndarray:
 
 
 def _least_error(trust: np.ndarray, held: np.ndarray, gram: np.ndarray) -> np.ndarray:
-    """The least sum of αᵢ G αᵢᵀ / trustᵢ, where columns of α add up to 1.
+    """Minimises the sum of αᵢ G αᵢᵀ / trustᵢ over α with columns that add up to 1.
 
-    A multiplier a column: αᵢ is trustᵢ times the inverse of G on the parts that worker
-    i holds, times their multipliers, and those are such that the sums are right.
+    With a Lagrange multiplier per column, αᵢ is trustᵢ times the inverse of G on the
+    parts that worker i holds, times their multipliers. The sums of columns determine
+    the multipliers.
     """
     system = np.zeros_like(gram)
     workers = []
@@ -133,7 +135,7 @@ def _least_error(trust: np.ndarray, held: np.ndarray, gram: np.ndarray) -> np.nd
         inverse = factor * np.linalg.inv(gram[block])
         system[block] += inverse
         workers.append((parts, inverse))
-    # By Cholesky, whose rounding does not grow with how unlike the workers are.
+    # By Cholesky, since its rounding does not grow with the ratios of trust.
     multipliers = scipy.linalg.solve(system, np.ones(len(gram)), assume_a="pos")
     shares = np.zeros(held.shape)
     for share, (parts, inverse) in zip(shares, workers, strict=True):
@@ -166,7 +168,7 @@ def _positive_definite(correlation, num_parts):
 def variances_of(
     quantization_variance: jax.typing.ArrayLike, num_workers: int
 ) -> np.ndarray:
-    """ω of each worker, checked, float64 (num_workers,)."""
+    """Returns ω of each worker, checked, float64 (num_workers,)."""
     name = "quantization_variance"
     given, rule = quantization_variance, {"or_number": True, "num_workers": num_workers}
     variance = _validation.concrete_array(name, given, "real numbers", **rule)
@@ -177,12 +179,12 @@ def variances_of(
 
 
 def correlations_of(correlation: jax.typing.ArrayLike, num_parts: int) -> np.ndarray:
-    """ρ, or G (num_parts, num_parts), checked, float64."""
+    """Returns ρ, or G (num_parts, num_parts), checked, float64."""
     name = "correlation"
     given = _validation.concrete_array(name, correlation, "real numbers")
     given = given.astype(np.float64)
     if given.ndim == 0:
-        # So many vectors cannot all point away from each other by more than that.
+        # The smallest possible common correlation of this many vectors.
         least = -1 / (num_parts - 1) if num_parts > 1 else -math.inf
         require(least <= given <= 1, name, "be from -1 / (num_parts - 1) to 1", given)
         return given

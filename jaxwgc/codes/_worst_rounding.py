@@ -1,4 +1,4 @@
-"""How far an exact code is from exact in float32, for the answers that do worst."""
+"""Accuracy of an exact code in float32, for the worst pattern of stragglers."""
 
 import numpy as np
 import scipy
@@ -11,24 +11,25 @@ from jaxwgc.codes._tolerance import patterns_lost
 def worst_rounding(
     code: GradientCode, num_patterns: int = 1000
 ) -> tuple[float, np.ndarray]:
-    """Returns by how much float32 misses the target at worst, and for which answers.
+    """Returns the largest residual of a code in float32, and the responses causing it.
 
-    The nearest weights are found in float64, and rounded to float32 as the encoding
-    matrix is. That tells how well a code is conditioned, whatever decodes it: it is
-    about what a good decoder reaches.
+    Least-squares weights are computed in float64, and rounded to float32 like the
+    encoding matrix. The result measures the conditioning of a code, independently of
+    the decoder: it is about what a good decoder reaches.
 
     Args:
-      code: a gradient code. Not traced.
-      num_patterns: every pattern of s stragglers is tried where there are no more than
-        that, and as many random ones, always the same, elsewhere.
+      code: Gradient code. Not traced.
+      num_patterns: Maximum number of patterns of s stragglers. If there are more, this
+        many are drawn at random, with a fixed seed.
 
     Returns:
-      The norm of aᵀB - target over that of the target, and a mask `received`, bool
-      (num_workers,) in NumPy.
+      The norm of aᵀB - target relative to the norm of the target, and a mask
+      `received`, bool (num_workers,) in NumPy.
 
     Raises:
-      ValueError: If num_patterns is less than 1.
-      TypeError: If the code is none or is traced, or num_patterns is no int.
+      ValueError: If num_patterns is below 1.
+      TypeError: If code is not a GradientCode or is traced, or num_patterns is not an
+        int.
 
     Example:
       >>> import jaxwgc

@@ -1,11 +1,10 @@
-"""Functions of any gradient code: encode, decode, and weigh the parts.
+"""Encoding, decoding and weighting for every gradient code.
 
-All functions are pure, and work under `jax.jit` and `jax.vmap`. They compute in JAX's
-default precision. Decoding weights are constants to `jax.grad`: they do not depend on
-parameters. They do depend on the weights and the entries of a code where a round cannot
-be decoded exactly; derivatives of the decoded gradient with respect to those leave this
-out. First derivatives of `decoding_error` under least squares lose nothing by it; its
-second derivatives are wrong.
+All functions are pure, work under `jax.jit` and `jax.vmap`, and compute in JAX's
+default precision. Decoding weights are constants for `jax.grad`. In rounds that cannot be
+decoded exactly, they do depend on the entries and the weights of the code; derivatives
+with respect to those ignore this. First derivatives of the least-squares
+`decoding_error` are correct nevertheless, its second derivatives are not.
 """
 
 from jaxwgc.coding._arrivals import arrived_messages as arrived_messages

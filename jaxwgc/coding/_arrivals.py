@@ -1,4 +1,4 @@
-"""Reading arrivals: which messages the server has."""
+"""Masks of the messages that arrived."""
 
 from typing import Any
 
@@ -17,16 +17,17 @@ def arrived_messages(code: GradientCode, received: Any, finished: Any) -> jax.Ar
     """Returns which messages have arrived, bool (..., num_messages).
 
     Args:
-      code: a gradient code.
-      received: bool (..., num_workers), who answered with all messages. Or `Arrivals`,
-        whose finished parts count for codes of several messages a worker. Or None, and
-      finished: int (..., num_workers), how many of its parts each worker has finished;
-        a traced number of more parts than it has counts as no answer.
+      code: Gradient code.
+      received: Which workers responded with all messages, bool (..., num_workers).
+        Alternatively an `Arrivals`; its finished parts count for codes with several
+        messages per worker. None if `finished` is given.
+      finished: Number of parts each worker has finished, int (..., num_workers). A
+        traced number that exceeds the parts of a worker counts as no response.
 
     Raises:
-      ValueError: If the shape is wrong, a worker has not as many parts, or both or
-        none of the two are given.
-      TypeError: If received is not bool, or finished not integers.
+      ValueError: If the shape is wrong, a number exceeds the parts of a worker, or not
+        exactly one of the two arguments is given.
+      TypeError: If received is not bool, or finished not integer.
     """
     if isinstance(received, ErrorLocation) and finished is None:
         axes, sizes = "(..., num_messages)", ("...", code.num_messages)
@@ -57,7 +58,7 @@ def arrived_messages(code: GradientCode, received: Any, finished: Any) -> jax.Ar
 
 
 def arrived_workers(code: GradientCode, mask: jax.Array) -> jax.Array:
-    """Returns who has sent all its messages, bool (..., num_workers)."""
+    """Returns which workers have sent all messages, bool (..., num_workers)."""
     shape = (code.num_workers, code.messages_per_worker)
     return mask.reshape(*mask.shape[:-1], *shape).all(axis=-1)
 

@@ -1,8 +1,8 @@
-"""The collapsed gradient: what decoding gives, without forming any message.
+"""Collapsed gradient: the decoded gradient, computed without messages.
 
-Messages, stragglers and decoding together multiply each partial gradient by a number,
-its effective weight; where a round cannot be decoded, halves and segments of the
-gradient leak into each other besides.
+Messages, stragglers and decoding together multiply each partial gradient by its
+effective weight. In rounds that cannot be decoded, halves and segments of the gradient
+also leak into each other.
 """
 
 import math
@@ -19,7 +19,7 @@ from jaxwgc._targets import DECODES, effective, residual
 
 
 def leakage(mixing: jax.Array) -> jax.Array:
-    """Returns `mixing` less the effective weights in every segment."""
+    """Returns `mixing` without the effective weights in every segment."""
     identity = jnp.eye(mixing.shape[-1])[:, None, :]
     diagonal = effective(mixing)[..., None, :, None] * identity
     return mixing - diagonal.astype(mixing.dtype)
@@ -27,9 +27,9 @@ def leakage(mixing: jax.Array) -> jax.Array:
 
 @jax.jit
 def leaks(mixing: jax.Array, target: jax.Array) -> jax.Array:
-    """Returns whether the leakage of a round is more than rounding error, bool (...).
+    """Returns whether the leakage of a round exceeds rounding error, bool (...).
 
-    It never is if the round decodes. Each part is judged by its own weight, too.
+    False for every round that decodes. Each part is also compared with its own weight.
     """
     _, failed = residual(mixing, target, DECODES)
     most = DECODES * math.sqrt(len(target)) * jnp.abs(target)
@@ -41,8 +41,8 @@ def leaks(mixing: jax.Array, target: jax.Array) -> jax.Array:
 def collapse_leaves(mixing: jax.Array, target: jax.Array, partial_gradients: Any):
     """Computes the decoded gradient from partial gradients, see `collapse`.
 
-    Sums are computed in at least float32, as messages are. A part of weight zero may
-    hold NaN, since no worker has responded for it.
+    Sums are computed in at least float32. A part of weight zero may hold NaN: no worker
+    has responded for it.
     """
     leaves, structure = jax.tree.flatten(partial_gradients)
     wide = [_arrays.promoted(leaf) for leaf in leaves]
@@ -60,7 +60,7 @@ def collapse_leaves(mixing: jax.Array, target: jax.Array, partial_gradients: Any
         )
 
     def masked_sums(weights):
-        # Selecting at once would copy all rows, which takes longer than their sum.
+        # Selecting in every case would copy all rows, which takes longer than the sum.
         is_used = jnp.any(weights != 0, axis=0)[:, None]
         return sums(weights, [jnp.where(is_used, row, 0) for row in rows])
 
@@ -75,14 +75,14 @@ def collapse(
 ) -> Any:
     """Computes the decoded gradient from weighted sums of partial gradients.
 
-    A complex code packs the halves (u, v) of a gradient as u + iv. Effective weights
-    with an imaginary part, so those of a round with too many stragglers, therefore turn
-    a share Im(c) of each half into the other: u loses v's, v gains u's. In the same
-    way the segments of a code with segments leak into each other in such a round.
+    A complex code packs the halves (u, v) of a gradient as u + iv. In a round with too
+    many stragglers, effective weights c have an imaginary part. The halves then leak
+    into each other: u loses Im(c) v, and v gains Im(c) u. Segments leak in this way,
+    too.
 
     Args:
-      mixing: aᵀB (num_segments, num_parts, num_segments), see `mixing`.
-      target: (num_parts,).
+      mixing: aᵀB, (num_segments, num_parts, num_segments), see `mixing`.
+      target: Target of decoding, (num_parts,).
       sums: Function of real weights c (num_parts,) that returns the pytree sum over j
         of cⱼ gⱼ.
       masked_sums: Function of weights (rows, num_parts) that returns these sums with a
@@ -114,10 +114,10 @@ def collapse(
 
 
 def _leaked_rows(mixing, target):
-    """Returns real weights (rows, num_parts) of what segments and halves leak.
+    """Returns real weights (rows, num_parts) of the leaks of segments and halves.
 
-    Zeros if this is rounding, which would move parameters whose gradient is zero. No
-    rows if nothing is packed.
+    Leaks at the level of rounding are set to zero, since they would move parameters
+    whose gradient is zero. No rows if nothing is packed.
     """
     num_parts, num_segments = mixing.shape[-2:]
     is_complex = jnp.iscomplexobj(mixing)
@@ -131,7 +131,7 @@ def _leaked_rows(mixing, target):
 
 
 def _add_leaks(gradient, leaked, mixing):
-    """Adds sums with the weights of `_leaked_rows` to segments and halves."""
+    """Adds the sums with the weights of `_leaked_rows` to segments and halves."""
     num_segments, is_complex = mixing.shape[-1], jnp.iscomplexobj(mixing)
     pairs = 2 if is_complex else 1
     sums = _flat_vectors.ravel(leaked, num_batch_axes=1)
@@ -139,7 +139,7 @@ def _add_leaks(gradient, leaked, mixing):
         return gradient
     rows = _flat_vectors.blocks(sums, num_segments * pairs)
     shape = -1, num_segments, num_segments, num_segments, pairs, rows.shape[-1]
-    # Segment u gains the sum over v of segment v of the sum with weights (u, :, v).
+    # Segment u gains, for each v, segment v of the sum with weights (u, :, v).
     gains = jnp.trace(rows.reshape(shape), axis1=2, axis2=3)
     leak = gains[0] if num_segments > 1 else 0
     if is_complex:

@@ -1,4 +1,4 @@
-"""Combining messages: the gradient that decoding weights make of them."""
+"""Weighted sums of messages with decoding weights."""
 
 import math
 
@@ -9,13 +9,13 @@ from jaxwgc._arrays import product, promoted, squares
 from jaxwgc._targets import mixing
 from jaxwgc.coding._collapsed import leakage, leaks
 
-# Messages that are added up before they join the others.
+# Number of messages summed in a block, before the sum is added to the total.
 _BLOCK = 8
-# Bounds of leaks over their root mean square. All patterns of the exact codes of up to
-# 7 workers reach 3 by residuals, and by rounding 8 of two messages and 4 of six. The
-# rounding error of many messages is normal: nine standard deviations.
+# Bounds of leaks, relative to their root mean square. Over all patterns of the exact
+# codes of up to 7 workers, residuals reach 3; rounding reaches 8 for two messages and 4
+# for six. The rounding error of many messages is normal: 6 is nine standard deviations.
 _LEAKS, _LEAKS_OF_FEW = 6, 24
-# Machine epsilons of rounding of messages on their way: seven standard deviations.
+# Bound of the rounding of sent messages in machine epsilons: seven standard deviations.
 _ROUNDED_MESSAGES = 2
 
 
@@ -29,16 +29,17 @@ def floor_weights(
     """Computes weights of messages for the rounding error of a decoded entry.
 
     A complex code packs two halves of a gradient into one message, and a code with
-    segments several segments. Entries that are zero in one of them decode to what leaks
-    from the others: rounding errors of messages and weights, and the residual. The
-    leaks of the messages add up like independent numbers, so the bound of an entry is
-    the root of the sum over the messages of (weight * size)². A part with gradient v
-    leaks its residual times |v| and adds the norm of its column of B times |v| to the
-    messages, so the largest ratio of these bounds the leak of all parts.
+    segments several segments. Entries that are zero in one of them decode to leaks from
+    the others: rounding errors of messages and weights, and the residual.
+
+    Leaks of different messages add up like independent numbers. The bound of an entry
+    is therefore the root of the sum over messages of (weight * size)². A part with
+    gradient v leaks its residual times |v|, and adds the norm of its column of B times
+    |v| to the messages. The largest ratio of the two bounds the leak of all parts.
 
     Args:
-      matrix: B (num_messages, num_parts * num_segments).
-      target: (num_parts,).
+      matrix: B, (num_messages, num_parts * num_segments).
+      target: Target of decoding, (num_parts,).
       weights: Decoding weights, (..., num_segments, num_messages).
       mask: Which messages have arrived, bool (..., num_messages).
       message_dtype: Dtype that messages were rounded to.
@@ -54,7 +55,7 @@ def floor_weights(
     columns = columns.reshape(*mask.shape[:-1], 1, len(target), num_segments)
     mixed = mixing(matrix, weights)
     ratio = squares(leakage(mixed)) / jnp.where(columns > 0, columns, jnp.inf)
-    # The leak of a round that does not decode is no rounding error, and stays.
+    # In a round that does not decode, the leak is no rounding error, and stays.
     ratio = jnp.where(leaks(mixed, target)[..., None], 0, jnp.max(ratio, (-2, -1)))
     computed = jnp.promote_types(message_dtype, jnp.float32)
     eps = max(jnp.finfo(dtype).eps for dtype in (weights.dtype, computed))
@@ -67,16 +68,16 @@ def floor_weights(
 def combine(
     weights: jax.Array, floors: jax.Array | None, messages: jax.Array, mask: jax.Array
 ) -> jax.Array:
-    """Returns the sum over the received messages i of aᵢ messageᵢ, without rounding.
+    """Computes the weighted sum of the received messages, and clears rounding errors.
 
     Args:
-      weights: decoding weights a (..., num_segments, num_messages).
-      floors: From `floor_weights`, of the same shape.
-      messages: (..., num_messages, length); those not received may hold anything.
-      mask: bool (..., num_messages), the messages that were received.
+      weights: Decoding weights a, (..., num_segments, num_messages).
+      floors: From `floor_weights`, of the shape of weights.
+      messages: (..., num_messages, length); messages not received may hold anything.
+      mask: Which messages were received, bool (..., num_messages).
 
     Returns:
-      Real (..., count * length), the raveled gradient, filled up with zeros; count is
+      The raveled gradient, real (..., count * length), padded with zeros; count is
       num_segments, and twice that for complex messages.
     """
     return _combine(weights, floors, promoted(messages), mask)
@@ -90,7 +91,7 @@ def _combine(weights, floors, messages, mask):
         weights.shape[:-2], messages.shape[:-2], mask.shape[:-1]
     )
     zeros = jnp.zeros((*batch, num_segments, messages.shape[-1]), messages.dtype)
-    # In machine epsilons, the squares of entries from 1e-18 to 1e18 are normal numbers.
+    # In units of epsilon, squares of entries from 1e-18 to 1e18 are normal numbers.
     eps = jnp.finfo(messages.dtype).eps
     floors = None if floors is None else floors / eps
 
@@ -114,10 +115,10 @@ def _combine(weights, floors, messages, mask):
         block_sums = sum_block(first_size + block * _BLOCK, _BLOCK)
         return jax.tree.map(jnp.add, sums, block_sums)
 
-    # One pass over the messages. A matrix product would first make a copy of them, for
-    # the selection, which takes several times as long as the product itself. In blocks,
-    # whose sums are rounded less than one long sum would be. From the first block on,
-    # since under shard_map zeros would not vary as messages do.
+    # One pass over the messages. A matrix product would first copy them for the
+    # selection, which takes several times as long as the product. Sums of blocks are
+    # rounded less than one long sum. The first block initialises the sum: under
+    # shard_map, zeros would not vary over the mesh axes of messages.
     num_blocks = (number - 1) // _BLOCK
     first_size = number - num_blocks * _BLOCK
     first = sum_block(0, first_size)

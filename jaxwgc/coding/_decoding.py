@@ -1,4 +1,4 @@
-"""Decoding: what the arrivals of a round make of a code."""
+"""Decoding weights of a round, and quantities derived from them."""
 
 import dataclasses
 import functools
@@ -22,16 +22,16 @@ from jaxwgc.decoders import DecoderLike
 @register
 @dataclasses.dataclass(frozen=True, eq=False)
 class Decoding:
-    """The decoding weights of a round, and all that follows from them.
+    """Decoding weights of a round, and quantities derived from them.
 
-    Made by `jaxwgc.decoding`; or `Decoding(code, mask, weights)` of weights that are
-    known already. A pytree.
+    Returned by `jaxwgc.decoding`. To use known weights, call
+    `Decoding(code, mask, weights)`. A pytree.
 
     Attributes:
-      code: the gradient code.
-      mask: bool (..., num_messages), the messages that are there.
-      weights: (..., num_segments, num_messages), decoding weights, zero at messages
-        that are not there.
+      code: Gradient code.
+      mask: Which messages arrived, bool (..., num_messages).
+      weights: Decoding weights, (..., num_segments, num_messages), zero at messages
+        that did not arrive.
 
     Example:
       >>> import jax.numpy as jnp, jaxwgc
@@ -52,42 +52,42 @@ class Decoding:
 
     @property
     def received(self) -> jax.Array:
-        """The workers that have sent all their messages, bool (..., num_workers)."""
+        """Which workers have sent all their messages, bool (..., num_workers)."""
         return arrived_workers(self.code, self.mask)
 
     @property
     def effective_weights(self) -> jax.Array:
-        """The weight of each partial gradient, real (..., num_parts)."""
+        """Effective weight of each partial gradient, real (..., num_parts)."""
         return _effective(self._matrix, self.weights)
 
     @property
     def error(self) -> jax.Array:
-        """The squared norm of aᵀB - target, real (...); the mean over the segments."""
+        """Squared norm of aᵀB - target, real (...), averaged over segments."""
         return _error(self._matrix, self._target, self.weights)
 
     @property
     def residual(self) -> jax.Array:
-        """The norm of aᵀB - target, real (...)."""
+        """Norm of aᵀB - target, real (...)."""
         return _residual(self._matrix, self._target, self.weights, 0.0)[0]
 
     @property
     def share(self) -> jax.Array:
-        """The share of the gradient that is decoded, real (...): cᵀ target / ‖target‖².
+        """Fraction of the gradient recovered, cᵀ target / ‖target‖², real (...).
 
-        One where decoding is exact, and of whole parts that are lost, what is left.
+        1 if decoding is exact. If whole parts are lost, their fraction is missing.
         """
         return share_of(self.effective_weights, self._target)
 
     @property
     def requests(self) -> jax.Array:
-        """Returns what each worker multiplies its messages by, to send one sum of them.
+        """Returns the factors by which each worker multiplies its messages on request.
 
-        The decoding weights in the place where the messages are, real (...,
-        num_workers, messages_per_worker): see `jaxwgc.coding.answer_request`.
+        They are the decoding weights at the messages that arrived, real
+        (..., num_workers, messages_per_worker): see `jaxwgc.coding.answer_request`.
 
         Raises:
-          ValueError: If the code has segments, or complex messages, whose sums do not
-            tell rounding from zeros.
+          ValueError: If the code has segments or complex messages: their sums do not
+            allow rounding errors to be cleared.
         """
         code = self.code
         code.check_requests()
@@ -95,9 +95,9 @@ class Decoding:
         return self.weights.reshape(*self.weights.shape[:-2], *shape)
 
     def failed(self, tolerance: jax.typing.ArrayLike = 1e-3) -> jax.Array:
-        """Returns whether the residual is above that share of the target's norm.
+        """Returns whether the residual exceeds a fraction of the target's norm.
 
-        Bool (...).
+        The result is bool (...), the fraction is `tolerance`.
         """
         _validation.check_number("tolerance", tolerance, minimum=0)
         return _residual(self._matrix, self._target, self.weights, tolerance)[1]
@@ -108,16 +108,15 @@ class Decoding:
         params: Any,
         message_dtype: jax.typing.DTypeLike | None = None,
     ) -> Any:
-        """Returns the gradient from messages, as `jaxwgc.decode` does.
+        """Decodes the gradient from messages, as `jaxwgc.decode` does.
 
         Args:
-          messages: (..., num_messages, length), as for `jaxwgc.decode`.
-          params: a pytree with the structure, shapes and dtypes of the gradient.
-          message_dtype: what messages were rounded to on their way, where their dtype
-            does not say it.
+          messages: (..., num_messages, length), see `jaxwgc.decode`.
+          params: Pytree with the structure, shapes and dtypes of the gradient.
+          message_dtype: Dtype that messages were rounded to. Defaults to their dtype.
 
         Returns:
-          A pytree like params, leaves with the batch axes in front.
+          A pytree like params, with the batch axes in front.
 
         Raises:
           ValueError, TypeError: See `jaxwgc.decode`.
@@ -130,23 +129,23 @@ class Decoding:
         return _flat_vectors.unravel(flat, params)
 
     def collapse(self, partial_gradients: Any) -> Any:
-        """Returns the same from the partial gradients, without forming a message.
+        """Decodes the gradient from partial gradients, without forming messages.
 
-        To rounding it is what `combine` gives, at about the price of their sum.
+        Equal to `combine` up to rounding, at about the cost of summing the gradients.
 
         Args:
-          partial_gradients: a pytree, leaves (num_parts, ...). Or a function that is
-            linear, of real weights (num_parts,) to the pytree of the sum of as many
-            gradients so weighted.
+          partial_gradients: Pytree with leaves (num_parts, ...). Alternatively a linear
+            function of real weights (num_parts,) that returns the weighted sum of the
+            partial gradients, a pytree.
 
         Raises:
-          ValueError: If a leading axis is not num_parts, or the decoding is of more
-            than one round.
+          ValueError: If a leading axis is not num_parts, or the decoding has batch
+            axes.
         """
         rule, shape = "be that of one round (use jax.vmap for more)", self.mask.shape
         _validation.require(len(shape) == 1, "mask", rule, f"shape {shape}")
         mixed, sums = _mixing(self._matrix, self.weights), partial_gradients
-        # Gradients like an Equinox module can be called, too, but are no leaf.
+        # Gradients such as Equinox modules are callable, but are not leaves.
         if isinstance(sums, jax.tree_util.Partial) or (
             callable(sums) and jax.tree_util.all_leaves([sums])
         ):
@@ -157,7 +156,7 @@ class Decoding:
 
     @property
     def _matrix(self):
-        # Here, since a pytree may be made of anything.
+        # Checked here, since a pytree can be built from anything.
         sizes = self.code.num_segments, self.code.num_messages
         axes = "(..., num_segments, num_messages)"
         _validation.check_shape("weights", self.weights, axes, ("...", *sizes))
@@ -180,7 +179,7 @@ def _effective(matrix, weights):
 
 @jax.jit
 def share_of(effective_weights: jax.Array, target: Any) -> jax.Array:
-    """Returns cᵀ target / ‖target‖² of effective weights (..., num_parts), real."""
+    """Returns cᵀ target / ‖target‖² for effective weights c, real (..., num_parts)."""
     target = working(jnp.asarray(target))
     scale = target_scale(target)
     target = jnp.asarray(target / scale)
@@ -239,8 +238,8 @@ def decoding(
       ValueError: If `received` or `finished` has the wrong shape, not exactly one of
         them is given, `finished` exceeds the parts of a worker, or the decoder does not
         fit the code.
-      TypeError: If `received` is not boolean, `finished` not integer, or `decoder` no
-        decoder.
+      TypeError: If `received` is not boolean, `finished` not integer, or `decoder` is
+        not a decoder.
 
     Example:
       >>> import jax.numpy as jnp, jaxwgc
@@ -267,7 +266,7 @@ def decoding(
 
 
 def _check_same_code(code: GradientCode, other: GradientCode) -> None:
-    """Refuses a decoding of another code, as far as entries are known."""
+    """Rejects a decoding of another code, if entries are known."""
     matrices = code.encoding_matrix, other.encoding_matrix
     are_known = all(isinstance(matrix, np.ndarray) for matrix in matrices)
     is_same = np.shape(matrices[0]) == np.shape(matrices[1])
@@ -282,7 +281,7 @@ def decoding_weights(
     *,
     finished: jax.typing.ArrayLike | None = None,
 ) -> jax.Array:
-    """Computes the weights of the messages: a with aᵀB = target, see `decoding`.
+    """Computes decoding weights a with aᵀB = target; see `decoding`.
 
     Args:
       code: See `decoding`.
@@ -317,11 +316,11 @@ def effective_weights(
 ) -> jax.Array:
     """Computes the weight of each partial gradient in the decoded gradient, c = aᵀB.
 
-    All ones, or the weights of a weighted code, if the code tolerates the stragglers.
-    For a complex code the real part, and for a code with segments the mean over the
-    segments. In rounds that cannot be decoded exactly, the packed halves and segments
-    of a gradient also leak into each other, for which `decode`, `coded_aggregate`,
-    `decoded_value_and_grad` and `decoding_error` account.
+    They are all ones, or the weights of a weighted code, if the code tolerates the
+    stragglers. For a complex code this is the real part, for a code with segments the
+    mean over segments. In rounds that cannot be decoded exactly, packed halves and
+    segments of a gradient also leak into each other. `decode`, `coded_aggregate`,
+    `decoded_value_and_grad` and `decoding_error` include these leaks.
 
     Args:
       code: See `decoding`.
@@ -350,11 +349,11 @@ def decoding_error(
 ) -> jax.Array:
     """Computes the squared decoding error: the squared norm of aᵀB - target.
 
-    Zero to rounding if the code tolerates the stragglers. Divided by the number of
-    parts, the fraction of the gradient that is lost. For a code with segments the mean
-    over the segments. Differentiable in the entries of B if the weights are those of
-    least squares: they minimise the error, so that their own change does not count to
-    first order.
+    Zero up to rounding if the code tolerates the stragglers. Divided by the number of
+    parts, it is the fraction of the gradient that is lost. For a code with segments it
+    is the mean over segments. It is differentiable in the entries of B if the weights
+    are the least-squares ones: they minimise the error, so that their own derivative
+    does not contribute to first order.
 
     Args:
       code: See `decoding`.
@@ -388,23 +387,22 @@ def decode(
     Args:
       code: See `decoding`.
       messages: (..., num_messages, length), from `encode`. Decoded in at least float32.
-        Those that did not arrive may hold anything, NaN included.
-      received: See `decoding`. Its batch axes and those of the messages are
-        broadcast against each other.
+        Messages that did not arrive may hold anything, including NaN.
+      received: See `decoding`. Batch axes are broadcast against those of messages.
       params: Pytree of floats, or of `jax.ShapeDtypeStruct`, with the structure, shapes
         and dtypes of the gradient.
       decoder: See `decoding`.
       finished: See `decoding`.
 
     Returns:
-      The sum over j of cⱼ gⱼ with the `effective_weights` c: a pytree like params,
-      leaves with the batch axes in front. In a round that decodes, entries that are
-      zero in every partial gradient are exactly zero: what rounding alone would leave
-      of the entries that are packed with them is cleared.
+      The sum over j of cⱼ gⱼ with the `effective_weights` c: a pytree like params, with
+      the batch axes in front. In a round that decodes, entries that are zero in every
+      partial gradient are exactly zero: rounding errors from entries that are packed
+      with them are cleared.
 
     Raises:
-      ValueError: If messages have the wrong shape, or as for `decoding`.
-      TypeError: If params are not floats, or messages are no numbers, complex for a
+      ValueError: If messages have the wrong shape, or for a reason in `decoding`.
+      TypeError: If params are not floats, or messages are not numbers, complex for a
         real code, or real for a complex one.
 
     Example:
@@ -422,7 +420,7 @@ def decode(
 def check_messages(
     code: GradientCode, messages: Any, params: Any
 ) -> tuple[jax.Array, Any]:
-    """Messages (..., num_messages, length) of a gradient like `params`, as arrays."""
+    """Checks messages (..., num_messages, length) of a gradient like `params`."""
     _validation.require(params is not None, "params", "be given with messages", params)
     _validation.check_dtypes("params", params, "real or complex floats", abstract=True)
     params = jax.tree.map(
@@ -438,7 +436,7 @@ def check_messages(
 
 
 def check_messages_of(code: GradientCode, messages: Any) -> jax.Array:
-    """Messages (..., num_messages, length) of a code, as an array."""
+    """Checks messages (..., num_messages, length) of a code, and returns an array."""
     messages = _validation.as_array("messages", messages, "numbers or bools")
     axes, num_messages = "(..., num_messages, length)", code.num_messages
     is_right = messages.ndim > 1 and messages.shape[-2] == num_messages

@@ -1,4 +1,4 @@
-"""Which workers have sent something wrong: found by what a code has to spare."""
+"""Location of corrupted messages by parity checks."""
 
 import math
 from typing import Any, NamedTuple
@@ -19,19 +19,19 @@ from jaxwgc.coding._errors._location import ErrorLocation
 from jaxwgc.coding._errors._majority import NUM_COLUMNS, find_copies, find_minorities
 from jaxwgc.coding._errors._projection import project
 
-# Norm of a message, over that of most, from which on it counts as so large.
+# Bound to which norms of messages are clipped, relative to the median.
 _LARGEST = 1e12
 
 
 class ErrorLocator(NamedTuple):
-    """The parts of error location that depend on the code alone.
+    """Constants of error location that depend on the code alone.
 
     Attributes:
-      code: the code.
-      checks: of `parity_checks`.
-      norms: of the rows of the encoding matrix.
-      copies: labels and signs, where all that messages have in common is that some are
-        copies of others.
+      code: Gradient code.
+      checks: From `parity_checks`.
+      norms: Norms of the rows of the encoding matrix.
+      copies: Labels and signs of messages if the only relation between messages is that
+        some are copies of others; otherwise None.
     """
 
     code: GradientCode
@@ -41,7 +41,7 @@ class ErrorLocator(NamedTuple):
 
     @classmethod
     def of(cls, code: GradientCode) -> "ErrorLocator":
-        """Returns that of a code."""
+        """Returns the locator of a code."""
         GradientCode.check(code)
         matrix = code.encoding_matrix
         checks, norms = parity_checks(matrix)
@@ -55,10 +55,10 @@ class ErrorLocator(NamedTuple):
         return cls(code, checks, norms, copies)
 
     def checked_by_others(self, mask: np.ndarray) -> np.ndarray:
-        """Returns which of some messages the others say something of, in NumPy.
+        """Returns which messages take part in checks with the others, in NumPy.
 
         Args:
-          mask: bool (num_messages,), those that are there; the code is known.
+          mask: Which messages arrived, bool (num_messages,). The code is not traced.
         """
         checked = np.zeros_like(mask)
         if mask.any():
@@ -74,16 +74,16 @@ class ErrorLocator(NamedTuple):
         noise: jax.typing.ArrayLike = 0.0,
         message_dtype: jax.typing.DTypeLike | None = None,
     ) -> ErrorLocation:
-        """Returns what `locate_errors` does, of arrays that have been checked.
+        """Locates errors as `locate_errors` does, without checks of the arguments.
 
         Args:
           messages: (num_messages, length).
-          mask: bool (num_messages,), those that are there.
+          mask: Which messages arrived, bool (num_messages,).
           key: See `locate_errors`.
           noise: See `locate_errors`.
-          message_dtype: what messages were rounded to on their way.
+          message_dtype: Dtype that messages were rounded to.
         """
-        # As one program: conditions outside of one are compiled at every call.
+        # One program: outside of jit, conditions are compiled at every call.
         rounding = rounding_noise(messages, message_dtype)
         return _locate(working_constants(self), messages, mask, key, noise, rounding)
 
@@ -97,7 +97,7 @@ def _locate(locator, messages, mask, key, noise, rounding):
     else:
         findings = find_minorities(sample, copies, _LARGEST)
     is_there = sample.mask
-    # What nobody can say anything of is not believed.
+    # Without parity checks, messages cannot be verified.
     refused = ~findings.is_explained | (findings.num_checks == 0)
     refused |= jnp.any(is_there & ~findings.is_checked)
     shape = code.num_workers, code.messages_per_worker
@@ -126,7 +126,7 @@ def screen(
     mask = mask & jnp.isfinite(rows).all(1)
     norms = jnp.asarray(locator.norms, rows.real.dtype)
     rows = jnp.where(mask[:, None], rows, 0) / norms[:, None]
-    # In the size of most, so that no square overflows or vanishes.
+    # Scaled by a typical size, so that squares neither overflow nor underflow.
     sizes = _norms(rows)
     median = _median(sizes, mask & (sizes > 0))
     clipped = jnp.minimum(sizes / median, _LARGEST)
@@ -138,15 +138,15 @@ def screen(
 
 
 def rounding_noise(messages: Any, message_dtype: Any) -> float:
-    """Returns how much honest messages differ by rounding, relative to their norm.
+    """Returns the relative difference of honest messages due to rounding.
 
-    Those of integers like floats of default precision.
+    Integers count as floats of default precision.
     """
     dtype = messages.dtype if message_dtype is None else message_dtype
     if not jnp.issubdtype(dtype, jnp.inexact):
         dtype = jnp.result_type(float)
     precision = jnp.finfo(dtype)
-    # Projections of messages in double precision are rounded more than these.
+    # In double precision, the rounding of projections exceeds that of messages.
     return float(precision.eps) * (5 if precision.bits == 64 else 2)
 
 
@@ -156,7 +156,7 @@ def _median(values, mask):
 
 
 def _norms(rows):
-    """Norms of rows whose squares may overflow."""
+    """Computes norms of rows whose squares may overflow."""
     largest = jnp.max(jnp.abs(rows), axis=1)
     scale = jnp.where(largest > 0, largest, 1)
     return scale * jnp.linalg.norm(rows / scale[:, None], axis=1)
@@ -171,46 +171,47 @@ def locate_errors(
     finished: jax.typing.ArrayLike | None = None,
     noise: jax.typing.ArrayLike = 0.0,
 ) -> ErrorLocation:
-    """Finds the workers whose messages are wrong, by what the code has to spare.
+    """Finds the workers that sent corrupted messages, by parity checks of the code.
 
-    Messages of a code satisfy linear checks, as many as there are messages beyond the
-    rank of its encoding matrix. Random projections of the messages, in one pass, are
-    put into these. What is left beyond rounding is explained by as few workers as can
-    be:
+    Messages of a code satisfy linear parity checks. Their number is the number of
+    messages minus the rank of the encoding matrix. The checks are applied to random
+    projections of the messages. Check values beyond rounding are explained by as few
+    corrupted workers as possible:
 
-    - errors in general position, as independent faults are, by the directions that they
-      span (MUSIC): up to one less than there are checks;
-    - errors that agree, up to half as many as there are checks (and more, the more
-      directions they span): for codes evaluated at roots of unity by the geometric
-      sequences that each leaves; for others some of the workers are guessed, in up to
-      20,000 ways;
-    - errors in copies of one message, where a code has nothing else, by majority.
+    - Errors in general position, e.g. from independent faults, are found by the
+      subspace that they span (MUSIC): up to one less than there are checks.
+    - Errors that agree are found up to half the number of checks, and more if they span
+      more dimensions. Codes evaluated at roots of unity use the geometric sequence that
+      each error leaves. For other codes up to 20,000 guesses are tried.
+    - Errors in copies of one message are found by majority if the code consists of
+      copies.
 
-    Large errors hide smaller ones, since a message is noisy in proportion to its size.
-    So the largest errors are located first, and without their messages the others are
-    judged again by their own size.
+    A message is noisy in proportion to its size, so large errors hide small ones.
+    Therefore the largest errors are located first. The remaining messages are then
+    judged by their own size.
 
-    Errors that are too small to matter are not found: those near the rounding of the
-    messages, times how badly the checks that are left are conditioned.
+    Small errors are not found: those close to the rounding error of the messages times
+    the condition number of the remaining checks.
 
     Args:
-      code: a gradient code with more messages than its rank. Known, not traced, or else
-        copies of messages are not recognised and checks are found at every call.
-      messages: (num_messages, length), as for `jaxwgc.decode`, of one round. Messages
-        that are not finite count as missing, not as wrong.
+      code: Gradient code with more messages than its rank. It should not be traced:
+        otherwise copies of messages are not recognised, and checks are computed in
+        every call.
+      messages: (num_messages, length) of one round, see `jaxwgc.decode`. Messages that
+        are not finite count as missing, not as corrupted.
       received: See `jaxwgc.decoding`.
-      key: PRNG key of either kind, for the projections. Drawn once messages are there,
-        nobody can hide from them.
+      key: PRNG key of either kind, for the projections. If it is drawn after the
+        messages arrived, workers cannot choose errors that the projections hide.
       finished: See `jaxwgc.decoding`.
-      noise: how much honest copies of a message differ, relative to its norm, where
-        that is more than rounding: between two kinds of processors.
+      noise: Difference of honest copies of a message, relative to its norm, if it is
+        larger than rounding, e.g. between two kinds of processors.
 
     Returns:
-      An `ErrorLocation`, which `jaxwgc.decode` and all that takes `received` takes.
+      An `ErrorLocation`, accepted as `received` by `jaxwgc.decode` and others.
 
     Raises:
-      ValueError: If the code has no checks, or an argument has the wrong shape or
-        breaks its rule.
+      ValueError: If the code has no checks, or an argument has the wrong shape or an
+        invalid value.
       TypeError: If an argument has the wrong type.
 
     Example:

@@ -1,4 +1,4 @@
-"""Late answers remembered: what stands for the messages that are missing."""
+"""Stored messages, used in place of messages that are missing."""
 
 from typing import Any, NamedTuple
 
@@ -15,13 +15,13 @@ from jaxwgc.decoders import Decoder
 
 
 class Memory(NamedTuple):
-    """The newest message of each worker, of whatever step.
+    """Newest message of each worker, of any step.
 
     Attributes:
-      messages: (num_messages, length), zero of workers that have never answered.
-      known: bool (num_messages,), of which there is one.
-      underway: (num_messages, length), in simulations what each worker is computing,
-        with the parameters of the round in which it began; () elsewhere.
+      messages: (num_messages, length), zero for workers that have never responded.
+      known: Whether there is a stored message, bool (num_messages,).
+      underway: In simulations the messages that workers are computing, (num_messages,
+        length), with the parameters of the round in which they began; () elsewhere.
     """
 
     messages: jax.Array
@@ -30,7 +30,7 @@ class Memory(NamedTuple):
 
     @classmethod
     def empty(cls, code: GradientCode, params: Any, is_simulated: bool) -> "Memory":
-        """Returns that before the first round, of gradients like params."""
+        """Returns the memory before the first round, for gradients like params."""
         partial_gradients = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(
                 (code.num_parts, *leaf.shape), leaf.dtype
@@ -43,7 +43,7 @@ class Memory(NamedTuple):
         return cls(messages, known, messages.copy() if is_simulated else ())
 
     def after(self, messages: jax.Array, mask: jax.Array) -> "Memory":
-        """Returns it with messages (num_messages, length) in the place of those."""
+        """Returns the memory with the masked messages (num_messages, length) stored."""
         messages = messages.astype(self.messages.dtype)
         return self._replace(
             messages=jnp.where(mask[:, None], messages, self.messages),
@@ -53,17 +53,17 @@ class Memory(NamedTuple):
     def stand_in(
         self, decoding: Decoding, decoder: Decoder, messages: jax.Array, params: Any
     ) -> Any:
-        """Returns what is to be added to what the answers of a round decode to.
+        """Returns the contribution of stored messages to the gradient of a round.
 
-        The sum of (wᵢ - aᵢ) hᵢ, with the decoding weights a of the round and w of all
-        workers that have ever answered.
+        It is the sum of (wᵢ - aᵢ) hᵢ over stored messages h, with the decoding weights
+        a of the round and w of all workers that have ever responded.
 
         Args:
-          decoding: of one round.
-          decoder: that found it.
-          messages: (num_messages, length) of the round, for those that answer for the
-            first time.
-          params: a pytree like the gradient.
+          decoding: Decoding of one round.
+          decoder: Decoder that computed it.
+          messages: Messages of the round, (num_messages, length), for workers that
+            respond for the first time.
+          params: Pytree like the gradient.
         """
         code, latest = decoding.code, self.after(messages, decoding.mask & ~self.known)
         weights = decoder.checked_weights(

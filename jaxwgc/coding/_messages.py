@@ -1,4 +1,4 @@
-"""Forming messages: what a worker sends."""
+"""Messages of workers."""
 
 from typing import Any
 
@@ -11,27 +11,26 @@ from jaxwgc.codes import GradientCode
 
 
 def encode(code: GradientCode, partial_gradients: Any) -> jax.Array:
-    """The message of every worker: row i is the sum over j of Bᵢⱼ gⱼ.
+    """Computes the message of every worker: row i is the sum over j of Bᵢⱼ gⱼ.
 
-    A NaN in a partial gradient reaches every message, since the product takes it times
-    zero. (One in a message that is not received reaches nothing: see `decode`.)
+    A NaN in a partial gradient reaches every message, since it is multiplied by zero.
+    (A NaN in a message that is not received has no effect: see `decode`.)
 
     Args:
-      code: a gradient code.
-      partial_gradients: a pytree; leaves (num_parts, ...), entry j of each belongs
-        to gⱼ.
+      code: Gradient code.
+      partial_gradients: Pytree with leaves (num_parts, ...); entry j of each leaf
+        belongs to gⱼ.
 
     Returns:
-      (num_messages, length), the raveled gradient; num_messages is num_workers, except
-      for codes of several messages a worker. For a real code it is real and length is
-      P, the number of parameters; for a complex code it is complex and length is
-      ceil(P / 2), the two halves of the gradient as real and imaginary parts. A code
-      with m segments divides these lengths by m. In the widest dtype of the leaves and
-      at least float32.
+      Messages (num_messages, length) in the widest dtype of the leaves, at least
+      float32. For a real code, length is the number P of parameters. For a complex code
+      it is ceil(P / 2), with the two halves of the gradient as real and imaginary
+      parts. A code with m segments divides these lengths by m. num_messages is
+      num_workers, except for codes with several messages per worker.
 
     Raises:
-      ValueError: If a leaf's leading axis is not num_parts.
-      TypeError: If a leaf is not of numbers.
+      ValueError: If the leading axis of a leaf is not num_parts.
+      TypeError: If a leaf is not numeric.
 
     Example:
       >>> import jax.numpy as jnp, jaxwgc
@@ -54,23 +53,23 @@ def encode(code: GradientCode, partial_gradients: Any) -> jax.Array:
 def form_messages(
     matrix_rows: jax.typing.ArrayLike, partial_gradients: Any
 ) -> jax.Array:
-    """Messages of a worker that knows nothing but its own rows and parts.
+    """Computes the messages of a worker from its own rows and parts.
 
-    What `encode` gives for those rows of B, when the gradients of the parts that the
-    worker does not hold, and their columns, are left out: both are zero there.
+    Equals the rows of `encode`. Parts that the worker does not hold, and their columns
+    of B, which are zero, are left out.
 
     Args:
-      matrix_rows: real or complex (num_rows, num_held * num_segments), the rows of the
-        encoding matrix that belong to the messages, without the columns of other parts.
-      partial_gradients: a pytree; leaves (num_held, ...).
+      matrix_rows: Rows of the encoding matrix for these messages, without the columns
+        of other parts, real or complex (num_rows, num_held * num_segments).
+      partial_gradients: Pytree with leaves (num_held, ...).
 
     Returns:
-      (num_rows, length), as rows of what `encode` gives.
+      Messages (num_rows, length), see `encode`.
 
     Raises:
-      ValueError: If the columns are no multiple of the parts, or leaves differ in
-        their leading axis.
-      TypeError: If matrix_rows or a leaf is not of numbers.
+      ValueError: If the number of columns is not a multiple of the number of parts, or
+        leaves have different leading axes.
+      TypeError: If matrix_rows or a leaf is not numeric.
 
     Example:
       Worker 1 of three holds the parts 1 and 2:

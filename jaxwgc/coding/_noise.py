@@ -1,4 +1,4 @@
-"""Noise: parts from noisier sources are to count for less."""
+"""Weights of parts from sources of different noise."""
 
 import jax
 import jax.numpy as jnp
@@ -6,31 +6,31 @@ import numpy as np
 
 from jaxwgc import _arrays, _validation
 
-# Degrees of freedom of so many units of rounding a row are none.
+# A source has degrees of freedom if they exceed this many machine epsilons per row.
 _ROUNDING = 10
 
 
 def inverse_variance_weights(variances: jax.typing.ArrayLike) -> jax.Array:
-    """Weights in proportion to 1 / σ², for parts whose data have noise of variance σ².
+    """Computes weights proportional to 1 / σ² for parts with noise variance σ².
 
-    For `jaxwgc.weighted`: the decoded gradient is then that of weighted least squares,
-    whose solution has the least variance of all linear unbiased ones. Their mean is 1,
-    as that of no weights is: equal variances give ones, and where parts are alike the
-    sum of the losses keeps its mean curvature, so that a step size keeps its meaning.
+    With `jaxwgc.weighted`, the decoded gradient is the one of weighted least squares,
+    the linear unbiased estimator of least variance. The weights have mean 1: equal
+    variances give ones, and for similar parts the mean curvature of the loss, and
+    therefore the step size, need not change.
 
     Args:
       variances: σ², real (num_parts,), positive and finite; only their ratios matter.
-        Of sources with several parts each, repeat them: `jnp.repeat(variances, 4)`.
+        For sources with several parts each, repeat them: `jnp.repeat(variances, 4)`.
 
     Returns:
-      (num_parts,), floats of at least 32 bits. All NaN where traced variances are not
+      (num_parts,), floats of at least 32 bits. All NaN if traced variances are not
       positive and finite.
 
     Raises:
-      ValueError: If variances have not one axis or no entry, or (where not traced)
-        one is negative, NaN, infinite or zero. A source without noise would get all the
-        weight, and the others none; a zero that was estimated mostly says that the fit
-        went through all data of the source.
+      ValueError: If variances does not have exactly one axis, is empty, or (if not
+        traced) has an entry that is zero, negative, NaN or infinite. A source without
+        noise would receive the whole weight. An estimate of zero usually means that the
+        fit interpolates the data of the source.
       TypeError: If variances are not real numbers.
 
     Example:
@@ -49,7 +49,7 @@ def inverse_variance_weights(variances: jax.typing.ArrayLike) -> jax.Array:
     given = _validation.as_array(name, variances, kind, num_parts="any")
     values = _arrays.promoted(given)
     if not _validation.is_traced(given):
-        # What overflows in the dtype that is computed in is to be found, too.
+        # Entries that overflow in the computed dtype are found, too.
         with np.errstate(over="ignore"):
             array = np.asarray(given).astype(values.dtype)
         is_right = np.isfinite(array) & (array >= np.finfo(array.dtype).tiny)
@@ -59,10 +59,10 @@ def inverse_variance_weights(variances: jax.typing.ArrayLike) -> jax.Array:
 
 @jax.jit
 def _weights(variances: jax.Array) -> jax.Array:
-    """Computes from checked arguments, in one compiled function."""
+    """Computes the weights from checked variances, as one compiled function."""
     tiny = jnp.finfo(variances.dtype).tiny
     is_right = jnp.isfinite(variances) & (variances >= tiny)
-    # Over the smallest, so that nothing overflows.
+    # Relative to the smallest, so that nothing overflows.
     ratios = jax.lax.stop_gradient(jnp.min(variances)) / variances
     return jnp.where(jnp.all(is_right), ratios / jnp.mean(ratios), jnp.nan)
 
@@ -72,33 +72,34 @@ def source_variances(
     leverage: jax.typing.ArrayLike = 0.0,
     row_weights: jax.typing.ArrayLike | None = None,
 ) -> jax.Array:
-    """The noise variance of each source, from the residuals of a fit to all of them.
+    """Estimates the noise variance of each source from the residuals of a joint fit.
 
-    A fit goes too near to its own data: what it takes of the degrees of freedom of a
-    source is the sum of the leverage scores of the source's rows. So the sum of squared
-    residuals is divided by the sum of 1 - leverage, not by the number of rows. Where
-    the fit was weighted by the true variances that is unbiased (as after an unweighted
-    fit where all are equal), otherwise nearly so: residuals of the least noisy sources
-    also hold the error of the fit. To come nearer, weigh by the estimates, fit and
-    estimate again.
+    A fit follows its own data too closely: the degrees of freedom of a source are its
+    number of rows minus the sum of their leverage scores. The sum of squared residuals
+    is therefore divided by the sum of 1 - leverage.
+
+    The estimate is unbiased if the fit was weighted by the true variances, or if all
+    variances are equal and the fit is unweighted. Otherwise it is nearly unbiased:
+    residuals of the least noisy sources contain the error of the fit. To reduce this
+    bias, weight by the estimates, fit and estimate again.
 
     Args:
       residuals: y - Xθ without weights, real (num_sources, m).
-      leverage: of each row in that fit, (num_sources, m) or one number for all. For
-        least squares `jaxwgc.sketching.leverage_scores` of X, for a fit with weights of
-        √w X; p / N for all is near to it where rows are alike. 0 where the residuals
-        are of other data than those of the fit.
-      row_weights: 1 for a row, 0 for a filled-up one, (num_sources, m), as from
+      leverage: Leverage score of each row in that fit, (num_sources, m) or one number
+        for all. For least squares `jaxwgc.sketching.leverage_scores` of X, for a
+        weighted fit of √w X; for similar rows p / N is close. 0 if the residuals are
+        on data that the fit has not used.
+      row_weights: 1 for a row, 0 for a padded one, (num_sources, m), as from
         `jaxwgc.partition`. All ones by default.
 
     Returns:
-      (num_sources,), floats of at least 32 bits. Where an argument is traced, NaN for a
-      source with residuals that are none or without degrees of freedom.
+      (num_sources,), floats of at least 32 bits. If an argument is traced, NaN for a
+      source with invalid residuals or without degrees of freedom.
 
     Raises:
-      ValueError: If shapes do not fit, or (where not traced) a residual is NaN or
-        infinite, or a source has no degrees of freedom left.
-      TypeError: If an argument is not of real numbers.
+      ValueError: If shapes do not match, or (if not traced) a residual is NaN or
+        infinite, or a source has no degrees of freedom.
+      TypeError: If an argument is not real.
 
     Example:
       >>> import jax.numpy as jnp, jaxwgc
@@ -128,12 +129,12 @@ def source_variances(
 
 
 def _check_degrees(**given):
-    """Finite entries, and something left of every source."""
+    """Checks that entries are finite and every source has degrees of freedom."""
     exact = {name: np.asarray(array, np.float64) for name, array in given.items()}
     for name, array in exact.items():
         _validation.require(np.isfinite(array).all(), name, "be finite", array)
     residuals, leverage, row_weights = exact.values()
-    slack = 1e-3  # of leverage scores in half precision
+    slack = 1e-3  # Rounding of leverage scores in half precision.
     is_right = np.all(np.abs(leverage - 0.5) <= 0.5 + slack)
     shown = f"{leverage.min()} to {leverage.max()}"
     _validation.require(is_right, "leverage", "be from 0 to 1", shown)
@@ -149,7 +150,7 @@ def _check_degrees(**given):
 
 @jax.jit
 def _variances(residuals, leverage, row_weights):
-    """Computes from checked arguments, in one compiled function."""
+    """Computes the variances from checked arguments, as one compiled function."""
     squares = jnp.sum(row_weights * residuals**2, axis=1)
     degrees = jnp.sum(row_weights * (1 - leverage), axis=1)
     rounding = _ROUNDING * jnp.finfo(leverage.dtype).eps * residuals.shape[1]

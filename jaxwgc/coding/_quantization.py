@@ -1,4 +1,4 @@
-"""Messages of few bits: rounded at random, so that they are right on average."""
+"""Unbiased stochastic rounding of messages to few bits."""
 
 from typing import Any
 
@@ -9,36 +9,36 @@ import numpy as np
 from jaxwgc import _validation
 from jaxwgc._arrays import inverse_power_of_two, promoted
 
-# A sign and a level; float32 knows no more.
+# At least a sign and a level; at most the precision of float32.
 _LEAST_BITS, _MOST_BITS = 2, 24
 
 
 def quantize(
     key: jax.Array, messages: jax.typing.ArrayLike, bits: jax.typing.ArrayLike
 ) -> jax.Array:
-    """Rounds messages at random to few bits a number, unbiasedly (Alistarh et al.).
+    """Rounds messages stochastically to few bits per number, unbiasedly.
 
-    A number is sent as its sign and a level from 0 to M = 2ᵇ⁻¹ - 1, in units of the
-    norm of its message over M, and the norm along with them. Between two levels it
-    takes the upper one with a probability in proportion to its distance from the lower
-    one. So E Q(m) = m (to the 2⁻²³ of a level at which float32 draws), and
-    E‖Q(m) - m‖² ≤ ω ‖m‖² with the ω of `quantization_variance`. In a simulated step:
-    `jaxwgc.corruptions.quantization`.
+    A number is sent as its sign and a level from 0 to M = 2ᵇ⁻¹ - 1. One level is the
+    norm of the message over M; the norm is sent, too. A number between two levels is
+    rounded up with a probability proportional to its distance from the lower one. So
+    E Q(m) = m (up to 2⁻²³ of a level, since uniform numbers are drawn in float32), and
+    E‖Q(m) - m‖² ≤ ω ‖m‖² with ω from `quantization_variance`. To simulate it in a
+    step, use `jaxwgc.corruptions.quantization`.
 
     Args:
-      key: PRNG key of either kind; workers that round on their own need different ones.
-      messages: real or complex (num_messages, length), as of `jaxwgc.encode`. Of a
-        complex number both parts are rounded.
-      bits: b, from 2 to 24, an int or ints (num_messages,). May be traced.
+      key: PRNG key of either kind. Workers that round on their own need different keys.
+      messages: Real or complex (num_messages, length), e.g. from `jaxwgc.encode`. Real
+        and imaginary parts are rounded separately.
+      bits: Bits per number b, from 2 to 24, int or ints (num_messages,). May be traced.
 
     Returns:
-      The rounded messages, as numbers: floats of at least 32 bits. NaN throughout for a
-      message that is not finite, or whose traced bits break their rule.
+      The rounded messages as floats of at least 32 bits. All NaN for a message that is
+      not finite, or has traced bits out of range.
 
     Raises:
-      ValueError: If a shape is wrong, or bits are less than 2 or more than 24.
-      TypeError: If messages are not of floats, bits are not integers, or key is no
-        PRNG key.
+      ValueError: If a shape is wrong, or bits are below 2 or above 24.
+      TypeError: If messages are not floats, bits not integers, or key is not a PRNG
+        key.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxwgc
@@ -67,7 +67,7 @@ def _quantize(key, messages, bits):
     levels = (1 << (bits - 1)) - 1
     levels = jnp.where(is_known, levels.astype(entries.dtype), jnp.nan)
     levels = jnp.broadcast_to(levels, len(entries))[:, None, None]
-    # By a power of two near the largest, so that squares neither overflow nor vanish.
+    # Scaled by a power of two near the largest, so that squares stay in range.
     largest = jnp.abs(entries).max(axes, keepdims=True)
     shrink = inverse_power_of_two(largest)
     scaled = entries * shrink
@@ -83,23 +83,23 @@ def _quantize(key, messages, bits):
 
 
 def quantization_variance(length: int, bits: jax.typing.ArrayLike) -> np.ndarray:
-    """Returns an ω with E‖Q(m) - m‖² ≤ ω ‖m‖² for every m, of `quantize`.
+    """Returns an ω with E‖Q(m) - m‖² ≤ ω ‖m‖² for `quantize` and every message m.
 
-    Of P numbers on M levels P / (4 M²), all in the middle between two levels; where M
-    is less than √P / 2 the norm does not allow that, and ω is √P / M - 1, all being
-    alike. Some m reaches it where M is below √P / 2, and where messages are long;
-    of a few numbers, whose norm is that of a level, all are rounded by less. (QSGD has
-    the bounds P / M² and √P / M.)
+    For P numbers and M levels, ω = P / (4 M²) if M is at least √P / 2: the worst
+    message has all numbers in the middle between two levels. For smaller M the norm
+    does not allow that, and ω = √P / M - 1: the worst message has equal numbers. The
+    bound is attained if M is below √P / 2, and for long messages. (The bounds of QSGD
+    are P / M² and √P / M.)
 
     Args:
-      length: P, the real numbers of a message, at least 1.
-      bits: b, from 2 to 24, an int or ints of any shape. Not traced.
+      length: Number P of real numbers per message, at least 1.
+      bits: Bits per number b, from 2 to 24, int or ints of any shape. Not traced.
 
     Returns:
-      Float64 of the shape of bits.
+      float64 of the shape of bits.
 
     Raises:
-      ValueError: If length is less than 1, or bits are less than 2 or more than 24.
+      ValueError: If length is below 1, or bits are below 2 or above 24.
       TypeError: If they are not integers or are traced.
 
     Example:
@@ -108,7 +108,7 @@ def quantization_variance(length: int, bits: jax.typing.ArrayLike) -> np.ndarray
       array([7.    , 0.3265, 0.0166])
 
     References:
-      Alistarh et al., "QSGD", NeurIPS 2017, lemma 3.1, made sharp: see the page
+      Alistarh et al., "QSGD", NeurIPS 2017, lemma 3.1; sharpened on the page
       Mathematics.
     """
     length = _validation.check_int("length", length, minimum=1)
@@ -121,26 +121,25 @@ def quantization_variance(length: int, bits: jax.typing.ArrayLike) -> np.ndarray
 def allocate_bits(
     straggler_probabilities: jax.typing.ArrayLike, length: int, total_bits: int
 ) -> np.ndarray:
-    """Returns how many bits a number each worker best sends, for a total of them.
+    """Computes the best allocation of a total number of bits to workers.
 
-    The error of `codes.unequal` is inversely proportional to the sum over the workers
-    of (1 - pᵢ) / (pᵢ + ω(bᵢ)), with the ω of `quantization_variance`. This takes the
-    bits that make it largest, by dynamic programming, exactly. The first bits of a
-    worker bring nothing by themselves, so that a worker may get none: it is then best
-    left out.
+    The error of `codes.unequal` is inversely proportional to the sum over workers of
+    (1 - pᵢ) / (pᵢ + ω(bᵢ)), with ω from `quantization_variance`. The bits returned
+    maximise this sum exactly, by dynamic programming. The first bits of a worker gain
+    nothing by themselves, so that a worker may get none; leave it out of the code.
 
     Args:
       straggler_probabilities: p, (num_workers,), between 0 and 1.
-      length: P, the real numbers of a message, at least 1.
-      total_bits: the sum of the bits, a number of a message each; at least 2. More than
-        24 for every worker are of no use.
+      length: Number P of real numbers per message, at least 1.
+      total_bits: Sum over workers of the bits per number, at least 2. More than 24 per
+        worker are not used.
 
     Returns:
       Ints (num_workers,): 0, or from 2 to 24.
 
     Raises:
-      ValueError: If a probability is not between 0 and 1, length is less than 1 or
-        total_bits less than 2.
+      ValueError: If a probability is not between 0 and 1, length is below 1 or
+        total_bits below 2.
       TypeError: If an argument has the wrong type or is traced.
 
     Example:
@@ -164,7 +163,7 @@ def allocate_bits(
     choices = np.arange(_LEAST_BITS, min(_MOST_BITS, total) + 1)
     variance = quantization_variance(length, choices)
     gains = (1 - stragglers[:, None]) / (stragglers[:, None] + variance)
-    # The most that the workers so far make of each number of bits.
+    # Largest sum over the workers so far, for each number of bits.
     most, chosen = np.zeros(total + 1), []
     for row in gains:
         options = np.full((len(choices) + 1, total + 1), -np.inf)
@@ -181,7 +180,7 @@ def allocate_bits(
 
 
 def check_bits(bits: jax.typing.ArrayLike, **sizes: int) -> Any:
-    """Returns bits as an array, checked where they are not traced."""
+    """Checks bits, if they are not traced, and returns them as an array."""
     given = _validation.as_array("bits", bits, "integers", or_number=True, **sizes)
     if not _validation.is_traced(given):
         values, rule = np.asarray(given), f"from {_LEAST_BITS} to {_MOST_BITS}"

@@ -1,4 +1,4 @@
-"""Requests: decoding weights travel to the workers, in the place of their messages."""
+"""Weighted sums on request: decoding weights are sent to the workers."""
 
 from typing import Any
 
@@ -10,22 +10,22 @@ from jaxwgc._arrays import product, promoted
 
 
 def answer_request(request: jax.Array, messages: jax.Array) -> jax.Array:
-    """Returns what a worker sends that was asked for a sum of its messages.
+    """Computes the sum of messages that was requested from a worker.
 
-    One vector, however many messages it has finished; `decode_answers` adds up those of
-    all workers.
+    It is one vector for any number of finished messages. `decode_answers` adds the
+    vectors of all workers.
 
     Args:
-      request: real (..., messages_per_worker), the worker's row of `Decoding.requests`.
-      messages: real (..., messages_per_worker, length), rows of
-        `jaxwgc.coding.form_messages`. Those that are not asked for may hold anything.
+      request: The worker's row of `Decoding.requests`, real (..., messages_per_worker).
+      messages: Rows of `jaxwgc.coding.form_messages`, real (..., messages_per_worker,
+        length). Messages with factor 0 may hold anything.
 
     Returns:
       (..., length), in at least float32.
 
     Raises:
-      ValueError: If there are not as many messages as numbers in the request.
-      TypeError: If one of them is not real.
+      ValueError: If the numbers of messages and factors differ.
+      TypeError: If an argument is not real.
 
     Example:
       >>> import jax.numpy as jnp, jaxwgc
@@ -53,22 +53,22 @@ def answer_request(request: jax.Array, messages: jax.Array) -> jax.Array:
 
 
 def decode_answers(answers: jax.Array, params: Any) -> Any:
-    """Returns the gradient from the workers' answers to their requests.
+    """Decodes the gradient from the sums that were requested from workers.
 
     Args:
-      answers: (..., num_workers, length), from `answer_request`; zero of workers that
-        were asked for nothing.
-      params: a pytree like the gradient, as for `jaxwgc.decode`.
+      answers: (..., num_workers, length), from `answer_request`; zero for workers
+        without a request.
+      params: Pytree like the gradient, see `jaxwgc.decode`.
 
     Returns:
-      A pytree like params, leaves with the batch axes in front.
+      A pytree like params, with the batch axes in front.
 
     Raises:
-      ValueError: If answers are not as long as params.
+      ValueError: If the length of answers does not match params.
       TypeError: If answers are not real, or params are not floats.
 
     Example:
-      Two workers were asked for what they have of four parts:
+      Sums of messages are requested from two workers:
 
       >>> import jax.numpy as jnp, jaxwgc
       >>> answers = jnp.array([[1.0, 0.0], [14.0, 2.0]])

@@ -1,4 +1,4 @@
-"""Weighting: parts that count more than once."""
+"""Weights of parts."""
 
 import dataclasses
 
@@ -10,21 +10,21 @@ from jaxwgc.codes import GradientCode
 
 
 def weighted(code: GradientCode, weights: jax.typing.ArrayLike) -> GradientCode:
-    """The code whose decoded gradient is the sum over j of wⱼ gⱼ.
+    """Returns the code whose decoded gradient is the sum over j of wⱼ gⱼ.
 
-    Scales the columns of B and the target of decoding together. Works for every code,
-    also for one that is weighted already (the weights multiply).
+    Scales the columns of B and the target of decoding. Works for every code; weights
+    of a code that is already weighted multiply.
 
     Args:
-      code: a gradient code.
-      weights: real (num_parts,), such as the counts of a sample.
+      code: Gradient code.
+      weights: Real (num_parts,), e.g. the counts of a sample.
 
     Returns:
       A code with encoding matrix B diag(w).
 
     Raises:
-      ValueError: If weights has the wrong shape, or (where not traced) a NaN or
-        infinite entry.
+      ValueError: If weights has the wrong shape, or (if not traced) has an entry that
+        is NaN or infinite.
       TypeError: If weights are not real numbers.
 
     Example:
@@ -40,7 +40,7 @@ def weighted(code: GradientCode, weights: jax.typing.ArrayLike) -> GradientCode:
     kind, sizes = "real numbers or bools", {"num_parts": code.num_parts}
     factors = _validation.as_array("weights", weights, kind, **sizes)
     if not _validation.is_traced(factors):
-        # On the host, where a code that was made there keeps its precision.
+        # On the host, so that codes made there keep their precision.
         factors = np.asarray(factors)
         _validation.require(np.isfinite(factors).all(), "weights", "be finite", factors)
     columns = factors.repeat(code.num_segments) if code.num_segments > 1 else factors
@@ -52,7 +52,7 @@ def weighted(code: GradientCode, weights: jax.typing.ArrayLike) -> GradientCode:
 
 
 def _floats(array):
-    """Returns floats, since products of small integers would wrap around."""
+    """Converts to floats, since products of small integers would wrap around."""
     if not isinstance(array, np.ndarray):
         return _arrays.promoted(array)
     return array.astype(np.complex128 if np.iscomplexobj(array) else np.float64)

@@ -1,8 +1,8 @@
-"""How decoding weights are found, one way a file.
+"""Decoders: algorithms that compute decoding weights.
 
-A code names its decoders, and the first of them is used unless the caller names
-another: `jaxwgc.decode(code, messages, received, params, decoder=...)` takes a class,
-for the code's own decoder of that class, or any instance of `Decoder`.
+Each code names its decoders. The first of them is used unless you choose another one:
+`jaxwgc.decode(code, messages, received, params, decoder=...)` takes an instance of
+`Decoder`, or a class, which stands for the code's own decoder of that class.
 """
 
 from jaxwgc._pytrees import Static

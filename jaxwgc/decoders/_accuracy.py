@@ -1,4 +1,4 @@
-"""How good decoding weights are, and which of several are the best."""
+"""Accuracy of decoding weights, and the choice among candidates."""
 
 import functools
 from typing import Any, NamedTuple
@@ -10,17 +10,17 @@ import numpy as np
 from jaxwgc._arrays import power_below, product, squares
 from jaxwgc._targets import target_scale
 
-# Factor of the cost of the first of several candidates, which is kept unless another
-# one is better by more than that.
+# A candidate replaces the first one only if its cost is below this fraction of the
+# first one's.
 ADVANTAGE = 0.9
 
 
 class System(NamedTuple):
-    """The system aᵀB = target that decoding weights a solve, or several systems.
+    """System aᵀB = target for decoding weights a, or several systems.
 
     Attributes:
-      matrix: (..., num_messages, c), rows of B divided by `norms`.
-      norms: (..., num_messages), norms of these rows, as powers of two.
+      matrix: Rows of B divided by `norms`, (..., num_messages, c).
+      norms: Norms of these rows, as powers of two, (..., num_messages).
       target: (..., num_segments, c).
     """
 
@@ -29,7 +29,7 @@ class System(NamedTuple):
     target: jax.Array
 
     def at(self, index: Any) -> "System":
-        """Returns one of several systems."""
+        """Selects one of several systems."""
         return System(*(array[index] for array in self))
 
     def miss(self, weights: jax.Array) -> jax.Array:
@@ -38,7 +38,7 @@ class System(NamedTuple):
 
 
 def is_uniform(target: Any) -> bool:
-    """Returns whether all parts are known to have the same weight."""
+    """Returns whether all parts are known to have equal weights."""
     known = isinstance(target, np.ndarray)
     return known and bool(np.ptp(np.abs(target).sum(0)) == 0)
 
@@ -46,21 +46,21 @@ def is_uniform(target: Any) -> bool:
 def systems_of(matrix: jax.Array, target: jax.Array, is_uniform: bool) -> System:
     """Returns the systems of a code, in the order in which to try them.
 
-    The first is that of the unweighted code: there, the error of each part is relative
-    to the weight of the part, and no part is lost in the rounding of heavier parts (the
-    paper's theorem 4.1). The second has the weights, unless all parts have the same. It
-    is for masks on which the first leaves a residual above `DECODES`.
+    The first is the one of the unweighted code. There, the error of each part is
+    relative to the weight of the part, and no part is lost in the rounding of larger
+    ones (theorem 4.1 of the paper). The second has the weights, unless they are equal.
+    It is for masks with a residual above `DECODES` in the first.
     """
     dtype = jnp.promote_types(matrix.dtype, jnp.float32)
     target = target.astype(jnp.finfo(dtype).dtype)
-    # Each column belongs to one segment. Dividing it in matrix and target leaves the
-    # decoding weights as they are.
+    # Each column belongs to one segment. Dividing it in matrix and target does not
+    # change the decoding weights.
     scale, columns = target_scale(target), target.sum(0)
     columns = jnp.where(columns == 0, scale, columns)[None]
     if not is_uniform:
         columns = jnp.concatenate([columns, jnp.full_like(columns, scale)])
     columns = columns[:, None]
-    # Division of complex numbers is a large program.
+    # Division of complex numbers compiles to a large program.
     matrix = matrix.astype(dtype) * (1 / columns)
     return System(*scaled_rows(matrix), target / columns)
 
@@ -73,7 +73,7 @@ def squared_norm(vectors: jax.Array) -> jax.Array:
 def relative_miss(
     weights: jax.Array, matrix: jax.Array, target: jax.Array
 ) -> jax.Array:
-    """The norm of aᵀB - target over that of the target, over all segments."""
+    """Returns the norm of aᵀB - target over all segments, relative to the target."""
     miss = product(weights, matrix) - target
     scale = jnp.sqrt(squared_norm(target).sum(-1))
     return jnp.sqrt(squared_norm(miss).sum(-1)) / jnp.where(scale > 0, scale, 1)
@@ -82,15 +82,15 @@ def relative_miss(
 def best_weights(
     candidates: jax.Array, matrix: jax.Array, target: jax.Array
 ) -> jax.Array:
-    """The candidate of the least miss, that by rounding included.
+    """Selects the candidate with the smallest residual, including rounding errors.
 
-    Weights are rounded by half an eps, and so are the messages that they multiply: what
-    large weights gain in the miss they lose there. The first candidate is kept unless
-    another one is better by more than a tenth.
+    Weights, and the messages that they multiply, are rounded by half an epsilon. Large
+    weights may have smaller residuals, but larger rounding errors. The first candidate
+    is kept unless another one is better by more than a tenth.
 
     Args:
       candidates: (count, num_segments, num_messages).
-      matrix: (num_messages, c), its rows of norm about one.
+      matrix: (num_messages, c), with rows of norm about one.
       target: (num_segments, c).
 
     Returns:
@@ -106,18 +106,18 @@ def best_weights(
 
 
 def scaled_rows(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """A matrix with rows of norm about one, and the powers of two that scaled them.
+    """Scales rows to norm about one by powers of two; returns also these powers.
 
-    Powers of two, since other numbers would round the matrix: what decodes the rounded
-    one misses the target of the other. Rows of zeros stay, with one.
+    Other factors would round the matrix, and weights that decode the rounded matrix
+    leave a residual in the exact one. Rows of zeros get the factor one.
     """
     parts = [matrix.real, matrix.imag] if jnp.iscomplexobj(matrix) else [matrix]
     largest = jnp.max(functools.reduce(jnp.maximum, map(jnp.abs, parts)), axis=-1)
-    # First by the largest entry, so that squares neither under- nor overflow.
+    # First by the largest entry, so that squares stay in range.
     coarse = 2 * power_below(jnp.where(largest > 0, largest, 0.5))
     norm = jnp.sqrt(squared_norm(matrix * (1 / coarse)[..., None]))
-    # Codes of small integers have norms whose squares are integers: 1.44 times a power
-    # of four is none of them, so that rounding does not decide between two powers.
+    # Codes of small integers have integer squared norms, which are never 1.44 times a
+    # power of four. So rounding does not decide between two powers.
     fine = 2 * power_below(jnp.where(norm > 0, norm / 1.2, 0.5))
     powers = coarse * fine
     return matrix * (1 / powers)[..., None], powers

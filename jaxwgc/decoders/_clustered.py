@@ -1,4 +1,4 @@
-"""Decoding cluster by cluster."""
+"""Decoding of clusters."""
 
 import math
 from typing import Any, ClassVar
@@ -12,11 +12,11 @@ from jaxwgc.decoders._decoder import Array, Decoder
 
 
 class Clustered(Decoder):
-    """Decodes each block of a block-diagonal code on its own.
+    """Decodes each block of a block-diagonal code separately.
 
     Attributes:
-      inner: the decoder of a block, the same for all.
-      num_clusters: how many blocks of equal size there are along the diagonal.
+      inner: Decoder of every block.
+      num_clusters: Number of blocks of equal size along the diagonal.
 
     Example:
       >>> import jaxwgc
@@ -37,7 +37,7 @@ class Clustered(Decoder):
 
     @property
     def is_optimal(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """As the inner decoder."""
+        """Whether the inner decoder is optimal."""
         return self.inner.is_optimal
 
     def is_a(self, kind: type[Decoder]) -> bool:
@@ -60,7 +60,7 @@ class Clustered(Decoder):
     def weights(self, matrix: Array, target: Array, mask: jax.Array) -> jax.Array:
         blocks, targets = self._blocks(matrix), self._targets(target)
         by_cluster = mask.reshape(*mask.shape[:-1], self.num_clusters, -1)
-        # Known on the host, a target that is the same for all stays known.
+        # If all targets are equal and known on the host, they stay on the host.
         is_same = isinstance(targets, np.ndarray) and (targets == targets[0]).all()
         weights = jax.vmap(
             self.inner.checked_weights,
@@ -77,7 +77,7 @@ class Clustered(Decoder):
         return matrix.reshape(shape)[index, :, index, :]
 
     def _targets(self, target: Any) -> Any:
-        """(num_clusters, num_segments, columns)."""
+        """Returns the targets, (num_clusters, num_segments, columns)."""
         return target.reshape(len(target), self.num_clusters, -1).swapaxes(0, 1)
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""Decoding on a graph whose edges are workers, one connected component at a time."""
+"""Decoding by connected components, for codes whose workers are edges of a graph."""
 
 from typing import ClassVar, NamedTuple
 
@@ -11,35 +11,34 @@ from jaxwgc._some_masks import in_batches
 from jaxwgc._targets import target_scale
 from jaxwgc.decoders._decoder import Array, Decoder
 
-# Entries, of all masks together, that are looked up side by side: few enough that they
-# stay in cache.
+# Number of entries, over all masks, that are looked up at a time: they fit into cache.
 _ENTRIES = 2**18
-# One less than the largest, so that one can be added.
+# Second largest integer, so that 1 can be added.
 _LAST = np.uint32(2**32 - 2)
 
 
 class Components(Decoder):
-    """The weights of least error in time linear in the workers, for codes of edges.
+    """Optimal decoding in time linear in the number of workers, for edge codes.
 
-    Parts are the vertices of a graph and messages its edges, each the sum of the two
-    parts at its ends. The answers split the parts into connected components. One with
-    an odd cycle is decoded exactly. In the others, which have two sides L and R, every
-    answer adds as much to one side as to the other: parts get the weight 1 - δ on L and
-    1 + δ on R, δ = (|L| - |R|) / (|L| + |R|), the nearest to one that this allows.
-    Messages then get their weights along a spanning tree of shortest paths, from the
-    leaves to the root. What is over at the root goes to the edges that close odd
-    cycles.
+    Parts are the vertices of a graph, and messages its edges, each the sum of the two
+    parts at its ends. The responses split the graph into connected components.
+    A component with an odd cycle is decoded exactly. Any other component is bipartite
+    with sides L and R, and every message adds equally to both sides. Parts get the
+    weight 1 - δ on L and 1 + δ on R, with δ = (|L| - |R|) / (|L| + |R|), which are the
+    nearest possible weights to one. The weights of messages follow along a spanning
+    tree of shortest paths, from the leaves to the root. The remainder at the root goes
+    to the edges that close odd cycles.
 
-    As exact as least squares, but with larger weights, since most are zero: about four
-    times the norm at six workers a vertex. The time grows with the longest shortest
-    path in a component, too, which is short where the graph expands.
+    The residual is that of least squares, but weights are larger, since most are zero:
+    about four times the norm at six workers per vertex. Time also grows with the
+    longest shortest path in a component, which is short in expander graphs.
 
     Attributes:
-      incident: int (num_parts, max_degree), the messages that hold each part, and -1
-        where they are fewer. Every message holds two.
+      incident: Messages that contain each part, int (num_parts, max_degree), padded
+        with -1. Every message contains two parts.
 
     Example:
-      A triangle of parts, and one beside it that only the last worker holds:
+      A triangle of parts, and a part that only the last worker holds:
 
       >>> import jax.numpy as jnp, jaxwgc
       >>> matrix = [[1, 1, 0, 0], [0, 1, 1, 0], [1, 0, 1, 0], [0, 0, 1, 1]]
@@ -82,12 +81,12 @@ class Components(Decoder):
 
 
 class _Graph(NamedTuple):
-    """A graph, seen from its vertices and from its edges.
+    """A graph in terms of its vertices and of its edges.
 
     Attributes:
-      incident: int (k, d), the edges at each vertex, n where there is none.
-      ends: int (2, n), the vertices of each edge.
-      neighbours: int (k, d), the other ends.
+      incident: Edges at each vertex, int (k, d), padded with n.
+      ends: Vertices of each edge, int (2, n).
+      neighbours: Other ends of the incident edges, int (k, d).
     """
 
     incident: jax.Array
@@ -109,12 +108,12 @@ def _graph(incident: jax.Array, num_edges: int) -> _Graph:
 def _by_components(mask, incident, target):
     graph = _graph(incident, mask.shape[-1])
     dtype = jnp.result_type(float)
-    # A part may be missed the more, the less it counts.
+    # The allowed error of a part grows as its weight decreases.
     sizes = (jnp.abs(target[0]) / target_scale(target)).astype(dtype)
     slack = 1 / jnp.maximum(sizes, jnp.finfo(dtype).eps) ** 2
 
     def weights(masks):
-        # Masks come last, so that what is looked up lies side by side.
+        # Masks are the last axis, so that gathered entries are contiguous.
         return _weights(masks.T, graph, slack).T
 
     at_once = max(_ENTRIES // incident.size, 1)
@@ -122,13 +121,13 @@ def _by_components(mask, incident, target):
 
 
 def _weights(mask, graph, slack):
-    """Weights (n, masks) of the answers in `mask`, bool (n, masks)."""
+    """Computes weights (n, masks) of the messages in `mask`, bool (n, masks)."""
     incident, (first, last), neighbours = graph
     is_there = mask.at[incident].get(mode="fill", fill_value=False)
     root, depth = _shortest_paths(is_there, neighbours)
     sign = (1 - 2 * (depth % 2)).astype(slack.dtype)
-    # Shortest paths differ by no more than one at the ends of an edge, and by none only
-    # where the edge closes an odd cycle.
+    # Depths at the ends of an edge differ by at most one. They are equal only if the
+    # edge closes an odd cycle.
     depths = depth[neighbours]
     is_odd = is_there & (depths == depth[:, None])
     is_upward = is_there & (depths < depth[:, None])
@@ -137,7 +136,7 @@ def _weights(mask, graph, slack):
     parent_edge = jnp.where(is_parent, incident[..., None], -1).max(1)
     is_child = is_there & (parent_edge[neighbours] == incident[..., None])
 
-    # Sums over the vertices below each vertex, and it.
+    # Sums over each vertex and its descendants.
     num_odd = is_odd.sum(1).astype(slack.dtype)
     slack = jnp.broadcast_to(slack[:, None], sign.shape)
     at_vertex = jnp.stack([sign, slack, num_odd])
@@ -147,8 +146,8 @@ def _weights(mask, graph, slack):
 
     below = jax.lax.fori_loop(0, depth.max(), gather, at_vertex)
     excess, all_slack, all_odd = jnp.take_along_axis(below, root[None], axis=1)
-    # By how much each unit of slack, or each end of an odd edge, makes up for one side
-    # being larger than the other.
+    # Share by which each unit of slack, or each end of an odd edge, compensates for the
+    # difference in size of the two sides.
     has_odd = all_odd > 0
     ratio = excess / jnp.where(has_odd, all_odd, all_slack)
     flow = below[0] - ratio * jnp.where(has_odd, below[2], below[1])
@@ -161,10 +160,10 @@ def _weights(mask, graph, slack):
 
 
 def _shortest_paths(is_there, neighbours):
-    """The first vertex of each component, and the distances from it, int (k, masks).
+    """Returns the first vertex of each component, and distances from it, (k, masks).
 
-    The least number of all that an edge leads to, in rounds until nothing changes; a
-    number is a vertex and a distance, in which order they are compared.
+    Propagates minima along edges until nothing changes. Each number encodes a vertex
+    and, in the low digits, a distance.
     """
     num_vertices = np.uint32(len(neighbours))
 
@@ -175,7 +174,7 @@ def _shortest_paths(is_there, neighbours):
         return nearer, (nearer != number).any()
 
     vertex = jnp.arange(num_vertices, dtype=jnp.uint32)[:, None]
-    # Made of the mask, so that under shard_map they vary with the device as it does.
+    # Derived from the mask, so that under shard_map it varies over the mesh axes, too.
     start = jnp.where(is_there[:, 0], vertex, vertex) * num_vertices
     changes = is_there.any()
     number, _ = jax.lax.while_loop(lambda state: state[1], advance, (start, changes))

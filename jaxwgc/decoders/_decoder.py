@@ -1,4 +1,4 @@
-"""The base class of decoders: small pytrees that find the weights of messages."""
+"""Base class of decoders: pytrees that compute the weights of messages."""
 
 import abc
 import dataclasses
@@ -20,23 +20,20 @@ Array: TypeAlias = jax.Array | np.ndarray
 
 @dataclass_transform(frozen_default=True)
 class Decoder(abc.ABC):
-    """Finds decoding weights, from arrays alone.
+    """Computes decoding weights from arrays.
 
-    A decoder owns what it needs besides the matrix and the target, so that anyone can
-    write one: a subclass is made a frozen dataclass and a pytree as it is defined,
-    without a decorator; what it does when it is made, it does with tracers too. Fields
-    are arrays (or pytrees of them), unless annotated as `Static[int]` or the like,
-    which makes them part of the structure.
+    A decoder contains all that it needs besides the matrix and the target, so that you
+    can write your own. Every subclass becomes a frozen dataclass and a pytree, without
+    a decorator; its constructor must work with tracers. Fields are arrays (or pytrees
+    of arrays), unless they are annotated as static, e.g. `Static[int]`.
 
     Attributes:
-      needs: what kind of code it decodes, for the message where a code has no decoder
-        of a class.
-      is_optimal: whether no other weights miss the target by less, on which the search
-        for worst patterns relies. False for a subclass with `weights` of its own,
-        unless it says so itself.
+      needs: Kind of code that it decodes, for the error message if a code does not fit.
+      is_optimal: Whether its residual is minimal; the search for worst patterns relies
+        on this. False by default for a subclass that defines `weights`.
 
     Example:
-      Weights no larger than a limit, so that no message is amplified by more:
+      Weights with an upper limit, so that no message is amplified by more:
 
       >>> import jax.numpy as jnp, jaxwgc
       >>> from jaxwgc import decoders
@@ -59,7 +56,7 @@ class Decoder(abc.ABC):
 
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
-        # Other weights than those of the class above need not be optimal.
+        # A subclass with new weights need not be optimal.
         if "weights" in vars(cls) and "is_optimal" not in vars(cls):
             cls.is_optimal = False
         register(dataclasses.dataclass(frozen=True)(cls))
@@ -69,23 +66,23 @@ class Decoder(abc.ABC):
         """Returns decoding weights for the messages that have arrived.
 
         Args:
-          matrix: B, real or complex (num_messages, columns), a column for each segment
-            of each part.
-          target: real (num_segments, columns), what aᵀB should be. Both are NumPy's
-            where they are known, and constants to `jax.grad`.
-          mask: bool (..., num_messages), at least one axis.
+          matrix: B, real or complex (num_messages, columns), with a column for each
+            segment of each part.
+          target: Target of aᵀB, real (num_segments, columns). Both are NumPy arrays if
+            they are known, and constants for `jax.grad`.
+          mask: Which messages arrived, bool (..., num_messages), at least one axis.
 
         Returns:
-          (..., num_segments, num_messages). Whatever stands at messages that have not
-          arrived is taken for zero.
+          (..., num_segments, num_messages). Weights of messages that have not arrived
+          are replaced by zero.
         """
 
     def checked_weights(
         self, matrix: Array, target: Array, mask: jax.Array
     ) -> jax.Array:
-        """Returns `weights` if they are of the right shape, zero at missing messages.
+        """Returns `weights`, checked, and zero for messages that have not arrived.
 
-        In at least float32, constants to `jax.grad`.
+        They are in at least float32, and constants for `jax.grad`.
         """
         constant, matrix, target = working_constants((self, matrix, target))
 
@@ -95,8 +92,8 @@ class Decoder(abc.ABC):
 
         by_batch = sharding_by_batch(mask, 2)
         if by_batch is not None:
-            # Inside, where masks go side by side and are sorted, the compiler may
-            # choose.
+            # In the function, masks are batched and sorted: the compiler may choose
+            # the sharding.
             find = jax.sharding.auto_axes(out_sharding=by_batch)(find)
         return find(mask)
 
@@ -116,48 +113,47 @@ class Decoder(abc.ABC):
         mask: jax.Array,
         tolerance: jax.typing.ArrayLike,
     ) -> jax.Array:
-        """Returns whether messages are enough to decode, bool (...).
+        """Returns whether the messages suffice to decode, bool (...).
 
-        By their weights; a decoder may know without them.
+        Computes weights by default. A subclass may use a faster criterion.
 
         Args:
           matrix: See `weights`.
           target: See `weights`.
           mask: See `weights`.
-          tolerance: how much the norm of aᵀB - target may be of that of the target.
+          tolerance: Bound of the norm of aᵀB - target, relative to that of the target.
         """
         weights = self.checked_weights(matrix, target, mask)
         return _is_near(weights, working(matrix), working(target), tolerance)
 
     def check(self, matrix: Array, target: Array) -> None:
-        """Raises ValueError, naming the rule, where it cannot decode these arrays.
+        """Raises ValueError, naming the rule, if it cannot decode these arrays.
 
-        Shapes are there in any case; entries may be traced.
+        Shapes are always known; entries may be traced.
         """
         del matrix, target
 
     def interpolation(self, mask: jax.Array) -> tuple[jax.Array, Array, int] | None:
-        """Returns how polynomials are interpolated, if messages are values of them.
-
-        That is more structure than the matrix shows.
+        """Returns how to interpolate polynomials, if messages are values of them.
 
         Args:
-          mask: bool (num_messages,), the messages that are there.
+          mask: Which messages arrived, bool (num_messages,).
 
         Returns:
           Weights (num_messages,) that give the value at 0, zero at missing messages;
-          the points, complex (num_messages,); and the number of coefficients.
+          the points, complex (num_messages,); and the number of coefficients. None if
+          messages are not values of polynomials.
         """
         del mask
         return None
 
     def is_a(self, kind: type["Decoder"]) -> bool:
-        """Returns whether it decodes in the way of that class."""
+        """Returns whether it is a decoder of that class, or contains one."""
         return isinstance(self, kind)
 
     @classmethod
     def refuse(cls, given: Any) -> NoReturn:
-        """Says which codes it is for."""
+        """Raises ValueError that names the codes that it decodes."""
         name = cls.__name__
         raise ValueError(f"decoder {name} needs a code {cls.needs}; got {given}")
 
@@ -177,7 +173,7 @@ class Decoder(abc.ABC):
 
 @functools.partial(jax.jit, static_argnames="dtype")
 def _at_answers(weights, mask, dtype):
-    """Decoding weights in a dtype, and zero at messages that have not arrived."""
+    """Casts decoding weights, and sets them to zero at missing messages."""
     return jnp.where(mask[..., None, :], weights.astype(dtype), 0)
 
 
@@ -188,5 +184,5 @@ def _is_near(weights, matrix, target, tolerance):
     return miss <= tolerance
 
 
-# A decoder, a class for the code's own of that class, or None for the code's first.
+# A decoder, a class (the code's own decoder of that class), or None (its first one).
 DecoderLike: TypeAlias = Decoder | type[Decoder] | None

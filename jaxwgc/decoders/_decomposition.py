@@ -1,4 +1,4 @@
-"""One mask at a time, by a singular value decomposition."""
+"""Decoding of one mask by singular value decomposition."""
 
 import math
 
@@ -10,13 +10,13 @@ from jaxwgc._some_masks import is_nowhere, masked_map
 from jaxwgc._targets import DECODES
 from jaxwgc.decoders._accuracy import System, best_weights
 
-# Singular values below this many sqrt(max(n, k)) eps of the largest count as zero.
+# Singular values below this times sqrt(max(n, k)) eps of the largest are truncated.
 _CUTOFF = 2
-# Ridges that are tried, in eps of the largest singular value; first the cutoff alone.
+# Ridges to try, in eps of the largest singular value; 0 only truncates.
 _RIDGES = (0, 0.5, 2, 8)
 _STEPS = 8
-# Precision of weights of rounds that lose more than rounding, where parts that are all
-# but dependent are no matter of rounding in double precision either.
+# Precision in rounds that lose more than rounding. There, nearly dependent parts cannot
+# be told apart in double precision either.
 _LOST = 1e-11
 
 
@@ -26,10 +26,10 @@ def decompose_some(
     """Replaces weights (..., num_segments, num_messages) of some of the masks.
 
     Args:
-      is_poor: bool (...), the masks to decompose.
-      weights: Weights of all masks, with which to compare.
-      mask: bool (..., num_messages).
-      systems: Of `systems_of`.
+      is_poor: Masks to decompose, bool (...).
+      weights: Weights of all masks, kept if they are better.
+      mask: Which messages arrived, bool (..., num_messages).
+      systems: From `systems_of`.
     """
     if is_nowhere(is_poor):
         return weights
@@ -44,10 +44,10 @@ def decompose(weights: jax.Array, received: jax.Array, systems: System) -> jax.A
     """Computes weights of one mask by singular value decompositions.
 
     Args:
-      weights: (num_segments, num_messages), with which to compare.
+      weights: (num_segments, num_messages), kept if they are better.
       received: bool (num_messages,).
-      systems: Of `systems_of`. The second is solved if the weights of the first leave
-        a residual above `DECODES`.
+      systems: From `systems_of`. The second is solved if weights of the first have a
+        residual above `DECODES`.
     """
     number, eps = len(systems.norms), jnp.finfo(systems.norms.dtype).eps
 
@@ -76,20 +76,20 @@ def solve_by_svd(
     target: jax.Array,
     precision: jax.typing.ArrayLike,
 ) -> jax.Array:
-    """Weights of one mask by a singular value decomposition, or those given.
+    """Computes weights of one mask by singular value decomposition.
 
-    Directions below 2 sqrt(max(n, k)) eps of the largest singular value are left out.
-    (NumPy leaves out those below max(n, k) eps, which in float32 would cost codes of
-    condition 1e5 what they need. Rounding reached half a sqrt(n) eps, up to n = 400.)
-    On nearly singular masks, ridges of a few eps are better: they trade the miss
-    against the rounding of large weights. The best of these is taken.
+    Singular values below 2 sqrt(max(n, k)) eps of the largest are truncated. (NumPy
+    truncates below max(n, k) eps, which is too much in float32 for codes of condition
+    number 1e5. Rounding reached sqrt(n) eps / 2 for n up to 400.) On nearly singular
+    masks, ridges of a few eps are better: they trade the residual against the rounding
+    of large weights. The best of these weights is returned.
 
     Args:
-      weights: (num_segments, num_messages), with which to compare.
+      weights: (num_segments, num_messages), kept if they are better.
       received: bool (num_messages,).
-      matrix: (num_messages, c), its rows of norm about one.
+      matrix: (num_messages, c), with rows of norm about one.
       target: (num_segments, c).
-      precision: Stands for eps in these bounds.
+      precision: Used as eps in these bounds.
 
     Returns:
       (num_segments, num_messages), zero at messages that were not received.
@@ -105,14 +105,14 @@ def solve_by_svd(
     inverses = product(right.conj().T * inverses, left.conj().T)
     inverses = jnp.where(received, inverses, 0)
 
-    # The decomposition is rounded more than its use is, which refinement takes back.
-    # What is left of the miss is rounding, which differs from step to step.
+    # Refinement removes rounding errors of the decomposition. The remaining residual is
+    # rounding, which differs from step to step.
     def refine(solutions, _):
         misses = target - product(solutions, matrix)
         solutions = solutions + product(misses, inverses)
         return solutions, solutions
 
-    # Made of the mask, with which it varies from device to device under shard_map.
+    # Derived from the mask, so that under shard_map it varies over the mesh axes, too.
     zeros = jnp.zeros((len(_RIDGES), len(weights), 1), weights.dtype)
     start = jnp.where(received, zeros, 0)
     _, steps = jax.lax.scan(refine, start, None, length=_STEPS)

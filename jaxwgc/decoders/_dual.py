@@ -1,4 +1,4 @@
-"""Decoding with the dual code: what all would give, less what the stragglers hold."""
+"""Decoding with the dual code: correction of the weights of all workers."""
 
 from typing import NamedTuple
 
@@ -8,19 +8,19 @@ import jax.numpy as jnp
 from jaxwgc._arrays import product
 from jaxwgc.decoders._accuracy import System, best_weights
 
-# The ridge, in eps: below it weights gain no accuracy.
+# Ridge in eps: smaller ones do not improve the accuracy.
 _RIDGE = 0.5
-# The singular value decomposition is rounded by more than weights have to be;
-# refinement takes that back.
+# Number of refinement steps, which remove rounding errors of the singular value
+# decomposition.
 _STEPS = 5
 
 
 class DualCode(NamedTuple):
-    """Weights that decode from all workers, and weights that decode nothing.
+    """Weights that decode if all workers respond, and the dual code.
 
     Attributes:
-      of_all: (n,), of least norm.
-      null: (n, m), orthonormal columns.
+      of_all: Decoding weights of least norm, (n,).
+      null: Orthonormal columns of weights that decode to zero, (n, m).
     """
 
     of_all: jax.Array
@@ -34,20 +34,20 @@ def dual_weights(
     dual: DualCode,
     num_stragglers: int,
 ) -> jax.Array:
-    """Returns weights of one mask, or those that were given where these are better.
+    """Computes weights of one mask, or returns the given ones if they are better.
 
-    What decodes from all workers is made zero at the stragglers by a combination of
-    weights that add nothing: a system as large as there are stragglers, whose condition
-    is that of the mask. Its singular vectors tell near-singular directions apart, in
-    which weights would be large: there a ridge weighs what they are rounded by against
-    missing the target. Accurate however near to singular a mask is, since no small
-    number comes from the difference of large ones.
+    The weights of all workers are made zero at the stragglers by adding weights of the
+    dual code, which decode to zero. This is a system of the size of the number of
+    stragglers, with the condition number of the mask. In its nearly singular
+    directions weights would be large: there, a ridge trades their rounding against the
+    residual. The result is accurate for nearly singular masks, too, since no small
+    number is the difference of large ones.
 
     Args:
-      weights: (1, n), with which to compare.
-      received: bool (n,), at most `num_stragglers` of them False.
-      system: that of a code with one segment.
-      dual: its dual code, with m at least s.
+      weights: (1, n), kept if they are better.
+      received: bool (n,), with at most `num_stragglers` entries False.
+      system: System of a code with one segment.
+      dual: Dual code, with m at least s.
       num_stragglers: s.
 
     Returns:
@@ -61,23 +61,23 @@ def dual_weights(
     vectors, singular, turn = jnp.linalg.svd(
         jnp.where(unused, 0, null[lost]), full_matrices=False
     )
-    # Singular vectors that belong to no straggler, where there are fewer, become zero.
+    # With fewer stragglers than s, the singular vectors of the padding become zero.
     vectors = jnp.where(unused, 0, vectors)
-    # What the stragglers hold in each of these directions is taken away by the dual
-    # code, as far as the ridge lets it, and the rest at the price of a miss.
+    # The dual code removes the stragglers' share in each of these directions, as far as
+    # the ridge allows. The rest is removed at the cost of a residual.
     remove = product(null, turn.conj().T * singular) * (1 - ridge)
     remove = remove / (singular**2 + ridge * (1 - singular**2))
     remove = product(remove, vectors.conj().T)
 
     def refine(solution, _):
-        # What is missed of the target, in the space that the dual leaves.
+        # Error of the solution outside of the dual code.
         missing = of_all - solution
         missing = missing + product(null, product(null.conj().T, solution))
         step = missing - product(remove, missing[lost])
         solution = solution + jnp.where(received, step, 0)
         return solution, solution
 
-    # The miss is rounding in the end, which differs from step to step.
+    # The final residual is rounding, which differs from step to step.
     start = jnp.where(received, jnp.zeros((), matrix.dtype), 0)
     _, solutions = jax.lax.scan(refine, start, None, length=_STEPS)
     candidates = jnp.concatenate([solutions[::-1, None], weights[None]])

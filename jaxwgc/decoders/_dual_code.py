@@ -1,4 +1,4 @@
-"""Decoding any exact code with its dual code, found when the code was made."""
+"""Decoding of exact codes with their dual code, computed with the code."""
 
 import functools
 from typing import ClassVar
@@ -17,28 +17,27 @@ from jaxwgc.decoders._decoder import Array, Decoder
 from jaxwgc.decoders._decomposition import decompose_some
 from jaxwgc.decoders._dual import DualCode, dual_weights
 
-# By how much rows may be off, of the largest entry of the target.
+# Tolerance of the rows, relative to the largest entry of the target.
 _EXACT = 1e-6
-# Masks that are decoded side by side.
+# Number of masks decoded at a time.
 _CHUNK = 32
 
 
 class Dual(Decoder):
-    """Takes from what all would give what the stragglers hold, by the dual code.
+    """Corrects the weights of all workers by the dual code.
 
-    The first row of C decodes when all workers answer, and the others, the dual code,
-    add nothing: CB = (1, 0, ..., 0)ᵀ 1ᵀ. What makes the weights of stragglers zero is a
-    combination of the latter, from a system of the size of s a mask. As accurate as
-    `LeastSquares` with a decomposition of every mask, and faster where s is less
-    than n.
+    The first row of C decodes if all workers respond. The other rows, the dual code,
+    decode to zero: CB = (1, 0, ..., 0)ᵀ 1ᵀ. A combination of the latter makes the
+    weights of stragglers zero; it solves a system of size s per mask. The accuracy is
+    that of `LeastSquares` with a decomposition of every mask, and the time is less if
+    s is less than n.
 
-    Masks with more stragglers than s are decomposed, and so are those on which weights
-    miss the target by more than 1e-4 in float32 (1e-10 in float64). Weighted codes are
-    decoded as by `LeastSquares`.
+    Masks with more than s stragglers are decomposed. So are masks with a residual above
+    1e-4 in float32 (1e-10 in float64). Weighted codes are decoded as in `LeastSquares`.
 
     Attributes:
-      rows: C, (1 + m, num_workers), real or complex: the first of least norm, and the
-        others orthonormal.
+      rows: C, real or complex (1 + m, num_workers): the first row of least norm, and
+        the others orthonormal.
       num_stragglers: s, at most m.
 
     Example:

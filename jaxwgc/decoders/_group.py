@@ -1,4 +1,4 @@
-"""Group decoding: the first answer of each group of workers that send the same."""
+"""Group decoding: one response from each group of workers with equal messages."""
 
 from typing import ClassVar
 
@@ -13,15 +13,15 @@ from jaxwgc.decoders._decoder import Array, Decoder
 
 
 class Group(Decoder):
-    """The sum of the first answer of each group, exact to the last bit.
+    """Sums the first response of each group, without rounding of weights.
 
-    In the family of groups that loses least: exact where every group of one family has
-    an answer; otherwise the parts of the groups without one are lost, and no others.
+    Uses the family of groups that loses least. Decoding is exact if every group of one
+    family has a response. Otherwise exactly the parts of groups without one are lost.
 
     Attributes:
-      groups: int (num_families, num_workers). Workers of one group hold the same parts
-        and send the same message; the groups of a family hold every part once. A
-        worker is in one family, and -1 in the others.
+      groups: Group of each worker, int (num_families, num_workers). Workers of a group
+        hold the same parts and send equal messages; the groups of a family hold every
+        part once. A worker belongs to one family, and is -1 in the others.
 
     Example:
       >>> import jax.numpy as jnp, jaxwgc
@@ -55,7 +55,7 @@ class Group(Decoder):
             )
             rows = matrix[first][which]
             is_member = family >= 0
-            # Parts that do not count may be held by anybody.
+            # Parts of weight zero may belong to any group.
             covered = (matrix[first[names >= 0]] != 0).sum(0)[target[0] != 0]
             is_right = np.all((matrix == rows)[is_member]) and np.all(covered == 1)
             self.check_matrix(is_right, matrix)
@@ -75,8 +75,8 @@ def _first_answers(mask, groups, matrix, target):
     earlier = same & (order[:, None] < order)
     answers = mask.astype(dtype)
     first = mask & (product(answers, earlier.astype(dtype)) == 0)
-    # By what is lost, which is exactly zero for a whole family, not by what is
-    # covered, whose sum is rounded.
+    # Chosen by the lost part of the target, which is exactly zero for a complete
+    # family; the covered part is a rounded sum.
     silent = product(answers, same.astype(dtype)) == 0
     leader = ~earlier.any(axis=0)
     sizes = jnp.abs(target[0]) / target_scale(target)

@@ -7,30 +7,30 @@ import numpy as np
 from jaxwgc._arrays import power_of_two, product
 from jaxwgc.decoders._dual import DualCode
 
-# Moduli are split into a multiple of 1 / 2**10 (in log2), whose sums are exact in
-# float32, and a remainder so small that the rounding of its sum does not matter.
+# Log-moduli are split into a multiple of 1 / 2**10 (in log2), with sums that are exact
+# in float32, and a small remainder, so that the rounding of its sum is negligible.
 _FRACTION_BITS = 10
-# Tables are split into entries of so many bits, whose products are exact in float32,
-# and what is left.
+# Number of leading bits into which table entries are split, with products that are
+# exact in float32; the rest is added.
 _TABLE_BITS = 11
 
 
 def interpolate(received: jax.Array, positions: jax.typing.ArrayLike) -> jax.Array:
     """Returns weights that interpolate a polynomial at 0 from its values.
 
-    aᵢ = ∏ⱼ αⱼ / (αⱼ - αᵢ) over the other workers j that answered.
-    With delta = (pⱼ - pᵢ) mod n a factor has modulus 1 / (2 sin(pi delta / n)) and
-    phase pi (2 delta - n) / (2n): log-moduli add, phases are integers modulo 4n,
-    and a batch of masks, in the order of the points, is one product with fixed tables
-    of shape (n, 3n).
+    The weights are aᵢ = ∏ⱼ αⱼ / (αⱼ - αᵢ) over the other workers j that responded.
+    With delta = (pⱼ - pᵢ) mod n, a factor has modulus 1 / (2 sin(pi delta / n)) and
+    phase pi (2 delta - n) / (2n). Log-moduli add, and phases are integers modulo 4n. A
+    batch of masks, in the order of the points, is one product with fixed tables of
+    shape (n, 3n).
 
     Args:
       received: bool (..., num_workers).
-      positions: int (num_workers,), the pᵢ of the code's points exp(2πi pᵢ / n).
+      positions: int (num_workers,), pᵢ in the points exp(2πi pᵢ / n) of the code.
 
     Returns:
       Complex (..., 1, num_workers) in JAX's default precision, zero at stragglers.
-      Rounded about as little as numbers of that precision can be.
+      Accurate to about that precision.
     """
     num_workers = received.shape[-1]
     dtype = jnp.result_type(float)
@@ -49,8 +49,8 @@ def interpolate(received: jax.Array, positions: jax.typing.ArrayLike) -> jax.Arr
     sums = product(in_order.astype(dtype), tables)
     coarse_sum, phase_sum, remainder_sum = jnp.split(sums, 3, axis=-1)
 
-    # Exact integers from here on; sines, cosines and powers come from tables since
-    # their arguments in radians would be rounded.
+    # Exact integers from here on. Sines, cosines and powers come from tables, since
+    # arguments in radians would be rounded.
     coarse_sum = coarse_sum.astype(jnp.int32)
     exponent = coarse_sum >> _FRACTION_BITS
     fraction = coarse_sum & (2**_FRACTION_BITS - 1)
@@ -69,7 +69,7 @@ def interpolate(received: jax.Array, positions: jax.typing.ArrayLike) -> jax.Arr
 
 
 def _table_entries(table, index, dtype):
-    """Returns rows of a table in two parts: a few leading bits, and the rest."""
+    """Looks up table rows in two parts: a few leading bits, and the rest."""
     mantissa, exponent = np.frexp(table)
     leading = np.ldexp(
         np.round(np.ldexp(mantissa, _TABLE_BITS)), exponent - _TABLE_BITS
@@ -81,10 +81,10 @@ def _table_entries(table, index, dtype):
 def dual_of_polynomials(
     positions: jax.Array, num_stragglers: int, dtype: jax.typing.DTypeLike
 ) -> DualCode:
-    """Returns the dual code, with s columns.
+    """Returns the dual code, with s columns, of polynomials at the roots of unity.
 
-    Of polynomials of degree n - s - 1 at the n-th roots of unity: weights 1 / n, and at
-    αᵢ those αᵢ / √n, ..., αᵢˢ / √n.
+    Polynomials have degree n - s - 1 and are evaluated at the n-th roots of unity. The
+    weights are 1 / n. The columns at αᵢ are αᵢ / √n, ..., αᵢˢ / √n.
     """
     number = len(positions)
     powers = np.arange(number)[:, None] * np.arange(1, num_stragglers + 1) % number

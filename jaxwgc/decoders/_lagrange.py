@@ -18,25 +18,24 @@ from jaxwgc.decoders._decomposition import decompose
 from jaxwgc.decoders._dual import dual_weights
 from jaxwgc.decoders._interpolation import dual_of_polynomials, interpolate
 
-# Rounding weights and entries of B makes weights miss by at most about so many eps of
-# their norm: by a fifth to a half, over random masks of n from 50 to 200.
+# Residual due to rounding of weights and of B, in eps of the norm of the weights:
+# measured 0.2 to 0.5 over random masks of n from 50 to 200.
 _EPS_OF_NORM = 0.5
 
 
 class Lagrange(Decoder):
-    """A closed form that costs one matrix product for a whole batch of masks.
+    """Closed-form weights, by one matrix product for a whole batch of masks.
 
-    Where its weights are so large that they miss the target by more than 1e-4 in
-    float32 (1e-10 in float64), as on masks whose stragglers are neighbours on the
-    circle of points, smaller ones come from a system of the size of s, and least
-    squares where these miss, too; masks with fewer than n - s answers get least
-    squares, one by one. Weighted codes are decoded as by `LeastSquares`.
+    If stragglers are neighbours on the circle of points, weights are large, and the
+    residual can exceed 1e-4 in float32 (1e-10 in float64). Smaller weights are then
+    computed from a system of size s, or by least squares if their residual is also too
+    large. Masks with fewer than n - s responses are solved by least squares, one by
+    one. Weighted codes are decoded as in `LeastSquares`.
 
     Attributes:
-      positions: int (num_workers,), a permutation of 0, ..., n - 1: worker i sits at
-        the point exp(2πi positions[i] / n), at which the polynomials of the code are
-        evaluated.
-      num_stragglers: s; the polynomials are of degree n - s - 1 at most.
+      positions: int (num_workers,), a permutation of 0, ..., n - 1: the polynomials of
+        the code are evaluated at exp(2πi positions[i] / n) by worker i.
+      num_stragglers: s; the polynomials have degree at most n - s - 1.
 
     Example:
       >>> import jax.numpy as jnp, jaxwgc
@@ -53,7 +52,7 @@ class Lagrange(Decoder):
     """
 
     positions: Array
-    # The size of the system for masks on which the closed form misses.
+    # Size of the system for masks with an inaccurate closed form.
     num_stragglers: Static[int]
 
     needs: ClassVar[str] = "evaluated at roots of unity, such as codes.reed_solomon"
@@ -88,7 +87,7 @@ class Lagrange(Decoder):
         return weights, points[positions], number - self.num_stragglers
 
     def closed_form(self, mask: jax.Array) -> jax.Array:
-        """Returns the weights (..., 1, num_workers) of the formula alone."""
+        """Returns the weights (..., 1, num_workers) of the closed form alone."""
         return interpolate(mask, self.positions)
 
     def weights(self, matrix: Array, target: Array, mask: jax.Array) -> jax.Array:
@@ -98,18 +97,18 @@ class Lagrange(Decoder):
 
 @functools.partial(jax.jit, static_argnames="is_uniform")
 def _weights(decoder, mask, matrix, target, is_uniform):
-    """Returns weights, for which masks they may miss, and `systems_of` the code.
+    """Returns weights, the masks that may be inaccurate, and `systems_of` the code.
 
-    Interpolation does not apply to masks with fewer messages than decoding needs. Other
-    masks amplify rounding: their stragglers are neighbours on the circle, by and large,
-    and the weights grow until they miss the target.
+    Interpolation does not apply to masks with too few messages. On other masks it may
+    amplify rounding: if their stragglers are neighbours on the circle, weights are so
+    large that the residual grows.
     """
     systems = systems_of(matrix, target, is_uniform)
     plain, dtype = systems.at(0), systems.matrix.dtype
     is_short = (~mask).sum(-1) > decoder.num_stragglers
     weights = interpolate(mask, decoder.positions)
     weights = jnp.where(is_short[..., None, None], 0, weights).astype(dtype)
-    # An estimate of the residual: to compute it would take as long as the weights took.
+    # Estimate of the residual: its computation would take as long as the weights.
     norm = squared_norm(weights[..., 0, :] * plain.norms)
     size = jnp.sqrt(norm / squared_norm(plain.target[0]))
     is_rounding = _EPS_OF_NORM * jnp.finfo(dtype).eps * size <= rounding(dtype)
@@ -118,11 +117,11 @@ def _weights(decoder, mask, matrix, target, is_uniform):
 
 @jax.jit
 def _improve(decoder, mask, weights, may_miss, systems):
-    """Replaces weights that miss the target.
+    """Replaces weights with a residual above rounding.
 
-    If the residual is above rounding, weights are computed with the dual code, which
-    trades the residual against their norm; if that is above rounding, too, or if there
-    are many stragglers, by a decomposition. The best weights are returned.
+    Weights are first computed with the dual code, which trades the residual against
+    their norm. If their residual is also above rounding, or if there are many
+    stragglers, they are computed by a decomposition. The best weights are returned.
     """
     lost, dual = decoder.num_stragglers, None
     if 0 < 4 * lost <= mask.shape[-1]:

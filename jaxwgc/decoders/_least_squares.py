@@ -1,4 +1,4 @@
-"""Least squares: the weights that miss the target by least ("optimal decoding")."""
+"""Least squares: weights of minimum residual ("optimal decoding")."""
 
 from typing import ClassVar
 
@@ -12,21 +12,21 @@ from jaxwgc.decoders._nearest_weights import least_squares_weights
 
 
 class LeastSquares(Decoder):
-    """The weights of least norm among those of least error; for any code.
+    """Weights of least norm among those of minimum residual, for any code.
 
-    The norm is that of the weights times the norms of the rows of B, these as powers of
-    two, so that the scale of a message does not matter. Many masks share the products
-    of conjugate gradients; masks on which these do not converge are decomposed one by
+    The norm is that of the weights times the norms of the rows of B, rounded to powers
+    of two, so that the scale of a message does not matter. Many masks are solved
+    together by conjugate gradients. Masks without convergence are decomposed one by
     one.
 
-    A weighted code is decoded as the code itself, for which all parts count alike, so
-    that the error of each part is relative to its own weight; the target itself is
-    fitted only where that misses by more than a thousandth.
+    A weighted code is decoded like the unweighted one, so that the error of each part
+    is relative to its weight. The weighted target is fitted only if the residual
+    exceeds a thousandth.
 
     Attributes:
-      num_missing: how many messages may be missing, whichever they are, for the others
-        to decode exactly: where so few are, weights that miss are not the nearest ones.
-        0 where nothing is promised.
+      num_missing: Number of messages, whichever they are, that may be missing for exact
+        decoding. On such masks, weights with a residual are replaced. 0 if the code
+        guarantees nothing.
 
     Example:
       >>> import jax.numpy as jnp, jaxwgc

@@ -1,4 +1,4 @@
-"""The nearest weights: conjugate gradients for many masks, the SVD for the rest."""
+"""Least-squares weights by conjugate gradients, for many masks."""
 
 import functools
 from typing import NamedTuple
@@ -11,15 +11,15 @@ from jaxwgc._some_masks import any_under_vmap, in_batches
 from jaxwgc._targets import DECODES, rounding
 from jaxwgc.decoders._accuracy import System, relative_miss, squared_norm, systems_of
 
-# Masks that iterate side by side: few enough that their vectors stay in cache.
+# Number of masks that iterate together: their vectors fit into cache.
 _BATCH = 128
-# Weights are done where the gradient of the squared miss is below this share of the
-# norms of matrix and miss. The excess of the squared miss is of second order in it.
+# Convergence: bound of the gradient of the squared residual, relative to the norms of
+# matrix and residual. The excess of the squared residual is of second order in it.
 _GRADIENT = {32: 3e-6, 64: 1e-10}
-# The most by which the squared miss may be above the least one, relative to it. The
-# longest step of conjugate gradients tells how: at most one over the least eigenvalue.
+# Bound of the relative excess of the squared residual over its minimum. It is estimated
+# from the longest step of conjugate gradients, at most one over the least eigenvalue.
 _EXCESS = {32: 5e-7, 64: 1e-12}
-# ... or where the miss itself is below this many eps of the target.
+# Weights are also done if the residual is below this many eps of the target.
 _MISS = 64
 
 
@@ -31,26 +31,25 @@ def least_squares_weights(
     num_missing: int | jax.Array,
     is_uniform: bool,
 ) -> tuple[jax.Array, jax.Array, System]:
-    """Computes weights of least norm among those with the least residual.
+    """Computes weights of least norm among those with minimum residual.
 
-    The norm is that of the weights times the norms of the rows of B, as powers of two,
-    so that the scale of a message does not matter: it bounds the noise in the sum of
-    messages that carry noise in proportion to their size, as rounding is.
+    The norm is that of the weights times the norms of the rows of B, rounded to powers
+    of two, so that the scale of a message does not matter. It bounds the noise of the
+    decoded sum if noise, such as rounding, is proportional to the size of messages.
 
-    Masks on which conjugate gradients do not pass the test that they are at a minimum
-    are left to a decomposition. So are masks that decode exactly, but not with these
-    weights, such as nearly singular masks.
+    Masks without convergence of conjugate gradients are left to a decomposition. So are
+    masks that decode exactly, but not with these weights, e.g. nearly singular masks.
 
     Args:
       mask: bool (..., num_messages).
       matrix: (num_messages, c).
       target: (num_segments, c).
       num_missing: See `LeastSquares`.
-      is_uniform: Whether all parts are known to have the same weight.
+      is_uniform: Whether all parts are known to have equal weights.
 
     Returns:
       Weights (..., num_segments, num_messages), zero at messages that were not
-      received; bool (...), the masks to decompose; and `systems_of` the code.
+      received; the masks to decompose, bool (...); and `systems_of` the code.
     """
     systems = systems_of(matrix, target, is_uniform)
     count = (~mask).sum(-1)
@@ -70,9 +69,9 @@ def least_squares_weights(
         is_lost &= (index == 0) & (sizes.max() > sizes.min())
         return index + 1, is_lost, any_under_vmap(is_lost.any()), weights, is_poor
 
-    # A loop of one step or two, since two copies of all this are a program of twice the
-    # size. Made of the mask, what it starts from varies with the device as that does
-    # under shard_map.
+    # A loop of one or two steps, since two copies of the body would double the program.
+    # The initial value is derived from the mask, so that under shard_map it varies over
+    # the mesh axes, too.
     every = mask[..., 0] | True
     zeros = jnp.zeros((len(target), 1), systems.matrix.dtype)
     weights = jnp.where(mask[..., None, :], zeros, 0)
@@ -89,7 +88,7 @@ def nearest_weights(
     Args:
       mask: bool (..., num_messages).
       system: Matrix and target.
-      is_decodable: bool (...), the masks that are known to decode exactly.
+      is_decodable: Masks that are known to decode exactly, bool (...).
     """
     matrix, norms, target = system
     iterate = functools.partial(_conjugate_gradients, matrix=matrix, target=target)
@@ -99,18 +98,19 @@ def nearest_weights(
 
 
 class _Problem(NamedTuple):
-    """The least squares problems of some masks, and when they are solved.
+    """Least-squares problems of some masks, with their convergence criteria.
 
     Attributes:
       mask: bool (masks, 1, num_messages).
       matrix: (num_messages, c).
-      gram: (num_messages, num_messages), the products of its rows.
+      gram: Products of the rows of matrix, (num_messages, num_messages).
       target: (num_segments, c).
-      matrix_norm: (masks, 1), squared, of the rows that have arrived.
-      tolerance: (masks, 1), the squared gradient of a minimum, over the squared miss.
-      floor: (num_segments,), the squared miss below which nothing is left to do.
-      noise: (masks, num_segments), the rounding of the squared gradient; iterating on
-        would gather noise.
+      matrix_norm: Squared norm of the rows that have arrived, (masks, 1).
+      tolerance: Squared gradient at convergence, relative to the squared residual,
+        (masks, 1).
+      floor: Squared residual at convergence, (num_segments,).
+      noise: Rounding of the squared gradient, (masks, num_segments); further iterations
+        would accumulate noise.
     """
 
     mask: jax.Array
@@ -123,19 +123,19 @@ class _Problem(NamedTuple):
     noise: jax.Array
 
     def miss_and_gradient(self, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The squared miss, and half the gradient of what it is at the answers."""
+        """Returns the squared residual, and half its gradient at the responses."""
         miss = self.target - product(weights, self.matrix)
         gradient = jnp.where(self.mask, product(miss, self.matrix.conj().T), 0)
         return squared_norm(miss), gradient
 
     def is_minimum(self, gradient_norm: jax.Array, miss_norm: jax.Array) -> jax.Array:
-        """Returns whether weights of that squared gradient and miss are done."""
+        """Returns whether weights of that squared gradient and residual are done."""
         is_flat = gradient_norm <= self.tolerance * miss_norm
         return is_flat | (miss_norm <= self.floor)
 
 
 def _conjugate_gradients(masks, matrix, target):
-    """Weights (T, num_segments, num_messages), and for which masks they are minima."""
+    """Returns weights (T, num_segments, num_messages), and which masks converged."""
     mask, precision = masks[:, None, :], jnp.finfo(matrix.dtype)
     matrix_norm = jnp.sum(jnp.where(mask, squared_norm(matrix), 0), axis=-1)
     target_norm = squared_norm(target)
@@ -149,11 +149,11 @@ def _conjugate_gradients(masks, matrix, target):
         floor=(_MISS * precision.eps) ** 2 * target_norm,
         noise=(2 * precision.eps) ** 2 * matrix_norm * target_norm,
     )
-    # Made of the mask, so that under shard_map they vary with the device as it does.
+    # Derived from the mask, so that under shard_map it varies over the mesh axes, too.
     weights = jnp.where(mask, jnp.zeros((len(target), 1), matrix.dtype), 0)
     longest = squared_norm(weights)
-    # The second time starts from a miss that is computed anew, so without the rounding
-    # that has gathered, and has nothing to do where the first was enough.
+    # The second run starts from a newly computed residual, without accumulated
+    # rounding, and stops at once if the first was enough.
     weights, longest = jax.lax.fori_loop(
         0, 2, lambda _, last: _descend(problem, *last), (weights, longest)
     )
@@ -167,7 +167,7 @@ def _conjugate_gradients(masks, matrix, target):
 
 
 def _descend(problem, weights, longest):
-    """Conjugate gradients from given weights on; gives weights and the longest step."""
+    """Runs conjugate gradients; returns the weights and the longest step."""
     max_steps = 4 * min(problem.matrix.shape) + 10
     miss_norm, gradient = problem.miss_and_gradient(weights)
     gradient_norm = squared_norm(gradient)
@@ -181,12 +181,12 @@ def _descend(problem, weights, longest):
         weights, longest, gradient, direction, norm, miss_norm, is_done, step = state
         image = jnp.where(problem.mask, product(direction, problem.gram), 0)
         curvature = jnp.sum((direction.conj() * image).real, axis=-1)
-        # Below that the direction is rounding in the null space.
+        # Below this bound the direction is rounding in the null space.
         least = jnp.finfo(image.dtype).eps * problem.matrix_norm
         is_usable = ~is_done & (curvature > least * squared_norm(direction))
         length = jnp.where(is_usable, norm / jnp.where(is_usable, curvature, 1), 0)
         gradient = gradient - length[..., None] * image
-        # The squared miss falls by that much in exact arithmetic.
+        # In exact arithmetic the squared residual falls by this amount.
         miss_norm = miss_norm - length * norm
         new_norm = squared_norm(gradient)
         ratio = jnp.where(is_usable, new_norm / jnp.where(is_usable, norm, 1), 0)

@@ -1,4 +1,4 @@
-"""One copy of each part, for messages of one part each."""
+"""Decoding by one copy of each part, for messages of one part each."""
 
 import functools
 from typing import ClassVar
@@ -15,16 +15,16 @@ from jaxwgc.decoders._decoder import Array, Decoder
 
 
 class OneCopy(Decoder):
-    """The sum of one copy of each part, exact to the last bit.
+    """Sums one copy of each part, without rounding of weights.
 
-    Where several workers have finished a part, it is taken from the one with the
-    lightest burden so far, part by part; what one of them alone has finished counts
-    from the start. A part that nobody has finished is lost, and no other.
+    Parts are assigned one after the other. Each is taken from the worker with the
+    fewest parts so far among those that have finished it. Parts with a single copy
+    count from the start. Only parts that no worker has finished are lost.
 
     Attributes:
-      copies: int (num_parts, num_copies), the messages that are a copy of each part; of
-        two that weigh alike, the first is taken.
-      num_workers: n; each has as many messages, one after the other.
+      copies: Messages that are copies of each part, int (num_parts, num_copies); the
+        first wins in a tie.
+      num_workers: n; each worker has equally many adjacent messages.
 
     Example:
       >>> import jax.numpy as jnp, jaxwgc
@@ -79,8 +79,7 @@ def _lightest(mask, copies, num_workers):
     dtype = jnp.result_type(float)
     num_parts, num_copies = copies.shape
     num_messages = mask.shape[-1]
-    # Which copy of which part a message is, for the way back; none of those that are
-    # empty.
+    # Copy and part of each message, for the inverse map; nothing for empty messages.
     places = jnp.full(num_messages, copies.size)
     places = places.at[copies].set(jnp.arange(copies.size).reshape(copies.shape))
 

@@ -1,4 +1,4 @@
-"""One-step decoding: every answer counts the same."""
+"""One-step decoding: equal weights for all responses."""
 
 from typing import ClassVar
 
@@ -11,13 +11,13 @@ from jaxwgc.decoders._decoder import Array, Decoder
 
 
 class OneStep(Decoder):
-    """Every answer counts the same, scaled so that the sum is right on average.
+    """Equal weights for all responses, scaled to be unbiased.
 
-    For codes whose parts have about equally many copies.
+    For codes with about equally many copies of each part.
 
     Attributes:
-      scale: what the weights of the answers add up to; or each weight.
-      shared: whether the answers share `scale`.
+      scale: Sum of the weights, or each weight.
+      shared: Whether `scale` is the sum, divided among the responses.
 
     Example:
       >>> import jax.numpy as jnp, jaxwgc

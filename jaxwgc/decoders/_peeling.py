@@ -1,4 +1,4 @@
-"""Peeling: parts that are alone in a message, then those alone beside known ones."""
+"""Peeling: iterative decoding of messages with one unknown part."""
 
 from typing import ClassVar
 
@@ -12,15 +12,16 @@ from jaxwgc.decoders._decoder import Array, Decoder
 
 
 class Peeling(Decoder):
-    """Parts that are alone in a message, then those alone beside known ones.
+    """Recovers parts from messages in which they are the only unknown part.
 
-    The sum of the k' recovered parts times k / k'. That factor makes up for lost parts
-    on average, at the price of a larger error: where few parts are recovered, larger
-    than without any gradient. For codes of zeros and ones (before weighting).
+    The result is the sum of the k' recovered parts times k / k'. This factor makes it
+    unbiased, but increases the error: if few parts are recovered, the error exceeds
+    that of a zero gradient. For codes of zeros and ones (before weighting).
 
     Attributes:
-      assignment: bool (num_messages, num_batches), which batches a message is the sum
-        of: parts, or as many of them as there are of each that workers hold whole.
+      assignment: Batches that each message sums, bool (num_messages, num_batches).
+        Batches are parts, or groups of equally many parts that are always held
+        together.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxwgc
@@ -57,19 +58,19 @@ class Peeling(Decoder):
 
 @jax.jit
 def _peel(received: jax.Array, assignment: jax.Array) -> jax.Array:
-    """Weights that sum the parts which peeling recovers, scaled up for the others.
+    """Computes weights of the sum of recovered parts, scaled for the lost ones.
 
-    In each round, messages with one unknown part give that part; where several give
-    the same, their mean. The k' parts recovered in the end are summed exactly and
-    scaled by k / k', so that a part lost to chance costs no bias.
+    In each round, a message with one unknown part gives that part; if several messages
+    give it, their mean is taken. The k' recovered parts are summed and scaled by
+    k / k', so that lost parts cause no bias.
 
-    Which parts come in which round is found first, with products of masks only. The
-    weights of their sum then follow backwards, from the last round to the first: a
-    message that gave a part stands for it, minus its other parts.
+    First the round of each part is found, with products of masks only. The weights
+    then follow backwards, from the last round to the first: a message that gave a part
+    stands for it, minus its other parts.
 
     Args:
       received: bool (..., num_messages).
-      assignment: bool (num_messages, k), the parts (or batches) that a message sums.
+      assignment: Parts (or batches) that each message sums, bool (num_messages, k).
 
     Returns:
       (..., 1, num_messages) in JAX's default precision.
@@ -94,7 +95,7 @@ def _peel(received: jax.Array, assignment: jax.Array) -> jax.Array:
             jnp.where(single, round_number, message_round),
         )
 
-    # Made of the mask, so that under shard_map they vary with the device as it does.
+    # Derived from the mask, so that under shard_map it varies over the mesh axes, too.
     unknown = jnp.where(received[..., :1], jnp.ones(num_parts, bool), True)
     start = (
         unknown.any(),

@@ -1,1 +1,1 @@
-"""How wrong messages are found: one file for each way, and one for what all need."""
+"""Algorithms for the location of corrupted messages."""

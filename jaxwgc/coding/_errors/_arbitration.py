@@ -1,22 +1,22 @@
-"""Arbitration: who of those with copies of one message is wrong, in which part."""
+"""Arbitration between workers whose copies of one message differ."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-# Honest copies, and what is made of them by adding and subtracting, differ by no more
-# than so many times the noise.
+# Bound of the difference of honest copies, and of their sums and differences, as a
+# multiple of the noise.
 _NOISE = 8.0
 
 
 class Arbitration(NamedTuple):
-    """The outcome of a dispute.
+    """Outcome of a dispute.
 
     Attributes:
-      wrong: bool (num_disputed,), who contradicts what was recomputed.
-      settled: whether all who are not wrong agree, or one is left of at least two.
-      num_exchanges: times that two workers were asked, and parts recomputed.
+      wrong: Which workers contradict recomputed parts, bool (num_disputed,).
+      settled: Whether all other workers agree, or only one of them is left.
+      num_exchanges: Number of queries to pairs of workers, and of recomputed parts.
     """
 
     wrong: np.ndarray
@@ -31,29 +31,30 @@ def arbitrate(
     recompute: Callable[[int], np.ndarray],
     noise: float,
 ) -> Arbitration:
-    """Finds who is wrong among workers that have sent different copies of one message.
+    """Finds the corrupted workers among those that sent different copies of a message.
 
-    Two that differ are asked for the sum over half of their parts; what they say of the
-    other half follows from what they have sent. The half in which they differ more is
-    halved again, until one part is left. That one is recomputed, and whoever
-    contradicts it is wrong. All of this is done with random projections of the vectors,
-    a few numbers each, drawn after the messages were there.
+    Two workers that differ are queried for the sum over half of their parts; the sum
+    over the other half follows from their messages. The half in which they differ more
+    is bisected until one part is left. That part is recomputed, and a worker that
+    contradicts it is corrupted. All vectors are replaced by random projections of a few
+    numbers, drawn after the messages arrived.
 
-    What a worker says of all parts adds up to what it has sent. So one who has sent
-    something wrong contradicts itself, or an honest one in the part that is recomputed,
-    whatever it answers. Two may be wrong in different parts: then one of them is found.
+    The responses of a worker add up to its message. A worker that sent a corrupted
+    message therefore contradicts itself, or an honest worker in the recomputed part,
+    whatever it responds. If both workers are corrupted, in different parts, at least
+    one of them is found.
 
     Args:
-      totals: (num_disputed, num_columns), projections of what each of them has sent.
-      parts: those of which the message is a sum.
-      ask: `ask(workers, parts)` gives projections (2, num_columns) of the sums of two
-        workers, places in `totals`, over some of the parts.
-      recompute: `recompute(part)` gives the projection (num_columns,) of the right one.
-      noise: how much honest copies differ, relative to the norms of what they are made
-        of.
+      totals: Projections of the messages, (num_disputed, num_columns).
+      parts: Parts of the message, which is their sum.
+      ask: `ask(workers, parts)` returns projections (2, num_columns) of the sums over
+        `parts` of two workers, given as indices into `totals`.
+      recompute: `recompute(part)` returns the projection (num_columns,) of the correct
+        partial gradient.
+      noise: Difference of honest copies, relative to the norms of their terms.
 
     Returns:
-      An `Arbitration`. With two workers, of at most ceil(log2(len(parts))) + 1
+      An `Arbitration`. For two workers it needs at most ceil(log2(len(parts))) + 1
       exchanges.
 
     Example:
@@ -80,7 +81,7 @@ def arbitrate(
     totals = totals.astype(np.promote_types(totals.dtype, np.float64))
     wrong = ~np.isfinite(totals).all(1)
     num_exchanges = 0
-    # What is added and subtracted is rounded as its largest terms are.
+    # Sums and differences are rounded in proportion to their largest terms.
     largest = np.linalg.norm(totals[~wrong], axis=1).max(initial=0)
     while True:
         left = np.flatnonzero(~wrong)

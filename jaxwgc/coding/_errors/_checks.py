@@ -1,4 +1,4 @@
-"""Parity checks: what messages must satisfy, whatever the gradients."""
+"""Parity checks: linear relations that messages satisfy for all gradients."""
 
 from typing import Any
 
@@ -6,18 +6,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# Columns of the checks that are shorter than this are of messages without a check.
+# Messages whose columns of the checks have a smaller norm count as unchecked.
 UNCHECKED = 1e-3
 
 
 def parity_checks(matrix: Any) -> tuple[Any, Any]:
-    """Returns the checks (num_checks, num_messages) of an encoding matrix, and norms.
+    """Returns parity checks (num_checks, num_messages), and norms of rows of B.
 
-    Orthonormal rows H with H D⁻¹ B = 0, D the norms of the rows of B: messages over
-    norms are equally noisy. In NumPy, for a matrix of NumPy; of a traced one, there are
-    as many rows as messages, and those that are no checks are zero.
+    The checks are orthonormal rows H with H D⁻¹ B = 0, where D holds the norms of the
+    rows of B: messages divided by these norms are equally noisy. A NumPy matrix gives
+    NumPy arrays. A traced matrix gives as many rows as messages, padded with zeros.
     """
-    # NumPy's keeps its precision.
+    # A NumPy matrix keeps its precision.
     xp = jnp if isinstance(matrix, jax.Array) else np
     norms = xp.linalg.norm(matrix, axis=1)
     norms = xp.where(norms > 0, norms, 1)

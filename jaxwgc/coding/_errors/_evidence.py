@@ -1,4 +1,4 @@
-"""Evidence: what the parity checks of a round say without some of its messages."""
+"""Evidence: values of the parity checks of a round without some of its messages."""
 
 import math
 from typing import Any, NamedTuple
@@ -9,25 +9,24 @@ import jax.numpy as jnp
 from jaxwgc._arrays import product, squares
 from jaxwgc.coding._errors._checks import UNCHECKED
 
-# Singular values of checks that are noise, over what is expected of noise: twice what
-# any of 10,000 rounds of exact codes had.
+# Largest singular value of checks that counts as noise, relative to its expectation:
+# twice the maximum over 10,000 rounds of exact codes.
 ROUNDINGS = 2.0
-# Share of the checks of a message below which nothing of them is left.
+# Fraction of a message's check norm below which it has no check left.
 _AMBIGUOUS = 2e-6
-# Amplification of noise beyond which a suspect stays one.
+# Amplification of noise above which a suspect is not exonerated.
 _REACH = 10.0
-# Singular values are at most that many times the rounding of the largest one from the
-# true ones.
+# Error bound of computed singular values, in roundings of the largest one.
 _SVD_ROUNDINGS = 16.0
 
 
 class Sample(NamedTuple):
-    """Messages of a round, short and of about the same size.
+    """Projected messages of a round, scaled to similar size.
 
     Attributes:
       rows: Projections over the norms of the rows of the encoding matrix,
         (num_messages, num_columns).
-      mask: Which messages are there, bool (num_messages,).
+      mask: Which messages arrived, bool (num_messages,).
       noise: Difference of honest copies of a message, relative to its norm.
       norms: Norms of the rows of the encoding matrix, (num_messages,).
       key: PRNG key for further projections.
@@ -41,14 +40,14 @@ class Sample(NamedTuple):
 
 
 class Findings(NamedTuple):
-    """What the messages of a round say of each other.
+    """Corrupted and disputed messages of a round.
 
     Attributes:
-      wrong: bool (num_messages,), the messages that are corrupted.
-      disputed: bool (num_messages,), the messages of checks that nothing explains.
-      is_checked: bool (num_messages,), the messages that others say something of.
-      is_explained: bool scalar.
-      num_checks: int scalar, the number of independent checks.
+      wrong: Corrupted messages, bool (num_messages,).
+      disputed: Messages of failed checks without explanation, bool (num_messages,).
+      is_checked: Messages that take part in a check, bool (num_messages,).
+      is_explained: Whether all failed checks are explained, bool scalar.
+      num_checks: Number of independent checks, int scalar.
     """
 
     wrong: jax.Array
@@ -59,11 +58,11 @@ class Findings(NamedTuple):
 
 
 class Signal(NamedTuple):
-    """The part of checks that is no rounding.
+    """Component of the check values above the noise.
 
     Attributes:
-      basis: (num_checks, num_checks), orthonormal columns, zero beyond the rank.
-      singular: (num_checks,), singular values, zero beyond the rank.
+      basis: Orthonormal columns, (num_checks, num_checks), zero beyond the rank.
+      singular: Singular values, (num_checks,), zero beyond the rank.
       rank: int scalar.
       threshold: Singular value up to which values are noise.
       rounding: Rounding error of the singular values.
@@ -77,12 +76,12 @@ class Signal(NamedTuple):
 
     @property
     def weakest(self) -> jax.Array:
-        """The least singular value of the signal."""
+        """Smallest singular value of the signal."""
         return jnp.min(jnp.where(self.singular > 0, self.singular, jnp.inf))
 
 
 def find_signal(left: jax.Array, singular: jax.Array, threshold: jax.Array) -> Signal:
-    """Returns what stands out of values, by singular vectors and values of these."""
+    """Separates signal from noise, given left singular vectors and singular values."""
     rounding = _SVD_ROUNDINGS * jnp.finfo(singular.dtype).eps * singular[0]
     is_signal = singular > jnp.maximum(threshold, rounding)
     basis = jnp.where(is_signal, left, 0)
@@ -90,22 +89,21 @@ def find_signal(left: jax.Array, singular: jax.Array, threshold: jax.Array) -> S
 
 
 class Evidence(NamedTuple):
-    """The checks of a round without its suspects.
+    """Check values of a round without its suspects.
 
     Attributes:
-      suspects: bool (num_messages,), the messages that are left out.
-      is_used: bool (num_messages,), the messages that are there, without suspects.
-      checks: (num_checks, num_messages), linear combinations of the parity checks in
-        which only messages that are used occur.
-      left: (num_checks, num_checks), left singular vectors of what the messages make
-        of the checks.
-      singular: (num_checks,), singular values, zero but for rounding if the messages
-        are right.
-      num_left: int scalar, the number of independent checks.
-      solve: (num_messages, num_checks), computes from values of all checks what has to
-        be added to the messages that are left out. Zero rows for the others.
-      size: Root mean square of the norms of the messages that are used.
-      threshold: Singular value up to which it is noise.
+      suspects: Messages that are left out, bool (num_messages,).
+      is_used: Messages that arrived, without suspects, bool (num_messages,).
+      checks: (num_checks, num_messages), linear combinations of the parity checks that
+        contain only used messages.
+      left: Left singular vectors of the check values, (num_checks, num_checks).
+      singular: Their singular values, (num_checks,), zero up to rounding if the
+        messages are correct.
+      num_left: Number of independent checks, int scalar.
+      solve: (num_messages, num_checks), maps values of all checks to corrections of
+        the messages that are left out. Zero rows for the others.
+      size: Root mean square of the norms of the used messages.
+      threshold: Singular value up to which check values are noise.
     """
 
     suspects: jax.Array
@@ -120,7 +118,7 @@ class Evidence(NamedTuple):
 
     @property
     def check_norms(self) -> jax.Array:
-        """The norms of the checks of each message, (num_messages,)."""
+        """Norms of the checks of each message, (num_messages,)."""
         return jnp.linalg.norm(self.checks, axis=0)
 
 
@@ -134,7 +132,7 @@ def estimate(checks: Any, sample: Sample, suspects: jax.Array) -> Evidence:
     checks = jnp.asarray(checks, rows.dtype)
     columns = jnp.where(is_used, 0, checks)
     left, singular, right = jnp.linalg.svd(columns, full_matrices=False)
-    # Columns have a norm of one at most.
+    # Columns have norm at most one.
     is_lost = singular > max(checks.shape) * jnp.finfo(singular.dtype).eps
     inverse = jnp.where(is_lost, 1 / jnp.where(is_lost, singular, 1), 0)
     solve = -product(right.T.conj() * inverse, left.T.conj())
@@ -158,8 +156,8 @@ def estimate(checks: Any, sample: Sample, suspects: jax.Array) -> Evidence:
 
 
 def outside(basis: jax.Array, columns: jax.Array) -> jax.Array:
-    """Returns what is left of columns outside of a subspace."""
-    # Twice, so that rounding is relative to what is left.
+    """Projects columns onto the orthogonal complement of a subspace."""
+    # Twice, so that the rounding error is relative to the result.
     for _ in range(2):
         columns = columns - product(basis, product(basis.T.conj(), columns))
     return columns
@@ -168,14 +166,14 @@ def outside(basis: jax.Array, columns: jax.Array) -> jax.Array:
 def explains(
     evidence: Evidence, threshold: jax.Array, check_norms: jax.Array
 ) -> jax.Array:
-    """Returns whether the suspects explain all errors, and no other messages could.
+    """Returns whether the suspects explain all errors, and no other set would.
 
     Args:
       evidence: Without the suspects.
-      threshold: Singular value up to which checks were noise with them.
+      threshold: Singular value up to which checks with the suspects are noise.
       check_norms: Norms of the checks of each message if none is left out.
     """
-    # A message whose every check takes in a suspect could as well be corrupted.
+    # A message could be corrupted if all of its checks contain a suspect.
     is_unique = evidence.check_norms > _AMBIGUOUS * check_norms
     is_unique |= ~(evidence.is_used & is_checked(check_norms))
     is_noise = evidence.singular[0] <= 2 * threshold
@@ -183,12 +181,12 @@ def explains(
 
 
 def is_checked(check_norms: jax.Array) -> jax.Array:
-    """Returns which messages have a check at all."""
+    """Returns which messages take part in a check."""
     return check_norms > UNCHECKED
 
 
 def deviates(checks: Any, sample: Sample, evidence: Evidence) -> jax.Array:
-    """Returns which messages are not what the used ones make of them, up to noise."""
+    """Returns which messages differ from the values implied by used ones."""
     rows = sample.rows
     kept = jnp.where(evidence.is_used[:, None], rows, 0)
     solve = evidence.solve

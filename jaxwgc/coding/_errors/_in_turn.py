@@ -25,15 +25,15 @@ from jaxwgc.decoders import Decoder
 
 
 class _Search(NamedTuple):
-    """The state of a search.
+    """State of a search.
 
     Attributes:
-      evidence: Without the suspects so far.
+      evidence: Evidence without the suspects so far.
       check_norms: Norms of the checks of each message if none is left out.
-      num_checks: int scalar, the number of checks if none is left out.
-      floor: Singular value below which errors count as noise, as nothing explains them.
-      attempt: How many explanations of the same errors have been tried; -1 at first,
-        while there is no evidence.
+      num_checks: Number of checks if none is left out, int scalar.
+      floor: Singular value below which unexplained errors count as noise.
+      attempt: Number of explanations tried for the current errors; -1 before the first
+        evidence.
     """
 
     evidence: Evidence
@@ -56,22 +56,22 @@ class _Search(NamedTuple):
 def find_in_turn(checks: Any, sample: Sample, decoders: Sequence[Decoder]) -> Findings:
     """Finds corrupted messages, the largest errors first.
 
-    A message is noisy in proportion to its size, so large errors hide smaller ones.
-    What explains the largest errors is left out, and the other messages are judged
+    A message is noisy in proportion to its size, so large errors hide small ones. The
+    messages that explain the largest errors are left out, and the others are judged
     again by their own size, until their checks are noise. If nothing explains the
     errors, the weakest of them count as noise, until something explains the others.
 
     Args:
       checks: Parity checks, (num_checks, num_messages).
-      sample: The messages.
-      decoders: Of the code, one of which may interpolate polynomials.
+      sample: Projected messages.
+      decoders: Decoders of the code. One of them may interpolate polynomials.
     """
 
     def step(search):
         return _next(checks, sample, decoders, search)
 
     nobody = jnp.zeros_like(sample.mask)
-    # Without evidence at first, so that there is one copy of what computes it.
+    # Initially without evidence, so that the program that computes it occurs once.
     shapes = jax.eval_shape(estimate, checks, sample, nobody)
     evidence = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     zero = jnp.zeros_like(evidence.threshold)
@@ -82,7 +82,7 @@ def find_in_turn(checks: Any, sample: Sample, decoders: Sequence[Decoder]) -> Fi
     is_explained = last.floor == 0
     has_check = is_checked(last.check_norms)
     return Findings(
-        # Some suspects may have sent what the other messages say they should have.
+        # Suspects whose messages agree with the others are exonerated.
         wrong=last.evidence.suspects & deviates(checks, sample, last.evidence),
         disputed=sample.mask & has_check & ~is_explained,
         is_checked=has_check,
@@ -92,7 +92,7 @@ def find_in_turn(checks: Any, sample: Sample, decoders: Sequence[Decoder]) -> Fi
 
 
 def _next(checks, sample, decoders, search):
-    """Tries one explanation of the errors, and leaves out whom it finds."""
+    """Tries one explanation of the errors, and leaves out the messages in it."""
     evidence, check_norms, num_checks, floor, attempt = search
     signal = search.signal
     wrong, fits, is_more = _propose(sample, decoders, search, signal)
@@ -116,9 +116,9 @@ def _next(checks, sample, decoders, search):
 
 
 def _propose(sample, decoders, search, signal):
-    """Returns messages that may explain the errors, if they do, if others are left.
+    """Returns candidate messages, whether they explain, and whether others remain.
 
-    First by errors in general position, then by errors that agree.
+    Errors in general position are tried first, then errors that agree.
     """
     evidence, attempt = search.evidence, search.attempt
 

@@ -10,21 +10,22 @@ from jaxwgc._pytrees import register
 @register
 @dataclasses.dataclass(frozen=True)
 class ErrorLocation:
-    """The workers that sent something wrong in a round, as far as the code can tell.
+    """Workers that sent corrupted messages in a round, as far as the code can tell.
 
-    Made by `jaxwgc.locate_errors`, and taken by `jaxwgc.decoding`, `jaxwgc.decode` and
-    the like in the place of `received`. A pytree.
+    Returned by `jaxwgc.locate_errors`. `jaxwgc.decoding`, `jaxwgc.decode` and similar
+    functions accept it as `received`. A pytree.
 
     Attributes:
-      wrong: bool (num_workers,), whose messages are wrong; nobody's where refused.
-      mask: bool (num_messages,), the messages to decode from: they are there, finite,
-        and of nobody who is wrong. None where refused.
-      disputed: bool (num_workers,), where refused: who has a part in checks that fail.
-      unique: bool scalar, whether nothing else explains the errors by as few workers.
-      checks: int scalar, independent checks of the messages that were there. Errors in
-        general position are found in one less, any errors in half as many.
-      refused: bool scalar, whether checks fail in a way that cannot be explained, or
-        some message is there that nothing checks: too few others are.
+      wrong: Workers with corrupted messages, bool (num_workers,); all False if refused.
+      mask: Messages to decode from, bool (num_messages,): finite messages that arrived
+        from workers that are not corrupted. All False if refused.
+      disputed: If refused, the workers in failed checks, bool (num_workers,).
+      unique: Whether no other set of as few workers explains the errors, bool scalar.
+      checks: Number of independent checks of the messages that arrived, int scalar.
+        Errors in general position are found in up to checks - 1 messages, others in
+        up to half of checks.
+      refused: Whether the round is rejected, bool scalar: failed checks cannot be
+        explained, or a message takes part in no check because too few others arrived.
     """
 
     wrong: jax.Array

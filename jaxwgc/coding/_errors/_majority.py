@@ -1,4 +1,4 @@
-"""Majority: errors among messages that are copies of each other."""
+"""Majority voting among messages that are copies of each other."""
 
 from typing import Any
 
@@ -8,17 +8,17 @@ import numpy as np
 
 from jaxwgc.coding._errors._evidence import Findings, Sample
 
-# Columns of a projection of copies, so that one of 7e9 errors of twice the size at
-# which copies differ looks smaller than that.
+# Columns of a projection of copies. Errors of twice the size at which copies differ
+# look smaller than that with probability 1 / 7e9.
 NUM_COLUMNS = 64
-# Differences of copies up to so many times the noise are noise.
+# Bound of the difference of honest copies, as a multiple of the noise.
 _NOISE = 4.0
 
 
 def find_copies(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """Returns which copy of what each message is, (num_messages,), and its sign.
+    """Returns labels of groups of copies, (num_messages,), and signs.
 
-    None unless all that messages have in common is that some are multiples of others.
+    None unless the only relation between messages is that some are multiples of others.
     """
     norms = np.linalg.norm(matrix, axis=1)
     rows = matrix / np.where(norms > 0, norms, 1)[:, None]
@@ -37,12 +37,12 @@ def find_copies(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
 def find_minorities(
     sample: Sample, copies: tuple[Any, Any], largest: float
 ) -> Findings:
-    """Finds the messages that are outvoted by copies of them.
+    """Finds the messages that are outvoted by their copies.
 
     Args:
-      sample: The messages.
-      copies: Of `find_copies`.
-      largest: Norm from which on messages are wrong, whoever agrees.
+      sample: Projected messages.
+      copies: Labels and signs from `find_copies`.
+      largest: Norm above which messages are corrupted, even if copies agree.
     """
     (labels, signs), is_there, noise = copies, sample.mask, sample.noise
     rows = sample.rows / jnp.asarray(signs, sample.rows.dtype)[:, None]
@@ -53,18 +53,18 @@ def find_minorities(
         lambda row: jnp.linalg.norm(rows - row, axis=1), rows, batch_size=32
     )
     smaller = jnp.minimum(norms[:, None], norms)
-    # Most messages are of size one; noise is no smaller where those of a group cancel.
+    # Messages have size about one; noise is not smaller if those of a group cancel.
     agrees = differences <= _NOISE * noise * jnp.maximum(smaller, 1)
     agrees &= can_be_right[:, None] & can_be_right
     pairs = is_there[:, None] & is_there & (labels[:, None] == labels)
     votes = jnp.sum(agrees & pairs, axis=1)
     most = jnp.max(jnp.where(pairs, votes, 0), axis=1)
     is_winner = (votes == most) & (votes >= 2) & is_there
-    # Two parties of the same size, or nobody who agrees with anybody.
+    # Two majorities of equal size, or no agreement at all.
     is_tied = jnp.any(pairs & is_winner[:, None] & is_winner & ~agrees, axis=1)
     number = jnp.sum(pairs, axis=1)
     disputed = jnp.any(pairs & is_tied, axis=1) | ((most < 2) & (number > 1))
-    # All parties of the group with a tie are in dispute.
+    # All messages of a group with a tie are disputed.
     disputed = jnp.any(pairs & disputed, axis=1) & is_there
     has_winner = jnp.any(pairs & is_winner, axis=1)
     outvoted = is_there & has_winner & ~is_winner & ~disputed

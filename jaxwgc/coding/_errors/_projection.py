@@ -1,4 +1,4 @@
-"""Random projections: short rows that stand for long messages."""
+"""Random projections of long messages to short rows."""
 
 import math
 
@@ -7,19 +7,19 @@ import jax.numpy as jnp
 
 from jaxwgc._arrays import promoted
 
-# Entries are added up under random signs, into so many sums.
+# Number of sums to which entries are added with random signs.
 _NUM_BUCKETS = 1024
-# So many numbers are added up at a time: of long sums, rounding grows with the length.
-# No more than bits in a word, from which signs are taken.
+# Number of entries summed at a time, since rounding grows with the length of a sum. At
+# most the bits of a word, from which signs are taken.
 _AT_ONCE = 32
 
 
 def key_from(messages: jax.Array) -> jax.Array:
-    """Returns a key that nobody knows who does not know a part of every message."""
+    """Derives a key that is unpredictable without a part of every message."""
     parts = promoted(messages)[:, :_NUM_BUCKETS]
     parts = jnp.stack([parts.real, parts.imag]) if jnp.iscomplexobj(parts) else parts
     words = jax.lax.bitcast_convert_type(parts, jnp.uint32).reshape(-1)
-    # Every bit of each word, and its place, change the sum in many bits.
+    # Every bit of each word, and its position, changes many bits of the sum.
     places = jnp.arange(len(words), dtype=jnp.uint32) * jnp.uint32(0x9E3779B9)
     for shift in (16, 15, 13):
         words = (words ^ (words >> shift) ^ places) * jnp.uint32(0x2C1B3C6D)
@@ -27,15 +27,16 @@ def key_from(messages: jax.Array) -> jax.Array:
 
 
 def project(key: jax.Array, messages: jax.Array, num_columns: int) -> jax.Array:
-    """Returns (num_messages, num_columns), the same projection of every message.
+    """Projects every message by one random matrix to (num_messages, num_columns).
 
-    In one pass over the messages, in at least float32. Linear relations between
-    messages hold between their projections, and what breaks one shows.
+    One pass over the messages, in at least float32. Projections satisfy the linear
+    relations between messages; a broken relation shows in them.
 
     Args:
-      key: PRNG key; drawn after the messages have arrived, nobody can aim at it.
-      messages: (num_messages, length), real or complex.
-      num_columns: of the projection. Rows keep their norm on average.
+      key: PRNG key, drawn after the messages arrived, so that errors cannot be chosen
+        to vanish.
+      messages: Real or complex, (num_messages, length).
+      num_columns: Length of the projections, which keep the norm on average.
     """
     messages = promoted(messages)
     if messages.shape[1] > _NUM_BUCKETS:
@@ -66,7 +67,7 @@ def _in_buckets(key, messages):
 
 
 def _split(array, axis):
-    """Cuts an axis into pieces, the last one filled up with zeros."""
+    """Splits an axis into pieces, the last one padded with zeros."""
     padding = [(0, 0)] * array.ndim
     padding[axis] = 0, -array.shape[axis] % _AT_ONCE
     array = jnp.pad(array, padding)
@@ -76,8 +77,8 @@ def _split(array, axis):
 
 
 def _sum_in_steps(array):
-    """Adds up the second axis of three."""
+    """Sums over the second axis of three."""
     while array.shape[1] > _AT_ONCE:
-        # Else the compiler makes one long sum of them all.
+        # Without the barrier, the compiler would merge everything into one long sum.
         array = jax.lax.optimization_barrier(_split(array, 1).sum(2))
     return jax.lax.optimization_barrier(array).sum(1)

@@ -1,4 +1,4 @@
-"""Errors of low rank in Reed-Solomon codes: shifted windows raise the rank."""
+"""Errors of low rank in Reed-Solomon codes, located by spatial smoothing."""
 
 import math
 from typing import Any
@@ -11,7 +11,7 @@ from jaxwgc._arrays import product
 from jaxwgc.coding._errors._evidence import Evidence, Sample, Signal, find_signal
 from jaxwgc.coding._errors._general_position import distances_from, nearest
 
-# Directions of the errors that may be weaker than the noise: 0, 1 or 2.
+# Number of error directions that may be weaker than the noise: 0, 1 or 2.
 _HIDDEN = 3
 
 
@@ -22,20 +22,21 @@ def find_by_smoothing(
     interpolation: tuple[jax.Array, Any, int],
     attempt: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Returns messages that may explain the errors, if they do, if others are left.
+    """Returns candidate messages, whether they explain, and whether others remain.
 
-    Messages are values of polynomials at points αᵢ. With aᵢ the weights that
-    interpolate them at 0, the sums of aᵢ αᵢˡ⁺¹ times message i are zero for l below the
-    number of checks. An error at i adds its own geometric sequence in αᵢ, and windows
-    of these sequences, side by side, have as many directions as there are wrong
-    messages (spatial smoothing).
+    Messages are values of polynomials at points αᵢ. With weights aᵢ that interpolate at
+    0, the sums of aᵢ αᵢˡ⁺¹ times message i are zero for l below the number of checks.
+    An error in message i adds a geometric sequence in αᵢ. Windows of these sequences,
+    side by side, span as many dimensions as there are corrupted messages (spatial
+    smoothing).
 
     Args:
-      sample: The messages.
-      evidence: Without the suspects.
+      sample: Projected messages.
+      evidence: Evidence without the suspects.
       signal: Signal of the evidence.
-      interpolation: Of `Decoder.interpolation`.
-      attempt: From 1 on; more windows, and more wrong messages, with every one.
+      interpolation: From `Decoder.interpolation`.
+      attempt: Number of the attempt, from 1; each allows more windows and more
+        corrupted messages.
     """
     weights, points, num_coefficients = interpolation
     is_there, norms = evidence.is_used, sample.norms
@@ -43,14 +44,14 @@ def find_by_smoothing(
     num_sums = len(points) - num_coefficients
     num_checks = is_there.sum() - num_coefficients
     weights = weights / jnp.max(jnp.abs(weights))
-    # In NumPy, if that is where the points are, and so rounded but once.
+    # NumPy points give powers in NumPy, which are rounded only once.
     powers = points ** np.arange(num_sums + 1)[:, None]
     powers = jnp.asarray(powers, rows.dtype)
     sums = product(powers[1:], weights[:, None] * norms[:, None] * rows)
     places = jnp.arange(num_sums)
     sums = jnp.where((places < num_checks)[:, None], sums, 0)
     threshold = signal.threshold * jnp.linalg.norm(weights * norms)
-    # As many columns as directions.
+    # Reduced to as many columns as there are dimensions.
     left, singular, _ = jnp.linalg.svd(sums, full_matrices=False)
     directions = find_signal(left, singular, threshold)
     sums = (directions.basis * directions.singular)[:, : num_sums // 2]
@@ -63,7 +64,7 @@ def find_by_smoothing(
     is_in = (places[:, None] < size) & (places[:most] < number)
     windows = sums[jnp.clip(shifted, 0, num_sums - 1)]
     windows = jnp.where(is_in[:, :, None], windows, 0).reshape(num_sums, -1)
-    # Mixed at random, few columns span what many do.
+    # Random mixtures, so that few columns span the space.
     key = jax.random.fold_in(sample.key, 2)
     mix = jax.random.normal(key, (windows.shape[1], 2 * num_sums), norms.dtype)
     windows = product(windows, (mix / math.sqrt(2 * num_sums)).astype(sums.dtype))

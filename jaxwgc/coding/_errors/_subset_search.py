@@ -1,4 +1,4 @@
-"""Errors of low rank: some of the wrong messages are guessed, the rest follows."""
+"""Errors of low rank, located by guessing some of the corrupted messages."""
 
 import itertools
 import math
@@ -15,14 +15,14 @@ from jaxwgc.coding._errors._general_position import (
     normalized_columns,
 )
 
-# No more guesses than that in one round; looked at so many at a time.
+# Maximum number of guesses per round, and number tried at a time.
 _MOST_GUESSES, _AT_ONCE = 20_000, 256
-# What lies in a space is so many times the rounding from it, at most.
+# Bound of the distance of a column in a space, as a multiple of the rounding error.
 _ROUNDING = 10.0
 
 
 def guesses(num_messages: int, num_checks: int) -> list[np.ndarray]:
-    """Returns for 1, 2, … guessed messages all sets of them, as far as that goes."""
+    """Returns, for 1, 2, … guessed messages, all sets of them, up to the maximum."""
     by_size: list[np.ndarray] = []
     total = 0
     for size in range(1, num_checks // 2):
@@ -35,11 +35,11 @@ def guesses(num_messages: int, num_checks: int) -> list[np.ndarray]:
 
 
 def find_by_guessing(evidence: Evidence, signal: Signal) -> tuple[jax.Array, jax.Array]:
-    """Returns the fewest messages that explain the errors, and if none others do.
+    """Finds the smallest set of messages that explains the errors, if it is unique.
 
-    Of b wrong messages whose errors span μ directions, b - μ are guessed; with these in
-    it, the space holds the columns of all others. All sets of a size are tried before
-    larger ones, up to b = (checks + μ - 1) / 2.
+    If b corrupted messages have errors of μ dimensions, b - μ of them are guessed.
+    Together with the guessed columns, the error space then contains all others. All
+    sets of a size are tried before larger ones, up to b = (checks + μ - 1) / 2.
     """
     columns, has_check = normalized_columns(evidence)
     num_checks, num_messages = columns.shape
@@ -51,7 +51,7 @@ def find_by_guessing(evidence: Evidence, signal: Signal) -> tuple[jax.Array, jax
         for index in range(len(guess)):
             column = outside(basis, columns[:, guess[index]])
             norm = jnp.linalg.norm(column)
-            # Columns that lie in the space already need not be guessed.
+            # Columns that are already in the space need not be guessed.
             column = jnp.where(norm > limit, column / jnp.where(norm > 0, norm, 1), 0)
             basis = jnp.concatenate([basis, column[:, None]], 1)
         distances = jnp.where(has_check, distances_from(basis, columns), jnp.inf)
