@@ -12,7 +12,7 @@ Static: TypeAlias = Annotated[T, "static"]
 
 
 def register(cls: type[T]) -> type[T]:
-    """Registers a dataclass as a pytree whose structure contains the class.
+    """Registers a dataclass as a pytree with the class in its structure.
 
     With `jax.tree_util.register_dataclass` two classes with equal fields have equal
     structures. If their hashes collide in the few bits that a cache compares,

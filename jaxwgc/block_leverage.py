@@ -70,8 +70,8 @@ def block_leverage_aggregate(
       options: See `jaxwgc.coded_aggregate`.
 
     Returns:
-      An `optax.experimental.aggregating.Aggregator` whose state is a
-      `BlockLeverageState`. Updates have a leading axis of K; integers and bools become
+      An `optax.experimental.aggregating.Aggregator` with a `BlockLeverageState` as
+      state. Updates have a leading axis of K; integers and bools become
       the default float. `update` takes the extra arguments of
       `jaxwgc.coded_aggregate`.
 

@@ -36,7 +36,7 @@ TERMS = re.compile(
 # Titles and public names that keep an everyday word.
 KEPT = re.compile(
     r"wrong[ -]answers?|answer_request|decode_answers|num_answers|timeouts\.answer"
-    r"|\b(answer|refused)(=|:| must)|`[^`]*`",
+    r"|\b(answers?|refused|who)(=|:| must)|`[^`]*`",
     re.IGNORECASE,
 )
 LONGEST_SENTENCE = 35

@@ -57,7 +57,7 @@ def coded_aggregate(
       method: `"partials"` applies the effective weights to the partial gradients, for
         about the cost of their sum. `"messages"` forms, selects and decodes the
         message of each worker. The results agree up to rounding.
-      undecodable: What to do with a round whose gradient cannot be decoded exactly.
+      undecodable: Result of a round that cannot be decoded exactly.
         `"least_squares"` takes the nearest gradient that the responses give (or the
         result of another decoder), `"skip"` a zero update. `num_undecodable` in the
         state counts these rounds.

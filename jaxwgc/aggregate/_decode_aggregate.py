@@ -30,7 +30,7 @@ def decode_aggregate(
     Put it first in `optax.chain`. Its updates are the messages of the workers, as
     `jaxwgc.encode` returns them: row i is the result of `jaxwgc.coding.form_messages`
     on worker i. Rows of workers that did not respond may hold anything, including NaN.
-    It returns a pytree like params. Wrappers go around later transformations, as for
+    It returns a pytree like params. Wrappers go around later transformations, see
     `coded_aggregate`.
 
     `update` needs `received`, the bool mask (num_workers,) of the workers that

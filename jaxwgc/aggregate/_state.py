@@ -14,8 +14,8 @@ class ErrorCounts(NamedTuple):
     """Counts of corrupted messages so far.
 
     Attributes:
-      wrong: bool (num_workers,), workers whose messages were found corrupted in the
-        last round.
+      wrong: bool (num_workers,), workers with messages that were found corrupted in
+        the last round.
       num_wrong: int32 (num_workers,), number of rounds in which each worker was found
         corrupted.
       num_corrected: int32 scalar, number of rounds with at least one corrupted worker.
@@ -83,8 +83,8 @@ class Round(NamedTuple):
       mask: bool (num_messages,), messages that arrived.
       elapsed: Real scalar, duration of the round.
       weights: Decoding weights if they are known, otherwise None.
-      late: bool (num_workers,), workers whose response to an earlier round arrived in
-        this round; None if there are none.
+      late: bool (num_workers,), workers with a response to an earlier round that
+        arrived in this round; None if there are none.
       joined: bool (num_workers,), workers that started with the parameters of this
         round; None in observed rounds.
     """

@@ -46,7 +46,7 @@ class StepReport(NamedTuple):
 
     @property
     def ok(self) -> bool:
-        """Whether no problems were found."""
+        """True if no problems were found."""
         return not self.problems
 
     def __str__(self) -> str:

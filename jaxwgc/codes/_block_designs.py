@@ -16,7 +16,7 @@ def projective_plane(order: int) -> GradientCode:
     The plane over the integers modulo a prime q has v = q² + q + 1 points and v lines.
     Every line has q + 1 points, every point is on q + 1 lines, and two lines meet in
     one point. With κ = q + 1, λ = 1 and f responses, all least-squares weights are
-    κ / (κ - λ + λ f), and the squared decoding error is v - κ² f / (κ - λ + λ f). It
+    κ / (κ - λ + λ f). The squared decoding error is v - κ² f / (κ - λ + λ f). It
     depends only on f, so adversarial stragglers are no worse than random ones.
 
     Args:

@@ -108,9 +108,9 @@ class GradientCode:
           or complex128.
 
         Raises:
-          ValueError: If a shape is wrong, an entry is not finite or lies where the
-            worker does not hold the part, or a pattern has a residual above 1e-6 of the
-            norm of the target, in float64.
+          ValueError: If a shape is wrong, or an entry is not finite or belongs to a part
+            that the worker does not hold. If the residual of a pattern exceeds 1e-6 of
+            the norm of the target, in float64.
           TypeError: If an argument has the wrong type or is traced.
 
         Example:
@@ -168,7 +168,7 @@ decoders=[LeastSquares])
 
     @property
     def is_complex(self) -> bool:
-        """Whether messages are complex and pack two halves of a gradient."""
+        """True if messages are complex and pack two halves of a gradient."""
         return np.issubdtype(self.encoding_matrix.dtype, np.complexfloating)
 
     @property

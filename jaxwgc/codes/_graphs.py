@@ -121,7 +121,7 @@ def _swapped(key: jax.Array, num_vertices: int, degree: int) -> jax.Array:
 
 
 def _circulant_graph(num_vertices: int, degree: int) -> np.ndarray:
-    """Returns a ring with edges of up to degree // 2 steps, and opposite ones if odd."""
+    """Returns a ring with edges of up to degree // 2 steps, plus opposites if odd."""
     difference = np.arange(num_vertices) - np.arange(num_vertices)[:, None]
     distance = np.minimum(difference % num_vertices, -difference % num_vertices)
     adjacency = (distance > 0) & (distance <= degree // 2)

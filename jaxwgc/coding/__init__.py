@@ -1,9 +1,9 @@
 """Encoding, decoding and weighting for every gradient code.
 
 All functions are pure, work under `jax.jit` and `jax.vmap`, and compute in JAX's
-default precision. Decoding weights are constants for `jax.grad`. In rounds that cannot be
-decoded exactly, they do depend on the entries and the weights of the code; derivatives
-with respect to those ignore this. First derivatives of the least-squares
+default precision. Decoding weights are constants for `jax.grad`. In rounds that cannot
+be decoded exactly, they do depend on the entries and the weights of the code;
+derivatives with respect to those ignore this. First derivatives of the least-squares
 `decoding_error` are correct nevertheless, its second derivatives are not.
 """
 

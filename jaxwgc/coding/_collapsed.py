@@ -86,7 +86,7 @@ def collapse(
       sums: Function of real weights c (num_parts,) that returns the pytree sum over j
         of cⱼ gⱼ.
       masked_sums: Function of weights (rows, num_parts) that returns these sums with a
-        leading axis, without parts whose weights are all zero. It replaces sums that
+        leading axis, without parts of weight zero. It replaces sums that
         are not finite.
     """
     weights = effective(mixing)
@@ -117,7 +117,7 @@ def _leaked_rows(mixing, target):
     """Returns real weights (rows, num_parts) of the leaks of segments and halves.
 
     Leaks at the level of rounding are set to zero, since they would move parameters
-    whose gradient is zero. No rows if nothing is packed.
+    without a gradient. No rows if nothing is packed.
     """
     num_parts, num_segments = mixing.shape[-2:]
     is_complex = jnp.iscomplexobj(mixing)

@@ -156,7 +156,7 @@ def _median(values, mask):
 
 
 def _norms(rows):
-    """Computes norms of rows whose squares may overflow."""
+    """Computes norms of rows with squares that may overflow."""
     largest = jnp.max(jnp.abs(rows), axis=1)
     scale = jnp.where(largest > 0, largest, 1)
     return scale * jnp.linalg.norm(rows / scale[:, None], axis=1)

@@ -64,8 +64,8 @@ def decode_answers(answers: jax.Array, params: Any) -> Any:
       A pytree like params, with the batch axes in front.
 
     Raises:
-      ValueError: If the length of answers does not match params.
-      TypeError: If answers are not real, or params are not floats.
+      ValueError: If the length of `answers` does not match params.
+      TypeError: If `answers` are not real, or params are not floats.
 
     Example:
       Sums of messages are requested from two workers:

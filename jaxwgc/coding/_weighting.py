@@ -10,7 +10,7 @@ from jaxwgc.codes import GradientCode
 
 
 def weighted(code: GradientCode, weights: jax.typing.ArrayLike) -> GradientCode:
-    """Returns the code whose decoded gradient is the sum over j of wⱼ gⱼ.
+    """Returns the code with the decoded gradient Σⱼ wⱼ gⱼ.
 
     Scales the columns of B and the target of decoding. Works for every code; weights
     of a code that is already weighted multiply.

@@ -37,7 +37,7 @@ class Clustered(Decoder):
 
     @property
     def is_optimal(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Whether the inner decoder is optimal."""
+        """True if the inner decoder is optimal."""
         return self.inner.is_optimal
 
     def is_a(self, kind: type[Decoder]) -> bool:

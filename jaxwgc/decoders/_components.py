@@ -1,4 +1,4 @@
-"""Decoding by connected components, for codes whose workers are edges of a graph."""
+"""Decoding by connected components, for workers that are edges of a graph."""
 
 from typing import ClassVar, NamedTuple
 

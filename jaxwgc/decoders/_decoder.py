@@ -163,7 +163,7 @@ class Decoder(abc.ABC):
             self.refuse(f"an encoding matrix {matrix.shape} for {self}")
 
     def check_one_segment(self, target: Array) -> None:
-        """Raises ValueError for a code whose messages are shorter than the gradient."""
+        """Raises ValueError if messages are shorter than the gradient."""
         rule = f"be 1 for the decoder {self}"
         _validation.require(len(target) == 1, "num_segments", rule, len(target))
 

@@ -1,10 +1,10 @@
-"""Straggler models, delay models and waiting rules: who answers in a round, and when.
+"""Straggler models, delay models and waiting rules: which workers respond, and when.
 
 A straggler model is a pair of pure functions, like an optax transformation:
 `state = model.init(num_workers)` and
-`arrivals, state = model.sample(key, state, loads)`. So is a delay model, whose `sample`
-gives finish times. A waiting rule says when a round is over. All are frozen
-dataclasses: what is compiled with one as a static argument serves all that are equal.
+`arrivals, state = model.sample(key, state, loads)`. So is a delay model; its `sample`
+returns finish times. A waiting rule decides when a round ends. All are frozen
+dataclasses: equal ones, passed as static arguments, share compiled programs.
 """
 
 from jaxwgc.stragglers._bernoulli_slowdown import bernoulli_slowdown

@@ -1,4 +1,4 @@
-"""Workers that are slow now and then, by a factor."""
+"""Delays with random slowdowns by a factor."""
 
 import dataclasses
 from typing import Any, ClassVar
@@ -12,15 +12,15 @@ from jaxwgc.stragglers._independent_delay import IndependentDelay
 
 @dataclasses.dataclass(frozen=True)
 class bernoulli_slowdown(IndependentDelay):
-    """Times load * time, `slowdown` times as long with the given probability.
+    """Times load * time, multiplied by `slowdown` with a given probability.
 
     Args:
-      probability: of a worker being slow, independently; from 0 to 1.
-      slowdown: factor of a slow worker, at least 1; infinity for a dead one.
-      time: at load 1, in seconds; positive.
+      probability: Probability that a worker is slow, independently; from 0 to 1.
+      slowdown: Factor of a slow worker, at least 1; infinity for a lost worker.
+      time: Time at load 1, in seconds; positive.
 
     Raises:
-      ValueError, TypeError: If a parameter breaks its rule.
+      ValueError, TypeError: If a parameter is invalid.
 
     Example:
       >>> import jax, jaxwgc
@@ -48,11 +48,11 @@ class bernoulli_slowdown(IndependentDelay):
         return self.time * jnp.where(slow, self.slowdown, 1.0)
 
     def sf(self, x):
-        """Returns the probability of a longer time than x."""
+        """Returns the probability of a time above x."""
         is_before = np.asarray(x) < self.time * self.slowdown
         return np.where(np.asarray(x) < self.time, 1.0, is_before * self.probability)
 
     def isf(self, q):
-        """Returns the least time that is exceeded with probability q at most."""
+        """Returns the smallest time that is exceeded with probability at most q."""
         is_slow = np.asarray(q) < self.probability
         return self.time * np.where(is_slow, self.slowdown, 1.0)

@@ -1,4 +1,4 @@
-"""Delay models made of others: loads, speeds and slow spells."""
+"""Delay models built from other delay models: loads, speeds and slow spells."""
 
 import dataclasses
 from typing import Any
@@ -14,23 +14,23 @@ from jaxwgc.stragglers._types import DelayModel
 
 @dataclasses.dataclass(frozen=True)
 class affine(DelayModel):
-    """Times that do not vanish with the load: time * load + D(overhead + slope * load).
+    """Times affine in the load: time * load + D(overhead + slope * load).
 
-    With slope zero what is random does not depend on the load, as where connections are
-    slow and not computations. A worker without a load takes the overhead.
+    With slope zero, the random term D does not depend on the load, e.g. if connections
+    rather than computations are slow. A worker without load takes the overhead.
 
     Args:
-      delay: D, the model of what is random.
-      overhead: a load that comes on top of every load; at least 0.
-      slope: what loads are multiplied by in D; at least 0.
-      time: that always passes at load 1, in seconds; at least 0.
+      delay: Delay model D of the random term.
+      overhead: Constant added to the scaled load in D; at least 0.
+      slope: Factor of loads in D; at least 0.
+      time: Deterministic time at load 1, in seconds; at least 0.
 
     Raises:
       ValueError: If a parameter is negative.
-      TypeError: If delay is no delay model, or a parameter no number.
+      TypeError: If delay is not a delay model, or a parameter is not a number.
 
     Example:
-      Answers take about half a second, and a second more at load 1:
+      Responses take about half a second, and one second more at load 1:
 
       >>> import jax, jax.numpy as jnp
       >>> from jaxwgc import stragglers
@@ -55,7 +55,7 @@ class affine(DelayModel):
         _validation.check_fields(self, overhead=rule, slope=rule, time=rule)
 
     def init(self, num_workers):
-        """Returns the state of what is random."""
+        """Returns the state of the random term."""
         return self.delay.init(num_workers)
 
     def sample(self, key, state, loads):
@@ -66,7 +66,7 @@ class affine(DelayModel):
         return self.time * loads + times, state
 
     def law(self, load: float) -> Distribution | None:
-        """Returns the distribution of the time of a load, if the other has one."""
+        """Returns the distribution of the time at a load, if `delay` has one."""
         law = self.delay.law(self.overhead + self.slope * load)
         return None if law is None else Moved(law, self.time * load, 1.0)
 
@@ -76,15 +76,15 @@ class unequal_speeds(DelayModel):
     """Workers of unequal speed: the times of a delay model, divided by speeds.
 
     Args:
-      delay: the model of a worker of speed one.
-      speeds: (workers,), positive. All of them in their order where as many workers are
-        simulated; otherwise some that are drawn in the first round and then stay, each
-        at most once where there are enough.
+      delay: Delay model of a worker of speed 1.
+      speeds: (workers,), positive. If the number of simulated workers is equal, all
+        speeds are used in order. Otherwise speeds are drawn in the first round and then
+        kept, without replacement if there are enough.
 
     Raises:
-      ValueError: If speeds have another number of axes than one, or are not positive
-        and finite, or none.
-      TypeError: If delay is no delay model, or speeds are no real numbers.
+      ValueError: If speeds do not have exactly one axis, are empty, or are not positive
+        and finite.
+      TypeError: If delay is not a delay model, or speeds are not real numbers.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -108,11 +108,11 @@ class unequal_speeds(DelayModel):
         kind, sizes = "real numbers", {"num_workers": "any"}
         speeds = _validation.host_array("speeds", self.speeds, kind, **sizes)
         _validation.check_entries("speeds", speeds, speeds > 0, "positive")
-        # A tuple can be compared, so that equal models are equal.
+        # Tuples are comparable, so that equal models are equal.
         object.__setattr__(self, "speeds", tuple(speeds.astype(float).tolist()))
 
     def init(self, num_workers):
-        """Returns who the workers are (not chosen yet), and their delay's state."""
+        """Returns the speeds' indices (not chosen yet), and the state of the delay."""
         workers = no_workers(num_workers)
         return {"workers": workers, "delay": self.delay.init(num_workers)}
 
@@ -128,21 +128,21 @@ class unequal_speeds(DelayModel):
 
 @dataclasses.dataclass(frozen=True)
 class markov(DelayModel):
-    """Workers with slow spells: a chain of two states for each, and a model for either.
+    """Workers with slow spells: a two-state Markov chain with a delay model per state.
 
-    Rounds begin in the state that the chain has in the long run: slow with probability
-    become_slow / (become_slow + become_fast). Where become_slow + become_fast is 1, a
-    worker's rounds are independent.
+    The initial state has the stationary distribution of the chain: slow with
+    probability become_slow / (become_slow + become_fast). If become_slow + become_fast
+    is 1, the rounds of a worker are independent.
 
     Args:
-      fast: the delay model of a worker in its fast state.
-      slow: that of one in its slow state.
-      become_slow: the probability that a fast worker is slow in the next round.
-      become_fast: the probability that a slow worker is fast in the next round.
+      fast: Delay model of a worker in the fast state.
+      slow: Delay model of a worker in the slow state.
+      become_slow: Probability that a fast worker is slow in the next round.
+      become_fast: Probability that a slow worker is fast in the next round.
 
     Raises:
-      ValueError: If a probability is none, or both are zero.
-      TypeError: If fast or slow is no delay model, or a probability no number.
+      ValueError: If a probability is not from 0 to 1, or both are zero.
+      TypeError: If fast or slow is not a delay model, or a probability not a number.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -180,11 +180,11 @@ class markov(DelayModel):
 
     @property
     def slow_share(self) -> Any:
-        """The share of workers that are slow in the long run."""
+        """Stationary probability of the slow state."""
         return self.become_slow / (self.become_slow + self.become_fast)
 
     def init(self, num_workers):
-        """Returns who is slow, whether it is the first round, and both states."""
+        """Returns the slow workers, whether it is the first round, and both states."""
         return {
             "is_slow": jnp.zeros(num_workers, bool),
             "is_first": jnp.ones((), bool),
@@ -209,7 +209,7 @@ class markov(DelayModel):
         }
 
     def law(self, load: float) -> Distribution | None:
-        """Returns the distribution of the time of a load, if both others have one."""
+        """Returns the distribution of the time at a load, if both models have one."""
         fast, slow = self.fast.law(load), self.slow.law(load)
         if fast is None or slow is None:
             return None
@@ -217,16 +217,16 @@ class markov(DelayModel):
 
 
 def no_workers(num_workers: int) -> jax.Array:
-    """The state before the first round, in which `chosen_workers` chooses."""
+    """Returns the state before the first round, with workers not yet chosen."""
     num_workers = _validation.check_int("num_workers", num_workers, minimum=1)
     return jnp.full(num_workers, -1)
 
 
 def chosen_workers(key: jax.Array, state: jax.Array, num_measured: int) -> jax.Array:
-    """Which of those that were measured stand for the simulated ones, as in `state`.
+    """Returns the measured worker that each simulated worker stands for.
 
-    All in their order where there are as many, and otherwise some at random, each at
-    most once where there are enough.
+    If the numbers are equal, all are used in order. Otherwise workers are drawn at
+    random, without replacement if there are enough. A `state` with choices is kept.
     """
     chosen = jnp.arange(num_measured)
     if len(state) != num_measured:

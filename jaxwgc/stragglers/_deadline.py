@@ -1,4 +1,4 @@
-"""The waiting rule of approximate gradients: whoever answers in time."""
+"""Fixed deadlines."""
 
 import dataclasses
 import math
@@ -11,13 +11,13 @@ from jaxwgc.stragglers._waiting_rule import WaitingRule
 
 @dataclasses.dataclass(frozen=True)
 class deadline(WaitingRule):
-    """Take whoever has answered by a deadline; go on at once when all have.
+    """Waits until a deadline, or until all workers have responded.
 
     Args:
-      seconds: the deadline from the start of the round; positive.
+      seconds: Deadline from the start of the round; positive.
 
     Raises:
-      ValueError, TypeError: If seconds breaks its rule.
+      ValueError, TypeError: If seconds is invalid.
 
     Example:
       >>> import jax, jaxwgc
@@ -37,20 +37,20 @@ class deadline(WaitingRule):
         _validation.check_fields(self, seconds={"positive": True})
 
     def ends(self, times):
-        """Returns the deadline, or the last time where that is less."""
+        """Returns the smaller of the deadline and the last time."""
         xp = times.__array_namespace__()
         return xp.minimum(times.max(), xp.asarray(self.seconds, dtype=times.dtype))
 
     def describe(self, num_workers: int) -> tuple[str, str]:
-        """Returns such as "1.35 s", "for 1.346 s"."""
+        """Returns a label and a phrase, e.g. "1.35 s", "for 1.346 s"."""
         decimals = max(2 - math.floor(math.log10(self.seconds)), 0)
         return f"{self.seconds:.{decimals}f} s", f"for {self.seconds:.4g} s"
 
     def expected_time(self, law: Distribution, num_workers: int) -> float:
-        """Returns the mean of the last time or the deadline, whichever is less."""
+        """Returns the mean of the smaller of the deadline and the last time."""
         return law.fastest_mean(num_workers, num_workers, at_most=self.seconds)
 
     def time_quantile(self, law: Distribution, num_workers: int, level: float) -> float:
-        """Returns the quantile of that."""
+        """Returns the quantile of the smaller of the deadline and the last time."""
         last = law.fastest_quantile(num_workers, num_workers, level)
         return min(last, self.seconds)

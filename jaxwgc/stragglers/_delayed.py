@@ -1,4 +1,4 @@
-"""Straggler models made of a delay model and a waiting rule."""
+"""Straggler models that combine a delay model and a waiting rule."""
 
 import dataclasses
 import warnings
@@ -15,29 +15,29 @@ from jaxwgc.stragglers._inputs import loads_of
 from jaxwgc.stragglers._types import DelayModel, StragglerModel, check_round
 from jaxwgc.stragglers._waiting_rule import WaitingRule
 
-# On which a rule is tried that looks as if it could not decode.
+# Number of random orders of arrival on which a suspicious waiting rule is tested.
 _NUM_ORDERS = 64
 
 
 @dataclasses.dataclass(frozen=True)
 class delayed(StragglerModel):
-    """Finish times from a delay model, and a rule for how long the server waits.
+    """Rounds with finish times from a delay model and an end from a waiting rule.
 
     Args:
-      delay: such as `shifted_exponential`, `pareto` or `bernoulli_slowdown`.
-      wait: such as `fastest`, `deadline` or `until_decodable`.
-      late: what workers do that have not answered when a round ends. `"cancelled"` ones
-        stop, and all begin each round afresh: so it is where workers are told to stop,
-        or send finished parts on request. `"busy"` ones go on, answer late, and join
-        the round in which that happens: so it is where workers cannot be interrupted,
-        as those of `jaxwgc.distributed.RayCluster` that send one message. One that
-        would take forever is replaced, and joins the next round.
+      delay: Delay model, e.g. `shifted_exponential`, `pareto` or `bernoulli_slowdown`.
+      wait: Waiting rule, e.g. `fastest`, `deadline` or `until_decodable`.
+      late: What workers do that have not responded when a round ends. `"cancelled"`
+        workers stop, and all begin each round together: for clusters that tell workers
+        to stop, or that request finished parts. `"busy"` workers continue, respond
+        late, and join the round in which they respond: for clusters that cannot
+        interrupt workers, e.g. `jaxwgc.distributed.RayCluster` with one message per
+        worker. A worker that would never finish is replaced, and joins the next round.
 
     Raises:
-      ValueError: If late is neither of the two, or `"busy"` with a rule that waits
-        for a code of several messages a worker.
-      TypeError: If delay is no delay model or wait no waiting rule, or (at `sample`)
-        one breaks its contract.
+      ValueError: If late is neither of the two, or `"busy"` with a rule for a code with
+        several messages per worker.
+      TypeError: If delay is not a delay model or wait not a waiting rule, or (in
+        `sample`) one of them returns invalid results.
 
     Example:
       >>> import jax, jaxwgc
@@ -69,14 +69,14 @@ class delayed(StragglerModel):
         _validation.require(is_right, "late", rule, self.late)
 
     def init(self, num_workers):
-        """Returns the state of the delay model, and with it how long who is busy."""
+        """Returns the state of the delay model, and how long workers are busy."""
         state = self.delay.init(num_workers)
         if self.late == "cancelled":
             return state
         return state, jnp.zeros(num_workers, jnp.result_type(float))
 
     def sample(self, key, state, loads):
-        """Draws the times of a round, and asks the rule."""
+        """Draws finish times, and ends the round by the waiting rule."""
         delay_key, wait_key = jax.random.split(key)
         loads = loads_of(loads)
         is_busy = self.late == "busy"
@@ -95,10 +95,10 @@ class delayed(StragglerModel):
         return arrivals, (state, after.astype(jnp.result_type(float)))
 
     def warn_where_undecodable(self, code: Any, decoder: Any = None) -> None:
-        """Warns where the waiting rule ends rounds before the code decodes.
+        """Warns if the waiting rule ends rounds before the code decodes.
 
-        Rules that wait for fewer workers than are always enough, or for another code,
-        are tried on random orders of arrival.
+        Rules that wait for too few workers, or for another code, are tested on random
+        orders of arrival.
         """
         wait = self.wait
         if _validation.is_traced(code, wait) or code.messages_per_worker > 1:
@@ -106,11 +106,11 @@ class delayed(StragglerModel):
         num_workers = code.num_workers
         enough = num_workers - int(np.asarray(code.num_stragglers))
         if wait.code is not None:
-            # Codes of one assignment differ by the weights of their parts.
+            # Codes with equal assignments differ only in the weights of their parts.
             is_early = not np.array_equal(wait.code.assignment, code.assignment)
             rule = f"until another code decodes, {wait.code}"
         elif isinstance(wait, fastest):
-            # Approximate codes do not say how many answers are enough.
+            # Approximate codes do not say how many responses are enough.
             is_early = wait.num_required < enough and code.num_stragglers > 0
             rule = f"for the {wait.num_required} fastest of {num_workers} workers"
         else:
@@ -119,7 +119,7 @@ class delayed(StragglerModel):
             return
         times = np.tile(np.arange(num_workers, dtype=np.float32), (_NUM_ORDERS, 1))
         times = np.random.default_rng(0).permuted(times, axis=1)
-        # The model may be made while something else is traced.
+        # The model may be created while something else is traced.
         with jax.ensure_compile_time_eval():
             keys = jax.random.split(jax.random.key(0), _NUM_ORDERS)
             received = jax.vmap(wait.arrivals)(keys, jnp.asarray(times)).received
@@ -128,8 +128,8 @@ class delayed(StragglerModel):
             return
         warnings.warn(
             f"model waits {rule}; code then decodes in {num_decoded} of {_NUM_ORDERS} "
-            "random orders of arrival: other rounds give an approximate gradient, and "
-            f"count in num_undecodable. Any {enough} answers are enough: take "
+            "random orders of arrival. Other rounds give an approximate gradient and "
+            f"count in num_undecodable. Any {enough} responses are enough: use "
             f"stragglers.fastest({enough}), or stragglers.until_decodable of this code",
             stacklevel=3,
         )
@@ -138,17 +138,19 @@ class delayed(StragglerModel):
 def _busy_round(
     remaining: Any, times: Any, elapsed: Any, received: Any
 ) -> tuple[Any, Any, Any]:
-    """Returns who joins a round, whose last answer comes late in it, and who goes on.
+    """Returns workers that join a round, workers that respond late, and busy times.
 
     Args:
-      remaining: (..., num_workers), for how long workers are busy with the last one.
-      times: of that shape, that they need for this one.
-      elapsed: (..., 1) or a scalar, when the round ends.
-      received: bool, of the shape of remaining, whose answer has come in time.
+      remaining: Time for which workers are busy with the previous round,
+        (..., num_workers).
+      times: Time that they need for this round, (..., num_workers).
+      elapsed: Duration of the round, (..., 1) or a scalar.
+      received: Whether the response came in time, bool (..., num_workers).
 
     Returns:
-      Bools `joined` and `late` as in `Arrivals`, and how long workers are busy after
-      the round: 0 for those who would take forever, since they are replaced.
+      Bools `joined` and `late` as in `Arrivals`, and the time for which workers are
+      busy after the round: 0 for workers that would never finish, since they are
+      replaced.
     """
     joined = remaining <= elapsed
     after = jnp.where(joined, remaining + times, remaining) - elapsed

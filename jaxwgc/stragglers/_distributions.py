@@ -1,4 +1,4 @@
-"""Distributions of finish times on the host, and the f-th fastest of such times."""
+"""Distributions of finish times on the host, and order statistics of such times."""
 
 import abc
 import dataclasses
@@ -11,32 +11,31 @@ import scipy
 
 from jaxwgc._validation import require
 
-# Each halves an interval, so that nothing is left of it in float64.
+# Number of bisections: enough for float64.
 _BISECTIONS = 60
-# On the scale of log(q / (1 - q)), q the probability of a longer time: from q = 1e-18
-# to where all but 1e-16 are longer.
+# Grid of log(q / (1 - q)), with q the probability of a longer time: from q = 1e-18 to
+# q = 1 - 1e-16.
 _EDGES = np.linspace(-41.5, 36.75, 8001)
-# Cells in which times differ by more than that factor, where a distribution jumps, are
-# cut into so many, again and again; not those of what is steep everywhere.
+# If times in neighbouring cells differ by more than this factor (a jump), the cell is
+# split into pieces, in several levels; skipped if there are too many jumps.
 _JUMP, _PIECES, _LEVELS, _MAX_JUMPS = 1.05, 16, 4, 50
-# Of a round. What is less likely counts as if it never happened.
+# Probability per round below which an event is ignored.
 _NEVER = 1e-9
-# Times of smaller weight count as not there.
+# Weights below which times are ignored.
 NO_WEIGHT = 1e-9
-# Of times and probabilities that have to be in order.
+# Relative tolerance in checks that times and probabilities are sorted.
 _ROUNDING = 1e-9
 
 
 class Sample(NamedTuple):
-    """Times that a distribution is fitted to.
+    """Times to which a distribution is fitted.
 
     Attributes:
-      times: their values.
-      weights: of each.
-      is_whole: whether it is the whole time; of others it is known only that they are
-        longer (censored).
-      kept: the share of the times that is not used up by speeds of the workers, each of
-        which follows from the same times: the shape has so many fewer.
+      times: Values of the times.
+      weights: Weights of the times.
+      is_whole: Whether the time is complete; otherwise it is a lower bound (censored).
+      kept: Fraction of the degrees of freedom that is not used up by the speeds of the
+        workers, which are estimated from the same times.
     """
 
     times: np.ndarray
@@ -46,17 +45,17 @@ class Sample(NamedTuple):
 
     @property
     def counts(self) -> np.ndarray:
-        """Returns which components have a weight above zero."""
+        """Returns whether the weight of each component is above zero."""
         return self.weights > NO_WEIGHT
 
 
 class Distribution(abc.ABC):
-    """The distribution of a worker's finish time, in float64 on the host.
+    """Distribution of a worker's finish time, in float64 on the host.
 
-    One of one's own defines `sf` and `isf`, with the names and meaning of SciPy's.
+    To write your own, define `sf` and `isf`, with names and meaning as in SciPy.
 
     Example:
-      The second fastest of three workers, whose times are exponential of mean one:
+      The second fastest of three workers with exponential times of mean one:
 
       >>> import jaxwgc
       >>> law = jaxwgc.stragglers.shifted_exponential(shift=0.0, rate=1.0).law(1.0)
@@ -66,14 +65,14 @@ class Distribution(abc.ABC):
 
     @abc.abstractmethod
     def sf(self, x: Any) -> Any:
-        """Returns the probability of a longer time than x."""
+        """Returns the probability of a time above x."""
 
     @abc.abstractmethod
     def isf(self, q: Any) -> Any:
-        """Returns the least time that is exceeded with probability q at most."""
+        """Returns the smallest time that is exceeded with probability at most q."""
 
     def logpdf(self, x: Any) -> Any:
-        """Returns the logarithm of the density at x, of one that is to be fitted."""
+        """Returns the log-density at x; required for fitting."""
         raise NotImplementedError(f"logpdf is not defined by {self!r}")
 
     def fastest_mean(
@@ -81,24 +80,25 @@ class Distribution(abc.ABC):
     ) -> float:
         """Returns the mean of the f-th fastest of n independent times.
 
-        With q the probability of a longer time, that of the f-th fastest of n is Beta(n
-        - f + 1, f) distributed: means are sums of times over cells of q with the
-        probabilities of these. All f and n share the times, which are what costs.
+        Let q be the probability of a longer time. For the f-th fastest of n, q has the
+        distribution Beta(n - f + 1, f). The mean is a sum of times over cells of q,
+        weighted by the probabilities of the cells. Times are computed once for all f
+        and n.
 
         Args:
           num_required: f.
           num_workers: n.
-          at_most: where less than the time, it takes its place.
+          at_most: Upper bound to which times are clipped.
 
         Returns:
-          Infinity where the integral of the tail is, or where answers that never come
-          are waited for with a probability above 1e-9.
+          The mean; infinity if the integral diverges, or if the time is infinite with a
+          probability above 1e-9.
         """
         later = num_workers - num_required + 1
         edges, times = self._cells
         below = scipy.special.betainc(later, num_required, edges)
         shares = np.diff(below, prepend=0.0, append=1.0)
-        # Beyond both ends of the cells their first and last times.
+        # Outside of the cells, their first and last times are used.
         times = np.concatenate([times[:1], times, times[-1:]])
         if at_most < math.inf:
             return float(shares @ np.minimum(times, at_most))
@@ -112,12 +112,12 @@ class Distribution(abc.ABC):
     def fastest_quantile(
         self, num_required: int, num_workers: int, level: float
     ) -> float:
-        """Returns the time that the f-th fastest takes at most, with probability level.
+        """Returns the quantile of the f-th fastest of n independent times.
 
         Args:
           num_required: f.
           num_workers: n.
-          level: between 0 and 1.
+          level: Probability of a time that is at most the quantile, between 0 and 1.
         """
         later = num_workers - num_required + 1
         probability = scipy.special.betaincinv(later, num_required, 1 - level)
@@ -125,7 +125,7 @@ class Distribution(abc.ABC):
 
     @functools.cached_property
     def _cells(self) -> tuple[np.ndarray, np.ndarray]:
-        """Probabilities of longer times (cells + 1,), and the times between them."""
+        """Probabilities of longer times (cells + 1,), and times in the cells."""
         edges = _EDGES
         for _ in range(_LEVELS):
             times = self._checked_times(scipy.special.expit(edges))
@@ -154,7 +154,7 @@ class Distribution(abc.ABC):
         return times
 
     def _tail(self, lowest: float, later: int, share: float) -> float:
-        """Returns what times before the first cell add, which go like a power of q."""
+        """Returns the integral before the first cell, extrapolated by a power of q."""
         first, second = self.isf(np.array([lowest, 10 * lowest]))
         exponent = math.log10(first / second) if second > 0 else 0.0
         if exponent >= later * (1 - 1e-9):
@@ -164,60 +164,60 @@ class Distribution(abc.ABC):
 
 @dataclasses.dataclass(frozen=True)
 class Moved(Distribution):
-    """The distribution of shift + scale * X."""
+    """Distribution of shift + scale * X."""
 
     law: Distribution
     shift: float
     scale: float
 
     def sf(self, x: Any) -> np.ndarray:
-        """Returns the probability of a longer time than x."""
+        """Returns the probability of a time above x."""
         return self.law.sf((np.asarray(x) - self.shift) / self.scale)
 
     def isf(self, q: Any) -> np.ndarray:
-        """Returns the least time that is exceeded with probability q at most."""
+        """Returns the smallest time that is exceeded with probability at most q."""
         return self.shift + self.scale * self.law.isf(q)
 
     def logpdf(self, x: Any) -> np.ndarray:
-        """Returns the logarithm of the density at x."""
+        """Returns the log-density at x."""
         standard = (np.asarray(x) - self.shift) / self.scale
         return self.law.logpdf(standard) - np.log(self.scale)
 
 
 @dataclasses.dataclass(frozen=True)
 class Mixture(Distribution):
-    """The distribution of a time that is of a second one with some probability."""
+    """Mixture of two distributions."""
 
     first: Distribution
     second: Distribution
     probability: float
 
     def sf(self, x: Any) -> np.ndarray:
-        """Returns the probability of a longer time than x."""
+        """Returns the probability of a time above x."""
         return (1 - self.probability) * self.first.sf(x) + (
             self.probability * self.second.sf(x)
         )
 
     def logpdf(self, x: Any) -> np.ndarray:
-        """Returns the logarithm of the density at x."""
+        """Returns the log-density at x."""
         return np.logaddexp(
             np.log1p(-self.probability) + self.first.logpdf(x),
             np.log(self.probability) + self.second.logpdf(x),
         )
 
     def isf(self, q: Any) -> np.ndarray:
-        """Returns the time by bisection: it lies between those of both."""
+        """Computes the inverse by bisection between those of both distributions."""
         q = np.asarray(q, np.float64)
         ends = np.stack([self.first.isf(q), self.second.isf(q)])
         low, high = ends.min(0), ends.max(0)
-        # Where the second is endless the first has to account for the others.
+        # If times of the second are infinite, the first accounts for the others.
         others = (q - self.probability) / max(1 - self.probability, 1e-300)
         last = self.first.isf(np.clip(others, 0, 1))
         bound = np.where(q < self.probability, np.inf, last)
         high = np.where(np.isinf(high), bound, high)
         low = np.minimum(low, high)
         for _ in range(_BISECTIONS):
-            # The later one is right where times are not continuous.
+            # The later one is correct if times are not continuous.
             middle = np.where(low < high, low / 2 + high / 2, high)
             is_later = self.sf(middle) > q
             low = np.where(is_later, middle, low)

@@ -1,4 +1,4 @@
-"""Delays that were measured, drawn again."""
+"""Resampling of measured delays."""
 
 import dataclasses
 from typing import Any
@@ -15,7 +15,7 @@ from jaxwgc.stragglers._inputs import loads_of
 from jaxwgc.stragglers._types import DelayModel, Stalls
 
 RESAMPLE = ("rounds", "workers", "cells")
-# What was not seen in m draws has with 95% a probability below 3 / m.
+# Rule of three: an event not seen in m draws has probability below 3 / m (95%).
 _RULE_OF_THREE = 3.0
 
 
@@ -27,39 +27,39 @@ def empirical(
     measured_at: Any = None,
     replace: bool = False,
 ) -> DelayModel:
-    """Times that were measured, drawn again, such as those of `RayCluster.trace`.
+    """Returns a delay model that resamples measured times, e.g. `RayCluster.trace`.
 
-    Simulated workers are workers of the trace: all of them in their order where there
-    are as many, and otherwise some that are drawn in the first round and then stay.
+    Simulated workers stand for workers of the trace. If the numbers are equal, all are
+    used in order. Otherwise workers are drawn in the first round and then kept.
 
     Args:
-      times: (rounds, workers) in seconds, NaN or infinity where no answer came. Or
-        (rounds, workers, parts), the time of each part: a worker with a smaller load is
-        done after the first of them, and one with a larger load goes on with the first
-        again. Or (loads, rounds, workers), of the same rounds and workers at each of
-        the loads `measured_at`.
-      resample: what is drawn. `"rounds"`, whole rounds, so that workers that are slow
-        together stay so. `"workers"`, for each worker where its history begins, which
-        then goes on round by round, and from the last to the first, so that a slow
-        spell stays one. `"cells"`, every time on its own, of any round and worker.
-      loads: the loads that workers had when the times were measured, one number or
-        (workers,), such as `code.loads`: 1 without a code. Times are in proportion to
-        the load; those of parts are for equal parts, all of them the largest load.
-      measured_at: (loads,), increasing and at least 0, the loads of the first axis of
-        times: a straight line lies between them, and below the smallest and beyond the
-        largest one times are in proportion to the load.
-      replace: whether a trace of fewer workers than are simulated serves several of
-        them with the history of one.
+      times: (rounds, workers) in seconds, NaN or infinity if there was no response.
+        Alternatively (rounds, workers, parts), the time of each part: a smaller load
+        ends after the first parts, a larger load continues with the first part again.
+        Alternatively (loads, rounds, workers), with an entry for each of the loads
+        `measured_at`.
+      resample: What is drawn. `"rounds"`: whole rounds, which keeps workers that are
+        slow together. `"workers"`: for each worker the start of its history, which is
+        then followed round by round, and from the last round to the first; this keeps
+        slow spells. `"cells"`: every time independently, from any round and worker.
+      loads: Loads of the workers in the measurement, one number or (workers,), e.g.
+        `code.loads`: 1 without a code. Times are proportional to the load. For times
+        of parts, parts are equal and together have the largest load.
+      measured_at: Loads of the first axis of times, (loads,), increasing and at least
+        0. Times are linear between these loads, and proportional to the load below the
+        smallest and beyond the largest one.
+      replace: Whether several simulated workers may use the history of one measured
+        worker, if the trace has fewer workers than are simulated.
 
     Returns:
-      A delay model, whose `stalls` are what the times do not show and yet do not rule
-      out.
+      A delay model. Its `stalls` are events that the times do not show, but do not rule
+      out either.
 
     Raises:
-      ValueError: If times have no axis of rounds and of workers, one is zero or
-        below, loads are not positive or not of the workers, measured_at are not
-        increasing or not those of times, or (when simulated) the trace has too few
-        workers.
+      ValueError: If times do not have axes of rounds and workers, or a time is zero or
+        negative. If loads are not positive or do not match the workers. If measured_at
+        is not increasing or does not match times. If (when simulated) the trace has too
+        few workers.
       TypeError: If an argument has the wrong type.
 
     Example:
@@ -89,7 +89,7 @@ def empirical(
         )
         rule = "be increasing loads (loads,) of times (loads, rounds, workers)"
         require(is_right, name, rule, f"{measured_at} and times {table.shape}")
-        # Loads take the place of parts.
+        # Loads are stored like parts.
         table = np.moveaxis(table, 0, -1).copy()
     _validation.check_choice("resample", resample, RESAMPLE)
     _validation.check_bool("replace", replace)
@@ -109,11 +109,11 @@ def empirical(
     require(is_right, "times of a part", "fit in float32", given)
     begins_anew = measured_at is None
     if measured_at is None:
-        # Seconds after the first parts: one, two, ...
+        # Cumulative seconds after the first, second, ... part.
         table = table.cumsum(-1)
         measured_at = np.linspace(0, np.max(worker_loads), table.shape[2] + 1)[1:]
     if measured_at[0] > 0:
-        # Without a load there is nothing to do.
+        # Zero load takes no time.
         table = np.concatenate([np.zeros_like(table[:, :, :1]), table], -1)
         measured_at = np.concatenate([[0.0], measured_at])
     calm = 0.0, np.zeros_like(measured_at)
@@ -123,10 +123,10 @@ def empirical(
 @register
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Empirical(DelayModel):
-    """Times (rounds, workers, n) of the loads `known` (n,), and a line between them.
+    """Times (rounds, workers, n) at loads `known` (n,), with linear interpolation.
 
-    Beyond the largest of them a worker begins anew, or times are in proportion. Of
-    every time with that probability, they are at least as long as `least` (n,) says.
+    Beyond the largest load a worker begins anew, or times are proportional. With
+    probability `probability`, a time is raised to at least `least` (n,).
     """
 
     table: np.ndarray
@@ -147,7 +147,7 @@ class _Empirical(DelayModel):
         )
 
     def init(self, num_workers):
-        """Returns whose history workers have and in which round, none to begin with."""
+        """Returns the measured worker and round of each worker; initially none."""
         nobody = no_workers(num_workers)
         num_measured = self.table.shape[1]
         is_shared = self.replace or self.resample == "cells"
@@ -189,7 +189,7 @@ class _Empirical(DelayModel):
         return Stalls(stalled, probability, float(time), num_rounds)
 
     def _drawn(self, key, state):
-        """Rounds and workers of the trace, and the state after it."""
+        """Draws rounds and workers of the trace; returns them and the next state."""
         num_rounds, num_measured, _ = self.table.shape
         worker_key, round_key = jax.random.split(key)
         shape = state["workers"].shape
@@ -209,17 +209,17 @@ class _Empirical(DelayModel):
 
 
 def _share(count: jax.Array, seconds: jax.Array) -> jax.Array:
-    """Their product; none of something that takes forever is nothing."""
+    """Multiplies counts by times; zero times infinity is zero."""
     return jnp.where(count > 0, count * jnp.where(count > 0, seconds, 0), 0)
 
 
 def _between(known: jax.Array, seconds: jax.Array, loads: jax.Array) -> jax.Array:
-    """Times (num_workers,) of the loads, on the lines between those of known loads."""
+    """Interpolates times (num_workers,) linearly between those of known loads."""
     place = jnp.searchsorted(known, loads, side="right") - 1
     place = jnp.clip(place, 0, len(known) - 2)
     workers = jnp.arange(len(loads))
     low, high = seconds[workers, place], seconds[workers, place + 1]
     share = (loads - known[place]) / (known[place + 1] - known[place])
-    # Endless at one end is endless between.
+    # If one end is infinite, so are the times in between.
     is_finite = jnp.isfinite(low) & jnp.isfinite(high)
     return low + _share(share, jnp.where(is_finite, high - low, jnp.inf))

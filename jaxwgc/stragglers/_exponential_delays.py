@@ -1,4 +1,4 @@
-"""Delay models with a least time, beyond which times or their logs are exponential."""
+"""Delay models with a minimum time and exponential excess of times or their logs."""
 
 import dataclasses
 from typing import Any, ClassVar
@@ -19,11 +19,11 @@ class shifted_exponential(IndependentDelay):
     """Times load * (shift + E / rate), E standard exponential.
 
     Args:
-      shift: the least time at load 1, in seconds; at least 0.
-      rate: loads a second beyond the shift; positive.
+      shift: Minimum time at load 1, in seconds; at least 0.
+      rate: Loads per second beyond the shift; positive.
 
     Raises:
-      ValueError, TypeError: If a parameter breaks its rule.
+      ValueError, TypeError: If a parameter is invalid.
 
     Example:
       >>> import jax, jaxwgc
@@ -46,11 +46,11 @@ class shifted_exponential(IndependentDelay):
         return self.shift + jax.random.exponential(key, shape) / self.rate
 
     def logpdf(self, x):
-        """Returns the logarithm of the density at x."""
+        """Returns the log-density at x."""
         return _log_density(x - self.shift, self.rate)
 
     def logsf(self, x):
-        """Returns the logarithm of the probability of a longer time than x."""
+        """Returns the log-probability of a time above x."""
         return -self.rate * np.maximum(x - self.shift, 0)
 
     def isf(self, q):
@@ -59,7 +59,7 @@ class shifted_exponential(IndependentDelay):
 
     @classmethod
     def estimate(cls, sample: Sample) -> tuple[float, float]:
-        """Returns the shift and rate of largest likelihood."""
+        """Returns the maximum-likelihood estimates of shift and rate."""
         shift = _least_time(sample)
         return shift, _rate(sample, sample.times - shift)
 
@@ -69,11 +69,11 @@ class pareto(IndependentDelay):
     """Times load * scale * P, P Pareto: P(P > t) = t ** -shape for t at least 1.
 
     Args:
-      scale: the least time at load 1, in seconds; positive.
-      shape: the tail index; positive. Means are finite above 1, variances above 2.
+      scale: Minimum time at load 1, in seconds; positive.
+      shape: Tail index; positive. Means are finite above 1, variances above 2.
 
     Raises:
-      ValueError, TypeError: If a parameter breaks its rule.
+      ValueError, TypeError: If a parameter is invalid.
 
     Example:
       >>> import jax, jaxwgc
@@ -97,13 +97,13 @@ class pareto(IndependentDelay):
         return self.scale * jax.random.pareto(key, self.shape, shape)
 
     def logpdf(self, x):
-        """Returns the logarithm of the density at x."""
-        # The logarithm of the time is exponential.
+        """Returns the log-density at x."""
+        # The logarithm of the time has an exponential distribution.
         logs = log_times(x)
         return _log_density(logs - np.log(self.scale), self.shape) - logs
 
     def logsf(self, x):
-        """Returns the logarithm of the probability of a longer time than x."""
+        """Returns the log-probability of a time above x."""
         return -self.shape * np.maximum(log_times(x) - np.log(self.scale), 0)
 
     def isf(self, q):
@@ -112,7 +112,7 @@ class pareto(IndependentDelay):
 
     @classmethod
     def estimate(cls, sample: Sample) -> tuple[float, float]:
-        """Returns the scale and shape of largest likelihood."""
+        """Returns the maximum-likelihood estimates of scale and shape."""
         scale = _least_time(sample)
         return scale, _rate(sample, log_times(sample.times) - np.log(scale))
 
@@ -127,7 +127,7 @@ def _least_time(sample):
 
 
 def _rate(sample, excess):
-    """Returns the rate of the exponential times beyond the least one."""
+    """Returns the rate of exponential times beyond the minimum."""
     total = np.sum(sample.weights * np.maximum(excess, 0))
     count = sample.kept * np.sum(sample.weights * sample.is_whole)
     return count / max(total, 1e-300)

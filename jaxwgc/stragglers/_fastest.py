@@ -1,4 +1,4 @@
-"""The waiting rule of coded computing: so many workers, the fastest ones."""
+"""Waiting for a number of workers."""
 
 import dataclasses
 
@@ -15,19 +15,19 @@ from jaxwgc.stragglers._waiting_rule import WaitingRule
 
 @dataclasses.dataclass(frozen=True)
 class fastest(WaitingRule):
-    """Wait for exactly that many workers, the fastest ones.
+    """Waits for exactly f workers, the fastest ones.
 
-    Times are at least zero; ties are decided at random. A worker that never finishes
-    (an infinite time) never counts; where fewer finish than are waited for, the round
-    takes forever (`elapsed` is infinite).
+    Times are at least zero; ties are resolved at random. A worker with an infinite time
+    never responds. If fewer than f workers respond, the round never ends (`elapsed` is
+    infinite).
 
     Args:
-      num_required: f, at least 1 and at most the number of workers.
+      num_required: f, from 1 to the number of workers.
 
     Raises:
-      ValueError: If num_required is less than 1, or more than the number of workers
-        (at the call of the rule).
-      TypeError: If it is not an int.
+      ValueError: If num_required is below 1, or (when called) above the number of
+        workers.
+      TypeError: If num_required is not an int.
 
     Example:
       >>> import jax, jaxwgc
@@ -46,12 +46,12 @@ class fastest(WaitingRule):
         _validation.check_int("num_required", self.num_required, minimum=1)
 
     def ends(self, times):
-        """Returns the f-th least time."""
+        """Returns the f-th smallest time."""
         self._check(len(times))
         return times.__array_namespace__().sort(times)[self.num_required - 1]
 
     def arrivals(self, key: jax.Array, times: jax.typing.ArrayLike) -> Arrivals:
-        """Returns the arrivals of exactly f workers, ties decided by the key."""
+        """Returns the arrivals of exactly f workers; the key resolves ties."""
         times = times_of(times)
         self._check(len(times))
         first = fastest_workers(key, times, self.num_required)
@@ -59,7 +59,7 @@ class fastest(WaitingRule):
         return Arrivals(first & jnp.isfinite(times), times, elapsed)
 
     def describe(self, num_workers: int) -> tuple[str, str]:
-        """Returns such as "first 7", "for the first 7 of 8 workers"."""
+        """Returns a label and a phrase, e.g. "first 7", "for the first 7 of 8"."""
         number = self.num_required
         if number == num_workers:
             return "all", f"for all {num_workers} workers"

@@ -1,4 +1,4 @@
-"""Independent times in proportion to the load."""
+"""Independent times proportional to the load."""
 
 import abc
 import dataclasses
@@ -16,18 +16,18 @@ from jaxwgc.stragglers._types import DelayModel
 
 @dataclasses.dataclass(frozen=True)
 class IndependentDelay(DelayModel, Distribution):
-    """A family of delay models: each is also the distribution of the time at load 1.
+    """Family of delay models that are also the distribution of the time at load 1.
 
-    A new one is a frozen dataclass with `draw` and `isf`, and with `logsf`, `logpdf`
-    and `estimate` where `fit_delays` is to try it (or only `sf` where not).
+    To add one, write a frozen dataclass with `draw` and `isf`. If `fit_delays` shall
+    fit it, also define `logsf`, `logpdf` and `estimate`, otherwise `sf`.
 
     Attributes:
-      has_least_time: whether the first field is the end of the distribution, which the
-        likelihood takes to the least time and is not smooth in.
+      has_least_time: Whether the first field is the lower end of the distribution. The
+        likelihood estimates it by the minimum time, and is not smooth in it.
     """
 
     has_least_time: ClassVar[bool] = False
-    # Bounds of the fields, as in `_validation.check_number`.
+    # Bounds of the fields: keyword arguments of `_validation.check_number`.
     _rules: ClassVar[Any] = {}
 
     def __post_init__(self):
@@ -41,24 +41,24 @@ class IndependentDelay(DelayModel, Distribution):
         """Draws the times of a round, (num_workers,)."""
         loads = loads_of(loads)
         times = self.draw(key, loads.shape)
-        # No work takes no time, of a dead worker too.
+        # Zero load takes no time, for lost workers, too.
         return jnp.where(loads == 0, 0, loads * times), state
 
     def law(self, load: float) -> Distribution:
-        """Returns the distribution of the time of a load."""
+        """Returns the distribution of the time at a load."""
         return Moved(self, 0.0, load)
 
     def logsf(self, x: Any) -> Any:
-        """Returns the logarithm of the probability of a longer time than x."""
+        """Returns the log-probability of a time above x."""
         raise NotImplementedError(f"logsf is not defined by {self!r}")
 
     def sf(self, x: Any) -> Any:
-        """Returns the probability of a longer time than x."""
+        """Returns the probability of a time above x."""
         return np.exp(self.logsf(np.asarray(x)))
 
 
 def log_times(times: Any) -> np.ndarray:
-    """Returns their logarithms, finite where they are zero or less."""
+    """Returns logarithms, finite for times that are zero or negative."""
     return np.log(np.maximum(times, 1e-300))
 
 

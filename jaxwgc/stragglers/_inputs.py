@@ -1,4 +1,4 @@
-"""Checks the arguments of models and waiting rules, and makes them arrays of floats."""
+"""Checks of the arguments of models and waiting rules."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from jaxwgc import _arrays, _validation
 
 
 def loads_of(loads: Any, state: jax.Array | None = None) -> jax.Array:
-    """Loads in at least float32, as many as `state` has; NaN where none is possible."""
+    """Converts loads to at least float32, checked; NaN if traced and invalid."""
     loads = _vector("loads", loads, "finite and at least 0", largest=np.inf)
     if state is not None:
         _validation.check_shape("loads", loads, "(num_workers,)", state.shape)
@@ -18,8 +18,8 @@ def loads_of(loads: Any, state: jax.Array | None = None) -> jax.Array:
 
 
 def times_of(times: Any, name: str = "times") -> jax.Array:
-    """Times in at least float32; NaN in the place of traced ones below 0."""
-    times = _vector(name, times, "at least 0, and infinity where never")
+    """Converts times to at least float32, checked; NaN if traced and negative."""
+    times = _vector(name, times, "at least 0, and infinity without a response")
     return jnp.where(times >= 0, times, jnp.nan)
 
 

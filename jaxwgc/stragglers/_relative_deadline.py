@@ -1,4 +1,4 @@
-"""A deadline that the workers set themselves: relative to the fastest of them."""
+"""Deadlines relative to the fastest workers."""
 
 import dataclasses
 from typing import Any
@@ -9,19 +9,19 @@ from jaxwgc.stragglers._waiting_rule import WaitingRule
 
 @dataclasses.dataclass(frozen=True)
 class relative_deadline(WaitingRule):
-    """Wait for `factor` times as long as the first `quorum` workers take.
+    """Waits `factor` times as long as the first `quorum` workers take.
 
-    Fixed deadlines are guessed wrong in both directions; this one follows the workers.
+    Fixed deadlines are often too short or too long; this one adapts to the workers.
 
     Args:
-      factor: of the time of the quorum-th answer; at least 1.
-      quorum: how many answers set the deadline; at least 1 and at most the number of
+      factor: Multiple of the time of the quorum-th response; at least 1.
+      quorum: Number of responses that set the deadline, from 1 to the number of
         workers.
 
     Raises:
-      ValueError: If an argument breaks its rule, or (at the call of the rule) there
-        are fewer workers than the quorum.
-      TypeError: If factor is no number or quorum not an int.
+      ValueError: If an argument is out of range, or (when called) there are fewer
+        workers than the quorum.
+      TypeError: If factor is not a number or quorum not an int.
 
     Example:
       >>> import jax, jaxwgc
@@ -44,7 +44,7 @@ class relative_deadline(WaitingRule):
         _validation.check_int("quorum", self.quorum, minimum=1)
 
     def ends(self, times):
-        """Returns the deadline, or the last time where that is less."""
+        """Returns the smaller of the deadline and the last time."""
         _validation.check_up_to("quorum", self.quorum, num_workers=len(times))
         xp = times.__array_namespace__()
         factor = xp.asarray(self.factor, dtype=times.dtype)

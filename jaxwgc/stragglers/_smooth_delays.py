@@ -1,4 +1,4 @@
-"""Delay models without an end of their times, fitted by their logarithms."""
+"""Delay models without a minimum time, fitted by logarithms of times."""
 
 import dataclasses
 from typing import Any, ClassVar
@@ -25,12 +25,12 @@ class weibull(IndependentDelay):
     """Times load * scale * W, W Weibull: P(W > t) = exp(-(t ** shape)).
 
     Args:
-      scale: of the time at load 1, in seconds; positive. 63% are below it.
-      shape: positive. Times are exponential at 1, with heavier tails below and lighter
-        ones above.
+      scale: Scale of the time at load 1, in seconds; positive. 63% of times are below.
+      shape: Positive. Times are exponential for 1, with heavier tails below and lighter
+        tails above.
 
     Raises:
-      ValueError, TypeError: If a parameter breaks its rule.
+      ValueError, TypeError: If a parameter is invalid.
 
     Example:
       >>> import jax, jaxwgc
@@ -53,12 +53,12 @@ class weibull(IndependentDelay):
         return jax.random.weibull_min(key, self.scale, self.shape, shape)
 
     def logpdf(self, x):
-        """Returns the logarithm of the density at x."""
+        """Returns the log-density at x."""
         logs = log_times(x) - np.log(self.scale)
         return np.log(self.shape / self.scale) + (self.shape - 1) * logs + self.logsf(x)
 
     def logsf(self, x):
-        """Returns the logarithm of the probability of a longer time than x."""
+        """Returns the log-probability of a time above x."""
         logs = log_times(x) - np.log(self.scale)
         return -np.exp(np.minimum(self.shape * logs, 700))
 
@@ -68,9 +68,9 @@ class weibull(IndependentDelay):
 
     @classmethod
     def estimate(cls, sample: Sample) -> tuple[float, float]:
-        """Returns the scale and shape of largest likelihood.
+        """Returns the maximum-likelihood estimates of scale and shape.
 
-        By Newton's method for the shape, with the scale in closed form.
+        The shape is found by Newton's method, with the scale in closed form.
         """
         logs = log_times(sample.times)
         whole = sample.weights * sample.is_whole
@@ -86,7 +86,7 @@ class weibull(IndependentDelay):
             value = first / total - sample.kept / shape - mean
             slope = second / total - (first / total) ** 2 + sample.kept / shape**2
             step = value / slope
-            # At most by half, so that it stays positive.
+            # At most halved, so that it stays positive.
             shape -= min(step, shape / 2)
             if abs(step) < _CONVERGED * shape:
                 break
@@ -99,11 +99,11 @@ class log_normal(IndependentDelay):
     """Times load * median * exp(deviation * Z), Z standard normal.
 
     Args:
-      median: of the time at load 1, in seconds; positive.
-      deviation: the standard deviation of the logarithm of times; positive.
+      median: Median of the time at load 1, in seconds; positive.
+      deviation: Standard deviation of the logarithm of times; positive.
 
     Raises:
-      ValueError, TypeError: If a parameter breaks its rule.
+      ValueError, TypeError: If a parameter is invalid.
 
     Example:
       >>> import jax, jaxwgc
@@ -114,7 +114,7 @@ class log_normal(IndependentDelay):
 
     References:
       Ben-Yehuda, Schuster, Sharov, Silberstein, Iosup, "ExPERT: Pareto-efficient task
-      replication on grids and a cloud", 2012, for empirical times like these.
+      replication on grids and a cloud", 2012, for similar empirical times.
     """
 
     median: Any
@@ -129,13 +129,13 @@ class log_normal(IndependentDelay):
         return self.median * jnp.exp(self.deviation * jax.random.normal(key, shape))
 
     def logpdf(self, x):
-        """Returns the logarithm of the density at x."""
+        """Returns the log-density at x."""
         standard = self._standard(x)
         scale = np.log(self.deviation * np.sqrt(2 * np.pi))
         return -(standard**2) / 2 - scale - log_times(x)
 
     def logsf(self, x):
-        """Returns the logarithm of the probability of a longer time than x."""
+        """Returns the log-probability of a time above x."""
         return scipy.special.log_ndtr(-self._standard(x))
 
     def isf(self, q):
@@ -144,9 +144,9 @@ class log_normal(IndependentDelay):
 
     @classmethod
     def estimate(cls, sample: Sample) -> tuple[float, float]:
-        """Returns the median and deviation of largest likelihood.
+        """Returns the maximum-likelihood estimates of median and deviation.
 
-        In closed form; with censored times by expectation and maximisation.
+        They have a closed form; censored times use expectation maximisation.
         """
         logs = log_times(sample.times)
         weights = sample.weights
@@ -158,7 +158,7 @@ class log_normal(IndependentDelay):
         if is_censored.any():
             after, censored = logs[is_censored], weights[is_censored]
             for _ in range(_ITERATIONS):
-                # Moments of a normal number that is known to be larger.
+                # Moments of a normal number above a bound.
                 bound = (after - mean) / deviation
                 log_tail = scipy.special.log_ndtr(-bound)
                 ratio = np.exp(-(bound**2) / 2 - np.log(2 * np.pi) / 2 - log_tail)

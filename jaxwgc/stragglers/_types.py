@@ -1,4 +1,4 @@
-"""The types of straggler models and delay models, and of what they return."""
+"""Types of straggler models and delay models, and of their results."""
 
 import abc
 from typing import Any, NamedTuple
@@ -11,23 +11,23 @@ from jaxwgc import _arrays, _validation
 from jaxwgc._arrays import is_kind
 from jaxwgc.stragglers._distributions import Distribution
 
-# Finish times, the time that has passed, their ratio and its product with the parts are
-# rounded once or twice each, by half an eps.
+# Number of roundings, by half an eps each, of finish times, the elapsed time, their
+# ratio and its product with the number of parts.
 _ROUNDINGS = 4
 
 
 class Arrivals(NamedTuple):
-    """The server's view of a round.
+    """Responses of a round as seen by the server.
 
     Attributes:
-      received: bool (num_workers,), whose messages it decodes.
-      times: float (num_workers,), when each worker finishes, in seconds for the
-        delay models here; infinity where never.
-      elapsed: float scalar, how long the round took, in the unit of times.
-      joined: bool (num_workers,), who began with the parameters of this round: at its
-        start, or after an answer to an earlier one. None where everybody did.
-      late: bool (num_workers,), whose answer to an earlier round came in this one. None
-        where nobody's did.
+      received: Workers with messages that are decoded, bool (num_workers,).
+      times: When each worker finishes, float (num_workers,), in seconds for the delay
+        models here; infinity without a response.
+      elapsed: Duration of the round, float scalar, in the unit of times.
+      joined: Workers that began with the parameters of this round, bool (num_workers,):
+        at its start, or after a response to an earlier round. None if all did.
+      late: Workers with a response to an earlier round that arrived in this round, bool
+        (num_workers,). None if there are none.
     """
 
     received: jax.Array
@@ -39,28 +39,28 @@ class Arrivals(NamedTuple):
     def finished(self, parts: Any) -> jax.Array:
         """Returns how many parts each worker had finished when the round ended.
 
-        Workers go through their parts one by one, at constant speed. A worker has
-        finished its last part if and only if it was received.
+        Workers compute their parts one by one, at constant speed. A worker has finished
+        its last part if and only if it was received.
 
         Args:
-          parts: int (num_workers,), the parts of each worker, such as
+          parts: Number of parts of each worker, int (num_workers,), e.g.
             `code.parts_per_worker`.
 
         Returns:
           int32 (..., num_workers).
 
         Raises:
-          ValueError: If workers of earlier rounds were busy, since workers with several
-            messages stop between two parts.
+          ValueError: If workers were busy with earlier rounds: workers with several
+            messages stop between parts.
         """
         rule = 'be "cancelled" for a code of several messages per worker'
         _validation.require(self.joined is None, "late", rule, "busy")
         times, elapsed = map(_arrays.promoted, (self.times, self.elapsed))
         elapsed = jnp.asarray(elapsed)[..., None]
-        # The share of the work that is done; none in no time where it takes forever.
+        # Fraction of the work that is done; zero after no time if it takes forever.
         share = jnp.where(times > 0, elapsed / jnp.where(times > 0, times, 1), 1)
         share = jnp.where(times < jnp.inf, jnp.clip(share, 0, 1), 0)
-        # Rounding may have left a little less than a part that is just finished.
+        # Rounding may make a finished part appear slightly unfinished.
         slack = _ROUNDINGS * max(jnp.finfo(each.dtype).eps for each in (times, elapsed))
         parts = jnp.asarray(parts)
         done = jnp.minimum(jnp.floor(parts * share * (1 + slack)), parts - 1)
@@ -69,7 +69,7 @@ class Arrivals(NamedTuple):
 
 
 class Model(abc.ABC):
-    """A model that is drawn round after round, from a state if it has one."""
+    """A model that is sampled round by round, possibly with a state."""
 
     def init(self, num_workers: int) -> Any:
         """Returns the state before the first round, a pytree."""
@@ -78,14 +78,14 @@ class Model(abc.ABC):
 
     @abc.abstractmethod
     def sample(self, key: jax.Array, state: Any, loads: jax.Array) -> tuple[Any, Any]:
-        """Draws what a round has; returns it and the state after the round."""
+        """Draws a round; returns it and the next state."""
 
 
 class StragglerModel(Model):
-    """Simulated rounds: who answers, and when.
+    """Base class of straggler models: which workers respond in a round, and when.
 
-    A model of one's own is a frozen dataclass of this class with a `sample`, and with
-    an `init` where it has a state. Equal models share what is compiled.
+    To write your own, define a frozen dataclass with `sample`, and with `init` if it
+    has a state. Equal models share compiled programs.
     """
 
     @abc.abstractmethod
@@ -96,19 +96,19 @@ class StragglerModel(Model):
 
         Args:
           key: PRNG key of either kind.
-          state: of `init`, or of the round before.
-          loads: (num_workers,), the work of each worker, such as `code.loads`.
+          state: State from `init` or the previous round.
+          loads: Load of each worker, (num_workers,), e.g. `code.loads`.
 
         Returns:
-          The `Arrivals`, and the state after the round.
+          The `Arrivals`, and the next state.
         """
 
     def warn_where_undecodable(self, code: Any, decoder: Any = None) -> None:
-        """Warns where rounds end before the code decodes, as far as that is known."""
+        """Warns if rounds end before the code decodes, if this is known."""
 
     @staticmethod
     def check(name: str, model: Any, loads: Any) -> None:
-        """Raises TypeError unless a model gives rounds of as many workers."""
+        """Raises TypeError unless a model returns rounds of the right size."""
         _validation.check_instance(name, model, StragglerModel)
         num_workers = len(loads)
         state = model.init(num_workers)
@@ -120,55 +120,55 @@ class StragglerModel(Model):
 
 
 class DelayModel(Model):
-    """Simulated finish times.
+    """Base class of delay models, which simulate finish times.
 
-    A model of one's own is a frozen dataclass of this class with a `sample`, and with
-    an `init` where it has a state. Equal models share what is compiled.
+    To write your own, define a frozen dataclass with `sample`, and with `init` if it
+    has a state. Equal models share compiled programs.
     """
 
     @abc.abstractmethod
     def sample(
         self, key: jax.Array, state: Any, loads: jax.Array
     ) -> tuple[jax.Array, Any]:
-        """Draws the times (num_workers,) of a round.
+        """Draws the finish times (num_workers,) of a round.
 
         Args:
           key: PRNG key of either kind.
-          state: of `init`, or of the round before.
-          loads: (num_workers,), the work of each worker, such as `code.loads`.
+          state: State from `init` or the previous round.
+          loads: Load of each worker, (num_workers,), e.g. `code.loads`.
 
         Returns:
-          The times, and the state after the round.
+          The times, and the next state.
         """
 
     def law(self, load: float) -> Distribution | None:
-        """Returns the distribution of a worker's time, if it has one.
+        """Returns the distribution of a worker's time, if it is known.
 
-        Only workers of a round that are independent and equal have: it then gives that
-        of the f-th fastest.
+        It is known only if workers are independent and identically distributed. It then
+        gives the distribution of the f-th fastest worker.
         """
         return None
 
     def stalls(self, tail: float) -> "Stalls | None":
         """Returns the `Stalls` that measured times cannot rule out.
 
-        None of models that say how likely long times are.
+        None for parametric models, which have a known tail.
 
         Args:
-          tail: how long a stall takes, over the longest time that was measured.
+          tail: Length of a stall, as a multiple of the longest measured time.
         """
         return None
 
 
 class Stalls(NamedTuple):
-    """Stalls that may happen though a trace does not show them.
+    """Stalls that are possible although a trace does not show them.
 
     Attributes:
-      delay: the delay model of the trace, whose workers now and then stall.
-      probability: of a worker to stall in a round. What has it, or more, is seen in as
-        many times as were measured with a probability of 95% (the rule of three).
-      time: how long that takes at load 1.
-      num_rounds: that were measured.
+      delay: Delay model of the trace, in which workers stall at random.
+      probability: Probability of a stall per worker and round. A larger one would have
+        shown in the measured times with probability 95% (rule of three).
+      time: Length of a stall at load 1.
+      num_rounds: Number of measured rounds.
     """
 
     delay: DelayModel
@@ -178,7 +178,7 @@ class Stalls(NamedTuple):
 
 
 def check_round(name: str, arrivals: Any, num_workers: int) -> None:
-    """Raises TypeError unless `name` gives arrivals with the fields of a round."""
+    """Raises TypeError unless `name` returns arrivals with valid fields."""
     fields = (("received", "bools", (num_workers,)), ("elapsed", "real numbers", ()))
     for field, kind, shape in fields:
         given = getattr(arrivals, field, None)

@@ -1,4 +1,4 @@
-"""Rounds of one unit of time, in which a worker answers or is lost altogether."""
+"""Rounds of unit duration, in which a worker responds or is lost."""
 
 import dataclasses
 from typing import Any
@@ -15,17 +15,17 @@ from jaxwgc.stragglers._types import Arrivals, StragglerModel
 
 @dataclasses.dataclass(frozen=True)
 class uniform(StragglerModel):
-    """Exactly s stragglers a round, uniformly at random; a round takes one unit.
+    """Exactly s stragglers per round, uniformly at random; a round takes one unit.
 
-    Times are 1 for the workers that answer and infinity for the others, which have
-    finished no part.
+    Times are 1 for workers that respond and infinity for the others, which have
+    finished no parts.
 
     Args:
       num_stragglers: s, at least 0 and less than the number of workers.
 
     Raises:
-      ValueError: If s is negative, or not less than the number of workers (at
-        `sample`).
+      ValueError: If s is negative, or (in `sample`) not less than the number of
+        workers.
       TypeError: If s is not an int.
 
     Example:
@@ -56,19 +56,19 @@ class uniform(StragglerModel):
 
 @dataclasses.dataclass(frozen=True)
 class bernoulli(StragglerModel):
-    """Each worker straggles by itself with that probability; a round takes one unit.
+    """Independent stragglers with given probabilities; a round takes one unit.
 
-    Times are 1 for the workers that answer and infinity for the others, which have
-    finished no part. The same key gives the same round whatever JAX's precision
+    Times are 1 for workers that respond and infinity for the others, which have
+    finished no parts. The same key gives the same round whatever JAX's precision
     setting.
 
     Args:
-      probability: of a worker being a straggler, from 0 to 1: one number, which may be
+      probability: Probability of straggling, from 0 to 1: one number, which may be
         traced, or (num_workers,).
 
     Raises:
-      ValueError: If a probability is not from 0 to 1, or (at `init` or `sample`)
-        there are not as many workers.
+      ValueError: If a probability is not from 0 to 1, or (in `init` or `sample`) the
+        number of workers differs.
       TypeError: If probability is not real.
 
     Example:
@@ -96,7 +96,7 @@ class bernoulli(StragglerModel):
         values = _validation.host_array(name, given, "real numbers", num_workers="any")
         is_right = (values >= 0) & (values <= 1)
         _validation.check_entries(name, values, is_right, "from 0 to 1")
-        # A tuple can be compared, so that equal models are equal.
+        # Tuples are comparable, so that equal models are equal.
         object.__setattr__(self, name, tuple(values.astype(float).tolist()))
 
     def sample(self, key, state, loads):
@@ -111,17 +111,17 @@ class bernoulli(StragglerModel):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class fixed(StragglerModel):
-    """The same workers answer in every round; a round takes one unit.
+    """Fixed workers respond in every round; a round takes one unit.
 
-    Times are 1 for the workers that answer and infinity for the others, which have
-    finished no part. Keys are not used.
+    Times are 1 for workers that respond and infinity for the others, which have
+    finished no parts. Keys are not used.
 
     Args:
-      received: bool (num_workers,), who answers. May be traced.
+      received: Workers that respond, bool (num_workers,). May be traced.
 
     Raises:
-      ValueError: If received has another number of axes than one, or (at `init` or
-        `sample`) there are not as many workers.
+      ValueError: If received does not have exactly one axis, or (in `init` or `sample`)
+        the number of workers differs.
       TypeError: If received is not bool.
 
     Example:
@@ -149,6 +149,6 @@ def _check_as_many(num_workers: int, name: str, expected: int) -> None:
 
 
 def _unit_round(received: jax.Array) -> Arrivals:
-    """The round of one unit in which those workers answer and the others never do."""
+    """Returns a round of one unit, in which the other workers never respond."""
     times = jnp.where(received, 1.0, jnp.inf)
     return Arrivals(received, times, jnp.ones(()))

@@ -1,4 +1,4 @@
-"""Waiting until the answers decode."""
+"""Waiting until the responses decode."""
 
 import dataclasses
 import math
@@ -18,14 +18,14 @@ from jaxwgc.stragglers._waiting_rule import WaitingRule
 
 @runtime_checkable
 class Decodable(Protocol):
-    """The methods of a code that waiting asks for.
+    """Properties and methods of a code that waiting rules use.
 
     Attributes:
-      num_workers: the number of times in a round.
-      messages_per_worker: how many messages each sends.
-      parts_per_worker: (num_workers,), the parts that each goes through.
-      required_parts: (num_workers, messages_per_worker), how many of them it must have
-        finished before a message; None where it sends one at the end.
+      num_workers: Number of workers.
+      messages_per_worker: Number of messages per worker.
+      parts_per_worker: Number of parts of each worker, (num_workers,).
+      required_parts: Number of finished parts that each message requires, (num_workers,
+        messages_per_worker); None if a worker sends one message at the end.
     """
 
     @property
@@ -38,48 +38,48 @@ class Decodable(Protocol):
     def required_parts(self) -> Any: ...
 
     def decodes(self, mask: Any, tolerance: Any, decoder: Any) -> jax.Array:
-        """Returns whether each mask (..., num_messages) of messages is enough."""
+        """Returns whether each mask (..., num_messages) of messages decodes."""
         ...
 
     def choose_decoder(self, decoder: Any) -> Any:
-        """One that can decode the code."""
+        """Returns a decoder for the code."""
         ...
 
 
 def until_decodable(
     code: Decodable, tolerance: float = 1e-3, decoder: Any = None
 ) -> WaitingRule:
-    """Go on as soon as the answers so far decode.
+    """Returns a waiting rule that ends a round as soon as the responses decode.
 
-    Repetition and binary codes often need fewer answers than the n - s that are always
-    enough, and approximate codes come near enough with more than are lost: the rule
-    looks at who has answered, not at how many. Where those who ever answer do not
-    decode, it waits for all, so for ever if one of them never answers.
+    Repetition and binary codes often need fewer responses than n - s, which always
+    suffice, and approximate codes are often accurate with more stragglers. This rule
+    considers which workers responded, not how many. If the responding workers do not
+    decode, it waits for all workers, forever if one of them never responds.
 
-    Answers that come at the same time are taken together. For a code of several
-    messages a worker, each message counts when it comes: workers go through their parts
-    one by one, at constant speed.
+    Simultaneous responses are taken together. For a code with several messages per
+    worker, each message counts when it arrives: workers compute their parts one by one,
+    at constant speed.
 
-    A simulated round costs the decoding of as many masks as n has binary digits, and a
-    real one of one after each answer. That is by bisection, since more answers decode
-    no worse; with a decoder of which that is not true (`OneStep`) a round may go on to
-    a later answer than the first that decodes.
+    A simulated round decodes as many masks as n has binary digits; a real round decodes
+    one mask per response. This is a bisection, valid because more responses never
+    increase the residual. With `OneStep`, which violates this, a round may last longer
+    than necessary.
 
     Args:
-      code: a gradient code.
-      tolerance: the norm of aᵀB - target may be that share of the norm of the target.
+      code: Gradient code.
+      tolerance: Bound of the norm of aᵀB - target, relative to the norm of the target.
       decoder: See `jaxwgc.decoding_weights`.
 
     Returns:
       A waiting rule.
 
     Raises:
-      ValueError: If tolerance is negative, the decoder does not fit, or (at the call
-        of the rule) times are not as many as the workers of the code.
+      ValueError: If tolerance is negative, the decoder does not fit, or (when called)
+        the number of times differs from the number of workers.
       TypeError: If an argument has the wrong type.
 
     Example:
-      Workers 0 and 2 of four hold the same half of the parts, 1 and 3 the other one:
+      Workers 0 and 2 of four hold one half of the parts, 1 and 3 the other half:
 
       >>> import jax, jax.numpy as jnp, jaxwgc
       >>> code = jaxwgc.codes.fractional_repetition(4, num_stragglers=1)
@@ -91,7 +91,7 @@ def until_decodable(
 
     References:
       Charles, Papailiopoulos, Ellenberg, "Approximate gradient coding via sparse random
-      graphs", 2017, for the decoding error as what answers are judged by.
+      graphs", 2017, for the decoding error as a criterion.
     """
     _validation.check_instance("code", code, Decodable)
     _validation.check_number("tolerance", tolerance, minimum=0)
@@ -101,26 +101,26 @@ def until_decodable(
 
 
 def coverage(code: Decodable, share: float) -> WaitingRule:
-    """Go on as soon as that share of the parts has been finished by somebody.
+    """Returns a waiting rule that ends a round once a share of the parts is finished.
 
-    For codes whose messages are parts or groups of them, such as `codes.replicated` and
-    `codes.fractional_repetition`: where all parts count alike, it is `until_decodable`
-    with a tolerance of the root of what may be missing. Divide what is decoded by the
-    share, with `debias="share"` of `jaxwgc.coded_aggregate`.
+    For codes with messages that are parts or groups of parts, such as
+    `codes.replicated` and `codes.fractional_repetition`. If all parts have equal
+    weights, it is `until_decodable` with tolerance √(1 - share). To correct for lost
+    parts, use `debias="share"` of `jaxwgc.coded_aggregate`.
 
     Args:
-      code: a gradient code.
-      share: above 0 and up to 1.
+      code: Gradient code.
+      share: Fraction of the parts, above 0 and at most 1.
 
     Returns:
       A waiting rule.
 
     Raises:
-      ValueError: If share is not above 0 and up to 1.
+      ValueError: If share is not above 0 and at most 1.
       TypeError: If an argument has the wrong type.
 
     Example:
-      Three of four parts, the last of which the slowest worker has not finished:
+      Three of four parts; the slowest worker has not finished the last one:
 
       >>> import jax, jax.numpy as jnp, jaxwgc
       >>> code = jaxwgc.codes.replicated(2, num_parts=4, copies=1)
@@ -134,14 +134,14 @@ def coverage(code: Decodable, share: float) -> WaitingRule:
       training via compute variance reduction", NeurIPS 2023.
     """
     _validation.check_number("share", share, positive=True, maximum=1)
-    # A part that is missing to rounding passes.
+    # Fractions that are missing by rounding are accepted.
     return until_decodable(code, math.sqrt(1 - share + DECODES**2))
 
 
 @register
 @dataclasses.dataclass(frozen=True, eq=False)
 class UntilDecodable(WaitingRule):
-    """The rule: a pytree, so that programs can be shared by codes of one shape."""
+    """Waiting rule as a pytree, so that codes of equal shapes share programs."""
 
     code: Any = None
     tolerance: Any = DECODES
@@ -155,51 +155,51 @@ class UntilDecodable(WaitingRule):
 
     @property
     def _identity(self):
-        # Decoders may hold arrays, which cannot be compared.
+        # Decoders may hold arrays, which are not comparable.
         return id(self.code), self.tolerance, id(self.decoder)
 
     def is_over(self, times, now):
-        """Returns whether those with times until now are enough, or all there are.
+        """Returns whether responses until now suffice, or are all there are.
 
-        Times may also be those of each message, (num_messages,).
+        Times are per worker or per message, (num_messages,).
         """
         times = self._by_message(times)
         mask = (times <= now) & (times < jnp.inf)
         return mask.all() | self.code.decodes(mask, self.tolerance, self.decoder)
 
     def arrivals(self, key: jax.Array, times: jax.typing.ArrayLike) -> Arrivals:
-        """Returns the arrivals, by the messages until each of them comes."""
+        """Returns the arrivals, by messages until each arrival."""
         times = times_of(times)
         elapsed = self.ends(self._message_times(times))
         received = (times <= elapsed) & jnp.isfinite(times)
         return Arrivals(received, times, elapsed)
 
     def describe(self, num_workers: int) -> tuple[str, str]:
-        """Returns such as "decodable", "until the answers decode"."""
+        """Returns e.g. "decodable", "until the responses decode"."""
         if self.tolerance <= DECODES:
-            return "decodable", "until the answers decode"
+            return "decodable", "until the responses decode"
         error = f"{self.tolerance**2:.0%}"
-        return f"error {error}", f"until the answers decode to an error of {error}"
+        return f"error {error}", f"until the responses decode to an error of {error}"
 
     def _message_times(self, times):
-        """When each message comes, (num_messages,)."""
+        """Returns the arrival time of each message, (num_messages,)."""
         if self.code.required_parts is None:
             return times
         required = jnp.asarray(self.code.required_parts, times.dtype)
         parts = jnp.asarray(self.code.parts_per_worker, times.dtype)[:, None]
         share = jnp.where(parts > 0, required / jnp.maximum(parts, 1), 1)
-        # What needs no part comes at once, from workers that never finish, too.
+        # Messages without required parts arrive at once, even from lost workers.
         return jnp.where(share > 0, times[:, None] * share, 0).ravel()
 
     def _end(self, times):
         times = self._by_message(times_of(times))
         ends, count = jnp.sort(times), jnp.isfinite(times).sum()
-        # More messages decode no worse.
+        # More messages never increase the residual.
         first = first_true(lambda number: self.is_over(times, ends[number]), count)
         return jnp.where(first < count, ends[first], times.max())
 
     def _by_message(self, times):
-        """Returns times of workers or of messages as those of messages."""
+        """Converts times of workers or messages to times of messages."""
         num_workers, per_worker = self.code.num_workers, self.code.messages_per_worker
         is_right = len(times) in (num_workers, num_workers * per_worker)
         rule = f"have shape (num_workers,) = ({num_workers},), as the code awaited"

@@ -1,4 +1,4 @@
-"""The base class of waiting rules, which say when a round is over."""
+"""Base class of waiting rules, which decide when a round ends."""
 
 from typing import Any
 
@@ -14,18 +14,18 @@ from jaxwgc.stragglers._types import Arrivals
 
 
 class WaitingRule:
-    """For how long the server waits: simulations, `plan` and `RayCluster` ask it.
+    """Base class of waiting rules, used by simulations, `plan` and `RayCluster`.
 
-    A rule of one's own is a frozen dataclass of this class. It defines `is_over`, or
-    `ends` where that has a formula, in jax.numpy; the rest follows. More answers and
-    more time never make a round that is over go on again.
+    To write your own, define a frozen dataclass with `is_over`, or with `ends` if there
+    is a formula, in jax.numpy. A round that is over must stay over with more responses
+    and more time.
 
     Attributes:
-      code: the gradient code whose messages it looks at; None where it counts workers.
-      tolerance: how much of the target it lets them miss; None likewise.
+      code: Gradient code of the messages; None if it counts workers.
+      tolerance: Allowed residual relative to the target; None if it counts workers.
 
     Example:
-      A second more than the fastest worker takes:
+      One second longer than the fastest worker:
 
       >>> import dataclasses, jax, jax.numpy as jnp
       >>> from jaxwgc import stragglers
@@ -46,9 +46,9 @@ class WaitingRule:
         """Returns whether a round is over, a bool.
 
         Args:
-          times: (num_workers,), when each worker has answered, from the start of the
-            round; infinity for those that have not.
-          now: how long the round has taken until now.
+          times: Response time of each worker from the start of the round,
+            (num_workers,); infinity for workers that have not responded.
+          now: Time since the start of the round.
         """
         if type(self).ends is WaitingRule.ends:
             raise NotImplementedError(
@@ -57,10 +57,10 @@ class WaitingRule:
         return self.ends(times) <= now
 
     def ends(self, times: Any) -> Any:
-        """Returns when a round ends unless somebody else answers; infinity if never.
+        """Returns when a round ends if there are no more responses; infinity if never.
 
-        By bisection, where a rule defines `is_over` alone. Of a simulated round, whose
-        times are all known, it is when the round ends: later times have no influence.
+        Found by bisection if a rule only defines `is_over`. For a simulated round, with
+        all times known, this is the end of the round: later times have no influence.
 
         Args:
           times: See `is_over`.
@@ -74,14 +74,14 @@ class WaitingRule:
 
         Args:
           key: PRNG key of either kind, for ties.
-          times: (num_workers,), when each worker answers; infinity where never.
+          times: Response time of each worker, (num_workers,); infinity if never.
         """
         times = times_of(times)
         elapsed = self.ends(times)
         return Arrivals((times <= elapsed) & jnp.isfinite(times), times, elapsed)
 
     def describe(self, num_workers: int) -> tuple[str, str]:
-        """Returns what is waited for, in few characters and as "for all 8 workers".
+        """Returns a short label, and a phrase such as "for all 8 workers".
 
         Args:
           num_workers: n.
@@ -89,10 +89,11 @@ class WaitingRule:
         return str(self), f"by {self}"
 
     def expected_time(self, law: Distribution, num_workers: int) -> float | None:
-        """Returns the mean time of rounds, or None where there is no closed form.
+        """Returns the mean duration of rounds, or None if there is no closed form.
 
         Args:
-          law: of the time of one of the workers, which are independent and equal.
+          law: Distribution of the time of one worker; workers are independent and
+            identically distributed.
           num_workers: n.
         """
         return None
@@ -100,12 +101,12 @@ class WaitingRule:
     def time_quantile(
         self, law: Distribution, num_workers: int, level: float
     ) -> float | None:
-        """Returns the time that rounds take at most, with probability `level`.
+        """Returns a quantile of the duration of rounds, or None.
 
         Args:
-          law: See `expected_time`, as num_workers.
-          num_workers: see there.
-          level: between 0 and 1.
+          law: See `expected_time`.
+          num_workers: n.
+          level: Probability of a duration that is at most the quantile.
         """
         return None
 
@@ -119,9 +120,9 @@ class WaitingRule:
             return over
 
         last = times.max()
-        # Where everyone has answered there is nobody to wait for.
+        # If all workers have responded, the round is over.
         return jnp.minimum(first_time(is_over, last), last)
 
 
-# The rule is a constant of what is compiled: its NumPy arrays keep their precision.
+# Rules are static arguments: their NumPy arrays keep their precision.
 _compiled_end = jax.jit(lambda rule, times: rule._end(times), static_argnums=0)

@@ -1,4 +1,4 @@
-"""Studies: Monte Carlo trials, and codes judged and learned by their stragglers."""
+"""Studies of codes under stragglers: Monte Carlo trials, diagnosis, plans, learning."""
 
 from jaxwgc.studies._adversary import adversarial
 from jaxwgc.studies._diagnosis import Diagnosis, diagnose

@@ -1,4 +1,4 @@
-"""The adversary: the same stragglers every round, those that hurt the code most."""
+"""Adversarial stragglers: the worst pattern for a code, in every round."""
 
 from jaxwgc.codes import GradientCode
 from jaxwgc.decoders import DecoderLike
@@ -13,26 +13,28 @@ def adversarial(
     *,
     max_patterns: int = 50_000,
 ) -> StragglerModel:
-    """Loses the s workers that make the decoding error largest; one unit a round.
+    """Returns a straggler model of the s workers with the largest decoding error.
 
-    The pattern is found once, here, by `jaxwgc.studies.worst_pattern`: exactly where
-    there are few patterns of s stragglers, by a search otherwise. Every round loses it.
+    The pattern is found once by `jaxwgc.studies.worst_pattern`: exactly if there are
+    few patterns of s stragglers, otherwise by a search. These workers are lost in every
+    round. A round takes one unit.
 
     Args:
-      code: the gradient code to be hurt. Not traced.
+      code: Gradient code to attack. Not traced.
       num_stragglers: s, at least 0 and less than the number of workers.
       decoder: See `jaxwgc.decoding_weights`.
       max_patterns: See `jaxwgc.studies.worst_pattern`.
 
     Returns:
-      A straggler model. Times are 1 for the workers that answer and infinity for the
-      others, which have finished no part. Keys are not used.
+      A straggler model. Times are 1 for workers that respond and infinity for the
+      others, which have finished no parts. Keys are not used.
 
     Raises:
-      ValueError: If s is negative or not less than the number of workers, the
-        decoder does not fit the code, or (at `init` or `sample`) there are not as many
-        workers as the code has.
-      TypeError: If the code is none or is traced, or the integers are not ints.
+      ValueError: If s is negative or not less than the number of workers, the decoder
+        does not fit the code, or (in `init` or `sample`) the number of workers differs
+        from the code's.
+      TypeError: If code is not a GradientCode or is traced, or an integer is not an
+        int.
 
     Example:
       >>> import jax, jaxwgc

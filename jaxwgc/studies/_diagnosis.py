@@ -1,4 +1,4 @@
-"""The cost of a code and its errors under stragglers, as arrays and as a table."""
+"""Costs of a code and its decoding errors under stragglers."""
 
 import dataclasses
 import itertools
@@ -15,37 +15,38 @@ from jaxwgc.decoders import DecoderLike
 from jaxwgc.studies._many_masks import decode_masks
 from jaxwgc.studies._worst_pattern import worst_pattern
 
-# Numbers of stragglers that are looked at where none are asked for.
+# Default number of numbers of stragglers.
 _NUM_ROWS = 8
 _REASON = "patterns are enumerated on the host"
 
 
 class Diagnosis(NamedTuple):
-    """Costs and errors of a code, in NumPy arrays; `print` shows them as a table.
+    """Costs and errors of a code in NumPy arrays, printed as a table by `print`.
 
-    Errors are those of `jaxwgc.decoding_error`, over the squared norm of the target: 0
-    for exact decoding, 1 for no gradient at all. Rows are numbers of stragglers.
+    Errors are `jaxwgc.decoding_error` over the squared norm of the target: 0 for exact
+    decoding, 1 for no gradient. Rows are numbers of stragglers.
 
     Attributes:
-      parts_per_worker: parts that a worker holds, mean over the workers.
-      max_parts: and of the worker that holds most.
-      replication: workers that hold a part, mean over the parts.
-      min_replication: and of the part that fewest hold.
-      message_length: numbers that a worker sends in a round, all its messages
-        together, over the number of parameters.
-      num_stragglers: int (rows,), how many workers do not answer.
-      is_exhaustive: bool (rows,), True where every pattern of as many stragglers was
-        decoded; elsewhere random patterns were.
-      mean_error: (rows,), over the patterns.
-      standard_error: (rows,), of `mean_error`; 0 where every pattern was decoded.
+      parts_per_worker: Mean number of parts per worker.
+      max_parts: Largest number of parts of a worker.
+      replication: Mean number of copies per part.
+      min_replication: Smallest number of copies of a part.
+      message_length: Numbers that a worker sends per round, in all of its messages,
+        relative to the number of parameters.
+      num_stragglers: Number of stragglers, int (rows,).
+      is_exhaustive: Whether all patterns were decoded, otherwise random ones, bool
+        (rows,).
+      mean_error: Mean over the patterns, (rows,).
+      standard_error: Standard error of `mean_error`, (rows,); 0 if all patterns were
+        decoded.
       quantile_levels: (levels,).
-      error_quantiles: (rows, levels), of the errors over the patterns.
-      worst_error: (rows,), of the pattern that `worst_pattern` finds.
-      worst_received: bool (rows, num_workers), that pattern.
-      noise_amplification: (rows,), root mean square over the patterns of the noise in
-        the decoded gradient, over that in the sum of the partial gradients, where
-        every message carries noise in proportion to its own size, as rounding does. 1
-        for uncoded workers that all answer.
+      error_quantiles: Quantiles of errors over the patterns, (rows, levels).
+      worst_error: Error of the pattern found by `worst_pattern`, (rows,).
+      worst_received: Mask of responses of that pattern, bool (rows, num_workers).
+      noise_amplification: Noise in the decoded gradient, relative to that in the sum of
+        the partial gradients, root mean square over the patterns, (rows,). Every
+        message has noise in proportion to its size, as from rounding. 1 for uncoded
+        workers without stragglers.
     """
 
     parts_per_worker: float
@@ -72,9 +73,7 @@ class Diagnosis(NamedTuple):
             "patterns decoded; worst: by search; noise: amplification of rounding",
         ]
         if self.min_replication == 0:
-            lines.insert(
-                1, "some parts are on no worker: whoever answers, they are lost"
-            )
+            lines.insert(1, "some parts are on no worker: they are lost in every round")
         levels = [f"{100 * level:g}%" for level in self.quantile_levels]
         header = ["stragglers", "mean", "±", *levels, "worst", "noise"]
         rows = [header]
@@ -112,17 +111,17 @@ def diagnose(
 ) -> Diagnosis:
     """Returns the costs of a code, and its decoding errors by number of stragglers.
 
-    For each number of stragglers every pattern is decoded where there are at most
-    `num_patterns`, and as many random ones elsewhere. The same key gives the same
-    patterns to every code with as many workers.
+    For each number of stragglers, all patterns are decoded if there are at most
+    `num_patterns`, otherwise random ones. For codes with equal numbers of workers, the
+    same key gives the same patterns.
 
     Args:
-      code: a gradient code. Not traced.
+      code: Gradient code. Not traced.
       key: PRNG key of either kind.
-      num_stragglers: which numbers of stragglers, from 0 to n - 1. None for up to
-        eight from 0 to n / 2.
-      num_patterns: random patterns for each, at least 2.
-      quantile_levels: from 0 to 1, of the errors over the patterns.
+      num_stragglers: Numbers of stragglers, from 0 to n - 1. None for up to eight
+        numbers from 0 to n / 2.
+      num_patterns: Number of random patterns for each, at least 2.
+      quantile_levels: Levels of the quantiles of errors over patterns, from 0 to 1.
       decoder: See `jaxwgc.decoding_weights`.
       max_patterns: See `worst_pattern`.
 
@@ -130,8 +129,8 @@ def diagnose(
       A `Diagnosis`, in JAX's working precision.
 
     Raises:
-      ValueError: If an argument breaks its rule.
-      TypeError: If the code is none or is traced, or an argument has the wrong type.
+      ValueError: If an argument has an invalid value.
+      TypeError: If an argument has the wrong type, or code is traced.
 
     Example:
       >>> import jax
@@ -178,7 +177,7 @@ the gradient's length
         by_message = masks.repeat(code.messages_per_worker, axis=1)
         decoded = decode_masks(code, by_message)
         errors, noise = decoded.errors / scale, decoded.noise / scale
-        # Where the search is not exhaustive a random pattern may be worse.
+        # If the search was not exhaustive, a random pattern may be worse.
         hardest = errors.argmax()
         spread = 0.0 if is_exhaustive else errors[1:].std(ddof=1)
         rows.append(

@@ -1,4 +1,4 @@
-"""The mean squared error of codes whose answers are just summed, in closed form."""
+"""Mean squared error of codes with fixed decoding weights, in closed form."""
 
 from typing import NamedTuple
 
@@ -11,11 +11,11 @@ from jaxwgc.decoders import OneStep
 
 
 class ExpectedError(NamedTuple):
-    """Bias and error of a code whose answers have fixed weights, in NumPy float64.
+    """Bias and error of a code with fixed decoding weights, in NumPy float64.
 
     Attributes:
-      bias: (num_parts,), of the weight of each partial gradient: its mean less the
-        target. Zero for an unbiased code.
+      bias: Mean effective weight of each partial gradient minus its target,
+        (num_parts,). Zero for an unbiased code.
       squared_error: E‖ĝ - g‖², in units of the mean square of a partial gradient.
     """
 
@@ -30,28 +30,29 @@ def expected_error(
     correlation: jax.typing.ArrayLike = 0.0,
     quantization_variance: jax.typing.ArrayLike = 0.0,
 ) -> ExpectedError:
-    """Returns bias and mean squared error of a code whose answers are just summed.
+    """Computes bias and mean squared error of a code with fixed decoding weights.
 
-    Exactly, where worker i straggles with probability pᵢ on its own. Of a code that was
-    made with estimated probabilities, the true ones (or the ends of their intervals)
-    give what the estimates cost: codes.unequal(p̂, ...) has the bias Σᵢ αᵢⱼ (1 - pᵢ) /
-    (1 - p̂ᵢ) - 1 in part j.
+    The result is exact if worker i straggles independently with probability pᵢ. To
+    find the cost of estimated probabilities, pass a code built from the estimates and
+    the true probabilities (or the ends of their intervals): codes.unequal(p̂, ...) has
+    the bias Σᵢ αᵢⱼ (1 - pᵢ) / (1 - p̂ᵢ) - 1 in part j.
 
     Args:
-      code: of one message a worker and fixed weights, such as those of `codes.unequal`
-        and `codes.stochastic`. Not traced.
-      straggler_probabilities: p, (num_workers,), from 0 to 1, or one for all.
-      correlation: ρ of any two partial gradients, for G = (1 - ρ) I + ρ 11ᵀ, or G
-        itself, positive semidefinite. With 0 the error is E‖c - 1‖², c the effective
-        weights; with 1, where all partial gradients are alike, E(Σⱼ cⱼ - k)², the worst
-        case of unbiased codes without negative entries.
+      code: Code with one message per worker and fixed weights, e.g. `codes.unequal` or
+        `codes.stochastic`. Not traced.
+      straggler_probabilities: p, (num_workers,), from 0 to 1, or one number for all.
+      correlation: Correlation ρ of any two partial gradients, for
+        G = (1 - ρ) I + ρ 11ᵀ, or G itself, positive semidefinite. For 0, the error is
+        E‖c - 1‖² with effective weights c. For 1, i.e. equal partial gradients, it is
+        E(Σⱼ cⱼ - k)², the worst case for unbiased codes without negative entries.
       quantization_variance: See `codes.unequal`.
 
     Returns:
       An `ExpectedError`.
 
     Raises:
-      ValueError: If an argument breaks its rule, or answers have no fixed weights.
+      ValueError: If an argument has an invalid value, or decoding weights are not
+        fixed.
       TypeError: If an argument has the wrong type or is traced.
 
     Example:
@@ -85,7 +86,7 @@ def expected_error(
     inner = correlations_of(correlation, code.num_parts)
 
     def squared_norms(rows):
-        """Returns squared norms of the sums of partial gradients with these weights."""
+        """Computes squared norms of sums of partial gradients with these weights."""
         if inner.ndim:
             return np.einsum("ij,jl,il->i", rows, inner, rows, optimize=True)
         return (1 - inner) * np.sum(rows**2, 1) + inner * rows.sum(1) ** 2

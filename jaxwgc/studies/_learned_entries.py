@@ -1,4 +1,4 @@
-"""Learned codes: the entries of B on a fixed assignment, by gradient descent."""
+"""Learned codes: optimization of the entries of B for a fixed assignment."""
 
 import dataclasses
 import functools
@@ -14,11 +14,11 @@ from jaxwgc.coding import decoding_error
 from jaxwgc.decoders import LeastSquares
 from jaxwgc.stragglers import StragglerModel
 
-# Rounds that say which of two codes is better, and how many standard errors of the
-# mean difference the new one must be ahead.
+# Number of rounds that compare two codes, and number of standard errors by which the
+# new code must be better.
 _NUM_TEST_ROUNDS = 16_384
 _STANDARD_ERRORS = 3.0
-# Of the entries, relative to their root mean square, to leave saddle points.
+# Random change of the entries, relative to their root mean square, to leave saddles.
 _JITTER = 0.02
 
 
@@ -31,32 +31,32 @@ def learn_entries(
     batch_size: int = 256,
     learning_rate: float = 0.03,
 ) -> GradientCode:
-    """Improves the entries of B for given stragglers; who holds what stays.
+    """Optimizes the entries of B for given stragglers, with a fixed assignment.
 
-    Minimises the mean decoding error of least squares over rounds drawn from a
-    straggler model, by Adam with a step that falls to zero. The decoding weights
-    minimise the error themselves, so that its gradient takes them as constants.
+    Minimises the mean least-squares decoding error over rounds of a straggler model, by
+    Adam with a decaying step size. Decoding weights are constants in the gradient,
+    since they minimise the error themselves.
 
-    The new code is kept only where it beats the old one, both decoded by least squares,
-    on 16,384 fresh rounds by more than three standard errors of the difference;
-    elsewhere the code comes back as it was. Exact codes give up their guarantee for a
-    lower mean: the new code has num_stragglers = 0.
+    The new code is returned only if its error, on 16,384 fresh rounds and with
+    least-squares decoding, is smaller by more than three standard errors of the
+    difference; otherwise `code` is returned. Exact codes lose their guarantee in favour
+    of a smaller mean: the new code has num_stragglers = 0.
 
     Args:
-      code: a real gradient code of one message a worker and no segments. Not traced.
-      model: a straggler model, such as `jaxwgc.stragglers.bernoulli(0.3)`.
-      key: PRNG key of either kind, of the rounds.
-      num_steps: of Adam, at least 1.
-      batch_size: rounds for each step, at least 1.
-      learning_rate: of the first step, relative to the root mean square of the
-        entries; positive.
+      code: Real gradient code with one message per worker and one segment. Not traced.
+      model: Straggler model, e.g. `jaxwgc.stragglers.bernoulli(0.3)`.
+      key: PRNG key of either kind, for the rounds.
+      num_steps: Number of steps, at least 1.
+      batch_size: Number of rounds per step, at least 1.
+      learning_rate: Initial step size, relative to the root mean square of the entries;
+        positive.
 
     Returns:
       A code decoded by least squares, or `code` itself.
 
     Raises:
       ValueError: If the code is complex or has several messages or segments, or an
-        argument breaks its rule.
+        argument has an invalid value.
       TypeError: If an argument has the wrong type, or the code is traced.
 
     Example:
@@ -71,8 +71,8 @@ def learn_entries(
 
     References:
       Optimal decoding as the objective: Charles, Papailiopoulos, Ellenberg,
-      "Approximate gradient coding via sparse random graphs", 2017. Learning the entries
-      is the library's.
+      "Approximate gradient coding via sparse random graphs", 2017. The optimization of
+      entries is new here.
     """
     GradientCode.check(code, concrete="the better of two codes is returned")
     code.check_plain("learn_entries")
@@ -108,12 +108,12 @@ def learn_entries(
 
 @functools.lru_cache(maxsize=1)
 def _learner(model, num_steps, batch_size):
-    """The compiled `_learn`; as a static argument every model would keep its own."""
+    """Compiles `_learn`, without a permanent cache entry for every model."""
     return jax.jit(functools.partial(_learn, model, num_steps, batch_size))
 
 
 def _learn(model, num_steps, batch_size, code, key, scale, learning_rate):
-    """New entries, and by how much they lower the mean error, with standard error."""
+    """Returns new entries, and the reduction of the error with its standard error."""
     loads = jnp.asarray(code.loads, jnp.result_type(float))
     assignment = jnp.asarray(code.assignment)
     before = jnp.asarray(code.encoding_matrix)
@@ -121,7 +121,7 @@ def _learn(model, num_steps, batch_size, code, key, scale, learning_rate):
     optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, num_steps))
 
     def draw(key, states):
-        """Next rounds of `batch_size` clusters side by side."""
+        """Draws the next rounds of `batch_size` clusters."""
         keys = jax.random.split(key, batch_size)
         arrivals, states = jax.vmap(model.sample, in_axes=(0, 0, None))(
             keys, states, loads
@@ -145,7 +145,7 @@ def _learn(model, num_steps, batch_size, code, key, scale, learning_rate):
 
     def compare(states, key):
         masks, states = draw(key, states)
-        # One after the other: one program for both.
+        # Sequentially, so that one program serves both.
         both = jax.lax.map(
             lambda entries_now: errors(entries_now, masks), jnp.stack([entries, before])
         )

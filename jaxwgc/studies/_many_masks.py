@@ -1,4 +1,4 @@
-"""Decodes many masks from the host, in batches of one shape, compiled once."""
+"""Decoding of many masks from the host, in batches of equal shape."""
 
 import functools
 from typing import NamedTuple
@@ -12,17 +12,18 @@ from jaxwgc._targets import effective, mixing, segment_target, squared_error
 from jaxwgc.codes import GradientCode
 from jaxwgc.decoders import DecoderLike
 
-# Masks that are decoded in one call.
+# Number of masks decoded per call.
 BATCH = 128
 
 
 class DecodedMasks(NamedTuple):
-    """The weights and errors that masks decode to, in float64.
+    """Weights and errors of decoded masks, in float64.
 
     Attributes:
       effective_weights: (number, num_parts).
-      errors: (number,), decoding errors.
-      noise: (number,), squared noise for messages with noise of their own size.
+      errors: Decoding errors, (number,).
+      noise: Squared noise if the noise of a message is proportional to its size,
+        (number,).
     """
 
     effective_weights: np.ndarray
@@ -35,10 +36,10 @@ def decode_masks(
     masks: np.ndarray,
     decoder: DecoderLike = None,
 ) -> DecodedMasks:
-    """Decodes masks in batches; codes of one shape share what is compiled.
+    """Decodes masks in batches; codes of equal shapes share compiled programs.
 
     Args:
-      code: a gradient code.
+      code: Gradient code.
       masks: bool (number, num_messages).
       decoder: See `jaxwgc.decoding`.
     """
@@ -49,7 +50,7 @@ def decode_masks(
         batch = masks[start : start + BATCH]
         padding = [(0, BATCH - len(batch)), (0, 0)]
         padded = np.pad(batch, padding, constant_values=True)
-        # Also in a function that is being traced, a concrete code has errors.
+        # Concrete codes give concrete errors, even in a function that is being traced.
         with jax.ensure_compile_time_eval():
             values = _decode(padded, *arrays, chosen, code.num_segments)
         batches.append([value[: len(batch)] for value in jax.device_get(values)])

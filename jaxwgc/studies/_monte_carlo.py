@@ -1,4 +1,4 @@
-"""Monte Carlo studies: many trials in bounded memory, and means with intervals."""
+"""Monte Carlo studies: trials in batches, and means with confidence intervals."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from jaxwgc._some_masks import in_batches
 __all__ = ["Summary", "monte_carlo", "summarize"]
 
 _DEFAULT_BATCH_SIZE = 256
-# Trials that are hardly all at least 0 by chance, of a number that may be below.
+# Number of nonnegative results from which on the mean is known to be nonnegative.
 _NUM_OF_ONE_SIGN = 10
 _trial_keys = jax.jit(jax.vmap(jax.random.fold_in, (None, 0)))
 
@@ -29,37 +29,37 @@ def monte_carlo(
     progress: Callable[[int, int], Any] | None = None,
     devices: Sequence[Any] | None = None,
 ) -> Any:
-    """Runs a trial many times, vmapped in batches, compiled once.
+    """Runs a trial many times, vmapped in batches of one compiled program.
 
-    As by `jax.jit`, a trial is traced once while it exists: a later call with the same
-    function and batch size compiles nothing, and does not see changes of the global
-    variables that the function reads. Calls with `devices` compile once each.
+    A trial is traced once during its lifetime, as by `jax.jit`: later calls with the
+    same function and batch size compile nothing, and ignore changes of global variables
+    that the function reads. Calls with `devices` compile once each.
 
-    Trial i gets the key fold_in(key, i), so results depend neither on the batch size
-    nor on how many trials follow: more trials extend a study. Results are collected on
-    the host after each batch, so the device holds no more than one batch.
+    Trial i uses the key fold_in(key, i), so that results do not depend on the batch
+    size, and a larger num_trials extends a study. Results move to the host after each
+    batch: the device holds at most one batch.
 
     Args:
-      trial: `trial(key) -> pytree` of arrays; a pure function that can be vmapped.
+      trial: `trial(key) -> pytree` of arrays; a pure function that supports vmap.
       key: PRNG key of either kind.
-      num_trials: how many, at least 1.
-      batch_size: how many to run side by side, at least 1. None runs up to 256; take
-        fewer where a trial needs much memory.
-      progress: called as `progress(done, num_trials)` after each batch.
-      devices: those of this process to spread the trials over, such as `jax.devices()`;
-        each runs batches of its own, so the numbers are those of one device. JAX's
-        default device if None.
+      num_trials: Number of trials, at least 1.
+      batch_size: Number of trials per batch, at least 1. None for up to 256. Reduce it
+        if a trial needs much memory.
+      progress: Called as `progress(done, num_trials)` after each batch.
+      devices: Devices of this process that share the trials, e.g. `jax.devices()`. Each
+        runs its own batches, so that results do not change. Defaults to JAX's default
+        device.
 
     Returns:
-      The pytree that trial returns, leaves NumPy arrays (num_trials, ...). Inside a
-      traced function JAX arrays, no progress, and no other devices.
+      The pytree returned by trial, with NumPy leaves (num_trials, ...). Inside a traced
+      function: JAX arrays, without progress or other devices.
 
     Raises:
-      ValueError: If num_trials or batch_size is less than 1, or devices are none,
-        the same twice, or those of another process.
-      TypeError: If they are not ints, key is no PRNG key, trial or progress no
-        function, or the trial returns something else than numbers and bools (of a key,
-        return `jax.random.key_data(key)`).
+      ValueError: If num_trials or batch_size is below 1, or devices are empty,
+        repeated, or of another process.
+      TypeError: If num_trials or batch_size is not an int, key is not a PRNG key, trial
+        or progress is not a function, or trial returns anything but numbers and bools
+        (for a key, return `jax.random.key_data(key)`).
 
     Example:
       >>> import jax, jaxwgc
@@ -72,12 +72,12 @@ def monte_carlo(
     batch_size = _DEFAULT_BATCH_SIZE if batch_size is None else batch_size
     batch_size = _validation.check_int("batch_size", batch_size, minimum=1)
     devices = _checked_devices(devices)
-    # Batches of nearly equal size waste least on the last one, which is filled up.
+    # Batches of nearly equal size minimise the padding of the last one.
     num_batches = -(-num_trials // (batch_size * len(devices)))
     batch_size = -(-num_trials // (num_batches * len(devices)))
     at_once = batch_size * len(devices)
 
-    # JAX keeps the program of a jitted function, also below vmap, as long as it exists.
+    # JAX caches the program of a jitted function, also under vmap, during its lifetime.
     run = jax.vmap(jax.jit(trial))
 
     def batch_of(numbers, run=run):
@@ -92,7 +92,7 @@ def monte_carlo(
     if _validation.is_traced(key):
         return run_traced()
     if devices != [None]:
-        # Each on its own: trials that loop do not wait for those of other devices.
+        # Separately, so that trials with loops do not wait for other devices.
         mesh, each = Mesh(devices, "trials"), PartitionSpec("trials")
         run = jax.jit(
             jax.shard_map(
@@ -103,7 +103,7 @@ def monte_carlo(
     for start in range(0, num_trials, at_once):
         batch = batch_of(start + np.arange(at_once), run)
         if _validation.is_traced(batch):
-            # The trial reads something traced, or jit is around this call.
+            # The trial reads a traced value, or this call is under jit.
             return run_traced()
         batch = jax.device_get(batch)
         stop = min(start + at_once, num_trials)
@@ -121,26 +121,26 @@ def monte_carlo(
 
 
 def _checked_devices(devices):
-    """At least one; [None] stands for the default."""
+    """Checks devices; [None] stands for the default."""
     if devices is None:
         return [None]
     devices = list(devices)
     if not all(isinstance(device, jax.Device) for device in devices):
         raise TypeError(f"devices must be those of jax.devices(); got {devices}")
     own = {each for each in devices if each.process_index == jax.process_index()}
-    is_right, rule = len(own) == len(devices) > 0, "be different ones, of this process"
+    is_right, rule = len(own) == len(devices) > 0, "be distinct devices of this process"
     _validation.require(is_right, "devices", rule, devices)
     return devices
 
 
 class Summary(NamedTuple):
-    """The mean of repeated measurements and what is known of it.
+    """Mean of repeated measurements with its confidence interval.
 
     Attributes:
-      mean: over the trials, like one trial's result.
-      low: lower end of the confidence interval of the mean.
-      high: upper end.
-      standard_error: of the mean; NaN from one trial.
+      mean: Mean over the trials, with the shape of one result.
+      low: Lower end of the confidence interval of the mean.
+      high: Upper end of the confidence interval of the mean.
+      standard_error: Standard error of the mean; NaN for one trial.
     """
 
     mean: Any
@@ -150,28 +150,27 @@ class Summary(NamedTuple):
 
 
 def summarize(results: Any, confidence: float = 0.95) -> Any:
-    """Means over the trials, with confidence intervals.
+    """Computes means over trials, with confidence intervals.
 
-    Intervals of numbers are Student's, and do not go below 0 if none of at least 10
-    results does. The mean of bools, or of numbers that are all 0 or 1, is a proportion:
-    its interval is Wilson's with continuity correction, at most 5 / m for 0 of m. At
-    95%, and p = 0.01, 0.1 and 0.5 with 10, 30 and 200 trials each, it covers p with a
-    probability of 95.6 to 98.7% (99.6% at p = 0.01 with 10 trials, where no interval
-    has one from 93 to 99%).
+    Intervals of numbers are Student's. They do not go below 0 if there are at least 10
+    results, all nonnegative. The mean of bools, or of numbers that are all 0 or 1, is a
+    proportion with Wilson's interval (continuity correction), at most 5 / m for 0 of m.
+    Its coverage at 95% is 95.6 to 98.7% for p = 0.01, 0.1 and 0.5 with 10, 30 and 200
+    trials. (For p = 0.01 with 10 trials it is 99.6%; no interval has 93 to 99% there.)
 
     Args:
-      results: a pytree, leaves (num_trials, ...), such as `monte_carlo` returns; real
-        or bool. NumPy leaves are averaged in float64, JAX arrays in their own
+      results: Pytree with leaves (num_trials, ...), real or bool, e.g. from
+        `monte_carlo`. NumPy leaves are averaged in float64, JAX arrays in their own
         precision, also under `jit`.
-      confidence: of the interval, between 0 and 1.
+      confidence: Level of the interval, between 0 and 1.
 
     Returns:
-      The pytree with a `Summary` in the place of each leaf. From a single trial the
+      The pytree with a `Summary` in place of each leaf. For a single trial, the
       interval of a number is NaN.
 
     Raises:
-      ValueError: If leaves are empty or differ in the number of trials, or
-        confidence is not between 0 and 1.
+      ValueError: If leaves are empty or have different numbers of trials, or confidence
+        is not between 0 and 1.
       TypeError: If results are not real numbers or bools.
 
     Example:
@@ -216,8 +215,8 @@ def summarize(results: Any, confidence: float = 0.95) -> Any:
 
 
 def _wilson_interval(xp, hits, num_trials, confidence):
-    """Wilson's interval of a proportion, with continuity correction."""
-    # Not of (1 + confidence) / 2, which may round to one.
+    """Computes Wilson's interval of a proportion, with continuity correction."""
+    # (1 + confidence) / 2 could round to one.
     z = -scipy.special.ndtri((1 - confidence) / 2)
 
     def low_end(count):

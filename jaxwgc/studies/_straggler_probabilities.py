@@ -1,4 +1,4 @@
-"""How often each worker straggles, from rounds that were measured."""
+"""Estimates of straggler probabilities from measured rounds."""
 
 from typing import Any
 
@@ -7,30 +7,29 @@ from jaxwgc.studies._monte_carlo import Summary, summarize
 
 
 def straggler_probabilities(received: Any, confidence: float = 0.95) -> Summary:
-    """Estimates how often each worker straggles, with intervals.
+    """Estimates the straggler probability of each worker, with intervals.
 
-    From the rounds of a trace under a waiting rule, of a straggler model, or those that
-    were trained with (`received` of `RayCluster.compute`, one below the other). Of x
-    rounds out of N without an answer it makes (x + ½) / (N + 1), since x / N is 0 for a
-    worker that has answered every time, and `codes.unequal` would trust it with all
-    parts.
+    Rounds may come from a trace with a waiting rule, from a straggler model, or from
+    training (stacked `received` of `RayCluster.compute`). For x of N rounds without a
+    response, the estimate is (x + ½) / (N + 1): x / N would be 0 for a worker that has
+    always responded, and `codes.unequal` would give it all parts.
 
     Args:
-      received: bool (rounds, num_workers), who answered in each round.
-      confidence: of the intervals, between 0 and 1.
+      received: Which workers responded in each round, bool (rounds, num_workers).
+      confidence: Level of the intervals, between 0 and 1.
 
     Returns:
-      A `Summary` of (num_workers,), NumPy float64: the estimates as `mean`, and
-      Wilson's intervals with continuity correction, as of `jaxwgc.summarize`. They take
-      rounds for independent: of workers that are slow for a while they are too narrow.
+      A `Summary` of (num_workers,), NumPy float64: the estimates as `mean`, with
+      Wilson's intervals (continuity correction), as in `jaxwgc.summarize`. Rounds are
+      assumed independent: for workers with slow spells, intervals are too narrow.
 
     Raises:
-      ValueError: If received has not two axes or is empty, or confidence is not
+      ValueError: If received does not have two axes or is empty, or confidence is not
         between 0 and 1.
       TypeError: If received is not bool or is traced.
 
     Example:
-      Of a trace, with a deadline of two seconds:
+      From a trace, with a deadline of two seconds:
 
       >>> import jax, numpy as np
       >>> from jaxwgc import codes, stragglers, studies
@@ -46,7 +45,7 @@ def straggler_probabilities(received: Any, confidence: float = 0.95) -> Summary:
 
     References:
       Krichevsky, Trofimov, "The performance of universal encoding", IEEE Transactions
-      on Information Theory 27, 1981 (the half that is added); Newcombe, "Two-sided
+      on Information Theory 27, 1981 (the added ½); Newcombe, "Two-sided
       confidence intervals for the single proportion", 1998.
     """
     sizes = {"rounds": "any", "num_workers": "any"}

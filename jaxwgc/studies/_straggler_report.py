@@ -14,22 +14,22 @@ from jaxwgc import _validation
 _FALSE_ALARMS = 0.05
 # Logarithmic slowdown below which a worker is not named, however significant it is.
 _MARGIN = np.log(1.05)
-# Logarithm of the time of a stall over the worker's usual time.
+# Log-slowdown of a stall, relative to the worker's usual time.
 _STALL = np.log(1.5)
-# Share of its logarithmic slowdown that a worker may have had before it got slow.
+# Largest fraction of its log-slowdown that a worker may have had before a change.
 _SHARE_BEFORE = 1 / 3
-# Shares of the time of a round that are worth a change: of named workers, and of
-# different stragglers in each round, which waiting for fewer saves in part.
+# Shares of the time of a round from which on advice is given: for named workers, and
+# for different stragglers in each round (waiting for fewer workers saves part of it).
 _WORTH, _WORTH_WAITING = 0.02, 0.2
-# Share of missing responses from which on a worker is to be checked first.
+# Share of missing responses from which on a worker should be checked first.
 _MISSING = 0.05
-# Batches of consecutive rounds, whose means give the intervals of lost time.
+# Number of batches of consecutive rounds, for the intervals of lost time.
 _NUM_BATCHES = 10
-# Rounds that medians and tests use at most, since sorts of more are slow.
+# Maximum number of rounds in medians and tests, since sorting more is slow.
 _NUM_SAMPLED = 4096
-# Responses that a worker needs to be tested.
+# Minimum number of responses of a tested worker.
 _LEAST_RESPONSES = 8
-# Workers in the printed table.
+# Maximum number of workers in the printed table.
 _NUM_ROWS = 20
 
 
@@ -94,7 +94,7 @@ class StragglerReport(NamedTuple):
         return self._round_time(np.where(is_replaced, medians, self.sampled_times))
 
     def proportional_time(self) -> float:
-        """Returns the mean time of a round if work was in proportion to speed.
+        """Returns the mean time of a round if work was proportional to speed.
 
         The speed of a worker is 1 / `slowdown`.
         """
@@ -108,7 +108,7 @@ class StragglerReport(NamedTuple):
 
     @property
     def advice(self) -> str:
-        """What to do, in one sentence."""
+        """Recommended action, in one sentence."""
 
         def named(which):
             return f"worker{'s'[: which.sum() - 1]} {', '.join(self.names[which])}"
@@ -178,13 +178,13 @@ class StragglerReport(NamedTuple):
         return json.loads(text, parse_constant=lambda _: None)
 
     def plot(self) -> Any:
-        """Draws slowdowns by round and worker, and the time lost to each worker.
+        """Draws slowdowns by round and worker, and the time lost per worker.
 
         Returns:
           A `matplotlib.figure.Figure`; `savefig` writes it to a file.
 
         Raises:
-          ImportError: If matplotlib is not installed, the extra `plot`.
+          ImportError: If matplotlib (extra `plot`) is not installed.
         """
         from matplotlib.colors import Normalize
         from matplotlib.figure import Figure
@@ -234,8 +234,8 @@ def straggler_report(
 
     Args:
       times: Times in any unit, (rounds, workers), NaN or infinity if there was no
-        response; e.g. `RayCluster.trace()`. Or (rounds, workers, parts), whose sum over
-        parts is used.
+        response; e.g. `RayCluster.trace()`. Or (rounds, workers, parts), which are summed
+        over parts.
       names: Name of each worker. Defaults to 0, 1, ….
 
     Returns:
@@ -299,15 +299,15 @@ def straggler_report(
 def _means(table: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns the median of each round, and means over rounds with their errors.
 
-    Means of the times of the last, the mean and the median worker, of who was last
-    (workers,), and of the time lost to each (workers,). Errors are half of the 95%
-    interval, from means of batches of consecutive rounds.
+    Means are of the times of the last, the mean and the median worker, of the indicator
+    of the last worker (workers,), and of the time lost (workers,). Errors are half of
+    the 95% interval, from batches of consecutive rounds.
     """
     medians, sums = [], []
     for batch in np.array_split(table, min(len(table), _NUM_BATCHES)):
         ordered, is_finite = np.sort(batch, 1), np.isfinite(batch)
         count = is_finite.sum(1, keepdims=True)
-        # The second to last worker is the median worker, or slower.
+        # The median worker, or a slower one if it is the second to last.
         places = np.hstack([count - 1, np.maximum(count - 2, 0), (count - 1) // 2])
         longest, second, median = np.take_along_axis(ordered, places, 1).T
         mean = np.sum(batch, 1, where=is_finite) / count[:, 0]
@@ -325,7 +325,7 @@ def _means(table: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _kinds(logs: np.ndarray, rounds: np.ndarray) -> dict[str, np.ndarray]:
-    """Returns what logarithmic slowdowns (rounds, workers) say, as report fields."""
+    """Classifies workers by their log-slowdowns (rounds, workers), as report fields."""
     count = np.isfinite(logs).sum(0)
     ordered, median = np.sort(logs, 0), _median(logs)
     place = np.ceil(scipy.special.bdtrik(0.025, np.maximum(count, 1), 0.5)).astype(int)
@@ -337,13 +337,13 @@ def _kinds(logs: np.ndarray, rounds: np.ndarray) -> dict[str, np.ndarray]:
     low, high = median - scale * (median - low), median + scale * (high - median)
     error = np.maximum(median - low, 1e-12) / scipy.special.ndtri(0.975)
     is_stalled = logs - median > _STALL
-    # Runs of rounds count once.
+    # Consecutive rounds count once.
     num_stalls = is_stalled[0] + (is_stalled[1:] & ~is_stalled[:-1]).sum(0)
     p_values = [
-        # The largest jump of a Brownian bridge.
+        # Maximum of a Brownian bridge.
         scipy.special.kolmogorov(jump / scale),
         scipy.special.stdtr(np.maximum(count - 1, 1), (_MARGIN - median) / error),
-        # Each stall of the trace is as likely in any response.
+        # Every response is equally likely to have a stall.
         scipy.special.bdtrc(num_stalls - 1, num_stalls.sum(), count / count.sum()),
     ]
     # Bonferroni's correction.
@@ -385,17 +385,17 @@ def _change(logs: np.ndarray) -> tuple[np.ndarray, ...]:
     """Finds the likeliest change of level of each column.
 
     Returns:
-      The first row after it; the cumulative sum there of values less their mean, in
-      standard errors; medians before and after it; the lag-1 autocorrelation of what
-      it leaves.
+      The first row after it; the cumulative sum there of values minus their mean, in
+      standard errors; medians before and after it; the lag-1 autocorrelation of the
+      residuals.
     """
     median = _median(logs)
-    # Outliers do not make a change of level: the bound is 3 standard deviations.
+    # Bounded at 3 standard deviations, so that outliers do not look like a change.
     bound = 3 * 1.4826 * _median(np.abs(logs - median))
     ends = median - bound, median + bound
     clipped = np.clip(logs, *ends)
     sums = np.nancumsum(clipped - _mean(clipped), 0)
-    # Least squares, at least a twentieth of the rows from both ends.
+    # Least squares, at least a twentieth of the rows away from both ends.
     length, edge = len(logs), len(logs) // 20 + 1
     places = np.arange(edge, length - edge + 1)[:, None]
     squares = sums[places[:, 0] - 1] ** 2 / (places * (length - places))
@@ -413,8 +413,8 @@ def _change(logs: np.ndarray) -> tuple[np.ndarray, ...]:
 def _scale(autocorrelation: np.ndarray, num_rounds: int) -> float:
     """Returns the ratio of standard errors to those of independent rounds.
 
-    By the median autocorrelation r of workers. A fitted change lowers it by about
-    (4 + 9 r) / rounds, by simulations of 15 to 1,000 rounds.
+    It uses the median autocorrelation r of workers. A fitted change lowers r by about
+    (4 + 9 r) / rounds, from simulations of 15 to 1,000 rounds.
     """
     found = np.median(autocorrelation) if len(autocorrelation) else 0.0
     r = (found + 4 / num_rounds) / max(1 - 9 / num_rounds, 0.1)

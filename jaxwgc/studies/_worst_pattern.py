@@ -1,4 +1,4 @@
-"""The stragglers that hurt a code most: exact where all can be tried, else searched."""
+"""Search for the straggler pattern with the largest decoding error."""
 
 import dataclasses
 import itertools
@@ -16,11 +16,10 @@ from jaxwgc.decoders import Decoder, DecoderLike
 from jaxwgc.studies._many_masks import BATCH, decode_masks
 from jaxwgc.studies._ridge_errors import RidgeErrors, all_swaps, swapped
 
-# Errors that differ by less than that many eps of the target's squared norm are equal.
+# Errors count as equal below this many eps of the target's squared norm.
 _NOISE = 100
-# What the search starts from, besides the greedy pattern: random patterns as they are,
-# which matter where the decoder is far from least squares, and the worst of those that
-# were climbed to by ridge errors, which cost little.
+# Number of starting points of the search besides the greedy pattern: random patterns,
+# for decoders far from least squares, and the worst of cheap climbs by ridge errors.
 _NUM_RANDOM = 2
 _NUM_CLIMBED = 30
 _NUM_WORST = 4
@@ -33,37 +32,37 @@ def worst_pattern(
     *,
     max_patterns: int = 50_000,
 ) -> np.ndarray:
-    """The pattern of exactly s stragglers with the largest decoding error.
+    """Returns the pattern of exactly s stragglers with the largest decoding error.
 
-    Tries all C(n, s) patterns where there are at most `max_patterns`. Otherwise it
-    searches: it adds straggler to straggler, the one that raises the error most each
-    time, and then swaps stragglers for responders as long as a swap raises the error.
-    Random patterns are improved in the same way, and the worst of all is taken. The
-    true worst pattern may be worse. A search among 100 workers takes seconds where
-    least squares converges, minutes where every pattern has to be decomposed.
+    Tries all C(n, s) patterns if there are at most `max_patterns`. Otherwise a search
+    adds one straggler at a time, always the one that raises the error most. It then
+    swaps stragglers for responders as long as a swap raises the error. Random patterns
+    are improved in this way, too, and the worst of all patterns is returned. The true
+    worst pattern may be worse. For 100 workers a search takes seconds if conjugate
+    gradients converge, and minutes if every pattern is decomposed.
 
-    Where the error does not change (a block of copies is lost with the last of them
-    only), the search goes by the error of ridge regression in the place of least
-    squares, which grows with every straggler.
+    If the error does not change (a block of copies is lost only with its last copy),
+    the search uses the error of ridge regression, which grows with every straggler.
 
-    The same code gives the same pattern. Patterns whose errors differ by rounding alone
-    tie; of those that were found, the first is taken, in the lexicographic order of the
-    sets of stragglers. Errors are computed in JAX's working precision.
+    The same code gives the same pattern. Patterns with errors that differ only by
+    rounding tie, and the lexicographically first set of stragglers wins. Errors are
+    computed in JAX's working precision.
 
     Args:
-      code: a gradient code. Not traced.
+      code: Gradient code. Not traced.
       num_stragglers: s, at least 0 and less than the number of workers.
       decoder: See `jaxwgc.decoding_weights`.
-      max_patterns: the most patterns that are tried one and all.
+      max_patterns: Maximum number of patterns for an exhaustive search.
 
     Returns:
-      The mask `received` of that pattern, bool (num_workers,) in NumPy: False at the
-      s stragglers.
+      The mask `received` of that pattern, bool (num_workers,) in NumPy: False at the s
+      stragglers.
 
     Raises:
       ValueError: If s is negative or not less than the number of workers, or the
         decoder does not fit the code.
-      TypeError: If the code is none or is traced, or the integers are not ints.
+      TypeError: If code is not a GradientCode or is traced, or an integer is not an
+        int.
 
     Example:
       >>> import jaxwgc
@@ -94,7 +93,7 @@ def worst_pattern(
 
 
 class _Found(NamedTuple):
-    """A set of stragglers, sorted, with what it does to the code."""
+    """A sorted set of stragglers and its error."""
 
     error: float
     ridge_error: float
@@ -102,12 +101,12 @@ class _Found(NamedTuple):
 
 
 class _Adversary:
-    """Evaluates sets of stragglers of one code, in batches of one shape."""
+    """Evaluates sets of stragglers of one code, in batches of equal shape."""
 
     def __init__(self, code: GradientCode, decoder: Decoder):
         self.num_workers = code.num_workers
         self._code = dataclasses.replace(code, decoders=(decoder,))
-        # The least error that any weights have is never above the ridge error.
+        # The minimum error over all weights never exceeds the ridge error.
         self.ridge_error_is_bound = decoder.is_optimal
         self.ridge_errors = RidgeErrors(code)
         dtype = working(code.encoding_matrix).dtype
@@ -115,7 +114,7 @@ class _Adversary:
         self.tolerance = _NOISE * float(jnp.finfo(dtype).eps) * scale
 
     def errors(self, lost: np.ndarray) -> np.ndarray:
-        """Decoding errors (number,) of the sets (number, s); NaN counts as infinite."""
+        """Computes errors (number,) of the sets (number, s); NaN counts as infinite."""
         masks = np.ones((len(lost), self.num_workers), bool)
         np.put_along_axis(masks, lost, False, axis=1)
         by_message = masks.repeat(self._code.messages_per_worker, axis=1)
@@ -134,7 +133,7 @@ def _try_all(adversary: _Adversary, num_stragglers: int) -> tuple[int, ...]:
 
 
 def _arrays(sets: Iterator[tuple[int, ...]], size: int) -> Iterator[np.ndarray]:
-    """The sets in arrays (BATCH, size), the last one shorter."""
+    """Yields the sets in arrays (BATCH, size), the last one shorter."""
     while batch := list(itertools.islice(sets, BATCH)):
         yield np.array(batch, int).reshape(len(batch), size)
 
@@ -154,7 +153,7 @@ def _search(adversary: _Adversary, num_stragglers: int) -> tuple[int, ...]:
     starts += [climbed[place] for place in order[:_NUM_WORST]]
     best = {}
     for start in starts:
-        # Where a climb ended before, it would end again.
+        # A climb that starts where one has ended would end there again.
         if start not in best:
             candidate = _improve(adversary, start, best)
             best[candidate.lost] = candidate
@@ -165,7 +164,7 @@ def _search(adversary: _Adversary, num_stragglers: int) -> tuple[int, ...]:
 
 
 def _greedy(adversary: _Adversary, num_stragglers: int) -> tuple[int, ...]:
-    """Adds straggler to straggler, the most harmful one each time."""
+    """Adds one straggler at a time, always the one that raises the error most."""
     lost = ()
     for _ in range(num_stragglers):
         others = np.setdiff1d(np.arange(adversary.num_workers), lost).astype(int)
@@ -181,14 +180,14 @@ def _greedy(adversary: _Adversary, num_stragglers: int) -> tuple[int, ...]:
 def _improve(
     adversary: _Adversary, lost: tuple[int, ...], known: Container[tuple[int, ...]]
 ) -> _Found:
-    """Swaps a straggler for a responder as long as that does more harm.
+    """Swaps stragglers for responders as long as this increases the error.
 
-    Stops at a set that is known.
+    Stops at a known set.
     """
     [error] = adversary.errors(np.array([lost]))
     best = _Found(error, adversary.ridge_errors.of(lost), lost)
-    # Never below the largest error so far: a ridge error cannot win back what rounding
-    # took, and the climb ends.
+    # Never below the largest error so far: a ridge error cannot regain what rounding
+    # lost, so that the climb ends.
     record = error
     while best.lost not in known:
         better = _better_swap(adversary, best, record)
@@ -200,11 +199,11 @@ def _improve(
 
 
 def _better_swap(adversary: _Adversary, best: _Found, record: float) -> _Found | None:
-    """The best swap of the first batch that has one better than `best`.
+    """Returns the best swap of the first batch with a better one than `best`.
 
-    Swaps are tried from the largest ridge error on, where the largest errors mostly
-    are: a batch is enough then. To see that no swap is better, all are tried, or all
-    whose ridge error allows a larger error.
+    Swaps are tried in descending order of ridge errors, since these mostly have the
+    largest errors: usually one batch suffices. To show that no swap is better, all are
+    tried, or all with a sufficiently large ridge error.
     """
     swaps = all_swaps(best.lost, adversary.num_workers)
     ridge_errors = adversary.ridge_errors.after_swaps(best.lost, swaps)

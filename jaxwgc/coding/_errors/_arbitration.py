@@ -1,4 +1,4 @@
-"""Arbitration between workers whose copies of one message differ."""
+"""Arbitration between workers with different copies of one message."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple

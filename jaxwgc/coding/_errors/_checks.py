@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# Messages whose columns of the checks have a smaller norm count as unchecked.
+# Norm of a message's column of the checks below which it counts as unchecked.
 UNCHECKED = 1e-3
 
 

@@ -82,7 +82,7 @@ def find_in_turn(checks: Any, sample: Sample, decoders: Sequence[Decoder]) -> Fi
     is_explained = last.floor == 0
     has_check = is_checked(last.check_norms)
     return Findings(
-        # Suspects whose messages agree with the others are exonerated.
+        # Suspects with messages that agree with the others are exonerated.
         wrong=last.evidence.suspects & deviates(checks, sample, last.evidence),
         disputed=sample.mask & has_check & ~is_explained,
         is_checked=has_check,

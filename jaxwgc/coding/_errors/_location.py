@@ -16,10 +16,12 @@ class ErrorLocation:
     functions accept it as `received`. A pytree.
 
     Attributes:
-      wrong: Workers with corrupted messages, bool (num_workers,); all False if refused.
+      wrong: Workers with corrupted messages, bool (num_workers,); all False if
+        `refused`.
       mask: Messages to decode from, bool (num_messages,): finite messages that arrived
-        from workers that are not corrupted. All False if refused.
-      disputed: If refused, the workers in failed checks, bool (num_workers,).
+        from workers that are not corrupted. All False if
+        `refused`.
+      disputed: If `refused`, the workers in failed checks, bool (num_workers,).
       unique: Whether no other set of as few workers explains the errors, bool scalar.
       checks: Number of independent checks of the messages that arrived, int scalar.
         Errors in general position are found in up to checks - 1 messages, others in

@@ -1,1 +1,1 @@
-"""Delay models fitted to times that were measured."""
+"""Fitting of delay models to measured times."""

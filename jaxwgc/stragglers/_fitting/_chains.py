@@ -1,31 +1,32 @@
-"""The two-state Markov chain of slow spells, seen through the times of workers."""
+"""Two-state Markov chain of slow spells, as a hidden Markov model of times."""
 
 import numpy as np
 
-# Chances at their ends would stay there for ever.
+# Bound of probabilities: at 0 or 1 the iteration would not move.
 _SMALLEST = 1e-6
-# Of the logarithm of a ratio of likelihoods, so that its exponential is finite.
+# Bound of log-likelihood ratios, so that their exponentials are finite.
 _MOST_EVIDENCE = 700.0
 
 
 def predictions(
     log_likelihoods: np.ndarray, become_slow: float, become_fast: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The filter: what is known of each round from those before it.
+    """Filters: computes state probabilities of each round, given earlier rounds.
 
     Args:
-      log_likelihoods: (2, rounds, workers), of each time for fast and for slow workers.
-      become_slow: the probability of a fast worker to be slow in the next round.
-      become_fast: the probability of a slow worker to be fast in the next round.
+      log_likelihoods: Log-likelihood of each time for fast and slow workers,
+        (2, rounds, workers).
+      become_slow: Probability that a fast worker is slow in the next round.
+      become_fast: Probability that a slow worker is fast in the next round.
 
     Returns:
-      The probability of being slow before a round's time is known, and the logarithm of
-      the likelihood of that time, (rounds, workers) each.
+      The probability of the slow state before the time of the round is known, and the
+      log-likelihood of that time, (rounds, workers) each.
     """
     fast_log, slow_log = log_likelihoods
     with np.errstate(invalid="ignore"):
         evidence = np.clip(slow_log - fast_log, -_MOST_EVIDENCE, _MOST_EVIDENCE)
-    # A time that neither state can give tells nothing.
+    # A time that is impossible in both states gives no information.
     odds = np.exp(np.where(np.isnan(evidence), 0.0, evidence))
     before = np.empty_like(odds)
     slow = become_slow / (become_slow + become_fast)
@@ -41,17 +42,16 @@ def predictions(
 def responsibilities(
     log_likelihoods: np.ndarray, become_slow: float, become_fast: float
 ) -> tuple[np.ndarray, float, float]:
-    """The smoother: what is known of each round from all of them.
+    """Smooths: computes state probabilities of each round, given all rounds.
 
     Args:
-      log_likelihoods: See `predictions`, as the others.
-      become_slow: see there.
-      become_fast: see there.
+      log_likelihoods: See `predictions`.
+      become_slow: See `predictions`.
+      become_fast: See `predictions`.
 
     Returns:
-      The probability of being slow (rounds, workers), and then the shares of fast
-      rounds that a slow one follows, and of slow ones that a fast one follows: the
-      next `become_slow` and `become_fast`.
+      The probability of the slow state (rounds, workers), and the next estimates of
+      `become_slow` and `become_fast`: frequencies of transitions.
 
     References:
       Baum, Petrie, Soules, Weiss, "A maximization technique occurring in the
@@ -73,7 +73,7 @@ def responsibilities(
         smoothed.append(joint.sum(1))
     slow = np.stack(smoothed[::-1])[:, 1]
     counts = np.maximum(moves.sum(1), 1e-300)
-    # A chain that was never seen to move has the shares that were seen in the long run.
+    # A chain without transitions gets the observed shares as stationary distribution.
     share = np.clip(slow.mean(), _SMALLEST, 1 - _SMALLEST)
     least = _SMALLEST * np.array([share, 1 - share])
     chances = np.clip([moves[0, 1], moves[1, 0]] / counts, least, 1 - least)

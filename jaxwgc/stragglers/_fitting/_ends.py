@@ -1,8 +1,8 @@
-"""The end of a law that has one, from the least of the fitted times.
+"""Estimation of the lower end of a distribution from the minimum of the fitted times.
 
-The next of m + 1 independent times is the least of all with probability 1 / (m + 1),
-whatever their law, and the least of m lies about as far from the end as the quantile of
-1 / (m + 1) does. Where workers have speeds of their own, each has a least time.
+For independent times of any distribution, the next of m + 1 is the minimum with
+probability 1 / (m + 1). The minimum of m times is about as far from the end as the
+quantile of 1 / (m + 1). Workers with speeds have a minimum each.
 """
 
 import numpy as np
@@ -12,7 +12,7 @@ from jaxwgc.stragglers._fitting._most_likely import Kind
 
 
 def predictive(kind: Kind, measured: Measured, model: Model) -> Model:
-    """The model where ends are as unsure as the measured times leave them."""
+    """Returns the model with uncertain ends, for predictions."""
 
     def soft(component, count):
         if not (kind.family.has_least_time or component.time > 0):
@@ -23,11 +23,11 @@ def predictive(kind: Kind, measured: Measured, model: Model) -> Model:
 
 
 def unbiased(kind: Kind, measured: Measured, model: Model) -> Model:
-    """The model with its ends as far before the least time as they are on average."""
+    """Returns the model with ends corrected for the mean distance from the minimum."""
 
     def moved(component, count):
         end, other = component.parameters
-        # At most by half, so that it stays positive.
+        # At most halved, so that it stays positive.
         end = max(end - _distance(component, count), end / 2)
         return component._replace(parameters=(end, other))
 
@@ -35,7 +35,7 @@ def unbiased(kind: Kind, measured: Measured, model: Model) -> Model:
 
 
 def end_errors(kind: Kind, measured: Measured, model: Model) -> list[float]:
-    """Standard errors of the ends of all states: means over the workers with speeds."""
+    """Returns standard errors of the ends per state; means over workers with speeds."""
     number = measured.times.shape[1] if kind.has_speeds else 1
     return [
         _distance(*pair) / float(np.sqrt(number))
@@ -49,7 +49,7 @@ def _changed(change, kind, measured, model):
 
 
 def _counts(kind, measured, model):
-    """How many times each least one is the least of, for all states."""
+    """Returns the number of times of which each minimum is taken, per state."""
     number = measured.is_whole.sum()
     if kind.has_speeds:
         number = number / measured.times.shape[1]
@@ -57,6 +57,6 @@ def _counts(kind, measured, model):
 
 
 def _distance(component: Component, count: float) -> float:
-    """From the end to the least of so many times, in units of the law."""
+    """Returns the distance from the end to the minimum, in units of the law."""
     end, least = component.law.isf(np.array([1.0, count / (count + 1)]))
     return float(max(least - end, 1e-9 * least))

@@ -1,4 +1,4 @@
-"""Delay models fitted to times that were measured."""
+"""Fitting of delay models to measured times."""
 
 import functools
 from typing import Any, NamedTuple
@@ -17,28 +17,28 @@ from jaxwgc.stragglers._smooth_delays import log_normal, weibull
 from jaxwgc.stragglers._types import DelayModel
 
 FAMILIES = shifted_exponential, pareto, weibull, log_normal
-# Between logarithms of likelihoods: the evidence of a hundred to one.
+# Difference of log-likelihoods that is decisive: evidence of 100 to 1.
 _DECISIVE = np.log(100)
 
 
 class DelayFit(NamedTuple):
-    """A delay model that was fitted, and how well it fits.
+    """A fitted delay model, and its goodness of fit.
 
     Attributes:
-      name: its family, how it depends on the load, and whether workers have two states
-        and speeds of their own.
-      delay: the delay model, fitted to all rounds.
-      parameters: of its constructors, by name; with speeds of the workers those of a
-        worker of speed one, the geometric mean of all.
-      standard_errors: of the parameters, by the curvature of the likelihood (the
-        observed information), of which speeds with that mean leave as much as if they
-        were known. NaN where it has none to give: at a parameter that is at the end of
-        what is possible, and where the times do not tell parameters apart.
-      held_out: mean logarithm of the likelihood of a time in the rounds that were held
-        out, in nats, of the model fitted to the others.
-      distance: the Kolmogorov-Smirnov distance of those times from what that model
-        predicts: the largest difference of probabilities.
-      p_value: of a distance as large, had the model given the times, independently.
+      name: Family, dependence on the load, and whether workers have two states and
+        different speeds.
+      delay: Delay model, fitted to all rounds.
+      parameters: Parameters of its constructors, by name. With speeds they are for a
+        worker of speed one, the geometric mean of all speeds.
+      standard_errors: Standard errors of the parameters, from the observed information
+        (curvature of the likelihood), with speeds treated as known. NaN for a parameter
+        at its bound, or if the times do not identify the parameters.
+      held_out: Mean log-likelihood per time in the held-out rounds, in nats, for the
+        model fitted to the others.
+      distance: Kolmogorov-Smirnov distance of those times from the predictions of that
+        model: the largest difference of probabilities.
+      p_value: Probability of at least this distance if the model is true and times are
+        independent.
     """
 
     name: str
@@ -50,7 +50,7 @@ class DelayFit(NamedTuple):
     p_value: float
 
     def __str__(self) -> str:
-        """Returns how good it is, what it is, its parameters and their known errors."""
+        """Returns scores, name, parameters and known standard errors in one line."""
         numbers = [
             f"{name} {value:.3g} ± {self.standard_errors[name]:.1g}"
             for name, value in self.parameters.items()
@@ -66,44 +66,44 @@ class DelayFit(NamedTuple):
 def fit_delays(
     times: Any, loads: Any = 1.0, *, in_order: bool = True, held_out: float = 1 / 3
 ) -> tuple[DelayFit, ...]:
-    """Fits delay models to measured times by maximum likelihood, the best one first.
+    """Fits delay models to measured times by maximum likelihood, ordered by quality.
 
-    Every family (`shifted_exponential`, `pareto`, `weibull`, `log_normal`) is tried
-    with times in proportion to the load and affine in it (`affine`; with equal loads,
-    after a fixed time); then each with two states, fast and slow, that last for some
-    rounds (`markov`), and with speeds of the workers (`unequal_speeds`). They are
-    ranked by the likelihood of the last rounds of each load, for models of the others.
-    Those that are at least a hundredth as likely as the best come before the rest, the
-    one with the fewest parameters first, and of these that of the largest likelihood of
-    all rounds: what was held out does not tell them apart (Jeffreys).
+    Every family (`shifted_exponential`, `pareto`, `weibull`, `log_normal`) is fitted
+    with times proportional to the load and affine in it (`affine`; for equal loads,
+    with a fixed time). Each is also fitted with two states, fast and slow, that last
+    for some rounds (`markov`), and with speeds of the workers (`unequal_speeds`).
 
-    The end of a law that has one lies before the least time: by as much as that is
-    beyond it on average. What is held out may come before the least time of the others,
-    with the probability that one more time does.
-    (`bernoulli_slowdown` has two times, which measured ones never are; two states
-    stand for it.)
+    Models are ranked by the likelihood of the last rounds of each load, after a fit to
+    the other rounds. Models within a factor of a hundred of the best likelihood cannot
+    be told apart (Jeffreys) and come first: the one with fewest parameters, then that
+    with the largest likelihood of all rounds.
+
+    The lower end of a distribution is estimated below the minimum time, corrected for
+    bias. Held-out times may be smaller than the minimum of the others, with the
+    probability that one more time is.
+    (`bernoulli_slowdown` has two times only, unlike measurements; two states replace
+    it.)
 
     Args:
-      times: (rounds, workers) in seconds; NaN or infinity where no answer came, of
-        which is known only that it would have come after all others of the round. Or
-        (rounds, workers, parts), the time of each part, which are added, and are all of
-        them the largest load. Times that were rounded (fewer than half of them differ)
-        are spread evenly over what they were rounded from.
-      loads: the loads that workers had, such as `code.loads`: 1 without a code. One
-        number, (workers,) or (rounds, workers), or anything that broadcasts to it. At
-        least 0, and not all 0.
-      in_order: whether rounds followed each other, so that slow spells can be seen.
-        Otherwise the states of a worker in two rounds are independent.
-      held_out: the share of the rounds of each load, the last ones, by which models are
-        ranked.
+      times: (rounds, workers) in seconds. NaN or infinity if there was no response,
+        i.e. later than all others of the round (censored). Alternatively
+        (rounds, workers, parts), the time of each part; they are summed, and together
+        have the largest load. Rounded times (fewer than half are distinct) are spread
+        evenly over their rounding interval.
+      loads: Loads of the workers, e.g. `code.loads`: 1 without a code. One number,
+        (workers,), (rounds, workers), or anything that broadcasts to it. At least 0,
+        and not all 0.
+      in_order: Whether rounds are consecutive, so that slow spells are visible.
+        Otherwise the states of a worker in different rounds are independent.
+      held_out: Fraction of the rounds of each load, the last ones, for ranking.
 
     Returns:
-      A `DelayFit` for each model, the simplest of the best first.
+      A `DelayFit` for each model, with the simplest of the best models first.
 
     Raises:
-      ValueError: If times are zero or negative, or without an axis of rounds (at
-        least 4) and of workers, all are equal, or more than half are missing, or all of
-        a round or a worker; or where loads do not fit.
+      ValueError: If times are zero or negative, have no axes of rounds (at least 4) and
+        workers, are all equal, or are missing for more than half, for a whole round or
+        a worker; or if loads do not match.
       TypeError: If an argument has the wrong type.
 
     Example:
@@ -126,7 +126,7 @@ def fit_delays(
     tried = functools.partial(_tried, measured, _last_rounds(measured, held_out))
     models: list[_Tried] = []
     for family in FAMILIES:
-        # A fixed time in proportion to the load is what the exponential has anyway.
+        # The exponential already has a fixed time proportional to the load.
         ways = forms(measured)
         if family is shifted_exponential and len(ways[-1].bounds) == 1:
             ways = ways[:1]
@@ -141,15 +141,15 @@ def fit_delays(
 
 
 class _Tried(NamedTuple):
-    """A model of all rounds, and how that of the first fares in those held out.
+    """A model of all rounds, and the held-out score of the first rounds' model.
 
     Attributes:
-      kind: of it.
-      model: of largest likelihood in all rounds.
-      num_parameters: of it.
-      likelihood: logarithm of that.
-      gain: logarithm of the likelihood of all times held out, for that of the others.
-      held_out: its mean, the distance and the p-value.
+      kind: Kind of the model.
+      model: Maximum-likelihood model of all rounds.
+      num_parameters: Number of its parameters.
+      likelihood: Its log-likelihood.
+      gain: Log-likelihood of all held-out times, for the model of the other rounds.
+      held_out: The mean of `gain` per time, the distance and the p-value.
     """
 
     kind: Kind
@@ -161,7 +161,7 @@ class _Tried(NamedTuple):
 
 
 def _ranked(models):
-    """Those that are as good as the best first, the simplest of them before others."""
+    """Sorts models: those as good as the best first, by simplicity, then the others."""
     best = max(model.gain for model in models)
 
     def place(model):
@@ -173,7 +173,7 @@ def _ranked(models):
 
 
 def _last_rounds(measured, share):
-    """Mask (rounds,) of the last ones of each load, at least one and not all."""
+    """Returns a mask (rounds,) of the last rounds of each load, at least one."""
     _, load = np.unique(measured.loads, axis=0, return_inverse=True)
     is_last = np.zeros(len(load), bool)
     for number in range(load.max() + 1):
@@ -181,7 +181,7 @@ def _last_rounds(measured, share):
         count = min(max(int(round(len(rounds) * share)), 1), len(rounds) - 1)
         is_last[rounds[len(rounds) - count :]] = True
     if not is_last.any():
-        # Of loads that were all measured once.
+        # Loads that were all measured once.
         is_last[-max(int(len(load) * share), 1) :] = True
     return is_last
 
@@ -190,11 +190,11 @@ def _tried(measured, is_held_out, kind):
     first = Measured(*(array[~is_held_out] for array in measured))
     start = kind.most_likely(first)
     model = predictive(kind, first, start)
-    # The rounds before tell in which states workers are.
+    # Earlier rounds determine the states of the workers.
     is_whole = measured.is_whole[is_held_out]
     gain = model.log_likelihoods(measured)[is_held_out].sum()
     survivals = np.exp(model.log_survivals(measured)[is_held_out])
-    # What remains of them by Kaplan and Meier is the probability itself, if it fits.
+    # If the model fits, the Kaplan-Meier estimate of survival is the probability.
     levels = scipy.stats.CensoredData.right_censored(
         1 - survivals.ravel(), ~is_whole.ravel()
     )
@@ -215,7 +215,7 @@ def _tried(measured, is_held_out, kind):
 
 
 def _fitted(measured, tried):
-    """The model of all rounds, with what is told of it."""
+    """Returns the fit of all rounds with its scores."""
     kind = tried.kind
     model = unbiased(kind, measured, tried.model)
     name = f"{kind.family.__name__}, {kind.form.name}"
@@ -230,7 +230,7 @@ def _fitted(measured, tried):
 
 
 def _delay(kind, model):
-    """The delay model, made by the public constructors."""
+    """Builds the delay model with the public constructors."""
     states = [component.law for component in model.components]
     if kind.form.bounds:
         states = [
@@ -246,7 +246,7 @@ def _delay(kind, model):
 
 
 def _measured(times, loads):
-    """Checked, in float64, with what is missing put after all others of its round."""
+    """Checks times in float64; missing times become lower bounds, last in the round."""
     table = _validation.measured_times(times, least_rounds=4)
     given = _validation.concrete_array("loads", loads, "real numbers")
     if table.ndim == 3:
@@ -269,13 +269,13 @@ def _measured(times, loads):
 
 
 def _not_rounded(table, is_whole):
-    """Equal times spread over the interval that is rounded to them."""
+    """Spreads equal times over the interval that was rounded to them."""
     values, place = np.unique(table[is_whole], return_inverse=True)
     _validation.require(len(values) > 1, "times", "differ", values)
     if len(values) > len(place) / 2:
         return table
     unit = np.diff(values).min()
-    # A sequence that fills the interval evenly, however many of it are taken.
+    # A low-discrepancy sequence: its first terms fill the interval evenly.
     order = np.argsort(place, kind="stable")
     rank = np.empty(len(place))
     rank[order] = np.arange(len(place)) - np.searchsorted(place[order], place[order])

@@ -7,14 +7,14 @@ import numpy as np
 from jaxwgc.stragglers._fitting import _chains
 from jaxwgc.stragglers._independent_delay import IndependentDelay
 
-# Between the least time and the end of what it may be after.
+# Relative distance kept between the minimum time and the bound of a fixed time.
 _ROOM = 1e-3
 
 
 class Measured(NamedTuple):
-    """Times (rounds, workers), loads of the same shape, and which times are whole.
+    """Times (rounds, workers), loads of that shape, and which times are complete.
 
-    Those that are not are only known to be longer than they say.
+    The others are lower bounds (censored).
     """
 
     times: np.ndarray
@@ -22,15 +22,15 @@ class Measured(NamedTuple):
     is_whole: np.ndarray
 
     def at_speed(self, speeds: np.ndarray) -> "Measured":
-        """The times of workers of speed one."""
+        """Returns the times scaled to workers of speed one."""
         return self._replace(times=self.times * speeds)
 
 
 class Component(NamedTuple):
-    """Times load * time + (overhead + slope * load) * X, X of a family.
+    """Times load * time + (overhead + slope * load) * X, with X of a family.
 
-    `before` is for an end of X that is not known for sure: the probability of an X
-    before it, and how far before it these are on average.
+    `before` is for an uncertain end of X: the probability of an X below it, and the
+    mean distance of such X from it.
     """
 
     family: type[IndependentDelay]
@@ -42,7 +42,7 @@ class Component(NamedTuple):
 
     @property
     def law(self) -> Any:
-        """Returns the law of X, a delay model of the family."""
+        """Returns the distribution of X, a delay model of the family."""
         return self.family(*map(float, self.parameters))
 
     def log_likelihoods(self, measured: Measured) -> np.ndarray:
@@ -61,7 +61,7 @@ class Component(NamedTuple):
         return np.where(measured.is_whole, density, self.log_survivals(measured))
 
     def log_survivals(self, measured: Measured) -> np.ndarray:
-        """Returns the log-probability of a longer time than each."""
+        """Returns the log-probability of a longer time, for each time."""
         units, _ = units_of(measured, self.overhead, self.slope, self.time)
         possible = np.where(units > 0, units, 1)
         survival = self.law.logsf(possible)
@@ -71,20 +71,20 @@ class Component(NamedTuple):
         return np.where(is_before, before, np.log1p(-probability) + survival)
 
     def _before(self, units):
-        """Returns whether it is before the end, and by how many mean distances."""
+        """Returns whether times are before the end, and their relative distance."""
         end = self.parameters[0] if self.family.has_least_time else 0.0
         is_before = (units < end) | (units <= 0)
         return is_before, np.maximum(end - units, 0) / self.before[1]
 
 
 class Form(NamedTuple):
-    """How times depend on the load: what `fit` chooses from.
+    """Dependence of times on the load.
 
     Attributes:
-      name: of it.
-      bounds: of its free numbers.
-      start: of its free numbers.
-      mean_load: of the times, or zero for times in proportion.
+      name: Name of the form.
+      bounds: Bounds of its free numbers.
+      start: Initial values of its free numbers.
+      mean_load: Mean load of the times, or zero for proportional times.
     """
 
     name: str
@@ -94,11 +94,11 @@ class Form(NamedTuple):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of its free numbers."""
+        """Names of the free numbers."""
         return ("share", "time")[2 - len(self.bounds) :]
 
     def coefficients(self, free: tuple[float, ...]) -> tuple[float, float, float]:
-        """Overhead, slope and time."""
+        """Returns overhead, slope and time."""
         match free:
             case ():
                 return 0.0, 1.0, 0.0
@@ -109,13 +109,13 @@ class Form(NamedTuple):
         raise AssertionError(free)
 
     def free(self, component: Component) -> tuple[float, ...]:
-        """The free numbers of what they gave."""
+        """Returns the free numbers of a component."""
         both = component.slope * self.mean_load, component.time
         return both[2 - len(self.bounds) :]
 
 
 def forms(measured: Measured) -> tuple[Form, ...]:
-    """In proportion to the load, unless it is zero; and affine in it."""
+    """Returns the forms: proportional to the load if it is not zero, and affine."""
     is_loaded = measured.loads > 0
     rates = measured.times[is_loaded] / measured.loads[is_loaded]
     time = (0.0, float(rates.min()) * (1 - _ROOM))
@@ -123,14 +123,14 @@ def forms(measured: Measured) -> tuple[Form, ...]:
     mean = float(measured.loads.mean())
     if np.all(measured.loads == measured.loads.flat[0]):
         return proportional, Form("after a fixed time", (time,), (time[1] / 2,), mean)
-    # In proportion to no load is no time.
+    # Times of zero load are zero if they are proportional.
     share = (0.0, 1.0 if is_loaded.all() else 1 - _ROOM)
     affine = Form("affine in the load", (share, time), (0.5, time[1] / 2), mean)
     return (proportional, affine) if is_loaded.all() else (affine,)
 
 
 class Model(NamedTuple):
-    """One component or, of a chain of two states, two; perhaps unequal speeds."""
+    """One component, or two components of a two-state chain; possibly with speeds."""
 
     components: tuple[Component, ...]
     become_slow: float = 0.0
@@ -139,18 +139,18 @@ class Model(NamedTuple):
 
     @property
     def shares(self) -> tuple[float, ...]:
-        """Returns the share of times of each component, in the long run."""
+        """Returns the stationary probability of each component."""
         if len(self.components) == 1:
             return (1.0,)
         slow = self.become_slow / (self.become_slow + self.become_fast)
         return 1 - slow, slow
 
     def log_likelihoods(self, measured: Measured) -> np.ndarray:
-        """Returns that of each time, given the rounds before, (rounds, workers)."""
+        """Returns log-likelihoods of times, given earlier rounds, (rounds, workers)."""
         return self._predicted(measured)[1]
 
     def log_survivals(self, measured: Measured) -> np.ndarray:
-        """Returns that of a longer time than each, given the rounds before."""
+        """Returns log-probabilities of longer times, given earlier rounds."""
         slow, _ = self._predicted(measured)
         if self.speeds is not None:
             measured = measured.at_speed(self.speeds)
@@ -174,6 +174,6 @@ class Model(NamedTuple):
 def units_of(
     measured: Measured, overhead: float, slope: float, time: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the part of each time that is of the family, and its scale."""
+    """Returns the family's part of each time, and its scale."""
     scale = overhead + slope * measured.loads
     return (measured.times - time * measured.loads) / scale, scale

@@ -1,4 +1,4 @@
-"""The model of largest likelihood, by search."""
+"""Search for the maximum-likelihood model."""
 
 import dataclasses
 from typing import NamedTuple
@@ -16,29 +16,29 @@ from jaxwgc.stragglers._fitting._likelihood import (
 )
 from jaxwgc.stragglers._independent_delay import IndependentDelay
 
-# Rounds of expectation and maximisation, anew and from a model that is near, and the
-# gain at which they end.
+# Number of EM iterations from scratch and from a nearby model, and the gain in
+# log-likelihood at which they stop.
 _ITERATIONS = 40
 _MORE_ITERATIONS = 15
 _GAIN = 1e-4
-# Times that a search begins with, where there are more.
+# Maximum number of times with which a search begins.
 _ENOUGH = 4000
-# Shares of the times that are slow to begin with.
+# Initial fractions of slow times.
 _SLOW_SHARES = (0.05, 0.2)
 _SPEED_ITERATIONS = 4
-# Logarithms of the factors tried on each worker's speed, coarse and then fine.
+# Log-factors tried on the speed of each worker, first coarse, then fine.
 _SPEED_GRIDS = (np.linspace(-0.3, 0.3, 31), np.linspace(-0.02, 0.02, 21))
 
 
 class Kind(NamedTuple):
-    """The kind of model to fit.
+    """Kind of model to fit.
 
     Attributes:
-      family: of the delay models.
-      form: how times depend on the load.
-      has_slow_state: whether workers have two states.
-      has_speeds: whether they have speeds of their own.
-      in_order: whether rounds followed each other, so that states last.
+      family: Family of delay models.
+      form: Dependence of times on the load.
+      has_slow_state: Whether workers have two states.
+      has_speeds: Whether workers have different speeds.
+      in_order: Whether rounds are consecutive, so that states last.
     """
 
     family: type[IndependentDelay]
@@ -49,32 +49,32 @@ class Kind(NamedTuple):
 
     @property
     def parameters(self) -> tuple[str, ...]:
-        """Their names in the family."""
+        """Names of the parameters of the family."""
         return tuple(field.name for field in dataclasses.fields(self.family))
 
     @property
     def ends_at_least_time(self) -> bool:
-        """Returns whether the end is free, and hence fitted by the least time."""
+        """Returns whether the lower end is free, and fitted by the minimum time."""
         return self.family.has_least_time and not self.form.bounds
 
     def num_parameters(self, num_workers: int) -> int:
-        """Free numbers, one for each speed but for the unit of all."""
+        """Returns the number of free parameters, including speeds up to a factor."""
         number = len(self.parameters) + len(self.form.bounds)
         if self.has_slow_state:
             number = 2 * number + 1 + self.in_order
         return number + (num_workers - 1) * self.has_speeds
 
     def least_weight(self, num_workers: int) -> int:
-        """Returns how many times a state is fitted to, at least.
+        """Returns the minimum number of times to which a state is fitted.
 
-        The likelihood has no bound where a state shrinks to a single time, or speeds
-        move one time of each worker to the same place.
+        The likelihood is unbounded if a state shrinks to one time, or if speeds make
+        one time of each worker equal.
         """
         number = len(self.parameters) + len(self.form.bounds)
         return self.has_slow_state * (2 * number + num_workers * self.has_speeds)
 
     def most_likely(self, measured: Measured, start: Model | None = None) -> Model:
-        """The model of largest likelihood, or one near it, from `start` on."""
+        """Returns the maximum-likelihood model, or one near it, starting at `start`."""
         step = -(-measured.times.size // _ENOUGH)
         if start is None and step > 1:
             some = Measured(*(array[:, ::step] for array in measured))
@@ -111,7 +111,7 @@ def _at_one_speed(measured, kind, start):
 
 
 def _parted(measured, kind, single, is_slow):
-    """Two states, told apart for good."""
+    """Returns a model of two permanently separate states."""
     parts = [
         _component(measured, part.astype(float), kind, single)
         for part in (~is_slow, is_slow)
@@ -121,7 +121,7 @@ def _parted(measured, kind, single, is_slow):
 
 
 def _two_states(measured, kind, model, num_iterations):
-    """Expectation and maximisation."""
+    """Runs expectation maximisation for two states."""
     last = -np.inf
     for _ in range(num_iterations):
         logs = [component.log_likelihoods(measured) for component in model.components]
@@ -145,7 +145,7 @@ def _two_states(measured, kind, model, num_iterations):
 
 
 def _component(measured, weights, kind, start):
-    """Fits weighted times: the load's numbers by search, for each the family's."""
+    """Fits weighted times: searches the load's numbers, estimates the family's."""
     from scipy import optimize
 
     family, form = kind.family, kind.form
@@ -178,7 +178,7 @@ def _component(measured, weights, kind, start):
     spread = 0.3 if start is None else 0.05
     low, high = np.array(form.bounds).T
     first = np.clip(first, low + 1e-3 * (high - low), high - 1e-3 * (high - low))
-    # Towards the middle, so that the simplex stays between the bounds.
+    # Steps towards the middle, so that the simplex stays within the bounds.
     ways = np.where(first < (low + high) / 2, 1, -1) * spread * (high - low)
     simplex = np.vstack([first, first + np.diag(ways)])
     options = {"maxfev": 150 if start is None else 20, "xatol": 1e-4, "fatol": 1e-7}
@@ -190,18 +190,18 @@ def _component(measured, weights, kind, start):
 
 
 def _first_speeds(measured):
-    """How much faster each worker's typical time is than all workers'."""
+    """Returns the typical speed of each worker, relative to all workers."""
     logs = np.log(measured.times)
     logs = logs - np.median(logs, axis=1, keepdims=True)
     return np.exp(-np.median(logs, axis=0))
 
 
 def _better_speeds(measured, model, speeds):
-    """Each worker's own speed of largest likelihood, their geometric mean being one."""
+    """Maximises the likelihood over each speed; scaled to geometric mean one."""
     slow = model.shares[-1]
     for grid in _SPEED_GRIDS:
         tried = speeds * np.exp(grid)[:, None, None]
-        # One more axis in front: what is tried.
+        # The leading axis is for the candidates.
         shape = (len(grid), *measured.times.shape)
         moved = Measured(
             measured.times * tried,

@@ -1,4 +1,4 @@
-"""The parameters of a fitted model by name, and their standard errors."""
+"""Parameters of a fitted model by name, and their standard errors."""
 
 import numpy as np
 
@@ -9,14 +9,14 @@ from jaxwgc.stragglers._fitting._most_likely import Kind
 STATES = {1: ("",), 2: ("fast ", "slow ")}
 CHAIN = ("become_slow", "become_fast")
 LOAD = ("overhead", "slope", "time")
-# A probability or share nearer to an end than this is at it.
+# Distance from 0 or 1 below which a probability counts as being at its bound.
 _AT_END = 1e-3
-# Of differences, over the scale of a number.
+# Step of finite differences, relative to the scale of a number.
 _STEP = 1e-4
 
 
 def parameters_of(kind: Kind, model: Model) -> dict[str, float]:
-    """Those of the constructors that the model is made with, speeds aside."""
+    """Returns the parameters of the constructors of a model, without speeds."""
     load = LOAD[(3, 2, 0)[len(kind.form.bounds)] :]
     parameters = {}
     for state, component in _states(model):
@@ -29,10 +29,11 @@ def parameters_of(kind: Kind, model: Model) -> dict[str, float]:
 
 
 def standard_errors(measured: Measured, kind: Kind, model: Model) -> dict[str, float]:
-    """From the curvature of the likelihood at its maximum.
+    """Computes standard errors from the curvature of the likelihood at its maximum.
 
-    The end of a law is estimated by the least time, in which the likelihood is not
-    smooth: its error is that of the distance between them, of nearly exponential law.
+    The lower end of a distribution is estimated by the minimum time, in which the
+    likelihood is not smooth. Its error is that of their distance, which has a nearly
+    exponential distribution.
     """
     numbers = _numbers(kind, model)
     scales = _scales(kind, numbers)
@@ -61,12 +62,12 @@ def standard_errors(measured: Measured, kind: Kind, model: Model) -> dict[str, f
 
 
 def _states(model):
-    """Each component, and what precedes the names of its parameters."""
+    """Returns each component and the prefix of its parameters' names."""
     return zip(STATES[len(model.components)], model.components, strict=True)
 
 
 def _numbers(kind, model):
-    """The numbers that make a model, by name: of its family, its form, its chain."""
+    """Returns the numbers of a model by name: of its family, form and chain."""
     numbers = {}
     for state, component in _states(model):
         values = *component.parameters, *kind.form.free(component)
@@ -76,7 +77,7 @@ def _numbers(kind, model):
 
 
 def _scales(kind, numbers):
-    """Scales of the numbers that the likelihood is smooth in."""
+    """Returns scales of the numbers in which the likelihood is smooth."""
     has_end = kind.family.has_least_time
     bounds = dict(zip(kind.form.names, kind.form.bounds, strict=True))
     scales = {}
@@ -97,7 +98,7 @@ def _scales(kind, numbers):
 
 
 def _moved(kind, model, numbers):
-    """The model that other numbers make."""
+    """Returns the model with other numbers."""
     components = []
     for state, component in _states(model):
         parameters, free = (
@@ -115,7 +116,7 @@ def _moved(kind, model, numbers):
 
 
 def _deviations(likelihood, values, scales):
-    """Roots of the diagonal of the inverse of the negative second derivatives."""
+    """Returns roots of the diagonal of the inverse observed information."""
     from scipy import optimize
 
     steps = _STEP * np.abs(np.array(scales, float))

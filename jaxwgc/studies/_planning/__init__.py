@@ -1,1 +1,1 @@
-"""Which code, how long to wait, and whether to code at all."""
+"""Plans: choice of the code, the replication factor and the waiting rule."""

@@ -1,4 +1,4 @@
-"""The choices that a plan judges: codes, and for each how long to wait."""
+"""Candidates of a plan: codes and waiting rules."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -24,31 +24,33 @@ from jaxwgc.studies._planning._simulated_rounds import Drawn
 
 # A code and its name.
 Named: TypeAlias = tuple[str, GradientCode]
-# Besides all, and as many as an exact code needs: of the workers, one fewer and
+# Numbers of awaited workers besides all and the number that an exact code needs: one
+# fewer than all, and these shares of the workers.
 _SHARES_AWAITED = (0.9, 0.8, 0.65, 0.5)
-# of the times of single workers, those that come by a deadline. The last one bounds
-# what it costs to wait for all if somebody takes longer than anyone ever did.
+# Deadlines: these quantiles of the times of single workers. The last one bounds the
+# cost of waiting for all if a worker takes longer than ever before.
 _SHARES_BY_DEADLINE = (0.5, 0.75, 0.9, 0.97, 0.99, 1.0)
-# Squared errors that are let pass.
+# Accepted squared errors.
 _SQUARED_ERRORS = (0.05, 0.1, 0.2)
 _ROUNDING = 1e-5
-# Of the parts, finished by somebody.
+# Shares of the parts that at least one worker has finished.
 _SHARES_COVERED = (0.99, 0.97, 0.9)
-# Ratio of the medians of workers above which they count as always different, and their
-# spread in deviations by chance. It is up to 19 for 8 to 128 equal workers in 15 to 300
-# rounds of any delay law, and 290 or more in the measured traces with such a ratio.
+# Ratio of the medians of workers above which speeds count as permanently different, and
+# their spread in standard deviations of chance. For 8 to 128 equal workers, 15 to 300
+# rounds and any delay law it is up to 19; in measured traces with such a ratio it is at
+# least 290.
 _CHRONIC, _DEVIATIONS = 1.25, 20.0
-# Parts of a worker on request, and of all workers together at most.
+# Numbers of parts per worker on request, and maximum number of all parts.
 _PARTS_OF_WORKER, _MOST_PARTS = (8, 4, 2), 512
 
 
 def standard_codes(
     num_workers: int, replications: Sequence[int], speeds: np.ndarray | None
 ) -> Iterator[Named]:
-    """Codes by the names of their constructors.
+    """Yields codes by the names of their constructors.
 
-    With as many parts as workers, but for those whose finished parts are sent on
-    request, and those for workers of unequal speeds.
+    They have as many parts as workers, except for codes with requests and codes for
+    workers of unequal speeds.
     """
     few = [parts for parts in _PARTS_OF_WORKER if parts * num_workers <= _MOST_PARTS]
     num_parts = num_workers * max(few, default=1)
@@ -70,15 +72,15 @@ def standard_codes(
             yield "fractional_repetition", code
         else:
             yield "binary", codes.binary(num_workers, copies - 1)
-            # Of the exact codes that need any n - s answers one; loads are equal.
+            # Exact codes that need any n - s responses are equivalent; one is enough.
             code = codes.reed_solomon(num_workers, num_workers, copies)
             yield "reed_solomon", code
 
 
 def speeds_of(drawn: Drawn) -> np.ndarray | None:
-    """Returns speeds (num_workers,) of workers that always differ, or None.
+    """Returns speeds (num_workers,) if workers always differ, otherwise None.
 
-    Medians of so few rounds differ by chance, too.
+    Differences of medians of few rounds may be due to chance.
     """
     times = drawn.times[0].reshape(-1, drawn.times.shape[-1])
     medians = np.median(times, axis=0)
@@ -95,16 +97,16 @@ def speeds_of(drawn: Drawn) -> np.ndarray | None:
 def standard_rules(
     name: str, drawn: Drawn, code: GradientCode, exact: bool
 ) -> Iterator[WaitingRule]:
-    """Waiting rules for a code."""
+    """Yields waiting rules for a code."""
     decoder, num_workers = code.choose_decoder(), code.num_workers
     enough = num_workers - int(np.asarray(code.num_stragglers))
-    # With one answer too few many a code loses all parts, not some.
+    # Many codes lose all parts if one response is missing, not some.
     only_exact = decoder.is_a(Lagrange) or name in (BY_SPEED, "any_placement by speed")
     exact = exact or only_exact
     if decoder.is_a(OneCopy):
         yield until_decodable(code)
         for share in [] if exact else _SHARES_COVERED:
-            # Less than a part is no part.
+            # Less than one part cannot be lost.
             if (1 - share) * code.num_parts > 1 - _ROUNDING:
                 yield coverage(code, share)
         return
@@ -121,7 +123,7 @@ def standard_rules(
         return
     if is_coded and not decoder.is_a(OneStep):
         for squared in _SQUARED_ERRORS:
-            # An error that is as large up to rounding passes.
+            # Errors are accepted up to rounding.
             yield until_decodable(code, math.sqrt(squared * (1 + _ROUNDING)))
     times = drawn.times[drawn.place(code)]
     quantiles = np.quantile(times, _SHARES_BY_DEADLINE, method="inverted_cdf")
@@ -133,9 +135,9 @@ def standard_rules(
 def rules_of(
     name: str, drawn: Drawn, code: GradientCode, waiting: Sequence[Any]
 ) -> Iterator[WaitingRule]:
-    """Rules that are asked for, checked.
+    """Yields the requested rules, checked.
 
-    Where there is no code, waiting for all is among them.
+    Uncoded workers are always also judged with waiting for all.
     """
     rules: list[Any] = [rule(code) if callable(rule) else rule for rule in waiting]
     if name == UNCODED:

@@ -1,4 +1,4 @@
-"""One thing to do, with what it costs and what it gives."""
+"""One choice of a plan, with its costs and errors."""
 
 import math
 from typing import Any, NamedTuple
@@ -16,18 +16,17 @@ from jaxwgc.stragglers import (
     fastest,
 )
 
-# Without a code, and with work in proportion to the speeds of the workers.
+# Names of the choices without a code: equal work, and work proportional to speeds.
 UNCODED, BY_SPEED = "uncoded", "uncoded by speed"
 CANCELLED, BUSY = "cancelled", "busy"
 
 
 class Estimate(NamedTuple):
-    """A number and what is known of it.
+    """A number and its standard error.
 
     Attributes:
-      value: the number.
-      standard_error: by Monte Carlo; 0 where the value is a closed form, NaN where it
-        is infinite.
+      value: The number.
+      standard_error: Monte Carlo error; 0 for a closed form, NaN for an infinite value.
     """
 
     value: float
@@ -38,18 +37,18 @@ class RoundStatistics(NamedTuple):
     """Statistics of the rounds of a choice; arrays are means of groups, (groups,).
 
     Attributes:
-      seconds: of a step.
-      quantile: of these, 90%.
-      is_closed_form: whether both are.
-      answers: messages that are waited for; on request, sums of them at most.
-      error: squared, over the squared norm of the target.
-      scale: of the effective weights, along the target.
-      scale_square: its square.
-      deviation: mean square of the effective weights around their scale.
-      bias: mean square, over the parts, of the mean deviation of each. A scalar.
-      lasting: the share of the other deviations that does not pass at once. A scalar.
-      correlation: of that share in a round with that in the next. A scalar.
-      remembered: how descent goes with late answers, a row a group; None without.
+      seconds: Duration of a step.
+      quantile: Its 90% quantile.
+      is_closed_form: Whether both have a closed form.
+      answers: Number of awaited messages; on request, the maximum number of sums.
+      error: Squared decoding error, over the squared norm of the target.
+      scale: Projection of the effective weights on the target.
+      scale_square: Square of `scale`.
+      deviation: Mean square of the effective weights around their scale.
+      bias: Mean square, over the parts, of the mean deviation of each. A scalar.
+      lasting: Share of the other deviations that persists between rounds. A scalar.
+      correlation: Correlation of this share in successive rounds. A scalar.
+      remembered: Descent with stored messages, a row per group; None without memory.
     """
 
     seconds: np.ndarray
@@ -70,42 +69,42 @@ _UNKNOWN = Estimate(math.nan, math.nan)
 
 
 class Choice(NamedTuple):
-    """A code and how long to wait, with what it costs and what it gives.
+    """A code and a waiting rule, with expected times and errors.
 
     Times are in the unit of the delay model, seconds for those of the library.
     `jaxwgc.coded_aggregate(choice.code, choice.model(delay), key)` simulates the
     choice, and `RayCluster(loss, parts=parts, **choice.cluster_options())` runs it.
 
     Attributes:
-      name: the constructor of the code, or its name in `codes`.
-      code: the gradient code.
-      wait: the waiting rule.
-      late: what late workers do, as for `delayed`: `"cancelled"` or `"busy"`.
-      memory: whether late answers are remembered, for `jaxwgc.coded_aggregate` or
+      name: Constructor of the code, or its name in `codes`.
+      code: Gradient code.
+      wait: Waiting rule.
+      late: What late workers do, see `delayed`: `"cancelled"` or `"busy"`.
+      memory: Whether late messages are stored, for `jaxwgc.coded_aggregate` or
         `RayCluster.train`.
-      step_time: expected time of a step, an `Estimate`.
-      step_quantile: the time that 90% of the steps take at most, an `Estimate`.
-      stalled_step_time: expected time of a step where workers stall now and then, as
-        `Plan.stalls` says; without them that of a step.
-      is_closed_form: whether both come from order statistics, not from Monte Carlo.
-      decoding_error: mean of `jaxwgc.decoding_error` over the squared norm of the
+      step_time: Expected time of a step, an `Estimate`.
+      step_quantile: 90% quantile of the time of a step, an `Estimate`.
+      stalled_step_time: Expected time of a step if workers stall as in `Plan.stalls`;
+        equal to that of a step without stalls if there are none.
+      is_closed_form: Whether both come from order statistics, not from Monte Carlo.
+      decoding_error: Mean of `jaxwgc.decoding_error` over the squared norm of the
         target, an `Estimate`.
-      num_answers: messages that are waited for, mean over the rounds; of a code that
-        allows requests one sum of each worker that has finished a part, at most.
-      num_bytes: through the coordinator in a step: parameters to all workers, and the
-        messages that are waited for.
-      num_steps: expected to the target; infinite where it is not reached.
-      step_size: the constant step with the fewest, over the inverse of the largest
-        curvature; where the target is not reached, the one that comes closest.
-      lowest_loss: where the loss ends with that step, over that of the start.
-      time: expected to the target, an `Estimate`.
-      stalled_time: the same where workers stall.
-      behind: by how much longer `time` is than with the best choice, an `Estimate` from
-        the same rounds. Negative where another is the best because of stalls.
-      regret: by which share it takes longer than what is the fastest, without stalls or
-        with them, whichever is more.
-      rounds: what they gave without stalls, and with them; from these plans for other
-        goals are made.
+      num_answers: Mean number of awaited messages; for a code that allows requests, at
+        most one sum of each worker that has finished a part.
+      num_bytes: Bytes through the coordinator in a step: parameters to all workers, and
+        the awaited messages.
+      num_steps: Expected number of steps to the target; infinite if it is not reached.
+      step_size: Constant step size with the fewest steps, over the inverse of the
+        largest curvature; if the target is not reached, the one that comes closest.
+      lowest_loss: Final loss with that step size, relative to the initial loss.
+      time: Expected time to the target, an `Estimate`.
+      stalled_time: Expected time to the target if workers stall, an `Estimate`.
+      behind: `time` minus that of the best choice, as an `Estimate` (common random
+        numbers). Negative if another choice is the best because of stalls.
+      regret: Relative excess of its time over the fastest choice, the larger one of the
+        two cases without and with stalls.
+      rounds: Statistics without and with stalls, from which plans for other goals are
+        computed.
     """
 
     name: str
@@ -133,11 +132,11 @@ class Choice(NamedTuple):
         """Returns the straggler model of this choice, for `jaxwgc.coded_aggregate`.
 
         Args:
-          delay: the delay model of the plan, or another one for the same workers.
+          delay: Delay model of the plan, or another one for the same workers.
 
         Raises:
           ValueError: If the delay model is not for `code.num_workers` workers.
-          TypeError: If `delay` is no delay model.
+          TypeError: If `delay` is not a delay model.
         """
         model = delayed(delay, self.wait, self.late)
         StragglerModel.check("delay", model, self.code.loads)
@@ -145,12 +144,12 @@ class Choice(NamedTuple):
 
     @property
     def tolerance(self) -> float:
-        """Returns the largest decoding error of a round that is as planned.
+        """Largest decoding error of a round that is as planned.
 
-        Pass it as `tolerance` to `jaxwgc.coded_aggregate` or `RayCluster`, so that a
-        round counts as undecodable if it is worse than planned. If `memory`, stored
-        messages complete every round that is not exact. If `wait` counts workers or
-        seconds and the planned error is not 0, a round decodes from any response.
+        Pass it as `tolerance` to `jaxwgc.coded_aggregate` or `RayCluster`, so that
+        rounds with larger errors count as undecodable. If `memory`, stored messages
+        complete every round that is not exact. If `wait` counts workers or seconds and
+        the planned error is not 0, a round decodes from any response.
         """
         if self.wait.tolerance is not None and not self.memory:
             return max(self.wait.tolerance, DECODES)
@@ -158,7 +157,7 @@ class Choice(NamedTuple):
         return DECODES if is_exact else 1 - DECODES
 
     def cluster_options(self) -> dict[str, Any]:
-        """Returns the arguments by which `RayCluster` works as this choice.
+        """Returns the arguments of `RayCluster` for this choice.
 
         `memory` is an argument of `RayCluster.train`. There, workers that send one
         message are always busy when late, as in a plan with `late="busy"`.
@@ -168,17 +167,17 @@ class Choice(NamedTuple):
 
     @property
     def replication(self) -> float:
-        """Returns the number of workers that hold a part, mean over the parts."""
+        """Mean number of copies per part."""
         return float(np.asarray(self.code.assignment).sum(0).mean())
 
     @property
     def is_coded(self) -> bool:
-        """Returns whether there are parts on several workers."""
+        """True if parts have several copies."""
         return self.replication > 1
 
     @property
     def is_exact(self) -> bool:
-        """Returns whether the code guarantees that every round decodes, if it ends."""
+        """True if the code guarantees that every round that ends decodes."""
         stragglers = int(np.asarray(self.code.num_stragglers))
         is_exact = stragglers > 0 or self.name in (UNCODED, BY_SPEED)
         if isinstance(self.wait, fastest):
@@ -190,23 +189,23 @@ class Choice(NamedTuple):
 
     @property
     def waits_for(self) -> str:
-        """In few characters: "all", "first 29", "1.35 s", "decodable", "error 10%".
+        """Short label: "all", "first 29", "1.35 s", "decodable", "error 10%".
 
-        With "+ late" where late answers are remembered.
+        "+ late" is added if late messages are stored.
         """
         waiting = self.wait.describe(self.code.num_workers)[0]
         return f"{waiting} + late" if self.memory else waiting
 
     def __str__(self) -> str:
-        """Such as "binary with 2 copies, waiting until the answers decode"."""
+        """Returns e.g. "binary with 2 copies, waiting until the responses decode"."""
         copies = f" with {self.replication:.3g} copies" if self.is_coded else ""
         _, waiting = self.wait.describe(self.code.num_workers)
-        remembering = ", late answers remembered" if self.memory else ""
+        remembering = ", late messages stored" if self.memory else ""
         return f"{self.name}{copies}, waiting {waiting}{remembering}"
 
 
 def short(value, digits=4):
-    """A number to so many digits."""
+    """Formats a number with so many significant digits."""
     if not math.isfinite(value):
         return "–" if math.isnan(value) else "never"
     if value == 0:

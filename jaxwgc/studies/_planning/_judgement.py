@@ -1,4 +1,4 @@
-"""Each choice of a plan judged: its time a step, what it decodes to, steps needed."""
+"""Evaluation of the choices of a plan: step times, decoding errors, persistence."""
 
 import math
 from collections.abc import Sequence
@@ -20,14 +20,14 @@ from jaxwgc.studies._planning._simulated_rounds import Drawn, simulate
 LEVEL = 0.9
 # z-score above which a persistent deviation counts as bias, not as noise.
 _DEVIATIONS = 3.0
-# How likely chance alone may make a bias of the few rounds of a trace: many choices of
-# many plans are tested.
+# Probability that chance makes a bias from the few rounds of a trace: small, since many
+# choices of many plans are tested.
 _CHANCE = 1e-6
-# How likely a trace hides more of a bias than is feared where workers may stall, too.
+# Probability that a trace hides a larger bias than assumed with stalls.
 _UNSEEN = 0.05
-# Of a round with the next: what lasts longer is as good as a bias.
+# Lag-1 autocorrelation above which a deviation is treated as bias.
 _MOST_CORRELATED = 0.98
-# Of the squares of deviations.
+# Squares of deviations that count as rounding, relative to the squares of weights.
 _ROUNDING = 1e-12
 
 
@@ -56,7 +56,7 @@ def judge(choices: Sequence[Choice], drawn: Drawn) -> list[RoundStatistics]:
 
 
 def _closed_statistics(choice, times, drawn):
-    """Returns statistics of exact rounds whose times have a closed form."""
+    """Computes statistics of exact rounds with times in closed form."""
     ones = np.ones(drawn.num_runs)
     answers = choice.wait.num_required * ones
     if not choice.code.allows_requests:
@@ -68,7 +68,7 @@ def _closed_statistics(choice, times, drawn):
 
 
 def _statistics(choice, times, rounds, remembered, drawn):
-    """Returns statistics of simulated rounds."""
+    """Computes statistics of simulated rounds."""
 
     def by_group(values):
         return values.reshape(drawn.num_runs, -1).mean(1, dtype=np.float64)
@@ -91,7 +91,7 @@ def _statistics(choice, times, rounds, remembered, drawn):
 
 
 def _decoded(choice, rounds, drawn, by_group):
-    """The last fields of the statistics: what the messages that came decode to."""
+    """Computes the last fields of the statistics: decoding of the received messages."""
     target = np.asarray(choice.code.target, np.float64)
     weights = rounds.effective_weights.reshape(-1, len(target)).astype(np.float64)
     scale = weights @ target / (target @ target)
@@ -103,7 +103,7 @@ def _decoded(choice, rounds, drawn, by_group):
     )
     deviation = by_group(np.mean(deviations**2, axis=1))
     if drawn.has_stalls:
-        # Neither is a bias ruled out that the rounds of a trace may hide by chance.
+        # A trace does not rule out a bias that its rounds may hide by chance.
         num_parts = deviations.shape[1]
         hidden = scipy.special.chdtri(num_parts, _UNSEEN) / num_parts
         bias += float(deviation.mean()) * hidden / drawn.num_measured
@@ -113,14 +113,14 @@ def _decoded(choice, rounds, drawn, by_group):
         by_group(scale**2),
         deviation,
         bias,
-        # Who is late in a round often is in the next, too, if nobody stops it.
+        # A worker that is late often remains late in the next round, unless cancelled.
         lasting if drawn.has_state or choice.late == BUSY else 0.0,
         correlation,
     )
 
 
 def _closed_form(choice, delay):
-    """Mean time and its quantile if there are formulas of them, or None."""
+    """Returns the mean time and its quantile if they have formulas, otherwise None."""
     wait, loads = choice.wait, np.asarray(choice.code.loads, np.float64)
     is_busy = choice.late == BUSY and wait != fastest(len(loads))
     law = None if is_busy or np.ptp(loads) else delay.law(float(loads[0]))
@@ -132,7 +132,7 @@ def _closed_form(choice, delay):
 
 
 def _quantile(values, by_group):
-    """With the standard error that the share of values below it has (Woodruff)."""
+    """Estimates a quantile; its error follows from the share of values below it."""
 
     def at(level):
         return float(np.quantile(values, np.clip(level, 0, 1), method="inverted_cdf"))
@@ -145,13 +145,16 @@ def _quantile(values, by_group):
 
 
 def _persistent(deviations, num_runs, num_measured=math.inf, num_workers=1):
-    """How much of the deviations (rounds, parts) stays: bias, share and correlation.
+    """Returns the persistent part of deviations (rounds, parts).
 
-    The bias is the product of the means of the first and of the second half of each
-    run, which noise that has passed in between does not change on average. What it may
-    be by chance where few rounds were measured, and then drawn again, is left out. What
-    the parts at one place of all workers have in common is looked at by itself, since
-    it shows in fewer rounds: the last parts of each are missed more often.
+    Its bias is the product of the means over the first and second half of each run,
+    which is unbiased for noise that is forgotten in between. If few measured rounds
+    were resampled, the bias that chance explains is subtracted. The common deviation of
+    the parts at one position of all workers is tested separately, since it shows in
+    fewer rounds: the last parts of workers are missed more often.
+
+    Returns:
+      The bias, and the share and the lag-1 correlation of the persistent noise.
     """
     runs = deviations.reshape(num_runs, -1, deviations.shape[-1])
     around = runs - runs.mean(1, keepdims=True)
@@ -161,7 +164,7 @@ def _persistent(deviations, num_runs, num_measured=math.inf, num_workers=1):
     first, second = (
         np.mean(around[:, lag:] * around[:, :-lag]) / square for lag in (1, 2)
     )
-    # Of noise that forgets at once, what is found is less than that.
+    # For noise without memory, the estimate is below this bound.
     if first < _DEVIATIONS / math.sqrt(runs.size):
         share, correlation = 0.0, 0.0
     else:
@@ -179,13 +182,13 @@ def _persistent(deviations, num_runs, num_measured=math.inf, num_workers=1):
 
 
 def _bias(runs, growth, num_measured):
-    """Mean square of what stays of (runs, rounds, parts); 0 where it may be chance."""
+    """Returns the mean square bias of (runs, rounds, parts); 0 if due to chance."""
     num_rounds, num_parts = runs.shape[1:]
     square = np.mean((runs - runs.mean(1, keepdims=True)) ** 2)
     halves = runs[:, : num_rounds // 2], runs[:, num_rounds // 2 :]
     bias = float(np.mean(halves[0].mean(1) * halves[1].mean(1)))
     deviation = 2 * square * growth / num_rounds / math.sqrt(runs[:, 0].size)
-    # Means of so many rounds, squared: chi-square, with a degree of freedom a part.
+    # Squared means over rounds: chi-square with one degree of freedom per part.
     chance = square / num_measured
     chance *= scipy.special.chdtri(num_parts, _CHANCE) / num_parts
     return bias if bias > _DEVIATIONS * deviation + chance else 0.0

@@ -1,4 +1,4 @@
-"""Which code, how many copies, how long to wait: an answer, with its uncertainty."""
+"""Plans: choice of the code, the replication factor and the waiting rule."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,13 +25,13 @@ from jaxwgc.studies._planning._ranking import ranked_choices
 from jaxwgc.studies._planning._simulated_rounds import Drawn
 from jaxwgc.studies._planning._steps_to_target import Goal
 
-# A waiting rule, or what gives one for a code.
+# A waiting rule, or a function that returns one for a code.
 RuleLike: TypeAlias = WaitingRule | Callable[[GradientCode], WaitingRule]
-# Rounds are averaged in so many groups, whose scatter gives the standard errors.
+# Number of groups of rounds; their scatter gives the standard errors.
 _NUM_GROUPS = 20
-# Of each group, so that few of them begin with no worker busy.
+# Minimum number of rounds per group, so that the idle start hardly matters.
 _FEWEST_ROUNDS = 50
-# Where none are asked for.
+# Default maximum of the replication factor.
 _MOST_COPIES = 4
 
 
@@ -55,85 +55,83 @@ def plan(
     bytes_per_number: float = 4,
     tail: float = 10.0,
 ) -> Plan:
-    """Which code, how many copies and how long to wait, and whether to code at all.
+    """Finds the code, replication factor and waiting rule with the shortest training.
 
-    Each code with each waiting rule is a choice; a choice costs time a step, and what
-    it loses of the gradient costs steps. Work is counted: workers have `code.loads`, so
-    that d copies of every part are d times as much to do.
+    Each code with each waiting rule is a choice. A choice determines the time of a
+    step; its decoding error increases the number of steps. Uncoded workers are among
+    the choices. Workers have `code.loads`: d copies of every part are d times as much
+    work.
 
-    **Time of a step.** Where workers are independent and equal (`delay.law`), and as
-    many answers are waited for as are asked for, or to a deadline, from the law of
-    order statistics; elsewhere from simulated rounds, the same for all choices.
-    Waiting for any n - s answers of an exact code, this is the rule of Halbawi et al.
+    **Time of a step.** It comes from order statistics if workers are independent and
+    identically distributed (`delay.law`), and the rule waits for a number of responses
+    or a deadline. Otherwise rounds are simulated, the same for all choices. For an exact code and any n - s responses, this is the rule of Halbawi et
+    al.
 
-    Workers that send one message and are late go on, and join the round in which they
-    have answered, as those of a `RayCluster` do. Those that send finished parts on
-    request begin every round afresh, and so do all with `late="cancelled"`.
+    Late workers that send one message continue, and join the round in which they
+    respond, as in a `RayCluster`. Workers that send finished parts on request begin
+    every round together, and so do all workers with `late="cancelled"`.
 
-    **Steps.** Of gradient descent with the best constant step on a quadratic loss whose
-    curvatures are spread evenly, on the scale of logarithms, over a factor of
-    `condition`. Exact gradients need as many steps as that takes. Decoded ones weigh
-    the parts unequally: what changes from round to round is noise of the step, which
-    lasts where stragglers do, and what does not is a bias, such as of the parts of a
-    worker that always comes too late. Both are in proportion to what the parts'
-    gradients are at the optimum, `heterogeneity`, and are 0 where all parts agree.
-    A scale that all weights share is left to the step.
+    **Steps.** Gradient descent with the best constant step size on a quadratic loss.
+    Its curvatures are spread evenly, on a logarithmic scale, over a factor of
+    `condition`. Decoded gradients weight the parts unequally: changes from round to
+    round are noise, which persists if stragglers do; a permanent deviation is a bias,
+    e.g. from the parts of a worker that is always late. Both are proportional to the
+    gradients of the parts at the optimum, `heterogeneity`, and are 0 if all parts
+    agree. A common scale of all weights is compensated by the step size.
 
-    **Memory.** With `coded_aggregate(memory=True)` an old message stands in for a late
-    one. No part is lost, but gradients are old in part: steps are those of a simulation
-    of this aggregator. Ask about codes by `choices=[choice._replace(memory=True)]`.
+    **Memory.** With `coded_aggregate(memory=True)`, a stored message replaces a late
+    one. No part is lost, but some gradients are stale: steps are found by a simulation
+    of this aggregator. For codes, use `choices=[choice._replace(memory=True)]`.
 
-    **What was not seen.** What a trace of m times does not show has, with 95%, a
-    probability of up to 3 / m. So choices are judged by a trace as it is and with
-    workers that stall so often and weights as biased as such a trace may hide, and the
-    best is that of least regret: the one which takes, in the worse case of the two, the
-    least longer than what is best in it.
+    **Unseen stalls.** An event that a trace of m times does not show may have a
+    probability of up to 3 / m (95%). So a trace is judged as it is, and with the
+    stalls and biases that it may hide. The best choice has the least regret: its excess
+    over the fastest choice, in the worse of the two cases, is the smallest.
 
     Args:
-      delay: the delay model, such as `jaxwgc.stragglers.empirical` of measured times.
+      delay: Delay model, e.g. `jaxwgc.stragglers.empirical` of measured times.
       num_workers: n, at least 1.
-      key: PRNG key of either kind, of the rounds.
-      replications: copies d of every part that are tried, from 1 to n; by default up to
-        4. Without a code always: it is one of the choices.
-      codes: in the place of the standard codes, codes of one's own by their names, each
-        as a whole. Not traced. Other decoders than those of the standard codes take
-        seconds to compile.
-      choices: in the place of both, choices of another plan, to be judged with this
-        delay model or goal.
-      waiting: the waiting rules that are tried, also of one's own; in the place of one
-        a function that gives it for a code, such as `stragglers.until_decodable`. By
-        default `fastest`, `deadline` and `until_decodable`, each with some values.
-      late: `"busy"` or `"cancelled"`, what workers with one message do that have not
-        answered when a round ends, as for `stragglers.delayed`. A choice of `choices`
-        keeps its own.
-      memory: whether to remember late answers is among what is tried, without a code
-        and waiting for the first so many. Asked for, since a short trace does not say
-        how old the answers may get where times have heavy tails.
-      exact: only choices whose gradient is exact in every round.
-      num_rounds: that are simulated, at least 40; rounded up to a multiple of 20 that
-        is at least 1,000.
-      target: the loss above its minimum that is to be reached, over that of the start;
-        between 0 and 1.
-      condition: the largest curvature over the smallest, at least 1.
-      heterogeneity: mean square of the gradients that the parts have at the optimum,
-        for the whole data split into n parts, over that of the gradient at the start,
-        all of them means over data. Logistic regression on two MNIST digits has about
-        0.02 with 32 shuffled parts, and 0.1 to 0.9 where parts are sorted by digit.
-      num_parameters: of the gradient, for the bytes.
-      bytes_per_number: of a parameter and of a number in a message.
-      tail: how long workers stall where delay is a trace, over the longest time in it;
-        at least 0, which is for never.
+      key: PRNG key of either kind, for the rounds.
+      replications: Replication factors d to try, from 1 to n; by default up to 4.
+        Uncoded workers are always among the choices.
+      codes: Your own codes by name, in place of the standard codes. Not traced.
+        Decoders that the standard codes do not use take seconds to compile.
+      choices: Choices of another plan, in place of all codes and rules, to be judged
+        with this delay model or goal.
+      waiting: Waiting rules to try, or functions that return one for a code, e.g.
+        `stragglers.until_decodable`. By default several values of `fastest`, `deadline`
+        and `until_decodable`.
+      late: `"busy"` or `"cancelled"`: what workers with one message do that have not
+        responded when a round ends, see `stragglers.delayed`. Entries of `choices` keep
+        their own.
+      memory: Whether to try storing late messages, for uncoded workers that wait for a
+        number of workers. False by default, since a short trace does not tell how
+        stale messages can get with heavy-tailed times.
+      exact: Whether to restrict choices to exact gradients in every round.
+      num_rounds: Number of simulated rounds, at least 40; rounded up to a multiple of
+        20 that is at least 1,000.
+      target: Loss above its minimum to reach, relative to the initial one; between 0
+        and 1.
+      condition: Ratio of the largest to the smallest curvature, at least 1.
+      heterogeneity: Mean square of the gradients of the parts at the optimum, for the
+        data split into n parts, relative to that of the initial gradient; both are
+        means over data. Logistic regression on two MNIST digits has about 0.02 with 32
+        shuffled parts, and 0.1 to 0.9 if parts are sorted by digit.
+      num_parameters: Length of the gradient, for the number of bytes.
+      bytes_per_number: Bytes of a parameter and of a number in a message.
+      tail: Length of a hypothetical stall, as a multiple of the longest time in the
+        trace. 0 disables stalls. Ignored for parametric delay models.
 
     Returns:
       A `Plan`.
 
     Raises:
-      ValueError: If an argument breaks its rule, codes have another number of
-        workers, or a trace has too few of them.
+      ValueError: If an argument has an invalid value, codes have another number of
+        workers, or a trace has too few workers.
       TypeError: If an argument has the wrong type.
 
     Example:
-      Times that hardly differ do not pay for a second copy of the work:
+      If times hardly differ, a second copy of the work does not pay:
 
       >>> import jax, jaxwgc
       >>> delay = jaxwgc.stragglers.shifted_exponential(shift=1.0, rate=20.0)
@@ -204,7 +202,7 @@ def plan(
                 rules = standard_rules(name, drawn[0], code, exact)
             else:
                 rules = rules_of(name, drawn[0], code, waiting)
-            # Workers that send several messages stop between two of them.
+            # Workers with several messages stop between messages.
             stop = code.messages_per_worker > 1
             own = [
                 Choice(name, code, rule, CANCELLED if stop else late) for rule in rules

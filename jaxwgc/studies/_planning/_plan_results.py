@@ -1,4 +1,4 @@
-"""The result of a plan: choices with their times, as numbers and as a table."""
+"""Result of a plan: choices with their times, as numbers and as a table."""
 
 import math
 import textwrap
@@ -11,28 +11,29 @@ from jaxwgc.studies._planning._choice import BY_SPEED, UNCODED, Choice, short
 from jaxwgc.studies._planning._ranking import ranked_choices
 from jaxwgc.studies._planning._steps_to_target import Goal
 
-# In the table: of every code with every replication the best.
+# Maximum number of rows in the table: the best choice per code and replication.
 _NUM_ROWS = 12
 _WIDTH = 80
-# Differences above so many standard errors are clear ones.
+# Number of standard errors above which a difference is clear.
 _STANDARD_ERRORS = 2.0
 
 
 class Plan(NamedTuple):
-    """The result of `plan`; `print` shows the answer and a table.
+    """Result of `plan`; `print` shows the advice and a table.
 
     Attributes:
-      choices: every `Choice`, that of least `regret` first, which without stalls is the
-        one of the least expected time to the target; those that do not reach it last,
-        by the loss that they end at.
+      choices: Every `Choice`, by increasing `regret`; without stalls this is the order
+        of expected times to the target. Choices that do not reach the target are last,
+        ordered by their final loss.
       num_workers: n.
-      target: as given.
-      condition: as given.
-      heterogeneity: as given.
-      num_rounds: that were simulated, where times or weights have no closed form.
-      num_parameters: as given.
-      bytes_per_number: as given.
-      stalls: what the trace does not rule out; None where the delay model is none.
+      target: Argument of `plan`.
+      condition: Argument of `plan`.
+      heterogeneity: Argument of `plan`.
+      num_rounds: Number of simulated rounds, for times or weights without a closed
+        form.
+      num_parameters: Argument of `plan`.
+      bytes_per_number: Argument of `plan`.
+      stalls: Stalls that the trace does not rule out; None for parametric delay models.
     """
 
     choices: tuple[Choice, ...]
@@ -47,24 +48,24 @@ class Plan(NamedTuple):
 
     @property
     def best(self) -> Choice:
-        """The first choice; where none reaches the target, the closest one."""
+        """First choice; if none reaches the target, the closest one."""
         return self.choices[0]
 
     @property
     def has_stalls(self) -> bool:
-        """Returns whether choices are judged with stalls, too."""
+        """True if choices are also judged with stalls."""
         return self.stalls is not None and self.stalls.time > 0
 
     @property
     def is_reached(self) -> bool:
-        """Returns whether the best choice reaches the target in finite time."""
+        """True if the best choice reaches the target in finite time."""
         return math.isfinite(self.best.time.value)
 
     @property
     def by_code(self) -> tuple[Choice, ...]:
-        """The best of every code and replication, in the order of `choices`.
+        """Best choice of every code and replication factor, in the order of `choices`.
 
-        Those that remember late answers are by themselves.
+        Choices with memory are listed separately.
         """
         best: dict[Any, Choice] = {}
         for choice in self.choices:
@@ -74,12 +75,12 @@ class Plan(NamedTuple):
 
     @property
     def uncoded(self) -> Choice | None:
-        """The best with each part on one worker; None where none was judged."""
+        """Best choice with each part on one worker; None if none was judged."""
         return next((each for each in self.choices if not each.is_coded), None)
 
     @property
     def next_best(self) -> Choice | None:
-        """The best of another code or replication, or memory; None where none was."""
+        """Best choice that differs in code, replication factor or memory, or None."""
         return next(iter(self.by_code[1:]), None)
 
     def replan(
@@ -89,12 +90,12 @@ class Plan(NamedTuple):
         condition: float | None = None,
         heterogeneity: float | None = None,
     ) -> "Plan":
-        """The plan for another goal, from the same rounds: nothing is simulated.
+        """Returns the plan for another goal, without new simulations.
 
         Args:
-          target: See `plan`; as it was where None, and so are
-          condition: and
-          heterogeneity: these.
+          target: See `plan`. None keeps the value.
+          condition: See `plan`. None keeps the value.
+          heterogeneity: See `plan`. None keeps the value.
 
         Returns:
           A `Plan` with the same choices in another order.
@@ -114,7 +115,7 @@ class Plan(NamedTuple):
 
     @property
     def answer(self) -> str:
-        """Returns what to do, and how much longer it takes to do something else."""
+        """The recommended choice, and how much longer alternatives take."""
         lines = *_answer(self), *_unseen(self)
         return "\n".join(_filled(line) for line in lines)
 
@@ -127,11 +128,11 @@ def _filled(text):
 
 
 def _answer(plan):
-    """Returns what to do, and by how much it is better than what else could be done."""
+    """Yields sentences: the best choice and its advantage over alternatives."""
     best = plan.best
     if math.isinf(best.step_time.value):
-        yield "No choice has steps that end: too few workers ever answer, or the mean"
-        yield "time of those that are waited for is infinite."
+        yield "No choice has steps that end: too few workers ever respond, or the mean"
+        yield "time of the awaited workers is infinite."
         return
     if not plan.is_reached:
         steps = short(best.step_time.value)
@@ -155,7 +156,7 @@ def _answer(plan):
 
 
 def _moved(by_speed, everyone):
-    """Returns what it gives to move work to faster workers, before any code."""
+    """Returns a sentence on the speedup by work in proportion to speed."""
     faster = everyone.step_time.value / by_speed.step_time.value
     loads = " ".join(f"{load:.2g}" for load in np.asarray(by_speed.code.loads))
     return (
@@ -176,35 +177,35 @@ def _behind(choice, best, plan):
         return calm
     stalled = 100 * (choice.stalled_time.value / best.stalled_time.value - 1)
     one_in = f"{1 / plan.stalls.probability:.0f}"
-    return f"{calm} if nobody stalls, {_more(stalled)} if one time in {one_in} does"
+    return f"{calm} without stalls, {_more(stalled)} if one time in {one_in} stalls"
 
 
 def _more(percents):
     if not math.isfinite(percents):
-        return "for ever"
+        return "forever"
     return f"{abs(percents):.1f}% {'longer' if percents >= 0 else 'less'}"
 
 
 def _unseen(plan):
-    """Returns what a trace does not tell, and what is made of it."""
+    """Yields sentences on events that the trace may hide."""
     if plan.stalls is None:
         return
     if plan.stalls.num_rounds == 1:
         yield (
-            "The trace has one round, which does not tell workers that are always slow "
-            "from those that are so now and then: measure more."
+            "The trace has one round, in which permanently slow workers look like "
+            "temporarily slow ones: measure more rounds."
         )
     if plan.has_stalls and math.isfinite(plan.best.regret):
         yield (
             f"A stall of {short(plan.stalls.time, 3)} s in one time of "
             f"{1 / plan.stalls.probability:.0f} is not in the trace, which does not "
             "rule it out, either. With and without stalls, the first choice is at most "
-            f"{100 * plan.best.regret:.1f}% slower than what is best: the least regret."
+            f"{100 * plan.best.regret:.1f}% slower than the best: the least regret."
         )
 
 
 def _waiting_for_all(plan):
-    """Returns the choice that everyone knows: no code, and no one ignored."""
+    """Returns the baseline: uncoded workers, waiting for all."""
     everyone = fastest(plan.num_workers)
     return _first(
         plan, lambda choice: choice.name == UNCODED and choice.wait == everyone
@@ -250,7 +251,7 @@ def _table(plan):
 
 
 def _notes(plan):
-    """Returns what the columns are, and for what they hold."""
+    """Returns the meaning of the columns and the goal."""
     goal = (
         f"a loss of {plan.target:g} of the start with condition {plan.condition:g} and "
         f"heterogeneity {plan.heterogeneity:g}"
@@ -263,6 +264,6 @@ def _notes(plan):
     return (
         f"Sorted by {order}. d: copies of a part; step, {second}; error: squared, "
         "relative; MB: through the coordinator in a step; steps, time: to "
-        f"{goal}. Of each code the best waiting rule is shown, of "
-        f"{len(plan.choices)} choices in all."
+        f"{goal}. For each code, the best waiting rule is shown, of "
+        f"{len(plan.choices)} choices in total."
     )

@@ -1,4 +1,4 @@
-"""Ranks judged candidates by the time that they take to the target."""
+"""Ranking of judged candidates by their time to the target."""
 
 import math
 from collections.abc import Sequence
@@ -15,10 +15,10 @@ from jaxwgc.studies._planning._steps_to_target import Goal, Weights
 def ranked_choices(
     judged: Sequence[Choice], goal: Goal, gradient_bytes: float
 ) -> list[Choice]:
-    """The one of least regret first, which is the fastest where all is judged once.
+    """Sorts choices by regret; without stalls this is the order of their times.
 
-    Choices have the statistics of their rounds, without stalls and, where those are
-    not ruled out, with them.
+    Choices have statistics of their rounds without stalls and, if stalls are not ruled
+    out, with them.
     """
     each = [
         _to_target(statistics, goal)
@@ -57,10 +57,10 @@ def ranked_choices(
 
 
 class _ToTarget(NamedTuple):
-    """Needs of the candidates: a row each, and columns as those of `_leave_one_out`.
+    """Costs of the candidates, (rows, columns), with columns of `_leave_one_out`.
 
-    Size of the step (one column), number of steps, time of one and of all, and the loss
-    at the end (one column).
+    These are the step size (one column), number of steps, time of one step and of all,
+    and the final loss (one column).
     """
 
     step: np.ndarray
@@ -71,7 +71,7 @@ class _ToTarget(NamedTuple):
 
     @property
     def regret(self) -> np.ndarray:
-        """The share by which each is slower than the fastest; 0 where none ends."""
+        """Returns the relative excess over the fastest; 0 if none is finite."""
         least = self.times[:, 0].min()
         if np.isinf(least):
             return np.zeros(len(self.times))
@@ -79,9 +79,9 @@ class _ToTarget(NamedTuple):
 
 
 def _to_target(judged: Sequence[RoundStatistics], goal: Goal) -> _ToTarget:
-    """Standard errors are those of the jackknife.
+    """Computes costs with all groups of rounds (column 0), and without each group.
 
-    Numbers are computed from all groups of rounds, in column 0, and without each.
+    Standard errors follow by the jackknife.
     """
     seconds = np.stack([_leave_one_out(each.seconds) for each in judged])
     rows = [_weights(statistics) for statistics in judged]
@@ -102,10 +102,10 @@ def _to_target(judged: Sequence[RoundStatistics], goal: Goal) -> _ToTarget:
 
 
 def _weights(judged: RoundStatistics) -> Weights:
-    """For the model of the steps."""
+    """Returns moments of weights for the model of the steps."""
     scale, square = _leave_one_out(judged.scale), _leave_one_out(judged.scale_square)
     deviation = _leave_one_out(judged.deviation)
-    # Where nothing is decoded nothing is reached.
+    # Without any decoded gradient the target is not reached.
     size = np.where(scale > 0, scale, np.nan) ** 2
     return Weights(
         noise=np.maximum(deviation - judged.bias, 0) / size,
@@ -117,28 +117,28 @@ def _weights(judged: RoundStatistics) -> Weights:
 
 
 def _leave_one_out(groups: np.ndarray) -> np.ndarray:
-    """The mean of all, and those without each: (1 + groups, ...)."""
+    """Returns the mean of all groups, and means without each: (1 + groups, ...)."""
     total, number = groups.sum(0), len(groups)
     with np.errstate(invalid="ignore"):
         without = (total - groups) / (number - 1)
-    # Without a group that is endless the others may be, too, or not.
+    # Without an infinite group, the mean of the others may be finite.
     without = np.where(np.isinf(total), np.inf, without)
     return np.concatenate([total[None] / number, without])
 
 
 def _jackknife(values: np.ndarray) -> Estimate:
-    """Returns a number of all groups with the jackknife's error, from all but one."""
+    """Returns an estimate from all groups, with its jackknife error."""
     if not np.isfinite(values).all():
         return Estimate(float(values[0]), math.nan)
     number = len(values) - 1
     spread = math.sqrt((number - 1) * np.var(values[1:]))
-    # What is constant in all groups is so but for rounding.
+    # A value that is constant over groups varies only by rounding.
     is_noise = spread > 1e-12 * abs(values[0])
     return Estimate(float(values[0]), spread if is_noise else 0.0)
 
 
 def _difference(values: np.ndarray, best: np.ndarray) -> Estimate:
-    """In pairs; NaN from infinite ones."""
+    """Estimates a paired difference; NaN for infinite values."""
     if np.isinf(best[0]):
         return Estimate(math.nan, math.nan)
     if np.isinf(values[0]):

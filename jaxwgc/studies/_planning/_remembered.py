@@ -1,4 +1,4 @@
-"""Descent in which late answers are remembered: its gradients are old."""
+"""Convergence of gradient descent with stale messages."""
 
 import functools
 import math
@@ -19,15 +19,15 @@ from jaxwgc.studies._planning._simulated_rounds import (
 )
 from jaxwgc.studies._planning._steps_to_target import Goal, quadratic
 
-# Products of step and curvature, between which logarithms of losses are interpolated:
-# for short ones these are in proportion.
+# Products of step size and curvature, between which log-losses are interpolated; log
+# losses are proportional to small products.
 _MOVES = np.concatenate([[0.0], 2.0 * np.geomspace(1e-2, 0.98, 60)])
-# Steps that are followed. After them, what is left shrinks as fast as in their last
-# half, and a worker that has not answered yet never does.
+# Number of simulated steps. Later, the residual shrinks at the rate of their last half,
+# and a worker that has not responded yet never does.
 _FOLLOWED = 200
-# Gradients of the parts at the optimum, which are orthogonal.
+# Maximum number of draws of orthogonal gradients of the parts at the optimum.
 _MOST_DRAWS = 8
-# Distance at which descent diverges.
+# Distance at which descent counts as diverged.
 _DIVERGED = 1e3
 _LEAST = 1e-300
 
@@ -35,15 +35,17 @@ _LEAST = 1e-300
 class RememberedDescent(NamedTuple):
     """Descent of `coded_aggregate(memory=True)` on quadratics, step by step.
 
-    Linear in what is at the start and in the gradients that the parts have at the
-    optimum. These cancel as soon as all workers are known, so until then they matter.
+    It is linear in the initial distance and in the gradients of the parts at the
+    optimum. The latter cancel once all workers are known, and matter until then.
 
     Attributes:
-      left: (..., moves, 1 + steps), mean square of what is left of a distance of one.
-      displaced: as left, of the distance to which a step of one leads by gradients at
-        the optimum whose mean over the parts has a mean square of one.
-      unknown: (...,), mean square of these gradients in the last step that is followed,
-        of workers that have not answered by then.
+      left: Mean square of the remainder of an initial distance of one,
+        (..., moves, 1 + steps).
+      displaced: Mean square of the distance caused by a step of size one, of the shape
+        of `left`. The mean over parts of the gradients at the optimum has mean square
+        one.
+      unknown: Mean square of these gradients in the last simulated step, from workers
+        that have not responded by then, (...,).
     """
 
     left: np.ndarray
@@ -51,15 +53,15 @@ class RememberedDescent(NamedTuple):
     unknown: np.ndarray
 
     def over_steps(self) -> "RememberedDescent":
-        """With an axis at the end, for steps."""
+        """Adds a trailing axis for step sizes."""
         left, displaced = (each[..., None, :, :] for each in self[:2])
         return RememberedDescent(left, displaced, self.unknown[..., None])
 
     def loss(
         self, step: Any, goal: Goal, num_steps: np.ndarray | float = np.inf
     ) -> np.ndarray:
-        """As that of `Weights`."""
-        # It takes a while to import.
+        """Computes the expected loss, as `Weights.loss` does."""
+        # Imported here, since the import is slow.
         from scipy.interpolate import RegularGridInterpolator
 
         curvature, parts = quadratic(goal)
@@ -93,7 +95,7 @@ class RememberedDescent(NamedTuple):
 
 
 def follow(choices: Sequence[Choice], drawn: Drawn) -> list[RememberedDescent]:
-    """Simulates descent with the memory of each choice; a row for each run."""
+    """Simulates descent with the memory of each choice, with a row per run."""
     delay, found = drawn.delay, [RememberedDescent(*np.zeros((3, 1)))] * len(choices)
     for kind, arrays, members in by_program(choices, are_whole=False):
         num_parts = choices[members[0]].code.num_parts
@@ -111,7 +113,7 @@ def follow(choices: Sequence[Choice], drawn: Drawn) -> list[RememberedDescent]:
 
 @functools.partial(jax.jit, static_argnums=(0, 4))
 def _descend(kind, arrays, draws, key, num_runs):
-    """Mean squares (choices, runs, moves, 1 + steps) of `RememberedDescent`."""
+    """Computes mean squares (choices, runs, moves, 1 + steps) of the descents."""
     delay, wait_kind, code_kind, late = kind
     moves = jnp.asarray(_MOVES, jnp.result_type(float))[:, None]
 
@@ -125,7 +127,7 @@ def _descend(kind, arrays, draws, key, num_runs):
 
         def run(key):
             aggregate = coded_aggregate(code, model, key, memory=True)
-            # Twice: a complex message holds two numbers, which leak into each other.
+            # Two entries: a complex message packs two numbers, which leak.
             start = jnp.zeros((2, len(moves), 1 + draws.shape[1])).at[..., 0].set(1)
 
             def step(carry: Any, _: Any):
@@ -134,7 +136,7 @@ def _descend(kind, arrays, draws, key, num_runs):
                 gradients = moves * place / target.sum() + parts[:, None, None]
                 change, state = aggregate.update(gradients, state, place)
                 place = jnp.clip(place - change, -_DIVERGED, _DIVERGED)
-                # The first entries do not move but by gradients at the optimum.
+                # The first entries are moved only by gradients at the optimum.
                 return (place, state), (place**2, jnp.mean(change[:, 0, 1:] ** 2))
 
             carry = start, aggregate.init(start)

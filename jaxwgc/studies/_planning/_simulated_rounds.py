@@ -1,4 +1,4 @@
-"""Simulated rounds of the choices of a plan: few programs, each for many choices."""
+"""Simulated rounds of the choices of a plan, with few programs for many choices."""
 
 import dataclasses
 import functools
@@ -29,27 +29,27 @@ from jaxwgc.stragglers import (
 )
 from jaxwgc.studies._planning._choice import BUSY, Choice
 
-# Of the time at which a message comes: which of two equal times is first is random.
+# Relative rounding of message times: the order of equal times is random.
 _TIME_ROUNDING = 1e-6
-# Families of the groups of uncoded and repetition codes, which are one, and of binary
-# codes; copies of a part. With more of them, a code has a program of its own.
+# Numbers of families of groups (one for uncoded and repetition codes, two for binary
+# codes) and of copies of a part. Codes with more have their own program.
 _NUM_FAMILIES, _NUM_COPIES = 2, 4
-# For what runs for milliseconds and compiles for seconds.
+# Compiler options for programs that run for milliseconds and compile for seconds.
 _UNOPTIMISED = {"xla_backend_optimization_level": 0}
 
 
 class Drawn(NamedTuple):
-    """Finish times of clusters side by side, each for some rounds in a row.
+    """Finish times of independent clusters, for consecutive rounds.
 
-    All loads have the same draws, so that choices are compared in pairs.
+    All loads share random draws, so that choices are compared in pairs.
 
     Attributes:
-      delay: The delay model.
-      num_measured: Rounds of the trace that times are drawn from, or infinity.
+      delay: Delay model.
+      num_measured: Number of rounds in the trace, or infinity.
       has_stalls: Whether times have stalls that the trace does not rule out.
       has_state: Whether the rounds of a cluster depend on each other.
       key: PRNG key.
-      loads: (loads, num_workers), the loads that times are drawn for.
+      loads: Loads for which times are drawn, (loads, num_workers).
       times: float32 (loads, runs, rounds, num_workers).
     """
 
@@ -87,22 +87,22 @@ class Drawn(NamedTuple):
 
     @property
     def num_runs(self) -> int:
-        """Returns the number of clusters."""
+        """Number of clusters."""
         return self.times.shape[1]
 
     def place(self, code: GradientCode) -> int:
-        """Returns the place of the loads of a code among `loads`."""
+        """Returns the index of the loads of a code in `loads`."""
         return int((self.loads == np.asarray(code.loads)).all(1).argmax())
 
 
 class Rounds(NamedTuple):
-    """Rounds of a choice, (runs, rounds), and some with one more axis.
+    """Simulated rounds of a choice, (runs, rounds), some with one more axis.
 
     Attributes:
-      elapsed: How long the round took.
-      num_answers: Messages that came; on request sums of them at most.
-      num_late: Messages for earlier rounds that came, too.
-      effective_weights: num_parts more, of the parts in the gradient.
+      elapsed: Duration of the round.
+      num_answers: Number of received messages; on request, the maximum number of sums.
+      num_late: Number of messages of earlier rounds that arrived.
+      effective_weights: Weights of the parts in the gradient, (runs, rounds, parts).
       error: Decoding error over the squared norm of the target.
     """
 
@@ -117,7 +117,7 @@ def simulate(choices: Sequence[Choice], drawn: Drawn) -> list[Rounds]:
     """Simulates rounds of choices.
 
     Args:
-      choices: The choices; only what says what to do is looked at.
+      choices: Choices to simulate; only code, rule, late and memory are used.
       drawn: Finish times for the loads of their codes.
     """
     random = np.random.default_rng(0).random(drawn.times.shape[1:], np.float32)
@@ -128,7 +128,7 @@ def simulate(choices: Sequence[Choice], drawn: Drawn) -> list[Rounds]:
         (kind, arrays, np.array([drawn.place(choices[i].code) for i in members]), times)
         for kind, arrays, members in programs
     ]
-    # They compile side by side, and calls find what is compiled.
+    # Lowered first, so that they compile in parallel and calls find the programs.
     lowered = [_simulate.lower(*each) for each in given]
     with ThreadPoolExecutor() as pool:
         list(pool.map(lambda each: each.compile(), lowered))
@@ -143,22 +143,22 @@ def simulate(choices: Sequence[Choice], drawn: Drawn) -> list[Rounds]:
 def by_program(
     choices: Sequence[Choice], are_whole: bool = True
 ) -> Iterator[tuple[tuple[Any, Any, str], Any, list[int]]]:
-    """Yields choices that share a program.
+    """Yields groups of choices that share a program.
 
     Args:
-      choices: The choices.
-      are_whole: Whether `_WholeParts` may stand for codes.
+      choices: Choices to group.
+      are_whole: Whether `_WholeParts` may represent codes.
 
     Yields:
-      What is static of their rule, code and late workers; arrays of rules and codes,
-      each with an axis for the choices in front; and the places of the choices.
+      The static structure of rule, code and late workers; arrays of rules and codes,
+      stacked over choices; and the indices of the choices.
     """
     shared, plain = map(functools.cache, (_shared_code, uncoded))
     groups: dict[Any, list[tuple[Any, int]]] = {}
     for index, choice in enumerate(choices):
         code, no_code = choice.code, plain(choice.code.num_workers)
         if choice.is_exact and code.messages_per_worker == 1 and are_whole:
-            # Nobody looks at its weights.
+            # The weights of this code are not used.
             code = no_code
         wait, wait_kind = _opened(_shared_rule(choice.wait, no_code, shared))
         code, code_kind = _opened(shared(code) if are_whole else code)
@@ -173,7 +173,7 @@ def by_program(
 
 
 class _Given(DelayModel):
-    """Times that are given as the state."""
+    """Delay model that returns its state as times."""
 
     def sample(self, key, state, loads):
         return state, state
@@ -182,12 +182,13 @@ class _Given(DelayModel):
 @register
 @dataclasses.dataclass(frozen=True, eq=False)
 class _WholeParts:
-    """The copies of each part in a code that decodes the parts that have arrived.
+    """Copies of each part in a code that decodes the parts that have arrived.
 
     Attributes:
-      workers: int (families, parts, copies), the worker of each copy.
-      shares: (families, parts, copies), of its time until the copy is there.
-      least: (num_workers,), the share of its time until a worker has an answer.
+      workers: Worker of each copy, int (families, parts, copies).
+      shares: Fraction of the worker's time until the copy is finished,
+        (families, parts, copies).
+      least: Fraction of each worker's time until it can respond, (num_workers,).
       target: (parts,).
     """
 
@@ -198,7 +199,7 @@ class _WholeParts:
 
     @classmethod
     def of(cls, code: GradientCode, decoder: Group | OneCopy) -> "_WholeParts":
-        """Returns those of a code, with as many families and copies as others have."""
+        """Returns the copies of a code, padded to common numbers of families, copies."""
         per_worker = code.messages_per_worker
         held = np.asarray(code.encoding_matrix) != 0
         if isinstance(decoder, OneCopy):
@@ -209,7 +210,7 @@ class _WholeParts:
             families = [held & (family >= 0)[:, None] for family in groups]
             shares = np.ones((code.num_workers, 1))
         most = max(_NUM_COPIES, *(int(family.sum(0).max()) for family in families))
-        # A family or copy that is there twice changes nothing.
+        # Repeated families or copies have no effect.
         copies = [
             [np.resize(np.flatnonzero(part), most) for part in family.T]
             for family in families
@@ -220,17 +221,17 @@ class _WholeParts:
         return cls(copies // per_worker, shares.ravel()[copies], shares.min(1), target)
 
     def ends(self, times: jax.Array) -> jax.Array:
-        """Returns when the first copy of each part is there, (families, parts)."""
+        """Returns when the first copy of each part arrives, (families, parts)."""
         return (times[self.workers] * self.shares).min(-1)
 
     def errors(self, is_there: jax.Array) -> jax.Array:
-        """Returns the relative errors (families,) without some of the parts."""
+        """Returns the relative errors (families,) if some of the parts are missing."""
         target = jnp.asarray(self.target, jnp.float32)
         sizes = (target / jnp.linalg.norm(target)) ** 2
         return jnp.sum(jnp.where(is_there, 0, sizes), axis=1)
 
     def decoded(self, arrivals: Arrivals) -> tuple[jax.Array, ...]:
-        """Returns answers, weights and error of the family that loses least."""
+        """Returns number of responses, weights and error of the best family."""
         first, ends = arrivals.times * self.least, self.ends(arrivals.times)
         is_first, is_there = (
             (each <= arrivals.elapsed) & jnp.isfinite(each) for each in (first, ends)
@@ -244,9 +245,10 @@ class _WholeParts:
 @register
 @dataclasses.dataclass(frozen=True)
 class _First(WaitingRule):
-    """Waits for so many workers, so many seconds, or until parts decode.
+    """Waits for a number of workers, a deadline, or until parts decode.
 
-    Whatever comes first: `fastest`, `deadline` and `until_decodable` in one program.
+    The first event ends the round: this is `fastest`, `deadline` and `until_decodable`
+    in one program.
     """
 
     number: Any
@@ -269,7 +271,7 @@ class _First(WaitingRule):
 def _shared_rule(wait: Any, no_code: GradientCode, shared: Callable[..., Any]) -> Any:
     """Returns a rule that shares its program with others."""
     if isinstance(wait, (fastest, deadline)):
-        # No error is at most NaN.
+        # A NaN tolerance accepts no error.
         rule = _First(no_code.num_workers, np.inf, np.nan, shared(no_code))
         if isinstance(wait, fastest):
             return dataclasses.replace(rule, number=wait.num_required)
@@ -284,7 +286,7 @@ def _shared_rule(wait: Any, no_code: GradientCode, shared: Callable[..., Any]) -
 
 
 def _shared_code(code: GradientCode) -> Any:
-    """Returns a code as copies of whole parts, or else with its own decoder alone."""
+    """Represents a code by copies of whole parts, otherwise keeps its own decoder."""
     decoder = code.choose_decoder()
     if isinstance(decoder, Group | OneCopy):
         return _WholeParts.of(code, decoder)
@@ -292,21 +294,21 @@ def _shared_code(code: GradientCode) -> Any:
 
 
 def _opened(given: Any) -> tuple[Sequence[Any], Hashable]:
-    """Returns the arrays of a delay model, rule or code, and what is static."""
+    """Splits a delay model, rule or code into arrays and static structure."""
     if jax.tree_util.all_leaves([given]):
         return (), given
     return jax.tree.flatten(given)
 
 
 def closed(kind: Any, arrays: Sequence[Any]) -> Any:
-    """Returns what was opened."""
+    """Inverts `_opened`."""
     is_tree = isinstance(kind, jax.tree_util.PyTreeDef)
     return kind.unflatten(arrays) if is_tree else kind
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), compiler_options=_UNOPTIMISED)
 def _draw(kind, shape, arrays, key, loads):
-    """Times (*shape, num_workers)."""
+    """Draws times (*shape, num_workers)."""
     delay = closed(kind, arrays)
 
     def run(keys):
@@ -321,7 +323,7 @@ def _draw(kind, shape, arrays, key, loads):
 
 @functools.partial(jax.jit, static_argnums=0)
 def _simulate(kind, arrays, places, times):
-    """Rounds (rounds, choices, runs) by times (rounds, loads, runs, num_workers)."""
+    """Simulates rounds (rounds, choices, runs) from times per round, load and run."""
     wait_kind, code_kind, late = kind
     key = jax.random.key(0)
 

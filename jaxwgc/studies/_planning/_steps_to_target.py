@@ -1,4 +1,4 @@
-"""How many steps gradient descent needs to a target, by the weights that it sees."""
+"""Number of gradient descent steps to a target, given moments of the weights."""
 
 from typing import Any, NamedTuple, Protocol, Self
 
@@ -6,18 +6,18 @@ import numpy as np
 
 from jaxwgc import _validation
 
-# Curvatures of the quadratic, and constant steps that are tried, as shares of the
-# longest at which exact gradients do not diverge.
+# Number of curvatures of the quadratic, and of constant step sizes to try, as fractions
+# of the largest stable one.
 _NUM_CURVATURES = 8
 _STEPS = 2.0 * np.geomspace(1e-5, 0.98, 80)
-# Of which the number of steps is found by bisection, of its logarithm.
+# Range of the number of steps, and number of bisections of its logarithm.
 _FEWEST, _MOST, _BISECTIONS = 1e-3, 1e15, 40
-# That tell which step has the fewest.
+# Number of bisections in the comparison of step sizes.
 _COARSE_BISECTIONS = 18
 
 
 class Goal(NamedTuple):
-    """The problem to solve, and how well: see `jaxwgc.plan`."""
+    """Problem to solve and target, see `jaxwgc.plan`."""
 
     target: float
     condition: float
@@ -28,7 +28,7 @@ class Goal(NamedTuple):
     def checked(
         cls, target: Any, condition: Any, heterogeneity: Any, num_workers: int
     ) -> "Goal":
-        """One whose numbers follow the rules."""
+        """Returns a goal with checked numbers."""
         _validation.check_number("target", target, positive=True, traceable=False)
         rule = "be below 1, since the loss starts at 1"
         _validation.require(target < 1, "target", rule, target)
@@ -39,18 +39,18 @@ class Goal(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """Moments of the weights that parts have in decoded gradients.
+    """Moments of the weights of the parts in decoded gradients.
 
-    Each an array of floats, of as many settings. The weight of part j in round t, over
-    its target and over the mean of all, is 1 + u_t + a_tj, where u_t is the same for
-    all parts and the a_tj add up to zero.
+    Each is an array of floats with an entry per setting. The weight of part j in round
+    t, relative to its target and to the mean of all, is 1 + u_t + a_tj. Here u_t is
+    common to all parts, and the a_tj add up to zero.
 
     Attributes:
-      noise: mean square of a_tj around its mean over the rounds.
-      bias: mean square of that mean: the same parts are too light, or lost, each time.
-      scale_variance: of u_t.
-      lasting: the share of the noise that does not pass at once, and
-      correlation: of that share in a round with that in the next; from 0 to 1.
+      noise: Mean square of a_tj around its mean over rounds.
+      bias: Mean square of that mean: parts that are always too light or lost.
+      scale_variance: Variance of u_t.
+      lasting: Share of the noise that persists between rounds.
+      correlation: Correlation of this share in successive rounds; from 0 to 1.
     """
 
     noise: np.ndarray
@@ -60,17 +60,17 @@ class Weights(NamedTuple):
     correlation: np.ndarray
 
     def over_steps(self) -> "Weights":
-        """With an axis at the end, for steps that are tried."""
+        """Adds a trailing axis for step sizes."""
         return Weights(*(np.asarray(number)[..., None] for number in self))
 
     def loss(
         self, step: Any, goal: Goal, num_steps: np.ndarray | float = np.inf
     ) -> np.ndarray:
-        """Expected loss over that of the start, after so many steps, or in the end.
+        """Computes the expected loss, relative to the initial one, after some steps.
 
-        Of a quadratic (`quadratic`). A step multiplies the distance x in a direction by
-        1 - s c (1 + u) and adds s times the sum over the parts of a_tj times the
-        gradients r_j that they have at the optimum, over their number. These have equal
+        The loss is the quadratic of `quadratic`. A step multiplies the distance x in a
+        direction of curvature c by 1 - s c (1 + u). It adds s times the mean over parts
+        of a_tj times the gradients r_j of the parts at the optimum. These have equal
         size in all directions and parts, and add up to zero.
         """
         curvature, parts = quadratic(goal)
@@ -80,9 +80,8 @@ class Weights(NamedTuple):
         step, num_steps = np.asarray(step)[..., None], np.asarray(num_steps)[..., None]
         moved = step * curvature
         kept = 1 - moved
-        # What is like in the round before adds up: of u_t in the product of the
-        # factors, by its terms of second order, and of a_tj in the sum of what is left
-        # of it.
+        # Correlations with earlier rounds add up: of u_t in the product of factors, to
+        # second order, and of a_tj in the sum of its decayed contributions.
         like = lasting * correlation * np.abs(kept) / (1 - correlation * np.abs(kept))
         square = kept**2 + moved**2 * variance * (1 + 4 * like)
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
@@ -98,23 +97,23 @@ class Weights(NamedTuple):
 
 
 class Descent(Protocol):
-    """The pace of descent in some settings, (...,)."""
+    """Convergence of descent in some settings, (...,)."""
 
     def over_steps(self) -> Self:
-        """With an axis at the end, for steps that are tried."""
+        """Adds a trailing axis for step sizes."""
         ...
 
     def loss(
         self, step: Any, goal: Goal, num_steps: np.ndarray | float = np.inf
     ) -> np.ndarray:
-        """Expected loss over that of the start, after so many steps, or in the end."""
+        """Computes the expected loss, relative to the initial one, after some steps."""
         ...
 
 
 def best_step(descent: Descent, goal: Goal) -> np.ndarray:
-    """The constant step with the fewest steps to the target, of each setting.
+    """Returns the constant step size with the fewest steps to the target, per setting.
 
-    Where none gets there, the one that comes closest.
+    If none reaches the target, it is the one that comes closest.
     """
     each = descent.over_steps()
     steps = num_steps(each, _STEPS, goal, _COARSE_BISECTIONS)
@@ -126,9 +125,10 @@ def best_step(descent: Descent, goal: Goal) -> np.ndarray:
 def num_steps(
     descent: Descent, step: Any, goal: Goal, bisections: int = _BISECTIONS
 ) -> np.ndarray:
-    """How many lead to the target, a real number; infinite where none do.
+    """Computes the number of steps to the target; infinite if it is not reached.
 
-    By bisection: the loss is above the target before, and not above it after.
+    It is a real number, from bisection: the loss is above the target before, and at
+    most the target after.
     """
     reached = descent.loss(step, goal) < goal.target
     low = np.full(reached.shape, np.log(_FEWEST))
@@ -137,19 +137,19 @@ def num_steps(
         middle = (low + high) / 2
         is_later = descent.loss(step, goal, np.exp(middle)) > goal.target
         low, high = np.where(is_later, middle, low), np.where(is_later, high, middle)
-    # A step is taken as a whole, the first one at least.
+    # At least one whole step is taken.
     return np.where(reached, np.maximum(np.exp(high), 1), np.inf)
 
 
 def quadratic(goal: Goal) -> tuple[np.ndarray, float]:
-    """Its curvatures, and the size of the parts' gradients at the optimum.
+    """Returns the curvatures, and the size of the parts' gradients at the optimum.
 
-    Curvatures are from 1 / condition to 1, in each direction an equal share of the
-    loss. The size is that of the squared gradient of a mean of independent parts, in
-    each direction, for weights that have a mean square of one.
+    Curvatures range from 1 / condition to 1, and each direction has an equal share of
+    the loss. The size is that of the squared gradient of a mean of independent parts,
+    per direction, for weights with mean square one.
     """
     curvature = np.geomspace(1 / goal.condition, 1, _NUM_CURVATURES)
-    # With a loss of one half at the start its squared gradient is the mean curvature;
-    # of a mean of independent parts one less than their number is left.
+    # For an initial loss of one half, the squared gradient is the mean curvature. A
+    # mean of n independent parts has n - 1 degrees of freedom.
     parts = goal.heterogeneity * curvature.mean() / max(goal.num_workers - 1, 1)
     return curvature, parts
