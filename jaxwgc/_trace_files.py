@@ -61,7 +61,7 @@ def read_trace(
     require(is_wide, "a file of one row per time", rule, names)
     first = int(bool(names) and lower[0] in _INDEX)
     is_right = all(names[first:]) and len({*names[first:]}) == len(names) - first
-    require(is_right, "row 1", "name each worker, and once", names[first:])
+    require(is_right, "row 1", "name each worker exactly once", names[first:])
     table = [
         [_time(cell, line, name) for name, cell in [*zip(columns, row)][first:]]
         for line, row in enumerate(rows, first_line)

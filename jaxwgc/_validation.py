@@ -30,7 +30,7 @@ def require(is_right: Any, name: str, rule: str, given: Any) -> None:
 def check_concrete(name: str, value: Any, reason: str) -> None:
     """Raises TypeError if `value` is traced, and says why it must not be."""
     if is_traced(value):
-        raise TypeError(f"{name} must be concrete, since {reason}; got a traced one")
+        raise TypeError(f"{name} must be concrete, since {reason}; got a traced value")
 
 
 def check_instance(name: str, value: Any, kind: type, hint: str = "") -> None:

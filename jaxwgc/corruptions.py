@@ -78,7 +78,7 @@ class CorruptionModel(abc.ABC):
         wrong = ~arrivals.received
         rows = jnp.repeat(wrong, len(messages) // num_workers)[:, None]
         other = jnp.asarray(self.corrupted(what_key, messages), messages.dtype)
-        name, rule = f"{type(self).__name__}.corrupted", f"keep {messages.shape}"
+        name, rule = f"{type(self).__name__}.corrupted", f"keep shape {messages.shape}"
         _validation.require(other.shape == messages.shape, name, rule, other.shape)
         return jnp.where(rows, other, messages), wrong, state
 
@@ -258,7 +258,7 @@ class same_vector(CorruptionModel):
 
     Args:
       who: See `CorruptionModel`.
-      scale: Root mean square of the vector over that of all messages; at least 0.
+      scale: Root mean square of the vector, relative to all messages; at least 0.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxwgc

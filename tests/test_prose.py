@@ -40,6 +40,7 @@ KEPT = re.compile(
     re.IGNORECASE,
 )
 LONGEST_SENTENCE = 35
+TEXT = ast.Constant | ast.JoinedStr
 
 
 def is_verb_needed(node):
@@ -53,19 +54,24 @@ def library_texts():
     """Yields kind, place and text of docstrings, comments and messages."""
     for path in sorted((ROOT / "jaxwgc").rglob("*.py")):
         source, place = path.read_text(), path.relative_to(ROOT)
-        for node in ast.walk(ast.parse(source)):
+        nodes = [*ast.walk(ast.parse(source))]
+        # Docstrings, and the parts of f-strings.
+        inner = {
+            id(part)
+            for node in nodes
+            if isinstance(node, ast.Expr | ast.JoinedStr)
+            for part in ast.iter_child_nodes(node)
+        }
+        for node in nodes:
             if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Module):
                 if text := ast.get_docstring(node):
                     kind = "function" if is_verb_needed(node) else "other"
                     yield kind, f"{place}:{getattr(node, 'lineno', 1)}", text
-            if isinstance(node, ast.Raise):
-                strings = [
-                    part.value
-                    for part in ast.walk(node)
-                    if isinstance(part, ast.Constant) and isinstance(part.value, str)
-                ]
-                if strings:
-                    yield "message", f"{place}:{node.lineno}", " ".join(strings)
+            elif isinstance(node, TEXT) and id(node) not in inner:
+                parts = (getattr(part, "value", None) for part in ast.walk(node))
+                text = " ".join(part for part in parts if isinstance(part, str))
+                if " " in text.strip():
+                    yield "message", f"{place}:{node.lineno}", text
         for token in tokenize.generate_tokens(io.StringIO(source).readline):
             if token.type == tokenize.COMMENT and not token.string.startswith("#:"):
                 yield "comment", f"{place}:{token.start[0]}", token.string[1:].strip()

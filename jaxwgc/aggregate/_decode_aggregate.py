@@ -95,7 +95,7 @@ def decode_aggregate(
     _validation.check_message_dtype(message_dtype)
     if _validation.check_bool("on_request", on_request):
         code.check_requests()
-        rule = "be False on request, where sums come in the place of messages"
+        rule = "be False on request, since workers send sums of messages"
         _validation.require(not memory, "memory", rule, memory)
         _validation.require(not correct_errors, "correct_errors", rule, correct_errors)
     if key is not None:

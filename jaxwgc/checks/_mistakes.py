@@ -31,8 +31,8 @@ _MISTAKES = (
         "Take other params if the loss is flat at these",
     ),
     (
-        "loss is a mean over the rows of a part: twice the rows have a gradient of the "
-        "same size (Adam hides it)",
+        "loss is a mean over the rows of a part: doubled rows have a gradient "
+        "of equal size (Adam hides it)",
         lambda m: m.is_mean,
         "Return jnp.sum(row_weights * ...), divided by the total number of rows for a "
         "mean",
@@ -70,8 +70,8 @@ _MISTAKES = (
         "weights to jaxwgc.weighted(code, weights)",
     ),
     (
-        "the decoded gradient is not that of the loss on the data: relative error "
-        "{error:.2g}, with at most {num_stragglers} stragglers",
+        "the decoded gradient differs from the gradient of the loss on the data: "
+        "relative error {error:.2g}, with at most {num_stragglers} stragglers",
         lambda m: m.is_wrong and not m.found,
         "Are these the parts of these data? Does jaxwgc.studies.diagnose(code) fail?",
     ),

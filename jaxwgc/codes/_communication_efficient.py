@@ -56,7 +56,7 @@ def communication_efficient(
 
     References:
       Ye, Abbe, "Communication-computation efficient gradient coding", ICML 2018,
-      section 3. Roots of unity and the choice of coefficients are the library's.
+      section 3. Roots of unity and the choice of coefficients are new here.
     """
     num_stragglers = _validation.check_stragglers(num_stragglers, num_workers)
     num_segments = _validation.check_int("num_segments", num_segments, minimum=1)
@@ -111,8 +111,8 @@ def _low_columns(assignment: np.ndarray, count: int, step: int) -> np.ndarray:
     """Returns values of polynomials P with coefficient 1 of x^u, u < count.
 
     They are (num_workers, num_parts, count). P vanishes at the workers without the
-    part. Its other coefficients below x^count, and those of the conjugate half, are
-    zero. P of part j is P of part 0 rotated by j workers, times a phase.
+    part. Its other coefficients below x^count are zero, and so are all of them in the
+    conjugate half. P of part j is P of part 0 rotated by j workers, times a phase.
     """
     num_workers = len(assignment)
     points = positions(num_workers, step)

@@ -19,7 +19,7 @@ def edge_graph(key: jax.Array, num_parts: int, degree: int) -> GradientCode:
     stragglers leave almost all parts in one component with odd cycles, which is decoded
     exactly. An adversary has to isolate parts one by one. With two parts per worker for
     every d, the error is about that of fractional repetition with d copies for random
-    stragglers, and half of it for adversarial ones.
+    stragglers, and half as large for adversarial ones.
 
     Args:
       key: PRNG key of either kind. The same key gives the same code whatever JAX's
@@ -81,15 +81,15 @@ def ramanujan_graph(prime: int, modulus: int) -> GradientCode:
       (9828, 1092)
 
     References:
-      Lubotzky, Phillips, Sarnak, "Ramanujan graphs", Combinatorica, 1988; the code is
-      that of `edge_graph`.
+      Lubotzky, Phillips, Sarnak, "Ramanujan graphs", Combinatorica, 1988; code as in
+      `edge_graph`.
     """
     rule = "be a prime with remainder 1 modulo 4"
     for name, number in (("prime", prime), ("modulus", modulus)):
         _validation.check_int(name, number)
         check_works(name, number, _is_prime_of_two_squares, rule, 5)
     is_right = prime != modulus and modulus**2 > 4 * prime
-    rule = "be another prime than prime, larger than 2 * sqrt(prime)"
+    rule = "differ from prime and be larger than 2 * sqrt(prime)"
     given = f"modulus = {modulus} and prime = {prime}"
     _validation.require(is_right, "modulus", rule, given)
     return _code_of_edges(lps_graph(prime, modulus), prime + 1)

@@ -45,7 +45,7 @@ def fractional_repetition(num_workers: int, num_stragglers: int) -> GradientCode
         "num_stragglers",
         num_stragglers,
         lambda other: num_workers % (other + 1) == 0,
-        f"be a divisor of num_workers = {num_workers}, less 1",
+        f"be 1 less than a divisor of num_workers = {num_workers}",
         0,
     )
     num_blocks = num_workers // replication

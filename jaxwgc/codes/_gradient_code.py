@@ -108,9 +108,9 @@ class GradientCode:
           or complex128.
 
         Raises:
-          ValueError: If a shape is wrong, or an entry is not finite or belongs to a part
-            that the worker does not hold. If the residual of a pattern exceeds 1e-6 of
-            the norm of the target, in float64.
+          ValueError: If a shape is wrong, an entry is not finite, or an entry belongs
+            to a part that the worker does not hold. If the residual of a pattern
+            exceeds 1e-6 of the norm of the target, in float64.
           TypeError: If an argument has the wrong type or is traced.
 
         Example:
@@ -225,7 +225,7 @@ decoders=[LeastSquares])
                 decoder.refuse(self)
             chosen = of_kind[0] if of_kind else decoder()
         else:
-            hint = " of jaxwgc.decoders, or a class of them for the code's own"
+            hint = " from jaxwgc.decoders, or a class among the code's decoders"
             _validation.check_instance("decoder", decoder, Decoder, hint)
         # Entries of the code's own decoders are not checked at each use.
         is_own = any(chosen is known for known in self.decoders)
@@ -271,7 +271,7 @@ decoders=[LeastSquares])
         """Raises ValueError unless there is one message per worker and one segment.
 
         Args:
-          user: What needs a plain code, for the error message.
+          user: Name of the caller in the error message.
         """
         for name in ("num_segments", "messages_per_worker"):
             given, rule = getattr(self, name), f"be 1 for {user}"
@@ -284,7 +284,7 @@ decoders=[LeastSquares])
 
     def check_requests(self) -> None:
         """Raises ValueError unless `allows_requests` is True."""
-        rule = "be real and of one segment for requests, e.g. codes.replicated"
+        rule = "be real with one segment for requests, e.g. codes.replicated"
         require(self.allows_requests, "code", rule, self)
 
     @staticmethod

@@ -51,7 +51,7 @@ def multi_message(code: GradientCode) -> GradientCode:
     References:
       Ozfatura, Gunduz, Ulukus, "Gradient coding with clustering and multi-message
       communication", IEEE Data Science Workshop 2019, section IV. The order of the
-      parts is the library's.
+      parts is new here.
     """
     GradientCode.check(code)
     code.check_plain("multi_message")

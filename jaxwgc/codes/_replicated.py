@@ -20,10 +20,10 @@ def replicated(
 
     A worker first computes its own parts, then the parts of the next worker, and of the
     one after it, each from the last part backwards. So owner and helper meet in the
-    middle. In rounds without stragglers no second copy is reached. Helpers have
-    computed what a slow worker has not finished. Waiting `until_decodable` therefore
-    takes hardly longer than without copies, and any copies - 1 lost workers are
-    tolerated.
+    middle. In rounds without stragglers, no second copy is computed. Parts that a slow
+    worker has not finished are computed by its helpers. Waiting `until_decodable`
+    therefore takes hardly longer than without copies, and any copies - 1 lost workers
+    are tolerated.
 
     Workers keep a gradient for each finished part, until a weighted sum is requested:
     see `Decoding.requests`.
@@ -57,9 +57,9 @@ def replicated(
       Array([1., 1., 1., 1., 1., 1.], dtype=float32)
 
     References:
-      The library's. With one copy and a deadline, Giladi et al., "DropCompute: simple
-      and more robust distributed synchronous training via compute variance reduction",
-      NeurIPS 2023.
+      New in this library. With one copy and a deadline, Giladi et al., "DropCompute:
+      simple and more robust distributed synchronous training via compute variance
+      reduction", NeurIPS 2023.
     """
     num_parts = num_workers if num_parts is None else num_parts
     num_parts = _validation.check_int("num_parts", num_parts, minimum=1)

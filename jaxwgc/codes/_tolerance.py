@@ -37,5 +37,7 @@ def check_tolerance(
         weights = np.linalg.lstsq(answers, target, rcond=None)[0]
         miss = np.linalg.norm(answers @ weights - target)
         is_right = miss <= _EXACT * np.linalg.norm(target)
-        given = f"{num_stragglers}, and a residual of {miss:.2g} without {list(lost)}"
+        given = (
+            f"{num_stragglers}, but residual {miss:.2g} without workers {list(lost)}"
+        )
         require(is_right, "num_stragglers", "be tolerated", given)

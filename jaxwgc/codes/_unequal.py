@@ -146,8 +146,8 @@ def _least_error(trust: np.ndarray, held: np.ndarray, gram: np.ndarray) -> np.nd
 def _checked_assignment(assignment, num_workers, num_parts):
     name, sizes = "assignment", {"num_workers": num_workers, "num_parts": num_parts}
     held = _validation.host_array(name, assignment, "bools", **sizes)
-    copies, rule = held.sum(0), "have every part on a worker"
-    require(copies.all(), name, rule, f"part {copies.argmin()} on none")
+    copies, rule = held.sum(0), "assign every part to a worker"
+    require(copies.all(), name, rule, f"none for part {copies.argmin()}")
     return held
 
 

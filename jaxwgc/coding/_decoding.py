@@ -142,7 +142,7 @@ class Decoding:
           ValueError: If a leading axis is not num_parts, or the decoding has batch
             axes.
         """
-        rule, shape = "be that of one round (use jax.vmap for more)", self.mask.shape
+        rule, shape = "be of one round (use jax.vmap for more)", self.mask.shape
         _validation.require(len(shape) == 1, "mask", rule, f"shape {shape}")
         mixed, sums = _mixing(self._matrix, self.weights), partial_gradients
         # Gradients such as Equinox modules are callable, but are not leaves.
@@ -388,7 +388,7 @@ def decode(
       code: See `decoding`.
       messages: (..., num_messages, length), from `encode`. Decoded in at least float32.
         Messages that did not arrive may hold anything, including NaN.
-      received: See `decoding`. Batch axes are broadcast against those of messages.
+      received: See `decoding`. Batch axes are broadcast against messages.
       params: Pytree of floats, or of `jax.ShapeDtypeStruct`, with the structure, shapes
         and dtypes of the gradient.
       decoder: See `decoding`.

@@ -48,8 +48,8 @@ class ErrorLocator(NamedTuple):
         copies = None
         if isinstance(matrix, np.ndarray):
             unchecked = np.linalg.norm(checks, axis=0) <= UNCHECKED
-            rule = "have parity checks of all its messages, to correct errors"
-            given = f"none of messages {np.flatnonzero(unchecked).tolist()}"
+            rule = "have parity checks for all messages, to correct errors"
+            given = f"none for messages {np.flatnonzero(unchecked).tolist()}"
             _validation.require(not unchecked.any(), "code", rule, given)
             copies = find_copies(matrix)
         return cls(code, checks, norms, copies)
@@ -236,7 +236,7 @@ def locate_errors(
     locator = ErrorLocator.of(code)
     messages = check_messages_of(code, messages)
     mask = arrived_messages(code, received, finished)
-    rule = "be those of one round (use jax.vmap for more)"
+    rule = "be of one round (use jax.vmap for more)"
     for name, array, num_axes in (("messages", messages, 2), ("received", mask, 1)):
         _validation.require(array.ndim == num_axes, name, rule, array.shape)
     _validation.check_number("noise", noise, minimum=0, finite=True)

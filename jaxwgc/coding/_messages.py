@@ -42,7 +42,7 @@ def encode(code: GradientCode, partial_gradients: Any) -> jax.Array:
              [5.]], dtype=float32)
 
     References:
-      The paper's section 2.2; the packing is the library's.
+      The paper's section 2.2; the packing is new here.
     """
     GradientCode.check(code)
     name, num_parts = "partial_gradients", code.num_parts

@@ -154,7 +154,7 @@ def allocate_bits(
       >>> code = codes.unequal(probabilities[kept], 4, quantization_variance=variance)
 
     References:
-      The library's.
+      New in this library.
     """
     name = "straggler_probabilities"
     stragglers = _validation.probabilities(name, straggler_probabilities)

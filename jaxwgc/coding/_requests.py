@@ -41,12 +41,12 @@ def answer_request(request: jax.Array, messages: jax.Array) -> jax.Array:
       Array([15.], dtype=float32)
 
     References:
-      The library's.
+      New in this library.
     """
     request = _validation.as_array("request", request, "real numbers or bools")
     messages = _validation.as_array("messages", messages, "real numbers or bools")
     is_right = messages.ndim > 1 and request.shape[-1:] == messages.shape[-2:-1]
-    rule = "have shape (..., messages_per_worker, length), as request without length"
+    rule = "have shape (..., messages_per_worker, length) for request without length"
     given = f"{messages.shape} and {request.shape}"
     _validation.require(is_right, "messages", rule, given)
     return _weighted_sum(request, messages)
@@ -76,7 +76,7 @@ def decode_answers(answers: jax.Array, params: Any) -> Any:
       {'w': Array([15.,  2.], dtype=float32)}
 
     References:
-      The library's.
+      New in this library.
     """
     _validation.check_dtypes("params", params, "real or complex floats", True)
     kind, length = "real numbers or bools", _flat_vectors.raveled_size(params)

@@ -29,8 +29,8 @@ class Components(Decoder):
     tree of shortest paths, from the leaves to the root. The remainder at the root goes
     to the edges that close odd cycles.
 
-    The residual is that of least squares, but weights are larger, since most are zero:
-    about four times the norm at six workers per vertex. Time also grows with the
+    The residual is equal to that of least squares. Weights are larger, since most are
+    zero: about four times the norm at six workers per vertex. Time also grows with the
     longest shortest path in a component, which is short in expander graphs.
 
     Attributes:
@@ -58,7 +58,7 @@ class Components(Decoder):
 
     incident: Array
 
-    needs: ClassVar[str] = "whose workers are edges of a graph, as codes.edge_graph"
+    needs: ClassVar[str] = "with workers as edges of a graph, such as codes.edge_graph"
     is_optimal: ClassVar[bool] = True
 
     def check(self, matrix: Array, target: Array) -> None:

@@ -121,7 +121,7 @@ class Decoder(abc.ABC):
           matrix: See `weights`.
           target: See `weights`.
           mask: See `weights`.
-          tolerance: Bound of the norm of aᵀB - target, relative to that of the target.
+          tolerance: Bound of the residual relative to the norm of the target.
         """
         weights = self.checked_weights(matrix, target, mask)
         return _is_near(weights, working(matrix), working(target), tolerance)

@@ -59,7 +59,7 @@ class Dual(Decoder):
     rows: Array
     num_stragglers: Static[int]
 
-    needs: ClassVar[str] = "whose dual code is known, such as codes.any_placement"
+    needs: ClassVar[str] = "with a known dual code, such as codes.any_placement"
     is_optimal: ClassVar[bool] = True
 
     def check(self, matrix: Array, target: Array) -> None:

@@ -40,7 +40,7 @@ class Group(Decoder):
     groups: Array
 
     needs: ClassVar[str] = (
-        "of groups of workers that send the same, such as codes.fractional_repetition"
+        "of groups of workers with equal messages, such as codes.fractional_repetition"
     )
 
     def check(self, matrix: Array, target: Array) -> None:

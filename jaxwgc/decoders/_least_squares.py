@@ -12,10 +12,10 @@ from jaxwgc.decoders._nearest_weights import least_squares_weights
 
 
 class LeastSquares(Decoder):
-    """Weights of least norm among those of minimum residual, for any code.
+    """Minimum-norm least-squares weights, for any code.
 
-    The norm is that of the weights times the norms of the rows of B, rounded to powers
-    of two, so that the scale of a message does not matter. Many masks are solved
+    Weights are multiplied by the norms of the rows of B, rounded to powers of two, in
+    this norm, so that the scale of a message does not matter. Many masks are solved
     together by conjugate gradients. Masks without convergence are decomposed one by
     one.
 
@@ -24,9 +24,9 @@ class LeastSquares(Decoder):
     exceeds a thousandth.
 
     Attributes:
-      num_missing: Number of messages, whichever they are, that may be missing for exact
-        decoding. On such masks, weights with a residual are replaced. 0 if the code
-        guarantees nothing.
+      num_missing: Number of messages that may be missing for exact decoding, for every
+        choice of them. On such masks, weights with a residual are replaced. 0 if the
+        code guarantees nothing.
 
     Example:
       >>> import jax.numpy as jnp, jaxwgc

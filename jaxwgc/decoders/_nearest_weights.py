@@ -31,11 +31,12 @@ def least_squares_weights(
     num_missing: int | jax.Array,
     is_uniform: bool,
 ) -> tuple[jax.Array, jax.Array, System]:
-    """Computes weights of least norm among those with minimum residual.
+    """Computes minimum-norm least-squares weights.
 
-    The norm is that of the weights times the norms of the rows of B, rounded to powers
-    of two, so that the scale of a message does not matter. It bounds the noise of the
-    decoded sum if noise, such as rounding, is proportional to the size of messages.
+    Weights are multiplied by the norms of the rows of B, rounded to powers of two, in
+    this norm, so that the scale of a message does not matter. The norm bounds the noise
+    of the decoded sum if noise, such as rounding, is proportional to the size of
+    messages.
 
     Masks without convergence of conjugate gradients are left to a decomposition. So are
     masks that decode exactly, but not with these weights, e.g. nearly singular masks.

@@ -36,13 +36,13 @@ class OneCopy(Decoder):
       Array([1., 0., 1., 0.], dtype=float32)
 
     References:
-      The library's.
+      New in this library.
     """
 
     copies: Array
     num_workers: Static[int]
 
-    needs: ClassVar[str] = "of messages of one part each, such as codes.replicated"
+    needs: ClassVar[str] = "with one part per message, such as codes.replicated"
     is_optimal: ClassVar[bool] = True
 
     def check(self, matrix: Array, target: Array) -> None:

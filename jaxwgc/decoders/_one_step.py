@@ -34,7 +34,7 @@ class OneStep(Decoder):
     scale: jax.typing.ArrayLike
     shared: Static[bool] = True
 
-    needs: ClassVar[str] = "whose columns add up to the same, such as codes.bernoulli"
+    needs: ClassVar[str] = "with equal column sums, such as codes.bernoulli"
 
     def check(self, matrix: Array, target: Array) -> None:
         self.check_one_segment(target)

@@ -45,7 +45,7 @@ class Peeling(Decoder):
         given, sizes = self.assignment, {"num_messages": rows, "num_batches": "any"}
         assignment = _validation.as_array("assignment", given, "bools", **sizes)
         is_right = columns % assignment.shape[1] == 0
-        rule = f"have batches of equally many of {columns} parts"
+        rule = f"split the {columns} parts into equal batches"
         _validation.require(is_right, "assignment", rule, assignment.shape)
         if any(isinstance(array, jax.Array) for array in (assignment, matrix, target)):
             return

@@ -35,7 +35,7 @@ class Sample(NamedTuple):
       weights: Weights of the times.
       is_whole: Whether the time is complete; otherwise it is a lower bound (censored).
       kept: Fraction of the degrees of freedom that is not used up by the speeds of the
-        workers, which are estimated from the same times.
+        workers, which are estimated from these times, too.
     """
 
     times: np.ndarray
@@ -149,7 +149,7 @@ class Distribution(abc.ABC):
         with np.errstate(invalid="ignore"):
             grows = times[1:] > times[:-1] * (1 + _ROUNDING)
             grows |= np.diff(self.sf(times)) < -_ROUNDING
-        rule = "have a survival function that does not grow"
+        rule = "have a nonincreasing survival function"
         require(not grows.any(), "law", rule, self)
         return times
 

@@ -87,7 +87,7 @@ def empirical(
             and np.all(np.diff(measured_at, prepend=-1e-300) > 0)
             and measured_at[-1] > 0
         )
-        rule = "be increasing loads (loads,) of times (loads, rounds, workers)"
+        rule = "be increasing, of shape (loads,), for times (loads, rounds, workers)"
         require(is_right, name, rule, f"{measured_at} and times {table.shape}")
         # Loads are stored like parts.
         table = np.moveaxis(table, 0, -1).copy()

@@ -18,8 +18,8 @@ from jaxwgc.stragglers._types import DelayModel
 class IndependentDelay(DelayModel, Distribution):
     """Family of delay models that are also the distribution of the time at load 1.
 
-    To add one, write a frozen dataclass with `draw` and `isf`. If `fit_delays` shall
-    fit it, also define `logsf`, `logpdf` and `estimate`, otherwise `sf`.
+    To add one, write a frozen dataclass with `draw` and `isf`. For use in `fit_delays`,
+    also define `logsf`, `logpdf` and `estimate`, otherwise `sf`.
 
     Attributes:
       has_least_time: Whether the first field is the lower end of the distribution. The

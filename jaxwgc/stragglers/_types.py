@@ -183,5 +183,5 @@ def check_round(name: str, arrivals: Any, num_workers: int) -> None:
     for field, kind, shape in fields:
         given = getattr(arrivals, field, None)
         if np.shape(given) != shape or not is_kind(given, kind):
-            rule = f"give (arrivals, state), with {field} {kind} {shape}"
+            rule = f"return (arrivals, state), with {field} {kind} {shape}"
             raise TypeError(f"{name} must {rule}; got {arrivals!r}")

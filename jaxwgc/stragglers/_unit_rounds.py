@@ -144,7 +144,7 @@ class fixed(StragglerModel):
 
 
 def _check_as_many(num_workers: int, name: str, expected: int) -> None:
-    rule = f"be {expected}, that of {name}"
+    rule = f"be {expected}, the length of {name}"
     _validation.require(num_workers == expected, "num_workers", rule, num_workers)
 
 

@@ -202,6 +202,6 @@ class UntilDecodable(WaitingRule):
         """Converts times of workers or messages to times of messages."""
         num_workers, per_worker = self.code.num_workers, self.code.messages_per_worker
         is_right = len(times) in (num_workers, num_workers * per_worker)
-        rule = f"have shape (num_workers,) = ({num_workers},), as the code awaited"
+        rule = f"have shape (num_workers,) = ({num_workers},) to match the code"
         _validation.require(is_right, "times", rule, times.shape)
         return times.repeat(num_workers * per_worker // len(times))

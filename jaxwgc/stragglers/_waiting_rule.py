@@ -116,7 +116,7 @@ class WaitingRule:
         def is_over(now):
             over = self.is_over(jnp.where(times <= now, times, jnp.inf), now)
             if np.shape(over) != () or getattr(over, "dtype", None) != np.bool_:
-                raise TypeError(f"is_over of {self!r} must give one bool; got {over}")
+                raise TypeError(f"is_over of {self!r} must return one bool; got {over}")
             return over
 
         last = times.max()

@@ -66,9 +66,9 @@ class Diagnosis(NamedTuple):
 
     def __str__(self) -> str:
         lines = [
-            f"{self.parts_per_worker:g} parts a worker (at most {self.max_parts}), "
-            f"{self.replication:g} workers a part (at least {self.min_replication}), "
-            f"messages of {self.message_length:.3g} times the gradient's length",
+            f"parts per worker {self.parts_per_worker:g} (max {self.max_parts}), "
+            f"copies per part {self.replication:g} (min {self.min_replication}), "
+            f"message length {self.message_length:.3g} gradients",
             "errors over the squared norm of the target, ± standard error; (all): all",
             "patterns decoded; worst: by search; noise: amplification of rounding",
         ]
@@ -137,8 +137,7 @@ def diagnose(
       >>> from jaxwgc import codes, studies
       >>> code = codes.fractional_repetition(6, num_stragglers=1)
       >>> print(studies.diagnose(code, jax.random.key(0), [1, 2]))
-      2 parts a worker (at most 2), 2 workers a part (at least 2), messages of 1 times \
-the gradient's length
+      parts per worker 2 (max 2), copies per part 2 (min 2), message length 1 gradients
       errors over the squared norm of the target, ± standard error; (all): all
       patterns decoded; worst: by search; noise: amplification of rounding
       stragglers    mean       ±     50%     90%     99%   worst  noise

@@ -126,7 +126,7 @@ def _checked_devices(devices):
         return [None]
     devices = list(devices)
     if not all(isinstance(device, jax.Device) for device in devices):
-        raise TypeError(f"devices must be those of jax.devices(); got {devices}")
+        raise TypeError(f"devices must be from jax.devices(); got {devices}")
     own = {each for each in devices if each.process_index == jax.process_index()}
     is_right, rule = len(own) == len(devices) > 0, "be distinct devices of this process"
     _validation.require(is_right, "devices", rule, devices)

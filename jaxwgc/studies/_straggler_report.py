@@ -125,7 +125,10 @@ class StragglerReport(NamedTuple):
         time, text = min(
             (replaced(broken), f"Check or replace {named(broken)}"),
             (replaced(stalling), f"Wait for fewer, since {named(stalling)} may stall"),
-            (less_work, f"Give work in proportion to speed, less to {named(chronic)}"),
+            (
+                less_work,
+                f"Give work in proportion to speed, less to {named(chronic)}",
+            ),
         )
         less, ratio = 1 - time / self.round_time, self.round_time / self.median_time
         if less > _WORTH:
@@ -220,7 +223,7 @@ def straggler_report(
 
     - `"since round r"`: A CUSUM test finds a change of y. After it, the worker is at
       least 5% slower than the median worker, and before it y was less than a third.
-    - `"chronic"`: The median of y is significantly above that of a slowdown of 1.05.
+    - `"chronic"`: The median of y is significantly above log(1.05).
     - `"intermittent"`: The worker takes more than 1.5 times its usual time in
       significantly more spells than the others, of 10 workers in at least 3.
     - `"steady"`: None of these was shown.
@@ -234,8 +237,8 @@ def straggler_report(
 
     Args:
       times: Times in any unit, (rounds, workers), NaN or infinity if there was no
-        response; e.g. `RayCluster.trace()`. Or (rounds, workers, parts), which are summed
-        over parts.
+        response; e.g. `RayCluster.trace()`. Or (rounds, workers, parts), which are
+        summed over parts.
       names: Name of each worker. Defaults to 0, 1, ….
 
     Returns:

@@ -22,11 +22,11 @@ def peeling(num_messages, num_batches):
 
 
 LAGRANGE = "Lagrange needs a code evaluated at roots of unity"
-ONE_STEP = "OneStep needs a code whose columns add up to the same"
+ONE_STEP = "OneStep needs a code with equal column sums"
 PEELING = "Peeling needs a code of zeros and ones"
-DUAL = "Dual needs a code whose dual code is known"
-GROUP = "Group needs a code of groups of workers that send the same"
-COMPONENTS = "Components needs a code whose workers are edges of a graph"
+DUAL = "Dual needs a code with a known dual code"
+GROUP = "Group needs a code of groups of workers with equal messages"
+COMPONENTS = "Components needs a code with workers as edges of a graph"
 
 
 @pytest.mark.parametrize(

@@ -134,13 +134,13 @@ def test_not_finite_is_missing_and_not_wrong(dropping):
 def test_what_cannot_be_told_is_refused(dropping, caplog):
     """Two of four are wrong, with two checks: nothing is used, training counts it."""
     dropping.resume(AGREED)
-    with pytest.warns(UserWarning, match="its answers contradict each other"):
+    with pytest.warns(UserWarning, match="its messages contradict each other"):
         round = dropping.compute(PARAMS)
     assert round.refused
     assert not round.received.any()
     assert not round.wrong.any()
     assert not round.messages.any()
-    assert "answers of workers [0, 1, 2, 3] contradict each other" in caplog.text
+    assert "messages of workers [0, 1, 2, 3] contradict each other" in caplog.text
     aggregate = jaxwgc.decode_aggregate(SPARE)
     updates, state = aggregate.update(
         round.messages, aggregate.init(PARAMS), PARAMS, received=round.received

@@ -292,7 +292,7 @@ def test_rules_that_cannot_be_told_apart():
         (
             lambda self, x: 1 - np.exp(-x),
             lambda self, q: -np.log1p(-q),
-            "law must have a survival function that does not grow.*Made",
+            "law must have a nonincreasing survival function.*Made",
         ),
     ],
 )

@@ -200,7 +200,10 @@ WIDE = np.random.default_rng(2).exponential(size=(300, 10))
     [
         (TIMES, "Nothing to gain: "),
         (with_workers(2, 7), "Check or replace worker 7: "),
-        (with_workers(2, 1, 2, 7), "Give work in proportion to speed, less to workers"),
+        (
+            with_workers(2, 1, 2, 7),
+            "Give work in proportion to speed, less to workers",
+        ),
         (
             with_workers(STALLS, 7),
             "Wait for fewer, since worker 7 may stall: ",

@@ -213,10 +213,10 @@ class Fleet:
         for slot in np.array(self.slots)[corrupted]:
             slot.num_corrupted += 1
             times, name = slot.num_corrupted, f"worker {slot.index} on {slot.where}"
-            left_out = f"its answer is left out, as {times} so far"
+            left_out = f"its messages are excluded ({times} rounds so far)"
             log.warning("%s is wrong %s: %s", name, self.when, left_out)
             if times == MAX_CORRUPTED_ROUNDS:
-                why = f"its answers were wrong in {times} rounds"
+                why = f"its messages were corrupted in {times} rounds"
                 so = "that machine may compute wrong"
                 warning = f"{name} is replaced, since {why}: {so}"
                 self.lose(events.Lost(slot.index, why), now, warning)
@@ -275,7 +275,7 @@ class Fleet:
         """Returns why a round cannot be decoded, with the missing workers."""
         responded = this_round.received
         if this_round.refused:
-            why = "its answers contradict each other, or are too few to be compared"
+            why = "its messages contradict each other, or are too few to compare"
             responded = np.isfinite(this_round.times)
         elif not responded.any():
             why = "no worker responded"

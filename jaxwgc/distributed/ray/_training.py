@@ -335,7 +335,7 @@ def live_table(
                 # Training goes on if there is nothing to report, such as no times.
                 with contextlib.suppress(ValueError):
                     report = cluster.report()
-            columns = "straggled", "last answer", "slowdown", "kind", "trouble"
+            columns = "straggled", "last response", "slowdown", "kind", "trouble"
             new = new_table("worker", *columns, caption=report and report.advice)
             new.title, new.title_justify = title, "left"
             slow = [[""] * num_workers] * 2

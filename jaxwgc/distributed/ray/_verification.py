@@ -128,7 +128,7 @@ class ParityChecks:
         if verdict.rejected and disputed.any() and self._on_wrong == "arbitrate":
             verdict = self._arbitrate(this_round, disputed, sent(key))
         if verdict.rejected and disputed.any():
-            answers = f"answers of workers {np.flatnonzero(disputed).tolist()}"
+            answers = f"messages of workers {np.flatnonzero(disputed).tolist()}"
             why = "and it cannot be said which are wrong: the round is rejected"
             log.warning("%s contradict each other %s, %s", answers, when, why)
         named = verdict.wrong if verdict.wrong.any() else disputed

@@ -256,7 +256,7 @@ def _measured(times, loads):
     _validation.require(is_right, "loads", "be at least 0, finite and not all 0", loads)
     is_whole = np.isfinite(table)
     share, silent = is_whole.mean(), (~is_whole.any(axis=1)).sum()
-    rule = "have a response in every round, and at least half of all"
+    rule = "have responses in every round, and at least half of all"
     given = f"{share:.0%} and none in {silent} rounds"
     _validation.require(silent == 0 and share >= 0.5, "times", rule, given)
     responds = is_whole.any(axis=0)

@@ -143,7 +143,7 @@ def rules_of(
     if name == UNCODED:
         rules.insert(0, fastest(code.num_workers))
     for rule in rules:
-        hint = ", or a function that gives one for a code"
+        hint = ", or a function that returns one for a code"
         _validation.check_instance("waiting", rule, WaitingRule, hint)
     for rule in dict.fromkeys(rules):
         model = delayed(drawn.delay, rule)

@@ -85,7 +85,7 @@ class Choice(NamedTuple):
       step_time: Expected time of a step, an `Estimate`.
       step_quantile: 90% quantile of the time of a step, an `Estimate`.
       stalled_step_time: Expected time of a step if workers stall as in `Plan.stalls`;
-        equal to that of a step without stalls if there are none.
+        equal to `step_time` if there are no stalls.
       is_closed_form: Whether both come from order statistics, not from Monte Carlo.
       decoding_error: Mean of `jaxwgc.decoding_error` over the squared norm of the
         target, an `Estimate`.
@@ -205,7 +205,7 @@ class Choice(NamedTuple):
 
 
 def short(value, digits=4):
-    """Formats a number with so many significant digits."""
+    """Formats a number with a given number of significant digits."""
     if not math.isfinite(value):
         return "–" if math.isnan(value) else "never"
     if value == 0:

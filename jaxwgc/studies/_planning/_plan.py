@@ -64,8 +64,8 @@ def plan(
 
     **Time of a step.** It comes from order statistics if workers are independent and
     identically distributed (`delay.law`), and the rule waits for a number of responses
-    or a deadline. Otherwise rounds are simulated, the same for all choices. For an exact code and any n - s responses, this is the rule of Halbawi et
-    al.
+    or a deadline. Otherwise rounds are simulated, the same for all choices. For an
+    exact code and any n - s responses, this is the rule of Halbawi et al.
 
     Late workers that send one message continue, and join the round in which they
     respond, as in a `RayCluster`. Workers that send finished parts on request begin
@@ -114,8 +114,8 @@ def plan(
         and 1.
       condition: Ratio of the largest to the smallest curvature, at least 1.
       heterogeneity: Mean square of the gradients of the parts at the optimum, for the
-        data split into n parts, relative to that of the initial gradient; both are
-        means over data. Logistic regression on two MNIST digits has about 0.02 with 32
+        data split into n parts, relative to the initial gradient; both are means
+        over data. Logistic regression on two MNIST digits has about 0.02 with 32
         shuffled parts, and 0.1 to 0.9 if parts are sorted by digit.
       num_parameters: Length of the gradient, for the number of bytes.
       bytes_per_number: Bytes of a parameter and of a number in a message.
@@ -274,7 +274,9 @@ def _checked_choices(choices, num_workers) -> list[Named]:
         if _validation.check_bool(f"{name}.memory", choice.memory):
             decodes = code.decodes(np.ones(code.num_messages, bool), DECODES)
             is_right = not several and code.num_segments == 1 and bool(decodes)
-            rule = "be False unless code has one message per worker, and all decode"
+            rule = (
+                "be False unless code has one message per worker and decodes from all"
+            )
             _validation.require(is_right, f"{name}.memory", rule, code)
     return [(choice.name, choice.code) for choice in choices]
 

@@ -80,7 +80,7 @@ class Drawn(NamedTuple):
         each = loads.astype(np.float32)
         times = [_draw(kind, shape, arrays, key, own) for own in each]
         times = np.stack(jax.device_get(times))
-        is_right, rule = np.all(times >= 0), "give times of at least 0"
+        is_right, rule = np.all(times >= 0), "return times of at least 0"
         _validation.require(is_right, "delay", rule, times.min())
         has_state = bool(jax.tree.leaves(delay.init(num_workers)))
         return cls(delay, num_measured, has_stalls, has_state, key, loads, times)
@@ -199,7 +199,7 @@ class _WholeParts:
 
     @classmethod
     def of(cls, code: GradientCode, decoder: Group | OneCopy) -> "_WholeParts":
-        """Returns the copies of a code, padded to common numbers of families, copies."""
+        """Returns the copies of a code, padded to common numbers of copies."""
         per_worker = code.messages_per_worker
         held = np.asarray(code.encoding_matrix) != 0
         if isinstance(decoder, OneCopy):
