@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxwgc._validation import require
+
 # Columns of the long form, and names of a first column that only counts the rows.
 _LONG_FORM = ("step", "worker", "seconds")
 _INDEX = ("", "step", "round")
@@ -30,12 +32,11 @@ def read_trace(
         arrays = np.load(path)
         if array is None and len(arrays.files) == 1:
             array = arrays.files[0]
-        if array not in arrays.files:
-            known = ", ".join(arrays.files)
-            raise ValueError(f"--array must be one of {known} in {path}; got {array}")
+        rule = f"be one of {', '.join(arrays.files)} in {path}"
+        require(array in arrays.files, "--array", rule, array)
         return arrays[array], None
-    if path.suffix not in (".csv", ".jsonl"):
-        raise ValueError(f"FILE must be .csv, .jsonl, .npy or .npz; got {path.name}")
+    is_known = path.suffix in (".csv", ".jsonl")
+    require(is_known, "FILE", "be .csv, .jsonl, .npy or .npz", path.name)
     lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
     first_line, names = 1, []
     if path.suffix == ".csv":
@@ -50,22 +51,18 @@ def read_trace(
         rows = [_cells(row, names) for row in rows]
     columns = names or [*map(str, range(1, 1 + max(map(len, rows[:1]), default=0)))]
     for line, row in enumerate(rows, first_line):
-        if len(row) != len(columns):
-            raise ValueError(
-                f"row {line} must have {len(columns)} columns; got {len(row)}"
-            )
+        rule = f"have {len(columns)} columns"
+        require(len(row) == len(columns), f"row {line}", rule, len(row))
     lower = [name.lower() for name in names]
     if {*_LONG_FORM} <= {*lower}:
         places = [lower.index(name) for name in _LONG_FORM]
         return _long_form([[row[at] for at in places] for row in rows], first_line)
-    if {*_LONG_FORM[1:]} & {*lower}:
-        raise ValueError(
-            "a file of one row per time must have the columns "
-            f"{', '.join(_LONG_FORM)}; got {', '.join(names)}"
-        )
+    is_wide, rule = not {*_LONG_FORM[1:]} & {*lower}, ", ".join(_LONG_FORM)
+    name, given = "a file of one row per time", ", ".join(names)
+    require(is_wide, name, f"have the columns {rule}", given)
     first = int(bool(names) and lower[0] in _INDEX)
-    if not all(names[first:]) or len({*names[first:]}) < len(names) - first:
-        raise ValueError(f"row 1 must name each worker, and once; got {names[first:]}")
+    is_right = all(names[first:]) and len({*names[first:]}) == len(names) - first
+    require(is_right, "row 1", "name each worker, and once", names[first:])
     table = [
         [_time(cell, line, name) for name, cell in [*zip(columns, row)][first:]]
         for line, row in enumerate(rows, first_line)
@@ -80,11 +77,9 @@ def _long_form(
     found: dict[tuple[float, str], tuple[float, int]] = {}
     for line, (step, worker, seconds) in enumerate(rows, first_line):
         key = _number(step, line, "step"), str(worker).strip()
-        if key in found:
-            raise ValueError(
-                f"row {line} must differ from row {found[key][1]} in step or worker; "
-                f"got step {step} and worker {worker}"
-            )
+        rule = f"differ from row {found.get(key, [0, 0])[1]} in step or worker"
+        given = f"step {step} and worker {worker}"
+        require(key not in found, f"row {line}", rule, given)
         found[key] = _time(seconds, line, "seconds"), line
     steps = sorted({step for step, _ in found})
     names = sorted({name for _, name in found}, key=lambda name: (len(name), name))
@@ -123,9 +118,8 @@ def _number(cell: Any, line: int, column: str) -> float:
     try:
         return float(cell)
     except (TypeError, ValueError):
-        raise ValueError(
-            f"row {line}, column {column} must be a number; got {cell!r}"
-        ) from None
+        where = f"row {line}, column {column}"
+        raise ValueError(f"{where} must be a number; got {cell!r}") from None
 
 
 def _time(cell: Any, line: int, column: str) -> float:

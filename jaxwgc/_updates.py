@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import optax
 
-from jaxwgc._validation import check_dtypes, check_leading_axis
+from jaxwgc._validation import check_dtypes, check_leading_axis, require
 
 
 def shapes_of(tree: Any, num_batch_axes: int = 0) -> Any:
@@ -15,19 +15,11 @@ def shapes_of(tree: Any, num_batch_axes: int = 0) -> Any:
     Made of dicts and tuples alone, so that a state that holds it can be saved by
     whatever saves pytrees.
     """
-
-    def shape_of(leaf):
-        if isinstance(leaf, optax.MaskedNode):
-            raise ValueError(
-                "updates and params must be whole; got some that are masked: "
-                "optax.masked and optax.multi_transform go around transformations "
-                "after the aggregator, since it must see all of a gradient"
-            )
-        return {str(np.shape(leaf)[num_batch_axes:]): ()}
-
-    return jax.tree.map(
-        shape_of, tree, is_leaf=lambda node: isinstance(node, optax.MaskedNode)
-    )
+    is_masked = lambda node: isinstance(node, optax.MaskedNode)  # noqa: E731
+    whole = not any(map(is_masked, jax.tree.leaves(tree, is_leaf=is_masked)))
+    given = "optax.MaskedNode (masks go around transformations after the aggregator)"
+    require(whole, "updates and params", "be whole", given)
+    return jax.tree.map(lambda leaf: {str(np.shape(leaf)[num_batch_axes:]): ()}, tree)
 
 
 _ORDER = (
@@ -51,31 +43,22 @@ def check_updates(
     structures = jax.tree.structure(given_shapes), jax.tree.structure(expected)
     if expected is None or structures[0] == structures[1]:
         return
-    shapes = _by_path(given_shapes), _by_path(expected)
-    paths = [
-        path
-        for path in shapes[0] | shapes[1]
-        if shapes[0].get(path) != shapes[1].get(path)
-    ]
-    path = paths[0] if paths else ""
+    first, second = _by_path(given_shapes), _by_path(expected)
+    differ = (path for path in first | second if first.get(path) != second.get(path))
+    path, kinds = next(differ, ""), structures
     # Without paths that differ, a tuple stands for a list, or the like.
-    kinds = (
-        [by_path.get(path, "nothing") for by_path in shapes] if paths else structures
-    )
+    if path in first | second:
+        kinds = first.get(path, "nothing"), second.get(path, "nothing")
     raise ValueError(
-        f"updates{path} must be like params{path} with a leading axis of {axis_name} = "
-        f"{size} in front; behind that axis got {kinds[0]}, and params have {kinds[1]}"
-        f"{_ORDER}"
+        f"updates{path} must be like params with a leading axis of {axis_name} = "
+        f"{size} in front; got {kinds[0]} behind that axis for {kinds[1]}{_ORDER}"
     )
 
 
 def check_one_array(name: str, value: Any, meaning: str) -> None:
     """Updates of an aggregator that are one array, not like params."""
-    if not jax.tree_util.all_leaves([value]):
-        raise ValueError(
-            f"{name} must be one array, {meaning}; got {jax.tree.structure(value)}"
-            f"{_ORDER}"
-        )
+    is_one, structure = jax.tree_util.all_leaves([value]), jax.tree.structure(value)
+    require(is_one, name, f"be one array, {meaning}", f"{structure}{_ORDER}")
 
 
 def _by_path(shapes):

@@ -21,22 +21,24 @@ def is_traced(*values: Any) -> bool:
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values))
 
 
+def require(is_right: Any, name: str, rule: str, given: Any) -> None:
+    """Raises ValueError "`name` must `rule`; got `given`" unless `is_right`."""
+    if not is_right:
+        raise ValueError(f"{name} must {rule}; got {given}")
+
+
 def check_concrete(name: str, value: Any, reason: str) -> None:
     """Raises TypeError for what is traced, with the reason why it must not be."""
     if is_traced(value):
-        raise TypeError(
-            f"{name} must be concrete, since {reason}; got a traced one, inside of "
-            "jit, vmap or grad"
-        )
+        raise TypeError(f"{name} must be concrete, since {reason}; got a traced one")
 
 
 def check_instance(name: str, value: Any, kind: type, hint: str = "") -> None:
     """Raises TypeError for what is of another class."""
     if not isinstance(value, kind):
         article = "an" if kind.__name__[0] in "AEIO" else "a"
-        raise TypeError(
-            f"{name} must be {article} {kind.__name__}{hint}; got {value!r}"
-        )
+        rule = f"be {article} {kind.__name__}{hint}"
+        raise TypeError(f"{name} must {rule}; got {value!r}")
 
 
 def check_shape(
@@ -46,36 +48,22 @@ def check_shape(
 
     "any" is any size but zero, and "..." in front any batch axes.
     """
-    given = shape = np.shape(array)
-    expected = sizes
-    if sizes[0] == "...":
-        expected = sizes[1:]
-        given = shape[-len(expected) :]
-    if len(given) != len(expected) or not all(
+    shape, expected = np.shape(array), sizes[sizes[0] == "..." :]
+    given = shape[-len(expected) :] if len(expected) < len(sizes) else shape
+    if set(sizes) != {"any"}:
+        axes += f" = {sizes}".replace("'", "")
+    ending = " and not be empty" if "any" in sizes else ""
+    is_right = len(given) == len(expected) and all(
         length == size or (size == "any" and length)
         for length, size in zip(given, expected)
-    ):
-        if set(sizes) != {"any"}:
-            axes += " = " + str(sizes).replace("'", "")
-        ending = " and not be empty" if "any" in sizes else ""
-        raise ValueError(f"{name} must have shape {axes}{hint}{ending}; got {shape}")
+    )
+    require(is_right, name, f"have shape {axes}{hint}{ending}", shape)
 
 
 def check_callable(name: str, value: Any) -> None:
     """A function, or what can be called like one."""
     if not callable(value):
         raise TypeError(f"{name} must be a function; got {value!r}")
-
-
-def check_hashable(name: str, value: Any) -> None:
-    """Raises TypeError where a rule or model cannot be told from another one."""
-    try:
-        hash(value)
-    except TypeError:
-        raise TypeError(
-            f"{name} must be hashable, since equal ones share what is compiled: floats "
-            f"and tuples in the place of arrays and lists; got {value!r}"
-        ) from None
 
 
 def check_bool(name: str, value: Any) -> bool:
@@ -87,24 +75,22 @@ def check_bool(name: str, value: Any) -> bool:
 
 def check_int(name: str, value: Any, minimum: int | None = None) -> int:
     """`value` as a Python int; numpy integers pass, bools and floats do not."""
-    if isinstance(value, bool | np.bool_):
-        raise TypeError(f"{name} must be an int; got {value!r}")
     try:
-        value = operator.index(value)
-    except (TypeError, jax.errors.TracerIntegerConversionError):
-        raise TypeError(
-            f"{name} must be a Python int, since it sets shapes; got {value!r}"
-        ) from None
-    if minimum is not None and value < minimum:
-        raise ValueError(f"{name} must be at least {minimum}; got {value}")
-    return value
+        size = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        size = None
+    if size is None:
+        is_bool = isinstance(value, bool)
+        rule = "an int" if is_bool else "a Python int, since it sets shapes"
+        raise TypeError(f"{name} must be {rule}; got {value!r}")
+    require(minimum is None or size >= minimum, name, f"be at least {minimum}", size)
+    return size
 
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
     """`value`, which must be one of the strings in `choices`."""
-    if not (isinstance(value, str) and value in choices):
-        listed = ", ".join(repr(choice) for choice in choices)
-        raise ValueError(f"{name} must be one of {listed}; got {value!r}")
+    is_right = isinstance(value, str) and value in choices
+    require(is_right, name, f"be one of {', '.join(map(repr, choices))}", repr(value))
     return value
 
 
@@ -119,59 +105,47 @@ def check_number(
     traceable: bool = True,
 ) -> None:
     """A real scalar within its bounds; bounds of a traced value are not checked."""
-    is_number = isinstance(value, int | float | np.number | np.ndarray | jax.Array)
-    if (
-        not is_number
-        or np.ndim(value) != 0
-        or not _arrays.is_kind(value, "real numbers")
-    ):
+    if np.ndim(value) or not _arrays.is_kind(value, "real numbers"):
         raise TypeError(f"{name} must be a real scalar; got {value!r}")
     if is_traced(value):
         if not traceable:
             raise TypeError(f"{name} must be concrete, not traced; got {value!r}")
         return
-    if np.isnan(value):
-        raise ValueError(f"{name} must be a number; got {value}")
-    if positive and not value > 0:
-        raise ValueError(f"{name} must be positive; got {value}")
-    if minimum is not None and value < minimum:
-        raise ValueError(f"{name} must be at least {minimum}; got {value}")
-    if maximum is not None and value > maximum:
-        raise ValueError(f"{name} must be at most {maximum}; got {value}")
-    if finite and np.isinf(value):
-        raise ValueError(f"{name} must be finite; got {value}")
+    value = np.asarray(value)
+    require(not np.isnan(value), name, "be a number", value)
+    require(not positive or value > 0, name, "be positive", value)
+    require(minimum is None or value >= minimum, name, f"be at least {minimum}", value)
+    require(maximum is None or value <= maximum, name, f"be at most {maximum}", value)
+    require(not finite or np.isfinite(value), name, "be finite", value)
+
+
+def check_fields(model: Any, **rules: Any) -> None:
+    """Checks fields of a dataclass that are numbers, which may be traced.
+
+    Known ones become floats, so that equal models are equal and programs are shared.
+    """
+    for name, rule in rules.items():
+        value = getattr(model, name)
+        check_number(name, value, **rule)
+        if not is_traced(value):
+            object.__setattr__(model, name, float(value))
 
 
 def check_share(name: str, value: Any) -> None:
     """A number between 0 and 1 whose value is known."""
     check_number(name, value, traceable=False)
-    if not 0 < value < 1:
-        raise ValueError(f"{name} must be between 0 and 1; got {value}")
+    require(0 < value < 1, name, "be between 0 and 1", value)
 
 
 def check_key(key: Any, name: str = "key") -> jax.Array:
     """One PRNG key of either kind, from `jax.random.key` or `jax.random.PRNGKey`."""
-    dtype = getattr(key, "dtype", None)
-    if dtype is None:
-        raise TypeError(
-            f"{name} must be a PRNG key from jax.random.key or jax.random.PRNGKey; "
-            f"got {key!r}"
-        )
-    if jnp.issubdtype(dtype, jax.dtypes.prng_key):
-        if key.ndim != 0:
-            raise ValueError(f"{name} must be one key; got an array of {key.shape}")
-    elif dtype == np.uint32:
-        # Two words, or four, by the implementation that is set as the default.
-        one_key = jax.eval_shape(jax.random.PRNGKey, 0).shape
-        if key.shape != one_key:
-            raise ValueError(
-                f"{name} must be one key, so uint32 of shape {one_key}; got {key.shape}"
-            )
-    else:
-        raise TypeError(
-            f"{name} must be a PRNG key from jax.random.key or jax.random.PRNGKey; "
-            f"got an array of {dtype}"
-        )
+    is_typed = _arrays.is_kind(key, "keys")
+    if not is_typed and getattr(key, "dtype", None) != np.uint32:
+        rule = "a PRNG key from jax.random.key or jax.random.PRNGKey"
+        raise TypeError(f"{name} must be {rule}; got {key!r}")
+    # Two words, or four, by the implementation that is set as the default.
+    one = () if is_typed else jax.eval_shape(jax.random.PRNGKey, 0).shape
+    require(key.shape == one, name, f"be one key, of shape {one}", key.shape)
     return key
 
 
@@ -180,40 +154,47 @@ def check_leading_axis(
 ) -> None:
     """Every leaf of `tree` has a leading axis of `size`."""
     leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=_arrays.is_sparse)
-    if not leaves:
-        raise ValueError(f"{name} must have at least one array; got {tree!r}")
+    require(leaves, name, "have at least one array", tree)
+    rule = f"have a leading axis of {axis_name} = {size}"
     for path, leaf in leaves:
+        shown = name + jax.tree_util.keystr(path)
         # A BCOO with a batch axis is one that JAX maps functions over.
         if not getattr(leaf, "n_batch", 0):
-            check_dense(f"{name}{jax.tree_util.keystr(path)}", leaf)
+            check_dense(shown, leaf)
         shape = np.shape(leaf)
-        if not shape or shape[0] != size:
-            raise ValueError(
-                f"{name}{jax.tree_util.keystr(path)} must have a leading axis of "
-                f"{axis_name} = {size}; got shape {shape}{hint}"
-            )
+        require(shape[:1] == (size,), shown, rule, f"shape {shape}{hint}")
+
+
+def check_parts(name: str, tree: Any, axis_name: str) -> int:
+    """The leading axis, not empty, that all leaves of `tree` share."""
+    shape = np.shape(next(iter(jax.tree.leaves(tree)), 0))
+    rule = f"have a leading axis of {axis_name}, at least 1"
+    require(shape and shape[0], name, rule, tree)
+    check_leading_axis(name, tree, shape[0], axis_name)
+    return shape[0]
 
 
 def check_dense(name: str, value: Any, hint: str = "") -> None:
     """Raises TypeError for a sparse matrix, which JAX would convert entry by entry."""
     if _arrays.is_sparse(value):
-        raise TypeError(
-            f"{name} must be a dense array; got {type(value).__name__}; convert it "
-            f"with `.todense()`{hint}"
-        )
+        given = f"{type(value).__name__}; convert it with `.todense()`{hint}"
+        raise TypeError(f"{name} must be a dense array; got {given}")
 
 
-def as_array(name: str, value: Any) -> Any:
-    """`value`, or a NumPy array of it where it is a number or rows of numbers."""
+def as_array(
+    name: str, value: Any, kind: str, *batch: str, or_number: bool = False, **sizes: Any
+) -> Any:
+    """`value` with entries of a kind, in NumPy if it is a number or rows of numbers.
+
+    Its axes have the names and sizes of the keywords, as in `check_shape`.
+    """
     check_dense(name, value)
-    if hasattr(value, "dtype"):
-        return value
-    try:
-        return np.asarray(value)
-    except (TypeError, ValueError) as error:
-        raise type(error)(
-            f"{name} must be an array, or rows of one length; got {value!r}"
-        ) from error
+    array = value if hasattr(value, "dtype") else np.asarray(value)
+    check_dtypes(name, array, kind)
+    if sizes and not (or_number and array.ndim == 0):
+        axes = ", ".join([*batch, *sizes]) + "," * (len(sizes) == 1 and not batch)
+        check_shape(name, array, f"({axes})", (*batch, *sizes.values()))
+    return array
 
 
 def check_dtypes(name: str, tree: Any, kind: str, abstract: bool = False) -> None:
@@ -227,20 +208,16 @@ def check_dtypes(name: str, tree: Any, kind: str, abstract: bool = False) -> Non
             # Of a function, a string and the like NumPy's dtype would say nothing.
             is_array = hasattr(leaf, "dtype") or isinstance(leaf, numbers.Number)
             shown = _arrays.dtype_of(leaf) if has_entries and is_array else repr(leaf)
-            raise TypeError(
-                f"{name}{jax.tree_util.keystr(path)} must be {kind}; got {shown}"
-                f"{_ADVICE.get(kind, '')}"
-            )
+            shown = f"{shown}{_ADVICE.get(kind, '')}"
+            path = jax.tree_util.keystr(path)
+            raise TypeError(f"{name}{path} must be {kind}; got {shown}")
 
 
 # By the kind in `_arrays.KINDS` that parameters and their gradients are of.
 _ADVICE = {
-    "real or complex floats": (
-        " (an optimizer moves floats alone: split off what is static, integers and "
-        "keys, as eqx.partition(params, eqx.is_inexact_array) and nnx.split(module, "
-        "nnx.Param, ...) do, and put them back inside of the loss; floats that are to "
-        "stay as they are go through optax.masked, after the aggregator)"
-    )
+    "real or complex floats": " (split off integers, keys and what is static, as "
+    "eqx.partition(params, eqx.is_inexact_array) and nnx.split(module, nnx.Param, ...) "
+    "do; freeze floats by optax.masked, after the aggregator)"
 }
 
 
@@ -248,19 +225,17 @@ def check_entries(
     name: str, values: np.ndarray, is_right: np.ndarray, rule: str
 ) -> None:
     """Checks that all entries of a concrete vector keep a rule."""
-    if not is_right.all():
-        first = int(is_right.argmin())
-        raise ValueError(
-            f"{name} must be {rule}; got {name}[{first}] = {values[first]}"
-        )
+    if not np.all(is_right):
+        index = int(np.argmin(is_right))
+        given = f"{name}[{index}] = {np.ravel(values)[index]}"
+        raise ValueError(f"{name} must be {rule}; got {given}")
 
 
 def probabilities(name: str, value: Any) -> np.ndarray:
     """`value` in float64, (num_workers,), all entries between 0 and 1."""
-    array = host_array(name, value, "real numbers", 1).astype(np.float64)
-    check_shape(name, array, "(num_workers,)", ("any",))
+    array = host_array(name, value, "real numbers", num_workers="any")
     check_entries(name, array, (array > 0) & (array < 1), "between 0 and 1")
-    return array
+    return array.astype(np.float64)
 
 
 def check_message_dtype(dtype: Any) -> str | None:
@@ -271,10 +246,8 @@ def check_message_dtype(dtype: Any) -> str | None:
         known = jnp.dtype(dtype)
     except TypeError as error:
         raise TypeError(f"message_dtype must be a dtype; got {dtype!r}") from error
-    if not jnp.issubdtype(known, jnp.floating) or known.itemsize not in (2, 4):
-        raise ValueError(
-            f"message_dtype must be bfloat16, float16 or float32; got {dtype!r}"
-        )
+    is_right = jnp.issubdtype(known, jnp.floating) and known.itemsize in (2, 4)
+    require(is_right, "message_dtype", "be bfloat16, float16 or float32", repr(dtype))
     return known.name
 
 
@@ -282,55 +255,41 @@ def check_stragglers(
     num_stragglers: Any, num_workers: int, name: str = "num_stragglers"
 ) -> int:
     """A number of stragglers that leaves at least one worker to answer."""
+    num_workers = check_int("num_workers", num_workers, minimum=1)
     num_stragglers = check_int(name, num_stragglers, minimum=0)
-    if num_stragglers >= num_workers:
-        raise ValueError(
-            f"{name} must be less than num_workers; got {name} = {num_stragglers} and "
-            f"num_workers = {num_workers}"
-        )
+    given = f"{name} = {num_stragglers} and num_workers = {num_workers}"
+    require(num_stragglers < num_workers, name, "be less than num_workers", given)
     return num_stragglers
 
 
 def check_up_to(name: str, value: Any, **limit: int) -> int:
     """An int from 1 to another number, which is given by its name."""
     [(limit_name, most)] = limit.items()
+    most = check_int(limit_name, most, minimum=1)
     value = check_int(name, value, minimum=1)
-    if value > most:
-        raise ValueError(
-            f"{name} must be at most {limit_name}; got {name} = {value} and "
-            f"{limit_name} = {most}"
-        )
+    given = f"{name} = {value} and {limit_name} = {most}"
+    require(value <= most, name, f"be at most {limit_name}", given)
     return value
 
 
-def check_one_round(num_workers: int, **given: Any) -> None:
-    """Arrivals, by the name of their argument, without batch axes."""
-    for name, value in given.items():
-        if value is not None and not isinstance(value, tuple) and np.ndim(value) > 1:
-            raise ValueError(
-                f"{name} must have shape (num_workers,) = ({num_workers},); got "
-                f"{np.shape(value)}"
-            )
+def check_one_round(num_workers: int, *given: Any) -> None:
+    """The arguments received, finished and late, without batch axes."""
+    rule = f"have shape (num_workers,) = ({num_workers},)"
+    for name, value in zip(("received", "finished", "late"), given):
+        if value is not None and not isinstance(value, tuple):
+            require(np.ndim(value) < 2, name, rule, np.shape(value))
 
 
-def concrete_array(name: str, value: Any, kind: str) -> np.ndarray:
-    """`value` in NumPy, all of whose entries are of that kind."""
+def concrete_array(name: str, value: Any, kind: str, **sizes: Any) -> np.ndarray:
+    """`as_array` in NumPy."""
     check_concrete(name, value, "its entries are checked")
-    array = np.asarray(as_array(name, value))
-    check_dtypes(name, array, kind)
-    return array
+    return np.asarray(as_array(name, value, kind, **sizes))
 
 
-def host_array(name: str, value: Any, kind: str, num_axes: int) -> np.ndarray:
-    """`value` in NumPy, all of whose entries are finite and of that kind."""
-    array = concrete_array(name, value, kind)
-    if array.ndim != num_axes:
-        raise ValueError(
-            f"{name} must have {num_axes} ax{'es' if num_axes > 1 else 'is'}; got "
-            f"shape {array.shape}"
-        )
-    if not np.isfinite(array).all():
-        raise ValueError(f"{name} must be finite; got {array}")
+def host_array(name: str, value: Any, kind: str, **sizes: Any) -> np.ndarray:
+    """`as_array` in NumPy, all of whose entries are finite."""
+    array = concrete_array(name, value, kind, **sizes)
+    require(np.isfinite(array).all(), name, "be finite", array)
     return array
 
 
@@ -340,18 +299,14 @@ def measured_times(times: Any, least_rounds: int = 1) -> np.ndarray:
     Not a copy if nothing has to be changed.
     """
     table = concrete_array("times", times, "real numbers")
-    if table.ndim not in (2, 3) or len(table) < least_rounds or not table.size:
-        raise ValueError(
-            "times must have shape (rounds, workers) or (rounds, workers, parts), with "
-            f"at least {least_rounds} rounds; got {table.shape}"
-        )
     table = table.astype(np.float64, copy=False)
+    is_right = table.ndim in (2, 3) and len(table) >= least_rounds and table.size
+    rule = "have shape (rounds, workers) or (rounds, workers, parts), with at least "
+    require(is_right, "times", f"{rule}{least_rounds} rounds", table.shape)
     if np.isnan(table).any():
         table = np.where(np.isnan(table), np.inf, table)
+    rule = "be positive, and NaN or infinity if there was no response"
     if np.any(table <= 0):
-        place = np.unravel_index(np.argmax(table <= 0), table.shape)
-        raise ValueError(
-            "times must be positive, and NaN or infinity if there was no response; got "
-            f"{table[place]} at {[*map(int, place)]}"
-        )
+        place = np.argwhere(table <= 0)[0].tolist()
+        raise ValueError(f"times must {rule}; got {table[*place]} at {place}")
     return table

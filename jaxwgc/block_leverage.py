@@ -242,20 +242,13 @@ def _sampler(
         if not _validation.is_traced(probabilities):
             values = np.asarray(probabilities, like.probabilities.dtype)
             num_positive = int((values > 0).sum())
-        if num_slots >= num_positive:
-            raise ValueError(
-                "code.num_parts must be less than the number of positive "
-                f"probabilities; got code.num_parts = {num_slots} and {num_positive} "
-                "positive probabilities"
-            )
+        rule = f"be less than {num_positive}, the number of positive probabilities"
+        _validation.require(num_slots < num_positive, "code.num_parts", rule, num_slots)
     else:
         num_draws = _validation.check_int("num_draws", num_draws, minimum=1)
-        if min(num_draws, num_parts) != num_slots:
-            raise ValueError(
-                "code.num_parts must be the smaller of num_draws and the number of "
-                f"probabilities; got code.num_parts = {num_slots}, num_draws = "
-                f"{num_draws} and {num_parts} probabilities"
-            )
+        least = min(num_draws, num_parts)
+        rule = f"be {least}, the smaller of num_draws and the number of probabilities"
+        _validation.require(num_slots == least, "code.num_parts", rule, num_slots)
 
     def draw(key: jax.Array) -> tuple[jax.Array, jax.Array]:
         if num_draws is None:

@@ -11,7 +11,7 @@ faults that come and go.
 
 import abc
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -45,10 +45,12 @@ class CorruptionModel(abc.ABC):
     """
 
     who: StragglerModel
+    # Bounds of the fields that are numbers, as in `_validation.check_number`.
+    _rules: ClassVar[Any] = {}
 
     def __post_init__(self):
-        hint = ", whose stragglers are the workers that send something wrong"
-        _validation.check_instance("who", self.who, StragglerModel, hint)
+        _validation.check_instance("who", self.who, StragglerModel)
+        _validation.check_fields(self, **self._rules)
 
     def init(self, num_workers: int) -> Any:
         """Returns the state before the first round, that of `who`."""
@@ -68,21 +70,16 @@ class CorruptionModel(abc.ABC):
         Returns:
           Messages like them; bool (num_workers,), whose are wrong; the next state.
         """
-        if len(messages) % num_workers:
-            raise ValueError(
-                "num_workers must be a divisor of num_messages; got "
-                f"{num_workers} and {len(messages)}"
-            )
-        who_key, what_key = jax.random.split(_validation.check_key(key))
+        rule = f"be a divisor of num_messages = {len(messages)}"
+        is_right = len(messages) % num_workers == 0
+        _validation.require(is_right, "num_workers", rule, num_workers)
+        who_key, what_key = jax.random.split(key)
         arrivals, state = self.who.sample(who_key, state, jnp.ones(num_workers))
         wrong = ~arrivals.received
         rows = jnp.repeat(wrong, len(messages) // num_workers)[:, None]
         other = jnp.asarray(self.corrupted(what_key, messages), messages.dtype)
-        if other.shape != messages.shape:
-            raise ValueError(
-                f"corrupted of {type(self).__name__} must give messages of shape "
-                f"{messages.shape}; got {other.shape}"
-            )
+        name, rule = f"{type(self).__name__}.corrupted", f"keep {messages.shape}"
+        _validation.require(other.shape == messages.shape, name, rule, other.shape)
         return jnp.where(rows, other, messages), wrong, state
 
     @abc.abstractmethod
@@ -119,11 +116,10 @@ class additive_noise(CorruptionModel):
 
     scale: Any = 1.0
     share: float = 1.0
-
-    def __post_init__(self):
-        super().__post_init__()
-        _validation.check_number("scale", self.scale, minimum=0)
-        _validation.check_number("share", self.share, positive=True, maximum=1)
+    _rules: ClassVar[Any] = {
+        "scale": {"minimum": 0},
+        "share": {"positive": True, "maximum": 1},
+    }
 
     def corrupted(self, key, messages):
         """Returns all messages, as they would be if they were wrong."""
@@ -172,10 +168,7 @@ class scaling(CorruptionModel):
     """
 
     factor: Any = 2.0
-
-    def __post_init__(self):
-        super().__post_init__()
-        _validation.check_number("factor", self.factor)
+    _rules: ClassVar[Any] = {"factor": {}}
 
     def corrupted(self, key, messages):
         """Returns all messages, as they would be if they were wrong."""
@@ -219,12 +212,9 @@ class bit_flip(CorruptionModel):
         if self.bit is None:
             bit = jax.random.randint(bit_key, shape, 0, num_bits)
         else:
-            bit = jnp.broadcast_to(self.bit, shape)
-            if not _validation.is_traced(bit) and not 0 <= self.bit < num_bits:
-                raise ValueError(
-                    f"bit must be from 0 to {num_bits - 1} for messages of "
-                    f"{entries.dtype}; got {self.bit}"
-                )
+            bit, rule = jnp.broadcast_to(self.bit, shape), f"be below {num_bits}"
+            is_right = _validation.is_traced(bit) or 0 <= self.bit < num_bits
+            _validation.require(is_right, "bit", rule, self.bit)
         place = jax.random.randint(place_key, shape, 0, entries.shape[1])
         unsigned = jnp.dtype(f"uint{num_bits}")
         bits = jax.lax.bitcast_convert_type(entries, unsigned)
@@ -254,10 +244,7 @@ class stuck(CorruptionModel):
     """
 
     value: Any = 0.0
-
-    def __post_init__(self):
-        super().__post_init__()
-        _validation.check_number("value", self.value)
+    _rules: ClassVar[Any] = {"value": {}}
 
     def corrupted(self, key, messages):
         """Returns all messages, as they would be if they were wrong."""
@@ -282,10 +269,7 @@ class same_vector(CorruptionModel):
     """
 
     scale: Any = 1.0
-
-    def __post_init__(self):
-        super().__post_init__()
-        _validation.check_number("scale", self.scale, minimum=0)
+    _rules: ClassVar[Any] = {"scale": {"minimum": 0}}
 
     def corrupted(self, key, messages):
         """Returns all messages, as they would be if they were wrong."""
@@ -317,19 +301,14 @@ class codeword_part(CorruptionModel):
 
     code: GradientCode
     scale: Any = 1.0
+    _rules: ClassVar[Any] = {"scale": {"minimum": 0}}
 
     def __post_init__(self):
         super().__post_init__()
         GradientCode.check(self.code)
-        _validation.check_number("scale", self.scale, minimum=0)
 
     def corrupted(self, key, messages):
         """Returns all messages, as they would be if they were wrong."""
-        if len(messages) != self.code.num_messages:
-            raise ValueError(
-                f"code must be that of the messages, {len(messages)} of them; got "
-                f"{self.code}"
-            )
         word_key, vector_key = jax.random.split(key)
         matrix = jnp.asarray(self.code.encoding_matrix, messages.dtype)
         coefficients = jax.random.normal(word_key, matrix.shape[1:])

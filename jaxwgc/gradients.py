@@ -53,13 +53,7 @@ def partial_value_and_grad(loss: Callable[..., Any], has_aux: bool = False) -> C
 
     def partial(params, parts):
         _check_params(params)
-        shapes = [np.shape(leaf) for leaf in jax.tree.leaves(parts)]
-        if not shapes or not shapes[0]:
-            raise ValueError(
-                "parts must have arrays with a leading axis of num_parts; got "
-                f"{parts!r}"
-            )
-        _check_parts(parts, shapes[0][0])
+        _check_parts(parts, _validation.check_parts("parts", parts, "num_parts"))
         (values, aux), gradients = _by_part(loss, has_aux, params, parts)
         return ((values, aux) if has_aux else values), gradients
 
@@ -149,9 +143,7 @@ def decoded_value_and_grad(
 
             return jax.tree.map(scaled, sums)
 
-        _validation.check_one_round(
-            code.num_workers, received=received, finished=finished
-        )
+        _validation.check_one_round(code.num_workers, received, finished)
         round_decoding = decoding(code, received, decoder, finished=finished)
         wide = _arrays.promoted(values)
         value = product(round_decoding.effective_weights.astype(wide.dtype), wide)
@@ -165,12 +157,14 @@ def decoded_value_and_grad(
 
 def scalar_loss(loss: Callable[..., Any]) -> Callable:
     """`loss`, whose result must be a scalar of real floats: there is no has_aux."""
-    checked = checked_loss(loss, offers_aux=False)
+    checked = checked_loss(loss, hint="")
     return lambda params, part: checked(params, part)[0]
 
 
 def checked_loss(
-    loss: Callable[..., Any], has_aux: bool = False, offers_aux: bool = True
+    loss: Callable[..., Any],
+    has_aux: bool = False,
+    hint: str = ", or (scalar, aux) with has_aux",
 ) -> Callable:
     """`loss` with its result as (scalar, aux), and the scalar a real float."""
     _validation.check_callable("loss", loss)
@@ -178,23 +172,14 @@ def checked_loss(
 
     def checked(params, part):
         outputs = loss(params, part)
-        value, aux = outputs, None
-        if has_aux:
-            if not (isinstance(outputs, tuple) and len(outputs) == 2):
-                raise TypeError(
-                    "loss must return (scalar, aux) with has_aux; got "
-                    f"{jax.tree.structure(outputs)}"
-                )
-            value, aux = outputs
-        if not jax.tree_util.all_leaves([value]):
-            choice = ", or (scalar, aux) with has_aux" if offers_aux else ""
-            raise TypeError(
-                f"loss must return a scalar{choice}; got {jax.tree.structure(outputs)}"
-            )
+        is_pair = isinstance(outputs, tuple) and len(outputs) == 2
+        value, aux = outputs if has_aux and is_pair else (outputs, None)
+        if is_pair < has_aux or not jax.tree_util.all_leaves([value]):
+            given = jax.tree.structure(outputs)
+            raise TypeError(f"loss must return a scalar{hint}; got {given}")
         if np.shape(value):
-            raise TypeError(
-                f"loss must return a scalar; got an array of {np.shape(value)}"
-            )
+            given = f"an array of {np.shape(value)}"
+            raise TypeError(f"loss must return a scalar; got {given}")
         _validation.check_dtypes("loss's result", value, "real floats")
         return jnp.asarray(value), aux
 
@@ -202,8 +187,8 @@ def checked_loss(
 
 
 def _check_params(params):
-    if not jax.tree.leaves(params):
-        raise ValueError(f"params must have at least one array; got {params!r}")
+    has_leaves = jax.tree.leaves(params)
+    _validation.require(has_leaves, "params", "have at least one array", params)
     _validation.check_dtypes("params", params, "real or complex floats")
 
 

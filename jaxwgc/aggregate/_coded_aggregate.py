@@ -133,13 +133,10 @@ def coded_aggregate(
     _validation.check_choice("method", method, ("partials", "messages"))
     model.warn_where_undecodable(code, decoder)
     if corrupt is not None:
-        hint = " of jaxwgc.corruptions"
-        _validation.check_instance("corrupt", corrupt, CorruptionModel, hint)
-    if method != "messages" and (corrupt is not None or correct_errors):
-        raise ValueError(
-            'method must be "messages" with corrupt or correct_errors, which are about '
-            f"what arrives; got {method!r}"
-        )
+        _validation.check_instance("corrupt", corrupt, CorruptionModel)
+    has_messages = method == "messages" or (corrupt is None and not correct_errors)
+    rule = 'be "messages" with corrupt or correct_errors'
+    _validation.require(has_messages, "method", rule, repr(method))
     options = undecodable, tolerance, decoder, memory, debias, correct_errors, noise
     policy = DecodingPolicy(code, *options, is_simulated=True)
 

@@ -94,21 +94,13 @@ def decode_aggregate(
     _validation.check_message_dtype(message_dtype)
     if _validation.check_bool("on_request", on_request):
         code.check_requests()
-        if memory:
-            raise ValueError(
-                "memory must be False on request, where sums come in the place of "
-                "messages; got True"
-            )
-        if correct_errors:
-            raise ValueError(
-                "correct_errors must be False on request: no part is sent twice, so "
-                "that nothing can disagree; got True"
-            )
-
+        rule = "be False on request, where sums come in the place of messages"
+        _validation.require(not memory, "memory", rule, memory)
+        _validation.require(not correct_errors, "correct_errors", rule, correct_errors)
     if key is not None:
         _validation.check_key(key)
-        if not correct_errors:
-            raise ValueError("key goes with correct_errors=True; got a key alone")
+        rule = "be True with key"
+        _validation.require(correct_errors, "correct_errors", rule, correct_errors)
     options = undecodable, tolerance, decoder, memory, debias, correct_errors, noise
     policy = DecodingPolicy(code, *options, message_dtype)
 

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 
 from jaxwgc import _updates, _validation, coding
+from jaxwgc._validation import require
 from jaxwgc.aggregate._state import CodedAggregateState, ErrorCounts, Round
 from jaxwgc.codes import GradientCode
 from jaxwgc.stragglers import Arrivals
@@ -43,14 +44,10 @@ class DecodingPolicy:
     locator: coding.ErrorLocator | None = dataclasses.field(init=False, default=None)
 
     def __post_init__(self):
-        if self.undecodable in ("warn", "raise"):
-            raise ValueError(
-                f"undecodable must be 'least_squares' or 'skip'; got "
-                f"{self.undecodable!r} (read num_undecodable in the state, or call "
-                "jaxwgc.check_step before training)"
-            )
-        choices = ("least_squares", "skip")
-        _validation.check_choice("undecodable", self.undecodable, choices)
+        given, choices = self.undecodable, ("least_squares", "skip")
+        if given in ("warn", "raise"):
+            given = f"{given} (read num_undecodable in the state, or call check_step)"
+        _validation.check_choice("undecodable", given, choices)
         _validation.check_number("tolerance", self.tolerance, minimum=0)
         if isinstance(self.debias, str):
             _validation.check_choice("debias", self.debias, ("share",))
@@ -63,10 +60,9 @@ class DecodingPolicy:
         if _validation.check_bool("correct_errors", self.correct_errors):
             locator = coding.ErrorLocator.of(self.code)
             object.__setattr__(self, "locator", locator)
-        elif not _validation.is_traced(self.noise) and self.noise != 0:
-            raise ValueError(
-                f"noise goes with correct_errors=True; got noise = {self.noise}"
-            )
+        elif not _validation.is_traced(self.noise):
+            rule = "be 0 unless correct_errors is True"
+            require(self.noise == 0, "noise", rule, self.noise)
         if _validation.check_bool("memory", self.memory):
             self._check_memory()
 
@@ -114,15 +110,9 @@ class DecodingPolicy:
                 stacklevel=4,
             )
         code = self.code
-        _validation.check_one_round(
-            code.num_workers, received=received, finished=finished, late=late
-        )
+        _validation.check_one_round(code.num_workers, received, finished, late)
         if received is None and finished is None:
-            if elapsed is not None:
-                raise ValueError(
-                    "elapsed goes with received, for an observed round; got elapsed "
-                    f"= {elapsed!r} and no received"
-                )
+            require(elapsed is None, "elapsed", "be None without received", elapsed)
             if self.is_simulated:
                 return None
         elapsed = 0.0 if elapsed is None else elapsed
@@ -229,25 +219,18 @@ class DecodingPolicy:
 
     def _check_memory(self):
         """Rejects options that are incompatible with `memory=True`."""
-        if self.correct_errors:
-            raise ValueError(
-                "memory must be False with correct_errors: a late message arrives "
-                "alone, and cannot be checked; got True"
-            )
-        if self.undecodable == "skip":
-            raise ValueError('undecodable must not be "skip" with memory')
-        if self.debias is not None:
-            raise ValueError(f"debias must be None with memory; got {self.debias!r}")
+        rule = "be False with memory: a late message arrives alone, without checks"
+        require(not self.correct_errors, "correct_errors", rule, True)
+        rule, is_right = 'not be "skip" with memory', self.undecodable != "skip"
+        require(is_right, "undecodable", rule, self.undecodable)
+        require(self.debias is None, "debias", "be None with memory", self.debias)
         if _validation.is_traced(self.code, self.decoder, self.tolerance):
             return
         everything = np.ones(self.code.num_messages, bool)
         with jax.ensure_compile_time_eval():
             decodes = self.code.decodes(everything, self.tolerance, self.decoder)
-        if not decodes:
-            raise ValueError(
-                "memory needs a code that decodes when all have responded; got "
-                f"{self.code} with decoder {self.decoder}, tolerance {self.tolerance}"
-            )
+        rule = "decode when all have responded, with memory"
+        require(decodes, "code", rule, self.code)
 
 
 def _where(condition, first, second):

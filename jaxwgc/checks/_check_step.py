@@ -131,15 +131,10 @@ def check_step(
       loss is a mean over the rows of a part
     """
     GradientCode.check(code)
-    if _validation.is_traced(code, params, parts, data, received):
-        raise TypeError(
-            "check_step looks at values, so nothing may be traced: call it outside of "
-            "jax.jit and the like"
-        )
-    if step is not None:
-        _validation.check_callable("step", step)
-        if optimizer is None:
-            raise ValueError("optimizer must be given with step; got None")
+    everything = code, params, parts, data, received
+    _validation.check_concrete("arguments", everything, "check_step looks at values")
+    is_right = step is None or optimizer is not None
+    _validation.require(is_right, "optimizer", "be given with step", None)
     start, params = params, _perturbed(params)
     _validation.check_leading_axis("parts", parts, code.num_parts, "num_parts")
     layout = layout_of(data, parts)

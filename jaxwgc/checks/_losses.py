@@ -43,20 +43,16 @@ def layout_of(data: Any, parts: Any) -> Layout:
     leaves = jax.tree.leaves(parts)
     num_parts, has_rows = len(leaves[0]), all(np.ndim(leaf) > 1 for leaf in leaves)
     data = jax.device_get(data)
-    shapes = [np.shape(leaf) for leaf in jax.tree.leaves(data)]
-    num_rows = shapes[0][0] if shapes and shapes[0] else 0
-    _validation.check_leading_axis("data", data, num_rows, "N")
+    num_rows = _validation.check_parts("data", data, "N")
     structure = jax.tree.structure(parts)
     if has_rows and structure == jax.tree.structure((data, 0)):
         row_weights = np.asarray(parts[1], np.float64)
         rows = data, np.ones(num_rows, parts[1].dtype)
         return Layout(rows, num_rows, row_weights, row_weights == 0)
-    if not has_rows or structure != jax.tree.structure(data):
-        raise ValueError(
-            "parts must be (parts, row_weights) of jaxwgc.partition(data, num_parts), "
-            "or like data with a leading axis of num_parts in front; got "
-            f"{_updates.shapes_of(parts)} and data {_updates.shapes_of(data)}"
-        )
+    is_right = has_rows and structure == jax.tree.structure(data)
+    rule = "be (parts, row_weights) of jaxwgc.partition(data, num_parts), or like data"
+    given = f"{_updates.shapes_of(parts)} and data {_updates.shapes_of(data)}"
+    _validation.require(is_right, "parts", rule, given)
     is_padding = np.asarray(partition(np.ones(num_rows), num_parts)[1]) == 0
     if np.shape(leaves[0])[:2] != is_padding.shape:
         # Made in another way, so that nothing is known of padding.

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 from jaxwgc import coding
+from jaxwgc._validation import require
 from jaxwgc.aggregate import CodedAggregateState
 from jaxwgc.checks._losses import flat, norm
 from jaxwgc.codes import GradientCode
@@ -71,11 +72,8 @@ def _split(state: Any) -> tuple[CodedAggregateState, list[Any]]:
     is_one = lambda node: isinstance(node, CodedAggregateState)  # noqa: E731
     nodes = jax.tree.leaves(state, is_leaf=is_one)
     places = [place for place, node in enumerate(nodes) if is_one(node)]
-    if len(places) != 1:
-        raise ValueError(
-            "optimizer must have one jaxwgc.coded_aggregate or decode_aggregate in "
-            f"it; got a state with {len(places)}: {jax.tree.structure(state)}"
-        )
+    rule = "have one jaxwgc.coded_aggregate or decode_aggregate in it"
+    require(len(places) == 1, "optimizer", rule, f"{len(places)} in its state")
     return nodes[places[0]], nodes[places[0] + 1 :]
 
 
@@ -89,11 +87,9 @@ class OptimizerProbe:
         self._code = code
         self.state = optimizer.init(params)
         coded_state, _ = _split(self.state)
-        if coded_state.received.shape != (code.num_workers,):
-            raise ValueError(
-                "optimizer must have an aggregator for code; got one for "
-                f"{coded_state.received.shape[0]} workers, and {code}"
-            )
+        number, rule = len(coded_state.received), "have an aggregator for code"
+        given = f"one for {number} workers"
+        require(number == code.num_workers, "optimizer", rule, given)
         # decode_aggregate has no key, and takes messages.
         self.simulates = bool(jax.tree.leaves(coded_state.key))
 
@@ -201,10 +197,8 @@ def states_of(advance: Callable[..., Any], params: Any, state: Any) -> list[Any]
     for _ in range(_NUM_ROUNDS):
         result = advance(params, copy(states[-1]))
         if not (isinstance(result, tuple) and len(result) >= 2):
-            raise TypeError(
-                "step must return (params, state, ...); got "
-                f"{jax.tree.structure(result)}"
-            )
+            given = jax.tree.structure(result)
+            raise TypeError(f"step must return (params, state, ...); got {given}")
         params = result[0]
         states.append(copy(result[1]))
     return states

@@ -93,21 +93,14 @@ def any_placement(
       "Improving distributed gradient descent using Reed-Solomon codes", ISIT 2018
       (polynomials with given zeros, there for balanced placements).
     """
-    key = _validation.check_key(key)
-    assignment = _validation.host_array("assignment", assignment, "bools", 2)
-    if not assignment.size:
-        raise ValueError(
-            f"assignment must have workers and parts; got shape {assignment.shape}"
-        )
+    sizes = {"num_workers": "any", "num_parts": "any"}
+    assignment = _validation.host_array("assignment", assignment, "bools", **sizes)
     num_workers = len(assignment)
     num_stragglers = _validation.check_stragglers(num_stragglers, num_workers)
-    few = np.flatnonzero(assignment.sum(0) <= num_stragglers)
-    if len(few):
-        holders = np.flatnonzero(assignment[:, few[0]]).tolist()
-        raise ValueError(
-            f"assignment must have num_stragglers + 1 = {num_stragglers + 1} holders "
-            f"of every part; got part {few[0]} on the workers {holders}"
-        )
+    copies = assignment.sum(0)
+    rule = f"have num_stragglers + 1 = {num_stragglers + 1} holders of every part"
+    given = f"{copies.min()} holders of part {copies.argmin()}"
+    _validation.require(copies.min() > num_stragglers, "assignment", rule, given)
     names = tuple(_METHODS)
     if method is not None:
         names = (_validation.check_choice("method", method, names),)

@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxwgc import _validation
 from jaxwgc.codes import _random_matrices
-from jaxwgc.codes._constructors import code_of_sums, nearest
+from jaxwgc.codes._constructors import check_works, code_of_sums, divides
 from jaxwgc.codes._gradient_code import GradientCode
 from jaxwgc.decoders import LeastSquares, Peeling
 
@@ -72,27 +72,16 @@ def batch_raptor(
       Proceedings of the ACM on Measurement and Analysis of Computing Systems, 2019;
       Luby, "LT codes", FOCS 2002 (the robust soliton distribution).
     """
-    key = _validation.check_key(key)
     num_workers = _validation.check_int("num_workers", num_workers, minimum=1)
     num_parts = _validation.check_int("num_parts", num_parts, minimum=1)
     batch_size = _validation.check_int("batch_size", batch_size, minimum=1)
-    if num_parts % batch_size:
-        near = nearest(batch_size, lambda other: num_parts % other == 0, 1, num_parts)
-        raise ValueError(
-            f"batch_size must divide num_parts; got batch_size = {batch_size} and "
-            f"num_parts = {num_parts}; {near}"
-        )
+    rule = f"divide num_parts = {num_parts}"
+    check_works("batch_size", batch_size, divides(num_parts), rule, 1, num_parts)
     num_batches = num_parts // batch_size
-    if max_degree is None:
-        max_degree = num_batches
-    max_degree = _validation.check_int("max_degree", max_degree)
-    if not 1 <= max_degree <= num_batches:
-        near = nearest(max_degree, lambda _: True, 1, num_batches)
-        raise ValueError(
-            "max_degree must be from 1 to the number of batches, num_parts / "
-            f"batch_size; got max_degree = {max_degree} and {num_batches} batches; "
-            f"{near}"
-        )
+    max_degree = num_batches if max_degree is None else max_degree
+    max_degree = _validation.check_up_to(
+        "max_degree", max_degree, num_batches=num_batches
+    )
     # The distribution of degrees is computed on the host.
     known = {"finite": True, "traceable": False}
     _validation.check_number("c", c, minimum=0, **known)

@@ -45,9 +45,11 @@ def bernoulli(
       Charles, Papailiopoulos, Ellenberg, "Approximate gradient coding via sparse
       random graphs", 2017 (Bernoulli gradient codes, for k = n).
     """
-    shape, replication = _check_parameters(num_workers, num_parts, replication)
-    key = _validation.check_key(key)
-    assignment = _random_matrices.bernoulli_matrix(key, shape, replication / shape[0])
+    _validation.check_int("num_parts", num_parts, minimum=1)
+    _validation.check_up_to("replication", replication, num_workers=num_workers)
+    shape = num_workers, num_parts
+    probability = replication / num_workers
+    assignment = _random_matrices.bernoulli_matrix(key, shape, probability)
     return _code(assignment, replication)
 
 
@@ -86,28 +88,18 @@ def regularized_bernoulli(
       Charles, Papailiopoulos, Ellenberg, "Approximate gradient coding via sparse
       random graphs", 2017 (regularized Bernoulli gradient codes, for k = n).
     """
-    shape, replication = _check_parameters(num_workers, num_parts, replication)
-    entries_key, thinning_key = jax.random.split(_validation.check_key(key))
-    columns = _random_matrices.bernoulli_matrix(
-        entries_key, shape, replication / shape[0]
-    ).T
+    _validation.check_int("num_parts", num_parts, minimum=1)
+    _validation.check_up_to("replication", replication, num_workers=num_workers)
+    shape = num_workers, num_parts
+    entries_key, thinning_key = jax.random.split(key)
+    probability = replication / num_workers
+    columns = _random_matrices.bernoulli_matrix(entries_key, shape, probability).T
     weights = columns.sum(axis=-1)
     sizes = jnp.where(weights > 2 * replication, replication, weights)
     thinned = _random_matrices.random_subsets(
         thinning_key, sizes, columns.shape, eligible=columns
     )
     return _code(thinned.T, replication)
-
-
-def _check_parameters(
-    num_workers: int, num_parts: int, replication: int
-) -> tuple[tuple[int, int], int]:
-    num_workers = _validation.check_int("num_workers", num_workers, minimum=1)
-    num_parts = _validation.check_int("num_parts", num_parts, minimum=1)
-    replication = _validation.check_up_to(
-        "replication", replication, num_workers=num_workers
-    )
-    return (num_workers, num_parts), replication
 
 
 def _code(assignment: jax.Array, replication: int) -> GradientCode:

@@ -50,7 +50,6 @@ def binary(num_workers: int, num_stragglers: int) -> GradientCode:
       Charalambides, Mahdavifar, Hero, "Numerically stable binary gradient coding",
       ISIT 2020, section III.
     """
-    num_workers = _validation.check_int("num_workers", num_workers, minimum=1)
     num_stragglers = _validation.check_stragglers(num_stragglers, num_workers)
     num_classes = num_stragglers + 1
     workers = np.arange(num_workers)

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 
 from jaxwgc import _validation
-from jaxwgc.codes._constructors import code_of_sums, is_prime, nearest
+from jaxwgc.codes._constructors import check_works, code_of_sums, is_prime
 from jaxwgc.codes._gradient_code import GradientCode
 from jaxwgc.decoders import LeastSquares, OneStep, Peeling
 
@@ -44,11 +44,7 @@ def projective_plane(order: int) -> GradientCode:
       mitigating adversarial stragglers", ISIT 2019.
     """
     order = _validation.check_int("order", order)
-    if not is_prime(order):
-        raise ValueError(
-            "order must be a prime (planes of prime-power orders exist, but are not "
-            f"built here); got order = {order}; {nearest(order, is_prime, 2)}"
-        )
+    check_works("order", order, is_prime, "be a prime", 2)
     # A point of the plane is a line through the origin of the space: the vector on it
     # whose first non-zero coordinate is one. The lines of the plane are the planes
     # through the origin, each named by its normal in the same way.
@@ -92,12 +88,8 @@ def paley(num_workers: int) -> GradientCode:
       1933.
     """
     num_workers = _validation.check_int("num_workers", num_workers)
-    if not _is_paley_prime(num_workers):
-        raise ValueError(
-            "num_workers must be a prime that leaves the remainder 3 when divided by "
-            f"4; got num_workers = {num_workers}; "
-            f"{nearest(num_workers, _is_paley_prime, 3)}"
-        )
+    rule = "be a prime with remainder 3 modulo 4"
+    check_works("num_workers", num_workers, _is_paley_prime, rule, 3)
     numbers = np.arange(num_workers)
     is_square = np.zeros(num_workers, bool)
     is_square[numbers[1:] ** 2 % num_workers] = True

@@ -58,19 +58,11 @@ def communication_efficient(
       Ye, Abbe, "Communication-computation efficient gradient coding", ICML 2018,
       section 3. Roots of unity and the choice of coefficients are the library's.
     """
-    num_workers = _validation.check_int("num_workers", num_workers, minimum=1)
     num_stragglers = _validation.check_stragglers(num_stragglers, num_workers)
     num_segments = _validation.check_int("num_segments", num_segments, minimum=1)
     replication = num_stragglers + num_segments
-    if replication > num_workers:
-        nearest = f"num_segments = {num_workers - num_stragglers}"
-        if num_segments <= num_workers:
-            nearest += f" or num_stragglers = {num_workers - num_segments}"
-        raise ValueError(
-            "num_stragglers + num_segments must be at most num_workers; got "
-            f"{num_stragglers} + {num_segments} and {num_workers}; the nearest that "
-            f"works is {nearest}"
-        )
+    rule = f"be at most num_workers - num_stragglers = {num_workers - num_stragglers}"
+    _validation.require(replication <= num_workers, "num_segments", rule, num_segments)
     first = np.arange(num_workers)[:, None]
     assignment = np.zeros((num_workers, num_workers), bool)
     assignment[first, (first + np.arange(replication)) % num_workers] = True

@@ -1,6 +1,5 @@
 """Helpers of constructors: plain sums, loads in proportion, words for wrong sizes."""
 
-import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -56,33 +55,29 @@ def shares(loads: np.ndarray, total: int, most: int | None = None) -> np.ndarray
 
 def owned_parts(num_workers: int, num_parts: int, loads: Any) -> np.ndarray:
     """Returns how many parts each worker owns, in proportion to loads, checked."""
-    loads = _validation.host_array("loads", loads, "real numbers", 1)
-    loads = loads.astype(np.float64)
-    is_valid = np.all(np.isfinite(loads) & (loads >= 0)) and loads.sum() > 0
-    if loads.shape != (num_workers,) or not is_valid:
-        raise ValueError(
-            f"loads must be {num_workers} finite numbers of at least 0, one for each "
-            f"worker, and not all 0; got {loads.tolist()}"
-        )
-    return shares(loads, num_parts)
+    rule = {"num_workers": num_workers}
+    loads = _validation.host_array("loads", loads, "real numbers", **rule)
+    is_right = (loads >= 0).all() and loads.any()
+    _validation.require(is_right, "loads", "be at least 0, and not all 0", loads)
+    return shares(loads.astype(np.float64), num_parts)
 
 
-def nearest(
-    value: int, works: Callable[[int], bool], minimum: int, maximum: int | None = None
-) -> str:
-    """Such as "the nearest that work are 5 and 7": those below and above `value`.
+def check_works(
+    name: str, value: int, works: Callable[[int], bool], rule: str, *bounds: int
+) -> None:
+    """Raises ValueError unless `works(value)`, with the nearest numbers that do."""
+    if not works(value):
+        least, most = (*bounds, 10**9)[:2]
+        end, start = min(value, most + 1), max(value + 1, least)
+        below = filter(works, range(max(end - 999, least), end))
+        above = filter(works, range(start, min(start + 999, most + 1)))
+        near = " and ".join(map(str, [*[*below][-1:], *[*above][:1]]))
+        raise ValueError(f"{name} must {rule}; got {value}, and nearest to it {near}")
 
-    Only one where nothing works on the other side of `value` between minimum and
-    maximum. Without a maximum something above must work.
-    """
-    highest = value - 1 if maximum is None else min(value - 1, maximum)
-    below = range(highest, minimum - 1, -1)
-    lowest = max(value + 1, minimum)
-    above = itertools.count(lowest) if maximum is None else range(lowest, maximum + 1)
-    neighbours = [next(filter(works, side), None) for side in (below, above)]
-    named = [str(other) for other in neighbours if other is not None]
-    verb = "work are" if len(named) == 2 else "works is"
-    return f"the nearest that {verb} {' and '.join(named)}"
+
+def divides(number: int) -> Callable[[int], bool]:
+    """Returns a function that tells whether an int divides `number`."""
+    return lambda divisor: number % divisor == 0
 
 
 def is_prime(number: int) -> bool:

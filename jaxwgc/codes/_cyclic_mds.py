@@ -48,7 +48,6 @@ def cyclic_mds(num_workers: int, num_stragglers: int) -> GradientCode:
       Raviv, Tamo, Tandon, Dimakis, "Gradient coding from cyclic MDS codes and expander
       graphs", ICML 2018, section 3.
     """
-    num_workers = _validation.check_int("num_workers", num_workers, minimum=1)
     num_stragglers = _validation.check_stragglers(num_stragglers, num_workers)
     coefficients = _coefficients(num_workers, num_stragglers)
     workers = np.arange(num_workers)[:, None]

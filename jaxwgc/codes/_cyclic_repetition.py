@@ -48,8 +48,6 @@ def cyclic_repetition(
       Tandon, Lei, Dimakis, Karampatziakis, "Gradient coding: avoiding stragglers in
       distributed learning", ICML 2017, section 4, algorithm 2.
     """
-    key = _validation.check_key(key)
-    num_workers = _validation.check_int("num_workers", num_workers, minimum=1)
     num_stragglers = _validation.check_stragglers(num_stragglers, num_workers)
     first = np.arange(num_workers)
     others = (first[:, None] + np.arange(1, num_stragglers + 1)) % num_workers

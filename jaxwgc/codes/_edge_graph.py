@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxwgc import _validation
 from jaxwgc._arrays import array_module
-from jaxwgc.codes._constructors import code_of_sums, is_prime, nearest
+from jaxwgc.codes._constructors import check_works, code_of_sums, is_prime
 from jaxwgc.codes._gradient_code import Array, GradientCode
 from jaxwgc.codes._graphs import lps_graph, random_regular_graph
 from jaxwgc.decoders import Components, LeastSquares, OneStep, Peeling
@@ -83,18 +83,14 @@ def ramanujan_graph(prime: int, modulus: int) -> GradientCode:
       Lubotzky, Phillips, Sarnak, "Ramanujan graphs", Combinatorica, 1988; for codes as
       `edge_graph`.
     """
+    rule = "be a prime with remainder 1 modulo 4"
     for name, number in (("prime", prime), ("modulus", modulus)):
         _validation.check_int(name, number)
-        if not _is_prime_of_two_squares(number):
-            raise ValueError(
-                f"{name} must be a prime with remainder 1 modulo 4; got {number}; "
-                f"{nearest(number, _is_prime_of_two_squares, 5)}"
-            )
-    if prime == modulus or modulus**2 <= 4 * prime:
-        raise ValueError(
-            "modulus must be another prime than prime, larger than 2 * sqrt(prime); "
-            f"got modulus = {modulus} and prime = {prime}"
-        )
+        check_works(name, number, _is_prime_of_two_squares, rule, 5)
+    is_right = prime != modulus and modulus**2 > 4 * prime
+    rule = "be another prime than prime, larger than 2 * sqrt(prime)"
+    given = f"modulus = {modulus} and prime = {prime}"
+    _validation.require(is_right, "modulus", rule, given)
     return _code_of_edges(lps_graph(prime, modulus), prime + 1)
 
 

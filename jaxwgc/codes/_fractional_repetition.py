@@ -3,7 +3,7 @@
 import numpy as np
 
 from jaxwgc import _validation
-from jaxwgc.codes._constructors import code_of_sums, nearest
+from jaxwgc.codes._constructors import check_works, code_of_sums
 from jaxwgc.codes._gradient_code import GradientCode
 from jaxwgc.decoders import Group, LeastSquares, OneStep, Peeling
 
@@ -39,17 +39,15 @@ def fractional_repetition(num_workers: int, num_stragglers: int) -> GradientCode
       Tandon, Lei, Dimakis, Karampatziakis, "Gradient coding: avoiding stragglers in
       distributed learning", ICML 2017, section 4.
     """
-    num_workers = _validation.check_int("num_workers", num_workers, minimum=1)
     num_stragglers = _validation.check_stragglers(num_stragglers, num_workers)
     replication = num_stragglers + 1
-    if num_workers % replication:
-        nearest_ones = nearest(
-            num_stragglers, lambda other: num_workers % (other + 1) == 0, minimum=0
-        )
-        raise ValueError(
-            "num_stragglers + 1 must divide num_workers; got num_stragglers = "
-            f"{num_stragglers} and num_workers = {num_workers}; {nearest_ones}"
-        )
+    check_works(
+        "num_stragglers",
+        num_stragglers,
+        lambda other: num_workers % (other + 1) == 0,
+        f"be a divisor of num_workers = {num_workers}, less 1",
+        0,
+    )
     num_blocks = num_workers // replication
     block_of_worker = np.arange(num_workers) % num_blocks
     block_of_part = np.arange(num_workers) // replication

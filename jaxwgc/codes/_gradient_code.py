@@ -10,17 +10,11 @@ import numpy as np
 from jaxwgc import _validation
 from jaxwgc._pytrees import Static, register
 from jaxwgc._targets import segment_target
+from jaxwgc._validation import require
 from jaxwgc.codes._tolerance import check_tolerance
 from jaxwgc.decoders import Decoder, DecoderLike, LeastSquares
 
 Array: TypeAlias = jax.Array | np.ndarray
-
-_KINDS = {
-    "encoding_matrix": "numbers or bools",
-    "assignment": "bools",
-    "target": "real numbers or bools",
-    "required_parts": "integers",
-}
 
 
 @register
@@ -129,22 +123,17 @@ class GradientCode:
           GradientCode(num_workers=3, num_parts=3, num_stragglers=1, \
 decoders=[LeastSquares])
         """
+        kind, sizes = "numbers or bools", {"num_workers": "any", "num_parts": "any"}
         matrix = _validation.host_array(
-            "encoding_matrix", encoding_matrix, "numbers or bools", 2
+            "encoding_matrix", encoding_matrix, kind, **sizes
         )
         is_complex = np.iscomplexobj(matrix)
         matrix = matrix.astype(np.complex128 if is_complex else np.float64)
         num_workers, num_parts = matrix.shape
-        if not matrix.size:
-            raise ValueError(
-                f"encoding_matrix must have workers and parts; got shape {matrix.shape}"
-            )
-        if assignment is None:
-            assignment = matrix != 0
-        if target is None:
-            target = np.ones(num_parts)
-        assignment = _validation.host_array("assignment", assignment, "bools", 2)
-        target = _validation.host_array("target", target, "real numbers or bools", 1)
+        assignment = matrix != 0 if assignment is None else assignment
+        target = np.ones(num_parts) if target is None else target
+        assignment = _validation.host_array("assignment", assignment, "bools")
+        target = _validation.host_array("target", target, "real numbers or bools")
         target = target.astype(np.float64)
         code = cls(
             encoding_matrix=matrix,
@@ -154,9 +143,7 @@ decoders=[LeastSquares])
             decoders=(LeastSquares(num_stragglers),),
         )
         cls.check(code)
-        outside = np.argwhere((matrix != 0) & ~assignment)
-        if len(outside):
-            worker, part = outside[0].tolist()
+        for worker, part in np.argwhere((matrix != 0) & ~assignment)[:1].tolist():
             raise ValueError(
                 "encoding_matrix must be 0 where assignment is False; got "
                 f"{matrix[worker, part]} for worker {worker} and part {part}"
@@ -228,10 +215,7 @@ decoders=[LeastSquares])
         """
         chosen: Any = decoder
         if decoder is None:
-            if not self.decoders:
-                raise ValueError(
-                    f"decoder must be given, since the code has none: {self}"
-                )
+            require(self.decoders, "decoder", "be given, since the code has none", None)
             chosen = self.decoders[0]
         elif isinstance(decoder, type) and issubclass(decoder, Decoder):
             of_kind = self.decoders_of(decoder)
@@ -241,11 +225,9 @@ decoders=[LeastSquares])
             ):
                 decoder.refuse(self)
             chosen = of_kind[0] if of_kind else decoder()
-        elif not isinstance(decoder, Decoder):
-            raise TypeError(
-                "decoder must be a jaxwgc.decoders.Decoder, or a class of them for the "
-                f"code's own; got {decoder!r}"
-            )
+        else:
+            hint = " of jaxwgc.decoders, or a class of them for the code's own"
+            _validation.check_instance("decoder", decoder, Decoder, hint)
         # Entries of the code's own decoders are not checked at every use.
         is_own = any(chosen is known for known in self.decoders)
         if not is_own:
@@ -280,11 +262,8 @@ decoders=[LeastSquares])
           >>> code.decodes([[True, True, False, False], [True, False, True, False]])
           Array([ True, False], dtype=bool)
         """
-        mask = jnp.asarray(_validation.as_array("mask", mask))
-        _validation.check_dtypes("mask", mask, "bools")
-        _validation.check_shape(
-            "mask", mask, "(..., num_messages)", ("...", self.num_messages)
-        )
+        sizes = {"num_messages": self.num_messages}
+        mask = jnp.asarray(_validation.as_array("mask", mask, "bools", "...", **sizes))
         return self.choose_decoder(decoder).decodes(
             self.encoding_matrix, self.segment_targets, mask, tolerance
         )
@@ -296,11 +275,8 @@ decoders=[LeastSquares])
           user: who needs that, for the message.
         """
         for name in ("num_segments", "messages_per_worker"):
-            if getattr(self, name) != 1:
-                raise ValueError(
-                    f"{user} needs a code with {name} = 1; got {name} = "
-                    f"{getattr(self, name)} for {self}"
-                )
+            given, rule = getattr(self, name), f"be 1 for {user}"
+            require(given == 1, f"code.{name}", rule, given)
 
     @property
     def allows_requests(self) -> bool:
@@ -309,68 +285,52 @@ decoders=[LeastSquares])
 
     def check_requests(self) -> None:
         """Raises ValueError unless it allows requests."""
-        if not self.allows_requests:
-            raise ValueError(
-                "requests need a real code of one segment, such as codes.replicated; "
-                f"got {self}"
-            )
+        rule = "be real and of one segment for requests, as codes.replicated is"
+        require(self.allows_requests, "code", rule, self)
 
     @staticmethod
-    def check(code: Any) -> "GradientCode":
+    def check(code: Any, concrete: str = "") -> "GradientCode":
         """`code`, which must be one code (no batch) whose fields fit together.
 
         For where a code is used: what JAX makes of a code on the way need not be one.
 
+        Args:
+          code: The code.
+          concrete: Why the code must not be traced; empty if it may be.
+
         Raises:
           ValueError: for a batch of codes, or arrays of shapes that do not fit.
-          TypeError: where it is no code, or a field is no array.
+          TypeError: where it is no code, or a field has the wrong type.
         """
         _validation.check_instance("code", code, GradientCode)
-        for name, kind in _KINDS.items():
-            value = getattr(code, name)
-            is_array = isinstance(value, jax.Array | np.ndarray)
-            if not (is_array or (name == "required_parts" and value is None)):
-                raise TypeError(
-                    f"code.{name} must be an array; got {type(value).__name__} (lists "
-                    "are for GradientCode.from_matrix)"
-                )
-            _validation.check_dtypes(f"code.{name}", value, kind)
-        if np.ndim(code.encoding_matrix) != 2:
-            raise ValueError(
-                "code must be one code, with an encoding matrix of two axes; got one "
-                f"of shape {np.shape(code.encoding_matrix)} (use jax.vmap for a batch)"
-            )
-        if not (
-            isinstance(code.decoders, tuple)
-            and all(isinstance(decoder, Decoder) for decoder in code.decoders)
-        ):
-            raise TypeError(
-                "code.decoders must be a tuple of jaxwgc.decoders.Decoder; got "
-                f"{code.decoders!r}"
-            )
+        if concrete:
+            _validation.check_concrete("code", code, concrete)
+        shape = np.shape(code.encoding_matrix)
+        rule = "be one code (use jax.vmap for more)"
+        require(len(shape) == 2, "code", rule, f"an encoding matrix of shape {shape}")
+        for decoder in code.decoders:
+            _validation.check_instance("code.decoders", decoder, Decoder)
         for name in ("num_segments", "messages_per_worker"):
             _validation.check_int(f"code.{name}", getattr(code, name), minimum=1)
         per_worker, per_part = code.messages_per_worker, code.num_segments
-        workers, parts = code.num_workers, code.num_parts
-        shapes = {
-            "encoding_matrix": (workers * per_worker, parts * per_part),
-            "assignment": (workers, parts),
-            "target": (parts,),
-        }
-        if per_worker > 1:
-            shapes["required_parts"] = (workers, per_worker)
-        for name, expected in shapes.items():
+        workers, parts = shape[0] // per_worker, shape[1] // per_part
+        matrix = workers * per_worker, parts * per_part
+        fields = [
+            ("encoding_matrix", "numbers or bools", matrix),
+            ("assignment", "bools", (workers, parts)),
+            ("target", "real numbers or bools", (parts,)),
+            ("required_parts", "integers", (workers, per_worker)),
+        ]
+        for name, kind, expected in fields:
             array = getattr(code, name)
-            if array is None or array.shape != expected:
-                raise ValueError(
-                    f"code.{name} must have shape {expected} for messages_per_worker = "
-                    f"{per_worker}, num_segments = {per_part} and {code}; got "
-                    f"{None if array is None else array.shape}"
-                )
+            if name != "required_parts" or per_worker > 1:
+                _validation.check_dtypes(f"code.{name}", array, kind)
+                shape = getattr(array, "shape", None)
+                rule = f"have shape {expected} for {per_worker} messages per worker"
+                require(shape == expected, f"code.{name}", rule, shape)
         if not _validation.is_traced(code.num_stragglers):
-            _validation.check_stragglers(
-                code.num_stragglers, workers, "code.num_stragglers"
-            )
+            name, given = "code.num_stragglers", code.num_stragglers
+            _validation.check_stragglers(given, workers, name)
         return code
 
     def __repr__(self) -> str:

@@ -9,7 +9,7 @@ from jax import lax
 
 from jaxwgc import _validation
 from jaxwgc.codes import _random_matrices
-from jaxwgc.codes._constructors import nearest
+from jaxwgc.codes._constructors import check_works
 from jaxwgc.codes._gradient_code import Array
 
 # Attempted swaps: in rounds of one for each edge, and no fewer than that many. Up to 12
@@ -44,27 +44,12 @@ def random_regular_graph(
       ValueError: where the integers break one of the rules above.
       TypeError: where they are not ints or the key is no PRNG key.
     """
-    key = _validation.check_key(key)
     vertices, ends = names
     num_vertices = _validation.check_int(vertices, num_vertices, minimum=2)
     degree = _validation.check_int(ends, degree)
-    if not 1 <= degree < num_vertices:
-        near = nearest(degree, lambda d: num_vertices * d % 2 == 0, 1, num_vertices - 1)
-        near = f"for {ends} {near}"
-        if degree > 0:
-            near += f", and for {vertices} it is {degree + 1}"
-        raise ValueError(
-            f"{ends} must be from 1 to {vertices} - 1, since a simple graph has no "
-            f"loops; got {ends} = {degree} and {vertices} = {num_vertices}; {near}"
-        )
-    if num_vertices * degree % 2:
-        near = " or ".join(str(other) for other in (degree - 1, degree + 1) if other)
-        raise ValueError(
-            f"{vertices} * {ends} must be even, since every edge has two ends; got "
-            f"{vertices} = {num_vertices} and {ends} = {degree}; the nearest that "
-            f"work are {ends} = {near}, or {vertices} = {num_vertices - 1} or "
-            f"{num_vertices + 1}"
-        )
+    most, step = num_vertices - 1, 1 + num_vertices % 2
+    rule = f"be from 1 to {most}, and even if {vertices} = {num_vertices} is odd"
+    check_works(ends, degree, range(step, most + 1, step).__contains__, rule, 1, most)
     return _random_matrices.known(_swapped(key, num_vertices, degree))
 
 

@@ -51,20 +51,10 @@ def ldgm(
       Horii, Yoshida, Kobayashi, Matsushima, "Distributed stochastic gradient descent
       using LDGM codes", ISIT 2019.
     """
-    key = _validation.check_key(key)
-    num_parts = _validation.check_int("num_parts", num_parts, minimum=1)
     num_workers = _validation.check_int("num_workers", num_workers)
-    if num_workers <= num_parts:
-        near = f"for num_workers the nearest that works is {num_parts + 1}"
-        if num_workers > 1:
-            near += f", and for num_parts it is {num_workers - 1}"
-        raise ValueError(
-            "num_workers must be greater than num_parts; got num_workers = "
-            f"{num_workers} and num_parts = {num_parts}; {near}"
-        )
-    parity_degree = _validation.check_up_to(
-        "parity_degree", parity_degree, num_parts=num_parts
-    )
+    _validation.check_up_to("parity_degree", parity_degree, num_parts=num_parts)
+    rule = f"be greater than num_parts = {num_parts}"
+    _validation.require(num_workers > num_parts, "num_workers", rule, num_workers)
     parities = _random_matrices.random_subsets(
         key, parity_degree, (num_workers - num_parts, num_parts)
     )

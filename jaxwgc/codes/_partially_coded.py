@@ -52,11 +52,8 @@ def partially_coded(code: GradientCode, num_uncoded: int) -> GradientCode:
     GradientCode.check(code)
     num_uncoded = _validation.check_int("num_uncoded", num_uncoded, minimum=0)
     code.check_plain("partially_coded")
-    if code.decoders_of(Clustered):
-        raise ValueError(
-            f"partially_coded needs a code without clusters; got {code}: use clustered "
-            "on the partial code instead"
-        )
+    rule = "have no clusters: use clustered on the partial code instead"
+    _validation.require(not code.decoders_of(Clustered), "code", rule, code)
     num_workers, num_parts = code.num_workers, code.num_parts
     uncoded = np.eye(num_workers, dtype=bool).repeat(num_uncoded, axis=1)
     first = _side_by_side(uncoded, np.zeros((num_workers, num_parts), bool))

@@ -46,11 +46,9 @@ def proportional_placement(
       Wang, Guo, Tang, Li, Li, "Heterogeneity-aware gradient coding for straggler
       tolerance", ICDCS 2019.
     """
-    speeds = _validation.host_array("speeds", speeds, "real numbers", 1)
+    speeds = _validation.host_array("speeds", speeds, "real numbers", num_workers="any")
     _validation.check_entries("speeds", speeds, speeds > 0, "positive")
     num_workers = len(speeds)
-    if not num_workers:
-        raise ValueError("speeds must be of one worker at least; got none")
     num_parts = _validation.check_int("num_parts", num_parts, minimum=1)
     copies = _validation.check_up_to("copies", copies, num_workers=num_workers)
     loads = shares(speeds.astype(np.float64), num_parts * copies, num_parts)

@@ -1,11 +1,12 @@
 """The balanced Reed-Solomon code, interleaved so that float32 can decode it."""
 
 import functools
+import math
 
 import numpy as np
 
 from jaxwgc import _validation
-from jaxwgc.codes._constructors import nearest
+from jaxwgc.codes._constructors import check_works
 from jaxwgc.codes._gradient_code import GradientCode
 from jaxwgc.codes._roots_of_unity import (
     best_step,
@@ -62,29 +63,16 @@ def reed_solomon(
       Halbawi, Azizan, Salehi, Hassibi, "Improving distributed gradient descent using
       Reed-Solomon codes", ISIT 2018; the paper's section 4.
     """
-    num_workers = _validation.check_int("num_workers", num_workers, minimum=1)
     num_parts = _validation.check_int("num_parts", num_parts, minimum=1)
     replication = _validation.check_up_to(
         "replication", replication, num_workers=num_workers
     )
-    interleave = _validation.check_bool("interleave", interleave)
-    if (num_parts * replication) % num_workers:
-        held = num_parts * replication // num_workers
-        replications = nearest(
-            replication, lambda d: num_parts * d % num_workers == 0, 1, num_workers
-        )
-        parts = nearest(num_parts, lambda k: k * replication % num_workers == 0, 1)
-        raise ValueError(
-            "num_workers * parts_per_worker must equal num_parts * replication; got "
-            f"{num_workers} * {held} = {num_workers * held} or "
-            f"{num_workers} * {held + 1} = {num_workers * (held + 1)} and "
-            f"{num_parts} * {replication} = {num_parts * replication}; for replication "
-            f"{replications}, and for num_parts {parts}"
-        )
+    _validation.check_bool("interleave", interleave)
+    works = range(0, num_workers + 1, num_workers // math.gcd(num_workers, num_parts))
+    rule = "make num_parts * replication a multiple of num_workers"
+    check_works("replication", replication, works.__contains__, rule, 1, num_workers)
     assignment = _balanced_assignment(num_workers, num_parts, replication)
-    step = 1
-    if interleave:
-        step = _best_step(num_workers, num_parts, replication)
+    step = _best_step(num_workers, num_parts, replication) if interleave else 1
     points = positions(num_workers, step)
     return GradientCode(
         encoding_matrix=vanishing_products(assignment, points),

@@ -61,15 +61,13 @@ def stochastic(
       in distributed learning", IEEE Journal on Selected Areas in Information Theory,
       2020.
     """
-    key = _validation.check_key(key)
     num_workers = _validation.check_int("num_workers", num_workers, minimum=1)
     num_parts = _validation.check_int("num_parts", num_parts, minimum=1)
     replications = _check_replications(replication, num_workers, num_parts)
-    _check_probability(straggler_probability, num_workers)
+    answers = _answering(straggler_probability, num_workers)
     assignment = _random_matrices.known(
         _random_matrices.random_subsets(key, replications, (num_parts, num_workers)).T
     )
-    answers = 1 - _in_full_precision(straggler_probability)
     coefficients = 1 / (replications * answers[..., None])
     return GradientCode(
         encoding_matrix=_random_matrices.zeros_and_ones(assignment) * coefficients,
@@ -84,41 +82,22 @@ def _check_replications(
     replication: int | Sequence[int], num_workers: int, num_parts: int
 ) -> np.ndarray:
     """The d_j, of shape (num_parts,)."""
-    if not isinstance(replication, Sequence | np.ndarray) or np.ndim(replication) == 0:
-        every = _validation.check_up_to(
-            "replication", replication, num_workers=num_workers
-        )
-        return np.full(num_parts, every)
-    if len(replication) != num_parts:
-        raise ValueError(
-            "replication must be an int or have num_parts entries; got "
-            f"{len(replication)} entries and num_parts = {num_parts}"
-        )
-    replications = [
-        _validation.check_up_to(f"replication[{part}]", number, num_workers=num_workers)
-        for part, number in enumerate(replication)
-    ]
-    return np.array(replications)
+    rule = {"or_number": True, "num_parts": num_parts}
+    given = _validation.concrete_array("replication", replication, "integers", **rule)
+    given = np.broadcast_to(given, num_parts)
+    rule = f"from 1 to num_workers = {num_workers}"
+    is_right = (given >= 1) & (given <= num_workers)
+    _validation.check_entries("replication", given, is_right, rule)
+    return given
 
 
-def _check_probability(probability: jax.typing.ArrayLike, num_workers: int) -> None:
+def _answering(probability: jax.typing.ArrayLike, num_workers: int) -> Array:
+    """1 - p, float64 if p is known, in JAX's working precision if it is traced."""
     name = "straggler_probability"
-    if np.ndim(probability) == 0:
-        _validation.check_number(name, probability, minimum=0, maximum=1)
-        if not _validation.is_traced(probability) and probability == 1:
-            raise ValueError(f"{name} must be less than 1; got 1")
-        return
-    given = _validation.as_array(name, probability)
-    _validation.check_dtypes(name, given, "real numbers")
-    _validation.check_shape(name, given, "(num_workers,)", (num_workers,))
-    if not _validation.is_traced(given):
-        values = np.asarray(given, np.float64)
-        is_right = (values >= 0) & (values < 1)
-        _validation.check_entries(name, values, is_right, "at least 0 and less than 1")
-
-
-def _in_full_precision(probability: jax.typing.ArrayLike) -> Array:
-    """float64 where the value is known, JAX's working precision where it is traced."""
-    if _validation.is_traced(probability):
-        return jnp.asarray(probability, jnp.result_type(float))
-    return np.asarray(probability, np.float64)
+    rule = {"or_number": True, "num_workers": num_workers}
+    given = _validation.as_array(name, probability, "real numbers", **rule)
+    if _validation.is_traced(given):
+        return 1 - jnp.asarray(given, jnp.result_type(float))
+    values, rule = np.asarray(given, np.float64), "at least 0 and less than 1"
+    _validation.check_entries(name, values, (values >= 0) & (values < 1), rule)
+    return 1 - values

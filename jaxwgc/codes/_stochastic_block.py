@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxwgc import _validation
 from jaxwgc.codes import _random_matrices
-from jaxwgc.codes._constructors import code_of_sums, nearest
+from jaxwgc.codes._constructors import check_works, code_of_sums, divides
 from jaxwgc.codes._gradient_code import GradientCode
 from jaxwgc.decoders import LeastSquares, OneStep, Peeling
 
@@ -61,23 +61,15 @@ def stochastic_block(
     References:
       Charles, Papailiopoulos, "Gradient coding via the stochastic block model", 2018.
     """
-    key = _validation.check_key(key)
     num_workers = _validation.check_int("num_workers", num_workers, minimum=1)
     num_parts = _validation.check_int("num_parts", num_parts, minimum=1)
     num_clusters = _validation.check_int("num_clusters", num_clusters, minimum=1)
     common = math.gcd(num_workers, num_parts)
-    if common % num_clusters:
-        near = nearest(num_clusters, lambda other: common % other == 0, 1, common)
-        raise ValueError(
-            "num_clusters must divide num_workers and num_parts; got num_clusters = "
-            f"{num_clusters}, num_workers = {num_workers} and num_parts = {num_parts}; "
-            f"{near}"
-        )
-    for name, probability in (
-        ("probability_inside", probability_inside),
-        ("probability_across", probability_across),
-    ):
-        _validation.check_number(name, probability, minimum=0, maximum=1)
+    rule = f"divide num_workers = {num_workers} and num_parts = {num_parts}"
+    check_works("num_clusters", num_clusters, divides(common), rule, 1, common)
+    in_range = {"minimum": 0, "maximum": 1}
+    _validation.check_number("probability_inside", probability_inside, **in_range)
+    _validation.check_number("probability_across", probability_across, **in_range)
     cluster_of_worker = np.arange(num_workers) // (num_workers // num_clusters)
     cluster_of_part = np.arange(num_parts) // (num_parts // num_clusters)
     probabilities = jnp.where(

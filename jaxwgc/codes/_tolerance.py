@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from jaxwgc._validation import require
+
 # What an exact code may miss of the norm of its target in float64.
 _EXACT = 1e-6
 
@@ -34,9 +36,6 @@ def check_tolerance(
         answers = np.delete(rows, list(lost), axis=0).T
         weights = np.linalg.lstsq(answers, target, rcond=None)[0]
         miss = np.linalg.norm(answers @ weights - target)
-        if not miss <= _EXACT * np.linalg.norm(target):
-            raise ValueError(
-                f"num_stragglers must be survived; got num_stragglers = "
-                f"{num_stragglers}, and without the workers {list(lost)} the nearest "
-                f"to the target misses it by {miss:.2g}"
-            )
+        is_right = miss <= _EXACT * np.linalg.norm(target)
+        given = f"{num_stragglers}, and a residual of {miss:.2g} without {list(lost)}"
+        require(is_right, "num_stragglers", "be tolerated", given)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxwgc import _validation
-from jaxwgc.codes._constructors import code_of_sums, nearest, owned_parts
+from jaxwgc.codes._constructors import check_works, code_of_sums, owned_parts
 from jaxwgc.codes._gradient_code import GradientCode
 from jaxwgc.decoders import Group, LeastSquares, OneStep, Peeling
 
@@ -45,18 +45,12 @@ def uncoded(
       The paper's section 2.2, before coding.
     """
     num_workers = _validation.check_int("num_workers", num_workers, minimum=1)
-    if num_parts is None:
-        num_parts = num_workers
+    num_parts = num_workers if num_parts is None else num_parts
     num_parts = _validation.check_int("num_parts", num_parts, minimum=1)
-    if loads is None and num_parts % num_workers:
-        nearest_ones = nearest(
-            num_parts, lambda other: other % num_workers == 0, minimum=1
-        )
-        raise ValueError(
-            "num_parts must be a multiple of num_workers; got num_parts = "
-            f"{num_parts} and num_workers = {num_workers}; {nearest_ones}"
-        )
-    loads = np.ones(num_workers) if loads is None else loads
+    if loads is None:
+        loads = np.ones(num_workers)
+        rule = f"be a multiple of num_workers = {num_workers}"
+        check_works("num_parts", num_parts, lambda k: k % num_workers == 0, rule, 1)
     sizes = owned_parts(num_workers, num_parts, loads)
     assignment = np.eye(num_workers, dtype=bool).repeat(sizes, axis=1)
     return code_of_sums(

@@ -7,6 +7,7 @@ import numpy as np
 import scipy
 
 from jaxwgc import _validation
+from jaxwgc._validation import require
 from jaxwgc.codes._gradient_code import GradientCode
 from jaxwgc.decoders import LeastSquares, OneStep
 
@@ -141,15 +142,10 @@ def _least_error(trust: np.ndarray, held: np.ndarray, gram: np.ndarray) -> np.nd
 
 
 def _checked_assignment(assignment, num_workers, num_parts):
-    held = _validation.host_array("assignment", assignment, "bools", 2)
-    axes = "(num_workers, num_parts)"
-    _validation.check_shape("assignment", held, axes, (num_workers, num_parts))
-    copies = held.sum(0)
-    if not copies.all():
-        raise ValueError(
-            "assignment must have every part on a worker; got part "
-            f"{int(copies.argmin())} on none"
-        )
+    name, sizes = "assignment", {"num_workers": num_workers, "num_parts": num_parts}
+    held = _validation.host_array(name, assignment, "bools", **sizes)
+    copies, rule = held.sum(0), "have every part on a worker"
+    require(copies.all(), name, rule, f"part {copies.argmin()} on none")
     return held
 
 
@@ -161,11 +157,9 @@ def _positive_definite(correlation, num_parts):
     else:
         gram = given
     eigenvalues = np.linalg.eigvalsh(gram)
-    if not eigenvalues[0] > _ROUNDING * eigenvalues[-1]:
-        raise ValueError(
-            "correlation must make G positive definite, or many coefficients are best; "
-            f"got eigenvalues from {eigenvalues[0]:.3g} to {eigenvalues[-1]:.3g}"
-        )
+    is_right = eigenvalues[0] > _ROUNDING * eigenvalues[-1]
+    given = f"eigenvalues from {eigenvalues[0]:.3g} to {eigenvalues[-1]:.3g}"
+    require(is_right, "correlation", "make G positive definite", given)
     return gram
 
 
@@ -174,9 +168,8 @@ def variances_of(
 ) -> np.ndarray:
     """ω of each worker, checked, float64 (num_workers,)."""
     name = "quantization_variance"
-    variance = _validation.concrete_array(name, quantization_variance, "real numbers")
-    if variance.ndim:
-        _validation.check_shape(name, variance, "(num_workers,)", (num_workers,))
+    given, rule = quantization_variance, {"or_number": True, "num_workers": num_workers}
+    variance = _validation.concrete_array(name, given, "real numbers", **rule)
     variance = np.broadcast_to(variance, num_workers).astype(np.float64)
     is_right = (variance >= 0) & (variance < np.inf)
     _validation.check_entries(name, variance, is_right, "finite and at least 0")
@@ -191,22 +184,13 @@ def correlations_of(correlation: jax.typing.ArrayLike, num_parts: int) -> np.nda
     if given.ndim == 0:
         # So many vectors cannot all point away from each other by more than that.
         least = -1 / (num_parts - 1) if num_parts > 1 else -math.inf
-        if not least <= given <= 1:
-            raise ValueError(
-                f"correlation must be from -1 / (num_parts - 1) to 1; got {given} and "
-                f"num_parts = {num_parts}"
-            )
+        require(least <= given <= 1, name, "be from -1 / (num_parts - 1) to 1", given)
         return given
-    given = _validation.host_array(name, given, "real numbers", 2)
-    _validation.check_shape(
-        name, given, "(num_parts, num_parts)", (num_parts, num_parts)
-    )
-    largest = np.abs(given).max()
-    if not np.allclose(given, given.T, rtol=0, atol=_ROUNDING * largest):
-        raise ValueError(f"correlation must be symmetric; got {given}")
-    least = np.linalg.eigvalsh(given)[0]
-    if not least >= -_ROUNDING * largest * num_parts:
-        raise ValueError(
-            f"correlation must be positive semidefinite; got an eigenvalue of {least}"
-        )
+    shape = num_parts, num_parts
+    _validation.check_shape(name, given, "(num_parts, num_parts)", shape)
+    slack = _ROUNDING * np.abs(given).max()
+    is_right = np.allclose(given, given.T, rtol=0, atol=slack)
+    require(is_right, name, "be finite and symmetric", given)
+    least, rule = np.linalg.eigvalsh(given)[0], "be positive semidefinite"
+    require(least >= -slack * num_parts, name, rule, f"an eigenvalue of {least}")
     return given

@@ -38,8 +38,7 @@ def worst_rounding(
       >>> bool(miss > 5 * jaxwgc.codes.worst_rounding(code)[0]), int(received.sum())
       (True, 9)
     """
-    GradientCode.check(code)
-    _validation.check_concrete("code", code, "patterns are tried on the host")
+    GradientCode.check(code, concrete="patterns are tried on the host")
     num_patterns = _validation.check_int("num_patterns", num_patterns, minimum=1)
     matrix, target = np.asarray(code.encoding_matrix), code.segment_targets
     single = np.complex64 if code.is_complex else np.float32

@@ -29,33 +29,26 @@ def arrived_messages(code: GradientCode, received: Any, finished: Any) -> jax.Ar
       TypeError: where received is not bool, or finished not integers.
     """
     if isinstance(received, ErrorLocation) and finished is None:
-        sizes = ("...", code.num_messages)
-        _validation.check_shape(
-            "mask of an ErrorLocation", received.mask, "(..., num_messages)", sizes
-        )
+        axes, sizes = "(..., num_messages)", ("...", code.num_messages)
+        _validation.check_shape("received.mask", received.mask, axes, sizes)
         return received.mask
     if isinstance(received, Arrivals) and finished is None:
         if code.messages_per_worker > 1:
             received, finished = None, received.finished(code.parts_per_worker)
         else:
             received = received.received
-    if (received is None) == (finished is None):
-        raise ValueError(
-            "received or finished must be given, and not both; got received = "
-            f"{received!r} and finished = {finished!r}"
-        )
+    is_right, rule = (received is None) != (finished is None), "be given, and not both"
+    _validation.require(is_right, "received or finished", rule, (received, finished))
     if finished is None:
-        mask = _checked("received", received, np.bool_, code)
+        mask = _checked("received", received, "a bool mask", code)
         several = code.messages_per_worker
         return mask if several == 1 else jnp.repeat(mask, several, axis=-1)
-    counts = _checked("finished", finished, jnp.integer, code)
+    counts = _checked("finished", finished, "integers", code)
     if not _validation.is_traced(finished, code.assignment):
         given, parts = np.asarray(finished), np.asarray(code.parts_per_worker)
-        if np.any((given < 0) | (given > parts)):
-            raise ValueError(
-                "finished must count parts from 0 to those that the worker holds, "
-                f"{parts.tolist()}; got {given.tolist()}"
-            )
+        is_right = np.all((given >= 0) & (given <= parts))
+        rule = "be from 0 to parts_per_worker"
+        _validation.require(is_right, "finished", rule, given)
     parts = jnp.asarray(code.parts_per_worker)
     required = parts[:, None] if code.required_parts is None else code.required_parts
     mask = counts[..., None] >= jnp.asarray(required)
@@ -70,17 +63,8 @@ def arrived_workers(code: GradientCode, mask: jax.Array) -> jax.Array:
 
 
 def _checked(name, given, kind, code):
-    given = _validation.as_array(name, given)
-    if not jnp.issubdtype(given.dtype, kind):
-        rule = (
-            "a bool mask of the workers that answered"
-            if name == "received"
-            else "integers, the number of parts that each worker has finished"
-        )
-        raise TypeError(f"{name} must be {rule}; got {given.dtype}")
-    array = jnp.asarray(given)
-    sizes = ("...", code.num_workers)
-    _validation.check_shape(name, array, "(..., num_workers)", sizes)
+    sizes = {"num_workers": code.num_workers}
+    array = jnp.asarray(_validation.as_array(name, given, kind, "...", **sizes))
     by_batch = sharding_by_batch(array, 1)
     if by_batch is not None and jax.typeof(array).sharding.spec[-1] is not None:
         array = jax.sharding.reshard(array, by_batch)

@@ -143,11 +143,8 @@ class Decoding:
           ValueError: where a leading axis is not num_parts, or the decoding is of more
             than one round.
         """
-        if self.mask.ndim != 1:
-            raise ValueError(
-                "collapse is for one round, a mask (num_messages,); got one of shape "
-                f"{self.mask.shape} (use jax.vmap for a batch)"
-            )
+        rule, shape = "be that of one round (use jax.vmap for more)", self.mask.shape
+        _validation.require(len(shape) == 1, "mask", rule, f"shape {shape}")
         mixed = _mixing(self._matrix, self.weights)
         # Gradients like an Equinox module can be called, too, but are no leaf.
         if isinstance(partial_gradients, jax.tree_util.Partial) or (
@@ -155,22 +152,18 @@ class Decoding:
             and jax.tree_util.all_leaves([partial_gradients])
         ):
             return _collapsed.collapse(mixed, self._target, partial_gradients)
-        _validation.check_leading_axis(
-            "partial_gradients", partial_gradients, self.code.num_parts, "num_parts"
-        )
+        name, num_parts = "partial_gradients", self.code.num_parts
+        _validation.check_leading_axis(name, partial_gradients, num_parts, "num_parts")
         return _collapsed.collapse_leaves(mixed, self._target, partial_gradients)
 
     @property
     def _matrix(self):
         # Here, since a pytree may be made of anything.
-        shape = self.code.num_segments, self.code.num_messages
-        given = np.shape(self.weights), np.shape(self.mask)
-        if given[0][-2:] != shape or given[1][-1:] != shape[1:]:
-            raise ValueError(
-                "weights must have shape (..., num_segments, num_messages) and mask "
-                f"(..., num_messages), with {shape} for the code; got {given[0]} and "
-                f"{given[1]}"
-            )
+        sizes = self.code.num_segments, self.code.num_messages
+        axes = "(..., num_segments, num_messages)"
+        _validation.check_shape("weights", self.weights, axes, ("...", *sizes))
+        axes = "(..., num_messages)"
+        _validation.check_shape("mask", self.mask, axes, ("...", sizes[1]))
         return working(self.code.encoding_matrix)
 
     @property
@@ -278,12 +271,9 @@ def _check_same_code(code: GradientCode, other: GradientCode) -> None:
     """Refuses a decoding of another code, as far as entries are known."""
     matrices = code.encoding_matrix, other.encoding_matrix
     are_known = all(isinstance(matrix, np.ndarray) for matrix in matrices)
-    if np.shape(matrices[0]) != np.shape(matrices[1]) or (
-        are_known and not np.array_equal(*matrices)
-    ):
-        raise ValueError(
-            f"received must be a decoding of the same code, {code}; got one of {other}"
-        )
+    is_same = np.shape(matrices[0]) == np.shape(matrices[1])
+    is_same = is_same and not (are_known and not np.array_equal(*matrices))
+    _validation.require(is_same, "received", "be a decoding of the same code", other)
 
 
 def decoding_weights(
@@ -434,28 +424,27 @@ def check_messages(
     code: GradientCode, messages: Any, params: Any
 ) -> tuple[jax.Array, Any]:
     """Messages (..., num_messages, length) of a gradient like `params`, as arrays."""
-    if params is None:
-        raise ValueError("params must be given with messages; got None")
-    params = jax.tree.map(lambda leaf: _validation.as_array("params", leaf), params)
+    _validation.require(params is not None, "params", "be given with messages", params)
     _validation.check_dtypes("params", params, "real or complex floats", abstract=True)
+    params = jax.tree.map(
+        lambda leaf: leaf if hasattr(leaf, "dtype") else np.asarray(leaf), params
+    )
     size = _flat_vectors.raveled_size(params)
     length = -(-size // (code.num_segments * (2 if code.is_complex else 1)))
-    messages = _validation.as_array("messages", messages)
+    messages = check_messages_of(code, messages)
     axes, of = "(..., num_messages, length)", f" for {size} parameters"
     sizes = ("...", code.num_messages, length)
     _validation.check_shape("messages", messages, axes, sizes, of)
-    return check_messages_of(code, messages), params
+    return messages, params
 
 
 def check_messages_of(code: GradientCode, messages: Any) -> jax.Array:
     """Messages (..., num_messages, length) of a code, as an array."""
-    messages = _validation.as_array("messages", messages)
-    _validation.check_dtypes("messages", messages, "numbers or bools")
-    if messages.ndim < 2 or messages.shape[-2] != code.num_messages:
-        raise ValueError(
-            "messages must have shape (..., num_messages, length) with num_messages = "
-            f"{code.num_messages}; got {messages.shape}"
-        )
+    messages = _validation.as_array("messages", messages, "numbers or bools")
+    axes, num_messages = "(..., num_messages, length)", code.num_messages
+    is_right = messages.ndim > 1 and messages.shape[-2] == num_messages
+    rule = f"have shape {axes} with num_messages = {num_messages}"
+    _validation.require(is_right, "messages", rule, messages.shape)
     if jnp.iscomplexobj(messages) != code.is_complex:
         kind = "complex" if code.is_complex else "real"
         raise TypeError(f"messages must be {kind} for {code}; got {messages.dtype}")

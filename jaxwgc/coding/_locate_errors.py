@@ -48,12 +48,9 @@ class ErrorLocator(NamedTuple):
         copies = None
         if isinstance(matrix, np.ndarray):
             unchecked = np.linalg.norm(checks, axis=0) <= UNCHECKED
-            if unchecked.any():
-                raise ValueError(
-                    "correcting errors needs a code all of whose messages are checked "
-                    f"by others; got {len(checks)} checks, and none of messages "
-                    f"{np.flatnonzero(unchecked).tolist()} of {code}"
-                )
+            rule = "have parity checks of all its messages, to correct errors"
+            given = f"none of messages {np.flatnonzero(unchecked).tolist()}"
+            _validation.require(not unchecked.any(), "code", rule, given)
             copies = find_copies(matrix)
         return cls(code, checks, norms, copies)
 
@@ -238,11 +235,8 @@ def locate_errors(
     locator = ErrorLocator.of(code)
     messages = check_messages_of(code, messages)
     mask = arrived_messages(code, received, finished)
+    rule = "be those of one round (use jax.vmap for more)"
     for name, array, num_axes in (("messages", messages, 2), ("received", mask, 1)):
-        if array.ndim != num_axes:
-            raise ValueError(
-                f"{name} must be those of one round; got shape {array.shape} (use "
-                "jax.vmap for a batch)"
-            )
+        _validation.require(array.ndim == num_axes, name, rule, array.shape)
     _validation.check_number("noise", noise, minimum=0, finite=True)
     return locator.locate(messages, mask, _validation.check_key(key), noise)

@@ -46,9 +46,8 @@ def encode(code: GradientCode, partial_gradients: Any) -> jax.Array:
       The paper's section 2.2; the packing is the library's.
     """
     GradientCode.check(code)
-    _validation.check_leading_axis(
-        "partial_gradients", partial_gradients, code.num_parts, "num_parts"
-    )
+    name, num_parts = "partial_gradients", code.num_parts
+    _validation.check_leading_axis(name, partial_gradients, num_parts, "num_parts")
     return form_messages(code.encoding_matrix, partial_gradients)
 
 
@@ -91,21 +90,15 @@ def form_messages(
     References:
       The paper's section 2.2.
     """
-    matrix = _validation.as_array("matrix_rows", matrix_rows)
-    _validation.check_dtypes("matrix_rows", matrix, "numbers or bools")
-    _validation.check_dtypes("partial_gradients", partial_gradients, "numbers or bools")
-    matrix = working(matrix)
+    matrix = _validation.as_array("matrix_rows", matrix_rows, "numbers or bools")
+    name = "partial_gradients"
+    _validation.check_dtypes(name, partial_gradients, "numbers or bools")
+    num_held = _validation.check_parts(name, partial_gradients, "num_held")
+    rule = f"have shape (num_rows, num_held * num_segments), num_held = {num_held}"
+    is_right = matrix.ndim == 2 and matrix.shape[1] % num_held == 0
+    _validation.require(is_right, "matrix_rows", rule, matrix.shape)
     leaves = jax.tree.leaves(partial_gradients)
-    num_held = jnp.shape(leaves[0])[0] if leaves and jnp.ndim(leaves[0]) else 0
-    _validation.check_leading_axis(
-        "partial_gradients", partial_gradients, num_held, "num_held"
-    )
-    if matrix.ndim != 2 or not num_held or matrix.shape[1] % num_held:
-        raise ValueError(
-            "matrix_rows must have shape (num_rows, num_held * num_segments), with "
-            f"num_held = {num_held} for these gradients; got {matrix.shape}"
-        )
-    return _form(matrix, [promoted(leaf) for leaf in leaves])
+    return _form(working(matrix), [promoted(leaf) for leaf in leaves])
 
 
 @jax.jit

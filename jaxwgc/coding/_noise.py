@@ -45,17 +45,15 @@ def inverse_variance_weights(variances: jax.typing.ArrayLike) -> jax.Array:
       The end of the paper's section 4; Aitken, "On least squares and linear combination
       of observations", 1936.
     """
-    given = _validation.as_array("variances", variances)
-    _validation.check_shape("variances", given, "(num_parts,)", ("any",))
-    _validation.check_dtypes("variances", given, "real numbers")
+    name, kind = "variances", "real numbers"
+    given = _validation.as_array(name, variances, kind, num_parts="any")
     values = _arrays.promoted(given)
     if not _validation.is_traced(given):
         # What overflows in the dtype that is computed in is to be found, too.
         with np.errstate(over="ignore"):
             array = np.asarray(given).astype(values.dtype)
         is_right = np.isfinite(array) & (array >= np.finfo(array.dtype).tiny)
-        rule = "positive and finite, or one source would get all the weight"
-        _validation.check_entries("variances", array, is_right, rule)
+        _validation.check_entries("variances", array, is_right, "positive and finite")
     return _weights(values)
 
 
@@ -113,16 +111,14 @@ def source_variances(
       Journal of the American Statistical Association 70 (1975): the almost unbiased
       estimator.
     """
-    given = {"residuals": residuals, "leverage": leverage, "row_weights": row_weights}
     if row_weights is None:
-        given["row_weights"] = np.ones(np.shape(residuals), np.float32)
-    given = {name: _validation.as_array(name, array) for name, array in given.items()}
-    shape = np.shape(given["residuals"])
+        row_weights = np.ones(np.shape(residuals), np.float32)
+    given = {"residuals": residuals, "leverage": leverage, "row_weights": row_weights}
+    shape = "any", "any"
     for name, array in given.items():
-        _validation.check_dtypes(name, array, "real numbers or bools")
-        if name != "leverage" or np.ndim(array):
-            sizes = ("any", "any") if name == "residuals" else shape
-            _validation.check_shape(name, array, "(num_sources, m)", sizes)
+        rule = {"or_number": name == "leverage", "num_sources": shape[0], "m": shape[1]}
+        array = _validation.as_array(name, array, "real numbers or bools", **rule)
+        given[name], shape = array, np.shape(residuals)
     if not _validation.is_traced(*given.values()):
         _check_degrees(**given)
     residuals, leverage, row_weights = map(_arrays.promoted, given.values())
@@ -135,24 +131,20 @@ def _check_degrees(**given):
     """Finite entries, and something left of every source."""
     exact = {name: np.asarray(array, np.float64) for name, array in given.items()}
     for name, array in exact.items():
-        if not np.isfinite(array).all():
-            raise ValueError(f"{name} must be finite; got {array}")
+        _validation.require(np.isfinite(array).all(), name, "be finite", array)
+    residuals, leverage, row_weights = exact.values()
     slack = 1e-3  # of leverage scores in half precision
-    for name, most in (("leverage", 1 + slack), ("row_weights", np.inf)):
-        array = exact[name]
-        if not np.all((array >= -slack * (name == "leverage")) & (array <= most)):
-            rule = "from 0 to 1" if name == "leverage" else "at least 0"
-            raise ValueError(
-                f"{name} must be {rule}; got {array.min()} to {array.max()}"
-            )
-    degrees = np.sum(exact["row_weights"] * (1 - exact["leverage"]), axis=1)
+    is_right = np.all(np.abs(leverage - 0.5) <= 0.5 + slack)
+    shown = f"{leverage.min()} to {leverage.max()}"
+    _validation.require(is_right, "leverage", "be from 0 to 1", shown)
+    least = row_weights.min()
+    _validation.require(least >= 0, "row_weights", "be at least 0", least)
+    degrees = np.sum(row_weights * (1 - leverage), axis=1)
     eps = jnp.finfo(_arrays.promoted(given["leverage"]).dtype).eps
-    if not (degrees > _ROUNDING * eps * exact["residuals"].shape[1]).all():
-        first = int(degrees.argmin())
-        raise ValueError(
-            "leverage must leave each source degrees of freedom, the sum of 1 - "
-            f"leverage over its rows; got {degrees[first]:.3g} for source {first}"
-        )
+    is_right = (degrees > _ROUNDING * eps * residuals.shape[1]).all()
+    rule = "leave each source degrees of freedom, the sum of 1 - leverage over its rows"
+    shown = f"{degrees.min():.3g} for source {degrees.argmin()}"
+    _validation.require(is_right, "leverage", rule, shown)
 
 
 @jax.jit

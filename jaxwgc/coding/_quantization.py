@@ -51,14 +51,9 @@ def quantize(
       Alistarh, Grubic, Li, Tomioka, Vojnovic, "QSGD: communication-efficient SGD via
       gradient quantization and encoding", NeurIPS 2017, section 3.1.
     """
-    key = _validation.check_key(key)
-    given = _validation.as_array("messages", messages)
-    _validation.check_dtypes("messages", given, "real or complex floats")
-    axes = "(num_messages, length)"
-    _validation.check_shape("messages", given, axes, ("any", "any"))
-    bits = check_bits(bits)
-    if np.ndim(bits):
-        _validation.check_shape("bits", bits, "(num_messages,)", given.shape[:1])
+    kind, sizes = "real or complex floats", {"num_messages": "any", "length": "any"}
+    given = _validation.as_array("messages", messages, kind, **sizes)
+    bits = check_bits(bits, num_messages=len(given))
     return _quantize(key, promoted(given), jnp.asarray(bits, jnp.int32))
 
 
@@ -162,9 +157,8 @@ def allocate_bits(
     References:
       The library's.
     """
-    stragglers = _validation.probabilities(
-        "straggler_probabilities", straggler_probabilities
-    )
+    name = "straggler_probabilities"
+    stragglers = _validation.probabilities(name, straggler_probabilities)
     total = _validation.check_int("total_bits", total_bits, minimum=_LEAST_BITS)
     total = min(total, _MOST_BITS * len(stragglers))
     choices = np.arange(_LEAST_BITS, min(_MOST_BITS, total) + 1)
@@ -186,16 +180,11 @@ def allocate_bits(
     return bits
 
 
-def check_bits(bits: jax.typing.ArrayLike) -> Any:
+def check_bits(bits: jax.typing.ArrayLike, **sizes: int) -> Any:
     """Returns bits as an array, checked where they are not traced."""
-    given = _validation.as_array("bits", bits)
-    _validation.check_dtypes("bits", given, "integers")
+    given = _validation.as_array("bits", bits, "integers", or_number=True, **sizes)
     if not _validation.is_traced(given):
-        flat = np.ravel(given)
-        is_right = (flat >= _LEAST_BITS) & (flat <= _MOST_BITS)
-        if not is_right.all():
-            raise ValueError(
-                f"bits must be from {_LEAST_BITS}, one for the sign and one for a "
-                f"level, to {_MOST_BITS}; got {flat[is_right.argmin()]}"
-            )
+        values, rule = np.asarray(given), f"from {_LEAST_BITS} to {_MOST_BITS}"
+        is_right = (values >= _LEAST_BITS) & (values <= _MOST_BITS)
+        _validation.check_entries("bits", values, is_right, rule)
     return given

@@ -43,17 +43,12 @@ def answer_request(request: jax.Array, messages: jax.Array) -> jax.Array:
     References:
       The library's.
     """
-    request, messages = (
-        _validation.as_array(name, value)
-        for name, value in (("request", request), ("messages", messages))
-    )
-    for name, value in (("request", request), ("messages", messages)):
-        _validation.check_dtypes(name, value, "real numbers or bools")
-    if messages.ndim < 2 or request.shape[-1:] != messages.shape[-2:-1]:
-        raise ValueError(
-            "messages must have shape (..., messages_per_worker, length), and request "
-            f"(..., messages_per_worker); got {messages.shape} and {request.shape}"
-        )
+    request = _validation.as_array("request", request, "real numbers or bools")
+    messages = _validation.as_array("messages", messages, "real numbers or bools")
+    is_right = messages.ndim > 1 and request.shape[-1:] == messages.shape[-2:-1]
+    rule = "have shape (..., messages_per_worker, length), as request without length"
+    given = f"{messages.shape} and {request.shape}"
+    _validation.require(is_right, "messages", rule, given)
     return _weighted_sum(request, messages)
 
 
@@ -83,12 +78,10 @@ def decode_answers(answers: jax.Array, params: Any) -> Any:
     References:
       The library's.
     """
-    answers = _validation.as_array("answers", answers)
-    _validation.check_dtypes("answers", answers, "real numbers or bools")
     _validation.check_dtypes("params", params, "real or complex floats", True)
-    size = _flat_vectors.raveled_size(params)
-    sizes = ("...", "any", size)
-    _validation.check_shape("answers", answers, "(..., num_workers, length)", sizes)
+    kind, length = "real numbers or bools", _flat_vectors.raveled_size(params)
+    sizes = {"num_workers": "any", "length": length}
+    answers = _validation.as_array("answers", answers, kind, "...", **sizes)
     return _flat_vectors.unravel(promoted(answers).sum(-2), params)
 
 

@@ -37,14 +37,12 @@ def weighted(code: GradientCode, weights: jax.typing.ArrayLike) -> GradientCode:
       The paper's theorem 4.1.
     """
     GradientCode.check(code)
-    factors = _validation.as_array("weights", weights)
-    _validation.check_shape("weights", factors, "(num_parts,)", (code.num_parts,))
-    _validation.check_dtypes("weights", factors, "real numbers or bools")
+    kind, sizes = "real numbers or bools", {"num_parts": code.num_parts}
+    factors = _validation.as_array("weights", weights, kind, **sizes)
     if not _validation.is_traced(factors):
         # On the host, where a code that was made there keeps its precision.
         factors = np.asarray(factors)
-        if not np.isfinite(factors).all():
-            raise ValueError(f"weights must be finite; got {factors}")
+        _validation.require(np.isfinite(factors).all(), "weights", "be finite", factors)
     columns = factors.repeat(code.num_segments) if code.num_segments > 1 else factors
     return dataclasses.replace(
         code,

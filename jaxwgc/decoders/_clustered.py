@@ -1,5 +1,6 @@
 """Decoding cluster by cluster."""
 
+import math
 from typing import Any, ClassVar
 
 import jax
@@ -46,17 +47,14 @@ class Clustered(Decoder):
         _validation.check_instance("inner", self.inner, Decoder)
         _validation.check_int("num_clusters", self.num_clusters, minimum=1)
         num_messages, num_columns = matrix.shape
-        if num_messages % self.num_clusters or num_columns % self.num_clusters:
-            raise ValueError(
-                "num_clusters must divide the messages and the columns of the code; "
-                f"got num_clusters = {self.num_clusters} for an encoding matrix "
-                f"{matrix.shape}"
-            )
+        common = math.gcd(num_messages, num_columns)
+        is_right = common % self.num_clusters == 0
+        rule = f"divide the shape {matrix.shape} of the encoding matrix"
+        _validation.require(is_right, "num_clusters", rule, self.num_clusters)
         blocks, targets = self._blocks(matrix), self._targets(target)
-        if isinstance(matrix, np.ndarray) and np.count_nonzero(
-            matrix
-        ) != np.count_nonzero(blocks):
-            self.refuse_matrix(matrix)
+        if isinstance(matrix, np.ndarray):
+            is_right = np.count_nonzero(matrix) == np.count_nonzero(blocks)
+            self.check_matrix(is_right, matrix)
         self.inner.check(blocks[0], targets[0])
 
     def weights(self, matrix: Array, target: Array, mask: jax.Array) -> jax.Array:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxwgc import _validation
 from jaxwgc._some_masks import in_batches
 from jaxwgc._targets import target_scale
 from jaxwgc.decoders._decoder import Array, Decoder
@@ -64,8 +65,8 @@ class Components(Decoder):
     def check(self, matrix: Array, target: Array) -> None:
         self.check_one_segment(target)
         num_messages, num_parts = matrix.shape
-        axes, sizes = "(num_parts, max_degree)", (num_parts, "any")
-        incident = self.checked_field("incident", "integers", axes, sizes)
+        sizes = {"num_parts": num_parts, "max_degree": "any"}
+        incident = _validation.as_array("incident", self.incident, "integers", **sizes)
         if any(isinstance(array, jax.Array) for array in (incident, matrix, target)):
             return
         held = np.zeros(matrix.shape, bool)
@@ -73,8 +74,8 @@ class Components(Decoder):
         edges = incident[part, place]
         if np.all(edges < num_messages):
             held[edges, part] = True
-        if np.any(held * target[0] != matrix) or np.any(held.sum(1) != 2):
-            self.refuse_matrix(matrix)
+        is_right = np.all(held * target[0] == matrix) and np.all(held.sum(1) == 2)
+        self.check_matrix(is_right, matrix)
 
     def weights(self, matrix: Array, target: Array, mask: jax.Array) -> jax.Array:
         return _by_components(mask, jnp.asarray(self.incident), target)

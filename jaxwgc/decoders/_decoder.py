@@ -101,16 +101,11 @@ class Decoder(abc.ABC):
         return find(mask)
 
     def _checked(self, weights, matrix, target, mask):
-        weights = _validation.as_array("weights of a decoder", weights)
-        _validation.check_dtypes(f"weights of {self}", weights, "numbers or bools")
+        kind = "numbers" if jnp.iscomplexobj(matrix) else "real numbers"
+        name, axes = f"weights of {self}", "(..., num_segments, num_messages)"
+        weights = _validation.as_array(name, weights, f"{kind} or bools")
         expected = (*mask.shape[:-1], len(target), len(matrix))
-        axes = "(..., num_segments, num_messages)"
-        _validation.check_shape(f"weights of {self}", weights, axes, expected)
-        if jnp.iscomplexobj(weights) and not jnp.iscomplexobj(matrix):
-            raise TypeError(
-                "weights of a decoder must be real for a real code; got "
-                f"{weights.dtype} from {self}"
-            )
+        _validation.check_shape(name, weights, axes, expected)
         dtype = jnp.promote_types(matrix.dtype, jnp.float32)
         return _at_answers(weights, mask, dtype)
 
@@ -166,33 +161,15 @@ class Decoder(abc.ABC):
         name = cls.__name__
         raise ValueError(f"decoder {name} needs a code {cls.needs}; got {given}")
 
-    def refuse_matrix(self, matrix: Array) -> NoReturn:
-        """The same of an encoding matrix."""
-        self.refuse(f"an encoding matrix {matrix.shape} for {self}")
+    def check_matrix(self, is_right: Any, matrix: Array) -> None:
+        """Raises ValueError for an encoding matrix that it cannot decode."""
+        if not is_right:
+            self.refuse(f"an encoding matrix {matrix.shape} for {self}")
 
     def check_one_segment(self, target: Array) -> None:
         """Raises ValueError for a code whose messages are shorter than the gradient."""
-        if len(target) != 1:
-            raise ValueError(
-                f"decoder {self} needs a code with num_segments = 1; got num_segments "
-                f"= {len(target)}"
-            )
-
-    def checked_field(
-        self, name: str, kind: str, axes: str, sizes: tuple[int | str, ...]
-    ) -> Array:
-        """Returns a field that is an array, checked as `_validation.check_shape` does.
-
-        Args:
-          name: of the field.
-          kind: what its entries are to be.
-          axes: names of its axes, for the message.
-          sizes: of the axes, "any" where they are free.
-        """
-        field = _validation.as_array(name, getattr(self, name))
-        _validation.check_dtypes(name, field, kind)
-        _validation.check_shape(name, field, axes, sizes)
-        return field
+        rule = f"be 1 for the decoder {self}"
+        _validation.require(len(target) == 1, "num_segments", rule, len(target))
 
     def __str__(self) -> str:
         return type(self).__name__

@@ -65,22 +65,17 @@ class Dual(Decoder):
 
     def check(self, matrix: Array, target: Array) -> None:
         self.check_one_segment(target)
-        axes, sizes = "(1 + m, num_workers)", ("any", len(matrix))
-        rows = self.checked_field("rows", "numbers or bools", axes, sizes)
-        _validation.check_up_to(
-            "num_stragglers + 1", self.num_stragglers + 1, rows=len(rows)
-        )
-        if np.issubdtype(rows.dtype, np.complexfloating) > np.issubdtype(
-            matrix.dtype, np.complexfloating
-        ):
-            self.refuse_matrix(matrix)
+        sizes = {"num_rows": "any", "num_workers": len(matrix)}
+        rows = _validation.as_array("rows", self.rows, "numbers or bools", **sizes)
+        name, number = "num_stragglers + 1", self.num_stragglers + 1
+        _validation.check_up_to(name, number, rows=len(rows))
+        self.check_matrix(np.iscomplexobj(rows) <= np.iscomplexobj(matrix), matrix)
         if any(isinstance(array, jax.Array) for array in (rows, matrix, target)):
             return
         first = np.arange(len(rows))[:, None] == 0
-        if not np.allclose(
-            rows @ matrix, first * target, 0, _EXACT * np.abs(target).max()
-        ):
-            self.refuse_matrix(matrix)
+        slack = _EXACT * np.abs(target).max()
+        is_right = np.allclose(rows @ matrix, first * target, 0, slack)
+        self.check_matrix(is_right, matrix)
 
     def weights(self, matrix: Array, target: Array, mask: jax.Array) -> jax.Array:
         weights, is_poor, systems = _weights(

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxwgc import _validation
 from jaxwgc._arrays import product
 from jaxwgc._targets import target_scale
 from jaxwgc.decoders._decoder import Array, Decoder
@@ -44,8 +45,8 @@ class Group(Decoder):
 
     def check(self, matrix: Array, target: Array) -> None:
         self.check_one_segment(target)
-        axes, sizes = "(num_families, num_workers)", ("any", len(matrix))
-        groups = self.checked_field("groups", "integers", axes, sizes)
+        sizes = {"num_families": "any", "num_workers": len(matrix)}
+        groups = _validation.as_array("groups", self.groups, "integers", **sizes)
         if any(isinstance(array, jax.Array) for array in (groups, matrix, target)):
             return
         for family in np.asarray(groups):
@@ -56,8 +57,8 @@ class Group(Decoder):
             is_member = family >= 0
             # Parts that do not count may be held by anybody.
             covered = (matrix[first[names >= 0]] != 0).sum(0)[target[0] != 0]
-            if np.any((matrix != rows)[is_member]) or np.any(covered != 1):
-                self.refuse_matrix(matrix)
+            is_right = np.all((matrix == rows)[is_member]) and np.all(covered == 1)
+            self.check_matrix(is_right, matrix)
 
     def weights(self, matrix: Array, target: Array, mask: jax.Array) -> jax.Array:
         return _first_answers(mask, self.groups, matrix, target)

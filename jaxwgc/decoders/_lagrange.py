@@ -61,27 +61,22 @@ class Lagrange(Decoder):
 
     def check(self, matrix: Array, target: Array) -> None:
         self.check_one_segment(target)
-        positions = _validation.as_array("positions", self.positions)
-        _validation.check_dtypes("positions", positions, "integers")
         number = len(matrix)
+        given, sizes = self.positions, {"num_workers": number}
+        positions = _validation.as_array("positions", given, "integers", **sizes)
         _validation.check_stragglers(self.num_stragglers, number)
+        self.check_matrix(np.iscomplexobj(matrix), matrix)
         is_known = not _validation.is_traced(positions)
-        if positions.shape != (number,) or (
-            is_known and not np.array_equal(np.sort(positions), np.arange(number))
-        ):
-            raise ValueError(
-                "positions must be a permutation of the numbers below num_workers = "
-                f"{number}; got {positions}"
-            )
-        if not np.issubdtype(matrix.dtype, np.complexfloating):
-            self.refuse_matrix(matrix)
+        if is_known:
+            is_right = np.array_equal(np.sort(positions), np.arange(number))
+            rule = "be a permutation of the numbers below num_workers"
+            _validation.require(is_right, "positions", rule, positions)
         if is_known and isinstance(matrix, np.ndarray):
             values = np.empty_like(matrix)
             values[np.asarray(positions)] = matrix
             coefficients = np.abs(np.fft.fft(values, axis=0))
             high = coefficients[number - self.num_stragglers :]
-            if np.any(high > 1e-6 * coefficients.max()):
-                self.refuse_matrix(matrix)
+            self.check_matrix(np.all(high <= 1e-6 * coefficients.max()), matrix)
 
     def interpolation(self, mask: jax.Array) -> tuple[jax.Array, Array, int]:
         positions = working(self.positions)

@@ -48,17 +48,16 @@ class OneCopy(Decoder):
     def check(self, matrix: Array, target: Array) -> None:
         self.check_one_segment(target)
         num_messages, num_parts = matrix.shape
-        axes, sizes = "(num_parts, num_copies)", (num_parts, "any")
-        copies = self.checked_field("copies", "integers", axes, sizes)
-        if num_messages % _validation.check_int("num_workers", self.num_workers, 1):
-            self.refuse_matrix(matrix)
+        sizes = {"num_parts": num_parts, "num_copies": "any"}
+        copies = _validation.as_array("copies", self.copies, "integers", **sizes)
+        number = _validation.check_int("num_workers", self.num_workers, 1)
+        self.check_matrix(num_messages % number == 0, matrix)
         if any(isinstance(array, jax.Array) for array in (copies, matrix, target)):
             return
         expected = np.zeros_like(matrix)
         if np.all((copies >= 0) & (copies < num_messages)):
             expected[copies, np.arange(num_parts)[:, None]] = target[0][:, None]
-        if np.any(expected != matrix):
-            self.refuse_matrix(matrix)
+        self.check_matrix(np.all(expected == matrix), matrix)
 
     def weights(self, matrix: Array, target: Array, mask: jax.Array) -> jax.Array:
         return _lightest(mask, jnp.asarray(self.copies), self.num_workers)

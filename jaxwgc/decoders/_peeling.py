@@ -40,25 +40,16 @@ class Peeling(Decoder):
 
     def check(self, matrix: Array, target: Array) -> None:
         self.check_one_segment(target)
-        assignment = _validation.as_array("assignment", self.assignment)
-        _validation.check_dtypes("assignment", assignment, "bools")
         rows, columns = matrix.shape
-        if (
-            assignment.ndim != 2
-            or len(assignment) != rows
-            or not assignment.shape[1]
-            or columns % assignment.shape[1]
-        ):
-            raise ValueError(
-                "assignment must have shape (num_messages, num_batches), with "
-                f"num_messages = {rows} and batches of equally many of {columns} "
-                f"parts; got {assignment.shape}"
-            )
+        given, sizes = self.assignment, {"num_messages": rows, "num_batches": "any"}
+        assignment = _validation.as_array("assignment", given, "bools", **sizes)
+        is_right = columns % assignment.shape[1] == 0
+        rule = f"have batches of equally many of {columns} parts"
+        _validation.require(is_right, "assignment", rule, assignment.shape)
         if any(isinstance(array, jax.Array) for array in (assignment, matrix, target)):
             return
         parts = assignment.repeat(columns // assignment.shape[1], axis=1)
-        if not np.allclose(matrix, parts * target):
-            self.refuse_matrix(matrix)
+        self.check_matrix(np.allclose(matrix, parts * target), matrix)
 
     def weights(self, matrix: Array, target: Array, mask: jax.Array) -> jax.Array:
         return _peel(mask, self.assignment)

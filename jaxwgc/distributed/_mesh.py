@@ -84,15 +84,9 @@ def mesh_value_and_grad(
     def step(params, parts, received=None, *, finished=None):
         _validation.check_dtypes("params", params, "real or complex floats")
         _validation.check_instance("parts", parts, PlacedParts, ", from place_parts")
-        if parts.held != expected:
-            raise ValueError(
-                "parts must be placed for the same code and axis; got those of "
-                f"{len(parts.held)} shards, the first with parts {parts.held[0]}; "
-                f"needs {len(expected)}, the first with {expected[0]}"
-            )
-        _validation.check_one_round(
-            code.num_workers, received=received, finished=finished
-        )
+        rule = "be placed for the same code and axis"
+        _validation.require(parts.held == expected, "parts", rule, parts.held)
+        _validation.check_one_round(code.num_workers, received, finished)
         return compute(params, parts.arrays, received, finished)
 
     return step

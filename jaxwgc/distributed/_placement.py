@@ -96,19 +96,14 @@ def place_parts(
 
 def check_mesh(code: Any, mesh: Any, axis: Any) -> str:
     """Checks code, mesh and axis; returns the axis of the workers."""
-    GradientCode.check(code)
-    _validation.check_concrete("code", code, "it says which device holds what")
+    GradientCode.check(code, concrete="it says which device holds what")
     _validation.check_instance("mesh", mesh, Mesh, " of jax.sharding")
     axis = mesh.axis_names[0] if axis is None else axis
     _validation.check_choice("axis", axis, mesh.axis_names)
     types = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
     others = [name for name in types if name != axis and types[name] != AxisType.Auto]
-    if others:
-        raise ValueError(
-            f"mesh must have the type Auto for axes other than {axis!r}, since the "
-            f"compiler shards over them; got {types}: use jax.make_mesh(..., "
-            "axis_types=...)"
-        )
+    rule = f"have the type Auto for axes other than {axis!r} (axis_types of make_mesh)"
+    _validation.require(not others, "mesh", rule, types)
     return axis
 
 
@@ -142,7 +137,5 @@ def _check_alike(trees):
         for tree in trees
     ]
     for other in described[1:]:
-        if other != described[0]:
-            raise ValueError(
-                f"parts must be alike; got one of {described[0]} and one of {other}"
-            )
+        given = f"one of {described[0]} and one of {other}"
+        _validation.require(other == described[0], "parts", "be alike", given)

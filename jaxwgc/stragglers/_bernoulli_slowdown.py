@@ -1,14 +1,13 @@
 """Workers that are slow now and then, by a factor."""
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc.stragglers._independent_delay import IndependentDelay
-from jaxwgc.stragglers._inputs import check_numbers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,14 +36,11 @@ class bernoulli_slowdown(IndependentDelay):
     probability: Any
     slowdown: Any
     time: Any = 1.0
-
-    def __post_init__(self):
-        check_numbers(
-            self,
-            probability={"minimum": 0, "maximum": 1},
-            slowdown={"minimum": 1},
-            time={"positive": True},
-        )
+    _rules: ClassVar[Any] = {
+        "probability": {"minimum": 0, "maximum": 1},
+        "slowdown": {"minimum": 1},
+        "time": {"positive": True},
+    }
 
     def draw(self, key, shape):
         """Draws times at load 1."""

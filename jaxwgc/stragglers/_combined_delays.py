@@ -5,11 +5,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxwgc import _validation
 from jaxwgc.stragglers._distributions import Distribution, Mixture, Moved
-from jaxwgc.stragglers._inputs import check_numbers, loads_of
+from jaxwgc.stragglers._inputs import loads_of
 from jaxwgc.stragglers._types import DelayModel
 
 
@@ -52,10 +51,8 @@ class affine(DelayModel):
 
     def __post_init__(self):
         _validation.check_instance("delay", self.delay, DelayModel)
-        at_least_zero = {"minimum": 0}
-        check_numbers(
-            self, overhead=at_least_zero, slope=at_least_zero, time=at_least_zero
-        )
+        rule = {"minimum": 0}
+        _validation.check_fields(self, overhead=rule, slope=rule, time=rule)
 
     def init(self, num_workers):
         """Returns the state of what is random."""
@@ -108,9 +105,9 @@ class unequal_speeds(DelayModel):
 
     def __post_init__(self):
         _validation.check_instance("delay", self.delay, DelayModel)
-        speeds = _validation.host_array("speeds", self.speeds, "real numbers", 1)
-        if not (speeds.size and np.all(speeds > 0)):
-            raise ValueError(f"speeds must be positive, and one at least; got {speeds}")
+        kind, sizes = "real numbers", {"num_workers": "any"}
+        speeds = _validation.host_array("speeds", self.speeds, kind, **sizes)
+        _validation.check_entries("speeds", speeds, speeds > 0, "positive")
         # A tuple can be compared, so that equal models are equal.
         object.__setattr__(self, "speeds", tuple(speeds.astype(float).tolist()))
 
@@ -121,7 +118,7 @@ class unequal_speeds(DelayModel):
 
     def sample(self, key, state, loads):
         """Draws the times of a round, (num_workers,)."""
-        key, worker_key = jax.random.split(_validation.check_key(key))
+        key, worker_key = jax.random.split(key)
         loads = loads_of(loads, state["workers"])
         workers = chosen_workers(worker_key, state["workers"], len(self.speeds))
         times, delay_state = self.delay.sample(key, state["delay"], loads)
@@ -174,12 +171,12 @@ class markov(DelayModel):
         _validation.check_instance("fast", self.fast, DelayModel)
         _validation.check_instance("slow", self.slow, DelayModel)
         is_probability = {"minimum": 0, "maximum": 1}
-        check_numbers(self, become_slow=is_probability, become_fast=is_probability)
+        _validation.check_fields(
+            self, become_slow=is_probability, become_fast=is_probability
+        )
         total = self.become_slow + self.become_fast
-        if not _validation.is_traced(total) and total == 0:
-            raise ValueError(
-                "become_slow and become_fast must not both be zero; they are"
-            )
+        is_right = _validation.is_traced(total) or total > 0
+        _validation.require(is_right, "become_slow + become_fast", "be positive", total)
 
     @property
     def slow_share(self) -> Any:
@@ -197,7 +194,7 @@ class markov(DelayModel):
 
     def sample(self, key, state, loads):
         """Draws the times of a round, (num_workers,)."""
-        key, fast_key, slow_key = jax.random.split(_validation.check_key(key), 3)
+        key, fast_key, slow_key = jax.random.split(key, 3)
         loads = loads_of(loads, state["is_slow"])
         goes_on = jnp.where(state["is_slow"], 1 - self.become_fast, self.become_slow)
         draws = jax.random.uniform(key, state["is_slow"].shape, jnp.float32)

@@ -4,8 +4,8 @@ import dataclasses
 import math
 from typing import Any
 
+from jaxwgc import _validation
 from jaxwgc.stragglers._distributions import Distribution
-from jaxwgc.stragglers._inputs import check_numbers
 from jaxwgc.stragglers._waiting_rule import WaitingRule
 
 
@@ -34,7 +34,7 @@ class deadline(WaitingRule):
     seconds: Any
 
     def __post_init__(self):
-        check_numbers(self, seconds={"positive": True})
+        _validation.check_fields(self, seconds={"positive": True})
 
     def ends(self, times):
         """Returns the deadline, or the last time where that is less."""

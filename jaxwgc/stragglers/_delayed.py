@@ -11,8 +11,8 @@ import numpy as np
 from jaxwgc import _validation
 from jaxwgc._targets import DECODES
 from jaxwgc.stragglers._fastest import fastest
-from jaxwgc.stragglers._inputs import loads_of, made_of_jax
-from jaxwgc.stragglers._types import DelayModel, StragglerModel, is_round
+from jaxwgc.stragglers._inputs import loads_of
+from jaxwgc.stragglers._types import DelayModel, StragglerModel, check_round
 from jaxwgc.stragglers._waiting_rule import WaitingRule
 
 # On which a rule is tried that looks as if it could not decode.
@@ -63,12 +63,10 @@ class delayed(StragglerModel):
         _validation.check_choice("late", self.late, ("cancelled", "busy"))
         _validation.check_instance("delay", self.delay, DelayModel)
         _validation.check_instance("wait", self.wait, WaitingRule)
-        code = self.wait.code
-        if self.late == "busy" and code is not None and code.messages_per_worker > 1:
-            raise ValueError(
-                'late must be "cancelled" where a code of several messages is waited '
-                f"for, since workers then stop between two parts; got {self.late!r}"
-            )
+        per_worker = getattr(self.wait.code, "messages_per_worker", 1)
+        is_right = self.late == "cancelled" or per_worker == 1
+        rule = 'be "cancelled" for a code of several messages per worker'
+        _validation.require(is_right, "late", rule, self.late)
 
     def init(self, num_workers):
         """Returns the state of the delay model, and with it how long who is busy."""
@@ -79,24 +77,15 @@ class delayed(StragglerModel):
 
     def sample(self, key, state, loads):
         """Draws the times of a round, and asks the rule."""
-        delay_key, wait_key = jax.random.split(_validation.check_key(key))
+        delay_key, wait_key = jax.random.split(key)
         loads = loads_of(loads)
         is_busy = self.late == "busy"
         state, remaining = state if is_busy else (state, 0)
-        with made_of_jax("delay"):
-            times, state = self.delay.sample(delay_key, state, loads)
-        if jnp.shape(times) != loads.shape:
-            raise ValueError(
-                f"delay must give times {loads.shape} for loads of that shape; got "
-                f"{jnp.shape(times)}"
-            )
-        with made_of_jax("wait"):
-            arrivals = self.wait.arrivals(wait_key, remaining + times)
-        if not is_round(arrivals, len(loads)):
-            raise TypeError(
-                f"wait must have arrivals with bools received {loads.shape} and a real "
-                f"scalar elapsed; got {arrivals!r}: {self.wait!r}"
-            )
+        times, state = self.delay.sample(delay_key, state, loads)
+        name = f"times of {type(self.delay).__name__}"
+        _validation.check_shape(name, times, "(num_workers,)", loads.shape)
+        arrivals = self.wait.arrivals(wait_key, remaining + times)
+        check_round(f"{type(self.wait).__name__}.arrivals", arrivals, len(loads))
         if not is_busy:
             return arrivals, state
         joined, late, after = _busy_round(

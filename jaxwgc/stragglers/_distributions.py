@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy
 
+from jaxwgc._validation import require
+
 # Each halves an interval, so that nothing is left of it in float64.
 _BISECTIONS = 60
 # On the scale of log(q / (1 - q)), q the probability of a longer time: from q = 1e-18
@@ -141,19 +143,14 @@ class Distribution(abc.ABC):
 
     def _checked_times(self, probabilities: np.ndarray) -> np.ndarray:
         times = np.asarray(self.isf(probabilities), np.float64)
-        if times.shape != probabilities.shape or not np.all(times >= 0):
-            raise ValueError(
-                "law must have times of at least 0, one for each probability; got isf "
-                f"{times.shape} with {times.min()}: {self!r}"
-            )
+        is_right = times.shape == probabilities.shape and np.all(times >= 0)
+        rule = "have times of at least 0, one for each probability"
+        require(is_right, "law", rule, self)
         with np.errstate(invalid="ignore"):
             grows = times[1:] > times[:-1] * (1 + _ROUNDING)
             grows |= np.diff(self.sf(times)) < -_ROUNDING
-        if grows.any():
-            raise ValueError(
-                "law must have a survival function that does not grow; got one that "
-                f"does at {times[grows.argmax()]}: {self!r}"
-            )
+        rule = "have a survival function that does not grow"
+        require(not grows.any(), "law", rule, self)
         return times
 
     def _tail(self, lowest: float, later: int, share: float) -> float:

@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxwgc import _validation
 from jaxwgc._pytrees import Static, register
+from jaxwgc._validation import require
 from jaxwgc.stragglers._combined_delays import chosen_workers, no_workers
 from jaxwgc.stragglers._inputs import loads_of
 from jaxwgc.stragglers._types import DelayModel, Stalls
@@ -77,41 +78,35 @@ def empirical(
     """
     table = _validation.measured_times(times)
     if measured_at is not None:
-        measured_at = _validation.host_array(
-            "measured_at", measured_at, "real numbers", 1
-        ).astype(np.float64)
-        if not (
+        name, kind = "measured_at", "real numbers"
+        measured_at = _validation.host_array(name, measured_at, kind, loads="any")
+        measured_at = measured_at.astype(np.float64)
+        is_right = (
             table.ndim == 3
             and measured_at.shape == table.shape[:1]
             and np.all(np.diff(measured_at, prepend=-1e-300) > 0)
             and measured_at[-1] > 0
-        ):
-            raise ValueError(
-                "measured_at must be increasing loads (loads,) of times (loads, "
-                f"rounds, workers); got {measured_at} and times {table.shape}"
-            )
+        )
+        rule = "be increasing loads (loads,) of times (loads, rounds, workers)"
+        require(is_right, name, rule, f"{measured_at} and times {table.shape}")
         # Loads take the place of parts.
         table = np.moveaxis(table, 0, -1).copy()
     _validation.check_choice("resample", resample, RESAMPLE)
     _validation.check_bool("replace", replace)
     worker_loads = np.asarray(loads, np.float64)
     num_workers = table.shape[1]
-    is_positive = np.all((worker_loads > 0) & np.isfinite(worker_loads))
-    if worker_loads.shape not in ((), (num_workers,)) or not is_positive:
-        raise ValueError(
-            "loads must be positive and finite, one number or one for each of the "
-            f"{num_workers} workers; got {loads!r}"
-        )
+    is_right = np.all((worker_loads > 0) & np.isfinite(worker_loads))
+    is_right &= worker_loads.shape in ((), (num_workers,))
+    rule = f"be positive and finite, one number or {num_workers}"
+    require(is_right, "loads", rule, loads)
     if table.ndim == 2:
         table, worker_loads = (table / worker_loads)[:, :, None], 1.0
-    elif measured_at is not None and np.any(worker_loads != 1):
-        raise ValueError(f"loads must be 1 with measured_at; got {loads!r}")
+    elif measured_at is not None:
+        require(np.all(worker_loads == 1), "loads", "be 1 with measured_at", loads)
     limits = np.finfo(np.float32)
-    if not np.all((table > limits.tiny) & ((table < limits.max) | np.isinf(table))):
-        raise ValueError(
-            "times of a part must be numbers that float32 has; got "
-            f"{table.min()} to {np.max(table, where=np.isfinite(table), initial=0)}"
-        )
+    is_right = np.all((table > limits.tiny) & ((table < limits.max) | np.isinf(table)))
+    given = f"{table.min()} to {np.max(table, where=np.isfinite(table), initial=0)}"
+    require(is_right, "times of a part", "fit in float32", given)
     begins_anew = measured_at is None
     if measured_at is None:
         # Seconds after the first parts: one, two, ...
@@ -156,17 +151,15 @@ class _Empirical(DelayModel):
         nobody = no_workers(num_workers)
         num_measured = self.table.shape[1]
         is_shared = self.replace or self.resample == "cells"
-        if num_workers > num_measured and not is_shared:
-            raise ValueError(
-                f"the trace must have at least {num_workers} workers; got "
-                f"{num_measured}: replace=True lets several have the same history"
-            )
+        is_right = num_workers <= num_measured or is_shared
+        rule = f"have at least {num_workers} workers, or replace must be True"
+        require(is_right, "the trace", rule, num_measured)
         return {"workers": nobody, "rounds": nobody}
 
     def sample(self, key, state, loads):
         """Draws the times of a round, (num_workers,)."""
         loads = loads_of(loads, state["workers"])
-        rounds, workers, state = self._drawn(_validation.check_key(key), state)
+        rounds, workers, state = self._drawn(key, state)
         seconds = jnp.asarray(self.table, loads.dtype)[rounds, workers]
         known = jnp.asarray(self.known, loads.dtype)
         if _validation.is_traced(self.probability) or self.probability > 0:

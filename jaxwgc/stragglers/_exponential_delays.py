@@ -12,7 +12,6 @@ from jaxwgc.stragglers._independent_delay import (
     exponential_time,
     log_times,
 )
-from jaxwgc.stragglers._inputs import check_numbers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,9 +39,7 @@ class shifted_exponential(IndependentDelay):
     shift: Any
     rate: Any
     has_least_time: ClassVar[bool] = True
-
-    def __post_init__(self):
-        check_numbers(self, shift={"minimum": 0}, rate={"positive": True})
+    _rules: ClassVar[Any] = {"shift": {"minimum": 0}, "rate": {"positive": True}}
 
     def draw(self, key, shape):
         """Draws times at load 1."""
@@ -93,9 +90,7 @@ class pareto(IndependentDelay):
     scale: Any
     shape: Any
     has_least_time: ClassVar[bool] = True
-
-    def __post_init__(self):
-        check_numbers(self, scale={"positive": True}, shape={"positive": True})
+    _rules: ClassVar[Any] = {"scale": {"positive": True}, "shape": {"positive": True}}
 
     def draw(self, key, shape):
         """Draws times at load 1."""

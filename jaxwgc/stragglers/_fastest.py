@@ -43,8 +43,7 @@ class fastest(WaitingRule):
     num_required: int
 
     def __post_init__(self):
-        number = _validation.check_int("num_required", self.num_required, minimum=1)
-        object.__setattr__(self, "num_required", number)
+        _validation.check_int("num_required", self.num_required, minimum=1)
 
     def ends(self, times):
         """Returns the f-th least time."""
@@ -55,7 +54,7 @@ class fastest(WaitingRule):
         """Returns the arrivals of exactly f workers, ties decided by the key."""
         times = times_of(times)
         self._check(len(times))
-        first = fastest_workers(_validation.check_key(key), times, self.num_required)
+        first = fastest_workers(key, times, self.num_required)
         elapsed = jnp.max(times, where=first, initial=-jnp.inf)
         return Arrivals(first & jnp.isfinite(times), times, elapsed)
 
@@ -75,6 +74,5 @@ class fastest(WaitingRule):
         return law.fastest_quantile(self.num_required, num_workers, level)
 
     def _check(self, num_workers):
-        _validation.check_up_to(
-            "num_required", self.num_required, num_workers=num_workers
-        )
+        number = self.num_required
+        _validation.check_up_to("num_required", number, num_workers=num_workers)

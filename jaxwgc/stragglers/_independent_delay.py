@@ -27,6 +27,11 @@ class IndependentDelay(DelayModel, Distribution):
     """
 
     has_least_time: ClassVar[bool] = False
+    # Bounds of the fields, as in `_validation.check_number`.
+    _rules: ClassVar[Any] = {}
+
+    def __post_init__(self):
+        _validation.check_fields(self, **self._rules)
 
     @abc.abstractmethod
     def draw(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
@@ -35,7 +40,7 @@ class IndependentDelay(DelayModel, Distribution):
     def sample(self, key, state, loads):
         """Draws the times of a round, (num_workers,)."""
         loads = loads_of(loads)
-        times = self.draw(_validation.check_key(key), loads.shape)
+        times = self.draw(key, loads.shape)
         # No work takes no time, of a dead worker too.
         return jnp.where(loads == 0, 0, loads * times), state
 

@@ -1,7 +1,5 @@
 """Checks the arguments of models and waiting rules, and makes them arrays of floats."""
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -14,11 +12,8 @@ from jaxwgc import _arrays, _validation
 def loads_of(loads: Any, state: jax.Array | None = None) -> jax.Array:
     """Loads in at least float32, as many as `state` has; NaN where none is possible."""
     loads = _vector("loads", loads, "finite and at least 0", largest=np.inf)
-    if state is not None and state.shape != loads.shape:
-        raise ValueError(
-            "loads must have shape (num_workers,), of the state that init(num_workers) "
-            f"gave, {state.shape}; got {loads.shape}"
-        )
+    if state is not None:
+        _validation.check_shape("loads", loads, "(num_workers,)", state.shape)
     return jnp.where((loads >= 0) & (loads < jnp.inf), loads, jnp.nan)
 
 
@@ -28,40 +23,8 @@ def times_of(times: Any, name: str = "times") -> jax.Array:
     return jnp.where(times >= 0, times, jnp.nan)
 
 
-@contextlib.contextmanager
-def made_of_jax(name: str) -> Iterator[None]:
-    """For calls of what users have written, which may ask tracers for their values."""
-    try:
-        yield
-    except (
-        jax.errors.ConcretizationTypeError,
-        jax.errors.NonConcreteBooleanIndexError,
-        jax.errors.TracerArrayConversionError,
-        jax.errors.TracerIntegerConversionError,
-    ) as error:
-        raise TypeError(
-            f"{name} must be made of JAX functions, since rounds are traced: jax.numpy "
-            "in the place of numpy, jnp.where in the place of if; got one that asks "
-            f"for the value of an array ({str(error).splitlines()[0]})"
-        ) from error
-
-
-def check_numbers(model: Any, **rules: Any) -> None:
-    """Checks fields of a dataclass that are numbers, which may be traced.
-
-    Others become floats, so that models whose numbers are equal are equal.
-    """
-    for name, rule in rules.items():
-        value = getattr(model, name)
-        _validation.check_number(name, value, **rule)
-        if not _validation.is_traced(value):
-            object.__setattr__(model, name, float(value))
-
-
 def _vector(name, value, rule, largest=None):
-    array = value if hasattr(value, "dtype") else np.asarray(value)
-    _validation.check_dtypes(name, array, "real numbers")
-    _validation.check_shape(name, array, "(num_workers,)", ("any",))
+    array = _validation.as_array(name, value, "real numbers", num_workers="any")
     if not _validation.is_traced(array):
         values = np.asarray(array, np.float64)
         is_right = (values >= 0) & (values != largest)

@@ -4,7 +4,6 @@ import dataclasses
 from typing import Any
 
 from jaxwgc import _validation
-from jaxwgc.stragglers._inputs import check_numbers
 from jaxwgc.stragglers._waiting_rule import WaitingRule
 
 
@@ -41,9 +40,8 @@ class relative_deadline(WaitingRule):
     quorum: int
 
     def __post_init__(self):
-        check_numbers(self, factor={"minimum": 1})
-        quorum = _validation.check_int("quorum", self.quorum, minimum=1)
-        object.__setattr__(self, "quorum", quorum)
+        _validation.check_fields(self, factor={"minimum": 1})
+        _validation.check_int("quorum", self.quorum, minimum=1)
 
     def ends(self, times):
         """Returns the deadline, or the last time where that is less."""

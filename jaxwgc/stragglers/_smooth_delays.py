@@ -1,7 +1,7 @@
 """Delay models without an end of their times, fitted by their logarithms."""
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,6 @@ from jaxwgc.stragglers._independent_delay import (
     exponential_time,
     log_times,
 )
-from jaxwgc.stragglers._inputs import check_numbers
 
 _SMALLEST_DEVIATION = 1e-6
 _ITERATIONS = 100
@@ -47,9 +46,7 @@ class weibull(IndependentDelay):
 
     scale: Any
     shape: Any
-
-    def __post_init__(self):
-        check_numbers(self, scale={"positive": True}, shape={"positive": True})
+    _rules: ClassVar[Any] = {"scale": {"positive": True}, "shape": {"positive": True}}
 
     def draw(self, key, shape):
         """Draws times at load 1."""
@@ -122,9 +119,10 @@ class log_normal(IndependentDelay):
 
     median: Any
     deviation: Any
-
-    def __post_init__(self):
-        check_numbers(self, median={"positive": True}, deviation={"positive": True})
+    _rules: ClassVar[Any] = {
+        "median": {"positive": True},
+        "deviation": {"positive": True},
+    }
 
     def draw(self, key, shape):
         """Draws times at load 1."""

@@ -10,7 +10,6 @@ import numpy as np
 from jaxwgc import _arrays, _validation
 from jaxwgc._arrays import is_kind
 from jaxwgc.stragglers._distributions import Distribution
-from jaxwgc.stragglers._inputs import made_of_jax
 
 # Finish times, the time that has passed, their ratio and its product with the parts are
 # rounded once or twice each, by half an eps.
@@ -54,11 +53,8 @@ class Arrivals(NamedTuple):
           ValueError: If workers of earlier rounds were busy, since workers with several
             messages stop between two parts.
         """
-        if self.joined is not None:
-            raise ValueError(
-                'late must be "cancelled" for a code of several messages a worker, '
-                'since workers then stop between two parts; got "busy"'
-            )
+        rule = 'be "cancelled" for a code of several messages per worker'
+        _validation.require(self.joined is None, "late", rule, "busy")
         times, elapsed = map(_arrays.promoted, (self.times, self.elapsed))
         elapsed = jnp.asarray(elapsed)[..., None]
         # The share of the work that is done; none in no time where it takes forever.
@@ -116,17 +112,11 @@ class StragglerModel(Model):
         _validation.check_instance(name, model, StragglerModel)
         num_workers = len(loads)
         state = model.init(num_workers)
-        with made_of_jax(name):
-            drawn = jax.eval_shape(
-                lambda *traced: model.sample(*traced, loads), jax.random.key(0), state
-            )
+        drawn = jax.eval_shape(
+            lambda *traced: model.sample(*traced, loads), jax.random.key(0), state
+        )
         is_pair = isinstance(drawn, tuple) and len(drawn) == 2
-        if not (is_pair and is_round(drawn[0], num_workers)):
-            raise TypeError(
-                f"{name} must be a StragglerModel, whose sample gives (arrivals, "
-                f"state) with bools received ({num_workers},) and a real scalar "
-                f"elapsed; got one that gives {drawn}: {model!r}"
-            )
+        check_round(f"{name}.sample", drawn[0] if is_pair else drawn, num_workers)
 
 
 class DelayModel(Model):
@@ -187,14 +177,11 @@ class Stalls(NamedTuple):
     num_rounds: int
 
 
-def is_round(arrivals: Any, num_workers: int) -> bool:
-    """Returns whether it has what a round has, in its shapes and dtypes."""
-    received, elapsed = (
-        getattr(arrivals, field, None) for field in ("received", "elapsed")
-    )
-    return (
-        np.shape(received) == (num_workers,)
-        and is_kind(received, "bools")
-        and np.shape(elapsed) == ()
-        and is_kind(elapsed, "real numbers")
-    )
+def check_round(name: str, arrivals: Any, num_workers: int) -> None:
+    """Raises TypeError unless `name` gives arrivals with the fields of a round."""
+    fields = (("received", "bools", (num_workers,)), ("elapsed", "real numbers", ()))
+    for field, kind, shape in fields:
+        given = getattr(arrivals, field, None)
+        if np.shape(given) != shape or not is_kind(given, kind):
+            rule = f"give (arrivals, state), with {field} {kind} {shape}"
+            raise TypeError(f"{name} must {rule}; got {arrivals!r}")

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc import _validation
-from jaxwgc.stragglers._inputs import check_numbers, loads_of
+from jaxwgc.stragglers._inputs import loads_of
 from jaxwgc.stragglers._selection import random_workers
 from jaxwgc.stragglers._types import Arrivals, StragglerModel
 
@@ -25,7 +25,7 @@ class uniform(StragglerModel):
 
     Raises:
       ValueError: where s is negative, or not less than the number of workers (at
-        `init` or `sample`).
+        `sample`).
       TypeError: where s is not an int.
 
     Example:
@@ -43,21 +43,14 @@ class uniform(StragglerModel):
     num_stragglers: int
 
     def __post_init__(self):
-        number = _validation.check_int("num_stragglers", self.num_stragglers, minimum=0)
-        object.__setattr__(self, "num_stragglers", number)
-
-    def init(self, num_workers):
-        """Returns no state."""
-        state = super().init(num_workers)
-        _validation.check_stragglers(self.num_stragglers, num_workers)
-        return state
+        _validation.check_int("num_stragglers", self.num_stragglers, minimum=0)
 
     def sample(self, key, state, loads):
         """Draws a round."""
         loads = loads_of(loads)
         _validation.check_stragglers(self.num_stragglers, len(loads))
         everyone = jnp.ones(len(loads), bool)
-        lost = random_workers(_validation.check_key(key), everyone, self.num_stragglers)
+        lost = random_workers(key, everyone, self.num_stragglers)
         return _unit_round(~lost), state
 
 
@@ -96,26 +89,22 @@ class bernoulli(StragglerModel):
 
     def __post_init__(self):
         if np.ndim(self.probability) == 0:
-            check_numbers(self, probability={"minimum": 0, "maximum": 1})
+            _validation.check_fields(self, probability={"minimum": 0, "maximum": 1})
             return
         name = "probability"
-        values = _validation.host_array(name, self.probability, "real numbers", 1)
+        given = self.probability
+        values = _validation.host_array(name, given, "real numbers", num_workers="any")
         is_right = (values >= 0) & (values <= 1)
         _validation.check_entries(name, values, is_right, "from 0 to 1")
         # A tuple can be compared, so that equal models are equal.
         object.__setattr__(self, name, tuple(values.astype(float).tolist()))
 
-    def init(self, num_workers):
-        """Returns no state."""
-        if isinstance(self.probability, tuple):
-            _check_as_many(num_workers, "probability", len(self.probability))
-        return super().init(num_workers)
-
     def sample(self, key, state, loads):
         """Draws a round."""
-        key, loads = _validation.check_key(key), loads_of(loads)
-        self.init(len(loads))
-        draws = jax.random.uniform(key, (len(loads),), jnp.float32)
+        loads = loads_of(loads)
+        if isinstance(self.probability, tuple):
+            _check_as_many(len(loads), "probability", len(self.probability))
+        draws = jax.random.uniform(key, loads.shape, jnp.float32)
         probability = jnp.asarray(self.probability, jnp.float32)
         return _unit_round(draws >= probability), state
 
@@ -146,27 +135,17 @@ class fixed(StragglerModel):
     received: Any
 
     def __post_init__(self):
-        _validation.check_dtypes("received", self.received, "bools")
-        _validation.check_shape("received", self.received, "(num_workers,)", ("any",))
-
-    def init(self, num_workers):
-        """Returns no state."""
-        state = super().init(num_workers)
-        _check_as_many(num_workers, "received", jnp.shape(self.received)[0])
-        return state
+        _validation.as_array("received", self.received, "bools", num_workers="any")
 
     def sample(self, key, state, loads):
         """Returns the round."""
-        _validation.check_key(key)
-        self.init(len(loads_of(loads)))
+        _check_as_many(len(loads_of(loads)), "received", len(self.received))
         return _unit_round(jnp.asarray(self.received)), state
 
 
 def _check_as_many(num_workers: int, name: str, expected: int) -> None:
-    if num_workers != expected:
-        raise ValueError(
-            f"num_workers must be that of {name}; got {num_workers} and {expected}"
-        )
+    rule = f"be {expected}, that of {name}"
+    _validation.require(num_workers == expected, "num_workers", rule, num_workers)
 
 
 def _unit_round(received: jax.Array) -> Arrivals:

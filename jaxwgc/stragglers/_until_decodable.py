@@ -93,8 +93,7 @@ def until_decodable(
       Charles, Papailiopoulos, Ellenberg, "Approximate gradient coding via sparse random
       graphs", 2017, for the decoding error as what answers are judged by.
     """
-    if not isinstance(code, Decodable):
-        raise TypeError(f"code must be a GradientCode; got {code!r}")
+    _validation.check_instance("code", code, Decodable)
     _validation.check_number("tolerance", tolerance, minimum=0)
     if decoder is not None:
         decoder = code.choose_decoder(decoder)
@@ -134,9 +133,7 @@ def coverage(code: Decodable, share: float) -> WaitingRule:
       Giladi et al., "DropCompute: simple and more robust distributed synchronous
       training via compute variance reduction", NeurIPS 2023.
     """
-    _validation.check_number("share", share, maximum=1)
-    if not share > 0:
-        raise ValueError(f"share must be above 0; got {share}")
+    _validation.check_number("share", share, positive=True, maximum=1)
     # A part that is missing to rounding passes.
     return until_decodable(code, math.sqrt(1 - share + DECODES**2))
 
@@ -172,7 +169,6 @@ class UntilDecodable(WaitingRule):
 
     def arrivals(self, key: jax.Array, times: jax.typing.ArrayLike) -> Arrivals:
         """Returns the arrivals, by the messages until each of them comes."""
-        _validation.check_key(key)
         times = times_of(times)
         elapsed = self.ends(self._message_times(times))
         received = (times <= elapsed) & jnp.isfinite(times)
@@ -205,9 +201,7 @@ class UntilDecodable(WaitingRule):
     def _by_message(self, times):
         """Returns times of workers or of messages as those of messages."""
         num_workers, per_worker = self.code.num_workers, self.code.messages_per_worker
-        if len(times) not in (num_workers, num_workers * per_worker):
-            raise ValueError(
-                "times must have shape (num_workers,) with num_workers = "
-                f"{num_workers} for the code that is waited for; got {times.shape}"
-            )
+        is_right = len(times) in (num_workers, num_workers * per_worker)
+        rule = f"have shape (num_workers,) = ({num_workers},), as the code awaited"
+        _validation.require(is_right, "times", rule, times.shape)
         return times.repeat(num_workers * per_worker // len(times))

@@ -9,7 +9,7 @@ import numpy as np
 from jaxwgc import _validation
 from jaxwgc._bisection import first_time
 from jaxwgc.stragglers._distributions import Distribution
-from jaxwgc.stragglers._inputs import made_of_jax, times_of
+from jaxwgc.stragglers._inputs import times_of
 from jaxwgc.stragglers._types import Arrivals
 
 
@@ -67,7 +67,6 @@ class WaitingRule:
         """
         if _validation.is_traced(self, times):
             return self._end(times)
-        _validation.check_hashable("wait", self)
         return _compiled_end(self, times)
 
     def arrivals(self, key: jax.Array, times: Any) -> Arrivals:
@@ -77,7 +76,6 @@ class WaitingRule:
           key: PRNG key of either kind, for ties.
           times: (num_workers,), when each worker answers; infinity where never.
         """
-        _validation.check_key(key)
         times = times_of(times)
         elapsed = self.ends(times)
         return Arrivals((times <= elapsed) & jnp.isfinite(times), times, elapsed)
@@ -115,13 +113,9 @@ class WaitingRule:
         times = times_of(times)
 
         def is_over(now):
-            with made_of_jax("wait"):
-                over = self.is_over(jnp.where(times <= now, times, jnp.inf), now)
+            over = self.is_over(jnp.where(times <= now, times, jnp.inf), now)
             if np.shape(over) != () or getattr(over, "dtype", None) != np.bool_:
-                raise TypeError(
-                    "wait must have an is_over that gives one bool; got "
-                    f"{over}: {self!r}"
-                )
+                raise TypeError(f"is_over of {self!r} must give one bool; got {over}")
             return over
 
         last = times.max()

@@ -150,18 +150,14 @@ the gradient's length
       Charles, Papailiopoulos, Ellenberg, "Approximate gradient coding via sparse
       random graphs", 2017 (decoding error, random and adversarial).
     """
-    GradientCode.check(code)
-    _validation.check_concrete("code", code, _REASON)
+    GradientCode.check(code, concrete=_REASON)
     code = dataclasses.replace(code, decoders=(code.choose_decoder(decoder),))
-    key = _validation.check_key(key)
     num_patterns = _validation.check_int("num_patterns", num_patterns, minimum=2)
     numbers = _numbers_of_stragglers(num_stragglers, code.num_workers)
-    _validation.check_dtypes("quantile_levels", quantile_levels, "real numbers")
-    levels = np.asarray(quantile_levels, np.float64)
-    if levels.ndim != 1 or not np.all((levels >= 0) & (levels <= 1)):
-        raise ValueError(
-            f"quantile_levels must be numbers from 0 to 1; got {quantile_levels!r}"
-        )
+    name = "quantile_levels"
+    levels = _validation.concrete_array(name, quantile_levels, "real numbers")
+    is_right = levels.ndim == 1 and np.all((levels >= 0) & (levels <= 1))
+    _validation.require(is_right, name, "be numbers from 0 to 1", levels)
 
     bits = jax.random.bits(key, (4,))
     _validation.check_concrete("key", bits, _REASON)
@@ -225,6 +221,5 @@ def _numbers_of_stragglers(numbers, num_workers):
             {round(x) for x in np.linspace(0, last, min(last + 1, _NUM_ROWS))}
         )
     numbers = [numbers] if np.ndim(numbers) == 0 else list(numbers)
-    if not numbers:
-        raise ValueError("num_stragglers must be at least one number; got none")
+    _validation.require(numbers, "num_stragglers", "be at least one number", numbers)
     return [_validation.check_stragglers(number, num_workers) for number in numbers]

@@ -69,19 +69,15 @@ def expected_error(
       "Stochastic gradient coding for straggler mitigation in distributed learning",
       2020.
     """
-    GradientCode.check(code)
-    _validation.check_concrete("code", code, "its error is computed on the host")
+    GradientCode.check(code, concrete="its error is computed on the host")
     code.check_plain("expected_error")
     fixed = [decoder for decoder in code.decoders_of(OneStep) if not decoder.shared]
-    if code.is_complex or not fixed:
-        raise ValueError(
-            "code must be real, with OneStep(..., shared=False) among its decoders; "
-            f"got {code}"
-        )
+    rule = "be real, with OneStep(..., shared=False) among its decoders"
+    _validation.require(not code.is_complex and fixed, "code", rule, code)
     name = "straggler_probabilities"
-    given = _validation.concrete_array(name, straggler_probabilities, "real numbers")
-    if given.ndim:
-        _validation.check_shape(name, given, "(num_workers,)", (code.num_workers,))
+    rule = {"or_number": True, "num_workers": code.num_workers}
+    given = straggler_probabilities
+    given = _validation.concrete_array(name, given, "real numbers", **rule)
     stragglers = np.broadcast_to(given, code.num_workers).astype(np.float64)
     is_right = (stragglers >= 0) & (stragglers <= 1)
     _validation.check_entries(name, stragglers, is_right, "from 0 to 1")

@@ -74,22 +74,16 @@ def learn_entries(
       "Approximate gradient coding via sparse random graphs", 2017. Learning the entries
       is the library's.
     """
-    GradientCode.check(code)
-    _validation.check_concrete("code", code, "the better of two codes is returned")
-    if code.is_complex or code.num_segments > 1 or code.messages_per_worker > 1:
-        raise ValueError(
-            "code must be real, with one message a worker and no segments; got "
-            f"{code} with {code.encoding_matrix.dtype}, num_segments = "
-            f"{code.num_segments} and messages_per_worker = {code.messages_per_worker}"
-        )
+    GradientCode.check(code, concrete="the better of two codes is returned")
+    code.check_plain("learn_entries")
+    _validation.require(not code.is_complex, "code", "be real", code)
     loads = np.asarray(code.loads, np.float64)
     StragglerModel.check("model", model, loads)
     key = _validation.check_key(key)
     num_steps = _validation.check_int("num_steps", num_steps, minimum=1)
     batch_size = _validation.check_int("batch_size", batch_size, minimum=1)
-    _validation.check_number(
-        "learning_rate", learning_rate, positive=True, traceable=False
-    )
+    rule = {"positive": True, "traceable": False}
+    _validation.check_number("learning_rate", learning_rate, **rule)
 
     matrix = np.asarray(code.encoding_matrix, np.float64)
     assignment = np.asarray(code.assignment)

@@ -67,13 +67,9 @@ def monte_carlo(
       >>> draws.shape
       (1000,)
     """
-    _validation.check_callable("trial", trial)
-    if progress is not None:
-        _validation.check_callable("progress", progress)
     key = jnp.asarray(_validation.check_key(key))
     num_trials = _validation.check_int("num_trials", num_trials, minimum=1)
-    if batch_size is None:
-        batch_size = _DEFAULT_BATCH_SIZE
+    batch_size = _DEFAULT_BATCH_SIZE if batch_size is None else batch_size
     batch_size = _validation.check_int("batch_size", batch_size, minimum=1)
     devices = _checked_devices(devices)
     # Batches of nearly equal size waste least on the last one, which is filled up.
@@ -132,10 +128,8 @@ def _checked_devices(devices):
     if not all(isinstance(device, jax.Device) for device in devices):
         raise TypeError(f"devices must be those of jax.devices(); got {devices}")
     own = {each for each in devices if each.process_index == jax.process_index()}
-    if not devices or len(own) < len(devices):
-        raise ValueError(
-            f"devices must be different ones, of this process; got {devices}"
-        )
+    is_right, rule = len(own) == len(devices) > 0, "be different ones, of this process"
+    _validation.require(is_right, "devices", rule, devices)
     return devices
 
 
@@ -195,13 +189,7 @@ def summarize(results: Any, confidence: float = 0.95) -> Any:
       seven methods", 1998 (method 4).
     """
     _validation.check_share("confidence", confidence)
-    shapes = [np.shape(leaf) for leaf in jax.tree.leaves(results)]
-    if not shapes or not shapes[0] or shapes[0][0] < 1:
-        raise ValueError(
-            f"results must have arrays with a leading axis of trials; got {results!r}"
-        )
-    num_trials = shapes[0][0]
-    _validation.check_leading_axis("results", results, num_trials, "num_trials")
+    num_trials = _validation.check_parts("results", results, "num_trials")
     _validation.check_dtypes("results", results, "real numbers or bools")
 
     def of_leaf(leaf):

@@ -49,9 +49,8 @@ def straggler_probabilities(received: Any, confidence: float = 0.95) -> Summary:
       on Information Theory 27, 1981 (the half that is added); Newcombe, "Two-sided
       confidence intervals for the single proportion", 1998.
     """
-    received = _validation.host_array("received", received, "bools", 2)
-    sizes = ("any", "any")
-    _validation.check_shape("received", received, "(rounds, num_workers)", sizes)
+    sizes = {"rounds": "any", "num_workers": "any"}
+    received = _validation.host_array("received", received, "bools", **sizes)
     rounds = len(received)
     lost = ~received
     estimates = (lost.sum(0) + 0.5) / (rounds + 1)

@@ -266,14 +266,13 @@ def straggler_report(
     table = _validation.measured_times(times, least_rounds=2)
     table = table.sum(-1) if table.ndim == 3 else table
     num_rounds, num_workers = table.shape
-    if num_workers < 2:
-        raise ValueError(f"times must have at least 2 workers; got {table.shape}")
+    is_right, rule = num_workers > 1, "have at least 2 workers"
+    _validation.require(is_right, "times", rule, table.shape)
     labels = np.array([*map(str, range(num_workers) if names is None else names)])
     _validation.check_shape("names", labels, "(num_workers,)", (num_workers,))
     is_finite = np.isfinite(table)
     missing, rounds = num_rounds - is_finite.sum(0), np.flatnonzero(is_finite.any(1))
-    if not len(rounds):
-        raise ValueError("times must have at least one response; got none")
+    _validation.require(len(rounds), "times", "have at least one response", "none")
     table = table if len(rounds) == num_rounds else table[rounds]
     medians, means, errors = _means(table)
     round_time, mean_time, median_time = map(float, means[:3])

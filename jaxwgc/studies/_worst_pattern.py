@@ -80,11 +80,9 @@ def worst_pattern(
       "Gradient coding based on block designs for mitigating adversarial stragglers",
       2019.
     """
-    GradientCode.check(code)
-    _validation.check_concrete("code", code, "patterns are tried on the host")
+    GradientCode.check(code, concrete="patterns are tried on the host")
     decoder = code.choose_decoder(decoder)
     num_stragglers = _validation.check_stragglers(num_stragglers, code.num_workers)
-    max_patterns = _validation.check_int("max_patterns", max_patterns, minimum=0)
     adversary = _Adversary(code, decoder)
     if math.comb(code.num_workers, num_stragglers) <= max(max_patterns, 1):
         lost = _try_all(adversary, num_stragglers)

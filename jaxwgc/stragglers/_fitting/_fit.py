@@ -251,27 +251,18 @@ def _measured(times, loads):
     given = _validation.concrete_array("loads", loads, "real numbers")
     if table.ndim == 3:
         table, given = table.sum(-1), np.max(given)
-    try:
-        shared = np.broadcast_to(given.astype(np.float64), table.shape)
-    except ValueError:
-        raise ValueError(
-            f"loads must be one number, or fit times {table.shape}; got {given.shape}"
-        ) from None
-    if not np.all((shared >= 0) & np.isfinite(shared)) or not shared.any():
-        raise ValueError(f"loads must be at least 0, finite and not all 0; got {loads}")
+    shared = np.broadcast_to(given.astype(np.float64), table.shape)
+    is_right = np.all((shared >= 0) & np.isfinite(shared)) and shared.any()
+    _validation.require(is_right, "loads", "be at least 0, finite and not all 0", loads)
     is_whole = np.isfinite(table)
-    answered = is_whole.any(axis=1)
-    if answered.sum() < len(table) or is_whole.mean() < 0.5:
-        raise ValueError(
-            "times must have an answer in every round, and at least half of all; got "
-            f"{is_whole.mean():.0%} and none in {len(table) - answered.sum()} rounds"
-        )
-    silent = np.flatnonzero(~is_whole.any(axis=0))
-    if len(silent):
-        raise ValueError(
-            "times must have an answer of every worker: leave out those who never "
-            f"answer, here worker {silent[0]}"
-        )
+    share, silent = is_whole.mean(), (~is_whole.any(axis=1)).sum()
+    rule = "have a response in every round, and at least half of all"
+    given = f"{share:.0%} and none in {silent} rounds"
+    _validation.require(silent == 0 and share >= 0.5, "times", rule, given)
+    responds = is_whole.any(axis=0)
+    rule = "have a response of every worker: leave out those that never respond"
+    given = f"none of worker {responds.argmin()}"
+    _validation.require(responds.all(), "times", rule, given)
     table = _not_rounded(table, is_whole)
     last = np.max(table, axis=1, where=is_whole, initial=0, keepdims=True)
     return Measured(np.where(is_whole, table, last), shared, is_whole)
@@ -280,8 +271,7 @@ def _measured(times, loads):
 def _not_rounded(table, is_whole):
     """Equal times spread over the interval that is rounded to them."""
     values, place = np.unique(table[is_whole], return_inverse=True)
-    if len(values) < 2:
-        raise ValueError(f"times must differ; got {values[0]} everywhere")
+    _validation.require(len(values) > 1, "times", "differ", values)
     if len(values) > len(place) / 2:
         return table
     unit = np.diff(values).min()

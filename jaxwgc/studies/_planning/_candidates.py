@@ -143,7 +143,6 @@ def rules_of(
     for rule in rules:
         hint = ", or a function that gives one for a code"
         _validation.check_instance("waiting", rule, WaitingRule, hint)
-        _validation.check_hashable("waiting", rule)
     for rule in dict.fromkeys(rules):
         model = delayed(drawn.delay, rule)
         StragglerModel.check("waiting", model, code.loads)

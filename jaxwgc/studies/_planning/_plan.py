@@ -164,24 +164,21 @@ def plan(
       2018, section 4 (noise at constant steps); Savage, "The theory of statistical
       decision", 1951 (least regret).
     """
-    hint = " (stragglers.empirical makes one of measured times)"
-    _validation.check_instance("delay", delay, DelayModel, hint)
+    _validation.check_instance("delay", delay, DelayModel)
     _validation.check_int("num_workers", num_workers, minimum=1)
     goal = Goal.checked(target, condition, heterogeneity, num_workers)
     waiting = _listed("waiting", waiting)
     key = _validation.check_key(key)
     _validation.check_concrete("key", key, "a plan is made on the host")
     num_rounds = _validation.check_int("num_rounds", num_rounds, minimum=40)
-    for name, value in (
-        ("num_parameters", num_parameters),
-        ("bytes_per_number", bytes_per_number),
-    ):
-        _validation.check_number(name, value, positive=True, traceable=False)
+    rule = {"positive": True, "traceable": False}
+    _validation.check_number("num_parameters", num_parameters, **rule)
+    _validation.check_number("bytes_per_number", bytes_per_number, **rule)
     _validation.check_number("tail", tail, minimum=0, finite=True, traceable=False)
     _validation.check_bool("exact", exact)
     _validation.check_choice("late", late, (CANCELLED, BUSY))
-    if _validation.check_bool("memory", memory) and late == CANCELLED:
-        raise ValueError('memory must be False with late="cancelled": nobody is late')
+    is_right = not _validation.check_bool("memory", memory) or late == BUSY
+    _validation.require(is_right, "memory", "be False with late='cancelled'", memory)
     length = max(-(-num_rounds // _NUM_GROUPS), _FEWEST_ROUNDS)
     shape = _NUM_GROUPS, length
     stalls = delay.stalls(float(tail))
@@ -240,8 +237,7 @@ def _listed(name, values):
         return None
     _validation.check_instance(name, values, Iterable, ", such as a list")
     values = list(values)
-    if not values:
-        raise ValueError(f"{name} must be at least one; got none")
+    _validation.require(values, name, "be at least one", values)
     return values
 
 
@@ -255,8 +251,8 @@ def _named_codes(num_workers, replications, codes, speeds) -> list[Named]:
             for copies in replications
         ]
         return list(standard_codes(num_workers, copies, speeds))
-    if replications is not None:
-        raise ValueError("replications are for the standard codes; got codes, too")
+    rule = "be None with codes"
+    _validation.require(replications is None, "replications", rule, replications)
     _validation.check_instance("codes", codes, Mapping, " of codes by their names")
     named = list(standard_codes(num_workers, (), None))
     for name, code in codes.items():
@@ -271,34 +267,20 @@ def _named_codes(num_workers, replications, codes, speeds) -> list[Named]:
 def _checked_choices(choices, num_workers) -> list[Named]:
     """Returns the codes of the choices of another plan."""
     for number, choice in enumerate(choices):
-        _validation.check_instance(f"choices[{number}]", choice, Choice)
-        _check_workers(f"choices[{number}].code", choice.code, num_workers)
-        _check_late(f"choices[{number}]", choice)
+        name = f"choices[{number}]"
+        _validation.check_instance(name, choice, Choice)
+        code, several = choice.code, choice.code.messages_per_worker > 1
+        _check_workers(f"{name}.code", code, num_workers)
+        late = (CANCELLED,) if several else (CANCELLED, BUSY)
+        _validation.check_choice(f"{name}.late", choice.late, late)
+        if _validation.check_bool(f"{name}.memory", choice.memory):
+            decodes = code.decodes(np.ones(code.num_messages, bool), DECODES)
+            is_right = not several and code.num_segments == 1 and bool(decodes)
+            rule = "be False unless code has one message per worker, and all decode"
+            _validation.require(is_right, f"{name}.memory", rule, code)
     return [(choice.name, choice.code) for choice in choices]
 
 
-def _check_late(name, choice):
-    """Checks that a choice to which memory was added, say, can be judged."""
-    code = choice.code
-    _validation.check_choice(f"{name}.late", choice.late, (CANCELLED, BUSY))
-    _validation.check_bool(f"{name}.memory", choice.memory)
-    if choice.late == BUSY and code.messages_per_worker > 1:
-        raise ValueError(
-            f'{name}.late must be "cancelled" for a code of several messages a worker; '
-            f"got {choice.late!r} and {code}"
-        )
-    if not choice.memory:
-        return
-    is_plain = code.messages_per_worker == 1 and code.num_segments == 1
-    if not (is_plain and code.decodes(np.ones(code.num_messages, bool), DECODES)):
-        raise ValueError(
-            f"{name}.memory must be False unless a code has one message a worker and "
-            f"decodes when all are there; got {code}"
-        )
-
-
 def _check_workers(name, code, num_workers):
-    if code.num_workers != num_workers:
-        raise ValueError(
-            f"{name} must have num_workers = {num_workers}; got {code.num_workers}"
-        )
+    rule, given = f"have num_workers = {num_workers}", code.num_workers
+    _validation.require(given == num_workers, name, rule, given)

@@ -72,7 +72,6 @@ class Drawn(NamedTuple):
         has_stalls: bool,
     ) -> "Drawn":
         """Draws times of `shape` (runs, rounds) for the loads of all codes."""
-        _validation.check_hashable("delay", delay)
         loads = np.unique([np.asarray(code.loads) for code in codes], axis=0)
         num_workers = loads.shape[1]
         model = delayed(delay, fastest(num_workers))
@@ -81,8 +80,8 @@ class Drawn(NamedTuple):
         each = loads.astype(np.float32)
         times = [_draw(kind, shape, arrays, key, own) for own in each]
         times = np.stack(jax.device_get(times))
-        if not np.all(times >= 0):
-            raise ValueError(f"delay must give times of at least 0; got {times.min()}")
+        is_right, rule = np.all(times >= 0), "give times of at least 0"
+        _validation.require(is_right, "delay", rule, times.min())
         has_state = bool(jax.tree.leaves(delay.init(num_workers)))
         return cls(delay, num_measured, has_stalls, has_state, key, loads, times)
 

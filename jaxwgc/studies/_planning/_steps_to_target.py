@@ -30,10 +30,8 @@ class Goal(NamedTuple):
     ) -> "Goal":
         """One whose numbers follow the rules."""
         _validation.check_number("target", target, positive=True, traceable=False)
-        if target >= 1:
-            raise ValueError(
-                f"target must be below 1, since the loss starts at 1; got {target}"
-            )
+        rule = "be below 1, since the loss starts at 1"
+        _validation.require(target < 1, "target", rule, target)
         rule = {"finite": True, "traceable": False}
         _validation.check_number("condition", condition, minimum=1, **rule)
         _validation.check_number("heterogeneity", heterogeneity, minimum=0, **rule)
