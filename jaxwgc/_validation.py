@@ -167,7 +167,8 @@ def check_leading_axis(
 
 def check_parts(name: str, tree: Any, axis_name: str) -> int:
     """The leading axis, not empty, that all leaves of `tree` share."""
-    shape = np.shape(next(iter(jax.tree.leaves(tree)), 0))
+    leaves = jax.tree.leaves(tree)
+    shape = np.shape(leaves[0]) if leaves else ()
     rule = f"have a leading axis of {axis_name}, at least 1"
     require(shape and shape[0], name, rule, tree)
     check_leading_axis(name, tree, shape[0], axis_name)
@@ -182,7 +183,7 @@ def check_dense(name: str, value: Any, hint: str = "") -> None:
 
 
 def as_array(
-    name: str, value: Any, kind: str, *batch: str, or_number: bool = False, **sizes: Any
+    name: str, value: Any, kind: str, *batch: str, or_number: Any = False, **sizes: Any
 ) -> Any:
     """`value` with entries of a kind, in NumPy if it is a number or rows of numbers.
 

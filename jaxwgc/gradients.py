@@ -155,6 +155,10 @@ def decoded_value_and_grad(
     return decode
 
 
+# What the result of a loss may also be.
+_HINT = ", or (scalar, aux) with has_aux"
+
+
 def scalar_loss(loss: Callable[..., Any]) -> Callable:
     """`loss`, whose result must be a scalar of real floats: there is no has_aux."""
     checked = checked_loss(loss, hint="")
@@ -162,9 +166,7 @@ def scalar_loss(loss: Callable[..., Any]) -> Callable:
 
 
 def checked_loss(
-    loss: Callable[..., Any],
-    has_aux: bool = False,
-    hint: str = ", or (scalar, aux) with has_aux",
+    loss: Callable[..., Any], has_aux: bool = False, hint: str = _HINT
 ) -> Callable:
     """`loss` with its result as (scalar, aux), and the scalar a real float."""
     _validation.check_callable("loss", loss)
@@ -174,7 +176,7 @@ def checked_loss(
         outputs = loss(params, part)
         is_pair = isinstance(outputs, tuple) and len(outputs) == 2
         value, aux = outputs if has_aux and is_pair else (outputs, None)
-        if is_pair < has_aux or not jax.tree_util.all_leaves([value]):
+        if (has_aux and not is_pair) or not jax.tree_util.all_leaves([value]):
             given = jax.tree.structure(outputs)
             raise TypeError(f"loss must return a scalar{hint}; got {given}")
         if np.shape(value):
