@@ -168,7 +168,7 @@ def check_leading_axis(
 def check_parts(name: str, tree: Any, axis_name: str) -> int:
     """The leading axis, not empty, that all leaves of `tree` share."""
     leaves = jax.tree.leaves(tree)
-    shape = np.shape(leaves[0]) if leaves else ()
+    shape: tuple[int, ...] = np.shape(leaves[0]) if leaves else ()
     rule = f"have a leading axis of {axis_name}, at least 1"
     require(shape and shape[0], name, rule, tree)
     check_leading_axis(name, tree, shape[0], axis_name)

@@ -431,20 +431,17 @@ def check_messages(
     )
     size = _flat_vectors.raveled_size(params)
     length = -(-size // (code.num_segments * (2 if code.is_complex else 1)))
-    messages = check_messages_of(code, messages)
-    axes, of = "(..., num_messages, length)", f" for {size} parameters"
-    sizes = ("...", code.num_messages, length)
-    _validation.check_shape("messages", messages, axes, sizes, of)
-    return messages, params
+    return check_messages_of(code, messages, length), params
 
 
-def check_messages_of(code: GradientCode, messages: Any) -> jax.Array:
+def check_messages_of(
+    code: GradientCode, messages: Any, length: int | str = "any"
+) -> jax.Array:
     """Messages (..., num_messages, length) of a code, as an array."""
-    messages = _validation.as_array("messages", messages, "numbers or bools")
-    axes, num_messages = "(..., num_messages, length)", code.num_messages
-    is_right = messages.ndim > 1 and messages.shape[-2] == num_messages
-    rule = f"have shape {axes} with num_messages = {num_messages}"
-    _validation.require(is_right, "messages", rule, messages.shape)
+    kind, sizes = "numbers or bools", {"num_messages": code.num_messages}
+    messages = _validation.as_array(
+        "messages", messages, kind, "...", **sizes, length=length
+    )
     if jnp.iscomplexobj(messages) != code.is_complex:
         kind = "complex" if code.is_complex else "real"
         raise TypeError(f"messages must be {kind} for {code}; got {messages.dtype}")

@@ -216,7 +216,6 @@ class markov(DelayModel):
 
 def no_workers(num_workers: int) -> jax.Array:
     """The state before the first round, in which `chosen_workers` chooses."""
-    num_workers = _validation.check_int("num_workers", num_workers, minimum=1)
     return jnp.full(num_workers, -1)
 
 
