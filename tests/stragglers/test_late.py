@@ -84,5 +84,5 @@ def test_cancelled_is_what_it_was():
     with pytest.raises(ValueError, match="late must be one of"):
         stragglers.delayed(model.delay, model.wait, late="gone")
     wait = stragglers.until_decodable(codes.replicated(3))
-    with pytest.raises(ValueError, match='late must be "cancelled" where'):
+    with pytest.raises(ValueError, match='late must be "cancelled" for'):
         stragglers.delayed(model.delay, wait, late="busy")
