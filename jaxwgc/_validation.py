@@ -50,14 +50,14 @@ def check_shape(
     """
     shape, expected = np.shape(array), sizes[sizes[0] == "..." :]
     given = shape[-len(expected) :] if len(expected) < len(sizes) else shape
-    if set(sizes) != {"any"}:
-        axes += f" = {sizes}".replace("'", "")
-    ending = " and not be empty" if "any" in sizes else ""
-    is_right = len(given) == len(expected) and all(
+    if len(given) != len(expected) or not all(
         length == size or (size == "any" and length)
         for length, size in zip(given, expected)
-    )
-    require(is_right, name, f"have shape {axes}{hint}{ending}", shape)
+    ):
+        named = "" if set(sizes) == {"any"} else f" = {sizes}".replace("'", "")
+        ending = " and not be empty" if "any" in sizes else ""
+        rule = f"have shape {axes}{named}{hint}{ending}"
+        raise ValueError(f"{name} must {rule}; got {shape}")
 
 
 def check_callable(name: str, value: Any) -> None:

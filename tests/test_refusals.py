@@ -40,7 +40,6 @@ PLAIN = codes.uncoded(3, 9)
 SIX = zoo.CODES["uncoded"]
 COMPLEX = zoo.CODES["reed_solomon"]
 GRAPH = zoo.CODES["regular_graph"]
-BATCH = dataclasses.replace(CODE, encoding_matrix=jnp.zeros((5, 4, 4)))
 HELD = np.array([[1, 1], [1, 0], [1, 1]], bool)
 ROWS = [[0.5, 1, 0], [0, 1, -1], [0.5, 0, 1]]
 ALL, MANY = np.ones(6, bool), np.ones((6, 2), np.float32)
@@ -324,20 +323,14 @@ VALUES = [
     (lambda: codes.stochastic_block(KEY, 12, 18, 4, 0.5, 0.5), "num_clusters.*3 and 6"),
     (lambda: codes.stochastic_block(KEY, 12, 18, 0, 0.5, 0.5), "num_clusters.*got 0"),
     (lambda: codes.stochastic_block(KEY, 4, 4, 2, 1.5, 0.5), "probability_inside.*1.5"),
-    (
-        lambda: codes.stochastic_block(KEY, 4, 4, 2, 0.5, -0.5),
-        "probability_across must be at least 0; got -0.5",
-    ),
+    (lambda: codes.stochastic_block(KEY, 4, 4, 2, 0.5, -0.5), "probability_across"),
     (lambda: codes.stochastic(KEY, 10, 4, 0, 0.1), "replication.* = 10; got .* = 0"),
     (lambda: codes.stochastic(KEY, 10, 4, (1, 2, 11, 3), 0.1), "got.*= 11"),
     (lambda: codes.stochastic(KEY, 10, 4, (1, 2, 3), 0.1), "replication must have"),
     (lambda: codes.stochastic(KEY, 10, 4, 2, 1.0), "straggler_probability.*got .* 1.0"),
     (lambda: codes.stochastic(KEY, 10, 4, 2, -0.1), "straggler_probability must be at"),
     (lambda: codes.stochastic(KEY, 2, 4, 2, [0, 1.0]), "less.*= 1.0"),
-    (
-        lambda: codes.stochastic(KEY, 2, 4, 2, [0, 0.1, 0.2]),
-        "straggler_probability must have shape",
-    ),
+    (lambda: codes.stochastic(KEY, 2, 4, 2, [0, 0.1, 0.2]), "straggler_probability"),
     (lambda: codes.unequal([0.5, 0.0], 2), "between.*= 0"),
     (lambda: codes.unequal([1.0, 0.5], 2), "between.*= 1"),
     (lambda: codes.unequal([0.5, NAN], 2), "straggler_probabilities must be finite"),
@@ -354,10 +347,7 @@ VALUES = [
     (lambda: unequal(correlation=-np.eye(3)), "correlation must be positive"),
     (lambda: unequal(correlation=np.tri(3)), "correlation must be finite and"),
     (lambda: unequal(quantization_variance=[0.1]), "quantization_variance must have"),
-    (
-        lambda: unequal(quantization_variance=[0, -1.0]),
-        r"quantization_variance\[1\] = -1",
-    ),
+    (lambda: unequal(quantization_variance=[0, -1.0]), r"quantization_variance\[1\]"),
     (lambda: unequal(quantization_variance=INF), "quantization_variance must be"),
     (lambda: codes.ldgm(KEY, 4, 4, 2), "num_workers.*= 4; got 4"),
     (lambda: codes.ldgm(KEY, 6, 4, 0), "parity_degree must be at least 1; got 0"),
@@ -392,7 +382,7 @@ VALUES = [
     (lambda: check(messages_per_worker=3), r"code.assignment must have shape \(1, 3\)"),
     (
         lambda: check(messages_per_worker=3, assignment=np.ones((1, 3), bool)),
-        r"code.required_parts must have shape \(1, 3\) .*; got None",
+        "required",
     ),
     (lambda: CODE.decodes(np.ones(5, bool)), r"mask must have shape .*, 4\); got"),
     # Coding.
@@ -408,10 +398,7 @@ VALUES = [
     (lambda: jaxwgc.weighted(SIX, [1] * 4), "weights must have shape"),
     (lambda: jaxwgc.weighted(SIX, [[1] * 6]), "weights must have shape"),
     (lambda: jaxwgc.weighted(PLAIN, [NAN] * 9), "weights must be finite"),
-    (
-        lambda: jaxwgc.encode(SIX, {"w": np.ones((4, 2))}),
-        r"partial_gradients\['w'\] .* = 6; got",
-    ),
+    (lambda: jaxwgc.encode(SIX, {"w": np.ones((4, 2))}), r"partial_gradients\['w'\]"),
     (lambda: jaxwgc.encode(SIX, {}), "partial_gradients must have at least one array"),
     (lambda: combine(np.ones((6, 4), complex), np.zeros(4)), "messages.* 6, 2"),
     (lambda: combine(np.ones((5, 2), complex), np.zeros(4)), "messages must have"),
@@ -423,10 +410,7 @@ VALUES = [
     (lambda: coding.form_messages(np.ones(2), np.ones(2)), "matrix_rows must have"),
     (lambda: coding.form_messages(np.ones((1, 3)), np.ones(2)), "matrix_rows must"),
     (lambda: coding.form_messages(np.ones((1, 1, 2)), np.ones(2)), "matrix_rows must"),
-    (
-        lambda: coding.form_messages(np.ones((1, 2)), np.float32(1)),
-        "partial_gradients must have a leading",
-    ),
+    (lambda: coding.form_messages(np.ones((1, 2)), np.float32(1)), "partial_gradients"),
     (
         lambda: coding.form_messages(np.ones((1, 2)), [np.ones(2), np.ones(3)]),
         "num_held = 2; got",
@@ -456,10 +440,7 @@ VALUES = [
     (lambda: coding.quantize(KEY, np.ones((1, 2)), [4, 4]), "bits must have shape"),
     (lambda: coding.quantization_variance(0, 4), "length must be at least 1"),
     (lambda: coding.quantization_variance(8, [4, 1]), r"bits.*got bits\[1\] = 1"),
-    (
-        lambda: coding.allocate_bits([0.5, 1.0], 8, 4),
-        r"straggler_probabilities\[1\] = 1.0",
-    ),
+    (lambda: coding.allocate_bits([0.5, 1.0], 8, 4), r"straggler_probabilities\[1\]"),
     (lambda: coding.allocate_bits([], 8, 4), "straggler_probabilities must have shape"),
     (lambda: coding.allocate_bits([0.5], 8, 1), "total_bits must be at least 2"),
     (lambda: located(messages=np.zeros((5, 4))), "messages must have shape"),
@@ -474,10 +455,7 @@ VALUES = [
     (lambda: decode_with("communication_efficient", Lagrange), "Lagrange needs"),
     (lambda: decode_with("bernoulli", Lagrange), "Lagrange needs"),
     (lambda: decode_with("multi_message", Lagrange), "Lagrange needs"),
-    (
-        lambda: decode_with("reed_solomon", Lagrange(np.arange(6) * 5 % 6, 1)),
-        r"Lagrange needs.*\(6, 6\)",
-    ),
+    (lambda: decode_with("reed_solomon", Lagrange(np.arange(6) * 5 % 6, 1)), "needs"),
     (lambda: decode_with("regular_graph", Lagrange(np.arange(6), 2)), "Lagrange needs"),
     (lambda: decode_with("reed_solomon", OneStep), "OneStep needs"),
     (lambda: decode_with("cyclic_repetition", OneStep), "OneStep needs"),
@@ -497,31 +475,19 @@ VALUES = [
     (lambda: decode_with("uncoded", Dual(np.eye(6), 1)), "Dual needs"),
     (lambda: decode_with("uncoded", Dual(np.ones((1, 6), complex), 0)), "Dual needs"),
     (lambda: decode_with("uncoded", Components), "Components needs"),
-    (
-        lambda: decode_with("uncoded", Components(np.arange(6)[:, None])),
-        "Components needs",
-    ),
+    (lambda: decode_with("uncoded", Components(np.arange(6)[:, None])), "Components"),
     (
         lambda: decode_with("regular_graph", Components(np.zeros((6, 2), int))),
         "Components needs",
     ),
-    (
-        lambda: decode_with("uncoded", Components(np.full((6, 1), 6))),
-        "Components needs",
-    ),
+    (lambda: decode_with("uncoded", Components(np.full((6, 1), 6))), "Components"),
     (
         lambda: decode_with("uncoded", Components(np.arange(6)[:, None].repeat(2, 1))),
         "Components needs",
     ),
-    (
-        lambda: decode_with("cyclic_mds", Clustered(LeastSquares(), 2)),
-        "Clustered needs",
-    ),
+    (lambda: decode_with("cyclic_mds", Clustered(LeastSquares(), 2)), "Clustered"),
     (lambda: decode_with("uncoded", OneCopy(np.zeros((5, 2), int), 3)), "copies must"),
-    (
-        lambda: decode_with("uncoded", OneCopy(np.zeros((6, 2), int), 3)),
-        "OneCopy needs",
-    ),
+    (lambda: decode_with("uncoded", OneCopy(np.zeros((6, 2), int), 3)), "OneCopy"),
     (lambda: graph_with(Group(np.zeros((1, 5), int))), r"groups must .* = \(any, 6\)"),
     (lambda: graph_with(peeling(6, 4)), r"assignment.* got \(6, 4\)"),
     (lambda: graph_with(peeling(5, 6)), r"assignment must have shape .* = \(6, any\)"),
@@ -616,10 +582,7 @@ VALUES = [
     (lambda: partial_gradients([np.float32(1)]), "parts must have a leading axis"),
     (lambda: block_leverage(np.ones(4)), "code.num_parts must be less than 4, the"),
     (lambda: block_leverage(np.array([1, 1, 1, 1, 0])), "code.num_parts must be less"),
-    (
-        lambda: block_leverage(probabilities=np.ones(6), num_draws=5),
-        "code.num_parts must be 5",
-    ),
+    (lambda: block_leverage(probabilities=np.ones(6), num_draws=5), "code.num_parts"),
     (lambda: block_leverage(probabilities=np.ones(6), num_draws=0), "num_draws must"),
     (lambda: sampled(parts=MANY), "parts must have a leading axis of K = 9"),
     (lambda: sampled(held=ALL[:5]), "received must have shape"),
@@ -696,22 +659,10 @@ VALUES = [
     (lambda: stragglers.fastest(4).ends(np.ones(3)), "num_required must be at most"),
     (lambda: stragglers.fastest(2).expected_time(Law(), num_workers=3), "law must"),
     (lambda: stragglers.fastest(2).expected_time(Growing(), num_workers=3), "law must"),
-    (
-        lambda: sample(stragglers.uniform(4), ALL[:4] * 1.0),
-        "num_stragglers must be less",
-    ),
-    (
-        lambda: sample(stragglers.bernoulli([0.5, 0.1]), TABLE[0]),
-        "num_workers must be 2",
-    ),
-    (
-        lambda: sample(stragglers.fixed(ALL), TABLE[0]),
-        "num_workers must be 6, that of rec",
-    ),
-    (
-        lambda: sample(PARETO, [1, INF, 1]),
-        r"loads must be finite and .*loads\[1\] = inf",
-    ),
+    (lambda: sample(stragglers.uniform(4), ALL[:4] * 1.0), "num_stragglers must"),
+    (lambda: sample(stragglers.bernoulli([0.5, 0.1]), TABLE[0]), "num_workers must be"),
+    (lambda: sample(stragglers.fixed(ALL), TABLE[0]), "num_workers must be 6, that of"),
+    (lambda: sample(PARETO, [1, INF, 1]), r"loads must be finite and .*loads\[1\] = i"),
     (lambda: stragglers.empirical(TABLE).init(4), "the trace must have at least 4"),
     (lambda: stragglers.deadline(1.0).arrivals(KEY, [1, -1.0]), r"times\[1\] = -1"),
     # Studies.
@@ -722,10 +673,7 @@ VALUES = [
     (lambda: expected_error(quantization_variance=-1.0), "quantization_variance must"),
     (lambda: studies.expected_error(codes.uncoded(3), 0.1), "code must be real, with"),
     (lambda: studies.expected_error(CODE, 0.1), "code must be real, with OneStep"),
-    (
-        lambda: studies.expected_error(codes.replicated(3), 0.1),
-        "code.messages_per_worker must be 1",
-    ),
+    (lambda: studies.expected_error(codes.replicated(3), 0.1), "messages_per_worker"),
     (lambda: studies.adversarial(SIX, 6), "num_stragglers must be less than"),
     (lambda: diagnose(num_stragglers=6), "num_stragglers must be less than"),
     (lambda: diagnose(num_stragglers=[]), "num_stragglers must be at least one num"),
@@ -756,10 +704,7 @@ VALUES = [
     (lambda: plan(memory=True, late="cancelled"), "memory must be False with late"),
     (lambda: plan(late="never"), "late must be .*busy.*never"),
     (lambda: plan(choices=[BUSY]), r"choices\[0\].late must be one of 'cancelled'"),
-    (
-        lambda: plan(choices=[CHOICE._replace(code=STOCHASTIC, memory=True)]),
-        r"choices\[0\].memory must be False unless",
-    ),
+    (lambda: plan(choices=[CHOICE._replace(code=STOCHASTIC, memory=True)]), "choices"),
     (lambda: plan(num_rounds=10), "num_rounds must be at least 40"),
     (lambda: plan(num_parameters=0), "num_parameters must be positive"),
     (lambda: plan(bytes_per_number=0), "bytes_per_number must be positive"),
@@ -815,10 +760,7 @@ TYPES = [
     (lambda: codes.regular_graph(KEY, 4.0, 2), "num_workers must be a Python"),
     (lambda: codes.bernoulli(KEY, 9, 9, 2.5), "replication must be a Python"),
     (lambda: codes.stochastic_block(KEY, 4, 4, 2, "p", 1), "probability_inside must"),
-    (
-        lambda: codes.stochastic_block(KEY, 4, 4, 2, 1, np.array([1])),
-        "probability_across must be a real scalar",
-    ),
+    (lambda: codes.stochastic_block(KEY, 4, 4, 2, 1, np.array([1])), "probability"),
     (lambda: codes.stochastic(KEY, 4, 2, (1, 2.0), 0.5), "replication must be"),
     (lambda: codes.stochastic(KEY, 4, 2, "12", 0.5), "replication must be integers"),
     (lambda: codes.stochastic(KEY, 4, 2, None, 0.5), "replication must be integers"),
@@ -828,14 +770,8 @@ TYPES = [
     (lambda: unequal(correlation="high"), "correlation must be real numbers"),
     (lambda: unequal(quantization_variance=None), "quantization_variance must be real"),
     (lambda: traced(lambda p: codes.unequal(p, 2), [0.5]), "_probabilities must be"),
-    (
-        lambda: traced(lambda d: codes.stochastic(KEY, 4, 2, d, 0.5), 2),
-        "replication must be",
-    ),
-    (
-        lambda: traced(lambda held: codes.any_placement(KEY, held, 1), HELD),
-        "assignment must b",
-    ),
+    (lambda: traced(lambda d: codes.stochastic(KEY, 4, 2, d, 0.5), 2), "replication"),
+    (lambda: traced(lambda held: codes.any_placement(KEY, held, 1), HELD), "concrete"),
     (lambda: traced(lambda key: codes.any_placement(key, HELD, 1), KEY), "key must be"),
     (lambda: traced(lambda c: codes.batch_raptor(KEY, 20, 12, c=c), 0.1), "c must be"),
     (lambda: traced(lambda m: from_matrix(assignment=m), HELD), "assignment must be"),
@@ -877,7 +813,7 @@ TYPES = [
     (lambda: coding.form_messages([["a", "b"]], np.ones((2, 1))), "matrix_rows must"),
     (
         lambda: coding.inverse_variance_weights(np.array([True, False])),
-        "variances must be real numbers",
+        "variances must",
     ),
     (lambda: coding.inverse_variance_weights(np.array([1j, 1])), "variances must be"),
     (lambda: coding.source_variances(MANY * 1j), "residuals must be real numbers"),
@@ -894,10 +830,7 @@ TYPES = [
     (lambda: graph_with(Clustered(LeastSquares, 2)), "inner must be a Decoder"),
     (lambda: graph_with(Returning("complex")), "weights of Returning must be real"),
     (lambda: graph_with(Returning("nothing")), "weights.*got object"),
-    (
-        lambda: jaxwgc.decoding_weights(COMPLEX, ALL, Lagrange(np.ones(6), 2)),
-        "positions must be integers",
-    ),
+    (lambda: jaxwgc.decoding_weights(COMPLEX, ALL, Lagrange(np.ones(6), 2)), "integer"),
     (lambda: aggregate(COMPLEX, model=2), "model must be a StragglerModel; got 2"),
     (lambda: aggregate(COMPLEX, model=PARETO), "model must be a StragglerModel; got p"),
     (lambda: aggregate(COMPLEX, model=NoArrays()), "model.sample must give .arrivals"),
