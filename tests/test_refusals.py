@@ -49,7 +49,7 @@ NEARLY_ONE = np.array([[0.5] * 6, [1 - 1e-7] * 6], np.float32)
 ONE, ROUNDS = np.array([0, 1, 0]), np.arange(1.0, 19).reshape(6, 3)
 TABLE = np.ones((2, 3))
 PARETO = stragglers.pareto(1.0, 2.0)
-UNIFORM = stragglers.uniform(2)
+UNIFORM, WAIT = stragglers.uniform(2), stragglers.fastest(2)
 
 from_matrix = partial(codes.GradientCode.from_matrix, ROWS)
 unequal = partial(codes.unequal, [0.5, 0.2], 3)
@@ -158,6 +158,11 @@ def sampled(probabilities=NINE[:, 0], parts=NINE, key=KEY, held=ALL):
 class Negative(stragglers.DelayModel):
     def sample(self, key, state, loads):
         return -loads, state
+
+
+class Short(stragglers.DelayModel):
+    def sample(self, key, state, loads):
+        return loads[1:], state
 
 
 class NoArrivals(stragglers.WaitingRule):
@@ -385,6 +390,11 @@ VALUES = [
         "required",
     ),
     (lambda: CODE.decodes(np.ones(5, bool)), r"mask must have shape .*, 4\); got"),
+    (lambda: codes.batch_raptor(KEY, 20, 0), "num_parts must be at least 1"),
+    (lambda: codes.stochastic(KEY, 0, 4, 1, 0.1), "num_workers must be at least 1"),
+    (lambda: codes.stochastic(KEY, 4, 0, 1, 0.1), "num_parts must be at least 1"),
+    (lambda: codes.stochastic_block(KEY, 0, 4, 1, 1, 1), "num_workers must be at"),
+    (lambda: codes.stochastic_block(KEY, 4, 0, 1, 1, 1), "num_parts must be at least"),
     # Coding.
     (lambda: decoded(), "received or finished must be given, and not both"),
     (lambda: decoded(received=ALL[:3], finished=np.ones(3, int)), "and not both"),
@@ -514,6 +524,9 @@ VALUES = [
         ),
         r"weights of Returning .* = \(1, 3\); got \(3,\)",
     ),
+    (lambda: decode_with("communication_efficient", peeling(6, 6)), "num_segments"),
+    (lambda: graph_with(Clustered(LeastSquares(), 0)), "num_clusters must be at least"),
+    (lambda: decode_with("uncoded", OneCopy(np.eye(6, 1, dtype=int), 4)), "OneCopy"),
     # Aggregators, gradients and corruptions.
     (lambda: aggregate(COMPLEX, method="message"), "method must be one of 'partials'"),
     (lambda: aggregate(COMPLEX, undecodable=None), "undecodable must be .least_sq"),
@@ -665,6 +678,7 @@ VALUES = [
     (lambda: sample(PARETO, [1, INF, 1]), r"loads must be finite and .*loads\[1\] = i"),
     (lambda: stragglers.empirical(TABLE).init(4), "the trace must have at least 4"),
     (lambda: stragglers.deadline(1.0).arrivals(KEY, [1, -1.0]), r"times\[1\] = -1"),
+    (lambda: aggregate(SIX, model=stragglers.delayed(Short(), WAIT)), "times of Short"),
     # Studies.
     (lambda: expected_error(straggler_probabilities=[0.1, 1.1, 0]), r"\[1\] = 1.1"),
     (lambda: expected_error(straggler_probabilities=[0.1]), "must have shape"),
@@ -746,6 +760,23 @@ VALUES = [
 ]
 # The same of the TypeError.
 TYPES = [
+    (lambda: codes.ramanujan_graph(5.0, 13), "prime must be a Python int"),
+    (lambda: codes.edge_graph(KEY, 6, 3.0), "degree must be a Python int"),
+    (lambda: codes.ldgm(KEY, 6.0, 4, 2), "num_workers must be a Python int"),
+    (lambda: coding.answer_request(["a"] * 6, MANY), "request must be real numbers"),
+    (lambda: coding.answer_request(ALL, MANY * 1j), "messages must be real numbers"),
+    (lambda: coding.decode_answers(MANY, ALL), "params must be real or complex"),
+    (lambda: decode_with("uncoded", Components(np.ones((6, 2)))), "incident must be"),
+    (lambda: graph_with(OneStep(1.0, shared="no")), "shared must be True or False"),
+    (lambda: received_by(on_request="no"), "on_request must be True or False"),
+    (lambda: received_by(memory=1), "memory must be True or False"),
+    (lambda: received_by(message_dtype="float3"), "message_dtype must be a dtype"),
+    (lambda: stragglers.unequal_speeds(3.0, [1.0]), "delay must be a DelayModel"),
+    (lambda: stragglers.markov(5.0, PARETO, 0.1, 0.1), "fast must be a DelayModel"),
+    (lambda: stragglers.bernoulli(["0.5"]), "probability must be real numbers"),
+    (lambda: stragglers.empirical(TABLE, replace=1), "replace must be True or False"),
+    (lambda: stragglers.fit_delays(ROUNDS, "a"), "loads must be real numbers"),
+    (lambda: plan(key=0), "key must be a PRNG key"),
     *each_of(
         [partial(traced, own) for own in TRACED], [((REAL,), "code must be conc")]
     ),
