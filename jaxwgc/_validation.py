@@ -168,11 +168,11 @@ def check_leading_axis(
 def check_parts(name: str, tree: Any, axis_name: str) -> int:
     """The leading axis, not empty, that all leaves of `tree` share."""
     leaves = jax.tree.leaves(tree)
-    shape: tuple[int, ...] = np.shape(leaves[0]) if leaves else ()
+    size = np.shape(leaves[0])[0] if leaves and np.ndim(leaves[0]) else 0
     rule = f"have a leading axis of {axis_name}, at least 1"
-    require(shape and shape[0], name, rule, tree)
-    check_leading_axis(name, tree, shape[0], axis_name)
-    return shape[0]
+    require(size, name, rule, tree)
+    check_leading_axis(name, tree, size, axis_name)
+    return size
 
 
 def check_dense(name: str, value: Any, hint: str = "") -> None:
