@@ -75,12 +75,12 @@ def check_bool(name: str, value: Any) -> bool:
 
 def check_int(name: str, value: Any, minimum: int | None = None) -> int:
     """`value` as a Python int; numpy integers pass, bools and floats do not."""
+    is_bool = isinstance(value, bool | np.bool_)
     try:
-        size = None if isinstance(value, bool) else operator.index(value)
+        size = None if is_bool else operator.index(value)
     except TypeError:
         size = None
     if size is None:
-        is_bool = isinstance(value, bool)
         rule = "an int" if is_bool else "a Python int, since it sets shapes"
         raise TypeError(f"{name} must be {rule}; got {value!r}")
     require(minimum is None or size >= minimum, name, f"be at least {minimum}", size)
