@@ -17,7 +17,7 @@ from jaxwgc import _arrays
 
 
 def is_traced(*values: Any) -> bool:
-    """True where a leaf of `values` is a tracer, whose value is not known yet."""
+    """Returns whether a leaf of `values` is a tracer."""
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values))
 
 
@@ -28,13 +28,13 @@ def require(is_right: Any, name: str, rule: str, given: Any) -> None:
 
 
 def check_concrete(name: str, value: Any, reason: str) -> None:
-    """Raises TypeError for what is traced, with the reason why it must not be."""
+    """Raises TypeError if a value is traced, with the reason why it must not be."""
     if is_traced(value):
         raise TypeError(f"{name} must be concrete, since {reason}; got a traced one")
 
 
 def check_instance(name: str, value: Any, kind: type, hint: str = "") -> None:
-    """Raises TypeError for what is of another class."""
+    """Raises TypeError unless a value is an instance of a class."""
     if not isinstance(value, kind):
         article = "an" if kind.__name__[0] in "AEIO" else "a"
         rule = f"be {article} {kind.__name__}{hint}"
@@ -61,20 +61,20 @@ def check_shape(
 
 
 def check_callable(name: str, value: Any) -> None:
-    """A function, or what can be called like one."""
+    """Raises TypeError unless a value can be called."""
     if not callable(value):
         raise TypeError(f"{name} must be a function; got {value!r}")
 
 
 def check_bool(name: str, value: Any) -> bool:
-    """`value`, which must be True or False."""
+    """Returns `value`, which must be True or False."""
     if not isinstance(value, bool | np.bool_):
         raise TypeError(f"{name} must be True or False; got {value!r}")
     return bool(value)
 
 
 def check_int(name: str, value: Any, minimum: int | None = None) -> int:
-    """`value` as a Python int; numpy integers pass, bools and floats do not."""
+    """Returns `value` as a Python int; NumPy integers pass, bools and floats do not."""
     is_bool = isinstance(value, bool | np.bool_)
     try:
         size = None if is_bool else operator.index(value)
@@ -88,7 +88,7 @@ def check_int(name: str, value: Any, minimum: int | None = None) -> int:
 
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
-    """`value`, which must be one of the strings in `choices`."""
+    """Returns `value`, which must be one of the strings in `choices`."""
     is_right = isinstance(value, str) and value in choices
     require(is_right, name, f"be one of {', '.join(map(repr, choices))}", repr(value))
     return value
@@ -104,7 +104,7 @@ def check_number(
     finite: bool = False,
     traceable: bool = True,
 ) -> None:
-    """A real scalar within its bounds; bounds of a traced value are not checked."""
+    """Checks a real scalar and its bounds, which a traced value need not keep."""
     if np.ndim(value) or not _arrays.is_kind(value, "real numbers"):
         raise TypeError(f"{name} must be a real scalar; got {value!r}")
     if is_traced(value):
@@ -132,13 +132,13 @@ def check_fields(model: Any, **rules: Any) -> None:
 
 
 def check_share(name: str, value: Any) -> None:
-    """A number between 0 and 1 whose value is known."""
+    """Checks a number between 0 and 1 that is not traced."""
     check_number(name, value, traceable=False)
     require(0 < value < 1, name, "be between 0 and 1", value)
 
 
 def check_key(key: Any, name: str = "key") -> jax.Array:
-    """One PRNG key of either kind, from `jax.random.key` or `jax.random.PRNGKey`."""
+    """Returns one PRNG key, from `jax.random.key` or `jax.random.PRNGKey`."""
     is_typed = _arrays.is_kind(key, "keys")
     if not is_typed and getattr(key, "dtype", None) != np.uint32:
         rule = "a PRNG key from jax.random.key or jax.random.PRNGKey"
@@ -152,7 +152,7 @@ def check_key(key: Any, name: str = "key") -> jax.Array:
 def check_leading_axis(
     name: str, tree: Any, size: int, axis_name: str, hint: str = ""
 ) -> None:
-    """Every leaf of `tree` has a leading axis of `size`."""
+    """Checks that every leaf of `tree` has a leading axis of `size`."""
     leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=_arrays.is_sparse)
     require(leaves, name, "have at least one array", tree)
     rule = f"have a leading axis of {axis_name} = {size}"
@@ -166,7 +166,7 @@ def check_leading_axis(
 
 
 def check_parts(name: str, tree: Any, axis_name: str) -> int:
-    """The leading axis, not empty, that all leaves of `tree` share."""
+    """Returns the size of the leading axis that all leaves of `tree` share."""
     leaves = jax.tree.leaves(tree)
     size = np.shape(leaves[0])[0] if leaves and np.ndim(leaves[0]) else 0
     rule = f"have a leading axis of {axis_name}, at least 1"
@@ -185,7 +185,7 @@ def check_dense(name: str, value: Any, hint: str = "") -> None:
 def as_array(
     name: str, value: Any, kind: str, *batch: str, or_number: Any = False, **sizes: Any
 ) -> Any:
-    """`value` with entries of a kind, in NumPy if it is a number or rows of numbers.
+    """Returns an array with entries of a kind; numbers and lists become NumPy arrays.
 
     Its axes have the names and sizes of the keywords, as in `check_shape`.
     """
@@ -199,7 +199,7 @@ def as_array(
 
 
 def check_dtypes(name: str, tree: Any, kind: str, abstract: bool = False) -> None:
-    """Every leaf of `tree` has entries of a kind in `_arrays.KINDS`.
+    """Checks that all leaves of `tree` have entries of a kind in `_arrays.KINDS`.
 
     With `abstract` it need not have any, and may be a `jax.ShapeDtypeStruct`.
     """
@@ -225,7 +225,7 @@ _ADVICE = {
 def check_entries(
     name: str, values: np.ndarray, is_right: np.ndarray, rule: str
 ) -> None:
-    """Checks that all entries of a concrete vector keep a rule."""
+    """Raises ValueError for the first entry that breaks a rule."""
     if not np.all(is_right):
         index = int(np.argmin(is_right))
         given = f"{name}[{index}] = {np.ravel(values)[index]}"
@@ -233,14 +233,14 @@ def check_entries(
 
 
 def probabilities(name: str, value: Any) -> np.ndarray:
-    """`value` in float64, (num_workers,), all entries between 0 and 1."""
+    """Returns probabilities (num_workers,) between 0 and 1, in float64."""
     array = host_array(name, value, "real numbers", num_workers="any")
     check_entries(name, array, (array > 0) & (array < 1), "between 0 and 1")
     return array.astype(np.float64)
 
 
 def check_message_dtype(dtype: Any) -> str | None:
-    """The name of a dtype of real floats that messages are sent in, or None."""
+    """Returns the name of the dtype in which messages are sent, or None."""
     if dtype is None:
         return None
     try:
@@ -255,7 +255,7 @@ def check_message_dtype(dtype: Any) -> str | None:
 def check_stragglers(
     num_stragglers: Any, num_workers: int, name: str = "num_stragglers"
 ) -> int:
-    """A number of stragglers that leaves at least one worker to answer."""
+    """Returns a number of stragglers that leaves at least one worker."""
     num_workers = check_int("num_workers", num_workers, minimum=1)
     num_stragglers = check_int(name, num_stragglers, minimum=0)
     given = f"{name} = {num_stragglers} and num_workers = {num_workers}"
@@ -264,7 +264,7 @@ def check_stragglers(
 
 
 def check_up_to(name: str, value: Any, **limit: int) -> int:
-    """An int from 1 to another number, which is given by its name."""
+    """Returns an int from 1 to another number, which is given by its name."""
     [(limit_name, most)] = limit.items()
     most = check_int(limit_name, most, minimum=1)
     value = check_int(name, value, minimum=1)
@@ -274,7 +274,7 @@ def check_up_to(name: str, value: Any, **limit: int) -> int:
 
 
 def check_one_round(num_workers: int, *given: Any) -> None:
-    """The arguments received, finished and late, without batch axes."""
+    """Checks that received, finished and late have no batch axes."""
     rule = f"have shape (num_workers,) = ({num_workers},)"
     for name, value in zip(("received", "finished", "late"), given):
         if value is not None and not isinstance(value, tuple):
@@ -282,20 +282,20 @@ def check_one_round(num_workers: int, *given: Any) -> None:
 
 
 def concrete_array(name: str, value: Any, kind: str, **sizes: Any) -> np.ndarray:
-    """`as_array` in NumPy."""
+    """Returns `as_array` in NumPy."""
     check_concrete(name, value, "its entries are checked")
     return np.asarray(as_array(name, value, kind, **sizes))
 
 
 def host_array(name: str, value: Any, kind: str, **sizes: Any) -> np.ndarray:
-    """`as_array` in NumPy, all of whose entries are finite."""
+    """Returns `as_array` in NumPy, all of whose entries are finite."""
     array = concrete_array(name, value, kind, **sizes)
     require(np.isfinite(array).all(), name, "be finite", array)
     return array
 
 
 def measured_times(times: Any, least_rounds: int = 1) -> np.ndarray:
-    """Measured times in float64, checked; infinity for missing responses.
+    """Returns measured times in float64, with infinity for missing responses.
 
     Not a copy if nothing has to be changed.
     """

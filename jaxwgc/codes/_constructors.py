@@ -65,7 +65,7 @@ def owned_parts(num_workers: int, num_parts: int, loads: Any) -> np.ndarray:
 def check_works(
     name: str, value: int, works: Callable[[int], bool], rule: str, *bounds: int
 ) -> None:
-    """Raises ValueError unless `works(value)`, with the nearest numbers that do."""
+    """Raises ValueError unless `works(value)`; names the nearest numbers that do."""
     if not works(value):
         least, most = (*bounds, 10**9)[:2]
         end, start = min(value, most + 1), max(value + 1, least)

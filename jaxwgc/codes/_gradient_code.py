@@ -289,7 +289,7 @@ decoders=[LeastSquares])
 
     @staticmethod
     def check(code: Any, concrete: str = "") -> "GradientCode":
-        """`code`, which must be one code (no batch) whose fields fit together.
+        """Returns `code`, which must be one code whose fields fit together.
 
         For where a code is used: what JAX makes of a code on the way need not be one.
 
