@@ -57,8 +57,9 @@ def read_trace(
     if {*_LONG_FORM} <= {*lower}:
         places = [lower.index(name) for name in _LONG_FORM]
         return _long_form([[row[at] for at in places] for row in rows], first_line)
-    is_wide, rule = not {*_LONG_FORM[1:]} & {*lower}, f"have the columns {_LONG_FORM}"
-    require(is_wide, "a file of one row per time", rule, names)
+    is_wide, rule = not {*_LONG_FORM[1:]} & {*lower}, ", ".join(_LONG_FORM)
+    name, given = "a file of one row per time", ", ".join(names)
+    require(is_wide, name, f"have the columns {rule}", given)
     first = int(bool(names) and lower[0] in _INDEX)
     is_right = all(names[first:]) and len({*names[first:]}) == len(names) - first
     require(is_right, "row 1", "name each worker exactly once", names[first:])
@@ -77,7 +78,8 @@ def _long_form(
     for line, (step, worker, seconds) in enumerate(rows, first_line):
         key = _number(step, line, "step"), str(worker).strip()
         rule = f"differ from row {found.get(key, [0, 0])[1]} in step or worker"
-        require(key not in found, f"row {line}", rule, f"step {step}, worker {worker}")
+        given = f"step {step} and worker {worker}"
+        require(key not in found, f"row {line}", rule, given)
         found[key] = _time(seconds, line, "seconds"), line
     steps = sorted({step for step, _ in found})
     names = sorted({name for _, name in found}, key=lambda name: (len(name), name))

@@ -50,14 +50,14 @@ def check_shape(
     """
     shape, expected = np.shape(array), sizes[sizes[0] == "..." :]
     given = shape[-len(expected) :] if len(expected) < len(sizes) else shape
-    if set(sizes) != {"any"}:
-        axes += f" = {sizes}".replace("'", "")
-    ending = " and not be empty" if "any" in sizes else ""
-    is_right = len(given) == len(expected) and all(
+    if len(given) != len(expected) or not all(
         length == size or (size == "any" and length)
         for length, size in zip(given, expected)
-    )
-    require(is_right, name, f"have shape {axes}{hint}{ending}", shape)
+    ):
+        named = "" if set(sizes) == {"any"} else f" = {sizes}".replace("'", "")
+        ending = " and not be empty" if "any" in sizes else ""
+        rule = f"have shape {axes}{named}{hint}{ending}"
+        raise ValueError(f"{name} must {rule}; got {shape}")
 
 
 def check_callable(name: str, value: Any) -> None:
@@ -75,12 +75,12 @@ def check_bool(name: str, value: Any) -> bool:
 
 def check_int(name: str, value: Any, minimum: int | None = None) -> int:
     """Converts an integer of Python or NumPy to int; rejects bools and floats."""
+    is_bool = isinstance(value, bool | np.bool_)
     try:
-        size = None if isinstance(value, bool) else operator.index(value)
+        size = None if is_bool else operator.index(value)
     except TypeError:
         size = None
     if size is None:
-        is_bool = isinstance(value, bool)
         rule = "an int" if is_bool else "a Python int, since it sets shapes"
         raise TypeError(f"{name} must be {rule}; got {value!r}")
     require(minimum is None or size >= minimum, name, f"be at least {minimum}", size)
@@ -167,11 +167,12 @@ def check_leading_axis(
 
 def check_parts(name: str, tree: Any, axis_name: str) -> int:
     """Returns the size of the leading axis, at least 1, that all leaves share."""
-    shape = np.shape(next(iter(jax.tree.leaves(tree)), 0))
+    leaves = jax.tree.leaves(tree)
+    size = np.shape(leaves[0])[0] if leaves and np.ndim(leaves[0]) else 0
     rule = f"have a leading axis of {axis_name}, at least 1"
-    require(shape and shape[0], name, rule, tree)
-    check_leading_axis(name, tree, shape[0], axis_name)
-    return shape[0]
+    require(size, name, rule, tree)
+    check_leading_axis(name, tree, size, axis_name)
+    return size
 
 
 def check_dense(name: str, value: Any, hint: str = "") -> None:
@@ -182,7 +183,7 @@ def check_dense(name: str, value: Any, hint: str = "") -> None:
 
 
 def as_array(
-    name: str, value: Any, kind: str, *batch: str, or_number: bool = False, **sizes: Any
+    name: str, value: Any, kind: str, *batch: str, or_number: Any = False, **sizes: Any
 ) -> Any:
     """Checks the dtype and shape of an array and returns it.
 
@@ -209,9 +210,9 @@ def check_dtypes(name: str, tree: Any, kind: str, abstract: bool = False) -> Non
             # For functions, strings and the like, NumPy's dtype would be useless.
             is_array = hasattr(leaf, "dtype") or isinstance(leaf, numbers.Number)
             shown = _arrays.dtype_of(leaf) if has_entries and is_array else repr(leaf)
-            rule = kind + _ADVICE.get(kind, "")
+            shown = f"{shown}{_ADVICE.get(kind, '')}"
             path = jax.tree_util.keystr(path)
-            raise TypeError(f"{name}{path} must be {rule}; got {shown}")
+            raise TypeError(f"{name}{path} must be {kind}; got {shown}")
 
 
 # Advice by kind in `_arrays.KINDS`; this one is for parameters and their gradients.

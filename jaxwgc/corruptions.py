@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from jaxwgc import _validation
 from jaxwgc.codes import GradientCode
-from jaxwgc.coding import check_bits, quantize
+from jaxwgc.coding import quantize
 from jaxwgc.stragglers import StragglerModel
 
 __all__ = [
@@ -341,10 +341,6 @@ class quantization(CorruptionModel):
     """
 
     bits: Any = 8
-
-    def __post_init__(self):
-        super().__post_init__()
-        check_bits(self.bits)
 
     def corrupted(self, key, messages):
         """Returns all messages, rounded."""

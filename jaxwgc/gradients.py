@@ -160,6 +160,10 @@ def decoded_value_and_grad(
     return decode
 
 
+# What the result of a loss may also be.
+_HINT = ", or (scalar, aux) with has_aux"
+
+
 def scalar_loss(loss: Callable[..., Any]) -> Callable:
     """Wraps a loss without aux, and checks that it returns a real float scalar."""
     checked = checked_loss(loss, hint="")
@@ -167,9 +171,7 @@ def scalar_loss(loss: Callable[..., Any]) -> Callable:
 
 
 def checked_loss(
-    loss: Callable[..., Any],
-    has_aux: bool = False,
-    hint: str = ", or (scalar, aux) with has_aux",
+    loss: Callable[..., Any], has_aux: bool = False, hint: str = _HINT
 ) -> Callable:
     """Wraps a loss to return (scalar, aux), and checks that the scalar is real."""
     _validation.check_callable("loss", loss)
@@ -179,7 +181,7 @@ def checked_loss(
         outputs = loss(params, part)
         is_pair = isinstance(outputs, tuple) and len(outputs) == 2
         value, aux = outputs if has_aux and is_pair else (outputs, None)
-        if is_pair < has_aux or not jax.tree_util.all_leaves([value]):
+        if (has_aux and not is_pair) or not jax.tree_util.all_leaves([value]):
             given = jax.tree.structure(outputs)
             raise TypeError(f"loss must return a scalar{hint}; got {given}")
         if np.shape(value):

@@ -31,13 +31,13 @@ ROOT = pathlib.Path(__file__).parents[1]
 # What is mutated, and its tests after those of the same name, most likely ones first.
 DECODERS = (
     "decoders/test_least_squares decoders/test_decoder test_coding test_every_path "
-    "decoders/test_devices decoders/test_bad_input"
+    "decoders/test_devices test_refusals"
 )
 LAGRANGE = "decoders/test_lagrange codes/test_reed_solomon decoders/test_decoder"
 TESTS = {
     "jaxwgc/_arrays.py": "decoders/test_least_squares test_dtypes",
     "jaxwgc/aggregate/": "aggregate/test_methods aggregate/test_state "
-    "aggregate/test_training aggregate/test_bad_input test_aggregate_checks "
+    "aggregate/test_training test_refusals test_aggregate_checks "
     "aggregate/test_memory aggregate/test_warnings aggregate/test_correct_errors",
     "jaxwgc/coding/_arrivals.py": "test_coding codes/test_multi_message "
     "test_every_path decoders/test_devices",
@@ -51,8 +51,7 @@ TESTS = {
     "jaxwgc/coding/": "test_coding test_dtypes test_every_path "
     "test_gradients codes/test_communication_efficient decoders/test_devices",
     "jaxwgc/decoders/_decoder.py": "",
-    "jaxwgc/codes/_proportional_placement.py": "codes/test_any_placement "
-    "codes/test_bad_input",
+    "jaxwgc/codes/_proportional_placement.py": "codes/test_any_placement test_refusals",
     "jaxwgc/codes/_worst_rounding.py": "codes/test_any_placement",
     "jaxwgc/decoders/_dual.py": LAGRANGE,
     "jaxwgc/decoders/_dual_code.py": f"codes/test_any_placement {DECODERS}",
@@ -60,8 +59,9 @@ TESTS = {
     "jaxwgc/decoders/_lagrange.py": LAGRANGE,
     "jaxwgc/decoders/_one_copy.py": f"codes/test_replicated {DECODERS}",
     "jaxwgc/decoders/": DECODERS,
-    "jaxwgc/stragglers/_types.py": "test_aggregate_checks stragglers/test_bad_input",
-    "jaxwgc/stragglers/": "stragglers/test_distributions stragglers/test_bad_input "
+    "jaxwgc/stragglers/_types.py": "test_aggregate_checks test_refusals",
+    "jaxwgc/stragglers/": "stragglers/test_distributions test_refusals "
+    "stragglers/test_inputs "
     "stragglers/test_late stragglers/test_fit stragglers/test_waiting "
     "stragglers/test_unit_rounds stragglers/test_combined_delays "
     "stragglers/test_delayed test_aggregate_checks "

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import jaxwgc
-from jaxwgc import codes, stragglers, studies
+from jaxwgc import codes, stragglers
 
 KEY = jax.random.key(0)
 CODE = codes.fractional_repetition(6, 2)
@@ -51,9 +51,9 @@ class TestUpdatesUnlikeParams:
         updates, state = wrap(aggregate.update)(GRADIENTS, state, *extra)
         assert jax.tree.map(np.shape, updates) == jax.tree.map(np.shape, PARAMS)
         rule = (
-            r"updates\['b'\]\[0\] must be like params\['b'\]\[0\] with a leading axis "
-            r"of (num_parts|K) = 6 in front; behind that axis got \(\), and "
-            r"params have \(6,\) \(an aggregator goes first in optax.chain"
+            r"updates\['b'\]\[0\] must be like params with a leading axis of (num_parts"
+            r"|K) = 6 in front; got \(\) behind that axis for \(6,\) \(an aggregator "
+            "goes first in optax.chain"
         )
         with pytest.raises(ValueError, match=rule):
             wrap(aggregate.update)(SUMMED, state, *extra)
@@ -203,38 +203,6 @@ class TestShapesInTheState:
 
 
 class TestModels:
-    def test_found_when_the_aggregator_is_made(self):
-        delay = stragglers.pareto(1.0, 2.0)
-        with pytest.raises(ValueError, match="num_required = 7 and num_workers = 6"):
-            jaxwgc.coded_aggregate(
-                CODE, stragglers.delayed(delay, stragglers.fastest(7)), KEY
-            )
-        with pytest.raises(ValueError, match="num_stragglers = 6 and num_workers = 6"):
-            jaxwgc.coded_aggregate(CODE, stragglers.uniform(6), KEY)
-
-    @pytest.mark.parametrize(
-        "arrivals",
-        [
-            lambda loads: loads > 0,
-            lambda loads: stragglers.Arrivals(loads, loads, loads.sum()),
-            lambda loads: stragglers.Arrivals(loads[1:] > 0, loads, loads.sum()),
-            lambda loads: stragglers.Arrivals(loads > 0, loads, loads),
-            lambda loads: stragglers.Arrivals(loads > 0, loads, None),
-        ],
-    )
-    def test_models_of_ones_own(self, arrivals):
-        class Model(stragglers.StragglerModel):
-            def sample(self, key, state, loads):
-                return arrivals(jnp.asarray(loads)), state
-
-        model = Model()
-        with pytest.raises(
-            TypeError, match="model must be a StragglerModel, whose sam"
-        ):
-            jaxwgc.coded_aggregate(CODE, model, KEY)
-        with pytest.raises(TypeError, match="model must be a StragglerModel, whose"):
-            studies.learn_entries(CODE, model, KEY)
-
     def test_a_state_without_arrays(self):
         """It is traced when the aggregator is made, and in every update."""
 
@@ -255,20 +223,12 @@ class TestModels:
         for lost in range(2):
             _, state = aggregate.update(GRADIENTS, state)
             np.testing.assert_array_equal(state.received, np.arange(6) != lost)
-        with pytest.raises(TypeError, match="model must be made of JAX functions"):
+        with pytest.raises(TypeError, match="boolean conversion of traced"):
             jaxwgc.coded_aggregate(CODE, AsksForItsState(), KEY)
 
 
 class TestElapsed:
     mask = np.ones(6, bool)
-
-    def test_negative_times(self):
-        aggregate = coded()
-        state = aggregate.init(PARAMS)
-        with pytest.raises(ValueError, match="elapsed must be at least 0; got -1.0"):
-            aggregate.update(GRADIENTS, state, received=self.mask, elapsed=-1.0)
-        with pytest.raises(TypeError, match="elapsed must be a real scalar; got True"):
-            aggregate.update(GRADIENTS, state, received=self.mask, elapsed=True)
 
     @pytest.mark.parametrize(("elapsed", "total"), [(-1.0, np.nan), (0.5, 0.5)])
     def test_traced_times_that_are_none_show(self, elapsed, total):

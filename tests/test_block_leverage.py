@@ -248,51 +248,6 @@ def test_options_are_those_of_coded_aggregate():
     np.testing.assert_array_equal(update["w"], 0)
 
 
-@pytest.mark.parametrize(
-    ("probabilities", "rule", "error", "message"),
-    [
-        (np.ones(3), {}, ValueError, "code.num_parts = 3 and 3 positive probabilities"),
-        (np.array([1, 1, 1, 0]), {}, ValueError, "= 3 and 3 positive probabilities"),
-        (np.ones(6), {"num_draws": 4}, ValueError, "num_draws = 4 and 6 probabilities"),
-        (np.ones(6), {"num_draws": 0}, ValueError, "num_draws must be at least 1"),
-        (np.zeros(6), {}, ValueError, "probabilities must not all be zero"),
-        (np.array([1, np.nan]), {}, ValueError, r"probabilities\[1\] = nan"),
-    ],
-)
-def test_wrong_samples(probabilities, rule, error, message):
-    with pytest.raises(error, match=message):
-        aggregator(probabilities=probabilities, **rule)
-    with pytest.raises(error, match=message):
-        sampled_value_and_grad(squared_loss, CODE, probabilities, **rule)
-
-
-def test_wrong_arguments():
-    params, parts = regression()
-    model = stragglers.uniform(1)
-    with pytest.raises(TypeError, match="key must be a PRNG key"):
-        block_leverage_aggregate(CODE, model, 0, PROBABILITIES)  # type: ignore
-    for make in (
-        lambda: block_leverage_aggregate("a", model, jax.random.key(0), PROBABILITIES),
-        lambda: sampled_value_and_grad(squared_loss, "a", PROBABILITIES),
-    ):
-        with pytest.raises(TypeError, match="code must be a GradientCode; got 'a'"):
-            make()
-    with pytest.raises(ValueError, match="method must be one of"):
-        aggregator(method="a")
-    optimizer = aggregator()
-    with pytest.raises(ValueError, match=r"updates\['w'\] must have a leading axis of"):
-        optimizer.update({"w": np.ones((3, 2))}, optimizer.init({"w": np.ones(2)}))
-    step = sampled_value_and_grad(squared_loss, CODE, PROBABILITIES)
-    received = np.ones(3, bool)
-    fewer = jax.tree.map(lambda leaf: leaf[:3], parts)
-    with pytest.raises(ValueError, match=r"parts\[0\] must have a leading axis of K"):
-        step(params, fewer, jax.random.key(0), received)
-    with pytest.raises(TypeError, match="key must be a PRNG key"):
-        step(params, parts, 0, received)
-    with pytest.raises(ValueError, match="received must have shape"):
-        step(params, parts, jax.random.key(0), received[:2])
-
-
 @pytest.fixture(scope="module")
 def step_with_traced_probabilities():
     params, parts = regression()

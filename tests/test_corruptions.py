@@ -80,29 +80,3 @@ def test_bits(dtype):
             differences = before ^ after
             assert sorted(set(differences.ravel().tolist())) == [0, 1 << bit]
             np.testing.assert_array_equal((differences != 0).sum(1), 1)
-
-
-@pytest.mark.parametrize(
-    "make, error, words",
-    [
-        (lambda: corruptions.sign_flip(0.5), TypeError, "who must be a StragglerModel"),
-        (lambda: corruptions.additive_noise(WHO, -1.0), ValueError, "scale must be"),
-        (lambda: corruptions.additive_noise(WHO, 1.0, 0), ValueError, "share must be"),
-        (lambda: corruptions.bit_flip(WHO, 1.5), TypeError, "bit must be"),
-        (lambda: corruptions.scaling(WHO, "x"), TypeError, "factor must be"),
-        (lambda: corruptions.codeword_part(WHO, 3), TypeError, "code must be"),
-        (
-            lambda: corruptions.bit_flip(WHO, 32).corrupted(KEY, jnp.ones((1, 2))),
-            ValueError,
-            "bit must be from 0 to 31",
-        ),
-        (
-            lambda: corruptions.sign_flip(WHO).sample(3, (), jnp.ones((4, 2)), 4),
-            TypeError,
-            "key must be",
-        ),
-    ],
-)
-def test_bad_input(make, error, words):
-    with pytest.raises(error, match=words):
-        make()

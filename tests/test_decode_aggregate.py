@@ -127,52 +127,6 @@ class TestBadInput:
         aggregate = jaxwgc.decode_aggregate(self.code)
         return aggregate.update(messages, aggregate.init(PARAMS), params, **extra)
 
-    def test_arguments(self):
-        with pytest.raises(TypeError, match="code must be a GradientCode; got 3"):
-            jaxwgc.decode_aggregate(3)
-        with pytest.raises(ValueError, match="undecodable must be one of 'least_squ"):
-            jaxwgc.decode_aggregate(self.code, undecodable="stop")
-        with pytest.raises(ValueError, match="tolerance must be at least 0; got -1"):
-            jaxwgc.decode_aggregate(self.code, tolerance=-1)
-        with pytest.raises(TypeError, match="decoder must be a jaxwgc.decoders"):
-            jaxwgc.decode_aggregate(self.code, decoder="guess")
-
-    @pytest.mark.parametrize("shape", [(6, 3), (6, 5), (5, 4), (24,), (6,)])
-    def test_payloads_of_another_model(self, shape):
-        rule = r"messages must have shape .*\(\.\.\., 6, 4\) for 7 parameters; got"
-        with pytest.raises(ValueError, match=rule):
-            self.update(np.zeros(shape, np.complex64), received=self.mask)
-
-    def test_payloads_of_another_kind(self):
-        with pytest.raises(TypeError, match="messages must be complex for"):
-            self.update(np.zeros((6, 4), np.float32), received=self.mask)
-        with pytest.raises(TypeError, match="messages must be numbers or bools"):
-            self.update(np.full((6, 4), "a"), received=self.mask)
-
-    def test_who_answered_must_be_known(self):
-        with pytest.raises(ValueError, match="received or finished must be given"):
-            self.update()
-        with pytest.raises(ValueError, match="elapsed goes with received"):
-            self.update(elapsed=1.0)
-        with pytest.raises(TypeError, match="received must be a bool mask"):
-            self.update(received=np.ones(6))
-        with pytest.raises(ValueError, match="received must have shape"):
-            self.update(received=np.ones(5, bool))
-        with pytest.raises(ValueError, match="elapsed must be at least 0; got -1"):
-            self.update(received=self.mask, elapsed=-1.0)
-
-    def test_params(self):
-        with pytest.raises(ValueError, match="params must be given with messages"):
-            self.update(params=None, received=self.mask)
-        whole = jax.tree.map(lambda leaf: leaf.astype(int), PARAMS)
-        with pytest.raises(TypeError, match="must be real or complex floats"):
-            self.update(params=whole, received=self.mask)
-
-    def test_states_of_something_else(self):
-        aggregate = jaxwgc.decode_aggregate(self.code)
-        with pytest.raises(TypeError, match="state must be a CodedAggregateState"):
-            aggregate.update(self.messages, (), PARAMS, received=self.mask)
-
     @pytest.mark.parametrize("params", [None, PARAMS], ids=["none", "params"])
     def test_partial_gradients_and_orders_that_do_not_work(self, params):
         rule = "updates must be one array, the messages of all workers; got PyTreeDef"

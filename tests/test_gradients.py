@@ -212,30 +212,3 @@ class TestDifferentiation:
         # The whole has one regulariser where six parts have six.
         hessian = hessian + 5 * np.diag(12 * params["w"] ** 2)
         np.testing.assert_allclose(product["w"], hessian @ direction["w"], rtol=1e-9)
-
-
-class TestBadInput:
-    code = CODES["reed_solomon"]
-    mask = np.ones(6, bool)
-
-    def call(self, parts, mask=mask):
-        params, _ = logistic_problem(6)
-        return jaxwgc.decoded_value_and_grad(logistic, self.code)(params, parts, mask)
-
-    def test_parts_of_different_lengths(self):
-        params, parts = logistic_problem(3)
-        parts["y"] = parts["y"][:2]
-        with pytest.raises(ValueError, match=r"parts\['y'\] must have a leading axis"):
-            jaxwgc.partial_value_and_grad(logistic)(params, parts)
-
-    @pytest.mark.parametrize("parts", [None, {}, 3.0, [np.float32(1)]])
-    def test_parts_without_an_axis(self, parts):
-        with pytest.raises(ValueError, match="parts must have arrays with a leading"):
-            jaxwgc.partial_value_and_grad(logistic)({"w": np.ones(4)}, parts)
-
-    def test_parts_that_are_not_the_number_of_the_code(self):
-        _, parts = logistic_problem(5)
-        with pytest.raises(ValueError, match=r"parts\['x'\] .* num_parts = 6; got .*5"):
-            self.call(parts)
-        with pytest.raises(ValueError, match="parts must have at least one array"):
-            self.call({})

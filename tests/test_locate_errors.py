@@ -382,37 +382,3 @@ class TestKindsOfNumbers:
         locate = jax.jit(jaxwgc.locate_errors)
         found = locate(self.code, messages, np.ones(8, bool), KEY)
         np.testing.assert_array_equal(found.wrong, np.arange(8) == 2)
-
-
-class TestBadInput:
-    code = CODES["cyclic_mds"]
-    messages = np.zeros((8, 4), np.complex64)
-    received = np.ones(8, bool)
-
-    @pytest.mark.parametrize(
-        "change, error, words",
-        [
-            ({"messages": messages[:7]}, ValueError, "messages must have shape"),
-            ({"messages": messages[None]}, ValueError, "messages must be those of one"),
-            ({"messages": messages.real}, TypeError, "messages must be complex"),
-            ({"received": received[:7]}, ValueError, "received must have shape"),
-            (
-                {"received": received[None]},
-                ValueError,
-                "received must be those of one",
-            ),
-            ({"received": None}, ValueError, "received or finished must be given"),
-            ({"key": 3}, TypeError, "key must be a PRNG key"),
-            ({"noise": -1.0}, ValueError, "noise must be at least 0"),
-            ({"code": codes.uncoded(8)}, ValueError, "got 0 checks"),
-        ],
-    )
-    def test_is_refused(self, change, error, words):
-        given = {
-            "code": self.code,
-            "messages": self.messages,
-            "received": self.received,
-            "key": KEY,
-        }
-        with pytest.raises(error, match=words):
-            jaxwgc.locate_errors(**given | change)

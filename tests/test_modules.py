@@ -152,14 +152,3 @@ def test_what_is_no_float(params, shown):
     ):
         with pytest.raises(TypeError, match=rule):
             call()
-
-
-@pytest.mark.parametrize("params", [{}, None, {"w": []}])
-def test_no_parameters(params):
-    loss = lambda params, part: params["w"] * jnp.sum(part)  # noqa: E731
-    for gradient in (
-        jaxwgc.partial_value_and_grad(loss),
-        lambda *args: jaxwgc.decoded_value_and_grad(loss, CODE)(*args, [True] * 3),
-    ):
-        with pytest.raises(ValueError, match="params must have at least one array; g"):
-            gradient(params, PARTS)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxwgc import codes, coding
+from jaxwgc import codes
 from jaxwgc.coding import allocate_bits, quantization_variance, quantize
 from jaxwgc.studies import expected_error
 
@@ -132,41 +132,3 @@ class TestAllocateBits:
         most = objective(probabilities, 64, bits)
         assert error(bits) == pytest.approx(36 / most)
         assert error(bits) < 0.8 * error(np.full(5, 4))
-
-
-@pytest.mark.parametrize(
-    ("call", "error", "words"),
-    [
-        (lambda: quantize(0, np.ones((1, 2)), 4), TypeError, "key must be a PRNG key"),
-        (lambda: quantize(KEY, np.ones(2), 4), ValueError, r"\(num_messages, length\)"),
-        (lambda: quantize(KEY, np.ones((0, 2)), 4), ValueError, "not be empty"),
-        (lambda: quantize(KEY, [[1, 2]], 4), TypeError, "messages must be real or com"),
-        (
-            lambda: quantize(KEY, np.ones((1, 2)), 0),
-            ValueError,
-            "bits must be from 2.*0",
-        ),
-        (lambda: quantize(KEY, np.ones((1, 2)), 25), ValueError, "to 24; got 25"),
-        (
-            lambda: quantize(KEY, np.ones((1, 2)), 4.0),
-            TypeError,
-            "bits must be integer",
-        ),
-        (lambda: quantize(KEY, np.ones((1, 2)), [4, 4]), ValueError, "bits must have"),
-        (lambda: quantization_variance(0, 4), ValueError, "length must be at least 1"),
-        (lambda: quantization_variance(8, [4, 1]), ValueError, "level, to 24; got 1"),
-        (lambda: jax.jit(lambda b: quantization_variance(8, b))(4), TypeError, "concr"),
-        (lambda: allocate_bits([0.5, 1.0], 8, 4), ValueError, r"ies\[1\] = 1.0"),
-        (lambda: allocate_bits([], 8, 4), ValueError, "straggler_probabilities must"),
-        (
-            lambda: allocate_bits([0.5], 8, 1),
-            ValueError,
-            "total_bits must be at least 2",
-        ),
-        (lambda: allocate_bits([0.5], 8.0, 4), TypeError, "length must be"),
-        (lambda: jax.jit(coding.allocate_bits)([0.5], 8, 4), TypeError, "concrete"),
-    ],
-)
-def test_bad_input(call, error, words):
-    with pytest.raises(error, match=words):
-        call()

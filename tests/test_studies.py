@@ -1,7 +1,6 @@
 """Monte Carlo studies against a Python loop, summaries against SciPy."""
 
 import collections
-import math
 import warnings
 
 import chex
@@ -263,75 +262,11 @@ class TestProportions:
 
 
 KEY = jax.random.key(0)
-ONES = np.ones(3)
-
-
-def monte_carlo(trial=trial, key=KEY, num_trials=3, **options):
-    return jaxwgc.monte_carlo(trial, key, num_trials, **options)
-
-
-@pytest.mark.parametrize(
-    ("study", "arguments", "rule"),
-    [
-        (monte_carlo, {"num_trials": 0}, "num_trials must be at least 1; got 0"),
-        (monte_carlo, {"batch_size": -3}, "batch_size must be at least 1; got -3"),
-        (monte_carlo, {"key": jax.random.split(KEY, 3)}, r"key must be one key.* \(3"),
-        (monte_carlo, {"key": np.ones((3, 2), np.uint32)}, r"be one key.* \(3"),
-        (jaxwgc.summarize, (ONES, 0.0), "confidence must be between 0 and 1; got 0"),
-        (jaxwgc.summarize, (ONES, 1.0), "confidence must be between 0 and 1; got 1"),
-        (jaxwgc.summarize, (ONES, 95), "confidence must be between 0 and 1; got 95"),
-        (jaxwgc.summarize, (ONES, math.nan), "confidence must be a number; got nan"),
-        (jaxwgc.summarize, ({},), "results must have arrays with a leading"),
-        (jaxwgc.summarize, (1.0,), "results must have arrays with a leading"),
-        (jaxwgc.summarize, (np.ones((0, 3)),), "results must have arrays with a lead"),
-        (
-            jaxwgc.summarize,
-            ({"a": ONES, "b": np.ones(2)},),
-            r"results\['b'\] .* num_trials = 3; got",
-        ),
-    ],
-)
-def test_values(study, arguments, rule):
-    with pytest.raises(ValueError, match=rule):
-        study(**arguments) if isinstance(arguments, dict) else study(*arguments)
-
-
-@pytest.mark.parametrize(
-    ("study", "arguments", "rule"),
-    [
-        (monte_carlo, {"num_trials": 2.0}, "num_trials must be a.* int"),
-        (monte_carlo, {"num_trials": True}, "num_trials must be a.* int"),
-        (monte_carlo, {"num_trials": np.ones(2)}, "num_trials must be a.* int"),
-        (monte_carlo, {"batch_size": "2"}, "batch_size must be a.* int"),
-        (monte_carlo, {"key": None}, "key must be a PRNG key from jax"),
-        (
-            monte_carlo,
-            {"key": np.zeros(2, np.int32)},
-            "key must be a PRNG key from jax",
-        ),
-        (monte_carlo, {"trial": ONES}, "trial must be a function; got"),
-        (monte_carlo, {"progress": 3}, "progress must be a function; got"),
-        (jaxwgc.summarize, (ONES, "95%"), "confidence must be a real scalar"),
-        (jax.jit(jaxwgc.summarize), (ONES, 0.9), "confidence must be concrete, not tr"),
-        (
-            jaxwgc.summarize,
-            ({"x": np.array(["a", "b"])},),
-            r"results\['x'\] must be real numbers or",
-        ),
-        (jaxwgc.summarize, (np.array([None, 1]),), "results must be real numbers or"),
-        (jaxwgc.summarize, (jax.random.split(KEY),), "results must be real numbers or"),
-        (jaxwgc.summarize, (ONES + 0j,), "results must be real"),
-        (jaxwgc.summarize, (jnp.ones(3, complex),), "results must be real"),
-    ],
-)
-def test_types(study, arguments, rule):
-    with pytest.raises(TypeError, match=rule):
-        study(**arguments) if isinstance(arguments, dict) else study(*arguments)
 
 
 def test_trial_that_returns_keys():
     def study(key):
-        return monte_carlo(lambda own: {"a": 1.0, "b": own}, key)["a"]
+        return jaxwgc.monte_carlo(lambda own: {"a": 1.0, "b": own}, key, 3)["a"]
 
     rule = r"trial's result\['b'\] must be numbers or bools; got key<fry>"
     for call in (study, jax.jit(study)):

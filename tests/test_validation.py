@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import jaxwgc
 from jaxwgc import _arrays, _validation
 
 
@@ -96,12 +95,6 @@ class TestBool:
     def test_other_types(self, value):
         with pytest.raises(TypeError, match="flag must be True or False; got "):
             _validation.check_bool("flag", value)
-        with pytest.raises(TypeError, match="interleave must be True or False; got "):
-            jaxwgc.codes.reed_solomon(6, 6, 3, interleave=value)
-        with pytest.raises(TypeError, match="has_aux must be True or False; got "):
-            jaxwgc.partial_value_and_grad(jnp.sum, has_aux=value)
-        with pytest.raises(TypeError, match="has_aux must be True or False; got "):
-            jaxwgc.decoded_value_and_grad(jnp.sum, jaxwgc.codes.uncoded(2), value)
 
 
 class TestDtypes:
@@ -121,6 +114,8 @@ class TestDtypes:
         "real floats": {"float"},
         "integers": {"int"},
         "bools": {"bool"},
+        "a bool mask": {"bool"},
+        "keys": {"key"},
         "numbers, bools or keys": {"bool", "int", "float", "complex", "key"},
     }
 

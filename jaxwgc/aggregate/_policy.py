@@ -44,10 +44,9 @@ class DecodingPolicy:
     locator: coding.ErrorLocator | None = dataclasses.field(init=False, default=None)
 
     def __post_init__(self):
-        given, choices = self.undecodable, ("least_squares", "skip")
-        if given in ("warn", "raise"):
-            given = f"{given} (read num_undecodable in the state, or call check_step)"
-        _validation.check_choice("undecodable", given, choices)
+        rule, given = "be 'least_squares' or 'skip'", self.undecodable
+        advice = f"{given!r} (read num_undecodable in the state, or call check_step)"
+        require(given in ("least_squares", "skip"), "undecodable", rule, advice)
         _validation.check_number("tolerance", self.tolerance, minimum=0)
         if isinstance(self.debias, str):
             _validation.check_choice("debias", self.debias, ("share",))

@@ -78,9 +78,7 @@ def batch_raptor(
     check_works("batch_size", batch_size, divides(num_parts), rule, 1, num_parts)
     num_batches = num_parts // batch_size
     max_degree = num_batches if max_degree is None else max_degree
-    max_degree = _validation.check_up_to(
-        "max_degree", max_degree, num_batches=num_batches
-    )
+    _validation.check_up_to("max_degree", max_degree, num_batches=num_batches)
     # The degree distribution is computed on the host.
     known = {"finite": True, "traceable": False}
     _validation.check_number("c", c, minimum=0, **known)

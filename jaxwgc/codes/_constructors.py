@@ -55,8 +55,8 @@ def shares(loads: np.ndarray, total: int, most: int | None = None) -> np.ndarray
 
 def owned_parts(num_workers: int, num_parts: int, loads: Any) -> np.ndarray:
     """Checks loads, and returns the number of parts that each worker owns."""
-    rule = {"num_workers": num_workers}
-    loads = _validation.host_array("loads", loads, "real numbers", **rule)
+    sizes = {"num_workers": num_workers}
+    loads = _validation.host_array("loads", loads, "real numbers", **sizes)
     is_right = (loads >= 0).all() and loads.any()
     _validation.require(is_right, "loads", "be at least 0, and not all 0", loads)
     return shares(loads.astype(np.float64), num_parts)

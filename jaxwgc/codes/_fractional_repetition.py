@@ -41,13 +41,10 @@ def fractional_repetition(num_workers: int, num_stragglers: int) -> GradientCode
     """
     num_stragglers = _validation.check_stragglers(num_stragglers, num_workers)
     replication = num_stragglers + 1
-    check_works(
-        "num_stragglers",
-        num_stragglers,
-        lambda other: num_workers % (other + 1) == 0,
-        f"be 1 less than a divisor of num_workers = {num_workers}",
-        0,
-    )
+    sizes = range(1, num_workers + 1)
+    works = [size - 1 for size in sizes if num_workers % size == 0]
+    rule = f"be 1 less than a divisor of num_workers = {num_workers}"
+    check_works("num_stragglers", num_stragglers, works.__contains__, rule, 0)
     num_blocks = num_workers // replication
     block_of_worker = np.arange(num_workers) % num_blocks
     block_of_part = np.arange(num_workers) // replication

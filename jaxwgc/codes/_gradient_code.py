@@ -122,10 +122,9 @@ class GradientCode:
           GradientCode(num_workers=3, num_parts=3, num_stragglers=1, \
 decoders=[LeastSquares])
         """
-        kind, sizes = "numbers or bools", {"num_workers": "any", "num_parts": "any"}
-        matrix = _validation.host_array(
-            "encoding_matrix", encoding_matrix, kind, **sizes
-        )
+        name, kind = "encoding_matrix", "numbers or bools"
+        sizes = {"num_workers": "any", "num_parts": "any"}
+        matrix = _validation.host_array(name, encoding_matrix, kind, **sizes)
         is_complex = np.iscomplexobj(matrix)
         matrix = matrix.astype(np.complex128 if is_complex else np.float64)
         num_workers, num_parts = matrix.shape

@@ -62,9 +62,7 @@ def reed_solomon(
       Reed-Solomon codes", ISIT 2018; the paper's section 4.
     """
     num_parts = _validation.check_int("num_parts", num_parts, minimum=1)
-    replication = _validation.check_up_to(
-        "replication", replication, num_workers=num_workers
-    )
+    _validation.check_up_to("replication", replication, num_workers=num_workers)
     _validation.check_bool("interleave", interleave)
     works = range(0, num_workers + 1, num_workers // math.gcd(num_workers, num_parts))
     rule = "make num_parts * replication a multiple of num_workers"

@@ -62,8 +62,8 @@ def replicated(
       reduction", NeurIPS 2023.
     """
     num_parts = num_workers if num_parts is None else num_parts
-    num_parts = _validation.check_int("num_parts", num_parts, minimum=1)
     copies = _validation.check_up_to("copies", copies, num_workers=num_workers)
+    num_parts = _validation.check_int("num_parts", num_parts, minimum=1)
     loads = np.ones(num_workers) if loads is None else loads
     sizes = owned_parts(num_workers, num_parts, loads)
     owners = np.arange(num_workers).repeat(sizes)[:, None]

@@ -82,8 +82,8 @@ def _check_replications(
     replication: int | Sequence[int], num_workers: int, num_parts: int
 ) -> np.ndarray:
     """Returns the replication factors d_j, (num_parts,)."""
-    rule = {"or_number": True, "num_parts": num_parts}
-    given = _validation.concrete_array("replication", replication, "integers", **rule)
+    sizes = {"or_number": True, "num_parts": num_parts}
+    given = _validation.concrete_array("replication", replication, "integers", **sizes)
     given = np.broadcast_to(given, num_parts)
     rule = f"from 1 to num_workers = {num_workers}"
     is_right = (given >= 1) & (given <= num_workers)
@@ -94,8 +94,8 @@ def _check_replications(
 def _answering(probability: jax.typing.ArrayLike, num_workers: int) -> Array:
     """Returns 1 - p, in float64, or in JAX's working precision if it is traced."""
     name = "straggler_probability"
-    rule = {"or_number": True, "num_workers": num_workers}
-    given = _validation.as_array(name, probability, "real numbers", **rule)
+    sizes = {"or_number": True, "num_workers": num_workers}
+    given = _validation.as_array(name, probability, "real numbers", **sizes)
     if _validation.is_traced(given):
         return 1 - jnp.asarray(given, jnp.result_type(float))
     values, rule = np.asarray(given, np.float64), "at least 0 and less than 1"

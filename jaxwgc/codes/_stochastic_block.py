@@ -1,6 +1,7 @@
 """Codes from the stochastic block model: dense inside clusters, sparse across."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -66,7 +67,7 @@ def stochastic_block(
     common = math.gcd(num_workers, num_parts)
     rule = f"divide num_workers = {num_workers} and num_parts = {num_parts}"
     check_works("num_clusters", num_clusters, divides(common), rule, 1, common)
-    in_range = {"minimum": 0, "maximum": 1}
+    in_range: Any = {"minimum": 0, "maximum": 1}
     _validation.check_number("probability_inside", probability_inside, **in_range)
     _validation.check_number("probability_across", probability_across, **in_range)
     cluster_of_worker = np.arange(num_workers) // (num_workers // num_clusters)

@@ -170,8 +170,9 @@ def variances_of(
 ) -> np.ndarray:
     """Returns ω of each worker, checked, float64 (num_workers,)."""
     name = "quantization_variance"
-    given, rule = quantization_variance, {"or_number": True, "num_workers": num_workers}
-    variance = _validation.concrete_array(name, given, "real numbers", **rule)
+    given = quantization_variance
+    sizes = {"or_number": True, "num_workers": num_workers}
+    variance = _validation.concrete_array(name, given, "real numbers", **sizes)
     variance = np.broadcast_to(variance, num_workers).astype(np.float64)
     is_right = (variance >= 0) & (variance < np.inf)
     _validation.check_entries(name, variance, is_right, "finite and at least 0")

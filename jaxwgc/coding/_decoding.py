@@ -119,7 +119,7 @@ class Decoding:
           A pytree like params, with the batch axes in front.
 
         Raises:
-          ValueError, TypeError: See `jaxwgc.decode`.
+          ValueError, TypeError: as for `jaxwgc.decode`.
         """
         _validation.check_message_dtype(message_dtype)
         messages, params = check_messages(self.code, messages, params)
@@ -144,15 +144,16 @@ class Decoding:
         """
         rule, shape = "be of one round (use jax.vmap for more)", self.mask.shape
         _validation.require(len(shape) == 1, "mask", rule, f"shape {shape}")
-        mixed, sums = _mixing(self._matrix, self.weights), partial_gradients
+        mixed = _mixing(self._matrix, self.weights)
         # Gradients such as Equinox modules are callable, but are not leaves.
-        if isinstance(sums, jax.tree_util.Partial) or (
-            callable(sums) and jax.tree_util.all_leaves([sums])
+        if isinstance(partial_gradients, jax.tree_util.Partial) or (
+            callable(partial_gradients)
+            and jax.tree_util.all_leaves([partial_gradients])
         ):
-            return _collapsed.collapse(mixed, self._target, sums)
+            return _collapsed.collapse(mixed, self._target, partial_gradients)
         name, num_parts = "partial_gradients", self.code.num_parts
-        _validation.check_leading_axis(name, sums, num_parts, "num_parts")
-        return _collapsed.collapse_leaves(mixed, self._target, sums)
+        _validation.check_leading_axis(name, partial_gradients, num_parts, "num_parts")
+        return _collapsed.collapse_leaves(mixed, self._target, partial_gradients)
 
     @property
     def _matrix(self):
@@ -284,10 +285,10 @@ def decoding_weights(
     """Computes decoding weights a with aᵀB = target; see `decoding`.
 
     Args:
-      code: See `decoding`.
-      received: See `decoding`.
-      decoder: See `decoding`.
-      finished: See `decoding`.
+      code: As for `decoding`.
+      received: As for `decoding`.
+      decoder: As for `decoding`.
+      finished: As for `decoding`.
 
     Returns:
       (..., num_messages), complex for a complex code, zero at stragglers; num_messages
@@ -323,10 +324,10 @@ def effective_weights(
     `decoded_value_and_grad` and `decoding_error` include these leaks.
 
     Args:
-      code: See `decoding`.
-      received: See `decoding`.
-      decoder: See `decoding`.
-      finished: See `decoding`.
+      code: As for `decoding`.
+      received: As for `decoding`.
+      decoder: As for `decoding`.
+      finished: As for `decoding`.
 
     Returns:
       Real (..., num_parts).
@@ -356,10 +357,10 @@ def decoding_error(
     does not contribute to first order.
 
     Args:
-      code: See `decoding`.
-      received: See `decoding`.
-      decoder: See `decoding`.
-      finished: See `decoding`.
+      code: As for `decoding`.
+      received: As for `decoding`.
+      decoder: As for `decoding`.
+      finished: As for `decoding`.
 
     Returns:
       Real (...).
@@ -385,14 +386,14 @@ def decode(
     """Decodes the gradient from the messages that arrived.
 
     Args:
-      code: See `decoding`.
+      code: As for `decoding`.
       messages: (..., num_messages, length), from `encode`. Decoded in at least float32.
         Messages that did not arrive may hold anything, including NaN.
       received: See `decoding`. Batch axes are broadcast against messages.
       params: Pytree of floats, or of `jax.ShapeDtypeStruct`, with the structure, shapes
         and dtypes of the gradient.
-      decoder: See `decoding`.
-      finished: See `decoding`.
+      decoder: As for `decoding`.
+      finished: As for `decoding`.
 
     Returns:
       The sum over j of cⱼ gⱼ with the `effective_weights` c: a pytree like params, with
@@ -428,20 +429,17 @@ def check_messages(
     )
     size = _flat_vectors.raveled_size(params)
     length = -(-size // (code.num_segments * (2 if code.is_complex else 1)))
-    messages = check_messages_of(code, messages)
-    axes, of = "(..., num_messages, length)", f" for {size} parameters"
-    sizes = ("...", code.num_messages, length)
-    _validation.check_shape("messages", messages, axes, sizes, of)
-    return messages, params
+    return check_messages_of(code, messages, length), params
 
 
-def check_messages_of(code: GradientCode, messages: Any) -> jax.Array:
+def check_messages_of(
+    code: GradientCode, messages: Any, length: int | str = "any"
+) -> jax.Array:
     """Checks messages (..., num_messages, length) of a code, and returns an array."""
-    messages = _validation.as_array("messages", messages, "numbers or bools")
-    axes, num_messages = "(..., num_messages, length)", code.num_messages
-    is_right = messages.ndim > 1 and messages.shape[-2] == num_messages
-    rule = f"have shape {axes} with num_messages = {num_messages}"
-    _validation.require(is_right, "messages", rule, messages.shape)
+    kind, sizes = "numbers or bools", {"num_messages": code.num_messages}
+    messages = _validation.as_array(
+        "messages", messages, kind, "...", **sizes, length=length
+    )
     if jnp.iscomplexobj(messages) != code.is_complex:
         kind = "complex" if code.is_complex else "real"
         raise TypeError(f"messages must be {kind} for {code}; got {messages.dtype}")

@@ -117,8 +117,9 @@ def source_variances(
     given = {"residuals": residuals, "leverage": leverage, "row_weights": row_weights}
     shape = "any", "any"
     for name, array in given.items():
-        rule = {"or_number": name == "leverage", "num_sources": shape[0], "m": shape[1]}
-        array = _validation.as_array(name, array, "real numbers or bools", **rule)
+        sizes = {"or_number": name == "leverage"}
+        sizes |= dict(zip(("num_sources", "m"), shape))
+        array = _validation.as_array(name, array, "real numbers or bools", **sizes)
         given[name], shape = array, np.shape(residuals)
     if not _validation.is_traced(*given.values()):
         _check_degrees(**given)

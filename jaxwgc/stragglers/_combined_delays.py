@@ -170,10 +170,8 @@ class markov(DelayModel):
     def __post_init__(self):
         _validation.check_instance("fast", self.fast, DelayModel)
         _validation.check_instance("slow", self.slow, DelayModel)
-        is_probability = {"minimum": 0, "maximum": 1}
-        _validation.check_fields(
-            self, become_slow=is_probability, become_fast=is_probability
-        )
+        rule = {"minimum": 0, "maximum": 1}
+        _validation.check_fields(self, become_slow=rule, become_fast=rule)
         total = self.become_slow + self.become_fast
         is_right = _validation.is_traced(total) or total > 0
         _validation.require(is_right, "become_slow + become_fast", "be positive", total)
@@ -218,7 +216,6 @@ class markov(DelayModel):
 
 def no_workers(num_workers: int) -> jax.Array:
     """Returns the state before the first round, with workers not yet chosen."""
-    num_workers = _validation.check_int("num_workers", num_workers, minimum=1)
     return jnp.full(num_workers, -1)
 
 

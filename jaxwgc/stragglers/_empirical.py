@@ -152,8 +152,8 @@ class _Empirical(DelayModel):
         num_measured = self.table.shape[1]
         is_shared = self.replace or self.resample == "cells"
         is_right = num_workers <= num_measured or is_shared
-        rule = f"have at least {num_workers} workers, or replace must be True"
-        require(is_right, "the trace", rule, num_measured)
+        given = f"{num_measured}: replace=True lets several have the same history"
+        require(is_right, "the trace", f"have at least {num_workers} workers", given)
         return {"workers": nobody, "rounds": nobody}
 
     def sample(self, key, state, loads):

@@ -119,10 +119,7 @@ class log_normal(IndependentDelay):
 
     median: Any
     deviation: Any
-    _rules: ClassVar[Any] = {
-        "median": {"positive": True},
-        "deviation": {"positive": True},
-    }
+    _rules: ClassVar[Any] = dict.fromkeys(("median", "deviation"), {"positive": True})
 
     def draw(self, key, shape):
         """Draws times at load 1."""

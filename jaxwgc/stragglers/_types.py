@@ -73,7 +73,6 @@ class Model(abc.ABC):
 
     def init(self, num_workers: int) -> Any:
         """Returns the state before the first round, a pytree."""
-        _validation.check_int("num_workers", num_workers, minimum=1)
         return ()
 
     @abc.abstractmethod

@@ -76,9 +76,9 @@ def expected_error(
     rule = "be real, with OneStep(..., shared=False) among its decoders"
     _validation.require(not code.is_complex and fixed, "code", rule, code)
     name = "straggler_probabilities"
-    rule = {"or_number": True, "num_workers": code.num_workers}
+    sizes = {"or_number": True, "num_workers": code.num_workers}
     given = straggler_probabilities
-    given = _validation.concrete_array(name, given, "real numbers", **rule)
+    given = _validation.concrete_array(name, given, "real numbers", **sizes)
     stragglers = np.broadcast_to(given, code.num_workers).astype(np.float64)
     is_right = (stragglers >= 0) & (stragglers <= 1)
     _validation.check_entries(name, stragglers, is_right, "from 0 to 1")

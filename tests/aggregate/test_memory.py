@@ -152,25 +152,3 @@ def test_what_is_lost_is_made_up_for(debias):
         assert found.dtype == jnp.bfloat16
         np.testing.assert_allclose(found.astype(float), expected, rtol=1e-2)
         np.testing.assert_allclose(state.share, weights @ [1, 2, 3, 4] / 30, rtol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        ({"memory": True, "undecodable": "skip"}, "undecodable must not be"),
-        ({"memory": True, "debias": "share"}, "debias must be None with memory"),
-        ({"debias": "all"}, "debias must be one of 'share'"),
-        ({"debias": 0}, "debias must be positive"),
-        ({"on_request": True, "memory": True}, "memory must be False on request"),
-    ],
-)
-def test_bad_input(arguments, words):
-    code = codes.replicated(3)
-    with pytest.raises(ValueError, match=words):
-        jaxwgc.decode_aggregate(code, **arguments)
-
-
-def test_memory_of_a_code_that_never_decodes():
-    code = CODES["stochastic"]
-    with pytest.raises(ValueError, match="memory needs a code that decodes when all"):
-        jaxwgc.decode_aggregate(code, memory=True, decoder=jaxwgc.decoders.OneStep)

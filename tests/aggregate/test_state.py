@@ -125,3 +125,14 @@ class TestState:
         chex.assert_trees_all_equal(
             comparable(step(*step(*restored))), comparable(step(*step(*saved)))
         )
+
+
+def test_donating_the_state_leaves_the_key_alone(make_key):
+    key = make_key(0)
+    transform = aggregate(GROUPS, key)
+    step = jax.jit(
+        lambda state: transform.update(jnp.ones((6, 2)), state)[1], donate_argnums=0
+    )
+    first, again = step(transform.init(None)), step(transform.init(None))
+    np.testing.assert_array_equal(first.received, again.received)
+    jax.random.uniform(key)

@@ -325,7 +325,7 @@ class TestState:
 
 class TestBadInput:
     def test_traced(self):
-        with pytest.raises(TypeError, match="outside of jax.jit"):
+        with pytest.raises(TypeError, match="arguments must be concrete"):
             jax.jit(lambda params: check(params=params).gradient_ratio)(PARAMS)
 
     def test_structures(self):
@@ -349,5 +349,3 @@ class TestBadInput:
             check(step=lambda params, state: (params, state))
         with pytest.raises(TypeError, match="step must return .params, state, ...."):
             check(optimizer=chain(), step=lambda params, state: [params, state])
-        with pytest.raises(TypeError, match="step must be a function; got 3"):
-            check(optimizer=chain(), step=3)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxwgc.codes import paley, projective_plane
-from jaxwgc.codes._constructors import is_prime, nearest
+from jaxwgc.codes._constructors import check_works, is_prime
 from tests.conftest import every_pattern, random_patterns
 
 # v, kappa, lambda
@@ -89,6 +89,8 @@ def test_nearest_names_the_neighbours(working, value, bounded):
     expected = [str(other) for other in neighbours if other is not None]
     if not expected:
         return
-    found = nearest(value, working.__contains__, 1, 30 if bounded else None)
-    assert found.split(" is ")[-1].split(" are ")[-1] == " and ".join(expected)
-    assert ("works is" in found) == (len(expected) == 1)
+    bounds = (1, 30) if bounded else (1,)
+    if value in working:
+        return check_works("size", value, working.__contains__, "work", *bounds)
+    with pytest.raises(ValueError, match=f"to it {' and '.join(expected)}$"):
+        check_works("size", value, working.__contains__, "work", *bounds)

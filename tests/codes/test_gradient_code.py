@@ -33,9 +33,6 @@ TAKERS = {
 def test_one_code_and_one_wording(name):
     with pytest.raises(TypeError, match="code must be a GradientCode; got 'code'"):
         TAKERS[name]("code")
-    rule = (
-        r"code must be one code, with an encoding matrix of two axes; got one of shape "
-        r"\(2, 4, 4\) \(use jax.vmap for a batch\)"
-    )
+    rule = r"code must be one code .use jax.vmap for more.; got .* \(2, 4, 4\)"
     with pytest.raises(ValueError, match=rule):
         TAKERS[name](BATCH)

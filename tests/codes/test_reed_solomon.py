@@ -1,7 +1,6 @@
 """The balanced Reed-Solomon code against its definition and every pattern."""
 
 import math
-import re
 
 import numpy as np
 import pytest
@@ -70,28 +69,3 @@ def test_interleaving_minimises_the_entries():
                 [factors[:, ~column].prod(axis=1) for column in code.assignment.T], 1
             )
             assert norm <= np.linalg.norm(other[code.assignment]) * (1 + 1e-9)
-
-
-@pytest.mark.parametrize(
-    ("num_workers", "num_parts", "replication", "expected"),
-    [
-        (50, 20, 11, ([10, 15], [50])),
-        (6, 4, 2, ([3], [3, 6])),
-        (6, 9, 1, ([2], [6, 12])),
-        (7, 3, 5, ([7], [7])),
-    ],
-)
-def test_uneven_loads_name_parameters_that_work(
-    num_workers, num_parts, replication, expected
-):
-    with pytest.raises(ValueError, match="must equal num_parts") as raised:
-        jaxwgc.codes.reed_solomon(num_workers, num_parts, replication)
-    replications, parts = (
-        [int(own) for own in re.findall(r"\d+", half)]
-        for half in str(raised.value).partition("; for ")[2].split(", and for ")
-    )
-    assert (replications, parts) == expected
-    for other in replications:
-        jaxwgc.codes.reed_solomon(num_workers, num_parts, other)
-    for other in parts:
-        jaxwgc.codes.reed_solomon(num_workers, other, replication)

@@ -2,7 +2,6 @@
 
 import functools
 import itertools
-import re
 
 import jax
 import numpy as np
@@ -116,18 +115,3 @@ def test_calls_outside_of_jit_compile_once():
     compiled = _graphs._swapped._cache_size()
     regular_graph(jax.random.key(1), 6, 2)
     assert _graphs._swapped._cache_size() == compiled
-
-
-@pytest.mark.parametrize(("num_workers", "replication"), [(7, 3), (5, 1), (9, 7)])
-def test_odd_products_name_parameters_that_work(num_workers, replication):
-    with pytest.raises(ValueError, match="must be even") as raised:
-        regular_graph(jax.random.key(0), num_workers, replication)
-    message = str(raised.value)
-    assert f"got num_workers = {num_workers} and replication = {replication}" in message
-    near = message.partition("nearest that work are ")[2]
-    replications, workers = (re.findall(r"\d+", own) for own in near.split(", or "))
-    assert 1 <= len(replications) <= 2 and len(workers) == 2
-    for other in map(int, replications):
-        assert abs(other - replication) == 1 and 1 <= other < num_workers
-    for other in map(int, workers):
-        assert abs(other - num_workers) == 1 and replication < other

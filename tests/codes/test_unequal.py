@@ -1,7 +1,5 @@
 """Codes for unequal workers: SciPy's optimum, closed forms and simulated rounds."""
 
-import dataclasses
-
 import jax
 import numpy as np
 import pytest
@@ -256,35 +254,3 @@ def test_steps_of_few_bits_with_stragglers():
     ):
         error = samples.std(0, ddof=1) / np.sqrt(number)
         assert np.all(np.abs(samples.mean(0) - mean) <= 4 * error)
-
-
-@pytest.mark.parametrize(
-    ("code", "options", "error", "words"),
-    [
-        (codes.uncoded(3), {}, ValueError, "code must be real, with OneStep"),
-        (codes.cyclic_mds(3, 1), {}, ValueError, "code must be real, with OneStep"),
-        (codes.replicated(3), {}, ValueError, "needs a code with messages_per_worker"),
-        (3, {}, TypeError, "code must be a GradientCode"),
-        (None, {"straggler_probabilities": [0.1, 1.1, 0]}, ValueError, r"\[1\] = 1.1"),
-        (None, {"straggler_probabilities": [0.1]}, ValueError, r"\(num_workers,\) = "),
-        (None, {"correlation": 1.5}, ValueError, "correlation must be from -1 / "),
-        (None, {"correlation": -np.eye(2)}, ValueError, "be positive semidefinite"),
-        (None, {"quantization_variance": -1.0}, ValueError, "finite and at least 0"),
-    ],
-)
-def test_no_expected_error(code, options, error, words):
-    code = codes.unequal([0.1, 0.2, 0.5], 2) if code is None else code
-    with pytest.raises(error, match=words):
-        expected_error(code, **{"straggler_probabilities": 0.1} | options)
-
-
-def test_traced_codes_have_no_expected_error():
-    code = codes.unequal([0.1, 0.2], 2)
-    with pytest.raises(TypeError, match="code must be concrete"):
-        jax.jit(
-            lambda matrix: (
-                expected_error(
-                    dataclasses.replace(code, encoding_matrix=matrix), 0.1
-                ).bias
-            )
-        )(code.encoding_matrix)

@@ -176,3 +176,11 @@ class TestStructures:
     def test_frozen(self):
         with pytest.raises(dataclasses.FrozenInstanceError):
             CLIPPED.limit = 1.0
+
+
+def test_a_code_without_decoders():
+    code = dataclasses.replace(
+        codes.regular_graph(jax.random.key(0), 6, 2), decoders=()
+    )
+    found = jaxwgc.decoding_weights(code, np.ones(6, bool), decoders.LeastSquares())
+    np.testing.assert_allclose(found @ code.encoding_matrix, 1, rtol=1e-5)

@@ -203,3 +203,12 @@ def test_steps_of_the_dual_code_converge_to_rounding():
     missed = np.linalg.norm(weights @ np.asarray(matrix, np.complex128) - 1, axis=1)
     eps = np.finfo(np.float32).eps
     assert np.all(missed <= eps * np.linalg.norm(weights, axis=1))
+
+
+def test_one_wrong_entry():
+    """Of all columns of the transform, one shows it."""
+    code = jaxwgc.codes.reed_solomon(6, 6, 3)
+    matrix = np.array(code.encoding_matrix)
+    matrix[0, 0] += 1
+    with pytest.raises(ValueError, match="Lagrange needs a code evaluated"):
+        code.decoders[0].check(matrix, code.segment_targets)

@@ -25,12 +25,6 @@ def test_coverage_against_the_times_of_parts(share):
     assert np.all(decoded.share >= share - 1e-6)
 
 
-@pytest.mark.parametrize("share", [0, -0.1, 1.1, np.nan])
-def test_shares_that_are_none(share):
-    with pytest.raises(ValueError, match="share must be"):
-        stragglers.coverage(codes.replicated(3), share)
-
-
 class Given(stragglers.DelayModel):
     """Times that are known: a row a round."""
 
@@ -90,5 +84,5 @@ def test_cancelled_is_what_it_was():
     with pytest.raises(ValueError, match="late must be one of"):
         stragglers.delayed(model.delay, model.wait, late="gone")
     wait = stragglers.until_decodable(codes.replicated(3))
-    with pytest.raises(ValueError, match='late must be "cancelled" where'):
+    with pytest.raises(ValueError, match='late must be "cancelled" for'):
         stragglers.delayed(model.delay, wait, late="busy")

@@ -39,17 +39,3 @@ def test_code_of_a_trace():
     ends = [expected_error(code, end).bias for end in (estimates.high, estimates.low)]
     assert np.all((ends[0] <= bias) & (bias <= ends[1]))
     assert np.abs(bias).max() < 0.05
-
-
-@pytest.mark.parametrize(
-    ("received", "confidence", "error", "words"),
-    [
-        (np.ones((3, 2)), 0.95, TypeError, "received must be bools"),
-        (np.ones(3, bool), 0.95, ValueError, "received must have 2 axes"),
-        (np.ones((0, 2), bool), 0.95, ValueError, "received must have shape .*rounds"),
-        (np.ones((3, 2), bool), 1.0, ValueError, "confidence must be between 0 and 1"),
-    ],
-)
-def test_bad_input(received, confidence, error, words):
-    with pytest.raises(error, match=words):
-        straggler_probabilities(received, confidence)

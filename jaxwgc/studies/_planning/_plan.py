@@ -1,7 +1,7 @@
 """Plans: choice of the code, the replication factor and the waiting rule."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
 import jax
@@ -233,7 +233,6 @@ def _listed(name, values):
     """Returns an argument of one or several as a list."""
     if values is None:
         return None
-    _validation.check_instance(name, values, Iterable, ", such as a list")
     values = list(values)
     _validation.require(values, name, "be at least one", values)
     return values
@@ -251,7 +250,6 @@ def _named_codes(num_workers, replications, codes, speeds) -> list[Named]:
         return list(standard_codes(num_workers, copies, speeds))
     rule = "be None with codes"
     _validation.require(replications is None, "replications", rule, replications)
-    _validation.check_instance("codes", codes, Mapping, " of codes by their names")
     named = list(standard_codes(num_workers, (), None))
     for name, code in codes.items():
         GradientCode.check(code)
