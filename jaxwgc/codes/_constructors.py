@@ -72,7 +72,7 @@ def check_works(
         below = filter(works, range(max(end - 999, least), end))
         above = filter(works, range(start, min(start + 999, most + 1)))
         near = " and ".join(map(str, [*[*below][-1:], *[*above][:1]]))
-        raise ValueError(f"{name} must {rule}; got {value}; the nearest are {near}")
+        raise ValueError(f"{name} must {rule}; got {value}; nearest: {near}")
 
 
 def divides(number: int) -> Callable[[int], bool]:
