@@ -67,8 +67,8 @@ def squared_error(
     """
     num_segments = mixed.shape[-1]
     segments = segment_target(working(target), num_segments)
-    miss = (mixed - segments.reshape(mixed.shape[-3:])) / scale
-    return jnp.sum(squares(miss), axis=(-3, -2, -1)) / num_segments
+    residual = (mixed - segments.reshape(mixed.shape[-3:])) / scale
+    return jnp.sum(squares(residual), axis=(-3, -2, -1)) / num_segments
 
 
 def residual(
@@ -81,5 +81,5 @@ def residual(
     """
     target = working(target)
     scale = stop_gradient(target_scale(target))
-    miss = jnp.sqrt(squared_error(mixed, target, scale))
-    return miss * scale, ~(miss <= tolerance * jnp.linalg.norm(target / scale))
+    relative = jnp.sqrt(squared_error(mixed, target, scale))
+    return relative * scale, ~(relative <= tolerance * jnp.linalg.norm(target / scale))

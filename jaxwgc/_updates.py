@@ -51,7 +51,8 @@ def check_updates(
         kinds = first.get(path, "nothing"), second.get(path, "nothing")
     raise ValueError(
         f"updates{path} must be like params with a leading axis of {axis_name} = "
-        f"{size} in front; got {kinds[0]} behind that axis for {kinds[1]}{_ORDER}"
+        f"{size} in front; got {kinds[0]} after that axis, params have {kinds[1]}"
+        f"{_ORDER}"
     )
 
 

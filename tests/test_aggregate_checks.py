@@ -52,8 +52,8 @@ class TestUpdatesUnlikeParams:
         assert jax.tree.map(np.shape, updates) == jax.tree.map(np.shape, PARAMS)
         rule = (
             r"updates\['b'\]\[0\] must be like params with a leading axis of (num_parts"
-            r"|K) = 6 in front; got \(\) behind that axis for \(6,\) \(an aggregator "
-            "goes first in optax.chain"
+            r"|K) = 6 in front; got \(\) after that axis, params have \(6,\) \(an "
+            "aggregator must be the first transformation in optax.chain"
         )
         with pytest.raises(ValueError, match=rule):
             wrap(aggregate.update)(SUMMED, state, *extra)
@@ -123,7 +123,9 @@ class TestOrder:
     def test_two_aggregators(self, make, with_params):
         optimizer = optax.chain(make(), make(), optax.sgd(1.0))
         state = optimizer.init(PARAMS)
-        with pytest.raises(ValueError, match="first in optax.chain, and only one"):
+        with pytest.raises(
+            ValueError, match="first transformation in optax.chain, and the only"
+        ):
             optimizer.update(GRADIENTS, state, *([PARAMS] if with_params else []))
 
     @pytest.mark.parametrize(
@@ -133,7 +135,7 @@ class TestOrder:
         """Refused though the leading axis of params is the number of parts."""
         optimizer = wrap(optax.chain(coded(), optax.sgd(1.0)))
         state = optimizer.init(PARAMS)
-        with pytest.raises(ValueError, match="goes around those after it"):
+        with pytest.raises(ValueError, match="go around those after it"):
             optimizer.update(GRADIENTS, state, PARAMS)
 
     def test_masks_around_an_aggregator(self):

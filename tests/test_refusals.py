@@ -674,7 +674,10 @@ VALUES = [
     (lambda: stragglers.fastest(2).expected_time(Growing(), num_workers=3), "law must"),
     (lambda: sample(stragglers.uniform(4), ALL[:4] * 1.0), "num_stragglers must"),
     (lambda: sample(stragglers.bernoulli([0.5, 0.1]), TABLE[0]), "num_workers must be"),
-    (lambda: sample(stragglers.fixed(ALL), TABLE[0]), "num_workers must be 6, the length of"),
+    (
+        lambda: sample(stragglers.fixed(ALL), TABLE[0]),
+        "num_workers must be 6, the length of",
+    ),
     (lambda: sample(PARETO, [1, INF, 1]), r"loads must be finite and .*loads\[1\] = i"),
     (lambda: stragglers.empirical(TABLE).init(4), "the trace must have at least 4"),
     (lambda: stragglers.deadline(1.0).arrivals(KEY, [1, -1.0]), r"times\[1\] = -1"),
@@ -864,8 +867,14 @@ TYPES = [
     (lambda: jaxwgc.decoding_weights(COMPLEX, ALL, Lagrange(np.ones(6), 2)), "integer"),
     (lambda: aggregate(COMPLEX, model=2), "model must be a StragglerModel; got 2"),
     (lambda: aggregate(COMPLEX, model=PARETO), "model must be a StragglerModel; got p"),
-    (lambda: aggregate(COMPLEX, model=NoArrays()), "model.sample must return .arrivals"),
-    (lambda: waited(COMPLEX, NoArrivals()), "NoArrivals.arrivals must return .arrivals"),
+    (
+        lambda: aggregate(COMPLEX, model=NoArrays()),
+        "model.sample must return .arrivals",
+    ),
+    (
+        lambda: waited(COMPLEX, NoArrivals()),
+        "NoArrivals.arrivals must return .arrivals",
+    ),
     (lambda: waited(COMPLEX, ManyBools()), "is_over of .*ManyBools.* must return one"),
     (lambda: aggregate(COMPLEX, key=0), "key must be a PRNG key from jax"),
     (lambda: aggregate(COMPLEX, tolerance="small"), "tolerance must be a real scalar"),

@@ -49,7 +49,7 @@ def layout_of(data: Any, parts: Any) -> Layout:
         rows = data, np.ones(num_rows, parts[1].dtype)
         return Layout(rows, num_rows, row_weights, row_weights == 0)
     is_right = has_rows and structure == jax.tree.structure(data)
-    rule = "be (parts, row_weights) of jaxwgc.partition(data, num_parts), or like data"
+    rule = "be jaxwgc.partition(data, num_parts), or structured like data"
     given = f"{_updates.shapes_of(parts)} and data {_updates.shapes_of(data)}"
     _validation.require(is_right, "parts", rule, given)
     is_padding = np.asarray(partition(np.ones(num_rows), num_parts)[1]) == 0
@@ -182,7 +182,7 @@ def measure_decoded(
         # If weights differ much, the largest may not have been drawn.
         unseen = spread / (2 * abs(shares.mean()))
         is_right = abs(total - 1) <= TOLERANCE + _STANDARD_ERRORS * error + unseen
-    miss = max(np.linalg.norm(vector - whole) for vector in vectors)
+    error = max(np.linalg.norm(vector - whole) for vector in vectors)
     # Approximate codes guarantee nothing. Weights of parts that are not row weights
     # have no loss on the data.
     promises = code.num_stragglers or not failed
@@ -193,8 +193,8 @@ def measure_decoded(
         "total": target.sum(),
         "scale": scale,
         "ratio": float(np.linalg.norm(vectors[0]) / length),
-        "error": float(miss / length),
-        "is_wrong": is_comparable and not miss <= TOLERANCE * max(length, scale),
+        "error": float(error / length),
+        "is_wrong": is_comparable and not error <= TOLERANCE * max(length, scale),
         "is_sample": is_sample,
         "is_weighted": is_right,
         "num_held": num_held,

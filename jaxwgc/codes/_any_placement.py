@@ -84,8 +84,8 @@ def any_placement(
 
       The worst residual of each method, and the responses for which it occurs:
 
-      >>> miss, received = jaxwgc.codes.worst_rounding(code)
-      >>> bool(miss < 1e-6), int(received.sum())
+      >>> residual, received = jaxwgc.codes.worst_rounding(code)
+      >>> bool(residual < 1e-6), int(received.sum())
       (True, 4)
 
     References:

@@ -69,7 +69,7 @@ def replicated(
     owners = np.arange(num_workers).repeat(sizes)[:, None]
     steps = np.arange(copies)
     holders = (owners - steps) % num_workers
-    # Number of parts that each worker computes before those of the next owner, ...
+    # Number of parts that a worker computes before it reaches those of an owner, ...
     sizes_met = sizes[(np.arange(num_workers)[:, None] + steps) % num_workers]
     num_held = sizes_met.sum(1)
     before = (sizes_met.cumsum(1) - sizes_met)[holders, steps]

@@ -64,11 +64,11 @@ def stochastic(
     num_workers = _validation.check_int("num_workers", num_workers, minimum=1)
     num_parts = _validation.check_int("num_parts", num_parts, minimum=1)
     replications = _check_replications(replication, num_workers, num_parts)
-    answers = _answering(straggler_probability, num_workers)
+    response = _response_probability(straggler_probability, num_workers)
     assignment = _random_matrices.known(
         _random_matrices.random_subsets(key, replications, (num_parts, num_workers)).T
     )
-    coefficients = 1 / (replications * answers[..., None])
+    coefficients = 1 / (replications * response[..., None])
     return GradientCode(
         encoding_matrix=_random_matrices.zeros_and_ones(assignment) * coefficients,
         assignment=assignment,
@@ -91,7 +91,7 @@ def _check_replications(
     return given
 
 
-def _answering(probability: jax.typing.ArrayLike, num_workers: int) -> Array:
+def _response_probability(probability: jax.typing.ArrayLike, num_workers: int) -> Array:
     """Returns 1 - p, in float64, or in JAX's working precision if it is traced."""
     name = "straggler_probability"
     sizes = {"or_number": True, "num_workers": num_workers}

@@ -33,11 +33,11 @@ def check_tolerance(
     largest = np.abs(matrix).max(axis=1, keepdims=True)
     rows = matrix / np.where(largest > 0, largest, 1)
     for lost in patterns_lost(len(matrix), num_stragglers, num_patterns):
-        answers = np.delete(rows, list(lost), axis=0).T
-        weights = np.linalg.lstsq(answers, target, rcond=None)[0]
-        miss = np.linalg.norm(answers @ weights - target)
-        is_right = miss <= _EXACT * np.linalg.norm(target)
+        responses = np.delete(rows, list(lost), axis=0).T
+        weights = np.linalg.lstsq(responses, target, rcond=None)[0]
+        residual = np.linalg.norm(responses @ weights - target)
+        is_right = residual <= _EXACT * np.linalg.norm(target)
         given = (
-            f"{num_stragglers}, but residual {miss:.2g} without workers {list(lost)}"
+            f"{num_stragglers}: residual {residual:.2g} without workers {list(lost)}"
         )
         require(is_right, "num_stragglers", "be tolerated", given)

@@ -35,8 +35,8 @@ def worst_rounding(
       >>> import jaxwgc
       >>> code = jaxwgc.codes.reed_solomon(12, num_parts=12, replication=4)
       >>> published = jaxwgc.codes.reed_solomon(12, 12, 4, interleave=False)
-      >>> miss, received = jaxwgc.codes.worst_rounding(published)
-      >>> bool(miss > 5 * jaxwgc.codes.worst_rounding(code)[0]), int(received.sum())
+      >>> residual, received = jaxwgc.codes.worst_rounding(published)
+      >>> bool(residual > 5 * jaxwgc.codes.worst_rounding(code)[0]), int(received.sum())
       (True, 9)
     """
     GradientCode.check(code, concrete="patterns are tried on the host")
@@ -54,7 +54,7 @@ def worst_rounding(
             matrix[sent].T, target.T, lapack_driver="gelsy", check_finite=False
         )[0]
         weights = weights.astype(single).astype(matrix.dtype)
-        miss = float(np.linalg.norm(weights.T @ rounded[sent] - target) / scale)
-        if not miss <= worst[0]:
-            worst = miss, received
+        residual = float(np.linalg.norm(weights.T @ rounded[sent] - target) / scale)
+        if not residual <= worst[0]:
+            worst = residual, received
     return worst

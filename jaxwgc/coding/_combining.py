@@ -26,7 +26,7 @@ def floor_weights(
     mask: jax.Array,
     message_dtype: jax.typing.DTypeLike,
 ) -> jax.Array | None:
-    """Computes weights of messages for the rounding error of a decoded entry.
+    """Computes the weight of each message in the bound of rounding errors.
 
     A complex code packs two halves of a gradient into one message, and a code with
     segments several segments. Entries that are zero in one of them decode to leaks from

@@ -119,7 +119,7 @@ class Decoding:
           A pytree like params, with the batch axes in front.
 
         Raises:
-          ValueError, TypeError: as for `jaxwgc.decode`.
+          ValueError, TypeError: See `jaxwgc.decode`.
         """
         _validation.check_message_dtype(message_dtype)
         messages, params = check_messages(self.code, messages, params)
@@ -285,10 +285,10 @@ def decoding_weights(
     """Computes decoding weights a with aᵀB = target; see `decoding`.
 
     Args:
-      code: As for `decoding`.
-      received: As for `decoding`.
-      decoder: As for `decoding`.
-      finished: As for `decoding`.
+      code: See `decoding`.
+      received: See `decoding`.
+      decoder: See `decoding`.
+      finished: See `decoding`.
 
     Returns:
       (..., num_messages), complex for a complex code, zero at stragglers; num_messages
@@ -324,10 +324,10 @@ def effective_weights(
     `decoded_value_and_grad` and `decoding_error` include these leaks.
 
     Args:
-      code: As for `decoding`.
-      received: As for `decoding`.
-      decoder: As for `decoding`.
-      finished: As for `decoding`.
+      code: See `decoding`.
+      received: See `decoding`.
+      decoder: See `decoding`.
+      finished: See `decoding`.
 
     Returns:
       Real (..., num_parts).
@@ -357,10 +357,10 @@ def decoding_error(
     does not contribute to first order.
 
     Args:
-      code: As for `decoding`.
-      received: As for `decoding`.
-      decoder: As for `decoding`.
-      finished: As for `decoding`.
+      code: See `decoding`.
+      received: See `decoding`.
+      decoder: See `decoding`.
+      finished: See `decoding`.
 
     Returns:
       Real (...).
@@ -386,14 +386,14 @@ def decode(
     """Decodes the gradient from the messages that arrived.
 
     Args:
-      code: As for `decoding`.
+      code: See `decoding`.
       messages: (..., num_messages, length), from `encode`. Decoded in at least float32.
         Messages that did not arrive may hold anything, including NaN.
       received: See `decoding`. Batch axes are broadcast against messages.
       params: Pytree of floats, or of `jax.ShapeDtypeStruct`, with the structure, shapes
         and dtypes of the gradient.
-      decoder: As for `decoding`.
-      finished: As for `decoding`.
+      decoder: See `decoding`.
+      finished: See `decoding`.
 
     Returns:
       The sum over j of cⱼ gⱼ with the `effective_weights` c: a pytree like params, with

@@ -16,7 +16,7 @@ from jaxwgc.coding._errors._checks import UNCHECKED, parity_checks
 from jaxwgc.coding._errors._evidence import Sample
 from jaxwgc.coding._errors._in_turn import find_in_turn
 from jaxwgc.coding._errors._location import ErrorLocation
-from jaxwgc.coding._errors._majority import NUM_COLUMNS, find_copies, find_minorities
+from jaxwgc.coding._errors._majority import PROJECTION_DIM, find_copies, find_minorities
 from jaxwgc.coding._errors._projection import project
 
 # Bound to which norms of messages are clipped, relative to the median.
@@ -121,7 +121,7 @@ def screen(
     noise: jax.Array,
 ) -> Sample:
     """Projects messages, drops those that are not finite, and scales the others."""
-    num_columns = NUM_COLUMNS if locator.copies else 2 * len(locator.checks) + 8
+    num_columns = PROJECTION_DIM if locator.copies else 2 * len(locator.checks) + 8
     rows = project(key, messages, num_columns)
     mask = mask & jnp.isfinite(rows).all(1)
     norms = jnp.asarray(locator.norms, rows.real.dtype)

@@ -49,7 +49,7 @@ def inverse_variance_weights(variances: jax.typing.ArrayLike) -> jax.Array:
     given = _validation.as_array(name, variances, kind, num_parts="any")
     values = _arrays.promoted(given)
     if not _validation.is_traced(given):
-        # Entries that overflow in the computed dtype are found, too.
+        # The check includes overflow in the dtype of the computation.
         with np.errstate(over="ignore"):
             array = np.asarray(given).astype(values.dtype)
         is_right = np.isfinite(array) & (array >= np.finfo(array.dtype).tiny)

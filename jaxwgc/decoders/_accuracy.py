@@ -32,9 +32,9 @@ class System(NamedTuple):
         """Selects one of several systems."""
         return System(*(array[index] for array in self))
 
-    def miss(self, weights: jax.Array) -> jax.Array:
+    def residual(self, weights: jax.Array) -> jax.Array:
         """Computes the residual of weights, relative to the norm of the target."""
-        return relative_miss(weights * self.norms, self.matrix, self.target)
+        return relative_residual(weights * self.norms, self.matrix, self.target)
 
 
 def is_uniform(target: Any) -> bool:
@@ -70,13 +70,13 @@ def squared_norm(vectors: jax.Array) -> jax.Array:
     return jnp.sum(squares(vectors), axis=-1)
 
 
-def relative_miss(
+def relative_residual(
     weights: jax.Array, matrix: jax.Array, target: jax.Array
 ) -> jax.Array:
     """Returns the norm of aᵀB - target over all segments, relative to the target."""
-    miss = product(weights, matrix) - target
+    residual = product(weights, matrix) - target
     scale = jnp.sqrt(squared_norm(target).sum(-1))
-    return jnp.sqrt(squared_norm(miss).sum(-1)) / jnp.where(scale > 0, scale, 1)
+    return jnp.sqrt(squared_norm(residual).sum(-1)) / jnp.where(scale > 0, scale, 1)
 
 
 def best_weights(
@@ -113,7 +113,7 @@ def scaled_rows(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
     """
     parts = [matrix.real, matrix.imag] if jnp.iscomplexobj(matrix) else [matrix]
     largest = jnp.max(functools.reduce(jnp.maximum, map(jnp.abs, parts)), axis=-1)
-    # First by the largest entry, so that squares stay in range.
+    # Scaled by the largest entry first, so that squares stay in range.
     coarse = 2 * power_below(jnp.where(largest > 0, largest, 0.5))
     norm = jnp.sqrt(squared_norm(matrix * (1 / coarse)[..., None]))
     # Codes of small integers have integer squared norms, which are never 1.44 times a

@@ -13,7 +13,7 @@ from jaxwgc import _validation
 from jaxwgc._arrays import sharding_by_batch, working, working_constants
 from jaxwgc._pytrees import register
 from jaxwgc._targets import target_scale
-from jaxwgc.decoders._accuracy import relative_miss
+from jaxwgc.decoders._accuracy import relative_residual
 
 Array: TypeAlias = jax.Array | np.ndarray
 
@@ -104,7 +104,7 @@ class Decoder(abc.ABC):
         expected = (*mask.shape[:-1], len(target), len(matrix))
         _validation.check_shape(name, weights, axes, expected)
         dtype = jnp.promote_types(matrix.dtype, jnp.float32)
-        return _at_answers(weights, mask, dtype)
+        return _at_received(weights, mask, dtype)
 
     def decodes(
         self,
@@ -172,7 +172,7 @@ class Decoder(abc.ABC):
 
 
 @functools.partial(jax.jit, static_argnames="dtype")
-def _at_answers(weights, mask, dtype):
+def _at_received(weights, mask, dtype):
     """Casts decoding weights, and sets them to zero at missing messages."""
     return jnp.where(mask[..., None, :], weights.astype(dtype), 0)
 
@@ -180,8 +180,8 @@ def _at_answers(weights, mask, dtype):
 @jax.jit
 def _is_near(weights, matrix, target, tolerance):
     scale = target_scale(target)
-    miss = relative_miss(weights, matrix / scale, target / scale)
-    return miss <= tolerance
+    residual = relative_residual(weights, matrix / scale, target / scale)
+    return residual <= tolerance
 
 
 # A decoder, a class (the code's own decoder of that class), or None (its first one).

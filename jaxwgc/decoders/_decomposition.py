@@ -61,7 +61,7 @@ def decompose(weights: jax.Array, received: jax.Array, systems: System) -> jax.A
 
     def goes_on(state):
         index, weights = state
-        is_lost = ~(systems.at(0).miss(weights) <= DECODES)
+        is_lost = ~(systems.at(0).residual(weights) <= DECODES)
         return (index == 0) | (index < number) & is_lost
 
     if number == 1:
@@ -108,8 +108,8 @@ def solve_by_svd(
     # Refinement removes rounding errors of the decomposition. The remaining residual is
     # rounding, which differs from step to step.
     def refine(solutions, _):
-        misses = target - product(solutions, matrix)
-        solutions = solutions + product(misses, inverses)
+        residuals = target - product(solutions, matrix)
+        solutions = solutions + product(residuals, inverses)
         return solutions, solutions
 
     # Derived from the mask, so that under shard_map it varies over the mesh axes, too.

@@ -96,5 +96,5 @@ def _weights(decoder, mask, matrix, target, is_uniform):
     if num_stragglers:
         mapped, shared = (weights, mask), (plain, dual)
         weights = masked_map(~is_short, solve, weights, mapped, shared, _CHUNK)
-    is_poor = is_short | ~(plain.miss(weights) <= rounding(dtype))
+    is_poor = is_short | ~(plain.residual(weights) <= rounding(dtype))
     return weights, is_poor, systems

@@ -61,11 +61,11 @@ class Group(Decoder):
             self.check_matrix(is_right, matrix)
 
     def weights(self, matrix: Array, target: Array, mask: jax.Array) -> jax.Array:
-        return _first_answers(mask, self.groups, matrix, target)
+        return _first_responses(mask, self.groups, matrix, target)
 
 
 @jax.jit
-def _first_answers(mask, groups, matrix, target):
+def _first_responses(mask, groups, matrix, target):
     num_workers = mask.shape[-1]
     dtype = jnp.result_type(float)
     member = groups >= 0
@@ -73,11 +73,11 @@ def _first_answers(mask, groups, matrix, target):
     same = same.any(axis=0)
     order = jnp.arange(num_workers)
     earlier = same & (order[:, None] < order)
-    answers = mask.astype(dtype)
-    first = mask & (product(answers, earlier.astype(dtype)) == 0)
+    responses = mask.astype(dtype)
+    first = mask & (product(responses, earlier.astype(dtype)) == 0)
     # Chosen by the lost part of the target, which is exactly zero for a complete
     # family; the covered part is a rounded sum.
-    silent = product(answers, same.astype(dtype)) == 0
+    silent = product(responses, same.astype(dtype)) == 0
     leader = ~earlier.any(axis=0)
     sizes = jnp.abs(target[0]) / target_scale(target)
     worth = product((matrix != 0).astype(dtype), sizes**2)

@@ -139,5 +139,5 @@ def _improve(decoder, mask, weights, may_miss, systems):
 
 def _unless_good(weights, system, solve, *arguments):
     """Returns weights, or `solve` of them if their residual is above rounding."""
-    is_good = system.miss(weights) <= rounding(weights.dtype)
+    is_good = system.residual(weights) <= rounding(weights.dtype)
     return jax.lax.cond(is_good, lambda: weights, lambda: solve(weights, *arguments))

@@ -9,7 +9,12 @@ import jax.numpy as jnp
 from jaxwgc._arrays import product
 from jaxwgc._some_masks import any_under_vmap, in_batches
 from jaxwgc._targets import DECODES, rounding
-from jaxwgc.decoders._accuracy import System, relative_miss, squared_norm, systems_of
+from jaxwgc.decoders._accuracy import (
+    System,
+    relative_residual,
+    squared_norm,
+    systems_of,
+)
 
 # Number of masks that iterate together: their vectors fit into cache.
 _BATCH = 128
@@ -20,7 +25,7 @@ _GRADIENT = {32: 3e-6, 64: 1e-10}
 # from the longest step of conjugate gradients, at most one over the least eigenvalue.
 _EXCESS = {32: 5e-7, 64: 1e-12}
 # Weights are also done if the residual is below this many eps of the target.
-_MISS = 64
+_DONE_EPS = 64
 
 
 @functools.partial(jax.jit, static_argnames="is_uniform")
@@ -66,7 +71,7 @@ def least_squares_weights(
         fitted, is_poor = nearest_weights(mask, systems.at(index), promised)
         weights = jnp.where(is_lost[..., None, None], fitted, weights)
         is_poor = jnp.where(is_lost, is_poor, was_poor)
-        is_lost = ~is_poor & ~(systems.at(0).miss(weights) <= DECODES)
+        is_lost = ~is_poor & ~(systems.at(0).residual(weights) <= DECODES)
         is_lost &= (index == 0) & (sizes.max() > sizes.min())
         return index + 1, is_lost, any_under_vmap(is_lost.any()), weights, is_poor
 
@@ -94,8 +99,8 @@ def nearest_weights(
     matrix, norms, target = system
     iterate = functools.partial(_conjugate_gradients, matrix=matrix, target=target)
     weights, converged = in_batches(iterate, mask, _BATCH)
-    misses = relative_miss(weights, matrix, target) > rounding(matrix.dtype)
-    return weights / norms, ~converged | (is_decodable & misses)
+    is_off = relative_residual(weights, matrix, target) > rounding(matrix.dtype)
+    return weights / norms, ~converged | (is_decodable & is_off)
 
 
 class _Problem(NamedTuple):
@@ -123,16 +128,18 @@ class _Problem(NamedTuple):
     floor: jax.Array
     noise: jax.Array
 
-    def miss_and_gradient(self, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def residual_and_gradient(self, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Returns the squared residual, and half its gradient at the responses."""
-        miss = self.target - product(weights, self.matrix)
-        gradient = jnp.where(self.mask, product(miss, self.matrix.conj().T), 0)
-        return squared_norm(miss), gradient
+        residual = self.target - product(weights, self.matrix)
+        gradient = jnp.where(self.mask, product(residual, self.matrix.conj().T), 0)
+        return squared_norm(residual), gradient
 
-    def is_minimum(self, gradient_norm: jax.Array, miss_norm: jax.Array) -> jax.Array:
+    def is_minimum(
+        self, gradient_norm: jax.Array, residual_norm: jax.Array
+    ) -> jax.Array:
         """Returns whether weights of that squared gradient and residual are done."""
-        is_flat = gradient_norm <= self.tolerance * miss_norm
-        return is_flat | (miss_norm <= self.floor)
+        is_flat = gradient_norm <= self.tolerance * residual_norm
+        return is_flat | (residual_norm <= self.floor)
 
 
 def _conjugate_gradients(masks, matrix, target):
@@ -147,7 +154,7 @@ def _conjugate_gradients(masks, matrix, target):
         target,
         matrix_norm,
         tolerance=_GRADIENT[precision.bits] ** 2 * matrix_norm,
-        floor=(_MISS * precision.eps) ** 2 * target_norm,
+        floor=(_DONE_EPS * precision.eps) ** 2 * target_norm,
         noise=(2 * precision.eps) ** 2 * matrix_norm * target_norm,
     )
     # Derived from the mask, so that under shard_map it varies over the mesh axes, too.
@@ -158,28 +165,30 @@ def _conjugate_gradients(masks, matrix, target):
     weights, longest = jax.lax.fori_loop(
         0, 2, lambda _, last: _descend(problem, *last), (weights, longest)
     )
-    miss_norm, gradient = problem.miss_and_gradient(weights)
+    residual_norm, gradient = problem.residual_and_gradient(weights)
     gradient_norm = squared_norm(gradient)
     excess = gradient_norm * longest
-    is_accurate = excess <= _EXCESS[precision.bits] * miss_norm
-    is_accurate |= miss_norm <= problem.floor
-    is_minimum = problem.is_minimum(gradient_norm / 4, miss_norm)
+    is_accurate = excess <= _EXCESS[precision.bits] * residual_norm
+    is_accurate |= residual_norm <= problem.floor
+    is_minimum = problem.is_minimum(gradient_norm / 4, residual_norm)
     return weights, (is_minimum & is_accurate).all(axis=-1)
 
 
 def _descend(problem, weights, longest):
     """Runs conjugate gradients; returns the weights and the longest step."""
     max_steps = 4 * min(problem.matrix.shape) + 10
-    miss_norm, gradient = problem.miss_and_gradient(weights)
+    residual_norm, gradient = problem.residual_and_gradient(weights)
     gradient_norm = squared_norm(gradient)
-    is_done = problem.is_minimum(gradient_norm, miss_norm) | (gradient_norm == 0)
+    is_done = problem.is_minimum(gradient_norm, residual_norm) | (gradient_norm == 0)
 
     def is_unfinished(state):
         *_, is_done, step = state
         return (step < max_steps) & ~is_done.all()
 
     def advance(state):
-        weights, longest, gradient, direction, norm, miss_norm, is_done, step = state
+        weights, longest, gradient, direction, norm, residual_norm, is_done, step = (
+            state
+        )
         image = jnp.where(problem.mask, product(direction, problem.gram), 0)
         curvature = jnp.sum((direction.conj() * image).real, axis=-1)
         # Below this bound the direction is rounding in the null space.
@@ -188,10 +197,10 @@ def _descend(problem, weights, longest):
         length = jnp.where(is_usable, norm / jnp.where(is_usable, curvature, 1), 0)
         gradient = gradient - length[..., None] * image
         # In exact arithmetic the squared residual falls by this amount.
-        miss_norm = miss_norm - length * norm
+        residual_norm = residual_norm - length * norm
         new_norm = squared_norm(gradient)
         ratio = jnp.where(is_usable, new_norm / jnp.where(is_usable, norm, 1), 0)
-        enough = jnp.maximum(problem.tolerance * miss_norm, problem.noise)
+        enough = jnp.maximum(problem.tolerance * residual_norm, problem.noise)
         weights = weights + length[..., None] * direction
         longest = jnp.maximum(longest, length)
         direction = gradient + ratio[..., None] * direction
@@ -202,10 +211,19 @@ def _descend(problem, weights, longest):
             gradient,
             direction,
             new_norm,
-            miss_norm,
+            residual_norm,
             is_done,
             step + 1,
         )
 
-    start = weights, longest, gradient, gradient, gradient_norm, miss_norm, is_done, 0
+    start = (
+        weights,
+        longest,
+        gradient,
+        gradient,
+        gradient_norm,
+        residual_norm,
+        is_done,
+        0,
+    )
     return jax.lax.while_loop(is_unfinished, advance, start)[:2]

@@ -217,7 +217,7 @@ class Mixture(Distribution):
         high = np.where(np.isinf(high), bound, high)
         low = np.minimum(low, high)
         for _ in range(_BISECTIONS):
-            # The later one is correct if times are not continuous.
+            # At a jump of the distribution, the larger time is correct.
             middle = np.where(low < high, low / 2 + high / 2, high)
             is_later = self.sf(middle) > q
             low = np.where(is_later, middle, low)

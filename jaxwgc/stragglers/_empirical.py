@@ -148,13 +148,13 @@ class _Empirical(DelayModel):
 
     def init(self, num_workers):
         """Returns the measured worker and round of each worker; initially none."""
-        nobody = no_workers(num_workers)
+        unchosen = no_workers(num_workers)
         num_measured = self.table.shape[1]
         is_shared = self.replace or self.resample == "cells"
         is_right = num_workers <= num_measured or is_shared
-        given = f"{num_measured}: replace=True lets several have the same history"
+        given = f"{num_measured}: replace=True lets several workers use one history"
         require(is_right, "the trace", f"have at least {num_workers} workers", given)
-        return {"workers": nobody, "rounds": nobody}
+        return {"workers": unchosen, "rounds": unchosen}
 
     def sample(self, key, state, loads):
         """Draws the times of a round, (num_workers,)."""

@@ -91,9 +91,9 @@ def expected_error(
             return np.einsum("ij,jl,il->i", rows, inner, rows, optimize=True)
         return (1 - inner) * np.sum(rows**2, 1) + inner * rows.sum(1) ** 2
 
-    answers = 1 - stragglers
+    responses = 1 - stragglers
     sent = float(fixed[0].scale) * np.asarray(code.encoding_matrix, np.float64)
-    bias = answers @ sent - np.asarray(code.target, np.float64)
+    bias = responses @ sent - np.asarray(code.target, np.float64)
     [systematic] = squared_norms(bias[None])
-    chance = answers * (stragglers + variance) @ squared_norms(sent)
+    chance = responses * (stragglers + variance) @ squared_norms(sent)
     return ExpectedError(bias, float(systematic + chance))

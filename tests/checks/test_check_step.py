@@ -135,7 +135,7 @@ class TestLosses:
         rows = lambda params, rows: jnp.sum(errors(params, rows))  # noqa: E731
         for options in ({"loss": plain}, {"loss": rows, "parts": PARTS[0]}):
             problem = problem_of(**options)
-            assert "weights are not used: 2 rows that only fill up" in problem
+            assert "weights are not used: 2 padding rows" in problem
 
     def test_padding_without_a_finite_gradient(self):
         problem = problem_of(
@@ -150,7 +150,7 @@ class TestLosses:
         problem = problem_of(
             loss=lambda params, part: loss(params, part) + 1e-6 * params["b"] ** 2
         )
-        assert "a regulariser inside of the loss" in problem
+        assert "a regulariser inside the loss" in problem
         assert "counted 6 times" in problem
 
     def test_rows_that_see_each_other(self):
@@ -160,7 +160,7 @@ class TestLosses:
 
         # Twice the same rows have the same mean.
         for seeing in (lambda *step: jnp.sqrt(1 + loss(*step)), centred):
-            assert "Rows may not see each other" in problem_of(loss=seeing)
+            assert "Rows must not interact" in problem_of(loss=seeing)
 
     def test_a_loss_without_its_params(self):
         frozen = lambda params, part: loss(jax.lax.stop_gradient(params), part)  # noqa: E731
@@ -172,7 +172,7 @@ class TestLosses:
 
     def test_a_code_that_does_not_keep_its_word(self):
         code = jaxwgc.GradientCode.from_matrix(np.eye(6), num_stragglers=1)
-        assert "with at most 1 workers lost" in problem_of(code=code)
+        assert "with at most 1 stragglers" in problem_of(code=code)
 
 
 class TestSamples:
@@ -224,7 +224,7 @@ class TestOptimizers:
         optimizer = chain(optax.identity(), before=[optax.adamw(0.1)])
         report = check(optimizer=optimizer, received=~LOST)
         for problem, words in zip(report.problems, ["one by one", "adds"], strict=True):
-            assert problem.startswith("something before the aggregator")
+            assert problem.startswith("a transformation before the aggregator")
             assert words in problem
 
     @pytest.mark.parametrize(
@@ -260,7 +260,7 @@ class TestOptimizers:
             optimizer=optimizer,
             received=np.arange(6) < np.array([[4], [2], [6]]),
         )
-        assert problem.startswith("parameters without a gradient are moved")
+        assert problem.startswith("parameters without a gradient move")
 
 
 class TestRounds:
@@ -312,7 +312,7 @@ class TestState:
 
         step = jax.jit(step, static_argnums=2)
         problem = problem_of(optimizer=optimizer, step=lambda *own: step(*own, False))
-        assert problem.startswith("the state is not carried")
+        assert problem.startswith("the state is not passed on")
         assert check(optimizer=optimizer, step=lambda *own: step(*own, True)).ok
 
     def test_nothing_to_carry(self):

@@ -312,7 +312,7 @@ def test_stalls_that_a_trace_does_not_show():
         waiting.stalled_time.value / best.stalled_time.value - 1, rel=0.05
     )
     text = " ".join(str(found).split())
-    assert "longer if one time in 107 does" in text and "the least regret" in text
+    assert "longer if one time in 107 stalls" in text and "the least regret" in text
     assert "stalls: seconds, mean without and with stalls" in text
     assert "time regret" in text and "Sorted by regret" in text
     assert max(map(len, str(found).splitlines())) <= 80

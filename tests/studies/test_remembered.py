@@ -122,7 +122,7 @@ def test_who_is_slow_is_remembered():
     assert math.isinf(by_kind["first 5", False].time.value)
     assert remembering.time.value < 0.5 * waiting.time.value
     answer = " ".join(found.answer.split())
-    assert "late answers remembered" in answer and "+ late" in str(found)
+    assert "late messages stored" in answer and "+ late" in str(found)
     # Late answers are sent, too: one in three rounds or so.
     assert 5.2 < remembering.num_answers < 5.5
     # Again by the same rounds, and for another goal.

@@ -93,19 +93,19 @@ def arbitrate(
         claims, some = totals[pair], list(parts)
         while len(some) > 1:
             half = some[: len(some) // 2]
-            answers = np.asarray(ask(pair, half), totals.dtype)
+            responses = np.asarray(ask(pair, half), totals.dtype)
             num_exchanges += 1
-            is_bad = ~np.isfinite(answers).all(1)
+            is_bad = ~np.isfinite(responses).all(1)
             if is_bad.any():
                 break
-            others = claims - answers
-            norms = np.linalg.norm([answers, others], axis=2)
+            others = claims - responses
+            norms = np.linalg.norm([responses, others], axis=2)
             largest = max(largest, norms.max())
             gap, other_gap = np.linalg.norm(
-                [answers[0] - answers[1], others[0] - others[1]], axis=1
+                [responses[0] - responses[1], others[0] - others[1]], axis=1
             )
             if gap >= other_gap:
-                claims, some = answers, half
+                claims, some = responses, half
             else:
                 claims, some = others, some[len(half) :]
         else:

@@ -70,9 +70,9 @@ def find_in_turn(checks: Any, sample: Sample, decoders: Sequence[Decoder]) -> Fi
     def step(search):
         return _next(checks, sample, decoders, search)
 
-    nobody = jnp.zeros_like(sample.mask)
+    no_suspects = jnp.zeros_like(sample.mask)
     # Initially without evidence, so that the program that computes it occurs once.
-    shapes = jax.eval_shape(estimate, checks, sample, nobody)
+    shapes = jax.eval_shape(estimate, checks, sample, no_suspects)
     evidence = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     zero = jnp.zeros_like(evidence.threshold)
     start = _Search(

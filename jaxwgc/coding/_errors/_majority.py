@@ -8,9 +8,9 @@ import numpy as np
 
 from jaxwgc.coding._errors._evidence import Findings, Sample
 
-# Columns of a projection of copies. Errors of twice the size at which copies differ
-# look smaller than that with probability 1 / 7e9.
-NUM_COLUMNS = 64
+# Length of projections of copies: an error of twice the bound of honest differences
+# is missed with probability 1 / 7e9.
+PROJECTION_DIM = 64
 # Bound of the difference of honest copies, as a multiple of the noise.
 _NOISE = 4.0
 
@@ -53,7 +53,7 @@ def find_minorities(
         lambda row: jnp.linalg.norm(rows - row, axis=1), rows, batch_size=32
     )
     smaller = jnp.minimum(norms[:, None], norms)
-    # Messages have size about one; noise is not smaller if those of a group cancel.
+    # Messages have norm about one. Smaller ones, from cancellation, are as noisy.
     agrees = differences <= _NOISE * noise * jnp.maximum(smaller, 1)
     agrees &= can_be_right[:, None] & can_be_right
     pairs = is_there[:, None] & is_there & (labels[:, None] == labels)

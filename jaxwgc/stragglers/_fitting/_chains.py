@@ -11,7 +11,7 @@ _MOST_EVIDENCE = 700.0
 def predictions(
     log_likelihoods: np.ndarray, become_slow: float, become_fast: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Filters: computes state probabilities of each round, given earlier rounds.
+    """Computes state probabilities of each round, given earlier rounds (filter).
 
     Args:
       log_likelihoods: Log-likelihood of each time for fast and slow workers,
@@ -42,7 +42,7 @@ def predictions(
 def responsibilities(
     log_likelihoods: np.ndarray, become_slow: float, become_fast: float
 ) -> tuple[np.ndarray, float, float]:
-    """Smooths: computes state probabilities of each round, given all rounds.
+    """Computes state probabilities of each round, given all rounds (smoother).
 
     Args:
       log_likelihoods: See `predictions`.

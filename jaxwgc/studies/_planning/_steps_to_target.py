@@ -85,7 +85,7 @@ class Weights(NamedTuple):
         like = lasting * correlation * np.abs(kept) / (1 - correlation * np.abs(kept))
         square = kept**2 + moved**2 * variance * (1 + 4 * like)
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            # Faster than powers.
+            # This is faster than a power.
             left = np.exp(num_steps * np.log(square))
             again = correlation * kept
             growth = 1 + 2 * lasting * again / (1 - again)
