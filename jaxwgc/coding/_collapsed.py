@@ -141,7 +141,7 @@ def _add_leaks(gradient, leaked, mixing):
     shape = -1, num_segments, num_segments, num_segments, pairs, rows.shape[-1]
     # Segment u gains, for each v, segment v of the sum with weights (u, :, v).
     gains = jnp.trace(rows.reshape(shape), axis1=2, axis2=3)
-    leak = gains[0] if num_segments > 1 else 0
+    leak = gains[0] if num_segments > 1 else jnp.zeros(())
     if is_complex:
         turned = gains[-1]
         leak = leak + jnp.stack([-turned[:, 1], turned[:, 0]], axis=1)

@@ -93,7 +93,7 @@ def until_decodable(
       Charles, Papailiopoulos, Ellenberg, "Approximate gradient coding via sparse random
       graphs", 2017, for the decoding error as a criterion.
     """
-    _validation.check_instance("code", code, Decodable)
+    _validation.check_instance("code", code, Decodable, ", such as a GradientCode")
     _validation.check_number("tolerance", tolerance, minimum=0)
     if decoder is not None:
         decoder = code.choose_decoder(decoder)
