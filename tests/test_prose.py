@@ -10,21 +10,22 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-# Sentences that break a rule. These numbers may only shrink.
+# Sentences that break a rule, all in jaxwgc/sketching. These numbers may only shrink.
 ALLOWED = {
-    "opening": 10_000,
-    "verb": 10_000,
-    "persons": 10_000,
-    "terms": 10_000,
-    "where": 10_000,
-    "long": 10_000,
-    "summary": 10_000,
+    "opening": 8,
+    "verb": 0,
+    "persons": 45,
+    "terms": 44,
+    "where": 18,
+    "long": 24,
+    "summary": 0,
 }
 OPENINGS = re.compile(
     r"(of|what|who|whose|that|whether|for|from|by|where|how|with|as|to|in|on|if|the"
     r" same|like|likewise)\b",
     re.IGNORECASE,
 )
+POINTERS = re.compile(r"\b(that|those) of\b")
 VERB = re.compile(r"[A-Z][a-z]+s(, \w+s)*( and \w+s)?\b(?! of\b)")
 PERSONS = re.compile(r"\b(who|whom|whose|whoever|nobody|somebody|everybody)\b", re.I)
 # Words that have a term in the field, and phrases that point elsewhere.
@@ -36,7 +37,8 @@ TERMS = re.compile(
 # Titles and public names that keep an everyday word.
 KEPT = re.compile(
     r"wrong[ -]answers?|answer_request|decode_answers|num_answers|timeouts\.answer"
-    r"|\b(answers?|refused|who)(=|:| must)|`[^`]*`",
+    r"|\b(answers?|refused|who)(=|:| must)|answers these|`[^`]*`"
+    r"|\b(users|readers) (who|whose)\b",
     re.IGNORECASE,
 )
 LONGEST_SENTENCE = 35
@@ -103,7 +105,7 @@ def findings():
     for kind, place, text in [*library_texts(), *page_texts()]:
         if kind in ("function", "other"):
             summary = text.split("\n\n")[0]
-            if OPENINGS.match(summary):
+            if OPENINGS.match(summary) or POINTERS.search(summary):
                 yield "opening", place, summary
             elif kind == "function" and not VERB.match(summary):
                 yield "verb", place, summary

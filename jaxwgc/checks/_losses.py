@@ -49,7 +49,7 @@ def layout_of(data: Any, parts: Any) -> Layout:
         rows = data, np.ones(num_rows, parts[1].dtype)
         return Layout(rows, num_rows, row_weights, row_weights == 0)
     is_right = has_rows and structure == jax.tree.structure(data)
-    rule = "be jaxwgc.partition(data, num_parts), or structured like data"
+    rule = "be (parts, row_weights) of jaxwgc.partition(data, num_parts), or like data"
     given = f"{_updates.shapes_of(parts)} and data {_updates.shapes_of(data)}"
     _validation.require(is_right, "parts", rule, given)
     is_padding = np.asarray(partition(np.ones(num_rows), num_parts)[1]) == 0

@@ -13,7 +13,7 @@ from jaxwgc.decoders._decoder import Array, Decoder
 
 
 class Group(Decoder):
-    """Sums the first response of each group, without rounding of weights.
+    """Sums the first response of each group: weights are 0 or 1.
 
     Uses the family of groups that loses least. Decoding is exact if every group of one
     family has a response. Otherwise exactly the parts of groups without one are lost.

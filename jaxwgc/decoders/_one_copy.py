@@ -15,7 +15,7 @@ from jaxwgc.decoders._decoder import Array, Decoder
 
 
 class OneCopy(Decoder):
-    """Sums one copy of each part, without rounding of weights.
+    """Sums one copy of each part: weights are 0 or 1.
 
     Parts are assigned one after the other. Each is taken from the worker with the
     fewest parts so far among those that have finished it. Parts with a single copy

@@ -206,7 +206,7 @@ class Mixture(Distribution):
         )
 
     def isf(self, q: Any) -> np.ndarray:
-        """Computes the inverse by bisection between those of both distributions."""
+        """Computes the inverse by bisection between both distributions' inverses."""
         q = np.asarray(q, np.float64)
         ends = np.stack([self.first.isf(q), self.second.isf(q)])
         low, high = ends.min(0), ends.max(0)

@@ -214,7 +214,7 @@ def _share(count: jax.Array, seconds: jax.Array) -> jax.Array:
 
 
 def _between(known: jax.Array, seconds: jax.Array, loads: jax.Array) -> jax.Array:
-    """Interpolates times (num_workers,) linearly between those of known loads."""
+    """Interpolates times (num_workers,) linearly between known loads."""
     place = jnp.searchsorted(known, loads, side="right") - 1
     place = jnp.clip(place, 0, len(known) - 2)
     workers = jnp.arange(len(loads))

@@ -15,7 +15,7 @@ from jaxwgc.decoders import DecoderLike
 from jaxwgc.studies._many_masks import decode_masks
 from jaxwgc.studies._worst_pattern import worst_pattern
 
-# Default number of numbers of stragglers.
+# Default number of rows, one per number of stragglers.
 _NUM_ROWS = 8
 _REASON = "patterns are enumerated on the host"
 

@@ -16,7 +16,7 @@ from jaxwgc._some_masks import in_batches
 __all__ = ["Summary", "monte_carlo", "summarize"]
 
 _DEFAULT_BATCH_SIZE = 256
-# Number of nonnegative results from which on the mean is known to be nonnegative.
+# Minimum number of results, all nonnegative, for which the interval is, too.
 _NUM_OF_ONE_SIGN = 10
 _trial_keys = jax.jit(jax.vmap(jax.random.fold_in, (None, 0)))
 

@@ -103,7 +103,9 @@ def test_bits_in_one_of_ten_answers_are_found(name, request, caplog):
     cluster.resume(OFTEN)
     for number in range(24):
         if number == 23:
-            with pytest.warns(UserWarning, match="worker 1 on .* wrong in 3 r") as seen:
+            with pytest.warns(
+                UserWarning, match="worker 1 on .* corrupted in 3 r"
+            ) as seen:
                 round = cluster.compute(PARAMS)
             assert seen[0].filename == __file__
         else:
@@ -118,7 +120,8 @@ def test_bits_in_one_of_ten_answers_are_found(name, request, caplog):
         check_gradient(cluster.code, cluster.compute(PARAMS))
         assert time.monotonic() < end
     named = [line for line in caplog.messages if " is wrong in step" in line]
-    assert [line[-8:] for line in named] == [f"{times} so far" for times in (1, 2, 3)]
+    counts = [f"({times} rounds so far)" for times in (1, 2, 3)]
+    assert [line[-17:] for line in named] == counts
     assert all(line.startswith("worker 1 on ") for line in named)
     assert "worker 1 is back in step" in caplog.text
 
@@ -178,7 +181,7 @@ def test_raise_names_the_worker(tmp_path):
 @pytest.mark.parametrize(
     ("code", "others", "message"),
     [
-        (codes.uncoded(4), {"on_wrong": "drop"}, "got 0 checks"),
+        (codes.uncoded(4), {"on_wrong": "drop"}, "got none for messages"),
         (SPARE, {"on_wrong": "arbitrate"}, "got 'arbitrate' for"),
         (REPLICATED, {"on_wrong": "drop"}, "on_wrong must be None"),
         (SPARE, {"audit": 0.5}, "audit must be None for codes of one message"),
@@ -248,7 +251,7 @@ def test_audits_find_who_is_wrong_on_request(tmp_path, caplog):
         cluster.compute(PARAMS)
         pid = cluster.workers[1].pid
         num_seen = 0
-        with pytest.warns(UserWarning, match="worker 1 on .* wrong in 3 rounds"):
+        with pytest.warns(UserWarning, match="worker 1 on .* corrupted in 3 rounds"):
             for _ in range(200):
                 round = cluster.compute(PARAMS)
                 assert not round.wrong[[0, 2, 3]].any()

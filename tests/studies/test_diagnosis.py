@@ -216,7 +216,7 @@ def test_table_has_a_row_for_each_number(levels):
         code, KEY, [0, 3, 4], num_patterns=30, quantile_levels=levels
     )
     cost, _, _, header, *rows = str(found).splitlines()
-    assert "parts per worker 3" in cost and "3 workers a part" in cost
+    assert "parts per worker 3" in cost and "copies per part 3" in cost
     shown_levels = (f"{100 * level:g}%" for level in levels)
     expected = ["stragglers", "mean", "±", *shown_levels, "worst", "noise"]
     assert header.split() == expected

@@ -15,7 +15,7 @@ _AT_ONCE = 32
 
 
 def key_from(messages: jax.Array) -> jax.Array:
-    """Derives a key that is unpredictable without a part of every message."""
+    """Derives a key that cannot be predicted without knowing every message."""
     parts = promoted(messages)[:, :_NUM_BUCKETS]
     parts = jnp.stack([parts.real, parts.imag]) if jnp.iscomplexobj(parts) else parts
     words = jax.lax.bitcast_convert_type(parts, jnp.uint32).reshape(-1)

@@ -111,7 +111,7 @@ Action = Launch | Replace | Call
 
 
 class RoundEngine(Protocol):
-    """State machine of a round, or of the start. Times are those of the caller's clock.
+    """State machine of a round, or of the start. Times are from the caller's clock.
 
     All events that are there are handled before `poll`: to it, a worker is silent if
     its response has not been handled.

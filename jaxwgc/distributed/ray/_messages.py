@@ -111,7 +111,7 @@ class Layout(NamedTuple):
 
     @classmethod
     def of(cls, code: GradientCode, params: Any, dtype: str | None) -> "Layout":
-        """Returns that of gradients like params, sent in a dtype."""
+        """Returns the layout of gradients like params, sent in a dtype."""
 
         def encoded(params):
             partial_gradients = jax.tree.map(
@@ -139,7 +139,7 @@ class Layout(NamedTuple):
             )
 
     def by_part(self, aux: Sequence[tuple[np.ndarray, Any]]) -> Any:
-        """Returns leaves (num_parts, ...) of those of some parts (num_some, ...)."""
+        """Returns leaves (num_parts, ...) from leaves of some parts (num_some, ...)."""
         if not aux:
             return None
         places, trees = zip(*aux)

@@ -66,7 +66,7 @@ class RequestPlan(NamedTuple):
         return np.where(self.support.any(2), weights, 0)
 
     def seen_times(self, times: np.ndarray, sees_workers: bool) -> np.ndarray:
-        """Returns the times that the waiting rule sees, of those of parts."""
+        """Returns the times that the waiting rule sees, from times of parts."""
         if sees_workers:
             return np.where(self.is_held, times, 0.0).max(1)
         return np.where(self.support, times[:, None], 0.0).max(2).ravel()

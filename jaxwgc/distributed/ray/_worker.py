@@ -94,7 +94,7 @@ class Worker:
         return f"worker {self.worker}"
 
     def start(self) -> Started:
-        """Loads the parts and compiles; errors here are those of data or loss."""
+        """Loads the parts and compiles; errors here come from data or loss."""
         _end_with_parent()
         for name, value in self.task.settings.items():
             jax.config.update(name, value)

@@ -111,7 +111,7 @@ def _at_one_speed(measured, kind, start):
 
 
 def _parted(measured, kind, single, is_slow):
-    """Returns a model of two permanently separate states."""
+    """Fits two states to times that are known to be fast or slow."""
     parts = [
         _component(measured, part.astype(float), kind, single)
         for part in (~is_slow, is_slow)

@@ -24,8 +24,8 @@ from jaxwgc.studies._planning._simulated_rounds import Drawn
 
 # A code and its name.
 Named: TypeAlias = tuple[str, GradientCode]
-# Numbers of awaited workers besides all and the number that an exact code needs: one
-# fewer than all, and these shares of the workers.
+# Rules wait for all workers, for one fewer, for the number that an exact code needs,
+# and for these shares of the workers.
 _SHARES_AWAITED = (0.9, 0.8, 0.65, 0.5)
 # Deadlines: these quantiles of the times of single workers. The last one bounds the
 # cost of waiting for all if a worker takes longer than ever before.

@@ -230,7 +230,7 @@ def plan(
 
 
 def _listed(name, values):
-    """Returns an argument of one or several as a list."""
+    """Returns a single value, or several values, as a list."""
     if values is None:
         return None
     values = list(values)
