@@ -69,13 +69,13 @@ def coded_aggregate(
         `code.decoders[0]`.
       memory: Whether to store the newest message of each worker, and to use stored
         messages for missing ones in an undecodable round. Let aᵢ be the decoding
-        weights of the round, w those of all workers, mᵢ messages and hᵢ stored
-        messages; the gradient is the sum of aᵢ (mᵢ - hᵢ) + wᵢ hᵢ. Only the change of
-        missing messages is lost, so the bias of ignoring workers vanishes as parameters
-        settle. Until all workers have responded once, w are the weights of those that
-        have, scaled to the target. Late messages of a model with `late="busy"` are
-        stored, too. The state holds one message per worker (two in simulations), and
-        messages are formed with both methods.
+        weights of the round, wᵢ the weights if all workers respond, mᵢ messages and hᵢ
+        stored messages; the gradient is the sum of aᵢ (mᵢ - hᵢ) + wᵢ hᵢ. Only the
+        change of missing messages is lost, so the bias of ignoring workers vanishes as
+        parameters settle. Until all workers have responded once, w are the weights of
+        those that have, scaled to the target. Late messages of a model with
+        `late="busy"` are stored, too. The state holds one message per worker (two in
+        simulations), and messages are formed with both methods.
       debias: Correction for lost parts. `"share"` divides the gradient by the fraction
         recovered, in rounds that are not exact. A number is the mean weight of partial
         gradients, and divides the gradient of every round. (If this weight differs

@@ -17,9 +17,9 @@ def cyclic_mds(num_workers: int, num_stragglers: int) -> GradientCode:
 
     The assignment is the one of `cyclic_repetition`. Coefficients are better
     conditioned than the random ones there, and typical patterns amplify rounding
-    little. Neighbouring stragglers, such as a lost rack, are ill-conditioned, however:
-    a burst of 10 out of 50 workers is beyond float32, and of 20 out of 300 beyond
-    float64. `reed_solomon` is much better for bursts.
+    little. Bursts of neighbouring stragglers, such as a lost rack, are ill-conditioned:
+    float32 cannot decode a burst of 10 out of 50 workers, and float64 cannot decode one
+    of 20 out of 300. `reed_solomon` is much better for bursts.
 
     Args:
       num_workers: n, at least 1; also the number of parts.

@@ -77,8 +77,8 @@ class unequal_speeds(DelayModel):
 
     Args:
       delay: Delay model of a worker of speed 1.
-      speeds: (workers,), positive. If the number of simulated workers is equal, all
-        speeds are used in order. Otherwise speeds are drawn in the first round and then
+      speeds: (workers,), positive. If there is one per simulated worker, all are used
+        in order. Otherwise speeds are drawn in the first round and then
         kept, without replacement if there are enough.
 
     Raises:
@@ -222,7 +222,7 @@ def no_workers(num_workers: int) -> jax.Array:
 def chosen_workers(key: jax.Array, state: jax.Array, num_measured: int) -> jax.Array:
     """Returns the measured worker that each simulated worker stands for.
 
-    If the numbers are equal, all are used in order. Otherwise workers are drawn at
+    If there are equally many, all are used in order. Otherwise workers are drawn at
     random, without replacement if there are enough. A `state` with choices is kept.
     """
     chosen = jnp.arange(num_measured)

@@ -29,8 +29,8 @@ def empirical(
 ) -> DelayModel:
     """Returns a delay model that resamples measured times, e.g. `RayCluster.trace`.
 
-    Simulated workers stand for workers of the trace. If the numbers are equal, all are
-    used in order. Otherwise workers are drawn in the first round and then kept.
+    Simulated workers stand for workers of the trace. If there are equally many, all
+    are used in order. Otherwise workers are drawn in the first round and then kept.
 
     Args:
       times: (rounds, workers) in seconds, NaN or infinity if there was no response.

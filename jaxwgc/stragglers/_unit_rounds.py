@@ -67,8 +67,8 @@ class bernoulli(StragglerModel):
         traced, or (num_workers,).
 
     Raises:
-      ValueError: If a probability is not from 0 to 1, or (in `init` or `sample`) the
-        number of workers differs.
+      ValueError: If a probability is not from 0 to 1, or (in `init` or `sample`) its
+        length is not the number of workers.
       TypeError: If probability is not real.
 
     Example:
@@ -121,7 +121,7 @@ class fixed(StragglerModel):
 
     Raises:
       ValueError: If received does not have exactly one axis, or (in `init` or `sample`)
-        the number of workers differs.
+        its length is not the number of workers.
       TypeError: If received is not bool.
 
     Example:

@@ -145,7 +145,7 @@ def quadratic(goal: Goal) -> tuple[np.ndarray, float]:
     """Returns the curvatures, and the size of the parts' gradients at the optimum.
 
     Curvatures range from 1 / condition to 1, and each direction has an equal share of
-    the loss. The size is that of the squared gradient of a mean of independent parts,
+    the loss. The size is the squared gradient of a mean of independent parts,
     per direction, for weights with mean square one.
     """
     curvature = np.geomspace(1 / goal.condition, 1, _NUM_CURVATURES)
