@@ -1,5 +1,6 @@
 """Checks and conversions of arguments, with one wording for all of sketching."""
 
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -9,14 +10,15 @@ import numpy as np
 
 from jaxwgc import _validation
 from jaxwgc._arrays import inverse_power_of_two, is_sparse, is_sparse_of_scipy
+from jaxwgc.sketching._linalg.rank import rank_cutoff
 
 if TYPE_CHECKING:
     from jax.experimental.sparse import BCOO
 
 # Part of the message where a function does not take a sparse matrix.
 _TAKERS = (
-    ", or use leverage_scores, ridge_leverage_scores, rank_k_leverage_scores, "
-    "numerical_rank, sketch_and_solve or preconditioned, which take sparse matrices"
+    ", or use another score, sketch_and_solve, preconditioned or choose_ridge, which "
+    "take sparse matrices"
 )
 
 
@@ -221,24 +223,6 @@ def check_drawn_from(name: str, indices: Any, number: int, kind: str) -> None:
         )
 
 
-# Cut-offs of the numerical rank.
-
-
-def rank_cutoff(shape: tuple[int, ...], dtype: jnp.dtype) -> float:
-    """Returns the default cut-off of scores."""
-    return 10 * min(shape) ** 0.5 * float(jnp.finfo(dtype).eps)
-
-
-def solver_cutoff(shape: tuple[int, ...], dtype: jnp.dtype) -> float:
-    """Returns the default cut-off of solvers, which keeps all but rounding.
-
-    In rank-deficient matrices of up to half a million rows, the factorisations of
-    X and of its sketches gave singular values of up to 5 units in the place of 0. A
-    larger cut-off would cost residual where X is not deficient.
-    """
-    return (4 + min(shape) ** 0.5) * float(jnp.finfo(dtype).eps)
-
-
 def with_cutoff(
     array: Any,
     rcond: Any,
@@ -255,11 +239,47 @@ def with_cutoff(
         return array, jnp.asarray(rcond, dtype)
     _validation.check_number("rcond", rcond, minimum=0)
     if _validation.is_traced(rcond):
+        if not isinstance(array, jax.Array) and not is_sparse(array):
+            _validation.check_concrete("rcond", rcond, "Blocks are read on the host")
         is_right = (rcond >= 0) & (rcond < 1)
         array = with_values(lambda x: jnp.where(is_right, x, jnp.nan), array)
     elif not rcond < 1:
         raise ValueError(f"rcond must be less than 1; got {rcond}")
     return array, jnp.asarray(rcond, dtype)
+
+
+def warn_of_precision(
+    given: Any, matrix: Any, get_rank: Callable[[], jax.Array]
+) -> None:
+    """Warns if a matrix has lost rank to the precision it is computed in.
+
+    Args:
+      given: The matrix as it came from the caller.
+      matrix: The matrix that is computed with.
+      get_rank: Returns the numerical rank that was found.
+    """
+    if _validation.is_traced(given, matrix) or not isinstance(matrix, jax.Array):
+        return
+    rank, full = get_rank(), min(matrix.shape)
+    if _validation.is_traced(rank) or not np.max(np.asarray(rank)) < full - 0.5:
+        return
+    message = f"matrix has a numerical rank of {np.max(np.asarray(rank)):.0f} of {full}"
+    dtype = matrix.dtype
+    if getattr(given, "dtype", dtype) == np.float64 != dtype:
+        warnings.warn(
+            f"{message} in float32, and was given in float64; enable x64 to compute in "
+            "float64, e.g. jax.config.update('jax_enable_x64', True)",
+            stacklevel=3,
+        )
+    sizes = np.abs(np.asarray(matrix)).max(axis=1)
+    usual = np.median(sizes[sizes > 0]) if sizes.any() else 0
+    if usual < rank_cutoff(matrix.shape, dtype) * sizes.max():
+        warnings.warn(
+            f"{message}, and rows of very different norm: entries of up to "
+            f"{sizes.max():.2g}, beside which those of most rows are rounding; scale "
+            "the rows, or compute in float64",
+            stacklevel=3,
+        )
 
 
 # Probabilities.

@@ -9,7 +9,7 @@ from jax import lax
 
 from jaxwgc._arrays import product
 from jaxwgc.sketching._embeddings._embedding import Embedding, check_sizes, random_signs
-from jaxwgc.sketching._row_blocks import fold_blocks
+from jaxwgc.sketching._linalg.rows import fold_blocks
 
 # Entries of S that exist at one time: large enough for products to run at full speed.
 _BLOCK_ENTRIES = 2**21

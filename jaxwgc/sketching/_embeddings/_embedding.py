@@ -94,6 +94,20 @@ class Embedding(abc.ABC):
             f"matrix, others would fill it up; got {type(self).__name__}"
         )
 
+    def _draw(self) -> Any:
+        """Draws what `_apply_to_part` takes."""
+        raise TypeError(
+            "embedding must be count_sketch or sparse_sign for Blocks and sharded "
+            "rows, since others cannot be applied to some of the rows; got "
+            f"{type(self).__name__}"
+        )
+
+    def _apply_to_part(
+        self, arrays: list[jax.Array], drawn: Any, start: Any
+    ) -> list[jax.Array]:
+        """Returns the columns of S from `start` on times the same rows of arrays."""
+        raise NotImplementedError
+
     @abc.abstractmethod
     def _matrix(self, dtype: Any) -> jax.Array:
         """Returns S in that dtype."""

@@ -67,20 +67,20 @@ def row_sampling(
 class _RowEmbedding(Embedding):
     probabilities: jax.Array
 
-    def _draw(self) -> RowSample:
+    def _drawn(self) -> RowSample:
         return sample_rows(self.key, self.probabilities, self.sketch_size)
 
     def _apply_to_columns(self, arrays: list[jax.Array]) -> list[jax.Array]:
-        return list(map(self._padded, self._draw()._apply_to_columns(arrays)))
+        return list(map(self._padded, self._drawn()._apply_to_columns(arrays)))
 
     def _apply_to_entries(self, entries: Any, shape: tuple[int, ...]) -> jax.Array:
-        return self._padded(self._draw()._apply_to_entries(entries, shape))
+        return self._padded(self._drawn()._apply_to_entries(entries, shape))
 
     def _padded(self, rows: jax.Array) -> jax.Array:
         return jnp.pad(rows, [(0, self.sketch_size - rows.shape[0]), (0, 0)])
 
     def _matrix(self, dtype: Any) -> jax.Array:
-        sample = self._draw()
+        sample = self._drawn()
         zeros = jnp.zeros((self.sketch_size, self.num_rows), dtype)
         slots = jnp.arange(sample.indices.shape[0])
         return zeros.at[slots, sample.indices].set(sample.scale.astype(dtype))

@@ -15,7 +15,7 @@ from jaxwgc.sketching._embeddings._embedding import (
     check_sizes,
     random_signs,
 )
-from jaxwgc.sketching._row_blocks import fold_blocks
+from jaxwgc.sketching._linalg.rows import fold_blocks
 
 # Rows that are summed up one after the other.
 _BLOCK_ROWS = 4096
@@ -112,12 +112,29 @@ class _SparseEmbedding(Embedding):
         return buckets, random_signs(sign_key, shape)
 
     def _apply_to_columns(self, arrays: list[jax.Array]) -> list[jax.Array]:
-        buckets, signs = self._draw()
-        return [
-            _bucket_sums(array, buckets, signs.astype(array.dtype), self.sketch_size)
-            / jnp.sqrt(jnp.asarray(self.num_nonzeros, array.dtype))
-            for array in arrays
-        ]
+        return self._apply_to_part(arrays, self._draw(), None)
+
+    def _apply_to_part(self, arrays, drawn, start):
+        def sums(array: jax.Array) -> jax.Array:
+            buckets, signs = drawn
+            if start is not None:
+                # Rows beyond the last are padding, of zeros.
+                padded = (
+                    jnp.pad(part, [(0, 0), (0, len(array))])
+                    for part in (buckets, signs)
+                )
+                buckets, signs = (
+                    lax.dynamic_slice_in_dim(part, start, len(array), axis=1)
+                    for part in padded
+                )
+            columns = array.reshape(len(array), -1)
+            total = _bucket_sums(
+                columns, buckets, signs.astype(array.dtype), self.sketch_size
+            )
+            total = total.reshape(-1, *array.shape[1:])
+            return total / jnp.sqrt(jnp.asarray(self.num_nonzeros, array.dtype))
+
+        return [sums(array) for array in arrays]
 
     def _apply_to_entries(self, entries: Any, shape: tuple[int, ...]) -> jax.Array:
         buckets, signs = self._draw()

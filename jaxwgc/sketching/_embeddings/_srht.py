@@ -8,7 +8,7 @@ from jax import lax
 
 from jaxwgc._arrays import next_power_of_two
 from jaxwgc.sketching._embeddings._embedding import Embedding, check_sizes, random_signs
-from jaxwgc.sketching._row_blocks import fold_blocks
+from jaxwgc.sketching._linalg.rows import fold_blocks
 
 # Rows that are transformed while they stay in a processor's cache: memory traffic, not
 # arithmetic, is what the transform costs. Additions in radix 4 are then as fast as
@@ -58,7 +58,7 @@ def srht(key: jax.Array, sketch_size: int, num_rows: int) -> Embedding:
 
 
 class _HadamardEmbedding(Embedding):
-    def _draw(self) -> tuple[jax.Array, jax.Array]:
+    def _drawn(self) -> tuple[jax.Array, jax.Array]:
         """Draws rows of H, int32 (sketch_size,), and signs, float32 (num_rows,)."""
         row_key, sign_key = jax.random.split(self.key)
         order = jnp.arange(next_power_of_two(self.num_rows), dtype=jnp.int32)
@@ -67,7 +67,7 @@ class _HadamardEmbedding(Embedding):
         return picked, random_signs(sign_key, (self.num_rows,))
 
     def _apply_to_columns(self, arrays: list[jax.Array]) -> list[jax.Array]:
-        picked, signs = self._draw()
+        picked, signs = self._drawn()
         return [self._transformed(array, picked, signs) for array in arrays]
 
     def _transformed(
@@ -93,7 +93,7 @@ class _HadamardEmbedding(Embedding):
         return total / jnp.sqrt(jnp.asarray(self.sketch_size, array.dtype))
 
     def _matrix(self, dtype: Any) -> jax.Array:
-        picked, signs = self._draw()
+        picked, signs = self._drawn()
         columns = jnp.arange(self.num_rows, dtype=jnp.int32)
         entries = _parity_sign(picked[:, None], columns).astype(dtype) * signs
         return entries.astype(dtype) / jnp.sqrt(jnp.asarray(self.sketch_size, dtype))

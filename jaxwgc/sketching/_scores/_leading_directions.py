@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxwgc._arrays import product
-from jaxwgc.sketching._derivatives import without_derivative
+from jaxwgc.sketching._linalg.derivatives import without_derivative
 
 # From Q (p, l) to Xᵀ(X Q) on top of (X Q)ᵀ(X Q), (p + l, l): one pass over the rows.
 Pass = Callable[[jax.Array], jax.Array]
@@ -38,12 +38,6 @@ class Trust(NamedTuple):
     is_ambiguous: jax.Array
     # (k,), where a direction counts.
     is_kept: jax.Array
-
-
-def image(block: jax.Array, basis: jax.Array) -> jax.Array:
-    """Returns what a block of rows adds to a pass."""
-    rows = product(block, basis)
-    return jnp.concatenate([product(block.T, rows), product(rows.T, rows)])
 
 
 def leading_directions(

@@ -10,10 +10,12 @@ from jax import lax
 from jaxwgc import _validation
 from jaxwgc._arrays import product
 from jaxwgc.sketching import _checks
-from jaxwgc.sketching._derivatives import orthonormal_basis
-from jaxwgc.sketching._gram import Gram, equilibrated, square_of_wide
-from jaxwgc.sketching._row_blocks import DenseRows
-from jaxwgc.sketching._scores._gram_scores import at_most_one, scores_from_gram
+from jaxwgc.sketching._linalg.derivatives import at_most_one, orthonormaliser_of_gram
+from jaxwgc.sketching._linalg.gram import scaled_gram
+from jaxwgc.sketching._linalg.orthonormalise import Factors, factors_of
+from jaxwgc.sketching._linalg.rank import rank_cutoff
+from jaxwgc.sketching._linalg.rows import DenseRows, Rows
+from jaxwgc.sketching._linalg.wide import factors_of_wide
 
 
 class LewisWeights(NamedTuple):
@@ -135,14 +137,14 @@ def _lewis_weights(
         logs = (0.5 - 1 / p) * log_weights + log_lengths
         logs = logs - jnp.max(jnp.where(is_row, logs, -jnp.inf), initial=-jnp.inf)
         factors = jnp.where(is_row, jnp.exp(jnp.where(is_row, logs, 0)), 0)
-        gram = Gram.equilibrated(_WeightedRows(directions, factors))
+        weighted = DenseRows(directions * factors[:, None])
         # Row norms of the directions; times squared factors, these are the scores.
-        norms = scores_from_gram(gram, cutoff)
+        norms = _row_norms(weighted, directions, cutoff)
         is_seen = is_row & (norms > 0)
         log_scores = jnp.log(jnp.where(is_seen, norms, 1)) + 2 * logs
         return jnp.where(is_seen, log_scores - log_weights, 0)
 
-    cutoff = jnp.asarray(_checks.rank_cutoff(basis.shape, basis.dtype), basis.dtype)
+    cutoff = jnp.asarray(rank_cutoff(basis.shape, basis.dtype), basis.dtype)
     mean = jnp.sum(basis**2) / jnp.maximum(jnp.sum(is_row), 1)
     start = jnp.full(squares.shape, jnp.log(jnp.where(mean > 0, mean, 1)))
     iteration = _Iteration(*lax.stop_gradient((p, tolerance)), max_iterations)
@@ -232,21 +234,29 @@ def _orthonormal_basis(
 
     Lewis weights of one are those of the other.
     """
+    rows = DenseRows(matrix)
     if matrix.shape[0] < matrix.shape[1]:
-        finite, matrix, _, _ = equilibrated(matrix)
-        return finite, orthonormal_basis(square_of_wide(matrix), rcond, "qr")[0]
-    gram = Gram.equilibrated(DenseRows(matrix))
-    inverse = gram.orthonormaliser(rcond) * gram.unit[:, None]
-    basis = product(matrix * gram.scale, inverse)
-    return gram.finite, jnp.where(gram.finite, basis, 0)
+        tall, factors, _ = factors_of_wide(rows, rcond)
+        gram = tall.sum(scaled_gram, factors.scale)
+        # Not orthonormal once X changes, which matters to no score.
+        inverse = product(gram, _inverse(tall, factors))
+        values = factors.singular_values
+        basis = inverse / jnp.where(values > 0, values, 1)
+    else:
+        factors = factors_of(rows, None, rcond, threshold=1.0)
+        basis = product(matrix * factors.scale, _inverse(rows, factors))
+    return factors.finite, jnp.where(factors.finite, basis, 0)
 
 
-class _WeightedRows(DenseRows):
-    """Rows times factors in sums, and without them in values a row."""
+def _inverse(rows: Rows, factors: Factors) -> jax.Array:
+    gram = rows.sum(scaled_gram, factors.scale)
+    return orthonormaliser_of_gram(factors.matrix, factors.vectors, gram)
 
-    def __init__(self, matrix: jax.Array, factors: jax.Array):
-        super().__init__(matrix * factors[:, None])
-        self._plain = DenseRows(matrix)
 
-    def map(self, function: Callable[[jax.Array], jax.Array]) -> jax.Array:
-        return self._plain.map(function)
+def _row_norms(
+    weighted: DenseRows, directions: jax.Array, rcond: jax.Array
+) -> jax.Array:
+    """Returns row norms of the directions in the basis of the weighted ones."""
+    factors = factors_of(weighted, None, rcond)
+    inverse = _inverse(weighted, factors)
+    return DenseRows(directions).norms_of(inverse, factors.scale)

@@ -13,12 +13,14 @@ from jax.scipy.linalg import solve_triangular
 from jax.scipy.sparse.linalg import cg
 
 from jaxwgc._arrays import inverse_power_of_two, product
-from jaxwgc.sketching import _checks
 from jaxwgc.sketching._embeddings._embedding import Embedding
-from jaxwgc.sketching._gram import gram
-from jaxwgc.sketching._solvers._implicit import solve_augmented
-from jaxwgc.sketching._solvers._orthonormalisers import from_factors
-from jaxwgc.sketching._solvers._solution import Solution, record
+from jaxwgc.sketching._linalg.gram import gram
+from jaxwgc.sketching._linalg.implicit import solve_augmented
+from jaxwgc.sketching._linalg.orthonormalise import Factors, factors_of_small
+from jaxwgc.sketching._linalg.rank import solver_cutoff
+from jaxwgc.sketching._linalg.refinement import record
+from jaxwgc.sketching._linalg.rows import DenseRows
+from jaxwgc.sketching._solvers._solution import Solution
 
 # Armijo's constant, and how often a step may be halved.
 _SUFFICIENT = 0.1
@@ -237,19 +239,23 @@ def _minimiser_jvp(loss, square_root_hessian, unravel, primals, tangents):
     _, change = jax.jvp(gradient, given, tangents[1:])
     # H is BᵀB, and so it is a system of least squares, with all that makes it accurate.
     root, ridge = problem(*given).root(flat), given[1]
-    rcond = _checks.solver_cutoff(root.shape, root.dtype)
-    constant_root, constant_ridge = lax.stop_gradient((root, ridge))
-    factors = from_factors(constant_root, constant_ridge, rcond)
+    factors = _factors(root, ridge)
     zeros = jnp.zeros(root.shape[0], root.dtype)
-    return flat, solve_augmented(root, ridge, factors, zeros, change)[1]
+    return flat, solve_augmented(DenseRows(root), ridge, factors, zeros, change)[1]
+
+
+def _factors(root: jax.Array, ridge: jax.Array | None) -> Factors:
+    """Returns the factors of B, or of a sketch, with those of the ridge."""
+    rcond = solver_cutoff(root.shape, root.dtype)
+    weight = None if ridge is None else jnp.sqrt(lax.stop_gradient(ridge))
+    return factors_of_small(root, rcond, root=weight)
 
 
 def _inverse_root(small: jax.Array, ridge: jax.Array | None) -> jax.Array:
     """Returns W with W Wᵀ = (BᵀB + ridge I)⁻¹, or the pseudo-inverse, of a sketch B."""
 
     def robust(_: None) -> jax.Array:
-        rcond = _checks.solver_cutoff(small.shape, small.dtype)
-        factors = from_factors(small, ridge, rcond)
+        factors = _factors(small, ridge)
         return factors.scale[:, None] * factors.matrix
 
     identity = jnp.eye(small.shape[1], dtype=small.dtype)
