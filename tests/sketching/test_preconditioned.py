@@ -124,7 +124,7 @@ def hard_cases():
 
 
 def streamed(key, matrix, target):
-    return sketching.streaming_least_squares(key, lambda: [(matrix, target)])
+    return sketching.preconditioned(key, sketching.Blocks([matrix]), target)
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxwgc._arrays import inverse_power_of_two, is_sparse, next_power_of_two, product
+from jaxwgc._arrays import is_sparse, next_power_of_two, product
 from jaxwgc.sketching import _checks
-from jaxwgc.sketching._linalg.rows import DenseRows, Rows, image_of
+from jaxwgc.sketching._linalg.gram import column_scale
+from jaxwgc.sketching._linalg.rows import DenseRows, Rows, image_of, row_squares
 
 _CHUNK_BYTES = 2**25
 # Fingerprints of a chunk in two passes differ by no more than this share.
@@ -152,13 +153,15 @@ class BlockRows(Rows):
         values = chunk.data if is_sparse(chunk) else chunk
         return jnp.asarray([np.abs(values).max(initial=0)])
 
-    def norms_of(self, basis: jax.Array, scale: jax.Array) -> np.ndarray:
-        """Returns squared row norms of X `scale` `basis`."""
-        basis = np.asarray(basis * scale)
+    def norms_of(self, basis, scale):
         norms = []
         for _, chunk, size in self._chunks():
-            rows = chunk @ basis if is_sparse(chunk) else _product(chunk, basis)
-            norms.append(np.sum(np.asarray(rows)[:size] ** 2, axis=1))
+            if is_sparse(chunk):
+                rows = chunk @ np.asarray((scale * basis.T).T)
+                norms.append(np.sum(rows**2, axis=1))
+            else:
+                found = _chunk_map(chunk, (scale, basis), row_squares)
+                norms.append(np.asarray(found)[:size])
         return np.concatenate(norms)
 
     def sketch(self, embedding, *along):
@@ -350,11 +353,10 @@ def _chunk_map(chunk: jax.Array, args: Any, function: Any) -> jax.Array:
 
 @jax.jit
 def _chunk_triangle(chunk: jax.Array, slices: Any) -> jax.Array:
-    largest = jnp.max(jnp.abs(chunk))
-    unit = inverse_power_of_two(largest)
-    scale = jnp.full(chunk.shape[1], unit)
-    found = DenseRows(chunk).triangle(scale, *slices)
-    return found.at[:, : len(scale)].multiply(1 / unit)
+    rows = DenseRows(chunk)
+    _, scale = column_scale(rows)
+    found = rows.triangle(scale, *slices)
+    return found.at[:, : len(scale)].divide(scale)
 
 
 @jax.jit
@@ -365,11 +367,6 @@ def _drawn(embedding: Any) -> Any:
 @jax.jit
 def _chunk_sketch(embedding: Any, arrays: Any, drawn: Any, start: jax.Array) -> Any:
     return embedding._apply_to_part(arrays, drawn, start)
-
-
-@jax.jit
-def _product(chunk: jax.Array, basis: jax.Array) -> jax.Array:
-    return product(chunk, basis)
 
 
 @jax.jit

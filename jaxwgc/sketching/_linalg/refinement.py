@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxwgc._arrays import product
 from jaxwgc.sketching._linalg.orthonormalise import Factors, scaled
 from jaxwgc.sketching._linalg.rows import Products
 
@@ -18,6 +19,7 @@ class State(NamedTuple):
       in_range: The part of the residual in the range of X, in the basis X P.
       search: The direction of the next step in that basis.
       gain: By how much the last step shortened the squared norm.
+      length: That of a step, 1 if the factors are exact.
       iteration: int32, () or (c,).
       history: (max_iterations + 1,) or (max_iterations + 1, c), norms of the residual.
     """
@@ -28,6 +30,7 @@ class State(NamedTuple):
     in_range: jax.Array
     search: jax.Array
     gain: jax.Array
+    length: jax.Array
     iteration: jax.Array
     history: jax.Array
 
@@ -69,6 +72,7 @@ class Refinement(NamedTuple):
             in_range=coordinates,
             search=coordinates,
             gain=jnp.zeros(systems, dtype),
+            length=jnp.ones(systems, dtype),
             iteration=jnp.full(systems, -1),
             history=jnp.zeros((max_iterations + 1, *systems), dtype),
         )
@@ -82,7 +86,8 @@ class Refinement(NamedTuple):
 
         def step(state: State) -> State:
             is_moving = is_open(state)
-            direction = factors.direction(state.search, row_space) * is_moving
+            direction = factors.direction(state.search, row_space)
+            direction = direction * (state.length * is_moving)
             # The full step is right but for what the factors miss. The pass looks where
             # it ends, so that the residual there is not an update of another one.
             trial = state.solution + direction
@@ -92,12 +97,16 @@ class Refinement(NamedTuple):
             # Below rounding, the place that was looked at is as good.
             more = jnp.where(jnp.abs(more) > 1e-3, more, 0)
             gradient = gradient - more * image
-            squared = jnp.maximum(squared - more * (2 * ahead - more * curvature), 0)
+            longer, change = squared, more * (2 * ahead - more * curvature)
+            squared = jnp.maximum(squared - change, 0)
             in_range = factors.in_range(gradient)
             energy = jnp.sum(state.in_range**2, axis=0)
             turn = jnp.sum(in_range * (in_range - state.in_range), axis=0)
             turn = jnp.maximum(turn / jnp.where(energy > 0, energy, jnp.inf), 0)
-            gain = (1 + more) ** 2 * curvature
+            # A small difference of large numbers is no length: the next pass will tell.
+            is_lost = longer > 100 * squared
+            gain = jnp.where(is_lost, jnp.inf, (1 + more) ** 2 * curvature)
+            length = jnp.where(more > -1, state.length * (1 + more), state.length)
             iteration = state.iteration + is_moving
             return State(
                 solution=trial + more * direction,
@@ -106,6 +115,7 @@ class Refinement(NamedTuple):
                 in_range=in_range,
                 search=in_range + turn * state.search,
                 gain=jnp.where(is_moving, gain, state.gain),
+                length=jnp.where(is_moving, length, state.length),
                 iteration=iteration,
                 history=record(state.history, iteration, jnp.sqrt(squared)),
             )
@@ -142,6 +152,7 @@ class Refinement(NamedTuple):
     def is_solved(self, state: State) -> jax.Array:
         """Returns whether the solution is exact, as far as the factors can see."""
         is_stable = self._backward_error(state) <= self.tolerance
+        is_stable &= jnp.isfinite(state.gain)
         if self.offset is not None:
             return is_stable
         # Of conjugate gradients, the last step may be the longest one.
@@ -152,19 +163,25 @@ class Refinement(NamedTuple):
         squares = self.rows.total(jnp.sum(self.target**2, axis=0))
         return is_shortest(part, state.squared, jnp.sqrt(squares), self.tolerance)
 
-    def is_lowest(self, state: State) -> jax.Array:
+    def is_lowest(self, state: State, is_sketched: bool) -> jax.Array:
         """Returns whether the residual can hardly be shorter, by X itself.
 
-        Singular values of a sketch may be far from those of X; the gain of the last
-        step is that of X.
+        Singular values of a sketch may be far from those of X. So X is applied to the
+        direction that matters, that of the gradient.
         """
+        gain = state.gain
+        if is_sketched:
+            energy = jnp.sum(state.in_range**2, axis=0)
+            direction = product(self.factors.matrix, state.in_range)
+            size = self.rows.length(scaled(self.factors.scale, direction))
+            gain = jnp.maximum(gain, (energy / jnp.where(size > 0, size, 1)) ** 2)
         eps = jnp.finfo(state.squared.dtype).eps
         # Below the rounding of Xθ, nothing is known of the residual.
         size = self.factors.norm * jnp.linalg.norm(state.solution, axis=0)
         # The shortest θ has a part in what was cut off: it may lengthen the residual.
         hidden = self.factors.cut_off(state.solution)
         longer = -2 * jnp.sum(hidden * state.gradient, axis=0)
-        part = state.gain + (4 * eps * size) ** 2 + jnp.maximum(longer, 0)
+        part = gain + (4 * eps * size) ** 2 + jnp.maximum(longer, 0)
         is_low = self._is_shortest(jnp.sqrt(part), state)
         # If the gradient is all rounding, nothing may be left to see but this.
         growth = 1 + 2 * eps**0.5

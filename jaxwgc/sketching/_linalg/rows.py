@@ -50,7 +50,7 @@ class Products:
 
     def length(self, vector: jax.Array) -> jax.Array:
         """Returns ‖Xv‖."""
-        return jnp.sqrt(self.total(jnp.sum(self.times(vector) ** 2)))
+        return jnp.sqrt(self.total(jnp.sum(self.times(vector) ** 2, axis=0)))
 
     def total(self, value: jax.Array) -> jax.Array:
         """Returns the sum over devices."""

@@ -295,7 +295,8 @@ def _solve(
             converged = factors.sees_all(probe, image, rcond)
         problem = Refinement(fixed, factors, tolerance, right, root)
         state = problem.solve(max_iterations)
-        converged &= problem.is_solved(state) & problem.is_lowest(state)
+        is_lowest = problem.is_lowest(state, embedding is not None)
+        converged &= problem.is_solved(state) & is_lowest
     solution = scaled(factors.scale, state.solution)
     solution = jnp.where(jnp.isfinite(state.squared), solution, jnp.nan)
     if not rows.is_on_host:
