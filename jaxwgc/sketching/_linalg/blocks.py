@@ -88,9 +88,10 @@ class Blocks:
         if is_sparse(blocks):
             blocks = [blocks]
         elif is_matrix:
-            size = max(1, _CHUNK_BYTES // (blocks.shape[1] * blocks.dtype.itemsize))
-            starts = range(0, len(blocks), size)
-            blocks = (blocks[start : start + size] for start in starts)
+            rows = blocks
+            size = max(1, _CHUNK_BYTES // (rows.shape[1] * rows.dtype.itemsize))
+            starts = range(0, len(rows), size)
+            blocks = (rows[start : start + size] for start in starts)
         for block in blocks:
             yield _checks.host_rows("every block", block, keep_sparse=True)
 

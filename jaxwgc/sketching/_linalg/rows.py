@@ -108,6 +108,11 @@ class Rows(Products, abc.ABC):
         """Returns R of the QR factorisation of [X diag(scale), *along]."""
         raise NotImplementedError
 
+    @property
+    def is_wide(self) -> bool:
+        """Returns whether XXᵀ is to be decomposed in the place of XᵀX."""
+        return self.shape[0] < self.shape[1] and not self.is_on_host
+
     def residual_products(self, target, solution, direction):
         return self.sum(_residual_products, solution, direction, along=(target,))
 
@@ -215,6 +220,7 @@ class ShardedRows(DenseRows):
     """The rows of one device, inside of `jax.shard_map`; sums are over all devices."""
 
     axes: Static[Any]
+    is_wide = False
 
     def largest(self):
         return self.maximum(super().largest())

@@ -129,6 +129,6 @@ def leverage_scores(
 
 
 def _scores(rows: Rows, rcond: jax.Array, method: str) -> Any:
-    if rows.shape[0] < rows.shape[1] and not rows.is_on_host:
+    if rows.is_wide:
         return wide_scores(rows, None, rcond, method)
     return factors_of(rows, None, rcond, method).row_norms(rows)

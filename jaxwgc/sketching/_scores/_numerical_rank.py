@@ -53,7 +53,7 @@ def numerical_rank(
 
 
 def _rank(rows: Rows, rcond: jax.Array) -> NumericalRank:
-    if rows.shape[0] < rows.shape[1] and not rows.is_on_host:
+    if rows.is_wide:
         return factors_of_wide(rows, rcond)[1].rank
     # Always by two Gram matrices, since one does not show small singular values.
     return factors_of(rows, None, rcond, threshold=1.0).rank

@@ -71,7 +71,7 @@ def ridge_leverage_scores(
 
 
 def _ridge_scores(rows: Rows, ridge: jax.Array | None, rcond: jax.Array) -> Any:
-    if rows.shape[0] < rows.shape[1] and not rows.is_on_host:
+    if rows.is_wide:
         return wide_scores(rows, ridge, rcond)
     root = None if ridge is None else jnp.sqrt(lax.stop_gradient(ridge))
     return factors_of(rows, root, rcond).row_norms(rows, ridge)

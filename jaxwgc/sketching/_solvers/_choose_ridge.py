@@ -111,15 +111,26 @@ def choose_ridge(
         _validation.check_entries("ridges", values, is_right, f"0 or at least {least}")
     _validation.check_choice("criterion", criterion, CRITERIA)
     return compute(
-        _choose, matrix, ridges, along=(target,), criterion=criterion, is_tall=is_tall
+        _choose,
+        matrix,
+        ridges,
+        along=(target,),
+        criterion=criterion,
+        is_tall=is_tall,
+        shape=tuple(matrix.shape),
     )
 
 
 def _choose(
-    rows: Rows, target: jax.Array, ridges: jax.Array, criterion: str, is_tall: bool
+    rows: Rows,
+    target: jax.Array,
+    ridges: jax.Array,
+    criterion: str,
+    is_tall: bool,
+    shape: tuple[int, int],
 ) -> RidgeChoice:
     rows, target, ridges = constant(rows), *lax.stop_gradient((target, ridges))
-    left, values, right, finite = _decomposed(rows, is_tall)
+    left, values, right, finite = _decomposed(rows, is_tall, shape)
     is_right = finite & (rows.maximum(~jnp.isfinite(target).all() * 1) == 0)
     is_right &= jnp.all(ridges >= 0)
     targets = jnp.where(is_right, target, 0).reshape(len(target), -1)
@@ -135,13 +146,13 @@ def _choose(
     weights = squares + scaled_ridges[:, None]
     shares = jnp.where(is_kept, squares / jnp.where(is_kept, weights, 1), 0)
     parts: jax.Array = rows.sum(_parts, left, along=(targets,))
-    size = rows.shape[0] * targets.shape[1]
+    size = shape[0] * targets.shape[1]
     if is_tall:
         errors = _errors if criterion == "generalized" else _left_out_errors
         total = rows.sum(errors, left, shares, parts, along=(targets,))
         total = total / size
         if criterion == "generalized":
-            rest = 1 - jnp.sum(shares, axis=1) / rows.shape[0]
+            rest = 1 - jnp.sum(shares, axis=1) / shape[0]
             for _ in range(2):
                 total = _divided(total[:, None], rest)[:, 0]
     else:
@@ -246,13 +257,13 @@ def _divided(
 
 
 def _decomposed(
-    rows: Rows, is_tall: bool
+    rows: Rows, is_tall: bool, shape: tuple[int, int]
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """Returns L, s and V with X = U diag(s) Vᵀ and U = X L; whether X is finite.
 
     Columns are left in their units, in which the ridge is.
     """
-    rcond = solver_cutoff(rows.shape, rows.dtype)
+    rcond = solver_cutoff(shape, rows.dtype)
     threshold = 1e4 * jnp.finfo(rows.dtype).eps
     method = "gram" if is_tall else "qr"
     factors = factors_of(rows, None, rcond, method, threshold)
