@@ -28,19 +28,36 @@ def float_array(name: str, value: Any) -> jax.Array:
     Integers and bools become the default float, half precision becomes float32.
     """
     _validation.check_dense(name, value)
+    # JAX compiles a program for each shape and dtype that it converts; NumPy does not.
+    is_host = not isinstance(value, jax.Array) and not _validation.is_traced(value)
     try:
-        # JAX compiles a program for each shape that jnp.asarray takes from NumPy.
-        is_host = isinstance(value, np.ndarray)
-        array = jax.device_put(value) if is_host else jnp.asarray(value)
+        array = np.asarray(value) if is_host else jnp.asarray(value)
     except (TypeError, ValueError) as error:
         raise TypeError(
             f"{name} must be an array of real numbers; got {type(value).__name__}"
         ) from error
-    if jnp.issubdtype(array.dtype, jnp.floating):
-        return array.astype(jnp.promote_types(array.dtype, jnp.float32))
-    if jnp.issubdtype(array.dtype, jnp.integer) or array.dtype == jnp.bool_:
-        return array.astype(float)
-    raise TypeError(f"{name} must be real; got an array of {array.dtype}")
+    dtype = array.dtype
+    if jnp.issubdtype(dtype, jnp.floating):
+        dtype = jnp.promote_types(dtype, jnp.float32)
+    elif jnp.issubdtype(dtype, jnp.integer) or dtype.kind == "b":
+        dtype = float
+    elif dtype.kind in "OUS":
+        raise TypeError(
+            f"{name} must be an array of real numbers; got {type(value).__name__}"
+        )
+    else:
+        raise TypeError(f"{name} must be real; got an array of {dtype}")
+    dtype = jax.dtypes.canonicalize_dtype(dtype)
+    with np.errstate(over="ignore"):
+        array = array.astype(dtype)
+    return jax.device_put(array) if is_host else array
+
+
+def scalar(value: Any, dtype: Any) -> jax.Array:
+    """Returns a number in a dtype, without a program to convert it if not traced."""
+    if isinstance(value, jax.Array):
+        return value.astype(dtype)
+    return jax.device_put(np.asarray(value, dtype))
 
 
 def concrete(value: Any, dtype: Any) -> np.ndarray | None:
@@ -236,7 +253,7 @@ def with_cutoff(
     dtype = array.dtype
     if rcond is None:
         rcond = default(array.shape if shape is None else shape, dtype)
-        return array, jnp.asarray(rcond, dtype)
+        return array, scalar(rcond, dtype)
     _validation.check_number("rcond", rcond, minimum=0)
     if _validation.is_traced(rcond):
         if not isinstance(array, jax.Array) and not is_sparse(array):
@@ -245,26 +262,27 @@ def with_cutoff(
         array = with_values(lambda x: jnp.where(is_right, x, jnp.nan), array)
     elif not rcond < 1:
         raise ValueError(f"rcond must be less than 1; got {rcond}")
-    return array, jnp.asarray(rcond, dtype)
+    return array, scalar(rcond, dtype)
 
 
-def warn_of_precision(
-    given: Any, matrix: Any, get_rank: Callable[[], jax.Array]
-) -> None:
+def warn_of_precision(given: Any, matrix: Any, rank: jax.Array) -> None:
     """Warns if a matrix has lost rank to the precision it is computed in.
 
     Args:
       given: The matrix as it came from the caller.
       matrix: The matrix that is computed with.
-      get_rank: Returns the numerical rank that was found.
+      rank: The numerical rank that was found, or numbers that sum to it.
     """
-    if _validation.is_traced(given, matrix) or not isinstance(matrix, jax.Array):
+    is_traced = _validation.is_traced(given, matrix, rank)
+    if is_traced or not isinstance(matrix, jax.Array):
         return
-    rank, shape, dtype = get_rank(), matrix.shape, matrix.dtype
-    if _validation.is_traced(rank) or not np.max(np.asarray(rank)) < min(shape) - 0.5:
+    shape, dtype = matrix.shape, matrix.dtype
+    # One for each target, or one in total of scores.
+    is_rank = jnp.issubdtype(rank.dtype, jnp.integer)
+    rank = np.max(rank) if is_rank else np.round(np.sum(np.asarray(rank, float)))
+    if not rank < min(shape):
         return
-    rank = round(float(np.max(np.asarray(rank))))
-    message = f"matrix has a numerical rank of {rank} in {dtype}"
+    message = f"matrix has a numerical rank of {rank:.0f} in {dtype}"
     if getattr(given, "dtype", dtype) == np.float64 != dtype:
         norms = np.linalg.norm(given, axis=0)
         triangle = np.linalg.qr(given / np.where(norms > 0, norms, 1), mode="r")
@@ -393,13 +411,14 @@ def regulariser(ridge: Any, dtype: jnp.dtype) -> jax.Array | None:
             raise ValueError(f"ridge must be finite in {dtype}; got {ridge}")
         if value < jnp.finfo(dtype).tiny:
             raise ValueError(f"ridge must not vanish in {dtype}; got {ridge}")
-    ridge = jnp.asarray(ridge, dtype)
+        return scalar(value, dtype)
+    ridge = scalar(ridge, dtype)
     return jnp.where(ridge >= 0, ridge, jnp.nan)
 
 
 def stopping_tolerance(value: Any, default: float, dtype: jnp.dtype) -> jax.Array:
     """Returns a non-negative number, or the default where it is None."""
     if value is None:
-        return jnp.asarray(default, dtype)
+        return scalar(default, dtype)
     _validation.check_number("tolerance", value, minimum=0)
-    return jnp.asarray(value, dtype)
+    return scalar(value, dtype)

@@ -201,8 +201,7 @@ ARRAYS = [
     (name, argument)
     for name, arguments in GOOD.items()
     for argument, value in arguments.items()
-    if argument != "matrix"
-    or name in ("lewis_weights", "iterative_hessian_sketch")
+    if argument != "matrix" or name in ("lewis_weights", "iterative_hessian_sketch")
     if isinstance(value, np.ndarray | list | dict)
 ]
 
@@ -340,7 +339,7 @@ def test_blocks_that_change_between_passes(name, make, small_chunks):
         "longer": np.r_[matrix, matrix],
         "none": matrix[:0],
     }
-    for kind, other in changes.items():
+    for other in changes.values():
         # One or two looks at the first block, and one or two passes.
         for num_same in {"leverage": (2,), "rank k": (3, 4)}.get(name, (2, 3)):
             passes = iter([[make(matrix)]] * num_same + [[make(other)]] * 9)
@@ -385,9 +384,8 @@ def test_what_blocks_may_not_be():
     parts = MATRIX.astype(np.float32), MATRIX.astype(np.float32) * np.float32(1e25)
     with pytest.raises(ValueError, match="blocks must not overflow; .* from 300 on"):
         FUNCTIONS["rank k"](Blocks([scipy.sparse.csr_array(part) for part in parts]))
-    for name in ("leverage", "with a ridge"):
-        with pytest.raises(TypeError, match="target|rcond"):
-            jax.jit(lambda x: of("leverage_scores", rcond=x)(Blocks([MATRIX])))(0.1)
+    with pytest.raises(TypeError, match="rcond must be concrete, since Blocks are re"):
+        jax.jit(lambda x: of("leverage_scores", rcond=x)(Blocks([MATRIX])))(0.1)
     with pytest.raises(TypeError, match="target must be concrete, since Blocks are"):
         jax.jit(lambda y: of("preconditioned", y)(Blocks([MATRIX])))(TARGET)
 

@@ -23,10 +23,12 @@ graded = matrix * np.logspace(0, -8, 12) @ random.standard_normal((12, 12))
 # Rows of one group on one device.
 grouped = np.kron(np.diag([1.0, 2, 3, 4]), random.standard_normal((100, 3)))
 mesh = jax.sharding.Mesh(np.array(jax.devices()), ("rows",))
-explicit = jax.make_mesh((2, 2), ("a", "b"), axis_types=(jax.sharding.AxisType.Explicit,) * 2)
+types = (jax.sharding.AxisType.Explicit,) * 2
+explicit = jax.make_mesh((2, 2), ("a", "b"), axis_types=types)
+square = jax.sharding.Mesh(np.array(jax.devices()).reshape(2, 2), ("a", "b"))
 layouts = [
     NamedSharding(mesh, P("rows")),
-    NamedSharding(jax.sharding.Mesh(np.array(jax.devices()).reshape(2, 2), ("a", "b")), P("b")),
+    NamedSharding(square, P("b")),
     NamedSharding(explicit, P(("a", "b"))),
     NamedSharding(explicit, P("b")),
 ]
@@ -36,12 +38,13 @@ for layout in layouts:
         expected = leverage_scores(case, 6 if case is deficient else 12)
         shards = jax.device_put(case, layout)
         scores = sketching.leverage_scores(shards)
-        assert scores.sharding.is_equivalent_to(NamedSharding(layout.mesh, P(*layout.spec)), 1)
+        assert scores.sharding.is_equivalent_to(layout, 1)
         np.testing.assert_allclose(scores, expected, atol=tolerance)
 
 # Fewer rows on a device than columns.
 few = jax.device_put(matrix[:16], layouts[0])
-np.testing.assert_allclose(sketching.leverage_scores(few), leverage_scores(matrix[:16], 12), atol=1e-11)
+scores = sketching.leverage_scores(few)
+np.testing.assert_allclose(scores, leverage_scores(matrix[:16], 12), atol=1e-11)
 assert tuple(sketching.numerical_rank(few)) == (12, False)
 key, target = jax.random.key(0), random.standard_normal((400, 2))
 shards = jax.device_put(matrix, layouts[0])
@@ -58,7 +61,10 @@ for function in (
 ):
     expected = np.asarray(function(matrix))
     np.testing.assert_allclose(function(shards), expected, rtol=1e-10, atol=1e-10)
-for function in (sketching.leverage_scores, lambda x: sketching.rank_k_leverage_scores(key, x, 3, num_passes=6).scores):
+for function in (
+    sketching.leverage_scores,
+    lambda x: sketching.rank_k_leverage_scores(key, x, 3, num_passes=6).scores,
+):
     change = jax.jvp(function, (shards,), (shards**2,))[1]
     ends = [function(matrix + step * matrix**2) for step in (1e-6, -1e-6)]
     np.testing.assert_allclose(change, (ends[0] - ends[1]) / 2e-6, atol=1e-7)

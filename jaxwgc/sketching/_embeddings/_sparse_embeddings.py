@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jaxwgc import _validation
@@ -13,7 +14,6 @@ from jaxwgc.sketching._embeddings._embedding import (
     Embedding,
     bucket_entries,
     check_sizes,
-    random_signs,
 )
 from jaxwgc.sketching._linalg.rows import fold_blocks
 
@@ -106,10 +106,14 @@ class _SparseEmbedding(Embedding):
 
     def _draw(self) -> tuple[jax.Array, jax.Array]:
         """Draws buckets and signs, int32 and float32 (num_nonzeros, num_rows)."""
-        bucket_key, sign_key = jax.random.split(self.key)
-        shape = self.num_nonzeros, self.num_rows
-        buckets = _distinct(bucket_key, *shape, self.sketch_size)
-        return buckets, random_signs(sign_key, shape)
+        # All bits in one draw, whose program is most of what there is to compile.
+        num_signs = -(-self.num_nonzeros // 32)
+        shape = self.num_nonzeros + num_signs, self.num_rows
+        bits = jax.random.bits(self.key, shape, jnp.uint32)
+        buckets = _distinct(bits[: self.num_nonzeros], self.sketch_size)
+        order = np.arange(self.num_nonzeros, dtype=np.uint32)
+        signs = bits[self.num_nonzeros + order // 32] >> (order % 32)[:, None] & 1
+        return buckets, 1 - 2 * signs.astype(jnp.float32)
 
     def _apply_to_columns(self, arrays: list[jax.Array]) -> list[jax.Array]:
         return self._apply_to_part(arrays, self._draw(), None)
@@ -131,7 +135,7 @@ class _SparseEmbedding(Embedding):
             total = _bucket_sums(
                 columns, buckets, signs.astype(array.dtype), self.sketch_size
             )
-            total = total.reshape(-1, *array.shape[1:])
+            total = total.reshape(self.sketch_size, *array.shape[1:])
             return total / jnp.sqrt(jnp.asarray(self.num_nonzeros, array.dtype))
 
         return [sums(array) for array in arrays]
@@ -149,20 +153,23 @@ class _SparseEmbedding(Embedding):
         return zeros.at[buckets, jnp.arange(self.num_rows)].set(entries)
 
 
-def _distinct(key: jax.Array, count: int, num_columns: int, size: int) -> jax.Array:
-    """Draws `count` distinct numbers below `size` for every column, int32.
+def _distinct(bits: jax.Array, size: int) -> jax.Array:
+    """Returns `count` distinct numbers below `size` for every column of bits, int32.
 
-    Floyd's algorithm: every subset is as likely, in `count` steps however large the
-    size.
+    Floyd's algorithm: every subset is as likely (up to 2**-32 times the size), in
+    `count` steps however large the size.
     """
-    last = jnp.arange(size - count, size, dtype=jnp.int32)[:, None]
-    drawn = jax.random.randint(key, (count, num_columns), 0, last + 1, jnp.int32)
+    count = len(bits)
+    last = np.arange(size - count, size, dtype=np.int32)[:, None]
+    drawn = (bits % (last + 1).astype(np.uint32)).astype(jnp.int32)
     if count == 1:
         return drawn
 
     def choose(step: Any, chosen: jax.Array) -> jax.Array:
         is_taken = (chosen == drawn[step]).any(axis=0)
-        return chosen.at[step].set(jnp.where(is_taken, last[step], drawn[step]))
+        return chosen.at[step].set(
+            jnp.where(is_taken, size - count + step, drawn[step])
+        )
 
     # -1 stands for not chosen yet: no number drawn is equal to it.
     return lax.fori_loop(0, count, choose, jnp.minimum(drawn, -1))

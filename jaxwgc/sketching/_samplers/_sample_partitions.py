@@ -293,8 +293,8 @@ def _count_draws(key: jax.Array, probabilities: jax.Array, num_draws: int) -> ja
     sides = tree.reshape(-1, 2)
     total = jnp.sum(sides, axis=1)
     share = jnp.min(sides, axis=1) / jnp.where(total > 0, total, 1)
-    rounding_key, draw_key = jax.random.split(key)
-    rounding = jax.random.uniform(rounding_key, share.shape, share.dtype)
+    keys = jax.random.split(key, depth + 1)
+    rounding = jax.random.uniform(keys[depth], share.shape, share.dtype)
     # A side of probability zero is never taken.
     units = jnp.floor(share * _UNITS + rounding).astype(jnp.uint32)
     units = jnp.where(sides[:, 0] <= sides[:, 1], units, _UNITS - units)
@@ -303,9 +303,8 @@ def _count_draws(key: jax.Array, probabilities: jax.Array, num_draws: int) -> ja
         bits = jax.random.bits(level_key, (num_draws,), jnp.uint32) >> 1
         return 2 * nodes + (bits >= units[nodes]), None
 
-    keys = jax.random.split(draw_key, depth)
     # Made of both, so that under shard_map it varies with the device as they do.
     root = jnp.where((tree[0] >= 0) | (jax.random.key_data(key)[0] >= 0), 1, 1)
     nodes = jnp.broadcast_to(root.astype(jnp.int32), (num_draws,))
-    nodes, _ = lax.scan(descend, nodes, keys)
+    nodes, _ = lax.scan(descend, nodes, keys[:depth])
     return jnp.zeros(num_parts, jnp.int32).at[nodes - 2**depth].add(1)

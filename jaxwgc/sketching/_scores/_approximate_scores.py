@@ -110,14 +110,16 @@ def approximate_leverage_scores(
     if 2 * sketch_size >= num_rows:
         return leverage_scores(given, rcond=rcond)
     matrix, rcond = _checks.with_cutoff(matrix, rcond)
-    sketch_key, projection_key = jax.random.split(key)
-    num_nonzeros = min(_NUM_NONZEROS, sketch_size)
-    embedding = sparse_sign(sketch_key, sketch_size, num_rows, num_nonzeros)
-    projection = None
-    if num_projections is not None:
-        shape = num_columns, num_projections
-        projection = jax.random.normal(projection_key, shape, matrix.dtype)
-    return compute(_scores, matrix, embedding, projection, rcond, specs=by_rows_spec)
+    return compute(
+        _scores,
+        matrix,
+        key,
+        rcond,
+        specs=by_rows_spec,
+        num_rows=num_rows,
+        sketch_size=sketch_size,
+        num_projections=num_projections,
+    )
 
 
 def _sizes(num_columns: int, epsilon: float) -> tuple[int, int | None]:
@@ -148,15 +150,24 @@ def _degrees_of_freedom(epsilon: float, of_inverse: bool = False) -> int:
 
 
 def _scores(
-    rows: Rows, embedding: Any, projection: jax.Array | None, rcond: jax.Array
+    rows: Rows,
+    key: jax.Array,
+    rcond: jax.Array,
+    num_rows: int,
+    sketch_size: int,
+    num_projections: int | None,
 ) -> Any:
+    keys = jax.random.split(key)
+    num_nonzeros = min(_NUM_NONZEROS, sketch_size)
+    embedding = sparse_sign(keys[0], sketch_size, num_rows, num_nonzeros)
     (small,) = rows.sketch(embedding)
     factors = factors_of_small(small, rcond)
     inverse = orthonormaliser_of_gram(
         factors.matrix, factors.vectors, scaled_gram(small, factors.scale)
     )
-    if projection is not None:
-        inverse = product(inverse, projection)
+    if num_projections is not None:
+        shape = rows.shape[1], num_projections
+        inverse = product(inverse, jax.random.normal(keys[1], shape, rows.dtype))
     norms = rows.norms_of(inverse, factors.scale)
     total = rows.total(norms.sum())
     share = factors.rank.rank / jnp.where(total > 0, total, 1)

@@ -14,6 +14,7 @@ from jax import lax
 
 from jaxwgc._arrays import product
 from jaxwgc.sketching._linalg.derivatives import without_derivative
+from jaxwgc.sketching._linalg.rows import Rows
 
 # From Q (p, l) to Xᵀ(X Q) on top of (X Q)ᵀ(X Q), (p + l, l): one pass over the rows.
 Pass = Callable[[jax.Array], jax.Array]
@@ -153,27 +154,37 @@ def trust(leading: Directions, passed: jax.Array, rank: int, rcond: jax.Array) -
     )
 
 
+@jax.custom_jvp
 def projection_on(
-    run: Pass, leading: Directions, known: Trust, image_of_leading: jax.Array
+    rows: Rows,
+    scale: jax.Array,
+    leading: Directions,
+    known: Trust,
+    image_of_leading: jax.Array,
 ) -> jax.Array:
     """Returns B with X B = U_k, (p, k), with the derivatives of XᵀX but for a rotation.
 
-    Those of `image_of_leading`, XᵀX V for a constant V, are what it takes. The change
-    of v_a beside the leading directions solves (σ_a² - XᵀX) y = (d XᵀX) v_a there.
+    They are those of `image_of_leading`, XᵀX V for a constant V. All else is constant.
+    First derivatives are NaN if the directions are ambiguous, and second ones always.
     """
-    rank = image_of_leading.shape[1]
-    vectors = leading.vectors[:, :rank]
-    values = jnp.where(known.is_kept, leading.values[:rank], 1)
-    vectors = jnp.where(known.is_kept, vectors, 0)
-    change = image_of_leading - lax.stop_gradient(image_of_leading)
-    change = jnp.where(known.is_kept, change, 0)
+    del rows, scale
+    vectors, values = _kept(leading, known, image_of_leading)
+    return vectors / values
+
+
+@projection_on.defjvp
+def _projection_on_jvp(primals, tangents):
+    """Solves (σ_a² - XᵀX) y = (d XᵀX) v_a beside the leading directions for each a."""
+    rows, scale, leading, known, image_of_leading = primals
+    vectors, values = _kept(leading, known, image_of_leading)
+    change = jnp.where(known.is_kept, tangents[-1], 0)
     inner = product(vectors.T, change)
 
     def beside(columns: jax.Array) -> jax.Array:
         return columns - product(vectors, product(vectors.T, columns))
 
     def shifted(columns: jax.Array) -> jax.Array:
-        images = run(columns)[: columns.shape[0]]
+        images = rows.products(columns, scale)[: columns.shape[0]]
         return columns * values**2 - beside(images)
 
     moved = lax.custom_linear_solve(
@@ -184,7 +195,17 @@ def projection_on(
     )
     inner = inner / values[:, None] ** 2
     change = (moved - product(vectors, inner) / 2) / values
-    return vectors / values + _first_order(change, known.is_ambiguous)
+    factor = 1 + 0 * without_derivative(jnp.sum(image_of_leading))
+    factor = jnp.where(known.is_ambiguous, jnp.nan, factor)
+    return vectors / values, change * factor
+
+
+def _kept(
+    leading: Directions, known: Trust, image: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    rank = image.shape[1]
+    vectors = jnp.where(known.is_kept, leading.vectors[:, :rank], 0)
+    return vectors, jnp.where(known.is_kept, leading.values[:rank], 1)
 
 
 def _conjugate_gradients(
@@ -227,20 +248,3 @@ def _conjugate_gradients(
     start = zeros, right, right, square, jnp.int32(0)
     solution, _, _, square, _ = lax.while_loop(is_open, step, start)
     return jnp.where(square > 0, jnp.nan, solution)
-
-
-@jax.custom_jvp
-def _first_order(value: jax.Array, is_wrong: jax.Array) -> jax.Array:
-    """Returns the value, whose derivative is NaN where wrong, and a second one always.
-
-    The directions that the first derivative is made of are constants here.
-    """
-    del is_wrong
-    return value
-
-
-@_first_order.defjvp
-def _first_order_jvp(primals, tangents):
-    value, is_wrong = primals
-    factor = 1 + 0 * without_derivative(value)
-    return value, tangents[0] * jnp.where(is_wrong, jnp.nan, factor)

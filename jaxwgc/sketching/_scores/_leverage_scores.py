@@ -124,7 +124,7 @@ def leverage_scores(
         method = "gram" if is_tall or not is_dense(matrix) else "qr"
     matrix, rcond = _checks.with_cutoff(matrix, rcond)
     scores = compute(_scores, matrix, rcond, specs=by_rows_spec, method=method)
-    _checks.warn_of_precision(given, matrix, lambda: scores.sum())
+    _checks.warn_of_precision(given, matrix, scores)
     return scores
 
 

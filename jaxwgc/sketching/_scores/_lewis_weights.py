@@ -101,14 +101,15 @@ def lewis_weights(
     dtype = matrix.dtype
     if tolerance is None:
         rounding = 100 * matrix.shape[1] ** 0.5 * float(jnp.finfo(dtype).eps)
-        tolerance = rounding * jnp.maximum(1, p)
+        maximum = jnp.maximum if isinstance(p, jax.Array) else max
+        tolerance = rounding * maximum(1, p)
     _validation.check_number("tolerance", tolerance, minimum=0)
     matrix, rcond = _checks.with_cutoff(matrix, rcond)
     return _lewis_weights(
         matrix,
-        jnp.asarray(p, dtype),
-        jnp.asarray(tolerance, dtype),
-        jnp.asarray(max_iterations, jnp.int32),
+        _checks.scalar(p, dtype),
+        _checks.scalar(tolerance, dtype),
+        _checks.scalar(max_iterations, jnp.int32),
         rcond,
     )
 

@@ -48,7 +48,7 @@ def numerical_rank(
     given, matrix = matrix, matrix_of("matrix", matrix)
     matrix, rcond = _checks.with_cutoff(matrix, rcond)
     rank = compute(_rank, matrix, rcond)
-    _checks.warn_of_precision(given, matrix, lambda: rank.rank)
+    _checks.warn_of_precision(given, matrix, rank.rank)
     return rank
 
 

@@ -193,7 +193,7 @@ def _scores(rows: Rows, key: jax.Array, rcond: jax.Array, sizes: _Sizes) -> Rank
         projection = leading.vectors[:, : sizes.rank] * inverse
         scores = np.clip(rows.norms_of(projection, scale), 0, 1)
     else:
-        projection = projection_on(run, leading, known, passed[:num_columns])
+        projection = projection_on(fixed, scale, leading, known, passed[:num_columns])
         scores = at_most_one(rows.norms_of(projection, scale))
         scores = jnp.where(finite, scores, jnp.nan)
     return RankKScores(

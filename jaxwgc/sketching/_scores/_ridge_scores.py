@@ -50,8 +50,8 @@ def ridge_leverage_scores(
       TypeError: for a complex matrix or anything but numbers.
 
     Note:
-      A matrix with N >= p takes the two to four products of `leverage_scores`. Of a wide
-      one, XXᵀ is decomposed: this is the dual way, which does not form XᵀX.
+      A matrix with N >= p takes the two to four products of `leverage_scores`. Of a
+      wide one, XXᵀ is decomposed: this is the dual way, which does not form XᵀX.
 
     Example:
       >>> import jax.numpy as jnp

@@ -182,8 +182,7 @@ def iterative_hessian_sketch(
         refresh,
     )
     if solution.rank is not None and regulariser is None:
-        rank = solution.rank.rank
-        _checks.warn_of_precision(given, matrix, lambda: rank)
+        _checks.warn_of_precision(given, matrix, solution.rank.rank)
     return solution
 
 

@@ -128,9 +128,9 @@ def preconditioned(
       `Solution`, with norms of the residual: of y - Xθ, and with a ridge the root of
       what is minimised. Where X is rank-deficient, the θ of the least norm.
       `converged` says that the backward error has passed `tolerance`, that the sketch
-      saw every direction of X, and that the residual is longer than the least by about 1e-4 of the norm of y in float32 and 1e-8 in
-      float64 at most, also if what rounding of Xθ may hide is counted: so it is False
-      where θ is huge. (Sketches of about p rows distort lengths so much that it may be
+      saw every direction of X, and that the residual is longer than the least by about
+      1e-4 of the norm of y in float32 and 1e-8 in float64 at most, also if what
+      rounding of Xθ may hide is counted: so it is False where θ is huge. (Sketches of about p rows distort lengths so much that it may be
       some thirty times that.)
       Directions with singular values up to a few times `rcond` are no part of that,
       since rounding of X makes such: the least residual is then that of X without
@@ -185,8 +185,8 @@ def preconditioned(
       factorization of ill-conditioned matrices", SIAM J. Sci. Comput. 42 (2020), for
       the second Gram matrix. Epperly, Meier and Nakatsukasa, "Fast randomized
       least-squares solvers can be just as accurate and stable as classical direct
-      solvers", 2024, for computing residuals anew, and for the estimate of the backward error,
-      which is that of Karlson and Waldén.
+      solvers", 2024, for computing residuals anew, and for the estimate of the backward
+      error, which is that of Karlson and Waldén.
     """
     _validation.check_key(key)
     given = matrix
@@ -218,8 +218,7 @@ def preconditioned(
         max_iterations=max_iterations,
     )
     if regulariser is None and solution.rank is not None:
-        rank = solution.rank.rank
-        _checks.warn_of_precision(given, matrix, lambda: rank)
+        _checks.warn_of_precision(given, matrix, solution.rank.rank)
     return solution
 
 

@@ -97,7 +97,7 @@ def sketch_and_solve(
     embedding = embed(embedding, key, sketch_size, matrix.shape[0])
     solution = compute(_solve, matrix, embedding, regulariser, rcond, along=(target,))
     if regulariser is None:
-        _checks.warn_of_precision(given, matrix, lambda: solution.rank.rank)
+        _checks.warn_of_precision(given, matrix, solution.rank.rank)
     return solution
 
 
