@@ -1,6 +1,5 @@
 """What algorithms may ask of the rows of a matrix, wherever the rows are."""
 
-import abc
 import dataclasses
 from collections.abc import Callable
 from typing import Any, Self
@@ -21,20 +20,19 @@ _MIN_QR_ROWS = 256
 
 
 class Products:
-    """A matrix X (N, p) of which products are computed."""
+    """A matrix X (N, p) of which products are computed.
+
+    Subclasses define `times(v)`, Xv for v (p,) or (p, c), and `transposed_times(u)`,
+    Xᵀu for u (N,) or (N, c).
+    """
+
+    times: Callable[[jax.Array], jax.Array]
+    transposed_times: Callable[[jax.Array], jax.Array]
 
     shape: Any
     dtype: Any
     # Whether all computations run op by op, with control flow in Python.
     is_on_host = False
-
-    def times(self, vector: jax.Array) -> jax.Array:
-        """Returns Xv for v (p,) or (p, c)."""
-        raise NotImplementedError
-
-    def transposed_times(self, vector: jax.Array) -> jax.Array:
-        """Returns Xᵀu for u (N,) or (N, c)."""
-        raise NotImplementedError
 
     def residual_products(
         self, target: jax.Array, solution: jax.Array, direction: jax.Array
@@ -73,48 +71,30 @@ class Products:
         return lax.while_loop(is_open, step, state)
 
 
-class Rows(Products, abc.ABC):
+class Rows(Products):
     """A matrix that is read by blocks of rows.
 
-    Functions of blocks are called as `function(block, *slices, *args)`. They should be
-    defined at the top of a module, so that blocks on the host share what is compiled.
+    Subclasses define
+
+    - `sum(function, *args, along=())`, the sum of a pytree of arrays,
+      `function(block, *slices, *args)`, over blocks, to which zero rows may be added;
+      `slices` are the same rows of the arrays `along`;
+    - `map(function, *args)`, the numbers (N,) that `function(block, *args)` gives to
+      each row;
+    - `sketch(embedding, *along)`, a list of S X and of S times arrays with N rows;
+    - `largest()`, the largest absolute value in each column, (p,);
+    - `triangle(scale, *along)`, R of the QR factorisation of [X diag(scale), *along],
+      but for sparse matrices.
+
+    Functions should be defined at the top of a module, so that blocks on the host share
+    what is compiled.
     """
 
-    @abc.abstractmethod
-    def sum(
-        self, function: Callable[..., Any], *args: Any, along: tuple[Any, ...] = ()
-    ) -> Any:
-        """Returns the sum of `function` over blocks; zero rows may be added.
-
-        Args:
-          function: Returns a pytree of arrays.
-          args: Passed on to `function`.
-          along: Arrays with N rows, of which `function` gets the same rows.
-        """
-
-    @abc.abstractmethod
-    def map(self, function: Callable[..., jax.Array], *args: Any) -> Any:
-        """Returns `function`, which gives one number per row, of all rows, (N,)."""
-
-    @abc.abstractmethod
-    def sketch(self, embedding: Any, *along: jax.Array) -> list[jax.Array]:
-        """Returns S X, and S times arrays with N rows."""
-
-    @abc.abstractmethod
-    def largest(self) -> jax.Array:
-        """Returns the largest absolute value in each column, (p,)."""
-
-    def triangle(self, scale: jax.Array, *along: jax.Array) -> jax.Array:
-        """Returns R of the QR factorisation of [X diag(scale), *along]."""
-        raise NotImplementedError
-
-    @property
-    def is_wide(self) -> bool:
-        """Returns whether XXᵀ is to be decomposed in the place of XᵀX."""
-        return self.shape[0] < self.shape[1] and not self.is_on_host
-
-    def residual_products(self, target, solution, direction):
-        return self.sum(_residual_products, solution, direction, along=(target,))
+    sum: Callable[..., Any]
+    map: Callable[..., Any]
+    sketch: Callable[..., list[jax.Array]]
+    largest: Callable[[], jax.Array]
+    triangle: Callable[..., jax.Array]
 
     def norms_of(self, basis: jax.Array, scale: jax.Array) -> Any:
         """Returns the squared row norms of X diag(scale) Q."""

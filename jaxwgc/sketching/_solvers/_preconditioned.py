@@ -130,8 +130,8 @@ def preconditioned(
       `converged` says that the backward error has passed `tolerance`, that the sketch
       saw every direction of X, and that the residual is longer than the least by about
       1e-4 of the norm of y in float32 and 1e-8 in float64 at most, also if what
-      rounding of Xθ may hide is counted: so it is False where θ is huge. (Sketches of about p rows distort lengths so much that it may be
-      some thirty times that.)
+      rounding of Xθ may hide is counted: so it is False where θ is huge. (Sketches of
+      about p rows distort lengths so much that it may be some thirty times that.)
       Directions with singular values up to a few times `rcond` are no part of that,
       since rounding of X makes such: the least residual is then that of X without
       them. It is False if θ overflows or underflows in its dtype, or if X is so small

@@ -58,9 +58,9 @@ def sketch_and_solve(
     Returns:
       `Solution`. Where SX is rank-deficient, the θ of the least norm. The residual
       history holds the norms of y and of y - Xθ, with a ridge the root of what would be
-      minimised without the sketch. `num_iterations` is 1. `converged`
-      says that the sketch kept the rank of X, and that the result is finite: a NaN in a traced matrix or target gives NaN and False. It
-      does not say how good θ is.
+      minimised without the sketch. `num_iterations` is 1. `converged` says that the
+      sketch kept the rank of X, and that the result is finite: a NaN in a traced matrix
+      or target gives NaN and False. It does not say how good θ is.
       Derivatives of `solution` are as in `preconditioned`, of the sketched system.
 
     Raises:
