@@ -426,7 +426,7 @@ def counted_blocks():
 
 
 @pytest.mark.parametrize(
-    ("name", "most"), [("leverage", 2), ("preconditioned", 4), ("sketch and solve", 2)]
+    ("name", "most"), [("leverage", 2), ("preconditioned", 3), ("sketch and solve", 2)]
 )
 def test_passes_over_blocks(name, most, with_x64):
     reads, blocks = counted_blocks()

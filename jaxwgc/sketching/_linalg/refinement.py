@@ -48,6 +48,7 @@ class Refinement(NamedTuple):
       target: y, (N,) or (N, c).
       root: √ridge, or None.
       offset: What Xᵀ(y - Xθ), in scaled columns, is to be in the place of zero.
+      at_zero: Xᵀy and yᵀy, if they are known before the first pass.
     """
 
     rows: Products
@@ -56,6 +57,7 @@ class Refinement(NamedTuple):
     target: jax.Array
     root: jax.Array | None = None
     offset: jax.Array | None = None
+    at_zero: tuple[jax.Array, jax.Array] | None = None
 
     def solve(self, max_iterations: int) -> State:
         """Improves θ = 0 until it is stable."""
@@ -76,6 +78,19 @@ class Refinement(NamedTuple):
             iteration=jnp.full(systems, -1),
             history=jnp.zeros((max_iterations + 1, *systems), dtype),
         )
+
+        if self.at_zero is not None:
+            gradient, squared = self.at_zero
+            gradient = scaled(factors.scale, gradient)
+            in_range = factors.in_range(gradient)
+            start = start._replace(
+                gradient=gradient,
+                squared=squared,
+                in_range=in_range,
+                search=in_range,
+                iteration=start.iteration + 1,
+                history=start.history + jnp.sqrt(squared),
+            )
 
         def is_open(state: State) -> jax.Array:
             is_early = (state.iteration < 2) & jnp.any(state.in_range != 0, axis=0)

@@ -96,6 +96,14 @@ class Rows(Products):
     largest: Callable[[], jax.Array]
     triangle: Callable[..., jax.Array]
 
+    @property
+    def is_wide(self) -> bool:
+        """Returns whether XXᵀ is to be decomposed in the place of XᵀX."""
+        return self.shape[0] < self.shape[1] and not self.is_on_host
+
+    def residual_products(self, target, solution, direction):
+        return self.sum(_residual_products, solution, direction, along=(target,))
+
     def norms_of(self, basis: jax.Array, scale: jax.Array) -> Any:
         """Returns the squared row norms of X diag(scale) Q."""
         return self.map(row_squares, scale, basis)

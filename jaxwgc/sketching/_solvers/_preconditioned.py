@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxwgc import _validation
-from jaxwgc._arrays import inverse_power_of_two
+from jaxwgc._arrays import inverse_power_of_two, product
 from jaxwgc.sketching import _checks
 from jaxwgc.sketching._embeddings._embedding import Embedding, EmbeddingLike, embed
 from jaxwgc.sketching._embeddings._sparse_embeddings import sparse_sign
@@ -82,7 +82,7 @@ def preconditioned(
       factorisation of X. For `Blocks` with p <= 256 as well, chunk by chunk.
 
     If rows are spread over devices, the method is `"gram"` or `"sketch"`. `Blocks` are
-    read once for P, and once per iteration and at the start.
+    read once for P, and once per iteration (by a sketch, three times more).
 
     Sparse matrices and operators are never densified: nothing is made of size N × p.
     For them there are two methods:
@@ -281,8 +281,16 @@ def _solve(
         state = system.solve(right, max_iterations)
         converged = state.is_done & system.is_lowest(state, right)
     else:
-        converged = jnp.bool_(True)
-        if embedding is None:
+        converged, at_zero = jnp.bool_(True), None
+        if embedding is None and rows.is_on_host:
+            # R of [X y] has Xᵀy as well, which saves a pass.
+            num_columns = rows.shape[1]
+            joined = rows.triangle(jnp.ones(num_columns, rows.dtype), right)
+            small, rest = joined[:, :num_columns], joined[:, num_columns:]
+            factors = factors_of_small(small, rcond, root=root)
+            rest = rest.reshape(len(rest), *right.shape[1:])
+            at_zero = product(small.T, rest), jnp.sum(rest**2, axis=0)
+        elif embedding is None:
             threshold = 1e4 * jnp.finfo(rows.dtype).eps
             way = "gram" if method == "gram" else "qr"
             factors = factors_of(fixed, root, rcond, way, threshold)
@@ -292,7 +300,7 @@ def _solve(
             probe = factors.null_vector(jax.random.fold_in(embedding.key, 1))
             image = fixed.length(factors.scale * probe)
             converged = factors.sees_all(probe, image, rcond)
-        problem = Refinement(fixed, factors, tolerance, right, root)
+        problem = Refinement(fixed, factors, tolerance, right, root, at_zero=at_zero)
         state = problem.solve(max_iterations)
         is_lowest = problem.is_lowest(state, embedding is not None)
         converged &= problem.is_solved(state) & is_lowest
