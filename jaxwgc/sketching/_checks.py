@@ -31,7 +31,7 @@ def float_array(name: str, value: Any) -> jax.Array:
     # JAX compiles a program for each shape and dtype that it converts; NumPy does not.
     is_host = not isinstance(value, jax.Array) and not _validation.is_traced(value)
     try:
-        array = np.asarray(value) if is_host else jnp.asarray(value)
+        array: Any = np.asarray(value) if is_host else jnp.asarray(value)
     except (TypeError, ValueError) as error:
         raise TypeError(
             f"{name} must be an array of real numbers; got {type(value).__name__}"

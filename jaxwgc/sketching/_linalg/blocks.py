@@ -88,7 +88,7 @@ class Blocks:
         if is_sparse(blocks):
             blocks = [blocks]
         elif is_matrix:
-            rows = blocks
+            rows: Any = blocks
             size = max(1, _CHUNK_BYTES // (rows.shape[1] * rows.dtype.itemsize))
             starts = range(0, len(rows), size)
             blocks = (rows[start : start + size] for start in starts)
@@ -166,11 +166,12 @@ class BlockRows(Rows):
         return np.concatenate(norms)
 
     def sketch(self, embedding, *along):
-        drawn, sums = _drawn(embedding), None
+        drawn, sums = _drawn(embedding), []
         for start, chunk, size in self._chunks():
             slices = [_padded(array[start : start + size], chunk) for array in along]
             arrays = [_dense(chunk), *slices]
-            sums = _added(sums, _chunk_sketch(embedding, arrays, drawn, start))
+            parts = _chunk_sketch(embedding, arrays, drawn, start)
+            sums = _added(sums or None, parts)
         return [jnp.asarray(total, self.dtype) for total in sums]
 
     def triangle(self, scale, *along):

@@ -38,7 +38,6 @@ class Iterate(NamedTuple):
     residual: jax.Array
     gradient: jax.Array
     search: jax.Array
-    gain: jax.Array
     is_check: jax.Array
     is_done: jax.Array
     iteration: jax.Array
@@ -100,7 +99,6 @@ class ScaledSystem(NamedTuple):
             residual=target,
             gradient=gradient,
             search=gradient,
-            gain=jnp.zeros(systems, target.dtype),
             is_check=self._backward_error(zeros, gradient, target) <= self.tolerance,
             is_done=jnp.zeros(systems, bool),
             iteration=jnp.zeros(systems, jnp.int32),
@@ -133,7 +131,6 @@ class ScaledSystem(NamedTuple):
                 residual=residual,
                 gradient=gradient,
                 search=gradient + turn * state.search,
-                gain=jnp.where(is_moving, size * energy, state.gain),
                 # The updated residual is an estimate, and so there is a margin.
                 is_check=~state.is_check & (error <= self.tolerance / 4),
                 is_done=state.is_done | (state.is_check & (error <= self.tolerance)),
@@ -157,11 +154,13 @@ class ScaledSystem(NamedTuple):
         return jnp.minimum(by_gradient, by_residual) / _safe(self.scaling.norm)
 
     def is_lowest(self, state: Iterate, target: jax.Array) -> jax.Array:
-        """Returns whether the last step made the residual hardly shorter."""
+        """Returns whether a step along the gradient hardly shortens the residual."""
         norm = jnp.linalg.norm(target, axis=0)
         eps = jnp.finfo(norm.dtype).eps
         rounding = 4 * eps * self.scaling.norm * jnp.linalg.norm(state.solution, axis=0)
-        part = jnp.sqrt(state.gain + rounding**2)
+        length = jnp.linalg.norm(self.times(state.gradient), axis=0)
+        gain = jnp.sum(state.gradient**2, axis=0) / _safe(length)
+        part = jnp.hypot(gain, rounding)
         is_low = is_shortest(part, state.squared, norm, self.tolerance)
         return is_low & (state.squared <= (1 + 2 * eps**0.5) * norm**2)
 

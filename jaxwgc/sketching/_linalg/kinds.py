@@ -50,7 +50,7 @@ def matrix_of(name: str, value: Any) -> Any:
     return matrix
 
 
-def system_of(key: jax.Array, matrix: Any, target: Any) -> tuple[Any, jax.Array]:
+def system_of(key: Any, matrix: Any, target: Any) -> tuple[Any, jax.Array]:
     """Returns X (N, p), of any kind, and y (N,) or (N, c), in one dtype."""
     if isinstance(matrix, LinearOperator):
         matrix, is_right = checked_operator(key, matrix)
@@ -93,7 +93,7 @@ def axes_of(matrix: Any) -> Any:
     if isinstance(matrix, jax.Array):
         traced = _validation.is_traced(matrix)
         sharding = jax.typeof(matrix).sharding if traced else matrix.sharding
-    spec = sharding.spec if isinstance(sharding, NamedSharding) else ()
+    spec: Any = sharding.spec if isinstance(sharding, NamedSharding) else ()
     return spec[0] if len(spec) and not any(spec[1:]) else None
 
 

@@ -105,7 +105,7 @@ def checked_operator(
         raise TypeError(f"operator.dtype must be float32 or float64; got {dtype}")
     functions = {}
     for name, length, result in (("matvec", *shape[::-1]), ("rmatvec", *shape)):
-        function = getattr(operator, name)
+        function: Any = getattr(operator, name)
         if function is None and name == "rmatvec":
             continue
         _validation.check_callable(f"operator.{name}", function)

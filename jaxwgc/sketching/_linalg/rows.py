@@ -208,7 +208,10 @@ class ShardedRows(DenseRows):
     """The rows of one device, inside of `jax.shard_map`; sums are over all devices."""
 
     axes: Static[Any]
-    is_wide = False
+
+    @property
+    def is_wide(self) -> bool:
+        return False
 
     def largest(self):
         return self.maximum(super().largest())

@@ -104,15 +104,15 @@ def approximate_leverage_scores(
     """
     key = _validation.check_key(key)
     _validation.check_share("epsilon", epsilon)
-    given, matrix = matrix, matrix_of("matrix", matrix)
-    num_rows, num_columns = matrix.shape
+    checked = matrix_of("matrix", matrix)
+    num_rows, num_columns = checked.shape
     sketch_size, num_projections = _sizes(num_columns, float(epsilon))
     if 2 * sketch_size >= num_rows:
-        return leverage_scores(given, rcond=rcond)
-    matrix, rcond = _checks.with_cutoff(matrix, rcond)
+        return leverage_scores(matrix, rcond=rcond)
+    checked, rcond = _checks.with_cutoff(checked, rcond)
     return compute(
         _scores,
-        matrix,
+        checked,
         key,
         rcond,
         specs=by_rows_spec,

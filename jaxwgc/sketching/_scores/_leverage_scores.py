@@ -112,19 +112,19 @@ def leverage_scores(
       eigenvectors in place of Cholesky factors, so that rank-deficient matrices pass.
     """
     _validation.check_choice("method", method, METHODS)
-    given, matrix = matrix, matrix_of("matrix", matrix)
-    if not is_dense(matrix) and method not in ("auto", "gram"):
+    checked = matrix_of("matrix", matrix)
+    if not is_dense(checked) and method not in ("auto", "gram"):
         raise ValueError(
             "method must be 'auto' or 'gram' for sparse, sharded or streamed rows; got "
             f"{method!r}"
         )
-    num_rows, num_columns = matrix.shape
+    num_rows, num_columns = checked.shape
     if method == "auto":
         is_tall = num_rows >= 4 * num_columns
-        method = "gram" if is_tall or not is_dense(matrix) else "qr"
-    matrix, rcond = _checks.with_cutoff(matrix, rcond)
-    scores = compute(_scores, matrix, rcond, specs=by_rows_spec, method=method)
-    _checks.warn_of_precision(given, matrix, scores)
+        method = "gram" if is_tall or not is_dense(checked) else "qr"
+    checked, rcond = _checks.with_cutoff(checked, rcond)
+    scores = compute(_scores, checked, rcond, specs=by_rows_spec, method=method)
+    _checks.warn_of_precision(matrix, checked, scores)
     return scores
 
 

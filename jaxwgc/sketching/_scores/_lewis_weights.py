@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jaxwgc import _validation
@@ -84,6 +85,7 @@ def lewis_weights(
 
     Example:
       >>> import jax.numpy as jnp
+    import numpy as np
       >>> from jaxwgc import sketching
       >>> matrix = jnp.array([[1.0, 0.0], [1.0, 0.0], [0.0, 3.0]])
       >>> result = sketching.lewis_weights(matrix, 1)
@@ -101,7 +103,7 @@ def lewis_weights(
     dtype = matrix.dtype
     if tolerance is None:
         rounding = 100 * matrix.shape[1] ** 0.5 * float(jnp.finfo(dtype).eps)
-        maximum = jnp.maximum if isinstance(p, jax.Array) else max
+        maximum = jnp.maximum if isinstance(p, jax.Array) else np.maximum
         tolerance = rounding * maximum(1, p)
     _validation.check_number("tolerance", tolerance, minimum=0)
     matrix, rcond = _checks.with_cutoff(matrix, rcond)

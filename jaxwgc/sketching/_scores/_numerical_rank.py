@@ -45,10 +45,10 @@ def numerical_rank(
       Golub and Van Loan, "Matrix computations", 4th edition (2013), section 5.4.1, for
       the numerical rank; `leverage_scores` for how it is found.
     """
-    given, matrix = matrix, matrix_of("matrix", matrix)
-    matrix, rcond = _checks.with_cutoff(matrix, rcond)
-    rank = compute(_rank, matrix, rcond)
-    _checks.warn_of_precision(given, matrix, rank.rank)
+    checked = matrix_of("matrix", matrix)
+    checked, rcond = _checks.with_cutoff(checked, rcond)
+    rank = compute(_rank, checked, rcond)
+    _checks.warn_of_precision(matrix, checked, rank.rank)
     return rank
 
 

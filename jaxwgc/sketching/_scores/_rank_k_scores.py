@@ -143,13 +143,13 @@ def rank_k_leverage_scores(
     oversampling = _validation.check_int("oversampling", oversampling, minimum=0)
     # One direction beyond the last, so that there is a gap to see.
     sizes = _Sizes(rank, rank + max(oversampling, 1), num_passes)
-    matrix = matrix_of("matrix", matrix)
-    if rank > min(matrix.shape):
+    checked = matrix_of("matrix", matrix)
+    if rank > min(checked.shape):
         raise ValueError(
-            f"rank must be at most min(N, p); got rank = {rank} and {matrix.shape}"
+            f"rank must be at most min(N, p); got rank = {rank} and {checked.shape}"
         )
-    matrix, rcond = _checks.with_cutoff(matrix, rcond)
-    return compute(_scores, matrix, key, rcond, specs=_specs, sizes=sizes)
+    checked, rcond = _checks.with_cutoff(checked, rcond)
+    return compute(_scores, checked, key, rcond, specs=_specs, sizes=sizes)
 
 
 class _Sizes(NamedTuple):

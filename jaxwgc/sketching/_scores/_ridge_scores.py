@@ -64,10 +64,10 @@ def ridge_leverage_scores(
       Alaoui and Mahoney, "Fast randomized kernel ridge regression with statistical
       guarantees", NeurIPS 2015, definition 1.
     """
-    matrix = matrix_of("matrix", matrix)
-    regulariser = _checks.regulariser(ridge, matrix.dtype)
-    matrix, rcond = _checks.with_cutoff(matrix, rcond)
-    return compute(_ridge_scores, matrix, regulariser, rcond, specs=by_rows_spec)
+    checked = matrix_of("matrix", matrix)
+    regulariser = _checks.regulariser(ridge, checked.dtype)
+    checked, rcond = _checks.with_cutoff(checked, rcond)
+    return compute(_ridge_scores, checked, regulariser, rcond, specs=by_rows_spec)
 
 
 def _ridge_scores(rows: Rows, ridge: jax.Array | None, rcond: jax.Array) -> Any:

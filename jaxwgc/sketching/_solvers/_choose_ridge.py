@@ -91,18 +91,18 @@ def choose_ridge(
       Golub, Heath and Wahba, "Generalized cross-validation as a method for choosing a
       good ridge parameter", Technometrics 21 (1979), equations 1.4 and 2.3.
     """
-    matrix, target = system_of(None, matrix_of("matrix", matrix), target)
-    num_rows, num_columns = matrix.shape
+    checked, target = system_of(None, matrix_of("matrix", matrix), target)
+    num_rows, num_columns = checked.shape
     is_tall = num_rows >= 4 * num_columns
-    if not (is_tall or is_dense(matrix)):
+    if not (is_tall or is_dense(checked)):
         raise ValueError(
             "matrix must have at least four rows per column, or be an array on one "
-            f"device; got {type(matrix).__name__} of shape {matrix.shape}"
+            f"device; got {type(checked).__name__} of shape {checked.shape}"
         )
     ridges_given = ridges
     ridges = _checks.finite_array("ridges", ridges)
     _validation.check_shape("ridges", ridges, "(num_ridges,)", ("any",))
-    ridges = ridges.astype(matrix.dtype)
+    ridges = ridges.astype(checked.dtype)
     values = _checks.concrete(ridges_given, ridges.dtype)
     if values is not None:
         least = jnp.finfo(ridges.dtype).tiny
@@ -112,12 +112,12 @@ def choose_ridge(
     _validation.check_choice("criterion", criterion, CRITERIA)
     return compute(
         _choose,
-        matrix,
+        checked,
         ridges,
         along=(target,),
         criterion=criterion,
         is_tall=is_tall,
-        shape=tuple(matrix.shape),
+        shape=tuple(checked.shape),
     )
 
 

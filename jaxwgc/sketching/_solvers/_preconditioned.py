@@ -189,18 +189,17 @@ def preconditioned(
       error, which is that of Karlson and Waldén.
     """
     _validation.check_key(key)
-    given = matrix
-    matrix, target = system_of(key, matrix, target)
-    num_rows, num_columns = matrix.shape
+    checked, target = system_of(key, matrix, target)
+    num_rows, num_columns = checked.shape
     _validation.check_choice("method", method, METHODS)
-    eps = float(jnp.finfo(matrix.dtype).eps)
-    tolerance = _checks.stopping_tolerance(tolerance, 4 * eps, matrix.dtype)
-    target, rcond = _checks.with_cutoff(target, rcond, solver_cutoff, matrix.shape)
-    regulariser = _checks.regulariser(ridge, matrix.dtype)
+    eps = float(jnp.finfo(checked.dtype).eps)
+    tolerance = _checks.stopping_tolerance(tolerance, 4 * eps, checked.dtype)
+    target, rcond = _checks.with_cutoff(target, rcond, solver_cutoff, checked.shape)
+    regulariser = _checks.regulariser(ridge, checked.dtype)
     if sketch_size is None:
         sketch_size = _SKETCH_ROWS_PER_COLUMN * num_columns
-    sketch_size = _checks.sketch_size(sketch_size, matrix.shape)
-    method = _method(method, matrix, sketch_size)
+    sketch_size = _checks.sketch_size(sketch_size, checked.shape)
+    method = _method(method, checked, sketch_size)
     if max_iterations is None:
         is_slow = method == "columns"
         max_iterations = _MAX_SLOW_ITERATIONS if is_slow else _MAX_ITERATIONS
@@ -208,7 +207,7 @@ def preconditioned(
     embedding = embed(embedding, key, sketch_size, num_rows)
     solution = compute(
         _solve,
-        matrix,
+        checked,
         embedding if method == "sketch" else None,
         regulariser,
         tolerance,
@@ -218,7 +217,7 @@ def preconditioned(
         max_iterations=max_iterations,
     )
     if regulariser is None and solution.rank is not None:
-        _checks.warn_of_precision(given, matrix, solution.rank.rank)
+        _checks.warn_of_precision(matrix, checked, solution.rank.rank)
     return solution
 
 

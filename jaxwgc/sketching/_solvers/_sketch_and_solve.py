@@ -87,17 +87,16 @@ def sketch_and_solve(
       section 2.
     """
     _validation.check_key(key)
-    given = matrix
-    matrix, target = system_of(key, matrix, target)
-    if isinstance(matrix, LinearOperator) and matrix.sketch is None:
+    checked, target = system_of(key, matrix, target)
+    if isinstance(checked, LinearOperator) and checked.sketch is None:
         raise ValueError("operator.sketch must be given here; got None")
-    sketch_size = _checks.sketch_size(sketch_size, matrix.shape)
-    target, rcond = _checks.with_cutoff(target, rcond, solver_cutoff, matrix.shape)
-    regulariser = _checks.regulariser(ridge, matrix.dtype)
-    embedding = embed(embedding, key, sketch_size, matrix.shape[0])
-    solution = compute(_solve, matrix, embedding, regulariser, rcond, along=(target,))
+    sketch_size = _checks.sketch_size(sketch_size, checked.shape)
+    target, rcond = _checks.with_cutoff(target, rcond, solver_cutoff, checked.shape)
+    regulariser = _checks.regulariser(ridge, checked.dtype)
+    embedding = embed(embedding, key, sketch_size, checked.shape[0])
+    solution = compute(_solve, checked, embedding, regulariser, rcond, along=(target,))
     if regulariser is None:
-        _checks.warn_of_precision(given, matrix, solution.rank.rank)
+        _checks.warn_of_precision(matrix, checked, solution.rank.rank)
     return solution
 
 
