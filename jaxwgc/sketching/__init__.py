@@ -44,10 +44,7 @@ from jaxwgc.sketching._scores._effective_resistances import effective_resistance
 from jaxwgc.sketching._scores._leverage_scores import leverage_scores
 from jaxwgc.sketching._scores._lewis_weights import LewisWeights, lewis_weights
 from jaxwgc.sketching._scores._numerical_rank import numerical_rank
-from jaxwgc.sketching._scores._rank_k_scores import (
-    RankKScores,
-    rank_k_leverage_scores,
-)
+from jaxwgc.sketching._scores._rank_k_scores import RankKScores, rank_k_leverage_scores
 from jaxwgc.sketching._scores._ridge_scores import ridge_leverage_scores
 from jaxwgc.sketching._solvers._choose_ridge import RidgeChoice, choose_ridge
 from jaxwgc.sketching._solvers._iterative_hessian_sketch import iterative_hessian_sketch

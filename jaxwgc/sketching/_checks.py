@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from jaxwgc import _validation
 from jaxwgc._arrays import inverse_power_of_two, is_sparse, is_sparse_of_scipy
@@ -22,14 +23,14 @@ _TAKERS = (
 )
 
 
-def float_array(name: str, value: Any) -> jax.Array:
+def float_array(name: str, value: Any) -> Array:
     """Returns `value` as a real array in the dtype that it is computed in.
 
     Integers and bools become the default float, half precision becomes float32.
     """
     _validation.check_dense(name, value)
     # JAX compiles a program for each shape and dtype that it converts; NumPy does not.
-    is_host = not isinstance(value, jax.Array) and not _validation.is_traced(value)
+    is_host = not isinstance(value, Array) and not _validation.is_traced(value)
     try:
         array: Any = np.asarray(value) if is_host else jnp.asarray(value)
     except (TypeError, ValueError) as error:
@@ -53,9 +54,9 @@ def float_array(name: str, value: Any) -> jax.Array:
     return jax.device_put(array) if is_host else array
 
 
-def scalar(value: Any, dtype: Any) -> jax.Array:
+def scalar(value: Any, dtype: Any) -> Array:
     """Returns a number in a dtype, without a program to convert it if not traced."""
-    if isinstance(value, jax.Array):
+    if isinstance(value, Array):
         return value.astype(dtype)
     return jax.device_put(np.asarray(value, dtype))
 
@@ -76,14 +77,14 @@ def concrete(value: Any, dtype: Any) -> np.ndarray | None:
 # Matrices.
 
 
-def finite_array(name: str, value: Any) -> jax.Array:
+def finite_array(name: str, value: Any) -> Array:
     """Returns a float array, whose entries are finite where they are known."""
     array = float_array(name, value)
     check_finite(name, value, array.dtype)
     return array
 
 
-def finite_matrix(name: str, value: Any) -> jax.Array:
+def finite_matrix(name: str, value: Any) -> Array:
     """Returns `value` as a real, non-empty matrix; where not traced, a finite one."""
     _validation.check_dense(name, value, _TAKERS)
     matrix = float_array(name, value)
@@ -159,7 +160,7 @@ def _check_axes(name: str, matrix: Any) -> None:
         )
 
 
-def with_values(function: Callable[[Any], jax.Array], matrix: Any) -> Any:
+def with_values(function: Callable[[Any], Array], matrix: Any) -> Any:
     """Returns `function` of an array, or a BCOO with `function` of its entries."""
     if not is_sparse(matrix):
         return function(matrix)
@@ -213,13 +214,13 @@ def check_finite(name: str, value: Any, dtype: jnp.dtype) -> None:
 
 
 @jax.jit
-def _is_finite(array: jax.Array) -> jax.Array:
+def _is_finite(array: Array) -> Array:
     # Several times faster than a count. A maximum would lose a NaN on CPUs.
     return jnp.isfinite(jnp.sum(0 * array))
 
 
 @jax.jit
-def _count_non_finite(array: jax.Array) -> jax.Array:
+def _count_non_finite(array: Array) -> Array:
     return jnp.sum(~jnp.isfinite(array))
 
 
@@ -245,7 +246,7 @@ def with_cutoff(
     rcond: Any,
     default: Callable[..., float] = rank_cutoff,
     shape: tuple[int, ...] | None = None,
-) -> tuple[Any, jax.Array]:
+) -> tuple[Any, Array]:
     """Returns a matrix and `rcond`, or its default, in the dtype of the matrix.
 
     NaN, and so is what follows, where a traced `rcond` is not in [0, 1).
@@ -256,7 +257,7 @@ def with_cutoff(
         return array, scalar(rcond, dtype)
     _validation.check_number("rcond", rcond, minimum=0)
     if _validation.is_traced(rcond):
-        if not isinstance(array, jax.Array) and not is_sparse(array):
+        if not isinstance(array, Array) and not is_sparse(array):
             _validation.check_concrete("rcond", rcond, "Blocks are read on the host")
         is_right = (rcond >= 0) & (rcond < 1)
         array = with_values(lambda x: jnp.where(is_right, x, jnp.nan), array)
@@ -265,7 +266,7 @@ def with_cutoff(
     return array, scalar(rcond, dtype)
 
 
-def warn_of_precision(given: Any, matrix: Any, rank: jax.Array) -> None:
+def warn_of_precision(given: Any, matrix: Any, rank: Array) -> None:
     """Warns if a matrix has lost rank to the precision it is computed in.
 
     Args:
@@ -274,7 +275,7 @@ def warn_of_precision(given: Any, matrix: Any, rank: jax.Array) -> None:
       rank: The numerical rank that was found, or numbers that sum to it.
     """
     is_traced = _validation.is_traced(given, matrix, rank)
-    if is_traced or not isinstance(matrix, jax.Array):
+    if is_traced or not isinstance(matrix, Array):
         return
     shape, dtype = matrix.shape, matrix.dtype
     # One for each target, or one in total of scores.
@@ -307,7 +308,7 @@ def warn_of_precision(given: Any, matrix: Any, rank: jax.Array) -> None:
 # Probabilities.
 
 
-def nonnegative_vector(name: str, value: Any) -> jax.Array:
+def nonnegative_vector(name: str, value: Any) -> Array:
     """Returns a float array (size,) that is proportional to probabilities.
 
     The values of a traced array are not checked here: see `is_distribution`.
@@ -327,20 +328,20 @@ def nonnegative_vector(name: str, value: Any) -> jax.Array:
     return array
 
 
-def is_distribution(values: jax.Array) -> jax.Array:
+def is_distribution(values: Array) -> Array:
     """Returns whether all are finite, none is negative and not all are zero."""
     return jnp.all(jnp.isfinite(values) & (values >= 0)) & jnp.any(
         values >= jnp.finfo(values.dtype).tiny
     )
 
 
-def distribution(name: str, value: Any) -> tuple[jax.Array, jax.Array]:
+def distribution(name: str, value: Any) -> tuple[Array, Array]:
     """Returns a non-negative vector over its sum, and whether a traced one is valid."""
     return _normalised(nonnegative_vector(name, value))
 
 
 @jax.jit
-def _normalised(values: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _normalised(values: Array) -> tuple[Array, Array]:
     # Scaled first, so that the sum of huge values does not overflow.
     scaled = values * inverse_power_of_two(jnp.max(values))
     return scaled / jnp.sum(scaled), is_distribution(values)
@@ -364,7 +365,7 @@ def check_at_most_positive(name: str, count: int, value: Any, dtype: Any) -> Non
 # Arguments of solvers.
 
 
-def system(matrix: Any, target: Any) -> tuple[jax.Array, jax.Array]:
+def system(matrix: Any, target: Any) -> tuple[Array, Array]:
     """Returns X (N, p) and y (N,) or (N, c), in one dtype."""
     matrix = finite_matrix("matrix", matrix)
     target = right_hand_side(target, matrix.shape)
@@ -372,7 +373,7 @@ def system(matrix: Any, target: Any) -> tuple[jax.Array, jax.Array]:
     return matrix.astype(dtype), target.astype(dtype)
 
 
-def right_hand_side(target: Any, shape: tuple[int, ...]) -> jax.Array:
+def right_hand_side(target: Any, shape: tuple[int, ...]) -> Array:
     """Returns y (N,) or (N, c) of a matrix of that shape."""
     target = finite_array("target", target)
     if target.ndim not in (1, 2):
@@ -397,7 +398,7 @@ def sketch_size(value: Any, shape: tuple[int, ...], more: int = 0) -> int:
     return value
 
 
-def regulariser(ridge: Any, dtype: jnp.dtype) -> jax.Array | None:
+def regulariser(ridge: Any, dtype: jnp.dtype) -> Array | None:
     """Returns a non-negative, finite number; None where it is known to be zero.
 
     A traced one that is negative is NaN.
@@ -416,7 +417,7 @@ def regulariser(ridge: Any, dtype: jnp.dtype) -> jax.Array | None:
     return jnp.where(ridge >= 0, ridge, jnp.nan)
 
 
-def stopping_tolerance(value: Any, default: float, dtype: jnp.dtype) -> jax.Array:
+def stopping_tolerance(value: Any, default: float, dtype: jnp.dtype) -> Array:
     """Returns a non-negative number, or the default where it is None."""
     if value is None:
         return scalar(default, dtype)

@@ -170,7 +170,7 @@ def test_keys(name, argument):
             name
             for name, _ in taking("matrix")
             if name not in ("iterative_hessian_sketch", "choose_ridge")
-        ),
+        )
     ],
 )
 def test_cutoffs(name):

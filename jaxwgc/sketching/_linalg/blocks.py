@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from jaxwgc._arrays import is_sparse, next_power_of_two, product
 from jaxwgc.sketching import _checks
@@ -134,7 +135,7 @@ class BlockRows(Rows):
             ]
         )
 
-    def products(self, basis: jax.Array, scale: jax.Array) -> jax.Array:
+    def products(self, basis: Array, scale: Array) -> Array:
         """Returns X'ᵀX'Q on top of (X'Q)ᵀX'Q of X' = X `scale`; SciPy's in its way."""
         sums: Any = None
         for start, chunk, _ in self._chunks():
@@ -334,9 +335,7 @@ def _fingerprint(rows: Any) -> np.ndarray:
 
 
 @jax.jit
-def _dense_fingerprint(
-    chunk: jax.Array, weights: jax.Array, columns: jax.Array
-) -> jax.Array:
+def _dense_fingerprint(chunk: Array, weights: Array, columns: Array) -> Array:
     values = product(chunk, columns)
     roots = jnp.sign(values) * jnp.abs(values) ** 0.1
     roots = jnp.where(jnp.isfinite(values), roots, jnp.nan)
@@ -344,17 +343,17 @@ def _dense_fingerprint(
 
 
 @functools.partial(jax.jit, static_argnames="function")
-def _chunk_sum(chunk: jax.Array, slices: Any, args: Any, function: Any) -> Any:
+def _chunk_sum(chunk: Array, slices: Any, args: Any, function: Any) -> Any:
     return DenseRows(chunk).sum(function, *args, along=tuple(slices))
 
 
 @functools.partial(jax.jit, static_argnames="function")
-def _chunk_map(chunk: jax.Array, args: Any, function: Any) -> jax.Array:
+def _chunk_map(chunk: Array, args: Any, function: Any) -> Array:
     return DenseRows(chunk).map(function, *args)
 
 
 @jax.jit
-def _chunk_triangle(chunk: jax.Array, slices: Any) -> jax.Array:
+def _chunk_triangle(chunk: Array, slices: Any) -> Array:
     rows = DenseRows(chunk)
     _, scale = column_scale(rows)
     found = rows.triangle(scale, *slices)
@@ -367,16 +366,16 @@ def _drawn(embedding: Any) -> Any:
 
 
 @jax.jit
-def _chunk_sketch(embedding: Any, arrays: Any, drawn: Any, start: jax.Array) -> Any:
+def _chunk_sketch(embedding: Any, arrays: Any, drawn: Any, start: Array) -> Any:
     return embedding._apply_to_part(arrays, drawn, start)
 
 
 @jax.jit
-def _dense_image(chunk: jax.Array, scale: jax.Array, basis: jax.Array) -> jax.Array:
+def _dense_image(chunk: Array, scale: Array, basis: Array) -> Array:
     return DenseRows(chunk).sum(image_of, scale, basis)
 
 
-def _sparse_image(chunk: Any, scale: Any, basis: jax.Array) -> np.ndarray:
+def _sparse_image(chunk: Any, scale: Any, basis: Array) -> np.ndarray:
     """Applies SciPy's sparse blocks on the host, in time of the entries."""
     scaled = np.asarray(basis) * scale
 

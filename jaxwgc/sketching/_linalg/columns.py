@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 
 from jaxwgc._arrays import inverse_power_of_two
 from jaxwgc.sketching._linalg.operator import LinearOperator, probed
@@ -21,8 +21,8 @@ class ColumnScaling(NamedTuple):
       norm: The Frobenius norm of X diag(scale), with the rows of a ridge.
     """
 
-    scale: jax.Array
-    norm: jax.Array
+    scale: Array
+    norm: Array
     rank = None
 
 
@@ -34,17 +34,17 @@ class Iterate(NamedTuple):
       is_done: Whether such a residual has passed the test.
     """
 
-    solution: jax.Array
-    residual: jax.Array
-    gradient: jax.Array
-    search: jax.Array
-    is_check: jax.Array
-    is_done: jax.Array
-    iteration: jax.Array
-    history: jax.Array
+    solution: Array
+    residual: Array
+    gradient: Array
+    search: Array
+    is_check: Array
+    is_done: Array
+    iteration: Array
+    history: Array
 
     @property
-    def squared(self) -> jax.Array:
+    def squared(self) -> Array:
         """Returns the squared norm of the residual."""
         return jnp.sum(self.residual**2, axis=0)
 
@@ -54,10 +54,10 @@ class ScaledSystem(NamedTuple):
 
     rows: Products
     scaling: ColumnScaling
-    tolerance: jax.Array
-    root: jax.Array | None = None
+    tolerance: Array
+    root: Array | None = None
 
-    def times(self, vector: jax.Array) -> jax.Array:
+    def times(self, vector: Array) -> Array:
         """Returns Av."""
         vector = scaled(self.scaling.scale, vector)
         image = self.rows.times(vector)
@@ -65,7 +65,7 @@ class ScaledSystem(NamedTuple):
             return image
         return jnp.concatenate([image, self.root * vector])
 
-    def transposed_times(self, vector: jax.Array) -> jax.Array:
+    def transposed_times(self, vector: Array) -> Array:
         """Returns Aᵀu."""
         num_rows = self.rows.shape[0]
         image = self.rows.transposed_times(vector[:num_rows])
@@ -73,7 +73,7 @@ class ScaledSystem(NamedTuple):
             image += self.root * vector[num_rows:]
         return scaled(self.scaling.scale, image)
 
-    def padded(self, target: jax.Array) -> jax.Array:
+    def padded(self, target: Array) -> Array:
         """Returns the right-hand side, with zeros for the rows of a ridge."""
         if self.root is None:
             return target
@@ -81,7 +81,7 @@ class ScaledSystem(NamedTuple):
         return jnp.pad(target, padding)
 
     def solve(
-        self, target: jax.Array, max_iterations: int, is_transposed: bool = False
+        self, target: Array, max_iterations: int, is_transposed: bool = False
     ) -> Iterate:
         """Minimises ‖Av - target‖, or ‖Aᵀu - target‖, from zero on, so of least norm.
 
@@ -107,7 +107,7 @@ class ScaledSystem(NamedTuple):
             ),
         )
 
-        def is_open(state: Iterate) -> jax.Array:
+        def is_open(state: Iterate) -> Array:
             is_open = ~state.is_done & jnp.isfinite(state.squared)
             return is_open & (state.is_check | (state.iteration < max_iterations))
 
@@ -141,8 +141,8 @@ class ScaledSystem(NamedTuple):
         return lax.while_loop(lambda state: jnp.any(is_open(state)), step, start)
 
     def _backward_error(
-        self, solution: jax.Array, gradient: jax.Array, residual: jax.Array
-    ) -> jax.Array:
+        self, solution: Array, gradient: Array, residual: Array
+    ) -> Array:
         """Returns the smaller one of two bounds on it, as a share of the norm of X.
 
         Changes of X by r rᵀX / rᵀr and by r θᵀ / θᵀθ each make θ exact.
@@ -153,7 +153,7 @@ class ScaledSystem(NamedTuple):
         by_residual = jnp.where((size > 0) | (length == 0), by_residual, jnp.inf)
         return jnp.minimum(by_gradient, by_residual) / _safe(self.scaling.norm)
 
-    def is_lowest(self, state: Iterate, target: jax.Array) -> jax.Array:
+    def is_lowest(self, state: Iterate, target: Array) -> Array:
         """Returns whether a step along the gradient hardly shortens the residual."""
         norm = jnp.linalg.norm(target, axis=0)
         eps = jnp.finfo(norm.dtype).eps
@@ -165,7 +165,7 @@ class ScaledSystem(NamedTuple):
         return is_low & (state.squared <= (1 + 2 * eps**0.5) * norm**2)
 
 
-def column_scaling(rows: Products, root: jax.Array | None) -> ColumnScaling:
+def column_scaling(rows: Products, root: Array | None) -> ColumnScaling:
     """Returns powers of two that bring columns near to 1, and the norm of X then.
 
     Rows `root` I count as rows of X. Columns of an operator get one power for all, and
@@ -186,6 +186,6 @@ def column_scaling(rows: Products, root: jax.Array | None) -> ColumnScaling:
     return ColumnScaling(scale * unit, jnp.linalg.norm(norms * unit))
 
 
-def _safe(value: jax.Array) -> jax.Array:
+def _safe(value: Array) -> Array:
     """Returns what may be divided by."""
     return jnp.where(value > 0, value, 1)

@@ -10,15 +10,13 @@ of the same rank. Along others there is none, since the rank jumps.
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 
 from jaxwgc._arrays import product
 
 
 @jax.custom_jvp
-def orthonormaliser_of_gram(
-    inverse: jax.Array, row_basis: jax.Array, gram: jax.Array
-) -> jax.Array:
+def orthonormaliser_of_gram(inverse: Array, row_basis: Array, gram: Array) -> Array:
     """Returns L = `inverse`, with X L orthonormal, as a function of XᵀX = `gram`.
 
     The derivative is that of L up to a rotation. `row_basis` is an orthonormal basis of
@@ -39,7 +37,7 @@ def _orthonormaliser_of_gram_jvp(primals, tangents):
     return inverse, turned - product(inverse, inner / 2)
 
 
-def _off_rows(row_basis: jax.Array, row_projector: jax.Array) -> jax.Array:
+def _off_rows(row_basis: Array, row_projector: Array) -> Array:
     """Returns the projector on what the rows of X do not span.
 
     Its value is that of the orthonormal `row_basis`, since X times it has to vanish;
@@ -53,7 +51,7 @@ def _off_rows(row_basis: jax.Array, row_projector: jax.Array) -> jax.Array:
 
 
 @jax.custom_jvp
-def without_derivative(value: jax.Array) -> jax.Array:
+def without_derivative(value: Array) -> Array:
     """Returns `value`, whose derivative is NaN."""
     return value
 
@@ -63,6 +61,6 @@ def _without_derivative_jvp(primals, tangents):
     return without_derivative(*primals), jnp.nan * tangents[0]
 
 
-def at_most_one(scores: jax.Array) -> jax.Array:
+def at_most_one(scores: Array) -> Array:
     """Returns scores without what rounding adds, whose derivatives stay."""
     return scores - lax.stop_gradient(jnp.maximum(scores - 1, 0))

@@ -1,13 +1,13 @@
 """Gram matrices, and scales that bring columns to one size."""
 
-import jax
 import jax.numpy as jnp
+from jax import Array
 
 from jaxwgc._arrays import inverse_power_of_two, product
 from jaxwgc.sketching._linalg.rows import Rows
 
 
-def gram(rows: jax.Array) -> jax.Array:
+def gram(rows: Array) -> Array:
     """Returns the Gram matrix of the columns; symmetry saves a quarter of the work."""
     half = rows.shape[1] // 2
     if half < 32:
@@ -18,14 +18,12 @@ def gram(rows: jax.Array) -> jax.Array:
     return jnp.concatenate([upper, lower], axis=0)
 
 
-def scaled_gram(block: jax.Array, scale: jax.Array) -> jax.Array:
+def scaled_gram(block: Array, scale: Array) -> Array:
     """Returns the Gram matrix of a block with scaled columns."""
     return gram(block * scale)
 
 
-def column_scale(
-    rows: Rows, root: jax.Array | None = None
-) -> tuple[jax.Array, jax.Array]:
+def column_scale(rows: Rows, root: Array | None = None) -> tuple[Array, Array]:
     """Returns whether X seems to be finite, and a power of two for every column.
 
     Against overflow of squares; exact, since a power of two. A maximum need not show a

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 
 from jaxwgc._arrays import inverse_power_of_two
 from jaxwgc.sketching._linalg.columns import ColumnScaling, ScaledSystem
@@ -21,12 +21,12 @@ _MAX_SLOW_ITERATIONS = 999
 
 @jax.custom_jvp
 def implicit_solution(
-    solution: jax.Array,
+    solution: Array,
     rows: Products,
-    target: jax.Array,
-    ridge: jax.Array | None,
+    target: Array,
+    ridge: Array | None,
     factors: Factors | ColumnScaling,
-) -> jax.Array:
+) -> Array:
     """Returns `solution`, the shortest θ of Xᵀ(y - Xθ) = ridge θ, with its derivative.
 
     With r = y - Xθ it is [I X; Xᵀ -ridge I] [dr; dθ] = [dy - dX θ; dridge θ - dXᵀ r].
@@ -50,7 +50,7 @@ def _implicit_solution_jvp(primals, tangents):
     _, rows, target, ridge, factors = primals
     _, rows_change, target_change, ridge_change, _ = tangents
 
-    def change_of(function: Callable[[Any], jax.Array]) -> jax.Array:
+    def change_of(function: Callable[[Any], Array]) -> Array:
         return jax.jvp(function, (rows,), (rows_change,))[1]
 
     residual = target - rows.times(solution)
@@ -61,7 +61,7 @@ def _implicit_solution_jvp(primals, tangents):
     system = rows, ridge, factors
     _, change = solve_augmented(*system, right_hand_side, offset)
 
-    def null_part(vector: jax.Array) -> jax.Array:
+    def null_part(vector: Array) -> Array:
         offset = 0 * vector if ridge is None else -ridge * vector
         return vector - solve_augmented(*system, rows.times(vector), offset)[1]
 
@@ -80,7 +80,7 @@ def _implicit_solution_jvp(primals, tangents):
         ]
         has_null_space = lengths[1] > lengths[0] / 2
 
-    def of_null_space() -> jax.Array:
+    def of_null_space() -> Array:
         offset = -scaled(1 / unit, scaled(1 / unit, solution))
         image, _ = solve_augmented(*system, jnp.zeros_like(target), offset)
         image = without_derivative(-image)
@@ -93,11 +93,11 @@ def _implicit_solution_jvp(primals, tangents):
 
 def solve_augmented(
     rows: Products,
-    ridge: jax.Array | None,
+    ridge: Array | None,
     factors: Factors | ColumnScaling,
-    target: jax.Array,
-    offset: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
+    target: Array,
+    offset: Array,
+) -> tuple[Array, Array]:
     """Returns r and θ of r + Xθ = target and Xᵀr - ridge θ = offset, linear in both.
 
     If X is rank-deficient, by the pseudo-inverse: what there is of offset in the
@@ -105,14 +105,14 @@ def solve_augmented(
     """
     num_rows = rows.shape[0]
 
-    def apply(unknowns: jax.Array) -> jax.Array:
+    def apply(unknowns: Array) -> Array:
         residual, solution = jnp.split(unknowns, [num_rows])
         gradient = rows.transposed_times(residual)
         if ridge is not None:
             gradient -= ridge * solution
         return jnp.concatenate([residual + rows.times(solution), gradient])
 
-    def solve(_, right_hand_side: jax.Array) -> jax.Array:
+    def solve(_, right_hand_side: Array) -> Array:
         target, offset = jnp.split(right_hand_side, [num_rows])
         scale = factors.scale
         root = None if ridge is None else jnp.sqrt(ridge)

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 from jax.sharding import NamedSharding, PartitionSpec
+from jax.typing import ArrayLike
 
 from jaxwgc import _validation
 from jaxwgc.sketching import _checks
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from scipy.sparse import sparray, spmatrix
 
 # What has rows, with sparse matrices, whose modules take long to import.
-MatrixLike: TypeAlias = "jax.typing.ArrayLike | Blocks | JAXSparse | sparray | spmatrix"
+MatrixLike: TypeAlias = "ArrayLike | Blocks | JAXSparse | sparray | spmatrix"
 
 
 def matrix_of(name: str, value: Any) -> Any:
@@ -50,7 +52,7 @@ def matrix_of(name: str, value: Any) -> Any:
     return matrix
 
 
-def system_of(key: Any, matrix: Any, target: Any) -> tuple[Any, jax.Array]:
+def system_of(key: Any, matrix: Any, target: Any) -> tuple[Any, Array]:
     """Returns X (N, p), of any kind, and y (N,) or (N, c), in one dtype."""
     if isinstance(matrix, LinearOperator):
         matrix, is_right = checked_operator(key, matrix)
@@ -68,7 +70,7 @@ def system_of(key: Any, matrix: Any, target: Any) -> tuple[Any, jax.Array]:
     return matrix, target.astype(dtype)
 
 
-def sketched(rows: Products, embedding: Any, *along: jax.Array) -> list[jax.Array]:
+def sketched(rows: Products, embedding: Any, *along: Array) -> list[Array]:
     """Returns S X, and S times arrays with N rows."""
     if isinstance(rows, Rows):
         return rows.sketch(embedding, *along)
@@ -81,7 +83,7 @@ def sketched(rows: Products, embedding: Any, *along: jax.Array) -> list[jax.Arra
 
 def is_dense(matrix: Any) -> bool:
     """Returns whether a checked matrix is an array on one device."""
-    return isinstance(matrix, jax.Array) and not axes_of(matrix)
+    return isinstance(matrix, Array) and not axes_of(matrix)
 
 
 def axes_of(matrix: Any) -> Any:
@@ -90,7 +92,7 @@ def axes_of(matrix: Any) -> Any:
     Of a traced array they are known on a mesh of explicit axes only.
     """
     sharding = None
-    if isinstance(matrix, jax.Array):
+    if isinstance(matrix, Array):
         traced = _validation.is_traced(matrix)
         sharding = jax.typeof(matrix).sharding if traced else matrix.sharding
     spec: Any = sharding.spec if isinstance(sharding, NamedSharding) else ()
@@ -143,7 +145,7 @@ def _compiled(matrix: Any, along: Any, args: Any, core: Any, options: Any) -> An
     jax.jit, static_argnames=("core", "options", "mesh", "axes", "specs")
 )
 def _sharded(
-    matrix: jax.Array,
+    matrix: Array,
     along: Any,
     args: Any,
     core: Any,
@@ -155,7 +157,7 @@ def _sharded(
     """Runs `core` on each device, with the rows that are there."""
     by_rows, everywhere = PartitionSpec(axes), PartitionSpec()
 
-    def on_each(matrix: jax.Array, along: Any, args: Any) -> Any:
+    def on_each(matrix: Array, along: Any, args: Any) -> Any:
         return core(ShardedRows(matrix, axes), *along, *args, **dict(options))
 
     along = jax.device_put(along, NamedSharding(mesh, by_rows))

@@ -7,7 +7,7 @@ from typing import Any, dataclass_transform
 import jax
 import jax.extend.core
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 from jax.tree_util import Partial
 
 from jaxwgc import _validation
@@ -56,11 +56,11 @@ class LinearOperator(Products):
       True True
     """
 
-    matvec: Callable[[jax.Array], jax.Array]
-    rmatvec: Callable[[jax.Array], jax.Array] | None = None
+    matvec: Callable[[Array], Array]
+    rmatvec: Callable[[Array], Array] | None = None
     shape: Static[tuple[int, int]] = (0, 0)
     dtype: Static[Any] = None
-    sketch: Callable[[Any], jax.Array] | None = None
+    sketch: Callable[[Any], Array] | None = None
 
     def __post_init__(self):
         for name in ("matvec", "rmatvec", "sketch"):
@@ -69,11 +69,11 @@ class LinearOperator(Products):
             if callable(function) and not isinstance(function, Partial):
                 object.__setattr__(self, name, Partial(function))
 
-    def times(self, vector: jax.Array) -> jax.Array:
+    def times(self, vector: Array) -> Array:
         """Returns Xv for v (p,) or (p, c)."""
         return _of_columns(self.matvec, vector)
 
-    def transposed_times(self, vector: jax.Array) -> jax.Array:
+    def transposed_times(self, vector: Array) -> Array:
         """Returns Xᵀu for u (N,) or (N, c)."""
         if self.rmatvec is not None:
             return _of_columns(self.rmatvec, vector)
@@ -85,15 +85,15 @@ class LinearOperator(Products):
 register(LinearOperator)
 
 
-def _of_columns(function: Callable[..., jax.Array], vector: jax.Array) -> jax.Array:
+def _of_columns(function: Callable[..., Array], vector: Array) -> Array:
     if vector.ndim == 1:
         return function(vector)
     return jax.vmap(function, -1, -1)(vector)
 
 
 def checked_operator(
-    key: jax.Array, operator: LinearOperator
-) -> tuple[LinearOperator, jax.Array]:
+    key: Array, operator: LinearOperator
+) -> tuple[LinearOperator, Array]:
     """Returns an operator whose functions are right in shape, and if in value, too."""
     shape = operator.shape
     if not (isinstance(shape, tuple) and len(shape) == 2):
@@ -147,7 +147,7 @@ def _hoisted(function: Callable[..., Any], vector: Any) -> Callable[..., Any]:
         return function
     structure = jax.tree.structure(structure)
 
-    def evaluate(constants: Any, vector: jax.Array) -> Any:
+    def evaluate(constants: Any, vector: Array) -> Any:
         again = type(closed)(closed.jaxpr, constants)
         flat = jax.extend.core.jaxpr_as_fun(again)(vector)
         return jax.tree.unflatten(structure, flat)
@@ -156,11 +156,11 @@ def _hoisted(function: Callable[..., Any], vector: Any) -> Callable[..., Any]:
 
 
 @jax.jit
-def probed(key: jax.Array, operator: LinearOperator) -> tuple[jax.Array, jax.Array]:
+def probed(key: Array, operator: LinearOperator) -> tuple[Array, Array]:
     """Returns an estimate of the Frobenius norm, and whether the two are adjoint."""
     num_rows, num_columns = operator.shape
 
-    def probe(key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def probe(key: Array) -> tuple[Array, Array]:
         keys = jax.random.split(key)
         right = jax.random.normal(keys[0], (num_columns,), operator.dtype)
         left = jax.random.normal(keys[1], (num_rows,), operator.dtype)

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jax import Array, lax
+from jax.typing import ArrayLike
 
 from jaxwgc._arrays import inverse_power_of_two, product
 from jaxwgc.sketching._linalg.derivatives import at_most_one, orthonormaliser_of_gram
@@ -38,44 +39,44 @@ class Factors(NamedTuple):
       finite: Whether X is.
     """
 
-    scale: jax.Array
-    vectors: jax.Array
-    singular_values: jax.Array
+    scale: Array
+    vectors: Array
+    singular_values: Array
     rank: NumericalRank
-    finite: jax.Array
+    finite: Array
 
     @property
-    def matrix(self) -> jax.Array:
+    def matrix(self) -> Array:
         """Returns P = V diag(1 / s), (p, k), for which X diag(scale) P = U."""
         return self.vectors / _safe(self.singular_values)
 
     @property
-    def has_null_space(self) -> jax.Array:
+    def has_null_space(self) -> Array:
         """Returns whether values were cut off, or there are fewer than columns."""
         return jnp.sum(self.singular_values > 0) < self.vectors.shape[0]
 
     @property
-    def norm(self) -> jax.Array:
+    def norm(self) -> Array:
         """Returns the Frobenius norm of X diag(scale)."""
         return _safe(jnp.linalg.norm(self.singular_values))
 
-    def in_range(self, gradient: jax.Array) -> jax.Array:
+    def in_range(self, gradient: Array) -> Array:
         """Returns the part of the residual in the range of X, in the basis X P."""
         return product(self.matrix.T, gradient)
 
-    def null_vector(self, key: jax.Array) -> jax.Array:
+    def null_vector(self, key: Array) -> Array:
         """Draws a vector of the null space of what was factored, zero if none."""
         draw = jax.random.normal(key, self.scale.shape, self.scale.dtype)
         return jnp.where(self.has_null_space, self.cut_off(draw), 0)
 
-    def cut_off(self, vectors: jax.Array) -> jax.Array:
+    def cut_off(self, vectors: Array) -> Array:
         """Returns the parts of vectors (p,) or (p, c) that were cut off."""
         # Twice, so that rounding in the first leaves nothing of V behind.
         for _ in range(2):
             vectors = vectors - product(self.vectors, product(self.vectors.T, vectors))
         return vectors
 
-    def sees_all(self, probe: jax.Array, image: jax.Array, rcond: jax.Array):
+    def sees_all(self, probe: Array, image: Array, rcond: Array):
         """Returns whether all directions of X, but those below the cut-off, were seen.
 
         A direction of X that a sketch misses is in the null space of SX, as is one that
@@ -89,10 +90,10 @@ class Factors(NamedTuple):
         bound = 2 * rcond * self.singular_values[0] * jnp.linalg.norm(probe)
         return (image <= bound) | ~self.has_null_space
 
-    def row_space(self) -> jax.Array:
+    def row_space(self) -> Array:
         """Returns an orthonormal basis of the rows of X, in the units of X."""
 
-        def basis() -> jax.Array:
+        def basis() -> Array:
             rows = self.vectors / self.scale[:, None]
             # Pivoting keeps rows of all sizes as accurate as they are.
             lower, _, order = lax.linalg.lu(rows)
@@ -104,7 +105,7 @@ class Factors(NamedTuple):
 
         return lax.cond(self.has_null_space, basis, lambda: self.vectors)
 
-    def in_row_space(self, vector: jax.Array, row_space: jax.Array) -> jax.Array:
+    def in_row_space(self, vector: Array, row_space: Array) -> Array:
         """Returns a vector in the units of X without its part in the null space of X.
 
         V spans the row space of X diag(scale), in which the shortest solution is not
@@ -116,12 +117,12 @@ class Factors(NamedTuple):
             part = product(row_space, product(row_space.T, part))
         return jnp.where(self.has_null_space, part, vector)
 
-    def direction(self, in_range: jax.Array, row_space: jax.Array) -> jax.Array:
+    def direction(self, in_range: Array, row_space: Array) -> Array:
         """Returns the shortest step that takes a part off, in scaled columns."""
         step = scaled(self.scale, product(self.matrix, in_range))
         return scaled(1 / self.scale, self.in_row_space(step, row_space))
 
-    def row_norms(self, rows: Rows, ridge: jax.Array | None = None) -> Any:
+    def row_norms(self, rows: Rows, ridge: Array | None = None) -> Any:
         """Returns squared row norms of X P: leverage scores, with a ridge of X only."""
         inverse = self.matrix
         if rows.is_on_host:
@@ -135,17 +136,17 @@ class Factors(NamedTuple):
         return jnp.where(self.finite, scores, jnp.nan)
 
 
-def scaled(factors: jax.Array, vectors: jax.Array) -> jax.Array:
+def scaled(factors: Array, vectors: Array) -> Array:
     """Returns vectors (p,) or (p, c) times factors (p,)."""
     return (factors * vectors.T).T
 
 
 def factors_of(
     rows: Rows,
-    root: jax.Array | None,
-    rcond: jax.typing.ArrayLike,
+    root: Array | None,
+    rcond: ArrayLike,
     method: str = "gram",
-    threshold: jax.typing.ArrayLike = WELL_CONDITIONED,
+    threshold: ArrayLike = WELL_CONDITIONED,
     has_units: bool = True,
 ) -> Factors:
     """Returns the factors of X on top of `root` I.
@@ -172,11 +173,11 @@ def factors_of(
 
 @functools.partial(jax.jit, static_argnames="has_units")
 def factors_of_small(
-    small: jax.Array,
-    rcond: jax.typing.ArrayLike,
-    scale: jax.typing.ArrayLike = 1.0,
-    finite: jax.typing.ArrayLike = True,
-    root: jax.Array | None = None,
+    small: Array,
+    rcond: ArrayLike,
+    scale: ArrayLike = 1.0,
+    finite: ArrayLike = True,
+    root: Array | None = None,
     *,
     has_units: bool = True,
 ) -> Factors:
@@ -205,11 +206,11 @@ def factors_of_small(
 
 def _of_gram(
     rows: Rows,
-    root: jax.Array | None,
-    rcond: jax.typing.ArrayLike,
-    threshold: jax.typing.ArrayLike,
-    finite: jax.Array,
-    scale: jax.Array,
+    root: Array | None,
+    rcond: ArrayLike,
+    threshold: ArrayLike,
+    finite: Array,
+    scale: Array,
     has_units: bool,
 ) -> Factors:
     """Uses the Gram matrix of a tall X, and that of X times an inverse root if needed.
@@ -229,10 +230,10 @@ def _of_gram(
     eigenvalues, basis = jnp.linalg.eigh(matrix)
     eps = jnp.finfo(matrix.dtype).eps
 
-    def plain() -> tuple[jax.Array, jax.Array]:
+    def plain() -> tuple[Array, Array]:
         return basis[:, ::-1], jnp.sqrt(jnp.maximum(eigenvalues[::-1], 0))
 
-    def refined() -> tuple[jax.Array, jax.Array]:
+    def refined() -> tuple[Array, Array]:
         # Just enough to keep rounding noise from being divided by zero: a larger shift
         # would cost resolution. For a zero matrix, any positive number will do.
         shift = 4 * eps * eigenvalues[-1]
@@ -254,13 +255,11 @@ def _of_gram(
     return _cut_off(scale * unit, vectors, values, rcond, finite)
 
 
-def _whitened_gram(
-    block: jax.Array, scale: jax.Array, whitening: jax.Array
-) -> jax.Array:
+def _whitened_gram(block: Array, scale: Array, whitening: Array) -> Array:
     return gram(product(block * scale, whitening))
 
 
-def _unit(scale: jax.Array, squares: jax.Array) -> jax.Array:
+def _unit(scale: Array, squares: Array) -> Array:
     """Returns powers of two that bring scaled columns to norms next to 1.
 
     Their products with `scale` stay normal numbers.
@@ -271,7 +270,7 @@ def _unit(scale: jax.Array, squares: jax.Array) -> jax.Array:
 
 
 def _cut_off(
-    scale: Any, vectors: jax.Array, values: jax.Array, rcond: Any, finite: Any
+    scale: Any, vectors: Array, values: Array, rcond: Any, finite: Any
 ) -> Factors:
     is_kept = values > rcond * values[0]
     rank = rank_of(values, rcond)
@@ -288,6 +287,6 @@ def _cut_off(
     return jax.tree.map(lax.stop_gradient, factors)
 
 
-def _safe(value: jax.Array) -> jax.Array:
+def _safe(value: Array) -> Array:
     """Returns what may be divided by."""
     return jnp.where(value > 0, value, 1)

@@ -2,8 +2,9 @@
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
 
 # Singular values within this factor of the cut-off make a rank ambiguous.
 _CLEAR_FACTOR = 10
@@ -20,11 +21,11 @@ class NumericalRank(NamedTuple):
         rounding makes as much of a zero.
     """
 
-    rank: jax.Array
-    is_ambiguous: jax.Array
+    rank: Array
+    is_ambiguous: Array
 
 
-def rank_of(singular_values: jax.Array, rcond: jax.typing.ArrayLike) -> NumericalRank:
+def rank_of(singular_values: Array, rcond: ArrayLike) -> NumericalRank:
     """Returns the rank of a matrix with these singular values, the largest first."""
     eps = jnp.finfo(singular_values.dtype).eps
     root = singular_values.shape[0] ** 0.5

@@ -2,8 +2,8 @@
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
+from jax import Array
 
 from jaxwgc._arrays import product
 from jaxwgc.sketching._linalg.orthonormalise import Factors, scaled
@@ -24,15 +24,15 @@ class State(NamedTuple):
       history: (max_iterations + 1,) or (max_iterations + 1, c), norms of the residual.
     """
 
-    solution: jax.Array
-    gradient: jax.Array
-    squared: jax.Array
-    in_range: jax.Array
-    search: jax.Array
-    gain: jax.Array
-    length: jax.Array
-    iteration: jax.Array
-    history: jax.Array
+    solution: Array
+    gradient: Array
+    squared: Array
+    in_range: Array
+    search: Array
+    gain: Array
+    length: Array
+    iteration: Array
+    history: Array
 
 
 class Refinement(NamedTuple):
@@ -53,11 +53,11 @@ class Refinement(NamedTuple):
 
     rows: Products
     factors: Factors
-    tolerance: jax.Array
-    target: jax.Array
-    root: jax.Array | None = None
-    offset: jax.Array | None = None
-    at_zero: tuple[jax.Array, jax.Array] | None = None
+    tolerance: Array
+    target: Array
+    root: Array | None = None
+    offset: Array | None = None
+    at_zero: tuple[Array, Array] | None = None
 
     def solve(self, max_iterations: int) -> State:
         """Improves θ = 0 until it is stable."""
@@ -92,7 +92,7 @@ class Refinement(NamedTuple):
                 history=start.history + jnp.sqrt(squared),
             )
 
-        def is_open(state: State) -> jax.Array:
+        def is_open(state: State) -> Array:
             is_early = (state.iteration < 2) & jnp.any(state.in_range != 0, axis=0)
             # The second step makes a direct solution as good as a refined one.
             is_open = is_early | ~self.is_solved(state)
@@ -137,7 +137,7 @@ class Refinement(NamedTuple):
 
         return self.rows.while_loop(lambda state: jnp.any(is_open(state)), step, start)
 
-    def _look(self, solution: jax.Array, direction: jax.Array) -> tuple[jax.Array, ...]:
+    def _look(self, solution: Array, direction: Array) -> tuple[Array, ...]:
         """Returns gradient and value at θ, and what a direction changes of both."""
         scale = self.factors.scale
         pair = scaled(scale, solution), scaled(scale, direction)
@@ -155,7 +155,7 @@ class Refinement(NamedTuple):
             gradient -= self.offset
         return gradient, squared, image, curvature
 
-    def _backward_error(self, state: State) -> jax.Array:
+    def _backward_error(self, state: State) -> Array:
         """Returns Karlson and Waldén's estimate of it, as a share of the norm of X."""
         values = self.factors.singular_values
         weight = jnp.sum(state.solution**2, axis=0)
@@ -164,7 +164,7 @@ class Refinement(NamedTuple):
         shares = shares / jnp.sqrt(jnp.where(weight > 0, weight, 1))
         return jnp.linalg.norm(shares, axis=0) / self.factors.norm
 
-    def is_solved(self, state: State) -> jax.Array:
+    def is_solved(self, state: State) -> Array:
         """Returns whether the solution is exact, as far as the factors can see."""
         is_stable = self._backward_error(state) <= self.tolerance
         is_stable &= jnp.isfinite(state.gain)
@@ -174,11 +174,11 @@ class Refinement(NamedTuple):
         part = jnp.maximum(jnp.sum(state.in_range**2, axis=0), state.gain)
         return is_stable & self._is_shortest(jnp.sqrt(part), state)
 
-    def _is_shortest(self, part: jax.Array, state: State) -> jax.Array:
+    def _is_shortest(self, part: Array, state: State) -> Array:
         squares = self.rows.total(jnp.sum(self.target**2, axis=0))
         return is_shortest(part, state.squared, jnp.sqrt(squares), self.tolerance)
 
-    def is_lowest(self, state: State, is_sketched: bool) -> jax.Array:
+    def is_lowest(self, state: State, is_sketched: bool) -> Array:
         """Returns whether the residual can hardly be shorter, by X itself.
 
         Singular values of a sketch may be far from those of X. So X is applied to the
@@ -205,8 +205,8 @@ class Refinement(NamedTuple):
 
 
 def is_shortest(
-    part: jax.Array, squared: jax.Array, norm: jax.Array, tolerance: jax.Array | float
-) -> jax.Array:
+    part: Array, squared: Array, norm: Array, tolerance: Array | float
+) -> Array:
     """Returns whether a residual without this part of it would be hardly shorter.
 
     If X is at the limits of the precision, this asks for more than a small backward
@@ -225,7 +225,7 @@ def is_shortest(
     return excess <= jnp.maximum(unit**0.5 / 8, tolerance) * norm
 
 
-def record(history: jax.Array, iteration: jax.Array, value: jax.Array) -> jax.Array:
+def record(history: Array, iteration: Array, value: Array) -> Array:
     """Returns a history with this value from that iteration on."""
     places = jnp.arange(len(history)).reshape(-1, *[1] * value.ndim)
     return jnp.where(places >= iteration, value, history)

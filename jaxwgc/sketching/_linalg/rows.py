@@ -7,7 +7,8 @@ from typing import Any, Self
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jax import Array, lax
+from jax.typing import ArrayLike
 
 from jaxwgc._arrays import product
 from jaxwgc._pytrees import Static, register
@@ -26,8 +27,8 @@ class Products:
     Xᵀu for u (N,) or (N, c).
     """
 
-    times: Callable[[jax.Array], jax.Array]
-    transposed_times: Callable[[jax.Array], jax.Array]
+    times: Callable[[Array], Array]
+    transposed_times: Callable[[Array], Array]
 
     shape: Any
     dtype: Any
@@ -35,8 +36,8 @@ class Products:
     is_on_host = False
 
     def residual_products(
-        self, target: jax.Array, solution: jax.Array, direction: jax.Array
-    ) -> tuple[jax.Array, ...]:
+        self, target: Array, solution: Array, direction: Array
+    ) -> tuple[Array, ...]:
         """Returns Xᵀr, rᵀr, XᵀXd and dᵀXᵀXd of r = y - Xθ, in one pass over X."""
         residual, moved = target - self.times(solution), self.times(direction)
         return (
@@ -46,20 +47,20 @@ class Products:
             jnp.sum(moved**2, axis=0),
         )
 
-    def length(self, vector: jax.Array) -> jax.Array:
+    def length(self, vector: Array) -> Array:
         """Returns ‖Xv‖."""
         return jnp.sqrt(self.total(jnp.sum(self.times(vector) ** 2, axis=0)))
 
-    def total(self, value: jax.Array) -> jax.Array:
+    def total(self, value: Array) -> Array:
         """Returns the sum over devices."""
         return value
 
-    def maximum(self, value: jax.Array) -> jax.Array:
+    def maximum(self, value: Array) -> Array:
         """Returns the maximum over devices."""
         return value
 
     def cond(
-        self, is_true: jax.Array, yes: Callable[[], Any], no: Callable[[], Any]
+        self, is_true: Array, yes: Callable[[], Any], no: Callable[[], Any]
     ) -> Any:
         """Returns `yes()` or `no()`, which may read rows."""
         return lax.cond(is_true, yes, no)
@@ -92,9 +93,9 @@ class Rows(Products):
 
     sum: Callable[..., Any]
     map: Callable[..., Any]
-    sketch: Callable[..., list[jax.Array]]
-    largest: Callable[[], jax.Array]
-    triangle: Callable[..., jax.Array]
+    sketch: Callable[..., list[Array]]
+    largest: Callable[[], Array]
+    triangle: Callable[..., Array]
 
     @property
     def is_wide(self) -> bool:
@@ -104,28 +105,28 @@ class Rows(Products):
     def residual_products(self, target, solution, direction):
         return self.sum(_residual_products, solution, direction, along=(target,))
 
-    def norms_of(self, basis: jax.Array, scale: jax.Array) -> Any:
+    def norms_of(self, basis: Array, scale: Array) -> Any:
         """Returns the squared row norms of X diag(scale) Q."""
         return self.map(row_squares, scale, basis)
 
-    def products(self, basis: jax.Array, scale: jax.Array) -> jax.Array:
+    def products(self, basis: Array, scale: Array) -> Array:
         """Returns X'ᵀX'Q on top of (X'Q)ᵀX'Q of X' = X `scale`, (p + l, l)."""
         return self.sum(image_of, scale, basis)
 
 
 def _residual_products(
-    block: jax.Array, target: jax.Array, solution: jax.Array, direction: jax.Array
-) -> tuple[jax.Array, ...]:
+    block: Array, target: Array, solution: Array, direction: Array
+) -> tuple[Array, ...]:
     # Two products with vectors are faster on CPUs than one with a matrix of both.
     return Products.residual_products(DenseRows(block), target, solution, direction)
 
 
-def row_squares(block: jax.Array, scale: jax.Array, basis: jax.Array) -> jax.Array:
+def row_squares(block: Array, scale: Array, basis: Array) -> Array:
     """Returns the squared row norms of a block times diag(scale) Q."""
     return jnp.sum(product(block * scale, basis) ** 2, axis=1)
 
 
-def image_of(block: jax.Array, scale: jax.Array, basis: jax.Array) -> jax.Array:
+def image_of(block: Array, scale: Array, basis: Array) -> Array:
     """Returns what a block adds to `Rows.products`."""
     block = block * scale
     rows = product(block, basis)
@@ -137,7 +138,7 @@ def image_of(block: jax.Array, scale: jax.Array, basis: jax.Array) -> jax.Array:
 class DenseRows(Rows):
     """The rows of an array."""
 
-    matrix: jax.Array
+    matrix: Array
 
     @property
     def shape(self) -> Any:
@@ -152,7 +153,7 @@ class DenseRows(Rows):
         """Returns the rows of the transposed matrix."""
         return DenseRows(self.matrix.T)
 
-    def scaled(self, scale: jax.Array) -> Any:
+    def scaled(self, scale: Array) -> Any:
         """Returns X diag(scale)."""
         return DenseRows(self.matrix * scale)
 
@@ -166,7 +167,7 @@ class DenseRows(Rows):
         if num_blocks == 1 and not num_left:
             return function(*arrays, *args)
 
-        def add(i: jax.Array, total: Any) -> Any:
+        def add(i: Array, total: Any) -> Any:
             rows = (lax.dynamic_slice_in_dim(array, i * size, size) for array in arrays)
             return jax.tree.map(jnp.add, total, function(*rows, *args))
 
@@ -180,7 +181,7 @@ class DenseRows(Rows):
         if num_blocks == 1:
             return function(self.matrix, *args)
 
-        def fill(i: jax.Array, values: jax.Array) -> jax.Array:
+        def fill(i: Array, values: Array) -> Array:
             # The last block starts early enough to be whole, and repeats some rows.
             start = jnp.minimum(i * size, num_rows - size)
             block = lax.dynamic_slice_in_dim(self.matrix, start, size)
@@ -251,10 +252,10 @@ class SparseRows(Rows):
       starts: The first entry of each block of rows, and the number of entries.
     """
 
-    row: jax.Array
-    column: jax.Array
-    data: jax.Array
-    starts: jax.Array
+    row: Array
+    column: Array
+    data: Array
+    starts: Array
     window: Static[int]
     shape: Static[tuple[int, int]]
 
@@ -269,9 +270,9 @@ class SparseRows(Rows):
     @classmethod
     def _of_entries(
         cls,
-        row: jax.Array,
-        column: jax.Array,
-        data: jax.Array,
+        row: Array,
+        column: Array,
+        data: Array,
         shape: tuple[int, int],
         is_sorted: bool = False,
     ) -> Self:
@@ -297,7 +298,7 @@ class SparseRows(Rows):
         shape = self.shape[1], self.shape[0]
         return self._of_entries(self.column, self.row, self.data, shape)
 
-    def scaled(self, scale: jax.Array) -> Self:
+    def scaled(self, scale: Array) -> Self:
         """Returns X diag(scale)."""
         return dataclasses.replace(self, data=self.data * scale[self.column])
 
@@ -321,7 +322,7 @@ class SparseRows(Rows):
             slices = [lax.dynamic_slice_in_dim(a, i * size, size) for a in along]
             return function(self._block(i), *slices, *args)
 
-        def add(i: jax.Array, total: Any) -> Any:
+        def add(i: Array, total: Any) -> Any:
             return jax.tree.map(jnp.add, total, part(i))
 
         zeros = jax.tree.map(
@@ -350,7 +351,7 @@ class SparseRows(Rows):
         moved = _scaled(moved, self.data)
         return jax.ops.segment_sum(moved, self.column, self.shape[1])
 
-    def column_squares(self, scale: jax.Array) -> jax.Array:
+    def column_squares(self, scale: Array) -> Array:
         """Returns the squared norms of the columns of X diag(scale)."""
         squares = (self.data * scale[self.column]) ** 2
         return jax.ops.segment_sum(squares, self.column, self.shape[1])
@@ -360,13 +361,13 @@ class SparseRows(Rows):
     def _sizes(self) -> tuple[int, int]:
         return block_size(*self.shape), self.starts.shape[0] - 1
 
-    def _block(self, i: jax.typing.ArrayLike) -> jax.Array:
+    def _block(self, i: ArrayLike) -> Array:
         """Returns rows i * size, ..., dense; zero rows at the end."""
         size, _ = self._sizes()
         first = jnp.asarray(i * size, jnp.uint32)
         end = self.starts[i + 1]
 
-        def add(carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        def add(carry: tuple[Array, Array]) -> tuple[Array, Array]:
             start, block = carry
             row, column, data = (
                 lax.dynamic_slice_in_dim(entries, start, self.window)
@@ -384,7 +385,7 @@ class SparseRows(Rows):
 
 
 def sum_with_ridge(
-    rows: Rows, root: jax.Array | None, function: Callable[..., Any], *args: Any
+    rows: Rows, root: Array | None, function: Callable[..., Any], *args: Any
 ) -> Any:
     """Returns the sum of `function` over the rows of X and those of `root` I."""
     total = rows.sum(function, *args)
@@ -394,12 +395,12 @@ def sum_with_ridge(
     return jax.tree.map(jnp.add, total, added)
 
 
-def ridge_rows(num_columns: int, root: jax.Array) -> jax.Array:
+def ridge_rows(num_columns: int, root: Array) -> Array:
     """Returns `root` I, (p, p), to go below a matrix (N, p)."""
     return root * jnp.eye(num_columns, dtype=root.dtype)
 
 
-def triangle(matrix: jax.Array) -> jax.Array:
+def triangle(matrix: Array) -> Array:
     """Returns R of QR, block by block if there are many rows.
 
     The rounding of one long sum over all rows would hide small singular values.
@@ -434,7 +435,7 @@ def block_size(num_rows: int, num_columns: int) -> int:
     return min(num_rows, size)
 
 
-def _scaled(values: jax.Array, factors: jax.Array) -> jax.Array:
+def _scaled(values: Array, factors: Array) -> Array:
     """Returns `values` (n,) or (n, c) with each row times a factor."""
     return (values.T * factors).T
 

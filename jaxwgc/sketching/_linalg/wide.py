@@ -1,8 +1,8 @@
 """Wide matrices, by the Gram matrix of their rows."""
 
-import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
+from jax.typing import ArrayLike
 
 from jaxwgc._arrays import inverse_power_of_two, product
 from jaxwgc.sketching._linalg.derivatives import at_most_one, orthonormaliser_of_gram
@@ -12,8 +12,8 @@ from jaxwgc.sketching._linalg.rows import DenseRows, Rows, constant
 
 
 def factors_of_wide(
-    rows: Rows, rcond: jax.typing.ArrayLike, method: str = "qr", has_units: bool = True
-) -> tuple[Rows, Factors, jax.Array]:
+    rows: Rows, rcond: ArrayLike, method: str = "qr", has_units: bool = True
+) -> tuple[Rows, Factors, Array]:
     """Returns Xᵀ, its factors, and the scales of the columns of X in both."""
     finite, scale = column_scale(rows)
     squares = constant(rows).sum(_squares, scale)
@@ -32,8 +32,8 @@ def factors_of_wide(
 
 
 def wide_scores(
-    rows: Rows, ridge: jax.Array | None, rcond: jax.Array, method: str = "qr"
-) -> jax.Array:
+    rows: Rows, ridge: Array | None, rcond: Array, method: str = "qr"
+) -> Array:
     """Returns the diagonal of K (K + ridge I)⁺ with K = X Xᵀ = V s² Vᵀ."""
     # A ridge ties columns together, in their units, and needs all directions.
     tall, factors, scale = factors_of_wide(
@@ -56,5 +56,5 @@ def wide_scores(
     return jnp.where(factors.finite, at_most_one(scores), jnp.nan)
 
 
-def _squares(block: jax.Array, scale: jax.Array) -> jax.Array:
+def _squares(block: Array, scale: Array) -> Array:
     return jnp.sum((block * scale) ** 2, axis=0)

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy
+from jax import Array
+from jax.typing import ArrayLike
 
 from jaxwgc import _validation
 from jaxwgc._arrays import product
@@ -15,12 +17,7 @@ from jaxwgc.sketching import _checks
 from jaxwgc.sketching._embeddings._sparse_embeddings import sparse_sign
 from jaxwgc.sketching._linalg.derivatives import orthonormaliser_of_gram
 from jaxwgc.sketching._linalg.gram import scaled_gram
-from jaxwgc.sketching._linalg.kinds import (
-    MatrixLike,
-    by_rows_spec,
-    compute,
-    matrix_of,
-)
+from jaxwgc.sketching._linalg.kinds import MatrixLike, by_rows_spec, compute, matrix_of
 from jaxwgc.sketching._linalg.orthonormalise import factors_of_small
 from jaxwgc.sketching._linalg.rows import Rows
 from jaxwgc.sketching._scores._leverage_scores import leverage_scores
@@ -40,10 +37,7 @@ _SKETCH_MISSES = 1e-4
 
 
 def approximate_leverage_scores(
-    key: jax.Array,
-    matrix: MatrixLike,
-    epsilon: float = 0.5,
-    rcond: jax.typing.ArrayLike | None = None,
+    key: Array, matrix: MatrixLike, epsilon: float = 0.5, rcond: ArrayLike | None = None
 ) -> Any:
     """Returns leverage scores, each within 1 ± epsilon with a probability of 99%.
 
@@ -151,8 +145,8 @@ def _degrees_of_freedom(epsilon: float, of_inverse: bool = False) -> int:
 
 def _scores(
     rows: Rows,
-    key: jax.Array,
-    rcond: jax.Array,
+    key: Array,
+    rcond: Array,
     num_rows: int,
     sketch_size: int,
     num_projections: int | None,

@@ -8,14 +8,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jax import Array, lax
 from jax.scipy.linalg import solve_triangular
+from jax.typing import ArrayLike
 
 from jaxwgc import _validation
 from jaxwgc._arrays import next_power_of_two, product
 from jaxwgc.sketching import _checks
 
-Kernel = Callable[[jax.Array, jax.Array], jax.Array]
+Kernel = Callable[[Array, Array], Array]
 
 _BLOCK = 4096
 
@@ -30,15 +31,15 @@ class BlessSample(NamedTuple):
       scores: (n,), the approximate ridge leverage score of every point, in (0, 1].
     """
 
-    indices: jax.Array
-    weights: jax.Array
-    scores: jax.Array
+    indices: Array
+    weights: Array
+    scores: Array
 
 
 def bless(
-    key: jax.Array,
+    key: Array,
     kernel: Kernel,
-    data: jax.typing.ArrayLike,
+    data: ArrayLike,
     ridge: float,
     *,
     oversampling: float = 8.0,
@@ -168,7 +169,7 @@ def bless(
     )
 
 
-def _diagonal(kernel: Kernel, points: jax.Array) -> np.ndarray:
+def _diagonal(kernel: Kernel, points: Array) -> np.ndarray:
     """Returns k(x, x) of all points, after a check of the kernel."""
     shape = jax.eval_shape(kernel, points[:2], points[:1])
     expected = (min(2, points.shape[0]), 1)
@@ -189,29 +190,27 @@ def _diagonal(kernel: Kernel, points: jax.Array) -> np.ndarray:
 
 
 @functools.partial(jax.jit, static_argnames=("num_steps", "num_points"))
-def _uniform(
-    key: jax.Array, step: int | jax.Array, num_steps: int, num_points: int
-) -> jax.Array:
+def _uniform(key: Array, step: int | Array, num_steps: int, num_points: int) -> Array:
     """Returns the uniform variable of every point in one of the steps."""
     key = jax.random.split(key, num_steps)[step]
     return jax.random.uniform(key, (num_points,), np.float32)
 
 
 @functools.partial(jax.jit, static_argnames="kernel")
-def _compiled_diagonal(points: jax.Array, kernel: Kernel) -> jax.Array:
+def _compiled_diagonal(points: Array, kernel: Kernel) -> Array:
     return jax.vmap(lambda point: kernel(point[None], point[None])[0, 0])(points)
 
 
 @functools.partial(jax.jit, static_argnames=("kernel", "is_projected"))
 def _scores(
-    points: jax.Array,
-    diagonal: jax.Array,
-    indices: jax.Array,
-    roots: jax.Array,
-    numbers: jax.Array,
+    points: Array,
+    diagonal: Array,
+    indices: Array,
+    roots: Array,
+    numbers: Array,
     kernel: Kernel,
     is_projected: bool,
-) -> jax.Array:
+) -> Array:
     """Returns scores of all points, by sums over weighted landmarks.
 
     With z the coordinates of a point in the span of the landmarks, these are
@@ -226,11 +225,11 @@ def _scores(
     padding = [(0, -num_points % size)] + [(0, 0)] * (points.ndim - 1)
     blocks = jnp.pad(points, padding, mode="edge").reshape(-1, size, *points.shape[1:])
 
-    def features(block: jax.Array) -> jax.Array:
+    def features(block: Array) -> Array:
         cross = kernel(chosen, block) * roots[:, None]
         return solve_triangular(factor, cross, lower=True)
 
-    def norms_of(function: Callable[[jax.Array], jax.Array]) -> jax.Array:
+    def norms_of(function: Callable[[Array], Array]) -> Array:
         norms = lax.map(lambda block: jnp.sum(function(block) ** 2, axis=0), blocks)
         return norms.reshape(-1)[:num_points]
 
@@ -238,7 +237,7 @@ def _scores(
     if not is_projected:
         return rest / ridge
 
-    def add(i: jax.Array, total: jax.Array) -> jax.Array:
+    def add(i: Array, total: Array) -> Array:
         is_real = i * size + jnp.arange(size) < num_points
         columns = jnp.where(is_real, features(blocks[i]), 0)
         return total + product(columns, columns.T)

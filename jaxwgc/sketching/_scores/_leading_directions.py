@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 from jax.scipy.sparse.linalg import cg
 
 from jaxwgc._arrays import product
@@ -18,7 +18,7 @@ from jaxwgc.sketching._linalg.derivatives import without_derivative
 from jaxwgc.sketching._linalg.rows import Rows
 
 # From Q (p, l) to Xᵀ(X Q) on top of (X Q)ᵀ(X Q), (p + l, l): one pass over the rows.
-Pass = Callable[[jax.Array], jax.Array]
+Pass = Callable[[Array], Array]
 
 # Of the systems for derivatives. With a gap of 1e-3, 300 are enough in float64.
 _MAX_STEPS = 1000
@@ -27,23 +27,23 @@ _MAX_STEPS = 1000
 class Directions(NamedTuple):
     """Right singular vectors (p, l), orthonormal, and singular values (l,)."""
 
-    vectors: jax.Array
-    values: jax.Array
+    vectors: Array
+    values: Array
 
 
 class Trust(NamedTuple):
     """How far leading directions may be trusted; see `RankKScores`."""
 
-    rank: jax.Array
-    gap: jax.Array
-    error_bound: jax.Array
-    is_ambiguous: jax.Array
+    rank: Array
+    gap: Array
+    error_bound: Array
+    is_ambiguous: Array
     # (k,), where a direction counts.
-    is_kept: jax.Array
+    is_kept: Array
 
 
 def leading_directions(
-    run: Pass, key: jax.Array, num_columns: int, width: int, num_passes: int, dtype
+    run: Pass, key: Array, num_columns: int, width: int, num_passes: int, dtype
 ) -> Directions:
     """Returns as many directions as there are columns in a block.
 
@@ -70,7 +70,7 @@ def leading_directions(
 
 
 @jax.jit
-def _next_block(basis: jax.Array, new: jax.Array) -> jax.Array:
+def _next_block(basis: Array, new: Array) -> Array:
     """Returns orthonormal columns, of what is new, beside those of the basis."""
     num_columns, width = basis.shape
     new = new[:, : max(num_columns - width, 0)]
@@ -82,7 +82,7 @@ def _next_block(basis: jax.Array, new: jax.Array) -> jax.Array:
 
 
 @functools.partial(jax.jit, static_argnames="width")
-def _in_basis(basis: jax.Array, images: jax.Array, width: int) -> jax.Array:
+def _in_basis(basis: Array, images: Array, width: int) -> Array:
     """Returns the leading directions in a basis of which XᵀX times it is known.
 
     Half a power iteration further than Rayleigh and Ritz, as the images are there.
@@ -98,7 +98,7 @@ def _in_basis(basis: jax.Array, images: jax.Array, width: int) -> jax.Array:
 
 
 @functools.partial(jax.jit, static_argnames="num_columns")
-def _extracted(passed: jax.Array, num_columns: int) -> Directions:
+def _extracted(passed: Array, num_columns: int) -> Directions:
     """Returns what the leading directions are in Xᵀ U, with U a basis of X Q."""
     images, squares = passed[:num_columns], passed[num_columns:]
     sizes = jnp.sqrt(jnp.diagonal(squares))
@@ -113,7 +113,7 @@ def _extracted(passed: jax.Array, num_columns: int) -> Directions:
     return Directions(*jnp.linalg.svd(projected, full_matrices=False)[:2])
 
 
-def inverses(leading: Directions, rank: int, rcond: jax.Array) -> jax.Array:
+def inverses(leading: Directions, rank: int, rcond: Array) -> Array:
     """Returns 1 / σ of the first `rank`, and 0 for those that are none."""
     values = leading.values[:rank]
     is_kept = values > rcond * leading.values[0]
@@ -121,7 +121,7 @@ def inverses(leading: Directions, rank: int, rcond: jax.Array) -> jax.Array:
 
 
 @functools.partial(jax.jit, static_argnames="rank")
-def trust(leading: Directions, passed: jax.Array, rank: int, rcond: jax.Array) -> Trust:
+def trust(leading: Directions, passed: Array, rank: int, rcond: Array) -> Trust:
     """Returns how far the first `rank` may be trusted, from a pass over them."""
     num_columns = leading.vectors.shape[0]
     vectors = leading.vectors[:, :rank]
@@ -157,12 +157,8 @@ def trust(leading: Directions, passed: jax.Array, rank: int, rcond: jax.Array) -
 
 @jax.custom_jvp
 def projection_on(
-    rows: Rows,
-    scale: jax.Array,
-    leading: Directions,
-    known: Trust,
-    image_of_leading: jax.Array,
-) -> jax.Array:
+    rows: Rows, scale: Array, leading: Directions, known: Trust, image_of_leading: Array
+) -> Array:
     """Returns B with X B = U_k, (p, k), with the derivatives of XᵀX but for a rotation.
 
     They are those of `image_of_leading`, XᵀX V for a constant V. All else is constant.
@@ -181,14 +177,14 @@ def _projection_on_jvp(primals, tangents):
     change = jnp.where(known.is_kept, tangents[-1], 0)
     inner = product(vectors.T, change)
 
-    def beside(columns: jax.Array) -> jax.Array:
+    def beside(columns: Array) -> Array:
         return columns - product(vectors, product(vectors.T, columns))
 
-    def shifted(columns: jax.Array) -> jax.Array:
+    def shifted(columns: Array) -> Array:
         images = rows.products(columns, scale)[: columns.shape[0]]
         return columns * values**2 - beside(images)
 
-    def solve(function: Callable[..., jax.Array], right: jax.Array) -> jax.Array:
+    def solve(function: Callable[..., Array], right: Array) -> Array:
         """Returns the solutions; NaN if they are not found."""
         eps = float(jnp.finfo(right.dtype).eps)
         found, _ = cg(function, right, tol=4 * eps, maxiter=_MAX_STEPS)
@@ -204,9 +200,7 @@ def _projection_on_jvp(primals, tangents):
     return vectors / values, change * factor
 
 
-def _kept(
-    leading: Directions, known: Trust, image: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+def _kept(leading: Directions, known: Trust, image: Array) -> tuple[Array, Array]:
     rank = image.shape[1]
     vectors = jnp.where(known.is_kept, leading.vectors[:, :rank], 0)
     return vectors, jnp.where(known.is_kept, leading.values[:rank], 1)

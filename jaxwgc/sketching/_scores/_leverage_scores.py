@@ -2,7 +2,8 @@
 
 from typing import Any
 
-import jax
+from jax import Array
+from jax.typing import ArrayLike
 
 from jaxwgc import _validation
 from jaxwgc.sketching import _checks
@@ -21,9 +22,7 @@ METHODS = ("auto", "gram", "qr", "svd")
 
 
 def leverage_scores(
-    matrix: MatrixLike,
-    method: str = "auto",
-    rcond: jax.typing.ArrayLike | None = None,
+    matrix: MatrixLike, method: str = "auto", rcond: ArrayLike | None = None
 ) -> Any:
     """Returns the leverage score of every row: the diagonal of X X⁺.
 
@@ -128,7 +127,7 @@ def leverage_scores(
     return scores
 
 
-def _scores(rows: Rows, rcond: jax.Array, method: str) -> Any:
+def _scores(rows: Rows, rcond: Array, method: str) -> Any:
     if rows.is_wide:
         return wide_scores(rows, None, rcond, method)
     return factors_of(rows, None, rcond, method).row_norms(rows)

@@ -1,6 +1,7 @@
 """The numerical rank of a matrix, as leverage scores see it."""
 
-import jax
+from jax import Array
+from jax.typing import ArrayLike
 
 from jaxwgc.sketching import _checks
 from jaxwgc.sketching._linalg.kinds import MatrixLike, compute, matrix_of
@@ -10,9 +11,7 @@ from jaxwgc.sketching._linalg.rows import Rows
 from jaxwgc.sketching._linalg.wide import factors_of_wide
 
 
-def numerical_rank(
-    matrix: MatrixLike, rcond: jax.typing.ArrayLike | None = None
-) -> NumericalRank:
+def numerical_rank(matrix: MatrixLike, rcond: ArrayLike | None = None) -> NumericalRank:
     """Returns the rank to which leverage scores sum, and whether rounding decides it.
 
     It is asked for beside the scores where data may be at the limits of the precision:
@@ -52,7 +51,7 @@ def numerical_rank(
     return rank
 
 
-def _rank(rows: Rows, rcond: jax.Array) -> NumericalRank:
+def _rank(rows: Rows, rcond: Array) -> NumericalRank:
     if rows.is_wide:
         return factors_of_wide(rows, rcond)[1].rank
     # Always by two Gram matrices, since one does not show small singular values.

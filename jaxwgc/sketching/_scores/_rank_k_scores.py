@@ -2,11 +2,11 @@
 
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jax import Array, lax
 from jax.sharding import PartitionSpec
+from jax.typing import ArrayLike
 
 from jaxwgc import _validation
 from jaxwgc._arrays import inverse_power_of_two
@@ -49,21 +49,21 @@ class RankKScores(NamedTuple):
     """
 
     scores: Any
-    singular_values: jax.Array
-    rank: jax.Array
-    gap: jax.Array
-    error_bound: jax.Array
-    is_ambiguous: jax.Array
+    singular_values: Array
+    rank: Array
+    gap: Array
+    error_bound: Array
+    is_ambiguous: Array
 
 
 def rank_k_leverage_scores(
-    key: jax.Array,
+    key: Array,
     matrix: MatrixLike,
     rank: int,
     *,
     num_passes: int = 3,
     oversampling: int | None = None,
-    rcond: jax.typing.ArrayLike | None = None,
+    rcond: ArrayLike | None = None,
 ) -> RankKScores:
     """Returns the squared row norms of U_k, the leading k left singular vectors of X.
 
@@ -165,7 +165,7 @@ def _specs(by_rows: Any) -> Any:
     return RankKScores(by_rows, *[everywhere] * 5)
 
 
-def _scores(rows: Rows, key: jax.Array, rcond: jax.Array, sizes: _Sizes) -> RankKScores:
+def _scores(rows: Rows, key: Array, rcond: Array, sizes: _Sizes) -> RankKScores:
     num_columns = rows.shape[1]
     largest = rows.largest().max()
     finite = jnp.isfinite(largest)
@@ -173,7 +173,7 @@ def _scores(rows: Rows, key: jax.Array, rcond: jax.Array, sizes: _Sizes) -> Rank
     scale = inverse_power_of_two(jnp.where(finite, largest, 1))
     fixed = constant(rows)
 
-    def run(basis: jax.Array) -> jax.Array:
+    def run(basis: Array) -> Array:
         passed = fixed.products(basis, scale)
         # Decompositions of NaN may do anything, and differ by backend.
         return jnp.where(jnp.isfinite(passed).all(), passed, 0)

@@ -2,26 +2,19 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
+from jax.typing import ArrayLike
 
 from jaxwgc.sketching import _checks
-from jaxwgc.sketching._linalg.kinds import (
-    MatrixLike,
-    by_rows_spec,
-    compute,
-    matrix_of,
-)
+from jaxwgc.sketching._linalg.kinds import MatrixLike, by_rows_spec, compute, matrix_of
 from jaxwgc.sketching._linalg.orthonormalise import factors_of
 from jaxwgc.sketching._linalg.rows import Rows
 from jaxwgc.sketching._linalg.wide import wide_scores
 
 
 def ridge_leverage_scores(
-    matrix: MatrixLike,
-    ridge: jax.typing.ArrayLike,
-    rcond: jax.typing.ArrayLike | None = None,
+    matrix: MatrixLike, ridge: ArrayLike, rcond: ArrayLike | None = None
 ) -> Any:
     """Returns the diagonal of X (XᵀX + ridge I)⁻¹ Xᵀ: a score of every row.
 
@@ -70,7 +63,7 @@ def ridge_leverage_scores(
     return compute(_ridge_scores, checked, regulariser, rcond, specs=by_rows_spec)
 
 
-def _ridge_scores(rows: Rows, ridge: jax.Array | None, rcond: jax.Array) -> Any:
+def _ridge_scores(rows: Rows, ridge: Array | None, rcond: Array) -> Any:
     if rows.is_wide:
         return wide_scores(rows, ridge, rcond)
     root = None if ridge is None else jnp.sqrt(lax.stop_gradient(ridge))

@@ -2,10 +2,10 @@
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jax import Array, lax
+from jax.typing import ArrayLike
 
 from jaxwgc import _validation
 from jaxwgc._arrays import inverse_power_of_two, product
@@ -37,15 +37,15 @@ class RidgeChoice(NamedTuple):
         are 0 or infinite.
     """
 
-    ridge: jax.Array
-    errors: jax.Array
-    solution: jax.Array
+    ridge: Array
+    errors: Array
+    solution: Array
 
 
 def choose_ridge(
     matrix: MatrixLike,
-    target: jax.typing.ArrayLike,
-    ridges: jax.typing.ArrayLike,
+    target: ArrayLike,
+    ridges: ArrayLike,
     criterion: str = "leave_one_out",
 ) -> RidgeChoice:
     """Returns the ridge of the least cross-validation error, from one factorisation.
@@ -123,8 +123,8 @@ def choose_ridge(
 
 def _choose(
     rows: Rows,
-    target: jax.Array,
-    ridges: jax.Array,
+    target: Array,
+    ridges: Array,
     criterion: str,
     is_tall: bool,
     shape: tuple[int, int],
@@ -145,7 +145,7 @@ def _choose(
     is_kept = squares > 0
     weights = squares + scaled_ridges[:, None]
     shares = jnp.where(is_kept, squares / jnp.where(is_kept, weights, 1), 0)
-    parts: jax.Array = rows.sum(_parts, left, along=(targets,))
+    parts: Array = rows.sum(_parts, left, along=(targets,))
     size = shape[0] * targets.shape[1]
     if is_tall:
         errors = _errors if criterion == "generalized" else _left_out_errors
@@ -173,13 +173,11 @@ def _choose(
     )
 
 
-def _parts(rows: jax.Array, target: jax.Array, left: jax.Array) -> jax.Array:
+def _parts(rows: Array, target: Array, left: Array) -> Array:
     return product(product(rows, left).T, target)
 
 
-def _residuals(
-    basis: jax.Array, target: jax.Array, shares: jax.Array, parts: jax.Array
-) -> jax.Array:
+def _residuals(basis: Array, target: Array, shares: Array, parts: Array) -> Array:
     """Returns the residuals of each ridge and system, (rows, num_ridges, c)."""
     # One product for all ridges and systems.
     scaled = shares.T[:, :, None] * parts[:, None]
@@ -188,24 +186,16 @@ def _residuals(
 
 
 def _errors(
-    rows: jax.Array,
-    target: jax.Array,
-    left: jax.Array,
-    shares: jax.Array,
-    parts: jax.Array,
-) -> jax.Array:
+    rows: Array, target: Array, left: Array, shares: Array, parts: Array
+) -> Array:
     """Returns what a block of rows adds to the squared residuals of each ridge."""
     residuals = _residuals(product(rows, left), target, shares, parts)
     return jnp.sum(residuals**2, axis=(0, 2))
 
 
 def _left_out_errors(
-    rows: jax.Array,
-    target: jax.Array,
-    left: jax.Array,
-    shares: jax.Array,
-    parts: jax.Array,
-) -> jax.Array:
+    rows: Array, target: Array, left: Array, shares: Array, parts: Array
+) -> Array:
     """Returns what a block of rows adds to the squared errors of left-out rows."""
     basis = product(rows, left)
     residuals = _residuals(basis, target, shares, parts)
@@ -214,12 +204,8 @@ def _left_out_errors(
 
 
 def _errors_in_basis(
-    basis: jax.Array,
-    targets: jax.Array,
-    squares: jax.Array,
-    ridges: jax.Array,
-    criterion: str,
-) -> jax.Array:
+    basis: Array, targets: Array, squares: Array, ridges: Array, criterion: str
+) -> Array:
     """Returns the error of each ridge, with U filled up to a basis of all N directions.
 
     There 1 - H is a sum of positive parts, and not the little that is left of 1. A
@@ -242,9 +228,7 @@ def _errors_in_basis(
     return jnp.sum(residuals**2, axis=(0, 2)) / targets.size
 
 
-def _divided(
-    residuals: jax.Array, rest: jax.Array, rounding: jax.typing.ArrayLike | None = None
-) -> jax.Array:
+def _divided(residuals: Array, rest: Array, rounding: ArrayLike | None = None) -> Array:
     """Returns residuals (..., c) over `rest`, infinite if that is but rounding.
 
     As of a row that is alone in a direction.
@@ -258,7 +242,7 @@ def _divided(
 
 def _decomposed(
     rows: Rows, is_tall: bool, shape: tuple[int, int]
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+) -> tuple[Array, Array, Array, Array]:
     """Returns L, s and V with X = U diag(s) Vᵀ and U = X L; whether X is finite.
 
     Columns are left in their units, in which the ridge is.

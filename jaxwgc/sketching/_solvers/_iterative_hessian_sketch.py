@@ -7,7 +7,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
+from jax.typing import ArrayLike
 
 from jaxwgc import _validation
 from jaxwgc._arrays import inverse_power_of_two, product
@@ -21,23 +22,23 @@ from jaxwgc.sketching._linalg.rank import solver_cutoff
 from jaxwgc.sketching._linalg.rows import DenseRows
 from jaxwgc.sketching._solvers._solution import Solution, every_target
 
-Projection = Callable[[jax.Array], jax.Array]
+Projection = Callable[[Array], Array]
 
 
 def iterative_hessian_sketch(
-    key: jax.Array,
-    matrix: jax.typing.ArrayLike,
-    target: jax.typing.ArrayLike,
+    key: Array,
+    matrix: ArrayLike,
+    target: ArrayLike,
     sketch_size: int,
     num_iterations: int,
     projection: Projection | None = None,
     embedding: EmbeddingLike = gaussian,
     *,
-    ridge: jax.typing.ArrayLike = 0.0,
+    ridge: ArrayLike = 0.0,
     refresh: bool = True,
-    step_size: jax.typing.ArrayLike | None = None,
+    step_size: ArrayLike | None = None,
     num_inner_steps: int = 200,
-    tolerance: jax.typing.ArrayLike | None = None,
+    tolerance: ArrayLike | None = None,
 ) -> Solution:
     """Solves least squares over a convex set, by exact gradients, sketched Hessians.
 
@@ -191,12 +192,12 @@ def iterative_hessian_sketch(
     static_argnames=("num_iterations", "projection", "num_inner_steps", "refresh"),
 )
 def _solve(
-    matrix: jax.Array,
-    target: jax.Array,
+    matrix: Array,
+    target: Array,
     embedding: Embedding,
-    ridge: jax.Array | None,
-    step_size: jax.Array,
-    tolerance: jax.Array,
+    ridge: Array | None,
+    step_size: Array,
+    tolerance: Array,
     num_iterations: int,
     projection: Projection | None,
     num_inner_steps: int,
@@ -217,7 +218,7 @@ def _solve(
     constant = lax.stop_gradient if projection is None else lambda x: x
     matrix, ridge = constant(system)
 
-    def sketch(key: jax.Array) -> tuple[jax.Array, Any]:
+    def sketch(key: Array) -> tuple[Array, Any]:
         # Only the way to the solution depends on it, and so no derivative does.
         small = dataclasses.replace(embedding, key=key) @ lax.stop_gradient(matrix)
         return small, _prepared(small, lax.stop_gradient(ridge), projection)
@@ -226,14 +227,14 @@ def _solve(
     fixed = None if refresh else sketch(embedding.key)
     momentum = 0 if refresh else min(matrix.shape) / embedding.sketch_size
 
-    def solve(system_target: jax.Array, unit: jax.Array) -> Solution:
+    def solve(system_target: Array, unit: Array) -> Solution:
         target = constant(system_target)
 
-        def projected(solution: jax.Array) -> jax.Array:
+        def projected(solution: Array) -> Array:
             assert projection is not None
             return projection(solution * size / unit).astype(matrix.dtype) * unit / size
 
-        def downhill_of(solution: jax.Array) -> tuple[jax.Array, jax.Array]:
+        def downhill_of(solution: Array) -> tuple[Array, Array]:
             gradient, squared = DenseRows(matrix).sum(
                 _downhill, solution, along=(target,)
             )
@@ -290,9 +291,7 @@ def _solve(
     return every_target(solve, target, inverse_power_of_two(largest))
 
 
-def _prepared(
-    small: jax.Array, ridge: jax.Array | None, projection: Projection | None
-) -> Any:
+def _prepared(small: Array, ridge: Array | None, projection: Projection | None) -> Any:
     """Returns the factor of a sketch of X that a change of θ needs."""
     if projection is None:
         rcond = solver_cutoff(small.shape, small.dtype)
@@ -305,27 +304,25 @@ def _prepared(
     return hessian, jnp.linalg.eigvalsh(hessian)[-1]
 
 
-def _free_change(prepared: tuple[Factors, jax.Array], gradient: jax.Array) -> jax.Array:
+def _free_change(prepared: tuple[Factors, Array], gradient: Array) -> Array:
     """Returns the Newton step of a sketched Hessian."""
     factors, row_space = prepared
     coordinates = factors.in_range(factors.scale * gradient)
     return scaled(factors.scale, factors.direction(coordinates, row_space))
 
 
-def _downhill(
-    block: jax.Array, target: jax.Array, solution: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+def _downhill(block: Array, target: Array, solution: Array) -> tuple[Array, Array]:
     residual = target - product(block, solution)
     return product(residual, block), jnp.sum(residual**2)
 
 
 def _constrained_change(
-    prepared: tuple[jax.Array, jax.Array],
-    solution: jax.Array,
-    gradient: jax.Array,
+    prepared: tuple[Array, Array],
+    solution: Array,
+    gradient: Array,
     projection: Projection,
     num_steps: int,
-) -> jax.Array:
+) -> Array:
     """Takes accelerated projected gradient steps, restarted where they overshoot."""
     hessian, largest = prepared
     inverse = 1 / jnp.where(largest > 0, largest, 1)

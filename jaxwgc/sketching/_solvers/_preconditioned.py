@@ -4,7 +4,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
+from jax.typing import ArrayLike
 
 from jaxwgc import _validation
 from jaxwgc._arrays import inverse_power_of_two, product
@@ -22,11 +23,7 @@ from jaxwgc.sketching._linalg.kinds import (
     system_of,
 )
 from jaxwgc.sketching._linalg.operator import LinearOperator
-from jaxwgc.sketching._linalg.orthonormalise import (
-    factors_of,
-    factors_of_small,
-    scaled,
-)
+from jaxwgc.sketching._linalg.orthonormalise import factors_of, factors_of_small, scaled
 from jaxwgc.sketching._linalg.rank import solver_cutoff
 from jaxwgc.sketching._linalg.refinement import Refinement
 from jaxwgc.sketching._linalg.rows import constant
@@ -49,17 +46,17 @@ _MAX_ITERATIONS, _MAX_SLOW_ITERATIONS = 49, 999
 
 
 def preconditioned(
-    key: jax.Array,
+    key: Array,
     matrix: "MatrixLike | LinearOperator",
-    target: jax.typing.ArrayLike,
+    target: ArrayLike,
     sketch_size: int | None = None,
     embedding: EmbeddingLike = sparse_sign,
     *,
     method: str = "auto",
-    ridge: jax.typing.ArrayLike = 0.0,
-    tolerance: jax.typing.ArrayLike | None = None,
+    ridge: ArrayLike = 0.0,
+    tolerance: ArrayLike | None = None,
     max_iterations: int | None = None,
-    rcond: jax.typing.ArrayLike | None = None,
+    rcond: ArrayLike | None = None,
 ) -> Solution:
     """Solves least squares to full accuracy, by preconditioned conjugate gradients.
 
@@ -259,11 +256,11 @@ def _method(method: str, matrix: Any, sketch_size: int) -> str:
 
 def _solve(
     rows: Any,
-    target: jax.Array,
+    target: Array,
     embedding: Embedding | None,
-    ridge: jax.Array | None,
-    tolerance: jax.Array,
-    rcond: jax.Array,
+    ridge: Array | None,
+    tolerance: Array,
+    rcond: Array,
     method: str,
     max_iterations: int,
 ) -> Solution:

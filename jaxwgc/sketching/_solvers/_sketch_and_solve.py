@@ -4,7 +4,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
+from jax.typing import ArrayLike
 
 from jaxwgc import _validation
 from jaxwgc._arrays import inverse_power_of_two, product
@@ -21,14 +22,14 @@ from jaxwgc.sketching._solvers._solution import Solution, in_units
 
 
 def sketch_and_solve(
-    key: jax.Array,
+    key: Array,
     matrix: "MatrixLike | LinearOperator",
-    target: jax.typing.ArrayLike,
+    target: ArrayLike,
     sketch_size: int,
     embedding: EmbeddingLike = sparse_sign,
     *,
-    ridge: jax.typing.ArrayLike = 0.0,
-    rcond: jax.typing.ArrayLike | None = None,
+    ridge: ArrayLike = 0.0,
+    rcond: ArrayLike | None = None,
 ) -> Solution:
     """Solves least squares on a sketch: θ that minimises ‖S(Xθ - y)‖² + ridge ‖θ‖².
 
@@ -101,11 +102,7 @@ def sketch_and_solve(
 
 
 def _solve(
-    rows: Any,
-    target: jax.Array,
-    embedding: Embedding,
-    ridge: jax.Array | None,
-    rcond: jax.Array,
+    rows: Any, target: Array, embedding: Embedding, ridge: Array | None, rcond: Array
 ) -> Solution:
     unit = rows.maximum(jnp.max(jnp.abs(lax.stop_gradient(target)), axis=0))
     unit = inverse_power_of_two(unit)

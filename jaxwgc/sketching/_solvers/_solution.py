@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 
 from jaxwgc._arrays import inverse_power_of_two
 from jaxwgc.sketching._linalg.orthonormalise import scaled
@@ -32,15 +32,15 @@ class Solution(NamedTuple):
         with it solution and derivatives. None from solvers that do not say.
     """
 
-    solution: jax.Array
-    num_iterations: jax.Array
-    converged: jax.Array
-    residual_history: jax.Array
+    solution: Array
+    num_iterations: Array
+    converged: Array
+    residual_history: Array
     rank: NumericalRank | None = None
 
 
 def every_target(
-    solve: Callable[..., Solution], target: jax.Array, scale: jax.Array
+    solve: Callable[..., Solution], target: Array, scale: Array
 ) -> Solution:
     """Solves for y, or for every column of y, with the columns as the last axis.
 
@@ -52,7 +52,7 @@ def every_target(
       scale: as in `in_units`.
     """
 
-    def solve_scaled(target: jax.Array) -> Solution:
+    def solve_scaled(target: Array) -> Solution:
         unit = inverse_power_of_two(jnp.max(jnp.abs(lax.stop_gradient(target))))
         return in_units(solve(target * unit, unit), unit, scale)
 
@@ -61,7 +61,7 @@ def every_target(
     return jax.vmap(solve_scaled, in_axes=-1, out_axes=-1)(target)
 
 
-def in_units(result: Solution, unit: jax.Array, scale: jax.Array) -> Solution:
+def in_units(result: Solution, unit: Array, scale: Array) -> Solution:
     """Returns the solution for y from the one for y * `unit`, (N,) or (N, c).
 
     `converged` becomes False if θ overflows, or if what underflows is more than
