@@ -148,8 +148,9 @@ def _choose(
     parts: Array = rows.sum(_parts, left, along=(targets,))
     size = shape[0] * targets.shape[1]
     if is_tall:
-        errors = _errors if criterion == "generalized" else _left_out_errors
-        total = rows.sum(errors, left, shares, parts, along=(targets,))
+        is_left_out = jnp.asarray(criterion == "leave_one_out", rows.dtype)
+        args = left, shares, parts, is_left_out
+        total = rows.sum(_errors, *args, along=(targets,))
         total = total / size
         if criterion == "generalized":
             rest = 1 - jnp.sum(shares, axis=1) / shape[0]
@@ -177,29 +178,24 @@ def _parts(rows: Array, target: Array, left: Array) -> Array:
     return product(product(rows, left).T, target)
 
 
-def _residuals(basis: Array, target: Array, shares: Array, parts: Array) -> Array:
-    """Returns the residuals of each ridge and system, (rows, num_ridges, c)."""
+def _errors(
+    rows: Array,
+    target: Array,
+    left: Array,
+    shares: Array,
+    parts: Array,
+    is_left_out: Array,
+) -> Array:
+    """Returns what a block of rows adds to the squared errors of each ridge.
+
+    They are those of rows that were left out, or the residuals.
+    """
+    basis = product(rows, left)
     # One product for all ridges and systems.
     scaled = shares.T[:, :, None] * parts[:, None]
     fits = product(basis, scaled.reshape(len(parts), -1))
-    return target[:, None] - fits.reshape(len(basis), *scaled.shape[1:])
-
-
-def _errors(
-    rows: Array, target: Array, left: Array, shares: Array, parts: Array
-) -> Array:
-    """Returns what a block of rows adds to the squared residuals of each ridge."""
-    residuals = _residuals(product(rows, left), target, shares, parts)
-    return jnp.sum(residuals**2, axis=(0, 2))
-
-
-def _left_out_errors(
-    rows: Array, target: Array, left: Array, shares: Array, parts: Array
-) -> Array:
-    """Returns what a block of rows adds to the squared errors of left-out rows."""
-    basis = product(rows, left)
-    residuals = _residuals(basis, target, shares, parts)
-    residuals = _divided(residuals, 1 - product(basis**2, shares.T))
+    residuals = target[:, None] - fits.reshape(len(basis), *scaled.shape[1:])
+    residuals = _divided(residuals, 1 - is_left_out * product(basis**2, shares.T))
     return jnp.sum(residuals**2, axis=(0, 2))
 
 
