@@ -108,37 +108,6 @@ def test_any_units_in_float32(kind):
         assert not solve(unit, 1 / unit).converged
 
 
-def test_derivatives_are_those_of_the_array(with_x64):
-    matrix, target = system(10.0)
-    given = entries_of(matrix)
-
-    def of_entries(data, target):
-        own = sparse.BCOO((data, given.indices), shape=given.shape)
-        return jnp.sum(
-            sketching.preconditioned(KEY, own, target, method="columns")[0] ** 2
-        )
-
-    def of_operator(matrix, target):
-        # Closed over, where the other is an argument.
-        own = sketching.LinearOperator(
-            lambda v: matrix @ v, lambda u: u @ matrix, matrix.shape
-        )
-        return jnp.sum(sketching.preconditioned(KEY, own, target)[0] ** 2)
-
-    def direct(matrix, target):
-        return jnp.sum(jnp.linalg.solve(matrix.T @ matrix, matrix.T @ target) ** 2)
-
-    expected = jax.jit(jax.grad(direct, (0, 1)))(jnp.asarray(matrix), target)
-    found = jax.jit(jax.grad(of_entries, (0, 1)))(given.data, target)
-    places = np.argwhere(matrix)
-    change = np.asarray(expected[0])[tuple(places.T)]
-    np.testing.assert_allclose(found[0][: len(places)], change, rtol=1e-8)
-    np.testing.assert_allclose(found[1], expected[1], rtol=1e-8, atol=1e-12)
-    found = jax.jit(jax.grad(of_operator, (0, 1)))(jnp.asarray(matrix), target)
-    for own, other in zip(found, expected):
-        np.testing.assert_allclose(own, other, rtol=1e-8, atol=1e-12)
-
-
 def test_least_norm_of_entries(with_x64):
     matrix, target = system(10.0)
     matrix = matrix.copy()

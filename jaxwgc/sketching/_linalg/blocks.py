@@ -13,7 +13,7 @@ from jax import Array
 
 from jaxwgc._arrays import is_sparse, next_power_of_two, product
 from jaxwgc.sketching import _checks
-from jaxwgc.sketching._linalg.gram import column_scale
+from jaxwgc.sketching._linalg.orthonormalise import factors_of
 from jaxwgc.sketching._linalg.rows import DenseRows, Rows, image_of, row_squares
 
 _CHUNK_BYTES = 2**25
@@ -120,10 +120,8 @@ class BlockRows(Rows):
 
     def sum(self, function, *args, along=()):
         sums: Any = None
-        for start, chunk, size in self._chunks():
-            slices = [_padded(array[start : start + size], chunk) for array in along]
-            parts = _chunk_sum(_dense(chunk), slices, args, function)
-            sums = _added(sums, parts)
+        for _, chunk, slices in self._dense_chunks(along):
+            sums = _added(sums, _chunk_sum(chunk, slices, args, function))
         return jax.tree.map(lambda total: jnp.asarray(total, self.dtype), sums)
 
     def map(self, function, *args):
@@ -168,18 +166,15 @@ class BlockRows(Rows):
 
     def sketch(self, embedding, *along):
         drawn, sums = _drawn(embedding), []
-        for start, chunk, size in self._chunks():
-            slices = [_padded(array[start : start + size], chunk) for array in along]
-            arrays = [_dense(chunk), *slices]
-            parts = _chunk_sketch(embedding, arrays, drawn, start)
+        for start, chunk, slices in self._dense_chunks(along):
+            parts = _chunk_sketch(embedding, [chunk, *slices], drawn, start)
             sums = _added(sums or None, parts)
         return [jnp.asarray(total, self.dtype) for total in sums]
 
     def triangle(self, scale, *along):
         folded = np.zeros((0, 0))
-        for start, chunk, size in self._chunks():
-            slices = [_padded(array[start : start + size], chunk) for array in along]
-            own = np.asarray(_chunk_triangle(_dense(chunk), slices), float)
+        for _, chunk, slices in self._dense_chunks(along):
+            own = np.asarray(_chunk_factor(chunk, slices), float)
             folded = np.concatenate([folded.reshape(-1, own.shape[1]), own])
             if len(folded) > 2 * own.shape[1]:
                 folded = np.linalg.qr(folded, mode="r")
@@ -197,6 +192,12 @@ class BlockRows(Rows):
         while is_open(state):
             state = step(state)
         return state
+
+    def _dense_chunks(self, along: Any) -> Iterator[tuple[int, Any, list[np.ndarray]]]:
+        """Yields where a chunk starts, the chunk, and the same rows of other arrays."""
+        for start, chunk, size in self._chunks():
+            slices = [_padded(array[start : start + size], chunk) for array in along]
+            yield start, _dense(chunk), slices
 
     def _chunks(self) -> Iterator[tuple[int, Any, int]]:
         """Yields where a chunk starts, the chunk, and its size without padding.
@@ -353,11 +354,14 @@ def _chunk_map(chunk: Array, args: Any, function: Any) -> Array:
 
 
 @jax.jit
-def _chunk_triangle(chunk: Array, slices: Any) -> Array:
-    rows = DenseRows(chunk)
-    _, scale = column_scale(rows)
-    found = rows.triangle(scale, *slices)
-    return found.at[:, : len(scale)].divide(scale)
+def _chunk_factor(chunk: Array, slices: Any) -> Array:
+    """Returns an R with RᵀR the Gram matrix of a chunk, square but not triangular.
+
+    By Gram matrices, which are far faster than QR and as accurate.
+    """
+    factors = factors_of(DenseRows(jnp.column_stack([chunk, *slices])), None, 0.0)
+    vectors = factors.vectors / factors.scale[:, None]
+    return factors.singular_values[:, None] * vectors.T
 
 
 @jax.jit

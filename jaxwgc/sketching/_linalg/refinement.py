@@ -1,7 +1,9 @@
 """Least squares by conjugate gradients with factors that nearly solve them."""
 
+import functools
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -16,10 +18,13 @@ class State(NamedTuple):
     Attributes:
       solution, gradient: (p,) or (p, c), in the units of scaled columns.
       squared: () or (c,), the squared norm of the residual, with the ridge.
-      in_range: The part of the residual in the range of X, in the basis X P.
+      exact: The part of the residual in the range of X, in the basis X P.
+      in_range: That part as conjugate gradients have updated it.
       search: The direction of the next step in that basis.
+      start: The squared norm of the part that updates started from.
+      is_fresh: Whether they start anew.
       gain: By how much the last step shortened the squared norm.
-      length: That of a step, 1 if the factors are exact.
+      length: That of the last step, 1 if the factors are exact.
       iteration: int32, () or (c,).
       history: (max_iterations + 1,) or (max_iterations + 1, c), norms of the residual.
     """
@@ -27,8 +32,11 @@ class State(NamedTuple):
     solution: Array
     gradient: Array
     squared: Array
+    exact: Array
     in_range: Array
     search: Array
+    start: Array
+    is_fresh: Array
     gain: Array
     length: Array
     iteration: Array
@@ -71,8 +79,11 @@ class Refinement(NamedTuple):
             solution=zeros,
             gradient=zeros,
             squared=jnp.zeros(systems, dtype),
+            exact=coordinates,
             in_range=coordinates,
             search=coordinates,
+            start=jnp.zeros(systems, dtype),
+            is_fresh=jnp.ones(systems, bool),
             gain=jnp.zeros(systems, dtype),
             length=jnp.ones(systems, dtype),
             iteration=jnp.full(systems, -1),
@@ -86,54 +97,67 @@ class Refinement(NamedTuple):
             start = start._replace(
                 gradient=gradient,
                 squared=squared,
+                exact=in_range,
                 in_range=in_range,
                 search=in_range,
+                start=jnp.sum(in_range**2, axis=0),
                 iteration=start.iteration + 1,
                 history=start.history + jnp.sqrt(squared),
             )
 
         def is_open(state: State) -> Array:
-            is_early = (state.iteration < 2) & jnp.any(state.in_range != 0, axis=0)
+            is_early = (state.iteration < 2) & jnp.any(state.exact != 0, axis=0)
             # The second step makes a direct solution as good as a refined one.
-            is_open = is_early | ~self.is_solved(state)
+            is_open = is_early | ~self.is_solved(state) | ~state.is_fresh
             is_open &= jnp.isfinite(state.squared) & (state.iteration < max_iterations)
             return is_open | (state.iteration < 0)
 
         def step(state: State) -> State:
             is_moving = is_open(state)
-            direction = factors.direction(state.search, row_space)
-            direction = direction * (state.length * is_moving)
-            # The full step is right but for what the factors miss. The pass looks where
-            # it ends, so that the residual there is not an update of another one.
-            trial = state.solution + direction
+            direction = factors.direction(state.search, row_space) * is_moving
+            # The pass looks near to where the step ends, so that the residual there is
+            # no update of another one.
+            trial = state.solution + state.length * direction
             gradient, squared, image, curvature = self._look(trial, direction)
+            energy = jnp.sum(state.in_range**2, axis=0)
+            size = energy / jnp.where(curvature > 0, curvature, jnp.inf)
+            more = jnp.where(is_moving, size - state.length, 0)
             ahead = jnp.sum(direction * gradient, axis=0)
-            more = ahead / jnp.where(curvature > 0, curvature, jnp.inf)
-            # Below rounding, the place that was looked at is as good.
-            more = jnp.where(jnp.abs(more) > 1e-3, more, 0)
-            gradient = gradient - more * image
             longer, change = squared, more * (2 * ahead - more * curvature)
             squared = jnp.maximum(squared - change, 0)
-            in_range = factors.in_range(gradient)
-            energy = jnp.sum(state.in_range**2, axis=0)
-            turn = jnp.sum(in_range * (in_range - state.in_range), axis=0)
-            turn = jnp.maximum(turn / jnp.where(energy > 0, energy, jnp.inf), 0)
             # A small difference of large numbers is no length: the next pass will tell.
             is_lost = longer > 100 * squared
-            gain = jnp.where(is_lost, jnp.inf, (1 + more) ** 2 * curvature)
-            length = jnp.where(more > -1, state.length * (1 + more), state.length)
+            gain = jnp.where(is_lost, jnp.inf, size * energy)
+            gradient = gradient - more * image
+            exact = factors.in_range(gradient)
+            updated = state.in_range - size * factors.in_range(image)
+            new_energy = jnp.sum(updated**2, axis=0)
+            # Rounding of updates is relative to the residual that they start from, and
+            # rounding of a gradient spoils directions that are to be conjugate. So
+            # updates go on for half of the digits, and then start anew.
+            is_fresh = new_energy <= jnp.finfo(energy.dtype).eps * state.start
+            is_fresh |= self._backward_error(
+                state._replace(exact=updated, squared=squared)
+            ) <= (self.tolerance / 4)
+            in_range = jnp.where(is_fresh, exact, updated)
+            turn = new_energy / jnp.where(energy > 0, energy, jnp.inf)
+            turn = jnp.where(is_fresh, 0, turn)
             iteration = state.iteration + is_moving
-            return State(
+            new = State(
                 solution=trial + more * direction,
                 gradient=gradient,
                 squared=squared,
+                exact=exact,
                 in_range=in_range,
                 search=in_range + turn * state.search,
-                gain=jnp.where(is_moving, gain, state.gain),
-                length=jnp.where(is_moving, length, state.length),
+                start=jnp.where(is_fresh, jnp.sum(exact**2, axis=0), state.start),
+                is_fresh=is_fresh,
+                gain=gain,
+                length=jnp.where(size > 0, size, state.length),
                 iteration=iteration,
                 history=record(state.history, iteration, jnp.sqrt(squared)),
             )
+            return jax.tree.map(functools.partial(jnp.where, is_moving), new, state)
 
         return self.rows.while_loop(lambda state: jnp.any(is_open(state)), step, start)
 
@@ -160,7 +184,7 @@ class Refinement(NamedTuple):
         values = self.factors.singular_values
         weight = jnp.sum(state.solution**2, axis=0)
         weight = jnp.multiply.outer(values**2, weight) + state.squared
-        shares = scaled(values, state.in_range)
+        shares = scaled(values, state.exact)
         shares = shares / jnp.sqrt(jnp.where(weight > 0, weight, 1))
         return jnp.linalg.norm(shares, axis=0) / self.factors.norm
 
@@ -171,7 +195,7 @@ class Refinement(NamedTuple):
         if self.offset is not None:
             return is_stable
         # Of conjugate gradients, the last step may be the longest one.
-        part = jnp.maximum(jnp.sum(state.in_range**2, axis=0), state.gain)
+        part = jnp.maximum(jnp.sum(state.exact**2, axis=0), state.gain)
         return is_stable & self._is_shortest(jnp.sqrt(part), state)
 
     def _is_shortest(self, part: Array, state: State) -> Array:
@@ -186,8 +210,8 @@ class Refinement(NamedTuple):
         """
         gain = state.gain
         if is_sketched:
-            energy = jnp.sum(state.in_range**2, axis=0)
-            direction = product(self.factors.matrix, state.in_range)
+            energy = jnp.sum(state.exact**2, axis=0)
+            direction = product(self.factors.matrix, state.exact)
             size = self.rows.length(scaled(self.factors.scale, direction))
             gain = jnp.maximum(gain, (energy / jnp.where(size > 0, size, 1)) ** 2)
         eps = jnp.finfo(state.squared.dtype).eps
