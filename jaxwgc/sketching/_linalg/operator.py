@@ -104,10 +104,11 @@ def checked_operator(
     if not jnp.issubdtype(dtype, jnp.floating) or jnp.finfo(dtype).bits < 32:
         raise TypeError(f"operator.dtype must be float32 or float64; got {dtype}")
     functions = {}
-    for name, length, result in (("matvec", *shape[::-1]), ("rmatvec", *shape)):
-        function: Any = getattr(operator, name)
-        if function is None and name == "rmatvec":
-            continue
+    sizes = {"matvec": shape[::-1]}
+    if operator.rmatvec is not None:
+        sizes["rmatvec"] = shape
+    for name, (length, result) in sizes.items():
+        function = getattr(operator, name)
         _validation.check_callable(f"operator.{name}", function)
         vector = jax.ShapeDtypeStruct((length,), dtype)
         try:
