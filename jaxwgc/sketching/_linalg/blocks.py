@@ -359,9 +359,12 @@ def _chunk_factor(chunk: Array, slices: Any) -> Array:
 
     By Gram matrices, which are far faster than QR and as accurate.
     """
-    factors = factors_of(DenseRows(jnp.column_stack([chunk, *slices])), None, 0.0)
+    joined = jnp.column_stack([chunk, *slices])
+    factors = factors_of(DenseRows(joined), None, 0.0)
     vectors = factors.vectors / factors.scale[:, None]
-    return factors.singular_values[:, None] * vectors.T
+    factor = factors.singular_values[:, None] * vectors.T
+    # A column of zeros has nothing but rounding there, and no unit to measure that by.
+    return jnp.where(jnp.any(joined != 0, axis=0), factor, 0)
 
 
 @jax.jit
