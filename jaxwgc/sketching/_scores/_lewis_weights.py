@@ -87,7 +87,6 @@ def lewis_weights(
 
     Example:
       >>> import jax.numpy as jnp
-    import numpy as np
       >>> from jaxwgc import sketching
       >>> matrix = jnp.array([[1.0, 0.0], [1.0, 0.0], [0.0, 3.0]])
       >>> result = sketching.lewis_weights(matrix, 1)
