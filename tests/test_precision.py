@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import Mesh
 
 import jaxwgc
 from jaxwgc import decoders, sketching
@@ -126,9 +125,6 @@ SKETCHING = {
         KEY, rows
     ),
     "lewis_weights": lambda rows: sketching.lewis_weights(rows, 3.0),
-    "sharded_leverage_scores": lambda rows: sketching.sharded_leverage_scores(
-        rows, Mesh(jax.devices()[:1], ("rows",)), "rows"
-    ),
     "gaussian": lambda rows: sketching.gaussian(KEY, 20, 80) @ rows,
     "rademacher": lambda rows: sketching.rademacher(KEY, 20, 80) @ rows,
     "embedding_distortion": lambda rows: sketching.embedding_distortion(

@@ -45,7 +45,7 @@ def blocks():
 sketching.leverage_scores(np.eye(3, dtype=np.float32)).block_until_ready()
 before = peak()
 start = time.perf_counter()
-scores = np.asarray(sketching.streaming_leverage_scores(blocks))
+scores = sketching.leverage_scores(sketching.Blocks(blocks, num_rows))
 seconds = time.perf_counter() - start
 start = time.perf_counter()
 for block in blocks():

@@ -52,8 +52,8 @@ else:
     small = matrix[:5 * matrix.shape[1]]
     if way == "stream":
         # What is compiled depends on no number of rows.
-        sketching.rank_k_leverage_scores(key, lambda: [small], **options)
-        argument = lambda: [matrix]
+        sketching.rank_k_leverage_scores(key, sketching.Blocks([small]), **options)
+        argument = sketching.Blocks([matrix])
     else:
         from jax.experimental import sparse
         coo = matrix.tocoo()

@@ -227,13 +227,13 @@ def read():
         buffer = np.empty((block_rows, num_columns + 1), np.float32)
         while size := file.readinto(memoryview(buffer).cast("B")):
             block = buffer[: size // buffer[0].nbytes]
-            yield block[:, :num_columns], block[:, num_columns]
+            yield block[:, num_columns].copy()
 
 def mapped():
+    # A new map for each block, so that its pages are not kept.
     for start in range(0, num_rows, block_rows):
         rows = np.memmap(path, np.float32, "r", shape=(num_rows, num_columns + 1))
-        block = rows[start : start + block_rows]
-        yield block[:, :num_columns], block[:, num_columns]
+        yield rows[start : start + block_rows, :num_columns]
 
 def peak():
     status = pathlib.Path("/proc/self/status").read_text()
@@ -244,17 +244,17 @@ with open(path, "rb+") as file:
     os.fsync(file.fileno())
     os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 start = time.perf_counter()
-for block, target in read():
-    pass
+target = np.concatenate([*read()])
 reading = time.perf_counter() - start
 start = time.perf_counter()
-solution = sketching.streaming_least_squares(jax.random.key(0), mapped)
+rows = sketching.Blocks(mapped, num_rows)
+solution = sketching.preconditioned(jax.random.key(0), rows, target)
 seconds = time.perf_counter() - start
 print(json.dumps({
     "mebibytes": peak(),
     "seconds": seconds,
     "seconds_of_reading_once": reading,
-    "passes": int(solution.num_iterations),
+    "passes": 1 + int(solution.num_iterations),
     "converged": bool(solution.converged),
     "error": float(np.abs(np.asarray(solution.solution) - 1).max()),
 }))

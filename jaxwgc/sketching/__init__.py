@@ -18,7 +18,9 @@ from jaxwgc.sketching._embeddings._embedding import Embedding
 from jaxwgc.sketching._embeddings._row_sampling import row_sampling
 from jaxwgc.sketching._embeddings._sparse_embeddings import count_sketch, sparse_sign
 from jaxwgc.sketching._embeddings._srht import srht
-from jaxwgc.sketching._operators import LinearOperator
+from jaxwgc.sketching._linalg.blocks import Blocks
+from jaxwgc.sketching._linalg.operator import LinearOperator
+from jaxwgc.sketching._linalg.rank import NumericalRank
 from jaxwgc.sketching._samplers._partition import partition, partition_probabilities
 from jaxwgc.sketching._samplers._rescaling import (
     WeightedParts,
@@ -41,14 +43,9 @@ from jaxwgc.sketching._scores._bless import BlessSample, bless
 from jaxwgc.sketching._scores._effective_resistances import effective_resistances
 from jaxwgc.sketching._scores._leverage_scores import leverage_scores
 from jaxwgc.sketching._scores._lewis_weights import LewisWeights, lewis_weights
-from jaxwgc.sketching._scores._numerical_rank import NumericalRank, numerical_rank
-from jaxwgc.sketching._scores._rank_k_scores import (
-    RankKScores,
-    rank_k_leverage_scores,
-)
+from jaxwgc.sketching._scores._numerical_rank import numerical_rank
+from jaxwgc.sketching._scores._rank_k_scores import RankKScores, rank_k_leverage_scores
 from jaxwgc.sketching._scores._ridge_scores import ridge_leverage_scores
-from jaxwgc.sketching._scores._sharded_scores import sharded_leverage_scores
-from jaxwgc.sketching._scores._streaming_scores import streaming_leverage_scores
 from jaxwgc.sketching._solvers._choose_ridge import RidgeChoice, choose_ridge
 from jaxwgc.sketching._solvers._iterative_hessian_sketch import iterative_hessian_sketch
 from jaxwgc.sketching._solvers._logistic_newton_sketch import logistic_newton_sketch
@@ -56,17 +53,17 @@ from jaxwgc.sketching._solvers._newton_sketch import newton_sketch
 from jaxwgc.sketching._solvers._preconditioned import preconditioned
 from jaxwgc.sketching._solvers._sketch_and_solve import sketch_and_solve
 from jaxwgc.sketching._solvers._solution import Solution
-from jaxwgc.sketching._solvers._streaming_least_squares import streaming_least_squares
 
 # In the order of the documentation.
 __all__ = [
+    # Kinds of matrices.
+    "Blocks",
+    "LinearOperator",
     # Scores.
     "leverage_scores",
     "numerical_rank",
     "NumericalRank",
     "approximate_leverage_scores",
-    "streaming_leverage_scores",
-    "sharded_leverage_scores",
     "rank_k_leverage_scores",
     "RankKScores",
     "ridge_leverage_scores",
@@ -105,8 +102,6 @@ __all__ = [
     "iterative_hessian_sketch",
     "newton_sketch",
     "logistic_newton_sketch",
-    "LinearOperator",
-    "streaming_least_squares",
     "choose_ridge",
     "RidgeChoice",
     "Solution",

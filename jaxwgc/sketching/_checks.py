@@ -1,44 +1,64 @@
 """Checks and conversions of arguments, with one wording for all of sketching."""
 
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from jaxwgc import _validation
 from jaxwgc._arrays import inverse_power_of_two, is_sparse, is_sparse_of_scipy
+from jaxwgc.sketching._linalg.rank import rank_cutoff
 
 if TYPE_CHECKING:
     from jax.experimental.sparse import BCOO
 
 # Part of the message where a function does not take a sparse matrix.
 _TAKERS = (
-    ", or use leverage_scores, ridge_leverage_scores, rank_k_leverage_scores, "
-    "numerical_rank, sketch_and_solve or preconditioned, which take sparse matrices"
+    ", or use another score, sketch_and_solve, preconditioned or choose_ridge, which "
+    "take sparse matrices"
 )
 
 
-def float_array(name: str, value: Any) -> jax.Array:
+def float_array(name: str, value: Any) -> Array:
     """Returns `value` as a real array in the dtype that it is computed in.
 
     Integers and bools become the default float, half precision becomes float32.
     """
     _validation.check_dense(name, value)
+    # JAX compiles a program for each shape and dtype that it converts; NumPy does not.
+    is_host = not isinstance(value, Array) and not _validation.is_traced(value)
     try:
-        # JAX compiles a program for each shape that jnp.asarray takes from NumPy.
-        is_host = isinstance(value, np.ndarray)
-        array = jax.device_put(value) if is_host else jnp.asarray(value)
+        array: Any = np.asarray(value) if is_host else jnp.asarray(value)
     except (TypeError, ValueError) as error:
         raise TypeError(
             f"{name} must be an array of real numbers; got {type(value).__name__}"
         ) from error
-    if jnp.issubdtype(array.dtype, jnp.floating):
-        return array.astype(jnp.promote_types(array.dtype, jnp.float32))
-    if jnp.issubdtype(array.dtype, jnp.integer) or array.dtype == jnp.bool_:
-        return array.astype(float)
-    raise TypeError(f"{name} must be real; got an array of {array.dtype}")
+    dtype = array.dtype
+    if jnp.issubdtype(dtype, jnp.floating):
+        dtype = jnp.promote_types(dtype, jnp.float32)
+    elif jnp.issubdtype(dtype, jnp.integer) or dtype.kind == "b":
+        dtype = float
+    elif dtype.kind in "OUS":
+        raise TypeError(
+            f"{name} must be an array of real numbers; got {type(value).__name__}"
+        )
+    else:
+        raise TypeError(f"{name} must be real; got an array of {dtype}")
+    dtype = jax.dtypes.canonicalize_dtype(dtype)
+    with np.errstate(over="ignore"):
+        array = array.astype(dtype)
+    return jax.device_put(array) if is_host else array
+
+
+def scalar(value: Any, dtype: Any) -> Array:
+    """Returns a number in a dtype, without a program to convert it if not traced."""
+    if isinstance(value, Array):
+        return value.astype(dtype)
+    return jax.device_put(np.asarray(value, dtype))
 
 
 def concrete(value: Any, dtype: Any) -> np.ndarray | None:
@@ -57,14 +77,14 @@ def concrete(value: Any, dtype: Any) -> np.ndarray | None:
 # Matrices.
 
 
-def finite_array(name: str, value: Any) -> jax.Array:
+def finite_array(name: str, value: Any) -> Array:
     """Returns a float array, whose entries are finite where they are known."""
     array = float_array(name, value)
     check_finite(name, value, array.dtype)
     return array
 
 
-def finite_matrix(name: str, value: Any) -> jax.Array:
+def finite_matrix(name: str, value: Any) -> Array:
     """Returns `value` as a real, non-empty matrix; where not traced, a finite one."""
     _validation.check_dense(name, value, _TAKERS)
     matrix = float_array(name, value)
@@ -140,7 +160,7 @@ def _check_axes(name: str, matrix: Any) -> None:
         )
 
 
-def with_values(function: Callable[[Any], jax.Array], matrix: Any) -> Any:
+def with_values(function: Callable[[Any], Array], matrix: Any) -> Any:
     """Returns `function` of an array, or a BCOO with `function` of its entries."""
     if not is_sparse(matrix):
         return function(matrix)
@@ -194,13 +214,13 @@ def check_finite(name: str, value: Any, dtype: jnp.dtype) -> None:
 
 
 @jax.jit
-def _is_finite(array: jax.Array) -> jax.Array:
+def _is_finite(array: Array) -> Array:
     # Several times faster than a count. A maximum would lose a NaN on CPUs.
     return jnp.isfinite(jnp.sum(0 * array))
 
 
 @jax.jit
-def _count_non_finite(array: jax.Array) -> jax.Array:
+def _count_non_finite(array: Array) -> Array:
     return jnp.sum(~jnp.isfinite(array))
 
 
@@ -221,30 +241,12 @@ def check_drawn_from(name: str, indices: Any, number: int, kind: str) -> None:
         )
 
 
-# Cut-offs of the numerical rank.
-
-
-def rank_cutoff(shape: tuple[int, ...], dtype: jnp.dtype) -> float:
-    """Returns the default cut-off of scores."""
-    return 10 * min(shape) ** 0.5 * float(jnp.finfo(dtype).eps)
-
-
-def solver_cutoff(shape: tuple[int, ...], dtype: jnp.dtype) -> float:
-    """Returns the default cut-off of solvers, which keeps all but rounding.
-
-    In rank-deficient matrices of up to half a million rows, the factorisations of
-    X and of its sketches gave singular values of up to 5 units in the place of 0. A
-    larger cut-off would cost residual where X is not deficient.
-    """
-    return (4 + min(shape) ** 0.5) * float(jnp.finfo(dtype).eps)
-
-
 def with_cutoff(
     array: Any,
     rcond: Any,
     default: Callable[..., float] = rank_cutoff,
     shape: tuple[int, ...] | None = None,
-) -> tuple[Any, jax.Array]:
+) -> tuple[Any, Array]:
     """Returns a matrix and `rcond`, or its default, in the dtype of the matrix.
 
     NaN, and so is what follows, where a traced `rcond` is not in [0, 1).
@@ -252,20 +254,61 @@ def with_cutoff(
     dtype = array.dtype
     if rcond is None:
         rcond = default(array.shape if shape is None else shape, dtype)
-        return array, jnp.asarray(rcond, dtype)
+        return array, scalar(rcond, dtype)
     _validation.check_number("rcond", rcond, minimum=0)
     if _validation.is_traced(rcond):
+        if not isinstance(array, Array) and not is_sparse(array):
+            _validation.check_concrete("rcond", rcond, "Blocks are read on the host")
         is_right = (rcond >= 0) & (rcond < 1)
         array = with_values(lambda x: jnp.where(is_right, x, jnp.nan), array)
     elif not rcond < 1:
         raise ValueError(f"rcond must be less than 1; got {rcond}")
-    return array, jnp.asarray(rcond, dtype)
+    return array, scalar(rcond, dtype)
+
+
+def warn_of_precision(given: Any, matrix: Any, rank: Array) -> None:
+    """Warns if a matrix has lost rank to the precision it is computed in.
+
+    Args:
+      given: The matrix as it came from the caller.
+      matrix: The matrix that is computed with.
+      rank: The numerical rank that was found, or numbers that sum to it.
+    """
+    is_traced = _validation.is_traced(given, matrix, rank)
+    if is_traced or not isinstance(matrix, Array):
+        return
+    shape, dtype = matrix.shape, matrix.dtype
+    # One for each target, or one in total of scores.
+    is_rank = jnp.issubdtype(rank.dtype, jnp.integer)
+    rank = np.max(rank) if is_rank else np.round(np.sum(np.asarray(rank, float)))
+    if not rank < min(shape):
+        return
+    message = f"matrix has a numerical rank of {rank:.0f} in {dtype}"
+    if getattr(given, "dtype", dtype) == np.float64 != dtype:
+        norms = np.linalg.norm(given, axis=0)
+        triangle = np.linalg.qr(given / np.where(norms > 0, norms, 1), mode="r")
+        values = np.linalg.svd(triangle, compute_uv=False)
+        exact = np.sum(values > rank_cutoff(shape, np.dtype(float)) * values[0])
+        if exact > rank:
+            warnings.warn(
+                f"{message}, but of {exact} in float64, in which it was given; enable "
+                "x64, e.g. by jax.config.update('jax_enable_x64', True)",
+                stacklevel=3,
+            )
+    sizes = np.abs(np.asarray(matrix)).max(axis=1)
+    usual = np.median(sizes[sizes > 0]) if sizes.any() else 0
+    if usual < rank_cutoff(shape, dtype) * sizes.max():
+        warnings.warn(
+            f"{message}, and rows of very different norm: beside entries of "
+            f"{sizes.max():.2g}, those of most rows are rounding; scale the rows",
+            stacklevel=3,
+        )
 
 
 # Probabilities.
 
 
-def nonnegative_vector(name: str, value: Any) -> jax.Array:
+def nonnegative_vector(name: str, value: Any) -> Array:
     """Returns a float array (size,) that is proportional to probabilities.
 
     The values of a traced array are not checked here: see `is_distribution`.
@@ -285,20 +328,20 @@ def nonnegative_vector(name: str, value: Any) -> jax.Array:
     return array
 
 
-def is_distribution(values: jax.Array) -> jax.Array:
+def is_distribution(values: Array) -> Array:
     """Returns whether all are finite, none is negative and not all are zero."""
     return jnp.all(jnp.isfinite(values) & (values >= 0)) & jnp.any(
         values >= jnp.finfo(values.dtype).tiny
     )
 
 
-def distribution(name: str, value: Any) -> tuple[jax.Array, jax.Array]:
+def distribution(name: str, value: Any) -> tuple[Array, Array]:
     """Returns a non-negative vector over its sum, and whether a traced one is valid."""
     return _normalised(nonnegative_vector(name, value))
 
 
 @jax.jit
-def _normalised(values: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _normalised(values: Array) -> tuple[Array, Array]:
     # Scaled first, so that the sum of huge values does not overflow.
     scaled = values * inverse_power_of_two(jnp.max(values))
     return scaled / jnp.sum(scaled), is_distribution(values)
@@ -322,7 +365,7 @@ def check_at_most_positive(name: str, count: int, value: Any, dtype: Any) -> Non
 # Arguments of solvers.
 
 
-def system(matrix: Any, target: Any) -> tuple[jax.Array, jax.Array]:
+def system(matrix: Any, target: Any) -> tuple[Array, Array]:
     """Returns X (N, p) and y (N,) or (N, c), in one dtype."""
     matrix = finite_matrix("matrix", matrix)
     target = right_hand_side(target, matrix.shape)
@@ -330,7 +373,7 @@ def system(matrix: Any, target: Any) -> tuple[jax.Array, jax.Array]:
     return matrix.astype(dtype), target.astype(dtype)
 
 
-def right_hand_side(target: Any, shape: tuple[int, ...]) -> jax.Array:
+def right_hand_side(target: Any, shape: tuple[int, ...]) -> Array:
     """Returns y (N,) or (N, c) of a matrix of that shape."""
     target = finite_array("target", target)
     if target.ndim not in (1, 2):
@@ -355,7 +398,7 @@ def sketch_size(value: Any, shape: tuple[int, ...], more: int = 0) -> int:
     return value
 
 
-def regulariser(ridge: Any, dtype: jnp.dtype) -> jax.Array | None:
+def regulariser(ridge: Any, dtype: jnp.dtype) -> Array | None:
     """Returns a non-negative, finite number; None where it is known to be zero.
 
     A traced one that is negative is NaN.
@@ -369,13 +412,14 @@ def regulariser(ridge: Any, dtype: jnp.dtype) -> jax.Array | None:
             raise ValueError(f"ridge must be finite in {dtype}; got {ridge}")
         if value < jnp.finfo(dtype).tiny:
             raise ValueError(f"ridge must not vanish in {dtype}; got {ridge}")
-    ridge = jnp.asarray(ridge, dtype)
+        return scalar(value, dtype)
+    ridge = scalar(ridge, dtype)
     return jnp.where(ridge >= 0, ridge, jnp.nan)
 
 
-def stopping_tolerance(value: Any, default: float, dtype: jnp.dtype) -> jax.Array:
+def stopping_tolerance(value: Any, default: float, dtype: jnp.dtype) -> Array:
     """Returns a non-negative number, or the default where it is None."""
     if value is None:
-        return jnp.asarray(default, dtype)
+        return scalar(default, dtype)
     _validation.check_number("tolerance", value, minimum=0)
-    return jnp.asarray(value, dtype)
+    return scalar(value, dtype)

@@ -2,7 +2,6 @@
 
 import functools
 
-import jax
 import numpy as np
 from jax.experimental import sparse
 
@@ -19,11 +18,6 @@ def of_sparse(matrix, **options):
     return sketching.leverage_scores(bcoo_of(matrix), **options)
 
 
-def of_shards(matrix):
-    mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("rows",))
-    return sketching.sharded_leverage_scores(matrix, mesh, "rows")
-
-
 # One shape for most tests of scores, so that they share compiled functions.
 NUM_ROWS, NUM_COLUMNS = 150, 12
 
@@ -32,6 +26,5 @@ SCORES = {
     "qr": functools.partial(sketching.leverage_scores, method="qr"),
     "svd": functools.partial(sketching.leverage_scores, method="svd"),
     "sparse": of_sparse,
-    "sharded": of_shards,
     "no ridge": functools.partial(sketching.ridge_leverage_scores, ridge=0.0),
 }

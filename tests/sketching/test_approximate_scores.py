@@ -106,24 +106,6 @@ def test_few_columns_in_every_draw(kind):
     assert np.mean(np.mean(close, axis=1) < 0.99) <= 0.01
 
 
-def test_sketch_keeps_squares_on_average():
-    """E[SᵀS] = I up to its constant, for every row at every place."""
-    matrix, ones = np.eye(13, dtype=np.float32), np.ones(13, np.float32)
-    sketch = jax.jit(
-        jax.vmap(
-            lambda key: _approximate_scores._sparse_sign_sketch(key, matrix, ones, 7)
-        )
-    )(jax.random.split(jax.random.key(0), 4000))
-    sketch = np.asarray(sketch)
-    count = _approximate_scores._NUM_NONZEROS
-    assert np.all(np.abs(sketch).sum(axis=1) <= count)
-    mean = np.einsum("kij,kil->jl", sketch, sketch) / 4000 / count
-    np.testing.assert_allclose(mean, np.eye(13), atol=0.1)
-    # Every place is as likely as another.
-    places = np.mean(sketch**2, axis=0)
-    np.testing.assert_allclose(places, count / 7, rtol=0.15)
-
-
 def test_zero_matrix_and_small_matrices():
     key = jax.random.key(0)
     zeros = np.zeros((NUM_ROWS, NUM_COLUMNS), np.float32)

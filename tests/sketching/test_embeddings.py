@@ -241,7 +241,7 @@ class TestLaws:
 
     def test_srht_picks_rows_uniformly(self):
         keys = jax.random.split(jax.random.key(1), 4000)
-        picked = jax.jit(jax.vmap(lambda key: srht(key, 3, 7)._draw()[0]))(keys)
+        picked = jax.jit(jax.vmap(lambda key: srht(key, 3, 7)._drawn()[0]))(keys)
         counts = np.bincount(np.ravel(picked), minlength=8)
         # Draws without replacement vary less than those with.
         statistic = scipy.stats.chisquare(counts).statistic / (1 - 2 / 7)

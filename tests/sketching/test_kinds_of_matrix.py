@@ -1,8 +1,9 @@
-"""Every function and every kind of matrix: right, or rejected by name at the call.
+"""The contract of all kinds of matrices: one result, or a rejection by name.
 
 What is not rejected must not be converted entry by entry, which takes minutes.
 """
 
+import functools
 import inspect
 
 import jax
@@ -11,15 +12,18 @@ import numpy as np
 import pytest
 import scipy.sparse
 from jax.experimental import sparse
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import jaxwgc
 from jaxwgc import codes, sketching, stragglers
-from tests.sketching.test_bad_input import GOOD, KEY
+from jaxwgc.sketching import Blocks
+from jaxwgc.sketching._linalg import blocks as blocks_module
+from tests.sketching.test_refusals import GOOD, KEY
 
 RANDOM = np.random.default_rng(0)
-MATRIX = RANDOM.standard_normal((20, 4)) * (RANDOM.random((20, 4)) < 0.6)
-MATRIX = MATRIX.astype(np.float32)
-TARGET = RANDOM.standard_normal(20).astype(np.float32)
+SHAPE = 300, 6
+MATRIX = RANDOM.standard_normal(SHAPE) * (RANDOM.random(SHAPE) < 0.6)
+TARGET = MATRIX @ RANDOM.standard_normal((6, 2)) + RANDOM.standard_normal((300, 2))
 
 
 def entries(dense):
@@ -67,7 +71,7 @@ def of_scipy(make, form, of=entries):
 
 
 COO = scipy.sparse.coo_array, scipy.sparse.coo_matrix
-KINDS = {
+SPARSE = {
     "BCOO": bcoo,
     "disordered BCOO": disordered_bcoo,
     "disordered COO": of_scipy(COO[0], "coo", disordered),
@@ -78,34 +82,74 @@ KINDS = {
         for form in ("csr", "csc", "coo")
     },
 }
-SOLVERS = ("sketch_and_solve", "preconditioned")
-SCORES = (
-    "leverage_scores",
-    "numerical_rank",
-    "rank_k_leverage_scores",
-    "ridge_leverage_scores",
-)
-ARRAYS = [
-    (name, argument)
-    for name, arguments in GOOD.items()
-    for argument, value in arguments.items()
-    if name not in SCORES + SOLVERS or argument != "matrix"
-    if isinstance(value, np.ndarray | list | dict)
-]
 
 
-def first_of(result):
-    """The scores, the solution or the rank."""
-    return np.asarray(jax.tree.leaves(result)[0])
+def split(matrix):
+    return np.split(matrix, [3, 3, len(matrix) // 2])
 
 
-def check_all_kinds(function, dense, **tolerance):
-    expected = function(dense)
-    for kind, make in KINDS.items():
-        found = function(make(dense))
-        np.testing.assert_allclose(
-            first_of(found), first_of(expected), err_msg=kind, **tolerance
-        )
+def mapped(matrix):
+    import tempfile
+
+    file = np.memmap(tempfile.TemporaryFile(), matrix.dtype, shape=matrix.shape)
+    file[:] = matrix
+    return file
+
+
+def sharded(matrix):
+    mesh = Mesh(np.array(jax.devices()[:1]), ("rows",))
+    return jax.device_put(matrix, NamedSharding(mesh, PartitionSpec("rows")))
+
+
+BLOCKS = {
+    "list": lambda matrix: Blocks(split(matrix)),
+    "function": lambda matrix: Blocks(lambda: iter(split(matrix))),
+    "memory map": lambda matrix: Blocks(mapped(matrix)),
+    "sparse blocks": lambda m: Blocks([scipy.sparse.csr_array(x) for x in split(m)]),
+    "one sparse matrix": lambda matrix: Blocks(scipy.sparse.coo_array(matrix)),
+}
+KINDS = {**SPARSE, **BLOCKS, "sharded": sharded}
+
+
+def of(name, *args, **options):
+    """A function of a matrix, by its name; least squares with the target."""
+    function = getattr(sketching, name)
+    first = [KEY] if "key" in inspect.signature(function).parameters else []
+    return lambda matrix: function(*first, matrix, *args, **options)
+
+
+FUNCTIONS = {
+    "leverage": of("leverage_scores"),
+    "cut-off": of("leverage_scores", rcond=0.7),
+    "rank": of("numerical_rank"),
+    "ridge": of("ridge_leverage_scores", 2.0),
+    "rank k": of("rank_k_leverage_scores", 2),
+    "approximate": of("approximate_leverage_scores", 0.9),
+    "preconditioned": of("preconditioned", TARGET),
+    "by a sketch": of("preconditioned", TARGET[:, 0], method="sketch"),
+    "with a ridge": of("preconditioned", TARGET, ridge=0.5),
+    "sketch and solve": of("sketch_and_solve", TARGET, 60),
+    "sketch, ridge": of("sketch_and_solve", TARGET, 60, ridge=0.5),
+    "leave one out": of("choose_ridge", TARGET, [0.1, 1.0, 10.0]),
+    "generalized": of("choose_ridge", TARGET, [0.1, 1.0], criterion="generalized"),
+}
+
+
+@pytest.fixture
+def small_chunks(monkeypatch):
+    """Chunks of 128 rows or so, so that small matrices have several."""
+    monkeypatch.setattr(blocks_module, "_CHUNK_BYTES", 8192)
+
+
+def check_equal(found, expected, kind, tolerance=1e-10):
+    for own, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected)):
+        own, other = np.asarray(own), np.asarray(other)
+        assert own.shape == other.shape or own.dtype != float, kind
+        if own.shape == other.shape and own.dtype == float:
+            size = np.abs(other).max()
+            np.testing.assert_allclose(
+                own, other, rtol=0, atol=tolerance * max(size, 1), err_msg=kind
+            )
 
 
 def test_all_functions_are_here():
@@ -114,52 +158,64 @@ def test_all_functions_are_here():
     assert names == {*GOOD, "rademacher", "count_sketch"}
 
 
-@pytest.mark.parametrize(
-    ("name", "dense"),
-    [
-        *((name, MATRIX) for name in SCORES + SOLVERS),
-        *((name, MATRIX.T) for name in SCORES),
-    ],
-)
-def test_those_that_are_taken(name, dense):
-    given = GOOD[name] | ({"target": TARGET} if name in SOLVERS else {})
-    function = getattr(sketching, name)
-    check_all_kinds(lambda x: function(**given | {"matrix": x}), dense, atol=1e-5)
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_all_kinds_give_one_result(name, with_x64, small_chunks):
+    function = FUNCTIONS[name]
+    expected = function(MATRIX)
+    for kind, make in KINDS.items():
+        found = function(make(MATRIX))
+        if isinstance(found, sketching.Solution):
+            assert np.all(found.converged)
+            check_equal(found.solution, expected.solution, kind)
+        else:
+            check_equal(found, expected, kind)
+        if isinstance(found, sketching.NumericalRank):
+            assert tuple(found) == (6, False), kind
+        if name in ("leverage", "ridge", "approximate"):
+            assert isinstance(found, np.ndarray) == (kind in BLOCKS)
+
+
+@pytest.mark.parametrize("name", ["leverage", "rank", "ridge", "rank k"])
+def test_wide_and_deficient(name, with_x64, small_chunks):
+    deficient = np.round(4 * MATRIX)
+    deficient[:, 3] = deficient[:, 1] - deficient[:, 2]
+    deficient[:, 5] = 0
+    for matrix in (MATRIX[:9].T @ MATRIX[:9, :2] @ MATRIX[:2].T[:2], deficient):
+        expected = FUNCTIONS[name](matrix)
+        for kind, make in KINDS.items():
+            if kind == "sharded" and len(matrix) < matrix.shape[1]:
+                with pytest.raises(ValueError, match="at least as many rows as col"):
+                    FUNCTIONS[name](make(matrix))
+                continue
+            check_equal(FUNCTIONS[name](make(matrix)), expected, kind, 1e-9)
+
+
+def check_all_sparse(function, dense, **tolerance):
+    expected = function(dense)
+    for kind, make in SPARSE.items():
+        found = function(make(dense))
+        check_equal(found, expected, kind, **tolerance)
+
+
+ARRAYS = [
+    (name, argument)
+    for name, arguments in GOOD.items()
+    for argument, value in arguments.items()
+    if argument != "matrix" or name in ("lewis_weights", "iterative_hessian_sketch")
+    if isinstance(value, np.ndarray | list | dict)
+]
 
 
 @pytest.mark.parametrize(("name", "argument"), ARRAYS)
-def test_those_that_are_not(name, argument):
+def test_those_that_are_not_taken(name, argument):
     value = GOOD[name][argument]
     is_tree = isinstance(value, dict)
     dense = np.atleast_2d(np.asarray(value["x"] if is_tree else value))
-    for make in KINDS.values():
+    for make in SPARSE.values():
         matrix = make(dense.reshape(len(dense), -1))
         given = {argument: {"x": matrix} if is_tree else matrix}
         with pytest.raises(TypeError, match=f"^{argument}.* must be a dense array; go"):
             getattr(sketching, name)(**GOOD[name] | given)
-
-
-STREAMS = {
-    "scores": sketching.streaming_leverage_scores,
-    "leading": lambda blocks: sketching.rank_k_leverage_scores(KEY, blocks, 2),
-    "solution": lambda blocks: sketching.streaming_least_squares(KEY, blocks),
-}
-
-
-@pytest.mark.parametrize("name", STREAMS)
-def test_blocks(name):
-    def result(make):
-        blocks = [make(block) for block in np.split(MATRIX, [7])]
-        if name == "solution":
-            blocks = list(zip(blocks, np.split(TARGET, [7])))
-        return first_of(STREAMS[name](lambda: blocks))
-
-    expected = result(np.asarray)
-    for kind, make in KINDS.items():
-        np.testing.assert_allclose(result(make), expected, atol=1e-5, err_msg=kind)
-        # A matrix is not an iterable of its rows.
-        with pytest.raises(TypeError, match=r"blocks\(\) must be an iterable of "):
-            STREAMS[name](lambda make=make: make(MATRIX))
 
 
 @pytest.mark.parametrize(
@@ -174,56 +230,71 @@ def test_blocks(name):
     ],
 )
 def test_embeddings(make):
-    embedding = make(KEY, 8, 20)
+    embedding = make(KEY, 8, 300)
+    matrix = MATRIX.astype(np.float32)
     if make in (sketching.gaussian, sketching.rademacher, sketching.srht):
-        for kind in KINDS.values():
+        for kind in SPARSE.values():
             with pytest.raises(TypeError, match="embedding must be count_sketch, spar"):
-                embedding @ {"x": kind(MATRIX), "y": TARGET}
+                embedding @ {"x": kind(matrix), "y": TARGET}
     else:
-        check_all_kinds(lambda x: embedding @ {"x": x, "y": TARGET}, MATRIX, atol=1e-6)
+        check_all_sparse(lambda x: embedding @ {"x": x, "y": TARGET}, matrix)
+    if make not in (sketching.count_sketch, sketching.sparse_sign):
+        for kind in ("list", "sharded"):
+            with pytest.raises(TypeError, match="cannot be applied to some of the row"):
+                sketching.sketch_and_solve(KEY, KINDS[kind](MATRIX), TARGET, 8, make)
 
 
 def test_sampled_rows():
+    matrix, target = MATRIX[:20].astype(np.float32), TARGET[:20, 0]
     # Row 0, of which unused slots are, is drawn for sure.
     sample = sketching.sample_rows(KEY, np.r_[40, :19], 8, "poisson")
     assert 0 < np.count_nonzero(sample.counts) < len(sample.counts)
-    expected = MATRIX[sample.indices] * np.asarray(sample.scale)[:, None]
+    expected = matrix[sample.indices] * np.asarray(sample.scale)[:, None]
     apply = jax.jit(lambda sample, matrix: sample.apply(matrix))
-    for kind, make in {"dense": np.asarray, **KINDS}.items():
-        found = sample.apply({"x": make(MATRIX), "y": TARGET})
+    for kind, make in {"dense": np.asarray, **SPARSE}.items():
+        found = sample.apply({"x": make(matrix), "y": target})
         np.testing.assert_allclose(found["x"], expected, atol=1e-6, err_msg=kind)
-        np.testing.assert_allclose(found["y"], TARGET[sample.indices] * sample.scale)
+        scaled = target[sample.indices] * sample.scale
+        np.testing.assert_allclose(found["y"], scaled, atol=1e-6)
         if "BCOO" in kind:
-            np.testing.assert_array_equal(apply(sample, make(MATRIX)), found["x"])
+            np.testing.assert_array_equal(apply(sample, make(matrix)), found["x"])
     with pytest.raises(ValueError, match="tree must be what the sample was drawn from"):
-        sample.apply(MATRIX[:10])
+        sample.apply(matrix[:10])
     # All NaN, of zeros too, as the scale says.
     lost = sample._replace(scale=sample.scale * np.nan)
-    assert np.isnan(lost.apply(bcoo(MATRIX))).all()
+    assert np.isnan(lost.apply(bcoo(matrix))).all()
 
 
 def test_data_of_newton_sketch():
     """What JAX makes of a BCOO in the functions of the caller is for JAX to say."""
+    matrix, target = MATRIX[:20, :4].astype(np.float32), TARGET[:20, 0]
 
     def loss(params, matrix):
-        return jnp.sum((matrix @ params - TARGET) ** 2) / 2
+        return jnp.sum((matrix @ params - target) ** 2) / 2
 
     given = KEY, loss, lambda _, matrix: matrix.todense(), np.zeros(4, np.float32), 20
-    found = sketching.newton_sketch(*given, args=(disordered_csr(MATRIX),))
-    expected = np.linalg.lstsq(MATRIX, TARGET)[0]
+    found = sketching.newton_sketch(*given, args=(disordered_csr(matrix),))
+    expected = np.linalg.lstsq(matrix, target)[0]
     np.testing.assert_allclose(found.solution, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("dtype", [bool, np.int8, np.int64, np.float64])
+@pytest.mark.parametrize("dtype", [bool, np.int8, np.int64, np.float64, np.float16])
 def test_other_dtypes(dtype):
+    """All are computed in float32; SciPy has no sparse matrices of float16."""
     dense = (2 * MATRIX).astype(dtype)
     expected = sketching.leverage_scores(dense)
-    for kind in ("BCOO", "disordered COO", "disordered CSR", "csc coo_matrix"):
+    kinds = "BCOO", "disordered COO", "disordered CSR", "csc coo_matrix", *BLOCKS
+    for kind in kinds:
+        if dtype == np.float16 and kind not in ("BCOO", "list", "function"):
+            continue
         found = sketching.leverage_scores(KINDS[kind](dense))
+        assert found.dtype == np.float32
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_what_cannot_be_taken():
+    matrix = MATRIX[:20].astype(np.float32)
+
     def boxed(dense):
         matrix = scipy.sparse.csr_array(dense)
         matrix.data = matrix.data.astype(object)
@@ -232,28 +303,137 @@ def test_what_cannot_be_taken():
     nan = np.full((20, 4), np.nan, np.float32)
     calls = [
         sketching.leverage_scores,
-        lambda x: sketching.preconditioned(KEY, x, TARGET),
+        lambda x: sketching.preconditioned(KEY, x, TARGET[:20]),
         lambda x: sketching.count_sketch(KEY, 8, 20) @ x,
-        lambda x: sketching.streaming_leverage_scores(lambda: [x]),
+        lambda x: sketching.leverage_scores(Blocks(lambda: [x])),
     ]
-    for matrix, error, message in [
-        (scipy.sparse.coo_array(MATRIX * 1j), TypeError, "must be real; .* of complex"),
-        (bcoo(MATRIX * 1j), TypeError, "must be real; got an array of complex64"),
-        (boxed(MATRIX), TypeError, "must be real; got csr_array of object"),
-        (
-            scipy.sparse.coo_array(TARGET),
-            ValueError,
-            r"must have shape .*; got \(20,\)",
-        ),
-        (sparse.BCSR.fromdense(MATRIX), TypeError, "BCOO.from_scipy_sparse .* BCSR"),
-        (sparse.BCOO.fromdense(MATRIX, n_batch=1), ValueError, "n_batch = 1"),
-        (sparse.BCOO.fromdense(TARGET), ValueError, "two axes"),
+    for given, error, message in [
+        (scipy.sparse.coo_array(matrix * 1j), TypeError, "must be real; .* of complex"),
+        (bcoo(matrix * 1j), TypeError, "must be real; got an array of complex64"),
+        (boxed(matrix), TypeError, "must be real; got csr_array of object"),
+        (scipy.sparse.coo_array(TARGET[:, 0]), ValueError, "must have shape .*300,"),
+        (sparse.BCSR.fromdense(matrix), TypeError, "BCOO.from_scipy_sparse .* BCSR"),
+        (sparse.BCOO.fromdense(matrix, n_batch=1), ValueError, "n_batch = 1"),
+        (sparse.BCOO.fromdense(TARGET[:, 0]), ValueError, "two axes"),
         (bcoo(nan), ValueError, "must be finite"),
         (scipy.sparse.csr_array(nan), ValueError, "must be finite"),
     ]:
         for call in calls:
             with pytest.raises(error, match=message):
-                call(matrix)
+                call(given)
+
+
+# Blocks.
+
+
+@pytest.mark.parametrize("make", [np.asarray, scipy.sparse.csr_array])
+@pytest.mark.parametrize("name", ["leverage", "rank k", "with a ridge"])
+def test_blocks_that_change_between_passes(name, make, small_chunks):
+    matrix = MATRIX.astype(np.float32)
+    matrix[0] *= 1e8
+    others = RANDOM.permutation(matrix[1:])
+    changes = {
+        "scaled": 2 * matrix,
+        "shuffled beside a row that outweighs all": np.r_[matrix[:1], others],
+        "shorter": matrix[:-1],
+        "longer": np.r_[matrix, matrix],
+        "none": matrix[:0],
+    }
+    for other in changes.values():
+        # One or two looks at the first block, and one or two passes.
+        for num_same in {"leverage": (2,), "rank k": (3, 4)}.get(name, (2, 3)):
+            passes = iter([[make(matrix)]] * num_same + [[make(other)]] * 9)
+            with pytest.raises(ValueError, match="blocks must be the same in all pas"):
+                FUNCTIONS[name](Blocks(passes.__next__, len(matrix)))
+    # Rounding is no difference.
+    near = matrix * np.float32(1 + 1e-6)
+    passes = iter([[make(matrix)], *[[make(near)]] * 99])
+    FUNCTIONS[name](Blocks(passes.__next__))
+
+
+@pytest.mark.parametrize("make", [np.asarray, scipy.sparse.csr_array])
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_missing_value_in_a_block_is_named(name, make):
+    spoilt = MATRIX.copy()
+    spoilt[7, 1] = np.nan
+    blocks = Blocks([make(MATRIX[:100]), make(spoilt[:200])])
+    with pytest.raises(ValueError, match="must be finite; got NaN .* in row 107"):
+        FUNCTIONS[name](blocks)
+
+
+def test_what_blocks_may_not_be():
+    square = np.eye(3)
+    for blocks, error, rule in [
+        (iter([square]), TypeError, "readable more than once; got the iterator list_"),
+        ((x for x in [square]), TypeError, "got the iterator generator; pass the func"),
+        (3, TypeError, "must be an iterable of arrays, or a function"),
+        (lambda: 3, TypeError, r"blocks\(\) must be an iterable of arrays; got int"),
+        (lambda: square, TypeError, r"blocks\(\) must be .* got ndarray"),
+        (lambda: bcoo(square), TypeError, r"blocks\(\) must be .* got BCOO"),
+        ([], ValueError, "blocks must have at least one row"),
+        (lambda: [square[:0]], ValueError, "blocks must have at least one row"),
+        ([square[0]], ValueError, r"every block must have shape \(b, p\)"),
+        ([square[:, :0]], ValueError, "at least one column"),
+        ([square, np.eye(2)], ValueError, "the same columns; got 3 and 2"),
+        ([square, bcoo(square)], TypeError, "all sparse or none"),
+        ([square * 1j], TypeError, "every block must be real"),
+        ([np.array([["a"]])], TypeError, "every block must be"),
+    ]:
+        with pytest.raises(error, match=rule):
+            sketching.leverage_scores(Blocks(blocks))
+    parts = MATRIX.astype(np.float32), MATRIX.astype(np.float32) * np.float32(1e25)
+    with pytest.raises(ValueError, match="blocks must not overflow; .* from 300 on"):
+        FUNCTIONS["rank k"](Blocks([scipy.sparse.csr_array(part) for part in parts]))
+    with pytest.raises(TypeError, match="rcond must be concrete, since Blocks are re"):
+        jax.jit(lambda x: of("leverage_scores", rcond=x)(Blocks([MATRIX])))(0.1)
+    with pytest.raises(TypeError, match="target must be concrete, since Blocks are"):
+        jax.jit(lambda y: of("preconditioned", y)(Blocks([MATRIX])))(TARGET)
+
+
+def test_chunks_may_be_deficient_where_the_whole_is_not(with_x64, small_chunks):
+    # Rows sorted by group: every chunk misses columns that others have.
+    matrix = np.zeros((1024, 8))
+    for column in range(8):
+        rows = matrix[128 * column : 128 * column + 160, column]
+        rows[:] = RANDOM.random(len(rows))
+    matrix[:128, :2] += 0.5
+    scores = sketching.leverage_scores(Blocks(np.split(matrix, [100])))
+    expected = np.sum(np.linalg.qr(matrix)[0] ** 2, axis=1)
+    np.testing.assert_allclose(scores, expected, atol=1e-11)
+
+
+def test_units_differ_between_columns_and_blocks(small_chunks):
+    matrix = np.random.default_rng(3).standard_normal((512, 8))
+    matrix *= 10.0 ** np.array([-34, -20, 0, 0, 0, 0, 20, 36])
+    matrix[:128, 0] *= 1e-2
+    matrix[256:300, 7] = 0
+    matrix = matrix.astype(np.float32)
+    scores = sketching.leverage_scores(Blocks(np.split(matrix, [128, 256])))
+    wide = matrix.astype(float) / np.abs(matrix).max(axis=0)
+    expected = np.sum(np.linalg.qr(wide)[0] ** 2, axis=1)
+    np.testing.assert_allclose(scores, expected, atol=1e-5)
+
+
+@functools.cache
+def counted_blocks():
+    reads = []
+
+    def blocks():
+        reads.append(0)
+        return split(MATRIX)
+
+    return reads, blocks
+
+
+@pytest.mark.parametrize(
+    ("name", "most"), [("leverage", 2), ("preconditioned", 3), ("sketch and solve", 2)]
+)
+def test_passes_over_blocks(name, most, with_x64):
+    reads, blocks = counted_blocks()
+    before = len(reads)
+    FUNCTIONS[name](Blocks(blocks, len(MATRIX)))
+    # One more looks at the first block, for its columns and dtype.
+    assert len(reads) - before == most + 1
 
 
 @pytest.mark.parametrize(
@@ -271,6 +451,6 @@ def test_what_cannot_be_taken():
     ],
 )
 def test_outside_of_sketching(name, call):
-    for make in KINDS.values():
+    for make in SPARSE.values():
         with pytest.raises(TypeError, match=f"^{name} must be a dense array; got "):
-            call(make(MATRIX))
+            call(make(MATRIX[:20].astype(np.float32)))

@@ -49,26 +49,15 @@ def of_array(matrix, rank, **options):
 
 
 def of_blocks(matrix, rank, **options):
-    blocks = np.split(matrix, [1, 1, 100])
-    return of_array(lambda: iter(blocks), rank, **options)
+    return of_array(sketching.Blocks(np.split(matrix, [1, 1, 100])), rank, **options)
 
 
 def of_sparse_blocks(matrix, rank, **options):
     blocks = [scipy.sparse.coo_array(block) for block in np.split(matrix, [7, 90])]
-    return of_array(lambda: blocks, rank, **options)
+    return of_array(sketching.Blocks(blocks), rank, **options)
 
 
-def of_shards(matrix, rank, **options):
-    mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("rows",))
-    return of_array(matrix, rank, mesh=mesh, axis_name="rows", **options)
-
-
-WAYS = {
-    "array": of_array,
-    "blocks": of_blocks,
-    "sparse blocks": of_sparse_blocks,
-    "sharded": of_shards,
-}
+WAYS = {"array": of_array, "blocks": of_blocks, "sparse blocks": of_sparse_blocks}
 
 
 @pytest.mark.parametrize("name", SPECTRA)
@@ -229,54 +218,3 @@ def test_traced_matrices():
     found = of_both(both.at[1, 3, 4].set(jnp.nan))
     assert np.isfinite(found.scores[0]).all() and np.isnan(found.scores[1]).all()
     assert found.rank[1] == 0 and found.is_ambiguous[1] and np.isnan(found.gap[1])
-
-
-class TestBadBlocks:
-    MATRIX = np.random.default_rng(0).standard_normal((60, 4)).astype(np.float32)
-
-    @pytest.mark.parametrize("make", [np.asarray, scipy.sparse.csr_array])
-    @pytest.mark.parametrize("change", [lambda x: -x, np.flipud, lambda x: x[:50]])
-    def test_others_from_pass_to_pass(self, make, change):
-        same, other = make(self.MATRIX), make(change(self.MATRIX))
-        for matrices in ([same, other], [same, same, other]):
-            passes = ([matrix] for matrix in matrices)
-            with pytest.raises(ValueError, match="blocks must be the same in all pas"):
-                of_array(passes.__next__, 2)
-
-    @pytest.mark.parametrize("make", [np.asarray, scipy.sparse.csr_array])
-    def test_what_is_not_finite_is_named(self, make):
-        spoilt = self.MATRIX.copy()
-        spoilt[7, 1] = np.nan
-        blocks = [make(self.MATRIX), make(spoilt)]
-        with pytest.raises(ValueError, match="must be finite; got NaN .* in row 67"):
-            of_array(lambda: blocks, 2)
-
-    def test_overflow_beside_what_came_first(self):
-        parts = self.MATRIX, self.MATRIX * np.float32(1e25)
-        blocks = [scipy.sparse.csr_array(part) for part in parts]
-        with pytest.raises(ValueError, match="blocks must not overflow"):
-            of_array(lambda: blocks, 2)
-
-    @pytest.mark.parametrize(
-        ("blocks", "error", "rule"),
-        [
-            ([], ValueError, "blocks must have at least one row"),
-            (
-                [MATRIX[:1]],
-                ValueError,
-                r"at most .* rank = 2 and \(1, 4\)",
-            ),
-            ([MATRIX[:, :1]], ValueError, "rank must be at most"),
-            ([MATRIX, scipy.sparse.csr_array(MATRIX)], TypeError, "all sparse or none"),
-            ([scipy.sparse.csr_array(MATRIX), MATRIX], TypeError, "all sparse or none"),
-            (
-                [scipy.sparse.csr_array(x) for x in (MATRIX, MATRIX[:, :3])],
-                ValueError,
-                "all blocks must have the same columns; got 4 and 3",
-            ),
-            (1, TypeError, "must be an iterable"),
-        ],
-    )
-    def test_refusals(self, blocks, error, rule):
-        with pytest.raises(error, match=rule):
-            of_array(lambda: blocks, 2)

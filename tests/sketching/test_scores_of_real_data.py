@@ -69,8 +69,8 @@ def reference(matrix):
 
 SCORES = {
     **scores.SCORES,
-    "streaming": lambda matrix: sketching.streaming_leverage_scores(
-        lambda: np.array_split(matrix, 4)
+    "blocks": lambda matrix: sketching.leverage_scores(
+        sketching.Blocks(np.array_split(matrix, 4))
     ),
 }
 
@@ -97,9 +97,9 @@ def test_agree_with_numpy(how):
         expected = np.sum(left[:, is_kept] ** 2, axis=1)
         condition = values[0] / values[is_kept].min(initial=values[0]) if cut else 1
         for way, function in SCORES.items():
-            # Where the columns of a wide matrix are tied together by their ridge, or
-            # the rows cannot be split.
-            if how.startswith("wide") and way in ("no ridge", "sharded"):
+            # Where the columns of a wide matrix are tied together by their
+            # ridge.
+            if how.startswith("wide") and way == "no ridge":
                 continue
             computed = np.asarray(function(matrix))
             assert computed.dtype == np.float32

@@ -38,10 +38,7 @@ def sketch_and_solve(matrix, target, ridge):
     return sketching.sketch_and_solve(KEY, matrix, target, NUM_ROWS, srht).solution
 
 
-SOLVERS = {
-    "sketch": preconditioned,
-    "sketch and solve": sketch_and_solve,
-}
+SOLVERS = {"sketch": preconditioned, "sketch and solve": sketch_and_solve}
 
 
 @functools.partial(jax.jit, static_argnums=0)

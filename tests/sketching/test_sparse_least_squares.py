@@ -108,38 +108,7 @@ def test_any_units_in_float32(kind):
         assert not solve(unit, 1 / unit).converged
 
 
-def test_derivatives_are_those_of_the_array(with_x64):
-    matrix, target = system(10.0)
-    given = entries_of(matrix)
-
-    def of_entries(data, target):
-        own = sparse.BCOO((data, given.indices), shape=given.shape)
-        return jnp.sum(
-            sketching.preconditioned(KEY, own, target, method="columns")[0] ** 2
-        )
-
-    def of_operator(matrix, target):
-        # Closed over, where the other is an argument.
-        own = sketching.LinearOperator(
-            lambda v: matrix @ v, lambda u: u @ matrix, matrix.shape
-        )
-        return jnp.sum(sketching.preconditioned(KEY, own, target)[0] ** 2)
-
-    def direct(matrix, target):
-        return jnp.sum(jnp.linalg.solve(matrix.T @ matrix, matrix.T @ target) ** 2)
-
-    expected = jax.jit(jax.grad(direct, (0, 1)))(jnp.asarray(matrix), target)
-    found = jax.jit(jax.grad(of_entries, (0, 1)))(given.data, target)
-    places = np.argwhere(matrix)
-    change = np.asarray(expected[0])[tuple(places.T)]
-    np.testing.assert_allclose(found[0][: len(places)], change, rtol=1e-8)
-    np.testing.assert_allclose(found[1], expected[1], rtol=1e-8, atol=1e-12)
-    found = jax.jit(jax.grad(of_operator, (0, 1)))(jnp.asarray(matrix), target)
-    for own, other in zip(found, expected):
-        np.testing.assert_allclose(own, other, rtol=1e-8, atol=1e-12)
-
-
-def test_least_norm_and_hidden_rows_of_entries(with_x64):
+def test_least_norm_of_entries(with_x64):
     matrix, target = system(10.0)
     matrix = matrix.copy()
     matrix[:, 1] = matrix[:, 0]
@@ -147,11 +116,6 @@ def test_least_norm_and_hidden_rows_of_entries(with_x64):
     expected = scipy.linalg.lstsq(matrix, target)[0]
     np.testing.assert_allclose(result.solution, expected, rtol=1e-9)
     assert result.rank.rank == NUM_COLUMNS - 1 and result.converged
-    # A heavy row hides the others, and is said to.
-    heavy = matrix.copy()
-    heavy[0] = 1e20 * np.random.default_rng(2).standard_normal(NUM_COLUMNS)
-    result = sketching.preconditioned(KEY, entries_of(heavy), target, method="sketch")
-    assert not result.converged and result.rank.is_ambiguous
     # Plain iterations give some solution.
     result = sketching.preconditioned(KEY, entries_of(matrix), target, method="columns")
     assert result.converged

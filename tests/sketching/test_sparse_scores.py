@@ -6,7 +6,7 @@ import pytest
 from jax.experimental import sparse
 
 from jaxwgc.sketching import leverage_scores
-from jaxwgc.sketching._row_blocks import block_size
+from jaxwgc.sketching._linalg.rows import block_size
 
 
 def sparse_matrix(shape, density, seed=0):

@@ -5,17 +5,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 
 from jaxwgc._arrays import product
 from jaxwgc.sketching._embeddings._embedding import Embedding, check_sizes, random_signs
-from jaxwgc.sketching._row_blocks import fold_blocks
+from jaxwgc.sketching._linalg.rows import fold_blocks
 
 # Entries of S that exist at one time: large enough for products to run at full speed.
 _BLOCK_ENTRIES = 2**21
 
 
-def gaussian(key: jax.Array, sketch_size: int, num_rows: int) -> Embedding:
+def gaussian(key: Array, sketch_size: int, num_rows: int) -> Embedding:
     """Returns an embedding with independent normal entries, variance 1 / sketch_size.
 
     The embedding that theory knows best, and the smallest for a given accuracy.
@@ -54,7 +54,7 @@ def gaussian(key: jax.Array, sketch_size: int, num_rows: int) -> Embedding:
     return _GaussianEmbedding(*check_sizes(key, sketch_size, num_rows))
 
 
-def rademacher(key: jax.Array, sketch_size: int, num_rows: int) -> Embedding:
+def rademacher(key: Array, sketch_size: int, num_rows: int) -> Embedding:
     """Returns an embedding with independent entries ±1 / √sketch_size.
 
     As good as `gaussian` in practice, and faster to generate: one word of random bits
@@ -90,7 +90,7 @@ class _DenseEmbedding(Embedding):
     """S = [S_0 S_1 ...], every block from a key of its own."""
 
     @abc.abstractmethod
-    def _entries(self, key: jax.Array, shape: tuple[int, int]) -> jax.Array:
+    def _entries(self, key: Array, shape: tuple[int, int]) -> Array:
         """Draws independent entries of mean 0 and variance 1, float32."""
 
     @property
@@ -99,16 +99,16 @@ class _DenseEmbedding(Embedding):
         fitting = _BLOCK_ENTRIES // self.sketch_size // 32 * 32
         return min(max(fitting, 32), self.num_rows)
 
-    def _block(self, index: Any, dtype: Any) -> jax.Array:
+    def _block(self, index: Any, dtype: Any) -> Array:
         key = jax.random.fold_in(self.key, index)
         entries = self._entries(key, (self.sketch_size, self._block_size))
         return entries.astype(dtype) / jnp.sqrt(jnp.asarray(self.sketch_size, dtype))
 
-    def _apply_to_columns(self, arrays: list[jax.Array]) -> list[jax.Array]:
+    def _apply_to_columns(self, arrays: list[Array]) -> list[Array]:
         size = self._block_size
         dtype = jnp.result_type(*arrays)
 
-        def add(index: Any, sums: list[jax.Array], num_used: int) -> list[jax.Array]:
+        def add(index: Any, sums: list[Array], num_used: int) -> list[Array]:
             block = self._block(index, dtype)[:, :num_used]
             parts = [
                 lax.dynamic_slice_in_dim(array, index * size, num_used)
@@ -125,7 +125,7 @@ class _DenseEmbedding(Embedding):
         ]
         return fold_blocks(add, sums, self.num_rows, size)
 
-    def _matrix(self, dtype: Any) -> jax.Array:
+    def _matrix(self, dtype: Any) -> Array:
         num_blocks = -(-self.num_rows // self._block_size)
         blocks = lax.map(
             lambda index: self._block(index, dtype),
@@ -135,10 +135,10 @@ class _DenseEmbedding(Embedding):
 
 
 class _GaussianEmbedding(_DenseEmbedding):
-    def _entries(self, key: jax.Array, shape: tuple[int, int]) -> jax.Array:
+    def _entries(self, key: Array, shape: tuple[int, int]) -> Array:
         return jax.random.normal(key, shape, jnp.float32)
 
 
 class _RademacherEmbedding(_DenseEmbedding):
-    def _entries(self, key: jax.Array, shape: tuple[int, int]) -> jax.Array:
+    def _entries(self, key: Array, shape: tuple[int, int]) -> Array:
         return random_signs(key, shape)

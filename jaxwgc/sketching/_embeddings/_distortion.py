@@ -7,6 +7,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
 
 from jaxwgc import _validation
 from jaxwgc._arrays import next_power_of_two, product
@@ -23,9 +25,7 @@ _CONSTRUCTORS = (gaussian, rademacher, srht, count_sketch, sparse_sign, row_samp
 _SPARSE_CONSTANT = 4
 
 
-def embedding_distortion(
-    basis: jax.typing.ArrayLike, embedding: Embedding
-) -> jax.Array:
+def embedding_distortion(basis: ArrayLike, embedding: Embedding) -> Array:
     """Returns the distortion of an embedding on a subspace: ‖UᵀSᵀSU - I‖₂.
 
     The largest |σ² - 1| over the singular values σ of SU. With a distortion ε < 1, the
@@ -75,7 +75,7 @@ def embedding_distortion(
 
 
 @jax.jit
-def _distance_from_identity(columns: jax.Array) -> jax.Array:
+def _distance_from_identity(columns: Array) -> Array:
     return jnp.max(jnp.abs(jnp.linalg.eigvalsh(product(columns.T, columns)) - 1))
 
 

@@ -9,6 +9,7 @@ from typing import Any, dataclass_transform
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from jaxwgc import _validation
 from jaxwgc._pytrees import Static, register
@@ -32,7 +33,7 @@ class Embedding(abc.ABC):
       num_rows: N, the number of columns of S and of rows of what it is applied to.
     """
 
-    key: jax.Array
+    key: Array
     sketch_size: Static[int]
     num_rows: Static[int]
 
@@ -70,7 +71,7 @@ class Embedding(abc.ABC):
         """Returns `embedding.apply(tree)`."""
         return self.apply(tree)
 
-    def matrix(self, dtype: Any = None) -> jax.Array:
+    def matrix(self, dtype: Any = None) -> Array:
         """Returns S, (sketch_size, num_rows), in the default float dtype or `dtype`.
 
         Raises:
@@ -83,10 +84,10 @@ class Embedding(abc.ABC):
         return _matrix(self, dtype)
 
     @abc.abstractmethod
-    def _apply_to_columns(self, arrays: list[jax.Array]) -> list[jax.Array]:
+    def _apply_to_columns(self, arrays: list[Array]) -> list[Array]:
         """Returns S times each of several real matrices (num_rows, any)."""
 
-    def _apply_to_entries(self, entries: Any, shape: tuple[int, ...]) -> jax.Array:
+    def _apply_to_entries(self, entries: Any, shape: tuple[int, ...]) -> Array:
         """Returns S times a sparse matrix: rows, columns and values of its entries."""
         del entries, shape
         raise TypeError(
@@ -94,17 +95,31 @@ class Embedding(abc.ABC):
             f"matrix, others would fill it up; got {type(self).__name__}"
         )
 
+    def _draw(self) -> Any:
+        """Draws what `_apply_to_part` takes."""
+        raise TypeError(
+            "embedding must be count_sketch or sparse_sign for Blocks and sharded "
+            "rows, since others cannot be applied to some of the rows; got "
+            f"{type(self).__name__}"
+        )
+
+    def _apply_to_part(
+        self, arrays: list[Array], drawn: Any, start: Any
+    ) -> list[Array]:
+        """Returns the columns of S from `start` on times the same rows of arrays."""
+        raise NotImplementedError
+
     @abc.abstractmethod
-    def _matrix(self, dtype: Any) -> jax.Array:
+    def _matrix(self, dtype: Any) -> Array:
         """Returns S in that dtype."""
 
 
 # A constructor, called with a key, sketch_size and num_rows; or what it makes.
-EmbeddingLike = Callable[[jax.Array, int, int], Embedding] | Embedding
+EmbeddingLike = Callable[[Array, int, int], Embedding] | Embedding
 
 
 def embed(
-    embedding: EmbeddingLike, key: jax.Array, sketch_size: int, num_rows: int
+    embedding: EmbeddingLike, key: Array, sketch_size: int, num_rows: int
 ) -> Embedding:
     """Returns an embedding made by a constructor, or the given one of these sizes."""
     made = embedding
@@ -124,9 +139,7 @@ def embed(
     return made
 
 
-def check_sizes(
-    key: Any, sketch_size: Any, num_rows: Any
-) -> tuple[jax.Array, int, int]:
+def check_sizes(key: Any, sketch_size: Any, num_rows: Any) -> tuple[Array, int, int]:
     """Checks the arguments that all embeddings share."""
     return (
         _validation.check_key(key),
@@ -135,7 +148,7 @@ def check_sizes(
     )
 
 
-def random_signs(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+def random_signs(key: Array, shape: tuple[int, ...]) -> Array:
     """Draws independent signs, float32; 32 of them from every word of random bits."""
     *leading, size = shape
     words = jax.random.bits(key, (*leading, -(-size // 32)), jnp.uint32)
@@ -161,7 +174,7 @@ def apply_to_leaves(embedding: Any, tree: Any) -> Any:
     )
 
 
-def _of_sparse(embedding: Any, matrix: Any) -> jax.Array:
+def _of_sparse(embedding: Any, matrix: Any) -> Array:
     # As unsigned, so that negative indices are out of bounds as well.
     row, column = matrix.indices.T.astype(jnp.uint32)
     entries = row, column, matrix.data
@@ -169,8 +182,8 @@ def _of_sparse(embedding: Any, matrix: Any) -> jax.Array:
 
 
 def bucket_entries(
-    entries: Any, buckets: jax.Array, factors: jax.Array, shape: tuple[int, int]
-) -> jax.Array:
+    entries: Any, buckets: Array, factors: Array, shape: tuple[int, int]
+) -> Array:
     """Adds entries, times the factors of their rows, to the buckets of their rows.
 
     Once for each row of `buckets` and `factors`, which are (k, N). What is out of
@@ -186,7 +199,7 @@ def bucket_entries(
 
 
 @functools.partial(jax.jit, static_argnames="dtype")
-def _matrix(embedding: Embedding, dtype: Any) -> jax.Array:
+def _matrix(embedding: Embedding, dtype: Any) -> Array:
     return embedding._matrix(dtype)
 
 
@@ -210,7 +223,7 @@ def _number_array(leaf: Any) -> Any:
     return _checks.float_array("tree", leaf)
 
 
-def _to_columns(leaf: jax.Array) -> jax.Array:
+def _to_columns(leaf: Array) -> Array:
     """Returns a real matrix, in which imaginary parts are further columns."""
     columns = leaf.reshape(leaf.shape[0], -1)
     if not jnp.iscomplexobj(leaf):
@@ -218,7 +231,7 @@ def _to_columns(leaf: jax.Array) -> jax.Array:
     return jnp.concatenate([columns.real, columns.imag], axis=1)
 
 
-def _from_columns(columns: jax.Array, like: jax.Array) -> jax.Array:
+def _from_columns(columns: Array, like: Array) -> Array:
     if jnp.iscomplexobj(like):
         columns = jax.lax.complex(*jnp.split(columns, 2, axis=1))
     return columns.reshape(columns.shape[0], *like.shape[1:])

@@ -2,8 +2,9 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
 
 from jaxwgc import _validation
 from jaxwgc.sketching import _checks
@@ -12,10 +13,7 @@ from jaxwgc.sketching._samplers._sample_rows import RowSample, sample_rows
 
 
 def row_sampling(
-    key: jax.Array,
-    sketch_size: int,
-    num_rows: int,
-    probabilities: jax.typing.ArrayLike | None = None,
+    key: Array, sketch_size: int, num_rows: int, probabilities: ArrayLike | None = None
 ) -> Embedding:
     """Returns an embedding that keeps sampled rows, drawn with replacement.
 
@@ -65,22 +63,22 @@ def row_sampling(
 
 
 class _RowEmbedding(Embedding):
-    probabilities: jax.Array
+    probabilities: Array
 
-    def _draw(self) -> RowSample:
+    def _drawn(self) -> RowSample:
         return sample_rows(self.key, self.probabilities, self.sketch_size)
 
-    def _apply_to_columns(self, arrays: list[jax.Array]) -> list[jax.Array]:
-        return list(map(self._padded, self._draw()._apply_to_columns(arrays)))
+    def _apply_to_columns(self, arrays: list[Array]) -> list[Array]:
+        return list(map(self._padded, self._drawn()._apply_to_columns(arrays)))
 
-    def _apply_to_entries(self, entries: Any, shape: tuple[int, ...]) -> jax.Array:
-        return self._padded(self._draw()._apply_to_entries(entries, shape))
+    def _apply_to_entries(self, entries: Any, shape: tuple[int, ...]) -> Array:
+        return self._padded(self._drawn()._apply_to_entries(entries, shape))
 
-    def _padded(self, rows: jax.Array) -> jax.Array:
+    def _padded(self, rows: Array) -> Array:
         return jnp.pad(rows, [(0, self.sketch_size - rows.shape[0]), (0, 0)])
 
-    def _matrix(self, dtype: Any) -> jax.Array:
-        sample = self._draw()
+    def _matrix(self, dtype: Any) -> Array:
+        sample = self._drawn()
         zeros = jnp.zeros((self.sketch_size, self.num_rows), dtype)
         slots = jnp.arange(sample.indices.shape[0])
         return zeros.at[slots, sample.indices].set(sample.scale.astype(dtype))

@@ -5,7 +5,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+import numpy as np
+from jax import Array, lax
 
 from jaxwgc import _validation
 from jaxwgc._pytrees import Static
@@ -13,15 +14,14 @@ from jaxwgc.sketching._embeddings._embedding import (
     Embedding,
     bucket_entries,
     check_sizes,
-    random_signs,
 )
-from jaxwgc.sketching._row_blocks import fold_blocks
+from jaxwgc.sketching._linalg.rows import fold_blocks
 
 # Rows that are summed up one after the other.
 _BLOCK_ROWS = 4096
 
 
-def count_sketch(key: jax.Array, sketch_size: int, num_rows: int) -> Embedding:
+def count_sketch(key: Array, sketch_size: int, num_rows: int) -> Embedding:
     """Returns an embedding with one entry ±1 a column: rows are added to buckets.
 
     The cheapest to apply, in one pass over the non-zeros of a matrix. It needs a sketch
@@ -56,7 +56,7 @@ def count_sketch(key: jax.Array, sketch_size: int, num_rows: int) -> Embedding:
 
 
 def sparse_sign(
-    key: jax.Array, sketch_size: int, num_rows: int, num_nonzeros: int | None = None
+    key: Array, sketch_size: int, num_rows: int, num_nonzeros: int | None = None
 ) -> Embedding:
     """Returns an embedding with a few entries ±1 / √num_nonzeros in every column.
 
@@ -104,57 +104,79 @@ def sparse_sign(
 class _SparseEmbedding(Embedding):
     num_nonzeros: Static[int]
 
-    def _draw(self) -> tuple[jax.Array, jax.Array]:
+    def _draw(self) -> tuple[Array, Array]:
         """Draws buckets and signs, int32 and float32 (num_nonzeros, num_rows)."""
-        bucket_key, sign_key = jax.random.split(self.key)
-        shape = self.num_nonzeros, self.num_rows
-        buckets = _distinct(bucket_key, *shape, self.sketch_size)
-        return buckets, random_signs(sign_key, shape)
+        # All bits in one draw, whose program is most of what there is to compile.
+        num_signs = -(-self.num_nonzeros // 32)
+        shape = self.num_nonzeros + num_signs, self.num_rows
+        bits = jax.random.bits(self.key, shape, jnp.uint32)
+        buckets = _distinct(bits[: self.num_nonzeros], self.sketch_size)
+        order = np.arange(self.num_nonzeros, dtype=np.uint32)
+        signs = bits[self.num_nonzeros + order // 32] >> (order % 32)[:, None] & 1
+        return buckets, 1 - 2 * signs.astype(jnp.float32)
 
-    def _apply_to_columns(self, arrays: list[jax.Array]) -> list[jax.Array]:
-        buckets, signs = self._draw()
-        return [
-            _bucket_sums(array, buckets, signs.astype(array.dtype), self.sketch_size)
-            / jnp.sqrt(jnp.asarray(self.num_nonzeros, array.dtype))
-            for array in arrays
-        ]
+    def _apply_to_columns(self, arrays: list[Array]) -> list[Array]:
+        return self._apply_to_part(arrays, self._draw(), None)
 
-    def _apply_to_entries(self, entries: Any, shape: tuple[int, ...]) -> jax.Array:
+    def _apply_to_part(self, arrays, drawn, start):
+        def sums(array: Array) -> Array:
+            buckets, signs = drawn
+            if start is not None:
+                # Rows beyond the last are padding, of zeros.
+                padded = (
+                    jnp.pad(part, [(0, 0), (0, len(array))])
+                    for part in (buckets, signs)
+                )
+                buckets, signs = (
+                    lax.dynamic_slice_in_dim(part, start, len(array), axis=1)
+                    for part in padded
+                )
+            columns = array.reshape(len(array), -1)
+            total = _bucket_sums(
+                columns, buckets, signs.astype(array.dtype), self.sketch_size
+            )
+            total = total.reshape(self.sketch_size, *array.shape[1:])
+            return total / jnp.sqrt(jnp.asarray(self.num_nonzeros, array.dtype))
+
+        return [sums(array) for array in arrays]
+
+    def _apply_to_entries(self, entries: Any, shape: tuple[int, ...]) -> Array:
         buckets, signs = self._draw()
         small = self.sketch_size, shape[1]
         total = bucket_entries(entries, buckets, signs, small)
         return total / jnp.sqrt(jnp.asarray(self.num_nonzeros, total.dtype))
 
-    def _matrix(self, dtype: Any) -> jax.Array:
+    def _matrix(self, dtype: Any) -> Array:
         buckets, signs = self._draw()
         entries = signs.astype(dtype) / jnp.sqrt(jnp.asarray(self.num_nonzeros, dtype))
         zeros = jnp.zeros((self.sketch_size, self.num_rows), dtype)
         return zeros.at[buckets, jnp.arange(self.num_rows)].set(entries)
 
 
-def _distinct(key: jax.Array, count: int, num_columns: int, size: int) -> jax.Array:
-    """Draws `count` distinct numbers below `size` for every column, int32.
+def _distinct(bits: Array, size: int) -> Array:
+    """Returns `count` distinct numbers below `size` for every column of bits, int32.
 
-    Floyd's algorithm: every subset is as likely, in `count` steps however large the
-    size.
+    Floyd's algorithm: every subset is as likely (up to 2**-32 times the size), in
+    `count` steps however large the size.
     """
-    last = jnp.arange(size - count, size, dtype=jnp.int32)[:, None]
-    drawn = jax.random.randint(key, (count, num_columns), 0, last + 1, jnp.int32)
+    count = len(bits)
+    last = np.arange(size - count, size, dtype=np.int32)[:, None]
+    drawn = (bits % (last + 1).astype(np.uint32)).astype(jnp.int32)
     if count == 1:
         return drawn
 
-    def choose(step: Any, chosen: jax.Array) -> jax.Array:
+    def choose(step: Any, chosen: Array) -> Array:
         is_taken = (chosen == drawn[step]).any(axis=0)
-        return chosen.at[step].set(jnp.where(is_taken, last[step], drawn[step]))
+        return chosen.at[step].set(
+            jnp.where(is_taken, size - count + step, drawn[step])
+        )
 
     # -1 stands for not chosen yet: no number drawn is equal to it.
     return lax.fori_loop(0, count, choose, jnp.minimum(drawn, -1))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
-def _bucket_sums(
-    array: jax.Array, buckets: jax.Array, signs: jax.Array, num_buckets: int
-) -> jax.Array:
+def _bucket_sums(array: Array, buckets: Array, signs: Array, num_buckets: int) -> Array:
     """Adds every row, times its sign, to its bucket; once for each row of `buckets`."""
     row_by_row, all_at_once = (
         functools.partial(function, num_buckets=num_buckets)
@@ -168,15 +190,13 @@ def _bucket_sums(
 @_bucket_sums.defjvp
 def _bucket_sums_jvp(
     num_buckets: int, primals: tuple[Any, Any, Any], tangents: tuple[Any, Any, Any]
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[Array, Array]:
     # Linear in the array, and of the two forms the one that transposes to a gather.
     change = _all_at_once(tangents[0], *primals[1:], num_buckets)
     return _bucket_sums(*primals, num_buckets), change
 
 
-def _row_by_row(
-    array: jax.Array, buckets: jax.Array, signs: jax.Array, num_buckets: int
-) -> jax.Array:
+def _row_by_row(array: Array, buckets: Array, signs: Array, num_buckets: int) -> Array:
     """Updates in place: 3 to 10 times as fast as a scatter on CPUs, for wide arrays.
 
     Sums are taken in two levels, which keeps their rounding small however many rows
@@ -185,9 +205,9 @@ def _row_by_row(
     size = max(_BLOCK_ROWS, num_buckets)
     total = zeros = jnp.zeros((num_buckets, array.shape[1]), array.dtype)
 
-    def add_bucket(total: jax.Array, bucket: jax.Array, sign: jax.Array) -> jax.Array:
-        def add_block(index: Any, total: jax.Array, num_used: int) -> jax.Array:
-            def add_row(i: Any, sums: jax.Array) -> jax.Array:
+    def add_bucket(total: Array, bucket: Array, sign: Array) -> Array:
+        def add_block(index: Any, total: Array, num_used: int) -> Array:
+            def add_row(i: Any, sums: Array) -> Array:
                 i = index * size + i
                 row = lax.dynamic_slice_in_dim(array, i, 1) * sign[i]
                 row += lax.dynamic_slice_in_dim(sums, bucket[i], 1)
@@ -207,9 +227,7 @@ def _row_by_row(
     )
 
 
-def _all_at_once(
-    array: jax.Array, buckets: jax.Array, signs: jax.Array, num_buckets: int
-) -> jax.Array:
+def _all_at_once(array: Array, buckets: Array, signs: Array, num_buckets: int) -> Array:
     total = jnp.zeros((num_buckets, array.shape[1]), array.dtype)
     for bucket, sign in zip(buckets, signs):
         total += jax.ops.segment_sum(array * sign[:, None], bucket, num_buckets)

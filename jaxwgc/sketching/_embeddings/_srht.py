@@ -4,11 +4,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 
 from jaxwgc._arrays import next_power_of_two
 from jaxwgc.sketching._embeddings._embedding import Embedding, check_sizes, random_signs
-from jaxwgc.sketching._row_blocks import fold_blocks
+from jaxwgc.sketching._linalg.rows import fold_blocks
 
 # Rows that are transformed while they stay in a processor's cache: memory traffic, not
 # arithmetic, is what the transform costs. Additions in radix 4 are then as fast as
@@ -16,7 +16,7 @@ from jaxwgc.sketching._row_blocks import fold_blocks
 _BLOCK_ROWS = 1024
 
 
-def srht(key: jax.Array, sketch_size: int, num_rows: int) -> Embedding:
+def srht(key: Array, sketch_size: int, num_rows: int) -> Embedding:
     """Returns the subsampled randomised Hadamard transform S = R H D / √sketch_size.
 
     D flips the signs of rows at random, H is the Hadamard matrix of the next power of
@@ -58,7 +58,7 @@ def srht(key: jax.Array, sketch_size: int, num_rows: int) -> Embedding:
 
 
 class _HadamardEmbedding(Embedding):
-    def _draw(self) -> tuple[jax.Array, jax.Array]:
+    def _drawn(self) -> tuple[Array, Array]:
         """Draws rows of H, int32 (sketch_size,), and signs, float32 (num_rows,)."""
         row_key, sign_key = jax.random.split(self.key)
         order = jnp.arange(next_power_of_two(self.num_rows), dtype=jnp.int32)
@@ -66,13 +66,11 @@ class _HadamardEmbedding(Embedding):
         picked = jnp.resize(order, (self.sketch_size,))
         return picked, random_signs(sign_key, (self.num_rows,))
 
-    def _apply_to_columns(self, arrays: list[jax.Array]) -> list[jax.Array]:
-        picked, signs = self._draw()
+    def _apply_to_columns(self, arrays: list[Array]) -> list[Array]:
+        picked, signs = self._drawn()
         return [self._transformed(array, picked, signs) for array in arrays]
 
-    def _transformed(
-        self, array: jax.Array, picked: jax.Array, signs: jax.Array
-    ) -> jax.Array:
+    def _transformed(self, array: Array, picked: Array, signs: Array) -> Array:
         # H is the Kronecker product of a Hadamard matrix over the blocks and one over
         # the rows of a block. The second is applied block by block; of the first, whose
         # result may have as many rows as there are, only the picked rows are summed up.
@@ -81,7 +79,7 @@ class _HadamardEmbedding(Embedding):
         signs = signs.astype(array.dtype)
         outer, inner = picked // size, picked % size
 
-        def add(index: Any, total: jax.Array, num_used: int) -> jax.Array:
+        def add(index: Any, total: Array, num_used: int) -> Array:
             rows = lax.dynamic_slice_in_dim(array, index * size, num_used)
             sign = lax.dynamic_slice_in_dim(signs, index * size, num_used)
             rows = jnp.pad(rows * sign[:, None], [(0, size - num_used), (0, 0)])
@@ -92,14 +90,14 @@ class _HadamardEmbedding(Embedding):
         total = fold_blocks(add, total, self.num_rows, size)
         return total / jnp.sqrt(jnp.asarray(self.sketch_size, array.dtype))
 
-    def _matrix(self, dtype: Any) -> jax.Array:
-        picked, signs = self._draw()
+    def _matrix(self, dtype: Any) -> Array:
+        picked, signs = self._drawn()
         columns = jnp.arange(self.num_rows, dtype=jnp.int32)
         entries = _parity_sign(picked[:, None], columns).astype(dtype) * signs
         return entries.astype(dtype) / jnp.sqrt(jnp.asarray(self.sketch_size, dtype))
 
 
-def _hadamard_transform(rows: jax.Array) -> jax.Array:
+def _hadamard_transform(rows: Array) -> Array:
     """Returns H times a matrix of few rows, a power of two of them."""
     size = rows.shape[0]
     done = 1
@@ -114,12 +112,12 @@ def _hadamard_transform(rows: jax.Array) -> jax.Array:
     return rows.reshape(size, -1)
 
 
-def _parity_sign(left: jax.Array, right: jax.Array) -> jax.Array:
+def _parity_sign(left: Array, right: Array) -> Array:
     """Returns the entries (-1)^popcount(left & right) of H, int32."""
     return 1 - 2 * (lax.population_count(left & right) & 1)
 
 
-def _butterflies(parts: list[jax.Array], half: int) -> list[jax.Array]:
+def _butterflies(parts: list[Array], half: int) -> list[Array]:
     """Returns sums and differences of entries whose positions differ by `half`."""
     return [
         parts[i - half] - part if i & half else part + parts[i + half]

@@ -5,14 +5,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jax import Array, lax
 
 # Chances are held as multiples of 2**-32, so that sums of them are exact.
 _UNIT = 2.0**32
 _LARGEST = np.uint32(2**32 - 1)
 
 
-def _in_units(chances: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _in_units(chances: Array) -> tuple[Array, Array]:
     """Returns which chances are 1, and the others as uint32 multiples of 2**-32.
 
     A positive one stays positive.
@@ -26,13 +26,13 @@ def _in_units(chances: jax.Array) -> tuple[jax.Array, jax.Array]:
     return is_certain, jnp.where(is_certain, 0, units)
 
 
-def _from_units(units: jax.Array, is_certain: jax.Array, dtype: Any) -> jax.Array:
+def _from_units(units: Array, is_certain: Array, dtype: Any) -> Array:
     return jnp.where(is_certain, 1, units.astype(dtype) / _UNIT).astype(dtype)
 
 
 def poisson_rows(
-    key: jax.Array, probabilities: jax.Array, sample_size: int
-) -> tuple[jax.Array, jax.Array]:
+    key: Array, probabilities: Array, sample_size: int
+) -> tuple[Array, Array]:
     """Returns which rows are in the sample, and their inclusion probabilities."""
     is_certain, units = _in_units(sample_size * probabilities)
     bits = jax.random.bits(key, probabilities.shape, jnp.uint32)
@@ -41,8 +41,8 @@ def poisson_rows(
 
 
 def systematic_rows(
-    key: jax.Array, probabilities: jax.Array, sample_size: int
-) -> tuple[jax.Array, jax.Array]:
+    key: Array, probabilities: Array, sample_size: int
+) -> tuple[Array, Array]:
     """Returns the same for systematic sampling in random order.
 
     All sums are modulo 2**32 in integers: a row contains a tooth of the comb where
@@ -64,9 +64,7 @@ def systematic_rows(
     return unshuffled, jnp.zeros_like(probabilities).at[order].set(inclusion)
 
 
-def _inclusion_chances(
-    probabilities: jax.Array, sample_size: int
-) -> tuple[jax.Array, jax.Array]:
+def _inclusion_chances(probabilities: Array, sample_size: int) -> tuple[Array, Array]:
     """Returns min(1, c p) that sum to sample_size, and how many of them are 1."""
     descending = -jnp.sort(-probabilities)
     num_rows = descending.shape[0]
@@ -91,17 +89,17 @@ def _inclusion_chances(
     return jnp.where(probabilities >= smallest_certain, 1, chances), num_certain
 
 
-def _fit_total(units: jax.Array, total: jax.Array) -> jax.Array:
+def _fit_total(units: Array, total: Array) -> Array:
     """Adjusts rounded chances so that they sum to `total`, which is an integer."""
 
-    def excess(units: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def excess(units: Array) -> tuple[Array, Array]:
         """Returns the excess of the sum over `total`: whole units, and 2**-32ths."""
         ends = jnp.cumsum(units, dtype=jnp.uint32)
         num_overflows = jnp.sum(ends < units, dtype=jnp.int32)
         fraction = lax.bitcast_convert_type(ends[-1], jnp.int32)
         return num_overflows + (fraction < 0) - total, fraction
 
-    def shift(units: jax.Array, by: jax.Array) -> jax.Array:
+    def shift(units: Array, by: Array) -> Array:
         room_below = jnp.minimum(units, 2**31 - 1).astype(jnp.int32) - 1
         room_above = jnp.minimum(_LARGEST - units, 2**31 - 1).astype(jnp.int32)
         by = jnp.where(units > 0, jnp.clip(by, -room_below, room_above), 0)

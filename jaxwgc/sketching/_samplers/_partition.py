@@ -6,13 +6,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
 
 from jaxwgc import _validation
 from jaxwgc._arrays import inverse_power_of_two
 from jaxwgc.sketching import _checks
 
 
-def partition(data: Any, num_parts: int) -> tuple[Any, jax.Array]:
+def partition(data: Any, num_parts: int) -> tuple[Any, Array]:
     """Splits a data set into contiguous parts of equal shape.
 
     Part sizes differ by at most one: the first N mod K parts have a row more than the
@@ -72,7 +74,7 @@ def partition(data: Any, num_parts: int) -> tuple[Any, jax.Array]:
 
 
 @functools.partial(jax.jit, static_argnames="num_parts")
-def _split(rows: jax.Array, num_parts: int) -> jax.Array:
+def _split(rows: Array, num_parts: int) -> Array:
     """Returns (num_parts, ceil(N / num_parts), ...), with short parts zero-padded."""
     size, num_longer = divmod(rows.shape[0], num_parts)
     if num_longer == 0:
@@ -84,7 +86,7 @@ def _split(rows: jax.Array, num_parts: int) -> jax.Array:
     return jnp.concatenate([longer, jnp.pad(shorter, padding)])
 
 
-def partition_probabilities(scores: jax.typing.ArrayLike, num_parts: int) -> jax.Array:
+def partition_probabilities(scores: ArrayLike, num_parts: int) -> Array:
     """Returns the sampling probability of every part: its share of all scores.
 
     Πⱼ is the sum of the scores of the rows in part j over the sum of all scores, with
@@ -120,7 +122,7 @@ def partition_probabilities(scores: jax.typing.ArrayLike, num_parts: int) -> jax
 
 
 @jax.jit
-def _shares(scores: jax.Array, parts: jax.Array) -> jax.Array:
+def _shares(scores: Array, parts: Array) -> Array:
     # Scaled first, so that sums of huge scores do not overflow.
     totals = jnp.sum(parts * inverse_power_of_two(jnp.max(scores)), axis=1)
     valid = _checks.is_distribution(scores)

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
 
 from jaxwgc import _validation
 from jaxwgc.sketching import _checks
@@ -30,15 +32,15 @@ class WeightedParts(NamedTuple):
     """
 
     parts: Any
-    row_weights: jax.Array
-    weights: jax.Array
+    row_weights: Array
+    weights: Array
 
 
 def rescaling_factors(
     sample: PartitionSample,
     rescaling: str = "unbiased",
-    num_rows: jax.typing.ArrayLike | None = None,
-) -> jax.Array:
+    num_rows: ArrayLike | None = None,
+) -> Array:
     """Returns the factor that the rows of every sampled part are multiplied by.
 
     - `"unbiased"`: 1 / √(q Πⱼ) for q draws. Then for the sketch Ŝ, which picks rows,
@@ -94,7 +96,7 @@ def rescaling_factors(
     return unbiased_factors(sample, size)
 
 
-def scale_rows(rows: Any, factors: jax.typing.ArrayLike) -> Any:
+def scale_rows(rows: Any, factors: ArrayLike) -> Any:
     """Returns every leaf with all rows of part j multiplied by factor j.
 
     This is the paper's way to rescale: for least squares the rows of X and the entries
@@ -128,7 +130,7 @@ def scale_rows(rows: Any, factors: jax.typing.ArrayLike) -> Any:
     _checks.check_all_dense("rows", rows)
     _validation.check_leading_axis("rows", rows, factors.shape[0], "len(factors)")
 
-    def scale(leaf: Any) -> jax.Array:
+    def scale(leaf: Any) -> Array:
         leaf = jnp.asarray(leaf)
         if not jnp.issubdtype(leaf.dtype, jnp.inexact):
             leaf = leaf.astype(float)
@@ -141,7 +143,7 @@ def scale_rows(rows: Any, factors: jax.typing.ArrayLike) -> Any:
 def weighted_parts(
     sample: PartitionSample,
     parts: Any,
-    row_weights: jax.typing.ArrayLike,
+    row_weights: ArrayLike,
     rescaling: str = "unbiased",
     scale: str = "row_weights",
 ) -> WeightedParts:
@@ -209,11 +211,7 @@ def weighted_parts(
 
 @functools.partial(jax.jit, static_argnames=("rescaling", "scale"))
 def _weighted(
-    sample: PartitionSample,
-    parts: Any,
-    row_weights: jax.Array,
-    rescaling: str,
-    scale: str,
+    sample: PartitionSample, parts: Any, row_weights: Array, rescaling: str, scale: str
 ) -> WeightedParts:
     """Computes from checked arguments, in one compiled function."""
     parts = jax.tree.map(lambda leaf: leaf[sample.indices], parts)

@@ -6,7 +6,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jax import Array, lax
+from jax.typing import ArrayLike
 
 from jaxwgc import _validation
 from jaxwgc.sketching import _checks
@@ -35,13 +36,13 @@ class PartitionSample(NamedTuple):
       num_draws: int32 scalar q, the sum of the counts.
     """
 
-    indices: jax.Array
-    counts: jax.Array
-    probabilities: jax.Array
-    num_draws: jax.Array
+    indices: Array
+    counts: Array
+    probabilities: Array
+    num_draws: Array
 
     @property
-    def scale(self) -> jax.Array:
+    def scale(self) -> Array:
         """Returns the factor of the rows of each part, √(count / (q Π)); 0 if unused.
 
         As in `RowSample`: with it the sketch is unbiased where q was fixed, see the
@@ -53,8 +54,8 @@ class PartitionSample(NamedTuple):
 
 
 def sample_partitions(
-    key: jax.Array,
-    probabilities: jax.typing.ArrayLike,
+    key: Array,
+    probabilities: ArrayLike,
     *,
     num_distinct: int | None = None,
     num_draws: int | None = None,
@@ -144,11 +145,7 @@ def sample_partitions(
 
 @functools.partial(jax.jit, static_argnames=("number", "until_distinct"))
 def _sample(
-    key: jax.Array,
-    probabilities: jax.Array,
-    valid: jax.Array,
-    number: int,
-    until_distinct: bool,
+    key: Array, probabilities: Array, valid: Array, number: int, until_distinct: bool
 ) -> PartitionSample:
     """Computes from checked arguments, in one compiled function."""
     probabilities = jnp.where(valid, probabilities, 0)
@@ -166,7 +163,7 @@ def _sample(
     )
 
 
-def unbiased_factors(sample: PartitionSample, size: jax.typing.ArrayLike) -> jax.Array:
+def unbiased_factors(sample: PartitionSample, size: ArrayLike) -> Array:
     """Returns 1 / √(size Πⱼ), and 0 where the count is."""
     dtype = sample.probabilities.dtype
     is_drawn = sample.counts > 0
@@ -221,8 +218,8 @@ def drop_last_distinct(sample: PartitionSample) -> PartitionSample:
 
 
 def _until_distinct(
-    key: jax.Array, probabilities: jax.Array, num_distinct: int
-) -> tuple[jax.Array, jax.Array]:
+    key: Array, probabilities: Array, num_distinct: int
+) -> tuple[Array, Array]:
     """Draws until num_distinct parts have been seen: their indices and counts."""
     arrival_key, count_key = jax.random.split(key)
     units = _exponential(arrival_key, probabilities.shape, probabilities.dtype)
@@ -241,7 +238,7 @@ def _until_distinct(
     return indices, jnp.where(is_drawn, counts, 0)
 
 
-def _poisson(key: jax.Array, mean: jax.Array) -> jax.Array:
+def _poisson(key: Array, mean: Array) -> Array:
     """Draws a Poisson variable for every mean, int32; saturates at 2³¹ - 128."""
     small_key, large_key = jax.random.split(key)
     is_large = mean >= _LARGE_MEAN
@@ -257,7 +254,7 @@ def _poisson(key: jax.Array, mean: jax.Array) -> jax.Array:
     return jnp.where(is_large, large, small)
 
 
-def _exponential(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
+def _exponential(key: Array, shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
     """Draws positive exponential variables that are precise near zero.
 
     Only the earliest of many arrivals count. Those come from uniform variables near
@@ -272,7 +269,7 @@ def _exponential(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> ja
     return -jnp.log1p(-uniform)
 
 
-def _count_draws(key: jax.Array, probabilities: jax.Array, num_draws: int) -> jax.Array:
+def _count_draws(key: Array, probabilities: Array, num_draws: int) -> Array:
     """Draws how often each part comes in num_draws draws, int32 (K,).
 
     Every draw walks down a binary tree of sums of probabilities, with fresh bits at
@@ -293,8 +290,8 @@ def _count_draws(key: jax.Array, probabilities: jax.Array, num_draws: int) -> ja
     sides = tree.reshape(-1, 2)
     total = jnp.sum(sides, axis=1)
     share = jnp.min(sides, axis=1) / jnp.where(total > 0, total, 1)
-    rounding_key, draw_key = jax.random.split(key)
-    rounding = jax.random.uniform(rounding_key, share.shape, share.dtype)
+    keys = jax.random.split(key, depth + 1)
+    rounding = jax.random.uniform(keys[depth], share.shape, share.dtype)
     # A side of probability zero is never taken.
     units = jnp.floor(share * _UNITS + rounding).astype(jnp.uint32)
     units = jnp.where(sides[:, 0] <= sides[:, 1], units, _UNITS - units)
@@ -303,9 +300,8 @@ def _count_draws(key: jax.Array, probabilities: jax.Array, num_draws: int) -> ja
         bits = jax.random.bits(level_key, (num_draws,), jnp.uint32) >> 1
         return 2 * nodes + (bits >= units[nodes]), None
 
-    keys = jax.random.split(draw_key, depth)
     # Made of both, so that under shard_map it varies with the device as they do.
     root = jnp.where((tree[0] >= 0) | (jax.random.key_data(key)[0] >= 0), 1, 1)
     nodes = jnp.broadcast_to(root.astype(jnp.int32), (num_draws,))
-    nodes, _ = lax.scan(descend, nodes, keys)
+    nodes, _ = lax.scan(descend, nodes, keys[:depth])
     return jnp.zeros(num_parts, jnp.int32).at[nodes - 2**depth].add(1)

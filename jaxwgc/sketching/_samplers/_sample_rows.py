@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
+from jax.typing import ArrayLike
 
 from jaxwgc import _validation
 from jaxwgc.sketching import _checks
@@ -38,11 +39,11 @@ class RowSample(NamedTuple):
       num_lost: int32 scalar, rows that were selected and found no slot.
     """
 
-    indices: jax.Array
-    counts: jax.Array
-    probabilities: jax.Array
-    scale: jax.Array
-    num_lost: jax.Array
+    indices: Array
+    counts: Array
+    probabilities: Array
+    scale: Array
+    num_lost: Array
 
     def apply(self, tree: Any) -> Any:
         """Returns the sampled rows of every array of a pytree, times their scale.
@@ -79,10 +80,10 @@ class RowSample(NamedTuple):
         _checks.check_drawn_from("tree", self.indices, num_rows, "rows")
         return apply_to_leaves(self, arrays)
 
-    def _apply_to_columns(self, arrays: list[jax.Array]) -> list[jax.Array]:
+    def _apply_to_columns(self, arrays: list[Array]) -> list[Array]:
         return [self._scaled(array[self.indices]) for array in arrays]
 
-    def _apply_to_entries(self, entries: Any, shape: tuple[int, ...]) -> jax.Array:
+    def _apply_to_entries(self, entries: Any, shape: tuple[int, ...]) -> Array:
         num_slots = self.indices.shape[0]
         # Slots that were left over are of no row, and rows not drawn go nowhere.
         indices = jnp.where(self.scale != 0, self.indices, shape[0])
@@ -93,13 +94,13 @@ class RowSample(NamedTuple):
         rows = bucket_entries(entries, bucket, ones, (num_slots, shape[1]))
         return self._scaled(rows)
 
-    def _scaled(self, rows: jax.Array) -> jax.Array:
+    def _scaled(self, rows: Array) -> Array:
         return rows * self.scale.astype(rows.dtype)[:, None]
 
 
 def row_probabilities(
-    scores: jax.typing.ArrayLike, rule: str = "lev", alpha: jax.typing.ArrayLike = 0.9
-) -> jax.Array:
+    scores: ArrayLike, rule: str = "lev", alpha: ArrayLike = 0.9
+) -> Array:
     """Returns sampling probabilities of rows by the rules LEV, UNIF and SLEV.
 
     Args:
@@ -154,8 +155,8 @@ def row_probabilities(
 
 
 def sample_rows(
-    key: jax.Array,
-    probabilities: jax.typing.ArrayLike,
+    key: Array,
+    probabilities: ArrayLike,
     sample_size: int,
     method: str = "with_replacement",
     *,
@@ -255,8 +256,8 @@ def sample_rows(
 )
 def _sample(
     key: Any,
-    probabilities: jax.Array,
-    valid: jax.Array,
+    probabilities: Array,
+    valid: Array,
     sample_size: int,
     method: str,
     weighted: bool,
@@ -303,9 +304,7 @@ def _check_num_slots(num_slots: int | None, sample_size: int, num_rows: int) -> 
     return min(_validation.check_int("num_slots", num_slots, minimum=1), num_rows)
 
 
-def _into_slots(
-    is_selected: jax.Array, num_slots: int
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _into_slots(is_selected: Array, num_slots: int) -> tuple[Array, Array, Array]:
     """Returns indices, counts and the number of rows that did not fit in a slot."""
     (indices,) = jnp.nonzero(is_selected, size=num_slots, fill_value=0)
     num_selected = jnp.sum(is_selected, dtype=jnp.int32)

@@ -2,18 +2,24 @@
 
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import scipy
-from jax import lax
-from jax.scipy.linalg import solve_triangular
+from jax import Array
+from jax.typing import ArrayLike
 
 from jaxwgc import _validation
-from jaxwgc._arrays import cholesky_if, product
+from jaxwgc._arrays import product
 from jaxwgc.sketching import _checks
-from jaxwgc.sketching._gram import WELL_CONDITIONED, Gram, column_scale
-from jaxwgc.sketching._row_blocks import DenseRows, block_size
+from jaxwgc.sketching._embeddings._sparse_embeddings import sparse_sign
+from jaxwgc.sketching._linalg.derivatives import orthonormaliser_of_gram
+from jaxwgc.sketching._linalg.gram import scaled_gram
+from jaxwgc.sketching._linalg.kinds import MatrixLike, by_rows_spec, compute, matrix_of
+from jaxwgc.sketching._linalg.orthonormalise import factors_of_small
+from jaxwgc.sketching._linalg.rows import Rows
 from jaxwgc.sketching._scores._leverage_scores import leverage_scores
 
 # Rows of the sketch that every row of X is added to. With 4, rows of leverage 1 that
@@ -31,11 +37,8 @@ _SKETCH_MISSES = 1e-4
 
 
 def approximate_leverage_scores(
-    key: jax.Array,
-    matrix: jax.typing.ArrayLike,
-    epsilon: float = 0.5,
-    rcond: jax.typing.ArrayLike | None = None,
-) -> jax.Array:
+    key: Array, matrix: MatrixLike, epsilon: float = 0.5, rcond: ArrayLike | None = None
+) -> Any:
     """Returns leverage scores, each within 1 ± epsilon with a probability of 99%.
 
     X is multiplied from the left by a sparse random matrix of signs with a few times p
@@ -54,8 +57,7 @@ def approximate_leverage_scores(
 
     Args:
       key: one PRNG key, from `jax.random.key` or `jax.random.PRNGKey`.
-      matrix: X, real, of shape (N, p), in any units. Integers and bools are computed in
-        the default float dtype, float16 and bfloat16 in float32.
+      matrix: X, (N, p), of any kind that `leverage_scores` takes.
       epsilon: a Python number in (0, 1), since it sets sizes. For small ones (below
         about 4 / √p) there is no Gaussian matrix and one product with a p×p matrix;
         where the sketch would have N/2 rows or more, the scores are exact.
@@ -73,7 +75,7 @@ def approximate_leverage_scores(
     Raises:
       ValueError: for a matrix without two axes, without rows or columns, or (where not
         traced) with NaN or infinite entries; for an epsilon or rcond out of range.
-      TypeError: for a complex or sparse matrix or anything but numbers, anything but a
+      TypeError: for a complex matrix or anything but numbers, anything but a
         key, or an epsilon that is traced.
 
     Example:
@@ -96,13 +98,22 @@ def approximate_leverage_scores(
     """
     key = _validation.check_key(key)
     _validation.check_share("epsilon", epsilon)
-    matrix = _checks.finite_matrix("matrix", matrix)
-    num_rows, num_columns = matrix.shape
+    checked = matrix_of("matrix", matrix)
+    num_rows, num_columns = checked.shape
     sketch_size, num_projections = _sizes(num_columns, float(epsilon))
     if 2 * sketch_size >= num_rows:
         return leverage_scores(matrix, rcond=rcond)
-    matrix, rcond = _checks.with_cutoff(matrix, rcond)
-    return _approximate_scores(key, matrix, rcond, sketch_size, num_projections)
+    checked, rcond = _checks.with_cutoff(checked, rcond)
+    return compute(
+        _scores,
+        checked,
+        key,
+        rcond,
+        specs=by_rows_spec,
+        num_rows=num_rows,
+        sketch_size=sketch_size,
+        num_projections=num_projections,
+    )
 
 
 def _sizes(num_columns: int, epsilon: float) -> tuple[int, int | None]:
@@ -132,86 +143,28 @@ def _degrees_of_freedom(epsilon: float, of_inverse: bool = False) -> int:
     return k
 
 
-@functools.partial(jax.jit, static_argnames=("sketch_size", "num_projections"))
-def _approximate_scores(
-    key: jax.Array,
-    matrix: jax.Array,
-    rcond: jax.Array,
+def _scores(
+    rows: Rows,
+    key: Array,
+    rcond: Array,
+    num_rows: int,
     sketch_size: int,
     num_projections: int | None,
-) -> jax.Array:
-    num_columns = matrix.shape[1]
-    sketch_key, projection_key = jax.random.split(key)
-    rows = DenseRows(matrix)
-    finite, scale = column_scale(rows)
-    sketch = DenseRows(_sparse_sign_sketch(sketch_key, matrix, scale, sketch_size))
-    gram = Gram.equilibrated(sketch)
-    if num_projections is None:
-        projection = jnp.eye(num_columns, dtype=matrix.dtype)
-    else:
-        shape = (num_columns, num_projections)
-        projection = jax.random.normal(projection_key, shape, matrix.dtype)
-
-    # A Cholesky factorisation that succeeds shows that the smallest eigenvalue is
-    # above the shift. Eigenvalues would take longer than all the rest.
-    largest = jnp.abs(gram.matrix).sum(axis=0).max()
-    shift = jnp.maximum(WELL_CONDITIONED, rcond**2) * largest
-    diagonal = jnp.arange(num_columns)
-    shifted = jnp.linalg.cholesky(gram.matrix.at[diagonal, diagonal].add(-shift))
-    is_plain = jnp.isfinite(shifted).all()
-
-    def plain(_: None) -> tuple[jax.Array, jax.Array]:
-        lower = cholesky_if(is_plain, gram.matrix)
-        return solve_triangular(lower.T, projection), jnp.asarray(num_columns)
-
-    def refined(_: None) -> tuple[jax.Array, jax.Array]:
-        inverse = gram.orthonormaliser(rcond)
-        rank = jnp.any(inverse != 0, axis=0).sum()
-        return product(inverse, projection), rank
-
-    inverse, rank = lax.cond(is_plain, plain, refined, None)
-    inverse = inverse * (gram.scale * gram.unit)[:, None]
-    norms = rows.map(
-        lambda block: jnp.sum(product(block * scale, inverse) ** 2, axis=1)
+) -> Any:
+    keys = jax.random.split(key)
+    num_nonzeros = min(_NUM_NONZEROS, sketch_size)
+    embedding = sparse_sign(keys[0], sketch_size, num_rows, num_nonzeros)
+    (small,) = rows.sketch(embedding)
+    factors = factors_of_small(small, rcond)
+    inverse = orthonormaliser_of_gram(
+        factors.matrix, factors.vectors, scaled_gram(small, factors.scale)
     )
-    total = jnp.sum(norms)
-    scores = norms * jnp.where(total > 0, rank / jnp.where(total > 0, total, 1), 0)
-    return jnp.where(finite & gram.finite, jnp.clip(scores, 0, 1), jnp.nan)
-
-
-def _sparse_sign_sketch(
-    key: jax.Array, matrix: jax.Array, scale: jax.Array, sketch_size: int
-) -> jax.Array:
-    """Returns S X diag(`scale`), up to a constant: a sum of count sketches.
-
-    Blocks of rows go to neighbouring rows of the sketch, at a random place: so any two
-    rows meet with a probability of at most 1 / `sketch_size`, as with independent
-    places, but memory is read and written in order.
-    """
-    num_rows, num_columns = matrix.shape
-    size = min(sketch_size, block_size(num_rows, num_columns))
-    num_blocks = -(-num_rows // size)
-    place_key, sign_key = jax.random.split(key)
-    places = jax.random.randint(
-        place_key, (num_blocks, _NUM_NONZEROS), 0, sketch_size, jnp.int32
-    )
-    bits = jax.random.bits(sign_key, (num_blocks, size), jnp.uint8)
-
-    def add(i: jax.Array, sketch: jax.Array) -> jax.Array:
-        # The last block starts early enough to be whole; rows of the one before it
-        # are left out.
-        start = jnp.minimum(i * size, num_rows - size)
-        is_new = start + jnp.arange(size) >= i * size
-        block = lax.dynamic_slice_in_dim(matrix, start, size) * scale
-        for j in range(_NUM_NONZEROS):
-            signs = jnp.where((bits[i] >> j) & 1, 1, -1) * is_new
-            place = places[i, j]
-            old = lax.dynamic_slice_in_dim(sketch, place, size)
-            new = old + block * signs.astype(matrix.dtype)[:, None]
-            sketch = lax.dynamic_update_slice_in_dim(sketch, new, place, 0)
-        return sketch
-
-    # Rows past the end wrap around to the beginning.
-    sketch = jnp.zeros((sketch_size + size, num_columns), matrix.dtype)
-    sketch = lax.fori_loop(0, num_blocks, add, sketch)
-    return sketch[:sketch_size].at[:size].add(sketch[sketch_size:])
+    if num_projections is not None:
+        shape = rows.shape[1], num_projections
+        inverse = product(inverse, jax.random.normal(keys[1], shape, rows.dtype))
+    norms = rows.norms_of(inverse, factors.scale)
+    total = rows.total(norms.sum())
+    share = factors.rank.rank / jnp.where(total > 0, total, 1)
+    if rows.is_on_host:
+        return np.clip(norms * np.asarray(share), 0, 1)
+    return jnp.where(factors.finite, jnp.clip(norms * share, 0, 1), jnp.nan)

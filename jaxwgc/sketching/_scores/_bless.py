@@ -1,22 +1,22 @@
 """BLESS: approximate ridge leverage scores of a kernel matrix never formed."""
 
-import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array, lax
 from jax.scipy.linalg import solve_triangular
+from jax.typing import ArrayLike
 
 from jaxwgc import _validation
 from jaxwgc._arrays import next_power_of_two, product
-from jaxwgc._pytrees import Static, register
 from jaxwgc.sketching import _checks
 
-Kernel = Callable[[jax.Array, jax.Array], jax.Array]
+Kernel = Callable[[Array, Array], Array]
 
 _BLOCK = 4096
 
@@ -31,15 +31,15 @@ class BlessSample(NamedTuple):
       scores: (n,), the approximate ridge leverage score of every point, in (0, 1].
     """
 
-    indices: jax.Array
-    weights: jax.Array
-    scores: jax.Array
+    indices: Array
+    weights: Array
+    scores: Array
 
 
 def bless(
-    key: jax.Array,
+    key: Array,
     kernel: Kernel,
-    data: jax.typing.ArrayLike,
+    data: ArrayLike,
     ridge: float,
     *,
     oversampling: float = 8.0,
@@ -118,39 +118,58 @@ def bless(
     if points.ndim < 1 or points.shape[0] < 1:
         raise ValueError(f"data must have at least one point; got shape {points.shape}")
     _checks.check_finite("data", data, points.dtype)
-    points = _Points(kernel, points, _diagonal(kernel, points))
-    dtype = points.diagonal.dtype
-    largest, trace = float(points.diagonal.max()), float(points.diagonal.sum())
-    smallest_ridge = 8 * float(jnp.finfo(dtype).eps) * trace
+    diagonal = _diagonal(kernel, points)
+    dtype, num_points = diagonal.dtype, diagonal.size
+    trace = float(diagonal.sum())
+    eps = float(jnp.finfo(dtype).eps)
+    smallest_ridge = 8 * eps * trace
     if not (math.isfinite(ridge) and ridge >= smallest_ridge):
         raise ValueError(
             "ridge must be finite and at least 8 rounding units times the trace of the "
             f"kernel matrix, {smallest_ridge:.3g} in {dtype}; got {ridge}"
         )
 
-    num_points = points.diagonal.size
+    def scores_of(weights: np.ndarray, shift: float, ridge: float, **kind: bool) -> Any:
+        # Padding has the weight 0, and so counts for nothing.
+        size = next_power_of_two(max(8, indices.size))
+        padded = np.pad(indices.astype(np.int32), (0, size - indices.size))
+        roots = np.pad(np.sqrt(weights), (0, size - indices.size)).astype(dtype)
+        numbers = np.asarray([shift, ridge], dtype)
+        scores = _scores(
+            points, diagonal, padded, roots, numbers, kernel=kernel, **kind
+        )
+        scores = np.asarray(scores)
+        if not np.isfinite(scores).all():
+            raise ValueError(
+                "kernel must be finite and positive semi-definite; it is not"
+            )
+        return scores
+
     indices, weights = np.zeros(0, np.int32), np.zeros(0)
     # At a ridge of the trace, no score is above 1/2 of its bound k(x, x) / ridge.
     num_steps = max(1, math.ceil(math.log(max(trace / ridge, 1)) / math.log(step)))
     for i in range(num_steps):
         current = float(ridge) * step ** (num_steps - 1 - i)
-        # No point is kept with more than this probability, so that the scores of the
-        # others are not needed.
-        bound = min(1.0, oversampling * largest / current)
+        scores = scores_of(weights, current, current, is_projected=False)
+        # The bounds hold for the exact scores; rounding may leave them.
+        bounds = diagonal / (current + trace), np.minimum(diagonal / current, 1)
+        scores = np.clip(scores, *bounds).astype(np.float64)
+        probabilities = np.minimum(oversampling * scores, 1)
         uniform = np.asarray(_uniform(key, i, num_steps, num_points))
-        candidates = np.flatnonzero(uniform < bound)
-        scores = points.scores(candidates, indices, weights, current)
-        probabilities = np.minimum(oversampling * scores.astype(np.float64), 1)
-        kept = uniform[candidates] < probabilities
-        indices, weights = candidates[kept], 1 / probabilities[kept]
+        indices = np.flatnonzero(uniform < probabilities)
+        weights = 1 / probabilities[indices]
+    # Landmarks may be as good as dependent. The ridge is larger than this.
+    shift = 4 * eps * diagonal[indices].sum() if indices.size else 1.0
+    scores = scores_of(np.ones(indices.size), shift, ridge, is_projected=True)
     return BlessSample(
         indices=jnp.asarray(indices, jnp.int32),
         weights=jnp.asarray(weights, dtype),
-        scores=jnp.asarray(points.projected_scores(indices, float(ridge))),
+        # The bound holds for the exact scores.
+        scores=jnp.asarray(np.minimum(scores, diagonal / (ridge + diagonal))),
     )
 
 
-def _diagonal(kernel: Kernel, points: jax.Array) -> np.ndarray:
+def _diagonal(kernel: Kernel, points: Array) -> np.ndarray:
     """Returns k(x, x) of all points, after a check of the kernel."""
     shape = jax.eval_shape(kernel, points[:2], points[:1])
     expected = (min(2, points.shape[0]), 1)
@@ -170,161 +189,60 @@ def _diagonal(kernel: Kernel, points: jax.Array) -> np.ndarray:
     return diagonal
 
 
-@register
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Landmarks:
-    """Points that stand for all: the roots of their weights, and a Cholesky factor.
-
-    The factor is that of W^(1/2) K W^(1/2) + shift I.
-    """
-
-    kernel: Static[Kernel]
-    points: jax.Array
-    roots: jax.Array
-    factor: jax.Array
-
-    def features(self, points: jax.Array) -> jax.Array:
-        """Returns columns z with zᵀz the part of k(x, x) that landmarks explain."""
-        cross = self.kernel(self.points, points) * self.roots[:, None]
-        return solve_triangular(self.factor, cross, lower=True)
-
-
-class _Points(NamedTuple):
-    """All points, and k(x, x) of each."""
-
-    kernel: Kernel
-    points: jax.Array
-    diagonal: np.ndarray
-
-    def landmarks(
-        self, indices: np.ndarray, weights: np.ndarray, shift: float
-    ) -> _Landmarks:
-        # Padding has the weight 0, and so counts for nothing.
-        padded = _padded(indices, _size(indices))
-        roots = np.pad(np.sqrt(weights), (0, padded.size - indices.size))
-        roots = roots.astype(self.diagonal.dtype)
-        return _landmarks(self.points, padded, roots, shift, kernel=self.kernel)
-
-    def scores(
-        self,
-        candidates: np.ndarray,
-        indices: np.ndarray,
-        weights: np.ndarray,
-        ridge: float,
-    ) -> np.ndarray:
-        """Returns scores of the candidates, by sums over weighted landmarks."""
-        landmarks = self.landmarks(indices, weights, ridge)
-        (explained,) = self.squared_norms(candidates, landmarks)
-        diagonal = self.diagonal[candidates]
-        # The bounds hold for the exact scores; rounding may leave them.
-        lowest = diagonal / (ridge + self.diagonal.sum())
-        highest = np.minimum(diagonal / ridge, 1)
-        return np.clip((diagonal - explained) / ridge, lowest, highest)
-
-    def projected_scores(self, indices: np.ndarray, ridge: float) -> np.ndarray:
-        """Returns zᵀ (Σ z zᵀ + ridge I)⁻¹ z + (k(x, x) - zᵀz) / ridge of all points.
-
-        Here z are the coordinates of a point in the span of the landmarks.
-        """
-        diagonal = self.diagonal
-        # Landmarks may be as good as dependent. The ridge is larger than this.
-        shift = 4 * np.finfo(diagonal.dtype).eps * diagonal[indices].sum()
-        shift = shift if indices.size else 1.0
-        landmarks = self.landmarks(indices, np.ones(indices.size), shift)
-        everyone = np.arange(diagonal.size)
-        gram = np.zeros(landmarks.factor.shape, diagonal.dtype)
-        for block, number in _blocks(everyone):
-            gram += np.asarray(_gram(landmarks, self.points, block, number))
-        inner = _shifted_factor(gram, ridge)
-        explained, solved = self.squared_norms(everyone, landmarks, inner)
-        scores = solved + np.maximum(diagonal - explained, 0) / ridge
-        # Holds for the exact scores.
-        return np.minimum(scores, diagonal / (ridge + diagonal))
-
-    def squared_norms(
-        self,
-        candidates: np.ndarray,
-        landmarks: _Landmarks,
-        inner: jax.Array | None = None,
-    ) -> np.ndarray:
-        """Returns the `_squared_norms` of the candidates, a block of them at a time."""
-        parts = [np.zeros((1 if inner is None else 2, 0), self.diagonal.dtype)]
-        for block, number in _blocks(candidates):
-            norms = _squared_norms(landmarks, self.points, block, inner)
-            parts.append(np.asarray(norms)[:, :number])
-        norms = np.concatenate(parts, axis=1)
-        if not np.isfinite(norms).all():
-            raise ValueError(
-                "kernel must be finite and positive semi-definite; it is not"
-            )
-        return norms
-
-
-def _blocks(indices: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
-    """Yields indices in arrays of one size, and how many in each are not padding."""
-    size = min(_BLOCK, _size(indices))
-    for start in range(0, indices.size, size):
-        block = indices[start : start + size]
-        yield _padded(block, size), block.size
-
-
-def _size(indices: np.ndarray) -> int:
-    # Few different sizes, each of which is compiled.
-    return next_power_of_two(max(8, indices.size))
-
-
-def _padded(indices: np.ndarray, size: int) -> np.ndarray:
-    return np.pad(indices.astype(np.int32), (0, size - indices.size))
-
-
 @functools.partial(jax.jit, static_argnames=("num_steps", "num_points"))
-def _uniform(
-    key: jax.Array, step: int | jax.Array, num_steps: int, num_points: int
-) -> jax.Array:
+def _uniform(key: Array, step: int | Array, num_steps: int, num_points: int) -> Array:
     """Returns the uniform variable of every point in one of the steps."""
     key = jax.random.split(key, num_steps)[step]
     return jax.random.uniform(key, (num_points,), np.float32)
 
 
 @functools.partial(jax.jit, static_argnames="kernel")
-def _compiled_diagonal(points: jax.Array, kernel: Kernel) -> jax.Array:
+def _compiled_diagonal(points: Array, kernel: Kernel) -> Array:
     return jax.vmap(lambda point: kernel(point[None], point[None])[0, 0])(points)
 
 
-@functools.partial(jax.jit, static_argnames="kernel")
-def _landmarks(
-    points: jax.Array,
-    indices: jax.Array,
-    roots: jax.Array,
-    shift: jax.Array,
+@functools.partial(jax.jit, static_argnames=("kernel", "is_projected"))
+def _scores(
+    points: Array,
+    diagonal: Array,
+    indices: Array,
+    roots: Array,
+    numbers: Array,
     kernel: Kernel,
-) -> _Landmarks:
-    chosen = points[indices]
+    is_projected: bool,
+) -> Array:
+    """Returns scores of all points, by sums over weighted landmarks.
+
+    With z the coordinates of a point in the span of the landmarks, these are
+    (k(x, x) - zᵀz) / ridge, and projected ones zᵀ (Σ z zᵀ + ridge I)⁻¹ z more.
+    """
+    shift, ridge = numbers
+    chosen, identity = points[indices], jnp.eye(len(indices), dtype=diagonal.dtype)
     matrix = kernel(chosen, chosen) * roots * roots[:, None]
-    return _Landmarks(kernel, chosen, roots, _shifted_factor(matrix, shift))
+    factor = jnp.linalg.cholesky(matrix + shift * identity)
+    num_points = len(points)
+    size = min(_BLOCK, num_points)
+    padding = [(0, -num_points % size)] + [(0, 0)] * (points.ndim - 1)
+    blocks = jnp.pad(points, padding, mode="edge").reshape(-1, size, *points.shape[1:])
 
+    def features(block: Array) -> Array:
+        cross = kernel(chosen, block) * roots[:, None]
+        return solve_triangular(factor, cross, lower=True)
 
-@jax.jit
-def _shifted_factor(matrix: jax.Array, shift: jax.Array) -> jax.Array:
-    identity = jnp.eye(matrix.shape[0], dtype=matrix.dtype)
-    return jnp.linalg.cholesky(matrix + shift * identity)
+    def norms_of(function: Callable[[Array], Array]) -> Array:
+        norms = lax.map(lambda block: jnp.sum(function(block) ** 2, axis=0), blocks)
+        return norms.reshape(-1)[:num_points]
 
+    rest = diagonal - norms_of(features)
+    if not is_projected:
+        return rest / ridge
 
-@jax.jit
-def _squared_norms(
-    landmarks: _Landmarks, points: jax.Array, block: jax.Array, inner: jax.Array | None
-) -> jax.Array:
-    """Returns zᵀz of each point; with L = `inner`, zᵀ (L Lᵀ)⁻¹ z as well."""
-    features = [landmarks.features(points[block])]
-    if inner is not None:
-        features.append(solve_triangular(inner, features[0], lower=True))
-    return jnp.stack([jnp.sum(columns**2, axis=0) for columns in features])
+    def add(i: Array, total: Array) -> Array:
+        is_real = i * size + jnp.arange(size) < num_points
+        columns = jnp.where(is_real, features(blocks[i]), 0)
+        return total + product(columns, columns.T)
 
-
-@jax.jit
-def _gram(
-    landmarks: _Landmarks, points: jax.Array, block: jax.Array, number: jax.Array
-) -> jax.Array:
-    features = landmarks.features(points[block])
-    features = jnp.where(jnp.arange(features.shape[1]) < number, features, 0)
-    return product(features, features.T)
+    gram = lax.fori_loop(0, len(blocks), add, 0 * identity)
+    inner = jnp.linalg.cholesky(gram + ridge * identity)
+    solved = norms_of(lambda x: solve_triangular(inner, features(x), lower=True))
+    return solved + jnp.maximum(rest, 0) / ridge

@@ -6,8 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jax import Array, lax
 from jax.scipy.linalg import solve_triangular
+from jax.typing import ArrayLike
 
 from jaxwgc import _validation
 from jaxwgc._arrays import cholesky_if
@@ -17,10 +18,8 @@ _BLOCK = 2**20
 
 
 def effective_resistances(
-    edges: jax.typing.ArrayLike,
-    weights: jax.typing.ArrayLike | None = None,
-    num_vertices: int | None = None,
-) -> jax.Array:
+    edges: ArrayLike, weights: ArrayLike | None = None, num_vertices: int | None = None
+) -> Array:
     """Returns the effective resistance (e_u - e_v)ᵀ L⁺ (e_u - e_v) of every edge.
 
     With the weights as conductances, this is the voltage between the ends of the edge
@@ -106,7 +105,7 @@ def effective_resistances(
 
 
 @functools.partial(jax.jit, static_argnames="num_vertices")
-def _resistances(edges: jax.Array, weights: jax.Array, num_vertices: int) -> jax.Array:
+def _resistances(edges: Array, weights: Array, num_vertices: int) -> Array:
     dtype = weights.dtype
     valid = jnp.all((edges >= 0) & (edges < num_vertices))
     valid &= jnp.all((weights > 0) & jnp.isfinite(weights))
@@ -143,7 +142,7 @@ def _resistances(edges: jax.Array, weights: jax.Array, num_vertices: int) -> jax
     shift = jnp.finfo(dtype).eps ** 0.5
     is_plain = jnp.isfinite(jnp.linalg.cholesky(matrix - shift * identity)).all()
 
-    def plain(_: None) -> tuple[jax.Array, jax.Array]:
+    def plain(_: None) -> tuple[Array, Array]:
         factor = cholesky_if(is_plain, matrix)
         flows = solve_triangular(factor, jnp.diag(inverse_roots), lower=True)
         return flows.T, jnp.ones(num_vertices, dtype)
@@ -151,7 +150,7 @@ def _resistances(edges: jax.Array, weights: jax.Array, num_vertices: int) -> jax
     flows, pivots = lax.cond(is_plain, plain, lambda _: _eliminated(adjacency), None)
     inverse_pivots = jnp.where(pivots > 0, 1 / jnp.where(pivots > 0, pivots, 1), 0)
 
-    def resistance(edge: tuple[jax.Array, ...]) -> jax.Array:
+    def resistance(edge: tuple[Array, ...]) -> Array:
         first, second, conductance = edge
         flow = flows[first] - flows[second]
         # A flow is a pivot times a voltage, and no voltage is above the one between
@@ -171,7 +170,7 @@ def _is_too_small(weights: Any, largest: Any) -> Any:
     return weights / largest < 4 * np.finfo(weights.dtype).tiny
 
 
-def _eliminated(adjacency: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _eliminated(adjacency: Array) -> tuple[Array, Array]:
     """Returns flows H and pivots s: the resistance of uv is Σ_k (H_uk - H_vk)² / s_k.
 
     Gaussian elimination of one vertex after the other, each replaced by edges between
@@ -200,7 +199,7 @@ def _eliminated(adjacency: jax.Array) -> tuple[jax.Array, jax.Array]:
     return solve_triangular(identity - shares, identity, lower=False), pivots
 
 
-def _components(first: jax.Array, second: jax.Array, num_vertices: int) -> jax.Array:
+def _components(first: Array, second: Array, num_vertices: int) -> Array:
     """Returns the smallest vertex of the component of every vertex."""
 
     def step(state):

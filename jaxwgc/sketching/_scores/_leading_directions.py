@@ -10,13 +10,15 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
+from jax.scipy.sparse.linalg import cg
 
 from jaxwgc._arrays import product
-from jaxwgc.sketching._derivatives import without_derivative
+from jaxwgc.sketching._linalg.derivatives import without_derivative
+from jaxwgc.sketching._linalg.rows import Rows
 
 # From Q (p, l) to Xᵀ(X Q) on top of (X Q)ᵀ(X Q), (p + l, l): one pass over the rows.
-Pass = Callable[[jax.Array], jax.Array]
+Pass = Callable[[Array], Array]
 
 # Of the systems for derivatives. With a gap of 1e-3, 300 are enough in float64.
 _MAX_STEPS = 1000
@@ -25,29 +27,23 @@ _MAX_STEPS = 1000
 class Directions(NamedTuple):
     """Right singular vectors (p, l), orthonormal, and singular values (l,)."""
 
-    vectors: jax.Array
-    values: jax.Array
+    vectors: Array
+    values: Array
 
 
 class Trust(NamedTuple):
     """How far leading directions may be trusted; see `RankKScores`."""
 
-    rank: jax.Array
-    gap: jax.Array
-    error_bound: jax.Array
-    is_ambiguous: jax.Array
+    rank: Array
+    gap: Array
+    error_bound: Array
+    is_ambiguous: Array
     # (k,), where a direction counts.
-    is_kept: jax.Array
-
-
-def image(block: jax.Array, basis: jax.Array) -> jax.Array:
-    """Returns what a block of rows adds to a pass."""
-    rows = product(block, basis)
-    return jnp.concatenate([product(block.T, rows), product(rows.T, rows)])
+    is_kept: Array
 
 
 def leading_directions(
-    run: Pass, key: jax.Array, num_columns: int, width: int, num_passes: int, dtype
+    run: Pass, key: Array, num_columns: int, width: int, num_passes: int, dtype
 ) -> Directions:
     """Returns as many directions as there are columns in a block.
 
@@ -74,7 +70,7 @@ def leading_directions(
 
 
 @jax.jit
-def _next_block(basis: jax.Array, new: jax.Array) -> jax.Array:
+def _next_block(basis: Array, new: Array) -> Array:
     """Returns orthonormal columns, of what is new, beside those of the basis."""
     num_columns, width = basis.shape
     new = new[:, : max(num_columns - width, 0)]
@@ -86,7 +82,7 @@ def _next_block(basis: jax.Array, new: jax.Array) -> jax.Array:
 
 
 @functools.partial(jax.jit, static_argnames="width")
-def _in_basis(basis: jax.Array, images: jax.Array, width: int) -> jax.Array:
+def _in_basis(basis: Array, images: Array, width: int) -> Array:
     """Returns the leading directions in a basis of which XᵀX times it is known.
 
     Half a power iteration further than Rayleigh and Ritz, as the images are there.
@@ -102,7 +98,7 @@ def _in_basis(basis: jax.Array, images: jax.Array, width: int) -> jax.Array:
 
 
 @functools.partial(jax.jit, static_argnames="num_columns")
-def _extracted(passed: jax.Array, num_columns: int) -> Directions:
+def _extracted(passed: Array, num_columns: int) -> Directions:
     """Returns what the leading directions are in Xᵀ U, with U a basis of X Q."""
     images, squares = passed[:num_columns], passed[num_columns:]
     sizes = jnp.sqrt(jnp.diagonal(squares))
@@ -117,7 +113,7 @@ def _extracted(passed: jax.Array, num_columns: int) -> Directions:
     return Directions(*jnp.linalg.svd(projected, full_matrices=False)[:2])
 
 
-def inverses(leading: Directions, rank: int, rcond: jax.Array) -> jax.Array:
+def inverses(leading: Directions, rank: int, rcond: Array) -> Array:
     """Returns 1 / σ of the first `rank`, and 0 for those that are none."""
     values = leading.values[:rank]
     is_kept = values > rcond * leading.values[0]
@@ -125,7 +121,7 @@ def inverses(leading: Directions, rank: int, rcond: jax.Array) -> jax.Array:
 
 
 @functools.partial(jax.jit, static_argnames="rank")
-def trust(leading: Directions, passed: jax.Array, rank: int, rcond: jax.Array) -> Trust:
+def trust(leading: Directions, passed: Array, rank: int, rcond: Array) -> Trust:
     """Returns how far the first `rank` may be trusted, from a pass over them."""
     num_columns = leading.vectors.shape[0]
     vectors = leading.vectors[:, :rank]
@@ -159,94 +155,52 @@ def trust(leading: Directions, passed: jax.Array, rank: int, rcond: jax.Array) -
     )
 
 
+@jax.custom_jvp
 def projection_on(
-    run: Pass, leading: Directions, known: Trust, image_of_leading: jax.Array
-) -> jax.Array:
+    rows: Rows, scale: Array, leading: Directions, known: Trust, image_of_leading: Array
+) -> Array:
     """Returns B with X B = U_k, (p, k), with the derivatives of XᵀX but for a rotation.
 
-    Those of `image_of_leading`, XᵀX V for a constant V, are what it takes. The change
-    of v_a beside the leading directions solves (σ_a² - XᵀX) y = (d XᵀX) v_a there.
+    They are those of `image_of_leading`, XᵀX V for a constant V. All else is constant.
+    First derivatives are NaN if the directions are ambiguous, and second ones always.
     """
-    rank = image_of_leading.shape[1]
-    vectors = leading.vectors[:, :rank]
-    values = jnp.where(known.is_kept, leading.values[:rank], 1)
-    vectors = jnp.where(known.is_kept, vectors, 0)
-    change = image_of_leading - lax.stop_gradient(image_of_leading)
-    change = jnp.where(known.is_kept, change, 0)
+    del rows, scale
+    vectors, values = _kept(leading, known, image_of_leading)
+    return vectors / values
+
+
+@projection_on.defjvp
+def _projection_on_jvp(primals, tangents):
+    """Solves (σ_a² - XᵀX) y = (d XᵀX) v_a beside the leading directions for each a."""
+    rows, scale, leading, known, image_of_leading = primals
+    vectors, values = _kept(leading, known, image_of_leading)
+    change = jnp.where(known.is_kept, tangents[-1], 0)
     inner = product(vectors.T, change)
 
-    def beside(columns: jax.Array) -> jax.Array:
+    def beside(columns: Array) -> Array:
         return columns - product(vectors, product(vectors.T, columns))
 
-    def shifted(columns: jax.Array) -> jax.Array:
-        images = run(columns)[: columns.shape[0]]
+    def shifted(columns: Array) -> Array:
+        images = rows.products(columns, scale)[: columns.shape[0]]
         return columns * values**2 - beside(images)
 
-    moved = lax.custom_linear_solve(
-        shifted,
-        beside(change),
-        lambda function, right: _conjugate_gradients(function, right, beside),
-        symmetric=True,
-    )
+    def solve(function: Callable[..., Array], right: Array) -> Array:
+        """Returns the solutions; NaN if they are not found."""
+        eps = float(jnp.finfo(right.dtype).eps)
+        found, _ = cg(function, right, tol=4 * eps, maxiter=_MAX_STEPS)
+        error = jnp.linalg.norm(function(found) - right)
+        is_found = error <= eps**0.5 * jnp.linalg.norm(right)
+        return jnp.where(is_found, found, jnp.nan)
+
+    moved = lax.custom_linear_solve(shifted, beside(change), solve, symmetric=True)
     inner = inner / values[:, None] ** 2
     change = (moved - product(vectors, inner) / 2) / values
-    return vectors / values + _first_order(change, known.is_ambiguous)
+    factor = 1 + 0 * without_derivative(jnp.sum(image_of_leading))
+    factor = jnp.where(known.is_ambiguous, jnp.nan, factor)
+    return vectors / values, change * factor
 
 
-def _conjugate_gradients(
-    function: Callable[[jax.Array], jax.Array],
-    right: jax.Array,
-    beside: Callable[[jax.Array], jax.Array],
-) -> jax.Array:
-    """Returns the solutions of positive definite systems, a column each; NaN if none.
-
-    Nothing is computed where the right side is zero, as where no derivative is asked
-    for.
-    """
-    # Of a transposed system the right side need not be beside the leading directions.
-    right = beside(right)
-    eps = float(jnp.finfo(right.dtype).eps)
-    target = (4 * eps) ** 2 * jnp.sum(right**2, axis=0)
-
-    def dot(left: jax.Array, right: jax.Array) -> jax.Array:
-        return jnp.sum(left * right, axis=0)
-
-    def ratio(over: jax.Array, under: jax.Array) -> jax.Array:
-        return jnp.where(under > 0, over / jnp.where(under > 0, under, 1), 0)
-
-    def step(state):
-        solution, residual, direction, square, count = state
-        image = function(direction)
-        length = ratio(square, dot(direction, image))
-        solution = solution + length * direction
-        residual = beside(residual - length * image)
-        new = dot(residual, residual)
-        is_open = new > target
-        direction = jnp.where(is_open, residual + ratio(new, square) * direction, 0)
-        return solution, residual, direction, jnp.where(is_open, new, 0), count + 1
-
-    def is_open(state):
-        return jnp.any(state[3] > 0) & (state[4] < _MAX_STEPS)
-
-    zeros = jnp.zeros_like(right)
-    square = dot(right, right)
-    start = zeros, right, right, square, jnp.int32(0)
-    solution, _, _, square, _ = lax.while_loop(is_open, step, start)
-    return jnp.where(square > 0, jnp.nan, solution)
-
-
-@jax.custom_jvp
-def _first_order(value: jax.Array, is_wrong: jax.Array) -> jax.Array:
-    """Returns the value, whose derivative is NaN where wrong, and a second one always.
-
-    The directions that the first derivative is made of are constants here.
-    """
-    del is_wrong
-    return value
-
-
-@_first_order.defjvp
-def _first_order_jvp(primals, tangents):
-    value, is_wrong = primals
-    factor = 1 + 0 * without_derivative(value)
-    return value, tangents[0] * jnp.where(is_wrong, jnp.nan, factor)
+def _kept(leading: Directions, known: Trust, image: Array) -> tuple[Array, Array]:
+    rank = image.shape[1]
+    vectors = jnp.where(known.is_kept, leading.vectors[:, :rank], 0)
+    return vectors, jnp.where(known.is_kept, leading.values[:rank], 1)

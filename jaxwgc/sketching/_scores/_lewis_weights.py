@@ -5,15 +5,20 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+import numpy as np
+from jax import Array, lax
+from jax.scipy.sparse.linalg import bicgstab
+from jax.typing import ArrayLike
 
 from jaxwgc import _validation
 from jaxwgc._arrays import product
 from jaxwgc.sketching import _checks
-from jaxwgc.sketching._derivatives import orthonormal_basis
-from jaxwgc.sketching._gram import Gram, equilibrated, square_of_wide
-from jaxwgc.sketching._row_blocks import DenseRows
-from jaxwgc.sketching._scores._gram_scores import at_most_one, scores_from_gram
+from jaxwgc.sketching._linalg.derivatives import at_most_one, orthonormaliser_of_gram
+from jaxwgc.sketching._linalg.gram import scaled_gram
+from jaxwgc.sketching._linalg.orthonormalise import Factors, factors_of
+from jaxwgc.sketching._linalg.rank import rank_cutoff
+from jaxwgc.sketching._linalg.rows import DenseRows, Rows
+from jaxwgc.sketching._linalg.wide import factors_of_wide
 
 
 class LewisWeights(NamedTuple):
@@ -27,19 +32,19 @@ class LewisWeights(NamedTuple):
         weights w should be equal to: their relative error.
     """
 
-    weights: jax.Array
-    num_iterations: jax.Array
-    converged: jax.Array
-    residual: jax.Array
+    weights: Array
+    num_iterations: Array
+    converged: Array
+    residual: Array
 
 
 def lewis_weights(
-    matrix: jax.typing.ArrayLike,
-    p: jax.typing.ArrayLike,
+    matrix: ArrayLike,
+    p: ArrayLike,
     *,
-    tolerance: jax.typing.ArrayLike | None = None,
+    tolerance: ArrayLike | None = None,
     max_iterations: int = 1000,
-    rcond: jax.typing.ArrayLike | None = None,
+    rcond: ArrayLike | None = None,
 ) -> LewisWeights:
     """Returns the ℓ_p Lewis weights: wᵢ = leverage score i of W^(1/2 - 1/p) X.
 
@@ -99,25 +104,22 @@ def lewis_weights(
     dtype = matrix.dtype
     if tolerance is None:
         rounding = 100 * matrix.shape[1] ** 0.5 * float(jnp.finfo(dtype).eps)
-        tolerance = rounding * jnp.maximum(1, p)
+        maximum = jnp.maximum if isinstance(p, Array) else np.maximum
+        tolerance = rounding * maximum(1, p)
     _validation.check_number("tolerance", tolerance, minimum=0)
     matrix, rcond = _checks.with_cutoff(matrix, rcond)
     return _lewis_weights(
         matrix,
-        jnp.asarray(p, dtype),
-        jnp.asarray(tolerance, dtype),
-        jnp.asarray(max_iterations, jnp.int32),
+        _checks.scalar(p, dtype),
+        _checks.scalar(tolerance, dtype),
+        _checks.scalar(max_iterations, jnp.int32),
         rcond,
     )
 
 
 @jax.jit
 def _lewis_weights(
-    matrix: jax.Array,
-    p: jax.Array,
-    tolerance: jax.Array,
-    max_iterations: jax.Array,
-    rcond: jax.Array,
+    matrix: Array, p: Array, tolerance: Array, max_iterations: Array, rcond: Array
 ) -> LewisWeights:
     finite, basis = _orthonormal_basis(matrix, rcond)
     valid = finite & (p > 0) & jnp.isfinite(p)
@@ -130,19 +132,19 @@ def _lewis_weights(
     directions = basis / safe_lengths[:, None]
     log_lengths = jnp.log(safe_lengths)
 
-    def log_ratios(log_weights: jax.Array) -> jax.Array:
+    def log_ratios(log_weights: Array) -> Array:
         """Returns log(τ / w), 0 for rows of zeros."""
         logs = (0.5 - 1 / p) * log_weights + log_lengths
         logs = logs - jnp.max(jnp.where(is_row, logs, -jnp.inf), initial=-jnp.inf)
         factors = jnp.where(is_row, jnp.exp(jnp.where(is_row, logs, 0)), 0)
-        gram = Gram.equilibrated(_WeightedRows(directions, factors))
+        weighted = DenseRows(directions * factors[:, None])
         # Row norms of the directions; times squared factors, these are the scores.
-        norms = scores_from_gram(gram, cutoff)
+        norms = _row_norms(weighted, directions, cutoff)
         is_seen = is_row & (norms > 0)
         log_scores = jnp.log(jnp.where(is_seen, norms, 1)) + 2 * logs
         return jnp.where(is_seen, log_scores - log_weights, 0)
 
-    cutoff = jnp.asarray(_checks.rank_cutoff(basis.shape, basis.dtype), basis.dtype)
+    cutoff = jnp.asarray(rank_cutoff(basis.shape, basis.dtype), basis.dtype)
     mean = jnp.sum(basis**2) / jnp.maximum(jnp.sum(is_row), 1)
     start = jnp.full(squares.shape, jnp.log(jnp.where(mean > 0, mean, 1)))
     iteration = _Iteration(*lax.stop_gradient((p, tolerance)), max_iterations)
@@ -166,13 +168,13 @@ def _lewis_weights(
 class _Iteration(NamedTuple):
     """The iteration for logarithms of weights, and its derivatives."""
 
-    p: jax.Array
-    tolerance: jax.Array
-    max_iterations: jax.Array
+    p: Array
+    tolerance: Array
+    max_iterations: Array
 
     def solve(
-        self, log_ratios: Callable[[jax.Array], jax.Array], start: jax.Array
-    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        self, log_ratios: Callable[[Array], Array], start: Array
+    ) -> tuple[Array, tuple[Array, Array]]:
         """Returns logarithms of weights; the number of iterations, and the residual."""
         p = self.p
         power = jnp.where(p < 1, p / 2, 2 * p / (p + 2))
@@ -200,53 +202,46 @@ class _Iteration(NamedTuple):
         return log_weights, (num_iterations.astype(start.dtype), residual)
 
     def tangent_solve(
-        self, derivative: Callable[[jax.Array], jax.Array], target: jax.Array
-    ) -> jax.Array:
+        self, derivative: Callable[[Array], Array], target: Array
+    ) -> Array:
         """Solves a linear equation with the derivative of the log ratios.
 
-        Its eigenvalues are from -1 to -2 / p, so that the same steps converge.
+        Its eigenvalues are from -1 to -2 / p.
         """
+        eps = float(jnp.finfo(target.dtype).eps)
 
-        def solve(derivative, target):
-            def step(state):
-                solution, change, iteration = state
-                solution = solution + 2 * self.p / (self.p + 2) * change
-                return solution, derivative(solution) - target, iteration + 1
-
-            def is_open(state):
-                _, change, iteration = state
-                bound = self.tolerance * jnp.max(jnp.abs(target))
-                is_large = jnp.max(jnp.abs(change)) > bound
-                return is_large & (iteration < self.max_iterations)
-
-            state = jnp.zeros_like(target), -target, jnp.int32(0)
-            return lax.while_loop(is_open, step, state)[0]
+        def solve(derivative: Callable[[Array], Array], target: Array) -> Array:
+            return bicgstab(derivative, target, tol=4 * eps, maxiter=1000)[0]
 
         return lax.custom_linear_solve(derivative, target, solve, solve)
 
 
-def _orthonormal_basis(
-    matrix: jax.Array, rcond: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+def _orthonormal_basis(matrix: Array, rcond: Array) -> tuple[Array, Array]:
     """Returns whether X is finite, and an orthonormal basis of its columns.
 
     Lewis weights of one are those of the other.
     """
+    rows = DenseRows(matrix)
     if matrix.shape[0] < matrix.shape[1]:
-        finite, matrix, _, _ = equilibrated(matrix)
-        return finite, orthonormal_basis(square_of_wide(matrix), rcond, "qr")[0]
-    gram = Gram.equilibrated(DenseRows(matrix))
-    inverse = gram.orthonormaliser(rcond) * gram.unit[:, None]
-    basis = product(matrix * gram.scale, inverse)
-    return gram.finite, jnp.where(gram.finite, basis, 0)
+        tall, factors, _ = factors_of_wide(rows, rcond)
+        gram = tall.sum(scaled_gram, factors.scale)
+        # Not orthonormal once X changes, which matters to no score.
+        inverse = product(gram, _inverse(tall, factors))
+        values = factors.singular_values
+        basis = inverse / jnp.where(values > 0, values, 1)
+    else:
+        factors = factors_of(rows, None, rcond, threshold=1.0)
+        basis = product(matrix * factors.scale, _inverse(rows, factors))
+    return factors.finite, jnp.where(factors.finite, basis, 0)
 
 
-class _WeightedRows(DenseRows):
-    """Rows times factors in sums, and without them in values a row."""
+def _inverse(rows: Rows, factors: Factors) -> Array:
+    gram = rows.sum(scaled_gram, factors.scale)
+    return orthonormaliser_of_gram(factors.matrix, factors.vectors, gram)
 
-    def __init__(self, matrix: jax.Array, factors: jax.Array):
-        super().__init__(matrix * factors[:, None])
-        self._plain = DenseRows(matrix)
 
-    def map(self, function: Callable[[jax.Array], jax.Array]) -> jax.Array:
-        return self._plain.map(function)
+def _row_norms(weighted: DenseRows, directions: Array, rcond: Array) -> Array:
+    """Returns row norms of the directions in the basis of the weighted ones."""
+    factors = factors_of(weighted, None, rcond)
+    inverse = _inverse(weighted, factors)
+    return DenseRows(directions).norms_of(inverse, factors.scale)

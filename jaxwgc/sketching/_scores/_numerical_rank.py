@@ -1,54 +1,17 @@
-"""The numerical rank of a matrix, and whether rounding decides it."""
+"""The numerical rank of a matrix, as leverage scores see it."""
 
-from typing import Any, NamedTuple
+from jax import Array
+from jax.typing import ArrayLike
 
-import jax
-import jax.numpy as jnp
-from jax import lax
-
-from jaxwgc._arrays import product
 from jaxwgc.sketching import _checks
-from jaxwgc.sketching._gram import (
-    WELL_CONDITIONED,
-    Gram,
-    equilibrated,
-    square_of_wide,
-)
-from jaxwgc.sketching._row_blocks import DenseRows, rows_of
-from jaxwgc.sketching._scores._unequal_rows import is_lost, levelled
+from jaxwgc.sketching._linalg.kinds import MatrixLike, compute, matrix_of
+from jaxwgc.sketching._linalg.orthonormalise import factors_of
+from jaxwgc.sketching._linalg.rank import NumericalRank
+from jaxwgc.sketching._linalg.rows import Rows
+from jaxwgc.sketching._linalg.wide import factors_of_wide
 
 
-class NumericalRank(NamedTuple):
-    """The number of directions of a matrix that are more than rounding.
-
-    Attributes:
-      rank: int32 scalar.
-      is_ambiguous: bool scalar, whether rounding may decide it: a singular value is
-        within 10 √min(N, p) rounding units (of the largest) of the cut-off. Those below
-        2 + √min(N, p) / 2 units do not count: rounding makes as much of a zero.
-    """
-
-    rank: jax.Array
-    is_ambiguous: jax.Array
-
-
-def rank_of(singular_values: jax.Array, rcond: jax.typing.ArrayLike) -> NumericalRank:
-    """Returns the rank of a matrix with these singular values, the largest first."""
-    eps = jnp.finfo(singular_values.dtype).eps
-    root = singular_values.shape[0] ** 0.5
-    shares = singular_values / jnp.where(singular_values[0] > 0, singular_values[0], 1)
-    is_near = jnp.abs(shares - rcond) <= 10 * root * eps
-    return NumericalRank(
-        rank=jnp.sum(shares > rcond, dtype=jnp.int32),
-        # In matrices of up to 100,000 rows and of rank 1 to p - 1, a zero became up to
-        # 2.4 units with 5 columns and 5 with 50, by a second Gram matrix, or 2 by QR.
-        is_ambiguous=jnp.any(is_near & (shares > (2 + root / 2) * eps)),
-    )
-
-
-def numerical_rank(
-    matrix: Any, rcond: jax.typing.ArrayLike | None = None
-) -> NumericalRank:
+def numerical_rank(matrix: MatrixLike, rcond: ArrayLike | None = None) -> NumericalRank:
     """Returns the rank to which leverage scores sum, and whether rounding decides it.
 
     It is asked for beside the scores where data may be at the limits of the precision:
@@ -56,7 +19,7 @@ def numerical_rank(
     If it is ambiguous, centre the columns, use float64, or choose an `rcond`.
 
     Args:
-      matrix: X, (N, p), an array or a sparse matrix, as in `leverage_scores`.
+      matrix: X, (N, p), of any kind that `leverage_scores` takes.
       rcond: as in `leverage_scores`.
 
     Returns:
@@ -81,35 +44,15 @@ def numerical_rank(
       Golub and Van Loan, "Matrix computations", 4th edition (2013), section 5.4.1, for
       the numerical rank; `leverage_scores` for how it is found.
     """
-    matrix = _checks.any_matrix("matrix", matrix)
-    return _rank(*_checks.with_cutoff(matrix, rcond))
+    checked = matrix_of("matrix", matrix)
+    checked, rcond = _checks.with_cutoff(checked, rcond)
+    rank = compute(_rank, checked, rcond)
+    _checks.warn_of_precision(matrix, checked, rank.rank)
+    return rank
 
 
-@jax.jit
-def _rank(matrix: Any, rcond: jax.Array) -> NumericalRank:
-    if matrix.shape[0] < matrix.shape[1]:
-        finite, matrix, _, _ = equilibrated(matrix)
-        gram = Gram.plain(DenseRows(square_of_wide(matrix)))._replace(finite=finite)
-    else:
-        gram = Gram.equilibrated(rows_of(matrix))
-    eigenvalues, vectors = gram.decomposed()
-    small = gram.refined(eigenvalues, vectors).small()
-    _, singular_values, right = jnp.linalg.svd(small)
-    is_kept = singular_values > rcond * singular_values[0]
-    row_basis = product(vectors, jnp.where(is_kept, right.T, 0))
-    lost = is_lost(gram.rows, gram.scaled, row_basis, rcond)
-
-    def by_levels() -> NumericalRank:
-        values = jnp.linalg.eigh(levelled(gram, lost).matrix)[0][::-1]
-        noise = _checks.rank_cutoff(values.shape, values.dtype)
-        is_small = values <= WELL_CONDITIONED * values[0]
-        return NumericalRank(
-            rank=jnp.sum(~is_small, dtype=jnp.int32),
-            is_ambiguous=jnp.any(is_small & (values > noise * values[0])),
-        )
-
-    rank = lax.cond(lost, by_levels, lambda: rank_of(singular_values, rcond))
-    return NumericalRank(
-        rank=jnp.where(gram.finite, rank.rank, 0),
-        is_ambiguous=rank.is_ambiguous | ~gram.finite,
-    )
+def _rank(rows: Rows, rcond: Array) -> NumericalRank:
+    if rows.is_wide:
+        return factors_of_wide(rows, rcond)[1].rank
+    # Always by two Gram matrices, since one does not show small singular values.
+    return factors_of(rows, None, rcond, threshold=1.0).rank

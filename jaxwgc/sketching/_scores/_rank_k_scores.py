@@ -1,33 +1,25 @@
 """Leverage scores of the rows in the leading singular directions of a matrix."""
 
-import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
-from jax.sharding import Mesh, PartitionSpec
+from jax import Array, lax
+from jax.sharding import PartitionSpec
+from jax.typing import ArrayLike
 
 from jaxwgc import _validation
-from jaxwgc._arrays import inverse_power_of_two, product
+from jaxwgc._arrays import inverse_power_of_two
 from jaxwgc.sketching import _checks
-from jaxwgc.sketching._row_blocks import Rows, rows_of
-from jaxwgc.sketching._scores._gram_scores import at_most_one
+from jaxwgc.sketching._linalg.derivatives import at_most_one
+from jaxwgc.sketching._linalg.kinds import MatrixLike, compute, matrix_of
+from jaxwgc.sketching._linalg.rows import Rows, constant
 from jaxwgc.sketching._scores._leading_directions import (
-    image,
     inverses,
     leading_directions,
     projection_on,
     trust,
 )
-from jaxwgc.sketching._scores._sharded_scores import (
-    ShardedRows,
-    over_shards,
-    without_padding,
-)
-from jaxwgc.sketching._scores._streamed_passes import StreamedPasses
 
 
 class RankKScores(NamedTuple):
@@ -57,23 +49,21 @@ class RankKScores(NamedTuple):
     """
 
     scores: Any
-    singular_values: jax.Array
-    rank: jax.Array
-    gap: jax.Array
-    error_bound: jax.Array
-    is_ambiguous: jax.Array
+    singular_values: Array
+    rank: Array
+    gap: Array
+    error_bound: Array
+    is_ambiguous: Array
 
 
 def rank_k_leverage_scores(
-    key: jax.Array,
-    matrix: Any,
+    key: Array,
+    matrix: MatrixLike,
     rank: int,
     *,
     num_passes: int = 3,
     oversampling: int | None = None,
-    rcond: jax.typing.ArrayLike | None = None,
-    mesh: Mesh | None = None,
-    axis_name: str | None = None,
+    rcond: ArrayLike | None = None,
 ) -> RankKScores:
     """Returns the squared row norms of U_k, the leading k left singular vectors of X.
 
@@ -89,34 +79,29 @@ def rank_k_leverage_scores(
 
     Args:
       key: one PRNG key, from `jax.random.key` or `jax.random.PRNGKey`.
-      matrix: X, (N, p), an array or a sparse matrix, as in `leverage_scores`; or a
-        function without arguments that returns the rows anew each time, as for
-        `streaming_leverage_scores`: an iterable of blocks (b, p), either all dense or
-        all sparse. Such rows are never held.
+      matrix: X, (N, p), of any kind that `leverage_scores` takes. `Blocks` of sparse
+        matrices of SciPy take time of their entries.
       rank: k, a Python int from 1 to min(N, p).
-      num_passes: how often the rows are seen, a Python int of at least 3. The error
-        falls by a factor with each, the more the faster singular values fall beyond k.
+      num_passes: how often the rows are seen, a Python int of at least 3, and once more
+        for the scores. The error falls by a factor with each, the more the faster
+        singular values fall beyond k.
       oversampling: how many directions more than k are found; the k-th converges the
         faster, the further σ at k + `oversampling` is below it. By default k + 10.
       rcond: singular values of at most `rcond` times the largest are none; as in
         `leverage_scores`, without the units of columns.
-      mesh: a `jax.sharding.Mesh` for an array whose rows are spread over devices, as
-        in `sharded_leverage_scores`, with `axis_name`.
-      axis_name: the axis of the mesh.
 
     Returns:
-      `RankKScores`. Scores of a stream are a NumPy array. With a NaN or infinity in a
+      `RankKScores`. Scores of `Blocks` are a NumPy array. With a NaN or infinity in a
       traced matrix, scores and bound are NaN.
 
     Raises:
       ValueError: for a matrix without two axes, without rows or columns, or (where not
         traced) with NaN or infinite entries; for a rank below 1 or above min(N, p), too
-        few passes, a negative oversampling, or an rcond outside [0, 1); for an axis
-        that the mesh does not have, or one of `mesh` and `axis_name` without the other;
-        for blocks that differ in their columns or from pass to pass (as weighted sums
-        tell, in which a change of one row of many, or in its last digits, is lost).
+        few passes, a negative oversampling, or an rcond outside [0, 1); for `Blocks`
+        that change between passes (as weighted sums tell, in which a change of one row
+        of many, or in its last digits, is lost).
       TypeError: for a complex matrix, a sparse one of another kind, or anything but
-        numbers; for anything but a key; for a mesh with what is not an array.
+        numbers; for anything but a key.
 
     Note:
       In float32, directions below 3e-4 of the largest are lost, or converge slowly. The
@@ -158,23 +143,13 @@ def rank_k_leverage_scores(
     oversampling = _validation.check_int("oversampling", oversampling, minimum=0)
     # One direction beyond the last, so that there is a gap to see.
     sizes = _Sizes(rank, rank + max(oversampling, 1), num_passes)
-    if (mesh is None) != (axis_name is None):
+    checked = matrix_of("matrix", matrix)
+    if rank > min(checked.shape):
         raise ValueError(
-            f"mesh and axis_name must be given together; got mesh = {mesh} and "
-            f"axis_name = {axis_name!r}"
+            f"rank must be at most min(N, p); got rank = {rank} and {checked.shape}"
         )
-    if mesh is not None:
-        _validation.check_instance("mesh", mesh, Mesh, " of jax.sharding")
-        _validation.check_choice("axis_name", axis_name, mesh.axis_names)
-    elif callable(matrix):
-        return _of_stream(key, matrix, rcond, sizes)
-    check = _checks.any_matrix if mesh is None else _checks.finite_matrix
-    matrix = check("matrix", matrix)
-    _check_rank(rank, matrix.shape)
-    matrix, rcond = _checks.with_cutoff(matrix, rcond)
-    if mesh is None:
-        return _of_matrix(key, matrix, rcond, sizes)
-    return _of_shards(key, matrix, rcond, sizes, mesh, axis_name)
+    checked, rcond = _checks.with_cutoff(checked, rcond)
+    return compute(_scores, checked, key, rcond, specs=_specs, sizes=sizes)
 
 
 class _Sizes(NamedTuple):
@@ -185,69 +160,44 @@ class _Sizes(NamedTuple):
     num_passes: int
 
 
-def _check_rank(rank: int, shape: tuple[int, ...]) -> None:
-    if rank > min(shape):
-        raise ValueError(
-            f"rank must be at most min(N, p); got rank = {rank} and {tuple(shape)}"
-        )
-
-
-@functools.partial(jax.jit, static_argnames="sizes")
-def _of_matrix(
-    key: jax.Array, matrix: Any, rcond: jax.Array, sizes: _Sizes
-) -> RankKScores:
-    return _of_rows(key, rows_of(matrix), rcond, sizes)
-
-
-@functools.partial(jax.jit, static_argnames=("sizes", "mesh", "axis_name"))
-def _of_shards(
-    key: jax.Array,
-    matrix: jax.Array,
-    rcond: jax.Array,
-    sizes: _Sizes,
-    mesh: Mesh,
-    axis_name: str,
-) -> RankKScores:
-    def of_one_device(rows, key, rcond):
-        return _of_rows(key, ShardedRows(rows, axis_name), rcond, sizes)
-
+def _specs(by_rows: Any) -> Any:
     everywhere: Any = PartitionSpec()
-    specs: Any = RankKScores(PartitionSpec(axis_name), *[everywhere] * 5)
-    sharded = over_shards(of_one_device, matrix, (key, rcond), mesh, axis_name, specs)
-    scores = without_padding(sharded.scores, matrix.shape[0], mesh)
-    return sharded._replace(scores=scores)
+    return RankKScores(by_rows, *[everywhere] * 5)
 
 
-def _of_rows(
-    key: jax.Array, rows: Rows, rcond: jax.Array, sizes: _Sizes
-) -> RankKScores:
+def _scores(rows: Rows, key: Array, rcond: Array, sizes: _Sizes) -> RankKScores:
+    num_columns = rows.shape[1]
     largest = rows.largest().max()
     finite = jnp.isfinite(largest)
     # One for all columns, to which units matter.
     scale = inverse_power_of_two(jnp.where(finite, largest, 1))
+    fixed = constant(rows)
 
-    def scaled(block: jax.Array) -> jax.Array:
-        return jnp.where(finite, block, 0) * scale
+    def run(basis: Array) -> Array:
+        passed = fixed.products(basis, scale)
+        # Decompositions of NaN may do anything, and differ by backend.
+        return jnp.where(jnp.isfinite(passed).all(), passed, 0)
 
-    def run(basis: jax.Array) -> jax.Array:
-        return rows.sum(lambda block: image(scaled(lax.stop_gradient(block)), basis))
-
-    width = min(sizes.width, rows.num_columns)
+    width = min(sizes.width, num_columns)
     leading = leading_directions(
-        run, key, rows.num_columns, width, sizes.num_passes, rows.dtype
+        run, key, num_columns, width, sizes.num_passes, rows.dtype
     )
-    vectors = leading.vectors[:, : sizes.rank]
     # Constants, so that this has the derivative of XᵀX alone.
-    passed = rows.sum(lambda block: image(scaled(block), vectors))
+    passed = rows.products(leading.vectors[:, : sizes.rank], scale)
     # A maximum need not show a NaN; sums do.
     finite &= jnp.isfinite(passed).all()
+    passed = jnp.where(finite, passed, 0)
     known = trust(leading, lax.stop_gradient(passed), sizes.rank, rcond)
-    projection = projection_on(run, leading, known, passed[: rows.num_columns])
-    scores = rows.map(
-        lambda block: jnp.sum(product(scaled(block), projection) ** 2, axis=1)
-    )
+    if rows.is_on_host:
+        inverse = inverses(leading, sizes.rank, rcond)
+        projection = leading.vectors[:, : sizes.rank] * inverse
+        scores = np.clip(rows.norms_of(projection, scale), 0, 1)
+    else:
+        projection = projection_on(fixed, scale, leading, known, passed[:num_columns])
+        scores = at_most_one(rows.norms_of(projection, scale))
+        scores = jnp.where(finite, scores, jnp.nan)
     return RankKScores(
-        scores=jnp.where(finite, at_most_one(scores), jnp.nan),
+        scores=scores,
         singular_values=jnp.where(
             finite, leading.values[: sizes.rank] / scale, jnp.nan
         ),
@@ -255,43 +205,4 @@ def _of_rows(
         gap=jnp.where(finite, known.gap, jnp.nan),
         error_bound=jnp.where(finite, known.error_bound, jnp.nan),
         is_ambiguous=known.is_ambiguous | ~finite,
-    )
-
-
-def _of_stream(
-    key: jax.Array,
-    blocks: Callable[..., Any],
-    rcond: jax.typing.ArrayLike | None,
-    sizes: _Sizes,
-) -> RankKScores:
-    stream = StreamedPasses(blocks)
-    num_columns = stream.num_columns
-    # How many rows there are shows after a pass.
-    _check_rank(sizes.rank, (sizes.rank, num_columns))
-    width = min(sizes.width, num_columns)
-
-    def run(basis: jax.Array) -> jax.Array:
-        passed = stream.run(basis)
-        _check_rank(sizes.rank, (stream.num_rows, num_columns))
-        return passed
-
-    leading = leading_directions(
-        run, key, num_columns, width, sizes.num_passes, stream.dtype
-    )
-    shape = stream.num_rows, num_columns
-    _, cutoff = _checks.with_cutoff(leading.values, rcond, shape=shape)
-    inverse = np.asarray(inverses(leading, sizes.rank, cutoff))
-    scores = []
-    passed = stream.run(
-        leading.vectors[:, : sizes.rank],
-        lambda rows: scores.append(np.sum((rows * inverse) ** 2, axis=1)),
-    )
-    known = trust(leading, passed, sizes.rank, cutoff)
-    return RankKScores(
-        scores=np.clip(np.concatenate(scores), 0, 1),
-        singular_values=leading.values[: sizes.rank] / stream.scale,
-        rank=known.rank,
-        gap=known.gap,
-        error_bound=known.error_bound,
-        is_ambiguous=known.is_ambiguous,
     )

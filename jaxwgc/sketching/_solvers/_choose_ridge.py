@@ -1,18 +1,25 @@
 """The ridge of the least error in predicting what was left out."""
 
-import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jax import Array, lax
+from jax.typing import ArrayLike
 
 from jaxwgc import _validation
 from jaxwgc._arrays import inverse_power_of_two, product
 from jaxwgc.sketching import _checks
-from jaxwgc.sketching._row_blocks import sum_over_blocks
-from jaxwgc.sketching._solvers._orthonormalisers import from_factors, from_gram
+from jaxwgc.sketching._linalg.kinds import (
+    MatrixLike,
+    compute,
+    is_dense,
+    matrix_of,
+    system_of,
+)
+from jaxwgc.sketching._linalg.orthonormalise import factors_of
+from jaxwgc.sketching._linalg.rank import solver_cutoff
+from jaxwgc.sketching._linalg.rows import Rows, constant
 
 CRITERIA = ("leave_one_out", "generalized")
 
@@ -30,15 +37,15 @@ class RidgeChoice(NamedTuple):
         are 0 or infinite.
     """
 
-    ridge: jax.Array
-    errors: jax.Array
-    solution: jax.Array
+    ridge: Array
+    errors: Array
+    solution: Array
 
 
 def choose_ridge(
-    matrix: jax.typing.ArrayLike,
-    target: jax.typing.ArrayLike,
-    ridges: jax.typing.ArrayLike,
+    matrix: MatrixLike,
+    target: ArrayLike,
+    ridges: ArrayLike,
     criterion: str = "leave_one_out",
 ) -> RidgeChoice:
     """Returns the ridge of the least cross-validation error, from one factorisation.
@@ -54,7 +61,8 @@ def choose_ridge(
     vectors.
 
     Args:
-      matrix: X, real, of shape (N, p), of any rank.
+      matrix: X, (N, p), of any rank and of any kind that `leverage_scores` takes. Other
+        than an array on one device, it must have N >= 4p.
       target: y, of shape (N,), or (N, c) for c systems that share the ridge.
       ridges: those to choose from, (num_ridges,), not negative, such as
         `jnp.logspace(-3, 3, 20)`.
@@ -67,7 +75,7 @@ def choose_ridge(
     Raises:
       ValueError: for shapes that do not match, entries that are not finite (where not
         traced), negative ridges, or another criterion.
-      TypeError: for complex or sparse arrays or anything but numbers.
+      TypeError: for complex arrays or anything but numbers.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -83,11 +91,18 @@ def choose_ridge(
       Golub, Heath and Wahba, "Generalized cross-validation as a method for choosing a
       good ridge parameter", Technometrics 21 (1979), equations 1.4 and 2.3.
     """
-    matrix, target = _checks.system(matrix, target)
+    checked, target = system_of(None, matrix_of("matrix", matrix), target)
+    num_rows, num_columns = checked.shape
+    is_tall = num_rows >= 4 * num_columns
+    if not (is_tall or is_dense(checked)):
+        raise ValueError(
+            "matrix must have at least four rows per column, or be an array on one "
+            f"device; got {type(checked).__name__} of shape {checked.shape}"
+        )
     ridges_given = ridges
     ridges = _checks.finite_array("ridges", ridges)
     _validation.check_shape("ridges", ridges, "(num_ridges,)", ("any",))
-    ridges = ridges.astype(matrix.dtype)
+    ridges = ridges.astype(checked.dtype)
     values = _checks.concrete(ridges_given, ridges.dtype)
     if values is not None:
         least = jnp.finfo(ridges.dtype).tiny
@@ -95,42 +110,57 @@ def choose_ridge(
         is_right = (values >= least) | (np.asarray(ridges_given) == 0)
         _validation.check_entries("ridges", values, is_right, f"0 or at least {least}")
     _validation.check_choice("criterion", criterion, CRITERIA)
-    return _choose(matrix, target, ridges, criterion)
+    return compute(
+        _choose,
+        checked,
+        ridges,
+        along=(target,),
+        criterion=criterion,
+        is_tall=is_tall,
+        shape=tuple(checked.shape),
+    )
 
 
-@functools.partial(jax.jit, static_argnames="criterion")
 def _choose(
-    matrix: jax.Array, target: jax.Array, ridges: jax.Array, criterion: str
+    rows: Rows,
+    target: Array,
+    ridges: Array,
+    criterion: str,
+    is_tall: bool,
+    shape: tuple[int, int],
 ) -> RidgeChoice:
-    matrix, target, ridges = lax.stop_gradient((matrix, target, ridges))
-    num_rows = matrix.shape[0]
-    is_right = jnp.isfinite(matrix).all() & jnp.isfinite(target).all()
+    rows, target, ridges = constant(rows), *lax.stop_gradient((target, ridges))
+    left, values, right, finite = _decomposed(rows, is_tall, shape)
+    is_right = finite & (rows.maximum(~jnp.isfinite(target).all() * 1) == 0)
     is_right &= jnp.all(ridges >= 0)
-    matrix = jnp.where(is_right, matrix, 0)
-    targets = jnp.where(is_right, target, 0).reshape(num_rows, -1)
+    targets = jnp.where(is_right, target, 0).reshape(len(target), -1)
     # Against overflow of squares; exact.
-    scale = inverse_power_of_two(jnp.max(jnp.abs(matrix)))
-    unit = inverse_power_of_two(jnp.max(jnp.abs(targets)))
-    matrix, targets = matrix * scale, targets * unit
+    scale = inverse_power_of_two(values[0])
+    unit = inverse_power_of_two(rows.maximum(jnp.max(jnp.abs(targets))))
+    targets = targets * unit
     # Finite ones, of which the largest leaves nothing of any direction.
     scaled_ridges = jnp.nan_to_num(ridges * scale * scale)
-    left, values, right = _decomposed(matrix)
     # Shares of each direction that ridges leave, (num_ridges, k).
-    squares = values**2
+    squares = (values * scale) ** 2
     is_kept = squares > 0
     weights = squares + scaled_ridges[:, None]
     shares = jnp.where(is_kept, squares / jnp.where(is_kept, weights, 1), 0)
-    parts: jax.Array = sum_over_blocks(
-        lambda rows, target: product(product(rows, left).T, target), matrix, targets
-    )
-    is_tall = num_rows >= 4 * matrix.shape[1]
+    parts: Array = rows.sum(_parts, left, along=(targets,))
+    size = shape[0] * targets.shape[1]
     if is_tall:
-        total = _errors_of_tall(matrix, targets, left, shares, parts, criterion)
+        is_left_out = jnp.asarray(criterion == "leave_one_out", rows.dtype)
+        args = left, shares, parts, is_left_out
+        total = rows.sum(_errors, *args, along=(targets,))
+        total = total / size
+        if criterion == "generalized":
+            rest = 1 - jnp.sum(shares, axis=1) / shape[0]
+            for _ in range(2):
+                total = _divided(total[:, None], rest)[:, 0]
     else:
-        basis = product(matrix, left)
+        basis = rows.times(left)
         total = _errors_in_basis(basis, targets, squares, scaled_ridges, criterion)
     best = jnp.argmin(total)
-    values, root = jnp.where(is_kept, values, 1) / scale, jnp.sqrt(ridges[best])
+    values, root = jnp.where(is_kept, values, 1), jnp.sqrt(ridges[best])
     # (v + ridge / v) in units of the larger one of v and the root, against overflow.
     larger = jnp.maximum(values, root)
     weights = values / larger + root / larger * (root / values)
@@ -144,42 +174,34 @@ def _choose(
     )
 
 
-def _errors_of_tall(
-    matrix: jax.Array,
-    targets: jax.Array,
-    left: jax.Array,
-    shares: jax.Array,
-    parts: jax.Array,
-    criterion: str,
-) -> jax.Array:
-    """Returns the error of each ridge, in blocks of the rows of U = X `left`."""
-    rounding = 100 * float(jnp.finfo(matrix.dtype).eps)
+def _parts(rows: Array, target: Array, left: Array) -> Array:
+    return product(product(rows, left).T, target)
 
-    def errors(rows: jax.Array, target: jax.Array) -> Any:
-        basis = product(rows, left)
-        # One product for all ridges and systems.
-        scaled = shares.T[:, :, None] * parts[:, None]
-        fits = product(basis, scaled.reshape(len(parts), -1))
-        fits = fits.reshape(len(rows), *scaled.shape[1:])
-        residuals = target[:, None] - fits
-        if criterion == "leave_one_out":
-            residuals = _divided(residuals, 1 - product(basis**2, shares.T), rounding)
-        return jnp.sum(residuals**2, axis=(0, 2))
 
-    total = sum_over_blocks(errors, matrix, targets) / targets.size
-    if criterion == "generalized":
-        rest = 1 - jnp.sum(shares, axis=1) / matrix.shape[0]
-        total = _divided(_divided(total[:, None], rest, rounding), rest, rounding)[:, 0]
-    return total
+def _errors(
+    rows: Array,
+    target: Array,
+    left: Array,
+    shares: Array,
+    parts: Array,
+    is_left_out: Array,
+) -> Array:
+    """Returns what a block of rows adds to the squared errors of each ridge.
+
+    They are those of rows that were left out, or the residuals.
+    """
+    basis = product(rows, left)
+    # One product for all ridges and systems.
+    scaled = shares.T[:, :, None] * parts[:, None]
+    fits = product(basis, scaled.reshape(len(parts), -1))
+    residuals = target[:, None] - fits.reshape(len(basis), *scaled.shape[1:])
+    residuals = _divided(residuals, 1 - is_left_out * product(basis**2, shares.T))
+    return jnp.sum(residuals**2, axis=(0, 2))
 
 
 def _errors_in_basis(
-    basis: jax.Array,
-    targets: jax.Array,
-    squares: jax.Array,
-    ridges: jax.Array,
-    criterion: str,
-) -> jax.Array:
+    basis: Array, targets: Array, squares: Array, ridges: Array, criterion: str
+) -> Array:
     """Returns the error of each ridge, with U filled up to a basis of all N directions.
 
     There 1 - H is a sum of positive parts, and not the little that is left of 1. A
@@ -202,31 +224,33 @@ def _errors_in_basis(
     return jnp.sum(residuals**2, axis=(0, 2)) / targets.size
 
 
-def _divided(
-    residuals: jax.Array, rest: jax.Array, rounding: jax.typing.ArrayLike
-) -> jax.Array:
-    """Returns residuals (..., c) over `rest`, infinite where that is none but rounding.
+def _divided(residuals: Array, rest: Array, rounding: ArrayLike | None = None) -> Array:
+    """Returns residuals (..., c) over `rest`, infinite if that is but rounding.
 
     As of a row that is alone in a direction.
     """
+    if rounding is None:
+        rounding = 100 * float(jnp.finfo(rest.dtype).eps)
     is_left = (rest > rounding)[..., None]
     rest = rest[..., None]
     return jnp.where(is_left, residuals / jnp.where(is_left, rest, 1), jnp.inf)
 
 
-def _decomposed(matrix: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Returns L, s and V with X = U diag(s) Vᵀ and U = X L, of any shape.
+def _decomposed(
+    rows: Rows, is_tall: bool, shape: tuple[int, int]
+) -> tuple[Array, Array, Array, Array]:
+    """Returns L, s and V with X = U diag(s) Vᵀ and U = X L; whether X is finite.
 
     Columns are left in their units, in which the ridge is.
     """
-    num_rows, num_columns = matrix.shape
-    rcond = jnp.asarray(_checks.solver_cutoff(matrix.shape, matrix.dtype))
-    is_tall = num_rows >= 4 * num_columns
-    factors = (from_gram if is_tall else from_factors)(matrix, None, rcond)
+    rcond = solver_cutoff(shape, rows.dtype)
+    threshold = 1e4 * jnp.finfo(rows.dtype).eps
+    method = "gram" if is_tall else "qr"
+    factors = factors_of(rows, None, rcond, method, threshold)
     # X diag(scale) = U₀ diag(s₀) V₀ᵀ, and the rest is small.
     small = (factors.vectors * factors.singular_values / factors.scale[:, None]).T
     rotation, values, right = jnp.linalg.svd(small, full_matrices=False)
     is_kept = jnp.arange(values.size) < factors.rank.rank
     left = product(factors.scale[:, None] * factors.matrix, rotation)
     left = jnp.where(is_kept, left, 0)
-    return left, jnp.where(is_kept, values, 0), right.T
+    return left, jnp.where(is_kept, values, 0), right.T, factors.finite

@@ -7,37 +7,38 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
+from jax.typing import ArrayLike
 
 from jaxwgc import _validation
 from jaxwgc._arrays import inverse_power_of_two, product
 from jaxwgc.sketching import _checks
 from jaxwgc.sketching._embeddings._dense_embeddings import gaussian
 from jaxwgc.sketching._embeddings._embedding import Embedding, EmbeddingLike, embed
-from jaxwgc.sketching._gram import gram
-from jaxwgc.sketching._operators import residual_products
-from jaxwgc.sketching._solvers._implicit import implicit_solution
-from jaxwgc.sketching._solvers._orthonormalisers import Orthonormaliser, from_factors
-from jaxwgc.sketching._solvers._rounded_input import mind_rounding
+from jaxwgc.sketching._linalg.gram import gram
+from jaxwgc.sketching._linalg.implicit import implicit_solution
+from jaxwgc.sketching._linalg.orthonormalise import Factors, factors_of_small, scaled
+from jaxwgc.sketching._linalg.rank import solver_cutoff
+from jaxwgc.sketching._linalg.rows import DenseRows
 from jaxwgc.sketching._solvers._solution import Solution, every_target
 
-Projection = Callable[[jax.Array], jax.Array]
+Projection = Callable[[Array], Array]
 
 
 def iterative_hessian_sketch(
-    key: jax.Array,
-    matrix: jax.typing.ArrayLike,
-    target: jax.typing.ArrayLike,
+    key: Array,
+    matrix: ArrayLike,
+    target: ArrayLike,
     sketch_size: int,
     num_iterations: int,
     projection: Projection | None = None,
     embedding: EmbeddingLike = gaussian,
     *,
-    ridge: jax.typing.ArrayLike = 0.0,
+    ridge: ArrayLike = 0.0,
     refresh: bool = True,
-    step_size: jax.typing.ArrayLike | None = None,
+    step_size: ArrayLike | None = None,
     num_inner_steps: int = 200,
-    tolerance: jax.typing.ArrayLike | None = None,
+    tolerance: ArrayLike | None = None,
 ) -> Solution:
     """Solves least squares over a convex set, by exact gradients, sketched Hessians.
 
@@ -86,8 +87,7 @@ def iterative_hessian_sketch(
       `Solution`, with norms of the residual y - Xθₜ, (T + 1,); with a ridge the root of
       what is minimised. `converged` says that
       a whole last step would move Xθ by less than `tolerance` times the norm of y, as
-      far as the sketch can see, and without a projection that the gradient is as small
-      and no heavy rows hide others.
+      far as the sketch can see, and without a projection that the gradient is as small.
       With a projection, and where X is ill-conditioned, θ may still be far from the
       solution. Where X is rank-deficient, and without a projection, the solution
       of the least norm. A NaN in a traced matrix or target gives NaN and False.
@@ -135,8 +135,8 @@ def iterative_hessian_sketch(
       accelerated gradient schemes", Found. Comput. Math. 15 (2015), for the inner
       steps.
     """
-    given = matrix, target
     _validation.check_key(key)
+    given = matrix
     matrix, target = _checks.system(matrix, target)
     rank = min(matrix.shape)
     # With fewer rows, the expected error is not finite.
@@ -169,11 +169,12 @@ def iterative_hessian_sketch(
             step_size = (1 - ratio) ** 2
     _validation.check_number("step_size", step_size, positive=True)
     eps = float(jnp.finfo(matrix.dtype).eps)
+    regulariser = _checks.regulariser(ridge, matrix.dtype)
     solution = _solve(
         matrix,
         target,
         embedding,
-        _checks.regulariser(ridge, matrix.dtype),
+        regulariser,
         jnp.asarray(step_size, matrix.dtype),
         _checks.stopping_tolerance(tolerance, eps**0.5, matrix.dtype),
         num_iterations,
@@ -181,7 +182,9 @@ def iterative_hessian_sketch(
         num_inner_steps,
         refresh,
     )
-    return mind_rounding(solution, *given)
+    if solution.rank is not None and regulariser is None:
+        _checks.warn_of_precision(given, matrix, solution.rank.rank)
+    return solution
 
 
 @functools.partial(
@@ -189,12 +192,12 @@ def iterative_hessian_sketch(
     static_argnames=("num_iterations", "projection", "num_inner_steps", "refresh"),
 )
 def _solve(
-    matrix: jax.Array,
-    target: jax.Array,
+    matrix: Array,
+    target: Array,
     embedding: Embedding,
-    ridge: jax.Array | None,
-    step_size: jax.Array,
-    tolerance: jax.Array,
+    ridge: Array | None,
+    step_size: Array,
+    tolerance: Array,
     num_iterations: int,
     projection: Projection | None,
     num_inner_steps: int,
@@ -215,7 +218,7 @@ def _solve(
     constant = lax.stop_gradient if projection is None else lambda x: x
     matrix, ridge = constant(system)
 
-    def sketch(key: jax.Array) -> tuple[jax.Array, Any]:
+    def sketch(key: Array) -> tuple[Array, Any]:
         # Only the way to the solution depends on it, and so no derivative does.
         small = dataclasses.replace(embedding, key=key) @ lax.stop_gradient(matrix)
         return small, _prepared(small, lax.stop_gradient(ridge), projection)
@@ -224,22 +227,24 @@ def _solve(
     fixed = None if refresh else sketch(embedding.key)
     momentum = 0 if refresh else min(matrix.shape) / embedding.sketch_size
 
-    def solve(system_target: jax.Array, unit: jax.Array) -> Solution:
+    def solve(system_target: Array, unit: Array) -> Solution:
         target = constant(system_target)
 
-        def projected(solution: jax.Array) -> jax.Array:
+        def projected(solution: Array) -> Array:
             assert projection is not None
             return projection(solution * size / unit).astype(matrix.dtype) * unit / size
 
-        def downhill_of(solution: jax.Array) -> tuple[jax.Array, jax.Array]:
-            gradient, squared = residual_products(matrix, target, solution)
+        def downhill_of(solution: Array) -> tuple[Array, Array]:
+            gradient, squared = DenseRows(matrix).sum(
+                _downhill, solution, along=(target,)
+            )
             if ridge is None:
                 return gradient, squared
             pulled = ridge * solution
             return gradient - pulled, squared + jnp.sum(pulled * solution)
 
         def step(state, key):
-            solution, last, gradient = state
+            solution, last, gradient, _ = state
             small, prepared = fixed or sketch(key)
             downhill = step_size * gradient
             if projection is None:
@@ -252,15 +257,19 @@ def _solve(
             moved = jnp.linalg.norm(product(small, change))
             new = solution + change
             gradient, squared = downhill_of(new)
-            return (new, solution, gradient), (jnp.sqrt(squared), moved)
+            return (new, solution, gradient, prepared), (jnp.sqrt(squared), moved)
 
         start = jnp.zeros(matrix.shape[1], matrix.dtype)
         if projection is not None:
             start = projected(start)
         gradient, squared = downhill_of(start)
         keys = jax.random.split(embedding.key, num_iterations)
-        (solution, _, gradient), (norms, moved) = lax.scan(
-            step, (start, start, gradient), keys
+        # Those of the last sketch are kept, so that there is one copy of the program.
+        prepared = jax.tree.map(
+            lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(sketch, keys[0])[1]
+        )
+        (solution, _, gradient, prepared), (norms, moved) = lax.scan(
+            step, (start, start, gradient, prepared), keys
         )
         history = jnp.concatenate([jnp.sqrt(squared)[None], norms])
         # A small step size is no sign that the end is near.
@@ -271,12 +280,10 @@ def _solve(
             # The gradient itself shows directions that the sketch missed.
             bound = 10 * tolerance * jnp.linalg.norm(matrix) * jnp.linalg.norm(target)
             converged &= jnp.linalg.norm(gradient) <= bound
-            _, factors = fixed or sketch(embedding.key)
-            rcond = _checks.solver_cutoff(matrix.shape, matrix.dtype)
-            factors, are_hidden = factors.beside(matrix, rcond)
-            rank, converged = factors.rank, converged & ~are_hidden
+            factors, _ = prepared
+            rank = factors.rank
             solution = implicit_solution(
-                solution, system[0], system_target, system[1], factors
+                solution, DenseRows(system[0]), system_target, system[1], factors
             )
         iteration = jnp.int32(num_iterations)
         return Solution(solution * size, iteration, converged, history, rank)
@@ -284,32 +291,38 @@ def _solve(
     return every_target(solve, target, inverse_power_of_two(largest))
 
 
-def _prepared(
-    small: jax.Array, ridge: jax.Array | None, projection: Projection | None
-) -> Any:
+def _prepared(small: Array, ridge: Array | None, projection: Projection | None) -> Any:
     """Returns the factor of a sketch of X that a change of θ needs."""
     if projection is None:
-        rcond = _checks.solver_cutoff(small.shape, small.dtype)
-        return from_factors(small, ridge, rcond)
+        rcond = solver_cutoff(small.shape, small.dtype)
+        root = None if ridge is None else jnp.sqrt(ridge)
+        factors = factors_of_small(small, rcond, root=root)
+        return factors, factors.row_space()
     hessian = gram(small)
     if ridge is not None:
         hessian += ridge * jnp.eye(small.shape[1], dtype=small.dtype)
     return hessian, jnp.linalg.eigvalsh(hessian)[-1]
 
 
-def _free_change(factors: Orthonormaliser, gradient: jax.Array) -> jax.Array:
+def _free_change(prepared: tuple[Factors, Array], gradient: Array) -> Array:
     """Returns the Newton step of a sketched Hessian."""
-    coordinates = product(factors.scale * gradient, factors.matrix)
-    return factors.scale * factors.shortest_direction(coordinates)
+    factors, row_space = prepared
+    coordinates = factors.in_range(factors.scale * gradient)
+    return scaled(factors.scale, factors.direction(coordinates, row_space))
+
+
+def _downhill(block: Array, target: Array, solution: Array) -> tuple[Array, Array]:
+    residual = target - product(block, solution)
+    return product(residual, block), jnp.sum(residual**2)
 
 
 def _constrained_change(
-    prepared: tuple[jax.Array, jax.Array],
-    solution: jax.Array,
-    gradient: jax.Array,
+    prepared: tuple[Array, Array],
+    solution: Array,
+    gradient: Array,
     projection: Projection,
     num_steps: int,
-) -> jax.Array:
+) -> Array:
     """Takes accelerated projected gradient steps, restarted where they overshoot."""
     hessian, largest = prepared
     inverse = 1 / jnp.where(largest > 0, largest, 1)

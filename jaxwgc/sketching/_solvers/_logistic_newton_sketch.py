@@ -2,6 +2,9 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
 
 from jaxwgc import _validation
 from jaxwgc._arrays import product
@@ -13,16 +16,16 @@ from jaxwgc.sketching._solvers._solution import Solution
 
 
 def logistic_newton_sketch(
-    key: jax.Array,
-    features: jax.typing.ArrayLike,
-    labels: jax.typing.ArrayLike,
+    key: Array,
+    features: ArrayLike,
+    labels: ArrayLike,
     sketch_size: int,
     embedding: EmbeddingLike = sparse_sign,
     *,
-    ridge: jax.typing.ArrayLike = 0.0,
-    initial: jax.typing.ArrayLike | None = None,
+    ridge: ArrayLike = 0.0,
+    initial: ArrayLike | None = None,
     num_refinements: int = 0,
-    tolerance: jax.typing.ArrayLike | None = None,
+    tolerance: ArrayLike | None = None,
     max_iterations: int = 50,
 ) -> Solution:
     """Fits logistic regression by `newton_sketch`.
@@ -81,10 +84,11 @@ def logistic_newton_sketch(
     if values is not None:
         is_right = (values >= 0) & (values <= 1)
         _validation.check_entries("labels", values, is_right, "between 0 and 1")
-    targets = jnp.where((targets >= 0) & (targets <= 1), targets, jnp.nan)
+    else:
+        targets = jnp.where((targets >= 0) & (targets <= 1), targets, jnp.nan)
     targets = targets.astype(features.dtype)
     if initial is None:
-        initial = jnp.zeros(num_columns, features.dtype)
+        initial = np.zeros(num_columns, features.dtype)
     initial = _checks.finite_array("initial", initial).astype(features.dtype)
     _validation.check_shape("initial", initial, "(p,)", (num_columns,))
     newton = newton_sketch(
@@ -100,33 +104,26 @@ def logistic_newton_sketch(
         tolerance=tolerance,
         max_iterations=max_iterations,
     )
-    has_minimum = _has_minimum(newton.solution, features, targets, ridge)
-    return newton._replace(converged=newton.converged & has_minimum)
+    has_converged = _has_converged(newton, features, targets, ridge)
+    return newton._replace(converged=has_converged)
 
 
 @jax.jit
-def _has_minimum(
-    solution: jax.Array,
-    features: jax.Array,
-    labels: jax.Array,
-    ridge: jax.typing.ArrayLike,
-) -> jax.Array:
-    """Returns False where θ separates the labels: with no ridge, 2θ is then better."""
-    margins = product(features, solution) * (2 * labels - 1)
+def _has_converged(
+    newton: Solution, features: Array, labels: Array, ridge: ArrayLike
+) -> Array:
+    """Returns False if θ separates the labels: with no ridge, 2θ is then better."""
+    margins = product(features, newton.solution) * (2 * labels - 1)
     is_separated = jnp.all((margins > 0) & ((labels == 0) | (labels == 1)))
-    return ~is_separated | (jnp.asarray(ridge) > 0)
+    return newton.converged & (~is_separated | (jnp.asarray(ridge) > 0))
 
 
-def _logistic_loss(
-    params: jax.Array, features: jax.Array, labels: jax.Array
-) -> jax.Array:
+def _logistic_loss(params: Array, features: Array, labels: Array) -> Array:
     logits = product(features, params)
     return jnp.mean(jax.nn.softplus(logits) - labels * logits)
 
 
-def _logistic_root(
-    params: jax.Array, features: jax.Array, labels: jax.Array
-) -> jax.Array:
+def _logistic_root(params: Array, features: Array, labels: Array) -> Array:
     logits = product(features, params)
     variance = jax.nn.sigmoid(logits) * jax.nn.sigmoid(-logits)
     return features * jnp.sqrt(variance / labels.shape[0])[:, None]

@@ -6,7 +6,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 from jax.flatten_util import ravel_pytree
+from jax.typing import ArrayLike
 
 from jaxwgc import _validation
 from jaxwgc.sketching import _checks
@@ -17,17 +19,17 @@ from jaxwgc.sketching._solvers._solution import Solution
 
 
 def newton_sketch(
-    key: jax.Array,
-    loss: Callable[..., jax.Array],
+    key: Array,
+    loss: Callable[..., Array],
     square_root_hessian: Callable[..., Any],
     params: Any,
     sketch_size: int,
     embedding: EmbeddingLike = sparse_sign,
     *,
     args: tuple[Any, ...] = (),
-    ridge: jax.typing.ArrayLike = 0.0,
+    ridge: ArrayLike = 0.0,
     num_refinements: int = 0,
-    tolerance: jax.typing.ArrayLike | None = None,
+    tolerance: ArrayLike | None = None,
     max_iterations: int = 50,
 ) -> Solution:
     """Minimises loss(θ) + ridge / 2 ‖θ‖² by Newton steps with sketched Hessians.

@@ -7,18 +7,20 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 from jax.flatten_util import ravel_pytree
 from jax.scipy.linalg import solve_triangular
 from jax.scipy.sparse.linalg import cg
 
 from jaxwgc._arrays import inverse_power_of_two, product
-from jaxwgc.sketching import _checks
 from jaxwgc.sketching._embeddings._embedding import Embedding
-from jaxwgc.sketching._gram import gram
-from jaxwgc.sketching._solvers._implicit import solve_augmented
-from jaxwgc.sketching._solvers._orthonormalisers import from_factors
-from jaxwgc.sketching._solvers._solution import Solution, record
+from jaxwgc.sketching._linalg.gram import gram
+from jaxwgc.sketching._linalg.implicit import solve_augmented
+from jaxwgc.sketching._linalg.orthonormalise import Factors, factors_of_small
+from jaxwgc.sketching._linalg.rank import solver_cutoff
+from jaxwgc.sketching._linalg.refinement import record
+from jaxwgc.sketching._linalg.rows import DenseRows
+from jaxwgc.sketching._solvers._solution import Solution
 
 # Armijo's constant, and how often a step may be halved.
 _SUFFICIENT = 0.1
@@ -26,53 +28,53 @@ _MAX_HALVINGS = 40
 
 
 class _State(NamedTuple):
-    flat: jax.Array
-    value: jax.Array
-    gradient: jax.Array
-    decrease: jax.Array
-    rounding: jax.Array
-    unseen: jax.Array
-    stalled: jax.Array
-    iteration: jax.Array
-    history: jax.Array
+    flat: Array
+    value: Array
+    gradient: Array
+    decrease: Array
+    rounding: Array
+    unseen: Array
+    stalled: Array
+    iteration: Array
+    history: Array
 
 
 class _Problem(NamedTuple):
     """A loss with a ridge, of flat parameters, and a root of its Hessian."""
 
-    loss: Callable[..., jax.Array]
+    loss: Callable[..., Array]
     square_root_hessian: Callable[..., Any]
     args: tuple[Any, ...]
-    ridge: jax.Array | None
-    unravel: Callable[[jax.Array], Any]
+    ridge: Array | None
+    unravel: Callable[[Array], Any]
 
-    def objective(self, flat: jax.Array) -> jax.Array:
+    def objective(self, flat: Array) -> Array:
         """Returns the objective that is minimised."""
         value = jnp.asarray(self.loss(self.unravel(flat), *self.args), flat.dtype)
         weight = 0 if self.ridge is None else self.ridge
         return value + weight / 2 * jnp.sum(flat**2)
 
-    def root(self, flat: jax.Array) -> jax.Array:
+    def root(self, flat: Array) -> Array:
         """Returns B (N, p) with BᵀB the Hessian without the ridge."""
         tree = self.square_root_hessian(self.unravel(flat), *self.args)
         columns = [leaf.reshape(leaf.shape[0], -1) for leaf in jax.tree.leaves(tree)]
         return jnp.concatenate(columns, axis=1).astype(flat.dtype)
 
-    def hessian(self, root: jax.Array, vector: jax.Array) -> jax.Array:
+    def hessian(self, root: Array, vector: Array) -> Array:
         """Returns the Hessian with this B times a vector."""
         image = product(product(root, vector), root)
         return image if self.ridge is None else image + self.ridge * vector
 
     def direction(
-        self, root: jax.Array, small: jax.Array, gradient: jax.Array, num_steps: int
-    ) -> tuple[jax.Array, jax.Array]:
+        self, root: Array, small: Array, gradient: Array, num_steps: int
+    ) -> tuple[Array, Array]:
         """Returns a descent direction by a sketch of B, improved by B itself.
 
         And the length of what of the gradient the sketch did not see.
         """
         inverse = _inverse_root(small, self.ridge)
 
-        def precondition(vector: jax.Array) -> jax.Array:
+        def precondition(vector: Array) -> Array:
             return product(inverse, product(vector, inverse))
 
         change = -precondition(gradient)
@@ -88,8 +90,8 @@ class _Problem(NamedTuple):
         return change, unseen
 
     def line_search(
-        self, state: _State, change: jax.Array, slope: jax.Array, rounding: jax.Array
-    ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+        self, state: _State, change: Array, slope: Array, rounding: Array
+    ) -> tuple[Array, Array, Array, Array]:
         """Returns the next point, value and gradient, and whether the search failed.
 
         Where values cannot be told apart, slopes can: Hager and Zhang, "A new conjugate
@@ -137,9 +139,9 @@ def newton_steps(
     params: Any,
     args: tuple[Any, ...],
     embedding: Embedding,
-    ridge: jax.Array | None,
-    tolerance: jax.Array,
-    loss: Callable[..., jax.Array],
+    ridge: Array | None,
+    tolerance: Array,
+    loss: Callable[..., Array],
     square_root_hessian: Callable[..., Any],
     num_refinements: int,
     max_iterations: int,
@@ -152,14 +154,14 @@ def newton_steps(
     value, gradient = jax.value_and_grad(problem.objective)(flat)
     eps, tiny = jnp.finfo(flat.dtype).eps, jnp.finfo(flat.dtype).tiny
 
-    def is_done(state: _State) -> jax.Array:
+    def is_done(state: _State) -> Array:
         # At the start the value may be larger by any factor.
         least = jnp.maximum(tolerance * jnp.abs(state.value), state.rounding)
         # Half the digits are more than any step needs, and less than what is lost to
         # rounding; of a gradient that no sketch sees, all of it is left.
         return (state.decrease <= least) & (state.unseen <= eps**0.5)
 
-    def is_open(state: _State) -> jax.Array:
+    def is_open(state: _State) -> Array:
         return (state.iteration < max_iterations) & ~is_done(state) & ~state.stalled
 
     def step(state: _State) -> _State:
@@ -211,13 +213,13 @@ def newton_steps(
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
 def _minimiser(
-    loss: Callable[..., jax.Array],
+    loss: Callable[..., Array],
     square_root_hessian: Callable[..., Any],
-    unravel: Callable[[jax.Array], Any],
-    flat: jax.Array,
+    unravel: Callable[[Array], Any],
+    flat: Array,
     args: tuple[Any, ...],
-    ridge: jax.Array | None,
-) -> jax.Array:
+    ridge: Array | None,
+) -> Array:
     """Returns `flat`, where the gradient vanishes, with the derivative of that."""
     del loss, square_root_hessian, unravel, args, ridge
     return flat
@@ -237,19 +239,23 @@ def _minimiser_jvp(loss, square_root_hessian, unravel, primals, tangents):
     _, change = jax.jvp(gradient, given, tangents[1:])
     # H is BᵀB, and so it is a system of least squares, with all that makes it accurate.
     root, ridge = problem(*given).root(flat), given[1]
-    rcond = _checks.solver_cutoff(root.shape, root.dtype)
-    constant_root, constant_ridge = lax.stop_gradient((root, ridge))
-    factors = from_factors(constant_root, constant_ridge, rcond)
+    factors = _factors(root, ridge)
     zeros = jnp.zeros(root.shape[0], root.dtype)
-    return flat, solve_augmented(root, ridge, factors, zeros, change)[1]
+    return flat, solve_augmented(DenseRows(root), ridge, factors, zeros, change)[1]
 
 
-def _inverse_root(small: jax.Array, ridge: jax.Array | None) -> jax.Array:
+def _factors(root: Array, ridge: Array | None) -> Factors:
+    """Returns the factors of B, or of a sketch, with those of the ridge."""
+    rcond = solver_cutoff(root.shape, root.dtype)
+    weight = None if ridge is None else jnp.sqrt(lax.stop_gradient(ridge))
+    return factors_of_small(root, rcond, root=weight)
+
+
+def _inverse_root(small: Array, ridge: Array | None) -> Array:
     """Returns W with W Wᵀ = (BᵀB + ridge I)⁻¹, or the pseudo-inverse, of a sketch B."""
 
-    def robust(_: None) -> jax.Array:
-        rcond = _checks.solver_cutoff(small.shape, small.dtype)
-        factors = from_factors(small, ridge, rcond)
+    def robust(_: None) -> Array:
+        factors = _factors(small, ridge)
         return factors.scale[:, None] * factors.matrix
 
     identity = jnp.eye(small.shape[1], dtype=small.dtype)
@@ -261,7 +267,7 @@ def _inverse_root(small: jax.Array, ridge: jax.Array | None) -> jax.Array:
     smallest = jnp.min(jnp.diagonal(lower)) ** 2
     is_regular = smallest > 1e4 * jnp.finfo(small.dtype).eps
 
-    def cheap(_: None) -> jax.Array:
+    def cheap(_: None) -> Array:
         inverse = solve_triangular(lower, identity, lower=True)
         return unit[:, None] * inverse.T
 

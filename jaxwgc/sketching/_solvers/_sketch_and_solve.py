@@ -1,37 +1,35 @@
 """Least squares by solving a smaller system."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
+from jax.typing import ArrayLike
 
 from jaxwgc import _validation
-from jaxwgc._arrays import product
+from jaxwgc._arrays import inverse_power_of_two, product
 from jaxwgc.sketching import _checks
 from jaxwgc.sketching._embeddings._embedding import Embedding, EmbeddingLike, embed
 from jaxwgc.sketching._embeddings._sparse_embeddings import sparse_sign
-from jaxwgc.sketching._operators import (
-    LinearOperator,
-    Matrix,
-    MatrixLike,
-    any_system,
-    sketched,
-    times,
-)
-from jaxwgc.sketching._solvers._implicit import implicit_solution
-from jaxwgc.sketching._solvers._orthonormalisers import from_factors
-from jaxwgc.sketching._solvers._rounded_input import mind_rounding
-from jaxwgc.sketching._solvers._solution import Solution, every_target
+from jaxwgc.sketching._linalg.implicit import implicit_solution
+from jaxwgc.sketching._linalg.kinds import MatrixLike, compute, sketched, system_of
+from jaxwgc.sketching._linalg.operator import LinearOperator
+from jaxwgc.sketching._linalg.orthonormalise import factors_of_small, scaled
+from jaxwgc.sketching._linalg.rank import solver_cutoff
+from jaxwgc.sketching._linalg.rows import DenseRows, constant
+from jaxwgc.sketching._solvers._solution import Solution, in_units
 
 
 def sketch_and_solve(
-    key: jax.Array,
-    matrix: MatrixLike,
-    target: jax.typing.ArrayLike,
+    key: Array,
+    matrix: "MatrixLike | LinearOperator",
+    target: ArrayLike,
     sketch_size: int,
     embedding: EmbeddingLike = sparse_sign,
     *,
-    ridge: jax.typing.ArrayLike = 0.0,
-    rcond: jax.typing.ArrayLike | None = None,
+    ridge: ArrayLike = 0.0,
+    rcond: ArrayLike | None = None,
 ) -> Solution:
     """Solves least squares on a sketch: θ that minimises ‖S(Xθ - y)‖² + ridge ‖θ‖².
 
@@ -43,15 +41,16 @@ def sketch_and_solve(
     Args:
       key: a PRNG key.
       matrix: X, real, of shape (N, p), of any rank: an array, a sparse matrix (a BCOO
-        or one of SciPy), which is sketched in time of its entries, or a
-        `LinearOperator` that has a `sketch`.
+        or one of SciPy), which is sketched in time of its entries, `Blocks`, which are
+        read twice, or a `LinearOperator` that has a `sketch`.
       target: y, of shape (N,), or (N, c) for c systems with the same matrix.
       sketch_size: m, the number of rows of S: at least min(N, p), and some multiples of
         p for a useful answer.
       embedding: how S is drawn: a constructor, such as `gaussian`, `rademacher`,
         `srht`, `count_sketch`, `sparse_sign` or `row_sampling` (uniform), which is
         called with key, m and N; or an `Embedding` of the shape (m, N), whose own key
-        is used. Of a sparse matrix the last three only, which are sparse themselves.
+        is used. Of a sparse matrix the last three only, which are sparse themselves; of
+        `Blocks` and sharded rows `count_sketch` and `sparse_sign`.
       ridge: a non-negative number, may be traced.
       rcond: singular values of SX below `rcond` times the largest, after its columns
         have been scaled to norms next to 1, count as zero. By default
@@ -60,10 +59,9 @@ def sketch_and_solve(
     Returns:
       `Solution`. Where SX is rank-deficient, the θ of the least norm. The residual
       history holds the norms of y and of y - Xθ, with a ridge the root of what would be
-      minimised without the sketch. `num_iterations` is 1. `converged`
-      says that the sketch kept the rank of X, that no heavy rows hide others, and that
-      the result is finite: a NaN in a traced matrix or target gives NaN and False. It
-      does not say how good θ is.
+      minimised without the sketch. `num_iterations` is 1. `converged` says that the
+      sketch kept the rank of X, and that the result is finite: a NaN in a traced matrix
+      or target gives NaN and False. It does not say how good θ is.
       Derivatives of `solution` are as in `preconditioned`, of the sketched system.
 
     Raises:
@@ -89,51 +87,51 @@ def sketch_and_solve(
       algebra", Foundations and Trends in Theoretical Computer Science 10 (2014),
       section 2.
     """
-    given = matrix, target
     _validation.check_key(key)
-    linear_map, target = any_system(key, matrix, target)
-    if isinstance(linear_map, LinearOperator) and linear_map.sketch is None:
+    checked, target = system_of(key, matrix, target)
+    if isinstance(checked, LinearOperator) and checked.sketch is None:
         raise ValueError("operator.sketch must be given here; got None")
-    sketch_size = _checks.sketch_size(sketch_size, linear_map.shape)
-    target, rcond = _checks.with_cutoff(
-        target, rcond, _checks.solver_cutoff, linear_map.shape
-    )
-    regulariser = _checks.regulariser(ridge, linear_map.dtype)
-    embedding = embed(embedding, key, sketch_size, linear_map.shape[0])
-    solution = _solve(linear_map, target, embedding, regulariser, rcond)
-    return mind_rounding(solution, *given, ridge)
+    sketch_size = _checks.sketch_size(sketch_size, checked.shape)
+    target, rcond = _checks.with_cutoff(target, rcond, solver_cutoff, checked.shape)
+    regulariser = _checks.regulariser(ridge, checked.dtype)
+    embedding = embed(embedding, key, sketch_size, checked.shape[0])
+    solution = compute(_solve, checked, embedding, regulariser, rcond, along=(target,))
+    if regulariser is None:
+        _checks.warn_of_precision(matrix, checked, solution.rank.rank)
+    return solution
 
 
-@jax.jit
 def _solve(
-    matrix: Matrix,
-    target: jax.Array,
-    embedding: Embedding,
-    ridge: jax.Array | None,
-    rcond: jax.Array,
+    rows: Any, target: Array, embedding: Embedding, ridge: Array | None, rcond: Array
 ) -> Solution:
-    small_matrix = sketched(matrix, embedding)
+    unit = rows.maximum(jnp.max(jnp.abs(lax.stop_gradient(target)), axis=0))
+    unit = inverse_power_of_two(unit)
+    small, small_target = sketched(rows, embedding, target * unit)
     # The derivative is that of the solution, not of the way to it.
-    constant, root = lax.stop_gradient((small_matrix, ridge))
-    factors, are_hidden = from_factors(constant, root, rcond).beside(matrix, rcond)
+    constants = lax.stop_gradient((small, small_target, ridge, target))
+    fixed, right, weight, full_right = constants
+    root = None if weight is None else jnp.sqrt(weight)
+    factors = factors_of_small(fixed, rcond, root=root)
     # S X diag(scale) P = U, an orthonormal basis (with a ridge, but for its rows).
-    left = product(constant * factors.scale, factors.matrix)
-
-    probe_key = jax.random.fold_in(embedding.key, 1)
-    is_complete = factors.is_complete(matrix, probe_key, rcond)
-    is_complete &= ~are_hidden
-
-    def solve(target: jax.Array, _: jax.Array) -> Solution:
-        small_target = embedding @ target
-        coordinates = product(lax.stop_gradient(small_target), left)
-        solution = factors.scale * factors.shortest_direction(coordinates)
-        solution = implicit_solution(
-            solution, small_matrix, small_target, ridge, factors
-        )
-        length = jnp.linalg.norm(target - times(matrix, solution))
-        if ridge is not None:
-            length = jnp.hypot(length, jnp.sqrt(ridge) * jnp.linalg.norm(solution))
-        norms = jnp.stack([jnp.linalg.norm(target), length])
-        return Solution(solution, jnp.int32(1), is_complete, norms, factors.rank)
-
-    return every_target(solve, target, factors.scale)
+    left = product(fixed * factors.scale, factors.matrix)
+    step = factors.direction(product(left.T, right), factors.row_space())
+    solution = implicit_solution(
+        scaled(factors.scale, step), DenseRows(small), small_target, ridge, factors
+    )
+    probe = factors.null_vector(jax.random.fold_in(embedding.key, 1))
+    found = lax.stop_gradient(solution)
+    _, squared, _, image = constant(rows).residual_products(
+        full_right * unit, found, factors.scale * probe
+    )
+    if weight is not None:
+        squared += weight * jnp.sum(found**2, axis=0)
+    squares = rows.total(jnp.sum((full_right * unit) ** 2, axis=0))
+    result = Solution(
+        solution=solution,
+        num_iterations=jnp.full(unit.shape, 1, jnp.int32),
+        converged=factors.sees_all(probe, jnp.sqrt(image), rcond)
+        & jnp.isfinite(squared),
+        residual_history=jnp.sqrt(jnp.stack([squares, squared])),
+        rank=factors.rank,
+    )
+    return in_units(result, unit, factors.scale)

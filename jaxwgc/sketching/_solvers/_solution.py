@@ -5,10 +5,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 
 from jaxwgc._arrays import inverse_power_of_two
-from jaxwgc.sketching._scores._numerical_rank import NumericalRank
+from jaxwgc.sketching._linalg.orthonormalise import scaled
+from jaxwgc.sketching._linalg.rank import NumericalRank
 
 
 class Solution(NamedTuple):
@@ -26,21 +27,20 @@ class Solution(NamedTuple):
       residual_history: (max_iterations + 1,), from the starting point on: the norm of
         the residual, or the value of the objective where the docstring says so. After
         the last iteration its value is repeated.
-      rank: the `NumericalRank` of X as the solver has seen it. Where it is ambiguous,
-        rounding decides which singular values are cut off, and with it solution and
-        derivatives; so it is where rows so heavy that all others are rounding hide
-        directions, which `numerical_rank` counts. None from solvers that do not say.
+      rank: the `NumericalRank` of X as the solver has seen it. If it is ambiguous,
+        rounding or small changes of X decide which singular values are cut off, and
+        with it solution and derivatives. None from solvers that do not say.
     """
 
-    solution: jax.Array
-    num_iterations: jax.Array
-    converged: jax.Array
-    residual_history: jax.Array
+    solution: Array
+    num_iterations: Array
+    converged: Array
+    residual_history: Array
     rank: NumericalRank | None = None
 
 
 def every_target(
-    solve: Callable[..., Solution], target: jax.Array, scale: jax.Array
+    solve: Callable[..., Solution], target: Array, scale: Array
 ) -> Solution:
     """Solves for y, or for every column of y, with the columns as the last axis.
 
@@ -52,17 +52,17 @@ def every_target(
       scale: as in `in_units`.
     """
 
-    def scaled(target: jax.Array) -> Solution:
+    def solve_scaled(target: Array) -> Solution:
         unit = inverse_power_of_two(jnp.max(jnp.abs(lax.stop_gradient(target))))
         return in_units(solve(target * unit, unit), unit, scale)
 
     if target.ndim == 1:
-        return scaled(target)
-    return jax.vmap(scaled, in_axes=-1, out_axes=-1)(target)
+        return solve_scaled(target)
+    return jax.vmap(solve_scaled, in_axes=-1, out_axes=-1)(target)
 
 
-def in_units(result: Solution, unit: jax.Array, scale: jax.Array) -> Solution:
-    """Returns the solution for y from the one for y * `unit`.
+def in_units(result: Solution, unit: Array, scale: Array) -> Solution:
+    """Returns the solution for y from the one for y * `unit`, (N,) or (N, c).
 
     `converged` becomes False if θ overflows, or if what underflows is more than
     rounding of θ / `scale`, where scales bring the columns of X to one size. Also if X
@@ -71,36 +71,13 @@ def in_units(result: Solution, unit: jax.Array, scale: jax.Array) -> Solution:
     solution = result.solution / unit
     least, bound = jnp.min(scale), jnp.finfo(solution.dtype).maxexp
     is_in_range = (least <= 2.0 ** (bound - 24)) & (least >= 2.0 ** (8 - bound))
-    rounding = jnp.finfo(solution.dtype).eps * jnp.max(jnp.abs(result.solution) / scale)
-    is_carried = jnp.abs(solution * unit - result.solution) / scale <= rounding
+    size = jnp.max(jnp.abs(scaled(1 / scale, result.solution)), axis=0)
+    lost = jnp.abs(scaled(1 / scale, solution * unit - result.solution))
+    is_carried = jnp.all(lost <= jnp.finfo(solution.dtype).eps * size, axis=0)
+    rank = jax.tree.map(lambda x: jnp.broadcast_to(x, unit.shape), result.rank)
     return result._replace(
         solution=solution,
-        converged=result.converged & is_in_range & is_carried.all(),
+        converged=result.converged & is_in_range & is_carried,
         residual_history=result.residual_history / unit,
+        rank=rank,
     )
-
-
-def is_shortest(
-    part: jax.Array, squared: jax.Array, norm: jax.Array, tolerance: jax.Array | float
-) -> jax.Array:
-    """Returns whether a residual without this part of it would be hardly shorter.
-
-    Where X is at the limits of the precision, this asks for more than a small backward
-    error.
-
-    Args:
-      part: the length of the part.
-      squared: the squared length of the residual.
-      norm: that of y.
-      tolerance: of the backward error.
-    """
-    unit = float(jnp.finfo(part.dtype).eps)
-    squared = jnp.maximum(squared, part**2)
-    both = jnp.sqrt(squared) + jnp.sqrt(squared - part**2)
-    excess = part**2 / jnp.where(both > 0, both, 1)
-    return excess <= jnp.maximum(unit**0.5 / 8, tolerance) * norm
-
-
-def record(history: jax.Array, iteration: jax.Array, value: jax.Array) -> jax.Array:
-    """Returns a history with this value from that iteration on."""
-    return jnp.where(jnp.arange(history.size) >= iteration, value, history)

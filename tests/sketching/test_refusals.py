@@ -11,7 +11,6 @@ from jaxwgc import sketching
 KEY = jax.random.key(0)
 MATRIX, TARGET = np.eye(20)[:, :4], np.ones(20)
 SYSTEM = {"key": KEY, "matrix": MATRIX, "target": TARGET}
-MESH = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("rows",))
 EMBEDDING = {"key": KEY, "sketch_size": 3, "num_rows": 5}
 SAMPLE = sketching.PartitionSample(
     indices=np.array([0, 1]),
@@ -29,6 +28,7 @@ def operator(**changes):
 
 OPERATOR = operator()
 SPARSE = sparse.BCOO.fromdense(MATRIX)
+BLOCKS = sketching.Blocks([MATRIX])
 
 
 def kernel_of(value):
@@ -43,8 +43,6 @@ GOOD = {
     "rank_k_leverage_scores": {"key": KEY, "matrix": MATRIX, "rank": 2},
     "ridge_leverage_scores": {"matrix": MATRIX, "ridge": 1.0},
     "lewis_weights": {"matrix": MATRIX, "p": 1.0},
-    "sharded_leverage_scores": {"matrix": MATRIX, "mesh": MESH, "axis_name": "rows"},
-    "streaming_leverage_scores": {"blocks": lambda: [MATRIX]},
     "bless": {"key": KEY, "kernel": kernel_of(1.0), "data": MATRIX, "ridge": 1.0},
     "effective_resistances": {"edges": [[0, 1]]},
     "partition": {"data": np.ones(4), "num_parts": 2},
@@ -73,7 +71,6 @@ GOOD = {
         "num_columns": 3,
         "epsilon": 0.5,
     },
-    "streaming_least_squares": {"key": KEY, "blocks": lambda: [(MATRIX, TARGET)]},
     "choose_ridge": {"matrix": MATRIX, "target": TARGET, "ridges": [1.0]},
     "sketch_and_solve": {**SYSTEM, "sketch_size": 8},
     "preconditioned": SYSTEM,
@@ -116,6 +113,15 @@ def test_matrices(name, argument):
         ("no", TypeError, " must be an array"),
     ]:
         check_refusal(name, {argument: matrix}, error, argument + rule)
+
+
+@pytest.mark.parametrize(("name", "argument"), taking("matrix", "features"))
+def test_kinds_without_rows(name, argument):
+    if name not in ("sketch_and_solve", "preconditioned"):
+        reason = "since rows are read|must be an array of real numbers; got LinearOpera"
+        check_refusal(name, {argument: OPERATOR}, TypeError, reason)
+    if name in ("lewis_weights", "iterative_hessian_sketch", "logistic_newton_sketch"):
+        check_refusal(name, {argument: BLOCKS}, TypeError, "must be an .* got Blocks")
 
 
 @pytest.mark.parametrize(("name", "argument"), taking("scores", "probabilities"))
@@ -164,9 +170,7 @@ def test_keys(name, argument):
             name
             for name, _ in taking("matrix")
             if name not in ("iterative_hessian_sketch", "choose_ridge")
-        ),
-        "streaming_leverage_scores",
-        "streaming_least_squares",
+        )
     ],
 )
 def test_cutoffs(name):
@@ -205,7 +209,8 @@ THREE_PARTS = {"num_draws": None, "num_distinct": 3}
 WRONG_VALUES = {
     "leverage_scores": [
         ({"method": "lu"}, "method must be one of"),
-        ({"matrix": SPARSE, "method": "svd"}, 'method must be "auto" or "gram"'),
+        ({"matrix": SPARSE, "method": "svd"}, "must be 'auto' or 'gram' for sparse"),
+        ({"matrix": BLOCKS, "method": "qr"}, "must be 'auto' or 'gram' .* got 'qr'"),
         ({"matrix": SPARSE, "rcond": 1.0}, "rcond must be less than 1"),
     ],
     "approximate_leverage_scores": [
@@ -216,8 +221,6 @@ WRONG_VALUES = {
         ({"rank": 5}, r"at most min\(N, p\); got rank = 5 and \(20, 4\)"),
         ({"num_passes": 2}, "num_passes must be at least 3; got 2"),
         ({"oversampling": -1}, "oversampling must be at least 0"),
-        ({"mesh": MESH}, "mesh and axis_name must be given together"),
-        ({"mesh": MESH, "axis_name": "columns"}, "axis_name must be one of"),
     ],
     "ridge_leverage_scores": [
         ({"ridge": -1.0}, "ridge must be at least 0"),
@@ -229,17 +232,6 @@ WRONG_VALUES = {
         ({"p": 0.0}, "p must be positive"),
         ({"p": np.inf}, "p must be finite"),
         ({"tolerance": -1.0}, "tolerance must be at least 0"),
-    ],
-    "sharded_leverage_scores": [
-        ({"axis_name": "columns"}, "axis_name must be one of .* got 'columns'"),
-        ({"matrix": np.ones((2, 3))}, "at least as many rows as columns"),
-    ],
-    "streaming_leverage_scores": [
-        ({"blocks": lambda: []}, "blocks must have at least one row"),
-        ({"blocks": lambda: [np.ones(3)]}, r"every block must have shape \(b, p\)"),
-        ({"blocks": lambda: [np.ones((3, 0))]}, "at least one column"),
-        ({"blocks": lambda: [np.eye(2), np.eye(3)]}, "same columns; got 2 and 3"),
-        ({"blocks": lambda: [MATRIX, MATRIX / 0]}, "must be finite; .* in row 20"),
     ],
     "bless": [
         ({"ridge": 0.0}, "ridge must be positive"),
@@ -331,12 +323,10 @@ WRONG_VALUES = {
         ({"matrix": OPERATOR}, "operator.sketch must be given"),
     ],
     "preconditioned": [
-        ({"method": "columns"}, "method must not be 'columns' for an array"),
-        (
-            {"matrix": OPERATOR, "method": "gram"},
-            "method must be 'sketch' or 'columns'",
-        ),
-        ({"matrix": OPERATOR, "method": "sketch"}, "without a sketch"),
+        ({"method": "columns"}, "must be 'gram' or 'sketch' or 'factor' for an array"),
+        ({"matrix": SPARSE, "method": "gram"}, "'columns' or 'sketch' for a sparse"),
+        ({"matrix": BLOCKS, "method": "gram"}, "'factor' or 'sketch' for Blocks"),
+        ({"matrix": OPERATOR, "method": "sketch"}, "must be 'columns' for an operator"),
         (
             {"matrix": operator(rmatvec=lambda u: 1.01 * u[:4])},
             "operator.matvec and operator.rmatvec must be adjoint",
@@ -366,25 +356,11 @@ WRONG_VALUES = {
         ({"tolerance": -1.0}, "tolerance must be at least 0"),
         ({"max_iterations": -1}, "max_iterations must be at least 0"),
     ],
-    "streaming_least_squares": [
-        ({"blocks": lambda: []}, "blocks must have at least one row"),
-        ({"blocks": lambda: [(TARGET, MATRIX)]}, r"got \(20,\) and .* in block 0"),
-        ({"blocks": lambda: [(MATRIX, TARGET[1:])]}, r"and \(19,\) in block 0"),
-        ({"blocks": lambda: [(MATRIX[:, :0], TARGET)]}, "at least one column"),
-        (
-            {"blocks": lambda: [(MATRIX, TARGET), (MATRIX[:, 1:], TARGET)]},
-            r"same columns; .* \(20, 3\) and \(20,\) in block 1",
-        ),
-        (
-            {"blocks": lambda: [(MATRIX, TARGET), (MATRIX, TARGET / 0)]},
-            "must be finite; .* in row 0 of block 1",
-        ),
-        ({"sketch_size": 3}, r"sketch_size must be at least .* = 4; got 3"),
-        ({"ridge": -1.0}, "ridge must be at least 0"),
-        ({"tolerance": -1.0}, "tolerance must be at least 0"),
-        ({"max_passes": 1}, "max_passes must be at least 2"),
-    ],
     "choose_ridge": [
+        (
+            {"matrix": sketching.Blocks([MATRIX[:8]]), "target": TARGET[:8]},
+            "at least four rows per column, or be an array .* got BlockRows",
+        ),
         ({"ridges": [1.0, -1.0]}, r"not negative; got ridges\[1\] = -1"),
         ({"ridges": [1.0, 1e-42]}, r"0 or at least 1.1.*e-38; got ridges\[1\]"),
         ({"ridges": 1.0}, r"ridges must have shape \(num_ridges,\)"),
@@ -418,25 +394,11 @@ WRONG_TYPES = {
     "preconditioned": [
         ({"ridge": "1"}, "ridge must be a real scalar"),
         ({"matrix": operator(dtype=complex)}, "operator.dtype must be float32 or"),
-        ({"matrix": operator(rmatvec=None)}, "operator.rmatvec must be a function"),
-    ],
-    "streaming_least_squares": [
-        ({"blocks": [(MATRIX, TARGET)]}, "blocks must be a function .* got list"),
-        ({"blocks": lambda: MATRIX[0, 0]}, r"blocks\(\) must be an iterable of pairs"),
-        ({"blocks": lambda: [MATRIX]}, "must be a pair .* got block 0 of ndarray"),
-        ({"blocks": lambda: [(MATRIX * 1j, TARGET)]}, "every block must be real"),
-        ({"progress": 1}, "progress must be a function"),
+        ({"matrix": operator(rmatvec=1)}, "operator.rmatvec must be a function"),
     ],
     "approximate_leverage_scores": [({"epsilon": "0.5"}, "epsilon must be a real sc")],
     "ridge_leverage_scores": [({"ridge": "1"}, "ridge must be a real scalar")],
     "lewis_weights": [({"p": "2"}, "p must be a real scalar")],
-    "sharded_leverage_scores": [({"mesh": None}, "mesh must be a Mesh of jax")],
-    "streaming_leverage_scores": [
-        ({"blocks": [MATRIX]}, "blocks must be a function"),
-        ({"blocks": lambda: 3}, r"blocks\(\) must be an iterable"),
-        ({"blocks": lambda: jnp.eye(2)}, r"blocks\(\) must be an iterable"),
-        ({"blocks": lambda: [MATRIX, MATRIX * 1j]}, "every block must be real"),
-    ],
     "bless": [({"data": "no"}, "data must be an array")],
     "effective_resistances": [
         ({"edges": np.ones((2, 2))}, "edges must be integers"),

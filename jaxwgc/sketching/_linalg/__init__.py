@@ -1,0 +1,1 @@
+"""Linear algebra that scores, samplers, embeddings and solvers share."""

@@ -1,0 +1,397 @@
+"""Matrices that are there in blocks of rows only, read again for each pass."""
+
+import functools
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxwgc._arrays import is_sparse, next_power_of_two, product
+from jaxwgc.sketching import _checks
+from jaxwgc.sketching._linalg.orthonormalise import factors_of
+from jaxwgc.sketching._linalg.rows import DenseRows, Rows, image_of, row_squares
+
+_CHUNK_BYTES = 2**25
+# Fingerprints of a chunk in two passes differ by no more than this share.
+_SAME = 1e-5
+# Rows of a sparse product: sums of more would lose digits in float32.
+_SPARSE_ROWS = 8192
+# SciPy's sparse products are of one thread each.
+_NUM_THREADS = min(os.cpu_count() or 1, 8)
+
+
+class Blocks:
+    """A matrix in blocks of rows, which are never all in memory.
+
+    Scores and least squares take it in the place of a matrix, read the blocks once per
+    pass and compute on the host: not under `jax.jit`, and without derivatives.
+
+    Args:
+      blocks: The blocks, arrays (b, p) of NumPy or JAX or sparse matrices, where b may
+        vary and may be 0; all are computed in the dtype of the first. Either a function
+        without arguments that returns an iterable of them, anew in each pass, or an
+        iterable that can be read again, such as a list; or one array (N, p), such as a
+        NumPy memory map, of which slices are read. Integers, also of sparse matrices,
+        become the default float.
+      num_rows: N. If `blocks` is a function and N is not given, one more pass counts.
+
+    Raises:
+      TypeError: If `blocks` is a generator or another iterator, which cannot be read
+        twice, or no iterable at all.
+
+    Example:
+      >>> import numpy as np
+      >>> from jaxwgc import sketching
+      >>> def blocks():
+      ...     for seed in range(3):
+      ...         yield np.random.default_rng(seed).standard_normal((1000, 4))
+      >>> scores = sketching.leverage_scores(sketching.Blocks(blocks))
+      >>> print(scores.shape, scores.sum().round(3))
+      (3000,) 4.0
+    """
+
+    def __init__(
+        self,
+        blocks: Callable[[], Iterable[Any]] | Iterable[Any],
+        num_rows: int | None = None,
+    ):
+        is_matrix = is_sparse(blocks) or getattr(blocks, "ndim", None) == 2
+        if not (callable(blocks) or is_matrix):
+            if not isinstance(blocks, Iterable):
+                raise TypeError(
+                    "blocks must be an iterable of arrays, or a function that returns "
+                    f"one; got {type(blocks).__name__}"
+                )
+            if iter(blocks) is blocks:
+                raise TypeError(
+                    "blocks must be readable more than once; got the iterator "
+                    f"{type(blocks).__name__}; pass the function that makes it"
+                )
+        self._blocks, self.num_rows = blocks, num_rows
+        if num_rows is None and is_matrix:
+            blocks = [blocks]
+        if num_rows is None and isinstance(blocks, list | tuple):
+            self.num_rows = sum(np.shape(block)[0] for block in blocks)
+
+    def __iter__(self) -> Iterator[Any]:
+        """Yields the blocks of one pass: arrays of NumPy, or compressed sparse rows."""
+        blocks: Any = self._blocks() if callable(self._blocks) else self._blocks
+        is_matrix = is_sparse(blocks) or getattr(blocks, "ndim", None) == 2
+        if callable(self._blocks) and (is_matrix or not isinstance(blocks, Iterable)):
+            raise TypeError(
+                "blocks() must be an iterable of arrays; got " + type(blocks).__name__
+            )
+        if is_sparse(blocks):
+            blocks = [blocks]
+        elif is_matrix:
+            rows: Any = blocks
+            size = max(1, _CHUNK_BYTES // (rows.shape[1] * rows.dtype.itemsize))
+            starts = range(0, len(rows), size)
+            blocks = (rows[start : start + size] for start in starts)
+        for block in blocks:
+            yield _checks.host_rows("every block", block, keep_sparse=True)
+
+
+class BlockRows(Rows):
+    """The rows of `Blocks`, in chunks of one size that are the same in every pass.
+
+    Sums over chunks are in float64, in any mode.
+    """
+
+    is_on_host = True
+
+    def __init__(self, blocks: Blocks):
+        self._blocks = blocks
+        self._prints: list[np.ndarray] = []
+        self._num_rows = 0
+        chunk, _ = next(self._read(), (None, 0))
+        if chunk is None:
+            raise ValueError("blocks must have at least one row; got none")
+        self.dtype, num_columns = jnp.dtype(chunk.dtype), chunk.shape[1]
+        num_rows = blocks.num_rows
+        if num_rows is None:
+            num_rows = sum(size for _, _, size in self._chunks())
+        self.shape = num_rows, num_columns
+
+    def sum(self, function, *args, along=()):
+        sums: Any = None
+        for _, chunk, slices in self._dense_chunks(along):
+            sums = _added(sums, _chunk_sum(chunk, slices, args, function))
+        return jax.tree.map(lambda total: jnp.asarray(total, self.dtype), sums)
+
+    def map(self, function, *args):
+        # Of JAX's asynchronous calls, only one at a time holds a chunk.
+        return np.concatenate(
+            [
+                np.asarray(_chunk_map(_dense(chunk), args, function))[:size]
+                for _, chunk, size in self._chunks()
+            ]
+        )
+
+    def products(self, basis: Array, scale: Array) -> Array:
+        """Returns X'ᵀX'Q on top of (X'Q)ᵀX'Q of X' = X `scale`; SciPy's in its way."""
+        sums: Any = None
+        for start, chunk, _ in self._chunks():
+            multiply = _sparse_image if is_sparse(chunk) else _dense_image
+            image = np.asarray(multiply(chunk, np.asarray(scale), basis), float)
+            if not np.isfinite(image).all():
+                raise ValueError(
+                    "blocks must not overflow; got rows from "
+                    f"{start} on that are far larger than the first ones"
+                )
+            sums = _added(sums, image)
+        return jnp.asarray(sums, self.dtype)
+
+    def largest(self):
+        """Returns the largest absolute value of the first chunk, (1,)."""
+        chunk, _ = next(self._read())
+        values = chunk.data if is_sparse(chunk) else chunk
+        return jnp.asarray([np.abs(values).max(initial=0)])
+
+    def norms_of(self, basis, scale):
+        norms = []
+        for _, chunk, size in self._chunks():
+            if is_sparse(chunk):
+                rows = chunk @ np.asarray((scale * basis.T).T)
+                norms.append(np.sum(rows**2, axis=1))
+            else:
+                found = _chunk_map(chunk, (scale, basis), row_squares)
+                norms.append(np.asarray(found)[:size])
+        return np.concatenate(norms)
+
+    def sketch(self, embedding, *along):
+        drawn, sums = _drawn(embedding), []
+        for start, chunk, slices in self._dense_chunks(along):
+            parts = _chunk_sketch(embedding, [chunk, *slices], drawn, start)
+            sums = _added(sums or None, parts)
+        return [jnp.asarray(total, self.dtype) for total in sums]
+
+    def triangle(self, scale, *along):
+        folded = np.zeros((0, 0))
+        for _, chunk, slices in self._dense_chunks(along):
+            own = np.asarray(_chunk_factor(chunk, slices), float)
+            folded = np.concatenate([folded.reshape(-1, own.shape[1]), own])
+            if len(folded) > 2 * own.shape[1]:
+                folded = np.linalg.qr(folded, mode="r")
+        factor = np.linalg.qr(folded, mode="r")
+        factor[:, : len(scale)] *= np.asarray(scale)
+        return jnp.asarray(factor, self.dtype)
+
+    def times(self, vector):
+        return jnp.asarray(self.map(product, vector))
+
+    def cond(self, is_true, yes, no):
+        return yes() if is_true else no()
+
+    def while_loop(self, is_open, step, state):
+        while is_open(state):
+            state = step(state)
+        return state
+
+    def _dense_chunks(self, along: Any) -> Iterator[tuple[int, Any, list[np.ndarray]]]:
+        """Yields where a chunk starts, the chunk, and the same rows of other arrays."""
+        for start, chunk, size in self._chunks():
+            slices = [_padded(array[start : start + size], chunk) for array in along]
+            yield start, _dense(chunk), slices
+
+    def _chunks(self) -> Iterator[tuple[int, Any, int]]:
+        """Yields where a chunk starts, the chunk, and its size without padding.
+
+        Raises:
+          ValueError: If the rows are not finite, or others than in the first pass.
+        """
+        is_first = not self._num_rows
+        start = 0
+        for index, (chunk, size) in enumerate(self._read()):
+            # Rows beyond those of the first pass are counted only.
+            if is_first or start + size <= self._num_rows:
+                seen = _fingerprint(chunk)
+                if not np.isfinite(seen).all():
+                    _check_finite(chunk, start)
+                if is_first:
+                    self._prints.append(seen)
+                elif abs(seen[0] - self._prints[index][0]) > _SAME * seen[1]:
+                    raise ValueError(
+                        "blocks must be the same in all passes; got others"
+                    )
+                yield start, chunk, size
+            start += size
+        self._num_rows = self._num_rows or start
+        expected = self.shape[0] if hasattr(self, "shape") else self._num_rows
+        if start != expected:
+            raise ValueError(
+                f"blocks must be the same in all passes; got {expected} rows in the "
+                f"first and {start} in a later one"
+            )
+
+    def _read(self) -> Iterator[tuple[Any, int]]:
+        """Yields chunks, all of one size but for the last, and their unpadded sizes.
+
+        One size, so that one function is compiled. An array may be overwritten when the
+        next one is asked for. Sparse blocks are chunks as they are.
+        """
+        buffer, filled = np.empty((0, 0)), 0
+        columns = None
+        kinds = set()
+        for block in self._blocks:
+            kinds.add(is_sparse(block))
+            if len(kinds) > 1:
+                raise TypeError("blocks must be all sparse or none; got some of each")
+            if block.ndim != 2 or not block.shape[1]:
+                raise ValueError(
+                    "every block must have shape (b, p) with at least one column; got "
+                    f"{block.shape}"
+                )
+            columns = columns or block.shape[1]
+            if block.shape[1] != columns:
+                raise ValueError(
+                    "all blocks must have the same columns; got "
+                    f"{columns} and {block.shape[1]}"
+                )
+            dtype = _checks.float_array("every block", np.zeros(0, block.dtype)).dtype
+            if is_sparse(block):
+                block = block.astype(dtype, copy=False)
+                size = _SPARSE_ROWS * _NUM_THREADS
+                for start in range(0, block.shape[0], size):
+                    part = _some_rows(block, start, start + size)
+                    yield part, part.shape[0]
+                continue
+            if not buffer.size:
+                # At least 16p rows, so that p x p matrices are cheap beside a chunk.
+                size = _CHUNK_BYTES // (columns * dtype.itemsize)
+                buffer = np.empty((max(size, 16 * columns), columns), dtype)
+            with np.errstate(over="ignore"):
+                rows = block.astype(buffer.dtype, copy=False)
+            while len(rows):
+                taken, rows = np.split(rows, [len(buffer) - filled])
+                if len(taken) == len(buffer):
+                    yield taken, len(taken)
+                    continue
+                buffer[filled : filled + len(taken)] = taken
+                filled += len(taken)
+                if filled == len(buffer):
+                    yield buffer, filled
+                    filled = 0
+        if filled:
+            # Few different sizes, and little to do for small matrices.
+            padded = min(len(buffer), max(256, next_power_of_two(filled)))
+            buffer[filled:padded] = 0
+            yield buffer[:padded], filled
+
+
+def _some_rows(matrix: Any, start: int, stop: int) -> Any:
+    """Returns rows of a matrix in compressed rows, other than SciPy without a copy."""
+    starts = matrix.indptr[start : stop + 1]
+    of_entries = slice(starts[0], starts[-1])
+    parts = matrix.data[of_entries], matrix.indices[of_entries], starts - starts[0]
+    return type(matrix)(parts, shape=(len(starts) - 1, matrix.shape[1]))
+
+
+def _dense(chunk: Any) -> Any:
+    return chunk.toarray() if is_sparse(chunk) else chunk
+
+
+def _padded(array: Any, chunk: Any) -> np.ndarray:
+    """Returns rows of another array with the padding of a chunk."""
+    array = np.asarray(array)
+    missing = chunk.shape[0] - len(array)
+    return np.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1))
+
+
+def _added(sums: Any, parts: Any) -> Any:
+    parts = jax.tree.map(lambda part: np.asarray(part, float), parts)
+    return parts if sums is None else jax.tree.map(np.add, sums, parts)
+
+
+def _check_finite(chunk: Any, start: int) -> None:
+    if is_sparse(chunk):
+        entries = chunk.tocoo()
+        wrong = entries.row[~np.isfinite(entries.data)]
+    else:
+        wrong = np.flatnonzero(~np.isfinite(chunk).all(axis=1))
+    if wrong.size:
+        raise ValueError(
+            f"blocks must be finite; got NaN or infinity in row {start + wrong.min()}"
+        )
+
+
+def _fingerprint(rows: Any) -> np.ndarray:
+    """Returns a sum in which every entry has a weight of its own, and a scale for it.
+
+    Rows count by the tenth roots of their sums: a difference in size shows, but not
+    even a row of 1e8 hides the others.
+    """
+    weights = [np.cos(np.arange(size)).astype(rows.dtype) for size in rows.shape]
+    if not is_sparse(rows):
+        return np.asarray(_dense_fingerprint(rows, *weights))
+    with np.errstate(over="ignore", invalid="ignore"):
+        sums = rows @ weights[1]
+    sums = np.sign(sums) * np.abs(sums).astype(np.float64) ** 0.1
+    return np.array([weights[0] @ sums, np.linalg.norm(sums)])
+
+
+@jax.jit
+def _dense_fingerprint(chunk: Array, weights: Array, columns: Array) -> Array:
+    values = product(chunk, columns)
+    roots = jnp.sign(values) * jnp.abs(values) ** 0.1
+    roots = jnp.where(jnp.isfinite(values), roots, jnp.nan)
+    return jnp.stack([jnp.sum(roots * weights), jnp.linalg.norm(roots)])
+
+
+@functools.partial(jax.jit, static_argnames="function")
+def _chunk_sum(chunk: Array, slices: Any, args: Any, function: Any) -> Any:
+    return DenseRows(chunk).sum(function, *args, along=tuple(slices))
+
+
+@functools.partial(jax.jit, static_argnames="function")
+def _chunk_map(chunk: Array, args: Any, function: Any) -> Array:
+    return DenseRows(chunk).map(function, *args)
+
+
+@jax.jit
+def _chunk_factor(chunk: Array, slices: Any) -> Array:
+    """Returns an R with RᵀR the Gram matrix of a chunk, square but not triangular.
+
+    By Gram matrices, which are far faster than QR and as accurate.
+    """
+    joined = jnp.column_stack([chunk, *slices])
+    factors = factors_of(DenseRows(joined), None, 0.0)
+    vectors = factors.vectors / factors.scale[:, None]
+    factor = factors.singular_values[:, None] * vectors.T
+    # A column of zeros has nothing but rounding there, and no unit to measure that by.
+    return jnp.where(jnp.any(joined != 0, axis=0), factor, 0)
+
+
+@jax.jit
+def _drawn(embedding: Any) -> Any:
+    return embedding._draw()
+
+
+@jax.jit
+def _chunk_sketch(embedding: Any, arrays: Any, drawn: Any, start: Array) -> Any:
+    return embedding._apply_to_part(arrays, drawn, start)
+
+
+@jax.jit
+def _dense_image(chunk: Array, scale: Array, basis: Array) -> Array:
+    return DenseRows(chunk).sum(image_of, scale, basis)
+
+
+def _sparse_image(chunk: Any, scale: Any, basis: Array) -> np.ndarray:
+    """Applies SciPy's sparse blocks on the host, in time of the entries."""
+    scaled = np.asarray(basis) * scale
+
+    def of_some(start: int) -> np.ndarray:
+        some = _some_rows(chunk, start, start + _SPARSE_ROWS)
+        with np.errstate(over="ignore", invalid="ignore"):
+            rows = some @ scaled
+            return np.concatenate([(some.T @ rows) * scale, rows.T @ rows])
+
+    with ThreadPoolExecutor(_NUM_THREADS) as threads:
+        starts = range(0, chunk.shape[0], _SPARSE_ROWS)
+        return np.sum([*threads.map(of_some, starts)], axis=0, dtype=np.float64)

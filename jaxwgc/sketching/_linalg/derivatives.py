@@ -1,0 +1,66 @@
+"""Orthonormal bases whose derivatives need no derivative of a decomposition.
+
+Scores are the diagonal of a projector, which is smooth as long as the rank is kept,
+also where singular values coincide; singular vectors are not. So the values come from
+decompositions of constants, and the derivatives from the equations that they solve.
+
+Directions beyond the rank are taken to stay so: this is the derivative along matrices
+of the same rank. Along others there is none, since the rank jumps.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jaxwgc._arrays import product
+
+
+@jax.custom_jvp
+def orthonormaliser_of_gram(inverse: Array, row_basis: Array, gram: Array) -> Array:
+    """Returns L = `inverse`, with X L orthonormal, as a function of XᵀX = `gram`.
+
+    The derivative is that of L up to a rotation. `row_basis` is an orthonormal basis of
+    the rows of X, of which L is in the span. Columns that are cut off are zero.
+    """
+    del row_basis, gram
+    return inverse
+
+
+@orthonormaliser_of_gram.defjvp
+def _orthonormaliser_of_gram_jvp(primals, tangents):
+    _, row_basis, gram = primals
+    inverse = orthonormaliser_of_gram(*primals)
+    moved = product(tangents[2], inverse)
+    inner = product(inverse.T, moved)
+    off_rows = _off_rows(row_basis, product(inverse, product(inverse.T, gram)))
+    turned = product(product(off_rows, moved), product(inverse.T, inverse))
+    return inverse, turned - product(inverse, inner / 2)
+
+
+def _off_rows(row_basis: Array, row_projector: Array) -> Array:
+    """Returns the projector on what the rows of X do not span.
+
+    Its value is that of the orthonormal `row_basis`, since X times it has to vanish;
+    X⁺X from other factors, `row_projector`, may be less exact and gives derivatives.
+    """
+    rank = jnp.sum(jnp.any(row_basis != 0, axis=0))
+    projector = jnp.eye(row_basis.shape[0], dtype=row_basis.dtype)
+    projector -= product(row_basis, row_basis.T)
+    projector -= row_projector - lax.stop_gradient(row_projector)
+    return jnp.where(rank < row_basis.shape[0], projector, 0)
+
+
+@jax.custom_jvp
+def without_derivative(value: Array) -> Array:
+    """Returns `value`, whose derivative is NaN."""
+    return value
+
+
+@without_derivative.defjvp
+def _without_derivative_jvp(primals, tangents):
+    return without_derivative(*primals), jnp.nan * tangents[0]
+
+
+def at_most_one(scores: Array) -> Array:
+    """Returns scores without what rounding adds, whose derivatives stay."""
+    return scores - lax.stop_gradient(jnp.maximum(scores - 1, 0))

@@ -1,0 +1,43 @@
+"""Gram matrices, and scales that bring columns to one size."""
+
+import jax.numpy as jnp
+from jax import Array
+
+from jaxwgc._arrays import inverse_power_of_two, product
+from jaxwgc.sketching._linalg.rows import Rows
+
+
+def gram(rows: Array) -> Array:
+    """Returns the Gram matrix of the columns; symmetry saves a quarter of the work."""
+    half = rows.shape[1] // 2
+    if half < 32:
+        return product(rows.T, rows)
+    upper = product(rows[:, :half].T, rows)
+    corner = product(rows[:, half:].T, rows[:, half:])
+    lower = jnp.concatenate([upper[:, half:].T, corner], axis=1)
+    return jnp.concatenate([upper, lower], axis=0)
+
+
+def scaled_gram(block: Array, scale: Array) -> Array:
+    """Returns the Gram matrix of a block with scaled columns."""
+    return gram(block * scale)
+
+
+def column_scale(rows: Rows, root: Array | None = None) -> tuple[Array, Array]:
+    """Returns whether X seems to be finite, and a power of two for every column.
+
+    Against overflow of squares; exact, since a power of two. A maximum need not show a
+    NaN (on CPUs it does not); sums over columns of scaled entries do.
+    """
+    if rows.is_on_host:
+        # QR factorisations, the only ones taken there, need no scales.
+        return jnp.bool_(True), jnp.ones(rows.shape[1], rows.dtype)
+    largest = rows.largest()
+    if root is not None:
+        largest = jnp.maximum(largest, root)
+    finite = jnp.isfinite(largest).all()
+    # A column of zeros counts as small: a large one would have rounding that counts.
+    is_there = largest > 0
+    least = jnp.min(largest, initial=jnp.max(largest), where=is_there)
+    largest = jnp.where(is_there, largest, least)
+    return finite, jnp.where(finite, inverse_power_of_two(largest), 0)

@@ -1,0 +1,142 @@
+"""The derivative of a least-squares solution, independent of the solver."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jaxwgc._arrays import inverse_power_of_two
+from jaxwgc.sketching._linalg.columns import ColumnScaling, ScaledSystem
+from jaxwgc.sketching._linalg.derivatives import without_derivative
+from jaxwgc.sketching._linalg.orthonormalise import Factors, scaled
+from jaxwgc.sketching._linalg.refinement import Refinement
+from jaxwgc.sketching._linalg.rows import Products
+
+_MAX_ITERATIONS = 99
+# With the scales of columns for all preconditioning.
+_MAX_SLOW_ITERATIONS = 999
+
+
+@jax.custom_jvp
+def implicit_solution(
+    solution: Array,
+    rows: Products,
+    target: Array,
+    ridge: Array | None,
+    factors: Factors | ColumnScaling,
+) -> Array:
+    """Returns `solution`, the shortest θ of Xᵀ(y - Xθ) = ridge θ, with its derivative.
+
+    With r = y - Xθ it is [I X; Xᵀ -ridge I] [dr; dθ] = [dy - dX θ; dridge θ - dXᵀ r].
+    `factors` are those of X or of a sketch of it, which precondition this, and are
+    constants, as is `solution`. With the scales of columns alone, it is θ / scale that
+    is the shortest.
+
+    If X is rank-deficient, this is the derivative along matrices of the same rank,
+    to which the null space of X adds its part of dXᵀ (Xᵀ)⁺ θ: Golub and Pereyra, "The
+    differentiation of pseudo-inverses and nonlinear least squares problems whose
+    variables separate", SIAM J. Numer. Anal. 10 (1973), equation 4.12. Second
+    derivatives are NaN there.
+    """
+    del rows, target, ridge, factors
+    return solution
+
+
+@implicit_solution.defjvp
+def _implicit_solution_jvp(primals, tangents):
+    solution = implicit_solution(*primals)
+    _, rows, target, ridge, factors = primals
+    _, rows_change, target_change, ridge_change, _ = tangents
+
+    def change_of(function: Callable[[Any], Array]) -> Array:
+        return jax.jvp(function, (rows,), (rows_change,))[1]
+
+    residual = target - rows.times(solution)
+    right_hand_side = target_change - change_of(lambda rows: rows.times(solution))
+    offset = -change_of(lambda rows: rows.transposed_times(residual))
+    if ridge is not None:
+        offset += ridge_change * solution
+    system = rows, ridge, factors
+    _, change = solve_augmented(*system, right_hand_side, offset)
+
+    def null_part(vector: Array) -> Array:
+        offset = 0 * vector if ridge is None else -ridge * vector
+        return vector - solve_augmented(*system, rows.times(vector), offset)[1]
+
+    # The solution is the shortest in these units.
+    if isinstance(factors, Factors):
+        unit = 1 / inverse_power_of_two(jnp.max(jnp.abs(solution)))
+        unit = jnp.full(factors.scale.shape, unit)
+        has_null_space = factors.has_null_space
+    else:
+        unit = factors.scale
+        draw = jax.random.normal(jax.random.key(0), solution.shape, unit.dtype)
+        # What is left of it is in the null space, or rounding, of which less is left.
+        once = null_part(scaled(unit, draw))
+        lengths = [
+            jnp.linalg.norm(scaled(1 / unit, part)) for part in (once, null_part(once))
+        ]
+        has_null_space = lengths[1] > lengths[0] / 2
+
+    def of_null_space() -> Array:
+        offset = -scaled(1 / unit, scaled(1 / unit, solution))
+        image, _ = solve_augmented(*system, jnp.zeros_like(target), offset)
+        image = without_derivative(-image)
+        pulled = change_of(lambda rows: rows.transposed_times(image))
+        return null_part(scaled(unit, scaled(unit, pulled)))
+
+    part = lax.cond(has_null_space, of_null_space, lambda: jnp.zeros_like(solution))
+    return solution, change + part
+
+
+def solve_augmented(
+    rows: Products,
+    ridge: Array | None,
+    factors: Factors | ColumnScaling,
+    target: Array,
+    offset: Array,
+) -> tuple[Array, Array]:
+    """Returns r and θ of r + Xθ = target and Xᵀr - ridge θ = offset, linear in both.
+
+    If X is rank-deficient, by the pseudo-inverse: what there is of offset in the
+    null space of X counts as zero.
+    """
+    num_rows = rows.shape[0]
+
+    def apply(unknowns: Array) -> Array:
+        residual, solution = jnp.split(unknowns, [num_rows])
+        gradient = rows.transposed_times(residual)
+        if ridge is not None:
+            gradient -= ridge * solution
+        return jnp.concatenate([residual + rows.times(solution), gradient])
+
+    def solve(_, right_hand_side: Array) -> Array:
+        target, offset = jnp.split(right_hand_side, [num_rows])
+        scale = factors.scale
+        root = None if ridge is None else jnp.sqrt(ridge)
+        tolerance = jnp.asarray(4 * jnp.finfo(rows.dtype).eps, rows.dtype)
+        if isinstance(factors, Factors):
+            # The pseudo-inverse ignores the part in the null space.
+            offset = factors.in_row_space(offset, factors.row_space())
+        scaled_offset = scaled(scale, offset)
+        largest = [jnp.max(jnp.abs(part)) for part in (target, scaled_offset)]
+        unit = inverse_power_of_two(jnp.maximum(*largest))
+        given, scaled_offset = target * unit, scaled_offset * unit
+        if isinstance(factors, Factors):
+            problem = Refinement(rows, factors, tolerance, given, root, scaled_offset)
+            found = problem.solve(_MAX_ITERATIONS)
+        else:
+            system = ScaledSystem(rows, factors, tolerance, root)
+            # Of any offset, least squares with Xᵀ take the part in the range of that.
+            pulled = system.solve(scaled_offset, _MAX_SLOW_ITERATIONS, True).solution
+            found = system.solve(system.padded(given) - pulled, _MAX_SLOW_ITERATIONS)
+        solution = scaled(scale, found.solution) / unit
+        return jnp.concatenate([target - rows.times(solution), solution])
+
+    # One vector, since JAX transposes where all of the right-hand side is linear.
+    right_hand_side = jnp.concatenate([target, offset])
+    unknowns = lax.custom_linear_solve(apply, right_hand_side, solve, symmetric=True)
+    residual, solution = jnp.split(unknowns, [num_rows])
+    return residual, solution

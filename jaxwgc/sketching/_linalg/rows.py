@@ -1,0 +1,445 @@
+"""What algorithms may ask of the rows of a matrix, wherever the rows are."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from jax.typing import ArrayLike
+
+from jaxwgc._arrays import product
+from jaxwgc._pytrees import Static, register
+
+# Rows per block: about 4 MiB in float64. A block and its product stay in a cache, and
+# sums over rows are taken in two levels, which keeps their rounding small.
+_BLOCK_ENTRIES, _MIN_ROWS, _MAX_ROWS = 2**19, 256, 8192
+# Rows per block of a QR factorisation, at least.
+_MIN_QR_ROWS = 256
+
+
+class Products:
+    """A matrix X (N, p) of which products are computed.
+
+    Subclasses define `times(v)`, Xv for v (p,) or (p, c), and `transposed_times(u)`,
+    Xᵀu for u (N,) or (N, c).
+    """
+
+    times: Callable[[Array], Array]
+    transposed_times: Callable[[Array], Array]
+
+    shape: Any
+    dtype: Any
+    # Whether all computations run op by op, with control flow in Python.
+    is_on_host = False
+
+    def residual_products(
+        self, target: Array, solution: Array, direction: Array
+    ) -> tuple[Array, ...]:
+        """Returns Xᵀr, rᵀr, XᵀXd and dᵀXᵀXd of r = y - Xθ, in one pass over X."""
+        residual, moved = target - self.times(solution), self.times(direction)
+        return (
+            self.transposed_times(residual),
+            jnp.sum(residual**2, axis=0),
+            self.transposed_times(moved),
+            jnp.sum(moved**2, axis=0),
+        )
+
+    def length(self, vector: Array) -> Array:
+        """Returns ‖Xv‖."""
+        return jnp.sqrt(self.total(jnp.sum(self.times(vector) ** 2, axis=0)))
+
+    def total(self, value: Array) -> Array:
+        """Returns the sum over devices."""
+        return value
+
+    def maximum(self, value: Array) -> Array:
+        """Returns the maximum over devices."""
+        return value
+
+    def cond(
+        self, is_true: Array, yes: Callable[[], Any], no: Callable[[], Any]
+    ) -> Any:
+        """Returns `yes()` or `no()`, which may read rows."""
+        return lax.cond(is_true, yes, no)
+
+    def while_loop(
+        self, is_open: Callable[[Any], Any], step: Callable[[Any], Any], state: Any
+    ) -> Any:
+        """Runs a loop whose steps may read rows."""
+        return lax.while_loop(is_open, step, state)
+
+
+class Rows(Products):
+    """A matrix that is read by blocks of rows.
+
+    Subclasses define
+
+    - `sum(function, *args, along=())`, the sum of a pytree of arrays,
+      `function(block, *slices, *args)`, over blocks, to which zero rows may be added;
+      `slices` are the same rows of the arrays `along`;
+    - `map(function, *args)`, the numbers (N,) that `function(block, *args)` gives to
+      each row;
+    - `sketch(embedding, *along)`, a list of S X and of S times arrays with N rows;
+    - `largest()`, the largest absolute value in each column, (p,);
+    - `triangle(scale, *along)`, R of the QR factorisation of [X diag(scale), *along],
+      but for sparse matrices.
+
+    Functions should be defined at the top of a module, so that blocks on the host share
+    what is compiled.
+    """
+
+    sum: Callable[..., Any]
+    map: Callable[..., Any]
+    sketch: Callable[..., list[Array]]
+    largest: Callable[[], Array]
+    triangle: Callable[..., Array]
+
+    @property
+    def is_wide(self) -> bool:
+        """Returns whether XXᵀ is to be decomposed in the place of XᵀX."""
+        return self.shape[0] < self.shape[1] and not self.is_on_host
+
+    def residual_products(self, target, solution, direction):
+        return self.sum(_residual_products, solution, direction, along=(target,))
+
+    def norms_of(self, basis: Array, scale: Array) -> Any:
+        """Returns the squared row norms of X diag(scale) Q."""
+        return self.map(row_squares, scale, basis)
+
+    def products(self, basis: Array, scale: Array) -> Array:
+        """Returns X'ᵀX'Q on top of (X'Q)ᵀX'Q of X' = X `scale`, (p + l, l)."""
+        return self.sum(image_of, scale, basis)
+
+
+def _residual_products(
+    block: Array, target: Array, solution: Array, direction: Array
+) -> tuple[Array, ...]:
+    # Two products with vectors are faster on CPUs than one with a matrix of both.
+    return Products.residual_products(DenseRows(block), target, solution, direction)
+
+
+def row_squares(block: Array, scale: Array, basis: Array) -> Array:
+    """Returns the squared row norms of a block times diag(scale) Q."""
+    return jnp.sum(product(block * scale, basis) ** 2, axis=1)
+
+
+def image_of(block: Array, scale: Array, basis: Array) -> Array:
+    """Returns what a block adds to `Rows.products`."""
+    block = block * scale
+    rows = product(block, basis)
+    return jnp.concatenate([product(block.T, rows), product(rows.T, rows)])
+
+
+@register
+@dataclasses.dataclass(frozen=True, eq=False)
+class DenseRows(Rows):
+    """The rows of an array."""
+
+    matrix: Array
+
+    @property
+    def shape(self) -> Any:
+        return self.matrix.shape
+
+    @property
+    def dtype(self) -> Any:
+        return self.matrix.dtype
+
+    @property
+    def T(self) -> Any:
+        """Returns the rows of the transposed matrix."""
+        return DenseRows(self.matrix.T)
+
+    def scaled(self, scale: Array) -> Any:
+        """Returns X diag(scale)."""
+        return DenseRows(self.matrix * scale)
+
+    def largest(self):
+        return jnp.abs(lax.stop_gradient(self.matrix)).max(axis=0)
+
+    def sum(self, function, *args, along=()):
+        arrays = self.matrix, *along
+        size = block_size(*self.shape)
+        num_blocks, num_left = divmod(self.shape[0], size)
+        if num_blocks == 1 and not num_left:
+            return function(*arrays, *args)
+
+        def add(i: Array, total: Any) -> Any:
+            rows = (lax.dynamic_slice_in_dim(array, i * size, size) for array in arrays)
+            return jax.tree.map(jnp.add, total, function(*rows, *args))
+
+        last = function(*(array[num_blocks * size :] for array in arrays), *args)
+        return lax.fori_loop(0, num_blocks, add, last)
+
+    def map(self, function, *args):
+        num_rows = self.shape[0]
+        size = block_size(*self.shape)
+        num_blocks = -(-num_rows // size)
+        if num_blocks == 1:
+            return function(self.matrix, *args)
+
+        def fill(i: Array, values: Array) -> Array:
+            # The last block starts early enough to be whole, and repeats some rows.
+            start = jnp.minimum(i * size, num_rows - size)
+            block = lax.dynamic_slice_in_dim(self.matrix, start, size)
+            block = function(block, *args)
+            return lax.dynamic_update_slice_in_dim(values, block, start, 0)
+
+        return lax.fori_loop(0, num_blocks, fill, jnp.zeros(num_rows, self.dtype))
+
+    def sketch(self, embedding, *along):
+        return [embedding @ array for array in (self.matrix, *along)]
+
+    def triangle(self, scale, *along):
+        return triangle(jnp.column_stack([self.matrix * scale, *along]))
+
+    def times(self, vector):
+        return product(self.matrix, vector)
+
+    def transposed_times(self, vector):
+        return product(self.matrix.T, vector)
+
+
+@register
+@dataclasses.dataclass(frozen=True, eq=False)
+class ShardedRows(DenseRows):
+    """The rows of one device, inside of `jax.shard_map`; sums are over all devices."""
+
+    axes: Static[Any]
+
+    @property
+    def is_wide(self) -> bool:
+        return False
+
+    def largest(self):
+        return self.maximum(super().largest())
+
+    def sum(self, function, *args, along=()):
+        return self.total(super().sum(function, *args, along=along))
+
+    def sketch(self, embedding, *along):
+        start = lax.axis_index(self.axes) * self.shape[0]
+        arrays = [self.matrix, *along]
+        return self.total(embedding._apply_to_part(arrays, embedding._draw(), start))
+
+    def triangle(self, scale, *along):
+        own = super().triangle(scale, *along)
+        return triangle(lax.all_gather(own, self.axes, tiled=True))
+
+    def transposed_times(self, vector):
+        return self.total(super().transposed_times(vector))
+
+    def total(self, value):
+        return lax.psum(value, self.axes)
+
+    def maximum(self, value):
+        return lax.pmax(value, self.axes)
+
+
+@register
+@dataclasses.dataclass(frozen=True, eq=False)
+class SparseRows(Rows):
+    """The entries of a sparse matrix, sorted by rows; entries in one place add up.
+
+    Products with vectors take time of the entries: segment sums are three times as fast
+    as products with BCOO on CPUs. Blocks of rows are dense, one at a time.
+
+    Attributes:
+      row, column, data: The entries, padded with zeros beyond the last row.
+      starts: The first entry of each block of rows, and the number of entries.
+    """
+
+    row: Array
+    column: Array
+    data: Array
+    starts: Array
+    window: Static[int]
+    shape: Static[tuple[int, int]]
+
+    @classmethod
+    def of(cls, matrix: Any) -> Self:
+        """Returns the rows of a BCOO, without entries out of bounds (padding)."""
+        # As unsigned, so that negative indices are out of bounds as well.
+        row, column = matrix.indices.T.astype(jnp.uint32)
+        entries = row, column, matrix.data
+        return cls._of_entries(*entries, matrix.shape, matrix.indices_sorted)
+
+    @classmethod
+    def _of_entries(
+        cls,
+        row: Array,
+        column: Array,
+        data: Array,
+        shape: tuple[int, int],
+        is_sorted: bool = False,
+    ) -> Self:
+        num_rows, num_columns = shape
+        is_inside = (row < num_rows) & (column < num_columns)
+        data = jnp.where(is_inside, data, 0)
+        column = jnp.where(is_inside, column, 0)
+        if not is_sorted:
+            row, column, data = lax.sort((row, column, data), num_keys=1)
+        size = block_size(num_rows, num_columns)
+        num_blocks = -(-num_rows // size)
+        firsts = size * jnp.arange(num_blocks + 1, dtype=jnp.uint32)
+        starts = jnp.searchsorted(row, firsts)
+        # Entries are taken in windows of one size, about as many as a block has.
+        window = max(256, -(-data.shape[0] // num_blocks))
+        row = jnp.pad(row, (0, window), constant_values=np.uint32(2**32 - 1))
+        column, data = (jnp.pad(part, (0, window)) for part in (column, data))
+        return cls(row, column, data, starts, window, (num_rows, num_columns))
+
+    @property
+    def T(self) -> Self:
+        """Returns the rows of the transposed matrix."""
+        shape = self.shape[1], self.shape[0]
+        return self._of_entries(self.column, self.row, self.data, shape)
+
+    def scaled(self, scale: Array) -> Self:
+        """Returns X diag(scale)."""
+        return dataclasses.replace(self, data=self.data * scale[self.column])
+
+    @property
+    def dtype(self) -> Any:
+        return self.data.dtype
+
+    def largest(self):
+        values = jnp.abs(lax.stop_gradient(self.data))
+        return jnp.zeros(self.shape[1], self.dtype).at[self.column].max(values)
+
+    def sum(self, function, *args, along=()):
+        size, num_blocks = self._sizes()
+        padding = num_blocks * size - self.shape[0]
+        along = [
+            jnp.pad(array, [(0, padding)] + [(0, 0)] * (array.ndim - 1))
+            for array in along
+        ]
+
+        def part(i: Any) -> Any:
+            slices = [lax.dynamic_slice_in_dim(a, i * size, size) for a in along]
+            return function(self._block(i), *slices, *args)
+
+        def add(i: Array, total: Any) -> Any:
+            return jax.tree.map(jnp.add, total, part(i))
+
+        zeros = jax.tree.map(
+            lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(part, 0)
+        )
+        return lax.fori_loop(0, num_blocks, add, zeros)
+
+    def map(self, function, *args):
+        _, num_blocks = self._sizes()
+        values = lax.map(
+            lambda i: function(self._block(i), *args), jnp.arange(num_blocks)
+        )
+        return values.reshape(-1)[: self.shape[0]]
+
+    def sketch(self, embedding, *along):
+        entries = self.row, self.column, self.data
+        small = embedding._apply_to_entries(entries, self.shape)
+        return [small, *(embedding @ array for array in along)]
+
+    def times(self, vector):
+        moved = _scaled(vector[self.column], self.data)
+        return jax.ops.segment_sum(moved, self.row, self.shape[0])
+
+    def transposed_times(self, vector):
+        moved = vector.at[self.row].get(mode="fill", fill_value=0)
+        moved = _scaled(moved, self.data)
+        return jax.ops.segment_sum(moved, self.column, self.shape[1])
+
+    def column_squares(self, scale: Array) -> Array:
+        """Returns the squared norms of the columns of X diag(scale)."""
+        squares = (self.data * scale[self.column]) ** 2
+        return jax.ops.segment_sum(squares, self.column, self.shape[1])
+
+    residual_products = Products.residual_products
+
+    def _sizes(self) -> tuple[int, int]:
+        return block_size(*self.shape), self.starts.shape[0] - 1
+
+    def _block(self, i: ArrayLike) -> Array:
+        """Returns rows i * size, ..., dense; zero rows at the end."""
+        size, _ = self._sizes()
+        first = jnp.asarray(i * size, jnp.uint32)
+        end = self.starts[i + 1]
+
+        def add(carry: tuple[Array, Array]) -> tuple[Array, Array]:
+            start, block = carry
+            row, column, data = (
+                lax.dynamic_slice_in_dim(entries, start, self.window)
+                for entries in (self.row, self.column, self.data)
+            )
+            # Entries of later blocks are dropped.
+            row = jnp.where(row < first + size, row - first, size)
+            block = block.at[row, column].add(data, mode="drop")
+            return start + self.window, block
+
+        block = jnp.zeros((size, self.shape[1]), self.dtype)
+        return lax.while_loop(
+            lambda carry: carry[0] < end, add, (self.starts[i], block)
+        )[1]
+
+
+def sum_with_ridge(
+    rows: Rows, root: Array | None, function: Callable[..., Any], *args: Any
+) -> Any:
+    """Returns the sum of `function` over the rows of X and those of `root` I."""
+    total = rows.sum(function, *args)
+    if root is None:
+        return total
+    added = function(ridge_rows(rows.shape[1], root), *args)
+    return jax.tree.map(jnp.add, total, added)
+
+
+def ridge_rows(num_columns: int, root: Array) -> Array:
+    """Returns `root` I, (p, p), to go below a matrix (N, p)."""
+    return root * jnp.eye(num_columns, dtype=root.dtype)
+
+
+def triangle(matrix: Array) -> Array:
+    """Returns R of QR, block by block if there are many rows.
+
+    The rounding of one long sum over all rows would hide small singular values.
+    """
+    num_rows, num_columns = matrix.shape
+    size = max(_MIN_QR_ROWS, 4 * num_columns)
+    num_blocks = num_rows // size
+    if num_blocks < 2:
+        return jnp.linalg.qr(matrix, mode="r")
+    blocks = matrix[: num_blocks * size].reshape(num_blocks, size, num_columns)
+    triangles = jnp.linalg.qr(blocks, mode="r").reshape(-1, num_columns)
+    return triangle(jnp.concatenate([triangles, matrix[num_blocks * size :]]))
+
+
+def fold_blocks(
+    add: Callable[[Any, Any, int], Any], total: Any, num_rows: int, size: int
+) -> Any:
+    """Runs `add(index, total, number of rows)` for one block after the other."""
+    num_blocks, num_left = divmod(num_rows, size)
+    if num_blocks == 1:
+        total = add(jnp.int32(0), total, size)
+    elif num_blocks:
+        total = lax.fori_loop(
+            0, num_blocks, lambda i, total: add(jnp.int32(i), total, size), total
+        )
+    return add(jnp.int32(num_blocks), total, num_left) if num_left else total
+
+
+def block_size(num_rows: int, num_columns: int) -> int:
+    """Returns the number of rows to take at a time."""
+    size = max(_MIN_ROWS, min(_MAX_ROWS, _BLOCK_ENTRIES // num_columns))
+    return min(num_rows, size)
+
+
+def _scaled(values: Array, factors: Array) -> Array:
+    """Returns `values` (n,) or (n, c) with each row times a factor."""
+    return (values.T * factors).T
+
+
+def constant(rows: Any) -> Any:
+    """Returns rows that are constants to `jax.grad`."""
+    return rows if rows.is_on_host else jax.tree.map(lax.stop_gradient, rows)
