@@ -1,4 +1,4 @@
-"""Single bits that flip, and errors of all sizes: detected, or harmless."""
+"""Bit flips and errors of all sizes: detected, or harmless."""
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ SIZES = 10.0 ** np.arange(-8, 3.1, 0.5)
 
 
 def study(runs: int, key: jax.Array) -> Study:
-    """By bit, and by size."""
+    """Returns detections by bit and by size of the error."""
     every = known_codes(key)
     numbers = {
         "rounds": 5 * runs,
@@ -41,7 +41,7 @@ def study(runs: int, key: jax.Array) -> Study:
 
 
 def _play(code, model_of, settings, runs, key):
-    """For each setting: who was named, and how far off the gradient is."""
+    """Returns per setting what is detected, and errors of decoded gradients."""
     num_workers = code.num_workers
     locator = jaxwgc.coding.ErrorLocator.of(code)
     received = jnp.ones(num_workers, bool)
@@ -57,13 +57,10 @@ def _play(code, model_of, settings, runs, key):
         messages, *_ = model.sample(keys[2], (), right, num_workers)
         located = locator.locate(messages, received, keys[3])
         exact = gradients.sum(0)
-
-        def off(received):
-            decoded = jaxwgc.decode(code, messages, received, params)
-            return jnp.linalg.norm(decoded - exact) / jnp.linalg.norm(exact)
-
+        decoded = jaxwgc.decode(code, messages, located, params)
+        error = jnp.linalg.norm(decoded - exact) / jnp.linalg.norm(exact)
         is_detected = located.wrong.any() | located.refused | ~located.mask.all()
-        return is_detected, off(received), jnp.where(located.refused, 0, off(located))
+        return is_detected, jnp.where(located.refused, 0, error)
 
     keys = jax.random.split(key, runs)
 
@@ -75,86 +72,77 @@ def _play(code, model_of, settings, runs, key):
 
 
 def flipped(code: jaxwgc.GradientCode, runs: int, key: jax.Array) -> list[Numbers]:
-    """By bit: rounds where it is detected, and the worst error where it is not."""
+    """Returns per bit the detections, and the worst error of decoded gradients."""
     played = _play(code, corruptions.bit_flip, jnp.arange(NUM_BITS), runs, key)
     return [
         {
             "detected": int(detected.sum()),
-            "harm": float(believed.max()),
-            "harmful": int(np.sum(believed > HARMLESS)),
-            "without": float(np.median(np.nan_to_num(plain, nan=np.inf))),
+            "harm": float(error.max()),
+            "harmful": int(np.sum(error > HARMLESS)),
         }
-        for detected, plain, believed in played
+        for detected, error in played
     ]
 
 
 def sized(
     code: jaxwgc.GradientCode, share: float, runs: int, key: jax.Array
 ) -> list[Numbers]:
-    """By relative size of an error in a share of the entries of one message."""
+    """Returns detections by relative size of an error in a share of the entries."""
 
     def model_of(who, size):
         return corruptions.additive_noise(who, size, share)
 
-    # Of an entry, such a multiple of the norm of its message.
+    # Errors in one entry are relative to the norm of the message.
     scale = np.sqrt(NUM_PARAMETERS) if share < 1 else 1.0
     played = _play(code, model_of, jnp.asarray(SIZES * scale, jnp.float32), runs, key)
     return [
-        {"detected": float(detected.mean()), "harm": float(believed.max())}
-        for detected, _, believed in played
+        {"detected": float(detected.mean()), "harm": float(error.max())}
+        for detected, error in played
     ]
 
 
 def tabulate(numbers: Numbers) -> ResultTable:
-    """A row a bit."""
-    codes = numbers["codes"]
+    """Returns a row per bit."""
 
-    def cell(outcome):
-        return f"{outcome.detected} ({outcome.harm:.0e})"
+    def row(bit):
+        kind = "sign" if bit == 31 else "exponent" if bit >= 23 else "mantissa"
+        outcomes = [code.bits[bit] for code in numbers["codes"].values()]
+        return f"{bit}, {kind}", *(f"{o.detected} ({o.harm:.0e})" for o in outcomes)
 
-    rows = [
-        [_name(bit), *(cell(codes[name].bits[bit]) for name in codes)]
-        for bit in reversed(range(NUM_BITS))
-    ]
     return ResultTable(
         f"One bit of one entry of one message is flipped, {numbers['rounds']:,} rounds "
-        f"a bit, {NUM_PARAMETERS:,} parameters: detected, and in brackets the largest "
-        "error of the gradient that is decoded, over its norm",
-        ["bit", *codes],
-        rows,
+        f"per bit, {NUM_PARAMETERS:,} parameters: rounds in which it is detected, and "
+        "in brackets the largest relative error of the decoded gradient",
+        ["bit", *numbers["codes"]],
+        map(row, reversed(range(NUM_BITS))),
     )
-
-
-def _name(bit):
-    if bit == 31:
-        return "31, sign"
-    return f"{bit}, {'exponent' if bit >= 23 else 'mantissa'}"
 
 
 def note(numbers: Numbers) -> str:
-    """Says how many flips were neither detected nor harmless."""
-    harmful = sum(
-        bit.harmful for code in numbers["codes"].values() for bit in code.bits
-    )
+    """Returns how many flips were neither detected nor harmless."""
+    every = (bit for code in numbers["codes"].values() for bit in code.bits)
+    harmful = sum(bit.harmful for bit in every)
     return f"{harmful} flips were neither detected nor below {HARMLESS:g}"
 
 
 def draw(numbers: Numbers) -> Figure:
-    """The share detected, by size; and the largest error of what is decoded."""
+    """Draws detections and the largest error of decoded gradients by size."""
     figure, (left, right) = new_figure(9, 4, columns=2, share_y=False)
     for index, (name, code) in enumerate(numbers["codes"].items()):
         for style, kind in (("-", "whole"), ("--", "entry")):
-            cells = code[kind]
-            label = name if kind == "whole" else None
-            shares = [100 * cell.detected for cell in cells]
-            harms = [max(cell.harm, 1e-9) for cell in cells]
-            sizes = numbers["sizes"]
-            line(left, index, sizes, shares, linestyle=style, label=label)
-            line(right, index, sizes, harms, linestyle=style)
-    left.set(xscale="log", ylabel="detected, percent")
-    right.set(xscale="log", yscale="log", ylabel="error of the decoded gradient")
+            look = {"linestyle": style, "label": name if kind == "whole" else None}
+            shares = [100 * cell.detected for cell in code[kind]]
+            harms = [max(cell.harm, 1e-9) for cell in code[kind]]
+            for axes, values in ((left, shares), (right, harms)):
+                line(axes, index, numbers["sizes"], values, **look)
+    left.set(ylabel="detected, percent")
+    right.set(yscale="log", ylabel="relative error of the decoded gradient")
     right.axhline(HARMLESS, color="0.6", linewidth=0.8)
     for axes in (left, right):
-        axes.set_xlabel("error over the message (dashed: in one entry)")
-    figure.legend(loc="outside upper center", ncols=3)
+        axes.set(
+            xscale="log", xlabel="relative error of the message (dashed: one entry)"
+        )
+    figure.legend(
+        *left.get_legend_handles_labels(), loc="outside upper center", ncols=3
+    )
     return figure

@@ -1,4 +1,4 @@
-"""Wrong answers: what is found, how often, and what training makes of it."""
+"""Corrupted messages: detection rates, false alarms and training."""
 
 import functools
 from collections.abc import Callable
@@ -11,9 +11,9 @@ from experiments.errors import bits, learning
 from experiments.errors.bits import HARMLESS
 from experiments.errors.rounds import INDEPENDENT, TOGETHER, WORST, Rounds, known_codes
 from experiments.runner.study import Numbers, Once, Study, run
-from experiments.runner.tables import ResultTable
+from experiments.runner.tables import table_of
 
-# By code and number of missing answers, the numbers of wrong ones.
+# Numbers of corrupted messages by code and number of missing messages.
 CELLS: dict[tuple[str, int], tuple[int, ...]] = {
     ("RS(20, 20, 9)", 0): (1, 2, 4, 5, 6, 7),
     ("RS(20, 20, 9)", 2): (1, 3, 4, 5),
@@ -22,9 +22,9 @@ CELLS: dict[tuple[str, int], tuple[int, ...]] = {
     ("cyclic repetition, n = 12, s = 5", 0): (1, 2, 3, 4),
     ("cyclic repetition, n = 12, s = 5", 2): (1, 2),
 }
-# Rounds without errors, over those of a cell.
+# Batches of rounds without errors.
 BATCHES = 50
-# Where colluding workers are one more than the code can tell.
+# Numbers of colluding workers: one more than the code can locate.
 BEYOND = {"RS(20, 20, 9)": 5, "RS(50, 20, 30)": 15, "cyclic MDS, n = 12, s = 5": 3}
 
 
@@ -34,13 +34,13 @@ def wrong_answers(
     seed: int = 0,
     out: Path = Path("results"),
 ) -> None:
-    """Wrong answers: which are found, at what size, and what they do to training.
+    """Corrupted messages: which are detected, at what size, and training with them.
 
     Args:
-        runs: Rounds a cell; 200 by default, 5 with --quick. Rounds without errors, and
-            those of each bit, are fifty and five times as many.
-        quick: Fewer of both.
-        seed: Of the random numbers.
+        runs: Rounds per cell; 200 by default, 5 with --quick. There are 50 times as
+            many rounds without errors, and 5 times as many for each bit.
+        quick: Run few rounds, and train with fewer seeds.
+        seed: Seed of the random numbers.
         out: Folder for tables, figures and numbers.
     """
     if runs is None:
@@ -55,34 +55,56 @@ def wrong_answers(
         "training": functools.partial(learning.study, quick, key),
         "gradients": functools.partial(learning.compared, runs, key),
     }
-    run("wrong_answers", "Wrong answers", sections, runs, seed, out)
+    run("wrong_answers", "Corrupted messages", sections, runs, seed, out)
 
 
-# By the name of a code.
+# Rounds by the name of a code.
 Known = Callable[[str], Rounds]
 
 
 def located(runs: int, rounds: Known) -> Study:
-    """The share of rounds in which exactly the wrong workers are named."""
-    numbers = {
-        "rounds": runs,
-        "cells": [
-            {"code": name, "missing": missing, "wrong": wrong}
-            | {"": Once(_located, rounds, name, missing, wrong)}
-            for (name, missing), numbers in CELLS.items()
-            for wrong in numbers
-        ],
-    }
-    return Study(numbers, tables={"": tabulate_located})
+    """Returns the rounds in which exactly the corrupted workers are located."""
+    cells = [
+        {"code": name, "missing": missing, "wrong": wrong}
+        | {"": Once(_located, rounds, name, missing, wrong)}
+        for (name, missing), numbers in CELLS.items()
+        for wrong in numbers
+    ]
+
+    def least(kinds):
+        def cell(row):
+            shown = [row["right"][name] for name in kinds if name in row["right"]]
+            return f"{min(shown)}" if shown else "beyond"
+
+        return cell
+
+    table = table_of(
+        "Of {rounds} rounds in float32, those in which exactly the corrupted workers "
+        "are located: minimum over four kinds of independent errors, and over three "
+        "kinds of errors that agree. If half of the workers are corrupted, noise alone",
+        {
+            "code": "{code}",
+            "missing": "{missing}",
+            "checks": "{checks}",
+            "corrupted": "{wrong}",
+            "independent": least(INDEPENDENT),
+            "that agree": least(TOGETHER),
+            "rejected, of all": "{refused}",
+            "honest workers blamed": "{blamed}",
+            "largest error of the gradient": "{error:.0e}",
+        },
+        "cells",
+    )
+    return Study({"rounds": runs, "cells": cells}, tables={"": table})
 
 
 def _located(rounds: Known, name: str, missing: int, wrong: int) -> Numbers:
     code = rounds(name).code
     checks = code.num_stragglers - missing
-    # Half as many colluders can be told.
+    # Half as many colluders can be located.
     kinds = INDEPENDENT | (TOGETHER if wrong <= checks // 2 else {})
     if 2 * wrong >= code.num_workers:
-        # The others are wrong as well, if all signs are turned.
+        # If half of all signs are flipped, the other half may be the corrupted one.
         kinds = {"noise": INDEPENDENT["noise"]}
     played = {kind: rounds(name).play(kind, wrong, missing) for kind in kinds}
     errors = [each.error[each.is_right] for each in played.values()]
@@ -95,53 +117,20 @@ def _located(rounds: Known, name: str, missing: int, wrong: int) -> Numbers:
     }
 
 
-def tabulate_located(numbers: Numbers) -> ResultTable:
-    """A row a cell; the least success of the kinds of errors."""
-
-    def least(cell, kinds):
-        shown = [cell.right[name] for name in kinds if name in cell.right]
-        return f"{min(shown)}" if shown else "beyond"
-
-    rows = [
-        [
-            cell.code,
-            str(cell.missing),
-            str(cell.checks),
-            str(cell.wrong),
-            least(cell, INDEPENDENT),
-            least(cell, TOGETHER),
-            str(cell.refused),
-            str(cell.blamed),
-            f"{cell.error:.0e}",
-        ]
-        for cell in numbers["cells"]
-    ]
-    return ResultTable(
-        f"Of {numbers['rounds']} rounds in float32, those in which exactly the wrong "
-        "workers are named: the least over four kinds of independent errors, and over "
-        "three of errors that agree. Where half of all are wrong, noise alone",
-        [
-            "code",
-            "missing",
-            "checks",
-            "wrong",
-            "independent",
-            "that agree",
-            "refused, of all",
-            "others blamed",
-            "largest error of the gradient",
-        ],
-        rows,
-    )
-
-
 def clean(runs: int, rounds: Known, names: list[str]) -> Study:
-    """Rounds in which nobody is wrong."""
-    numbers = {
-        "rounds": BATCHES * runs,
-        "codes": {name: Once(_clean, rounds, name) for name in names},
-    }
-    return Study(numbers, tables={"clean": tabulate_clean})
+    """Returns the outcomes of rounds without corrupted messages."""
+    table = table_of(
+        "{rounds:,} rounds with one missing and no corrupted message",
+        {
+            "code": "{name}",
+            "honest workers blamed": "{blamed}",
+            "rejected": "{refused}",
+            "largest error of the gradient": "{error:.0e}",
+        },
+        "codes",
+    )
+    cells = {name: Once(_clean, rounds, name) for name in names}
+    return Study({"rounds": BATCHES * runs, "codes": cells}, tables={"clean": table})
 
 
 def _clean(rounds: Known, name: str) -> Numbers:
@@ -153,31 +142,28 @@ def _clean(rounds: Known, name: str) -> Numbers:
     }
 
 
-def tabulate_clean(numbers: Numbers) -> ResultTable:
-    """A row a code."""
-    return ResultTable(
-        f"{numbers['rounds']:,} rounds in which one worker is missing and nobody is "
-        "wrong",
-        ["code", "somebody blamed", "refused", "largest error of the gradient"],
-        [
-            [name, str(cell.blamed), str(cell.refused), f"{cell.error:.0e}"]
-            for name, cell in numbers["codes"].items()
-        ],
-    )
-
-
 def beyond(runs: int, rounds: Known) -> Study:
-    """More colluders than can be told from the others."""
-    numbers = {
-        "rounds": runs,
-        "cells": [
-            {"code": name, "wrong": wrong, "kind": kind}
-            | {"": Once(_beyond, rounds, name, kind, wrong)}
-            for name, wrong in BEYOND.items()
-            for kind in TOGETHER | WORST
-        ],
-    }
-    return Study(numbers, tables={"beyond": tabulate_beyond})
+    """Returns the outcomes with more colluders than the code can locate."""
+    cells = [
+        {"code": name, "wrong": wrong, "kind": kind}
+        | {"": Once(_beyond, rounds, name, kind, wrong)}
+        for name, wrong in BEYOND.items()
+        for kind in TOGETHER | WORST
+    ]
+    table = table_of(
+        "More workers with errors that agree than the code can locate, {rounds} rounds",
+        {
+            "code": "{code}",
+            "corrupted": "{wrong}",
+            "error": "{kind}",
+            "located": "{right}",
+            "rejected": "{refused}",
+            "honest workers blamed": "{blamed}",
+            "error above 1e-5": "{unnoticed}",
+        },
+        "cells",
+    )
+    return Study({"rounds": runs, "cells": cells}, tables={"beyond": table})
 
 
 def _beyond(rounds: Known, name: str, kind: str, wrong: int) -> Numbers:
@@ -188,31 +174,3 @@ def _beyond(rounds: Known, name: str, kind: str, wrong: int) -> Numbers:
         "blamed": int(played.blames.sum()),
         "unnoticed": int(np.sum((played.error > HARMLESS) & ~played.is_refused)),
     }
-
-
-def tabulate_beyond(numbers: Numbers) -> ResultTable:
-    """A row a code and kind."""
-    return ResultTable(
-        f"More workers that agree than the code can tell, {numbers['rounds']} rounds",
-        [
-            "code",
-            "wrong",
-            "error",
-            "found",
-            "refused",
-            "others blamed",
-            "error above 1e-5",
-        ],
-        [
-            [
-                cell.code,
-                str(cell.wrong),
-                cell.kind,
-                str(cell.right),
-                str(cell.refused),
-                str(cell.blamed),
-                str(cell.unnoticed),
-            ]
-            for cell in numbers["cells"]
-        ],
-    )

@@ -1,66 +1,62 @@
-"""How long steps take on real processes, and how long a simulation says they take."""
+"""Seconds of steps on real processes, and seconds that a simulation predicts."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import jaxwgc
-from experiments.runner.study import Numbers, Once, Study
-from experiments.runner.tables import ResultTable, with_half
+from experiments.runner.study import Numbers, Once, Study, timed
+from experiments.runner.tables import with_half
 from jaxwgc import codes, stragglers
 
 NUM_WORKERS = 8
-# Seconds at load 1: at least, and beyond on average.
+# Seconds at load 1: the minimum, and the mean of what is added to it.
 SHIFT, MEAN = 0.1, 0.1
 NUM_SIMULATED = 20_000
 
 
-def rules() -> dict[str, tuple[jaxwgc.GradientCode, stragglers.WaitingRule]]:
-    """Codes of one message a worker, and whom they wait for."""
+def study(steps: int) -> Study:
+    """Returns the mean seconds of a step under three waiting rules."""
     uncoded = codes.uncoded(NUM_WORKERS)
     halves = codes.fractional_repetition(NUM_WORKERS, num_stragglers=1)
-    return {
+    third = stragglers.relative_deadline(1.5, quorum=NUM_WORKERS * 3 // 8)
+    rules = {
         "uncoded, first 6": (uncoded, stragglers.fastest(NUM_WORKERS * 3 // 4)),
-        "uncoded, half more than the third": (
-            uncoded,
-            stragglers.relative_deadline(1.5, quorum=NUM_WORKERS * 3 // 8),
-        ),
+        "uncoded, half more than the third": (uncoded, third),
         "fractional repetition": (halves, stragglers.until_decodable(halves)),
     }
-
-
-def study(steps: int) -> Study:
-    """Mean seconds of a step under three rules."""
     cells = {
         name: {
-            "measured": Once(measure, code, wait, drawn_delay(code), steps),
-            **{
-                late: Once(simulate, code, wait, late) for late in ("busy", "cancelled")
-            },
+            "measured": Once(measure, *rule, drawn_delay(rule[0]), steps),
+            **{late: Once(simulate, *rule, late) for late in ("busy", "cancelled")},
         }
-        for name, (code, wait) in rules().items()
+        for name, rule in rules.items()
     }
+    return timed(
+        cells,
+        f"Mean of {steps} steps of eight processes, and simulations relative to it",
+        {
+            "code and waiting rule": "{name}",
+            "ms": milliseconds,
+            'late="busy"': lambda row: f"{row['busy'] / row['measured']['mean']:.2f}",
+            'late="cancelled"': lambda row: (
+                f"{row['cancelled'] / row['measured']['mean']:.2f}"
+            ),
+        },
+    )
 
-    def tabulate(numbers: Numbers) -> ResultTable:
-        rows = []
-        for name, row in numbers.items():
-            mean, half = row["measured"]["mean"], row["measured"]["half"]
-            shares = [f"{row[late] / mean:.2f}" for late in ("busy", "cancelled")]
-            rows.append([name, with_half(1e3 * mean, 1e3 * half, 0), *shares])
-        title = f"Mean of {steps} steps of eight processes, and simulations over it"
-        heads = ["code and whom it waits for", "ms", 'late="busy"', 'late="cancelled"']
-        return ResultTable(title, heads, rows)
 
-    return Study(cells, tables={"": tabulate})
+def milliseconds(row: Numbers) -> str:
+    """Returns the measured milliseconds of a step with their interval."""
+    return with_half(*(1e3 * row["measured"][name] for name in ("mean", "half")), 0)
 
 
 def simulate(
     code: jaxwgc.GradientCode, wait: stragglers.WaitingRule, late: str
 ) -> float:
-    """Mean seconds of a step."""
+    """Returns the mean seconds of a simulated step."""
     delay = stragglers.shifted_exponential(shift=SHIFT, rate=1 / MEAN)
     model = stragglers.delayed(delay, wait, late=late)
     loads = jnp.asarray(code.loads, jnp.float32)
@@ -75,7 +71,7 @@ def simulate(
 
 
 def drawn_delay(code: jaxwgc.GradientCode) -> Callable[[int, int], float]:
-    """Seconds that a worker sleeps in a step, for all of its parts."""
+    """Returns the seconds that a worker sleeps in a step for all of its parts."""
     loads = np.asarray(code.loads)
 
     def delay(worker: int, step: int) -> float:
@@ -90,20 +86,19 @@ def measure(
     wait: stragglers.WaitingRule,
     delay: Callable[[int, int], float],
     steps: int,
-) -> dict[str, Any]:
-    """Mean seconds of a step, and half of its 95% interval, from ten blocks."""
-    parts = np.ones((code.num_parts, 1), np.float32)
+) -> dict[str, float]:
+    """Returns the mean seconds of a step, and half of its 95% interval."""
     with jaxwgc.distributed.RayCluster(
         lambda params, part: jnp.sum(params * part),
         code,
-        parts,
+        np.ones((code.num_parts, 1), np.float32),
         wait=wait,
         faults=jaxwgc.distributed.Faults(delay=delay),
     ) as cluster:
         params = jnp.zeros(1)
         cluster.compute(params)
         elapsed = [cluster.compute(params).elapsed for _ in range(steps)]
-    # Busy workers make neighbours alike.
+    # From ten blocks: busy workers make neighbouring steps similar.
     blocks = [block.mean() for block in np.array_split(elapsed, min(10, steps))]
     deviation = np.std(blocks, ddof=1) if len(blocks) > 1 else 0.0
     half = 2.26 * deviation / np.sqrt(len(blocks))

@@ -1,4 +1,4 @@
-"""The price of a step on request: calls, bytes, memory, and the coordinator's time."""
+"""The overhead of a step on request: calls, bytes, memory and time."""
 
 import collections
 import os
@@ -12,19 +12,18 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxwgc
-from experiments.runner.study import Numbers, Once, Study
-from experiments.runner.tables import ResultTable
+from experiments.runner.study import Once, Study, timed
 from jaxwgc import codes
 from jaxwgc.distributed.ray._actors import Actors
 from jaxwgc.distributed.ray._events import PartsDone
 
 NUM_WORKERS, PARTS_EACH, NUM_PARAMS = 8, 8, 1_000_000
-# The first steps find memory and compile.
+# Steps before the measurement: they allocate memory and compile.
 NUM_WARM = 5
 
 
 def study(steps: int) -> Study:
-    """Steps with empty work, without a code and on request."""
+    """Returns the overhead of steps with empty work, without a code and on request."""
     num_parts = NUM_WORKERS * PARTS_EACH
     given = {
         # As many parts as on request, added up as they are computed.
@@ -34,27 +33,19 @@ def study(steps: int) -> Study:
         "on request, 1 copy": codes.replicated(NUM_WORKERS, num_parts, copies=1),
         "on request, 2 copies": codes.replicated(NUM_WORKERS, num_parts, copies=2),
     }
-
-    def tabulate(numbers: Numbers) -> ResultTable:
-        heads = {
-            "milliseconds": "ms a step",
-            "calls": "calls",
-            "control_bytes": "bytes of control",
-            "vectors": "vectors sent",
-            "megabytes": "MB a worker",
-        }
-        rows = [
-            [name, *(f"{counts[each]:,.0f}" for each in heads)]
-            for name, counts in numbers.items()
-        ]
-        title = (
-            f"A step with empty work, {NUM_WORKERS} workers with {PARTS_EACH} parts "
-            f"each and their copies, {NUM_PARAMS:,} parameters in float32"
-        )
-        return ResultTable(title, ["code", *heads.values()], rows)
-
-    cells = {name: Once(measure, code, steps) for name, code in given.items()}
-    return Study(cells, tables={"": tabulate})
+    return timed(
+        {name: Once(measure, code, steps) for name, code in given.items()},
+        f"A step with empty work, {NUM_WORKERS} workers with {PARTS_EACH} parts "
+        f"each and their copies, {NUM_PARAMS:,} parameters in float32",
+        {
+            "code": "{name}",
+            "ms per step": "{milliseconds:,.0f}",
+            "calls": "{calls:,.0f}",
+            "control bytes": "{control_bytes:,.0f}",
+            "vectors sent": "{vectors:,.0f}",
+            "MB per worker": "{megabytes:,.0f}",
+        },
+    )
 
 
 def measure(code: jaxwgc.GradientCode, steps: int) -> dict[str, Any]:

@@ -67,8 +67,16 @@ def was_read(numbers: Any) -> Any:
     return [*map(was_read, numbers)] if isinstance(numbers, list) else numbers
 
 
+def check_positive(**options: int | None) -> None:
+    """Rejects options of the command line that are below 1."""
+    for name, value in options.items():
+        if value is not None and value < 1:
+            option = name.replace("_", "-")
+            raise ExperimentError(f"--{option} must be at least 1; got {value}")
+
+
 def check_folder(out: Path) -> None:
-    """Refuses a folder that nothing can be written to."""
+    """Rejects a folder that cannot be written to."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         (out / ".writable").touch()

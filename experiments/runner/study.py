@@ -17,6 +17,7 @@ from experiments.runner.figures import LOOK, Figure
 from experiments.runner.results import (
     ExperimentError,
     check_folder,
+    check_positive,
     environment,
     read_json,
     save_whole,
@@ -25,7 +26,7 @@ from experiments.runner.results import (
     to_records,
     was_read,
 )
-from experiments.runner.tables import ResultTable, console
+from experiments.runner.tables import Columns, ResultTable, console
 
 # What is measured: nested dicts and lists.
 Numbers = Any
@@ -94,8 +95,10 @@ class Study:
     note: Callable[[Numbers], str] = lambda numbers: ""
 
 
-def timed(cells: Any, title: str, show: Callable[[Any], dict[str, str]]) -> Study:
-    """Records, and a table that shows them."""
+def timed(
+    cells: Any, title: str, show: Columns | Callable[[Any], dict[str, str]]
+) -> Study:
+    """Returns a study of records, with a table of them."""
     table = functools.partial(ResultTable.of_records, title, show)
     return Study(cells, tables={"": table})
 
@@ -200,8 +203,7 @@ def run(
     stay as they are in the folder; where it is empty, tables and figures are made of
     the numbers that the folder has.
     """
-    if runs < 1:
-        raise ExperimentError(f"--{option} must be at least 1; got {runs}")
+    check_positive(**{option: runs})
     check_folder(out)
     console.print(f"{title}, {runs} times", highlight=False)
     origin = f"python -m experiments {command} --{option} {runs} --seed {seed}"
