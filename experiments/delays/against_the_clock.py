@@ -1,4 +1,4 @@
-"""Training against the clock: codes and waiting rules with measured delays."""
+"""Time to a target loss: codes and waiting rules with measured delays."""
 
 import functools
 from pathlib import Path
@@ -20,15 +20,15 @@ from experiments.runner.tables import ResultTable, interval
 from jaxwgc import stragglers
 from jaxwgc.studies import Choice
 
-# Loss above its minimum to be reached, over that of the start.
+# Target: loss above its minimum, relative to the start.
 TARGET = 0.01
-# Largest curvature over the ridge, so that the minimum is reached.
+# Condition number, small enough to reach the minimum.
 CONDITION = 100.0
 SHOWN = 12
 # Decoding errors below this are those of exact gradients in float32.
 ROUNDING = 1e-6
 NUM_TIMES = 60
-# Trace that is trained on parts sorted by digit, too.
+# Trace that also trains on parts sorted by digit.
 SORTED = "one_slow_seconds"
 
 
@@ -50,7 +50,7 @@ def time(
     seed: int = 0,
     out: Path = Path("results"),
 ) -> None:
-    """Training against the clock, with measured delays: which code, and whether any.
+    """Time to a target loss with measured delays, by code and waiting rule.
 
     Args:
         trace: File with measured times, as for `python -m jaxwgc report`. By default
@@ -63,27 +63,19 @@ def time(
     effort = QUICK if quick else FULL
     effort = effort._replace(runs=effort.runs if runs is None else runs)
     traces = [*read_traces(trace).items()][: 1 if quick else None]
-    settings = [(name, times, False) for name, times in traces]
-    settings += [
-        (*pair, True) for pair in traces if trace is None and pair[0] == SORTED
-    ]
     key = jax.random.key(seed)
     sections = {
-        f"{name}_sorted" if is_sorted else name: functools.partial(
-            study, name, times, is_sorted, effort, key
-        )
-        for name, times, is_sorted in settings
+        name: functools.partial(study, *own, False, effort, key)
+        for name, *own in ((pair[0], *pair) for pair in traces)
     }
-    run("time", "Training against the clock", sections, effort.runs, seed, out)
+    for name, times in traces:
+        if trace is None and name == SORTED:
+            sorted_parts = functools.partial(study, name, times, True, effort, key)
+            sections[f"{name}_sorted"] = sorted_parts
+    run("time", "Training by time", sections, effort.runs, seed, out)
 
 
-def study(
-    name: str,
-    times: np.ndarray,
-    is_sorted: bool,
-    effort: Effort,
-    key: jax.Array,
-) -> Study:
+def study(name, times, is_sorted: bool, effort: Effort, key: jax.Array) -> Study:
     """Returns a cell per choice, planned by the first half of the rounds."""
     num_workers = times.shape[1]
     # Codes on request have up to eight parts per worker.
@@ -130,8 +122,8 @@ def study(
 def shown_choices(plan: jaxwgc.Plan) -> list[Choice]:
     """Returns waiting for all, and the best choices of each code.
 
-    These are the best with exact gradients and the best with others. Deadlines, which
-    insure against stalls, are left out.
+    Exact and inexact gradients are separate. Deadlines, which insure against stalls,
+    are left out.
     """
     best: dict[Any, Choice] = {}
     for choice in plan.choices:

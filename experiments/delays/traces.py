@@ -1,4 +1,4 @@
-"""Times of workers: traces of the repository, of a file, and simulated ones."""
+"""Times of workers: traces of the repository, of a file, and simulated traces."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from jaxwgc._trace_files import read_trace
 # the files has their sources.
 DATA = Path(__file__).parents[1] / "data"
 LANGUAGE_MODELS, PAI = DATA / "llm_training_delays.npz", DATA / "pai_delays.npz"
-# Rounds that both halves of a trace need to be fitted and judged.
+# Minimum number of rounds, so that both halves can be fitted and judged.
 _FEWEST_ROUNDS = 8
 
 
