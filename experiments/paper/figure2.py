@@ -1,6 +1,5 @@
-"""Figure 2: the gradient norm by iteration at rho = 2, with and without weights."""
+"""Figure 2: gradient norm by iteration at ρ = 2, with and without weights."""
 
-import functools
 from pathlib import Path
 
 import jax
@@ -23,17 +22,10 @@ def figure2(runs: int = 1_000, seed: int = 0, out: Path = Path("results")) -> No
 
     Args:
         runs: Data sets, each solved with both methods.
-        seed: Of the random numbers.
+        seed: Seed of the random numbers.
         out: Folder for the numbers (JSON) and the figure (PNG).
     """
-    title = "Figure 2, convergence of linear regression"
-    sections = {"": functools.partial(study, runs, seed)}
-    run("figure2", title, sections, runs, seed, out)
-
-
-def study(runs: int, seed: int) -> Study:
-    """One cell."""
-    return Study(
+    study = Study(
         {"gradient_norm": Trial(one_run)},
         key=jax.random.key(seed),
         runs=runs,
@@ -43,10 +35,12 @@ def study(runs: int, seed: int) -> Study:
         tables={"": tabulate},
         figures={"": draw},
     )
+    title = "Figure 2, convergence of linear regression"
+    run("figure2", title, {"": lambda: study}, runs, seed, out)
 
 
 def one_run(key: jax.Array) -> Numbers:
-    """Gradient norms of both methods on one data set and sample."""
+    """Returns gradient norms of both methods on one data set and sample."""
     sample_key, *descent_keys = jax.random.split(key, 3)
     _, (small,), _ = linear_regression.draw_sample(sample_key, COMPRESSION)
     problem = linear_regression.problem(small.parts)
@@ -61,34 +55,30 @@ def one_run(key: jax.Array) -> Numbers:
 
 
 def reduce(norms: np.ndarray) -> Numbers:
-    """The mean, and where 90% of the runs lie."""
+    """Returns the mean and the central 90% of the runs."""
     quantiles = np.quantile(norms, [0.05, 0.95], axis=0)
     return {"norm": jaxwgc.summarize(norms), "quantiles_5_95": quantiles}
 
 
 def tabulate(numbers: Numbers) -> ResultTable:
-    """Every fifty iterations."""
+    """Returns a row for every fifty iterations."""
     norms = [record["norm"] for record in numbers["gradient_norm"].values()]
     level = linear_regression.STOP_NORM
-
-    def row(iteration):
-        cells = (interval_power_of_ten(at(norm, iteration)) for norm in norms)
-        return [str(iteration), *cells]
-
+    rows = [
+        [str(step), *(interval_power_of_ten(at(norm, step)) for norm in norms)]
+        for step in range(0, NUM_ITERATIONS, 50)
+    ]
     below = [str(np.argmax(norm.mean < level)) for norm in norms]
     return ResultTable(
         f"Figure 2: mean gradient norm of {numbers['runs']:,} runs with 95% confidence "
         "interval",
         ["iteration", *numbers["gradient_norm"]],
-        [
-            *map(row, range(0, NUM_ITERATIONS, 50)),
-            [f"mean below {level:g} after", *below],
-        ],
+        [*rows, [f"mean below {level:g} after", *below]],
     )
 
 
 def draw(numbers: Numbers) -> figures.Figure:
-    """Means with their confidence band, and where 90% of the runs lie."""
+    """Draws means with confidence bands, and the central 90% of the runs."""
     figure, (axes,) = figures.new_figure(7, 4.5)
     iterations = np.arange(NUM_ITERATIONS)
     for weighting, record in numbers["gradient_norm"].items():
@@ -105,8 +95,7 @@ def draw(numbers: Numbers) -> figures.Figure:
         f"Figure 2: ρ = 2, {numbers['runs']} runs, 29 of 50 workers lost in every "
         "iteration\ndark band: 95% CI of the mean, light band: 90% of the runs"
     )
-    axes.set(yscale="log", xlim=(0, NUM_ITERATIONS - 1))
+    axes.set(yscale="log", ylim=(1e-3, None), xlim=(0, NUM_ITERATIONS - 1))
     axes.set(xlabel="iteration", ylabel="norm of the decoded gradient")
-    axes.set_ylim(bottom=1e-3)
     axes.legend()
     return figure

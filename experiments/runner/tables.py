@@ -25,8 +25,9 @@ Columns = Mapping[str, str | Callable[[Any], str]]
 class _Cells(string.Formatter):
     """Formats the templates of cells, such as `{seconds[numpy]:1e6 .3g}`.
 
-    A number in front of a space multiplies the value. Summaries have their interval,
-    and the number of their digits as format; timings have their range.
+    A number in front of a space multiplies the value. Summaries are shown with their
+    interval; their format is the number of digits, or "e" for a power of ten. Timings
+    are shown with their range.
     """
 
     def format_field(self, value: Any, format_spec: str) -> str:
@@ -35,6 +36,8 @@ class _Cells(string.Formatter):
         if value is None:
             return "never"
         factor, _, spec = format_spec.rpartition(" ")
+        if isinstance(value, jaxwgc.Summary) and spec == "e":
+            return interval_power_of_ten(value)
         if isinstance(value, jaxwgc.Summary):
             return interval(value, int(spec or 2), float(factor or 1))
         return format(value * float(factor) if factor else value, spec)
