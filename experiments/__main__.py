@@ -25,8 +25,7 @@ from experiments.delays.planning import plan
 from experiments.delays.slow_workers import slow_workers
 from experiments.delays.straggler_reports import report
 from experiments.errors.wrong_answers import wrong_answers
-from experiments.paper.figure2 import figure2
-from experiments.paper.linear_regression import linear_regression
+from experiments.paper.linear_regression import figure2, linear_regression
 from experiments.paper.mnist import mnist
 from experiments.ray.chaos import chaos
 from experiments.ray.cluster import cluster

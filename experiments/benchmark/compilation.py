@@ -1,4 +1,4 @@
-"""How large what is compiled is, and how long compiling it takes."""
+"""Size and compilation time of programs."""
 
 import functools
 import time
@@ -20,25 +20,24 @@ PARAMS = {"weights": np.zeros(5, np.float32), "bias": np.zeros((), np.float32)}
 
 
 def study(repeats: int, seed: int, quick: bool) -> Study:
-    """The largest programs of the library, of those that a user compiles first."""
+    """Returns the largest of the programs that a user compiles first."""
     del repeats
 
+    table = functools.partial(
+        ResultTable,
+        f"The {SHOWN} largest programs: a first training step, decoding of a round, "
+        "and functions of `sketching`; one compilation each, float32",
+        ["program", "operations", "seconds to compile"],
+    )
+
     def tabulate(numbers):
-        return ResultTable(
-            f"The {SHOWN} largest programs, of a first training step, a round decoded, "
-            "and functions of `sketching`; one compilation each, float32",
-            ["program", "operations", "seconds to compile"],
-            [
-                [name, f"{operations:,}", f"{seconds:.2f}"]
-                for name, operations, seconds in numbers
-            ],
-        )
+        return table([(n, f"{size:,}", f"{time:.2f}") for n, size, time in numbers])
 
     return Study(Once(measure, seed, quick), tables={"": tabulate})
 
 
 def measure(seed: int, quick: bool) -> list[tuple[str, int, float]]:
-    """Names, operations that are left after optimisation, and seconds."""
+    """Returns names, operations after optimization, and seconds."""
     measured = []
     for name, (function, *arguments) in [*programs(seed).items()][
         : 2 if quick else None
@@ -52,7 +51,7 @@ def measure(seed: int, quick: bool) -> list[tuple[str, int, float]]:
 
 
 def programs(seed: int) -> dict[str, tuple[Callable[..., Any], *tuple[Any, ...]]]:
-    """Functions and their arguments."""
+    """Returns functions and their arguments by name."""
     key = jax.random.key(seed)
     some = {
         "reed_solomon": codes.reed_solomon(50, 20, 30),
@@ -94,7 +93,7 @@ def programs(seed: int) -> dict[str, tuple[Callable[..., Any], *tuple[Any, ...]]
 
 
 def step(code, model, key):
-    """The update of an optax chain, and its arguments."""
+    """Returns the update of an optax chain and its arguments."""
     optimizer = optax.chain(jaxwgc.coded_aggregate(code, model, key), optax.adam(1e-3))
     gradients = jax.tree.map(lambda leaf: np.stack([leaf] * code.num_parts), PARAMS)
     return optimizer.update, gradients, optimizer.init(PARAMS), PARAMS

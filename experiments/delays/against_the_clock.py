@@ -15,7 +15,7 @@ import jaxwgc
 from experiments.delays.traces import halves, label, read_traces
 from experiments.paper.mnist import load_digits
 from experiments.runner import figures
-from experiments.runner.study import Numbers, Once, Study, run
+from experiments.runner.study import Numbers, Once, Study, command
 from experiments.runner.tables import ResultTable, interval
 from jaxwgc import stragglers
 from jaxwgc.studies import Choice
@@ -33,35 +33,28 @@ SORTED = "one_slow_seconds"
 
 
 class Effort(NamedTuple):
-    """Amount of computation: trainings per choice, rows of data and steps."""
+    """Amount of computation: trainings per choice and rows of data."""
 
     runs: int
     num_rows: int
-    num_steps: int
 
 
-FULL, QUICK = Effort(20, 9_984, 100), Effort(8, 1_920, 100)
+NUM_STEPS = 100
 
 
+@command("time", "Training by time")
 def time(
-    trace: Path | None = None,
-    runs: int | None = None,
-    quick: bool = False,
-    seed: int = 0,
-    out: Path = Path("results"),
-) -> None:
+    trace: Path | None = None, runs: int = 20, quick: bool = False, seed: int = 0
+) -> dict[str, Any]:
     """Time to a target loss with measured delays, by code and waiting rule.
 
     Args:
         trace: File with measured times, as for `python -m jaxwgc report`. By default
             two trainings of language models and four jobs on Alibaba's PAI.
-        runs: Simulated trainings per choice; 20 by default, 8 with --quick.
-        quick: Train on the first trace alone, on fewer rows.
-        seed: Seed of the random numbers.
-        out: Folder for tables, figures and numbers.
+        runs: Simulated trainings per choice.
+        quick: Train on the first trace alone, on fewer rows, at most 8 times.
     """
-    effort = QUICK if quick else FULL
-    effort = effort._replace(runs=effort.runs if runs is None else runs)
+    effort = Effort(min(runs, 8), 1_920) if quick else Effort(runs, 9_984)
     traces = [*read_traces(trace).items()][: 1 if quick else None]
     key = jax.random.key(seed)
     sections = {
@@ -72,7 +65,7 @@ def time(
         if trace is None and name == SORTED:
             sorted_parts = functools.partial(study, name, times, True, effort, key)
             sections[f"{name}_sorted"] = sorted_parts
-    run("time", "Training by time", sections, effort.runs, seed, out)
+    return sections
 
 
 def study(name, times, is_sorted: bool, effort: Effort, key: jax.Array) -> Study:
@@ -226,13 +219,13 @@ def train(
 
         start = jnp.zeros(num_features)
         carry = start, aggregate.init(start)
-        return jax.lax.scan(step, carry, length=effort.num_steps)[1]
+        return jax.lax.scan(step, carry, length=NUM_STEPS)[1]
 
     keys = jax.random.split(key, effort.runs)
     clock, loss = map(np.asarray, descend(problem, keys))
     loss = (loss - problem.least) / (np.log(2) - problem.least)
     return {
-        "step": jaxwgc.summarize(clock[:, -1] / (effort.num_steps - 1)),
+        "step": jaxwgc.summarize(clock[:, -1] / (NUM_STEPS - 1)),
         "curves": {"time": clock, "loss": loss},
     }
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from experiments.delays.traces import LANGUAGE_MODELS, halves, read_traces, simulated
 from experiments.runner.results import ExperimentError
-from experiments.runner.study import Numbers, Once, Study, run
+from experiments.runner.study import Numbers, Once, Study, command
 from experiments.runner.tables import ResultTable
 from jaxwgc import stragglers
 
@@ -52,12 +52,10 @@ KNOWN = {
 }
 
 
+@command("delays", "Delay models, fitted to half of the rounds")
 def delays(
-    trace: Path = LANGUAGE_MODELS,
-    runs: int = 400,
-    seed: int = 0,
-    out: Path = Path("results"),
-) -> None:
+    trace: Path = LANGUAGE_MODELS, runs: int = 400, seed: int = 0
+) -> dict[str, Any]:
     """Delay models fitted to measured times, and judged by the rounds after them.
 
     Args:
@@ -65,8 +63,6 @@ def delays(
             those of two trainings of language models.
         runs: Simulated histories as long as the measured ones, and samples for the
             intervals of what was measured.
-        seed: Seed of the random numbers.
-        out: Folder for tables, figures and numbers.
     """
     sections: dict[str, Callable[[], Study]] = {
         name: functools.partial(study, name, times, runs, seed)
@@ -79,8 +75,7 @@ def delays(
         sections["known"] = lambda: Study(
             {"known": cells}, tables={"known": tabulate_known}
         )
-    title = "Delay models: fitted to the first half of the rounds, judged by the second"
-    run("delays", title, sections, runs, seed, out)
+    return sections
 
 
 def study(name: str, times: np.ndarray, runs: int, seed: int) -> Study:

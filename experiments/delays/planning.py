@@ -12,7 +12,7 @@ import jaxwgc
 from experiments.delays import unseen_rounds
 from experiments.delays.traces import label, read_traces
 from experiments.runner.results import ExperimentError
-from experiments.runner.study import Numbers, Once, Study, run
+from experiments.runner.study import Numbers, Once, Study, command
 from experiments.runner.tables import ResultTable, with_half
 from jaxwgc import stragglers
 
@@ -30,20 +30,16 @@ FIELDS = (
 )
 
 
+@command("plan", "Planning by measured times, rounds drawn", count="rounds")
 def plan(
-    trace: Path | None = None,
-    rounds: int = 1_000,
-    seed: int = 0,
-    out: Path = Path("results"),
-) -> None:
+    trace: Path | None = None, rounds: int = 1_000, seed: int = 0
+) -> dict[str, Any]:
     """Plans by measured times: which code, how many copies, which waiting rule.
 
     Args:
         trace: File with measured times, as for `python -m jaxwgc report`. By default
             two trainings of language models and four jobs on Alibaba's PAI.
         rounds: Rounds resampled from the measured ones.
-        seed: Seed of the random numbers.
-        out: Folder for tables, figure and numbers.
     """
     key, traces = jax.random.key(seed), read_traces(trace)
 
@@ -65,9 +61,7 @@ def plan(
         }
         return Study(cells, tables={"": unseen_rounds.tabulate_simulated})
 
-    sections = {"measured": measured} | ({} if trace else {"simulated": simulated})
-    title = "Planning by measured times, rounds drawn"
-    run("plan", title, sections, rounds, seed, out, option="rounds")
+    return {"measured": measured} | ({} if trace else {"simulated": simulated})
 
 
 def measure(times: np.ndarray, rounds: int, key: jax.Array) -> dict[str, Any]:

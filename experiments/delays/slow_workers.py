@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,7 +13,7 @@ from matplotlib.patches import Patch
 import jaxwgc
 from experiments.delays.traces import read_traces, simulated
 from experiments.runner import figures
-from experiments.runner.study import Numbers, Once, Study, run, timed
+from experiments.runner.study import Numbers, Once, Study, command, timed
 from jaxwgc import codes, stragglers
 
 COPIES = (2, 3)
@@ -38,23 +37,18 @@ BATCH = 256
 SPEEDS = (1.0, 0.9, 1.1, 0.3)
 
 
-def slow_workers(
-    rounds: int = 10_000, seed: int = 0, out: Path = Path("results")
-) -> None:
+@command("slow_workers", "Slow workers that still count", count="rounds")
+def slow_workers(rounds: int = 10_000, seed: int = 0) -> dict[str, Any]:
     """Slow workers that still count: on request, by coverage, and by stale gradients.
 
     Args:
         rounds: Simulated rounds of random delays; traces have the measured rounds.
-        seed: Seed of the random numbers.
-        out: Folder for tables and numbers.
     """
     key, traces = jax.random.key(seed), read_traces()
-    sections = {
+    return {
         "on_request": functools.partial(on_request, traces, rounds, key),
         "blocks": functools.partial(blocks, rounds, key),
     }
-    title = "Slow workers that still count"
-    run("slow_workers", title, sections, rounds, seed, out, option="rounds")
 
 
 def ends(times: np.ndarray, code: Any, wait: stragglers.WaitingRule) -> np.ndarray:

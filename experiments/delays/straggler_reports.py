@@ -2,13 +2,13 @@
 
 import functools
 import itertools
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 import jaxwgc
 from experiments.delays.traces import read_traces
-from experiments.runner.study import Once, Study, run
+from experiments.runner.study import Once, Study, command
 from experiments.runner.tables import ResultTable, console, table_of
 from experiments.runner.timing import measure
 
@@ -29,20 +29,18 @@ STALLED = 0.05
 SIZES = (2_000, 10), (100_000, 256), (1_000_000, 64)
 
 
-def report(traces: int = 1000, seed: int = 0, out: Path = Path("results")) -> None:
+@command("report", "Straggler reports", count="traces")
+def report(traces: int = 1000, seed: int = 0) -> dict[str, Any]:
     """Which workers are slow: measured traces, and simulated stragglers.
 
     Args:
         traces: Simulated traces of each kind of straggler.
-        seed: Seed of the random numbers.
-        out: Folder for tables, figures and numbers.
     """
-    sections = {
+    return {
         "measured": measured,
         "simulated": functools.partial(simulated, traces, seed),
         "speed": speed,
     }
-    run("report", "Straggler reports", sections, traces, seed, out, option="traces")
 
 
 class Printed(ResultTable):

@@ -1,7 +1,6 @@
-"""Table 2 and the data of figure 2: linear regression on uneven leverage scores."""
+"""Linear regression on uneven leverage scores: table 2 and figure 2."""
 
 import functools
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,8 +10,15 @@ import numpy as np
 import jaxwgc
 from experiments.paper import descent
 from experiments.runner import figures
-from experiments.runner.study import Numbers, Study, Trial, run
-from experiments.runner.tables import YES_NO, ResultTable, half_width, interval
+from experiments.runner.study import Numbers, Study, Trial, command
+from experiments.runner.tables import (
+    YES_NO,
+    ResultTable,
+    at,
+    half_width,
+    interval,
+    interval_power_of_ten,
+)
 from jaxwgc import sketching
 
 NUM_FEATURES = 20
@@ -139,19 +145,16 @@ def least_squares_solution(features: jax.Array, responses: jax.Array) -> jax.Arr
     return jnp.linalg.solve(features.T @ features, features.T @ responses)
 
 
-def linear_regression(
-    runs: int = 2_000, seed: int = 0, out: Path = Path("results")
-) -> None:
+@command("linear-regression", "Table 2, linear regression", prefix="table2")
+def linear_regression(runs: int = 2_000, seed: int = 0) -> Study:
     """Table 2: iterations of coded gradient descent, with and without weights.
 
     In float64, since in float32 the gradient norm does not reach 0.1.
 
     Args:
         runs: Data sets, each solved in all cells.
-        seed: Seed of the random numbers.
-        out: Folder for the tables (JSON and Markdown) and the figure (PNG).
     """
-    study = Study(
+    return Study(
         {"reproduced": Trial(all_runs)},
         key=jax.random.key(seed),
         runs=runs,
@@ -160,9 +163,6 @@ def linear_regression(
         tables={"": iterations_table, "errors": errors_table, "best_step": best_table},
         figures={"": iterations_figure},
     )
-    sections = {"": lambda: study}
-    title = "Table 2, linear regression"
-    run("linear-regression", title, sections, runs, seed, out, prefix="table2")
 
 
 def cells(numbers: Numbers) -> list[dict[str, Any]]:
@@ -176,10 +176,7 @@ def cells(numbers: Numbers) -> list[dict[str, Any]]:
     ]
 
 
-CELL = {
-    "ρ": "{ρ}",
-    "weights": lambda row: YES_NO[row["weighting"] == "weighted"],
-}
+CELL = {"ρ": "{ρ}", "weights": lambda row: YES_NO[row["weighting"] == "weighted"]}
 
 
 def iterations_table(numbers: Numbers) -> ResultTable:
@@ -256,5 +253,91 @@ def iterations_figure(numbers: Numbers) -> figures.Figure:
     axes.grid(axis="x", visible=False)
     axes.set_ylabel("iterations to ‖∇‖ < 0.1")
     axes.set_title("Table 2: linear regression (bars: mean, whiskers: 95% CI)")
+    axes.legend()
+    return figure
+
+
+FIGURE_COMPRESSION = 2
+NUM_ITERATIONS = 200
+COLORS = {"weighted": "tab:blue", "unweighted": "tab:red"}
+
+
+@command("figure2", "Figure 2, convergence of linear regression")
+def figure2(runs: int = 1_000, seed: int = 0) -> Study:
+    """Figure 2: convergence of the gradient norm at ρ = 2, with and without weights.
+
+    Args:
+        runs: Data sets, each solved with both methods.
+    """
+    return Study(
+        {"gradient_norm": Trial(norms_of_run)},
+        key=jax.random.key(seed),
+        runs=runs,
+        batch_size=250,
+        x64=True,
+        reduce=lambda norms: {name: reduce_norms(norms[name]) for name in COLORS},
+        tables={"": figure_table},
+        figures={"": draw_norms},
+    )
+
+
+def norms_of_run(key: jax.Array) -> Numbers:
+    """Returns gradient norms of both methods on one data set and sample."""
+    sample_key, *descent_keys = jax.random.split(key, 3)
+    _, (small,), _ = draw_sample(sample_key, FIGURE_COMPRESSION)
+    given = problem(small.parts)
+    step_size = PROTOCOLS["doubled"]
+
+    def norms(key, weights):
+        return descent.gradient_norms(key, *given, weights, step_size, NUM_ITERATIONS)
+
+    both = jnp.stack([small.weights, jnp.ones_like(small.weights)])
+    curves = jax.vmap(norms)(jnp.stack(descent_keys), both)
+    return dict(zip(WEIGHTINGS, curves, strict=True))
+
+
+def reduce_norms(norms: np.ndarray) -> Numbers:
+    """Returns the mean and the central 90% of the runs."""
+    quantiles = np.quantile(norms, [0.05, 0.95], axis=0)
+    return {"norm": jaxwgc.summarize(norms), "quantiles_5_95": quantiles}
+
+
+def figure_table(numbers: Numbers) -> ResultTable:
+    """Returns a row for every fifty iterations."""
+    norms = [record["norm"] for record in numbers["gradient_norm"].values()]
+    level = STOP_NORM
+    rows = [
+        [str(step), *(interval_power_of_ten(at(norm, step)) for norm in norms)]
+        for step in range(0, NUM_ITERATIONS, 50)
+    ]
+    below = [str(np.argmax(norm.mean < level)) for norm in norms]
+    return ResultTable(
+        f"Figure 2: mean gradient norm of {numbers['runs']:,} runs with 95% confidence "
+        "interval",
+        ["iteration", *numbers["gradient_norm"]],
+        [*rows, [f"mean below {level:g} after", *below]],
+    )
+
+
+def draw_norms(numbers: Numbers) -> figures.Figure:
+    """Draws means with confidence bands, and the central 90% of the runs."""
+    figure, (axes,) = figures.new_figure(7, 4.5)
+    iterations = np.arange(NUM_ITERATIONS)
+    for weighting, record in numbers["gradient_norm"].items():
+        band = {"color": COLORS[weighting], "linewidth": 0}
+        axes.fill_between(iterations, *record["quantiles_5_95"], alpha=0.15, **band)
+        interval = figures.log_interval(record["norm"])
+        axes.fill_between(iterations, *interval, alpha=0.35, **band)
+        look = {"color": COLORS[weighting], "label": f"{weighting}, mean"}
+        axes.plot(iterations, record["norm"].mean, **look)
+    text = "termination, ‖∇‖ < 0.1"
+    level = STOP_NORM
+    figures.threshold(axes, level, text, 2, xytext=(0, 4), linestyle=":")
+    axes.set_title(
+        f"Figure 2: ρ = 2, {numbers['runs']} runs, 29 of 50 workers lost in every "
+        "iteration\ndark band: 95% CI of the mean, light band: 90% of the runs"
+    )
+    axes.set(yscale="log", ylim=(1e-3, None), xlim=(0, NUM_ITERATIONS - 1))
+    axes.set(xlabel="iteration", ylabel="norm of the decoded gradient")
     axes.legend()
     return figure

@@ -11,7 +11,7 @@ import numpy as np
 import jaxwgc
 from experiments.paper import descent
 from experiments.runner import figures
-from experiments.runner.study import Numbers, Once, Study, Trial, run
+from experiments.runner.study import Numbers, Once, Study, Trial, command
 from experiments.runner.tables import YES_NO, ResultTable, half_width, interval
 from jaxwgc import sketching
 
@@ -228,13 +228,12 @@ def one_run(key: jax.Array, data: Any, rules: dict[str, Rule], compression: int)
     return found
 
 
-def mnist(runs: int = 200, seed: int = 0, out: Path = Path("results")) -> None:
+@command("mnist", "Table 1, MNIST 4 against 9", prefix="table1")
+def mnist(runs: int = 200, seed: int = 0) -> Study:
     """Table 1: test error and iterations on MNIST, with and without weights.
 
     Args:
         runs: Random partitions and samples for each compression factor.
-        seed: Seed of the random numbers.
-        out: Folder for the tables (JSON and Markdown) and the figure (PNG).
     """
     # The fit has other runs than the tables.
     fit_key, key = jax.random.split(jax.random.key(seed))
@@ -250,7 +249,7 @@ def mnist(runs: int = 200, seed: int = 0, out: Path = Path("results")) -> None:
     def trial(key, compression):
         return one_run(key, *prepared(), compression)
 
-    study = Study(
+    return Study(
         {
             "rules": Once(lambda: prepared()[1]),
             "reproduced": {f"rho={c}": Trial(trial, c) for c in COMPRESSIONS},
@@ -261,8 +260,6 @@ def mnist(runs: int = 200, seed: int = 0, out: Path = Path("results")) -> None:
         tables={"": main_table, "fit": fit_table, "weights": weights_table},
         figures={"": draw},
     )
-    title = "Table 1, MNIST 4 against 9"
-    run("mnist", title, {"": lambda: study}, runs, seed, out, prefix="table1")
 
 
 def cells(numbers: Numbers) -> list[dict[str, Any]]:

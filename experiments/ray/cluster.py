@@ -6,7 +6,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -16,10 +15,10 @@ import optax
 
 import jaxwgc
 from experiments.paper.mnist import load_digits, logistic_loss, test_error
-from experiments.ray import busy, placement, price
+from experiments.ray import steps as step_times
 from experiments.runner import figures
 from experiments.runner.results import check_positive
-from experiments.runner.study import Numbers, Once, Study, run
+from experiments.runner.study import Numbers, Once, Study, command
 from experiments.runner.tables import ResultTable
 from jaxwgc import codes, stragglers
 
@@ -71,9 +70,8 @@ def entries() -> dict[str, Entry]:
     return named
 
 
-def cluster(
-    runs: int = 3, steps: int = 50, seed: int = 0, out: Path = Path("results")
-) -> None:
+@command("cluster", "Eight processes on MNIST")
+def cluster(runs: int = 3, steps: int = 50, seed: int = 0) -> dict[str, Any]:
     """Real workers on MNIST 4 vs 9, slow and killed: test error against time.
 
     Also the overhead of a step on request, the accuracy of simulated step times, and
@@ -82,8 +80,6 @@ def cluster(
     Args:
         runs: Runs of each code in each scenario.
         steps: Steps of each run.
-        seed: Seed for the choice of the killed workers.
-        out: Folder for table, figure and numbers.
     """
     check_positive(steps=steps)
     # Each lost worker would be a line between those of the progress.
@@ -97,13 +93,12 @@ def cluster(
         show = {"tables": {"": tabulate}, "figures": {"": draw}}
         return Study({"codes": cells}, derive=summarize, **show)
 
-    sections = {
+    return {
         "": study,
-        "price": lambda: price.study(steps),
-        "busy": lambda: busy.study(4 * steps),
-        "placement": lambda: placement.study(steps),
+        "price": lambda: step_times.overhead(steps),
+        "busy": lambda: step_times.waiting(4 * steps),
+        "placement": lambda: step_times.loads_by_speed(steps),
     }
-    run("cluster", "Eight processes on MNIST", sections, runs, seed, out)
 
 
 def delays(code: jaxwgc.GradientCode) -> Callable[[int, int], float]:

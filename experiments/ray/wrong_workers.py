@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxwgc
-from experiments.runner.study import Once, Study, run, timed
+from experiments.runner.study import Once, Study, command, timed
 from jaxwgc import codes
 from jaxwgc.distributed import Faults, Verification
 from jaxwgc.distributed.ray import _fleet
@@ -54,24 +54,23 @@ def handlings() -> dict[str, dict[str, Any]]:
     }
 
 
-def wrong_workers(steps: int = 500, seed: int = 0, out: Path = Path("results")) -> None:
+@command(
+    "wrong-workers", "Workers that send corrupted messages", "steps", "wrong_workers"
+)
+def wrong_workers(steps: int = 500, seed: int = 0) -> dict[str, Any]:
     """Real workers that flip bits: detection, replacement, audits and overhead.
 
     Args:
         steps: Training steps on 8 processes of this machine; twice as many rounds
             are audited.
-        seed: Seed of the random numbers.
-        out: Folder for tables and numbers.
     """
     # Each corrupted message would be a line between those of the progress.
     logging.getLogger("jaxwgc.distributed").setLevel(logging.ERROR)
-    sections = {
+    return {
         "bits": functools.partial(bits, steps, seed),
         "audits": functools.partial(audits, 2 * steps, seed),
         "price": functools.partial(price, max(1, steps // 10)),
     }
-    title = "Workers that send corrupted messages"
-    run("wrong-workers", title, sections, steps, seed, out, "wrong_workers", "steps")
 
 
 def bits(steps: int, seed: int) -> Study:
@@ -123,10 +122,7 @@ def train(handling: dict[str, Any], steps: int, seed: int) -> dict[str, Any]:
         tempfile.TemporaryDirectory() as folder,
         warnings.catch_warnings(),
         jaxwgc.distributed.RayCluster(
-            loss,
-            parts=parts,
-            faults=Faults(corrupt=flips(folder, seed)),
-            **handling,
+            loss, parts=parts, faults=Faults(corrupt=flips(folder, seed)), **handling
         ) as cluster,
     ):
         warnings.simplefilter("ignore")

@@ -3,6 +3,7 @@
 import contextvars
 import dataclasses
 import functools
+import inspect
 import io
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -259,6 +260,47 @@ def run(
                 names = "environment", "command", *sections
                 in_order = {key: content[key] for key in names if key in content}
                 save(path("", "json"), to_json(in_order | content | unfinished))
+
+
+def command(
+    name: str, title: str, count: str = "runs", prefix: str = ""
+) -> Callable[[Callable[..., Any]], Callable[..., None]]:
+    """Makes a command of a function that returns a study, or studies by section.
+
+    Args:
+        name: Name on the command line.
+        title: What is run `count` times.
+        count: Option with the number of runs; another option is `seed`.
+        prefix: Beginning of the names of files, the name of the command by default.
+
+    Returns:
+        A decorator. It adds the option `out`, and runs the studies.
+    """
+
+    def decorate(function: Any) -> Callable[..., None]:
+        signature = inspect.signature(function)
+
+        @functools.wraps(function)
+        def execute(*arguments, out: Path = Path("results"), **options):
+            given = signature.bind(*arguments, **options)
+            given.apply_defaults()
+            runs, seed = given.arguments[count], given.arguments["seed"]
+            found = function(**given.arguments)
+            sections = {"": lambda: found} if isinstance(found, Study) else found
+            run(name, title, sections, runs, seed, out, prefix, count)
+
+        added = inspect.signature(execute, follow_wrapped=False).parameters["out"]
+        every = [*signature.parameters.values(), added]
+        execute.__signature__ = signature.replace(parameters=every)
+        execute.__annotations__ = {**function.__annotations__, "out": Path}
+        execute.__doc__ = f"{inspect.getdoc(function)}\n{_COMMON_HELP}"
+        return execute
+
+    return decorate
+
+
+_COMMON_HELP = """    seed: Seed of the random numbers.
+    out: Folder for tables (Markdown), figures (PNG) and numbers (JSON)."""
 
 
 def _watcher(progress: Progress, section: str) -> Watch:

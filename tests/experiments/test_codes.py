@@ -9,10 +9,9 @@ import pytest
 
 from experiments.codes import (
     codes,
-    equal_codes,
+    equal_load,
     learned,
     noise,
-    orderings,
 )
 from jaxwgc import stragglers
 
@@ -42,9 +41,9 @@ def test_few_runs_write_everything(tmp_path, monkeypatch):
     monkeypatch.setattr(stragglers, "bernoulli", functools.cache(stragglers.bernoulli))
     # One of each kind, and what is claimed of these.
     few = ["uncoded", "fractional_repetition", "projective_plane", "bernoulli"]
-    claims = [own for own in orderings.CLAIMS if {*own[2], *own[3]} <= {*few}]
-    monkeypatch.setattr(equal_codes, "FEW_CODES", few)
-    monkeypatch.setattr(orderings, "CLAIMS", claims)
+    claims = [own for own in equal_load.CLAIMS if {*own[2], *own[3]} <= {*few}]
+    monkeypatch.setattr(equal_load, "FEW_CODES", few)
+    monkeypatch.setattr(equal_load, "CLAIMS", claims)
     exact_codes = noise.exact_codes
 
     def two_codes(key):

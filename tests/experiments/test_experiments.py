@@ -6,7 +6,6 @@ import jax
 
 from experiments.benchmark import (
     SECTIONS,
-    _reed_solomon,
     benchmark,
     coordinator,
     decoding,
@@ -16,7 +15,7 @@ from experiments.benchmark import (
     sparse_least_squares,
     trials,
 )
-from experiments.paper import figure2, linear_regression, mnist
+from experiments.paper import linear_regression, mnist
 from experiments.runner.study import Study
 from experiments.runner.tables import ResultTable
 
@@ -38,8 +37,8 @@ def test_linear_regression(tmp_path, monkeypatch, decoded_by_groups):
 
 
 def test_figure2(tmp_path, monkeypatch, decoded_by_groups):
-    monkeypatch.setattr(figure2, "NUM_ITERATIONS", 60)
-    figure2.figure2(runs=10, out=tmp_path)
+    monkeypatch.setattr(linear_regression, "NUM_ITERATIONS", 60)
+    linear_regression.figure2(runs=10, out=tmp_path)
     written = json.loads((tmp_path / "figure2.json").read_text())
     weighted = written["gradient_norm"]["weighted"]["norm"]["mean"]
     unweighted = written["gradient_norm"]["unweighted"]["norm"]["mean"]
@@ -66,7 +65,7 @@ def test_mnist(tmp_path, monkeypatch, decoded_by_groups):
 
 def test_benchmark(tmp_path, monkeypatch, decoded_by_groups):
     # One of each kind, of few workers.
-    monkeypatch.setattr(_reed_solomon, "CODES", ((10, 5, 6),))
+    monkeypatch.setattr(decoding, "CODES", ((10, 5, 6),))
     monkeypatch.setattr(decoding, "BERNOULLI", decoding.BERNOULLI[:1])
     monkeypatch.setattr(leverage_scores, "EPSILONS", (0.5,))
     monkeypatch.setattr(leverage_scores, "RANKS", {"rank 3/5": 60})
