@@ -9,8 +9,7 @@ import numpy as np
 
 import jaxwgc
 from experiments.runner.study import Effort, Numbers, Once, Study
-from experiments.runner.tables import ResultTable, half_width, percent
-from experiments.weights.ratios import ratio_of_means
+from experiments.runner.tables import ResultTable, half_width, percent, ratio_of_means
 from jaxwgc import codes as constructors
 from jaxwgc import stragglers
 

@@ -180,3 +180,39 @@ def with_half(mean: float, half: float, digits: int | None = None) -> str:
         digits = max(-int(np.floor(np.log10(half / 2))), 0)
     shown = f"{mean:z.{digits}f}"
     return f"{shown} ± {half:.{digits}f}" if np.isfinite(half) else shown
+
+
+def ratio_of_means(above: np.ndarray, below: np.ndarray) -> jaxwgc.Summary:
+    """Returns ratios of means of paired runs (runs, ...); delta-method intervals."""
+    ratio = above.mean(axis=0) / below.mean(axis=0)
+    spread = jaxwgc.summarize((above - ratio * below) / below.mean(axis=0))
+    return jaxwgc.Summary(
+        ratio, *(ratio + end for end in spread[1:3]), standard_error=np.nan
+    )
+
+
+def geometric_mean(values: np.ndarray) -> jaxwgc.Summary:
+    """Returns geometric means of positive numbers (runs, ...), with intervals.
+
+    If errors differ by orders of magnitude between runs, a few of the worst runs
+    determine the arithmetic mean, but not the geometric mean.
+    """
+    return jaxwgc.Summary(
+        *map(np.exp, jaxwgc.summarize(np.log(values))[:3]), standard_error=np.nan
+    )
+
+
+def verdict(ratio: jaxwgc.Summary) -> str:
+    """Returns a ratio of errors with its interval, and an arrow if it excludes 1."""
+    low, high = float(ratio.low), float(ratio.high)
+    if max(abs(low - 1), abs(high - 1)) < 5e-4:
+        return "1"
+    sign = " ↓" if high < 1 else " ↑" if low > 1 else ""
+    half = (high - low) / 2
+    if not ratio.mean < 1e4:
+        # Some runs have diverged.
+        return f"{ratio.mean:.0e}{sign}"
+    digits = 2
+    if np.isfinite(half) and half > 0:
+        digits = int(np.clip(1 - np.floor(np.log10(half)), 0, 4))
+    return with_half(float(ratio.mean), half, digits) + sign

@@ -3,12 +3,12 @@
 from typing import Any
 
 from experiments.runner.study import Effort, command, sections_of
-from experiments.weights import convergence, digits, fair, sources
+from experiments.weights import convergence, fair, sources
 
 SECTIONS = {
     "sources": sources.study,
     "fair": fair.study,
-    "digits": digits.study,
+    "digits": fair.digits,
     "convergence": convergence.study,
 }
 

@@ -9,9 +9,15 @@ import jaxwgc
 from experiments.paper import descent
 from experiments.runner.figures import Figure, line, new_figure
 from experiments.runner.study import Effort, Numbers, Study, Trial
-from experiments.runner.tables import ResultTable, at, interval, interval_power_of_ten
+from experiments.runner.tables import (
+    ResultTable,
+    at,
+    interval,
+    interval_power_of_ten,
+    ratio_of_means,
+    verdict,
+)
 from experiments.weights import methods
-from experiments.weights.ratios import ratio_of_means, verdict
 from jaxwgc import coding, sketching
 
 # A part of the paper's code is a source.
