@@ -380,8 +380,8 @@ def tabulate_digits(numbers: Numbers) -> ResultTable:
     )
     return ResultTable.of_records(
         "MNIST, 4 against 9: ratio of mean training losses to unweighted, and "
-        f"difference of test errors, {shown_runs(numbers)} paired runs; spread of Π and q/k are "
-        f"{scores}",
+        f"difference of test errors, {shown_runs(numbers)} paired runs; spread of Π "
+        f"and q/k are {scores}",
         show,
         every,
     )
