@@ -48,7 +48,7 @@ SECTIONS: dict[str, Callable[[int, int, bool], Study]] = {
 
 @command("benchmark", "Benchmark, each entry", count="repeats")
 def benchmark(repeats: int = 7, seed: int = 0, quick: bool = False) -> dict[str, Any]:
-    """Speed and accuracy: decoding, leverage scores, training steps, table 2.
+    """Measures speed and accuracy: decoding, leverage scores, training steps.
 
     Args:
         repeats: Timings of each entry, of which the median is shown.

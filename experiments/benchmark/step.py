@@ -135,7 +135,7 @@ def measure(repeats: int, seed: int, num_rows: int) -> dict[str, float]:
 
 
 def in_another_process(*parameters: int) -> dict[str, float]:
-    """Runs `measure_mesh` with devices whose number is set before JAX starts."""
+    """Runs `measure_mesh` after it sets the number of devices, before JAX starts."""
     flags = os.environ.get("XLA_FLAGS", "")
     flags += f" --xla_force_host_platform_device_count={NUM_DEVICES}"
     program = (

@@ -248,11 +248,9 @@ def tabulate_orderings(numbers: Numbers) -> ResultTable:
         # The hardest pair of codes for the claim.
         left = max(smaller, key=error.__getitem__)
         right = min(larger, key=error.__getitem__)
-        halves = [
-            half_width(every[name]["random"])[column] if is_mean else 0.0
-            for name in (left, right)
-        ]
-        holds = compare(error[left], error[right], *halves)
+        halves = [half_width(every[name]["random"])[column] for name in (left, right)]
+        margin = np.hypot(halves[0], halves[1]) if is_mean else 0.0
+        holds = compare(error[left], error[right], margin)
         shown = [
             percent(0.0 if error[name] < ROUNDING else float(f"{error[name]:.2g}"))
             for name in (left, right)
@@ -265,17 +263,13 @@ def tabulate_orderings(numbers: Numbers) -> ResultTable:
     return ResultTable(
         "Published orderings at equal load: does it hold, errors in percent",
         ["ordering", *(f"s = {number}" for number in numbers["stragglers"])],
-        [[claim, *(cell(*rest, at) for at in columns)] for claim, *rest in CLAIMS],
+        [[claim, *(cell(a, b, c, at) for at in columns)] for claim, a, b, c in CLAIMS],
     )
 
 
-def compare(left: float, right: float, left_half: float, right_half: float) -> str:
-    """Returns whether `left` is smaller, or "tie" if the intervals allow either.
-
-    The interval of a single run, which is NaN, allows either.
-    """
-    margin = max(float(np.hypot(left_half, right_half)), ROUNDING)
-    if not abs(right - left) > margin:
+def compare(left: float, right: float, margin: float) -> str:
+    """Returns whether `left` is smaller, or "tie" within a margin; NaN is a tie."""
+    if not abs(right - left) > np.maximum(margin, ROUNDING):
         return "tie"
     return "yes" if left < right else "no"
 

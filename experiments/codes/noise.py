@@ -43,7 +43,7 @@ def exact_codes(key: jax.Array) -> dict[str, Callable[[int, int], Any]]:
 
 
 def repetition(num_workers: int, num_stragglers: int) -> jaxwgc.GradientCode:
-    """Returns the code with the least tolerance of at least s whose s + 1 divides n."""
+    """Returns the code with the least tolerance t ≥ s such that t + 1 divides n."""
     while num_workers % (num_stragglers + 1):
         num_stragglers += 1
     return constructors.fractional_repetition(num_workers, num_stragglers)

@@ -72,7 +72,7 @@ def one_run(key: jax.Array, make: Any, num_workers: int, num_parts: int):
     [peeling] = code.decoders_of(Peeling)
     # A recovered part has the weight k / k' of at least 1, the others 0.
     peeled = jaxwgc.effective_weights(code, received, Peeling) > 0.5
-    # Elimination on batches, whose parts are determined together.
+    # Elimination on the batches, since all parts of a batch are determined together.
     solved = jax.vmap(determined, in_axes=(None, 0))(peeling.assignment, received)
     return {
         "peeling": peeled.mean(axis=-1, dtype=float),

@@ -46,10 +46,10 @@ NUM_STEPS = 100
 def time(
     trace: Path | None = None, runs: int = 20, quick: bool = False, seed: int = 0
 ) -> dict[str, Any]:
-    """Time to a target loss with measured delays, by code and waiting rule.
+    """Simulates the time to a target loss, by code and waiting rule.
 
     Args:
-        trace: File with measured times, as for `python -m jaxwgc report`. By default
+        trace: File with measured times, see `python -m jaxwgc report`. By default
             two trainings of language models and four jobs on Alibaba's PAI.
         runs: Simulated trainings per choice.
         quick: Train on the first trace alone, on fewer rows, at most 8 times.
@@ -261,22 +261,25 @@ def time_to(clock: np.ndarray, loss: np.ndarray) -> float:
 def tabulate(numbers: Numbers) -> ResultTable:
     """Returns a row per choice."""
 
-    def show(choice):
-        is_reached = np.isfinite(choice["time"].mean)
-        planned = choice["planned_time"]
-        return {
-            "code, waiting": label(choice),
-            "step": interval(choice["step"]),
-            "planned": f"{choice['planned_step']:.2f}",
-            "time to target": interval(choice["time"], 0) if is_reached else "never",
-            "planned time": f"{planned:.0f}" if np.isfinite(planned) else "never",
-        }
+    def reached(choice):
+        time = choice["time"]
+        return interval(time, 0) if np.isfinite(time.mean) else "never"
+
+    def planned(choice):
+        time = choice["planned_time"]
+        return f"{time:.0f}" if np.isfinite(time) else "never"
 
     return ResultTable.of_records(
-        f"{numbers['trace']}, {numbers['num_workers']} workers: time of a step, and to "
-        f"{TARGET:.0%} of the loss above its minimum at the start, in the unit of the "
-        "trace",
-        show,
+        f"{numbers['trace']}, {numbers['num_workers']} workers: time of a step, and "
+        f"time until the loss above its minimum falls to {TARGET:.0%} of the start, in "
+        "the unit of the trace",
+        {
+            "code, waiting rule": label,
+            "step": "{step}",
+            "planned": "{planned_step:.2f}",
+            "time to target": reached,
+            "planned time": planned,
+        },
         numbers["choices"],
     )
 

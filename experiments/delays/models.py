@@ -56,10 +56,10 @@ KNOWN = {
 def delays(
     trace: Path = LANGUAGE_MODELS, runs: int = 400, seed: int = 0
 ) -> dict[str, Any]:
-    """Delay models fitted to measured times, and judged by the rounds after them.
+    """Fits delay models to measured times, and judges them by later rounds.
 
     Args:
-        trace: File with measured times, as for `python -m jaxwgc report`. By default
+        trace: File with measured times, see `python -m jaxwgc report`. By default
             those of two trainings of language models.
         runs: Simulated histories as long as the measured ones, and samples for the
             intervals of what was measured.

@@ -1,4 +1,4 @@
-"""Plans for workers whose times were measured: code, copies and waiting rule."""
+"""Plans from measured times of workers: code, copies and waiting rule."""
 
 import functools
 import math
@@ -16,7 +16,7 @@ from experiments.runner.study import Numbers, Once, Study, command
 from experiments.runner.tables import ResultTable, with_half
 from jaxwgc import stragglers
 
-GOAL = {"target": 0.01, "condition": 100.0, "heterogeneity": 0.1}
+GOAL: dict[str, Any] = {"target": 0.01, "condition": 100.0, "heterogeneity": 0.1}
 # Goals in the table of decisions, which all use the same rounds.
 TARGETS = 0.1, 0.01, 0.001, 0.0001
 HETEROGENEITIES = 0.01, 0.1, 1.0
@@ -37,7 +37,7 @@ def plan(
     """Plans by measured times: which code, how many copies, which waiting rule.
 
     Args:
-        trace: File with measured times, as for `python -m jaxwgc report`. By default
+        trace: File with measured times, see `python -m jaxwgc report`. By default
             two trainings of language models and four jobs on Alibaba's PAI.
         rounds: Rounds resampled from the measured ones.
     """
@@ -65,7 +65,7 @@ def plan(
 
 
 def measure(times: np.ndarray, rounds: int, key: jax.Array) -> dict[str, Any]:
-    """Returns the answer in words, the best choices of each code, and their regrets."""
+    """Returns the plan in words, the best choices of each code, and their regrets."""
     num_workers = times.shape[1]
     # The same for all plans, so that they share their programs.
     options: dict[str, Any] = {
@@ -123,15 +123,16 @@ def tabulate_decisions(numbers: Numbers) -> ResultTable:
         longer = best["other_side_takes_longer"]
         return label(best) + (f" ({longer:.0%})" if np.isfinite(longer) else "")
 
-    def row(name, trace, target):
-        every = [cell(best) for best in trace["decisions"] if best["target"] == target]
+    def row(name, target):
+        decisions = numbers["traces"][name]["decisions"]
+        every = [cell(best) for best in decisions if best["target"] == target]
         return name, f"{target:g}", *every
 
     return ResultTable(
         "The best choice by goal. In brackets: additional time of the best code if the "
         "choice is uncoded, or of the best uncoded choice if it is coded",
         ["trace", "target", *(f"heterogeneity {value:g}" for value in HETEROGENEITIES)],
-        [row(*item, goal) for item in numbers["traces"].items() for goal in TARGETS],
+        [row(name, target) for name in numbers["traces"] for target in TARGETS],
     )
 
 
@@ -144,9 +145,9 @@ def tabulate(name: str, numbers: Numbers) -> ResultTable:
         return np.isfinite(choice["time"].value)
 
     def longer(choice):
-        behind = choice["behind"]
-        shares = 100 * behind.value / best, 200 * behind.standard_error / best
-        return with_half(*shares, 1) if is_reached(choice) else ""
+        value, error = choice["behind"].value, choice["behind"].standard_error
+        shown = with_half(100 * value / best, 200 * error / best, 1)
+        return shown if is_reached(choice) else ""
 
     return ResultTable.of_records(
         f"{name}, {trace['num_workers']} workers, to a loss of {numbers['target']:g} "
@@ -170,7 +171,7 @@ def tabulate(name: str, numbers: Numbers) -> ResultTable:
 
 
 def note(numbers: Numbers) -> str:
-    """Returns the answers in words."""
+    """Returns the plans in words."""
     return "\n\n".join(
         f"{name}\n{trace['answer']}" for name, trace in numbers["traces"].items()
     )

@@ -37,9 +37,9 @@ BATCH = 256
 SPEEDS = (1.0, 0.9, 1.1, 0.3)
 
 
-@command("slow_workers", "Slow workers that still count", count="rounds")
+@command("slow-workers", "Slow workers that still count", count="rounds")
 def slow_workers(rounds: int = 10_000, seed: int = 0) -> dict[str, Any]:
-    """Slow workers that still count: on request, by coverage, and by stale gradients.
+    """Simulates slow workers that contribute: on request, by coverage, stale gradients.
 
     Args:
         rounds: Simulated rounds of random delays; traces have the measured rounds.

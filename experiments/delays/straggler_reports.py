@@ -31,7 +31,7 @@ SIZES = (2_000, 10), (100_000, 256), (1_000_000, 64)
 
 @command("report", "Straggler reports", count="traces")
 def report(traces: int = 1000, seed: int = 0) -> dict[str, Any]:
-    """Which workers are slow: measured traces, and simulated stragglers.
+    """Reports slow workers of measured traces, and of simulated stragglers.
 
     Args:
         traces: Simulated traces of each kind of straggler.
@@ -138,7 +138,7 @@ def simulated(traces: int, seed: int) -> Study:
         )
 
     table = table_of(
-        f"One straggler of {NUM_WORKERS} workers whose times vary by {NOISE:.0%}: "
+        f"One straggler of {NUM_WORKERS} workers with times that vary by {NOISE:.0%}: "
         "traces in which its kind is named correctly and in which another worker is "
         f"named, for independent rounds and for an autocorrelation of {CORRELATIONS[1]}"
         "; time lost to it, relative to a round without it",

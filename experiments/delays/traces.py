@@ -23,8 +23,8 @@ def read_traces(path: Path | None = None) -> dict[str, np.ndarray]:
     """Returns times (rounds, workers) by name, infinity if there was no response.
 
     Args:
-        path: File of a table of times, as for `python -m jaxwgc report`, or of several
-            arrays. None for the six traces of the repository.
+        path: File with a table of times, in a format of `python -m jaxwgc report`, or
+            with several arrays. None for the six traces of the repository.
     """
     if path is None:
         return read_traces(LANGUAGE_MODELS) | read_traces(PAI)

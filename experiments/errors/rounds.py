@@ -126,6 +126,18 @@ def one_of_kinds(
     return one_of(who, tuple(make(who, code) for make in kinds.values()), index)
 
 
+def corrupt_and_decode(code: jaxwgc.GradientCode, model: Any, keys: Any, mask: Any):
+    """Returns located errors, and the relative error of the decoded gradient."""
+    gradients = jax.random.normal(keys[0], (code.num_parts, NUM_PARAMETERS))
+    sent = jaxwgc.encode(code, gradients)
+    messages, *_ = model.sample(keys[2], (), sent, code.num_workers)
+    located = jaxwgc.coding.ErrorLocator.of(code).locate(messages, mask, keys[3])
+    params = jax.ShapeDtypeStruct((NUM_PARAMETERS,), gradients.dtype)
+    exact = gradients.sum(0)
+    off = jaxwgc.decode(code, messages, located, params) - exact
+    return located, jnp.linalg.norm(off) / jnp.linalg.norm(exact)
+
+
 class Rounds:
     """Rounds of a code in one program for all kinds and numbers of errors.
 
@@ -136,29 +148,21 @@ class Rounds:
 
     def __init__(self, code: jaxwgc.GradientCode, num_rounds: int, key: jax.Array):
         self.code, self.keys = code, jax.random.split(key, num_rounds)
-        locator = jaxwgc.coding.ErrorLocator.of(code)
         num_workers = code.num_workers
 
         def one_round(key, kind, num_wrong, num_missing):
             keys = jax.random.split(key, 4)
-            gradients = jax.random.normal(keys[0], (code.num_parts, NUM_PARAMETERS))
             place = jax.random.permutation(keys[1], num_workers)
             is_wrong = place < num_wrong
             received = is_wrong | (place >= num_wrong + num_missing)
             model = one_of_kinds(self.kinds, kind, stragglers.fixed(~is_wrong), code)
-            messages, *_ = model.sample(
-                keys[2], (), jaxwgc.encode(code, gradients), num_workers
-            )
             mask = jnp.repeat(received, code.messages_per_worker)
-            located = locator.locate(messages, mask, keys[3])
-            params = jax.ShapeDtypeStruct((NUM_PARAMETERS,), gradients.dtype)
-            decoded = jaxwgc.decode(code, messages, located, params)
-            exact = gradients.sum(0)
+            located, error = corrupt_and_decode(code, model, keys, mask)
             return Outcomes(
                 jnp.all(located.wrong == is_wrong) & ~located.refused,
                 located.refused,
                 jnp.any(located.wrong & ~is_wrong),
-                jnp.linalg.norm(decoded - exact) / jnp.linalg.norm(exact),
+                error,
             )
 
         self._play = jax.jit(

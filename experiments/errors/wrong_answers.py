@@ -10,14 +10,8 @@ import numpy as np
 
 import jaxwgc
 from experiments.errors import learning
-from experiments.errors.rounds import (
-    INDEPENDENT,
-    NUM_PARAMETERS,
-    TOGETHER,
-    WORST,
-    Rounds,
-    known_codes,
-)
+from experiments.errors import rounds as rounds_of
+from experiments.errors.rounds import INDEPENDENT, TOGETHER, WORST, Rounds, known_codes
 from experiments.runner.figures import Figure, line, new_figure
 from experiments.runner.study import Numbers, Once, Study, command
 from experiments.runner.tables import ResultTable, table_of
@@ -55,22 +49,15 @@ def bits(runs: int, key: jax.Array) -> Study:
 def _play(code, model_of, settings, runs, key):
     """Returns per setting what is detected, and errors of decoded gradients."""
     num_workers = code.num_workers
-    locator = jaxwgc.coding.ErrorLocator.of(code)
-    received = jnp.ones(num_workers, bool)
-    params = jax.ShapeDtypeStruct((NUM_PARAMETERS,), jnp.float32)
 
     def one_round(key, setting):
         keys = jax.random.split(key, 4)
-        gradients = jax.random.normal(keys[0], (code.num_parts, NUM_PARAMETERS))
-        worker = jax.random.randint(keys[1], (), 0, num_workers)
-        is_wrong = jnp.arange(num_workers) == worker
-        model = model_of(stragglers.fixed(~is_wrong), setting)
-        right = jaxwgc.encode(code, gradients)
-        messages, *_ = model.sample(keys[2], (), right, num_workers)
-        located = locator.locate(messages, received, keys[3])
-        exact = gradients.sum(0)
-        decoded = jaxwgc.decode(code, messages, located, params)
-        error = jnp.linalg.norm(decoded - exact) / jnp.linalg.norm(exact)
+        is_right = jnp.arange(num_workers) != jax.random.randint(
+            keys[1], (), 0, num_workers
+        )
+        model = model_of(stragglers.fixed(is_right), setting)
+        everyone = jnp.ones(num_workers, bool)
+        located, error = rounds_of.corrupt_and_decode(code, model, keys, everyone)
         is_detected = located.wrong.any() | located.refused | ~located.mask.all()
         return is_detected, jnp.where(located.refused, 0, error)
 
@@ -105,7 +92,7 @@ def sized(
         return corruptions.additive_noise(who, size, share)
 
     # Errors in one entry are relative to the norm of the message.
-    scale = np.sqrt(NUM_PARAMETERS) if share < 1 else 1.0
+    scale = np.sqrt(rounds_of.NUM_PARAMETERS) if share < 1 else 1.0
     played = _play(code, model_of, jnp.asarray(SIZES * scale, jnp.float32), runs, key)
     return [
         {"detected": float(detected.mean()), "harm": float(error.max())}
@@ -123,8 +110,8 @@ def tabulate(numbers: Numbers) -> ResultTable:
 
     return ResultTable(
         f"One bit of one entry of one message is flipped, {numbers['rounds']:,} rounds "
-        f"per bit, {NUM_PARAMETERS:,} parameters: rounds in which it is detected, and "
-        "in brackets the largest relative error of the decoded gradient",
+        f"per bit, {rounds_of.NUM_PARAMETERS:,} parameters: rounds in which it is "
+        "detected, and in brackets the largest relative error of the decoded gradient",
         ["bit", *numbers["codes"]],
         map(row, reversed(range(NUM_BITS))),
     )
@@ -175,11 +162,11 @@ BATCHES = 50
 BEYOND = {"RS(20, 20, 9)": 5, "RS(50, 20, 30)": 15, "cyclic MDS, n = 12, s = 5": 3}
 
 
-@command("wrong_answers", "Corrupted messages")
+@command("wrong-answers", "Corrupted messages")
 def wrong_answers(
     runs: int = 200, quick: bool = False, seed: int = 0
 ) -> dict[str, Any]:
-    """Corrupted messages: which are detected, at what size, and training with them.
+    """Detects and corrects corrupted messages, and trains with them.
 
     Args:
         runs: Rounds per cell. There are 50 times as many rounds without errors, and 5

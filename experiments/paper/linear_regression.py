@@ -46,7 +46,7 @@ OWN_BEST = "own_best_step"
 
 
 def squared_error(params: jax.Array, part: Any) -> jax.Array:
-    """Returns the sum of squared residuals: L_S, whose gradient has the factor 2."""
+    """Returns the sum of squared residuals L_S; its gradient has the factor 2."""
     features, responses = part
     return jnp.sum((features @ params - responses) ** 2)
 
@@ -147,7 +147,7 @@ def least_squares_solution(features: jax.Array, responses: jax.Array) -> jax.Arr
 
 @command("linear-regression", "Table 2, linear regression", prefix="table2")
 def linear_regression(runs: int = 2_000, seed: int = 0) -> Study:
-    """Table 2: iterations of coded gradient descent, with and without weights.
+    """Measures table 2: iterations of coded descent, with and without weights.
 
     In float64, since in float32 the gradient norm does not reach 0.1.
 
@@ -264,7 +264,7 @@ COLORS = {"weighted": "tab:blue", "unweighted": "tab:red"}
 
 @command("figure2", "Figure 2, convergence of linear regression")
 def figure2(runs: int = 1_000, seed: int = 0) -> Study:
-    """Figure 2: convergence of the gradient norm at ρ = 2, with and without weights.
+    """Measures figure 2: the gradient norm at ρ = 2, with and without weights.
 
     Args:
         runs: Data sets, each solved with both methods.

@@ -97,7 +97,7 @@ class Sampled(NamedTuple):
 
 
 def draw_parts(key: jax.Array, data: Any, compression: int) -> Sampled:
-    """Draws a random partition and a sample of it; `data` is as for `one_run`."""
+    """Draws a random partition and a sample of it; `one_run` explains `data`."""
     training, _, scores = data
     order_key, sample_key = jax.random.split(key)
     order = jax.random.permutation(order_key, NUM_TRAINING)
@@ -230,7 +230,7 @@ def one_run(key: jax.Array, data: Any, rules: dict[str, Rule], compression: int)
 
 @command("mnist", "Table 1, MNIST 4 against 9", prefix="table1")
 def mnist(runs: int = 200, seed: int = 0) -> Study:
-    """Table 1: test error and iterations on MNIST, with and without weights.
+    """Measures table 1: test error and iterations on MNIST, by weights.
 
     Args:
         runs: Random partitions and samples for each compression factor.

@@ -21,7 +21,7 @@ import optax
 import jaxwgc
 from experiments.runner import figures
 from experiments.runner.results import check_positive
-from experiments.runner.study import Numbers, Once, Study, run
+from experiments.runner.study import COMMANDS, Numbers, Once, Study, run
 from experiments.runner.tables import ResultTable
 
 NUM_WORKERS = 8
@@ -81,6 +81,9 @@ def chaos(
         command, prefix = "chaos --on-request", "chaos_on_request"
     title, sections = "Steps among failures", {"": lambda: study}
     run(command, title, sections, steps, seed, out, prefix, option="steps")
+
+
+COMMANDS["chaos"] = chaos
 
 
 def measure(

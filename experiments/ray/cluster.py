@@ -72,7 +72,7 @@ def entries() -> dict[str, Entry]:
 
 @command("cluster", "Eight processes on MNIST")
 def cluster(runs: int = 3, steps: int = 50, seed: int = 0) -> dict[str, Any]:
-    """Real workers on MNIST 4 vs 9, slow and killed: test error against time.
+    """Trains on real workers that are slow or killed: test error by time.
 
     Also the overhead of a step on request, the accuracy of simulated step times, and
     the gain of loads by speed.

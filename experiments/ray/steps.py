@@ -60,7 +60,8 @@ def waiting(steps: int) -> Study:
 
 def milliseconds(row: Numbers) -> str:
     """Returns the measured milliseconds of a step with their interval."""
-    return with_half(*(1e3 * row["measured"][name] for name in ("mean", "half")), 0)
+    own = row["measured"]
+    return with_half(1e3 * own["mean"], 1e3 * own["half"], 0)
 
 
 def simulate(
@@ -223,7 +224,7 @@ def overhead(steps: int) -> Study:
 
 
 def measure_overhead(code: jaxwgc.GradientCode, steps: int) -> dict[str, Any]:
-    """Median milliseconds of a step, means of what is sent, memory of a worker."""
+    """Returns median milliseconds, mean traffic and memory per worker."""
     calls: collections.Counter[str] = collections.Counter()
     perform, next_event = Actors.perform, Actors.next_event
 

@@ -54,11 +54,9 @@ def handlings() -> dict[str, dict[str, Any]]:
     }
 
 
-@command(
-    "wrong-workers", "Workers that send corrupted messages", "steps", "wrong_workers"
-)
+@command("wrong-workers", "Workers that send corrupted messages", "steps")
 def wrong_workers(steps: int = 500, seed: int = 0) -> dict[str, Any]:
-    """Real workers that flip bits: detection, replacement, audits and overhead.
+    """Trains on real workers that flip bits: detection, audits and overhead.
 
     Args:
         steps: Training steps on 8 processes of this machine; twice as many rounds

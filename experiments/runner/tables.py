@@ -70,13 +70,7 @@ class ResultTable:
             rows = [show(record) for record in records]
             return cls(title, rows[0], [row.values() for row in rows])
         if isinstance(records, Mapping):
-            records = [
-                ChainMap(
-                    {"name": name, "value": record},
-                    record if isinstance(record, Mapping) else {},
-                )
-                for name, record in records.items()
-            ]
+            records = [_named(*pair) for pair in records.items()]
         rows = [
             [
                 column(record)
@@ -108,6 +102,11 @@ class ResultTable:
         return f"*{caption}*\n\n{table}"
 
 
+def _named(name: str, record: Any) -> Any:
+    own: Any = record if isinstance(record, Mapping) else {}
+    return ChainMap({"name": name, "value": record}, own)
+
+
 def table_of(
     title: str, columns: Columns, rows: str = ""
 ) -> Callable[[Any], ResultTable]:
@@ -115,7 +114,7 @@ def table_of(
 
     Args:
         title: Caption, a template of the numbers.
-        columns: As for `ResultTable.of_records`.
+        columns: Columns of `ResultTable.of_records`.
         rows: Name of the records among the numbers, which are the records by default.
     """
 

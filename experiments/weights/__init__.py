@@ -15,7 +15,7 @@ SECTIONS = {
 
 @command("weights", "When weights help. Data sets and samples")
 def weights(runs: int = 200, seed: int = 0) -> dict[str, Any]:
-    """When weights help: noisy sources, each method at its own best step, convergence.
+    """Compares weights with none: noisy sources, best steps, convergence.
 
     Args:
         runs: Data sets and samples for each mean, a fifth of them on MNIST. Below 20
