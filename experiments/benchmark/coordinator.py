@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from multiprocessing import shared_memory
 from typing import Any
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -115,20 +116,13 @@ def shared(
     memory = shared_memory.SharedMemory(create=True, size=(1 + len(rows)) * size)
     arrays = np.ndarray((1 + len(rows), num_params), np.float32, memory.buf)
     ours, processes = [], []
-    before = {name: os.environ.get(name) for name in ONE_THREAD}
-    os.environ.update(ONE_THREAD)
-    for worker in range(len(rows)):
-        connection, other = context.Pipe()
-        process = context.Process(
-            target=_serve, args=(other, memory.name, worker, rows), daemon=True
-        )
-        process.start()
-        ours.append(connection)
-        processes.append(process)
-    for name, value in before.items():
-        del os.environ[name]
-        if value is not None:
-            os.environ[name] = value
+    with mock.patch.dict(os.environ, ONE_THREAD):
+        for worker in range(len(rows)):
+            connection, other = context.Pipe()
+            given = other, memory.name, worker, rows
+            processes.append(context.Process(target=_serve, args=given, daemon=True))
+            processes[-1].start()
+            ours.append(connection)
     busy: set[Any] = set()
 
     def compute(params):
@@ -235,14 +229,7 @@ def compare(num_params: int, num_blocks: int, num_steps: int) -> dict[str, float
     code, optimizer, update = _step()
     seconds: dict[str, list[float]] = {}
     with contextlib.ExitStack() as stack:
-        cluster = stack.enter_context(
-            jaxwgc.distributed.RayCluster(
-                empty_loss,
-                code,
-                np.ones((code.num_parts, 1), np.float32),
-                wait=jaxwgc.stragglers.fastest(NUM_AWAITED),
-            )
-        )
+        cluster = stack.enter_context(_cluster(code))
 
         def ours(params):
             done = cluster.compute(params)
@@ -271,6 +258,16 @@ def compare(num_params: int, num_blocks: int, num_steps: int) -> dict[str, float
     return {name: 1e3 * float(np.median(taken)) for name, taken in seconds.items()}
 
 
+def _cluster(code: jaxwgc.GradientCode, dtype: str | None = None):
+    return jaxwgc.distributed.RayCluster(
+        empty_loss,
+        code,
+        np.ones((code.num_parts, 1), np.float32),
+        wait=jaxwgc.stragglers.fastest(NUM_AWAITED),
+        decoding=jaxwgc.aggregate.DecodingOptions(message_dtype=dtype),
+    )
+
+
 def _step():
     """Returns a code, an optimizer, and a compiled update that decodes."""
     code = jaxwgc.codes.cyclic_repetition(
@@ -292,13 +289,7 @@ def measure(num_params: int, num_steps: int, dtype: str | None) -> dict[str, Any
     params = jnp.zeros(num_params)
     state = optimizer.init(params)
     records = []
-    with jaxwgc.distributed.RayCluster(
-        empty_loss,
-        code,
-        np.ones((code.num_parts, 1), np.float32),
-        wait=jaxwgc.stragglers.fastest(NUM_AWAITED),
-        decoding=jaxwgc.aggregate.DecodingOptions(message_dtype=dtype),
-    ) as cluster:
+    with _cluster(code, dtype) as cluster:
         for _ in range(NUM_WARM + num_steps):
             start = time.perf_counter()
             done = cluster.compute(params)

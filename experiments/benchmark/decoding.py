@@ -3,7 +3,6 @@
 import functools
 import itertools
 import time
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -34,8 +33,6 @@ def numpy_lagrange(code: jaxwgc.GradientCode, mask: np.ndarray) -> np.ndarray:
 # Climbs, which start from the worst masks of all kinds.
 NUM_CLIMBS = 3
 NUM_STEPS = 20
-# Errors of several masks.
-Error = Callable[[np.ndarray], np.ndarray]
 CODES = ((50, 20, 30), (100, 100, 10), (200, 200, 20))
 
 
@@ -44,11 +41,11 @@ def positions(code: jaxwgc.GradientCode) -> np.ndarray:
     return code.decoders_of(Lagrange)[0].positions
 
 
-def random_masks(seed: int, code: jaxwgc.GradientCode, number: int) -> np.ndarray:
-    """Draws masks that lose exactly as many workers as the code tolerates."""
+def random_masks(seed: int, code: jaxwgc.GradientCode, number: int, lost=None):
+    """Draws masks that lose `lost` workers, by default as many as tolerated."""
     rng = np.random.default_rng(seed)
     order = rng.random((number, code.num_workers)).argsort(axis=1).argsort(axis=1)
-    return order >= code.num_stragglers
+    return order >= (code.num_stragglers if lost is None else lost)
 
 
 def batches(masks: np.ndarray, size: int = 256) -> np.ndarray:
@@ -108,8 +105,7 @@ def search(seed, code, masks, error, quick) -> dict[str, np.ndarray]:
 
 def _losing(number: int, sets: list[np.ndarray]) -> np.ndarray:
     masks = np.ones((len(sets), number), bool)
-    for mask, lost in zip(masks, sets, strict=True):
-        mask[lost] = False
+    masks[np.arange(len(sets))[:, None], np.array(sets)] = False
     return masks
 
 
@@ -242,19 +238,16 @@ def worst_patterns(repeats: int, seed: int, quick: bool) -> Study:
         return {"code": parameters, **largest, "lstsq": numpy_residual(code, worst)}
 
     return timed(
-        [
-            Once(measure, parameters)
-            for parameters in (WORST_CODES[:1] if quick else WORST_CODES)
-        ],
+        [Once(measure, own) for own in WORST_CODES[: 1 if quick else None]],
         "Reed–Solomon codes in float32: the largest relative residual of decoding "
         "weights for exactly d - 1 stragglers",
-        lambda row: {
-            "(n, k, d)": str(row["code"]),
-            "at random": f"{row['random']:.1e}",
-            "at equal distances": f"{row['strides']:.1e}",
-            "side by side": f"{row['neighbours']:.1e}",
-            "by search": f"{row['search']:.1e}",
-            "NumPy lstsq there": f"{row['lstsq']:.1e}",
+        {
+            "(n, k, d)": "{code}",
+            "at random": "{random:.1e}",
+            "at equal distances": "{strides:.1e}",
+            "side by side": "{neighbours:.1e}",
+            "by search": "{search:.1e}",
+            "NumPy lstsq there": "{lstsq:.1e}",
         },
     )
 
@@ -298,33 +291,29 @@ def exact(repeats: int, seed: int, quick: bool) -> Study:
         decode = jax.jit(functools.partial(jaxwgc.decoding_weights, code))
         # NumPy decodes one mask at a time, so that a few masks are enough.
         few = masks[: 10 if quick else 2_000 // code.num_workers]
-        peer_lstsq, peer_lagrange = median_seconds(
-            repeats,
-            lambda: [numpy_lstsq(code, mask) for mask in few],
-            lambda: [numpy_lagrange(code, mask) for mask in few],
-        )
-        (single,) = median_seconds(repeats, lambda: decode(masks))
-        with jax.enable_x64(True):
-            (double,) = median_seconds(repeats, lambda: decode(masks))
-        times = {
-            "numpy_lstsq": peer_lstsq / len(few),
-            "numpy_lagrange": peer_lagrange / len(few),
-            "complex64": single / len(masks),
-            "complex128": double / len(masks),
-        }
+        peers = {"numpy_lstsq": numpy_lstsq, "numpy_lagrange": numpy_lagrange}
+        calls = [
+            lambda peer=peer: [peer(code, m) for m in few] for peer in peers.values()
+        ]
+        taken = zip(peers, median_seconds(repeats, *calls), strict=True)
+        times = {name: seconds / len(few) for name, seconds in taken}
+        for name, is_double in (("complex64", False), ("complex128", True)):
+            with jax.enable_x64(is_double):
+                (seconds,) = median_seconds(repeats, lambda: decode(masks))
+            times[name] = seconds / len(masks)
         ratio = times["numpy_lstsq"] / times["complex64"]
         return {"code": parameters, "seconds": times, "ratio": ratio}
 
     return timed(
         [Once(measure, parameters) for parameters in CODES],
         f"Decoding {number:,} masks: microseconds per mask, median of {repeats}",
-        lambda row: {
-            "(n, k, d)": str(row["code"]),
-            "NumPy lstsq": f"{1e6 * row['seconds']['numpy_lstsq']:.3g}",
-            "NumPy Lagrange": f"{1e6 * row['seconds']['numpy_lagrange']:.3g}",
-            "jaxwgc complex64": f"{1e6 * row['seconds']['complex64']:.3g}",
-            "jaxwgc complex128": f"{1e6 * row['seconds']['complex128']:.3g}",
-            "lstsq / complex64": f"{row['ratio']:,.0f}",
+        {
+            "(n, k, d)": "{code}",
+            "NumPy lstsq": "{seconds[numpy_lstsq]:1e6 .3g}",
+            "NumPy Lagrange": "{seconds[numpy_lagrange]:1e6 .3g}",
+            "jaxwgc complex64": "{seconds[complex64]:1e6 .3g}",
+            "jaxwgc complex128": "{seconds[complex128]:1e6 .3g}",
+            "lstsq / complex64": "{ratio:,.0f}",
         },
     )
 
@@ -338,8 +327,7 @@ def least_squares(repeats: int, seed: int, quick: bool) -> Study:
 
     def measure(replication, num_stragglers):
         code = jaxwgc.codes.bernoulli(jax.random.key(seed), 100, 100, replication)
-        order = np.random.default_rng(seed).random((number, 100)).argsort(axis=1)
-        masks = order.argsort(axis=1) >= num_stragglers
+        masks = random_masks(seed, code, number, num_stragglers)
         error = jax.jit(jaxwgc.decoding_error, static_argnames="decoder")
         seconds, means = {}, {}
         seconds["numpy"], means["numpy"] = numpy_mean_error(code, masks)
@@ -356,7 +344,7 @@ def least_squares(repeats: int, seed: int, quick: bool) -> Study:
             "mean_error": means,
             "ratios": [seconds["numpy"] / seconds[name] for name in PRECISIONS],
             "relative_differences": [
-                abs(means[name] / means["numpy"] - 1) for name in PRECISIONS
+                abs(means[n] / means["numpy"] - 1) for n in PRECISIONS
             ],
         }
 
@@ -364,16 +352,16 @@ def least_squares(repeats: int, seed: int, quick: bool) -> Study:
         [Once(measure, *setting) for setting in BERNOULLI],
         f"Mean error of Bernoulli codes over {number:,} masks, by least squares: "
         "microseconds per mask, and relative difference of the mean from NumPy's",
-        lambda row: {
-            "(n, k, d), s": f"{row['code']}, {row['num_stragglers']}",
-            "lstsq": f"{1e6 * row['seconds']['numpy']:.3g}",
-            "float32": f"{1e6 * row['seconds']['float32']:.3g}",
-            "float64": f"{1e6 * row['seconds']['float64']:.3g}",
-            "lstsq / float32": f"{row['ratios'][0]:.1f}",
-            "lstsq / float64": f"{row['ratios'][1]:.1f}",
-            "mean error": f"{row['mean_error']['numpy']:.4f}",
-            "difference, float32": f"{row['relative_differences'][0]:.0e}",
-            "difference, float64": f"{row['relative_differences'][1]:.0e}",
+        {
+            "(n, k, d), s": "{code}, {num_stragglers}",
+            "lstsq": "{seconds[numpy]:1e6 .3g}",
+            "float32": "{seconds[float32]:1e6 .3g}",
+            "float64": "{seconds[float64]:1e6 .3g}",
+            "lstsq / float32": "{ratios[0]:.1f}",
+            "lstsq / float64": "{ratios[1]:.1f}",
+            "mean error": "{mean_error[numpy]:.4f}",
+            "difference, float32": "{relative_differences[0]:.0e}",
+            "difference, float64": "{relative_differences[1]:.0e}",
         },
     )
 

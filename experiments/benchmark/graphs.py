@@ -44,70 +44,61 @@ def study(repeats: int, seed: int, quick: bool) -> Study:
         masks = generator.random((NUM_MASKS, code.num_workers)) >= STRAGGLERS
         few = masks[:FEW_MASKS]
         decode = jax.jit(functools.partial(jaxwgc.decoding_weights, code))
+        sparse = csr_array(code.encoding_matrix)
         batch, single = median_seconds(
             repeats, lambda: decode(masks), lambda: decode(masks[0])
         )
-        sparse = csr_array(code.encoding_matrix)
+        (peer,) = median_seconds(repeats, lambda: [scipy_lsqr(sparse, m) for m in few])
         seconds = {"batch": batch / NUM_MASKS, "single": single}
-        (seconds["lsqr"],) = median_seconds(
-            repeats, lambda: [scipy_lsqr(sparse, mask) for mask in few]
-        )
-        seconds["lsqr"] /= FEW_MASKS
-        error = error_of(code, few[0], np.asarray(decode(few[0])))
-        reference = error_of(code, few[0], scipy_lsqr(sparse, few[0]))
+        seconds["lsqr"] = peer / FEW_MASKS
+        weights = scipy_lsqr(sparse, few[0])
         if code.num_workers <= LARGEST_FOR_PEERS:
             # An argument, since XLA would take minutes to multiply constants.
-            on_device = jax.device_put(
-                dataclasses.replace(code, decoders=(LeastSquares(),))
-            )
+            least_squares = dataclasses.replace(code, decoders=(LeastSquares(),))
+            on_device = jax.device_put(least_squares)
             iterate = jax.jit(jaxwgc.decoding_weights)
             (whole,) = median_seconds(min(repeats, 3), lambda: iterate(on_device, few))
             seconds["least_squares"] = whole / FEW_MASKS
             start = time.perf_counter()
-            weights = np.zeros(code.num_workers)
             weights[few[0]] = numpy_lstsq(code, few[0])
             seconds["lstsq"] = time.perf_counter() - start
-            reference = error_of(code, few[0], weights)
         return {
             "graph": "ramanujan_graph" if num_parts is None else "edge_graph",
             "num_workers": code.num_workers,
             "num_parts": code.num_parts,
             "seconds": seconds,
-            "error": error,
-            "reference": reference,
+            "error": error_of(code, few[0], np.asarray(decode(few[0]))),
+            "reference": error_of(code, few[0], weights),
         }
 
     sizes = [size for size in (*NUM_PARTS, None) if not quick or size and size <= QUICK]
+
+    def cell(name):
+        def shown(row):
+            microseconds = 1e6 * row["seconds"].get(name, np.nan)
+            digits = ",.0f" if microseconds > 100 else ".3g"
+            return f"{microseconds:{digits}}" if name in row["seconds"] else "–"
+
+        return shown
+
     table = timed(
         [Once(measure, size) for size in sizes],
         f"Workers on the edges of a graph of degree {DEGREE}, {100 * STRAGGLERS:g}% "
         f"stragglers, float32: microseconds per mask, alone and of {NUM_MASKS}",
-        show,
+        {
+            "code": "`{graph}`",
+            "workers": "{num_workers:,}",
+            "parts": "{num_parts:,}",
+            "components, of many": cell("batch"),
+            "alone": cell("single"),
+            "`LeastSquares`": cell("least_squares"),
+            "SciPy `lsqr`, sparse": cell("lsqr"),
+            "NumPy `lstsq`": cell("lstsq"),
+            "squared error": "{error:.0e}",
+            "of `lstsq`": "{reference:.0e}",
+        },
     )
     return dataclasses.replace(table, figures={"": draw})
-
-
-def show(row: Numbers) -> dict[str, str]:
-    """Returns a row of the table; the error is that of the first mask."""
-
-    def cell(name):
-        if name not in row["seconds"]:
-            return "–"
-        microseconds = 1e6 * row["seconds"][name]
-        return f"{microseconds:,.0f}" if microseconds > 100 else f"{microseconds:.3g}"
-
-    return {
-        "code": f"`{row['graph']}`",
-        "workers": f"{row['num_workers']:,}",
-        "parts": f"{row['num_parts']:,}",
-        "components, of many": cell("batch"),
-        "alone": cell("single"),
-        "`LeastSquares`": cell("least_squares"),
-        "SciPy `lsqr`, sparse": cell("lsqr"),
-        "NumPy `lstsq`": cell("lstsq"),
-        "squared error": f"{row['error']:.0e}",
-        "of `lstsq`": f"{row['reference']:.0e}",
-    }
 
 
 def draw(numbers: Numbers) -> Figure:

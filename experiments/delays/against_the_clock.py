@@ -183,13 +183,7 @@ class Problem(NamedTuple):
         )
 
 
-def train(
-    problem: Problem,
-    delay: stragglers.DelayModel,
-    effort: Effort,
-    key: jax.Array,
-    choice: Choice,
-) -> Numbers:
+def train(problem: Problem, delay, effort: Effort, key, choice: Choice) -> Numbers:
     """Returns time and loss before each step of each run, (runs, steps)."""
     code, model = choice.code, choice.model(delay)
     step_size = choice.step_size / problem.curvature

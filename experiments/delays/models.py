@@ -148,30 +148,42 @@ def tabulate_fits(name: str, numbers: Numbers) -> ResultTable:
 
 def tabulate_fastest(name: str, numbers: Numbers) -> ResultTable:
     """Returns two rows per f: median and 90% quantile."""
-    rows = []
-    for column, count in enumerate(numbers["counts"]):
-        for row, what in enumerate(("median", "90%")):
-            true = numbers["measured"][row][column]
-            low, high = (end[row][column] for end in numbers["interval"])
-            errors = [
-                f"{100 * (said[row][column] / true - 1):+.1f}"
-                for said in numbers["said"].values()
-            ]
-            shown = f"{true:.3g} [{low:.3g}, {high:.3g}]"
-            rows.append([f"{count}", what, shown, *errors])
+
+    def row(column, count, row, what):
+        true = numbers["measured"][row][column]
+        low, high = (end[row][column] for end in numbers["interval"])
+        said = [own[row][column] for own in numbers["said"].values()]
+        shown = f"{true:.3g} [{low:.3g}, {high:.3g}]"
+        return [
+            str(count),
+            what,
+            shown,
+            *(f"{100 * (s / true - 1):+.1f}" for s in said),
+        ]
+
     return ResultTable(
         f"{name}: time of the f-th fastest of {numbers['num_workers']} workers in the "
         "second half of the rounds, in seconds with 95% interval; error in percent of "
         f"predictions by the first half: {numbers['fits'][0]['name']}, and resampling "
         "of",
         ["f", "quantile", "measured", *numbers["said"]],
-        rows,
+        [
+            row(*counted, *quantile)
+            for counted in enumerate(numbers["counts"])
+            for quantile in enumerate(("median", "90%"))
+        ],
     )
 
 
 def fits_of_known(name: str, seed: int) -> Iterator[dict[str, Any]]:
     """Fits simulated delays of equal workers, and of workers with unequal speeds."""
     known = KNOWN[name]
+
+    def is_covered(fit):
+        off = {key: fit.parameters[key] - at for key, at in known.parameters.items()}
+        widths = {key: _HALF_WIDTH * fit.standard_errors[key] for key in off}
+        return {key: abs(off[key]) < widths[key] for key in off}
+
     for number in range(DATA_SETS):
         generator = np.random.default_rng([seed, list(KNOWN).index(name), number])
         equal = stragglers.fit_delays(known.draw(generator))
@@ -184,16 +196,8 @@ def fits_of_known(name: str, seed: int) -> Iterator[dict[str, Any]]:
         yield {
             "first": equal[0].name,
             "first_unequal": unequal[0].name,
-            "is_covered": _is_covered(fitted[0], known) if fitted else None,
+            "is_covered": is_covered(fitted[0]) if fitted else None,
         }
-
-
-def _is_covered(fitted, known):
-    return {
-        name: abs(fitted.parameters[name] - value)
-        < _HALF_WIDTH * fitted.standard_errors[name]
-        for name, value in known.parameters.items()
-    }
 
 
 def tabulate_known(numbers: Numbers) -> ResultTable:

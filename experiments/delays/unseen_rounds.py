@@ -59,13 +59,7 @@ def simulated_pairs(name: str, number: int, seed: int) -> Iterator[dict[str, Any
         yield regrets(first, second, NUM_WORKERS, jax.random.key(seed), OPTIONS)[0]
 
 
-def regrets(
-    first: np.ndarray,
-    second: np.ndarray,
-    num_workers: int,
-    key: jax.Array,
-    options: dict[str, Any],
-) -> tuple[dict[str, Any], jaxwgc.Plan]:
+def regrets(first, second, num_workers, key, options):
     """Returns the regrets by goal, and the plan by the first rounds.
 
     The regret is the additional time in the second rounds relative to the best choice
@@ -118,9 +112,7 @@ def _identity(choice):
     return id(choice.code), choice.wait, choice.memory
 
 
-def by_halves(
-    times: np.ndarray, number: int, key: jax.Array, options: dict[str, Any]
-) -> dict[str, Any]:
+def by_halves(times: np.ndarray, number: int, key, options) -> dict[str, Any]:
     """Returns regrets of plans by the first half, and step times of other choices."""
     first, second = halves(times)
     goals, plan = regrets(first, second, number, key, options)
@@ -179,38 +171,25 @@ def tabulate_simulated(numbers: Numbers) -> ResultTable:
 
 def tabulate_ways(numbers: Numbers) -> ResultTable:
     """Returns a row per way to act, and a column per trace."""
-    traces = numbers["traces"]
-    found = [trace["halves"] for trace in traces.values()]
 
-    def row(name, cell):
-        return [name, *map(cell, found)]
+    def column(found):
+        cells = {way: f"{time:.4g}" for way, time in found["ways"].items()}
+        cells[STALE] += f" (f = {found['waits_for'].split()[1]})"
+        cells["perfect division"] = f"{found['bound']:.4g}"
+        for what in (CHOICES[1], BEST):
+            cells[f"choice: {what}"] = found["goals"]["default goal"][what]["choice"]
+        for goal in GOALS:
+            regret = found["goals"][goal][CHOICES[1]]["regret"]
+            cells[f"regret, %: {goal}"] = f"{100 * regret:.1f}"
+        return cells
 
-    rows = [
-        row(way, lambda each, way=way: f"{each['ways'][way]:.4g}")
-        for way in found[0]["ways"]
-    ]
-    stale = next(row for row in rows if row[0] == STALE)
-    counts = (each["waits_for"].split()[1] for each in found)
-    stale[1:] = [f"{time} (f = {f})" for time, f in zip(stale[1:], counts)]
-    rows.append(row("perfect division", lambda each: f"{each['bound']:.4g}"))
-    for what in (CHOICES[1], BEST):
-
-        def choice(each, what=what):
-            return each["goals"]["default goal"][what]["choice"]
-
-        rows.append(row(f"choice: {what}", choice))
-    for goal in GOALS:
-
-        def regret(each, goal=goal):
-            return f"{100 * each['goals'][goal][CHOICES[1]]['regret']:.1f}"
-
-        rows.append(row(f"regret, %: {goal}", regret))
+    columns = [column(trace["halves"]) for trace in numbers["traces"].values()]
     return ResultTable(
         "Time of a step in the second half of the rounds, in the unit of each trace. "
         "Speeds, f and the plan are those of the first half. Regret: additional time "
         "of its choice to a goal, relative to a plan by the second half",
-        ["", *(f"`{name}`" for name in traces)],
-        rows,
+        ["", *(f"`{name}`" for name in numbers["traces"])],
+        [[way, *(cells[way] for cells in columns)] for way in columns[0]],
     )
 
 

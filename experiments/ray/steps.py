@@ -259,14 +259,11 @@ def measure_overhead(code: jaxwgc.GradientCode, steps: int) -> dict[str, Any]:
             cluster.compute(params)
             if step >= NUM_WARM:
                 seconds.append(time.perf_counter() - begin)
-        pages = [
-            int(Path(f"/proc/{slot.pid}/statm").read_text().split()[1])
-            - int(Path(f"/proc/{slot.pid}/statm").read_text().split()[2])
-            for slot in cluster.workers
-        ]
+        paths = [Path(f"/proc/{slot.pid}/statm") for slot in cluster.workers]
+        pages = [[int(size) for size in path.read_text().split()] for path in paths]
     page = os.sysconf("SC_PAGE_SIZE") / 1e6
     return {
         "milliseconds": 1e3 * float(np.median(seconds)),
-        "megabytes": float(np.mean(pages)) * page,
+        "megabytes": page * float(np.mean([own[1] - own[2] for own in pages])),
         **{name: calls[name] / steps for name in ("calls", "control_bytes", "vectors")},
     }

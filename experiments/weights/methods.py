@@ -5,7 +5,6 @@ size absorbs are omitted: the paper's 1 / (rΠ) is 1 / (kΠ) here.
 """
 
 import operator
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -50,15 +49,7 @@ def schedules(method: str, num_steps: int) -> np.ndarray:
 
 
 def run_all(
-    key: jax.Array,
-    parts: Any,
-    probabilities: jax.Array,
-    curvature: jax.Array,
-    loss: Callable[[Any, Any], jax.Array],
-    start: jax.Array,
-    measure: Callable[[jax.Array], Numbers],
-    checkpoints: tuple[int, ...],
-    load: Callable[[Any], Any] = lambda part: part,
+    key, parts, probabilities, curvature, loss, start, measure, checkpoints, load=None
 ) -> Numbers:
     """Returns `measure(params)` by method, (lanes, checkpoints).
 
@@ -71,7 +62,7 @@ def run_all(
         start: Parameters.
         measure: A function of parameters.
         checkpoints: Numbers of steps after which to measure.
-        load: Makes the argument of the loss from a part.
+        load: Function that makes the argument of the loss from a part, or None.
     """
     sample_key, step_key, straggler_key = jax.random.split(key, 3)
     num_parts, k = len(probabilities), CODE.num_parts
@@ -105,7 +96,8 @@ def run_all(
     decoded = jaxwgc.effective_weights(CODE, ranks >= CODE.num_stragglers)
 
     def chosen(indices):
-        return jax.vmap(load)(jax.tree.map(lambda leaf: leaf[indices], parts))
+        few = jax.tree.map(lambda leaf: leaf[indices], parts)
+        return few if load is None else jax.vmap(load)(few)
 
     def one_shot(indices, weights):
         """Descends on the same parts at every step."""

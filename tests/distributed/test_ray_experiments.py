@@ -40,7 +40,8 @@ def test_wrong_workers_in_short():
     own = wrong_workers.train(handling, steps=10, seed=0)
     assert own["flipped"] == own["named"] > 0
     assert own["applied"] == own["blamed"] == own["refused"] == 0
-    assert len(wrong_workers.tabulate_bits(10, {"dropped": own}).rows) == 1
+    (table,) = wrong_workers.bits(10, seed=0).tables.values()
+    assert len(table({"dropped": own}).rows) == 1
 
 
 def test_overhead_is_split(monkeypatch):

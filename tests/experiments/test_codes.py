@@ -3,7 +3,6 @@
 import functools
 import json
 
-import jax
 import numpy as np
 import pytest
 
@@ -53,8 +52,6 @@ def test_few_runs_write_everything(tmp_path, monkeypatch):
     monkeypatch.setattr(noise, "exact_codes", two_codes)
     codes(runs=4, out=tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(FILES)
-    for path in tmp_path.glob("*.png"):
-        assert path.read_bytes().startswith(b"\x89PNG")
     written = json.loads((tmp_path / "codes.json").read_text())
     assert written["command"] == "python -m experiments codes --runs 4 --seed 0"
     errors = written["equal_load"]["errors"]
@@ -80,4 +77,3 @@ def test_few_runs_write_everything(tmp_path, monkeypatch):
         )
         assert np.all(np.array(elimination) >= peeling)
         assert np.all(np.diff(elimination) >= 0)
-    assert not jax.config.jax_enable_x64

@@ -2,8 +2,6 @@
 
 import json
 
-import jax
-
 from experiments.benchmark import (
     SECTIONS,
     benchmark,
@@ -31,9 +29,7 @@ def test_linear_regression(tmp_path, monkeypatch, decoded_by_groups):
         assert abs(iterations["mean"] / published - 1) < 0.15
     literal = written["reproduced"]["rho=4"]["literal"]["weighted"]["iterations"]
     assert 1.9 < literal["mean"] / cell["weighted"]["iterations"]["mean"] < 2.3
-    assert (tmp_path / "table2.png").read_bytes().startswith(b"\x89PNG")
     assert "75.3" in (tmp_path / "table2.md").read_text()
-    assert not jax.config.jax_enable_x64
 
 
 def test_figure2(tmp_path, monkeypatch, decoded_by_groups):
@@ -46,7 +42,6 @@ def test_figure2(tmp_path, monkeypatch, decoded_by_groups):
     # much faster."
     assert weighted[0] > unweighted[0]
     assert weighted[50] < unweighted[50] < unweighted[0] / 100
-    assert (tmp_path / "figure2.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_mnist(tmp_path, monkeypatch, decoded_by_groups):
@@ -60,7 +55,6 @@ def test_mnist(tmp_path, monkeypatch, decoded_by_groups):
             cell = written["reproduced"]["rho=20"][protocol][weighting]
             assert 3 < cell["error"]["mean"] < 11
             assert 5 < cell["iterations"]["mean"] < 150
-    assert (tmp_path / "table1.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_benchmark(tmp_path, monkeypatch, decoded_by_groups):
