@@ -21,7 +21,6 @@ PARAMS = {"weights": np.zeros(5, np.float32), "bias": np.zeros((), np.float32)}
 
 def study(repeats: int, seed: int, quick: bool) -> Study:
     """Returns the largest of the programs that a user compiles first."""
-    del repeats
 
     table = functools.partial(
         ResultTable,

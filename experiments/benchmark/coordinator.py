@@ -176,7 +176,6 @@ SHARES = {
 
 def study(repeats: int, seed: int, quick: bool) -> Study:
     """Returns shares of a step with empty work, in float32 and in bfloat16."""
-    del seed
     num_params = 1_000 if quick else 1_000_000
     num_steps = 3 if quick else 5 * repeats
     cells = {
@@ -201,7 +200,6 @@ def study(repeats: int, seed: int, quick: bool) -> Study:
 
 def peers(repeats: int, seed: int, quick: bool) -> Study:
     """Returns the time of a step with plain Ray, and with shared memory."""
-    del seed
     sizes = [1_000] if quick else [1_000, 1_000_000]
     num_blocks, num_steps = (2, 3) if quick else (repeats + 1, 20)
     cells = {

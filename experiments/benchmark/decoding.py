@@ -119,7 +119,6 @@ def accuracy(repeats: int, seed: int, quick: bool) -> Study:
     The published order is decoded by Lagrange's formula alone, to show its accuracy,
     and the interleaved order by the library.
     """
-    del repeats
     number = 20 if quick else NUM_PATTERNS
 
     def measure(parameters, interleave):
@@ -224,7 +223,6 @@ def worst_patterns(repeats: int, seed: int, quick: bool) -> Study:
 
     B is rounded to float32, with which messages are encoded.
     """
-    del repeats
 
     def measure(parameters):
         code = jaxwgc.codes.reed_solomon(*parameters)

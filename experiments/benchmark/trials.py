@@ -49,7 +49,6 @@ QUICK = Setting(n=200, k=200, p=5, trials=20, steps=5)
 
 def study(repeats: int, seed: int, quick: bool) -> Study:
     """Returns a row per setting; processes of their own show the peak of memory."""
-    del repeats
     settings = [QUICK] if quick else SETTINGS
     return timed(
         [Once(in_own_process, run, setting, seed) for setting in settings],
@@ -132,7 +131,6 @@ TABLE2_RUNS = 2_000
 
 def table2(repeats: int, seed: int, quick: bool) -> Study:
     """Returns the wall time of the four cells of table 2, with compilation."""
-    del repeats
     runs = 20 if quick else TABLE2_RUNS
 
     def measure():

@@ -1,6 +1,7 @@
 """Unbiased codes for unequal workers, compared with codes for one probability."""
 
 import dataclasses
+import functools
 import itertools
 
 import jax
@@ -51,6 +52,7 @@ def codes_for(probabilities: np.ndarray) -> dict[str, jaxwgc.GradientCode]:
     fill = constructors.unequal(probabilities, NUM_WORKERS)
     ring = np.eye(NUM_WORKERS, dtype=bool)
     ring |= np.roll(ring, 1, axis=1)
+    on_ring = functools.partial(constructors.unequal, assignment=ring)
 
     def summed(shares):
         """Returns the code of shares α."""
@@ -66,14 +68,10 @@ def codes_for(probabilities: np.ndarray) -> dict[str, jaxwgc.GradientCode]:
     return {
         "`unequal`": fill,
         "the same sums, neighbours in a chain": summed(chain(probabilities)),
-        "`unequal`, a ring given": constructors.unequal(
-            probabilities, NUM_WORKERS, assignment=ring
-        ),
+        "`unequal`, a ring given": on_ring(probabilities, NUM_WORKERS),
         "stochastic, ring, own p": halves,
         # With equal p, all coefficients are equal.
-        "stochastic, ring, mean p": constructors.unequal(
-            mean, NUM_WORKERS, assignment=ring
-        ),
+        "stochastic, ring, mean p": on_ring(mean, NUM_WORKERS),
         "one step, ring": one_step,
         "optimal decoding, ring": nearest,
     }

@@ -57,14 +57,12 @@ def time(
     effort = Effort(min(runs, 8), 1_920) if quick else Effort(runs, 9_984)
     traces = [*read_traces(trace).items()][: 1 if quick else None]
     key = jax.random.key(seed)
-    sections = {
-        name: functools.partial(study, *own, False, effort, key)
-        for name, *own in ((pair[0], *pair) for pair in traces)
-    }
+    sections = {}
     for name, times in traces:
+        own = functools.partial(study, name, times, effort=effort, key=key)
+        sections[name] = functools.partial(own, is_sorted=False)
         if trace is None and name == SORTED:
-            sorted_parts = functools.partial(study, name, times, True, effort, key)
-            sections[f"{name}_sorted"] = sorted_parts
+            sections[f"{name}_sorted"] = functools.partial(own, is_sorted=True)
     return sections
 
 
@@ -161,8 +159,7 @@ class Problem(NamedTuple):
         def loss_and_slope(params):
             margins = rows @ params
             loss = np.logaddexp(0, -margins).mean() + ridge / 2 * params @ params
-            slope = -rows.T @ scipy.special.expit(-margins) / len(rows)
-            return loss, slope + ridge * params
+            return loss, part_slopes(params).mean(0)
 
         def part_slopes(params):
             weights = -scipy.special.expit(-rows @ params).reshape(num_parts, -1, 1)

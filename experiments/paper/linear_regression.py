@@ -105,15 +105,12 @@ def one_run(key, compression, protocols=(*PROTOCOLS, OWN_BEST)) -> Numbers:
         small, mean, step_size = lane
 
         def descend(descent_key, weights):
-            features = small.parts[0] * jnp.sqrt(weights)[:, None, None]
-            features = features.reshape(-1, NUM_FEATURES)
-            curvatures = jnp.linalg.eigvalsh(2 * features.T @ features)
-            best = 2 / (curvatures[0] + curvatures[-1])
-            own_step = jnp.where(jnp.isnan(step_size), best, step_size)
+            mu, largest = extreme_curvatures(small.parts[0], weights)
+            own_step = jnp.where(jnp.isnan(step_size), 2 / (mu + largest), step_size)
             rule = weights, own_step, STOP_NORM, MAX_ITERATIONS
             end = descent.descend(descent_key, *problem(small.parts), *rule)
             return {
-                "condition": curvatures[-1] / curvatures[0],
+                "condition": largest / mu,
                 "iterations": end.iterations,
                 "error": jnp.sum((end.params - solution) ** 2),
             }
@@ -138,6 +135,12 @@ def one_run(key, compression, protocols=(*PROTOCOLS, OWN_BEST)) -> Numbers:
 def all_runs(key: jax.Array) -> Numbers:
     """Solves one data set at each compression."""
     return {f"rho={c}": one_run(key, c) for c in COMPRESSIONS}
+
+
+def extreme_curvatures(features: jax.Array, weights: jax.Array) -> jax.Array:
+    """Returns the smallest and the largest curvature of weighted parts."""
+    rows = (features * jnp.sqrt(weights)[:, None, None]).reshape(-1, NUM_FEATURES)
+    return jnp.linalg.eigvalsh(2 * rows.T @ rows)[jnp.array([0, -1])]
 
 
 def least_squares_solution(features: jax.Array, responses: jax.Array) -> jax.Array:

@@ -188,7 +188,6 @@ def measure_loads(code: jaxwgc.GradientCode, steps: int) -> dict[str, float]:
 
 
 def _delay(seconds, worker, step):
-    del step
     return seconds[worker]
 
 

@@ -48,21 +48,13 @@ def descend(key: jax.Array, compression: int) -> Numbers:
     residual = jnp.sum((data[1] - data[0] @ solution) ** 2)
 
     def solve(key, weights):
-        rows = small.parts[0] * jnp.sqrt(weights)[:, None, None]
-        rows = rows.reshape(-1, linear_regression.NUM_FEATURES)
-        curvatures = jnp.linalg.eigvalsh(2 * rows.T @ rows)
-        ends = curvatures[jnp.array([0, -1])]
+        ends = linear_regression.extreme_curvatures(small.parts[0], weights)
         rate = jnp.max(jnp.abs(1 - STEP_SIZE * ends))
 
         def until(threshold):
-            end = descent.descend(
-                key,
-                *linear_regression.problem(small.parts),
-                weights,
-                STEP_SIZE,
-                threshold,
-                MAX_ITERATIONS,
-            )
+            problem = linear_regression.problem(small.parts)
+            rule = weights, STEP_SIZE, threshold, MAX_ITERATIONS
+            end = descent.descend(key, *problem, *rule)
             off = data[0] @ (end.params - solution)
             return end.iterations, jnp.sqrt(jnp.sum(off**2) / residual)
 

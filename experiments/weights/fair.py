@@ -1,5 +1,6 @@
 """Weights against none, each method at its own best step: least squares and MNIST."""
 
+import itertools
 from typing import Any
 
 import jax
@@ -13,7 +14,6 @@ from experiments.runner.study import Effort, Numbers, Study, Trial
 from experiments.runner.tables import (
     ResultTable,
     at,
-    geometric_mean,
     interval,
     verdict,
     with_half,
@@ -78,11 +78,9 @@ def draw_all(key: jax.Array) -> tuple[jax.Array, jax.Array]:
 def one_run(key: jax.Array, compression: int) -> Numbers:
     """Returns the excess of every method on every kind of data."""
     data_key, run_key = jax.random.split(key)
+    kinds = draw_all(data_key)
     # Sequential, so that one program serves all kinds.
-    return jax.lax.map(
-        lambda data: one_kind(run_key, data[0], data[1], compression),
-        draw_all(data_key),
-    )
+    return jax.lax.map(lambda data: one_kind(run_key, *data, compression), kinds)
 
 
 def one_kind(key, features, responses, compression) -> Numbers:
@@ -102,16 +100,9 @@ def one_kind(key, features, responses, compression) -> Numbers:
         off = params - solution
         return off @ gram @ off / smallest
 
-    return methods.run_all(
-        key,
-        (grams, products),
-        probabilities,
-        2 * jnp.linalg.eigvalsh(gram)[-1],
-        methods.squared_error,
-        jnp.zeros(NUM_FEATURES),
-        excess,
-        CHECKPOINTS,
-    )
+    curvature, loss = 2 * jnp.linalg.eigvalsh(gram)[-1], methods.squared_error
+    given = (grams, products), probabilities, curvature, loss, jnp.zeros(NUM_FEATURES)
+    return methods.run_all(key, *given, excess, CHECKPOINTS)
 
 
 def reduce(trials: Numbers) -> Numbers:
@@ -126,13 +117,7 @@ def reduce(trials: Numbers) -> Numbers:
             **methods.compare(errors, chosen),
         }
         if kind in SHOWN:
-            lanes = slice(len(methods.SIZES))
-            records[kind]["by_step"] = {
-                name: geometric_mean(
-                    np.fmin(error[chosen.shown, lanes], methods.DIVERGED)
-                )
-                for name, error in errors.items()
-            }
+            records[kind]["by_step"] = methods.by_step(errors, chosen)
     return records
 
 
@@ -147,53 +132,43 @@ def cells(numbers: Numbers) -> list[tuple[str, str, Numbers]]:
 
 def tabulate_best(numbers: Numbers) -> ResultTable:
     """Returns errors after many steps, each method at its own best step."""
-    last = len(CHECKPOINTS) - 1
+    others = [name for name in methods.METHODS if name != methods.BASELINE]
 
-    def show(cell):
-        compression, kind, row = cell
-        others = [name for name in methods.METHODS if name != methods.BASELINE]
-        return {
-            "data": kind,
-            "ρ": compression,
-            "spread of Π": interval(row["spread"], 2),
-            "q/k": interval(row["draws_per_part"], 2),
-            "excess of unweighted": f"{row['error'][methods.BASELINE].mean[last]:.2e}",
-            **{name: verdict(at(row["best_step"][name], last)) for name in others},
-        }
+    def row(compression, kind, record):
+        base = f"{record['error'][methods.BASELINE].mean[-1]:.2e}"
+        summaries = interval(record["spread"]), interval(record["draws_per_part"])
+        ratios = [verdict(at(record["best_step"][name], -1)) for name in others]
+        return kind, compression, *summaries, base, *ratios
 
-    return ResultTable.of_records(
-        f"Excess relative to unweighted after {CHECKPOINTS[last]} steps, each method "
+    return ResultTable(
+        f"Excess relative to unweighted after {CHECKPOINTS[-1]} steps, each method "
         f"at its own best step, geometric mean of {shown_runs(numbers)} paired runs",
-        show,
-        cells(numbers),
+        ["data", "ρ", "spread of Π", "q/k", "excess of unweighted", *others],
+        itertools.starmap(row, cells(numbers)),
     )
 
 
 def tabulate_fixed(numbers: Numbers) -> ResultTable:
     """Returns errors with one step size for all methods."""
+    pairs = [
+        (index, name)
+        for index in range(len(CHECKPOINTS))
+        for name in ("weighted", "weighted, unbiased")
+    ]
 
-    def show(cell):
-        compression, kind, record = cell
-        row = {"data": kind, "ρ": compression}
-        for index, steps in enumerate(CHECKPOINTS):
-            for name in ("weighted", "weighted, unbiased"):
-                row[f"{name}, {steps} steps"] = verdict(
-                    at(record["fixed_step"][name], index)
-                )
-        lanes = record["lanes"]
-        names = ("weighted", "weighted, unbiased", "unweighted")
-        row["best steps"] = " / ".join(
-            methods.step_of(name, lanes[name][0]) for name in names
-        )
-        return row
+    def row(compression, kind, record):
+        ratios = [verdict(at(record["fixed_step"][name], i)) for i, name in pairs]
+        best = (methods.step_of(n, record["lanes"][n][0]) for n in methods.ONE_SHOT[:3])
+        return kind, compression, *ratios, " / ".join(best)
 
-    return ResultTable.of_records(
+    heads = [f"{name}, {CHECKPOINTS[index]} steps" for index, name in pairs]
+    return ResultTable(
         "Excess relative to unweighted at one step for both, 1/"
         f"{methods.FIXED_SHARE} of the best of unweighted for {CHECKPOINTS[0]} steps, "
-        f"geometric mean of {shown_runs(numbers)} paired runs; on the right the best "
-        "steps of weighted / unbiased / unweighted",
-        show,
-        cells(numbers),
+        f"geometric mean of {shown_runs(numbers)} paired runs. Last column: best steps "
+        "of weighted / unbiased / unweighted",
+        ["data", "ρ", *heads, "best steps"],
+        itertools.starmap(row, cells(numbers)),
     )
 
 
@@ -207,11 +182,10 @@ def draw_steps(numbers: Numbers) -> Figure:
     """Draws the excess by step size, early and late."""
     every = numbers["compared"][f"rho={COMPRESSIONS[0]}"]
     figure, panels = new_figure(10, 7, columns=2, rows=2)
-    names = (*methods.ONE_SHOT, *methods.ITERATIVE)
     for row, kind in enumerate(SHOWN):
         for column, steps in enumerate(CHECKPOINTS):
             axes = panels[2 * row + column]
-            for index, name in enumerate(names):
+            for index, name in enumerate(methods.METHODS):
                 curves = every[kind]["by_step"][name]
                 mean, *band, _ = at(curves, slice(None), column)
                 look = {"markersize": 4, "linewidth": 1.2, "label": name}
@@ -222,8 +196,7 @@ def draw_steps(numbers: Numbers) -> Figure:
         axes.set_xlabel("step · largest curvature of all the data")
     for axes in panels[::2]:
         axes.set_ylabel("excess ‖X(θ − θ*)‖² / ‖Xθ* − y‖²")
-    handles, _ = panels[0].get_legend_handles_labels()
-    figure.legend(handles=handles, loc="outside right upper")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper")
     return figure
 
 
@@ -233,27 +206,27 @@ def draw_spread(numbers: Numbers) -> Figure:
     order = sorted(KINDS[1:], key=lambda kind: every[kind]["spread"].mean)
     spreads = [every[kind]["spread"].mean for kind in order]
     figure, panels = new_figure(10, 4.6, columns=2)
+    few = "weighted", "weighted, unbiased", "uniform"
     columns = (
-        ("fixed_step", 0, ("weighted", "weighted, unbiased", "uniform")),
-        ("best_step", -1, methods.METHODS),
+        ("fixed_step", 0, few, f"one step for all, after {CHECKPOINTS[0]} steps"),
+        (
+            "best_step",
+            -1,
+            methods.METHODS,
+            f"best steps, after {CHECKPOINTS[-1]} steps",
+        ),
     )
-    names = {
-        "fixed_step": f"one step for all, after {CHECKPOINTS[0]} steps",
-        "best_step": f"own best steps, after {CHECKPOINTS[-1]} steps",
-    }
-    for axes, (quantity, at_step, shown) in zip(panels, columns, strict=True):
+    for axes, (quantity, at_step, shown, title) in zip(panels, columns, strict=True):
         for index, name in enumerate(methods.METHODS):
-            if name not in shown or name == methods.BASELINE:
-                continue
-            ratios = [at(every[kind][quantity][name], at_step) for kind in order]
-            mean, *band, _ = zip(*ratios)
-            line(axes, index, spreads, mean, band, label=name)
+            if name in shown and name != methods.BASELINE:
+                ratios = [at(every[kind][quantity][name], at_step) for kind in order]
+                mean, *band, _ = zip(*ratios)
+                line(axes, index, spreads, mean, band, label=name)
         axes.axhline(1, color="0.3", linewidth=1, linestyle=":")
-        axes.set(xscale="log", yscale="log", title=names[quantity])
+        axes.set(xscale="log", yscale="log", title=title)
         axes.set_xlabel("spread of Π: standard deviation / mean")
     panels[0].set_ylabel("excess / excess of unweighted")
-    handles, _ = panels[1].get_legend_handles_labels()
-    figure.legend(handles=handles, loc="outside right upper")
+    figure.legend(*panels[1].get_legend_handles_labels(), loc="outside right upper")
     return figure
 
 
@@ -299,17 +272,10 @@ def digits_run(key: jax.Array, data: Any, compression: int) -> Numbers:
         losses = jax.nn.softplus(logits) - training.labels * logits
         return {"loss": jnp.mean(losses), "error": mnist.test_error(params, test)}
 
-    return methods.run_all(
-        run_key,
-        parts,
-        sketching.partition_probabilities(scores[order], num_parts),
-        jnp.asarray(curvature),
-        mnist.logistic_loss,
-        jnp.zeros(784),
-        measure,
-        DIGIT_CHECKPOINTS,
-        load,
-    )
+    probabilities = sketching.partition_probabilities(scores[order], num_parts)
+    given = parts, probabilities, jnp.asarray(curvature), mnist.logistic_loss
+    rest = jnp.zeros(784), measure, DIGIT_CHECKPOINTS, load
+    return methods.run_all(run_key, *given, *rest)
 
 
 def reduce_digits(trials: Numbers) -> Numbers:

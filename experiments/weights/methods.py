@@ -206,6 +206,12 @@ def compare(errors: dict[str, np.ndarray], chosen: Chosen) -> Numbers:
     }
 
 
+def by_step(errors: dict[str, np.ndarray], chosen: Chosen) -> Numbers:
+    """Returns mean errors of the runs that are shown, (constant steps, checkpoints)."""
+    lanes = chosen.shown, slice(len(SIZES))
+    return {n: geometric_mean(np.fmin(e[lanes], DIVERGED)) for n, e in errors.items()}
+
+
 def step_of(method: str, lane: int) -> str:
     """Returns the step of a lane, for a table."""
     delay, size = divmod(int(lane), len(SIZES))

@@ -92,16 +92,10 @@ def one_setting(key: jax.Array, spread: jax.Array, count: jax.Array) -> Numbers:
         weights = jnp.where(is_known, known, estimated)
         hessian = 2 * jnp.einsum("j,jpq->pq", weights, grams)
         curvatures = jnp.linalg.eigvalsh(hessian)
-        end = descent.descend(
-            key,
-            methods.squared_error,
-            jnp.zeros(NUM_FEATURES),
-            (grams, products),
-            weights,
-            2 / (curvatures[0] + curvatures[-1]),
-            1e-7 * curvatures[0],
-            MAX_ITERATIONS,
-        )
+        problem = methods.squared_error, jnp.zeros(NUM_FEATURES), (grams, products)
+        step_size = 2 / (curvatures[0] + curvatures[-1])
+        rule = weights, step_size, 1e-7 * curvatures[0], MAX_ITERATIONS
+        end = descent.descend(key, *problem, *rule)
         error = jnp.sum((end.params - truth) ** 2)
         return estimate(end.params, weights), error
 
