@@ -80,7 +80,7 @@ def one_run(key: jax.Array, compression: int) -> Numbers:
     data_key, run_key = jax.random.split(key)
     kinds = draw_all(data_key)
     # Sequential, so that one program serves all kinds.
-    return jax.lax.map(lambda data: one_kind(run_key, *data, compression), kinds)
+    return jax.lax.map(lambda d: one_kind(run_key, d[0], d[1], compression), kinds)
 
 
 def one_kind(key, features, responses, compression) -> Numbers:
