@@ -11,8 +11,7 @@ import numpy as np
 import optax
 
 import jaxwgc
-from experiments.runner.study import Once, Study
-from experiments.runner.tables import ResultTable
+from experiments.runner.study import Once, Study, timed
 from jaxwgc import codes, sketching, stragglers
 
 SHOWN = 10
@@ -21,26 +20,22 @@ PARAMS = {"weights": np.zeros(5, np.float32), "bias": np.zeros((), np.float32)}
 
 def study(repeats: int, seed: int, quick: bool) -> Study:
     """Returns the largest of the programs that a user compiles first."""
-
-    table = functools.partial(
-        ResultTable,
+    return timed(
+        Once(measure, seed, quick),
         f"The {SHOWN} largest programs: a first training step, decoding of a round, "
         "and functions of `sketching`; one compilation each, float32",
-        ["program", "operations", "seconds to compile"],
+        {
+            "program": lambda row: row[0],
+            "operations": lambda row: f"{row[1]:,}",
+            "seconds to compile": lambda row: f"{row[2]:.2f}",
+        },
     )
-
-    def tabulate(numbers):
-        return table([(n, f"{size:,}", f"{time:.2f}") for n, size, time in numbers])
-
-    return Study(Once(measure, seed, quick), tables={"": tabulate})
 
 
 def measure(seed: int, quick: bool) -> list[tuple[str, int, float]]:
     """Returns names, operations after optimization, and seconds."""
-    measured = []
-    for name, (function, *arguments) in [*programs(seed).items()][
-        : 2 if quick else None
-    ]:
+    measured, every = [], [*programs(seed).items()]
+    for name, (function, *arguments) in every[: 2 if quick else None]:
         lowered = jax.jit(function).lower(*arguments)
         start = time.perf_counter()
         compiled = lowered.compile()
@@ -51,12 +46,10 @@ def measure(seed: int, quick: bool) -> list[tuple[str, int, float]]:
 
 def programs(seed: int) -> dict[str, tuple[Callable[..., Any], *tuple[Any, ...]]]:
     """Returns functions and their arguments by name."""
-    key = jax.random.key(seed)
+    key, paper = jax.random.key(seed), codes.reed_solomon(50, 20, 30)
     some = {
-        "reed_solomon": codes.reed_solomon(50, 20, 30),
-        "reed_solomon, weighted": jaxwgc.weighted(
-            codes.reed_solomon(50, 20, 30), np.arange(1.0, 21)
-        ),
+        "reed_solomon": paper,
+        "reed_solomon, weighted": jaxwgc.weighted(paper, np.arange(1.0, 21)),
         "cyclic_mds": codes.cyclic_mds(8, 2),
         "communication_efficient": codes.communication_efficient(8, 2, 2),
         "fractional_repetition": codes.fractional_repetition(6, 2),

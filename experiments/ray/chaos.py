@@ -25,6 +25,8 @@ from experiments.runner.study import COMMANDS, Numbers, Once, Study, run
 from experiments.runner.tables import ResultTable
 
 NUM_WORKERS = 8
+# Seconds until a silent worker counts as lost, beyond its work.
+RESPONSE_SECONDS = 3.0
 # On request: parts per worker in a step without stragglers, and copies of the data.
 PARTS_EACH, COPIES = 4, 3
 NUM_ROWS, NUM_COLUMNS = 4_000, 2_000
@@ -87,14 +89,7 @@ COMMANDS["chaos"] = chaos
 
 
 def measure(
-    steps: int,
-    kill_every: int,
-    freeze_every: int,
-    work: float,
-    seed: int,
-    num_workers: int = NUM_WORKERS,
-    answer_within: float = 3.0,
-    on_request: bool = False,
+    steps: int, kill_every: int, freeze_every: int, work, seed: int, on_request=False
 ) -> Iterator[dict[str, Any]]:
     """Yields a record per step: seconds, error, signals sent, and memory in use.
 
@@ -102,14 +97,13 @@ def measure(
     """
     random = np.random.default_rng(seed)
     if on_request:
-        code = jaxwgc.codes.replicated(num_workers, PARTS_EACH * num_workers, COPIES)
+        code = jaxwgc.codes.replicated(NUM_WORKERS, PARTS_EACH * NUM_WORKERS, COPIES)
         wait = jaxwgc.stragglers.until_decodable(code)
         work = work / PARTS_EACH
     else:
-        code = jaxwgc.codes.reed_solomon(
-            num_workers, num_parts=num_workers, replication=num_workers // 2 + 1
-        )
-        wait = jaxwgc.stragglers.fastest(num_workers - code.num_stragglers)
+        copies = NUM_WORKERS // 2 + 1
+        code = jaxwgc.codes.reed_solomon(NUM_WORKERS, NUM_WORKERS, copies)
+        wait = jaxwgc.stragglers.fastest(NUM_WORKERS - code.num_stragglers)
     x = random.normal(size=(NUM_ROWS, NUM_COLUMNS)).astype(np.float32)
     y = x @ random.normal(size=NUM_COLUMNS).astype(np.float32)
     parts, row_weights = jaxwgc.partition((x, y), code.num_parts)
@@ -142,7 +136,7 @@ def measure(
         (parts, row_weights),
         wait=wait,
         decoding=jaxwgc.aggregate.DecodingOptions(undecodable="raise"),
-        timeouts=jaxwgc.distributed.Timeouts(answer=answer_within + work),
+        timeouts=jaxwgc.distributed.Timeouts(answer=RESPONSE_SECONDS + work),
         faults=jaxwgc.distributed.Faults(delay=lambda worker, step: work),
     ) as cluster:
         cluster.compute(params)
@@ -163,7 +157,7 @@ def measure(
                 timers[-1].start()
                 if not moment:
                     timers[-1].join()
-            away = num_workers - len(up)
+            away = NUM_WORKERS - len(up)
             done = cluster.compute(params)
             received = done.received if done.decoding is None else done.decoding
             params, state, error = step(params, state, done.messages, received)

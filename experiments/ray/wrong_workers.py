@@ -27,6 +27,8 @@ SHARE = 0.1
 RATE = 1e-4
 # Relative errors of the gradient below this are harmless.
 HARMLESS = 1e-5
+ALL_BUT_ONE = jaxwgc.stragglers.fastest(NUM_WORKERS - 1)
+DROP = Verification(on_wrong="drop")
 # Parts per worker of audited codes, and audit probabilities.
 PARTS_EACH, AUDITS = 4, (0.1, 0.5)
 # Parameters when the time of a step is measured.
@@ -35,22 +37,20 @@ NUM_LARGE = 1_000_000
 NUM_WARM = 5
 
 
+def solomon(**options: Any) -> dict[str, Any]:
+    """Returns a Reed–Solomon code with 4 copies and options for the cluster."""
+    code = codes.reed_solomon(NUM_WORKERS, NUM_WORKERS, replication=4)
+    return {"code": code} | options
+
+
 def handlings() -> dict[str, dict[str, Any]]:
     """Returns codes and what the coordinator does with corrupted messages."""
-    solomon = codes.reed_solomon(NUM_WORKERS, NUM_WORKERS, replication=4)
+    halves = codes.fractional_repetition(NUM_WORKERS, num_stragglers=1)
+    arbitrated = {"code": halves, "verification": Verification(on_wrong="arbitrate")}
     return {
-        "Reed–Solomon, 4 copies: believed": {
-            "code": solomon,
-            "wait": jaxwgc.stragglers.fastest(NUM_WORKERS - 1),
-        },
-        "Reed–Solomon, 4 copies: dropped": {
-            "code": solomon,
-            "verification": Verification(on_wrong="drop"),
-        },
-        "fractional repetition, 2 copies: arbitrated": {
-            "code": codes.fractional_repetition(NUM_WORKERS, num_stragglers=1),
-            "verification": Verification(on_wrong="arbitrate"),
-        },
+        "Reed–Solomon, 4 copies: believed": solomon(wait=ALL_BUT_ONE),
+        "Reed–Solomon, 4 copies: dropped": solomon(verification=DROP),
+        "fractional repetition, 2 copies: arbitrated": arbitrated,
     }
 
 
@@ -249,15 +249,10 @@ def audited(audit: float, rounds: int, seed: int) -> dict[str, Any]:
 
 def price(steps: int) -> Study:
     """Returns the overhead of verification at the coordinator."""
-    solomon = {
-        "code": codes.reed_solomon(NUM_WORKERS, NUM_WORKERS, replication=4),
-        "wait": jaxwgc.stragglers.fastest(NUM_WORKERS - 1),
-    }
     request = {"code": codes.replicated(NUM_WORKERS, copies=2)}
     given = {
-        "Reed–Solomon": solomon,
-        "Reed–Solomon, on_wrong": solomon
-        | {"verification": Verification(on_wrong="drop")},
+        "Reed–Solomon": solomon(wait=ALL_BUT_ONE),
+        "Reed–Solomon, on_wrong": solomon(wait=ALL_BUT_ONE, verification=DROP),
         "on request": request,
         "on request, audit=0.1": request | {"verification": Verification(audit=0.1)},
     }

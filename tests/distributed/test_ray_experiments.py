@@ -16,19 +16,11 @@ pytest.importorskip("ray")
 pytestmark = pytest.mark.usefixtures("one_ray")
 
 
-def test_chaos_in_short():
+def test_chaos_in_short(monkeypatch):
     """What `python -m experiments chaos` does, with four workers."""
-    records = list(
-        chaos.measure(
-            steps=8,
-            kill_every=5,
-            freeze_every=7,
-            work=0.3,
-            seed=0,
-            num_workers=4,
-            answer_within=2.0,
-        )
-    )
+    monkeypatch.setattr(chaos, "NUM_WORKERS", 4)
+    monkeypatch.setattr(chaos, "RESPONSE_SECONDS", 2.0)
+    records = list(chaos.measure(8, kill_every=5, freeze_every=7, work=0.3, seed=0))
     assert len(records) == 8
     assert sum(record["signals"] for record in records) == 2
     assert max(record["error"] for record in records) < 1e-5
