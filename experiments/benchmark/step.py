@@ -24,7 +24,7 @@ DESCRIPTIONS = (
     "coded, one backward pass",
     "coded, effective weights on partial gradients",
     "coded, every message formed and decoded",
-    "the same with correction of corrupted messages",
+    "coded, corrupted messages corrected",
 )
 NUM_DEVICES, NUM_WORKERS = 8, 40
 CODES = {

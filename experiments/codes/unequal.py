@@ -67,7 +67,7 @@ def codes_for(probabilities: np.ndarray) -> dict[str, jaxwgc.GradientCode]:
     )
     return {
         "`unequal`": fill,
-        "the same sums, neighbours in a chain": summed(chain(probabilities)),
+        "sums of `unequal`, neighbours in a chain": summed(chain(probabilities)),
         "`unequal`, a ring given": on_ring(probabilities, NUM_WORKERS),
         "stochastic, ring, own p": halves,
         # With equal p, all coefficients are equal.
